@@ -1,0 +1,321 @@
+//! Element types and the casts between them.
+
+use std::fmt;
+
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+/// Element type of a stored tensor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[allow(missing_docs)]
+pub enum Dtype {
+    F64,
+    F32,
+    F16,
+    BF16,
+    I64,
+    I32,
+    I16,
+    I8,
+    U64,
+    U32,
+    U16,
+    U8,
+    Bool,
+}
+
+impl Dtype {
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F64 | Self::I64 | Self::U64 => 8,
+            Self::F32 | Self::I32 | Self::U32 => 4,
+            Self::F16 | Self::BF16 | Self::I16 | Self::U16 => 2,
+            Self::I8 | Self::U8 | Self::Bool => 1,
+        }
+    }
+
+    /// Whether values are floating-point numbers.
+    pub fn is_float(self) -> bool {
+        matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::BF16)
+    }
+
+    /// The name in a safetensors header.
+    pub fn safetensors(self) -> &'static str {
+        match self {
+            Self::F64 => "F64",
+            Self::F32 => "F32",
+            Self::F16 => "F16",
+            Self::BF16 => "BF16",
+            Self::I64 => "I64",
+            Self::I32 => "I32",
+            Self::I16 => "I16",
+            Self::I8 => "I8",
+            Self::U64 => "U64",
+            Self::U32 => "U32",
+            Self::U16 => "U16",
+            Self::U8 => "U8",
+            Self::Bool => "BOOL",
+        }
+    }
+
+    /// From the name in a safetensors header.
+    pub fn from_safetensors(name: &str) -> Option<Self> {
+        use Dtype as D;
+        [D::F64, D::F32, D::F16, D::BF16, D::I64, D::I32, D::I16, D::I8, D::U64, D::U32, D::U16, D::U8, D::Bool]
+            .into_iter()
+            .find(|dtype| dtype.safetensors() == name)
+    }
+
+    /// From the name that PyTorch, MLX and configs use (`float16`, `torch.bfloat16`).
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name.strip_prefix("torch.").unwrap_or(name) {
+            "float64" => Some(Self::F64),
+            "float32" | "float" => Some(Self::F32),
+            "float16" | "half" => Some(Self::F16),
+            "bfloat16" => Some(Self::BF16),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::F64 => "float64",
+            Self::F32 => "float32",
+            Self::F16 => "float16",
+            Self::BF16 => "bfloat16",
+            Self::I64 => "int64",
+            Self::I32 => "int32",
+            Self::I16 => "int16",
+            Self::I8 => "int8",
+            Self::U64 => "uint64",
+            Self::U32 => "uint32",
+            Self::U16 => "uint16",
+            Self::U8 => "uint8",
+            Self::Bool => "bool",
+        })
+    }
+}
+
+/// What a cast met.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CastReport {
+    /// Values that were NaN or infinite before.
+    pub non_finite: u64,
+    /// A finite value became infinite.
+    pub overflow: bool,
+}
+
+impl CastReport {
+    /// Adds what another part of the tensor met.
+    pub fn merge(&mut self, other: Self) {
+        self.non_finite += other.non_finite;
+        self.overflow |= other.overflow;
+    }
+}
+
+/// Values a block; a block's buffers stay in the first cache level.
+const BLOCK: usize = 2048;
+
+/// Casts little-endian `source` of dtype `from` to little-endian `to`, appended to `out`, rounding to nearest even
+/// (once, also from float64). `to` is a float dtype, or equal to `from`, which copies.
+pub fn cast(from: Dtype, source: &[u8], to: Dtype, out: &mut Vec<u8>) -> CastReport {
+    let mut report = CastReport::default();
+    if from == to && !from.is_float() {
+        out.extend_from_slice(source);
+        return report;
+    }
+    out.reserve(source.len() / from.size() * to.size());
+    let mut wide = Vec::with_capacity(BLOCK);
+    for block in source.chunks(BLOCK * from.size()) {
+        if from == Dtype::F64 && to != Dtype::F32 {
+            cast_f64(block, to, out, &mut report);
+            continue;
+        }
+        wide.clear();
+        extend_f32(from, block, &mut wide);
+        let (largest, non_finite) = scan(&wide);
+        report.non_finite += non_finite;
+        if from == Dtype::F64 {
+            // A float64 beyond float32's range has become infinite just now.
+            let infinite_before = block.as_chunks::<8>().0.iter().filter(|b| !f64::from_le_bytes(**b).is_finite());
+            let before = infinite_before.count() as u64;
+            report.overflow |= non_finite > before;
+            report.non_finite = report.non_finite - non_finite + before;
+        }
+        if from == to {
+            out.extend_from_slice(block);
+            continue;
+        }
+        report.overflow |= largest >= overflow_threshold(to);
+        push_f32(&wide, to, out);
+    }
+    report
+}
+
+/// The least float32 that rounds to infinity in `to`.
+fn overflow_threshold(to: Dtype) -> f32 {
+    match to {
+        Dtype::F16 => 65520.0,
+        Dtype::BF16 => f32::from_bits(0x7f7f_8000),
+        _ => f32::INFINITY,
+    }
+}
+
+/// Largest finite magnitude and number of non-finite values.
+fn scan(values: &[f32]) -> (f32, u64) {
+    let mut largest = 0u32;
+    let mut non_finite = 0u32;
+    for value in values {
+        let bits = value.to_bits() & 0x7fff_ffff;
+        let finite = bits < 0x7f80_0000;
+        largest = largest.max(if finite { bits } else { 0 });
+        non_finite += u32::from(!finite);
+    }
+    (f32::from_bits(largest), u64::from(non_finite))
+}
+
+/// Appends `source` as float32 (exact for every dtype of 32 bits or less but int32 and uint32).
+pub fn extend_f32(from: Dtype, source: &[u8], out: &mut Vec<f32>) {
+    match from {
+        Dtype::F32 => out.extend(source.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
+        Dtype::F16 => {
+            let halves: Vec<f16> = source.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b)).collect();
+            let start = out.len();
+            out.resize(start + halves.len(), 0.0);
+            halves.convert_to_f32_slice(&mut out[start..]);
+        }
+        Dtype::BF16 => {
+            out.extend(source.as_chunks().0.iter().map(|b| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16)));
+        }
+        Dtype::F64 => out.extend(source.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32)),
+        Dtype::I64 => out.extend(source.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f32)),
+        Dtype::I32 => out.extend(source.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b) as f32)),
+        Dtype::I16 => out.extend(source.as_chunks().0.iter().map(|b| f32::from(i16::from_le_bytes(*b)))),
+        Dtype::I8 => out.extend(source.iter().map(|b| f32::from(b.cast_signed()))),
+        Dtype::U64 => out.extend(source.as_chunks().0.iter().map(|b| u64::from_le_bytes(*b) as f32)),
+        Dtype::U32 => out.extend(source.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b) as f32)),
+        Dtype::U16 => out.extend(source.as_chunks().0.iter().map(|b| f32::from(u16::from_le_bytes(*b)))),
+        Dtype::U8 | Dtype::Bool => out.extend(source.iter().map(|b| f32::from(*b))),
+    }
+}
+
+/// Appends `values` as `to`, a float dtype, rounding to nearest even.
+pub fn push_f32(values: &[f32], to: Dtype, out: &mut Vec<u8>) {
+    match to {
+        Dtype::F16 => {
+            let mut halves = [f16::ZERO; BLOCK];
+            for block in values.chunks(BLOCK) {
+                let halves = &mut halves[..block.len()];
+                halves.convert_from_f32_slice(block);
+                push_words(halves.iter().map(|h| h.to_bits()), out);
+            }
+        }
+        Dtype::BF16 => push_words(values.iter().map(|&x| bf16_bits(x)), out),
+        Dtype::F64 => out.extend(values.iter().flat_map(|&x| f64::from(x).to_le_bytes())),
+        _ => {
+            debug_assert_eq!(to, Dtype::F32);
+            let start = out.len();
+            out.resize(start + values.len() * 4, 0);
+            for (bytes, x) in out[start..].as_chunks_mut().0.iter_mut().zip(values) {
+                *bytes = x.to_le_bytes();
+            }
+        }
+    }
+}
+
+fn push_words(words: impl ExactSizeIterator<Item = u16>, out: &mut Vec<u8>) {
+    let start = out.len();
+    out.resize(start + words.len() * 2, 0);
+    for (bytes, word) in out[start..].as_chunks_mut().0.iter_mut().zip(words) {
+        *bytes = word.to_le_bytes();
+    }
+}
+
+/// Branch-free, so that the loop over it vectorizes; equal to `bf16::from_f32`.
+fn bf16_bits(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
+    let nan = (bits >> 16) as u16 | 0x40;
+    if bits & 0x7fff_ffff > 0x7f80_0000 { nan } else { rounded }
+}
+
+fn cast_f64(block: &[u8], to: Dtype, out: &mut Vec<u8>, report: &mut CastReport) {
+    for bytes in block.as_chunks().0 {
+        let x = f64::from_le_bytes(*bytes);
+        let (bits, finite) = match to {
+            Dtype::F16 => (f16::from_f64(x).to_bits(), f16::from_f64(x).is_finite()),
+            Dtype::BF16 => (bf16::from_f64(x).to_bits(), bf16::from_f64(x).is_finite()),
+            _ => {
+                out.extend_from_slice(bytes);
+                report.non_finite += u64::from(!x.is_finite());
+                continue;
+            }
+        };
+        report.non_finite += u64::from(!x.is_finite());
+        report.overflow |= x.is_finite() && !finite;
+        out.extend_from_slice(&bits.to_le_bytes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn one(from: Dtype, source: &[u8], to: Dtype) -> (Vec<u8>, CastReport) {
+        let mut out = Vec::new();
+        let report = cast(from, source, to, &mut out);
+        (out, report)
+    }
+
+    proptest! {
+        #[test]
+        fn f32_casts_are_the_references(bits in proptest::collection::vec(any::<u32>(), 0..5000)) {
+            let source: Vec<u8> = bits.iter().flat_map(|b| b.to_le_bytes()).collect();
+            let expected16: Vec<f16> = bits.iter().map(|&b| f16::from_f32(f32::from_bits(b))).collect();
+            let (out, report) = one(Dtype::F32, &source, Dtype::F16);
+            for (bytes, e) in out.chunks(2).zip(&expected16) {
+                let got = f16::from_le_bytes([bytes[0], bytes[1]]);
+                prop_assert!(got == *e || (got.is_nan() && e.is_nan()));
+            }
+            let overflow = bits.iter().zip(&expected16).any(|(&b, e)| f32::from_bits(b).is_finite() && e.is_infinite());
+            prop_assert_eq!(report.overflow, overflow);
+            let non_finite = bits.iter().filter(|&&b| !f32::from_bits(b).is_finite()).count() as u64;
+            prop_assert_eq!(report.non_finite, non_finite);
+            let (out, _) = one(Dtype::F32, &source, Dtype::BF16);
+            for (bytes, &b) in out.chunks(2).zip(&bits) {
+                let (got, e) = (bf16::from_le_bytes([bytes[0], bytes[1]]), bf16::from_f32(f32::from_bits(b)));
+                prop_assert!(got == e || (got.is_nan() && e.is_nan()));
+            }
+        }
+
+        #[test]
+        fn f64_rounds_once(x in any::<f64>()) {
+            let (out, report) = one(Dtype::F64, &x.to_le_bytes(), Dtype::F16);
+            let expected = f16::from_f64(x);
+            prop_assert_eq!(&out, &expected.to_le_bytes().to_vec());
+            prop_assert_eq!(report.overflow, x.is_finite() && expected.is_infinite());
+        }
+    }
+
+    #[test]
+    fn f64_beyond_f32_overflows() {
+        let (_, report) = one(Dtype::F64, &1e300f64.to_le_bytes(), Dtype::F32);
+        assert!(report.overflow && report.non_finite == 0);
+        let (_, report) = one(Dtype::F64, &f64::NAN.to_le_bytes(), Dtype::F32);
+        assert!(!report.overflow && report.non_finite == 1);
+    }
+
+    #[test]
+    fn halves_and_integers_widen_exactly() {
+        let (out, _) = one(Dtype::F16, &f16::from_f32(-1.5).to_le_bytes(), Dtype::F32);
+        assert_eq!(out, (-1.5f32).to_le_bytes());
+        let (out, _) = one(Dtype::I8, &[0xff], Dtype::F32);
+        assert_eq!(out, (-1f32).to_le_bytes());
+        let (out, _) = one(Dtype::U32, &[1, 2, 3, 4], Dtype::U32);
+        assert_eq!(out, [1, 2, 3, 4]);
+    }
+}

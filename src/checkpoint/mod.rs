@@ -1,0 +1,15 @@
+//! Checkpoints on disk: safetensors (one file or shards with an index) and npz, mapped and never copied whole.
+
+mod dtype;
+mod folder;
+mod npz;
+mod open;
+mod source;
+mod writer;
+
+pub use dtype::{CastReport, Dtype, cast, extend_f32, push_f32};
+pub use folder::{OutputFolder, check_destination};
+pub use npz::{NpzWriter, write_npz};
+pub use open::{Checkpoint, Tensor};
+pub use source::{SourceModel, SourceTensor};
+pub use writer::{OutputTensor, Produce, Shards, Sink, write_safetensors};

@@ -1,0 +1,170 @@
+//! weights.npz: a stored (uncompressed) ZIP of .npy members, as `mx.savez` and `numpy.savez` write it.
+//!
+//! bfloat16, which numpy lacks, is `<V2`, as MLX has it.
+
+use std::fs::File;
+use std::io::{BufWriter, Cursor, Write};
+use std::path::{Path, PathBuf};
+
+use npyz::{DType, NpyHeader, Order, TypeChar};
+use zip::write::SimpleFileOptions;
+use zip::{CompressionMethod, ZipArchive, ZipWriter};
+
+use super::dtype::Dtype;
+use super::open::{Checkpoint, Entry};
+use crate::error::{Error, Result};
+
+/// The members of a mapped npz as tensors.
+pub(super) fn read_entries(path: &Path, map: &[u8], file: usize) -> Result<Vec<(String, Entry)>> {
+    let damaged = |e: &dyn std::fmt::Display| {
+        Error::file(path, format!("not a whole npz file: {e}")).hint("the file is truncated or damaged")
+    };
+    let mut archive = ZipArchive::new(Cursor::new(map)).map_err(|e| damaged(&e))?;
+    let mut entries = Vec::new();
+    for index in 0..archive.len() {
+        let member = archive.by_index(index).map_err(|e| damaged(&e))?;
+        let member_name = member.name().map_err(|e| damaged(&e))?.into_owned();
+        let Some(name) = member_name.strip_suffix(".npy") else { continue };
+        if member.compression() != CompressionMethod::Stored {
+            return Err(Error::tensor(path, name, "is compressed, so it cannot be mapped")
+                .hint("save it again with numpy.savez (not savez_compressed) or mx.savez"));
+        }
+        let start = member.data_start().unwrap_or(u64::MAX);
+        let end = start.saturating_add(member.size());
+        if end > map.len() as u64 {
+            return Err(damaged(&format!("member `{member_name}` ends past the file")));
+        }
+        let entry = member_entry(path, name, map, (start as usize, end as usize), file)?;
+        entries.push((name.to_owned(), entry));
+    }
+    Ok(entries)
+}
+
+fn member_entry(path: &Path, name: &str, map: &[u8], span: (usize, usize), file: usize) -> Result<Entry> {
+    let (start, end) = span;
+    let mut reader = &map[start..end];
+    let header = NpyHeader::from_reader(&mut reader).map_err(|e| Error::tensor(path, name, e.to_string()))?;
+    let dtype = match header.dtype() {
+        DType::Plain(kind) => from_npy(kind.type_char(), kind.size_field()),
+        _ => None,
+    };
+    let dtype = dtype.ok_or_else(|| {
+        Error::tensor(path, name, format!("numpy dtype {} is not supported", header.dtype().descr()))
+    })?;
+    let shape: Vec<usize> = header.shape().iter().map(|&n| n as usize).collect();
+    if header.order() == Order::Fortran && shape.len() > 1 {
+        return Err(Error::tensor(path, name, "is in Fortran order").hint("save it as a C-contiguous array"));
+    }
+    let data = end - reader.len();
+    let bytes = shape.iter().try_fold(dtype.size(), |n, &d| n.checked_mul(d));
+    if bytes != Some(reader.len()) {
+        return Err(Error::tensor(path, name, format!("shape {shape:?} does not fit its {} bytes", reader.len())));
+    }
+    Ok(Entry { file, dtype, shape, start: data, end })
+}
+
+fn from_npy(kind: TypeChar, size: u64) -> Option<Dtype> {
+    Some(match (kind, size) {
+        (TypeChar::Float, 8) => Dtype::F64,
+        (TypeChar::Float, 4) => Dtype::F32,
+        (TypeChar::Float, 2) => Dtype::F16,
+        (TypeChar::RawData, 2) => Dtype::BF16,
+        (TypeChar::Int, 8) => Dtype::I64,
+        (TypeChar::Int, 4) => Dtype::I32,
+        (TypeChar::Int, 2) => Dtype::I16,
+        (TypeChar::Int, 1) => Dtype::I8,
+        (TypeChar::Uint, 8) => Dtype::U64,
+        (TypeChar::Uint, 4) => Dtype::U32,
+        (TypeChar::Uint, 2) => Dtype::U16,
+        (TypeChar::Uint, 1) => Dtype::U8,
+        (TypeChar::Bool, 1) => Dtype::Bool,
+        _ => return None,
+    })
+}
+
+fn descr(dtype: Dtype) -> &'static str {
+    match dtype {
+        Dtype::F64 => "<f8",
+        Dtype::F32 => "<f4",
+        Dtype::F16 => "<f2",
+        Dtype::BF16 => "<V2",
+        Dtype::I64 => "<i8",
+        Dtype::I32 => "<i4",
+        Dtype::I16 => "<i2",
+        Dtype::I8 => "|i1",
+        Dtype::U64 => "<u8",
+        Dtype::U32 => "<u4",
+        Dtype::U16 => "<u2",
+        Dtype::U8 => "|u1",
+        Dtype::Bool => "|b1",
+    }
+}
+
+/// Version 1.0 header, padded so that the data is a multiple of 64 bytes into the member.
+fn npy_header(dtype: Dtype, shape: &[usize]) -> Vec<u8> {
+    let sizes: String = shape.iter().map(|n| format!("{n}, ")).collect();
+    let mut text = format!("{{'descr': '{}', 'fortran_order': False, 'shape': ({sizes}), }}", descr(dtype));
+    let length = (10 + text.len() + 1).next_multiple_of(64) - 10;
+    text.extend(std::iter::repeat_n(' ', length - text.len() - 1));
+    text.push('\n');
+    let mut header = b"\x93NUMPY\x01\x00".to_vec();
+    header.extend((length as u16).to_le_bytes());
+    header.extend(text.into_bytes());
+    header
+}
+
+/// Writes an npz member by member; members over 4 GB become zip64.
+pub struct NpzWriter {
+    path: PathBuf,
+    zip: ZipWriter<BufWriter<File>>,
+}
+
+impl NpzWriter {
+    /// Starts the file `path`.
+    pub fn create(path: &Path) -> Result<Self> {
+        let file = File::create(path).map_err(|e| Error::io(path, e))?;
+        Ok(Self { path: path.to_owned(), zip: ZipWriter::new(BufWriter::with_capacity(1 << 20, file)) })
+    }
+
+    /// Adds a C-contiguous array from its little-endian bytes.
+    pub fn add(&mut self, name: &str, dtype: Dtype, shape: &[usize], bytes: &[u8]) -> Result<()> {
+        self.start(name, dtype, shape, bytes.len())?;
+        self.write(bytes)
+    }
+
+    fn start(&mut self, name: &str, dtype: Dtype, shape: &[usize], length: usize) -> Result<()> {
+        let options = SimpleFileOptions::default()
+            .compression_method(CompressionMethod::Stored)
+            .large_file(length as u64 >= u64::from(u32::MAX) - 4096);
+        self.zip.start_file(format!("{name}.npy"), options).map_err(|e| Error::io(&self.path, e.into()))?;
+        self.write(&npy_header(dtype, shape))
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.zip.write_all(bytes).map_err(|e| Error::io(&self.path, e))
+    }
+
+    /// Writes the directory and flushes to disk.
+    pub fn finish(self) -> Result<()> {
+        let io = |e: std::io::Error| Error::io(&self.path, e);
+        let buffered = self.zip.finish().map_err(|e| io(e.into()))?;
+        let file = buffered.into_inner().map_err(|e| io(e.into_error()))?;
+        file.sync_all().map_err(io)
+    }
+}
+
+/// Writes every tensor of `from` into the new npz file `path`.
+pub fn write_npz(path: &Path, from: &Checkpoint) -> Result<()> {
+    let mut npz = NpzWriter::create(path)?;
+    for (name, tensor) in from.iter() {
+        npz.start(name, tensor.dtype, tensor.shape, tensor.bytes().len())?;
+        let mut at = 0;
+        for chunk in tensor.bytes().chunks(8 << 20) {
+            crate::interrupt::check()?;
+            npz.write(chunk)?;
+            tensor.release(at, at + chunk.len());
+            at += chunk.len();
+        }
+    }
+    npz.finish()
+}

@@ -1,0 +1,201 @@
+//! A model folder, Hugging Face's or MLX's, opened and checked: config, tensors under mlx-lm's names, bit map.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::dtype::Dtype;
+use super::open::{Checkpoint, Tensor};
+use crate::bitmap::{BitMap, Declared};
+use crate::candidate::{Mode, Quant};
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::models::{self, Rename, TensorShapes};
+use crate::spec::{DecoderSpec, Manifest, TensorSpec};
+
+/// A model folder whose config and tensors agree: nothing missing, nothing left over, every shape as expected.
+#[derive(Debug)]
+pub struct SourceModel {
+    dir: PathBuf,
+    config: ModelConfig,
+    checkpoint: Checkpoint,
+    spec: DecoderSpec,
+    manifest: Manifest,
+    bitmap: BitMap,
+    stored: BTreeMap<String, String>,
+}
+
+/// A stored tensor with the name it gets.
+#[derive(Debug, Clone, Copy)]
+pub struct SourceTensor<'a> {
+    /// mlx-lm's name.
+    pub name: &'a str,
+    /// Where it lies.
+    pub tensor: Tensor<'a>,
+}
+
+impl SourceModel {
+    /// Opens `dir`. Reads headers only.
+    pub fn open(dir: &Path) -> Result<Self> {
+        let config = ModelConfig::from_dir(dir)?;
+        let row = models::find(&config)?;
+        let checkpoint = Checkpoint::open(dir)?;
+        let mut stored = rename(&checkpoint, row.rename)?;
+        let shapes: TensorShapes = stored
+            .iter()
+            .filter_map(|(name, original)| Some((name.clone(), checkpoint.get(original)?.shape.to_vec())))
+            .collect();
+        let mut spec = (row.spec)(&config, &shapes)?;
+        drop_tied_head(&mut spec, &checkpoint, &mut stored)?;
+        let manifest = spec.manifest();
+        let bitmap = Declared::from_config(&config)?.resolve(&config, &manifest, &checkpoint, &stored)?;
+        let model = Self { dir: dir.to_owned(), config, checkpoint, spec, manifest, bitmap, stored };
+        model.check()?;
+        Ok(model)
+    }
+
+    /// The folder.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Its config.json.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// What the decoder is made of.
+    pub fn spec(&self) -> &DecoderSpec {
+        &self.spec
+    }
+
+    /// The decoder's tensors, as float.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The layers that are quantized in this folder.
+    pub fn bitmap(&self) -> &BitMap {
+        &self.bitmap
+    }
+
+    /// The weight files.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// The tensor that mlx-lm calls `name`, scales and biases of quantized layers among them.
+    pub fn tensor(&self, name: &str) -> Result<Tensor<'_>> {
+        self.stored
+            .get(name)
+            .and_then(|original| self.checkpoint.get(original))
+            .ok_or_else(|| Error::tensor(self.checkpoint.path(), name, "missing"))
+    }
+
+    /// All tensors, sorted by mlx-lm's names.
+    pub fn tensors(&self) -> impl Iterator<Item = SourceTensor<'_>> {
+        self.stored
+            .iter()
+            .filter_map(|(name, original)| Some(SourceTensor { name, tensor: self.checkpoint.get(original)? }))
+    }
+
+    /// The dtype of this model: the config's, or that of most weights (of the scales where quantized).
+    pub fn dtype(&self) -> Result<Dtype> {
+        if let Some(name) = self.config.dtype_name()?
+            && let Some(dtype) = Dtype::from_name(name)
+        {
+            return Ok(dtype);
+        }
+        let mut values: BTreeMap<Dtype, usize> = BTreeMap::new();
+        for source in self.tensors().filter(|source| source.tensor.dtype.is_float()) {
+            *values.entry(source.tensor.dtype).or_default() += source.tensor.len();
+        }
+        Ok(values.into_iter().max_by_key(|(_, count)| *count).map_or(Dtype::F16, |(dtype, _)| dtype))
+    }
+
+    fn check(&self) -> Result<()> {
+        let path = self.checkpoint.path();
+        let mut expected: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for spec in self.manifest.iter() {
+            match spec.path().and_then(|layer| Some((layer, *self.bitmap.get(layer)?))) {
+                None => {
+                    expected.insert(spec.name.clone(), spec.shape.clone());
+                }
+                Some((layer, quant)) => expected.extend(packed_shapes(path, layer, spec, quant)?),
+            }
+        }
+        if let Some(missing) = expected.keys().find(|name| !self.stored.contains_key(*name)) {
+            return Err(Error::tensor(path, missing, "missing").hint(format!(
+                "a `{}` model with this config needs it: config.json and weights do not belong together, or the download is incomplete",
+                self.config.model_type()
+            )));
+        }
+        for source in self.tensors() {
+            let Some(shape) = expected.get(source.name) else {
+                return Err(Error::tensor(path, source.name, "not part of this architecture").hint(format!(
+                    "a `{}` model with this config has no such tensor; dropping it silently would change the model",
+                    self.config.model_type()
+                )));
+            };
+            if source.tensor.shape != shape.as_slice() {
+                return Err(Error::tensor(
+                    source.tensor.file,
+                    source.name,
+                    format!("shape {:?}, expected {shape:?}", source.tensor.shape),
+                )
+                .hint("config.json and the weights do not belong together"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// mlx-lm's name of each tensor to the checkpoint's.
+fn rename(checkpoint: &Checkpoint, rule: fn(&str) -> Rename) -> Result<BTreeMap<String, String>> {
+    let mut stored = BTreeMap::new();
+    for (original, _) in checkpoint.iter() {
+        let name = match rule(original) {
+            Rename::Drop => continue,
+            Rename::Keep => original.to_owned(),
+            Rename::To(name) => name,
+        };
+        if let Some(other) = stored.insert(name.clone(), original.to_owned()) {
+            return Err(Error::tensor(checkpoint.path(), original, format!("and `{other}` are both `{name}`")));
+        }
+    }
+    Ok(stored)
+}
+
+/// A tied head that is stored all the same is a copy of the embedding: left out. If it differs, the config is wrong.
+fn drop_tied_head(
+    spec: &mut DecoderSpec,
+    checkpoint: &Checkpoint,
+    stored: &mut BTreeMap<String, String>,
+) -> Result<()> {
+    let head = format!("{}.weight", spec.head_name);
+    if !spec.tie_word_embeddings || !stored.contains_key(&head) {
+        return Ok(());
+    }
+    let bytes = |name: &str| stored.get(name).and_then(|n| checkpoint.get(n)).map(|t| t.bytes());
+    if bytes(&head) != bytes("model.embed_tokens.weight") {
+        return Err(Error::tensor(checkpoint.path(), &head, "differs from the embedding it is said to be tied to")
+            .hint("set \"tie_word_embeddings\": false in config.json if the head was trained on its own"));
+    }
+    for part in ["weight", "scales", "biases"] {
+        stored.remove(&format!("{}.{part}", spec.head_name));
+    }
+    spec.notes.push("the stored head is the tied embedding once more: left out".to_owned());
+    Ok(())
+}
+
+fn packed_shapes(path: &Path, layer: &str, spec: &TensorSpec, quant: Quant) -> Result<Vec<(String, Vec<usize>)>> {
+    let (rows, columns) = (spec.shape[0], spec.shape[1]);
+    let (Some(words), Some(groups)) = (quant.packed_columns(columns), quant.groups(columns)) else {
+        return Err(Error::tensor(path, &spec.name, format!("{columns} columns cannot be quantized as {quant}"))
+            .hint("the bit map in config.json is wrong for this layer"));
+    };
+    let mut shapes = vec![(spec.name.clone(), vec![rows, words]), (format!("{layer}.scales"), vec![rows, groups])];
+    if quant.mode == Mode::Affine {
+        shapes.push((format!("{layer}.biases"), vec![rows, groups]));
+    }
+    Ok(shapes)
+}

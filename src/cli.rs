@@ -1,0 +1,265 @@
+//! Command-line arguments: clap structs, no logic.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::checkpoint::Dtype;
+
+/// Turn Hugging Face checkpoints into MLX models of a chosen size and see what that cost.
+#[derive(Debug, Parser)]
+#[command(name = "mixbit", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// No progress bars and notes on stderr.
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Convert a checkpoint to MLX, as float
+    Convert(Convert),
+    /// Make a mixed-precision model of a chosen size
+    Quantize(Quantize),
+    /// Show what is in a model: sizes and the bits of every layer
+    Inspect(Inspect),
+    /// Generate text
+    Run(Run),
+    /// Write the logits of a token sequence, to compare with other implementations
+    Logits(Logits),
+}
+
+/// Float element types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum FloatDtype {
+    Float16,
+    Bfloat16,
+    Float32,
+}
+
+impl From<FloatDtype> for Dtype {
+    fn from(dtype: FloatDtype) -> Self {
+        match dtype {
+            FloatDtype::Float16 => Self::F16,
+            FloatDtype::Bfloat16 => Self::BF16,
+            FloatDtype::Float32 => Self::F32,
+        }
+    }
+}
+
+/// Container of the weights.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// model.safetensors, or shards with an index
+    #[default]
+    Safetensors,
+    /// weights.npz, readable by mx.load and numpy
+    Npz,
+}
+
+/// Where the output goes and how.
+#[derive(Debug, Args)]
+pub struct Output {
+    /// Folder to write
+    #[arg(long, alias = "out", value_name = "DIR")]
+    pub mlx_path: PathBuf,
+    /// Container of the weights
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+    /// Largest size of one safetensors file, such as 5GB or 500MB
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = parse_size)]
+    pub max_shard_size: u64,
+    /// Replace the output folder if it exists
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// `mixbit convert`.
+#[derive(Debug, Args)]
+pub struct Convert {
+    /// Model folder to read
+    #[arg(long, alias = "model", value_name = "DIR")]
+    pub hf_path: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub output: Output,
+    /// Element type to write [default: the checkpoint's own]
+    #[arg(long, value_enum)]
+    pub dtype: Option<FloatDtype>,
+}
+
+/// Text that sensitivities are measured on.
+#[derive(Debug, Args)]
+pub struct Calibration {
+    /// Plain UTF-8 text; documents may be separated by lines `<|endoftext|>` [default: a text that mixbit carries]
+    #[arg(long, value_name = "FILE")]
+    pub calibration: Option<PathBuf>,
+    /// Sequences to measure on
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub samples: u32,
+    /// Tokens in a sequence
+    #[arg(long, value_name = "T", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
+    pub sequence_length: u32,
+    /// Seed of sequence choice and label sampling
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// `mixbit quantize`.
+#[derive(Debug, Args)]
+pub struct Quantize {
+    /// Model folder to read
+    #[arg(long, alias = "model", value_name = "DIR")]
+    pub hf_path: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub output: Output,
+    /// Average bits a weight of the linear layers, scales and biases included; never exceeded
+    #[arg(long, value_name = "BITS")]
+    pub target_bpw: f64,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub calibration: Calibration,
+    /// Element type of what stays float and of scales and biases
+    #[arg(long, value_enum, default_value = "float16")]
+    pub dtype: FloatDtype,
+    /// Print plan and bit map, write nothing
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `mixbit inspect`.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// Model folder
+    pub model: PathBuf,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// One line a layer: shape, bits, group size, bytes
+    #[arg(long, conflicts_with = "json")]
+    pub layers: bool,
+}
+
+/// How tokens are chosen.
+#[derive(Debug, Args)]
+pub struct Sampling {
+    /// 0 is greedy
+    #[arg(long, default_value_t = 0.0)]
+    pub temperature: f32,
+    /// Keep the smallest set of tokens whose probability reaches this
+    #[arg(long, default_value_t = 1.0)]
+    pub top_p: f32,
+    /// Keep this many tokens; 0 keeps all
+    #[arg(long, default_value_t = 0)]
+    pub top_k: u32,
+    /// Drop tokens less likely than this times the likeliest
+    #[arg(long, default_value_t = 0.0)]
+    pub min_p: f32,
+    /// Seed of sampling
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// `mixbit run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Model folder, Hugging Face or MLX
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// The prompt; `-` reads stdin
+    #[arg(long, short, required_unless_present = "prompt_tokens")]
+    pub prompt: Option<String>,
+    /// Token ids instead of a prompt, separated by commas
+    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with_all = ["prompt", "system"])]
+    pub prompt_tokens: Vec<u32>,
+    /// Most tokens to generate
+    #[arg(long, short, default_value_t = 256, value_name = "N")]
+    pub max_tokens: usize,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub sampling: Sampling,
+    /// System message for the chat template; an empty one removes the template's own
+    #[arg(long, value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Give the model the prompt as it is
+    #[arg(long, conflicts_with = "system")]
+    pub disable_chat_template: bool,
+    /// Go on past end-of-sequence tokens
+    #[arg(long)]
+    pub ignore_eos: bool,
+    /// Show the prompt as the model sees it, and the stop tokens
+    #[arg(long)]
+    pub verbose: bool,
+    /// Compute in this type [default: float32 on the CPU, the model's own on Metal]
+    #[arg(long, value_enum)]
+    pub dtype: Option<FloatDtype>,
+}
+
+/// `mixbit logits`.
+#[derive(Debug, Args)]
+pub struct Logits {
+    /// Model folder, Hugging Face or MLX
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// Token ids separated by commas
+    #[arg(long, value_name = "IDS", value_delimiter = ',', required_unless_present = "prompt")]
+    pub tokens: Vec<u32>,
+    /// Text instead of token ids, tokenized with the tokenizer's own BOS rule
+    #[arg(long, conflicts_with = "tokens")]
+    pub prompt: Option<String>,
+    /// Feed the tokens through the cache so many at a time, instead of all at once without a cache
+    #[arg(long, value_name = "N")]
+    pub step: Option<usize>,
+    /// File to write: float32 `logits` [tokens, vocabulary] and int32 `tokens`
+    #[arg(long, value_name = "FILE.npz")]
+    pub out: PathBuf,
+    /// Compute in this type [default: float32 on the CPU, the model's own on Metal]
+    #[arg(long, value_enum)]
+    pub dtype: Option<FloatDtype>,
+}
+
+/// `5GB`, `500MB`, `1.5GiB` or a number of bytes.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => 1.0,
+        "KB" => 1e3,
+        "MB" => 1e6,
+        "GB" => 1e9,
+        "KIB" => 1024.0,
+        "MIB" => 1024.0 * 1024.0,
+        "GIB" => 1024.0 * 1024.0 * 1024.0,
+        other => return Err(format!("unknown unit `{other}`, use KB, MB, GB, KiB, MiB or GiB")),
+    };
+    match digits.parse::<f64>() {
+        Ok(number) if number.is_finite() && number * unit >= 1.0 => Ok((number * unit) as u64),
+        _ => Err(format!("`{text}` is not a size such as 5GB")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("5GB"), Ok(5_000_000_000));
+        assert_eq!(parse_size("1.5kib"), Ok(1536));
+        assert_eq!(parse_size("17"), Ok(17));
+        for bad in ["", "GB", "-5GB", "5XB", "0", "nanGB"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+}

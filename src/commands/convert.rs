@@ -1,0 +1,53 @@
+//! `mixbit convert`: a checkpoint in, an MLX folder of float weights out.
+
+use crate::bitmap::BitMap;
+use crate::checkpoint::{Dtype, OutputFolder, Produce, SourceModel, check_destination};
+use crate::cli::Convert;
+use crate::error::Result;
+use crate::export;
+use crate::report::{Console, bytes};
+use crate::weights::{CastTensor, CopyTensor, Warnings, write};
+
+/// Runs the command.
+pub fn run(args: &Convert, console: &Console) -> Result<()> {
+    let output = &args.output;
+    let source = SourceModel::open(&args.hf_path)?;
+    export::check_tokenizer(source.dir())?;
+    check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
+    let dtype = match args.dtype {
+        Some(dtype) => dtype.into(),
+        None => source.dtype()?,
+    };
+    console.notes(&source.spec().notes);
+    let warnings = Warnings::default();
+    let producers = producers(&source, dtype, &warnings);
+    let folder = OutputFolder::create(&output.mlx_path, output.overwrite)?;
+    let shards = write(&folder, &producers, output, source.manifest().parameters(), console, "converting")?;
+    let how = format!("Weights: {dtype}, {}.", bytes(shards.total_bytes));
+    export::write_companions(&folder, &source, dtype, source.bitmap(), &how)?;
+    folder.publish()?;
+    console.notes(&warnings.messages());
+    console.done(&format!(
+        "{} parameters as {dtype}, {} in {}",
+        source.manifest().parameters(),
+        bytes(shards.total_bytes),
+        output.mlx_path.display()
+    ));
+    Ok(())
+}
+
+/// A cast for every float tensor; layers that are quantized already pass through.
+fn producers<'a>(source: &'a SourceModel, dtype: Dtype, warnings: &'a Warnings) -> Vec<Box<dyn Produce + 'a>> {
+    let bitmap: &BitMap = source.bitmap();
+    source
+        .tensors()
+        .map(|source| {
+            let layer = source.name.rsplit_once('.').map_or(source.name, |(layer, _)| layer);
+            if bitmap.contains_key(layer) && !source.name.ends_with(".bias") {
+                Box::new(CopyTensor::new(source)) as Box<dyn Produce>
+            } else {
+                Box::new(CastTensor::new(source, dtype, warnings))
+            }
+        })
+        .collect()
+}

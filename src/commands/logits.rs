@@ -1,0 +1,35 @@
+//! `mixbit logits`: float32 logits of a token sequence in an .npz.
+
+use crate::checkpoint::{Dtype, NpzWriter, SourceModel};
+use crate::cli::Logits;
+use crate::engine::{Engine, Model};
+use crate::error::{Error, Result};
+use crate::report::Console;
+use crate::tokenizer::Tokenizer;
+
+/// Runs the command.
+pub fn run(args: &Logits, console: &Console) -> Result<()> {
+    if args.out.extension().is_none_or(|e| e != "npz") {
+        return Err(Error::usage(format!("--out {} must end in .npz", args.out.display())));
+    }
+    let source = SourceModel::open(&args.model)?;
+    let tokens = match &args.prompt {
+        Some(text) => Tokenizer::from_dir(&args.model)?.encode(text, true)?,
+        None => args.tokens.clone(),
+    };
+    console.notes(&source.spec().notes);
+    let engine = Engine::start()?;
+    let model = Model::load(&engine, &source, args.dtype.map(Into::into))?;
+    let logits = model.logits(&tokens, args.step)?;
+    let shape = [tokens.len(), model.spec().vocab_size];
+    let ids: Vec<u8> = tokens.iter().flat_map(|t| t.cast_signed().to_le_bytes()).collect();
+    let folder = args.out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
+    let temporary = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, e))?;
+    let mut npz = NpzWriter::create(temporary.path())?;
+    npz.add("logits", Dtype::F32, &shape, bytemuck::cast_slice(&logits))?;
+    npz.add("tokens", Dtype::I32, &[tokens.len()], &ids)?;
+    npz.finish()?;
+    temporary.persist(&args.out).map_err(|e| Error::io(&args.out, e.error))?;
+    console.done(&format!("logits {shape:?} in {}", args.out.display()));
+    Ok(())
+}

@@ -1,0 +1,23 @@
+//! One file per subcommand: arguments, plan, stages, report.
+
+mod convert;
+mod inspect;
+mod logits;
+mod quantize;
+mod run;
+
+use crate::cli::{Cli, Command};
+use crate::error::Result;
+use crate::report::Console;
+
+/// Runs the subcommand.
+pub fn run(cli: Cli) -> Result<()> {
+    let console = Console::new(cli.quiet);
+    match cli.command {
+        Command::Convert(args) => convert::run(&args, &console),
+        Command::Quantize(args) => quantize::run(&args, &console),
+        Command::Inspect(args) => inspect::run(&args, &console),
+        Command::Run(args) => run::run(&args, &console),
+        Command::Logits(args) => logits::run(&args, &console),
+    }
+}

@@ -1,0 +1,257 @@
+//! config.json as it comes from the Hub: every key is kept, and the ones that are read are checked.
+//!
+//! Architectures ask for values through the getters here, so that a wrong type, a negative size or an absurd one
+//! is an error that names the file and the key.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+/// The largest size (of a layer, a vocabulary, a context) that is taken for meant.
+const MAX_SIZE: u64 = 1 << 31;
+
+/// A parsed config.json.
+#[derive(Debug, Clone)]
+pub struct ModelConfig {
+    path: PathBuf,
+    keys: Map<String, Value>,
+    model_type: String,
+}
+
+impl ModelConfig {
+    /// Reads `dir`/config.json.
+    pub fn from_dir(dir: &Path) -> Result<Self> {
+        let path = dir.join("config.json");
+        let text = fs::read_to_string(&path).map_err(|e| {
+            let hint = match e.kind() {
+                std::io::ErrorKind::NotFound if !dir.is_dir() => "the model folder does not exist",
+                std::io::ErrorKind::NotFound => {
+                    "a model folder holds config.json, *.safetensors and tokenizer.json"
+                }
+                _ => "config.json must be readable UTF-8 text",
+            };
+            Error::io(&path, e).hint(hint)
+        })?;
+        Self::parse(&path, &text)
+    }
+
+    /// Parses `text`; `path` is only for messages.
+    pub fn parse(path: &Path, text: &str) -> Result<Self> {
+        let value: Value = serde_json::from_str(text).map_err(|e| {
+            Error::file(path, format!("not valid JSON: {e}")).hint("download the file again, or mend it by hand")
+        })?;
+        let Value::Object(keys) = value else {
+            return Err(Error::file(path, "expected a JSON object"));
+        };
+        let model_type = match keys.get("model_type") {
+            Some(Value::String(s)) if !s.is_empty() => s.clone(),
+            Some(other) => {
+                return Err(Error::key(path, "model_type", format!("expected a string, found {other}")));
+            }
+            None => {
+                return Err(Error::key(path, "model_type", "missing").hint(format!(
+                    "it names the architecture, one of: {}",
+                    crate::models::supported()
+                )));
+            }
+        };
+        Ok(Self { path: path.to_owned(), keys, model_type })
+    }
+
+    /// The file, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The architecture's name.
+    pub fn model_type(&self) -> &str {
+        &self.model_type
+    }
+
+    /// All keys, in the file's order.
+    pub fn keys(&self) -> &Map<String, Value> {
+        &self.keys
+    }
+
+    /// The value of `key`, unless absent or null. `key` may be dotted.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        let mut parts = key.split('.');
+        let mut value = self.keys.get(parts.next()?)?;
+        for part in parts {
+            value = value.get(part)?;
+        }
+        (!value.is_null()).then_some(value)
+    }
+
+    /// A positive size, if present.
+    pub fn size(&self, key: &str) -> Result<Option<usize>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        match value.as_u64() {
+            Some(n @ 1..MAX_SIZE) => Ok(Some(n as usize)),
+            _ => Err(self.error(key, format!("expected an integer from 1 to {MAX_SIZE}, found {value}"))),
+        }
+    }
+
+    /// A positive size that must be there.
+    pub fn require_size(&self, key: &str) -> Result<usize> {
+        self.size(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// A finite number, if present.
+    pub fn number(&self, key: &str) -> Result<Option<f64>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        match tagged_float(value) {
+            Some(x) if x.is_finite() => Ok(Some(x)),
+            _ => Err(self.error(key, format!("expected a finite number, found {value}"))),
+        }
+    }
+
+    /// A finite number above zero, if present.
+    pub fn positive(&self, key: &str) -> Result<Option<f64>> {
+        match self.number(key)? {
+            Some(x) if x <= 0.0 => Err(self.error(key, format!("expected a number above 0, found {x}"))),
+            other => Ok(other),
+        }
+    }
+
+    /// A boolean (0 and 1 count), if present.
+    pub fn boolean(&self, key: &str) -> Result<Option<bool>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(value) => as_bool(value)
+                .map(Some)
+                .ok_or_else(|| self.error(key, format!("expected true or false, found {value}"))),
+        }
+    }
+
+    /// A list of booleans (0 and 1 count), if present.
+    pub fn booleans(&self, key: &str) -> Result<Option<Vec<bool>>> {
+        self.list(key, "a list of 0 and 1", as_bool)
+    }
+
+    /// A list of strings, if present.
+    pub fn strings(&self, key: &str) -> Result<Option<Vec<String>>> {
+        self.list(key, "a list of strings", |v| v.as_str().map(str::to_owned))
+    }
+
+    /// A string, if present.
+    pub fn string(&self, key: &str) -> Result<Option<&str>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::String(s)) => Ok(Some(s)),
+            Some(other) => Err(self.error(key, format!("expected a string, found {other}"))),
+        }
+    }
+
+    fn list<T>(&self, key: &str, what: &str, item: impl Fn(&Value) -> Option<T>) -> Result<Option<Vec<T>>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value
+            .as_array()
+            .and_then(|items| items.iter().map(&item).collect::<Option<Vec<T>>>())
+            .map(Some)
+            .ok_or_else(|| self.error(key, format!("expected {what}, found {value}")))
+    }
+
+    /// Fails if `key` has a value other than `expected`, which is all that the decoder block can honour.
+    pub fn only(&self, key: &str, expected: &Value) -> Result<()> {
+        match self.get(key) {
+            Some(found) if found != expected => Err(self
+                .error(key, format!("{found} is not supported, only {expected}"))
+                .hint("mixbit refuses what it cannot reproduce rather than guess")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Fails unless the activation is SiLU, the one the gated MLP here has.
+    pub fn only_silu(&self) -> Result<()> {
+        match self.string("hidden_act")? {
+            None | Some("silu" | "swish") => Ok(()),
+            Some(other) => Err(self.error("hidden_act", format!("`{other}` is not supported, only `silu`"))),
+        }
+    }
+
+    /// An error about `key` of this file.
+    pub fn error(&self, key: &str, message: impl Into<String>) -> Error {
+        Error::key(&self.path, key, message)
+    }
+
+    fn missing(&self, key: &str) -> Error {
+        self.error(key, "missing").hint(format!("a `{}` config needs it", self.model_type))
+    }
+
+    /// The dtype that the config claims for the weights (`dtype` or, before transformers 5, `torch_dtype`).
+    pub fn dtype_name(&self) -> Result<Option<&str>> {
+        Ok(match self.string("dtype")? {
+            Some(name) => Some(name),
+            None => self.string("torch_dtype")?,
+        })
+    }
+}
+
+/// A number, or transformers' tagged spelling of a non-finite one: `{"__float__": "Infinity"}`.
+fn tagged_float(value: &Value) -> Option<f64> {
+    if let Some(x) = value.as_f64() {
+        return Some(x);
+    }
+    match value.get("__float__")?.as_str()? {
+        "Infinity" => Some(f64::INFINITY),
+        "-Infinity" => Some(f64::NEG_INFINITY),
+        "NaN" => Some(f64::NAN),
+        _ => None,
+    }
+}
+
+fn as_bool(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(b) => Some(*b),
+        Value::Number(n) => match n.as_u64() {
+            Some(0) => Some(false),
+            Some(1) => Some(true),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<ModelConfig> {
+        ModelConfig::parse(Path::new("config.json"), text)
+    }
+
+    #[test]
+    fn malformed_files_are_named() {
+        for (text, expected) in [
+            ("{", "not valid JSON"),
+            ("[]", "expected a JSON object"),
+            ("{}", "key `model_type`: missing"),
+            (r#"{"model_type": 3}"#, "key `model_type`: expected a string"),
+        ] {
+            let message = parse(text).unwrap_err().to_string();
+            assert!(message.contains("config.json") && message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_bounded() {
+        let config = parse(r#"{"model_type":"llama","a":-1,"b":0,"c":1e12,"d":2.5,"e":7,"f":null}"#).unwrap();
+        for key in ["a", "b", "c", "d"] {
+            assert!(config.size(key).is_err(), "{key}");
+        }
+        assert_eq!(config.size("e").unwrap(), Some(7));
+        assert_eq!(config.size("f").unwrap(), None);
+        assert!(config.require_size("f").is_err());
+    }
+
+    #[test]
+    fn tagged_floats_are_numbers_but_not_sizes() {
+        let config = parse(r#"{"model_type":"x","a":{"__float__":"Infinity"},"b":[0,1,true]}"#).unwrap();
+        assert!(config.number("a").unwrap_err().to_string().contains("finite"));
+        assert_eq!(config.booleans("b").unwrap(), Some(vec![false, true, true]));
+    }
+}

@@ -1,0 +1,217 @@
+//! Arrays from and to Rust memory, slices, and the operations that mlx-rs has in affine mode only.
+
+use std::ffi::{CString, c_void};
+
+use mlx_rs::{Array, Stream};
+
+use crate::candidate::{Mode, Quant};
+use crate::checkpoint::Dtype;
+use crate::error::{Error, Result};
+
+/// MLX's name of a dtype.
+pub(super) fn mlx_dtype(dtype: Dtype) -> mlx_rs::Dtype {
+    match dtype {
+        Dtype::F64 => mlx_rs::Dtype::Float64,
+        Dtype::F32 => mlx_rs::Dtype::Float32,
+        Dtype::F16 => mlx_rs::Dtype::Float16,
+        Dtype::BF16 => mlx_rs::Dtype::Bfloat16,
+        Dtype::I64 => mlx_rs::Dtype::Int64,
+        Dtype::I32 => mlx_rs::Dtype::Int32,
+        Dtype::I16 => mlx_rs::Dtype::Int16,
+        Dtype::I8 => mlx_rs::Dtype::Int8,
+        Dtype::U64 => mlx_rs::Dtype::Uint64,
+        Dtype::U32 => mlx_rs::Dtype::Uint32,
+        Dtype::U16 => mlx_rs::Dtype::Uint16,
+        Dtype::U8 => mlx_rs::Dtype::Uint8,
+        Dtype::Bool => mlx_rs::Dtype::Bool,
+    }
+}
+
+/// Sizes as MLX wants them.
+pub(super) fn shape(sizes: &[usize]) -> Vec<i32> {
+    sizes.iter().map(|&n| n as i32).collect()
+}
+
+/// Hands `values` over to MLX without a copy.
+pub(super) fn from_vec(values: Vec<f32>, sizes: &[usize]) -> Array {
+    unsafe extern "C" fn free(payload: *mut c_void) {
+        // SAFETY: `payload` is the box made below, and MLX calls this once.
+        drop(unsafe { Box::from_raw(payload.cast::<Vec<f32>>()) });
+    }
+    assert_eq!(values.len(), sizes.iter().product::<usize>(), "a buffer has as many values as its shape");
+    let mut owner = Box::new(values);
+    let data = owner.as_mut_ptr().cast::<c_void>();
+    let sizes = shape(sizes);
+    // SAFETY: the data has the size that the shape says and lives until `free` is called.
+    unsafe {
+        Array::from_ptr(mlx_sys::mlx_array_new_data_managed_payload(
+            data,
+            sizes.as_ptr(),
+            sizes.len() as i32,
+            mlx_sys::mlx_dtype__MLX_FLOAT32,
+            Box::into_raw(owner).cast::<c_void>(),
+            Some(free),
+        ))
+    }
+}
+
+/// Copies little-endian `bytes` of `dtype`.
+pub(super) fn from_bytes(bytes: &[u8], dtype: Dtype, sizes: &[usize]) -> Array {
+    assert_eq!(bytes.len(), sizes.iter().product::<usize>() * dtype.size(), "as many bytes as the shape says");
+    // SAFETY: MLX copies as many bytes as shape and dtype say, which is the slice's length.
+    unsafe { Array::from_raw_data(bytes.as_ptr().cast(), &shape(sizes), mlx_dtype(dtype)) }
+}
+
+/// Token ids as an array [1, tokens].
+pub(super) fn from_tokens(tokens: &[u32]) -> Array {
+    Array::from_slice(tokens, &[1, tokens.len() as i32])
+}
+
+/// The values in row-major order, as float32.
+pub(super) fn to_vec(array: &Array) -> Result<Vec<f32>> {
+    let array = array.as_dtype(mlx_rs::Dtype::Float32)?.contiguous()?;
+    array.to_vec_exact::<f32>().map_err(|e| Error::engine(e.to_string()))
+}
+
+/// Evaluates and lends the values of a float32 array in row-major order.
+pub(super) fn as_slice(array: &Array) -> Result<&[f32]> {
+    array.try_as_slice::<f32>().map_err(|e| Error::engine(e.to_string()))
+}
+
+/// `array[.., from..to, ..]` along `axis`, without a copy.
+pub(super) fn slice(array: &Array, axis: usize, from: usize, to: usize) -> Result<Array> {
+    let mut start = vec![0; array.ndim()];
+    let mut stop = array.shape().to_vec();
+    let strides = vec![1; array.ndim()];
+    start[axis] = from as i32;
+    stop[axis] = to as i32;
+    call(|result, stream| unsafe {
+        mlx_sys::mlx_slice(
+            result,
+            array.as_ptr(),
+            start.as_ptr(),
+            start.len(),
+            stop.as_ptr(),
+            stop.len(),
+            strides.as_ptr(),
+            strides.len(),
+            stream,
+        )
+    })
+}
+
+/// `array` with `update` written from position `from` of `axis` on; in place when nobody else holds `array`.
+pub(super) fn slice_update(array: &Array, update: &Array, axis: usize, from: usize) -> Result<Array> {
+    let mut start = vec![0; array.ndim()];
+    let mut stop = array.shape().to_vec();
+    let strides = vec![1; array.ndim()];
+    start[axis] = from as i32;
+    stop[axis] = from as i32 + update.shape()[axis];
+    call(|result, stream| unsafe {
+        mlx_sys::mlx_slice_update(
+            result,
+            array.as_ptr(),
+            update.as_ptr(),
+            start.as_ptr(),
+            start.len(),
+            stop.as_ptr(),
+            stop.len(),
+            strides.as_ptr(),
+            strides.len(),
+            stream,
+        )
+    })
+}
+
+/// A quantized matrix as MLX stores it.
+#[derive(Debug, Clone)]
+pub(super) struct Packed {
+    pub(super) codes: Array,
+    pub(super) scales: Array,
+    pub(super) biases: Option<Array>,
+    pub(super) quant: Quant,
+}
+
+fn optional_int(value: u32) -> mlx_sys::mlx_optional_int {
+    mlx_sys::mlx_optional_int { value: value as i32, has_value: true }
+}
+
+fn mode_name(mode: Mode) -> Result<CString> {
+    CString::new(mode.name()).map_err(|e| Error::engine(e.to_string()))
+}
+
+impl Packed {
+    /// `x @ w.T`.
+    pub(super) fn matmul_transposed(&self, x: &Array) -> Result<Array> {
+        let mode = mode_name(self.quant.mode)?;
+        let none = empty();
+        let biases = self.biases.as_ref().unwrap_or(&none);
+        call(|result, stream| unsafe {
+            mlx_sys::mlx_quantized_matmul(
+                result,
+                x.as_ptr(),
+                self.codes.as_ptr(),
+                self.scales.as_ptr(),
+                biases.as_ptr(),
+                true,
+                optional_int(self.quant.group_size),
+                optional_int(self.quant.bits),
+                mode.as_ptr(),
+                stream,
+            )
+        })
+    }
+
+    /// The matrix in `dtype`, [rows, columns].
+    pub(super) fn dequantize(&self, dtype: Dtype) -> Result<Array> {
+        let mode = mode_name(self.quant.mode)?;
+        let none = empty();
+        let biases = self.biases.as_ref().unwrap_or(&none);
+        let dtype = mlx_sys::mlx_optional_dtype { value: mlx_dtype(dtype).into(), has_value: true };
+        call(|result, stream| unsafe {
+            mlx_sys::mlx_dequantize(
+                result,
+                self.codes.as_ptr(),
+                self.scales.as_ptr(),
+                biases.as_ptr(),
+                optional_int(self.quant.group_size),
+                optional_int(self.quant.bits),
+                mode.as_ptr(),
+                none.as_ptr(),
+                dtype,
+                stream,
+            )
+        })
+    }
+
+    /// The rows at `indices` alone.
+    pub(super) fn rows(&self, indices: &Array) -> Result<Self> {
+        let take = |array: &Array| array.take_axis(indices, 0);
+        Ok(Self {
+            codes: take(&self.codes)?,
+            scales: take(&self.scales)?,
+            biases: self.biases.as_ref().map(take).transpose()?,
+            quant: self.quant,
+        })
+    }
+}
+
+/// What mlx-c takes for an argument that is not given.
+fn empty() -> Array {
+    // SAFETY: a new empty handle, owned from here on.
+    unsafe { Array::from_ptr(mlx_sys::mlx_array_new()) }
+}
+
+/// Runs one mlx-c operation on the default stream.
+fn call(
+    operation: impl FnOnce(*mut mlx_sys::mlx_array, mlx_sys::mlx_stream) -> i32,
+) -> Result<Array> {
+    let stream = Stream::thread_local_or_default();
+    // SAFETY: `operation` fills the fresh handle or reports failure.
+    unsafe {
+        let mut result = mlx_sys::mlx_array_new();
+        let status = operation(&raw mut result, stream.as_ptr());
+        let array = Array::from_ptr(result);
+        if status == 0 { Ok(array) } else { Err(Error::engine("an MLX operation failed on these shapes")) }
+    }
+}

@@ -1,0 +1,167 @@
+//! Which keys a query sees, as MLX masks, and how positions enter queries and keys.
+
+use mlx_rs::Array;
+use mlx_rs::fast::{self, ScaledDotProductAttentionMask as SdpaMask};
+
+use crate::error::Result;
+use crate::spec::{AttentionSpan, DecoderSpec, Rope, TemperatureTuning};
+
+/// The mask of one call.
+#[derive(Debug, Clone)]
+pub(super) enum Mask {
+    /// Every key is seen.
+    None,
+    /// Every key not after the query.
+    Causal,
+    /// [queries, keys], true where seen.
+    Array(Array),
+}
+
+impl Mask {
+    /// For `queries` positions from `offset` on, over the latest `keys` positions.
+    pub(super) fn new(span: AttentionSpan, offset: usize, queries: usize, keys: usize) -> Self {
+        let total = offset + queries;
+        let first_key = total - keys;
+        let everything = match span {
+            AttentionSpan::Full => true,
+            AttentionSpan::Sliding(window) => total <= window || (queries == 1 && keys <= window),
+            AttentionSpan::Chunked(chunk) => first_key / chunk == (total - 1) / chunk,
+        };
+        if everything {
+            return if queries == 1 { Self::None } else { Self::Causal };
+        }
+        let seen = |query: usize, key: usize| {
+            key <= query
+                && match span {
+                    AttentionSpan::Full => true,
+                    AttentionSpan::Sliding(window) => query - key < window,
+                    AttentionSpan::Chunked(chunk) => query / chunk == key / chunk,
+                }
+        };
+        let cells: Vec<bool> =
+            (offset..total).flat_map(|query| (first_key..total).map(move |key| seen(query, key))).collect();
+        Self::Array(Array::from_slice(&cells, &[queries as i32, keys as i32]))
+    }
+}
+
+/// Softmax(q k^T scale + mask) v for q [batch, heads, queries, dim] and k, v [batch, kv heads, keys, dim].
+pub(super) fn attend(q: &Array, k: &Array, v: &Array, scale: f32, mask: &Mask) -> Result<Array> {
+    Ok(match mask {
+        Mask::None => fast::scaled_dot_product_attention(q, k, v, scale, None, None)?,
+        Mask::Causal => fast::scaled_dot_product_attention(q, k, v, scale, SdpaMask::Causal, None)?,
+        Mask::Array(mask) => fast::scaled_dot_product_attention(q, k, v, scale, mask, None)?,
+    })
+}
+
+/// Rotation for positions from `offset` on, made once a call and shared by all layers.
+#[derive(Debug, Clone)]
+pub(super) struct Rotation {
+    dims: i32,
+    traditional: bool,
+    theta: f32,
+    scale: f32,
+    attention_factor: f32,
+    freqs: Option<Array>,
+    offset: i32,
+}
+
+impl Rotation {
+    pub(super) fn new(rope: &Rope, head_dim: usize, offset: usize, queries: usize) -> Self {
+        let freqs = rope.freqs(head_dim, offset + queries);
+        Self {
+            dims: head_dim as i32,
+            traditional: rope.traditional,
+            theta: rope.theta as f32,
+            scale: rope.scale(),
+            attention_factor: rope.attention_factor(),
+            freqs: freqs.map(|freqs| Array::from_slice(&freqs, &[freqs.len() as i32])),
+            offset: offset as i32,
+        }
+    }
+
+    /// Rotates x [batch, heads, tokens, dim].
+    pub(super) fn apply(&self, x: &Array) -> Result<Array> {
+        let base = if self.freqs.is_some() { None } else { Some(self.theta) };
+        let rotated =
+            fast::rope(x, self.dims, self.traditional, base, self.scale, self.offset, self.freqs.as_ref())?;
+        Ok(scaled(rotated, self.attention_factor)?)
+    }
+}
+
+fn scaled(x: Array, factor: f32) -> mlx_rs::error::Result<Array> {
+    if (factor - 1.0).abs() < f32::EPSILON {
+        return Ok(x);
+    }
+    x.multiply(Array::from_f32(factor).as_dtype(x.dtype())?)
+}
+
+/// Factors [1, 1, queries, 1] on the queries of layers without RoPE.
+pub(super) fn temperatures(tuning: TemperatureTuning, offset: usize, queries: usize) -> Array {
+    let factors: Vec<f32> = (offset..offset + queries)
+        .map(|position| {
+            let steps = ((position as f64 + 1.0) / tuning.floor_scale).floor();
+            (steps.ln_1p() * tuning.attn_scale + 1.0) as f32
+        })
+        .collect();
+    Array::from_slice(&factors, &[1, 1, queries as i32, 1])
+}
+
+/// What all blocks share in one call: positions and masks.
+#[derive(Debug)]
+pub(super) struct Positions {
+    pub(super) rotation: Rotation,
+    pub(super) temperatures: Option<Array>,
+    offset: usize,
+    queries: usize,
+    masks: Vec<(AttentionSpan, usize, Mask)>,
+}
+
+impl Positions {
+    pub(super) fn new(spec: &DecoderSpec, offset: usize, queries: usize) -> Self {
+        Self {
+            rotation: Rotation::new(&spec.rope, spec.head_dim, offset, queries),
+            temperatures: spec.temperature_tuning.map(|tuning| temperatures(tuning, offset, queries)),
+            offset,
+            queries,
+            masks: Vec::new(),
+        }
+    }
+
+    /// The mask for `span` over the latest `keys` positions.
+    pub(super) fn mask(&mut self, span: AttentionSpan, keys: usize) -> Mask {
+        if let Some((_, _, mask)) = self.masks.iter().find(|(s, k, _)| *s == span && *k == keys) {
+            return mask.clone();
+        }
+        let mask = Mask::new(span, self.offset, self.queries, keys);
+        self.masks.push((span, keys, mask.clone()));
+        mask
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cells(mask: &Mask) -> Option<Vec<bool>> {
+        match mask {
+            Mask::Array(array) => array.to_vec_exact::<bool>().ok(),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn short_sequences_need_no_array() {
+        assert!(matches!(Mask::new(AttentionSpan::Sliding(8), 0, 8, 8), Mask::Causal));
+        assert!(matches!(Mask::new(AttentionSpan::Sliding(8), 100, 1, 8), Mask::None));
+        assert!(matches!(Mask::new(AttentionSpan::Chunked(8), 0, 8, 8), Mask::Causal));
+        assert!(matches!(Mask::new(AttentionSpan::Full, 5, 1, 6), Mask::None));
+    }
+
+    #[test]
+    fn windows_and_chunks() {
+        let window = cells(&Mask::new(AttentionSpan::Sliding(2), 1, 2, 3)).unwrap();
+        assert_eq!(window, [true, true, false, false, true, true]);
+        let chunk = cells(&Mask::new(AttentionSpan::Chunked(2), 1, 2, 3)).unwrap();
+        assert_eq!(chunk, [true, true, false, false, false, true]);
+    }
+}

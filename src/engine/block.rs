@@ -1,0 +1,150 @@
+//! The decoder block, once for every architecture.
+
+use mlx_rs::Array;
+use mlx_rs::fast::rms_norm;
+use mlx_rs::ops::sigmoid;
+
+use super::attention::{Positions, attend};
+use super::cache::KvCache;
+use super::linear::Linear;
+use super::load::Loader;
+use crate::checkpoint::Dtype;
+use crate::error::Result;
+use crate::spec::{DecoderSpec, LayerSpec, QkNorm, Role};
+
+/// The weights of one block.
+#[derive(Debug, Clone)]
+pub(super) struct Block {
+    pub(super) layer: LayerSpec,
+    pub(super) q: Linear,
+    pub(super) k: Linear,
+    pub(super) v: Linear,
+    pub(super) o: Linear,
+    pub(super) gate: Linear,
+    pub(super) up: Linear,
+    pub(super) down: Linear,
+    q_norm: Option<Array>,
+    k_norm: Option<Array>,
+    input_norm: Array,
+    post_attention_norm: Array,
+}
+
+/// What every block needs to know of its surroundings.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Context<'a> {
+    pub(super) spec: &'a DecoderSpec,
+    pub(super) dtype: Dtype,
+    pub(super) on_gpu: bool,
+}
+
+impl Block {
+    pub(super) fn load(loader: &Loader<'_>, index: usize) -> Result<Self> {
+        let spec = loader.source.spec();
+        let path = format!("model.layers.{index}");
+        let attention = |name: &str| loader.linear(&format!("{path}.self_attn.{name}"), spec.attention_bias);
+        let mlp = |name: &str| loader.linear(&format!("{path}.{}.{name}", spec.mlp_name), spec.mlp_bias);
+        let norm = |name: &str| loader.float(&format!("{path}.{name}.weight"));
+        let weighted = spec.qk_norm == QkNorm::Weighted;
+        Ok(Self {
+            layer: spec.layers[index],
+            q: attention("q_proj")?,
+            k: attention("k_proj")?,
+            v: attention("v_proj")?,
+            o: attention("o_proj")?,
+            gate: mlp("gate_proj")?,
+            up: mlp("up_proj")?,
+            down: mlp("down_proj")?,
+            q_norm: weighted.then(|| norm("self_attn.q_norm")).transpose()?,
+            k_norm: weighted.then(|| norm("self_attn.k_norm")).transpose()?,
+            input_norm: norm("input_layernorm")?,
+            post_attention_norm: norm("post_attention_layernorm")?,
+        })
+    }
+
+    /// The linear layer of `role`.
+    pub(super) fn linear_mut(&mut self, role: Role) -> Option<&mut Linear> {
+        Some(match role {
+            Role::Q => &mut self.q,
+            Role::K => &mut self.k,
+            Role::V => &mut self.v,
+            Role::O => &mut self.o,
+            Role::Gate => &mut self.gate,
+            Role::Up => &mut self.up,
+            Role::Down => &mut self.down,
+            Role::Embed | Role::Head | Role::Norm => return None,
+        })
+    }
+
+    /// x [batch, tokens, hidden] to the same. Without a cache the tokens are the whole sequence.
+    pub(super) fn forward(
+        &self,
+        context: Context<'_>,
+        x: &Array,
+        positions: &mut Positions,
+        cache: Option<&mut KvCache>,
+    ) -> Result<Array> {
+        let eps = context.spec.rms_norm_eps;
+        let normed = rms_norm(x, Some(&self.input_norm), eps)?;
+        let h = x.add(self.attention(context, &normed, positions, cache)?)?;
+        let normed = rms_norm(&h, Some(&self.post_attention_norm), eps)?;
+        Ok(h.add(self.mlp(context, &normed)?)?)
+    }
+
+    fn attention(
+        &self,
+        context: Context<'_>,
+        x: &Array,
+        positions: &mut Positions,
+        cache: Option<&mut KvCache>,
+    ) -> Result<Array> {
+        let Context { spec, dtype, on_gpu } = context;
+        let (batch, tokens) = (x.shape()[0], x.shape()[1]);
+        let heads = |linear: &Linear, count: usize| -> Result<Array> {
+            let y = linear.forward(x, dtype, on_gpu)?;
+            Ok(y.reshape(&[batch, tokens, count as i32, spec.head_dim as i32])?)
+        };
+        let q = self.positioned(context, heads(&self.q, spec.num_attention_heads)?, self.q_norm.as_ref(), positions)?;
+        let mut k =
+            self.positioned(context, heads(&self.k, spec.num_key_value_heads)?, self.k_norm.as_ref(), positions)?;
+        let mut v = heads(&self.v, spec.num_key_value_heads)?.transpose_axes(&[0, 2, 1, 3])?;
+        let q = match &positions.temperatures {
+            Some(factors) if !self.layer.rope => q.multiply(factors.as_dtype(q.dtype())?)?,
+            _ => q,
+        };
+        if let Some(cache) = cache {
+            (k, v) = cache.update(k, v)?;
+        }
+        let mask = positions.mask(self.layer.span, k.shape()[2] as usize);
+        let scale = (spec.head_dim as f32).powf(-0.5);
+        let out = attend(&q, &k, &v, scale, &mask)?;
+        let width = (spec.num_attention_heads * spec.head_dim) as i32;
+        let out = out.transpose_axes(&[0, 2, 1, 3])?.reshape(&[batch, tokens, width])?;
+        self.o.forward(&out, dtype, on_gpu)
+    }
+
+    /// Norm per head, heads before tokens, rotation.
+    fn positioned(
+        &self,
+        context: Context<'_>,
+        x: Array,
+        weight: Option<&Array>,
+        positions: &Positions,
+    ) -> Result<Array> {
+        let eps = context.spec.rms_norm_eps;
+        let x = match context.spec.qk_norm {
+            QkNorm::Weighted => rms_norm(&x, weight, eps)?,
+            QkNorm::Weightless if self.layer.rope => rms_norm(&x, None, eps)?,
+            QkNorm::Weightless | QkNorm::None => x,
+        };
+        let x = x.transpose_axes(&[0, 2, 1, 3])?;
+        if self.layer.rope { positions.rotation.apply(&x) } else { Ok(x) }
+    }
+
+    fn mlp(&self, context: Context<'_>, x: &Array) -> Result<Array> {
+        let Context { dtype, on_gpu, .. } = context;
+        let gate = self.gate.forward(x, dtype, on_gpu)?;
+        let up = self.up.forward(x, dtype, on_gpu)?;
+        let gated = gate.multiply(sigmoid(&gate)?)?.multiply(&up)?;
+        self.down.forward(&gated, dtype, on_gpu)
+    }
+}

@@ -1,0 +1,82 @@
+//! Tensors of a checked model folder as MLX arrays. Only the layers of the bit map become quantized ones.
+
+use mlx_rs::Array;
+use rayon::prelude::*;
+
+use super::array::{self, Packed};
+use super::linear::{Linear, Weight};
+use crate::candidate::Mode;
+use crate::checkpoint::{Dtype, SourceModel, Tensor, cast, extend_f32};
+use crate::error::{Error, Result};
+
+/// Source bytes that one thread decodes at a time.
+const CHUNK: usize = 1 << 20;
+
+/// Reads arrays in one compute dtype.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Loader<'a> {
+    pub(super) source: &'a SourceModel,
+    pub(super) dtype: Dtype,
+}
+
+impl Loader<'_> {
+    /// A float tensor in the compute dtype.
+    pub(super) fn float(&self, name: &str) -> Result<Array> {
+        let tensor = self.source.tensor(name)?;
+        if self.dtype == Dtype::F32 {
+            return Ok(array::from_vec(decode(tensor), tensor.shape));
+        }
+        let mut bytes = Vec::new();
+        let report = cast(tensor.dtype, tensor.bytes(), self.dtype, &mut bytes);
+        if report.overflow {
+            return Err(Error::tensor(tensor.file, name, format!("has values beyond the range of {}", self.dtype))
+                .hint("use --dtype bfloat16 or float32"));
+        }
+        tensor.release(0, tensor.bytes().len());
+        Ok(array::from_bytes(&bytes, self.dtype, tensor.shape))
+    }
+
+    /// The matrix of the layer at `path`, quantized if the bit map lists it.
+    pub(super) fn weight(&self, path: &str) -> Result<Weight> {
+        let Some(&quant) = self.source.bitmap().get(path) else {
+            return Ok(Weight::Float(self.float(&format!("{path}.weight"))?));
+        };
+        let codes = self.raw(&format!("{path}.weight"), Dtype::U32)?;
+        let (scales, biases) = match quant.mode {
+            Mode::Affine => (self.float(&format!("{path}.scales"))?, Some(self.float(&format!("{path}.biases"))?)),
+            _ => (self.raw(&format!("{path}.scales"), Dtype::U8)?, None),
+        };
+        Ok(Weight::Quantized(Packed { codes, scales, biases, quant }))
+    }
+
+    /// The linear layer at `path`.
+    pub(super) fn linear(&self, path: &str, bias: bool) -> Result<Linear> {
+        let bias = if bias { Some(self.float(&format!("{path}.bias"))?) } else { None };
+        Ok(Linear { weight: self.weight(path)?, bias })
+    }
+
+    fn raw(&self, name: &str, dtype: Dtype) -> Result<Array> {
+        let tensor = self.source.tensor(name)?;
+        if tensor.dtype != dtype {
+            return Err(Error::tensor(tensor.file, name, format!("is {}, expected {dtype}", tensor.dtype)));
+        }
+        let array = array::from_bytes(tensor.bytes(), dtype, tensor.shape);
+        tensor.release(0, tensor.bytes().len());
+        Ok(array)
+    }
+}
+
+/// All values as float32, decoded in parallel; the mapped pages are given back on the way.
+pub(super) fn decode(tensor: Tensor<'_>) -> Vec<f32> {
+    let step = CHUNK / tensor.dtype.size();
+    let mut values = vec![0.0f32; tensor.len()];
+    values.par_chunks_mut(step).enumerate().for_each(|(i, out)| {
+        let start = i * step * tensor.dtype.size();
+        let end = start + out.len() * tensor.dtype.size();
+        let mut decoded = Vec::with_capacity(out.len());
+        extend_f32(tensor.dtype, tensor.slice(start, end), &mut decoded);
+        out.copy_from_slice(&decoded);
+        tensor.release(start, end);
+    });
+    values
+}

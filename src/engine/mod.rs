@@ -1,0 +1,72 @@
+//! The engine: the only place that uses MLX.
+//!
+//! MLX's state is per thread and its arrays are not to be shared, so one thread owns an [`Engine`] and all that is made
+//! with it. On the CPU everything is computed in float32, whatever the file's dtype: half-precision arithmetic is thirty
+//! times slower there. On Metal the checkpoint's dtype and the quantized kernels are used as they are.
+
+mod array;
+mod attention;
+mod block;
+mod cache;
+mod fisher;
+mod generate;
+mod linear;
+mod load;
+mod model;
+mod replay;
+
+pub use fisher::{AnalysisSettings, analyze};
+pub use generate::{Finish, Generation, Settings, Timings, generate};
+pub use model::Model;
+
+use std::marker::PhantomData;
+
+use mlx_rs::{Device, DeviceType};
+
+use crate::checkpoint::Dtype;
+use crate::error::{Error, Result};
+
+/// The loaded library and where it computes. Not to be sent to another thread.
+#[derive(Debug)]
+pub struct Engine {
+    gpu: bool,
+    one_thread: PhantomData<*const ()>,
+}
+
+impl Engine {
+    /// Loads MLX. On Linux that is the CPU build that `cargo xtask setup` has put together.
+    pub fn start() -> Result<Self> {
+        #[cfg(target_os = "linux")]
+        mlx_sys::mixbit_engine_load().map_err(|message| match message.rsplit_once("\nhint: ") {
+            Some((what, hint)) => Error::engine(what).hint(hint),
+            None => Error::engine(message),
+        })?;
+        let gpu = matches!(Device::try_default()?.get_type()?, DeviceType::Gpu);
+        Ok(Self { gpu, one_thread: PhantomData })
+    }
+
+    /// The dtype to compute a model of `stored` dtype in.
+    pub fn compute_dtype(&self, stored: Dtype) -> Dtype {
+        if self.gpu { stored } else { Dtype::F32 }
+    }
+}
+
+impl From<mlx_rs::error::Exception> for Error {
+    fn from(exception: mlx_rs::error::Exception) -> Self {
+        Self::engine(exception.what())
+    }
+}
+
+/// Peak resident memory of this process in bytes, where the system tells.
+pub fn peak_memory() -> Option<u64> {
+    #[cfg(target_os = "linux")]
+    {
+        let status = std::fs::read_to_string("/proc/self/status").ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        mlx_rs::memory::peak_memory().ok().map(|bytes| bytes as u64)
+    }
+}

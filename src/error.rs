@@ -1,0 +1,151 @@
+//! The one error type: what is wrong, where (file, tensor, key), and what to do about it.
+//!
+//! The message is one lower-case sentence without a full stop; the hint, when there is one, is printed on a
+//! line of its own. The kind decides the exit code.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+/// `Result` with mixbit's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Reading or writing a file failed.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's own error.
+        source: std::io::Error,
+    },
+    /// A file is not what its name says (truncated, malformed, wrong type).
+    #[error("{}: {message}", path.display())]
+    File {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was found and what was expected.
+        message: String,
+    },
+    /// A tensor is missing, superfluous, misshapen or has values that cannot be used.
+    #[error("{}: tensor `{tensor}`: {message}", path.display())]
+    Tensor {
+        /// The checkpoint file or folder.
+        path: PathBuf,
+        /// The tensor's name in that file.
+        tensor: String,
+        /// What was found and what was expected.
+        message: String,
+    },
+    /// A config key is missing or has a value that cannot be honoured.
+    #[error("{}: key `{key}`: {message}", path.display())]
+    Key {
+        /// The JSON or TOML file.
+        path: PathBuf,
+        /// The key, dotted where nested.
+        key: String,
+        /// What was found and what was expected.
+        message: String,
+    },
+    /// The arguments, taken together, ask for something that cannot be done.
+    #[error("{0}")]
+    Usage(String),
+    /// The MLX engine could not be loaded or failed.
+    #[error("engine: {0}")]
+    Engine(String),
+    /// The user pressed Ctrl-C.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// An [`ErrorKind`] with an optional hint.
+#[derive(Debug)]
+pub struct Error {
+    kind: Box<ErrorKind>,
+    hint: Option<String>,
+}
+
+impl Error {
+    /// I/O failure at `path`.
+    pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+        ErrorKind::Io { path: path.as_ref().to_owned(), source }.into()
+    }
+
+    /// `path` is not what it should be.
+    pub fn file(path: impl AsRef<Path>, message: impl Into<String>) -> Self {
+        ErrorKind::File { path: path.as_ref().to_owned(), message: message.into() }.into()
+    }
+
+    /// `tensor` in `path` is not what it should be.
+    pub fn tensor(path: impl AsRef<Path>, tensor: impl Into<String>, message: impl Into<String>) -> Self {
+        ErrorKind::Tensor { path: path.as_ref().to_owned(), tensor: tensor.into(), message: message.into() }
+            .into()
+    }
+
+    /// `key` in `path` is missing or cannot be honoured.
+    pub fn key(path: impl AsRef<Path>, key: impl Into<String>, message: impl Into<String>) -> Self {
+        ErrorKind::Key { path: path.as_ref().to_owned(), key: key.into(), message: message.into() }.into()
+    }
+
+    /// The arguments contradict each other or the input.
+    pub fn usage(message: impl Into<String>) -> Self {
+        ErrorKind::Usage(message.into()).into()
+    }
+
+    /// The engine failed.
+    pub fn engine(message: impl Into<String>) -> Self {
+        ErrorKind::Engine(message.into()).into()
+    }
+
+    /// The user pressed Ctrl-C.
+    pub fn interrupted() -> Self {
+        ErrorKind::Interrupted.into()
+    }
+
+    /// Adds what the user can do next; replaces an earlier hint.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// What went wrong.
+    pub fn kind(&self) -> &ErrorKind {
+        &self.kind
+    }
+
+    /// What the user can do next.
+    pub fn hint_text(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
+    /// Exit code: 1 for input that cannot be used, 70 for the engine (a fault of ours or of the installation),
+    /// 130 after Ctrl-C. Clap's own code for wrong flags is 2.
+    pub fn exit_code(&self) -> u8 {
+        match *self.kind {
+            ErrorKind::Engine(_) => 70,
+            ErrorKind::Interrupted => 130,
+            _ => 1,
+        }
+    }
+}
+
+impl From<ErrorKind> for Error {
+    fn from(kind: ErrorKind) -> Self {
+        Self { kind: Box::new(kind), hint: None }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.kind.fmt(f)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&*self.kind)
+    }
+}

@@ -1,0 +1,126 @@
+//! Everything of a model folder but the weights: config.json, tokenizer, generation config, model card.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::bitmap::{self, BitMap};
+use crate::checkpoint::{Dtype, OutputFolder, SourceModel};
+use crate::error::{Error, Result};
+use crate::tokenizer;
+
+/// config.json of the output: every key of the source, with the resolved values that stock mlx-lm needs, the new dtype
+/// and the bit map.
+pub fn config(source: &SourceModel, dtype: Dtype, bitmap: &BitMap) -> Value {
+    let mut keys: Map<String, Value> = source.config().keys().clone();
+    for (key, value) in &source.spec().resolved {
+        keys.insert((*key).to_owned(), value.clone());
+    }
+    let dtype_key = if keys.contains_key("dtype") { "dtype" } else { "torch_dtype" };
+    keys.insert(dtype_key.to_owned(), dtype.to_string().into());
+    for key in ["quantization", "quantization_config"] {
+        keys.shift_remove(key);
+        if !bitmap.is_empty() {
+            keys.insert(key.to_owned(), bitmap::to_config(bitmap));
+        }
+    }
+    Value::Object(keys)
+}
+
+/// Fails early when the source has no tokenizer: a model without one is of no use to anybody.
+pub fn check_tokenizer(dir: &Path) -> Result<()> {
+    if tokenizer::files(dir).is_empty() {
+        return Err(Error::file(dir, "no tokenizer: expected tokenizer.json or tokenizer.model")
+            .hint("download the tokenizer files beside the weights"));
+    }
+    Ok(())
+}
+
+/// Writes config.json, copies tokenizer files and generation_config.json, and writes the model card, whose last part
+/// (Markdown) is `how`.
+pub fn write_companions(
+    folder: &OutputFolder,
+    source: &SourceModel,
+    dtype: Dtype,
+    bitmap: &BitMap,
+    how: &str,
+) -> Result<()> {
+    let mut text = serde_json::to_vec_pretty(&config(source, dtype, bitmap))
+        .map_err(|e| Error::file(source.config().path(), e.to_string()))?;
+    text.push(b'\n');
+    folder.write("config.json", &text)?;
+    for file in tokenizer::files(source.dir()) {
+        folder.copy(source.dir(), &file)?;
+    }
+    let generation = Path::new("generation_config.json");
+    if source.dir().join(generation).is_file() {
+        folder.copy(source.dir(), generation)?;
+    }
+    folder.write("README.md", card(source, how).as_bytes())
+}
+
+/// The Hub's name of the model in `dir`, from the hub cache's layout or the config; otherwise the folder's name.
+pub fn base_model(source: &SourceModel) -> String {
+    let dir = fs::canonicalize(source.dir()).unwrap_or_else(|_| source.dir().to_owned());
+    let cached = dir.iter().filter_map(|part| part.to_str()?.strip_prefix("models--")).next_back();
+    if let Some((organisation, name)) = cached.and_then(|name| name.split_once("--")) {
+        return format!("{organisation}/{name}");
+    }
+    match source.config().get("_name_or_path").and_then(Value::as_str) {
+        Some(name) if name.split('/').count() == 2 && !name.starts_with(['/', '.']) => name.to_owned(),
+        _ => dir.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+    }
+}
+
+fn card(source: &SourceModel, how: &str) -> String {
+    let name = base_model(source);
+    let kept = fs::read_to_string(source.dir().join("README.md")).map(|text| kept_front_matter(&text));
+    let kept = kept.unwrap_or_default();
+    format!(
+        "---\n{kept}base_model: {name}\nlibrary_name: mlx\npipeline_tag: text-generation\ntags:\n- mlx\n---\n\n\
+         # {name} for MLX\n\n\
+         Made from `{name}` with mixbit {version}.\n\n{how}\n\n\
+         ```sh\nmixbit run --model . --prompt \"Hello\"\nmlx_lm.generate --model . --prompt \"Hello\"\n```\n",
+        version = env!("CARGO_PKG_VERSION"),
+    )
+}
+
+/// The top-level entries of a card's YAML header (licence, language and so on) but those that are written anew.
+fn kept_front_matter(card: &str) -> String {
+    const REPLACED: [&str; 5] = ["base_model", "library_name", "pipeline_tag", "tags", "base_model_relation"];
+    let mut kept = String::new();
+    let mut lines = card.lines();
+    if lines.next() != Some("---") {
+        return kept;
+    }
+    let mut keep = false;
+    for line in lines {
+        if line == "---" {
+            return kept;
+        }
+        if let Some((key, _)) = line.split_once(':')
+            && !line.starts_with([' ', '-', '#'])
+        {
+            keep = !REPLACED.contains(&key);
+        }
+        if keep {
+            kept.push_str(line);
+            kept.push('\n');
+        }
+    }
+    String::new()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn front_matter_keeps_the_licence_only() {
+        let card = "---\nlicense: mit\nlanguage:\n- en\n- de\ntags:\n- x\nbase_model: a/b\n---\n# text\nlicense: no\n";
+        assert_eq!(kept_front_matter(card), "license: mit\nlanguage:\n- en\n- de\n");
+        assert_eq!(kept_front_matter("# no header"), "");
+        assert_eq!(kept_front_matter("---\nlicense: mit\n"), "");
+    }
+}

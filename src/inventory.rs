@@ -1,0 +1,144 @@
+//! What is in a model, to the byte: layers, classes of bytes, bits per weight. From headers alone.
+
+use serde::Serialize;
+
+use crate::bitmap::BitMap;
+use crate::candidate::Quant;
+use crate::checkpoint::{Dtype, SourceModel};
+use crate::spec::{Role, TensorSpec};
+
+/// One matrix.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LayerEntry {
+    /// Its path, such as `model.layers.0.self_attn.q_proj`.
+    pub path: String,
+    /// Rows and columns.
+    pub shape: [usize; 2],
+    /// Bits of a code; `null` for float.
+    pub bits: Option<u32>,
+    /// Weights that share a scale; `null` for float.
+    pub group_size: Option<u32>,
+    /// MLX's mode; `null` for float.
+    pub mode: Option<&'static str>,
+    /// Stored bytes: codes, scales and biases, or float weights.
+    pub bytes: u64,
+    /// Its block.
+    #[serde(skip)]
+    pub block: Option<usize>,
+    /// What it does.
+    #[serde(skip)]
+    pub role: Role,
+}
+
+/// Bytes by class.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct ClassBytes {
+    /// Everything.
+    pub total: u64,
+    /// The token embedding, float or quantized.
+    pub embeddings: u64,
+    /// Packed codes of quantized layers.
+    pub codes: u64,
+    /// Scales and biases of quantized layers.
+    pub scales_biases: u64,
+    /// Whatever else is float.
+    pub float: u64,
+}
+
+/// The contents of a model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Inventory {
+    /// Matrices, in the manifest's order.
+    pub layers: Vec<LayerEntry>,
+    /// Bytes by class.
+    pub bytes: ClassBytes,
+    /// Values before any packing.
+    pub parameters: u64,
+}
+
+impl Inventory {
+    /// What `source` holds now.
+    pub fn of_source(source: &SourceModel) -> Self {
+        let size = |name: &str| source.tensor(name).map_or(0, |tensor| tensor.bytes().len() as u64);
+        Self::build(source, source.bitmap(), |spec, layer| match layer {
+            None => (size(&spec.name), 0),
+            Some((path, _)) => {
+                (size(&spec.name), size(&format!("{path}.scales")) + size(&format!("{path}.biases")))
+            }
+        })
+    }
+
+    /// What `source` will hold with `bitmap`, its float part in `dtype`. Layers that are quantized already keep theirs.
+    pub fn planned(source: &SourceModel, bitmap: &BitMap, dtype: Dtype) -> Self {
+        let now = Self::of_source(source);
+        Self::build(source, bitmap, |spec, layer| match layer {
+            None => (spec.len() as u64 * dtype.size() as u64, 0),
+            Some((path, _)) if source.bitmap().contains_key(path) => {
+                let kept = now.layers.iter().find(|entry| entry.path == path);
+                let codes = source.tensor(&spec.name).map_or(0, |tensor| tensor.bytes().len() as u64);
+                (codes, kept.map_or(0, |entry| entry.bytes - codes))
+            }
+            Some((_, quant)) => {
+                let total = quant.bytes(spec.shape[0], spec.shape[1], dtype.size()).unwrap_or(0);
+                let codes = spec.len() as u64 * u64::from(quant.bits) / 8;
+                (codes, total - codes)
+            }
+        })
+    }
+
+    /// `sizes` gives the bytes of codes (or float values) and of scales and biases.
+    fn build(
+        source: &SourceModel,
+        bitmap: &BitMap,
+        sizes: impl Fn(&TensorSpec, Option<(&str, Quant)>) -> (u64, u64),
+    ) -> Self {
+        let mut bytes = ClassBytes::default();
+        let mut layers = Vec::new();
+        for spec in source.manifest().iter() {
+            let layer = spec.path().and_then(|path| Some((path, *bitmap.get(path)?)));
+            let (values, scales) = sizes(spec, layer);
+            bytes.total += values + scales;
+            match (spec.role, layer) {
+                (Role::Embed, _) => bytes.embeddings += values + scales,
+                (_, None) => bytes.float += values,
+                (_, Some(_)) => {
+                    bytes.codes += values;
+                    bytes.scales_biases += scales;
+                }
+            }
+            if let Some(path) = spec.path() {
+                let quant = layer.map(|(_, quant)| quant);
+                layers.push(LayerEntry {
+                    path: path.to_owned(),
+                    shape: [spec.shape[0], spec.shape[1]],
+                    bits: quant.map(|q| q.bits),
+                    group_size: quant.map(|q| q.group_size),
+                    mode: quant.map(|q| q.mode.name()),
+                    bytes: values + scales,
+                    block: spec.layer,
+                    role: spec.role,
+                });
+            }
+        }
+        Self { layers, bytes, parameters: source.manifest().parameters() }
+    }
+
+    /// Bits a weight of the linear layers, quantized or not; embeddings and norms are outside.
+    pub fn bpw_quantized(&self) -> f64 {
+        let linear = self.layers.iter().filter(|layer| layer.role != Role::Embed);
+        let (bytes, weights) = linear.fold((0, 0), |(bytes, weights), layer| {
+            (bytes + layer.bytes, weights + (layer.shape[0] * layer.shape[1]) as u64)
+        });
+        if weights == 0 { 0.0 } else { bytes as f64 * 8.0 / weights as f64 }
+    }
+
+    /// Bits a parameter of the whole model.
+    pub fn bpw_model(&self) -> f64 {
+        self.bytes.total as f64 * 8.0 / self.parameters as f64
+    }
+
+    /// The entry of a block's role.
+    pub fn cell(&self, block: usize, role: Role) -> Option<&LayerEntry> {
+        self.layers.iter().find(|layer| layer.block == Some(block) && layer.role == role)
+    }
+}

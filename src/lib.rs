@@ -1,0 +1,35 @@
+//! mixbit turns a Hugging Face checkpoint into an MLX model of a chosen size and proves what that cost.
+//!
+//! ```text
+//! checkpoint -> config -> decoder spec -> [engine] sensitivity table -> allocation -> bit map -> quantized tensors -> checkpoint
+//!                                                                                          `-> load -> run / logits
+//! ```
+//!
+//! Every arrow is a plain type or a tensor stream, so each stage runs alone and is tested alone. Only [`engine`] uses
+//! MLX; everything else is plain Rust and works without the engine's libraries.
+
+pub mod affine;
+pub mod allocate;
+pub mod bitmap;
+pub mod calibration;
+pub mod candidate;
+pub mod checkpoint;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod engine;
+pub mod error;
+pub mod export;
+pub mod interrupt;
+pub mod inventory;
+pub mod models;
+pub mod plan;
+pub mod report;
+pub mod sample;
+pub mod sensitivity;
+pub mod spec;
+pub mod stop_tokens;
+pub mod tokenizer;
+pub mod weights;
+
+pub use error::{Error, Result};

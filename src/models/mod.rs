@@ -1,0 +1,30 @@
+//! Architectures as data: one small file each, and [`registry`], the one table that lists them.
+
+mod llama;
+mod llama4_text;
+mod mistral;
+mod qwen3;
+mod registry;
+
+pub use registry::{Architecture, find, rows, supported};
+
+use std::collections::BTreeMap;
+
+/// Tensor names and shapes of a checkpoint, for configs that say less than the weights.
+pub type TensorShapes = BTreeMap<String, Vec<usize>>;
+
+/// What becomes of a checkpoint's tensor name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rename {
+    /// It is mlx-lm's name already.
+    Keep,
+    /// mlx-lm calls it this.
+    To(String),
+    /// The decoder has no use for it (derived buffers).
+    Drop,
+}
+
+/// Names that all Llama-like checkpoints share: RoPE buffers of old transformers versions are dropped.
+fn rename_common(name: &str) -> Rename {
+    if name.ends_with(".rotary_emb.inv_freq") { Rename::Drop } else { Rename::Keep }
+}

@@ -1,0 +1,86 @@
+//! Notes, errors and progress on stderr; data on stdout.
+
+use std::io::{IsTerminal, Write};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use crate::error::{Error, Result};
+
+/// Where a command speaks to the user.
+#[derive(Debug)]
+pub struct Console {
+    quiet: bool,
+}
+
+impl Console {
+    /// `quiet` leaves data and errors.
+    pub fn new(quiet: bool) -> Self {
+        Self { quiet }
+    }
+
+    /// One line each that the user should know.
+    pub fn notes(&self, notes: &[String]) {
+        for note in notes {
+            self.line(&format!("note: {note}"));
+        }
+    }
+
+    /// A line on stderr.
+    pub fn line(&self, text: &str) {
+        if !self.quiet {
+            eprintln!("{text}");
+        }
+    }
+
+    /// The last line of a command that wrote something.
+    pub fn done(&self, text: &str) {
+        self.line(&format!("done: {text}"));
+    }
+
+    /// A bar over bytes.
+    pub fn bytes_bar(&self, verb: &str, total: u64) -> ProgressBar {
+        self.bar(verb, total, "{msg} [{bar:30}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} eta {eta}")
+    }
+
+    /// A bar over steps.
+    pub fn steps_bar(&self, verb: &str, total: u64) -> ProgressBar {
+        self.bar(verb, total, "{msg} [{bar:30}] {pos}/{len} {per_sec} eta {eta}")
+    }
+
+    fn bar(&self, verb: &str, total: u64, template: &str) -> ProgressBar {
+        if self.quiet || !std::io::stderr().is_terminal() {
+            return ProgressBar::hidden();
+        }
+        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let target = ProgressDrawTarget::stderr();
+        ProgressBar::with_draw_target(Some(total), target).with_style(style).with_message(verb.to_owned())
+    }
+}
+
+/// Writes data to stdout. A closed pipe (`mixbit inspect | head`) ends the program quietly.
+pub fn out(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        other => other.map_err(|e| Error::io("stdout", e)),
+    }
+}
+
+/// The error and its hint.
+pub fn error(error: &Error) {
+    eprintln!("error: {error}");
+    if let Some(hint) = error.hint_text() {
+        eprintln!("hint: {hint}");
+    }
+}
+
+/// Bytes in decimal units, as disks and the Hub count them.
+pub fn bytes(count: u64) -> String {
+    let value = count as f64;
+    match count {
+        0..1_000 => format!("{count} B"),
+        1_000..1_000_000 => format!("{:.1} kB", value / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.2} MB", value / 1e6),
+        _ => format!("{:.3} GB", value / 1e9),
+    }
+}

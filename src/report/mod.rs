@@ -1,0 +1,9 @@
+//! Everything that prints: data on stdout, the rest on stderr.
+
+mod bits;
+mod console;
+mod table;
+
+pub use bits::{bit_table, cell, class_table};
+pub use console::{Console, bytes, error, out};
+pub use table::{Align, Table};

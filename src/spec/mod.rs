@@ -1,0 +1,203 @@
+//! What a decoder is made of, and the list of tensors that follows from it.
+//!
+//! Every architecture maps its config to a [`DecoderSpec`]; everything after that (conversion, analysis, the engine)
+//! reads the spec and never the config.
+
+mod manifest;
+mod rope;
+
+pub use manifest::{Manifest, Role, TensorSpec};
+pub use rope::{Rope, RopeScaling};
+
+use crate::config::ModelConfig;
+use crate::error::Result;
+
+/// Which keys a query sees, beside causality.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttentionSpan {
+    /// All before it.
+    Full,
+    /// The latest so many, itself included.
+    Sliding(usize),
+    /// Those of its own chunk of so many positions.
+    Chunked(usize),
+}
+
+/// RMS norm of queries and keys per head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkNorm {
+    /// None.
+    None,
+    /// Without weight, only where RoPE is applied (`llama4_text`).
+    Weightless,
+    /// With a weight per dimension of the head, before RoPE (`qwen3`).
+    Weighted,
+}
+
+/// Attention temperature tuning of layers without RoPE (arXiv 2501.19399): queries at position p are multiplied by
+/// ln(1 + floor((p + 1) / `floor_scale`)) * `attn_scale` + 1.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TemperatureTuning {
+    /// Tokens per step.
+    pub floor_scale: f64,
+    /// Strength.
+    pub attn_scale: f64,
+}
+
+/// One decoder block's own choices.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerSpec {
+    /// Whether queries and keys are rotated.
+    pub rope: bool,
+    /// Which keys are seen.
+    pub span: AttentionSpan,
+}
+
+/// A decoder: pre-norm blocks of grouped-query attention and a SiLU-gated MLP.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DecoderSpec {
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the MLP.
+    pub intermediate_size: usize,
+    /// Query heads.
+    pub num_attention_heads: usize,
+    /// Key and value heads.
+    pub num_key_value_heads: usize,
+    /// Dimensions of a head.
+    pub head_dim: usize,
+    /// Rows of the embedding.
+    pub vocab_size: usize,
+    /// Epsilon of every RMS norm.
+    pub rms_norm_eps: f32,
+    /// Context the model was made for, where the config says.
+    pub max_position_embeddings: Option<usize>,
+    /// Position embedding.
+    pub rope: Rope,
+    /// Norm of queries and keys.
+    pub qk_norm: QkNorm,
+    /// Temperature of layers without RoPE.
+    pub temperature_tuning: Option<TemperatureTuning>,
+    /// Bias of the q, k, v and o projections.
+    pub attention_bias: bool,
+    /// Bias of the gate, up and down projections.
+    pub mlp_bias: bool,
+    /// Whether the head is the embedding.
+    pub tie_word_embeddings: bool,
+    /// Name of the MLP inside a block.
+    pub mlp_name: &'static str,
+    /// Name of an untied head.
+    pub head_name: &'static str,
+    /// One entry a block.
+    pub layers: Vec<LayerSpec>,
+    /// Config keys whose resolved value must be written so that stock mlx-lm reads the same model from the output.
+    pub resolved: Vec<(&'static str, serde_json::Value)>,
+    /// What was decided against the config's letter, or what the user should know; one sentence each.
+    pub notes: Vec<String>,
+}
+
+impl DecoderSpec {
+    /// Reads the keys that all architectures share. The architecture's own file sets what differs.
+    pub fn from_config(config: &ModelConfig, default_theta: f64) -> Result<Self> {
+        let hidden_size = config.require_size("hidden_size")?;
+        let num_attention_heads = config.require_size("num_attention_heads")?;
+        let num_key_value_heads = config.size("num_key_value_heads")?.unwrap_or(num_attention_heads);
+        if !num_attention_heads.is_multiple_of(num_key_value_heads) {
+            return Err(config.error(
+                "num_key_value_heads",
+                format!("{num_key_value_heads} does not divide num_attention_heads {num_attention_heads}"),
+            ));
+        }
+        let head_dim = match config.size("head_dim")? {
+            Some(head_dim) => head_dim,
+            None if hidden_size.is_multiple_of(num_attention_heads) => hidden_size / num_attention_heads,
+            None => {
+                return Err(config.error(
+                    "num_attention_heads",
+                    format!("{num_attention_heads} does not divide hidden_size {hidden_size}, and there is no head_dim"),
+                ));
+            }
+        };
+        if !head_dim.is_multiple_of(2) {
+            return Err(config.error("head_dim", format!("RoPE needs an even size, found {head_dim}")));
+        }
+        let num_hidden_layers = config.require_size("num_hidden_layers")?;
+        if num_hidden_layers > 10_000 {
+            return Err(config.error("num_hidden_layers", format!("{num_hidden_layers} is more than 10000")));
+        }
+        config.only_silu()?;
+        let tie_word_embeddings = config.boolean("tie_word_embeddings")?.unwrap_or(false);
+        let rope = Rope::from_config(config, false, default_theta)?;
+        // mlx-lm reads these two from the top level only, and takes an absent tie for true.
+        let mut resolved = vec![
+            ("tie_word_embeddings", tie_word_embeddings.into()),
+            ("rope_theta", rope.theta.into()),
+        ];
+        if let Some(parameters) = config.get("rope_parameters")
+            && rope.scaling != RopeScaling::Default
+        {
+            resolved.push(("rope_scaling", parameters.clone()));
+        }
+        Ok(Self {
+            hidden_size,
+            intermediate_size: config.require_size("intermediate_size")?,
+            num_attention_heads,
+            num_key_value_heads,
+            head_dim,
+            vocab_size: config.require_size("vocab_size")?,
+            rms_norm_eps: config.positive("rms_norm_eps")?.unwrap_or(1e-6) as f32,
+            max_position_embeddings: config.size("max_position_embeddings")?,
+            rope,
+            qk_norm: QkNorm::None,
+            temperature_tuning: None,
+            attention_bias: config.boolean("attention_bias")?.unwrap_or(false),
+            mlp_bias: config.boolean("mlp_bias")?.unwrap_or(false),
+            tie_word_embeddings,
+            mlp_name: "mlp",
+            head_name: "lm_head",
+            layers: vec![LayerSpec { rope: true, span: AttentionSpan::Full }; num_hidden_layers],
+            resolved,
+            notes: Vec::new(),
+        })
+    }
+
+    /// Gives the blocks that `layer_types` calls sliding (or, without such a list, those for which `default` says so)
+    /// the config's `sliding_window`.
+    pub fn set_sliding_windows(&mut self, config: &ModelConfig, default: impl Fn(usize) -> bool) -> Result<()> {
+        let window = config.size("sliding_window")?;
+        let types = config.strings("layer_types")?;
+        if let Some(types) = &types
+            && types.len() != self.layers.len()
+        {
+            return Err(config.error(
+                "layer_types",
+                format!("{} entries for {} layers", types.len(), self.layers.len()),
+            ));
+        }
+        for (i, layer) in self.layers.iter_mut().enumerate() {
+            let sliding = match types.as_ref().map(|types| types[i].as_str()) {
+                None => window.is_some() && default(i),
+                Some("full_attention") => false,
+                Some("sliding_attention") => true,
+                Some(other) => {
+                    return Err(config.error(
+                        "layer_types",
+                        format!("`{other}` is not supported, only full_attention and sliding_attention"),
+                    ));
+                }
+            };
+            if sliding {
+                let window = window.ok_or_else(|| {
+                    config.error("sliding_window", "missing, and layer_types names sliding layers")
+                })?;
+                layer.span = AttentionSpan::Sliding(window);
+            }
+        }
+        Ok(())
+    }
+
+    /// The tensors of this decoder under mlx-lm's names.
+    pub fn manifest(&self) -> Manifest {
+        Manifest::new(self)
+    }
+}

@@ -1,0 +1,68 @@
+//! Which tokens end a text: all EOS ids of config.json and generation_config.json, and only those. (A template's header
+//! tokens do not end anything.)
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::tokenizer::Tokenizer;
+
+/// The ids, sorted. Where neither file names one, the tokenizer's EOS.
+pub fn stop_tokens(config: &ModelConfig, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    let mut ids = Vec::new();
+    if let Some(value) = config.get("eos_token_id") {
+        ids.extend(parse(value).ok_or_else(|| config.error("eos_token_id", unexpected(value)))?);
+    }
+    let path = config.path().with_file_name("generation_config.json");
+    if path.is_file() {
+        ids.extend(from_generation_config(&path)?);
+    }
+    if ids.is_empty() {
+        ids.extend(tokenizer.eos_token_id());
+    }
+    ids.sort_unstable();
+    ids.dedup();
+    Ok(ids)
+}
+
+fn from_generation_config(path: &Path) -> Result<Vec<u32>> {
+    let text = fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let value: Value = serde_json::from_str(&text).map_err(|e| Error::file(path, format!("not valid JSON: {e}")))?;
+    match value.get("eos_token_id") {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(ids) => parse(ids).ok_or_else(|| Error::key(path, "eos_token_id", unexpected(ids))),
+    }
+}
+
+fn unexpected(value: &Value) -> String {
+    format!("expected a token id or a list of them, found {value}")
+}
+
+fn parse(value: &Value) -> Option<Vec<u32>> {
+    match value {
+        Value::Array(values) => values.iter().map(id).collect(),
+        single => Some(vec![id(single)?]),
+    }
+}
+
+fn id(value: &Value) -> Option<u32> {
+    value.as_u64().and_then(|n| u32::try_from(n).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn one_or_many() {
+        assert_eq!(parse(&json!(2)), Some(vec![2]));
+        assert_eq!(parse(&json!([1, 4])), Some(vec![1, 4]));
+        for bad in [json!(-1), json!("x"), json!([1, null])] {
+            assert_eq!(parse(&bad), None);
+        }
+    }
+}

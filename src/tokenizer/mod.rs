@@ -1,0 +1,310 @@
+//! Text to token ids and back, and the chat template: everything a model folder says about its tokenizer.
+//!
+//! Ids are those of transformers' `AutoTokenizer` over the same `tokenizer.json` (checked against
+//! transformers 5.23): the file's own post-processor is the whole rule for BOS and EOS. In particular
+//! `add_bos_token` in `tokenizer_config.json` changes nothing once there is a `tokenizer.json`, truncation and
+//! padding stored in that file are switched off, and special tokens that only `tokenizer_config.json` names
+//! are added. The one deliberate difference: BOS is never doubled (see [`Tokenizer::encode`]). Tokenizer classes
+//! that transformers 5 builds anew from the vocabulary (`LlamaTokenizer`) may place the spaces around special
+//! tokens and at the start of a text differently; here `tokenizer.json` decides.
+//!
+//! Which ids end a generation is the business of config.json and `generation_config.json`, not of this module.
+
+mod chat;
+mod files;
+mod jinja;
+mod special;
+mod stream;
+#[cfg(test)]
+mod testing;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+use tokenizers::DecoderWrapper;
+
+use crate::error::{Error, Result};
+use chat::ChatTemplate;
+use special::SpecialTokens;
+
+pub use chat::Message;
+pub use files::files;
+pub use stream::Stream;
+
+/// The tokenizer of one model folder.
+pub struct Tokenizer {
+    /// `tokenizer.json`, for errors.
+    path: PathBuf,
+    inner: tokenizers::Tokenizer,
+    special: SpecialTokens,
+    chat_template: Option<ChatTemplate>,
+    /// Whether the decoder turns tokens like `<0xE2>` into bytes.
+    byte_fallback: bool,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.json` (required), `tokenizer_config.json`, `special_tokens_map.json` and
+    /// `chat_template.jinja` from `dir`.
+    ///
+    /// # Errors
+    /// When `tokenizer.json` is missing (the hint says how to make one) or one of the files is malformed.
+    /// The chat template is compiled when it is applied, so a broken one does not keep anybody from encoding.
+    pub fn from_dir(dir: &Path) -> Result<Self> {
+        let path = dir.join("tokenizer.json");
+        if !path.is_file() {
+            return Err(files::no_tokenizer_json(dir));
+        }
+        let bytes = fs::read(&path).map_err(|e| Error::io(&path, e))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
+            .map_err(|e| Error::file(&path, format!("not a tokenizer that can be read: {e}")))?;
+        // A stored truncation would cut documents, a stored padding lengthen them; transformers ignores both.
+        inner
+            .with_padding(None)
+            .with_truncation(None)
+            .map_err(|e| Error::file(&path, format!("truncation cannot be switched off: {e}")))?;
+
+        let config_path = dir.join("tokenizer_config.json");
+        let config = read_object(&config_path)?.unwrap_or_default();
+        let special = SpecialTokens::read(dir, &config_path, &config)?;
+        special.add_to(&mut inner).map_err(|e| {
+            Error::file(&config_path, format!("the special tokens named here cannot be added: {e}"))
+        })?;
+
+        let chat_template = ChatTemplate::read(dir, &config_path, &config)?;
+        let byte_fallback = inner.get_decoder().is_some_and(has_byte_fallback);
+        Ok(Self { path, inner, special, chat_template, byte_fallback })
+    }
+
+    /// The token ids of `text`.
+    ///
+    /// With `bos`, what the tokenizer itself puts around a text (its post-processor: usually BOS, for some
+    /// models nothing, for some an EOS too) is added, as `AutoTokenizer.encode` does; without, nothing is.
+    /// Special tokens written out in the text are recognised either way. A text that already starts with
+    /// the BOS token, as a chat template renders it, does not get a second one.
+    ///
+    /// # Errors
+    /// When the tokenizer's model fails on the text (an unknown character without an unknown token).
+    pub fn encode(&self, text: &str, bos: bool) -> Result<Vec<u32>> {
+        let encoding = self
+            .inner
+            .encode_fast(text, bos)
+            .map_err(|e| Error::file(&self.path, format!("the text cannot be tokenized: {e}")))?;
+        let mut ids = encoding.get_ids().to_vec();
+        if bos
+            && let (Some(token), Some(id)) = (self.special.get("bos_token"), self.bos_token_id())
+            && text.starts_with(token)
+            && ids.starts_with(&[id, id])
+        {
+            ids.remove(0);
+        }
+        Ok(ids)
+    }
+
+    /// The text of `ids`; `skip_special` leaves special tokens out. Ids that no token has are left out too.
+    ///
+    /// This is the decoder of `tokenizer.json` alone: transformers' `clean_up_tokenization_spaces` (off by
+    /// default, and ignored for BPE) is not applied.
+    ///
+    /// # Errors
+    /// When the tokenizer's decoder fails.
+    pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
+        self.inner
+            .decode(ids, skip_special)
+            .map_err(|e| Error::file(&self.path, format!("the tokens cannot be decoded: {e}")))
+    }
+
+    /// A detokenizer for tokens that come one by one; see [`Stream`].
+    pub fn stream(&self, skip_special: bool) -> Stream<'_> {
+        Stream::new(self, skip_special)
+    }
+
+    /// The prompt that the model's chat template makes of `messages`, or `None` when there is no template.
+    ///
+    /// Rendered as transformers' `apply_chat_template(..., tokenize=False)` does, without tools or documents.
+    /// A system message with empty content is passed on as it is: that is how a template's default system
+    /// prompt is switched off. Most templates write BOS themselves; [`encode`](Self::encode) does not double
+    /// it.
+    ///
+    /// # Errors
+    /// When `messages` is empty, or when the template does not compile, fails, refuses the messages
+    /// (`raise_exception`) or does not come to an end; the error names the file and the template's line.
+    pub fn apply_chat_template(
+        &self,
+        messages: &[Message],
+        add_generation_prompt: bool,
+    ) -> Result<Option<String>> {
+        let Some(template) = &self.chat_template else { return Ok(None) };
+        template.render(messages, add_generation_prompt, &self.special).map(Some)
+    }
+
+    /// Whether the model folder has a chat template.
+    pub fn has_chat_template(&self) -> bool {
+        self.chat_template.is_some()
+    }
+
+    /// Number of tokens, added ones included. A model's embedding may have more rows than that.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// The id of a token, spelled as in the vocabulary (`▁the`, `Ġthe`, `<s>`).
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+
+    /// The token of an id, spelled as in the vocabulary.
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The id of the `bos_token` that `tokenizer_config.json` or `special_tokens_map.json` names.
+    pub fn bos_token_id(&self) -> Option<u32> {
+        self.special.get("bos_token").and_then(|token| self.token_to_id(token))
+    }
+
+    /// The id of the `eos_token` that `tokenizer_config.json` or `special_tokens_map.json` names. A model may
+    /// stop at more ids than this one: those are in `generation_config.json`.
+    pub fn eos_token_id(&self) -> Option<u32> {
+        self.special.get("eos_token").and_then(|token| self.token_to_id(token))
+    }
+}
+
+/// A JSON file that holds an object; `None` when there is no such file.
+fn read_object(path: &Path) -> Result<Option<Map<String, Value>>> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(Error::io(path, e)),
+    };
+    serde_json::from_slice(&bytes)
+        .map(Some)
+        .map_err(|e| Error::file(path, format!("not a valid JSON object: {e}")))
+}
+
+fn has_byte_fallback(decoder: &DecoderWrapper) -> bool {
+    match decoder {
+        DecoderWrapper::ByteFallback(_) => true,
+        DecoderWrapper::Sequence(all) => all.get_decoders().iter().any(has_byte_fallback),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::testing::{config, fixture, folder, sentencepiece};
+    use super::*;
+
+    fn open(files: &[(&str, &str)]) -> Tokenizer {
+        Tokenizer::from_dir(folder(files).path()).unwrap()
+    }
+
+    #[test]
+    fn fixture_goes_there_and_back() {
+        let tokenizer = fixture();
+        assert_eq!(tokenizer.vocab_size(), 1024);
+        assert_eq!((tokenizer.bos_token_id(), tokenizer.eos_token_id()), (Some(0), Some(4)));
+        assert_eq!(tokenizer.token_to_id("<|end_of_text|>"), Some(1));
+        assert_eq!(tokenizer.id_to_token(1).as_deref(), Some("<|end_of_text|>"));
+        assert_eq!((tokenizer.token_to_id("no such token"), tokenizer.id_to_token(1024)), (None, None));
+        for text in ["", " ", "Hello,  world\n", "π 日本語 👩‍👩‍👧 \u{0}", "\t<b> def f(x): "]
+        {
+            let ids = tokenizer.encode(text, true).unwrap();
+            assert_eq!(ids.first(), Some(&0), "{text:?}");
+            assert_eq!(ids.get(1..), Some(tokenizer.encode(text, false).unwrap().as_slice()));
+            assert_eq!(tokenizer.decode(&ids, true).unwrap(), text);
+            assert_eq!(tokenizer.decode(&ids, false).unwrap(), format!("<|begin_of_text|>{text}"));
+        }
+    }
+
+    #[test]
+    fn bos_is_not_doubled() {
+        let tokenizer = fixture();
+        let once = tokenizer.encode("hey", true).unwrap();
+        assert_eq!(tokenizer.encode("<|begin_of_text|>hey", true).unwrap(), once);
+        assert_eq!(tokenizer.encode("<|begin_of_text|>hey", false).unwrap(), once);
+        // Written twice in the text is the text's own affair.
+        assert_eq!(tokenizer.encode("<|begin_of_text|><|begin_of_text|>", true).unwrap(), [0, 0]);
+        assert_eq!(tokenizer.encode("<|begin_of_text|>", true).unwrap(), [0]);
+    }
+
+    #[test]
+    fn post_processor_is_the_bos_rule() {
+        // As transformers 5.23: with a tokenizer.json, `add_bos_token` says nothing.
+        let with = sentencepiece(true).to_string();
+        let without = sentencepiece(false).to_string();
+        for add_bos_token in ["true", "false"] {
+            let config = format!(r#"{{"bos_token": "<s>", "add_bos_token": {add_bos_token}}}"#);
+            let tokenizer = open(&[("tokenizer.json", &with), ("tokenizer_config.json", &config)]);
+            assert_eq!(tokenizer.encode("", true).unwrap(), [1]);
+            assert!(tokenizer.encode("", false).unwrap().is_empty());
+            let tokenizer = open(&[("tokenizer.json", &without), ("tokenizer_config.json", &config)]);
+            assert!(tokenizer.encode("", true).unwrap().is_empty());
+        }
+    }
+
+    #[test]
+    fn stored_truncation_and_padding_are_ignored() {
+        let mut json = sentencepiece(true);
+        json["truncation"] = serde_json::json!(
+            {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0});
+        json["padding"] = serde_json::json!({"strategy": {"Fixed": 64}, "direction": "Right",
+            "pad_to_multiple_of": null, "pad_id": 0, "pad_type_id": 0, "pad_token": "<unk>"});
+        let plain = open(&[("tokenizer.json", &sentencepiece(true).to_string())]);
+        let tokenizer = open(&[("tokenizer.json", &json.to_string())]);
+        assert_eq!(tokenizer.encode("a b a", true).unwrap(), plain.encode("a b a", true).unwrap());
+    }
+
+    #[test]
+    fn special_tokens_come_from_both_files() {
+        let json = sentencepiece(true).to_string();
+        let size = open(&[("tokenizer.json", &json)]).vocab_size();
+        // Strings and objects; the map wins; a token that tokenizer.json lacks gets the next id.
+        let tokenizer = open(&[
+            ("tokenizer.json", &json),
+            (
+                "tokenizer_config.json",
+                r#"{"bos_token": {"content": "<s>", "lstrip": false}, "eos_token": "<unk>", "pad_token": "<pad>",
+                    "unk_token": null, "extra_special_tokens": ["<x>"]}"#,
+            ),
+            ("special_tokens_map.json", r#"{"eos_token": {"content": "</s>"}}"#),
+        ]);
+        assert_eq!((tokenizer.bos_token_id(), tokenizer.eos_token_id()), (Some(1), Some(2)));
+        assert_eq!(tokenizer.vocab_size(), size + 2);
+        let pad = tokenizer.token_to_id("<pad>").unwrap();
+        assert_eq!(pad as usize, size);
+        let ids = tokenizer.encode("a<pad><x>", false).unwrap();
+        assert_eq!(ids.get(ids.len() - 2..), Some([pad, pad + 1].as_slice()));
+        assert_eq!(tokenizer.decode(&ids, true).unwrap(), "a");
+        // With `added_tokens_decoder` the map does not count.
+        let tokenizer = open(&[
+            ("tokenizer.json", &json),
+            (
+                "tokenizer_config.json",
+                r#"{"eos_token": "<unk>", "added_tokens_decoder": {"0": {"content": "<unk>", "special": true}}}"#,
+            ),
+            ("special_tokens_map.json", r#"{"eos_token": "</s>"}"#),
+        ]);
+        assert_eq!((tokenizer.bos_token_id(), tokenizer.eos_token_id()), (None, Some(0)));
+    }
+
+    #[test]
+    fn malformed_files_are_named() {
+        let json = sentencepiece(true).to_string();
+        let fails = |files: &[(&str, &str)]| {
+            let dir = folder(files);
+            Tokenizer::from_dir(dir.path()).err().unwrap().to_string()
+        };
+        let message = fails(&[("tokenizer.json", "{}")]);
+        assert!(message.contains("tokenizer.json: not a tokenizer"), "{message}");
+        let message = fails(&[("tokenizer.json", &json), ("tokenizer_config.json", "[1]")]);
+        assert!(message.contains("tokenizer_config.json: not a valid JSON object"), "{message}");
+        let message = fails(&[("tokenizer.json", &json), config(r#"{"bos_token": 3}"#)]);
+        assert!(message.contains("key `bos_token`: expected a string"), "{message}");
+        let message = fails(&[("tokenizer.json", &json), config(r#"{"added_tokens_decoder": {"x": "y"}}"#)]);
+        assert!(message.contains("key `added_tokens_decoder`"), "{message}");
+        let message = fails(&[("tokenizer.json", &json), config(r#"{"chat_template": 1}"#)]);
+        assert!(message.contains("key `chat_template`"), "{message}");
+    }
+}

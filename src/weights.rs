@@ -1,0 +1,250 @@
+//! Producers of output tensors: copied, cast or quantized from a source, a few megabytes at a time.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+use crate::affine::{self, AffineError, FloatType, Quantized, Rows};
+use crate::candidate::Quant;
+use crate::checkpoint::{
+    CastReport, Checkpoint, Dtype, OutputFolder, OutputTensor, Produce, Shards, Sink, SourceTensor, cast, write_npz,
+    write_safetensors,
+};
+use crate::cli::{Format, Output};
+use crate::error::{Error, Result};
+use crate::report::Console;
+
+/// Source bytes in a chunk.
+const CHUNK: usize = 4 << 20;
+
+/// What the casts met, by tensor.
+#[derive(Debug, Default)]
+pub struct Warnings {
+    tensors: Mutex<BTreeMap<String, CastReport>>,
+}
+
+impl Warnings {
+    fn add(&self, tensor: &str, report: CastReport) {
+        if report.non_finite > 0 {
+            let mut tensors = self.tensors.lock().unwrap_or_else(PoisonError::into_inner);
+            tensors.entry(tensor.to_owned()).or_default().merge(report);
+        }
+    }
+
+    /// One sentence a tensor.
+    pub fn messages(&self) -> Vec<String> {
+        let tensors = self.tensors.lock().unwrap_or_else(PoisonError::into_inner);
+        tensors
+            .iter()
+            .map(|(name, report)| format!("tensor `{name}` has {} values that are NaN or infinite", report.non_finite))
+            .collect()
+    }
+}
+
+/// A tensor written as it is.
+pub struct CopyTensor<'a> {
+    source: SourceTensor<'a>,
+}
+
+impl<'a> CopyTensor<'a> {
+    /// Copies `source`.
+    pub fn new(source: SourceTensor<'a>) -> Self {
+        Self { source }
+    }
+}
+
+impl Produce for CopyTensor<'_> {
+    fn outputs(&self) -> Vec<OutputTensor> {
+        let tensor = &self.source.tensor;
+        vec![OutputTensor {
+            name: self.source.name.to_owned(),
+            dtype: tensor.dtype,
+            shape: tensor.shape.to_vec(),
+        }]
+    }
+
+    fn chunks(&self) -> usize {
+        self.source.tensor.bytes().len().div_ceil(CHUNK)
+    }
+
+    fn produce(&self, index: usize, sink: &mut Sink<'_>) -> Result<()> {
+        let start = index * CHUNK;
+        let end = (start + CHUNK).min(self.source.tensor.bytes().len());
+        sink(0, start as u64, self.source.tensor.slice(start, end))?;
+        self.source.tensor.release(start, end);
+        Ok(())
+    }
+}
+
+/// A tensor cast to a float dtype.
+pub struct CastTensor<'a> {
+    source: SourceTensor<'a>,
+    dtype: Dtype,
+    warnings: &'a Warnings,
+}
+
+impl<'a> CastTensor<'a> {
+    /// Casts `source` to `dtype`.
+    pub fn new(source: SourceTensor<'a>, dtype: Dtype, warnings: &'a Warnings) -> Self {
+        Self { source, dtype, warnings }
+    }
+
+    fn chunk_values(&self) -> usize {
+        CHUNK / self.source.tensor.dtype.size()
+    }
+}
+
+impl Produce for CastTensor<'_> {
+    fn outputs(&self) -> Vec<OutputTensor> {
+        let shape = self.source.tensor.shape.to_vec();
+        vec![OutputTensor { name: self.source.name.to_owned(), dtype: self.dtype, shape }]
+    }
+
+    fn chunks(&self) -> usize {
+        self.source.tensor.len().div_ceil(self.chunk_values())
+    }
+
+    fn produce(&self, index: usize, sink: &mut Sink<'_>) -> Result<()> {
+        let tensor = &self.source.tensor;
+        let size = tensor.dtype.size();
+        let first = index * self.chunk_values();
+        let end = (first + self.chunk_values()).min(tensor.len());
+        let mut out = Vec::new();
+        let report = cast(tensor.dtype, tensor.slice(first * size, end * size), self.dtype, &mut out);
+        check_range(&self.source, self.dtype, report)?;
+        self.warnings.add(self.source.name, report);
+        tensor.release(first * size, end * size);
+        sink(0, (first * self.dtype.size()) as u64, &out)
+    }
+}
+
+fn check_range(source: &SourceTensor<'_>, dtype: Dtype, report: CastReport) -> Result<()> {
+    if !report.overflow {
+        return Ok(());
+    }
+    Err(Error::tensor(source.tensor.file, source.name, format!("has values beyond the range of {dtype}"))
+        .hint("they would become infinite: use --dtype bfloat16 or float32"))
+}
+
+/// A matrix quantized to packed codes, scales and biases.
+pub struct QuantizeTensor<'a> {
+    source: SourceTensor<'a>,
+    layer: String,
+    quant: Quant,
+    dtype: Dtype,
+    warnings: &'a Warnings,
+}
+
+impl<'a> QuantizeTensor<'a> {
+    /// Quantizes the matrix `source` of `layer`; the weights are cast to `dtype`, that of scales and biases, first.
+    pub fn new(
+        source: SourceTensor<'a>,
+        layer: &str,
+        quant: Quant,
+        dtype: Dtype,
+        warnings: &'a Warnings,
+    ) -> Self {
+        Self { source, layer: layer.to_owned(), quant, dtype, warnings }
+    }
+
+    fn rows(&self) -> usize {
+        self.source.tensor.shape[0]
+    }
+
+    fn columns(&self) -> usize {
+        self.source.tensor.shape[1]
+    }
+
+    fn round(&self, rows: &[u8]) -> Result<Quantized> {
+        let fail = |e: AffineError| {
+            Error::tensor(self.source.tensor.file, self.source.name, e.to_string())
+                .hint("this layer cannot be quantized: keep it float, or mend the checkpoint")
+        };
+        let dtype = float_type(self.dtype)?;
+        let rows = Rows::new(rows, dtype, self.columns()).map_err(fail)?;
+        affine::quantize(rows, self.quant, dtype).map_err(fail)
+    }
+
+    fn chunk_rows(&self) -> usize {
+        (CHUNK / (self.columns() * self.source.tensor.dtype.size())).max(1)
+    }
+}
+
+impl Produce for QuantizeTensor<'_> {
+    fn outputs(&self) -> Vec<OutputTensor> {
+        let words = self.quant.packed_columns(self.columns()).unwrap_or(0);
+        let groups = self.quant.groups(self.columns()).unwrap_or(0);
+        let output = |part: &str, dtype, columns| OutputTensor {
+            name: format!("{}.{part}", self.layer),
+            dtype,
+            shape: vec![self.rows(), columns],
+        };
+        vec![
+            output("weight", Dtype::U32, words),
+            output("scales", self.dtype, groups),
+            output("biases", self.dtype, groups),
+        ]
+    }
+
+    fn chunks(&self) -> usize {
+        self.rows().div_ceil(self.chunk_rows())
+    }
+
+    fn produce(&self, index: usize, sink: &mut Sink<'_>) -> Result<()> {
+        let tensor = &self.source.tensor;
+        let row = self.columns() * tensor.dtype.size();
+        let first = index * self.chunk_rows();
+        let end = (first + self.chunk_rows()).min(self.rows());
+        let mut rounded = Vec::new();
+        let report = cast(tensor.dtype, tensor.slice(first * row, end * row), self.dtype, &mut rounded);
+        check_range(&self.source, self.dtype, report)?;
+        self.warnings.add(self.source.name, report);
+        let parts = self.round(&rounded)?;
+        for (output, part) in [parts.packed, parts.scales, parts.biases].iter().enumerate() {
+            let row_bytes = part.len() / (end - first);
+            sink(output, (first * row_bytes) as u64, part)?;
+        }
+        tensor.release(first * row, end * row);
+        Ok(())
+    }
+}
+
+/// The dtype of scales and biases.
+pub fn float_type(dtype: Dtype) -> Result<FloatType> {
+    match dtype {
+        Dtype::F32 => Ok(FloatType::F32),
+        Dtype::F16 => Ok(FloatType::F16),
+        Dtype::BF16 => Ok(FloatType::Bf16),
+        other => Err(Error::usage(format!("MLX has no scales in {other}")).hint("use float16, bfloat16 or float32")),
+    }
+}
+
+/// Writes what `producers` make into `folder` in the wanted format, with a progress bar called `verb`.
+pub fn write(
+    folder: &OutputFolder,
+    producers: &[Box<dyn Produce + '_>],
+    output: &Output,
+    parameters: u64,
+    console: &Console,
+    verb: &str,
+) -> Result<Shards> {
+    let total = producers.iter().flat_map(|p| p.outputs()).map(|tensor| tensor.bytes()).sum();
+    let bar = console.bytes_bar(verb, total);
+    let shards = match output.format {
+        Format::Safetensors => {
+            write_safetensors(folder.path(), producers, output.max_shard_size, parameters, &|n| bar.inc(n))?
+        }
+        Format::Npz => {
+            // Members of a ZIP need their checksum first; a safetensors file gives them in order, mapped.
+            let staging = folder.path().join("staging");
+            std::fs::create_dir(&staging).map_err(|e| Error::io(&staging, e))?;
+            let shards = write_safetensors(&staging, producers, u64::MAX, parameters, &|n| bar.inc(n))?;
+            let checkpoint = Checkpoint::open(&staging)?;
+            write_npz(&folder.path().join("weights.npz"), &checkpoint)?;
+            drop(checkpoint);
+            std::fs::remove_dir_all(&staging).map_err(|e| Error::io(&staging, e))?;
+            Shards { files: vec!["weights.npz".to_owned()], ..shards }
+        }
+    };
+    bar.finish_and_clear();
+    Ok(shards)
+}

@@ -1,0 +1,93 @@
+//! Developer tasks of mixbit: `cargo xtask <command>`. Without a command it prints its help.
+#![allow(clippy::print_stdout, reason = "what a task is run for goes to standard output")]
+
+mod bench;
+mod demo;
+mod dist;
+mod parity;
+mod process;
+mod python;
+#[cfg(target_os = "linux")]
+mod setup;
+mod test;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+/// Developer tasks of mixbit.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Task>,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Fetch and build the MLX engine (Linux; nothing to do on macOS)
+    Setup,
+    /// Run all tests
+    Test,
+    /// Convert, quantize, inspect and run a small model, showing each command
+    Demo,
+    /// Compare mixbit with mlx-lm on this machine
+    Parity {
+        /// Handed on to xtask/parity.py
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Measure mixbit beside mlx-lm
+    #[command(subcommand)]
+    Bench(bench::Bench),
+    /// Pack a release that runs from any folder
+    Dist,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        None => Cli::command().print_help().map_err(Into::into),
+        Some(Task::Setup) => setup(),
+        Some(Task::Test) => test::run(),
+        Some(Task::Demo) => demo::run(),
+        Some(Task::Parity { arguments }) => parity::run(&arguments),
+        Some(Task::Bench(bench)) => bench::run(&bench),
+        Some(Task::Dist) => dist::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints an error and its causes, and after them what they advise.
+fn report(error: &anyhow::Error) {
+    let mut hints = Vec::new();
+    for (depth, cause) in error.chain().enumerate() {
+        let message = cause.to_string();
+        let (what, hint) = message.split_once("\nhint: ").unwrap_or((&message, ""));
+        eprintln!("{}: {what}", if depth == 0 { "error" } else { "because" });
+        hints.extend((!hint.is_empty()).then(|| hint.to_owned()));
+    }
+    for hint in hints {
+        eprintln!("hint: {hint}");
+    }
+}
+
+/// Makes the engine ready.
+#[cfg(target_os = "linux")]
+fn setup() -> anyhow::Result<()> {
+    setup::run()
+}
+
+/// Makes the engine ready: mlx-sys builds MLX itself here.
+#[cfg(not(target_os = "linux"))]
+#[expect(clippy::unnecessary_wraps, reason = "the Linux one can fail")]
+fn setup() -> anyhow::Result<()> {
+    eprintln!("setup: nothing to do, mlx-sys builds MLX itself");
+    Ok(())
+}

@@ -10,19 +10,37 @@ use crate::spec::DecoderSpec;
 pub struct Architecture {
     /// The config's `model_type`.
     pub model_type: &'static str,
+    /// The row whose tests cover this one, for a mere other name.
+    pub alias_of: Option<&'static str>,
     /// Maps config (and the names and shapes found in the checkpoint) to the decoder.
-    pub spec: fn(&ModelConfig, &TensorShapes) -> Result<DecoderSpec>,
+    pub spec: Spec,
     /// Maps a checkpoint's tensor name to mlx-lm's.
     pub rename: fn(&str) -> Rename,
 }
 
 const ARCHITECTURES: &[Architecture] = &[
-    Architecture { model_type: "llama", spec: llama::spec, rename: rename_common },
-    Architecture { model_type: "llama4_text", spec: llama4_text::spec, rename: llama4_text::rename },
-    Architecture { model_type: "mistral", spec: mistral::spec, rename: rename_common },
-    Architecture { model_type: "qwen3", spec: qwen3::spec, rename: rename_common },
-    Architecture { model_type: "iquestcoder", spec: llama::spec, rename: rename_common },
+    row("llama", llama::spec, rename_common),
+    row("llama4_text", llama4_text::spec, llama4_text::rename),
+    row("mistral", mistral::spec, rename_common),
+    row("qwen3", qwen3::spec, rename_common),
+    alias("iquestcoder", "llama", llama::spec, rename_common),
 ];
+
+/// Config and shapes to decoder.
+pub type Spec = fn(&ModelConfig, &TensorShapes) -> Result<DecoderSpec>;
+
+const fn row(model_type: &'static str, spec: Spec, rename: fn(&str) -> Rename) -> Architecture {
+    Architecture { model_type, alias_of: None, spec, rename }
+}
+
+const fn alias(
+    model_type: &'static str,
+    of: &'static str,
+    spec: Spec,
+    rename: fn(&str) -> Rename,
+) -> Architecture {
+    Architecture { model_type, alias_of: Some(of), spec, rename }
+}
 
 /// All rows.
 pub fn rows() -> &'static [Architecture] {

@@ -1,0 +1,115 @@
+//! What the integration tests share: the binary, fixtures, and a checkpoint to damage.
+#![allow(dead_code, missing_docs, reason = "each test binary uses a part of this")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use serde_json::{Map, Value, json};
+
+pub fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
+}
+
+/// The trained model that is bundled.
+pub fn bundled() -> PathBuf {
+    fixtures().join("models/mobilellm-docs-1m")
+}
+
+/// Folders below fixtures/golden that hold a model and its golden logits.
+pub fn golden_cases() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut folders = vec![fixtures().join("golden")];
+    while let Some(folder) = folders.pop() {
+        if folder.join("golden.safetensors").is_file() {
+            found.push(folder);
+            continue;
+        }
+        let entries = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        folders.extend(entries.filter(|path| path.is_dir()));
+    }
+    found.sort();
+    found
+}
+
+pub fn json_file(path: &Path) -> Value {
+    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
+}
+
+pub fn mixbit<I: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = I>) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_mixbit")).args(arguments).env_remove("MIXBIT_ENGINE_DIR").output().unwrap()
+}
+
+pub fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+pub fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[track_caller]
+pub fn succeeded(output: &Output) {
+    assert!(output.status.success(), "{}\n{}", stdout(output), stderr(output));
+}
+
+/// Copies a folder of files.
+pub fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap();
+        if path.is_file() {
+            fs::write(to.join(name), fs::read(&path).unwrap()).unwrap();
+        }
+    }
+}
+
+/// A safetensors file in memory, to be changed and written.
+pub struct RawCheckpoint {
+    pub tensors: Vec<(String, String, Vec<usize>, Vec<u8>)>,
+}
+
+impl RawCheckpoint {
+    pub fn read(path: &Path) -> Self {
+        let bytes = fs::read(path).unwrap();
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let tensors = file.tensors().into_iter().map(|(name, view)| {
+            (name, view.dtype().to_string(), view.shape().to_vec(), view.data().to_vec())
+        });
+        let mut tensors: Vec<_> = tensors.collect();
+        tensors.sort();
+        Self { tensors }
+    }
+
+    pub fn get_mut(&mut self, name: &str) -> &mut (String, String, Vec<usize>, Vec<u8>) {
+        self.tensors.iter_mut().find(|tensor| tensor.0 == name).unwrap()
+    }
+
+    pub fn remove(&mut self, name: &str) {
+        self.tensors.retain(|tensor| tensor.0 != name);
+    }
+
+    pub fn header(&self) -> Map<String, Value> {
+        let mut header = Map::new();
+        let mut offset = 0;
+        for (name, dtype, shape, data) in &self.tensors {
+            let end = offset + data.len();
+            header.insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}));
+            offset = end;
+        }
+        header
+    }
+
+    pub fn write(&self, path: &Path) {
+        self.write_with(path, &self.header());
+    }
+
+    pub fn write_with(&self, path: &Path, header: &Map<String, Value>) {
+        let text = serde_json::to_vec(header).unwrap();
+        let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(text);
+        self.tensors.iter().for_each(|tensor| bytes.extend(&tensor.3));
+        fs::write(path, bytes).unwrap();
+    }
+}

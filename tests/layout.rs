@@ -1,0 +1,41 @@
+//! Rules of the source tree that the compiler does not check.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+fn all_sources() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    assert!(found.len() > 20);
+    found
+}
+
+#[test]
+fn only_the_engine_uses_mlx() {
+    for path in all_sources() {
+        let text = fs::read_to_string(&path).unwrap();
+        let inside = path.components().any(|part| part.as_os_str() == "engine");
+        let uses = text.contains("mlx_rs") || text.contains("mlx_sys");
+        assert!(inside || !uses, "{} uses MLX; only src/engine may", path.display());
+    }
+}
+
+#[test]
+fn files_stay_readable_in_a_sitting() {
+    for path in all_sources() {
+        let lines = fs::read_to_string(&path).unwrap().lines().count();
+        assert!(lines <= 500, "{} has {lines} lines: split it by subject", path.display());
+    }
+}

@@ -1,0 +1,260 @@
+//! Damaged and contradictory input: one clear error, a hint, a non-zero exit, nothing left behind.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{RawCheckpoint, bundled, copy_folder, mixbit, stderr, succeeded};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const WEIGHTS: &str = "model.safetensors";
+const GATE: &str = "model.layers.1.feed_forward.gate_proj.weight";
+
+/// A copy of the bundled model to damage.
+struct Patient {
+    home: TempDir,
+}
+
+impl Patient {
+    fn new() -> Self {
+        let home = tempfile::tempdir().unwrap();
+        copy_folder(&bundled(), &home.path().join("model"));
+        Self { home }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.home.path().join("model").join(name)
+    }
+
+    fn weights(&self, change: impl FnOnce(&mut RawCheckpoint)) {
+        let mut raw = RawCheckpoint::read(&self.file(WEIGHTS));
+        change(&mut raw);
+        raw.write(&self.file(WEIGHTS));
+    }
+
+    fn config(&self, change: impl FnOnce(&mut Value)) {
+        let mut config = common::json_file(&self.file("config.json"));
+        change(&mut config);
+        fs::write(self.file("config.json"), config.to_string()).unwrap();
+    }
+
+    fn header(&self, change: impl FnOnce(&mut serde_json::Map<String, Value>)) {
+        let raw = RawCheckpoint::read(&self.file(WEIGHTS));
+        let mut header = raw.header();
+        change(&mut header);
+        raw.write_with(&self.file(WEIGHTS), &header);
+    }
+
+    /// Converts, which must fail with all of `expected` in the message, a hint, and nothing left.
+    #[track_caller]
+    fn refused(&self, expected: &[&str]) {
+        let model = self.home.path().join("model");
+        let out = self.home.path().join("out");
+        let output = mixbit([Path::new("convert"), "--hf-path".as_ref(), &model, "--mlx-path".as_ref(), &out]);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        for part in expected {
+            assert!(text.contains(part), "expected `{part}` in:\n{text}");
+        }
+        assert_eq!(text.matches("error: ").count(), 1, "{text}");
+        assert!(text.contains("hint: "), "{text}");
+        assert_eq!(fs::read_dir(self.home.path()).unwrap().count(), 1, "something was left behind");
+    }
+}
+
+#[test]
+fn truncated_weights() {
+    let patient = Patient::new();
+    let bytes = fs::read(patient.file(WEIGHTS)).unwrap();
+    for length in [0, 5, 100, bytes.len() / 2, bytes.len() - 1] {
+        fs::write(patient.file(WEIGHTS), &bytes[..length]).unwrap();
+        patient.refused(&[WEIGHTS]);
+    }
+}
+
+#[test]
+fn header_longer_than_the_file() {
+    let patient = Patient::new();
+    let mut bytes = fs::read(patient.file(WEIGHTS)).unwrap();
+    for length in [bytes.len() as u64, u64::MAX, 1 << 40] {
+        bytes[..8].copy_from_slice(&length.to_le_bytes());
+        fs::write(patient.file(WEIGHTS), &bytes).unwrap();
+        patient.refused(&[WEIGHTS, "header claims"]);
+    }
+}
+
+#[test]
+fn offsets_that_overlap_or_leave_the_file() {
+    for offsets in [json!([0, 196_608]), json!([1_000_000_000, 1_000_196_608]), json!([196_608, 0])] {
+        let patient = Patient::new();
+        patient.header(|header| header[GATE]["data_offsets"] = offsets.clone());
+        patient.refused(&[WEIGHTS, "not a whole safetensors file"]);
+    }
+}
+
+#[test]
+fn header_that_is_no_json() {
+    let patient = Patient::new();
+    let mut bytes = fs::read(patient.file(WEIGHTS)).unwrap();
+    bytes[8..12].copy_from_slice(b"oops");
+    fs::write(patient.file(WEIGHTS), &bytes).unwrap();
+    patient.refused(&[WEIGHTS]);
+}
+
+#[test]
+fn index_that_names_what_is_not_there() {
+    let index = |patient: &Patient, name: &str, file: &str| {
+        let raw = RawCheckpoint::read(&patient.file(WEIGHTS));
+        let mut map: serde_json::Map<String, Value> =
+            raw.tensors.iter().map(|tensor| (tensor.0.clone(), json!(WEIGHTS))).collect();
+        map.insert(name.to_owned(), json!(file));
+        fs::write(patient.file("model.safetensors.index.json"), json!({"weight_map": map}).to_string()).unwrap();
+    };
+    let patient = Patient::new();
+    index(&patient, GATE, "model-00002-of-00002.safetensors");
+    patient.refused(&["model-00002-of-00002.safetensors", "not there"]);
+    index(&patient, GATE, "../model/model.safetensors");
+    patient.refused(&[GATE, "outside the folder"]);
+    index(&patient, GATE, "/etc/hostname");
+    patient.refused(&[GATE, "outside the folder"]);
+    fs::write(patient.file("model.safetensors.index.json"), "{}").unwrap();
+    let text = mixbit(["inspect", patient.file("").to_str().unwrap()]);
+    assert!(stderr(&text).contains("weight_map"), "{}", stderr(&text));
+}
+
+#[test]
+fn shards_without_an_index_must_be_all_there() {
+    let patient = Patient::new();
+    fs::rename(patient.file(WEIGHTS), patient.file("model-00001-of-00002.safetensors")).unwrap();
+    patient.refused(&["promise 2 files, 1 are there"]);
+}
+
+#[test]
+fn missing_extra_and_misshapen_tensors() {
+    let patient = Patient::new();
+    patient.weights(|raw| raw.remove(GATE));
+    patient.refused(&[GATE, "missing"]);
+    let patient = Patient::new();
+    patient.weights(|raw| raw.tensors.push(("surprise".into(), "F32".into(), vec![1], vec![0; 4])));
+    patient.refused(&["`surprise`", "not part of this architecture"]);
+    let patient = Patient::new();
+    patient.weights(|raw| raw.get_mut(GATE).2 = vec![128, 384]);
+    patient.refused(&[GATE, "shape [128, 384], expected [384, 128]"]);
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_named() {
+    let patient = Patient::new();
+    patient.weights(|raw| {
+        let data = &mut raw.get_mut(GATE).3;
+        data[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+        data[4..8].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    });
+    let (model, out) = (patient.file(""), patient.home.path().join("out"));
+    let output = mixbit(["convert", "--hf-path", model.to_str().unwrap(), "--mlx-path", out.to_str().unwrap()]);
+    succeeded(&output);
+    assert!(stderr(&output).contains(&format!("tensor `{GATE}` has 2 values that are NaN or infinite")), "{}", stderr(&output));
+}
+
+#[test]
+fn configs_that_cannot_be_honoured() {
+    let patient = Patient::new();
+    fs::write(patient.file("config.json"), "{ \"model_type\": ").unwrap();
+    patient.refused(&["config.json", "not valid JSON"]);
+    for (key, value, expected) in [
+        ("model_type", json!("gpt9"), "`gpt9` is not supported"),
+        ("model_type", Value::Null, "model_type"),
+        ("hidden_size", json!(-128), "expected an integer"),
+        ("vocab_size", json!(1e30), "expected an integer"),
+        ("num_attention_heads", json!(0), "expected an integer"),
+        ("hidden_act", json!("gelu"), "`gelu` is not supported"),
+        ("rope_scaling", json!({"rope_type": "longrope", "factor": 2.0}), "`longrope` is not supported"),
+        ("no_rope_layers", json!([1, 1]), "2 entries for 4 layers"),
+        ("num_key_value_heads", json!(3), "does not divide"),
+        ("quantization_config", json!({"quant_method": "gptq", "bits": 4}), "not by MLX"),
+        ("quantization", json!({"bits": 4, "group_size": 64, "model.layers.0.self_attn.q_proj": {"bits": 4, "group_size": 64}}), "scales"),
+    ] {
+        let patient = Patient::new();
+        patient.config(|config| config[key] = value.clone());
+        let model = patient.file("");
+        let output = mixbit(["inspect", model.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains(expected), "{key} {value}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn pickles_and_folders_without_weights_or_tokenizer() {
+    let patient = Patient::new();
+    fs::rename(patient.file(WEIGHTS), patient.file("pytorch_model.bin")).unwrap();
+    patient.refused(&["no weights", "pickle"]);
+    let patient = Patient::new();
+    fs::remove_file(patient.file("tokenizer.json")).unwrap();
+    fs::remove_file(patient.file("tokenizer_config.json")).unwrap();
+    fs::remove_file(patient.file("chat_template.jinja")).unwrap();
+    patient.refused(&["no tokenizer"]);
+    let output = mixbit(["inspect", "no/such/folder"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("the model folder does not exist"), "{}", stderr(&output));
+}
+
+#[test]
+fn output_and_input_must_be_apart() {
+    let patient = Patient::new();
+    let model = patient.file("");
+    let model = model.to_str().unwrap();
+    for out in [model.to_owned(), format!("{model}/out"), patient.home.path().to_str().unwrap().to_owned()] {
+        let output = mixbit(["convert", "--hf-path", model, "--mlx-path", &out, "--overwrite"]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(patient.file(WEIGHTS).is_file() && !patient.file("out").exists());
+    }
+}
+
+#[test]
+fn targets_out_of_range_say_what_is_reachable() {
+    let out = tempfile::tempdir().unwrap();
+    let out = out.path().join("out");
+    for target in ["1.5", "17", "nan", "-3"] {
+        let target = format!("--target-bpw={target}");
+        let output = mixbit([
+            "quantize",
+            "--hf-path",
+            bundled().to_str().unwrap(),
+            "--mlx-path",
+            out.to_str().unwrap(),
+            &target,
+        ]);
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        let text = stderr(&output);
+        assert!(text.contains("from 2.250 to 16.000") && text.contains("hint: the nearest is"), "{text}");
+        assert!(!out.exists());
+    }
+}
+
+#[test]
+fn calibration_texts_that_do_not_do() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("text");
+    for (contents, expected) in
+        [(&b"short"[..], "tokens"), (&b"\xff\xfe\x00"[..], "not UTF-8"), (&b" \n"[..], "is empty")]
+    {
+        fs::write(&file, contents).unwrap();
+        let output = mixbit([
+            "quantize",
+            "--hf-path",
+            bundled().to_str().unwrap(),
+            "--mlx-path",
+            home.path().join("out").to_str().unwrap(),
+            "--target-bpw",
+            "4.5",
+            "--calibration",
+            file.to_str().unwrap(),
+        ]);
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+        assert!(!home.path().join("out").exists());
+    }
+}

@@ -1,0 +1,145 @@
+//! `mixbit convert` as a user runs it.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{RawCheckpoint, bundled, copy_folder, fixtures, golden_cases, json_file, mixbit, stderr, succeeded};
+use half::f16;
+use mixbit::checkpoint::SourceModel;
+use mixbit::engine::{Engine, Model};
+use serde_json::json;
+
+fn convert(from: &Path, to: &Path, more: &[&str]) -> std::process::Output {
+    let mut arguments = vec!["convert", "--hf-path", from.to_str().unwrap(), "--mlx-path", to.to_str().unwrap()];
+    arguments.extend(more);
+    mixbit(arguments)
+}
+
+#[test]
+fn the_bundled_model_becomes_float16_value_by_value() {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    succeeded(&convert(&bundled(), &out, &["--dtype", "float16"]));
+    let before = RawCheckpoint::read(&bundled().join("model.safetensors"));
+    let after = RawCheckpoint::read(&out.join("model.safetensors"));
+    assert_eq!(before.tensors.len(), after.tensors.len());
+    for (old, new) in before.tensors.iter().zip(&after.tensors) {
+        assert_eq!((&old.0, &old.2, new.1.as_str()), (&new.0, &new.2, "F16"));
+        let expected: Vec<u8> = old.3.as_chunks().0.iter().flat_map(|b| f16::from_f32(f32::from_le_bytes(*b)).to_le_bytes()).collect();
+        assert!(new.3 == expected, "{}", old.0);
+    }
+    let config = json_file(&out.join("config.json"));
+    assert_eq!(config["torch_dtype"], "float16");
+    for (key, value) in json_file(&bundled().join("config.json")).as_object().unwrap() {
+        assert!(key == "torch_dtype" || config[key] == *value, "{key}");
+    }
+    for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"] {
+        assert_eq!(fs::read(bundled().join(name)).unwrap(), fs::read(out.join(name)).unwrap(), "{name}");
+    }
+    let card = fs::read_to_string(out.join("README.md")).unwrap();
+    assert!(card.contains("library_name: mlx") && card.contains("base_model: mobilellm-docs-1m"), "{card}");
+    let header = fs::read(out.join("model.safetensors")).unwrap();
+    assert!(String::from_utf8_lossy(&header[8..100]).contains(r#""format":"mlx""#));
+    let index = json_file(&out.join("model.safetensors.index.json"));
+    assert_eq!(index["metadata"], json!({"total_size": 1_771_776, "total_parameters": 885_888}));
+}
+
+#[test]
+fn same_input_same_bytes() {
+    let home = tempfile::tempdir().unwrap();
+    let names = ["a", "b"].map(|name| home.path().join(name));
+    for name in &names {
+        succeeded(&convert(&bundled(), name, &["--dtype", "bfloat16"]));
+    }
+    for entry in fs::read_dir(&names[0]).unwrap() {
+        let file = entry.unwrap().file_name();
+        assert!(fs::read(names[0].join(&file)).unwrap() == fs::read(names[1].join(&file)).unwrap(), "{file:?}");
+    }
+}
+
+#[test]
+fn the_default_dtype_is_the_checkpoints_own() {
+    let home = tempfile::tempdir().unwrap();
+    for (case, dtype) in [("qwen3-tied", "BF16"), ("mistral-untied-float16", "F16"), ("llama-yarn-rope", "F32")] {
+        let out = home.path().join(case);
+        succeeded(&convert(&fixtures().join("golden").join(case), &out, &[]));
+        let tensors = RawCheckpoint::read(&out.join("model.safetensors")).tensors;
+        assert!(tensors.iter().all(|tensor| tensor.1 == dtype), "{case}");
+    }
+}
+
+#[test]
+fn shards_and_npz_hold_the_same_model() {
+    let home = tempfile::tempdir().unwrap();
+    let (one, many, npz) = (home.path().join("one"), home.path().join("many"), home.path().join("npz"));
+    for dtype in ["float32", "bfloat16"] {
+        succeeded(&convert(&bundled(), &one, &["--dtype", dtype, "--overwrite"]));
+        succeeded(&convert(&bundled(), &many, &["--dtype", dtype, "--max-shard-size", "500KB", "--overwrite"]));
+        succeeded(&convert(&bundled(), &npz, &["--dtype", dtype, "--format", "npz", "--overwrite"]));
+        assert!(many.join("model-00002-of-00004.safetensors").is_file() || dtype == "float32");
+        assert!(!npz.join("model.safetensors").exists() && npz.join("weights.npz").is_file());
+        let models = [&one, &many, &npz].map(|path| SourceModel::open(path).unwrap());
+        for tensor in models[0].tensors() {
+            for other in &models[1..] {
+                let found = other.tensor(tensor.name).unwrap();
+                assert_eq!(found.shape, tensor.tensor.shape);
+                assert!(found.bytes() == tensor.tensor.bytes(), "{}", tensor.name);
+            }
+        }
+    }
+    let engine = Engine::start().unwrap();
+    let logits = [&one, &npz].map(|path| {
+        let source = SourceModel::open(path).unwrap();
+        Model::load(&engine, &source, None).unwrap().logits(&[0, 5, 9], None).unwrap()
+    });
+    assert_eq!(logits[0], logits[1]);
+}
+
+#[test]
+fn every_golden_case_converts_to_an_equal_model() {
+    let home = tempfile::tempdir().unwrap();
+    let engine = Engine::start().unwrap();
+    for (index, case) in golden_cases().iter().enumerate() {
+        let out = home.path().join(index.to_string());
+        succeeded(&convert(case, &out, &["--dtype", "float32"]));
+        let logits = [case, &out].map(|path| {
+            let source = SourceModel::open(path).unwrap();
+            assert!(source.spec().resolved.iter().all(|(key, _)| path == case || source.config().get(key).is_some()));
+            Model::load(&engine, &source, None).unwrap().logits(&[1, 7, 3, 11, 2], None).unwrap()
+        });
+        assert_eq!(logits[0], logits[1], "{}", case.display());
+    }
+}
+
+#[test]
+fn values_beyond_float16_are_refused_and_bfloat16_takes_them() {
+    let home = tempfile::tempdir().unwrap();
+    let model = home.path().join("model");
+    copy_folder(&bundled(), &model);
+    let mut raw = RawCheckpoint::read(&model.join("model.safetensors"));
+    raw.get_mut("model.norm.weight").3[..4].copy_from_slice(&70000f32.to_le_bytes());
+    raw.write(&model.join("model.safetensors"));
+    let out = home.path().join("out");
+    let refused = convert(&model, &out, &["--dtype", "float16"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("`model.norm.weight`") && stderr(&refused).contains("hint: "), "{}", stderr(&refused));
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1, "nothing may be left behind");
+    succeeded(&convert(&model, &out, &["--dtype", "bfloat16"]));
+}
+
+#[test]
+fn an_existing_output_is_kept_without_overwrite() {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    succeeded(&convert(&bundled(), &out, &[]));
+    let before = fs::read(out.join("model.safetensors")).unwrap();
+    let refused = convert(&bundled(), &out, &["--dtype", "float16"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("--overwrite"), "{}", stderr(&refused));
+    assert!(before == fs::read(out.join("model.safetensors")).unwrap());
+    succeeded(&convert(&bundled(), &out, &["--dtype", "float16", "--overwrite"]));
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+}

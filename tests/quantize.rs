@@ -1,0 +1,167 @@
+//! `mixbit quantize` and `inspect` as a user runs them.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use common::{RawCheckpoint, bundled, fixtures, json_file, mixbit, stderr, stdout, succeeded};
+use mixbit::affine::{FloatType, Rows, quantize};
+use mixbit::candidate::Quant;
+use mixbit::checkpoint::SourceModel;
+use mixbit::engine::{Engine, Model};
+use serde_json::Value;
+
+fn quantized(from: &Path, out: &Path, target: &str) -> String {
+    let output = mixbit([
+        "quantize",
+        "--hf-path",
+        from.to_str().unwrap(),
+        "--mlx-path",
+        out.to_str().unwrap(),
+        "--target-bpw",
+        target,
+        "--samples",
+        "4",
+        "--sequence-length",
+        "64",
+    ]);
+    succeeded(&output);
+    stdout(&output)
+}
+
+fn inspected(model: &Path) -> Value {
+    let output = mixbit(["inspect", "--json", model.to_str().unwrap()]);
+    succeeded(&output);
+    serde_json::from_str(&stdout(&output)).unwrap()
+}
+
+#[test]
+fn the_target_is_kept_to_the_byte_and_everything_is_recorded() {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    let text = quantized(&bundled(), &out, "4.5");
+    assert!(text.contains("predicted KL divergence"), "{text}");
+    let config = json_file(&out.join("config.json"));
+    assert_eq!(config["quantization"], config["quantization_config"]);
+    let weights = RawCheckpoint::read(&out.join("model.safetensors"));
+    let original = RawCheckpoint::read(&bundled().join("model.safetensors"));
+    let find = |raw: &RawCheckpoint, name: &str| raw.tensors.iter().find(|t| t.0 == name).cloned();
+    let (mut bits, mut count) = (0, 0);
+    for (name, _, shape, data) in &original.tensors {
+        let layer = name.strip_suffix(".weight").unwrap();
+        if shape.len() == 1 || name.contains("embed") {
+            assert_eq!(find(&weights, name).unwrap().1, "F16", "{name}");
+            assert!(config["quantization"].get(layer).is_none());
+            continue;
+        }
+        let part = |part: &str| find(&weights, &format!("{layer}.{part}")).unwrap().3;
+        let entry = config["quantization"][layer].clone();
+        let quant: Quant = serde_json::from_value(entry).unwrap();
+        let rows = Rows::new(data, FloatType::F32, shape[1]).unwrap();
+        let expected = quantize(rows, quant, FloatType::F16).unwrap();
+        assert!(part("weight") == expected.packed, "{name}");
+        assert!(part("scales") == expected.scales && part("biases") == expected.biases, "{name}");
+        bits += 8 * (part("weight").len() + part("scales").len() + part("biases").len());
+        count += shape.iter().product::<usize>();
+    }
+    let bpw = bits as f64 / count as f64;
+    assert!(bpw <= 4.5 && bpw > 4.48, "{bpw}");
+    let report = inspected(&out);
+    assert!((report["bpw_quantized"].as_f64().unwrap() - bpw).abs() < 1e-9, "{report}");
+    let data: usize = weights.tensors.iter().map(|t| t.3.len()).sum();
+    assert_eq!(report["bytes"]["total"], data);
+}
+
+#[test]
+fn the_quantized_model_runs_and_stays_close() {
+    let home = tempfile::tempdir().unwrap();
+    let engine = Engine::start().unwrap();
+    let tokens: Vec<u32> = (0..48).map(|i| (i * 37 + 5) % 1000).collect();
+    let logits = |path: &Path| {
+        let source = SourceModel::open(path).unwrap();
+        Model::load(&engine, &source, None).unwrap().logits(&tokens, None).unwrap()
+    };
+    let float = logits(&bundled());
+    let error = |target: &str| {
+        let out = home.path().join(target);
+        quantized(&bundled(), &out, target);
+        let found = logits(&out);
+        found.iter().zip(&float).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / float.len() as f64
+    };
+    let errors = ["3", "4.5", "8"].map(error);
+    assert!(errors[0] > errors[1] && errors[1] > errors[2] && errors[2] > 0.0, "{errors:?}");
+    let out = home.path().join("4.5");
+    let output = mixbit(["run", "--model", out.to_str().unwrap(), "--prompt", "Rust", "--max-tokens", "8"]);
+    succeeded(&output);
+    assert!(stderr(&output).contains("generation: "), "{}", stderr(&output));
+}
+
+#[test]
+fn layers_that_arrive_quantized_pass_through() {
+    let home = tempfile::tempdir().unwrap();
+    let source = fixtures().join("golden/quantized-by-mlx-lm/llama4-text-mixed-bits");
+    let out = home.path().join("out");
+    quantized(&source, &out, "4.5");
+    let (before, after) = (SourceModel::open(&source).unwrap(), SourceModel::open(&out).unwrap());
+    for (layer, quant) in before.bitmap() {
+        assert_eq!(after.bitmap().get(layer), Some(quant));
+        for part in ["weight", "scales", "biases"] {
+            let name = format!("{layer}.{part}");
+            assert!(before.tensor(&name).unwrap().bytes() == after.tensor(&name).unwrap().bytes(), "{name}");
+        }
+    }
+    assert!(after.bitmap().len() > before.bitmap().len());
+    let again = mixbit([
+        "quantize",
+        "--hf-path",
+        fixtures().join("golden/quantized-by-mlx-lm/llama-uniform-4-bits").to_str().unwrap(),
+        "--mlx-path",
+        home.path().join("again").to_str().unwrap(),
+        "--target-bpw",
+        "4.5",
+    ]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(stderr(&again).contains("already quantized"), "{}", stderr(&again));
+}
+
+#[test]
+fn rows_that_no_group_divides_stay_float() {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    quantized(&fixtures().join("golden/llama-rows-172"), &out, "6");
+    let report = inspected(&out);
+    let by_path: BTreeMap<&str, &Value> = report["layers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|layer| (layer["path"].as_str().unwrap(), &layer["bits"]))
+        .collect();
+    assert!(by_path["model.layers.0.mlp.down_proj"].is_null(), "{by_path:?}");
+    assert!(by_path["model.layers.0.mlp.up_proj"].is_u64(), "{by_path:?}");
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    let output = mixbit([
+        "quantize",
+        "--hf-path",
+        bundled().to_str().unwrap(),
+        "--mlx-path",
+        out.to_str().unwrap(),
+        "--target-bpw",
+        "4",
+        "--samples",
+        "2",
+        "--sequence-length",
+        "32",
+        "--dry-run",
+    ]);
+    succeeded(&output);
+    assert!(stdout(&output).contains("nothing was written") && !out.exists());
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+}

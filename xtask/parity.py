@@ -1,0 +1,127 @@
+"""Stock mlx-lm against mixbit, on every fixture, the bundled model and, with --models, other model folders.
+
+For each model: mixbit converts it to float16; stock mlx-lm must load the result, and its logits and its greedy text, both
+computed in float32 as ours are on the CPU, must equal ours. The trained models are also quantized to 4.5 bpw and
+compared the same way. Where mlx-lm is known to compute something else than transformers (case.json says so), only loading
+and generating is checked, and the reason printed.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+from mlx.utils import tree_map
+from mlx_lm import stream_generate
+from mlx_lm.utils import load
+
+TOLERANCE = 1e-4
+LENGTH = 24
+# What conversion cannot change: mlx-lm has no window, chunk or temperature for these.
+SEMANTIC = {
+    "llama4-text-nope-mixed": "mlx-lm's llama4_text has neither chunks nor temperature tuning",
+    "mistral-sliding-window": "mlx-lm ignores the sliding window",
+    "qwen3-max-window-layers": "mlx-lm ignores the sliding window",
+    "qwen3-layer-types": "mlx-lm ignores the sliding window",
+}
+
+
+def run(mixbit, *arguments):
+    done = subprocess.run([mixbit, *map(str, arguments)], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"mixbit {' '.join(map(str, arguments))}\n{done.stderr}")
+    return done.stdout
+
+
+def our_logits(mixbit, model, tokens, home):
+    out = home / "logits.npz"
+    run(mixbit, "logits", "--model", model, "--tokens", ",".join(map(str, tokens)), "--out", out)
+    return np.load(out)["logits"]
+
+
+def in_float32(model):
+    cast = lambda x: x.astype(mx.float32) if mx.issubdtype(x.dtype, mx.floating) else x
+    model.update(tree_map(cast, model.parameters()))
+
+
+def their_text(model, tokenizer, prompt):
+    """Greedy, without special tokens and ids that the tokenizer does not know."""
+    tokens = [part.token for part in stream_generate(model, tokenizer, prompt, max_tokens=LENGTH)]
+    known = [token for token in tokens if token < len(tokenizer)]
+    return tokenizer.decode(known, skip_special_tokens=True)
+
+
+def prompt_of(folder, vocabulary):
+    golden = folder / "golden.safetensors"
+    if golden.is_file():
+        return np.array(mx.load(str(golden))["tokens"]).tolist()
+    return [(i * 37 + 11) % min(vocabulary, 1000) for i in range(48)]
+
+
+def compare(mixbit, name, folder, tokens, home):
+    """Logits and greedy text of one MLX folder. Returns a line of the report and whether all is well."""
+    model, tokenizer = load(str(folder))
+    in_float32(model)
+    prompt = ",".join(map(str, tokens[:16]))
+    ours = run(mixbit, "run", "--model", folder, "--prompt-tokens", prompt, "--max-tokens", LENGTH)
+    theirs = their_text(model, tokenizer, tokens[:16])
+    text_equal = ours.strip() == theirs.strip()
+    found = our_logits(mixbit, folder, tokens, home)
+    expected = np.array(model(mx.array([tokens]))[0])
+    error = float(np.abs(found - expected).max() / np.abs(expected).max())
+    if name in SEMANTIC:
+        return f"{name:46} loads and runs ({SEMANTIC[name]})", True
+    well = error < TOLERANCE and text_equal
+    verdict = "ok" if well else "DIFFERS"
+    text = "same text" if text_equal else f"text differs:\n  ours   {ours!r}\n  theirs {theirs!r}"
+    return f"{name:46} logits {error:.1e}  {text}  {verdict}", well
+
+
+def check_story(mixbit, folder):
+    """The continuation that llama2.c's README made well known."""
+    expected = ", there was a little girl named Lily. She loved to play outside in the park."
+    text = run(mixbit, "run", "--model", folder, "--prompt", "Once upon a time", "--max-tokens", 64)
+    return f"{'stories260K: Once upon a time':46} {'ok' if text.startswith(expected) else 'DIFFERS ' + text!r}", text.startswith(expected)
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--mixbit", required=True, type=lambda path: str(Path(path).resolve()))
+    parser.add_argument("--models", type=Path, help="a folder of further trained models")
+    arguments = parser.parse_args()
+    fixtures = Path(__file__).resolve().parent.parent / "fixtures"
+    trained = [fixtures / "models" / "mobilellm-docs-1m"]
+    if arguments.models:
+        trained += sorted(path.parent for path in arguments.models.glob("*/config.json"))
+    goldens = sorted(path.parent for path in fixtures.glob("golden/**/golden.safetensors"))
+    results = []
+
+    def report(line, well):
+        print(line, flush=True)
+        results.append(well)
+
+    with tempfile.TemporaryDirectory() as home:
+        home = Path(home)
+        for folder in goldens + trained:
+            config = json.loads((folder / "config.json").read_text())
+            tokens = prompt_of(folder, config["vocab_size"])
+            converted = home / "converted"
+            run(arguments.mixbit, "convert", "--hf-path", folder, "--mlx-path", converted, "--dtype", "float16", "--overwrite")
+            report(*compare(arguments.mixbit, folder.name, converted, tokens, home))
+            if folder in trained:
+                quantized = home / "quantized"
+                run(arguments.mixbit, "quantize", "--hf-path", folder, "--mlx-path", quantized, "--target-bpw", "4.5",
+                    "--samples", 8, "--sequence-length", 128, "--overwrite")
+                report(*compare(arguments.mixbit, f"{folder.name} at 4.5 bpw", quantized, tokens, home))
+            if folder.name == "stories260K":
+                report(*check_story(arguments.mixbit, folder))
+    print(f"{sum(results)} passed, {len(results) - sum(results)} failed")
+    sys.exit(0 if all(results) else 1)
+
+
+if __name__ == "__main__":
+    main()

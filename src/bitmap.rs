@@ -50,7 +50,9 @@ impl Declared {
             let nested = format!("{key}.{path}");
             let quant = match entry {
                 Value::Bool(false) => None,
-                Value::Bool(true) => Some(declared.default.ok_or_else(|| config.error(&nested, "no default to follow"))?),
+                Value::Bool(true) => {
+                    Some(declared.default.ok_or_else(|| config.error(&nested, "no default to follow"))?)
+                }
                 Value::Object(_) => Some(parse(config, &nested, entry)?),
                 _ => continue,
             };
@@ -69,8 +71,10 @@ impl Declared {
     ) -> Result<BitMap> {
         for path in self.layers.keys() {
             if manifest.layer(path).is_none() {
-                return Err(config
-                    .error("quantization", format!("lists `{path}`, which this architecture does not have")));
+                return Err(config.error(
+                    "quantization",
+                    format!("lists `{path}`, which this architecture does not have"),
+                ));
             }
         }
         let mut map = BitMap::new();
@@ -81,16 +85,25 @@ impl Declared {
             let quant = match (self.layers.get(path), &scales) {
                 (Some(Some(quant)), Some(_)) => *quant,
                 (Some(Some(_)), None) => {
-                    return Err(Error::tensor(checkpoint.path(), &scales_name, "missing")
-                        .hint("config.json lists this layer as quantized; without scales it cannot be read"));
+                    return Err(Error::tensor(checkpoint.path(), &scales_name, "missing").hint(
+                        "config.json lists this layer as quantized; without scales it cannot be read",
+                    ));
                 }
                 (Some(None) | None, None) => continue,
                 (Some(None), Some(_)) => {
-                    return Err(Error::tensor(checkpoint.path(), &scales_name, "config.json says this layer is float"));
+                    return Err(Error::tensor(
+                        checkpoint.path(),
+                        &scales_name,
+                        "config.json says this layer is float",
+                    ));
                 }
                 (None, Some(_)) => self.default.ok_or_else(|| {
-                    Error::tensor(checkpoint.path(), &scales_name, "config.json has no `quantization` entry for it")
-                        .hint("config.json is not the one that belongs to these weights")
+                    Error::tensor(
+                        checkpoint.path(),
+                        &scales_name,
+                        "config.json has no `quantization` entry for it",
+                    )
+                    .hint("config.json is not the one that belongs to these weights")
                 })?,
             };
             map.insert(path.to_owned(), quant);
@@ -115,7 +128,11 @@ fn parse(config: &ModelConfig, key: &str, value: &Value) -> Result<Quant> {
             .and_then(|n| u32::try_from(n).ok())
             .ok_or_else(|| config.error(key, format!("{name}: expected an integer, found {v}"))),
     };
-    let quant = Quant { bits: size("bits", default.bits)?, group_size: size("group_size", default.group_size)?, mode };
+    let quant = Quant {
+        bits: size("bits", default.bits)?,
+        group_size: size("group_size", default.group_size)?,
+        mode,
+    };
     quant.validate().map_err(|e| config.error(key, e.to_string()))?;
     Ok(quant)
 }
@@ -127,7 +144,8 @@ pub fn to_config(map: &BitMap) -> Value {
         *counts.entry(*quant).or_default() += 1;
     }
     let default = counts.iter().max_by_key(|(quant, count)| (**count, **quant)).map(|(quant, _)| *quant);
-    let entry = |quant: Quant| json!({"group_size": quant.group_size, "bits": quant.bits, "mode": quant.mode.name()});
+    let entry =
+        |quant: Quant| json!({"group_size": quant.group_size, "bits": quant.bits, "mode": quant.mode.name()});
     let mut object = match entry(default.unwrap_or(Mode::Affine.default_quant())) {
         Value::Object(object) => object,
         _ => Map::new(),
@@ -150,10 +168,11 @@ mod tests {
 
     #[test]
     fn written_maps_read_back() {
-        let map: BitMap = [("a", Quant::affine(4, 64)), ("b", Quant::affine(8, 32)), ("c", Quant::affine(4, 64))]
-            .into_iter()
-            .map(|(path, quant)| (path.to_owned(), quant))
-            .collect();
+        let map: BitMap =
+            [("a", Quant::affine(4, 64)), ("b", Quant::affine(8, 32)), ("c", Quant::affine(4, 64))]
+                .into_iter()
+                .map(|(path, quant)| (path.to_owned(), quant))
+                .collect();
         let declared = Declared::from_config(&config(&to_config(&map))).unwrap();
         assert_eq!(declared.default, Some(Quant::affine(4, 64)));
         let layers: BitMap = declared.layers.into_iter().filter_map(|(p, q)| Some((p, q?))).collect();
@@ -176,7 +195,8 @@ mod tests {
 
     #[test]
     fn false_means_float() {
-        let declared = Declared::from_config(&config(&json!({"bits": 4, "group_size": 64, "x": false}))).unwrap();
+        let declared =
+            Declared::from_config(&config(&json!({"bits": 4, "group_size": 64, "x": false}))).unwrap();
         assert_eq!(declared.layers.get("x"), Some(&None));
     }
 }

@@ -41,7 +41,8 @@ impl ModelConfig {
     /// Parses `text`; `path` is only for messages.
     pub fn parse(path: &Path, text: &str) -> Result<Self> {
         let value: Value = serde_json::from_str(text).map_err(|e| {
-            Error::file(path, format!("not valid JSON: {e}")).hint("download the file again, or mend it by hand")
+            Error::file(path, format!("not valid JSON: {e}"))
+                .hint("download the file again, or mend it by hand")
         })?;
         let Value::Object(keys) = value else {
             return Err(Error::file(path, "expected a JSON object"));
@@ -52,10 +53,8 @@ impl ModelConfig {
                 return Err(Error::key(path, "model_type", format!("expected a string, found {other}")));
             }
             None => {
-                return Err(Error::key(path, "model_type", "missing").hint(format!(
-                    "it names the architecture, one of: {}",
-                    crate::models::supported()
-                )));
+                return Err(Error::key(path, "model_type", "missing")
+                    .hint(format!("it names the architecture, one of: {}", crate::models::supported())));
             }
         };
         Ok(Self { path: path.to_owned(), keys, model_type })

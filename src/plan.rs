@@ -79,9 +79,10 @@ impl<'a> Plan<'a> {
     /// Least and most bits a weight.
     pub fn reachable_bpw(&self) -> (f64, f64) {
         let bytes = |pick: fn(u64, u64) -> u64, start: u64| -> u64 {
-            let sizes = self.layers.iter().map(|(spec, options)| {
-                options.iter().filter_map(|c| self.bytes(spec, *c)).fold(start, pick)
-            });
+            let sizes = self
+                .layers
+                .iter()
+                .map(|(spec, options)| options.iter().filter_map(|c| self.bytes(spec, *c)).fold(start, pick));
             sizes.sum()
         };
         (self.bpw(bytes(u64::min, u64::MAX)), self.bpw(bytes(u64::max, 0)))
@@ -94,13 +95,16 @@ impl<'a> Plan<'a> {
             return Ok(());
         }
         let nearest = if target < least { least } else { most };
-        Err(Error::usage(format!("a target of {target} bpw cannot be reached: this model goes from {least:.3} to {most:.3}"))
-            .hint(format!("the nearest is --target-bpw {}", round_towards(nearest, least, most))))
+        Err(Error::usage(format!(
+            "a target of {target} bpw cannot be reached: this model goes from {least:.3} to {most:.3}"
+        ))
+        .hint(format!("the nearest is --target-bpw {}", round_towards(nearest, least, most))))
     }
 
     /// The bit map with the least predicted KL divergence at no more than `target` bits a weight.
     pub fn solve(&self, table: &[LayerSensitivity], target: f64) -> Result<Solution> {
-        let by_path: BTreeMap<&str, &LayerSensitivity> = table.iter().map(|row| (row.path.as_str(), row)).collect();
+        let by_path: BTreeMap<&str, &LayerSensitivity> =
+            table.iter().map(|row| (row.path.as_str(), row)).collect();
         let mut layers = Vec::new();
         for (spec, options) in &self.layers {
             let path = spec.path().unwrap_or_default();
@@ -116,7 +120,8 @@ impl<'a> Plan<'a> {
     }
 
     fn choice(&self, spec: &TensorSpec, row: &LayerSensitivity, candidate: Candidate) -> Result<Choice> {
-        let missing = || Error::usage(format!("the sensitivity table lacks {candidate} for layer `{}`", row.path));
+        let missing =
+            || Error::usage(format!("the sensitivity table lacks {candidate} for layer `{}`", row.path));
         let loss = match candidate {
             Candidate::Keep => 0.0,
             Candidate::Quantized(quant) => {
@@ -129,7 +134,9 @@ impl<'a> Plan<'a> {
     fn solution(&self, allocation: &Allocation) -> Solution {
         let chosen = self.layers.iter().zip(&allocation.chosen);
         let bitmap = chosen
-            .filter_map(|((spec, options), &index)| Some((spec.path()?.to_owned(), options.get(index)?.quant()?)))
+            .filter_map(|((spec, options), &index)| {
+                Some((spec.path()?.to_owned(), options.get(index)?.quant()?))
+            })
             .collect();
         Solution { bitmap, bpw: self.bpw(allocation.bytes), kl: allocation.loss, bytes: allocation.bytes }
     }
@@ -165,7 +172,10 @@ fn nothing_to_do(source: &SourceModel, plan: &Plan<'_>) -> Error {
         Error::file(dir, "no layer has rows that a candidate's group size divides")
             .hint("MLX quantizes rows in groups of 32, 64 or 128")
     } else {
-        Error::file(dir, format!("nothing left to quantize: {} layers are already quantized", plan.already.len()))
-            .hint("start from the float model to choose other bits")
+        Error::file(
+            dir,
+            format!("nothing left to quantize: {} layers are already quantized", plan.already.len()),
+        )
+        .hint("start from the float model to choose other bits")
     }
 }

@@ -37,7 +37,9 @@ impl Sampler {
         if self.settings.temperature <= 0.0 {
             return argmax(logits);
         }
-        logits.iter_mut().for_each(|x| *x /= self.settings.temperature);
+        for x in logits.iter_mut() {
+            *x /= self.settings.temperature;
+        }
         mask_top_k(logits, self.settings.top_k);
         mask_top_p(logits, self.settings.top_p);
         mask_min_p(logits, self.settings.min_p);

@@ -30,7 +30,8 @@ pub fn stop_tokens(config: &ModelConfig, tokenizer: &Tokenizer) -> Result<Vec<u3
 
 fn from_generation_config(path: &Path) -> Result<Vec<u32>> {
     let text = fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-    let value: Value = serde_json::from_str(&text).map_err(|e| Error::file(path, format!("not valid JSON: {e}")))?;
+    let value: Value =
+        serde_json::from_str(&text).map_err(|e| Error::file(path, format!("not valid JSON: {e}")))?;
     match value.get("eos_token_id") {
         None | Some(Value::Null) => Ok(Vec::new()),
         Some(ids) => parse(ids).ok_or_else(|| Error::key(path, "eos_token_id", unexpected(ids))),

@@ -6,8 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use crate::affine::{self, AffineError, FloatType, Quantized, Rows};
 use crate::candidate::Quant;
 use crate::checkpoint::{
-    CastReport, Checkpoint, Dtype, OutputFolder, OutputTensor, Produce, Shards, Sink, SourceTensor, cast, write_npz,
-    write_safetensors,
+    CastReport, Checkpoint, Dtype, OutputFolder, OutputTensor, Produce, Shards, Sink, SourceTensor, cast,
+    write_npz, write_safetensors,
 };
 use crate::cli::{Format, Output};
 use crate::error::{Error, Result};
@@ -35,7 +35,9 @@ impl Warnings {
         let tensors = self.tensors.lock().unwrap_or_else(PoisonError::into_inner);
         tensors
             .iter()
-            .map(|(name, report)| format!("tensor `{name}` has {} values that are NaN or infinite", report.non_finite))
+            .map(|(name, report)| {
+                format!("tensor `{name}` has {} values that are NaN or infinite", report.non_finite)
+            })
             .collect()
     }
 }
@@ -214,7 +216,10 @@ pub fn float_type(dtype: Dtype) -> Result<FloatType> {
         Dtype::F32 => Ok(FloatType::F32),
         Dtype::F16 => Ok(FloatType::F16),
         Dtype::BF16 => Ok(FloatType::Bf16),
-        other => Err(Error::usage(format!("MLX has no scales in {other}")).hint("use float16, bfloat16 or float32")),
+        other => {
+            Err(Error::usage(format!("MLX has no scales in {other}"))
+                .hint("use float16, bfloat16 or float32"))
+        }
     }
 }
 

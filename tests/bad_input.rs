@@ -53,7 +53,8 @@ impl Patient {
     fn refused(&self, expected: &[&str]) {
         let model = self.home.path().join("model");
         let out = self.home.path().join("out");
-        let output = mixbit([Path::new("convert"), "--hf-path".as_ref(), &model, "--mlx-path".as_ref(), &out]);
+        let output =
+            mixbit([Path::new("convert"), "--hf-path".as_ref(), &model, "--mlx-path".as_ref(), &out]);
         let text = stderr(&output);
         assert_eq!(output.status.code(), Some(1), "{text}");
         for part in expected {
@@ -111,7 +112,8 @@ fn index_that_names_what_is_not_there() {
         let mut map: serde_json::Map<String, Value> =
             raw.tensors.iter().map(|tensor| (tensor.0.clone(), json!(WEIGHTS))).collect();
         map.insert(name.to_owned(), json!(file));
-        fs::write(patient.file("model.safetensors.index.json"), json!({"weight_map": map}).to_string()).unwrap();
+        fs::write(patient.file("model.safetensors.index.json"), json!({"weight_map": map}).to_string())
+            .unwrap();
     };
     let patient = Patient::new();
     index(&patient, GATE, "model-00002-of-00002.safetensors");
@@ -154,9 +156,14 @@ fn weights_that_are_no_numbers_are_named() {
         data[4..8].copy_from_slice(&f32::INFINITY.to_le_bytes());
     });
     let (model, out) = (patient.file(""), patient.home.path().join("out"));
-    let output = mixbit(["convert", "--hf-path", model.to_str().unwrap(), "--mlx-path", out.to_str().unwrap()]);
+    let output =
+        mixbit(["convert", "--hf-path", model.to_str().unwrap(), "--mlx-path", out.to_str().unwrap()]);
     succeeded(&output);
-    assert!(stderr(&output).contains(&format!("tensor `{GATE}` has 2 values that are NaN or infinite")), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains(&format!("tensor `{GATE}` has 2 values that are NaN or infinite")),
+        "{}",
+        stderr(&output)
+    );
 }
 
 #[test]
@@ -175,7 +182,11 @@ fn configs_that_cannot_be_honoured() {
         ("no_rope_layers", json!([1, 1]), "2 entries for 4 layers"),
         ("num_key_value_heads", json!(3), "does not divide"),
         ("quantization_config", json!({"quant_method": "gptq", "bits": 4}), "not by MLX"),
-        ("quantization", json!({"bits": 4, "group_size": 64, "model.layers.0.self_attn.q_proj": {"bits": 4, "group_size": 64}}), "scales"),
+        (
+            "quantization",
+            json!({"bits": 4, "group_size": 64, "model.layers.0.self_attn.q_proj": {"bits": 4, "group_size": 64}}),
+            "scales",
+        ),
     ] {
         let patient = Patient::new();
         patient.config(|config| config[key] = value.clone());

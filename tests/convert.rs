@@ -6,14 +6,17 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{RawCheckpoint, bundled, copy_folder, fixtures, golden_cases, json_file, mixbit, stderr, succeeded};
+use common::{
+    RawCheckpoint, bundled, copy_folder, fixtures, golden_cases, json_file, mixbit, stderr, succeeded,
+};
 use half::f16;
 use mixbit::checkpoint::SourceModel;
 use mixbit::engine::{Engine, Model};
 use serde_json::json;
 
 fn convert(from: &Path, to: &Path, more: &[&str]) -> std::process::Output {
-    let mut arguments = vec!["convert", "--hf-path", from.to_str().unwrap(), "--mlx-path", to.to_str().unwrap()];
+    let mut arguments =
+        vec!["convert", "--hf-path", from.to_str().unwrap(), "--mlx-path", to.to_str().unwrap()];
     arguments.extend(more);
     mixbit(arguments)
 }
@@ -28,7 +31,13 @@ fn the_bundled_model_becomes_float16_value_by_value() {
     assert_eq!(before.tensors.len(), after.tensors.len());
     for (old, new) in before.tensors.iter().zip(&after.tensors) {
         assert_eq!((&old.0, &old.2, new.1.as_str()), (&new.0, &new.2, "F16"));
-        let expected: Vec<u8> = old.3.as_chunks().0.iter().flat_map(|b| f16::from_f32(f32::from_le_bytes(*b)).to_le_bytes()).collect();
+        let expected: Vec<u8> = old
+            .3
+            .as_chunks()
+            .0
+            .iter()
+            .flat_map(|b| f16::from_f32(f32::from_le_bytes(*b)).to_le_bytes())
+            .collect();
         assert!(new.3 == expected, "{}", old.0);
     }
     let config = json_file(&out.join("config.json"));
@@ -56,14 +65,19 @@ fn same_input_same_bytes() {
     }
     for entry in fs::read_dir(&names[0]).unwrap() {
         let file = entry.unwrap().file_name();
-        assert!(fs::read(names[0].join(&file)).unwrap() == fs::read(names[1].join(&file)).unwrap(), "{file:?}");
+        assert!(
+            fs::read(names[0].join(&file)).unwrap() == fs::read(names[1].join(&file)).unwrap(),
+            "{file:?}"
+        );
     }
 }
 
 #[test]
 fn the_default_dtype_is_the_checkpoints_own() {
     let home = tempfile::tempdir().unwrap();
-    for (case, dtype) in [("qwen3-tied", "BF16"), ("mistral-untied-float16", "F16"), ("llama-yarn-rope", "F32")] {
+    for (case, dtype) in
+        [("qwen3-tied", "BF16"), ("mistral-untied-float16", "F16"), ("llama-yarn-rope", "F32")]
+    {
         let out = home.path().join(case);
         succeeded(&convert(&fixtures().join("golden").join(case), &out, &[]));
         let tensors = RawCheckpoint::read(&out.join("model.safetensors")).tensors;
@@ -77,7 +91,11 @@ fn shards_and_npz_hold_the_same_model() {
     let (one, many, npz) = (home.path().join("one"), home.path().join("many"), home.path().join("npz"));
     for dtype in ["float32", "bfloat16"] {
         succeeded(&convert(&bundled(), &one, &["--dtype", dtype, "--overwrite"]));
-        succeeded(&convert(&bundled(), &many, &["--dtype", dtype, "--max-shard-size", "500KB", "--overwrite"]));
+        succeeded(&convert(
+            &bundled(),
+            &many,
+            &["--dtype", dtype, "--max-shard-size", "500KB", "--overwrite"],
+        ));
         succeeded(&convert(&bundled(), &npz, &["--dtype", dtype, "--format", "npz", "--overwrite"]));
         assert!(many.join("model-00002-of-00004.safetensors").is_file() || dtype == "float32");
         assert!(!npz.join("model.safetensors").exists() && npz.join("weights.npz").is_file());
@@ -107,7 +125,13 @@ fn every_golden_case_converts_to_an_equal_model() {
         succeeded(&convert(case, &out, &["--dtype", "float32"]));
         let logits = [case, &out].map(|path| {
             let source = SourceModel::open(path).unwrap();
-            assert!(source.spec().resolved.iter().all(|(key, _)| path == case || source.config().get(key).is_some()));
+            assert!(
+                source
+                    .spec()
+                    .resolved
+                    .iter()
+                    .all(|(key, _)| path == case || source.config().get(key).is_some())
+            );
             Model::load(&engine, &source, None).unwrap().logits(&[1, 7, 3, 11, 2], None).unwrap()
         });
         assert_eq!(logits[0], logits[1], "{}", case.display());
@@ -125,7 +149,11 @@ fn values_beyond_float16_are_refused_and_bfloat16_takes_them() {
     let out = home.path().join("out");
     let refused = convert(&model, &out, &["--dtype", "float16"]);
     assert_eq!(refused.status.code(), Some(1));
-    assert!(stderr(&refused).contains("`model.norm.weight`") && stderr(&refused).contains("hint: "), "{}", stderr(&refused));
+    assert!(
+        stderr(&refused).contains("`model.norm.weight`") && stderr(&refused).contains("hint: "),
+        "{}",
+        stderr(&refused)
+    );
     assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1, "nothing may be left behind");
     succeeded(&convert(&model, &out, &["--dtype", "bfloat16"]));
 }

@@ -19,9 +19,7 @@ const TOLERANCE: f32 = 1e-4;
 fn golden(folder: &Path) -> (Vec<u32>, Vec<f32>) {
     let bytes = fs::read(folder.join("golden.safetensors")).unwrap();
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    let words = |name: &str| -> Vec<[u8; 4]> {
-        file.tensor(name).unwrap().data().as_chunks().0.to_vec()
-    };
+    let words = |name: &str| -> Vec<[u8; 4]> { file.tensor(name).unwrap().data().as_chunks().0.to_vec() };
     let tokens = words("tokens").into_iter().map(u32::from_le_bytes).collect();
     (tokens, words("logits").into_iter().map(f32::from_le_bytes).collect())
 }
@@ -43,7 +41,8 @@ fn logits_equal_the_golden_ones_with_and_without_cache() {
         let (tokens, expected) = golden(&folder);
         let source = SourceModel::open(&folder).unwrap();
         let model = Model::load(&engine, &source, None).unwrap();
-        let cached = json_file(&folder.join("case.json"))["cached_evaluation_agrees"].as_bool().unwrap_or(true);
+        let cached =
+            json_file(&folder.join("case.json"))["cached_evaluation_agrees"].as_bool().unwrap_or(true);
         let steps: &[Option<usize>] = if cached { &[None, Some(1), Some(7), Some(1000)] } else { &[None] };
         for step in steps {
             let what = format!("{} step {step:?}", folder.display());
@@ -61,7 +60,11 @@ fn every_architecture_has_two_golden_cases() {
     for row in models::rows() {
         let name = row.alias_of.unwrap_or(row.model_type);
         let count = types.iter().filter(|found| *found == name).count();
-        assert!(count >= 2, "{}: {count} golden cases; fixtures/README.md says how to add one", row.model_type);
+        assert!(
+            count >= 2,
+            "{}: {count} golden cases; fixtures/README.md says how to add one",
+            row.model_type
+        );
     }
 }
 

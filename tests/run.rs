@@ -26,8 +26,14 @@ fn greedy_is_deterministic_and_seeds_repeat() {
     };
     assert_eq!(with(&[]), with(&["--seed", "9"]));
     let sampled = ["--temperature", "1", "--top-p", "0.95"];
-    assert_eq!(with(&[&sampled[..], &["--seed", "3"]].concat()), with(&[&sampled[..], &["--seed", "3"]].concat()));
-    assert_ne!(with(&[&sampled[..], &["--seed", "3"]].concat()), with(&[&sampled[..], &["--seed", "4"]].concat()));
+    assert_eq!(
+        with(&[&sampled[..], &["--seed", "3"]].concat()),
+        with(&[&sampled[..], &["--seed", "3"]].concat())
+    );
+    assert_ne!(
+        with(&[&sampled[..], &["--seed", "3"]].concat()),
+        with(&[&sampled[..], &["--seed", "4"]].concat())
+    );
 }
 
 #[test]
@@ -97,7 +103,10 @@ fn without_its_libraries_the_binary_says_what_to_do() {
         .unwrap();
     assert_eq!(output.status.code(), Some(70), "{}", stderr(&output));
     let text = stderr(&output);
-    assert!(text.contains("libmixbit_engine.so") && text.contains("hint: ") && text.contains("cargo xtask setup"), "{text}");
+    assert!(
+        text.contains("libmixbit_engine.so") && text.contains("hint: ") && text.contains("cargo xtask setup"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -105,7 +114,8 @@ fn logits_are_numpy_arrays() {
     let home = tempfile::tempdir().unwrap();
     let out = home.path().join("logits.npz");
     let model = bundled();
-    let arguments = ["logits", "--model", model.to_str().unwrap(), "--tokens", "0,5,9", "--out", out.to_str().unwrap()];
+    let arguments =
+        ["logits", "--model", model.to_str().unwrap(), "--tokens", "0,5,9", "--out", out.to_str().unwrap()];
     succeeded(&mixbit(arguments));
     let file = mixbit::checkpoint::Checkpoint::open(&out).unwrap();
     let logits = file.get("logits").unwrap();

@@ -16,7 +16,7 @@ const DEFAULT_TEXT: &str = include_str!("default.txt");
 #[derive(Debug, Clone)]
 pub struct Text {
     name: String,
-    text: String,
+    contents: String,
     own: bool,
 }
 
@@ -24,23 +24,27 @@ impl Text {
     /// The file at `path`, or the text that mixbit carries.
     pub fn open(path: Option<&Path>) -> Result<Self> {
         let Some(path) = path else {
-            return Ok(Self { name: "the built-in text".to_owned(), text: DEFAULT_TEXT.to_owned(), own: true });
+            return Ok(Self {
+                name: "the built-in text".to_owned(),
+                contents: DEFAULT_TEXT.to_owned(),
+                own: true,
+            });
         };
         let bytes = fs::read(path).map_err(|e| Error::io(path, e))?;
-        let text = String::from_utf8(bytes).map_err(|e| {
+        let contents = String::from_utf8(bytes).map_err(|e| {
             Error::file(path, format!("is not UTF-8 text: byte {}", e.utf8_error().valid_up_to()))
                 .hint("calibration takes plain UTF-8 text")
         })?;
-        if text.trim().is_empty() {
+        if contents.trim().is_empty() {
             return Err(Error::file(path, "is empty").hint("calibration takes plain UTF-8 text"));
         }
-        Ok(Self { name: path.display().to_string(), text, own: false })
+        Ok(Self { name: path.display().to_string(), contents, own: false })
     }
 
     /// All tokens: each document tokenized on its own with the tokenizer's own BOS rule, then concatenated.
     pub fn tokens(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
         let mut tokens = Vec::new();
-        for document in documents(&self.text) {
+        for document in documents(&self.contents) {
             tokens.extend(tokenizer.encode(document, true)?);
         }
         Ok(tokens)
@@ -68,7 +72,8 @@ impl Text {
         }
         let count = samples.min(windows.len());
         let start = fastrand::Rng::with_seed(seed).usize(..windows.len());
-        let chosen = (0..count).map(|i| windows[(start + i * windows.len() / count) % windows.len()].to_vec());
+        let chosen =
+            (0..count).map(|i| windows[(start + i * windows.len() / count) % windows.len()].to_vec());
         Ok(chosen.collect())
     }
 }

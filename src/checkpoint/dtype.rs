@@ -62,9 +62,23 @@ impl Dtype {
     /// From the name in a safetensors header.
     pub fn from_safetensors(name: &str) -> Option<Self> {
         use Dtype as D;
-        [D::F64, D::F32, D::F16, D::BF16, D::I64, D::I32, D::I16, D::I8, D::U64, D::U32, D::U16, D::U8, D::Bool]
-            .into_iter()
-            .find(|dtype| dtype.safetensors() == name)
+        [
+            D::F64,
+            D::F32,
+            D::F16,
+            D::BF16,
+            D::I64,
+            D::I32,
+            D::I16,
+            D::I8,
+            D::U64,
+            D::U32,
+            D::U16,
+            D::U8,
+            D::Bool,
+        ]
+        .into_iter()
+        .find(|dtype| dtype.safetensors() == name)
     }
 
     /// From the name that PyTorch, MLX and configs use (`float16`, `torch.bfloat16`).
@@ -140,7 +154,8 @@ pub fn cast(from: Dtype, source: &[u8], to: Dtype, out: &mut Vec<u8>) -> CastRep
         report.non_finite += non_finite;
         if from == Dtype::F64 {
             // A float64 beyond float32's range has become infinite just now.
-            let infinite_before = block.as_chunks::<8>().0.iter().filter(|b| !f64::from_le_bytes(**b).is_finite());
+            let infinite_before =
+                block.as_chunks::<8>().0.iter().filter(|b| !f64::from_le_bytes(**b).is_finite());
             let before = infinite_before.count() as u64;
             report.overflow |= non_finite > before;
             report.non_finite = report.non_finite - non_finite + before;
@@ -188,7 +203,9 @@ pub fn extend_f32(from: Dtype, source: &[u8], out: &mut Vec<f32>) {
             halves.convert_to_f32_slice(&mut out[start..]);
         }
         Dtype::BF16 => {
-            out.extend(source.as_chunks().0.iter().map(|b| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16)));
+            out.extend(
+                source.as_chunks().0.iter().map(|b| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16)),
+            );
         }
         Dtype::F64 => out.extend(source.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32)),
         Dtype::I64 => out.extend(source.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f32)),

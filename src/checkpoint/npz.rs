@@ -58,7 +58,11 @@ fn member_entry(path: &Path, name: &str, map: &[u8], span: (usize, usize), file:
     let data = end - reader.len();
     let bytes = shape.iter().try_fold(dtype.size(), |n, &d| n.checked_mul(d));
     if bytes != Some(reader.len()) {
-        return Err(Error::tensor(path, name, format!("shape {shape:?} does not fit its {} bytes", reader.len())));
+        return Err(Error::tensor(
+            path,
+            name,
+            format!("shape {shape:?} does not fit its {} bytes", reader.len()),
+        ));
     }
     Ok(Entry { file, dtype, shape, start: data, end })
 }
@@ -102,7 +106,8 @@ fn descr(dtype: Dtype) -> &'static str {
 
 /// Version 1.0 header, padded so that the data is a multiple of 64 bytes into the member.
 fn npy_header(dtype: Dtype, shape: &[usize]) -> Vec<u8> {
-    let sizes: String = shape.iter().map(|n| format!("{n}, ")).collect();
+    let sizes: Vec<String> = shape.iter().map(|n| format!("{n},")).collect();
+    let sizes = sizes.join(" ");
     let mut text = format!("{{'descr': '{}', 'fortran_order': False, 'shape': ({sizes}), }}", descr(dtype));
     let length = (10 + text.len() + 1).next_multiple_of(64) - 10;
     text.extend(std::iter::repeat_n(' ', length - text.len() - 1));

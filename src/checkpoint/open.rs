@@ -15,6 +15,10 @@ use super::dtype::Dtype;
 use super::npz;
 use crate::error::{Error, Result};
 
+/// The smallest page of the platforms that MLX runs on.
+#[cfg(unix)]
+const PAGE: usize = 4096;
+
 const INDEX: &str = "model.safetensors.index.json";
 
 /// Where a tensor lies.
@@ -62,8 +66,14 @@ impl<'a> Tensor<'a> {
         &self.map[self.start..self.end]
     }
 
-    /// Bytes from `start` to `end`, both relative to the tensor.
+    /// Bytes from `start` to `end`, both relative to the tensor. Their pages are mapped in one go.
     pub fn slice(&self, start: usize, end: usize) -> &'a [u8] {
+        #[cfg(target_os = "linux")]
+        {
+            let from = (self.start + start) / PAGE * PAGE;
+            // Only a hint: without it the pages come one fault at a time.
+            let _ = self.map.advise_range(memmap2::Advice::PopulateRead, from, self.start + end - from);
+        }
         &self.bytes()[start..end]
     }
 
@@ -72,7 +82,6 @@ impl<'a> Tensor<'a> {
     pub fn release(&self, start: usize, end: usize) {
         #[cfg(unix)]
         {
-            const PAGE: usize = 4096;
             let from = (self.start + start).next_multiple_of(PAGE);
             let to = (self.start + end) / PAGE * PAGE;
             if from < to {
@@ -230,8 +239,9 @@ fn safetensors_entries(path: &Path, map: &Mmap, file: usize) -> Result<Vec<(Stri
     let mut entries = Vec::new();
     for (name, info) in metadata.tensors() {
         let dtype = Dtype::from_safetensors(&info.dtype.to_string()).ok_or_else(|| {
-            Error::tensor(path, &name, format!("dtype {} is not supported", info.dtype))
-                .hint("checkpoints in float64, float32, float16, bfloat16 or MLX's quantized form can be used")
+            Error::tensor(path, &name, format!("dtype {} is not supported", info.dtype)).hint(
+                "checkpoints in float64, float32, float16, bfloat16 or MLX's quantized form can be used",
+            )
         })?;
         let (start, end) = info.data_offsets;
         let entry = Entry { file, dtype, shape: info.shape.clone(), start: data + start, end: data + end };
@@ -275,7 +285,10 @@ fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
         1 => return Ok(any),
         0 => {}
         n => {
-            return Err(Error::file(dir, format!("holds {n} .safetensors files, none called model*.safetensors")));
+            return Err(Error::file(
+                dir,
+                format!("holds {n} .safetensors files, none called model*.safetensors"),
+            ));
         }
     }
     let npz = dir.join("weights.npz");
@@ -283,7 +296,8 @@ fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
         return Ok(vec![npz]);
     }
     let pickle = files.iter().any(|p| named(p, "pytorch_model", "bin") || named(p, "", "pth"));
-    let error = Error::file(dir, "no weights: expected model.safetensors, shards with an index, or weights.npz");
+    let error =
+        Error::file(dir, "no weights: expected model.safetensors, shards with an index, or weights.npz");
     Err(if pickle {
         error.hint(
             "only a pickle checkpoint (pytorch_model.bin) is there, and pickles can run code: \
@@ -296,9 +310,8 @@ fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
 
 /// Shards called `model-00001-of-00003` must be all there.
 fn check_numbering(dir: &Path, files: &[PathBuf]) -> Result<()> {
-    let count = |path: &PathBuf| -> Option<usize> {
-        path.file_stem()?.to_str()?.rsplit_once("-of-")?.1.parse().ok()
-    };
+    let count =
+        |path: &PathBuf| -> Option<usize> { path.file_stem()?.to_str()?.rsplit_once("-of-")?.1.parse().ok() };
     match files.iter().find_map(count) {
         Some(expected) if expected != files.len() => Err(Error::file(
             dir,

@@ -93,9 +93,9 @@ impl SourceModel {
 
     /// All tensors, sorted by mlx-lm's names.
     pub fn tensors(&self) -> impl Iterator<Item = SourceTensor<'_>> {
-        self.stored
-            .iter()
-            .filter_map(|(name, original)| Some(SourceTensor { name, tensor: self.checkpoint.get(original)? }))
+        self.stored.iter().filter_map(|(name, original)| {
+            Some(SourceTensor { name, tensor: self.checkpoint.get(original)? })
+        })
     }
 
     /// The dtype of this model: the config's, or that of most weights (of the scales where quantized).
@@ -159,7 +159,11 @@ fn rename(checkpoint: &Checkpoint, rule: fn(&str) -> Rename) -> Result<BTreeMap<
             Rename::To(name) => name,
         };
         if let Some(other) = stored.insert(name.clone(), original.to_owned()) {
-            return Err(Error::tensor(checkpoint.path(), original, format!("and `{other}` are both `{name}`")));
+            return Err(Error::tensor(
+                checkpoint.path(),
+                original,
+                format!("and `{other}` are both `{name}`"),
+            ));
         }
     }
     Ok(stored)
@@ -177,8 +181,12 @@ fn drop_tied_head(
     }
     let bytes = |name: &str| stored.get(name).and_then(|n| checkpoint.get(n)).map(|t| t.bytes());
     if bytes(&head) != bytes("model.embed_tokens.weight") {
-        return Err(Error::tensor(checkpoint.path(), &head, "differs from the embedding it is said to be tied to")
-            .hint("set \"tie_word_embeddings\": false in config.json if the head was trained on its own"));
+        return Err(Error::tensor(
+            checkpoint.path(),
+            &head,
+            "differs from the embedding it is said to be tied to",
+        )
+        .hint("set \"tie_word_embeddings\": false in config.json if the head was trained on its own"));
     }
     for part in ["weight", "scales", "biases"] {
         stored.remove(&format!("{}.{part}", spec.head_name));
@@ -187,13 +195,23 @@ fn drop_tied_head(
     Ok(())
 }
 
-fn packed_shapes(path: &Path, layer: &str, spec: &TensorSpec, quant: Quant) -> Result<Vec<(String, Vec<usize>)>> {
+fn packed_shapes(
+    path: &Path,
+    layer: &str,
+    spec: &TensorSpec,
+    quant: Quant,
+) -> Result<Vec<(String, Vec<usize>)>> {
     let (rows, columns) = (spec.shape[0], spec.shape[1]);
     let (Some(words), Some(groups)) = (quant.packed_columns(columns), quant.groups(columns)) else {
-        return Err(Error::tensor(path, &spec.name, format!("{columns} columns cannot be quantized as {quant}"))
-            .hint("the bit map in config.json is wrong for this layer"));
+        return Err(Error::tensor(
+            path,
+            &spec.name,
+            format!("{columns} columns cannot be quantized as {quant}"),
+        )
+        .hint("the bit map in config.json is wrong for this layer"));
     };
-    let mut shapes = vec![(spec.name.clone(), vec![rows, words]), (format!("{layer}.scales"), vec![rows, groups])];
+    let mut shapes =
+        vec![(spec.name.clone(), vec![rows, words]), (format!("{layer}.scales"), vec![rows, groups])];
     if quant.mode == Mode::Affine {
         shapes.push((format!("{layer}.biases"), vec![rows, groups]));
     }

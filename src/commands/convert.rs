@@ -37,7 +37,11 @@ pub fn run(args: &Convert, console: &Console) -> Result<()> {
 }
 
 /// A cast for every float tensor; layers that are quantized already pass through.
-fn producers<'a>(source: &'a SourceModel, dtype: Dtype, warnings: &'a Warnings) -> Vec<Box<dyn Produce + 'a>> {
+fn producers<'a>(
+    source: &'a SourceModel,
+    dtype: Dtype,
+    warnings: &'a Warnings,
+) -> Vec<Box<dyn Produce + 'a>> {
     let bitmap: &BitMap = source.bitmap();
     source
         .tensors()

@@ -135,7 +135,9 @@ fn producers<'a>(
                 Some(&quant) if part == "weight" => {
                     Box::new(QuantizeTensor::new(tensor, layer, quant, dtype, warnings)) as Box<dyn Produce>
                 }
-                None if source.bitmap().contains_key(layer) && part != "bias" => Box::new(CopyTensor::new(tensor)),
+                None if source.bitmap().contains_key(layer) && part != "bias" => {
+                    Box::new(CopyTensor::new(tensor))
+                }
                 _ => Box::new(CastTensor::new(tensor, dtype, warnings)),
             }
         })

@@ -31,7 +31,8 @@ pub fn run(args: &Run, console: &Console) -> Result<()> {
     let mut sampler = Sampler::new(sampling, args.sampling.seed);
     let settings = Settings { max_tokens: args.max_tokens, stop };
     let mut stream = tokenizer.stream(true);
-    let result = engine::generate(&model, &prompt, &mut sampler, &settings, |token| out(&stream.push(token)?))?;
+    let result =
+        engine::generate(&model, &prompt, &mut sampler, &settings, |token| out(&stream.push(token)?))?;
     out(&format!("{}\n", stream.finish()?))?;
     summary(console, prompt.len(), &result, load, args.verbose);
     Ok(())
@@ -42,7 +43,8 @@ fn sampling(args: &SamplingArgs) -> Result<Sampling> {
         if value.is_finite() && (0.0..=most).contains(&value) {
             return Ok(value);
         }
-        Err(Error::usage(format!("--{name} {value} is out of range")).hint(format!("it lies between 0 and {most}")))
+        Err(Error::usage(format!("--{name} {value} is out of range"))
+            .hint(format!("it lies between 0 and {most}")))
     };
     Ok(Sampling {
         temperature: within("temperature", args.temperature, 100.0)?,
@@ -67,7 +69,9 @@ fn prompt(args: &Run, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
         None => String::new(),
     };
     if text.is_empty() {
-        return Err(Error::usage("the prompt is empty").hint("give --prompt TEXT, or text on stdin with --prompt -"));
+        return Err(
+            Error::usage("the prompt is empty").hint("give --prompt TEXT, or text on stdin with --prompt -")
+        );
     }
     if args.disable_chat_template {
         return tokenizer.encode(&text, true);
@@ -79,8 +83,10 @@ fn prompt(args: &Run, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     match tokenizer.apply_chat_template(&messages, true)? {
         // The template writes BOS itself where the model wants one.
         Some(rendered) => tokenizer.encode(&rendered, false),
-        None if args.system.is_some() => Err(Error::usage("--system needs a chat template, and this model has none")
-            .hint("put the text into --prompt")),
+        None if args.system.is_some() => {
+            Err(Error::usage("--system needs a chat template, and this model has none")
+                .hint("put the text into --prompt"))
+        }
         None => tokenizer.encode(&text, true),
     }
 }
@@ -89,10 +95,7 @@ fn summary(console: &Console, prompt: usize, result: &Generation, load: Duration
     let rate = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
     // The first token comes out of the prompt's own pass.
     let steps = result.tokens.len().saturating_sub(usize::from(result.finish == Finish::Length));
-    console.line(&format!(
-        "prompt: {prompt} tokens, {:.1} tokens/s",
-        rate(prompt, result.timings.prompt)
-    ));
+    console.line(&format!("prompt: {prompt} tokens, {:.1} tokens/s", rate(prompt, result.timings.prompt)));
     console.line(&format!(
         "generation: {} tokens, {:.1} tokens/s",
         result.tokens.len(),

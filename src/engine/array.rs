@@ -57,7 +57,11 @@ pub(super) fn from_vec(values: Vec<f32>, sizes: &[usize]) -> Array {
 
 /// Copies little-endian `bytes` of `dtype`.
 pub(super) fn from_bytes(bytes: &[u8], dtype: Dtype, sizes: &[usize]) -> Array {
-    assert_eq!(bytes.len(), sizes.iter().product::<usize>() * dtype.size(), "as many bytes as the shape says");
+    assert_eq!(
+        bytes.len(),
+        sizes.iter().product::<usize>() * dtype.size(),
+        "as many bytes as the shape says"
+    );
     // SAFETY: MLX copies as many bytes as shape and dtype say, which is the slice's length.
     unsafe { Array::from_raw_data(bytes.as_ptr().cast(), &shape(sizes), mlx_dtype(dtype)) }
 }
@@ -203,9 +207,7 @@ fn empty() -> Array {
 }
 
 /// Runs one mlx-c operation on the default stream.
-fn call(
-    operation: impl FnOnce(*mut mlx_sys::mlx_array, mlx_sys::mlx_stream) -> i32,
-) -> Result<Array> {
+fn call(operation: impl FnOnce(*mut mlx_sys::mlx_array, mlx_sys::mlx_stream) -> i32) -> Result<Array> {
     let stream = Stream::thread_local_or_default();
     // SAFETY: `operation` fills the fresh handle or reports failure.
     unsafe {

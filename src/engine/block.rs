@@ -103,9 +103,18 @@ impl Block {
             let y = linear.forward(x, dtype, on_gpu)?;
             Ok(y.reshape(&[batch, tokens, count as i32, spec.head_dim as i32])?)
         };
-        let q = self.positioned(context, heads(&self.q, spec.num_attention_heads)?, self.q_norm.as_ref(), positions)?;
-        let mut k =
-            self.positioned(context, heads(&self.k, spec.num_key_value_heads)?, self.k_norm.as_ref(), positions)?;
+        let q = self.positioned(
+            context,
+            heads(&self.q, spec.num_attention_heads)?,
+            self.q_norm.as_ref(),
+            positions,
+        )?;
+        let mut k = self.positioned(
+            context,
+            heads(&self.k, spec.num_key_value_heads)?,
+            self.k_norm.as_ref(),
+            positions,
+        )?;
         let mut v = heads(&self.v, spec.num_key_value_heads)?.transpose_axes(&[0, 2, 1, 3])?;
         let q = match &positions.temperatures {
             Some(factors) if !self.layer.rope => q.multiply(factors.as_dtype(q.dtype())?)?,

@@ -47,10 +47,9 @@ impl KvCache {
     pub(super) fn update(&mut self, keys: Array, values: Array) -> Result<(Array, Array)> {
         let count = keys.shape()[AXIS] as usize;
         let result = match self.window {
-            None => (
-                grow(&mut self.keys, keys, self.offset)?,
-                grow(&mut self.values, values, self.offset)?,
-            ),
+            None => {
+                (grow(&mut self.keys, &keys, self.offset)?, grow(&mut self.values, &values, self.offset)?)
+            }
             Some(window) if count == 1 && self.offset >= window => {
                 let slot = self.oldest;
                 self.oldest = (slot + 1) % window;
@@ -70,7 +69,7 @@ impl KvCache {
 }
 
 /// Writes `new` at `offset` into a buffer that grows by whole steps, and returns the filled part.
-fn grow(buffer: &mut Option<Array>, new: Array, offset: usize) -> Result<Array> {
+fn grow(buffer: &mut Option<Array>, new: &Array, offset: usize) -> Result<Array> {
     let count = new.shape()[AXIS] as usize;
     let capacity = buffer.as_ref().map_or(0, |b| b.shape()[AXIS] as usize);
     if offset + count > capacity {
@@ -84,7 +83,7 @@ fn grow(buffer: &mut Option<Array>, new: Array, offset: usize) -> Result<Array> 
     }
     // The old handle is given up before the update is evaluated, so that MLX writes in place.
     let old = buffer.take().unwrap_or(new.clone());
-    let updated = slice_update(&old, &new, AXIS, offset)?;
+    let updated = slice_update(&old, new, AXIS, offset)?;
     drop(old);
     let filled = slice(&updated, AXIS, 0, offset + count)?;
     *buffer = Some(updated);
@@ -116,7 +115,8 @@ fn append(buffer: &mut Option<Array>, new: Array, window: usize, oldest: usize) 
         }
     };
     let length = all.shape()[AXIS] as usize;
-    let latest = if length > window { slice(&all, AXIS, length - window, length)?.contiguous()? } else { all.clone() };
+    let latest =
+        if length > window { slice(&all, AXIS, length - window, length)?.contiguous()? } else { all.clone() };
     *buffer = Some(latest);
     Ok(all)
 }

@@ -105,7 +105,11 @@ struct ScoredLayer<'a> {
 }
 
 impl<'a> Scorer<'a> {
-    fn new(source: &SourceModel, settings: &'a AnalysisSettings<'a>, specs: &[&'a TensorSpec]) -> Result<Self> {
+    fn new(
+        source: &SourceModel,
+        settings: &'a AnalysisSettings<'a>,
+        specs: &[&'a TensorSpec],
+    ) -> Result<Self> {
         let mut layers = Vec::new();
         for spec in specs {
             let fits = |quant: &&Quant| quant.packed_columns(spec.shape[1]).is_some();
@@ -124,13 +128,17 @@ impl<'a> Scorer<'a> {
 
     fn add(&mut self, sequence: usize, gradients: &[Gradient]) -> Result<()> {
         let total = self.settings.sequences.len();
-        let last_of_group = (sequence + 1) * GROUPS / total > sequence * GROUPS / total || sequence + 1 == total;
+        let last_of_group =
+            (sequence + 1) * GROUPS / total > sequence * GROUPS / total || sequence + 1 == total;
         let tokens = self.settings.sequences.get(sequence).map_or(1, Vec::len);
         for (layer, gradient) in self.layers.iter_mut().zip(gradients) {
             debug_assert_eq!(layer.spec.role, gradient.role);
             if !add_squares(&mut layer.squares, &gradient.gradient)? {
-                return Err(Error::engine(format!("layer `{}` has gradients that are not finite", layer.spec.name))
-                    .hint("the weights hold NaN or infinite values, or the text makes the model overflow"));
+                return Err(Error::engine(format!(
+                    "layer `{}` has gradients that are not finite",
+                    layer.spec.name
+                ))
+                .hint("the weights hold NaN or infinite values, or the text makes the model overflow"));
             }
             layer.sequences_in_group += 1;
             if last_of_group {
@@ -142,7 +150,8 @@ impl<'a> Scorer<'a> {
 
     fn finish(self, finished: &mut impl FnMut(LayerSensitivity) -> Result<()>) -> Result<()> {
         for layer in self.layers {
-            let scores = layer.candidates.iter().zip(&layer.groups).map(|(quant, groups)| Score::new(*quant, groups));
+            let scores =
+                layer.candidates.iter().zip(&layer.groups).map(|(quant, groups)| Score::new(*quant, groups));
             finished(LayerSensitivity {
                 path: layer.spec.path().unwrap_or_default().to_owned(),
                 rows: layer.spec.shape[0],
@@ -170,8 +179,12 @@ impl ScoredLayer<'_> {
                 let score = |quant: &Quant| weighted_error(weights, squares, columns, *quant, dtype, errors);
                 candidates.iter().map(score).collect()
             })
-            .try_reduce(|| vec![0.0; candidates.len()], |a, b| Ok(a.iter().zip(&b).map(|(a, b)| a + b).collect()));
-        let sums: Vec<f64> = sums.map_err(|e: affine::AffineError| Error::engine(format!("{}: {e}", self.spec.name)))?;
+            .try_reduce(
+                || vec![0.0; candidates.len()],
+                |a, b| Ok(a.iter().zip(&b).map(|(a, b)| a + b).collect()),
+            );
+        let sums: Vec<f64> =
+            sums.map_err(|e: affine::AffineError| Error::engine(format!("{}: {e}", self.spec.name)))?;
         let per_token = 0.5 / (self.sequences_in_group * tokens) as f64;
         for (groups, sum) in self.groups.iter_mut().zip(sums) {
             groups.push(sum * per_token);
@@ -195,8 +208,6 @@ fn weighted_error(
     Ok(errors
         .chunks(columns)
         .zip(squares.chunks(columns))
-        .map(|(errors, squares)| {
-            f64::from(errors.iter().zip(squares).map(|(e, f)| f * e * e).sum::<f32>())
-        })
+        .map(|(errors, squares)| f64::from(errors.iter().zip(squares).map(|(e, f)| f * e * e).sum::<f32>()))
         .sum())
 }

@@ -29,8 +29,12 @@ impl Loader<'_> {
         let mut bytes = Vec::new();
         let report = cast(tensor.dtype, tensor.bytes(), self.dtype, &mut bytes);
         if report.overflow {
-            return Err(Error::tensor(tensor.file, name, format!("has values beyond the range of {}", self.dtype))
-                .hint("use --dtype bfloat16 or float32"));
+            return Err(Error::tensor(
+                tensor.file,
+                name,
+                format!("has values beyond the range of {}", self.dtype),
+            )
+            .hint("use --dtype bfloat16 or float32"));
         }
         tensor.release(0, tensor.bytes().len());
         Ok(array::from_bytes(&bytes, self.dtype, tensor.shape))
@@ -43,7 +47,9 @@ impl Loader<'_> {
         };
         let codes = self.raw(&format!("{path}.weight"), Dtype::U32)?;
         let (scales, biases) = match quant.mode {
-            Mode::Affine => (self.float(&format!("{path}.scales"))?, Some(self.float(&format!("{path}.biases"))?)),
+            Mode::Affine => {
+                (self.float(&format!("{path}.scales"))?, Some(self.float(&format!("{path}.biases"))?))
+            }
             _ => (self.raw(&format!("{path}.scales"), Dtype::U8)?, None),
         };
         Ok(Weight::Quantized(Packed { codes, scales, biases, quant }))

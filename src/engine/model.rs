@@ -91,7 +91,13 @@ impl Model {
             crate::interrupt::check()?;
             blocks.push(Block::load(&loader, index)?);
         }
-        Ok(Self { spec: source.spec().clone(), dtype, on_gpu: engine.gpu, ends: Ends::load(&loader)?, blocks })
+        Ok(Self {
+            spec: source.spec().clone(),
+            dtype,
+            on_gpu: engine.gpu,
+            ends: Ends::load(&loader)?,
+            blocks,
+        })
     }
 
     /// What the decoder is made of.
@@ -119,7 +125,12 @@ impl Model {
     }
 
     /// Logits [1, tokens, vocabulary], or of the last token only.
-    pub(super) fn forward(&self, tokens: &[u32], mut caches: Option<&mut Caches>, last: bool) -> Result<Array> {
+    pub(super) fn forward(
+        &self,
+        tokens: &[u32],
+        mut caches: Option<&mut Caches>,
+        last: bool,
+    ) -> Result<Array> {
         let context = Context { spec: &self.spec, dtype: self.dtype, on_gpu: self.on_gpu };
         let offset = caches.as_ref().map_or(0, |caches| caches.offset());
         let mut positions = Positions::new(&self.spec, offset, tokens.len());

@@ -113,7 +113,7 @@ impl<'a> Replay<'a> {
                         norm: self.ends.norm.clone(),
                         head: head.or_else(|| self.ends.head.clone()),
                     };
-                    let logits = ends.logits(self.context, &primals[0]).map_err(exception)?;
+                    let logits = ends.logits(self.context, &primals[0]).map_err(|e| exception(&e))?;
                     Ok(vec![logits])
                 },
                 &primals,
@@ -180,7 +180,9 @@ impl<'a> Replay<'a> {
                     }
                 }
                 let mut positions = Positions::new(self.context.spec, 0, tokens);
-                let y = block.forward(self.context, &primals[0], &mut positions, None).map_err(exception)?;
+                let y = block
+                    .forward(self.context, &primals[0], &mut positions, None)
+                    .map_err(|e| exception(&e))?;
                 Ok(vec![y])
             },
             &primals,
@@ -191,7 +193,7 @@ impl<'a> Replay<'a> {
     }
 }
 
-fn exception(error: Error) -> mlx_rs::error::Exception {
+fn exception(error: &Error) -> mlx_rs::error::Exception {
     mlx_rs::error::Exception::custom(error.to_string())
 }
 
@@ -201,10 +203,14 @@ fn score(logits: &mut [f32], vocabulary: usize, seed: u64, first: usize) {
         let mut rng = fastrand::Rng::with_seed(seed.wrapping_add((first + row) as u64));
         let label = categorical(logits, rng.f64()) as usize;
         let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        logits.iter_mut().for_each(|x| *x = (*x - largest).exp());
+        for x in logits.iter_mut() {
+            *x = (*x - largest).exp();
+        }
         let total: f64 = logits.iter().map(|&x| f64::from(x)).sum();
         let scale = (1.0 / total) as f32;
-        logits.iter_mut().for_each(|x| *x *= -scale);
+        for x in logits.iter_mut() {
+            *x *= -scale;
+        }
         logits[label] += 1.0;
     });
 }

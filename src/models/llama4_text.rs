@@ -21,7 +21,8 @@ pub fn spec(config: &ModelConfig, shapes: &TensorShapes) -> Result<DecoderSpec> 
     set_chunks(config, &mut spec)?;
     set_temperature(config, &mut spec)?;
     if spec.rope.scaling != RopeScaling::Default {
-        spec.notes.push("rope_scaling is applied as transformers does; mlx-lm's llama4_text ignores it".to_owned());
+        spec.notes
+            .push("rope_scaling is applied as transformers does; mlx-lm's llama4_text ignores it".to_owned());
     }
     spec.resolved.push(("use_qk_norm", (spec.qk_norm == QkNorm::Weightless).into()));
     Ok(spec)
@@ -46,10 +47,11 @@ fn set_intermediate_size(config: &ModelConfig, shapes: &TensorShapes, spec: &mut
             .hint("only dense llama4_text models such as MobileLLM-R1 can be used"));
     }
     let claimed = config.size("intermediate_size_mlp")?;
-    let size = match shapes.get("model.layers.0.feed_forward.gate_proj.weight").and_then(|shape| shape.first()) {
-        Some(&rows) => rows,
-        None => claimed.unwrap_or(spec.intermediate_size),
-    };
+    let size =
+        match shapes.get("model.layers.0.feed_forward.gate_proj.weight").and_then(|shape| shape.first()) {
+            Some(&rows) => rows,
+            None => claimed.unwrap_or(spec.intermediate_size),
+        };
     if claimed.is_some() && claimed != Some(size) {
         spec.notes.push(format!(
             "the weights' MLP is {size} wide, the config's intermediate_size_mlp says {}: the weights decide",
@@ -81,13 +83,17 @@ fn set_rope_layers(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
     }
     let artefact = flags[..count].iter().all(|&rope| !rope);
     if artefact {
-        spec.notes.push("no_rope_layers turns RoPE off in every layer, a config artefact: applied everywhere".to_owned());
+        spec.notes.push(
+            "no_rope_layers turns RoPE off in every layer, a config artefact: applied everywhere".to_owned(),
+        );
     }
     for (layer, &rope) in spec.layers.iter_mut().zip(&flags) {
         layer.rope = rope || artefact;
     }
     if spec.qk_norm == QkNorm::Weightless && spec.layers.iter().any(|layer| !layer.rope) {
-        spec.notes.push("q/k norm is left out in layers without RoPE as transformers does; mlx-lm applies it".to_owned());
+        spec.notes.push(
+            "q/k norm is left out in layers without RoPE as transformers does; mlx-lm applies it".to_owned(),
+        );
     }
     let resolved: Vec<u8> = spec.layers.iter().map(|layer| layer.rope.into()).collect();
     spec.resolved.push(("no_rope_layers", resolved.into()));
@@ -114,7 +120,8 @@ fn set_temperature(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
             floor_scale: config.positive("floor_scale")?.unwrap_or(8192.0),
             attn_scale: config.number("attn_scale")?.unwrap_or(0.1),
         });
-        spec.notes.push("attn_temperature_tuning is applied as transformers does; mlx-lm ignores it".to_owned());
+        spec.notes
+            .push("attn_temperature_tuning is applied as transformers does; mlx-lm ignores it".to_owned());
     }
     Ok(())
 }

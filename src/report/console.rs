@@ -39,7 +39,11 @@ impl Console {
 
     /// A bar over bytes.
     pub fn bytes_bar(&self, verb: &str, total: u64) -> ProgressBar {
-        self.bar(verb, total, "{msg} [{bar:30}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} eta {eta}")
+        self.bar(
+            verb,
+            total,
+            "{msg} [{bar:30}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} eta {eta}",
+        )
     }
 
     /// A bar over steps.

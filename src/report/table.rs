@@ -1,6 +1,6 @@
 //! Plain text tables: columns padded to their widest cell, two spaces between.
 
-use std::fmt;
+use std::fmt::{self, Write};
 
 /// Alignment of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,15 +36,20 @@ impl Table {
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let width = |column: usize| {
-            self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+            self.rows
+                .iter()
+                .filter_map(|row| row.get(column))
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or(0)
         };
         let widths: Vec<usize> = (0..self.align.len()).map(width).collect();
         for row in &self.rows {
             let mut line = String::new();
             for ((cell, align), width) in row.iter().zip(&self.align).zip(&widths) {
                 match align {
-                    Align::Left => line.push_str(&format!("{cell:<width$}  ")),
-                    Align::Right => line.push_str(&format!("{cell:>width$}  ")),
+                    Align::Left => write!(line, "{cell:<width$}  ")?,
+                    Align::Right => write!(line, "{cell:>width$}  ")?,
                 }
             }
             writeln!(f, "{}", line.trim_end())?;

@@ -129,10 +129,8 @@ impl DecoderSpec {
         let tie_word_embeddings = config.boolean("tie_word_embeddings")?.unwrap_or(false);
         let rope = Rope::from_config(config, false, default_theta)?;
         // mlx-lm reads these two from the top level only, and takes an absent tie for true.
-        let mut resolved = vec![
-            ("tie_word_embeddings", tie_word_embeddings.into()),
-            ("rope_theta", rope.theta.into()),
-        ];
+        let mut resolved =
+            vec![("tie_word_embeddings", tie_word_embeddings.into()), ("rope_theta", rope.theta.into())];
         if let Some(parameters) = config.get("rope_parameters")
             && rope.scaling != RopeScaling::Default
         {
@@ -163,16 +161,18 @@ impl DecoderSpec {
 
     /// Gives the blocks that `layer_types` calls sliding (or, without such a list, those for which `default` says so)
     /// the config's `sliding_window`.
-    pub fn set_sliding_windows(&mut self, config: &ModelConfig, default: impl Fn(usize) -> bool) -> Result<()> {
+    pub fn set_sliding_windows(
+        &mut self,
+        config: &ModelConfig,
+        default: impl Fn(usize) -> bool,
+    ) -> Result<()> {
         let window = config.size("sliding_window")?;
         let types = config.strings("layer_types")?;
         if let Some(types) = &types
             && types.len() != self.layers.len()
         {
-            return Err(config.error(
-                "layer_types",
-                format!("{} entries for {} layers", types.len(), self.layers.len()),
-            ));
+            return Err(config
+                .error("layer_types", format!("{} entries for {} layers", types.len(), self.layers.len())));
         }
         for (i, layer) in self.layers.iter_mut().enumerate() {
             let sliding = match types.as_ref().map(|types| types[i].as_str()) {

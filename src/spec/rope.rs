@@ -100,9 +100,7 @@ impl Rope {
             }
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
                 base(self.theta)
-                    .map(|f| {
-                        llama3(f, factor, low_freq_factor, high_freq_factor, original_max_positions)
-                    })
+                    .map(|f| llama3(f, factor, low_freq_factor, high_freq_factor, original_max_positions))
                     .collect()
             }
             RopeScaling::Yarn { factor, original_max_positions, beta_fast, beta_slow, truncate, .. } => {
@@ -144,14 +142,16 @@ impl RopeScaling {
             Some(kind) => kind,
             None => config.string(&key("type"))?.unwrap_or("default"),
         };
-        let factor = || {
-            config.positive(&key("factor"))?.ok_or_else(|| config.error(&key("factor"), "missing"))
-        };
+        let factor =
+            || config.positive(&key("factor"))?.ok_or_else(|| config.error(&key("factor"), "missing"));
         let max_positions = config.size("max_position_embeddings")?;
         let original = || -> Result<f64> {
             let own = config.positive(&key("original_max_position_embeddings"))?;
             own.or(max_positions.map(|n| n as f64)).ok_or_else(|| {
-                config.error(&key("original_max_position_embeddings"), "missing, and no max_position_embeddings")
+                config.error(
+                    &key("original_max_position_embeddings"),
+                    "missing, and no max_position_embeddings",
+                )
             })
         };
         Ok(match kind {

@@ -37,7 +37,11 @@ pub fn json_file(path: &Path) -> Value {
 }
 
 pub fn mixbit<I: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = I>) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_mixbit")).args(arguments).env_remove("MIXBIT_ENGINE_DIR").output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_mixbit"))
+        .args(arguments)
+        .env_remove("MIXBIT_ENGINE_DIR")
+        .output()
+        .unwrap()
 }
 
 pub fn stderr(output: &Output) -> String {
@@ -95,7 +99,8 @@ impl RawCheckpoint {
         let mut offset = 0;
         for (name, dtype, shape, data) in &self.tensors {
             let end = offset + data.len();
-            header.insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}));
+            header
+                .insert(name.clone(), json!({"dtype": dtype, "shape": shape, "data_offsets": [offset, end]}));
             offset = end;
         }
         header

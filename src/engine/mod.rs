@@ -47,7 +47,10 @@ impl Engine {
 
     /// The dtype to compute a model of `stored` dtype in.
     pub fn compute_dtype(&self, stored: Dtype) -> Dtype {
-        if self.gpu { stored } else { Dtype::F32 }
+        match stored {
+            Dtype::F16 | Dtype::BF16 if self.gpu => stored,
+            _ => Dtype::F32,
+        }
     }
 }
 

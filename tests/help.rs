@@ -1,0 +1,29 @@
+//! What the user reads: help texts and tables, as snapshots (`INSTA_UPDATE=always cargo test` renews them).
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use common::{fixtures, mixbit, stdout, succeeded};
+
+fn said(arguments: &[&str]) -> String {
+    let output = mixbit(arguments);
+    succeeded(&output);
+    stdout(&output)
+}
+
+#[test]
+fn help_of_every_command() {
+    insta::assert_snapshot!("help", said(&["--help"]));
+    for command in ["convert", "quantize", "inspect", "run", "logits"] {
+        insta::assert_snapshot!(format!("help-{command}"), said(&[command, "--help"]));
+    }
+}
+
+#[test]
+fn tables_of_inspect() {
+    let model = fixtures().join("golden/quantized-by-mlx-lm/llama4-text-mixed-bits");
+    let model = model.to_str().unwrap();
+    insta::assert_snapshot!("inspect", said(&["inspect", model]));
+    insta::assert_snapshot!("inspect-layers", said(&["inspect", "--layers", model]));
+    insta::assert_snapshot!("inspect-json", said(&["inspect", "--json", model]));
+}

@@ -25,6 +25,10 @@ pub enum Command {
     Convert(Convert),
     /// Make a mixed-precision model of a chosen size
     Quantize(Quantize),
+    /// Measure how much each layer's rounding costs, once for all sizes
+    Analyze(Analyze),
+    /// Show size against predicted cost over the whole range of a table
+    Curve(Curve),
     /// Show what is in a model: sizes and the bits of every layer
     Inspect(Inspect),
     /// Generate text
@@ -110,6 +114,57 @@ pub struct Calibration {
     pub seed: u64,
 }
 
+/// How large the result may be: one of these.
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+pub struct Size {
+    /// Average bits a weight of the linear layers, scales and biases included; never exceeded
+    #[arg(long, value_name = "BITS")]
+    pub target_bpw: Option<f64>,
+    /// Bytes of all tensors, such as 800MB; never exceeded
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub target_size: Option<u64>,
+    /// The same bits for every layer, or bits:group; nothing is measured
+    #[arg(long, value_name = "BITS[:GROUP]")]
+    pub bits: Option<String>,
+}
+
+/// `mixbit analyze`.
+#[derive(Debug, Args)]
+pub struct Analyze {
+    /// Model folder to measure
+    #[arg(long, alias = "hf-path", value_name = "DIR")]
+    pub model: PathBuf,
+    /// Table to write
+    #[arg(long, value_name = "FILE.json")]
+    pub out: PathBuf,
+    /// Candidates to measure, such as "3,4,6 x 64,128" [default: 2,3,4,5,6,8 x 32,64,128]
+    #[arg(long, value_name = "LIST")]
+    pub candidates: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub calibration: Calibration,
+    /// Element type of scales and biases
+    #[arg(long, value_enum, default_value = "float16")]
+    pub dtype: FloatDtype,
+    /// Continue an interrupted measurement after its last finished block
+    #[arg(long)]
+    pub resume: bool,
+    /// Replace the table if it exists
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// `mixbit curve`.
+#[derive(Debug, Args)]
+pub struct Curve {
+    /// Table that `mixbit analyze` wrote
+    pub table: PathBuf,
+    /// Comma-separated values instead of a table
+    #[arg(long)]
+    pub csv: bool,
+}
+
 /// `mixbit quantize`.
 #[derive(Debug, Args)]
 pub struct Quantize {
@@ -119,12 +174,22 @@ pub struct Quantize {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub output: Output,
-    /// Average bits a weight of the linear layers, scales and biases included; never exceeded
-    #[arg(long, value_name = "BITS")]
-    pub target_bpw: f64,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub size: Size,
+    /// What a layer may become: bits x group sizes, such as "3,4,6 x 64,128", and `+ keep` for float
+    /// [default: 2,3,4,5,6,8 x 32,64,128 + keep]
+    #[arg(long, value_name = "LIST", conflicts_with = "bits")]
+    pub candidates: Option<String>,
+    /// Fix layers: GLOB=bits[:group] or GLOB=float; may be repeated, the last that matches wins
+    #[arg(long, value_name = "RULE")]
+    pub layer: Vec<String>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub calibration: Calibration,
+    /// Use a table that `mixbit analyze` wrote instead of measuring
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["calibration", "bits"])]
+    pub sensitivities: Option<PathBuf>,
     /// Element type of what stays float and of scales and biases
     #[arg(long, value_enum, default_value = "float16")]
     pub dtype: FloatDtype,

@@ -7,6 +7,8 @@ use crate::bitmap::BitMap;
 use crate::candidate::{Candidate, Quant};
 use crate::checkpoint::{Dtype, SourceModel};
 use crate::error::{Error, Result};
+use crate::inventory::Inventory;
+use crate::rules::LayerRule;
 use crate::sensitivity::LayerSensitivity;
 use crate::spec::TensorSpec;
 
@@ -28,15 +30,21 @@ pub struct Solution {
     pub bitmap: BitMap,
     /// Bits a weight over the layers decided on, scales and biases included.
     pub bpw: f64,
-    /// Predicted KL divergence per token, in nats.
-    pub kl: f64,
+    /// Predicted KL divergence per token, in nats, where sensitivities were measured.
+    pub kl: Option<f64>,
     /// Bytes of the layers decided on.
     pub bytes: u64,
 }
 
 impl<'a> Plan<'a> {
-    /// The linear layers of `source` that are float. `dtype` is that of scales and biases, and of what stays float.
-    pub fn new(source: &'a SourceModel, candidates: &[Candidate], dtype: Dtype) -> Result<Self> {
+    /// The linear layers of `source` that are float, each with the `candidates` that fit, or with what the last of
+    /// `rules` that matches says. `dtype` is that of scales and biases, and of what stays float.
+    pub fn new(
+        source: &'a SourceModel,
+        candidates: &[Candidate],
+        rules: &[LayerRule],
+        dtype: Dtype,
+    ) -> Result<Self> {
         let mut plan = Self { layers: Vec::new(), indivisible: Vec::new(), already: Vec::new(), dtype };
         for spec in source.manifest().iter().filter(|spec| spec.quantizable()) {
             let Some(path) = spec.path() else { continue };
@@ -46,6 +54,10 @@ impl<'a> Plan<'a> {
             }
             let fits = |c: &&Candidate| c.quant().is_some_and(|q| q.packed_columns(spec.shape[1]).is_some());
             let mut options: Vec<Candidate> = candidates.iter().filter(fits).copied().collect();
+            if let Some(rule) = rules.iter().rev().find(|rule| rule.matches(path)) {
+                plan.layers.push((spec, vec![ruled(spec, rule)?]));
+                continue;
+            }
             if options.is_empty() {
                 plan.indivisible.push(path.to_owned());
                 continue;
@@ -55,6 +67,8 @@ impl<'a> Plan<'a> {
             }
             plan.layers.push((spec, options));
         }
+        let paths: Vec<&str> = plan.layers.iter().filter_map(|(spec, _)| spec.path()).collect();
+        LayerRule::check_all(rules, &paths)?;
         if plan.layers.is_empty() {
             return Err(nothing_to_do(source, &plan));
         }
@@ -88,6 +102,28 @@ impl<'a> Plan<'a> {
         (self.bpw(bytes(u64::min, u64::MAX)), self.bpw(bytes(u64::max, 0)))
     }
 
+    /// Bytes of the tensors that are not decided on, as they will be written.
+    pub fn rest_bytes(&self, source: &SourceModel, dtype: Dtype) -> u64 {
+        let as_float = Inventory::planned(source, source.bitmap(), dtype).bytes.total;
+        as_float - self.weights() * dtype.size() as u64
+    }
+
+    /// Bits a weight that are left for the layers decided on when all tensors may take `size` bytes.
+    pub fn bpw_of_model_size(&self, source: &SourceModel, size: u64) -> Result<f64> {
+        let rest = self.rest_bytes(source, self.dtype);
+        let (least, most) = self.reachable_bpw();
+        let bytes = |bpw: f64| rest + (bpw * self.weights() as f64 / 8.0).ceil() as u64;
+        if size < bytes(least) {
+            return Err(Error::usage(format!(
+                "a size of {size} bytes cannot be reached: this model goes from {} to {}",
+                bytes(least),
+                bytes(most)
+            ))
+            .hint(format!("the nearest is --target-size {}", bytes(least))));
+        }
+        Ok(self.bpw(size - rest).min(most))
+    }
+
     /// Fails unless `target` bits a weight can be kept to.
     pub fn check_target(&self, target: f64) -> Result<()> {
         let (least, most) = self.reachable_bpw();
@@ -99,6 +135,19 @@ impl<'a> Plan<'a> {
             "a target of {target} bpw cannot be reached: this model goes from {least:.3} to {most:.3}"
         ))
         .hint(format!("the nearest is --target-bpw {}", round_towards(nearest, least, most))))
+    }
+
+    /// Whether rules and candidates leave nothing to choose.
+    pub fn is_fixed(&self) -> bool {
+        self.layers.iter().all(|(_, options)| options.len() == 1)
+    }
+
+    /// The only solution of a fixed plan: every layer's first option.
+    pub fn fixed(&self) -> Solution {
+        let options = self.layers.iter().filter_map(|(spec, options)| Some((spec, *options.first()?)));
+        let bytes = options.clone().filter_map(|(spec, candidate)| self.bytes(spec, candidate)).sum();
+        let bitmap = options.filter_map(|(spec, c)| Some((spec.path()?.to_owned(), c.quant()?))).collect();
+        Solution { bitmap, bpw: self.bpw(bytes), kl: None, bytes }
     }
 
     /// The bit map with the least predicted KL divergence at no more than `target` bits a weight.
@@ -138,7 +187,12 @@ impl<'a> Plan<'a> {
                 Some((spec.path()?.to_owned(), options.get(index)?.quant()?))
             })
             .collect();
-        Solution { bitmap, bpw: self.bpw(allocation.bytes), kl: allocation.loss, bytes: allocation.bytes }
+        Solution {
+            bitmap,
+            bpw: self.bpw(allocation.bytes),
+            kl: Some(allocation.loss),
+            bytes: allocation.bytes,
+        }
     }
 
     fn bytes(&self, spec: &TensorSpec, candidate: Candidate) -> Option<u64> {
@@ -157,6 +211,19 @@ impl<'a> Plan<'a> {
         quants.dedup();
         quants
     }
+}
+
+/// What `rule` makes of a layer, if that can be.
+fn ruled(spec: &TensorSpec, rule: &LayerRule) -> Result<Candidate> {
+    let fits = rule.candidate.quant().is_none_or(|quant| quant.packed_columns(spec.shape[1]).is_some());
+    if fits {
+        return Ok(rule.candidate);
+    }
+    Err(Error::usage(format!(
+        "layer `{}` has rows of {}, which {} cannot divide",
+        spec.name, spec.shape[1], rule.candidate
+    ))
+    .hint("choose another group size for it, or float"))
 }
 
 /// `nearest` to three digits, towards the inside of the range.

@@ -1,13 +1,23 @@
 //! The sensitivity table: what each candidate of each layer is predicted to cost, measured once, solved for any target.
+//!
+//! On disk it is one JSON object. While it is measured, `FILE.partial` holds a header line and a line a finished layer,
+//! so that an interrupted measurement can go on.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::affine::FloatType;
 use crate::candidate::Quant;
+use crate::error::{Error, Result};
 
 /// A candidate's predicted KL divergence per token, in nats.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Score {
     /// The candidate.
+    #[serde(flatten)]
     pub quant: Quant,
     /// Predicted KL divergence per token.
     pub kl: f64,
@@ -38,14 +48,207 @@ pub struct LayerSensitivity {
     pub scores: Vec<Score>,
 }
 
+/// What a table was measured with. Tables with different ones are not to be mixed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Measurement {
+    /// Version of this format.
+    pub version: u32,
+    /// Fingerprint of the model, see [`crate::checkpoint::SourceModel::fingerprint`].
+    pub model: String,
+    /// SHA-256 of the token sequences.
+    pub text: String,
+    /// Number of sequences.
+    pub samples: usize,
+    /// Tokens in each.
+    pub sequence_length: usize,
+    /// Seed of sequence choice and labels.
+    pub seed: u64,
+    /// `fisher-diagonal`.
+    pub method: String,
+    /// Type of scales and biases.
+    pub dtype: FloatType,
+    /// The candidates.
+    pub candidates: Vec<Quant>,
+}
+
+/// A whole table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Table {
+    /// How it was measured.
+    pub measurement: Measurement,
+    /// One a layer.
+    pub layers: Vec<LayerSensitivity>,
+}
+
+impl Table {
+    /// Reads a finished table.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        let table: Self = serde_json::from_str(&text).map_err(|e| {
+            Error::file(path, format!("not a sensitivity table: {e}")).hint("`mixbit analyze` writes them")
+        })?;
+        let finite = |layer: &LayerSensitivity| layer.scores.iter().all(|s| s.kl.is_finite() && s.kl >= 0.0);
+        match table.layers.iter().find(|layer| !finite(layer)) {
+            Some(layer) => {
+                Err(Error::key(path, &layer.path, "has a predicted KL divergence that is no number"))
+            }
+            None => Ok(table),
+        }
+    }
+
+    /// Fails unless the table was measured on the model with this fingerprint, for scales of this type.
+    pub fn check(&self, path: &Path, model: &str, dtype: FloatType) -> Result<()> {
+        if self.measurement.model != model {
+            return Err(
+                Error::file(path, "was measured on another model").hint("run `mixbit analyze` on this one")
+            );
+        }
+        if self.measurement.dtype != dtype {
+            return Err(Error::file(
+                path,
+                format!("was measured for scales in {}, not {dtype}", self.measurement.dtype),
+            )
+            .hint(format!("use --dtype {}, or analyze again", self.measurement.dtype)));
+        }
+        Ok(())
+    }
+
+    /// Writes it, replacing `path` in one step.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, e))?;
+        let text = serde_json::to_vec_pretty(self).map_err(|e| Error::file(path, e.to_string()))?;
+        file.write_all(&text).and_then(|()| file.as_file().sync_all()).map_err(|e| Error::io(path, e))?;
+        file.persist(path).map_err(|e| Error::io(path, e.error))?;
+        Ok(())
+    }
+}
+
+/// A table in the making.
+#[derive(Debug)]
+pub struct Partial {
+    path: PathBuf,
+    file: File,
+    /// Layers that an earlier run finished.
+    pub finished: Vec<LayerSensitivity>,
+}
+
+impl Partial {
+    /// Starts `out`.partial anew, or goes on with it if `resume` is set and it was made with the same measurement.
+    pub fn open(out: &Path, measurement: &Measurement, resume: bool) -> Result<Self> {
+        let mut name = out.as_os_str().to_owned();
+        name.push(".partial");
+        let path = PathBuf::from(name);
+        let finished = if resume && path.exists() { read_partial(&path, measurement)? } else { Vec::new() };
+        let file = File::create(&path).map_err(|e| Error::io(&path, e))?;
+        let mut partial = Self { path, file, finished: Vec::new() };
+        partial.line(measurement)?;
+        for layer in finished {
+            partial.line(&layer)?;
+            partial.finished.push(layer);
+        }
+        Ok(partial)
+    }
+
+    /// Records a finished layer.
+    pub fn add(&mut self, layer: LayerSensitivity) -> Result<()> {
+        self.line(&layer)?;
+        self.finished.push(layer);
+        Ok(())
+    }
+
+    /// Writes the finished table to `out` and removes the partial one.
+    pub fn finish(self, out: &Path, measurement: Measurement) -> Result<Table> {
+        let mut layers = self.finished;
+        layers.sort_by(|a, b| a.path.cmp(&b.path));
+        let table = Table { measurement, layers };
+        table.write(out)?;
+        fs::remove_file(&self.path).map_err(|e| Error::io(&self.path, e))?;
+        Ok(table)
+    }
+
+    fn line(&mut self, value: &impl Serialize) -> Result<()> {
+        let mut text = serde_json::to_vec(value).map_err(|e| Error::file(&self.path, e.to_string()))?;
+        text.push(b'\n');
+        self.file.write_all(&text).map_err(|e| Error::io(&self.path, e))
+    }
+}
+
+/// The whole lines of a partial table; a last one that was cut off is measured again.
+fn read_partial(path: &Path, measurement: &Measurement) -> Result<Vec<LayerSensitivity>> {
+    let text = fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+    let mut lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    let header: Option<Measurement> = lines.next().and_then(|line| serde_json::from_str(line).ok());
+    if header.as_ref() != Some(measurement) {
+        return Err(Error::file(path, "was begun with another model, text or setting")
+            .hint("repeat the command as it was, or leave out --resume to start anew"));
+    }
+    lines
+        .map(|line| serde_json::from_str(line).map_err(|e| Error::file(path, format!("damaged: {e}"))))
+        .collect()
+}
+
+/// Appends nothing, but fails early when `path` cannot be written to.
+pub fn check_writable(path: &Path, overwrite: bool) -> Result<()> {
+    if path.exists() && !overwrite {
+        return Err(Error::file(path, "already exists").hint("--overwrite replaces it"));
+    }
+    let existed = path.exists();
+    OpenOptions::new().append(true).create(true).open(path).map_err(|e| Error::io(path, e))?;
+    if !existed {
+        fs::remove_file(path).map_err(|e| Error::io(path, e))?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn measurement(seed: u64) -> Measurement {
+        Measurement {
+            version: 1,
+            model: "m".to_owned(),
+            text: "t".to_owned(),
+            samples: 2,
+            sequence_length: 8,
+            seed,
+            method: "fisher-diagonal".to_owned(),
+            dtype: FloatType::F16,
+            candidates: vec![Quant::affine(4, 64)],
+        }
+    }
+
+    fn layer(path: &str) -> LayerSensitivity {
+        let scores = vec![Score::new(Quant::affine(4, 64), &[0.1, 0.3])];
+        LayerSensitivity { path: path.to_owned(), rows: 2, columns: 64, scores }
+    }
 
     #[test]
     fn standard_error_of_equal_parts() {
         let score = Score::new(Quant::affine(4, 64), &[1.0, 3.0]);
         assert!((score.kl - 2.0).abs() < 1e-12 && (score.stderr - 1.0).abs() < 1e-12);
         assert_eq!(Score::new(Quant::affine(4, 64), &[1.0]).stderr.to_bits(), 0f64.to_bits());
+    }
+
+    #[test]
+    fn an_interrupted_table_goes_on_and_only_with_the_same_settings() {
+        let home = tempfile::tempdir().unwrap();
+        let out = home.path().join("table.json");
+        let mut partial = Partial::open(&out, &measurement(1), false).unwrap();
+        partial.add(layer("b")).unwrap();
+        partial.file.write_all(b"{\"path\": \"cut o").unwrap();
+        drop(partial);
+        assert!(Partial::open(&out, &measurement(2), true).is_err());
+        let mut partial = Partial::open(&out, &measurement(1), true).unwrap();
+        assert_eq!(partial.finished, [layer("b")]);
+        partial.add(layer("a")).unwrap();
+        let table = partial.finish(&out, measurement(1)).unwrap();
+        assert_eq!(Table::read(&out).unwrap(), table);
+        assert_eq!(table.layers, [layer("a"), layer("b")]);
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+        assert!(table.check(&out, "m", FloatType::F16).is_ok());
+        assert!(table.check(&out, "other", FloatType::F16).is_err());
+        assert!(table.check(&out, "m", FloatType::Bf16).is_err());
     }
 }

@@ -165,3 +165,95 @@ fn a_dry_run_writes_nothing() {
     assert!(stdout(&output).contains("nothing was written") && !out.exists());
     assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
 }
+
+#[test]
+fn a_table_is_measured_once_and_serves_every_target() {
+    let home = tempfile::tempdir().unwrap();
+    let table = home.path().join("table.json");
+    let analyze = |more: &[&str]| {
+        let mut arguments = vec!["analyze", "--model"];
+        let (model, table) = (bundled(), table.to_str().unwrap().to_owned());
+        let model = model.to_str().unwrap().to_owned();
+        arguments.extend([
+            model.as_str(),
+            "--out",
+            table.as_str(),
+            "--samples",
+            "4",
+            "--sequence-length",
+            "64",
+        ]);
+        arguments.extend(more);
+        mixbit(arguments)
+    };
+    succeeded(&analyze(&[]));
+    let measured = fs::read(&table).unwrap();
+    assert!(stderr(&analyze(&[])).contains("--overwrite"));
+    succeeded(&analyze(&["--overwrite", "--resume"]));
+    assert!(fs::read(&table).unwrap() == measured, "the same measurement gives the same table");
+
+    let out = home.path().join("out");
+    let direct = home.path().join("direct");
+    quantized(&bundled(), &direct, "4.5");
+    let from_table = |target: &str, table: &Path, model: &Path| {
+        mixbit([
+            "quantize",
+            "--hf-path",
+            model.to_str().unwrap(),
+            "--mlx-path",
+            out.to_str().unwrap(),
+            target,
+            "--sensitivities",
+            table.to_str().unwrap(),
+            "--overwrite",
+        ])
+    };
+    succeeded(&from_table("--target-bpw=4.5", &table, &bundled()));
+    assert_eq!(json_file(&out.join("config.json")), json_file(&direct.join("config.json")));
+    let other = from_table("--target-bpw=4.5", &table, &fixtures().join("golden/llama4-text-tied"));
+    assert!(stderr(&other).contains("another model"), "{}", stderr(&other));
+
+    succeeded(&from_table("--target-size=700KB", &table, &bundled()));
+    let bytes = inspected(&out)["bytes"]["total"].as_u64().unwrap();
+    assert!(bytes <= 700_000 && bytes > 695_000, "{bytes}");
+
+    let curve = mixbit(["curve", "--csv", table.to_str().unwrap()]);
+    succeeded(&curve);
+    let losses: Vec<f64> = stdout(&curve)
+        .lines()
+        .skip(1)
+        .map(|line| line.rsplit(',').next().unwrap().parse().unwrap())
+        .collect();
+    assert!(losses.len() > 20 && losses.is_sorted_by(|a, b| a >= b), "{losses:?}");
+}
+
+#[test]
+fn uniform_bits_and_rules_by_hand() {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    let run = |more: &[&str]| {
+        let (model, out) = (bundled(), out.to_str().unwrap().to_owned());
+        let model = model.to_str().unwrap().to_owned();
+        let mut arguments =
+            vec!["quantize", "--hf-path", model.as_str(), "--mlx-path", out.as_str(), "--overwrite"];
+        arguments.extend(more);
+        mixbit(arguments)
+    };
+    succeeded(&run(&["--bits", "4", "--layer", "*.v_proj=8:32", "--layer", "*.3.*.v_proj=float"]));
+    let source = SourceModel::open(&out).unwrap();
+    let find = |layer: &str| source.bitmap().get(layer).copied();
+    assert_eq!(find("model.layers.0.self_attn.v_proj"), Some(Quant::affine(8, 32)));
+    assert_eq!(find("model.layers.3.self_attn.v_proj"), None);
+    assert_eq!(find("model.layers.3.self_attn.q_proj"), Some(Quant::affine(4, 64)));
+    for (more, expected) in [
+        (&["--bits", "4", "--layer", "nothing=4"][..], "no float linear layer matches"),
+        (&["--bits", "7"], "7 bits"),
+        (&["--bits", "4", "--layer", "*=4:48"], "48"),
+        (&["--target-size", "10KB"], "cannot be reached"),
+    ] {
+        let output = run(more);
+        assert_eq!(output.status.code(), Some(1), "{more:?}");
+        assert!(stderr(&output).contains(expected), "{more:?}: {}", stderr(&output));
+    }
+    assert_eq!(run(&["--bits", "4", "--target-bpw", "4"]).status.code(), Some(2));
+}

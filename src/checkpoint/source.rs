@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
+
 use super::dtype::Dtype;
 use super::open::{Checkpoint, Tensor};
 use crate::bitmap::{BitMap, Declared};
@@ -110,6 +112,23 @@ impl SourceModel {
             *values.entry(source.tensor.dtype).or_default() += source.tensor.len();
         }
         Ok(values.into_iter().max_by_key(|(_, count)| *count).map_or(Dtype::F16, |(dtype, _)| dtype))
+    }
+
+    /// SHA-256 over config.json's keys, and over name, dtype, shape and both ends (64 KiB each) of every tensor: tells
+    /// models apart without reading them whole.
+    pub fn fingerprint(&self) -> Result<String> {
+        const END: usize = 64 << 10;
+        let mut hash = Sha256::new();
+        let keys = serde_json::to_vec(self.config.keys());
+        hash.update(keys.map_err(|e| Error::file(self.config.path(), e.to_string()))?);
+        for SourceTensor { name, tensor } in self.tensors() {
+            let bytes = tensor.bytes();
+            hash.update(format!("{name} {} {:?}", tensor.dtype, tensor.shape));
+            hash.update(&bytes[..bytes.len().min(END)]);
+            hash.update(&bytes[bytes.len().saturating_sub(END)..]);
+            tensor.release(0, bytes.len());
+        }
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat())
     }
 
     fn check(&self) -> Result<()> {

@@ -1,8 +1,11 @@
 //! One file per subcommand: arguments, plan, stages, report.
 
+mod analyze;
 mod convert;
+mod curve;
 mod inspect;
 mod logits;
+mod measure;
 mod quantize;
 mod run;
 
@@ -16,6 +19,8 @@ pub fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Convert(args) => convert::run(&args, &console),
         Command::Quantize(args) => quantize::run(&args, &console),
+        Command::Analyze(args) => analyze::run(&args, &console),
+        Command::Curve(args) => curve::run(&args, &console),
         Command::Inspect(args) => inspect::run(&args, &console),
         Command::Run(args) => run::run(&args, &console),
         Command::Logits(args) => logits::run(&args, &console),

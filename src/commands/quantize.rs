@@ -2,19 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use super::measure::Measure;
 use crate::bitmap::BitMap;
-use crate::calibration::Text;
-use crate::candidate::DEFAULT_CANDIDATES;
+use crate::candidate::{Candidate, DEFAULT_CANDIDATES};
 use crate::checkpoint::{Dtype, OutputFolder, Produce, SourceModel, check_destination};
 use crate::cli::Quantize;
-use crate::engine::{AnalysisSettings, Engine, analyze};
 use crate::error::Result;
 use crate::export;
 use crate::inventory::Inventory;
 use crate::plan::{Plan, Solution};
 use crate::report::{Console, bit_table, bytes, class_table, out};
-use crate::sensitivity::LayerSensitivity;
-use crate::tokenizer::Tokenizer;
+use crate::rules::LayerRule;
+use crate::sensitivity::Table;
 use crate::weights::{CastTensor, CopyTensor, QuantizeTensor, Warnings, float_type, write};
 
 /// Runs the command.
@@ -23,13 +22,11 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     let source = SourceModel::open(&args.hf_path)?;
     export::check_tokenizer(source.dir())?;
     check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
-    let dtype = args.dtype.into();
+    let dtype: Dtype = args.dtype.into();
     console.notes(&source.spec().notes);
-    let plan = Plan::new(&source, &DEFAULT_CANDIDATES, dtype)?;
-    announce(&plan, console);
-    plan.check_target(args.target_bpw)?;
-    let table = measure(args, &source, &plan, dtype, console)?;
-    let solution = plan.solve(&table, args.target_bpw)?;
+    let rules: Vec<LayerRule> = args.layer.iter().map(|rule| rule.parse()).collect::<Result<_>>()?;
+    let plan = Plan::new(&source, &candidates(args)?, &rules, dtype)?;
+    let solution = solve(args, &source, &plan, dtype, console)?;
     let mut bitmap = source.bitmap().clone();
     bitmap.extend(solution.bitmap.clone());
     if !args.dry_run {
@@ -38,12 +35,53 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     report(args, &source, &plan, &solution, &bitmap, dtype)
 }
 
+fn candidates(args: &Quantize) -> Result<Vec<Candidate>> {
+    match (&args.size.bits, &args.candidates) {
+        (Some(bits), _) => Ok(vec![bits.parse()?]),
+        (None, Some(list)) => Candidate::parse_list(list),
+        (None, None) => Ok(DEFAULT_CANDIDATES.to_vec()),
+    }
+}
+
+fn solve(
+    args: &Quantize,
+    source: &SourceModel,
+    plan: &Plan<'_>,
+    dtype: Dtype,
+    console: &Console,
+) -> Result<Solution> {
+    announce(plan, source, dtype, console);
+    let target = match (args.size.target_bpw, args.size.target_size) {
+        (Some(bpw), _) => bpw,
+        (None, Some(size)) => plan.bpw_of_model_size(source, size)?,
+        (None, None) => return Ok(plan.fixed()),
+    };
+    plan.check_target(target)?;
+    if plan.is_fixed() {
+        return Ok(plan.fixed());
+    }
+    let float = float_type(dtype)?;
+    if let Some(path) = &args.sensitivities {
+        let table = Table::read(path)?;
+        table.check(path, &source.fingerprint()?, float)?;
+        return plan.solve(&table.layers, target);
+    }
+    let measure = Measure::prepare(source, &args.calibration, plan.quants(), float, console)?;
+    let mut layers = Vec::new();
+    measure.run(&[], console, |layer| {
+        layers.push(layer);
+        Ok(())
+    })?;
+    plan.solve(&layers, target)
+}
+
 /// What is reachable, before any work.
-fn announce(plan: &Plan<'_>, console: &Console) {
+fn announce(plan: &Plan<'_>, source: &SourceModel, dtype: Dtype, console: &Console) {
     let (least, most) = plan.reachable_bpw();
-    let size = |bpw: f64| bytes((bpw * plan.weights() as f64 / 8.0) as u64);
+    let rest = plan.rest_bytes(source, dtype);
+    let size = |bpw: f64| bytes((bpw * plan.weights() as f64 / 8.0) as u64 + rest);
     console.line(&format!(
-        "{} linear layers, {} weights; reachable: {least:.3} to {most:.3} bpw, {} to {}",
+        "{} linear layers, {} weights; reachable: {least:.3} to {most:.3} bpw, whole model {} to {}",
         plan.len(),
         plan.weights(),
         size(least),
@@ -55,41 +93,6 @@ fn announce(plan: &Plan<'_>, console: &Console) {
     for layer in &plan.indivisible {
         console.line(&format!("stays float, no group size divides its rows: {layer}"));
     }
-}
-
-fn measure(
-    args: &Quantize,
-    source: &SourceModel,
-    plan: &Plan<'_>,
-    dtype: Dtype,
-    console: &Console,
-) -> Result<Vec<LayerSensitivity>> {
-    let calibration = &args.calibration;
-    let tokenizer = Tokenizer::from_dir(source.dir())?;
-    let text = Text::open(calibration.calibration.as_deref())?;
-    let length = calibration.sequence_length as usize;
-    let sequences = text.sequences(&tokenizer, calibration.samples as usize, length, calibration.seed)?;
-    console.line(&format!("calibration: {} sequences of {length} tokens", sequences.len()));
-    let engine = Engine::start()?;
-    let bar = console.steps_bar("measuring sensitivities", 1);
-    let quants = plan.quants();
-    let settings = AnalysisSettings {
-        sequences: &sequences,
-        candidates: &quants,
-        dtype: float_type(dtype)?,
-        seed: calibration.seed,
-        progress: &|done, total| {
-            bar.set_length(total as u64);
-            bar.set_position(done as u64);
-        },
-    };
-    let mut table = Vec::new();
-    analyze(&engine, source, &settings, |row| {
-        table.push(row);
-        Ok(())
-    })?;
-    bar.finish_and_clear();
-    Ok(table)
 }
 
 fn write_model(
@@ -105,13 +108,13 @@ fn write_model(
     let producers = producers(source, dtype, &solution.bitmap, &warnings);
     let folder = OutputFolder::create(&output.mlx_path, output.overwrite)?;
     let shards = write(&folder, &producers, output, source.manifest().parameters(), console, "quantizing")?;
+    let predicted = solution
+        .kl
+        .map_or_else(String::new, |kl| format!(", predicted KL divergence {kl:.2e} nats per token"));
     let how = format!(
-        "{:.3} bits per weight over {} quantized layers (target {}), predicted KL divergence {:.2e} nats per token; \
-         embeddings and norms are {dtype}. Total: {}.",
+        "{:.3} bits per weight over {} quantized layers{predicted}; embeddings and norms are {dtype}. Total: {}.",
         solution.bpw,
         bitmap.len(),
-        args.target_bpw,
-        solution.kl,
         bytes(shards.total_bytes)
     );
     export::write_companions(&folder, source, dtype, bitmap, &how)?;
@@ -160,16 +163,23 @@ fn report(
     }
     let counts: Vec<String> = counts.iter().map(|(bits, n)| format!("{n} at {bits}")).collect();
     out(&format!("{}\n{}", bit_table(&after), class_table(&[("before", &before), ("after", &after)])))?;
-    let gap = args.target_bpw - solution.bpw;
+    let target = match (args.size.target_bpw, args.size.target_size) {
+        (Some(target), _) => format!(" of {target} ({:.4} below the target)", target - solution.bpw),
+        (None, Some(size)) => {
+            format!(" ({} below the target)", bytes(size.saturating_sub(after.bytes.total)))
+        }
+        (None, None) => String::new(),
+    };
+    let predicted = match solution.kl {
+        Some(kl) => format!("predicted KL divergence: {kl:.3e} nats per token\n"),
+        None => String::new(),
+    };
     out(&format!(
-        "\nlayers: {}, {} float\nbpw: {:.4} of {} ({gap:.4} below the target), whole model {:.4}\n\
-         predicted KL divergence: {:.3e} nats per token\n",
+        "\nlayers: {}, {} float\nbpw: {:.4}{target}, whole model {:.4}\n{predicted}",
         counts.join(", "),
         plan.len() - solution.bitmap.len() + plan.indivisible.len(),
         solution.bpw,
-        args.target_bpw,
         after.bpw_model(),
-        solution.kl,
     ))?;
     if args.dry_run {
         return out("dry run: nothing was written\n");

@@ -5,7 +5,7 @@
 //! distribution, and N sequences of T tokens, the diagonal form per token is
 //! 1 / (2 N T) * sum_n sum_ij G_n,ij^2 dW_ij^2. One backward pass serves every candidate.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rayon::prelude::*;
 
@@ -31,6 +31,8 @@ pub struct AnalysisSettings<'a> {
     pub candidates: &'a [Quant],
     /// Dtype of scales and biases, which the weights are cast to first.
     pub dtype: FloatType,
+    /// Paths of layers that were measured before.
+    pub skip: BTreeSet<String>,
     /// Seed of the labels.
     pub seed: u64,
     /// Called with (steps done, steps in all).
@@ -55,7 +57,7 @@ pub fn analyze(
         done.set(done.get() + 1);
         (settings.progress)(done.get(), steps);
     };
-    let layers = candidates_by_block(source, settings.candidates);
+    let layers = candidates_by_block(source, settings);
     let mut replay = Replay::forward(loader, context, settings.sequences, &tick)?;
     let head = layers.get(&None).map(Vec::as_slice).unwrap_or_default();
     let mut scorer = Scorer::new(source, settings, head)?;
@@ -76,12 +78,13 @@ pub fn analyze(
 /// The float layers that some candidate fits, by block; `None` is the head.
 fn candidates_by_block<'a>(
     source: &'a SourceModel,
-    candidates: &[Quant],
+    settings: &AnalysisSettings<'_>,
 ) -> BTreeMap<Option<usize>, Vec<&'a TensorSpec>> {
     let mut layers: BTreeMap<Option<usize>, Vec<&TensorSpec>> = BTreeMap::new();
     for spec in source.manifest().iter().filter(|spec| spec.quantizable()) {
-        let float = spec.path().is_some_and(|path| !source.bitmap().contains_key(path));
-        if float && candidates.iter().any(|quant| quant.packed_columns(spec.shape[1]).is_some()) {
+        let wanted = |path: &str| !source.bitmap().contains_key(path) && !settings.skip.contains(path);
+        let float = spec.path().is_some_and(wanted);
+        if float && settings.candidates.iter().any(|quant| quant.packed_columns(spec.shape[1]).is_some()) {
             layers.entry(spec.layer).or_default().push(spec);
         }
     }

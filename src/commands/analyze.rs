@@ -1,0 +1,34 @@
+//! `mixbit analyze`: the sensitivity table alone.
+
+use super::measure::Measure;
+use crate::candidate::{Candidate, DEFAULT_CANDIDATES};
+use crate::checkpoint::SourceModel;
+use crate::cli::Analyze;
+use crate::error::Result;
+use crate::plan::Plan;
+use crate::report::Console;
+use crate::sensitivity::{Partial, check_writable};
+use crate::weights::float_type;
+
+/// Runs the command.
+pub fn run(args: &Analyze, console: &Console) -> Result<()> {
+    let source = SourceModel::open(&args.model)?;
+    check_writable(&args.out, args.overwrite)?;
+    let dtype = args.dtype.into();
+    let candidates = match &args.candidates {
+        Some(list) => Candidate::parse_list(list)?,
+        None => DEFAULT_CANDIDATES.to_vec(),
+    };
+    let plan = Plan::new(&source, &candidates, &[], dtype)?;
+    console.notes(&source.spec().notes);
+    let measure = Measure::prepare(&source, &args.calibration, plan.quants(), float_type(dtype)?, console)?;
+    let mut partial = Partial::open(&args.out, &measure.measurement, args.resume)?;
+    let finished = partial.finished.clone();
+    if !finished.is_empty() {
+        console.line(&format!("resuming: {} of {} layers are measured", finished.len(), plan.len()));
+    }
+    measure.run(&finished, console, |layer| partial.add(layer))?;
+    let table = partial.finish(&args.out, measure.measurement.clone())?;
+    console.done(&format!("{} layers in {}", table.layers.len(), args.out.display()));
+    Ok(())
+}

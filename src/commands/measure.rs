@@ -1,0 +1,85 @@
+//! Sensitivities for a command: text, engine, progress.
+
+use sha2::{Digest, Sha256};
+
+use crate::affine::FloatType;
+use crate::calibration::Text;
+use crate::candidate::Quant;
+use crate::checkpoint::SourceModel;
+use crate::cli::Calibration;
+use crate::engine::{AnalysisSettings, Engine, analyze};
+use crate::error::Result;
+use crate::report::Console;
+use crate::sensitivity::{LayerSensitivity, Measurement};
+use crate::tokenizer::Tokenizer;
+
+/// A measurement that is ready to start.
+pub struct Measure<'a> {
+    source: &'a SourceModel,
+    sequences: Vec<Vec<u32>>,
+    /// What it will be made with.
+    pub measurement: Measurement,
+}
+
+impl<'a> Measure<'a> {
+    /// Tokenizes the text and chooses the sequences.
+    pub fn prepare(
+        source: &'a SourceModel,
+        calibration: &Calibration,
+        candidates: Vec<Quant>,
+        dtype: FloatType,
+        console: &Console,
+    ) -> Result<Self> {
+        let tokenizer = Tokenizer::from_dir(source.dir())?;
+        let text = Text::open(calibration.calibration.as_deref())?;
+        let length = calibration.sequence_length as usize;
+        let samples = calibration.samples as usize;
+        let sequences = text.sequences(&tokenizer, samples, length, calibration.seed)?;
+        console.line(&format!("calibration: {} sequences of {length} tokens", sequences.len()));
+        let measurement = Measurement {
+            version: 1,
+            model: source.fingerprint()?,
+            text: digest(&sequences),
+            samples: sequences.len(),
+            sequence_length: length,
+            seed: calibration.seed,
+            method: "fisher-diagonal".to_owned(),
+            dtype,
+            candidates,
+        };
+        Ok(Self { source, sequences, measurement })
+    }
+
+    /// Measures every layer whose path is not in `skip` and hands it to `finished`.
+    pub fn run(
+        &self,
+        skip: &[LayerSensitivity],
+        console: &Console,
+        finished: impl FnMut(LayerSensitivity) -> Result<()>,
+    ) -> Result<()> {
+        let engine = Engine::start()?;
+        let bar = console.steps_bar("measuring sensitivities", 1);
+        let settings = AnalysisSettings {
+            sequences: &self.sequences,
+            candidates: &self.measurement.candidates,
+            dtype: self.measurement.dtype,
+            seed: self.measurement.seed,
+            skip: skip.iter().map(|layer| layer.path.clone()).collect(),
+            progress: &|done, total| {
+                bar.set_length(total as u64);
+                bar.set_position(done as u64);
+            },
+        };
+        analyze(&engine, self.source, &settings, finished)?;
+        bar.finish_and_clear();
+        Ok(())
+    }
+}
+
+fn digest(sequences: &[Vec<u32>]) -> String {
+    let mut hash = Sha256::new();
+    for token in sequences.iter().flatten() {
+        hash.update(token.to_le_bytes());
+    }
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
+}

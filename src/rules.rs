@@ -1,0 +1,72 @@
+//! Rules that fix layers by hand: `GLOB=bits[:group[:mode]]` or `GLOB=float`. The last that matches a layer wins.
+
+use std::str::FromStr;
+
+use glob::Pattern;
+
+use crate::candidate::Candidate;
+use crate::error::{Error, Result};
+
+/// One rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerRule {
+    text: String,
+    pattern: Pattern,
+    /// What the layers that match become.
+    pub candidate: Candidate,
+}
+
+impl LayerRule {
+    /// Whether the layer at `path` is meant.
+    pub fn matches(&self, path: &str) -> bool {
+        self.pattern.matches(path)
+    }
+
+    /// Fails for a rule that none of `paths` matches, which is a misspelt one.
+    pub fn check_all(rules: &[Self], paths: &[&str]) -> Result<()> {
+        match rules.iter().find(|rule| !paths.iter().any(|path| rule.matches(path))) {
+            Some(rule) => Err(Error::usage(format!("--layer {}: no float linear layer matches", rule.text))
+                .hint(format!(
+                    "layers are called like `{}`; `*` stands for anything",
+                    paths.first().unwrap_or(&"")
+                ))),
+            None => Ok(()),
+        }
+    }
+}
+
+impl FromStr for LayerRule {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let malformed = |why: String| {
+            Error::usage(format!("--layer {text}: {why}"))
+                .hint("write GLOB=bits, GLOB=bits:group or GLOB=float, such as '*.v_proj=6:64'")
+        };
+        let (glob, candidate) = text.split_once('=').ok_or_else(|| malformed("no `=`".to_owned()))?;
+        let candidate = match candidate {
+            "float" => Candidate::Keep,
+            setting => setting.parse().map_err(|e: Error| malformed(e.to_string()))?,
+        };
+        let pattern = Pattern::new(glob).map_err(|e| malformed(e.to_string()))?;
+        Ok(Self { text: text.to_owned(), pattern, candidate })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::candidate::Quant;
+
+    #[test]
+    fn rules_match_paths() {
+        let rule: LayerRule = "model.layers.*.v_proj=6:128".parse().unwrap();
+        assert!(rule.matches("model.layers.3.self_attn.v_proj") && !rule.matches("lm_head"));
+        assert_eq!(rule.candidate, Candidate::Quantized(Quant::affine(6, 128)));
+        assert_eq!("*=float".parse::<LayerRule>().unwrap().candidate, Candidate::Keep);
+        for bad in ["x", "x=7", "x=4:48", "[=4"] {
+            assert!(bad.parse::<LayerRule>().is_err(), "{bad}");
+        }
+        assert!(LayerRule::check_all(&[rule], &["a", "b"]).is_err());
+    }
+}

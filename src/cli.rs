@@ -119,7 +119,7 @@ pub struct Calibration {
 #[group(required = true, multiple = false)]
 pub struct Size {
     /// Average bits a weight of the linear layers, scales and biases included; never exceeded
-    #[arg(long, value_name = "BITS")]
+    #[arg(long, value_name = "BITS", allow_negative_numbers = true)]
     pub target_bpw: Option<f64>,
     /// Bytes of all tensors, such as 800MB; never exceeded
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
@@ -215,16 +215,16 @@ pub struct Inspect {
 #[derive(Debug, Args)]
 pub struct Sampling {
     /// 0 is greedy
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     pub temperature: f32,
     /// Keep the smallest set of tokens whose probability reaches this
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     pub top_p: f32,
     /// Keep this many tokens; 0 keeps all
     #[arg(long, default_value_t = 0)]
     pub top_k: u32,
     /// Drop tokens less likely than this times the likeliest
-    #[arg(long, default_value_t = 0.0)]
+    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     pub min_p: f32,
     /// Seed of sampling
     #[arg(long, default_value_t = 0)]
@@ -238,7 +238,7 @@ pub struct Run {
     #[arg(long, value_name = "DIR")]
     pub model: PathBuf,
     /// The prompt; `-` reads stdin
-    #[arg(long, short, required_unless_present = "prompt_tokens")]
+    #[arg(long, short, required_unless_present = "prompt_tokens", allow_hyphen_values = true)]
     pub prompt: Option<String>,
     /// Token ids instead of a prompt, separated by commas
     #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with_all = ["prompt", "system"])]
@@ -279,8 +279,8 @@ pub struct Logits {
     #[arg(long, conflicts_with = "tokens")]
     pub prompt: Option<String>,
     /// Feed the tokens through the cache so many at a time, instead of all at once without a cache
-    #[arg(long, value_name = "N")]
-    pub step: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub step: Option<u32>,
     /// File to write: float32 `logits` [tokens, vocabulary] and int32 `tokens`
     #[arg(long, value_name = "FILE.npz")]
     pub out: PathBuf,
@@ -289,22 +289,24 @@ pub struct Logits {
     pub dtype: Option<FloatDtype>,
 }
 
-/// `5GB`, `500MB`, `1.5GiB` or a number of bytes.
+/// `5GB`, `500 MB`, `1.5GiB`. A bare number is taken for a slip unless it is a plausible count of bytes.
 fn parse_size(text: &str) -> Result<u64, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == ' ');
+    let unit = match text[digits.len()..].trim().to_ascii_uppercase().as_str() {
         "" | "B" => 1.0,
-        "KB" => 1e3,
-        "MB" => 1e6,
-        "GB" => 1e9,
+        "K" | "KB" => 1e3,
+        "M" | "MB" => 1e6,
+        "G" | "GB" => 1e9,
+        "T" | "TB" => 1e12,
         "KIB" => 1024.0,
         "MIB" => 1024.0 * 1024.0,
         "GIB" => 1024.0 * 1024.0 * 1024.0,
         other => return Err(format!("unknown unit `{other}`, use KB, MB, GB, KiB, MiB or GiB")),
     };
     match digits.parse::<f64>() {
-        Ok(number) if number.is_finite() && number * unit >= 1.0 => Ok((number * unit) as u64),
-        _ => Err(format!("`{text}` is not a size such as 5GB")),
+        Ok(number) if number.is_finite() && number * unit >= 1000.0 => Ok((number * unit) as u64),
+        Ok(_) => Err(format!("`{text}` is under 1 KB: give a unit, such as 5GB")),
+        Err(_) => Err(format!("`{text}` is not a size such as 5GB")),
     }
 }
 
@@ -322,8 +324,9 @@ mod tests {
     fn sizes() {
         assert_eq!(parse_size("5GB"), Ok(5_000_000_000));
         assert_eq!(parse_size("1.5kib"), Ok(1536));
-        assert_eq!(parse_size("17"), Ok(17));
-        for bad in ["", "GB", "-5GB", "5XB", "0", "nanGB"] {
+        assert_eq!(parse_size("1700"), Ok(1700));
+        assert_eq!(parse_size("5 G"), Ok(5_000_000_000));
+        for bad in ["", "GB", "-5GB", "5XB", "0", "5", "nanGB"] {
             assert!(parse_size(bad).is_err(), "{bad}");
         }
     }

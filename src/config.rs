@@ -27,7 +27,10 @@ impl ModelConfig {
         let path = dir.join("config.json");
         let text = fs::read_to_string(&path).map_err(|e| {
             let hint = match e.kind() {
-                std::io::ErrorKind::NotFound if !dir.is_dir() => "the model folder does not exist",
+                _ if dir.is_file() => "this is a file: give the folder that it is in",
+                std::io::ErrorKind::NotFound if !dir.is_dir() => {
+                    "the model folder does not exist; models on the Hub must be downloaded first"
+                }
                 std::io::ErrorKind::NotFound => {
                     "a model folder holds config.json, *.safetensors and tokenizer.json"
                 }

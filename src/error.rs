@@ -116,9 +116,33 @@ impl Error {
         &self.kind
     }
 
-    /// What the user can do next.
+    /// What the user can do next: what was said where the error arose, or what goes for its kind.
     pub fn hint_text(&self) -> Option<&str> {
-        self.hint.as_deref()
+        self.hint.as_deref().or_else(|| match &*self.kind {
+            ErrorKind::Io { source, .. } => io_hint(source.kind()),
+            ErrorKind::Key { .. } => {
+                Some("mend this key, or take the file from the model's repository again")
+            }
+            ErrorKind::File { .. } => {
+                Some("take the file from the model's repository again, or mend it by hand")
+            }
+            ErrorKind::Tensor { .. } => {
+                Some("config.json and weights must come from the same model, unchanged")
+            }
+            ErrorKind::Usage(_) => Some("`mixbit help COMMAND` lists what is accepted"),
+            ErrorKind::Engine(_) | ErrorKind::Interrupted => None,
+        })
+    }
+
+    /// Speaks of the folder `to` where an I/O error speaks of `from`.
+    #[must_use]
+    pub fn relocated(mut self, from: &Path, to: &Path) -> Self {
+        if let ErrorKind::Io { path, .. } = &mut *self.kind
+            && let Ok(rest) = path.strip_prefix(from)
+        {
+            *path = to.join(rest);
+        }
+        self
     }
 
     /// Exit code: 1 for input that cannot be used, 70 for the engine (a fault of ours or of the installation),
@@ -130,6 +154,19 @@ impl Error {
             _ => 1,
         }
     }
+}
+
+fn io_hint(kind: std::io::ErrorKind) -> Option<&'static str> {
+    use std::io::ErrorKind as Io;
+    Some(match kind {
+        Io::NotFound => "check the path: nothing is there",
+        Io::PermissionDenied => "check the permissions of the file and of the folder it is in",
+        Io::StorageFull | Io::QuotaExceeded => "make room, or choose another disk for the output",
+        Io::ReadOnlyFilesystem => "choose a place that can be written to",
+        Io::NotADirectory | Io::AlreadyExists => "a file is where a folder is needed: choose another path",
+        Io::InvalidData => "expected UTF-8 text",
+        _ => return None,
+    })
 }
 
 impl From<ErrorKind> for Error {

@@ -8,7 +8,8 @@ use serde_json::{Map, Value};
 use crate::bitmap::{self, BitMap};
 use crate::checkpoint::{Dtype, OutputFolder, SourceModel};
 use crate::error::{Error, Result};
-use crate::tokenizer;
+use crate::stop_tokens::stop_tokens;
+use crate::tokenizer::{self, Tokenizer};
 
 /// config.json of the output: every key of the source, with the resolved values that stock mlx-lm needs, the new dtype
 /// and the bit map.
@@ -28,13 +29,23 @@ pub fn config(source: &SourceModel, dtype: Dtype, bitmap: &BitMap) -> Value {
     Value::Object(keys)
 }
 
-/// Fails early when the source has no tokenizer: a model without one is of no use to anybody.
-pub fn check_tokenizer(dir: &Path) -> Result<()> {
-    if tokenizer::files(dir).is_empty() {
-        return Err(Error::file(dir, "no tokenizer: expected tokenizer.json or tokenizer.model")
-            .hint("download the tokenizer files beside the weights"));
+/// Fails early when the source has no tokenizer, or one that cannot be read, or stop tokens that are none: a model
+/// without them is of no use to anybody.
+pub fn check_tokenizer(source: &SourceModel) -> Result<()> {
+    let dir = source.dir();
+    if dir.join("tokenizer.json").is_file() {
+        let tokenizer = Tokenizer::from_dir(dir)?;
+        stop_tokens(source.config(), &tokenizer)?;
+        return Ok(());
     }
-    Ok(())
+    let vocabulary = |path: &Path| {
+        path.extension().is_some_and(|e| e == "model" || e == "tiktoken") || path.ends_with("vocab.json")
+    };
+    if tokenizer::files(dir).iter().any(|path| vocabulary(path)) {
+        return Ok(());
+    }
+    Err(Error::file(dir, "no tokenizer: expected tokenizer.json or tokenizer.model")
+        .hint("download the tokenizer files beside the weights"))
 }
 
 /// Writes config.json, copies tokenizer files and generation_config.json, and writes the model card, whose last part

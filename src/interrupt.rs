@@ -1,4 +1,4 @@
-//! Ctrl-C: the first asks the work to stop and clean up after itself, the second stops at once.
+//! Ctrl-C (and SIGTERM, SIGHUP): the first asks the work to stop and clean up after itself, the second stops at once.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,7 +13,7 @@ pub fn install() {
         if INTERRUPTED.swap(true, Ordering::SeqCst) {
             std::process::exit(130);
         }
-        eprintln!("\ninterrupted: cleaning up (press again to stop at once)");
+        eprintln!("\ninterrupted: stopping (once more to stop at once)");
     });
 }
 

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 
+use rayon::prelude::*;
+
 use crate::affine::{self, AffineError, FloatType, Quantized, Rows};
 use crate::candidate::Quant;
 use crate::checkpoint::{
-    CastReport, Checkpoint, Dtype, OutputFolder, OutputTensor, Produce, Shards, Sink, SourceTensor, cast,
-    write_npz, write_safetensors,
+    CastReport, Checkpoint, Dtype, OutputFolder, OutputTensor, Produce, Shards, Sink, SourceModel,
+    SourceTensor, cast, write_npz, write_safetensors,
 };
 use crate::cli::{Format, Output};
 use crate::error::{Error, Result};
@@ -35,11 +37,46 @@ impl Warnings {
         let tensors = self.tensors.lock().unwrap_or_else(PoisonError::into_inner);
         tensors
             .iter()
-            .map(|(name, report)| {
-                format!("tensor `{name}` has {} values that are NaN or infinite", report.non_finite)
-            })
+            .map(|(name, report)| format!("tensor `{name}` {}", not_numbers(report.non_finite)))
             .collect()
     }
+}
+
+fn not_numbers(count: u64) -> String {
+    if count == 1 {
+        return "has a value that is NaN or infinite".to_owned();
+    }
+    format!("has {count} values that are NaN or infinite")
+}
+
+/// Reads all float tensors and fails at the first, by name, with values that are no numbers or beyond `dtype`'s range:
+/// before a measurement, rather than after it.
+pub fn check_values(source: &SourceModel, dtype: Dtype) -> Result<()> {
+    source.tensors().filter(|source| source.tensor.dtype.is_float()).try_for_each(|source| {
+        crate::interrupt::check()?;
+        let size = source.tensor.dtype.size();
+        let step = CHUNK / size * size;
+        let length = source.tensor.bytes().len();
+        let report = (0..length.div_ceil(step))
+            .into_par_iter()
+            .map_init(Vec::new, |out, chunk| {
+                let (start, end) = (chunk * step, (chunk * step + step).min(length));
+                out.clear();
+                let report = cast(source.tensor.dtype, source.tensor.slice(start, end), dtype, out);
+                source.tensor.release(start, end);
+                report
+            })
+            .reduce(CastReport::default, |mut a, b| {
+                a.merge(b);
+                a
+            });
+        check_range(&source, dtype, report)?;
+        match report.non_finite {
+            0 => Ok(()),
+            count => Err(Error::tensor(source.tensor.file, source.name, not_numbers(count))
+                .hint("the model is damaged: nothing can be measured or generated with such weights")),
+        }
+    })
 }
 
 /// A tensor written as it is.
@@ -124,7 +161,11 @@ fn check_range(source: &SourceTensor<'_>, dtype: Dtype, report: CastReport) -> R
         return Ok(());
     }
     Err(Error::tensor(source.tensor.file, source.name, format!("has values beyond the range of {dtype}"))
-        .hint("they would become infinite: use --dtype bfloat16 or float32"))
+        .hint(match dtype {
+            Dtype::F16 => "they would become infinite: use --dtype bfloat16 or float32",
+            Dtype::BF16 => "they would become infinite: use --dtype float32",
+            _ => "they would become infinite, and MLX files hold nothing wider",
+        }))
 }
 
 /// A matrix quantized to packed codes, scales and biases.
@@ -234,22 +275,32 @@ pub fn write(
 ) -> Result<Shards> {
     let total = producers.iter().flat_map(|p| p.outputs()).map(|tensor| tensor.bytes()).sum();
     let bar = console.bytes_bar(verb, total);
-    let shards = match output.format {
+    let shards = write_format(folder, producers, output, parameters, &|n| bar.inc(n));
+    bar.finish_and_clear();
+    shards.map_err(|error| folder.relocate(error))
+}
+
+fn write_format(
+    folder: &OutputFolder,
+    producers: &[Box<dyn Produce + '_>],
+    output: &Output,
+    parameters: u64,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Shards> {
+    match output.format {
         Format::Safetensors => {
-            write_safetensors(folder.path(), producers, output.max_shard_size, parameters, &|n| bar.inc(n))?
+            write_safetensors(folder.path(), producers, output.max_shard_size, parameters, progress)
         }
         Format::Npz => {
             // Members of a ZIP need their checksum first; a safetensors file gives them in order, mapped.
             let staging = folder.path().join("staging");
             std::fs::create_dir(&staging).map_err(|e| Error::io(&staging, e))?;
-            let shards = write_safetensors(&staging, producers, u64::MAX, parameters, &|n| bar.inc(n))?;
+            let shards = write_safetensors(&staging, producers, u64::MAX, parameters, progress)?;
             let checkpoint = Checkpoint::open(&staging)?;
             write_npz(&folder.path().join("weights.npz"), &checkpoint)?;
             drop(checkpoint);
             std::fs::remove_dir_all(&staging).map_err(|e| Error::io(&staging, e))?;
-            Shards { files: vec!["weights.npz".to_owned()], ..shards }
+            Ok(Shards { files: vec!["weights.npz".to_owned()], ..shards })
         }
-    };
-    bar.finish_and_clear();
-    Ok(shards)
+    }
 }

@@ -160,7 +160,7 @@ fn weights_that_are_no_numbers_are_named() {
         mixbit(["convert", "--hf-path", model.to_str().unwrap(), "--mlx-path", out.to_str().unwrap()]);
     succeeded(&output);
     assert!(
-        stderr(&output).contains(&format!("tensor `{GATE}` has 2 values that are NaN or infinite")),
+        stderr(&output).contains(&format!("warning: tensor `{GATE}` has 2 values that are NaN or infinite")),
         "{}",
         stderr(&output)
     );
@@ -268,4 +268,48 @@ fn calibration_texts_that_do_not_do() {
         assert!(stderr(&output).contains(expected), "{}", stderr(&output));
         assert!(!home.path().join("out").exists());
     }
+}
+
+#[test]
+fn damaged_tokenizers_are_found_at_conversion() {
+    let patient = Patient::new();
+    fs::write(patient.file("tokenizer.json"), "{}").unwrap();
+    patient.refused(&["tokenizer.json"]);
+    let patient = Patient::new();
+    fs::write(patient.file("generation_config.json"), "{").unwrap();
+    patient.refused(&["generation_config.json"]);
+    let patient = Patient::new();
+    patient.config(|config| config["eos_token_id"] = json!(-1));
+    patient.refused(&["eos_token_id"]);
+}
+
+#[test]
+fn weights_that_are_no_numbers_stop_what_needs_them() {
+    let patient = Patient::new();
+    patient.weights(|raw| raw.get_mut(GATE).3[..4].copy_from_slice(&f32::NAN.to_le_bytes()));
+    let (model, out) = (patient.file(""), patient.home.path().join("out"));
+    let (model, out) = (model.to_str().unwrap(), out.to_str().unwrap());
+    for arguments in [
+        &["run", "--model", model, "--prompt", "x"][..],
+        &["quantize", "--hf-path", model, "--mlx-path", out, "--target-bpw", "4.5"],
+    ] {
+        let output = mixbit(arguments);
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        assert!(stderr(&output).contains(GATE), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn big_endian_arrays_are_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("x.npz");
+    let mut npz = mixbit::checkpoint::NpzWriter::create(&path).unwrap();
+    npz.add("a", mixbit::checkpoint::Dtype::F32, &[2], &[0; 8]).unwrap();
+    npz.finish().unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    let at = bytes.windows(3).position(|w| w == b"<f4").unwrap();
+    bytes[at] = b'>';
+    fs::write(&path, bytes).unwrap();
+    let error = mixbit::checkpoint::Checkpoint::open(&path).unwrap_err();
+    assert!(error.to_string().contains(">f4"), "{error}");
 }

@@ -171,3 +171,69 @@ fn an_existing_output_is_kept_without_overwrite() {
     succeeded(&convert(&bundled(), &out, &["--dtype", "float16", "--overwrite"]));
     assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
 }
+
+#[test]
+fn the_folder_one_stands_in_can_be_replaced() {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    succeeded(&convert(&bundled(), &out, &[]));
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_mixbit"))
+        .args(["convert", "--hf-path", bundled().to_str().unwrap(), "--mlx-path", "../out", "--overwrite"])
+        .args(["--dtype", "float16"])
+        .current_dir(&out)
+        .output()
+        .unwrap();
+    succeeded(&output);
+    assert_eq!(json_file(&out.join("config.json"))["torch_dtype"], "float16");
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+}
+
+#[test]
+#[cfg(unix)]
+fn a_linked_output_is_written_through_the_link() {
+    let home = tempfile::tempdir().unwrap();
+    let (real, link) = (home.path().join("real"), home.path().join("link"));
+    fs::create_dir(&real).unwrap();
+    std::os::unix::fs::symlink(&real, &link).unwrap();
+    succeeded(&convert(&bundled(), &link, &[]));
+    assert!(link.is_symlink() && real.join("config.json").is_file());
+}
+
+#[test]
+#[cfg(unix)]
+fn a_terminated_conversion_leaves_nothing() {
+    use std::process::{Command, Stdio};
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_mixbit"))
+        .args(["quantize", "--hf-path", bundled().to_str().unwrap(), "--mlx-path", out.to_str().unwrap()])
+        .args(["--target-bpw", "4.5"])
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(700));
+    Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn float64_checkpoints_become_float32() {
+    let home = tempfile::tempdir().unwrap();
+    let (model, out) = (home.path().join("model"), home.path().join("out"));
+    copy_folder(&fixtures().join("golden/llama-yarn-rope"), &model);
+    let mut raw = RawCheckpoint::read(&model.join("model.safetensors"));
+    for (_, dtype, _, data) in &mut raw.tensors {
+        *dtype = "F64".to_owned();
+        *data =
+            data.as_chunks().0.iter().flat_map(|b| f64::from(f32::from_le_bytes(*b)).to_le_bytes()).collect();
+    }
+    raw.write(&model.join("model.safetensors"));
+    let config = fs::read_to_string(model.join("config.json")).unwrap();
+    fs::write(model.join("config.json"), config.replace("\"float32\"", "\"float64\"")).unwrap();
+    succeeded(&convert(&model, &out, &[]));
+    let after = RawCheckpoint::read(&out.join("model.safetensors"));
+    let before = RawCheckpoint::read(&fixtures().join("golden/llama-yarn-rope/model.safetensors"));
+    assert!(after.tensors == before.tensors);
+}

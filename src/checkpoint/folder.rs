@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 
 /// A folder being written beside its destination; dropped without [`OutputFolder::publish`], it leaves nothing.
@@ -37,31 +38,48 @@ pub fn check_destination(source: &Path, destination: &Path, overwrite: bool) -> 
             .hint("choose another folder for --mlx-path"));
     }
     if target.starts_with(&source) || source.starts_with(&target) {
+        let (inner, outer) =
+            if target.starts_with(&source) { ("output", "input") } else { ("input", "output") };
         return Err(Error::usage(format!(
-            "the output {} and the input {} lie inside each other",
-            target.display(),
-            source.display()
+            "the {inner} lies inside the {outer} folder: {}",
+            target.display()
         ))
         .hint("choose a folder beside the input for --mlx-path"));
     }
     if fs::symlink_metadata(destination).is_err() {
         return Ok(());
     }
-    if !overwrite {
+    check_replaceable(destination)?;
+    if !overwrite && !is_empty(destination) {
         return Err(Error::file(destination, "already exists").hint("--overwrite replaces it"));
     }
-    check_replaceable(destination)
+    Ok(())
 }
 
-/// `--overwrite` replaces model folders and empty ones, nothing else.
+fn is_empty(folder: &Path) -> bool {
+    fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// Only model folders and empty ones are ever replaced: anything else may be somebody's work.
 fn check_replaceable(destination: &Path) -> Result<()> {
-    let listing = fs::read_dir(destination).map_err(|e| {
-        Error::io(destination, e).hint("--overwrite replaces folders only; remove the file by hand")
-    })?;
-    if listing.count() > 0 && !destination.join("config.json").is_file() {
-        return Err(Error::file(destination, "is a folder without config.json, so not a model")
-            .hint("--overwrite replaces models only; remove the folder by hand if it is not needed"));
+    let keep = |what: &str| {
+        Error::file(destination, format!("already exists and {what}"))
+            .hint("only a folder that holds a model and nothing else is replaced; choose another, or remove it by hand")
+    };
+    let entries = fs::read_dir(destination).map_err(|_| keep("is no folder"))?;
+    let entries: Vec<_> = entries.collect::<std::io::Result<_>>().map_err(|e| Error::io(destination, e))?;
+    if entries.is_empty() {
+        return Ok(());
     }
+    let foreign = |name: &std::ffi::OsStr| name != "additional_chat_templates";
+    if let Some(folder) = entries.iter().find(|entry| entry.path().is_dir() && foreign(&entry.file_name())) {
+        return Err(keep(&format!("holds the folder `{}`", folder.file_name().to_string_lossy())));
+    }
+    let weights = |path: &Path| path.extension().is_some_and(|e| e == "safetensors" || e == "npz");
+    if !entries.iter().any(|entry| weights(&entry.path())) {
+        return Err(keep("holds no weights"));
+    }
+    ModelConfig::from_dir(destination).map_err(|_| keep("has no config.json of a model"))?;
     Ok(())
 }
 
@@ -79,15 +97,19 @@ fn split(destination: &Path) -> Result<(PathBuf, &std::ffi::OsStr)> {
 impl OutputFolder {
     /// Starts a folder beside `destination`, making the folders above it.
     pub fn create(destination: &Path, overwrite: bool) -> Result<Self> {
+        // Resolved once: the current folder may be the one that is replaced, and a link is written through.
+        let linked = fs::canonicalize(destination).ok().filter(|_| destination.is_symlink());
+        let destination = linked.as_deref().unwrap_or(destination);
         let (parent, name) = split(destination)?;
         fs::create_dir_all(&parent).map_err(|e| Error::io(&parent, e))?;
+        let parent = fs::canonicalize(&parent).map_err(|e| Error::io(&parent, e))?;
         let prefix = format!(".{}.", name.to_string_lossy());
         let work = tempfile::Builder::new()
             .prefix(&prefix)
             .suffix(".partial")
             .tempdir_in(&parent)
             .map_err(|e| Error::io(&parent, e).hint("the output's parent folder must be writable"))?;
-        Ok(Self { work, destination: destination.to_owned(), overwrite })
+        Ok(Self { work, destination: parent.join(name), overwrite })
     }
 
     /// Where to write meanwhile.
@@ -112,8 +134,12 @@ impl OutputFolder {
 
     /// An I/O error under the name that the user knows.
     fn describe(&self, error: std::io::Error, path: &Path) -> Error {
-        let name = path.strip_prefix(self.path()).unwrap_or(path);
-        Error::io(self.destination.join(name), error)
+        self.relocate(Error::io(path, error))
+    }
+
+    /// The same of an error that speaks of the folder's temporary name.
+    pub fn relocate(&self, error: Error) -> Error {
+        error.relocated(self.path(), &self.destination)
     }
 
     /// Moves the folder to its destination. An existing one is moved aside first and put back if that fails.
@@ -131,7 +157,7 @@ impl OutputFolder {
         if fs::symlink_metadata(&destination).is_err() {
             fs::rename(work.keep(), &destination).map_err(fail)?;
         } else {
-            if !overwrite {
+            if !overwrite && !is_empty(&destination) {
                 return Err(Error::file(&destination, "appeared meanwhile").hint("--overwrite replaces it"));
             }
             check_replaceable(&destination)?;
@@ -213,11 +239,23 @@ mod tests {
         fs::create_dir(&source).unwrap();
         let out = home.path().join("out");
         fs::create_dir(&out).unwrap();
+        check_destination(&source, &out, false).unwrap();
+        let refused = |expected: &str| {
+            let message = check_destination(&source, &out, true).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        };
         fs::write(out.join("precious.txt"), "x").unwrap();
+        refused("holds no weights");
+        fs::write(out.join("model.safetensors"), "x").unwrap();
+        refused("config.json");
+        fs::write(out.join("config.json"), r#"{"name": "web"}"#).unwrap();
+        refused("config.json");
+        fs::write(out.join("config.json"), r#"{"model_type": "llama"}"#).unwrap();
         assert!(check_destination(&source, &out, false).is_err());
-        assert!(check_destination(&source, &out, true).unwrap_err().to_string().contains("not a model"));
-        fs::write(out.join("config.json"), "{}").unwrap();
         check_destination(&source, &out, true).unwrap();
+        fs::create_dir(out.join(".git")).unwrap();
+        refused(".git");
+        fs::remove_dir(out.join(".git")).unwrap();
         let folder = OutputFolder::create(&out, true).unwrap();
         folder.write("config.json", b"{\"a\":1}").unwrap();
         folder.publish().unwrap();

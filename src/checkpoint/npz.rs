@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::{BufWriter, Cursor, Write};
 use std::path::{Path, PathBuf};
 
-use npyz::{DType, NpyHeader, Order, TypeChar};
+use npyz::{DType, Endianness, NpyHeader, Order, TypeChar};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
@@ -45,11 +45,14 @@ fn member_entry(path: &Path, name: &str, map: &[u8], span: (usize, usize), file:
     let mut reader = &map[start..end];
     let header = NpyHeader::from_reader(&mut reader).map_err(|e| Error::tensor(path, name, e.to_string()))?;
     let dtype = match header.dtype() {
-        DType::Plain(kind) => from_npy(kind.type_char(), kind.size_field()),
+        DType::Plain(kind) if kind.endianness() != Endianness::Big => {
+            from_npy(kind.type_char(), kind.size_field())
+        }
         _ => None,
     };
     let dtype = dtype.ok_or_else(|| {
         Error::tensor(path, name, format!("numpy dtype {} is not supported", header.dtype().descr()))
+            .hint("save it as little-endian floats or integers")
     })?;
     let shape: Vec<usize> = header.shape().iter().map(|&n| n as usize).collect();
     if header.order() == Order::Fortran && shape.len() > 1 {

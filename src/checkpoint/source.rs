@@ -105,13 +105,16 @@ impl SourceModel {
         if let Some(name) = self.config.dtype_name()?
             && let Some(dtype) = Dtype::from_name(name)
         {
-            return Ok(dtype);
+            return Ok(writable(dtype));
         }
         let mut values: BTreeMap<Dtype, usize> = BTreeMap::new();
         for source in self.tensors().filter(|source| source.tensor.dtype.is_float()) {
             *values.entry(source.tensor.dtype).or_default() += source.tensor.len();
         }
-        Ok(values.into_iter().max_by_key(|(_, count)| *count).map_or(Dtype::F16, |(dtype, _)| dtype))
+        Ok(values
+            .into_iter()
+            .max_by_key(|(_, count)| *count)
+            .map_or(Dtype::F16, |(dtype, _)| writable(dtype)))
     }
 
     /// SHA-256 over config.json's keys, and over name, dtype, shape and both ends (64 KiB each) of every tensor: tells
@@ -166,6 +169,11 @@ impl SourceModel {
         }
         Ok(())
     }
+}
+
+/// MLX files have no float64: such a model is taken as float32.
+fn writable(dtype: Dtype) -> Dtype {
+    if dtype == Dtype::F64 { Dtype::F32 } else { dtype }
 }
 
 /// mlx-lm's name of each tensor to the checkpoint's.

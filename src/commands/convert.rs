@@ -12,7 +12,7 @@ use crate::weights::{CastTensor, CopyTensor, Warnings, write};
 pub fn run(args: &Convert, console: &Console) -> Result<()> {
     let output = &args.output;
     let source = SourceModel::open(&args.hf_path)?;
-    export::check_tokenizer(source.dir())?;
+    export::check_tokenizer(&source)?;
     check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
     let dtype = match args.dtype {
         Some(dtype) => dtype.into(),
@@ -26,10 +26,11 @@ pub fn run(args: &Convert, console: &Console) -> Result<()> {
     let how = format!("Weights: {dtype}, {}.", bytes(shards.total_bytes));
     export::write_companions(&folder, &source, dtype, source.bitmap(), &how)?;
     folder.publish()?;
-    console.notes(&warnings.messages());
+    console.warnings(&warnings.messages());
     console.done(&format!(
-        "{} parameters as {dtype}, {} in {}",
+        "{} parameters as {dtype}{}, {} in {}",
         source.manifest().parameters(),
+        if source.bitmap().is_empty() { "" } else { " (quantized layers stay as they are)" },
         bytes(shards.total_bytes),
         output.mlx_path.display()
     ));

@@ -7,6 +7,7 @@ use crate::cli::Inspect;
 use crate::error::{Error, Result};
 use crate::inventory::Inventory;
 use crate::report::{Align, Console, Table, bit_table, bytes, cell, class_table, out};
+use crate::spec::Role;
 
 /// Runs the command.
 pub fn run(args: &Inspect, console: &Console) -> Result<()> {
@@ -20,6 +21,7 @@ pub fn run(args: &Inspect, console: &Console) -> Result<()> {
     }
     console.notes(&source.spec().notes);
     let spec = source.spec();
+    let linear = || inventory.layers.iter().filter(|layer| layer.role != Role::Embed);
     out(&format!(
         "{}: {} parameters, {} blocks, hidden size {}, {} heads ({} for keys and values), vocabulary {}\n\
          {} of {} linear layers quantized; linear layers {:.4} bpw, whole model {:.4} bpw, {}\n\n{}\n{}",
@@ -30,13 +32,13 @@ pub fn run(args: &Inspect, console: &Console) -> Result<()> {
         spec.num_attention_heads,
         spec.num_key_value_heads,
         spec.vocab_size,
-        inventory.layers.iter().filter(|layer| layer.bits.is_some()).count(),
-        inventory.layers.iter().filter(|layer| layer.role != crate::spec::Role::Embed).count(),
+        linear().filter(|layer| layer.bits.is_some()).count(),
+        linear().count(),
         inventory.bpw_quantized(),
         inventory.bpw_model(),
         bytes(inventory.bytes.total),
         bit_table(&inventory),
-        class_table(&[("bytes", &inventory)]),
+        class_table(&[("size", &inventory)]),
     ))
 }
 

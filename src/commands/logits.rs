@@ -20,7 +20,7 @@ pub fn run(args: &Logits, console: &Console) -> Result<()> {
     console.notes(&source.spec().notes);
     let engine = Engine::start()?;
     let model = Model::load(&engine, &source, args.dtype.map(Into::into))?;
-    let logits = model.logits(&tokens, args.step)?;
+    let logits = model.logits(&tokens, args.step.map(|step| step as usize))?;
     let shape = [tokens.len(), model.spec().vocab_size];
     let ids: Vec<u8> = tokens.iter().flat_map(|t| t.cast_signed().to_le_bytes()).collect();
     let folder = args.out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));

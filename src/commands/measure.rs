@@ -5,13 +5,14 @@ use sha2::{Digest, Sha256};
 use crate::affine::FloatType;
 use crate::calibration::Text;
 use crate::candidate::Quant;
-use crate::checkpoint::SourceModel;
+use crate::checkpoint::{Dtype, SourceModel};
 use crate::cli::Calibration;
 use crate::engine::{AnalysisSettings, Engine, analyze};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::report::Console;
 use crate::sensitivity::{LayerSensitivity, Measurement};
 use crate::tokenizer::Tokenizer;
+use crate::weights::check_values;
 
 /// A measurement that is ready to start.
 pub struct Measure<'a> {
@@ -35,7 +36,9 @@ impl<'a> Measure<'a> {
         let length = calibration.sequence_length as usize;
         let samples = calibration.samples as usize;
         let sequences = text.sequences(&tokenizer, samples, length, calibration.seed)?;
-        console.line(&format!("calibration: {} sequences of {length} tokens", sequences.len()));
+        console.line(&format!("calibration: {} x {length} tokens", sequences.len()));
+        check_sequences(source, &sequences, length, console)?;
+        check_values(source, Dtype::F32)?;
         let measurement = Measurement {
             version: 1,
             model: source.fingerprint()?,
@@ -74,6 +77,29 @@ impl<'a> Measure<'a> {
         bar.finish_and_clear();
         Ok(())
     }
+}
+
+/// Tokens that the embedding lacks are an error; more of them than the model was made for, a note.
+fn check_sequences(
+    source: &SourceModel,
+    sequences: &[Vec<u32>],
+    length: usize,
+    console: &Console,
+) -> Result<()> {
+    let spec = source.spec();
+    let largest = sequences.iter().flatten().max().copied().unwrap_or(0) as usize;
+    if largest >= spec.vocab_size {
+        return Err(Error::file(
+            source.dir(),
+            format!("the tokenizer gives token {largest}, the model has {}", spec.vocab_size),
+        )
+        .hint("tokenizer and model do not belong together"));
+    }
+    if let Some(most) = spec.max_position_embeddings.filter(|&most| length > most) {
+        console
+            .notes(&[format!("sequences of {length} tokens are longer than the model's context of {most}")]);
+    }
+    Ok(())
 }
 
 fn digest(sequences: &[Vec<u32>]) -> String {

@@ -14,13 +14,13 @@ use crate::plan::{Plan, Solution};
 use crate::report::{Console, bit_table, bytes, class_table, out};
 use crate::rules::LayerRule;
 use crate::sensitivity::Table;
-use crate::weights::{CastTensor, CopyTensor, QuantizeTensor, Warnings, float_type, write};
+use crate::weights::{CastTensor, CopyTensor, QuantizeTensor, Warnings, check_values, float_type, write};
 
 /// Runs the command.
 pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     let output = &args.output;
     let source = SourceModel::open(&args.hf_path)?;
-    export::check_tokenizer(source.dir())?;
+    export::check_tokenizer(&source)?;
     check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
     let dtype: Dtype = args.dtype.into();
     console.notes(&source.spec().notes);
@@ -61,6 +61,7 @@ fn solve(
         return Ok(plan.fixed());
     }
     let float = float_type(dtype)?;
+    check_values(source, dtype)?;
     if let Some(path) = &args.sensitivities {
         let table = Table::read(path)?;
         table.check(path, &source.fingerprint()?, float)?;
@@ -112,14 +113,14 @@ fn write_model(
         .kl
         .map_or_else(String::new, |kl| format!(", predicted KL divergence {kl:.2e} nats per token"));
     let how = format!(
-        "{:.3} bits per weight over {} quantized layers{predicted}; embeddings and norms are {dtype}. Total: {}.",
-        solution.bpw,
+        "{:.3} bits per weight over the linear layers, {} of them quantized{predicted}; what is float is {dtype}. Total: {}.",
+        Inventory::planned(source, bitmap, dtype).bpw_quantized(),
         bitmap.len(),
         bytes(shards.total_bytes)
     );
     export::write_companions(&folder, source, dtype, bitmap, &how)?;
     folder.publish()?;
-    console.notes(&warnings.messages());
+    console.warnings(&warnings.messages());
     Ok(())
 }
 
@@ -161,7 +162,7 @@ fn report(
     for quant in solution.bitmap.values() {
         *counts.entry(format!("{} bits", quant.bits)).or_default() += 1;
     }
-    let counts: Vec<String> = counts.iter().map(|(bits, n)| format!("{n} at {bits}")).collect();
+    let counts: Vec<String> = counts.iter().map(|(bits, n)| format!("{n} at {bits}, ")).collect();
     out(&format!("{}\n{}", bit_table(&after), class_table(&[("before", &before), ("after", &after)])))?;
     let target = match (args.size.target_bpw, args.size.target_size) {
         (Some(target), _) => format!(" of {target} ({:.4} below the target)", target - solution.bpw),
@@ -170,13 +171,18 @@ fn report(
         }
         (None, None) => String::new(),
     };
+    let all = if plan.already.is_empty() {
+        String::new()
+    } else {
+        format!(" over the layers decided here, {:.4} over all linear layers", after.bpw_quantized())
+    };
     let predicted = match solution.kl {
         Some(kl) => format!("predicted KL divergence: {kl:.3e} nats per token\n"),
         None => String::new(),
     };
     out(&format!(
-        "\nlayers: {}, {} float\nbpw: {:.4}{target}, whole model {:.4}\n{predicted}",
-        counts.join(", "),
+        "\nlayers: {}{} float\nbpw: {:.4}{target}{all}, whole model {:.4}\n{predicted}",
+        counts.concat(),
         plan.len() - solution.bitmap.len() + plan.indivisible.len(),
         solution.bpw,
         after.bpw_model(),

@@ -3,14 +3,16 @@
 use std::io::Read;
 use std::time::{Duration, Instant};
 
-use crate::checkpoint::SourceModel;
+use crate::checkpoint::{Dtype, SourceModel};
 use crate::cli::{Run, Sampling as SamplingArgs};
 use crate::engine::{self, Engine, Finish, Generation, Model, Settings};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::report::{Console, bytes, out};
 use crate::sample::{Sampler, Sampling};
+use crate::spec::DecoderSpec;
 use crate::stop_tokens::stop_tokens;
 use crate::tokenizer::{Message, Tokenizer};
+use crate::weights::check_values;
 
 /// Runs the command.
 pub fn run(args: &Run, console: &Console) -> Result<()> {
@@ -24,6 +26,7 @@ pub fn run(args: &Run, console: &Console) -> Result<()> {
         console.line(&format!("prompt text: {:?}", tokenizer.decode(&prompt, false)?));
         console.line(&format!("stop tokens: {stop:?}"));
     }
+    note_context(source.spec(), prompt.len() + args.max_tokens, console);
     let engine = Engine::start()?;
     let started = Instant::now();
     let model = Model::load(&engine, &source, args.dtype.map(Into::into))?;
@@ -31,11 +34,24 @@ pub fn run(args: &Run, console: &Console) -> Result<()> {
     let mut sampler = Sampler::new(sampling, args.sampling.seed);
     let settings = Settings { max_tokens: args.max_tokens, stop };
     let mut stream = tokenizer.stream(true);
-    let result =
-        engine::generate(&model, &prompt, &mut sampler, &settings, |token| out(&stream.push(token)?))?;
+    let emit = |token| out(&stream.push(token)?);
+    let result = engine::generate(&model, &prompt, &mut sampler, &settings, emit);
+    // Which tensor is to blame is worth a pass over the weights once something went wrong.
+    let result = result.or_else(|error| match error.kind() {
+        ErrorKind::Engine(_) => check_values(&source, Dtype::F32).and(Err(error)),
+        _ => Err(error),
+    })?;
     out(&format!("{}\n", stream.finish()?))?;
     summary(console, prompt.len(), &result, load, args.verbose);
     Ok(())
+}
+
+/// Says so when prompt and answer may be longer than what the model was made for.
+fn note_context(spec: &DecoderSpec, tokens: usize, console: &Console) {
+    if let Some(most) = spec.max_position_embeddings.filter(|&most| tokens > most) {
+        console
+            .notes(&[format!("prompt and answer may reach {tokens} tokens, the model's context is {most}")]);
+    }
 }
 
 fn sampling(args: &SamplingArgs) -> Result<Sampling> {
@@ -80,7 +96,12 @@ fn prompt(args: &Run, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     if let Some(system) = &args.system {
         messages.insert(0, Message::new("system", system.clone()));
     }
-    match tokenizer.apply_chat_template(&messages, true)? {
+    let rendered = tokenizer.apply_chat_template(&messages, true);
+    let rendered = rendered.map_err(|error| match error.kind() {
+        ErrorKind::Usage(_) => error,
+        _ => error.hint("--disable-chat-template gives the model the prompt as it is"),
+    })?;
+    match rendered {
         // The template writes BOS itself where the model wants one.
         Some(rendered) => tokenizer.encode(&rendered, false),
         None if args.system.is_some() => {

@@ -75,7 +75,7 @@ pub fn generate(
         if tokens.len() == settings.max_tokens {
             break Finish::Length;
         }
-        if logits.iter().any(|x| x.is_nan()) {
+        if !logits.iter().any(|x| x.is_finite()) || logits.iter().any(|x| x.is_nan()) {
             return Err(Error::engine("the model's logits are not numbers")
                 .hint("the weights hold NaN or infinite values, or --dtype is too narrow for this model"));
         }

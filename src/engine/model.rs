@@ -154,7 +154,7 @@ impl Model {
                 "token id {token} is not below the vocabulary's size {}",
                 self.spec.vocab_size
             ))
-            .hint("tokenizer and model do not belong together")),
+            .hint("if this id came from a text, tokenizer and model do not belong together")),
             None => Ok(()),
         }
     }

@@ -29,6 +29,7 @@ pub fn bit_table(inventory: &Inventory) -> String {
         }
         text.push('\n');
     }
+    text.push_str("bits, and after a colon the group size where it is not 64\n");
     for entry in inventory.layers.iter().filter(|layer| layer.block.is_none()) {
         let _ = writeln!(text, "{}: {}", entry.role, paint(Some(entry), &cell(Some(entry)), colour));
     }
@@ -74,7 +75,7 @@ pub fn class_table(columns: &[(&str, &Inventory)]) -> Table {
     row("embeddings", &|i| i.bytes.embeddings);
     row("quantized codes", &|i| i.bytes.codes);
     row("scales and biases", &|i| i.bytes.scales_biases);
-    row("float rest", &|i| i.bytes.float);
+    row("other float", &|i| i.bytes.float);
     row("total", &|i| i.bytes.total);
     table
 }

@@ -25,6 +25,13 @@ impl Console {
         }
     }
 
+    /// One line each that the user must see, quiet or not.
+    pub fn warnings(&self, warnings: &[String]) {
+        for warning in warnings {
+            eprintln!("warning: {warning}");
+        }
+    }
+
     /// A line on stderr.
     pub fn line(&self, text: &str) {
         if !self.quiet {

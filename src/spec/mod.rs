@@ -136,6 +136,7 @@ impl DecoderSpec {
         {
             resolved.push(("rope_scaling", parameters.clone()));
         }
+        let notes = rope.differs_from_mlx_lm(config);
         Ok(Self {
             hidden_size,
             intermediate_size: config.require_size("intermediate_size")?,
@@ -155,7 +156,7 @@ impl DecoderSpec {
             head_name: "lm_head",
             layers: vec![LayerSpec { rope: true, span: AttentionSpan::Full }; num_hidden_layers],
             resolved,
-            notes: Vec::new(),
+            notes: notes.into_iter().collect(),
         })
     }
 

@@ -118,6 +118,20 @@ impl Rope {
         Some(freqs.into_iter().map(|f| f as f32).collect())
     }
 
+    /// What the user should know of a scaling that mlx-lm computes in another way than transformers.
+    pub fn differs_from_mlx_lm(&self, config: &ModelConfig) -> Option<String> {
+        let RopeScaling::Yarn { truncate, .. } = self.scaling else { return None };
+        let given = |name: &str| {
+            ["rope_parameters", "rope_scaling"]
+                .iter()
+                .any(|group| config.get(&format!("{group}.{name}")).is_some())
+        };
+        let same = truncate && !given("attention_factor") && given("original_max_position_embeddings");
+        (!same).then(|| {
+            "these yarn settings are applied as transformers does; mlx-lm reads them differently".to_owned()
+        })
+    }
+
     /// Factor on positions.
     pub fn scale(&self) -> f32 {
         match self.scaling {
@@ -138,12 +152,18 @@ impl Rope {
 impl RopeScaling {
     fn from_config(config: &ModelConfig, group: &str) -> Result<Self> {
         let key = |name: &str| format!("{group}.{name}");
-        let kind = match config.string(&key("rope_type"))? {
-            Some(kind) => kind,
-            None => config.string(&key("type"))?.unwrap_or("default"),
+        let kind = match (config.string(&key("rope_type"))?, config.string(&key("type"))?) {
+            (Some(kind), Some(other)) if kind != other => {
+                return Err(config.error(&key("rope_type"), format!("is `{kind}`, but type is `{other}`")));
+            }
+            (Some(kind), _) | (None, Some(kind)) => kind,
+            (None, None) => "default",
         };
-        let factor =
-            || config.positive(&key("factor"))?.ok_or_else(|| config.error(&key("factor"), "missing"));
+        let required = |name: &str| {
+            let missing = || config.error(&key(name), format!("missing, and `{kind}` needs it"));
+            config.positive(&key(name))?.ok_or_else(missing)
+        };
+        let factor = || required("factor");
         let max_positions = config.size("max_position_embeddings")?;
         let original = || -> Result<f64> {
             let own = config.positive(&key("original_max_position_embeddings"))?;
@@ -165,9 +185,9 @@ impl RopeScaling {
             }
             "llama3" => Self::Llama3 {
                 factor: factor()?,
-                low_freq_factor: config.positive(&key("low_freq_factor"))?.unwrap_or(1.0),
-                high_freq_factor: config.positive(&key("high_freq_factor"))?.unwrap_or(4.0),
-                original_max_positions: original()?,
+                low_freq_factor: required("low_freq_factor")?,
+                high_freq_factor: required("high_freq_factor")?,
+                original_max_positions: required("original_max_position_embeddings")?,
             },
             "yarn" => {
                 let factor = factor()?;

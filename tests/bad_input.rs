@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{RawCheckpoint, bundled, copy_folder, mixbit, stderr, succeeded};
+use common::{RawCheckpoint, bundled, copy_folder, make, mixbit, stderr, succeeded};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -230,14 +230,7 @@ fn targets_out_of_range_say_what_is_reachable() {
     let out = out.path().join("out");
     for target in ["1.5", "17", "nan", "-3"] {
         let target = format!("--target-bpw={target}");
-        let output = mixbit([
-            "quantize",
-            "--hf-path",
-            bundled().to_str().unwrap(),
-            "--mlx-path",
-            out.to_str().unwrap(),
-            &target,
-        ]);
+        let output = make("quantize", &bundled(), &out, &[&target]);
         assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
         let text = stderr(&output);
         assert!(text.contains("from 2.250 to 16.000") && text.contains("hint: the nearest is"), "{text}");
@@ -253,17 +246,8 @@ fn calibration_texts_that_do_not_do() {
         [(&b"short"[..], "tokens"), (&b"\xff\xfe\x00"[..], "not UTF-8"), (&b" \n"[..], "is empty")]
     {
         fs::write(&file, contents).unwrap();
-        let output = mixbit([
-            "quantize",
-            "--hf-path",
-            bundled().to_str().unwrap(),
-            "--mlx-path",
-            home.path().join("out").to_str().unwrap(),
-            "--target-bpw",
-            "4.5",
-            "--calibration",
-            file.to_str().unwrap(),
-        ]);
+        let more = ["--target-bpw", "4.5", "--calibration", file.to_str().unwrap()];
+        let output = make("quantize", &bundled(), &home.path().join("out"), &more);
         assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
         assert!(stderr(&output).contains(expected), "{}", stderr(&output));
         assert!(!home.path().join("out").exists());

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use common::{
-    RawCheckpoint, bundled, copy_folder, fixtures, golden_cases, json_file, mixbit, stderr, succeeded,
+    RawCheckpoint, bundled, copy_folder, fixtures, golden_cases, json_file, make, stderr, succeeded,
 };
 use half::f16;
 use mixbit::checkpoint::SourceModel;
@@ -15,10 +15,7 @@ use mixbit::engine::{Engine, Model};
 use serde_json::json;
 
 fn convert(from: &Path, to: &Path, more: &[&str]) -> std::process::Output {
-    let mut arguments =
-        vec!["convert", "--hf-path", from.to_str().unwrap(), "--mlx-path", to.to_str().unwrap()];
-    arguments.extend(more);
-    mixbit(arguments)
+    make("convert", from, to, more)
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use common::{RawCheckpoint, bundled, fixtures, json_file, mixbit, stderr, stdout, succeeded};
+use common::{RawCheckpoint, bundled, fixtures, json_file, make, mixbit, stderr, stdout, succeeded};
 use mixbit::affine::{FloatType, Rows, quantize};
 use mixbit::candidate::Quant;
 use mixbit::checkpoint::SourceModel;
@@ -15,19 +15,8 @@ use mixbit::engine::{Engine, Model};
 use serde_json::Value;
 
 fn quantized(from: &Path, out: &Path, target: &str) -> String {
-    let output = mixbit([
-        "quantize",
-        "--hf-path",
-        from.to_str().unwrap(),
-        "--mlx-path",
-        out.to_str().unwrap(),
-        "--target-bpw",
-        target,
-        "--samples",
-        "4",
-        "--sequence-length",
-        "64",
-    ]);
+    let output =
+        make("quantize", from, out, &["--target-bpw", target, "--samples", "4", "--sequence-length", "64"]);
     succeeded(&output);
     stdout(&output)
 }
@@ -114,15 +103,8 @@ fn layers_that_arrive_quantized_pass_through() {
         }
     }
     assert!(after.bitmap().len() > before.bitmap().len());
-    let again = mixbit([
-        "quantize",
-        "--hf-path",
-        fixtures().join("golden/quantized-by-mlx-lm/llama-uniform-4-bits").to_str().unwrap(),
-        "--mlx-path",
-        home.path().join("again").to_str().unwrap(),
-        "--target-bpw",
-        "4.5",
-    ]);
+    let uniform = fixtures().join("golden/quantized-by-mlx-lm/llama-uniform-4-bits");
+    let again = make("quantize", &uniform, &home.path().join("again"), &["--target-bpw", "4.5"]);
     assert_eq!(again.status.code(), Some(1));
     assert!(stderr(&again).contains("already quantized"), "{}", stderr(&again));
 }
@@ -147,20 +129,8 @@ fn rows_that_no_group_divides_stay_float() {
 fn a_dry_run_writes_nothing() {
     let home = tempfile::tempdir().unwrap();
     let out = home.path().join("out");
-    let output = mixbit([
-        "quantize",
-        "--hf-path",
-        bundled().to_str().unwrap(),
-        "--mlx-path",
-        out.to_str().unwrap(),
-        "--target-bpw",
-        "4",
-        "--samples",
-        "2",
-        "--sequence-length",
-        "32",
-        "--dry-run",
-    ]);
+    let more = ["--target-bpw", "4", "--samples", "2", "--sequence-length", "32", "--dry-run"];
+    let output = make("quantize", &bundled(), &out, &more);
     succeeded(&output);
     assert!(stdout(&output).contains("nothing was written") && !out.exists());
     assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
@@ -196,17 +166,7 @@ fn a_table_is_measured_once_and_serves_every_target() {
     let direct = home.path().join("direct");
     quantized(&bundled(), &direct, "4.5");
     let from_table = |target: &str, table: &Path, model: &Path| {
-        mixbit([
-            "quantize",
-            "--hf-path",
-            model.to_str().unwrap(),
-            "--mlx-path",
-            out.to_str().unwrap(),
-            target,
-            "--sensitivities",
-            table.to_str().unwrap(),
-            "--overwrite",
-        ])
+        make("quantize", model, &out, &[target, "--sensitivities", table.to_str().unwrap(), "--overwrite"])
     };
     succeeded(&from_table("--target-bpw=4.5", &table, &bundled()));
     assert_eq!(json_file(&out.join("config.json")), json_file(&direct.join("config.json")));
@@ -231,14 +191,7 @@ fn a_table_is_measured_once_and_serves_every_target() {
 fn uniform_bits_and_rules_by_hand() {
     let home = tempfile::tempdir().unwrap();
     let out = home.path().join("out");
-    let run = |more: &[&str]| {
-        let (model, out) = (bundled(), out.to_str().unwrap().to_owned());
-        let model = model.to_str().unwrap().to_owned();
-        let mut arguments =
-            vec!["quantize", "--hf-path", model.as_str(), "--mlx-path", out.as_str(), "--overwrite"];
-        arguments.extend(more);
-        mixbit(arguments)
-    };
+    let run = |more: &[&str]| make("quantize", &bundled(), &out, &[more, &["--overwrite"]].concat());
     succeeded(&run(&["--bits", "4", "--layer", "*.v_proj=8:32", "--layer", "*.3.*.v_proj=float"]));
     let source = SourceModel::open(&out).unwrap();
     let find = |layer: &str| source.bitmap().get(layer).copied();

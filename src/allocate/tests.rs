@@ -190,27 +190,3 @@ fn nothing_to_allocate() {
     assert_eq!(problem.reachable(), (0, 0));
     assert_eq!(problem.solve(0).unwrap(), Allocation { chosen: vec![], bytes: 0, loss: 0.0, gap: 0.0 });
 }
-
-/// Not a test of anything but speed: `cargo test --release -- --ignored --nocapture allocates_quickly`.
-#[test]
-#[ignore = "takes the time"]
-#[allow(clippy::print_stdout)]
-fn allocates_quickly() {
-    let layers = model(10_000 / 7, 1);
-    let start = std::time::Instant::now();
-    let problem = Problem::new(layers, &[]).unwrap();
-    println!("{} layers ordered in {:?}", problem.layers.len(), start.elapsed());
-    let (min, max) = problem.reachable();
-    for part in [0.0, 0.01, 0.1, 0.2, 0.5, 0.9] {
-        let budget = min + ((max - min) as f64 * part) as u64;
-        let start = std::time::Instant::now();
-        let found = problem.solve(budget).unwrap();
-        println!(
-            "{part}: {:?}, loss {}, gap {:e}, left {}",
-            start.elapsed(),
-            found.loss,
-            found.gap,
-            budget - found.bytes
-        );
-    }
-}

@@ -44,6 +44,14 @@ pub fn mixbit<I: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item = I>)
         .unwrap()
 }
 
+/// Runs `command` (convert or quantize) from one folder into another.
+pub fn make(command: &str, from: &Path, to: &Path, more: &[&str]) -> Output {
+    let mut arguments =
+        vec![command, "--hf-path", from.to_str().unwrap(), "--mlx-path", to.to_str().unwrap()];
+    arguments.extend(more);
+    mixbit(arguments)
+}
+
 pub fn stderr(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }

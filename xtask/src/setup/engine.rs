@@ -11,6 +11,8 @@ use crate::process;
 pub const COMPAT: &str = include_str!("../../native/compat.hpp");
 /// The BLAS forwarders.
 pub const BLAS: &str = include_str!("../../native/blas.cpp");
+/// Matrix products and their threads.
+pub const SGEMM: &str = include_str!("../../native/sgemm.cpp");
 
 /// Where the parts of the engine are found and put.
 pub struct Folders<'a> {
@@ -57,6 +59,8 @@ pub fn build(folders: &Folders) -> Result<()> {
     fs::write(&compat, COMPAT)?;
     let blas = folders.scratch.join("blas.cpp");
     fs::write(&blas, BLAS)?;
+    let sgemm = folders.scratch.join("sgemm.cpp");
+    fs::write(&sgemm, SGEMM)?;
     let sources = files(&folders.mlx_c.join("mlx/c"), "cpp")?;
     eprintln!("setup: compiling {} files of mlx-c", sources.len());
     // MLX's error messages quote the file they come from: without the machine's folder.
@@ -72,6 +76,7 @@ pub fn build(folders: &Folders) -> Result<()> {
         .flag(prefix)
         .files(sources)
         .file(&blas)
+        .file(&sgemm)
         .try_compile_intermediates()
         .context("cannot compile mlx-c\nhint: it needs a compiler that knows C++20, g++ 11 or later")?;
     let mut rpath_link = std::ffi::OsString::from("-Wl,-rpath-link,");

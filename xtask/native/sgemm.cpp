@@ -4,7 +4,7 @@
 // copy the matrix into panels. Generating text is made of these.
 //
 // Threads are ours, and each part runs on one of OpenBLAS's. OpenBLAS's own wait for each other by spinning: on a busy
-// machine every product then costs time slices of the scheduler, and generation falls to a twentieth. These spin for some
+// machine every product then costs time slices of the scheduler, and generation comes to a near stop. These spin for some
 // microseconds, which is what a product's end is usually away, and then sleep.
 
 #include <algorithm>

@@ -198,7 +198,7 @@ fn a_linked_output_is_written_through_the_link() {
 
 #[test]
 #[cfg(unix)]
-fn a_terminated_conversion_leaves_nothing() {
+fn sigterm_ends_as_ctrl_c_does_and_leaves_nothing() {
     use std::process::{Command, Stdio};
     let home = tempfile::tempdir().unwrap();
     let out = home.path().join("out");

@@ -148,6 +148,9 @@ pub fn cast(from: Dtype, source: &[u8], to: Dtype, out: &mut Vec<u8>) -> CastRep
             cast_f64(block, to, out, &mut report);
             continue;
         }
+        if (from, to) == (Dtype::F32, Dtype::F16) && narrow_in_place(block, out, &mut report) {
+            continue;
+        }
         wide.clear();
         extend_f32(from, block, &mut wide);
         let (largest, non_finite) = scan(&wide);
@@ -168,6 +171,26 @@ pub fn cast(from: Dtype, source: &[u8], to: Dtype, out: &mut Vec<u8>) -> CastRep
         push_f32(&wide, to, out);
     }
     report
+}
+
+/// float32 to float16, the usual conversion, straight from aligned memory into `out`; `false` where it is not aligned.
+/// Only a block that has an infinity or NaN afterwards is looked at for why.
+fn narrow_in_place(block: &[u8], out: &mut Vec<u8>, report: &mut CastReport) -> bool {
+    let Ok(values) = bytemuck::try_cast_slice::<u8, f32>(block) else { return false };
+    let start = out.len();
+    out.resize(start + values.len() * 2, 0);
+    let Ok(halves) = bytemuck::try_cast_slice_mut::<u8, f16>(&mut out[start..]) else {
+        out.truncate(start);
+        return false;
+    };
+    halves.convert_from_f32_slice(values);
+    let special = halves.iter().map(|h| u32::from(h.to_bits() & 0x7c00 == 0x7c00)).sum::<u32>();
+    if special > 0 {
+        let (largest, non_finite) = scan(values);
+        report.non_finite += non_finite;
+        report.overflow |= largest >= overflow_threshold(Dtype::F16);
+    }
+    true
 }
 
 /// The least float32 that rounds to infinity in `to`.

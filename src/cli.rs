@@ -31,6 +31,8 @@ pub enum Command {
     Curve(Curve),
     /// Show what is in a model: sizes and the bits of every layer
     Inspect(Inspect),
+    /// Measure perplexity on a text, and the distance from a reference model
+    Eval(Eval),
     /// Generate text
     Run(Run),
     /// Write the logits of a token sequence, to compare with other implementations
@@ -112,6 +114,35 @@ pub struct Calibration {
     /// Seed of sequence choice and label sampling
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// How sensitivities are measured
+    #[arg(long, value_enum, default_value_t)]
+    pub method: MeasureMethod,
+    /// Which form of the Fisher information
+    #[arg(long, value_enum, default_value_t)]
+    pub fisher: Fisher,
+    /// Hidden states in memory; more go to a temporary file (in $TMPDIR)
+    #[arg(long, value_name = "SIZE", default_value = "1GB", value_parser = parse_size)]
+    pub activation_memory: u64,
+}
+
+/// How sensitivities are measured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum MeasureMethod {
+    /// second order: what rounding does to the KL divergence, by the Fisher information
+    #[default]
+    Fisher,
+    /// first order, as mlx-lm's dynamic_quant does it; to compare
+    Alignment,
+}
+
+/// Which form of the Fisher information.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Fisher {
+    /// its diagonal: the least noise
+    #[default]
+    Diagonal,
+    /// along each rounding error: with all cross terms, and more noise
+    Directional,
 }
 
 /// How large the result may be: one of these.
@@ -209,6 +240,38 @@ pub struct Inspect {
     /// One line a layer: shape, bits, group size, bytes
     #[arg(long, conflicts_with = "json")]
     pub layers: bool,
+}
+
+/// `mixbit eval`.
+#[derive(Debug, Args)]
+pub struct Eval {
+    /// Model folder, Hugging Face or MLX
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// What to compare with: a model folder, or a file that --save-reference wrote
+    #[arg(long, value_name = "DIR|FILE")]
+    pub reference: Option<PathBuf>,
+    /// Text to predict: plain (documents separated by lines `<|endoftext|>`), JSONL, or token ids in .npy or .npz
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+    /// Tokens in a window; all but the first are predicted
+    #[arg(long, value_name = "T", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
+    pub sequence_length: u32,
+    /// Use this many tokens of the text at most
+    #[arg(long, value_name = "N")]
+    pub max_tokens: Option<usize>,
+    /// Windows computed together
+    #[arg(long, value_name = "B", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch_size: u32,
+    /// Keep the reference's log-probabilities (float16, the whole vocabulary), to score other models against them
+    #[arg(long, value_name = "FILE", requires = "reference")]
+    pub save_reference: Option<PathBuf>,
+    /// Write the figures as JSON too; `-` writes nothing else to stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Hidden states in memory; more go to a temporary file (in $TMPDIR)
+    #[arg(long, value_name = "SIZE", default_value = "1GB", value_parser = parse_size)]
+    pub activation_memory: u64,
 }
 
 /// How tokens are chosen.

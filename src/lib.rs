@@ -19,6 +19,7 @@ pub mod commands;
 pub mod config;
 pub mod engine;
 pub mod error;
+pub mod evaluation;
 pub mod export;
 pub mod interrupt;
 pub mod inventory;

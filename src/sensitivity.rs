@@ -13,6 +13,30 @@ use crate::affine::FloatType;
 use crate::candidate::Quant;
 use crate::error::{Error, Result};
 
+/// How sensitivities are measured. The formulas are with the code, in the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// Diagonal of the Fisher information.
+    FisherDiagonal,
+    /// Fisher information along each rounding error.
+    FisherDirectional,
+    /// mlx-lm's `dynamic_quant`: first order at the model with every layer rounded like this.
+    Alignment {
+        /// How the layers are rounded.
+        at: Quant,
+    },
+}
+
+impl std::fmt::Display for Method {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::FisherDiagonal => f.pad("fisher-diagonal"),
+            Self::FisherDirectional => f.pad("fisher-directional"),
+            Self::Alignment { at } => f.pad(&format!("alignment at {at}")),
+        }
+    }
+}
+
 /// A candidate's predicted KL divergence per token, in nats.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Score {
@@ -63,7 +87,7 @@ pub struct Measurement {
     pub sequence_length: usize,
     /// Seed of sequence choice and labels.
     pub seed: u64,
-    /// `fisher-diagonal`.
+    /// A [`Method`], in words.
     pub method: String,
     /// Type of scales and biases.
     pub dtype: FloatType,
@@ -87,7 +111,10 @@ impl Table {
         let table: Self = serde_json::from_str(&text).map_err(|e| {
             Error::file(path, format!("not a sensitivity table: {e}")).hint("`mixbit analyze` writes them")
         })?;
-        let finite = |layer: &LayerSensitivity| layer.scores.iter().all(|s| s.kl.is_finite() && s.kl >= 0.0);
+        let signed = table.measurement.method.starts_with("alignment");
+        let finite = |layer: &LayerSensitivity| {
+            layer.scores.iter().all(|score| score.kl.is_finite() && (signed || score.kl >= 0.0))
+        };
         match table.layers.iter().find(|layer| !finite(layer)) {
             Some(layer) => {
                 Err(Error::key(path, &layer.path, "has a predicted KL divergence that is no number"))

@@ -50,6 +50,29 @@ impl Text {
         Ok(tokens)
     }
 
+    /// Consecutive windows of `length` tokens from the start, of `max_tokens` tokens at most. What is left over at the end
+    /// is dropped, unless it is all there is.
+    pub fn windows(
+        &self,
+        tokenizer: &Tokenizer,
+        length: usize,
+        max_tokens: Option<usize>,
+    ) -> Result<Vec<Vec<u32>>> {
+        let mut tokens = self.tokens(tokenizer)?;
+        tokens.truncate(max_tokens.unwrap_or(usize::MAX));
+        if tokens.len() < 2 {
+            return Err(Error::usage(format!(
+                "{} has {} tokens, at least 2 are needed",
+                self.name,
+                tokens.len()
+            )));
+        }
+        if tokens.len() < length {
+            return Ok(vec![tokens]);
+        }
+        Ok(tokens.chunks_exact(length).map(<[u32]>::to_vec).collect())
+    }
+
     /// `samples` sequences of `length` tokens, spread evenly over the text from a start that `seed` chooses. The
     /// built-in text gives as many as it has.
     pub fn sequences(

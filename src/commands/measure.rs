@@ -6,11 +6,11 @@ use crate::affine::FloatType;
 use crate::calibration::Text;
 use crate::candidate::Quant;
 use crate::checkpoint::{Dtype, SourceModel};
-use crate::cli::Calibration;
+use crate::cli::{Calibration, Fisher, MeasureMethod};
 use crate::engine::{AnalysisSettings, Engine, analyze};
 use crate::error::{Error, Result};
 use crate::report::Console;
-use crate::sensitivity::{LayerSensitivity, Measurement};
+use crate::sensitivity::{LayerSensitivity, Measurement, Method};
 use crate::tokenizer::Tokenizer;
 use crate::weights::check_values;
 
@@ -18,6 +18,8 @@ use crate::weights::check_values;
 pub struct Measure<'a> {
     source: &'a SourceModel,
     sequences: Vec<Vec<u32>>,
+    method: Method,
+    memory: u64,
     /// What it will be made with.
     pub measurement: Measurement,
 }
@@ -39,6 +41,7 @@ impl<'a> Measure<'a> {
         console.line(&format!("calibration: {} x {length} tokens", sequences.len()));
         check_sequences(source, &sequences, length, console)?;
         check_values(source, Dtype::F32)?;
+        let method = method(calibration, &candidates);
         let measurement = Measurement {
             version: 1,
             model: source.fingerprint()?,
@@ -46,11 +49,11 @@ impl<'a> Measure<'a> {
             samples: sequences.len(),
             sequence_length: length,
             seed: calibration.seed,
-            method: "fisher-diagonal".to_owned(),
+            method: method.to_string(),
             dtype,
             candidates,
         };
-        Ok(Self { source, sequences, measurement })
+        Ok(Self { source, sequences, method, memory: calibration.activation_memory, measurement })
     }
 
     /// Measures every layer whose path is not in `skip` and hands it to `finished`.
@@ -65,6 +68,8 @@ impl<'a> Measure<'a> {
         let settings = AnalysisSettings {
             sequences: &self.sequences,
             candidates: &self.measurement.candidates,
+            method: self.method,
+            memory: self.memory,
             dtype: self.measurement.dtype,
             seed: self.measurement.seed,
             skip: skip.iter().map(|layer| layer.path.clone()).collect(),
@@ -76,6 +81,19 @@ impl<'a> Measure<'a> {
         analyze(&engine, self.source, &settings, finished)?;
         bar.finish_and_clear();
         Ok(())
+    }
+}
+
+/// Alignment is measured where mlx-lm does, at 4 bits in groups of 64, or at the first candidate.
+fn method(calibration: &Calibration, candidates: &[Quant]) -> Method {
+    match (calibration.method, calibration.fisher) {
+        (MeasureMethod::Fisher, Fisher::Diagonal) => Method::FisherDiagonal,
+        (MeasureMethod::Fisher, Fisher::Directional) => Method::FisherDirectional,
+        (MeasureMethod::Alignment, _) => {
+            let usual = Quant::affine(4, 64);
+            let first = candidates.first().copied().unwrap_or(usual);
+            Method::Alignment { at: if candidates.contains(&usual) { usual } else { first } }
+        }
     }
 }
 

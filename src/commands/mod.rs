@@ -3,11 +3,13 @@
 mod analyze;
 mod convert;
 mod curve;
+mod eval;
 mod inspect;
 mod logits;
 mod measure;
 mod quantize;
 mod run;
+mod scoring;
 
 use crate::cli::{Cli, Command};
 use crate::error::Result;
@@ -22,6 +24,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Analyze(args) => analyze::run(&args, &console),
         Command::Curve(args) => curve::run(&args, &console),
         Command::Inspect(args) => inspect::run(&args, &console),
+        Command::Eval(args) => eval::run(&args, &console),
         Command::Run(args) => run::run(&args, &console),
         Command::Logits(args) => logits::run(&args, &console),
     }

@@ -5,21 +5,37 @@ use rayon::prelude::*;
 
 use super::array::{self, Packed};
 use super::linear::{Linear, Weight};
-use crate::candidate::Mode;
+use crate::affine::{self, FloatType};
+use crate::bitmap::BitMap;
+use crate::candidate::{Mode, Quant};
 use crate::checkpoint::{Dtype, SourceModel, Tensor, cast, extend_f32};
 use crate::error::{Error, Result};
 
 /// Source bytes that one thread decodes at a time.
 const CHUNK: usize = 1 << 20;
 
+/// Float layers that are to be read as if they had been quantized.
+#[derive(Debug, Clone)]
+pub struct Rounding {
+    /// The layers, and how.
+    pub bitmap: BitMap,
+    /// Dtype of scales and biases.
+    pub dtype: FloatType,
+}
+
 /// Reads arrays in one compute dtype.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Loader<'a> {
     pub(super) source: &'a SourceModel,
     pub(super) dtype: Dtype,
+    pub(super) rounding: Option<&'a Rounding>,
 }
 
-impl Loader<'_> {
+impl<'a> Loader<'a> {
+    pub(super) fn new(source: &'a SourceModel, dtype: Dtype) -> Self {
+        Self { source, dtype, rounding: None }
+    }
+
     /// A float tensor in the compute dtype.
     pub(super) fn float(&self, name: &str) -> Result<Array> {
         let tensor = self.source.tensor(name)?;
@@ -43,7 +59,13 @@ impl Loader<'_> {
     /// The matrix of the layer at `path`, quantized if the bit map lists it.
     pub(super) fn weight(&self, path: &str) -> Result<Weight> {
         let Some(&quant) = self.source.bitmap().get(path) else {
-            return Ok(Weight::Float(self.float(&format!("{path}.weight"))?));
+            let name = format!("{path}.weight");
+            let rounding =
+                self.rounding.and_then(|rounding| Some((rounding.bitmap.get(path)?, rounding.dtype)));
+            return Ok(Weight::Float(match rounding {
+                Some((&quant, dtype)) => self.rounded(&name, quant, dtype)?,
+                None => self.float(&name)?,
+            }));
         };
         let codes = self.raw(&format!("{path}.weight"), Dtype::U32)?;
         let (scales, biases) = match quant.mode {
@@ -59,6 +81,16 @@ impl Loader<'_> {
     pub(super) fn linear(&self, path: &str, bias: bool) -> Result<Linear> {
         let bias = if bias { Some(self.float(&format!("{path}.bias"))?) } else { None };
         Ok(Linear { weight: self.weight(path)?, bias })
+    }
+
+    /// A float matrix, rounded and back.
+    fn rounded(&self, name: &str, quant: Quant, dtype: FloatType) -> Result<Array> {
+        let tensor = self.source.tensor(name)?;
+        let mut weights = decode(tensor);
+        let errors = affine::rounding_error(&weights, tensor.shape[1], quant, dtype)
+            .map_err(|e| Error::tensor(tensor.file, name, e.to_string()))?;
+        weights.par_iter_mut().zip(&errors).for_each(|(weight, error)| *weight += error);
+        Ok(array::from_vec(weights, tensor.shape).as_dtype(array::mlx_dtype(self.dtype))?)
     }
 
     fn raw(&self, name: &str, dtype: Dtype) -> Result<Array> {

@@ -4,19 +4,26 @@
 //! with it. On the CPU everything is computed in float32, whatever the file's dtype: half-precision arithmetic is thirty
 //! times slower there. On Metal the checkpoint's dtype and the quantized kernels are used as they are.
 
+mod analysis;
 mod array;
 mod attention;
 mod block;
 mod cache;
-mod fisher;
+mod compare;
+mod forward;
 mod generate;
 mod linear;
 mod load;
 mod model;
 mod replay;
+mod score;
+mod states;
 
-pub use fisher::{AnalysisSettings, analyze};
+pub use analysis::{AnalysisSettings, analyze};
+pub use compare::Comparison;
+pub use forward::{FinalStates, run_forward};
 pub use generate::{Finish, Generation, Settings, Timings, generate};
+pub use load::Rounding;
 pub use model::Model;
 
 use std::marker::PhantomData;

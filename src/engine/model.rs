@@ -85,7 +85,7 @@ impl Model {
             Some(dtype) => dtype,
             None => engine.compute_dtype(source.dtype()?),
         };
-        let loader = Loader { source, dtype };
+        let loader = Loader::new(source, dtype);
         let mut blocks = Vec::new();
         for index in 0..source.spec().layers.len() {
             crate::interrupt::check()?;

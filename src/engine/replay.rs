@@ -3,31 +3,40 @@
 //!
 //! Peak memory is the embedding and head, one block with its gradients, and the hidden states.
 
+use std::rc::Rc;
+
 use mlx_rs::Array;
 use mlx_rs::transforms::{eval, fallible_vjp};
 use rayon::prelude::*;
 
-use super::array::{as_slice, from_tokens, from_vec, slice, to_vec};
+use super::array::{from_vec, slice};
 use super::attention::Positions;
 use super::block::{Block, Context};
+use super::forward::{FinalStates, Pass};
 use super::linear::Weight;
 use super::load::Loader;
 use super::model::Ends;
+use super::states::{Kept, Store};
 use crate::error::{Error, Result};
 use crate::sample::categorical;
 use crate::spec::Role;
 
-/// Values of logits that are held at a time.
-const LOGITS: usize = 1 << 24;
+/// What is differentiated, summed over the tokens of a sequence.
+pub(super) enum Objective<'a> {
+    /// log p(y_t), with labels y_t drawn from the model's own distribution: its squares are the Fisher information.
+    Likelihood { seed: u64 },
+    /// The KL divergence of the model from the one whose last hidden states these are.
+    Divergence(&'a FinalStates<'a>),
+}
 
-/// The hidden states of all sequences.
+/// A forward pass that kept each block's inputs, on its way back.
 pub(super) struct Replay<'a> {
     loader: Loader<'a>,
-    context: Context<'a>,
-    ends: Ends,
+    last: FinalStates<'a>,
+    store: Rc<Store>,
     /// Inputs of each block, by block and sequence; given up as the replay comes by.
-    inputs: Vec<Vec<Array>>,
-    /// Gradient of the log-likelihood with respect to the current block's output, by sequence.
+    inputs: Vec<Vec<Kept>>,
+    /// Gradient of the objective with respect to the current block's output, by sequence.
     cotangents: Vec<Array>,
 }
 
@@ -38,87 +47,63 @@ pub(super) struct Gradient {
 }
 
 impl<'a> Replay<'a> {
-    /// Runs all `sequences` forward. `tick` is called once a block.
-    pub(super) fn forward(
-        loader: Loader<'a>,
-        context: Context<'a>,
-        sequences: &[Vec<u32>],
-        tick: &dyn Fn(),
-    ) -> Result<Self> {
-        let ends = Ends::load(&loader)?;
-        let mut hidden: Vec<Array> = Vec::new();
-        for tokens in sequences {
-            let embedded = ends.embed(&from_tokens(tokens), context.dtype)?;
-            eval([&embedded])?;
-            hidden.push(embedded);
-        }
+    /// Runs all sequences forward. `tick` is called once a block.
+    pub(super) fn forward(mut pass: Pass<'a>, tick: &dyn Fn()) -> Result<Self> {
         let mut inputs = Vec::new();
-        for index in 0..context.spec.layers.len() {
-            crate::interrupt::check()?;
-            let block = Block::load(&loader, index)?;
-            let mut outputs = Vec::new();
-            for x in &hidden {
-                let mut positions = Positions::new(context.spec, 0, x.shape()[1] as usize);
-                let y = block.forward(context, x, &mut positions, None)?;
-                eval([&y])?;
-                outputs.push(y);
-            }
-            inputs.push(std::mem::replace(&mut hidden, outputs));
+        for index in 0..pass.context.spec.layers.len() {
+            let block = Block::load(&pass.loader, index)?;
+            inputs.push(pass.advance(&block)?);
             tick();
         }
-        Ok(Self { loader, context, ends, inputs, cotangents: hidden })
+        let (loader, store) = (pass.loader, Rc::clone(&pass.store));
+        Ok(Self { loader, last: pass.into_final(), store, inputs, cotangents: Vec::new() })
     }
 
-    /// Through the head: turns the last hidden states into gradients of sum_t log p(y_t), with labels y_t drawn from
-    /// the model's own distribution, and hands the head's own gradient of each sequence to `each` if `wanted`.
+    /// Through the head: hands the head's own gradient of each sequence to `each` if `wanted`.
     pub(super) fn head(
         &mut self,
-        seed: u64,
+        objective: &Objective<'_>,
         wanted: bool,
         mut each: impl FnMut(usize, Gradient) -> Result<()>,
     ) -> Result<()> {
-        for index in 0..self.cotangents.len() {
+        for index in 0..self.last.len() {
             crate::interrupt::check()?;
-            let hidden = self.cotangents[index].clone();
-            let (cotangent, gradient) = self.head_of(&hidden, seed ^ ((index as u64 + 1) << 32), wanted)?;
-            self.cotangents[index] = cotangent;
+            let (cotangent, gradient) = self.head_of(index, objective, wanted)?;
+            self.cotangents.push(cotangent);
             if let Some(gradient) = gradient {
                 each(index, Gradient { role: Role::Head, gradient })?;
             }
         }
+        self.last.clear();
         Ok(())
     }
 
-    fn head_of(&self, hidden: &Array, seed: u64, wanted: bool) -> Result<(Array, Option<Array>)> {
+    fn head_of(
+        &self,
+        sequence: usize,
+        objective: &Objective<'_>,
+        wanted: bool,
+    ) -> Result<(Array, Option<Array>)> {
+        let FinalStates { context, ends, .. } = &self.last;
+        let hidden = self.last.state(sequence)?;
         let tokens = hidden.shape()[1] as usize;
-        let step = (LOGITS / self.context.spec.vocab_size).clamp(1, tokens);
+        let vocabulary = context.spec.vocab_size;
+        let step = self.last.positions_at_once();
         let (mut parts, mut total): (Vec<Array>, Option<Array>) = (Vec::new(), None);
         for start in (0..tokens).step_by(step) {
-            let part = slice(hidden, 1, start, (start + step).min(tokens))?;
-            let logits = self.ends.logits(self.context, &part)?;
-            let shape: Vec<usize> = logits.shape().iter().map(|&n| n as usize).collect();
-            let mut values = to_vec(&logits)?;
-            drop(logits);
-            score(&mut values, self.context.spec.vocab_size, seed, start);
-            let cotangent = from_vec(values, &shape).as_dtype(part.dtype())?;
-            let mut primals = vec![part];
-            if wanted {
-                primals.push(self.ends.head().dense(self.context.dtype)?);
+            let end = (start + step).min(tokens);
+            let part = slice(&hidden, 1, start, end)?;
+            let mut values = self.last.logits(sequence, start, end)?;
+            match objective {
+                Objective::Likelihood { seed } => {
+                    score(&mut values, vocabulary, seed ^ ((sequence as u64 + 1) << 32), start);
+                }
+                Objective::Divergence(target) => {
+                    divergence(&mut values, target.logits(sequence, start, end)?, vocabulary);
+                }
             }
-            let (_, mut gradients) = fallible_vjp(
-                |primals: &[Array]| {
-                    let head = primals.get(1).map(|weight| Weight::Float(weight.clone()));
-                    let ends = Ends {
-                        embed: self.ends.embed.clone(),
-                        norm: self.ends.norm.clone(),
-                        head: head.or_else(|| self.ends.head.clone()),
-                    };
-                    let logits = ends.logits(self.context, &primals[0]).map_err(|e| exception(&e))?;
-                    Ok(vec![logits])
-                },
-                &primals,
-                &[cotangent],
-            )?;
+            let cotangent = from_vec(values, &[1, end - start, vocabulary]).as_dtype(part.dtype())?;
+            let mut gradients = head_gradients(*context, ends, part, cotangent, wanted)?;
             if wanted && let Some(gradient) = gradients.pop() {
                 total = Some(match total {
                     Some(sum) => sum.add(gradient)?,
@@ -138,17 +123,19 @@ impl<'a> Replay<'a> {
         roles: &[Role],
         mut each: impl FnMut(usize, Vec<Gradient>) -> Result<()>,
     ) -> Result<()> {
+        let context = self.last.context;
         let mut block = Block::load(&self.loader, index)?;
         let mut weights = Vec::new();
         for role in roles {
             if let Some(linear) = block.linear_mut(*role) {
-                weights.push(linear.weight.dense(self.context.dtype)?);
+                weights.push(linear.weight.dense(context.dtype)?);
             }
         }
         let inputs = self.inputs.pop().unwrap_or_default();
-        for (sequence, x) in inputs.into_iter().enumerate() {
+        for (sequence, kept) in inputs.into_iter().enumerate() {
             crate::interrupt::check()?;
-            let gradients = self.block_of(&block, roles, &weights, x, &self.cotangents[sequence])?;
+            let x = self.store.take(kept)?;
+            let gradients = block_gradients(context, &block, roles, &weights, x, &self.cotangents[sequence])?;
             let mut gradients = gradients.into_iter();
             if let Some(cotangent) = gradients.next() {
                 self.cotangents[sequence] = cotangent;
@@ -158,39 +145,65 @@ impl<'a> Replay<'a> {
         }
         Ok(())
     }
+}
 
-    /// Gradients with respect to the block's input and the `weights`.
-    fn block_of(
-        &self,
-        block: &Block,
-        roles: &[Role],
-        weights: &[Array],
-        x: Array,
-        cotangent: &Array,
-    ) -> Result<Vec<Array>> {
-        let tokens = x.shape()[1] as usize;
-        let mut primals = vec![x];
-        primals.extend_from_slice(weights);
-        let (_, gradients) = fallible_vjp(
-            |primals: &[Array]| {
-                let mut block = block.clone();
-                for (role, weight) in roles.iter().zip(&primals[1..]) {
-                    if let Some(linear) = block.linear_mut(*role) {
-                        linear.weight = Weight::Float(weight.clone());
-                    }
-                }
-                let mut positions = Positions::new(self.context.spec, 0, tokens);
-                let y = block
-                    .forward(self.context, &primals[0], &mut positions, None)
-                    .map_err(|e| exception(&e))?;
-                Ok(vec![y])
-            },
-            &primals,
-            std::slice::from_ref(cotangent),
-        )?;
-        eval(&gradients)?;
-        Ok(gradients)
+/// Gradients with respect to the hidden states `part` and, if `wanted`, the head.
+fn head_gradients(
+    context: Context<'_>,
+    ends: &Ends,
+    part: Array,
+    cotangent: Array,
+    wanted: bool,
+) -> Result<Vec<Array>> {
+    let mut primals = vec![part];
+    if wanted {
+        primals.push(ends.head().dense(context.dtype)?);
     }
+    let (_, gradients) = fallible_vjp(
+        |primals: &[Array]| {
+            let head = primals.get(1).map(|weight| Weight::Float(weight.clone()));
+            let ends = Ends {
+                embed: ends.embed.clone(),
+                norm: ends.norm.clone(),
+                head: head.or_else(|| ends.head.clone()),
+            };
+            Ok(vec![ends.logits(context, &primals[0]).map_err(|e| exception(&e))?])
+        },
+        &primals,
+        &[cotangent],
+    )?;
+    Ok(gradients)
+}
+
+/// Gradients with respect to the block's input and the `weights` of its `roles`.
+fn block_gradients(
+    context: Context<'_>,
+    block: &Block,
+    roles: &[Role],
+    weights: &[Array],
+    x: Array,
+    cotangent: &Array,
+) -> Result<Vec<Array>> {
+    let tokens = x.shape()[1] as usize;
+    let mut primals = vec![x];
+    primals.extend_from_slice(weights);
+    let (_, gradients) = fallible_vjp(
+        |primals: &[Array]| {
+            let mut block = block.clone();
+            for (role, weight) in roles.iter().zip(&primals[1..]) {
+                if let Some(linear) = block.linear_mut(*role) {
+                    linear.weight = Weight::Float(weight.clone());
+                }
+            }
+            let mut positions = Positions::new(context.spec, 0, tokens);
+            let y = block.forward(context, &primals[0], &mut positions, None).map_err(|e| exception(&e))?;
+            Ok(vec![y])
+        },
+        &primals,
+        std::slice::from_ref(cotangent),
+    )?;
+    eval(&gradients)?;
+    Ok(gradients)
 }
 
 fn exception(error: &Error) -> mlx_rs::error::Exception {
@@ -202,34 +215,30 @@ fn score(logits: &mut [f32], vocabulary: usize, seed: u64, first: usize) {
     logits.par_chunks_mut(vocabulary).enumerate().for_each(|(row, logits)| {
         let mut rng = fastrand::Rng::with_seed(seed.wrapping_add((first + row) as u64));
         let label = categorical(logits, rng.f64()) as usize;
-        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        for x in logits.iter_mut() {
-            *x = (*x - largest).exp();
-        }
-        let total: f64 = logits.iter().map(|&x| f64::from(x)).sum();
-        let scale = (1.0 / total) as f32;
-        for x in logits.iter_mut() {
-            *x *= -scale;
-        }
+        softmax(logits, -1.0);
         logits[label] += 1.0;
     });
 }
 
-/// `sum += gradient^2`, elementwise; fails on values that are not finite.
-pub(super) fn add_squares(sum: &mut [f32], gradient: &Array) -> Result<bool> {
-    let gradient = gradient.as_dtype(mlx_rs::Dtype::Float32)?.contiguous()?;
-    let values = as_slice(&gradient)?;
-    let finite = sum
-        .par_chunks_mut(1 << 16)
-        .zip(values.par_chunks(1 << 16))
-        .map(|(sum, values)| {
-            let mut total = 0.0f32;
-            for (s, g) in sum.iter_mut().zip(values) {
-                *s += g * g;
-                total += *s;
-            }
-            total.is_finite()
-        })
-        .reduce(|| true, |a, b| a && b);
-    Ok(finite)
+/// Turns rows of logits z into gradients of KL(target || softmax z) with respect to them, softmax z - target.
+fn divergence(logits: &mut [f32], mut target: Vec<f32>, vocabulary: usize) {
+    let rows = logits.par_chunks_mut(vocabulary).zip(target.par_chunks_mut(vocabulary));
+    rows.for_each(|(logits, target)| {
+        softmax(logits, 1.0);
+        softmax(target, 1.0);
+        logits.iter_mut().zip(target).for_each(|(x, t)| *x -= *t);
+    });
+}
+
+/// Logits to `factor` times their probabilities.
+fn softmax(logits: &mut [f32], factor: f64) {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    for x in logits.iter_mut() {
+        *x = (*x - largest).exp();
+    }
+    let total: f64 = logits.iter().map(|&x| f64::from(x)).sum();
+    let scale = (factor / total) as f32;
+    for x in logits.iter_mut() {
+        *x *= scale;
+    }
 }

@@ -2,8 +2,10 @@
 
 mod bits;
 mod console;
+mod evaluation;
 mod table;
 
 pub use bits::{bit_table, cell, class_table};
 pub use console::{Console, bytes, error, out};
+pub use evaluation::evaluation_table;
 pub use table::{Align, Table};

@@ -1,0 +1,78 @@
+//! `mixbit eval`: perplexity on a text, and the distance from a reference.
+
+use std::path::Path;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::scoring::{Against, Scoring};
+use crate::calibration::Text;
+use crate::checkpoint::SourceModel;
+use crate::cli::Eval;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::evaluation::{Reference, ReferenceWriter, Summary};
+use crate::report::{Console, evaluation_table, out};
+use crate::tokenizer::Tokenizer;
+
+/// Runs the command.
+pub fn run(args: &Eval, console: &Console) -> Result<()> {
+    let source = SourceModel::open(&args.model)?;
+    console.notes(&source.spec().notes);
+    let length = args.sequence_length as usize;
+    let text = Text::open(Some(&args.data))?;
+    let windows = text.windows(&Tokenizer::from_dir(source.dir())?, length, args.max_tokens)?;
+    let kept = args.reference.as_deref().filter(|path| Reference::is_file(path));
+    let kept = kept.map(|path| open_kept(path, &windows)).transpose()?;
+    let model = match (&args.reference, &kept) {
+        (Some(path), None) => Some(SourceModel::open(path)?),
+        _ => None,
+    };
+    let against = match (&kept, &model) {
+        (Some(kept), _) => Against::Kept(kept),
+        (None, Some(model)) => Against::Model(model),
+        (None, None) => Against::Nothing,
+    };
+    let vocabulary = source.spec().vocab_size;
+    let writer = args.save_reference.as_deref();
+    let mut writer = writer.map(|path| ReferenceWriter::create(path, &windows, vocabulary)).transpose()?;
+    let engine = Engine::start()?;
+    let scoring =
+        Scoring { windows: &windows, batch: args.batch_size as usize, memory: args.activation_memory };
+    let started = Instant::now();
+    let scores = scoring.run(&engine, &source, &against, writer.as_mut(), console)?;
+    let seconds = started.elapsed().as_secs_f64();
+    writer.map(ReferenceWriter::finish).transpose()?;
+    let summary = scores.summary();
+    let computed: usize = windows.iter().map(Vec::len).sum();
+    let rate = computed as f64 / seconds;
+    console.line(&format!("{} windows of {length} tokens, {rate:.0} tokens per second", windows.len()));
+    print(args, &summary, rate)
+}
+
+fn open_kept(path: &Path, windows: &[Vec<u32>]) -> Result<Reference> {
+    let reference = Reference::open(path)?;
+    if reference.windows == windows {
+        return Ok(reference);
+    }
+    Err(Error::file(
+        path,
+        "was made on other tokens: text, tokenizer, --sequence-length or --max-tokens differ",
+    )
+    .hint("give the same --data, --sequence-length and --max-tokens as with --save-reference"))
+}
+
+fn print(args: &Eval, summary: &Summary, rate: f64) -> Result<()> {
+    let Some(path) = &args.json else { return out(&evaluation_table(summary)) };
+    let mut value = serde_json::to_value(summary).map_err(|e| Error::usage(e.to_string()))?;
+    if let Value::Object(object) = &mut value {
+        object.insert("sequence_length".to_owned(), json!(args.sequence_length));
+        object.insert("tokens_per_second".to_owned(), json!(rate));
+    }
+    let text = format!("{value:#}\n");
+    if path == Path::new("-") {
+        return out(&text);
+    }
+    std::fs::write(path, text).map_err(|e| Error::io(path, e))?;
+    out(&evaluation_table(summary))
+}

@@ -1,0 +1,108 @@
+//! Sensitivities: what rounding each layer to each candidate is predicted to do to the model's output.
+//!
+//! One pass forward that keeps each block's input and one back, block by block; every gradient is seen once and serves
+//! all candidates. The formulas are in [`super::score`].
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Engine;
+use super::forward::Pass;
+use super::load::{Loader, Rounding};
+use super::replay::{Objective, Replay};
+use super::score::Scorer;
+use crate::affine::FloatType;
+use crate::candidate::Quant;
+use crate::checkpoint::SourceModel;
+use crate::error::Result;
+use crate::sensitivity::{LayerSensitivity, Method};
+use crate::spec::{Role, TensorSpec};
+
+/// What to measure.
+pub struct AnalysisSettings<'a> {
+    /// Token ids, all of one length.
+    pub sequences: &'a [Vec<u32>],
+    /// Quantized candidates; those whose group does not divide a layer's rows are left out for that layer.
+    pub candidates: &'a [Quant],
+    /// How.
+    pub method: Method,
+    /// Dtype of scales and biases, which the weights are cast to first.
+    pub dtype: FloatType,
+    /// Paths of layers that were measured before.
+    pub skip: BTreeSet<String>,
+    /// Seed of the labels.
+    pub seed: u64,
+    /// Bytes of hidden states in memory; more go to a temporary file.
+    pub memory: u64,
+    /// Called with (steps done, steps in all).
+    pub progress: &'a dyn Fn(usize, usize),
+}
+
+/// Measures every candidate of every layer that is still float. Rows come from the last block to the first, each handed
+/// to `finished` when it is complete.
+pub fn analyze(
+    engine: &Engine,
+    source: &SourceModel,
+    settings: &AnalysisSettings<'_>,
+    mut finished: impl FnMut(LayerSensitivity) -> Result<()>,
+) -> Result<()> {
+    let blocks = source.spec().layers.len();
+    let alignment = matches!(settings.method, Method::Alignment { .. });
+    let steps = if alignment { 3 * blocks + 1 } else { 2 * blocks + 1 };
+    let done = std::cell::Cell::new(0);
+    let tick = || {
+        done.set(done.get() + 1);
+        (settings.progress)(done.get(), steps);
+    };
+    let float = Loader::new(source, engine.compute_dtype(source.dtype()?));
+    let embed = |loader| Pass::embed(engine, loader, settings.sequences, 1, settings.memory);
+    let layers = candidates_by_block(source, settings);
+    let rounding = match settings.method {
+        Method::Alignment { at } => Some(uniform(source, at, settings.dtype)),
+        _ => None,
+    };
+    let target = if alignment { Some(embed(float)?.finish(&tick)?) } else { None };
+    let objective = match &target {
+        Some(target) => Objective::Divergence(target),
+        None => Objective::Likelihood { seed: settings.seed },
+    };
+    let mut replay = Replay::forward(embed(Loader { rounding: rounding.as_ref(), ..float })?, &tick)?;
+    let head = layers.get(&None).map(Vec::as_slice).unwrap_or_default();
+    let mut scorer = Scorer::new(source, settings, head)?;
+    replay.head(&objective, !head.is_empty(), |sequence, gradient| scorer.add(sequence, &[gradient]))?;
+    scorer.finish(&mut finished)?;
+    drop(target);
+    tick();
+    for block in (0..blocks).rev() {
+        let members = layers.get(&Some(block)).map(Vec::as_slice).unwrap_or_default();
+        let roles: Vec<Role> = members.iter().map(|spec| spec.role).collect();
+        let mut scorer = Scorer::new(source, settings, members)?;
+        replay.block(block, &roles, |sequence, gradients| scorer.add(sequence, &gradients))?;
+        scorer.finish(&mut finished)?;
+        tick();
+    }
+    Ok(())
+}
+
+/// Every float linear layer that `quant` fits, rounded to it.
+fn uniform(source: &SourceModel, quant: Quant, dtype: FloatType) -> Rounding {
+    let layers = source.manifest().iter().filter(|spec| spec.quantizable());
+    let fitting = layers.filter(|spec| quant.packed_columns(spec.shape[1]).is_some());
+    let paths = fitting.filter_map(TensorSpec::path).filter(|path| !source.bitmap().contains_key(*path));
+    Rounding { bitmap: paths.map(|path| (path.to_owned(), quant)).collect(), dtype }
+}
+
+/// The float layers that some candidate fits, by block; `None` is the head.
+fn candidates_by_block<'a>(
+    source: &'a SourceModel,
+    settings: &AnalysisSettings<'_>,
+) -> BTreeMap<Option<usize>, Vec<&'a TensorSpec>> {
+    let mut layers: BTreeMap<Option<usize>, Vec<&TensorSpec>> = BTreeMap::new();
+    for spec in source.manifest().iter().filter(|spec| spec.quantizable()) {
+        let wanted = |path: &str| !source.bitmap().contains_key(path) && !settings.skip.contains(path);
+        let float = spec.path().is_some_and(wanted);
+        if float && settings.candidates.iter().any(|quant| quant.packed_columns(spec.shape[1]).is_some()) {
+            layers.entry(spec.layer).or_default().push(spec);
+        }
+    }
+    layers
+}

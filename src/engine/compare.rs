@@ -1,0 +1,82 @@
+//! What rounding some layers really does: KL divergence from the float model, measured.
+
+use std::rc::Rc;
+
+use super::Engine;
+use super::block::Block;
+use super::forward::{FinalStates, Pass, forward};
+use super::load::{Loader, Rounding};
+use super::model::Ends;
+use super::states::{Kept, Store};
+use crate::checkpoint::SourceModel;
+use crate::error::Result;
+use crate::evaluation;
+
+/// The float model on some sequences: every block's inputs and what came out, to compare with.
+pub struct Comparison<'a> {
+    loader: Loader<'a>,
+    store: Rc<Store>,
+    inputs: Vec<Vec<Kept>>,
+    float: FinalStates<'a>,
+    tokens: usize,
+}
+
+impl<'a> Comparison<'a> {
+    /// Runs the float model. `sequences` are of one length; past `memory` bytes hidden states go to a temporary file.
+    pub fn new(
+        engine: &Engine,
+        source: &'a SourceModel,
+        sequences: &[Vec<u32>],
+        memory: u64,
+    ) -> Result<Self> {
+        let loader = Loader::new(source, engine.compute_dtype(source.dtype()?));
+        let mut pass = Pass::embed(engine, loader, sequences, 1, memory)?;
+        let mut inputs = Vec::new();
+        for index in 0..source.spec().layers.len() {
+            inputs.push(pass.advance(&Block::load(&loader, index)?)?);
+        }
+        let tokens = sequences.iter().map(Vec::len).sum();
+        Ok(Self { loader, store: Rc::clone(&pass.store), inputs, float: pass.into_final(), tokens })
+    }
+
+    /// Mean KL divergence per token, in nats, of the float model and itself with `rounding`. Blocks before the first
+    /// rounded layer are not run again.
+    pub fn kl_divergence(&self, rounding: &Rounding) -> Result<f64> {
+        let manifest = self.loader.source.manifest();
+        let blocks = self.inputs.len();
+        let block_of = |path: &String| manifest.layer(path).and_then(|spec| spec.layer);
+        let first =
+            rounding.bitmap.keys().map(|path| block_of(path).unwrap_or(blocks)).min().unwrap_or(blocks);
+        let loader = Loader { rounding: Some(rounding), ..self.loader };
+        let context = self.float.context;
+        let changed = (first..blocks).map(|index| Block::load(&loader, index)).collect::<Result<Vec<_>>>()?;
+        let ends = Ends::load(&loader)?;
+        let mut total = 0.0;
+        for sequence in 0..self.float.len() {
+            let mut x = match self.inputs.get(first) {
+                Some(inputs) => self.store.get(&inputs[sequence])?,
+                None => self.float.state(sequence)?,
+            };
+            for block in &changed {
+                x = forward(context, block, &x)?;
+            }
+            total += self.divergence(sequence, &x, &ends)?;
+        }
+        Ok(total / self.tokens as f64)
+    }
+
+    /// Sum over the tokens of a sequence whose last hidden states became `x`.
+    fn divergence(&self, sequence: usize, x: &mlx_rs::Array, ends: &Ends) -> Result<f64> {
+        let tokens = x.shape()[1] as usize;
+        let mut total = 0.0;
+        for start in (0..tokens).step_by(self.float.positions_at_once()) {
+            let end = (start + self.float.positions_at_once()).min(tokens);
+            let part = super::array::slice(x, 1, start, end)?;
+            let found = super::array::to_vec(&ends.logits(self.float.context, &part)?)?;
+            let reference = self.float.logits(sequence, start, end)?;
+            let vocabulary = self.float.context.spec.vocab_size;
+            total += evaluation::kl_divergences(&found, &reference, vocabulary).iter().sum::<f64>();
+        }
+        Ok(total)
+    }
+}

@@ -1,0 +1,160 @@
+//! How good a model is on a text: perplexity, and how far it is from a reference, token by token.
+//!
+//! Everything here works on logits; who computes them does not matter. The set of figures against a reference is that
+//! of llama.cpp's `llama-perplexity --kl-divergence`, over every position of every window but the last.
+
+mod reference;
+mod summary;
+
+pub use reference::{Reference, ReferenceWriter};
+pub use summary::{Divergence, Summary};
+
+use rayon::prelude::*;
+
+/// Scores of the tokens predicted so far, in order.
+#[derive(Debug, Clone, Default)]
+pub struct Scores {
+    tokens: Vec<TokenScore>,
+    against: bool,
+}
+
+/// One predicted token.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct TokenScore {
+    /// -log p of the right token.
+    nll: f64,
+    /// The same in the reference.
+    reference_nll: f64,
+    /// KL(reference || model).
+    kl: f64,
+    /// Probability of the right token minus the reference's.
+    probability_change: f64,
+    same_top: bool,
+}
+
+impl Scores {
+    /// Adds rows of logits [tokens, vocabulary] that predict `labels`, one a row, and the reference's for the same rows
+    /// (logits or log-probabilities) where there is one.
+    pub fn add(&mut self, logits: &[f32], reference: Option<&[f32]>, labels: &[u32]) {
+        let vocabulary = logits.len() / labels.len().max(1);
+        self.against |= reference.is_some();
+        let rows = logits.par_chunks(vocabulary.max(1)).zip(labels);
+        let scored: Vec<TokenScore> = match reference {
+            None => rows
+                .map(|(row, &label)| TokenScore {
+                    nll: -Row::new(row).log_probability(label),
+                    ..TokenScore::default()
+                })
+                .collect(),
+            Some(reference) => rows
+                .zip(reference.par_chunks(vocabulary.max(1)))
+                .map(|((row, &label), reference)| token_score(&Row::new(row), &Row::new(reference), label))
+                .collect(),
+        };
+        self.tokens.extend(scored);
+    }
+
+    /// Tokens predicted.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// Whether none was.
+    pub fn is_empty(&self) -> bool {
+        self.tokens.is_empty()
+    }
+}
+
+fn token_score(row: &Row<'_>, reference: &Row<'_>, label: u32) -> TokenScore {
+    let (log_p, reference_log_p) = (row.log_probability(label), reference.log_probability(label));
+    TokenScore {
+        nll: -log_p,
+        reference_nll: -reference_log_p,
+        kl: reference.kl_divergence(row),
+        probability_change: log_p.exp() - reference_log_p.exp(),
+        same_top: row.top == reference.top,
+    }
+}
+
+/// KL(reference || model) of each row of logits [rows, vocabulary], in nats.
+pub fn kl_divergences(logits: &[f32], reference: &[f32], vocabulary: usize) -> Vec<f64> {
+    let rows = logits.par_chunks(vocabulary).zip(reference.par_chunks(vocabulary));
+    rows.map(|(row, reference)| Row::new(reference).kl_divergence(&Row::new(row))).collect()
+}
+
+/// One position's logits with what normalises them.
+struct Row<'a> {
+    logits: &'a [f32],
+    largest: f32,
+    top: usize,
+    /// log sum exp(logit - largest).
+    log_sum: f64,
+}
+
+impl<'a> Row<'a> {
+    fn new(logits: &'a [f32]) -> Self {
+        let (mut top, mut largest) = (0, f32::NEG_INFINITY);
+        for (index, &logit) in logits.iter().enumerate() {
+            if logit > largest {
+                (top, largest) = (index, logit);
+            }
+        }
+        let sum: f64 = logits
+            .chunks(256)
+            .map(|chunk| f64::from(chunk.iter().map(|x| (x - largest).exp()).sum::<f32>()))
+            .sum();
+        Self { logits, largest, top, log_sum: sum.ln() }
+    }
+
+    fn log_probability(&self, token: u32) -> f64 {
+        let logit = self.logits.get(token as usize).copied().unwrap_or(f32::NEG_INFINITY);
+        f64::from(logit - self.largest) - self.log_sum
+    }
+
+    /// sum_i p_i (log p_i - log q_i), p this row and q the `other`.
+    fn kl_divergence(&self, other: &Row<'_>) -> f64 {
+        let shift = (self.log_sum - other.log_sum) as f32;
+        let mut total = 0.0f64;
+        for (p, q) in self.logits.chunks(256).zip(other.logits.chunks(256)) {
+            let part: f32 = p
+                .iter()
+                .zip(q)
+                .map(|(p, q)| {
+                    let (p, q) = (p - self.largest, q - other.largest);
+                    let weight = p.exp();
+                    if weight > 0.0 { weight * (p - q - shift) } else { 0.0 }
+                })
+                .sum();
+            total += f64::from(part);
+        }
+        // Rounding can leave a tiny negative number where both are the same.
+        (total / self.log_sum.exp()).max(0.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn divergence_of_known_distributions() {
+        let logits = |p: [f32; 3]| p.map(f32::ln).to_vec();
+        let (p, q) = (logits([0.5, 0.25, 0.25]), logits([0.25, 0.25, 0.5]));
+        let expected = 0.5 * 2f64.ln() - 0.25 * 2f64.ln();
+        assert!((kl_divergences(&q, &p, 3)[0] - expected).abs() < 1e-6);
+        let shifted: Vec<f32> = p.iter().map(|x| x + 7.0).collect();
+        assert!(kl_divergences(&shifted, &p, 3)[0] < 1e-6, "a shift changes nothing");
+    }
+
+    #[test]
+    fn scores_against_a_reference() {
+        let logits = |p: [f32; 2]| p.map(f32::ln).to_vec();
+        let mut scores = Scores::default();
+        scores.add(&logits([0.8, 0.2]), Some(&logits([0.6, 0.4])), &[0]);
+        scores.add(&logits([0.3, 0.7]), Some(&logits([0.6, 0.4])), &[1]);
+        let found = scores.tokens[0];
+        assert!((found.nll + 0.8f64.ln()).abs() < 1e-6 && (found.reference_nll + 0.6f64.ln()).abs() < 1e-6);
+        assert!((found.probability_change - 0.2).abs() < 1e-6 && found.same_top);
+        assert!(!scores.tokens[1].same_top && (scores.tokens[1].probability_change - 0.3).abs() < 1e-6);
+    }
+}

@@ -1,0 +1,161 @@
+//! A reference's log-probabilities in a file, to score many models against one run of it.
+//!
+//! A safetensors file with `log_probs`, float16 [predicted tokens, vocabulary], natural logarithms, and `tokens`, int32
+//! [windows, length]. Float16 keeps log-probabilities between -16 and -8 to 0.004; the rows are normalised again when
+//! read, and the mean KL divergence moves by a few millionths.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use half::f16;
+use half::slice::HalfFloatSliceExt;
+use rayon::prelude::*;
+use serde_json::json;
+use tempfile::NamedTempFile;
+
+use crate::checkpoint::{Checkpoint, Dtype, extend_f32};
+use crate::error::{Error, Result};
+
+/// Writes a reference, row after row; it appears when finished.
+#[derive(Debug)]
+pub struct ReferenceWriter {
+    path: PathBuf,
+    file: BufWriter<NamedTempFile>,
+    vocabulary: usize,
+    rows: usize,
+    tokens: Vec<u8>,
+}
+
+impl ReferenceWriter {
+    /// Starts the file for `windows` of one length.
+    pub fn create(path: &Path, windows: &[Vec<u32>], vocabulary: usize) -> Result<Self> {
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let file = NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, e))?;
+        let length = windows.first().map_or(0, Vec::len);
+        let rows = windows.len() * length.saturating_sub(1);
+        let bytes = rows * vocabulary * size_of::<f16>();
+        let tokens: Vec<u8> = windows.iter().flatten().flat_map(|token| token.to_le_bytes()).collect();
+        let mut header = json!({
+            "__metadata__": { "format": "mixbit reference", "version": "1" },
+            "log_probs": { "dtype": "F16", "shape": [rows, vocabulary], "data_offsets": [0, bytes] },
+            "tokens": { "dtype": "I32", "shape": [windows.len(), length],
+                        "data_offsets": [bytes, bytes + tokens.len()] },
+        })
+        .to_string();
+        while !header.len().is_multiple_of(8) {
+            header.push(' ');
+        }
+        let mut writer = Self { path: path.to_owned(), file: BufWriter::new(file), vocabulary, rows, tokens };
+        writer.write(&(header.len() as u64).to_le_bytes())?;
+        writer.write(header.as_bytes())?;
+        Ok(writer)
+    }
+
+    /// Adds rows of logits [rows, vocabulary].
+    pub fn add(&mut self, logits: &[f32]) -> Result<()> {
+        let mut values = vec![f16::ZERO; logits.len()];
+        let rows = values.par_chunks_mut(self.vocabulary).zip(logits.par_chunks(self.vocabulary));
+        rows.for_each(|(values, logits)| {
+            let row = super::Row::new(logits);
+            let shift = row.largest + row.log_sum as f32;
+            let log_probs: Vec<f32> = logits.iter().map(|x| (x - shift).max(f32::from(f16::MIN))).collect();
+            values.convert_from_f32_slice(&log_probs);
+        });
+        self.rows = self.rows.saturating_sub(logits.len() / self.vocabulary.max(1));
+        self.write(bytemuck::cast_slice(&values))
+    }
+
+    /// Ends the file and puts it in its place.
+    pub fn finish(mut self) -> Result<()> {
+        debug_assert_eq!(self.rows, 0, "as many rows as were announced");
+        let tokens = std::mem::take(&mut self.tokens);
+        self.write(&tokens)?;
+        let file = self.file.into_inner().map_err(|e| Error::io(&self.path, e.into_error()))?;
+        file.as_file().sync_all().map_err(|e| Error::io(&self.path, e))?;
+        file.persist(&self.path).map_err(|e| Error::io(&self.path, e.error))?;
+        Ok(())
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(|e| Error::io(&self.path, e))
+    }
+}
+
+/// A reference that was kept, mapped.
+#[derive(Debug)]
+pub struct Reference {
+    checkpoint: Checkpoint,
+    vocabulary: usize,
+    /// The windows that it was made on.
+    pub windows: Vec<Vec<u32>>,
+}
+
+impl Reference {
+    /// Whether `path` is a file (and not a model folder), which only a kept reference can be.
+    pub fn is_file(path: &Path) -> bool {
+        File::open(path).and_then(|file| file.metadata()).is_ok_and(|meta| meta.is_file())
+    }
+
+    /// Opens what [`ReferenceWriter`] wrote.
+    pub fn open(path: &Path) -> Result<Self> {
+        let bad = || {
+            Error::file(path, "not a reference that was kept with --save-reference")
+                .hint("give a model folder, or a file that `mixbit eval --save-reference` wrote")
+        };
+        let checkpoint = Checkpoint::open(path).map_err(|_| bad())?;
+        let (log_probs, tokens) = (checkpoint.get("log_probs"), checkpoint.get("tokens"));
+        let (Some(log_probs), Some(tokens)) = (log_probs, tokens) else { return Err(bad()) };
+        let (&[rows, vocabulary], &[count, length]) = (log_probs.shape, tokens.shape) else {
+            return Err(bad());
+        };
+        let right = log_probs.dtype == Dtype::F16 && tokens.dtype == Dtype::I32 && length > 1;
+        if !right || rows != count * (length - 1) {
+            return Err(bad());
+        }
+        let ids = tokens.bytes().chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        let ids: Vec<u32> = ids.collect();
+        let windows = ids.chunks(length).map(<[u32]>::to_vec).collect();
+        Ok(Self { checkpoint, vocabulary, windows })
+    }
+
+    /// Size of the vocabulary.
+    pub fn vocabulary(&self) -> usize {
+        self.vocabulary
+    }
+
+    /// Log-probabilities of the predicting positions `from..to` of a window, row-major.
+    pub fn log_probs(&self, window: usize, from: usize, to: usize) -> Vec<f32> {
+        let mut values = Vec::new();
+        let per_window = self.windows.first().map_or(0, |window| window.len() - 1);
+        if let Some(tensor) = self.checkpoint.get("log_probs") {
+            let row = self.vocabulary * size_of::<f16>();
+            let first = window * per_window;
+            extend_f32(tensor.dtype, tensor.slice((first + from) * row, (first + to) * row), &mut values);
+        }
+        values
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_probabilities_survive_the_file() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("reference.safetensors");
+        let windows = vec![vec![1, 2, 0], vec![2, 1, 1]];
+        let mut writer = ReferenceWriter::create(&path, &windows, 3).unwrap();
+        let logits: Vec<f32> = (0..12u8).map(|i| f32::from(i % 5)).collect();
+        writer.add(&logits[..6]).unwrap();
+        writer.add(&logits[6..]).unwrap();
+        writer.finish().unwrap();
+        let reference = Reference::open(&path).unwrap();
+        assert_eq!((reference.windows.clone(), reference.vocabulary()), (windows, 3));
+        let found = reference.log_probs(1, 1, 2);
+        assert!(crate::evaluation::kl_divergences(&logits[9..], &found, 3)[0] < 1e-6);
+        assert!((found.iter().map(|x| x.exp()).sum::<f32>() - 1.0).abs() < 1e-3);
+        assert!(Reference::open(&home.path().join("none")).is_err());
+    }
+}

@@ -1,0 +1,92 @@
+//! Predicted against measured KL divergence of one layer rounded at a time: shared by a test and a bench.
+
+use std::collections::BTreeMap;
+
+use mixbit::affine::FloatType;
+use mixbit::candidate::Quant;
+use mixbit::checkpoint::SourceModel;
+use mixbit::engine::{AnalysisSettings, Comparison, Engine, Rounding, analyze};
+use mixbit::error::Result;
+use mixbit::sensitivity::Method;
+
+/// Enough for the models this is run on.
+const MEMORY: u64 = 4 << 30;
+
+/// What to predict from, what to measure on, and for which candidates.
+pub struct Setting {
+    pub sequences: Vec<Vec<u32>>,
+    pub windows: Vec<Vec<u32>>,
+    pub candidates: Vec<Quant>,
+}
+
+/// KL divergence per token of every layer and candidate, measured.
+pub type Measured = BTreeMap<(String, Quant), f64>;
+
+/// Rounds one layer at a time and measures.
+pub fn measured(engine: &Engine, source: &SourceModel, setting: &Setting) -> Result<Measured> {
+    let comparison = Comparison::new(engine, source, &setting.windows, MEMORY)?;
+    let mut found = BTreeMap::new();
+    for spec in source.manifest().iter().filter(|spec| spec.quantizable()) {
+        let Some(path) = spec.path() else { continue };
+        for &quant in setting.candidates.iter().filter(|quant| quant.groups(spec.shape[1]).is_some()) {
+            let bitmap = BTreeMap::from([(path.to_owned(), quant)]);
+            let kl = comparison.kl_divergence(&Rounding { bitmap, dtype: FloatType::F16 })?;
+            found.insert((path.to_owned(), quant), kl);
+        }
+    }
+    Ok(found)
+}
+
+/// (candidate, predicted, measured) of every layer and candidate.
+pub fn measure(
+    engine: &Engine,
+    source: &SourceModel,
+    setting: &Setting,
+    method: Method,
+    measured: &Measured,
+) -> Result<Vec<(Quant, f64, f64)>> {
+    let settings = AnalysisSettings {
+        sequences: &setting.sequences,
+        candidates: &setting.candidates,
+        method,
+        dtype: FloatType::F16,
+        skip: [].into(),
+        seed: 0,
+        memory: MEMORY,
+        progress: &|_, _| {},
+    };
+    let mut pairs = Vec::new();
+    analyze(engine, source, &settings, |layer| {
+        for score in layer.scores {
+            if let Some(kl) = measured.get(&(layer.path.clone(), score.quant)) {
+                pairs.push((score.quant, score.kl, *kl));
+            }
+        }
+        Ok(())
+    })?;
+    Ok(pairs)
+}
+
+/// Spearman's: the correlation of ranks.
+pub fn rank_correlation(pairs: &[(f64, f64)]) -> f64 {
+    let ranks = |value: fn(&(f64, f64)) -> f64| {
+        let mut order: Vec<usize> = (0..pairs.len()).collect();
+        order.sort_by(|&a, &b| value(&pairs[a]).total_cmp(&value(&pairs[b])));
+        let mut ranks = vec![0.0; pairs.len()];
+        order.iter().enumerate().for_each(|(rank, &index)| ranks[index] = rank as f64);
+        ranks
+    };
+    let (a, b) = (ranks(|p| p.0), ranks(|p| p.1));
+    let mean = (pairs.len() as f64 - 1.0) / 2.0;
+    let product =
+        |x: &[f64], y: &[f64]| -> f64 { x.iter().zip(y).map(|(x, y)| (x - mean) * (y - mean)).sum() };
+    product(&a, &b) / (product(&a, &a) * product(&b, &b)).sqrt()
+}
+
+/// Predicted over measured: least, median, greatest.
+pub fn ratios(pairs: &[(f64, f64)]) -> [f64; 3] {
+    let mut ratios: Vec<f64> = pairs.iter().map(|(predicted, measured)| predicted / measured).collect();
+    ratios.sort_by(f64::total_cmp);
+    let at = |index: usize| ratios.get(index).copied().unwrap_or(f64::NAN);
+    [at(0), at(ratios.len() / 2), at(ratios.len().saturating_sub(1))]
+}

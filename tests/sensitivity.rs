@@ -1,0 +1,106 @@
+//! Sensitivities are what they claim to be: the KL divergence that rounding a layer causes.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+#[path = "common/one_layer.rs"]
+mod one_layer;
+
+use common::bundled;
+use mixbit::affine::{FloatType, rounding_error};
+use mixbit::calibration::Text;
+use mixbit::candidate::Quant;
+use mixbit::checkpoint::SourceModel;
+use mixbit::engine::{AnalysisSettings, Comparison, Engine, Rounding, analyze};
+use mixbit::sensitivity::{LayerSensitivity, Method};
+use mixbit::tokenizer::Tokenizer;
+use one_layer::{Setting, measure, measured, rank_correlation, ratios};
+
+fn table(source: &SourceModel, engine: &Engine, method: Method, memory: u64) -> Vec<LayerSensitivity> {
+    let sequences: Vec<Vec<u32>> =
+        (0..6).map(|n| (0..48).map(|i| (i * 37 + 11 * n) % 1000).collect()).collect();
+    let candidates = [Quant::affine(3, 64), Quant::affine(4, 64), Quant::affine(8, 32)];
+    let settings = AnalysisSettings {
+        sequences: &sequences,
+        candidates: &candidates,
+        method,
+        dtype: FloatType::F16,
+        skip: [].into(),
+        seed: 0,
+        memory,
+        progress: &|_, _| {},
+    };
+    let mut layers = Vec::new();
+    analyze(engine, source, &settings, |layer| {
+        layers.push(layer);
+        Ok(())
+    })
+    .unwrap();
+    layers
+}
+
+#[test]
+fn predicted_divergence_is_what_is_measured() {
+    let source = SourceModel::open(&bundled()).unwrap();
+    let tokenizer = Tokenizer::from_dir(source.dir()).unwrap();
+    let text = Text::open(None).unwrap();
+    let setting = Setting {
+        sequences: text.sequences(&tokenizer, 32, 128, 0).unwrap(),
+        windows: text.windows(&tokenizer, 128, Some(16 * 128)).unwrap(),
+        candidates: [3, 4, 6].map(|bits| Quant::affine(bits, 64)).to_vec(),
+    };
+    let engine = Engine::start().unwrap();
+    let measured = measured(&engine, &source, &setting).unwrap();
+    for method in [Method::FisherDiagonal, Method::FisherDirectional] {
+        let pairs = measure(&engine, &source, &setting, method, &measured).unwrap();
+        let pairs: Vec<(f64, f64)> = pairs.iter().map(|p| (p.1, p.2)).collect();
+        let (correlation, [_, median, _]) = (rank_correlation(&pairs), ratios(&pairs));
+        assert_eq!(pairs.len(), 3 * 28, "every layer and candidate");
+        assert!(correlation > 0.9, "{method}: {correlation}");
+        assert!((0.5..2.0).contains(&median), "{method}: {median}");
+    }
+}
+
+#[test]
+fn spilled_hidden_states_change_nothing() {
+    let source = SourceModel::open(&bundled()).unwrap();
+    let engine = Engine::start().unwrap();
+    let in_memory = table(&source, &engine, Method::FisherDiagonal, u64::MAX);
+    assert_eq!(in_memory, table(&source, &engine, Method::FisherDiagonal, 1000));
+}
+
+/// At the rounded model the first-order change of the KL divergence is the difference of two alignments.
+#[test]
+fn alignment_is_the_slope_of_the_divergence() {
+    let source = SourceModel::open(&bundled()).unwrap();
+    let engine = Engine::start().unwrap();
+    let at = Quant::affine(3, 64);
+    let layers = table(&source, &engine, Method::Alignment { at }, u64::MAX);
+    let sequences: Vec<Vec<u32>> =
+        (0..6).map(|n| (0..48).map(|i| (i * 37 + 11 * n) % 1000).collect()).collect();
+    let comparison = Comparison::new(&engine, &source, &sequences, u64::MAX).unwrap();
+    let all = |quant: Quant| Rounding {
+        bitmap: layers.iter().map(|layer| (layer.path.clone(), quant)).collect(),
+        dtype: FloatType::F16,
+    };
+    let base = comparison.kl_divergence(&all(at)).unwrap();
+    let (mut predicted, mut found) = (0.0, 0.0);
+    for layer in &layers {
+        let score = |quant: Quant| layer.scores.iter().find(|score| score.quant == quant).unwrap().kl;
+        let mut rounding = all(at);
+        rounding.bitmap.insert(layer.path.clone(), Quant::affine(8, 32));
+        predicted += score(at) - score(Quant::affine(8, 32));
+        found += base - comparison.kl_divergence(&rounding).unwrap();
+    }
+    assert!(found > 0.0 && (0.5..2.5).contains(&(predicted / found)), "{predicted} {found}");
+}
+
+#[test]
+fn a_rounded_layer_is_measured_as_the_quantized_one() {
+    let errors = rounding_error(&[0.1; 64], 64, Quant::affine(4, 64), FloatType::F16).unwrap();
+    assert!(errors.iter().all(|e| e.abs() < 1e-3));
+    let source = SourceModel::open(&bundled()).unwrap();
+    let engine = Engine::start().unwrap();
+    let comparison = Comparison::new(&engine, &source, &[(0..32).collect()], u64::MAX).unwrap();
+    let nothing = Rounding { bitmap: [].into(), dtype: FloatType::F16 };
+    assert!(comparison.kl_divergence(&nothing).unwrap() < 1e-6);
+}

@@ -44,10 +44,18 @@ struct Sizes {
 
 /// MobileLLM-R1-950M's shape in float32.
 pub fn mobilellm_r1_950m() -> Result<Checkpoint> {
+    mobilellm_r1("mobilellm-r1-950m", 22)
+}
+
+/// The same with twice its blocks: 1700M parameters.
+pub fn mobilellm_r1_deep() -> Result<Checkpoint> {
+    mobilellm_r1("mobilellm-r1-deep", 44)
+}
+
+fn mobilellm_r1(folder: &'static str, layers: usize) -> Result<Checkpoint> {
     let template = fs::read_to_string(workspace::root().join(TEMPLATE).join("config.json"))
         .with_context(|| format!("cannot read {TEMPLATE}/config.json"))?;
     let mut config: Value = serde_json::from_str(&template)?;
-    let layers = 22;
     let sizes = Sizes {
         hidden: 1536,
         layers,
@@ -76,7 +84,7 @@ pub fn mobilellm_r1_950m() -> Result<Checkpoint> {
         config[key] = value;
     }
     let tensors = sizes.tensors("feed_forward", true);
-    Ok(Checkpoint { folder: "mobilellm-r1-950m", dtype: Dtype::F32, config, tensors })
+    Ok(Checkpoint { folder, dtype: Dtype::F32, config, tensors })
 }
 
 /// A Llama of 125M parameters in float16.
@@ -145,6 +153,11 @@ impl Checkpoint {
     /// How many weights it has.
     pub fn parameters(&self) -> usize {
         self.tensors.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
+    }
+
+    /// Its folder's name.
+    pub fn name(&self) -> &'static str {
+        self.folder
     }
 
     /// Its folder, written first if it is not there.

@@ -1,9 +1,11 @@
 //! `cargo xtask bench`: mixbit and mlx-lm on the same input and machine, run in turns.
 
+mod analyze;
 mod checkpoint;
 mod convert;
 mod generate;
 mod measure;
+mod sensitivity;
 mod table;
 
 use anyhow::Result;
@@ -14,6 +16,10 @@ use clap::{Args, Subcommand};
 pub enum Bench {
     /// Convert a 950M-parameter checkpoint from float32 to float16
     Convert(Options),
+    /// Time and memory of sensitivities: MobileLLM-R1-950M's shape, and the same with twice the blocks
+    Analyze(Options),
+    /// Predicted against measured KL divergence, one layer at a time
+    Sensitivity(sensitivity::Options),
     /// Read a prompt and generate, with a 125M-parameter float16 model
     Run(Options),
 }
@@ -33,6 +39,8 @@ pub struct Options {
 pub fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Convert(options) => convert::run(options),
+        Bench::Analyze(options) => analyze::run(options),
+        Bench::Sensitivity(options) => sensitivity::run(options),
         Bench::Run(options) => generate::run(options),
     }
 }

@@ -8,12 +8,12 @@ mod one_layer;
 use std::path::PathBuf;
 
 use clap::Parser;
-use mixbit::calibration::Text;
 use mixbit::candidate::Candidate;
 use mixbit::checkpoint::SourceModel;
 use mixbit::engine::Engine;
 use mixbit::error::Result;
 use mixbit::sensitivity::Method;
+use mixbit::text::Text;
 use mixbit::tokenizer::Tokenizer;
 use one_layer::{Setting, measure};
 

@@ -102,7 +102,8 @@ pub struct Convert {
 /// Text that sensitivities are measured on.
 #[derive(Debug, Args)]
 pub struct Calibration {
-    /// Plain UTF-8 text; documents may be separated by lines `<|endoftext|>` [default: a text that mixbit carries]
+    /// Plain UTF-8 text, documents separated by lines `<|endoftext|>`; JSONL with `text` or `messages`; or token ids in
+    /// an .npy or .npz [default: a text that mixbit carries]
     #[arg(long, value_name = "FILE")]
     pub calibration: Option<PathBuf>,
     /// Sequences to measure on

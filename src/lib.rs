@@ -11,7 +11,6 @@
 pub mod affine;
 pub mod allocate;
 pub mod bitmap;
-pub mod calibration;
 pub mod candidate;
 pub mod checkpoint;
 pub mod cli;
@@ -31,6 +30,7 @@ pub mod sample;
 pub mod sensitivity;
 pub mod spec;
 pub mod stop_tokens;
+pub mod text;
 pub mod tokenizer;
 pub mod weights;
 

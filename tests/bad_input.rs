@@ -241,17 +241,45 @@ fn targets_out_of_range_say_what_is_reachable() {
 #[test]
 fn calibration_texts_that_do_not_do() {
     let home = tempfile::tempdir().unwrap();
-    let file = home.path().join("text");
-    for (contents, expected) in
-        [(&b"short"[..], "tokens"), (&b"\xff\xfe\x00"[..], "not UTF-8"), (&b" \n"[..], "is empty")]
-    {
+    let npz = |dtype, array: &[u8]| {
+        let path = home.path().join("made.npz");
+        let mut npz = mixbit::checkpoint::NpzWriter::create(&path).unwrap();
+        npz.add("tokens", dtype, &[array.len() / 4], array).unwrap();
+        npz.finish().unwrap();
+        fs::read(path).unwrap()
+    };
+    let ids: Vec<u8> = [7, 5000].repeat(64 * 512).into_iter().flat_map(i32::to_le_bytes).collect();
+    for (name, contents, expected) in [
+        ("a.txt", b"short".to_vec(), "sequences of 512 need 32768"),
+        ("a.txt", b"\xff\xfe\x00".to_vec(), "not UTF-8"),
+        ("a.txt", b" \n".to_vec(), "is empty"),
+        ("a.jsonl", b"{\"text\": \"a\"}\n{\"text\": 1}\n".to_vec(), "key `text`: line 2: expected a string"),
+        ("a.jsonl", b"\n{\"text\"\n".to_vec(), "line 2: not valid JSON"),
+        ("a.npz", npz(mixbit::checkpoint::Dtype::F32, &[0; 8]), "expected integers"),
+        ("a.npz", npz(mixbit::checkpoint::Dtype::I32, &ids), "token id 5000, the model's vocabulary 1024"),
+        ("a.npz", npz(mixbit::checkpoint::Dtype::I32, &[0xff; 8]), "value -1 at 0 is no token id"),
+    ] {
+        let file = home.path().join(name);
         fs::write(&file, contents).unwrap();
         let more = ["--target-bpw", "4.5", "--calibration", file.to_str().unwrap()];
         let output = make("quantize", &bundled(), &home.path().join("out"), &more);
         assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
-        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+        assert!(stderr(&output).contains(expected), "{expected}: {}", stderr(&output));
+        assert!(stderr(&output).contains("hint: "), "{}", stderr(&output));
         assert!(!home.path().join("out").exists());
     }
+}
+
+#[test]
+fn conversations_need_a_chat_template() {
+    let patient = Patient::new();
+    fs::remove_file(patient.file("chat_template.jinja")).unwrap();
+    let file = patient.home.path().join("chat.jsonl");
+    fs::write(&file, r#"{"messages": [{"role": "user", "content": "Hi"}]}"#).unwrap();
+    let more = ["--target-bpw", "4.5", "--calibration", file.to_str().unwrap()];
+    let output = make("quantize", &patient.file(""), &patient.home.path().join("out"), &more);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("line 1: this model has no chat template"), "{}", stderr(&output));
 }
 
 #[test]

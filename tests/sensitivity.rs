@@ -7,11 +7,11 @@ mod one_layer;
 
 use common::bundled;
 use mixbit::affine::{FloatType, rounding_error};
-use mixbit::calibration::Text;
 use mixbit::candidate::Quant;
 use mixbit::checkpoint::SourceModel;
 use mixbit::engine::{AnalysisSettings, Comparison, Engine, Rounding, analyze};
 use mixbit::sensitivity::{LayerSensitivity, Method};
+use mixbit::text::Text;
 use mixbit::tokenizer::Tokenizer;
 use one_layer::{Setting, measure, measured, rank_correlation, ratios};
 

@@ -6,13 +6,13 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::scoring::{Against, Scoring};
-use crate::calibration::Text;
 use crate::checkpoint::SourceModel;
 use crate::cli::Eval;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::evaluation::{Reference, ReferenceWriter, Summary};
 use crate::report::{Console, evaluation_table, out};
+use crate::text::Text;
 use crate::tokenizer::Tokenizer;
 
 /// Runs the command.

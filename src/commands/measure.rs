@@ -3,7 +3,6 @@
 use sha2::{Digest, Sha256};
 
 use crate::affine::FloatType;
-use crate::calibration::Text;
 use crate::candidate::Quant;
 use crate::checkpoint::{Dtype, SourceModel};
 use crate::cli::{Calibration, Fisher, MeasureMethod};
@@ -11,6 +10,7 @@ use crate::engine::{AnalysisSettings, Engine, analyze};
 use crate::error::{Error, Result};
 use crate::report::Console;
 use crate::sensitivity::{LayerSensitivity, Measurement, Method};
+use crate::text::Text;
 use crate::tokenizer::Tokenizer;
 use crate::weights::check_values;
 
@@ -109,9 +109,9 @@ fn check_sequences(
     if largest >= spec.vocab_size {
         return Err(Error::file(
             source.dir(),
-            format!("the tokenizer gives token {largest}, the model has {}", spec.vocab_size),
+            format!("the text has token id {largest}, the model's vocabulary {} tokens", spec.vocab_size),
         )
-        .hint("tokenizer and model do not belong together"));
+        .hint("the tokenizer, or the file of token ids, does not belong to this model"));
     }
     if let Some(most) = spec.max_position_embeddings.filter(|&most| length > most) {
         console

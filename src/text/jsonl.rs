@@ -1,0 +1,202 @@
+//! JSONL: one object a line, with `text` (a string) or `messages` (a list of {role, content}, written out by the model's
+//! chat template). Lines may differ; where one has both, `messages` counts, as in mlx-lm. Blank lines and other keys are
+//! passed over.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+use crate::tokenizer::{Message, Tokenizer};
+
+/// Extensions that say so.
+const EXTENSIONS: [&str; 4] = ["jsonl", "json-lines", "jsonlines", "ndjson"];
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Record {
+    /// From 1.
+    line: usize,
+    document: Document,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Document {
+    Text(String),
+    Messages(Vec<Message>),
+}
+
+/// Whether the file is called so, or every line that is not blank is an object.
+pub(super) fn is_jsonl(path: &Path, text: &str) -> bool {
+    let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
+    if extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str())) {
+        return true;
+    }
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.all(|line| line.starts_with('{') && serde_json::from_str::<Map<String, Value>>(line).is_ok())
+}
+
+/// The lines of `text`; `path` is only for messages.
+pub(super) fn read(path: &Path, text: &str) -> Result<Vec<Record>> {
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines.map(|(index, line)| Record::parse(path, index + 1, line)).collect()
+}
+
+impl Record {
+    fn parse(path: &Path, line: usize, text: &str) -> Result<Self> {
+        let value: Value = serde_json::from_str(text)
+            .map_err(|e| Error::file(path, format!("line {line}: not valid JSON: {e}")).hint(HINT))?;
+        let Value::Object(object) = value else {
+            return Err(Error::file(
+                path,
+                format!("line {line}: expected an object, found {}", kind(&value)),
+            )
+            .hint(HINT));
+        };
+        let given = |key: &str| object.get(key).filter(|value| !value.is_null());
+        let wrong =
+            |key: &str, message: String| Error::key(path, key, format!("line {line}: {message}")).hint(HINT);
+        let document = match (given("messages"), given("text")) {
+            (Some(messages), _) => Document::Messages(parse_messages(messages, wrong)?),
+            (None, Some(Value::String(text))) => Document::Text(text.clone()),
+            (None, Some(other)) => {
+                return Err(wrong("text", format!("expected a string, found {}", kind(other))));
+            }
+            (None, None) => return Err(wrong("text", "missing, and so is `messages`".to_owned())),
+        };
+        Ok(Self { line, document })
+    }
+
+    /// Its tokens. `path` is only for messages.
+    pub(super) fn tokens(&self, path: &Path, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+        let messages = match &self.document {
+            Document::Text(text) => return tokenizer.encode(text, true),
+            Document::Messages(messages) => messages,
+        };
+        let rendered = tokenizer.apply_chat_template(messages, false).map_err(|e| {
+            Error::key(path, "messages", format!("line {}: {e}", self.line))
+                .hint("the model's chat template does not take this conversation")
+        })?;
+        let rendered = rendered.ok_or_else(|| {
+            Error::key(path, "messages", format!("line {}: this model has no chat template", self.line))
+                .hint("give `text` instead, or put a chat_template.jinja into the model's folder")
+        })?;
+        // The template writes BOS itself where the model wants one.
+        tokenizer.encode(&rendered, false)
+    }
+}
+
+fn parse_messages(value: &Value, wrong: impl Fn(&str, String) -> Error) -> Result<Vec<Message>> {
+    let list = value
+        .as_array()
+        .filter(|list| !list.is_empty())
+        .ok_or_else(|| wrong("messages", format!("expected a list of messages, found {}", kind(value))))?;
+    let field = |index: usize, message: &Value, name: &str| match message.get(name) {
+        Some(Value::String(text)) => Ok(text.clone()),
+        found => {
+            let found = found.map_or("nothing", kind);
+            Err(wrong(&format!("messages[{index}].{name}"), format!("expected a string, found {found}")))
+        }
+    };
+    let messages = list.iter().enumerate();
+    messages.map(|(i, m)| Ok(Message::new(field(i, m, "role")?, field(i, m, "content")?))).collect()
+}
+
+/// What a value is, without the value, which may be long.
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(list) if list.is_empty() => "an empty list",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+const HINT: &str = "each line is an object with `text` (a string) or `messages` (a list of {role, content})";
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::tests::{open, tokenizer};
+    use crate::tokenizer::{Message, Tokenizer};
+
+    const CHAT: &str =
+        r#"{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]}"#;
+
+    #[test]
+    fn lines_may_be_texts_and_conversations() {
+        let tokenizer = tokenizer();
+        let lines = format!("{{\"text\": \"one\\ntwo\", \"id\": 3, \"messages\": null}}\n\n{CHAT}\n");
+        // By its extension, and by its lines.
+        for name in ["a.jsonl", "a.JSON-LINES", "a.txt"] {
+            let text = open(name, lines.as_bytes()).unwrap();
+            assert_eq!(text.form(), "JSONL");
+            let mut expected = tokenizer.encode("one\ntwo", true).unwrap();
+            let chat = [Message::new("user", "Hi"), Message::new("assistant", "Yes")];
+            let rendered = tokenizer.apply_chat_template(&chat, false).unwrap().unwrap();
+            assert!(rendered.starts_with("<|begin_of_text|>"));
+            expected.extend(tokenizer.encode(&rendered, true).unwrap());
+            let tokens = text.tokens(&tokenizer).unwrap();
+            assert_eq!(tokens, expected);
+            assert_eq!(tokens.iter().filter(|&&id| id == 0).count(), 2, "BOS once a document");
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_no_object_makes_it_plain_text() {
+        let text = open("a.txt", b"{\"text\": \"one\"}\nand so on\n").unwrap();
+        assert_eq!(text.form(), "plain text");
+    }
+
+    #[test]
+    fn errors_name_line_and_key() {
+        for (line, expected) in [
+            ("{\"text\": ", "line 3: not valid JSON"),
+            ("[1]", "line 3: expected an object, found a list"),
+            ("{\"prompt\": \"x\"}", "key `text`: line 3: missing, and so is `messages`"),
+            ("{\"text\": 5}", "key `text`: line 3: expected a string, found a number"),
+            (
+                "{\"messages\": []}",
+                "key `messages`: line 3: expected a list of messages, found an empty list",
+            ),
+            (
+                "{\"messages\": [{\"role\": \"user\", \"content\": [1]}]}",
+                "key `messages[0].content`: line 3: expected a string, found a list",
+            ),
+            (
+                "{\"messages\": [{\"content\": \"x\"}]}",
+                "key `messages[0].role`: line 3: expected a string, found nothing",
+            ),
+        ] {
+            let error = open("a.jsonl", format!("{{\"text\": \"x\"}}\n\n{line}\n").as_bytes()).unwrap_err();
+            assert!(error.to_string().contains("a.jsonl") && error.to_string().contains(expected), "{error}");
+            assert!(error.hint_text().unwrap().contains("messages"));
+        }
+    }
+
+    #[test]
+    fn messages_need_a_template_that_takes_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let bundled =
+            std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/models/mobilellm-docs-1m");
+        std::fs::copy(bundled.join("tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
+        let bare = Tokenizer::from_dir(folder.path()).unwrap();
+        let error = open("a.jsonl", format!("{{\"text\": \"x\"}}\n{CHAT}").as_bytes())
+            .unwrap()
+            .tokens(&bare)
+            .unwrap_err();
+        assert!(
+            error.to_string().contains("key `messages`: line 2: this model has no chat template"),
+            "{error}"
+        );
+        let odd = r#"{"messages": [{"role": "user", "content": "x"}, {"role": "oracle", "content": "y"}]}"#;
+        let error = open("a.jsonl", odd.as_bytes()).unwrap().tokens(&tokenizer()).unwrap_err();
+        assert!(
+            error.to_string().contains("key `messages`: line 1: ") && error.to_string().contains("roles"),
+            "{error}"
+        );
+    }
+}

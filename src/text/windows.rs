@@ -1,0 +1,212 @@
+//! Windows of one length over a text: spread for calibration, consecutive for evaluation, and both from one text without
+//! overlap.
+
+use super::Text;
+use crate::error::{Error, Result};
+use crate::tokenizer::Tokenizer;
+
+/// Where a text serves both purposes, the last of every so many windows is held out.
+pub const HELD_OUT_EVERY: usize = 8;
+
+/// Windows of one text that share no token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Split {
+    /// To measure on, spread over the text.
+    pub calibration: Vec<Vec<u32>>,
+    /// To score on, in the order of the text. Which ones depends on the text and the length alone.
+    pub held_out: Vec<Vec<u32>>,
+}
+
+impl Text {
+    /// `samples` sequences of `length` tokens, spread evenly over the text from a start that `seed` chooses. The
+    /// built-in text gives as many as it has.
+    ///
+    /// # Errors
+    /// As [`Text::tokens`], and when the text is too short.
+    pub fn sequences(
+        &self,
+        tokenizer: &Tokenizer,
+        samples: usize,
+        length: usize,
+        seed: u64,
+    ) -> Result<Vec<Vec<u32>>> {
+        let tokens = self.tokens(tokenizer)?;
+        let windows: Vec<&[u32]> = tokens.chunks_exact(length.max(1)).collect();
+        self.check_enough(tokens.len(), windows.len(), samples, length, samples)?;
+        Ok(spread(&windows, samples, seed))
+    }
+
+    /// The same from the windows that are not held out, and at most `most_held_out` (0 is taken for 1) of those that are,
+    /// spread evenly. Held out is the last of every [`HELD_OUT_EVERY`] windows, or the last of all if there are fewer.
+    ///
+    /// # Errors
+    /// As [`Text::tokens`], and when the text is too short for both.
+    pub fn split(
+        &self,
+        tokenizer: &Tokenizer,
+        samples: usize,
+        length: usize,
+        seed: u64,
+        most_held_out: usize,
+    ) -> Result<Split> {
+        let tokens = self.tokens(tokenizer)?;
+        let windows: Vec<&[u32]> = tokens.chunks_exact(length.max(1)).collect();
+        let few = windows.len() < HELD_OUT_EVERY;
+        let is_held_out = |index: usize| {
+            if few { index + 1 == windows.len() } else { index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 }
+        };
+        let of = |held_out: bool| -> Vec<&[u32]> {
+            let all = windows.iter().enumerate();
+            all.filter(|(i, _)| is_held_out(*i) == held_out).map(|(_, window)| *window).collect()
+        };
+        let (calibration, held_out) = (of(false), of(true));
+        // The least number of windows of which `samples` are left.
+        let needed = samples + (samples.saturating_sub(1) / (HELD_OUT_EVERY - 1)).max(1);
+        self.check_enough(tokens.len(), calibration.len(), samples, length, needed)?;
+        let most = held_out.len().min(most_held_out.max(1));
+        let chosen = (0..most).filter_map(|i| held_out.get(i * held_out.len() / most));
+        Ok(Split {
+            calibration: spread(&calibration, samples, seed),
+            held_out: chosen.map(|window| window.to_vec()).collect(),
+        })
+    }
+
+    /// Consecutive windows of `length` tokens from the start of the text, of at most `max_tokens` together. The last,
+    /// shorter one is left out unless it is the only one.
+    ///
+    /// # Errors
+    /// As [`Text::tokens`], and when there are fewer than 2 tokens, of which nothing can be predicted.
+    pub fn windows(
+        &self,
+        tokenizer: &Tokenizer,
+        length: usize,
+        max_tokens: Option<usize>,
+    ) -> Result<Vec<Vec<u32>>> {
+        let most = max_tokens.unwrap_or(usize::MAX);
+        if length < 2 || most < 2 {
+            return Err(Error::usage(format!(
+                "windows of {} tokens: nothing is predicted from fewer than 2",
+                length.min(most)
+            ))
+            .hint("give a larger --sequence-length or --max-tokens"));
+        }
+        let tokens = self.first_tokens(tokenizer, most)?;
+        if tokens.len() < 2 {
+            return Err(Error::usage(format!(
+                "{} has {} tokens, at least 2 are needed",
+                self.name(),
+                tokens.len()
+            ))
+            .hint("give a longer text"));
+        }
+        if tokens.len() < length {
+            return Ok(vec![tokens]);
+        }
+        Ok(tokens.chunks_exact(length).map(<[u32]>::to_vec).collect())
+    }
+
+    /// Fails unless `windows` of `length` tokens do for `samples`, for which the text would have to hold `needed`.
+    fn check_enough(
+        &self,
+        tokens: usize,
+        windows: usize,
+        samples: usize,
+        length: usize,
+        needed: usize,
+    ) -> Result<()> {
+        if windows >= samples || (windows > 0 && self.is_built_in()) {
+            return Ok(());
+        }
+        let held_out = if needed > samples { ", some of them held out for evaluation" } else { "" };
+        Err(Error::usage(format!(
+            "{} has {tokens} tokens; {samples} sequences of {length} need {}{held_out}",
+            self.name(),
+            needed.saturating_mul(length)
+        ))
+        .hint("give a longer --calibration text, or fewer --samples or a smaller --sequence-length"))
+    }
+}
+
+/// At most `samples` of `windows`, evenly apart.
+fn spread(windows: &[&[u32]], samples: usize, seed: u64) -> Vec<Vec<u32>> {
+    if windows.is_empty() {
+        return Vec::new();
+    }
+    let count = samples.min(windows.len());
+    let start = fastrand::Rng::with_seed(seed).usize(..windows.len());
+    let chosen = (0..count).map(|i| windows[(start + i * windows.len() / count) % windows.len()].to_vec());
+    chosen.collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::tests::{open, tokenizer};
+    use super::*;
+
+    /// Token ids 0, 1, 2, ...
+    fn counting(count: u16) -> Text {
+        let header = format!("{{'descr': '<u2', 'fortran_order': False, 'shape': ({count},), }}\n");
+        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+        bytes.extend((header.len() as u16).to_le_bytes());
+        bytes.extend(header.as_bytes());
+        bytes.extend((0..count).flat_map(u16::to_le_bytes));
+        open("a.npy", &bytes).unwrap()
+    }
+
+    #[test]
+    fn windows_follow_one_another() {
+        let (text, tokenizer) = (counting(11), tokenizer());
+        let windows = |length, most| text.windows(&tokenizer, length, most).unwrap();
+        assert_eq!(windows(4, None), [vec![0, 1, 2, 3], vec![4, 5, 6, 7]]);
+        assert_eq!(windows(4, Some(7)), [vec![0, 1, 2, 3]]);
+        assert_eq!(windows(4, Some(3)), [vec![0, 1, 2]]);
+        assert_eq!(windows(100, None).len(), 1);
+        assert_eq!(windows(100, None)[0].len(), 11);
+        let error = counting(1).windows(&tokenizer, 4, None).unwrap_err().to_string();
+        assert!(error.ends_with("has 1 tokens, at least 2 are needed"), "{error}");
+        assert!(text.windows(&tokenizer, 1, None).is_err() && text.windows(&tokenizer, 4, Some(1)).is_err());
+    }
+
+    #[test]
+    fn too_short_says_what_is_there_and_what_is_needed() {
+        let tokenizer = tokenizer();
+        let error = counting(11).sequences(&tokenizer, 4, 3, 0).unwrap_err().to_string();
+        assert!(error.ends_with("has 11 tokens; 4 sequences of 3 need 12"), "{error}");
+        assert_eq!(counting(12).sequences(&tokenizer, 4, 3, 0).unwrap().len(), 4);
+        let built_in = Text::open(None).unwrap();
+        assert!(built_in.sequences(&tokenizer, 100_000, 512, 0).unwrap().len() > 16);
+        assert!(built_in.sequences(&tokenizer, 1, 1_000_000, 0).is_err());
+    }
+
+    #[test]
+    fn held_out_windows_are_apart_and_always_the_same() {
+        let (text, tokenizer) = (counting(40 * 5 + 3), tokenizer());
+        let split = |samples, seed, most| text.split(&tokenizer, samples, 5, seed, most).unwrap();
+        let first = split(35, 1, 100);
+        let starts = |windows: &[Vec<u32>]| -> BTreeSet<u32> { windows.iter().map(|w| w[0]).collect() };
+        assert_eq!(starts(&first.held_out), BTreeSet::from([35, 75, 115, 155, 195]));
+        assert_eq!(starts(&first.calibration).len(), 35);
+        assert!(starts(&first.calibration).is_disjoint(&starts(&first.held_out)));
+        let second = split(4, 2, 100);
+        assert_eq!(second.held_out, first.held_out);
+        assert_eq!(starts(&split(4, 2, 2).held_out), BTreeSet::from([35, 115]));
+        assert_eq!(split(4, 2, 0).held_out.len(), 1);
+    }
+
+    #[test]
+    fn both_need_room() {
+        let tokenizer = tokenizer();
+        // As many windows as the error asks for do.
+        for samples in [1, 6, 7, 8, 14, 15, 50] {
+            let needed =
+                (1u16..1000).find(|&n| counting(n * 2).split(&tokenizer, samples, 2, 0, 9).is_ok()).unwrap();
+            let error = counting(needed * 2 - 1).split(&tokenizer, samples, 2, 0, 9).unwrap_err().to_string();
+            let expected =
+                format!("sequences of 2 need {}, some of them held out for evaluation", needed * 2);
+            assert!(error.contains(&expected), "{samples}: {error}");
+        }
+    }
+}

@@ -5,6 +5,8 @@ mod checkpoint;
 mod convert;
 mod generate;
 mod measure;
+mod preload;
+mod quality;
 mod sensitivity;
 mod table;
 
@@ -18,6 +20,8 @@ pub enum Bench {
     Convert(Options),
     /// Time and memory of sensitivities: MobileLLM-R1-950M's shape, and the same with twice the blocks
     Analyze(Options),
+    /// Held-out KL divergence and perplexity at several sizes, beside mlx-lm's quantizers
+    Quality(quality::Options),
     /// Predicted against measured KL divergence, one layer at a time
     Sensitivity(sensitivity::Options),
     /// Read a prompt and generate, with a 125M-parameter float16 model
@@ -40,6 +44,7 @@ pub fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Convert(options) => convert::run(options),
         Bench::Analyze(options) => analyze::run(options),
+        Bench::Quality(options) => quality::run(options),
         Bench::Sensitivity(options) => sensitivity::run(options),
         Bench::Run(options) => generate::run(options),
     }

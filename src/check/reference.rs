@@ -176,8 +176,11 @@ fn values(source: &SourceModel, reference: &SourceModel, progress: Progress<'_>)
             let good = squares.is_quantization(quant.bits);
             quantized.entry(quant.bits).or_default().add(&spec.name, squares, good);
         } else {
-            let rounded = || squares.is_rounding(coarser(ours.dtype(), theirs.dtype()));
-            float.add(&spec.name, squares, theirs.quant().is_some() || rounded());
+            let good = match theirs.quant() {
+                Some(quant) => squares.is_quantization(quant.bits),
+                None => squares.is_rounding(coarser(ours.dtype(), theirs.dtype())),
+            };
+            float.add(&spec.name, squares, good);
         }
         done += ours.bytes();
         progress(done, total);

@@ -178,7 +178,10 @@ fn spans(spec: &DecoderSpec) -> String {
         }
     }
     let blocks = spec.layers.len();
-    let described = counts.iter().map(|(span, count)| format!(", {span} in {count} of {blocks} blocks"));
+    let described = counts.iter().map(|(span, &count)| match count {
+        _ if count == blocks => format!(", {span} everywhere"),
+        _ => format!(", {span} in {count} of {blocks} blocks"),
+    });
     described.collect::<Vec<_>>().concat()
 }
 

@@ -230,9 +230,9 @@ fn outliers(scanned: &Scanned<'_>) -> Option<Finding> {
     }
     let (worst, name) = worst?;
     let overall = outliers as f64 / weights as f64;
-    let most = if worst > 0.0 { format!(", {} of `{name}`", percent(worst)) } else { String::new() };
+    let most = if worst > 0.0 { format!(" (most: {} of `{name}`)", percent(worst)) } else { String::new() };
     let message = format!(
-        "{} of the linear layers' weights{most} lie in groups of {GROUP} whose range one value at least doubles",
+        "{} of the linear layers' weights lie in groups of {GROUP} whose range one value at least doubles{most}",
         percent(overall)
     );
     if overall > MANY_OUTLIERS {

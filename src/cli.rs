@@ -33,6 +33,8 @@ pub enum Command {
     Inspect(Inspect),
     /// Measure perplexity on a text, and the distance from a reference model
     Eval(Eval),
+    /// Look for what is wrong with a model folder
+    Check(Check),
     /// Generate text
     Run(Run),
     /// Write the logits of a token sequence, to compare with other implementations
@@ -273,6 +275,19 @@ pub struct Eval {
     /// Hidden states in memory; more go to a temporary file (in $TMPDIR)
     #[arg(long, value_name = "SIZE", default_value = "1GB", value_parser = parse_size)]
     pub activation_memory: u64,
+}
+
+/// `mixbit check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Model folder, Hugging Face or MLX
+    pub model: PathBuf,
+    /// Model folder that it was made from, to compare with
+    #[arg(long, value_name = "DIR")]
+    pub reference: Option<PathBuf>,
+    /// One JSON array on stdout: level, subject, message and hint of every finding
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// How tokens are chosen.

@@ -12,6 +12,7 @@ pub mod affine;
 pub mod allocate;
 pub mod bitmap;
 pub mod candidate;
+pub mod check;
 pub mod checkpoint;
 pub mod cli;
 pub mod commands;

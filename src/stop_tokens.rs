@@ -12,10 +12,7 @@ use crate::tokenizer::Tokenizer;
 
 /// The ids, sorted. Where neither file names one, the tokenizer's EOS.
 pub fn stop_tokens(config: &ModelConfig, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
-    let mut ids = Vec::new();
-    if let Some(value) = config.get("eos_token_id") {
-        ids.extend(parse(value).ok_or_else(|| config.error("eos_token_id", unexpected(value)))?);
-    }
+    let mut ids = from_config(config)?;
     let path = config.path().with_file_name("generation_config.json");
     if path.is_file() {
         ids.extend(from_generation_config(&path)?);
@@ -28,7 +25,16 @@ pub fn stop_tokens(config: &ModelConfig, tokenizer: &Tokenizer) -> Result<Vec<u3
     Ok(ids)
 }
 
-fn from_generation_config(path: &Path) -> Result<Vec<u32>> {
+/// Those of config.json.
+pub fn from_config(config: &ModelConfig) -> Result<Vec<u32>> {
+    match config.get("eos_token_id") {
+        None => Ok(Vec::new()),
+        Some(ids) => parse(ids).ok_or_else(|| config.error("eos_token_id", unexpected(ids))),
+    }
+}
+
+/// Those of the generation_config.json at `path`.
+pub fn from_generation_config(path: &Path) -> Result<Vec<u32>> {
     let text = fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
     let value: Value =
         serde_json::from_str(&text).map_err(|e| Error::file(path, format!("not valid JSON: {e}")))?;

@@ -1,6 +1,7 @@
 //! One file per subcommand: arguments, plan, stages, report.
 
 mod analyze;
+mod check;
 mod convert;
 mod curve;
 mod eval;
@@ -25,6 +26,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Curve(args) => curve::run(&args, &console),
         Command::Inspect(args) => inspect::run(&args, &console),
         Command::Eval(args) => eval::run(&args, &console),
+        Command::Check(args) => check::run(&args, &console),
         Command::Run(args) => run::run(&args, &console),
         Command::Logits(args) => logits::run(&args, &console),
     }

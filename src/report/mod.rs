@@ -3,9 +3,11 @@
 mod bits;
 mod console;
 mod evaluation;
+mod findings;
 mod table;
 
 pub use bits::{bit_table, cell, class_table};
 pub use console::{Console, bytes, error, out};
 pub use evaluation::evaluation_table;
+pub use findings::finding_lines;
 pub use table::{Align, Table};

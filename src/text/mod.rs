@@ -80,6 +80,11 @@ impl Text {
         Ok(Contents::Plain(text))
     }
 
+    /// The text that mixbit carries.
+    pub const fn built_in() -> &'static str {
+        DEFAULT_TEXT
+    }
+
     /// What to call it in messages: the file's path, or `the built-in text`.
     pub fn name(&self) -> String {
         self.path.as_ref().map_or_else(|| "the built-in text".to_owned(), |path| path.display().to_string())

@@ -1,0 +1,51 @@
+//! Two tokens through the model: what comes out must be numbers.
+
+use super::Finding;
+use super::folder::Folder;
+use crate::checkpoint::SourceModel;
+use crate::engine::{Engine, Model};
+use crate::report::bytes;
+
+const SUBJECT: &str = "forward pass";
+
+/// BOS (or token 0) and the token after it. Left out, with a note, where there is no engine or too little memory.
+pub(super) fn check(folder: &Folder) -> Option<Finding> {
+    let source = folder.source.as_ref()?;
+    let vocabulary = source.spec().vocab_size as u32;
+    let bos = folder.tokenizer.as_ref().and_then(crate::tokenizer::Tokenizer::bos_token_id);
+    let first = bos.filter(|&bos| bos < vocabulary).unwrap_or(0);
+    Some(run(source, &[first, (first + 1) % vocabulary]))
+}
+
+fn run(source: &SourceModel, tokens: &[u32]) -> Finding {
+    let needed = source.manifest().parameters() * 4;
+    if let Some(available) = available_memory().filter(|&available| available < needed) {
+        let message =
+            format!("left out: it takes up to {} of memory, {} are free", bytes(needed), bytes(available));
+        return Finding::note(SUBJECT, message);
+    }
+    let engine = match Engine::start() {
+        Ok(engine) => engine,
+        Err(error) => return Finding { level: super::Level::Note, ..Finding::refusal(SUBJECT, &error) },
+    };
+    let logits = Model::load(&engine, source, None).and_then(|model| model.logits(tokens, None));
+    let logits = match logits {
+        Ok(logits) => logits,
+        Err(error) => return Finding::refusal(SUBJECT, &error),
+    };
+    let bad = logits.iter().filter(|x| !x.is_finite()).count();
+    if bad > 0 {
+        let message = format!("{bad} of {} logits are NaN or infinite", logits.len());
+        return Finding::problem(SUBJECT, message);
+    }
+    let least = logits.iter().copied().fold(f32::INFINITY, f32::min);
+    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    Finding::ok(SUBJECT, format!("tokens {tokens:?} give finite logits, from {least:.2} to {most:.2}"))
+}
+
+/// Bytes that can be had without swapping, where the system tells.
+fn available_memory() -> Option<u64> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}

@@ -1,0 +1,117 @@
+//! A matrix or vector as rows of float32, whatever it is stored as, a few megabytes at a time.
+
+use crate::affine::{self, FloatType, Quantized};
+use crate::candidate::{Mode, Quant};
+use crate::checkpoint::{Dtype, SourceModel, Tensor, extend_f32};
+use crate::spec::TensorSpec;
+use crate::weights::float_type;
+
+/// Values in a chunk, unless a row has more.
+const CHUNK: usize = 1 << 20;
+
+/// A tensor, or the three of a quantized layer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Matrix<'a> {
+    weight: Tensor<'a>,
+    packed: Option<Packed<'a>>,
+    pub(super) rows: usize,
+    pub(super) columns: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Packed<'a> {
+    quant: Quant,
+    dtype: FloatType,
+    scales: Tensor<'a>,
+    biases: Option<Tensor<'a>>,
+}
+
+impl<'a> Matrix<'a> {
+    /// A float tensor; a vector is one row. `None` where there is nothing to read.
+    pub(super) fn float(tensor: Tensor<'a>) -> Option<Self> {
+        let (&columns, leading) = tensor.shape.split_last()?;
+        let rows = leading.iter().product();
+        (tensor.dtype.is_float() && rows * columns > 0).then_some(Self {
+            weight: tensor,
+            packed: None,
+            rows,
+            columns,
+        })
+    }
+
+    /// The tensor `spec` of `source`, quantized or not. `None` where its mode cannot be decoded.
+    pub(super) fn of(source: &'a SourceModel, spec: &TensorSpec) -> Option<Self> {
+        let weight = source.tensor(&spec.name).ok()?;
+        let Some((path, quant)) = spec.path().and_then(|path| Some((path, *source.bitmap().get(path)?)))
+        else {
+            return Self::float(weight);
+        };
+        let scales = source.tensor(&format!("{path}.scales")).ok()?;
+        let (dtype, biases) = match quant.mode {
+            Mode::Affine => {
+                (float_type(scales.dtype).ok()?, Some(source.tensor(&format!("{path}.biases")).ok()?))
+            }
+            _ => return None,
+        };
+        let [rows, columns] = spec.shape[..] else { return None };
+        let whole = weight.dtype == Dtype::U32 && biases.is_none_or(|b| b.dtype == scales.dtype);
+        whole.then_some(Self { weight, packed: Some(Packed { quant, dtype, scales, biases }), rows, columns })
+    }
+
+    /// How it is quantized.
+    pub(super) fn quant(&self) -> Option<Quant> {
+        self.packed.map(|packed| packed.quant)
+    }
+
+    /// Element type of its values, or of its scales.
+    pub(super) fn dtype(&self) -> Dtype {
+        self.packed.map_or(self.weight.dtype, |packed| packed.scales.dtype)
+    }
+
+    /// Bytes that reading it all reads.
+    pub(super) fn bytes(&self) -> u64 {
+        self.weight.bytes().len() as u64
+    }
+
+    /// Number of chunks; the same for all matrices of a shape.
+    pub(super) fn chunks(&self) -> usize {
+        self.rows.div_ceil(self.chunk_rows())
+    }
+
+    fn chunk_rows(&self) -> usize {
+        (CHUNK / self.columns).max(1)
+    }
+
+    /// The rows of chunk `index`; their pages are given back.
+    pub(super) fn read(&self, index: usize, out: &mut Vec<f32>) {
+        let first = index * self.chunk_rows();
+        let end = (first + self.chunk_rows()).min(self.rows);
+        out.clear();
+        let Some(packed) = self.packed else {
+            extend_f32(self.weight.dtype, rows_of(&self.weight, self.rows, first, end), out);
+            release(&self.weight, self.rows, first, end);
+            return;
+        };
+        let parts = Quantized {
+            packed: rows_of(&self.weight, self.rows, first, end),
+            scales: rows_of(&packed.scales, self.rows, first, end),
+            biases: packed.biases.as_ref().map_or(&[][..], |biases| rows_of(biases, self.rows, first, end)),
+        };
+        out.resize((end - first) * self.columns, 0.0);
+        if affine::dequantize(parts, packed.quant, packed.dtype, out).is_err() {
+            // Shapes were checked when the folder was opened; values that cannot be told are no numbers.
+            out.fill(f32::NAN);
+        }
+        release(&self.weight, self.rows, first, end);
+    }
+}
+
+fn rows_of<'a>(tensor: &Tensor<'a>, rows: usize, first: usize, end: usize) -> &'a [u8] {
+    let row = tensor.bytes().len() / rows;
+    tensor.slice(first * row, end * row)
+}
+
+fn release(tensor: &Tensor<'_>, rows: usize, first: usize, end: usize) {
+    let row = tensor.bytes().len() / rows;
+    tensor.release(first * row, end * row);
+}

@@ -1,0 +1,146 @@
+//! What is right and wrong with a model folder, as a list of findings.
+//!
+//! Every check is a function over the folder as far as it opens ([`Folder`]); none needs another's result, so that a
+//! folder that nothing else in mixbit would take still gets all that can be said about it. What keeps it from being
+//! opened is itself a finding. Only [`forward`] uses the engine.
+
+mod files;
+mod folder;
+mod forward;
+mod matrix;
+mod reference;
+mod structure;
+mod template;
+mod tensors;
+mod tokens;
+mod values;
+
+use std::path::Path;
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use folder::Folder;
+
+/// How much a finding matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Level {
+    /// As it should be.
+    Ok,
+    /// Works, and is worth knowing.
+    Note,
+    /// The model is damaged, contradicts itself or cannot be used.
+    Problem,
+}
+
+impl Level {
+    /// The word for it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Note => "note",
+            Self::Problem => "problem",
+        }
+    }
+}
+
+/// One thing that was looked at. In JSON an object with these four keys, `hint` null where there is none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// How much it matters.
+    pub level: Level,
+    /// What was looked at, in one or two words: `shapes`, `bit map`.
+    pub subject: &'static str,
+    /// What was found, in one line.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl Finding {
+    fn new(level: Level, subject: &'static str, message: impl Into<String>) -> Self {
+        // Messages of other libraries may have several lines.
+        let message: String = message.into().lines().map(str::trim).collect::<Vec<_>>().join(" ");
+        Self { level, subject, message, hint: None }
+    }
+
+    fn ok(subject: &'static str, message: impl Into<String>) -> Self {
+        Self::new(Level::Ok, subject, message)
+    }
+
+    fn note(subject: &'static str, message: impl Into<String>) -> Self {
+        Self::new(Level::Note, subject, message)
+    }
+
+    fn problem(subject: &'static str, message: impl Into<String>) -> Self {
+        Self::new(Level::Problem, subject, message)
+    }
+
+    /// An error as a problem.
+    fn refusal(subject: &'static str, error: &Error) -> Self {
+        Self { hint: error.hint_text().map(str::to_owned), ..Self::problem(subject, error.to_string()) }
+    }
+
+    fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// Called with bytes read so far and bytes to read.
+pub type Progress<'a> = &'a dyn Fn(u64, u64);
+
+/// Everything that can be said about the model folder `dir`, and about how it relates to the folder `reference` that it
+/// was made from.
+///
+/// # Errors
+/// When `dir` is no folder, or Ctrl-C was pressed. Whatever else goes wrong is a finding.
+pub fn check(dir: &Path, reference: Option<&Path>, progress: Progress<'_>) -> Result<Vec<Finding>> {
+    let (folder, mut findings) = Folder::open(dir)?;
+    findings.extend(files::check(&folder)?);
+    findings.extend(structure::check(&folder));
+    findings.extend(tensors::check(&folder));
+    findings.extend(values::check(&folder, progress)?);
+    findings.extend(tokens::check(&folder));
+    findings.extend(template::check(&folder));
+    findings.extend(forward::check(&folder));
+    if let Some(reference) = reference {
+        findings.extend(reference::check(&folder, reference, progress)?);
+    }
+    Ok(findings)
+}
+
+/// The first few of `names`, and how many more there are.
+fn list(names: &[String]) -> String {
+    const SHOWN: usize = 3;
+    let shown: Vec<&str> = names.iter().take(SHOWN).map(String::as_str).collect();
+    let shown = shown.join(", ");
+    match names.len().saturating_sub(SHOWN) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+/// `1 tensor`, `2 tensors`.
+fn count(number: usize, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lists_are_cut() {
+        let names = |n: usize| (0..n).map(|i| format!("`{i}`")).collect::<Vec<_>>();
+        assert_eq!(list(&names(3)), "`0`, `1`, `2`");
+        assert_eq!(list(&names(5)), "`0`, `1`, `2` and 2 more");
+        assert_eq!((count(1, "row"), count(2, "row")), ("1 row".to_owned(), "2 rows".to_owned()));
+    }
+
+    #[test]
+    fn a_finding_is_one_line() {
+        assert_eq!(Finding::note("x", "a\n  b").message, "a b");
+    }
+}

@@ -1,0 +1,91 @@
+//! The chat template: that it renders, and how it goes with the tokenizer and the tokens that end a text.
+
+use super::Finding;
+use super::folder::Folder;
+use super::tokens::describe;
+use crate::error::Result;
+use crate::stop_tokens::stop_tokens;
+use crate::tokenizer::{Message, Tokenizer};
+
+const QUESTION: &str = "Which number?";
+const ANSWER: &str = "Forty-two.";
+
+/// Renders a question, and a question with its answer.
+pub(super) fn check(folder: &Folder) -> Vec<Finding> {
+    let subject = "template";
+    let Some(tokenizer) = &folder.tokenizer else { return Vec::new() };
+    let prompt = match tokenizer.apply_chat_template(&[Message::new("user", QUESTION)], true) {
+        Ok(Some(prompt)) => prompt,
+        Ok(None) => return vec![Finding::ok(subject, "none: prompts are given to the model as they are")],
+        Err(error) => return vec![Finding::refusal(subject, &error)],
+    };
+    if !prompt.contains(QUESTION) {
+        return vec![Finding::problem(subject, "leaves out what the user says")];
+    }
+    let mut findings = match bos(tokenizer, &prompt) {
+        Ok(finding) => vec![finding],
+        Err(error) => vec![Finding::refusal(subject, &error)],
+    };
+    let stop = folder.config.as_ref().and_then(|config| stop_tokens(config, tokenizer).ok());
+    findings.extend(stop.and_then(|stop| closing(tokenizer, &stop)));
+    findings
+}
+
+/// How often `ids` begin with `bos`.
+pub(super) fn leading(ids: &[u32], bos: u32) -> usize {
+    ids.iter().take_while(|&&id| id == bos).count()
+}
+
+/// Who writes BOS: the template, the tokenizer, both or neither.
+fn bos(tokenizer: &Tokenizer, prompt: &str) -> Result<Finding> {
+    let subject = "template";
+    let Some(bos) = tokenizer.bos_token_id() else {
+        return Ok(Finding::ok(subject, "renders; there is no BOS"));
+    };
+    let by_template = leading(&tokenizer.encode(prompt, false)?, bos);
+    let by_tokenizer = leading(&tokenizer.encode("Hi", true)?, bos);
+    let what = describe(tokenizer, bos);
+    Ok(match (by_template, by_tokenizer) {
+        (0, 0) => Finding::ok(subject, "renders, without BOS, as the tokenizer does"),
+        (1, 0) => Finding::ok(
+            subject,
+            format!("renders, and writes BOS ({what}), which the tokenizer does not add"),
+        ),
+        (0, _) => Finding::note(
+            subject,
+            format!("renders without BOS ({what}), which the tokenizer puts before plain text"),
+        ),
+        (1, _) => Finding::note(
+            subject,
+            format!(
+                "renders, and writes BOS ({what}); the tokenizer adds it too: tokenize rendered prompts without special tokens (mixbit does)"
+            ),
+        ),
+        (n, _) => Finding::problem(subject, format!("writes BOS ({what}) {n} times"))
+            .hint("one is enough: mend the template"),
+    })
+}
+
+/// The tokens that the template puts before an answer: what it adds when asked for a generation prompt.
+pub(super) fn opening(tokenizer: &Tokenizer) -> Vec<u32> {
+    let messages = [Message::new("user", QUESTION)];
+    let render = |prompt| tokenizer.apply_chat_template(&messages, prompt).ok().flatten();
+    let (Some(with), Some(without)) = (render(true), render(false)) else { return Vec::new() };
+    let added = with.strip_prefix(&without).unwrap_or_default();
+    tokenizer.encode(added, false).unwrap_or_default()
+}
+
+/// Whether one of the tokens after an answer ends generation.
+fn closing(tokenizer: &Tokenizer, stop: &[u32]) -> Option<Finding> {
+    let messages = [Message::new("user", QUESTION), Message::new("assistant", ANSWER)];
+    let rendered = tokenizer.apply_chat_template(&messages, false).ok()??;
+    let (_, after) = rendered.rsplit_once(ANSWER)?;
+    let ids = tokenizer.encode(after, false).ok()?;
+    let &first = ids.first()?;
+    let ends = after.trim().is_empty() || ids.iter().any(|id| stop.contains(id));
+    (!ends).then(|| {
+        let what = describe(tokenizer, first);
+        Finding::note("template", format!("ends an answer with {what}, which does not end generation"))
+            .hint("add its id to eos_token_id in generation_config.json")
+    })
+}

@@ -1,0 +1,159 @@
+//! The tokenizer beside the model: vocabulary, the token that begins a text, the ones that end it.
+
+use std::path::Path;
+
+use super::Finding;
+use super::folder::Folder;
+use super::template;
+use crate::config::ModelConfig;
+use crate::error::Result;
+use crate::stop_tokens;
+use crate::tokenizer::Tokenizer;
+
+/// More spare rows than this share of the embedding are hardly padding.
+const MOST_PADDING: f64 = 0.1;
+
+/// Tokens that begin a turn's header in the templates of widely used models. (What this model's own template writes
+/// before an answer is looked at too.)
+const HEADERS: [&str; 9] = [
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|header_start|>",
+    "<|header_end|>",
+    "<|im_start|>",
+    "<|start_of_role|>",
+    "<|end_of_role|>",
+    "<start_of_turn>",
+    "[INST]",
+];
+
+/// All three.
+pub(super) fn check(folder: &Folder) -> Vec<Finding> {
+    let Some(tokenizer) = &folder.tokenizer else { return Vec::new() };
+    let rows = match &folder.spec {
+        Some(spec) => Some(spec.vocab_size),
+        None => folder.rows("model.embed_tokens"),
+    };
+    let mut findings = Vec::new();
+    if let Some(rows) = rows {
+        findings.push(vocabulary(tokenizer, rows));
+    }
+    if let Some(config) = &folder.config {
+        findings.push(begin(tokenizer, config));
+        findings.extend(ends(tokenizer, config, rows));
+    }
+    findings
+}
+
+fn vocabulary(tokenizer: &Tokenizer, rows: usize) -> Finding {
+    let subject = "vocabulary";
+    let tokens = tokenizer.vocab_size();
+    let ids = tokenizer.largest_id().map_or(0, |id| id as usize + 1);
+    let message = format!("the tokenizer has {tokens} tokens, the embedding {rows} rows");
+    if ids > rows {
+        let message = format!("{message}: ids up to {} have no row", ids - 1);
+        return Finding::problem(subject, message).hint("tokenizer and weights do not belong together");
+    }
+    if ((rows - ids) as f64) > MOST_PADDING * rows as f64 {
+        let message = format!("{message}: {} rows without a token are more than padding", rows - ids);
+        return Finding::note(subject, message).hint("tokenizer and weights may not belong together");
+    }
+    Finding::ok(subject, message)
+}
+
+/// The token that begins a text. The tokenizer's rule is its post-processor, applied to a plain text.
+fn begin(tokenizer: &Tokenizer, config: &ModelConfig) -> Finding {
+    let subject = "bos";
+    let named = config.get("bos_token_id").and_then(serde_json::Value::as_u64);
+    let Some(bos) = tokenizer.bos_token_id() else {
+        return match named {
+            Some(id) => Finding::note(subject, format!("config.json names {id}, the tokenizer none")),
+            None => Finding::ok(subject, "none"),
+        };
+    };
+    let what = describe(tokenizer, bos);
+    let plain = match tokenizer.encode("Hi", true) {
+        Ok(ids) => template::leading(&ids, bos),
+        Err(error) => return Finding::refusal(subject, &error),
+    };
+    if let Some(id) = named.filter(|&id| id != u64::from(bos)) {
+        return Finding::note(subject, format!("the tokenizer's is {what}, config.json names {id}"));
+    }
+    match plain {
+        0 => Finding::ok(subject, format!("{what}, not put before a text")),
+        1 => Finding::ok(subject, format!("{what}, put before every text")),
+        n => Finding::problem(subject, format!("the tokenizer puts {what} before a text {n} times"))
+            .hint("its post-processor in tokenizer.json is wrong"),
+    }
+}
+
+/// The tokens that end a text.
+fn ends(tokenizer: &Tokenizer, config: &ModelConfig, rows: Option<usize>) -> Vec<Finding> {
+    let subject = "eos";
+    let stop = match stop_tokens::stop_tokens(config, tokenizer) {
+        Ok(stop) => stop,
+        Err(error) => return vec![Finding::refusal(subject, &error)],
+    };
+    if stop.is_empty() {
+        return vec![
+            Finding::problem(subject, "no token ends a text: generation always runs to its limit")
+                .hint("name it as eos_token_id in config.json or generation_config.json"),
+        ];
+    }
+    let mut findings = vec![Finding::ok(subject, describe_all(tokenizer, &stop))];
+    let outside =
+        |id: u32| rows.is_some_and(|rows| id as usize >= rows) || tokenizer.id_to_token(id).is_none();
+    let unknown: Vec<u32> = stop.iter().copied().filter(|&id| outside(id)).collect();
+    if !unknown.is_empty() {
+        let message = format!("ids that are no tokens: {unknown:?}");
+        findings.push(Finding::problem(subject, message).hint("eos_token_id is another model's"));
+    }
+    let opening = template::opening(tokenizer);
+    let is_header = |id: u32| {
+        opening.contains(&id)
+            || tokenizer.id_to_token(id).is_some_and(|token| HEADERS.contains(&token.as_str()))
+    };
+    let headers: Vec<u32> = stop.iter().copied().filter(|&id| is_header(id)).collect();
+    if !headers.is_empty() {
+        let message = format!("{} begins a turn and does not end one", describe_all(tokenizer, &headers));
+        findings.push(
+            Finding::problem(subject, message)
+                .hint("take it out of eos_token_id, or answers may end before they begin"),
+        );
+    }
+    if let Some(id) = tokenizer.eos_token_id().filter(|id| !stop.contains(id)) {
+        let message = format!("the tokenizer's eos_token, {}, is not among them", describe(tokenizer, id));
+        findings.push(Finding::note(subject, message));
+    }
+    findings.extend(two_files(config));
+    findings
+}
+
+/// mlx-lm takes generation_config.json's alone where that names any; mixbit takes both.
+fn two_files(config: &ModelConfig) -> Option<Finding> {
+    let sorted = |ids: Result<Vec<u32>>| {
+        let mut ids = ids.ok()?;
+        ids.sort_unstable();
+        ids.dedup();
+        Some(ids)
+    };
+    let path = config.path().parent().unwrap_or(Path::new("")).join("generation_config.json");
+    let one = sorted(stop_tokens::from_config(config))?;
+    let other =
+        if path.is_file() { sorted(stop_tokens::from_generation_config(&path))? } else { return None };
+    (!one.is_empty() && !other.is_empty() && one != other).then(|| {
+        Finding::note(
+            "eos",
+            format!("config.json says {one:?}, generation_config.json {other:?}: mixbit stops at all of them, mlx-lm at the latter"),
+        )
+    })
+}
+
+/// A token as id and text.
+pub(super) fn describe(tokenizer: &Tokenizer, id: u32) -> String {
+    tokenizer.id_to_token(id).map_or_else(|| id.to_string(), |token| format!("{id} `{token}`"))
+}
+
+fn describe_all(tokenizer: &Tokenizer, ids: &[u32]) -> String {
+    ids.iter().map(|&id| describe(tokenizer, id)).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,31 @@
+//! `mixbit check`: what is right and wrong with a model folder.
+//!
+//! `--json` prints an array of findings in the order of the lines: `level` (`ok`, `note` or `problem`), `subject`,
+//! `message`, and `hint` (a string or null).
+
+use crate::check::{self, Level};
+use crate::cli::Check;
+use crate::error::{Error, Result};
+use crate::report::{Console, finding_lines, out};
+
+/// Runs the command. A problem is an error, so that the exit code says so.
+pub fn run(args: &Check, console: &Console) -> Result<()> {
+    let bar = console.bytes_bar("reading values", 1);
+    let findings = check::check(&args.model, args.reference.as_deref(), &|done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    })?;
+    bar.finish_and_clear();
+    if args.json {
+        let text = serde_json::to_string_pretty(&findings).map_err(|e| Error::usage(e.to_string()))?;
+        out(&format!("{text}\n"))?;
+    } else {
+        out(&finding_lines(&findings))?;
+    }
+    let problems = findings.iter().filter(|finding| finding.level == Level::Problem).count();
+    match problems {
+        0 => Ok(()),
+        n => Err(Error::file(&args.model, format!("{n} problem{}", if n == 1 { "" } else { "s" }))
+            .hint("the findings above say which, and what can be done")),
+    }
+}

@@ -8,6 +8,7 @@ use crate::candidate::{Candidate, Quant};
 use crate::checkpoint::{Dtype, SourceModel};
 use crate::error::{Error, Result};
 use crate::inventory::Inventory;
+use crate::recipe::{Recipe, Tie};
 use crate::rules::LayerRule;
 use crate::sensitivity::LayerSensitivity;
 use crate::spec::TensorSpec;
@@ -20,6 +21,8 @@ pub struct Plan<'a> {
     pub indivisible: Vec<String>,
     /// Layers that arrive quantized: they stay as they are.
     pub already: Vec<String>,
+    /// Indices of layers that get the same candidate.
+    ties: Vec<Vec<usize>>,
     dtype: Dtype,
 }
 
@@ -45,27 +48,45 @@ impl<'a> Plan<'a> {
         rules: &[LayerRule],
         dtype: Dtype,
     ) -> Result<Self> {
-        let mut plan = Self { layers: Vec::new(), indivisible: Vec::new(), already: Vec::new(), dtype };
+        Self::build(source, |_| candidates, rules, dtype)
+    }
+
+    /// The same with what `recipe` says of each layer; `rules` win over it, and layers that they fix leave their tie.
+    pub fn with_recipe(
+        source: &'a SourceModel,
+        recipe: &Recipe,
+        rules: &[LayerRule],
+        dtype: Dtype,
+    ) -> Result<Self> {
+        let applied = recipe.apply(source.manifest())?;
+        let of = |path: &str| applied.candidates.get(path).map_or(&[][..], Vec::as_slice);
+        let mut plan = Self::build(source, of, rules, dtype)?;
+        applied.ties.iter().try_for_each(|tie| plan.tie(tie, rules))?;
+        Ok(plan)
+    }
+
+    fn build<'c>(
+        source: &'a SourceModel,
+        candidates: impl Fn(&str) -> &'c [Candidate],
+        rules: &[LayerRule],
+        dtype: Dtype,
+    ) -> Result<Self> {
+        let (indivisible, already) = (Vec::new(), Vec::new());
+        let mut plan = Self { layers: Vec::new(), indivisible, already, ties: Vec::new(), dtype };
         for spec in source.manifest().iter().filter(|spec| spec.quantizable()) {
             let Some(path) = spec.path() else { continue };
             if source.bitmap().contains_key(path) {
                 plan.already.push(path.to_owned());
                 continue;
             }
-            let fits = |c: &&Candidate| c.quant().is_some_and(|q| q.packed_columns(spec.shape[1]).is_some());
-            let mut options: Vec<Candidate> = candidates.iter().filter(fits).copied().collect();
             if let Some(rule) = rules.iter().rev().find(|rule| rule.matches(path)) {
                 plan.layers.push((spec, vec![ruled(spec, rule)?]));
                 continue;
             }
-            if options.is_empty() {
-                plan.indivisible.push(path.to_owned());
-                continue;
+            match options(spec, candidates(path)) {
+                Some(options) => plan.layers.push((spec, options)),
+                None => plan.indivisible.push(path.to_owned()),
             }
-            if candidates.contains(&Candidate::Keep) {
-                options.push(Candidate::Keep);
-            }
-            plan.layers.push((spec, options));
         }
         let paths: Vec<&str> = plan.layers.iter().filter_map(|(spec, _)| spec.path()).collect();
         LayerRule::check_all(rules, &paths)?;
@@ -73,6 +94,32 @@ impl<'a> Plan<'a> {
             return Err(nothing_to_do(source, &plan));
         }
         Ok(plan)
+    }
+
+    /// Ties the layers of `tie` that are to be decided on: each keeps the candidates that all of them have.
+    fn tie(&mut self, tie: &Tie, rules: &[LayerRule]) -> Result<()> {
+        let tied = |path: &str| tie.paths.iter().any(|p| p == path) && !rules.iter().any(|r| r.matches(path));
+        let members = self.layers.iter().enumerate().filter(|(_, (spec, _))| spec.path().is_some_and(tied));
+        let members: Vec<usize> = members.map(|(index, _)| index).collect();
+        let mut common =
+            members.iter().filter_map(|&i| self.layers.get(i)).map(|(_, options)| options.clone());
+        let Some(first) = common.next() else { return Ok(()) };
+        let common = common.fold(first, |mut all, options| {
+            all.retain(|candidate| options.contains(candidate));
+            all
+        });
+        if common.is_empty() {
+            let message = format!("{} have no candidate in common", tie.paths.join(", "));
+            return Err(Error::key(&tie.place, "tie", message)
+                .hint("rules and row lengths leave these layers nothing that all may become: untie them"));
+        }
+        for &index in &members {
+            if let Some((_, options)) = self.layers.get_mut(index) {
+                options.clone_from(&common);
+            }
+        }
+        self.ties.push(members);
+        Ok(())
     }
 
     /// Weights of the layers decided on.
@@ -130,6 +177,12 @@ impl<'a> Plan<'a> {
         if target.is_finite() && (least..=most).contains(&target) {
             return Ok(());
         }
+        if self.is_fixed() {
+            return Err(Error::usage(format!(
+                "a target of {target} bpw cannot be reached: recipe and rules fix every layer, at {least:.4} bpw"
+            ))
+            .hint("leave the target out, or leave layers a choice"));
+        }
         let nearest = if target < least { least } else { most };
         Err(Error::usage(format!(
             "a target of {target} bpw cannot be reached: this model goes from {least:.3} to {most:.3}"
@@ -164,7 +217,7 @@ impl<'a> Plan<'a> {
             layers.push(Layer { path: path.to_owned(), options: choices.collect::<Result<_>>()? });
         }
         let budget = (target * self.weights() as f64 / 8.0).floor() as u64;
-        let allocation = Problem::new(layers, &[])?.solve(budget)?;
+        let allocation = Problem::new(layers, &self.ties)?.solve(budget)?;
         Ok(self.solution(&allocation))
     }
 
@@ -211,6 +264,14 @@ impl<'a> Plan<'a> {
         quants.dedup();
         quants
     }
+}
+
+/// Those of `candidates` that the layer's rows allow; `None` where none of them quantizes it, though some are meant to.
+fn options(spec: &TensorSpec, candidates: &[Candidate]) -> Option<Vec<Candidate>> {
+    let fits = |c: &&Candidate| c.quant().is_none_or(|q| q.packed_columns(spec.shape[1]).is_some());
+    let options: Vec<Candidate> = candidates.iter().filter(fits).copied().collect();
+    let quantizes = |list: &[Candidate]| list.iter().any(|c| c.quant().is_some());
+    (!options.is_empty() && quantizes(&options) == quantizes(candidates)).then_some(options)
 }
 
 /// What `rule` makes of a layer, if that can be.

@@ -2,11 +2,11 @@
 
 use sha2::{Digest, Sha256};
 
+use super::settings::Calibration;
 use crate::affine::FloatType;
 use crate::calibration::Text;
 use crate::candidate::Quant;
 use crate::checkpoint::{Dtype, SourceModel};
-use crate::cli::Calibration;
 use crate::engine::{AnalysisSettings, Engine, analyze};
 use crate::error::{Error, Result};
 use crate::report::Console;
@@ -32,7 +32,7 @@ impl<'a> Measure<'a> {
         console: &Console,
     ) -> Result<Self> {
         let tokenizer = Tokenizer::from_dir(source.dir())?;
-        let text = Text::open(calibration.calibration.as_deref())?;
+        let text = Text::open(calibration.text.as_deref())?;
         let length = calibration.sequence_length as usize;
         let samples = calibration.samples as usize;
         let sequences = text.sequences(&tokenizer, samples, length, calibration.seed)?;

@@ -7,7 +7,9 @@ mod inspect;
 mod logits;
 mod measure;
 mod quantize;
+mod recipes;
 mod run;
+mod settings;
 
 use crate::cli::{Cli, Command};
 use crate::error::Result;
@@ -21,6 +23,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Quantize(args) => quantize::run(&args, &console),
         Command::Analyze(args) => analyze::run(&args, &console),
         Command::Curve(args) => curve::run(&args, &console),
+        Command::Recipes(args) => recipes::run(&args),
         Command::Inspect(args) => inspect::run(&args, &console),
         Command::Run(args) => run::run(&args, &console),
         Command::Logits(args) => logits::run(&args, &console),

@@ -307,3 +307,90 @@ fn nothing_to_do(source: &SourceModel, plan: &Plan<'_>) -> Error {
         .hint("start from the float model to choose other bits")
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::candidate::DEFAULT_CANDIDATES;
+    use crate::sensitivity::Score;
+
+    fn bundled() -> SourceModel {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/models/mobilellm-docs-1m");
+        SourceModel::open(&folder).unwrap()
+    }
+
+    fn recipe(text: &str) -> Recipe {
+        Recipe::parse(Path::new("my.toml"), text).unwrap()
+    }
+
+    /// Layers that differ much in what rounding costs them.
+    fn table(source: &SourceModel) -> Vec<LayerSensitivity> {
+        let linear = source.manifest().iter().filter(|spec| spec.quantizable());
+        let rows = linear.enumerate().map(|(i, spec)| {
+            let weight = [1.0, 30.0, 0.02][i % 3] * (1.0 + i as f64 / 10.0);
+            let scores = DEFAULT_CANDIDATES.iter().filter_map(|c| c.quant()).map(|quant| {
+                let error = f64::from(quant.group_size).sqrt() / f64::from(4u32.pow(quant.bits));
+                Score::new(quant, &[weight * error])
+            });
+            let path = spec.path().unwrap().to_owned();
+            LayerSensitivity { path, rows: spec.shape[0], columns: spec.shape[1], scores: scores.collect() }
+        });
+        rows.collect()
+    }
+
+    fn solved(source: &SourceModel, text: &str, rules: &[LayerRule], target: f64) -> Solution {
+        let plan = Plan::with_recipe(source, &recipe(text), rules, Dtype::F16).unwrap();
+        plan.solve(&table(source), target).unwrap()
+    }
+
+    #[test]
+    fn tied_layers_get_the_same_and_the_budget_is_kept() {
+        let source = bundled();
+        let tied = "tie = [['q', 'k', 'v'], ['gate', 'up']]";
+        let same = |solution: &Solution, block: usize, names: &[&str]| {
+            let path = |name: &&str| format!("model.layers.{block}.{name}_proj");
+            let found: Vec<_> = names.iter().map(|name| solution.bitmap.get(&path(name))).collect();
+            found.windows(2).all(|pair| pair[0] == pair[1])
+        };
+        let attention = ["self_attn.q", "self_attn.k", "self_attn.v"];
+        let mlp = ["feed_forward.gate", "feed_forward.up"];
+        for target in [2.3, 3.0, 3.7, 4.5, 6.1, 12.0] {
+            let (free, tied) = (
+                solved(&source, "candidates = '2,3,4,5,6,8 x 32,64,128 + keep'", &[], target),
+                solved(&source, tied, &[], target),
+            );
+            assert!(tied.bpw <= target && tied.bpw > target - 0.2, "{} of {target}", tied.bpw);
+            assert!(tied.kl.unwrap() >= free.kl.unwrap(), "{target}");
+            for block in 0..4 {
+                assert!(same(&tied, block, &attention) && same(&tied, block, &mlp), "{target} {tied:?}");
+            }
+            assert!((0..4).any(|block| !same(&free, block, &attention)), "the test's layers do differ");
+        }
+    }
+
+    #[test]
+    fn ties_keep_what_all_have_and_rules_by_hand_leave_them() {
+        let source = bundled();
+        let text =
+            "tie = [['q', 'k', 'v']]\ncandidates = '4'\n[[rule]]\nrole = 'v'\ncandidates = '4,8 x 64'\n";
+        let plan = Plan::with_recipe(&source, &recipe(text), &[], Dtype::F16).unwrap();
+        assert!(plan.is_fixed() && plan.reachable_bpw() == (4.5, 4.5));
+        let by_hand: LayerRule = "*.0.*.v_proj=8".parse().unwrap();
+        let plan = Plan::with_recipe(&source, &recipe(text), &[by_hand], Dtype::F16).unwrap();
+        let solution = plan.fixed();
+        let bits = |path: &str| solution.bitmap[path].bits;
+        assert_eq!(
+            (bits("model.layers.0.self_attn.q_proj"), bits("model.layers.0.self_attn.v_proj")),
+            (4, 8)
+        );
+        assert_eq!(bits("model.layers.1.self_attn.v_proj"), 4);
+        let text = "candidates = '4'\ntie = [['q', 'k']]\n[[rule]]\nrole = 'k'\nfloat = true\n";
+        let error = Plan::with_recipe(&source, &recipe(text), &[], Dtype::F16).unwrap_err();
+        let expected =
+            "my.toml:2: key `tie`: model.layers.0.self_attn.k_proj, model.layers.0.self_attn.q_proj have no";
+        assert!(error.to_string().starts_with(expected), "{error}");
+    }
+}

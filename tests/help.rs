@@ -14,7 +14,7 @@ fn said(arguments: &[&str]) -> String {
 #[test]
 fn help_of_every_command() {
     insta::assert_snapshot!("help", said(&["--help"]));
-    for command in ["convert", "quantize", "analyze", "curve", "inspect", "run", "logits"] {
+    for command in ["convert", "quantize", "analyze", "curve", "recipes", "inspect", "run", "logits"] {
         insta::assert_snapshot!(format!("help-{command}"), said(&[command, "--help"]));
     }
 }

@@ -73,9 +73,12 @@ impl Recipe {
     }
 
     fn mismatch(&self, line: usize, key: &str, message: String) -> Error {
-        self.document
-            .error(line, key, message)
-            .hint("choose another recipe, change this one, or mark the rule `optional = true`")
+        let hint = if key.starts_with("rule") {
+            "choose another recipe, change this one, or mark the rule `optional = true`"
+        } else {
+            "choose another recipe, or change this one"
+        };
+        self.document.error(line, key, message).hint(hint)
     }
 
     fn tied_layers(&self, manifest: &Manifest, model: &Shape) -> Vec<Tie> {

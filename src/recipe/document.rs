@@ -1,6 +1,5 @@
 //! A recipe's text and where it is from, so that every error can name file, line and key.
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
@@ -54,22 +53,30 @@ impl Document {
         let span = error.span().unwrap_or(0..0);
         let line = self.line(span.start);
         let message = error.message().trim().replace('\n', ", ");
-        match self.key_at(&span) {
-            Some(key) => match message.split_once(", expected ") {
-                Some((unknown, expected)) if unknown.starts_with("unknown field") => {
-                    self.error(line, &key, format!("there is no such key, expected {expected}"))
+        let (key, message) = match DeTable::parse(&self.text) {
+            Err(_) => (self.first_word(line), format!("not valid TOML: {message}")),
+            Ok(table) => {
+                let mut keys = Vec::new();
+                find_key(table.get_ref(), span.start, &mut keys);
+                match message.split_once(", expected ") {
+                    Some((unknown, expected)) if unknown.starts_with("unknown field") => {
+                        (keys.join("."), format!("there is no such key, expected {expected}"))
+                    }
+                    _ => (keys.join("."), message),
                 }
-                _ => self.error(line, &key, message),
-            },
-            None => Error::file(self.place(line), format!("not valid TOML: {message}")).hint(HINT),
+            }
+        };
+        if key.is_empty() {
+            return Error::file(self.place(line), message).hint(HINT);
         }
+        self.error(line, &key, message)
     }
 
-    /// The dotted key that `span` belongs to, if the text is TOML at all.
-    fn key_at(&self, span: &Range<usize>) -> Option<String> {
-        let table = DeTable::parse(&self.text).ok()?;
-        let mut keys = Vec::new();
-        find_key(table.get_ref(), span.start, &mut keys).then(|| keys.join("."))
+    /// What looks like a key on a line that is not TOML.
+    fn first_word(&self, line: usize) -> String {
+        let line = self.text.lines().nth(line - 1).unwrap_or_default();
+        let line = line.trim_start_matches(['[', ' ', '\t']);
+        line.chars().take_while(|&c| c.is_ascii_alphanumeric() || "_-.".contains(c)).collect()
     }
 }
 
@@ -84,7 +91,8 @@ fn find_key(table: &DeTable<'_>, at: usize, keys: &mut Vec<String>) -> bool {
             }
             _ => false,
         };
-        if below || key.span().contains(&at) || value.span().contains(&at) {
+        let (key, value) = (key.span(), value.span());
+        if below || key.contains(&at) || value.contains(&at) {
             return true;
         }
         keys.pop();

@@ -48,7 +48,7 @@ impl<'a> Plan<'a> {
         rules: &[LayerRule],
         dtype: Dtype,
     ) -> Result<Self> {
-        Self::build(source, |_| candidates, rules, dtype)
+        Self::build(source, candidates, |_| None, rules, dtype)
     }
 
     /// The same with what `recipe` says of each layer; `rules` win over it, and layers that they fix leave their tie.
@@ -59,15 +59,17 @@ impl<'a> Plan<'a> {
         dtype: Dtype,
     ) -> Result<Self> {
         let applied = recipe.apply(source.manifest())?;
-        let of = |path: &str| applied.candidates.get(path).map_or(&[][..], Vec::as_slice);
-        let mut plan = Self::build(source, of, rules, dtype)?;
+        let said = |path: &str| applied.candidates.get(path).map(Vec::as_slice);
+        let mut plan = Self::build(source, recipe.default_candidates(), said, rules, dtype)?;
         applied.ties.iter().try_for_each(|tie| plan.tie(tie, rules))?;
         Ok(plan)
     }
 
+    /// `said` goes before `candidates`.
     fn build<'c>(
         source: &'a SourceModel,
-        candidates: impl Fn(&str) -> &'c [Candidate],
+        candidates: &'c [Candidate],
+        said: impl Fn(&str) -> Option<&'c [Candidate]>,
         rules: &[LayerRule],
         dtype: Dtype,
     ) -> Result<Self> {
@@ -83,7 +85,7 @@ impl<'a> Plan<'a> {
                 plan.layers.push((spec, vec![ruled(spec, rule)?]));
                 continue;
             }
-            match options(spec, candidates(path)) {
+            match options(spec, said(path).unwrap_or(candidates)) {
                 Some(options) => plan.layers.push((spec, options)),
                 None => plan.indivisible.push(path.to_owned()),
             }

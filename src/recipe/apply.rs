@@ -35,12 +35,17 @@ impl Recipe {
         for rule in self.rules.iter().filter(|rule| !rule.optional) {
             self.check_rule(rule, manifest, &model)?;
         }
-        let default = self.candidates.as_deref().unwrap_or(&DEFAULT_CANDIDATES);
+        let default = self.default_candidates();
         let candidates = manifest.iter().filter(|spec| spec.quantizable()).filter_map(|spec| {
             let rule = self.rules.iter().rev().find(|rule| rule.selects(spec, model.blocks));
             Some((spec.path()?.to_owned(), rule.map_or(default, |rule| &rule.candidates).to_vec()))
         });
         Ok(Applied { candidates: candidates.collect(), ties: self.tied_layers(manifest, &model) })
+    }
+
+    /// What layers that no rule selects may become.
+    pub fn default_candidates(&self) -> &[Candidate] {
+        self.candidates.as_deref().unwrap_or(&DEFAULT_CANDIDATES)
     }
 
     fn check_expectations(&self, model: &Shape) -> Result<()> {

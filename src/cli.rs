@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::checkpoint::Dtype;
 
@@ -29,6 +29,8 @@ pub enum Command {
     Analyze(Analyze),
     /// Show size against predicted cost over the whole range of a table
     Curve(Curve),
+    /// List the recipes that mixbit carries, or show one
+    Recipes(Recipes),
     /// Show what is in a model: sizes and the bits of every layer
     Inspect(Inspect),
     /// Measure perplexity on a text, and the distance from a reference model
@@ -108,15 +110,15 @@ pub struct Calibration {
     /// an .npy or .npz [default: a text that mixbit carries]
     #[arg(long, value_name = "FILE")]
     pub calibration: Option<PathBuf>,
-    /// Sequences to measure on
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub samples: u32,
-    /// Tokens in a sequence
-    #[arg(long, value_name = "T", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
-    pub sequence_length: u32,
-    /// Seed of sequence choice and label sampling
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
+    /// Sequences to measure on [default: the recipe's, or 64]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub samples: Option<u32>,
+    /// Tokens in a sequence [default: the recipe's, or 512]
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
+    pub sequence_length: Option<u32>,
+    /// Seed of sequence choice and label sampling [default: the recipe's, or 0]
+    #[arg(long)]
+    pub seed: Option<u64>,
     /// How sensitivities are measured
     #[arg(long, value_enum, default_value_t)]
     pub method: MeasureMethod,
@@ -148,9 +150,9 @@ pub enum Fisher {
     Directional,
 }
 
-/// How large the result may be: one of these.
+/// How large the result may be: one of these, or a recipe that says it.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+#[group(multiple = false)]
 pub struct Size {
     /// Average bits a weight of the linear layers, scales and biases included; never exceeded
     #[arg(long, value_name = "BITS", allow_negative_numbers = true)]
@@ -175,6 +177,9 @@ pub struct Analyze {
     /// Candidates to measure, such as "3,4,6 x 64,128" [default: 2,3,4,5,6,8 x 32,64,128]
     #[arg(long, value_name = "LIST")]
     pub candidates: Option<String>,
+    /// Take candidates and calibration settings from a recipe: a name that `mixbit recipes` lists, or a file
+    #[arg(long, value_name = "NAME|FILE")]
+    pub recipe: Option<String>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub calibration: Calibration,
@@ -199,8 +204,29 @@ pub struct Curve {
     pub csv: bool,
 }
 
+/// `mixbit recipes`.
+#[derive(Debug, Args)]
+pub struct Recipes {
+    #[command(subcommand)]
+    #[allow(missing_docs)]
+    pub command: Option<RecipesCommand>,
+}
+
+/// What to do with recipes.
+#[derive(Debug, Subcommand)]
+pub enum RecipesCommand {
+    /// Print a recipe's TOML: a name that `mixbit recipes` lists, or a file to be checked
+    Show {
+        /// Which
+        #[arg(value_name = "NAME|FILE")]
+        name: String,
+    },
+}
+
 /// `mixbit quantize`.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("size-or-recipe").required(true).multiple(true)
+    .args(["target_bpw", "target_size", "bits", "recipe"]))]
 pub struct Quantize {
     /// Model folder to read
     #[arg(long, alias = "model", value_name = "DIR")]
@@ -211,6 +237,10 @@ pub struct Quantize {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub size: Size,
+    /// What layers become, and how it is measured: a name that `mixbit recipes` lists, or a file; the other flags
+    /// override it
+    #[arg(long, value_name = "NAME|FILE", conflicts_with = "bits")]
+    pub recipe: Option<String>,
     /// What a layer may become: bits x group sizes, such as "3,4,6 x 64,128", and `+ keep` for float
     /// [default: 2,3,4,5,6,8 x 32,64,128 + keep]
     #[arg(long, value_name = "LIST", conflicts_with = "bits")]

@@ -25,6 +25,7 @@ pub mod interrupt;
 pub mod inventory;
 pub mod models;
 pub mod plan;
+pub mod recipe;
 pub mod report;
 pub mod rules;
 pub mod sample;

@@ -8,6 +8,7 @@ use crate::candidate::{Candidate, Quant};
 use crate::checkpoint::{Dtype, SourceModel};
 use crate::error::{Error, Result};
 use crate::inventory::Inventory;
+use crate::recipe::{Recipe, Tie};
 use crate::rules::LayerRule;
 use crate::sensitivity::LayerSensitivity;
 use crate::spec::TensorSpec;
@@ -20,6 +21,8 @@ pub struct Plan<'a> {
     pub indivisible: Vec<String>,
     /// Layers that arrive quantized: they stay as they are.
     pub already: Vec<String>,
+    /// Indices of layers that get the same candidate.
+    ties: Vec<Vec<usize>>,
     dtype: Dtype,
 }
 
@@ -45,27 +48,47 @@ impl<'a> Plan<'a> {
         rules: &[LayerRule],
         dtype: Dtype,
     ) -> Result<Self> {
-        let mut plan = Self { layers: Vec::new(), indivisible: Vec::new(), already: Vec::new(), dtype };
+        Self::build(source, candidates, |_| None, rules, dtype)
+    }
+
+    /// The same with what `recipe` says of each layer; `rules` win over it, and layers that they fix leave their tie.
+    pub fn with_recipe(
+        source: &'a SourceModel,
+        recipe: &Recipe,
+        rules: &[LayerRule],
+        dtype: Dtype,
+    ) -> Result<Self> {
+        let applied = recipe.apply(source.manifest())?;
+        let said = |path: &str| applied.candidates.get(path).map(Vec::as_slice);
+        let mut plan = Self::build(source, recipe.default_candidates(), said, rules, dtype)?;
+        applied.ties.iter().try_for_each(|tie| plan.tie(tie, rules))?;
+        Ok(plan)
+    }
+
+    /// `said` goes before `candidates`.
+    fn build<'c>(
+        source: &'a SourceModel,
+        candidates: &'c [Candidate],
+        said: impl Fn(&str) -> Option<&'c [Candidate]>,
+        rules: &[LayerRule],
+        dtype: Dtype,
+    ) -> Result<Self> {
+        let (indivisible, already) = (Vec::new(), Vec::new());
+        let mut plan = Self { layers: Vec::new(), indivisible, already, ties: Vec::new(), dtype };
         for spec in source.manifest().iter().filter(|spec| spec.quantizable()) {
             let Some(path) = spec.path() else { continue };
             if source.bitmap().contains_key(path) {
                 plan.already.push(path.to_owned());
                 continue;
             }
-            let fits = |c: &&Candidate| c.quant().is_some_and(|q| q.packed_columns(spec.shape[1]).is_some());
-            let mut options: Vec<Candidate> = candidates.iter().filter(fits).copied().collect();
             if let Some(rule) = rules.iter().rev().find(|rule| rule.matches(path)) {
                 plan.layers.push((spec, vec![ruled(spec, rule)?]));
                 continue;
             }
-            if options.is_empty() {
-                plan.indivisible.push(path.to_owned());
-                continue;
+            match options(spec, said(path).unwrap_or(candidates)) {
+                Some(options) => plan.layers.push((spec, options)),
+                None => plan.indivisible.push(path.to_owned()),
             }
-            if candidates.contains(&Candidate::Keep) {
-                options.push(Candidate::Keep);
-            }
-            plan.layers.push((spec, options));
         }
         let paths: Vec<&str> = plan.layers.iter().filter_map(|(spec, _)| spec.path()).collect();
         LayerRule::check_all(rules, &paths)?;
@@ -73,6 +96,32 @@ impl<'a> Plan<'a> {
             return Err(nothing_to_do(source, &plan));
         }
         Ok(plan)
+    }
+
+    /// Ties the layers of `tie` that are to be decided on: each keeps the candidates that all of them have.
+    fn tie(&mut self, tie: &Tie, rules: &[LayerRule]) -> Result<()> {
+        let tied = |path: &str| tie.paths.iter().any(|p| p == path) && !rules.iter().any(|r| r.matches(path));
+        let members = self.layers.iter().enumerate().filter(|(_, (spec, _))| spec.path().is_some_and(tied));
+        let members: Vec<usize> = members.map(|(index, _)| index).collect();
+        let mut common =
+            members.iter().filter_map(|&i| self.layers.get(i)).map(|(_, options)| options.clone());
+        let Some(first) = common.next() else { return Ok(()) };
+        let common = common.fold(first, |mut all, options| {
+            all.retain(|candidate| options.contains(candidate));
+            all
+        });
+        if common.is_empty() {
+            let message = format!("{} have no candidate in common", tie.paths.join(", "));
+            return Err(Error::key(&tie.place, "tie", message)
+                .hint("rules and row lengths leave these layers nothing that all may become: untie them"));
+        }
+        for &index in &members {
+            if let Some((_, options)) = self.layers.get_mut(index) {
+                options.clone_from(&common);
+            }
+        }
+        self.ties.push(members);
+        Ok(())
     }
 
     /// Weights of the layers decided on.
@@ -130,6 +179,12 @@ impl<'a> Plan<'a> {
         if target.is_finite() && (least..=most).contains(&target) {
             return Ok(());
         }
+        if self.is_fixed() {
+            return Err(Error::usage(format!(
+                "a target of {target} bpw cannot be reached: recipe and rules fix every layer, at {least:.4} bpw"
+            ))
+            .hint("leave the target out, or leave layers a choice"));
+        }
         let nearest = if target < least { least } else { most };
         Err(Error::usage(format!(
             "a target of {target} bpw cannot be reached: this model goes from {least:.3} to {most:.3}"
@@ -164,7 +219,7 @@ impl<'a> Plan<'a> {
             layers.push(Layer { path: path.to_owned(), options: choices.collect::<Result<_>>()? });
         }
         let budget = (target * self.weights() as f64 / 8.0).floor() as u64;
-        let allocation = Problem::new(layers, &[])?.solve(budget)?;
+        let allocation = Problem::new(layers, &self.ties)?.solve(budget)?;
         Ok(self.solution(&allocation))
     }
 
@@ -213,6 +268,14 @@ impl<'a> Plan<'a> {
     }
 }
 
+/// Those of `candidates` that the layer's rows allow; `None` where none of them quantizes it, though some are meant to.
+fn options(spec: &TensorSpec, candidates: &[Candidate]) -> Option<Vec<Candidate>> {
+    let fits = |c: &&Candidate| c.quant().is_none_or(|q| q.packed_columns(spec.shape[1]).is_some());
+    let options: Vec<Candidate> = candidates.iter().filter(fits).copied().collect();
+    let quantizes = |list: &[Candidate]| list.iter().any(|c| c.quant().is_some());
+    (!options.is_empty() && quantizes(&options) == quantizes(candidates)).then_some(options)
+}
+
 /// What `rule` makes of a layer, if that can be.
 fn ruled(spec: &TensorSpec, rule: &LayerRule) -> Result<Candidate> {
     let fits = rule.candidate.quant().is_none_or(|quant| quant.packed_columns(spec.shape[1]).is_some());
@@ -244,5 +307,92 @@ fn nothing_to_do(source: &SourceModel, plan: &Plan<'_>) -> Error {
             format!("nothing left to quantize: {} layers are already quantized", plan.already.len()),
         )
         .hint("start from the float model to choose other bits")
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::candidate::DEFAULT_CANDIDATES;
+    use crate::sensitivity::Score;
+
+    fn bundled() -> SourceModel {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/models/mobilellm-docs-1m");
+        SourceModel::open(&folder).unwrap()
+    }
+
+    fn recipe(text: &str) -> Recipe {
+        Recipe::parse(Path::new("my.toml"), text).unwrap()
+    }
+
+    /// Layers that differ much in what rounding costs them.
+    fn table(source: &SourceModel) -> Vec<LayerSensitivity> {
+        let linear = source.manifest().iter().filter(|spec| spec.quantizable());
+        let rows = linear.enumerate().map(|(i, spec)| {
+            let weight = [1.0, 30.0, 0.02][i % 3] * (1.0 + i as f64 / 10.0);
+            let scores = DEFAULT_CANDIDATES.iter().filter_map(|c| c.quant()).map(|quant| {
+                let error = f64::from(quant.group_size).sqrt() / f64::from(4u32.pow(quant.bits));
+                Score::new(quant, &[weight * error])
+            });
+            let path = spec.path().unwrap().to_owned();
+            LayerSensitivity { path, rows: spec.shape[0], columns: spec.shape[1], scores: scores.collect() }
+        });
+        rows.collect()
+    }
+
+    fn solved(source: &SourceModel, text: &str, rules: &[LayerRule], target: f64) -> Solution {
+        let plan = Plan::with_recipe(source, &recipe(text), rules, Dtype::F16).unwrap();
+        plan.solve(&table(source), target).unwrap()
+    }
+
+    #[test]
+    fn tied_layers_get_the_same_and_the_budget_is_kept() {
+        let source = bundled();
+        let tied = "tie = [['q', 'k', 'v'], ['gate', 'up']]";
+        let same = |solution: &Solution, block: usize, names: &[&str]| {
+            let path = |name: &&str| format!("model.layers.{block}.{name}_proj");
+            let found: Vec<_> = names.iter().map(|name| solution.bitmap.get(&path(name))).collect();
+            found.windows(2).all(|pair| pair[0] == pair[1])
+        };
+        let attention = ["self_attn.q", "self_attn.k", "self_attn.v"];
+        let mlp = ["feed_forward.gate", "feed_forward.up"];
+        for target in [2.3, 3.0, 3.7, 4.5, 6.1, 12.0] {
+            let (free, tied) = (
+                solved(&source, "candidates = '2,3,4,5,6,8 x 32,64,128 + keep'", &[], target),
+                solved(&source, tied, &[], target),
+            );
+            assert!(tied.bpw <= target && tied.bpw > target - 0.2, "{} of {target}", tied.bpw);
+            assert!(tied.kl.unwrap() >= free.kl.unwrap(), "{target}");
+            for block in 0..4 {
+                assert!(same(&tied, block, &attention) && same(&tied, block, &mlp), "{target} {tied:?}");
+            }
+            assert!((0..4).any(|block| !same(&free, block, &attention)), "the test's layers do differ");
+        }
+    }
+
+    #[test]
+    fn ties_keep_what_all_have_and_rules_by_hand_leave_them() {
+        let source = bundled();
+        let text =
+            "tie = [['q', 'k', 'v']]\ncandidates = '4'\n[[rule]]\nrole = 'v'\ncandidates = '4,8 x 64'\n";
+        let plan = Plan::with_recipe(&source, &recipe(text), &[], Dtype::F16).unwrap();
+        assert!(plan.is_fixed() && plan.reachable_bpw() == (4.5, 4.5));
+        let by_hand: LayerRule = "*.0.*.v_proj=8".parse().unwrap();
+        let plan = Plan::with_recipe(&source, &recipe(text), &[by_hand], Dtype::F16).unwrap();
+        let solution = plan.fixed();
+        let bits = |path: &str| solution.bitmap[path].bits;
+        assert_eq!(
+            (bits("model.layers.0.self_attn.q_proj"), bits("model.layers.0.self_attn.v_proj")),
+            (4, 8)
+        );
+        assert_eq!(bits("model.layers.1.self_attn.v_proj"), 4);
+        let text = "candidates = '4'\ntie = [['q', 'k']]\n[[rule]]\nrole = 'k'\nfloat = true\n";
+        let error = Plan::with_recipe(&source, &recipe(text), &[], Dtype::F16).unwrap_err();
+        let expected =
+            "my.toml:2: key `tie`: model.layers.0.self_attn.k_proj, model.layers.0.self_attn.q_proj have no";
+        assert!(error.to_string().starts_with(expected), "{error}");
     }
 }

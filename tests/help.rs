@@ -14,7 +14,9 @@ fn said(arguments: &[&str]) -> String {
 #[test]
 fn help_of_every_command() {
     insta::assert_snapshot!("help", said(&["--help"]));
-    for command in ["convert", "quantize", "analyze", "curve", "inspect", "check", "run", "logits"] {
+    for command in
+        ["convert", "quantize", "analyze", "curve", "recipes", "inspect", "eval", "check", "run", "logits"]
+    {
         insta::assert_snapshot!(format!("help-{command}"), said(&[command, "--help"]));
     }
 }

@@ -1,6 +1,7 @@
 //! `mixbit analyze`: the sensitivity table alone.
 
 use super::measure::Measure;
+use super::settings::{Calibration, recipe};
 use crate::candidate::{Candidate, DEFAULT_CANDIDATES};
 use crate::checkpoint::SourceModel;
 use crate::cli::Analyze;
@@ -15,13 +16,15 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     let source = SourceModel::open(&args.model)?;
     check_writable(&args.out, args.overwrite)?;
     let dtype = args.dtype.into();
-    let candidates = match &args.candidates {
-        Some(list) => Candidate::parse_list(list)?,
-        None => DEFAULT_CANDIDATES.to_vec(),
+    let recipe = recipe(args.recipe.as_deref(), args.candidates.as_deref(), console)?;
+    let plan = match (&recipe, &args.candidates) {
+        (Some(recipe), _) => Plan::with_recipe(&source, recipe, &[], dtype)?,
+        (None, Some(list)) => Plan::new(&source, &Candidate::parse_list(list)?, &[], dtype)?,
+        (None, None) => Plan::new(&source, &DEFAULT_CANDIDATES, &[], dtype)?,
     };
-    let plan = Plan::new(&source, &candidates, &[], dtype)?;
+    let calibration = Calibration::resolve(&args.calibration, recipe.as_ref());
     console.notes(&source.spec().notes);
-    let measure = Measure::prepare(&source, &args.calibration, plan.quants(), float_type(dtype)?, console)?;
+    let measure = Measure::prepare(&source, &calibration, plan.quants(), float_type(dtype)?, console)?;
     let mut partial = Partial::open(&args.out, &measure.measurement, args.resume)?;
     let finished = partial.finished.clone();
     if !finished.is_empty() {

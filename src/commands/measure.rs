@@ -2,10 +2,10 @@
 
 use sha2::{Digest, Sha256};
 
+use super::settings::Calibration;
 use crate::affine::FloatType;
 use crate::candidate::Quant;
 use crate::checkpoint::{Dtype, SourceModel};
-use crate::cli::{Calibration, Fisher, MeasureMethod};
 use crate::engine::{AnalysisSettings, Engine, analyze};
 use crate::error::{Error, Result};
 use crate::report::Console;
@@ -34,14 +34,14 @@ impl<'a> Measure<'a> {
         console: &Console,
     ) -> Result<Self> {
         let tokenizer = Tokenizer::from_dir(source.dir())?;
-        let text = Text::open(calibration.calibration.as_deref())?;
+        let text = Text::open(calibration.text.as_deref())?;
         let length = calibration.sequence_length as usize;
         let samples = calibration.samples as usize;
         let sequences = text.sequences(&tokenizer, samples, length, calibration.seed)?;
         console.line(&format!("calibration: {} x {length} tokens", sequences.len()));
         check_sequences(source, &sequences, length, console)?;
         check_values(source, Dtype::F32)?;
-        let method = method(calibration, &candidates);
+        let method = calibration.method(&candidates);
         let measurement = Measurement {
             version: 1,
             model: source.fingerprint()?,
@@ -53,7 +53,7 @@ impl<'a> Measure<'a> {
             dtype,
             candidates,
         };
-        Ok(Self { source, sequences, method, memory: calibration.activation_memory, measurement })
+        Ok(Self { source, sequences, method, memory: calibration.memory, measurement })
     }
 
     /// Measures every layer whose path is not in `skip` and hands it to `finished`.
@@ -81,19 +81,6 @@ impl<'a> Measure<'a> {
         analyze(&engine, self.source, &settings, finished)?;
         bar.finish_and_clear();
         Ok(())
-    }
-}
-
-/// Alignment is measured where mlx-lm does, at 4 bits in groups of 64, or at the first candidate.
-fn method(calibration: &Calibration, candidates: &[Quant]) -> Method {
-    match (calibration.method, calibration.fisher) {
-        (MeasureMethod::Fisher, Fisher::Diagonal) => Method::FisherDiagonal,
-        (MeasureMethod::Fisher, Fisher::Directional) => Method::FisherDirectional,
-        (MeasureMethod::Alignment, _) => {
-            let usual = Quant::affine(4, 64);
-            let first = candidates.first().copied().unwrap_or(usual);
-            Method::Alignment { at: if candidates.contains(&usual) { usual } else { first } }
-        }
     }
 }
 

@@ -9,8 +9,10 @@ mod inspect;
 mod logits;
 mod measure;
 mod quantize;
+mod recipes;
 mod run;
 mod scoring;
+mod settings;
 
 use crate::cli::{Cli, Command};
 use crate::error::Result;
@@ -24,6 +26,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Quantize(args) => quantize::run(&args, &console),
         Command::Analyze(args) => analyze::run(&args, &console),
         Command::Curve(args) => curve::run(&args, &console),
+        Command::Recipes(args) => recipes::run(&args),
         Command::Inspect(args) => inspect::run(&args, &console),
         Command::Eval(args) => eval::run(&args, &console),
         Command::Check(args) => check::run(&args, &console),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::measure::Measure;
+use super::settings::{Calibration, Target, recipe};
 use crate::bitmap::BitMap;
 use crate::candidate::{Candidate, DEFAULT_CANDIDATES};
 use crate::checkpoint::{Dtype, OutputFolder, Produce, SourceModel, check_destination};
@@ -25,14 +26,21 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     let dtype: Dtype = args.dtype.into();
     console.notes(&source.spec().notes);
     let rules: Vec<LayerRule> = args.layer.iter().map(|rule| rule.parse()).collect::<Result<_>>()?;
-    let plan = Plan::new(&source, &candidates(args)?, &rules, dtype)?;
-    let solution = solve(args, &source, &plan, dtype, console)?;
+    let recipe = recipe(args.recipe.as_deref(), args.candidates.as_deref(), console)?;
+    let plan = match &recipe {
+        Some(recipe) => Plan::with_recipe(&source, recipe, &rules, dtype)?,
+        None => Plan::new(&source, &candidates(args)?, &rules, dtype)?,
+    };
+    let target = Target::resolve(&args.size, recipe.as_ref());
+    target.check(&plan, recipe.as_ref())?;
+    let calibration = Calibration::resolve(&args.calibration, recipe.as_ref());
+    let solution = solve(args, &source, &plan, target, &calibration, console)?;
     let mut bitmap = source.bitmap().clone();
     bitmap.extend(solution.bitmap.clone());
     if !args.dry_run {
         write_model(args, &source, dtype, &solution, &bitmap, console)?;
     }
-    report(args, &source, &plan, &solution, &bitmap, dtype)
+    report(args, &source, &plan, target, &solution, &bitmap)
 }
 
 fn candidates(args: &Quantize) -> Result<Vec<Candidate>> {
@@ -47,14 +55,16 @@ fn solve(
     args: &Quantize,
     source: &SourceModel,
     plan: &Plan<'_>,
-    dtype: Dtype,
+    target: Target,
+    calibration: &Calibration,
     console: &Console,
 ) -> Result<Solution> {
+    let dtype: Dtype = args.dtype.into();
     announce(plan, source, dtype, console);
-    let target = match (args.size.target_bpw, args.size.target_size) {
-        (Some(bpw), _) => bpw,
-        (None, Some(size)) => plan.bpw_of_model_size(source, size)?,
-        (None, None) => return Ok(plan.fixed()),
+    let target = match target {
+        Target::Bpw(bpw) => bpw,
+        Target::Size(size) => plan.bpw_of_model_size(source, size)?,
+        Target::Fixed => return Ok(plan.fixed()),
     };
     plan.check_target(target)?;
     if plan.is_fixed() {
@@ -67,7 +77,7 @@ fn solve(
         table.check(path, &source.fingerprint()?, float)?;
         return plan.solve(&table.layers, target);
     }
-    let measure = Measure::prepare(source, &args.calibration, plan.quants(), float, console)?;
+    let measure = Measure::prepare(source, calibration, plan.quants(), float, console)?;
     let mut layers = Vec::new();
     measure.run(&[], console, |layer| {
         layers.push(layer);
@@ -152,24 +162,24 @@ fn report(
     args: &Quantize,
     source: &SourceModel,
     plan: &Plan<'_>,
+    target: Target,
     solution: &Solution,
     bitmap: &BitMap,
-    dtype: Dtype,
 ) -> Result<()> {
     let before = Inventory::of_source(source);
-    let after = Inventory::planned(source, bitmap, dtype);
+    let after = Inventory::planned(source, bitmap, args.dtype.into());
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for quant in solution.bitmap.values() {
         *counts.entry(format!("{} bits", quant.bits)).or_default() += 1;
     }
     let counts: Vec<String> = counts.iter().map(|(bits, n)| format!("{n} at {bits}, ")).collect();
     out(&format!("{}\n{}", bit_table(&after), class_table(&[("before", &before), ("after", &after)])))?;
-    let target = match (args.size.target_bpw, args.size.target_size) {
-        (Some(target), _) => format!(" of {target} ({:.4} below the target)", target - solution.bpw),
-        (None, Some(size)) => {
+    let target = match target {
+        Target::Bpw(target) => format!(" of {target} ({:.4} below the target)", target - solution.bpw),
+        Target::Size(size) => {
             format!(" ({} below the target)", bytes(size.saturating_sub(after.bytes.total)))
         }
-        (None, None) => String::new(),
+        Target::Fixed => String::new(),
     };
     let all = if plan.already.is_empty() {
         String::new()

@@ -1,0 +1,103 @@
+//! What a command will do, from its flags, the recipe and the defaults, in this order of precedence.
+
+use std::path::PathBuf;
+
+use crate::candidate::{Candidate, Quant};
+use crate::cli::{self, Fisher, MeasureMethod};
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+use crate::recipe::Recipe;
+use crate::report::Console;
+use crate::sensitivity::Method;
+
+/// How sensitivities are measured.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Calibration {
+    /// The text; `None` for the one that mixbit carries.
+    pub text: Option<PathBuf>,
+    /// Number of sequences.
+    pub samples: u32,
+    /// Tokens in each.
+    pub sequence_length: u32,
+    /// Seed of sequence choice and labels.
+    pub seed: u64,
+    /// Bytes of hidden states in memory.
+    pub memory: u64,
+    method: MeasureMethod,
+    fisher: Fisher,
+}
+
+impl Calibration {
+    /// From flags and recipe.
+    pub fn resolve(flags: &cli::Calibration, recipe: Option<&Recipe>) -> Self {
+        let recipe = recipe.map(|recipe| recipe.calibration.clone()).unwrap_or_default();
+        Self {
+            text: flags.calibration.clone().or(recipe.text),
+            samples: flags.samples.or(recipe.samples).unwrap_or(64),
+            sequence_length: flags.sequence_length.or(recipe.sequence_length).unwrap_or(512),
+            seed: flags.seed.or(recipe.seed).unwrap_or(0),
+            memory: flags.activation_memory,
+            method: flags.method,
+            fisher: flags.fisher,
+        }
+    }
+
+    /// The method for `candidates`. Alignment is measured where mlx-lm does, at 4 bits in groups of 64, or at the first
+    /// candidate.
+    pub fn method(&self, candidates: &[Quant]) -> Method {
+        match (self.method, self.fisher) {
+            (MeasureMethod::Fisher, Fisher::Diagonal) => Method::FisherDiagonal,
+            (MeasureMethod::Fisher, Fisher::Directional) => Method::FisherDirectional,
+            (MeasureMethod::Alignment, _) => {
+                let usual = Quant::affine(4, 64);
+                let first = candidates.first().copied().unwrap_or(usual);
+                Method::Alignment { at: if candidates.contains(&usual) { usual } else { first } }
+            }
+        }
+    }
+}
+
+/// The recipe that is asked for, with `candidates` in place of its own where given.
+pub fn recipe(name: Option<&str>, candidates: Option<&str>, console: &Console) -> Result<Option<Recipe>> {
+    let Some(name) = name else { return Ok(None) };
+    let mut recipe = Recipe::load(name)?;
+    if let Some(list) = candidates {
+        recipe.candidates = Some(Candidate::parse_list(list)?);
+    }
+    console.line(&format!("recipe {}: {}", recipe.name, recipe.description));
+    Ok(Some(recipe))
+}
+
+/// How large the result may be.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Target {
+    /// Bits a weight of the layers decided on.
+    Bpw(f64),
+    /// Bytes of all tensors.
+    Size(u64),
+    /// As large as fixed bits make it.
+    Fixed,
+}
+
+impl Target {
+    /// From flags and recipe.
+    pub fn resolve(flags: &cli::Size, recipe: Option<&Recipe>) -> Self {
+        match (flags.target_bpw, flags.target_size, recipe.and_then(|recipe| recipe.target_bpw)) {
+            (Some(bpw), _, _) | (None, None, Some(bpw)) => Self::Bpw(bpw),
+            (None, Some(size), _) => Self::Size(size),
+            (None, None, None) => Self::Fixed,
+        }
+    }
+
+    /// Fails where there is a choice and no target.
+    pub fn check(self, plan: &Plan<'_>, recipe: Option<&Recipe>) -> Result<()> {
+        match recipe {
+            Some(recipe) if self == Self::Fixed && !plan.is_fixed() => Err(Error::usage(format!(
+                "the recipe {} has no target_bpw and leaves layers a choice",
+                recipe.name
+            ))
+            .hint("give --target-bpw or --target-size")),
+            _ => Ok(()),
+        }
+    }
+}

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use crate::affine::{self, AffineError, FloatType, Quantized, Rows};
+use crate::affine::{FloatType, QuantizeError, Quantized, Rows};
 use crate::candidate::Quant;
 use crate::checkpoint::{
     CastReport, Checkpoint, Dtype, OutputFolder, OutputTensor, Produce, Shards, Sink, SourceModel,
@@ -13,6 +13,7 @@ use crate::checkpoint::{
 };
 use crate::cli::{Format, Output};
 use crate::error::{Error, Result};
+use crate::nearest;
 use crate::report::Console;
 
 /// Source bytes in a chunk.
@@ -198,13 +199,13 @@ impl<'a> QuantizeTensor<'a> {
     }
 
     fn round(&self, rows: &[u8]) -> Result<Quantized> {
-        let fail = |e: AffineError| {
+        let fail = |e: QuantizeError| {
             Error::tensor(self.source.tensor.file, self.source.name, e.to_string())
                 .hint("this layer cannot be quantized: keep it float, or mend the checkpoint")
         };
         let dtype = float_type(self.dtype)?;
         let rows = Rows::new(rows, dtype, self.columns()).map_err(fail)?;
-        affine::quantize(rows, self.quant, dtype).map_err(fail)
+        nearest::quantize(rows, self.quant, dtype).map_err(fail)
     }
 
     fn chunk_rows(&self) -> usize {

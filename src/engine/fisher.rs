@@ -13,10 +13,11 @@ use super::Engine;
 use super::block::Context;
 use super::load::{Loader, decode};
 use super::replay::{Gradient, Replay, add_squares};
-use crate::affine::{self, FloatType};
+use crate::affine::{FloatType, QuantizeError};
 use crate::candidate::Quant;
 use crate::checkpoint::SourceModel;
 use crate::error::{Error, Result};
+use crate::nearest;
 use crate::sensitivity::{LayerSensitivity, Score};
 use crate::spec::{Role, TensorSpec};
 
@@ -187,7 +188,7 @@ impl ScoredLayer<'_> {
                 |a, b| Ok(a.iter().zip(&b).map(|(a, b)| a + b).collect()),
             );
         let sums: Vec<f64> =
-            sums.map_err(|e: affine::AffineError| Error::engine(format!("{}: {e}", self.spec.name)))?;
+            sums.map_err(|e: QuantizeError| Error::engine(format!("{}: {e}", self.spec.name)))?;
         let per_token = 0.5 / (self.sequences_in_group * tokens) as f64;
         for (groups, sum) in self.groups.iter_mut().zip(sums) {
             groups.push(sum * per_token);
@@ -206,8 +207,8 @@ fn weighted_error(
     quant: Quant,
     dtype: FloatType,
     errors: &mut [f32],
-) -> Result<f64, affine::AffineError> {
-    affine::rounding_error_into(weights, columns, quant, dtype, errors)?;
+) -> Result<f64, QuantizeError> {
+    nearest::rounding_error_into(weights, columns, quant, dtype, errors)?;
     Ok(errors
         .chunks(columns)
         .zip(squares.chunks(columns))

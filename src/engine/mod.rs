@@ -13,6 +13,7 @@ mod generate;
 mod linear;
 mod load;
 mod model;
+pub mod oracle;
 mod replay;
 
 pub use fisher::{AnalysisSettings, analyze};

@@ -3,16 +3,14 @@
 //! Rounding is that of MLX 0.32's CPU implementation, which differs from its Metal kernels in two details: a value in the
 //! middle of two E2M1 codes goes to the smaller one, and nothing becomes E2M1's negative zero.
 
-use crate::affine::FloatType;
-
 /// The largest E2M1 magnitude.
 pub(super) const E2M1_MAX: f32 = 6.0;
 /// The largest E4M3 magnitude.
 pub(super) const E4M3_MAX: f32 = 448.0;
 /// Bias of an E8M0 exponent.
 const E8M0_BIAS: i32 = 127;
-/// Magnitudes up to here are exact in the differences that MLX takes, in every float type.
-const E2M1_EXACT: f32 = 16.0;
+/// Differences of magnitudes up to here and E2M1's are far from falling together in float32.
+const E2M1_DISTINCT: f32 = 16.0;
 
 /// What the codes of E2M1 stand for.
 pub(super) const E2M1: [f32; 16] =
@@ -80,15 +78,15 @@ pub(super) fn to_e2m1(value: f32) -> u8 {
     code | u8::from(value < 0.0 && code > 0) << 3
 }
 
-/// [`to_e2m1`] as MLX does it far beyond the range, where the differences it takes in `dtype` fall together and the first
+/// [`to_e2m1`] as MLX does it far beyond the range, where the differences it takes in float32 fall together and the first
 /// of the smallest wins: a code may come out small, even 0.
-pub(super) fn to_e2m1_saturated(value: f32, dtype: FloatType) -> u8 {
-    if value.abs() <= E2M1_EXACT {
+pub(super) fn to_e2m1_saturated(value: f32) -> u8 {
+    if value.abs() <= E2M1_DISTINCT {
         return to_e2m1(value);
     }
     let mut best = (f32::INFINITY, 0);
     for (code, &known) in (0..).zip(&E2M1) {
-        let distance = dtype.round((value - known).abs());
+        let distance = (value - known).abs();
         if distance < best.0 {
             best = (distance, code);
         }
@@ -105,7 +103,8 @@ mod tests {
         let distance = |code: usize| (f64::from(table[code]) - f64::from(value)).abs();
         let usable = |code: &usize| !table[*code].is_nan();
         let best = (0..table.len()).filter(usable).map(distance).fold(f64::INFINITY, f64::min);
-        let mut tied = (0..table.len()).filter(usable).filter(|&code| distance(code).to_bits() == best.to_bits());
+        let mut tied =
+            (0..table.len()).filter(usable).filter(|&code| distance(code).to_bits() == best.to_bits());
         let first = tied.next().unwrap();
         if even { tied.chain([first]).find(|code| code % 2 == 0).unwrap_or(first) } else { first }
     }

@@ -18,9 +18,7 @@ use rayon::prelude::*;
 use crate::affine::block::{Block, with_wide_vectors};
 use crate::affine::{FloatType, QuantizeError, Quantized, Rows, pack, same_length, unpack, whole_rows};
 use crate::candidate::{Mode, Quant};
-use minifloat::{
-    E2M1, E2M1_MAX, E4M3, E4M3_MAX, from_e8m0, to_e2m1, to_e2m1_saturated, to_e4m3, to_e8m0_up,
-};
+use minifloat::{E2M1, E2M1_MAX, E4M3, E4M3_MAX, from_e8m0, to_e2m1, to_e2m1_saturated, to_e4m3, to_e8m0_up};
 
 /// The largest group size.
 const MAX_GROUP: usize = 32;
@@ -116,7 +114,7 @@ impl Format {
         match self.mode {
             Mode::Nvfp4 if scale.code == 0 => codes.fill(0),
             Mode::Nvfp4 if scale.code == 0x7e => pairs.for_each(|(code, &value)| {
-                *code = to_e2m1_saturated(self.dtype.round(value / scale.value), self.dtype);
+                *code = to_e2m1_saturated(self.dtype.round(value / scale.value));
             }),
             Mode::Nvfp4 => pairs.for_each(|(code, &value)| {
                 *code = to_e2m1(self.dtype.round(value / scale.value));

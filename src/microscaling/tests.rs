@@ -39,7 +39,8 @@ fn goldens_of_mlx() {
 
 fn weights() -> impl Strategy<Value = Vec<f32>> {
     let weight = prop_oneof![20 => -0.1_f32..0.1, 2 => -6.0_f32..6.0, 1 => Just(0.0), 1 => Just(-0.0)];
-    let row = prop_oneof![4 => prop::collection::vec(weight, 64), 1 => (-1_f32..1.0).prop_map(|w| vec![w; 64])];
+    let row =
+        prop_oneof![4 => prop::collection::vec(weight, 64), 1 => (-1_f32..1.0).prop_map(|w| vec![w; 64])];
     prop::collection::vec(row, 1..5).prop_map(|rows| rows.concat())
 }
 

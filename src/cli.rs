@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
+use clap::builder::PossibleValue;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::candidate::Mode;
 use crate::checkpoint::Dtype;
+use crate::weights::Container;
 
 /// Turn Hugging Face checkpoints into MLX models of a chosen size and see what that cost.
 #[derive(Debug, Parser)]
@@ -29,6 +32,8 @@ pub enum Command {
     Analyze(Analyze),
     /// Show size against predicted cost over the whole range of a table
     Curve(Curve),
+    /// Turn a quantized model back into a float one
+    Dequantize(Dequantize),
     /// Show what is in a model: sizes and the bits of every layer
     Inspect(Inspect),
     /// Generate text
@@ -83,6 +88,26 @@ pub struct Output {
     pub overwrite: bool,
 }
 
+impl Output {
+    /// The files to write.
+    pub fn container(&self) -> Container {
+        match self.format {
+            Format::Safetensors => Container::Safetensors { max_shard_size: self.max_shard_size },
+            Format::Npz => Container::Npz,
+        }
+    }
+}
+
+impl ValueEnum for Mode {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
+    }
+}
+
 /// `mixbit convert`.
 #[derive(Debug, Args)]
 pub struct Convert {
@@ -114,19 +139,22 @@ pub struct Calibration {
     pub seed: u64,
 }
 
-/// How large the result may be: one of these.
+/// How large the result may be: a target, or the same setting for every layer.
 #[derive(Debug, Args)]
-#[group(required = true, multiple = false)]
+#[group(required = true, multiple = true)]
 pub struct Size {
     /// Average bits a weight of the linear layers, scales and biases included; never exceeded
-    #[arg(long, value_name = "BITS", allow_negative_numbers = true)]
+    #[arg(long, value_name = "BITS", allow_negative_numbers = true, conflicts_with_all = ["target_size", "bits", "mode"])]
     pub target_bpw: Option<f64>,
     /// Bytes of all tensors, such as 800MB; never exceeded
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with_all = ["bits", "mode"])]
     pub target_size: Option<u64>,
     /// The same bits for every layer, or bits:group; nothing is measured
     #[arg(long, value_name = "BITS[:GROUP]")]
     pub bits: Option<String>,
+    /// How codes become numbers [default: affine]; mxfp4, mxfp8 and nvfp4 have one setting each and need no --bits
+    #[arg(long, value_enum)]
+    pub mode: Option<Mode>,
 }
 
 /// `mixbit analyze`.
@@ -177,18 +205,21 @@ pub struct Quantize {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub size: Size,
+    /// With --bits, weights that share a scale: 32, 64 or 128 [default: 64, or what the mode has]
+    #[arg(long, value_name = "GROUP", conflicts_with_all = ["target_bpw", "target_size"])]
+    pub group_size: Option<u32>,
     /// What a layer may become: bits x group sizes, such as "3,4,6 x 64,128", and `+ keep` for float
     /// [default: 2,3,4,5,6,8 x 32,64,128 + keep]
-    #[arg(long, value_name = "LIST", conflicts_with = "bits")]
+    #[arg(long, value_name = "LIST", conflicts_with_all = ["bits", "mode"])]
     pub candidates: Option<String>,
-    /// Fix layers: GLOB=bits[:group] or GLOB=float; may be repeated, the last that matches wins
+    /// Fix layers: GLOB=bits[:group[:mode]] or GLOB=float; may be repeated, the last that matches wins
     #[arg(long, value_name = "RULE")]
     pub layer: Vec<String>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub calibration: Calibration,
     /// Use a table that `mixbit analyze` wrote instead of measuring
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["calibration", "bits"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["calibration", "bits", "mode"])]
     pub sensitivities: Option<PathBuf>,
     /// Element type of what stays float and of scales and biases
     #[arg(long, value_enum, default_value = "float16")]
@@ -196,6 +227,20 @@ pub struct Quantize {
     /// Print plan and bit map, write nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+/// `mixbit dequantize`.
+#[derive(Debug, Args)]
+pub struct Dequantize {
+    /// Model folder to read, with quantized layers
+    #[arg(long, alias = "model", value_name = "DIR")]
+    pub hf_path: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub output: Output,
+    /// Element type to write [default: the model's own]
+    #[arg(long, value_enum)]
+    pub dtype: Option<FloatDtype>,
 }
 
 /// `mixbit inspect`.

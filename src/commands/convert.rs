@@ -22,7 +22,14 @@ pub fn run(args: &Convert, console: &Console) -> Result<()> {
     let warnings = Warnings::default();
     let producers = producers(&source, dtype, &warnings);
     let folder = OutputFolder::create(&output.mlx_path, output.overwrite)?;
-    let shards = write(&folder, &producers, output, source.manifest().parameters(), console, "converting")?;
+    let shards = write(
+        &folder,
+        &producers,
+        output.container(),
+        source.manifest().parameters(),
+        console,
+        "converting",
+    )?;
     let how = format!("Weights: {dtype}, {}.", bytes(shards.total_bytes));
     export::write_companions(&folder, &source, dtype, source.bitmap(), &how)?;
     folder.publish()?;

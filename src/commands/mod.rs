@@ -3,6 +3,7 @@
 mod analyze;
 mod convert;
 mod curve;
+mod dequantize;
 mod inspect;
 mod logits;
 mod measure;
@@ -21,6 +22,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Quantize(args) => quantize::run(&args, &console),
         Command::Analyze(args) => analyze::run(&args, &console),
         Command::Curve(args) => curve::run(&args, &console),
+        Command::Dequantize(args) => dequantize::run(&args, &console),
         Command::Inspect(args) => inspect::run(&args, &console),
         Command::Run(args) => run::run(&args, &console),
         Command::Logits(args) => logits::run(&args, &console),

@@ -85,6 +85,11 @@ impl SourceModel {
         &self.checkpoint
     }
 
+    /// [`Checkpoint::verify`].
+    pub fn verify(&self) -> Result<()> {
+        self.checkpoint.verify()
+    }
+
     /// The tensor that mlx-lm calls `name`, scales and biases of quantized layers among them.
     pub fn tensor(&self, name: &str) -> Result<Tensor<'_>> {
         self.stored

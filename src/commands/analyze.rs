@@ -14,6 +14,7 @@ use crate::weights::float_type;
 pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     let source = SourceModel::open(&args.model)?;
     check_writable(&args.out, args.overwrite)?;
+    source.verify()?;
     let dtype = args.dtype.into();
     let candidates = match &args.candidates {
         Some(list) => Candidate::parse_list(list)?,

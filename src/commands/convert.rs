@@ -14,6 +14,7 @@ pub fn run(args: &Convert, console: &Console) -> Result<()> {
     let source = SourceModel::open(&args.hf_path)?;
     export::check_tokenizer(&source)?;
     check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
+    source.verify()?;
     let dtype = match args.dtype {
         Some(dtype) => dtype.into(),
         None => source.dtype()?,

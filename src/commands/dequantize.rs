@@ -19,6 +19,7 @@ pub fn run(args: &Dequantize, console: &Console) -> Result<()> {
     }
     export::check_tokenizer(&source)?;
     check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
+    source.verify()?;
     let dtype = match args.dtype {
         Some(dtype) => dtype.into(),
         None => source.dtype()?,

@@ -22,6 +22,7 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     let source = SourceModel::open(&args.hf_path)?;
     export::check_tokenizer(&source)?;
     check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
+    source.verify()?;
     let dtype: Dtype = args.dtype.into();
     console.notes(&source.spec().notes);
     let rules: Vec<LayerRule> = args.layer.iter().map(|rule| rule.parse()).collect::<Result<_>>()?;

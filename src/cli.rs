@@ -243,10 +243,29 @@ pub struct Dequantize {
     pub dtype: Option<FloatDtype>,
 }
 
+/// What scripts may rely on.
+const INSPECT_JSON: &str = "\
+JSON:
+  model_type     the config's; null for a single file
+  parameters     values before any packing
+  bpw_quantized  bits a weight of the linear layers, scales and biases included
+  bpw_model      bits a parameter of everything
+  bytes          {total, embeddings, codes, scales_biases, float}
+  layers         [{path, shape, bits, group_size, mode, bytes}]; of a float layer bits,
+                 group_size and mode are null
+  tensors        of a single file: [{name, dtype, shape, bytes}]
+  notes          what was decided against the config's letter
+
+A single file has no config. Where its shapes allow several settings of a quantized
+layer, `settings` lists them; shape, bits and group_size, and the numbers that depend
+on them, are null.";
+
 /// `mixbit inspect`.
 #[derive(Debug, Args)]
+#[command(after_long_help = INSPECT_JSON)]
 pub struct Inspect {
-    /// Model folder
+    /// Model folder, Hugging Face or MLX, or a single .safetensors or .npz file
+    #[arg(value_name = "MODEL")]
     pub model: PathBuf,
     /// One JSON object on stdout
     #[arg(long)]

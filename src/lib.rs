@@ -17,6 +17,7 @@ pub mod checkpoint;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod contents;
 pub mod engine;
 pub mod error;
 pub mod export;

@@ -175,7 +175,8 @@ fn report(
         *counts.entry(name).or_default() += 1;
     }
     let counts: Vec<String> = counts.iter().map(|(bits, n)| format!("{n} at {bits}, ")).collect();
-    out(&format!("{}\n{}", bit_table(&after), class_table(&[("before", &before), ("after", &after)])))?;
+    let classes = class_table(&[("before", before.bytes), ("after", after.bytes)]);
+    out(&format!("{}\n{classes}", bit_table(&after)))?;
     let target = match (args.size.target_bpw, args.size.target_size) {
         (Some(target), _) => format!(" of {target} ({:.4} below the target)", target - solution.bpw),
         (None, Some(size)) => {

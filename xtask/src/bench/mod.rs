@@ -4,7 +4,9 @@ mod checkpoint;
 mod convert;
 mod generate;
 mod measure;
+mod quantize;
 mod table;
+mod turns;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -14,6 +16,8 @@ use clap::{Args, Subcommand};
 pub enum Bench {
     /// Convert a 950M-parameter checkpoint from float32 to float16
     Convert(Options),
+    /// Quantize the same checkpoint to 4 bits
+    Quantize(Options),
     /// Read a prompt and generate, with a 125M-parameter float16 model
     Run(Options),
 }
@@ -33,6 +37,7 @@ pub struct Options {
 pub fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Convert(options) => convert::run(options),
+        Bench::Quantize(options) => quantize::run(options),
         Bench::Run(options) => generate::run(options),
     }
 }

@@ -109,6 +109,36 @@ impl Quant {
         Self { bits, group_size, mode: Mode::Affine }
     }
 
+    /// What `--bits`, `--group-size` and `--mode` say together. `bits` may be any of the notations that contain them.
+    pub fn uniform(bits: Option<&str>, group_size: Option<u32>, mode: Option<Mode>) -> Result<Self> {
+        let clash =
+            |what: String| Error::usage(what).hint("leave one of them out: --bits 4:32:mxfp4 says all three");
+        let mut quant = match (bits, mode) {
+            (Some(bits), _) => match bits.parse::<u32>() {
+                Ok(bits) => Self { bits, ..mode.unwrap_or_default().default_quant() },
+                Err(_) => bits.parse()?,
+            },
+            (None, Some(mode)) if mode != Mode::Affine => mode.default_quant(),
+            (None, _) => {
+                return Err(Error::usage("mode affine needs --bits").hint("add --bits 4, for example"));
+            }
+        };
+        let notation = bits.unwrap_or_default();
+        if let Some(mode) = mode.filter(|&mode| mode != quant.mode) {
+            return Err(clash(format!("--bits {notation} and --mode {mode} contradict each other")));
+        }
+        if let Some(group_size) = group_size {
+            if notation.contains(':') && group_size != quant.group_size {
+                return Err(clash(format!(
+                    "--bits {notation} and --group-size {group_size} contradict each other"
+                )));
+            }
+            quant.group_size = group_size;
+        }
+        quant.validate()?;
+        Ok(quant)
+    }
+
     /// Whether MLX 0.32 accepts this setting.
     pub fn validate(self) -> Result<()> {
         if self.mode != Mode::Affine {
@@ -349,6 +379,38 @@ mod tests {
         }
         assert!(Candidate::parse_list("").is_err());
         assert!(Candidate::parse_list("2,3 x 16").is_err());
+    }
+
+    #[test]
+    fn three_flags_are_one_setting() {
+        let affine = Mode::Affine;
+        for (bits, group_size, mode, expected) in [
+            (Some("4"), None, None, "4:64"),
+            (Some("4:32"), None, Some(affine), "4:32"),
+            (Some("3"), Some(128), None, "3:128"),
+            (Some("4:32"), Some(32), None, "4:32"),
+            (Some("4"), None, Some(Mode::Mxfp4), "4:32:mxfp4"),
+            (Some("4"), Some(16), Some(Mode::Nvfp4), "4:16:nvfp4"),
+            (Some("nvfp4"), None, None, "4:16:nvfp4"),
+            (None, None, Some(Mode::Mxfp8), "8:32:mxfp8"),
+            (None, Some(32), Some(Mode::Mxfp8), "8:32:mxfp8"),
+        ] {
+            let found = Quant::uniform(bits, group_size, mode).unwrap();
+            assert_eq!(found, expected.parse().unwrap(), "{bits:?} {group_size:?} {mode:?}");
+        }
+        for (bits, group_size, mode, expected) in [
+            (Some("8"), None, Some(Mode::Mxfp4), "8 bits in groups of 32 do not exist in mode mxfp4"),
+            (Some("4:32"), None, Some(Mode::Mxfp4), "--bits 4:32 and --mode mxfp4 contradict each other"),
+            (Some("4:32"), Some(64), None, "--bits 4:32 and --group-size 64 contradict each other"),
+            (Some("nvfp4"), Some(64), None, "4 bits in groups of 64 do not exist in mode nvfp4"),
+            (None, Some(64), Some(Mode::Nvfp4), "4 bits in groups of 64 do not exist in mode nvfp4"),
+            (None, None, Some(affine), "mode affine needs --bits"),
+            (Some("7"), None, None, "7 bits"),
+            (Some("4"), Some(48), None, "48"),
+        ] {
+            let message = Quant::uniform(bits, group_size, mode).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
     }
 
     #[test]

@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
+use clap::builder::PossibleValue;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
+use crate::candidate::Mode;
 use crate::checkpoint::Dtype;
+use crate::weights::Container;
 
 /// Turn Hugging Face checkpoints into MLX models of a chosen size and see what that cost.
 #[derive(Debug, Parser)]
@@ -31,6 +34,8 @@ pub enum Command {
     Curve(Curve),
     /// List the recipes that mixbit carries, or show one
     Recipes(Recipes),
+    /// Turn a quantized model back into a float one
+    Dequantize(Dequantize),
     /// Show what is in a model: sizes and the bits of every layer
     Inspect(Inspect),
     /// Measure perplexity on a text, and the distance from a reference model
@@ -87,6 +92,26 @@ pub struct Output {
     /// Replace the output folder if it exists
     #[arg(long)]
     pub overwrite: bool,
+}
+
+impl Output {
+    /// The files to write.
+    pub fn container(&self) -> Container {
+        match self.format {
+            Format::Safetensors => Container::Safetensors { max_shard_size: self.max_shard_size },
+            Format::Npz => Container::Npz,
+        }
+    }
+}
+
+impl ValueEnum for Mode {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
+    }
 }
 
 /// `mixbit convert`.
@@ -150,19 +175,21 @@ pub enum Fisher {
     Directional,
 }
 
-/// How large the result may be: one of these, or a recipe that says it.
+/// How large the result may be: a target, the same setting for every layer, or a recipe that says it.
 #[derive(Debug, Args)]
-#[group(multiple = false)]
 pub struct Size {
     /// Average bits a weight of the linear layers, scales and biases included; never exceeded
-    #[arg(long, value_name = "BITS", allow_negative_numbers = true)]
+    #[arg(long, value_name = "BITS", allow_negative_numbers = true, conflicts_with_all = ["target_size", "bits", "mode"])]
     pub target_bpw: Option<f64>,
     /// Bytes of all tensors, such as 800MB; never exceeded
-    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with_all = ["bits", "mode"])]
     pub target_size: Option<u64>,
     /// The same bits for every layer, or bits:group; nothing is measured
     #[arg(long, value_name = "BITS[:GROUP]")]
     pub bits: Option<String>,
+    /// How codes become numbers [default: affine]; mxfp4, mxfp8 and nvfp4 have one setting each and need no --bits
+    #[arg(long, value_enum)]
+    pub mode: Option<Mode>,
 }
 
 /// `mixbit analyze`.
@@ -226,7 +253,7 @@ pub enum RecipesCommand {
 /// `mixbit quantize`.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("size-or-recipe").required(true).multiple(true)
-    .args(["target_bpw", "target_size", "bits", "recipe"]))]
+    .args(["target_bpw", "target_size", "bits", "mode", "recipe"]))]
 pub struct Quantize {
     /// Model folder to read
     #[arg(long, alias = "model", value_name = "DIR")]
@@ -239,20 +266,23 @@ pub struct Quantize {
     pub size: Size,
     /// What layers become, and how it is measured: a name that `mixbit recipes` lists, or a file; the other flags
     /// override it
-    #[arg(long, value_name = "NAME|FILE", conflicts_with = "bits")]
+    #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["bits", "mode"])]
     pub recipe: Option<String>,
+    /// With --bits, weights that share a scale: 32, 64 or 128 [default: 64, or what the mode has]
+    #[arg(long, value_name = "GROUP", conflicts_with_all = ["target_bpw", "target_size"])]
+    pub group_size: Option<u32>,
     /// What a layer may become: bits x group sizes, such as "3,4,6 x 64,128", and `+ keep` for float
     /// [default: 2,3,4,5,6,8 x 32,64,128 + keep]
-    #[arg(long, value_name = "LIST", conflicts_with = "bits")]
+    #[arg(long, value_name = "LIST", conflicts_with_all = ["bits", "mode"])]
     pub candidates: Option<String>,
-    /// Fix layers: GLOB=bits[:group] or GLOB=float; may be repeated, the last that matches wins
+    /// Fix layers: GLOB=bits[:group[:mode]] or GLOB=float; may be repeated, the last that matches wins
     #[arg(long, value_name = "RULE")]
     pub layer: Vec<String>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub calibration: Calibration,
     /// Use a table that `mixbit analyze` wrote instead of measuring
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["calibration", "bits"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["calibration", "bits", "mode"])]
     pub sensitivities: Option<PathBuf>,
     /// Element type of what stays float and of scales and biases
     #[arg(long, value_enum, default_value = "float16")]
@@ -262,10 +292,43 @@ pub struct Quantize {
     pub dry_run: bool,
 }
 
+/// `mixbit dequantize`.
+#[derive(Debug, Args)]
+pub struct Dequantize {
+    /// Model folder to read, with quantized layers
+    #[arg(long, alias = "model", value_name = "DIR")]
+    pub hf_path: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub output: Output,
+    /// Element type to write [default: the model's own]
+    #[arg(long, value_enum)]
+    pub dtype: Option<FloatDtype>,
+}
+
+/// What scripts may rely on.
+const INSPECT_JSON: &str = "\
+JSON:
+  model_type     the config's; null for a single file
+  parameters     values before any packing
+  bpw_quantized  bits a weight of the linear layers, scales and biases included
+  bpw_model      bits a parameter of everything
+  bytes          {total, embeddings, codes, scales_biases, float}
+  layers         [{path, shape, bits, group_size, mode, bytes}]; of a float layer bits,
+                 group_size and mode are null
+  tensors        of a single file: [{name, dtype, shape, bytes}]
+  notes          what was decided against the config's letter
+
+A single file has no config. Where its shapes allow several settings of a quantized
+layer, `settings` lists them; shape, bits and group_size, and the numbers that depend
+on them, are null.";
+
 /// `mixbit inspect`.
 #[derive(Debug, Args)]
+#[command(after_long_help = INSPECT_JSON)]
 pub struct Inspect {
-    /// Model folder
+    /// Model folder, Hugging Face or MLX, or a single .safetensors or .npz file
+    #[arg(value_name = "MODEL")]
     pub model: PathBuf,
     /// One JSON object on stdout
     #[arg(long)]

@@ -1,5 +1,7 @@
 //! What is in a model, to the byte: layers, classes of bytes, bits per weight. From headers alone.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use crate::bitmap::BitMap;
@@ -59,25 +61,16 @@ pub struct Inventory {
 impl Inventory {
     /// What `source` holds now.
     pub fn of_source(source: &SourceModel) -> Self {
-        let size = |name: &str| source.tensor(name).map_or(0, |tensor| tensor.bytes().len() as u64);
-        Self::build(source, source.bitmap(), |spec, layer| match layer {
-            None => (size(&spec.name), 0),
-            Some((path, _)) => {
-                (size(&spec.name), size(&format!("{path}.scales")) + size(&format!("{path}.biases")))
-            }
+        Self::build(source, source.bitmap(), |spec, layer| {
+            stored_bytes(source, spec, layer.map(|(path, _)| path))
         })
     }
 
     /// What `source` will hold with `bitmap`, its float part in `dtype`. Layers that are quantized already keep theirs.
     pub fn planned(source: &SourceModel, bitmap: &BitMap, dtype: Dtype) -> Self {
-        let now = Self::of_source(source);
         Self::build(source, bitmap, |spec, layer| match layer {
             None => (spec.len() as u64 * dtype.size() as u64, 0),
-            Some((path, _)) if source.bitmap().contains_key(path) => {
-                let kept = now.layers.iter().find(|entry| entry.path == path);
-                let codes = source.tensor(&spec.name).map_or(0, |tensor| tensor.bytes().len() as u64);
-                (codes, kept.map_or(0, |entry| entry.bytes - codes))
-            }
+            Some((path, _)) if source.bitmap().contains_key(path) => stored_bytes(source, spec, Some(path)),
             Some((_, quant)) => {
                 let total = quant.bytes(spec.shape[0], spec.shape[1], dtype.size()).unwrap_or(0);
                 let codes = spec.len() as u64 * u64::from(quant.bits) / 8;
@@ -137,8 +130,15 @@ impl Inventory {
         self.bytes.total as f64 * 8.0 / self.parameters as f64
     }
 
-    /// The entry of a block's role.
-    pub fn cell(&self, block: usize, role: Role) -> Option<&LayerEntry> {
-        self.layers.iter().find(|layer| layer.block == Some(block) && layer.role == role)
+    /// The layers of the blocks.
+    pub fn cells(&self) -> BTreeMap<(usize, Role), &LayerEntry> {
+        self.layers.iter().filter_map(|layer| Some(((layer.block?, layer.role), layer))).collect()
     }
+}
+
+/// Bytes of `spec`'s values or codes, and of the scales and biases of a quantized `layer`.
+fn stored_bytes(source: &SourceModel, spec: &TensorSpec, layer: Option<&str>) -> (u64, u64) {
+    let size = |name: &str| source.tensor(name).map_or(0, |tensor| tensor.bytes().len() as u64);
+    let scales = layer.map_or(0, |path| size(&format!("{path}.scales")) + size(&format!("{path}.biases")));
+    (size(&spec.name), scales)
 }

@@ -93,7 +93,7 @@ impl<'a> Plan<'a> {
         let paths: Vec<&str> = plan.layers.iter().filter_map(|(spec, _)| spec.path()).collect();
         LayerRule::check_all(rules, &paths)?;
         if plan.layers.is_empty() {
-            return Err(nothing_to_do(source, &plan));
+            return Err(nothing_to_do(source, &plan, candidates));
         }
         Ok(plan)
     }
@@ -296,18 +296,22 @@ fn round_towards(nearest: f64, least: f64, most: f64) -> f64 {
     if (least..=most).contains(&up) { up } else { down }
 }
 
-fn nothing_to_do(source: &SourceModel, plan: &Plan<'_>) -> Error {
+fn nothing_to_do(source: &SourceModel, plan: &Plan<'_>, candidates: &[Candidate]) -> Error {
     let dir = source.dir();
-    if plan.already.is_empty() {
-        Error::file(dir, "no layer has rows that a candidate's group size divides")
-            .hint("MLX quantizes rows in groups of 32, 64 or 128")
-    } else {
-        Error::file(
+    if !plan.already.is_empty() {
+        return Error::file(
             dir,
             format!("nothing left to quantize: {} layers are already quantized", plan.already.len()),
         )
-        .hint("start from the float model to choose other bits")
+        .hint("start from the float model to choose other bits");
     }
+    let list: Vec<String> = candidates.iter().map(ToString::to_string).collect();
+    let example = plan.indivisible.first().and_then(|path| source.manifest().layer(path));
+    let example = example.map_or_else(String::new, |spec| {
+        format!(": `{}` has rows of {}", spec.path().unwrap_or(&spec.name), spec.shape[1])
+    });
+    Error::usage(format!("no layer can take any of the candidates {}{example}", list.join(", ")))
+        .hint("a candidate's group size must divide a layer's rows: 32, 64 or 128, and 16 in mode nvfp4")
 }
 
 #[cfg(test)]

@@ -5,14 +5,14 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use crate::affine::{self, AffineError, FloatType, Quantized, Rows};
-use crate::candidate::Quant;
+use crate::affine::{FloatType, QuantizeError, Quantized, Rows};
+use crate::candidate::{Mode, Quant};
 use crate::checkpoint::{
     CastReport, Checkpoint, Dtype, OutputFolder, OutputTensor, Produce, Shards, Sink, SourceModel,
-    SourceTensor, cast, write_npz, write_safetensors,
+    SourceTensor, Tensor, cast, write_npz, write_safetensors,
 };
-use crate::cli::{Format, Output};
 use crate::error::{Error, Result};
+use crate::nearest;
 use crate::report::Console;
 
 /// Source bytes in a chunk.
@@ -168,7 +168,7 @@ fn check_range(source: &SourceTensor<'_>, dtype: Dtype, report: CastReport) -> R
         }))
 }
 
-/// A matrix quantized to packed codes, scales and biases.
+/// A matrix quantized to packed codes and scales, and biases in affine mode.
 pub struct QuantizeTensor<'a> {
     source: SourceTensor<'a>,
     layer: String,
@@ -178,7 +178,7 @@ pub struct QuantizeTensor<'a> {
 }
 
 impl<'a> QuantizeTensor<'a> {
-    /// Quantizes the matrix `source` of `layer`; the weights are cast to `dtype`, that of scales and biases, first.
+    /// Quantizes the matrix `source` of `layer`; the weights are first cast to `dtype`, that of affine scales and biases.
     pub fn new(
         source: SourceTensor<'a>,
         layer: &str,
@@ -198,13 +198,13 @@ impl<'a> QuantizeTensor<'a> {
     }
 
     fn round(&self, rows: &[u8]) -> Result<Quantized> {
-        let fail = |e: AffineError| {
+        let fail = |e: QuantizeError| {
             Error::tensor(self.source.tensor.file, self.source.name, e.to_string())
                 .hint("this layer cannot be quantized: keep it float, or mend the checkpoint")
         };
         let dtype = float_type(self.dtype)?;
         let rows = Rows::new(rows, dtype, self.columns()).map_err(fail)?;
-        affine::quantize(rows, self.quant, dtype).map_err(fail)
+        nearest::quantize(rows, self.quant, dtype).map_err(fail)
     }
 
     fn chunk_rows(&self) -> usize {
@@ -221,11 +221,13 @@ impl Produce for QuantizeTensor<'_> {
             dtype,
             shape: vec![self.rows(), columns],
         };
-        vec![
-            output("weight", Dtype::U32, words),
-            output("scales", self.dtype, groups),
-            output("biases", self.dtype, groups),
-        ]
+        let codes = output("weight", Dtype::U32, words);
+        match self.quant.mode {
+            Mode::Affine => {
+                vec![codes, output("scales", self.dtype, groups), output("biases", self.dtype, groups)]
+            }
+            _ => vec![codes, output("scales", Dtype::U8, groups)],
+        }
     }
 
     fn chunks(&self) -> usize {
@@ -242,12 +244,128 @@ impl Produce for QuantizeTensor<'_> {
         check_range(&self.source, self.dtype, report)?;
         self.warnings.add(self.source.name, report);
         let parts = self.round(&rounded)?;
-        for (output, part) in [parts.packed, parts.scales, parts.biases].iter().enumerate() {
+        let parts = [parts.packed, parts.scales, parts.biases];
+        for (output, part) in parts.iter().enumerate().filter(|(_, part)| !part.is_empty()) {
             let row_bytes = part.len() / (end - first);
             sink(output, (first * row_bytes) as u64, part)?;
         }
         tensor.release(first * row, end * row);
         Ok(())
+    }
+}
+
+/// A quantized matrix back in float.
+pub struct DequantizeTensor<'a> {
+    name: String,
+    codes: Tensor<'a>,
+    scales: Tensor<'a>,
+    biases: Option<Tensor<'a>>,
+    quant: Quant,
+    /// Of affine scales and biases; otherwise the one decoded to.
+    stored: FloatType,
+    dtype: Dtype,
+    warnings: &'a Warnings,
+}
+
+impl<'a> DequantizeTensor<'a> {
+    /// Decodes `layer`, which `source` lists as quantized, to `dtype`.
+    pub fn new(
+        source: &'a SourceModel,
+        layer: &str,
+        quant: Quant,
+        dtype: Dtype,
+        warnings: &'a Warnings,
+    ) -> Result<Self> {
+        let part = |part: &str, expected: &dyn Fn(Dtype) -> bool| {
+            let name = format!("{layer}.{part}");
+            let tensor = source.tensor(&name)?;
+            if expected(tensor.dtype) {
+                return Ok(tensor);
+            }
+            Err(Error::tensor(tensor.file, name, format!("is {}, which {quant} cannot be", tensor.dtype)))
+        };
+        let name = format!("{layer}.weight");
+        let codes = part("weight", &|found| found == Dtype::U32)?;
+        if quant.mode != Mode::Affine {
+            let scales = part("scales", &|found| found == Dtype::U8)?;
+            let stored = float_type(dtype)?;
+            return Ok(Self { name, codes, scales, biases: None, quant, stored, dtype, warnings });
+        }
+        let scales = part("scales", &|found| float_type(found).is_ok())?;
+        let biases = Some(part("biases", &|found| found == scales.dtype)?);
+        let stored = float_type(scales.dtype)?;
+        Ok(Self { name, codes, scales, biases, quant, stored, dtype, warnings })
+    }
+
+    fn rows(&self) -> usize {
+        self.codes.shape[0]
+    }
+
+    fn columns(&self) -> usize {
+        self.codes.shape[1] * 32 / self.quant.bits as usize
+    }
+
+    fn chunk_rows(&self) -> usize {
+        (CHUNK / (self.columns() * self.dtype.size())).max(1)
+    }
+
+    /// Some rows in float: for float32 computed in it, as the engine computes with a quantized layer in float32, and
+    /// otherwise what `mx.dequantize(.., dtype=dtype)` gives.
+    fn decode(&self, parts: Quantized<&[u8]>, weights: usize) -> Result<(Vec<u8>, CastReport)> {
+        let fail = |e: QuantizeError| Error::tensor(self.codes.file, &self.name, e.to_string());
+        let mut out = Vec::new();
+        if self.dtype == Dtype::F32 {
+            let mut values = vec![0.0f32; weights];
+            nearest::dequantize(parts, self.quant, self.stored, &mut values).map_err(fail)?;
+            let report = cast(Dtype::F32, bytemuck::cast_slice(&values), self.dtype, &mut out);
+            return Ok((out, report));
+        }
+        let mut stored = vec![0; weights * self.stored.bytes()];
+        nearest::dequantize_stored(parts, self.quant, self.stored, &mut stored).map_err(fail)?;
+        let mut report = cast(self.stored.into(), &stored, self.dtype, &mut out);
+        if self.quant.mode != Mode::Affine {
+            // Decoded in `dtype` itself: what is infinite there was too large for it.
+            report.overflow |= report.non_finite > 0;
+        }
+        Ok((out, report))
+    }
+}
+
+impl<'a> Produce for DequantizeTensor<'a> {
+    fn outputs(&self) -> Vec<OutputTensor> {
+        let shape = vec![self.rows(), self.columns()];
+        vec![OutputTensor { name: self.name.clone(), dtype: self.dtype, shape }]
+    }
+
+    fn chunks(&self) -> usize {
+        self.rows().div_ceil(self.chunk_rows())
+    }
+
+    fn produce(&self, index: usize, sink: &mut Sink<'_>) -> Result<()> {
+        let first = index * self.chunk_rows();
+        let end = (first + self.chunk_rows()).min(self.rows());
+        let span = |tensor: &Tensor<'a>| {
+            let row = tensor.bytes().len() / self.rows();
+            (first * row, end * row)
+        };
+        let part = |tensor: &Tensor<'a>| {
+            let (start, end) = span(tensor);
+            tensor.slice(start, end)
+        };
+        let biases = self.biases.as_ref();
+        let parts = Quantized {
+            packed: part(&self.codes),
+            scales: part(&self.scales),
+            biases: biases.map_or(&[][..], part),
+        };
+        let (out, report) = self.decode(parts, (end - first) * self.columns())?;
+        check_range(&SourceTensor { name: &self.name, tensor: self.codes }, self.dtype, report)?;
+        self.warnings.add(&self.name, report);
+        for tensor in [&self.codes, &self.scales].into_iter().chain(biases) {
+            let (start, end) = span(tensor);
+            tensor.release(start, end);
+        }
+        sink(0, (first * self.columns() * self.dtype.size()) as u64, &out)
     }
 }
 
@@ -264,18 +382,30 @@ pub fn float_type(dtype: Dtype) -> Result<FloatType> {
     }
 }
 
+/// The files that weights are written to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Container {
+    /// model.safetensors, or shards of at most so many bytes.
+    Safetensors {
+        /// Bytes of tensors in one file.
+        max_shard_size: u64,
+    },
+    /// weights.npz.
+    Npz,
+}
+
 /// Writes what `producers` make into `folder` in the wanted format, with a progress bar called `verb`.
 pub fn write(
     folder: &OutputFolder,
     producers: &[Box<dyn Produce + '_>],
-    output: &Output,
+    container: Container,
     parameters: u64,
     console: &Console,
     verb: &str,
 ) -> Result<Shards> {
     let total = producers.iter().flat_map(|p| p.outputs()).map(|tensor| tensor.bytes()).sum();
     let bar = console.bytes_bar(verb, total);
-    let shards = write_format(folder, producers, output, parameters, &|n| bar.inc(n));
+    let shards = write_format(folder, producers, container, parameters, &|n| bar.inc(n));
     bar.finish_and_clear();
     shards.map_err(|error| folder.relocate(error))
 }
@@ -283,15 +413,15 @@ pub fn write(
 fn write_format(
     folder: &OutputFolder,
     producers: &[Box<dyn Produce + '_>],
-    output: &Output,
+    container: Container,
     parameters: u64,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Shards> {
-    match output.format {
-        Format::Safetensors => {
-            write_safetensors(folder.path(), producers, output.max_shard_size, parameters, progress)
+    match container {
+        Container::Safetensors { max_shard_size } => {
+            write_safetensors(folder.path(), producers, max_shard_size, parameters, progress)
         }
-        Format::Npz => {
+        Container::Npz => {
             // Members of a ZIP need their checksum first; a safetensors file gives them in order, mapped.
             let staging = folder.path().join("staging");
             std::fs::create_dir(&staging).map_err(|e| Error::io(&staging, e))?;

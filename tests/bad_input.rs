@@ -325,3 +325,57 @@ fn big_endian_arrays_are_refused() {
     let error = mixbit::checkpoint::Checkpoint::open(&path).unwrap_err();
     assert!(error.to_string().contains(">f4"), "{error}");
 }
+
+#[test]
+fn changed_bytes_in_an_npz_are_found() {
+    let home = tempfile::tempdir().unwrap();
+    let model = home.path().join("model");
+    succeeded(&make("convert", &bundled(), &model, &["--format", "npz"]));
+    let path = model.join("weights.npz");
+    let mut bytes = fs::read(&path).unwrap();
+    let tensor = mixbit::checkpoint::Checkpoint::open(&path).unwrap();
+    let data = tensor.get(GATE).unwrap().bytes();
+    let at = bytes.windows(data.len()).position(|w| w == data).unwrap() + 1000;
+    bytes[at] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let out = home.path().join("out");
+    let (model, to) = (model.to_str().unwrap(), out.to_str().unwrap());
+    for arguments in [
+        &["convert", "--hf-path", model, "--mlx-path", to][..],
+        &["quantize", "--hf-path", model, "--mlx-path", to, "--bits", "4"],
+        &["run", "--model", model, "--prompt", "x"],
+    ] {
+        let output = mixbit(arguments);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(GATE) && text.contains("CRC-32") && text.contains("hint: "), "{text}");
+        assert!(!out.exists());
+    }
+}
+
+#[test]
+fn a_name_that_a_header_has_twice_is_named() {
+    let patient = Patient::new();
+    let raw = RawCheckpoint::read(&patient.file(WEIGHTS));
+    let header = serde_json::to_string(&raw.header()).unwrap();
+    let entry = raw.header()[GATE].to_string();
+    let header = format!("{},\"{GATE}\":{entry}}}", header.strip_suffix('}').unwrap());
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.into_bytes());
+    raw.tensors.iter().for_each(|tensor| bytes.extend(&tensor.3));
+    fs::write(patient.file(WEIGHTS), bytes).unwrap();
+    patient.refused(&[WEIGHTS, GATE, "in the header twice"]);
+}
+
+#[test]
+fn candidates_that_no_layer_can_take_are_named() {
+    let home = tempfile::tempdir().unwrap();
+    let model = common::fixtures().join("golden/llama-rows-172");
+    let out = home.path().join("out");
+    let output = make("quantize", &model, &out, &["--target-bpw", "8", "--candidates", "4:128,8:128,keep"]);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    for part in ["4:128, 8:128, keep", "model.layers.0.", "rows of ", "hint: "] {
+        assert!(text.contains(part), "{text}");
+    }
+}

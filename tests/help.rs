@@ -14,9 +14,19 @@ fn said(arguments: &[&str]) -> String {
 #[test]
 fn help_of_every_command() {
     insta::assert_snapshot!("help", said(&["--help"]));
-    for command in
-        ["convert", "quantize", "analyze", "curve", "recipes", "inspect", "eval", "check", "run", "logits"]
-    {
+    for command in [
+        "convert",
+        "quantize",
+        "dequantize",
+        "analyze",
+        "curve",
+        "recipes",
+        "inspect",
+        "eval",
+        "check",
+        "run",
+        "logits",
+    ] {
         insta::assert_snapshot!(format!("help-{command}"), said(&[command, "--help"]));
     }
 }
@@ -28,4 +38,11 @@ fn tables_of_inspect() {
     insta::assert_snapshot!("inspect", said(&["inspect", model]));
     insta::assert_snapshot!("inspect-layers", said(&["inspect", "--layers", model]));
     insta::assert_snapshot!("inspect-json", said(&["inspect", "--json", model]));
+}
+
+#[test]
+fn tables_of_a_single_file() {
+    let file = "fixtures/golden/quantized-by-mlx-lm/llama4-text-mixed-bits/model.safetensors";
+    insta::assert_snapshot!("inspect-file", said(&["inspect", file]));
+    insta::assert_snapshot!("inspect-file-layers", said(&["inspect", "--layers", file]));
 }

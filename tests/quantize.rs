@@ -8,11 +8,11 @@ use std::fs;
 use std::path::Path;
 
 use common::{RawCheckpoint, bundled, fixtures, json_file, make, mixbit, stderr, stdout, succeeded};
-use mixbit::affine::{FloatType, Rows, quantize};
+use mixbit::affine::{FloatType, Quantized, Rows, quantize};
 use mixbit::candidate::Quant;
-use mixbit::checkpoint::SourceModel;
-use mixbit::engine::{Engine, Model};
-use serde_json::Value;
+use mixbit::checkpoint::{Dtype, SourceModel};
+use mixbit::engine::{Engine, Model, oracle};
+use serde_json::{Value, json};
 
 fn quantized(from: &Path, out: &Path, target: &str) -> String {
     let output =
@@ -208,5 +208,100 @@ fn uniform_bits_and_rules_by_hand() {
         assert_eq!(output.status.code(), Some(1), "{more:?}");
         assert!(stderr(&output).contains(expected), "{more:?}: {}", stderr(&output));
     }
-    assert_eq!(run(&["--bits", "4", "--target-bpw", "4"]).status.code(), Some(2));
+    for more in [
+        &["--bits", "4", "--target-bpw", "4"][..],
+        &["--mode", "nvfp4", "--target-size", "700KB"],
+        &["--group-size", "32"],
+        &["--group-size", "32", "--target-bpw", "4"],
+        &["--mode", "nvfp4", "--candidates", "4"],
+        &["--mode", "int4"],
+        &[],
+    ] {
+        assert_eq!(run(more).status.code(), Some(2), "{more:?}");
+    }
+}
+
+#[test]
+fn floating_point_modes_and_back_to_float() {
+    let home = tempfile::tempdir().unwrap();
+    let engine = Engine::start().unwrap();
+    let tokens: Vec<u32> = (0..40).map(|i| (i * 37 + 5) % 1000).collect();
+    let logits = |path: &Path| {
+        let source = SourceModel::open(path).unwrap();
+        Model::load(&engine, &source, None).unwrap().logits(&tokens, None).unwrap()
+    };
+    let (quantized, float) = (home.path().join("quantized"), home.path().join("float"));
+    for (flags, entry) in [
+        (&["--mode", "mxfp4"][..], json!({"group_size": 32, "bits": 4, "mode": "mxfp4"})),
+        (&["--bits", "8", "--mode", "mxfp8"], json!({"group_size": 32, "bits": 8, "mode": "mxfp8"})),
+        (&["--bits", "nvfp4"], json!({"group_size": 16, "bits": 4, "mode": "nvfp4"})),
+        (&["--bits", "5", "--group-size", "32"], json!({"group_size": 32, "bits": 5, "mode": "affine"})),
+    ] {
+        let more = [flags, &["--layer", "*.0.*.v_proj=4:16:nvfp4", "--overwrite"]].concat();
+        succeeded(&make("quantize", &bundled(), &quantized, &more));
+        let config = json_file(&quantized.join("config.json"));
+        let mode = entry["mode"].as_str().unwrap();
+        assert_eq!(config["quantization"]["model.layers.1.self_attn.q_proj"], entry, "{mode}");
+        assert_eq!(config["quantization"]["model.layers.0.self_attn.v_proj"]["mode"], "nvfp4");
+        let raw = RawCheckpoint::read(&quantized.join("model.safetensors"));
+        let scales = raw.tensors.iter().filter(|tensor| tensor.0.ends_with(".scales"));
+        let bytes = scales.filter(|tensor| tensor.1 == "U8").count();
+        let biases = raw.tensors.iter().filter(|tensor| tensor.0.ends_with(".biases")).count();
+        assert_eq!((bytes, biases), if mode == "affine" { (1, 27) } else { (28, 0) }, "{mode}");
+
+        succeeded(&make("dequantize", &quantized, &float, &["--dtype", "float32", "--overwrite"]));
+        let config = json_file(&float.join("config.json"));
+        assert!(config.get("quantization").is_none() && config.get("quantization_config").is_none());
+        assert_eq!(config["torch_dtype"], "float32");
+        let (before, after) = (logits(&quantized), logits(&float));
+        let largest = before.iter().fold(0_f32, |m, x| m.max(x.abs()));
+        let error = before.iter().zip(&after).fold(0_f32, |m, (a, b)| m.max((a - b).abs()));
+        assert!(error < 1e-5 * largest, "{mode}: {error} of {largest}");
+    }
+    let again = make("dequantize", &float, &home.path().join("again"), &[]);
+    assert_eq!(again.status.code(), Some(1));
+    assert!(stderr(&again).contains("no layer is quantized"), "{}", stderr(&again));
+}
+
+#[test]
+fn dequantized_weights_are_those_of_mlx() {
+    let home = tempfile::tempdir().unwrap();
+    let engine = Engine::start().unwrap();
+    let (quantized, float) = (home.path().join("quantized"), home.path().join("float"));
+    let layers =
+        ["--layer", "*.1.*=mxfp4", "--layer", "*.2.*=mxfp8", "--layer", "*.3.*=nvfp4", "--overwrite"];
+    for (name, dtype) in [("float16", Dtype::F16), ("bfloat16", Dtype::BF16), ("float32", Dtype::F32)] {
+        let more = [&["--bits", "3", "--dtype", name][..], &layers].concat();
+        succeeded(&make("quantize", &bundled(), &quantized, &more));
+        // The dtype written is the model's own where none is given.
+        succeeded(&make("dequantize", &quantized, &float, &["--overwrite"]));
+        let (before, after) = (SourceModel::open(&quantized).unwrap(), SourceModel::open(&float).unwrap());
+        for (layer, quant) in before.bitmap() {
+            let part = |part: &str| before.tensor(&format!("{layer}.{part}")).map_or(&[][..], |t| t.bytes());
+            let packed = Quantized { packed: part("weight"), scales: part("scales"), biases: part("biases") };
+            let found = after.tensor(&format!("{layer}.weight")).unwrap();
+            let shape = [found.shape[0], found.shape[1]];
+            let expected = oracle::dequantize(&engine, packed, dtype, shape, *quant).unwrap();
+            assert!(found.dtype == dtype && found.bytes() == expected, "{layer} {quant} {name}");
+        }
+    }
+}
+
+#[test]
+fn floating_point_modes_are_candidates_too() {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    let more = ["--target-bpw", "6", "--candidates", "nvfp4,4:64,mxfp8,keep"];
+    let text = make(
+        "quantize",
+        &bundled(),
+        &out,
+        &[&more[..], &["--samples", "4", "--sequence-length", "64"]].concat(),
+    );
+    succeeded(&text);
+    let source = SourceModel::open(&out).unwrap();
+    let modes: Vec<&str> = source.bitmap().values().map(|quant| quant.mode.name()).collect();
+    assert!(modes.contains(&"mxfp8"), "{modes:?}");
+    let bpw = inspected(&out)["bpw_quantized"].as_f64().unwrap();
+    assert!(bpw <= 6.0 && bpw > 5.9, "{bpw}");
 }

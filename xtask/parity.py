@@ -2,7 +2,7 @@
 
 For each model: mixbit converts it to float16; stock mlx-lm must load the result, and its logits and its greedy text, both
 computed in float32 as ours are on the CPU, must equal ours. The trained models are also quantized to 4.5 bpw and
-compared the same way. Where mlx-lm is known to compute something else than transformers (case.json says so), only loading
+compared the same way, the bundled one also in each floating-point mode, and dequantized again. Where mlx-lm is known to compute something else than transformers (case.json says so), only loading
 and generating is checked, and the reason printed.
 """
 
@@ -88,6 +88,22 @@ def check_story(mixbit, folder):
     return f"{'stories260K: Once upon a time':46} {'ok' if text.startswith(expected) else 'DIFFERS ' + text!r}", text.startswith(expected)
 
 
+def check_modes(mixbit, folder, tokens, home):
+    """The floating-point modes, and a model of mixed ones back in float. Yields lines and whether all is well."""
+    mixed = ["--bits", "3", "--layer", "*.0.*=mxfp4", "--layer", "*.1.*=mxfp8", "--layer", "*.2.*=nvfp4"]
+    for name, flags in [(mode, ["--mode", mode]) for mode in ("mxfp4", "mxfp8", "nvfp4")] + [("mixed modes", mixed)]:
+        quantized = home / "modes"
+        run(mixbit, "quantize", "--hf-path", folder, "--mlx-path", quantized, "--overwrite", *flags)
+        yield compare(mixbit, f"{folder.name} in {name}", quantized, tokens, home)
+    for dtype in ("float16", "float32"):
+        run(mixbit, "dequantize", "--model", quantized, "--out", home / "float", "--dtype", dtype, "--overwrite")
+        yield compare(mixbit, f"{folder.name} back in {dtype}", home / "float", tokens, home)
+    difference = our_logits(mixbit, home / "float", tokens, home) - our_logits(mixbit, quantized, tokens, home)
+    error = float(np.abs(difference).max())
+    well = error < TOLERANCE
+    yield f"{'float32 against quantized':46} logits {error:.1e}  {'ok' if well else 'DIFFERS'}", well
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--mixbit", required=True, type=lambda path: str(Path(path).resolve()))
@@ -117,6 +133,9 @@ def main():
                 run(arguments.mixbit, "quantize", "--hf-path", folder, "--mlx-path", quantized, "--target-bpw", "4.5",
                     "--samples", 8, "--sequence-length", 128, "--overwrite")
                 report(*compare(arguments.mixbit, f"{folder.name} at 4.5 bpw", quantized, tokens, home))
+            if folder == trained[0]:
+                for line, well in check_modes(arguments.mixbit, folder, tokens, home):
+                    report(line, well)
             if folder.name == "stories260K":
                 report(*check_story(arguments.mixbit, folder))
     print(f"{sum(results)} passed, {len(results) - sum(results)} failed")

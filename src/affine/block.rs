@@ -4,17 +4,17 @@ use super::kernel::{encode, round_to_nearest_grid, snap};
 use super::{Layout, MAX_GROUP, Quantized, pack};
 
 /// A loop over groups. The error is the number of the first group that is not finite.
-pub(super) trait Block: Sized {
+pub(crate) trait Block: Sized {
     /// Does the work for groups of `GROUP` weights. Implementations are `inline(always)`.
     fn run<const GROUP: usize>(self) -> Result<(), usize>;
 
-    /// The setting, for the group size.
-    fn layout(&self) -> Layout;
+    /// The `GROUP` to be called with: 16, 32, 64 or 128.
+    fn group_size(&self) -> usize;
 }
 
 /// Runs `block` with AVX2 where the CPU has it. Only the width of the vectors differs: without fused operations
 /// every instruction set rounds alike.
-pub(super) fn with_wide_vectors(block: impl Block) -> Result<(), usize> {
+pub(crate) fn with_wide_vectors(block: impl Block) -> Result<(), usize> {
     #[cfg(target_arch = "x86_64")]
     {
         #[target_feature(enable = "avx2")]
@@ -32,7 +32,8 @@ pub(super) fn with_wide_vectors(block: impl Block) -> Result<(), usize> {
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
 fn by_group_size(block: impl Block) -> Result<(), usize> {
-    match block.layout().group_size {
+    match block.group_size() {
+        16 => block.run::<16>(),
         32 => block.run::<32>(),
         64 => block.run::<64>(),
         _ => block.run::<MAX_GROUP>(),
@@ -48,8 +49,8 @@ pub(super) struct QuantizeBlock<'a> {
 }
 
 impl Block for QuantizeBlock<'_> {
-    fn layout(&self) -> Layout {
-        self.layout
+    fn group_size(&self) -> usize {
+        self.layout.group_size
     }
 
     #[inline(always)]
@@ -86,8 +87,8 @@ pub(super) struct SnapBlock<'a, F> {
 }
 
 impl<F: Fn(&[f32], &[f32], &mut [f32])> Block for SnapBlock<'_, F> {
-    fn layout(&self) -> Layout {
-        self.layout
+    fn group_size(&self) -> usize {
+        self.layout.group_size
     }
 
     #[inline(always)]

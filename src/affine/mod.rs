@@ -8,7 +8,7 @@
 //! Two float types matter. The weights' own, and the one they are quantized *in*, which scales and biases are
 //! stored in: weights are first rounded to that (`mlx_lm.convert --dtype` casts, then quantizes).
 
-mod block;
+pub(crate) mod block;
 mod dtype;
 mod kernel;
 mod pack;
@@ -33,9 +33,9 @@ const BLOCK: usize = 1 << 15;
 /// knows those and puts them in front.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
-pub enum AffineError {
-    /// Not an affine setting that MLX has.
-    #[error("{0} is not an affine quantization of MLX")]
+pub enum QuantizeError {
+    /// Not a setting that MLX has, or one of another mode.
+    #[error("MLX has no quantization {0} of this kind")]
     Unsupported(Quant),
     /// The group size does not divide the row.
     #[error("rows of {columns} weights do not divide into groups of {group_size}")]
@@ -70,7 +70,7 @@ pub enum AffineError {
     },
 }
 
-type Result<T, E = AffineError> = std::result::Result<T, E>;
+type Result<T, E = QuantizeError> = std::result::Result<T, E>;
 
 /// Some rows of a weight: little-endian bytes of `dtype`, row-major.
 #[derive(Debug, Clone, Copy)]
@@ -92,6 +92,21 @@ impl<'a> Rows<'a> {
         Self::new(bytemuck::cast_slice(weights), FloatType::F32, columns)
     }
 
+    /// Little-endian, of [`Rows::dtype`].
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    /// The type of the weights.
+    pub fn dtype(&self) -> FloatType {
+        self.dtype
+    }
+
+    /// Weights in a row.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
     /// How many weights.
     pub fn len(&self) -> usize {
         self.bytes.len() / self.dtype.bytes()
@@ -104,14 +119,15 @@ impl<'a> Rows<'a> {
 }
 
 /// A quantized weight as MLX stores it, little-endian: `packed` is `u32` `[rows, columns * bits / 32]`,
-/// `scales` and `biases` are floats `[rows, columns / group_size]`. Owned, borrowed or borrowed for writing.
+/// `scales` and `biases` are `[rows, columns / group_size]`: floats in affine mode; in the floating-point modes one byte
+/// a scale, and no biases. Owned, borrowed or borrowed for writing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Quantized<B = Vec<u8>> {
     /// Codes, least significant bit first.
     pub packed: B,
     /// One per group.
     pub scales: B,
-    /// One per group.
+    /// One per group, or empty.
     pub biases: B,
 }
 
@@ -149,7 +165,7 @@ struct Layout {
 impl Layout {
     fn new(quant: Quant, dtype: FloatType) -> Result<Self> {
         if quant.mode != Mode::Affine || quant.validate().is_err() {
-            return Err(AffineError::Unsupported(quant));
+            return Err(QuantizeError::Unsupported(quant));
         }
         Ok(Self { bits: quant.bits, group_size: quant.group_size as usize, dtype })
     }
@@ -158,7 +174,7 @@ impl Layout {
     fn for_rows(quant: Quant, dtype: FloatType, columns: usize) -> Result<Self> {
         let layout = Self::new(quant, dtype)?;
         if !columns.is_multiple_of(layout.group_size) {
-            return Err(AffineError::Columns { columns, group_size: quant.group_size });
+            return Err(QuantizeError::Columns { columns, group_size: quant.group_size });
         }
         Ok(layout)
     }
@@ -186,17 +202,19 @@ impl Layout {
         Grid { scale: self.dtype.round(grid.scale), bias: self.dtype.round(grid.bias) }
     }
 
-    fn not_finite(self, group: usize, columns: usize) -> AffineError {
+    fn not_finite(self, group: usize, columns: usize) -> QuantizeError {
         let (at, group_size) = (group * self.group_size, self.group_size);
-        AffineError::NotFinite { row: at / columns, column: at % columns, group_size, dtype: self.dtype }
+        QuantizeError::NotFinite { row: at / columns, column: at % columns, group_size, dtype: self.dtype }
     }
 }
 
-fn same_length(what: &'static str, found: usize, expected: usize) -> Result<()> {
-    if found == expected { Ok(()) } else { Err(AffineError::Length { what, found, expected }) }
+/// Fails unless `found` is as long as `expected`.
+pub(crate) fn same_length(what: &'static str, found: usize, expected: usize) -> Result<()> {
+    if found == expected { Ok(()) } else { Err(QuantizeError::Length { what, found, expected }) }
 }
 
-fn whole_rows(what: &'static str, found: usize, row: usize) -> Result<()> {
+/// Fails unless `found` is a multiple of `row`.
+pub(crate) fn whole_rows(what: &'static str, found: usize, row: usize) -> Result<()> {
     same_length(what, found, found.checked_div(row).unwrap_or(0) * row)
 }
 

@@ -130,13 +130,13 @@ fn refused() {
     let w = vec![0.5_f32; 128];
     let q = Quant::affine(4, 64);
     let f16 = FloatType::F16;
-    assert!(matches!(Rows::from_f32(&w, 100), Err(AffineError::Length { .. })));
-    assert!(matches!(Rows::from_f32(&w, 0), Err(AffineError::Length { .. })));
+    assert!(matches!(Rows::from_f32(&w, 100), Err(QuantizeError::Length { .. })));
+    assert!(matches!(Rows::from_f32(&w, 0), Err(QuantizeError::Length { .. })));
     let rows = Rows::from_f32(&w, 32).unwrap();
-    assert_eq!(quantize(rows, q, f16), Err(AffineError::Columns { columns: 32, group_size: 64 }));
+    assert_eq!(quantize(rows, q, f16), Err(QuantizeError::Columns { columns: 32, group_size: 64 }));
     let rows = Rows::from_f32(&w, 64).unwrap();
     for quant in [Quant::affine(7, 64), Quant::affine(4, 16), Mode::Mxfp4.default_quant()] {
-        assert_eq!(quantize(rows, quant, f16), Err(AffineError::Unsupported(quant)));
+        assert_eq!(quantize(rows, quant, f16), Err(QuantizeError::Unsupported(quant)));
     }
     let mut short = Quantized { packed: vec![0; 64], scales: vec![0; 4], biases: vec![0; 2] };
     let error = quantize_into(rows, q, f16, short.as_mut_slices()).unwrap_err();

@@ -5,6 +5,8 @@ use std::fmt;
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
+use crate::affine::FloatType;
+
 /// Element type of a stored tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[allow(missing_docs)]
@@ -89,6 +91,16 @@ impl Dtype {
             "float16" | "half" => Some(Self::F16),
             "bfloat16" => Some(Self::BF16),
             _ => None,
+        }
+    }
+}
+
+impl From<FloatType> for Dtype {
+    fn from(float: FloatType) -> Self {
+        match float {
+            FloatType::F32 => Self::F32,
+            FloatType::F16 => Self::F16,
+            FloatType::Bf16 => Self::BF16,
         }
     }
 }

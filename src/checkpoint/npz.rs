@@ -7,6 +7,7 @@ use std::io::{BufWriter, Cursor, Write};
 use std::path::{Path, PathBuf};
 
 use npyz::{DType, Endianness, NpyHeader, Order, TypeChar};
+use rayon::prelude::*;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
@@ -14,13 +15,60 @@ use super::dtype::Dtype;
 use super::open::{Checkpoint, Entry};
 use crate::error::{Error, Result};
 
-/// The members of a mapped npz as tensors.
-pub(super) fn read_entries(path: &Path, map: &[u8], file: usize) -> Result<Vec<(String, Entry)>> {
+/// What the archive's directory says of a member's bytes.
+#[derive(Debug)]
+pub(super) struct Checksum {
+    name: String,
+    start: usize,
+    end: usize,
+    crc32: u32,
+}
+
+impl Checksum {
+    /// Bytes that one thread reads at a time.
+    const CHUNK: usize = 4 << 20;
+
+    /// Fails unless the bytes of the member are those that were written; `release` is told of parts that were read.
+    pub(super) fn verify(
+        &self,
+        file: &Path,
+        map: &[u8],
+        release: &(dyn Fn(usize, usize) + Sync),
+    ) -> Result<()> {
+        let hash = (self.start..self.end)
+            .into_par_iter()
+            .step_by(Self::CHUNK)
+            .map(|start| {
+                let end = (start + Self::CHUNK).min(self.end);
+                let mut hash = crc32fast::Hasher::new();
+                hash.update(&map[start..end]);
+                release(start, end);
+                hash
+            })
+            .reduce(crc32fast::Hasher::new, |mut hash, next| {
+                hash.combine(&next);
+                hash
+            });
+        let found = hash.finalize();
+        if found == self.crc32 {
+            return Ok(());
+        }
+        let message = format!("is damaged: its CRC-32 is {found:08x}, the archive says {:08x}", self.crc32);
+        Err(Error::tensor(file, &self.name, message)
+            .hint("the file was changed after it was written: take it again"))
+    }
+}
+
+/// Named tensors, and the checksums of the members they are in.
+pub(super) type Members = (Vec<(String, Entry)>, Vec<Checksum>);
+
+/// The members of a mapped npz.
+pub(super) fn read_entries(path: &Path, map: &[u8], file: usize) -> Result<Members> {
     let damaged = |e: &dyn std::fmt::Display| {
         Error::file(path, format!("not a whole npz file: {e}")).hint("the file is truncated or damaged")
     };
     let mut archive = ZipArchive::new(Cursor::new(map)).map_err(|e| damaged(&e))?;
-    let mut entries = Vec::new();
+    let (mut entries, mut checksums) = (Vec::new(), Vec::new());
     for index in 0..archive.len() {
         let member = archive.by_index(index).map_err(|e| damaged(&e))?;
         let member_name = member.name().map_err(|e| damaged(&e))?.into_owned();
@@ -35,9 +83,15 @@ pub(super) fn read_entries(path: &Path, map: &[u8], file: usize) -> Result<Vec<(
             return Err(damaged(&format!("member `{member_name}` ends past the file")));
         }
         let entry = member_entry(path, name, map, (start as usize, end as usize), file)?;
+        checksums.push(Checksum {
+            name: name.to_owned(),
+            start: start as usize,
+            end: end as usize,
+            crc32: member.crc32(),
+        });
         entries.push((name.to_owned(), entry));
     }
-    Ok(entries)
+    Ok((entries, checksums))
 }
 
 fn member_entry(path: &Path, name: &str, map: &[u8], span: (usize, usize), file: usize) -> Result<Entry> {

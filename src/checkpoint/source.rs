@@ -14,6 +14,8 @@ use crate::error::{Error, Result};
 use crate::models::{self, Rename, TensorShapes};
 use crate::spec::{DecoderSpec, Manifest, TensorSpec};
 
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
 /// A model folder whose config and tensors agree: nothing missing, nothing left over, every shape as expected.
 #[derive(Debug)]
 pub struct SourceModel {
@@ -24,6 +26,7 @@ pub struct SourceModel {
     manifest: Manifest,
     bitmap: BitMap,
     stored: BTreeMap<String, String>,
+    tied_head: Option<String>,
 }
 
 /// A stored tensor with the name it gets.
@@ -47,10 +50,11 @@ impl SourceModel {
             .filter_map(|(name, original)| Some((name.clone(), checkpoint.get(original)?.shape.to_vec())))
             .collect();
         let mut spec = (row.spec)(&config, &shapes)?;
-        drop_tied_head(&mut spec, &checkpoint, &mut stored)?;
+        let tied_head = drop_tied_head(&mut spec, &checkpoint, &mut stored)?;
         let manifest = spec.manifest();
         let bitmap = Declared::from_config(&config)?.resolve(&config, &manifest, &checkpoint, &stored)?;
-        let model = Self { dir: dir.to_owned(), config, checkpoint, spec, manifest, bitmap, stored };
+        let model =
+            Self { dir: dir.to_owned(), config, checkpoint, spec, manifest, bitmap, stored, tied_head };
         model.check()?;
         Ok(model)
     }
@@ -83,6 +87,26 @@ impl SourceModel {
     /// The weight files.
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
+    }
+
+    /// What headers alone cannot tell: [`Checkpoint::verify`], and whether a head that is left out because it is tied to
+    /// the embedding is equal to it.
+    pub fn verify(&self) -> Result<()> {
+        const STEP: usize = 4 << 20;
+        self.checkpoint.verify()?;
+        let Some(name) = &self.tied_head else { return Ok(()) };
+        let embedding = self.tensor(EMBEDDING)?;
+        let Some(head) = self.checkpoint.get(name) else { return Ok(()) };
+        let length = embedding.bytes().len();
+        for start in (0..length).step_by(STEP) {
+            let end = (start + STEP).min(length);
+            if head.slice(start, end) != embedding.slice(start, end) {
+                return Err(not_tied(&self.checkpoint, name));
+            }
+            head.release(start, end);
+            embedding.release(start, end);
+        }
+        Ok(())
     }
 
     /// The tensor that mlx-lm calls `name`, scales and biases of quantized layers among them.
@@ -196,30 +220,31 @@ fn rename(checkpoint: &Checkpoint, rule: fn(&str) -> Rename) -> Result<BTreeMap<
     Ok(stored)
 }
 
-/// A tied head that is stored all the same is a copy of the embedding: left out. If it differs, the config is wrong.
+/// A tied head that is stored all the same is a copy of the embedding: left out, and its name in the checkpoint returned.
+/// If it differs ([`SourceModel::verify`] looks at the values), the config is wrong.
 fn drop_tied_head(
     spec: &mut DecoderSpec,
     checkpoint: &Checkpoint,
     stored: &mut BTreeMap<String, String>,
-) -> Result<()> {
+) -> Result<Option<String>> {
     let head = format!("{}.weight", spec.head_name);
-    if !spec.tie_word_embeddings || !stored.contains_key(&head) {
-        return Ok(());
-    }
-    let bytes = |name: &str| stored.get(name).and_then(|n| checkpoint.get(n)).map(|t| t.bytes());
-    if bytes(&head) != bytes("model.embed_tokens.weight") {
-        return Err(Error::tensor(
-            checkpoint.path(),
-            &head,
-            "differs from the embedding it is said to be tied to",
-        )
-        .hint("set \"tie_word_embeddings\": false in config.json if the head was trained on its own"));
+    let Some(original) = stored.get(&head).filter(|_| spec.tie_word_embeddings).cloned() else {
+        return Ok(None);
+    };
+    let kind = |name: &str| checkpoint.get(name).map(|tensor| (tensor.dtype, tensor.shape));
+    if kind(&original) != stored.get(EMBEDDING).and_then(|name| kind(name)) {
+        return Err(not_tied(checkpoint, &original));
     }
     for part in ["weight", "scales", "biases"] {
         stored.remove(&format!("{}.{part}", spec.head_name));
     }
     spec.notes.push("the stored head is the tied embedding once more: left out".to_owned());
-    Ok(())
+    Ok(Some(original))
+}
+
+fn not_tied(checkpoint: &Checkpoint, head: &str) -> Error {
+    Error::tensor(checkpoint.path(), head, "differs from the embedding it is said to be tied to")
+        .hint("set \"tie_word_embeddings\": false in config.json if the head was trained on its own")
 }
 
 fn packed_shapes(

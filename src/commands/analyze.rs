@@ -15,6 +15,7 @@ use crate::weights::float_type;
 pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     let source = SourceModel::open(&args.model)?;
     check_writable(&args.out, args.overwrite)?;
+    source.verify()?;
     let dtype = args.dtype.into();
     let recipe = recipe(args.recipe.as_deref(), args.candidates.as_deref(), console)?;
     let plan = match (&recipe, &args.candidates) {

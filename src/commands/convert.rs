@@ -14,6 +14,7 @@ pub fn run(args: &Convert, console: &Console) -> Result<()> {
     let source = SourceModel::open(&args.hf_path)?;
     export::check_tokenizer(&source)?;
     check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
+    source.verify()?;
     let dtype = match args.dtype {
         Some(dtype) => dtype.into(),
         None => source.dtype()?,
@@ -22,7 +23,14 @@ pub fn run(args: &Convert, console: &Console) -> Result<()> {
     let warnings = Warnings::default();
     let producers = producers(&source, dtype, &warnings);
     let folder = OutputFolder::create(&output.mlx_path, output.overwrite)?;
-    let shards = write(&folder, &producers, output, source.manifest().parameters(), console, "converting")?;
+    let shards = write(
+        &folder,
+        &producers,
+        output.container(),
+        source.manifest().parameters(),
+        console,
+        "converting",
+    )?;
     let how = format!("Weights: {dtype}, {}.", bytes(shards.total_bytes));
     export::write_companions(&folder, &source, dtype, source.bitmap(), &how)?;
     folder.publish()?;

@@ -1,9 +1,12 @@
-//! `mixbit inspect`: what is in a model, from headers alone.
+//! `mixbit inspect`: what is in a model or a weight file, from headers alone.
 
-use serde_json::json;
+use std::path::Path;
 
-use crate::checkpoint::SourceModel;
+use serde_json::{Value, json};
+
+use crate::checkpoint::{Checkpoint, SourceModel};
 use crate::cli::Inspect;
+use crate::contents::{FileContents, FileLayer};
 use crate::error::{Error, Result};
 use crate::inventory::Inventory;
 use crate::report::{Align, Console, Table, bit_table, bytes, cell, class_table, out};
@@ -11,13 +14,27 @@ use crate::spec::Role;
 
 /// Runs the command.
 pub fn run(args: &Inspect, console: &Console) -> Result<()> {
+    if args.model.is_file() {
+        return inspect_file(args);
+    }
     let source = SourceModel::open(&args.model)?;
     let inventory = Inventory::of_source(&source);
     if args.json {
-        return print_json(&source, &inventory);
+        return print_json(&json!({
+            "model_type": source.config().model_type(),
+            "parameters": inventory.parameters,
+            "bpw_quantized": inventory.bpw_quantized(),
+            "bpw_model": inventory.bpw_model(),
+            "bytes": inventory.bytes,
+            "layers": inventory.layers,
+            "notes": source.spec().notes,
+        }));
     }
     if args.layers {
-        return print_layers(&inventory);
+        let layers = inventory.layers.iter();
+        return print_layers(layers.map(|layer| {
+            [layer.path.clone(), sizes(&layer.shape), cell(Some(layer)), layer.bytes.to_string()]
+        }));
     }
     console.notes(&source.spec().notes);
     let spec = source.spec();
@@ -38,34 +55,91 @@ pub fn run(args: &Inspect, console: &Console) -> Result<()> {
         inventory.bpw_model(),
         bytes(inventory.bytes.total),
         bit_table(&inventory),
-        class_table(&[("size", &inventory)]),
+        class_table(&[("size", inventory.bytes)]),
     ))
 }
 
-fn print_json(source: &SourceModel, inventory: &Inventory) -> Result<()> {
-    let value = json!({
-        "model_type": source.config().model_type(),
-        "parameters": inventory.parameters,
-        "bpw_quantized": inventory.bpw_quantized(),
-        "bpw_model": inventory.bpw_model(),
-        "bytes": inventory.bytes,
-        "layers": inventory.layers,
-        "notes": source.spec().notes,
-    });
-    let text = serde_json::to_string_pretty(&value).map_err(|e| Error::usage(e.to_string()))?;
+/// A single weight file: nothing but names, types and shapes.
+fn inspect_file(args: &Inspect) -> Result<()> {
+    let path = &args.model;
+    if !path.extension().is_some_and(|extension| extension == "safetensors" || extension == "npz") {
+        return Err(Error::file(path, "is neither a model folder nor a .safetensors or .npz file")
+            .hint("give the folder that holds config.json, or one of its weight files"));
+    }
+    let contents = FileContents::of(&Checkpoint::open(path)?);
+    if args.json {
+        return print_json(&json!({
+            "model_type": Value::Null,
+            "parameters": contents.parameters,
+            "bpw_quantized": contents.bpw_quantized(),
+            "bpw_model": contents.bpw_model(),
+            "bytes": contents.bytes,
+            "layers": contents.layers,
+            "tensors": contents.tensors,
+            "notes": [],
+        }));
+    }
+    if args.layers {
+        return print_layers(contents.layers.iter().map(|layer| {
+            let shape = layer.shape.as_deref().map_or_else(|| "?".to_owned(), sizes);
+            [layer.path.clone(), shape, setting(layer), layer.bytes.to_string()]
+        }));
+    }
+    print_file(path, &contents)
+}
+
+fn print_file(path: &Path, contents: &FileContents) -> Result<()> {
+    let mut table = Table::new(&[
+        ("tensor", Align::Left),
+        ("type", Align::Left),
+        ("shape", Align::Right),
+        ("bytes", Align::Right),
+    ]);
+    for tensor in &contents.tensors {
+        table.row([
+            tensor.name.clone(),
+            tensor.dtype.clone(),
+            sizes(&tensor.shape),
+            tensor.bytes.to_string(),
+        ]);
+    }
+    let quantized = contents.layers.iter().filter(|layer| layer.mode.is_some()).count();
+    out(&format!(
+        "{}: {} tensors, {}, {quantized} of {} matrices quantized (--layers lists them)\n\n{table}\n{}",
+        path.display(),
+        contents.tensors.len(),
+        bytes(contents.bytes.total),
+        contents.layers.len(),
+        class_table(&[("size", contents.bytes)]),
+    ))
+}
+
+/// `4:64`, `nvfp4`, `float`, or what it may be: `2:64 or 4:32`.
+fn setting(layer: &FileLayer) -> String {
+    match (layer.bits, layer.group_size, layer.mode) {
+        (_, _, None) => "float".to_owned(),
+        (Some(bits), Some(group_size), Some("affine")) => format!("{bits}:{group_size}"),
+        (Some(_), _, Some(mode)) => mode.to_owned(),
+        _ => layer.settings.join(" or "),
+    }
+}
+
+fn sizes(shape: &[usize]) -> String {
+    shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x")
+}
+
+fn print_json(value: &Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::usage(e.to_string()))?;
     out(&format!("{text}\n"))
 }
 
-fn print_layers(inventory: &Inventory) -> Result<()> {
+fn print_layers(rows: impl Iterator<Item = [String; 4]>) -> Result<()> {
     let mut table = Table::new(&[
         ("layer", Align::Left),
         ("shape", Align::Right),
         ("bits", Align::Right),
         ("bytes", Align::Right),
     ]);
-    for layer in &inventory.layers {
-        let shape = format!("{}x{}", layer.shape[0], layer.shape[1]);
-        table.row([layer.path.clone(), shape, cell(Some(layer)), layer.bytes.to_string()]);
-    }
+    rows.for_each(|row| table.row(row));
     out(&table.to_string())
 }

@@ -13,6 +13,7 @@ pub fn run(args: &Logits, console: &Console) -> Result<()> {
         return Err(Error::usage(format!("--out {} must end in .npz", args.out.display())));
     }
     let source = SourceModel::open(&args.model)?;
+    source.verify()?;
     let tokens = match &args.prompt {
         Some(text) => Tokenizer::from_dir(&args.model)?.encode(text, true)?,
         None => args.tokens.clone(),

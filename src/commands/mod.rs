@@ -4,6 +4,7 @@ mod analyze;
 mod check;
 mod convert;
 mod curve;
+mod dequantize;
 mod eval;
 mod inspect;
 mod logits;
@@ -27,6 +28,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Analyze(args) => analyze::run(&args, &console),
         Command::Curve(args) => curve::run(&args, &console),
         Command::Recipes(args) => recipes::run(&args),
+        Command::Dequantize(args) => dequantize::run(&args, &console),
         Command::Inspect(args) => inspect::run(&args, &console),
         Command::Eval(args) => eval::run(&args, &console),
         Command::Check(args) => check::run(&args, &console),

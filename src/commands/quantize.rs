@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::measure::Measure;
 use super::settings::{Calibration, Target, recipe};
 use crate::bitmap::BitMap;
-use crate::candidate::{Candidate, DEFAULT_CANDIDATES};
+use crate::candidate::{Candidate, DEFAULT_CANDIDATES, Mode, Quant};
 use crate::checkpoint::{Dtype, OutputFolder, Produce, SourceModel, check_destination};
 use crate::cli::Quantize;
 use crate::error::Result;
@@ -23,6 +23,7 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     let source = SourceModel::open(&args.hf_path)?;
     export::check_tokenizer(&source)?;
     check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
+    source.verify()?;
     let dtype: Dtype = args.dtype.into();
     console.notes(&source.spec().notes);
     let rules: Vec<LayerRule> = args.layer.iter().map(|rule| rule.parse()).collect::<Result<_>>()?;
@@ -44,11 +45,11 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
 }
 
 fn candidates(args: &Quantize) -> Result<Vec<Candidate>> {
-    match (&args.size.bits, &args.candidates) {
-        (Some(bits), _) => Ok(vec![bits.parse()?]),
-        (None, Some(list)) => Candidate::parse_list(list),
-        (None, None) => Ok(DEFAULT_CANDIDATES.to_vec()),
+    let size = &args.size;
+    if size.bits.is_some() || size.mode.is_some() {
+        return Ok(vec![Quant::uniform(size.bits.as_deref(), args.group_size, size.mode)?.into()]);
     }
+    args.candidates.as_deref().map_or(Ok(DEFAULT_CANDIDATES.to_vec()), Candidate::parse_list)
 }
 
 fn solve(
@@ -118,7 +119,14 @@ fn write_model(
     let warnings = Warnings::default();
     let producers = producers(source, dtype, &solution.bitmap, &warnings);
     let folder = OutputFolder::create(&output.mlx_path, output.overwrite)?;
-    let shards = write(&folder, &producers, output, source.manifest().parameters(), console, "quantizing")?;
+    let shards = write(
+        &folder,
+        &producers,
+        output.container(),
+        source.manifest().parameters(),
+        console,
+        "quantizing",
+    )?;
     let predicted = solution
         .kl
         .map_or_else(String::new, |kl| format!(", predicted KL divergence {kl:.2e} nats per token"));
@@ -170,10 +178,15 @@ fn report(
     let after = Inventory::planned(source, bitmap, args.dtype.into());
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for quant in solution.bitmap.values() {
-        *counts.entry(format!("{} bits", quant.bits)).or_default() += 1;
+        let name = match quant.mode {
+            Mode::Affine => format!("{} bits", quant.bits),
+            mode => mode.to_string(),
+        };
+        *counts.entry(name).or_default() += 1;
     }
     let counts: Vec<String> = counts.iter().map(|(bits, n)| format!("{n} at {bits}, ")).collect();
-    out(&format!("{}\n{}", bit_table(&after), class_table(&[("before", &before), ("after", &after)])))?;
+    let classes = class_table(&[("before", before.bytes), ("after", after.bytes)]);
+    out(&format!("{}\n{classes}", bit_table(&after)))?;
     let target = match target {
         Target::Bpw(target) => format!(" of {target} ({:.4} below the target)", target - solution.bpw),
         Target::Size(size) => {

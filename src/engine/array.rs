@@ -136,11 +136,11 @@ pub(super) struct Packed {
     pub(super) quant: Quant,
 }
 
-fn optional_int(value: u32) -> mlx_sys::mlx_optional_int {
+pub(super) fn optional_int(value: u32) -> mlx_sys::mlx_optional_int {
     mlx_sys::mlx_optional_int { value: value as i32, has_value: true }
 }
 
-fn mode_name(mode: Mode) -> Result<CString> {
+pub(super) fn mode_name(mode: Mode) -> Result<CString> {
     CString::new(mode.name()).map_err(|e| Error::engine(e.to_string()))
 }
 
@@ -201,7 +201,7 @@ impl Packed {
 }
 
 /// What mlx-c takes for an argument that is not given.
-fn empty() -> Array {
+pub(super) fn empty() -> Array {
     // SAFETY: a new empty handle, owned from here on.
     unsafe { Array::from_ptr(mlx_sys::mlx_array_new()) }
 }

@@ -5,11 +5,12 @@ use rayon::prelude::*;
 
 use super::array::{self, Packed};
 use super::linear::{Linear, Weight};
-use crate::affine::{self, FloatType};
+use crate::affine::{FloatType, QuantizeError};
 use crate::bitmap::BitMap;
 use crate::candidate::{Mode, Quant};
 use crate::checkpoint::{Dtype, SourceModel, Tensor, cast, extend_f32};
 use crate::error::{Error, Result};
+use crate::nearest;
 
 /// Source bytes that one thread decodes at a time.
 const CHUNK: usize = 1 << 20;
@@ -87,9 +88,15 @@ impl<'a> Loader<'a> {
     fn rounded(&self, name: &str, quant: Quant, dtype: FloatType) -> Result<Array> {
         let tensor = self.source.tensor(name)?;
         let mut weights = decode(tensor);
-        let errors = affine::rounding_error(&weights, tensor.shape[1], quant, dtype)
-            .map_err(|e| Error::tensor(tensor.file, name, e.to_string()))?;
-        weights.par_iter_mut().zip(&errors).for_each(|(weight, error)| *weight += error);
+        let columns = tensor.shape[1];
+        let rows = (CHUNK / size_of::<f32>()).div_ceil(columns) * columns;
+        let failed = |e: QuantizeError| Error::tensor(tensor.file, name, e.to_string());
+        weights.par_chunks_mut(rows).try_for_each_init(Vec::new, |errors, weights| {
+            errors.resize(weights.len(), 0.0f32);
+            nearest::rounding_error_into(weights, columns, quant, dtype, errors).map_err(failed)?;
+            weights.iter_mut().zip(errors).for_each(|(weight, error)| *weight += *error);
+            Ok::<(), Error>(())
+        })?;
         Ok(array::from_vec(weights, tensor.shape).as_dtype(array::mlx_dtype(self.dtype))?)
     }
 

@@ -15,6 +15,7 @@ mod generate;
 mod linear;
 mod load;
 mod model;
+pub mod oracle;
 mod replay;
 mod score;
 mod states;

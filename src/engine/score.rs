@@ -16,10 +16,11 @@ use super::analysis::AnalysisSettings;
 use super::array::as_slice;
 use super::load::decode;
 use super::replay::Gradient;
-use crate::affine::{self, AffineError, FloatType};
+use crate::affine::{FloatType, QuantizeError};
 use crate::candidate::Quant;
 use crate::checkpoint::SourceModel;
 use crate::error::{Error, Result};
+use crate::nearest;
 use crate::sensitivity::{LayerSensitivity, Method, Score};
 use crate::spec::TensorSpec;
 
@@ -147,9 +148,9 @@ impl ScoredLayer<'_> {
             .map_init(Vec::new, |errors, (weights, squares)| {
                 errors.resize(weights.len(), 0.0);
                 let score = |quant: &Quant| weighted_error(weights, squares, columns, *quant, dtype, errors);
-                candidates.iter().map(score).collect::<Result<_, AffineError>>()
+                candidates.iter().map(score).collect::<Result<_, QuantizeError>>()
             })
-            .collect::<Result<_, AffineError>>()
+            .collect::<Result<_, QuantizeError>>()
             .map_err(|e| unrounded(self.spec, &e))?;
         let per_token = 0.5 / (*sequences * tokens) as f64;
         for (candidate, parts) in self.parts.iter_mut().enumerate() {
@@ -161,7 +162,7 @@ impl ScoredLayer<'_> {
     }
 }
 
-fn unrounded(spec: &TensorSpec, error: &AffineError) -> Error {
+fn unrounded(spec: &TensorSpec, error: &QuantizeError) -> Error {
     Error::engine(format!("{}: {error}", spec.name))
 }
 
@@ -180,14 +181,14 @@ fn rounding_errors(
             Vec::new,
             |errors, (rounded, weights)| {
                 errors.resize(weights.len(), 0.0f32);
-                affine::rounding_error_into(weights, columns, *quant, dtype, errors)?;
+                nearest::rounding_error_into(weights, columns, *quant, dtype, errors)?;
                 rounded.convert_from_f32_slice(errors);
                 Ok(())
             },
         )?;
         Ok(rounded)
     };
-    candidates.iter().map(rounded).collect::<Result<_, AffineError>>().map_err(|e| unrounded(spec, &e))
+    candidates.iter().map(rounded).collect::<Result<_, QuantizeError>>().map_err(|e| unrounded(spec, &e))
 }
 
 /// The sum is of parts that do not depend on the number of threads, so that the same input gives the same table.
@@ -233,8 +234,8 @@ fn weighted_error(
     quant: Quant,
     dtype: FloatType,
     errors: &mut [f32],
-) -> Result<f64, affine::AffineError> {
-    affine::rounding_error_into(weights, columns, quant, dtype, errors)?;
+) -> Result<f64, QuantizeError> {
+    nearest::rounding_error_into(weights, columns, quant, dtype, errors)?;
     Ok(errors
         .chunks(columns)
         .zip(squares.chunks(columns))

@@ -5,7 +5,7 @@ use std::io::IsTerminal;
 
 use super::console::bytes;
 use super::table::{Align, Table};
-use crate::inventory::{Inventory, LayerEntry};
+use crate::inventory::{ClassBytes, Inventory, LayerEntry};
 use crate::spec::Role;
 
 /// Width of a cell: `8:128`.
@@ -21,10 +21,11 @@ pub fn bit_table(inventory: &Inventory) -> String {
         let _ = write!(text, " {role:>WIDTH$}");
     }
     text.push('\n');
+    let cells = inventory.cells();
     for block in 0..blocks {
         let _ = write!(text, "{block:<WIDTH$}");
         for role in Role::BLOCK {
-            let entry = inventory.cell(block, role);
+            let entry = cells.get(&(block, role)).copied();
             let _ = write!(text, " {}", paint(entry, &format!("{:>WIDTH$}", cell(entry)), colour));
         }
         text.push('\n');
@@ -63,19 +64,19 @@ fn paint(entry: Option<&LayerEntry>, text: &str, colour: bool) -> String {
     format!("\x1b[{code}m{text}\x1b[0m")
 }
 
-/// Bytes by class, a column an inventory.
-pub fn class_table(columns: &[(&str, &Inventory)]) -> Table {
+/// Bytes by class, in named columns.
+pub fn class_table(columns: &[(&str, ClassBytes)]) -> Table {
     let mut header = vec![("bytes", Align::Left)];
     header.extend(columns.iter().map(|(name, _)| (*name, Align::Right)));
     let mut table = Table::new(&header);
-    let mut row = |name: &str, value: &dyn Fn(&Inventory) -> u64| {
-        let cells = columns.iter().map(|(_, inventory)| bytes(value(inventory)));
+    let mut row = |name: &str, value: fn(&ClassBytes) -> u64| {
+        let cells = columns.iter().map(|(_, classes)| bytes(value(classes)));
         table.row(std::iter::once(name.to_owned()).chain(cells));
     };
-    row("embeddings", &|i| i.bytes.embeddings);
-    row("quantized codes", &|i| i.bytes.codes);
-    row("scales and biases", &|i| i.bytes.scales_biases);
-    row("other float", &|i| i.bytes.float);
-    row("total", &|i| i.bytes.total);
+    row("embeddings", |classes| classes.embeddings);
+    row("quantized codes", |classes| classes.codes);
+    row("scales and biases", |classes| classes.scales_biases);
+    row("other float", |classes| classes.float);
+    row("total", |classes| classes.total);
     table
 }

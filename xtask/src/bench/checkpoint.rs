@@ -160,6 +160,14 @@ impl Checkpoint {
         self.folder
     }
 
+    /// Bytes of its matrices, the embedding among them or not.
+    pub fn matrix_bytes(&self, with_embedding: bool) -> usize {
+        let matrices = self.tensors.iter().filter(|(name, shape)| {
+            shape.len() == 2 && (with_embedding || name != "model.embed_tokens.weight")
+        });
+        matrices.map(|(_, shape)| shape.iter().product::<usize>() * self.dtype.size()).sum()
+    }
+
     /// Its folder, written first if it is not there.
     pub fn ensure(&self) -> Result<PathBuf> {
         let data = workspace::root().join("bench-data");

@@ -7,8 +7,10 @@ mod generate;
 mod measure;
 mod preload;
 mod quality;
+mod quantize;
 mod sensitivity;
 mod table;
+mod turns;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
@@ -24,6 +26,8 @@ pub enum Bench {
     Quality(quality::Options),
     /// Predicted against measured KL divergence, one layer at a time
     Sensitivity(sensitivity::Options),
+    /// Quantize the same checkpoint to 4 bits
+    Quantize(Options),
     /// Read a prompt and generate, with a 125M-parameter float16 model
     Run(Options),
 }
@@ -46,6 +50,7 @@ pub fn run(bench: &Bench) -> Result<()> {
         Bench::Analyze(options) => analyze::run(options),
         Bench::Quality(options) => quality::run(options),
         Bench::Sensitivity(options) => sensitivity::run(options),
+        Bench::Quantize(options) => quantize::run(options),
         Bench::Run(options) => generate::run(options),
     }
 }

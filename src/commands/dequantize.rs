@@ -1,0 +1,60 @@
+//! `mixbit dequantize`: a model with quantized layers in, an MLX folder of float weights out.
+
+use crate::bitmap::BitMap;
+use crate::checkpoint::{Dtype, OutputFolder, Produce, SourceModel, check_destination};
+use crate::cli::Dequantize;
+use crate::error::{Error, Result};
+use crate::export;
+use crate::report::{Console, bytes};
+use crate::weights::{CastTensor, DequantizeTensor, Warnings, write};
+
+/// Runs the command.
+pub fn run(args: &Dequantize, console: &Console) -> Result<()> {
+    let output = &args.output;
+    let source = SourceModel::open(&args.hf_path)?;
+    let count = source.bitmap().len();
+    if count == 0 {
+        return Err(Error::file(source.dir(), "no layer is quantized: there is nothing to turn back")
+            .hint("`mixbit convert` changes element type and container of a float model"));
+    }
+    export::check_tokenizer(&source)?;
+    check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
+    source.verify()?;
+    let dtype = match args.dtype {
+        Some(dtype) => dtype.into(),
+        None => source.dtype()?,
+    };
+    console.notes(&source.spec().notes);
+    let warnings = Warnings::default();
+    let producers = producers(&source, dtype, &warnings)?;
+    let folder = OutputFolder::create(&output.mlx_path, output.overwrite)?;
+    let parameters = source.manifest().parameters();
+    let shards = write(&folder, &producers, output.container(), parameters, console, "dequantizing")?;
+    let size = bytes(shards.total_bytes);
+    let how = format!("Weights: {dtype}, {size}, of which {count} layers were quantized before.");
+    export::write_companions(&folder, &source, dtype, &BitMap::new(), &how)?;
+    folder.publish()?;
+    console.warnings(&warnings.messages());
+    console.done(&format!("{count} layers back to {dtype}, {size} in {}", output.mlx_path.display()));
+    Ok(())
+}
+
+/// Decodes every quantized layer and casts the rest.
+fn producers<'a>(
+    source: &'a SourceModel,
+    dtype: Dtype,
+    warnings: &'a Warnings,
+) -> Result<Vec<Box<dyn Produce + 'a>>> {
+    let mut producers: Vec<Box<dyn Produce>> = Vec::new();
+    for tensor in source.tensors() {
+        let (layer, part) = tensor.name.rsplit_once('.').unwrap_or((tensor.name, ""));
+        match (source.bitmap().get(layer), part) {
+            (Some(&quant), "weight") => {
+                producers.push(Box::new(DequantizeTensor::new(source, layer, quant, dtype, warnings)?));
+            }
+            (Some(_), "scales" | "biases") => {}
+            _ => producers.push(Box::new(CastTensor::new(tensor, dtype, warnings))),
+        }
+    }
+    Ok(producers)
+}

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::allocate::{Allocation, Choice, Layer, Problem};
+use crate::allocate::{Allocation, Choice, CurvePoint, Layer, Problem};
 use crate::bitmap::BitMap;
 use crate::candidate::{Candidate, Quant};
 use crate::checkpoint::{Dtype, SourceModel};
@@ -11,7 +11,7 @@ use crate::inventory::Inventory;
 use crate::recipe::{Recipe, Tie};
 use crate::rules::LayerRule;
 use crate::sensitivity::LayerSensitivity;
-use crate::spec::TensorSpec;
+use crate::spec::{Role, TensorSpec};
 
 /// The layers to be decided on and what each may become.
 #[derive(Debug)]
@@ -23,6 +23,8 @@ pub struct Plan<'a> {
     pub already: Vec<String>,
     /// Indices of layers that get the same candidate.
     ties: Vec<Vec<usize>>,
+    /// The embedding, where the user wants it quantized.
+    embedding: Option<(&'a TensorSpec, Quant)>,
     dtype: Dtype,
 }
 
@@ -74,7 +76,7 @@ impl<'a> Plan<'a> {
         dtype: Dtype,
     ) -> Result<Self> {
         let (indivisible, already) = (Vec::new(), Vec::new());
-        let mut plan = Self { layers: Vec::new(), indivisible, already, ties: Vec::new(), dtype };
+        let mut plan = Self { layers: Vec::new(), indivisible, already, ties: Vec::new(), embedding: None, dtype };
         for spec in source.manifest().iter().filter(|spec| spec.quantizable()) {
             let Some(path) = spec.path() else { continue };
             if source.bitmap().contains_key(path) {
@@ -124,6 +126,39 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
+    /// Has the embedding quantized too. It is outside `--target-bpw`, and no sensitivity is measured for it.
+    pub fn quantize_embedding(&mut self, source: &'a SourceModel, quant: Quant) -> Result<()> {
+        let spec = source.manifest().iter().find(|spec| spec.role == Role::Embed);
+        let Some((spec, path)) = spec.and_then(|spec| Some((spec, spec.path()?))) else { return Ok(()) };
+        if source.bitmap().contains_key(path) {
+            return Err(Error::file(source.dir(), "the embedding is already quantized")
+                .hint("leave out --quantize-embeddings, or start from the float model"));
+        }
+        if source.spec().tie_word_embeddings && !source.spec().quantized_tied_head {
+            return Err(Error::usage(format!(
+                "the embedding of this {} model cannot be quantized: its head is tied to it, and stock mlx-lm, which \
+                 multiplies by the embedding's raw weight there, crashes on a quantized one",
+                source.config().model_type()
+            ))
+            .hint("leave out --quantize-embeddings; the embedding stays float"));
+        }
+        if quant.packed_columns(spec.shape[1]).is_none() {
+            return Err(Error::usage(format!(
+                "the embedding has rows of {}, which {quant} cannot divide",
+                spec.shape[1]
+            ))
+            .hint("choose another group size, such as --quantize-embeddings 8:32"));
+        }
+        self.embedding = Some((spec, quant));
+        Ok(())
+    }
+
+    /// The embedding's entry, where it is to be quantized.
+    pub fn embedding(&self) -> BitMap {
+        let entry = self.embedding.and_then(|(spec, quant)| Some((spec.path()?.to_owned(), quant)));
+        entry.into_iter().collect()
+    }
+
     /// Weights of the layers decided on.
     pub fn weights(&self) -> u64 {
         self.layers.iter().map(|(spec, _)| spec.len() as u64).sum()
@@ -153,7 +188,9 @@ impl<'a> Plan<'a> {
 
     /// Bytes of the tensors that are not decided on, as they will be written.
     pub fn rest_bytes(&self, source: &SourceModel, dtype: Dtype) -> u64 {
-        let as_float = Inventory::planned(source, source.bitmap(), dtype).bytes.total;
+        let mut bitmap = source.bitmap().clone();
+        bitmap.extend(self.embedding());
+        let as_float = Inventory::planned(source, &bitmap, dtype).bytes.total;
         as_float - self.weights() * dtype.size() as u64
     }
 
@@ -207,6 +244,16 @@ impl<'a> Plan<'a> {
 
     /// The bit map with the least predicted KL divergence at no more than `target` bits a weight.
     pub fn solve(&self, table: &[LayerSensitivity], target: f64) -> Result<Solution> {
+        let budget = (target * self.weights() as f64 / 8.0).floor() as u64;
+        Ok(self.solution(&self.problem(table)?.solve(budget)?))
+    }
+
+    /// Size against predicted KL divergence over the whole range, a `step` of bits apart.
+    pub fn curve(&self, table: &[LayerSensitivity], step: f64) -> Result<Vec<CurvePoint>> {
+        self.problem(table)?.sampled(self.weights(), step)
+    }
+
+    fn problem(&self, table: &[LayerSensitivity]) -> Result<Problem> {
         let by_path: BTreeMap<&str, &LayerSensitivity> =
             table.iter().map(|row| (row.path.as_str(), row)).collect();
         let mut layers = Vec::new();
@@ -218,9 +265,7 @@ impl<'a> Plan<'a> {
             let choices = options.iter().map(|&candidate| self.choice(spec, row, candidate));
             layers.push(Layer { path: path.to_owned(), options: choices.collect::<Result<_>>()? });
         }
-        let budget = (target * self.weights() as f64 / 8.0).floor() as u64;
-        let allocation = Problem::new(layers, &self.ties)?.solve(budget)?;
-        Ok(self.solution(&allocation))
+        Problem::new(layers, &self.ties)
     }
 
     fn choice(&self, spec: &TensorSpec, row: &LayerSensitivity, candidate: Candidate) -> Result<Choice> {

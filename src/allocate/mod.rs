@@ -14,6 +14,8 @@ mod fill;
 #[cfg(test)]
 mod tests;
 
+use serde::{Deserialize, Serialize};
+
 use crate::candidate::Candidate;
 use crate::error::{Error, Result};
 
@@ -57,6 +59,17 @@ pub struct Point {
     pub bytes: u64,
     /// Predicted loss of all layers.
     pub loss: f64,
+}
+
+/// What a size can buy, solved.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct CurvePoint {
+    /// Bits a weight.
+    pub bpw: f64,
+    /// Bytes of all layers.
+    pub bytes: u64,
+    /// Predicted loss of all layers: KL divergence per token.
+    pub kl: f64,
 }
 
 /// Layers that are decided together. The options are in order of rising bytes and falling loss.
@@ -156,6 +169,24 @@ impl Problem {
     /// The best that each size can buy: the hull path, rising in bytes and falling in loss.
     pub fn curve(&self) -> &[Point] {
         &self.curve
+    }
+
+    /// Solutions from the least to the most that can be spent, a `step` of bits apart over so many `weights`.
+    pub fn sampled(&self, weights: u64, step: f64) -> Result<Vec<CurvePoint>> {
+        let bpw = |bytes: u64| bytes as f64 * 8.0 / weights.max(1) as f64;
+        let (least, most) = self.reachable();
+        let mut budgets = vec![least];
+        let mut target = (bpw(least) / step).floor() * step + step;
+        while target < bpw(most) {
+            budgets.push((target * weights as f64 / 8.0) as u64);
+            target += step;
+        }
+        budgets.push(most);
+        let solved = |budget: u64| {
+            let allocation = self.solve(budget)?;
+            Ok(CurvePoint { bpw: bpw(allocation.bytes), bytes: allocation.bytes, kl: allocation.loss })
+        };
+        budgets.into_iter().map(solved).collect()
     }
 
     /// The allocation for `budget` bytes; an error where even the smallest does not fit.

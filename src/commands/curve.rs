@@ -8,31 +8,17 @@ use crate::report::{Align, Console, Table as TextTable, bytes, out};
 use crate::sensitivity::{LayerSensitivity, Table};
 
 /// Steps of bits a weight.
-const STEP: f64 = 0.25;
+pub const STEP: f64 = 0.25;
 
 /// Runs the command.
 pub fn run(args: &Curve, _console: &Console) -> Result<()> {
     let table = Table::read(&args.table)?;
     let width = table.measurement.dtype.bytes();
-    let weights: f64 = table.layers.iter().map(|layer| (layer.rows * layer.columns) as f64).sum();
+    let weights = table.layers.iter().map(|layer| (layer.rows * layer.columns) as u64).sum();
     let layers = table.layers.iter().map(|layer| options(layer, width)).collect();
-    let problem = Problem::new(layers, &[])?;
-    let bpw = |bytes: u64| bytes as f64 * 8.0 / weights;
-    let (least, most) = problem.reachable();
-    let mut rows = Vec::new();
-    let mut budgets = vec![least];
-    let mut target = (bpw(least) / STEP).floor() * STEP + STEP;
-    while target < bpw(most) {
-        budgets.push((target * weights / 8.0) as u64);
-        target += STEP;
-    }
-    budgets.push(most);
-    for budget in budgets {
-        let solution = problem.solve(budget)?;
-        rows.push((bpw(solution.bytes), solution.bytes, solution.loss));
-    }
+    let points = Problem::new(layers, &[])?.sampled(weights, STEP)?;
     if args.csv {
-        let lines = rows.iter().map(|(bpw, bytes, kl)| format!("{bpw},{bytes},{kl:e}\n"));
+        let lines = points.iter().map(|point| format!("{},{},{:e}\n", point.bpw, point.bytes, point.kl));
         return out(&std::iter::once("bpw,bytes,predicted_kl\n".to_owned()).chain(lines).collect::<String>());
     }
     let mut text = TextTable::new(&[
@@ -40,8 +26,8 @@ pub fn run(args: &Curve, _console: &Console) -> Result<()> {
         ("linear layers", Align::Right),
         ("predicted KL", Align::Right),
     ]);
-    for (bpw, size, kl) in rows {
-        text.row([format!("{bpw:.3}"), bytes(size), format!("{kl:.3e}")]);
+    for point in points {
+        text.row([format!("{:.3}", point.bpw), bytes(point.bytes), format!("{:.3e}", point.kl)]);
     }
     out(&text.to_string())
 }

@@ -13,6 +13,7 @@ pub fn spec(config: &ModelConfig, shapes: &TensorShapes) -> Result<DecoderSpec> 
     spec.rope.traditional = true;
     spec.mlp_name = "feed_forward";
     spec.head_name = "output";
+    spec.quantized_tied_head = false;
     set_intermediate_size(config, shapes, &mut spec)?;
     if config.boolean("use_qk_norm")?.unwrap_or(true) {
         spec.qk_norm = QkNorm::Weightless;

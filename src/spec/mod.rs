@@ -84,6 +84,8 @@ pub struct DecoderSpec {
     pub mlp_bias: bool,
     /// Whether the head is the embedding.
     pub tie_word_embeddings: bool,
+    /// Whether stock mlx-lm can run a tied head whose embedding is quantized.
+    pub quantized_tied_head: bool,
     /// Name of the MLP inside a block.
     pub mlp_name: &'static str,
     /// Name of an untied head.
@@ -152,6 +154,7 @@ impl DecoderSpec {
             attention_bias: config.boolean("attention_bias")?.unwrap_or(false),
             mlp_bias: config.boolean("mlp_bias")?.unwrap_or(false),
             tie_word_embeddings,
+            quantized_tied_head: true,
             mlp_name: "mlp",
             head_name: "lm_head",
             layers: vec![LayerSpec { rope: true, span: AttentionSpan::Full }; num_hidden_layers],

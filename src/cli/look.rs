@@ -1,0 +1,84 @@
+//! Arguments of what looks at models and judges them.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::parse_size;
+
+/// What scripts may rely on.
+const INSPECT_JSON: &str = "\
+JSON:
+  model_type     the config's; null for a single file
+  parameters     values before any packing
+  bpw_quantized  bits a weight of the linear layers, scales and biases included
+  bpw_model      bits a parameter of everything
+  bytes          {total, embeddings, codes, scales_biases, float}
+  layers         [{path, shape, bits, group_size, mode, bytes}]; of a float layer bits,
+                 group_size and mode are null
+  tensors        of a single file: [{name, dtype, shape, bytes}]
+  notes          what was decided against the config's letter
+
+A single file has no config. Where its shapes allow several settings of a quantized
+layer, `settings` lists them; shape, bits and group_size, and the numbers that depend
+on them, are null.";
+
+/// `mixbit inspect`.
+#[derive(Debug, Args)]
+#[command(after_long_help = INSPECT_JSON)]
+pub struct Inspect {
+    /// Model folder, Hugging Face or MLX, or a single .safetensors or .npz file
+    #[arg(value_name = "MODEL")]
+    pub model: PathBuf,
+    /// One JSON object on stdout
+    #[arg(long)]
+    pub json: bool,
+    /// One line a layer: shape, bits, group size, bytes
+    #[arg(long, conflicts_with = "json")]
+    pub layers: bool,
+}
+
+/// `mixbit eval`.
+#[derive(Debug, Args)]
+pub struct Eval {
+    /// Model folder, Hugging Face or MLX
+    #[arg(long, value_name = "DIR")]
+    pub model: PathBuf,
+    /// What to compare with: a model folder, or a file that --save-reference wrote
+    #[arg(long, value_name = "DIR|FILE")]
+    pub reference: Option<PathBuf>,
+    /// Text to predict: plain (documents separated by lines `<|endoftext|>`), JSONL, or token ids in .npy or .npz
+    #[arg(long, value_name = "FILE")]
+    pub data: PathBuf,
+    /// Tokens in a window; all but the first are predicted
+    #[arg(long, value_name = "T", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
+    pub sequence_length: u32,
+    /// Use this many tokens of the text at most
+    #[arg(long, value_name = "N")]
+    pub max_tokens: Option<usize>,
+    /// Windows computed together
+    #[arg(long, value_name = "B", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    pub batch_size: u32,
+    /// Keep the reference's log-probabilities (float16, the whole vocabulary), to score other models against them
+    #[arg(long, value_name = "FILE", requires = "reference")]
+    pub save_reference: Option<PathBuf>,
+    /// Write the figures as JSON too; `-` writes nothing else to stdout
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Hidden states in memory; more go to a temporary file (in $TMPDIR)
+    #[arg(long, value_name = "SIZE", default_value = "1GB", value_parser = parse_size)]
+    pub activation_memory: u64,
+}
+
+/// `mixbit check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Model folder, Hugging Face or MLX
+    pub model: PathBuf,
+    /// Model folder that it was made from, to compare with
+    #[arg(long, value_name = "DIR")]
+    pub reference: Option<PathBuf>,
+    /// One JSON array on stdout: level, subject, message and hint of every finding
+    #[arg(long)]
+    pub json: bool,
+}

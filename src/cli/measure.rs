@@ -1,0 +1,93 @@
+//! Arguments of what measures sensitivities and shows them.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::{FloatDtype, parse_size};
+
+/// Text that sensitivities are measured on.
+#[derive(Debug, Args)]
+pub struct Calibration {
+    /// Plain UTF-8 text, documents separated by lines `<|endoftext|>`; JSONL with `text` or `messages`; or token ids in
+    /// an .npy or .npz [default: a text that mixbit carries]
+    #[arg(long, value_name = "FILE")]
+    pub calibration: Option<PathBuf>,
+    /// Sequences to measure on [default: the recipe's, or 64]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub samples: Option<u32>,
+    /// Tokens in a sequence [default: the recipe's, or 512]
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
+    pub sequence_length: Option<u32>,
+    /// Seed of sequence choice and label sampling [default: the recipe's, or 0]
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// How sensitivities are measured
+    #[arg(long, value_enum, default_value_t)]
+    pub method: MeasureMethod,
+    /// Which form of the Fisher information
+    #[arg(long, value_enum, default_value_t)]
+    pub fisher: Fisher,
+    /// Hidden states in memory; more go to a temporary file (in $TMPDIR)
+    #[arg(long, value_name = "SIZE", default_value = "1GB", value_parser = parse_size)]
+    pub activation_memory: u64,
+}
+
+/// How sensitivities are measured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum MeasureMethod {
+    /// second order: what rounding does to the KL divergence, by the Fisher information
+    #[default]
+    Fisher,
+    /// first order, as mlx-lm's dynamic_quant does it; to compare
+    Alignment,
+}
+
+/// Which form of the Fisher information.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Fisher {
+    /// its diagonal: the least noise
+    #[default]
+    Diagonal,
+    /// along each rounding error: with all cross terms, and more noise
+    Directional,
+}
+
+/// `mixbit analyze`.
+#[derive(Debug, Args)]
+pub struct Analyze {
+    /// Model folder to measure
+    #[arg(long, alias = "hf-path", value_name = "DIR")]
+    pub model: PathBuf,
+    /// Table to write
+    #[arg(long, value_name = "FILE.json")]
+    pub out: PathBuf,
+    /// Candidates to measure, such as "3,4,6 x 64,128" [default: 2,3,4,5,6,8 x 32,64,128]
+    #[arg(long, value_name = "LIST")]
+    pub candidates: Option<String>,
+    /// Take candidates and calibration settings from a recipe: a name that `mixbit recipes` lists, or a file
+    #[arg(long, value_name = "NAME|FILE")]
+    pub recipe: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub calibration: Calibration,
+    /// Element type of scales and biases
+    #[arg(long, value_enum, default_value = "float16")]
+    pub dtype: FloatDtype,
+    /// Continue an interrupted measurement after its last finished block
+    #[arg(long)]
+    pub resume: bool,
+    /// Replace the table if it exists
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// `mixbit curve`.
+#[derive(Debug, Args)]
+pub struct Curve {
+    /// Table that `mixbit analyze` wrote
+    pub table: PathBuf,
+    /// Comma-separated values instead of a table
+    #[arg(long)]
+    pub csv: bool,
+}

@@ -1,0 +1,168 @@
+//! Command-line arguments: clap structs, no logic.
+
+mod look;
+mod make;
+mod measure;
+mod talk;
+
+pub use look::{Check, Eval, Inspect};
+pub use make::{Convert, Dequantize, Quantize, Recipes, RecipesCommand, Size};
+pub use measure::{Analyze, Calibration, Curve, Fisher, MeasureMethod};
+pub use talk::{Logits, Run, Sampling};
+
+use std::path::PathBuf;
+
+use clap::builder::PossibleValue;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::candidate::Mode;
+use crate::checkpoint::Dtype;
+use crate::weights::Container;
+
+/// Turn Hugging Face checkpoints into MLX models of a chosen size and see what that cost.
+#[derive(Debug, Parser)]
+#[command(name = "mixbit", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// No progress bars and notes on stderr.
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Convert a checkpoint to MLX, as float
+    Convert(Convert),
+    /// Make a mixed-precision model of a chosen size
+    Quantize(Quantize),
+    /// Measure how much each layer's rounding costs, once for all sizes
+    Analyze(Analyze),
+    /// Show size against predicted cost over the whole range of a table
+    Curve(Curve),
+    /// List the recipes that mixbit carries, or show one
+    Recipes(Recipes),
+    /// Turn a quantized model back into a float one
+    Dequantize(Dequantize),
+    /// Show what is in a model: sizes and the bits of every layer
+    Inspect(Inspect),
+    /// Measure perplexity on a text, and the distance from a reference model
+    Eval(Eval),
+    /// Look for what is wrong with a model folder
+    Check(Check),
+    /// Generate text
+    Run(Run),
+    /// Write the logits of a token sequence, to compare with other implementations
+    Logits(Logits),
+}
+
+/// Float element types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[allow(missing_docs)]
+pub enum FloatDtype {
+    Float16,
+    Bfloat16,
+    Float32,
+}
+
+impl From<FloatDtype> for Dtype {
+    fn from(dtype: FloatDtype) -> Self {
+        match dtype {
+            FloatDtype::Float16 => Self::F16,
+            FloatDtype::Bfloat16 => Self::BF16,
+            FloatDtype::Float32 => Self::F32,
+        }
+    }
+}
+
+/// Container of the weights.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// model.safetensors, or shards with an index
+    #[default]
+    Safetensors,
+    /// weights.npz, readable by mx.load and numpy
+    Npz,
+}
+
+/// Where the output goes and how.
+#[derive(Debug, Args)]
+pub struct Output {
+    /// Folder to write
+    #[arg(long, alias = "out", value_name = "DIR")]
+    pub mlx_path: PathBuf,
+    /// Container of the weights
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+    /// Largest size of one safetensors file, such as 5GB or 500MB
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = parse_size)]
+    pub max_shard_size: u64,
+    /// Replace the output folder if it exists
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+impl Output {
+    /// The files to write.
+    pub fn container(&self) -> Container {
+        match self.format {
+            Format::Safetensors => Container::Safetensors { max_shard_size: self.max_shard_size },
+            Format::Npz => Container::Npz,
+        }
+    }
+}
+
+impl ValueEnum for Mode {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()))
+    }
+}
+
+/// `5GB`, `500 MB`, `1.5GiB`. A bare number is taken for a slip unless it is a plausible count of bytes.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == ' ');
+    let unit = match text[digits.len()..].trim().to_ascii_uppercase().as_str() {
+        "" | "B" => 1.0,
+        "K" | "KB" => 1e3,
+        "M" | "MB" => 1e6,
+        "G" | "GB" => 1e9,
+        "T" | "TB" => 1e12,
+        "KIB" => 1024.0,
+        "MIB" => 1024.0 * 1024.0,
+        "GIB" => 1024.0 * 1024.0 * 1024.0,
+        other => return Err(format!("unknown unit `{other}`, use KB, MB, GB, KiB, MiB or GiB")),
+    };
+    match digits.parse::<f64>() {
+        Ok(number) if number.is_finite() && number * unit >= 1000.0 => Ok((number * unit) as u64),
+        Ok(_) => Err(format!("`{text}` is under 1 KB: give a unit, such as 5GB")),
+        Err(_) => Err(format!("`{text}` is not a size such as 5GB")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("5GB"), Ok(5_000_000_000));
+        assert_eq!(parse_size("1.5kib"), Ok(1536));
+        assert_eq!(parse_size("1700"), Ok(1700));
+        assert_eq!(parse_size("5 G"), Ok(5_000_000_000));
+        for bad in ["", "GB", "-5GB", "5XB", "0", "5", "nanGB"] {
+            assert!(parse_size(bad).is_err(), "{bad}");
+        }
+    }
+}

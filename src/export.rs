@@ -57,6 +57,17 @@ pub fn write_companions(
     bitmap: &BitMap,
     how: &str,
 ) -> Result<()> {
+    write_config(folder, source, dtype, bitmap)?;
+    write_card(folder, source, how)
+}
+
+/// Writes config.json and copies tokenizer files and generation_config.json: with the weights, a model that runs.
+pub fn write_config(
+    folder: &OutputFolder,
+    source: &SourceModel,
+    dtype: Dtype,
+    bitmap: &BitMap,
+) -> Result<()> {
     let mut text = serde_json::to_vec_pretty(&config(source, dtype, bitmap))
         .map_err(|e| Error::file(source.config().path(), e.to_string()))?;
     text.push(b'\n');
@@ -68,6 +79,11 @@ pub fn write_companions(
     if source.dir().join(generation).is_file() {
         folder.copy(source.dir(), generation)?;
     }
+    Ok(())
+}
+
+/// Writes the model card, whose last part (Markdown) is `how`.
+pub fn write_card(folder: &OutputFolder, source: &SourceModel, how: &str) -> Result<()> {
     folder.write("README.md", card(source, how).as_bytes())
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::bitmap::BitMap;
 use crate::candidate::Quant;
@@ -33,7 +33,7 @@ pub struct LayerEntry {
 }
 
 /// Bytes by class.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClassBytes {
     /// Everything.
     pub total: u64,

@@ -29,6 +29,7 @@ pub mod models;
 pub mod nearest;
 pub mod plan;
 pub mod recipe;
+pub mod record;
 pub mod report;
 pub mod rules;
 pub mod sample;

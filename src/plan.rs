@@ -76,7 +76,8 @@ impl<'a> Plan<'a> {
         dtype: Dtype,
     ) -> Result<Self> {
         let (indivisible, already) = (Vec::new(), Vec::new());
-        let mut plan = Self { layers: Vec::new(), indivisible, already, ties: Vec::new(), embedding: None, dtype };
+        let mut plan =
+            Self { layers: Vec::new(), indivisible, already, ties: Vec::new(), embedding: None, dtype };
         for spec in source.manifest().iter().filter(|spec| spec.quantizable()) {
             let Some(path) = spec.path() else { continue };
             if source.bitmap().contains_key(path) {

@@ -2,6 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
+use super::quantize::MOST_HELD_OUT;
 use super::settings::Calibration;
 use crate::affine::FloatType;
 use crate::candidate::Quant;
@@ -20,6 +21,8 @@ pub struct Measure<'a> {
     sequences: Vec<Vec<u32>>,
     method: Method,
     memory: u64,
+    /// Windows of the text that are not measured on, to be scored on.
+    pub held_out: Vec<Vec<u32>>,
     /// What it will be made with.
     pub measurement: Measurement,
 }
@@ -37,7 +40,8 @@ impl<'a> Measure<'a> {
         let text = Text::open(calibration.text.as_deref())?;
         let length = calibration.sequence_length as usize;
         let samples = calibration.samples as usize;
-        let sequences = text.sequences(&tokenizer, samples, length, calibration.seed)?;
+        let split = text.split(&tokenizer, samples, length, calibration.seed, MOST_HELD_OUT)?;
+        let (sequences, held_out) = (split.calibration, split.held_out);
         console.line(&format!("calibration: {} x {length} tokens", sequences.len()));
         check_sequences(source, &sequences, length, console)?;
         check_values(source, Dtype::F32)?;
@@ -53,7 +57,7 @@ impl<'a> Measure<'a> {
             dtype,
             candidates,
         };
-        Ok(Self { source, sequences, method, memory: calibration.memory, measurement })
+        Ok(Self { source, sequences, method, memory: calibration.memory, held_out, measurement })
     }
 
     /// Measures every layer whose path is not in `skip` and hands it to `finished`.

@@ -3,9 +3,11 @@
 //! Everything here works on logits; who computes them does not matter. The set of figures against a reference is that
 //! of llama.cpp's `llama-perplexity --kl-divergence`, over every position of every window but the last.
 
+mod histogram;
 mod reference;
 mod summary;
 
+pub use histogram::Histogram;
 pub use reference::{Reference, ReferenceWriter};
 pub use summary::{Divergence, Summary};
 

@@ -1,12 +1,12 @@
 //! Figures over all predicted tokens.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::Scores;
 
 /// Perplexity, and the comparison with a reference where there was one. Logarithms are natural. Standard errors take the
 /// tokens for independent, as llama.cpp does.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Tokens predicted.
     pub tokens: usize,
@@ -20,7 +20,7 @@ pub struct Summary {
 }
 
 /// How far a model is from the reference.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Divergence {
     /// Perplexity of the reference.
     pub reference_perplexity: f64,

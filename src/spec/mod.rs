@@ -55,6 +55,7 @@ pub struct LayerSpec {
 
 /// A decoder: pre-norm blocks of grouped-query attention and a SiLU-gated MLP.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts, most of them config keys")]
 pub struct DecoderSpec {
     /// Width of the residual stream.
     pub hidden_size: usize,

@@ -1,0 +1,107 @@
+//! What the command says: the reachable range before any work, tables at the end.
+
+use std::collections::BTreeMap;
+
+use super::{Decision, Job};
+use crate::candidate::Mode;
+use crate::commands::settings::Target;
+use crate::error::Result;
+use crate::inventory::Inventory;
+use crate::record::{Evaluation, Record};
+use crate::report::{bit_table, bytes, class_table, out};
+
+impl Job<'_> {
+    /// What is reachable, before any work.
+    pub(super) fn announce(&self) {
+        let Self { plan, source, console, .. } = self;
+        let (least, most) = plan.reachable_bpw();
+        let rest = plan.rest_bytes(source, self.dtype);
+        let size = |bpw: f64| bytes((bpw * plan.weights() as f64 / 8.0) as u64 + rest);
+        console.line(&format!(
+            "{} linear layers, {} weights; reachable: {least:.3} to {most:.3} bpw, whole model {} to {}",
+            plan.len(),
+            plan.weights(),
+            size(least),
+            size(most)
+        ));
+        if !plan.already.is_empty() {
+            console.line(&format!("already quantized, passed through: {} layers", plan.already.len()));
+        }
+        for layer in &plan.indivisible {
+            console.line(&format!("stays float, no group size divides its rows: {layer}"));
+        }
+        if !plan.embedding().is_empty() {
+            console.line("the embedding is quantized too: outside the target, and not in the prediction");
+        }
+    }
+
+    /// The bit map and what it costs. Without a record nothing was written.
+    pub(super) fn report(&self, decision: &Decision, record: Option<&Record>) -> Result<()> {
+        let Decision { solution, .. } = decision;
+        let before = Inventory::of_source(self.source);
+        let after = Inventory::planned(self.source, &self.bitmap(decision), self.dtype);
+        let classes = class_table(&[("before", before.bytes), ("after", after.bytes)]);
+        out(&format!("{}\n{classes}", bit_table(&after)))?;
+        let all = if self.plan.already.is_empty() {
+            String::new()
+        } else {
+            format!(" over the layers decided here, {:.4} over all linear layers", after.bpw_quantized())
+        };
+        let predicted = solution
+            .kl
+            .map_or_else(String::new, |kl| format!("predicted KL divergence: {kl:.3e} nats per token\n"));
+        out(&format!(
+            "\nlayers: {}{} float\nbpw: {:.4}{}{all}, whole model {:.4}\n{predicted}",
+            layers_by_bits(decision),
+            self.plan.len() - solution.bitmap.len() + self.plan.indivisible.len(),
+            solution.bpw,
+            self.below_target(solution.bpw, after.bytes.total),
+            after.bpw_model(),
+        ))?;
+        let Some(record) = record else { return out("dry run: nothing was written\n") };
+        match &record.evaluation {
+            Some(evaluation) => out(&measured(evaluation))?,
+            None => self.console.line("not measured: `mixbit eval` does it, or --eval-data"),
+        }
+        out(&format!("wrote {}\n", self.args.output.mlx_path.display()))
+    }
+
+    fn below_target(&self, bpw: f64, total: u64) -> String {
+        match self.target {
+            Target::Bpw(target) => format!(" of {target} ({:.4} below the target)", target - bpw),
+            Target::Size(size) => format!(" ({} below the target)", bytes(size.saturating_sub(total))),
+            Target::Fixed => String::new(),
+        }
+    }
+}
+
+/// `3 at 4 bits, 2 at 8 bits, `
+fn layers_by_bits(decision: &Decision) -> String {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for quant in decision.solution.bitmap.values() {
+        let name = match quant.mode {
+            Mode::Affine => format!("{} bits", quant.bits),
+            mode => mode.to_string(),
+        };
+        *counts.entry(name).or_default() += 1;
+    }
+    let counts: Vec<String> = counts.iter().map(|(bits, n)| format!("{n} at {bits}, ")).collect();
+    counts.concat()
+}
+
+/// The most telling figures of a measurement.
+fn measured(evaluation: &Evaluation) -> String {
+    let summary = &evaluation.summary;
+    let Some(divergence) = &summary.divergence else { return String::new() };
+    format!(
+        "measured on {} tokens ({}):\n  KL divergence {:.3e} ± {:.1e} nats per token\n  perplexity {:.4}, float {:.4}\n  \
+         same likeliest token {:.2} %\n",
+        summary.tokens,
+        evaluation.text,
+        divergence.kl_mean,
+        divergence.kl_stderr,
+        summary.perplexity,
+        divergence.reference_perplexity,
+        100.0 * divergence.same_top
+    )
+}

@@ -1,0 +1,45 @@
+//! Distribution of KL divergences: they span many decades, so the bins are equal in the logarithm.
+
+use serde::{Deserialize, Serialize};
+
+/// Bins a decade.
+const PER_DECADE: f64 = 5.0;
+/// The first bin begins here; what is below is in it.
+const LEAST: f64 = 1e-8;
+/// From `LEAST` to 100.
+const BINS: usize = 50;
+
+/// Counts by size.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Histogram {
+    /// Lower edge of the first bin; each bin is 10^(1/5) times as far up as the one before.
+    pub least: f64,
+    /// Bins a decade.
+    pub per_decade: f64,
+    /// Values in each bin.
+    pub counts: Vec<usize>,
+}
+
+impl Histogram {
+    /// Counts `values`.
+    pub fn of(values: impl Iterator<Item = f64>) -> Self {
+        let mut counts = vec![0; BINS];
+        for value in values {
+            let bin = ((value.max(LEAST) / LEAST).log10() * PER_DECADE) as usize;
+            counts[bin.min(BINS - 1)] += 1;
+        }
+        Self { least: LEAST, per_decade: PER_DECADE, counts }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_value_is_counted() {
+        let found = Histogram::of([0.0, 1e-8, 1.1e-3, 1e9].into_iter());
+        assert_eq!(found.counts.iter().sum::<usize>(), 4);
+        assert_eq!((found.counts[0], found.counts[25], found.counts[BINS - 1]), (2, 1, 1));
+    }
+}

@@ -1,0 +1,104 @@
+//! `mixbit-report.json`: how a model was made, what it was predicted to cost and what was measured. Written beside the
+//! weights by `mixbit quantize`, drawn by `mixbit report`.
+
+use std::fs;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::allocate::CurvePoint;
+use crate::error::{Error, Result};
+use crate::evaluation::{Histogram, Summary};
+use crate::inventory::ClassBytes;
+use crate::sensitivity::{LayerSensitivity, Measurement};
+
+/// Its name in a model folder.
+pub const FILE: &str = "mixbit-report.json";
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wanted {
+    /// Bits a weight of the linear layers at most.
+    Bpw(f64),
+    /// Bytes of all tensors at most.
+    Bytes(u64),
+    /// What was fixed by hand or recipe.
+    Fixed,
+}
+
+/// How a model was made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Version of this format.
+    pub version: u32,
+    /// Version of mixbit.
+    pub mixbit: String,
+    /// Name of the float model.
+    pub base_model: String,
+    /// What was asked for.
+    pub target: Wanted,
+    /// The recipe, if there was one.
+    pub recipe: Option<String>,
+    /// Dtype of scales, biases and what is float.
+    pub dtype: String,
+    /// How weights were rounded.
+    pub rounding: String,
+    /// Bits a weight of the linear layers.
+    pub bpw_quantized: f64,
+    /// Bits a parameter of the whole model.
+    pub bpw_model: f64,
+    /// Bytes of the float model, as it was.
+    pub bytes_before: ClassBytes,
+    /// Bytes now.
+    pub bytes_after: ClassBytes,
+    /// Predicted KL divergence per token, in nats.
+    pub predicted_kl: Option<f64>,
+    /// How sensitivities were measured.
+    pub measurement: Option<Measurement>,
+    /// What every candidate of every layer is predicted to cost.
+    pub sensitivities: Vec<LayerSensitivity>,
+    /// Size against predicted cost over the whole range.
+    pub curve: Vec<CurvePoint>,
+    /// What was measured.
+    pub evaluation: Option<Evaluation>,
+}
+
+/// What was measured, and on what.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// Which text.
+    pub text: String,
+    /// Windows of it.
+    pub windows: usize,
+    /// Tokens in each.
+    pub sequence_length: usize,
+    /// The figures.
+    #[serde(flatten)]
+    pub summary: Summary,
+    /// How the KL divergences of the tokens are distributed.
+    pub kl_histogram: Histogram,
+}
+
+impl Record {
+    /// Reads the record of the model in `dir`; `None` where there is none.
+    pub fn read(dir: &Path) -> Result<Option<Self>> {
+        let path = dir.join(FILE);
+        if !path.exists() {
+            return Ok(None);
+        }
+        let text = fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        let record = serde_json::from_str(&text).map_err(|e| {
+            Error::file(&path, format!("not a report of this version of mixbit: {e}"))
+                .hint("remove it, or quantize again")
+        })?;
+        Ok(Some(record))
+    }
+
+    /// As it is written.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        let mut text = serde_json::to_vec_pretty(self).map_err(|e| Error::usage(e.to_string()))?;
+        text.push(b'\n');
+        Ok(text)
+    }
+}

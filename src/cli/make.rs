@@ -59,7 +59,8 @@ pub struct Quantize {
     /// With --bits, weights that share a scale: 32, 64 or 128 [default: 64, or what the mode has]
     #[arg(long, value_name = "GROUP", conflicts_with_all = ["target_bpw", "target_size"])]
     pub group_size: Option<u32>,
-    /// What a layer may become: bits x group sizes, such as "3,4,6 x 64,128", and `+ keep` for float
+    /// What a layer may become: bits x group sizes, such as "3,4,6 x 64,128", and `+ keep` for float; or settings,
+    /// such as "nvfp4,4:64,keep"
     /// [default: 2,3,4,5,6,8 x 32,64,128 + keep]
     #[arg(long, value_name = "LIST", conflicts_with_all = ["bits", "mode"])]
     pub candidates: Option<String>,

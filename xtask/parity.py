@@ -2,8 +2,9 @@
 
 For each model: mixbit converts it to float16; stock mlx-lm must load the result, and its logits and its greedy text, both
 computed in float32 as ours are on the CPU, must equal ours. The trained models are also quantized to 4.5 bpw and
-compared the same way, the bundled one also in each floating-point mode, and dequantized again. Where mlx-lm is known to compute something else than transformers (case.json says so), only loading
-and generating is checked, and the reason printed.
+compared the same way, the bundled one also in each floating-point mode, and dequantized again; some with a quantized
+embedding. Where mlx-lm is known to compute something else than transformers (case.json says so), only loading and
+generating is checked, and the reason printed.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_map
 from mlx_lm import stream_generate
@@ -28,6 +30,10 @@ SEMANTIC = {
     "qwen3-max-window-layers": "mlx-lm ignores the sliding window",
     "qwen3-layer-types": "mlx-lm ignores the sliding window",
 }
+
+
+# Models whose embedding mlx-lm can run quantized: tied and untied heads.
+EMBEDDINGS = {"llama-dynamic-rope", "llama-mha-untied", "qwen3-tied", "llama2xs-281k"}
 
 
 def run(mixbit, *arguments):
@@ -104,6 +110,28 @@ def check_modes(mixbit, folder, tokens, home):
     yield f"{'float32 against quantized':46} logits {error:.1e}  {'ok' if well else 'DIFFERS'}", well
 
 
+def check_embeddings(mixbit, folder, tokens, home):
+    """The embedding quantized too, and with it a tied head."""
+    quantized = home / "embeddings"
+    run(mixbit, "quantize", "--hf-path", folder, "--mlx-path", quantized, "--overwrite", "--bits", "4:32",
+        "--quantize-embeddings", "8:32")
+    return compare(mixbit, f"{folder.name} with its embedding", quantized, tokens, home)
+
+
+def check_perplexity(mixbit, folder, home):
+    """On the same token windows, in float32."""
+    model, _ = load(str(folder))
+    in_float32(model)
+    windows = np.random.default_rng(1).integers(16, 500, (6, 64), dtype=np.int32)
+    np.save(home / "tokens.npy", windows.reshape(-1))
+    ours = json.loads(run(mixbit, "eval", "--model", folder, "--data", home / "tokens.npy", "--sequence-length", 64, "--json", "-"))
+    losses = nn.losses.cross_entropy(model(mx.array(windows[:, :-1])), mx.array(windows[:, 1:]))
+    theirs = float(mx.exp(losses.mean()))
+    error = abs(ours["perplexity"] / theirs - 1)
+    well = error < TOLERANCE and ours["tokens"] == losses.size
+    return f"{folder.name + ': perplexity':46} {ours['perplexity']:.4f}, {error:.1e} from mlx-lm's  {'ok' if well else 'DIFFERS'}", well
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--mixbit", required=True, type=lambda path: str(Path(path).resolve()))
@@ -133,6 +161,9 @@ def main():
                 run(arguments.mixbit, "quantize", "--hf-path", folder, "--mlx-path", quantized, "--target-bpw", "4.5",
                     "--samples", 8, "--sequence-length", 128, "--overwrite")
                 report(*compare(arguments.mixbit, f"{folder.name} at 4.5 bpw", quantized, tokens, home))
+                report(*check_perplexity(arguments.mixbit, folder, home))
+            if folder.name in EMBEDDINGS:
+                report(*check_embeddings(arguments.mixbit, folder, tokens, home))
             if folder == trained[0]:
                 for line, well in check_modes(arguments.mixbit, folder, tokens, home):
                     report(line, well)

@@ -1,8 +1,9 @@
 //! A matrix or vector as rows of float32, whatever it is stored as, a few megabytes at a time.
 
-use crate::affine::{self, FloatType, Quantized};
+use crate::affine::{FloatType, Quantized};
 use crate::candidate::{Mode, Quant};
 use crate::checkpoint::{Dtype, SourceModel, Tensor, extend_f32};
+use crate::nearest;
 use crate::spec::TensorSpec;
 use crate::weights::float_type;
 
@@ -39,7 +40,7 @@ impl<'a> Matrix<'a> {
         })
     }
 
-    /// The tensor `spec` of `source`, quantized or not. `None` where its mode cannot be decoded.
+    /// The tensor `spec` of `source`, quantized or not. `None` where a part of it is missing or of the wrong type.
     pub(super) fn of(source: &'a SourceModel, spec: &TensorSpec) -> Option<Self> {
         let weight = source.tensor(&spec.name).ok()?;
         let Some((path, quant)) = spec.path().and_then(|path| Some((path, *source.bitmap().get(path)?)))
@@ -51,7 +52,8 @@ impl<'a> Matrix<'a> {
             Mode::Affine => {
                 (float_type(scales.dtype).ok()?, Some(source.tensor(&format!("{path}.biases")).ok()?))
             }
-            _ => return None,
+            // The scales' own type is in the mode.
+            _ => (FloatType::F32, None),
         };
         let [rows, columns] = spec.shape[..] else { return None };
         let whole = weight.dtype == Dtype::U32 && biases.is_none_or(|b| b.dtype == scales.dtype);
@@ -98,7 +100,7 @@ impl<'a> Matrix<'a> {
             biases: packed.biases.as_ref().map_or(&[][..], |biases| rows_of(biases, self.rows, first, end)),
         };
         out.resize((end - first) * self.columns, 0.0);
-        if affine::dequantize(parts, packed.quant, packed.dtype, out).is_err() {
+        if nearest::dequantize(parts, packed.quant, packed.dtype, out).is_err() {
             // Shapes were checked when the folder was opened; values that cannot be told are no numbers.
             out.fill(f32::NAN);
         }

@@ -1,0 +1,163 @@
+//! `mixbit eval`, and what `quantize` measures of its own result, as a user runs them.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+
+use common::{bundled, fixtures, json_file, make, mixbit, stderr, stdout, succeeded};
+use serde_json::Value;
+
+const TEXT: &str = "A trait tells the compiler about functionality a type has and can share with other types. \
+    We can use traits to define shared behaviour in an abstract way, and trait bounds to say that a generic type \
+    can be any type that has certain behaviour. This is how the standard library does it, too.\n";
+
+fn text(home: &Path) -> String {
+    let path = home.join("text.txt");
+    fs::write(&path, TEXT.repeat(4)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+fn eval(model: &Path, data: &str, more: &[&str]) -> std::process::Output {
+    let base = ["eval", "--model", model.to_str().unwrap(), "--data", data, "--sequence-length", "48"];
+    mixbit([&base[..], more].concat())
+}
+
+fn figures(model: &Path, data: &str, more: &[&str]) -> Value {
+    let output = eval(model, data, &[more, &["--json", "-"]].concat());
+    succeeded(&output);
+    serde_json::from_str(&stdout(&output)).unwrap()
+}
+
+fn uniform(home: &Path, bits: &str) -> std::path::PathBuf {
+    let out = home.join(format!("q{bits}"));
+    succeeded(&make("quantize", &bundled(), &out, &["--bits", bits]));
+    out
+}
+
+#[test]
+fn fewer_bits_are_further_away() {
+    let home = tempfile::tempdir().unwrap();
+    let (data, model) = (text(home.path()), bundled());
+    let reference = ["--reference", model.to_str().unwrap()];
+    let found = ["3", "4", "8"].map(|bits| figures(&uniform(home.path(), bits), &data, &reference));
+    let key = |index: usize, key: &str| found[index][key].as_f64().unwrap();
+    assert!(key(0, "kl_mean") > 3.0 * key(1, "kl_mean") && key(1, "kl_mean") > 20.0 * key(2, "kl_mean"));
+    assert!(key(2, "same_top") > key(0, "same_top") && key(2, "same_top") <= 1.0);
+    let alone = figures(&bundled(), &data, &[]);
+    assert!((alone["perplexity"].as_f64().unwrap() / key(0, "reference_perplexity") - 1.0).abs() < 1e-6);
+    assert!(alone.get("kl_mean").is_none());
+    let itself = figures(&bundled(), &data, &reference);
+    assert!(itself["kl_max"].as_f64().unwrap() < 1e-6 && itself["same_top"] == 1.0, "{itself}");
+    let batched = figures(&bundled(), &data, &["--batch-size", "7", "--activation-memory", "2kB"]);
+    assert!(
+        (batched["perplexity"].as_f64().unwrap() / alone["perplexity"].as_f64().unwrap() - 1.0).abs() < 1e-5
+    );
+}
+
+#[test]
+fn a_kept_reference_gives_the_same_figures() {
+    let home = tempfile::tempdir().unwrap();
+    let (data, model) = (text(home.path()), bundled());
+    let quantized = uniform(home.path(), "3");
+    let kept = home.path().join("reference.safetensors");
+    let kept = kept.to_str().unwrap();
+    let direct =
+        figures(&quantized, &data, &["--reference", model.to_str().unwrap(), "--save-reference", kept]);
+    let again = figures(&quantized, &data, &["--reference", kept]);
+    for key in ["kl_mean", "reference_perplexity", "perplexity"] {
+        let (a, b) = (direct[key].as_f64().unwrap(), again[key].as_f64().unwrap());
+        assert!((a / b - 1.0).abs() < 1e-3, "{key}: {a} {b}");
+    }
+    let other = eval(&quantized, &data, &["--reference", kept, "--max-tokens", "96"]);
+    assert!(stderr(&other).contains("other tokens"), "{}", stderr(&other));
+    let not_one = eval(&quantized, &data, &["--reference", &data]);
+    assert!(stderr(&not_one).contains("--save-reference"), "{}", stderr(&not_one));
+}
+
+#[test]
+fn bad_data_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    let file = |name: &str, contents: &[u8]| {
+        let path = home.path().join(name);
+        fs::write(&path, contents).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    for (data, expected) in [
+        (file("empty.txt", b" \n"), "is empty"),
+        (file("bytes.txt", b"\xff\xfe\x00"), "UTF-8"),
+        (home.path().join("nothing").to_str().unwrap().to_owned(), "nothing"),
+    ] {
+        let output = eval(&bundled(), &data, &[]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+    }
+    let other = fixtures().join("golden/llama-mha-untied");
+    let output = eval(&bundled(), &text(home.path()), &["--reference", other.to_str().unwrap()]);
+    assert!(stderr(&output).contains("vocabulary"), "{}", stderr(&output));
+}
+
+#[test]
+fn quantize_measures_its_result_and_records_it() {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    let more = ["--target-bpw", "4", "--samples", "8", "--sequence-length", "64"];
+    let output = make("quantize", &bundled(), &out, &more);
+    succeeded(&output);
+    assert!(stdout(&output).contains("held-out part of the built-in text"), "{}", stdout(&output));
+    let record = json_file(&out.join("mixbit-report.json"));
+    assert_eq!(record["target"]["bpw"], 4.0);
+    let kl = record["evaluation"]["kl_mean"].as_f64().unwrap();
+    let predicted = record["predicted_kl"].as_f64().unwrap();
+    assert!((0.3..3.0).contains(&(kl / predicted)), "{kl} {predicted}");
+    let counts = record["evaluation"]["kl_histogram"]["counts"].as_array().unwrap();
+    assert_eq!(counts.iter().map(|n| n.as_u64().unwrap()).sum::<u64>(), record["evaluation"]["tokens"]);
+    assert_eq!(record["sensitivities"].as_array().unwrap().len(), 28);
+    assert!(fs::read_to_string(out.join("README.md")).unwrap().contains("KL divergence per token"));
+    let data = text(home.path());
+    let output = make("quantize", &bundled(), &out, &["--bits", "4", "--eval-data", &data, "--overwrite"]);
+    succeeded(&output);
+    let record = json_file(&out.join("mixbit-report.json"));
+    assert!(record["evaluation"]["text"].as_str().unwrap().ends_with("text.txt"), "{record}");
+    let output = make("quantize", &bundled(), &out, &[&more[..], &["--no-eval", "--overwrite"]].concat());
+    succeeded(&output);
+    assert!(json_file(&out.join("mixbit-report.json"))["evaluation"].is_null());
+}
+
+#[test]
+fn embeddings_are_quantized_only_on_demand_and_where_mlx_lm_can_run_them() {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    let tied = fixtures().join("golden/llama-gqa-llama3-rope");
+    succeeded(&make("quantize", &tied, &out, &["--bits", "4", "--quantize-embeddings", "8:32"]));
+    let config = json_file(&out.join("config.json"));
+    assert_eq!(config["quantization"]["model.embed_tokens"]["bits"], 8);
+    let output = mixbit([
+        "logits",
+        "--model",
+        out.to_str().unwrap(),
+        "--tokens",
+        "1,2,3",
+        "--out",
+        home.path().join("l.npz").to_str().unwrap(),
+    ]);
+    succeeded(&output);
+    let report: Value =
+        serde_json::from_str(&stdout(&mixbit(["inspect", "--json", out.to_str().unwrap()]))).unwrap();
+    assert!((report["bpw_quantized"].as_f64().unwrap() - 4.5).abs() < 1e-9, "the embedding is outside");
+    for (model, setting, expected) in [
+        (bundled(), "8", "head is tied"),
+        (tied.clone(), "7", "7 bits"),
+        (out.clone(), "8", "already quantized"),
+    ] {
+        let output = make(
+            "quantize",
+            &model,
+            &home.path().join("no"),
+            &["--bits", "4", "--quantize-embeddings", setting],
+        );
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+    }
+}

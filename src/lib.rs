@@ -25,6 +25,7 @@ pub mod inventory;
 pub mod models;
 pub mod plan;
 pub mod report;
+pub mod rounding;
 pub mod rules;
 pub mod sample;
 pub mod sensitivity;

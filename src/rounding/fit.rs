@@ -11,9 +11,9 @@ use super::tile::{Grids, LANES, Lanes, less, nearest_code, replace};
 use crate::affine::FloatType;
 
 /// Rounds of refitting after the best start.
-const REFITS: usize = 3;
+pub(super) const REFITS: usize = 4;
 /// By how much a grid must be better than rtn's: more than sums in float32 can be mistaken.
-const MARGIN: f32 = 1.0 - 1.0 / 16_384.0;
+pub(super) const MARGIN: f32 = 1.0 - 1.0 / 16_384.0;
 
 /// Steps cut from the lower and upper end of the range.
 type Start = (f32, f32);

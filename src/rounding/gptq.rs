@@ -12,7 +12,7 @@ use crate::affine::{self, AffineError, FloatType, Grid, Quantized, pack};
 use crate::candidate::Quant;
 
 /// Rows of a task: whole tiles, and enough for the matrix products.
-const ROWS: usize = 64;
+const ROWS: usize = 128;
 
 /// The loss `(W - Q) H (W - Q)^T`, mean over rows, of each way to round: the mean square of the error in an output.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -25,7 +25,7 @@ pub struct Losses {
     pub gptq: f64,
 }
 
-/// What [`gptq`] gives.
+/// What [`gptq()`] gives.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gptq {
     /// The quantized weight.

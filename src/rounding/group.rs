@@ -3,11 +3,8 @@
 
 #![allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
 
-use super::fit::{Moments, Rule, cut, ranges};
+use super::fit::{Moments, REFITS, Rule, cut, ranges};
 use super::tile::{Grids, LANES, Lanes, less, nearest_code, nearest_grids, replace};
-
-/// Rounds of refitting.
-const REFITS: usize = 3;
 
 /// The diagonal block of a group's columns in the factors of the Hessian.
 pub(super) struct Triangle<const GROUP: usize> {

@@ -10,8 +10,10 @@ use rayon::prelude::*;
 
 use super::{Result, RoundingError, same_length};
 
-/// Columns that are factored at a time, and rows of a task.
+/// Columns that are factored at a time.
 const PANEL: usize = 128;
+/// Rows of a task of the factorization.
+const ROWS: usize = 256;
 /// How often damping is raised tenfold before giving up.
 const RETRIES: i32 = 2;
 
@@ -47,6 +49,9 @@ impl<'a> Hessian<'a> {
             return Err(RoundingError::Moments { row: at / columns, column: at % columns, value });
         }
         let mean = moments.iter().step_by(columns + 1).map(|&h| f64::from(h)).sum::<f64>() / columns as f64;
+        if mean < 0.0 {
+            return Err(RoundingError::Indefinite);
+        }
         for retry in 0..=RETRIES {
             let damping = damping * 10_f64.powi(retry);
             let (factors, precision) = if let Some(factors) = factor::<f32>(moments, columns, mean, damping) {
@@ -257,7 +262,7 @@ fn factor<T: Real>(moments: &[f32], n: usize, mean: f64, damping: f64) -> Option
         let inverse: Vec<T> = block.inverse().into_iter().map(T::from_f64).collect();
         panel.clear();
         panel.resize(below.len() / n * width, T::default());
-        below.par_chunks_mut(PANEL * n).zip(panel.par_chunks_mut(PANEL * width)).for_each(|(rows, panel)| {
+        below.par_chunks_mut(ROWS * n).zip(panel.par_chunks_mut(ROWS * width)).for_each(|(rows, panel)| {
             let (a, b) = (Matrix::new(&rows[start..], n), Matrix::new(&inverse, width).transposed());
             multiply_add(rows.len() / n, width, width, T::from_f64(1.0), a, b, (panel, width));
             for (row, panel) in rows.chunks_exact_mut(n).zip(panel.chunks_exact(width)) {
@@ -265,11 +270,11 @@ fn factor<T: Real>(moments: &[f32], n: usize, mean: f64, damping: f64) -> Option
             }
         });
         // Only what lies on and below the diagonal blocks; the longest rows first.
-        below.par_chunks_mut(PANEL * n).enumerate().rev().for_each(|(index, rows)| {
+        below.par_chunks_mut(ROWS * n).enumerate().rev().for_each(|(index, rows)| {
+            let (a, b) =
+                (Matrix::new(&panel[index * ROWS * width..], width), Matrix::new(&panel, width).transposed());
             let height = rows.len() / n;
-            let a = Matrix::new(&panel[index * PANEL * width..], width);
-            let b = Matrix::new(&panel, width).transposed();
-            let columns = index * PANEL + height;
+            let columns = index * ROWS + height;
             multiply_add(height, width, columns, T::from_f64(-1.0), a, b, (&mut rows[start + width..], n));
         });
     }
@@ -337,5 +342,96 @@ impl Block {
             row[i] = 1.0 / pivot;
         }
         inverse
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `A A^T / n` of a random `A`: with few columns in `A`, singular.
+    fn random(n: usize, rank: usize, seed: u64) -> Vec<f32> {
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let a: Vec<f64> = (0..n * rank).map(|_| rng.f64() - 0.3).collect();
+        let dot = |i: usize, j: usize| (0..rank).map(|k| a[i * rank + k] * a[j * rank + k]).sum::<f64>();
+        (0..n * n).map(|at| (dot(at / n, at % n) / rank as f64) as f32).collect()
+    }
+
+    #[test]
+    fn factors_give_the_damped_moments_back() {
+        // Below one panel, whole panels, several tasks of rows, and rests of both.
+        for (n, rank) in [(1, 1), (5, 9), (128, 40), (200, 1), (640, 700)] {
+            let h = random(n, rank, n as u64);
+            let hessian = Hessian::new(&h, n, 0.01).unwrap();
+            assert_eq!(hessian.precision(), Precision::Single);
+            let mean = hessian.diagonal().iter().sum::<f32>() / n as f32;
+            let mut rng = fastrand::Rng::with_seed(1);
+            for _ in 0..500 {
+                let (i, j) = (rng.usize(..n), rng.usize(..n));
+                let sum: f32 = (0..=i.min(j))
+                    .map(|k| hessian.unit()[i * n + k] * hessian.pivots()[k] * hessian.unit()[j * n + k])
+                    .sum();
+                let expected = h[i * n + j] / mean + if i == j { 0.01 } else { 0.0 };
+                assert!((sum - expected).abs() < 1e-4, "{n} ({i}, {j}): {sum} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn losses_and_later_columns_are_the_naive_ones() {
+        for n in [32, 128, 160, 416] {
+            let h = random(n, n, 1);
+            let hessian = Hessian::new(&h, n, 0.01).unwrap();
+            let mut rng = fastrand::Rng::with_seed(2);
+            let errors: Vec<f32> = (0..3 * n).map(|_| rng.f32() - 0.5).collect();
+            for (row, loss) in hessian.losses(&errors).into_iter().enumerate() {
+                let d: Vec<f64> = errors[row * n..(row + 1) * n].iter().map(|&d| f64::from(d)).collect();
+                let at = |i: usize, j: usize| d[i] * d[j] * f64::from(h[i * n + j]);
+                let expected: f64 = (0..n * n).map(|k| at(k / n, k % n)).sum();
+                assert!((loss / expected - 1.0).abs() < 1e-4, "{loss} {expected}");
+            }
+            let mut targets = vec![1.0; 3 * 32];
+            hessian.add_later(&errors, n - 32, 32, &mut targets);
+            assert!(targets.iter().all(|&t| t.to_bits() == 1_f32.to_bits()));
+            hessian.add_later(&errors, 0, 32, &mut targets);
+            let expected: f32 = (32..n).map(|i| errors[n + i] * hessian.unit()[i * n + 5]).sum();
+            assert!((targets[32 + 5] - 1.0 - expected).abs() < 1e-4);
+        }
+    }
+
+    #[test]
+    fn float64_and_more_damping_where_they_are_needed() {
+        // Two inputs that are a million times larger than the others, and almost the same.
+        let n = 64;
+        let mut h: Vec<f32> = random(n, 100, 3);
+        for (i, j) in [(0, 0), (0, 1), (1, 0), (1, 1)] {
+            h[i * n + j] = 1e9;
+        }
+        for i in 2..n {
+            for j in [0, 1] {
+                h[i * n + j] = 0.0;
+                h[j * n + i] = 0.0;
+            }
+        }
+        let hessian = Hessian::new(&h, n, 1e-9).unwrap();
+        assert_eq!(hessian.precision(), Precision::Double);
+        assert!((hessian.damping() - 1e-9).abs() < 1e-15);
+        // Slightly indefinite: an eigenvalue of -0.05.
+        let mut h: Vec<f32> = (0..n * n).map(|i| f32::from(i % (n + 1) == 0)).collect();
+        (h[1], h[n]) = (1.05, 1.05);
+        assert!((Hessian::new(&h, n, 0.01).unwrap().damping() - 0.1).abs() < 1e-12);
+        (h[1], h[n]) = (10.0, 10.0);
+        assert_eq!(Hessian::new(&h, n, 0.01).unwrap_err(), RoundingError::Indefinite);
+    }
+
+    #[test]
+    fn unusable_moments_are_refused() {
+        let mut h = random(40, 50, 5);
+        assert!(Hessian::new(&h[1..], 40, 0.01).is_err());
+        h[3 * 40 + 7] = f32::NAN;
+        let error = Hessian::new(&h, 40, 0.01).unwrap_err();
+        assert!(matches!(error, RoundingError::Moments { row: 3, column: 7, .. }));
+        h.fill(-1.0);
+        assert_eq!(Hessian::new(&h, 40, 0.01).unwrap_err(), RoundingError::Indefinite);
     }
 }

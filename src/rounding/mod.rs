@@ -1,7 +1,7 @@
 //! Better codes, scales and biases than round-to-nearest, in the same affine format: functions on slices.
 //!
-//! [`search`] looks for the scale and bias of each group that leave the least weighted squared error, the weights being
-//! how large the layer's inputs are. [`gptq`] also knows how inputs go together and lets later columns make up for the
+//! [`search()`] looks for the scale and bias of each group that leave the least weighted squared error, the weights being
+//! how large the layer's inputs are. [`gptq()`] also knows how inputs go together and lets later columns make up for the
 //! errors of earlier ones. Weights are float32 `[rows, columns]`, row-major, any slice of rows of a matrix; they are
 //! first rounded to the type that scales and biases are stored in, as in [`crate::affine`].
 

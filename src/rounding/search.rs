@@ -35,7 +35,7 @@ pub fn search(
     Ok(out)
 }
 
-/// The rounding error `Q(W) - W` of [`search`], including what the cast to `dtype` costs, into `out`, which has as
+/// The rounding error `Q(W) - W` of [`search()`], including what the cast to `dtype` costs, into `out`, which has as
 /// many items as `weights`.
 pub fn search_error_into(
     weights: &[f32],

@@ -40,7 +40,7 @@ pub struct Hessian<'a> {
 
 impl<'a> Hessian<'a> {
     /// Factors `moments`, `[columns, columns]` and symmetric, after adding `damping` times the mean of the diagonal
-    /// to the diagonal (0.01 is usual). Where float32 loses a pivot float64 is tried, and where that is not enough
+    /// to the diagonal (0.01 is usual; float32's epsilon is the least). Where float32 loses a pivot float64 is tried, and where that is not enough
     /// ten times the damping.
     pub fn new(moments: &'a [f32], columns: usize, damping: f64) -> Result<Self> {
         same_length("second moments of inputs", moments.len(), columns * columns)?;
@@ -52,6 +52,7 @@ impl<'a> Hessian<'a> {
         if mean < 0.0 {
             return Err(RoundingError::Indefinite);
         }
+        let damping = damping.max(f64::from(f32::EPSILON));
         for retry in 0..=RETRIES {
             let damping = damping * 10_f64.powi(retry);
             let (factors, precision) = if let Some(factors) = factor::<f32>(moments, columns, mean, damping) {
@@ -413,9 +414,10 @@ mod tests {
                 h[j * n + i] = 0.0;
             }
         }
-        let hessian = Hessian::new(&h, n, 1e-9).unwrap();
+        let hessian = Hessian::new(&h, n, 1e-6).unwrap();
         assert_eq!(hessian.precision(), Precision::Double);
-        assert!((hessian.damping() - 1e-9).abs() < 1e-15);
+        assert!((hessian.damping() - 1e-6).abs() < 1e-12);
+        assert!(Hessian::new(&h, n, 0.0).unwrap().pivots().iter().all(|p| *p > 0.0));
         // Slightly indefinite: an eigenvalue of -0.05.
         let mut h: Vec<f32> = (0..n * n).map(|i| f32::from(i % (n + 1) == 0)).collect();
         (h[1], h[n]) = (1.05, 1.05);

@@ -40,8 +40,8 @@ pub struct Hessian<'a> {
 
 impl<'a> Hessian<'a> {
     /// Factors `moments`, `[columns, columns]` and symmetric, after adding `damping` times the mean of the diagonal
-    /// to the diagonal (0.01 is usual; float32's epsilon is the least). Where float32 loses a pivot float64 is tried, and where that is not enough
-    /// ten times the damping.
+    /// to the diagonal (0.01 is usual; float32's epsilon is the least). Where float32 loses a pivot float64 is
+    /// tried, and where that is not enough ten times the damping.
     pub fn new(moments: &'a [f32], columns: usize, damping: f64) -> Result<Self> {
         same_length("second moments of inputs", moments.len(), columns * columns)?;
         if let Some(at) = moments.par_iter().position_first(|h| !h.is_finite()) {

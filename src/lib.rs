@@ -31,6 +31,7 @@ pub mod plan;
 pub mod recipe;
 pub mod record;
 pub mod report;
+pub mod rounding;
 pub mod rules;
 pub mod sample;
 pub mod sensitivity;

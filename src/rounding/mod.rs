@@ -1,0 +1,119 @@
+//! Better codes, scales and biases than round-to-nearest, in the same affine format: functions on slices.
+//!
+//! [`search()`] looks for the scale and bias of each group that leave the least weighted squared error, the weights being
+//! how large the layer's inputs are. [`gptq()`] also knows how inputs go together and lets later columns make up for the
+//! errors of earlier ones. Weights are float32 `[rows, columns]`, row-major, any slice of rows of a matrix; they are
+//! first rounded to the type that scales and biases are stored in, as in [`crate::affine`].
+
+mod fit;
+mod gptq;
+mod group;
+mod linalg;
+mod search;
+#[cfg(test)]
+mod tests;
+mod tile;
+
+pub use gptq::{Gptq, Losses, gptq};
+pub use linalg::{Hessian, Precision};
+pub use search::{search, search_error_into};
+
+use crate::affine::{FloatType, QuantizeError, Quantized};
+use crate::candidate::{Mode, Quant};
+
+/// Why weights cannot be rounded. Says nothing of file and tensor: the caller knows those.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RoundingError {
+    /// The weights, or their setting.
+    #[error(transparent)]
+    Affine(#[from] QuantizeError),
+    /// A mean square of an input is negative or not finite.
+    #[error("column {column}: {value} is no mean square of an input")]
+    Importance {
+        /// The column.
+        column: usize,
+        /// What was given for it.
+        value: f32,
+    },
+    /// A value of the second moments of the inputs is not finite.
+    #[error("row {row}, column {column} of the inputs' second moments: {value}")]
+    Moments {
+        /// The row, from 0.
+        row: usize,
+        /// The column, from 0.
+        column: usize,
+        /// What was given for it.
+        value: f32,
+    },
+    /// The second moments are so far from positive semidefinite that no damping helps.
+    #[error("the inputs' second moments are not positive semidefinite")]
+    Indefinite,
+}
+
+type Result<T, E = RoundingError> = std::result::Result<T, E>;
+
+/// A checked setting with the sizes that follow from it.
+#[derive(Debug, Clone, Copy)]
+struct Layout {
+    rule: fit::Rule,
+    group_size: usize,
+    columns: usize,
+}
+
+impl Layout {
+    fn new(weights: &[f32], columns: usize, quant: Quant, dtype: FloatType) -> Result<Self> {
+        if quant.mode != Mode::Affine || quant.validate().is_err() {
+            return Err(QuantizeError::Unsupported(quant).into());
+        }
+        let group_size = quant.group_size as usize;
+        if columns == 0 || !columns.is_multiple_of(group_size) {
+            return Err(QuantizeError::Columns { columns, group_size: quant.group_size }.into());
+        }
+        same_length("weights", weights.len(), weights.len() / columns * columns)?;
+        Ok(Self { rule: fit::Rule { bits: quant.bits, dtype }, group_size, columns })
+    }
+
+    /// Bytes of a row's codes.
+    const fn packed_row(self) -> usize {
+        self.columns * self.rule.bits as usize / 8
+    }
+
+    /// Bytes of a row's scales.
+    const fn scales_row(self) -> usize {
+        self.columns / self.group_size * self.rule.dtype.bytes()
+    }
+
+    fn room(self, rows: usize) -> Quantized {
+        let scales = vec![0; rows * self.scales_row()];
+        Quantized { packed: vec![0; rows * self.packed_row()], biases: scales.clone(), scales }
+    }
+
+    fn not_finite(self, row: usize, column: usize) -> RoundingError {
+        let (group_size, dtype) = (self.group_size, self.rule.dtype);
+        QuantizeError::NotFinite { row, column, group_size, dtype }.into()
+    }
+}
+
+fn same_length(what: &'static str, found: usize, expected: usize) -> Result<()> {
+    if found == expected { Ok(()) } else { Err(QuantizeError::Length { what, found, expected }.into()) }
+}
+
+/// The weights that errors in each column are counted with: mean squares of the inputs, brought to a mean of 1,
+/// and a little for every column, so that those that calibration never used are not given up. All 1 where nothing
+/// is known.
+fn column_weights(importance: Option<&[f32]>, columns: usize) -> Result<Vec<f32>> {
+    /// The little.
+    const FLOOR: f32 = 0.01;
+    let Some(importance) = importance else { return Ok(vec![1.0; columns]) };
+    same_length("importances of columns", importance.len(), columns)?;
+    let bad = importance.iter().position(|h| !(h.is_finite() && *h >= 0.0));
+    if let Some((column, &value)) = bad.and_then(|column| Some((column, importance.get(column)?))) {
+        return Err(RoundingError::Importance { column, value });
+    }
+    let mean = importance.iter().map(|&h| f64::from(h)).sum::<f64>() / columns as f64;
+    if mean == 0.0 {
+        return Ok(vec![1.0; columns]);
+    }
+    Ok(importance.iter().map(|&h| (f64::from(h) / mean) as f32 + FLOOR).collect())
+}

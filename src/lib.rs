@@ -36,6 +36,7 @@ pub mod rules;
 pub mod sample;
 pub mod sensitivity;
 pub mod spec;
+pub mod spool;
 pub mod stop_tokens;
 pub mod text;
 pub mod tokenizer;

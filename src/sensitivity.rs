@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::affine::FloatType;
 use crate::candidate::Quant;
 use crate::error::{Error, Result};
+use crate::rounding::Technique;
 
 /// How sensitivities are measured. The formulas are with the code, in the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +90,9 @@ pub struct Measurement {
     pub seed: u64,
     /// A [`Method`], in words.
     pub method: String,
+    /// Whose errors were scored: `rtn` or `search`.
+    #[serde(default)]
+    pub rounding: Technique,
     /// Type of scales and biases.
     pub dtype: FloatType,
     /// The candidates.
@@ -241,6 +245,7 @@ mod tests {
             sequence_length: 8,
             seed,
             method: "fisher-diagonal".to_owned(),
+            rounding: Technique::Rtn,
             dtype: FloatType::F16,
             candidates: vec![Quant::affine(4, 64)],
         }

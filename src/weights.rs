@@ -14,6 +14,7 @@ use crate::checkpoint::{
 use crate::error::{Error, Result};
 use crate::nearest;
 use crate::report::Console;
+use crate::rounding::{self, RoundingError};
 
 /// Source bytes in a chunk.
 const CHUNK: usize = 4 << 20;
@@ -168,12 +169,24 @@ fn check_range(source: &SourceTensor<'_>, dtype: Dtype, report: CastReport) -> R
         }))
 }
 
+/// Where the codes of a matrix come from.
+#[derive(Debug, Clone, Copy)]
+pub enum Codes<'a> {
+    /// Round to nearest, as `mx.quantize`.
+    Nearest,
+    /// Scale search, with E[x_j^2] of the layer's input where it is known.
+    Searched(Option<&'a [f32]>),
+    /// They were made before.
+    Ready(Quantized<&'a [u8]>),
+}
+
 /// A matrix quantized to packed codes and scales, and biases in affine mode.
 pub struct QuantizeTensor<'a> {
     source: SourceTensor<'a>,
     layer: String,
     quant: Quant,
     dtype: Dtype,
+    codes: Codes<'a>,
     warnings: &'a Warnings,
 }
 
@@ -184,9 +197,10 @@ impl<'a> QuantizeTensor<'a> {
         layer: &str,
         quant: Quant,
         dtype: Dtype,
+        codes: Codes<'a>,
         warnings: &'a Warnings,
     ) -> Self {
-        Self { source, layer: layer.to_owned(), quant, dtype, warnings }
+        Self { source, layer: layer.to_owned(), quant, dtype, codes, warnings }
     }
 
     fn rows(&self) -> usize {
@@ -197,19 +211,31 @@ impl<'a> QuantizeTensor<'a> {
         self.source.tensor.shape[1]
     }
 
-    fn round(&self, rows: &[u8]) -> Result<Quantized> {
-        let fail = |e: QuantizeError| {
-            Error::tensor(self.source.tensor.file, self.source.name, e.to_string())
-                .hint("this layer cannot be quantized: keep it float, or mend the checkpoint")
-        };
+    /// `bytes` are rows in `dtype`.
+    fn round(&self, bytes: &[u8]) -> Result<Quantized> {
         let dtype = float_type(self.dtype)?;
-        let rows = Rows::new(rows, dtype, self.columns()).map_err(fail)?;
-        nearest::quantize(rows, self.quant, dtype).map_err(fail)
+        let quantized = match self.codes {
+            Codes::Searched(importance) if self.quant.mode == Mode::Affine => {
+                let mut weights = vec![0.0; bytes.len() / dtype.bytes()];
+                dtype.widen(bytes, &mut weights);
+                rounding::search(&weights, self.columns(), self.quant, dtype, importance)
+            }
+            _ => Rows::new(bytes, dtype, self.columns())
+                .and_then(|rows| nearest::quantize(rows, self.quant, dtype))
+                .map_err(Into::into),
+        };
+        quantized.map_err(|e| unroundable(&self.source, &e))
     }
 
     fn chunk_rows(&self) -> usize {
         (CHUNK / (self.columns() * self.source.tensor.dtype.size())).max(1)
     }
+}
+
+/// A layer whose weights no rounding takes.
+pub fn unroundable(source: &SourceTensor<'_>, error: &RoundingError) -> Error {
+    Error::tensor(source.tensor.file, source.name, error.to_string())
+        .hint("this layer cannot be quantized: keep it float, or mend the checkpoint")
 }
 
 impl Produce for QuantizeTensor<'_> {
@@ -239,6 +265,14 @@ impl Produce for QuantizeTensor<'_> {
         let row = self.columns() * tensor.dtype.size();
         let first = index * self.chunk_rows();
         let end = (first + self.chunk_rows()).min(self.rows());
+        if let Codes::Ready(layer) = self.codes {
+            let parts = [layer.packed, layer.scales, layer.biases];
+            for (output, part) in parts.iter().enumerate().filter(|(_, part)| !part.is_empty()) {
+                let row = part.len() / self.rows();
+                sink(output, (first * row) as u64, &part[first * row..end * row])?;
+            }
+            return Ok(());
+        }
         let mut rounded = Vec::new();
         let report = cast(tensor.dtype, tensor.slice(first * row, end * row), self.dtype, &mut rounded);
         check_range(&self.source, self.dtype, report)?;

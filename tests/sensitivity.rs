@@ -10,6 +10,7 @@ use mixbit::affine::{FloatType, rounding_error};
 use mixbit::candidate::Quant;
 use mixbit::checkpoint::SourceModel;
 use mixbit::engine::{AnalysisSettings, Comparison, Engine, Rounding, analyze};
+use mixbit::rounding::Technique;
 use mixbit::sensitivity::{LayerSensitivity, Method};
 use mixbit::text::Text;
 use mixbit::tokenizer::Tokenizer;
@@ -23,6 +24,7 @@ fn table(source: &SourceModel, engine: &Engine, method: Method, memory: u64) -> 
         sequences: &sequences,
         candidates: &candidates,
         method,
+        technique: Technique::Rtn,
         dtype: FloatType::F16,
         skip: [].into(),
         seed: 0,

@@ -81,7 +81,7 @@ pub struct Quantize {
     #[arg(long)]
     pub no_eval: bool,
     /// Use a table that `mixbit analyze` wrote instead of measuring
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["calibration", "bits", "mode"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["bits", "mode"])]
     pub sensitivities: Option<PathBuf>,
     /// Element type of what stays float and of scales and biases
     #[arg(long, value_enum, default_value = "float16")]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{FloatDtype, parse_size};
+use crate::rounding::Technique;
 
 /// Text that sensitivities are measured on.
 #[derive(Debug, Args)]
@@ -28,6 +29,13 @@ pub struct Calibration {
     /// Which form of the Fisher information
     #[arg(long, value_enum, default_value_t)]
     pub fisher: Fisher,
+    /// How weights become codes, and which errors sensitivities are measured for [default: gptq where there is a
+    /// calibration text to it, rtn where all bits are fixed]
+    #[arg(long, value_enum)]
+    pub rounding: Option<Rounding>,
+    /// With gptq: later blocks see the activations of earlier ones as they were rounded
+    #[arg(long)]
+    pub sequential: bool,
     /// Hidden states in memory; more go to a temporary file (in $TMPDIR)
     #[arg(long, value_name = "SIZE", default_value = "1GB", value_parser = parse_size)]
     pub activation_memory: u64,
@@ -90,4 +98,25 @@ pub struct Curve {
     /// Comma-separated values instead of a table
     #[arg(long)]
     pub csv: bool,
+}
+
+/// How weights become codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Rounding {
+    /// to nearest, bit-exact with mx.quantize
+    Rtn,
+    /// scale and bias of each group searched, weighted by the layer's inputs
+    Search,
+    /// the same, and later columns make up for the errors of earlier ones
+    Gptq,
+}
+
+impl From<Rounding> for Technique {
+    fn from(rounding: Rounding) -> Self {
+        match rounding {
+            Rounding::Rtn => Self::Rtn,
+            Rounding::Search => Self::Search,
+            Rounding::Gptq => Self::Gptq,
+        }
+    }
 }

@@ -7,7 +7,7 @@ mod talk;
 
 pub use look::{Check, Eval, Inspect};
 pub use make::{Convert, Dequantize, Quantize, Recipes, RecipesCommand, Size};
-pub use measure::{Analyze, Calibration, Curve, Fisher, MeasureMethod};
+pub use measure::{Analyze, Calibration, Curve, Fisher, MeasureMethod, Rounding};
 pub use talk::{Logits, Run, Sampling};
 
 use std::path::PathBuf;

@@ -2,12 +2,14 @@
 
 use super::measure::Measure;
 use super::settings::{Calibration, recipe};
+use super::texts::Texts;
 use crate::candidate::{Candidate, DEFAULT_CANDIDATES};
 use crate::checkpoint::SourceModel;
 use crate::cli::Analyze;
 use crate::error::Result;
 use crate::plan::Plan;
 use crate::report::Console;
+use crate::rounding::Technique;
 use crate::sensitivity::{Partial, check_writable};
 use crate::weights::float_type;
 
@@ -25,7 +27,10 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     };
     let calibration = Calibration::resolve(&args.calibration, recipe.as_ref());
     console.notes(&source.spec().notes);
-    let measure = Measure::prepare(&source, &calibration, plan.quants(), float_type(dtype)?, console)?;
+    let texts = Texts::prepare(&source, &calibration, console)?;
+    let technique = calibration.rounding.unwrap_or(Technique::Gptq);
+    let measure =
+        Measure::prepare(&source, &calibration, &texts, technique, plan.quants(), float_type(dtype)?)?;
     let mut partial = Partial::open(&args.out, &measure.measurement, args.resume)?;
     let finished = partial.finished.clone();
     if !finished.is_empty() {

@@ -14,6 +14,7 @@ mod recipes;
 mod run;
 mod scoring;
 mod settings;
+mod texts;
 
 use crate::cli::{Cli, Command};
 use crate::error::Result;

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::recipe::Recipe;
 use crate::report::Console;
+use crate::rounding::Technique;
 use crate::sensitivity::Method;
 
 /// How sensitivities are measured.
@@ -23,6 +24,10 @@ pub struct Calibration {
     pub seed: u64,
     /// Bytes of hidden states in memory.
     pub memory: u64,
+    /// How weights are rounded, where the user says.
+    pub rounding: Option<Technique>,
+    /// Whether later blocks see what rounding did to earlier ones.
+    pub sequential: bool,
     method: MeasureMethod,
     fisher: Fisher,
 }
@@ -37,6 +42,8 @@ impl Calibration {
             sequence_length: flags.sequence_length.or(recipe.sequence_length).unwrap_or(512),
             seed: flags.seed.or(recipe.seed).unwrap_or(0),
             memory: flags.activation_memory,
+            rounding: flags.rounding.map(Into::into),
+            sequential: flags.sequential,
             method: flags.method,
             fisher: flags.fisher,
         }

@@ -14,6 +14,7 @@ use crate::affine::FloatType;
 use crate::candidate::Quant;
 use crate::checkpoint::SourceModel;
 use crate::error::Result;
+use crate::rounding::Technique;
 use crate::sensitivity::{LayerSensitivity, Method};
 use crate::spec::{Role, TensorSpec};
 
@@ -25,6 +26,8 @@ pub struct AnalysisSettings<'a> {
     pub candidates: &'a [Quant],
     /// How.
     pub method: Method,
+    /// How weights will be rounded: the errors that are scored.
+    pub technique: Technique,
     /// Dtype of scales and biases, which the weights are cast to first.
     pub dtype: FloatType,
     /// Paths of layers that were measured before.
@@ -67,7 +70,7 @@ pub fn analyze(
     };
     let mut replay = Replay::forward(embed(Loader { rounding: rounding.as_ref(), ..float })?, &tick)?;
     let head = layers.get(&None).map(Vec::as_slice).unwrap_or_default();
-    let mut scorer = Scorer::new(source, settings, head)?;
+    let mut scorer = Scorer::new(source, settings, head, replay.importance(None))?;
     replay.head(&objective, !head.is_empty(), |sequence, gradient| scorer.add(sequence, &[gradient]))?;
     scorer.finish(&mut finished)?;
     drop(target);
@@ -75,7 +78,7 @@ pub fn analyze(
     for block in (0..blocks).rev() {
         let members = layers.get(&Some(block)).map(Vec::as_slice).unwrap_or_default();
         let roles: Vec<Role> = members.iter().map(|spec| spec.role).collect();
-        let mut scorer = Scorer::new(source, settings, members)?;
+        let mut scorer = Scorer::new(source, settings, members, replay.importance(Some(block)))?;
         replay.block(block, &roles, |sequence, gradients| scorer.add(sequence, &gradients))?;
         scorer.finish(&mut finished)?;
         tick();

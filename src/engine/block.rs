@@ -83,11 +83,23 @@ impl Block {
         positions: &mut Positions,
         cache: Option<&mut KvCache>,
     ) -> Result<Array> {
+        self.forward_observed(context, x, positions, cache, &mut |_, _| {})
+    }
+
+    /// The same, showing `observe` the input of the linear layers: of q (and k and v), o, gate (and up) and down.
+    pub(super) fn forward_observed(
+        &self,
+        context: Context<'_>,
+        x: &Array,
+        positions: &mut Positions,
+        cache: Option<&mut KvCache>,
+        observe: &mut dyn FnMut(Role, &Array),
+    ) -> Result<Array> {
         let eps = context.spec.rms_norm_eps;
         let normed = rms_norm(x, Some(&self.input_norm), eps)?;
-        let h = x.add(self.attention(context, &normed, positions, cache)?)?;
+        let h = x.add(self.attention(context, &normed, positions, cache, observe)?)?;
         let normed = rms_norm(&h, Some(&self.post_attention_norm), eps)?;
-        Ok(h.add(self.mlp(context, &normed)?)?)
+        Ok(h.add(self.mlp(context, &normed, observe)?)?)
     }
 
     fn attention(
@@ -96,7 +108,9 @@ impl Block {
         x: &Array,
         positions: &mut Positions,
         cache: Option<&mut KvCache>,
+        observe: &mut dyn FnMut(Role, &Array),
     ) -> Result<Array> {
+        observe(Role::Q, x);
         let Context { spec, dtype, on_gpu } = context;
         let (batch, tokens) = (x.shape()[0], x.shape()[1]);
         let heads = |linear: &Linear, count: usize| -> Result<Array> {
@@ -128,6 +142,7 @@ impl Block {
         let out = attend(&q, &k, &v, scale, &mask)?;
         let width = (spec.num_attention_heads * spec.head_dim) as i32;
         let out = out.transpose_axes(&[0, 2, 1, 3])?.reshape(&[batch, tokens, width])?;
+        observe(Role::O, &out);
         self.o.forward(&out, dtype, on_gpu)
     }
 
@@ -149,11 +164,13 @@ impl Block {
         if self.layer.rope { positions.rotation.apply(&x) } else { Ok(x) }
     }
 
-    fn mlp(&self, context: Context<'_>, x: &Array) -> Result<Array> {
+    fn mlp(&self, context: Context<'_>, x: &Array, observe: &mut dyn FnMut(Role, &Array)) -> Result<Array> {
+        observe(Role::Gate, x);
         let Context { dtype, on_gpu, .. } = context;
         let gate = self.gate.forward(x, dtype, on_gpu)?;
         let up = self.up.forward(x, dtype, on_gpu)?;
         let gated = gate.multiply(sigmoid(&gate)?)?.multiply(&up)?;
+        observe(Role::Down, &gated);
         self.down.forward(&gated, dtype, on_gpu)
     }
 }

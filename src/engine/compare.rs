@@ -33,7 +33,7 @@ impl<'a> Comparison<'a> {
         let mut pass = Pass::embed(engine, loader, sequences, 1, memory)?;
         let mut inputs = Vec::new();
         for index in 0..source.spec().layers.len() {
-            inputs.push(pass.advance(&Block::load(&loader, index)?)?);
+            inputs.push(pass.advance(&Block::load(&loader, index)?, None)?);
         }
         let tokens = sequences.iter().map(Vec::len).sum();
         Ok(Self { loader, store: Rc::clone(&pass.store), inputs, float: pass.into_final(), tokens })
@@ -58,7 +58,7 @@ impl<'a> Comparison<'a> {
                 None => self.float.state(sequence)?,
             };
             for block in &changed {
-                x = forward(context, block, &x)?;
+                x = forward(context, block, &x, None)?;
             }
             total += self.divergence(sequence, &x, &ends)?;
         }

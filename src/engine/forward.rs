@@ -11,6 +11,7 @@ use super::attention::Positions;
 use super::block::{Block, Context};
 use super::load::Loader;
 use super::model::Ends;
+use super::moments::Collector;
 use super::states::{Kept, Store};
 use crate::checkpoint::SourceModel;
 use crate::error::{Error, Result};
@@ -39,7 +40,7 @@ pub(super) struct Pass<'a> {
     pub(super) context: Context<'a>,
     pub(super) ends: Ends,
     pub(super) store: Rc<Store>,
-    states: Vec<Kept>,
+    pub(super) states: Vec<Kept>,
     /// Of each sequence, its state and its row in it.
     places: Vec<(usize, usize)>,
 }
@@ -70,11 +71,16 @@ impl<'a> Pass<'a> {
         Ok(Self { loader, context, ends, store, states, places })
     }
 
-    /// Through `block`, keeping its inputs, which are returned.
-    pub(super) fn advance(&mut self, block: &Block) -> Result<Vec<Kept>> {
+    /// Through `block`, keeping its inputs, which are returned. A collector sees what its linear layers get.
+    pub(super) fn advance(
+        &mut self,
+        block: &Block,
+        mut collector: Option<&mut Collector>,
+    ) -> Result<Vec<Kept>> {
         let mut outputs = Vec::with_capacity(self.states.len());
         for kept in &self.states {
-            outputs.push(self.store.put(forward(self.context, block, &self.store.get(kept)?)?)?);
+            let x = self.store.get(kept)?;
+            outputs.push(self.store.put(forward(self.context, block, &x, collector.as_deref_mut())?)?);
         }
         Ok(std::mem::replace(&mut self.states, outputs))
     }
@@ -85,7 +91,7 @@ impl<'a> Pass<'a> {
             let block = Block::load(&self.loader, index)?;
             for kept in std::mem::take(&mut self.states) {
                 let x = self.store.take(kept)?;
-                self.states.push(self.store.put(forward(self.context, &block, &x)?)?);
+                self.states.push(self.store.put(forward(self.context, &block, &x, None)?)?);
             }
             tick();
         }
@@ -146,11 +152,23 @@ impl FinalStates<'_> {
 }
 
 /// x [batch, tokens, hidden] through a block, evaluated.
-pub(super) fn forward(context: Context<'_>, block: &Block, x: &Array) -> Result<Array> {
+pub(super) fn forward(
+    context: Context<'_>,
+    block: &Block,
+    x: &Array,
+    collector: Option<&mut Collector>,
+) -> Result<Array> {
     crate::interrupt::check()?;
     let mut positions = Positions::new(context.spec, 0, x.shape()[1] as usize);
-    let y = block.forward(context, x, &mut positions, None)?;
+    let Some(collector) = collector else {
+        let y = block.forward(context, x, &mut positions, None)?;
+        eval([&y])?;
+        return Ok(y);
+    };
+    let mut observe = |role, x: &Array| collector.see(role, x);
+    let y = block.forward_observed(context, x, &mut positions, None, &mut observe)?;
     eval([&y])?;
+    collector.settle()?;
     Ok(y)
 }
 

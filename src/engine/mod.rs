@@ -15,6 +15,7 @@ mod generate;
 mod linear;
 mod load;
 mod model;
+mod moments;
 pub mod oracle;
 mod replay;
 mod score;
@@ -26,6 +27,7 @@ pub use forward::{FinalStates, run_forward};
 pub use generate::{Finish, Generation, Settings, Timings, generate};
 pub use load::Rounding;
 pub use model::Model;
+pub use moments::{Extent, MomentSettings, Moments, Replacements, input_moments, input_of};
 
 use std::marker::PhantomData;
 

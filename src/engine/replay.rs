@@ -16,6 +16,7 @@ use super::forward::{FinalStates, Pass};
 use super::linear::Weight;
 use super::load::Loader;
 use super::model::Ends;
+use super::moments::{Collector, Extent, Moments};
 use super::states::{Kept, Store};
 use crate::error::{Error, Result};
 use crate::sample::categorical;
@@ -34,6 +35,8 @@ pub(super) struct Replay<'a> {
     loader: Loader<'a>,
     last: FinalStates<'a>,
     store: Rc<Store>,
+    /// E[x_j^2] of the linear layers' inputs, by block; the head's is last.
+    importance: Vec<Moments>,
     /// Inputs of each block, by block and sequence; given up as the replay comes by.
     inputs: Vec<Vec<Kept>>,
     /// Gradient of the objective with respect to the current block's output, by sequence.
@@ -49,14 +52,23 @@ pub(super) struct Gradient {
 impl<'a> Replay<'a> {
     /// Runs all sequences forward. `tick` is called once a block.
     pub(super) fn forward(mut pass: Pass<'a>, tick: &dyn Fn()) -> Result<Self> {
-        let mut inputs = Vec::new();
+        let (mut inputs, mut importance) = (Vec::new(), Vec::new());
         for index in 0..pass.context.spec.layers.len() {
             let block = Block::load(&pass.loader, index)?;
-            inputs.push(pass.advance(&block)?);
+            let mut collector = Collector::new(Extent::Diagonal);
+            inputs.push(pass.advance(&block, Some(&mut collector))?);
+            importance.push(collector.moments()?);
             tick();
         }
         let (loader, store) = (pass.loader, Rc::clone(&pass.store));
-        Ok(Self { loader, last: pass.into_final(), store, inputs, cotangents: Vec::new() })
+        let last = pass.into_final();
+        importance.push(last.head_moments(Extent::Diagonal)?);
+        Ok(Self { loader, last, store, importance, inputs, cotangents: Vec::new() })
+    }
+
+    /// E[x_j^2] of the inputs of a block's linear layers, or of the head's.
+    pub(super) fn importance(&self, block: Option<usize>) -> &Moments {
+        &self.importance[block.unwrap_or(self.importance.len() - 1)]
     }
 
     /// Through the head: hands the head's own gradient of each sequence to `each` if `wanted`.

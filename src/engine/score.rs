@@ -15,12 +15,12 @@ use rayon::prelude::*;
 use super::analysis::AnalysisSettings;
 use super::array::as_slice;
 use super::load::decode;
+use super::moments::{Moments, input_of};
 use super::replay::Gradient;
-use crate::affine::{FloatType, QuantizeError};
 use crate::candidate::Quant;
 use crate::checkpoint::SourceModel;
 use crate::error::{Error, Result};
-use crate::nearest;
+use crate::rounding::{Rounder, RoundingError};
 use crate::sensitivity::{LayerSensitivity, Method, Score};
 use crate::spec::TensorSpec;
 
@@ -45,29 +45,40 @@ struct ScoredLayer<'a> {
 
 /// What is kept of a layer from one sequence to the next.
 enum Sums {
-    /// Weights, and sums of squared gradients over some sequences.
-    Squares { weights: Vec<f32>, squares: Vec<f32>, sequences: usize },
+    /// Weights, E[x_j^2] of the layer's input, and of each group of sequences the sum of squared gradients.
+    Squares { weights: Vec<f32>, importance: Vec<f32>, groups: Vec<Group> },
     /// Rounding errors by candidate.
     Products { errors: Vec<Vec<bf16>>, squared: bool },
 }
 
+/// Squared gradients of some sequences.
+struct Group {
+    squares: Vec<f32>,
+    sequences: usize,
+}
+
 impl<'a> Scorer<'a> {
+    /// `importance` is E[x_j^2] of the layers' inputs.
     pub(super) fn new(
         source: &SourceModel,
         settings: &'a AnalysisSettings<'a>,
         specs: &[&'a TensorSpec],
+        importance: &Moments,
     ) -> Result<Self> {
         let mut layers = Vec::new();
         for spec in specs {
             let fits = |quant: &&Quant| quant.packed_columns(spec.shape[1]).is_some();
             let candidates: Vec<Quant> = settings.candidates.iter().filter(fits).copied().collect();
             let weights = decode(source.tensor(&spec.name)?);
+            let importance = importance.get(&input_of(spec.role)).cloned().unwrap_or_default();
             let sums = match settings.method {
                 Method::FisherDiagonal => {
-                    Sums::Squares { squares: vec![0.0; weights.len()], weights, sequences: 0 }
+                    let group = || Group { squares: vec![0.0; weights.len()], sequences: 0 };
+                    let groups = (0..GROUPS.min(settings.sequences.len())).map(|_| group()).collect();
+                    Sums::Squares { weights, importance, groups }
                 }
                 method => Sums::Products {
-                    errors: rounding_errors(spec, &weights, &candidates, settings.dtype)?,
+                    errors: rounding_errors(spec, settings, &weights, &importance, &candidates)?,
                     squared: method == Method::FisherDirectional,
                 },
             };
@@ -78,29 +89,25 @@ impl<'a> Scorer<'a> {
 
     pub(super) fn add(&mut self, sequence: usize, gradients: &[Gradient]) -> Result<()> {
         let total = self.settings.sequences.len();
-        let last_of_group =
-            (sequence + 1) * GROUPS / total > sequence * GROUPS / total || sequence + 1 == total;
+        let group = sequence * GROUPS.min(total) / total;
         let tokens = self.settings.sequences.get(sequence).map_or(1, Vec::len);
         for (layer, gradient) in self.layers.iter_mut().zip(gradients) {
             debug_assert_eq!(layer.spec.role, gradient.role);
             let gradient = gradient.gradient.as_dtype(mlx_rs::Dtype::Float32)?.contiguous()?;
-            let finite = layer.add(as_slice(&gradient)?, tokens);
-            if !finite {
+            if !layer.add(as_slice(&gradient)?, group, tokens) {
                 return Err(Error::engine(format!(
                     "layer `{}` has gradients that are not finite",
                     layer.spec.name
                 ))
                 .hint("the weights hold NaN or infinite values, or the text makes the model overflow"));
             }
-            if last_of_group {
-                layer.close_group(self.settings.dtype, tokens)?;
-            }
         }
         Ok(())
     }
 
     pub(super) fn finish(self, finished: &mut impl FnMut(LayerSensitivity) -> Result<()>) -> Result<()> {
-        for layer in self.layers {
+        for mut layer in self.layers {
+            layer.score_squares(self.settings)?;
             let scores =
                 layer.candidates.iter().zip(&layer.parts).map(|(quant, parts)| Score::new(*quant, parts));
             finished(LayerSensitivity {
@@ -116,11 +123,12 @@ impl<'a> Scorer<'a> {
 
 impl ScoredLayer<'_> {
     /// Adds the gradient of one sequence; false if it is not finite.
-    fn add(&mut self, gradient: &[f32], tokens: usize) -> bool {
+    fn add(&mut self, gradient: &[f32], group: usize, tokens: usize) -> bool {
         match &mut self.sums {
-            Sums::Squares { squares, sequences, .. } => {
-                *sequences += 1;
-                add_squares(squares, gradient)
+            Sums::Squares { groups, .. } => {
+                let group = &mut groups[group];
+                group.sequences += 1;
+                add_squares(&mut group.squares, gradient)
             }
             Sums::Products { errors, squared } => {
                 let mut finite = true;
@@ -135,60 +143,69 @@ impl ScoredLayer<'_> {
         }
     }
 
-    /// Scores what squares were summed since the last group and starts anew.
-    fn close_group(&mut self, dtype: FloatType, tokens: usize) -> Result<()> {
-        let Sums::Squares { weights, squares, sequences } = &mut self.sums else { return Ok(()) };
+    /// Scores the candidates on each group's squares.
+    fn score_squares(&mut self, settings: &AnalysisSettings<'_>) -> Result<()> {
+        let Sums::Squares { weights, importance, groups } = &self.sums else { return Ok(()) };
         let columns = self.spec.shape[1];
         let step = TASK.div_ceil(columns) * columns;
         let candidates = &self.candidates;
+        let rounder = rounder(settings, importance, columns);
         // Collected in order and summed after, so that the result does not depend on the threads.
-        let sums: Vec<Vec<f64>> = weights
+        let tasks: Vec<Vec<f64>> = weights
             .par_chunks(step)
-            .zip(squares.par_chunks(step))
-            .map_init(Vec::new, |errors, (weights, squares)| {
+            .enumerate()
+            .map_init(Vec::new, |errors, (task, weights)| {
                 errors.resize(weights.len(), 0.0);
-                let score = |quant: &Quant| weighted_error(weights, squares, columns, *quant, dtype, errors);
-                candidates.iter().map(score).collect::<Result<_, QuantizeError>>()
+                let mut sums = Vec::with_capacity(candidates.len() * groups.len());
+                for quant in candidates {
+                    rounder.error_into(weights, columns, *quant, errors)?;
+                    let squares = groups.iter().map(|group| &group.squares[task * step..][..weights.len()]);
+                    sums.extend(squares.map(|squares| weighted_square(errors, squares, columns)));
+                }
+                Ok(sums)
             })
-            .collect::<Result<_, QuantizeError>>()
+            .collect::<Result<_, RoundingError>>()
             .map_err(|e| unrounded(self.spec, &e))?;
-        let per_token = 0.5 / (*sequences * tokens) as f64;
+        let tokens = settings.sequences.first().map_or(1, Vec::len);
         for (candidate, parts) in self.parts.iter_mut().enumerate() {
-            parts.push(sums.iter().map(|task| task[candidate]).sum::<f64>() * per_token);
+            parts.extend(groups.iter().enumerate().map(|(index, group)| {
+                let sum: f64 = tasks.iter().map(|task| task[candidate * groups.len() + index]).sum();
+                0.5 * sum / (group.sequences * tokens) as f64
+            }));
         }
-        squares.fill(0.0);
-        *sequences = 0;
         Ok(())
     }
 }
 
-fn unrounded(spec: &TensorSpec, error: &QuantizeError) -> Error {
+fn unrounded(spec: &TensorSpec, error: &RoundingError) -> Error {
     Error::engine(format!("{}: {error}", spec.name))
 }
 
 /// `Q(W) - W` of each candidate, in two bytes a weight: there are many, and they only enter sums.
 fn rounding_errors(
     spec: &TensorSpec,
+    settings: &AnalysisSettings<'_>,
     weights: &[f32],
+    importance: &[f32],
     candidates: &[Quant],
-    dtype: FloatType,
 ) -> Result<Vec<Vec<bf16>>> {
     let columns = spec.shape[1];
     let step = TASK.div_ceil(columns) * columns;
+    let rounder = rounder(settings, importance, columns);
     let rounded = |quant: &Quant| {
         let mut rounded = vec![bf16::ZERO; weights.len()];
         rounded.par_chunks_mut(step).zip(weights.par_chunks(step)).try_for_each_init(
             Vec::new,
             |errors, (rounded, weights)| {
                 errors.resize(weights.len(), 0.0f32);
-                nearest::rounding_error_into(weights, columns, *quant, dtype, errors)?;
+                rounder.error_into(weights, columns, *quant, errors)?;
                 rounded.convert_from_f32_slice(errors);
-                Ok(())
+                Ok::<(), RoundingError>(())
             },
         )?;
         Ok(rounded)
     };
-    candidates.iter().map(rounded).collect::<Result<_, QuantizeError>>().map_err(|e| unrounded(spec, &e))
+    candidates.iter().map(rounded).collect::<Result<_, RoundingError>>().map_err(|e| unrounded(spec, &e))
 }
 
 /// The sum is of parts that do not depend on the number of threads, so that the same input gives the same table.
@@ -226,19 +243,15 @@ fn add_squares(sum: &mut [f32], gradient: &[f32]) -> bool {
         .reduce(|| true, |a, b| a && b)
 }
 
-/// `sum_ij squares_ij * (Q(W) - W)_ij^2`; `errors` is room for as many values.
-fn weighted_error(
-    weights: &[f32],
-    squares: &[f32],
-    columns: usize,
-    quant: Quant,
-    dtype: FloatType,
-    errors: &mut [f32],
-) -> Result<f64, QuantizeError> {
-    nearest::rounding_error_into(weights, columns, quant, dtype, errors)?;
-    Ok(errors
-        .chunks(columns)
-        .zip(squares.chunks(columns))
-        .map(|(errors, squares)| f64::from(errors.iter().zip(squares).map(|(e, f)| f * e * e).sum::<f32>()))
-        .sum())
+fn rounder<'a>(settings: &AnalysisSettings<'_>, importance: &'a [f32], columns: usize) -> Rounder<'a> {
+    let searched = settings.technique.is_searched();
+    let importance = (importance.len() == columns).then_some(importance);
+    Rounder { dtype: settings.dtype, searched, importance }
+}
+
+/// `sum_ij squares_ij errors_ij^2`.
+fn weighted_square(errors: &[f32], squares: &[f32], columns: usize) -> f64 {
+    let rows = errors.chunks(columns).zip(squares.chunks(columns));
+    rows.map(|(errors, squares)| f64::from(errors.iter().zip(squares).map(|(e, f)| f * e * e).sum::<f32>()))
+        .sum()
 }

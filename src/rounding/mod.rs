@@ -10,6 +10,7 @@ mod gptq;
 mod group;
 mod linalg;
 mod search;
+mod technique;
 #[cfg(test)]
 mod tests;
 mod tile;
@@ -17,6 +18,7 @@ mod tile;
 pub use gptq::{Gptq, Losses, gptq};
 pub use linalg::{Hessian, Precision};
 pub use search::{search, search_error_into};
+pub use technique::{Rounder, Technique};
 
 use crate::affine::{FloatType, QuantizeError, Quantized};
 use crate::candidate::{Mode, Quant};

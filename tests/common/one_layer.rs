@@ -7,6 +7,7 @@ use mixbit::candidate::Quant;
 use mixbit::checkpoint::SourceModel;
 use mixbit::engine::{AnalysisSettings, Comparison, Engine, Rounding, analyze};
 use mixbit::error::Result;
+use mixbit::rounding::Technique;
 use mixbit::sensitivity::Method;
 
 /// Enough for the models this is run on.
@@ -49,6 +50,7 @@ pub fn measure(
         sequences: &setting.sequences,
         candidates: &setting.candidates,
         method,
+        technique: Technique::Rtn,
         dtype: FloatType::F16,
         skip: [].into(),
         seed: 0,

@@ -2,13 +2,13 @@
 
 mod proof;
 mod report;
+mod round;
 mod write;
-
-pub use proof::MOST_HELD_OUT;
 
 use super::curve::STEP;
 use super::measure::Measure;
 use super::settings::{Calibration, Target, recipe};
+use super::texts::Texts;
 use crate::allocate::CurvePoint;
 use crate::candidate::{Candidate, DEFAULT_CANDIDATES, Quant};
 use crate::checkpoint::{Dtype, SourceModel, check_destination};
@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 use crate::export;
 use crate::plan::{Plan, Solution};
 use crate::report::Console;
+use crate::rounding::Technique;
 use crate::rules::LayerRule;
 use crate::sensitivity::Table;
 use crate::weights::{check_values, float_type};
@@ -31,6 +32,9 @@ struct Job<'a> {
     plan: Plan<'a>,
     target: Target,
     calibration: Calibration,
+    technique: Technique,
+    /// Where something is measured.
+    texts: Option<Texts>,
 }
 
 /// What was decided, and what it was decided on.
@@ -38,8 +42,6 @@ struct Decision {
     solution: Solution,
     table: Option<Table>,
     curve: Vec<CurvePoint>,
-    /// Windows of the calibration text that were kept apart.
-    held_out: Vec<Vec<u32>>,
 }
 
 /// Runs the command.
@@ -51,7 +53,6 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     source.verify()?;
     console.notes(&source.spec().notes);
     let job = Job::resolve(args, &source, console)?;
-    job.announce();
     let proof = job.proof()?;
     let decision = job.decide()?;
     if args.dry_run {
@@ -81,41 +82,57 @@ impl<'a> Job<'a> {
         target.check(&plan, recipe.as_ref())?;
         let calibration = Calibration::resolve(&args.calibration, recipe.as_ref());
         let recipe = recipe.map(|recipe| recipe.name);
-        Ok(Self { args, console, source, dtype, recipe, plan, target, calibration })
+        let fixed = target == Target::Fixed || plan.is_fixed();
+        let usual = if fixed { Technique::Rtn } else { Technique::Gptq };
+        let technique = calibration.rounding.unwrap_or(usual);
+        let mut job =
+            Self { args, console, source, dtype, recipe, plan, target, calibration, technique, texts: None };
+        job.announce();
+        job.check_target()?;
+        // Scale search does without a text where all bits are fixed, and so does rounding to nearest.
+        if !fixed || technique == Technique::Gptq || job.calibration.text.is_some() {
+            job.texts = Some(Texts::prepare(source, &job.calibration, console)?);
+        }
+        Ok(job)
+    }
+
+    fn check_target(&self) -> Result<()> {
+        match self.target {
+            Target::Bpw(bpw) => self.plan.check_target(bpw),
+            Target::Size(size) => self.plan.bpw_of_model_size(self.source, size).map(drop),
+            Target::Fixed => Ok(()),
+        }
     }
 
     /// Chooses what every layer gets, measuring sensitivities if there is a choice and no table.
     fn decide(&self) -> Result<Decision> {
         let Self { args, console, source, plan, .. } = self;
-        let fixed =
-            || Decision { solution: plan.fixed(), table: None, curve: Vec::new(), held_out: Vec::new() };
+        let fixed = || Decision { solution: plan.fixed(), table: None, curve: Vec::new() };
         let target = match self.target {
             Target::Bpw(bpw) => bpw,
             Target::Size(size) => plan.bpw_of_model_size(source, size)?,
             Target::Fixed => return Ok(fixed()),
         };
-        plan.check_target(target)?;
-        if plan.is_fixed() {
-            return Ok(fixed());
-        }
+        let (false, Some(texts)) = (plan.is_fixed(), &self.texts) else { return Ok(fixed()) };
         let float = float_type(self.dtype)?;
         check_values(source, self.dtype)?;
-        let (table, held_out) = if let Some(path) = &args.sensitivities {
+        let table = if let Some(path) = &args.sensitivities {
             let table = Table::read(path)?;
             table.check(path, &source.fingerprint()?, float)?;
-            (table, Vec::new())
+            table
         } else {
-            let measure = Measure::prepare(source, &self.calibration, plan.quants(), float, console)?;
+            let (calibration, technique) = (&self.calibration, self.technique);
+            let measure = Measure::prepare(source, calibration, texts, technique, plan.quants(), float)?;
             let mut layers = Vec::new();
             measure.run(&[], console, |layer| {
                 layers.push(layer);
                 Ok(())
             })?;
-            (Table { measurement: measure.measurement, layers }, measure.held_out)
+            Table { measurement: measure.measurement, layers }
         };
         let solution = plan.solve(&table.layers, target)?;
         let curve = plan.curve(&table.layers, STEP)?;
-        Ok(Decision { solution, table: Some(table), curve, held_out })
+        Ok(Decision { solution, table: Some(table), curve })
     }
 }
 

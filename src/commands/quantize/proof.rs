@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Decision, Job};
+use super::Job;
 use crate::checkpoint::SourceModel;
 use crate::commands::scoring::{Against, Scoring};
 use crate::engine::Engine;
@@ -11,9 +11,6 @@ use crate::evaluation::Histogram;
 use crate::record::Evaluation;
 use crate::text::Text;
 use crate::tokenizer::Tokenizer;
-
-/// Windows of held-out text at most.
-pub const MOST_HELD_OUT: usize = 8;
 
 /// Text that was given to measure on, tokenized before the work starts, so that a bad one is known early.
 pub struct Proof {
@@ -31,17 +28,15 @@ impl Job<'_> {
         Ok(Some(Proof { name: text.name(), windows }))
     }
 
-    /// Scores the model in `folder` against the float one.
-    pub(super) fn evaluate(
-        &self,
-        folder: &Path,
-        decision: &Decision,
-        given: Option<Proof>,
-    ) -> Result<Option<Evaluation>> {
-        let proof = match given {
-            Some(proof) => proof,
-            None if self.args.no_eval || decision.table.is_none() => return Ok(None),
-            None => self.held_out(decision)?,
+    /// Scores the model in `folder` against the float one: on the text that was given, or on what was held out of the
+    /// calibration text.
+    pub(super) fn evaluate(&self, folder: &Path, given: Option<Proof>) -> Result<Option<Evaluation>> {
+        let proof = match (given, &self.texts) {
+            (Some(proof), _) => proof,
+            (None, Some(texts)) if !self.args.no_eval => {
+                Proof { name: format!("held-out part of {}", texts.name), windows: texts.held_out.clone() }
+            }
+            _ => return Ok(None),
         };
         let engine = Engine::start()?;
         let quantized = SourceModel::open(folder)?;
@@ -54,19 +49,5 @@ impl Job<'_> {
             summary: scores.summary(),
             kl_histogram: Histogram::of(scores.divergences()),
         }))
-    }
-
-    /// What was held out of the calibration text; with a table measured before, that of the built-in text.
-    fn held_out(&self, decision: &Decision) -> Result<Proof> {
-        let held_out = |name: &str| format!("held-out part of {name}");
-        if !decision.held_out.is_empty() {
-            let name = Text::open(self.calibration.text.as_deref())?.name();
-            return Ok(Proof { name: held_out(&name), windows: decision.held_out.clone() });
-        }
-        let text = Text::open(None)?;
-        let tokenizer = Tokenizer::from_dir(self.source.dir())?;
-        let length = self.calibration.sequence_length as usize;
-        let split = text.split(&tokenizer, 1, length, 0, MOST_HELD_OUT)?;
-        Ok(Proof { name: held_out(&text.name()), windows: split.held_out })
     }
 }

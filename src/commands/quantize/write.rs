@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::proof::Proof;
+use super::round::Rounded;
 use super::{Decision, Job};
 use crate::bitmap::BitMap;
 use crate::checkpoint::{Dtype, OutputFolder, Produce, SourceModel};
@@ -29,12 +30,13 @@ impl Job<'_> {
         let output = &args.output;
         let warnings = Warnings::default();
         let bitmap = self.bitmap(decision);
-        let producers = producers(source, dtype, &bitmap, &warnings);
         let folder = OutputFolder::create(&output.mlx_path, output.overwrite)?;
+        let rounded = self.round(folder.path(), decision).map_err(|e| folder.relocate(e))?;
+        let producers = producers(source, dtype, &bitmap, &rounded, &warnings);
         let parameters = source.manifest().parameters();
         write(&folder, &producers, output.container(), parameters, console, "quantizing")?;
         export::write_config(&folder, source, dtype, &bitmap)?;
-        let evaluation = self.evaluate(folder.path(), decision, given).map_err(|e| folder.relocate(e))?;
+        let evaluation = self.evaluate(folder.path(), given).map_err(|e| folder.relocate(e))?;
         let record = self.record(decision, &bitmap, evaluation);
         export::write_card(&folder, source, &how(&record, bitmap.len()))?;
         folder.write(record::FILE, &record.to_json()?)?;
@@ -56,7 +58,7 @@ impl Job<'_> {
             },
             recipe: self.recipe.clone(),
             dtype: self.dtype.to_string(),
-            rounding: "rtn".to_owned(),
+            rounding: self.technique.to_string(),
             bpw_quantized: after.bpw_quantized(),
             bpw_model: after.bpw_model(),
             bytes_before: Inventory::of_source(self.source).bytes,
@@ -107,6 +109,7 @@ fn producers<'a>(
     source: &'a SourceModel,
     dtype: Dtype,
     bitmap: &BitMap,
+    rounded: &'a Rounded,
     warnings: &'a Warnings,
 ) -> Vec<Box<dyn Produce + 'a>> {
     source
@@ -118,7 +121,8 @@ fn producers<'a>(
                     Box::new(CopyTensor::new(tensor)) as Box<dyn Produce>
                 }
                 Some(&quant) if part == "weight" => {
-                    Box::new(QuantizeTensor::new(tensor, layer, quant, dtype, warnings))
+                    let codes = rounded.codes(layer);
+                    Box::new(QuantizeTensor::new(tensor, layer, quant, dtype, codes, warnings))
                 }
                 _ => Box::new(CastTensor::new(tensor, dtype, warnings)),
             }

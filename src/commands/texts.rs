@@ -1,0 +1,61 @@
+//! The calibration text of a command: what is measured on, and what is kept apart to score on.
+
+use super::settings::Calibration;
+use crate::checkpoint::SourceModel;
+use crate::error::{Error, Result};
+use crate::report::Console;
+use crate::text::Text;
+use crate::tokenizer::Tokenizer;
+
+/// Windows of held-out text at most.
+const MOST_HELD_OUT: usize = 8;
+
+/// Token windows that share no token.
+#[derive(Debug, Clone)]
+pub struct Texts {
+    /// What the text is called.
+    pub name: String,
+    /// To measure on.
+    pub sequences: Vec<Vec<u32>>,
+    /// To score on, and never for anything else.
+    pub held_out: Vec<Vec<u32>>,
+}
+
+impl Texts {
+    /// Tokenizes the text and chooses the windows.
+    pub fn prepare(source: &SourceModel, calibration: &Calibration, console: &Console) -> Result<Self> {
+        let tokenizer = Tokenizer::from_dir(source.dir())?;
+        let text = Text::open(calibration.text.as_deref())?;
+        let length = calibration.sequence_length as usize;
+        let samples = calibration.samples as usize;
+        let split = text.split(&tokenizer, samples, length, calibration.seed, MOST_HELD_OUT)?;
+        let (sequences, held_out) = (split.calibration, split.held_out);
+        console.line(&format!(
+            "calibration: {} x {length} tokens of {}, {} x {length} held out",
+            sequences.len(),
+            text.name(),
+            held_out.len()
+        ));
+        check(source, &sequences, length, console)?;
+        check(source, &held_out, length, &Console::new(true))?;
+        Ok(Self { name: text.name(), sequences, held_out })
+    }
+}
+
+/// Tokens that the embedding lacks are an error; more of them than the model was made for, a note.
+fn check(source: &SourceModel, sequences: &[Vec<u32>], length: usize, console: &Console) -> Result<()> {
+    let spec = source.spec();
+    let largest = sequences.iter().flatten().max().copied().unwrap_or(0) as usize;
+    if largest >= spec.vocab_size {
+        return Err(Error::file(
+            source.dir(),
+            format!("the text has token id {largest}, the model's vocabulary {} tokens", spec.vocab_size),
+        )
+        .hint("the tokenizer, or the file of token ids, does not belong to this model"));
+    }
+    if let Some(most) = spec.max_position_embeddings.filter(|&most| length > most) {
+        console
+            .notes(&[format!("sequences of {length} tokens are longer than the model's context of {most}")]);
+    }
+    Ok(())
+}

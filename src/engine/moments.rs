@@ -1,0 +1,181 @@
+//! Second moments of what goes into each linear layer: E[x_j^2] for scale search, E[x x^T] for GPTQ.
+//!
+//! Layers that share an input share its moments: q, k and v; gate and up. Block after block, so that no more than one
+//! block's moments are held.
+
+use std::collections::BTreeMap;
+
+use mlx_rs::Array;
+use mlx_rs::fast::rms_norm;
+use mlx_rs::transforms::eval;
+
+use super::Engine;
+use super::array::{from_vec, mlx_dtype, to_vec};
+use super::block::Block;
+use super::forward::{FinalStates, Pass, forward};
+use super::linear::Weight;
+use super::load::Loader;
+use crate::checkpoint::SourceModel;
+use crate::error::Result;
+use crate::spec::Role;
+
+/// How much of the moments is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// E[x_j^2], a value a column.
+    Diagonal,
+    /// E[x x^T], row-major [columns, columns].
+    Full,
+}
+
+/// Moments by the role whose input they are of; see [`input_of`].
+pub type Moments = BTreeMap<Role, Vec<f32>>;
+
+/// The role under which the moments of a role's input are kept.
+pub fn input_of(role: Role) -> Role {
+    match role {
+        Role::K | Role::V => Role::Q,
+        Role::Up => Role::Gate,
+        other => other,
+    }
+}
+
+/// What to run, and how.
+pub struct MomentSettings<'a> {
+    /// Token ids.
+    pub sequences: &'a [Vec<u32>],
+    /// How much is wanted.
+    pub extent: Extent,
+    /// Bytes of hidden states in memory; more go to a temporary file.
+    pub memory: u64,
+    /// Called with (steps done, steps in all).
+    pub progress: &'a dyn Fn(usize, usize),
+}
+
+/// Weights, row-major, that take the place of a block's own before its outputs go on.
+pub type Replacements = Vec<(Role, Vec<f32>)>;
+
+/// Hands the moments of each block (the head's as `None`, last) to `each`. If that returns weights, the block's outputs
+/// are computed with them: later blocks then see the activations of what came before, as it was rounded.
+pub fn input_moments(
+    engine: &Engine,
+    source: &SourceModel,
+    settings: &MomentSettings<'_>,
+    mut each: impl FnMut(Option<usize>, &Moments) -> Result<Replacements>,
+) -> Result<()> {
+    let loader = Loader::new(source, engine.compute_dtype(source.dtype()?));
+    let mut pass = Pass::embed(engine, loader, settings.sequences, 1, settings.memory)?;
+    let blocks = source.spec().layers.len();
+    for index in 0..blocks {
+        let mut block = Block::load(&loader, index)?;
+        let mut collector = Collector::new(settings.extent);
+        let inputs = pass.advance(&block, Some(&mut collector))?;
+        let replaced = each(Some(index), &collector.moments()?)?;
+        if replaced.is_empty() {
+            for kept in inputs {
+                pass.store.discard(kept);
+            }
+        } else {
+            for (role, weights) in replaced {
+                replace(&mut block, role, weights, loader)?;
+            }
+            pass.redo(inputs, &block)?;
+        }
+        (settings.progress)(index + 1, blocks);
+    }
+    let last = pass.into_final();
+    if source.spec().tie_word_embeddings {
+        return Ok(());
+    }
+    each(None, &last.head_moments(settings.extent)?).map(drop)
+}
+
+fn replace(block: &mut Block, role: Role, weights: Vec<f32>, loader: Loader<'_>) -> Result<()> {
+    if let Some(linear) = block.linear_mut(role) {
+        let shape: Vec<usize> =
+            linear.weight.dense(loader.dtype)?.shape().iter().map(|&n| n as usize).collect();
+        linear.weight = Weight::Float(from_vec(weights, &shape).as_dtype(mlx_dtype(loader.dtype))?);
+    }
+    Ok(())
+}
+
+impl Pass<'_> {
+    /// Runs `block` again on its inputs; the outputs take the place of the current states.
+    fn redo(&mut self, inputs: Vec<super::states::Kept>, block: &Block) -> Result<()> {
+        for kept in std::mem::take(&mut self.states) {
+            self.store.discard(kept);
+        }
+        for kept in inputs {
+            let x = self.store.take(kept)?;
+            self.states.push(self.store.put(forward(self.context, block, &x, None)?)?);
+        }
+        Ok(())
+    }
+}
+
+impl FinalStates<'_> {
+    /// Moments of the head's input.
+    pub(super) fn head_moments(&self, extent: Extent) -> Result<Moments> {
+        let mut collector = Collector::new(extent);
+        for sequence in 0..self.len() {
+            let normed =
+                rms_norm(self.state(sequence)?, Some(&self.ends.norm), self.context.spec.rms_norm_eps)?;
+            collector.see(Role::Head, &normed);
+            collector.settle()?;
+        }
+        collector.moments()
+    }
+}
+
+/// Adds up moments over sequences.
+pub(super) struct Collector {
+    extent: Extent,
+    seen: Vec<(Role, Array)>,
+    sums: BTreeMap<Role, Array>,
+    rows: BTreeMap<Role, usize>,
+}
+
+impl Collector {
+    pub(super) fn new(extent: Extent) -> Self {
+        Self { extent, seen: Vec::new(), sums: BTreeMap::new(), rows: BTreeMap::new() }
+    }
+
+    /// An input [batch, tokens, columns]; it is only looked at in [`Collector::settle`].
+    pub(super) fn see(&mut self, role: Role, x: &Array) {
+        self.seen.push((role, x.clone()));
+    }
+
+    /// Adds what was seen.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        for (role, x) in std::mem::take(&mut self.seen) {
+            let columns = x.shape().last().copied().unwrap_or(1);
+            let x = x.reshape(&[-1, columns])?.as_dtype(mlx_rs::Dtype::Float32)?;
+            let term = match self.extent {
+                Extent::Full => x.t().matmul(&x)?,
+                Extent::Diagonal => x.square()?.sum_axis(0, false)?,
+            };
+            *self.rows.entry(role).or_default() += x.shape().first().map_or(0, |&rows| rows as usize);
+            let sum = match self.sums.remove(&role) {
+                Some(sum) => sum.add(term)?,
+                None => term,
+            };
+            eval([&sum])?;
+            self.sums.insert(role, sum);
+        }
+        Ok(())
+    }
+
+    /// Means over all that was seen.
+    pub(super) fn moments(&self) -> Result<Moments> {
+        let mut moments = Moments::new();
+        for (&role, sum) in &self.sums {
+            let scale = 1.0 / self.rows.get(&role).copied().unwrap_or(1).max(1) as f32;
+            let mut values = to_vec(sum)?;
+            for value in &mut values {
+                *value *= scale;
+            }
+            moments.insert(role, values);
+        }
+        Ok(moments)
+    }
+}

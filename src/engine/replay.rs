@@ -51,12 +51,12 @@ impl<'a> Replay<'a> {
     pub(super) fn forward(mut pass: Pass<'a>, tick: &dyn Fn()) -> Result<Self> {
         let mut inputs = Vec::new();
         for index in 0..pass.context.spec.layers.len() {
-            let block = Block::load(&pass.loader, index)?;
+            let block = Block::load_for_many(&pass.loader, pass.context, index)?;
             inputs.push(pass.advance(&block)?);
             tick();
         }
         let (loader, store) = (pass.loader, Rc::clone(&pass.store));
-        Ok(Self { loader, last: pass.into_final(), store, inputs, cotangents: Vec::new() })
+        Ok(Self { loader, last: pass.into_final()?, store, inputs, cotangents: Vec::new() })
     }
 
     /// Through the head: hands the head's own gradient of each sequence to `each` if `wanted`.
@@ -124,7 +124,7 @@ impl<'a> Replay<'a> {
         mut each: impl FnMut(usize, Vec<Gradient>) -> Result<()>,
     ) -> Result<()> {
         let context = self.last.context;
-        let mut block = Block::load(&self.loader, index)?;
+        let mut block = Block::load_for_many(&self.loader, context, index)?;
         let mut weights = Vec::new();
         for role in roles {
             if let Some(linear) = block.linear_mut(*role) {

@@ -61,6 +61,19 @@ impl Block {
         })
     }
 
+    /// Loads a block that many sequences go through: on the CPU, which decodes quantized matrices for products with many
+    /// rows, this is done here once and not for each of them.
+    pub(super) fn load_for_many(loader: &Loader<'_>, context: Context<'_>, index: usize) -> Result<Self> {
+        let mut block = Self::load(loader, index)?;
+        if !context.on_gpu {
+            let Self { q, k, v, o, gate, up, down, .. } = &mut block;
+            for linear in [q, k, v, o, gate, up, down] {
+                linear.weight.decode(context.dtype)?;
+            }
+        }
+        Ok(block)
+    }
+
     /// The linear layer of `role`.
     pub(super) fn linear_mut(&mut self, role: Role) -> Option<&mut Linear> {
         Some(match role {

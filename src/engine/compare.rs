@@ -33,10 +33,11 @@ impl<'a> Comparison<'a> {
         let mut pass = Pass::embed(engine, loader, sequences, 1, memory)?;
         let mut inputs = Vec::new();
         for index in 0..source.spec().layers.len() {
-            inputs.push(pass.advance(&Block::load(&loader, index)?, None)?);
+            let block = Block::load_for_many(&loader, pass.context, index)?;
+            inputs.push(pass.advance(&block, None)?);
         }
         let tokens = sequences.iter().map(Vec::len).sum();
-        Ok(Self { loader, store: Rc::clone(&pass.store), inputs, float: pass.into_final(), tokens })
+        Ok(Self { loader, store: Rc::clone(&pass.store), inputs, float: pass.into_final()?, tokens })
     }
 
     /// Mean KL divergence per token, in nats, of the float model and itself with `rounding`. Blocks before the first

@@ -88,20 +88,23 @@ impl<'a> Pass<'a> {
     /// Through all blocks, keeping no inputs. `tick` is called once a block.
     pub(super) fn finish(mut self, tick: &dyn Fn()) -> Result<FinalStates<'a>> {
         for index in 0..self.context.spec.layers.len() {
-            let block = Block::load(&self.loader, index)?;
+            let block = Block::load_for_many(&self.loader, self.context, index)?;
             for kept in std::mem::take(&mut self.states) {
                 let x = self.store.take(kept)?;
                 self.states.push(self.store.put(forward(self.context, &block, &x, None)?)?);
             }
             tick();
         }
-        Ok(self.into_final())
+        self.into_final()
     }
 
     /// After the last block.
-    pub(super) fn into_final(self) -> FinalStates<'a> {
-        let Self { context, ends, store, states, places, .. } = self;
-        FinalStates { context, ends, store, states, places }
+    pub(super) fn into_final(self) -> Result<FinalStates<'a>> {
+        let Self { context, mut ends, store, states, places, .. } = self;
+        if !context.on_gpu {
+            ends.decode_head(context.dtype)?;
+        }
+        Ok(FinalStates { context, ends, store, states, places })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Linear layers and embeddings, float or quantized.
 
 use mlx_rs::Array;
+use mlx_rs::transforms::eval;
 
 use super::array::Packed;
 use crate::checkpoint::Dtype;
@@ -20,6 +21,16 @@ impl Weight {
             Self::Float(weight) => Ok(weight.clone()),
             Self::Quantized(packed) => packed.dequantize(dtype),
         }
+    }
+
+    /// Decodes a quantized matrix for good.
+    pub(super) fn decode(&mut self, dtype: Dtype) -> Result<()> {
+        if let Self::Quantized(packed) = self {
+            let dense = packed.dequantize(dtype)?;
+            eval([&dense])?;
+            *self = Self::Float(dense);
+        }
+        Ok(())
     }
 
     /// `x @ w.T` for x [batch, tokens, columns]. On the CPU a quantized matrix is decoded once for many rows, because

@@ -10,6 +10,8 @@ mod attention;
 mod block;
 mod cache;
 mod compare;
+#[cfg(all(test, target_os = "linux"))]
+mod exponentials;
 mod forward;
 mod generate;
 mod linear;

@@ -50,6 +50,11 @@ impl Ends {
         self.embed.rows(tokens, dtype)
     }
 
+    /// Decodes a quantized head for good.
+    pub(super) fn decode_head(&mut self, dtype: Dtype) -> Result<()> {
+        self.head.as_mut().unwrap_or(&mut self.embed).decode(dtype)
+    }
+
     /// The head's matrix.
     pub(super) fn head(&self) -> &Weight {
         self.head.as_ref().unwrap_or(&self.embed)

@@ -67,7 +67,7 @@ pub fn input_moments(
     let mut pass = Pass::embed(engine, loader, settings.sequences, 1, settings.memory)?;
     let blocks = source.spec().layers.len();
     for index in 0..blocks {
-        let mut block = Block::load(&loader, index)?;
+        let mut block = Block::load_for_many(&loader, pass.context, index)?;
         let mut collector = Collector::new(settings.extent);
         let inputs = pass.advance(&block, Some(&mut collector))?;
         let replaced = each(Some(index), &collector.moments()?)?;
@@ -83,7 +83,7 @@ pub fn input_moments(
         }
         (settings.progress)(index + 1, blocks);
     }
-    let last = pass.into_final();
+    let last = pass.into_final()?;
     if source.spec().tie_word_embeddings {
         return Ok(());
     }

@@ -54,14 +54,14 @@ impl<'a> Replay<'a> {
     pub(super) fn forward(mut pass: Pass<'a>, tick: &dyn Fn()) -> Result<Self> {
         let (mut inputs, mut importance) = (Vec::new(), Vec::new());
         for index in 0..pass.context.spec.layers.len() {
-            let block = Block::load(&pass.loader, index)?;
+            let block = Block::load_for_many(&pass.loader, pass.context, index)?;
             let mut collector = Collector::new(Extent::Diagonal);
             inputs.push(pass.advance(&block, Some(&mut collector))?);
             importance.push(collector.moments()?);
             tick();
         }
         let (loader, store) = (pass.loader, Rc::clone(&pass.store));
-        let last = pass.into_final();
+        let last = pass.into_final()?;
         importance.push(last.head_moments(Extent::Diagonal)?);
         Ok(Self { loader, last, store, importance, inputs, cotangents: Vec::new() })
     }
@@ -136,7 +136,7 @@ impl<'a> Replay<'a> {
         mut each: impl FnMut(usize, Vec<Gradient>) -> Result<()>,
     ) -> Result<()> {
         let context = self.last.context;
-        let mut block = Block::load(&self.loader, index)?;
+        let mut block = Block::load_for_many(&self.loader, context, index)?;
         let mut weights = Vec::new();
         for role in roles {
             if let Some(linear) = block.linear_mut(*role) {

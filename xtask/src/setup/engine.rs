@@ -1,4 +1,5 @@
-//! `libmixbit_engine.so`: mlx-c's sources and our BLAS forwarders, linked to the wheels' MLX and `OpenBLAS`.
+//! `libmixbit_engine.so`: mlx-c's sources and what stands before MLX's own functions, linked to the wheels' MLX and
+//! `OpenBLAS`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,10 +10,14 @@ use crate::process;
 
 /// Force-included into every mlx-c source.
 pub const COMPAT: &str = include_str!("../../native/compat.hpp");
-/// The BLAS forwarders.
-pub const BLAS: &str = include_str!("../../native/blas.cpp");
-/// Matrix products and their threads.
-pub const SGEMM: &str = include_str!("../../native/sgemm.cpp");
+/// Our own sources by name: the BLAS forwarders, matrix products, the functions made of exponentials, and the threads that
+/// they share.
+pub const NATIVE: [(&str, &str); 4] = [
+    ("blas.cpp", include_str!("../../native/blas.cpp")),
+    ("sgemm.cpp", include_str!("../../native/sgemm.cpp")),
+    ("exponentials.cpp", include_str!("../../native/exponentials.cpp")),
+    ("threads.hpp", include_str!("../../native/threads.hpp")),
+];
 
 /// Where the parts of the engine are found and put.
 pub struct Folders<'a> {
@@ -43,7 +48,9 @@ fn base() -> cc::Build {
     build
         .cpp(true)
         .std("c++20")
-        .opt_level(2)
+        // With the flag, so that loops with comparisons become vectors too.
+        .opt_level(3)
+        .flag("-fno-trapping-math")
         .debug(false)
         .pic(true)
         .warnings(false)
@@ -57,10 +64,11 @@ fn base() -> cc::Build {
 pub fn build(folders: &Folders) -> Result<()> {
     let compat = folders.scratch.join("compat.hpp");
     fs::write(&compat, COMPAT)?;
-    let blas = folders.scratch.join("blas.cpp");
-    fs::write(&blas, BLAS)?;
-    let sgemm = folders.scratch.join("sgemm.cpp");
-    fs::write(&sgemm, SGEMM)?;
+    let native = folders.scratch.join("native");
+    fs::create_dir(&native)?;
+    for (name, text) in NATIVE {
+        fs::write(native.join(name), text)?;
+    }
     let sources = files(&folders.mlx_c.join("mlx/c"), "cpp")?;
     eprintln!("setup: compiling {} files of mlx-c", sources.len());
     // MLX's error messages quote the file they come from: without the machine's folder.
@@ -75,8 +83,7 @@ pub fn build(folders: &Folders) -> Result<()> {
         .flag(&compat)
         .flag(prefix)
         .files(sources)
-        .file(&blas)
-        .file(&sgemm)
+        .files(files(&native, "cpp")?)
         .try_compile_intermediates()
         .context("cannot compile mlx-c\nhint: it needs a compiler that knows C++20, g++ 11 or later")?;
     let mut rpath_link = std::ffi::OsString::from("-Wl,-rpath-link,");

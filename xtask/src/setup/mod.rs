@@ -57,7 +57,10 @@ fn stamp() -> Result<String> {
     inputs.update(include_str!("mod.rs"));
     inputs.update(include_str!("engine.rs"));
     inputs.update(include_str!("bindings.rs"));
-    for source in [engine::COMPAT, engine::BLAS, engine::SGEMM, bindings::HEADER, bindings::LOADER] {
+    for source in [engine::COMPAT, bindings::HEADER, bindings::LOADER] {
+        inputs.update(source);
+    }
+    for (_, source) in engine::NATIVE {
         inputs.update(source);
     }
     let compiler = process::output(engine::compiler()?.to_command().arg("--version"))?;

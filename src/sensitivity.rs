@@ -3,7 +3,7 @@
 //! On disk it is one JSON object. While it is measured, `FILE.partial` holds a header line and a line a finished layer,
 //! so that an interrupted measurement can go on.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::affine::FloatType;
 use crate::candidate::Quant;
 use crate::error::{Error, Result};
+use crate::output_file;
 
 /// How sensitivities are measured. The formulas are with the code, in the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,12 +143,8 @@ impl Table {
 
     /// Writes it, replacing `path` in one step.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, e))?;
         let text = serde_json::to_vec_pretty(self).map_err(|e| Error::file(path, e.to_string()))?;
-        file.write_all(&text).and_then(|()| file.as_file().sync_all()).map_err(|e| Error::io(path, e))?;
-        file.persist(path).map_err(|e| Error::io(path, e.error))?;
-        Ok(())
+        output_file::write(path, &text)
     }
 }
 
@@ -213,19 +210,6 @@ fn read_partial(path: &Path, measurement: &Measurement) -> Result<Vec<LayerSensi
     lines
         .map(|line| serde_json::from_str(line).map_err(|e| Error::file(path, format!("damaged: {e}"))))
         .collect()
-}
-
-/// Appends nothing, but fails early when `path` cannot be written to.
-pub fn check_writable(path: &Path, overwrite: bool) -> Result<()> {
-    if path.exists() && !overwrite {
-        return Err(Error::file(path, "already exists").hint("--overwrite replaces it"));
-    }
-    let existed = path.exists();
-    OpenOptions::new().append(true).create(true).open(path).map_err(|e| Error::io(path, e))?;
-    if !existed {
-        fs::remove_file(path).map_err(|e| Error::io(path, e))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -90,4 +90,7 @@ pub struct Curve {
     /// Comma-separated values instead of a table
     #[arg(long)]
     pub csv: bool,
+    /// Draw it as an SVG file
+    #[arg(long, value_name = "FILE", conflicts_with = "csv")]
+    pub svg: Option<PathBuf>,
 }

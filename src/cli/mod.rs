@@ -5,7 +5,7 @@ mod make;
 mod measure;
 mod talk;
 
-pub use look::{Check, Eval, Inspect};
+pub use look::{Check, Eval, Inspect, Report};
 pub use make::{Convert, Dequantize, Quantize, Recipes, RecipesCommand, Size};
 pub use measure::{Analyze, Calibration, Curve, Fisher, MeasureMethod};
 pub use talk::{Logits, Run, Sampling};
@@ -52,6 +52,8 @@ pub enum Command {
     Eval(Eval),
     /// Look for what is wrong with a model folder
     Check(Check),
+    /// Draw what is in a model, how it was made and what that cost, as one HTML file
+    Report(Report),
     /// Generate text
     Run(Run),
     /// Write the logits of a token sequence, to compare with other implementations

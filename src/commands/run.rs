@@ -93,23 +93,26 @@ fn prompt(args: &Run, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     if args.disable_chat_template {
         return tokenizer.encode(&text, true);
     }
-    let mut messages = vec![Message::new("user", text.clone())];
-    if let Some(system) = &args.system {
-        messages.insert(0, Message::new("system", system.clone()));
-    }
-    let rendered = tokenizer.apply_chat_template(&messages, true);
-    let rendered = rendered.map_err(|error| match error.kind() {
+    chat_prompt(tokenizer, &text, args.system.as_deref()).map_err(|error| match error.kind() {
         ErrorKind::Usage(_) => error,
         _ => error.hint("--disable-chat-template gives the model the prompt as it is"),
-    })?;
-    match rendered {
+    })
+}
+
+/// The tokens of a user's `text`, after a system message: through the chat template where there is one, BOS once.
+pub fn chat_prompt(tokenizer: &Tokenizer, text: &str, system: Option<&str>) -> Result<Vec<u32>> {
+    let mut messages = vec![Message::new("user", text)];
+    if let Some(system) = system {
+        messages.insert(0, Message::new("system", system));
+    }
+    match tokenizer.apply_chat_template(&messages, true)? {
         // The template writes BOS itself where the model wants one.
         Some(rendered) => tokenizer.encode(&rendered, false),
-        None if args.system.is_some() => {
+        None if system.is_some() => {
             Err(Error::usage("--system needs a chat template, and this model has none")
                 .hint("put the text into --prompt"))
         }
-        None => tokenizer.encode(&text, true),
+        None => tokenizer.encode(text, true),
     }
 }
 

@@ -46,7 +46,7 @@ impl Job<'_> {
     fn record(&self, decision: &Decision, bitmap: &BitMap, evaluation: Option<Evaluation>) -> Record {
         let after = Inventory::planned(self.source, bitmap, self.dtype);
         Record {
-            version: 1,
+            version: record::VERSION,
             mixbit: env!("CARGO_PKG_VERSION").to_owned(),
             base_model: export::base_model(self.source),
             target: match self.target {

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::Page;
 use super::axis::{Axis, Tick, place};
-use super::template::kl;
+use super::template::{kl, kl_plus_minus};
 use crate::allocate::CurvePoint;
 use crate::candidate::{Candidate, Quant};
 use crate::error::{Error, Result};
@@ -238,7 +238,7 @@ impl<'a> Points<'a> {
             let predicted =
                 chosen.predicted.map(|value| ("predicted", format!("this model, predicted: {}", kl(value))));
             let measured = chosen.measured.map(|(value, error)| {
-                ("measured", format!("this model, measured: {} ± {}", kl(value), kl(error)))
+                ("measured", format!("this model, measured: {}", kl_plus_minus(value, error)))
             });
             entries.extend(predicted.into_iter().chain(measured));
         }

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::Page;
 use super::axis::{Axis, Tick, place};
-use super::template::{kl, share};
+use super::template::{kl, kl_plus_minus, share};
 use crate::evaluation::{Divergence, Histogram, Summary};
 
 /// Empty bins are left out at both ends, but so many are shown at least.
@@ -16,6 +16,8 @@ pub struct Distance {
     text: String,
     /// Name, value and standard error.
     figures: Vec<[String; 3]>,
+    /// The same, of the divergence alone.
+    divergence: Vec<[String; 2]>,
     /// One a width of the page; none without divergences.
     charts: Vec<Chart>,
     bins: Vec<Bin>,
@@ -78,6 +80,7 @@ pub fn section(page: &Page<'_>) -> Option<Distance> {
     Some(Distance {
         text: evaluation.text.clone(),
         figures: figures(&evaluation.summary),
+        divergence: evaluation.summary.divergence.as_ref().map_or_else(Vec::new, divergence_figures),
         bins: if charts.is_empty() { Vec::new() } else { bins },
         charts,
     })
@@ -107,7 +110,7 @@ fn bins(histogram: &Histogram) -> Vec<Bin> {
 }
 
 fn chart(bins: &[Bin], d: &Divergence, variant: &'static str, width: f64, height: f64) -> Chart {
-    let (left, right, top, bottom) = (46.0, width - 10.0, 30.0, height - 44.0);
+    let (left, right, top, bottom) = (46.0, width - 18.0, 30.0, height - 44.0);
     let (low, high) =
         bins.iter().fold((f64::INFINITY, 0.0f64), |(low, high), bin| (low.min(bin.from), high.max(bin.to)));
     let x = Axis::decades((low * 1.001, high * 0.999), (left, right));
@@ -176,18 +179,24 @@ fn figures(summary: &Summary) -> Vec<[String; 3]> {
         format!("{:.5}", d.ln_perplexity_ratio_stderr),
     );
     row("correlation of ln p", format!("{:.3} %", d.nll_correlation), String::new());
-    row("KL mean, nats", kl(d.kl_mean), kl(d.kl_stderr));
-    row("KL maximum", kl(d.kl_max), String::new());
-    for (percent, value) in &d.kl_percentiles {
-        let name =
-            if (percent - 50.0).abs() < 1e-9 { "KL median".to_owned() } else { format!("KL {percent} %") };
-        row(&name, kl(*value), String::new());
-    }
-    row("KL minimum", kl(d.kl_min), String::new());
     let percent = |value: f64| format!("{:.3} %", 100.0 * value);
     row("mean Δp", percent(d.probability_change_mean), percent(d.probability_change_stderr));
     row("RMS Δp", percent(d.probability_change_rms), String::new());
     row("same likeliest token", percent(d.same_top), percent(d.same_top_stderr));
+    rows
+}
+
+/// Mean, extremes and percentiles, falling.
+fn divergence_figures(d: &Divergence) -> Vec<[String; 2]> {
+    let mut rows = vec![
+        ["mean".to_owned(), kl_plus_minus(d.kl_mean, d.kl_stderr)],
+        ["maximum".to_owned(), kl(d.kl_max)],
+    ];
+    rows.extend(d.kl_percentiles.iter().map(|(percent, value)| {
+        let median = (percent - 50.0).abs() < 1e-9;
+        [if median { "median".to_owned() } else { format!("{percent} % of tokens below") }, kl(*value)]
+    }));
+    rows.push(["minimum".to_owned(), kl(d.kl_min)]);
     rows
 }
 

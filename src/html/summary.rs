@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::Page;
-use super::template::{kl, share};
+use super::template::{kl, kl_plus_minus, share};
 use crate::report::bytes;
 use crate::spec::Role;
 
@@ -28,20 +28,27 @@ struct Card {
 pub fn section(page: &Page<'_>) -> Summary {
     let linear = || page.inventory.layers.iter().filter(|layer| layer.role != Role::Embed);
     let quantized = linear().filter(|layer| layer.bits.is_some()).count();
+    let record = page.history.record();
+    let of = record.map_or_else(String::new, |record| format!(" of {}", record.base_model));
     let sentence = match (quantized, page.before) {
         (0, _) => "A float model: none of its layers is quantized.".to_owned(),
         (n, Some(before)) => format!(
-            "{n} of {} linear layers are quantized: {} where the float model had {}.",
+            "{n} of {} linear layers{of} are quantized: {} where the float model had {}.",
             linear().count(),
             bytes(page.inventory.bytes.total),
             bytes(before.total)
         ),
-        (n, None) => format!("{n} of {} linear layers are quantized.", linear().count()),
+        (n, None) => format!("{n} of {} linear layers{of} are quantized.", linear().count()),
     };
     let mut cards = vec![size(page), bits(page)];
     cards.extend(measured(page));
-    let record = page.history.record();
     Summary { sentence, cards, stale: record.is_some_and(|r| r.bytes_after != page.inventory.bytes) }
+}
+
+/// `± 0.00003`.
+fn error(value: f64, error: f64) -> String {
+    let written = kl_plus_minus(value, error);
+    written.split_once(' ').map_or_else(String::new, |(_, error)| error.to_owned())
 }
 
 fn size(page: &Page<'_>) -> Card {
@@ -72,9 +79,9 @@ fn measured(page: &Page<'_>) -> Vec<Card> {
     let Some(record) = page.history.record() else { return Vec::new() };
     let predicted = record.predicted_kl;
     let divergence = |value: f64, more: String| Card {
-        name: if record.evaluation.is_some() { "KL divergence" } else { "Predicted KL divergence" },
+        name: if record.evaluation.is_some() { "KL divergence, nats" } else { "Predicted KL, nats" },
         value: kl(value),
-        unit: "nats",
+        unit: "",
         more,
     };
     let Some(evaluation) = &record.evaluation else {
@@ -88,7 +95,7 @@ fn measured(page: &Page<'_>) -> Vec<Card> {
     let mut more = format!("± {:.2}, without a reference", summary.perplexity_stderr);
     if let Some(d) = &summary.divergence {
         let predicted = predicted.map_or_else(String::new, |value| format!("; {} predicted", kl(value)));
-        cards.push(divergence(d.kl_mean, format!("per token, ± {}{predicted}", kl(d.kl_stderr))));
+        cards.push(divergence(d.kl_mean, format!("per token, {}{predicted}", error(d.kl_mean, d.kl_stderr))));
         let change = 100.0 * d.ln_perplexity_ratio.exp_m1();
         more = format!("float {:.2}: {change:+.2} %", d.reference_perplexity);
     }

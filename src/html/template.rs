@@ -77,6 +77,15 @@ pub fn kl(value: f64) -> String {
     format!("{value:.2e}")
 }
 
+/// A KL divergence with its standard error to the same place: `0.00158 ± 0.00003`.
+pub fn kl_plus_minus(value: f64, error: f64) -> String {
+    let written = kl(value);
+    match written.split_once('.') {
+        Some((_, digits)) if !digits.contains('e') => format!("{written} ± {error:.*}", digits.len()),
+        _ => format!("{written} ± {error:.1e}"),
+    }
+}
+
 /// A share in percent: `0.3 %`.
 pub fn share(value: f64) -> String {
     format!("{:.1} %", 100.0 * value)
@@ -90,6 +99,8 @@ mod tests {
     fn three_digits_tell_enough() {
         let written = [0.0, 0.001_578_4, 3.708e-7, -0.02, 1.5, 4.2e4].map(kl);
         assert_eq!(written, ["0", "0.00158", "3.71e-7", "-0.0200", "1.50", "4.20e4"]);
+        assert_eq!(kl_plus_minus(0.001_578, 3.01e-5), "0.00158 ± 0.00003");
+        assert_eq!(kl_plus_minus(1.578e-5, 3.01e-7), "1.58e-5 ± 3.0e-7");
         assert_eq!(share(0.96471), "96.5 %");
     }
 

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::html;
 use crate::inventory::Inventory;
 use crate::output_file;
-use crate::report::{Align, Console, Table, bit_table, bytes, cell, class_table, out};
+use crate::report::{Align, Console, Table, bit_table, bytes, cell, class_bars, class_table, out};
 use crate::spec::Role;
 
 /// Runs the command.
@@ -45,10 +45,11 @@ pub fn run(args: &Inspect, console: &Console) -> Result<()> {
         return Ok(());
     }
     console.notes(&source.spec().notes);
+    let columns = [("size", inventory.bytes)];
     let linear = || inventory.layers.iter().filter(|layer| layer.role != Role::Embed);
     out(&format!(
         "{}\n\
-         {} of {} linear layers quantized; linear layers {:.4} bpw, whole model {:.4} bpw, {}\n\n{}\n{}",
+         {} of {} linear layers quantized; linear layers {:.4} bpw, whole model {:.4} bpw, {}\n\n{}\n{}{}",
         architecture(&source, &inventory),
         linear().filter(|layer| layer.bits.is_some()).count(),
         linear().count(),
@@ -56,7 +57,8 @@ pub fn run(args: &Inspect, console: &Console) -> Result<()> {
         inventory.bpw_model(),
         bytes(inventory.bytes.total),
         bit_table(&inventory),
-        class_table(&[("size", inventory.bytes)]),
+        class_table(&columns),
+        class_bars(&columns),
     ))
 }
 
@@ -123,14 +125,16 @@ fn print_file(path: &Path, contents: &FileContents) -> Result<()> {
             tensor.bytes.to_string(),
         ]);
     }
+    let columns = [("size", contents.bytes)];
     let quantized = contents.layers.iter().filter(|layer| layer.mode.is_some()).count();
     out(&format!(
-        "{}: {} tensors, {}, {quantized} of {} matrices quantized (--layers lists them)\n\n{table}\n{}",
+        "{}: {} tensors, {}, {quantized} of {} matrices quantized (--layers lists them)\n\n{table}\n{}{}",
         path.display(),
         contents.tensors.len(),
         bytes(contents.bytes.total),
         contents.layers.len(),
-        class_table(&[("size", contents.bytes)]),
+        class_table(&columns),
+        class_bars(&columns),
     ))
 }
 

@@ -185,8 +185,9 @@ impl<'a> Points<'a> {
     fn chart(&self, variant: &'static str, width: f64, height: f64) -> Chart {
         let entries = self.legend();
         let narrow = variant == "narrow";
-        let above = if narrow { 18.0 * entries.len() as f64 + 26.0 } else { 26.0 };
-        let (left, right, top, bottom) = (52.0, width - 16.0, above, height - 62.0);
+        let above = if narrow { 18.0 * entries.len() as f64 + 38.0 } else { 26.0 };
+        let (left, right, top, bottom) =
+            (52.0, width - if narrow { 30.0 } else { 16.0 }, above, height - 62.0);
         let curve = || self.curve.iter().copied();
         let others = || self.uniform.iter().map(|(_, point)| point);
         let chosen = self.chosen.iter();
@@ -197,6 +198,7 @@ impl<'a> Points<'a> {
         let costs = curve().chain(others()).map(|p| p.kl).chain(measured).chain(predicted);
         let y = Axis::decades(ends(costs), (bottom, top));
         let legend_at = if narrow { (left - 36.0, 12.0) } else { (right - 330.0, top + 18.0) };
+        let x_ticks = x.ticks(if narrow { 7 } else { 10 });
         Chart {
             id: "curve",
             variant,
@@ -208,11 +210,11 @@ impl<'a> Points<'a> {
             right,
             top,
             bottom,
-            x_ticks: x.ticks(if narrow { 7 } else { 10 }),
+            sizes: self.sizes(x_ticks.iter().step_by(if narrow { 2 } else { 1 })),
+            x_ticks,
             y_ticks: y.ticks(8),
             x_label: "bits per weight of the linear layers, and their bytes",
             y_label: "KL, nats per token",
-            sizes: self.sizes(&x, if narrow { 3 } else { 10 }),
             line: path(curve().map(|p| (x.at(p.bpw), y.at(p.kl)))),
             uniform: self.uniform.iter().map(|(bits, p)| uniform_mark(*bits, p, &x, &y)).collect(),
             model: self.chosen.map(|chosen| model(&chosen, &x, &y)),
@@ -245,15 +247,14 @@ impl<'a> Points<'a> {
         entries
     }
 
-    fn sizes(&self, x: &Axis, most: usize) -> Vec<Tick> {
+    /// Bytes of the linear layers at ticks of bits a weight.
+    fn sizes<'t>(&self, ticks: impl Iterator<Item = &'t Tick>) -> Vec<Tick> {
         let per_bit = self.curve.last().map_or(0.0, |point| point.bytes as f64 / point.bpw);
-        let ticks = x.ticks(most).into_iter();
-        ticks
-            .map(|tick| {
-                let size = tick.label.parse::<f64>().map_or(0.0, |bpw| bpw * per_bit);
-                Tick { label: bytes(size as u64), ..tick }
-            })
-            .collect()
+        let sizes = ticks.map(|tick| {
+            let size = tick.label.parse::<f64>().map_or(0.0, |bpw| bpw * per_bit);
+            Tick { at: tick.at, label: bytes(size as u64) }
+        });
+        sizes.collect()
     }
 
     fn description(&self) -> String {

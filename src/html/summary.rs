@@ -48,7 +48,7 @@ pub fn section(page: &Page<'_>) -> Summary {
 /// `± 0.00003`.
 fn error(value: f64, error: f64) -> String {
     let written = kl_plus_minus(value, error);
-    written.split_once(' ').map_or_else(String::new, |(_, error)| error.to_owned())
+    written.split_once(' ').map_or_else(String::new, |(_, error)| error.replace(' ', "\u{a0}"))
 }
 
 fn size(page: &Page<'_>) -> Card {
@@ -92,12 +92,12 @@ fn measured(page: &Page<'_>) -> Vec<Card> {
     };
     let summary = &evaluation.summary;
     let mut cards = Vec::new();
-    let mut more = format!("± {:.2}, without a reference", summary.perplexity_stderr);
+    let mut more = format!("±\u{a0}{:.2}, without a reference", summary.perplexity_stderr);
     if let Some(d) = &summary.divergence {
         let predicted = predicted.map_or_else(String::new, |value| format!("; {} predicted", kl(value)));
         cards.push(divergence(d.kl_mean, format!("per token, {}{predicted}", error(d.kl_mean, d.kl_stderr))));
         let change = 100.0 * d.ln_perplexity_ratio.exp_m1();
-        more = format!("float {:.2}: {change:+.2} %", d.reference_perplexity);
+        more = format!("float {:.2}: {change:+.2}\u{a0}%", d.reference_perplexity);
     }
     cards.push(Card { name: "Perplexity", value: format!("{:.2}", summary.perplexity), unit: "", more });
     if let Some(d) = &summary.divergence {
@@ -105,7 +105,7 @@ fn measured(page: &Page<'_>) -> Vec<Card> {
             name: "Same likeliest token",
             value: format!("{:.1}", 100.0 * d.same_top),
             unit: "%",
-            more: format!("± {:.1} %, of {} tokens", 100.0 * d.same_top_stderr, summary.tokens),
+            more: format!("±\u{a0}{:.1}\u{a0}%, of {} tokens", 100.0 * d.same_top_stderr, summary.tokens),
         });
     }
     cards

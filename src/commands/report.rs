@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::inspect::architecture;
-use super::run::chat_prompt;
+use super::run::{chat_text, encode_chat};
 use super::scoring::check_vocabulary;
 use crate::checkpoint::SourceModel;
 use crate::cli::Report;
@@ -104,7 +104,8 @@ fn answer(
 ) -> Result<Answer> {
     source.verify()?;
     let tokenizer = Tokenizer::from_dir(source.dir())?;
-    let tokens = chat_prompt(&tokenizer, prompt, None)?;
+    let rendered = chat_text(&tokenizer, prompt, None)?;
+    let tokens = encode_chat(&tokenizer, rendered.as_deref(), prompt)?;
     let settings = Settings { max_tokens, stop: stop_tokens(source.config(), &tokenizer)? };
     let greedy = Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, min_p: 0.0 };
     let model = Model::load(engine, source, None)?;

@@ -18,6 +18,8 @@ use crate::spec::Role;
 const BITS: [u32; 4] = [2, 3, 4, 8];
 const WIDTH: f64 = 320.0;
 const HEIGHT: f64 = 210.0;
+/// Height of a label.
+const LABEL: f64 = 11.0;
 /// Up to so many blocks each has a dot.
 const DOTS: usize = 24;
 
@@ -48,6 +50,8 @@ struct Panel {
     y_ticks: Vec<Tick>,
     x_label: &'static str,
     y_label: &'static str,
+    /// More blocks than a dot each has room for.
+    many: bool,
     lines: Vec<Line>,
     chosen: Vec<Dot>,
 }
@@ -166,9 +170,20 @@ fn panel(role: Role, layers: &[&Measured<'_>], blocks: usize, range: (f64, f64))
         y_ticks: y.ticks(4),
         x_label: "block",
         y_label: "",
-        lines: lines.collect(),
+        many: blocks > DOTS,
+        lines: apart(lines.collect()),
         chosen: chosen.collect(),
     }
+}
+
+/// Labels of lines that end close to each other, moved down until they can be read. The lines come from the top.
+fn apart(mut lines: Vec<Line>) -> Vec<Line> {
+    let mut free = f64::NEG_INFINITY;
+    for line in &mut lines {
+        line.label_y = line.label_y.max(free);
+        free = line.label_y + LABEL;
+    }
+    lines
 }
 
 /// The most sensitive block, at the fewest bits that were measured.

@@ -113,7 +113,9 @@ impl Declared {
 }
 
 fn parse(config: &ModelConfig, key: &str, value: &Value) -> Result<Quant> {
-    let mode = match value.get("mode") {
+    // mlx-lm's mixed predicates write null where the mode's default is meant.
+    let given = |name: &str| value.get(name).filter(|value| !value.is_null());
+    let mode = match given("mode") {
         None => Mode::Affine,
         Some(mode) => {
             let name = mode.as_str().ok_or_else(|| config.error(key, "mode: expected a string"))?;
@@ -121,7 +123,7 @@ fn parse(config: &ModelConfig, key: &str, value: &Value) -> Result<Quant> {
         }
     };
     let default = mode.default_quant();
-    let size = |name: &str, default: u32| match value.get(name) {
+    let size = |name: &str, default: u32| match given(name) {
         None => Ok(default),
         Some(v) => v
             .as_u64()
@@ -191,6 +193,14 @@ mod tests {
             let message = Declared::from_config(&config(&value)).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
+    }
+
+    #[test]
+    fn null_means_the_default() {
+        let value =
+            json!({"group_size": null, "bits": 4, "mode": "affine", "x": {"group_size": null, "bits": 6}});
+        let declared = Declared::from_config(&config(&value)).unwrap();
+        assert_eq!(declared.layers.get("x"), Some(&Some(Quant::affine(6, 64))));
     }
 
     #[test]

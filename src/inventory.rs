@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::bitmap::BitMap;
-use crate::candidate::Quant;
+use crate::candidate::{AFFINE_GROUP_SIZES, Quant};
 use crate::checkpoint::{Dtype, SourceModel};
 use crate::spec::{Role, TensorSpec};
 
@@ -30,6 +30,14 @@ pub struct LayerEntry {
     /// What it does.
     #[serde(skip)]
     pub role: Role,
+}
+
+impl LayerEntry {
+    /// Whether it is quantized, or could be: some affine group divides its rows.
+    fn is_quantizable(&self) -> bool {
+        let divides = |group: &u32| self.shape[1].is_multiple_of(*group as usize);
+        self.bits.is_some() || AFFINE_GROUP_SIZES.iter().any(divides)
+    }
 }
 
 /// Bytes by class.
@@ -116,9 +124,10 @@ impl Inventory {
         Self { layers, bytes, parameters: source.manifest().parameters() }
     }
 
-    /// Bits a weight of the linear layers, quantized or not; embeddings and norms are outside.
+    /// Bits a weight of the linear layers that MLX could quantize, whether they are or not. Embeddings, norms and layers
+    /// whose rows no group size divides are outside, as they are outside `--target-bpw`.
     pub fn bpw_quantized(&self) -> f64 {
-        let linear = self.layers.iter().filter(|layer| layer.role != Role::Embed);
+        let linear = self.layers.iter().filter(|layer| layer.role != Role::Embed && layer.is_quantizable());
         let (bytes, weights) = linear.fold((0, 0), |(bytes, weights), layer| {
             (bytes + layer.bytes, weights + (layer.shape[0] * layer.shape[1]) as u64)
         });

@@ -37,6 +37,8 @@ pub struct Solution {
     pub bpw: f64,
     /// Predicted KL divergence per token, in nats, where sensitivities were measured.
     pub kl: Option<f64>,
+    /// No choice within the target has a predicted KL divergence more than this below.
+    pub gap: f64,
     /// Bytes of the layers decided on.
     pub bytes: u64,
 }
@@ -93,11 +95,11 @@ impl<'a> Plan<'a> {
                 None => plan.indivisible.push(path.to_owned()),
             }
         }
-        let paths: Vec<&str> = plan.layers.iter().filter_map(|(spec, _)| spec.path()).collect();
-        LayerRule::check_all(rules, &paths)?;
         if plan.layers.is_empty() {
             return Err(nothing_to_do(source, &plan, candidates));
         }
+        let paths: Vec<&str> = plan.layers.iter().filter_map(|(spec, _)| spec.path()).collect();
+        LayerRule::check_all(rules, &paths)?;
         Ok(plan)
     }
 
@@ -200,15 +202,16 @@ impl<'a> Plan<'a> {
         let rest = self.rest_bytes(source, self.dtype);
         let (least, most) = self.reachable_bpw();
         let bytes = |bpw: f64| rest + (bpw * self.weights() as f64 / 8.0).ceil() as u64;
-        if size < bytes(least) {
-            return Err(Error::usage(format!(
-                "a size of {size} bytes cannot be reached: this model goes from {} to {}",
-                bytes(least),
-                bytes(most)
-            ))
-            .hint(format!("the nearest is --target-size {}", bytes(least))));
+        if (bytes(least)..=bytes(most)).contains(&size) {
+            return Ok(self.bpw(size - rest).min(most));
         }
-        Ok(self.bpw(size - rest).min(most))
+        let nearest = if size < bytes(least) { bytes(least) } else { bytes(most) };
+        Err(Error::usage(format!(
+            "a size of {size} bytes cannot be reached: this model goes from {} to {}",
+            bytes(least),
+            bytes(most)
+        ))
+        .hint(format!("the nearest is --target-size {nearest}")))
     }
 
     /// Fails unless `target` bits a weight can be kept to.
@@ -222,6 +225,10 @@ impl<'a> Plan<'a> {
                 "a target of {target} bpw cannot be reached: recipe and rules fix every layer, at {least:.4} bpw"
             ))
             .hint("leave the target out, or leave layers a choice"));
+        }
+        if !target.is_finite() {
+            return Err(Error::usage(format!("a target of {target} bpw is no number of bits"))
+                .hint(format!("this model goes from {least:.3} to {most:.3}")));
         }
         let nearest = if target < least { least } else { most };
         Err(Error::usage(format!(
@@ -240,7 +247,7 @@ impl<'a> Plan<'a> {
         let options = self.layers.iter().filter_map(|(spec, options)| Some((spec, *options.first()?)));
         let bytes = options.clone().filter_map(|(spec, candidate)| self.bytes(spec, candidate)).sum();
         let bitmap = options.filter_map(|(spec, c)| Some((spec.path()?.to_owned(), c.quant()?))).collect();
-        Solution { bitmap, bpw: self.bpw(bytes), kl: None, bytes }
+        Solution { bitmap, bpw: self.bpw(bytes), kl: None, gap: 0.0, bytes }
     }
 
     /// The bit map with the least predicted KL divergence at no more than `target` bits a weight.
@@ -263,6 +270,12 @@ impl<'a> Plan<'a> {
             let row = by_path
                 .get(path)
                 .ok_or_else(|| Error::usage(format!("the sensitivity table lacks layer `{path}`")))?;
+            if (row.rows, row.columns) != (spec.shape[0], spec.shape[1]) {
+                return Err(Error::usage(format!(
+                    "the sensitivity table has layer `{path}` as {}x{}, the model as {}x{}",
+                    row.rows, row.columns, spec.shape[0], spec.shape[1]
+                )));
+            }
             let choices = options.iter().map(|&candidate| self.choice(spec, row, candidate));
             layers.push(Layer { path: path.to_owned(), options: choices.collect::<Result<_>>()? });
         }
@@ -292,6 +305,7 @@ impl<'a> Plan<'a> {
             bitmap,
             bpw: self.bpw(allocation.bytes),
             kl: Some(allocation.loss),
+            gap: allocation.gap,
             bytes: allocation.bytes,
         }
     }

@@ -15,6 +15,9 @@ use crate::sensitivity::{LayerSensitivity, Measurement};
 /// Its name in a model folder.
 pub const FILE: &str = "mixbit-report.json";
 
+/// The format that is written and read.
+pub const VERSION: u32 = 1;
+
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -88,10 +91,14 @@ impl Record {
             return Ok(None);
         }
         let text = fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
-        let record = serde_json::from_str(&text).map_err(|e| {
-            Error::file(&path, format!("not a report of this version of mixbit: {e}"))
+        let bad = |what: String| {
+            Error::file(&path, format!("not a report of this version of mixbit: {what}"))
                 .hint("remove it, or quantize again")
-        })?;
+        };
+        let record: Self = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
+        if record.version != VERSION {
+            return Err(bad(format!("its format is version {}, not {VERSION}", record.version)));
+        }
         Ok(Some(record))
     }
 

@@ -3,7 +3,8 @@
 //! On disk it is one JSON object. While it is measured, `FILE.partial` holds a header line and a line a finished layer,
 //! so that an interrupted measurement can go on.
 
-use std::fs::{self, File, OpenOptions};
+use std::collections::BTreeSet;
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::affine::FloatType;
 use crate::candidate::Quant;
 use crate::error::{Error, Result};
+use crate::output_file;
 use crate::rounding::Technique;
 
 /// How sensitivities are measured. The formulas are with the code, in the engine.
@@ -115,16 +117,54 @@ impl Table {
         let table: Self = serde_json::from_str(&text).map_err(|e| {
             Error::file(path, format!("not a sensitivity table: {e}")).hint("`mixbit analyze` writes them")
         })?;
+        table.validate(path)?;
         let signed = table.measurement.method.starts_with("alignment");
         let finite = |layer: &LayerSensitivity| {
             layer.scores.iter().all(|score| score.kl.is_finite() && (signed || score.kl >= 0.0))
         };
         match table.layers.iter().find(|layer| !finite(layer)) {
-            Some(layer) => {
-                Err(Error::key(path, &layer.path, "has a predicted KL divergence that is no number"))
-            }
+            Some(layer) => Err(Error::key(
+                path,
+                &layer.path,
+                "has a predicted KL divergence that is negative or no number",
+            )),
             None => Ok(table),
         }
+    }
+
+    /// Fails on what no measurement writes.
+    fn validate(&self, path: &Path) -> Result<()> {
+        let again = "`mixbit analyze` writes whole tables: measure again";
+        let Measurement { version, method, .. } = &self.measurement;
+        if *version != 1 {
+            return Err(Error::key(
+                path,
+                "measurement.version",
+                format!("is {version}, this mixbit knows 1"),
+            )
+            .hint(again));
+        }
+        if !["fisher-diagonal", "fisher-directional"].contains(&method.as_str())
+            && !method.starts_with("alignment at ")
+        {
+            return Err(
+                Error::key(path, "measurement.method", format!("`{method}` is not known")).hint(again)
+            );
+        }
+        if self.layers.is_empty() {
+            return Err(Error::file(path, "holds no layers").hint(again));
+        }
+        let mut seen = BTreeSet::new();
+        for layer in &self.layers {
+            if !seen.insert(&layer.path) {
+                return Err(Error::key(path, &layer.path, "is there twice").hint(again));
+            }
+            let quants: BTreeSet<Quant> = layer.scores.iter().map(|score| score.quant).collect();
+            if quants.len() != layer.scores.len() {
+                return Err(Error::key(path, &layer.path, "has a candidate twice").hint(again));
+            }
+        }
+        Ok(())
     }
 
     /// Fails unless the table was measured on the model with this fingerprint, for scales of this type.
@@ -146,12 +186,8 @@ impl Table {
 
     /// Writes it, replacing `path` in one step.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, e))?;
         let text = serde_json::to_vec_pretty(self).map_err(|e| Error::file(path, e.to_string()))?;
-        file.write_all(&text).and_then(|()| file.as_file().sync_all()).map_err(|e| Error::io(path, e))?;
-        file.persist(path).map_err(|e| Error::io(path, e.error))?;
-        Ok(())
+        output_file::write(path, &text)
     }
 }
 
@@ -217,19 +253,6 @@ fn read_partial(path: &Path, measurement: &Measurement) -> Result<Vec<LayerSensi
     lines
         .map(|line| serde_json::from_str(line).map_err(|e| Error::file(path, format!("damaged: {e}"))))
         .collect()
-}
-
-/// Appends nothing, but fails early when `path` cannot be written to.
-pub fn check_writable(path: &Path, overwrite: bool) -> Result<()> {
-    if path.exists() && !overwrite {
-        return Err(Error::file(path, "already exists").hint("--overwrite replaces it"));
-    }
-    let existed = path.exists();
-    OpenOptions::new().append(true).create(true).open(path).map_err(|e| Error::io(path, e))?;
-    if !existed {
-        fs::remove_file(path).map_err(|e| Error::io(path, e))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

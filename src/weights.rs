@@ -83,12 +83,13 @@ pub fn check_values(source: &SourceModel, dtype: Dtype) -> Result<()> {
 /// A tensor written as it is.
 pub struct CopyTensor<'a> {
     source: SourceTensor<'a>,
+    warnings: &'a Warnings,
 }
 
 impl<'a> CopyTensor<'a> {
     /// Copies `source`.
-    pub fn new(source: SourceTensor<'a>) -> Self {
-        Self { source }
+    pub fn new(source: SourceTensor<'a>, warnings: &'a Warnings) -> Self {
+        Self { source, warnings }
     }
 }
 
@@ -109,6 +110,12 @@ impl Produce for CopyTensor<'_> {
     fn produce(&self, index: usize, sink: &mut Sink<'_>) -> Result<()> {
         let start = index * CHUNK;
         let end = (start + CHUNK).min(self.source.tensor.bytes().len());
+        if self.source.tensor.dtype.is_float() {
+            let mut same = Vec::new();
+            let dtype = self.source.tensor.dtype;
+            let report = cast(dtype, self.source.tensor.slice(start, end), Dtype::F32, &mut same);
+            self.warnings.add(self.source.name, report);
+        }
         sink(0, start as u64, self.source.tensor.slice(start, end))?;
         self.source.tensor.release(start, end);
         Ok(())

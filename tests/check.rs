@@ -389,14 +389,10 @@ fn bit_maps() {
             let biases = raw.get_mut("model.layers.0.self_attn.q_proj.biases");
             biases.1 = "BF16".to_owned();
         })
-        .finds(
-            "problem",
-            "bit map",
-            "scales of `model.layers.0.self_attn.q_proj` are float16, biases bfloat16",
-        );
+        .finds("problem", "load", "is bfloat16: biases are of the same type as their scales");
     quantized()
         .weights(|raw| raw.get_mut("model.layers.0.self_attn.q_proj.weight").1 = "I32".to_owned())
-        .finds("problem", "bit map", "codes of `model.layers.0.self_attn.q_proj` are int32");
+        .finds("problem", "load", "is int32: codes are uint32");
     quantized().weights(|raw| raw.get_mut(scales).3[..2].copy_from_slice(&[0, 0x7e])).finds(
         "problem",
         "values",

@@ -24,6 +24,7 @@ fn help_of_every_command() {
         "inspect",
         "eval",
         "check",
+        "report",
         "run",
         "logits",
     ] {

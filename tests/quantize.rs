@@ -31,7 +31,10 @@ fn inspected(model: &Path) -> Value {
 fn the_target_is_kept_to_the_byte_and_everything_is_recorded() {
     let home = tempfile::tempdir().unwrap();
     let out = home.path().join("out");
-    let text = quantized(&bundled(), &out, "4.5");
+    let more = ["--target-bpw", "4.5", "--samples", "4", "--sequence-length", "64", "--rounding", "rtn"];
+    let output = make("quantize", &bundled(), &out, &more);
+    succeeded(&output);
+    let text = stdout(&output);
     assert!(text.contains("predicted KL divergence"), "{text}");
     let config = json_file(&out.join("config.json"));
     assert_eq!(config["quantization"], config["quantization_config"]);
@@ -187,6 +190,58 @@ fn a_table_is_measured_once_and_serves_every_target() {
     assert!(losses.len() > 20 && losses.is_sorted_by(|a, b| a >= b), "{losses:?}");
 }
 
+/// Every step helps, on text that none of it was tuned on.
+#[test]
+fn better_rounding_is_closer() {
+    let home = tempfile::tempdir().unwrap();
+    let measured = |rounding: &str, more: &[&str]| {
+        let out = home.path().join(rounding);
+        let settings = ["--samples", "32", "--sequence-length", "128", "--rounding", rounding, "--overwrite"];
+        succeeded(&make("quantize", &bundled(), &out, &[&settings[..], more].concat()));
+        let record = json_file(&out.join("mixbit-report.json"));
+        assert_eq!(record["rounding"], rounding);
+        record["evaluation"]["kl_mean"].as_f64().unwrap()
+    };
+    let rtn = measured("rtn", &["--target-bpw", "3.5"]);
+    let search = measured("search", &["--target-bpw", "3.5"]);
+    let gptq = measured("gptq", &["--target-bpw", "3.5"]);
+    let sequential = measured("gptq", &["--target-bpw", "3.5", "--sequential"]);
+    assert!(search < 0.95 * rtn && gptq < 0.75 * search, "{rtn} {search} {gptq}");
+    assert!(sequential < 0.75 * search, "{search} {sequential}");
+    let uniform = measured("gptq", &["--bits", "3"]);
+    assert!(uniform < rtn * 2.0 && uniform > gptq, "{uniform}");
+}
+
+/// Without a text scale search weighs all inputs alike, and needs no engine.
+#[test]
+fn scale_search_does_without_a_text() {
+    let home = tempfile::tempdir().unwrap();
+    let run = |rounding: &str| {
+        let out = home.path().join(rounding);
+        succeeded(&make("quantize", &bundled(), &out, &["--bits", "3", "--rounding", rounding]));
+        SourceModel::open(&out).unwrap()
+    };
+    let float = SourceModel::open(&bundled()).unwrap();
+    let (rtn, search) = (run("rtn"), run("search"));
+    let path = "model.layers.0.self_attn.q_proj";
+    let error = |source: &SourceModel| {
+        let part = |part: &str| source.tensor(&format!("{path}.{part}")).unwrap().bytes();
+        let parts = mixbit::affine::Quantized {
+            packed: part("weight"),
+            scales: part("scales"),
+            biases: part("biases"),
+        };
+        let name = format!("{path}.weight");
+        let bytes = float.tensor(&name).unwrap().bytes();
+        let weights: Vec<f32> = bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        let mut decoded = vec![0.0; weights.len()];
+        mixbit::affine::dequantize(parts, Quant::affine(3, 64), FloatType::F16, &mut decoded).unwrap();
+        weights.iter().zip(decoded).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>()
+    };
+    assert!(error(&search) < 0.9 * error(&rtn));
+    assert_eq!(rtn.bitmap(), search.bitmap());
+}
+
 #[test]
 fn uniform_bits_and_rules_by_hand() {
     let home = tempfile::tempdir().unwrap();
@@ -203,6 +258,7 @@ fn uniform_bits_and_rules_by_hand() {
         (&["--bits", "7"], "7 bits"),
         (&["--bits", "4", "--layer", "*=4:48"], "48"),
         (&["--target-size", "10KB"], "cannot be reached"),
+        (&["--target-size", "1GB"], "cannot be reached"),
     ] {
         let output = run(more);
         assert_eq!(output.status.code(), Some(1), "{more:?}");

@@ -6,7 +6,7 @@ use super::folder::Folder;
 use super::{Finding, count, list};
 use crate::bitmap::Declared;
 use crate::candidate::{Mode, Quant};
-use crate::checkpoint::{Dtype, SourceModel};
+use crate::checkpoint::Dtype;
 use crate::report::bytes;
 use crate::spec::{Manifest, TensorSpec};
 
@@ -155,11 +155,6 @@ fn bit_map(folder: &Folder) -> Vec<Finding> {
         });
         return findings;
     }
-    let wrong = packed_dtypes(source);
-    if !wrong.is_empty() {
-        let message = format!("not as MLX packs: {}", list(&wrong));
-        findings.push(Finding::problem(subject, message));
-    }
     let mut settings: BTreeMap<Quant, usize> = BTreeMap::new();
     for quant in source.bitmap().values() {
         *settings.entry(*quant).or_default() += 1;
@@ -173,27 +168,4 @@ fn bit_map(folder: &Folder) -> Vec<Finding> {
     let layers = count(source.bitmap().len(), "quantized layer");
     findings.push(Finding::ok(subject, format!("{layers} ({}), {tail}", settings.join(", "))));
     findings
-}
-
-/// Codes are uint32; scales and biases are of one float type, or of one byte.
-fn packed_dtypes(source: &SourceModel) -> Vec<String> {
-    let mut wrong = Vec::new();
-    for (path, quant) in source.bitmap() {
-        let dtype = |part: &str| source.tensor(&format!("{path}.{part}")).ok().map(|tensor| tensor.dtype);
-        let (codes, scales, biases) = (dtype("weight"), dtype("scales"), dtype("biases"));
-        let good = match quant.mode {
-            Mode::Affine => scales.is_some_and(|d| d.is_float() && d != Dtype::F64) && scales == biases,
-            _ => scales == Some(Dtype::U8),
-        };
-        if codes != Some(Dtype::U32) {
-            wrong.push(format!("codes of `{path}` are {}", name(codes)));
-        } else if !good {
-            wrong.push(format!("scales of `{path}` are {}, biases {}", name(scales), name(biases)));
-        }
-    }
-    wrong
-}
-
-fn name(dtype: Option<Dtype>) -> String {
-    dtype.map_or_else(|| "absent".to_owned(), |dtype| dtype.to_string())
 }

@@ -75,12 +75,35 @@ fn check_replaceable(destination: &Path) -> Result<()> {
     if let Some(folder) = entries.iter().find(|entry| entry.path().is_dir() && foreign(&entry.file_name())) {
         return Err(keep(&format!("holds the folder `{}`", folder.file_name().to_string_lossy())));
     }
+    if let Some(file) = entries.iter().find(|entry| entry.path().is_file() && !is_of_a_model(&entry.path())) {
+        return Err(keep(&format!(
+            "holds `{}`, which is no part of a model",
+            file.file_name().to_string_lossy()
+        )));
+    }
     let weights = |path: &Path| path.extension().is_some_and(|e| e == "safetensors" || e == "npz");
     if !entries.iter().any(|entry| weights(&entry.path())) {
         return Err(keep("holds no weights"));
     }
     ModelConfig::from_dir(destination).map_err(|_| keep("has no config.json of a model"))?;
     Ok(())
+}
+
+/// Whether a file is one that model folders hold: weights, what describes them, what the Hub adds.
+fn is_of_a_model(path: &Path) -> bool {
+    const NAMES: [&str; 8] = [
+        "README.md",
+        "LICENSE",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors.index.json",
+        "mixbit-report.json",
+        "weights.npz",
+        ".gitattributes",
+    ];
+    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    let weights = name.starts_with("model") && name.ends_with(".safetensors");
+    weights || NAMES.contains(&name) || crate::tokenizer::is_file_of_one(name)
 }
 
 fn split(destination: &Path) -> Result<(PathBuf, &std::ffi::OsStr)> {
@@ -245,6 +268,9 @@ mod tests {
             assert!(message.contains(expected), "{message}");
         };
         fs::write(out.join("precious.txt"), "x").unwrap();
+        refused("precious.txt");
+        fs::remove_file(out.join("precious.txt")).unwrap();
+        fs::write(out.join("README.md"), "x").unwrap();
         refused("holds no weights");
         fs::write(out.join("model.safetensors"), "x").unwrap();
         refused("config.json");
@@ -259,7 +285,7 @@ mod tests {
         let folder = OutputFolder::create(&out, true).unwrap();
         folder.write("config.json", b"{\"a\":1}").unwrap();
         folder.publish().unwrap();
-        assert!(!out.join("precious.txt").exists());
+        assert!(!out.join("README.md").exists());
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 2);
     }
 

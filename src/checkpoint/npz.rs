@@ -82,6 +82,9 @@ pub(super) fn read_entries(path: &Path, map: &[u8], file: usize) -> Result<Membe
         if end > map.len() as u64 {
             return Err(damaged(&format!("member `{member_name}` ends past the file")));
         }
+        if entries.iter().any(|(other, _): &(String, Entry)| other == name) {
+            return Err(Error::tensor(path, name, "is there twice").hint("save the file again"));
+        }
         let entry = member_entry(path, name, map, (start as usize, end as usize), file)?;
         checksums.push(Checksum {
             name: name.to_owned(),

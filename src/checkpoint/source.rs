@@ -158,6 +158,31 @@ impl SourceModel {
         Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat())
     }
 
+    /// Codes are uint32, floating-point modes' scales uint8, everything else float, biases as their scales.
+    fn check_dtype(&self, source: &SourceTensor<'_>) -> Result<()> {
+        let dtype = source.tensor.dtype;
+        let layer = source.name.rsplit_once('.');
+        let part = layer.and_then(|(layer, part)| Some((layer, part, self.bitmap.get(layer)?)));
+        let expected = match part {
+            Some((_, "weight", _)) if dtype != Dtype::U32 => "codes are uint32",
+            Some((_, "scales", quant)) if quant.mode != Mode::Affine && dtype != Dtype::U8 => {
+                "scales of this mode are uint8"
+            }
+            Some((_, "scales", quant)) if quant.mode == Mode::Affine && !dtype.is_float() => {
+                "scales of affine layers are float"
+            }
+            Some((layer, "biases", _)) if self.tensor(&format!("{layer}.scales"))?.dtype != dtype => {
+                "biases are of the same type as their scales"
+            }
+            None | Some((_, "bias", _)) if !dtype.is_float() => {
+                "weights of float layers are float; packed integers of other tools cannot be read"
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::tensor(source.tensor.file, source.name, format!("is {dtype}: {expected}"))
+            .hint("config.json and the weights do not belong together, or another tool quantized them"))
+    }
+
     fn check(&self) -> Result<()> {
         let path = self.checkpoint.path();
         let mut expected: BTreeMap<String, Vec<usize>> = BTreeMap::new();
@@ -176,6 +201,7 @@ impl SourceModel {
             )));
         }
         for source in self.tensors() {
+            self.check_dtype(&source)?;
             let Some(shape) = expected.get(source.name) else {
                 return Err(Error::tensor(path, source.name, "not part of this architecture").hint(format!(
                     "a `{}` model with this config has no such tensor; dropping it silently would change the model",

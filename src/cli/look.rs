@@ -36,6 +36,32 @@ pub struct Inspect {
     /// One line a layer: shape, bits, group size, bytes
     #[arg(long, conflicts_with = "json")]
     pub layers: bool,
+    /// Draw it as an HTML file (of a model folder)
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "layers"])]
+    pub html: Option<PathBuf>,
+}
+
+/// `mixbit report`.
+#[derive(Debug, Args)]
+pub struct Report {
+    /// Model folder; mixbit-report.json in it tells how it was made
+    #[arg(value_name = "MODEL")]
+    pub model: PathBuf,
+    /// The float model that it was made from, to answer the prompt beside it
+    #[arg(long, value_name = "DIR")]
+    pub reference: Option<PathBuf>,
+    /// File to write
+    #[arg(long, value_name = "FILE", default_value = "report.html")]
+    pub out: PathBuf,
+    /// What to ask; without --reference the model answers alone
+    #[arg(long, short, value_name = "TEXT", allow_hyphen_values = true)]
+    pub prompt: Option<String>,
+    /// Most tokens of an answer
+    #[arg(long, value_name = "N", default_value_t = 160, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_tokens: u32,
+    /// Replace the file if it exists
+    #[arg(long)]
+    pub overwrite: bool,
 }
 
 /// `mixbit eval`.

@@ -31,7 +31,7 @@ pub struct Size {
     #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with_all = ["bits", "mode"])]
     pub target_size: Option<u64>,
     /// The same bits for every layer, or bits:group; nothing is measured
-    #[arg(long, value_name = "BITS[:GROUP]")]
+    #[arg(long, value_name = "BITS[:GROUP]", conflicts_with_all = ["method", "fisher"])]
     pub bits: Option<String>,
     /// How codes become numbers [default: affine]; mxfp4, mxfp8 and nvfp4 have one setting each and need no --bits
     #[arg(long, value_enum)]
@@ -81,7 +81,7 @@ pub struct Quantize {
     #[arg(long)]
     pub no_eval: bool,
     /// Use a table that `mixbit analyze` wrote instead of measuring
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["bits", "mode"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["bits", "mode", "method", "fisher"])]
     pub sensitivities: Option<PathBuf>,
     /// Element type of what stays float and of scales and biases
     #[arg(long, value_enum, default_value = "float16")]

@@ -98,6 +98,9 @@ pub struct Curve {
     /// Comma-separated values instead of a table
     #[arg(long)]
     pub csv: bool,
+    /// Draw it as an SVG file
+    #[arg(long, value_name = "FILE", conflicts_with = "csv")]
+    pub svg: Option<PathBuf>,
 }
 
 /// How weights become codes.

@@ -5,7 +5,7 @@ mod make;
 mod measure;
 mod talk;
 
-pub use look::{Check, Eval, Inspect};
+pub use look::{Check, Eval, Inspect, Report};
 pub use make::{Convert, Dequantize, Quantize, Recipes, RecipesCommand, Size};
 pub use measure::{Analyze, Calibration, Curve, Fisher, MeasureMethod, Rounding};
 pub use talk::{Logits, Run, Sampling};
@@ -52,6 +52,8 @@ pub enum Command {
     Eval(Eval),
     /// Look for what is wrong with a model folder
     Check(Check),
+    /// Draw what is in a model, how it was made and what that cost, as one HTML file
+    Report(Report),
     /// Generate text
     Run(Run),
     /// Write the logits of a token sequence, to compare with other implementations
@@ -139,6 +141,10 @@ fn parse_size(text: &str) -> Result<u64, String> {
         other => return Err(format!("unknown unit `{other}`, use KB, MB, GB, KiB, MiB or GiB")),
     };
     match digits.parse::<f64>() {
+        Ok(number) if !(number * unit).is_finite() || number * unit >= u64::MAX as f64 => {
+            Err(format!("`{text}` is more than any disk holds"))
+        }
+        Ok(number) if number < 0.0 => Err(format!("`{text}` is negative")),
         Ok(number) if number.is_finite() && number * unit >= 1000.0 => Ok((number * unit) as u64),
         Ok(_) => Err(format!("`{text}` is under 1 KB: give a unit, such as 5GB")),
         Err(_) => Err(format!("`{text}` is not a size such as 5GB")),

@@ -7,16 +7,17 @@ use crate::candidate::{Candidate, DEFAULT_CANDIDATES};
 use crate::checkpoint::SourceModel;
 use crate::cli::Analyze;
 use crate::error::Result;
+use crate::output_file;
 use crate::plan::Plan;
 use crate::report::Console;
 use crate::rounding::Technique;
-use crate::sensitivity::{Partial, check_writable};
+use crate::sensitivity::Partial;
 use crate::weights::float_type;
 
 /// Runs the command.
 pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     let source = SourceModel::open(&args.model)?;
-    check_writable(&args.out, args.overwrite)?;
+    output_file::check(&args.out, args.overwrite)?;
     source.verify()?;
     let dtype = args.dtype.into();
     let recipe = recipe(args.recipe.as_deref(), args.candidates.as_deref(), console)?;

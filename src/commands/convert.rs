@@ -57,7 +57,7 @@ fn producers<'a>(
         .map(|source| {
             let layer = source.name.rsplit_once('.').map_or(source.name, |(layer, _)| layer);
             if bitmap.contains_key(layer) && !source.name.ends_with(".bias") {
-                Box::new(CopyTensor::new(source)) as Box<dyn Produce>
+                Box::new(CopyTensor::new(source, warnings)) as Box<dyn Produce>
             } else {
                 Box::new(CastTensor::new(source, dtype, warnings))
             }

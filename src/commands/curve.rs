@@ -4,6 +4,8 @@ use crate::allocate::{Choice, Layer, Problem};
 use crate::candidate::Candidate;
 use crate::cli::Curve;
 use crate::error::Result;
+use crate::html::curve_svg;
+use crate::output_file;
 use crate::report::{Align, Console, Table as TextTable, bytes, out};
 use crate::sensitivity::{LayerSensitivity, Table};
 
@@ -11,12 +13,17 @@ use crate::sensitivity::{LayerSensitivity, Table};
 pub const STEP: f64 = 0.25;
 
 /// Runs the command.
-pub fn run(args: &Curve, _console: &Console) -> Result<()> {
+pub fn run(args: &Curve, console: &Console) -> Result<()> {
     let table = Table::read(&args.table)?;
     let width = table.measurement.dtype.bytes();
     let weights = table.layers.iter().map(|layer| (layer.rows * layer.columns) as u64).sum();
     let layers = table.layers.iter().map(|layer| options(layer, width)).collect();
     let points = Problem::new(layers, &[])?.sampled(weights, STEP)?;
+    if let Some(path) = &args.svg {
+        output_file::write(path, curve_svg(&points, &table.layers, width)?.as_bytes())?;
+        console.done(&format!("the curve in {}", path.display()));
+        return Ok(());
+    }
     if args.csv {
         let lines = points.iter().map(|point| format!("{},{},{:e}\n", point.bpw, point.bytes, point.kl));
         return out(&std::iter::once("bpw,bytes,predicted_kl\n".to_owned()).chain(lines).collect::<String>());

@@ -8,8 +8,10 @@ use crate::checkpoint::{Checkpoint, SourceModel};
 use crate::cli::Inspect;
 use crate::contents::{FileContents, FileLayer};
 use crate::error::{Error, Result};
+use crate::html;
 use crate::inventory::Inventory;
-use crate::report::{Align, Console, Table, bit_table, bytes, cell, class_table, out};
+use crate::output_file;
+use crate::report::{Align, Console, Table, bit_table, bytes, cell, class_bars, class_table, out};
 use crate::spec::Role;
 
 /// Runs the command.
@@ -36,12 +38,35 @@ pub fn run(args: &Inspect, console: &Console) -> Result<()> {
             [layer.path.clone(), sizes(&layer.shape), cell(Some(layer)), layer.bytes.to_string()]
         }));
     }
+    if let Some(path) = &args.html {
+        let page = super::report::page(&source, &inventory, None, None, html::History::Unasked)?;
+        output_file::write(path, page.as_bytes())?;
+        console.done(&format!("the model in {}", path.display()));
+        return Ok(());
+    }
     console.notes(&source.spec().notes);
-    let spec = source.spec();
+    let columns = [("size", inventory.bytes)];
     let linear = || inventory.layers.iter().filter(|layer| layer.role != Role::Embed);
     out(&format!(
-        "{}: {} parameters, {} blocks, hidden size {}, {} heads ({} for keys and values), vocabulary {}\n\
-         {} of {} linear layers quantized; linear layers {:.4} bpw, whole model {:.4} bpw, {}\n\n{}\n{}",
+        "{}\n\
+         {} of {} linear layers quantized; linear layers {:.4} bpw, whole model {:.4} bpw, {}\n\n{}\n{}{}",
+        architecture(&source, &inventory),
+        linear().filter(|layer| layer.bits.is_some()).count(),
+        linear().count(),
+        inventory.bpw_quantized(),
+        inventory.bpw_model(),
+        bytes(inventory.bytes.total),
+        bit_table(&inventory),
+        class_table(&columns),
+        class_bars(&columns),
+    ))
+}
+
+/// What kind of model it is, in a line.
+pub fn architecture(source: &SourceModel, inventory: &Inventory) -> String {
+    let spec = source.spec();
+    format!(
+        "{}: {} parameters, {} blocks, hidden size {}, {} heads ({} for keys and values), vocabulary {}",
         source.config().model_type(),
         inventory.parameters,
         spec.layers.len(),
@@ -49,14 +74,7 @@ pub fn run(args: &Inspect, console: &Console) -> Result<()> {
         spec.num_attention_heads,
         spec.num_key_value_heads,
         spec.vocab_size,
-        linear().filter(|layer| layer.bits.is_some()).count(),
-        linear().count(),
-        inventory.bpw_quantized(),
-        inventory.bpw_model(),
-        bytes(inventory.bytes.total),
-        bit_table(&inventory),
-        class_table(&[("size", inventory.bytes)]),
-    ))
+    )
 }
 
 /// A single weight file: nothing but names, types and shapes.
@@ -67,6 +85,10 @@ fn inspect_file(args: &Inspect) -> Result<()> {
             .hint("give the folder that holds config.json, or one of its weight files"));
     }
     let contents = FileContents::of(&Checkpoint::open(path)?);
+    if args.html.is_some() {
+        return Err(Error::usage("--html draws a model folder, not a single file")
+            .hint("give the folder that holds config.json"));
+    }
     if args.json {
         return print_json(&json!({
             "model_type": Value::Null,
@@ -103,14 +125,16 @@ fn print_file(path: &Path, contents: &FileContents) -> Result<()> {
             tensor.bytes.to_string(),
         ]);
     }
+    let columns = [("size", contents.bytes)];
     let quantized = contents.layers.iter().filter(|layer| layer.mode.is_some()).count();
     out(&format!(
-        "{}: {} tensors, {}, {quantized} of {} matrices quantized (--layers lists them)\n\n{table}\n{}",
+        "{}: {} tensors, {}, {quantized} of {} matrices quantized (--layers lists them)\n\n{table}\n{}{}",
         path.display(),
         contents.tensors.len(),
         bytes(contents.bytes.total),
         contents.layers.len(),
-        class_table(&[("size", contents.bytes)]),
+        class_table(&columns),
+        class_bars(&columns),
     ))
 }
 

@@ -6,7 +6,7 @@ use super::settings::Calibration;
 use super::texts::Texts;
 use crate::affine::FloatType;
 use crate::candidate::Quant;
-use crate::checkpoint::{Dtype, SourceModel};
+use crate::checkpoint::SourceModel;
 use crate::engine::{AnalysisSettings, Engine, analyze};
 use crate::error::Result;
 use crate::report::Console;
@@ -34,7 +34,7 @@ impl<'a> Measure<'a> {
         candidates: Vec<Quant>,
         dtype: FloatType,
     ) -> Result<Self> {
-        check_values(source, Dtype::F32)?;
+        check_values(source, dtype.into())?;
         let method = calibration.method(&candidates);
         let measurement = Measurement {
             version: 1,

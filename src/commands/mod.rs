@@ -11,6 +11,7 @@ mod logits;
 mod measure;
 mod quantize;
 mod recipes;
+mod report;
 mod run;
 mod scoring;
 mod settings;
@@ -33,6 +34,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Inspect(args) => inspect::run(&args, &console),
         Command::Eval(args) => eval::run(&args, &console),
         Command::Check(args) => check::run(&args, &console),
+        Command::Report(args) => report::run(&args, &console),
         Command::Run(args) => run::run(&args, &console),
         Command::Logits(args) => logits::run(&args, &console),
     }

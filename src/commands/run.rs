@@ -93,24 +93,31 @@ fn prompt(args: &Run, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     if args.disable_chat_template {
         return tokenizer.encode(&text, true);
     }
-    let mut messages = vec![Message::new("user", text.clone())];
-    if let Some(system) = &args.system {
-        messages.insert(0, Message::new("system", system.clone()));
-    }
-    let rendered = tokenizer.apply_chat_template(&messages, true);
+    let rendered = chat_text(tokenizer, &text, args.system.as_deref());
     let rendered = rendered.map_err(|error| match error.kind() {
         ErrorKind::Usage(_) => error,
         _ => error.hint("--disable-chat-template gives the model the prompt as it is"),
     })?;
-    match rendered {
-        // The template writes BOS itself where the model wants one.
-        Some(rendered) => tokenizer.encode(&rendered, false),
-        None if args.system.is_some() => {
-            Err(Error::usage("--system needs a chat template, and this model has none")
-                .hint("put the text into --prompt"))
-        }
-        None => tokenizer.encode(&text, true),
+    if rendered.is_none() && args.system.is_some() {
+        return Err(Error::usage("--system needs a chat template, and this model has none")
+            .hint("put the text into --prompt"));
     }
+    encode_chat(tokenizer, rendered.as_deref(), &text)
+}
+
+/// A user's `text` after a system message as the chat template writes it, where there is one.
+pub fn chat_text(tokenizer: &Tokenizer, text: &str, system: Option<&str>) -> Result<Option<String>> {
+    let mut messages = vec![Message::new("user", text)];
+    if let Some(system) = system {
+        messages.insert(0, Message::new("system", system));
+    }
+    tokenizer.apply_chat_template(&messages, true)
+}
+
+/// The tokens of what the template wrote, or of the text itself; BOS once, and the template writes it where the model
+/// wants one.
+pub fn encode_chat(tokenizer: &Tokenizer, rendered: Option<&str>, text: &str) -> Result<Vec<u32>> {
+    rendered.map_or_else(|| tokenizer.encode(text, true), |rendered| tokenizer.encode(rendered, false))
 }
 
 fn summary(console: &Console, prompt: usize, result: &Generation, load: Duration, verbose: bool) {

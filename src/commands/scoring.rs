@@ -86,7 +86,8 @@ impl Scoring<'_> {
     }
 }
 
-fn check_vocabulary(source: &SourceModel, reference: usize) -> Result<()> {
+/// Fails unless `source` has as many tokens as the reference.
+pub fn check_vocabulary(source: &SourceModel, reference: usize) -> Result<()> {
     let found = source.spec().vocab_size;
     if found == reference {
         return Ok(());

@@ -38,7 +38,7 @@ impl Texts {
         ));
         check(source, &sequences, length, console)?;
         check(source, &held_out, length, &Console::new(true))?;
-        Ok(Self { name: text.name(), sequences, held_out })
+        Ok(Self { name: short_name(calibration.text.as_deref()), sequences, held_out })
     }
 }
 
@@ -58,4 +58,10 @@ fn check(source: &SourceModel, sequences: &[Vec<u32>], length: usize, console: &
             .notes(&[format!("sequences of {length} tokens are longer than the model's context of {most}")]);
     }
     Ok(())
+}
+
+/// What a text is called in files that go elsewhere: without its folder.
+pub fn short_name(path: Option<&std::path::Path>) -> String {
+    let name = path.map(|path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned());
+    name.unwrap_or_else(|| "the built-in text".to_owned())
 }

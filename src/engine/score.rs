@@ -95,11 +95,14 @@ impl<'a> Scorer<'a> {
             debug_assert_eq!(layer.spec.role, gradient.role);
             let gradient = gradient.gradient.as_dtype(mlx_rs::Dtype::Float32)?.contiguous()?;
             if !layer.add(as_slice(&gradient)?, group, tokens) {
-                return Err(Error::engine(format!(
+                return Err(Error::usage(format!(
                     "layer `{}` has gradients that are not finite",
                     layer.spec.name
                 ))
-                .hint("the weights hold NaN or infinite values, or the text makes the model overflow"));
+                .hint(
+                    "the first met on the way back from the last block: the weights of this block or a later one hold \
+                     huge, NaN or infinite values, or the text makes the model overflow",
+                ));
             }
         }
         Ok(())
@@ -178,7 +181,8 @@ impl ScoredLayer<'_> {
 }
 
 fn unrounded(spec: &TensorSpec, error: &RoundingError) -> Error {
-    Error::engine(format!("{}: {error}", spec.name))
+    Error::usage(format!("tensor `{}`: {error}", spec.name))
+        .hint("use --dtype bfloat16 or float32 if the values are too large for float16")
 }
 
 /// `Q(W) - W` of each candidate, in two bytes a weight: there are many, and they only enter sums.

@@ -1,9 +1,9 @@
 //! The bit map as a table, and bytes by class.
 
 use std::fmt::Write;
-use std::io::IsTerminal;
 
 use super::console::bytes;
+use super::paint::Canvas;
 use super::table::{Align, Table};
 use crate::inventory::{ClassBytes, Inventory, LayerEntry};
 use crate::spec::Role;
@@ -11,10 +11,13 @@ use crate::spec::Role;
 /// Width of a cell: `8:128`.
 const WIDTH: usize = 6;
 
-/// A row a block and a column a role; a cell holds the bits, and the group size where it is not 64. Coloured when stdout
-/// is a terminal.
+/// A row a block and a column a role; a cell holds the bits, and the group size where it is not 64. Shaded when stdout is
+/// a terminal with colours.
 pub fn bit_table(inventory: &Inventory) -> String {
-    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    draw(inventory, Canvas::stdout())
+}
+
+fn draw(inventory: &Inventory, canvas: Canvas) -> String {
     let blocks = inventory.layers.iter().filter_map(|layer| layer.block).max().map_or(0, |last| last + 1);
     let mut text = format!("{:<WIDTH$}", "block");
     for role in Role::BLOCK {
@@ -26,13 +29,13 @@ pub fn bit_table(inventory: &Inventory) -> String {
         let _ = write!(text, "{block:<WIDTH$}");
         for role in Role::BLOCK {
             let entry = cells.get(&(block, role)).copied();
-            let _ = write!(text, " {}", paint(entry, &format!("{:>WIDTH$}", cell(entry)), colour));
+            let _ = write!(text, " {}", paint(entry, &format!("{:>WIDTH$}", cell(entry)), canvas));
         }
         text.push('\n');
     }
     text.push_str("bits, and after a colon the group size where it is not 64\n");
     for entry in inventory.layers.iter().filter(|layer| layer.block.is_none()) {
-        let _ = writeln!(text, "{}: {}", entry.role, paint(Some(entry), &cell(Some(entry)), colour));
+        let _ = writeln!(text, "{}: {}", entry.role, paint(Some(entry), &cell(Some(entry)), canvas));
     }
     text
 }
@@ -48,20 +51,18 @@ pub fn cell(entry: Option<&LayerEntry>) -> String {
     }
 }
 
-/// Few bits are red, many green, float dim.
-fn paint(entry: Option<&LayerEntry>, text: &str, colour: bool) -> String {
-    if !colour {
-        return text.to_owned();
-    }
+/// From dark to bright with the bits, and readable in either theme: both colours of a cell are set. Float is dim.
+fn paint(entry: Option<&LayerEntry>, text: &str, canvas: Canvas) -> String {
     let code = match entry.and_then(|entry| entry.bits) {
         None => "2",
-        Some(0..=2) => "31",
-        Some(3) => "33",
-        Some(4) => "37",
-        Some(5) => "36",
-        Some(_) => "32",
+        Some(0..=2) => "38;5;231;48;5;54",
+        Some(3) => "38;5;231;48;5;25",
+        Some(4) => "38;5;231;48;5;30",
+        Some(5) => "38;5;16;48;5;36",
+        Some(6) => "38;5;16;48;5;113",
+        Some(_) => "38;5;16;48;5;227",
     };
-    format!("\x1b[{code}m{text}\x1b[0m")
+    canvas.paint(code, text)
 }
 
 /// Bytes by class, in named columns.
@@ -79,4 +80,35 @@ pub fn class_table(columns: &[(&str, ClassBytes)]) -> Table {
     row("other float", |classes| classes.float);
     row("total", |classes| classes.total);
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shades_change_nothing_but_the_colour() {
+        let layer = |block, bits| LayerEntry {
+            path: "p".to_owned(),
+            shape: [64, 64],
+            bits,
+            group_size: bits.map(|_| 64),
+            mode: bits.map(|_| "affine"),
+            bytes: 1,
+            block,
+            role: if block.is_some() { Role::Q } else { Role::Head },
+        };
+        let layers = vec![layer(Some(0), Some(3)), layer(Some(1), None), layer(None, Some(8))];
+        let inventory = Inventory { layers, bytes: ClassBytes::default(), parameters: 1 };
+        let plain = draw(&inventory, Canvas::Plain);
+        assert!(plain.contains("\n0           3") && plain.ends_with("head: 8\n"), "{plain}");
+        assert_eq!(draw(&inventory, Canvas::Blocks), plain);
+        let colour = draw(&inventory, Canvas::Colour);
+        assert!(colour.contains("\x1b[38;5;231;48;5;25m     3\x1b[0m"), "{colour:?}");
+        let mut stripped = String::new();
+        for (n, part) in colour.split("\x1b[").enumerate() {
+            stripped.push_str(if n == 0 { part } else { part.split_once('m').unwrap().1 });
+        }
+        assert_eq!(stripped, plain);
+    }
 }

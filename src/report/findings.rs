@@ -1,25 +1,23 @@
 //! Findings of a check, one a line.
 
 use std::fmt::Write;
-use std::io::IsTerminal;
 
+use super::paint::Canvas;
 use crate::check::{Finding, Level};
 
 /// `level  subject: message; hint`, the level's word coloured when stdout is a terminal.
 pub fn finding_lines(findings: &[Finding]) -> String {
-    let colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    lines(findings, colour)
+    lines(findings, Canvas::stdout())
 }
 
-fn lines(findings: &[Finding], colour: bool) -> String {
+fn lines(findings: &[Finding], canvas: Canvas) -> String {
     let mut text = String::new();
     for finding in findings {
         let word = format!("{:<7}", finding.level.name());
         let word = match finding.level {
-            _ if !colour => word,
-            Level::Ok => format!("\x1b[32m{word}\x1b[0m"),
-            Level::Note => format!("\x1b[33m{word}\x1b[0m"),
-            Level::Problem => format!("\x1b[1;31m{word}\x1b[0m"),
+            Level::Ok => canvas.paint("32", &word),
+            Level::Note => canvas.paint("33", &word),
+            Level::Problem => canvas.paint("1;31", &word),
         };
         let hint = finding.hint.as_ref().map(|hint| format!("; hint: {hint}")).unwrap_or_default();
         let _ = writeln!(text, "{word}  {}: {}{hint}", finding.subject, finding.message);
@@ -41,9 +39,9 @@ mod tests {
         };
         let findings = [finding(Level::Ok, None), finding(Level::Problem, Some("mend it"))];
         assert_eq!(
-            lines(&findings, false),
+            lines(&findings, Canvas::Plain),
             "ok       values: all finite\nproblem  values: all finite; hint: mend it\n"
         );
-        assert_eq!(lines(&findings[..1], true), "\x1b[32mok     \x1b[0m  values: all finite\n");
+        assert_eq!(lines(&findings[..1], Canvas::Colour), "\x1b[32mok     \x1b[0m  values: all finite\n");
     }
 }

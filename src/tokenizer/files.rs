@@ -37,10 +37,7 @@ pub fn files(dir: &Path) -> Vec<PathBuf> {
         if name == "additional_chat_templates" {
             let templates = names_in(&dir.join(&name)).into_iter().filter(|n| has_extension(n, "jinja"));
             found.extend(templates.map(|n| Path::new(&name).join(n)));
-        } else if NAMES.contains(&name.as_str())
-            || has_extension(&name, "tiktoken")
-            || (name.starts_with("tokenization") && has_extension(&name, "py"))
-        {
+        } else if is_file_of_one(&name) {
             found.push(PathBuf::from(name));
         }
     }
@@ -48,6 +45,13 @@ pub fn files(dir: &Path) -> Vec<PathBuf> {
     found.retain(|path| dir.join(path).is_file());
     found.sort();
     found
+}
+
+/// Whether a file of this name belongs to a tokenizer.
+pub fn is_file_of_one(name: &str) -> bool {
+    NAMES.contains(&name)
+        || has_extension(name, "tiktoken")
+        || (name.starts_with("tokenization") && has_extension(name, "py"))
 }
 
 fn names_in(dir: &Path) -> Vec<String> {

@@ -29,7 +29,7 @@ use chat::ChatTemplate;
 use special::SpecialTokens;
 
 pub use chat::Message;
-pub use files::files;
+pub use files::{files, is_file_of_one};
 pub use stream::Stream;
 
 /// The tokenizer of one model folder.

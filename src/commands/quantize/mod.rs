@@ -130,7 +130,11 @@ impl<'a> Job<'a> {
             })?;
             Table { measurement: measure.measurement, layers }
         };
-        let solution = plan.solve(&table.layers, target)?;
+        let solution = plan.solve(&table.layers, target).map_err(|e| match &args.sensitivities {
+            Some(path) => Error::file(path, e.to_string())
+                .hint("measure this model again with `mixbit analyze`, with the same --candidates"),
+            None => e,
+        })?;
         let curve = plan.curve(&table.layers, STEP)?;
         Ok(Decision { solution, table: Some(table), curve })
     }

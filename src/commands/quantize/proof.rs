@@ -5,6 +5,7 @@ use std::path::Path;
 use super::Job;
 use crate::checkpoint::SourceModel;
 use crate::commands::scoring::{Against, Scoring};
+use crate::commands::texts::short_name;
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::evaluation::Histogram;
@@ -25,7 +26,7 @@ impl Job<'_> {
         let text = Text::open(Some(path))?;
         let tokenizer = Tokenizer::from_dir(self.source.dir())?;
         let windows = text.windows(&tokenizer, self.calibration.sequence_length as usize, None)?;
-        Ok(Some(Proof { name: text.name(), windows }))
+        Ok(Some(Proof { name: short_name(Some(path)), windows }))
     }
 
     /// Scores the model in `folder` against the float one: on the text that was given, or on what was held out of the

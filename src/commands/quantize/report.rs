@@ -8,7 +8,7 @@ use crate::commands::settings::Target;
 use crate::error::Result;
 use crate::inventory::Inventory;
 use crate::record::{Evaluation, Record};
-use crate::report::{bit_table, bytes, class_table, out};
+use crate::report::{bit_table, bytes, class_bars, class_table, out};
 
 impl Job<'_> {
     /// What is reachable, before any work.
@@ -40,8 +40,8 @@ impl Job<'_> {
         let Decision { solution, .. } = decision;
         let before = Inventory::of_source(self.source);
         let after = Inventory::planned(self.source, &self.bitmap(decision), self.dtype);
-        let classes = class_table(&[("before", before.bytes), ("after", after.bytes)]);
-        out(&format!("{}\n{classes}", bit_table(&after)))?;
+        let columns = [("before", before.bytes), ("after", after.bytes)];
+        out(&format!("{}\n{}{}", bit_table(&after), class_table(&columns), class_bars(&columns)))?;
         let all = if self.plan.already.is_empty() {
             String::new()
         } else {

@@ -48,7 +48,7 @@ impl Job<'_> {
     fn record(&self, decision: &Decision, bitmap: &BitMap, evaluation: Option<Evaluation>) -> Record {
         let after = Inventory::planned(self.source, bitmap, self.dtype);
         Record {
-            version: 1,
+            version: record::VERSION,
             mixbit: env!("CARGO_PKG_VERSION").to_owned(),
             base_model: export::base_model(self.source),
             target: match self.target {
@@ -118,7 +118,7 @@ fn producers<'a>(
             let (layer, part) = tensor.name.rsplit_once('.').unwrap_or((tensor.name, ""));
             match bitmap.get(layer) {
                 Some(_) if source.bitmap().contains_key(layer) && part != "bias" => {
-                    Box::new(CopyTensor::new(tensor)) as Box<dyn Produce>
+                    Box::new(CopyTensor::new(tensor, warnings)) as Box<dyn Produce>
                 }
                 Some(&quant) if part == "weight" => {
                     let codes = rounded.codes(layer);

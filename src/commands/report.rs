@@ -1,0 +1,119 @@
+//! `mixbit report`: one HTML file about a model, with a prompt answered by it and by the float one.
+
+use std::path::Path;
+
+use super::inspect::architecture;
+use super::run::{chat_text, encode_chat};
+use super::scoring::check_vocabulary;
+use crate::checkpoint::SourceModel;
+use crate::cli::Report;
+use crate::engine::{self, Engine, Finish, Model, Settings};
+use crate::error::{Error, Result};
+use crate::html::{self, Answer, History, Page, Sample};
+use crate::inventory::Inventory;
+use crate::output_file;
+use crate::record::Record;
+use crate::report::Console;
+use crate::sample::{Sampler, Sampling};
+use crate::stop_tokens::stop_tokens;
+use crate::tokenizer::Tokenizer;
+
+/// What is asked when nothing else is said.
+const PROMPT: &str = "Explain in a few sentences why the sky is blue.";
+
+/// Runs the command.
+pub fn run(args: &Report, console: &Console) -> Result<()> {
+    let source = SourceModel::open(&args.model)?;
+    let reference = args.reference.as_deref().map(SourceModel::open).transpose()?;
+    if let Some(reference) = &reference {
+        check_vocabulary(&source, reference.spec().vocab_size)?;
+    }
+    let record = Record::read(source.dir())?;
+    output_file::check(&args.out, args.overwrite)?;
+    let inventory = Inventory::of_source(&source);
+    let sample = sample(args, &source, reference.as_ref(), console)?;
+    let history = record.as_ref().map_or(History::Missing, History::Known);
+    let text = page(&source, &inventory, reference.as_ref(), sample.as_ref(), history)?;
+    output_file::write(&args.out, text.as_bytes())?;
+    console.done(&format!("the report in {}", args.out.display()));
+    Ok(())
+}
+
+/// The page about `source`.
+pub fn page(
+    source: &SourceModel,
+    inventory: &Inventory,
+    reference: Option<&SourceModel>,
+    sample: Option<&Sample>,
+    history: History<'_>,
+) -> Result<String> {
+    let recorded = match history {
+        History::Known(record) => Some(record.bytes_before),
+        History::Unasked | History::Missing => None,
+    };
+    html::page(&Page {
+        name: &name(source.dir()),
+        architecture: &architecture(source, inventory),
+        inventory,
+        notes: &source.spec().notes,
+        before: recorded.or_else(|| reference.map(|reference| Inventory::of_source(reference).bytes)),
+        history,
+        sample,
+    })
+}
+
+/// The folder's own name, whatever the path to it.
+fn name(dir: &Path) -> String {
+    let dir = std::fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
+    dir.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
+/// The answers, one model after the other; none where there is nothing to compare and nothing was asked.
+fn sample(
+    args: &Report,
+    source: &SourceModel,
+    reference: Option<&SourceModel>,
+    console: &Console,
+) -> Result<Option<Sample>> {
+    let prompt = match (&args.prompt, reference) {
+        (Some(prompt), _) => prompt.as_str(),
+        (None, Some(_)) => PROMPT,
+        (None, None) => return Ok(None),
+    };
+    if prompt.is_empty() {
+        return Err(Error::usage("the prompt is empty").hint("give --prompt TEXT, or leave it out"));
+    }
+    let engine = Engine::start()?;
+    let quantized = if source.bitmap().is_empty() { "this model" } else { "quantized" };
+    let models = reference.map(|model| ("reference", model)).into_iter().chain([(quantized, source)]);
+    let mut answers = Vec::new();
+    for (by, model) in models {
+        console.line(&format!("asking {}", name(model.dir())));
+        answers.push(answer(&engine, model, prompt, by, args.max_tokens as usize)?);
+    }
+    Ok(Some(Sample { prompt: prompt.to_owned(), answers }))
+}
+
+/// Loads the model, asks it, and lets go of it.
+fn answer(
+    engine: &Engine,
+    source: &SourceModel,
+    prompt: &str,
+    by: &str,
+    max_tokens: usize,
+) -> Result<Answer> {
+    source.verify()?;
+    let tokenizer = Tokenizer::from_dir(source.dir())?;
+    let rendered = chat_text(&tokenizer, prompt, None)?;
+    let tokens = encode_chat(&tokenizer, rendered.as_deref(), prompt)?;
+    let settings = Settings { max_tokens, stop: stop_tokens(source.config(), &tokenizer)? };
+    let greedy = Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, min_p: 0.0 };
+    let model = Model::load(engine, source, None)?;
+    let found = engine::generate(&model, &tokens, &mut Sampler::new(greedy, 0), &settings, |_| Ok(()))?;
+    Ok(Answer {
+        by: format!("{by}: {}", name(source.dir())),
+        text: tokenizer.decode(&found.tokens, true)?,
+        tokens: found.tokens.len(),
+        ended: matches!(found.finish, Finish::Stop(_)),
+    })
+}

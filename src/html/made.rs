@@ -1,0 +1,49 @@
+//! The settings and versions that made the model.
+
+use super::Page;
+use crate::record::{Record, Wanted};
+use crate::report::bytes;
+use crate::sensitivity::Measurement;
+
+/// Name and value, one a line; `None` without a record.
+pub fn section(page: &Page<'_>) -> Option<Vec<(&'static str, String)>> {
+    let record = page.history.record()?;
+    let mut lines = vec![
+        ("made with", format!("mixbit {}", record.mixbit)),
+        ("float model", record.base_model.clone()),
+        (
+            "target",
+            match record.target {
+                Wanted::Bpw(bpw) => format!("{bpw} bits per weight of the linear layers at most"),
+                Wanted::Bytes(size) => format!("{} of tensors at most", bytes(size)),
+                Wanted::Fixed => "fixed by hand or recipe".to_owned(),
+            },
+        ),
+        ("recipe", record.recipe.clone().unwrap_or_else(|| "none".to_owned())),
+        ("rounding", record.rounding.clone()),
+        ("scales, biases and float part", record.dtype.clone()),
+    ];
+    lines.extend(record.measurement.iter().flat_map(measurement));
+    lines.extend(measured_on(record));
+    Some(lines)
+}
+
+fn measurement(measurement: &Measurement) -> Vec<(&'static str, String)> {
+    let candidates: Vec<String> = measurement.candidates.iter().map(ToString::to_string).collect();
+    vec![
+        ("sensitivities", format!("{}, seed {}", measurement.method, measurement.seed)),
+        (
+            "calibration",
+            format!("{} sequences of {} tokens", measurement.samples, measurement.sequence_length),
+        ),
+        ("candidates", candidates.join(", ")),
+        ("fingerprint of the float model", measurement.model.clone()),
+        ("SHA-256 of the calibration tokens", measurement.text.clone()),
+    ]
+}
+
+fn measured_on(record: &Record) -> Option<(&'static str, String)> {
+    let evaluation = record.evaluation.as_ref()?;
+    let (windows, length) = (evaluation.windows, evaluation.sequence_length);
+    Some(("measured on", format!("{}: {windows} windows of {length} tokens", evaluation.text)))
+}

@@ -1,0 +1,60 @@
+//! Single files that commands write: known early to be writable, and whole or not there.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// Appends nothing, but fails early when `path` cannot be written to.
+pub fn check(path: &Path, overwrite: bool) -> Result<()> {
+    if path.exists() && !overwrite {
+        return Err(Error::file(path, "already exists").hint("--overwrite replaces it"));
+    }
+    let existed = path.exists();
+    OpenOptions::new().append(true).create(true).open(path).map_err(|e| Error::io(path, e))?;
+    if !existed {
+        fs::remove_file(path).map_err(|e| Error::io(path, e))?;
+    }
+    Ok(())
+}
+
+/// Writes `path`, replacing what was there in one step.
+pub fn write(path: &Path, contents: &[u8]) -> Result<()> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = new_file(folder).map_err(|e| Error::io(path, e))?;
+    file.write_all(contents).and_then(|()| file.as_file().sync_all()).map_err(|e| Error::io(path, e))?;
+    file.persist(path).map_err(|e| Error::io(path, e.error))?;
+    Ok(())
+}
+
+/// Beside its destination, and readable by whom the umask allows.
+fn new_file(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        builder.permissions(fs::Permissions::from_mode(0o666));
+    }
+    builder.tempfile_in(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_only_when_asked_to() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("file");
+        check(&path, false).unwrap();
+        assert!(!path.exists());
+        write(&path, b"one").unwrap();
+        assert!(check(&path, false).is_err() && check(&path, true).is_ok());
+        write(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+        assert!(write(&home.path().join("no/such"), b"").is_err());
+        assert!(check(home.path(), true).is_err(), "a folder is no file");
+    }
+}

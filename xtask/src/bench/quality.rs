@@ -95,13 +95,22 @@ impl Bench<'_> {
         let (samples, length) = (self.options.samples.to_string(), self.options.sequence_length.to_string());
         let sized = ["--samples", &samples, "--sequence-length", &length, "--calibration", &calibration];
         eprintln!("bench: mixbit");
-        self.mixbit(&[&["analyze", "--quiet", "--model", &model, "--out", &table], &sized[..]].concat())?;
-        for bits in [2, 3, 4, 5, 6] {
-            self.quantized(&format!("mixbit --bits {bits}"), &["--bits", &bits.to_string()])?;
-        }
-        for target in TARGETS {
-            let name = format!("mixbit --target-bpw {target}");
-            self.quantized(&name, &["--sensitivities", &table, "--target-bpw", &target.to_string()])?;
+        for rounding in ["rtn", "search", "gptq"] {
+            let scored = ["--rounding", rounding, "--out", &table, "--overwrite"];
+            self.mixbit(&[&["analyze", "--quiet", "--model", &model], &scored[..], &sized].concat())?;
+            let round = [&["--no-eval", "--rounding", rounding], &sized[..]].concat();
+            for bits in [2, 3, 4, 5, 6] {
+                let bits = bits.to_string();
+                self.quantized(
+                    &format!("{rounding}, --bits {bits}"),
+                    &[&["--bits", &bits], &round[..]].concat(),
+                )?;
+            }
+            for target in TARGETS {
+                let target = target.to_string();
+                let size = ["--sensitivities", &table, "--target-bpw", &target];
+                self.quantized(&format!("{rounding}, --target-bpw {target}"), &[&size, &round[..]].concat())?;
+            }
         }
         Ok(())
     }

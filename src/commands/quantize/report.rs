@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::inventory::Inventory;
 use crate::record::{Evaluation, Record};
 use crate::report::{bit_table, bytes, class_bars, class_table, out};
+use crate::rounding::Technique;
 
 impl Job<'_> {
     /// What is reachable, before any work.
@@ -47,9 +48,7 @@ impl Job<'_> {
         } else {
             format!(" over the layers decided here, {:.4} over all linear layers", after.bpw_quantized())
         };
-        let predicted = solution
-            .kl
-            .map_or_else(String::new, |kl| format!("predicted KL divergence: {kl:.3e} nats per token\n"));
+        let predicted = solution.kl.map_or_else(String::new, |kl| self.predicted(kl, solution.gap));
         out(&format!(
             "\nlayers: {}{} float\nbpw: {:.4}{}{all}, whole model {:.4}\n{predicted}",
             layers_by_bits(decision),
@@ -64,6 +63,18 @@ impl Job<'_> {
             None => self.console.line("not measured: `mixbit eval` does it, or --eval-data"),
         }
         out(&format!("wrote {}\n", self.args.output.mlx_path.display()))
+    }
+
+    fn predicted(&self, kl: f64, gap: f64) -> String {
+        let gap = 100.0 * gap / kl.abs().max(f64::MIN_POSITIVE);
+        let lower = if self.technique == Technique::Gptq {
+            "; that is for scale search, GPTQ comes out lower"
+        } else {
+            ""
+        };
+        format!(
+            "predicted KL divergence: {kl:.3e} nats per token, within {gap:.2} % of the best choice of bits{lower}\n"
+        )
     }
 
     fn below_target(&self, bpw: f64, total: u64) -> String {

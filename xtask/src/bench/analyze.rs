@@ -3,13 +3,28 @@
 use std::process::Command;
 
 use anyhow::Result;
+use clap::Args;
 use serde_json::json;
 
-use super::{Options, checkpoint, measure, table};
+use super::{checkpoint, measure, table};
 use crate::workspace;
 
 const SAMPLES: usize = 16;
 const LENGTH: usize = 512;
+
+/// What to measure.
+#[derive(Args)]
+pub struct Options {
+    /// How often each model is measured
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    /// Candidates; fewer save time, memory does not depend on them
+    #[arg(long, default_value = "2,3,4,5,6,8 x 32,64,128")]
+    candidates: String,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    json: bool,
+}
 
 /// Runs the bench.
 pub fn run(options: &Options) -> Result<()> {
@@ -26,6 +41,7 @@ pub fn run(options: &Options) -> Result<()> {
             let mut command = Command::new(&mixbit);
             command.args(["analyze", "--overwrite", "--model"]).arg(&model).arg("--out").arg(&out);
             command.args(["--samples", &SAMPLES.to_string(), "--sequence-length", &LENGTH.to_string()]);
+            command.args(["--candidates", &options.candidates]);
             samples.push(measure::child(&mut command, &log)?);
         }
         rows.push((checkpoint, samples));
@@ -59,7 +75,8 @@ pub fn run(options: &Options) -> Result<()> {
         return Ok(());
     }
     println!(
-        "analyze, {SAMPLES} x {LENGTH} tokens, 18 candidates, float32; runs: {}\nmemory of 44 blocks over that of 22: {growth:.2}\n\n{}",
+        "analyze, {SAMPLES} x {LENGTH} tokens, candidates {}, float32; runs: {}\nmemory of 44 blocks over that of 22: {growth:.2}\n\n{}",
+        options.candidates,
         options.runs,
         table::columns(&cells)
     );

@@ -21,7 +21,7 @@ pub enum Bench {
     /// Convert a 950M-parameter checkpoint from float32 to float16
     Convert(Options),
     /// Time and memory of sensitivities: MobileLLM-R1-950M's shape, and the same with twice the blocks
-    Analyze(Options),
+    Analyze(analyze::Options),
     /// Held-out KL divergence and perplexity at several sizes, beside mlx-lm's quantizers
     Quality(quality::Options),
     /// Predicted against measured KL divergence, one layer at a time

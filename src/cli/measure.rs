@@ -29,8 +29,8 @@ pub struct Calibration {
     /// Which form of the Fisher information
     #[arg(long, value_enum, default_value_t)]
     pub fisher: Fisher,
-    /// How weights become codes, and which errors sensitivities are measured for [default: gptq where there is a
-    /// calibration text to it, rtn where all bits are fixed]
+    /// How weights become codes, and which errors sensitivities are measured for [default: gptq where something is
+    /// measured, rtn where all bits are fixed]
     #[arg(long, value_enum)]
     pub rounding: Option<Rounding>,
     /// With gptq: later blocks see the activations of earlier ones as they were rounded

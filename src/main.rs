@@ -12,7 +12,7 @@ use mixbit::cli::Cli;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Pages that were freed are not given back to the kernel: the next temporary wants them again, and clearing them anew
-/// took a third of the time on a model of a billion parameters.
+/// took about a tenth of analyze's time on a model of a billion parameters.
 #[cfg(target_os = "linux")]
 fn keep_pages() {
     const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;

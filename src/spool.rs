@@ -64,6 +64,23 @@ pub struct Spooled {
 }
 
 impl Spooled {
+    /// Tells the kernel that `part` of a layer was read and need not stay mapped, so that resident memory does not grow
+    /// with the model.
+    pub fn release(&self, part: &[u8]) {
+        #[cfg(unix)]
+        if let Some(map) = &self.map {
+            const PAGE: usize = 4096;
+            let start = (part.as_ptr() as usize).saturating_sub(map.as_ptr() as usize);
+            let (from, to) = (start.next_multiple_of(PAGE), (start + part.len()) / PAGE * PAGE);
+            if from < to && to <= map.len() {
+                // SAFETY: the mapping is shared, read-only and backed by a file, so dropped pages come back as they were.
+                let _ = unsafe {
+                    map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, from, to - from)
+                };
+            }
+        }
+    }
+
     /// The layer at `path`, if it was added.
     pub fn get(&self, path: &str) -> Option<Quantized<&[u8]>> {
         let parts = self.layers.get(path)?;
@@ -91,6 +108,14 @@ mod tests {
         assert_eq!(spooled.get("a"), Some(layer(7).as_slices()));
         assert_eq!(spooled.get("b"), Some(layer(1).as_slices()));
         assert_eq!(spooled.get("c"), None);
+        let large = Quantized { packed: vec![5; 40_000], scales: vec![6; 8], biases: vec![7; 8] };
+        let mut spool = Spool::create(home.path()).unwrap();
+        spool.add("x", &layer(1)).unwrap();
+        spool.add("y", &large).unwrap();
+        let released = spool.seal().unwrap();
+        released.release(released.get("y").unwrap().packed);
+        assert_eq!(released.get("y"), Some(large.as_slices()));
+        assert_eq!(released.get("x"), Some(layer(1).as_slices()));
         assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0, "it has no name");
     }
 }

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::nearest;
 use crate::report::Console;
 use crate::rounding::{self, RoundingError};
+use crate::spool::Spooled;
 
 /// Source bytes in a chunk.
 const CHUNK: usize = 4 << 20;
@@ -184,7 +185,7 @@ pub enum Codes<'a> {
     /// Scale search, with E[x_j^2] of the layer's input where it is known.
     Searched(Option<&'a [f32]>),
     /// They were made before.
-    Ready(Quantized<&'a [u8]>),
+    Ready(Quantized<&'a [u8]>, &'a Spooled),
 }
 
 /// A matrix quantized to packed codes and scales, and biases in affine mode.
@@ -272,11 +273,12 @@ impl Produce for QuantizeTensor<'_> {
         let row = self.columns() * tensor.dtype.size();
         let first = index * self.chunk_rows();
         let end = (first + self.chunk_rows()).min(self.rows());
-        if let Codes::Ready(layer) = self.codes {
+        if let Codes::Ready(layer, spooled) = self.codes {
             let parts = [layer.packed, layer.scales, layer.biases];
             for (output, part) in parts.iter().enumerate().filter(|(_, part)| !part.is_empty()) {
                 let row = part.len() / self.rows();
                 sink(output, (first * row) as u64, &part[first * row..end * row])?;
+                spooled.release(&part[first * row..end * row]);
             }
             return Ok(());
         }

@@ -33,7 +33,9 @@ impl Rounded {
         match self {
             Self::Nearest => Codes::Nearest,
             Self::Searched(importance) => Codes::Searched(importance.get(path).map(Vec::as_slice)),
-            Self::Ready(spooled) => spooled.get(path).map_or(Codes::Nearest, Codes::Ready),
+            Self::Ready(spooled) => {
+                spooled.get(path).map_or(Codes::Nearest, |layer| Codes::Ready(layer, spooled))
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::parse_size;
+use super::{Cache, parse_size};
 
 /// What scripts may rely on.
 const INSPECT_JSON: &str = "\
@@ -94,7 +94,17 @@ pub struct Eval {
     /// Hidden states in memory; more go to a temporary file (in $TMPDIR)
     #[arg(long, value_name = "SIZE", default_value = "512MB", value_parser = parse_size)]
     pub activation_memory: u64,
+    /// Read the text as one stream through the cache instead of window by window
+    #[arg(long, conflicts_with_all = NOT_STREAMED)]
+    pub stream: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub cache: Cache,
 }
+
+/// What is left of `mixbit eval` when the text is a stream.
+const NOT_STREAMED: [&str; 5] =
+    ["reference", "save_reference", "sequence_length", "batch_size", "activation_memory"];
 
 /// `mixbit check`.
 #[derive(Debug, Args)]

@@ -1,10 +1,12 @@
 //! Command-line arguments: clap structs, no logic.
 
+mod cache;
 mod look;
 mod make;
 mod measure;
 mod talk;
 
+pub use cache::Cache;
 pub use look::{Check, Eval, Inspect, Report};
 pub use make::{Convert, Dequantize, Quantize, Recipes, RecipesCommand, Size};
 pub use measure::{Analyze, Calibration, Curve, Fisher, MeasureMethod, Rounding};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::FloatDtype;
+use super::{Cache, FloatDtype};
 
 /// How tokens are chosen.
 #[derive(Debug, Args)]
@@ -44,6 +44,9 @@ pub struct Run {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub sampling: Sampling,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub cache: Cache,
     /// System message for the chat template; an empty one removes the template's own
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,

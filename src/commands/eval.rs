@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::scoring::{Against, Scoring};
+use super::streaming;
 use crate::checkpoint::SourceModel;
 use crate::cli::Eval;
 use crate::engine::Engine;
@@ -19,6 +20,13 @@ use crate::tokenizer::Tokenizer;
 pub fn run(args: &Eval, console: &Console) -> Result<()> {
     let source = SourceModel::open(&args.model)?;
     console.notes(&source.spec().notes);
+    if args.stream {
+        return streaming::run(args, &source, console);
+    }
+    if args.cache.context_size.is_some() {
+        return Err(Error::usage("--context-size goes with --stream only")
+            .hint("windows are computed without a cache; --sequence-length is their length"));
+    }
     let length = args.sequence_length as usize;
     let text = Text::open(Some(&args.data))?;
     let windows = text.windows(&Tokenizer::from_dir(source.dir())?, length, args.max_tokens)?;
@@ -63,11 +71,20 @@ fn open_kept(path: &Path, windows: &[Vec<u32>]) -> Result<Reference> {
 }
 
 fn print(args: &Eval, summary: &Summary, rate: f64) -> Result<()> {
-    let Some(path) = &args.json else { return out(&evaluation_table(summary)) };
+    let more = [("sequence_length", json!(args.sequence_length)), ("tokens_per_second", json!(rate))];
+    print_figures(args.json.as_deref(), summary, more)
+}
+
+/// The figures as a table on stdout, and as JSON with `more` where it is wanted.
+pub fn print_figures<const N: usize>(
+    path: Option<&Path>,
+    summary: &Summary,
+    more: [(&str, Value); N],
+) -> Result<()> {
+    let Some(path) = path else { return out(&evaluation_table(summary)) };
     let mut value = serde_json::to_value(summary).map_err(|e| Error::usage(e.to_string()))?;
     if let Value::Object(object) = &mut value {
-        object.insert("sequence_length".to_owned(), json!(args.sequence_length));
-        object.insert("tokens_per_second".to_owned(), json!(rate));
+        object.extend(more.map(|(key, value)| (key.to_owned(), value)));
     }
     let text = format!("{value:#}\n");
     if path == Path::new("-") {

@@ -1,6 +1,7 @@
 //! One file per subcommand: arguments, plan, stages, report.
 
 mod analyze;
+mod caching;
 mod check;
 mod convert;
 mod curve;
@@ -15,6 +16,7 @@ mod report;
 mod run;
 mod scoring;
 mod settings;
+mod streaming;
 mod texts;
 
 use crate::cli::{Cli, Command};

@@ -106,7 +106,7 @@ fn answer(
     let tokenizer = Tokenizer::from_dir(source.dir())?;
     let rendered = chat_text(&tokenizer, prompt, None)?;
     let tokens = encode_chat(&tokenizer, rendered.as_deref(), prompt)?;
-    let settings = Settings { max_tokens, stop: stop_tokens(source.config(), &tokenizer)? };
+    let settings = Settings::new(max_tokens, stop_tokens(source.config(), &tokenizer)?);
     let greedy = Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, min_p: 0.0 };
     let model = Model::load(engine, source, None)?;
     let found = engine::generate(&model, &tokens, &mut Sampler::new(greedy, 0), &settings, |_| Ok(()))?;

@@ -3,13 +3,13 @@
 use std::io::Read;
 use std::time::{Duration, Instant};
 
+use super::caching::{cache_settings, eviction_note};
 use crate::checkpoint::{Dtype, SourceModel};
 use crate::cli::{Run, Sampling as SamplingArgs};
 use crate::engine::{self, Engine, Finish, Generation, Model, Settings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::{Console, bytes, out};
 use crate::sample::{Sampler, Sampling};
-use crate::spec::DecoderSpec;
 use crate::stop_tokens::stop_tokens;
 use crate::tokenizer::{Message, Tokenizer};
 use crate::weights::check_values;
@@ -27,13 +27,20 @@ pub fn run(args: &Run, console: &Console) -> Result<()> {
         console.line(&format!("prompt text: {:?}", tokenizer.decode(&prompt, false)?));
         console.line(&format!("stop tokens: {stop:?}"));
     }
-    note_context(source.spec(), prompt.len() + args.max_tokens, console);
+    let cache = cache_settings(&args.cache, source.spec())?;
+    if let Some(note) = eviction_note(&cache, prompt.len() + args.max_tokens) {
+        console.notes(&[note]);
+    }
     let engine = Engine::start()?;
     let started = Instant::now();
     let model = Model::load(&engine, &source, args.dtype.map(Into::into))?;
     let load = started.elapsed();
     let mut sampler = Sampler::new(sampling, args.sampling.seed);
-    let settings = Settings { max_tokens: args.max_tokens, stop };
+    let settings = Settings {
+        cache,
+        prefill_step: args.cache.prefill_step_size as usize,
+        ..Settings::new(args.max_tokens, stop)
+    };
     let mut stream = tokenizer.stream(true);
     let emit = |token| out(&stream.push(token)?);
     let result = engine::generate(&model, &prompt, &mut sampler, &settings, emit);
@@ -45,14 +52,6 @@ pub fn run(args: &Run, console: &Console) -> Result<()> {
     out(&format!("{}\n", stream.finish()?))?;
     summary(console, prompt.len(), &result, load, args.verbose);
     Ok(())
-}
-
-/// Says so when prompt and answer may be longer than what the model was made for.
-fn note_context(spec: &DecoderSpec, tokens: usize, console: &Console) {
-    if let Some(most) = spec.max_position_embeddings.filter(|&most| tokens > most) {
-        console
-            .notes(&[format!("prompt and answer may reach {tokens} tokens, the model's context is {most}")]);
-    }
 }
 
 fn sampling(args: &SamplingArgs) -> Result<Sampling> {
@@ -133,6 +132,11 @@ fn summary(console: &Console, prompt: usize, result: &Generation, load: Duration
     let peak = engine::peak_memory().map_or_else(|| "unknown".to_owned(), bytes);
     console.line(&format!("peak memory: {peak}, load time: {:.2} s", load.as_secs_f64()));
     if verbose {
+        let forgotten = match result.cache.evicted {
+            0 => String::new(),
+            evicted => format!(", {evicted} tokens forgotten"),
+        };
+        console.line(&format!("cache: {} at most{forgotten}", bytes(result.cache.bytes as u64)));
         console.line(&match result.finish {
             Finish::Stop(token) => format!("finished by stop token {token}"),
             Finish::Length => "finished by --max-tokens".to_owned(),

@@ -3,6 +3,8 @@
 use mlx_rs::Array;
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask as SdpaMask};
 
+use super::store::Held;
+use crate::checkpoint::Dtype;
 use crate::error::Result;
 use crate::spec::{AttentionSpan, DecoderSpec, Rope, TemperatureTuning};
 
@@ -44,6 +46,18 @@ impl Mask {
     }
 }
 
+/// The same with keys and values as a cache holds them.
+pub(super) fn attend_held(
+    q: &Array,
+    k: &Held,
+    v: &Held,
+    scale: f32,
+    mask: &Mask,
+    dtype: Dtype,
+) -> Result<Array> {
+    attend(q, &k.dense(dtype)?, &v.dense(dtype)?, scale, mask)
+}
+
 /// Softmax(q k^T scale + mask) v for q [batch, heads, queries, dim] and k, v [batch, kv heads, keys, dim].
 pub(super) fn attend(q: &Array, k: &Array, v: &Array, scale: f32, mask: &Mask) -> Result<Array> {
     Ok(match mask {
@@ -66,8 +80,9 @@ pub(super) struct Rotation {
 }
 
 impl Rotation {
-    pub(super) fn new(rope: &Rope, head_dim: usize, offset: usize, queries: usize) -> Self {
-        let freqs = rope.freqs(head_dim, offset + queries);
+    /// `length` is that of the sequence, which dynamic scaling looks at.
+    pub(super) fn new(rope: &Rope, head_dim: usize, offset: i32, length: usize) -> Self {
+        let freqs = rope.freqs(head_dim, length);
         Self {
             dims: head_dim as i32,
             traditional: rope.traditional,
@@ -75,16 +90,26 @@ impl Rotation {
             scale: rope.scale(),
             attention_factor: rope.attention_factor(),
             freqs: freqs.map(|freqs| Array::from_slice(&freqs, &[freqs.len() as i32])),
-            offset: offset as i32,
+            offset,
         }
     }
 
     /// Rotates x [batch, heads, tokens, dim].
     pub(super) fn apply(&self, x: &Array) -> Result<Array> {
+        Ok(scaled(self.rotate(x)?, self.attention_factor)?)
+    }
+
+    /// Turns rotated keys [batch, heads, tokens, dim] by the offset, all of them by the same.
+    pub(super) fn turn(&self, x: &Array) -> Result<Array> {
+        // Each key is the first of a sequence of its own.
+        let each = x.reshape(&[-1, 1, 1, self.dims])?;
+        Ok(self.rotate(&each)?.reshape(x.shape())?)
+    }
+
+    fn rotate(&self, x: &Array) -> Result<Array> {
         let base = if self.freqs.is_some() { None } else { Some(self.theta) };
-        let rotated =
-            fast::rope(x, self.dims, self.traditional, base, self.scale, self.offset, self.freqs.as_ref())?;
-        Ok(scaled(rotated, self.attention_factor)?)
+        let freqs = self.freqs.as_ref();
+        Ok(fast::rope(x, self.dims, self.traditional, base, self.scale, self.offset, freqs)?)
     }
 }
 
@@ -106,22 +131,41 @@ pub(super) fn temperatures(tuning: TemperatureTuning, offset: usize, queries: us
     Array::from_slice(&factors, &[1, 1, queries as i32, 1])
 }
 
+/// Where the first of some new tokens stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    /// In the text: borders of attention chunks are counted here, so that a chunk begins as it did in training.
+    pub(super) seen: usize,
+    /// In a cache that evicts: how many keys it may see, which is what temperatures are for.
+    pub(super) held: usize,
+    /// As RoPE counts.
+    pub(super) rotation: usize,
+    /// Positions that the cache holds at most. Dynamic RoPE is set for all of them at once.
+    pub(super) context: Option<usize>,
+}
+
 /// What all blocks share in one call: positions and masks.
 #[derive(Debug)]
 pub(super) struct Positions {
     pub(super) rotation: Rotation,
     pub(super) temperatures: Option<Array>,
-    offset: usize,
+    seen: usize,
     queries: usize,
     masks: Vec<(AttentionSpan, usize, Mask)>,
 }
 
 impl Positions {
+    /// Of `queries` tokens from `offset` on, with all before them remembered.
     pub(super) fn new(spec: &DecoderSpec, offset: usize, queries: usize) -> Self {
+        Self::at(spec, Place { seen: offset, held: offset, rotation: offset, context: None }, queries)
+    }
+
+    pub(super) fn at(spec: &DecoderSpec, place: Place, queries: usize) -> Self {
+        let length = place.context.unwrap_or(place.rotation + queries);
         Self {
-            rotation: Rotation::new(&spec.rope, spec.head_dim, offset, queries),
-            temperatures: spec.temperature_tuning.map(|tuning| temperatures(tuning, offset, queries)),
-            offset,
+            rotation: Rotation::new(&spec.rope, spec.head_dim, place.rotation as i32, length),
+            temperatures: spec.temperature_tuning.map(|tuning| temperatures(tuning, place.held, queries)),
+            seen: place.seen,
             queries,
             masks: Vec::new(),
         }
@@ -132,7 +176,7 @@ impl Positions {
         if let Some((_, _, mask)) = self.masks.iter().find(|(s, k, _)| *s == span && *k == keys) {
             return mask.clone();
         }
-        let mask = Mask::new(span, self.offset, self.queries, keys);
+        let mask = Mask::new(span, self.seen, self.queries, keys);
         self.masks.push((span, keys, mask.clone()));
         mask
     }

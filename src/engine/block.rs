@@ -4,7 +4,7 @@ use mlx_rs::Array;
 use mlx_rs::fast::rms_norm;
 use mlx_rs::ops::sigmoid;
 
-use super::attention::{Positions, attend};
+use super::attention::{Positions, attend, attend_held};
 use super::cache::KvCache;
 use super::linear::Linear;
 use super::load::Loader;
@@ -136,23 +136,24 @@ impl Block {
             self.q_norm.as_ref(),
             positions,
         )?;
-        let mut k = self.positioned(
+        let k = self.positioned(
             context,
             heads(&self.k, spec.num_key_value_heads)?,
             self.k_norm.as_ref(),
             positions,
         )?;
-        let mut v = heads(&self.v, spec.num_key_value_heads)?.transpose_axes(&[0, 2, 1, 3])?;
+        let v = heads(&self.v, spec.num_key_value_heads)?.transpose_axes(&[0, 2, 1, 3])?;
         let q = match &positions.temperatures {
             Some(factors) if !self.layer.rope => q.multiply(factors.as_dtype(q.dtype())?)?,
             _ => q,
         };
-        if let Some(cache) = cache {
-            (k, v) = cache.update(k, v)?;
-        }
-        let mask = positions.mask(self.layer.span, k.shape()[2] as usize);
         let scale = (spec.head_dim as f32).powf(-0.5);
-        let out = attend(&q, &k, &v, scale, &mask)?;
+        let out = if let Some(cache) = cache {
+            let (k, v) = cache.update(&k, &v)?;
+            attend_held(&q, &k, &v, scale, &positions.mask(cache.span(), k.positions()), dtype)?
+        } else {
+            attend(&q, &k, &v, scale, &positions.mask(self.layer.span, tokens as usize))?
+        };
         let width = (spec.num_attention_heads * spec.head_dim) as i32;
         let out = out.transpose_axes(&[0, 2, 1, 3])?.reshape(&[batch, tokens, width])?;
         observe(Role::O, &out);

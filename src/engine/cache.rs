@@ -1,122 +1,149 @@
-//! Keys and values of earlier tokens: growing for full attention, rotating for sliding windows.
+//! Keys and values of earlier tokens in one layer: all of them, the first and the latest, or those of a window or chunk.
+//!
+//! Positions are those in the cache, as in StreamingLLM (arXiv 2309.17453). RoPE lets attention see differences of
+//! positions only, so when the middle goes, the latest keys stay as they are and the few sinks are turned forward to
+//! close the gap, always from the keys as they first came. Keys cached before RoPE would have to be rotated at every use,
+//! all of them; turning the latest back at each eviction would let roundings pile up in half precision or quantized.
 
 use mlx_rs::Array;
-use mlx_rs::ops::{concatenate, zeros_dtype};
+use mlx_rs::ops::zeros_dtype;
 
-use super::array::{slice, slice_update};
+use super::array::slice_update;
+use super::attention::Rotation;
+use super::store::{AXIS, Append, Held, Store};
+use crate::candidate::Quant;
 use crate::error::Result;
-use crate::spec::AttentionSpan;
-
-/// Positions that a growing buffer gains at a time.
-const STEP: usize = 256;
-/// The axis of positions in [batch, heads, positions, dim].
-const AXIS: usize = 2;
+use crate::spec::{AttentionSpan, LayerSpec};
 
 /// One layer's cache.
 #[derive(Debug)]
 pub(super) struct KvCache {
-    window: Option<usize>,
-    offset: usize,
-    keys: Option<Array>,
-    values: Option<Array>,
+    span: AttentionSpan,
+    rope: bool,
+    /// Positions that a ring holds beyond its window, so that as many of the latest can be taken back.
+    slack: usize,
+    /// Positions that a full layer comes to hold.
+    most: usize,
+    seen: usize,
+    filled: usize,
     /// Of a full ring: the slot of its oldest position.
     oldest: usize,
+    keys: Store,
+    values: Store,
+    /// The sinks' keys at their first positions, once something was evicted.
+    sinks: Option<Array>,
 }
 
 impl KvCache {
-    pub(super) fn new(span: AttentionSpan) -> Self {
-        let window = match span {
-            AttentionSpan::Sliding(window) => Some(window),
-            AttentionSpan::Full | AttentionSpan::Chunked(_) => None,
+    /// For one `layer` of a model that remembers `context` positions at most. Windows and chunks that are not smaller
+    /// never end within it.
+    pub(super) fn new(layer: LayerSpec, context: Option<usize>, quant: Option<Quant>, slack: usize) -> Self {
+        let span = match layer.span {
+            AttentionSpan::Sliding(n) | AttentionSpan::Chunked(n)
+                if context.is_some_and(|most| n >= most) =>
+            {
+                AttentionSpan::Full
+            }
+            span => span,
         };
-        Self { window, offset: 0, keys: None, values: None, oldest: 0 }
+        Self {
+            span,
+            rope: layer.rope,
+            slack,
+            most: context.unwrap_or(usize::MAX),
+            seen: 0,
+            filled: 0,
+            oldest: 0,
+            keys: Store::new(quant),
+            values: Store::new(quant),
+            sinks: None,
+        }
     }
 
-    /// Positions seen so far.
-    pub(super) fn offset(&self) -> usize {
-        self.offset
+    /// Which of the held keys a query sees.
+    pub(super) fn span(&self) -> AttentionSpan {
+        self.span
     }
 
     /// The arrays held, to be evaluated.
     pub(super) fn arrays(&self) -> impl Iterator<Item = &Array> {
-        self.keys.iter().chain(&self.values)
+        self.keys.arrays().chain(self.values.arrays()).chain(&self.sinks)
     }
 
     /// Takes the new keys and values in and returns those to attend to: the latest positions, in order unless there is
     /// one query only, to which order does not matter.
-    pub(super) fn update(&mut self, keys: Array, values: Array) -> Result<(Array, Array)> {
+    pub(super) fn update(&mut self, keys: &Array, values: &Array) -> Result<(Held, Held)> {
         let count = keys.shape()[AXIS] as usize;
-        let result = match self.window {
-            None => {
-                (grow(&mut self.keys, &keys, self.offset)?, grow(&mut self.values, &values, self.offset)?)
-            }
-            Some(window) if count == 1 && self.offset >= window => {
-                let slot = self.oldest;
-                self.oldest = (slot + 1) % window;
-                (replace(&mut self.keys, &keys, slot)?, replace(&mut self.values, &values, slot)?)
-            }
-            Some(window) => {
-                let oldest = std::mem::take(&mut self.oldest);
-                (
-                    append(&mut self.keys, keys, window, oldest)?,
-                    append(&mut self.values, values, window, oldest)?,
-                )
-            }
+        self.seen += count;
+        let AttentionSpan::Sliding(window) = self.span else {
+            let filled = self.filled;
+            self.filled += count;
+            let most = self.most;
+            return Ok((self.keys.grow(keys, filled, most)?, self.values.grow(values, filled, most)?));
         };
-        self.offset += count;
-        Ok(result)
-    }
-}
-
-/// Writes `new` at `offset` into a buffer that grows by whole steps, and returns the filled part.
-fn grow(buffer: &mut Option<Array>, new: &Array, offset: usize) -> Result<Array> {
-    let count = new.shape()[AXIS] as usize;
-    let capacity = buffer.as_ref().map_or(0, |b| b.shape()[AXIS] as usize);
-    if offset + count > capacity {
-        let mut shape = new.shape().to_vec();
-        shape[AXIS] = count.next_multiple_of(STEP) as i32;
-        let room = zeros_dtype(&shape, new.dtype())?;
-        *buffer = Some(match buffer.take() {
-            Some(old) => concatenate(&[slice(&old, AXIS, 0, offset)?, room], AXIS as i32)?,
-            None => room,
-        });
-    }
-    // The old handle is given up before the update is evaluated, so that MLX writes in place.
-    let old = buffer.take().unwrap_or(new.clone());
-    let updated = slice_update(&old, new, AXIS, offset)?;
-    drop(old);
-    let filled = slice(&updated, AXIS, 0, offset + count)?;
-    *buffer = Some(updated);
-    Ok(filled)
-}
-
-/// Writes `new` over the slot of a full ring.
-fn replace(buffer: &mut Option<Array>, new: &Array, slot: usize) -> Result<Array> {
-    let old = buffer.take().unwrap_or(new.clone());
-    let updated = slice_update(&old, new, AXIS, slot)?;
-    *buffer = Some(updated.clone());
-    Ok(updated)
-}
-
-/// Puts a ring in order, keeps what the first new position still sees, and appends `new`. The buffer keeps the window.
-fn append(buffer: &mut Option<Array>, new: Array, window: usize, oldest: usize) -> Result<Array> {
-    let all = match buffer.take() {
-        None => new,
-        Some(ring) => {
-            let held = ring.shape()[AXIS] as usize;
-            let ordered = if oldest == 0 {
-                ring
-            } else {
-                let parts = [slice(&ring, AXIS, oldest, held)?, slice(&ring, AXIS, 0, oldest)?];
-                concatenate(&parts, AXIS as i32)?
-            };
-            let kept = held.min(window - 1);
-            concatenate(&[slice(&ordered, AXIS, held - kept, held)?, new], AXIS as i32)?
+        let full = self.filled == window && self.keys.capacity() == window;
+        if count == 1 && self.slack == 0 && full {
+            let slot = self.oldest;
+            self.oldest = (slot + 1) % window;
+            return Ok((self.keys.replace(keys, slot)?, self.values.replace(values, slot)?));
         }
-    };
-    let length = all.shape()[AXIS] as usize;
-    let latest =
-        if length > window { slice(&all, AXIS, length - window, length)?.contiguous()? } else { all.clone() };
-    *buffer = Some(latest);
-    Ok(all)
+        let how = Append {
+            oldest: std::mem::take(&mut self.oldest),
+            filled: self.filled,
+            kept: self.filled.min(window - 1 + self.slack),
+            most: window + self.slack,
+            visible: window - 1 + count,
+        };
+        self.filled = (how.kept + count).min(how.most);
+        Ok((self.keys.append(keys, how)?, self.values.append(values, how)?))
+    }
+
+    /// Takes `dropped` positions out after the first `sinks`, which `forward` turns by as many as were taken out so far.
+    /// Windows forget by themselves; of chunks those are dropped that are over.
+    pub(super) fn evict(&mut self, sinks: usize, dropped: usize, forward: &Rotation) -> Result<()> {
+        match self.span {
+            AttentionSpan::Sliding(_) => Ok(()),
+            AttentionSpan::Chunked(chunk) => {
+                let over = (self.seen / chunk * chunk).saturating_sub(self.seen - self.filled);
+                self.drop_positions(0, over, None)
+            }
+            AttentionSpan::Full if self.rope && sinks > 0 => {
+                let original = match &self.sinks {
+                    Some(original) => original.clone(),
+                    None => own(&self.keys.float(0, sinks)?)?,
+                };
+                let dtype = self.keys.arrays().last().map_or(mlx_rs::Dtype::Float32, Array::dtype);
+                let turned = forward.turn(&original)?.as_dtype(dtype)?;
+                self.sinks = Some(original);
+                self.drop_positions(sinks, dropped, Some(&turned))
+            }
+            AttentionSpan::Full => self.drop_positions(sinks, dropped, None),
+        }
+    }
+
+    fn drop_positions(&mut self, sinks: usize, dropped: usize, first: Option<&Array>) -> Result<()> {
+        if dropped == self.filled {
+            self.keys.clear();
+            self.values.clear();
+        } else if dropped > 0 {
+            self.keys.evict(sinks, dropped, self.filled, first)?;
+            self.values.evict(sinks, dropped, self.filled, None)?;
+        }
+        self.filled -= dropped;
+        Ok(())
+    }
+
+    /// Turns all keys but the sinks by `back`, and the sinks to their first positions.
+    pub(super) fn turn_back(&mut self, sinks: usize, back: &Rotation) -> Result<()> {
+        if !self.rope || self.filled == 0 {
+            return Ok(());
+        }
+        let from = if self.sinks.is_some() { sinks } else { 0 };
+        self.keys.rewrite(from, self.filled, self.sinks.as_ref(), |keys| back.turn(keys))
+    }
+}
+
+/// A copy that does not keep a larger buffer alive.
+fn own(array: &Array) -> Result<Array> {
+    slice_update(&zeros_dtype(array.shape(), array.dtype())?, array, AXIS, 0)
 }

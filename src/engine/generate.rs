@@ -3,20 +3,32 @@
 use std::time::{Duration, Instant};
 
 use super::array::to_vec;
+use super::caches::{CacheFigures, CacheSettings, Caches};
 use super::model::Model;
 use crate::error::{Error, Result};
 use crate::sample::Sampler;
 
 /// Prompt tokens that go through the model at a time.
-const PREFILL_STEP: usize = 512;
+pub const PREFILL_STEP: usize = 512;
 
-/// When to stop.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// When to stop, and what is remembered.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Most tokens to generate.
     pub max_tokens: usize,
     /// Tokens that end the text; they are not part of it.
     pub stop: Vec<u32>,
+    /// What is remembered.
+    pub cache: CacheSettings,
+    /// Prompt tokens that go through the model at a time.
+    pub prefill_step: usize,
+}
+
+impl Settings {
+    /// With all remembered as it is.
+    pub fn new(max_tokens: usize, stop: Vec<u32>) -> Self {
+        Self { max_tokens, stop, cache: CacheSettings::default(), prefill_step: PREFILL_STEP }
+    }
 }
 
 /// Why generation ended.
@@ -46,6 +58,38 @@ pub struct Generation {
     pub finish: Finish,
     /// How long it took.
     pub timings: Timings,
+    /// What the cache came to.
+    pub cache: CacheFigures,
+}
+
+/// Where the next token's logits come from.
+struct Decoder<'a> {
+    model: &'a Model,
+    caches: Caches,
+    step: usize,
+}
+
+impl<'a> Decoder<'a> {
+    fn new(model: &'a Model, settings: &Settings) -> Self {
+        let caches = Caches::new(model.spec(), &settings.cache, 0);
+        Self { model, caches, step: settings.prefill_step }
+    }
+
+    /// The logits after `tokens`.
+    fn prompt(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        let mut last = None;
+        self.model.feed(tokens, &mut self.caches, self.step, true, |logits| {
+            last = Some(logits);
+            Ok(())
+        })?;
+        last.as_ref().map_or_else(|| Ok(Vec::new()), to_vec)
+    }
+
+    /// The logits after one more token.
+    fn next(&mut self, token: u32) -> Result<Vec<f32>> {
+        self.caches.make_room(self.model.spec())?;
+        to_vec(&self.model.forward(&[token], Some(&mut self.caches), true)?)
+    }
 }
 
 /// Continues `prompt`, handing each token to `emit` as it comes.
@@ -58,17 +102,8 @@ pub fn generate(
 ) -> Result<Generation> {
     model.check_tokens(prompt)?;
     let started = Instant::now();
-    let mut caches = model.caches();
-    let chunks = prompt.len().div_ceil(PREFILL_STEP);
-    let mut logits = Vec::new();
-    for (index, chunk) in prompt.chunks(PREFILL_STEP).enumerate() {
-        crate::interrupt::check()?;
-        let output = model.forward(chunk, Some(&mut caches), true)?;
-        if index + 1 == chunks {
-            logits = to_vec(&output)?;
-        }
-        caches.settle()?;
-    }
+    let mut decoder = Decoder::new(model, settings);
+    let mut logits = decoder.prompt(prompt)?;
     let mut tokens = Vec::new();
     let mut first_token = None;
     let finish = loop {
@@ -88,10 +123,10 @@ pub fn generate(
         emit(token)?;
         crate::interrupt::check()?;
         if tokens.len() < settings.max_tokens {
-            logits = to_vec(&model.forward(&[token], Some(&mut caches), true)?)?;
+            logits = decoder.next(token)?;
         }
     };
     let first = first_token.unwrap_or_else(Instant::now);
     let timings = Timings { prompt: first - started, generation: first.elapsed() };
-    Ok(Generation { tokens, finish, timings })
+    Ok(Generation { tokens, finish, timings, cache: decoder.caches.figures() })
 }

@@ -9,6 +9,7 @@ mod array;
 mod attention;
 mod block;
 mod cache;
+mod caches;
 mod compare;
 #[cfg(all(test, target_os = "linux"))]
 mod exponentials;
@@ -22,11 +23,13 @@ pub mod oracle;
 mod replay;
 mod score;
 mod states;
+mod store;
 
 pub use analysis::{AnalysisSettings, analyze};
+pub use caches::{CacheFigures, CacheSettings, ContextWindow};
 pub use compare::Comparison;
 pub use forward::{FinalStates, run_forward};
-pub use generate::{Finish, Generation, Settings, Timings, generate};
+pub use generate::{Finish, Generation, PREFILL_STEP, Settings, Timings, generate};
 pub use load::Rounding;
 pub use model::Model;
 pub use moments::{Extent, MomentSettings, Moments, Replacements, input_moments, input_of};

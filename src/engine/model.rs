@@ -2,13 +2,12 @@
 
 use mlx_rs::Array;
 use mlx_rs::fast::rms_norm;
-use mlx_rs::transforms::eval;
 
 use super::Engine;
 use super::array::{from_tokens, slice, to_vec};
 use super::attention::Positions;
 use super::block::{Block, Context};
-use super::cache::KvCache;
+use super::caches::{CacheFigures, CacheSettings, Caches};
 use super::linear::Weight;
 use super::load::Loader;
 use crate::checkpoint::{Dtype, SourceModel};
@@ -67,22 +66,6 @@ impl Ends {
     }
 }
 
-/// The caches of one sequence.
-#[derive(Debug)]
-pub(super) struct Caches(Vec<KvCache>);
-
-impl Caches {
-    /// Tokens seen so far.
-    pub(super) fn offset(&self) -> usize {
-        self.0.first().map_or(0, KvCache::offset)
-    }
-
-    /// Evaluates what is held, so that the graph behind it can go.
-    pub(super) fn settle(&self) -> Result<()> {
-        Ok(eval(self.0.iter().flat_map(KvCache::arrays))?)
-    }
-}
-
 impl Model {
     /// Loads the model. `dtype` overrides the one that the engine computes in.
     pub fn load(engine: &Engine, source: &SourceModel, dtype: Option<Dtype>) -> Result<Self> {
@@ -117,16 +100,48 @@ impl Model {
         let Some(step) = step else {
             return to_vec(&self.forward(tokens, None, false)?);
         };
-        let mut caches = self.caches();
         let mut logits = Vec::with_capacity(tokens.len() * self.spec.vocab_size);
-        for chunk in tokens.chunks(step.max(1)) {
-            logits.extend(to_vec(&self.forward(chunk, Some(&mut caches), false)?)?);
-        }
+        self.stream(tokens, &CacheSettings::default(), step, |rows| {
+            logits.extend(rows);
+            Ok(())
+        })?;
         Ok(logits)
     }
 
-    pub(super) fn caches(&self) -> Caches {
-        Caches(self.spec.layers.iter().map(|layer| KvCache::new(layer.span)).collect())
+    /// Hands the logits of all positions in order to `each`, as rows [some tokens, vocabulary]. The tokens go through a
+    /// cache, `step` at a time.
+    pub fn stream(
+        &self,
+        tokens: &[u32],
+        settings: &CacheSettings,
+        step: usize,
+        mut each: impl FnMut(Vec<f32>) -> Result<()>,
+    ) -> Result<CacheFigures> {
+        self.check_tokens(tokens)?;
+        let mut caches = Caches::new(&self.spec, settings, 0);
+        self.feed(tokens, &mut caches, step, false, |logits| each(to_vec(&logits)?))?;
+        Ok(caches.figures())
+    }
+
+    /// Feeds tokens to the caches, at most `step` at a time and as many as there is room for, and hands the logits of
+    /// each part (or of its last token only) to `each`.
+    pub(super) fn feed(
+        &self,
+        mut tokens: &[u32],
+        caches: &mut Caches,
+        step: usize,
+        last: bool,
+        mut each: impl FnMut(Array) -> Result<()>,
+    ) -> Result<()> {
+        while !tokens.is_empty() {
+            crate::interrupt::check()?;
+            let count = caches.make_room(&self.spec)?.min(step.max(1)).min(tokens.len());
+            let (now, later) = tokens.split_at(count);
+            each(self.forward(now, Some(caches), last)?)?;
+            caches.settle()?;
+            tokens = later;
+        }
+        Ok(())
     }
 
     /// Logits [1, tokens, vocabulary], or of the last token only.
@@ -137,17 +152,30 @@ impl Model {
         last: bool,
     ) -> Result<Array> {
         let context = Context { spec: &self.spec, dtype: self.dtype, on_gpu: self.on_gpu };
-        let offset = caches.as_ref().map_or(0, |caches| caches.offset());
-        let mut positions = Positions::new(&self.spec, offset, tokens.len());
+        let mut positions = match &caches {
+            Some(caches) => Positions::at(&self.spec, caches.place(), tokens.len()),
+            None => Positions::new(&self.spec, 0, tokens.len()),
+        };
         let mut hidden = self.ends.embed(&from_tokens(tokens), self.dtype)?;
         for (index, block) in self.blocks.iter().enumerate() {
-            let cache = caches.as_mut().and_then(|caches| caches.0.get_mut(index));
+            let cache = caches.as_mut().and_then(|caches| caches.layer(index));
             hidden = block.forward(context, &hidden, &mut positions, cache)?;
+        }
+        if let Some(caches) = caches {
+            caches.advance(tokens.len());
         }
         if last {
             hidden = slice(&hidden, 1, tokens.len() - 1, tokens.len())?;
         }
         self.ends.logits(context, &hidden)
+    }
+
+    /// The model with one of its layers.
+    #[cfg(test)]
+    pub(super) fn one_layer(mut self, index: usize) -> Self {
+        self.spec.layers = vec![self.spec.layers[index]];
+        self.blocks = vec![self.blocks.swap_remove(index)];
+        self
     }
 
     pub(super) fn check_tokens(&self, tokens: &[u32]) -> Result<()> {

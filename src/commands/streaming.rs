@@ -1,0 +1,60 @@
+//! `mixbit eval --stream`: perplexity over a text of any length through the cache, which forgets what a generation of
+//! that length would have forgotten.
+
+use std::time::Instant;
+
+use serde_json::json;
+
+use super::caching::cache_settings;
+use super::eval::print_figures;
+use crate::checkpoint::SourceModel;
+use crate::cli::Eval;
+use crate::engine::{Engine, Model};
+use crate::error::Result;
+use crate::evaluation::Scores;
+use crate::report::{Console, bytes};
+use crate::text::Text;
+use crate::tokenizer::Tokenizer;
+
+/// Logits that are computed at a time.
+const LOGITS: usize = 1 << 24;
+
+/// Runs the command.
+pub fn run(args: &Eval, source: &SourceModel, console: &Console) -> Result<()> {
+    let settings = cache_settings(&args.cache, source.spec())?;
+    let text = Text::open(Some(&args.data))?;
+    let windows = text.windows(&Tokenizer::from_dir(source.dir())?, usize::MAX, args.max_tokens)?;
+    let tokens = windows.concat();
+    let engine = Engine::start()?;
+    let model = Model::load(&engine, source, None)?;
+    let vocabulary = source.spec().vocab_size;
+    let step = (args.cache.prefill_step_size as usize).min((LOGITS / vocabulary).max(1));
+    let bar = console.steps_bar("running the model", tokens.len() as u64);
+    let mut scores = Scores::default();
+    let mut labels = tokens.get(1..).unwrap_or_default();
+    let started = Instant::now();
+    let figures = model.stream(&tokens, &settings, step, |logits| {
+        let rows = logits.len() / vocabulary;
+        // The last token predicts nothing that is known.
+        let (now, later) = labels.split_at(rows.min(labels.len()));
+        scores.add(&logits[..now.len() * vocabulary], None, now);
+        labels = later;
+        bar.inc(rows as u64);
+        Ok(())
+    })?;
+    bar.finish_and_clear();
+    let rate = tokens.len() as f64 / started.elapsed().as_secs_f64();
+    console.line(&format!(
+        "a stream of {} tokens, {} forgotten, cache {} at most, {rate:.0} tokens per second",
+        tokens.len(),
+        figures.evicted,
+        bytes(figures.bytes as u64)
+    ));
+    let more = [
+        ("context_size", json!(settings.context.map(|context| context.size()))),
+        ("tokens_forgotten", json!(figures.evicted)),
+        ("cache_bytes", json!(figures.bytes)),
+        ("tokens_per_second", json!(rate)),
+    ];
+    print_figures(args.json.as_deref(), &scores.summary(), more)
+}

@@ -1,0 +1,86 @@
+//! Texts longer than a model's context, as a user meets them.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::path::Path;
+
+use common::{bundled, mixbit, stderr, stdout, succeeded};
+use serde_json::Value;
+
+fn run(more: &[&str]) -> std::process::Output {
+    let model = bundled();
+    mixbit([&["run", "--model", model.to_str().unwrap()], more].concat())
+}
+
+/// On the text that mixbit carries.
+fn eval(more: &[&str]) -> std::process::Output {
+    let model = bundled();
+    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/text/default.txt");
+    let (model, text) = (model.to_str().unwrap(), text.to_str().unwrap());
+    mixbit([&["eval", "--model", model, "--data", text], more].concat())
+}
+
+fn figures(more: &[&str]) -> Value {
+    let output = eval(&[more, &["--json", "-"]].concat());
+    succeeded(&output);
+    serde_json::from_str(&stdout(&output)).unwrap()
+}
+
+/// The bundled model was trained on sequences of 256 tokens.
+#[test]
+fn ten_times_the_context_costs_neither_memory_nor_quality() {
+    let stream = ["--stream", "--context-size", "256"];
+    let long = figures(&[&stream[..], &["--max-tokens", "2560"]].concat());
+    let short = figures(&[&stream[..], &["--max-tokens", "600"]].concat());
+    assert_eq!(long["cache_bytes"], short["cache_bytes"]);
+    assert!(long["tokens_forgotten"].as_u64().unwrap() >= 2560 - 256, "{long}");
+    let perplexity = |figures: &Value| figures["perplexity"].as_f64().unwrap();
+    let windows = figures(&["--sequence-length", "256", "--max-tokens", "2560"]);
+    assert!(perplexity(&long) < 1.05 * perplexity(&windows), "{long} {windows}");
+    let everything = figures(&["--stream", "--context-size", "100000", "--max-tokens", "2560"]);
+    assert_eq!(everything["tokens_forgotten"], 0);
+    assert!(perplexity(&everything) > 2.0 * perplexity(&long), "{everything} {long}");
+}
+
+#[test]
+fn a_stream_that_fits_is_scored_as_a_window() {
+    let window = figures(&["--sequence-length", "200", "--max-tokens", "200"]);
+    let stream = figures(&["--stream", "--prefill-step-size", "33", "--max-tokens", "200"]);
+    let ratio = stream["perplexity"].as_f64().unwrap() / window["perplexity"].as_f64().unwrap();
+    assert!((ratio - 1.0).abs() < 1e-5 && stream["context_size"] == 2048, "{stream} {window}");
+}
+
+#[test]
+fn prompt_and_answer_may_be_longer_than_the_context() {
+    let prompt = "What is a trait? ".repeat(20);
+    let base = ["--prompt", &prompt, "--max-tokens", "90", "--ignore-eos", "--verbose"];
+    let output = run(&[&base[..], &["--context-size", "64"]].concat());
+    succeeded(&output);
+    let text = stderr(&output);
+    assert!(text.contains("the context is 64: then the middle is forgotten"), "{text}");
+    assert!(text.contains("tokens forgotten") && text.contains("generation: 90 tokens"), "{text}");
+    let steps = run(&[&base[..], &["--context-size", "64", "--prefill-step-size", "5"]].concat());
+    assert_eq!(stdout(&steps), stdout(&output), "the step changes nothing");
+    let all = run(&base);
+    assert!(!stderr(&all).contains("forgotten") && stdout(&all) != stdout(&output));
+}
+
+#[test]
+fn contradictions_are_refused() {
+    let sinks = run(&["--prompt", "x", "--context-size", "16", "--num-sink-tokens", "16"]);
+    assert_eq!(sinks.status.code(), Some(1));
+    let text = stderr(&sinks);
+    assert!(text.contains("16 sink tokens leave nothing of a context of 16 tokens"), "{text}");
+    assert!(text.contains("hint: ") && text.contains("--num-sink-tokens"), "{text}");
+    for (arguments, code, expected) in [
+        (&["--stream", "--sequence-length", "64"][..], 2, "cannot be used with"),
+        (&["--stream", "--batch-size", "2"], 2, "cannot be used with"),
+        (&["--context-size", "64"], 1, "--stream"),
+        (&["--stream", "--eviction-batch-percent", "0"], 2, "0 is not in 1..=100"),
+    ] {
+        let output = eval(arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(expected), "{arguments:?}: {}", stderr(&output));
+    }
+}

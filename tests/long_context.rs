@@ -67,6 +67,25 @@ fn prompt_and_answer_may_be_longer_than_the_context() {
 }
 
 #[test]
+fn quantized_keys_and_values_are_smaller() {
+    let held = |more: &[&str]| {
+        let output = eval(&[&["--stream", "--max-tokens", "512", "--json", "-"], more].concat());
+        succeeded(&output);
+        let figures: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        (figures["cache_bytes"].as_f64().unwrap(), figures["perplexity"].as_f64().unwrap())
+    };
+    let (whole, eight, four) = (held(&[]), held(&["--kv-bits", "8"]), held(&["--kv-bits", "4"]));
+    assert!(four.0 < 0.65 * eight.0 && eight.0 < 0.32 * whole.0, "{whole:?} {eight:?} {four:?}");
+    assert!(
+        (eight.1 / whole.1 - 1.0).abs() < 2e-3 && (four.1 / whole.1 - 1.0).abs() < 0.05,
+        "{eight:?} {four:?}"
+    );
+    let output = run(&["--prompt", "Hi", "--max-tokens", "3", "--kv-bits", "8", "--verbose"]);
+    succeeded(&output);
+    assert!(stderr(&output).contains("cache: "), "{}", stderr(&output));
+}
+
+#[test]
 fn contradictions_are_refused() {
     let sinks = run(&["--prompt", "x", "--context-size", "16", "--num-sink-tokens", "16"]);
     assert_eq!(sinks.status.code(), Some(1));
@@ -74,7 +93,15 @@ fn contradictions_are_refused() {
     assert!(text.contains("16 sink tokens leave nothing of a context of 16 tokens"), "{text}");
     assert!(text.contains("hint: ") && text.contains("--num-sink-tokens"), "{text}");
     for (arguments, code, expected) in [
-        (&["--stream", "--sequence-length", "64"][..], 2, "cannot be used with"),
+        (
+            &["--stream", "--kv-bits", "8", "--kv-group-size", "64"][..],
+            1,
+            "does not divide the model's head_dim 32",
+        ),
+        (&["--stream", "--kv-group-size", "32"], 2, "--kv-bits"),
+        (&["--stream", "--kv-bits", "5"], 2, "expected one of [4, 8]"),
+        (&["--kv-bits", "8"], 1, "--stream"),
+        (&["--stream", "--sequence-length", "64"], 2, "cannot be used with"),
         (&["--stream", "--batch-size", "2"], 2, "cannot be used with"),
         (&["--context-size", "64"], 1, "--stream"),
         (&["--stream", "--eviction-batch-percent", "0"], 2, "0 is not in 1..=100"),

@@ -6,7 +6,7 @@ mod make;
 mod measure;
 mod talk;
 
-pub use cache::Cache;
+pub use cache::{Cache, Draft};
 pub use look::{Check, Eval, Inspect, Report};
 pub use make::{Convert, Dequantize, Quantize, Recipes, RecipesCommand, Size};
 pub use measure::{Analyze, Calibration, Curve, Fisher, MeasureMethod, Rounding};

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Cache, FloatDtype};
+use super::{Cache, Draft, FloatDtype};
 
 /// How tokens are chosen.
 #[derive(Debug, Args)]
@@ -47,6 +47,9 @@ pub struct Run {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub cache: Cache,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub draft: Draft,
     /// System message for the chat template; an empty one removes the template's own
     #[arg(long, value_name = "TEXT")]
     pub system: Option<String>,

@@ -1,16 +1,21 @@
 //! What the user wants remembered, checked against the model.
 
+use crate::candidate::{AFFINE_GROUP_SIZES, Quant};
 use crate::cli::Cache;
 use crate::engine::{CacheSettings, ContextWindow};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::spec::DecoderSpec;
 
 /// How the model of `spec` is to remember: as far as it was made for, unless the user says otherwise.
 pub fn cache_settings(args: &Cache, spec: &DecoderSpec) -> Result<CacheSettings> {
     let size = args.context_size.map(|size| size as usize).or(spec.max_position_embeddings);
-    let sinks = args.num_sink_tokens as usize;
-    let window = |size| ContextWindow::new(size, sinks, args.eviction_batch_percent as usize);
-    Ok(CacheSettings { context: size.map(window).transpose()?, quant: None })
+    Ok(CacheSettings { context: window(args, size)?, quant: quant(args, spec)? })
+}
+
+/// How a draft model remembers: no further than it was made for, and as it computes.
+pub fn draft_cache_settings(args: &Cache, spec: &DecoderSpec) -> Result<CacheSettings> {
+    let size = args.context_size.map(|size| size as usize).into_iter().chain(spec.max_position_embeddings);
+    Ok(CacheSettings { context: window(args, size.min())?, quant: None })
 }
 
 /// What to say when a text of so many `tokens` may be longer than what is remembered.
@@ -21,4 +26,33 @@ pub fn eviction_note(settings: &CacheSettings, tokens: usize) -> Option<String> 
             "prompt and answer may reach {tokens} tokens, the context is {size}: then the middle is forgotten"
         )
     })
+}
+
+fn window(args: &Cache, size: Option<usize>) -> Result<Option<ContextWindow>> {
+    let (sinks, percent) = (args.num_sink_tokens as usize, args.eviction_batch_percent as usize);
+    size.map(|size| ContextWindow::new(size, sinks, percent)).transpose()
+}
+
+fn quant(args: &Cache, spec: &DecoderSpec) -> Result<Option<Quant>> {
+    let Some(bits) = args.kv_bits else { return Ok(None) };
+    let head_dim = spec.head_dim;
+    let fits = |group_size: &u32| head_dim.is_multiple_of(*group_size as usize);
+    let group_size = match args.kv_group_size {
+        Some(asked) => Some(asked).filter(fits),
+        None => [64, 32].into_iter().find(fits),
+    };
+    if let Some(group_size) = group_size {
+        return Ok(Some(Quant::affine(bits, group_size)));
+    }
+    let fitting: Vec<u32> = AFFINE_GROUP_SIZES.into_iter().filter(fits).collect();
+    let what = match args.kv_group_size {
+        Some(asked) => format!("--kv-group-size {asked} does not divide"),
+        None => format!("--kv-bits {bits}: none of MLX's group sizes {AFFINE_GROUP_SIZES:?} divides"),
+    };
+    let hint = if fitting.is_empty() {
+        "leave it out: keys and values of this model cannot be quantized".to_owned()
+    } else {
+        format!("take one of {fitting:?}")
+    };
+    Err(Error::usage(format!("{what} the model's head_dim {head_dim}")).hint(hint))
 }

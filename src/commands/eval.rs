@@ -23,8 +23,8 @@ pub fn run(args: &Eval, console: &Console) -> Result<()> {
     if args.stream {
         return streaming::run(args, &source, console);
     }
-    if args.cache.context_size.is_some() {
-        return Err(Error::usage("--context-size goes with --stream only")
+    if args.cache.context_size.is_some() || args.cache.kv_bits.is_some() {
+        return Err(Error::usage("--context-size and --kv-bits go with --stream only")
             .hint("windows are computed without a cache; --sequence-length is their length"));
     }
     let length = args.sequence_length as usize;

@@ -6,6 +6,7 @@ mod check;
 mod convert;
 mod curve;
 mod dequantize;
+mod drafting;
 mod eval;
 mod inspect;
 mod logits;

@@ -4,9 +4,10 @@ use std::io::Read;
 use std::time::{Duration, Instant};
 
 use super::caching::{cache_settings, eviction_note};
+use super::drafting::{draft, open_draft};
 use crate::checkpoint::{Dtype, SourceModel};
 use crate::cli::{Run, Sampling as SamplingArgs};
-use crate::engine::{self, Engine, Finish, Generation, Model, Settings};
+use crate::engine::{self, DraftFigures, Engine, Finish, Generation, Model, Settings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::{Console, bytes, out};
 use crate::sample::{Sampler, Sampling};
@@ -31,9 +32,13 @@ pub fn run(args: &Run, console: &Console) -> Result<()> {
     if let Some(note) = eviction_note(&cache, prompt.len() + args.max_tokens) {
         console.notes(&[note]);
     }
+    let draft_source = open_draft(&args.draft, &source, &tokenizer)?;
     let engine = Engine::start()?;
     let started = Instant::now();
-    let model = Model::load(&engine, &source, args.dtype.map(Into::into))?;
+    let dtype = args.dtype.map(Into::into);
+    let model = Model::load(&engine, &source, dtype)?;
+    let draft_model = draft_source.as_ref().map(|source| Model::load(&engine, source, dtype)).transpose()?;
+    let draft = draft_model.as_ref().map(|model| draft(&args.draft, &args.cache, model)).transpose()?;
     let load = started.elapsed();
     let mut sampler = Sampler::new(sampling, args.sampling.seed);
     let settings = Settings {
@@ -43,7 +48,7 @@ pub fn run(args: &Run, console: &Console) -> Result<()> {
     };
     let mut stream = tokenizer.stream(true);
     let emit = |token| out(&stream.push(token)?);
-    let result = engine::generate(&model, &prompt, &mut sampler, &settings, emit);
+    let result = engine::generate_with(&model, draft, &prompt, &mut sampler, &settings, emit);
     // Which tensor is to blame is worth a pass over the weights once something went wrong.
     let result = result.or_else(|error| match error.kind() {
         ErrorKind::Engine(_) => check_values(&source, Dtype::F32).and(Err(error)),
@@ -129,6 +134,11 @@ fn summary(console: &Console, prompt: usize, result: &Generation, load: Duration
         result.tokens.len(),
         rate(steps, result.timings.generation)
     ));
+    if let Some(drafting) = result.drafting {
+        let DraftFigures { drafted, accepted } = drafting;
+        let percent = 100.0 * accepted as f64 / drafted.max(1) as f64;
+        console.line(&format!("draft model: {accepted} of {drafted} tokens accepted ({percent:.1} %)"));
+    }
     let peak = engine::peak_memory().map_or_else(|| "unknown".to_owned(), bytes);
     console.line(&format!("peak memory: {peak}, load time: {:.2} s", load.as_secs_f64()));
     if verbose {

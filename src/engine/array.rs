@@ -147,6 +147,15 @@ pub(super) fn mode_name(mode: Mode) -> Result<CString> {
 impl Packed {
     /// `x @ w.T`.
     pub(super) fn matmul_transposed(&self, x: &Array) -> Result<Array> {
+        self.product(x, true)
+    }
+
+    /// `x @ w`.
+    pub(super) fn matmul(&self, x: &Array) -> Result<Array> {
+        self.product(x, false)
+    }
+
+    fn product(&self, x: &Array, transposed: bool) -> Result<Array> {
         let mode = mode_name(self.quant.mode)?;
         let none = empty();
         let biases = self.biases.as_ref().unwrap_or(&none);
@@ -157,7 +166,7 @@ impl Packed {
                 self.codes.as_ptr(),
                 self.scales.as_ptr(),
                 biases.as_ptr(),
-                true,
+                transposed,
                 optional_int(self.quant.group_size),
                 optional_int(self.quant.bits),
                 mode.as_ptr(),

@@ -2,7 +2,9 @@
 
 use mlx_rs::Array;
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask as SdpaMask};
+use mlx_rs::ops::softmax_axis;
 
+use super::array::Packed;
 use super::store::Held;
 use crate::checkpoint::Dtype;
 use crate::error::Result;
@@ -46,7 +48,17 @@ impl Mask {
     }
 }
 
-/// The same with keys and values as a cache holds them.
+/// Softmax(q k^T scale + mask) v for q [batch, heads, queries, dim] and k, v [batch, kv heads, keys, dim].
+pub(super) fn attend(q: &Array, k: &Array, v: &Array, scale: f32, mask: &Mask) -> Result<Array> {
+    Ok(match mask {
+        Mask::None => fast::scaled_dot_product_attention(q, k, v, scale, None, None)?,
+        Mask::Causal => fast::scaled_dot_product_attention(q, k, v, scale, SdpaMask::Causal, None)?,
+        Mask::Array(mask) => fast::scaled_dot_product_attention(q, k, v, scale, mask, None)?,
+    })
+}
+
+/// The same with keys and values as a cache holds them. One query that sees all keys multiplies codes, as mlx-lm does;
+/// for more the keys and values of this layer are decoded first.
 pub(super) fn attend_held(
     q: &Array,
     k: &Held,
@@ -55,16 +67,22 @@ pub(super) fn attend_held(
     mask: &Mask,
     dtype: Dtype,
 ) -> Result<Array> {
-    attend(q, &k.dense(dtype)?, &v.dense(dtype)?, scale, mask)
+    match (k, v, mask) {
+        (Held::Quantized(k), Held::Quantized(v), Mask::None) if q.shape()[2] == 1 => {
+            attend_codes(q, k, v, scale)
+        }
+        _ => attend(q, &k.dense(dtype)?, &v.dense(dtype)?, scale, mask),
+    }
 }
 
-/// Softmax(q k^T scale + mask) v for q [batch, heads, queries, dim] and k, v [batch, kv heads, keys, dim].
-pub(super) fn attend(q: &Array, k: &Array, v: &Array, scale: f32, mask: &Mask) -> Result<Array> {
-    Ok(match mask {
-        Mask::None => fast::scaled_dot_product_attention(q, k, v, scale, None, None)?,
-        Mask::Causal => fast::scaled_dot_product_attention(q, k, v, scale, SdpaMask::Causal, None)?,
-        Mask::Array(mask) => fast::scaled_dot_product_attention(q, k, v, scale, mask, None)?,
-    })
+fn attend_codes(q: &Array, k: &Packed, v: &Packed, scale: f32) -> Result<Array> {
+    // The query heads of a key head are rows of one product.
+    let sizes = q.shape();
+    let grouped = q.reshape(&[sizes[0], k.codes.shape()[1], -1, sizes[3]])?;
+    let scale = Array::from_f32(scale).as_dtype(q.dtype())?;
+    let scores = k.matmul_transposed(&grouped.multiply(scale)?)?;
+    let weights = softmax_axis(&scores, -1, true)?;
+    Ok(v.matmul(&weights)?.reshape(sizes)?)
 }
 
 /// Rotation for positions from `offset` on, made once a call and shared by all layers.

@@ -98,6 +98,24 @@ impl KvCache {
         Ok((self.keys.append(keys, how)?, self.values.append(values, how)?))
     }
 
+    /// Whether the latest `count` positions can be taken back, with all that the next token is to see left.
+    pub(super) fn can_trim(&self, count: usize) -> bool {
+        let (Some(left), Some(seen)) = (self.filled.checked_sub(count), self.seen.checked_sub(count)) else {
+            return false;
+        };
+        match self.span {
+            AttentionSpan::Full => true,
+            AttentionSpan::Sliding(window) => self.oldest == 0 && left >= seen.min(window - 1),
+            AttentionSpan::Chunked(chunk) => left >= seen % chunk,
+        }
+    }
+
+    /// Takes the latest `count` positions back.
+    pub(super) fn trim(&mut self, count: usize) {
+        self.filled -= count;
+        self.seen -= count;
+    }
+
     /// Takes `dropped` positions out after the first `sinks`, which `forward` turns by as many as were taken out so far.
     /// Windows forget by themselves; of chunks those are dropped that are over.
     pub(super) fn evict(&mut self, sinks: usize, dropped: usize, forward: &Rotation) -> Result<()> {

@@ -140,6 +140,18 @@ impl Caches {
         Ok(context.size - self.held)
     }
 
+    /// Takes the latest `count` tokens back, or says that some layer cannot and leaves all as it is.
+    pub(super) fn trim(&mut self, count: usize) -> bool {
+        let sinks = self.context.filter(|_| self.figures.evicted > 0).map_or(0, |context| context.sinks);
+        let can = count + sinks <= self.held && self.layers.iter().all(|layer| layer.can_trim(count));
+        if can {
+            self.layers.iter_mut().for_each(|layer| layer.trim(count));
+            self.seen -= count;
+            self.held -= count;
+        }
+        can
+    }
+
     /// Evaluates what is held, so that the graph behind it can go.
     pub(super) fn settle(&self) -> Result<()> {
         Ok(eval(self.layers.iter().flat_map(KvCache::arrays))?)
@@ -276,6 +288,70 @@ mod tests {
             model.feed(&tokens, &mut caches, 5, false, keep).unwrap();
             assert!(caches.ahead < 7 && caches.figures.evicted > 70);
             close(&format!("{} turned back", folder.display()), &found, &all);
+        }
+    }
+
+    fn with_bits(bits: u32, group_size: u32, context: Option<usize>) -> CacheSettings {
+        let context = context.map(|size| ContextWindow::new(size, SINKS, 10).unwrap());
+        CacheSettings { context, quant: Some(Quant::affine(bits, group_size)) }
+    }
+
+    fn bundled(engine: &Engine) -> (Model, Vec<u32>) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/models/mobilellm-docs-1m");
+        let model = Model::load(engine, &SourceModel::open(&folder).unwrap(), None).unwrap();
+        let tokenizer = crate::tokenizer::Tokenizer::from_dir(&folder).unwrap();
+        let tokens = tokenizer.encode(crate::text::Text::built_in(), true).unwrap();
+        (model, tokens)
+    }
+
+    #[test]
+    fn quantized_keys_and_values_are_smaller_and_close() {
+        let engine = Engine::start().unwrap();
+        let (model, tokens) = bundled(&engine);
+        let (tokens, vocabulary) = (&tokens[..256], model.spec().vocab_size);
+        let float = model.logits(tokens, None).unwrap();
+        let kl = |settings: &CacheSettings, step: usize| {
+            let found = streamed(&model, tokens, settings, step);
+            let kl = crate::evaluation::kl_divergences(&found, &float, vocabulary);
+            kl.iter().sum::<f64>() / kl.len() as f64
+        };
+        // One token at a time multiplies codes, many decode them: two ways to one result.
+        for (bits, least, most) in [(8, 0.0, 1e-4), (4, 1e-4, 2e-2)] {
+            let settings = with_bits(bits, 32, None);
+            let (alone, together) = (kl(&settings, 1), kl(&settings, 50));
+            assert!((least..most).contains(&alone), "{bits} bits: {alone}");
+            assert!((alone - together).abs() < 1e-6 + 0.02 * alone, "{bits} bits: {alone} {together}");
+        }
+        let bytes = |settings| model.stream(tokens, &settings, 64, |_| Ok(())).unwrap().bytes as f64;
+        let whole = bytes(CacheSettings::default());
+        // Scales and biases are float32 here: 64 bits for 32 values.
+        assert!((bytes(with_bits(8, 32, None)) / whole - 10.0 / 32.0).abs() < 1e-6);
+        assert!((bytes(with_bits(4, 32, None)) / whole - 6.0 / 32.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn quantized_caches_forget_and_slide_as_float_ones_do() {
+        let engine = Engine::start().unwrap();
+        let (model, tokens) = bundled(&engine);
+        let tokens = &tokens[..600];
+        let float =
+            streamed(&model, tokens, &CacheSettings { quant: None, ..with_bits(8, 32, Some(64)) }, 16);
+        let found = streamed(&model, tokens, &with_bits(8, 32, Some(64)), 16);
+        let kl = crate::evaluation::kl_divergences(&found, &float, model.spec().vocab_size);
+        // The last as good as the first: nothing piles up.
+        let mean = |kl: &[f64]| kl.iter().sum::<f64>() / kl.len() as f64;
+        assert!(mean(&kl[..200]) < 1e-4 && mean(&kl[400..]) < 1e-4, "{} {}", mean(&kl), mean(&kl[400..]));
+        for folder in goldens() {
+            let model = Model::load(&engine, &SourceModel::open(&folder).unwrap(), None).unwrap();
+            if !model.spec().head_dim.is_multiple_of(32) {
+                continue;
+            }
+            let tokens = self::tokens(&model, 4 * CONTEXT);
+            let all = streamed(&model, &tokens, &with_bits(8, 32, Some(CONTEXT)), 1000);
+            let float = streamed(&model, &tokens, &settings(10), 1000);
+            let scale = float.iter().fold(0f32, |most, x| most.max(x.abs()));
+            let error = all.iter().zip(&float).map(|(a, b)| (a - b).abs()).sum::<f32>() / all.len() as f32;
+            assert!(error / scale < 0.02, "{}: {error} of {scale}", folder.display());
         }
     }
 

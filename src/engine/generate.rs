@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::array::to_vec;
-use super::caches::{CacheFigures, CacheSettings, Caches};
+use super::caches::{CacheFigures, CacheSettings};
+use super::decoder::{Decoder, Draft, DraftFigures};
 use super::model::Model;
 use crate::error::{Error, Result};
 use crate::sample::Sampler;
@@ -60,36 +60,8 @@ pub struct Generation {
     pub timings: Timings,
     /// What the cache came to.
     pub cache: CacheFigures,
-}
-
-/// Where the next token's logits come from.
-struct Decoder<'a> {
-    model: &'a Model,
-    caches: Caches,
-    step: usize,
-}
-
-impl<'a> Decoder<'a> {
-    fn new(model: &'a Model, settings: &Settings) -> Self {
-        let caches = Caches::new(model.spec(), &settings.cache, 0);
-        Self { model, caches, step: settings.prefill_step }
-    }
-
-    /// The logits after `tokens`.
-    fn prompt(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        let mut last = None;
-        self.model.feed(tokens, &mut self.caches, self.step, true, |logits| {
-            last = Some(logits);
-            Ok(())
-        })?;
-        last.as_ref().map_or_else(|| Ok(Vec::new()), to_vec)
-    }
-
-    /// The logits after one more token.
-    fn next(&mut self, token: u32) -> Result<Vec<f32>> {
-        self.caches.make_room(self.model.spec())?;
-        to_vec(&self.model.forward(&[token], Some(&mut self.caches), true)?)
-    }
+    /// What a draft model's help came to.
+    pub drafting: Option<DraftFigures>,
 }
 
 /// Continues `prompt`, handing each token to `emit` as it comes.
@@ -98,11 +70,23 @@ pub fn generate(
     prompt: &[u32],
     sampler: &mut Sampler,
     settings: &Settings,
+    emit: impl FnMut(u32) -> Result<()>,
+) -> Result<Generation> {
+    generate_with(model, None, prompt, sampler, settings, emit)
+}
+
+/// The same with a draft model's help.
+pub fn generate_with(
+    model: &Model,
+    draft: Option<Draft<'_>>,
+    prompt: &[u32],
+    sampler: &mut Sampler,
+    settings: &Settings,
     mut emit: impl FnMut(u32) -> Result<()>,
 ) -> Result<Generation> {
     model.check_tokens(prompt)?;
     let started = Instant::now();
-    let mut decoder = Decoder::new(model, settings);
+    let mut decoder = Decoder::new(model, draft, settings);
     let mut logits = decoder.prompt(prompt)?;
     let mut tokens = Vec::new();
     let mut first_token = None;
@@ -123,10 +107,11 @@ pub fn generate(
         emit(token)?;
         crate::interrupt::check()?;
         if tokens.len() < settings.max_tokens {
-            logits = decoder.next(token)?;
+            logits = decoder.next(token, settings.max_tokens - tokens.len())?;
         }
     };
     let first = first_token.unwrap_or_else(Instant::now);
     let timings = Timings { prompt: first - started, generation: first.elapsed() };
-    Ok(Generation { tokens, finish, timings, cache: decoder.caches.figures() })
+    let (cache, drafting) = decoder.figures();
+    Ok(Generation { tokens, finish, timings, cache, drafting })
 }

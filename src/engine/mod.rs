@@ -11,6 +11,7 @@ mod block;
 mod cache;
 mod caches;
 mod compare;
+mod decoder;
 #[cfg(all(test, target_os = "linux"))]
 mod exponentials;
 mod forward;
@@ -28,8 +29,9 @@ mod store;
 pub use analysis::{AnalysisSettings, analyze};
 pub use caches::{CacheFigures, CacheSettings, ContextWindow};
 pub use compare::Comparison;
+pub use decoder::{Draft, DraftFigures};
 pub use forward::{FinalStates, run_forward};
-pub use generate::{Finish, Generation, PREFILL_STEP, Settings, Timings, generate};
+pub use generate::{Finish, Generation, PREFILL_STEP, Settings, Timings, generate, generate_with};
 pub use load::Rounding;
 pub use model::Model;
 pub use moments::{Extent, MomentSettings, Moments, Replacements, input_moments, input_of};

@@ -138,7 +138,10 @@ impl Model {
             let count = caches.make_room(&self.spec)?.min(step.max(1)).min(tokens.len());
             let (now, later) = tokens.split_at(count);
             each(self.forward(now, Some(caches), last)?)?;
-            caches.settle()?;
+            // What comes last is evaluated with its logits.
+            if !later.is_empty() {
+                caches.settle()?;
+            }
             tokens = later;
         }
         Ok(())

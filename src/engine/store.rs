@@ -83,7 +83,7 @@ impl Store {
         let mut parts = std::mem::take(&mut self.parts).into_iter();
         let mut seen = Vec::new();
         for new in new {
-            let (stored, visible) = grow(parts.next(), new, filled, most)?;
+            let (stored, visible) = grow(parts.next(), &new, filled, most)?;
             self.parts.push(stored);
             seen.push(visible);
         }
@@ -180,7 +180,7 @@ impl Store {
 }
 
 /// The buffer with `new` at `filled`, and its filled part.
-fn grow(buffer: Option<Array>, new: Array, filled: usize, most: usize) -> Result<(Array, Array)> {
+fn grow(buffer: Option<Array>, new: &Array, filled: usize, most: usize) -> Result<(Array, Array)> {
     let count = new.shape()[AXIS] as usize;
     let capacity = buffer.as_ref().map_or(0, |b| b.shape()[AXIS] as usize);
     let buffer = match buffer {
@@ -197,7 +197,7 @@ fn grow(buffer: Option<Array>, new: Array, filled: usize, most: usize) -> Result
         }
     };
     // The old handle is given up before the update is evaluated, so that MLX writes in place.
-    let updated = slice_update(&buffer, &new, AXIS, filled)?;
+    let updated = slice_update(&buffer, new, AXIS, filled)?;
     drop(buffer);
     let visible = slice(&updated, AXIS, 0, filled + count)?;
     Ok((updated, visible))

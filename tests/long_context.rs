@@ -2,11 +2,15 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
+#[path = "common/sink.rs"]
+mod sink;
 
+use std::fs;
 use std::path::Path;
 
 use common::{bundled, mixbit, stderr, stdout, succeeded};
 use serde_json::Value;
+use sink::with_sink;
 
 fn run(more: &[&str]) -> std::process::Output {
     let model = bundled();
@@ -41,6 +45,27 @@ fn ten_times_the_context_costs_neither_memory_nor_quality() {
     let everything = figures(&["--stream", "--context-size", "100000", "--max-tokens", "2560"]);
     assert_eq!(everything["tokens_forgotten"], 0);
     assert!(perplexity(&everything) > 2.0 * perplexity(&long), "{everything} {long}");
+}
+
+#[test]
+fn heads_that_rest_on_the_first_token_need_sinks() {
+    let home = tempfile::tempdir().unwrap();
+    let model = with_sink(home.path());
+    // One document: the first token comes once.
+    let text = home.path().join("text.txt");
+    fs::write(&text, mixbit::text::Text::built_in().replace("<|endoftext|>", "")).unwrap();
+    let perplexity = |model: &Path, more: &[&str]| {
+        let (model, text) = (model.to_str().unwrap(), text.to_str().unwrap());
+        let base =
+            ["eval", "--model", model, "--data", text, "--stream", "--max-tokens", "1280", "--json", "-"];
+        let output = mixbit([&base[..], &["--context-size", "128"], more].concat());
+        succeeded(&output);
+        serde_json::from_str::<Value>(&stdout(&output)).unwrap()["perplexity"].as_f64().unwrap()
+    };
+    let trained = perplexity(&bundled(), &[]);
+    let (with, without) = (perplexity(&model, &[]), perplexity(&model, &["--num-sink-tokens", "0"]));
+    assert!((with / trained - 1.0).abs() < 0.01, "{with} {trained}");
+    assert!(without > 3.0 * with, "{without} {with}");
 }
 
 #[test]

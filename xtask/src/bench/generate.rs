@@ -80,7 +80,8 @@ fn figure(said: &str, before: &str, after: &str) -> Result<f64> {
 }
 
 fn report(parameters: usize, linear: usize, runs: u32, floor: &Floor, rows: &[Rates; 4]) -> Report {
-    let medians = |rates: &Rates| [&rates.load, &rates.prompt, &rates.generation].map(|all| table::median(all));
+    let medians =
+        |rates: &Rates| [&rates.load, &rates.prompt, &rates.generation].map(|all| table::median(all));
     let [our_load, our_prompt, our_generation] = medians(&rows[MIXBIT]);
     let mut ratios = vec![row(&["mixbit's speed over", "load", "prompt", "generation"])];
     let mut lines = vec![row(&["", "load, seconds", "prompt, tokens/s", "generation, tokens/s"])];
@@ -157,8 +158,7 @@ mod tests {
 
     #[test]
     fn ratios_say_how_much_faster_mixbit_is() {
-        let rates =
-            |load, rate| Rates { load: vec![load], prompt: vec![rate], generation: vec![rate] };
+        let rates = |load, rate| Rates { load: vec![load], prompt: vec![rate], generation: vec![rate] };
         let rows = [rates(2.0, 1.0), rates(2.0, 2.0), rates(2.0, 5.0), rates(1.0, 10.0)];
         let report = report(10, 10, 1, &Floor { flops: 1e9, bandwidth: 1e9 }, &rows);
         assert_eq!(report.ratios[1], ["mlx-lm", "2.0x", "10.0x", "10.0x"]);

@@ -258,7 +258,9 @@ impl Bench<'_> {
     }
 
     fn ratios(&self) -> Vec<Vec<String>> {
-        let mut ratios = vec![[row(&["bpw", "best peer of that size", "KL"]), row(&ROUNDINGS), row(&["gptq / peer"])].concat()];
+        let mut ratios = vec![
+            [row(&["bpw", "best peer of that size", "KL"]), row(&ROUNDINGS), row(&["gptq / peer"])].concat(),
+        ];
         for target in TARGETS {
             let ours = ROUNDINGS.map(|rounding| {
                 let name = format!("{rounding}, --target-bpw {target:.1}");

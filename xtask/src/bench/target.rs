@@ -139,7 +139,8 @@ impl Case {
         let medians: Vec<[f64; 2]> = samples.iter().map(Samples::medians).collect();
         let title = format!("{}, {} x {LENGTH} tokens", self.name, self.samples);
         for ours in 2..STEPS.len() {
-            let ratio = |theirs: usize, what: usize| format!("{:.2}", medians[ours][what] / medians[theirs][what]);
+            let ratio =
+                |theirs: usize, what: usize| format!("{:.2}", medians[ours][what] / medians[theirs][what]);
             let name = format!("{title}: {}", STEPS[ours].2);
             report.ratios.push(vec![name, ratio(0, 0), ratio(0, 1), ratio(1, 0), ratio(1, 1)]);
         }

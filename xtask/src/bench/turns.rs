@@ -165,7 +165,8 @@ impl Place {
     fn ratios(&self, job: &Job, index: usize) -> (f64, f64, Option<f64>) {
         let ([time, memory], [our_time, our_memory]) =
             (self.rows[index].medians(), self.rows[MIXBIT].medians());
-        let rate = |index: usize| job.rates(STEPS[index], &self.rows[index]).map(|rates| table::median(&rates));
+        let rate =
+            |index: usize| job.rates(STEPS[index], &self.rows[index]).map(|rates| table::median(&rates));
         let work = rate(MIXBIT).zip(rate(index)).map(|(ours, theirs)| ours / theirs);
         (time / our_time, memory / our_memory, work)
     }

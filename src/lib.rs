@@ -18,6 +18,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod contents;
+pub mod correction;
 pub mod engine;
 pub mod error;
 pub mod evaluation;

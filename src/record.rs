@@ -7,6 +7,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::allocate::CurvePoint;
+use crate::correction::Correction;
 use crate::error::{Error, Result};
 use crate::evaluation::{Histogram, Summary};
 use crate::inventory::ClassBytes;
@@ -59,8 +60,11 @@ pub struct Record {
     pub predicted_kl: Option<f64>,
     /// How sensitivities were measured.
     pub measurement: Option<Measurement>,
-    /// What every candidate of every layer is predicted to cost.
+    /// What every candidate of every layer is predicted to cost, rounded as said above.
     pub sensitivities: Vec<LayerSensitivity>,
+    /// What their sums are off by; it is in the curve and the prediction already.
+    #[serde(default)]
+    pub correction: Correction,
     /// Size against predicted cost over the whole range.
     pub curve: Vec<CurvePoint>,
     /// What was measured.

@@ -10,6 +10,7 @@ mod attention;
 mod block;
 mod cache;
 mod compare;
+mod correction;
 #[cfg(all(test, target_os = "linux"))]
 mod exponentials;
 mod forward;
@@ -25,6 +26,7 @@ mod states;
 
 pub use analysis::{AnalysisSettings, analyze};
 pub use compare::Comparison;
+pub use correction::{CorrectionSettings, Corrections, measure_corrections};
 pub use forward::{FinalStates, run_forward};
 pub use generate::{Finish, Generation, Settings, Timings, generate};
 pub use load::Rounding;

@@ -128,14 +128,21 @@ impl<'a> Job<'a> {
                 layers.push(layer);
                 Ok(())
             })?;
-            Table { measurement: measure.measurement, layers }
+            let correction = measure.correct(&layers, technique, console)?;
+            Table { measurement: measure.measurement, layers, correction }
         };
-        let solution = plan.solve(&table.layers, target).map_err(|e| match &args.sensitivities {
+        let correction = &table.correction;
+        let layers = correction.scores_for(self.technique, &table.layers);
+        let mut solution = plan.solve(&layers, target).map_err(|e| match &args.sensitivities {
             Some(path) => Error::file(path, e.to_string())
                 .hint("measure this model again with `mixbit analyze`, with the same --candidates"),
             None => e,
         })?;
-        let curve = plan.curve(&table.layers, STEP)?;
+        let predicted = solution.kl.map(|kl| correction.whole(kl));
+        solution.gap *= predicted.zip(solution.kl).map_or(1.0, |(whole, sum)| whole / sum.max(f64::MIN_POSITIVE));
+        solution.kl = predicted;
+        let curve = correction.curve(plan.curve(&layers, STEP)?);
+        let table = Table { layers, ..table };
         Ok(Decision { solution, table: Some(table), curve })
     }
 }

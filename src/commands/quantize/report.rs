@@ -48,7 +48,7 @@ impl Job<'_> {
         } else {
             format!(" over the layers decided here, {:.4} over all linear layers", after.bpw_quantized())
         };
-        let predicted = solution.kl.map_or_else(String::new, |kl| self.predicted(kl, solution.gap));
+        let predicted = solution.kl.map_or_else(String::new, |kl| self.predicted(decision, kl));
         out(&format!(
             "\nlayers: {}{} float\nbpw: {:.4}{}{all}, whole model {:.4}\n{predicted}",
             layers_by_bits(decision),
@@ -65,9 +65,10 @@ impl Job<'_> {
         out(&format!("wrote {}\n", self.args.output.mlx_path.display()))
     }
 
-    fn predicted(&self, kl: f64, gap: f64) -> String {
-        let gap = 100.0 * gap / kl.abs().max(f64::MIN_POSITIVE);
-        let lower = if self.technique == Technique::Gptq {
+    fn predicted(&self, Decision { solution, table, .. }: &Decision, kl: f64) -> String {
+        let gap = 100.0 * solution.gap / kl.abs().max(f64::MIN_POSITIVE);
+        let known = table.as_ref().is_some_and(|table| !table.correction.gptq.is_empty());
+        let lower = if self.technique == Technique::Gptq && !known {
             "; that is for scale search, GPTQ comes out lower"
         } else {
             ""

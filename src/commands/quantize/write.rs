@@ -66,6 +66,7 @@ impl Job<'_> {
             predicted_kl: decision.solution.kl,
             measurement: decision.table.as_ref().map(|table| table.measurement.clone()),
             sensitivities: decision.table.as_ref().map(|table| table.layers.clone()).unwrap_or_default(),
+            correction: decision.table.as_ref().map(|table| table.correction.clone()).unwrap_or_default(),
             curve: decision.curve.clone(),
             evaluation,
         }

@@ -163,6 +163,11 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// The id of a special token: one that is left out of texts.
+    pub fn special_token_id(&self, token: &str) -> Option<u32> {
+        self.token_to_id(token).filter(|_| self.inner.get_added_vocabulary().is_special_token(token))
+    }
+
     /// The id of the `bos_token` that `tokenizer_config.json` or `special_tokens_map.json` names.
     pub fn bos_token_id(&self) -> Option<u32> {
         self.special.get("bos_token").and_then(|token| self.token_to_id(token))

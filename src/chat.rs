@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
-use crate::tokenizer::Message;
+use crate::tokenizer::{Message, Tokenizer};
 
 /// What the commands do, for `/help`.
 pub const HELP: &str = "\
@@ -117,9 +117,72 @@ impl Conversation {
     }
 }
 
+/// A text that the model has seen, and the tokens that it was.
+///
+/// A text has many tokenizations. That of a whole conversation need not begin with the prompt and the tokens that the
+/// model answered with, though the text does (`\n\n` may be one token at the end of a prompt and two before a word), and
+/// then nothing after the first difference could be taken from the caches.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// The text.
+    pub text: String,
+    /// Its tokens.
+    pub tokens: Vec<u32>,
+}
+
+impl Seen {
+    /// The text and tokens with those of an answer behind them.
+    pub fn answered(&self, tokenizer: &Tokenizer, answer: &[u32]) -> Result<Self> {
+        let text = format!("{}{}", self.text, tokenizer.decode(answer, false)?);
+        Ok(Self { text, tokens: [&self.tokens[..], answer].concat() })
+    }
+}
+
+/// The tokens of `text`: those of the first of `seen` that it begins with, and those of the rest, if they stand for the
+/// same text; else those that the tokenizer gives.
+pub fn encode_after(tokenizer: &Tokenizer, text: &str, seen: &[Seen]) -> Result<Vec<u32>> {
+    let plain = tokenizer.encode(text, false)?;
+    let meant = tokenizer.decode(&plain, false)?;
+    for seen in seen {
+        let Some(rest) = text.strip_prefix(&seen.text) else { continue };
+        let tokens = [&seen.tokens[..], &tokenizer.encode(rest, false)?].concat();
+        if tokenizer.decode(&tokens, false)? == meant {
+            return Ok(tokens);
+        }
+    }
+    Ok(plain)
+}
+
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn what_was_seen_keeps_its_tokens() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/models/mobilellm-docs-1m");
+        let tokenizer = Tokenizer::from_dir(&dir).unwrap();
+        let seen = |text: &str, tokens: &[u32]| Seen { text: text.to_owned(), tokens: tokens.to_vec() };
+        let plain = tokenizer.encode("a\n\nword<|eot_id|>x", false).unwrap();
+        let prompt = seen("a\n\n", &tokenizer.encode("a\n\n", false).unwrap());
+        assert!(!plain.starts_with(&prompt.tokens), "or this tests nothing");
+        // The letters of the answer one by one, as no tokenizer would have them.
+        let letters: Vec<u32> =
+            "word".chars().map(|c| tokenizer.token_to_id(&c.to_string()).unwrap()).collect();
+        let answered = prompt.answered(&tokenizer, &letters).unwrap();
+        let all = [prompt.clone(), answered.clone()];
+        let encode = |text: &str, seen: &[Seen]| encode_after(&tokenizer, text, seen).unwrap();
+        let tokens = encode("a\n\nword<|eot_id|>x", &[answered.clone(), prompt.clone()]);
+        assert!(tokens.starts_with(&answered.tokens));
+        assert_eq!(tokenizer.decode(&tokens, false).unwrap(), "a\n\nword<|eot_id|>x");
+        // An answer that was changed: from the prompt on. Another prompt: anew.
+        assert!(encode("a\n\nworx", &[answered, prompt]).starts_with(&all[0].tokens));
+        assert_eq!(encode("b\n\nword", &all), tokenizer.encode("b\n\nword", false).unwrap());
+        // Tokens that do not stand for what they are said to are not used.
+        let wrong = seen("a", &tokenizer.encode("b", false).unwrap());
+        assert_eq!(encode("aa", &[wrong]), tokenizer.encode("aa", false).unwrap());
+    }
 
     #[test]
     fn lines_are_said_or_obeyed() {

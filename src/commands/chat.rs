@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::answering::{Source, note_context, note_greedy, sampler, summary};
 use crate::answer::Answer;
-use crate::chat::{Conversation, HELP, Input};
+use crate::chat::{Conversation, HELP, Input, Seen, encode_after};
 use crate::cli::Chat;
 use crate::engine::{Engine, Model, Session};
 use crate::error::{Error, ErrorKind, Result};
@@ -33,6 +33,7 @@ pub fn run(args: &Chat, console: &Console) -> Result<()> {
         model: &model,
         source: &source,
         sampler,
+        seen: [Seen::default(), Seen::default()],
         saved: Vec::new(),
         long: false,
     };
@@ -70,6 +71,8 @@ struct Talk<'a> {
     model: &'a Model,
     source: &'a Source,
     sampler: Sampler,
+    /// The last prompt with its answer, and without.
+    seen: [Seen; 2],
     /// Files that this conversation was saved to, and may be again.
     saved: Vec<PathBuf>,
     /// Whether the user knows that the model's context is used up.
@@ -116,9 +119,10 @@ impl Talk<'_> {
         let source = self.source;
         let messages = self.conversation.messages();
         let rendered = source.tokenizer.apply_chat_template(&messages, true)?.unwrap_or_default();
-        let prompt = source.tokenizer.encode(&rendered, false)?;
+        let prompt = encode_after(&source.tokenizer, &rendered, &self.seen)?;
         self.note_length(prompt.len());
         let mut answer = Answer::new(&source.tokenizer, &source.ending);
+        let mut tokens = Vec::new();
         // Ctrl-C from here on is meant for this answer.
         interrupt::take();
         let result = source.answer(
@@ -127,7 +131,10 @@ impl Talk<'_> {
             &prompt,
             &mut self.sampler,
             &mut answer,
-            |_, text| out(text),
+            |chosen, text| {
+                tokens.push(chosen.token);
+                out(text)
+            },
         );
         let stopped = matches!(&result, Err(error) if matches!(error.kind(), ErrorKind::Interrupted));
         let generation = if stopped { None } else { Some(result?) };
@@ -140,6 +147,8 @@ impl Talk<'_> {
         if let Some(generation) = generation.filter(|_| self.verbose) {
             summary(self.console, prompt.len(), &generation);
         }
+        let prompt = Seen { text: rendered, tokens: prompt };
+        self.seen = [prompt.answered(&source.tokenizer, &tokens)?, prompt];
         if stopped && text.is_empty() {
             self.conversation.take_back();
         } else {

@@ -16,7 +16,8 @@ impl Logprobs {
         let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let total: f64 = logits.iter().map(|&x| f64::from(x - largest).exp()).sum();
         let logprob = |x: f32| (f64::from(x - largest) - total.ln()) as f32;
-        let top = super::ranked(logits).into_iter().take(alternatives);
+        let ranked = if alternatives == 0 { Vec::new() } else { super::ranked(logits) };
+        let top = ranked.into_iter().take(alternatives);
         Self {
             chosen: logits.get(token as usize).map_or(f32::NEG_INFINITY, |&x| logprob(x)),
             top: top.filter_map(|i| Some((i as u32, logprob(*logits.get(i)?)))).collect(),

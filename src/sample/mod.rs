@@ -83,11 +83,13 @@ impl Sampler {
     }
 
     fn choose(&mut self, logits: &mut [f32]) -> u32 {
-        if self.settings.temperature <= 0.0 {
+        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        if self.settings.temperature <= 0.0 || !largest.is_finite() {
             return argmax(logits);
         }
+        // Relative to the largest, so that no temperature is too low for the range of numbers.
         for x in logits.iter_mut() {
-            *x /= self.settings.temperature;
+            *x = (*x - largest) / self.settings.temperature;
         }
         mask_top_k(logits, self.settings.top_k);
         mask_top_p(logits, self.settings.top_p);
@@ -279,6 +281,8 @@ mod tests {
         assert_eq!(greedy.sample(&mut [1.0, 3.0, 3.0]).token, 1);
         let settings =
             Sampling { temperature: 1.5, top_p: 0.9, top_k: 3, min_p: 0.01, ..Sampling::default() };
+        let cold = Sampling { temperature: 1e-40, ..Sampling::default() };
+        assert_eq!(Sampler::new(cold, 0).sample(&mut [1.0, 3.0, 2.0]).token, 1);
         let draw = |seed| {
             let mut sampler = Sampler::new(settings.clone(), seed);
             (0..50).map(|_| sampler.sample(&mut logits(&[0.1, 0.5, 0.25, 0.15])).token).collect::<Vec<_>>()

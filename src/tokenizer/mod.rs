@@ -13,6 +13,7 @@
 mod chat;
 mod files;
 mod jinja;
+mod percent;
 mod special;
 mod stream;
 #[cfg(test)]

@@ -10,8 +10,10 @@
 
 pub mod affine;
 pub mod allocate;
+pub mod answer;
 pub mod bitmap;
 pub mod candidate;
+pub mod chat;
 pub mod check;
 pub mod checkpoint;
 pub mod cli;

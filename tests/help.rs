@@ -26,6 +26,7 @@ fn help_of_every_command() {
         "check",
         "report",
         "run",
+        "chat",
         "logits",
     ] {
         insta::assert_snapshot!(format!("help-{command}"), said(&[command, "--help"]));

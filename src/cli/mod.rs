@@ -8,7 +8,7 @@ mod talk;
 pub use look::{Check, Eval, Inspect, Report};
 pub use make::{Convert, Dequantize, Quantize, Recipes, RecipesCommand, Size};
 pub use measure::{Analyze, Calibration, Curve, Fisher, MeasureMethod, Rounding};
-pub use talk::{Logits, Run, Sampling};
+pub use talk::{Chat, Ending, Logits, Prompt, Run, Sampling, Show};
 
 use std::path::PathBuf;
 
@@ -19,9 +19,18 @@ use crate::candidate::Mode;
 use crate::checkpoint::Dtype;
 use crate::weights::Container;
 
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    the input cannot be used; the error says what is wrong
+  2    wrong flags
+  3    run --extract-boxed: there is no \\boxed{} in the answer
+  70   the engine failed
+  130  interrupted";
+
 /// Turn Hugging Face checkpoints into MLX models of a chosen size and see what that cost.
 #[derive(Debug, Parser)]
-#[command(name = "mixbit", version, about, max_term_width = 100)]
+#[command(name = "mixbit", version, about, max_term_width = 100, after_help = EXIT_CODES)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -56,6 +65,8 @@ pub enum Command {
     Report(Report),
     /// Generate text
     Run(Run),
+    /// Talk with a model, turn by turn
+    Chat(Chat),
     /// Write the logits of a token sequence, to compare with other implementations
     Logits(Logits),
 }

@@ -1,6 +1,8 @@
 //! One file per subcommand: arguments, plan, stages, report.
 
 mod analyze;
+mod answering;
+mod chat;
 mod check;
 mod convert;
 mod curve;
@@ -9,6 +11,7 @@ mod eval;
 mod inspect;
 mod logits;
 mod measure;
+mod prompting;
 mod quantize;
 mod recipes;
 mod report;
@@ -36,6 +39,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Check(args) => check::run(&args, &console),
         Command::Report(args) => report::run(&args, &console),
         Command::Run(args) => run::run(&args, &console),
+        Command::Chat(args) => chat::run(&args, &console),
         Command::Logits(args) => logits::run(&args, &console),
     }
 }

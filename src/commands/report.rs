@@ -1,20 +1,21 @@
 //! `mixbit report`: one HTML file about a model, with a prompt answered by it and by the float one.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use super::inspect::architecture;
-use super::run::{chat_text, encode_chat};
+use super::prompting::{chat_text, encode_chat};
 use super::scoring::check_vocabulary;
 use crate::checkpoint::SourceModel;
 use crate::cli::Report;
-use crate::engine::{self, Engine, Finish, Model, Settings};
+use crate::engine::{self, Engine, Finish, Model, Session, Settings};
 use crate::error::{Error, Result};
 use crate::html::{self, Answer, History, Page, Sample};
 use crate::inventory::Inventory;
 use crate::output_file;
 use crate::record::Record;
 use crate::report::Console;
-use crate::sample::{Sampler, Sampling};
+use crate::sample::{Chosen, Sampler, Sampling};
 use crate::stop_tokens::stop_tokens;
 use crate::tokenizer::Tokenizer;
 
@@ -107,9 +108,11 @@ fn answer(
     let rendered = chat_text(&tokenizer, prompt, None)?;
     let tokens = encode_chat(&tokenizer, rendered.as_deref(), prompt)?;
     let settings = Settings { max_tokens, stop: stop_tokens(source.config(), &tokenizer)? };
-    let greedy = Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, min_p: 0.0 };
+    let mut greedy = Sampler::new(Sampling::default(), 0);
     let model = Model::load(engine, source, None)?;
-    let found = engine::generate(&model, &tokens, &mut Sampler::new(greedy, 0), &settings, |_| Ok(()))?;
+    let mut session = Session::new(&model);
+    let go_on = |_: &Chosen| Ok(ControlFlow::Continue(()));
+    let found = engine::generate(&model, &mut session, &tokens, &mut greedy, &settings, go_on)?;
     Ok(Answer {
         by: format!("{by}: {}", name(source.dir())),
         text: tokenizer.decode(&found.tokens, true)?,

@@ -42,6 +42,32 @@ impl KvCache {
         self.keys.iter().chain(&self.values)
     }
 
+    /// Whether all but the first `length` positions can be forgotten: a window that has let go of its first positions
+    /// cannot go back.
+    pub(super) fn can_trim(&self, length: usize) -> bool {
+        self.window.is_none_or(|_| length == self.offset || self.held() == self.offset)
+    }
+
+    /// Forgets all but the first `length` positions, where [`can_trim`](Self::can_trim) says that this can be done.
+    pub(super) fn trim(&mut self, length: usize) -> Result<()> {
+        if length >= self.offset {
+            return Ok(());
+        }
+        // A growing buffer is overwritten from its offset on; a window's is as long as what it holds.
+        if self.window.is_some() {
+            for buffer in self.keys.iter_mut().chain(&mut self.values) {
+                *buffer = slice(buffer, AXIS, 0, length)?.contiguous()?;
+            }
+        }
+        self.offset = length;
+        Ok(())
+    }
+
+    /// Positions that there is room for, filled or not.
+    fn held(&self) -> usize {
+        self.keys.as_ref().map_or(0, |keys| keys.shape()[AXIS] as usize)
+    }
+
     /// Takes the new keys and values in and returns those to attend to: the latest positions, in order unless there is
     /// one query only, to which order does not matter.
     pub(super) fn update(&mut self, keys: Array, values: Array) -> Result<(Array, Array)> {

@@ -1,11 +1,13 @@
 //! Generating tokens: prompt in chunks through the cache, then one at a time.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
 use super::array::to_vec;
 use super::model::Model;
+use super::session::Session;
 use crate::error::{Error, Result};
-use crate::sample::Sampler;
+use crate::sample::{Chosen, Sampler};
 
 /// Prompt tokens that go through the model at a time.
 const PREFILL_STEP: usize = 512;
@@ -26,6 +28,8 @@ pub enum Finish {
     Stop(u32),
     /// `max_tokens` were generated.
     Length,
+    /// Whoever takes the tokens had enough.
+    Enough,
 }
 
 /// How long the parts took.
@@ -44,30 +48,36 @@ pub struct Generation {
     pub tokens: Vec<u32>,
     /// Why it ended.
     pub finish: Finish,
+    /// Tokens of the prompt that were in the session's caches.
+    pub reused: usize,
     /// How long it took.
     pub timings: Timings,
 }
 
-/// Continues `prompt`, handing each token to `emit` as it comes.
+/// Continues `prompt`, handing each token to `emit` as it comes. What of the prompt is in the `session` is not computed
+/// again; after an interruption the session is still good.
 pub fn generate(
     model: &Model,
+    session: &mut Session,
     prompt: &[u32],
     sampler: &mut Sampler,
     settings: &Settings,
-    mut emit: impl FnMut(u32) -> Result<()>,
+    mut emit: impl FnMut(&Chosen) -> Result<ControlFlow<()>>,
 ) -> Result<Generation> {
     model.check_tokens(prompt)?;
     let started = Instant::now();
-    let mut caches = model.caches();
-    let chunks = prompt.len().div_ceil(PREFILL_STEP);
+    sampler.start(prompt);
+    let reused = session.resume(model, prompt)?;
+    let new = &prompt[reused..];
+    let chunks = new.len().div_ceil(PREFILL_STEP);
     let mut logits = Vec::new();
-    for (index, chunk) in prompt.chunks(PREFILL_STEP).enumerate() {
+    for (index, chunk) in new.chunks(PREFILL_STEP).enumerate() {
         crate::interrupt::check()?;
-        let output = model.forward(chunk, Some(&mut caches), true)?;
+        let output = session.feed(model, chunk)?;
         if index + 1 == chunks {
             logits = to_vec(&output)?;
         }
-        caches.settle()?;
+        session.settle()?;
     }
     let mut tokens = Vec::new();
     let mut first_token = None;
@@ -79,19 +89,22 @@ pub fn generate(
             return Err(Error::engine("the model's logits are not numbers")
                 .hint("the weights hold NaN or infinite values, or --dtype is too narrow for this model"));
         }
-        let token = sampler.sample(&mut logits);
+        let chosen = sampler.sample(&mut logits);
+        let token = chosen.token;
         first_token.get_or_insert_with(Instant::now);
         if settings.stop.contains(&token) {
             break Finish::Stop(token);
         }
         tokens.push(token);
-        emit(token)?;
+        if emit(&chosen)?.is_break() {
+            break Finish::Enough;
+        }
         crate::interrupt::check()?;
         if tokens.len() < settings.max_tokens {
-            logits = to_vec(&model.forward(&[token], Some(&mut caches), true)?)?;
+            logits = to_vec(&session.feed(model, &[token])?)?;
         }
     };
     let first = first_token.unwrap_or_else(Instant::now);
     let timings = Timings { prompt: first - started, generation: first.elapsed() };
-    Ok(Generation { tokens, finish, timings })
+    Ok(Generation { tokens, finish, reused, timings })
 }

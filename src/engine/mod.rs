@@ -22,6 +22,7 @@ mod moments;
 pub mod oracle;
 mod replay;
 mod score;
+mod session;
 mod states;
 
 pub use analysis::{AnalysisSettings, analyze};
@@ -32,6 +33,7 @@ pub use generate::{Finish, Generation, Settings, Timings, generate};
 pub use load::Rounding;
 pub use model::Model;
 pub use moments::{Extent, MomentSettings, Moments, Replacements, input_moments, input_of};
+pub use session::Session;
 
 use std::marker::PhantomData;
 

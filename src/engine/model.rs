@@ -77,6 +77,14 @@ impl Caches {
         self.0.first().map_or(0, KvCache::offset)
     }
 
+    /// Forgets all but the first `length` tokens; false, and they are as before, where one cannot.
+    pub(super) fn trim(&mut self, length: usize) -> Result<bool> {
+        if !self.0.iter().all(|cache| cache.can_trim(length)) {
+            return Ok(false);
+        }
+        self.0.iter_mut().try_for_each(|cache| cache.trim(length)).map(|()| true)
+    }
+
     /// Evaluates what is held, so that the graph behind it can go.
     pub(super) fn settle(&self) -> Result<()> {
         Ok(eval(self.0.iter().flat_map(KvCache::arrays))?)

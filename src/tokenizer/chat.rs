@@ -7,8 +7,8 @@ use minijinja::{Environment, ErrorKind, Value, context};
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
 
-use super::jinja;
 use super::special::SpecialTokens;
+use super::{jinja, percent};
 use crate::error::{Error, Result};
 
 /// Instructions that one rendering may execute. A thousand messages take well under a million.
@@ -84,6 +84,7 @@ impl ChatTemplate {
             messages, add_generation_prompt, tools => Value::from(()), documents => Value::from(()), ..tokens
         };
         let source = jinja::scope_generation_tags(&self.source);
+        let source = percent::rewrite(&source);
         let mut environment = environment().map_err(|e| self.error(&e))?;
         environment.set_fuel(Some(FUEL));
         let template = environment.template_from_str(&source).map_err(|e| self.error(&e))?;
@@ -110,6 +111,7 @@ fn environment() -> std::result::Result<Environment<'static>, minijinja::Error> 
     environment.set_syntax(syntax.trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_filter("tojson", jinja::tojson);
+    environment.add_filter(percent::FILTER, percent::filter);
     environment.add_function("raise_exception", jinja::raise_exception);
     environment.add_function("strftime_now", jinja::strftime_now);
     Ok(environment)
@@ -270,6 +272,10 @@ mod tests {
     fn failures_name_the_file_and_the_line() {
         let message = fails("\n{{ messages[0].content.nonsense() }}");
         assert!(message.contains("tokenizer_config.json: chat template line 2: unknown method"), "{message}");
+        let message = fails("a\n\n{{ messages[0].content | nonsense }}");
+        assert!(message.contains("chat template line 3: unknown filter: filter nonsense"), "{message}");
+        let message = fails("a\n{% if messages is nonsense %}{% endif %}");
+        assert!(message.contains("chat template line 2: unknown test"), "{message}");
         let message = fails("a\n\n{% if %}");
         assert!(message.contains("chat template line 3: syntax error"), "{message}");
         let message =

@@ -13,6 +13,7 @@
 mod chat;
 mod files;
 mod jinja;
+mod percent;
 mod special;
 mod stream;
 #[cfg(test)]
@@ -161,6 +162,11 @@ impl Tokenizer {
     /// The token of an id, spelled as in the vocabulary.
     pub fn id_to_token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
+    }
+
+    /// The id of a special token: one that is left out of texts.
+    pub fn special_token_id(&self, token: &str) -> Option<u32> {
+        self.token_to_id(token).filter(|_| self.inner.get_added_vocabulary().is_special_token(token))
     }
 
     /// The id of the `bos_token` that `tokenizer_config.json` or `special_tokens_map.json` names.

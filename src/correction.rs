@@ -126,7 +126,8 @@ mod tests {
 
     #[test]
     fn gptq_leaves_less_of_affine_errors() {
-        let quants = [Quant::affine(2, 64), Quant::affine(3, 64), Quant::affine(8, 64), Mode::Mxfp4.default_quant()];
+        let quants =
+            [Quant::affine(2, 64), Quant::affine(3, 64), Quant::affine(8, 64), Mode::Mxfp4.default_quant()];
         let scores = quants.iter().map(|&quant| Score { quant, kl: 1.0, stderr: 0.1 }).collect();
         let layers = [LayerSensitivity { path: "a".to_owned(), rows: 1, columns: 64, scores }];
         let kl = |technique| -> Vec<f64> {

@@ -119,10 +119,12 @@ impl Measure<'_> {
         };
         let bitmaps: Vec<BitMap> = points.iter().map(|(_, allocation)| bitmap(allocation)).collect();
         let gptq = if technique == Technique::Gptq { by_bits(candidates) } else { Vec::new() };
-        let count = TOKENS.div_ceil(*sequence_length).clamp(1, self.sequences.len());
+        let most = self.sequences.len().div_ceil(4);
+        let (measured_on, seen) = self.sequences.split_at(TOKENS.div_ceil(*sequence_length).min(most));
         let bar = console.steps_bar("measuring whole models", 1);
         let settings = CorrectionSettings {
-            sequences: &self.sequences[..count],
+            sequences: measured_on,
+            seen,
             bitmaps: &bitmaps,
             gptq: &gptq,
             technique: *rounding,

@@ -3,6 +3,8 @@
 //!
 //! One pass over the blocks runs the float model and beside it each rounded one, so no more than one block is held.
 
+use mlx_rs::Array;
+
 use super::Engine;
 use super::array::{from_vec, mlx_dtype, slice, to_vec};
 use super::block::Block;
@@ -13,13 +15,13 @@ use super::model::Ends;
 use super::moments::{Collector, Extent, Moments, input_of};
 use super::score::unrounded;
 use super::states::Kept;
-use crate::affine::FloatType;
+use crate::affine::{self, FloatType};
 use crate::bitmap::BitMap;
-use crate::candidate::{Mode, Quant};
+use crate::candidate::Quant;
 use crate::checkpoint::SourceModel;
 use crate::error::Result;
 use crate::evaluation;
-use crate::rounding::{DAMPING, Hessian, Rounder, Technique, gptq};
+use crate::rounding::{DAMPING, Hessian, Rounder, RoundingError, Technique, gptq, search_error_into};
 use crate::spec::{Role, TensorSpec};
 
 /// Rows of each matrix that GPTQ is tried on.
@@ -27,8 +29,10 @@ const ROWS: usize = 16;
 
 /// What to measure.
 pub struct CorrectionSettings<'a> {
-    /// Token ids, all of one length.
+    /// Token ids, all of one length, to measure on.
     pub sequences: &'a [Vec<u32>],
+    /// Others, that GPTQ sees: on what it has seen it looks better than it is.
+    pub seen: &'a [Vec<u32>],
     /// The whole models.
     pub bitmaps: &'a [BitMap],
     /// Bits and group sizes to try GPTQ with; none if it is not asked for.
@@ -65,8 +69,9 @@ pub fn measure_corrections(
     settings: &CorrectionSettings<'_>,
 ) -> Result<Corrections> {
     let loader = Loader::new(source, engine.compute_dtype(source.dtype()?));
-    let start = || Pass::embed(engine, loader, settings.sequences, 1, settings.memory);
-    let mut pass = start()?;
+    let start = |sequences| Pass::embed(engine, loader, sequences, 1, settings.memory);
+    let mut pass = start(settings.sequences)?;
+    let mut seen = start(if settings.gptq.is_empty() { &[] } else { settings.seen })?;
     let mut rounded = Vec::new();
     for bitmap in settings.bitmaps {
         let embedded = pass.states.iter().map(|kept| pass.store.put(pass.store.get(kept)?));
@@ -78,12 +83,14 @@ pub fn measure_corrections(
         let mut block = Block::load_for_many(&loader, pass.context, index)?;
         let middle = index == blocks / 2 && !settings.gptq.is_empty();
         let mut collector = Collector::new(if middle { Extent::Full } else { Extent::Diagonal });
-        for kept in pass.advance(&block, Some(&mut collector))? {
-            pass.store.discard(kept);
-        }
+        advance(&mut pass, &block, &mut collector)?;
         let moments = collector.moments()?;
         if middle {
-            ratios = gptq_ratios(source, settings, index, &moments)?;
+            let mut collector = Collector::new(Extent::Full);
+            advance(&mut seen, &block, &mut collector)?;
+            ratios = gptq_ratios(source, settings, index, &collector.moments()?, &moments)?;
+        } else if index < blocks / 2 {
+            advance(&mut seen, &block, &mut Collector::new(Extent::Diagonal))?;
         }
         let diagonals = if middle { diagonals(moments) } else { moments };
         let specs = || source.manifest().iter().filter(move |spec| spec.layer == Some(index));
@@ -111,6 +118,14 @@ pub fn measure_corrections(
         divergences.push(total / tokens as f64);
     }
     Ok(Corrections { divergences, gptq: ratios })
+}
+
+/// Moves on, and forgets where from.
+fn advance(pass: &mut Pass<'_>, block: &Block, collector: &mut Collector) -> Result<()> {
+    for kept in pass.advance(block, Some(collector))? {
+        pass.store.discard(kept);
+    }
+    Ok(())
 }
 
 /// Puts the weights of `spec`, rounded as `bitmap` has it or float, into its place in `block`.
@@ -168,40 +183,72 @@ fn head(
     Ok(ends)
 }
 
-/// GPTQ's loss over scale search's with each setting: of the first rows of every matrix of a block, together.
+/// GPTQ's loss over scale search's with each setting: of the first rows of every matrix of a block, together. Both know
+/// the moments that were `seen`, and lose on the `others`.
 fn gptq_ratios(
     source: &SourceModel,
     settings: &CorrectionSettings<'_>,
     block: usize,
-    moments: &Moments,
+    seen: &Moments,
+    others: &Moments,
 ) -> Result<Vec<f64>> {
-    let mut losses = vec![(0.0, 0.0); settings.gptq.len()];
+    let seen = if seen.is_empty() { others } else { seen };
+    let mut losses = vec![[0.0; 2]; settings.gptq.len()];
     let specs = || source.manifest().iter().filter(|spec| spec.layer == Some(block) && spec.quantizable());
-    for (&role, moments) in moments {
-        let columns = specs().find(|spec| input_of(spec.role) == role).map_or(0, |spec| spec.shape[1]);
-        if columns == 0 {
+    for (&role, others) in others {
+        let (Some(seen), Some(columns)) =
+            (seen.get(&role), specs().find(|spec| input_of(spec.role) == role).map(|spec| spec.shape[1]))
+        else {
             continue;
-        }
+        };
+        let others = from_vec(others.clone(), &[columns, columns]);
         let mut factored = None;
         for spec in specs().filter(|spec| input_of(spec.role) == role) {
             crate::interrupt::check()?;
             let failed = |e| unrounded(spec, &e);
             let hessian = match &mut factored {
                 Some(hessian) => hessian,
-                none => none.insert(Hessian::new(moments, columns, DAMPING).map_err(failed)?),
+                none => none.insert(Hessian::new(seen, columns, DAMPING).map_err(failed)?),
             };
             let mut weights = decode(source.tensor(&spec.name)?);
             weights.truncate(ROWS * columns);
-            for (quant, (feedback, search)) in settings.gptq.iter().zip(&mut losses) {
-                if quant.mode == Mode::Affine && quant.packed_columns(columns).is_some() {
-                    let found = gptq(&weights, *quant, settings.dtype, hessian).map_err(failed)?.losses;
-                    *feedback += found.gptq;
-                    *search += found.search;
+            for (&quant, sums) in settings.gptq.iter().zip(&mut losses) {
+                if quant.packed_columns(columns).is_some() {
+                    let errors = errors(&weights, quant, settings.dtype, hessian).map_err(failed)?;
+                    for (sum, errors) in sums.iter_mut().zip(errors) {
+                        *sum += loss(errors, columns, &others)?;
+                    }
                 }
             }
         }
     }
-    Ok(losses.into_iter().map(|(feedback, search)| if search > 0.0 { feedback / search } else { 1.0 }).collect())
+    let ratio = |[feedback, search]: [f64; 2]| if search > 0.0 { feedback / search } else { 1.0 };
+    Ok(losses.into_iter().map(ratio).collect())
+}
+
+/// `Q(W) - W` of GPTQ and of scale search.
+fn errors(
+    weights: &[f32],
+    quant: Quant,
+    dtype: FloatType,
+    hessian: &Hessian<'_>,
+) -> Result<[Vec<f32>; 2], RoundingError> {
+    let mut feedback = vec![0.0; weights.len()];
+    let found = gptq(weights, quant, dtype, hessian)?;
+    affine::dequantize(found.quantized.as_slices(), quant, dtype, &mut feedback)?;
+    feedback.iter_mut().zip(weights).for_each(|(rounded, weight)| *rounded -= weight);
+    let mut search = vec![0.0; weights.len()];
+    let importance = hessian.diagonal();
+    search_error_into(weights, hessian.columns(), quant, dtype, Some(&importance), &mut search)?;
+    Ok([feedback, search])
+}
+
+/// tr(E H E^T).
+fn loss(errors: Vec<f32>, columns: usize, moments: &Array) -> Result<f64> {
+    let rows = errors.len() / columns;
+    let errors = from_vec(errors, &[rows, columns]);
+    let products = to_vec(&errors.matmul(moments)?.multiply(&errors)?)?;
+    Ok(products.iter().map(|&product| f64::from(product)).sum())
 }
 
 /// Of E[x x^T] the diagonal.
@@ -215,14 +262,16 @@ fn diagonals(mut moments: Moments) -> Moments {
 
 impl FinalStates<'_> {
     /// Sum of the KL divergences over the tokens of a sequence whose last hidden states became `x`, through `ends`.
-    pub(super) fn divergence(&self, sequence: usize, x: &mlx_rs::Array, ends: &Ends) -> Result<f64> {
+    pub(super) fn divergence(&self, sequence: usize, x: &Array, ends: &Ends) -> Result<f64> {
         let tokens = x.shape()[1] as usize;
         let mut total = 0.0;
         for start in (0..tokens).step_by(self.positions_at_once()) {
             let end = (start + self.positions_at_once()).min(tokens);
             let found = to_vec(&ends.logits(self.context, &slice(x, 1, start, end)?)?)?;
             let reference = self.logits(sequence, start, end)?;
-            total += evaluation::kl_divergences(&found, &reference, self.context.spec.vocab_size).iter().sum::<f64>();
+            total += evaluation::kl_divergences(&found, &reference, self.context.spec.vocab_size)
+                .iter()
+                .sum::<f64>();
         }
         Ok(total)
     }

@@ -150,10 +150,11 @@ pub fn alone(
     scale_bytes: usize,
     correction: &Correction,
 ) -> Result<Chart> {
-    let points = Points::new(points, uniform_points(layers, scale_bytes, correction), None).ok_or_else(|| {
-        Error::usage("the table predicts no KL divergence above zero, so there is no curve to draw")
-            .hint("measure it with --method fisher")
-    })?;
+    let points =
+        Points::new(points, uniform_points(layers, scale_bytes, correction), None).ok_or_else(|| {
+            Error::usage("the table predicts no KL divergence above zero, so there is no curve to draw")
+                .hint("measure it with --method fisher")
+        })?;
     Ok(points.chart("alone", 820.0, 420.0))
 }
 
@@ -176,11 +177,7 @@ fn chosen(page: &Page<'_>, record: &Record) -> Option<Chosen> {
 }
 
 impl<'a> Points<'a> {
-    fn new(
-        curve: &'a [CurvePoint],
-        uniform: Vec<(u32, CurvePoint)>,
-        chosen: Option<Chosen>,
-    ) -> Option<Self> {
+    fn new(curve: &'a [CurvePoint], uniform: Vec<(u32, CurvePoint)>, chosen: Option<Chosen>) -> Option<Self> {
         let chosen = chosen.filter(|chosen| chosen.bpw.is_finite());
         let last = uniform.last().map_or(0.0, |(_, point)| point.bpw).max(chosen.map_or(0.0, |c| c.bpw));
         let drawn = |point: &&CurvePoint| {

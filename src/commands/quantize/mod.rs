@@ -139,7 +139,8 @@ impl<'a> Job<'a> {
             None => e,
         })?;
         let predicted = solution.kl.map(|kl| correction.whole(kl));
-        solution.gap *= predicted.zip(solution.kl).map_or(1.0, |(whole, sum)| whole / sum.max(f64::MIN_POSITIVE));
+        solution.gap *=
+            predicted.zip(solution.kl).map_or(1.0, |(whole, sum)| whole / sum.max(f64::MIN_POSITIVE));
         solution.kl = predicted;
         let curve = correction.curve(plan.curve(&layers, STEP)?);
         let table = Table { layers, ..table };

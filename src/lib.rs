@@ -26,6 +26,7 @@ pub mod html;
 pub mod interrupt;
 pub mod inventory;
 pub mod microscaling;
+pub mod model_files;
 pub mod models;
 pub mod nearest;
 pub mod output_file;

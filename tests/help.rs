@@ -27,6 +27,8 @@ fn help_of_every_command() {
         "report",
         "run",
         "logits",
+        "pack",
+        "unpack",
     ] {
         insta::assert_snapshot!(format!("help-{command}"), said(&[command, "--help"]));
     }

@@ -18,6 +18,7 @@ JSON:
                  group_size and mode are null
   tensors        of a single file: [{name, dtype, shape, bytes}]
   notes          what was decided against the config's letter
+  files          of a pack: [{name, bytes, sha256}]; null for a folder
 
 A single file has no config. Where its shapes allow several settings of a quantized
 layer, `settings` lists them; shape, bits and group_size, and the numbers that depend
@@ -27,7 +28,7 @@ on them, are null.";
 #[derive(Debug, Args)]
 #[command(after_long_help = INSPECT_JSON)]
 pub struct Inspect {
-    /// Model folder, Hugging Face or MLX, or a single .safetensors or .npz file
+    /// Model folder or pack, Hugging Face or MLX, or a single .safetensors or .npz file
     #[arg(value_name = "MODEL")]
     pub model: PathBuf,
     /// One JSON object on stdout

@@ -3,11 +3,13 @@
 mod look;
 mod make;
 mod measure;
+mod share;
 mod talk;
 
 pub use look::{Check, Eval, Inspect, Report};
 pub use make::{Convert, Dequantize, Quantize, Recipes, RecipesCommand, Size};
 pub use measure::{Analyze, Calibration, Curve, Fisher, MeasureMethod, Rounding};
+pub use share::{Pack, Unpack};
 pub use talk::{Logits, Run, Sampling};
 
 use std::path::PathBuf;
@@ -56,6 +58,10 @@ pub enum Command {
     Report(Report),
     /// Generate text
     Run(Run),
+    /// Put a model into one file
+    Pack(Pack),
+    /// Take a model, or a file of it, out of a pack
+    Unpack(Unpack),
     /// Write the logits of a token sequence, to compare with other implementations
     Logits(Logits),
 }

@@ -9,6 +9,7 @@ mod eval;
 mod inspect;
 mod logits;
 mod measure;
+mod pack;
 mod quantize;
 mod recipes;
 mod report;
@@ -16,6 +17,7 @@ mod run;
 mod scoring;
 mod settings;
 mod texts;
+mod unpack;
 
 use crate::cli::{Cli, Command};
 use crate::error::Result;
@@ -36,6 +38,8 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Check(args) => check::run(&args, &console),
         Command::Report(args) => report::run(&args, &console),
         Command::Run(args) => run::run(&args, &console),
+        Command::Pack(args) => pack::run(&args, &console),
+        Command::Unpack(args) => unpack::run(&args, &console),
         Command::Logits(args) => logits::run(&args, &console),
     }
 }

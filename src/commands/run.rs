@@ -19,7 +19,7 @@ pub fn run(args: &Run, console: &Console) -> Result<()> {
     let sampling = sampling(&args.sampling)?;
     let source = SourceModel::open(&args.model)?;
     source.verify()?;
-    let tokenizer = Tokenizer::from_dir(&args.model)?;
+    let tokenizer = Tokenizer::from_files(source.files())?;
     let prompt = prompt(args, &tokenizer)?;
     let stop = if args.ignore_eos { Vec::new() } else { stop_tokens(source.config(), &tokenizer)? };
     if args.verbose {

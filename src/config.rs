@@ -35,7 +35,9 @@ impl ModelConfig {
     pub fn from_files(files: &ModelFiles) -> Result<Self> {
         let text = files.read_text(NAME).map_err(|e| {
             let hint = match e.io_kind() {
-                Some(ErrorKind::NotFound) if !files.path().exists() => "the model folder does not exist",
+                Some(ErrorKind::NotFound) if !files.path().exists() => {
+                    "the model folder does not exist; models on the Hub are called organisation/name"
+                }
                 Some(ErrorKind::NotFound) => {
                     "a model folder holds config.json, *.safetensors and tokenizer.json"
                 }

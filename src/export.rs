@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use crate::bitmap::{self, BitMap};
 use crate::checkpoint::{Dtype, OutputFolder, SourceModel};
 use crate::error::{Error, Result};
+use crate::hub;
 use crate::model_files::{TEMPLATES, is_of_a_model};
 use crate::stop_tokens::stop_tokens;
 use crate::tokenizer::{self, Tokenizer};
@@ -123,9 +124,8 @@ pub fn write_card(folder: &OutputFolder, source: &SourceModel, how: &str) -> Res
 /// The Hub's name of the model, from the hub cache's layout or the config; otherwise the folder's or pack's name.
 pub fn base_model(source: &SourceModel) -> String {
     let dir = fs::canonicalize(source.dir()).unwrap_or_else(|_| source.dir().to_owned());
-    let cached = dir.iter().filter_map(|part| part.to_str()?.strip_prefix("models--")).next_back();
-    if let Some((organisation, name)) = cached.and_then(|name| name.split_once("--")) {
-        return format!("{organisation}/{name}");
+    if let Some(name) = hub::name_in_cache(&dir) {
+        return name;
     }
     match source.config().get("_name_or_path").and_then(Value::as_str) {
         Some(name) if name.split('/').count() == 2 && !name.starts_with(['/', '.']) => name.to_owned(),

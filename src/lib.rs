@@ -23,6 +23,7 @@ pub mod error;
 pub mod evaluation;
 pub mod export;
 pub mod html;
+pub mod hub;
 pub mod interrupt;
 pub mod inventory;
 pub mod microscaling;

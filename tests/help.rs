@@ -29,6 +29,7 @@ fn help_of_every_command() {
         "logits",
         "pack",
         "unpack",
+        "upload",
     ] {
         insta::assert_snapshot!(format!("help-{command}"), said(&[command, "--help"]));
     }

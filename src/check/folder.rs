@@ -29,7 +29,8 @@ impl Folder {
     /// Opens `dir`; the findings say what was refused.
     pub(super) fn open(dir: &Path) -> Result<(Self, Vec<Finding>)> {
         if !dir.exists() {
-            return Err(Error::file(dir, "does not exist").hint("give a model folder or a pack"));
+            return Err(Error::file(dir, "does not exist")
+                .hint("give a model folder, a pack, or the name of a model on the Hub: organisation/name"));
         }
         let files = ModelFiles::open(dir)?;
         let mut findings = Vec::new();

@@ -16,7 +16,8 @@ use super::npz;
 use crate::error::{Error, Result};
 use crate::model_files::{Mapped, ModelFiles, safe_name};
 
-const INDEX: &str = "model.safetensors.index.json";
+/// The file that says which shard each tensor is in.
+pub const INDEX: &str = "model.safetensors.index.json";
 const NPZ: &str = "weights.npz";
 
 /// Where a tensor lies.
@@ -106,7 +107,7 @@ impl Checkpoint {
             checkpoint.add_indexed(files)?;
             return Ok(checkpoint);
         }
-        for name in weight_files(files)? {
+        for name in choose_weights(files.path(), &files.names()?)? {
             checkpoint.add_file(&files.path_of(&name), files.map(&name)?)?;
         }
         Ok(checkpoint)
@@ -166,6 +167,9 @@ impl Checkpoint {
     }
 
     fn add_file(&mut self, path: &Path, map: Mapped) -> Result<BTreeSet<String>> {
+        if map.is_empty() {
+            return Err(Error::file(path, "is empty").hint("the download is incomplete"));
+        }
         let file = self.files.len();
         let (found, checksums) = if path.extension().is_some_and(|e| e == "npz") {
             npz::read_entries(path, &map, file)?
@@ -292,10 +296,14 @@ fn malformed(path: &Path, map: &[u8], error: &safetensors::SafeTensorError) -> E
         .hint("the file is truncated or damaged: download it again")
 }
 
-/// Names of the weight files where there is no index.
-fn weight_files(files: &ModelFiles) -> Result<Vec<String>> {
-    let dir = files.path();
-    let names = files.names()?;
+/// Names of the shards that the index of `files` lists, sorted.
+pub fn index_files(files: &ModelFiles) -> Result<Vec<String>> {
+    let names: BTreeSet<String> = read_index(files)?.into_values().collect();
+    Ok(names.into_iter().collect())
+}
+
+/// Which of a model's files, called `names`, are its weights where there is no index. `dir` is for messages.
+pub fn choose_weights(dir: &Path, names: &[String]) -> Result<Vec<String>> {
     let named = |prefix: &str, extension: &str| -> Vec<String> {
         let matches = |name: &&String| name.starts_with(prefix) && name.ends_with(extension);
         names.iter().filter(matches).cloned().collect()
@@ -316,7 +324,7 @@ fn weight_files(files: &ModelFiles) -> Result<Vec<String>> {
             ));
         }
     }
-    if files.has(NPZ) {
+    if names.iter().any(|name| name == NPZ) {
         return Ok(vec![NPZ.to_owned()]);
     }
     let error =

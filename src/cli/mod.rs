@@ -9,7 +9,7 @@ mod talk;
 pub use look::{Check, Eval, Inspect, Report};
 pub use make::{Convert, Dequantize, Quantize, Recipes, RecipesCommand, Size};
 pub use measure::{Analyze, Calibration, Curve, Fisher, MeasureMethod, Rounding};
-pub use share::{Pack, Unpack};
+pub use share::{Hub, Pack, Unpack, Upload};
 pub use talk::{Logits, Run, Sampling};
 
 use std::path::PathBuf;
@@ -62,6 +62,8 @@ pub enum Command {
     Pack(Pack),
     /// Take a model, or a file of it, out of a pack
     Unpack(Unpack),
+    /// Put a model on the Hugging Face Hub
+    Upload(Upload),
     /// Write the logits of a token sequence, to compare with other implementations
     Logits(Logits),
 }

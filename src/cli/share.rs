@@ -1,4 +1,4 @@
-//! Arguments of what takes models elsewhere.
+//! Arguments of what takes models elsewhere and fetches them.
 
 use std::path::PathBuf;
 
@@ -33,4 +33,29 @@ pub struct Unpack {
     /// Replace the output folder, or with --file the file, if it exists
     #[arg(long)]
     pub overwrite: bool,
+}
+
+/// `mixbit upload`.
+#[derive(Debug, Args)]
+pub struct Upload {
+    /// Model folder or pack; it must be complete
+    #[arg(value_name = "DIR")]
+    pub model: PathBuf,
+    /// Its name on the Hub
+    #[arg(value_name = "ORGANISATION/NAME")]
+    pub name: String,
+    /// If the model is new on the Hub: only you can see it
+    #[arg(long)]
+    pub private: bool,
+    /// Branch to put it on; made if it is not there [default: main]
+    #[arg(long, value_name = "BRANCH")]
+    pub revision: Option<String>,
+}
+
+/// What belongs to a model that may be a name on the Hub.
+#[derive(Debug, Args)]
+pub struct Hub {
+    /// Of a model on the Hub: branch, tag or commit [default: main]
+    #[arg(long, value_name = "REVISION")]
+    pub revision: Option<String>,
 }

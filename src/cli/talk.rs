@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::FloatDtype;
+use super::{FloatDtype, Hub};
 
 /// How tokens are chosen.
 #[derive(Debug, Args)]
@@ -29,9 +29,12 @@ pub struct Sampling {
 /// `mixbit run`.
 #[derive(Debug, Args)]
 pub struct Run {
-    /// Model folder, Hugging Face or MLX
-    #[arg(long, value_name = "DIR")]
+    /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub
+    #[arg(long, value_name = "MODEL")]
     pub model: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub hub: Hub,
     /// The prompt; `-` reads stdin
     #[arg(long, short, required_unless_present = "prompt_tokens", allow_hyphen_values = true)]
     pub prompt: Option<String>,
@@ -64,9 +67,12 @@ pub struct Run {
 /// `mixbit logits`.
 #[derive(Debug, Args)]
 pub struct Logits {
-    /// Model folder, Hugging Face or MLX
-    #[arg(long, value_name = "DIR")]
+    /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub
+    #[arg(long, value_name = "MODEL")]
     pub model: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub hub: Hub,
     /// Token ids separated by commas
     #[arg(long, value_name = "IDS", value_delimiter = ',', required_unless_present = "prompt")]
     pub tokens: Vec<u32>,

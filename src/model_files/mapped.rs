@@ -16,39 +16,40 @@ const PAGE: usize = 4096;
 /// A file's bytes, mapped. Clones share the mapping.
 #[derive(Debug, Clone)]
 pub struct Mapped {
-    map: Arc<Mmap>,
+    /// Nothing cannot be mapped.
+    map: Option<Arc<Mmap>>,
     start: usize,
     end: usize,
 }
 
 impl Mapped {
-    /// Maps the file `path`, which must not be empty.
+    /// Maps the file `path`.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::io(path, e))?;
         let length = file.metadata().map_err(|e| Error::io(path, e))?.len();
         if length == 0 {
-            return Err(Error::file(path, "is empty").hint("the download is incomplete"));
+            return Ok(Self { map: None, start: 0, end: 0 });
         }
         // SAFETY: as with every mapped file, nobody may shrink it while it is read; model files are not written to.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
         let end = map.len();
-        Ok(Self { map: Arc::new(map), start: 0, end })
+        Ok(Self { map: Some(Arc::new(map)), start: 0, end })
     }
 
     /// The bytes from `start` to `end` of these; `None` where there are not as many.
     pub fn part(&self, start: usize, end: usize) -> Option<Self> {
         self.get(start..end)?;
-        Some(Self { map: Arc::clone(&self.map), start: self.start + start, end: self.start + end })
+        Some(Self { map: self.map.clone(), start: self.start + start, end: self.start + end })
     }
 
     /// Bytes from `start` to `end`. Their pages are mapped in one go.
     pub fn populated(&self, start: usize, end: usize) -> &[u8] {
         #[cfg(target_os = "linux")]
-        {
+        if let Some(map) = &self.map {
             let from = (self.start + start) / PAGE * PAGE;
             let length = self.start + end - from;
             // Only a hint: without it the pages come one fault at a time.
-            let _ = self.map.advise_range(memmap2::Advice::PopulateRead, from, length);
+            let _ = map.advise_range(memmap2::Advice::PopulateRead, from, length);
         }
         &self[start..end]
     }
@@ -57,13 +58,13 @@ impl Mapped {
     /// the file.
     pub fn release(&self, start: usize, end: usize) {
         #[cfg(unix)]
-        {
+        if let Some(map) = &self.map {
             let (from, to) = ((self.start + start).next_multiple_of(PAGE), (self.start + end) / PAGE * PAGE);
             if from < to {
                 // SAFETY: the mapping is shared, read-only and backed by a file, so dropped pages come back as they
                 // were when they are read again.
                 let _ = unsafe {
-                    self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, from, to - from)
+                    map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, from, to - from)
                 };
             }
         }
@@ -86,6 +87,6 @@ impl Deref for Mapped {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.map[self.start..self.end]
+        self.map.as_ref().map_or(&[], |map| &map[self.start..self.end])
     }
 }

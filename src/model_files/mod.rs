@@ -17,6 +17,7 @@ pub use pack::{MANIFEST, Pack, PackedFile, safe_name};
 pub use write::write_pack;
 
 use crate::error::{Error, Result};
+use crate::hub;
 
 /// The folder of the Hub's repositories that further chat templates lie in, the only one that a model has.
 pub const TEMPLATES: &str = "additional_chat_templates";
@@ -51,9 +52,13 @@ impl ModelFiles {
         self.path.join(name)
     }
 
-    /// The folder's own name whatever the path to it, or the pack's without its extension.
+    /// The folder's own name whatever the path to it, the pack's without its extension, or that on the Hub of what is in
+    /// its cache.
     pub fn title(&self) -> String {
         let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
+        if let Some(name) = hub::name_in_cache(&path) {
+            return name;
+        }
         let name = if self.pack.is_some() { path.file_stem() } else { path.file_name() };
         name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
     }
@@ -101,7 +106,6 @@ impl ModelFiles {
         let path = self.path_of(name);
         let Some(pack) = &self.pack else { return Mapped::open(&path) };
         match pack.get(name) {
-            Some(file) if file.data.is_empty() => Err(Error::file(&path, "is empty")),
             Some(file) => Ok(file.data.clone()),
             None => Err(Error::file(&path, "is not in the pack")),
         }

@@ -73,6 +73,9 @@ impl Pack {
     /// Opens the file `path` and checks its structure. Contents are not read.
     pub fn open(path: &Path) -> Result<Self> {
         let map = Mapped::open(path)?;
+        if map.is_empty() {
+            return Err(Error::file(path, "is empty").hint("copy or download the file again"));
+        }
         if !map.starts_with(&MAGIC) {
             return Err(Error::file(path, "is neither a model folder nor a pack nor a single weight file")
                 .hint("give the folder that holds config.json, or a file that `mixbit pack` wrote"));

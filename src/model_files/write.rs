@@ -34,18 +34,15 @@ pub fn write_pack(
     let mut recorded = BTreeMap::new();
     let sorted: std::collections::BTreeSet<&String> = names.iter().collect();
     for name in sorted {
-        // An empty file cannot be mapped.
-        let data = if is_empty(files, name) { None } else { Some(files.map(name)?) };
-        let bytes = data.as_ref().map_or(0, |data| data.len()) as u64;
+        let data = files.map(name)?;
+        let bytes = data.len() as u64;
         zip.start_file(name.as_str(), options(name, bytes)).map_err(|e| io(e.into()))?;
         let mut hash = Sha256::new();
-        if let Some(data) = data {
-            data.chunks(|chunk| {
-                let (written, ()) = rayon::join(|| zip.write_all(chunk), || hash.update(chunk));
-                progress(chunk.len() as u64);
-                written.map_err(io)
-            })?;
-        }
+        data.chunks(|chunk| {
+            let (written, ()) = rayon::join(|| zip.write_all(chunk), || hash.update(chunk));
+            progress(chunk.len() as u64);
+            written.map_err(io)
+        })?;
         recorded.insert(name.clone(), Recorded { bytes, sha256: hexadecimal(hash) });
     }
     let mut text = serde_json::to_vec_pretty(&Manifest::new(recorded)).map_err(|e| io(e.into()))?;
@@ -54,10 +51,6 @@ pub fn write_pack(
     zip.write_all(&text).map_err(io)?;
     let mut buffered = zip.finish().map_err(|e| io(e.into()))?;
     buffered.flush().map_err(io)
-}
-
-fn is_empty(files: &ModelFiles, name: &str) -> bool {
-    std::fs::metadata(files.path_of(name)).is_ok_and(|metadata| metadata.len() == 0)
 }
 
 /// The same on every system and at all times.

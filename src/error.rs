@@ -124,6 +124,14 @@ impl Error {
         &self.kind
     }
 
+    /// The system's kind of error, where reading or writing failed.
+    pub fn io_kind(&self) -> Option<std::io::ErrorKind> {
+        match &*self.kind {
+            ErrorKind::Io { source, .. } => Some(source.kind()),
+            _ => None,
+        }
+    }
+
     /// What the user can do next: what was said where the error arose, or what goes for its kind.
     pub fn hint_text(&self) -> Option<&str> {
         self.hint.as_deref().or_else(|| match &*self.kind {

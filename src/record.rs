@@ -1,9 +1,6 @@
 //! `mixbit-report.json`: how a model was made, what it was predicted to cost and what was measured. Written beside the
 //! weights by `mixbit quantize`, drawn by `mixbit report`.
 
-use std::fs;
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
 use crate::allocate::CurvePoint;
@@ -11,6 +8,7 @@ use crate::correction::Correction;
 use crate::error::{Error, Result};
 use crate::evaluation::{Histogram, Summary};
 use crate::inventory::ClassBytes;
+use crate::model_files::ModelFiles;
 use crate::sensitivity::{LayerSensitivity, Measurement};
 
 /// Its name in a model folder.
@@ -88,13 +86,13 @@ pub struct Evaluation {
 }
 
 impl Record {
-    /// Reads the record of the model in `dir`; `None` where there is none.
-    pub fn read(dir: &Path) -> Result<Option<Self>> {
-        let path = dir.join(FILE);
-        if !path.exists() {
+    /// Reads the record among a model's `files`; `None` where there is none.
+    pub fn read(files: &ModelFiles) -> Result<Option<Self>> {
+        if !files.has(FILE) {
             return Ok(None);
         }
-        let text = fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        let path = files.path_of(FILE);
+        let text = files.read_text(FILE)?;
         let bad = |what: String| {
             Error::file(&path, format!("not a report of this version of mixbit: {what}"))
                 .hint("remove it, or quantize again")

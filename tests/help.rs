@@ -28,6 +28,9 @@ fn help_of_every_command() {
         "run",
         "chat",
         "logits",
+        "pack",
+        "unpack",
+        "upload",
     ] {
         insta::assert_snapshot!(format!("help-{command}"), said(&[command, "--help"]));
     }

@@ -3,11 +3,13 @@
 mod look;
 mod make;
 mod measure;
+mod share;
 mod talk;
 
 pub use look::{Check, Eval, Inspect, Report};
 pub use make::{Convert, Dequantize, Quantize, Recipes, RecipesCommand, Size};
 pub use measure::{Analyze, Calibration, Curve, Fisher, MeasureMethod, Rounding};
+pub use share::{Hub, Pack, Unpack, Upload};
 pub use talk::{Chat, Ending, Logits, Prompt, Run, Sampling, Show};
 
 use std::path::PathBuf;
@@ -67,6 +69,12 @@ pub enum Command {
     Run(Run),
     /// Talk with a model, turn by turn
     Chat(Chat),
+    /// Put a model into one file
+    Pack(Pack),
+    /// Take a model, or a file of it, out of a pack
+    Unpack(Unpack),
+    /// Put a model on the Hugging Face Hub
+    Upload(Upload),
     /// Write the logits of a token sequence, to compare with other implementations
     Logits(Logits),
 }

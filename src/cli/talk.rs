@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::FloatDtype;
+use super::{FloatDtype, Hub};
 
 /// How tokens are chosen.
 #[derive(Debug, Args)]
@@ -108,9 +108,12 @@ pub struct Show {
 /// `mixbit run`.
 #[derive(Debug, Args)]
 pub struct Run {
-    /// Model folder, Hugging Face or MLX
-    #[arg(long, value_name = "DIR")]
+    /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub
+    #[arg(long, value_name = "MODEL")]
     pub model: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub hub: Hub,
     /// Compute in this type [default: float32 on the CPU, the model's own on Metal]
     #[arg(long, value_enum)]
     pub dtype: Option<FloatDtype>,
@@ -134,9 +137,12 @@ pub struct Run {
 /// `mixbit chat`.
 #[derive(Debug, Args)]
 pub struct Chat {
-    /// Model folder, Hugging Face or MLX
-    #[arg(long, value_name = "DIR")]
+    /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub
+    #[arg(long, value_name = "MODEL")]
     pub model: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub hub: Hub,
     /// Compute in this type [default: float32 on the CPU, the model's own on Metal]
     #[arg(long, value_enum)]
     pub dtype: Option<FloatDtype>,
@@ -157,9 +163,12 @@ pub struct Chat {
 /// `mixbit logits`.
 #[derive(Debug, Args)]
 pub struct Logits {
-    /// Model folder, Hugging Face or MLX
-    #[arg(long, value_name = "DIR")]
+    /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub
+    #[arg(long, value_name = "MODEL")]
     pub model: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub hub: Hub,
     /// Token ids separated by commas
     #[arg(long, value_name = "IDS", value_delimiter = ',', required_unless_present = "prompt")]
     pub tokens: Vec<u32>,

@@ -38,7 +38,7 @@ impl Source {
         let ending = Ending::new(ending.stop.clone(), ending.stop_at_boxed)?;
         let checkpoint = SourceModel::open(dir)?;
         checkpoint.verify()?;
-        let tokenizer = Tokenizer::from_dir(dir)?;
+        let tokenizer = Tokenizer::from_files(checkpoint.files())?;
         let mut stop = if ignore_eos { Vec::new() } else { stop_tokens(checkpoint.config(), &tokenizer)? };
         stop.extend(ending.special_tokens(&tokenizer));
         Ok(Self { checkpoint, tokenizer, settings: Settings { max_tokens, stop }, ending })

@@ -11,6 +11,8 @@ mod eval;
 mod inspect;
 mod logits;
 mod measure;
+mod models;
+mod pack;
 mod prompting;
 mod quantize;
 mod recipes;
@@ -19,14 +21,17 @@ mod run;
 mod scoring;
 mod settings;
 mod texts;
+mod unpack;
+mod upload;
 
 use crate::cli::{Cli, Command};
 use crate::error::Result;
 use crate::report::Console;
 
 /// Runs the subcommand.
-pub fn run(cli: Cli) -> Result<()> {
+pub fn run(mut cli: Cli) -> Result<()> {
     let console = Console::new(cli.quiet);
+    models::locate(&mut cli.command, &console)?;
     match cli.command {
         Command::Convert(args) => convert::run(&args, &console),
         Command::Quantize(args) => quantize::run(&args, &console),
@@ -40,6 +45,9 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Report(args) => report::run(&args, &console),
         Command::Run(args) => run::run(&args, &console),
         Command::Chat(args) => chat::run(&args, &console),
+        Command::Pack(args) => pack::run(&args, &console),
+        Command::Unpack(args) => unpack::run(&args, &console),
+        Command::Upload(args) => upload::run(&args, &console),
         Command::Logits(args) => logits::run(&args, &console),
     }
 }

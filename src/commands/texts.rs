@@ -24,7 +24,7 @@ pub struct Texts {
 impl Texts {
     /// Tokenizes the text and chooses the windows.
     pub fn prepare(source: &SourceModel, calibration: &Calibration, console: &Console) -> Result<Self> {
-        let tokenizer = Tokenizer::from_dir(source.dir())?;
+        let tokenizer = Tokenizer::from_files(source.files())?;
         let text = Text::open(calibration.text.as_deref())?;
         let length = calibration.sequence_length as usize;
         let samples = calibration.samples as usize;

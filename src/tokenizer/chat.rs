@@ -1,6 +1,5 @@
 //! Chat templates: Jinja, rendered the way transformers renders them.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use minijinja::{Environment, ErrorKind, Value, context};
@@ -10,6 +9,7 @@ use serde_json::Map;
 use super::special::SpecialTokens;
 use super::{jinja, percent};
 use crate::error::{Error, Result};
+use crate::model_files::ModelFiles;
 
 /// Instructions that one rendering may execute. A thousand messages take well under a million.
 const FUEL: u64 = 10_000_000;
@@ -40,15 +40,13 @@ impl ChatTemplate {
     /// `chat_template.jinja` if it is there, else `chat_template` of `config` (`tokenizer_config.json`): a
     /// string, or a list of named templates, of which `default` is taken (the first if none is called so).
     pub(super) fn read(
-        dir: &Path,
+        files: &ModelFiles,
         config_path: &Path,
         config: &Map<String, serde_json::Value>,
     ) -> Result<Option<Self>> {
-        let path = dir.join("chat_template.jinja");
-        match fs::read_to_string(&path) {
-            Ok(source) => return Ok(Some(Self { path, source })),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => return Err(Error::io(path, e)),
+        let name = "chat_template.jinja";
+        if files.has(name) {
+            return Ok(Some(Self { path: files.path_of(name), source: files.read_text(name)? }));
         }
         let found = |source: &str| Ok(Some(Self { path: config_path.to_owned(), source: source.to_owned() }));
         let wrong =

@@ -81,7 +81,8 @@ impl<'a> Measure<'a> {
     }
 }
 
-fn digest(sequences: &[Vec<u32>]) -> String {
+/// SHA-256 of the tokens.
+pub fn digest(sequences: &[Vec<u32>]) -> String {
     let mut hash = Sha256::new();
     for token in sequences.iter().flatten() {
         hash.update(token.to_le_bytes());

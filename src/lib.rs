@@ -47,6 +47,7 @@ pub mod spool;
 pub mod stop_tokens;
 pub mod text;
 pub mod tokenizer;
+pub mod tuning;
 pub mod weights;
 
 pub use error::{Error, Result};

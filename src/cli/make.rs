@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand};
 
-use super::{Calibration, FloatDtype, Hub, Output, parse_size};
+use super::{Calibration, FloatDtype, Hub, Output, Tuning, parse_size};
 use crate::candidate::Mode;
 
 /// `mixbit convert`.
@@ -79,6 +79,9 @@ pub struct Quantize {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub calibration: Calibration,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tuning: Tuning,
     /// Text to measure the result on, in any form that --calibration takes [default: a part of the calibration text
     /// that is held out; nothing where all bits are fixed]
     #[arg(long, value_name = "FILE", conflicts_with = "no_eval")]

@@ -5,12 +5,14 @@ mod make;
 mod measure;
 mod share;
 mod talk;
+mod tune;
 
 pub use look::{Check, Eval, Inspect, Report};
 pub use make::{Convert, Dequantize, Quantize, Recipes, RecipesCommand, Size};
 pub use measure::{Analyze, Calibration, Curve, Fisher, MeasureMethod, Rounding};
 pub use share::{Hub, Pack, Unpack, Upload};
 pub use talk::{Chat, Ending, Logits, Prompt, Run, Sampling, Show};
+pub use tune::Tuning;
 
 use std::path::PathBuf;
 
@@ -48,7 +50,7 @@ pub enum Command {
     /// Convert a checkpoint to MLX, as float
     Convert(Convert),
     /// Make a mixed-precision model of a chosen size
-    Quantize(Quantize),
+    Quantize(Box<Quantize>),
     /// Measure how much each layer's rounding costs, once for all sizes
     Analyze(Analyze),
     /// Show size against predicted cost over the whole range of a table

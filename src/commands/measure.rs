@@ -161,7 +161,8 @@ fn by_bits(candidates: &[Quant]) -> Vec<Quant> {
     found.into_values().collect()
 }
 
-fn digest(sequences: &[Vec<u32>]) -> String {
+/// SHA-256 of the tokens.
+pub fn digest(sequences: &[Vec<u32>]) -> String {
     let mut hash = Sha256::new();
     for token in sequences.iter().flatten() {
         hash.update(token.to_le_bytes());

@@ -15,6 +15,7 @@ mod correction;
 mod exponentials;
 mod forward;
 mod generate;
+mod learning;
 mod linear;
 mod load;
 mod model;
@@ -24,16 +25,20 @@ mod replay;
 mod score;
 mod session;
 mod states;
+mod student;
+mod swaps;
 
 pub use analysis::{AnalysisSettings, analyze};
 pub use compare::Comparison;
 pub use correction::{CorrectionSettings, Corrections, measure_corrections};
 pub use forward::{FinalStates, run_forward};
 pub use generate::{Finish, Generation, Settings, Timings, generate};
-pub use load::Rounding;
+pub use load::{Rounding, Tuned};
 pub use model::Model;
 pub use moments::{Extent, MomentSettings, Moments, Replacements, input_moments, input_of};
 pub use session::Session;
+pub use student::{Student, Target};
+pub use swaps::{Alternatives, Change, SwapSettings, swap_changes};
 
 use std::marker::PhantomData;
 

@@ -1,6 +1,8 @@
-//! `mixbit quantize`: reachable sizes, sensitivities, allocation, rounding, proof, report.
+//! `mixbit quantize`: reachable sizes, sensitivities, allocation, rounding, fine-tuning, proof, report.
 
+mod distill;
 mod proof;
+mod refine;
 mod report;
 mod round;
 mod write;
@@ -58,7 +60,7 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     if args.dry_run {
         return job.report(&decision, None);
     }
-    let record = job.write_model(&decision, proof)?;
+    let (decision, record) = job.write_model(decision, proof)?;
     job.report(&decision, Some(&record))
 }
 
@@ -85,13 +87,18 @@ impl<'a> Job<'a> {
         let fixed = target == Target::Fixed || plan.is_fixed();
         let usual = if fixed { Technique::Rtn } else { Technique::Gptq };
         let technique = calibration.rounding.unwrap_or(usual);
+        let tuned = args.tuning.distill.is_some() || args.tuning.refine.is_some();
         let mut job =
             Self { args, console, source, dtype, recipe, plan, target, calibration, technique, texts: None };
         job.announce();
         job.check_target()?;
+        job.check_tuning()?;
         // Scale search does without a text where all bits are fixed, and so does rounding to nearest.
-        if !fixed || technique == Technique::Gptq || job.calibration.text.is_some() {
+        if !fixed || technique == Technique::Gptq || job.calibration.text.is_some() || tuned {
             job.texts = Some(Texts::prepare(source, &job.calibration, console)?);
+        }
+        if tuned {
+            job.slice()?;
         }
         Ok(job)
     }

@@ -112,7 +112,7 @@ impl Job<'_> {
     }
 
     /// Weights as float32 after the cast to the dtype of scales.
-    fn weights(&self, tensor: &SourceTensor<'_>, dtype: FloatType) -> Vec<f32> {
+    pub(super) fn weights(&self, tensor: &SourceTensor<'_>, dtype: FloatType) -> Vec<f32> {
         let mut bytes = Vec::new();
         cast(tensor.tensor.dtype, tensor.tensor.bytes(), self.dtype, &mut bytes);
         tensor.tensor.release(0, tensor.tensor.bytes().len());

@@ -69,8 +69,9 @@ impl Declared {
         checkpoint: &Checkpoint,
         stored: &BTreeMap<String, String>,
     ) -> Result<BitMap> {
-        for path in self.layers.keys() {
-            if manifest.layer(path).is_none() {
+        // mlx-lm's AWQ writes `false` for norms too.
+        for (path, quant) in &self.layers {
+            if quant.is_some() && manifest.layer(path).is_none() {
                 return Err(config.error(
                     "quantization",
                     format!("lists `{path}`, which this architecture does not have"),

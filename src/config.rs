@@ -3,42 +3,50 @@
 //! Architectures ask for values through the getters here, so that a wrong type, a negative size or an absurd one
 //! is an error that names the file and the key.
 
-use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::model_files::ModelFiles;
 
 /// The largest size (of a layer, a vocabulary, a context) that is taken for meant.
 const MAX_SIZE: u64 = 1 << 31;
+
+const NAME: &str = "config.json";
 
 /// A parsed config.json.
 #[derive(Debug, Clone)]
 pub struct ModelConfig {
     path: PathBuf,
+    files: Option<ModelFiles>,
     keys: Map<String, Value>,
     model_type: String,
 }
 
 impl ModelConfig {
-    /// Reads `dir`/config.json.
-    pub fn from_dir(dir: &Path) -> Result<Self> {
-        let path = dir.join("config.json");
-        let text = fs::read_to_string(&path).map_err(|e| {
-            let hint = match e.kind() {
-                _ if dir.is_file() => "this is a file: give the folder that it is in",
-                std::io::ErrorKind::NotFound if !dir.is_dir() => {
-                    "the model folder does not exist; models on the Hub must be downloaded first"
+    /// Reads config.json of the model folder or pack `path`.
+    pub fn from_dir(path: &Path) -> Result<Self> {
+        Self::from_files(&ModelFiles::open(path)?)
+    }
+
+    /// Reads config.json.
+    pub fn from_files(files: &ModelFiles) -> Result<Self> {
+        let text = files.read_text(NAME).map_err(|e| {
+            let hint = match e.io_kind() {
+                Some(ErrorKind::NotFound) if !files.path().exists() => {
+                    "the model folder does not exist; models on the Hub are called organisation/name"
                 }
-                std::io::ErrorKind::NotFound => {
+                Some(ErrorKind::NotFound) => {
                     "a model folder holds config.json, *.safetensors and tokenizer.json"
                 }
-                _ => "config.json must be readable UTF-8 text",
+                Some(_) => "config.json must be readable UTF-8 text",
+                None => return e,
             };
-            Error::io(&path, e).hint(hint)
+            e.hint(hint)
         })?;
-        Self::parse(&path, &text)
+        Ok(Self { files: Some(files.clone()), ..Self::parse(&files.path_of(NAME), &text)? })
     }
 
     /// Parses `text`; `path` is only for messages.
@@ -60,12 +68,17 @@ impl ModelConfig {
                     .hint(format!("it names the architecture, one of: {}", crate::models::supported())));
             }
         };
-        Ok(Self { path: path.to_owned(), keys, model_type })
+        Ok(Self { path: path.to_owned(), files: None, keys, model_type })
     }
 
     /// The file, for messages.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The files that it is one of; `None` where it was only parsed.
+    pub fn files(&self) -> Option<&ModelFiles> {
+        self.files.as_ref()
     }
 
     /// The architecture's name.

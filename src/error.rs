@@ -55,6 +55,9 @@ pub enum ErrorKind {
     /// The MLX engine could not be loaded or failed.
     #[error("engine: {0}")]
     Engine(String),
+    /// All went well, but what was asked for is not in the answer.
+    #[error("{0}")]
+    NoAnswer(String),
     /// The user pressed Ctrl-C.
     #[error("interrupted")]
     Interrupted,
@@ -99,6 +102,11 @@ impl Error {
         ErrorKind::Engine(message.into()).into()
     }
 
+    /// What was asked for is not in the model's answer.
+    pub fn no_answer(message: impl Into<String>) -> Self {
+        ErrorKind::NoAnswer(message.into()).into()
+    }
+
     /// The user pressed Ctrl-C.
     pub fn interrupted() -> Self {
         ErrorKind::Interrupted.into()
@@ -116,6 +124,14 @@ impl Error {
         &self.kind
     }
 
+    /// The system's kind of error, where reading or writing failed.
+    pub fn io_kind(&self) -> Option<std::io::ErrorKind> {
+        match &*self.kind {
+            ErrorKind::Io { source, .. } => Some(source.kind()),
+            _ => None,
+        }
+    }
+
     /// What the user can do next: what was said where the error arose, or what goes for its kind.
     pub fn hint_text(&self) -> Option<&str> {
         self.hint.as_deref().or_else(|| match &*self.kind {
@@ -130,7 +146,7 @@ impl Error {
                 Some("config.json and weights must come from the same model, unchanged")
             }
             ErrorKind::Usage(_) => Some("`mixbit help COMMAND` lists what is accepted"),
-            ErrorKind::Engine(_) | ErrorKind::Interrupted => None,
+            ErrorKind::Engine(_) | ErrorKind::NoAnswer(_) | ErrorKind::Interrupted => None,
         })
     }
 
@@ -145,10 +161,11 @@ impl Error {
         self
     }
 
-    /// Exit code: 1 for input that cannot be used, 70 for the engine (a fault of ours or of the installation),
-    /// 130 after Ctrl-C. Clap's own code for wrong flags is 2.
+    /// Exit code: 1 for input that cannot be used, 3 where an answer lacks what was asked for, 70 for the engine (a fault
+    /// of ours or of the installation), 130 after Ctrl-C. Clap's own code for wrong flags is 2. `--help` lists them.
     pub fn exit_code(&self) -> u8 {
         match *self.kind {
+            ErrorKind::NoAnswer(_) => 3,
             ErrorKind::Engine(_) => 70,
             ErrorKind::Interrupted => 130,
             _ => 1,
@@ -163,6 +180,7 @@ fn io_hint(kind: std::io::ErrorKind) -> Option<&'static str> {
         Io::PermissionDenied => "check the permissions of the file and of the folder it is in",
         Io::StorageFull | Io::QuotaExceeded => "make room, or choose another disk for the output",
         Io::ReadOnlyFilesystem => "choose a place that can be written to",
+        Io::IsADirectory => "a folder is where a file is needed: choose another path",
         Io::NotADirectory | Io::AlreadyExists => "a file is where a folder is needed: choose another path",
         Io::InvalidData => "expected UTF-8 text",
         _ => return None,

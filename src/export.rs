@@ -8,6 +8,8 @@ use serde_json::{Map, Value};
 use crate::bitmap::{self, BitMap};
 use crate::checkpoint::{Dtype, OutputFolder, SourceModel};
 use crate::error::{Error, Result};
+use crate::hub;
+use crate::model_files::{TEMPLATES, is_of_a_model};
 use crate::stop_tokens::stop_tokens;
 use crate::tokenizer::{self, Tokenizer};
 
@@ -32,20 +34,51 @@ pub fn config(source: &SourceModel, dtype: Dtype, bitmap: &BitMap) -> Value {
 /// Fails early when the source has no tokenizer, or one that cannot be read, or stop tokens that are none: a model
 /// without them is of no use to anybody.
 pub fn check_tokenizer(source: &SourceModel) -> Result<()> {
-    let dir = source.dir();
-    if dir.join("tokenizer.json").is_file() {
-        let tokenizer = Tokenizer::from_dir(dir)?;
+    let files = source.files();
+    if files.has("tokenizer.json") {
+        let tokenizer = Tokenizer::from_files(files)?;
         stop_tokens(source.config(), &tokenizer)?;
         return Ok(());
     }
-    let vocabulary = |path: &Path| {
-        path.extension().is_some_and(|e| e == "model" || e == "tiktoken") || path.ends_with("vocab.json")
-    };
-    if tokenizer::files(dir).iter().any(|path| vocabulary(path)) {
+    let vocabulary =
+        |name: &String| name.ends_with(".model") || name.ends_with(".tiktoken") || name == "vocab.json";
+    if tokenizer::files(files).iter().any(vocabulary) {
         return Ok(());
     }
-    Err(Error::file(dir, "no tokenizer: expected tokenizer.json or tokenizer.model")
+    Err(Error::file(files.path(), "no tokenizer: expected tokenizer.json or tokenizer.model")
         .hint("download the tokenizer files beside the weights"))
+}
+
+/// What makes a model, and what lies beside it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Parts {
+    /// Names of the files that the model is made of, sorted: weights and their index, config.json, the tokenizer's files,
+    /// and what is told about it.
+    pub names: Vec<String>,
+    /// Names of what else is in the folder, sorted; those of folders end with `/`.
+    pub left_out: Vec<String>,
+}
+
+/// The files that make the model `source`, which must be complete: nothing missing of the weights, and a tokenizer.
+pub fn parts(source: &SourceModel) -> Result<Parts> {
+    check_tokenizer(source)?;
+    let files = source.files();
+    let weights: Vec<&Path> = source.checkpoint().files().collect();
+    let is_part = |name: &String| {
+        let is_weights = name.ends_with(".safetensors") || name.ends_with(".npz");
+        if is_weights { weights.contains(&files.path_of(name).as_path()) } else { is_of_a_model(name) }
+    };
+    let (names, mut left_out): (Vec<_>, Vec<_>) = files.names()?.into_iter().partition(is_part);
+    for entry in fs::read_dir(files.path()).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().is_dir() && name != TEMPLATES {
+            left_out.push(format!("{name}/"));
+        } else if name.starts_with('.') {
+            left_out.push(name);
+        }
+    }
+    left_out.sort();
+    Ok(Parts { names, left_out })
 }
 
 /// Writes config.json, copies tokenizer files and generation_config.json, and writes the model card, whose last part
@@ -72,12 +105,13 @@ pub fn write_config(
         .map_err(|e| Error::file(source.config().path(), e.to_string()))?;
     text.push(b'\n');
     folder.write("config.json", &text)?;
-    for file in tokenizer::files(source.dir()) {
-        folder.copy(source.dir(), &file)?;
+    let files = source.files();
+    for name in tokenizer::files(files) {
+        folder.copy(files, &name)?;
     }
-    let generation = Path::new("generation_config.json");
-    if source.dir().join(generation).is_file() {
-        folder.copy(source.dir(), generation)?;
+    let generation = "generation_config.json";
+    if files.has(generation) {
+        folder.copy(files, generation)?;
     }
     Ok(())
 }
@@ -87,22 +121,21 @@ pub fn write_card(folder: &OutputFolder, source: &SourceModel, how: &str) -> Res
     folder.write("README.md", card(source, how).as_bytes())
 }
 
-/// The Hub's name of the model in `dir`, from the hub cache's layout or the config; otherwise the folder's name.
+/// The Hub's name of the model, from the hub cache's layout or the config; otherwise the folder's or pack's name.
 pub fn base_model(source: &SourceModel) -> String {
     let dir = fs::canonicalize(source.dir()).unwrap_or_else(|_| source.dir().to_owned());
-    let cached = dir.iter().filter_map(|part| part.to_str()?.strip_prefix("models--")).next_back();
-    if let Some((organisation, name)) = cached.and_then(|name| name.split_once("--")) {
-        return format!("{organisation}/{name}");
+    if let Some(name) = hub::name_in_cache(&dir) {
+        return name;
     }
     match source.config().get("_name_or_path").and_then(Value::as_str) {
         Some(name) if name.split('/').count() == 2 && !name.starts_with(['/', '.']) => name.to_owned(),
-        _ => dir.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned()),
+        _ => source.files().title(),
     }
 }
 
 fn card(source: &SourceModel, how: &str) -> String {
     let name = base_model(source);
-    let kept = fs::read_to_string(source.dir().join("README.md")).map(|text| kept_front_matter(&text));
+    let kept = source.files().read_text("README.md").map(|text| kept_front_matter(&text));
     let kept = kept.unwrap_or_default();
     format!(
         "---\n{kept}base_model: {name}\nlibrary_name: mlx\npipeline_tag: text-generation\ntags:\n- mlx\n---\n\n\

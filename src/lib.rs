@@ -10,22 +10,27 @@
 
 pub mod affine;
 pub mod allocate;
+pub mod answer;
 pub mod bitmap;
 pub mod candidate;
+pub mod chat;
 pub mod check;
 pub mod checkpoint;
 pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod contents;
+pub mod correction;
 pub mod engine;
 pub mod error;
 pub mod evaluation;
 pub mod export;
 pub mod html;
+pub mod hub;
 pub mod interrupt;
 pub mod inventory;
 pub mod microscaling;
+pub mod model_files;
 pub mod models;
 pub mod nearest;
 pub mod output_file;
@@ -42,6 +47,7 @@ pub mod spool;
 pub mod stop_tokens;
 pub mod text;
 pub mod tokenizer;
+pub mod tuning;
 pub mod weights;
 
 pub use error::{Error, Result};

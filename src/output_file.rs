@@ -1,6 +1,6 @@
 //! Single files that commands write: known early to be writable, and whole or not there.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
 
@@ -21,9 +21,15 @@ pub fn check(path: &Path, overwrite: bool) -> Result<()> {
 
 /// Writes `path`, replacing what was there in one step.
 pub fn write(path: &Path, contents: &[u8]) -> Result<()> {
+    write_with(path, |mut file| file.write_all(contents).map_err(|e| Error::io(path, e)))
+}
+
+/// The same with contents that `fill` writes. The file has no other name until it returns.
+pub fn write_with(path: &Path, fill: impl FnOnce(&File) -> Result<()>) -> Result<()> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut file = new_file(folder).map_err(|e| Error::io(path, e))?;
-    file.write_all(contents).and_then(|()| file.as_file().sync_all()).map_err(|e| Error::io(path, e))?;
+    let file = new_file(folder).map_err(|e| Error::io(path, e))?;
+    fill(file.as_file())?;
+    file.as_file().sync_all().map_err(|e| Error::io(path, e))?;
     file.persist(path).map_err(|e| Error::io(path, e.error))?;
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! From candidates and sensitivities to a bit map of a wanted size: arithmetic on sizes and the table, nothing else.
 
+mod swap;
+
 use std::collections::BTreeMap;
 
 use crate::allocate::{Allocation, Choice, CurvePoint, Layer, Problem};

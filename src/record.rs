@@ -1,15 +1,14 @@
 //! `mixbit-report.json`: how a model was made, what it was predicted to cost and what was measured. Written beside the
 //! weights by `mixbit quantize`, drawn by `mixbit report`.
 
-use std::fs;
-use std::path::Path;
-
 use serde::{Deserialize, Serialize};
 
 use crate::allocate::CurvePoint;
+use crate::correction::Correction;
 use crate::error::{Error, Result};
 use crate::evaluation::{Histogram, Summary};
 use crate::inventory::ClassBytes;
+use crate::model_files::ModelFiles;
 use crate::sensitivity::{LayerSensitivity, Measurement};
 
 /// Its name in a model folder.
@@ -59,12 +58,72 @@ pub struct Record {
     pub predicted_kl: Option<f64>,
     /// How sensitivities were measured.
     pub measurement: Option<Measurement>,
-    /// What every candidate of every layer is predicted to cost.
+    /// What every candidate of every layer is predicted to cost, rounded as said above.
     pub sensitivities: Vec<LayerSensitivity>,
+    /// What their sums are off by; it is in the curve and the prediction already.
+    #[serde(default)]
+    pub correction: Correction,
     /// Size against predicted cost over the whole range.
     pub curve: Vec<CurvePoint>,
+    /// How bits were moved between layers after rounding, if they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refinement: Option<Refinement>,
+    /// How it was fine-tuned after rounding, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<Distillation>,
     /// What was measured.
     pub evaluation: Option<Evaluation>,
+}
+
+/// Rounds of moving bits between layers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Refinement {
+    /// What was looked at to tell whether a round helped.
+    pub text: String,
+    /// Windows of it.
+    pub windows: usize,
+    /// The rounds, in order.
+    pub rounds: Vec<RefinementRound>,
+}
+
+/// One round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RefinementRound {
+    /// Layers whose setting changed; 0 where nothing was predicted to pay.
+    pub swaps: usize,
+    /// KL divergence per token before, in nats.
+    pub kl_before: f64,
+    /// The same after it.
+    pub kl_after: Option<f64>,
+    /// Standard error of the difference.
+    pub stderr: Option<f64>,
+    /// Whether it was kept: the KL divergence fell by more than that.
+    pub kept: bool,
+}
+
+/// Fine-tuning of scales and biases to the float model's logits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Distillation {
+    /// Steps asked for.
+    pub steps: usize,
+    /// Steps taken; fewer where nothing improved any more.
+    pub taken: usize,
+    /// The step after which values were kept; 0 where none was better than the start.
+    pub kept: usize,
+    /// How far the first step went, relative to the scales.
+    pub rate: f64,
+    /// Temperature at which the models were compared.
+    pub temperature: f64,
+    /// Whether norms were tuned too.
+    pub norms: bool,
+    /// What was looked at to tell which step was best.
+    pub text: String,
+    /// Windows of it.
+    pub windows: usize,
+    /// KL divergence per token there before the first step, in nats.
+    pub kl_before: f64,
+    /// The same with the values that were kept.
+    pub kl_after: f64,
 }
 
 /// What was measured, and on what.
@@ -84,13 +143,13 @@ pub struct Evaluation {
 }
 
 impl Record {
-    /// Reads the record of the model in `dir`; `None` where there is none.
-    pub fn read(dir: &Path) -> Result<Option<Self>> {
-        let path = dir.join(FILE);
-        if !path.exists() {
+    /// Reads the record among a model's `files`; `None` where there is none.
+    pub fn read(files: &ModelFiles) -> Result<Option<Self>> {
+        if !files.has(FILE) {
             return Ok(None);
         }
-        let text = fs::read_to_string(&path).map_err(|e| Error::io(&path, e))?;
+        let path = files.path_of(FILE);
+        let text = files.read_text(FILE)?;
         let bad = |what: String| {
             Error::file(&path, format!("not a report of this version of mixbit: {what}"))
                 .hint("remove it, or quantize again")

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::affine::FloatType;
 use crate::candidate::Quant;
+use crate::correction::Correction;
 use crate::error::{Error, Result};
 use crate::output_file;
 use crate::rounding::Technique;
@@ -108,6 +109,9 @@ pub struct Table {
     pub measurement: Measurement,
     /// One a layer.
     pub layers: Vec<LayerSensitivity>,
+    /// What their sums are off by; older tables have none.
+    #[serde(default, skip_serializing_if = "Correction::is_empty")]
+    pub correction: Correction,
 }
 
 impl Table {
@@ -225,10 +229,10 @@ impl Partial {
     }
 
     /// Writes the finished table to `out` and removes the partial one.
-    pub fn finish(self, out: &Path, measurement: Measurement) -> Result<Table> {
+    pub fn finish(self, out: &Path, measurement: Measurement, correction: Correction) -> Result<Table> {
         let mut layers = self.finished;
         layers.sort_by(|a, b| a.path.cmp(&b.path));
-        let table = Table { measurement, layers };
+        let table = Table { measurement, layers, correction };
         table.write(out)?;
         fs::remove_file(&self.path).map_err(|e| Error::io(&self.path, e))?;
         Ok(table)
@@ -298,7 +302,7 @@ mod tests {
         let mut partial = Partial::open(&out, &measurement(1), true).unwrap();
         assert_eq!(partial.finished, [layer("b")]);
         partial.add(layer("a")).unwrap();
-        let table = partial.finish(&out, measurement(1)).unwrap();
+        let table = partial.finish(&out, measurement(1), Correction::default()).unwrap();
         assert_eq!(Table::read(&out).unwrap(), table);
         assert_eq!(table.layers, [layer("a"), layer("b")]);
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);

@@ -1,9 +1,6 @@
 //! Which tokens end a text: all EOS ids of config.json and generation_config.json, and only those. (A template's header
 //! tokens do not end anything.)
 
-use std::fs;
-use std::path::Path;
-
 use serde_json::Value;
 
 use crate::config::ModelConfig;
@@ -13,10 +10,7 @@ use crate::tokenizer::Tokenizer;
 /// The ids, sorted. Where neither file names one, the tokenizer's EOS.
 pub fn stop_tokens(config: &ModelConfig, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     let mut ids = from_config(config)?;
-    let path = config.path().with_file_name("generation_config.json");
-    if path.is_file() {
-        ids.extend(from_generation_config(&path)?);
-    }
+    ids.extend(from_generation_config(config)?.unwrap_or_default());
     if ids.is_empty() {
         ids.extend(tokenizer.eos_token_id());
     }
@@ -33,14 +27,16 @@ pub fn from_config(config: &ModelConfig) -> Result<Vec<u32>> {
     }
 }
 
-/// Those of the generation_config.json at `path`.
-pub fn from_generation_config(path: &Path) -> Result<Vec<u32>> {
-    let text = fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
-    let value: Value =
-        serde_json::from_str(&text).map_err(|e| Error::file(path, format!("not valid JSON: {e}")))?;
+/// Those of the generation_config.json beside it; `None` where there is no such file.
+pub fn from_generation_config(config: &ModelConfig) -> Result<Option<Vec<u32>>> {
+    const NAME: &str = "generation_config.json";
+    let Some(files) = config.files().filter(|files| files.has(NAME)) else { return Ok(None) };
+    let path = files.path_of(NAME);
+    let value: Value = serde_json::from_str(&files.read_text(NAME)?)
+        .map_err(|e| Error::file(&path, format!("not valid JSON: {e}")))?;
     match value.get("eos_token_id") {
-        None | Some(Value::Null) => Ok(Vec::new()),
-        Some(ids) => parse(ids).ok_or_else(|| Error::key(path, "eos_token_id", unexpected(ids))),
+        None | Some(Value::Null) => Ok(Some(Vec::new())),
+        Some(ids) => parse(ids).map(Some).ok_or_else(|| Error::key(path, "eos_token_id", unexpected(ids))),
     }
 }
 

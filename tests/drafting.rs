@@ -7,6 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use common::{bundled, copy_folder, fixtures, make, mixbit, stderr, stdout, succeeded};
+use serde_json::Value;
 
 fn run(more: &[&str]) -> std::process::Output {
     let model = bundled();
@@ -39,6 +40,22 @@ fn a_rounded_self_drafts_and_the_text_stays_the_same() {
         assert!(stderr(&found).contains("tokens accepted ("), "{}", stderr(&found));
         assert!(!stderr(&alone).contains("accepted"), "{}", stderr(&alone));
     }
+    let pack = home.path().join("small.mlxpack");
+    succeeded(&mixbit(["pack", small.to_str().unwrap(), "--out", pack.to_str().unwrap()]));
+    let object = |output: &std::process::Output| -> Value {
+        succeeded(output);
+        serde_json::from_str(&stdout(output)).unwrap()
+    };
+    let more = ["--max-tokens", "90", "--context-size", "48", "--json"];
+    let (alone, found) = (object(&run(&more)), object(&drafted(&pack, &more)));
+    assert_eq!(found["tokens"], alone["tokens"]);
+    let forgotten = alone["tokens_forgotten"].as_u64().unwrap();
+    assert!(forgotten >= 42 && alone.get("draft").is_none(), "{alone}");
+    assert_eq!(found["tokens_forgotten"], forgotten);
+    assert!(found["cache_bytes"].as_u64().unwrap() >= alone["cache_bytes"].as_u64().unwrap());
+    let (drafts, accepted) = (found["draft"]["drafted"].as_u64(), found["draft"]["accepted"].as_u64());
+    assert!(accepted > Some(0) && accepted < drafts, "{found}");
+
     let itself = drafted(&bundled(), &["--max-tokens", "30"]);
     assert!(stderr(&itself).contains("tokens accepted (100.0 %)"), "{}", stderr(&itself));
 }

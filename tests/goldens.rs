@@ -4,13 +4,16 @@
 mod common;
 
 use std::fs;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use common::{fixtures, golden_cases, json_file};
 use mixbit::checkpoint::SourceModel;
 use mixbit::config::ModelConfig;
-use mixbit::engine::{Engine, Model};
+use mixbit::engine::{CacheSettings, Engine, Model, Session, Settings, generate};
 use mixbit::models;
+use mixbit::sample::{Chosen, Sampler, Sampling};
+use mixbit::spec::AttentionSpan;
 use safetensors::SafeTensors;
 
 /// Relative to the largest logit.
@@ -49,6 +52,50 @@ fn logits_equal_the_golden_ones_with_and_without_cache() {
             assert_close(&what, &model.logits(&tokens, *step).unwrap(), &expected);
         }
     }
+}
+
+#[test]
+fn a_session_saves_work_and_changes_nothing() {
+    let engine = Engine::start().unwrap();
+    let mut windows = 0;
+    for folder in golden_cases() {
+        let case = json_file(&folder.join("case.json"));
+        if case["cached_evaluation_agrees"] == false {
+            continue;
+        }
+        let (tokens, _) = golden(&folder);
+        let source = SourceModel::open(&folder).unwrap();
+        let model = Model::load(&engine, &source, None).unwrap();
+        let sliding =
+            source.spec().layers.iter().any(|layer| matches!(layer.span, AttentionSpan::Sliding(_)));
+        let answer = |session: &mut Session<'_>, prompt: &[u32]| {
+            let settings = Settings::new(6, Vec::new());
+            let mut greedy = Sampler::new(Sampling::default(), 0);
+            let go_on = |_: &Chosen| Ok(ControlFlow::Continue(()));
+            generate(&model, session, prompt, &mut greedy, &settings, go_on).unwrap()
+        };
+        let new = || Session::new(&model, CacheSettings::default(), None);
+        let mut session = new();
+        let first = answer(&mut session, &tokens);
+        assert_eq!(first.reused, 0);
+        let half = tokens.len() / 2;
+        let continued = [&tokens[..], &first.tokens[..3], &tokens[..5]].concat();
+        let parted = [&continued[..half], &[tokens[half] ^ 1, 3, 1]].concat();
+        for (prompt, common) in [
+            (&continued, tokens.len() + 3),
+            // The same again: the last token has to go through the model.
+            (&continued, continued.len() - 1),
+            (&parted, half),
+            (&tokens, half),
+        ] {
+            let what = format!("{} after {common} tokens", folder.display());
+            let found = answer(&mut session, prompt);
+            assert_eq!(found.tokens, answer(&mut new(), prompt).tokens, "{what}");
+            windows += usize::from(sliding && found.reused == 0);
+            assert!(found.reused == common || (sliding && found.reused == 0), "{what}: {}", found.reused);
+        }
+    }
+    assert!(windows > 0, "no window was too short to go back, so that was not tested");
 }
 
 #[test]

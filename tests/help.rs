@@ -26,7 +26,11 @@ fn help_of_every_command() {
         "check",
         "report",
         "run",
+        "chat",
         "logits",
+        "pack",
+        "unpack",
+        "upload",
     ] {
         insta::assert_snapshot!(format!("help-{command}"), said(&[command, "--help"]));
     }

@@ -361,3 +361,19 @@ fn floating_point_modes_are_candidates_too() {
     let bpw = inspected(&out)["bpw_quantized"].as_f64().unwrap();
     assert!(bpw <= 6.0 && bpw > 5.9, "{bpw}");
 }
+
+/// mlx-lm's AWQ lists every module that it leaves alone, norms among them.
+#[test]
+fn false_entries_of_other_modules_are_accepted() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("q");
+    common::succeeded(&common::make("quantize", &common::bundled(), &out, &["--bits", "4"]));
+    let before = common::stdout(&common::mixbit(["inspect".as_ref(), out.as_os_str()]));
+    let path = out.join("config.json");
+    let mut config = common::json_file(&path);
+    config["quantization"]["model.layers.0.input_layernorm"] = false.into();
+    std::fs::write(&path, config.to_string()).unwrap();
+    let output = common::mixbit(["inspect".as_ref(), out.as_os_str()]);
+    common::succeeded(&output);
+    assert_eq!(common::stdout(&output), before);
+}

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use common::{bundled, mixbit, stderr, stdout, succeeded};
 use mixbit::tokenizer::Tokenizer;
+use serde_json::Value;
 
 fn run(more: &[&str]) -> std::process::Output {
     let model = bundled();
@@ -73,13 +74,193 @@ fn the_prompt_may_come_from_stdin_or_as_tokens() {
     assert!(stderr(&tokens).contains("prompt: 3 tokens") && stderr(&tokens).contains("generation: 4 tokens"));
 }
 
+/// The JSON object of a run, and nothing else on stdout.
+fn json(more: &[&str]) -> Value {
+    let output = run(&[&["--json"], more].concat());
+    succeeded(&output);
+    serde_json::from_str(&stdout(&output)).unwrap()
+}
+
+const ASK: [&str; 5] = ["--prompt", "What is a trait?", "--ignore-eos", "--max-tokens", "24"];
+
+#[test]
+fn json_holds_all_and_the_tokens_are_the_text() {
+    let plain = run(&ASK);
+    let object = json(&[&ASK[..], &["--logprobs", "3"]].concat());
+    assert_eq!(format!("{}\n", object["text"].as_str().unwrap()), stdout(&plain));
+    assert_eq!((&object["finish_reason"], &object["stopped_by"]), (&"length".into(), &Value::Null));
+    let ids = |value: &Value| -> Vec<u32> { serde_json::from_value(value.clone()).unwrap() };
+    let tokenizer = Tokenizer::from_dir(&bundled()).unwrap();
+    assert_eq!(tokenizer.decode(&ids(&object["tokens"]), true).unwrap(), object["text"].as_str().unwrap());
+    let prompt: Vec<String> = ids(&object["prompt_tokens"]).iter().map(ToString::to_string).collect();
+    let again = json(&["--prompt-tokens", &prompt.join(","), "--ignore-eos", "--max-tokens", "24"]);
+    assert_eq!(again["tokens"], object["tokens"]);
+    assert!(again.get("logprobs").is_none() && again.get("boxed").is_none());
+    let logprobs = object["logprobs"].as_array().unwrap();
+    assert_eq!(logprobs.len(), 24);
+    for (entry, token) in logprobs.iter().zip(ids(&object["tokens"])) {
+        // Greedy: the chosen token is the likeliest.
+        assert_eq!((&entry["token"], &entry["top"][0]["token"]), (&token.into(), &token.into()));
+        assert_eq!(entry["logprob"], entry["top"][0]["logprob"]);
+        let top: Vec<f64> = (0..3).map(|i| entry["top"][i]["logprob"].as_f64().unwrap()).collect();
+        assert!(
+            top.is_sorted_by(|a, b| a >= b) && top.iter().map(|p| p.exp()).sum::<f64>() <= 1.0,
+            "{top:?}"
+        );
+    }
+    assert!(object["timings"]["generation_tokens_per_second"].as_f64().unwrap() > 0.0);
+    let table = run(&[&ASK[..], &["--logprobs", "-q"]].concat());
+    assert_eq!(stdout(&table).lines().count(), stdout(&plain).lines().count() + 24);
+}
+
+#[test]
+fn stop_strings_end_the_text_before_them() {
+    let object = json(&ASK);
+    let text = object["text"].as_str().unwrap();
+    // From the middle of a token to the middle of a later one.
+    let stop = text.chars().skip(3).take(9).collect::<String>();
+    let (before, _) = text.split_once(&stop).unwrap();
+    let stopped = json(&[&ASK[..], &["--stop", "never", "--stop", &stop]].concat());
+    assert_eq!(stopped["text"], before);
+    assert_eq!(stopped["finish_reason"], "stop");
+    assert_eq!(stopped["stopped_by"]["string"], stop);
+    assert_eq!(stdout(&run(&[&ASK[..], &["--stop", &stop]].concat())), format!("{before}\n"));
+    // A special token by its name.
+    let first = object["tokens"][0].to_string();
+    let banned = format!("{first}=-inf,4=1000");
+    let special = json(&[&ASK[..], &["--logit-bias", &banned, "--stop", "<|eot_id|>"]].concat());
+    assert_eq!((&special["text"], &special["stopped_by"]["token"]), (&"".into(), &4.into()));
+}
+
+#[test]
+fn penalties_and_biases_change_what_comes() {
+    let tokens = |more: &[&str]| -> Vec<u64> {
+        let object = json(&[&ASK[..], more].concat());
+        object["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect()
+    };
+    let distinct = |tokens: &[u64]| tokens.iter().collect::<std::collections::BTreeSet<_>>().len();
+    let plain = tokens(&[]);
+    assert!(distinct(&plain) < 24, "or this tests nothing");
+    assert_eq!(distinct(&tokens(&["--presence-penalty", "100"])), 24);
+    assert_eq!(distinct(&tokens(&["--frequency-penalty", "100"])), 24);
+    assert!(distinct(&tokens(&["--repetition-penalty", "2"])) > distinct(&plain));
+    assert_eq!(tokens(&["--repetition-penalty", "1", "--frequency-penalty", "0"]), plain);
+    assert!(!tokens(&["--logit-bias", &format!("{}=-inf", plain[0])]).contains(&plain[0]));
+    assert_eq!(tokens(&["--logit-bias", "7=500,9=-3"]), [7; 24]);
+}
+
+/// Makes the model say `\boxed{7}` and then something else: a bias for each character, less for later ones, and a
+/// penalty that keeps it from coming twice.
+fn with_box(more: &[&str]) -> std::process::Output {
+    let tokenizer = Tokenizer::from_dir(&bundled()).unwrap();
+    let ids = r"\boxed{7}".chars().map(|c| tokenizer.token_to_id(&c.to_string()).unwrap());
+    let bias: Vec<String> = ids.enumerate().map(|(at, id)| format!("{id}={}", 9000 - 100 * at)).collect();
+    let bias = bias.join(",");
+    let arguments =
+        ["--prompt-tokens", "0", "--ignore-eos", "--repetition-penalty", "100", "--logit-bias", &bias];
+    run(&[&arguments, more].concat())
+}
+
+#[test]
+fn boxes_end_answers_and_are_extracted() {
+    let whole = with_box(&["--max-tokens", "9", "-q"]);
+    assert_eq!(stdout(&whole), "\\boxed{7}\n");
+    let stopped = with_box(&["--max-tokens", "15", "--stop-at-boxed", "--verbose"]);
+    assert_eq!(stdout(&stopped), "\\boxed{7}\n");
+    assert!(stderr(&stopped).contains("finished by the end of a box"), "{}", stderr(&stopped));
+    let extracted = with_box(&["--max-tokens", "15", "--extract-boxed"]);
+    succeeded(&extracted);
+    assert_eq!(stdout(&extracted), "7\n");
+    let none = with_box(&["--max-tokens", "8", "--extract-boxed"]);
+    assert_eq!((none.status.code(), stdout(&none).as_str()), (Some(3), ""));
+    let text = stderr(&none);
+    assert!(text.contains("no \\boxed{} in the answer") && text.contains("raise --max-tokens"), "{text}");
+    assert!(text.contains("the answer: \\boxed{7\n"), "what there is instead: {text}");
+    for (tokens, code, expected) in [("9", 0, Value::from("7")), ("8", 3, Value::Null)] {
+        let output = with_box(&["--max-tokens", tokens, "--extract-boxed", "--json"]);
+        assert_eq!(output.status.code(), Some(code));
+        let object: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        assert_eq!(object.get("boxed"), Some(&expected));
+    }
+}
+
+#[test]
+fn only_the_final_answer_is_asked_for() {
+    let output = run(&["--prompt", "Hi", "--final-only", "--max-tokens", "1", "--verbose"]);
+    succeeded(&output);
+    let text = stderr(&output);
+    let line = text.lines().find(|line| line.starts_with("prompt text: ")).unwrap();
+    assert!(line.contains("only the final answer") && !line.contains("step-by-step"), "{line}");
+}
+
+#[test]
+fn the_prompt_may_come_from_a_file() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("prompt.txt");
+    std::fs::write(&file, "What is a trait?\n").unwrap();
+    let path = file.to_str().unwrap();
+    let from_file = run(&["--prompt-file", path, "--max-tokens", "8"]);
+    succeeded(&from_file);
+    assert_eq!(stdout(&from_file), stdout(&run(&["--prompt", "What is a trait?", "--max-tokens", "8"])));
+    std::fs::write(&file, [b'a', 0xFF]).unwrap();
+    let output = run(&["--prompt-file", path]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("prompt.txt") && stderr(&output).contains("UTF-8"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn templates_that_cannot_be_used_name_the_line() {
+    let home = tempfile::tempdir().unwrap();
+    let model = home.path().join("model");
+    common::copy_folder(&bundled(), &model);
+    for (template, expected) in [
+        ("a\n{{ messages[0].content | nonsense }}", "chat template line 2: unknown filter: filter nonsense"),
+        (
+            "\n{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+            "chat template line 2: does not come to an end",
+        ),
+        ("{% macro f() %}{{ f() }}{% endmacro %}\n{{ f() }}", "recursion"),
+    ] {
+        std::fs::write(model.join("chat_template.jinja"), template).unwrap();
+        let output = mixbit(["run", "--model", model.to_str().unwrap(), "--prompt", "x"]);
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        let text = stderr(&output);
+        assert!(text.contains("chat_template.jinja") && text.contains(expected), "{text}");
+        assert!(text.contains("--disable-chat-template"), "{text}");
+    }
+}
+
 #[test]
 fn wrong_requests_are_refused() {
     for (arguments, code, expected) in [
         (&["--prompt", ""][..], 1, "the prompt is empty"),
         (&["--prompt", "-x", "--temperature", "-1"], 1, "--temperature"),
         (&["--prompt", "x", "--top-p", "1.5"], 1, "--top-p"),
+        (&["--prompt", "x", "--repetition-penalty", "0"], 1, "--repetition-penalty 0"),
+        (&["--prompt", "x", "--frequency-penalty", "nan"], 1, "--frequency-penalty"),
+        (&["--prompt", "x", "--logit-bias", "1024=1"], 1, "1024 is not below the vocabulary's size 1024"),
+        (&["--prompt", "x", "--logit-bias", "1=1,1=2"], 1, "token 1 has two biases"),
+        (&["--prompt", "x", "--logit-bias", "1:1"], 2, "expected ID=VALUE"),
+        (&["--prompt", "x", "--stop", ""], 1, "--stop is empty"),
+        (&["--prompt-file", "no/such"], 1, "no/such"),
         (&["--prompt", "x", "--disable-chat-template", "--system", "y"], 2, "cannot be used with"),
+        (&["--prompt", "x", "--disable-chat-template", "--final-only"], 2, "cannot be used with"),
+        (
+            &["--prompt", "x", "--system", "y", "--final-only"],
+            2,
+            "'--system <TEXT>' cannot be used with '--final-only'",
+        ),
+        (
+            &["--prompt", "x", "--prompt-file", "y"],
+            2,
+            "'--prompt <TEXT>' cannot be used with '--prompt-file <FILE>'",
+        ),
+        (&["--prompt-tokens", "1", "--prompt-file", "y"], 2, "cannot be used with"),
+        (&["--prompt", "x", "--repetition-context-size", "9"], 2, "--repetition-penalty <FACTOR>"),
         (&["--prompt-tokens", "5000"], 1, "not below the vocabulary"),
         (&[], 2, "required"),
     ] {

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import mlx.core as mx
 import mlx.nn as nn
+import mlx.optimizers as optimizers
 from mlx.utils import tree_map
 from mlx_lm.convert import mixed_quant_predicate_builder
-from mlx_lm.quant import dynamic_quant
+from mlx_lm.quant import awq, dwq, dynamic_quant
 from mlx_lm.quant.gptq import gptq_quantize
 from mlx_lm.utils import load, quantize_model, save
 
@@ -26,6 +27,13 @@ class FloatEmbedding(nn.Embedding):
     @property
     def to_quantized(self):
         raise AttributeError("stays float")
+
+
+class KeptEmbedding(nn.Embedding):
+    """An embedding that stays what it is when AWQ, which asks no predicate, quantizes it."""
+
+    def to_quantized(self, **_):
+        return self
 
 
 def linear_bits_per_weight(model):
@@ -115,6 +123,40 @@ class Peers:
         model, config["quantization"] = gptq_quantize(model, self.data, bits, 64, 8, 64)
         self.save(f"gptq-{bits}", model, tokenizer, config, started)
 
+    def awq(self, bits):
+        started = time.time()
+        model, tokenizer, config = self.load()
+        settings = awq.AWQ_MODEL_CONFIGS.get(config["model_type"])
+        if settings is None:
+            raise NotImplementedError(f"mlx-lm's AWQ does not know {config['model_type']}")
+        model.model.embed_tokens.__class__ = KeptEmbedding
+        awq.awq_quantize(model, self.data, settings, group_size=64, bits=bits, embed_group_size=64, embed_bits=bits)
+        config = awq.update_config(model, config)
+        self.save(f"awq-{bits}", model, tokenizer, config, started)
+
+    def dwq(self, bits, steps=150, batch=4):
+        """Its defaults (rate 1e-6, temperature 2), over our text as often as `steps` need it."""
+        started = time.time()
+        model, tokenizer, config = self.load()
+        quantized = copy.deepcopy(model)
+        quantized, config = quantize_model(quantized, config, group_size=64, bits=bits)
+        sequences = [(sequence, 0) for sequence in self.data.tolist()]
+        held_out = max(batch, len(sequences) // 8)
+        train, valid = sequences[:-held_out], sequences[-held_out:]
+        train = (train * (steps * batch // len(train) + 1))[: steps * batch]
+        dwq.dwq_quantize(
+            quantized,
+            lambda tokens, index, split: model(tokens),
+            optimizers.Adam(learning_rate=1e-6, bias_correction=True),
+            train,
+            valid,
+            batch_size=batch,
+            max_seq_length=self.data.shape[1],
+            seed=123,
+            dtype=mx.float32,
+        )
+        self.save(f"dwq-{bits}", quantized, tokenizer, config, started)
+
 
 def main():
     parser = argparse.ArgumentParser()
@@ -123,6 +165,7 @@ def main():
     parser.add_argument("--samples", type=int, required=True)
     parser.add_argument("--sequence-length", type=int, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", help="names of quantizers; all without")
     arguments = parser.parse_args()
     _, tokenizer = load(str(arguments.model), lazy=True)
     data = windows(tokenizer, arguments.text.read_text(), arguments.samples, arguments.sequence_length)
@@ -135,6 +178,9 @@ def main():
         ("gptq-2", lambda: peers.gptq(2)),
         ("gptq-4", lambda: peers.gptq(4)),
     ]
+    for bits in (2, 3, 4):
+        attempts += [(f"awq-{bits}", lambda bits=bits: peers.awq(bits)), (f"dwq-{bits}", lambda bits=bits: peers.dwq(bits))]
+    attempts = [(name, attempt) for name, attempt in attempts if not arguments.only or name in arguments.only]
     for name, attempt in attempts:
         try:
             attempt()

@@ -5,11 +5,11 @@
 
 import argparse
 import time
+from pathlib import Path
 
 import mlx.core as mx
 from mlx_lm.generate import generate_step
 from mlx_lm.utils import load_model
-from pathlib import Path
 
 
 def main():
@@ -20,10 +20,12 @@ def main():
     parser.add_argument("--dtype", help="convert the weights after loading, for example to float32")
     args = parser.parse_args()
 
+    start = time.perf_counter()
     model, _ = load_model(args.model)
     if args.dtype:
         model.set_dtype(getattr(mx, args.dtype))
-        mx.eval(model.parameters())
+    mx.eval(model.parameters())
+    print(f"load time: {time.perf_counter() - start:.3f} s")
     prompt = mx.array([int(token) for token in args.prompt_tokens.split(",")])
 
     start = time.perf_counter()

@@ -171,6 +171,12 @@ impl Problem {
         &self.curve
     }
 
+    /// What each layer became, in the order the layers were given in.
+    pub fn candidates<'p>(&'p self, allocation: &'p Allocation) -> impl Iterator<Item = Candidate> + 'p {
+        let chosen = self.layers.iter().zip(&allocation.chosen);
+        chosen.filter_map(|(layer, &index)| Some(layer.options.get(index)?.candidate))
+    }
+
     /// Solutions from the least to the most that can be spent, a `step` of bits apart over so many `weights`.
     pub fn sampled(&self, weights: u64, step: f64) -> Result<Vec<CurvePoint>> {
         let bpw = |bytes: u64| bytes as f64 * 8.0 / weights.max(1) as f64;

@@ -2,37 +2,54 @@
 //! was opened.)
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use rayon::prelude::*;
 use serde_json::Value;
-use zip::ZipArchive;
 
 use super::folder::Folder;
-use super::{Finding, count, list};
+use super::{Finding, Progress, count, list};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::model_files::{ModelFiles, Pack};
 use crate::report::bytes;
 use crate::tokenizer;
 
 const INDEX: &str = "model.safetensors.index.json";
 
-/// Weights, index, other containers beside them, the tokenizer's files.
-pub(super) fn check(folder: &Folder) -> Result<Vec<Finding>> {
+/// The pack, weights, index, other containers beside them, the tokenizer's files.
+pub(super) fn check(folder: &Folder, progress: Progress<'_>) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
+    let files = &folder.files;
+    if let Some(pack) = files.pack() {
+        findings.extend(packed(pack, progress)?);
+    }
     if let Some(checkpoint) = &folder.checkpoint {
         findings.push(weights(checkpoint)?);
-        findings.extend(index(&folder.dir, total(checkpoint)));
-        findings.extend(unread(&folder.dir, &weight_files(checkpoint)));
+        findings.extend(index(files, total(checkpoint)));
+        findings.extend(unread(files, &weight_files(checkpoint)));
     }
-    findings.extend(generation_config(&folder.dir));
+    findings.extend(generation_config(files));
     if folder.tokenizer.is_some() {
-        let names: Vec<String> =
-            tokenizer::files(&folder.dir).iter().map(|path| path.display().to_string()).collect();
-        findings.push(Finding::ok("tokenizer", names.join(", ")));
+        findings.push(Finding::ok("tokenizer", tokenizer::files(files).join(", ")));
     }
     Ok(findings)
+}
+
+/// Whether every file in a pack is what was packed.
+fn packed(pack: &Pack, progress: Progress<'_>) -> Result<Vec<Finding>> {
+    let total = pack.files().iter().map(|file| file.data.len() as u64).sum();
+    progress(0, total);
+    let checked: Vec<Result<()>> = pack.files().par_iter().map(|file| pack.copy(file, |_| Ok(()))).collect();
+    crate::interrupt::check()?;
+    progress(total, total);
+    let damaged: Vec<Finding> =
+        checked.iter().filter_map(|result| Some(Finding::refusal("pack", result.as_ref().err()?))).collect();
+    if !damaged.is_empty() {
+        return Ok(damaged);
+    }
+    let what = format!("{}, {}, every SHA-256 as recorded", count(checked.len(), "file"), bytes(total));
+    Ok(vec![Finding::ok("pack", what)])
 }
 
 fn weight_files(checkpoint: &Checkpoint) -> BTreeSet<&Path> {
@@ -45,35 +62,19 @@ fn total(checkpoint: &Checkpoint) -> u64 {
 
 /// Headers were validated against the files' lengths when they were opened; an npz has checksums too.
 fn weights(checkpoint: &Checkpoint) -> Result<Finding> {
-    let files = weight_files(checkpoint);
-    for path in files.iter().filter(|path| path.extension().is_some_and(|e| e == "npz")) {
-        if let Err(error) = checksums(path) {
-            crate::interrupt::check()?;
-            return Ok(Finding::refusal(
-                "files",
-                &Error::file(path, format!("not a whole npz file: {error}")),
-            ));
-        }
+    if let Err(error) = checkpoint.verify() {
+        crate::interrupt::check()?;
+        return Ok(Finding::refusal("files", &error));
     }
+    let files = weight_files(checkpoint);
     let tensors = count(checkpoint.iter().count(), "tensor");
     let what = format!("{}, {tensors}, {}", count(files.len(), "weight file"), bytes(total(checkpoint)));
     Ok(Finding::ok("files", what))
 }
 
-/// Reads every member of a ZIP, which compares its checksum.
-fn checksums(path: &Path) -> io::Result<()> {
-    let mut archive = ZipArchive::new(io::BufReader::new(File::open(path)?))?;
-    for index in 0..archive.len() {
-        crate::interrupt::check().map_err(io::Error::other)?;
-        io::copy(&mut archive.by_index(index)?, &mut io::sink())?;
-    }
-    Ok(())
-}
-
 /// The index's own count of bytes.
-fn index(dir: &Path, total: u64) -> Option<Finding> {
-    let text = fs::read_to_string(dir.join(INDEX)).ok()?;
-    let value: Value = serde_json::from_str(&text).ok()?;
+fn index(files: &ModelFiles, total: u64) -> Option<Finding> {
+    let value: Value = serde_json::from_slice(&files.read(INDEX).ok()?).ok()?;
     let claimed = value.get("metadata")?.get("total_size")?.as_u64()?;
     (claimed != total).then(|| {
         Finding::note("files", format!("{INDEX} says total_size {claimed}, the shards hold {total} bytes"))
@@ -81,31 +82,27 @@ fn index(dir: &Path, total: u64) -> Option<Finding> {
 }
 
 /// Weights in the folder that nobody reads.
-fn unread(dir: &Path, read: &BTreeSet<&Path>) -> Option<Finding> {
+fn unread(files: &ModelFiles, read: &BTreeSet<&Path>) -> Option<Finding> {
     let weights = ["safetensors", "npz", "bin", "pth", "pt", "gguf"];
-    let mut names = Vec::new();
-    for entry in fs::read_dir(dir).ok()?.filter_map(std::result::Result::ok) {
-        let path = entry.path();
-        let is_weights = path.extension().is_some_and(|e| weights.iter().any(|w| e == *w));
-        if is_weights && path.is_file() && !read.contains(path.as_path()) {
-            names.push(format!("`{}`", entry.file_name().to_string_lossy()));
-        }
-    }
-    names.sort();
+    let mut names = files.names().ok()?;
+    names.retain(|name| {
+        let path: PathBuf = files.path_of(name);
+        path.extension().is_some_and(|e| weights.iter().any(|w| e == *w)) && !read.contains(path.as_path())
+    });
+    let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
     (!names.is_empty()).then(|| Finding::note("files", format!("not read: {}", list(&names))))
 }
 
-fn generation_config(dir: &Path) -> Option<Finding> {
-    let path = dir.join("generation_config.json");
-    let text = match fs::read_to_string(&path) {
-        Ok(text) => text,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return None,
-        Err(e) => return Some(Finding::refusal("files", &Error::io(&path, e))),
-    };
-    match serde_json::from_str::<serde_json::Map<String, Value>>(&text) {
-        Ok(_) => None,
-        Err(e) => {
-            Some(Finding::refusal("files", &Error::file(&path, format!("not a valid JSON object: {e}"))))
-        }
+fn generation_config(files: &ModelFiles) -> Option<Finding> {
+    let name = "generation_config.json";
+    if !files.has(name) {
+        return None;
     }
+    let text = match files.read_text(name) {
+        Ok(text) => text,
+        Err(error) => return Some(Finding::refusal("files", &error)),
+    };
+    let error = serde_json::from_str::<serde_json::Map<String, Value>>(&text).err()?;
+    let error = Error::file(files.path_of(name), format!("not a valid JSON object: {error}"));
+    Some(Finding::refusal("files", &error))
 }

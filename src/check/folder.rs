@@ -1,19 +1,20 @@
-//! A model folder, opened as far as it goes.
+//! A model folder or pack, opened as far as it goes.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use super::Finding;
 use crate::checkpoint::{Checkpoint, SourceModel, Tensor};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::model_files::ModelFiles;
 use crate::models::{self, Architecture, Rename, TensorShapes};
 use crate::spec::{DecoderSpec, Manifest};
 use crate::tokenizer::Tokenizer;
 
 /// Its parts; `None` is what could not be opened, which is a finding already.
 pub(super) struct Folder {
-    pub(super) dir: PathBuf,
+    pub(super) files: ModelFiles,
     pub(super) config: Option<ModelConfig>,
     pub(super) checkpoint: Option<Checkpoint>,
     /// mlx-lm's name (the stored one where the architecture is unknown) to the stored one.
@@ -27,32 +28,33 @@ pub(super) struct Folder {
 impl Folder {
     /// Opens `dir`; the findings say what was refused.
     pub(super) fn open(dir: &Path) -> Result<(Self, Vec<Finding>)> {
-        if !dir.is_dir() {
-            let what = if dir.exists() { "is no folder" } else { "does not exist" };
-            return Err(Error::file(dir, what)
-                .hint("give a model folder; models on the Hub must be downloaded first"));
+        if !dir.exists() {
+            return Err(Error::file(dir, "does not exist")
+                .hint("give a model folder, a pack, or the name of a model on the Hub: organisation/name"));
         }
+        let files = ModelFiles::open(dir)?;
         let mut findings = Vec::new();
         let mut keep = |subject, error: &Error| findings.push(Finding::refusal(subject, error));
-        let config = ModelConfig::from_dir(dir).inspect_err(|e| keep("config", e)).ok();
+        let config = ModelConfig::from_files(&files).inspect_err(|e| keep("config", e)).ok();
         let row = config.as_ref().and_then(|c| models::find(c).inspect_err(|e| keep("config", e)).ok());
-        let checkpoint = Checkpoint::open(dir).inspect_err(|e| keep("files", e)).ok();
+        let checkpoint = Checkpoint::from_files(&files).inspect_err(|e| keep("files", e)).ok();
         let names = checkpoint.as_ref().map(|c| names(c, row)).unwrap_or_default();
         let mut folder = Self {
-            dir: dir.to_owned(),
             config,
             checkpoint,
             names,
             spec: None,
             manifest: None,
             source: None,
-            tokenizer: Tokenizer::from_dir(dir).inspect_err(|e| keep("tokenizer", e)).ok(),
+            tokenizer: Tokenizer::from_files(&files).inspect_err(|e| keep("tokenizer", e)).ok(),
+            files,
         };
         if let (Some(config), Some(row)) = (&folder.config, row) {
             folder.spec = (row.spec)(config, &folder.shapes()).inspect_err(|e| keep("config", e)).ok();
         }
         if folder.spec.is_some() && folder.checkpoint.is_some() {
-            folder.source = SourceModel::open(dir).inspect_err(|e| keep("load", e)).ok();
+            let files = folder.files.clone();
+            folder.source = SourceModel::from_files(files).inspect_err(|e| keep("load", e)).ok();
         }
         if let Some(source) = &folder.source {
             folder.spec = Some(source.spec().clone());

@@ -1,4 +1,4 @@
-//! What is right and wrong with a model folder, as a list of findings.
+//! What is right and wrong with a model folder or pack, as a list of findings.
 //!
 //! Every check is a function over the folder as far as it opens ([`Folder`]); none needs another's result, so that a
 //! folder that nothing else in mixbit would take still gets all that can be said about it. What keeps it from being
@@ -95,10 +95,10 @@ pub type Progress<'a> = &'a dyn Fn(u64, u64);
 /// was made from.
 ///
 /// # Errors
-/// When `dir` is no folder, or Ctrl-C was pressed. Whatever else goes wrong is a finding.
+/// When `dir` is no folder and no pack, or Ctrl-C was pressed. Whatever else goes wrong is a finding.
 pub fn check(dir: &Path, reference: Option<&Path>, progress: Progress<'_>) -> Result<Vec<Finding>> {
     let (folder, mut findings) = Folder::open(dir)?;
-    findings.extend(files::check(&folder)?);
+    findings.extend(files::check(&folder, progress)?);
     findings.extend(structure::check(&folder));
     findings.extend(tensors::check(&folder));
     findings.extend(values::check(&folder, progress)?);

@@ -1,7 +1,6 @@
 //! A model beside the one that it was made from: the same decoder, the same values up to rounding, the same tokenizer.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -11,6 +10,7 @@ use super::matrix::Matrix;
 use super::{Finding, Progress, count, list};
 use crate::checkpoint::{Dtype, SourceModel};
 use crate::error::Result;
+use crate::model_files::ModelFiles;
 use crate::spec::DecoderSpec;
 use crate::text::{Text, documents};
 use crate::tokenizer::Tokenizer;
@@ -28,7 +28,7 @@ pub(super) fn check(folder: &Folder, reference: &Path, progress: Progress<'_>) -
     let mut findings = shapes(source, &reference);
     findings.push(decoder(source.spec(), reference.spec()));
     findings.extend(values(source, &reference, progress)?);
-    findings.extend(tokenizer(folder, reference.dir()));
+    findings.extend(tokenizer(folder, reference.files()));
     Ok(findings)
 }
 
@@ -258,17 +258,17 @@ fn quantized_finding(bits: u32, compared: &Compared) -> Finding {
 }
 
 /// The same file, or at least the same ids.
-fn tokenizer(folder: &Folder, reference: &Path) -> Option<Finding> {
+fn tokenizer(folder: &Folder, reference: &ModelFiles) -> Option<Finding> {
     let subject = "reference tokenizer";
     let ours = folder.tokenizer.as_ref()?;
-    let theirs = match Tokenizer::from_dir(reference) {
+    let theirs = match Tokenizer::from_files(reference) {
         Ok(theirs) => theirs,
         Err(error) => {
             return Some(Finding { level: super::Level::Note, ..Finding::refusal(subject, &error) });
         }
     };
-    let file = |dir: &Path| fs::read(dir.join("tokenizer.json")).ok();
-    let same_file = file(&folder.dir) == file(reference);
+    let file = |files: &ModelFiles| files.read("tokenizer.json").ok();
+    let same_file = file(&folder.files) == file(reference);
     let message = match same_ids(ours, &theirs) {
         Ok(true) if same_file => return Some(Finding::ok(subject, "the same")),
         Ok(true) => return Some(Finding::ok(subject, "another file that gives the same ids")),

@@ -1,12 +1,9 @@
 //! The tokenizer beside the model: vocabulary, the token that begins a text, the ones that end it.
 
-use std::path::Path;
-
 use super::Finding;
 use super::folder::Folder;
 use super::template;
 use crate::config::ModelConfig;
-use crate::error::Result;
 use crate::stop_tokens;
 use crate::tokenizer::Tokenizer;
 
@@ -131,16 +128,13 @@ fn ends(tokenizer: &Tokenizer, config: &ModelConfig, rows: Option<usize>) -> Vec
 
 /// mlx-lm takes generation_config.json's alone where that names any; mixbit takes both.
 fn two_files(config: &ModelConfig) -> Option<Finding> {
-    let sorted = |ids: Result<Vec<u32>>| {
-        let mut ids = ids.ok()?;
+    let sorted = |mut ids: Vec<u32>| {
         ids.sort_unstable();
         ids.dedup();
-        Some(ids)
+        ids
     };
-    let path = config.path().parent().unwrap_or(Path::new("")).join("generation_config.json");
-    let one = sorted(stop_tokens::from_config(config))?;
-    let other =
-        if path.is_file() { sorted(stop_tokens::from_generation_config(&path))? } else { return None };
+    let one = sorted(stop_tokens::from_config(config).ok()?);
+    let other = sorted(stop_tokens::from_generation_config(config).ok()??);
     (!one.is_empty() && !other.is_empty() && one != other).then(|| {
         Finding::note(
             "eos",

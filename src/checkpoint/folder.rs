@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::model_files::{ModelFiles, TEMPLATES, is_of_a_model};
 
 /// A folder being written beside its destination; dropped without [`OutputFolder::publish`], it leaves nothing.
 #[derive(Debug)]
@@ -71,11 +72,12 @@ fn check_replaceable(destination: &Path) -> Result<()> {
     if entries.is_empty() {
         return Ok(());
     }
-    let foreign = |name: &std::ffi::OsStr| name != "additional_chat_templates";
+    let foreign = |name: &std::ffi::OsStr| name != TEMPLATES;
     if let Some(folder) = entries.iter().find(|entry| entry.path().is_dir() && foreign(&entry.file_name())) {
         return Err(keep(&format!("holds the folder `{}`", folder.file_name().to_string_lossy())));
     }
-    if let Some(file) = entries.iter().find(|entry| entry.path().is_file() && !is_of_a_model(&entry.path())) {
+    let stray = |name: &std::ffi::OsStr| !name.to_str().is_some_and(is_of_a_model);
+    if let Some(file) = entries.iter().find(|entry| entry.path().is_file() && stray(&entry.file_name())) {
         return Err(keep(&format!(
             "holds `{}`, which is no part of a model",
             file.file_name().to_string_lossy()
@@ -87,23 +89,6 @@ fn check_replaceable(destination: &Path) -> Result<()> {
     }
     ModelConfig::from_dir(destination).map_err(|_| keep("has no config.json of a model"))?;
     Ok(())
-}
-
-/// Whether a file is one that model folders hold: weights, what describes them, what the Hub adds.
-fn is_of_a_model(path: &Path) -> bool {
-    const NAMES: [&str; 8] = [
-        "README.md",
-        "LICENSE",
-        "config.json",
-        "generation_config.json",
-        "model.safetensors.index.json",
-        "mixbit-report.json",
-        "weights.npz",
-        ".gitattributes",
-    ];
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-    let weights = name.starts_with("model") && name.ends_with(".safetensors");
-    weights || NAMES.contains(&name) || crate::tokenizer::is_file_of_one(name)
 }
 
 fn split(destination: &Path) -> Result<(PathBuf, &std::ffi::OsStr)> {
@@ -146,13 +131,12 @@ impl OutputFolder {
         fs::write(&path, contents).map_err(|e| self.describe(e, &path))
     }
 
-    /// Copies the file or folder `name` of the folder `from`.
-    pub fn copy(&self, from: &Path, name: &Path) -> Result<()> {
-        let to = self.path().join(name);
-        if let Some(parent) = to.parent() {
-            fs::create_dir_all(parent).map_err(|e| self.describe(e, parent))?;
+    /// Copies the file `name` of `from`.
+    pub fn copy(&self, from: &ModelFiles, name: &str) -> Result<()> {
+        if let Some(folder) = self.path().join(name).parent() {
+            fs::create_dir_all(folder).map_err(|e| self.describe(e, folder))?;
         }
-        copy_all(&from.join(name), &to).map_err(|e| self.describe(e, &to))
+        self.write(name, &from.read(name)?)
     }
 
     /// An I/O error under the name that the user knows.
@@ -220,20 +204,6 @@ fn sync_folder(path: &Path) {
     if let Ok(folder) = File::open(path) {
         let _ = folder.sync_all();
     }
-}
-
-fn copy_all(from: &Path, to: &Path) -> std::io::Result<()> {
-    if !from.is_dir() {
-        // Contents only: the source may be read-only, the copy is the user's own.
-        fs::write(to, fs::read(from)?)?;
-        return Ok(());
-    }
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        copy_all(&entry.path(), &to.join(entry.file_name()))?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

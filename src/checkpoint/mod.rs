@@ -10,6 +10,6 @@ mod writer;
 pub use dtype::{CastReport, Dtype, cast, extend_f32, push_f32};
 pub use folder::{OutputFolder, check_destination};
 pub use npz::{NpzWriter, write_npz};
-pub use open::{Checkpoint, Tensor};
+pub use open::{Checkpoint, INDEX, Tensor, choose_weights, index_files};
 pub use source::{SourceModel, SourceTensor};
 pub use writer::{OutputTensor, Produce, Shards, Sink, write_safetensors};

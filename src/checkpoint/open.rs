@@ -4,10 +4,8 @@
 //! `.safetensors`; `weights.npz`. Headers are validated by the safetensors crate, offsets against the file's length.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use memmap2::Mmap;
 use safetensors::SafeTensors;
 use serde::Deserializer;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
@@ -16,12 +14,11 @@ use serde_json::Value;
 use super::dtype::Dtype;
 use super::npz;
 use crate::error::{Error, Result};
+use crate::model_files::{Mapped, ModelFiles, safe_name};
 
-/// The smallest page of the platforms that MLX runs on.
-#[cfg(unix)]
-const PAGE: usize = 4096;
-
-const INDEX: &str = "model.safetensors.index.json";
+/// The file that says which shard each tensor is in.
+pub const INDEX: &str = "model.safetensors.index.json";
+const NPZ: &str = "weights.npz";
 
 /// Where a tensor lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,11 +30,11 @@ pub(super) struct Entry {
     pub(super) end: usize,
 }
 
-/// A mapped file.
+/// A weight file.
 #[derive(Debug)]
-pub(super) struct Mapped {
-    pub(super) path: PathBuf,
-    pub(super) map: Mmap,
+struct WeightFile {
+    path: PathBuf,
+    map: Mapped,
     checksums: Vec<npz::Checksum>,
 }
 
@@ -45,7 +42,7 @@ pub(super) struct Mapped {
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
-    files: Vec<Mapped>,
+    files: Vec<WeightFile>,
     entries: BTreeMap<String, Entry>,
 }
 
@@ -58,7 +55,7 @@ pub struct Tensor<'a> {
     pub shape: &'a [usize],
     /// The file it lies in.
     pub file: &'a Path,
-    map: &'a Mmap,
+    map: &'a Mapped,
     start: usize,
     end: usize,
 }
@@ -71,19 +68,13 @@ impl<'a> Tensor<'a> {
 
     /// Bytes from `start` to `end`, both relative to the tensor. Their pages are mapped in one go.
     pub fn slice(&self, start: usize, end: usize) -> &'a [u8] {
-        #[cfg(target_os = "linux")]
-        {
-            let from = (self.start + start) / PAGE * PAGE;
-            // Only a hint: without it the pages come one fault at a time.
-            let _ = self.map.advise_range(memmap2::Advice::PopulateRead, from, self.start + end - from);
-        }
-        &self.bytes()[start..end]
+        self.map.populated(self.start + start, self.start + end)
     }
 
     /// Tells the kernel that these bytes were read and need not stay mapped, so that resident memory does not grow
     /// with the checkpoint.
     pub fn release(&self, start: usize, end: usize) {
-        release(self.map, self.start + start, self.start + end);
+        self.map.release(self.start + start, self.start + end);
     }
 
     /// Number of values.
@@ -97,40 +88,36 @@ impl<'a> Tensor<'a> {
     }
 }
 
-/// Unmaps the whole pages from `start` to `end` until they are read again.
-fn release(map: &Mmap, start: usize, end: usize) {
-    #[cfg(unix)]
-    {
-        let (from, to) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);
-        if from < to {
-            // SAFETY: the mapping is shared, read-only and backed by a file, so dropped pages come back as they were
-            // when they are read again.
-            let _ =
-                unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, from, to - from) };
-        }
-    }
-}
-
 impl Checkpoint {
-    /// Opens the weights of the model folder `path`, or a single `.safetensors` or `.npz` file.
+    /// Opens the weights of the model folder or pack `path`, or a single `.safetensors` or `.npz` file.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut checkpoint = Self { path: path.to_owned(), files: Vec::new(), entries: BTreeMap::new() };
-        if path.is_file() {
-            checkpoint.add_file(path)?;
+        let weights = |path: &Path| path.extension().is_some_and(|e| e == "safetensors" || e == "npz");
+        if !path.is_file() || !weights(path) {
+            return Self::from_files(&ModelFiles::open(path)?);
+        }
+        let mut checkpoint = Self::empty(path);
+        checkpoint.add_file(path, Mapped::open(path)?)?;
+        Ok(checkpoint)
+    }
+
+    /// Opens the weights among `files`.
+    pub fn from_files(files: &ModelFiles) -> Result<Self> {
+        let mut checkpoint = Self::empty(files.path());
+        if files.has(INDEX) {
+            checkpoint.add_indexed(files)?;
             return Ok(checkpoint);
         }
-        let index = path.join(INDEX);
-        if index.exists() {
-            checkpoint.add_indexed(&index)?;
-            return Ok(checkpoint);
-        }
-        for file in weight_files(path)? {
-            checkpoint.add_file(&file)?;
+        for name in choose_weights(files.path(), &files.names()?)? {
+            checkpoint.add_file(&files.path_of(&name), files.map(&name)?)?;
         }
         Ok(checkpoint)
     }
 
-    /// The folder or file that was opened.
+    fn empty(path: &Path) -> Self {
+        Self { path: path.to_owned(), files: Vec::new(), entries: BTreeMap::new() }
+    }
+
+    /// The folder, pack or file that was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -145,6 +132,11 @@ impl Checkpoint {
         self.entries.iter().map(|(name, entry)| (name.as_str(), self.tensor(entry)))
     }
 
+    /// The weight files.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|file| file.path.as_path())
+    }
+
     /// Bytes of all weight files.
     pub fn file_bytes(&self) -> u64 {
         self.files.iter().map(|file| file.map.len() as u64).sum()
@@ -156,7 +148,7 @@ impl Checkpoint {
         for file in &self.files {
             for checksum in &file.checksums {
                 crate::interrupt::check()?;
-                checksum.verify(&file.path, &file.map, &|start, end| release(&file.map, start, end))?;
+                checksum.verify(&file.path, &file.map, &|start, end| file.map.release(start, end))?;
             }
         }
         Ok(())
@@ -174,15 +166,17 @@ impl Checkpoint {
         }
     }
 
-    fn add_file(&mut self, path: &Path) -> Result<BTreeSet<String>> {
-        let map = map_file(path)?;
+    fn add_file(&mut self, path: &Path, map: Mapped) -> Result<BTreeSet<String>> {
+        if map.is_empty() {
+            return Err(Error::file(path, "is empty").hint("the download is incomplete"));
+        }
         let file = self.files.len();
         let (found, checksums) = if path.extension().is_some_and(|e| e == "npz") {
             npz::read_entries(path, &map, file)?
         } else {
             (safetensors_entries(path, &map, file)?, Vec::new())
         };
-        self.files.push(Mapped { path: path.to_owned(), map, checksums });
+        self.files.push(WeightFile { path: path.to_owned(), map, checksums });
         let names = found.iter().map(|(name, _)| name.clone()).collect();
         for (name, entry) in found {
             if let Some(earlier) = self.entries.insert(name.clone(), entry) {
@@ -194,25 +188,23 @@ impl Checkpoint {
         Ok(names)
     }
 
-    fn add_indexed(&mut self, index: &Path) -> Result<()> {
-        let weight_map = read_index(index)?;
-        let folder = index.parent().unwrap_or(Path::new("."));
+    fn add_indexed(&mut self, files: &ModelFiles) -> Result<()> {
+        let index = &files.path_of(INDEX);
+        let weight_map = read_index(files)?;
         let mut found: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
         for (tensor, file) in &weight_map {
             if found.contains_key(file.as_str()) {
                 continue;
             }
-            let inside = Path::new(file).components().all(|c| matches!(c, Component::Normal(_)));
-            if !inside || file.is_empty() {
+            if !safe_name(file) {
                 return Err(Error::tensor(index, tensor, format!("lies outside the folder, in `{file}`"))
                     .hint("an index may only name files beside it"));
             }
-            let path = folder.join(file);
-            if !path.is_file() {
+            if !files.has(file) {
                 return Err(Error::file(index, format!("names the shard `{file}`, which is not there"))
                     .hint("the download is incomplete: fetch the missing shard"));
             }
-            found.insert(file, self.add_file(&path)?);
+            found.insert(file, self.add_file(&files.path_of(file), files.map(file)?)?);
         }
         for (tensor, file) in &weight_map {
             if !found.get(file.as_str()).is_some_and(|names| names.contains(tensor)) {
@@ -227,8 +219,9 @@ impl Checkpoint {
     }
 }
 
-fn read_index(index: &Path) -> Result<BTreeMap<String, String>> {
-    let text = fs::read_to_string(index).map_err(|e| Error::io(index, e))?;
+fn read_index(files: &ModelFiles) -> Result<BTreeMap<String, String>> {
+    let index = &files.path_of(INDEX);
+    let text = files.read_text(INDEX)?;
     let value: Value =
         serde_json::from_str(&text).map_err(|e| Error::file(index, format!("not valid JSON: {e}")))?;
     let map = value.get("weight_map").and_then(Value::as_object);
@@ -241,17 +234,7 @@ fn read_index(index: &Path) -> Result<BTreeMap<String, String>> {
         .collect()
 }
 
-fn map_file(path: &Path) -> Result<Mmap> {
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let length = file.metadata().map_err(|e| Error::io(path, e))?.len();
-    if length == 0 {
-        return Err(Error::file(path, "is empty").hint("the download is incomplete"));
-    }
-    // SAFETY: as with every mapped file, nobody may shrink it while it is read; model files are not written to.
-    unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))
-}
-
-fn safetensors_entries(path: &Path, map: &Mmap, file: usize) -> Result<Vec<(String, Entry)>> {
+fn safetensors_entries(path: &Path, map: &[u8], file: usize) -> Result<Vec<(String, Entry)>> {
     if let Some(name) = twice_in_header(map) {
         return Err(Error::tensor(path, name, "is in the header twice")
             .hint("whatever wrote this file is broken: save the model again with another tool"));
@@ -300,7 +283,7 @@ fn twice_in_header(map: &[u8]) -> Option<String> {
     serde_json::Deserializer::from_slice(text).deserialize_map(Names(None)).ok()?.0
 }
 
-fn malformed(path: &Path, map: &Mmap, error: &safetensors::SafeTensorError) -> Error {
+fn malformed(path: &Path, map: &[u8], error: &safetensors::SafeTensorError) -> Error {
     let header = map.first_chunk::<8>().map(|b| u64::from_le_bytes(*b));
     let detail = match header {
         None => format!("{} bytes are too few for a safetensors header", map.len()),
@@ -313,24 +296,24 @@ fn malformed(path: &Path, map: &Mmap, error: &safetensors::SafeTensorError) -> E
         .hint("the file is truncated or damaged: download it again")
 }
 
-/// The weight files of a folder without an index.
-fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let listing = fs::read_dir(dir).map_err(|e| Error::io(dir, e).hint("expected a model folder"))?;
-    let mut files: Vec<PathBuf> = Vec::new();
-    for entry in listing {
-        files.push(entry.map_err(|e| Error::io(dir, e))?.path());
-    }
-    files.sort();
-    let named = |path: &PathBuf, prefix: &str, extension: &str| {
-        path.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(prefix))
-            && path.extension().is_some_and(|e| e == extension)
+/// Names of the shards that the index of `files` lists, sorted.
+pub fn index_files(files: &ModelFiles) -> Result<Vec<String>> {
+    let names: BTreeSet<String> = read_index(files)?.into_values().collect();
+    Ok(names.into_iter().collect())
+}
+
+/// Which of a model's files, called `names`, are its weights where there is no index. `dir` is for messages.
+pub fn choose_weights(dir: &Path, names: &[String]) -> Result<Vec<String>> {
+    let named = |prefix: &str, extension: &str| -> Vec<String> {
+        let matches = |name: &&String| name.starts_with(prefix) && name.ends_with(extension);
+        names.iter().filter(matches).cloned().collect()
     };
-    let models: Vec<PathBuf> = files.iter().filter(|p| named(p, "model", "safetensors")).cloned().collect();
+    let models = named("model", ".safetensors");
     if !models.is_empty() {
         check_numbering(dir, &models)?;
         return Ok(models);
     }
-    let any: Vec<PathBuf> = files.iter().filter(|p| named(p, "", "safetensors")).cloned().collect();
+    let any = named("", ".safetensors");
     match any.len() {
         1 => return Ok(any),
         0 => {}
@@ -341,27 +324,26 @@ fn weight_files(dir: &Path) -> Result<Vec<PathBuf>> {
             ));
         }
     }
-    let npz = dir.join("weights.npz");
-    if npz.is_file() {
-        return Ok(vec![npz]);
+    if names.iter().any(|name| name == NPZ) {
+        return Ok(vec![NPZ.to_owned()]);
     }
-    let pickle = files.iter().any(|p| named(p, "pytorch_model", "bin") || named(p, "", "pth"));
     let error =
         Error::file(dir, "no weights: expected model.safetensors, shards with an index, or weights.npz");
-    Err(if pickle {
+    Err(if named("pytorch_model", ".bin").is_empty() && named("", ".pth").is_empty() {
+        error.hint("download the checkpoint's *.safetensors files")
+    } else {
         error.hint(
             "only a pickle checkpoint (pytorch_model.bin) is there, and pickles can run code: \
              use the model's safetensors revision, or save it again with transformers' save_pretrained",
         )
-    } else {
-        error.hint("download the checkpoint's *.safetensors files")
     })
 }
 
 /// Shards called `model-00001-of-00003` must be all there.
-fn check_numbering(dir: &Path, files: &[PathBuf]) -> Result<()> {
-    let count =
-        |path: &PathBuf| -> Option<usize> { path.file_stem()?.to_str()?.rsplit_once("-of-")?.1.parse().ok() };
+fn check_numbering(dir: &Path, files: &[String]) -> Result<()> {
+    let count = |name: &String| -> Option<usize> {
+        name.strip_suffix(".safetensors")?.rsplit_once("-of-")?.1.parse().ok()
+    };
     match files.iter().find_map(count) {
         Some(expected) if expected != files.len() => Err(Error::file(
             dir,

@@ -1,7 +1,7 @@
-//! A model folder, Hugging Face's or MLX's, opened and checked: config, tensors under mlx-lm's names, bit map.
+//! A model folder or pack, Hugging Face's or MLX's, opened and checked: config, tensors under mlx-lm's names, bit map.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
@@ -11,15 +11,16 @@ use crate::bitmap::{BitMap, Declared};
 use crate::candidate::{Mode, Quant};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::model_files::ModelFiles;
 use crate::models::{self, Rename, TensorShapes};
 use crate::spec::{DecoderSpec, Manifest, TensorSpec};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
-/// A model folder whose config and tensors agree: nothing missing, nothing left over, every shape as expected.
+/// A model folder or pack whose config and tensors agree: nothing missing, nothing left over, every shape as expected.
 #[derive(Debug)]
 pub struct SourceModel {
-    dir: PathBuf,
+    files: ModelFiles,
     config: ModelConfig,
     checkpoint: Checkpoint,
     spec: DecoderSpec,
@@ -39,11 +40,16 @@ pub struct SourceTensor<'a> {
 }
 
 impl SourceModel {
-    /// Opens `dir`. Reads headers only.
-    pub fn open(dir: &Path) -> Result<Self> {
-        let config = ModelConfig::from_dir(dir)?;
+    /// Opens the folder or pack `path`. Reads headers only.
+    pub fn open(path: &Path) -> Result<Self> {
+        Self::from_files(ModelFiles::open(path)?)
+    }
+
+    /// Opens the model that `files` are.
+    pub fn from_files(files: ModelFiles) -> Result<Self> {
+        let config = ModelConfig::from_files(&files)?;
         let row = models::find(&config)?;
-        let checkpoint = Checkpoint::open(dir)?;
+        let checkpoint = Checkpoint::from_files(&files)?;
         let mut stored = rename(&checkpoint, row.rename)?;
         let shapes: TensorShapes = stored
             .iter()
@@ -53,15 +59,19 @@ impl SourceModel {
         let tied_head = drop_tied_head(&mut spec, &checkpoint, &mut stored)?;
         let manifest = spec.manifest();
         let bitmap = Declared::from_config(&config)?.resolve(&config, &manifest, &checkpoint, &stored)?;
-        let model =
-            Self { dir: dir.to_owned(), config, checkpoint, spec, manifest, bitmap, stored, tied_head };
+        let model = Self { files, config, checkpoint, spec, manifest, bitmap, stored, tied_head };
         model.check()?;
         Ok(model)
     }
 
-    /// The folder.
+    /// The folder or pack.
     pub fn dir(&self) -> &Path {
-        &self.dir
+        self.files.path()
+    }
+
+    /// Its files.
+    pub fn files(&self) -> &ModelFiles {
+        &self.files
     }
 
     /// Its config.json.

@@ -31,7 +31,7 @@ pub struct Cache {
 #[derive(Debug, Args)]
 pub struct Draft {
     /// Smaller model with the same vocabulary that guesses ahead: the same text, sooner
-    #[arg(long, value_name = "DIR", help_heading = "Speculative decoding")]
+    #[arg(long, value_name = "MODEL", help_heading = "Speculative decoding")]
     pub draft_model: Option<PathBuf>,
     /// Tokens that it guesses at a time
     #[arg(long, value_name = "N", help_heading = "Speculative decoding", requires = "draft_model", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]

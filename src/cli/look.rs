@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Cache, parse_size};
+use super::{Cache, Hub, parse_size};
 
 /// What scripts may rely on.
 const INSPECT_JSON: &str = "\
@@ -18,6 +18,7 @@ JSON:
                  group_size and mode are null
   tensors        of a single file: [{name, dtype, shape, bytes}]
   notes          what was decided against the config's letter
+  files          of a pack: [{name, bytes, sha256}]; null for a folder
 
 A single file has no config. Where its shapes allow several settings of a quantized
 layer, `settings` lists them; shape, bits and group_size, and the numbers that depend
@@ -27,9 +28,12 @@ on them, are null.";
 #[derive(Debug, Args)]
 #[command(after_long_help = INSPECT_JSON)]
 pub struct Inspect {
-    /// Model folder, Hugging Face or MLX, or a single .safetensors or .npz file
+    /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub; or a single .safetensors or .npz file
     #[arg(value_name = "MODEL")]
     pub model: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub hub: Hub,
     /// One JSON object on stdout
     #[arg(long)]
     pub json: bool,
@@ -44,11 +48,14 @@ pub struct Inspect {
 /// `mixbit report`.
 #[derive(Debug, Args)]
 pub struct Report {
-    /// Model folder; mixbit-report.json in it tells how it was made
+    /// Model folder, pack, or name on the Hub; mixbit-report.json in it tells how it was made
     #[arg(value_name = "MODEL")]
     pub model: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub hub: Hub,
     /// The float model that it was made from, to answer the prompt beside it
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "MODEL")]
     pub reference: Option<PathBuf>,
     /// File to write
     #[arg(long, value_name = "FILE", default_value = "report.html")]
@@ -67,11 +74,14 @@ pub struct Report {
 /// `mixbit eval`.
 #[derive(Debug, Args)]
 pub struct Eval {
-    /// Model folder, Hugging Face or MLX
-    #[arg(long, value_name = "DIR")]
+    /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub
+    #[arg(long, value_name = "MODEL")]
     pub model: PathBuf,
-    /// What to compare with: a model folder, or a file that --save-reference wrote
-    #[arg(long, value_name = "DIR|FILE")]
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub hub: Hub,
+    /// What to compare with: a model, or a file that --save-reference wrote
+    #[arg(long, value_name = "MODEL|FILE")]
     pub reference: Option<PathBuf>,
     /// Text to predict: plain (documents separated by lines `<|endoftext|>`), JSONL, or token ids in .npy or .npz
     #[arg(long, value_name = "FILE")]
@@ -109,10 +119,13 @@ const NOT_STREAMED: [&str; 5] =
 /// `mixbit check`.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Model folder, Hugging Face or MLX
+    /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub
     pub model: PathBuf,
-    /// Model folder that it was made from, to compare with
-    #[arg(long, value_name = "DIR")]
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub hub: Hub,
+    /// The model that it was made from, to compare with
+    #[arg(long, value_name = "MODEL")]
     pub reference: Option<PathBuf>,
     /// One JSON array on stdout: level, subject, message and hint of every finding
     #[arg(long)]

@@ -4,15 +4,18 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand};
 
-use super::{Calibration, FloatDtype, Output, parse_size};
+use super::{Calibration, FloatDtype, Hub, Output, Tuning, parse_size};
 use crate::candidate::Mode;
 
 /// `mixbit convert`.
 #[derive(Debug, Args)]
 pub struct Convert {
-    /// Model folder to read
-    #[arg(long, alias = "model", value_name = "DIR")]
+    /// Model to read: folder, pack, or name on the Hub
+    #[arg(long, alias = "model", value_name = "MODEL")]
     pub hf_path: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub hub: Hub,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub output: Output,
@@ -43,9 +46,12 @@ pub struct Size {
 #[command(group = ArgGroup::new("size-or-recipe").required(true).multiple(true)
     .args(["target_bpw", "target_size", "bits", "mode", "recipe"]))]
 pub struct Quantize {
-    /// Model folder to read
-    #[arg(long, alias = "model", value_name = "DIR")]
+    /// Model to read: folder, pack, or name on the Hub
+    #[arg(long, alias = "model", value_name = "MODEL")]
     pub hf_path: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub hub: Hub,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub output: Output,
@@ -73,6 +79,9 @@ pub struct Quantize {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub calibration: Calibration,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tuning: Tuning,
     /// Text to measure the result on, in any form that --calibration takes [default: a part of the calibration text
     /// that is held out; nothing where all bits are fixed]
     #[arg(long, value_name = "FILE", conflicts_with = "no_eval")]
@@ -94,9 +103,12 @@ pub struct Quantize {
 /// `mixbit dequantize`.
 #[derive(Debug, Args)]
 pub struct Dequantize {
-    /// Model folder to read, with quantized layers
-    #[arg(long, alias = "model", value_name = "DIR")]
+    /// Model to read, with quantized layers: folder, pack, or name on the Hub
+    #[arg(long, alias = "model", value_name = "MODEL")]
     pub hf_path: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub hub: Hub,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub output: Output,

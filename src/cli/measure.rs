@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{FloatDtype, parse_size};
+use super::{FloatDtype, Hub, parse_size};
 use crate::rounding::Technique;
 
 /// Text that sensitivities are measured on.
@@ -64,9 +64,12 @@ pub enum Fisher {
 /// `mixbit analyze`.
 #[derive(Debug, Args)]
 pub struct Analyze {
-    /// Model folder to measure
-    #[arg(long, alias = "hf-path", value_name = "DIR")]
+    /// Model to measure: folder, pack, or name on the Hub
+    #[arg(long, alias = "hf-path", value_name = "MODEL")]
     pub model: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub hub: Hub,
     /// Table to write
     #[arg(long, value_name = "FILE.json")]
     pub out: PathBuf,

@@ -4,13 +4,17 @@ mod cache;
 mod look;
 mod make;
 mod measure;
+mod share;
 mod talk;
+mod tune;
 
 pub use cache::{Cache, Draft};
 pub use look::{Check, Eval, Inspect, Report};
 pub use make::{Convert, Dequantize, Quantize, Recipes, RecipesCommand, Size};
 pub use measure::{Analyze, Calibration, Curve, Fisher, MeasureMethod, Rounding};
-pub use talk::{Logits, Run, Sampling};
+pub use share::{Hub, Pack, Unpack, Upload};
+pub use talk::{Chat, Ending, Logits, Prompt, Run, Sampling, Show};
+pub use tune::Tuning;
 
 use std::path::PathBuf;
 
@@ -21,9 +25,18 @@ use crate::candidate::Mode;
 use crate::checkpoint::Dtype;
 use crate::weights::Container;
 
+const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    the input cannot be used; the error says what is wrong
+  2    wrong flags
+  3    run --extract-boxed: there is no \\boxed{} in the answer
+  70   the engine failed
+  130  interrupted";
+
 /// Turn Hugging Face checkpoints into MLX models of a chosen size and see what that cost.
 #[derive(Debug, Parser)]
-#[command(name = "mixbit", version, about, max_term_width = 100)]
+#[command(name = "mixbit", version, about, max_term_width = 100, after_help = EXIT_CODES)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -39,7 +52,7 @@ pub enum Command {
     /// Convert a checkpoint to MLX, as float
     Convert(Convert),
     /// Make a mixed-precision model of a chosen size
-    Quantize(Quantize),
+    Quantize(Box<Quantize>),
     /// Measure how much each layer's rounding costs, once for all sizes
     Analyze(Analyze),
     /// Show size against predicted cost over the whole range of a table
@@ -58,6 +71,14 @@ pub enum Command {
     Report(Report),
     /// Generate text
     Run(Run),
+    /// Talk with a model, turn by turn
+    Chat(Chat),
+    /// Put a model into one file
+    Pack(Pack),
+    /// Take a model, or a file of it, out of a pack
+    Unpack(Unpack),
+    /// Put a model on the Hugging Face Hub
+    Upload(Upload),
     /// Write the logits of a token sequence, to compare with other implementations
     Logits(Logits),
 }

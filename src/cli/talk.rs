@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Cache, Draft, FloatDtype};
+use super::{Cache, Draft, FloatDtype, Hub};
 
 /// How tokens are chosen.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Sampling: biases, penalties, temperature, top-k, top-p, min-p, in this order")]
 pub struct Sampling {
     /// 0 is greedy
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(long, alias = "temp", default_value_t = 0.0, allow_negative_numbers = true)]
     pub temperature: f32,
     /// Keep the smallest set of tokens whose probability reaches this
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
@@ -24,55 +25,162 @@ pub struct Sampling {
     /// Seed of sampling
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
+    /// Divide the logits of the latest tokens, prompt included, by this (multiply negative ones); 1 changes nothing
+    #[arg(long, value_name = "FACTOR", allow_negative_numbers = true)]
+    pub repetition_penalty: Option<f32>,
+    /// How many of the latest tokens the repetition penalty looks at; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 20, requires = "repetition_penalty")]
+    pub repetition_context_size: usize,
+    /// Lower a token's logit by this for each time that it was generated
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub frequency_penalty: f32,
+    /// Lower a token's logit by this once it was generated
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub presence_penalty: f32,
+    /// Add this to a token's logit, -inf to ban it; several separated by commas, or the flag again
+    #[arg(long, value_name = "ID=VALUE", value_delimiter = ',', value_parser = parse_bias)]
+    pub logit_bias: Vec<(u32, f32)>,
+}
+
+/// What ends an answer beside the model's own tokens for that.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Ending")]
+pub struct Ending {
+    /// Most tokens to generate
+    #[arg(long, short, default_value_t = 256, value_name = "N")]
+    pub max_tokens: usize,
+    /// End the answer before this text, which may be the text of a special token; repeatable
+    #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
+    pub stop: Vec<String>,
+    /// End the answer after the brace that closes the first \boxed{
+    #[arg(long)]
+    pub stop_at_boxed: bool,
+}
+
+/// What the model is asked.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Prompt")]
+pub struct Prompt {
+    /// The prompt; `-` reads stdin
+    #[arg(
+        long, short, value_name = "TEXT", allow_hyphen_values = true,
+        required_unless_present_any = ["prompt_file", "prompt_tokens"]
+    )]
+    pub prompt: Option<String>,
+    /// A file with the prompt, UTF-8; one line end at its end is left out
+    #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
+    pub prompt_file: Option<PathBuf>,
+    /// Token ids instead of a prompt, separated by commas
+    #[arg(
+        long, value_name = "IDS", value_delimiter = ',',
+        conflicts_with_all = ["prompt", "prompt_file", "system", "final_only"]
+    )]
+    pub prompt_tokens: Vec<u32>,
+    /// System message for the chat template; an empty one removes the template's own
+    #[arg(long, alias = "system-prompt", value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Ask for the final answer only, in \boxed{}: a system message in place of the template's own
+    #[arg(long, conflicts_with = "system")]
+    pub final_only: bool,
+    /// Give the model the prompt as it is
+    #[arg(long, alias = "ignore-chat-template", conflicts_with_all = ["system", "final_only"])]
+    pub disable_chat_template: bool,
+}
+
+/// How an answer is shown.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub struct Show {
+    /// Print nothing but the content of the last \boxed{}; exit with 3 if there is none
+    #[arg(long)]
+    pub extract_boxed: bool,
+    /// Print one JSON object: text, tokens, why it ended, the prompt's tokens, timings, memory
+    #[arg(long)]
+    pub json: bool,
+    /// Print each token's log-probability before temperature and masks, and those of the N likeliest [without N: 0]
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "0")]
+    pub logprobs: Option<usize>,
+    /// Show the prompt as the model sees it, and the stop tokens
+    #[arg(long)]
+    pub verbose: bool,
 }
 
 /// `mixbit run`.
 #[derive(Debug, Args)]
 pub struct Run {
-    /// Model folder, Hugging Face or MLX
-    #[arg(long, value_name = "DIR")]
+    /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub
+    #[arg(long, value_name = "MODEL")]
     pub model: PathBuf,
-    /// The prompt; `-` reads stdin
-    #[arg(long, short, required_unless_present = "prompt_tokens", allow_hyphen_values = true)]
-    pub prompt: Option<String>,
-    /// Token ids instead of a prompt, separated by commas
-    #[arg(long, value_name = "IDS", value_delimiter = ',', conflicts_with_all = ["prompt", "system"])]
-    pub prompt_tokens: Vec<u32>,
-    /// Most tokens to generate
-    #[arg(long, short, default_value_t = 256, value_name = "N")]
-    pub max_tokens: usize,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub hub: Hub,
+    /// Compute in this type [default: float32 on the CPU, the model's own on Metal]
+    #[arg(long, value_enum)]
+    pub dtype: Option<FloatDtype>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub prompt: Prompt,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub sampling: Sampling,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub ending: Ending,
+    /// Go on past end-of-sequence tokens
+    #[arg(long, help_heading = "Ending")]
+    pub ignore_eos: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub cache: Cache,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub draft: Draft,
-    /// System message for the chat template; an empty one removes the template's own
-    #[arg(long, value_name = "TEXT")]
-    pub system: Option<String>,
-    /// Give the model the prompt as it is
-    #[arg(long, conflicts_with = "system")]
-    pub disable_chat_template: bool,
-    /// Go on past end-of-sequence tokens
-    #[arg(long)]
-    pub ignore_eos: bool,
-    /// Show the prompt as the model sees it, and the stop tokens
-    #[arg(long)]
-    pub verbose: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub show: Show,
+}
+
+/// `mixbit chat`.
+#[derive(Debug, Args)]
+pub struct Chat {
+    /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub
+    #[arg(long, value_name = "MODEL")]
+    pub model: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub hub: Hub,
     /// Compute in this type [default: float32 on the CPU, the model's own on Metal]
     #[arg(long, value_enum)]
     pub dtype: Option<FloatDtype>,
+    /// System message; an empty one removes the template's own
+    #[arg(long, alias = "system-prompt", value_name = "TEXT")]
+    pub system: Option<String>,
+    /// Show how many tokens went through the model, and how fast, after each answer
+    #[arg(long)]
+    pub verbose: bool,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub sampling: Sampling,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub ending: Ending,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub cache: Cache,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub draft: Draft,
 }
 
 /// `mixbit logits`.
 #[derive(Debug, Args)]
 pub struct Logits {
-    /// Model folder, Hugging Face or MLX
-    #[arg(long, value_name = "DIR")]
+    /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub
+    #[arg(long, value_name = "MODEL")]
     pub model: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub hub: Hub,
     /// Token ids separated by commas
     #[arg(long, value_name = "IDS", value_delimiter = ',', required_unless_present = "prompt")]
     pub tokens: Vec<u32>,
@@ -88,4 +196,28 @@ pub struct Logits {
     /// Compute in this type [default: float32 on the CPU, the model's own on Metal]
     #[arg(long, value_enum)]
     pub dtype: Option<FloatDtype>,
+}
+
+/// `ID=VALUE`.
+fn parse_bias(text: &str) -> Result<(u32, f32), String> {
+    let (id, value) = text.split_once('=').ok_or("expected ID=VALUE, such as 13=-2.5")?;
+    let id = id.trim().parse().map_err(|_| format!("`{id}` is not a token id"))?;
+    match value.trim().parse::<f32>() {
+        Ok(value) if value < f32::INFINITY => Ok((id, value)),
+        _ => Err(format!("`{value}` is not a number that can be added (-inf bans the token)")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn biases() {
+        assert_eq!(parse_bias("13=-2.5"), Ok((13, -2.5)));
+        assert_eq!(parse_bias(" 0 = -inf"), Ok((0, f32::NEG_INFINITY)));
+        for bad in ["", "13", "=1", "-1=1", "x=1", "1=", "1=x", "1=inf", "1=nan", "4294967296=1"] {
+            assert!(parse_bias(bad).is_err(), "{bad}");
+        }
+    }
 }

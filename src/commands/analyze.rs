@@ -38,7 +38,8 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
         console.line(&format!("resuming: {} of {} layers are measured", finished.len(), plan.len()));
     }
     measure.run(&finished, console, |layer| partial.add(layer))?;
-    let table = partial.finish(&args.out, measure.measurement.clone())?;
+    let correction = measure.correct(&partial.finished, technique, console)?;
+    let table = partial.finish(&args.out, measure.measurement.clone(), correction)?;
     console.done(&format!("{} layers in {}", table.layers.len(), args.out.display()));
     Ok(())
 }

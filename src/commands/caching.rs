@@ -18,14 +18,16 @@ pub fn draft_cache_settings(args: &Cache, spec: &DecoderSpec) -> Result<CacheSet
     Ok(CacheSettings { context: window(args, size.min())?, quant: None })
 }
 
-/// What to say when a text of so many `tokens` may be longer than what is remembered.
-pub fn eviction_note(settings: &CacheSettings, tokens: usize) -> Option<String> {
-    let size = settings.context?.size();
-    (tokens > size).then(|| {
-        format!(
-            "prompt and answer may reach {tokens} tokens, the context is {size}: then the middle is forgotten"
-        )
-    })
+/// What to say when a text of so many `tokens` may be longer than what is remembered, or than what the model of `spec`
+/// was made for.
+pub fn length_note(settings: &CacheSettings, spec: &DecoderSpec, tokens: usize) -> Option<String> {
+    let reach = format!("prompt and answer may reach {tokens} tokens");
+    let size = settings.context.map(|context| context.size());
+    if let Some(size) = size.filter(|&size| tokens > size) {
+        return Some(format!("{reach}, the context is {size}: then the middle is forgotten"));
+    }
+    let most = spec.max_position_embeddings.filter(|&most| tokens > most)?;
+    Some(format!("{reach}, the model's context is {most}"))
 }
 
 fn window(args: &Cache, size: Option<usize>) -> Result<Option<ContextWindow>> {

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::html::curve_svg;
 use crate::output_file;
 use crate::report::{Align, Console, Table as TextTable, bytes, out};
+use crate::rounding::Technique;
 use crate::sensitivity::{LayerSensitivity, Table};
 
 /// Steps of bits a weight.
@@ -14,13 +15,14 @@ pub const STEP: f64 = 0.25;
 
 /// Runs the command.
 pub fn run(args: &Curve, console: &Console) -> Result<()> {
-    let table = Table::read(&args.table)?;
-    let width = table.measurement.dtype.bytes();
-    let weights = table.layers.iter().map(|layer| (layer.rows * layer.columns) as u64).sum();
-    let layers = table.layers.iter().map(|layer| options(layer, width)).collect();
-    let points = Problem::new(layers, &[])?.sampled(weights, STEP)?;
+    let Table { measurement, layers, correction } = Table::read(&args.table)?;
+    let technique = if correction.gptq.is_empty() { measurement.rounding } else { Technique::Gptq };
+    console.line(&format!("predicted for --rounding {technique}"));
+    let width = measurement.dtype.bytes();
+    let layers = correction.scores_for(technique, &layers);
+    let points = correction.curve(problem(&layers, width)?.sampled(weights(&layers), STEP)?);
     if let Some(path) = &args.svg {
-        output_file::write(path, curve_svg(&points, &table.layers, width)?.as_bytes())?;
+        output_file::write(path, curve_svg(&points, &layers, width, &correction)?.as_bytes())?;
         console.done(&format!("the curve in {}", path.display()));
         return Ok(());
     }
@@ -39,7 +41,16 @@ pub fn run(args: &Curve, console: &Console) -> Result<()> {
     out(&text.to_string())
 }
 
-/// What was measured, and float at no cost.
+/// Every candidate of a table, and float at no cost, in layers whose scales take `width` bytes.
+pub fn problem(layers: &[LayerSensitivity], width: usize) -> Result<Problem> {
+    Problem::new(layers.iter().map(|layer| options(layer, width)).collect(), &[])
+}
+
+/// Weights of all layers.
+pub fn weights(layers: &[LayerSensitivity]) -> u64 {
+    layers.iter().map(|layer| (layer.rows * layer.columns) as u64).sum()
+}
+
 fn options(layer: &LayerSensitivity, width: usize) -> Layer {
     let measured = layer.scores.iter().map(|score| (Candidate::Quantized(score.quant), score.kl));
     let options = measured.chain([(Candidate::Keep, 0.0)]).filter_map(|(candidate, loss)| {

@@ -1,49 +1,68 @@
 //! The draft model of speculative decoding: it must speak the model's tokens.
 
 use super::caching::draft_cache_settings;
-use crate::checkpoint::SourceModel;
+use crate::checkpoint::{Dtype, SourceModel};
 use crate::cli::{Cache, Draft as Args};
-use crate::engine::{Draft, Model};
+use crate::engine::{CacheSettings, Draft, Engine, Model};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
-/// Opens the draft model, if one is wanted.
-///
-/// # Errors
-/// When its vocabulary is another one than that of `source`: by size, or by its tokens.
-pub fn open_draft(args: &Args, source: &SourceModel, tokenizer: &Tokenizer) -> Result<Option<SourceModel>> {
-    let Some(dir) = &args.draft_model else { return Ok(None) };
-    let draft = SourceModel::open(dir)?;
-    draft.verify()?;
-    let (found, expected) = (draft.spec().vocab_size, source.spec().vocab_size);
-    let wrong = |what: String| {
-        Err(Error::file(dir, what)
-            .hint("a draft model is a smaller one of the same family, with the same tokenizer"))
-    };
-    if found != expected {
-        return wrong(format!(
-            "has a vocabulary of {found} tokens, the model {} one of {expected}",
-            source.dir().display()
-        ));
-    }
-    // Token ids alone need no tokenizer.
-    if dir.join("tokenizer.json").is_file() {
-        let other = Tokenizer::from_dir(dir)?;
-        let token = |tokenizer: &Tokenizer, id| tokenizer.id_to_token(id).unwrap_or_default();
-        if let Some(id) = (0..found as u32).find(|&id| token(&other, id) != token(tokenizer, id)) {
-            return wrong(format!(
-                "calls token {id} `{}`, the model {} calls it `{}`",
-                token(&other, id),
-                source.dir().display(),
-                token(tokenizer, id)
-            ));
-        }
-    }
-    Ok(Some(draft))
+/// A draft model before it is loaded.
+pub struct DraftSource {
+    checkpoint: SourceModel,
+    tokens: usize,
+    cache: CacheSettings,
 }
 
-/// How `model` drafts.
-pub fn draft<'a>(args: &Args, cache: &Cache, model: &'a Model) -> Result<Draft<'a>> {
-    let tokens = args.num_draft_tokens as usize;
-    Ok(Draft { model, tokens, cache: draft_cache_settings(cache, model.spec())? })
+impl DraftSource {
+    /// Opens the draft model, if one is wanted.
+    ///
+    /// # Errors
+    /// When its vocabulary is another one than that of `source`: by size, or by its tokens.
+    pub fn open(
+        args: &Args,
+        cache: &Cache,
+        source: &SourceModel,
+        tokenizer: &Tokenizer,
+    ) -> Result<Option<Self>> {
+        let Some(path) = &args.draft_model else { return Ok(None) };
+        let checkpoint = SourceModel::open(path)?;
+        checkpoint.verify()?;
+        let wrong = |what: String| {
+            Err(Error::file(path, what)
+                .hint("a draft model is a smaller one of the same family, with the same tokenizer"))
+        };
+        let (found, expected) = (checkpoint.spec().vocab_size, source.spec().vocab_size);
+        if found != expected {
+            return wrong(format!(
+                "has a vocabulary of {found} tokens, the model {} one of {expected}",
+                source.dir().display()
+            ));
+        }
+        // Token ids alone need no tokenizer.
+        if checkpoint.files().has("tokenizer.json") {
+            let other = Tokenizer::from_files(checkpoint.files())?;
+            let token = |tokenizer: &Tokenizer, id| tokenizer.id_to_token(id).unwrap_or_default();
+            if let Some(id) = (0..found as u32).find(|&id| token(&other, id) != token(tokenizer, id)) {
+                return wrong(format!(
+                    "calls token {id} `{}`, the model {} calls it `{}`",
+                    token(&other, id),
+                    source.dir().display(),
+                    token(tokenizer, id)
+                ));
+            }
+        }
+        let cache = draft_cache_settings(cache, checkpoint.spec())?;
+        Ok(Some(Self { checkpoint, tokens: args.num_draft_tokens as usize, cache }))
+    }
+
+    /// Loads the model.
+    pub fn load(&self, engine: &Engine, dtype: Option<Dtype>) -> Result<Model> {
+        Model::load(engine, &self.checkpoint, dtype)
+    }
+
+    /// How `model`, which was loaded from here, drafts.
+    pub fn draft<'a>(&self, model: &'a Model) -> Draft<'a> {
+        Draft { model, tokens: self.tokens, cache: self.cache }
+    }
 }

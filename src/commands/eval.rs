@@ -29,7 +29,7 @@ pub fn run(args: &Eval, console: &Console) -> Result<()> {
     }
     let length = args.sequence_length as usize;
     let text = Text::open(Some(&args.data))?;
-    let windows = text.windows(&Tokenizer::from_dir(source.dir())?, length, args.max_tokens)?;
+    let windows = text.windows(&Tokenizer::from_files(source.files())?, length, args.max_tokens)?;
     let kept = args.reference.as_deref().filter(|path| Reference::is_file(path));
     let kept = kept.map(|path| open_kept(path, &windows)).transpose()?;
     let model = match (&args.reference, &kept) {

@@ -10,13 +10,15 @@ use crate::contents::{FileContents, FileLayer};
 use crate::error::{Error, Result};
 use crate::html;
 use crate::inventory::Inventory;
+use crate::model_files::{Pack, PackedFile};
 use crate::output_file;
 use crate::report::{Align, Console, Table, bit_table, bytes, cell, class_bars, class_table, out};
 use crate::spec::Role;
 
 /// Runs the command.
 pub fn run(args: &Inspect, console: &Console) -> Result<()> {
-    if args.model.is_file() {
+    let extension = args.model.extension().unwrap_or_default();
+    if args.model.is_file() && (extension == "safetensors" || extension == "npz") {
         return inspect_file(args);
     }
     let source = SourceModel::open(&args.model)?;
@@ -30,6 +32,7 @@ pub fn run(args: &Inspect, console: &Console) -> Result<()> {
             "bytes": inventory.bytes,
             "layers": inventory.layers,
             "notes": source.spec().notes,
+            "files": source.files().pack().map(packed_files),
         }));
     }
     if args.layers {
@@ -45,6 +48,9 @@ pub fn run(args: &Inspect, console: &Console) -> Result<()> {
         return Ok(());
     }
     console.notes(&source.spec().notes);
+    if let Some(pack) = source.files().pack() {
+        out(&pack_table(pack))?;
+    }
     let columns = [("size", inventory.bytes)];
     let linear = || inventory.layers.iter().filter(|layer| layer.role != Role::Embed);
     out(&format!(
@@ -60,6 +66,21 @@ pub fn run(args: &Inspect, console: &Console) -> Result<()> {
         class_table(&columns),
         class_bars(&columns),
     ))
+}
+
+fn packed_files(pack: &Pack) -> Value {
+    let describe =
+        |file: &PackedFile| json!({"name": file.name, "bytes": file.data.len(), "sha256": file.sha256});
+    pack.files().iter().map(describe).collect()
+}
+
+/// The files in a pack, and a line below.
+fn pack_table(pack: &Pack) -> String {
+    let mut table = Table::new(&[("file", Align::Left), ("bytes", Align::Right), ("SHA-256", Align::Left)]);
+    for file in pack.files() {
+        table.row([file.name.clone(), file.data.len().to_string(), file.sha256.clone()]);
+    }
+    format!("{table}\n")
 }
 
 /// What kind of model it is, in a line.
@@ -80,10 +101,6 @@ pub fn architecture(source: &SourceModel, inventory: &Inventory) -> String {
 /// A single weight file: nothing but names, types and shapes.
 fn inspect_file(args: &Inspect) -> Result<()> {
     let path = &args.model;
-    if !path.extension().is_some_and(|extension| extension == "safetensors" || extension == "npz") {
-        return Err(Error::file(path, "is neither a model folder nor a .safetensors or .npz file")
-            .hint("give the folder that holds config.json, or one of its weight files"));
-    }
     let contents = FileContents::of(&Checkpoint::open(path)?);
     if args.html.is_some() {
         return Err(Error::usage("--html draws a model folder, not a single file")

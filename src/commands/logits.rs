@@ -15,7 +15,7 @@ pub fn run(args: &Logits, console: &Console) -> Result<()> {
     let source = SourceModel::open(&args.model)?;
     source.verify()?;
     let tokens = match &args.prompt {
-        Some(text) => Tokenizer::from_dir(&args.model)?.encode(text, true)?,
+        Some(text) => Tokenizer::from_files(source.files())?.encode(text, true)?,
         None => args.tokens.clone(),
     };
     console.notes(&source.spec().notes);

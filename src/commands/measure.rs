@@ -1,13 +1,19 @@
 //! Sensitivities for a command: engine and progress.
 
+use std::collections::BTreeMap;
+
 use sha2::{Digest, Sha256};
 
+use super::curve::{problem, weights};
 use super::settings::Calibration;
 use super::texts::Texts;
 use crate::affine::FloatType;
-use crate::candidate::Quant;
+use crate::allocate::Allocation;
+use crate::bitmap::BitMap;
+use crate::candidate::{Mode, Quant};
 use crate::checkpoint::SourceModel;
-use crate::engine::{AnalysisSettings, Engine, analyze};
+use crate::correction::{Correction, Measured};
+use crate::engine::{AnalysisSettings, CorrectionSettings, Engine, analyze, measure_corrections};
 use crate::error::Result;
 use crate::report::Console;
 use crate::rounding::Technique;
@@ -81,7 +87,82 @@ impl<'a> Measure<'a> {
     }
 }
 
-fn digest(sequences: &[Vec<u32>]) -> String {
+/// Bits a weight of the whole models that are measured, from the largest; those in reach.
+const SIZES: [f64; 4] = [4.5, 3.5, 3.0, 2.5];
+/// Tokens that they are measured on, about.
+const TOKENS: usize = 2048;
+
+impl Measure<'_> {
+    /// Measures what the predictions of `layers` are off by, and by how much GPTQ is better if that is the `technique`.
+    pub fn correct(
+        &self,
+        layers: &[LayerSensitivity],
+        technique: Technique,
+        console: &Console,
+    ) -> Result<Correction> {
+        if matches!(self.method, Method::Alignment { .. }) {
+            return Ok(Correction::default());
+        }
+        let Measurement { dtype, rounding, candidates, sequence_length, .. } = &self.measurement;
+        let (problem, weights) = (problem(layers, dtype.bytes())?, weights(layers));
+        let mut points = Vec::new();
+        for bpw in SIZES {
+            let budget = (bpw * weights as f64 / 8.0) as u64;
+            let (least, most) = problem.reachable();
+            if (least..=most).contains(&budget) {
+                points.push((bpw, problem.solve(budget)?));
+            }
+        }
+        let bitmap = |chosen: &Allocation| {
+            let quants = layers.iter().zip(problem.candidates(chosen));
+            quants.filter_map(|(layer, candidate)| Some((layer.path.clone(), candidate.quant()?))).collect()
+        };
+        let bitmaps: Vec<BitMap> = points.iter().map(|(_, allocation)| bitmap(allocation)).collect();
+        let gptq = if technique == Technique::Gptq { by_bits(candidates) } else { Vec::new() };
+        let most = self.sequences.len().div_ceil(4);
+        let (measured_on, seen) = self.sequences.split_at(TOKENS.div_ceil(*sequence_length).min(most));
+        let bar = console.steps_bar("measuring whole models", 1);
+        let settings = CorrectionSettings {
+            sequences: measured_on,
+            seen,
+            bitmaps: &bitmaps,
+            gptq: &gptq,
+            technique: *rounding,
+            dtype: *dtype,
+            memory: self.memory,
+            progress: &|done, total| {
+                bar.set_length(total as u64);
+                bar.set_position(done as u64);
+            },
+        };
+        let found = measure_corrections(&Engine::start()?, self.source, &settings)?;
+        bar.finish_and_clear();
+        let measured = points.iter().zip(found.divergences).map(|((bpw, allocation), measured)| Measured {
+            bpw: *bpw,
+            predicted: allocation.loss,
+            measured,
+        });
+        Ok(Correction {
+            gptq: gptq.iter().map(|quant| quant.bits).zip(found.gptq).collect(),
+            measured: measured.collect(),
+        })
+    }
+}
+
+/// One affine candidate a bit-width, of the group size nearest to 64.
+fn by_bits(candidates: &[Quant]) -> Vec<Quant> {
+    let mut found: BTreeMap<u32, Quant> = BTreeMap::new();
+    for quant in candidates.iter().filter(|quant| quant.mode == Mode::Affine) {
+        let best = found.entry(quant.bits).or_insert(*quant);
+        if quant.group_size.abs_diff(64) < best.group_size.abs_diff(64) {
+            *best = *quant;
+        }
+    }
+    found.into_values().collect()
+}
+
+/// SHA-256 of the tokens.
+pub fn digest(sequences: &[Vec<u32>]) -> String {
     let mut hash = Sha256::new();
     for token in sequences.iter().flatten() {
         hash.update(token.to_le_bytes());

@@ -1,7 +1,9 @@
 //! One file per subcommand: arguments, plan, stages, report.
 
 mod analyze;
+mod answering;
 mod caching;
+mod chat;
 mod check;
 mod convert;
 mod curve;
@@ -11,6 +13,9 @@ mod eval;
 mod inspect;
 mod logits;
 mod measure;
+mod models;
+mod pack;
+mod prompting;
 mod quantize;
 mod recipes;
 mod report;
@@ -19,14 +24,17 @@ mod scoring;
 mod settings;
 mod streaming;
 mod texts;
+mod unpack;
+mod upload;
 
 use crate::cli::{Cli, Command};
 use crate::error::Result;
 use crate::report::Console;
 
 /// Runs the subcommand.
-pub fn run(cli: Cli) -> Result<()> {
+pub fn run(mut cli: Cli) -> Result<()> {
     let console = Console::new(cli.quiet);
+    models::locate(&mut cli.command, &console)?;
     match cli.command {
         Command::Convert(args) => convert::run(&args, &console),
         Command::Quantize(args) => quantize::run(&args, &console),
@@ -39,6 +47,10 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Check(args) => check::run(&args, &console),
         Command::Report(args) => report::run(&args, &console),
         Command::Run(args) => run::run(&args, &console),
+        Command::Chat(args) => chat::run(&args, &console),
+        Command::Pack(args) => pack::run(&args, &console),
+        Command::Unpack(args) => unpack::run(&args, &console),
+        Command::Upload(args) => upload::run(&args, &console),
         Command::Logits(args) => logits::run(&args, &console),
     }
 }

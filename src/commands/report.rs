@@ -1,20 +1,20 @@
 //! `mixbit report`: one HTML file about a model, with a prompt answered by it and by the float one.
 
-use std::path::Path;
+use std::ops::ControlFlow;
 
 use super::inspect::architecture;
-use super::run::{chat_text, encode_chat};
+use super::prompting::{chat_text, encode_chat};
 use super::scoring::check_vocabulary;
 use crate::checkpoint::SourceModel;
 use crate::cli::Report;
-use crate::engine::{self, Engine, Finish, Model, Settings};
+use crate::engine::{self, CacheSettings, Engine, Finish, Model, Session, Settings};
 use crate::error::{Error, Result};
 use crate::html::{self, Answer, History, Page, Sample};
 use crate::inventory::Inventory;
 use crate::output_file;
 use crate::record::Record;
 use crate::report::Console;
-use crate::sample::{Sampler, Sampling};
+use crate::sample::{Chosen, Sampler, Sampling};
 use crate::stop_tokens::stop_tokens;
 use crate::tokenizer::Tokenizer;
 
@@ -28,7 +28,7 @@ pub fn run(args: &Report, console: &Console) -> Result<()> {
     if let Some(reference) = &reference {
         check_vocabulary(&source, reference.spec().vocab_size)?;
     }
-    let record = Record::read(source.dir())?;
+    let record = Record::read(source.files())?;
     output_file::check(&args.out, args.overwrite)?;
     let inventory = Inventory::of_source(&source);
     let sample = sample(args, &source, reference.as_ref(), console)?;
@@ -52,7 +52,7 @@ pub fn page(
         History::Unasked | History::Missing => None,
     };
     html::page(&Page {
-        name: &name(source.dir()),
+        name: &source.files().title(),
         architecture: &architecture(source, inventory),
         inventory,
         notes: &source.spec().notes,
@@ -60,12 +60,6 @@ pub fn page(
         history,
         sample,
     })
-}
-
-/// The folder's own name, whatever the path to it.
-fn name(dir: &Path) -> String {
-    let dir = std::fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
-    dir.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
 }
 
 /// The answers, one model after the other; none where there is nothing to compare and nothing was asked.
@@ -88,7 +82,7 @@ fn sample(
     let models = reference.map(|model| ("reference", model)).into_iter().chain([(quantized, source)]);
     let mut answers = Vec::new();
     for (by, model) in models {
-        console.line(&format!("asking {}", name(model.dir())));
+        console.line(&format!("asking {}", model.files().title()));
         answers.push(answer(&engine, model, prompt, by, args.max_tokens as usize)?);
     }
     Ok(Some(Sample { prompt: prompt.to_owned(), answers }))
@@ -103,15 +97,17 @@ fn answer(
     max_tokens: usize,
 ) -> Result<Answer> {
     source.verify()?;
-    let tokenizer = Tokenizer::from_dir(source.dir())?;
+    let tokenizer = Tokenizer::from_files(source.files())?;
     let rendered = chat_text(&tokenizer, prompt, None)?;
     let tokens = encode_chat(&tokenizer, rendered.as_deref(), prompt)?;
     let settings = Settings::new(max_tokens, stop_tokens(source.config(), &tokenizer)?);
-    let greedy = Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, min_p: 0.0 };
+    let mut greedy = Sampler::new(Sampling::default(), 0);
     let model = Model::load(engine, source, None)?;
-    let found = engine::generate(&model, &tokens, &mut Sampler::new(greedy, 0), &settings, |_| Ok(()))?;
+    let mut session = Session::new(&model, CacheSettings::default(), None);
+    let go_on = |_: &Chosen| Ok(ControlFlow::Continue(()));
+    let found = engine::generate(&model, &mut session, &tokens, &mut greedy, &settings, go_on)?;
     Ok(Answer {
-        by: format!("{by}: {}", name(source.dir())),
+        by: format!("{by}: {}", source.files().title()),
         text: tokenizer.decode(&found.tokens, true)?,
         tokens: found.tokens.len(),
         ended: matches!(found.finish, Finish::Stop(_)),

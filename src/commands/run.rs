@@ -1,155 +1,106 @@
 //! `mixbit run`: generate text.
 
-use std::io::Read;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::caching::{cache_settings, eviction_note};
-use super::drafting::{draft, open_draft};
-use crate::checkpoint::{Dtype, SourceModel};
-use crate::cli::{Run, Sampling as SamplingArgs};
-use crate::engine::{self, DraftFigures, Engine, Finish, Generation, Model, Settings};
-use crate::error::{Error, ErrorKind, Result};
-use crate::report::{Console, bytes, out};
-use crate::sample::{Sampler, Sampling};
-use crate::stop_tokens::stop_tokens;
-use crate::tokenizer::{Message, Tokenizer};
-use crate::weights::check_values;
+use super::answering::{Asked, Source, memory, note_greedy, rates, sampler, summary};
+use super::prompting::prompt;
+use crate::answer::{Answer, End, last_boxed};
+use crate::cli::Run;
+use crate::engine::{self, Engine, Finish, Generation};
+use crate::error::{Error, Result};
+use crate::report::{Answered, Console, answer_json, bytes, logprob_table, out};
 
 /// Runs the command.
 pub fn run(args: &Run, console: &Console) -> Result<()> {
-    let sampling = sampling(&args.sampling)?;
-    let source = SourceModel::open(&args.model)?;
-    source.verify()?;
-    let tokenizer = Tokenizer::from_dir(&args.model)?;
-    let prompt = prompt(args, &tokenizer)?;
-    let stop = if args.ignore_eos { Vec::new() } else { stop_tokens(source.config(), &tokenizer)? };
-    if args.verbose {
-        console.notes(&source.spec().notes);
-        console.line(&format!("prompt text: {:?}", tokenizer.decode(&prompt, false)?));
-        console.line(&format!("stop tokens: {stop:?}"));
+    let source = Source::open(&Asked {
+        model: &args.model,
+        ending: &args.ending,
+        ignore_eos: args.ignore_eos,
+        cache: &args.cache,
+        draft: &args.draft,
+    })?;
+    let spec = source.checkpoint.spec();
+    let mut sampler = sampler(&args.sampling, args.show.logprobs, spec)?;
+    note_greedy(&args.sampling, console);
+    let prompt = prompt(&args.prompt, &source.tokenizer)?;
+    if args.show.verbose {
+        console.notes(&spec.notes);
+        console.line(&format!("prompt text: {:?}", source.tokenizer.decode(&prompt, false)?));
+        console.line(&format!("stop tokens: {:?}", source.settings.stop));
     }
-    let cache = cache_settings(&args.cache, source.spec())?;
-    if let Some(note) = eviction_note(&cache, prompt.len() + args.max_tokens) {
-        console.notes(&[note]);
-    }
-    let draft_source = open_draft(&args.draft, &source, &tokenizer)?;
+    console.notes(source.length_note(prompt.len()).as_slice());
     let engine = Engine::start()?;
-    let started = Instant::now();
-    let dtype = args.dtype.map(Into::into);
-    let model = Model::load(&engine, &source, dtype)?;
-    let draft_model = draft_source.as_ref().map(|source| Model::load(&engine, source, dtype)).transpose()?;
-    let draft = draft_model.as_ref().map(|model| draft(&args.draft, &args.cache, model)).transpose()?;
-    let load = started.elapsed();
-    let mut sampler = Sampler::new(sampling, args.sampling.seed);
-    let settings = Settings {
-        cache,
-        prefill_step: args.cache.prefill_step_size as usize,
-        ..Settings::new(args.max_tokens, stop)
+    let (loaded, load) = source.load(&engine, args.dtype.map(Into::into))?;
+
+    let as_it_comes = !args.show.json && !args.show.extract_boxed;
+    let show = |text: &str| if as_it_comes { out(text) } else { Ok(()) };
+    let mut answer = Answer::new(&source.tokenizer, &source.ending);
+    let mut logprobs = Vec::new();
+    let mut session = source.session(&loaded);
+    let generation =
+        source.answer(&loaded, &mut session, &prompt, &mut sampler, &mut answer, |chosen, text| {
+            logprobs.extend(chosen.logprobs.clone());
+            show(text)
+        })?;
+    let (rest, text, end) = answer.finish()?;
+    show(&format!("{rest}\n"))?;
+    let (reading, writing) = rates(prompt.len(), &generation);
+    let answered = Answered {
+        boxed: last_boxed(&text),
+        extract_boxed: args.show.extract_boxed,
+        text: &text,
+        end: end.as_ref(),
+        generation: &generation,
+        logprobs: args.show.logprobs.map(|_| logprobs.as_slice()),
+        prompt: &prompt,
+        load,
+        rates: (reading, writing),
     };
-    let mut stream = tokenizer.stream(true);
-    let emit = |token| out(&stream.push(token)?);
-    let result = engine::generate_with(&model, draft, &prompt, &mut sampler, &settings, emit);
-    // Which tensor is to blame is worth a pass over the weights once something went wrong.
-    let result = result.or_else(|error| match error.kind() {
-        ErrorKind::Engine(_) => check_values(&source, Dtype::F32).and(Err(error)),
-        _ => Err(error),
-    })?;
-    out(&format!("{}\n", stream.finish()?))?;
-    summary(console, prompt.len(), &result, load, args.verbose);
-    Ok(())
+    report(args, &answered, &source)?;
+    summary(console, prompt.len(), &generation);
+    details(console, args, &generation, end.as_ref(), load);
+    boxed(args, &answered, console)
 }
 
-fn sampling(args: &SamplingArgs) -> Result<Sampling> {
-    let within = |name: &str, value: f32, most: f32| {
-        if value.is_finite() && (0.0..=most).contains(&value) {
-            return Ok(value);
-        }
-        Err(Error::usage(format!("--{name} {value} is out of range"))
-            .hint(format!("it lies between 0 and {most}")))
-    };
-    Ok(Sampling {
-        temperature: within("temperature", args.temperature, 100.0)?,
-        top_p: within("top-p", args.top_p, 1.0)?,
-        top_k: args.top_k as usize,
-        min_p: within("min-p", args.min_p, 1.0)?,
-    })
+/// What was not shown while it came.
+fn report(args: &Run, answered: &Answered<'_>, source: &Source) -> Result<()> {
+    if args.show.json {
+        return out(&answer_json(answered, &source.tokenizer)?);
+    }
+    if let Some(content) = answered.boxed.filter(|_| args.show.extract_boxed) {
+        out(&format!("{content}\n"))?;
+    }
+    match answered.logprobs {
+        Some(logprobs) => out(&logprob_table(&answered.generation.tokens, logprobs, &source.tokenizer)?),
+        None => Ok(()),
+    }
 }
 
-/// The prompt's tokens: through the chat template where there is one, BOS once.
-fn prompt(args: &Run, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
-    if !args.prompt_tokens.is_empty() {
-        return Ok(args.prompt_tokens.clone());
-    }
-    let text = match args.prompt.as_deref() {
-        Some("-") => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).map_err(|e| Error::io("stdin", e))?;
-            text.strip_suffix('\n').unwrap_or(&text).to_owned()
-        }
-        Some(text) => text.to_owned(),
-        None => String::new(),
-    };
-    if text.is_empty() {
-        return Err(
-            Error::usage("the prompt is empty").hint("give --prompt TEXT, or text on stdin with --prompt -")
-        );
-    }
-    if args.disable_chat_template {
-        return tokenizer.encode(&text, true);
-    }
-    let rendered = chat_text(tokenizer, &text, args.system.as_deref());
-    let rendered = rendered.map_err(|error| match error.kind() {
-        ErrorKind::Usage(_) => error,
-        _ => error.hint("--disable-chat-template gives the model the prompt as it is"),
-    })?;
-    if rendered.is_none() && args.system.is_some() {
-        return Err(Error::usage("--system needs a chat template, and this model has none")
-            .hint("put the text into --prompt"));
-    }
-    encode_chat(tokenizer, rendered.as_deref(), &text)
-}
-
-/// A user's `text` after a system message as the chat template writes it, where there is one.
-pub fn chat_text(tokenizer: &Tokenizer, text: &str, system: Option<&str>) -> Result<Option<String>> {
-    let mut messages = vec![Message::new("user", text)];
-    if let Some(system) = system {
-        messages.insert(0, Message::new("system", system));
-    }
-    tokenizer.apply_chat_template(&messages, true)
-}
-
-/// The tokens of what the template wrote, or of the text itself; BOS once, and the template writes it where the model
-/// wants one.
-pub fn encode_chat(tokenizer: &Tokenizer, rendered: Option<&str>, text: &str) -> Result<Vec<u32>> {
-    rendered.map_or_else(|| tokenizer.encode(text, true), |rendered| tokenizer.encode(rendered, false))
-}
-
-fn summary(console: &Console, prompt: usize, result: &Generation, load: Duration, verbose: bool) {
-    let rate = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
-    // The first token comes out of the prompt's own pass.
-    let steps = result.tokens.len().saturating_sub(usize::from(result.finish == Finish::Length));
-    console.line(&format!("prompt: {prompt} tokens, {:.1} tokens/s", rate(prompt, result.timings.prompt)));
-    console.line(&format!(
-        "generation: {} tokens, {:.1} tokens/s",
-        result.tokens.len(),
-        rate(steps, result.timings.generation)
-    ));
-    if let Some(drafting) = result.drafting {
-        let DraftFigures { drafted, accepted } = drafting;
-        let percent = 100.0 * accepted as f64 / drafted.max(1) as f64;
-        console.line(&format!("draft model: {accepted} of {drafted} tokens accepted ({percent:.1} %)"));
-    }
+fn details(console: &Console, args: &Run, generation: &Generation, end: Option<&End>, load: Duration) {
     let peak = engine::peak_memory().map_or_else(|| "unknown".to_owned(), bytes);
     console.line(&format!("peak memory: {peak}, load time: {:.2} s", load.as_secs_f64()));
-    if verbose {
-        let forgotten = match result.cache.evicted {
-            0 => String::new(),
-            evicted => format!(", {evicted} tokens forgotten"),
-        };
-        console.line(&format!("cache: {} at most{forgotten}", bytes(result.cache.bytes as u64)));
-        console.line(&match result.finish {
-            Finish::Stop(token) => format!("finished by stop token {token}"),
-            Finish::Length => "finished by --max-tokens".to_owned(),
+    if args.show.verbose {
+        memory(console, generation);
+        console.line(&match (end, generation.finish) {
+            (Some(End::String(string)), _) => format!("finished by stop string {string:?}"),
+            (Some(End::Boxed), _) => "finished by the end of a box".to_owned(),
+            (None, Finish::Stop(token)) => format!("finished by stop token {token}"),
+            (None, Finish::Length | Finish::Enough) => "finished by --max-tokens".to_owned(),
         });
     }
+}
+
+/// Fails where a box was to be printed and there is none.
+fn boxed(args: &Run, answered: &Answered<'_>, console: &Console) -> Result<()> {
+    if !args.show.extract_boxed || answered.boxed.is_some() {
+        return Ok(());
+    }
+    if !args.show.json {
+        console.line(&format!("the answer: {}", answered.text));
+    }
+    let error = Error::no_answer("there is no \\boxed{} in the answer");
+    Err(match answered.generation.finish {
+        Finish::Length => error.hint("the answer was cut off: raise --max-tokens"),
+        Finish::Stop(_) | Finish::Enough => error.hint("--final-only asks for one"),
+    })
 }

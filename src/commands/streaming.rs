@@ -23,7 +23,7 @@ const LOGITS: usize = 1 << 24;
 pub fn run(args: &Eval, source: &SourceModel, console: &Console) -> Result<()> {
     let settings = cache_settings(&args.cache, source.spec())?;
     let text = Text::open(Some(&args.data))?;
-    let windows = text.windows(&Tokenizer::from_dir(source.dir())?, usize::MAX, args.max_tokens)?;
+    let windows = text.windows(&Tokenizer::from_files(source.files())?, usize::MAX, args.max_tokens)?;
     let tokens = windows.concat();
     let engine = Engine::start()?;
     let model = Model::load(&engine, source, None)?;

@@ -10,6 +10,9 @@ use crate::tokenizer::Tokenizer;
 /// Windows of held-out text at most.
 const MOST_HELD_OUT: usize = 8;
 
+/// Windows to watch progress on at most.
+const MOST_SPARE: usize = 16;
+
 /// Token windows that share no token.
 #[derive(Debug, Clone)]
 pub struct Texts {
@@ -19,12 +22,14 @@ pub struct Texts {
     pub sequences: Vec<Vec<u32>>,
     /// To score on, and never for anything else.
     pub held_out: Vec<Vec<u32>>,
+    /// To watch progress on: windows of the same text that serve for nothing else, where there are any left.
+    pub spare: Vec<Vec<u32>>,
 }
 
 impl Texts {
     /// Tokenizes the text and chooses the windows.
     pub fn prepare(source: &SourceModel, calibration: &Calibration, console: &Console) -> Result<Self> {
-        let tokenizer = Tokenizer::from_dir(source.dir())?;
+        let tokenizer = Tokenizer::from_files(source.files())?;
         let text = Text::open(calibration.text.as_deref())?;
         let length = calibration.sequence_length as usize;
         let samples = calibration.samples as usize;
@@ -38,8 +43,18 @@ impl Texts {
         ));
         check(source, &sequences, length, console)?;
         check(source, &held_out, length, &Console::new(true))?;
-        Ok(Self { name: short_name(calibration.text.as_deref()), sequences, held_out })
+        let spare = at_most(split.spare, MOST_SPARE);
+        check(source, &spare, length, &Console::new(true))?;
+        Ok(Self { name: short_name(calibration.text.as_deref()), sequences, held_out, spare })
     }
+}
+
+/// At most so many of the windows, evenly apart.
+fn at_most(windows: Vec<Vec<u32>>, most: usize) -> Vec<Vec<u32>> {
+    let (count, most) = (windows.len(), most.max(1));
+    let step = |index: usize| index * most / count.max(1);
+    let chosen = |index: &usize| count <= most || *index == 0 || step(*index) != step(index - 1);
+    windows.into_iter().enumerate().filter(|(index, _)| chosen(index)).map(|(_, window)| window).collect()
 }
 
 /// Tokens that the embedding lacks are an error; more of them than the model was made for, a note.

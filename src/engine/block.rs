@@ -88,6 +88,19 @@ impl Block {
         })
     }
 
+    /// The weights of the norms that this block has, by the rest of their names.
+    pub(super) fn norms_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut Array)> {
+        let Self { q_norm, k_norm, input_norm, post_attention_norm, .. } = self;
+        [
+            ("self_attn.q_norm.weight", q_norm.as_mut()),
+            ("self_attn.k_norm.weight", k_norm.as_mut()),
+            ("input_layernorm.weight", Some(input_norm)),
+            ("post_attention_layernorm.weight", Some(post_attention_norm)),
+        ]
+        .into_iter()
+        .filter_map(|(name, norm)| Some((name, norm?)))
+    }
+
     /// x [batch, tokens, hidden] to the same. Without a cache the tokens are the whole sequence.
     pub(super) fn forward(
         &self,

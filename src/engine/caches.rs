@@ -140,10 +140,20 @@ impl Caches {
         Ok(context.size - self.held)
     }
 
-    /// Takes the latest `count` tokens back, or says that some layer cannot and leaves all as it is.
+    /// Tokens seen.
+    pub(super) fn seen(&self) -> usize {
+        self.seen
+    }
+
+    /// Takes the latest `count` tokens back, or says that this cannot be done and leaves all as it is: some layer has let
+    /// go of what would be needed, or they came before something was evicted that would still be there without them.
     pub(super) fn trim(&mut self, count: usize) -> bool {
-        let sinks = self.context.filter(|_| self.figures.evicted > 0).map_or(0, |context| context.sinks);
-        let can = count + sinks <= self.held && self.layers.iter().all(|layer| layer.can_trim(count));
+        if count == 0 {
+            return true;
+        }
+        let evicted = self.context.filter(|_| self.figures.evicted > 0);
+        let least = evicted.map_or(0, |context| context.size - context.batch);
+        let can = count + least <= self.held && self.layers.iter().all(|layer| layer.can_trim(count));
         if can {
             self.layers.iter_mut().for_each(|layer| layer.trim(count));
             self.seen -= count;

@@ -10,7 +10,6 @@ use super::model::Ends;
 use super::states::{Kept, Store};
 use crate::checkpoint::SourceModel;
 use crate::error::Result;
-use crate::evaluation;
 
 /// The float model on some sequences: every block's inputs and what came out, to compare with.
 pub struct Comparison<'a> {
@@ -61,23 +60,8 @@ impl<'a> Comparison<'a> {
             for block in &changed {
                 x = forward(context, block, &x, None)?;
             }
-            total += self.divergence(sequence, &x, &ends)?;
+            total += self.float.divergence(sequence, &x, &ends)?;
         }
         Ok(total / self.tokens as f64)
-    }
-
-    /// Sum over the tokens of a sequence whose last hidden states became `x`.
-    fn divergence(&self, sequence: usize, x: &mlx_rs::Array, ends: &Ends) -> Result<f64> {
-        let tokens = x.shape()[1] as usize;
-        let mut total = 0.0;
-        for start in (0..tokens).step_by(self.float.positions_at_once()) {
-            let end = (start + self.float.positions_at_once()).min(tokens);
-            let part = super::array::slice(x, 1, start, end)?;
-            let found = super::array::to_vec(&ends.logits(self.float.context, &part)?)?;
-            let reference = self.float.logits(sequence, start, end)?;
-            let vocabulary = self.float.context.spec.vocab_size;
-            total += evaluation::kl_divergences(&found, &reference, vocabulary).iter().sum::<f64>();
-        }
-        Ok(total)
     }
 }

@@ -9,23 +9,11 @@
 
 use std::collections::VecDeque;
 
-use super::array::to_vec;
-use super::caches::{CacheFigures, CacheSettings, Caches};
-use super::generate::Settings;
+use super::caches::CacheFigures;
 use super::model::Model;
+use super::session::{Memory, Session};
 use crate::error::{Error, Result};
 use crate::sample::argmax;
-
-/// A draft model, which has the vocabulary of the model it helps.
-#[derive(Debug, Clone, Copy)]
-pub struct Draft<'a> {
-    /// The model.
-    pub model: &'a Model,
-    /// Tokens that it guesses at a time.
-    pub tokens: usize,
-    /// What it remembers.
-    pub cache: CacheSettings,
-}
 
 /// What drafting came to.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -43,33 +31,26 @@ pub(super) struct Decoder<'a> {
 }
 
 impl<'a> Decoder<'a> {
-    pub(super) fn new(model: &'a Model, draft: Option<Draft<'a>>, settings: &Settings) -> Self {
-        let step = settings.prefill_step;
-        let slack = draft.map_or(0, |draft| draft.tokens);
-        let reader = |model: &'a Model, cache: CacheSettings| Reader {
-            model,
-            caches: Caches::new(model.spec(), &cache, slack),
-            step,
-        };
-        Self {
-            target: reader(model, settings.cache),
-            speculation: draft.map(|draft| Speculation {
-                draft: reader(draft.model, draft.cache),
-                tokens: draft.tokens,
-                behind: Vec::new(),
-                drafted: VecDeque::new(),
-                rows: VecDeque::new(),
-                figures: DraftFigures::default(),
-            }),
-        }
+    /// What is read goes to the `session`, prompts `step` tokens at a time.
+    pub(super) fn new(model: &'a Model, session: &'a mut Session<'_>, step: usize) -> Self {
+        let speculation = session.draft.as_mut().map(|(draft, memory)| Speculation {
+            draft: Reader { model: draft.model, memory, step },
+            tokens: draft.tokens,
+            drafted: VecDeque::new(),
+            rows: VecDeque::new(),
+            figures: DraftFigures::default(),
+        });
+        Self { target: Reader { model, memory: &mut session.memory, step }, speculation }
     }
 
-    /// The logits after the prompt.
-    pub(super) fn prompt(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        if let Some(speculation) = &mut self.speculation {
-            speculation.behind.extend(tokens);
+    /// How many tokens of the prompt were remembered, and the logits after it.
+    pub(super) fn prompt(&mut self, tokens: &[u32]) -> Result<(usize, Vec<f32>)> {
+        if let Some(Speculation { draft, .. }) = &mut self.speculation {
+            draft.memory.resume(draft.model, tokens);
         }
-        self.target.read(tokens)
+        let reused = self.target.memory.resume(self.target.model, tokens);
+        let logits = self.target.read(tokens.get(reused..).unwrap_or_default())?;
+        Ok((reused, logits))
     }
 
     /// The logits after one more token; at most `wanted` more rows will be asked for, this one included.
@@ -81,35 +62,35 @@ impl<'a> Decoder<'a> {
     }
 
     pub(super) fn figures(&self) -> (CacheFigures, Option<DraftFigures>) {
-        (self.target.caches.figures(), self.speculation.as_ref().map(|speculation| speculation.figures))
+        (self.target.memory.figures(), self.speculation.as_ref().map(|speculation| speculation.figures))
     }
 }
 
 /// A model and what it remembers.
 struct Reader<'a> {
     model: &'a Model,
-    caches: Caches,
+    memory: &'a mut Memory,
     step: usize,
 }
 
 impl Reader<'_> {
     /// The logits after the last of `tokens`.
     fn read(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        let mut last = None;
-        self.model.feed(tokens, &mut self.caches, self.step, true, |logits| {
-            last = Some(logits);
-            Ok(())
-        })?;
-        last.as_ref().map_or_else(|| Ok(Vec::new()), to_vec)
+        self.memory.read(self.model, tokens, self.step, true)
+    }
+
+    /// The logits after each of `tokens`, for which there must be room.
+    fn read_together(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        self.memory.read(self.model, tokens, tokens.len(), false)
     }
 
     fn room(&mut self) -> Result<usize> {
-        self.caches.make_room(self.model.spec())
+        self.memory.room(self.model)
     }
 
-    /// Takes the latest tokens back.
-    fn forget(&mut self, count: usize) -> Result<()> {
-        if self.caches.trim(count) {
+    /// Takes back what comes after the first `length` tokens.
+    fn keep(&mut self, length: usize) -> Result<()> {
+        if self.memory.keep(length) {
             Ok(())
         } else {
             Err(Error::engine("drafted tokens cannot be taken back"))
@@ -118,10 +99,9 @@ impl Reader<'_> {
 }
 
 struct Speculation<'a> {
+    /// Has read the text, or the beginning of it, and guesses.
     draft: Reader<'a>,
     tokens: usize,
-    /// What the draft model has not read yet.
-    behind: Vec<u32>,
     /// Guesses that were not judged yet. The model has read them all, the draft model all but the last.
     drafted: VecDeque<u32>,
     /// The model's logits after each of them.
@@ -136,31 +116,28 @@ impl Speculation<'_> {
         {
             self.drafted.pop_front();
             self.figures.accepted += 1;
-            if self.drafted.is_empty() {
-                self.behind.push(token);
-            }
             return Ok(row);
         }
         if !self.drafted.is_empty() {
-            target.forget(self.drafted.len())?;
-            self.draft.forget(self.drafted.len() - 1)?;
+            let text = target.memory.tokens().len() - self.drafted.len();
+            target.keep(text)?;
+            self.draft.keep(text)?;
             self.drafted.clear();
             self.rows.clear();
         }
-        self.behind.push(token);
         // The model forgets no sooner than it would without a draft.
         let count = self.tokens.min(target.room()? - 1).min(wanted.saturating_sub(1));
-        self.guess(count)?;
+        self.guess(target.memory.tokens(), token, count)?;
         self.judge(target, token)
     }
 
-    /// Lets the draft model guess up to `count` tokens.
-    fn guess(&mut self, count: usize) -> Result<()> {
+    /// Lets the draft model guess up to `count` tokens after `text` and `token`.
+    fn guess(&mut self, text: &[u32], token: u32, count: usize) -> Result<()> {
         if count == 0 {
             return Ok(());
         }
-        let mut logits = self.draft.read(&self.behind)?;
-        self.behind.clear();
+        let unread = text.get(self.draft.memory.tokens().len()..).unwrap_or_default();
+        let mut logits = self.draft.read(&[unread, &[token]].concat())?;
         // Nothing is forgotten in between, so that guesses can be taken back.
         let count = count.min(self.draft.room()?);
         loop {
@@ -178,7 +155,7 @@ impl Speculation<'_> {
     /// Reads `token` and the guesses together, and returns the logits after `token`.
     fn judge(&mut self, target: &mut Reader<'_>, token: u32) -> Result<Vec<f32>> {
         let tokens: Vec<u32> = std::iter::once(token).chain(self.drafted.iter().copied()).collect();
-        let logits = to_vec(&target.model.forward(&tokens, Some(&mut target.caches), false)?)?;
+        let logits = target.read_together(&tokens)?;
         self.rows = logits.chunks(target.model.spec().vocab_size).map(<[f32]>::to_vec).collect();
         self.rows.pop_front().ok_or_else(|| Error::engine("the model gave no logits"))
     }
@@ -186,11 +163,12 @@ impl Speculation<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
     use std::path::{Path, PathBuf};
 
     use super::*;
     use crate::checkpoint::SourceModel;
-    use crate::engine::{ContextWindow, Engine, generate, generate_with};
+    use crate::engine::{CacheSettings, ContextWindow, Draft, Engine, Generation, Settings, generate};
     use crate::sample::{Sampler, Sampling};
 
     fn fixtures() -> PathBuf {
@@ -201,10 +179,22 @@ mod tests {
         Model::load(engine, &SourceModel::open(&fixtures().join(path)).unwrap(), None).unwrap()
     }
 
-    fn settings(context: Option<usize>, max_tokens: usize) -> Settings {
+    fn cache(context: Option<usize>) -> CacheSettings {
         let context = context.map(|size| ContextWindow::new(size, 3, 10).unwrap());
-        let cache = CacheSettings { context, quant: None };
-        Settings { cache, ..Settings::new(max_tokens, Vec::new()) }
+        CacheSettings { context, quant: None }
+    }
+
+    /// Up to `max_tokens` after `prompt`.
+    fn answer(
+        model: &Model,
+        session: &mut Session<'_>,
+        prompt: &[u32],
+        sampling: &Sampling,
+        max_tokens: usize,
+    ) -> Generation {
+        let mut sampler = Sampler::new(sampling.clone(), 11);
+        let settings = Settings::new(max_tokens, Vec::new());
+        generate(model, session, prompt, &mut sampler, &settings, |_| Ok(ControlFlow::Continue(()))).unwrap()
     }
 
     /// Random models of one vocabulary, with every kind of layer, with and without forgetting, greedy and not.
@@ -225,19 +215,18 @@ mod tests {
             for case in 0..4 {
                 let vocabulary = model.spec().vocab_size as u32;
                 let prompt: Vec<u32> = (0..rng.usize(1..30)).map(|_| rng.u32(0..vocabulary)).collect();
-                let settings = settings([None, Some(12), Some(40)][rng.usize(0..3)], 60);
+                let cache = cache([None, Some(12), Some(40)][rng.usize(0..3)]);
                 let helper = &models[(index + case % 2) % models.len()];
                 if helper.spec().vocab_size != model.spec().vocab_size {
                     continue;
                 }
                 let temperature = if case < 2 { 0.0 } else { 0.5 };
-                let sampling = Sampling { temperature, top_p: 0.9, top_k: 0, min_p: 0.0 };
-                let sampler = || Sampler::new(sampling, 11);
-                let alone = generate(model, &prompt, &mut sampler(), &settings, |_| Ok(())).unwrap();
-                let draft = Draft { model: helper, tokens: rng.usize(1..6), cache: settings.cache };
-                let found = generate_with(model, Some(draft), &prompt, &mut sampler(), &settings, |_| Ok(()))
-                    .unwrap();
-                assert_eq!(found.tokens, alone.tokens, "{} case {case} {settings:?}", names[index]);
+                let sampling = Sampling { temperature, top_p: 0.9, ..Sampling::default() };
+                let alone = answer(model, &mut Session::new(model, cache, None), &prompt, &sampling, 60);
+                let draft = Draft { model: helper, tokens: rng.usize(1..6), cache };
+                let mut session = Session::new(model, cache, Some(draft));
+                let found = answer(model, &mut session, &prompt, &sampling, 60);
+                assert_eq!(found.tokens, alone.tokens, "{} case {case} {cache:?}", names[index]);
                 assert_eq!(found.cache.evicted, alone.cache.evicted);
                 let DraftFigures { drafted, accepted: taken } = found.drafting.unwrap();
                 accepted += taken;
@@ -263,14 +252,54 @@ mod tests {
         let mut rng = fastrand::Rng::with_seed(4);
         for case in 0..6 {
             let prompt: Vec<u32> = (0..40).map(|_| rng.u32(5..1024)).collect();
-            let settings = settings((case > 2).then_some(64), 80);
-            let greedy = Sampling { temperature: 0.0, top_p: 1.0, top_k: 0, min_p: 0.0 };
-            let sampler = || Sampler::new(greedy, 0);
-            let alone = generate(&model, &prompt, &mut sampler(), &settings, |_| Ok(())).unwrap();
-            let draft = Draft { model: &helper, tokens: 1 + case, cache: settings.cache };
-            let found =
-                generate_with(&model, Some(draft), &prompt, &mut sampler(), &settings, |_| Ok(())).unwrap();
+            let cache = cache((case > 2).then_some(64));
+            let greedy = Sampling::default();
+            let alone = answer(&model, &mut Session::new(&model, cache, None), &prompt, &greedy, 80);
+            let draft = Draft { model: &helper, tokens: 1 + case, cache };
+            let mut session = Session::new(&model, cache, Some(draft));
+            let found = answer(&model, &mut session, &prompt, &greedy, 80);
             assert_eq!(found.tokens, alone.tokens);
         }
+    }
+
+    /// Turns of one session, the text once longer than what is remembered, and now and then parted from: the texts of
+    /// sessions that are new each time.
+    #[test]
+    fn a_session_with_a_draft_changes_nothing() {
+        let engine = Engine::start().unwrap();
+        let source = SourceModel::open(&fixtures().join("models/mobilellm-docs-1m")).unwrap();
+        let trained = Model::load(&engine, &source, None).unwrap();
+        let block = Model::load(&engine, &source, None).unwrap().one_layer(0);
+        let window = load(&engine, "golden/mistral-sliding-window");
+        let chunks = load(&engine, "golden/llama4-text-nope-mixed");
+        let mut rng = fastrand::Rng::with_seed(6);
+        let (mut reused, mut again, mut forgotten) = (0, 0, 0);
+        for (model, helper) in
+            [(&trained, &block), (&window, &chunks), (&chunks, &window), (&trained, &trained)]
+        {
+            for context in [None, Some(48)] {
+                let cache = cache(context);
+                let draft = Draft { model: helper, tokens: 4, cache };
+                let mut session = Session::new(model, cache, Some(draft));
+                let mut text: Vec<u32> = Vec::new();
+                for turn in 0..8 {
+                    if turn % 3 == 2 {
+                        text.truncate(text.len() - rng.usize(1..9));
+                    }
+                    let limit = model.spec().vocab_size as u32;
+                    text.extend((0..rng.usize(1..9)).map(|_| rng.u32(0..limit)));
+                    let sampling = Sampling { temperature: 0.3 * (turn % 2) as f32, ..Sampling::default() };
+                    let found = answer(model, &mut session, &text, &sampling, 13);
+                    let fresh = answer(model, &mut Session::new(model, cache, None), &text, &sampling, 13);
+                    assert_eq!(found.tokens, fresh.tokens, "turn {turn} {cache:?}");
+                    assert_eq!(found.cache.evicted, fresh.cache.evicted, "turn {turn} {cache:?}");
+                    reused += found.reused;
+                    again += usize::from(turn > 0 && found.reused == 0);
+                    forgotten += usize::from(found.reused > 0 && found.cache.evicted > 0);
+                    text.extend(&found.tokens);
+                }
+            }
+        }
+        assert!(reused > 1000 && again > 0 && forgotten > 10, "{reused} {again} {forgotten}");
     }
 }

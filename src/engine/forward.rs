@@ -112,7 +112,7 @@ impl<'a> Pass<'a> {
 pub struct FinalStates<'a> {
     pub(super) context: Context<'a>,
     pub(super) ends: Ends,
-    store: Rc<Store>,
+    pub(super) store: Rc<Store>,
     states: Vec<Kept>,
     places: Vec<(usize, usize)>,
 }

@@ -1,33 +1,33 @@
 //! Generating tokens: prompt in chunks through the cache, then one at a time.
 
+use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use super::caches::{CacheFigures, CacheSettings};
-use super::decoder::{Decoder, Draft, DraftFigures};
+use super::caches::CacheFigures;
+use super::decoder::{Decoder, DraftFigures};
 use super::model::Model;
+use super::session::Session;
 use crate::error::{Error, Result};
-use crate::sample::Sampler;
+use crate::sample::{Chosen, Sampler};
 
 /// Prompt tokens that go through the model at a time.
 pub const PREFILL_STEP: usize = 512;
 
-/// When to stop, and what is remembered.
+/// When to stop, and how the prompt is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Most tokens to generate.
     pub max_tokens: usize,
     /// Tokens that end the text; they are not part of it.
     pub stop: Vec<u32>,
-    /// What is remembered.
-    pub cache: CacheSettings,
     /// Prompt tokens that go through the model at a time.
     pub prefill_step: usize,
 }
 
 impl Settings {
-    /// With all remembered as it is.
+    /// With a prompt in the usual steps.
     pub fn new(max_tokens: usize, stop: Vec<u32>) -> Self {
-        Self { max_tokens, stop, cache: CacheSettings::default(), prefill_step: PREFILL_STEP }
+        Self { max_tokens, stop, prefill_step: PREFILL_STEP }
     }
 }
 
@@ -38,6 +38,8 @@ pub enum Finish {
     Stop(u32),
     /// `max_tokens` were generated.
     Length,
+    /// Whoever takes the tokens had enough.
+    Enough,
 }
 
 /// How long the parts took.
@@ -56,38 +58,31 @@ pub struct Generation {
     pub tokens: Vec<u32>,
     /// Why it ended.
     pub finish: Finish,
+    /// Tokens of the prompt that were in the session's caches.
+    pub reused: usize,
     /// How long it took.
     pub timings: Timings,
-    /// What the cache came to.
+    /// What the session's cache came to, turns before included.
     pub cache: CacheFigures,
     /// What a draft model's help came to.
     pub drafting: Option<DraftFigures>,
 }
 
-/// Continues `prompt`, handing each token to `emit` as it comes.
+/// Continues `prompt`, handing each token to `emit` as it comes. What of the prompt is in the `session` is not computed
+/// again; after an interruption the session is still good.
 pub fn generate(
     model: &Model,
+    session: &mut Session<'_>,
     prompt: &[u32],
     sampler: &mut Sampler,
     settings: &Settings,
-    emit: impl FnMut(u32) -> Result<()>,
-) -> Result<Generation> {
-    generate_with(model, None, prompt, sampler, settings, emit)
-}
-
-/// The same with a draft model's help.
-pub fn generate_with(
-    model: &Model,
-    draft: Option<Draft<'_>>,
-    prompt: &[u32],
-    sampler: &mut Sampler,
-    settings: &Settings,
-    mut emit: impl FnMut(u32) -> Result<()>,
+    mut emit: impl FnMut(&Chosen) -> Result<ControlFlow<()>>,
 ) -> Result<Generation> {
     model.check_tokens(prompt)?;
     let started = Instant::now();
-    let mut decoder = Decoder::new(model, draft, settings);
-    let mut logits = decoder.prompt(prompt)?;
+    sampler.start(prompt);
+    let mut decoder = Decoder::new(model, session, settings.prefill_step);
+    let (reused, mut logits) = decoder.prompt(prompt)?;
     let mut tokens = Vec::new();
     let mut first_token = None;
     let finish = loop {
@@ -98,13 +93,16 @@ pub fn generate_with(
             return Err(Error::engine("the model's logits are not numbers")
                 .hint("the weights hold NaN or infinite values, or --dtype is too narrow for this model"));
         }
-        let token = sampler.sample(&mut logits);
+        let chosen = sampler.sample(&mut logits);
+        let token = chosen.token;
         first_token.get_or_insert_with(Instant::now);
         if settings.stop.contains(&token) {
             break Finish::Stop(token);
         }
         tokens.push(token);
-        emit(token)?;
+        if emit(&chosen)?.is_break() {
+            break Finish::Enough;
+        }
         crate::interrupt::check()?;
         if tokens.len() < settings.max_tokens {
             logits = decoder.next(token, settings.max_tokens - tokens.len())?;
@@ -113,5 +111,5 @@ pub fn generate_with(
     let first = first_token.unwrap_or_else(Instant::now);
     let timings = Timings { prompt: first - started, generation: first.elapsed() };
     let (cache, drafting) = decoder.figures();
-    Ok(Generation { tokens, finish, timings, cache, drafting })
+    Ok(Generation { tokens, finish, reused, timings, cache, drafting })
 }

@@ -1,5 +1,7 @@
 //! Tensors of a checked model folder as MLX arrays. Only the layers of the bit map become quantized ones.
 
+use std::collections::BTreeMap;
+
 use mlx_rs::Array;
 use rayon::prelude::*;
 
@@ -24,22 +26,30 @@ pub struct Rounding {
     pub dtype: FloatType,
 }
 
+/// Values of float tensors, row-major, by the tensors' names: they take the place of what is in the file.
+pub type Tuned = BTreeMap<String, Vec<f32>>;
+
 /// Reads arrays in one compute dtype.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Loader<'a> {
     pub(super) source: &'a SourceModel,
     pub(super) dtype: Dtype,
     pub(super) rounding: Option<&'a Rounding>,
+    pub(super) tuned: Option<&'a Tuned>,
 }
 
 impl<'a> Loader<'a> {
     pub(super) fn new(source: &'a SourceModel, dtype: Dtype) -> Self {
-        Self { source, dtype, rounding: None }
+        Self { source, dtype, rounding: None, tuned: None }
     }
 
     /// A float tensor in the compute dtype.
     pub(super) fn float(&self, name: &str) -> Result<Array> {
         let tensor = self.source.tensor(name)?;
+        if let Some(values) = self.tuned.and_then(|tuned| tuned.get(name)) {
+            let array = array::from_vec(values.clone(), tensor.shape);
+            return Ok(array.as_dtype(array::mlx_dtype(self.dtype))?);
+        }
         if self.dtype == Dtype::F32 {
             return Ok(array::from_vec(decode(tensor), tensor.shape));
         }

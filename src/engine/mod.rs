@@ -11,11 +11,13 @@ mod block;
 mod cache;
 mod caches;
 mod compare;
+mod correction;
 mod decoder;
 #[cfg(all(test, target_os = "linux"))]
 mod exponentials;
 mod forward;
 mod generate;
+mod learning;
 mod linear;
 mod load;
 mod model;
@@ -23,18 +25,25 @@ mod moments;
 pub mod oracle;
 mod replay;
 mod score;
+mod session;
 mod states;
 mod store;
+mod student;
+mod swaps;
 
 pub use analysis::{AnalysisSettings, analyze};
 pub use caches::{CacheFigures, CacheSettings, ContextWindow};
 pub use compare::Comparison;
-pub use decoder::{Draft, DraftFigures};
+pub use correction::{CorrectionSettings, Corrections, measure_corrections};
+pub use decoder::DraftFigures;
 pub use forward::{FinalStates, run_forward};
-pub use generate::{Finish, Generation, PREFILL_STEP, Settings, Timings, generate, generate_with};
-pub use load::Rounding;
+pub use generate::{Finish, Generation, PREFILL_STEP, Settings, Timings, generate};
+pub use load::{Rounding, Tuned};
 pub use model::Model;
 pub use moments::{Extent, MomentSettings, Moments, Replacements, input_moments, input_of};
+pub use session::{Draft, Session};
+pub use student::{Student, Target};
+pub use swaps::{Alternatives, Change, SwapSettings, swap_changes};
 
 use std::marker::PhantomData;
 

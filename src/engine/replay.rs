@@ -218,7 +218,7 @@ fn block_gradients(
     Ok(gradients)
 }
 
-fn exception(error: &Error) -> mlx_rs::error::Exception {
+pub(super) fn exception(error: &Error) -> mlx_rs::error::Exception {
     mlx_rs::error::Exception::custom(error.to_string())
 }
 

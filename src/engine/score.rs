@@ -180,7 +180,7 @@ impl ScoredLayer<'_> {
     }
 }
 
-fn unrounded(spec: &TensorSpec, error: &RoundingError) -> Error {
+pub(super) fn unrounded(spec: &TensorSpec, error: &RoundingError) -> Error {
     Error::usage(format!("tensor `{}`: {error}", spec.name))
         .hint("use --dtype bfloat16 or float32 if the values are too large for float16")
 }

@@ -4,7 +4,6 @@
 //! [windows, length]. Float16 keeps log-probabilities between -16 and -8 to 0.004; the rows are normalised again when
 //! read, and the mean KL divergence moves by a few millionths.
 
-use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -16,6 +15,7 @@ use tempfile::NamedTempFile;
 
 use crate::checkpoint::{Checkpoint, Dtype, extend_f32};
 use crate::error::{Error, Result};
+use crate::model_files::is_pack;
 
 /// Writes a reference, row after row; it appears when finished.
 #[derive(Debug)]
@@ -92,9 +92,9 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// Whether `path` is a file (and not a model folder), which only a kept reference can be.
+    /// Whether `path` is a file that is no pack, which only a kept reference can be.
     pub fn is_file(path: &Path) -> bool {
-        File::open(path).and_then(|file| file.metadata()).is_ok_and(|meta| meta.is_file())
+        path.is_file() && !is_pack(path)
     }
 
     /// Opens what [`ReferenceWriter`] wrote.

@@ -9,6 +9,7 @@ use super::axis::{Axis, Tick, place};
 use super::template::{kl, kl_plus_minus};
 use crate::allocate::CurvePoint;
 use crate::candidate::{Candidate, Quant};
+use crate::correction::Correction;
 use crate::error::{Error, Result};
 use crate::record::Record;
 use crate::report::bytes;
@@ -106,7 +107,11 @@ struct Points<'a> {
 
 /// Predicted size and KL divergence of uniform bits in groups of 64, with the bits. As in mlx-lm, a layer whose rows 64
 /// does not divide stays float. Bits that a layer was not measured at are left out.
-pub fn uniform_points(layers: &[LayerSensitivity], scale_bytes: usize) -> Vec<(u32, CurvePoint)> {
+pub fn uniform_points(
+    layers: &[LayerSensitivity],
+    scale_bytes: usize,
+    correction: &Correction,
+) -> Vec<(u32, CurvePoint)> {
     let weights: usize = layers.iter().map(|layer| layer.rows * layer.columns).sum();
     let point = |bits: u32| {
         let (mut bytes, mut kl) = (0, 0.0);
@@ -120,7 +125,7 @@ pub fn uniform_points(layers: &[LayerSensitivity], scale_bytes: usize) -> Vec<(u
             }
         }
         let bpw = bytes as f64 * 8.0 / weights as f64;
-        (kl > 0.0).then_some((bits, CurvePoint { bpw, bytes, kl }))
+        (kl > 0.0).then_some((bits, CurvePoint { bpw, bytes, kl: correction.whole(kl) }))
     };
     UNIFORM_BITS.into_iter().filter_map(point).collect()
 }
@@ -129,7 +134,8 @@ pub fn uniform_points(layers: &[LayerSensitivity], scale_bytes: usize) -> Vec<(u
 pub fn section(page: &Page<'_>) -> Option<Curve> {
     let record = page.history.record()?;
     let scale_bytes = record.measurement.as_ref()?.dtype.bytes();
-    let points = Points::new(&record.curve, &record.sensitivities, scale_bytes, chosen(page, record))?;
+    let uniform = uniform_points(&record.sensitivities, scale_bytes, &record.correction);
+    let points = Points::new(&record.curve, uniform, chosen(page, record))?;
     Some(Curve {
         gain: gain(&points),
         rows: rows(&points),
@@ -138,11 +144,17 @@ pub fn section(page: &Page<'_>) -> Option<Curve> {
 }
 
 /// The chart of a table alone.
-pub fn alone(points: &[CurvePoint], layers: &[LayerSensitivity], scale_bytes: usize) -> Result<Chart> {
-    let points = Points::new(points, layers, scale_bytes, None).ok_or_else(|| {
-        Error::usage("the table predicts no KL divergence above zero, so there is no curve to draw")
-            .hint("measure it with --method fisher")
-    })?;
+pub fn alone(
+    points: &[CurvePoint],
+    layers: &[LayerSensitivity],
+    scale_bytes: usize,
+    correction: &Correction,
+) -> Result<Chart> {
+    let points =
+        Points::new(points, uniform_points(layers, scale_bytes, correction), None).ok_or_else(|| {
+            Error::usage("the table predicts no KL divergence above zero, so there is no curve to draw")
+                .hint("measure it with --method fisher")
+        })?;
     Ok(points.chart("alone", 820.0, 420.0))
 }
 
@@ -165,13 +177,7 @@ fn chosen(page: &Page<'_>, record: &Record) -> Option<Chosen> {
 }
 
 impl<'a> Points<'a> {
-    fn new(
-        curve: &'a [CurvePoint],
-        layers: &[LayerSensitivity],
-        scale_bytes: usize,
-        chosen: Option<Chosen>,
-    ) -> Option<Self> {
-        let uniform = uniform_points(layers, scale_bytes);
+    fn new(curve: &'a [CurvePoint], uniform: Vec<(u32, CurvePoint)>, chosen: Option<Chosen>) -> Option<Self> {
         let chosen = chosen.filter(|chosen| chosen.bpw.is_finite());
         let last = uniform.last().map_or(0.0, |(_, point)| point.bpw).max(chosen.map_or(0.0, |c| c.bpw));
         let drawn = |point: &&CurvePoint| {
@@ -366,7 +372,7 @@ mod tests {
     #[test]
     fn uniform_points_are_sums() {
         let layers = [layer(64, &[(3, 0.5), (4, 0.2)]), layer(128, &[(4, 0.1)]), layer(50, &[])];
-        let found = uniform_points(&layers, 2);
+        let found = uniform_points(&layers, 2, &Correction::default());
         assert_eq!(found.iter().map(|(bits, _)| *bits).collect::<Vec<_>>(), [4], "3 bits lack a layer");
         let point = found[0].1;
         assert_eq!(point.bytes, 2 * (36 + 72 + 100));
@@ -377,8 +383,8 @@ mod tests {
     #[test]
     fn a_table_of_zeros_has_no_curve() {
         let point = |bpw: f64, kl: f64| CurvePoint { bpw, bytes: 1, kl };
-        assert!(alone(&[point(2.0, 0.0), point(4.0, 0.0)], &[], 2).is_err());
-        assert!(alone(&[point(2.0, 0.2), point(4.0, -0.1)], &[], 2).is_err());
-        assert!(alone(&[point(2.0, 0.2), point(4.0, 0.1)], &[], 2).is_ok());
+        assert!(alone(&[point(2.0, 0.0), point(4.0, 0.0)], &[], 2, &Correction::default()).is_err());
+        assert!(alone(&[point(2.0, 0.2), point(4.0, -0.1)], &[], 2, &Correction::default()).is_err());
+        assert!(alone(&[point(2.0, 0.2), point(4.0, 0.1)], &[], 2, &Correction::default()).is_ok());
     }
 }

@@ -22,6 +22,7 @@ pub use sample::{Answer, Sample};
 use serde::Serialize;
 
 use crate::allocate::CurvePoint;
+use crate::correction::Correction;
 use crate::error::Result;
 use crate::inventory::{ClassBytes, Inventory};
 use crate::record::Record;
@@ -115,7 +116,12 @@ struct Alone {
 }
 
 /// The chart of size against predicted KL divergence alone, as an SVG file.
-pub fn curve_svg(points: &[CurvePoint], layers: &[LayerSensitivity], scale_bytes: usize) -> Result<String> {
-    let chart = curve::alone(points, layers, scale_bytes)?;
+pub fn curve_svg(
+    points: &[CurvePoint],
+    layers: &[LayerSensitivity],
+    scale_bytes: usize,
+    correction: &Correction,
+) -> Result<String> {
+    let chart = curve::alone(points, layers, scale_bytes, correction)?;
     template::render("curve.svg", &Alone { chart, alone: true })
 }

@@ -53,6 +53,9 @@ pub enum RoundingError {
     Indefinite,
 }
 
+/// Share of the mean square of a layer's inputs that is added to all of them, so that a Hessian can be factored.
+pub const DAMPING: f64 = 0.01;
+
 type Result<T, E = RoundingError> = std::result::Result<T, E>;
 
 /// A checked setting with the sizes that follow from it.

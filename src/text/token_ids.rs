@@ -1,13 +1,13 @@
 //! Token ids made elsewhere: an .npy, or an .npz with an array `tokens` or a single one. One or two dimensions (rows one
 //! after another), any integer dtype.
 
-use std::io::{Cursor, Read};
+use std::io::Read;
 use std::path::Path;
 
 use npyz::{DType, NpyFile, Order, TypeChar};
-use zip::ZipArchive;
 
 use crate::error::{Error, Result};
+use crate::model_files::{damaged, open_archive};
 
 /// The array of an .npz that is taken where there are several.
 const NAME: &str = "tokens";
@@ -30,10 +30,8 @@ pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Option<Vec<u32>>> {
 
 /// The .npy inside an .npz.
 fn member(path: &Path, bytes: &[u8]) -> Result<Vec<u8>> {
-    let damaged = |e: &dyn std::fmt::Display| {
-        Error::file(path, format!("not a whole npz file: {e}")).hint("the file is truncated or damaged")
-    };
-    let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(|e| damaged(&e))?;
+    let damaged = |e: &dyn std::fmt::Display| damaged(path, "npz", e);
+    let mut archive = open_archive(path, "npz", bytes)?;
     let mut names = Vec::new();
     for index in 0..archive.len() {
         let name =

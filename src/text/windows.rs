@@ -1,6 +1,8 @@
 //! Windows of one length over a text: spread for calibration, consecutive for evaluation, and both from one text without
 //! overlap.
 
+use std::collections::BTreeSet;
+
 use super::Text;
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
@@ -15,6 +17,8 @@ pub struct Split {
     pub calibration: Vec<Vec<u32>>,
     /// To score on, in the order of the text. Which ones depends on the text and the length alone.
     pub held_out: Vec<Vec<u32>>,
+    /// The windows that are held out too and were not asked for, in the order of the text.
+    pub spare: Vec<Vec<u32>>,
 }
 
 impl Text {
@@ -64,11 +68,13 @@ impl Text {
         let needed = samples + (samples.saturating_sub(1) / (HELD_OUT_EVERY - 1)).max(1);
         self.check_enough(tokens.len(), calibration.len(), samples, length, needed)?;
         let most = held_out.len().min(most_held_out.max(1));
-        let chosen = (0..most).filter_map(|i| held_out.get(i * held_out.len() / most));
-        Ok(Split {
-            calibration: spread(&calibration, samples, seed),
-            held_out: chosen.map(|window| window.to_vec()).collect(),
-        })
+        let chosen: BTreeSet<usize> = (0..most).map(|i| i * held_out.len() / most).collect();
+        let pick = |wanted: bool| {
+            let all = held_out.iter().enumerate().filter(|(index, _)| chosen.contains(index) == wanted);
+            all.map(|(_, window)| window.to_vec()).collect()
+        };
+        let (held_out, spare) = (pick(true), pick(false));
+        Ok(Split { calibration: spread(&calibration, samples, seed), held_out, spare })
     }
 
     /// Consecutive windows of `length` tokens from the start of the text, of at most `max_tokens` together. The last,
@@ -141,8 +147,6 @@ fn spread(windows: &[&[u32]], samples: usize, seed: u64) -> Vec<Vec<u32>> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::super::tests::{open, tokenizer};
     use super::*;
 

@@ -1,18 +1,22 @@
 //! Chat templates: Jinja, rendered the way transformers renders them.
 
-use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use minijinja::{Environment, ErrorKind, Value, context};
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
 
-use super::jinja;
 use super::special::SpecialTokens;
+use super::{jinja, percent};
 use crate::error::{Error, Result};
+use crate::model_files::ModelFiles;
 
 /// Instructions that one rendering may execute. A thousand messages take well under a million.
 const FUEL: u64 = 10_000_000;
+
+/// Bytes that one rendering may write. Instructions can write long strings, so that `FUEL` is no bound on this.
+const MOST_BYTES: usize = 1 << 26;
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,15 +44,13 @@ impl ChatTemplate {
     /// `chat_template.jinja` if it is there, else `chat_template` of `config` (`tokenizer_config.json`): a
     /// string, or a list of named templates, of which `default` is taken (the first if none is called so).
     pub(super) fn read(
-        dir: &Path,
+        files: &ModelFiles,
         config_path: &Path,
         config: &Map<String, serde_json::Value>,
     ) -> Result<Option<Self>> {
-        let path = dir.join("chat_template.jinja");
-        match fs::read_to_string(&path) {
-            Ok(source) => return Ok(Some(Self { path, source })),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => return Err(Error::io(path, e)),
+        let name = "chat_template.jinja";
+        if files.has(name) {
+            return Ok(Some(Self { path: files.path_of(name), source: files.read_text(name)? }));
         }
         let found = |source: &str| Ok(Some(Self { path: config_path.to_owned(), source: source.to_owned() }));
         let wrong =
@@ -84,10 +86,21 @@ impl ChatTemplate {
             messages, add_generation_prompt, tools => Value::from(()), documents => Value::from(()), ..tokens
         };
         let source = jinja::scope_generation_tags(&self.source);
+        let source = percent::rewrite(&source);
         let mut environment = environment().map_err(|e| self.error(&e))?;
         environment.set_fuel(Some(FUEL));
         let template = environment.template_from_str(&source).map_err(|e| self.error(&e))?;
-        template.render(variables).map_err(|e| self.error(&e))
+        let mut output = Output::default();
+        let result = template.render_captured_to(variables, &mut output);
+        if output.full {
+            return Err(Error::file(
+                &self.path,
+                format!("chat template: writes more than {MOST_BYTES} bytes"),
+            ));
+        }
+        result.map_err(|e| self.error(&e))?;
+        // Jinja writes strings.
+        String::from_utf8(output.bytes).map_err(|e| Error::file(&self.path, format!("chat template: {e}")))
     }
 
     fn error(&self, error: &minijinja::Error) -> Error {
@@ -103,6 +116,28 @@ impl ChatTemplate {
     }
 }
 
+/// What a template writes, up to a limit.
+#[derive(Default)]
+struct Output {
+    bytes: Vec<u8>,
+    full: bool,
+}
+
+impl io::Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.full |= bytes.len() > MOST_BYTES - self.bytes.len();
+        if self.full {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// An environment set up as in transformers' `chat_template_utils.py`.
 fn environment() -> std::result::Result<Environment<'static>, minijinja::Error> {
     let mut environment = Environment::new();
@@ -110,6 +145,7 @@ fn environment() -> std::result::Result<Environment<'static>, minijinja::Error> 
     environment.set_syntax(syntax.trim_blocks(true).lstrip_blocks(true).build()?);
     environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_filter("tojson", jinja::tojson);
+    environment.add_filter(percent::FILTER, percent::filter);
     environment.add_function("raise_exception", jinja::raise_exception);
     environment.add_function("strftime_now", jinja::strftime_now);
     Ok(environment)
@@ -270,11 +306,17 @@ mod tests {
     fn failures_name_the_file_and_the_line() {
         let message = fails("\n{{ messages[0].content.nonsense() }}");
         assert!(message.contains("tokenizer_config.json: chat template line 2: unknown method"), "{message}");
+        let message = fails("a\n\n{{ messages[0].content | nonsense }}");
+        assert!(message.contains("chat template line 3: unknown filter: filter nonsense"), "{message}");
+        let message = fails("a\n{% if messages is nonsense %}{% endif %}");
+        assert!(message.contains("chat template line 2: unknown test"), "{message}");
         let message = fails("a\n\n{% if %}");
         assert!(message.contains("chat template line 3: syntax error"), "{message}");
         let message =
             fails("\n{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}");
         assert!(message.contains("chat template line 2: does not come to an end"), "{message}");
+        let message = fails("{% for i in range(9999) %}{{ 'long' * 99999 }}{% endfor %}");
+        assert!(message.contains("chat template: writes more than"), "{message}");
         let message = fails("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}");
         assert!(message.contains("recursion"), "{message}");
     }

@@ -13,18 +13,19 @@
 mod chat;
 mod files;
 mod jinja;
+mod percent;
 mod special;
 mod stream;
 #[cfg(test)]
 mod testing;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 use tokenizers::DecoderWrapper;
 
 use crate::error::{Error, Result};
+use crate::model_files::ModelFiles;
 use chat::ChatTemplate;
 use special::SpecialTokens;
 
@@ -44,18 +45,26 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
+    /// Reads the tokenizer of the model folder or pack `path`.
+    ///
+    /// # Errors
+    /// Those of [`Tokenizer::from_files`], and where `path` is a file that is no pack.
+    pub fn from_dir(path: &Path) -> Result<Self> {
+        Self::from_files(&ModelFiles::open(path)?)
+    }
+
     /// Reads `tokenizer.json` (required), `tokenizer_config.json`, `special_tokens_map.json` and
-    /// `chat_template.jinja` from `dir`.
+    /// `chat_template.jinja`.
     ///
     /// # Errors
     /// When `tokenizer.json` is missing (the hint says how to make one) or one of the files is malformed.
     /// The chat template is compiled when it is applied, so a broken one does not keep anybody from encoding.
-    pub fn from_dir(dir: &Path) -> Result<Self> {
-        let path = dir.join("tokenizer.json");
-        if !path.is_file() {
-            return Err(files::no_tokenizer_json(dir));
+    pub fn from_files(files: &ModelFiles) -> Result<Self> {
+        let path = files.path_of("tokenizer.json");
+        if !files.has("tokenizer.json") {
+            return Err(files::no_tokenizer_json(files));
         }
-        let bytes = fs::read(&path).map_err(|e| Error::io(&path, e))?;
+        let bytes = files.read("tokenizer.json")?;
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
             .map_err(|e| Error::file(&path, format!("not a tokenizer that can be read: {e}")))?;
         // A stored truncation would cut documents, a stored padding lengthen them; transformers ignores both.
@@ -64,14 +73,14 @@ impl Tokenizer {
             .with_truncation(None)
             .map_err(|e| Error::file(&path, format!("truncation cannot be switched off: {e}")))?;
 
-        let config_path = dir.join("tokenizer_config.json");
-        let config = read_object(&config_path)?.unwrap_or_default();
-        let special = SpecialTokens::read(dir, &config_path, &config)?;
+        let config_path = files.path_of("tokenizer_config.json");
+        let config = read_object(files, "tokenizer_config.json")?.unwrap_or_default();
+        let special = SpecialTokens::read(files, &config_path, &config)?;
         special.add_to(&mut inner).map_err(|e| {
             Error::file(&config_path, format!("the special tokens named here cannot be added: {e}"))
         })?;
 
-        let chat_template = ChatTemplate::read(dir, &config_path, &config)?;
+        let chat_template = ChatTemplate::read(files, &config_path, &config)?;
         let byte_fallback = inner.get_decoder().is_some_and(has_byte_fallback);
         Ok(Self { path, inner, special, chat_template, byte_fallback })
     }
@@ -163,6 +172,11 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
+    /// The id of a special token: one that is left out of texts.
+    pub fn special_token_id(&self, token: &str) -> Option<u32> {
+        self.token_to_id(token).filter(|_| self.inner.get_added_vocabulary().is_special_token(token))
+    }
+
     /// The id of the `bos_token` that `tokenizer_config.json` or `special_tokens_map.json` names.
     pub fn bos_token_id(&self) -> Option<u32> {
         self.special.get("bos_token").and_then(|token| self.token_to_id(token))
@@ -176,15 +190,13 @@ impl Tokenizer {
 }
 
 /// A JSON file that holds an object; `None` when there is no such file.
-fn read_object(path: &Path) -> Result<Option<Map<String, Value>>> {
-    let bytes = match fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(Error::io(path, e)),
-    };
-    serde_json::from_slice(&bytes)
+fn read_object(files: &ModelFiles, name: &str) -> Result<Option<Map<String, Value>>> {
+    if !files.has(name) {
+        return Ok(None);
+    }
+    serde_json::from_slice(&files.read(name)?)
         .map(Some)
-        .map_err(|e| Error::file(path, format!("not a valid JSON object: {e}")))
+        .map_err(|e| Error::file(files.path_of(name), format!("not a valid JSON object: {e}")))
 }
 
 fn has_byte_fallback(decoder: &DecoderWrapper) -> bool {

@@ -9,6 +9,7 @@ use tokenizers::AddedToken;
 
 use super::read_object;
 use crate::error::{Error, Result};
+use crate::model_files::ModelFiles;
 
 /// The names that transformers gives to chat templates, in its order; other keys that end in `_token` follow.
 const NAMED: [&str; 7] =
@@ -26,7 +27,7 @@ pub(super) struct SpecialTokens {
 impl SpecialTokens {
     /// Reads `config` (`tokenizer_config.json`) and `special_tokens_map.json`; the latter wins for the keys that
     /// it has, but counts only while the former has no `added_tokens_decoder`, as in transformers.
-    pub(super) fn read(dir: &Path, config_path: &Path, config: &Map<String, Value>) -> Result<Self> {
+    pub(super) fn read(files: &ModelFiles, config_path: &Path, config: &Map<String, Value>) -> Result<Self> {
         let declared = match config.get("added_tokens_decoder") {
             Some(tokens) => Some(declared(config_path, tokens)?),
             None => None,
@@ -36,9 +37,9 @@ impl SpecialTokens {
         if let Some(declared) = declared {
             special.declared = declared;
         } else {
-            let map_path = dir.join("special_tokens_map.json");
-            if let Some(map) = read_object(&map_path)? {
-                special.take(&map_path, &map)?;
+            let name = "special_tokens_map.json";
+            if let Some(map) = read_object(files, name)? {
+                special.take(&files.path_of(name), &map)?;
             }
         }
         special.named.sort_by_key(|(name, _)| NAMED.iter().position(|n| n == name).unwrap_or(NAMED.len()));

@@ -68,16 +68,17 @@ impl<'a> Stream<'a> {
         Ok(new)
     }
 
-    /// The text that was still held back, unfinished characters as `U+FFFD`.
+    /// The text that was still held back, unfinished characters as `U+FFFD`. What comes after this is another text.
     ///
     /// # Errors
     /// When the tokenizer's decoder fails.
-    pub fn finish(self) -> Result<String> {
-        if self.ids.len() == self.prefix_len {
+    pub fn finish(&mut self) -> Result<String> {
+        let done = std::mem::replace(self, Self::new(self.tokenizer, self.skip_special));
+        if done.ids.len() == done.prefix_len {
             return Ok(String::new());
         }
-        let text = self.tokenizer.decode(&self.ids, false)?;
-        Ok(self.after_prefix(&text))
+        let text = self.tokenizer.decode(&done.ids, false)?;
+        Ok(done.after_prefix(&text))
     }
 
     /// `text` without the prefix's text.

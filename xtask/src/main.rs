@@ -38,9 +38,14 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
-    /// Measure mixbit beside mlx-lm
-    #[command(subcommand)]
-    Bench(bench::Bench),
+    /// Measure mixbit beside its peers: everything that has one, or one bench
+    #[command(args_conflicts_with_subcommands = true)]
+    Bench {
+        #[command(flatten)]
+        options: bench::AllOptions,
+        #[command(subcommand)]
+        bench: Option<bench::Bench>,
+    },
     /// Pack a release that runs from any folder
     Dist,
 }
@@ -52,7 +57,7 @@ fn main() -> ExitCode {
         Some(Task::Test) => test::run(),
         Some(Task::Demo) => demo::run(),
         Some(Task::Parity { arguments }) => parity::run(&arguments),
-        Some(Task::Bench(bench)) => bench::run(&bench),
+        Some(Task::Bench { options, bench }) => bench::run(bench.as_ref(), &options),
         Some(Task::Dist) => dist::run(),
     };
     match result {

@@ -1,6 +1,8 @@
-//! `mixbit quantize`: reachable sizes, sensitivities, allocation, rounding, proof, report.
+//! `mixbit quantize`: reachable sizes, sensitivities, allocation, rounding, fine-tuning, proof, report.
 
+mod distill;
 mod proof;
+mod refine;
 mod report;
 mod round;
 mod write;
@@ -58,7 +60,7 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     if args.dry_run {
         return job.report(&decision, None);
     }
-    let record = job.write_model(&decision, proof)?;
+    let (decision, record) = job.write_model(decision, proof)?;
     job.report(&decision, Some(&record))
 }
 
@@ -85,13 +87,18 @@ impl<'a> Job<'a> {
         let fixed = target == Target::Fixed || plan.is_fixed();
         let usual = if fixed { Technique::Rtn } else { Technique::Gptq };
         let technique = calibration.rounding.unwrap_or(usual);
+        let tuned = args.tuning.distill.is_some() || args.tuning.refine.is_some();
         let mut job =
             Self { args, console, source, dtype, recipe, plan, target, calibration, technique, texts: None };
         job.announce();
         job.check_target()?;
+        job.check_tuning()?;
         // Scale search does without a text where all bits are fixed, and so does rounding to nearest.
-        if !fixed || technique == Technique::Gptq || job.calibration.text.is_some() {
+        if !fixed || technique == Technique::Gptq || job.calibration.text.is_some() || tuned {
             job.texts = Some(Texts::prepare(source, &job.calibration, console)?);
+        }
+        if tuned {
+            job.slice()?;
         }
         Ok(job)
     }
@@ -128,14 +135,22 @@ impl<'a> Job<'a> {
                 layers.push(layer);
                 Ok(())
             })?;
-            Table { measurement: measure.measurement, layers }
+            let correction = measure.correct(&layers, technique, console)?;
+            Table { measurement: measure.measurement, layers, correction }
         };
-        let solution = plan.solve(&table.layers, target).map_err(|e| match &args.sensitivities {
+        let correction = &table.correction;
+        let layers = correction.scores_for(self.technique, &table.layers);
+        let mut solution = plan.solve(&layers, target).map_err(|e| match &args.sensitivities {
             Some(path) => Error::file(path, e.to_string())
                 .hint("measure this model again with `mixbit analyze`, with the same --candidates"),
             None => e,
         })?;
-        let curve = plan.curve(&table.layers, STEP)?;
+        let predicted = solution.kl.map(|kl| correction.whole(kl));
+        solution.gap *=
+            predicted.zip(solution.kl).map_or(1.0, |(whole, sum)| whole / sum.max(f64::MIN_POSITIVE));
+        solution.kl = predicted;
+        let curve = correction.curve(plan.curve(&layers, STEP)?);
+        let table = Table { layers, ..table };
         Ok(Decision { solution, table: Some(table), curve })
     }
 }

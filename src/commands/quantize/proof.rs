@@ -24,7 +24,7 @@ impl Job<'_> {
     pub(super) fn proof(&self) -> Result<Option<Proof>> {
         let Some(path) = &self.args.eval_data else { return Ok(None) };
         let text = Text::open(Some(path))?;
-        let tokenizer = Tokenizer::from_dir(self.source.dir())?;
+        let tokenizer = Tokenizer::from_files(self.source.files())?;
         let windows = text.windows(&tokenizer, self.calibration.sequence_length as usize, None)?;
         Ok(Some(Proof { name: short_name(Some(path)), windows }))
     }

@@ -1,13 +1,14 @@
 //! What the command says: the reachable range before any work, tables at the end.
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 
 use super::{Decision, Job};
 use crate::candidate::Mode;
 use crate::commands::settings::Target;
 use crate::error::Result;
 use crate::inventory::Inventory;
-use crate::record::{Evaluation, Record};
+use crate::record::{Distillation, Evaluation, Record, Refinement};
 use crate::report::{bit_table, bytes, class_bars, class_table, out};
 use crate::rounding::Technique;
 
@@ -48,7 +49,7 @@ impl Job<'_> {
         } else {
             format!(" over the layers decided here, {:.4} over all linear layers", after.bpw_quantized())
         };
-        let predicted = solution.kl.map_or_else(String::new, |kl| self.predicted(kl, solution.gap));
+        let predicted = solution.kl.map_or_else(String::new, |kl| self.predicted(decision, kl));
         out(&format!(
             "\nlayers: {}{} float\nbpw: {:.4}{}{all}, whole model {:.4}\n{predicted}",
             layers_by_bits(decision),
@@ -58,6 +59,12 @@ impl Job<'_> {
             after.bpw_model(),
         ))?;
         let Some(record) = record else { return out("dry run: nothing was written\n") };
+        if let Some(refinement) = &record.refinement {
+            out(&refined(refinement))?;
+        }
+        if let Some(distillation) = &record.distillation {
+            out(&distilled(distillation))?;
+        }
         match &record.evaluation {
             Some(evaluation) => out(&measured(evaluation))?,
             None => self.console.line("not measured: `mixbit eval` does it, or --eval-data"),
@@ -65,9 +72,10 @@ impl Job<'_> {
         out(&format!("wrote {}\n", self.args.output.mlx_path.display()))
     }
 
-    fn predicted(&self, kl: f64, gap: f64) -> String {
-        let gap = 100.0 * gap / kl.abs().max(f64::MIN_POSITIVE);
-        let lower = if self.technique == Technique::Gptq {
+    fn predicted(&self, Decision { solution, table, .. }: &Decision, kl: f64) -> String {
+        let gap = 100.0 * solution.gap / kl.abs().max(f64::MIN_POSITIVE);
+        let known = table.as_ref().is_some_and(|table| !table.correction.gptq.is_empty());
+        let lower = if self.technique == Technique::Gptq && !known {
             "; that is for scale search, GPTQ comes out lower"
         } else {
             ""
@@ -98,6 +106,39 @@ fn layers_by_bits(decision: &Decision) -> String {
     }
     let counts: Vec<String> = counts.iter().map(|(bits, n)| format!("{n} at {bits}, ")).collect();
     counts.concat()
+}
+
+/// What moving bits did, round by round.
+fn refined(refinement: &Refinement) -> String {
+    let Refinement { rounds, windows, text } = refinement;
+    let kept = rounds.iter().filter(|round| round.kept).count();
+    let mut lines = format!("refined: {kept} of {} rounds kept, on {windows} {text}\n", rounds.len());
+    for (index, round) in rounds.iter().enumerate() {
+        let what = match (round.kl_after, round.stderr) {
+            (Some(after), Some(stderr)) => format!(
+                "{} layers changed, KL divergence {:.3e} to {after:.3e} (\u{b1} {stderr:.1e}), {}",
+                round.swaps,
+                round.kl_before,
+                if round.kept { "kept" } else { "not kept" }
+            ),
+            _ => "no swap is predicted to pay".to_owned(),
+        };
+        let _ = writeln!(lines, "  round {}: {what}", index + 1);
+    }
+    lines
+}
+
+/// What fine-tuning did.
+fn distilled(distillation: &Distillation) -> String {
+    let Distillation { steps, taken, kept, kl_before, kl_after, windows, text, .. } = distillation;
+    let kept = match kept {
+        0 => "none was better than the start, which was kept".to_owned(),
+        kept => format!("kept what step {kept} gave"),
+    };
+    format!(
+        "distilled: {taken} of {steps} steps, {kept}\n  KL divergence {kl_before:.3e} before, {kl_after:.3e} after, on \
+         {windows} {text}\n"
+    )
 }
 
 /// The most telling figures of a measurement.

@@ -9,13 +9,10 @@ use crate::candidate::{Mode, Quant};
 use crate::checkpoint::{SourceTensor, cast};
 use crate::engine::{Engine, Extent, MomentSettings, Replacements, input_moments, input_of};
 use crate::error::Result;
-use crate::rounding::{self, Hessian, Technique};
+use crate::rounding::{self, DAMPING, Hessian, Technique};
 use crate::spec::TensorSpec;
 use crate::spool::{Spool, Spooled};
 use crate::weights::{Codes, float_type, unroundable};
-
-/// Share of the mean square of a layer's inputs that is added to all of them, so that a Hessian can be factored.
-const DAMPING: f64 = 0.01;
 
 /// What is known of the layers' codes before they are written.
 pub enum Rounded {
@@ -115,7 +112,7 @@ impl Job<'_> {
     }
 
     /// Weights as float32 after the cast to the dtype of scales.
-    fn weights(&self, tensor: &SourceTensor<'_>, dtype: FloatType) -> Vec<f32> {
+    pub(super) fn weights(&self, tensor: &SourceTensor<'_>, dtype: FloatType) -> Vec<f32> {
         let mut bytes = Vec::new();
         cast(tensor.tensor.dtype, tensor.tensor.bytes(), self.dtype, &mut bytes);
         tensor.tensor.release(0, tensor.tensor.bytes().len());

@@ -3,17 +3,26 @@
 use std::fmt::Write;
 
 use super::proof::Proof;
+use super::refine::Refined;
 use super::round::Rounded;
 use super::{Decision, Job};
 use crate::bitmap::BitMap;
 use crate::checkpoint::{Dtype, OutputFolder, Produce, SourceModel};
 use crate::commands::settings::Target;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::export;
 use crate::inventory::Inventory;
-use crate::record::{self, Evaluation, Record, Wanted};
+use crate::record::{self, Distillation, Evaluation, Record, Refinement, Wanted};
 use crate::report::bytes;
-use crate::weights::{CastTensor, CopyTensor, QuantizeTensor, Warnings, write};
+use crate::tuning::{Progress, TunedTensor, Values};
+use crate::weights::{CastTensor, Container, CopyTensor, QuantizeTensor, Warnings, write};
+
+/// What was written, and how it came about.
+struct Made {
+    decision: Decision,
+    refinement: Option<Refinement>,
+    distillation: Option<Distillation>,
+}
 
 impl Job<'_> {
     /// All entries of the result's bit map.
@@ -25,24 +34,82 @@ impl Job<'_> {
     }
 
     /// Writes the model and measures it before it appears in its place.
-    pub(super) fn write_model(&self, decision: &Decision, given: Option<Proof>) -> Result<Record> {
-        let Self { args, source, console, dtype, .. } = *self;
+    pub(super) fn write_model(&self, decision: Decision, given: Option<Proof>) -> Result<(Decision, Record)> {
+        let Self { args, source, console, .. } = *self;
         let output = &args.output;
         let warnings = Warnings::default();
-        let bitmap = self.bitmap(decision);
         let folder = OutputFolder::create(&output.mlx_path, output.overwrite)?;
-        let rounded = self.round(folder.path(), decision).map_err(|e| folder.relocate(e))?;
-        let producers = producers(source, dtype, &bitmap, &rounded, &warnings);
-        let parameters = source.manifest().parameters();
-        write(&folder, &producers, output.container(), parameters, console, "quantizing")?;
-        export::write_config(&folder, source, dtype, &bitmap)?;
+        let made = self.make(&folder, decision, &warnings).map_err(|e| folder.relocate(e))?;
         let evaluation = self.evaluate(folder.path(), given).map_err(|e| folder.relocate(e))?;
-        let record = self.record(decision, &bitmap, evaluation);
+        let Made { decision, refinement, distillation } = made;
+        let bitmap = self.bitmap(&decision);
+        let record = Record { refinement, distillation, ..self.record(&decision, &bitmap, evaluation) };
         export::write_card(&folder, source, &how(&record, bitmap.len()))?;
         folder.write(record::FILE, &record.to_json()?)?;
         folder.publish()?;
+        if args.tuning.distill.is_some() {
+            let progress = Progress::path(&output.mlx_path);
+            std::fs::remove_file(&progress).map_err(|e| Error::io(&progress, e))?;
+        }
         console.warnings(&warnings.messages());
-        Ok(record)
+        Ok((decision, record))
+    }
+
+    /// Writes what was decided on to `folder`: rounded, and then refined and distilled where that is asked for.
+    fn make(&self, folder: &OutputFolder, decision: Decision, warnings: &Warnings) -> Result<Made> {
+        let Self { args, source, dtype, .. } = *self;
+        let container = args.output.container();
+        if args.tuning.refine.is_none() && args.tuning.distill.is_none() {
+            let bitmap = self.bitmap(&decision);
+            let rounded = self.round(folder.path(), &decision)?;
+            let producers = producers(source, dtype, &bitmap, &rounded, warnings);
+            self.write_whole(folder, &producers, &bitmap, container)?;
+            return Ok(Made { decision, refinement: None, distillation: None });
+        }
+        let staged = self.staged(&decision, warnings)?;
+        let (decision, staged, refinement) = match args.tuning.refine {
+            Some(rounds) => {
+                let Refined { decision, staged, record } = self.refine(decision, staged, rounds, warnings)?;
+                (decision, staged, Some(record))
+            }
+            None => (decision, staged, None),
+        };
+        let student = SourceModel::open(staged.path())?;
+        let (values, distillation) = match args.tuning.distill {
+            Some(steps) => {
+                let distilled = self.distill(&student, &decision, steps).map_err(|e| staged.relocate(e))?;
+                (distilled.values, Some(distilled.record))
+            }
+            None => (Values::new(), None),
+        };
+        let producers = tuned(&student, &values, warnings);
+        self.write_whole(folder, &producers, &self.bitmap(&decision), container)?;
+        Ok(Made { decision, refinement, distillation })
+    }
+
+    /// What was decided on, rounded, in a folder of its own beside the output, gone when it is dropped: to be run before it is
+    /// written for good.
+    pub(super) fn staged(&self, decision: &Decision, warnings: &Warnings) -> Result<OutputFolder> {
+        let bitmap = self.bitmap(decision);
+        let staged = OutputFolder::create(&self.args.output.mlx_path, true)?;
+        let rounded = self.round(staged.path(), decision).map_err(|e| staged.relocate(e))?;
+        let producers = producers(self.source, self.dtype, &bitmap, &rounded, warnings);
+        let container = Container::Safetensors { max_shard_size: u64::MAX };
+        self.write_whole(&staged, &producers, &bitmap, container)?;
+        Ok(staged)
+    }
+
+    /// All tensors, config.json and tokenizer.
+    fn write_whole(
+        &self,
+        folder: &OutputFolder,
+        producers: &[Box<dyn Produce + '_>],
+        bitmap: &BitMap,
+        container: Container,
+    ) -> Result<()> {
+        let parameters = self.source.manifest().parameters();
+        write(folder, producers, container, parameters, self.console, "quantizing")?;
+        export::write_config(folder, self.source, self.dtype, bitmap)
     }
 
     fn record(&self, decision: &Decision, bitmap: &BitMap, evaluation: Option<Evaluation>) -> Record {
@@ -66,10 +133,30 @@ impl Job<'_> {
             predicted_kl: decision.solution.kl,
             measurement: decision.table.as_ref().map(|table| table.measurement.clone()),
             sensitivities: decision.table.as_ref().map(|table| table.layers.clone()).unwrap_or_default(),
+            correction: decision.table.as_ref().map(|table| table.correction.clone()).unwrap_or_default(),
             curve: decision.curve.clone(),
+            refinement: None,
+            distillation: None,
             evaluation,
         }
     }
+}
+
+/// The tensors of a model that was staged, those with new `values` with them.
+fn tuned<'a>(
+    student: &'a SourceModel,
+    values: &'a Values,
+    warnings: &'a Warnings,
+) -> Vec<Box<dyn Produce + 'a>> {
+    student
+        .tensors()
+        .map(|tensor| match values.get(tensor.name) {
+            Some(values) => {
+                Box::new(TunedTensor::new(tensor.name, &tensor.tensor, values)) as Box<dyn Produce>
+            }
+            None => Box::new(CopyTensor::new(tensor, warnings)),
+        })
+        .collect()
 }
 
 /// The model card's account, in Markdown.

@@ -6,7 +6,9 @@ use anyhow::Result;
 use clap::Args;
 use serde_json::json;
 
-use super::{checkpoint, measure, table};
+use super::measure::{self, Samples};
+use super::report::{Report, row};
+use super::{checkpoint, table};
 use crate::workspace;
 
 const SAMPLES: usize = 16;
@@ -23,11 +25,11 @@ pub struct Options {
     candidates: String,
     /// Print JSON instead of a table
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 /// Runs the bench.
-pub fn run(options: &Options) -> Result<()> {
+pub fn run(options: &Options) -> Result<Report> {
     let root = workspace::root();
     let mixbit = root.join(workspace::release()?);
     let mut rows = Vec::new();
@@ -35,50 +37,43 @@ pub fn run(options: &Options) -> Result<()> {
         let model = checkpoint.ensure()?;
         let out = root.join("bench-data/table.json");
         let log = root.join("bench-data/analyze.log");
-        let mut samples = Vec::new();
+        let mut samples = Samples::default();
         for run in 1..=options.runs {
             eprintln!("bench: {}, run {run} of {}", checkpoint.name(), options.runs);
             let mut command = Command::new(&mixbit);
             command.args(["analyze", "--overwrite", "--model"]).arg(&model).arg("--out").arg(&out);
             command.args(["--samples", &SAMPLES.to_string(), "--sequence-length", &LENGTH.to_string()]);
             command.args(["--candidates", &options.candidates]);
-            samples.push(measure::child(&mut command, &log)?);
+            samples.0.push(measure::child(&mut command, &log)?);
         }
         rows.push((checkpoint, samples));
     }
-    let peak = |row: &(_, Vec<measure::Sample>)| {
-        table::median(&row.1.iter().map(|sample| sample.peak / 1e6).collect::<Vec<_>>())
-    };
-    let growth = peak(&rows[1]) / peak(&rows[0]);
-    let mut cells = vec![["", "seconds", "peak MB", "GFLOP a second"].map(str::to_owned).to_vec()];
+    let growth = rows[1].1.medians()[1] / rows[0].1.medians()[1];
+    let mut cells = vec![row(&["", "seconds", "peak MB", "GFLOP a second"])];
     for (checkpoint, samples) in &rows {
-        let seconds: Vec<f64> = samples.iter().map(|sample| sample.seconds).collect();
-        let peaks: Vec<f64> = samples.iter().map(|sample| sample.peak / 1e6).collect();
         // Forward, and twice that back; the tied head counts as a layer, without a gradient of its own.
         let flops = 6.0 * (SAMPLES * LENGTH * checkpoint.parameters()) as f64;
-        let rates: Vec<f64> = seconds.iter().map(|seconds| flops / seconds / 1e9).collect();
+        let rates: Vec<f64> = samples.seconds().iter().map(|seconds| flops / seconds / 1e9).collect();
         cells.push(vec![
             checkpoint.name().to_owned(),
-            table::spread(&seconds, 1),
-            table::spread(&peaks, 0),
+            table::spread(&samples.seconds(), 1),
+            table::spread(&samples.megabytes(), 0),
             table::spread(&rates, 0),
         ]);
     }
-    if options.json {
-        let rows = rows.iter().map(|(checkpoint, samples)| {
-            let seconds: Vec<f64> = samples.iter().map(|sample| sample.seconds).collect();
-            let peaks: Vec<f64> = samples.iter().map(|sample| sample.peak).collect();
-            json!({ "model": checkpoint.name(), "seconds": seconds, "peak_bytes": peaks })
-        });
-        let rows: Vec<_> = rows.collect();
-        println!("{:#}", json!({ "bench": "analyze", "memory_growth": growth, "rows": rows }));
-        return Ok(());
-    }
-    println!(
-        "analyze, {SAMPLES} x {LENGTH} tokens, candidates {}, float32; runs: {}\nmemory of 44 blocks over that of 22: {growth:.2}\n\n{}",
-        options.candidates,
-        options.runs,
-        table::columns(&cells)
-    );
-    Ok(())
+    let facts: Vec<_> = rows.iter().map(|(checkpoint, samples)| samples.json(checkpoint.name())).collect();
+    Ok(Report {
+        name: "analyze",
+        title: format!(
+            "sensitivities on {SAMPLES} x {LENGTH} tokens, candidates {}, float32; runs: {}",
+            options.candidates, options.runs
+        ),
+        ratios: vec![
+            row(&["", "peak memory"]),
+            vec!["44 blocks / 22 blocks".to_owned(), format!("{growth:.2}")],
+        ],
+        rows: cells,
+        notes: Vec::new(),
+        facts: json!({ "memory_growth": growth, "rows": facts }),
+    })
 }

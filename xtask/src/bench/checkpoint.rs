@@ -87,8 +87,12 @@ fn mobilellm_r1(folder: &'static str, layers: usize) -> Result<Checkpoint> {
     Ok(Checkpoint { folder, dtype: Dtype::F32, config, tensors })
 }
 
-/// A Llama of 125M parameters in float16.
-pub fn llama_125m() -> Checkpoint {
+/// A Llama of 125M parameters: in float16 to run, in float32 to measure sensitivities on.
+pub fn llama_125m(dtype: Dtype) -> Checkpoint {
+    let (folder, torch_dtype) = match dtype {
+        Dtype::F16 => ("llama-125m", "float16"),
+        Dtype::F32 => ("llama-125m-float32", "float32"),
+    };
     let sizes = Sizes {
         hidden: 768,
         layers: 12,
@@ -114,11 +118,11 @@ pub fn llama_125m() -> Checkpoint {
         "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
         "tie_word_embeddings": false,
-        "torch_dtype": "float16",
+        "torch_dtype": torch_dtype,
         "bos_token_id": 0,
         "eos_token_id": 1
     });
-    Checkpoint { folder: "llama-125m", dtype: Dtype::F16, config, tensors: sizes.tensors("mlp", false) }
+    Checkpoint { folder, dtype, config, tensors: sizes.tensors("mlp", false) }
 }
 
 impl Sizes {
@@ -153,6 +157,11 @@ impl Checkpoint {
     /// How many weights it has.
     pub fn parameters(&self) -> usize {
         self.tensors.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
+    }
+
+    /// How many of them are in linear layers, the head among them.
+    pub fn linear_parameters(&self) -> usize {
+        self.matrix_bytes(false) / self.dtype.size()
     }
 
     /// Its folder's name.
@@ -289,7 +298,7 @@ mod tests {
     #[test]
     fn sizes_are_as_named() -> Result<()> {
         assert_eq!(mobilellm_r1_950m()?.parameters(), 949_685_760);
-        assert_eq!(llama_125m().parameters() / 1_000_000, 124);
+        assert_eq!(llama_125m(Dtype::F16).parameters() / 1_000_000, 124);
         Ok(())
     }
 
@@ -304,7 +313,7 @@ mod tests {
 
     #[test]
     fn headers_end_on_eight_bytes() -> Result<()> {
-        assert_eq!(llama_125m().header()?.len() % 8, 0);
+        assert_eq!(llama_125m(Dtype::F16).header()?.len() % 8, 0);
         Ok(())
     }
 }

@@ -3,11 +3,12 @@
 use anyhow::Result;
 use serde_json::json;
 
+use super::report::Report;
 use super::turns::{self, Job};
 use super::{Options, checkpoint};
 
 /// Runs the bench.
-pub fn run(options: &Options) -> Result<()> {
+pub fn run(options: Options) -> Result<Report> {
     let checkpoint = checkpoint::mobilellm_r1_950m()?;
     let arguments = vec!["convert", "--dtype", "float16"];
     let job = Job {

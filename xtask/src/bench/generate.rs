@@ -1,133 +1,146 @@
-//! `cargo xtask bench run`: tokens per second of reading a prompt and of generating.
+//! `cargo xtask bench run`: loading, reading a prompt and generating.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use serde_json::json;
 
+use super::floor::Floor;
+use super::peers::{Programs, Who};
+use super::report::{Report, row};
 use super::{Options, checkpoint, measure, table};
-use crate::{python, workspace};
+use crate::workspace;
 
 const PROMPT_TOKENS: u32 = 256;
 const NEW_TOKENS: u32 = 64;
-const MIXBIT: usize = 2;
-/// mlx-lm twice: it computes in the file's float16, for which processors without Apple's units are slow.
-const NAMES: [&str; 3] = ["mlx-lm", "mlx-lm, weights made float32", "mixbit"];
 
-/// Tokens per second of each run.
+/// What runs: who, the type that mlx-lm's weights are made, the name in tables. mlx-lm computes in the file's float16, for
+/// which processors without Apple's units are slow.
+const STEPS: [(Who, Option<&str>, &str); 4] = [
+    (Who::MlxLm, None, "mlx-lm"),
+    (Who::MlxLm, Some("float32"), "mlx-lm, weights made float32"),
+    (Who::MlxLmBlas, Some("float32"), "the same, same BLAS"),
+    (Who::Mixbit, None, "mixbit"),
+];
+const MIXBIT: usize = 3;
+
+/// What each run said.
 #[derive(Default)]
 struct Rates {
+    load: Vec<f64>,
     prompt: Vec<f64>,
     generation: Vec<f64>,
 }
 
 /// Runs the bench.
-pub fn run(options: &Options) -> Result<()> {
-    let root = workspace::root();
-    let python = python::venv()?;
-    let mixbit = root.join(workspace::release()?);
-    let checkpoint = checkpoint::llama_125m();
+pub fn run(options: Options) -> Result<Report> {
+    let programs = Programs::ready()?;
+    let floor = Floor::measure(&programs)?;
+    let checkpoint = checkpoint::llama_125m(checkpoint::Dtype::F16);
     let model = checkpoint.ensure()?;
-    let log = root.join("bench-data/run.log");
-    let mut rows: [Rates; 3] = Default::default();
+    let log = workspace::root().join("bench-data/run.log");
+    let mut rows: [Rates; 4] = Default::default();
     for run in 1..=options.runs {
         eprintln!("bench: run {run} of {}", options.runs);
-        for (index, rates) in rows.iter_mut().enumerate() {
-            let mut command = command(index, &root, &python, &mixbit, &model);
-            measure::child(&mut command, &log)?;
+        for ((who, dtype, _), rates) in STEPS.into_iter().zip(&mut rows) {
+            measure::child(&mut command(&programs, who, dtype, &model)?, &log)?;
             let said = fs::read_to_string(&log)?;
-            rates.prompt.push(rate(&said, "prompt")?);
-            rates.generation.push(rate(&said, "generation")?);
+            rates.load.push(figure(&said, "load time: ", " s")?);
+            rates.prompt.push(figure(&said, &format!("prompt: {PROMPT_TOKENS} tokens, "), " tokens/s")?);
+            rates.generation.push(figure(&said, &format!("generation: {NEW_TOKENS} tokens, "), " tokens/s")?);
         }
     }
-    if options.json {
-        println!("{:#}", report(checkpoint.parameters(), options.runs, &rows));
-    } else {
-        print!("{}", text(checkpoint.parameters(), options.runs, &rows));
-    }
-    Ok(())
+    Ok(report(checkpoint.parameters(), checkpoint.linear_parameters(), options.runs, &floor, &rows))
 }
 
-fn command(index: usize, root: &Path, python: &PathBuf, mixbit: &PathBuf, model: &Path) -> Command {
+fn command(programs: &Programs, who: Who, dtype: Option<&str>, model: &Path) -> Result<Command> {
     // Any ids will do, as long as the tokenizer knows them and both programs get the same.
     let prompt: Vec<String> = (0..PROMPT_TOKENS).map(|at| (16 + at * 37 % 1000).to_string()).collect();
-    let mut command = if index == MIXBIT {
-        let mut command = Command::new(mixbit);
+    let mut command = if who == Who::Mixbit {
+        let mut command = programs.command(who)?;
         command.args(["run", "--ignore-eos", "--verbose"]);
         command
     } else {
-        let mut command = Command::new(python);
-        command.arg(root.join("xtask/bench_run.py"));
-        command
+        programs.script(who, "bench_run.py")?
     };
-    if index == 1 {
-        command.args(["--dtype", "float32"]);
-    }
+    command.args(dtype.iter().flat_map(|dtype| ["--dtype", dtype]));
     command.arg("--model").arg(model).args(["--prompt-tokens", &prompt.join(",")]);
-    command.args(["--max-tokens", &NEW_TOKENS.to_string()]).env("HF_HUB_OFFLINE", "1");
-    command
+    command.args(["--max-tokens", &NEW_TOKENS.to_string()]);
+    Ok(command)
 }
 
-/// Reads `prompt: 256 tokens, 1234.5 tokens/s`.
-fn rate(said: &str, what: &str) -> Result<f64> {
+/// The number between `before` and `after`, where they were last printed.
+fn figure(said: &str, before: &str, after: &str) -> Result<f64> {
     said.lines()
         .rev()
-        .find_map(|line| line.trim().strip_prefix(what)?.strip_prefix(':')?.split_once(','))
-        .and_then(|(_, rate)| rate.trim().strip_suffix("tokens/s")?.trim().parse().ok())
-        .with_context(|| format!("no line `{what}: N tokens, R tokens/s` in:\n{said}"))
+        .find_map(|line| line.split_once(before)?.1.split_once(after)?.0.trim().parse().ok())
+        .with_context(|| format!("no `{before}..{after}` in:\n{said}"))
 }
 
-fn ratios(rows: &[Rates; 3], index: usize) -> (f64, f64) {
-    let of = |rates: fn(&Rates) -> &[f64]| {
-        table::median(rates(&rows[MIXBIT])) / table::median(rates(&rows[index]))
-    };
-    (of(|rates| &rates.prompt), of(|rates| &rates.generation))
-}
-
-fn text(parameters: usize, runs: u32, rows: &[Rates; 3]) -> String {
-    let header = |first: &str| vec![first.to_owned(), "prompt".to_owned(), "generation".to_owned()];
-    let mut above = vec![header("mixbit's speed over")];
-    let mut below = vec![header("tokens per second")];
-    for (index, (name, rates)) in NAMES.iter().zip(rows).enumerate() {
+fn report(parameters: usize, linear: usize, runs: u32, floor: &Floor, rows: &[Rates; 4]) -> Report {
+    let medians =
+        |rates: &Rates| [&rates.load, &rates.prompt, &rates.generation].map(|all| table::median(all));
+    let [our_load, our_prompt, our_generation] = medians(&rows[MIXBIT]);
+    let mut ratios = vec![row(&["mixbit's speed over", "load", "prompt", "generation"])];
+    let mut lines = vec![row(&["", "load, seconds", "prompt, tokens/s", "generation, tokens/s"])];
+    for (index, ((.., name), rates)) in STEPS.into_iter().zip(rows).enumerate() {
         if index != MIXBIT {
-            let (prompt, generation) = ratios(rows, index);
-            above.push(vec![(*name).to_owned(), format!("{prompt:.2}x"), format!("{generation:.2}x")]);
+            let [load, prompt, generation] = medians(rates);
+            let speeds = [load / our_load, our_prompt / prompt, our_generation / generation];
+            let speeds = speeds.map(|speed| format!("{speed:.1}x"));
+            ratios.push([vec![name.to_owned()], speeds.to_vec()].concat());
         }
-        below.push(vec![
-            (*name).to_owned(),
+        lines.push(vec![
+            name.to_owned(),
+            table::spread(&rates.load, 2),
             table::spread(&rates.prompt, 1),
             table::spread(&rates.generation, 1),
         ]);
     }
-    format!(
-        "run a Llama of {:.0} M float16 parameters, {PROMPT_TOKENS} tokens of prompt, {NEW_TOKENS} generated; runs in turns: {runs}, median (lowest-highest)\n\n{}\n{}",
-        parameters as f64 / 1e6,
-        table::columns(&above),
-        table::columns(&below)
-    )
-}
-
-fn report(parameters: usize, runs: u32, rows: &[Rates; 3]) -> Value {
-    let row = |(index, name): (usize, &&str)| {
-        let (prompt, generation) = ratios(rows, index);
+    // Reading the float16 file; two operations a weight and token; reading all linear weights in float32 a token.
+    let bounds = [
+        2.0 * parameters as f64 / floor.bandwidth,
+        floor.flops / (2.0 * linear as f64),
+        floor.bandwidth / (4.0 * linear as f64),
+    ];
+    lines.push(vec![
+        "floor".to_owned(),
+        format!("{:.2}", bounds[0]),
+        format!("{:.0}", bounds[1]),
+        format!("{:.0}", bounds[2]),
+    ]);
+    let json_row = |((.., name), rates): ((Who, Option<&str>, &str), &Rates)| {
         json!({
             "name": name,
-            "prompt_tokens_per_second": rows[index].prompt,
-            "generation_tokens_per_second": rows[index].generation,
-            "mixbit_prompt_ratio": prompt,
-            "mixbit_generation_ratio": generation
+            "load_seconds": rates.load,
+            "prompt_tokens_per_second": rates.prompt,
+            "generation_tokens_per_second": rates.generation
         })
     };
-    json!({
-        "bench": "run",
-        "parameters": parameters,
-        "prompt_tokens": PROMPT_TOKENS,
-        "generated_tokens": NEW_TOKENS,
-        "runs": runs,
-        "rows": NAMES.iter().enumerate().map(row).collect::<Vec<_>>()
-    })
+    Report {
+        name: "run",
+        title: format!(
+            "run a random Llama of {:.0} M float16 parameters, {PROMPT_TOKENS} tokens of prompt, {NEW_TOKENS} \
+             generated; runs in turns: {runs}, median (lowest-highest)",
+            parameters as f64 / 1e6
+        ),
+        ratios,
+        rows: lines,
+        notes: vec![
+            "Floors: reading the file from memory; the prompt's operations at the rate of a large matrix product; \
+             reading the float32 weights once a token."
+                .to_owned(),
+        ],
+        facts: json!({
+            "runs": runs,
+            "parameters": parameters,
+            "matmul_flops": floor.flops,
+            "bandwidth_bytes": floor.bandwidth,
+            "rows": STEPS.into_iter().zip(rows).map(json_row).collect::<Vec<_>>()
+        }),
+    }
 }
 
 #[cfg(test)]
@@ -135,11 +148,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rates_are_read() -> Result<()> {
-        let said = "noise\nprompt: 256 tokens, 1234.5 tokens/s\ngeneration: 64 tokens, 32.0 tokens/s\n";
-        assert!((rate(said, "prompt")? - 1234.5).abs() < 1e-9);
-        assert!((rate(said, "generation")? - 32.0).abs() < 1e-9);
-        assert!(rate("nothing", "prompt").is_err());
+    fn figures_are_read() -> Result<()> {
+        let said = "noise\nprompt: 256 tokens, 1234.5 tokens/s\npeak memory: 1.2 GB, load time: 0.25 s\n";
+        assert!((figure(said, "prompt: 256 tokens, ", " tokens/s")? - 1234.5).abs() < 1e-9);
+        assert!((figure(said, "load time: ", " s")? - 0.25).abs() < 1e-9);
+        assert!(figure("nothing", "load time: ", " s").is_err());
         Ok(())
+    }
+
+    #[test]
+    fn ratios_say_how_much_faster_mixbit_is() {
+        let rates = |load, rate| Rates { load: vec![load], prompt: vec![rate], generation: vec![rate] };
+        let rows = [rates(2.0, 1.0), rates(2.0, 2.0), rates(2.0, 5.0), rates(1.0, 10.0)];
+        let report = report(10, 10, 1, &Floor { flops: 1e9, bandwidth: 1e9 }, &rows);
+        assert_eq!(report.ratios[1], ["mlx-lm", "2.0x", "10.0x", "10.0x"]);
     }
 }

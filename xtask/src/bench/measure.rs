@@ -6,7 +6,9 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
 
+use super::table;
 use crate::process;
 
 /// What one run took.
@@ -15,6 +17,33 @@ pub struct Sample {
     pub seconds: f64,
     /// Peak resident set in bytes, as the kernel counts it: mapped files are in it as far as they were touched.
     pub peak: f64,
+}
+
+/// The runs of one program.
+#[derive(Default)]
+pub struct Samples(pub Vec<Sample>);
+
+impl Samples {
+    /// Of each run.
+    pub fn seconds(&self) -> Vec<f64> {
+        self.0.iter().map(|sample| sample.seconds).collect()
+    }
+
+    /// Peak memory of each run in MB (1e6 bytes).
+    pub fn megabytes(&self) -> Vec<f64> {
+        self.0.iter().map(|sample| sample.peak / 1e6).collect()
+    }
+
+    /// Medians of [`Self::seconds`] and [`Self::megabytes`].
+    pub fn medians(&self) -> [f64; 2] {
+        [self.seconds(), self.megabytes()].map(|values| table::median(&values))
+    }
+
+    /// Name and samples, for programs.
+    pub fn json(&self, name: &str) -> Value {
+        let peaks: Vec<f64> = self.0.iter().map(|sample| sample.peak).collect();
+        json!({ "name": name, "seconds": self.seconds(), "peak_bytes": peaks })
+    }
 }
 
 /// Runs a command to its end; what it prints goes to `log`, and into the error when it fails.

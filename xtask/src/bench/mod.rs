@@ -1,56 +1,100 @@
-//! `cargo xtask bench`: mixbit and mlx-lm on the same input and machine, run in turns.
+//! `cargo xtask bench`: mixbit and its peers on the same input and machine, run in turns.
 
 mod analyze;
 mod checkpoint;
 mod convert;
+mod evaluate;
+mod floor;
 mod generate;
+mod llama_cpp;
 mod measure;
+mod peers;
 mod preload;
 mod quality;
 mod quantize;
+mod report;
 mod sensitivity;
 mod table;
+mod target;
+mod trained;
 mod turns;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
+
+use self::report::Report;
 
 /// The benches.
 #[derive(Subcommand)]
 pub enum Bench {
     /// Convert a 950M-parameter checkpoint from float32 to float16
     Convert(Options),
-    /// Time and memory of sensitivities: MobileLLM-R1-950M's shape, and the same with twice the blocks
-    Analyze(analyze::Options),
-    /// Held-out KL divergence and perplexity at several sizes, beside mlx-lm's quantizers
-    Quality(quality::Options),
-    /// Predicted against measured KL divergence, one layer at a time
-    Sensitivity(sensitivity::Options),
     /// Quantize the same checkpoint to 4 bits
     Quantize(Options),
-    /// Read a prompt and generate, with a 125M-parameter float16 model
+    /// Measure, choose and quantize at a target size, beside dynamic_quant
+    Target(AllOptions),
+    /// Load, read a prompt and generate, with a 125M-parameter float16 model
     Run(Options),
+    /// Perplexity: tokens a second
+    Eval(AllOptions),
+    /// Held-out KL divergence and perplexity at several sizes, beside other quantizers
+    Quality(quality::Options),
+    /// Time and memory of sensitivities: MobileLLM-R1-950M's shape, and the same with twice the blocks
+    Analyze(analyze::Options),
+    /// Predicted against measured KL divergence, one layer at a time
+    Sensitivity(sensitivity::Options),
 }
 
-/// What every bench takes.
-#[derive(Args)]
+/// How often, and how it is printed.
+#[derive(Args, Clone, Copy)]
 pub struct Options {
     /// How often each program runs
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
-    /// Print JSON instead of a table
+    /// Print JSON instead of tables
     #[arg(long)]
     json: bool,
 }
 
-/// Runs one.
-pub fn run(bench: &Bench) -> Result<()> {
-    match bench {
-        Bench::Convert(options) => convert::run(options),
-        Bench::Analyze(options) => analyze::run(options),
-        Bench::Quality(options) => quality::run(options),
-        Bench::Sensitivity(options) => sensitivity::run(options),
-        Bench::Quantize(options) => quantize::run(options),
-        Bench::Run(options) => generate::run(options),
-    }
+/// The same, with trained models.
+#[derive(Args, Clone)]
+pub struct AllOptions {
+    /// How often each program runs
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
+    runs: u32,
+    /// Print JSON instead of tables
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    folders: trained::Folders,
+}
+
+/// Runs one bench, or without a name all that have peers.
+pub fn run(bench: Option<&Bench>, options: &AllOptions) -> Result<()> {
+    let (reports, json) = match bench {
+        None => (all(options)?, options.json),
+        Some(Bench::Convert(options)) => (vec![convert::run(*options)?], options.json),
+        Some(Bench::Quantize(options)) => (vec![quantize::run(*options)?], options.json),
+        Some(Bench::Target(options)) => (vec![target::run(options)?], options.json),
+        Some(Bench::Run(options)) => (vec![generate::run(*options)?], options.json),
+        Some(Bench::Eval(options)) => (vec![evaluate::run(options)?], options.json),
+        Some(Bench::Quality(options)) => (quality::run(options)?, options.json),
+        Some(Bench::Analyze(options)) => (vec![analyze::run(options)?], options.json),
+        Some(Bench::Sensitivity(options)) => return sensitivity::run(options),
+    };
+    report::print(&reports, json);
+    Ok(())
+}
+
+fn all(options: &AllOptions) -> Result<Vec<Report>> {
+    let simple = Options { runs: options.runs, json: options.json };
+    let mut reports = vec![
+        convert::run(simple)?,
+        quantize::run(simple)?,
+        target::run(options)?,
+        generate::run(simple)?,
+        evaluate::run(options)?,
+    ];
+    reports.extend(quality::run(&quality::Options::all(options))?);
+    Ok(reports)
 }

@@ -10,17 +10,27 @@ pub fn blas(command: &mut Command) -> Result<()> {
     use crate::{process, workspace};
 
     let root = workspace::root();
-    let lib = root.join(".engine/lib");
     let library = root.join("bench-data/libblas-preload.so");
-    std::fs::create_dir_all(root.join("bench-data"))?;
     let native = root.join("xtask/native");
-    let mut compiler = Command::new(std::env::var_os("CXX").unwrap_or_else(|| "c++".into()));
-    compiler.args(["-std=c++20", "-O2", "-fPIC", "-shared", "-o"]).arg(&library);
-    compiler.args([native.join("blas.cpp"), native.join("sgemm.cpp")]).arg("-L").arg(&lib);
-    compiler.arg("-l:libscipy_openblas.so").arg(format!("-Wl,-rpath,{}", lib.display()));
-    process::output(&mut compiler)?;
+    let sources = ["blas.cpp", "sgemm.cpp", "threads.hpp"].map(|name| native.join(name));
+    if !newer(&library, &sources) {
+        let lib = root.join(".engine/lib");
+        std::fs::create_dir_all(root.join("bench-data"))?;
+        let mut compiler = Command::new(std::env::var_os("CXX").unwrap_or_else(|| "c++".into()));
+        compiler.args(["-std=c++20", "-O2", "-fPIC", "-shared", "-o"]).arg(&library);
+        compiler.args(&sources[..2]).arg("-L").arg(&lib);
+        compiler.arg("-l:libscipy_openblas.so").arg(format!("-Wl,-rpath,{}", lib.display()));
+        process::output(&mut compiler)?;
+    }
     command.env("LD_PRELOAD", &library);
     Ok(())
+}
+
+/// Whether `file` is there and was written after all `sources`.
+#[cfg(target_os = "linux")]
+fn newer(file: &std::path::Path, sources: &[std::path::PathBuf]) -> bool {
+    let time = |path: &std::path::Path| std::fs::metadata(path).and_then(|data| data.modified()).ok();
+    time(file).is_some_and(|made| sources.iter().all(|source| time(source).is_some_and(|at| at < made)))
 }
 
 /// Nothing to do.

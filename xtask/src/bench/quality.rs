@@ -1,6 +1,7 @@
-//! `cargo xtask bench quality`: KL divergence and perplexity on held-out text, mixbit's and mlx-lm's results side by side.
+//! `cargo xtask bench quality`: KL divergence and perplexity on held-out text, mixbit's results and its peers' side by side.
 //!
-//! All of them are scored by `mixbit eval`, whose logits equal mlx-lm's (`cargo xtask parity`).
+//! mlx-lm's results are scored by `mixbit eval`, whose logits equal mlx-lm's (`cargo xtask parity`); llama.cpp's by its own
+//! logits on the same windows.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,23 +11,29 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::{preload, table};
-use crate::{process, python, workspace};
+use super::peers::{Programs, Who};
+use super::report::{Report, row};
+use super::trained::{Folders, Trained};
+use super::{AllOptions, llama_cpp};
+use crate::{process, workspace};
 
 const TARGETS: [f64; 7] = [2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0];
+const ROUNDINGS: [&str; 3] = ["rtn", "search", "gptq"];
 
 /// What to measure on.
 #[derive(Args)]
 pub struct Options {
-    /// Trained model
-    #[arg(long, default_value = "fixtures/models/mobilellm-docs-1m")]
-    model: PathBuf,
+    /// One trained model, instead of the bundled one and those of --models
+    #[arg(long, requires = "calibration", requires = "data", conflicts_with = "models")]
+    model: Option<PathBuf>,
     /// Text to calibrate on
-    #[arg(long)]
-    calibration: PathBuf,
+    #[arg(long, requires = "model")]
+    calibration: Option<PathBuf>,
     /// Text to evaluate on
-    #[arg(long)]
-    data: PathBuf,
+    #[arg(long, requires = "model")]
+    data: Option<PathBuf>,
+    #[command(flatten)]
+    folders: Folders,
     /// Calibration sequences
     #[arg(long, default_value_t = 48)]
     samples: usize,
@@ -36,17 +43,46 @@ pub struct Options {
     /// Evaluation windows
     #[arg(long, default_value_t = 24)]
     windows: usize,
-    /// Leave mlx-lm out
+    /// Leave the others out
     #[arg(long)]
     no_peers: bool,
     /// Print JSON instead of a table
     #[arg(long)]
-    json: bool,
+    pub json: bool,
+}
+
+impl Options {
+    /// The usual amounts, on the folders of `options`.
+    pub fn all(options: &AllOptions) -> Self {
+        Self {
+            model: None,
+            calibration: None,
+            data: None,
+            folders: options.folders.clone(),
+            samples: 48,
+            sequence_length: 256,
+            windows: 24,
+            no_peers: false,
+            json: options.json,
+        }
+    }
+
+    fn models(&self) -> Result<Vec<Trained>> {
+        match (&self.model, &self.calibration, &self.data) {
+            (Some(model), Some(calibration), Some(data)) => Ok(vec![Trained {
+                model: model.clone(),
+                calibration: calibration.clone(),
+                data: data.clone(),
+            }]),
+            _ => self.folders.all(),
+        }
+    }
 }
 
 /// One quantized model.
 struct Row {
     name: String,
+    peer: bool,
     bpw: f64,
     predicted: Option<f64>,
     scores: Value,
@@ -54,48 +90,48 @@ struct Row {
 
 struct Bench<'a> {
     options: &'a Options,
-    mixbit: PathBuf,
+    trained: &'a Trained,
+    programs: Programs,
     work: PathBuf,
     rows: Vec<Row>,
+    missing: Vec<String>,
 }
 
-/// Runs the bench.
-pub fn run(options: &Options) -> Result<()> {
-    let root = workspace::root();
-    let mixbit = root.join(workspace::release()?);
-    let work = root.join("bench-data/quality");
+/// Runs the bench; a report a model.
+pub fn run(options: &Options) -> Result<Vec<Report>> {
+    options.models()?.iter().map(|trained| on(options, trained)).collect()
+}
+
+fn on(options: &Options, trained: &Trained) -> Result<Report> {
+    let work = workspace::root().join("bench-data/quality");
     if work.exists() {
         fs::remove_dir_all(&work)?;
     }
     fs::create_dir_all(&work)?;
-    let mut bench = Bench { options, mixbit, work, rows: Vec::new() };
+    let programs = Programs::ready()?;
+    let mut bench = Bench { options, trained, programs, work, rows: Vec::new(), missing: Vec::new() };
     bench.ours()?;
     if !options.no_peers {
-        bench.peers()?;
+        bench.mlx_lm()?;
+        bench.llama_cpp()?;
     }
     bench.rows.sort_by(|a, b| a.bpw.total_cmp(&b.bpw));
-    let name = options.model.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    if options.json {
-        println!("{:#}", report(&name, &bench.rows));
-    } else {
-        println!("{}", text(&name, options, &bench.rows));
-    }
-    Ok(())
+    Ok(bench.report())
 }
 
 impl Bench<'_> {
     fn mixbit(&self, arguments: &[&str]) -> Result<String> {
-        process::output(Command::new(&self.mixbit).args(arguments))
+        process::output(self.programs.command(Who::Mixbit)?.args(arguments))
     }
 
     fn ours(&mut self) -> Result<()> {
         let table = self.work.join("table.json");
-        let (table, model) = (table.to_string_lossy(), self.options.model.to_string_lossy().into_owned());
-        let calibration = self.options.calibration.to_string_lossy();
+        let (table, model) = (table.to_string_lossy(), self.trained.model.to_string_lossy());
+        let calibration = self.trained.calibration.to_string_lossy();
         let (samples, length) = (self.options.samples.to_string(), self.options.sequence_length.to_string());
         let sized = ["--samples", &samples, "--sequence-length", &length, "--calibration", &calibration];
-        eprintln!("bench: mixbit");
-        for rounding in ["rtn", "search", "gptq"] {
+        eprintln!("bench: {}, mixbit", self.trained.name());
+        for rounding in ROUNDINGS {
             let scored = ["--rounding", rounding, "--out", &table, "--overwrite"];
             self.mixbit(&[&["analyze", "--quiet", "--model", &model], &scored[..], &sized].concat())?;
             let round = [&["--no-eval", "--rounding", rounding], &sized[..]].concat();
@@ -107,7 +143,7 @@ impl Bench<'_> {
                 )?;
             }
             for target in TARGETS {
-                let target = target.to_string();
+                let target = format!("{target:.1}");
                 let size = ["--sensitivities", &table, "--target-bpw", &target];
                 self.quantized(&format!("{rounding}, --target-bpw {target}"), &[&size, &round[..]].concat())?;
             }
@@ -117,100 +153,170 @@ impl Bench<'_> {
 
     fn quantized(&mut self, name: &str, arguments: &[&str]) -> Result<()> {
         let out = self.work.join("out");
-        let model = self.options.model.to_string_lossy().into_owned();
+        let model = self.trained.model.to_string_lossy();
         let paths =
             ["quantize", "--quiet", "--overwrite", "--hf-path", &model, "--mlx-path", &out.to_string_lossy()];
         let said = match self.mixbit(&[&paths[..], arguments].concat()) {
             Ok(said) => said,
-            Err(error) if error.to_string().contains("cannot be reached") => return Ok(()),
+            // A row of the table, as a peer's failure is.
+            Err(error) if error.to_string().contains("cannot be reached") => {
+                self.missing.push(format!("{name}: the size cannot be reached"));
+                return Ok(());
+            }
             Err(error) => return Err(error),
         };
         let predicted = said.lines().find_map(|line| {
             line.strip_prefix("predicted KL divergence: ")?.split_whitespace().next()?.parse().ok()
         });
-        self.score(name.to_owned(), &out, predicted)
+        self.score(name.to_owned(), false, &out, predicted)
     }
 
-    fn score(&mut self, name: String, folder: &Path, predicted: Option<f64>) -> Result<()> {
-        let (model, folder) = (self.options.model.to_string_lossy(), folder.to_string_lossy());
+    fn score(&mut self, name: String, peer: bool, folder: &Path, predicted: Option<f64>) -> Result<()> {
+        let folder = folder.to_string_lossy();
         let inspected: Value = serde_json::from_str(&self.mixbit(&["inspect", "--json", &folder])?)?;
-        let length = self.options.sequence_length;
-        let (most, length) = ((self.options.windows * length).to_string(), length.to_string());
-        let data = self.options.data.to_string_lossy();
-        let scores = self.mixbit(&[
-            "eval",
-            "--quiet",
-            "--model",
-            &folder,
-            "--reference",
-            &model,
-            "--data",
-            &data,
-            "--sequence-length",
-            &length,
-            "--max-tokens",
-            &most,
-            "--json",
-            "-",
-        ])?;
-        let scores: Value = serde_json::from_str(&scores)?;
+        let scores = self.evaluate(Path::new(&*folder), &[])?;
         let bpw = inspected["bpw_quantized"].as_f64().context("inspect gave no bpw_quantized")?;
-        self.rows.push(Row { name, bpw, predicted, scores });
+        self.rows.push(Row { name, peer, bpw, predicted, scores });
         Ok(())
     }
 
-    fn peers(&mut self) -> Result<()> {
-        eprintln!("bench: mlx-lm (with mixbit's BLAS; minutes)");
-        let out = self.work.join("peers");
-        let mut command = Command::new(python::venv()?);
-        command.arg(workspace::root().join("xtask/bench_quality.py"));
-        command.arg("--model").arg(&self.options.model).arg("--text").arg(&self.options.calibration);
+    /// The scores of a model folder against the float model.
+    fn evaluate(&self, folder: &Path, further: &[&str]) -> Result<Value> {
+        let length = self.options.sequence_length;
+        let mut command = self.programs.command(Who::Mixbit)?;
+        command.args(["eval", "--quiet", "--json", "-", "--model"]).arg(folder);
+        command.arg("--reference").arg(&self.trained.model).arg("--data").arg(&self.trained.data);
+        command.args(["--sequence-length", &length.to_string()]);
+        command.args(["--max-tokens", &(self.options.windows * length).to_string()]).args(further);
+        Ok(serde_json::from_str(&process::output(&mut command)?)?)
+    }
+
+    fn mlx_lm(&mut self) -> Result<()> {
+        eprintln!("bench: {}, mlx-lm (with mixbit's BLAS; minutes)", self.trained.name());
+        let mut command = self.programs.script(Who::MlxLmBlas, "bench_quality.py")?;
+        command.arg("--model").arg(&self.trained.model).arg("--text").arg(&self.trained.calibration);
         command.args(["--samples", &self.options.samples.to_string()]);
-        command.args(["--sequence-length", &self.options.sequence_length.to_string()]).arg("--out").arg(&out);
-        preload::blas(&mut command)?;
-        let said = process::output(&mut command)?;
-        for line in said.lines().filter(|line| line.starts_with('{')) {
-            let row: Value = serde_json::from_str(line)?;
+        command.args(["--sequence-length", &self.options.sequence_length.to_string()]);
+        command.arg("--out").arg(self.work.join("mlx-lm"));
+        for row in self.peer_rows(&mut command)? {
             let name = format!("mlx-lm {}", row["name"].as_str().unwrap_or_default());
-            match row["folder"].as_str() {
-                Some(folder) => self.score(name, Path::new(folder), None)?,
-                None => eprintln!("bench: {name} failed: {}", row["failed"].as_str().unwrap_or_default()),
+            if let Some(folder) = row["folder"].as_str() {
+                self.score(name, true, Path::new(folder), None)?;
             }
         }
         Ok(())
     }
-}
 
-fn text(name: &str, options: &Options, rows: &[Row]) -> String {
-    let header = ["", "bpw", "KL", "stderr", "predicted", "PPL", "same top"];
-    let mut cells = vec![header.map(str::to_owned).to_vec()];
-    for row in rows {
-        let number = |key: &str| row.scores[key].as_f64().unwrap_or(f64::NAN);
-        cells.push(vec![
-            row.name.clone(),
-            format!("{:.3}", row.bpw),
-            format!("{:.5}", number("kl_mean")),
-            format!("{:.5}", number("kl_stderr")),
-            row.predicted.map_or_else(String::new, |kl| format!("{kl:.5}")),
-            format!("{:.3}", number("perplexity")),
-            format!("{:.2} %", 100.0 * number("same_top")),
-        ]);
+    fn llama_cpp(&mut self) -> Result<()> {
+        eprintln!("bench: {}, llama.cpp", self.trained.name());
+        let Some(python) = llama_cpp::python()? else {
+            self.missing.push("llama.cpp: its PyPI package does not build here".to_owned());
+            return Ok(());
+        };
+        let reference = self.work.join("reference.safetensors");
+        let kept = reference.to_string_lossy().into_owned();
+        let model = self.trained.model.clone();
+        self.evaluate(&model, &["--save-reference", &kept])?;
+        let mut command = Command::new(python);
+        command.arg(workspace::root().join("xtask/bench_llama_cpp.py"));
+        command.arg("--model").arg(&self.trained.model).arg("--reference").arg(&reference);
+        command.arg("--out").arg(self.work.join("llama.cpp")).env("GGML_NO_BACKTRACE", "1");
+        for row in self.peer_rows(&mut command)? {
+            let (Some(name), Some(bpw)) = (row["name"].as_str(), row["bpw"].as_f64()) else { continue };
+            let name = format!("llama.cpp {name}");
+            self.rows.push(Row { name, peer: true, bpw, predicted: None, scores: row["scores"].clone() });
+        }
+        Ok(())
     }
-    let reference =
-        rows.first().and_then(|row| row.scores["reference_perplexity"].as_f64()).unwrap_or(f64::NAN);
-    format!(
-        "{name}: calibrated on {} x {length} tokens, evaluated on {} x {length} others; float perplexity {reference:.3}\n\n{}",
-        options.samples,
-        options.windows,
-        table::columns(&cells),
-        length = options.sequence_length
-    )
+
+    /// What a script printed, a line a model; failures are kept for the notes.
+    fn peer_rows(&mut self, command: &mut Command) -> Result<Vec<Value>> {
+        let output = command.output()?;
+        let mut rows = Vec::new();
+        let said = String::from_utf8_lossy(&output.stdout);
+        if !output.status.success() {
+            // A peer that breaks off is a gap in the table.
+            let said = String::from_utf8_lossy(&output.stderr);
+            let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+            self.missing.push(format!("`{}` broke off: {last}", process::line(command)));
+        }
+        for line in said.lines().filter(|line| line.starts_with('{')) {
+            let row: Value = serde_json::from_str(line)?;
+            if let Some(failed) = row["failed"].as_str() {
+                self.missing.push(format!("{}: {failed}", row["name"].as_str().unwrap_or_default()));
+            } else {
+                rows.push(row);
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The peer with the lowest KL divergence among those that are no larger than `bpw`, with 0.05 of leniency.
+    fn best_peer(&self, bpw: f64) -> Option<&Row> {
+        let peers = self.rows.iter().filter(|row| row.peer && row.bpw <= bpw + 0.05);
+        peers.min_by(|a, b| a.kl().total_cmp(&b.kl()))
+    }
+
+    fn ratios(&self) -> Vec<Vec<String>> {
+        let mut ratios = vec![
+            [row(&["bpw", "best peer of that size", "KL"]), row(&ROUNDINGS), row(&["gptq / peer"])].concat(),
+        ];
+        for target in TARGETS {
+            let ours = ROUNDINGS.map(|rounding| {
+                let name = format!("{rounding}, --target-bpw {target:.1}");
+                self.rows.iter().find(|row| row.name == name).map(Row::kl)
+            });
+            let peer = self.best_peer(target);
+            let mut cells = vec![format!("{target:.1}")];
+            cells.push(peer.map_or_else(String::new, |peer| format!("{} at {:.2}", peer.name, peer.bpw)));
+            cells.push(peer.map_or_else(String::new, |peer| format!("{:.5}", peer.kl())));
+            cells.extend(ours.map(|kl| kl.map_or_else(String::new, |kl| format!("{kl:.5}"))));
+            let ratio = peer.zip(ours[ROUNDINGS.len() - 1]).map(|(peer, kl)| kl / peer.kl());
+            cells.push(ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}")));
+            ratios.push(cells);
+        }
+        ratios
+    }
+
+    fn report(&self) -> Report {
+        let mut rows = vec![row(&["", "bpw", "KL", "stderr", "predicted", "perplexity", "same top token"])];
+        for result in &self.rows {
+            let number = |key: &str| result.scores[key].as_f64().unwrap_or(f64::NAN);
+            rows.push(vec![
+                result.name.clone(),
+                format!("{:.3}", result.bpw),
+                format!("{:.5}", result.kl()),
+                format!("{:.5}", number("kl_stderr")),
+                result.predicted.map_or_else(String::new, |kl| format!("{kl:.5}")),
+                format!("{:.3}", number("perplexity")),
+                format!("{:.2} %", 100.0 * number("same_top")),
+            ]);
+        }
+        let float = self.rows.iter().find_map(|row| row.scores["reference_perplexity"].as_f64());
+        let facts = self.rows.iter().map(|row| {
+            json!({ "name": row.name, "bpw": row.bpw, "predicted_kl": row.predicted, "scores": row.scores })
+        });
+        let name = self.trained.name();
+        Report {
+            name: "quality",
+            title: format!(
+                "{name}: calibrated on {} x {length} tokens, evaluated on {} x {length} others; KL divergence from the \
+                 float model in nats a token; float perplexity {:.3}",
+                self.options.samples,
+                self.options.windows,
+                float.unwrap_or(f64::NAN),
+                length = self.options.sequence_length
+            ),
+            ratios: self.ratios(),
+            rows,
+            notes: self.missing.iter().map(|missing| format!("Missing: {missing}")).collect(),
+            facts: json!({ "model": name, "rows": facts.collect::<Vec<_>>(), "missing": self.missing }),
+        }
+    }
 }
 
-fn report(name: &str, rows: &[Row]) -> Value {
-    let rows: Vec<Value> = rows
-        .iter()
-        .map(|row| json!({ "name": row.name, "bpw": row.bpw, "predicted_kl": row.predicted, "scores": row.scores }))
-        .collect();
-    json!({ "bench": "quality", "model": name, "rows": rows })
+impl Row {
+    fn kl(&self) -> f64 {
+        self.scores["kl_mean"].as_f64().unwrap_or(f64::NAN)
+    }
 }

@@ -6,11 +6,12 @@
 use anyhow::Result;
 use serde_json::json;
 
+use super::report::Report;
 use super::turns::{self, Job};
 use super::{Options, checkpoint};
 
 /// Runs the bench.
-pub fn run(options: &Options) -> Result<()> {
+pub fn run(options: Options) -> Result<Report> {
     let checkpoint = checkpoint::mobilellm_r1_950m()?;
     let (all, linear) = (checkpoint.matrix_bytes(true), checkpoint.matrix_bytes(false));
     let mlx_lm = [

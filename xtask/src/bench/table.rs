@@ -1,4 +1,4 @@
-//! Statistics of a few samples, and aligned columns.
+//! Statistics of a few samples, and Markdown tables.
 
 use std::fmt::Write;
 
@@ -24,25 +24,31 @@ pub fn spread(samples: &[f64], decimals: usize) -> String {
     format!("{:.decimals$} ({low:.decimals$}-{high:.decimals$})", median(samples))
 }
 
-/// Rows with their columns aligned, the first to the left and the rest to the right.
-pub fn columns(rows: &[Vec<String>]) -> String {
+/// A Markdown table with its columns aligned, the first to the left and the rest to the right; the first row is the header.
+pub fn markdown(rows: &[Vec<String>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..count).map(width).collect();
     let mut text = String::new();
-    for row in rows {
-        for (column, cell) in row.iter().enumerate() {
-            let width = widths[column];
-            if column == 0 {
-                let _ = write!(text, "{cell:<width$}");
+    for (line, row) in rows.iter().enumerate() {
+        for (column, &width) in widths.iter().enumerate() {
+            let cell = row.get(column).map_or("", String::as_str);
+            let _ = if column == 0 {
+                write!(text, "| {cell:<width$} |")
             } else {
-                let _ = write!(text, "  {cell:>width$}");
-            }
+                write!(text, " {cell:>width$} |")
+            };
         }
-        text.truncate(text.trim_end().len());
         text.push('\n');
+        if line == 0 {
+            for (column, &width) in widths.iter().enumerate() {
+                let open = if column == 0 { "|" } else { "" };
+                let _ = write!(text, "{open}{}|", "-".repeat(width + 2));
+            }
+            text.push('\n');
+        }
     }
     text
 }
@@ -61,6 +67,6 @@ mod tests {
     #[test]
     fn columns_align() {
         let rows = [vec!["a".to_owned(), "12".to_owned()], vec!["long".to_owned(), "3".to_owned()]];
-        assert_eq!(columns(&rows), "a     12\nlong   3\n");
+        assert_eq!(markdown(&rows), "| a    | 12 |\n|------|----|\n| long |  3 |\n");
     }
 }

@@ -8,14 +8,42 @@ use std::process::Command;
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::measure::{self, Sample};
-use super::{Options, table};
-use crate::{python, workspace};
+use super::Options;
+use super::measure::{self, Samples};
+use super::peers::{Programs, Who};
+use super::report::{Report, Rows, row};
+use super::table;
+use crate::workspace;
 
-pub const MLX_LM: usize = 0;
-pub const MIXBIT: usize = 1;
-const NAMES: [&str; 5] =
-    ["mlx-lm", "mixbit", "cp of the output", "cp of the output, sync", "read of the input"];
+/// What runs, in this order.
+const STEPS: [Step; 6] = [
+    Step::Program(Who::MlxLm),
+    Step::Program(Who::MlxLmBlas),
+    Step::Program(Who::Mixbit),
+    Step::Copy,
+    Step::CopyAndSync,
+    Step::Read,
+];
+const MIXBIT: usize = 2;
+
+#[derive(Clone, Copy)]
+enum Step {
+    Program(Who),
+    Copy,
+    CopyAndSync,
+    Read,
+}
+
+impl Step {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Program(who) => who.name(),
+            Self::Copy => "floor: `cp` of the output",
+            Self::CopyAndSync => "floor: `cp` of the output, synced",
+            Self::Read => "floor: read of the input",
+        }
+    }
+}
 
 /// What is compared.
 pub struct Job {
@@ -32,45 +60,35 @@ pub struct Job {
 /// Everything that stays the same from run to run.
 struct Setting<'a> {
     job: &'a Job,
-    python: PathBuf,
-    mixbit: PathBuf,
+    programs: Programs,
     log: PathBuf,
 }
 
-/// All samples taken in one place, a row per name.
+/// All samples taken in one place, a row per step.
 struct Place {
     name: String,
-    rows: Vec<Vec<Sample>>,
+    rows: Vec<Samples>,
 }
 
-/// Measures, and prints the result under `title`, or as JSON with `facts`.
-pub fn run(job: &Job, options: &Options, title: &str, facts: &Value) -> Result<()> {
+/// Measures; the report has the `title` and, for programs, the `facts`.
+pub fn run(job: &Job, options: Options, title: &str, facts: &Value) -> Result<Report> {
     let root = workspace::root();
-    let setting = Setting {
-        job,
-        python: python::venv()?,
-        mixbit: root.join(workspace::release()?),
-        log: root.join("bench-data").join(format!("{}.log", job.name)),
-    };
+    let log = root.join("bench-data").join(format!("{}.log", job.name));
+    let setting = Setting { job, programs: Programs::ready()?, log };
     let mut places = Vec::new();
-    for (name, parent) in [("/dev/shm", PathBuf::from("/dev/shm")), ("disk", root.join("bench-data"))] {
+    for (name, parent) in [("RAM disk", PathBuf::from("/dev/shm")), ("disk", root.join("bench-data"))] {
         if parent.is_dir() {
             let folder = parent.join(format!("mixbit-bench-{}", job.name));
             places.push(setting.place(name, &folder, options.runs)?);
         }
     }
-    if options.json {
-        println!("{:#}", report(job, options.runs, facts, &places));
-    } else {
-        print!("{}", text(job, options.runs, title, &places));
-    }
-    Ok(())
+    Ok(report(job, options.runs, title, facts, &places))
 }
 
 impl Setting<'_> {
     /// Measures with the outputs in `folder`, which is gone afterwards.
     fn place(&self, name: &str, folder: &Path, runs: u32) -> Result<Place> {
-        let mut rows: Vec<Vec<Sample>> = NAMES.iter().map(|_| Vec::new()).collect();
+        let mut rows: Vec<Samples> = STEPS.iter().map(|_| Samples::default()).collect();
         remove(folder)?;
         fs::create_dir_all(folder)?;
         // The input comes from the page cache, for all of them; and no one is the first to touch memory that a virtual
@@ -81,10 +99,10 @@ impl Setting<'_> {
         for run in 1..=runs {
             eprintln!("bench: {name}, run {run} of {runs}");
             let (ours, other) = (folder.join("mixbit"), folder.join("other"));
-            for (index, row) in rows.iter_mut().enumerate() {
-                let target = if index == MIXBIT { &ours } else { &other };
+            for (step, row) in STEPS.into_iter().zip(&mut rows) {
+                let target = if matches!(step, Step::Program(Who::Mixbit)) { &ours } else { &other };
                 measure::sync();
-                row.push(measure::child(&mut self.command(index, &ours, target), &self.log)?);
+                row.0.push(measure::child(&mut self.command(step, &ours, target)?, &self.log)?);
                 remove(&other)?;
             }
             remove(&ours)?;
@@ -93,25 +111,22 @@ impl Setting<'_> {
         Ok(Place { name: name.to_owned(), rows })
     }
 
-    fn command(&self, index: usize, ours: &Path, target: &Path) -> Command {
-        match index {
-            MLX_LM => {
-                let mut command = Command::new(&self.python);
-                command.args(["-m", "mlx_lm"]);
-                self.program(command, MLX_LM, target)
+    fn command(&self, step: Step, ours: &Path, target: &Path) -> Result<Command> {
+        Ok(match step {
+            Step::Program(who) => {
+                let mut command = self.programs.command(who)?;
+                if who == Who::Mixbit {
+                    command.args(&self.job.arguments[1]);
+                } else {
+                    command.args(["-m", "mlx_lm"]).args(&self.job.arguments[0]);
+                }
+                command.arg("--hf-path").arg(&self.job.input).arg("--mlx-path").arg(target);
+                command
             }
-            MIXBIT => self.program(Command::new(&self.mixbit), MIXBIT, target),
-            2 => shell("cp -r \"$1\" \"$2\"", ours, target),
-            3 => shell("cp -r \"$1\" \"$2\" && sync \"$2\"/*", ours, target),
-            _ => self.read(),
-        }
-    }
-
-    fn program(&self, mut command: Command, index: usize, target: &Path) -> Command {
-        command.args(&self.job.arguments[index]).arg("--hf-path").arg(&self.job.input);
-        // A path is given: nothing is to be looked up elsewhere.
-        command.arg("--mlx-path").arg(target).env("HF_HUB_OFFLINE", "1");
-        command
+            Step::Copy => shell("cp -r \"$1\" \"$2\"", ours, target),
+            Step::CopyAndSync => shell("cp -r \"$1\" \"$2\" && sync \"$2\"/*", ours, target),
+            Step::Read => self.read(),
+        })
     }
 
     fn read(&self) -> Command {
@@ -136,123 +151,114 @@ fn remove(folder: &Path) -> Result<()> {
     Ok(())
 }
 
-fn seconds(samples: &[Sample]) -> Vec<f64> {
-    samples.iter().map(|sample| sample.seconds).collect()
-}
-
-fn megabytes(samples: &[Sample]) -> Vec<f64> {
-    samples.iter().map(|sample| sample.peak / 1e6).collect()
-}
-
 impl Job {
-    /// Work per second of each sample, of those that do any.
-    fn rates(&self, index: usize, samples: &[Sample]) -> Option<Vec<f64>> {
-        let amount = self.work?.1.get(index).copied()?;
-        Some(samples.iter().map(|sample| amount / sample.seconds).collect())
+    /// Work per second of each run, of those that do any.
+    fn rates(&self, step: Step, samples: &Samples) -> Option<Vec<f64>> {
+        let Step::Program(who) = step else { return None };
+        let amount = self.work?.1[usize::from(who == Who::Mixbit)];
+        Some(samples.seconds().iter().map(|seconds| amount / seconds).collect())
     }
 }
 
 impl Place {
-    /// mlx-lm's time over mixbit's, the same of peak memory, and mixbit's rate of work over mlx-lm's.
-    fn ratios(&self, job: &Job) -> (f64, f64, Option<f64>) {
-        let of = |values: fn(&[Sample]) -> Vec<f64>| {
-            table::median(&values(&self.rows[MLX_LM])) / table::median(&values(&self.rows[MIXBIT]))
-        };
-        let rate = |index: usize| job.rates(index, &self.rows[index]).map(|rates| table::median(&rates));
-        let work = rate(MIXBIT).zip(rate(MLX_LM)).map(|(ours, theirs)| ours / theirs);
-        (of(seconds), of(megabytes), work)
+    /// A peer's time over mixbit's, the same of peak memory, and mixbit's rate of work over the peer's.
+    fn ratios(&self, job: &Job, index: usize) -> (f64, f64, Option<f64>) {
+        let ([time, memory], [our_time, our_memory]) =
+            (self.rows[index].medians(), self.rows[MIXBIT].medians());
+        let rate =
+            |index: usize| job.rates(STEPS[index], &self.rows[index]).map(|rates| table::median(&rates));
+        let work = rate(MIXBIT).zip(rate(index)).map(|(ours, theirs)| ours / theirs);
+        (time / our_time, memory / our_memory, work)
     }
 }
 
-fn text(job: &Job, runs: u32, title: &str, places: &[Place]) -> String {
-    let row = |cells: &[&str]| cells.iter().map(|cell| (*cell).to_owned()).collect::<Vec<_>>();
-    let mut ratios = vec![row(&["mlx-lm / mixbit", "time", "peak memory"])];
+fn report(job: &Job, runs: u32, title: &str, facts: &Value, places: &[Place]) -> Report {
+    let mut ratios = vec![row(&["peer / mixbit", "time", "peak memory"])];
     let mut rows = vec![row(&["output to", "", "seconds", "peak MB"])];
     if let Some((unit, _)) = job.work {
-        ratios[0].push(format!("{unit}, mixbit / mlx-lm"));
+        ratios[0].push(format!("{unit}, mixbit / peer"));
         rows[0].push(unit.to_owned());
     }
     for place in places {
-        let (time, memory, work) = place.ratios(job);
-        let mut ratio = vec![place.name.clone(), format!("{time:.2}x"), format!("{memory:.2}x")];
-        ratio.extend(work.map(|work| format!("{work:.2}x")));
-        ratios.push(ratio);
-        for (index, (name, samples)) in NAMES.iter().zip(&place.rows).enumerate() {
-            let mut cells = vec![
-                format!("{:<10}{name}", place.name),
-                String::new(),
-                table::spread(&seconds(samples), 2),
-                table::spread(&megabytes(samples), 0),
-            ];
-            cells.extend(job.rates(index, samples).map(|rates| table::spread(&rates, 0)));
-            rows.push(cells);
-        }
+        place.add(job, &mut ratios, &mut rows);
     }
-    format!(
-        "{title}, input in the page cache; runs in turns: {runs}, median (lowest-highest)\n\n{}\n{}",
-        table::columns(&ratios),
-        table::columns(&rows)
-    )
-}
-
-fn report(job: &Job, runs: u32, facts: &Value, places: &[Place]) -> Value {
-    let place = |place: &Place| {
-        let (time, memory, work) = place.ratios(job);
-        let rows: Vec<Value> = NAMES
-            .iter()
-            .zip(&place.rows)
-            .enumerate()
-            .map(|(index, (name, samples))| {
-                let peaks: Vec<f64> = samples.iter().map(|sample| sample.peak).collect();
-                let mut row = json!({ "name": name, "seconds": seconds(samples), "peak_bytes": peaks });
-                if let Some((unit, rates)) = job.work.map(|(unit, _)| unit).zip(job.rates(index, samples)) {
-                    row[unit] = json!(rates);
-                }
-                row
-            })
-            .collect();
-        let mut value =
-            json!({ "output": place.name, "time_ratio": time, "memory_ratio": memory, "rows": rows });
-        if let Some(work) = work {
-            value["rate_ratio"] = json!(work);
-        }
-        value
-    };
-    let mut value = json!({ "bench": job.name });
+    let mut value = json!({ "runs": runs });
     if let (Value::Object(value), Value::Object(facts)) = (&mut value, facts) {
         value.extend(facts.clone());
     }
-    value["runs"] = json!(runs);
-    value["places"] = places.iter().map(place).collect();
-    value
+    value["places"] = places.iter().map(|place| place.json(job)).collect();
+    Report {
+        name: job.name,
+        title: format!("{title}, input in the page cache; runs in turns: {runs}, median (lowest-highest)"),
+        ratios,
+        rows,
+        notes: Vec::new(),
+        facts: value,
+    }
+}
+
+impl Place {
+    fn add(&self, job: &Job, ratios: &mut Rows, rows: &mut Rows) {
+        for (index, (step, samples)) in STEPS.into_iter().zip(&self.rows).enumerate() {
+            if index < MIXBIT {
+                let (time, memory, work) = self.ratios(job, index);
+                let name = format!("{}, to the {}", step.name(), self.name);
+                let mut ratio = vec![name, format!("{time:.2}x"), format!("{memory:.2}x")];
+                ratio.extend(work.map(|work| format!("{work:.2}x")));
+                ratios.push(ratio);
+            }
+            let mut cells = row(&[&self.name, step.name()]);
+            cells.push(table::spread(&samples.seconds(), 2));
+            cells.push(table::spread(&samples.megabytes(), 0));
+            cells.extend(job.rates(step, samples).map(|rates| table::spread(&rates, 0)));
+            rows.push(cells);
+        }
+    }
+
+    fn json(&self, job: &Job) -> Value {
+        let row = |(index, (step, samples)): (usize, (Step, &Samples))| {
+            let mut row = samples.json(step.name());
+            if let Some((unit, rates)) = job.work.map(|(unit, _)| unit).zip(job.rates(step, samples)) {
+                row[unit] = json!(rates);
+            }
+            if index < MIXBIT {
+                let (time, memory, work) = self.ratios(job, index);
+                row["time_ratio"] = json!(time);
+                row["memory_ratio"] = json!(memory);
+                row["rate_ratio"] = json!(work);
+            }
+            row
+        };
+        let rows: Vec<Value> = STEPS.into_iter().zip(&self.rows).enumerate().map(row).collect();
+        json!({ "output": self.name, "rows": rows })
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bench::measure::Sample;
 
     fn place() -> Place {
-        let sample = |seconds: f64| vec![Sample { seconds, peak: 2e6 * seconds }];
-        Place { name: "disk".to_owned(), rows: [8.0, 2.0, 1.0, 1.0, 1.0].map(sample).into() }
+        let samples = |seconds: f64| Samples(vec![Sample { seconds, peak: 2e6 * seconds }]);
+        Place { name: "disk".to_owned(), rows: [8.0, 6.0, 2.0, 1.0, 1.0, 1.0].map(samples).into() }
     }
 
     #[test]
-    fn ratios_come_first() {
-        let mut job = Job {
+    fn ratios_are_of_medians() {
+        let job = Job {
             name: "x",
             input: PathBuf::new(),
             arguments: [vec![], vec![]],
             work: Some(("MB/s", [800.0, 600.0])),
         };
-        let said = text(&job, 1, "Title", &[place()]);
-        assert!(said.starts_with("Title, input in the page cache; runs in turns: 1"), "{said}");
-        let cells: Vec<&str> = said.lines().nth(3).unwrap_or_default().split_whitespace().collect();
-        assert_eq!(cells, ["disk", "4.00x", "4.00x", "3.00x"], "{said}");
-        let value = report(&job, 1, &json!({ "parameters": 7 }), &[place()]);
-        assert_eq!(value["parameters"], 7);
-        assert_eq!(value["places"][0]["rate_ratio"], 3.0);
-        assert_eq!(value["places"][0]["rows"][MIXBIT]["MB/s"], json!([300.0]));
-        job.work = None;
-        assert!(report(&job, 1, &json!({}), &[place()])["places"][0].get("rate_ratio").is_none());
+        let report = report(&job, 1, "Title", &json!({ "parameters": 7 }), &[place()]);
+        assert_eq!(report.ratios[1], ["mlx-lm, to the disk", "4.00x", "4.00x", "3.00x"]);
+        assert_eq!(report.ratios[2], ["mlx-lm, same BLAS, to the disk", "3.00x", "3.00x", "2.25x"]);
+        assert_eq!(report.facts["parameters"], 7);
+        let rows = &report.facts["places"][0]["rows"];
+        assert_eq!(rows[0]["rate_ratio"], 3.0);
+        assert_eq!(rows[MIXBIT]["MB/s"], json!([300.0]));
+        assert!(rows[MIXBIT].get("time_ratio").is_none());
     }
 }

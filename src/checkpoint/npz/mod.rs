@@ -2,18 +2,22 @@
 //!
 //! bfloat16, which numpy lacks, is `<V2`, as MLX has it.
 
+#[cfg(test)]
+mod tests;
+
 use std::fs::File;
-use std::io::{BufWriter, Cursor, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use npyz::{DType, Endianness, NpyHeader, Order, TypeChar};
 use rayon::prelude::*;
 use zip::write::SimpleFileOptions;
-use zip::{CompressionMethod, ZipArchive, ZipWriter};
+use zip::{CompressionMethod, ZipWriter};
 
 use super::dtype::Dtype;
 use super::open::{Checkpoint, Entry};
 use crate::error::{Error, Result};
+use crate::model_files::{damaged, open_archive};
 
 /// What the archive's directory says of a member's bytes.
 #[derive(Debug)]
@@ -64,10 +68,8 @@ pub(super) type Members = (Vec<(String, Entry)>, Vec<Checksum>);
 
 /// The members of a mapped npz.
 pub(super) fn read_entries(path: &Path, map: &[u8], file: usize) -> Result<Members> {
-    let damaged = |e: &dyn std::fmt::Display| {
-        Error::file(path, format!("not a whole npz file: {e}")).hint("the file is truncated or damaged")
-    };
-    let mut archive = ZipArchive::new(Cursor::new(map)).map_err(|e| damaged(&e))?;
+    let damaged = |e: &dyn std::fmt::Display| damaged(path, "npz", e);
+    let mut archive = open_archive(path, "npz", map)?;
     let (mut entries, mut checksums) = (Vec::new(), Vec::new());
     for index in 0..archive.len() {
         let member = archive.by_index(index).map_err(|e| damaged(&e))?;
@@ -81,9 +83,6 @@ pub(super) fn read_entries(path: &Path, map: &[u8], file: usize) -> Result<Membe
         let end = start.saturating_add(member.size());
         if end > map.len() as u64 {
             return Err(damaged(&format!("member `{member_name}` ends past the file")));
-        }
-        if entries.iter().any(|(other, _): &(String, Entry)| other == name) {
-            return Err(Error::tensor(path, name, "is there twice").hint("save the file again"));
         }
         let entry = member_entry(path, name, map, (start as usize, end as usize), file)?;
         checksums.push(Checksum {
@@ -178,6 +177,9 @@ fn npy_header(dtype: Dtype, shape: &[usize]) -> Vec<u8> {
     header
 }
 
+/// Arrays from this size on get a zip64 member: what ZIP can say in 32 bits, less the npy header.
+const LARGE: u64 = u32::MAX as u64 - 4096;
+
 /// Writes an npz member by member; members over 4 GB become zip64.
 pub struct NpzWriter {
     path: PathBuf,
@@ -200,7 +202,7 @@ impl NpzWriter {
     fn start(&mut self, name: &str, dtype: Dtype, shape: &[usize], length: usize) -> Result<()> {
         let options = SimpleFileOptions::default()
             .compression_method(CompressionMethod::Stored)
-            .large_file(length as u64 >= u64::from(u32::MAX) - 4096);
+            .large_file(length as u64 >= LARGE);
         self.zip.start_file(format!("{name}.npy"), options).map_err(|e| Error::io(&self.path, e.into()))?;
         self.write(&npy_header(dtype, shape))
     }

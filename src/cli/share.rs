@@ -1,0 +1,61 @@
+//! Arguments of what takes models elsewhere and fetches them.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// `mixbit pack`.
+#[derive(Debug, Args)]
+pub struct Pack {
+    /// Model folder; it must be complete
+    #[arg(value_name = "DIR")]
+    pub model: PathBuf,
+    /// File to write: a ZIP without compression, which every command takes as a model
+    #[arg(long, value_name = "FILE.mlxpack")]
+    pub out: PathBuf,
+    /// Replace the file if it exists
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// `mixbit unpack`.
+#[derive(Debug, Args)]
+pub struct Unpack {
+    /// File that `mixbit pack` wrote
+    #[arg(value_name = "FILE.mlxpack")]
+    pub pack: PathBuf,
+    /// Folder to write
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Take out this file only, into a folder that may exist; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub file: Vec<String>,
+    /// Replace the output folder, or with --file the file, if it exists
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// `mixbit upload`.
+#[derive(Debug, Args)]
+pub struct Upload {
+    /// Model folder or pack; it must be complete
+    #[arg(value_name = "DIR")]
+    pub model: PathBuf,
+    /// Its name on the Hub
+    #[arg(value_name = "ORGANISATION/NAME")]
+    pub name: String,
+    /// If the model is new on the Hub: only you can see it
+    #[arg(long)]
+    pub private: bool,
+    /// Branch to put it on; made if it is not there [default: main]
+    #[arg(long, value_name = "BRANCH")]
+    pub revision: Option<String>,
+}
+
+/// What belongs to a model that may be a name on the Hub.
+#[derive(Debug, Args)]
+pub struct Hub {
+    /// Of a model on the Hub: branch, tag or commit [default: main]
+    #[arg(long, value_name = "REVISION")]
+    pub revision: Option<String>,
+}

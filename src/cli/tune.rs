@@ -1,0 +1,37 @@
+//! Arguments of what follows rounding: the quantized model is brought closer to the float one.
+
+use clap::Args;
+
+/// Fine-tuning of a quantized model.
+#[derive(Debug, Args)]
+pub struct Tuning {
+    /// Fine-tune scales and biases to the float model's logits, in so many steps at most (150 are a good start); the
+    /// best values seen on text apart are kept
+    #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub distill: Option<u32>,
+    /// With --distill: how far the first step goes, relative to the scales; falls to 0 over the steps
+    #[arg(long, value_name = "RATE", default_value_t = 0.003, value_parser = positive, requires = "distill",
+        allow_negative_numbers = true)]
+    pub distill_rate: f64,
+    /// With --distill: temperature at which the two models are compared
+    #[arg(long, value_name = "T", default_value_t = 1.0, value_parser = positive, requires = "distill",
+        allow_negative_numbers = true)]
+    pub distill_temperature: f64,
+    /// With --distill: fine-tune the norms too
+    #[arg(long, requires = "distill")]
+    pub distill_norms: bool,
+    /// Move bits between layers of the rounded model within the same target, in so many rounds at most; a round is kept
+    /// only if the measured KL divergence falls
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub refine: Option<u32>,
+    /// Continue an interrupted --distill after the last steps that were kept beside the output
+    #[arg(long, requires = "distill")]
+    pub resume: bool,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
+        _ => Err(format!("`{text}` is not a number above 0")),
+    }
+}

@@ -1,0 +1,226 @@
+//! What `run` and `chat` share: flags to settings, a model that is ready to answer, and how fast it was.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::caching::{cache_settings, length_note};
+use super::drafting::DraftSource;
+use crate::answer::{Answer, Ending};
+use crate::checkpoint::{Dtype, SourceModel};
+use crate::cli;
+use crate::engine::{
+    self, CacheSettings, DraftFigures, Engine, Finish, Generation, Model, Session, Settings,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::report::{Console, bytes};
+use crate::sample::{Chosen, Penalties, Repetition, Sampler, Sampling};
+use crate::spec::DecoderSpec;
+use crate::stop_tokens::stop_tokens;
+use crate::tokenizer::Tokenizer;
+
+/// A penalty or temperature past this is a slip.
+const MOST: f32 = 100.0;
+
+/// A model folder before the model itself is loaded.
+pub struct Source {
+    /// The checkpoint.
+    pub checkpoint: SourceModel,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// When to stop.
+    pub settings: Settings,
+    /// When to stop, as text.
+    pub ending: Ending,
+    cache: CacheSettings,
+    draft: Option<DraftSource>,
+}
+
+/// What the user says about the model and its answers.
+pub struct Asked<'a> {
+    /// The model.
+    pub model: &'a Path,
+    /// What ends an answer.
+    pub ending: &'a cli::Ending,
+    /// Whether the model's own tokens do not end it.
+    pub ignore_eos: bool,
+    /// What is remembered.
+    pub cache: &'a cli::Cache,
+    /// What drafts.
+    pub draft: &'a cli::Draft,
+}
+
+/// A model in memory, with its draft model if there is one.
+pub struct Loaded {
+    model: Model,
+    draft: Option<Model>,
+}
+
+impl Source {
+    /// Opens the model, and the draft model, and resolves what ends an answer and what is remembered.
+    pub fn open(asked: &Asked<'_>) -> Result<Self> {
+        let ending = Ending::new(asked.ending.stop.clone(), asked.ending.stop_at_boxed)?;
+        let checkpoint = SourceModel::open(asked.model)?;
+        checkpoint.verify()?;
+        let tokenizer = Tokenizer::from_files(checkpoint.files())?;
+        let mut stop = ending.special_tokens(&tokenizer);
+        if !asked.ignore_eos {
+            stop.splice(..0, stop_tokens(checkpoint.config(), &tokenizer)?);
+        }
+        let settings = Settings {
+            max_tokens: asked.ending.max_tokens,
+            stop,
+            prefill_step: asked.cache.prefill_step_size as usize,
+        };
+        let cache = cache_settings(asked.cache, checkpoint.spec())?;
+        let draft = DraftSource::open(asked.draft, asked.cache, &checkpoint, &tokenizer)?;
+        Ok(Self { checkpoint, tokenizer, settings, ending, cache, draft })
+    }
+
+    /// Loads what was opened and says how long that took.
+    pub fn load(&self, engine: &Engine, dtype: Option<Dtype>) -> Result<(Loaded, Duration)> {
+        let started = Instant::now();
+        let model = Model::load(engine, &self.checkpoint, dtype)?;
+        let draft = self.draft.as_ref().map(|draft| draft.load(engine, dtype)).transpose()?;
+        Ok((Loaded { model, draft }, started.elapsed()))
+    }
+
+    /// A new session of what was loaded.
+    pub fn session<'a>(&self, loaded: &'a Loaded) -> Session<'a> {
+        let draft = self.draft.as_ref().zip(loaded.draft.as_ref());
+        Session::new(&loaded.model, self.cache, draft.map(|(source, model)| source.draft(model)))
+    }
+
+    /// What to say before an answer to a prompt of so many `tokens`.
+    pub fn length_note(&self, tokens: usize) -> Option<String> {
+        length_note(&self.cache, self.checkpoint.spec(), tokens + self.settings.max_tokens)
+    }
+
+    /// Answers `prompt` with what `answer` takes, handing each token and the text that it completed to `emit`.
+    pub fn answer(
+        &self,
+        loaded: &Loaded,
+        session: &mut Session<'_>,
+        prompt: &[u32],
+        sampler: &mut Sampler,
+        answer: &mut Answer<'_>,
+        mut emit: impl FnMut(&Chosen, &str) -> Result<()>,
+    ) -> Result<Generation> {
+        let take = |chosen: &Chosen| {
+            let text = answer.push(chosen.token)?;
+            emit(chosen, &text)?;
+            Ok(if answer.end().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        };
+        let result = engine::generate(&loaded.model, session, prompt, sampler, &self.settings, take);
+        // Which tensor is to blame is worth a pass over the weights once something went wrong.
+        result.or_else(|error| match error.kind() {
+            ErrorKind::Engine(_) => {
+                crate::weights::check_values(&self.checkpoint, Dtype::F32).and(Err(error))
+            }
+            _ => Err(error),
+        })
+    }
+}
+
+/// The sampler that the flags ask for, for a model of this vocabulary.
+pub fn sampler(args: &cli::Sampling, logprobs: Option<usize>, spec: &DecoderSpec) -> Result<Sampler> {
+    let settings = Sampling {
+        temperature: within("temperature", args.temperature, 0.0, MOST)?,
+        top_p: within("top-p", args.top_p, 0.0, 1.0)?,
+        top_k: args.top_k as usize,
+        min_p: within("min-p", args.min_p, 0.0, 1.0)?,
+        penalties: penalties(args, spec)?,
+        logprobs,
+    };
+    Ok(Sampler::new(settings, args.seed))
+}
+
+fn penalties(args: &cli::Sampling, spec: &DecoderSpec) -> Result<Penalties> {
+    let repetition = match args.repetition_penalty {
+        None => None,
+        Some(0.0) => {
+            return Err(Error::usage("--repetition-penalty 0 is out of range")
+                .hint("logits are divided by it: 1 changes nothing"));
+        }
+        Some(factor) => Some(Repetition {
+            factor: within("repetition-penalty", factor, 0.0, MOST)?,
+            context: args.repetition_context_size,
+        }),
+    };
+    let mut bias = BTreeMap::new();
+    for &(token, value) in &args.logit_bias {
+        if token as usize >= spec.vocab_size {
+            return Err(Error::usage(format!(
+                "--logit-bias: token id {token} is not below the vocabulary's size {}",
+                spec.vocab_size
+            )));
+        }
+        if bias.insert(token, value).is_some() {
+            return Err(Error::usage(format!("--logit-bias: token {token} has two biases"))
+                .hint("give one, the sum of both"));
+        }
+    }
+    Ok(Penalties {
+        bias,
+        repetition,
+        frequency: within("frequency-penalty", args.frequency_penalty, -MOST, MOST)?,
+        presence: within("presence-penalty", args.presence_penalty, -MOST, MOST)?,
+    })
+}
+
+fn within(name: &str, value: f32, least: f32, most: f32) -> Result<f32> {
+    if value.is_finite() && (least..=most).contains(&value) {
+        return Ok(value);
+    }
+    Err(Error::usage(format!("--{name} {value} is out of range"))
+        .hint(format!("it lies between {least} and {most}")))
+}
+
+/// Says so where flags change nothing because the likeliest token is always taken.
+pub fn note_greedy(args: &cli::Sampling, console: &Console) {
+    if args.temperature > 0.0 {
+        return;
+    }
+    let idle: Vec<&str> =
+        [("--top-p", args.top_p < 1.0), ("--top-k", args.top_k > 0), ("--min-p", args.min_p > 0.0)]
+            .into_iter()
+            .filter_map(|(flag, given)| given.then_some(flag))
+            .collect();
+    if !idle.is_empty() {
+        console.notes(&[format!("at --temperature 0 {} changes nothing", idle.join(", "))]);
+    }
+}
+
+/// Tokens a second of the prompt (those that went through the model) and of the answer.
+pub fn rates(prompt: usize, generation: &Generation) -> (f64, f64) {
+    let rate = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
+    // The first token comes out of the prompt's own pass; a stop token is computed but not counted.
+    let steps =
+        generation.tokens.len().saturating_sub(usize::from(!matches!(generation.finish, Finish::Stop(_))));
+    (rate(prompt - generation.reused, generation.timings.prompt), rate(steps, generation.timings.generation))
+}
+
+/// How many tokens there were and how fast.
+pub fn summary(console: &Console, prompt: usize, generation: &Generation) {
+    let (reading, writing) = rates(prompt, generation);
+    let reused = match generation.reused {
+        0 => String::new(),
+        reused => format!(" ({reused} of them from the turns before)"),
+    };
+    console.line(&format!("prompt: {prompt} tokens{reused}, {reading:.1} tokens/s"));
+    console.line(&format!("generation: {} tokens, {writing:.1} tokens/s", generation.tokens.len()));
+    if let Some(DraftFigures { drafted, accepted }) = generation.drafting {
+        let percent = 100.0 * accepted as f64 / drafted.max(1) as f64;
+        console.line(&format!("draft model: {accepted} of {drafted} tokens accepted ({percent:.1} %)"));
+    }
+}
+
+/// What was remembered, and what forgotten.
+pub fn memory(console: &Console, generation: &Generation) {
+    let forgotten = match generation.cache.evicted {
+        0 => String::new(),
+        evicted => format!(", {evicted} tokens forgotten"),
+    };
+    console.line(&format!("cache: {} at most{forgotten}", bytes(generation.cache.bytes as u64)));
+}

@@ -1,0 +1,50 @@
+//! Which arguments are models, so that names on the Hub become folders of its cache before a command starts.
+
+use std::path::PathBuf;
+
+use crate::cli::Command;
+use crate::error::Result;
+use crate::hub;
+use crate::report::Console;
+
+/// Puts the folder of the cache in the place of every name on the Hub, downloading what is not there.
+pub fn locate(command: &mut Command, console: &Console) -> Result<()> {
+    for (model, revision) in models(command) {
+        *model = hub::locate(model, revision, console)?;
+    }
+    Ok(())
+}
+
+/// The models that `command` reads, with `--revision` for those that it is about.
+fn models(command: &mut Command) -> Vec<(&mut PathBuf, Option<&str>)> {
+    match command {
+        Command::Convert(args) => vec![(&mut args.hf_path, args.hub.revision.as_deref())],
+        Command::Quantize(args) => vec![(&mut args.hf_path, args.hub.revision.as_deref())],
+        Command::Dequantize(args) => vec![(&mut args.hf_path, args.hub.revision.as_deref())],
+        Command::Analyze(args) => vec![(&mut args.model, args.hub.revision.as_deref())],
+        Command::Inspect(args) => vec![(&mut args.model, args.hub.revision.as_deref())],
+        Command::Run(args) => {
+            with(&mut args.draft.draft_model, (&mut args.model, args.hub.revision.as_deref()))
+        }
+        Command::Chat(args) => {
+            with(&mut args.draft.draft_model, (&mut args.model, args.hub.revision.as_deref()))
+        }
+        Command::Logits(args) => vec![(&mut args.model, args.hub.revision.as_deref())],
+        Command::Eval(args) => with(&mut args.reference, (&mut args.model, args.hub.revision.as_deref())),
+        Command::Check(args) => with(&mut args.reference, (&mut args.model, args.hub.revision.as_deref())),
+        Command::Report(args) => with(&mut args.reference, (&mut args.model, args.hub.revision.as_deref())),
+        Command::Curve(_)
+        | Command::Recipes(_)
+        | Command::Pack(_)
+        | Command::Unpack(_)
+        | Command::Upload(_) => Vec::new(),
+    }
+}
+
+/// A model and the one that it is compared with or that drafts for it, whose revision comes after an `@`.
+fn with<'a>(
+    other: &'a mut Option<PathBuf>,
+    model: (&'a mut PathBuf, Option<&'a str>),
+) -> Vec<(&'a mut PathBuf, Option<&'a str>)> {
+    std::iter::once(model).chain(other.as_mut().map(|other| (other, None))).collect()
+}

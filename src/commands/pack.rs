@@ -1,0 +1,53 @@
+//! `mixbit pack`: a model folder in, one file out.
+
+use std::fs;
+use std::path::Path;
+
+use crate::checkpoint::SourceModel;
+use crate::cli::Pack;
+use crate::error::{Error, Result};
+use crate::export::{self, Parts};
+use crate::model_files::write_pack;
+use crate::output_file;
+use crate::report::{Console, bytes};
+
+/// Runs the command.
+pub fn run(args: &Pack, console: &Console) -> Result<()> {
+    let source = SourceModel::open(&args.model)?;
+    let files = source.files();
+    if files.pack().is_some() {
+        return Err(Error::file(files.path(), "is a pack already").hint("copy the file"));
+    }
+    let parts = export::parts(&source)?;
+    check_output(&source, &parts, &args.out)?;
+    output_file::check(&args.out, args.overwrite)?;
+    source.verify()?;
+    note_left_out(&parts, console);
+    let size = |name: &String| fs::metadata(files.path_of(name)).map_or(0, |metadata| metadata.len());
+    let total: u64 = parts.names.iter().map(size).sum();
+    let bar = console.bytes_bar("packing", total);
+    output_file::write_with(&args.out, |file| {
+        write_pack(file, &args.out, files, &parts.names, &|bytes| bar.inc(bytes))
+    })?;
+    bar.finish_and_clear();
+    console.done(&format!("{} files, {} in {}", parts.names.len(), bytes(total), args.out.display()));
+    Ok(())
+}
+
+/// Says what lies in the folder and is no part of the model.
+pub fn note_left_out(parts: &Parts, console: &Console) {
+    if !parts.left_out.is_empty() {
+        console.notes(&[format!("left out, as no part of the model: {}", parts.left_out.join(", "))]);
+    }
+}
+
+/// Fails if `out` is one of the files that it is to be made of.
+fn check_output(source: &SourceModel, parts: &Parts, out: &Path) -> Result<()> {
+    let Ok(real) = fs::canonicalize(out) else { return Ok(()) };
+    let same = |name: &&String| fs::canonicalize(source.files().path_of(name)).is_ok_and(|path| path == real);
+    match parts.names.iter().find(same) {
+        Some(name) => Err(Error::usage(format!("the output {} is the model's own `{name}`", out.display()))
+            .hint("choose another name for --out")),
+        None => Ok(()),
+    }
+}

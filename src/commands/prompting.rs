@@ -1,0 +1,71 @@
+//! From what the user says to the tokens that the model gets.
+
+use std::fs;
+use std::io::Read;
+
+use crate::cli::Prompt;
+use crate::error::{Error, ErrorKind, Result};
+use crate::tokenizer::{Message, Tokenizer};
+
+/// The system message of `--final-only`.
+const FINAL_ONLY: &str = "Give only the final answer, within \\boxed{}, and nothing else.";
+
+/// The prompt's tokens: through the chat template where there is one, BOS once.
+pub fn prompt(args: &Prompt, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+    if !args.prompt_tokens.is_empty() {
+        return Ok(args.prompt_tokens.clone());
+    }
+    let text = text(args)?;
+    if text.is_empty() {
+        return Err(Error::usage("the prompt is empty")
+            .hint("give --prompt TEXT, --prompt-file FILE, or text on stdin with --prompt -"));
+    }
+    if args.disable_chat_template {
+        return tokenizer.encode(&text, true);
+    }
+    let system = if args.final_only { Some(FINAL_ONLY) } else { args.system.as_deref() };
+    let rendered = chat_text(tokenizer, &text, system).map_err(|error| match error.kind() {
+        ErrorKind::Usage(_) => error,
+        _ => error.hint("--disable-chat-template gives the model the prompt as it is"),
+    })?;
+    if rendered.is_none() && system.is_some() {
+        let flag = if args.final_only { "--final-only" } else { "--system" };
+        return Err(Error::usage(format!("{flag} needs a chat template, and this model has none"))
+            .hint("put the text into --prompt"));
+    }
+    encode_chat(tokenizer, rendered.as_deref(), &text)
+}
+
+/// The prompt as text: from the flag, a file or stdin, of which one line end is left out.
+fn text(args: &Prompt) -> Result<String> {
+    let without_line_end = |text: String| {
+        let line = text.strip_suffix('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));
+        line.map_or_else(|| text.clone(), str::to_owned)
+    };
+    match (&args.prompt, &args.prompt_file) {
+        (_, Some(path)) => {
+            fs::read_to_string(path).map(without_line_end).map_err(|error| Error::io(path, error))
+        }
+        (Some(flag), None) if flag == "-" => {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text).map_err(|error| Error::io("stdin", error))?;
+            Ok(without_line_end(text))
+        }
+        (flag, None) => Ok(flag.clone().unwrap_or_default()),
+    }
+}
+
+/// A user's `text` after a system message as the chat template writes it, where there is one.
+pub fn chat_text(tokenizer: &Tokenizer, text: &str, system: Option<&str>) -> Result<Option<String>> {
+    let mut messages = vec![Message::new("user", text)];
+    if let Some(system) = system {
+        messages.insert(0, Message::new("system", system));
+    }
+    tokenizer.apply_chat_template(&messages, true)
+}
+
+/// The tokens of what the template wrote, or of the text itself; BOS once, and the template writes it where the model
+/// wants one.
+pub fn encode_chat(tokenizer: &Tokenizer, rendered: Option<&str>, text: &str) -> Result<Vec<u32>> {
+    rendered.map_or_else(|| tokenizer.encode(text, true), |rendered| tokenizer.encode(rendered, false))
+}

@@ -1,0 +1,244 @@
+//! Moving bits between layers of the rounded model, round after round, each kept only if the measured KL divergence falls.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::{Decision, Job};
+use crate::affine::{QuantizeError, Rows};
+use crate::candidate::{Candidate, Mode, Quant};
+use crate::checkpoint::{OutputFolder, SourceModel, SourceTensor};
+use crate::commands::settings::Target as Size;
+use crate::engine::{
+    Change, Engine, Extent, MomentSettings, Replacements, Student, SwapSettings, Target, Tuned,
+    input_moments, input_of, swap_changes,
+};
+use crate::error::{Error, Result};
+use crate::nearest;
+use crate::record::{Refinement, RefinementRound};
+use crate::rounding::{self, DAMPING, Hessian, Technique};
+use crate::spec::TensorSpec;
+use crate::spool::{Spool, Spooled};
+use crate::weights::{Warnings, float_type, unroundable};
+
+/// Candidates on either side that a layer may move to in a round.
+const EACH: usize = 2;
+
+/// A model that was refined, in its folder.
+pub struct Refined {
+    pub decision: Decision,
+    pub staged: OutputFolder,
+    pub record: Refinement,
+}
+
+/// By layer, what it may become and how the KL divergence would change.
+type Moves = BTreeMap<String, Vec<(Candidate, Change)>>;
+
+impl Job<'_> {
+    /// Up to `rounds` of swaps from `decision`, which is rounded in `staged`. A round whose swaps do not pay is followed by one
+    /// that asks for twice the certainty; a round that finds none is the last.
+    pub(super) fn refine(
+        &self,
+        mut decision: Decision,
+        mut staged: OutputFolder,
+        rounds: u32,
+        warnings: &Warnings,
+    ) -> Result<Refined> {
+        let Self { console, source, plan, .. } = self;
+        let (engine, memory, slice) = (Engine::start()?, self.calibration.memory, self.slice()?);
+        let target = match self.target {
+            Size::Bpw(bpw) => bpw,
+            Size::Size(size) => plan.bpw_of_model_size(source, size)?,
+            Size::Fixed => return Err(nothing_to_move()),
+        };
+        let table = decision.table.as_ref().map(|table| table.layers.clone()).ok_or_else(nothing_to_move)?;
+        let exam = Target::new(&engine, source, &slice.windows, memory, &|| {})?;
+        let divergences = |folder: &Path| {
+            let student = SourceModel::open(folder)?;
+            let layers = std::collections::BTreeSet::new();
+            Student::new(&engine, &student, &layers, false, memory).divergences(&Tuned::new(), &exam)
+        };
+        let mut before = divergences(staged.path())?;
+        let mut record = Refinement { text: slice.name, windows: slice.windows.len(), rounds: Vec::new() };
+        let mut moves: Option<Moves> = None;
+        let mut caution = 1.0;
+        for round in 1..=rounds {
+            console.line(&format!("refining, round {round} of {rounds}"));
+            let known = match moves.take() {
+                Some(moves) => moves,
+                None => self.moves(&engine, &decision, staged.path(), &slice.sequences)?,
+            };
+            let solution = plan.swap(&decision.solution, &cautious(&known, caution), &table, target)?;
+            let moved = |path: &&String| solution.bitmap.get(*path) != decision.solution.bitmap.get(*path);
+            let (swaps, kl_before) = (known.keys().filter(moved).count(), mean(&before));
+            if swaps == 0 {
+                let (kl_after, stderr, kept) = (None, None, false);
+                record.rounds.push(RefinementRound { swaps, kl_before, kl_after, stderr, kept });
+                break;
+            }
+            let next = Decision { solution, table: decision.table.clone(), curve: decision.curve.clone() };
+            let folder = self.staged(&next, warnings)?;
+            let after = divergences(folder.path())?;
+            let (fall, stderr) = fall(&before, &after);
+            let kept = fall > stderr;
+            let (kl_after, stderr) = (Some(mean(&after)), Some(stderr));
+            record.rounds.push(RefinementRound { swaps, kl_before, kl_after, stderr, kept });
+            if kept {
+                (decision, staged, before) = (next, folder, after);
+                caution = 1.0;
+            } else {
+                moves = Some(known);
+                caution *= 2.0;
+            }
+        }
+        Ok(Refined { decision, staged, record })
+    }
+
+    /// What every layer may move to from `decision`, which is rounded in `folder`, and what that is predicted to change.
+    fn moves(
+        &self,
+        engine: &Engine,
+        decision: &Decision,
+        folder: &Path,
+        sequences: &[Vec<u32>],
+    ) -> Result<Moves> {
+        let neighbours = self.plan.neighbours(&decision.solution.bitmap, EACH);
+        let spooled = self.round_all(engine, folder, &neighbours, sequences)?;
+        let student = SourceModel::open(folder)?;
+        let bar = self.console.steps_bar("measuring swaps", 1);
+        let settings = SwapSettings {
+            sequences,
+            seed: self.calibration.seed,
+            memory: self.calibration.memory,
+            progress: &|done, total| {
+                bar.set_length(total as u64);
+                bar.set_position(done as u64);
+            },
+        };
+        let alternatives = |path: &str| {
+            let candidates = neighbours.get(path).map(Vec::as_slice).unwrap_or_default();
+            candidates.iter().map(|&candidate| self.decoded(path, candidate, &spooled)).collect()
+        };
+        let changes = swap_changes(engine, self.source, &student, &settings, &alternatives)?;
+        bar.finish_and_clear();
+        let moves = changes.into_iter().filter_map(|(path, changes)| {
+            let candidates = neighbours.get(&path)?.iter().copied();
+            Some((path, candidates.zip(changes).collect()))
+        });
+        Ok(moves.collect())
+    }
+
+    /// Codes of every layer in each of its quantized `candidates`, in a file without a name in `folder`.
+    fn round_all(
+        &self,
+        engine: &Engine,
+        folder: &Path,
+        candidates: &BTreeMap<String, Vec<Candidate>>,
+        sequences: &[Vec<u32>],
+    ) -> Result<Spooled> {
+        let mut spool = Spool::create(folder)?;
+        let bar = self.console.steps_bar("rounding neighbours", 1);
+        let settings = MomentSettings {
+            sequences,
+            extent: if self.technique == Technique::Gptq { Extent::Full } else { Extent::Diagonal },
+            memory: self.calibration.memory,
+            progress: &|done, total| {
+                bar.set_length(total as u64);
+                bar.set_position(done as u64);
+            },
+        };
+        input_moments(engine, self.source, &settings, |block, moments| {
+            for spec in self.source.manifest().iter().filter(|spec| spec.layer == block) {
+                let Some((path, candidates)) =
+                    spec.path().and_then(|path| Some((path, candidates.get(path)?)))
+                else {
+                    continue;
+                };
+                crate::interrupt::check()?;
+                let moments = moments.get(&input_of(spec.role)).map(Vec::as_slice);
+                self.round_layer(spec, path, candidates, moments, &mut spool)?;
+            }
+            Ok(Replacements::new())
+        })?;
+        bar.finish_and_clear();
+        spool.seal()
+    }
+
+    /// One layer in each of its quantized `candidates`, as the technique in force does it.
+    fn round_layer(
+        &self,
+        spec: &TensorSpec,
+        path: &str,
+        candidates: &[Candidate],
+        moments: Option<&[f32]>,
+        spool: &mut Spool,
+    ) -> Result<()> {
+        let (dtype, columns) = (float_type(self.dtype)?, spec.shape[1]);
+        let tensor = SourceTensor { name: &spec.name, tensor: self.source.tensor(&spec.name)? };
+        let failed = |e| unroundable(&tensor, &e);
+        let weights = self.weights(&tensor, dtype);
+        let hessian = match (self.technique, moments) {
+            (Technique::Gptq, Some(moments)) => {
+                Some(Hessian::new(moments, columns, DAMPING).map_err(failed)?)
+            }
+            _ => None,
+        };
+        for quant in candidates.iter().filter_map(|candidate| candidate.quant()) {
+            let codes = match (&hessian, self.technique) {
+                (Some(hessian), _) if quant.mode == Mode::Affine => {
+                    rounding::gptq(&weights, quant, dtype, hessian).map(|found| found.quantized)
+                }
+                (None, Technique::Search) if quant.mode == Mode::Affine => {
+                    rounding::search(&weights, columns, quant, dtype, moments)
+                }
+                _ => Rows::from_f32(&weights, columns)
+                    .and_then(|rows| nearest::quantize(rows, quant, dtype))
+                    .map_err(Into::into),
+            };
+            spool.add(&key(path, quant), &codes.map_err(failed)?)?;
+        }
+        Ok(())
+    }
+
+    /// The weights of a layer as `candidate` would have them.
+    fn decoded(&self, path: &str, candidate: Candidate, spooled: &Spooled) -> Result<Vec<f32>> {
+        let dtype = float_type(self.dtype)?;
+        let name = format!("{path}.weight");
+        let tensor = SourceTensor { name: &name, tensor: self.source.tensor(&name)? };
+        let Candidate::Quantized(quant) = candidate else { return Ok(self.weights(&tensor, dtype)) };
+        let mut weights = vec![0.0; tensor.tensor.len()];
+        if let Some(codes) = spooled.get(&key(path, quant)) {
+            let failed = |e: QuantizeError| Error::tensor(tensor.tensor.file, &name, e.to_string());
+            nearest::dequantize(codes, quant, dtype, &mut weights).map_err(failed)?;
+        }
+        Ok(weights)
+    }
+}
+
+/// What a layer's codes are called in the spool.
+fn key(path: &str, quant: Quant) -> String {
+    format!("{path} {quant}")
+}
+
+/// The predicted changes, each so many standard errors worse than it is.
+fn cautious(moves: &Moves, caution: f64) -> BTreeMap<String, Vec<(Candidate, f64)>> {
+    let worse = |(candidate, change): &(Candidate, Change)| (*candidate, change.kl + caution * change.stderr);
+    moves.iter().map(|(path, moves)| (path.clone(), moves.iter().map(worse).collect())).collect()
+}
+
+/// Mean fall of the KL divergence from token to token, and its standard error.
+fn fall(before: &[f64], after: &[f64]) -> (f64, f64) {
+    let falls: Vec<f64> = before.iter().zip(after).map(|(before, after)| before - after).collect();
+    let (n, mean) = (falls.len().max(1) as f64, mean(&falls));
+    let variance = falls.iter().map(|fall| (fall - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+    (mean, (variance / n).sqrt())
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+/// Where all bits are fixed.
+pub fn nothing_to_move() -> Error {
+    Error::usage("--refine moves bits between layers, and here all bits are fixed")
+        .hint("give --target-bpw or --target-size and leave layers a choice, or leave --refine out")
+}

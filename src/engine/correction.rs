@@ -1,0 +1,278 @@
+//! Measuring what predictions are off by: whole models rounded to a few sizes, on a part of the text, and what GPTQ leaves
+//! of the error in one block.
+//!
+//! One pass over the blocks runs the float model and beside it each rounded one, so no more than one block is held.
+
+use mlx_rs::Array;
+
+use super::Engine;
+use super::array::{from_vec, mlx_dtype, slice, to_vec};
+use super::block::Block;
+use super::forward::{FinalStates, Pass, forward};
+use super::linear::Weight;
+use super::load::{Loader, decode};
+use super::model::Ends;
+use super::moments::{Collector, Extent, Moments, input_of};
+use super::score::unrounded;
+use super::states::Kept;
+use crate::affine::{self, FloatType};
+use crate::bitmap::BitMap;
+use crate::candidate::Quant;
+use crate::checkpoint::SourceModel;
+use crate::error::Result;
+use crate::evaluation;
+use crate::rounding::{DAMPING, Hessian, Rounder, RoundingError, Technique, gptq, search_error_into};
+use crate::spec::{Role, TensorSpec};
+
+/// Rows of each matrix that GPTQ is tried on.
+const ROWS: usize = 16;
+
+/// What to measure.
+pub struct CorrectionSettings<'a> {
+    /// Token ids, all of one length, to measure on.
+    pub sequences: &'a [Vec<u32>],
+    /// Others, that GPTQ sees: on what it has seen it looks better than it is.
+    pub seen: &'a [Vec<u32>],
+    /// The whole models.
+    pub bitmaps: &'a [BitMap],
+    /// Bits and group sizes to try GPTQ with; none if it is not asked for.
+    pub gptq: &'a [Quant],
+    /// How the whole models are rounded: as sensitivities were scored.
+    pub technique: Technique,
+    /// Dtype of scales and biases.
+    pub dtype: FloatType,
+    /// Bytes of hidden states in memory; more go to a temporary file.
+    pub memory: u64,
+    /// Called with (steps done, steps in all).
+    pub progress: &'a dyn Fn(usize, usize),
+}
+
+/// What was measured.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Corrections {
+    /// Mean KL divergence per token of each bit map, in nats.
+    pub divergences: Vec<f64>,
+    /// GPTQ's loss over that of scale search, of each setting.
+    pub gptq: Vec<f64>,
+}
+
+/// One rounded model on its way through the blocks.
+struct Rounded<'a> {
+    bitmap: &'a BitMap,
+    states: Vec<Kept>,
+}
+
+/// Measures the bit maps on the sequences, and GPTQ on some rows of the middle block.
+pub fn measure_corrections(
+    engine: &Engine,
+    source: &SourceModel,
+    settings: &CorrectionSettings<'_>,
+) -> Result<Corrections> {
+    let loader = Loader::new(source, engine.compute_dtype(source.dtype()?));
+    let start = |sequences| Pass::embed(engine, loader, sequences, 1, settings.memory);
+    let mut pass = start(settings.sequences)?;
+    let mut seen = start(if settings.gptq.is_empty() { &[] } else { settings.seen })?;
+    let mut rounded = Vec::new();
+    for bitmap in settings.bitmaps {
+        let embedded = pass.states.iter().map(|kept| pass.store.put(pass.store.get(kept)?));
+        rounded.push(Rounded { bitmap, states: embedded.collect::<Result<_>>()? });
+    }
+    let blocks = source.spec().layers.len();
+    let mut ratios = Vec::new();
+    for index in 0..blocks {
+        let mut block = Block::load_for_many(&loader, pass.context, index)?;
+        let middle = index == blocks / 2 && !settings.gptq.is_empty();
+        let mut collector = Collector::new(if middle { Extent::Full } else { Extent::Diagonal });
+        advance(&mut pass, &block, &mut collector)?;
+        let moments = collector.moments()?;
+        if middle {
+            let mut collector = Collector::new(Extent::Full);
+            advance(&mut seen, &block, &mut collector)?;
+            ratios = gptq_ratios(source, settings, index, &collector.moments()?, &moments)?;
+        } else if index < blocks / 2 {
+            advance(&mut seen, &block, &mut Collector::new(Extent::Diagonal))?;
+        }
+        let diagonals = if middle { diagonals(moments) } else { moments };
+        let specs = || source.manifest().iter().filter(move |spec| spec.layer == Some(index));
+        for model in &mut rounded {
+            for spec in specs() {
+                round_into(&mut block, loader, settings, model.bitmap, spec, &diagonals)?;
+            }
+            for kept in &mut model.states {
+                let x = pass.store.get(kept)?;
+                let y = pass.store.put(forward(pass.context, &block, &x, None)?)?;
+                pass.store.discard(std::mem::replace(kept, y));
+            }
+        }
+        (settings.progress)(index + 1, blocks);
+    }
+    let tokens: usize = settings.sequences.iter().map(Vec::len).sum();
+    let last = pass.into_final()?;
+    let importance = last.head_moments(Extent::Diagonal)?;
+    let mut divergences = Vec::new();
+    for model in &rounded {
+        let ends = head(loader, settings, model.bitmap, &last, &importance)?;
+        let total: f64 = (0..last.len())
+            .map(|sequence| last.divergence(sequence, &last.store.get(&model.states[sequence])?, &ends))
+            .sum::<Result<f64>>()?;
+        divergences.push(total / tokens as f64);
+    }
+    Ok(Corrections { divergences, gptq: ratios })
+}
+
+/// Moves on, and forgets where from.
+fn advance(pass: &mut Pass<'_>, block: &Block, collector: &mut Collector) -> Result<()> {
+    for kept in pass.advance(block, Some(collector))? {
+        pass.store.discard(kept);
+    }
+    Ok(())
+}
+
+/// Puts the weights of `spec`, rounded as `bitmap` has it or float, into its place in `block`.
+fn round_into(
+    block: &mut Block,
+    loader: Loader<'_>,
+    settings: &CorrectionSettings<'_>,
+    bitmap: &BitMap,
+    spec: &TensorSpec,
+    moments: &Moments,
+) -> Result<()> {
+    if loader.source.bitmap().contains_key(spec.path().unwrap_or_default()) || !spec.quantizable() {
+        return Ok(());
+    }
+    if let Some(linear) = block.linear_mut(spec.role) {
+        let weights = rounded_weights(loader.source, settings, bitmap, spec, moments)?;
+        linear.weight = Weight::Float(from_vec(weights, &spec.shape).as_dtype(mlx_dtype(loader.dtype))?);
+    }
+    Ok(())
+}
+
+fn rounded_weights(
+    source: &SourceModel,
+    settings: &CorrectionSettings<'_>,
+    bitmap: &BitMap,
+    spec: &TensorSpec,
+    moments: &Moments,
+) -> Result<Vec<f32>> {
+    let mut weights = decode(source.tensor(&spec.name)?);
+    let Some(&quant) = spec.path().and_then(|path| bitmap.get(path)) else { return Ok(weights) };
+    let importance = moments.get(&input_of(spec.role)).map(Vec::as_slice);
+    let rounder = Rounder { dtype: settings.dtype, searched: settings.technique.is_searched(), importance };
+    let mut errors = vec![0.0; weights.len()];
+    rounder.error_into(&weights, spec.shape[1], quant, &mut errors).map_err(|e| unrounded(spec, &e))?;
+    weights.iter_mut().zip(errors).for_each(|(weight, error)| *weight += error);
+    Ok(weights)
+}
+
+/// The head with the rounded model's weights; the float one's where it is tied or stays float.
+fn head(
+    loader: Loader<'_>,
+    settings: &CorrectionSettings<'_>,
+    bitmap: &BitMap,
+    last: &FinalStates<'_>,
+    moments: &Moments,
+) -> Result<Ends> {
+    let FinalStates { ends, .. } = last;
+    let mut ends = Ends { embed: ends.embed.clone(), norm: ends.norm.clone(), head: ends.head.clone() };
+    let spec = loader.source.manifest().iter().find(|spec| spec.role == Role::Head && spec.quantizable());
+    if let Some(spec) = spec.filter(|spec| spec.path().is_some_and(|path| bitmap.contains_key(path))) {
+        let weights = rounded_weights(loader.source, settings, bitmap, spec, moments)?;
+        let weights = from_vec(weights, &spec.shape).as_dtype(mlx_dtype(loader.dtype))?;
+        ends.head = Some(Weight::Float(weights));
+    }
+    Ok(ends)
+}
+
+/// GPTQ's loss over scale search's with each setting: of the first rows of every matrix of a block, together. Both know
+/// the moments that were `seen`, and lose on the `others`.
+fn gptq_ratios(
+    source: &SourceModel,
+    settings: &CorrectionSettings<'_>,
+    block: usize,
+    seen: &Moments,
+    others: &Moments,
+) -> Result<Vec<f64>> {
+    let seen = if seen.is_empty() { others } else { seen };
+    let mut losses = vec![[0.0; 2]; settings.gptq.len()];
+    let specs = || source.manifest().iter().filter(|spec| spec.layer == Some(block) && spec.quantizable());
+    for (&role, others) in others {
+        let (Some(seen), Some(columns)) =
+            (seen.get(&role), specs().find(|spec| input_of(spec.role) == role).map(|spec| spec.shape[1]))
+        else {
+            continue;
+        };
+        let others = from_vec(others.clone(), &[columns, columns]);
+        let mut factored = None;
+        for spec in specs().filter(|spec| input_of(spec.role) == role) {
+            crate::interrupt::check()?;
+            let failed = |e| unrounded(spec, &e);
+            let hessian = match &mut factored {
+                Some(hessian) => hessian,
+                none => none.insert(Hessian::new(seen, columns, DAMPING).map_err(failed)?),
+            };
+            let mut weights = decode(source.tensor(&spec.name)?);
+            weights.truncate(ROWS * columns);
+            for (&quant, sums) in settings.gptq.iter().zip(&mut losses) {
+                if quant.packed_columns(columns).is_some() {
+                    let errors = errors(&weights, quant, settings.dtype, hessian).map_err(failed)?;
+                    for (sum, errors) in sums.iter_mut().zip(errors) {
+                        *sum += loss(errors, columns, &others)?;
+                    }
+                }
+            }
+        }
+    }
+    let ratio = |[feedback, search]: [f64; 2]| if search > 0.0 { feedback / search } else { 1.0 };
+    Ok(losses.into_iter().map(ratio).collect())
+}
+
+/// `Q(W) - W` of GPTQ and of scale search.
+fn errors(
+    weights: &[f32],
+    quant: Quant,
+    dtype: FloatType,
+    hessian: &Hessian<'_>,
+) -> Result<[Vec<f32>; 2], RoundingError> {
+    let mut feedback = vec![0.0; weights.len()];
+    let found = gptq(weights, quant, dtype, hessian)?;
+    affine::dequantize(found.quantized.as_slices(), quant, dtype, &mut feedback)?;
+    feedback.iter_mut().zip(weights).for_each(|(rounded, weight)| *rounded -= weight);
+    let mut search = vec![0.0; weights.len()];
+    let importance = hessian.diagonal();
+    search_error_into(weights, hessian.columns(), quant, dtype, Some(&importance), &mut search)?;
+    Ok([feedback, search])
+}
+
+/// tr(E H E^T).
+fn loss(errors: Vec<f32>, columns: usize, moments: &Array) -> Result<f64> {
+    let rows = errors.len() / columns;
+    let errors = from_vec(errors, &[rows, columns]);
+    let products = to_vec(&errors.matmul(moments)?.multiply(&errors)?)?;
+    Ok(products.iter().map(|&product| f64::from(product)).sum())
+}
+
+/// Of E[x x^T] the diagonal.
+fn diagonals(mut moments: Moments) -> Moments {
+    for values in moments.values_mut() {
+        let columns = values.len().isqrt();
+        *values = values.iter().step_by(columns + 1).copied().collect();
+    }
+    moments
+}
+
+impl FinalStates<'_> {
+    /// Sum of the KL divergences over the tokens of a sequence whose last hidden states became `x`, through `ends`.
+    pub(super) fn divergence(&self, sequence: usize, x: &Array, ends: &Ends) -> Result<f64> {
+        let tokens = x.shape()[1] as usize;
+        let mut total = 0.0;
+        for start in (0..tokens).step_by(self.positions_at_once()) {
+            let end = (start + self.positions_at_once()).min(tokens);
+            let found = to_vec(&ends.logits(self.context, &slice(x, 1, start, end)?)?)?;
+            let reference = self.logits(sequence, start, end)?;
+            total += evaluation::kl_divergences(&found, &reference, self.context.spec.vocab_size)
+                .iter()
+                .sum::<f64>();
+        }
+        Ok(total)
+    }
+}

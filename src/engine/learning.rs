@@ -1,0 +1,235 @@
+//! A block and a head whose scales, biases and norms are differentiated: MLX's own vjp through `scale * code + bias`.
+
+use std::collections::BTreeSet;
+
+use mlx_rs::Array;
+use mlx_rs::transforms::{eval, fallible_vjp};
+use rayon::prelude::*;
+
+use super::array::Packed;
+use super::attention::Positions;
+use super::block::{Block, Context};
+use super::forward::FinalStates;
+use super::linear::Weight;
+use super::load::Loader;
+use super::model::Ends;
+use super::replay::exception;
+use crate::checkpoint::SourceModel;
+use crate::error::{Error, Result};
+use crate::spec::Role;
+
+/// The norm before the head.
+pub(super) const FINAL_NORM: &str = "model.norm.weight";
+
+/// What learns in a block.
+pub(super) struct Members {
+    layers: Vec<(Role, String)>,
+    norms: Vec<String>,
+}
+
+impl Members {
+    /// The `layers` of block `index`, by path, and its norms if `norms`.
+    pub(super) fn new(source: &SourceModel, index: usize, layers: &BTreeSet<String>, norms: bool) -> Self {
+        let specs = || source.manifest().iter().filter(|spec| spec.layer == Some(index));
+        let chosen = specs().filter_map(|spec| Some((spec.role, spec.path()?.to_owned())));
+        let named = specs().filter(|spec| norms && spec.role == Role::Norm).map(|spec| spec.name.clone());
+        Self { layers: chosen.filter(|(_, path)| layers.contains(path)).collect(), norms: named.collect() }
+    }
+
+    /// Names of the tensors that learn, in the order of their gradients.
+    pub(super) fn names(&self) -> impl Iterator<Item = String> {
+        let parts = |(_, path): &(Role, String)| [format!("{path}.scales"), format!("{path}.biases")];
+        self.layers.iter().flat_map(parts).chain(self.norms.iter().cloned())
+    }
+}
+
+/// The matrix [rows, columns] of `codes` [rows, groups, group size] with scales and biases [rows, groups].
+fn decode(codes: &Array, scales: &Array, biases: &Array) -> mlx_rs::error::Result<Array> {
+    let size = codes.shape();
+    let (rows, columns) = (size[0], size[1] * size[2]);
+    codes.multiply(scales.expand_dims(2)?)?.add(biases.expand_dims(2)?)?.reshape(&[rows, columns])
+}
+
+/// Codes of an affine matrix, and its scales and biases at the end of `primals`.
+fn open(packed: &Packed, path: &str, primals: &mut Vec<Array>) -> Result<Array> {
+    let biases = packed.biases.as_ref();
+    let biases = biases.ok_or_else(|| Error::engine(format!("layer `{path}` has no biases to learn")))?;
+    primals.extend([packed.scales.clone(), biases.clone()]);
+    let codes = packed.codes()?;
+    eval([&codes])?;
+    Ok(codes)
+}
+
+fn not_quantized(path: &str) -> Error {
+    Error::engine(format!("layer `{path}` is not quantized and has no scales to learn"))
+}
+
+/// A block in memory, its learning layers as float codes.
+pub(super) struct LearningBlock<'a> {
+    context: Context<'a>,
+    block: Block,
+    codes: Vec<(Role, Array)>,
+    norms: Vec<&'static str>,
+    /// Scales and biases of the layers, then norms.
+    values: Vec<Array>,
+}
+
+impl<'a> LearningBlock<'a> {
+    /// Loads block `index`.
+    pub(super) fn load(
+        loader: &Loader<'_>,
+        context: Context<'a>,
+        index: usize,
+        members: &Members,
+    ) -> Result<Self> {
+        let mut block = Block::load(loader, index)?;
+        let (mut codes, mut values, mut norms) = (Vec::new(), Vec::new(), Vec::new());
+        for (role, path) in &members.layers {
+            let linear = block.linear_mut(*role).ok_or_else(|| not_quantized(path))?;
+            let Weight::Quantized(packed) = &linear.weight else { return Err(not_quantized(path)) };
+            codes.push((*role, open(packed, path, &mut values)?));
+        }
+        for name in &members.norms {
+            let norm = block.norms_mut().find(|(local, _)| name.ends_with(local));
+            if let Some((local, norm)) = norm {
+                norms.push(local);
+                values.push(norm.clone());
+            }
+        }
+        if !context.on_gpu {
+            for role in Role::BLOCK {
+                if let Some(linear) = block.linear_mut(role).filter(|_| codes.iter().all(|(r, _)| *r != role))
+                {
+                    linear.weight.decode(context.dtype)?;
+                }
+            }
+        }
+        Ok(Self { context, block, codes, norms, values })
+    }
+
+    /// Gradients with respect to the input `x` and what learns.
+    pub(super) fn gradients(&self, x: Array, cotangent: &Array) -> Result<Vec<Array>> {
+        let tokens = x.shape()[1] as usize;
+        let mut primals = vec![x];
+        primals.extend_from_slice(&self.values);
+        let (_, gradients) = fallible_vjp(
+            |primals: &[Array]| {
+                let mut block = self.block.clone();
+                let mut values = primals[1..].iter();
+                for (role, codes) in &self.codes {
+                    if let (Some(linear), Some(scales), Some(biases)) =
+                        (block.linear_mut(*role), values.next(), values.next())
+                    {
+                        linear.weight = Weight::Float(decode(codes, scales, biases)?);
+                    }
+                }
+                for (name, value) in self.norms.iter().zip(values) {
+                    if let Some((_, norm)) = block.norms_mut().find(|(local, _)| local == name) {
+                        *norm = value.clone();
+                    }
+                }
+                let mut positions = Positions::new(self.context.spec, 0, tokens);
+                let y = block.forward(self.context, &primals[0], &mut positions, None);
+                Ok(vec![y.map_err(|e| exception(&e))?])
+            },
+            &primals,
+            std::slice::from_ref(cotangent),
+        )?;
+        eval(&gradients)?;
+        Ok(gradients)
+    }
+}
+
+/// The last hidden states and the head, its scales open if it learns.
+pub(super) struct LearningHead<'a> {
+    pub(super) last: FinalStates<'a>,
+    /// Names of the tensors that learn, in the order of their gradients.
+    pub(super) names: Vec<String>,
+    codes: Option<Array>,
+    norms: bool,
+    values: Vec<Array>,
+}
+
+impl<'a> LearningHead<'a> {
+    /// The layer `path`, if any, learns, and the norm before it if `norms`.
+    pub(super) fn new(
+        loader: &Loader<'_>,
+        last: FinalStates<'a>,
+        path: Option<&str>,
+        norms: bool,
+    ) -> Result<Self> {
+        let (mut names, mut values, mut codes) = (Vec::new(), Vec::new(), None);
+        if let Some(path) = path {
+            let Weight::Quantized(packed) = loader.weight(path)? else { return Err(not_quantized(path)) };
+            codes = Some(open(&packed, path, &mut values)?);
+            names.extend([format!("{path}.scales"), format!("{path}.biases")]);
+        }
+        if norms {
+            names.push(FINAL_NORM.to_owned());
+            values.push(last.ends.norm.clone());
+        }
+        Ok(Self { last, names, codes, norms, values })
+    }
+
+    /// Gradients with respect to the hidden states `part` and what learns.
+    pub(super) fn gradients(&self, part: Array, cotangent: Array) -> Result<Vec<Array>> {
+        let FinalStates { context, ends, .. } = &self.last;
+        let mut primals = vec![part];
+        primals.extend_from_slice(&self.values);
+        let (_, gradients) = fallible_vjp(
+            |primals: &[Array]| {
+                let mut values = primals[1..].iter();
+                let head = match (&self.codes, &ends.head) {
+                    (Some(codes), _) => match (values.next(), values.next()) {
+                        (Some(scales), Some(biases)) => Some(Weight::Float(decode(codes, scales, biases)?)),
+                        _ => None,
+                    },
+                    (None, head) => head.clone(),
+                };
+                let norm = values.next().filter(|_| self.norms).unwrap_or(&ends.norm).clone();
+                let ends = Ends { embed: ends.embed.clone(), norm, head };
+                Ok(vec![ends.logits(*context, &primals[0]).map_err(|e| exception(&e))?])
+            },
+            &primals,
+            &[cotangent],
+        )?;
+        eval(&gradients)?;
+        Ok(gradients)
+    }
+}
+
+/// Turns rows of logits z into gradients of T^2 KL(softmax(target / T) || softmax(z / T)) with respect to them,
+/// T (softmax(z / T) - softmax(target / T)), and returns the sum of it over the rows. `target` is used up.
+pub(super) fn divergence(logits: &mut [f32], target: &mut [f32], vocabulary: usize, temperature: f64) -> f64 {
+    let rows = logits.par_chunks_mut(vocabulary).zip(target.par_chunks_mut(vocabulary));
+    // Collected in order and summed after, so that the result does not depend on the threads.
+    let rows: Vec<f64> = rows.map(|(z, t)| row_divergence(z, t, temperature)).collect();
+    rows.iter().sum()
+}
+
+fn row_divergence(logits: &mut [f32], target: &mut [f32], temperature: f64) -> f64 {
+    let inverse = (1.0 / temperature) as f32;
+    for values in [&mut *logits, &mut *target] {
+        let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        for x in values.iter_mut() {
+            *x = (*x - largest) * inverse;
+        }
+    }
+    let log_sum = |values: &[f32]| {
+        let parts = values.chunks(256).map(|part| f64::from(part.iter().map(|x| x.exp()).sum::<f32>()));
+        parts.sum::<f64>().ln()
+    };
+    let (found, wanted) = (log_sum(logits), log_sum(target));
+    let (found_f32, wanted_f32, factor) = (found as f32, wanted as f32, temperature as f32);
+    let mut total = 0.0;
+    for (logits, target) in logits.chunks_mut(256).zip(target.chunks(256)) {
+        let mut sum = 0.0f32;
+        for (z, t) in logits.iter_mut().zip(target) {
+            let p = (t - wanted_f32).exp();
+            sum += p * (t - *z);
+            *z = factor * ((*z - found_f32).exp() - p);
+        }
+        total += f64::from(sum);
+    }
+    temperature * temperature * (total + found - wanted)
+}

@@ -1,0 +1,145 @@
+//! Requests to the Hub, and what its refusals mean.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use ureq::http::Response;
+use ureq::{Agent, Body};
+
+use super::{Repository, Settings};
+use crate::error::Error;
+
+/// Why a request has no answer that can be used.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The Hub said no: HTTP status, its error code, its message.
+    Refused(u16, Option<String>, String),
+    /// There was no answer, or it broke off.
+    Broken(String),
+    /// What came is not what was asked for.
+    Damaged(String),
+}
+
+impl From<ureq::Error> for Failure {
+    fn from(error: ureq::Error) -> Self {
+        match error {
+            ureq::Error::StatusCode(status) => Self::Refused(status, None, String::new()),
+            other => Self::Broken(other.to_string()),
+        }
+    }
+}
+
+impl Failure {
+    /// Whether asking again may help.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Refused(status, ..) => matches!(status, 408 | 429 | 500..),
+            Self::Broken(_) => true,
+            Self::Damaged(_) => false,
+        }
+    }
+
+    /// For the user.
+    pub(super) fn explain(&self, settings: &Settings, repository: &Repository) -> Error {
+        let place = repository.place(settings);
+        let (status, code, message) = match self {
+            Self::Refused(status, code, message) => (*status, code.as_deref(), message),
+            Self::Broken(what) if what.contains("certificate") => {
+                return Error::file(place, format!("no answer from the Hub: {what}")).hint(format!(
+                    "only Mozilla's authorities are known, and a proxy that replaces certificates is not trusted: \
+                     download with `hf download {}` and give the folder",
+                    repository.id
+                ));
+            }
+            Self::Broken(what) => {
+                return Error::file(place, format!("no answer from the Hub: {what}"))
+                    .hint("check the connection; what was downloaded so far is kept. With HF_HUB_OFFLINE=1 only the cache is used");
+            }
+            Self::Damaged(what) => {
+                return Error::file(place, format!("what came is damaged: {what}"))
+                    .hint("it was thrown away: try again, and if it stays so, something between here and the Hub changes it");
+            }
+        };
+        let said = if message.is_empty() { String::new() } else { format!(": {message}") };
+        let refused = |what: &str| Error::file(&place, format!("{what} (HTTP {status}{said})"));
+        match (status, code, &settings.token) {
+            (_, Some("GatedRepo"), Some(_)) => refused("is gated, and this token's owner has no access yet")
+                .hint(format!("ask for access at {place}")),
+            (_, Some("GatedRepo"), None) => refused("is gated: the Hub wants to know who asks")
+                .hint(format!("ask for access at {place}, then {}", settings.token_hint())),
+            (401, _, None) => {
+                refused("the Hub wants a token: the model is private, or there is none of this name")
+                    .hint(format!("check the name; if it is right, {}", settings.token_hint()))
+            }
+            (401, _, Some(token)) => refused(&format!(
+                "the Hub does not take the token from {}, or there is no model of this name",
+                token.from
+            ))
+            .hint(format!("check the name; if it is right, {}", settings.token_hint())),
+            (403, _, _) => refused("the token does not allow this").hint(format!(
+                "{}; it must be allowed to do this with {}",
+                settings.token_hint(),
+                repository.id
+            )),
+            (404, Some("RevisionNotFound"), _) => {
+                refused(&format!("has no revision `{}`", repository.revision))
+                    .hint(format!("{place}/tree/{MAIN} lists branches and tags", MAIN = super::MAIN))
+            }
+            (404, _, _) => {
+                refused("is not there").hint("check the name; there is no folder of this name here, either")
+            }
+            (429, _, _) => {
+                refused("the Hub has had too many requests").hint("wait a few minutes and try again")
+            }
+            _ => refused("the Hub refused").hint("try again later, or see status.huggingface.co"),
+        }
+    }
+}
+
+/// Speaks to the Hub.
+pub(super) struct Client<'a> {
+    pub(super) settings: &'a Settings,
+    agent: Agent,
+}
+
+impl<'a> Client<'a> {
+    pub(super) fn new(settings: &'a Settings) -> Self {
+        let config = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_connect(Some(Duration::from_secs(30)))
+            .user_agent(concat!("mixbit/", env!("CARGO_PKG_VERSION")))
+            .build();
+        Self { settings, agent: config.into() }
+    }
+
+    /// Without the token.
+    pub(super) fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// Posts `text`, which is of the content type `kind`, to `path` of the Hub, with the token.
+    pub(super) fn post(&self, path: &str, kind: &str, text: &str) -> Result<Value, Failure> {
+        let mut request = self.agent.post(format!("{}/{path}", self.settings.endpoint));
+        if let Some(token) = &self.settings.token {
+            request = request.header("Authorization", format!("Bearer {}", token.value));
+        }
+        let response = request.header("Accept", kind).header("Content-Type", kind).send(text)?;
+        // Some answers have no contents.
+        Ok(accepted(response)?.body_mut().read_json().unwrap_or(Value::Null))
+    }
+}
+
+/// A response of success.
+pub(super) fn accepted(mut response: Response<Body>) -> Result<Response<Body>, Failure> {
+    if response.status().is_success() {
+        return Ok(response);
+    }
+    let header = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
+    let (code, message) = (header("X-Error-Code"), header("X-Error-Message"));
+    let status = response.status().as_u16();
+    let message = message.or_else(|| {
+        let value: Value = response.body_mut().read_json().ok()?;
+        Some(value.get("error")?.as_str()?.to_owned())
+    });
+    Err(Failure::Refused(status, code, message.unwrap_or_default()))
+}

@@ -1,0 +1,128 @@
+//! Models on the Hugging Face Hub: names, settings, cache, downloads and uploads.
+//!
+//! Downloads go through the hf-hub crate into the cache that Python's huggingface_hub uses as well. What that crate does
+//! not do (uploads, reasons of refusals) goes through the HTTP client that it brings along.
+
+mod client;
+mod download;
+mod lfs;
+mod settings;
+mod upload;
+
+use std::path::{Path, PathBuf};
+
+pub use settings::Settings;
+pub use upload::{Upload, upload};
+
+use crate::error::{Error, Result};
+use crate::report::Console;
+
+/// The branch that is meant where none is named.
+const MAIN: &str = "main";
+
+/// A model on the Hub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repository {
+    /// `organisation/name`.
+    pub id: String,
+    /// Branch, tag or commit.
+    pub revision: String,
+}
+
+impl Repository {
+    /// `organisation/name` or `organisation/name@revision`; `None` for what cannot be a name on the Hub.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (id, revision) = text.split_once('@').unwrap_or((text, MAIN));
+        let (organisation, name) = id.split_once('/')?;
+        let named = |part: &str| {
+            let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            let ends = part.starts_with(['-', '.']) || part.ends_with(['-', '.']);
+            !part.is_empty()
+                && part.chars().all(known)
+                && !ends
+                && !part.contains("..")
+                && !part.contains("--")
+        };
+        let sound = named(organisation) && named(name) && id.len() <= 96 && is_revision(revision);
+        sound.then(|| Self { id: id.to_owned(), revision: revision.to_owned() })
+    }
+
+    /// What messages call it.
+    fn place(&self, settings: &Settings) -> String {
+        format!("{}/{}", settings.endpoint, self.id)
+    }
+
+    /// The revision as it goes into addresses.
+    fn url_revision(&self) -> String {
+        self.revision.replace('/', "%2F")
+    }
+}
+
+/// Branches may have slashes, as `refs/pr/1`.
+fn is_revision(text: &str) -> bool {
+    let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | '+');
+    crate::model_files::safe_name(text) && text.chars().all(known) && !text.starts_with('-')
+}
+
+/// Where the model that the user calls `path` is: a folder or file of that name; otherwise, where it is a name on the Hub,
+/// its folder in the cache, to which it is downloaded if it is not there. `revision` is for the latter only.
+pub fn locate(path: &Path, revision: Option<&str>, console: &Console) -> Result<PathBuf> {
+    let local = path.exists();
+    let repository = path.to_str().filter(|_| !local).and_then(Repository::parse);
+    let Some(mut repository) = repository else {
+        return match revision {
+            None => Ok(path.to_owned()),
+            Some(_) if local => {
+                Err(Error::usage(format!("--revision, but {} is a local model", path.display()))
+                    .hint("leave it out, or give the name of a model on the Hub"))
+            }
+            Some(_) => Err(Error::usage(format!("--revision, but {} is no name on the Hub", path.display()))
+                .hint("models on the Hub are called organisation/name")),
+        };
+    };
+    if let Some(revision) = revision {
+        if path.to_str().is_some_and(|text| text.contains('@')) {
+            return Err(Error::usage("both --revision and @ name a revision").hint("leave one out"));
+        }
+        if !is_revision(revision) {
+            return Err(Error::usage(format!("`{revision}` is no name of a revision"))
+                .hint("give a branch, a tag or a commit"));
+        }
+        revision.clone_into(&mut repository.revision);
+    }
+    download::fetch(&Settings::from_environment(), &repository, console)
+}
+
+/// The Hub's name of the model whose folder in a cache `path` is.
+pub fn name_in_cache(path: &Path) -> Option<String> {
+    let cached = path.iter().filter_map(|part| part.to_str()?.strip_prefix("models--")).next_back()?;
+    let (organisation, name) = cached.split_once("--")?;
+    Some(format!("{organisation}/{name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_on_the_hub() {
+        let parsed = |text: &str| Repository::parse(text).map(|found| (found.id, found.revision));
+        let pair = |id: &str, revision: &str| Some((id.to_owned(), revision.to_owned()));
+        assert_eq!(parsed("facebook/MobileLLM-R1-140M"), pair("facebook/MobileLLM-R1-140M", "main"));
+        assert_eq!(parsed("a/b.c_d@refs/pr/1"), pair("a/b.c_d", "refs/pr/1"));
+        assert_eq!(parsed("a/b@v1.0"), pair("a/b", "v1.0"));
+        for bad in [
+            "gpt2", "a/b/c", "./model", "../model", "/tmp/x", "a/", "/b", "", "a/b@", "a/b@../x", "a/b@/x",
+            "a/..", "a b/c", "a/b--c", "~/model", "a/b@x y", "a/b@-x", "a\\b/c",
+        ] {
+            assert_eq!(parsed(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn folders_of_the_cache_have_names() {
+        let name = |path: &str| name_in_cache(Path::new(path));
+        assert_eq!(name("/x/hub/models--a--b-c/snapshots/123").as_deref(), Some("a/b-c"));
+        assert_eq!(name("/x/models/a"), None);
+    }
+}

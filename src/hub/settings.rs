@@ -1,0 +1,121 @@
+//! What the environment says about the Hub, by the names that Python's huggingface_hub reads.
+
+use std::fs;
+use std::path::PathBuf;
+
+const ENDPOINT: &str = "https://huggingface.co";
+
+/// A token and where it was found.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Never printed.
+    pub(super) value: String,
+    /// For messages.
+    pub(super) from: String,
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "a token from {}", self.from)
+    }
+}
+
+/// Where the Hub is, where its files go, and who asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// `HF_ENDPOINT`, or the Hub itself.
+    pub endpoint: String,
+    /// `HF_HUB_CACHE`, or `hub` in `HF_HOME`, which is `huggingface` in `XDG_CACHE_HOME` or in `~/.cache`.
+    pub cache: PathBuf,
+    /// `HF_TOKEN`, or what `HF_TOKEN_PATH`, by default `token` in `HF_HOME`, holds.
+    pub token: Option<Token>,
+    /// The file that a token is looked for in.
+    pub token_file: PathBuf,
+    /// `HF_HUB_OFFLINE`: nothing is asked of the Hub.
+    pub offline: bool,
+}
+
+impl Settings {
+    /// Those of this process.
+    pub fn from_environment() -> Self {
+        Self::from_variables(&|name| std::env::var(name).ok())
+    }
+
+    fn from_variables(variable: &dyn Fn(&str) -> Option<String>) -> Self {
+        let get = |name: &str| variable(name).map(|value| value.trim().to_owned()).filter(|v| !v.is_empty());
+        let path = |name: &str| get(name).map(PathBuf::from);
+        let caches = || {
+            path("XDG_CACHE_HOME").unwrap_or_else(|| std::env::home_dir().unwrap_or_default().join(".cache"))
+        };
+        let home = path("HF_HOME").unwrap_or_else(|| caches().join("huggingface"));
+        let token_file = path("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"));
+        let in_variable = ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"]
+            .into_iter()
+            .find_map(|name| Some(Token { value: get(name)?, from: name.to_owned() }));
+        let in_file = || {
+            let value = fs::read_to_string(&token_file).ok()?.trim().to_owned();
+            (!value.is_empty()).then(|| Token { value, from: token_file.display().to_string() })
+        };
+        let endpoint = get("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_owned());
+        Self {
+            endpoint: endpoint.trim_end_matches('/').to_owned(),
+            cache: path("HF_HUB_CACHE")
+                .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
+                .unwrap_or_else(|| home.join("hub")),
+            token: in_variable.or_else(in_file),
+            offline: get("HF_HUB_OFFLINE").is_some_and(|value| {
+                ["1", "on", "yes", "true"].contains(&value.to_ascii_lowercase().as_str())
+            }),
+            token_file,
+        }
+    }
+
+    /// How to give a token.
+    pub(super) fn token_hint(&self) -> String {
+        format!(
+            "make a token at {}/settings/tokens and give it as HF_TOKEN, or in the file {} (`hf auth login` writes it)",
+            self.endpoint,
+            self.token_file.display()
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(variables: &[(&str, &str)]) -> Settings {
+        Settings::from_variables(&|name| {
+            variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn variables_are_those_of_huggingface_hub() {
+        let found = settings(&[("XDG_CACHE_HOME", "/x")]);
+        assert_eq!(found.endpoint, "https://huggingface.co");
+        assert_eq!(found.cache, PathBuf::from("/x/huggingface/hub"));
+        assert_eq!(found.token_file, PathBuf::from("/x/huggingface/token"));
+        assert!(!found.offline && found.token.is_none());
+        let found =
+            settings(&[("HF_HOME", "/h"), ("HF_ENDPOINT", "http://127.0.0.1:1/"), ("HF_HUB_OFFLINE", "1")]);
+        assert_eq!((found.endpoint.as_str(), found.offline), ("http://127.0.0.1:1", true));
+        assert_eq!(found.cache, PathBuf::from("/h/hub"));
+        let found = settings(&[("HF_HOME", "/h"), ("HF_HUB_CACHE", "/c"), ("HF_HUB_OFFLINE", "0")]);
+        assert!(found.cache.ends_with("c") && !found.offline);
+    }
+
+    #[test]
+    fn tokens_are_found_and_never_shown() {
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join("token"), "hf_file\n").unwrap();
+        let folder = home.path().to_str().unwrap();
+        let found = settings(&[("HF_HOME", folder)]).token.unwrap();
+        assert!(found.value == "hf_file" && found.from.ends_with("token"));
+        let found = settings(&[("HF_HOME", folder), ("HF_TOKEN", " hf_variable ")]);
+        assert_eq!(found.token.as_ref().unwrap().value, "hf_variable");
+        assert!(!format!("{found:?}").contains("hf_variable"));
+        let found = settings(&[("HF_HOME", folder), ("HF_TOKEN", "")]);
+        assert_eq!(found.token.unwrap().value, "hf_file");
+    }
+}

@@ -1,0 +1,209 @@
+//! `mixbit quantize --distill`: gradients against finite differences, and the command as a user runs it.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use common::{RawCheckpoint, bundled, fixtures, json_file, make, mixbit, stderr, stdout, succeeded};
+use mixbit::checkpoint::{SourceModel, extend_f32};
+use mixbit::engine::{Engine, Student, Target, Tuned};
+
+const SMALL: [&str; 4] = ["--samples", "8", "--sequence-length", "48"];
+
+/// Values of the tensors that learn.
+fn values(source: &SourceModel, names: &[String]) -> Tuned {
+    let decoded = names.iter().map(|name| {
+        let tensor = source.tensor(name).unwrap();
+        let mut values = Vec::new();
+        extend_f32(tensor.dtype, tensor.bytes(), &mut values);
+        (name.clone(), values)
+    });
+    decoded.collect()
+}
+
+/// The gradient of every tensor that learns is the slope of the loss along it.
+fn check_gradients(float: &Path, flags: &[&str]) {
+    const TEMPERATURE: f64 = 1.5;
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    succeeded(&make("quantize", float, &out, flags));
+    let engine = Engine::start().unwrap();
+    let (float, student) = (SourceModel::open(float).unwrap(), SourceModel::open(&out).unwrap());
+    let layers: BTreeSet<String> = student.bitmap().keys().cloned().collect();
+    let learner = Student::new(&engine, &student, &layers, true, 1 << 16);
+    let vocabulary = student.spec().vocab_size as u32;
+    let sequences: Vec<Vec<u32>> =
+        (0..3u32).map(|s| (0..24).map(|i| (i * (37 + s) + 5) % vocabulary).collect()).collect();
+    let target = Target::new(&engine, &float, &sequences, 1 << 16, &|| {}).unwrap();
+    let start = values(&student, &learner.names());
+    let loss = |values: &Tuned| learner.gradients(values, &target, &[0, 2], TEMPERATURE).unwrap();
+    let (at_start, gradients) = loss(&start);
+    assert_eq!(gradients.keys().collect::<Vec<_>>(), start.keys().collect::<Vec<_>>());
+    assert!(
+        gradients.len()
+            == 2 * layers.len()
+                + float.manifest().iter().filter(|t| t.shape.len() == 1 && t.name.contains("norm")).count()
+    );
+    for (name, gradient) in &gradients {
+        let norm = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+        let moved = |step: f64| {
+            let mut values = start.clone();
+            let towards = values.get_mut(name).unwrap().iter_mut().zip(gradient);
+            towards.for_each(|(v, &g)| *v += (step * f64::from(g) / norm) as f32);
+            loss(&values).0
+        };
+        // As far as changes the loss by a fiftieth or the tensor by a hundredth, and half as far: Richardson's
+        // extrapolation takes the third order out.
+        let size = start[name].iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+        let far = (0.02 * at_start / norm).min(0.01 * size);
+        let difference = |step: f64| (moved(step) - moved(-step)) / (2.0 * step);
+        let slope = (4.0 * difference(far / 2.0) - difference(far)) / 3.0;
+        assert!((slope / norm - 1.0).abs() < 5e-3, "{name}: slope {slope}, gradient {norm}");
+    }
+    let all = learner.divergences(&start, &target).unwrap();
+    let mean = all.iter().sum::<f64>() / all.len() as f64;
+    let (same, _) = learner.gradients(&start, &target, &[0, 1, 2], 1.0).unwrap();
+    assert!((mean / same - 1.0).abs() < 1e-4, "{mean} {same}");
+}
+
+#[test]
+fn gradients_are_slopes_with_norms_on_heads_and_an_untied_head() {
+    check_gradients(&fixtures().join("golden/qwen3-untied-rope-parameters"), &["--bits", "2:32"]);
+}
+
+#[test]
+fn gradients_are_slopes_in_a_trained_model_with_a_tied_head() {
+    check_gradients(
+        &bundled(),
+        &["--bits", "2", "--layer", "*.0.*.v_proj=3:32", "--layer", "*.1.*.q_proj=8"],
+    );
+}
+
+fn divergence(model: &Path) -> f64 {
+    let report = model.with_extension("json");
+    let (model, float) = (model.to_str().unwrap().to_owned(), bundled().to_str().unwrap().to_owned());
+    let text = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let arguments =
+        ["eval", "--model", &model, "--reference", &float, "--data", text, "--max-tokens", "4000", "--json"];
+    succeeded(&mixbit(arguments.into_iter().chain([report.to_str().unwrap()])));
+    json_file(&report)["kl_mean"].as_f64().unwrap()
+}
+
+#[test]
+fn scales_learn_and_nothing_else_does() {
+    let home = tempfile::tempdir().unwrap();
+    let (plain, tuned, norms) =
+        (home.path().join("plain"), home.path().join("tuned"), home.path().join("norms"));
+    let rounding = [&["--bits", "3", "--rounding", "gptq"], &SMALL[..]].concat();
+    let distill = [&rounding[..], &["--distill", "30", "--distill-rate", "0.003"]].concat();
+    succeeded(&make("quantize", &bundled(), &plain, &rounding));
+    let output = make("quantize", &bundled(), &tuned, &distill);
+    succeeded(&output);
+    assert!(stdout(&output).contains("distilled: 30 of 30 steps"), "{}", stdout(&output));
+    succeeded(&make("quantize", &bundled(), &norms, &[&distill[..], &["--distill-norms"]].concat()));
+    let record = &json_file(&tuned.join("mixbit-report.json"))["distillation"];
+    let kl = |key: &str| record[key].as_f64().unwrap();
+    assert!(kl("kl_after") < kl("kl_before") && record["kept"].as_u64().unwrap() > 0, "{record}");
+    assert!(divergence(&tuned) < divergence(&plain));
+    let tensors = |model: &Path| RawCheckpoint::read(&model.join("model.safetensors")).tensors;
+    let (plain_tensors, tuned_tensors) = (tensors(&plain), tensors(&tuned));
+    for (before, after) in plain_tensors.iter().zip(&tuned_tensors) {
+        assert_eq!((&before.0, &before.1, &before.2), (&after.0, &after.1, &after.2));
+        let learns = before.0.ends_with(".scales") || before.0.ends_with(".biases");
+        assert_eq!(before.3 != after.3, learns, "{}", before.0);
+    }
+    let changed = plain_tensors.iter().zip(tensors(&norms)).filter(|(before, after)| before.3 != after.3);
+    assert!(changed.into_iter().any(|(before, _)| before.0 == "model.norm.weight"));
+    let (plain, tuned) = (json_file(&plain.join("config.json")), json_file(&tuned.join("config.json")));
+    assert_eq!(plain, tuned);
+}
+
+#[test]
+fn where_no_step_helps_the_start_is_kept() {
+    let home = tempfile::tempdir().unwrap();
+    let (plain, tuned) = (home.path().join("plain"), home.path().join("tuned"));
+    let rounding = [&["--bits", "8"], &SMALL[..]].concat();
+    succeeded(&make("quantize", &bundled(), &plain, &rounding));
+    let output = make(
+        "quantize",
+        &bundled(),
+        &tuned,
+        &[&rounding[..], &["--distill", "200", "--distill-rate", "2"]].concat(),
+    );
+    succeeded(&output);
+    // Stopped long before, too.
+    assert!(stdout(&output).contains("distilled: 60 of 200 steps, none was better"), "{}", stdout(&output));
+    let weights = |model: &Path| fs::read(model.join("model.safetensors")).unwrap();
+    assert!(weights(&plain) == weights(&tuned));
+}
+
+#[test]
+fn an_interrupted_run_goes_on_and_ends_the_same() {
+    let home = tempfile::tempdir().unwrap();
+    let (whole, parts) = (home.path().join("whole"), home.path().join("parts"));
+    let flags = [&["--bits", "3", "--no-eval", "--distill", "60"], &SMALL[..]].concat();
+    succeeded(&make("quantize", &bundled(), &whole, &flags));
+    let arguments = |more: &[&str]| {
+        let mut arguments = vec!["quantize".to_owned(), "--hf-path".to_owned()];
+        arguments.extend([bundled().to_str().unwrap().to_owned(), "--mlx-path".to_owned()]);
+        arguments.push(parts.to_str().unwrap().to_owned());
+        arguments.extend(flags.iter().chain(more).map(ToString::to_string));
+        arguments
+    };
+    let mut child = Command::new(env!("CARGO_BIN_EXE_mixbit"));
+    let child = child.args(arguments(&[])).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let partial = home.path().join("parts.partial");
+    while !partial.exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert!(stderr(&output).contains("--resume goes on after step"), "{}", stderr(&output));
+    let mut left: Vec<_> = fs::read_dir(home.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["parts.partial", "whole"]);
+
+    let other = mixbit(arguments(&["--resume", "--distill-rate", "0.002"]));
+    assert_eq!(other.status.code(), Some(1));
+    assert!(stderr(&other).contains("another model, text or setting"), "{}", stderr(&other));
+    let output = mixbit(arguments(&["--resume"]));
+    succeeded(&output);
+    assert!(stderr(&output).contains("of 60 steps are taken"), "{}", stderr(&output));
+    for file in ["model.safetensors", "mixbit-report.json"] {
+        assert!(fs::read(whole.join(file)).unwrap() == fs::read(parts.join(file)).unwrap(), "{file}");
+    }
+    assert!(!partial.exists());
+}
+
+#[test]
+fn what_cannot_be_distilled_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    let run = |more: &[&str]| make("quantize", &bundled(), &out, more);
+    for more in [
+        &["--bits", "4", "--distill", "0"][..],
+        &["--bits", "4", "--distill", "many"],
+        &["--bits", "4", "--distill", "9", "--distill-rate", "nan"],
+        &["--bits", "4", "--distill", "9", "--distill-rate", "-1"],
+        &["--bits", "4", "--distill", "9", "--distill-temperature", "0"],
+        &["--bits", "4", "--distill-norms"],
+        &["--bits", "4", "--resume"],
+    ] {
+        assert_eq!(run(more).status.code(), Some(2), "{more:?}");
+    }
+    for (more, expected) in [
+        (&["--mode", "mxfp4", "--distill", "9"][..], "no layer becomes affine"),
+        (&["--bits", "4", "--distill", "9", "--samples", "1", "--sequence-length", "4000"], "one sequence"),
+    ] {
+        let output = run(more);
+        assert_eq!(output.status.code(), Some(1), "{more:?}");
+        assert!(stderr(&output).contains(expected), "{more:?}: {}", stderr(&output));
+    }
+    assert!(!out.exists());
+}

@@ -1,0 +1,65 @@
+//! What the machine allows: the rates that floors are computed from.
+
+use std::hint::black_box;
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::peers::{Programs, Who};
+use crate::process;
+
+/// A float32 product of 2048 x 2048 matrices by the BLAS that mixbit uses, the best of some.
+const MATMUL: &str = "
+import time, mlx.core as mx
+a, b = mx.random.normal((2048, 2048)), mx.random.normal((2048, 2048))
+mx.eval(a, b)
+best = 1e9
+for _ in range(20):
+    start = time.perf_counter()
+    mx.eval(a @ b)
+    best = min(best, time.perf_counter() - start)
+print(2 * 2048**3 / best)
+";
+
+/// Rates of this machine.
+pub struct Floor {
+    /// Float32 operations a second of a large matrix product.
+    pub flops: f64,
+    /// Bytes a second of reading memory with all threads.
+    pub bandwidth: f64,
+}
+
+impl Floor {
+    /// Measures both; some seconds.
+    pub fn measure(programs: &Programs) -> Result<Self> {
+        let said = process::output(programs.command(Who::MlxLmBlas)?.args(["-c", MATMUL]))?;
+        let flops = said.trim().parse().context("the matrix product printed no rate")?;
+        Ok(Self { flops, bandwidth: bandwidth() })
+    }
+}
+
+/// The best of several reads of 512 MB.
+fn bandwidth() -> f64 {
+    let words = vec![1u64; 64 << 20];
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let read = || {
+        let started = Instant::now();
+        std::thread::scope(|scope| {
+            for part in words.chunks(words.len().div_ceil(threads)) {
+                scope.spawn(move || black_box(part.iter().fold(0u64, |sum, word| sum ^ word)));
+            }
+        });
+        (words.len() * 8) as f64 / started.elapsed().as_secs_f64()
+    };
+    (0..5).map(|_| read()).fold(0.0, f64::max)
+}
+
+/// The parameters of a model folder.
+pub fn parameters(programs: &Programs, model: &Path) -> Result<f64> {
+    let mut command = programs.command(Who::Mixbit)?;
+    let said: Value =
+        serde_json::from_str(&process::output(command.args(["inspect", "--json"]).arg(model))?)?;
+    said["parameters"].as_f64().context("inspect gave no parameters")
+}

@@ -9,7 +9,7 @@ mod write;
 
 use super::curve::STEP;
 use super::measure::Measure;
-use super::settings::{Calibration, Target, recipe};
+use super::settings::{Calibration, Target, Tuning, recipe};
 use super::texts::Texts;
 use crate::allocate::CurvePoint;
 use crate::candidate::{Candidate, DEFAULT_CANDIDATES, Quant};
@@ -35,6 +35,7 @@ struct Job<'a> {
     target: Target,
     calibration: Calibration,
     technique: Technique,
+    tuning: Tuning,
     /// Where something is measured.
     texts: Option<Texts>,
 }
@@ -87,17 +88,28 @@ impl<'a> Job<'a> {
         let fixed = target == Target::Fixed || plan.is_fixed();
         let usual = if fixed { Technique::Rtn } else { Technique::Gptq };
         let technique = calibration.rounding.unwrap_or(usual);
-        let tuned = args.tuning.distill.is_some() || args.tuning.refine.is_some();
-        let mut job =
-            Self { args, console, source, dtype, recipe, plan, target, calibration, technique, texts: None };
+        let tuning = Tuning::resolve(&args.tuning, args.calibration.quality, &plan, fixed);
+        let mut job = Self {
+            args,
+            console,
+            source,
+            dtype,
+            recipe,
+            plan,
+            target,
+            calibration,
+            technique,
+            tuning,
+            texts: None,
+        };
         job.announce();
         job.check_target()?;
         job.check_tuning()?;
         // Scale search does without a text where all bits are fixed, and so does rounding to nearest.
-        if !fixed || technique == Technique::Gptq || job.calibration.text.is_some() || tuned {
+        if !fixed || technique == Technique::Gptq || job.calibration.text.is_some() || tuning.any() {
             job.texts = Some(Texts::prepare(source, &job.calibration, console)?);
         }
-        if tuned {
+        if tuning.any() {
             job.slice()?;
         }
         Ok(job)

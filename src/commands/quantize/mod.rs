@@ -1,6 +1,7 @@
 //! `mixbit quantize`: reachable sizes, sensitivities, allocation, rounding, fine-tuning, proof, report.
 
 mod distill;
+mod estimate;
 mod proof;
 mod refine;
 mod report;
@@ -16,6 +17,7 @@ use crate::candidate::{Candidate, DEFAULT_CANDIDATES, Quant};
 use crate::checkpoint::{Dtype, SourceModel, check_destination};
 use crate::cli::Quantize;
 use crate::error::{Error, Result};
+use crate::estimate::StepCosts;
 use crate::export;
 use crate::plan::{Plan, Solution};
 use crate::report::Console;
@@ -57,7 +59,8 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     console.notes(&source.spec().notes);
     let job = Job::resolve(args, &source, console)?;
     let proof = job.proof()?;
-    let decision = job.decide()?;
+    let costs = job.estimate()?.map(|estimate| estimate.steps).unwrap_or_default();
+    let decision = job.decide(costs)?;
     if args.dry_run {
         return job.report(&decision, None);
     }
@@ -124,7 +127,7 @@ impl<'a> Job<'a> {
     }
 
     /// Chooses what every layer gets, measuring sensitivities if there is a choice and no table.
-    fn decide(&self) -> Result<Decision> {
+    fn decide(&self, costs: StepCosts) -> Result<Decision> {
         let Self { args, console, source, plan, .. } = self;
         let fixed = || Decision { solution: plan.fixed(), table: None, curve: Vec::new() };
         let target = match self.target {
@@ -141,7 +144,8 @@ impl<'a> Job<'a> {
             table
         } else {
             let (calibration, technique) = (&self.calibration, self.technique);
-            let measure = Measure::prepare(source, calibration, texts, technique, plan.quants(), float)?;
+            let measure = Measure::prepare(source, calibration, texts, technique, plan.quants(), float)?
+                .with_costs(costs);
             let mut layers = Vec::new();
             measure.run(&[], console, |layer| {
                 layers.push(layer);

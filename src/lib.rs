@@ -23,6 +23,7 @@ pub mod contents;
 pub mod correction;
 pub mod engine;
 pub mod error;
+pub mod estimate;
 pub mod evaluation;
 pub mod export;
 pub mod html;

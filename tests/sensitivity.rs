@@ -29,6 +29,7 @@ fn table(source: &SourceModel, engine: &Engine, method: Method, memory: u64) -> 
         skip: [].into(),
         seed: 0,
         memory,
+        costs: mixbit::estimate::StepCosts::default(),
         progress: &|_, _| {},
     };
     let mut layers = Vec::new();

@@ -178,8 +178,8 @@ def main():
         ("gptq-2", lambda: peers.gptq(2)),
         ("gptq-4", lambda: peers.gptq(4)),
     ]
-    for bits in (2, 3, 4):
-        attempts += [(f"awq-{bits}", lambda bits=bits: peers.awq(bits)), (f"dwq-{bits}", lambda bits=bits: peers.dwq(bits))]
+    attempts += [(f"awq-{bits}", lambda bits=bits: peers.awq(bits)) for bits in (3, 4)]
+    attempts += [(f"dwq-{bits}", lambda bits=bits: peers.dwq(bits)) for bits in (3, 4)]
     attempts = [(name, attempt) for name, attempt in attempts if not arguments.only or name in arguments.only]
     for name, attempt in attempts:
         try:

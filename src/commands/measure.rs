@@ -15,6 +15,7 @@ use crate::checkpoint::SourceModel;
 use crate::correction::{Correction, Measured};
 use crate::engine::{AnalysisSettings, CorrectionSettings, Engine, analyze, measure_corrections};
 use crate::error::Result;
+use crate::estimate::StepCosts;
 use crate::report::Console;
 use crate::rounding::Technique;
 use crate::sensitivity::{LayerSensitivity, Measurement, Method};
@@ -26,6 +27,7 @@ pub struct Measure<'a> {
     sequences: &'a [Vec<u32>],
     method: Method,
     memory: u64,
+    costs: StepCosts,
     /// What it will be made with.
     pub measurement: Measurement,
 }
@@ -55,7 +57,19 @@ impl<'a> Measure<'a> {
             candidates,
         };
         let sequences = &texts.sequences;
-        Ok(Self { source, sequences, method, memory: calibration.memory, measurement })
+        Ok(Self {
+            source,
+            sequences,
+            method,
+            memory: calibration.memory,
+            costs: StepCosts::default(),
+            measurement,
+        })
+    }
+
+    /// With what the steps were estimated to cost.
+    pub fn with_costs(self, costs: StepCosts) -> Self {
+        Self { costs, ..self }
     }
 
     /// Measures every layer whose path is not in `skip` and hands it to `finished`.
@@ -66,7 +80,7 @@ impl<'a> Measure<'a> {
         finished: impl FnMut(LayerSensitivity) -> Result<()>,
     ) -> Result<()> {
         let engine = Engine::start()?;
-        let bar = console.steps_bar("measuring sensitivities", 1);
+        let bar = console.share_bar("measuring sensitivities");
         let settings = AnalysisSettings {
             sequences: self.sequences,
             candidates: &self.measurement.candidates,
@@ -76,9 +90,10 @@ impl<'a> Measure<'a> {
             dtype: self.measurement.dtype,
             seed: self.measurement.seed,
             skip: skip.iter().map(|layer| layer.path.clone()).collect(),
+            costs: self.costs,
             progress: &|done, total| {
-                bar.set_length(total as u64);
-                bar.set_position(done as u64);
+                bar.set_length(total);
+                bar.set_position(done);
             },
         };
         analyze(&engine, self.source, &settings, finished)?;

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use crate::candidate::{Candidate, Quant};
-use crate::cli::{self, Fisher, MeasureMethod};
+use crate::candidate::{Candidate, Mode, Quant};
+use crate::cli::{self, Fisher, MeasureMethod, Quality};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::recipe::Recipe;
@@ -38,11 +38,18 @@ impl Calibration {
         let recipe = recipe.map(|recipe| recipe.calibration.clone()).unwrap_or_default();
         Self {
             text: flags.calibration.clone().or(recipe.text),
-            samples: flags.samples.or(recipe.samples).unwrap_or(64),
+            samples: flags.samples.or(recipe.samples).unwrap_or(match flags.quality {
+                Some(Quality::Fast) => 16,
+                Some(Quality::Balanced) | None => 64,
+                Some(Quality::Best) => 128,
+            }),
             sequence_length: flags.sequence_length.or(recipe.sequence_length).unwrap_or(512),
             seed: flags.seed.or(recipe.seed).unwrap_or(0),
             memory: flags.activation_memory,
-            rounding: flags.rounding.map(Into::into),
+            rounding: flags.rounding.map(Into::into).or(flags.quality.map(|quality| match quality {
+                Quality::Fast => Technique::Search,
+                Quality::Balanced | Quality::Best => Technique::Gptq,
+            })),
             sequential: flags.sequential,
             method: flags.method,
             fisher: flags.fisher,
@@ -61,6 +68,32 @@ impl Calibration {
                 Method::Alignment { at: if candidates.contains(&usual) { usual } else { first } }
             }
         }
+    }
+}
+
+/// What follows rounding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tuning {
+    /// Steps of distillation at most.
+    pub distill: Option<u32>,
+    /// Rounds of refinement at most.
+    pub refine: Option<u32>,
+}
+
+impl Tuning {
+    /// From flags: the preset asks for what this plan has a use for.
+    pub fn resolve(flags: &cli::Tuning, quality: Option<Quality>, plan: &Plan<'_>, fixed: bool) -> Self {
+        let best = quality == Some(Quality::Best);
+        let learns = plan.quants().iter().any(|quant| quant.mode == Mode::Affine);
+        Self {
+            distill: flags.distill.or((best && learns).then_some(150)),
+            refine: flags.refine.or((best && !fixed).then_some(2)),
+        }
+    }
+
+    /// Whether anything does.
+    pub fn any(self) -> bool {
+        self.distill.is_some() || self.refine.is_some()
     }
 }
 

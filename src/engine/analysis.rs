@@ -14,6 +14,7 @@ use crate::affine::FloatType;
 use crate::candidate::Quant;
 use crate::checkpoint::SourceModel;
 use crate::error::Result;
+use crate::estimate::StepCosts;
 use crate::rounding::Technique;
 use crate::sensitivity::{LayerSensitivity, Method};
 use crate::spec::{Role, TensorSpec};
@@ -36,8 +37,10 @@ pub struct AnalysisSettings<'a> {
     pub seed: u64,
     /// Bytes of hidden states in memory; more go to a temporary file.
     pub memory: u64,
-    /// Called with (steps done, steps in all).
-    pub progress: &'a dyn Fn(usize, usize),
+    /// What the steps cost beside each other.
+    pub costs: StepCosts,
+    /// Called with (work done, work in all), in the units of `costs`.
+    pub progress: &'a dyn Fn(u64, u64),
 }
 
 /// Measures every candidate of every layer that is still float. Rows come from the last block to the first, each handed
@@ -50,12 +53,15 @@ pub fn analyze(
 ) -> Result<()> {
     let blocks = source.spec().layers.len();
     let alignment = matches!(settings.method, Method::Alignment { .. });
-    let steps = if alignment { 3 * blocks + 1 } else { 2 * blocks + 1 };
+    let StepCosts { forward, head, backward } = settings.costs;
+    let passes = if alignment { 2 } else { 1 };
+    let all = blocks as u64 * (passes * forward + backward) + head;
     let done = std::cell::Cell::new(0);
-    let tick = || {
-        done.set(done.get() + 1);
-        (settings.progress)(done.get(), steps);
+    let advance = |cost: u64| {
+        done.set(done.get() + cost);
+        (settings.progress)(done.get(), all);
     };
+    let tick = || advance(forward);
     let float = Loader::new(source, engine.compute_dtype(source.dtype()?));
     let embed = |loader| Pass::embed(engine, loader, settings.sequences, 1, settings.memory);
     let layers = candidates_by_block(source, settings);
@@ -69,19 +75,19 @@ pub fn analyze(
         None => Objective::Likelihood { seed: settings.seed },
     };
     let mut replay = Replay::forward(embed(Loader { rounding: rounding.as_ref(), ..float })?, &tick)?;
-    let head = layers.get(&None).map(Vec::as_slice).unwrap_or_default();
-    let mut scorer = Scorer::new(source, settings, head, replay.importance(None))?;
-    replay.head(&objective, !head.is_empty(), |sequence, gradient| scorer.add(sequence, &[gradient]))?;
+    let members = layers.get(&None).map(Vec::as_slice).unwrap_or_default();
+    let mut scorer = Scorer::new(source, settings, members, replay.importance(None))?;
+    replay.head(&objective, !members.is_empty(), |sequence, gradient| scorer.add(sequence, &[gradient]))?;
     scorer.finish(&mut finished)?;
     drop(target);
-    tick();
+    advance(head);
     for block in (0..blocks).rev() {
         let members = layers.get(&Some(block)).map(Vec::as_slice).unwrap_or_default();
         let roles: Vec<Role> = members.iter().map(|spec| spec.role).collect();
         let mut scorer = Scorer::new(source, settings, members, replay.importance(Some(block)))?;
         replay.block(block, &roles, |sequence, gradients| scorer.add(sequence, &gradients))?;
         scorer.finish(&mut finished)?;
-        tick();
+        advance(backward);
     }
     Ok(())
 }

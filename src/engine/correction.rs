@@ -93,9 +93,8 @@ pub fn measure_corrections(
             advance(&mut seen, &block, &mut Collector::new(Extent::Diagonal))?;
         }
         let diagonals = if middle { diagonals(moments) } else { moments };
-        let specs = || source.manifest().iter().filter(move |spec| spec.layer == Some(index));
         for model in &mut rounded {
-            for spec in specs() {
+            for spec in float_layers(source, index) {
                 round_into(&mut block, loader, settings, model.bitmap, spec, &diagonals)?;
             }
             for kept in &mut model.states {
@@ -120,6 +119,12 @@ pub fn measure_corrections(
     Ok(Corrections { divergences, gptq: ratios })
 }
 
+/// The linear layers of a block that are not quantized yet.
+fn float_layers(source: &SourceModel, block: usize) -> impl Iterator<Item = &TensorSpec> {
+    let float = |spec: &&TensorSpec| !source.bitmap().contains_key(spec.path().unwrap_or_default());
+    source.manifest().iter().filter(move |s| s.layer == Some(block) && s.quantizable()).filter(float)
+}
+
 /// Moves on, and forgets where from.
 fn advance(pass: &mut Pass<'_>, block: &Block, collector: &mut Collector) -> Result<()> {
     for kept in pass.advance(block, Some(collector))? {
@@ -137,9 +142,6 @@ fn round_into(
     spec: &TensorSpec,
     moments: &Moments,
 ) -> Result<()> {
-    if loader.source.bitmap().contains_key(spec.path().unwrap_or_default()) || !spec.quantizable() {
-        return Ok(());
-    }
     if let Some(linear) = block.linear_mut(spec.role) {
         let weights = rounded_weights(loader.source, settings, bitmap, spec, moments)?;
         linear.weight = Weight::Float(from_vec(weights, &spec.shape).as_dtype(mlx_dtype(loader.dtype))?);
@@ -174,7 +176,7 @@ fn head(
 ) -> Result<Ends> {
     let FinalStates { ends, .. } = last;
     let mut ends = Ends { embed: ends.embed.clone(), norm: ends.norm.clone(), head: ends.head.clone() };
-    let spec = loader.source.manifest().iter().find(|spec| spec.role == Role::Head && spec.quantizable());
+    let spec = loader.source.manifest().iter().find(|spec| spec.role == Role::Head);
     if let Some(spec) = spec.filter(|spec| spec.path().is_some_and(|path| bitmap.contains_key(path))) {
         let weights = rounded_weights(loader.source, settings, bitmap, spec, moments)?;
         let weights = from_vec(weights, &spec.shape).as_dtype(mlx_dtype(loader.dtype))?;
@@ -194,7 +196,7 @@ fn gptq_ratios(
 ) -> Result<Vec<f64>> {
     let seen = if seen.is_empty() { others } else { seen };
     let mut losses = vec![[0.0; 2]; settings.gptq.len()];
-    let specs = || source.manifest().iter().filter(|spec| spec.layer == Some(block) && spec.quantizable());
+    let specs = || float_layers(source, block);
     for (&role, others) in others {
         let (Some(seen), Some(columns)) =
             (seen.get(&role), specs().find(|spec| input_of(spec.role) == role).map(|spec| spec.shape[1]))

@@ -80,6 +80,21 @@ impl Engine {
     }
 }
 
+/// Float32 operations a second of a product [rows, inner] x [inner, columns], tried for about a tenth of a second.
+pub fn matmul_rate(_: &Engine, [rows, inner, columns]: [usize; 3]) -> Result<f64> {
+    let matrix = |rows: usize, columns: usize| array::from_vec(vec![0.5; rows * columns], &[rows, columns]);
+    let (a, b) = (matrix(rows, inner), matrix(inner, columns));
+    let flops = 2.0 * (rows * inner * columns) as f64;
+    let started = std::time::Instant::now();
+    let mut best = f64::INFINITY;
+    while started.elapsed().as_secs_f64() < 0.1 {
+        let start = std::time::Instant::now();
+        mlx_rs::transforms::eval([&a.matmul(&b)?])?;
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    Ok(flops / best)
+}
+
 impl From<mlx_rs::error::Exception> for Error {
     fn from(exception: mlx_rs::error::Exception) -> Self {
         Self::engine(exception.what())

@@ -1,7 +1,7 @@
 //! The settings and versions that made the model.
 
 use super::Page;
-use crate::record::{Record, Wanted};
+use crate::record::{Distillation, Record, Wanted};
 use crate::report::bytes;
 use crate::sensitivity::Measurement;
 
@@ -23,6 +23,15 @@ pub fn section(page: &Page<'_>) -> Option<Vec<(&'static str, String)>> {
         ("rounding", record.rounding.clone()),
         ("scales, biases and float part", record.dtype.clone()),
     ];
+    lines.extend(record.refinement.iter().map(|refinement| {
+        let kept = refinement.rounds.iter().filter(|round| round.kept).count();
+        ("refined", format!("{kept} of {} rounds kept", refinement.rounds.len()))
+    }));
+    lines.extend(record.distillation.iter().map(|distillation| {
+        let Distillation { kept, steps, rate, kl_before, kl_after, .. } = distillation;
+        let kl = format!("KL divergence {kl_before:.2e} before, {kl_after:.2e} after");
+        ("distilled", format!("{kept} of {steps} steps kept, rate {rate}; {kl}"))
+    }));
     lines.extend(record.measurement.iter().flat_map(measurement));
     lines.extend(measured_on(record));
     Some(lines)

@@ -58,6 +58,11 @@ impl Console {
         self.bar(verb, total, "{msg} [{bar:30}] {pos}/{len} {per_sec} eta {eta}")
     }
 
+    /// A bar over work whose units say nothing.
+    pub fn share_bar(&self, verb: &str) -> ProgressBar {
+        self.bar(verb, 1, "{msg} [{bar:30}] {percent} % elapsed {elapsed} eta {eta}")
+    }
+
     fn bar(&self, verb: &str, total: u64, template: &str) -> ProgressBar {
         if self.quiet || !std::io::stderr().is_terminal() {
             return ProgressBar::hidden();

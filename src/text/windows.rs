@@ -194,9 +194,13 @@ mod tests {
         assert_eq!(starts(&first.held_out), BTreeSet::from([35, 75, 115, 155, 195]));
         assert_eq!(starts(&first.calibration).len(), 35);
         assert!(starts(&first.calibration).is_disjoint(&starts(&first.held_out)));
+        assert!(first.spare.is_empty(), "all that is held out was asked for");
         let second = split(4, 2, 100);
         assert_eq!(second.held_out, first.held_out);
-        assert_eq!(starts(&split(4, 2, 2).held_out), BTreeSet::from([35, 115]));
+        let few = split(4, 2, 2);
+        assert_eq!(starts(&few.held_out), BTreeSet::from([35, 115]));
+        let apart = starts(&few.held_out).union(&starts(&few.spare)).copied().collect::<BTreeSet<_>>();
+        assert_eq!(apart, starts(&first.held_out), "the rest is spare");
         assert_eq!(split(4, 2, 0).held_out.len(), 1);
     }
 

@@ -55,6 +55,7 @@ pub fn measure(
         skip: [].into(),
         seed: 0,
         memory: MEMORY,
+        costs: mixbit::estimate::StepCosts::default(),
         progress: &|_, _| {},
     };
     let mut pairs = Vec::new();

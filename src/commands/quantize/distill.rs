@@ -39,11 +39,11 @@ pub struct Distilled {
 impl Job<'_> {
     /// Fails where no layer can learn, as far as that is known before anything is chosen.
     pub(super) fn check_tuning(&self) -> Result<()> {
-        if self.args.tuning.refine.is_some() && (self.target == Size::Fixed || self.plan.is_fixed()) {
+        if self.tuning.refine.is_some() && (self.target == Size::Fixed || self.plan.is_fixed()) {
             return Err(nothing_to_move());
         }
         let quants = self.plan.quants();
-        if self.args.tuning.distill.is_some() && quants.iter().all(|quant| quant.mode != Mode::Affine) {
+        if self.tuning.distill.is_some() && quants.iter().all(|quant| quant.mode != Mode::Affine) {
             return Err(nothing_learns());
         }
         Ok(())

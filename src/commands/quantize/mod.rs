@@ -1,6 +1,7 @@
 //! `mixbit quantize`: reachable sizes, sensitivities, allocation, rounding, fine-tuning, proof, report.
 
 mod distill;
+mod estimate;
 mod proof;
 mod refine;
 mod report;
@@ -9,13 +10,14 @@ mod write;
 
 use super::curve::STEP;
 use super::measure::Measure;
-use super::settings::{Calibration, Target, recipe};
+use super::settings::{Calibration, Target, Tuning, recipe};
 use super::texts::Texts;
 use crate::allocate::CurvePoint;
 use crate::candidate::{Candidate, DEFAULT_CANDIDATES, Quant};
 use crate::checkpoint::{Dtype, SourceModel, check_destination};
 use crate::cli::Quantize;
 use crate::error::{Error, Result};
+use crate::estimate::StepCosts;
 use crate::export;
 use crate::plan::{Plan, Solution};
 use crate::report::Console;
@@ -35,6 +37,7 @@ struct Job<'a> {
     target: Target,
     calibration: Calibration,
     technique: Technique,
+    tuning: Tuning,
     /// Where something is measured.
     texts: Option<Texts>,
 }
@@ -56,7 +59,8 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     console.notes(&source.spec().notes);
     let job = Job::resolve(args, &source, console)?;
     let proof = job.proof()?;
-    let decision = job.decide()?;
+    let costs = job.estimate()?.map(|estimate| estimate.steps).unwrap_or_default();
+    let decision = job.decide(costs)?;
     if args.dry_run {
         return job.report(&decision, None);
     }
@@ -87,17 +91,28 @@ impl<'a> Job<'a> {
         let fixed = target == Target::Fixed || plan.is_fixed();
         let usual = if fixed { Technique::Rtn } else { Technique::Gptq };
         let technique = calibration.rounding.unwrap_or(usual);
-        let tuned = args.tuning.distill.is_some() || args.tuning.refine.is_some();
-        let mut job =
-            Self { args, console, source, dtype, recipe, plan, target, calibration, technique, texts: None };
+        let tuning = Tuning::resolve(&args.tuning, args.calibration.quality, &plan, fixed);
+        let mut job = Self {
+            args,
+            console,
+            source,
+            dtype,
+            recipe,
+            plan,
+            target,
+            calibration,
+            technique,
+            tuning,
+            texts: None,
+        };
         job.announce();
         job.check_target()?;
         job.check_tuning()?;
         // Scale search does without a text where all bits are fixed, and so does rounding to nearest.
-        if !fixed || technique == Technique::Gptq || job.calibration.text.is_some() || tuned {
+        if !fixed || technique == Technique::Gptq || job.calibration.text.is_some() || tuning.any() {
             job.texts = Some(Texts::prepare(source, &job.calibration, console)?);
         }
-        if tuned {
+        if tuning.any() {
             job.slice()?;
         }
         Ok(job)
@@ -112,7 +127,7 @@ impl<'a> Job<'a> {
     }
 
     /// Chooses what every layer gets, measuring sensitivities if there is a choice and no table.
-    fn decide(&self) -> Result<Decision> {
+    fn decide(&self, costs: StepCosts) -> Result<Decision> {
         let Self { args, console, source, plan, .. } = self;
         let fixed = || Decision { solution: plan.fixed(), table: None, curve: Vec::new() };
         let target = match self.target {
@@ -129,7 +144,8 @@ impl<'a> Job<'a> {
             table
         } else {
             let (calibration, technique) = (&self.calibration, self.technique);
-            let measure = Measure::prepare(source, calibration, texts, technique, plan.quants(), float)?;
+            let measure = Measure::prepare(source, calibration, texts, technique, plan.quants(), float)?
+                .with_costs(costs);
             let mut layers = Vec::new();
             measure.run(&[], console, |layer| {
                 layers.push(layer);

@@ -47,7 +47,7 @@ impl Job<'_> {
         export::write_card(&folder, source, &how(&record, bitmap.len()))?;
         folder.write(record::FILE, &record.to_json()?)?;
         folder.publish()?;
-        if args.tuning.distill.is_some() {
+        if self.tuning.distill.is_some() {
             let progress = Progress::path(&output.mlx_path);
             std::fs::remove_file(&progress).map_err(|e| Error::io(&progress, e))?;
         }
@@ -59,7 +59,7 @@ impl Job<'_> {
     fn make(&self, folder: &OutputFolder, decision: Decision, warnings: &Warnings) -> Result<Made> {
         let Self { args, source, dtype, .. } = *self;
         let container = args.output.container();
-        if args.tuning.refine.is_none() && args.tuning.distill.is_none() {
+        if !self.tuning.any() {
             let bitmap = self.bitmap(&decision);
             let rounded = self.round(folder.path(), &decision)?;
             let producers = producers(source, dtype, &bitmap, &rounded, warnings);
@@ -67,7 +67,7 @@ impl Job<'_> {
             return Ok(Made { decision, refinement: None, distillation: None });
         }
         let staged = self.staged(&decision, warnings)?;
-        let (decision, staged, refinement) = match args.tuning.refine {
+        let (decision, staged, refinement) = match self.tuning.refine {
             Some(rounds) => {
                 let Refined { decision, staged, record } = self.refine(decision, staged, rounds, warnings)?;
                 (decision, staged, Some(record))
@@ -75,7 +75,7 @@ impl Job<'_> {
             None => (decision, staged, None),
         };
         let student = SourceModel::open(staged.path())?;
-        let (values, distillation) = match args.tuning.distill {
+        let (values, distillation) = match self.tuning.distill {
             Some(steps) => {
                 let distilled = self.distill(&student, &decision, steps).map_err(|e| staged.relocate(e))?;
                 (distilled.values, Some(distilled.record))

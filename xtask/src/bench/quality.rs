@@ -18,7 +18,8 @@ use super::{AllOptions, llama_cpp};
 use crate::{process, workspace};
 
 const TARGETS: [f64; 7] = [2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0];
-const ROUNDINGS: [&str; 3] = ["rtn", "search", "gptq"];
+/// Ways to round; the last is GPTQ with distillation after it.
+const WAYS: [&str; 4] = ["rtn", "search", "gptq", "distilled"];
 
 /// What to measure on.
 #[derive(Args)]
@@ -43,6 +44,9 @@ pub struct Options {
     /// Evaluation windows
     #[arg(long, default_value_t = 24)]
     windows: usize,
+    /// Steps of distillation after GPTQ; 0 leaves it out
+    #[arg(long, default_value_t = 150)]
+    distill: usize,
     /// Leave the others out
     #[arg(long)]
     no_peers: bool,
@@ -62,6 +66,7 @@ impl Options {
             samples: 48,
             sequence_length: 256,
             windows: 24,
+            distill: 150,
             no_peers: false,
             json: options.json,
         }
@@ -131,21 +136,26 @@ impl Bench<'_> {
         let (samples, length) = (self.options.samples.to_string(), self.options.sequence_length.to_string());
         let sized = ["--samples", &samples, "--sequence-length", &length, "--calibration", &calibration];
         eprintln!("bench: {}, mixbit", self.trained.name());
-        for rounding in ROUNDINGS {
+        let steps = self.options.distill.to_string();
+        for way in WAYS {
+            if way == "distilled" && self.options.distill == 0 {
+                continue;
+            }
+            let (rounding, after) =
+                if way == "distilled" { ("gptq", &["--distill", &steps][..]) } else { (way, &[][..]) };
             let scored = ["--rounding", rounding, "--out", &table, "--overwrite"];
-            self.mixbit(&[&["analyze", "--quiet", "--model", &model], &scored[..], &sized].concat())?;
-            let round = [&["--no-eval", "--rounding", rounding], &sized[..]].concat();
+            if way != "distilled" {
+                self.mixbit(&[&["analyze", "--quiet", "--model", &model], &scored[..], &sized].concat())?;
+            }
+            let round = [&["--no-eval", "--rounding", rounding], &sized[..], after].concat();
             for bits in [2, 3, 4, 5, 6] {
                 let bits = bits.to_string();
-                self.quantized(
-                    &format!("{rounding}, --bits {bits}"),
-                    &[&["--bits", &bits], &round[..]].concat(),
-                )?;
+                self.quantized(&format!("{way}, --bits {bits}"), &[&["--bits", &bits], &round[..]].concat())?;
             }
             for target in TARGETS {
                 let target = format!("{target:.1}");
                 let size = ["--sensitivities", &table, "--target-bpw", &target];
-                self.quantized(&format!("{rounding}, --target-bpw {target}"), &[&size, &round[..]].concat())?;
+                self.quantized(&format!("{way}, --target-bpw {target}"), &[&size, &round[..]].concat())?;
             }
         }
         Ok(())
@@ -259,11 +269,16 @@ impl Bench<'_> {
 
     fn ratios(&self) -> Vec<Vec<String>> {
         let mut ratios = vec![
-            [row(&["bpw", "best peer of that size", "KL"]), row(&ROUNDINGS), row(&["gptq / peer"])].concat(),
+            [
+                row(&["bpw", "best peer of that size", "KL"]),
+                row(&WAYS),
+                row(&["gptq / peer", "distilled / peer"]),
+            ]
+            .concat(),
         ];
         for target in TARGETS {
-            let ours = ROUNDINGS.map(|rounding| {
-                let name = format!("{rounding}, --target-bpw {target:.1}");
+            let ours = WAYS.map(|way| {
+                let name = format!("{way}, --target-bpw {target:.1}");
                 self.rows.iter().find(|row| row.name == name).map(Row::kl)
             });
             let peer = self.best_peer(target);
@@ -271,8 +286,10 @@ impl Bench<'_> {
             cells.push(peer.map_or_else(String::new, |peer| format!("{} at {:.2}", peer.name, peer.bpw)));
             cells.push(peer.map_or_else(String::new, |peer| format!("{:.5}", peer.kl())));
             cells.extend(ours.map(|kl| kl.map_or_else(String::new, |kl| format!("{kl:.5}"))));
-            let ratio = peer.zip(ours[ROUNDINGS.len() - 1]).map(|(peer, kl)| kl / peer.kl());
-            cells.push(ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}")));
+            for ours in &ours[2..] {
+                let ratio = peer.zip(*ours).map(|(peer, kl)| kl / peer.kl());
+                cells.push(ratio.map_or_else(String::new, |ratio| format!("{ratio:.2}")));
+            }
             ratios.push(cells);
         }
         ratios

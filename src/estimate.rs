@@ -1,0 +1,249 @@
+//! How long a job will take here and how much memory it needs: operations counted from the shapes, over rates that were
+//! measured for a moment on this machine.
+
+use std::fmt;
+use std::time::Duration;
+
+use crate::spec::{DecoderSpec, Manifest};
+
+/// What this machine does in a second.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rates {
+    /// Float32 operations of a matrix product of the model's own sizes.
+    pub flops: f64,
+    /// Weights that are scored with all candidates.
+    pub scored: f64,
+}
+
+/// Share of the matrix product's rate that passes through blocks reach: norms, softmax and copies take the rest.
+const BLOCKS: f64 = 0.6;
+/// The same of factoring Hessians and feeding errors back.
+const FEEDBACK: f64 = 0.35;
+/// Bytes of a process that has loaded the engine.
+const PROCESS: u64 = 60 << 20;
+/// Bytes of a value.
+const F32: u64 = 4;
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy)]
+pub struct Work<'a> {
+    /// The decoder.
+    pub spec: &'a DecoderSpec,
+    /// Its tensors.
+    pub manifest: &'a Manifest,
+    /// Calibration sequences; none if nothing is measured or rounded with a text.
+    pub sequences: usize,
+    /// Tokens in each, and in each window.
+    pub length: usize,
+    /// Whether sensitivities are measured.
+    pub measured: bool,
+    /// Whether GPTQ rounds.
+    pub feedback: bool,
+    /// Windows that the result is evaluated on.
+    pub windows: usize,
+    /// Steps of distillation.
+    pub distill: usize,
+    /// Rounds of refinement.
+    pub refine: usize,
+    /// Bytes of hidden states in memory at most.
+    pub activations: u64,
+}
+
+/// Time and memory to expect.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Estimate {
+    /// Stages by name; those that take no time are left out.
+    pub stages: Vec<(&'static str, Duration)>,
+    /// Peak resident memory in bytes.
+    pub memory: u64,
+    /// Of the measurement.
+    pub steps: StepCosts,
+}
+
+/// What the steps of a measurement cost beside each other, so that a bar moves evenly.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepCosts {
+    /// A block forward.
+    pub forward: u64,
+    /// The head.
+    pub head: u64,
+    /// A block back, with the scores of its candidates.
+    pub backward: u64,
+}
+
+impl Default for StepCosts {
+    fn default() -> Self {
+        Self { forward: 1, head: 1, backward: 3 }
+    }
+}
+
+impl Work<'_> {
+    /// What it takes at the `rates` of a machine.
+    pub fn estimate(&self, rates: Rates) -> Estimate {
+        let tokens = (self.sequences * self.length) as f64;
+        let per_second = rates.flops * BLOCKS;
+        let (blocks, head) = (self.block_flops(), self.head_flops());
+        let forward = |tokens: f64| tokens * (blocks + head) / per_second;
+        let scoring = self.linear() / rates.scored;
+        let mut seconds = Vec::new();
+        if self.measured {
+            // Forward; and for the way back forward again and two products for each of it.
+            let passes = tokens * (4.0 * blocks + 2.0 * head) / per_second;
+            // Four whole models and the float one, on a part of the text.
+            let part = tokens.min(2048.0) / self.length.max(1) as f64 * self.length as f64;
+            seconds.push(("measuring", passes + scoring + 5.0 * forward(part.min(tokens / 4.0))));
+        }
+        let feedback = if self.feedback {
+            let moments = tokens * self.moment_flops() / per_second;
+            tokens * blocks / per_second + moments + self.feedback_flops() / (rates.flops * FEEDBACK)
+        } else {
+            0.0
+        };
+        seconds.push(("rounding", feedback));
+        seconds.push(("refining", self.refine as f64 * (feedback + tokens * 4.0 * blocks / per_second)));
+        let batch = (4 * self.length) as f64;
+        let looks = self.distill as f64 / 10.0 * forward(8.0 * self.length as f64);
+        seconds.push(("distilling", self.distill as f64 * 4.0 * forward(batch) + looks));
+        seconds.push(("evaluating", 2.0 * forward((self.windows * self.length) as f64)));
+        let stages = seconds.into_iter().filter(|(_, seconds)| *seconds > 0.0);
+        let layers = self.spec.layers.len().max(1) as f64;
+        let micros = |seconds: f64| (seconds * 1e6).clamp(1.0, 1e15) as u64;
+        Estimate {
+            stages: stages.map(|(name, seconds)| (name, Duration::from_secs_f64(seconds.min(1e9)))).collect(),
+            memory: self.memory(),
+            steps: StepCosts {
+                forward: micros(tokens * blocks / layers / per_second),
+                head: micros(2.0 * tokens * head / per_second),
+                backward: micros((3.0 * tokens * blocks / per_second + scoring) / layers),
+            },
+        }
+    }
+
+    /// Weights of all linear layers.
+    fn linear(&self) -> f64 {
+        self.matrices().map(|[rows, columns]| rows * columns).sum()
+    }
+
+    fn matrices(&self) -> impl Iterator<Item = [f64; 2]> {
+        let specs = self.manifest.iter().filter(|spec| spec.quantizable());
+        specs.map(|spec| [spec.shape[0] as f64, spec.shape[1] as f64])
+    }
+
+    /// Operations of all blocks for a token.
+    fn block_flops(&self) -> f64 {
+        let in_blocks = self.manifest.iter().filter(|spec| spec.layer.is_some() && spec.quantizable());
+        let weights: usize = in_blocks.map(|spec| spec.shape.iter().product::<usize>()).sum();
+        let width = self.spec.num_attention_heads * self.spec.head_dim;
+        2.0 * weights as f64 + 4.0 * (self.length * width * self.spec.layers.len()) as f64
+    }
+
+    /// Operations of the head for a token.
+    fn head_flops(&self) -> f64 {
+        2.0 * (self.spec.hidden_size * self.spec.vocab_size) as f64
+    }
+
+    /// Operations of E[x x^T] for a token: q, k and v share an input, and gate and up.
+    fn moment_flops(&self) -> f64 {
+        2.0 * self.inputs().iter().map(|columns| columns * columns).sum::<f64>()
+            * self.spec.layers.len() as f64
+    }
+
+    /// Columns of the four inputs of a block.
+    fn inputs(&self) -> [f64; 4] {
+        let DecoderSpec { hidden_size, intermediate_size, num_attention_heads, head_dim, .. } = self.spec;
+        let hidden = *hidden_size as f64;
+        [hidden, (num_attention_heads * head_dim) as f64, hidden, *intermediate_size as f64]
+    }
+
+    /// Operations of GPTQ: a factorization and a triangular product a matrix.
+    fn feedback_flops(&self) -> f64 {
+        self.matrices().map(|[rows, columns]| columns * columns * (columns / 3.0 + rows)).sum()
+    }
+
+    fn memory(&self) -> u64 {
+        let spec = self.spec;
+        let largest_block = self.linear() as u64 / spec.layers.len().max(1) as u64 * F32;
+        let ends = (spec.vocab_size * spec.hidden_size) as u64 * F32;
+        let ends = if spec.tie_word_embeddings { ends } else { 2 * ends };
+        let states = (self.sequences * self.length * spec.hidden_size * (spec.layers.len() + 2)) as u64 * F32;
+        let logits = 3 * (self.length.min(256) * spec.vocab_size) as u64 * F32;
+        // Weights twice, gradients, and four sums of their squares.
+        let measuring = if self.measured { 7 * largest_block } else { 0 };
+        // Sums of products, their means and a factor.
+        let moments = self.inputs().iter().map(|columns| (columns * columns) as u64).sum::<u64>() * F32;
+        let rounding = if self.feedback { 2 * largest_block + 3 * moments } else { 0 };
+        let working = measuring.max(rounding);
+        if self.sequences == 0 && self.windows == 0 {
+            return PROCESS;
+        }
+        PROCESS + ends + logits + working + states.min(self.activations)
+    }
+}
+
+impl Estimate {
+    /// All stages together.
+    pub fn total(&self) -> Duration {
+        self.stages.iter().map(|(_, time)| *time).sum()
+    }
+}
+
+impl fmt::Display for Estimate {
+    /// `measuring 6 s, rounding 3 s; 9 s in all`
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, (name, time)) in self.stages.iter().enumerate() {
+            write!(f, "{}{name} {}", if index == 0 { "" } else { ", " }, rough(*time))?;
+        }
+        write!(f, "; {} in all", rough(self.total()))
+    }
+}
+
+/// Two digits at most.
+fn rough(time: Duration) -> String {
+    match time.as_secs_f64() {
+        seconds if seconds < 1.0 => "under 1 s".to_owned(),
+        seconds if seconds < 100.0 => format!("{seconds:.0} s"),
+        seconds if seconds < 5400.0 => format!("{:.0} min", seconds / 60.0),
+        seconds => format!("{:.1} h", seconds / 3600.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::checkpoint::SourceModel;
+
+    #[test]
+    fn stages_follow_the_work() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/models/mobilellm-docs-1m");
+        let source = SourceModel::open(&folder).unwrap();
+        let work = Work {
+            spec: source.spec(),
+            manifest: source.manifest(),
+            sequences: 8,
+            length: 128,
+            measured: true,
+            feedback: true,
+            windows: 4,
+            distill: 0,
+            refine: 0,
+            activations: 1 << 29,
+        };
+        let rates = Rates { flops: 1e10, scored: 1e6 };
+        let names = |work: Work<'_>| -> Vec<&str> {
+            work.estimate(rates).stages.into_iter().map(|(name, _)| name).collect()
+        };
+        assert_eq!(names(work), ["measuring", "rounding", "evaluating"]);
+        assert_eq!(names(Work { measured: false, feedback: false, windows: 0, ..work }), Vec::<&str>::new());
+        let tuned = Work { distill: 10, refine: 1, ..work };
+        assert_eq!(names(tuned), ["measuring", "rounding", "refining", "distilling", "evaluating"]);
+        let (one, two) = (work.estimate(rates), Work { sequences: 16, ..work }.estimate(rates));
+        assert!(two.total() > one.total() && two.total() < 2 * one.total());
+        assert!(two.memory > one.memory);
+        assert!(work.estimate(Rates { flops: 2e10, scored: 2e6 }).total() < one.total());
+        assert!(one.steps.backward > one.steps.forward);
+        assert_eq!(rough(Duration::from_secs(7)), "7 s");
+        assert_eq!(rough(Duration::from_mins(10)), "10 min");
+    }
+}

@@ -21,6 +21,8 @@ mod moments;
 pub mod oracle;
 mod replay;
 mod score;
+#[cfg(all(test, target_os = "linux"))]
+mod stand_ins;
 mod states;
 
 pub use analysis::{AnalysisSettings, analyze};

@@ -42,6 +42,7 @@ pub mod spool;
 pub mod stop_tokens;
 pub mod text;
 pub mod tokenizer;
+mod vector;
 pub mod weights;
 
 pub use error::{Error, Result};

@@ -24,6 +24,7 @@ mod score;
 #[cfg(all(test, target_os = "linux"))]
 mod stand_ins;
 mod states;
+mod streams;
 
 pub use analysis::{AnalysisSettings, analyze};
 pub use compare::Comparison;
@@ -37,6 +38,7 @@ use std::marker::PhantomData;
 
 use mlx_rs::{Device, DeviceType};
 
+use self::streams::Streams;
 use crate::checkpoint::Dtype;
 use crate::error::{Error, Result};
 
@@ -44,6 +46,7 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub struct Engine {
     gpu: bool,
+    streams: Streams,
     one_thread: PhantomData<*const ()>,
 }
 
@@ -56,7 +59,13 @@ impl Engine {
             None => Error::engine(message),
         })?;
         let gpu = matches!(Device::try_default()?.get_type()?, DeviceType::Gpu);
-        Ok(Self { gpu, one_thread: PhantomData })
+        Ok(Self { gpu, streams: Streams::available(gpu), one_thread: PhantomData })
+    }
+
+    /// Computes up to `count` sequences side by side on the CPU, whatever its processors. The results are the same.
+    #[must_use]
+    pub fn side_by_side(self, count: usize) -> Self {
+        Self { streams: if self.gpu { self.streams } else { Streams::new(count) }, ..self }
     }
 
     /// The dtype to compute a model of `stored` dtype in.

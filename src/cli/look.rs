@@ -92,7 +92,7 @@ pub struct Eval {
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Hidden states in memory; more go to a temporary file (in $TMPDIR)
-    #[arg(long, value_name = "SIZE", default_value = "512MB", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", default_value = "4MB", value_parser = parse_size)]
     pub activation_memory: u64,
 }
 

@@ -18,8 +18,10 @@ use crate::checkpoint::SourceModel;
 use crate::error::{Error, Result};
 use crate::spec::DecoderSpec;
 
-/// Values of logits that are held at a time.
+/// Values of logits that are held at a time, and positions of which there are no more: a product with that many rows loses
+/// nothing.
 const LOGITS: usize = 1 << 24;
+const POSITIONS: usize = 256;
 
 /// Runs the token `sequences` through `source`, up to `batch` together: on the GPU those of one length as one array, on the
 /// CPU side by side. Past `memory` bytes hidden states
@@ -170,7 +172,7 @@ impl FinalStates<'_> {
 
     /// Positions whose logits may be held at a time.
     pub fn positions_at_once(&self) -> usize {
-        (LOGITS / self.context.spec.vocab_size).max(1)
+        (LOGITS / self.context.spec.vocab_size).clamp(1, POSITIONS)
     }
 }
 

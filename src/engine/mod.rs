@@ -58,6 +58,8 @@ impl Engine {
             Some((what, hint)) => Error::engine(what).hint(hint),
             None => Error::engine(message),
         })?;
+        #[cfg(target_os = "linux")]
+        keep_pages();
         let gpu = matches!(Device::try_default()?.get_type()?, DeviceType::Gpu);
         Ok(Self { gpu, streams: Streams::available(gpu), one_thread: PhantomData })
     }
@@ -75,6 +77,19 @@ impl Engine {
             _ => Dtype::F32,
         }
     }
+}
+
+/// Gives back what is free (tokenizing leaves much), and from now on nothing more: the next temporary wants the pages again, and clearing them anew
+/// took about a tenth of analyze's time on a model of a billion parameters.
+#[cfg(target_os = "linux")]
+fn keep_pages() {
+    const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+    // SAFETY: the allocator's own function for it; each thread has memory of its own.
+    let give_back = || unsafe { libmimalloc_sys::mi_collect(true) };
+    rayon::broadcast(|_| give_back());
+    give_back();
+    // SAFETY: sets a number; -1 is documented to mean never.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
 }
 
 impl From<mlx_rs::error::Exception> for Error {

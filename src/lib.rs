@@ -49,6 +49,7 @@ pub mod stop_tokens;
 pub mod text;
 pub mod tokenizer;
 pub mod tuning;
+mod vector;
 pub mod weights;
 
 pub use error::{Error, Result};

@@ -9,7 +9,10 @@ use common::bundled;
 use mixbit::affine::{FloatType, rounding_error};
 use mixbit::candidate::Quant;
 use mixbit::checkpoint::SourceModel;
-use mixbit::engine::{AnalysisSettings, Comparison, Engine, Rounding, analyze};
+use mixbit::engine::{
+    AnalysisSettings, Comparison, Engine, Extent, MomentSettings, Rounding, analyze, input_moments,
+    run_forward,
+};
 use mixbit::rounding::Technique;
 use mixbit::sensitivity::{LayerSensitivity, Method};
 use mixbit::text::Text;
@@ -69,6 +72,42 @@ fn spilled_hidden_states_change_nothing() {
     let engine = Engine::start().unwrap();
     let in_memory = table(&source, &engine, Method::FisherDiagonal, u64::MAX);
     assert_eq!(in_memory, table(&source, &engine, Method::FisherDiagonal, 1000));
+}
+
+#[test]
+fn sequences_side_by_side_change_nothing() {
+    let source = SourceModel::open(&bundled()).unwrap();
+    let engine = |count| Engine::start().unwrap().side_by_side(count);
+    // Long enough for products to be split over the threads; the last is alone on its way.
+    let sequences: Vec<Vec<u32>> =
+        (0..5).map(|n| (0..300).map(|i| (i * 37 + 11 * n) % 1000).collect()).collect();
+    let moments = |engine: &Engine| {
+        let mut found = Vec::new();
+        let settings = MomentSettings {
+            sequences: &sequences,
+            extent: Extent::Full,
+            memory: u64::MAX,
+            progress: &|_, _| {},
+        };
+        input_moments(engine, &source, &settings, |_, moments| {
+            found.push(moments.clone());
+            Ok(Vec::new())
+        })
+        .unwrap();
+        found
+    };
+    let logits = |engine: &Engine| {
+        let states = run_forward(engine, &source, &sequences, 4, u64::MAX, &|| ()).unwrap();
+        (0..states.len()).flat_map(|n| states.logits(n, 0, 300).unwrap()).collect::<Vec<f32>>()
+    };
+    let alone = engine(1);
+    for count in [2, 3] {
+        let together = engine(count);
+        assert_eq!(moments(&alone), moments(&together));
+        assert!(logits(&alone) == logits(&together));
+        let method = Method::FisherDiagonal;
+        assert_eq!(table(&source, &alone, method, u64::MAX), table(&source, &together, method, u64::MAX));
+    }
 }
 
 /// At the rounded model the first-order change of the KL divergence is the difference of two alignments.

@@ -102,7 +102,7 @@ pub struct Eval {
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Hidden states in memory; more go to a temporary file (in $TMPDIR)
-    #[arg(long, value_name = "SIZE", default_value = "512MB", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", default_value = "4MB", value_parser = parse_size)]
     pub activation_memory: u64,
     /// Read the text as one stream through the cache instead of window by window
     #[arg(long, conflicts_with_all = NOT_STREAMED)]

@@ -40,7 +40,7 @@ pub struct Calibration {
     #[arg(long)]
     pub sequential: bool,
     /// Hidden states in memory; more go to a temporary file (in $TMPDIR)
-    #[arg(long, value_name = "SIZE", default_value = "512MB", value_parser = parse_size)]
+    #[arg(long, value_name = "SIZE", default_value = "4MB", value_parser = parse_size)]
     pub activation_memory: u64,
 }
 

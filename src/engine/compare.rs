@@ -52,15 +52,19 @@ impl<'a> Comparison<'a> {
         let changed = (first..blocks).map(|index| Block::load(&loader, index)).collect::<Result<Vec<_>>>()?;
         let ends = Ends::load(&loader)?;
         let mut total = 0.0;
-        for sequence in 0..self.float.len() {
-            let mut x = match self.inputs.get(first) {
-                Some(inputs) => self.store.get(&inputs[sequence])?,
-                None => self.float.state(sequence)?,
+        let sequences: Vec<usize> = (0..self.float.len()).collect();
+        for together in sequences.chunks(self.float.streams.count()) {
+            let input = |&sequence: &usize| match self.inputs.get(first) {
+                Some(inputs) => self.store.get(&inputs[sequence]),
+                None => self.float.state(sequence),
             };
+            let mut states = together.iter().map(input).collect::<Result<Vec<_>>>()?;
             for block in &changed {
-                x = forward(context, block, &x, None)?;
+                states = forward(context, self.float.streams, block, &states, None)?;
             }
-            total += self.float.divergence(sequence, &x, &ends)?;
+            for (&sequence, x) in together.iter().zip(&states) {
+                total += self.float.divergence(sequence, x, &ends)?;
+            }
         }
         Ok(total / self.tokens as f64)
     }

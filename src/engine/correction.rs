@@ -97,10 +97,12 @@ pub fn measure_corrections(
             for spec in float_layers(source, index) {
                 round_into(&mut block, loader, settings, model.bitmap, spec, &diagonals)?;
             }
-            for kept in &mut model.states {
-                let x = pass.store.get(kept)?;
-                let y = pass.store.put(forward(pass.context, &block, &x, None)?)?;
-                pass.store.discard(std::mem::replace(kept, y));
+            for together in model.states.chunks_mut(pass.streams.count()) {
+                let inputs = together.iter().map(|kept| pass.store.get(kept)).collect::<Result<Vec<_>>>()?;
+                let outputs = forward(pass.context, pass.streams, &block, &inputs, None)?;
+                for (kept, y) in together.iter_mut().zip(outputs) {
+                    pass.store.discard(std::mem::replace(kept, pass.store.put(y)?));
+                }
             }
         }
         (settings.progress)(index + 1, blocks);

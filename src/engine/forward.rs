@@ -13,14 +13,18 @@ use super::load::Loader;
 use super::model::Ends;
 use super::moments::Collector;
 use super::states::{Kept, Store};
+use super::streams::Streams;
 use crate::checkpoint::SourceModel;
 use crate::error::{Error, Result};
 use crate::spec::DecoderSpec;
 
-/// Values of logits that are held at a time.
+/// Values of logits that are held at a time, and positions of which there are no more: a product with that many rows loses
+/// nothing.
 const LOGITS: usize = 1 << 24;
+const POSITIONS: usize = 256;
 
-/// Runs the token `sequences` through `source`, up to `batch` of one length together. Past `memory` bytes hidden states
+/// Runs the token `sequences` through `source`, up to `batch` together: on the GPU those of one length as one array, on the
+/// CPU side by side. Past `memory` bytes hidden states
 /// go to a temporary file. `tick` is called once a block.
 pub fn run_forward<'a>(
     engine: &Engine,
@@ -31,7 +35,9 @@ pub fn run_forward<'a>(
     tick: &dyn Fn(),
 ) -> Result<FinalStates<'a>> {
     let loader = Loader::new(source, engine.compute_dtype(source.dtype()?));
-    Pass::embed(engine, loader, sequences, batch, memory)?.finish(tick)
+    let mut pass = Pass::embed(engine, loader, sequences, if engine.gpu { batch } else { 1 }, memory)?;
+    pass.streams = pass.streams.at_most(batch);
+    pass.finish(tick)
 }
 
 /// Hidden states of some sequences, on their way through the blocks. Sequences of one length may go together.
@@ -39,6 +45,7 @@ pub(super) struct Pass<'a> {
     pub(super) loader: Loader<'a>,
     pub(super) context: Context<'a>,
     pub(super) ends: Ends,
+    pub(super) streams: Streams,
     pub(super) store: Rc<Store>,
     pub(super) states: Vec<Kept>,
     /// Of each sequence, its state and its row in it.
@@ -68,7 +75,8 @@ impl<'a> Pass<'a> {
                 states.push(store.put(embedded)?);
             }
         }
-        Ok(Self { loader, context, ends, store, states, places })
+        let streams = engine.streams_for(context.spec, sequences);
+        Ok(Self { loader, context, ends, streams, store, states, places })
     }
 
     /// Through `block`, keeping its inputs, which are returned. A collector sees what its linear layers get.
@@ -78,9 +86,11 @@ impl<'a> Pass<'a> {
         mut collector: Option<&mut Collector>,
     ) -> Result<Vec<Kept>> {
         let mut outputs = Vec::with_capacity(self.states.len());
-        for kept in &self.states {
-            let x = self.store.get(kept)?;
-            outputs.push(self.store.put(forward(self.context, block, &x, collector.as_deref_mut())?)?);
+        for together in self.states.chunks(self.streams.count()) {
+            let inputs = together.iter().map(|kept| self.store.get(kept)).collect::<Result<Vec<_>>>()?;
+            for y in forward(self.context, self.streams, block, &inputs, collector.as_deref_mut())? {
+                outputs.push(self.store.put(y)?);
+            }
         }
         Ok(std::mem::replace(&mut self.states, outputs))
     }
@@ -89,22 +99,33 @@ impl<'a> Pass<'a> {
     pub(super) fn finish(mut self, tick: &dyn Fn()) -> Result<FinalStates<'a>> {
         for index in 0..self.context.spec.layers.len() {
             let block = Block::load_for_many(&self.loader, self.context, index)?;
-            for kept in std::mem::take(&mut self.states) {
-                let x = self.store.take(kept)?;
-                self.states.push(self.store.put(forward(self.context, &block, &x, None)?)?);
-            }
+            let inputs = std::mem::take(&mut self.states);
+            self.replace(inputs, &block)?;
             tick();
         }
         self.into_final()
     }
 
+    /// Through `block`, which gives `inputs` up for its outputs.
+    pub(super) fn replace(&mut self, inputs: Vec<Kept>, block: &Block) -> Result<()> {
+        let mut inputs = inputs.into_iter().peekable();
+        while inputs.peek().is_some() {
+            let together = inputs.by_ref().take(self.streams.count()).map(|kept| self.store.take(kept));
+            let together = together.collect::<Result<Vec<_>>>()?;
+            for y in forward(self.context, self.streams, block, &together, None)? {
+                self.states.push(self.store.put(y)?);
+            }
+        }
+        Ok(())
+    }
+
     /// After the last block.
     pub(super) fn into_final(self) -> Result<FinalStates<'a>> {
-        let Self { context, mut ends, store, states, places, .. } = self;
+        let Self { context, mut ends, streams, store, states, places, .. } = self;
         if !context.on_gpu {
             ends.decode_head(context.dtype)?;
         }
-        Ok(FinalStates { context, ends, store, states, places })
+        Ok(FinalStates { context, ends, streams, store, states, places })
     }
 }
 
@@ -112,6 +133,7 @@ impl<'a> Pass<'a> {
 pub struct FinalStates<'a> {
     pub(super) context: Context<'a>,
     pub(super) ends: Ends,
+    pub(super) streams: Streams,
     pub(super) store: Rc<Store>,
     states: Vec<Kept>,
     places: Vec<(usize, usize)>,
@@ -150,29 +172,41 @@ impl FinalStates<'_> {
 
     /// Positions whose logits may be held at a time.
     pub fn positions_at_once(&self) -> usize {
-        (LOGITS / self.context.spec.vocab_size).max(1)
+        (LOGITS / self.context.spec.vocab_size).clamp(1, POSITIONS)
     }
 }
 
-/// x [batch, tokens, hidden] through a block, evaluated.
+/// Some x [batch, tokens, hidden] through a block side by side, evaluated.
 pub(super) fn forward(
     context: Context<'_>,
+    streams: Streams,
     block: &Block,
-    x: &Array,
-    collector: Option<&mut Collector>,
-) -> Result<Array> {
+    inputs: &[Array],
+    mut collector: Option<&mut Collector>,
+) -> Result<Vec<Array>> {
     crate::interrupt::check()?;
-    let mut positions = Positions::new(context.spec, 0, x.shape()[1] as usize);
-    let Some(collector) = collector else {
-        let y = block.forward(context, x, &mut positions, None)?;
-        eval([&y])?;
-        return Ok(y);
-    };
-    let mut observe = |role, x: &Array| collector.see(role, x);
-    let y = block.forward_observed(context, x, &mut positions, None, &mut observe)?;
-    eval([&y])?;
-    collector.settle()?;
-    Ok(y)
+    let mut outputs = Vec::with_capacity(inputs.len());
+    for (index, x) in inputs.iter().enumerate() {
+        outputs.push(streams.on(index, || {
+            let mut positions = Positions::new(context.spec, 0, x.shape()[1] as usize);
+            let Some(collector) = collector.as_deref_mut() else {
+                return block.forward(context, x, &mut positions, None);
+            };
+            let mut seen = Ok(());
+            let mut observe = |role, x: &Array| {
+                if seen.is_ok() {
+                    seen = collector.see(role, x);
+                }
+            };
+            let y = block.forward_observed(context, x, &mut positions, None, &mut observe)?;
+            seen.map(|()| y)
+        })?);
+    }
+    match collector {
+        Some(collector) => streams.eval(inputs.len(), outputs.iter().chain(collector.sums()?))?,
+        None => streams.eval(inputs.len(), &outputs)?,
+    }
+    Ok(outputs)
 }
 
 fn check_tokens(spec: &DecoderSpec, sequences: &[Vec<u32>]) -> Result<()> {

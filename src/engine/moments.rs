@@ -12,7 +12,7 @@ use mlx_rs::transforms::eval;
 use super::Engine;
 use super::array::{from_vec, mlx_dtype, to_vec};
 use super::block::Block;
-use super::forward::{FinalStates, Pass, forward};
+use super::forward::{FinalStates, Pass};
 use super::linear::Weight;
 use super::load::Loader;
 use crate::checkpoint::SourceModel;
@@ -105,11 +105,7 @@ impl Pass<'_> {
         for kept in std::mem::take(&mut self.states) {
             self.store.discard(kept);
         }
-        for kept in inputs {
-            let x = self.store.take(kept)?;
-            self.states.push(self.store.put(forward(self.context, block, &x, None)?)?);
-        }
-        Ok(())
+        self.replace(inputs, block)
     }
 }
 
@@ -120,8 +116,8 @@ impl FinalStates<'_> {
         for sequence in 0..self.len() {
             let normed =
                 rms_norm(self.state(sequence)?, Some(&self.ends.norm), self.context.spec.rms_norm_eps)?;
-            collector.see(Role::Head, &normed);
-            collector.settle()?;
+            collector.see(Role::Head, &normed)?;
+            eval(collector.sums()?)?;
         }
         collector.moments()
     }
@@ -130,39 +126,39 @@ impl FinalStates<'_> {
 /// Adds up moments over sequences.
 pub(super) struct Collector {
     extent: Extent,
-    seen: Vec<(Role, Array)>,
+    terms: Vec<(Role, Array)>,
     sums: BTreeMap<Role, Array>,
     rows: BTreeMap<Role, usize>,
 }
 
 impl Collector {
     pub(super) fn new(extent: Extent) -> Self {
-        Self { extent, seen: Vec::new(), sums: BTreeMap::new(), rows: BTreeMap::new() }
+        Self { extent, terms: Vec::new(), sums: BTreeMap::new(), rows: BTreeMap::new() }
     }
 
-    /// An input [batch, tokens, columns]; it is only looked at in [`Collector::settle`].
-    pub(super) fn see(&mut self, role: Role, x: &Array) {
-        self.seen.push((role, x.clone()));
+    /// An input [batch, tokens, columns], not evaluated yet.
+    pub(super) fn see(&mut self, role: Role, x: &Array) -> Result<()> {
+        let columns = x.shape().last().copied().unwrap_or(1);
+        let x = x.reshape(&[-1, columns])?.as_dtype(mlx_rs::Dtype::Float32)?;
+        let term = match self.extent {
+            Extent::Full => x.t().matmul(&x)?,
+            Extent::Diagonal => x.square()?.sum_axis(0, false)?,
+        };
+        *self.rows.entry(role).or_default() += x.shape().first().map_or(0, |&rows| rows as usize);
+        self.terms.push((role, term));
+        Ok(())
     }
 
-    /// Adds what was seen.
-    pub(super) fn settle(&mut self) -> Result<()> {
-        for (role, x) in std::mem::take(&mut self.seen) {
-            let columns = x.shape().last().copied().unwrap_or(1);
-            let x = x.reshape(&[-1, columns])?.as_dtype(mlx_rs::Dtype::Float32)?;
-            let term = match self.extent {
-                Extent::Full => x.t().matmul(&x)?,
-                Extent::Diagonal => x.square()?.sum_axis(0, false)?,
-            };
-            *self.rows.entry(role).or_default() += x.shape().first().map_or(0, |&rows| rows as usize);
+    /// The sums over all that was seen, to be evaluated.
+    pub(super) fn sums(&mut self) -> Result<impl Iterator<Item = &Array>> {
+        for (role, term) in std::mem::take(&mut self.terms) {
             let sum = match self.sums.remove(&role) {
                 Some(sum) => sum.add(term)?,
                 None => term,
             };
-            eval([&sum])?;
             self.sums.insert(role, sum);
         }
-        Ok(())
+        Ok(self.sums.values())
     }
 
     /// Means over all that was seen.

@@ -19,8 +19,8 @@ use super::model::Ends;
 use super::moments::{Collector, Extent, Moments};
 use super::states::{Kept, Store};
 use crate::error::{Error, Result};
-use crate::sample::categorical;
 use crate::spec::Role;
+use crate::vector;
 
 /// What is differentiated, summed over the tokens of a sequence.
 pub(super) enum Objective<'a> {
@@ -40,13 +40,19 @@ pub(super) struct Replay<'a> {
     /// Inputs of each block, by block and sequence; given up as the replay comes by.
     inputs: Vec<Vec<Kept>>,
     /// Gradient of the objective with respect to the current block's output, by sequence.
-    cotangents: Vec<Array>,
+    cotangents: Vec<Kept>,
 }
 
-/// One matrix's gradient on one sequence.
+/// One matrix's gradient on one sequence, [columns, rows]: differentiation makes it in this order.
 pub(super) struct Gradient {
     pub(super) role: Role,
-    pub(super) gradient: Array,
+    pub(super) transposed: Array,
+}
+
+impl Gradient {
+    fn new(role: Role, gradient: &Array) -> Self {
+        Self { role, transposed: gradient.t() }
+    }
 }
 
 impl<'a> Replay<'a> {
@@ -81,9 +87,9 @@ impl<'a> Replay<'a> {
         for index in 0..self.last.len() {
             crate::interrupt::check()?;
             let (cotangent, gradient) = self.head_of(index, objective, wanted)?;
-            self.cotangents.push(cotangent);
+            self.cotangents.push(self.store.put(cotangent)?);
             if let Some(gradient) = gradient {
-                each(index, Gradient { role: Role::Head, gradient })?;
+                each(index, Gradient::new(Role::Head, &gradient))?;
             }
         }
         self.last.clear();
@@ -125,7 +131,9 @@ impl<'a> Replay<'a> {
             parts.extend(gradients);
             eval(parts.iter().chain(&total))?;
         }
-        Ok((mlx_rs::ops::concatenate(&parts, 1)?, total))
+        let cotangent = mlx_rs::ops::concatenate(&parts, 1)?;
+        eval([&cotangent])?;
+        Ok((cotangent, total))
     }
 
     /// Through block `index`: hands the gradients of the matrices with the `roles` to `each`, by sequence.
@@ -143,17 +151,27 @@ impl<'a> Replay<'a> {
                 weights.push(linear.weight.dense(context.dtype)?);
             }
         }
-        let inputs = self.inputs.pop().unwrap_or_default();
-        for (sequence, kept) in inputs.into_iter().enumerate() {
+        let streams = self.last.streams;
+        let cotangents = std::mem::take(&mut self.cotangents);
+        let mut waiting = self.inputs.pop().unwrap_or_default().into_iter().zip(cotangents).peekable();
+        while waiting.peek().is_some() {
             crate::interrupt::check()?;
-            let x = self.store.take(kept)?;
-            let gradients = block_gradients(context, &block, roles, &weights, x, &self.cotangents[sequence])?;
-            let mut gradients = gradients.into_iter();
-            if let Some(cotangent) = gradients.next() {
-                self.cotangents[sequence] = cotangent;
+            let mut found = Vec::with_capacity(streams.count());
+            for (index, (input, cotangent)) in waiting.by_ref().take(streams.count()).enumerate() {
+                let (x, cotangent) = (self.store.take(input)?, self.store.take(cotangent)?);
+                found.push(
+                    streams.on(index, || block_gradients(context, &block, roles, &weights, x, cotangent))?,
+                );
             }
-            let named = roles.iter().zip(gradients).map(|(&role, gradient)| Gradient { role, gradient });
-            each(sequence, named.collect())?;
+            streams.eval(found.len(), found.iter().flatten())?;
+            for gradients in found {
+                let mut gradients = gradients.into_iter();
+                let cotangent = gradients.next();
+                let named =
+                    roles.iter().zip(gradients).map(|(&role, gradient)| Gradient::new(role, &gradient));
+                each(self.cotangents.len(), named.collect())?;
+                self.cotangents.extend(cotangent.map(|array| self.store.put(array)).transpose()?);
+            }
         }
         Ok(())
     }
@@ -187,14 +205,14 @@ fn head_gradients(
     Ok(gradients)
 }
 
-/// Gradients with respect to the block's input and the `weights` of its `roles`.
+/// Gradients with respect to the block's input and the `weights` of its `roles`, not evaluated yet.
 fn block_gradients(
     context: Context<'_>,
     block: &Block,
     roles: &[Role],
     weights: &[Array],
     x: Array,
-    cotangent: &Array,
+    cotangent: Array,
 ) -> Result<Vec<Array>> {
     let tokens = x.shape()[1] as usize;
     let mut primals = vec![x];
@@ -212,9 +230,8 @@ fn block_gradients(
             Ok(vec![y])
         },
         &primals,
-        std::slice::from_ref(cotangent),
+        &[cotangent],
     )?;
-    eval(&gradients)?;
     Ok(gradients)
 }
 
@@ -226,8 +243,10 @@ pub(super) fn exception(error: &Error) -> mlx_rs::error::Exception {
 fn score(logits: &mut [f32], vocabulary: usize, seed: u64, first: usize) {
     logits.par_chunks_mut(vocabulary).enumerate().for_each(|(row, logits)| {
         let mut rng = fastrand::Rng::with_seed(seed.wrapping_add((first + row) as u64));
-        let label = categorical(logits, rng.f64()) as usize;
-        softmax(logits, -1.0);
+        let largest = vector::largest(logits);
+        let total = vector::exponentials(logits, largest);
+        let label = drawn(logits, rng.f64() * total);
+        scale(logits, -1.0 / total);
         logits[label] += 1.0;
     });
 }
@@ -236,21 +255,30 @@ fn score(logits: &mut [f32], vocabulary: usize, seed: u64, first: usize) {
 fn divergence(logits: &mut [f32], mut target: Vec<f32>, vocabulary: usize) {
     let rows = logits.par_chunks_mut(vocabulary).zip(target.par_chunks_mut(vocabulary));
     rows.for_each(|(logits, target)| {
-        softmax(logits, 1.0);
-        softmax(target, 1.0);
+        for row in [&mut *logits, target] {
+            let largest = vector::largest(row);
+            let total = vector::exponentials(row, largest);
+            scale(row, 1.0 / total);
+        }
         logits.iter_mut().zip(target).for_each(|(x, t)| *x -= *t);
     });
 }
 
-/// Logits to `factor` times their probabilities.
-fn softmax(logits: &mut [f32], factor: f64) {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    for x in logits.iter_mut() {
-        *x = (*x - largest).exp();
+/// The index at which the weights before it and its own come to more than `left`.
+fn drawn(weights: &[f32], mut left: f64) -> usize {
+    let mut last = 0;
+    for (index, &weight) in weights.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
+        last = index;
+        left -= f64::from(weight);
+        if left < 0.0 {
+            break;
+        }
     }
-    let total: f64 = logits.iter().map(|&x| f64::from(x)).sum();
-    let scale = (factor / total) as f32;
-    for x in logits.iter_mut() {
-        *x *= scale;
+    last
+}
+
+fn scale(row: &mut [f32], factor: f64) {
+    for x in row {
+        *x *= factor as f32;
     }
 }

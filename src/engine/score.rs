@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::rounding::{Rounder, RoundingError};
 use crate::sensitivity::{LayerSensitivity, Method, Score};
 use crate::spec::TensorSpec;
+use crate::vector;
 
 /// Parts of the sequences whose diagonal scores are compared to get a standard error.
 const GROUPS: usize = 4;
@@ -45,9 +46,9 @@ struct ScoredLayer<'a> {
 
 /// What is kept of a layer from one sequence to the next.
 enum Sums {
-    /// Weights, E[x_j^2] of the layer's input, and of each group of sequences the sum of squared gradients.
+    /// Weights, E[x_j^2] of the layer's input, and of each group of sequences the sum of squared gradients, [columns, rows].
     Squares { weights: Vec<f32>, importance: Vec<f32>, groups: Vec<Group> },
-    /// Rounding errors by candidate.
+    /// Rounding errors by candidate, [columns, rows].
     Products { errors: Vec<Vec<bf16>>, squared: bool },
 }
 
@@ -93,7 +94,7 @@ impl<'a> Scorer<'a> {
         let tokens = self.settings.sequences.get(sequence).map_or(1, Vec::len);
         for (layer, gradient) in self.layers.iter_mut().zip(gradients) {
             debug_assert_eq!(layer.spec.role, gradient.role);
-            let gradient = gradient.gradient.as_dtype(mlx_rs::Dtype::Float32)?.contiguous()?;
+            let gradient = gradient.transposed.as_dtype(mlx_rs::Dtype::Float32)?.contiguous()?;
             if !layer.add(as_slice(&gradient)?, group, tokens) {
                 return Err(Error::usage(format!(
                     "layer `{}` has gradients that are not finite",
@@ -148,8 +149,11 @@ impl ScoredLayer<'_> {
 
     /// Scores the candidates on each group's squares.
     fn score_squares(&mut self, settings: &AnalysisSettings<'_>) -> Result<()> {
-        let Sums::Squares { weights, importance, groups } = &self.sums else { return Ok(()) };
-        let columns = self.spec.shape[1];
+        let Sums::Squares { weights, importance, groups } = &mut self.sums else { return Ok(()) };
+        let (rows, columns) = (self.spec.shape[0], self.spec.shape[1]);
+        for group in groups.iter_mut() {
+            group.squares = transposed(&group.squares, columns, rows);
+        }
         let step = TASK.div_ceil(columns) * columns;
         let candidates = &self.candidates;
         let rounder = rounder(settings, importance, columns);
@@ -163,7 +167,7 @@ impl ScoredLayer<'_> {
                 for quant in candidates {
                     rounder.error_into(weights, columns, *quant, errors)?;
                     let squares = groups.iter().map(|group| &group.squares[task * step..][..weights.len()]);
-                    sums.extend(squares.map(|squares| weighted_square(errors, squares, columns)));
+                    sums.extend(squares.map(|squares| vector::weighted_square(errors, squares)));
                 }
                 Ok(sums)
             })
@@ -207,9 +211,25 @@ fn rounding_errors(
                 Ok::<(), RoundingError>(())
             },
         )?;
-        Ok(rounded)
+        Ok(transposed(&rounded, spec.shape[0], columns))
     };
     candidates.iter().map(rounded).collect::<Result<_, RoundingError>>().map_err(|e| unrounded(spec, &e))
+}
+
+/// [rows, columns] to [columns, rows].
+fn transposed<T: Copy + Default + Send + Sync>(values: &[T], rows: usize, columns: usize) -> Vec<T> {
+    const SIDE: usize = 32;
+    let mut out = vec![T::default(); values.len()];
+    out.par_chunks_mut((SIDE * rows).max(1)).enumerate().for_each(|(band, out)| {
+        for first in (0..rows).step_by(SIDE) {
+            for (column, out) in out.chunks_mut(rows).enumerate() {
+                for (row, out) in out.iter_mut().enumerate().skip(first).take(SIDE) {
+                    *out = values[row * columns + band * SIDE + column];
+                }
+            }
+        }
+    });
+    out
 }
 
 /// The sum is of parts that do not depend on the number of threads, so that the same input gives the same table.
@@ -236,14 +256,7 @@ fn dot(gradient: &[f32], errors: &[bf16]) -> f64 {
 fn add_squares(sum: &mut [f32], gradient: &[f32]) -> bool {
     sum.par_chunks_mut(1 << 16)
         .zip(gradient.par_chunks(1 << 16))
-        .map(|(sum, values)| {
-            let mut total = 0.0f32;
-            for (s, g) in sum.iter_mut().zip(values) {
-                *s += g * g;
-                total += *s;
-            }
-            total.is_finite()
-        })
+        .map(|(sum, gradient)| vector::add_squares(sum, gradient))
         .reduce(|| true, |a, b| a && b)
 }
 
@@ -253,9 +266,19 @@ fn rounder<'a>(settings: &AnalysisSettings<'_>, importance: &'a [f32], columns: 
     Rounder { dtype: settings.dtype, searched, importance }
 }
 
-/// `sum_ij squares_ij errors_ij^2`.
-fn weighted_square(errors: &[f32], squares: &[f32], columns: usize) -> f64 {
-    let rows = errors.chunks(columns).zip(squares.chunks(columns));
-    rows.map(|(errors, squares)| f64::from(errors.iter().zip(squares).map(|(e, f)| f * e * e).sum::<f32>()))
-        .sum()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transposing_swaps_rows_and_columns() {
+        for (rows, columns) in [(1, 1), (3, 70), (70, 33), (32, 64)] {
+            let values: Vec<u32> = (0..rows * columns).map(|i| i as u32).collect();
+            let found = transposed(&values, rows, columns);
+            for (index, &value) in found.iter().enumerate() {
+                assert_eq!(value as usize, index % rows * columns + index / rows);
+            }
+            assert_eq!(transposed(&found, columns, rows), values);
+        }
+    }
 }

@@ -150,7 +150,7 @@ fn moves<'a>(
 fn add(moves: &mut [Moves<'_>], gradients: &[Gradient]) -> Result<()> {
     for (layer, gradient) in moves.iter_mut().zip(gradients) {
         debug_assert_eq!(layer.spec.role, gradient.role);
-        let gradient = gradient.gradient.as_dtype(mlx_rs::Dtype::Float32)?.contiguous()?;
+        let gradient = gradient.transposed.t().as_dtype(mlx_rs::Dtype::Float32)?.contiguous()?;
         let gradient = as_slice(&gradient)?;
         for (products, change) in layer.products.iter_mut().zip(&layer.changes) {
             let product = dot(gradient, change);

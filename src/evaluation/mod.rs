@@ -13,6 +13,8 @@ pub use summary::{Divergence, Summary};
 
 use rayon::prelude::*;
 
+use crate::vector;
+
 /// Scores of the tokens predicted so far, in order.
 #[derive(Debug, Clone, Default)]
 pub struct Scores {
@@ -95,17 +97,9 @@ struct Row<'a> {
 
 impl<'a> Row<'a> {
     fn new(logits: &'a [f32]) -> Self {
-        let (mut top, mut largest) = (0, f32::NEG_INFINITY);
-        for (index, &logit) in logits.iter().enumerate() {
-            if logit > largest {
-                (top, largest) = (index, logit);
-            }
-        }
-        let sum: f64 = logits
-            .chunks(256)
-            .map(|chunk| f64::from(chunk.iter().map(|x| (x - largest).exp()).sum::<f32>()))
-            .sum();
-        Self { logits, largest, top, log_sum: sum.ln() }
+        let largest = vector::largest(logits);
+        let top = logits.iter().position(|&x| x >= largest).unwrap_or_default();
+        Self { logits, largest, top, log_sum: vector::sum_of_exponentials(logits, largest).ln() }
     }
 
     fn log_probability(&self, token: u32) -> f64 {
@@ -116,19 +110,7 @@ impl<'a> Row<'a> {
     /// sum_i p_i (log p_i - log q_i), p this row and q the `other`.
     fn kl_divergence(&self, other: &Row<'_>) -> f64 {
         let shift = (self.log_sum - other.log_sum) as f32;
-        let mut total = 0.0f64;
-        for (p, q) in self.logits.chunks(256).zip(other.logits.chunks(256)) {
-            let part: f32 = p
-                .iter()
-                .zip(q)
-                .map(|(p, q)| {
-                    let (p, q) = (p - self.largest, q - other.largest);
-                    let weight = p.exp();
-                    if weight > 0.0 { weight * (p - q - shift) } else { 0.0 }
-                })
-                .sum();
-            total += f64::from(part);
-        }
+        let total = vector::sum_of_divergences(self.logits, self.largest, other.logits, other.largest, shift);
         // Rounding can leave a tiny negative number where both are the same.
         (total / self.log_sum.exp()).max(0.0)
     }

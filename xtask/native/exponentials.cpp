@@ -8,13 +8,7 @@
 // on the number of threads. Other dtypes and axes go to MLX's own functions. Values that are not finite come out as there: a
 // row with a NaN or +infinity in it, or of -infinity alone, is NaN throughout. Of transformations there is only the vjp.
 
-#include <dlfcn.h>
-
-#include <bit>
-#include <cstdint>
-#include <limits>
 #include <memory>
-#include <stdexcept>
 #include <string>
 #include <type_traits>
 
@@ -22,87 +16,17 @@
 #include "mlx/backend/cpu/encoder.h"
 #include "mlx/ops.h"
 #include "mlx/primitives.h"
-#include "threads.hpp"
+#include "nodes.hpp"
 
 namespace mx = mlx::core;
 
 namespace {
 
-// Loops below are for the compiler to vectorize, inside each of the functions compiled for some processor.
-#define INLINE static inline __attribute__((always_inline))
+using namespace mixbit;
 
-constexpr int lanes = 16;
-// Values from which waking another thread pays.
-constexpr long worth_it = 1l << 16;
-
-// exp(x) for x up to 89, which gives infinity, within two units in the last place; 0 below -88. The polynomial is that of
-// Cephes' expf.
-INLINE float exponential(float x) {
-  x = x < -88.0f ? -88.0f : x;
-  // x = n ln 2 + r. Adding 1.5 * 2^23 leaves no bits for a fraction, and n in the lowest ones. ln 2 is in two parts, the
-  // first so short that its product with n is exact.
-  const float shifted = x * 1.44269504f + 12582912.0f;
-  const float n = shifted - 12582912.0f;
-  const float r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  float p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
-  // 2^n by its exponent's bits, all of them 0 for n = -127.
-  return p * std::bit_cast<float>((std::bit_cast<int32_t>(shifted) - 0x4b400000 + 127) << 23);
-}
-
-// Combines values 0 .. count, each lane its own, then the lanes.
-template <typename Combine, typename Value>
-INLINE float reduce(long count, float start, Combine combine, Value value) {
-  float found[lanes];
-  for (float& x : found) x = start;
-  long i = 0;
-  for (; i + lanes <= count; i += lanes) {
-    for (int lane = 0; lane < lanes; ++lane) found[lane] = combine(found[lane], value(i + lane));
-  }
-  for (int lane = 0; i + lane < count; ++lane) found[lane] = combine(found[lane], value(i + lane));
-  for (int half = lanes / 2; half > 0; half /= 2) {
-    for (int lane = 0; lane < half; ++lane) found[lane] = combine(found[lane], found[lane + half]);
-  }
-  return found[0];
-}
-
-INLINE float larger(float a, float b) { return b > a ? b : a; }
-INLINE float plus(float a, float b) { return a + b; }
-
-// What is done to a row. `out` may be `a` or `b`.
 namespace kernels {
 
-// From probabilities a and the gradient b with respect to them.
-struct SoftmaxVjp {
-  using Vjp = void;
-  static constexpr const char* name = "MixbitSoftmaxVjp";
-  static constexpr bool by_row = true;
-
-  INLINE void row(const float* a, const float* b, float* out, long count) {
-    const float mean = reduce(count, 0.0f, plus, [&](long i) { return a[i] * b[i]; });
-#pragma GCC ivdep
-    for (long i = 0; i < count; ++i) out[i] = a[i] * (b[i] - mean);
-  }
-};
-
-struct Softmax {
-  using Vjp = SoftmaxVjp;
-  static constexpr const char* name = "MixbitSoftmax";
-  static constexpr bool by_row = true;
-
-  INLINE void row(const float* a, const float*, float* out, long count) {
-    const float most = reduce(count, -std::numeric_limits<float>::infinity(), larger, [&](long i) { return a[i]; });
-#pragma GCC ivdep
-    for (long i = 0; i < count; ++i) out[i] = exponential(a[i] - most);
-    const float factor = 1.0f / reduce(count, 0.0f, plus, [&](long i) { return out[i]; });
-#pragma GCC ivdep
-    for (long i = 0; i < count; ++i) out[i] *= factor;
-  }
-};
+using mixbit::Softmax;
 
 // From values a of the sigmoid and the gradient b with respect to them.
 struct SigmoidVjp {
@@ -134,40 +58,6 @@ struct Sigmoid {
 
 }  // namespace kernels
 
-template <typename Op>
-INLINE void each_row(const float* a, const float* b, float* out, long rows, long columns) {
-  for (long i = 0; i < rows * columns; i += columns) Op::row(a + i, b + i, out + i, columns);
-}
-
-// The same for each processor that there may be.
-#if defined(__x86_64__)
-template <typename Op>
-__attribute__((target("avx512f,fma"))) void avx512(const float* a, const float* b, float* out, long rows, long columns) {
-  each_row<Op>(a, b, out, rows, columns);
-}
-template <typename Op>
-__attribute__((target("avx2,fma"))) void avx2(const float* a, const float* b, float* out, long rows, long columns) {
-  each_row<Op>(a, b, out, rows, columns);
-}
-#endif
-template <typename Op>
-void plain(const float* a, const float* b, float* out, long rows, long columns) {
-  each_row<Op>(a, b, out, rows, columns);
-}
-
-using Kernel = void (*)(const float*, const float*, float*, long, long);
-
-template <typename Op>
-Kernel best() {
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("fma")) {
-    if (__builtin_cpu_supports("avx512f")) return avx512<Op>;
-    if (__builtin_cpu_supports("avx2")) return avx2<Op>;
-  }
-#endif
-  return plain<Op>;
-}
-
 // An operation as a node of MLX's graph, on one or two row-contiguous arrays of one shape.
 template <typename Op>
 class Node : public mx::UnaryPrimitive {
@@ -181,7 +71,6 @@ class Node : public mx::UnaryPrimitive {
   }
 
   void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
-    static const Kernel kernel = best<Op>();
     const mx::array &first = inputs.front(), &last = inputs.back();
     if (mx::is_donatable(first, out)) {
       out.copy_shared_buffer(first);
@@ -196,7 +85,7 @@ class Node : public mx::UnaryPrimitive {
     mx::cpu::get_command_encoder(stream()).dispatch([=] {
       mixbit::split(size / columns, size, worth_it, [&](long from, long until) {
         const long offset = from * columns, count = (until - from) * columns;
-        kernel(a + offset, b + offset, to + offset, Op::by_row ? until - from : 1, Op::by_row ? columns : count);
+        each_row<Op>(a + offset, b + offset, to + offset, Op::by_row ? until - from : 1, Op::by_row ? columns : count);
       });
     });
   }
@@ -216,19 +105,6 @@ class Node : public mx::UnaryPrimitive {
   bool is_equivalent(const mx::Primitive&) const override { return true; }
   std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override { return {inputs[0].shape()}; }
 };
-
-bool ours(const mx::array& a) { return a.dtype() == mx::float32 && a.ndim() > 0 && a.size() > 0; }
-
-// MLX's own function of that name and type.
-template <typename Function>
-Function* stock(Function* function) {
-  static void* const library = dlopen("libmlx.so", RTLD_LAZY | RTLD_NOLOAD);
-  Dl_info info;
-  if (library && dladdr(reinterpret_cast<void*>(function), &info) && info.dli_sname) {
-    if (void* found = dlsym(library, info.dli_sname)) return reinterpret_cast<Function*>(found);
-  }
-  throw std::runtime_error("libmlx.so lacks a function that this library stands in for");
-}
 
 }  // namespace
 

@@ -3,8 +3,11 @@
 // A product with one row or one column reads its matrix once: GEMV runs it at the memory's rate, where GEMM would first
 // copy the matrix into panels. Generating text is made of these.
 //
+// A matrix's product with itself, which is what moments of activations are, is done by half.
+//
 // Each part of a product runs on one of our threads, as one of OpenBLAS's own products of one thread.
 
+#include "mixbit.h"
 #include "threads.hpp"
 
 extern "C" {
@@ -15,7 +18,7 @@ void scipy_cblas_sgemm(
 
 namespace {
 
-using mixbit::split;
+using mixbit::split, mixbit::spread;
 
 enum { RowMajor = 101, NoTrans = 111, Trans = 112 };
 
@@ -37,6 +40,20 @@ void gemv(int op, long rows, long columns, float alpha, const float* a, long lda
   }
 }
 
+// C = alpha A^T A for A [k, n]: bands of rows up to the diagonal, and each once more as columns.
+void gram(int n, int k, float alpha, const float* a, int lda, float* c, long ldc) {
+  constexpr long band = 128;
+  spread((n + band - 1) / band, static_cast<long>(n) * n / 2 * k, gemm_worth_it, [&](long part) {
+    const long from = part * band, to = std::min<long>(n, from + band);
+    scipy_cblas_sgemm(RowMajor, Trans, NoTrans, to - from, to, k, alpha, a + from, lda, a, lda, 0.0f, c + from * ldc, ldc);
+    for (long tile = 0; tile < from; tile += 16) {
+      for (long i = from; i < to; ++i) {
+        for (long j = tile; j < tile + 16; ++j) c[j * ldc + i] = c[i * ldc + j];
+      }
+    }
+  });
+}
+
 }  // namespace
 
 extern "C" void cblas_sgemm(int order, int transa, int transb, int m, int n, int k, float alpha, const float* a, int lda,
@@ -50,6 +67,8 @@ extern "C" void cblas_sgemm(int order, int transa, int transb, int m, int n, int
     const bool plain = transa == NoTrans;
     gemv(plain ? NoTrans : Trans, plain ? m : k, plain ? k : m, alpha, a, lda, b, transb == NoTrans ? ldb : 1, beta, c,
          ldc);
+  } else if (a == b && lda == ldb && transa == Trans && transb == NoTrans && m == n && beta == 0.0f) {
+    gram(n, k, alpha, a, lda, c, ldc);
   } else {
     const long work = static_cast<long>(m) * n * k;
     if (m >= n) {
@@ -65,3 +84,5 @@ extern "C" void cblas_sgemm(int order, int transa, int transb, int m, int n, int
     }
   }
 }
+
+extern "C" void mixbit_expect_callers(int callers) { mixbit::Pool::instance().expect(callers); }

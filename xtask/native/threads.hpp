@@ -43,10 +43,14 @@ class Pool {
 
   int threads() const { return threads_; }
 
-  // Calls part(0) .. part(threads - 1), and returns when all are done. A caller that finds the pool taken does all parts.
+  // Says how many threads are about to call at once.
+  void expect(int callers) { callers_.store(callers); }
+
+  // Calls part(0) .. part(threads - 1), and returns when all are done. The parts are the same whoever does them: a caller
+  // does all, one after the other, that finds the pool taken, or is one of as many as there are threads.
   void run(const std::function<void(int)>& part) {
-    std::unique_lock<std::mutex> mine(taken_, std::try_to_lock);
-    if (!mine.owns_lock()) {
+    std::unique_lock<std::mutex> mine(taken_, std::defer_lock);
+    if (callers_.load() >= threads_ || !mine.try_lock()) {
       for (int i = 0; i < threads_; ++i) {
         part(i);
       }
@@ -94,7 +98,7 @@ class Pool {
   std::mutex taken_, mutex_;
   std::condition_variable wake_, done_;
   std::atomic<long> round_{0};
-  std::atomic<int> left_{0};
+  std::atomic<int> left_{0}, callers_{1};
   const std::function<void(int)>* part_ = nullptr;
 };
 
@@ -112,6 +116,24 @@ void split(long count, long work, long worth_it, Part part) {
     const long from = std::min(count, index * step), to = std::min(count, from + step);
     if (from < to) {
       part(from, to);
+    }
+  });
+}
+
+// Calls part(0) .. part(count - 1), in turn on the threads if `work` is worth it.
+template <typename Part>
+void spread(long count, long work, long worth_it, Part part) {
+  Pool& pool = Pool::instance();
+  const long threads = pool.threads();
+  if (threads == 1 || work < worth_it || count < 2) {
+    for (long i = 0; i < count; ++i) {
+      part(i);
+    }
+    return;
+  }
+  pool.run([&](int index) {
+    for (long i = index; i < count; i += threads) {
+      part(i);
     }
   });
 }

@@ -22,6 +22,8 @@ pub fn generate(mlx_c: &Path, lib: &Path, cache: &Path, scratch: &Path) -> Resul
     eprintln!("setup: writing bindings");
     let header = scratch.join("bindgen.h");
     fs::write(&header, HEADER)?;
+    let ours = scratch.join("mixbit.h");
+    fs::write(&ours, engine::OURS)?;
     // As mlx-sys's own bindgen_config.rs has it, and the half types.
     let mut builder = bindgen::Builder::default()
         .rust_target("1.73.0".parse().context("bindgen does not know Rust 1.73")?)
@@ -35,6 +37,7 @@ pub fn generate(mlx_c: &Path, lib: &Path, cache: &Path, scratch: &Path) -> Resul
     for header in engine::files(&mlx_c.join("mlx/c"), "h")? {
         builder = builder.header(header.display().to_string());
     }
+    builder = builder.header(ours.display().to_string());
     let generated = builder.generate().context("bindgen cannot read mlx-c's headers")?;
     let loader = LOADER.replace("@SET_UP_FOLDER@", &lib.as_os_str().as_bytes().escape_ascii().to_string());
     Ok(loader + "\n" + &load_lazily(&generated.to_string())?)

@@ -1,0 +1,115 @@
+//! Sequences side by side.
+//!
+//! MLX's CPU backend runs most operations on the one thread of their stream. Several sequences, each built on a stream of
+//! its own and evaluated together, keep several processors busy. What is computed does not depend on the stream.
+
+use std::cell::RefCell;
+use std::thread::available_parallelism;
+
+use mlx_rs::transforms::eval;
+use mlx_rs::{Array, Device, Stream};
+
+use super::Engine;
+use crate::error::Result;
+use crate::spec::DecoderSpec;
+
+/// Bytes that the sequences side by side may work on together. One sequence of a model of a billion parameters needs more;
+/// its operations are large enough for the threads inside a product to do.
+const TOGETHER: usize = 192 << 20;
+
+thread_local! {
+    /// The streams that were made beside the default one: MLX keeps a stream's thread until the process ends.
+    static BESIDE: RefCell<Vec<Stream>> = const { RefCell::new(Vec::new()) };
+}
+
+/// How many sequences are computed side by side.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Streams(usize);
+
+impl Streams {
+    /// `count`, but at least one.
+    pub(super) fn new(count: usize) -> Self {
+        Self(count.max(1))
+    }
+
+    /// As many as there are processors, and one on a GPU.
+    pub(super) fn available(gpu: bool) -> Self {
+        Self::new(if gpu { 1 } else { available_parallelism().map_or(1, usize::from) })
+    }
+
+    /// No more than `most`.
+    pub(super) fn at_most(self, most: usize) -> Self {
+        Self::new(self.0.min(most))
+    }
+
+    /// How many.
+    pub(super) fn count(self) -> usize {
+        self.0
+    }
+
+    /// Operations that `build` makes run on the stream of number `index`.
+    pub(super) fn on<T>(self, index: usize, build: impl FnOnce() -> Result<T>) -> Result<T> {
+        let Some(beside) = (index % self.0).checked_sub(1) else { return build() };
+        let _before = Default::change(&BESIDE.with_borrow_mut(|streams| {
+            while streams.len() <= beside {
+                streams.push(Stream::new_with_device(&Device::cpu()));
+            }
+            streams[beside].clone()
+        }));
+        build()
+    }
+
+    /// Evaluates what was built on the first `used` streams.
+    pub(super) fn eval<'a>(self, used: usize, outputs: impl IntoIterator<Item = &'a Array>) -> Result<()> {
+        expect_callers(used.min(self.0));
+        let done = eval(outputs);
+        expect_callers(1);
+        Ok(done?)
+    }
+}
+
+/// Tells our part of the CPU build how many streams are about to compute: with as many as there are processors each does its
+/// products alone.
+fn expect_callers(streams: usize) {
+    #[cfg(target_os = "linux")]
+    // SAFETY: sets a number.
+    unsafe {
+        mlx_sys::mixbit_expect_callers(streams as i32);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = streams;
+}
+
+/// Puts the thread's default stream back when dropped. MLX's own default is set, not the one that mlx-rs keeps on top of
+/// it: differentiation asks MLX.
+struct Default(Stream);
+
+impl Default {
+    fn change(stream: &Stream) -> Self {
+        let before = Self(Stream::new());
+        // SAFETY: a valid stream of this thread.
+        unsafe { mlx_sys::mlx_set_default_stream(stream.as_ptr()) };
+        before
+    }
+}
+
+impl Drop for Default {
+    fn drop(&mut self) {
+        // SAFETY: a valid stream of this thread.
+        unsafe { mlx_sys::mlx_set_default_stream(self.0.as_ptr()) };
+    }
+}
+
+impl Engine {
+    /// For `sequences` on their way through a block and back, each with the gradients of its weights.
+    pub(super) fn streams_for(&self, spec: &DecoderSpec, sequences: &[Vec<u32>]) -> Streams {
+        let tokens = sequences.iter().map(Vec::len).max().unwrap_or(0);
+        let heads = spec.num_attention_heads + spec.num_key_value_heads;
+        let weights = spec.hidden_size * (2 * heads * spec.head_dim + 3 * spec.intermediate_size);
+        // The factors are about what MLX holds at one time.
+        let positions = 8 * tokens * (spec.hidden_size + spec.intermediate_size);
+        let scores = 5 * spec.num_attention_heads * tokens * tokens;
+        let bytes = (weights + positions + scores) * size_of::<f32>();
+        self.streams.at_most(TOGETHER / bytes.max(1))
+    }
+}

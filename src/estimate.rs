@@ -19,8 +19,10 @@ pub struct Rates {
 const BLOCKS: f64 = 0.6;
 /// The same of factoring Hessians and feeding errors back.
 const FEEDBACK: f64 = 0.35;
-/// Bytes of a process that has loaded the engine.
-const PROCESS: u64 = 60 << 20;
+/// Steps of distillation do not go side by side.
+const ALONE: f64 = 1.4;
+/// Bytes of a process that has loaded the engine and tokenized a text.
+const PROCESS: u64 = 75 << 20;
 /// Bytes of a value.
 const F32: u64 = 4;
 
@@ -103,7 +105,7 @@ impl Work<'_> {
         seconds.push(("refining", self.refine as f64 * (feedback + tokens * 4.0 * blocks / per_second)));
         let batch = (4 * self.length) as f64;
         let looks = self.distill as f64 / 10.0 * forward(8.0 * self.length as f64);
-        seconds.push(("distilling", self.distill as f64 * 4.0 * forward(batch) + looks));
+        seconds.push(("distilling", ALONE * (self.distill as f64 * 4.0 * forward(batch) + looks)));
         seconds.push(("evaluating", 2.0 * forward((self.windows * self.length) as f64)));
         let stages = seconds.into_iter().filter(|(_, seconds)| *seconds > 0.0);
         let layers = self.spec.layers.len().max(1) as f64;
@@ -172,11 +174,12 @@ impl Work<'_> {
         // Sums of products, their means and a factor.
         let moments = self.inputs().iter().map(|columns| (columns * columns) as u64).sum::<u64>() * F32;
         let rounding = if self.feedback { 2 * largest_block + 3 * moments } else { 0 };
-        let working = measuring.max(rounding);
+        let evaluating = if self.windows > 0 { 2 * logits } else { 0 };
         if self.sequences == 0 && self.windows == 0 {
             return PROCESS;
         }
-        PROCESS + ends + logits + working + states.min(self.activations)
+        // What is freed is kept for the next stage, as far as it fits.
+        PROCESS + ends + logits + measuring + rounding + evaluating + states.min(self.activations)
     }
 }
 

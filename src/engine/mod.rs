@@ -93,14 +93,14 @@ impl Engine {
     }
 }
 
-/// Float32 operations a second of a product [rows, inner] x [inner, columns], tried for about a tenth of a second.
+/// Float32 operations a second of a product [rows, inner] x [inner, columns], tried for a fifth of a second.
 pub fn matmul_rate(_: &Engine, [rows, inner, columns]: [usize; 3]) -> Result<f64> {
     let matrix = |rows: usize, columns: usize| array::from_vec(vec![0.5; rows * columns], &[rows, columns]);
     let (a, b) = (matrix(rows, inner), matrix(inner, columns));
     let flops = 2.0 * (rows * inner * columns) as f64;
     let started = std::time::Instant::now();
     let mut best = f64::INFINITY;
-    while started.elapsed().as_secs_f64() < 0.1 {
+    while started.elapsed().as_secs_f64() < 0.2 {
         let start = std::time::Instant::now();
         mlx_rs::transforms::eval([&a.matmul(&b)?])?;
         best = best.min(start.elapsed().as_secs_f64());
@@ -108,8 +108,8 @@ pub fn matmul_rate(_: &Engine, [rows, inner, columns]: [usize; 3]) -> Result<f64
     Ok(flops / best)
 }
 
-/// Gives back what is free (tokenizing leaves much), and from now on nothing more: the next temporary wants the pages again, and clearing them anew
-/// took about a tenth of analyze's time on a model of a billion parameters.
+/// Gives back what is free (tokenizing leaves much), and from now on nothing more: the next temporary wants the pages
+/// again, and clearing them anew took about a tenth of analyze's time on a model of a billion parameters.
 #[cfg(target_os = "linux")]
 fn keep_pages() {
     const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;

@@ -19,7 +19,9 @@ impl Job<'_> {
     pub(super) fn estimate(&self) -> Result<Option<Estimate>> {
         let Some(work) = self.work() else { return Ok(None) };
         let spec = self.source.spec();
-        let flops = matmul_rate(&Engine::start()?, [work.length, spec.hidden_size, spec.intermediate_size])?;
+        // Small products say more of how threads wake up than of the machine.
+        let sizes = [work.length, spec.hidden_size, spec.intermediate_size].map(|size| size.max(1024));
+        let flops = matmul_rate(&Engine::start()?, sizes)?;
         let scored = scoring_rate(&self.plan.quants(), self.technique, float_type(self.dtype)?);
         let estimate = work.estimate(Rates { flops, scored });
         self.console.line(&format!(

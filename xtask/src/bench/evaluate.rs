@@ -37,7 +37,7 @@ pub fn run(options: &AllOptions) -> Result<Report> {
             name: large.name().to_owned(),
             model: large.ensure()?,
             text: trained::built_in_text()?[1].clone(),
-            windows: 4,
+            windows: 2,
         },
     ];
     let mut report = Report {

@@ -54,7 +54,7 @@ pub fn run(options: &AllOptions) -> Result<Report> {
             name: large.name().to_owned(),
             model: large.ensure()?,
             text: trained::built_in_text()?[0].clone(),
-            samples: 4,
+            samples: 2,
         },
     ];
     let mut report = empty(options.runs);

@@ -46,6 +46,9 @@ enum Task {
         #[command(subcommand)]
         bench: Option<bench::Bench>,
     },
+    /// Print how many bytes of memory are read in a second
+    #[command(hide = true)]
+    Bandwidth,
     /// Pack a release that runs from any folder
     Dist,
 }
@@ -58,6 +61,10 @@ fn main() -> ExitCode {
         Some(Task::Demo) => demo::run(),
         Some(Task::Parity { arguments }) => parity::run(&arguments),
         Some(Task::Bench { options, bench }) => bench::run(bench.as_ref(), &options),
+        Some(Task::Bandwidth) => {
+            println!("{}", bench::bandwidth());
+            Ok(())
+        }
         Some(Task::Dist) => dist::run(),
     };
     match result {

@@ -22,6 +22,7 @@ mod turns;
 use anyhow::Result;
 use clap::{Args, Subcommand};
 
+pub use self::floor::bandwidth;
 use self::report::Report;
 
 /// The benches.

@@ -6,8 +6,18 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 
+/// Fails where `path` is something that a file must not take the place of: a device, a FIFO, a folder.
+pub fn only_files(path: &Path) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.is_file() => Err(Error::file(path, "is there and is no regular file")
+            .hint("give the name of a file; what is there is not replaced")),
+        _ => Ok(()),
+    }
+}
+
 /// Appends nothing, but fails early when `path` cannot be written to.
 pub fn check(path: &Path, overwrite: bool) -> Result<()> {
+    only_files(path)?;
     if path.exists() && !overwrite {
         return Err(Error::file(path, "already exists").hint("--overwrite replaces it"));
     }
@@ -26,6 +36,7 @@ pub fn write(path: &Path, contents: &[u8]) -> Result<()> {
 
 /// The same with contents that `fill` writes. The file has no other name until it returns.
 pub fn write_with(path: &Path, fill: impl FnOnce(&File) -> Result<()>) -> Result<()> {
+    only_files(path)?;
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let file = new_file(folder).map_err(|e| Error::io(path, e))?;
     fill(file.as_file())?;
@@ -55,6 +66,7 @@ mod tests {
         let path = home.path().join("file");
         check(&path, false).unwrap();
         assert!(!path.exists());
+        assert!(write(home.path(), b"one").is_err() && home.path().is_dir());
         write(&path, b"one").unwrap();
         assert!(check(&path, false).is_err() && check(&path, true).is_ok());
         write(&path, b"two").unwrap();

@@ -4,18 +4,24 @@ use crate::candidate::{AFFINE_GROUP_SIZES, Quant};
 use crate::cli::Cache;
 use crate::engine::{CacheSettings, ContextWindow};
 use crate::error::{Error, Result};
-use crate::spec::DecoderSpec;
+use crate::spec::{DecoderSpec, RopeScaling};
 
 /// How the model of `spec` is to remember: as far as it was made for, unless the user says otherwise.
 pub fn cache_settings(args: &Cache, spec: &DecoderSpec) -> Result<CacheSettings> {
-    let size = args.context_size.map(|size| size as usize).or(spec.max_position_embeddings);
+    let size = args.context_size.map(|size| size as usize).or_else(|| made_for(spec));
     Ok(CacheSettings { context: window(args, size)?, quant: quant(args, spec)? })
 }
 
 /// How a draft model remembers: no further than it was made for, and as it computes.
 pub fn draft_cache_settings(args: &Cache, spec: &DecoderSpec) -> Result<CacheSettings> {
-    let size = args.context_size.map(|size| size as usize).into_iter().chain(spec.max_position_embeddings);
+    let size = args.context_size.map(|size| size as usize).into_iter().chain(made_for(spec));
     Ok(CacheSettings { context: window(args, size.min())?, quant: None })
+}
+
+/// The context that a model was made for. Dynamic RoPE is there to go beyond it.
+fn made_for(spec: &DecoderSpec) -> Option<usize> {
+    let stretches = matches!(spec.rope.scaling, RopeScaling::Dynamic { .. });
+    spec.max_position_embeddings.filter(|_| !stretches)
 }
 
 /// What to say when a text of so many `tokens` may be longer than what is remembered, or than what the model of `spec`

@@ -29,6 +29,10 @@ use crate::vector;
 const GROUPS: usize = 4;
 /// Weights that one task handles, rounded up to whole rows.
 const TASK: usize = 1 << 14;
+/// Weights of a matrix on which scale search is tried at least. Of larger ones a part of the rows stands for the others, one
+/// in so many at least: what search leaves of the error of rounding to nearest differs little from row to row.
+const SEARCHED: usize = 1 << 17;
+const MOST_SKIPPED: usize = 8;
 
 /// Scores the candidates of the layers of one block.
 pub(super) struct Scorer<'a> {
@@ -156,32 +160,60 @@ impl ScoredLayer<'_> {
         }
         let step = TASK.div_ceil(columns) * columns;
         let candidates = &self.candidates;
-        let rounder = rounder(settings, importance, columns);
+        let full = rounder(settings, importance, columns);
+        let nearest = Rounder { searched: false, ..full };
+        let every = if full.searched { (weights.len() / SEARCHED).clamp(1, MOST_SKIPPED) } else { 1 };
         // Collected in order and summed after, so that the result does not depend on the threads.
-        let tasks: Vec<Vec<f64>> = weights
+        let tasks: Vec<Task> = weights
             .par_chunks(step)
             .enumerate()
             .map_init(Vec::new, |errors, (task, weights)| {
                 errors.resize(weights.len(), 0.0);
-                let mut sums = Vec::with_capacity(candidates.len() * groups.len());
-                for quant in candidates {
-                    rounder.error_into(weights, columns, *quant, errors)?;
-                    let squares = groups.iter().map(|group| &group.squares[task * step..][..weights.len()]);
-                    sums.extend(squares.map(|squares| vector::weighted_square(errors, squares)));
-                }
-                Ok(sums)
+                let mut sums = |rounder: Rounder<'_>| {
+                    let mut sums = Vec::with_capacity(candidates.len() * groups.len());
+                    for quant in candidates {
+                        rounder.error_into(weights, columns, *quant, errors)?;
+                        let squares =
+                            groups.iter().map(|group| &group.squares[task * step..][..weights.len()]);
+                        sums.extend(squares.map(|squares| vector::weighted_square(errors, squares)));
+                    }
+                    Ok::<Vec<f64>, RoundingError>(sums)
+                };
+                let whole = task % every == 0;
+                Ok(Task {
+                    full: if whole { sums(full)? } else { Vec::new() },
+                    nearest: if every > 1 { sums(nearest)? } else { Vec::new() },
+                })
             })
             .collect::<Result<_, RoundingError>>()
             .map_err(|e| unrounded(self.spec, &e))?;
         let tokens = settings.sequences.first().map_or(1, Vec::len);
         for (candidate, parts) in self.parts.iter_mut().enumerate() {
             parts.extend(groups.iter().enumerate().map(|(index, group)| {
-                let sum: f64 = tasks.iter().map(|task| task[candidate * groups.len() + index]).sum();
+                let sum = total(&tasks, candidate * groups.len() + index);
                 0.5 * sum / (group.sequences * tokens) as f64
             }));
         }
         Ok(())
     }
+}
+
+/// Sums over some rows of a matrix, of each candidate and group of sequences.
+struct Task {
+    /// As the weights will be rounded; empty where that was left out.
+    full: Vec<f64>,
+    /// Rounded to nearest; empty where all tasks have the other.
+    nearest: Vec<f64>,
+}
+
+/// The sum over all rows: where some have no full sums, that of rounding to nearest, times what the full one made of it where
+/// both are known.
+fn total(tasks: &[Task], index: usize) -> f64 {
+    let full: f64 = tasks.iter().filter_map(|task| task.full.get(index)).sum();
+    let nearest = |task: &Task| task.nearest.get(index).copied().unwrap_or_default();
+    let both: f64 = tasks.iter().filter(|task| !task.full.is_empty()).map(nearest).sum();
+    let all: f64 = tasks.iter().map(nearest).sum();
+    if both > 0.0 { full * all / both } else { full }
 }
 
 pub(super) fn unrounded(spec: &TensorSpec, error: &RoundingError) -> Error {

@@ -16,6 +16,7 @@ use tempfile::NamedTempFile;
 use crate::checkpoint::{Checkpoint, Dtype, extend_f32};
 use crate::error::{Error, Result};
 use crate::model_files::is_pack;
+use crate::output_file;
 
 /// Writes a reference, row after row; it appears when finished.
 #[derive(Debug)]
@@ -31,6 +32,7 @@ impl ReferenceWriter {
     /// Starts the file for `windows` of one length.
     pub fn create(path: &Path, windows: &[Vec<u32>], vocabulary: usize) -> Result<Self> {
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        output_file::only_files(path)?;
         let file = NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, e))?;
         let length = windows.first().map_or(0, Vec::len);
         let rows = windows.len() * length.saturating_sub(1);

@@ -9,6 +9,9 @@ use crate::error::{Error, Result};
 /// Fails where `path` is something that a file must not take the place of: a device, a FIFO, a folder.
 pub fn only_files(path: &Path) -> Result<()> {
     match fs::symlink_metadata(path) {
+        Ok(found) if found.is_dir() => {
+            Err(Error::file(path, "is a directory").hint("give the name of a file"))
+        }
         Ok(found) if !found.is_file() => Err(Error::file(path, "is there and is no regular file")
             .hint("give the name of a file; what is there is not replaced")),
         _ => Ok(()),

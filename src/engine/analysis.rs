@@ -4,12 +4,14 @@
 //! all candidates. The formulas are in [`super::score`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use super::Engine;
 use super::forward::Pass;
 use super::load::{Loader, Rounding};
-use super::replay::{Objective, Replay};
-use super::score::Scorer;
+use super::replay::Replay;
+use super::score::{Scorer, TASK};
+use super::way_back::Objective;
 use crate::affine::FloatType;
 use crate::candidate::Quant;
 use crate::checkpoint::SourceModel;
@@ -18,6 +20,9 @@ use crate::estimate::StepCosts;
 use crate::rounding::Technique;
 use crate::sensitivity::{LayerSensitivity, Method};
 use crate::spec::{Role, TensorSpec};
+
+/// Weights of the head that are scored together, rounded up to whole tasks.
+const SLAB: usize = 1 << 21;
 
 /// What to measure.
 pub struct AnalysisSettings<'a> {
@@ -76,20 +81,35 @@ pub fn analyze(
     };
     let mut replay = Replay::forward(embed(Loader { rounding: rounding.as_ref(), ..float })?, &tick)?;
     let members = layers.get(&None).map(Vec::as_slice).unwrap_or_default();
-    let mut scorer = Scorer::new(source, settings, members, replay.importance(None))?;
-    replay.head(&objective, !members.is_empty(), |sequence, gradient| scorer.add(sequence, &[gradient]))?;
+    let errors = replay.head(&objective)?;
+    let mut scorer = Scorer::new(settings, members, replay.importance(None));
+    for rows in members.first().map(|spec| slabs(spec)).into_iter().flatten() {
+        scorer.start(source, Some(&rows))?;
+        replay.head_rows(&errors, &rows, |sequence, gradient| scorer.add(sequence, &[gradient]))?;
+        scorer.end()?;
+    }
     scorer.finish(&mut finished)?;
+    replay.leave_head();
     drop(target);
     advance(head);
     for block in (0..blocks).rev() {
         let members = layers.get(&Some(block)).map(Vec::as_slice).unwrap_or_default();
         let roles: Vec<Role> = members.iter().map(|spec| spec.role).collect();
-        let mut scorer = Scorer::new(source, settings, members, replay.importance(Some(block)))?;
+        let mut scorer = Scorer::new(settings, members, replay.importance(Some(block)));
+        scorer.start(source, None)?;
         replay.block(block, &roles, |sequence, gradients| scorer.add(sequence, &gradients))?;
+        scorer.end()?;
         scorer.finish(&mut finished)?;
         advance(backward);
     }
     Ok(())
+}
+
+/// Parts of the head's rows, such that what is kept of one is small beside the whole.
+fn slabs(spec: &TensorSpec) -> impl Iterator<Item = Range<usize>> {
+    let (rows, columns) = (spec.shape[0], spec.shape[1]);
+    let step = SLAB.div_ceil(TASK.div_ceil(columns) * columns) * TASK.div_ceil(columns);
+    (0..rows).step_by(step).map(move |start| start..(start + step).min(rows))
 }
 
 /// Every float linear layer that `quant` fits, rounded to it.

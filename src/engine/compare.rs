@@ -6,7 +6,7 @@ use super::Engine;
 use super::block::Block;
 use super::forward::{FinalStates, Pass, forward};
 use super::load::{Loader, Rounding};
-use super::model::Ends;
+use super::model::Head;
 use super::states::{Kept, Store};
 use crate::checkpoint::SourceModel;
 use crate::error::Result;
@@ -50,7 +50,7 @@ impl<'a> Comparison<'a> {
         let loader = Loader { rounding: Some(rounding), ..self.loader };
         let context = self.float.context;
         let changed = (first..blocks).map(|index| Block::load(&loader, index)).collect::<Result<Vec<_>>>()?;
-        let ends = Ends::load(&loader)?;
+        let head = Head::load(&loader)?;
         let mut total = 0.0;
         let sequences: Vec<usize> = (0..self.float.len()).collect();
         for together in sequences.chunks(self.float.streams.count()) {
@@ -63,7 +63,8 @@ impl<'a> Comparison<'a> {
                 states = forward(context, self.float.streams, block, &states, None)?;
             }
             for (&sequence, x) in together.iter().zip(&states) {
-                total += self.float.divergence(sequence, x, &ends)?;
+                let found = self.float.divergences(sequence, std::slice::from_ref(x), &head)?;
+                total += found.iter().sum::<f64>();
             }
         }
         Ok(total / self.tokens as f64)

@@ -4,6 +4,7 @@
 //! One pass over the blocks runs the float model and beside it each rounded one, so no more than one block is held.
 
 use mlx_rs::Array;
+use rayon::prelude::*;
 
 use super::Engine;
 use super::array::{from_vec, mlx_dtype, slice, to_vec};
@@ -11,9 +12,9 @@ use super::block::Block;
 use super::forward::{FinalStates, Pass, forward};
 use super::linear::Weight;
 use super::load::{Loader, decode};
-use super::model::Ends;
+use super::model::Head;
 use super::moments::{Collector, Extent, Moments, input_of};
-use super::score::unrounded;
+use super::score::{TASK, unrounded};
 use super::states::Kept;
 use crate::affine::{self, FloatType};
 use crate::bitmap::BitMap;
@@ -111,12 +112,18 @@ pub fn measure_corrections(
     let last = pass.into_final()?;
     let importance = last.head_moments(Extent::Diagonal)?;
     let mut divergences = Vec::new();
-    for model in &rounded {
-        let ends = head(loader, settings, model.bitmap, &last, &importance)?;
-        let total: f64 = (0..last.len())
-            .map(|sequence| last.divergence(sequence, &last.store.get(&model.states[sequence])?, &ends))
-            .sum::<Result<f64>>()?;
-        divergences.push(total / tokens as f64);
+    // Heads that were rounded are held one at a time; all else shares the float model's logits.
+    let together = if rounds_head(source, settings.bitmaps) { 1 } else { rounded.len().max(1) };
+    for models in rounded.chunks(together) {
+        let bitmap = models.first().map(|model| model.bitmap);
+        let head = head(loader, settings, bitmap, &last, &importance)?;
+        let mut totals = vec![0.0; models.len()];
+        for sequence in 0..last.len() {
+            let states = models.iter().map(|model| last.store.get(&model.states[sequence]));
+            let found = last.divergences(sequence, &states.collect::<Result<Vec<_>>>()?, &head)?;
+            totals.iter_mut().zip(found).for_each(|(total, found)| *total += found);
+        }
+        divergences.extend(totals.into_iter().map(|total| total / tokens as f64));
     }
     Ok(Corrections { divergences, gptq: ratios })
 }
@@ -162,29 +169,45 @@ fn rounded_weights(
     let Some(&quant) = spec.path().and_then(|path| bitmap.get(path)) else { return Ok(weights) };
     let importance = moments.get(&input_of(spec.role)).map(Vec::as_slice);
     let rounder = Rounder { dtype: settings.dtype, searched: settings.technique.is_searched(), importance };
-    let mut errors = vec![0.0; weights.len()];
-    rounder.error_into(&weights, spec.shape[1], quant, &mut errors).map_err(|e| unrounded(spec, &e))?;
-    weights.iter_mut().zip(errors).for_each(|(weight, error)| *weight += error);
+    let columns = spec.shape[1];
+    weights
+        .par_chunks_mut(TASK.div_ceil(columns) * columns)
+        .try_for_each_init(Vec::new, |errors, weights| {
+            errors.resize(weights.len(), 0.0);
+            rounder.error_into(weights, columns, quant, errors)?;
+            weights.iter_mut().zip(errors).for_each(|(weight, error)| *weight += *error);
+            Ok(())
+        })
+        .map_err(|e: RoundingError| unrounded(spec, &e))?;
     Ok(weights)
+}
+
+/// The head's tensor, if `bitmap` has it.
+fn head_in<'a>(source: &'a SourceModel, bitmap: &BitMap) -> Option<&'a TensorSpec> {
+    let spec = source.manifest().iter().find(|spec| spec.role == Role::Head)?;
+    bitmap.contains_key(spec.path()?).then_some(spec)
+}
+
+fn rounds_head(source: &SourceModel, bitmaps: &[BitMap]) -> bool {
+    bitmaps.iter().any(|bitmap| head_in(source, bitmap).is_some())
 }
 
 /// The head with the rounded model's weights; the float one's where it is tied or stays float.
 fn head(
     loader: Loader<'_>,
     settings: &CorrectionSettings<'_>,
-    bitmap: &BitMap,
+    bitmap: Option<&BitMap>,
     last: &FinalStates<'_>,
     moments: &Moments,
-) -> Result<Ends> {
-    let FinalStates { ends, .. } = last;
-    let mut ends = Ends { embed: ends.embed.clone(), norm: ends.norm.clone(), head: ends.head.clone() };
-    let spec = loader.source.manifest().iter().find(|spec| spec.role == Role::Head);
-    if let Some(spec) = spec.filter(|spec| spec.path().is_some_and(|path| bitmap.contains_key(path))) {
+) -> Result<Head> {
+    let mut head = last.head.clone();
+    if let Some(bitmap) = bitmap
+        && let Some(spec) = head_in(loader.source, bitmap)
+    {
         let weights = rounded_weights(loader.source, settings, bitmap, spec, moments)?;
-        let weights = from_vec(weights, &spec.shape).as_dtype(mlx_dtype(loader.dtype))?;
-        ends.head = Some(Weight::Float(weights));
+        head.weight = Weight::Float(from_vec(weights, &spec.shape).as_dtype(mlx_dtype(loader.dtype))?);
     }
-    Ok(ends)
+    Ok(head)
 }
 
 /// GPTQ's loss over scale search's with each setting: of the first rows of every matrix of a block, together. Both know
@@ -265,18 +288,20 @@ fn diagonals(mut moments: Moments) -> Moments {
 }
 
 impl FinalStates<'_> {
-    /// Sum of the KL divergences over the tokens of a sequence whose last hidden states became `x`, through `ends`.
-    pub(super) fn divergence(&self, sequence: usize, x: &Array, ends: &Ends) -> Result<f64> {
-        let tokens = x.shape()[1] as usize;
-        let mut total = 0.0;
+    /// Sums of the KL divergences over the tokens of a sequence whose last hidden states became each of `states`, through
+    /// `head`.
+    pub(super) fn divergences(&self, sequence: usize, states: &[Array], head: &Head) -> Result<Vec<f64>> {
+        let tokens = states.first().map_or(0, |x| x.shape()[1] as usize);
+        let mut totals = vec![0.0; states.len()];
         for start in (0..tokens).step_by(self.positions_at_once()) {
             let end = (start + self.positions_at_once()).min(tokens);
-            let found = to_vec(&ends.logits(self.context, &slice(x, 1, start, end)?)?)?;
             let reference = self.logits(sequence, start, end)?;
-            total += evaluation::kl_divergences(&found, &reference, self.context.spec.vocab_size)
-                .iter()
-                .sum::<f64>();
+            for (total, x) in totals.iter_mut().zip(states) {
+                let found = to_vec(&head.logits(self.context, &slice(x, 1, start, end)?)?)?;
+                let rows = evaluation::kl_divergences(&found, &reference, self.context.spec.vocab_size);
+                *total += rows.iter().sum::<f64>();
+            }
         }
-        Ok(total)
+        Ok(totals)
     }
 }

@@ -10,7 +10,7 @@ use super::array::{slice, to_vec};
 use super::attention::Positions;
 use super::block::{Block, Context};
 use super::load::Loader;
-use super::model::Ends;
+use super::model::{EMBED, Head};
 use super::moments::Collector;
 use super::states::{Kept, Store};
 use super::streams::Streams;
@@ -44,7 +44,6 @@ pub fn run_forward<'a>(
 pub(super) struct Pass<'a> {
     pub(super) loader: Loader<'a>,
     pub(super) context: Context<'a>,
-    pub(super) ends: Ends,
     pub(super) streams: Streams,
     pub(super) store: Rc<Store>,
     pub(super) states: Vec<Kept>,
@@ -63,20 +62,20 @@ impl<'a> Pass<'a> {
     ) -> Result<Self> {
         let context = Context { spec: loader.source.spec(), dtype: loader.dtype, on_gpu: engine.gpu };
         check_tokens(context.spec, sequences)?;
-        let ends = Ends::load(&loader)?;
+        let embed = loader.weight(EMBED)?;
         let store = Rc::new(Store::new(loader.dtype, memory));
         let (mut states, mut places) = (Vec::new(), Vec::new());
         for same_length in sequences.chunk_by(|a, b| a.len() == b.len()) {
             for together in same_length.chunks(batch.max(1)) {
                 let sizes = [together.len() as i32, together[0].len() as i32];
-                let embedded = ends.embed(&Array::from_slice(&together.concat(), &sizes), context.dtype)?;
+                let embedded = embed.rows(&Array::from_slice(&together.concat(), &sizes), context.dtype)?;
                 eval([&embedded])?;
                 places.extend((0..together.len()).map(|row| (states.len(), row)));
                 states.push(store.put(embedded)?);
             }
         }
         let streams = engine.streams_for(context.spec, sequences);
-        Ok(Self { loader, context, ends, streams, store, states, places })
+        Ok(Self { loader, context, streams, store, states, places })
     }
 
     /// Through `block`, keeping its inputs, which are returned. A collector sees what its linear layers get.
@@ -121,18 +120,19 @@ impl<'a> Pass<'a> {
 
     /// After the last block.
     pub(super) fn into_final(self) -> Result<FinalStates<'a>> {
-        let Self { context, mut ends, streams, store, states, places, .. } = self;
+        let Self { loader, context, streams, store, states, places } = self;
+        let mut head = Head::load(&loader)?;
         if !context.on_gpu {
-            ends.decode_head(context.dtype)?;
+            head.weight.decode(context.dtype)?;
         }
-        Ok(FinalStates { context, ends, streams, store, states, places })
+        Ok(FinalStates { context, head, streams, store, states, places })
     }
 }
 
 /// What the last block gave for some sequences, and the head: logits on demand, without the blocks.
 pub struct FinalStates<'a> {
     pub(super) context: Context<'a>,
-    pub(super) ends: Ends,
+    pub(super) head: Head,
     pub(super) streams: Streams,
     pub(super) store: Rc<Store>,
     states: Vec<Kept>,
@@ -167,7 +167,7 @@ impl FinalStates<'_> {
     /// Logits of the positions `from..to` of a sequence, row-major [positions, vocabulary].
     pub fn logits(&self, sequence: usize, from: usize, to: usize) -> Result<Vec<f32>> {
         let state = self.state(sequence)?;
-        to_vec(&self.ends.logits(self.context, &slice(&state, 1, from, to)?)?)
+        to_vec(&self.head.logits(self.context, &slice(&state, 1, from, to)?)?)
     }
 
     /// Positions whose logits may be held at a time.

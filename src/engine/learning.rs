@@ -12,7 +12,7 @@ use super::block::{Block, Context};
 use super::forward::FinalStates;
 use super::linear::Weight;
 use super::load::Loader;
-use super::model::Ends;
+use super::model::Head;
 use super::replay::exception;
 use crate::checkpoint::SourceModel;
 use crate::error::{Error, Result};
@@ -166,29 +166,28 @@ impl<'a> LearningHead<'a> {
         }
         if norms {
             names.push(FINAL_NORM.to_owned());
-            values.push(last.ends.norm.clone());
+            values.push(last.head.norm.clone());
         }
         Ok(Self { last, names, codes, norms, values })
     }
 
     /// Gradients with respect to the hidden states `part` and what learns.
     pub(super) fn gradients(&self, part: Array, cotangent: Array) -> Result<Vec<Array>> {
-        let FinalStates { context, ends, .. } = &self.last;
+        let FinalStates { context, head, .. } = &self.last;
         let mut primals = vec![part];
         primals.extend_from_slice(&self.values);
         let (_, gradients) = fallible_vjp(
             |primals: &[Array]| {
                 let mut values = primals[1..].iter();
-                let head = match (&self.codes, &ends.head) {
-                    (Some(codes), _) => match (values.next(), values.next()) {
-                        (Some(scales), Some(biases)) => Some(Weight::Float(decode(codes, scales, biases)?)),
-                        _ => None,
-                    },
-                    (None, head) => head.clone(),
+                let open =
+                    self.codes.as_ref().and_then(|codes| Some((codes, values.next()?, values.next()?)));
+                let weight = match open {
+                    Some((codes, scales, biases)) => Weight::Float(decode(codes, scales, biases)?),
+                    None => head.weight.clone(),
                 };
-                let norm = values.next().filter(|_| self.norms).unwrap_or(&ends.norm).clone();
-                let ends = Ends { embed: ends.embed.clone(), norm, head };
-                Ok(vec![ends.logits(*context, &primals[0]).map_err(|e| exception(&e))?])
+                let norm = values.next().filter(|_| self.norms).unwrap_or(&head.norm).clone();
+                let head = Head { norm, weight };
+                Ok(vec![head.logits(*context, &primals[0]).map_err(|e| exception(&e))?])
             },
             &primals,
             &[cotangent],

@@ -1,6 +1,7 @@
 //! Tensors of a checked model folder as MLX arrays. Only the layers of the bit map become quantized ones.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use mlx_rs::Array;
 use rayon::prelude::*;
@@ -121,12 +122,17 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// All values as float32, decoded in parallel; the mapped pages are given back on the way.
+/// All values as float32.
 pub(super) fn decode(tensor: Tensor<'_>) -> Vec<f32> {
+    decode_part(tensor, 0..tensor.len())
+}
+
+/// Some values as float32, decoded in parallel; the mapped pages are given back on the way.
+pub(super) fn decode_part(tensor: Tensor<'_>, part: Range<usize>) -> Vec<f32> {
     let step = CHUNK / tensor.dtype.size();
-    let mut values = vec![0.0f32; tensor.len()];
+    let mut values = vec![0.0f32; part.len()];
     values.par_chunks_mut(step).enumerate().for_each(|(i, out)| {
-        let start = i * step * tensor.dtype.size();
+        let start = (part.start + i * step) * tensor.dtype.size();
         let end = start + out.len() * tensor.dtype.size();
         let mut decoded = Vec::with_capacity(out.len());
         extend_f32(tensor.dtype, tensor.slice(start, end), &mut decoded);

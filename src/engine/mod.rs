@@ -33,6 +33,7 @@ mod store;
 mod streams;
 mod student;
 mod swaps;
+mod way_back;
 
 pub use analysis::{AnalysisSettings, analyze};
 pub use caches::{CacheFigures, CacheSettings, ContextWindow};

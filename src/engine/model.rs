@@ -20,49 +20,37 @@ pub struct Model {
     spec: DecoderSpec,
     dtype: Dtype,
     on_gpu: bool,
-    ends: Ends,
+    embed: Weight,
+    head: Head,
     blocks: Vec<Block>,
 }
 
-/// What comes before the first block and after the last.
-#[derive(Debug)]
-pub(super) struct Ends {
-    pub(super) embed: Weight,
+/// The layer of the embedding.
+pub(super) const EMBED: &str = "model.embed_tokens";
+
+/// What comes after the last block.
+#[derive(Debug, Clone)]
+pub(super) struct Head {
     pub(super) norm: Array,
-    /// `None`: the embedding.
-    pub(super) head: Option<Weight>,
+    /// [vocabulary, hidden]; the embedding where the two are tied.
+    pub(super) weight: Weight,
 }
 
-impl Ends {
+impl Head {
     pub(super) fn load(loader: &Loader<'_>) -> Result<Self> {
         let spec = loader.source.spec();
-        let head = (!spec.tie_word_embeddings).then(|| loader.weight(spec.head_name)).transpose()?;
-        Ok(Self {
-            embed: loader.weight("model.embed_tokens")?,
-            norm: loader.float("model.norm.weight")?,
-            head,
-        })
+        let path = if spec.tie_word_embeddings { EMBED } else { spec.head_name };
+        Ok(Self { norm: loader.float("model.norm.weight")?, weight: loader.weight(path)? })
     }
 
-    /// Token ids [1, tokens] to [1, tokens, hidden].
-    pub(super) fn embed(&self, tokens: &Array, dtype: Dtype) -> Result<Array> {
-        self.embed.rows(tokens, dtype)
-    }
-
-    /// Decodes a quantized head for good.
-    pub(super) fn decode_head(&mut self, dtype: Dtype) -> Result<()> {
-        self.head.as_mut().unwrap_or(&mut self.embed).decode(dtype)
-    }
-
-    /// The head's matrix.
-    pub(super) fn head(&self) -> &Weight {
-        self.head.as_ref().unwrap_or(&self.embed)
+    /// What the matrix is multiplied with.
+    pub(super) fn normed(&self, context: Context<'_>, hidden: &Array) -> Result<Array> {
+        Ok(rms_norm(hidden, Some(&self.norm), context.spec.rms_norm_eps)?)
     }
 
     /// [1, tokens, hidden] to logits [1, tokens, vocabulary].
     pub(super) fn logits(&self, context: Context<'_>, hidden: &Array) -> Result<Array> {
-        let normed = rms_norm(hidden, Some(&self.norm), context.spec.rms_norm_eps)?;
-        self.head().matmul_transposed(&normed, context.dtype, context.on_gpu)
+        self.weight.matmul_transposed(&self.normed(context, hidden)?, context.dtype, context.on_gpu)
     }
 }
 
@@ -79,13 +67,14 @@ impl Model {
             crate::interrupt::check()?;
             blocks.push(Block::load(&loader, index)?);
         }
-        Ok(Self {
-            spec: source.spec().clone(),
-            dtype,
-            on_gpu: engine.gpu,
-            ends: Ends::load(&loader)?,
-            blocks,
-        })
+        let embed = loader.weight(EMBED)?;
+        // One copy serves both ends.
+        let head = if source.spec().tie_word_embeddings {
+            Head { norm: loader.float("model.norm.weight")?, weight: embed.clone() }
+        } else {
+            Head::load(&loader)?
+        };
+        Ok(Self { spec: source.spec().clone(), dtype, on_gpu: engine.gpu, embed, head, blocks })
     }
 
     /// What the decoder is made of.
@@ -159,7 +148,7 @@ impl Model {
             Some(caches) => Positions::at(&self.spec, caches.place(), tokens.len()),
             None => Positions::new(&self.spec, 0, tokens.len()),
         };
-        let mut hidden = self.ends.embed(&from_tokens(tokens), self.dtype)?;
+        let mut hidden = self.embed.rows(&from_tokens(tokens), self.dtype)?;
         for (index, block) in self.blocks.iter().enumerate() {
             let cache = caches.as_mut().and_then(|caches| caches.layer(index));
             hidden = block.forward(context, &hidden, &mut positions, cache)?;
@@ -170,7 +159,7 @@ impl Model {
         if last {
             hidden = slice(&hidden, 1, tokens.len() - 1, tokens.len())?;
         }
-        self.ends.logits(context, &hidden)
+        self.head.logits(context, &hidden)
     }
 
     /// The model with one of its layers.

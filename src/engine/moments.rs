@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 
 use mlx_rs::Array;
-use mlx_rs::fast::rms_norm;
 use mlx_rs::transforms::eval;
 
 use super::Engine;
@@ -114,9 +113,7 @@ impl FinalStates<'_> {
     pub(super) fn head_moments(&self, extent: Extent) -> Result<Moments> {
         let mut collector = Collector::new(extent);
         for sequence in 0..self.len() {
-            let normed =
-                rms_norm(self.state(sequence)?, Some(&self.ends.norm), self.context.spec.rms_norm_eps)?;
-            collector.see(Role::Head, &normed)?;
+            collector.see(Role::Head, &self.head.normed(self.context, &self.state(sequence)?)?)?;
             eval(collector.sums()?)?;
         }
         collector.moments()

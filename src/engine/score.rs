@@ -8,16 +8,19 @@
 //! - alignment: 1 / (N T) sum_n <G_n, dW>, with G_n the gradient of KL(float || rounded) at the model whose every layer
 //!   is rounded. Differences of it between two candidates are what mlx-lm's `dynamic_quant` estimates. May be negative.
 
+use std::collections::BTreeSet;
+use std::ops::Range;
+
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
 
 use super::analysis::AnalysisSettings;
 use super::array::as_slice;
-use super::load::decode;
+use super::load::decode_part;
 use super::moments::{Moments, input_of};
 use super::replay::Gradient;
-use crate::candidate::Quant;
+use crate::candidate::{Mode, Quant};
 use crate::checkpoint::SourceModel;
 use crate::error::{Error, Result};
 use crate::rounding::{Rounder, RoundingError};
@@ -28,11 +31,13 @@ use crate::vector;
 /// Parts of the sequences whose diagonal scores are compared to get a standard error.
 const GROUPS: usize = 4;
 /// Weights that one task handles, rounded up to whole rows.
-const TASK: usize = 1 << 14;
-/// Weights of a matrix on which scale search is tried at least. Of larger ones a part of the rows stands for the others, one
-/// in so many at least: what search leaves of the error of rounding to nearest differs little from row to row.
-const SEARCHED: usize = 1 << 17;
-const MOST_SKIPPED: usize = 8;
+pub(super) const TASK: usize = 1 << 14;
+/// Weights of a matrix on which every candidate is tried at least. Of larger ones a part of the rows stands for the others,
+/// one in so many at least: how the candidates' errors compare differs little from row to row.
+const TRIED: usize = 1 << 16;
+const MOST_SKIPPED: usize = 16;
+/// The bits that are tried on all rows, to nearest.
+const ANCHOR: u32 = 4;
 
 /// Scores the candidates of the layers of one block.
 pub(super) struct Scorer<'a> {
@@ -43,17 +48,22 @@ pub(super) struct Scorer<'a> {
 struct ScoredLayer<'a> {
     spec: &'a TensorSpec,
     candidates: Vec<Quant>,
+    /// E[x_j^2] of the layer's input; empty where it is not known.
+    importance: Vec<f32>,
+    /// Of the rows that are being scored.
     sums: Sums,
-    /// Scores of parts of the text, by candidate.
+    /// Scores of parts of the text, by candidate: products while there are rows to come.
     parts: Vec<Vec<f64>>,
+    /// What is known of the rows before.
+    tasks: Vec<Task>,
 }
 
-/// What is kept of a layer from one sequence to the next.
+/// What is kept of some rows from one sequence to the next.
 enum Sums {
-    /// Weights, E[x_j^2] of the layer's input, and of each group of sequences the sum of squared gradients, [columns, rows].
-    Squares { weights: Vec<f32>, importance: Vec<f32>, groups: Vec<Group> },
+    /// Weights, and of each group of sequences the sum of squared gradients, [columns, rows].
+    Squares { weights: Vec<f32>, groups: Vec<Group> },
     /// Rounding errors by candidate, [columns, rows].
-    Products { errors: Vec<Vec<bf16>>, squared: bool },
+    Products { errors: Vec<Vec<bf16>> },
 }
 
 /// Squared gradients of some sequences.
@@ -65,41 +75,53 @@ struct Group {
 impl<'a> Scorer<'a> {
     /// `importance` is E[x_j^2] of the layers' inputs.
     pub(super) fn new(
-        source: &SourceModel,
         settings: &'a AnalysisSettings<'a>,
         specs: &[&'a TensorSpec],
         importance: &Moments,
-    ) -> Result<Self> {
-        let mut layers = Vec::new();
-        for spec in specs {
+    ) -> Self {
+        let layers = specs.iter().map(|&spec| {
             let fits = |quant: &&Quant| quant.packed_columns(spec.shape[1]).is_some();
             let candidates: Vec<Quant> = settings.candidates.iter().filter(fits).copied().collect();
-            let weights = decode(source.tensor(&spec.name)?);
-            let importance = importance.get(&input_of(spec.role)).cloned().unwrap_or_default();
-            let sums = match settings.method {
-                Method::FisherDiagonal => {
-                    let group = || Group { squares: vec![0.0; weights.len()], sequences: 0 };
-                    let groups = (0..GROUPS.min(settings.sequences.len())).map(|_| group()).collect();
-                    Sums::Squares { weights, importance, groups }
-                }
-                method => Sums::Products {
-                    errors: rounding_errors(spec, settings, &weights, &importance, &candidates)?,
-                    squared: method == Method::FisherDirectional,
-                },
-            };
-            layers.push(ScoredLayer { spec, sums, parts: vec![Vec::new(); candidates.len()], candidates });
-        }
-        Ok(Self { settings, layers })
+            let importance = importance.get(&input_of(spec.role)).cloned();
+            ScoredLayer {
+                spec,
+                importance: importance.filter(|values| values.len() == spec.shape[1]).unwrap_or_default(),
+                sums: Sums::Products { errors: Vec::new() },
+                parts: vec![Vec::new(); candidates.len()],
+                candidates,
+                tasks: Vec::new(),
+            }
+        });
+        Self { settings, layers: layers.collect() }
     }
 
+    /// What follows is about these rows of every layer, all if `None`.
+    pub(super) fn start(&mut self, source: &SourceModel, rows: Option<&Range<usize>>) -> Result<()> {
+        let settings = self.settings;
+        for layer in &mut self.layers {
+            let columns = layer.spec.shape[1];
+            let rows = rows.cloned().unwrap_or(0..layer.spec.shape[0]);
+            let weights =
+                decode_part(source.tensor(&layer.spec.name)?, rows.start * columns..rows.end * columns);
+            layer.sums = if settings.method == Method::FisherDiagonal {
+                let group = || Group { squares: vec![0.0; weights.len()], sequences: 0 };
+                let groups = (0..GROUPS.min(settings.sequences.len())).map(|_| group()).collect();
+                Sums::Squares { weights, groups }
+            } else {
+                Sums::Products { errors: layer.rounding_errors(settings, &weights)? }
+            };
+        }
+        Ok(())
+    }
+
+    /// Adds the gradients of a sequence.
     pub(super) fn add(&mut self, sequence: usize, gradients: &[Gradient]) -> Result<()> {
         let total = self.settings.sequences.len();
         let group = sequence * GROUPS.min(total) / total;
-        let tokens = self.settings.sequences.get(sequence).map_or(1, Vec::len);
         for (layer, gradient) in self.layers.iter_mut().zip(gradients) {
             debug_assert_eq!(layer.spec.role, gradient.role);
             let gradient = gradient.transposed.as_dtype(mlx_rs::Dtype::Float32)?.contiguous()?;
-            if !layer.add(as_slice(&gradient)?, group, tokens) {
+            if !layer.add(as_slice(&gradient)?, group, sequence) {
                 return Err(Error::usage(format!(
                     "layer `{}` has gradients that are not finite",
                     layer.spec.name
@@ -113,9 +135,15 @@ impl<'a> Scorer<'a> {
         Ok(())
     }
 
+    /// All sequences were seen.
+    pub(super) fn end(&mut self) -> Result<()> {
+        self.layers.iter_mut().try_for_each(|layer| layer.try_candidates(self.settings))
+    }
+
+    /// All rows were.
     pub(super) fn finish(self, finished: &mut impl FnMut(LayerSensitivity) -> Result<()>) -> Result<()> {
         for mut layer in self.layers {
-            layer.score_squares(self.settings)?;
+            layer.add_up(self.settings);
             let scores =
                 layer.candidates.iter().zip(&layer.parts).map(|(quant, parts)| Score::new(*quant, parts));
             finished(LayerSensitivity {
@@ -131,121 +159,183 @@ impl<'a> Scorer<'a> {
 
 impl ScoredLayer<'_> {
     /// Adds the gradient of one sequence; false if it is not finite.
-    fn add(&mut self, gradient: &[f32], group: usize, tokens: usize) -> bool {
+    fn add(&mut self, gradient: &[f32], group: usize, sequence: usize) -> bool {
         match &mut self.sums {
             Sums::Squares { groups, .. } => {
                 let group = &mut groups[group];
                 group.sequences += 1;
                 add_squares(&mut group.squares, gradient)
             }
-            Sums::Products { errors, squared } => {
+            Sums::Products { errors } => {
                 let mut finite = true;
                 for (parts, errors) in self.parts.iter_mut().zip(errors) {
                     let product = dot(gradient, errors);
                     finite &= product.is_finite();
-                    let score = if *squared { 0.5 * product * product } else { product };
-                    parts.push(score / tokens as f64);
+                    parts.resize(parts.len().max(sequence + 1), 0.0);
+                    parts[sequence] += product;
                 }
                 finite
             }
         }
     }
 
-    /// Scores the candidates on each group's squares.
-    fn score_squares(&mut self, settings: &AnalysisSettings<'_>) -> Result<()> {
-        let Sums::Squares { weights, importance, groups } = &mut self.sums else { return Ok(()) };
-        let (rows, columns) = (self.spec.shape[0], self.spec.shape[1]);
-        for group in groups.iter_mut() {
-            group.squares = transposed(&group.squares, columns, rows);
+    /// Tries the candidates on each group's squares.
+    fn try_candidates(&mut self, settings: &AnalysisSettings<'_>) -> Result<()> {
+        let columns = self.spec.shape[1];
+        let sums = std::mem::replace(&mut self.sums, Sums::Products { errors: Vec::new() });
+        let full = self.rounder(settings);
+        let plan = Plan::new(&self.candidates, self.spec, full.searched);
+        let Sums::Squares { weights, mut groups } = sums else { return Ok(()) };
+        for group in &mut groups {
+            group.squares = transposed(&group.squares, columns, weights.len() / columns);
         }
-        let step = TASK.div_ceil(columns) * columns;
-        let candidates = &self.candidates;
-        let full = rounder(settings, importance, columns);
+        let (first, candidates) = (self.tasks.len(), &self.candidates);
         let nearest = Rounder { searched: false, ..full };
-        let every = if full.searched { (weights.len() / SEARCHED).clamp(1, MOST_SKIPPED) } else { 1 };
         // Collected in order and summed after, so that the result does not depend on the threads.
-        let tasks: Vec<Task> = weights
-            .par_chunks(step)
+        let tasks = weights
+            .par_chunks(task_weights(columns))
             .enumerate()
             .map_init(Vec::new, |errors, (task, weights)| {
                 errors.resize(weights.len(), 0.0);
-                let mut sums = |rounder: Rounder<'_>| {
-                    let mut sums = Vec::with_capacity(candidates.len() * groups.len());
-                    for quant in candidates {
-                        rounder.error_into(weights, columns, *quant, errors)?;
-                        let squares =
-                            groups.iter().map(|group| &group.squares[task * step..][..weights.len()]);
-                        sums.extend(squares.map(|squares| vector::weighted_square(errors, squares)));
-                    }
-                    Ok::<Vec<f64>, RoundingError>(sums)
+                let mut sums = |rounder: Rounder<'_>, candidate: usize| {
+                    rounder.error_into(weights, columns, candidates[candidate], errors)?;
+                    let start = task * task_weights(columns);
+                    let squares = groups.iter().map(|group| &group.squares[start..][..weights.len()]);
+                    Ok(squares.map(|squares| vector::weighted_square(errors, squares)).collect())
                 };
-                let whole = task % every == 0;
+                let whole = (first + task) % plan.every == 0;
+                let all = if whole { 0..candidates.len() } else { 0..0 };
                 Ok(Task {
-                    full: if whole { sums(full)? } else { Vec::new() },
-                    nearest: if every > 1 { sums(nearest)? } else { Vec::new() },
+                    full: all.map(|candidate| sums(full, candidate)).collect::<Result<_, RoundingError>>()?,
+                    anchors: plan
+                        .anchors
+                        .iter()
+                        .map(|&candidate| sums(nearest, candidate))
+                        .collect::<Result<_, RoundingError>>()?,
                 })
             })
-            .collect::<Result<_, RoundingError>>()
+            .collect::<Result<Vec<_>, RoundingError>>()
             .map_err(|e| unrounded(self.spec, &e))?;
-        let tokens = settings.sequences.first().map_or(1, Vec::len);
-        for (candidate, parts) in self.parts.iter_mut().enumerate() {
-            parts.extend(groups.iter().enumerate().map(|(index, group)| {
-                let sum = total(&tasks, candidate * groups.len() + index);
-                0.5 * sum / (group.sequences * tokens) as f64
-            }));
-        }
+        self.tasks.extend(tasks);
+        let sequences = groups.iter().map(|group| group.sequences);
+        self.sums = Sums::Squares {
+            weights: Vec::new(),
+            groups: sequences.map(|sequences| Group { squares: Vec::new(), sequences }).collect(),
+        };
         Ok(())
+    }
+
+    /// From what is known of all rows to scores of the parts of the text.
+    fn add_up(&mut self, settings: &AnalysisSettings<'_>) {
+        let tokens = settings.sequences.first().map_or(1, Vec::len) as f64;
+        let plan = Plan::new(&self.candidates, self.spec, settings.technique.is_searched());
+        match &self.sums {
+            Sums::Squares { groups, .. } => {
+                for (candidate, parts) in self.parts.iter_mut().enumerate() {
+                    parts.extend(groups.iter().enumerate().map(|(index, group)| {
+                        let sum = plan.total(&self.tasks, candidate, index);
+                        0.5 * sum / (group.sequences as f64 * tokens)
+                    }));
+                }
+            }
+            Sums::Products { .. } => {
+                let squared = settings.method == Method::FisherDirectional;
+                for product in self.parts.iter_mut().flatten() {
+                    let score = if squared { 0.5 * *product * *product } else { *product };
+                    *product = score / tokens;
+                }
+            }
+        }
+    }
+
+    fn rounder(&self, settings: &AnalysisSettings<'_>) -> Rounder<'_> {
+        let importance = (!self.importance.is_empty()).then_some(self.importance.as_slice());
+        Rounder { dtype: settings.dtype, searched: settings.technique.is_searched(), importance }
+    }
+
+    /// `Q(W) - W` of each candidate, in two bytes a weight: there are many, and they only enter sums.
+    fn rounding_errors(&self, settings: &AnalysisSettings<'_>, weights: &[f32]) -> Result<Vec<Vec<bf16>>> {
+        let columns = self.spec.shape[1];
+        let step = task_weights(columns);
+        let rounder = self.rounder(settings);
+        let rounded = |quant: &Quant| {
+            let mut rounded = vec![bf16::ZERO; weights.len()];
+            rounded.par_chunks_mut(step).zip(weights.par_chunks(step)).try_for_each_init(
+                Vec::new,
+                |errors, (rounded, weights)| {
+                    errors.resize(weights.len(), 0.0f32);
+                    rounder.error_into(weights, columns, *quant, errors)?;
+                    rounded.convert_from_f32_slice(errors);
+                    Ok::<(), RoundingError>(())
+                },
+            )?;
+            Ok(transposed(&rounded, weights.len() / columns, columns))
+        };
+        let all = self.candidates.iter().map(rounded);
+        all.collect::<Result<_, RoundingError>>().map_err(|e| unrounded(self.spec, &e))
     }
 }
 
-/// Sums over some rows of a matrix, of each candidate and group of sequences.
-struct Task {
-    /// As the weights will be rounded; empty where that was left out.
-    full: Vec<f64>,
-    /// Rounded to nearest; empty where all tasks have the other.
-    nearest: Vec<f64>,
+/// Weights of a task: whole rows.
+const fn task_weights(columns: usize) -> usize {
+    TASK.div_ceil(columns) * columns
 }
 
-/// The sum over all rows: where some have no full sums, that of rounding to nearest, times what the full one made of it where
-/// both are known.
-fn total(tasks: &[Task], index: usize) -> f64 {
-    let full: f64 = tasks.iter().filter_map(|task| task.full.get(index)).sum();
-    let nearest = |task: &Task| task.nearest.get(index).copied().unwrap_or_default();
-    let both: f64 = tasks.iter().filter(|task| !task.full.is_empty()).map(nearest).sum();
-    let all: f64 = tasks.iter().map(nearest).sum();
-    if both > 0.0 { full * all / both } else { full }
+/// Which rows which candidates are tried on.
+struct Plan {
+    /// Every so many tasks all candidates are tried as they will be rounded.
+    every: usize,
+    /// Candidates that are tried on all rows, to nearest, if that is not every task.
+    anchors: Vec<usize>,
+    /// For each candidate the number of its anchor.
+    anchor_of: Vec<usize>,
+}
+
+impl Plan {
+    fn new(candidates: &[Quant], spec: &TensorSpec, searched: bool) -> Self {
+        let kinds: BTreeSet<(Mode, u32)> = candidates.iter().map(kind).collect();
+        let anchor = |wanted: &(Mode, u32)| {
+            let members = candidates.iter().enumerate().filter(|(_, quant)| kind(quant) == *wanted);
+            members.min_by_key(|(_, quant)| quant.bits.abs_diff(ANCHOR)).map_or(0, |(index, _)| index)
+        };
+        let anchors: Vec<usize> = kinds.iter().map(anchor).collect();
+        // With nothing to search and no second candidate of a kind there is nothing to save.
+        let saves = searched || anchors.len() < candidates.len();
+        let every =
+            if saves { (spec.shape.iter().product::<usize>() / TRIED).clamp(1, MOST_SKIPPED) } else { 1 };
+        let of = |quant| kinds.iter().position(|other| *other == kind(quant)).unwrap_or_default();
+        let anchor_of = candidates.iter().map(of).collect();
+        Self { every, anchors: if every > 1 { anchors } else { Vec::new() }, anchor_of }
+    }
+
+    /// The sum over all rows for a candidate and a group of sequences: where some rows have no full sums, the anchor's, times
+    /// what the full one is beside it where both are known.
+    fn total(&self, tasks: &[Task], candidate: usize, group: usize) -> f64 {
+        let of = |sums: &[Vec<f64>], index: usize| sums.get(index).map(|sums| sums[group]);
+        let full: f64 = tasks.iter().filter_map(|task| of(&task.full, candidate)).sum();
+        let anchor = |task: &Task| of(&task.anchors, self.anchor_of[candidate]).unwrap_or_default();
+        let both: f64 = tasks.iter().filter(|task| !task.full.is_empty()).map(anchor).sum();
+        let all: f64 = tasks.iter().map(anchor).sum();
+        if both > 0.0 { full * all / both } else { full }
+    }
+}
+
+/// Errors of candidates of one kind go together.
+fn kind(quant: &Quant) -> (Mode, u32) {
+    (quant.mode, quant.group_size)
+}
+
+/// Sums over some rows of a matrix, by candidate and group of sequences.
+struct Task {
+    /// As the weights will be rounded; empty where that was left out.
+    full: Vec<Vec<f64>>,
+    /// Of the anchors, to nearest.
+    anchors: Vec<Vec<f64>>,
 }
 
 pub(super) fn unrounded(spec: &TensorSpec, error: &RoundingError) -> Error {
     Error::usage(format!("tensor `{}`: {error}", spec.name))
         .hint("use --dtype bfloat16 or float32 if the values are too large for float16")
-}
-
-/// `Q(W) - W` of each candidate, in two bytes a weight: there are many, and they only enter sums.
-fn rounding_errors(
-    spec: &TensorSpec,
-    settings: &AnalysisSettings<'_>,
-    weights: &[f32],
-    importance: &[f32],
-    candidates: &[Quant],
-) -> Result<Vec<Vec<bf16>>> {
-    let columns = spec.shape[1];
-    let step = TASK.div_ceil(columns) * columns;
-    let rounder = rounder(settings, importance, columns);
-    let rounded = |quant: &Quant| {
-        let mut rounded = vec![bf16::ZERO; weights.len()];
-        rounded.par_chunks_mut(step).zip(weights.par_chunks(step)).try_for_each_init(
-            Vec::new,
-            |errors, (rounded, weights)| {
-                errors.resize(weights.len(), 0.0f32);
-                rounder.error_into(weights, columns, *quant, errors)?;
-                rounded.convert_from_f32_slice(errors);
-                Ok::<(), RoundingError>(())
-            },
-        )?;
-        Ok(transposed(&rounded, spec.shape[0], columns))
-    };
-    candidates.iter().map(rounded).collect::<Result<_, RoundingError>>().map_err(|e| unrounded(spec, &e))
 }
 
 /// [rows, columns] to [columns, rows].
@@ -290,12 +380,6 @@ fn add_squares(sum: &mut [f32], gradient: &[f32]) -> bool {
         .zip(gradient.par_chunks(1 << 16))
         .map(|(sum, gradient)| vector::add_squares(sum, gradient))
         .reduce(|| true, |a, b| a && b)
-}
-
-fn rounder<'a>(settings: &AnalysisSettings<'_>, importance: &'a [f32], columns: usize) -> Rounder<'a> {
-    let searched = settings.technique.is_searched();
-    let importance = (importance.len() == columns).then_some(importance);
-    Rounder { dtype: settings.dtype, searched, importance }
 }
 
 #[cfg(test)]

@@ -16,7 +16,8 @@ use super::Engine;
 use super::array::{as_slice, to_vec};
 use super::forward::Pass;
 use super::load::Loader;
-use super::replay::{Gradient, Objective, Replay};
+use super::replay::{Gradient, Replay};
+use super::way_back::Objective;
 use crate::checkpoint::SourceModel;
 use crate::error::{Error, Result};
 use crate::spec::{Role, TensorSpec};
@@ -104,8 +105,11 @@ fn products(
         found.extend(moves.into_iter().map(|m| (m.spec.path().unwrap_or_default().to_owned(), m.products)));
     };
     let mut head = moves(loader, None, alternatives)?;
-    let wanted = !head.is_empty();
-    replay.head(objective, wanted, |_, gradient| add(&mut head, &[gradient]))?;
+    let errors = replay.head(objective)?;
+    if let Some(rows) = head.first().map(|head| 0..head.spec.shape[0]) {
+        replay.head_rows(&errors, &rows, |_, gradient| add(&mut head, &[gradient]))?;
+    }
+    replay.leave_head();
     finish(head);
     for block in (0..loader.source.spec().layers.len()).rev() {
         let mut moves = moves(loader, Some(block), alternatives)?;

@@ -129,7 +129,7 @@ impl Moments {
 
 /// The weighted squared error of nearest codes on `grids`.
 #[inline(always)]
-fn error<const GROUP: usize>(
+pub(super) fn error<const GROUP: usize>(
     tile: &[Lanes; GROUP],
     weights: &[f32; GROUP],
     grids: &Grids,

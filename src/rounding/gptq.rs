@@ -1,5 +1,7 @@
 //! GPTQ (arXiv:2210.17323): error feedback between columns, with the group parameters chosen under it.
 
+use std::collections::BTreeMap;
+
 use rayon::prelude::*;
 
 use super::fit::Rule;
@@ -13,25 +15,15 @@ use crate::candidate::Quant;
 
 /// Rows of a task: whole tiles, and enough for the matrix products.
 const ROWS: usize = 128;
-
-/// The loss `(W - Q) H (W - Q)^T`, mean over rows, of each way to round: the mean square of the error in an output.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Losses {
-    /// Round to nearest.
-    pub rtn: f64,
-    /// Scale search with the Hessian's diagonal.
-    pub search: f64,
-    /// What is returned.
-    pub gptq: f64,
-}
+/// A row whose loss is not below this share of what independent errors would lose is compared with scale search, which
+/// leaves at least that much.
+const DOUBTFUL: f32 = 0.5;
 
 /// What [`gptq()`] gives.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gptq {
     /// The quantized weight.
     pub quantized: Quantized,
-    /// What it loses, and what else would.
-    pub losses: Losses,
     /// Rows where error feedback was no better than scale search, which they hold instead.
     pub searched_rows: usize,
 }
@@ -40,30 +32,23 @@ pub struct Gptq {
 pub fn gptq(weights: &[f32], quant: Quant, dtype: FloatType, hessian: &Hessian<'_>) -> Result<Gptq> {
     let columns = hessian.columns();
     let layout = Layout::new(weights, columns, quant, dtype)?;
-    let importance = hessian.diagonal();
-    let rows = weights.len() / columns;
-    let mut quantized = layout.room(rows);
-    let tasks: Vec<Result<Vec<RowLosses>>> = weights
+    let (importance, noise) = (hessian.diagonal(), hessian.noise(layout.group_size));
+    let mut quantized = layout.room(weights.len() / columns);
+    let tasks: Vec<Result<usize>> = weights
         .par_chunks(ROWS * columns)
         .zip(quantized.packed.par_chunks_mut(ROWS * layout.packed_row()))
         .zip(quantized.scales.par_chunks_mut(ROWS * layout.scales_row()))
         .zip(quantized.biases.par_chunks_mut(ROWS * layout.scales_row()))
         .map(|(((weights, packed), scales), biases)| {
-            let task = Task { weights, quant, layout, hessian, importance: &importance };
-            task.round(Quantized { packed, scales, biases })
+            let task = Task { quant, layout, hessian, importance: &importance, noise: &noise };
+            task.round(weights, Quantized { packed, scales, biases })
         })
         .collect();
-    let mut losses = Losses::default();
     let mut searched_rows = 0;
     for (index, task) in tasks.into_iter().enumerate() {
-        for row in task.map_err(|error| below(error, index * ROWS))? {
-            losses.rtn += row.rtn / rows as f64;
-            losses.search += row.search / rows as f64;
-            losses.gptq += row.gptq.min(row.search) / rows as f64;
-            searched_rows += usize::from(!row.fed_back());
-        }
+        searched_rows += task.map_err(|error| below(error, index * ROWS))?;
     }
-    Ok(Gptq { quantized, losses, searched_rows })
+    Ok(Gptq { quantized, searched_rows })
 }
 
 /// The error with rows counted from the matrix' start.
@@ -76,91 +61,116 @@ fn below(error: RoundingError, rows: usize) -> RoundingError {
     }
 }
 
-struct RowLosses {
-    rtn: f64,
-    search: f64,
-    gptq: f64,
-}
-
-impl RowLosses {
-    fn fed_back(&self) -> bool {
-        self.gptq < self.search
-    }
-}
-
-/// Some rows of the matrix.
+/// How some rows of the matrix are rounded.
 struct Task<'a> {
-    weights: &'a [f32],
     quant: Quant,
     layout: Layout,
     hessian: &'a Hessian<'a>,
     importance: &'a [f32],
+    /// What independent errors of a step of 1 lose in each group.
+    noise: &'a [f32],
 }
 
 impl Task<'_> {
-    fn round(&self, mut out: Quantized<&mut [u8]>) -> Result<Vec<RowLosses>> {
-        let Layout { columns, group_size, rule: Rule { dtype, .. } } = self.layout;
-        let mut weights = self.weights.to_vec();
-        dtype.round_all(&mut weights);
-        // Errors of rtn, of search, and of feedback, one above the other.
-        let size = weights.len();
-        let mut errors = vec![0.0; 3 * size];
-        let (rtn, others) = errors.split_at_mut(size);
-        let (by_search, fed_back) = others.split_at_mut(size);
-        affine::quantize_dequantize(&weights, columns, self.quant, dtype, rtn)?;
-        let searched = search(&weights, columns, self.quant, dtype, Some(self.importance))?;
-        affine::dequantize(searched.as_slices(), self.quant, dtype, by_search)?;
-        for values in [rtn, by_search] {
-            values.iter_mut().zip(&weights).for_each(|(value, weight)| *value = weight - *value);
+    /// Returns how many rows hold what scale search found.
+    fn round(&self, weights: &[f32], mut out: Quantized<&mut [u8]>) -> Result<usize> {
+        let Layout { columns, group_size, rule: Rule { dtype, bits } } = self.layout;
+        let rows = weights.len() / columns;
+        let mut values = weights.to_vec();
+        dtype.round_all(&mut values);
+        if let Some(at) = values.iter().position(|value| !value.is_finite()) {
+            return Err(self.layout.not_finite(at / columns, at % columns / group_size * group_size));
         }
-        let groups = size / group_size;
-        let mut rows = Rounded { codes: vec![0; size], grids: vec![Grid { scale: 0.0, bias: 0.0 }; groups] };
-        let work = Feedback { weights: &weights, task: self, errors: fed_back, out: &mut rows };
+        let mut fed = Rounded {
+            codes: vec![0; values.len()],
+            grids: vec![Grid { scale: 0.0, bias: 0.0 }; values.len() / group_size],
+            losses: vec![0.0; rows],
+        };
+        let mut errors = vec![0.0; values.len()];
+        let work = Feedback { weights: &values, task: self, errors: &mut errors, out: &mut fed };
         with_wide_vectors(group_size, work);
-        let losses = self.hessian.losses(&errors);
-        let (rtn, others) = losses.split_at(losses.len() / 3);
-        let (search, gptq) = others.split_at(rtn.len());
-        let losses: Vec<_> = rtn
-            .iter()
-            .zip(search)
-            .zip(gptq)
-            .map(|((&rtn, &search), &gptq)| RowLosses { rtn, search, gptq })
-            .collect();
-        self.write(&losses, &searched, &rows, &mut out);
-        Ok(losses)
+        let doubtful: Vec<usize> = (0..rows).filter(|row| !self.is_better(&fed, *row)).collect();
+        let searched = self.search_some(&values, &errors, &doubtful)?;
+        for row in 0..rows {
+            let [packed, scales, biases] = self.layout.row_of(&mut out, row);
+            if let Some(found) = searched.get(&row) {
+                packed.copy_from_slice(&found.packed);
+                scales.copy_from_slice(&found.scales);
+                biases.copy_from_slice(&found.biases);
+                continue;
+            }
+            pack(&fed.codes[row * columns..(row + 1) * columns], bits, packed);
+            let (scale, bias): (Vec<f32>, Vec<f32>) =
+                self.grids(&fed, row).iter().map(|grid| (grid.scale, grid.bias)).unzip();
+            dtype.narrow(&scale, scales);
+            dtype.narrow(&bias, biases);
+        }
+        Ok(searched.len())
     }
 
-    /// Writes each row as it was rounded best.
-    fn write(
+    fn grids<'f>(&self, fed: &'f Rounded, row: usize) -> &'f [Grid] {
+        let groups = self.noise.len();
+        &fed.grids[row * groups..(row + 1) * groups]
+    }
+
+    /// Whether feedback lost so little in a row that scale search cannot have lost less.
+    fn is_better(&self, fed: &Rounded, row: usize) -> bool {
+        let independent: f32 = self
+            .grids(fed, row)
+            .iter()
+            .zip(self.noise)
+            .map(|(grid, noise)| grid.scale * grid.scale * noise)
+            .sum();
+        fed.losses[row] < DOUBTFUL * independent
+    }
+
+    /// Those of the `doubtful` rows where scale search loses no more than feedback, whose errors these are.
+    fn search_some(
         &self,
-        losses: &[RowLosses],
-        searched: &Quantized,
-        fed: &Rounded,
-        out: &mut Quantized<&mut [u8]>,
-    ) {
-        let Layout { columns, group_size, rule: Rule { dtype, bits } } = self.layout;
-        out.packed.copy_from_slice(&searched.packed);
-        out.scales.copy_from_slice(&searched.scales);
-        out.biases.copy_from_slice(&searched.biases);
-        let floats = out.scales.chunks_exact_mut(self.layout.scales_row());
-        let floats = floats.zip(out.biases.chunks_exact_mut(self.layout.scales_row()));
-        let outputs = out.packed.chunks_exact_mut(self.layout.packed_row()).zip(floats);
-        let rows = fed.codes.chunks_exact(columns).zip(fed.grids.chunks_exact(columns / group_size));
-        for ((loss, (codes, grids)), (packed, (scales, biases))) in losses.iter().zip(rows).zip(outputs) {
-            if loss.fed_back() {
-                pack(codes, bits, packed);
-                let (scale, bias): (Vec<f32>, Vec<f32>) = grids.iter().map(|g| (g.scale, g.bias)).unzip();
-                dtype.narrow(&scale, scales);
-                dtype.narrow(&bias, biases);
+        weights: &[f32],
+        errors: &[f32],
+        doubtful: &[usize],
+    ) -> Result<BTreeMap<usize, Quantized>> {
+        let Layout { columns, rule: Rule { dtype, .. }, .. } = self.layout;
+        let gather = |values: &[f32]| -> Vec<f32> {
+            doubtful.iter().flat_map(|row| &values[row * columns..(row + 1) * columns]).copied().collect()
+        };
+        let mut found = BTreeMap::new();
+        if doubtful.is_empty() {
+            return Ok(found);
+        }
+        let weights = gather(weights);
+        let mut searched = search(&weights, columns, self.quant, dtype, Some(self.importance))?;
+        let mut both = vec![0.0; weights.len()];
+        affine::dequantize(searched.as_slices(), self.quant, dtype, &mut both)?;
+        both.iter_mut().zip(&weights).for_each(|(value, weight)| *value = weight - *value);
+        both.extend(gather(errors));
+        let losses = self.hessian.losses(&both);
+        let (by_search, fed_back) = losses.split_at(doubtful.len());
+        let mut out = Quantized {
+            packed: searched.packed.as_mut_slice(),
+            scales: searched.scales.as_mut_slice(),
+            biases: searched.biases.as_mut_slice(),
+        };
+        for (index, (&row, (by_search, fed_back))) in
+            doubtful.iter().zip(by_search.iter().zip(fed_back)).enumerate()
+        {
+            // Not `>=`: a breakdown of feedback has no loss to compare.
+            if !(fed_back < by_search) {
+                let [packed, scales, biases] =
+                    self.layout.row_of(&mut out, index).map(|bytes| bytes.to_vec());
+                found.insert(row, Quantized { packed, scales, biases });
             }
         }
+        Ok(found)
     }
 }
 
-/// Codes `[rows, columns]` and stored grids `[rows, groups]`.
+/// Codes `[rows, columns]`, stored grids `[rows, groups]`, and losses by row, in units of the factors.
 struct Rounded {
     codes: Vec<u8>,
     grids: Vec<Grid>,
+    losses: Vec<f32>,
 }
 
 /// Error feedback from the last group to the first.
@@ -193,7 +203,7 @@ impl Kernel for Feedback<'_> {
                 let weights: [Lanes; GROUP] = load(weights, columns, start);
                 let values = triangle.ideal(&weights, &load(targets, GROUP, 0));
                 let grids = triangle.choose(&values, rule);
-                triangle.feed_back(&values, &grids, rule.highest(), &mut codes);
+                let losses = triangle.feed_back(&values, &grids, rule.highest(), &mut codes);
                 let mut errors = weights;
                 for (errors, codes) in errors.iter_mut().zip(&codes) {
                     for lane in 0..LANES {
@@ -202,6 +212,7 @@ impl Kernel for Feedback<'_> {
                 }
                 let first = index * LANES;
                 store(&errors, &mut self.errors[first * columns..], columns, start);
+                self.out.losses.iter_mut().skip(first).zip(losses).for_each(|(sum, loss)| *sum += loss);
                 let outputs =
                     self.out.codes.chunks_exact_mut(columns).zip(self.out.grids.chunks_exact_mut(groups));
                 for (lane, (out, grid)) in outputs.skip(first).take(LANES).enumerate() {

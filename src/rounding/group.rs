@@ -3,7 +3,7 @@
 
 #![allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
 
-use super::fit::{Moments, REFITS, Rule, cut, ranges};
+use super::fit::{Moments, REFITS, Rule, cut, error, ranges};
 use super::tile::{Grids, LANES, Lanes, less, nearest_code, nearest_grids, replace};
 
 /// The diagonal block of a group's columns in the factors of the Hessian.
@@ -107,11 +107,18 @@ impl<const GROUP: usize> Triangle<GROUP> {
     /// The best grid found, as stored: of those that [`super::fit`] starts from and rtn's, refitted.
     #[inline(always)]
     pub fn choose(&self, values: &[Lanes; GROUP], rule: Rule) -> Grids {
+        /// Bits from which the start is chosen without feedback, at a fraction of the work: measured KL divergence at 4.5
+        /// bits a weight rises by 2 % of itself with it, at 3 by 10.
+        const MANY: u32 = 4;
         let highest = rule.highest();
         let mut codes = [[0.0; LANES]; GROUP];
         let (mut best, mut least) = (Grids::ZERO, [f32::INFINITY; LANES]);
         let mut attempt = |grids: &Grids| {
-            let loss = self.feed_back(values, grids, highest, &mut codes);
+            let loss = if rule.bits < MANY {
+                self.feed_back(values, grids, highest, &mut codes)
+            } else {
+                error(values, &self.pivots, grids, highest)
+            };
             let take = less(&loss, &least);
             best.replace(&take, grids);
             replace(&mut least, &take, &loss);
@@ -124,7 +131,8 @@ impl<const GROUP: usize> Triangle<GROUP> {
             attempt(&cut(&range, start, rule));
         }
         let mut grids = best;
-        let (_, mut sums) = self.pass::<true>(values, &grids, highest, &mut codes);
+        let mut sums;
+        (least, sums) = self.pass::<true>(values, &grids, highest, &mut codes);
         for _ in 0..REFITS {
             grids = sums.refit(&grids, self.total, rule.dtype);
             let loss;

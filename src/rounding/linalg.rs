@@ -88,6 +88,19 @@ impl<'a> Hessian<'a> {
         self.moments.iter().step_by(self.columns + 1).copied().collect()
     }
 
+    /// What rounding errors that know nothing of each other lose in each group, in units of the factors, for a step of 1:
+    /// the variance of a uniform error in every column.
+    pub(super) fn noise(&self, group_size: usize) -> Vec<f32> {
+        let diagonal = self.diagonal();
+        let mean = diagonal.iter().map(|&h| f64::from(h)).sum::<f64>() / self.columns as f64;
+        let (scale, damping) = if mean > 0.0 { (1.0 / mean, self.damping) } else { (0.0, 1.0) };
+        let damped = |h: &f32| f64::from(*h) * scale + damping;
+        diagonal
+            .chunks(group_size)
+            .map(|group| (group.iter().map(damped).sum::<f64>() / 12.0) as f32)
+            .collect()
+    }
+
     /// `p`, of the Hessian brought to a mean of 1 on its diagonal.
     pub(super) fn pivots(&self) -> &[f32] {
         &self.pivots

@@ -15,7 +15,7 @@ mod technique;
 mod tests;
 mod tile;
 
-pub use gptq::{Gptq, Losses, gptq};
+pub use gptq::{Gptq, gptq};
 pub use linalg::{Hessian, Precision};
 pub use search::{search, search_error_into};
 pub use technique::{Rounder, Technique};
@@ -92,6 +92,13 @@ impl Layout {
     fn room(self, rows: usize) -> Quantized {
         let scales = vec![0; rows * self.scales_row()];
         Quantized { packed: vec![0; rows * self.packed_row()], biases: scales.clone(), scales }
+    }
+
+    /// Codes, scales and biases of one row.
+    fn row_of<'a>(self, out: &'a mut Quantized<&mut [u8]>, row: usize) -> [&'a mut [u8]; 3] {
+        let part = |bytes: &'a mut [u8], size: usize| &mut bytes[row * size..(row + 1) * size];
+        let scales = self.scales_row();
+        [part(out.packed, self.packed_row()), part(out.scales, scales), part(out.biases, scales)]
     }
 
     fn not_finite(self, row: usize, column: usize) -> RoundingError {

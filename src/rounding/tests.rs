@@ -215,7 +215,6 @@ fn adversarial_groups_survive() {
             }
             let found = gptq(&weights, quant, dtype, &hessian).unwrap();
             assert!(values(&found.quantized, &weights, quant, dtype).iter().all(|v| v.is_finite()));
-            assert!(found.losses.gptq <= found.losses.search && found.losses.gptq.is_finite());
         }
     }
 }
@@ -348,29 +347,31 @@ fn gptq_is_the_published_one_with_better_grids() {
         // A tie that float32 sees otherwise changes what follows in that row.
         assert!(same + found.searched_rows + 2 >= rows, "{quant}: {same} rows");
         let loss = naive_loss(&values(&found.quantized, &weights, quant, dtype), &weights, &h, columns);
-        assert!((loss / found.losses.gptq - 1.0).abs() < 1e-3, "{loss} {:?}", found.losses);
-        assert!(found.losses.gptq < 0.7 * found.losses.search && found.losses.search < found.losses.rtn);
+        let [search, rtn] = other_losses(&weights, &h, columns, quant, dtype);
+        assert!(loss < 0.7 * search && search < rtn, "{quant}: {loss} {search} {rtn}");
     }
 }
 
-#[test]
-fn losses_are_those_of_what_is_returned() {
-    let (columns, quant, dtype) = (192, Quant::affine(3, 64), FloatType::F16);
-    let mut weights = normals(150 * columns, 5);
-    dtype.round_all(&mut weights);
-    let h = moments(columns, 100, 6);
-    let hessian = Hessian::new(&h, columns, 0.01).unwrap();
-    let found = gptq(&weights, quant, dtype, &hessian).unwrap();
+/// What scale search and rtn lose.
+fn other_losses(weights: &[f32], h: &[f32], columns: usize, quant: Quant, dtype: FloatType) -> [f64; 2] {
+    let diagonal: Vec<f32> = h.iter().step_by(columns + 1).copied().collect();
+    let searched = search(weights, columns, quant, dtype, Some(&diagonal)).unwrap();
     let mut rtn = vec![0.0; weights.len()];
-    quantize_dequantize(&weights, columns, quant, dtype, &mut rtn).unwrap();
-    let searched = search(&weights, columns, quant, dtype, Some(&hessian.diagonal())).unwrap();
-    let close = |a: f64, b: f64| assert!((a / b - 1.0).abs() < 1e-3, "{a} {b}");
-    close(found.losses.rtn, naive_loss(&rtn, &weights, &h, columns));
-    close(found.losses.search, naive_loss(&values(&searched, &weights, quant, dtype), &weights, &h, columns));
-    close(
-        found.losses.gptq,
-        naive_loss(&values(&found.quantized, &weights, quant, dtype), &weights, &h, columns),
-    );
+    quantize_dequantize(weights, columns, quant, dtype, &mut rtn).unwrap();
+    [values(&searched, weights, quant, dtype), rtn].map(|rounded| naive_loss(&rounded, weights, h, columns))
+}
+
+#[test]
+fn rows_that_feedback_does_no_good_are_searched() {
+    // Columns that never go together leave nothing to feed back, and columns that always do leave much.
+    let (columns, quant, dtype) = (64, Quant::affine(3, 32), FloatType::F32);
+    let weights = normals(50 * columns, 12);
+    let identity: Vec<f32> = (0..columns * columns).map(|i| f32::from(i % (columns + 1) == 0)).collect();
+    let searched = |h: &[f32]| {
+        gptq(&weights, quant, dtype, &Hessian::new(h, columns, 0.01).unwrap()).unwrap().searched_rows
+    };
+    assert!(searched(&identity) > 0, "{}", searched(&identity));
+    assert_eq!(searched(&moments(columns, 20, 6)), 0);
 }
 
 #[test]
@@ -384,7 +385,9 @@ fn without_correlations_gptq_is_the_search() {
     let rounded = values(&found.quantized, &weights, quant, dtype);
     let same = rounded.iter().zip(&searched).filter(|(a, b)| a.to_bits() == b.to_bits()).count();
     assert!(same * 100 > weights.len() * 95, "{same} of {}", weights.len());
-    assert!(found.losses.gptq > 0.998 * found.losses.search);
+    let loss = naive_loss(&rounded, &weights, &identity, columns);
+    let [search, _] = other_losses(&weights, &identity, columns, quant, dtype);
+    assert!(loss <= search && loss > 0.998 * search, "{loss} {search}");
 }
 
 #[test]
@@ -405,9 +408,10 @@ fn singular_moments_do() {
     for h in [vec![0.0; columns * columns], moments(columns, 1, 1), moments(columns, 20, 2), dead] {
         let hessian = Hessian::new(&h, columns, 0.01).unwrap();
         let found = gptq(&weights, quant, dtype, &hessian).unwrap();
-        assert!(found.losses.gptq <= found.losses.search && found.losses.search <= found.losses.rtn * 1.5);
         // Columns that calibration knows little of must not become nonsense.
         let rounded = values(&found.quantized, &weights, quant, dtype);
+        let [search, _] = other_losses(&weights, &h, columns, quant, dtype);
+        assert!(naive_loss(&rounded, &weights, &h, columns) <= search);
         let worst = rounded.iter().zip(&weights).map(|(q, w)| (q - w).abs()).fold(0.0, f32::max);
         assert!(worst < 0.3, "{worst}");
     }
@@ -424,5 +428,5 @@ fn threads_change_nothing() {
     };
     let (one, three) = (run(1), run(3));
     assert_eq!(one.quantized, three.quantized);
-    assert_eq!(one.losses.gptq.to_bits(), three.losses.gptq.to_bits());
+    assert_eq!(one.searched_rows, three.searched_rows);
 }

@@ -229,28 +229,36 @@ fn scan(values: &[f32]) -> (f32, u64) {
 
 /// Appends `source` as float32 (exact for every dtype of 32 bits or less but int32 and uint32).
 pub fn extend_f32(from: Dtype, source: &[u8], out: &mut Vec<f32>) {
+    let start = out.len();
+    out.resize(start + source.len() / from.size(), 0.0);
+    widen_into(from, source, &mut out[start..]);
+}
+
+/// [`extend_f32`] into as many values as there are. Stops at the shorter of the two.
+pub fn widen_into(from: Dtype, source: &[u8], out: &mut [f32]) {
+    fn each<const N: usize>(source: &[u8], out: &mut [f32], value: impl Fn([u8; N]) -> f32) {
+        out.iter_mut().zip(source.as_chunks().0).for_each(|(out, bytes)| *out = value(*bytes));
+    }
     match from {
-        Dtype::F32 => out.extend(source.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
+        Dtype::F32 => each(source, out, f32::from_le_bytes),
         Dtype::F16 => {
-            let halves: Vec<f16> = source.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b)).collect();
-            let start = out.len();
-            out.resize(start + halves.len(), 0.0);
-            halves.convert_to_f32_slice(&mut out[start..]);
+            let mut halves = [f16::ZERO; BLOCK];
+            for (source, out) in source.chunks(2 * BLOCK).zip(out.chunks_mut(BLOCK)) {
+                let halves = &mut halves[..out.len().min(source.len() / 2)];
+                halves.iter_mut().zip(source.as_chunks().0).for_each(|(h, b)| *h = f16::from_le_bytes(*b));
+                halves.convert_to_f32_slice(&mut out[..halves.len()]);
+            }
         }
-        Dtype::BF16 => {
-            out.extend(
-                source.as_chunks().0.iter().map(|b| f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16)),
-            );
-        }
-        Dtype::F64 => out.extend(source.as_chunks().0.iter().map(|b| f64::from_le_bytes(*b) as f32)),
-        Dtype::I64 => out.extend(source.as_chunks().0.iter().map(|b| i64::from_le_bytes(*b) as f32)),
-        Dtype::I32 => out.extend(source.as_chunks().0.iter().map(|b| i32::from_le_bytes(*b) as f32)),
-        Dtype::I16 => out.extend(source.as_chunks().0.iter().map(|b| f32::from(i16::from_le_bytes(*b)))),
-        Dtype::I8 => out.extend(source.iter().map(|b| f32::from(b.cast_signed()))),
-        Dtype::U64 => out.extend(source.as_chunks().0.iter().map(|b| u64::from_le_bytes(*b) as f32)),
-        Dtype::U32 => out.extend(source.as_chunks().0.iter().map(|b| u32::from_le_bytes(*b) as f32)),
-        Dtype::U16 => out.extend(source.as_chunks().0.iter().map(|b| f32::from(u16::from_le_bytes(*b)))),
-        Dtype::U8 | Dtype::Bool => out.extend(source.iter().map(|b| f32::from(*b))),
+        Dtype::BF16 => each(source, out, |b| f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)),
+        Dtype::F64 => each(source, out, |b| f64::from_le_bytes(b) as f32),
+        Dtype::I64 => each(source, out, |b| i64::from_le_bytes(b) as f32),
+        Dtype::I32 => each(source, out, |b| i32::from_le_bytes(b) as f32),
+        Dtype::I16 => each(source, out, |b| f32::from(i16::from_le_bytes(b))),
+        Dtype::I8 => each(source, out, |[b]| f32::from(b.cast_signed())),
+        Dtype::U64 => each(source, out, |b| u64::from_le_bytes(b) as f32),
+        Dtype::U32 => each(source, out, |b| u32::from_le_bytes(b) as f32),
+        Dtype::U16 => each(source, out, |b| f32::from(u16::from_le_bytes(b))),
+        Dtype::U8 | Dtype::Bool => each(source, out, |[b]| f32::from(b)),
     }
 }
 

@@ -7,7 +7,7 @@ mod open;
 mod source;
 mod writer;
 
-pub use dtype::{CastReport, Dtype, cast, extend_f32, push_f32};
+pub use dtype::{CastReport, Dtype, cast, extend_f32, push_f32, widen_into};
 pub use folder::{OutputFolder, check_destination};
 pub use npz::{NpzWriter, write_npz};
 pub use open::{Checkpoint, INDEX, Tensor, choose_weights, index_files};

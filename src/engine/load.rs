@@ -11,7 +11,7 @@ use super::linear::{Linear, Weight};
 use crate::affine::{FloatType, QuantizeError};
 use crate::bitmap::BitMap;
 use crate::candidate::{Mode, Quant};
-use crate::checkpoint::{Dtype, SourceModel, Tensor, cast, extend_f32};
+use crate::checkpoint::{Dtype, SourceModel, Tensor, cast, widen_into};
 use crate::error::{Error, Result};
 use crate::nearest;
 
@@ -134,9 +134,7 @@ pub(super) fn decode_part(tensor: Tensor<'_>, part: Range<usize>) -> Vec<f32> {
     values.par_chunks_mut(step).enumerate().for_each(|(i, out)| {
         let start = (part.start + i * step) * tensor.dtype.size();
         let end = start + out.len() * tensor.dtype.size();
-        let mut decoded = Vec::with_capacity(out.len());
-        extend_f32(tensor.dtype, tensor.slice(start, end), &mut decoded);
-        out.copy_from_slice(&decoded);
+        widen_into(tensor.dtype, tensor.slice(start, end), out);
         tensor.release(start, end);
     });
     values

@@ -127,17 +127,18 @@ impl Moments {
     }
 }
 
-/// The weighted squared error of nearest codes on `grids`.
+/// The weighted squared error of nearest codes on `grids`, of one in `every` weights.
 #[inline(always)]
 pub(super) fn error<const GROUP: usize>(
     tile: &[Lanes; GROUP],
     weights: &[f32; GROUP],
     grids: &Grids,
     highest: f32,
+    every: usize,
 ) -> Lanes {
     let inverse = grids.inverse();
     let mut error = [0.0; LANES];
-    for (values, &h) in tile.iter().zip(weights) {
+    for (values, &h) in tile.iter().zip(weights).step_by(every) {
         for lane in 0..LANES {
             let q = nearest_code(values[lane], inverse[lane], grids.bias[lane], highest);
             let e = values[lane] - (grids.scale[lane] * q + grids.bias[lane]);
@@ -214,7 +215,7 @@ pub(super) fn choose<const GROUP: usize>(
     let (mut best, mut least) = (Grids::ZERO, [f32::INFINITY; LANES]);
     for &start in rule.starts() {
         let grids = cut(&range, start, rule);
-        let error = error(tile, weights, &grids, highest);
+        let error = error(tile, weights, &grids, highest, 1);
         let take = less(&error, &least);
         best.replace(&take, &grids);
         replace(&mut least, &take, &error);
@@ -228,7 +229,7 @@ pub(super) fn choose<const GROUP: usize>(
         (error, sums) = if round < REFITS {
             error_and_moments(tile, weights, &grids, highest)
         } else {
-            (self::error(tile, weights, &grids, highest), sums)
+            (self::error(tile, weights, &grids, highest, 1), sums)
         };
         let take = less(&error, &least);
         best.replace(&take, &grids);

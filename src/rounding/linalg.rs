@@ -44,7 +44,9 @@ impl<'a> Hessian<'a> {
     /// tried, and where that is not enough ten times the damping.
     pub fn new(moments: &'a [f32], columns: usize, damping: f64) -> Result<Self> {
         same_length("second moments of inputs", moments.len(), columns * columns)?;
-        if let Some(at) = moments.par_iter().position_first(|h| !h.is_finite()) {
+        let finite = |part: &[f32]| part.iter().fold(true, |finite, h| finite & h.is_finite());
+        if !moments.par_chunks(ROWS * PANEL).all(finite) {
+            let at = moments.iter().position(|h| !h.is_finite()).unwrap_or_default();
             let value = moments.get(at).copied().unwrap_or(f32::NAN);
             return Err(RoundingError::Moments { row: at / columns, column: at % columns, value });
         }

@@ -126,12 +126,31 @@ pub(super) fn nearest_code(value: f32, inverse: f32, bias: f32, highest: f32) ->
 #[inline(always)]
 pub(super) fn nearest_grids<const GROUP: usize>(tile: &[Lanes; GROUP], bits: u32) -> Result<Grids, usize> {
     let mut grids = Grids::ZERO;
+    let (low, high, largest) = extremes(tile);
     for lane in 0..LANES {
-        let grid = round_to_nearest_grid(&row(tile, lane), bits).ok_or(lane)?;
+        // Bits that no finite number has.
+        let finite = largest[lane] < f32::INFINITY.to_bits();
+        let ends = if finite { [low[lane], high[lane]] } else { [f32::NAN; 2] };
+        let grid = round_to_nearest_grid(&ends, bits).ok_or(lane)?;
         grids.scale[lane] = grid.scale;
         grids.bias[lane] = grid.bias;
     }
     Ok(grids)
+}
+
+/// Minimum and maximum of every row, and the bits of its greatest magnitude, NaN above all.
+#[inline(always)]
+fn extremes<const GROUP: usize>(tile: &[Lanes; GROUP]) -> (Lanes, Lanes, [u32; LANES]) {
+    let (mut low, mut high, mut largest) = (tile[0], tile[0], [0_u32; LANES]);
+    for values in tile {
+        for lane in 0..LANES {
+            let value = values[lane];
+            low[lane] = if value < low[lane] { value } else { low[lane] };
+            high[lane] = if value > high[lane] { value } else { high[lane] };
+            largest[lane] = largest[lane].max(value.to_bits() & i32::MAX as u32);
+        }
+    }
+    (low, high, largest)
 }
 
 /// One row of a tile.

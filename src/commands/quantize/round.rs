@@ -87,16 +87,17 @@ impl Job<'_> {
             for (input, moments) in moments {
                 let members =
                     || self.chosen(block, decision).filter(|(spec, ..)| input_of(spec.role) == *input);
-                if members().next().is_none() {
-                    continue;
-                }
+                let mut factored = None;
                 for (spec, path, quant) in members() {
                     crate::interrupt::check()?;
                     let tensor = SourceTensor { name: &spec.name, tensor: self.source.tensor(&spec.name)? };
                     let weights = self.weights(&tensor, dtype);
                     let failed = |e| unroundable(&tensor, &e);
-                    let hessian = Hessian::new(moments, spec.shape[1], DAMPING).map_err(failed)?;
-                    let found = rounding::gptq(&weights, quant, dtype, &hessian).map_err(failed)?;
+                    let hessian = match &mut factored {
+                        Some(hessian) => hessian,
+                        none => none.insert(Hessian::new(moments, spec.shape[1], DAMPING).map_err(failed)?),
+                    };
+                    let found = rounding::gptq(&weights, quant, dtype, hessian).map_err(failed)?;
                     spool.add(path, &found.quantized)?;
                     if self.calibration.sequential && block.is_some() {
                         let mut decoded = weights;

@@ -275,6 +275,10 @@ fn incomplete_folders_are_not_packed() {
     let own = packed.folder().join(WEIGHTS);
     let output = mixbit(["pack", text(&packed.folder()), "--out", text(&own), "--overwrite"]);
     assert!(stderr(&output).contains("the model's own `model.safetensors`"), "{}", stderr(&output));
+    let inside = packed.folder().join("x.mlxpack");
+    let output = mixbit(["pack", text(&packed.folder()), "--out", text(&inside)]);
+    assert!(stderr(&output).contains("is in the model's own folder"), "{}", stderr(&output));
+    assert!(!inside.exists());
 }
 
 #[test]

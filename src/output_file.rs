@@ -26,9 +26,8 @@ pub fn check(path: &Path, overwrite: bool) -> Result<()> {
     only_files(path)?;
     let folder = folder_of(path);
     if !folder.exists() {
-        return Err(
-            Error::file(folder, "there is no such folder").hint("make it first, or choose another path")
-        );
+        let message = format!("there is no folder {}", folder.display());
+        return Err(Error::file(path, message).hint("make it first, or choose another path"));
     }
     if path.exists() && !overwrite {
         return Err(Error::file(path, "already exists").hint("--overwrite replaces it"));
@@ -89,10 +88,9 @@ mod tests {
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
         assert!(write(&home.path().join("no/such"), b"").is_err());
         assert!(check(home.path(), true).is_err(), "a folder is no file");
-        let error = check(&home.path().join("no/such"), true).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            format!("{}: there is no such folder", home.path().join("no").display())
-        );
+        let nowhere = home.path().join("no/such");
+        let expected =
+            format!("{}: there is no folder {}", nowhere.display(), home.path().join("no").display());
+        assert_eq!(check(&nowhere, true).unwrap_err().to_string(), expected);
     }
 }

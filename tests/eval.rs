@@ -124,9 +124,10 @@ fn outputs_are_looked_at_before_the_work_and_kept() {
     let (there_text, nowhere) = (there.to_str().unwrap(), home.path().join("no/figures"));
     let reference = ["--reference", model.to_str().unwrap()];
     for flag in ["--json", "--save-reference"] {
-        for (path, expected) in
-            [(there_text, "already exists\nhint: --overwrite"), (nowhere.to_str().unwrap(), "no such folder")]
-        {
+        for (path, expected) in [
+            (there_text, "already exists\nhint: --overwrite"),
+            (nowhere.to_str().unwrap(), "there is no folder"),
+        ] {
             let output = eval(&model, &data, &[&reference[..], &[flag, path]].concat());
             assert_eq!(output.status.code(), Some(1));
             // Not a word about the text: it was not read yet.

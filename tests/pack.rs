@@ -214,7 +214,16 @@ fn quantized_shards_npz_and_templates_in_packs() {
         succeeded(&mixbit(["pack", text(&model), "--out", text(&file), "--overwrite"]));
         let logits = [&model, &file].map(|model| {
             let to = home.path().join("logits.npz");
-            succeeded(&mixbit(["logits", "--tokens", "1,2,3", "--out", text(&to), "--model", text(model)]));
+            succeeded(&mixbit([
+                "logits",
+                "--tokens",
+                "1,2,3",
+                "--overwrite",
+                "--out",
+                text(&to),
+                "--model",
+                text(model),
+            ]));
             fs::read(to).unwrap()
         });
         assert!(logits[0] == logits[1]);

@@ -51,7 +51,7 @@ fn main() -> Result<()> {
     let data = Text::open(arguments.data.as_deref().or(arguments.calibration.as_deref()))?;
     let setting = Setting {
         sequences: calibration.sequences(&tokenizer, arguments.samples, length, 0)?,
-        windows: data.windows(&tokenizer, length, Some(arguments.windows * length))?,
+        windows: data.windows(&tokenizer, length, Some(arguments.windows * length))?.windows,
         candidates: Candidate::parse_list(&arguments.candidates)?.iter().filter_map(|c| c.quant()).collect(),
     };
     let engine = Engine::start()?;

@@ -150,10 +150,10 @@ impl Error {
         })
     }
 
-    /// Speaks of the folder `to` where an I/O error speaks of `from`.
+    /// Speaks of the folder `to` where an error of reading, writing or a file speaks of `from`.
     #[must_use]
     pub fn relocated(mut self, from: &Path, to: &Path) -> Self {
-        if let ErrorKind::Io { path, .. } = &mut *self.kind
+        if let ErrorKind::Io { path, .. } | ErrorKind::File { path, .. } = &mut *self.kind
             && let Ok(rest) = path.strip_prefix(from)
         {
             *path = to.join(rest);

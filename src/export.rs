@@ -9,7 +9,7 @@ use crate::bitmap::{self, BitMap};
 use crate::checkpoint::{Dtype, OutputFolder, SourceModel};
 use crate::error::{Error, Result};
 use crate::hub;
-use crate::model_files::{TEMPLATES, is_of_a_model};
+use crate::model_files::{TEMPLATES, is_of_a_model, only_files};
 use crate::stop_tokens::stop_tokens;
 use crate::tokenizer::{self, Tokenizer};
 
@@ -59,7 +59,8 @@ pub struct Parts {
     pub left_out: Vec<String>,
 }
 
-/// The files that make the model `source`, which must be complete: nothing missing of the weights, and a tokenizer.
+/// The files that make the model `source`, which must be complete: nothing missing of the weights, and a tokenizer; and
+/// nothing but files and folders in its folder, since a part of the model could be meant by what is there.
 pub fn parts(source: &SourceModel) -> Result<Parts> {
     check_tokenizer(source)?;
     let files = source.files();
@@ -71,6 +72,7 @@ pub fn parts(source: &SourceModel) -> Result<Parts> {
     let (names, mut left_out): (Vec<_>, Vec<_>) = files.names()?.into_iter().partition(is_part);
     for entry in fs::read_dir(files.path()).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
+        only_files(&entry.path())?;
         if entry.path().is_dir() && name != TEMPLATES {
             left_out.push(format!("{name}/"));
         } else if name.starts_with('.') {

@@ -21,6 +21,7 @@ pub mod commands;
 pub mod config;
 pub mod contents;
 pub mod correction;
+pub mod differences;
 pub mod engine;
 pub mod error;
 pub mod estimate;

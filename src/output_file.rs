@@ -1,8 +1,11 @@
-//! Single files that commands write: known early to be writable, and whole or not there.
+//! Single files that commands write: known early to be writable, whole or not there, and in the place of another file only
+//! with `--overwrite`. Every command checks its outputs before it does anything that takes time.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
+
+use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result};
 
@@ -18,9 +21,14 @@ pub fn only_files(path: &Path) -> Result<()> {
     }
 }
 
-/// Appends nothing, but fails early when `path` cannot be written to.
+/// Appends nothing, but fails early when `path` cannot be written to, or exists and `overwrite` is off.
 pub fn check(path: &Path, overwrite: bool) -> Result<()> {
     only_files(path)?;
+    let folder = folder_of(path);
+    if !folder.exists() {
+        let message = format!("there is no folder {}", folder.display());
+        return Err(Error::file(path, message).hint("make it first, or choose another path"));
+    }
     if path.exists() && !overwrite {
         return Err(Error::file(path, "already exists").hint("--overwrite replaces it"));
     }
@@ -40,23 +48,26 @@ pub fn write(path: &Path, contents: &[u8]) -> Result<()> {
 /// The same with contents that `fill` writes. The file has no other name until it returns.
 pub fn write_with(path: &Path, fill: impl FnOnce(&File) -> Result<()>) -> Result<()> {
     only_files(path)?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let file = new_file(folder).map_err(|e| Error::io(path, e))?;
+    let file = new_beside(path)?;
     fill(file.as_file())?;
     file.as_file().sync_all().map_err(|e| Error::io(path, e))?;
     file.persist(path).map_err(|e| Error::io(path, e.error))?;
     Ok(())
 }
 
-/// Beside its destination, and readable by whom the umask allows.
-fn new_file(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+/// A file that is to take the place of `path`, beside it, and readable by whom the umask allows.
+pub fn new_beside(path: &Path) -> Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
         builder.permissions(fs::Permissions::from_mode(0o666));
     }
-    builder.tempfile_in(folder)
+    builder.tempfile_in(folder_of(path)).map_err(|e| Error::io(path, e))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]
@@ -77,5 +88,9 @@ mod tests {
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
         assert!(write(&home.path().join("no/such"), b"").is_err());
         assert!(check(home.path(), true).is_err(), "a folder is no file");
+        let nowhere = home.path().join("no/such");
+        let expected =
+            format!("{}: there is no folder {}", nowhere.display(), home.path().join("no").display());
+        assert_eq!(check(&nowhere, true).unwrap_err().to_string(), expected);
     }
 }

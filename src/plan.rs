@@ -263,6 +263,11 @@ impl<'a> Plan<'a> {
         self.problem(table)?.sampled(self.weights(), step)
     }
 
+    /// Fails unless `table` has every layer, in its shape and with its candidates.
+    pub fn check_table(&self, table: &[LayerSensitivity]) -> Result<()> {
+        self.problem(table).map(drop)
+    }
+
     fn problem(&self, table: &[LayerSensitivity]) -> Result<Problem> {
         let by_path: BTreeMap<&str, &LayerSensitivity> =
             table.iter().map(|row| (row.path.as_str(), row)).collect();

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::affine::FloatType;
 use crate::candidate::Quant;
 use crate::correction::Correction;
+use crate::differences::{Setting, begun_otherwise, fingerprint};
 use crate::error::{Error, Result};
 use crate::output_file;
 use crate::rounding::Technique;
@@ -100,6 +101,25 @@ pub struct Measurement {
     pub dtype: FloatType,
     /// The candidates.
     pub candidates: Vec<Quant>,
+}
+
+impl Measurement {
+    /// By name, for messages.
+    fn settings(&self) -> Vec<Setting> {
+        let candidates: Vec<String> = self.candidates.iter().map(Quant::to_string).collect();
+        vec![
+            ("the format's version", self.version.to_string()),
+            ("the model", fingerprint(&self.model)),
+            ("--samples", self.samples.to_string()),
+            ("--sequence-length", self.sequence_length.to_string()),
+            ("--seed", self.seed.to_string()),
+            ("--method or --fisher", self.method.clone()),
+            ("--rounding", if self.rounding.is_searched() { "search or gptq" } else { "rtn" }.to_owned()),
+            ("--dtype", self.dtype.to_string()),
+            ("--candidates", candidates.join(",")),
+            ("the text chosen", fingerprint(&self.text)),
+        ]
+    }
 }
 
 /// A whole table.
@@ -250,9 +270,13 @@ fn read_partial(path: &Path, measurement: &Measurement) -> Result<Vec<LayerSensi
     let text = fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
     let mut lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
     let header: Option<Measurement> = lines.next().and_then(|line| serde_json::from_str(line).ok());
-    if header.as_ref() != Some(measurement) {
-        return Err(Error::file(path, "was begun with another model, text or setting")
-            .hint("repeat the command as it was, or leave out --resume to start anew"));
+    let Some(header) = header else {
+        return Err(
+            Error::file(path, "does not begin like a measurement").hint("leave out --resume to start anew")
+        );
+    };
+    if header != *measurement {
+        return Err(begun_otherwise(path, &header.settings(), &measurement.settings()));
     }
     lines
         .map(|line| serde_json::from_str(line).map_err(|e| Error::file(path, format!("damaged: {e}"))))
@@ -298,7 +322,8 @@ mod tests {
         partial.add(layer("b")).unwrap();
         partial.file.write_all(b"{\"path\": \"cut o").unwrap();
         drop(partial);
-        assert!(Partial::open(&out, &measurement(2), true).is_err());
+        let error = Partial::open(&out, &measurement(2), true).unwrap_err().to_string();
+        assert!(error.ends_with("was begun with other settings: --seed was 1, now it is 2"), "{error}");
         let mut partial = Partial::open(&out, &measurement(1), true).unwrap();
         assert_eq!(partial.finished, [layer("b")]);
         partial.add(layer("a")).unwrap();

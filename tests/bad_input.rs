@@ -380,3 +380,24 @@ fn candidates_that_no_layer_can_take_are_named() {
         assert!(text.contains(part), "{text}");
     }
 }
+
+/// What could be waited on for ever is not opened.
+#[cfg(unix)]
+#[test]
+fn fifos_in_a_model_folder() {
+    for (name, reported) in [("pipe", true), ("README.md", true), ("config.json", false), (WEIGHTS, false)] {
+        let patient = Patient::new();
+        let _ = fs::remove_file(patient.file(name));
+        let made = std::process::Command::new("mkfifo").arg(patient.file(name)).status();
+        assert!(made.unwrap().success());
+        let (model, home) = (patient.file(""), patient.home.path());
+        let (pack, page) = (home.join("x.mlxpack"), home.join("report.html"));
+        let run = |command: &str, out: &Path| mixbit([Path::new(command), &model, "--out".as_ref(), out]);
+        let output = run("pack", &pack);
+        assert_eq!(output.status.code(), Some(1), "{name}");
+        let expected = if name == WEIGHTS { "no weights" } else { "is no regular file" };
+        assert!(stderr(&output).contains(expected) && !pack.exists(), "{name}: {}", stderr(&output));
+        let output = run("report", &page);
+        assert_eq!(output.status.success(), reported, "{name}: {}", stderr(&output));
+    }
+}

@@ -171,7 +171,8 @@ fn an_interrupted_run_goes_on_and_ends_the_same() {
 
     let other = mixbit(arguments(&["--resume", "--distill-rate", "0.002"]));
     assert_eq!(other.status.code(), Some(1));
-    assert!(stderr(&other).contains("another model, text or setting"), "{}", stderr(&other));
+    let expected = "other settings: --distill-rate was 0.003, now it is 0.002\n";
+    assert!(stderr(&other).contains(expected), "{}", stderr(&other));
     let output = mixbit(arguments(&["--resume"]));
     succeeded(&output);
     assert!(stderr(&output).contains("of 60 steps are taken"), "{}", stderr(&output));

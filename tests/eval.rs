@@ -6,8 +6,10 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{bundled, fixtures, json_file, make, mixbit, stderr, stdout, succeeded};
-use serde_json::Value;
+use common::{
+    RawCheckpoint, bundled, copy_folder, fixtures, json_file, make, mixbit, stderr, stdout, succeeded,
+};
+use serde_json::{Value, json};
 
 const TEXT: &str = "A trait tells the compiler about functionality a type has and can share with other types. \
     We can use traits to define shared behaviour in an abstract way, and trait bounds to say that a generic type \
@@ -44,6 +46,7 @@ fn fewer_bits_are_further_away() {
     let found = ["3", "4", "8"].map(|bits| figures(&uniform(home.path(), bits), &data, &reference));
     let key = |index: usize, key: &str| found[index][key].as_f64().unwrap();
     assert!(key(0, "kl_mean") > 3.0 * key(1, "kl_mean") && key(1, "kl_mean") > 20.0 * key(2, "kl_mean"));
+    assert!(key(0, "nll_correlation") > 0.5 && key(2, "nll_correlation") <= 1.0, "a share, not percent");
     assert!(key(2, "same_top") > key(0, "same_top") && key(2, "same_top") <= 1.0);
     let alone = figures(&bundled(), &data, &[]);
     assert!((alone["perplexity"].as_f64().unwrap() / key(0, "reference_perplexity") - 1.0).abs() < 1e-6);
@@ -61,8 +64,8 @@ fn a_kept_reference_gives_the_same_figures() {
     let home = tempfile::tempdir().unwrap();
     let (data, model) = (text(home.path()), bundled());
     let quantized = uniform(home.path(), "3");
-    let kept = home.path().join("reference.safetensors");
-    let kept = kept.to_str().unwrap();
+    let kept_path = home.path().join("reference");
+    let kept = kept_path.to_str().unwrap();
     let direct =
         figures(&quantized, &data, &["--reference", model.to_str().unwrap(), "--save-reference", kept]);
     let again = figures(&quantized, &data, &["--reference", kept]);
@@ -74,6 +77,93 @@ fn a_kept_reference_gives_the_same_figures() {
     assert!(stderr(&other).contains("other tokens"), "{}", stderr(&other));
     let not_one = eval(&quantized, &data, &["--reference", &data]);
     assert!(stderr(&not_one).contains("--save-reference"), "{}", stderr(&not_one));
+    let plain = home.path().join("plain");
+    fs::write(&plain, "").unwrap();
+    let permissions = |path: &Path| fs::metadata(path).unwrap().permissions();
+    assert_eq!(permissions(&kept_path), permissions(&plain), "those that the umask gives");
+    let bytes = fs::read(&kept_path).unwrap();
+    fs::write(&kept_path, &bytes[..bytes.len() - 7]).unwrap();
+    let cut = eval(&quantized, &data, &["--reference", kept]);
+    let (whole, left) = (bytes.len(), bytes.len() - 7);
+    let expected = format!("by its header it has {whole} bytes, {left} are there\nhint: write it again");
+    assert!(stderr(&cut).contains(&expected), "{}", stderr(&cut));
+}
+
+#[test]
+fn a_model_without_finite_logits_has_no_figures() {
+    let home = tempfile::tempdir().unwrap();
+    let (data, broken) = (text(home.path()), home.path().join("broken"));
+    copy_folder(&bundled(), &broken);
+    let weights = broken.join("model.safetensors");
+    let mut raw = RawCheckpoint::read(&weights);
+    raw.get_mut("model.layers.1.feed_forward.gate_proj.weight").3[..4]
+        .copy_from_slice(&f32::NAN.to_le_bytes());
+    raw.write(&weights);
+    let (broken, good, json) = (broken.to_str().unwrap(), bundled(), home.path().join("figures.json"));
+    let json_text = json.to_str().unwrap();
+    let base = ["eval", "--data", &data, "--max-tokens", "32", "--json", json_text, "--model"];
+    for more in [&[broken][..], &[broken, "--stream"], &[good.to_str().unwrap(), "--reference", broken]] {
+        let output = mixbit([&base[..], more].concat());
+        assert_eq!(output.status.code(), Some(1), "{more:?}");
+        assert!(
+            stderr(&output).contains(&format!("{broken}: its logits are not finite")),
+            "{}",
+            stderr(&output)
+        );
+        assert!(stderr(&output).contains("hint: `mixbit check`") && output.stdout.is_empty());
+        assert!(!json.exists());
+    }
+}
+
+#[test]
+fn outputs_are_looked_at_before_the_work_and_kept() {
+    let home = tempfile::tempdir().unwrap();
+    let (data, model) = (text(home.path()), bundled());
+    let there = home.path().join("there");
+    fs::write(&there, "precious").unwrap();
+    let (there_text, nowhere) = (there.to_str().unwrap(), home.path().join("no/figures"));
+    let reference = ["--reference", model.to_str().unwrap()];
+    for flag in ["--json", "--save-reference"] {
+        for (path, expected) in [
+            (there_text, "already exists\nhint: --overwrite"),
+            (nowhere.to_str().unwrap(), "there is no folder"),
+        ] {
+            let output = eval(&model, &data, &[&reference[..], &[flag, path]].concat());
+            assert_eq!(output.status.code(), Some(1));
+            // Not a word about the text: it was not read yet.
+            let said = stderr(&output);
+            assert!(said.starts_with("error: ") && said.contains(expected), "{flag}: {said}");
+        }
+    }
+    assert_eq!(fs::read_to_string(&there).unwrap(), "precious");
+    let same = ["--json", there_text, "--save-reference", there_text, "--overwrite"];
+    let output = eval(&model, &data, &[&reference[..], &same].concat());
+    assert!(stderr(&output).contains("the same file"), "{}", stderr(&output));
+    succeeded(&eval(&model, &data, &["--json", there_text, "--overwrite"]));
+    assert!(json_file(&there)["perplexity"].as_f64().unwrap() > 1.0);
+}
+
+#[test]
+fn what_windows_leave_out_and_long_ones_are_notes() {
+    let home = tempfile::tempdir().unwrap();
+    let (data, model) = (text(home.path()), bundled());
+    let output = eval(&model, &data, &["--max-tokens", "100", "--json", "-"]);
+    succeeded(&output);
+    let said = stderr(&output);
+    assert!(
+        said.contains("note: the last 4 of 100 tokens are left out: they fill no window of 48"),
+        "{said}"
+    );
+    let figures: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!((&figures["tokens"], &figures["tokens_left_out"]), (&json!(94), &json!(4)));
+    assert!(!stderr(&eval(&model, &data, &["--max-tokens", "96"])).contains("note: "));
+    let short = home.path().join("short");
+    copy_folder(&model, &short);
+    let mut config = json_file(&short.join("config.json"));
+    config["max_position_embeddings"] = json!(40);
+    fs::write(short.join("config.json"), config.to_string()).unwrap();
+    let said = stderr(&eval(&short, &data, &["--max-tokens", "96"]));
+    assert!(said.contains("sequences of 48 tokens are longer than the model's context of 40"), "{said}");
 }
 
 #[test]

@@ -214,7 +214,16 @@ fn quantized_shards_npz_and_templates_in_packs() {
         succeeded(&mixbit(["pack", text(&model), "--out", text(&file), "--overwrite"]));
         let logits = [&model, &file].map(|model| {
             let to = home.path().join("logits.npz");
-            succeeded(&mixbit(["logits", "--tokens", "1,2,3", "--out", text(&to), "--model", text(model)]));
+            succeeded(&mixbit([
+                "logits",
+                "--tokens",
+                "1,2,3",
+                "--overwrite",
+                "--out",
+                text(&to),
+                "--model",
+                text(model),
+            ]));
             fs::read(to).unwrap()
         });
         assert!(logits[0] == logits[1]);
@@ -275,6 +284,10 @@ fn incomplete_folders_are_not_packed() {
     let own = packed.folder().join(WEIGHTS);
     let output = mixbit(["pack", text(&packed.folder()), "--out", text(&own), "--overwrite"]);
     assert!(stderr(&output).contains("the model's own `model.safetensors`"), "{}", stderr(&output));
+    let inside = packed.folder().join("x.mlxpack");
+    let output = mixbit(["pack", text(&packed.folder()), "--out", text(&inside)]);
+    assert!(stderr(&output).contains("is in the model's own folder"), "{}", stderr(&output));
+    assert!(!inside.exists());
 }
 
 #[test]

@@ -174,7 +174,13 @@ fn a_table_is_measured_once_and_serves_every_target() {
     succeeded(&from_table("--target-bpw=4.5", &table, &bundled()));
     assert_eq!(json_file(&out.join("config.json")), json_file(&direct.join("config.json")));
     let other = from_table("--target-bpw=4.5", &table, &fixtures().join("golden/llama4-text-tied"));
-    assert!(stderr(&other).contains("another model"), "{}", stderr(&other));
+    let said = stderr(&other);
+    assert!(said.contains("another model"), "{said}");
+    let work = ["reachable", "calibration", "estimated"];
+    assert!(work.iter().all(|word| !said.contains(word)), "noticed at once: {said}");
+    let dry = ["--target-bpw=4.5", "--sensitivities", table.to_str().unwrap(), "--dry-run", "--overwrite"];
+    let said = stderr(&make("quantize", &bundled(), &out, &dry));
+    assert!(said.contains("for the whole job (a dry run does none of it): "), "{said}");
 
     succeeded(&from_table("--target-size=700KB", &table, &bundled()));
     let bytes = inspected(&out)["bytes"]["total"].as_u64().unwrap();

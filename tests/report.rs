@@ -392,7 +392,12 @@ fn inspect_draws_what_needs_no_record() {
     assert_eq!(alternative(&document, "bits").len(), 29);
     let sections = document.descendants().filter(|node| node.has_tag_name("section"));
     assert_eq!(sections.filter_map(|node| node.attribute("id")).collect::<Vec<_>>(), ["bytes", "bits"]);
+    let again = ["inspect", model.to_str().unwrap(), "--html", out.to_str().unwrap()];
+    let output = mixbit(again);
+    assert!(stderr(&output).contains("already exists\nhint: --overwrite"), "{}", stderr(&output));
+    succeeded(&mixbit([&again[..], &["--overwrite"]].concat()));
     let file = model.join("model.safetensors");
+    fs::remove_file(&out).unwrap();
     let output = mixbit(["inspect", file.to_str().unwrap(), "--html", out.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("model folder"), "{}", stderr(&output));
@@ -413,6 +418,10 @@ fn a_table_alone_draws_its_curve() {
         |class: &str| document.descendants().filter(|node| node.attribute("class") == Some(class)).count();
     assert_eq!(class("uniform"), 5 + 1, "points and the legend");
     assert_eq!((class("curve"), class("predicted"), class("measured")), (2, 0, 0));
+    let again = ["curve", table.to_str().unwrap(), "--svg", out.to_str().unwrap()];
+    let output = mixbit(again);
+    assert!(stderr(&output).contains("already exists\nhint: --overwrite"), "{}", stderr(&output));
+    succeeded(&mixbit([&again[..], &["--overwrite"]].concat()));
     let nowhere = home.path().join("no/curve.svg");
     let output = mixbit(["curve", table.to_str().unwrap(), "--svg", nowhere.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));

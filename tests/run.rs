@@ -262,6 +262,7 @@ fn wrong_requests_are_refused() {
         (&["--prompt-tokens", "1", "--prompt-file", "y"], 2, "cannot be used with"),
         (&["--prompt", "x", "--repetition-context-size", "9"], 2, "--repetition-penalty <FACTOR>"),
         (&["--prompt-tokens", "5000"], 1, "not below the vocabulary"),
+        (&["--prompt", "x", "--logit-bias", "1024=1"], 1, "hint: this model's ids are 0 to 1023"),
         (&[], 2, "required"),
     ] {
         let output = run(arguments);
@@ -302,4 +303,7 @@ fn logits_are_numpy_arrays() {
     assert_eq!(logits.shape, [3, 1024]);
     assert_eq!(file.get("tokens").unwrap().bytes(), [0u32, 5, 9].map(u32::to_le_bytes).concat());
     assert!(logits.bytes().as_chunks().0.iter().all(|b| f32::from_le_bytes(*b).is_finite()));
+    let again = mixbit(arguments);
+    assert!(stderr(&again).contains("already exists\nhint: --overwrite"), "{}", stderr(&again));
+    succeeded(&mixbit([&arguments[..], &["--overwrite"]].concat()));
 }

@@ -51,7 +51,7 @@ fn predicted_divergence_is_what_is_measured() {
     let text = Text::open(None).unwrap();
     let setting = Setting {
         sequences: text.sequences(&tokenizer, 32, 128, 0).unwrap(),
-        windows: text.windows(&tokenizer, 128, Some(16 * 128)).unwrap(),
+        windows: text.windows(&tokenizer, 128, Some(16 * 128)).unwrap().windows,
         candidates: [3, 4, 6].map(|bits| Quant::affine(bits, 64)).to_vec(),
     };
     let engine = Engine::start().unwrap();

@@ -46,7 +46,7 @@ def run(mixbit, *arguments):
 
 def our_logits(mixbit, model, tokens, home):
     out = home / "logits.npz"
-    run(mixbit, "logits", "--model", model, "--tokens", ",".join(map(str, tokens)), "--out", out)
+    run(mixbit, "logits", "--model", model, "--tokens", ",".join(map(str, tokens)), "--out", out, "--overwrite")
     return np.load(out)["logits"]
 
 

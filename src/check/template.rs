@@ -5,22 +5,23 @@ use super::folder::Folder;
 use super::tokens::describe;
 use crate::error::Result;
 use crate::stop_tokens::stop_tokens;
-use crate::tokenizer::{Message, Tokenizer};
+use crate::tokenizer::{Message, Tokenizer, render_without_tokenizer};
 
 const QUESTION: &str = "Which number?";
 const ANSWER: &str = "Forty-two.";
+const LEFT_OUT: &str = "leaves out what the user says";
 
 /// Renders a question, and a question with its answer.
 pub(super) fn check(folder: &Folder) -> Vec<Finding> {
     let subject = "template";
-    let Some(tokenizer) = &folder.tokenizer else { return Vec::new() };
+    let Some(tokenizer) = &folder.tokenizer else { return alone(folder) };
     let prompt = match tokenizer.apply_chat_template(&[Message::new("user", QUESTION)], true) {
         Ok(Some(prompt)) => prompt,
         Ok(None) => return vec![Finding::ok(subject, "none: prompts are given to the model as they are")],
         Err(error) => return vec![Finding::refusal(subject, &error)],
     };
     if !prompt.contains(QUESTION) {
-        return vec![Finding::problem(subject, "leaves out what the user says")];
+        return vec![Finding::problem(subject, LEFT_OUT)];
     }
     let mut findings = match bos(tokenizer, &prompt) {
         Ok(finding) => vec![finding],
@@ -29,6 +30,17 @@ pub(super) fn check(folder: &Folder) -> Vec<Finding> {
     let stop = folder.config.as_ref().and_then(|config| stop_tokens(config, tokenizer).ok());
     findings.extend(stop.and_then(|stop| closing(tokenizer, &stop)));
     findings
+}
+
+/// The template of a folder whose tokenizer cannot be read.
+fn alone(folder: &Folder) -> Vec<Finding> {
+    let subject = "template";
+    match render_without_tokenizer(&folder.files, &[Message::new("user", QUESTION)]) {
+        Ok(None) => Vec::new(),
+        Ok(Some(prompt)) if !prompt.contains(QUESTION) => vec![Finding::problem(subject, LEFT_OUT)],
+        Ok(Some(_)) => vec![Finding::ok(subject, "renders; without a tokenizer no more can be said")],
+        Err(error) => vec![Finding::refusal(subject, &error)],
+    }
 }
 
 /// How often `ids` begin with `bos`.

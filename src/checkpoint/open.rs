@@ -100,6 +100,13 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// Opens the single safetensors file `path`, whatever it is called.
+    pub fn open_safetensors(path: &Path) -> Result<Self> {
+        let mut checkpoint = Self::empty(path);
+        checkpoint.add(path, Mapped::open(path)?, false)?;
+        Ok(checkpoint)
+    }
+
     /// Opens the weights among `files`.
     pub fn from_files(files: &ModelFiles) -> Result<Self> {
         let mut checkpoint = Self::empty(files.path());
@@ -167,11 +174,15 @@ impl Checkpoint {
     }
 
     fn add_file(&mut self, path: &Path, map: Mapped) -> Result<BTreeSet<String>> {
+        self.add(path, map, path.extension().is_some_and(|e| e == "npz"))
+    }
+
+    fn add(&mut self, path: &Path, map: Mapped, is_npz: bool) -> Result<BTreeSet<String>> {
         if map.is_empty() {
             return Err(Error::file(path, "is empty").hint("the download is incomplete"));
         }
         let file = self.files.len();
-        let (found, checksums) = if path.extension().is_some_and(|e| e == "npz") {
+        let (found, checksums) = if is_npz {
             npz::read_entries(path, &map, file)?
         } else {
             (safetensors_entries(path, &map, file)?, Vec::new())
@@ -290,10 +301,23 @@ fn malformed(path: &Path, map: &[u8], error: &safetensors::SafeTensorError) -> E
         Some(length) if length.saturating_add(8) > map.len() as u64 => {
             format!("the header claims {length} bytes, the file has {}", map.len())
         }
-        Some(_) => error.to_string(),
+        Some(length) => match claimed_bytes(map, length) {
+            Some(claimed) if claimed != map.len() as u64 => {
+                format!("by its header it has {claimed} bytes, {} are there", map.len())
+            }
+            _ => error.to_string(),
+        },
     };
     Error::file(path, format!("not a whole safetensors file: {detail}"))
         .hint("the file is truncated or damaged: download it again")
+}
+
+/// Bytes of a whole file with this header, which takes `length` bytes.
+fn claimed_bytes(map: &[u8], length: u64) -> Option<u64> {
+    let start = length.checked_add(8)?;
+    let header: Value = serde_json::from_slice(map.get(8..usize::try_from(start).ok()?)?).ok()?;
+    let ends = header.as_object()?.values().filter_map(|tensor| tensor.get("data_offsets")?.get(1)?.as_u64());
+    start.checked_add(ends.max()?)
 }
 
 /// Names of the shards that the index of `files` lists, sorted.

@@ -43,6 +43,9 @@ pub struct Inspect {
     /// Draw it as an HTML file (of a model folder)
     #[arg(long, value_name = "FILE", conflicts_with_all = ["json", "layers"])]
     pub html: Option<PathBuf>,
+    /// Replace the HTML file if it exists
+    #[arg(long, requires = "html")]
+    pub overwrite: bool,
 }
 
 /// `mixbit report`.
@@ -71,8 +74,28 @@ pub struct Report {
     pub overwrite: bool,
 }
 
+/// What scripts may rely on.
+const EVAL_JSON: &str = "\
+JSON (logarithms are natural, shares and probabilities lie between 0 and 1):
+  tokens                  tokens predicted
+  tokens_left_out         of the text, as they fill no window
+  perplexity              and perplexity_stderr
+  sequence_length         as asked for
+  tokens_per_second       that went through the model
+With --reference also:
+  reference_perplexity    and reference_perplexity_stderr
+  ln_perplexity_ratio     and ln_perplexity_ratio_stderr
+  nll_correlation         of -ln p of the right token, -1 to 1
+  kl_mean                 and kl_stderr, kl_median, kl_max, kl_min: KL divergence a token
+  kl_percentiles          [[percent, kl], ...]
+  probability_change_mean and probability_change_stderr, probability_change_rms
+  same_top                and same_top_stderr: share of tokens whose likeliest is the reference's
+With --stream, in place of sequence_length and tokens_left_out: context_size,
+tokens_forgotten, cache_bytes.";
+
 /// `mixbit eval`.
 #[derive(Debug, Args)]
+#[command(after_long_help = EVAL_JSON)]
 pub struct Eval {
     /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub
     #[arg(long, value_name = "MODEL")]
@@ -86,7 +109,8 @@ pub struct Eval {
     /// Text to predict: plain (documents separated by lines `<|endoftext|>`), JSONL, or token ids in .npy or .npz
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
-    /// Tokens in a window; all but the first are predicted
+    /// Tokens in a window; all but the first are predicted. Windows follow one another; a rest that fills none is left out,
+    /// unless it is all there is
     #[arg(long, value_name = "T", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
     pub sequence_length: u32,
     /// Use this many tokens of the text at most
@@ -101,6 +125,9 @@ pub struct Eval {
     /// Write the figures as JSON too; `-` writes nothing else to stdout
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Replace the files of --json and --save-reference if they exist
+    #[arg(long)]
+    pub overwrite: bool,
     /// Hidden states in memory; more go to a temporary file (in $TMPDIR)
     #[arg(long, value_name = "SIZE", default_value = "4MB", value_parser = parse_size)]
     pub activation_memory: u64,

@@ -118,6 +118,9 @@ pub struct Curve {
     /// Draw it as an SVG file
     #[arg(long, value_name = "FILE", conflicts_with = "csv")]
     pub svg: Option<PathBuf>,
+    /// Replace the SVG file if it exists
+    #[arg(long, requires = "svg")]
+    pub overwrite: bool,
 }
 
 /// How weights become codes.

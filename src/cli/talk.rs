@@ -140,8 +140,15 @@ pub struct Run {
     pub show: Show,
 }
 
+/// How mistakes are dealt with.
+const CHAT_MISTAKES: &str = "\
+A line that cannot be obeyed or answered can be tried again at a terminal. From a pipe or
+file the first such line ends the conversation, with exit code 1: what follows may depend
+on it.";
+
 /// `mixbit chat`.
 #[derive(Debug, Args)]
+#[command(after_help = CHAT_MISTAKES)]
 pub struct Chat {
     /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub
     #[arg(long, value_name = "MODEL")]
@@ -193,6 +200,9 @@ pub struct Logits {
     /// File to write: float32 `logits` [tokens, vocabulary] and int32 `tokens`
     #[arg(long, value_name = "FILE.npz")]
     pub out: PathBuf,
+    /// Replace the file if it exists
+    #[arg(long)]
+    pub overwrite: bool,
     /// Compute in this type [default: float32 on the CPU, the model's own on Metal]
     #[arg(long, value_enum)]
     pub dtype: Option<FloatDtype>,

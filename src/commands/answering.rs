@@ -154,7 +154,8 @@ fn penalties(args: &cli::Sampling, spec: &DecoderSpec) -> Result<Penalties> {
             return Err(Error::usage(format!(
                 "--logit-bias: token id {token} is not below the vocabulary's size {}",
                 spec.vocab_size
-            )));
+            ))
+            .hint(format!("this model's ids are 0 to {}", spec.vocab_size.saturating_sub(1))));
         }
         if bias.insert(token, value).is_some() {
             return Err(Error::usage(format!("--logit-bias: token {token} has two biases"))

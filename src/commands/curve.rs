@@ -15,6 +15,9 @@ pub const STEP: f64 = 0.25;
 
 /// Runs the command.
 pub fn run(args: &Curve, console: &Console) -> Result<()> {
+    if let Some(path) = &args.svg {
+        output_file::check(path, args.overwrite)?;
+    }
     let Table { measurement, layers, correction } = Table::read(&args.table)?;
     let technique = if correction.gptq.is_empty() { measurement.rounding } else { Technique::Gptq };
     console.line(&format!("predicted for --rounding {technique}"));

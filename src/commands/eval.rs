@@ -7,17 +7,19 @@ use serde_json::{Value, json};
 
 use super::scoring::{Against, Scoring};
 use super::streaming;
+use super::texts::windows;
 use crate::checkpoint::SourceModel;
 use crate::cli::Eval;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::evaluation::{Reference, ReferenceWriter, Summary};
+use crate::output_file;
 use crate::report::{Console, evaluation_table, out};
-use crate::text::Text;
-use crate::tokenizer::Tokenizer;
+use crate::text::{Text, Windows};
 
 /// Runs the command.
 pub fn run(args: &Eval, console: &Console) -> Result<()> {
+    check_outputs(args)?;
     let source = SourceModel::open(&args.model)?;
     console.notes(&source.spec().notes);
     if args.stream {
@@ -27,15 +29,18 @@ pub fn run(args: &Eval, console: &Console) -> Result<()> {
         return Err(Error::usage("--context-size and --kv-bits go with --stream only")
             .hint("windows are computed without a cache; --sequence-length is their length"));
     }
-    let length = args.sequence_length as usize;
-    let text = Text::open(Some(&args.data))?;
-    let windows = text.windows(&Tokenizer::from_files(source.files())?, length, args.max_tokens)?;
     let kept = args.reference.as_deref().filter(|path| Reference::is_file(path));
-    let kept = kept.map(|path| open_kept(path, &windows)).transpose()?;
+    let kept = kept.map(Reference::open).transpose()?;
     let model = match (&args.reference, &kept) {
         (Some(path), None) => Some(SourceModel::open(path)?),
         _ => None,
     };
+    let length = args.sequence_length as usize;
+    let text = Text::open(Some(&args.data))?;
+    let Windows { windows, left_out } = windows(&source, &text, length, args.max_tokens, console)?;
+    if let Some(kept) = &kept {
+        same_tokens(kept, &windows)?;
+    }
     let against = match (&kept, &model) {
         (Some(kept), _) => Against::Kept(kept),
         (None, Some(model)) => Against::Model(model),
@@ -55,24 +60,35 @@ pub fn run(args: &Eval, console: &Console) -> Result<()> {
     let computed: usize = windows.iter().map(Vec::len).sum();
     let rate = computed as f64 / seconds;
     console.line(&format!("{} windows of {length} tokens, {rate:.0} tokens per second", windows.len()));
-    print(args, &summary, rate)
+    let more = [
+        ("tokens_left_out", json!(left_out)),
+        ("sequence_length", json!(args.sequence_length)),
+        ("tokens_per_second", json!(rate)),
+    ];
+    print_figures(args.json.as_deref(), &summary, more)
 }
 
-fn open_kept(path: &Path, windows: &[Vec<u32>]) -> Result<Reference> {
-    let reference = Reference::open(path)?;
-    if reference.windows == windows {
-        return Ok(reference);
+/// Fails before the work where its results could not be written.
+fn check_outputs(args: &Eval) -> Result<()> {
+    let json = args.json.as_deref().filter(|path| *path != Path::new("-"));
+    if json.is_some() && json == args.save_reference.as_deref() {
+        return Err(Error::usage("--json and --save-reference name the same file").hint("give each its own"));
+    }
+    for path in json.into_iter().chain(args.save_reference.as_deref()) {
+        output_file::check(path, args.overwrite)?;
+    }
+    Ok(())
+}
+
+fn same_tokens(kept: &Reference, windows: &[Vec<u32>]) -> Result<()> {
+    if kept.windows == windows {
+        return Ok(());
     }
     Err(Error::file(
-        path,
+        kept.path(),
         "was made on other tokens: text, tokenizer, --sequence-length or --max-tokens differ",
     )
     .hint("give the same --data, --sequence-length and --max-tokens as with --save-reference"))
-}
-
-fn print(args: &Eval, summary: &Summary, rate: f64) -> Result<()> {
-    let more = [("sequence_length", json!(args.sequence_length)), ("tokens_per_second", json!(rate))];
-    print_figures(args.json.as_deref(), summary, more)
 }
 
 /// The figures as a table on stdout, and as JSON with `more` where it is wanted.
@@ -90,6 +106,6 @@ pub fn print_figures<const N: usize>(
     if path == Path::new("-") {
         return out(&text);
     }
-    std::fs::write(path, text).map_err(|e| Error::io(path, e))?;
+    output_file::write(path, text.as_bytes())?;
     out(&evaluation_table(summary))
 }

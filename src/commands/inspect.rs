@@ -17,6 +17,9 @@ use crate::spec::Role;
 
 /// Runs the command.
 pub fn run(args: &Inspect, console: &Console) -> Result<()> {
+    if let Some(path) = &args.html {
+        output_file::check(path, args.overwrite)?;
+    }
     let extension = args.model.extension().unwrap_or_default();
     if args.model.is_file() && (extension == "safetensors" || extension == "npz") {
         return inspect_file(args);

@@ -4,6 +4,7 @@ use crate::checkpoint::{Dtype, NpzWriter, SourceModel};
 use crate::cli::Logits;
 use crate::engine::{Engine, Model};
 use crate::error::{Error, Result};
+use crate::output_file;
 use crate::report::Console;
 use crate::tokenizer::Tokenizer;
 
@@ -13,6 +14,7 @@ pub fn run(args: &Logits, console: &Console) -> Result<()> {
         return Err(Error::usage(format!("--out {} must end in .npz", args.out.display())));
     }
     let source = SourceModel::open(&args.model)?;
+    output_file::check(&args.out, args.overwrite)?;
     source.verify()?;
     let tokens = match &args.prompt {
         Some(text) => Tokenizer::from_files(source.files())?.encode(text, true)?,
@@ -24,8 +26,7 @@ pub fn run(args: &Logits, console: &Console) -> Result<()> {
     let logits = model.logits(&tokens, args.step.map(|step| step as usize))?;
     let shape = [tokens.len(), model.spec().vocab_size];
     let ids: Vec<u8> = tokens.iter().flat_map(|t| t.cast_signed().to_le_bytes()).collect();
-    let folder = args.out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
-    let temporary = tempfile::NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, e))?;
+    let temporary = output_file::new_beside(&args.out)?;
     let mut npz = NpzWriter::create(temporary.path())?;
     npz.add("logits", Dtype::F32, &shape, bytemuck::cast_slice(&logits))?;
     npz.add("tokens", Dtype::I32, &[tokens.len()], &ids)?;

@@ -41,13 +41,21 @@ pub fn note_left_out(parts: &Parts, console: &Console) {
     }
 }
 
-/// Fails if `out` is one of the files that it is to be made of.
+/// Fails if `out` is one of the files that it is to be made of, or beside them, where it would be taken for a part of the
+/// model and go when the folder is replaced.
 fn check_output(source: &SourceModel, parts: &Parts, out: &Path) -> Result<()> {
-    let Ok(real) = fs::canonicalize(out) else { return Ok(()) };
-    let same = |name: &&String| fs::canonicalize(source.files().path_of(name)).is_ok_and(|path| path == real);
-    match parts.names.iter().find(same) {
-        Some(name) => Err(Error::usage(format!("the output {} is the model's own `{name}`", out.display()))
-            .hint("choose another name for --out")),
-        None => Ok(()),
+    let real = fs::canonicalize(out).ok();
+    let same = |name: &&String| real.is_some() && fs::canonicalize(source.files().path_of(name)).ok() == real;
+    if let Some(name) = parts.names.iter().find(same) {
+        return Err(Error::usage(format!("the output {} is the model's own `{name}`", out.display()))
+            .hint("choose another name for --out"));
+    }
+    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match (fs::canonicalize(parent), fs::canonicalize(source.dir())) {
+        (Ok(parent), Ok(model)) if parent.starts_with(&model) => {
+            Err(Error::usage(format!("the output {} is in the model's own folder", out.display()))
+                .hint("choose a place outside of it for --out"))
+        }
+        _ => Ok(()),
     }
 }

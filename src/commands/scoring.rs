@@ -1,9 +1,11 @@
 //! Scoring a model on token windows, alone or against a reference; the blocks of both are never in memory together.
 
+use std::path::Path;
+
 use crate::checkpoint::SourceModel;
 use crate::engine::{Engine, FinalStates, run_forward};
 use crate::error::{Error, Result};
-use crate::evaluation::{Reference, ReferenceWriter, Scores};
+use crate::evaluation::{NotFinite, Reference, ReferenceWriter, Scores};
 use crate::report::Console;
 
 /// What a model is compared with.
@@ -14,6 +16,16 @@ pub enum Against<'a> {
     Model(&'a SourceModel),
     /// A reference that was kept.
     Kept(&'a Reference),
+}
+
+impl Against<'_> {
+    fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Nothing => None,
+            Self::Model(model) => Some(model.dir()),
+            Self::Kept(reference) => Some(reference.path()),
+        }
+    }
 }
 
 /// How to run the models.
@@ -64,7 +76,10 @@ impl Scoring<'_> {
                 if let (Some(keep), Some(other)) = (&mut keep, &other) {
                     keep.add(other)?;
                 }
-                scores.add(&logits, other.as_deref(), &window[from + 1..=to]);
+                scores.add(&logits, other.as_deref(), &window[from + 1..=to]).map_err(|bad| {
+                    let blamed = if bad.reference { against.path() } else { None };
+                    not_finite(blamed.unwrap_or(source.dir()), bad, scores.len())
+                })?;
             }
             bar.inc(1);
         }
@@ -84,6 +99,12 @@ impl Scoring<'_> {
         bar.finish_and_clear();
         Ok(states)
     }
+}
+
+/// A model, or reference, that predicts nothing after `scored` tokens and the rows that came with the bad one.
+pub fn not_finite(path: &Path, bad: NotFinite, scored: usize) -> Error {
+    let message = format!("its logits are not finite, first for predicted token {}", scored + bad.row + 1);
+    Error::file(path, message).hint("`mixbit check` looks for what is wrong with a model")
 }
 
 /// Fails unless `source` has as many tokens as the reference.

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::caching::cache_settings;
 use super::eval::print_figures;
+use super::scoring::not_finite;
 use crate::checkpoint::SourceModel;
 use crate::cli::Eval;
 use crate::engine::{Engine, Model};
@@ -23,8 +24,8 @@ const LOGITS: usize = 1 << 24;
 pub fn run(args: &Eval, source: &SourceModel, console: &Console) -> Result<()> {
     let settings = cache_settings(&args.cache, source.spec())?;
     let text = Text::open(Some(&args.data))?;
-    let windows = text.windows(&Tokenizer::from_files(source.files())?, usize::MAX, args.max_tokens)?;
-    let tokens = windows.concat();
+    let tokenizer = Tokenizer::from_files(source.files())?;
+    let tokens = text.windows(&tokenizer, usize::MAX, args.max_tokens)?.windows.concat();
     let engine = Engine::start()?;
     let model = Model::load(&engine, source, None)?;
     let vocabulary = source.spec().vocab_size;
@@ -37,7 +38,9 @@ pub fn run(args: &Eval, source: &SourceModel, console: &Console) -> Result<()> {
         let rows = logits.len() / vocabulary;
         // The last token predicts nothing that is known.
         let (now, later) = labels.split_at(rows.min(labels.len()));
-        scores.add(&logits[..now.len() * vocabulary], None, now);
+        scores
+            .add(&logits[..now.len() * vocabulary], None, now)
+            .map_err(|bad| not_finite(source.dir(), bad, scores.len()))?;
         labels = later;
         bar.inc(rows as u64);
         Ok(())

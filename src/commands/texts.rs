@@ -4,7 +4,7 @@ use super::settings::Calibration;
 use crate::checkpoint::SourceModel;
 use crate::error::{Error, Result};
 use crate::report::Console;
-use crate::text::Text;
+use crate::text::{Text, Windows};
 use crate::tokenizer::Tokenizer;
 
 /// Windows of held-out text at most.
@@ -55,6 +55,27 @@ fn at_most(windows: Vec<Vec<u32>>, most: usize) -> Vec<Vec<u32>> {
     let step = |index: usize| index * most / count.max(1);
     let chosen = |index: &usize| count <= most || *index == 0 || step(*index) != step(index - 1);
     windows.into_iter().enumerate().filter(|(index, _)| chosen(index)).map(|(_, window)| window).collect()
+}
+
+/// Windows of `text` to measure `source` on, consecutive and checked; what they leave out is a note.
+pub fn windows(
+    source: &SourceModel,
+    text: &Text,
+    length: usize,
+    max_tokens: Option<usize>,
+    console: &Console,
+) -> Result<Windows> {
+    let found = text.windows(&Tokenizer::from_files(source.files())?, length, max_tokens)?;
+    let length = found.windows.first().map_or(0, Vec::len);
+    check(source, &found.windows, length, console)?;
+    if found.left_out > 0 {
+        let all = found.windows.len() * length + found.left_out;
+        console.notes(&[format!(
+            "the last {} of {all} tokens are left out: they fill no window of {length}",
+            found.left_out
+        )]);
+    }
+    Ok(found)
 }
 
 /// Tokens that the embedding lacks are an error; more of them than the model was made for, a note.

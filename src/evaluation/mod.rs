@@ -22,6 +22,15 @@ pub struct Scores {
     against: bool,
 }
 
+/// Logits that are no numbers, or that leave the right token no probability at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NotFinite {
+    /// The row, of those that were added.
+    pub row: usize,
+    /// Whether it is one of the reference's.
+    pub reference: bool,
+}
+
 /// One predicted token.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 struct TokenScore {
@@ -39,7 +48,15 @@ struct TokenScore {
 impl Scores {
     /// Adds rows of logits [tokens, vocabulary] that predict `labels`, one a row, and the reference's for the same rows
     /// (logits or log-probabilities) where there is one.
-    pub fn add(&mut self, logits: &[f32], reference: Option<&[f32]>, labels: &[u32]) {
+    ///
+    /// # Errors
+    /// The first row of which no figure can be made.
+    pub fn add(
+        &mut self,
+        logits: &[f32],
+        reference: Option<&[f32]>,
+        labels: &[u32],
+    ) -> Result<(), NotFinite> {
         let vocabulary = logits.len() / labels.len().max(1);
         self.against |= reference.is_some();
         let rows = logits.par_chunks(vocabulary.max(1)).zip(labels);
@@ -55,7 +72,11 @@ impl Scores {
                 .map(|((row, &label), reference)| token_score(&Row::new(row), &Row::new(reference), label))
                 .collect(),
         };
+        if let Some(row) = scored.iter().position(|score| !score.is_finite()) {
+            return Err(NotFinite { row, reference: !scored[row].reference_nll.is_finite() });
+        }
         self.tokens.extend(scored);
+        Ok(())
     }
 
     /// Tokens predicted.
@@ -66,6 +87,12 @@ impl Scores {
     /// Whether none was.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
+    }
+}
+
+impl TokenScore {
+    fn is_finite(&self) -> bool {
+        self.nll.is_finite() && self.reference_nll.is_finite() && self.kl.is_finite()
     }
 }
 
@@ -131,11 +158,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_finite_is_no_figure() {
+        let good = [1.0, 2.0, 0.5, 0.5];
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut scores = Scores::default();
+            let row = [1.0, 2.0, bad, 0.0];
+            let failed = |reference| Err(NotFinite { row: 1, reference });
+            assert_eq!(scores.add(&row, None, &[0, 0]), failed(false), "{bad}");
+            assert_eq!(scores.add(&row, Some(&good), &[0, 0]), failed(false), "{bad}");
+            assert_eq!(scores.add(&good, Some(&row), &[0, 0]), failed(true), "{bad}");
+            assert!(scores.is_empty());
+            assert_eq!(scores.add(&good, Some(&good), &[0, 0]), Ok(()));
+        }
+    }
+
+    #[test]
     fn scores_against_a_reference() {
         let logits = |p: [f32; 2]| p.map(f32::ln).to_vec();
         let mut scores = Scores::default();
-        scores.add(&logits([0.8, 0.2]), Some(&logits([0.6, 0.4])), &[0]);
-        scores.add(&logits([0.3, 0.7]), Some(&logits([0.6, 0.4])), &[1]);
+        scores.add(&logits([0.8, 0.2]), Some(&logits([0.6, 0.4])), &[0]).unwrap();
+        scores.add(&logits([0.3, 0.7]), Some(&logits([0.6, 0.4])), &[1]).unwrap();
         let found = scores.tokens[0];
         assert!((found.nll + 0.8f64.ln()).abs() < 1e-6 && (found.reference_nll + 0.6f64.ln()).abs() < 1e-6);
         assert!((found.probability_change - 0.2).abs() < 1e-6 && found.same_top);

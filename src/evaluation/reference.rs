@@ -4,7 +4,8 @@
 //! [windows, length]. Float16 keeps log-probabilities between -16 and -8 to 0.004; the rows are normalised again when
 //! read, and the mean KL divergence moves by a few millionths.
 
-use std::io::{BufWriter, Write};
+use std::fs::File;
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use half::f16;
@@ -31,9 +32,8 @@ pub struct ReferenceWriter {
 impl ReferenceWriter {
     /// Starts the file for `windows` of one length.
     pub fn create(path: &Path, windows: &[Vec<u32>], vocabulary: usize) -> Result<Self> {
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         output_file::only_files(path)?;
-        let file = NamedTempFile::new_in(folder).map_err(|e| Error::io(folder, e))?;
+        let file = output_file::new_beside(path)?;
         let length = windows.first().map_or(0, Vec::len);
         let rows = windows.len() * length.saturating_sub(1);
         let bytes = rows * vocabulary * size_of::<f16>();
@@ -99,13 +99,18 @@ impl Reference {
         path.is_file() && !is_pack(path)
     }
 
-    /// Opens what [`ReferenceWriter`] wrote.
+    /// Opens what [`ReferenceWriter`] wrote, whatever the file is called.
     pub fn open(path: &Path) -> Result<Self> {
         let bad = || {
             Error::file(path, "not a reference that was kept with --save-reference")
                 .hint("give a model folder, or a file that `mixbit eval --save-reference` wrote")
         };
-        let checkpoint = Checkpoint::open(path).map_err(|_| bad())?;
+        if !may_be_safetensors(path)? {
+            return Err(bad());
+        }
+        let checkpoint = Checkpoint::open_safetensors(path).map_err(|e| {
+            e.hint("write it again with `mixbit eval --reference MODEL --save-reference FILE`")
+        })?;
         let (log_probs, tokens) = (checkpoint.get("log_probs"), checkpoint.get("tokens"));
         let (Some(log_probs), Some(tokens)) = (log_probs, tokens) else { return Err(bad()) };
         let (&[rows, vocabulary], &[count, length]) = (log_probs.shape, tokens.shape) else {
@@ -119,6 +124,11 @@ impl Reference {
         let ids: Vec<u32> = ids.collect();
         let windows = ids.chunks(length).map(<[u32]>::to_vec).collect();
         Ok(Self { checkpoint, vocabulary, windows })
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        self.checkpoint.path()
     }
 
     /// Size of the vocabulary.
@@ -139,6 +149,14 @@ impl Reference {
     }
 }
 
+/// Whether the file begins as safetensors do, with the length of the header and the header, or has no more than a beginning.
+fn may_be_safetensors(path: &Path) -> Result<bool> {
+    let mut start = Vec::new();
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    file.take(9).read_to_end(&mut start).map_err(|e| Error::io(path, e))?;
+    Ok(start.is_empty() || start.get(8) == Some(&b'{'))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,7 +164,7 @@ mod tests {
     #[test]
     fn log_probabilities_survive_the_file() {
         let home = tempfile::tempdir().unwrap();
-        let path = home.path().join("reference.safetensors");
+        let path = home.path().join("reference.of-any-name");
         let windows = vec![vec![1, 2, 0], vec![2, 1, 1]];
         let mut writer = ReferenceWriter::create(&path, &windows, 3).unwrap();
         let logits: Vec<f32> = (0..12u8).map(|i| f32::from(i % 5)).collect();
@@ -159,5 +177,16 @@ mod tests {
         assert!(crate::evaluation::kl_divergences(&logits[9..], &found, 3)[0] < 1e-6);
         assert!((found.iter().map(|x| x.exp()).sum::<f32>() - 1.0).abs() < 1e-3);
         assert!(Reference::open(&home.path().join("none")).is_err());
+        drop(reference);
+        let bytes = std::fs::read(&path).unwrap();
+        for (length, expected) in
+            [(bytes.len() - 1, "not a whole"), (60, "not a whole"), (0, "is empty"), (5, "not a ref")]
+        {
+            std::fs::write(&path, &bytes[..length]).unwrap();
+            let error = Reference::open(&path).unwrap_err();
+            let message = error.to_string();
+            assert!(message.starts_with(&format!("{}: {expected}", path.display())), "{message}");
+            assert!(error.hint_text().unwrap().contains("--save-reference"), "{error:?}");
+        }
     }
 }

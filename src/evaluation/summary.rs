@@ -30,7 +30,7 @@ pub struct Divergence {
     pub ln_perplexity_ratio: f64,
     /// Its standard error, of the differences token by token.
     pub ln_perplexity_ratio_stderr: f64,
-    /// Correlation of -log p with the reference's, in percent.
+    /// Correlation of -log p with the reference's, -1 to 1.
     pub nll_correlation: f64,
     /// Mean KL(reference || model) per token.
     pub kl_mean: f64,
@@ -95,7 +95,7 @@ impl Scores {
             reference_perplexity_stderr: reference.mean.exp() * reference.stderr,
             ln_perplexity_ratio: difference.mean,
             ln_perplexity_ratio_stderr: difference.stderr,
-            nll_correlation: if spread > 0.0 { 100.0 * product.mean / spread } else { 100.0 },
+            nll_correlation: if spread > 0.0 { product.mean / spread } else { 1.0 },
             kl_mean: kl.mean,
             kl_stderr: kl.stderr,
             kl_median: percentile(&sorted, 50.0),
@@ -146,8 +146,8 @@ mod tests {
     fn figures_of_two_tokens() {
         let logits = |p: [f32; 2]| p.map(f32::ln).to_vec();
         let mut scores = Scores::default();
-        scores.add(&logits([0.5, 0.5]), Some(&logits([0.5, 0.5])), &[0]);
-        scores.add(&logits([0.25, 0.75]), Some(&logits([0.5, 0.5])), &[0]);
+        scores.add(&logits([0.5, 0.5]), Some(&logits([0.5, 0.5])), &[0]).unwrap();
+        scores.add(&logits([0.25, 0.75]), Some(&logits([0.5, 0.5])), &[0]).unwrap();
         let summary = scores.summary();
         assert_eq!(summary.tokens, 2);
         assert!((summary.perplexity - 8f64.sqrt()).abs() < 1e-6, "{summary:?}");
@@ -163,6 +163,19 @@ mod tests {
     }
 
     #[test]
+    fn correlation_lies_between_minus_one_and_one() {
+        let logits = |p: [f32; 2]| p.map(f32::ln).to_vec();
+        let correlation = |second: [f32; 2]| {
+            let mut scores = Scores::default();
+            scores.add(&logits([0.5, 0.5]), Some(&logits([0.5, 0.5])), &[0]).unwrap();
+            scores.add(&logits(second), Some(&logits([0.25, 0.75])), &[0]).unwrap();
+            scores.summary().divergence.unwrap().nll_correlation
+        };
+        assert!((correlation([0.3, 0.7]) - 1.0).abs() < 1e-6);
+        assert!((correlation([0.7, 0.3]) + 1.0).abs() < 1e-6);
+    }
+
+    #[test]
     fn percentiles_between_ranks() {
         let sorted: Vec<f64> = (0..=10).map(f64::from).collect();
         assert!((percentile(&sorted, 50.0) - 5.0).abs() < 1e-9);
@@ -173,7 +186,7 @@ mod tests {
     #[test]
     fn without_a_reference_there_is_only_the_perplexity() {
         let mut scores = Scores::default();
-        scores.add(&[0.0; 4], None, &[3]);
+        scores.add(&[0.0; 4], None, &[3]).unwrap();
         let json = serde_json::to_value(scores.summary()).unwrap();
         assert!((json["perplexity"].as_f64().unwrap() - 4.0).abs() < 1e-6);
         assert!(json.get("kl_mean").is_none(), "{json}");

@@ -178,7 +178,7 @@ fn figures(summary: &Summary) -> Vec<[String; 3]> {
         format!("{:.5}", d.ln_perplexity_ratio),
         format!("{:.5}", d.ln_perplexity_ratio_stderr),
     );
-    row("correlation of ln p", format!("{:.3} %", d.nll_correlation), String::new());
+    row("correlation of ln p", format!("{:.3} %", 100.0 * d.nll_correlation), String::new());
     let percent = |value: f64| format!("{:.3} %", 100.0 * value);
     row("mean Δp", percent(d.probability_change_mean), percent(d.probability_change_stderr));
     row("RMS Δp", percent(d.probability_change_rms), String::new());

@@ -88,7 +88,10 @@ impl ModelFiles {
     /// The contents of the file `name`, which must be there.
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
         let path = self.path_of(name);
-        let Some(pack) = &self.pack else { return fs::read(&path).map_err(|e| Error::io(&path, e)) };
+        let Some(pack) = &self.pack else {
+            only_files(&path)?;
+            return fs::read(&path).map_err(|e| Error::io(&path, e));
+        };
         match pack.get(name) {
             Some(file) => pack.read(file),
             None => Err(Error::io(&path, io::Error::new(io::ErrorKind::NotFound, "not in the pack"))),
@@ -104,7 +107,10 @@ impl ModelFiles {
     /// The file `name`, mapped.
     pub fn map(&self, name: &str) -> Result<Mapped> {
         let path = self.path_of(name);
-        let Some(pack) = &self.pack else { return Mapped::open(&path) };
+        let Some(pack) = &self.pack else {
+            only_files(&path)?;
+            return Mapped::open(&path);
+        };
         match pack.get(name) {
             Some(file) => Ok(file.data.clone()),
             None => Err(Error::file(&path, "is not in the pack")),
@@ -115,8 +121,17 @@ impl ModelFiles {
 /// Whether `path` is a file that begins as packs do, as every ZIP does.
 pub fn is_pack(path: &Path) -> bool {
     let mut start = [0; 4];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
-    path.is_file() && read.is_ok() && start == pack::MAGIC
+    let mut read = || File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    path.is_file() && read().is_ok() && start == pack::MAGIC
+}
+
+/// Fails where `path`, in a model folder, is something that reading could wait on for ever: a FIFO, a device, a socket.
+pub fn only_files(path: &Path) -> Result<()> {
+    match fs::metadata(path) {
+        Ok(found) if !found.is_file() && !found.is_dir() => Err(Error::file(path, "is no regular file")
+            .hint("a model is made of files and links to files: move this elsewhere")),
+        _ => Ok(()),
+    }
 }
 
 /// Whether a file of this name is one that models have: weights, what describes them, what the Hub adds.

@@ -30,7 +30,7 @@ fn against(
     line("PPL(model)", perplexity.to_owned());
     line("PPL(reference)", plus_minus(d.reference_perplexity, d.reference_perplexity_stderr));
     line("ln(PPL ratio)", plus_minus(d.ln_perplexity_ratio, d.ln_perplexity_ratio_stderr));
-    line("correlation of ln p", format!("{:.4} %", d.nll_correlation));
+    line("correlation of ln p", format!("{:.4} %", 100.0 * d.nll_correlation));
     line("KL mean", plus_minus(d.kl_mean, d.kl_stderr));
     line("KL maximum", format!("{:.6}", d.kl_max));
     for (percent, kl) in &d.kl_percentiles {

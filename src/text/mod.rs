@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 pub use plain::{DOCUMENT_SEPARATOR, documents};
-pub use windows::{HELD_OUT_EVERY, Split};
+pub use windows::{HELD_OUT_EVERY, Split, Windows};
 
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;

@@ -21,6 +21,15 @@ pub struct Split {
     pub spare: Vec<Vec<u32>>,
 }
 
+/// Windows that follow one another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Windows {
+    /// All of one length.
+    pub windows: Vec<Vec<u32>>,
+    /// Tokens at the end that fill none.
+    pub left_out: usize,
+}
+
 impl Text {
     /// `samples` sequences of `length` tokens, spread evenly over the text from a start that `seed` chooses. The
     /// built-in text gives as many as it has.
@@ -87,7 +96,7 @@ impl Text {
         tokenizer: &Tokenizer,
         length: usize,
         max_tokens: Option<usize>,
-    ) -> Result<Vec<Vec<u32>>> {
+    ) -> Result<Windows> {
         let most = max_tokens.unwrap_or(usize::MAX);
         if length < 2 || most < 2 {
             return Err(Error::usage(format!(
@@ -106,9 +115,11 @@ impl Text {
             .hint("give a longer text"));
         }
         if tokens.len() < length {
-            return Ok(vec![tokens]);
+            return Ok(Windows { windows: vec![tokens], left_out: 0 });
         }
-        Ok(tokens.chunks_exact(length).map(<[u32]>::to_vec).collect())
+        let whole = tokens.chunks_exact(length);
+        let left_out = whole.remainder().len();
+        Ok(Windows { windows: whole.map(<[u32]>::to_vec).collect(), left_out })
     }
 
     /// Fails unless `windows` of `length` tokens do for `samples`, for which the text would have to hold `needed`.
@@ -163,12 +174,15 @@ mod tests {
     #[test]
     fn windows_follow_one_another() {
         let (text, tokenizer) = (counting(11), tokenizer());
-        let windows = |length, most| text.windows(&tokenizer, length, most).unwrap();
-        assert_eq!(windows(4, None), [vec![0, 1, 2, 3], vec![4, 5, 6, 7]]);
-        assert_eq!(windows(4, Some(7)), [vec![0, 1, 2, 3]]);
-        assert_eq!(windows(4, Some(3)), [vec![0, 1, 2]]);
-        assert_eq!(windows(100, None).len(), 1);
-        assert_eq!(windows(100, None)[0].len(), 11);
+        let windows = |length, most| {
+            let Windows { windows, left_out } = text.windows(&tokenizer, length, most).unwrap();
+            (windows, left_out)
+        };
+        assert_eq!(windows(4, None), (vec![vec![0, 1, 2, 3], vec![4, 5, 6, 7]], 3));
+        assert_eq!(windows(4, Some(7)), (vec![vec![0, 1, 2, 3]], 3));
+        assert_eq!(windows(4, Some(8)).1, 0);
+        assert_eq!(windows(4, Some(3)), (vec![vec![0, 1, 2]], 0));
+        assert_eq!(windows(100, None), (vec![(0..11).collect()], 0));
         let error = counting(1).windows(&tokenizer, 4, None).unwrap_err().to_string();
         assert!(error.ends_with("has 1 tokens, at least 2 are needed"), "{error}");
         assert!(text.windows(&tokenizer, 1, None).is_err() && text.windows(&tokenizer, 4, Some(1)).is_err());

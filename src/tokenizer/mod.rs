@@ -189,6 +189,20 @@ impl Tokenizer {
     }
 }
 
+/// What the chat template makes of `messages` where there is no tokenizer to go with it; `None` where there is no template,
+/// or what it needs beside itself cannot be read.
+///
+/// # Errors
+/// Those of [`Tokenizer::apply_chat_template`].
+pub fn render_without_tokenizer(files: &ModelFiles, messages: &[Message]) -> Result<Option<String>> {
+    let path = files.path_of("tokenizer_config.json");
+    let Ok(config) = read_object(files, "tokenizer_config.json") else { return Ok(None) };
+    let config = config.unwrap_or_default();
+    let Ok(special) = SpecialTokens::read(files, &path, &config) else { return Ok(None) };
+    let Some(template) = ChatTemplate::read(files, &path, &config)? else { return Ok(None) };
+    template.render(messages, true, &special).map(Some)
+}
+
 /// A JSON file that holds an object; `None` when there is no such file.
 fn read_object(files: &ModelFiles, name: &str) -> Result<Option<Map<String, Value>>> {
     if !files.has(name) {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Adam, Values};
 use crate::checkpoint::extend_f32;
+use crate::differences::{Setting, begun_otherwise, fingerprint};
 use crate::error::{Error, Result};
 use crate::output_file;
 
@@ -64,6 +65,22 @@ impl Settings {
             batch.extend(order(epoch + 1).into_iter().take(rest));
         }
         batch
+    }
+
+    /// By name, for messages.
+    fn named(&self) -> Vec<Setting> {
+        vec![
+            ("the format's version", self.version.to_string()),
+            ("the model", fingerprint(&self.model)),
+            ("--distill", self.steps.to_string()),
+            ("--distill-rate", self.rate.to_string()),
+            ("--distill-temperature", self.temperature.to_string()),
+            ("--distill-norms", if self.norms { "on" } else { "off" }.to_owned()),
+            ("--seed", self.seed.to_string()),
+            ("the rounded model", fingerprint(&self.student)),
+            ("the text learned from", fingerprint(&self.text)),
+            ("the text looked at", fingerprint(&self.slice)),
+        ]
     }
 
     /// Looks without improvement after which nothing more is expected: a third of all, at least 5.
@@ -181,8 +198,7 @@ impl Progress {
         let header: Option<Header> = header.and_then(|text| serde_json::from_str(text).ok());
         let header = header.ok_or_else(|| damaged("no distillation's progress"))?;
         if header.settings != *settings {
-            return Err(Error::file(path, "was begun with another model, text or setting")
-                .hint("repeat the command as it was, or leave out --resume to start anew"));
+            return Err(begun_otherwise(path, &header.settings.named(), &settings.named()));
         }
         let tensors = SafeTensors::deserialize(&bytes).map_err(|e| damaged(&e.to_string()))?;
         let part = |part: &str| -> Result<Values> {
@@ -274,7 +290,7 @@ mod tests {
         assert_eq!(Progress::read(&path, &settings(50), &mut back).unwrap(), progress);
         assert_eq!((back.first, back.second), (adam.first, adam.second));
         let error = Progress::read(&path, &settings(60), &mut fresh()).unwrap_err();
-        assert!(error.to_string().ends_with("another model, text or setting"), "{error}");
+        assert!(error.to_string().ends_with("settings: --distill was 50, now it is 60"), "{error}");
         let bytes = fs::read(&path).unwrap();
         fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
         assert!(Progress::read(&path, &settings(50), &mut fresh()).is_err());

@@ -1,6 +1,7 @@
 //! What the job will take here: rates of this machine, tried for a moment, and what is to be done.
 
 use super::Job;
+use super::proof::Proof;
 use crate::affine::FloatType;
 use crate::candidate::Quant;
 use crate::engine::{Engine, matmul_rate};
@@ -15,9 +16,9 @@ const TRIED: usize = 1 << 17;
 const COLUMNS: usize = 256;
 
 impl Job<'_> {
-    /// Says what the job will take, where that is more than writing.
-    pub(super) fn estimate(&self) -> Result<Option<Estimate>> {
-        let Some(work) = self.work() else { return Ok(None) };
+    /// Says what the job will take, where that is more than writing. The result is measured on `proof` where that is given.
+    pub(super) fn estimate(&self, proof: Option<&Proof>) -> Result<Option<Estimate>> {
+        let Some(work) = self.work(proof) else { return Ok(None) };
         let spec = self.source.spec();
         // Small products say more of how threads wake up than of the machine.
         let sizes = [work.length, spec.hidden_size, spec.intermediate_size].map(|size| size.max(1024));
@@ -25,17 +26,23 @@ impl Job<'_> {
         let scored = scoring_rate(&self.plan.quants(), self.technique, float_type(self.dtype)?);
         let estimate = work.estimate(Rates { flops, scored });
         self.console.line(&format!(
-            "estimated: {estimate}, {} of memory ({:.0} GFLOP a second here)",
+            "estimated{}: {estimate}, {} of memory ({:.0} GFLOP a second here)",
+            match (self.args.dry_run, work.measured) {
+                (false, _) => "",
+                (true, true) => " for the whole job (a dry run only measures)",
+                (true, false) => " for the whole job (a dry run does none of it)",
+            },
             bytes(estimate.memory),
             flops / 1e9
         ));
         Ok(Some(estimate))
     }
 
-    fn work(&self) -> Option<Work<'_>> {
+    fn work(&self, proof: Option<&Proof>) -> Option<Work<'_>> {
         let texts = self.texts.as_ref()?;
         let fixed = self.plan.is_fixed() || self.target == super::Target::Fixed;
-        let windows = if self.args.no_eval { 0 } else { texts.held_out.len() };
+        let held_out = if self.args.no_eval { 0 } else { texts.held_out.len() };
+        let windows = proof.map_or(held_out, Proof::windows);
         Some(Work {
             spec: self.source.spec(),
             manifest: self.source.manifest(),

@@ -8,6 +8,8 @@ mod report;
 mod round;
 mod write;
 
+use std::path::Path;
+
 use super::curve::STEP;
 use super::measure::Measure;
 use super::settings::{Calibration, Target, Tuning, recipe};
@@ -38,6 +40,8 @@ struct Job<'a> {
     calibration: Calibration,
     technique: Technique,
     tuning: Tuning,
+    /// The table that `--sensitivities` names, where there is a choice.
+    given: Option<Table>,
     /// Where something is measured.
     texts: Option<Texts>,
 }
@@ -59,7 +63,7 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     console.notes(&source.spec().notes);
     let job = Job::resolve(args, &source, console)?;
     let proof = job.proof()?;
-    let costs = job.estimate()?.map(|estimate| estimate.steps).unwrap_or_default();
+    let costs = job.estimate(proof.as_ref())?.map(|estimate| estimate.steps).unwrap_or_default();
     let decision = job.decide(costs)?;
     if args.dry_run {
         return job.report(&decision, None);
@@ -103,8 +107,10 @@ impl<'a> Job<'a> {
             calibration,
             technique,
             tuning,
+            given: None,
             texts: None,
         };
+        job.given = job.read_table(fixed)?;
         job.announce();
         job.check_target()?;
         job.check_tuning()?;
@@ -118,6 +124,15 @@ impl<'a> Job<'a> {
         Ok(job)
     }
 
+    /// The table that was given: of this model, for scales of this type, with every layer and candidate.
+    fn read_table(&self, fixed: bool) -> Result<Option<Table>> {
+        let Some(path) = self.args.sensitivities.as_deref().filter(|_| !fixed) else { return Ok(None) };
+        let table = Table::read(path)?;
+        table.check(path, &self.source.fingerprint()?, float_type(self.dtype)?)?;
+        self.plan.check_table(&table.layers).map_err(|e| wrong_table(path, &e))?;
+        Ok(Some(table))
+    }
+
     fn check_target(&self) -> Result<()> {
         match self.target {
             Target::Bpw(bpw) => self.plan.check_target(bpw),
@@ -128,7 +143,7 @@ impl<'a> Job<'a> {
 
     /// Chooses what every layer gets, measuring sensitivities if there is a choice and no table.
     fn decide(&self, costs: StepCosts) -> Result<Decision> {
-        let Self { args, console, source, plan, .. } = self;
+        let Self { args, console, source, plan, given, .. } = self;
         let fixed = || Decision { solution: plan.fixed(), table: None, curve: Vec::new() };
         let target = match self.target {
             Target::Bpw(bpw) => bpw,
@@ -138,10 +153,8 @@ impl<'a> Job<'a> {
         let (false, Some(texts)) = (plan.is_fixed(), &self.texts) else { return Ok(fixed()) };
         let float = float_type(self.dtype)?;
         check_values(source, self.dtype)?;
-        let table = if let Some(path) = &args.sensitivities {
-            let table = Table::read(path)?;
-            table.check(path, &source.fingerprint()?, float)?;
-            table
+        let table = if let Some(table) = given {
+            table.clone()
         } else {
             let (calibration, technique) = (&self.calibration, self.technique);
             let measure = Measure::prepare(source, calibration, texts, technique, plan.quants(), float)?
@@ -157,8 +170,7 @@ impl<'a> Job<'a> {
         let correction = &table.correction;
         let layers = correction.scores_for(self.technique, &table.layers);
         let mut solution = plan.solve(&layers, target).map_err(|e| match &args.sensitivities {
-            Some(path) => Error::file(path, e.to_string())
-                .hint("measure this model again with `mixbit analyze`, with the same --candidates"),
+            Some(path) => wrong_table(path, &e),
             None => e,
         })?;
         let predicted = solution.kl.map(|kl| correction.whole(kl));
@@ -169,6 +181,11 @@ impl<'a> Job<'a> {
         let table = Table { layers, ..table };
         Ok(Decision { solution, table: Some(table), curve })
     }
+}
+
+fn wrong_table(path: &Path, error: &Error) -> Error {
+    Error::file(path, error.to_string())
+        .hint("measure this model again with `mixbit analyze`, with the same --candidates")
 }
 
 fn candidates(args: &Quantize) -> Result<Vec<Candidate>> {

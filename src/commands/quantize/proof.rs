@@ -5,13 +5,12 @@ use std::path::Path;
 use super::Job;
 use crate::checkpoint::SourceModel;
 use crate::commands::scoring::{Against, Scoring};
-use crate::commands::texts::short_name;
+use crate::commands::texts::{short_name, windows};
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::evaluation::Histogram;
 use crate::record::Evaluation;
 use crate::text::Text;
-use crate::tokenizer::Tokenizer;
 
 /// Text that was given to measure on, tokenized before the work starts, so that a bad one is known early.
 pub struct Proof {
@@ -19,13 +18,20 @@ pub struct Proof {
     windows: Vec<Vec<u32>>,
 }
 
+impl Proof {
+    /// How many windows there are.
+    pub(super) fn windows(&self) -> usize {
+        self.windows.len()
+    }
+}
+
 impl Job<'_> {
     /// Windows of `--eval-data`.
     pub(super) fn proof(&self) -> Result<Option<Proof>> {
         let Some(path) = &self.args.eval_data else { return Ok(None) };
         let text = Text::open(Some(path))?;
-        let tokenizer = Tokenizer::from_files(self.source.files())?;
-        let windows = text.windows(&tokenizer, self.calibration.sequence_length as usize, None)?;
+        let length = self.calibration.sequence_length as usize;
+        let windows = windows(self.source, &text, length, None, self.console)?.windows;
         Ok(Some(Proof { name: short_name(Some(path)), windows }))
     }
 
@@ -42,7 +48,8 @@ impl Job<'_> {
         let engine = Engine::start()?;
         let quantized = SourceModel::open(folder)?;
         let scoring = Scoring { windows: &proof.windows, batch: 1, memory: self.calibration.memory };
-        let scores = scoring.run(&engine, &quantized, &Against::Model(self.source), None, self.console)?;
+        let against = Against::Model(self.source);
+        let scores = scoring.run(&engine, &quantized, &against, None, self.console).map_err(unmeasured)?;
         Ok(Some(Evaluation {
             text: proof.name,
             windows: proof.windows.len(),
@@ -50,5 +57,15 @@ impl Job<'_> {
             summary: scores.summary(),
             kl_histogram: Histogram::of(scores.divergences()),
         }))
+    }
+}
+
+/// The result is gone once this is read.
+fn unmeasured(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::File { .. } => error.hint(
+            "see what `mixbit check` says of the float model; --no-eval writes the result all the same",
+        ),
+        _ => error,
     }
 }

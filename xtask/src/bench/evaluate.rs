@@ -97,7 +97,9 @@ impl Case {
         let length = LENGTH.to_string();
         let mut command = if who == Who::Mixbit {
             let mut command = programs.command(who)?;
-            command.arg("eval").args(["--max-tokens", &(self.windows * LENGTH).to_string()]);
+            command
+                .args(["eval", "--overwrite"])
+                .args(["--max-tokens", &(self.windows * LENGTH).to_string()]);
             command
         } else {
             let mut command = programs.script(who, "bench_eval.py")?;

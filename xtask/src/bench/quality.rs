@@ -226,7 +226,7 @@ impl Bench<'_> {
         let reference = self.work.join("reference.safetensors");
         let kept = reference.to_string_lossy().into_owned();
         let model = self.trained.model.clone();
-        self.evaluate(&model, &["--save-reference", &kept])?;
+        self.evaluate(&model, &["--save-reference", &kept, "--overwrite"])?;
         let mut command = Command::new(python);
         command.arg(workspace::root().join("xtask/bench_llama_cpp.py"));
         command.arg("--model").arg(&self.trained.model).arg("--reference").arg(&reference);

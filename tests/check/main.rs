@@ -1,0 +1,205 @@
+//! `mixbit check`: every check can fail, the bundled model passes, and folders that nothing else takes get findings too.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod patient;
+mod structure;
+mod tokens;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use common::{bundled, fixtures, make, mixbit, stderr, stdout, succeeded};
+use patient::{EMBEDDING, GATE, Patient, WEIGHTS, fill, findings};
+use serde_json::{Value, json};
+
+#[test]
+fn the_bundled_model_passes() {
+    let (code, findings) = findings(&bundled(), None);
+    assert_eq!(code, 0);
+    let mut subjects = BTreeSet::new();
+    for finding in &findings {
+        let keys: Vec<&String> = finding.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["level", "subject", "message", "hint"]);
+        assert!(["ok", "note"].contains(&finding["level"].as_str().unwrap()), "{finding}");
+        assert!(finding["hint"].is_null() || finding["hint"].is_string());
+        subjects.insert(finding["subject"].as_str().unwrap().to_owned());
+    }
+    for subject in [
+        "files",
+        "tokenizer",
+        "mlp",
+        "gqa",
+        "q/k norm",
+        "rope",
+        "attention scale",
+        "head",
+        "shapes",
+        "dtypes",
+        "bit map",
+        "values",
+        "rows",
+        "outliers",
+        "vocabulary",
+        "bos",
+        "eos",
+        "template",
+        "forward pass",
+    ] {
+        assert!(subjects.contains(subject), "{subject} is missing in {subjects:?}");
+    }
+    let output = mixbit(["check", bundled().to_str().unwrap()]);
+    succeeded(&output);
+    let text = stdout(&output);
+    assert_eq!(text.lines().count(), findings.len());
+    assert!(text.lines().all(|line| line.starts_with("ok  ") || line.starts_with("note  ")), "{text}");
+    assert!(stderr(&output).is_empty());
+}
+
+#[test]
+fn golden_models_have_no_problems() {
+    for case in common::golden_cases().into_iter().filter(|case| case.join("config.json").is_file()) {
+        let (code, findings) = findings(&case, None);
+        assert_eq!(code, 0, "{}: {findings:#?}", case.display());
+    }
+}
+
+#[test]
+fn what_is_no_folder_is_an_error() {
+    for path in ["no/such/folder", "Cargo.toml"] {
+        let output = mixbit(["check", path]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stdout(&output).is_empty() && stderr(&output).contains("hint: "), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn files() {
+    let patient = Patient::new();
+    let bytes = fs::read(patient.file(WEIGHTS)).unwrap();
+    fs::write(patient.file(WEIGHTS), &bytes[..bytes.len() - 1]).unwrap();
+    patient.finds("problem", "files", "not a whole safetensors file").finds("ok", "eos", "<|eot_id|>");
+    let patient = Patient::new();
+    fs::rename(patient.file(WEIGHTS), patient.file("model-00001-of-00002.safetensors")).unwrap();
+    patient.finds("problem", "files", "promise 2 files, 1 are there");
+    Patient::new().text("pytorch_model.bin", "").finds("note", "files", "not read: `pytorch_model.bin`");
+    Patient::new().text("generation_config.json", "{").finds("problem", "files", "generation_config.json");
+    Patient::new().text("tokenizer.json", "{}").finds("problem", "tokenizer", "tokenizer.json");
+    let patient = Patient::of(&fixtures().join("golden/llama-sharded-inv-freq"));
+    let wrong = |index: &mut Value| index["metadata"]["total_size"] = json!(17);
+    patient.json("model.safetensors.index.json", wrong).finds("note", "files", "says total_size 17");
+}
+
+#[test]
+fn a_flipped_bit_in_an_npz() {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    succeeded(&make("convert", &bundled(), &out, &["--format", "npz"]));
+    let patient = Patient::of(&out).finds("ok", "files", "1 weight file");
+    let mut bytes = fs::read(patient.file("weights.npz")).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(patient.file("weights.npz"), bytes).unwrap();
+    patient.finds("problem", "files", "CRC-32");
+}
+
+#[test]
+fn folders_that_cannot_be_opened_still_get_findings() {
+    Patient::new()
+        .config("model_type", json!("gpt9"))
+        .finds("problem", "config", "`gpt9` is not supported")
+        .finds("ok", "values", "all finite")
+        .finds("ok", "eos", "<|eot_id|>");
+    let patient = Patient::new();
+    fs::remove_file(patient.file("config.json")).unwrap();
+    patient.finds("problem", "config", "config.json").finds("ok", "vocabulary", "1024 rows");
+    let patient = Patient::new();
+    fs::remove_file(patient.file(WEIGHTS)).unwrap();
+    patient.finds("problem", "files", "no weights").finds("ok", "rope", "in every block");
+    Patient::new()
+        .config("hidden_act", json!("gelu"))
+        .finds("problem", "config", "`gelu`")
+        .finds("ok", "gqa", "4 to 1");
+}
+
+#[test]
+fn values() {
+    Patient::new()
+        .weights(|raw| fill(raw, GATE, |i| (i < 2).then_some(f32::NAN)))
+        .finds("problem", "values", &format!("`{GATE}` (2)"))
+        .finds("problem", "forward pass", "NaN or infinite");
+    let filled = |name, value: fn(usize) -> Option<f32>| Patient::new().weights(|raw| fill(raw, name, value));
+    filled(GATE, |_| Some(0.0)).finds("problem", "rows", "nothing but zeros");
+    filled(GATE, |_| Some(0.5)).finds("problem", "rows", "nothing but zeros or constant rows in 1 tensor");
+    filled("model.norm.weight", |_| Some(0.0)).finds("problem", "rows", "`model.norm.weight`");
+    filled("model.norm.weight", |_| Some(1.0)).finds("note", "rows", "one value throughout in 1 tensor");
+    filled(GATE, |i| (i < 256).then_some(0.0)).finds(
+        "note",
+        "rows",
+        &format!("all-zero rows in 1 tensor: `{GATE}` (2 of 384)"),
+    );
+    filled(EMBEDDING, |i| (i < 128).then_some(2.0)).finds("note", "rows", "constant rows in 1 tensor");
+    // One value in every second group of one layer, which has a fifteenth of the linear weights.
+    filled(GATE, |i| i.is_multiple_of(128).then_some(9.0)).finds(
+        "note",
+        "outliers",
+        &format!("50.000% of `{GATE}`"),
+    );
+}
+
+#[test]
+fn without_an_engine_the_forward_pass_is_left_out() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mixbit"));
+    let output =
+        command.arg("check").arg(bundled()).env("MIXBIT_ENGINE_DIR", "/nonexistent").output().unwrap();
+    if cfg!(target_os = "linux") {
+        succeeded(&output);
+        assert!(stdout(&output).contains("note     forward pass: engine: "), "{}", stdout(&output));
+    }
+}
+
+#[test]
+fn references() {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    succeeded(&make(
+        "quantize",
+        &bundled(),
+        &out,
+        &["--bits", "4", "--layer", "*.v_proj=8:32", "--layer", "*.o_proj=float"],
+    ));
+    let (original, bundled) = (Some(bundled()), bundled());
+    let beside = original.as_deref();
+    Patient::of(&out)
+        .finds_beside(beside, "ok", "reference shapes", "885888 parameters")
+        .finds_beside(beside, "ok", "reference config", "the same decoder")
+        .finds_beside(beside, "ok", "reference values", "14 float tensors, relative RMS difference")
+        .finds_beside(beside, "ok", "reference values", "20 layers at 4 bits, relative RMS rounding error")
+        .finds_beside(beside, "ok", "reference values", "4 layers at 8 bits, relative RMS rounding error")
+        .finds_beside(beside, "ok", "reference tokenizer", "the same")
+        .weights(|raw| raw.get_mut("model.layers.0.self_attn.q_proj.weight").3.fill(0x5a))
+        .finds_beside(beside, "problem", "reference values", "1 of 20 layers at 4 bits are no rounding")
+        .config("rope_theta", json!(7))
+        .finds_beside(beside, "problem", "reference config", "RoPE differ")
+        .config("eos_token_id", json!([1, 4]))
+        .json("tokenizer.json", |tokenizer| tokenizer["post_processor"] = Value::Null)
+        .finds_beside(beside, "problem", "reference tokenizer", "gives other ids");
+    Patient::new()
+        .finds_beside(beside, "ok", "reference values", "38 float tensors, all equal")
+        .weights(|raw| fill(raw, GATE, |i| (i < 64).then_some(0.25)))
+        .finds_beside(
+            beside,
+            "problem",
+            "reference values",
+            &format!("1 of 38 float tensors differ by more than rounding: `{GATE}`"),
+        );
+    let other = fixtures().join("golden/llama4-text-tied");
+    Patient::of(&other).finds_beside(beside, "problem", "reference shapes", "of another shape");
+    Patient::new().config("model_type", json!("x")).finds_beside(beside, "note", "reference", "not compared");
+    let (code, findings) = findings(&bundled, Some(Path::new("no/such/folder")));
+    assert_eq!(code, 1);
+    assert!(findings.iter().any(|f| f["level"] == "problem" && f["subject"] == "reference"), "{findings:#?}");
+}

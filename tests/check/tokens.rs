@@ -1,0 +1,101 @@
+//! The tokenizer, the tokens that end a text, and the chat template.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use crate::patient::{Patient, findings};
+
+#[test]
+fn vocabularies_and_the_ends_of_texts() {
+    let extra = |config: &mut Value| config["extra_special_tokens"] = json!(["<x>"]);
+    Patient::new().json("tokenizer_config.json", extra).finds(
+        "problem",
+        "vocabulary",
+        "ids up to 1024 have no row",
+    );
+    Patient::new().config("bos_token_id", json!(3)).finds("note", "bos", "config.json names 3");
+    Patient::new()
+        .json("tokenizer.json", |tokenizer| {
+            let bos = tokenizer["post_processor"]["single"][0].clone();
+            tokenizer["post_processor"]["single"].as_array_mut().unwrap().insert(0, bos);
+        })
+        .finds("problem", "bos", "2 times");
+    let no_eos = |name| {
+        move |patient: Patient| {
+            patient.json(name, |v| drop(v.as_object_mut().unwrap().remove("eos_token_id")))
+        }
+    };
+    let patient = no_eos("generation_config.json")(no_eos("config.json")(Patient::new()));
+    patient
+        .finds("ok", "eos", "4 `<|eot_id|>`")
+        .json("tokenizer_config.json", |config| config["eos_token"] = Value::Null)
+        .finds("problem", "eos", "no token ends a text");
+    let eos = |ids: Value| {
+        Patient::new()
+            .config("eos_token_id", ids.clone())
+            .json("generation_config.json", |config| config["eos_token_id"] = ids)
+    };
+    eos(json!([1, 2, 4])).finds("problem", "eos", "2 `<|start_header_id|>` begins a turn");
+    eos(json!([1, 4, 5000])).finds("problem", "eos", "ids that are no tokens: [5000]");
+    eos(json!(-1)).finds("problem", "eos", "expected a token id");
+    eos(json!(1)).finds("note", "eos", "eos_token, 4 `<|eot_id|>`, is not among them").finds(
+        "note",
+        "template",
+        "ends an answer with 4 `<|eot_id|>`, which does not end generation",
+    );
+    Patient::new().config("eos_token_id", json!(1)).finds(
+        "note",
+        "eos",
+        "config.json says [1], generation_config.json [1, 4]",
+    );
+}
+
+#[test]
+fn templates() {
+    Patient::new().finds("note", "template", "the tokenizer adds it too");
+    Patient::new().template(|t| t.replacen("{{- bos_token }}", "{{- bos_token }}{{- bos_token }}", 1)).finds(
+        "problem",
+        "template",
+        "writes BOS (0 `<|begin_of_text|>`) 2 times",
+    );
+    Patient::new().template(|t| t.replacen("{{- bos_token }}", "", 1)).finds(
+        "note",
+        "template",
+        "renders without BOS",
+    );
+    Patient::new().template(|t| t + "{% if").finds("problem", "template", "syntax error");
+    Patient::new().template(|t| t.replace("message['content'] | trim", "''")).finds(
+        "problem",
+        "template",
+        "leaves out what the user says",
+    );
+    // Whatever the token is called, it comes before an answer.
+    Patient::new().template(|t| t.replace("<|start_header_id|>assistant", "<|end_of_text|>assistant")).finds(
+        "problem",
+        "eos",
+        "1 `<|end_of_text|>` begins a turn",
+    );
+    let patient = Patient::new();
+    fs::remove_file(patient.file("chat_template.jinja")).unwrap();
+    patient.finds("ok", "template", "none");
+}
+
+#[test]
+fn templates_without_a_tokenizer() {
+    let without = |patient: Patient| {
+        fs::remove_file(patient.file("tokenizer.json")).unwrap();
+        patient.finds("problem", "tokenizer", "no tokenizer.json")
+    };
+    without(Patient::new()).finds("ok", "template", "renders; without a tokenizer");
+    let broken = without(Patient::new().template(|t| t + "{% if"));
+    broken.finds("problem", "template", "syntax error");
+    let silent = without(Patient::new().template(|t| t.replace("message['content'] | trim", "''")));
+    silent.finds("problem", "template", "leaves out what the user says");
+    // Said once, where it keeps the tokenizer from being read.
+    let patient = Patient::new().json("tokenizer_config.json", |config| config["chat_template"] = json!(3));
+    fs::remove_file(patient.file("chat_template.jinja")).unwrap();
+    let (_, findings) = findings(&patient.path(), None);
+    let said = findings.iter().filter(|f| f["message"].as_str().unwrap().contains("`chat_template`"));
+    assert_eq!(said.count(), 1, "{findings:#?}");
+}

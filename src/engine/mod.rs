@@ -119,7 +119,7 @@ fn keep_pages() {
     rayon::broadcast(|_| give_back());
     give_back();
     // SAFETY: sets a number; -1 is documented to mean never.
-    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, -1) };
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 60_000) };
 }
 
 impl From<mlx_rs::error::Exception> for Error {

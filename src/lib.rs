@@ -30,6 +30,7 @@ pub mod html;
 pub mod hub;
 pub mod interrupt;
 pub mod inventory;
+pub mod memory_limit;
 pub mod microscaling;
 pub mod model_files;
 pub mod models;

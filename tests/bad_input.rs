@@ -271,6 +271,27 @@ fn calibration_texts_that_do_not_do() {
     }
 }
 
+/// None of these writes much, or takes many steps.
+#[test]
+fn templates_that_fill_the_memory_are_ended() {
+    let patient = Patient::new();
+    let model = patient.file("");
+    for template in [
+        "{% set x = namespace(s='a') %}{% for i in range(30) %}{% set x.s = x.s ~ x.s %}{% endfor %}{{ x.s|length }}",
+        "{% set x = namespace(s='a') %}{% for i in range(30) %}{% set x.s = x.s + x.s %}{% endfor %}{{ x.s|length }}",
+        "{% set x = 'a' * 50000000 %}{% set y = [x] * 20 %}{{ y|join|length }}",
+        "{% set x = 'a' * 50000000 %}{% set y %}{% for i in range(20) %}{{ x }}{% endfor %}{% endset %}{{ y|length }}",
+        "{% macro f(s, n) %}{% if n %}{{ f(s ~ s, n - 1) }}{% else %}{{ s|length }}{% endif %}{% endmacro %}{{ f('a', 30) }}",
+        "{{ ('a' * 90000000)|replace('a', 'aaaaaaaa')|length }}",
+    ] {
+        fs::write(patient.file("chat_template.jinja"), template).unwrap();
+        let output = mixbit(["run", "--model", model.to_str().unwrap(), "--prompt", "Hi", "--max-tokens", "1"]);
+        assert_eq!(output.status.code(), Some(1), "{template}: {}", stderr(&output));
+        let text = stderr(&output);
+        assert!(text.contains("chat_template.jinja: chat template: needs more than 536870912 bytes"), "{text}");
+    }
+}
+
 #[test]
 fn conversations_need_a_chat_template() {
     let patient = Patient::new();

@@ -89,10 +89,26 @@ fn header_longer_than_the_file() {
 
 #[test]
 fn offsets_that_overlap_or_leave_the_file() {
-    for offsets in [json!([0, 196_608]), json!([1_000_000_000, 1_000_196_608]), json!([196_608, 0])] {
+    for (offsets, expected) in [
+        (json!([0, 196_608]), "begins at byte 0 of the data, and what comes before ends at "),
+        (json!([1_000_000_000, 1_000_196_608]), "offsets 1000000000..1000196608 are not within the data of "),
+        (json!([196_608, 0]), "offsets 196608..0 are not within the data of "),
+        (json!([0, 4]), "shape [384, 128] in F32 takes 196608 bytes, its offsets 0..4 give 4"),
+    ] {
         let patient = Patient::new();
         patient.header(|header| header[GATE]["data_offsets"] = offsets.clone());
-        patient.refused(&[WEIGHTS, "not a whole safetensors file"]);
+        patient.refused(&[WEIGHTS, "tensor `model.", "not a whole safetensors file", expected]);
+    }
+    for (key, value, expected) in [
+        ("shape", json!([384, 127]), "shape [384, 127] in F32 takes 195072 bytes"),
+        ("shape", json!([u64::MAX, u64::MAX]), "takes too many bytes"),
+        ("dtype", json!("F16"), "shape [384, 128] in F16 takes 98304 bytes"),
+        ("dtype", json!("F17"), "its entry in the header cannot be read: unknown variant `F17`"),
+        ("shape", json!([-1]), "its entry in the header cannot be read: "),
+    ] {
+        let patient = Patient::new();
+        patient.header(|header| header[GATE][key] = value.clone());
+        patient.refused(&[GATE, "not a whole safetensors file", expected]);
     }
 }
 
@@ -102,7 +118,7 @@ fn header_that_is_no_json() {
     let mut bytes = fs::read(patient.file(WEIGHTS)).unwrap();
     bytes[8..12].copy_from_slice(b"oops");
     fs::write(patient.file(WEIGHTS), &bytes).unwrap();
-    patient.refused(&[WEIGHTS]);
+    patient.refused(&[WEIGHTS, "not a whole safetensors file: invalid JSON in header"]);
 }
 
 #[test]

@@ -32,6 +32,7 @@ pub fn within<T>(bytes: usize, error: &dyn Fn() -> Error, work: impl FnOnce() ->
             LIMIT.set(None);
         }
     }
+    #[allow(clippy::transmute_ptr_to_ptr)] // a cast cannot forget the lifetime
     // SAFETY: forgets the lifetime only; `End` takes the pointer away before `error` goes.
     let error: *const (dyn Fn() -> Error + 'static) =
         unsafe { std::mem::transmute(ptr::from_ref::<dyn Fn() -> Error + '_>(error)) };

@@ -301,10 +301,14 @@ fn templates_that_fill_the_memory_are_ended() {
         "{{ ('a' * 90000000)|replace('a', 'aaaaaaaa')|length }}",
     ] {
         fs::write(patient.file("chat_template.jinja"), template).unwrap();
-        let output = mixbit(["run", "--model", model.to_str().unwrap(), "--prompt", "Hi", "--max-tokens", "1"]);
+        let output =
+            mixbit(["run", "--model", model.to_str().unwrap(), "--prompt", "Hi", "--max-tokens", "1"]);
         assert_eq!(output.status.code(), Some(1), "{template}: {}", stderr(&output));
         let text = stderr(&output);
-        assert!(text.contains("chat_template.jinja: chat template: needs more than 536870912 bytes"), "{text}");
+        assert!(
+            text.contains("chat_template.jinja: chat template: needs more than 536870912 bytes"),
+            "{text}"
+        );
     }
 }
 

@@ -303,3 +303,16 @@ fn logits_are_numpy_arrays() {
     assert_eq!(file.get("tokens").unwrap().bytes(), [0u32, 5, 9].map(u32::to_le_bytes).concat());
     assert!(logits.bytes().as_chunks().0.iter().all(|b| f32::from_le_bytes(*b).is_finite()));
 }
+
+#[test]
+fn a_closed_stderr_does_not_matter() {
+    let model = bundled();
+    let arguments = ["run", "--model", model.to_str().unwrap(), "-p", "Hi", "-m", "3", "--verbose"];
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_mixbit"));
+    let pipes = || std::process::Stdio::piped();
+    let mut child = command.args(arguments).stdout(pipes()).stderr(pipes()).spawn().unwrap();
+    drop(child.stderr.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{:?}", output.status);
+    assert_eq!(stdout(&output), stdout(&mixbit(arguments)));
+}

@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use safetensors::tensor::TensorInfo;
 use safetensors::SafeTensorError;
+use safetensors::tensor::TensorInfo;
 use serde::Deserializer as _;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};

@@ -17,8 +17,11 @@ use crate::sample::Sampler;
 pub fn run(args: &Chat, console: &Console) -> Result<()> {
     let source = Source::open(&args.answering, false)?;
     if !source.tokenizer.has_chat_template() {
-        return Err(Error::file(&args.answering.model, "there is no chat template, so turns cannot be told apart")
-            .hint("mixbit run continues a text without one"));
+        return Err(Error::file(
+            &args.answering.model,
+            "there is no chat template, so turns cannot be told apart",
+        )
+        .hint("mixbit run continues a text without one"));
     }
     let sampler = sampler(&args.answering.sampling, None, source.checkpoint.spec())?;
     note_greedy(&args.answering.sampling, console);

@@ -48,7 +48,13 @@ pub(super) struct Memory {
 
 impl Memory {
     fn new(model: &Model, settings: CacheSettings, slack: usize) -> Self {
-        Self { settings, slack, caches: Caches::new(model.spec(), &settings, slack), tokens: Vec::new(), guessed: 0 }
+        Self {
+            settings,
+            slack,
+            caches: Caches::new(model.spec(), &settings, slack),
+            tokens: Vec::new(),
+            guessed: 0,
+        }
     }
 
     /// The tokens that the model has read.

@@ -222,13 +222,22 @@ mod tests {
             ("{% set f = ' %s ' %}[{{ f | trim % name }}{{ (f ~ '%s') % ('a', 'b') }}]", "[Ann a b]"),
             ("{% set f = '%s' %}{{ [f % (n % 4), f % f % 2] | join(',') }}", "3,2"),
             ("{% set v = '%s' %}{% for i in [1, 2] %}{{ v % i if i % 2 == 0 else '-' }}{% endfor %}", "-2"),
-            ("{% set m = 3 %}{{ n % m }} {{ n % m == 1 }} {{ 2 * n % m }} {{ -n % m }} {{ n ** 2 % m }}", "1 True 2 2 1"),
-            ("{{ 7.5 % 2 }} {{ n % 2.5 }} {{ n - n % 4 }} {{ (n + 1) % 3 }} {{ n % 4 % 2 }}", "1.5 2.0 4 2 1"),
+            (
+                "{% set m = 3 %}{{ n % m }} {{ n % m == 1 }} {{ 2 * n % m }} {{ -n % m }} {{ n ** 2 % m }}",
+                "1 True 2 2 1",
+            ),
+            (
+                "{{ 7.5 % 2 }} {{ n % 2.5 }} {{ n - n % 4 }} {{ (n + 1) % 3 }} {{ n % 4 % 2 }}",
+                "1.5 2.0 4 2 1",
+            ),
         ] {
             assert_eq!(render(template), expected, "{template}");
         }
         let wrong = render("\n{{ n % missing }}");
-        assert!(wrong.contains("% operator on unsupported types number and undefined (in <string>:2)"), "{wrong}");
+        assert!(
+            wrong.contains("% operator on unsupported types number and undefined (in <string>:2)"),
+            "{wrong}"
+        );
     }
 
     #[test]

@@ -179,8 +179,9 @@ mod tests {
         let engine = Engine::start().unwrap();
         let mut rng = fastrand::Rng::with_seed(9);
         let mut compared = 0;
-        for folder in models() {
-            for dtype in [None, Some(Dtype::F16)] {
+        for (index, folder) in models().into_iter().enumerate() {
+            let half = index.is_multiple_of(5).then_some(Some(Dtype::F16));
+            for dtype in std::iter::once(None).chain(half) {
                 let model = Model::load(&engine, &SourceModel::open(&folder).unwrap(), dtype).unwrap();
                 let head_dim = model.spec().head_dim;
                 let quant = head_dim.is_multiple_of(32).then(|| Quant::affine(8, 32));
@@ -198,6 +199,6 @@ mod tests {
                 }
             }
         }
-        assert!(compared > 5000, "{compared}");
+        assert!(compared > 3000, "{compared}");
     }
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::long_integers::LongIntegers;
 use crate::model_files::ModelFiles;
 
 /// The largest size (of a layer, a vocabulary, a context) that is taken for meant.
@@ -23,6 +24,7 @@ pub struct ModelConfig {
     files: Option<ModelFiles>,
     keys: Map<String, Value>,
     model_type: String,
+    integers: LongIntegers,
 }
 
 impl ModelConfig {
@@ -68,7 +70,8 @@ impl ModelConfig {
                     .hint(format!("it names the architecture, one of: {}", crate::models::supported())));
             }
         };
-        Ok(Self { path: path.to_owned(), files: None, keys, model_type })
+        let integers = LongIntegers::of(text);
+        Ok(Self { path: path.to_owned(), files: None, keys, model_type, integers })
     }
 
     /// The file, for messages.
@@ -89,6 +92,11 @@ impl ModelConfig {
     /// All keys, in the file's order.
     pub fn keys(&self) -> &Map<String, Value> {
         &self.keys
+    }
+
+    /// The integers in it that are too long for [`Value`].
+    pub fn long_integers(&self) -> &LongIntegers {
+        &self.integers
     }
 
     /// The value of `key`, unless absent or null. `key` may be dotted.

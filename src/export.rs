@@ -103,7 +103,9 @@ pub fn write_config(
     dtype: Dtype,
     bitmap: &BitMap,
 ) -> Result<()> {
-    let mut text = serde_json::to_vec_pretty(&config(source, dtype, bitmap))
+    let integers = source.config().long_integers();
+    let mut text = integers
+        .write(&config(source, dtype, bitmap))
         .map_err(|e| Error::file(source.config().path(), e.to_string()))?;
     text.push(b'\n');
     folder.write("config.json", &text)?;

@@ -1,6 +1,7 @@
 //! Ctrl-C (and SIGTERM, SIGHUP): the first asks the work to stop and clean up after itself, the second stops at once. In
 //! a conversation Ctrl-C stops the answer, and the other two the program.
 
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
@@ -36,7 +37,7 @@ fn handle(signal: i32) {
         std::process::exit(EXIT_CODE);
     }
     if !conversation {
-        eprintln!("\ninterrupted: stopping (once more to stop at once)");
+        let _ = writeln!(std::io::stderr(), "\ninterrupted: stopping (once more to stop at once)");
     }
 }
 

@@ -31,6 +31,8 @@ pub mod html;
 pub mod hub;
 pub mod interrupt;
 pub mod inventory;
+pub mod long_integers;
+pub mod memory_limit;
 pub mod microscaling;
 pub mod model_files;
 pub mod models;

@@ -89,10 +89,26 @@ fn header_longer_than_the_file() {
 
 #[test]
 fn offsets_that_overlap_or_leave_the_file() {
-    for offsets in [json!([0, 196_608]), json!([1_000_000_000, 1_000_196_608]), json!([196_608, 0])] {
+    for (offsets, expected) in [
+        (json!([0, 196_608]), "begins at byte 0 of the data, and what comes before ends at "),
+        (json!([1_000_000_000, 1_000_196_608]), "offsets 1000000000..1000196608 are not within the data of "),
+        (json!([196_608, 0]), "offsets 196608..0 are not within the data of "),
+        (json!([0, 4]), "shape [384, 128] in F32 takes 196608 bytes, its offsets 0..4 give 4"),
+    ] {
         let patient = Patient::new();
         patient.header(|header| header[GATE]["data_offsets"] = offsets.clone());
-        patient.refused(&[WEIGHTS, "not a whole safetensors file"]);
+        patient.refused(&[WEIGHTS, "tensor `model.", "not a whole safetensors file", expected]);
+    }
+    for (key, value, expected) in [
+        ("shape", json!([384, 127]), "shape [384, 127] in F32 takes 195072 bytes"),
+        ("shape", json!([u64::MAX, u64::MAX]), "takes too many bytes"),
+        ("dtype", json!("F16"), "shape [384, 128] in F16 takes 98304 bytes"),
+        ("dtype", json!("F17"), "its entry in the header cannot be read: unknown variant `F17`"),
+        ("shape", json!([-1]), "its entry in the header cannot be read: "),
+    ] {
+        let patient = Patient::new();
+        patient.header(|header| header[GATE][key] = value.clone());
+        patient.refused(&[GATE, "not a whole safetensors file", expected]);
     }
 }
 
@@ -102,7 +118,7 @@ fn header_that_is_no_json() {
     let mut bytes = fs::read(patient.file(WEIGHTS)).unwrap();
     bytes[8..12].copy_from_slice(b"oops");
     fs::write(patient.file(WEIGHTS), &bytes).unwrap();
-    patient.refused(&[WEIGHTS]);
+    patient.refused(&[WEIGHTS, "not a whole safetensors file: invalid JSON in header"]);
 }
 
 #[test]
@@ -268,6 +284,31 @@ fn calibration_texts_that_do_not_do() {
         assert!(stderr(&output).contains(expected), "{expected}: {}", stderr(&output));
         assert!(stderr(&output).contains("hint: "), "{}", stderr(&output));
         assert!(!home.path().join("out").exists());
+    }
+}
+
+/// None of these writes much, or takes many steps.
+#[test]
+fn templates_that_fill_the_memory_are_ended() {
+    let patient = Patient::new();
+    let model = patient.file("");
+    for template in [
+        "{% set x = namespace(s='a') %}{% for i in range(30) %}{% set x.s = x.s ~ x.s %}{% endfor %}{{ x.s|length }}",
+        "{% set x = namespace(s='a') %}{% for i in range(30) %}{% set x.s = x.s + x.s %}{% endfor %}{{ x.s|length }}",
+        "{% set x = 'a' * 50000000 %}{% set y = [x] * 20 %}{{ y|join|length }}",
+        "{% set x = 'a' * 50000000 %}{% set y %}{% for i in range(20) %}{{ x }}{% endfor %}{% endset %}{{ y|length }}",
+        "{% macro f(s, n) %}{% if n %}{{ f(s ~ s, n - 1) }}{% else %}{{ s|length }}{% endif %}{% endmacro %}{{ f('a', 30) }}",
+        "{{ ('a' * 90000000)|replace('a', 'aaaaaaaa')|length }}",
+    ] {
+        fs::write(patient.file("chat_template.jinja"), template).unwrap();
+        let output =
+            mixbit(["run", "--model", model.to_str().unwrap(), "--prompt", "Hi", "--max-tokens", "1"]);
+        assert_eq!(output.status.code(), Some(1), "{template}: {}", stderr(&output));
+        let text = stderr(&output);
+        assert!(
+            text.contains("chat_template.jinja: chat template: needs more than 536870912 bytes"),
+            "{text}"
+        );
     }
 }
 

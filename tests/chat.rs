@@ -114,6 +114,17 @@ fn saves_work_and_changes_nothing(model: &Path, more: &[&str]) {
 }
 
 #[test]
+fn the_length_is_noted_once_a_conversation() {
+    let notes = |lines: &str| {
+        let output = chat(lines, &["--context-size", "48", "--max-tokens", "30"]);
+        succeeded(&output);
+        stderr(&output).matches("then the middle is forgotten").count()
+    };
+    assert_eq!(notes("What is a trait?\nAnd a PEP?\n"), 1);
+    assert_eq!(notes("What is a trait?\nAnd a PEP?\n/reset\nWhat is a trait?\nAnd a PEP?\n"), 2);
+}
+
+#[test]
 fn commands_change_the_conversation() {
     let home = tempfile::tempdir().unwrap();
     let file = home.path().join("talk.jsonl");

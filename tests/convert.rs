@@ -234,3 +234,15 @@ fn float64_checkpoints_become_float32() {
     let before = RawCheckpoint::read(&fixtures().join("golden/llama-yarn-rope/model.safetensors"));
     assert!(after.tensors == before.tensors);
 }
+
+#[test]
+fn long_integers_keep_their_digits() {
+    let home = tempfile::tempdir().unwrap();
+    let (model, out) = (home.path().join("model"), home.path().join("out"));
+    copy_folder(&bundled(), &model);
+    let config = fs::read_to_string(model.join("config.json")).unwrap();
+    let long = "\"some_limit\": 1000000000000000019884624838656";
+    fs::write(model.join("config.json"), config.replacen('{', &format!("{{{long},"), 1)).unwrap();
+    succeeded(&convert(&model, &out, &[]));
+    assert!(fs::read_to_string(out.join("config.json")).unwrap().contains(long));
+}

@@ -307,3 +307,16 @@ fn logits_are_numpy_arrays() {
     assert!(stderr(&again).contains("already exists\nhint: --overwrite"), "{}", stderr(&again));
     succeeded(&mixbit([&arguments[..], &["--overwrite"]].concat()));
 }
+
+#[test]
+fn a_closed_stderr_does_not_matter() {
+    let model = bundled();
+    let arguments = ["run", "--model", model.to_str().unwrap(), "-p", "Hi", "-m", "3", "--verbose"];
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_mixbit"));
+    let pipes = || std::process::Stdio::piped();
+    let mut child = command.args(arguments).stdout(pipes()).stderr(pipes()).spawn().unwrap();
+    drop(child.stderr.take());
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "{:?}", output.status);
+    assert_eq!(stdout(&output), stdout(&mixbit(arguments)));
+}

@@ -2,6 +2,7 @@
 
 mod dtype;
 mod folder;
+mod header;
 mod npz;
 mod open;
 mod source;

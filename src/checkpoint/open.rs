@@ -7,12 +7,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
-use serde::Deserializer;
-use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
 use super::dtype::Dtype;
-use super::npz;
+use super::{header, npz};
 use crate::error::{Error, Result};
 use crate::model_files::{Mapped, ModelFiles, safe_name};
 
@@ -246,11 +244,11 @@ fn read_index(files: &ModelFiles) -> Result<BTreeMap<String, String>> {
 }
 
 fn safetensors_entries(path: &Path, map: &[u8], file: usize) -> Result<Vec<(String, Entry)>> {
-    if let Some(name) = twice_in_header(map) {
+    if let Some(name) = header::twice(map) {
         return Err(Error::tensor(path, name, "is in the header twice")
             .hint("whatever wrote this file is broken: save the model again with another tool"));
     }
-    let (header, metadata) = SafeTensors::read_metadata(map).map_err(|e| malformed(path, map, &e))?;
+    let (header, metadata) = SafeTensors::read_metadata(map).map_err(|e| header::malformed(path, map, &e))?;
     let data = 8 + header;
     let mut entries = Vec::new();
     for (name, info) in metadata.tensors() {
@@ -264,60 +262,6 @@ fn safetensors_entries(path: &Path, map: &[u8], file: usize) -> Result<Vec<(Stri
         entries.push((name.clone(), entry));
     }
     Ok(entries)
-}
-
-/// The first name that a safetensors header has twice, of which a JSON parser would keep one. `None` also where there is
-/// no readable header: that is found out elsewhere.
-fn twice_in_header(map: &[u8]) -> Option<String> {
-    struct Names(Option<String>);
-    impl<'de> Visitor<'de> for Names {
-        type Value = Self;
-
-        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            f.write_str("an object")
-        }
-
-        fn visit_map<A: MapAccess<'de>>(mut self, mut access: A) -> Result<Self, A::Error> {
-            let mut seen = BTreeSet::new();
-            while let Some((name, _)) = access.next_entry::<String, IgnoredAny>()? {
-                if self.0.is_none() && seen.contains(&name) {
-                    self.0 = Some(name);
-                } else {
-                    seen.insert(name);
-                }
-            }
-            Ok(self)
-        }
-    }
-    let length = usize::try_from(u64::from_le_bytes(*map.first_chunk()?)).ok()?;
-    let text = map.get(8..length.checked_add(8)?)?;
-    serde_json::Deserializer::from_slice(text).deserialize_map(Names(None)).ok()?.0
-}
-
-fn malformed(path: &Path, map: &[u8], error: &safetensors::SafeTensorError) -> Error {
-    let header = map.first_chunk::<8>().map(|b| u64::from_le_bytes(*b));
-    let detail = match header {
-        None => format!("{} bytes are too few for a safetensors header", map.len()),
-        Some(length) if length.saturating_add(8) > map.len() as u64 => {
-            format!("the header claims {length} bytes, the file has {}", map.len())
-        }
-        Some(length) => match claimed_bytes(map, length) {
-            Some(claimed) if claimed != map.len() as u64 => {
-                format!("by its header it has {claimed} bytes, {} are there", map.len())
-            }
-            _ => error.to_string(),
-        },
-    };
-    Error::file(path, format!("not a whole safetensors file: {detail}"))
-        .hint("the file is truncated or damaged: download it again")
-}
-
-/// Bytes of a whole file with this header, which takes `length` bytes.
-fn claimed_bytes(map: &[u8], length: u64) -> Option<u64> {
-    let start = length.checked_add(8)?;
-    let header: Value = serde_json::from_slice(map.get(8..usize::try_from(start).ok()?)?).ok()?;
-    let ends = header.as_object()?.values().filter_map(|tensor| tensor.get("data_offsets")?.get(1)?.as_u64());
-    start.checked_add(ends.max()?)
 }
 
 /// Names of the shards that the index of `files` lists, sorted.

@@ -13,7 +13,7 @@ pub use look::{Check, Eval, Inspect, Report};
 pub use make::{Convert, Dequantize, Quantize, Recipes, RecipesCommand, Size};
 pub use measure::{Analyze, Calibration, Curve, Fisher, MeasureMethod, Quality, Rounding};
 pub use share::{Hub, Pack, Unpack, Upload};
-pub use talk::{Chat, Ending, Logits, Prompt, Run, Sampling, Show};
+pub use talk::{Answering, Chat, Ending, Logits, Prompt, Run, Sampling, Show};
 pub use tune::Tuning;
 
 use std::path::PathBuf;
@@ -24,6 +24,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::candidate::Mode;
 use crate::checkpoint::Dtype;
 use crate::weights::Container;
+
+/// The heading of what has none: after a group clap goes on with the group's.
+const GENERAL: Option<&'static str> = None;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -42,7 +45,7 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
     /// No progress bars and notes on stderr.
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = GENERAL)]
     pub quiet: bool,
 }
 

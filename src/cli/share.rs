@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::GENERAL;
+
 /// `mixbit pack`.
 #[derive(Debug, Args)]
 pub struct Pack {
@@ -56,6 +58,6 @@ pub struct Upload {
 #[derive(Debug, Args)]
 pub struct Hub {
     /// Of a model on the Hub: branch, tag or commit [default: main]
-    #[arg(long, value_name = "REVISION")]
+    #[arg(long, value_name = "REVISION", help_heading = GENERAL)]
     pub revision: Option<String>,
 }

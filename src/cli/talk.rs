@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Cache, Draft, FloatDtype, Hub};
+use super::{Cache, Draft, FloatDtype, GENERAL, Hub};
 
 /// How tokens are chosen.
 #[derive(Debug, Args)]
@@ -105,36 +105,44 @@ pub struct Show {
     pub verbose: bool,
 }
 
-/// `mixbit run`.
+/// A model that answers, and how.
 #[derive(Debug, Args)]
-pub struct Run {
+pub struct Answering {
     /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub
-    #[arg(long, value_name = "MODEL")]
+    #[arg(long, value_name = "MODEL", help_heading = GENERAL)]
     pub model: PathBuf,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub hub: Hub,
     /// Compute in this type [default: float32 on the CPU, the model's own on Metal]
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, help_heading = GENERAL)]
     pub dtype: Option<FloatDtype>,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub prompt: Prompt,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub sampling: Sampling,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub ending: Ending,
-    /// Go on past end-of-sequence tokens
-    #[arg(long, help_heading = "Ending")]
-    pub ignore_eos: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub cache: Cache,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub draft: Draft,
+}
+
+/// `mixbit run`.
+#[derive(Debug, Args)]
+pub struct Run {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub prompt: Prompt,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub answering: Answering,
+    /// Go on past end-of-sequence tokens
+    #[arg(long, help_heading = "Ending")]
+    pub ignore_eos: bool,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub show: Show,
@@ -150,33 +158,15 @@ on it.";
 #[derive(Debug, Args)]
 #[command(after_help = CHAT_MISTAKES)]
 pub struct Chat {
-    /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub
-    #[arg(long, value_name = "MODEL")]
-    pub model: PathBuf,
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub hub: Hub,
-    /// Compute in this type [default: float32 on the CPU, the model's own on Metal]
-    #[arg(long, value_enum)]
-    pub dtype: Option<FloatDtype>,
+    pub answering: Answering,
     /// System message; an empty one removes the template's own
-    #[arg(long, alias = "system-prompt", value_name = "TEXT")]
+    #[arg(long, alias = "system-prompt", value_name = "TEXT", help_heading = GENERAL)]
     pub system: Option<String>,
     /// Show how many tokens went through the model, and how fast, after each answer
-    #[arg(long)]
+    #[arg(long, help_heading = GENERAL)]
     pub verbose: bool,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub sampling: Sampling,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub ending: Ending,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub cache: Cache,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub draft: Draft,
 }
 
 /// `mixbit logits`.

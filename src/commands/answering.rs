@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::caching::{cache_settings, length_note};
@@ -37,20 +36,6 @@ pub struct Source {
     draft: Option<DraftSource>,
 }
 
-/// What the user says about the model and its answers.
-pub struct Asked<'a> {
-    /// The model.
-    pub model: &'a Path,
-    /// What ends an answer.
-    pub ending: &'a cli::Ending,
-    /// Whether the model's own tokens do not end it.
-    pub ignore_eos: bool,
-    /// What is remembered.
-    pub cache: &'a cli::Cache,
-    /// What drafts.
-    pub draft: &'a cli::Draft,
-}
-
 /// A model in memory, with its draft model if there is one.
 pub struct Loaded {
     model: Model,
@@ -58,14 +43,15 @@ pub struct Loaded {
 }
 
 impl Source {
-    /// Opens the model, and the draft model, and resolves what ends an answer and what is remembered.
-    pub fn open(asked: &Asked<'_>) -> Result<Self> {
+    /// Opens the model, and the draft model, and resolves what ends an answer and what is remembered. With `ignore_eos`
+    /// the model's own tokens do not end one.
+    pub fn open(asked: &cli::Answering, ignore_eos: bool) -> Result<Self> {
         let ending = Ending::new(asked.ending.stop.clone(), asked.ending.stop_at_boxed)?;
-        let checkpoint = SourceModel::open(asked.model)?;
+        let checkpoint = SourceModel::open(&asked.model)?;
         checkpoint.verify()?;
         let tokenizer = Tokenizer::from_files(checkpoint.files())?;
         let mut stop = ending.special_tokens(&tokenizer);
-        if !asked.ignore_eos {
+        if !ignore_eos {
             stop.splice(..0, stop_tokens(checkpoint.config(), &tokenizer)?);
         }
         let settings = Settings {
@@ -73,8 +59,8 @@ impl Source {
             stop,
             prefill_step: asked.cache.prefill_step_size as usize,
         };
-        let cache = cache_settings(asked.cache, checkpoint.spec())?;
-        let draft = DraftSource::open(asked.draft, asked.cache, &checkpoint, &tokenizer)?;
+        let cache = cache_settings(&asked.cache, checkpoint.spec())?;
+        let draft = DraftSource::open(&asked.draft, &asked.cache, &checkpoint, &tokenizer)?;
         Ok(Self { checkpoint, tokenizer, settings, ending, cache, draft })
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::answering::{Asked, Loaded, Source, memory, note_greedy, sampler, summary};
+use super::answering::{Loaded, Source, memory, note_greedy, sampler, summary};
 use crate::answer::Answer;
 use crate::chat::{Conversation, HELP, Input, Seen, encode_after};
 use crate::cli::Chat;
@@ -15,21 +15,18 @@ use crate::sample::Sampler;
 
 /// Runs the command.
 pub fn run(args: &Chat, console: &Console) -> Result<()> {
-    let source = Source::open(&Asked {
-        model: &args.model,
-        ending: &args.ending,
-        ignore_eos: false,
-        cache: &args.cache,
-        draft: &args.draft,
-    })?;
+    let source = Source::open(&args.answering, false)?;
     if !source.tokenizer.has_chat_template() {
-        return Err(Error::file(&args.model, "there is no chat template, so turns cannot be told apart")
-            .hint("mixbit run continues a text without one"));
+        return Err(Error::file(
+            &args.answering.model,
+            "there is no chat template, so turns cannot be told apart",
+        )
+        .hint("mixbit run continues a text without one"));
     }
-    let sampler = sampler(&args.sampling, None, source.checkpoint.spec())?;
-    note_greedy(&args.sampling, console);
+    let sampler = sampler(&args.answering.sampling, None, source.checkpoint.spec())?;
+    note_greedy(&args.answering.sampling, console);
     let engine = Engine::start()?;
-    let (loaded, _) = source.load(&engine, args.dtype.map(Into::into))?;
+    let (loaded, _) = source.load(&engine, args.answering.dtype.map(Into::into))?;
     let mut lines = Lines::open()?;
     let mut chat = Talk {
         console,
@@ -92,7 +89,10 @@ impl Talk<'_> {
             Input::Nothing => {}
             Input::Quit => return Ok(false),
             Input::Help => self.console.line(HELP),
-            Input::Reset => self.conversation.reset(),
+            Input::Reset => {
+                self.conversation.reset();
+                self.long = false;
+            }
             Input::System(text) => self.conversation.system = Some(text),
             Input::ShowSystem => self.console.line(&match &self.conversation.system {
                 None => "the template's own system message, if it has one".to_owned(),

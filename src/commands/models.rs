@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::cli::Command;
+use crate::cli::{Answering, Command};
 use crate::error::Result;
 use crate::hub;
 use crate::report::Console;
@@ -23,12 +23,8 @@ fn models(command: &mut Command) -> Vec<(&mut PathBuf, Option<&str>)> {
         Command::Dequantize(args) => vec![(&mut args.hf_path, args.hub.revision.as_deref())],
         Command::Analyze(args) => vec![(&mut args.model, args.hub.revision.as_deref())],
         Command::Inspect(args) => vec![(&mut args.model, args.hub.revision.as_deref())],
-        Command::Run(args) => {
-            with(&mut args.draft.draft_model, (&mut args.model, args.hub.revision.as_deref()))
-        }
-        Command::Chat(args) => {
-            with(&mut args.draft.draft_model, (&mut args.model, args.hub.revision.as_deref()))
-        }
+        Command::Run(args) => answering(&mut args.answering),
+        Command::Chat(args) => answering(&mut args.answering),
         Command::Logits(args) => vec![(&mut args.model, args.hub.revision.as_deref())],
         Command::Eval(args) => with(&mut args.reference, (&mut args.model, args.hub.revision.as_deref())),
         Command::Check(args) => with(&mut args.reference, (&mut args.model, args.hub.revision.as_deref())),
@@ -39,6 +35,10 @@ fn models(command: &mut Command) -> Vec<(&mut PathBuf, Option<&str>)> {
         | Command::Unpack(_)
         | Command::Upload(_) => Vec::new(),
     }
+}
+
+fn answering(args: &mut Answering) -> Vec<(&mut PathBuf, Option<&str>)> {
+    with(&mut args.draft.draft_model, (&mut args.model, args.hub.revision.as_deref()))
 }
 
 /// A model and the one that it is compared with or that drafts for it, whose revision comes after an `@`.

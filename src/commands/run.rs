@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::answering::{Asked, Source, memory, note_greedy, rates, sampler, summary};
+use super::answering::{Source, memory, note_greedy, rates, sampler, summary};
 use super::prompting::prompt;
 use crate::answer::{Answer, End, last_boxed};
 use crate::cli::Run;
@@ -12,16 +12,10 @@ use crate::report::{Answered, Console, answer_json, bytes, logprob_table, out};
 
 /// Runs the command.
 pub fn run(args: &Run, console: &Console) -> Result<()> {
-    let source = Source::open(&Asked {
-        model: &args.model,
-        ending: &args.ending,
-        ignore_eos: args.ignore_eos,
-        cache: &args.cache,
-        draft: &args.draft,
-    })?;
+    let source = Source::open(&args.answering, args.ignore_eos)?;
     let spec = source.checkpoint.spec();
-    let mut sampler = sampler(&args.sampling, args.show.logprobs, spec)?;
-    note_greedy(&args.sampling, console);
+    let mut sampler = sampler(&args.answering.sampling, args.show.logprobs, spec)?;
+    note_greedy(&args.answering.sampling, console);
     let prompt = prompt(&args.prompt, &source.tokenizer)?;
     if args.show.verbose {
         console.notes(&spec.notes);
@@ -30,7 +24,7 @@ pub fn run(args: &Run, console: &Console) -> Result<()> {
     }
     console.notes(source.length_note(prompt.len()).as_slice());
     let engine = Engine::start()?;
-    let (loaded, load) = source.load(&engine, args.dtype.map(Into::into))?;
+    let (loaded, load) = source.load(&engine, args.answering.dtype.map(Into::into))?;
 
     let as_it_comes = !args.show.json && !args.show.extract_boxed;
     let show = |text: &str| if as_it_comes { out(text) } else { Ok(()) };

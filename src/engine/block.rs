@@ -2,14 +2,15 @@
 
 use mlx_rs::Array;
 use mlx_rs::fast::rms_norm;
-use mlx_rs::ops::sigmoid;
+use mlx_rs::ops::{concatenate, sigmoid};
 
 use super::attention::{Positions, attend, attend_held};
 use super::cache::KvCache;
 use super::linear::Linear;
 use super::load::Loader;
+use super::store::AXIS;
 use crate::checkpoint::Dtype;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::spec::{DecoderSpec, LayerSpec, QkNorm, Role};
 
 /// The weights of one block.
@@ -128,6 +129,56 @@ impl Block {
         Ok(h.add(self.mlp(context, &normed, observe)?)?)
     }
 
+    /// xs [1, 1, hidden], the tokens of one sequence one after the other, to the same: each to the bit as if it came
+    /// alone.
+    pub(super) fn forward_each(
+        &self,
+        context: Context<'_>,
+        xs: &[Array],
+        positions: &mut [Positions],
+        cache: &mut KvCache,
+    ) -> Result<Vec<Array>> {
+        let norm =
+            |x: &Array, weight: &Array| Ok::<_, Error>(rms_norm(x, Some(weight), context.spec.rms_norm_eps)?);
+        let normed = each(xs, |x| norm(x, &self.input_norm))?;
+        let attended = self.attention_each(context, &normed, positions, cache)?;
+        let hidden = each(xs.iter().zip(&attended), |(x, y)| Ok(x.add(y)?))?;
+        let normed = each(&hidden, |h| norm(h, &self.post_attention_norm))?;
+        let Context { dtype, on_gpu, .. } = context;
+        let gate = self.gate.forward_each(&normed, dtype, on_gpu)?;
+        let up = self.up.forward_each(&normed, dtype, on_gpu)?;
+        let gated = each(gate.iter().zip(&up), |(gate, up)| gated(gate, up))?;
+        let down = self.down.forward_each(&gated, dtype, on_gpu)?;
+        each(hidden.iter().zip(&down), |(h, y)| Ok(h.add(y)?))
+    }
+
+    fn attention_each(
+        &self,
+        context: Context<'_>,
+        xs: &[Array],
+        positions: &mut [Positions],
+        cache: &mut KvCache,
+    ) -> Result<Vec<Array>> {
+        let Context { dtype, on_gpu, .. } = context;
+        let linear = |linear: &Linear| linear.forward_each(xs, dtype, on_gpu);
+        let (mut queries, mut keys, mut values) = (Vec::new(), Vec::new(), Vec::new());
+        let projected = linear(&self.q)?.into_iter().zip(linear(&self.k)?).zip(linear(&self.v)?);
+        for (((q, k), v), positions) in projected.zip(&*positions) {
+            let (q, k, v) = self.heads(context, [q, k, v], positions)?;
+            queries.push(q);
+            keys.push(k);
+            values.push(v);
+        }
+        let together = |rows: &[Array]| concatenate(rows, AXIS as i32);
+        let held = cache.update_each(&together(&keys)?, &together(&values)?)?;
+        let rows = queries.iter().zip(&held).zip(positions);
+        let out = each(rows, |((q, (k, v)), positions)| {
+            let mask = positions.mask(cache.span(), k.positions());
+            beside(&attend_held(q, k, v, scale(context.spec), &mask, dtype)?)
+        })?;
+        self.o.forward_each(&out, dtype, on_gpu)
+    }
+
     fn attention(
         &self,
         context: Context<'_>,
@@ -138,39 +189,42 @@ impl Block {
     ) -> Result<Array> {
         observe(Role::Q, x);
         let Context { spec, dtype, on_gpu } = context;
-        let (batch, tokens) = (x.shape()[0], x.shape()[1]);
-        let heads = |linear: &Linear, count: usize| -> Result<Array> {
-            let y = linear.forward(x, dtype, on_gpu)?;
-            Ok(y.reshape(&[batch, tokens, count as i32, spec.head_dim as i32])?)
-        };
-        let q = self.positioned(
-            context,
-            heads(&self.q, spec.num_attention_heads)?,
-            self.q_norm.as_ref(),
-            positions,
-        )?;
-        let k = self.positioned(
-            context,
-            heads(&self.k, spec.num_key_value_heads)?,
-            self.k_norm.as_ref(),
-            positions,
-        )?;
-        let v = heads(&self.v, spec.num_key_value_heads)?.transpose_axes(&[0, 2, 1, 3])?;
-        let q = match &positions.temperatures {
-            Some(factors) if !self.layer.rope => q.multiply(factors.as_dtype(q.dtype())?)?,
-            _ => q,
-        };
-        let scale = (spec.head_dim as f32).powf(-0.5);
+        let linear = |linear: &Linear| linear.forward(x, dtype, on_gpu);
+        let projected = [linear(&self.q)?, linear(&self.k)?, linear(&self.v)?];
+        let (q, k, v) = self.heads(context, projected, positions)?;
+        let scale = scale(spec);
         let out = if let Some(cache) = cache {
             let (k, v) = cache.update(&k, &v)?;
             attend_held(&q, &k, &v, scale, &positions.mask(cache.span(), k.positions()), dtype)?
         } else {
-            attend(&q, &k, &v, scale, &positions.mask(self.layer.span, tokens as usize))?
+            attend(&q, &k, &v, scale, &positions.mask(self.layer.span, x.shape()[1] as usize))?
         };
-        let width = (spec.num_attention_heads * spec.head_dim) as i32;
-        let out = out.transpose_axes(&[0, 2, 1, 3])?.reshape(&[batch, tokens, width])?;
+        let out = beside(&out)?;
         observe(Role::O, &out);
         self.o.forward(&out, dtype, on_gpu)
+    }
+
+    /// What the linear layers give for queries, keys and values [batch, tokens, ..] to heads [batch, heads, tokens, dim]
+    /// that know their positions.
+    fn heads(
+        &self,
+        context: Context<'_>,
+        [q, k, v]: [Array; 3],
+        positions: &Positions,
+    ) -> Result<(Array, Array, Array)> {
+        let spec = context.spec;
+        let heads = |y: &Array, count: usize| {
+            y.reshape(&[y.shape()[0], y.shape()[1], count as i32, spec.head_dim as i32])
+        };
+        let (q, k) = (heads(&q, spec.num_attention_heads)?, heads(&k, spec.num_key_value_heads)?);
+        let q = self.positioned(context, q, self.q_norm.as_ref(), positions)?;
+        let k = self.positioned(context, k, self.k_norm.as_ref(), positions)?;
+        let v = heads(&v, spec.num_key_value_heads)?.transpose_axes(&[0, 2, 1, 3])?;
+        let q = match &positions.temperatures {
+            Some(factors) if !self.layer.rope => q.multiply(factors.as_dtype(q.dtype())?)?,
+            _ => q,
+        };
+        Ok((q, k, v))
     }
 
     /// Norm per head, heads before tokens, rotation.
@@ -196,8 +250,29 @@ impl Block {
         let Context { dtype, on_gpu, .. } = context;
         let gate = self.gate.forward(x, dtype, on_gpu)?;
         let up = self.up.forward(x, dtype, on_gpu)?;
-        let gated = gate.multiply(sigmoid(&gate)?)?.multiply(&up)?;
+        let gated = gated(&gate, &up)?;
         observe(Role::Down, &gated);
         self.down.forward(&gated, dtype, on_gpu)
     }
+}
+
+fn each<T>(items: impl IntoIterator<Item = T>, change: impl FnMut(T) -> Result<Array>) -> Result<Vec<Array>> {
+    items.into_iter().map(change).collect()
+}
+
+/// SwiGLU.
+fn gated(gate: &Array, up: &Array) -> Result<Array> {
+    Ok(gate.multiply(sigmoid(gate)?)?.multiply(up)?)
+}
+
+/// The factor on scores of queries and keys.
+fn scale(spec: &DecoderSpec) -> f32 {
+    (spec.head_dim as f32).powf(-0.5)
+}
+
+/// Heads [batch, heads, tokens, dim] beside each other: [batch, tokens, heads * dim].
+fn beside(heads: &Array) -> Result<Array> {
+    let sizes = heads.shape();
+    let together = [sizes[0], sizes[2], sizes[1] * sizes[3]];
+    Ok(heads.transpose_axes(&[0, 2, 1, 3])?.reshape(&together)?)
 }

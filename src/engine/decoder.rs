@@ -3,8 +3,8 @@
 //!
 //! The draft model's likeliest tokens go through the model together, and each of the logits is handed out only when the
 //! sampler has chosen the tokens before it. So whatever the sampler does, with or without temperature, the tokens are those
-//! that it would have chosen without a draft, from the same random numbers (to rounding: products with several rows add
-//! up in another order). Accepting drafts by comparing probabilities (arXiv 2211.17192) keeps the distribution only, takes
+//! that it would have chosen without a draft, from the same random numbers. On the CPU that holds whatever is close to
+//! what: each of the logits is, to the bit, what it would be if the tokens came one by one. Accepting drafts by comparing probabilities (arXiv 2211.17192) keeps the distribution only, takes
 //! a few more of them where the temperature is high, and would have to know the sampler's every mask and penalty.
 
 use std::collections::VecDeque;
@@ -76,12 +76,12 @@ struct Reader<'a> {
 impl Reader<'_> {
     /// The logits after the last of `tokens`.
     fn read(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        self.memory.read(self.model, tokens, self.step, true)
+        self.memory.read(self.model, tokens, self.step)
     }
 
     /// The logits after each of `tokens`, for which there must be room.
-    fn read_together(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
-        self.memory.read(self.model, tokens, tokens.len(), false)
+    fn read_each(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
+        self.memory.read_each(self.model, tokens)
     }
 
     fn room(&mut self) -> Result<usize> {
@@ -115,6 +115,7 @@ impl Speculation<'_> {
             && let Some(row) = self.rows.pop_front()
         {
             self.drafted.pop_front();
+            target.memory.confirm();
             self.figures.accepted += 1;
             return Ok(row);
         }
@@ -155,7 +156,7 @@ impl Speculation<'_> {
     /// Reads `token` and the guesses together, and returns the logits after `token`.
     fn judge(&mut self, target: &mut Reader<'_>, token: u32) -> Result<Vec<f32>> {
         let tokens: Vec<u32> = std::iter::once(token).chain(self.drafted.iter().copied()).collect();
-        let logits = target.read_together(&tokens)?;
+        let logits = target.read_each(&tokens)?;
         self.rows = logits.chunks(target.model.spec().vocab_size).map(<[f32]>::to_vec).collect();
         self.rows.pop_front().ok_or_else(|| Error::engine("the model gave no logits"))
     }

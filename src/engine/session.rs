@@ -42,11 +42,19 @@ pub(super) struct Memory {
     slack: usize,
     caches: Caches,
     tokens: Vec<u32>,
+    /// How many of the last of them were guessed, and not chosen yet.
+    guessed: usize,
 }
 
 impl Memory {
     fn new(model: &Model, settings: CacheSettings, slack: usize) -> Self {
-        Self { settings, slack, caches: Caches::new(model.spec(), &settings, slack), tokens: Vec::new() }
+        Self {
+            settings,
+            slack,
+            caches: Caches::new(model.spec(), &settings, slack),
+            tokens: Vec::new(),
+            guessed: 0,
+        }
     }
 
     /// The tokens that the model has read.
@@ -58,7 +66,10 @@ impl Memory {
     /// cache cannot go back, because it holds a window only or has forgotten its middle, nothing is kept.
     pub(super) fn resume(&mut self, model: &Model, prompt: &[u32]) -> usize {
         let most = prompt.len().saturating_sub(1);
-        let common = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count().min(most);
+        // What a model without a draft would not have read is not kept.
+        let known = self.tokens.len() - self.guessed;
+        let same = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        let common = same.min(most).min(known);
         if common == 0 || !self.keep(common) {
             *self = Self::new(model, self.settings, self.slack);
             return 0;
@@ -71,8 +82,14 @@ impl Memory {
         let can = self.caches.trim(self.tokens.len().saturating_sub(length));
         if can {
             self.tokens.truncate(length);
+            self.guessed = 0;
         }
         can
+    }
+
+    /// The first of the guessed tokens was chosen.
+    pub(super) fn confirm(&mut self) {
+        self.guessed = self.guessed.saturating_sub(1);
     }
 
     /// How many tokens can come next before something is forgotten, one at least.
@@ -80,17 +97,20 @@ impl Memory {
         self.caches.make_room(model.spec())
     }
 
-    /// Reads `tokens`, at most `step` at a time. Returns the logits after the last, or of all that were read with it.
-    pub(super) fn read(
-        &mut self,
-        model: &Model,
-        tokens: &[u32],
-        step: usize,
-        last: bool,
-    ) -> Result<Vec<f32>> {
+    /// Reads one token and those guessed to follow it, for which there must be room, and returns the logits after each.
+    pub(super) fn read_each(&mut self, model: &Model, tokens: &[u32]) -> Result<Vec<f32>> {
+        crate::interrupt::check()?;
+        let logits = model.forward_each(tokens, &mut self.caches)?;
+        self.tokens.extend(tokens);
+        self.guessed = tokens.len().saturating_sub(1);
+        to_vec(&logits)
+    }
+
+    /// Reads `tokens`, at most `step` at a time. Returns the logits after the last.
+    pub(super) fn read(&mut self, model: &Model, tokens: &[u32], step: usize) -> Result<Vec<f32>> {
         let before = self.caches.seen();
         let mut logits = None;
-        let result = model.feed(tokens, &mut self.caches, step, last, |part| {
+        let result = model.feed(tokens, &mut self.caches, step, true, |part| {
             logits = Some(part);
             Ok(())
         });
@@ -102,5 +122,83 @@ impl Memory {
 
     pub(super) fn figures(&self) -> CacheFigures {
         self.caches.figures()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+    use crate::candidate::Quant;
+    use crate::checkpoint::{Dtype, SourceModel};
+    use crate::engine::{ContextWindow, Engine};
+
+    fn models() -> Vec<PathBuf> {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+        let mut found = vec![fixtures.join("models/mobilellm-docs-1m")];
+        for folder in ["golden", "golden/quantized-by-mlx-lm"] {
+            let entries = std::fs::read_dir(fixtures.join(folder)).unwrap();
+            let folders = entries.map(|entry| entry.unwrap().path());
+            found.extend(folders.filter(|path| path.join("config.json").is_file()));
+        }
+        assert!(found.len() > 20, "{found:?}");
+        found
+    }
+
+    /// The logits of all that comes after `prompt`, token by token as without a draft.
+    fn alone(model: &Model, settings: CacheSettings, prompt: &[u32], text: &[u32]) -> Vec<Vec<f32>> {
+        let mut memory = Memory::new(model, settings, 0);
+        memory.read(model, prompt, 7).unwrap();
+        text.iter().map(|&token| memory.read(model, &[token], 7).unwrap()).collect()
+    }
+
+    /// The same, some together, with guesses that are taken back.
+    fn guessed(model: &Model, settings: CacheSettings, prompt: &[u32], text: &[u32]) -> Vec<Vec<f32>> {
+        let mut rng = fastrand::Rng::with_seed(8);
+        let vocabulary = model.spec().vocab_size;
+        let mut memory = Memory::new(model, settings, 12);
+        memory.read(model, prompt, 7).unwrap();
+        let mut rows = Vec::new();
+        while rows.len() < text.len() {
+            let room = memory.room(model).unwrap();
+            let right = rng.usize(1..12).min(room).min(text.len() - rows.len());
+            let wrong = rng.usize(0..13 - right).min(room - right);
+            let mut tokens = text[rows.len()..][..right].to_vec();
+            tokens.extend((0..wrong).map(|_| rng.u32(0..vocabulary as u32)));
+            let logits = memory.read_each(model, &tokens).unwrap();
+            rows.extend(logits.chunks(vocabulary).take(right).map(<[f32]>::to_vec));
+            assert!(memory.keep(memory.tokens().len() - wrong));
+        }
+        rows
+    }
+
+    /// To the bit: another order of sums would tell, in one model or the other.
+    #[test]
+    fn tokens_read_together_are_as_if_they_came_alone() {
+        let engine = Engine::start().unwrap();
+        let mut rng = fastrand::Rng::with_seed(9);
+        let mut compared = 0;
+        for (index, folder) in models().into_iter().enumerate() {
+            let half = index.is_multiple_of(5).then_some(Some(Dtype::F16));
+            for dtype in std::iter::once(None).chain(half) {
+                let model = Model::load(&engine, &SourceModel::open(&folder).unwrap(), dtype).unwrap();
+                let head_dim = model.spec().head_dim;
+                let quant = head_dim.is_multiple_of(32).then(|| Quant::affine(8, 32));
+                let window = |size| Some(ContextWindow::new(size, 3, 10).unwrap());
+                for (context, quant) in [(None, None), (window(20), None), (window(40), quant)] {
+                    let settings = CacheSettings { context, quant };
+                    let text: Vec<u32> =
+                        (0..75).map(|_| rng.u32(0..model.spec().vocab_size as u32)).collect();
+                    // Sometimes the last token of the prompt comes alone.
+                    let (prompt, text) = text.split_at([15, 19, 30][rng.usize(0..3)]);
+                    let expected = alone(&model, settings, prompt, text);
+                    let found = guessed(&model, settings, prompt, text);
+                    assert!(found == expected, "{} {dtype:?} {settings:?}", folder.display());
+                    compared += found.len();
+                }
+            }
+        }
+        assert!(compared > 3000, "{compared}");
     }
 }

@@ -28,14 +28,14 @@ impl Console {
     /// One line each that the user must see, quiet or not.
     pub fn warnings(&self, warnings: &[String]) {
         for warning in warnings {
-            eprintln!("warning: {warning}");
+            say(&format!("warning: {warning}"));
         }
     }
 
     /// A line on stderr.
     pub fn line(&self, text: &str) {
         if !self.quiet {
-            eprintln!("{text}");
+            say(text);
         }
     }
 
@@ -84,10 +84,15 @@ pub fn out(text: &str) -> Result<()> {
 
 /// The error and its hint.
 pub fn error(error: &Error) {
-    eprintln!("error: {error}");
+    say(&format!("error: {error}"));
     if let Some(hint) = error.hint_text() {
-        eprintln!("hint: {hint}");
+        say(&format!("hint: {hint}"));
     }
+}
+
+/// A line on stderr. If nobody reads it (`mixbit run 2>&1 | head`), the work goes on.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Bytes in decimal units, as disks and the Hub count them.

@@ -156,7 +156,7 @@ impl Task<'_> {
             doubtful.iter().zip(by_search.iter().zip(fed_back)).enumerate()
         {
             // Not `>=`: a breakdown of feedback has no loss to compare.
-            if !(fed_back < by_search) {
+            if fed_back.partial_cmp(by_search) != Some(std::cmp::Ordering::Less) {
                 let [packed, scales, biases] =
                     self.layout.row_of(&mut out, index).map(|bytes| bytes.to_vec());
                 found.insert(row, Quantized { packed, scales, biases });

@@ -376,7 +376,7 @@ fn rows_that_feedback_does_no_good_are_searched() {
 
 #[test]
 fn without_correlations_gptq_is_the_search() {
-    let (columns, quant, dtype) = (256, Quant::affine(4, 64), FloatType::F16);
+    let (columns, quant, dtype) = (256, Quant::affine(3, 64), FloatType::F16);
     let weights = normals(40 * columns, 7);
     let identity: Vec<f32> = (0..columns * columns).map(|i| f32::from(i % (columns + 1) == 0)).collect();
     let hessian = Hessian::new(&identity, columns, 0.01).unwrap();

@@ -10,6 +10,7 @@ use serde_json::Map;
 use super::special::SpecialTokens;
 use super::{jinja, percent};
 use crate::error::{Error, Result};
+use crate::memory_limit;
 use crate::model_files::ModelFiles;
 
 /// Instructions that one rendering may execute. A thousand messages take well under a million.
@@ -17,6 +18,9 @@ const FUEL: u64 = 10_000_000;
 
 /// Bytes that one rendering may write. Instructions can write long strings, so that `FUEL` is no bound on this.
 const MOST_BYTES: usize = 1 << 26;
+
+/// Bytes that one rendering may hold: strings that are made and never written count here.
+const MOST_MEMORY: usize = 1 << 29;
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -85,6 +89,13 @@ impl ChatTemplate {
         let variables = context! {
             messages, add_generation_prompt, tools => Value::from(()), documents => Value::from(()), ..tokens
         };
+        let too_large = || {
+            Error::file(&self.path, format!("chat template: needs more than {MOST_MEMORY} bytes of memory"))
+        };
+        memory_limit::within(MOST_MEMORY, &too_large, || self.render_with(variables))
+    }
+
+    fn render_with(&self, variables: Value) -> Result<String> {
         let source = jinja::scope_generation_tags(&self.source);
         let source = percent::rewrite(&source);
         let mut environment = environment().map_err(|e| self.error(&e))?;

@@ -1,9 +1,10 @@
-//! Python's `"..." % values` in templates, which minijinja takes for a remainder: rewritten into a filter.
+//! Python's `format % values` in templates, where minijinja knows remainders only: rewritten into a filter that does what
+//! the left side asks for.
 
 use std::borrow::Cow;
 
 use minijinja::formatting::{FormatStyle, format};
-use minijinja::{Error, Value};
+use minijinja::{Error, State, Value, context};
 
 /// The filter's name, which no template has.
 pub(super) const FILTER: &str = "__percent";
@@ -11,15 +12,20 @@ pub(super) const FILTER: &str = "__percent";
 /// Operands in operands at which rewriting gives up.
 const MAX_DEPTH: usize = 32;
 
-/// `format % values`: a tuple is many values, all else one.
+/// `left % right`. Of a string: with its values, of which a tuple has many, all else is one. Of all else: the remainder.
 #[allow(clippy::needless_pass_by_value)] // the signature minijinja asks for
-pub(super) fn filter(template: String, values: Value) -> Result<String, Error> {
-    let values: Vec<Value> = if values.is_tuple() { values.try_iter()?.collect() } else { vec![values] };
-    format(FormatStyle::Printf, &template, &values)
+pub(super) fn filter(state: &State, left: Value, right: Value) -> Result<Value, Error> {
+    let Some(template) = left.as_str() else {
+        let remainder = state.env().compile_expression("left % right")?.eval(context! { left, right });
+        // Without its line, which is the template's and not this expression's.
+        return remainder.map_err(|e| Error::new(e.kind(), e.detail().unwrap_or_default().to_owned()));
+    };
+    let values: Vec<Value> = if right.is_tuple() { right.try_iter()?.collect() } else { vec![right] };
+    format(FormatStyle::Printf, template, &values).map(Value::from)
 }
 
-/// Rewrites `"..." % operand` after a string literal into `"..." |__percent(operand)`. Line numbers stay, and so does
-/// everything else.
+/// Rewrites `operand % operand` into `operand |__percent(operand)` where the left one may be a string: not where it is a
+/// number, or the end of what binds as tightly (`a * b % c`, `-a % b`). Line numbers stay, and so does everything else.
 pub(super) fn rewrite(source: &str) -> Cow<'_, str> {
     let mut out = String::new();
     let mut rest = source;
@@ -58,36 +64,62 @@ fn end_of_tag(tag: &str, close: &str) -> Option<usize> {
     }
 }
 
-/// Copies the inside of a tag, rewriting; `depth` operands around it are being rewritten.
+/// Copies the inside of a tag, rewriting; `depth` brackets or operands around it are being rewritten.
 fn expression(source: &str, depth: usize, out: &mut String) {
     let mut rest = source;
+    // Whether what comes before binds as tightly as `%` or more.
+    let mut bound = false;
     while let Some(c) = rest.chars().next() {
-        let Some(length) = string(rest) else {
+        let length = if c == '-' { 0 } else { operand(rest) };
+        if c.is_whitespace() || length == 0 {
+            bound = matches!(c, '*' | '/' | '%' | '-' | '|' | '.') || (c.is_whitespace() && bound);
             out.push(c);
             rest = rest.get(c.len_utf8()..).unwrap_or_default();
             continue;
-        };
-        let (literal, after) = rest.split_at(length);
-        out.push_str(literal);
+        }
+        let (left, after) = rest.split_at(length);
+        inside(left, depth, out);
         rest = after;
-        let spaces = after.len() - after.trim_start().len();
-        let (space, operator) = after.split_at(spaces);
-        let Some(right) = operator.strip_prefix('%') else { continue };
-        let length = operand(right);
-        if right.get(..length).is_none_or(|operand| operand.trim().is_empty()) {
+        if std::mem::replace(&mut bound, false) || c.is_ascii_digit() {
             continue;
         }
-        let (values, after) = right.split_at(length);
-        out.push_str(space);
-        out.push('|');
-        out.push_str(FILTER);
-        out.push('(');
-        if depth < MAX_DEPTH {
-            expression(values, depth + 1, out);
-        } else {
-            out.push_str(values);
+        while let Some((space, values, after)) = percent(rest) {
+            out.push_str(space);
+            out.push('|');
+            out.push_str(FILTER);
+            out.push('(');
+            inside(values, depth, out);
+            out.push(')');
+            rest = after;
         }
-        out.push(')');
+    }
+}
+
+/// Of `  % operand ...`: the spaces, the operand, and the rest.
+fn percent(source: &str) -> Option<(&str, &str, &str)> {
+    let (space, operator) = source.split_at(source.len() - source.trim_start().len());
+    let right = operator.strip_prefix('%')?;
+    let (values, after) = right.split_at(operand(right));
+    (!values.trim().is_empty()).then_some((space, values, after))
+}
+
+/// Copies an operand, rewriting what is in its brackets.
+fn inside(operand: &str, depth: usize, out: &mut String) {
+    let mut rest = operand;
+    while let Some(c) = rest.chars().next() {
+        let (piece, after) = match (string(rest), brackets(rest)) {
+            (Some(length), _) => rest.split_at(length),
+            (None, Some(length)) if depth < MAX_DEPTH => {
+                let (piece, after) = rest.split_at(length);
+                let (open, content) = piece.split_at(c.len_utf8());
+                out.push_str(open);
+                let (content, close) = content.split_at(content.len().saturating_sub(1));
+                expression(content, depth + 1, out);
+                (close, after)
+            }
+            _ => rest.split_at(c.len_utf8()),
+        };
+        out.push_str(piece);
         rest = after;
     }
 }
@@ -185,9 +217,27 @@ mod tests {
             ("{{ '%s' % -n }}", "-7"),
             ("{{ '%s' % (name if n == 7 else ')') }}", "Ann"),
             ("{% if '%s' % n == '7' %}yes{% endif %}", "yes"),
+            ("{% set f = '<%s|%d>' %}{{ f % (name, n) }}", "<Ann|7>"),
+            ("{% set f = {'x': ['%s!']} %}{{ f.x[0] % name ~ f['x'][0] % (n,) }}", "Ann!7!"),
+            ("{% set f = ' %s ' %}[{{ f | trim % name }}{{ (f ~ '%s') % ('a', 'b') }}]", "[Ann a b]"),
+            ("{% set f = '%s' %}{{ [f % (n % 4), f % f % 2] | join(',') }}", "3,2"),
+            ("{% set v = '%s' %}{% for i in [1, 2] %}{{ v % i if i % 2 == 0 else '-' }}{% endfor %}", "-2"),
+            (
+                "{% set m = 3 %}{{ n % m }} {{ n % m == 1 }} {{ 2 * n % m }} {{ -n % m }} {{ n ** 2 % m }}",
+                "1 True 2 2 1",
+            ),
+            (
+                "{{ 7.5 % 2 }} {{ n % 2.5 }} {{ n - n % 4 }} {{ (n + 1) % 3 }} {{ n % 4 % 2 }}",
+                "1.5 2.0 4 2 1",
+            ),
         ] {
             assert_eq!(render(template), expected, "{template}");
         }
+        let wrong = render("\n{{ n % missing }}");
+        assert!(
+            wrong.contains("% operator on unsupported types number and undefined (in <string>:2)"),
+            "{wrong}"
+        );
     }
 
     #[test]
@@ -196,7 +246,9 @@ mod tests {
             "",
             "'%s' % x",
             "{{ 7 % 2 }}",
-            "{{ n % 2 == 0 }}",
+            "{{ 2 * n % 3 }}",
+            "{{ -n % 3 }}",
+            "{{ n|length }}{% if n -%} x {%- endif %}",
             "{% set x = 'a' %}",
             "{% set x = 'a'%}{{ x }}",
             "{{ '}}' }} '%s' % x {# '%s' % x #}",

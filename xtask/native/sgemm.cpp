@@ -1,7 +1,9 @@
 // cblas_sgemm for libmlx.so: what to compute how, and on how many threads.
 //
 // A product with one row or one column reads its matrix once: GEMV runs it at the memory's rate, where GEMM would first
-// copy the matrix into panels. Generating text is made of these.
+// copy the matrix into panels. Generating text is made of these. A few rows are as many GEMVs, over parts of the matrix that
+// stay in the cache, so that each row has the values, to the bit, that it would have alone: what a draft model guessed is
+// judged by the same numbers as if it had come one token at a time.
 //
 // A matrix's product with itself, which is what moments of activations are, is done by half.
 //
@@ -26,6 +28,11 @@ enum { RowMajor = 101, NoTrans = 111, Trans = 112 };
 constexpr long gemv_worth_it = 1l << 18;
 constexpr long gemm_worth_it = 1l << 22;
 
+// Rows that are as if each were alone; src/engine/linear.rs relies on it.
+constexpr int few = 8;
+// Values of a matrix that stay in a thread's cache.
+constexpr long cached = 1l << 17;
+
 // y = alpha op(A) x + beta y for A [rows, columns], row-major.
 void gemv(int op, long rows, long columns, float alpha, const float* a, long lda, const float* x, int incx, float beta,
           float* y, long incy) {
@@ -38,6 +45,20 @@ void gemv(int op, long rows, long columns, float alpha, const float* a, long lda
       scipy_cblas_sgemv(RowMajor, op, rows, to - from, alpha, a + from, lda, x, incx, beta, y + from * incy, incy);
     });
   }
+}
+
+// C = alpha A B^T + beta C for a few rows of A, each as `gemv` would do it: parts of whole sixteens change no sum.
+void few_rows(int m, long n, long k, float alpha, const float* a, long lda, const float* b, long ldb, float beta, float* c,
+              long ldc) {
+  const long step = std::max(16l, cached / std::max(1l, k) / 16 * 16);
+  split(n, n * k, gemv_worth_it, [&](long from, long to) {
+    for (long part = from; part < to; part += step) {
+      const long rows = std::min(step, to - part);
+      for (int i = 0; i < m; ++i) {
+        scipy_cblas_sgemv(RowMajor, NoTrans, rows, k, alpha, b + part * ldb, ldb, a + i * lda, 1, beta, c + i * ldc + part, 1);
+      }
+    }
+  });
 }
 
 // C = alpha A^T A for A [k, n]: bands of rows up to the diagonal, and each once more as columns.
@@ -63,6 +84,8 @@ extern "C" void cblas_sgemm(int order, int transa, int transb, int m, int n, int
   } else if (m == 1) {
     const bool plain = transb == NoTrans;
     gemv(plain ? Trans : NoTrans, plain ? k : n, plain ? n : k, alpha, b, ldb, a, transa == NoTrans ? 1 : lda, beta, c, 1);
+  } else if (m <= few && transa == NoTrans && transb == Trans) {
+    few_rows(m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
   } else if (n == 1) {
     const bool plain = transa == NoTrans;
     gemv(plain ? NoTrans : Trans, plain ? m : k, plain ? k : m, alpha, a, lda, b, transb == NoTrans ? ldb : 1, beta, c,

@@ -4,6 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::sensitivity::scored_every;
 use crate::spec::{DecoderSpec, Manifest};
 
 /// What this machine does in a second.
@@ -11,8 +12,12 @@ use crate::spec::{DecoderSpec, Manifest};
 pub struct Rates {
     /// Float32 operations of a matrix product of the model's own sizes.
     pub flops: f64,
-    /// Weights that are scored with all candidates.
+    /// Weights that are rounded to nearest, with one candidate.
+    pub nearest: f64,
+    /// Weights that are rounded as they will be scored, with one candidate.
     pub scored: f64,
+    /// Weights that GPTQ finds codes for, beside its products.
+    pub fed_back: f64,
 }
 
 /// Share of the matrix product's rate that passes through blocks reach: norms, softmax and copies take the rest.
@@ -37,8 +42,8 @@ pub struct Work<'a> {
     pub sequences: usize,
     /// Tokens in each, and in each window.
     pub length: usize,
-    /// Whether sensitivities are measured.
-    pub measured: bool,
+    /// Candidates that sensitivities are measured for; none if they are not.
+    pub candidates: usize,
     /// Whether GPTQ rounds.
     pub feedback: bool,
     /// Windows that the result is evaluated on.
@@ -86,18 +91,20 @@ impl Work<'_> {
         let per_second = rates.flops * BLOCKS;
         let (blocks, head) = (self.block_flops(), self.head_flops());
         let forward = |tokens: f64| tokens * (blocks + head) / per_second;
-        let scoring = self.linear() / rates.scored;
+        let scoring = self.scoring(rates);
         let mut seconds = Vec::new();
-        if self.measured {
+        if self.candidates > 0 {
             // Forward; and for the way back forward again and two products for each of it.
             let passes = tokens * (4.0 * blocks + 2.0 * head) / per_second;
-            // Four whole models and the float one, on a part of the text.
-            let part = tokens.min(2048.0) / self.length.max(1) as f64 * self.length as f64;
-            seconds.push(("measuring", passes + scoring + 5.0 * forward(part.min(tokens / 4.0))));
+            // Three whole models and the float one, on a part of the text.
+            let part = (self.sequences.div_ceil(4) * self.length) as f64;
+            let whole = 3.0 * self.linear() / rates.scored + 4.0 * forward(part.min(2048.0));
+            seconds.push(("measuring", passes + scoring + whole));
         }
         let feedback = if self.feedback {
             let moments = tokens * self.moment_flops() / per_second;
-            tokens * blocks / per_second + moments + self.feedback_flops() / (rates.flops * FEEDBACK)
+            let products = self.feedback_flops() / (rates.flops * FEEDBACK);
+            tokens * blocks / per_second + moments + products + self.linear() / rates.fed_back
         } else {
             0.0
         };
@@ -124,6 +131,16 @@ impl Work<'_> {
     /// Weights of all linear layers.
     fn linear(&self) -> f64 {
         self.matrices().map(|[rows, columns]| rows * columns).sum()
+    }
+
+    /// Seconds of trying all candidates, on a part of what is large, and one of each of three group sizes on all of it.
+    fn scoring(&self, rates: Rates) -> f64 {
+        let of = |[rows, columns]: [f64; 2]| {
+            let weights = rows * columns;
+            let tried = weights / scored_every(weights as usize) as f64;
+            tried * self.candidates as f64 / rates.scored + weights * 3.0 / rates.nearest
+        };
+        self.matrices().map(of).sum()
     }
 
     fn matrices(&self) -> impl Iterator<Item = [f64; 2]> {
@@ -170,7 +187,7 @@ impl Work<'_> {
         let states = (self.sequences * self.length * spec.hidden_size * (spec.layers.len() + 2)) as u64 * F32;
         let logits = 3 * (self.length.min(256) * spec.vocab_size) as u64 * F32;
         // Weights twice, gradients, and four sums of their squares.
-        let measuring = if self.measured { 7 * largest_block } else { 0 };
+        let measuring = if self.candidates > 0 { 7 * largest_block } else { 0 };
         // Sums of products, their means and a factor.
         let moments = self.inputs().iter().map(|columns| (columns * columns) as u64).sum::<u64>() * F32;
         let rounding = if self.feedback { 2 * largest_block + 3 * moments } else { 0 };
@@ -226,25 +243,25 @@ mod tests {
             manifest: source.manifest(),
             sequences: 8,
             length: 128,
-            measured: true,
+            candidates: 18,
             feedback: true,
             windows: 4,
             distill: 0,
             refine: 0,
             activations: 1 << 29,
         };
-        let rates = Rates { flops: 1e10, scored: 1e6 };
+        let rates = Rates { flops: 1e10, nearest: 1e8, scored: 1e7, fed_back: 1e6 };
         let names = |work: Work<'_>| -> Vec<&str> {
             work.estimate(rates).stages.into_iter().map(|(name, _)| name).collect()
         };
         assert_eq!(names(work), ["measuring", "rounding", "evaluating"]);
-        assert_eq!(names(Work { measured: false, feedback: false, windows: 0, ..work }), Vec::<&str>::new());
+        assert_eq!(names(Work { candidates: 0, feedback: false, windows: 0, ..work }), Vec::<&str>::new());
         let tuned = Work { distill: 10, refine: 1, ..work };
         assert_eq!(names(tuned), ["measuring", "rounding", "refining", "distilling", "evaluating"]);
         let (one, two) = (work.estimate(rates), Work { sequences: 16, ..work }.estimate(rates));
         assert!(two.total() > one.total() && two.total() < 2 * one.total());
         assert!(two.memory > one.memory);
-        assert!(work.estimate(Rates { flops: 2e10, scored: 2e6 }).total() < one.total());
+        assert!(work.estimate(Rates { flops: 2e10, ..rates }).total() < one.total());
         assert!(one.steps.backward > one.steps.forward);
         assert_eq!(rough(Duration::from_secs(7)), "7 s");
         assert_eq!(rough(Duration::from_mins(10)), "10 min");

@@ -18,6 +18,16 @@ use crate::error::{Error, Result};
 use crate::output_file;
 use crate::rounding::Technique;
 
+/// Weights of a matrix on which every candidate is tried at least. Of larger ones a part of the rows stands for the others,
+/// one in so many at least: how the candidates' errors compare differs little from row to row.
+const TRIED: usize = 1 << 16;
+const MOST_SKIPPED: usize = 16;
+
+/// In how many parts of the rows of a matrix of so many weights every candidate is tried once.
+pub fn scored_every(weights: usize) -> usize {
+    (weights / TRIED).clamp(1, MOST_SKIPPED)
+}
+
 /// How sensitivities are measured. The formulas are with the code, in the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {

@@ -103,7 +103,7 @@ impl<'a> Measure<'a> {
 }
 
 /// Bits a weight of the whole models that are measured, from the largest; those in reach.
-const SIZES: [f64; 4] = [4.5, 3.5, 3.0, 2.5];
+const SIZES: [f64; 3] = [4.5, 3.0, 2.5];
 /// Tokens that they are measured on, about.
 const TOKENS: usize = 2048;
 

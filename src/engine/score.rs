@@ -24,7 +24,7 @@ use crate::candidate::{Mode, Quant};
 use crate::checkpoint::SourceModel;
 use crate::error::{Error, Result};
 use crate::rounding::{Rounder, RoundingError};
-use crate::sensitivity::{LayerSensitivity, Method, Score};
+use crate::sensitivity::{LayerSensitivity, Method, Score, scored_every};
 use crate::spec::TensorSpec;
 use crate::vector;
 
@@ -32,10 +32,6 @@ use crate::vector;
 const GROUPS: usize = 4;
 /// Weights that one task handles, rounded up to whole rows.
 pub(super) const TASK: usize = 1 << 14;
-/// Weights of a matrix on which every candidate is tried at least. Of larger ones a part of the rows stands for the others,
-/// one in so many at least: how the candidates' errors compare differs little from row to row.
-const TRIED: usize = 1 << 16;
-const MOST_SKIPPED: usize = 16;
 /// The bits that are tried on all rows, to nearest.
 const ANCHOR: u32 = 4;
 
@@ -301,8 +297,7 @@ impl Plan {
         let anchors: Vec<usize> = kinds.iter().map(anchor).collect();
         // With nothing to search and no second candidate of a kind there is nothing to save.
         let saves = searched || anchors.len() < candidates.len();
-        let every =
-            if saves { (spec.shape.iter().product::<usize>() / TRIED).clamp(1, MOST_SKIPPED) } else { 1 };
+        let every = if saves { scored_every(spec.shape.iter().product()) } else { 1 };
         let of = |quant| kinds.iter().position(|other| *other == kind(quant)).unwrap_or_default();
         let anchor_of = candidates.iter().map(of).collect();
         Self { every, anchors: if every > 1 { anchors } else { Vec::new() }, anchor_of }

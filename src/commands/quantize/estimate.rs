@@ -8,7 +8,7 @@ use crate::engine::{Engine, matmul_rate};
 use crate::error::Result;
 use crate::estimate::{Estimate, Rates, Work};
 use crate::report::bytes;
-use crate::rounding::{Rounder, Technique};
+use crate::rounding::{DAMPING, Hessian, Rounder, Technique, gptq};
 use crate::weights::float_type;
 
 /// Weights that candidates are scored on to see how fast that is, and in rows of how many.
@@ -23,11 +23,10 @@ impl Job<'_> {
         // Small products say more of how threads wake up than of the machine.
         let sizes = [work.length, spec.hidden_size, spec.intermediate_size].map(|size| size.max(1024));
         let flops = matmul_rate(&Engine::start()?, sizes)?;
-        let scored = scoring_rate(&self.plan.quants(), self.technique, float_type(self.dtype)?);
-        let estimate = work.estimate(Rates { flops, scored });
+        let estimate = work.estimate(self.rates(flops)?);
         self.console.line(&format!(
             "estimated{}: {estimate}, {} of memory ({:.0} GFLOP a second here)",
-            match (self.args.dry_run, work.measured) {
+            match (self.args.dry_run, work.candidates > 0) {
                 (false, _) => "",
                 (true, true) => " for the whole job (a dry run only measures)",
                 (true, false) => " for the whole job (a dry run does none of it)",
@@ -48,7 +47,7 @@ impl Job<'_> {
             manifest: self.source.manifest(),
             sequences: texts.sequences.len(),
             length: self.calibration.sequence_length as usize,
-            measured: !fixed && self.args.sensitivities.is_none(),
+            candidates: if fixed || self.args.sensitivities.is_some() { 0 } else { self.plan.quants().len() },
             feedback: self.technique == Technique::Gptq,
             windows,
             distill: self.tuning.distill.unwrap_or(0) as usize,
@@ -56,18 +55,47 @@ impl Job<'_> {
             activations: self.calibration.memory,
         })
     }
+
+    /// What this machine does in a second.
+    fn rates(&self, flops: f64) -> Result<Rates> {
+        let (quants, dtype) = (self.plan.quants(), float_type(self.dtype)?);
+        let mut rng = fastrand::Rng::with_seed(1);
+        let weights: Vec<f32> = (0..TRIED).map(|_| rng.f32() - 0.5).collect();
+        let rounder = Rounder { dtype, searched: self.technique.is_searched(), importance: None };
+        Ok(Rates {
+            flops,
+            nearest: rounding_rate(&weights, &quants, Rounder { searched: false, ..rounder }),
+            scored: rounding_rate(&weights, &quants, rounder),
+            fed_back: if self.technique == Technique::Gptq { feedback_rate(&weights, dtype) } else { 1.0 },
+        })
+    }
 }
 
-/// Weights a second that are rounded to all candidates.
-fn scoring_rate(quants: &[Quant], technique: Technique, dtype: FloatType) -> f64 {
-    let mut rng = fastrand::Rng::with_seed(1);
-    let weights: Vec<f32> = (0..TRIED).map(|_| rng.f32() - 0.5).collect();
-    let mut errors = vec![0.0; TRIED];
-    let rounder = Rounder { dtype, searched: technique.is_searched(), importance: None };
+/// Weights a second that are rounded to one of `quants`.
+fn rounding_rate(weights: &[f32], quants: &[Quant], rounder: Rounder<'_>) -> f64 {
+    let mut errors = vec![0.0; weights.len()];
+    let tried = || {
+        for quant in quants {
+            // Modes that cannot round uniform values of this size do not exist.
+            let _ = rounder.error_into(weights, COLUMNS, *quant, &mut errors);
+        }
+    };
+    (weights.len() * quants.len()) as f64 / seconds(tried)
+}
+
+/// Weights a second that GPTQ finds codes for.
+fn feedback_rate(weights: &[f32], dtype: FloatType) -> f64 {
+    // Neighbours that go together: where nothing does, scale search is tried as well.
+    let moment = |at: usize| 0.9_f32.powi((at / COLUMNS).abs_diff(at % COLUMNS) as i32);
+    let moments: Vec<f32> = (0..COLUMNS * COLUMNS).map(moment).collect();
+    let Ok(hessian) = Hessian::new(&moments, COLUMNS, DAMPING) else { return 1.0 };
+    weights.len() as f64 / seconds(|| drop(gptq(weights, Quant::affine(4, 64), dtype, &hessian)))
+}
+
+/// Of the second of two tries: the first wakes threads up.
+fn seconds(mut work: impl FnMut()) -> f64 {
+    work();
     let started = std::time::Instant::now();
-    for quant in quants {
-        // Modes that cannot round uniform values of this size do not exist.
-        let _ = rounder.error_into(&weights, COLUMNS, *quant, &mut errors);
-    }
-    TRIED as f64 / started.elapsed().as_secs_f64().max(1e-9)
+    work();
+    started.elapsed().as_secs_f64().max(1e-9)
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::checkpoint::SourceModel;
-use crate::engine::{Engine, FinalStates, run_forward};
+use crate::engine::{Engine, FinalStates, give_back, run_forward};
 use crate::error::{Error, Result};
 use crate::evaluation::{NotFinite, Reference, ReferenceWriter, Scores};
 use crate::report::Console;
@@ -49,6 +49,7 @@ impl Scoring<'_> {
         console: &Console,
     ) -> Result<Scores> {
         let found = self.forward(engine, source, "running the model", console)?;
+        give_back();
         let reference = match against {
             Against::Model(reference) => {
                 check_vocabulary(source, reference.spec().vocab_size)?;
@@ -60,6 +61,7 @@ impl Scoring<'_> {
             }
             Against::Nothing => None,
         };
+        give_back();
         let bar = console.steps_bar("scoring windows", self.windows.len() as u64);
         let mut scores = Scores::default();
         for (index, window) in self.windows.iter().enumerate() {

@@ -109,17 +109,25 @@ pub fn matmul_rate(_: &Engine, [rows, inner, columns]: [usize; 3]) -> Result<f64
     Ok(flops / best)
 }
 
-/// Gives back what is free (tokenizing leaves much), and from now on nothing more: the next temporary wants the pages
-/// again, and clearing them anew took about a tenth of analyze's time on a model of a billion parameters.
+/// Gives back what is free (tokenizing leaves much), and from now on nothing for a minute: the next temporary wants the
+/// pages again, and clearing them anew took about a tenth of analyze's time on a model of a billion parameters.
 #[cfg(target_os = "linux")]
 fn keep_pages() {
     const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
-    // SAFETY: the allocator's own function for it; each thread has memory of its own.
-    let give_back = || unsafe { libmimalloc_sys::mi_collect(true) };
-    rayon::broadcast(|_| give_back());
     give_back();
-    // SAFETY: sets a number; -1 is documented to mean never.
+    // SAFETY: sets a number, of milliseconds.
     unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 60_000) };
+}
+
+/// Gives memory that is free back to the system, between two pieces of work.
+pub fn give_back() {
+    #[cfg(target_os = "linux")]
+    {
+        // SAFETY: the allocator's own function for it; each thread has memory of its own.
+        let collect = || unsafe { libmimalloc_sys::mi_collect(true) };
+        rayon::broadcast(|_| collect());
+        collect();
+    }
 }
 
 impl From<mlx_rs::error::Exception> for Error {

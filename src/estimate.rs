@@ -21,7 +21,7 @@ pub struct Rates {
 }
 
 /// Share of the matrix product's rate that passes through blocks reach: norms, softmax and copies take the rest.
-const BLOCKS: f64 = 0.5;
+const BLOCKS: f64 = 0.43;
 /// The same of factoring Hessians and feeding errors back.
 const FEEDBACK: f64 = 0.35;
 /// Steps of distillation do not go side by side.

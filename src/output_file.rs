@@ -23,6 +23,10 @@ pub fn only_files(path: &Path) -> Result<()> {
 
 /// Appends nothing, but fails early when `path` cannot be written to, or exists and `overwrite` is off.
 pub fn check(path: &Path, overwrite: bool) -> Result<()> {
+    if path == Path::new("-") {
+        return Err(Error::usage("`-` is no name for this output: it is a file")
+            .hint("give a name, or ./- if that is what the file is to be called"));
+    }
     only_files(path)?;
     let folder = folder_of(path);
     if !folder.exists() {
@@ -36,6 +40,21 @@ pub fn check(path: &Path, overwrite: bool) -> Result<()> {
     OpenOptions::new().append(true).create(true).open(path).map_err(|e| Error::io(path, e))?;
     if !existed {
         fs::remove_file(path).map_err(|e| Error::io(path, e))?;
+    }
+    Ok(())
+}
+
+/// Fails where `path` is one of the `inputs`, or a file in a model folder that is one: `--overwrite` is not meant for what
+/// the work is done from. Pages and pictures are no part of a model.
+pub fn apart(path: &Path, inputs: &[&Path]) -> Result<()> {
+    let Ok(found) = path.canonicalize() else { return Ok(()) };
+    let drawn = found.extension().is_some_and(|extension| extension == "html" || extension == "svg");
+    for input in inputs {
+        let Ok(whole) = input.canonicalize() else { continue };
+        if found == whole || (found.starts_with(&whole) && !drawn) {
+            let message = format!("would take the place of what is read: {}", input.display());
+            return Err(Error::file(path, message).hint("choose another path for the output"));
+        }
     }
     Ok(())
 }
@@ -73,6 +92,21 @@ fn folder_of(path: &Path) -> &Path {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn inputs_are_not_outputs() {
+        let home = tempfile::tempdir().unwrap();
+        let file = |name: &str| {
+            write(&home.path().join(name), b"one").unwrap();
+            home.path().join(name)
+        };
+        let (text, config, page) = (file("text"), file("config.json"), file("page.html"));
+        assert!(apart(&text, &[&text]).is_err());
+        assert!(apart(&home.path().join(".").join("text"), &[Path::new("nowhere"), &text]).is_err());
+        assert!(apart(&config, &[home.path()]).is_err() && apart(&page, &[home.path()]).is_ok());
+        assert!(apart(&config, &[&text]).is_ok() && apart(&home.path().join("new"), &[home.path()]).is_ok());
+        assert!(check(Path::new("-"), true).is_err());
+    }
 
     #[test]
     fn a_file_is_replaced_only_when_asked_to() {

@@ -36,7 +36,7 @@ pub(super) fn check(folder: &Folder) -> Vec<Finding> {
         findings.push(vocabulary(tokenizer, rows));
     }
     if let Some(config) = &folder.config {
-        findings.push(begin(tokenizer, config));
+        findings.push(begin(tokenizer, config, rows));
         findings.extend(ends(tokenizer, config, rows));
     }
     findings
@@ -59,7 +59,7 @@ fn vocabulary(tokenizer: &Tokenizer, rows: usize) -> Finding {
 }
 
 /// The token that begins a text. The tokenizer's rule is its post-processor, applied to a plain text.
-fn begin(tokenizer: &Tokenizer, config: &ModelConfig) -> Finding {
+fn begin(tokenizer: &Tokenizer, config: &ModelConfig, rows: Option<usize>) -> Finding {
     let subject = "bos";
     let named = config.get("bos_token_id").and_then(serde_json::Value::as_u64);
     let Some(bos) = tokenizer.bos_token_id() else {
@@ -73,6 +73,13 @@ fn begin(tokenizer: &Tokenizer, config: &ModelConfig) -> Finding {
         Ok(ids) => template::leading(&ids, bos),
         Err(error) => return Finding::refusal(subject, &error),
     };
+    if let Some(id) = named.filter(|&id| rows.is_some_and(|rows| id >= rows as u64)) {
+        return Finding::problem(
+            subject,
+            format!("config.json names {id}, which the embedding has no row for"),
+        )
+        .hint("correct bos_token_id in config.json");
+    }
     if let Some(id) = named.filter(|&id| id != u64::from(bos)) {
         return Finding::note(subject, format!("the tokenizer's is {what}, config.json names {id}"));
     }

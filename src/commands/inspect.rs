@@ -19,6 +19,7 @@ use crate::spec::Role;
 pub fn run(args: &Inspect, console: &Console) -> Result<()> {
     if let Some(path) = &args.html {
         output_file::check(path, args.overwrite)?;
+        output_file::apart(path, &[&args.model])?;
     }
     let extension = args.model.extension().unwrap_or_default();
     if args.model.is_file() && (extension == "safetensors" || extension == "npz") {

@@ -15,6 +15,7 @@ pub fn run(args: &Logits, console: &Console) -> Result<()> {
     }
     let source = SourceModel::open(&args.model)?;
     output_file::check(&args.out, args.overwrite)?;
+    output_file::apart(&args.out, &[&args.model])?;
     source.verify()?;
     let tokens = match &args.prompt {
         Some(text) => Tokenizer::from_files(source.files())?.encode(text, true)?,

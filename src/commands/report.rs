@@ -30,6 +30,7 @@ pub fn run(args: &Report, console: &Console) -> Result<()> {
     }
     let record = Record::read(source.files())?;
     output_file::check(&args.out, args.overwrite)?;
+    output_file::apart(&args.out, &[&args.model, args.reference.as_deref().unwrap_or(&args.model)])?;
     let inventory = Inventory::of_source(&source);
     let sample = sample(args, &source, reference.as_ref(), console)?;
     let history = record.as_ref().map_or(History::Missing, History::Known);

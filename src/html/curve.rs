@@ -15,7 +15,7 @@ use crate::record::Record;
 use crate::report::bytes;
 use crate::sensitivity::LayerSensitivity;
 
-/// Uniform bits that are shown, in groups of 64: what `mlx_lm.convert -q` makes of the linear layers.
+/// Uniform bits that are shown, in groups of 64: the sizes that `mlx_lm.convert -q` gives the linear layers.
 const UNIFORM_BITS: [u32; 5] = [3, 4, 5, 6, 8];
 /// As much is shown beyond the greatest uniform or the chosen size, in bits; after that comes nothing but float layers.
 const BEYOND: f64 = 0.25;
@@ -209,7 +209,7 @@ impl<'a> Points<'a> {
             id: "curve",
             variant,
             title: "Size against predicted KL divergence",
-            description: self.description(),
+            description: self.description(variant != "alone"),
             width,
             height,
             left,
@@ -263,7 +263,8 @@ impl<'a> Points<'a> {
         sizes.collect()
     }
 
-    fn description(&self) -> String {
+    /// In words; a page has a `table` as well.
+    fn description(&self, table: bool) -> String {
         let ends = match self.curve[..] {
             [first, .., last] => format!(
                 "From {} at {:.2} bits per weight the predicted KL divergence falls to {} at {:.2}.",
@@ -275,7 +276,8 @@ impl<'a> Points<'a> {
             _ => String::new(),
         };
         let chosen = self.chosen.map_or_else(String::new, |c| format!(" This model has {:.3}.", c.bpw));
-        format!("{ends}{chosen} The table below holds all points.")
+        let table = if table { " The table below holds all points." } else { "" };
+        format!("{ends}{chosen}{table}")
     }
 }
 

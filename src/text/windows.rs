@@ -98,17 +98,17 @@ impl Text {
         max_tokens: Option<usize>,
     ) -> Result<Windows> {
         let most = max_tokens.unwrap_or(usize::MAX);
-        if length < 2 || most < 2 {
+        if length < 2 || most < 3 {
             return Err(Error::usage(format!(
-                "windows of {} tokens: nothing is predicted from fewer than 2",
-                length.min(most)
+                "windows of {length} tokens, {} in all: a window needs 2, and one prediction has no standard error",
+                if most == usize::MAX { "any number".to_owned() } else { most.to_string() }
             ))
             .hint("give a larger --sequence-length or --max-tokens"));
         }
         let tokens = self.first_tokens(tokenizer, most)?;
-        if tokens.len() < 2 {
+        if tokens.len() < 3 {
             return Err(Error::usage(format!(
-                "{} has {} tokens, at least 2 are needed",
+                "{} has {} tokens, at least 3 are needed",
                 self.name(),
                 tokens.len()
             ))
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(windows(4, Some(3)), (vec![vec![0, 1, 2]], 0));
         assert_eq!(windows(100, None), (vec![(0..11).collect()], 0));
         let error = counting(1).windows(&tokenizer, 4, None).unwrap_err().to_string();
-        assert!(error.ends_with("has 1 tokens, at least 2 are needed"), "{error}");
+        assert!(error.ends_with("has 1 tokens, at least 3 are needed"), "{error}");
         assert!(text.windows(&tokenizer, 1, None).is_err() && text.windows(&tokenizer, 4, Some(1)).is_err());
     }
 

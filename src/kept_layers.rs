@@ -191,7 +191,7 @@ impl KeptLayers {
     /// The hint for an interrupted run; nothing where nothing is done, and then the file goes.
     pub fn interrupted(&self) -> Option<String> {
         let path = self.path.as_deref()?;
-        if self.spool.len() == 0 {
+        if self.spool.is_empty() {
             remove(path);
             return None;
         }
@@ -223,7 +223,7 @@ fn lock(path: &Path, file: &File) -> Result<()> {
 pub fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
     let mut hash = Sha256::new();
     parts.into_iter().for_each(|part| hash.update(part));
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
 /// What a file holds, as far as it is whole.

@@ -208,7 +208,9 @@ pub(super) fn divergence(logits: &mut [f32], target: &mut [f32], vocabulary: usi
 fn row_divergence(logits: &mut [f32], target: &mut [f32], temperature: f64) -> f64 {
     let (factor, inverse) = (temperature as f32, (1.0 / temperature) as f32);
     for values in [&mut *logits, &mut *target] {
-        values.iter_mut().for_each(|x| *x *= inverse);
+        for x in values {
+            *x *= inverse;
+        }
     }
     let (most, wanted_most) = (vector::largest(logits), vector::largest(target));
     let [wanted, found, total] = vector::exponentials_apart(target, wanted_most, logits, most);

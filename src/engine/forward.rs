@@ -166,12 +166,8 @@ impl FinalStates<'_> {
 
     /// Logits of the positions `from..to` of a sequence, row-major [positions, vocabulary].
     pub fn logits(&self, sequence: usize, from: usize, to: usize) -> Result<Vec<f32>> {
-        to_vec(&self.lazy_logits(sequence, from, to)?)
-    }
-
-    /// The same [1, positions, vocabulary], to be evaluated.
-    pub(super) fn lazy_logits(&self, sequence: usize, from: usize, to: usize) -> Result<Array> {
-        self.head.logits(self.context, &slice(&self.state(sequence)?, 1, from, to)?)
+        let state = self.state(sequence)?;
+        to_vec(&self.head.logits(self.context, &slice(&state, 1, from, to)?)?)
     }
 
     /// Positions whose logits may be held at a time.

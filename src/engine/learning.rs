@@ -108,7 +108,7 @@ impl<'a> LearningBlock<'a> {
         Ok(Self { context, block, codes, norms, values })
     }
 
-    /// Gradients with respect to the input `x` and what learns, to be evaluated.
+    /// Gradients with respect to the input `x` and what learns.
     pub(super) fn gradients(&self, x: Array, cotangent: &Array) -> Result<Vec<Array>> {
         let tokens = x.shape()[1] as usize;
         let mut primals = vec![x];
@@ -136,6 +136,7 @@ impl<'a> LearningBlock<'a> {
             &primals,
             std::slice::from_ref(cotangent),
         )?;
+        eval(&gradients)?;
         Ok(gradients)
     }
 }
@@ -171,7 +172,7 @@ impl<'a> LearningHead<'a> {
         Ok(Self { last, names, codes, norms, values })
     }
 
-    /// Gradients with respect to the hidden states `part` and what learns, to be evaluated.
+    /// Gradients with respect to the hidden states `part` and what learns.
     pub(super) fn gradients(&self, part: Array, cotangent: Array) -> Result<Vec<Array>> {
         let FinalStates { context, head, .. } = &self.last;
         let mut primals = vec![part];
@@ -192,6 +193,7 @@ impl<'a> LearningHead<'a> {
             &primals,
             &[cotangent],
         )?;
+        eval(&gradients)?;
         Ok(gradients)
     }
 }

@@ -125,9 +125,7 @@ impl<'a> Student<'a> {
         let loader = Loader { tuned: Some(values), ..self.loader };
         let sequences: Vec<Vec<u32>> =
             chosen.iter().filter_map(|&index| target.sequences.get(index).cloned()).collect();
-        let streams = self.engine.streams_for(loader.source.spec(), &sequences);
-        let together = together(&sequences).min(sequences.len().div_ceil(streams.count()).max(1));
-        let mut pass = Pass::embed(self.engine, loader, &sequences, together, self.memory)?;
+        let mut pass = Pass::embed(self.engine, loader, &sequences, together(&sequences), self.memory)?;
         let context = pass.context;
         let mut inputs = Vec::new();
         for index in 0..self.blocks.len() {
@@ -137,28 +135,20 @@ impl<'a> Student<'a> {
         let store = Rc::clone(&pass.store);
         let mut gradients = Tuned::new();
         let head = LearningHead::new(&loader, pass.into_final()?, self.head.as_deref(), self.norms)?;
-        let (loss, mut cotangents) = head.pass(target, chosen, temperature, together, &mut gradients)?;
+        let (loss, mut cotangents) = head.pass(target, chosen, temperature, &mut gradients)?;
         for (index, members) in self.blocks.iter().enumerate().rev() {
             let block = LearningBlock::load(&loader, context, index, members)?;
-            let mut kept = inputs.pop().unwrap_or_default().into_iter();
-            for cotangents in cotangents.chunks_mut(streams.count()) {
+            let kept = inputs.pop().unwrap_or_default();
+            for (kept, cotangent) in kept.into_iter().zip(&mut cotangents) {
                 crate::interrupt::check()?;
-                let mut found = Vec::with_capacity(cotangents.len());
-                for (index, (cotangent, kept)) in cotangents.iter().zip(&mut kept).enumerate() {
-                    let x = store.take(kept)?;
-                    found.push(streams.on(index, || block.gradients(x, cotangent))?);
+                let mut found = block.gradients(store.take(kept)?, cotangent)?.into_iter();
+                if let Some(input) = found.next() {
+                    *cotangent = input;
                 }
-                streams.eval(found.len(), found.iter().flatten())?;
-                for (cotangent, found) in cotangents.iter_mut().zip(found) {
-                    let mut found = found.into_iter();
-                    if let Some(input) = found.next() {
-                        *cotangent = input;
-                    }
-                    members
-                        .names()
-                        .zip(found)
-                        .try_for_each(|(name, gradient)| add(&mut gradients, name, &gradient))?;
-                }
+                members
+                    .names()
+                    .zip(found)
+                    .try_for_each(|(name, gradient)| add(&mut gradients, name, &gradient))?;
             }
         }
         Ok((loss, gradients))
@@ -170,73 +160,46 @@ impl<'a> Student<'a> {
 }
 
 impl LearningHead<'_> {
-    /// The loss, and its gradients with respect to the last hidden states, so many sequences `together` as they go through
-    /// the blocks.
+    /// The loss, and its gradients with respect to the last hidden states, grouped as they go through the blocks.
     fn pass(
         &self,
         target: &Target<'_>,
         chosen: &[usize],
         temperature: f64,
-        together: usize,
         gradients: &mut Tuned,
     ) -> Result<(f64, Vec<Array>)> {
-        let (last, streams) = (&self.last, self.last.streams);
+        let last = &self.last;
         let vocabulary = last.context.spec.vocab_size;
-        let lengths = || chosen.iter().filter_map(|&index| target.sequences.get(index)).map(Vec::len);
-        let (tokens, at_once) = (lengths().sum::<usize>(), last.positions_at_once());
-        let parts: Vec<Part> = lengths()
-            .enumerate()
-            .flat_map(|(sequence, length)| {
-                let part = move |start| Part { sequence, start, end: (start + at_once).min(length) };
-                (0..length).step_by(at_once).map(part)
-            })
-            .collect();
-        let (mut loss, mut rows) = (0.0, vec![Vec::new(); chosen.len()]);
-        for parts in parts.chunks(streams.count()) {
+        let tokens: usize = chosen.iter().filter_map(|&i| target.sequences.get(i)).map(Vec::len).sum();
+        let (mut loss, mut rows) = (0.0, Vec::new());
+        for (sequence, &index) in chosen.iter().enumerate() {
             crate::interrupt::check()?;
-            let mut logits = Vec::with_capacity(2 * parts.len());
-            for (index, &Part { sequence, start, end }) in parts.iter().enumerate() {
-                logits.extend(streams.on(index, || {
-                    let reference = target.float.lazy_logits(chosen[sequence], start, end)?;
-                    Ok([last.lazy_logits(sequence, start, end)?, reference])
-                })?);
-            }
-            streams.eval(parts.len(), &logits)?;
-            let mut found = Vec::with_capacity(parts.len());
-            for (index, (part, logits)) in parts.iter().zip(logits.chunks(2)).enumerate() {
-                let (mut cotangent, mut reference) = (to_vec(&logits[0])?, to_vec(&logits[1])?);
-                loss += divergence(&mut cotangent, &mut reference, vocabulary, temperature);
-                for value in &mut cotangent {
+            let hidden = last.state(sequence)?;
+            let length = hidden.shape()[1] as usize;
+            let mut parts = Vec::new();
+            for start in (0..length).step_by(last.positions_at_once()) {
+                let end = (start + last.positions_at_once()).min(length);
+                let mut logits = last.logits(sequence, start, end)?;
+                let mut reference = target.float.logits(index, start, end)?;
+                loss += divergence(&mut logits, &mut reference, vocabulary, temperature);
+                for value in &mut logits {
                     *value /= tokens as f32;
                 }
-                let hidden = slice(&last.state(part.sequence)?, 1, part.start, part.end)?;
-                let cotangent = from_vec(cotangent, &[1, part.end - part.start, vocabulary]);
-                found.push(streams.on(index, || self.gradients(hidden, cotangent))?);
-            }
-            streams.eval(parts.len(), found.iter().flatten())?;
-            for (part, found) in parts.iter().zip(found) {
-                let mut found = found.into_iter();
-                rows[part.sequence].extend(found.next());
+                let cotangent = from_vec(logits, &[1, end - start, vocabulary]);
+                let mut found = self.gradients(slice(&hidden, 1, start, end)?, cotangent)?.into_iter();
+                parts.extend(found.next());
                 self.names
                     .iter()
                     .zip(found)
                     .try_for_each(|(name, gradient)| add(gradients, name.clone(), &gradient))?;
             }
+            rows.push(mlx_rs::ops::concatenate(&parts, 1)?);
         }
-        let whole = rows.iter().map(|parts| mlx_rs::ops::concatenate(parts, 1));
-        let whole = whole.collect::<Result<Vec<Array>, _>>()?;
-        let groups = whole.chunks(together).map(|rows| mlx_rs::ops::concatenate(rows, 0));
-        let groups = groups.collect::<Result<Vec<Array>, _>>()?;
-        eval(&groups)?;
-        Ok((loss / tokens.max(1) as f64, groups))
+        let together = rows.chunks(together(target.sequences)).map(|rows| mlx_rs::ops::concatenate(rows, 0));
+        let together = together.collect::<Result<Vec<Array>, _>>()?;
+        eval(&together)?;
+        Ok((loss / tokens.max(1) as f64, together))
     }
-}
-
-/// Positions of a sequence, the sequences counted within a step.
-struct Part {
-    sequence: usize,
-    start: usize,
-    end: usize,
 }
 
 /// Adds to the gradient of the tensor called `name`.

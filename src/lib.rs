@@ -31,6 +31,7 @@ pub mod html;
 pub mod hub;
 pub mod interrupt;
 pub mod inventory;
+pub mod kept_layers;
 pub mod long_integers;
 pub mod memory_limit;
 pub mod microscaling;

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
@@ -72,6 +72,13 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&File) -> Result<()>) -> Result
     file.as_file().sync_all().map_err(|e| Error::io(path, e))?;
     file.persist(path).map_err(|e| Error::io(path, e.error))?;
     Ok(())
+}
+
+/// What lies beside the file or folder `output` while that is being made, with `suffix` after its name.
+pub fn beside(output: &Path, suffix: &str) -> PathBuf {
+    let mut name = output.file_name().unwrap_or(output.as_os_str()).to_owned();
+    name.push(suffix);
+    output.with_file_name(name)
 }
 
 /// A file that is to take the place of `path`, beside it, and readable by whom the umask allows.

@@ -1,6 +1,8 @@
 //! `mixbit-report.json`: how a model was made, what it was predicted to cost and what was measured. Written beside the
 //! weights by `mixbit quantize`, drawn by `mixbit report`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::allocate::CurvePoint;
@@ -65,6 +67,9 @@ pub struct Record {
     pub correction: Correction,
     /// Size against predicted cost over the whole range.
     pub curve: Vec<CurvePoint>,
+    /// How error feedback did, where weights were rounded with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feedback: Option<Feedback>,
     /// How bits were moved between layers after rounding, if they were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refinement: Option<Refinement>,
@@ -73,6 +78,43 @@ pub struct Record {
     pub distillation: Option<Distillation>,
     /// What was measured.
     pub evaluation: Option<Evaluation>,
+}
+
+/// Where error feedback (GPTQ) was no better than scale search.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Feedback {
+    /// Rows of all layers that were rounded with it.
+    pub rows: usize,
+    /// Of those the rows that are as scale search left them, by layer; layers without any are not listed.
+    pub searched_rows: BTreeMap<String, usize>,
+}
+
+impl Feedback {
+    /// Names of layers that a sentence has room for.
+    const FEW: usize = 4;
+
+    /// Counts the rows of the layer at `path`.
+    pub fn add(&mut self, path: &str, rows: usize, searched: usize) {
+        self.rows += rows;
+        if searched > 0 {
+            self.searched_rows.insert(path.to_owned(), searched);
+        }
+    }
+
+    /// `2 of 640 rows in 1 layer are as scale search left them (model.layers.0.self_attn.q_proj)`; nothing where there are
+    /// none.
+    pub fn sentence(&self) -> Option<String> {
+        let (layers, rows) = (self.searched_rows.len(), self.searched_rows.values().sum::<usize>());
+        let plural = if layers == 1 { "" } else { "s" };
+        let names: Vec<&str> = self.searched_rows.keys().map(String::as_str).collect();
+        let names = if layers <= Self::FEW { format!(" ({})", names.join(", ")) } else { String::new() };
+        (rows > 0).then(|| {
+            format!(
+                "{rows} of {} rows in {layers} layer{plural} are as scale search left them{names}",
+                self.rows
+            )
+        })
+    }
 }
 
 /// Rounds of moving bits between layers.
@@ -166,5 +208,22 @@ impl Record {
         let mut text = serde_json::to_vec_pretty(self).map_err(|e| Error::usage(e.to_string()))?;
         text.push(b'\n');
         Ok(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_layers_are_named_and_many_are_counted() {
+        let mut feedback = Feedback::default();
+        feedback.add("a", 10, 0);
+        assert_eq!(feedback.sentence(), None);
+        feedback.add("b", 10, 3);
+        let said = feedback.sentence().unwrap();
+        assert_eq!(said, "3 of 20 rows in 1 layer are as scale search left them (b)");
+        (0..4).for_each(|n| feedback.add(&n.to_string(), 5, 1));
+        assert_eq!(feedback.sentence().unwrap(), "7 of 40 rows in 5 layers are as scale search left them");
     }
 }

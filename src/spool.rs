@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
+use serde::Serialize;
 
 use crate::affine::Quantized;
 use crate::error::{Error, Result};
@@ -15,7 +16,8 @@ use crate::error::{Error, Result};
 /// Takes layers.
 #[derive(Debug)]
 pub struct Spool {
-    folder: PathBuf,
+    /// The file, or its folder if it has no name.
+    place: PathBuf,
     file: BufWriter<File>,
     length: usize,
     layers: BTreeMap<String, Quantized<Range<usize>>>,
@@ -25,8 +27,39 @@ impl Spool {
     /// An unnamed file in `folder`, gone when it is dropped.
     pub fn create(folder: &Path) -> Result<Self> {
         let file = tempfile::tempfile_in(folder).map_err(|e| Error::io(folder, e))?;
-        let file = BufWriter::with_capacity(1 << 20, file);
-        Ok(Self { folder: folder.to_owned(), file, length: 0, layers: BTreeMap::new() })
+        Ok(Self::go_on(folder, file, 0, BTreeMap::new()))
+    }
+
+    /// A `file` at `place` that holds `layers`, is so long and takes more at its end. Nobody else writes it.
+    pub(crate) fn go_on(
+        place: &Path,
+        file: File,
+        length: usize,
+        layers: BTreeMap<String, Quantized<Range<usize>>>,
+    ) -> Self {
+        Self { place: place.to_owned(), file: BufWriter::with_capacity(1 << 20, file), length, layers }
+    }
+
+    /// Number of layers.
+    pub fn len(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.layers.is_empty()
+    }
+
+    /// Adds a line of JSON, which is passed over when layers are read.
+    pub(crate) fn line(&mut self, value: &impl Serialize) -> Result<()> {
+        let mut text = serde_json::to_vec(value).map_err(|e| Error::file(&self.place, e.to_string()))?;
+        text.push(b'\n');
+        self.put(&text).map(drop)
+    }
+
+    /// Hands what was added to the system.
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        self.file.flush().map_err(|e| Error::io(&self.place, e))
     }
 
     /// Adds the layer at `path`.
@@ -42,15 +75,15 @@ impl Spool {
 
     /// Ends taking: from here on layers are read.
     pub fn seal(self) -> Result<Spooled> {
-        let failed = |e: std::io::Error| Error::io(&self.folder, e);
+        let failed = |e: std::io::Error| Error::io(&self.place, e);
         let file = self.file.into_inner().map_err(|e| failed(e.into_error()))?;
-        // SAFETY: the file has no name, so nobody else can change it.
+        // SAFETY: the file has no name, or is ours by its lock: nobody else changes it.
         let map = if self.length == 0 { None } else { Some(unsafe { Mmap::map(&file) }.map_err(failed)?) };
-        Ok(Spooled { map, layers: self.layers })
+        Ok(Spooled { map, layers: self.layers, _file: file })
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<Range<usize>> {
-        self.file.write_all(bytes).map_err(|e| Error::io(&self.folder, e))?;
+        self.file.write_all(bytes).map_err(|e| Error::io(&self.place, e))?;
         self.length += bytes.len();
         Ok(self.length - bytes.len()..self.length)
     }
@@ -61,6 +94,8 @@ impl Spool {
 pub struct Spooled {
     map: Option<Mmap>,
     layers: BTreeMap<String, Quantized<Range<usize>>>,
+    /// Keeps its lock.
+    _file: File,
 }
 
 impl Spooled {

@@ -114,6 +114,39 @@ wide! {
 }
 
 wide! {
+    /// Turns both rows, of one length, into exp(x - largest) and returns the sums of p, of q and of p_i (log p_i - log q_i).
+    /// A p_i of 0 adds nothing.
+    fn exponentials_apart(p: &mut [f32], largest_p: f32, q: &mut [f32], largest_q: f32) -> [f64; 3] {
+        let mut totals = [0.0; 3];
+        for (p, q) in p.chunks_mut(RUN).zip(q.chunks_mut(RUN)) {
+            let (full_p, rest_p) = p.as_chunks_mut::<LANES>();
+            let (full_q, rest_q) = q.as_chunks_mut::<LANES>();
+            let mut lanes = [[0.0f32; LANES]; 3];
+            for (p, q) in full_p.iter_mut().zip(full_q) {
+                for lane in 0..LANES {
+                    let (log_p, log_q) = (p[lane] - largest_p, q[lane] - largest_q);
+                    (p[lane], q[lane]) = (exp(log_p), exp(log_q));
+                    lanes[0][lane] += p[lane];
+                    lanes[1][lane] += q[lane];
+                    lanes[2][lane] += if p[lane] > 0.0 { p[lane] * (log_p - log_q) } else { 0.0 };
+                }
+            }
+            for (p, q) in rest_p.iter_mut().zip(rest_q) {
+                let (log_p, log_q) = (*p - largest_p, *q - largest_q);
+                (*p, *q) = (exp(log_p), exp(log_q));
+                lanes[0][0] += *p;
+                lanes[1][0] += *q;
+                lanes[2][0] += if *p > 0.0 { *p * (log_p - log_q) } else { 0.0 };
+            }
+            for (total, lanes) in totals.iter_mut().zip(&lanes) {
+                *total += f64::from(lanes.iter().sum::<f32>());
+            }
+        }
+        totals
+    }
+}
+
+wide! {
     /// sum_i weights_i x_i^2.
     fn weighted_square(x: &[f32], weights: &[f32]) -> f64 {
         sum(x, weights, |x, weight| weight * x * x)
@@ -173,6 +206,20 @@ mod tests {
             assert!(row.iter().zip(&p).all(|(found, x)| (f64::from(*found) - weight(x)).abs() < 1e-6));
             let terms = p.iter().zip(&q).map(|(p, q)| weight(p) * f64::from(p - most - (q - 9.0) - 40.0));
             assert_close(sum_of_divergences(&p, most, &q[..count], 9.0, 40.0), terms.sum());
+            let (mut both_p, mut both_q) = (p.clone(), q[..count].to_vec());
+            let [sum_p, sum_q, apart] = exponentials_apart(&mut both_p, most, &mut both_q, 9.0);
+            assert_eq!(both_p, row);
+            assert_close(sum_p, total);
+            assert_close(sum_q, both_q.iter().map(|&q| f64::from(q)).sum());
+            assert!(
+                both_q
+                    .iter()
+                    .zip(&q)
+                    .all(|(found, q)| (f64::from(*found).ln() - f64::from(q - 9.0)).abs() < 1e-5)
+            );
+            let terms = p.iter().zip(&q).map(|(p, q)| weight(p) * f64::from(p - most - (q - 9.0)));
+            let expected = terms.sum::<f64>();
+            assert!((apart - expected).abs() <= 1e-5 * (expected.abs() + total), "{apart} {expected}");
             let squares: f64 = p.iter().zip(&q).map(|(p, q)| f64::from(p * p * q.abs())).sum();
             let weights: Vec<f32> = q[..count].iter().map(|q| q.abs()).collect();
             assert_close(weighted_square(&p, &weights), squares);

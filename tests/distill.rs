@@ -194,12 +194,13 @@ fn what_cannot_be_distilled_is_refused() {
         &["--bits", "4", "--distill", "9", "--distill-rate", "-1"],
         &["--bits", "4", "--distill", "9", "--distill-temperature", "0"],
         &["--bits", "4", "--distill-norms"],
-        &["--bits", "4", "--resume"],
     ] {
         assert_eq!(run(more).status.code(), Some(2), "{more:?}");
     }
     for (more, expected) in [
         (&["--mode", "mxfp4", "--distill", "9"][..], "no layer becomes affine"),
+        (&["--bits", "4", "--resume"], "--resume has nothing to go on with"),
+        (&["--bits", "4", "--quality", "fast", "--distill-norms"], "--distill-norms says how to distill"),
         (&["--bits", "4", "--distill", "9", "--samples", "1", "--sequence-length", "4000"], "one sequence"),
     ] {
         let output = run(more);

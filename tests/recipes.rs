@@ -249,3 +249,39 @@ fn what_cannot_be_done_is_said() {
         assert_eq!(quantize(&out, more).status.code(), Some(2), "{more:?}");
     }
 }
+
+#[test]
+fn a_recipe_says_what_follows_rounding_and_flags_go_before_it() {
+    let home = tempfile::tempdir().unwrap();
+    let (recipe, out) = (home.path().join("my.toml"), home.path().join("out"));
+    let run = |text: &str, more: &[&str]| {
+        fs::write(&recipe, text).unwrap();
+        quantize(&out, &[&["--recipe", recipe.to_str().unwrap(), "--overwrite"][..], &QUICK, more].concat())
+    };
+    let record = || json_file(&out.join("mixbit-report.json"));
+    let fixed = "quality = 'fast'\ndistill = 2\ndistill_norms = true\n[[rule]]\nbits = 3\n";
+    succeeded(&run(fixed, &["--no-eval"]));
+    assert_eq!(record()["rounding"], "search");
+    let distillation = &record()["distillation"];
+    assert_eq!((&distillation["steps"], &distillation["norms"]), (&Value::from(2), &Value::from(true)));
+    succeeded(&run(
+        fixed,
+        &["--no-eval", "--quality", "balanced", "--distill", "3", "--distill-rate", "0.002"],
+    ));
+    assert_eq!(record()["rounding"], "gptq");
+    let distillation = &record()["distillation"];
+    assert_eq!((&distillation["steps"], &distillation["rate"]), (&Value::from(3), &Value::from(0.002)));
+    let choice = "target_bpw = 3.5\ncandidates = '3,4 x 64'\nrefine = 1\n";
+    succeeded(&run(choice, &["--no-eval"]));
+    assert_eq!(record()["refinement"]["rounds"].as_array().unwrap().len(), 1);
+
+    for (text, expected) in [
+        ("# fixed\nrefine = 1\n[[rule]]\nbits = 3\n", "my.toml:2: key `refine`: --refine moves bits"),
+        ("distill = 5\n[[rule]]\nmode = 'mxfp4'\n", "my.toml:1: key `distill`: --distill has nothing"),
+        ("refine = 0\n[[rule]]\nbits = 3\n", "my.toml:1: key `refine`: 0 is not from 1 to 100"),
+    ] {
+        let output = run(text, &[]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+    }
+}

@@ -45,6 +45,7 @@ pub struct Size {
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("size-or-recipe").required(true).multiple(true)
     .args(["target_bpw", "target_size", "bits", "mode", "recipe"]))]
+#[command(group = ArgGroup::new("distilling").multiple(true).args(["distill", "quality", "recipe"]))]
 pub struct Quantize {
     /// Model to read: folder, pack, or name on the Hub
     #[arg(long, alias = "model", value_name = "MODEL")]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::{FloatDtype, Hub, parse_size};
+use crate::recipe::Quality;
 use crate::rounding::Technique;
 
 /// Text that sensitivities are measured on.
@@ -14,9 +15,9 @@ pub struct Calibration {
     /// an .npy or .npz [default: a text that mixbit carries]
     #[arg(long, value_name = "FILE")]
     pub calibration: Option<PathBuf>,
-    /// How much is done for the result; other flags override what it stands for. Times and memory are estimates for 950 M
-    /// parameters and sequences of 512 tokens on two cores (350 GFLOP a second); for a model and machine at hand they are
-    /// printed before the work begins
+    /// How much is done for the result; other flags override what it stands for [default: the recipe's, or balanced]. Times
+    /// and memory are estimates for 950 M parameters and sequences of 512 tokens on two cores (350 GFLOP a second); for a
+    /// model and machine at hand they are printed before the work begins
     #[arg(long, value_enum)]
     pub quality: Option<Quality>,
     /// Sequences to measure on [default: the recipe's, or 64; 16 with --quality fast, 128 with best]
@@ -44,17 +45,6 @@ pub struct Calibration {
     /// Hidden states in memory; more go to a temporary file (in $TMPDIR)
     #[arg(long, value_name = "SIZE", default_value = "4MB", value_parser = parse_size)]
     pub activation_memory: u64,
-}
-
-/// Presets. The times are for MobileLLM-R1-950M's shape on two cores, see benches/RESULTS.md.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Quality {
-    /// scale search, 16 sequences: 10 minutes, 3 GB
-    Fast,
-    /// GPTQ, 64 sequences: 50 minutes, 4 GB; what is done where something is measured and nothing else is said
-    Balanced,
-    /// GPTQ, 128 sequences, then --refine 2 and --distill 150: 8 hours, 4 GB
-    Best,
 }
 
 /// How sensitivities are measured.

@@ -9,24 +9,28 @@ pub struct Tuning {
     /// best values seen on text apart are kept
     #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub distill: Option<u32>,
-    /// With --distill: how far the first step goes, relative to the scales; falls to 0 over the steps
-    #[arg(long, value_name = "RATE", default_value_t = 0.003, value_parser = positive, requires = "distill",
-        allow_negative_numbers = true)]
-    pub distill_rate: f64,
-    /// With --distill: temperature at which the two models are compared
-    #[arg(long, value_name = "T", default_value_t = 1.0, value_parser = positive, requires = "distill",
-        allow_negative_numbers = true)]
-    pub distill_temperature: f64,
+    /// With --distill: how far the first step goes, relative to the scales; falls to 0 over the steps [default: 0.003]
+    #[arg(long, value_name = "RATE", value_parser = positive, requires = "distilling", allow_negative_numbers = true)]
+    pub distill_rate: Option<f64>,
+    /// With --distill: temperature at which the two models are compared [default: 1]
+    #[arg(long, value_name = "T", value_parser = positive, requires = "distilling", allow_negative_numbers = true)]
+    pub distill_temperature: Option<f64>,
     /// With --distill: fine-tune the norms too
-    #[arg(long, requires = "distill")]
+    #[arg(long, requires = "distilling")]
     pub distill_norms: bool,
     /// Move bits between layers of the rounded model within the same target, in so many rounds at most; a round is kept
     /// only if the measured KL divergence falls
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub refine: Option<u32>,
-    /// Continue an interrupted --distill after the last steps that were kept beside the output
-    #[arg(long, requires = "distill")]
+    /// Continue an interrupted run after the layers that GPTQ has rounded and the steps of --distill that were kept beside
+    /// the output; sensitivities are measured again unless --sensitivities gives them
+    #[arg(long)]
     pub resume: bool,
+}
+
+impl Tuning {
+    /// How far the first step goes where nothing is said.
+    pub const RATE: f64 = 0.003;
 }
 
 fn positive(text: &str) -> Result<f64, String> {

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use crate::candidate::{Candidate, Mode, Quant};
-use crate::cli::{self, Fisher, MeasureMethod, Quality};
+use crate::cli::{self, Fisher, MeasureMethod};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
-use crate::recipe::Recipe;
+use crate::recipe::{Quality, Recipe};
 use crate::report::Console;
 use crate::rounding::Technique;
 use crate::sensitivity::Method;
@@ -28,6 +28,8 @@ pub struct Calibration {
     pub rounding: Option<Technique>,
     /// Whether later blocks see what rounding did to earlier ones.
     pub sequential: bool,
+    /// The preset.
+    pub quality: Option<Quality>,
     method: MeasureMethod,
     fisher: Fisher,
 }
@@ -35,10 +37,11 @@ pub struct Calibration {
 impl Calibration {
     /// From flags and recipe.
     pub fn resolve(flags: &cli::Calibration, recipe: Option<&Recipe>) -> Self {
+        let quality = flags.quality.or_else(|| recipe?.tuning.quality);
         let recipe = recipe.map(|recipe| recipe.calibration.clone()).unwrap_or_default();
         Self {
             text: flags.calibration.clone().or(recipe.text),
-            samples: flags.samples.or(recipe.samples).unwrap_or(match flags.quality {
+            samples: flags.samples.or(recipe.samples).unwrap_or(match quality {
                 Some(Quality::Fast) => 16,
                 Some(Quality::Balanced) | None => 64,
                 Some(Quality::Best) => 128,
@@ -46,11 +49,12 @@ impl Calibration {
             sequence_length: flags.sequence_length.or(recipe.sequence_length).unwrap_or(512),
             seed: flags.seed.or(recipe.seed).unwrap_or(0),
             memory: flags.activation_memory,
-            rounding: flags.rounding.map(Into::into).or(flags.quality.map(|quality| match quality {
+            rounding: flags.rounding.map(Into::into).or(quality.map(|quality| match quality {
                 Quality::Fast => Technique::Search,
                 Quality::Balanced | Quality::Best => Technique::Gptq,
             })),
             sequential: flags.sequential,
+            quality,
             method: flags.method,
             fisher: flags.fisher,
         }
@@ -72,23 +76,50 @@ impl Calibration {
 }
 
 /// What follows rounding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Tuning {
     /// Steps of distillation at most.
     pub distill: Option<u32>,
+    /// How far the first step goes, relative to the scales.
+    pub rate: f64,
+    /// Temperature at which the two models are compared.
+    pub temperature: f64,
+    /// Whether norms learn too.
+    pub norms: bool,
     /// Rounds of refinement at most.
     pub refine: Option<u32>,
 }
 
 impl Tuning {
-    /// From flags: the preset asks for what this plan has a use for.
-    pub fn resolve(flags: &cli::Tuning, quality: Option<Quality>, plan: &Plan<'_>, fixed: bool) -> Self {
+    /// From flags and recipe; the preset `quality` asks for what this plan has a use for.
+    pub fn resolve(
+        flags: &cli::Tuning,
+        recipe: Option<&Recipe>,
+        quality: Option<Quality>,
+        plan: &Plan<'_>,
+        fixed: bool,
+    ) -> Result<Self> {
         let best = quality == Some(Quality::Best);
         let learns = plan.quants().iter().any(|quant| quant.mode == Mode::Affine);
-        Self {
-            distill: flags.distill.or((best && learns).then_some(150)),
-            refine: flags.refine.or((best && !fixed).then_some(2)),
+        let said = recipe.map(|recipe| recipe.tuning).unwrap_or_default();
+        let distill = flags.distill.or(said.distill).or((best && learns).then_some(150));
+        for (flag, given) in [
+            ("--distill-rate", flags.distill_rate.is_some()),
+            ("--distill-temperature", flags.distill_temperature.is_some()),
+            ("--distill-norms", flags.distill_norms),
+        ] {
+            if given && distill.is_none() {
+                return Err(Error::usage(format!("{flag} says how to distill, and nothing is distilled"))
+                    .hint("give --distill STEPS"));
+            }
         }
+        Ok(Self {
+            distill,
+            rate: flags.distill_rate.unwrap_or(cli::Tuning::RATE),
+            temperature: flags.distill_temperature.unwrap_or(1.0),
+            norms: flags.distill_norms || said.distill_norms,
+            refine: flags.refine.or(said.refine).or((best && !fixed).then_some(2)),
+        })
     }
 
     /// Whether anything does.

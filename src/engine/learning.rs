@@ -17,6 +17,7 @@ use super::replay::exception;
 use crate::checkpoint::SourceModel;
 use crate::error::{Error, Result};
 use crate::spec::Role;
+use crate::vector;
 
 /// The norm before the head.
 pub(super) const FINAL_NORM: &str = "model.norm.weight";
@@ -207,28 +208,61 @@ pub(super) fn divergence(logits: &mut [f32], target: &mut [f32], vocabulary: usi
 }
 
 fn row_divergence(logits: &mut [f32], target: &mut [f32], temperature: f64) -> f64 {
-    let inverse = (1.0 / temperature) as f32;
+    let (factor, inverse) = (temperature as f32, (1.0 / temperature) as f32);
     for values in [&mut *logits, &mut *target] {
-        let largest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        for x in values.iter_mut() {
-            *x = (*x - largest) * inverse;
+        for x in values {
+            *x *= inverse;
         }
     }
-    let log_sum = |values: &[f32]| {
-        let parts = values.chunks(256).map(|part| f64::from(part.iter().map(|x| x.exp()).sum::<f32>()));
-        parts.sum::<f64>().ln()
-    };
-    let (found, wanted) = (log_sum(logits), log_sum(target));
-    let (found_f32, wanted_f32, factor) = (found as f32, wanted as f32, temperature as f32);
-    let mut total = 0.0;
-    for (logits, target) in logits.chunks_mut(256).zip(target.chunks(256)) {
-        let mut sum = 0.0f32;
-        for (z, t) in logits.iter_mut().zip(target) {
-            let p = (t - wanted_f32).exp();
-            sum += p * (t - *z);
-            *z = factor * ((*z - found_f32).exp() - p);
-        }
-        total += f64::from(sum);
+    let (most, wanted_most) = (vector::largest(logits), vector::largest(target));
+    let [wanted, found, total] = vector::exponentials_apart(target, wanted_most, logits, most);
+    let (over_found, over_wanted) = (factor * (1.0 / found) as f32, factor * (1.0 / wanted) as f32);
+    for (z, t) in logits.iter_mut().zip(&*target) {
+        *z = *z * over_found - t * over_wanted;
     }
-    temperature * temperature * (total + found - wanted)
+    temperature * temperature * (total / wanted + found.ln() - wanted.ln())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// log softmax(row / temperature), in float64.
+    fn log_softmax(row: &[f32], temperature: f64) -> Vec<f64> {
+        let scaled: Vec<f64> = row.iter().map(|&x| f64::from(x) / temperature).collect();
+        let most = scaled.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let log_sum = scaled.iter().map(|x| (x - most).exp()).sum::<f64>().ln();
+        scaled.iter().map(|x| x - most - log_sum).collect()
+    }
+
+    #[test]
+    fn divergences_and_their_gradients_at_any_temperature() {
+        const ROWS: usize = 3;
+        let mut rng = fastrand::Rng::with_seed(3);
+        for (vocabulary, temperature, range, apart) in
+            [(1, 1.0, 5.0, 1.0), (17, 2.0, 30.0, 3.0), (1000, 1.0, 12.0, 0.1), (4097, 0.5, 8.0, 0.5)]
+        {
+            let mut values = |range: f32| -> Vec<f32> {
+                (0..ROWS * vocabulary).map(|_| (rng.f32() - 0.5) * range).collect()
+            };
+            let target = values(range);
+            let logits: Vec<f32> =
+                target.iter().zip(values(apart)).map(|(t, apart)| t + apart + 40.0).collect();
+            let (mut expected, mut slopes) = (0.0, Vec::new());
+            for (z, t) in logits.chunks(vocabulary).zip(target.chunks(vocabulary)) {
+                let (z, t) = (log_softmax(z, temperature), log_softmax(t, temperature));
+                for (z, t) in z.iter().zip(&t) {
+                    expected += temperature * temperature * t.exp() * (t - z);
+                    slopes.push(temperature * (z.exp() - t.exp()));
+                }
+            }
+            let mut found = logits;
+            let loss = divergence(&mut found, &mut target.clone(), vocabulary, temperature);
+            assert!((loss - expected).abs() < 1e-4 * expected + 1e-6, "{vocabulary}: {loss} {expected}");
+            let largest = slopes.iter().fold(0.0f64, |most, slope| most.max(slope.abs()));
+            for (found, slope) in found.iter().zip(&slopes) {
+                assert!((f64::from(*found) - slope).abs() <= 2e-5 * largest + 1e-7, "{found} {slope}");
+            }
+        }
+    }
 }

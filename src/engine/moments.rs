@@ -60,6 +60,17 @@ pub fn input_moments(
     engine: &Engine,
     source: &SourceModel,
     settings: &MomentSettings<'_>,
+    each: impl FnMut(Option<usize>, &Moments) -> Result<Replacements>,
+) -> Result<()> {
+    input_moments_where(engine, source, settings, |_| Ok(None), each)
+}
+
+/// The same without the blocks for which `known` gives at once what `each` would return.
+pub fn input_moments_where(
+    engine: &Engine,
+    source: &SourceModel,
+    settings: &MomentSettings<'_>,
+    known: impl Fn(Option<usize>) -> Result<Option<Replacements>>,
     mut each: impl FnMut(Option<usize>, &Moments) -> Result<Replacements>,
 ) -> Result<()> {
     let loader = Loader::new(source, engine.compute_dtype(source.dtype()?));
@@ -67,23 +78,19 @@ pub fn input_moments(
     let blocks = source.spec().layers.len();
     for index in 0..blocks {
         let mut block = Block::load_for_many(&loader, pass.context, index)?;
-        let mut collector = Collector::new(settings.extent);
-        let inputs = pass.advance(&block, Some(&mut collector))?;
-        let replaced = each(Some(index), &collector.moments()?)?;
-        if replaced.is_empty() {
-            for kept in inputs {
-                pass.store.discard(kept);
-            }
-        } else {
+        if let Some(replaced) = known(Some(index))? {
             for (role, weights) in replaced {
                 replace(&mut block, role, weights, loader)?;
             }
-            pass.redo(inputs, &block)?;
+            let inputs = std::mem::take(&mut pass.states);
+            pass.replace(inputs, &block)?;
+        } else {
+            pass.measure(block, settings.extent, |moments| each(Some(index), moments))?;
         }
         (settings.progress)(index + 1, blocks);
     }
     let last = pass.into_final()?;
-    if source.spec().tie_word_embeddings {
+    if source.spec().tie_word_embeddings || known(None)?.is_some() {
         return Ok(());
     }
     each(None, &last.head_moments(settings.extent)?).map(drop)
@@ -99,6 +106,28 @@ fn replace(block: &mut Block, role: Role, weights: Vec<f32>, loader: Loader<'_>)
 }
 
 impl Pass<'_> {
+    /// Through `block`, and again with the weights that `each` returns, if any.
+    fn measure(
+        &mut self,
+        mut block: Block,
+        extent: Extent,
+        each: impl FnOnce(&Moments) -> Result<Replacements>,
+    ) -> Result<()> {
+        let mut collector = Collector::new(extent);
+        let inputs = self.advance(&block, Some(&mut collector))?;
+        let replaced = each(&collector.moments()?)?;
+        if replaced.is_empty() {
+            for kept in inputs {
+                self.store.discard(kept);
+            }
+            return Ok(());
+        }
+        for (role, weights) in replaced {
+            replace(&mut block, role, weights, self.loader)?;
+        }
+        self.redo(inputs, &block)
+    }
+
     /// Runs `block` again on its inputs; the outputs take the place of the current states.
     fn redo(&mut self, inputs: Vec<super::states::Kept>, block: &Block) -> Result<()> {
         for kept in std::mem::take(&mut self.states) {

@@ -1,7 +1,7 @@
 //! The settings and versions that made the model.
 
 use super::Page;
-use crate::record::{Distillation, Record, Wanted};
+use crate::record::{Distillation, Feedback, Record, Wanted};
 use crate::report::bytes;
 use crate::sensitivity::Measurement;
 
@@ -23,6 +23,8 @@ pub fn section(page: &Page<'_>) -> Option<Vec<(&'static str, String)>> {
         ("rounding", record.rounding.clone()),
         ("scales, biases and float part", record.dtype.clone()),
     ];
+    let feedback = record.feedback.iter().filter_map(Feedback::sentence);
+    lines.extend(feedback.map(|sentence| ("error feedback", sentence)));
     lines.extend(record.refinement.iter().map(|refinement| {
         let kept = refinement.rounds.iter().filter(|round| round.kept).count();
         ("refined", format!("{kept} of {} rounds kept", refinement.rounds.len()))

@@ -29,6 +29,15 @@ impl Document {
         1 + self.text.bytes().take(at).filter(|&byte| byte == b'\n').count()
     }
 
+    /// Line of a key at the top level, from 1.
+    pub fn line_of(&self, key: &str) -> usize {
+        let table = DeTable::parse(&self.text).ok();
+        let found = table.and_then(|table| {
+            table.get_ref().iter().find(|(name, _)| name.get_ref() == key).map(|(name, _)| name.span().start)
+        });
+        found.map_or(1, |at| self.line(at))
+    }
+
     /// `FILE:LINE`.
     pub fn place(&self, line: usize) -> PathBuf {
         PathBuf::from(format!("{}:{line}", self.path.display()))

@@ -10,6 +10,7 @@ mod document;
 mod parse;
 #[cfg(test)]
 mod tests;
+mod tuning;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ pub use apply::{Applied, Tie};
 pub use blocks::Blocks;
 pub use builtin::BUILTIN;
 use document::Document;
+pub use tuning::{Quality, Tuning};
 
 use crate::candidate::Candidate;
 use crate::error::{Error, Result};
@@ -38,6 +40,8 @@ pub struct Recipe {
     pub candidates: Option<Vec<Candidate>>,
     /// How to measure, unless the command line says otherwise.
     pub calibration: Calibration,
+    /// What follows, unless the command line says otherwise.
+    pub tuning: Tuning,
     /// In the file's order; the last that selects a layer decides.
     rules: Vec<Rule>,
     ties: Vec<RoleTie>,
@@ -111,6 +115,13 @@ impl Recipe {
     /// Parses and checks `text`, found at `path`.
     pub fn parse(path: &Path, text: &str) -> Result<Self> {
         parse::recipe(Document { path: path.to_owned(), text: text.to_owned() })
+    }
+
+    /// What is wrong with what the recipe asks for, at its `key`.
+    pub fn blame(&self, key: &str, cause: &Error) -> Error {
+        let line = self.document.line_of(key);
+        let message = cause.to_string();
+        self.document.error(line, key, message).hint(format!("leave `{key}` out of the recipe, or change it"))
     }
 
     /// The TOML.

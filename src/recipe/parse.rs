@@ -1,7 +1,9 @@
 //! TOML to [`Recipe`]: types are serde's business, meaning is checked here, and both name the line and the key.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
+use clap::ValueEnum;
 use glob::Pattern;
 use serde::Deserialize;
 use serde::de::value::SeqAccessDeserializer;
@@ -9,7 +11,7 @@ use serde::de::{SeqAccess, Visitor};
 use toml::Spanned;
 
 use super::document::Document;
-use super::{Blocks, Calibration, Expect, Recipe, RoleTie, Rule};
+use super::{Blocks, Calibration, Expect, Quality, Recipe, RoleTie, Rule, Tuning};
 use crate::candidate::{AFFINE_BITS, Candidate, DEFAULT_GROUP_SIZE, Mode, Quant};
 use crate::error::{Error, Result};
 use crate::spec::Role;
@@ -20,6 +22,10 @@ struct RawRecipe {
     description: Option<Spanned<String>>,
     target_bpw: Option<Spanned<f64>>,
     candidates: Option<Spanned<String>>,
+    quality: Option<Spanned<String>>,
+    distill: Option<Spanned<u32>>,
+    distill_norms: Option<Spanned<bool>>,
+    refine: Option<Spanned<u32>>,
     #[serde(default)]
     tie: Vec<Spanned<Vec<String>>>,
     #[serde(default)]
@@ -101,6 +107,7 @@ pub fn recipe(document: Document) -> Result<Recipe> {
     let target_bpw = raw.target_bpw.as_ref().map(|target| reader.target(target)).transpose()?;
     let candidates = raw.candidates.as_ref().map(|list| reader.candidates("candidates", list)).transpose()?;
     let calibration = reader.calibration(&raw.calibration)?;
+    let tuning = reader.tuning(&raw)?;
     let rules = raw.rule.iter().map(|rule| reader.rule(rule)).collect::<Result<_>>()?;
     let ties = reader.ties(&raw.tie)?;
     let expect = Expect {
@@ -115,7 +122,18 @@ pub fn recipe(document: Document) -> Result<Recipe> {
         None => String::new(),
     };
     let name = document.path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-    Ok(Recipe { name, description, target_bpw, candidates, calibration, rules, ties, expect, document })
+    Ok(Recipe {
+        name,
+        description,
+        target_bpw,
+        candidates,
+        calibration,
+        tuning,
+        rules,
+        ties,
+        expect,
+        document,
+    })
 }
 
 struct Reader<'a> {
@@ -153,12 +171,6 @@ impl Reader<'_> {
     }
 
     fn calibration(&self, raw: &RawCalibration) -> Result<Calibration> {
-        let within = |key: &str, value: &Option<Spanned<u32>>, least: u32, most: u32| match value {
-            Some(n) if !(least..=most).contains(n.get_ref()) => {
-                Err(self.error(n, key, format!("{} is not from {least} to {most}", n.get_ref())))
-            }
-            value => Ok(value.as_ref().map(|n| *n.get_ref())),
-        };
         let text = raw.text.as_ref().map(|text| {
             let path = self.document.folder().join(text.get_ref());
             let message = format!("there is no file {}", path.display());
@@ -166,9 +178,50 @@ impl Reader<'_> {
         });
         Ok(Calibration {
             text: text.transpose()?,
-            samples: within("calibration.samples", &raw.samples, 1, 100_000)?,
-            sequence_length: within("calibration.sequence_length", &raw.sequence_length, 2, 1_000_000)?,
+            samples: self.within("calibration.samples", raw.samples.as_ref(), 1..=100_000)?,
+            sequence_length: self.within(
+                "calibration.sequence_length",
+                raw.sequence_length.as_ref(),
+                2..=1_000_000,
+            )?,
             seed: raw.seed,
+        })
+    }
+
+    fn within(
+        &self,
+        key: &str,
+        value: Option<&Spanned<u32>>,
+        range: RangeInclusive<u32>,
+    ) -> Result<Option<u32>> {
+        match value {
+            Some(n) if !range.contains(n.get_ref()) => {
+                let (least, most) = (range.start(), range.end());
+                Err(self.error(n, key, format!("{} is not from {least} to {most}", n.get_ref())))
+            }
+            value => Ok(value.map(|n| *n.get_ref())),
+        }
+    }
+
+    fn tuning(&self, raw: &RawRecipe) -> Result<Tuning> {
+        let quality = raw.quality.as_ref().map(|name| {
+            Quality::from_str(name.get_ref(), false).map_err(|_| {
+                let message = format!("`{}` is none of fast, balanced, best", name.get_ref());
+                self.error(name, "quality", message)
+            })
+        });
+        let quality = quality.transpose()?;
+        let distill = self.within("distill", raw.distill.as_ref(), 1..=1_000_000)?;
+        let norms = raw.distill_norms.as_ref();
+        if let Some(norms) = norms.filter(|_| distill.is_none() && quality != Some(Quality::Best)) {
+            let message = "goes with `distill`, or with quality = \"best\"";
+            return Err(self.error(norms, "distill_norms", message));
+        }
+        Ok(Tuning {
+            quality,
+            distill,
+            distill_norms: norms.is_some_and(|norms| *norms.get_ref()),
+            refine: self.within("refine", raw.refine.as_ref(), 1..=100)?,
         })
     }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::{Applied, BUILTIN, Recipe};
+use super::{Applied, BUILTIN, Quality, Recipe, Tuning};
 use crate::candidate::{Candidate, DEFAULT_CANDIDATES, Quant};
 use crate::config::ModelConfig;
 use crate::error::Result;
@@ -108,6 +108,12 @@ fn errors_in_meaning_name_file_line_and_key() {
             "target_bpw = 4\n[calibration]\ntext = 'a.txt'\n",
             "3: key `calibration.text`: there is no file folder/a.txt",
         ),
+        ("target_bpw = 4\nquality = 'good'\n", "2: key `quality`: `good` is none of fast, balanced, best"),
+        ("target_bpw = 4\ndistill = 0\n", "2: key `distill`: 0 is not from 1 to 1000000"),
+        ("target_bpw = 4\ndistill = 'much'\n", "2: key `distill`: invalid type: string"),
+        ("target_bpw = 4\n\nrefine = 101\n", "3: key `refine`: 101 is not from 1 to 100"),
+        ("target_bpw = 4\ndistill_norms = true\n", "2: key `distill_norms`: goes with `distill`, or with"),
+        ("target_bpw = 4\ndistill_norms = 3\n", "2: key `distill_norms`: invalid type: integer"),
     ] {
         refused(parse(text), expected);
     }
@@ -195,6 +201,22 @@ fn the_text_lies_beside_the_recipe() {
     assert_eq!(
         (calibration.samples, calibration.sequence_length, calibration.seed),
         (Some(3), Some(8), Some(9))
+    );
+}
+
+#[test]
+fn what_follows_rounding_can_be_said() {
+    let tuning = |text: &str| parse(&format!("target_bpw = 4\n{text}")).unwrap().tuning;
+    assert_eq!(tuning(""), Tuning::default());
+    assert_eq!(
+        tuning("quality = 'best'\ndistill = 20\ndistill_norms = true\nrefine = 3\n"),
+        Tuning { quality: Some(Quality::Best), distill: Some(20), distill_norms: true, refine: Some(3) }
+    );
+    assert!(tuning("quality = 'best'\ndistill_norms = true\n").distill_norms);
+    let blamed = parse("target_bpw = 4\n# refine\nrefine = 1\n");
+    refused(
+        Err::<(), _>(blamed.unwrap().blame("refine", &crate::error::Error::usage("no"))),
+        "3: key `refine`: no",
     );
 }
 

@@ -163,9 +163,7 @@ impl Progress {
 
     /// Where it is kept while `output` is being made.
     pub fn path(output: &Path) -> PathBuf {
-        let mut name = output.as_os_str().to_owned();
-        name.push(".partial");
-        PathBuf::from(name)
+        output_file::beside(output, ".partial")
     }
 
     /// Writes it and the optimizer's moments, replacing `path` in one step.

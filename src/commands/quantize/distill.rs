@@ -8,10 +8,12 @@ use crate::affine::FloatType;
 use crate::candidate::{Mode, Quant};
 use crate::checkpoint::{SourceModel, extend_f32};
 use crate::commands::measure::digest;
-use crate::commands::settings::Target as Size;
+use crate::commands::settings::{Target as Size, Tuning};
 use crate::engine::{Engine, Student, Target};
 use crate::error::{Error, Result};
+use crate::recipe::Recipe;
 use crate::record::Distillation;
+use crate::rounding::Technique;
 use crate::tuning::{Adam, Coordinate, LOOK_EVERY, Look, Progress, Settings, Values, as_stored};
 use crate::weights::float_type;
 
@@ -37,14 +39,27 @@ pub struct Distilled {
 }
 
 impl Job<'_> {
-    /// Fails where no layer can learn, as far as that is known before anything is chosen.
-    pub(super) fn check_tuning(&self) -> Result<()> {
-        if self.tuning.refine.is_some() && (self.target == Size::Fixed || self.plan.is_fixed()) {
-            return Err(nothing_to_move());
+    /// Fails where no layer can learn or move, or nothing can be gone on with, as far as that is known before anything is
+    /// chosen.
+    pub(super) fn check_tuning(&self, recipe: Option<&Recipe>) -> Result<()> {
+        let (flags, Tuning { distill, refine, .. }) = (&self.args.tuning, self.tuning);
+        // What no flag says is the recipe's.
+        let blame = |key: &str, is_flag: bool, error: Error| match recipe {
+            Some(recipe) if !is_flag => recipe.blame(key, &error),
+            _ => error,
+        };
+        if refine.is_some() && (self.target == Size::Fixed || self.plan.is_fixed()) {
+            return Err(blame("refine", flags.refine.is_some(), nothing_to_move()));
         }
         let quants = self.plan.quants();
-        if self.tuning.distill.is_some() && quants.iter().all(|quant| quant.mode != Mode::Affine) {
-            return Err(nothing_learns());
+        if distill.is_some() && quants.iter().all(|quant| quant.mode != Mode::Affine) {
+            return Err(blame("distill", flags.distill.is_some(), nothing_learns()));
+        }
+        if flags.resume && distill.is_none() && self.technique != Technique::Gptq {
+            return Err(Error::usage(
+                "--resume has nothing to go on with: only GPTQ and --distill keep what is done",
+            )
+            .hint("leave --resume out"));
         }
         Ok(())
     }
@@ -88,12 +103,12 @@ impl Job<'_> {
         decision: &Decision,
         steps: u32,
     ) -> Result<Distilled> {
-        let Self { args, console, source, .. } = self;
-        let tuning = &args.tuning;
+        let Self { console, source, .. } = self;
+        let tuning = self.tuning;
         let (engine, memory, slice) = (Engine::start()?, self.calibration.memory, self.slice()?);
         let layers = learning(decision)?;
         let paths: BTreeSet<String> = layers.iter().map(|(path, _)| path.clone()).collect();
-        let learner = Student::new(&engine, student, &paths, tuning.distill_norms, memory);
+        let learner = Student::new(&engine, student, &paths, tuning.norms, memory);
         let (values, dtypes) = values(student, &learner.names())?;
         let settings = Settings {
             version: 1,
@@ -102,9 +117,9 @@ impl Job<'_> {
             text: digest(&slice.sequences),
             slice: digest(&slice.windows),
             steps: steps as usize,
-            rate: tuning.distill_rate,
-            temperature: tuning.distill_temperature,
-            norms: tuning.distill_norms,
+            rate: tuning.rate,
+            temperature: tuning.temperature,
+            norms: tuning.norms,
             seed: self.calibration.seed,
         };
         let bar = console.steps_bar("running the float model", 2 * source.spec().layers.len() as u64);

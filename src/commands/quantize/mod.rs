@@ -91,17 +91,16 @@ impl<'a> Job<'a> {
         let target = Target::resolve(&args.size, recipe.as_ref());
         target.check(&plan, recipe.as_ref())?;
         let calibration = Calibration::resolve(&args.calibration, recipe.as_ref());
-        let recipe = recipe.map(|recipe| recipe.name);
         let fixed = target == Target::Fixed || plan.is_fixed();
         let usual = if fixed { Technique::Rtn } else { Technique::Gptq };
         let technique = calibration.rounding.unwrap_or(usual);
-        let tuning = Tuning::resolve(&args.tuning, args.calibration.quality, &plan, fixed);
+        let tuning = Tuning::resolve(&args.tuning, recipe.as_ref(), calibration.quality, &plan, fixed)?;
         let mut job = Self {
             args,
             console,
             source,
             dtype,
-            recipe,
+            recipe: recipe.as_ref().map(|recipe| recipe.name.clone()),
             plan,
             target,
             calibration,
@@ -113,7 +112,7 @@ impl<'a> Job<'a> {
         job.given = job.read_table(fixed)?;
         job.announce();
         job.check_target()?;
-        job.check_tuning()?;
+        job.check_tuning(recipe.as_ref())?;
         // Scale search does without a text where all bits are fixed, and so does rounding to nearest.
         if !fixed || technique == Technique::Gptq || job.calibration.text.is_some() || tuning.any() {
             job.texts = Some(Texts::prepare(source, &job.calibration, console)?);

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::write::Staged;
 use super::{Decision, Job};
 use crate::affine::{QuantizeError, Rows};
 use crate::candidate::{Candidate, Mode, Quant};
-use crate::checkpoint::{OutputFolder, SourceModel, SourceTensor};
+use crate::checkpoint::{SourceModel, SourceTensor};
 use crate::commands::settings::Target as Size;
 use crate::engine::{
     Change, Engine, Extent, MomentSettings, Replacements, Student, SwapSettings, Target, Tuned,
@@ -26,7 +27,7 @@ const EACH: usize = 2;
 /// A model that was refined, in its folder.
 pub struct Refined {
     pub decision: Decision,
-    pub staged: OutputFolder,
+    pub staged: Staged,
     pub record: Refinement,
 }
 
@@ -39,7 +40,7 @@ impl Job<'_> {
     pub(super) fn refine(
         &self,
         mut decision: Decision,
-        mut staged: OutputFolder,
+        mut staged: Staged,
         rounds: u32,
         warnings: &Warnings,
     ) -> Result<Refined> {
@@ -57,7 +58,7 @@ impl Job<'_> {
             let layers = std::collections::BTreeSet::new();
             Student::new(&engine, &student, &layers, false, memory).divergences(&Tuned::new(), &exam)
         };
-        let mut before = divergences(staged.path())?;
+        let mut before = divergences(staged.folder.path())?;
         let mut record = Refinement { text: slice.name, windows: slice.windows.len(), rounds: Vec::new() };
         let mut moves: Option<Moves> = None;
         let mut caution = 1.0;
@@ -65,7 +66,7 @@ impl Job<'_> {
             console.line(&format!("refining, round {round} of {rounds}"));
             let known = match moves.take() {
                 Some(moves) => moves,
-                None => self.moves(&engine, &decision, staged.path(), &slice.sequences)?,
+                None => self.moves(&engine, &decision, staged.folder.path(), &slice.sequences)?,
             };
             let solution = plan.swap(&decision.solution, &cautious(&known, caution), &table, target)?;
             let moved = |path: &&String| solution.bitmap.get(*path) != decision.solution.bitmap.get(*path);
@@ -76,14 +77,14 @@ impl Job<'_> {
                 break;
             }
             let next = Decision { solution, table: decision.table.clone(), curve: decision.curve.clone() };
-            let folder = self.staged(&next, warnings)?;
-            let after = divergences(folder.path())?;
+            let next_staged = self.staged(&next, None, warnings)?;
+            let after = divergences(next_staged.folder.path())?;
             let (fall, stderr) = fall(&before, &after);
             let kept = fall > stderr;
             let (kl_after, stderr) = (Some(mean(&after)), Some(stderr));
             record.rounds.push(RefinementRound { swaps, kl_before, kl_after, stderr, kept });
             if kept {
-                (decision, staged, before) = (next, folder, after);
+                (decision, staged, before) = (next, next_staged, after);
                 caution = 1.0;
             } else {
                 moves = Some(known);

@@ -1,5 +1,6 @@
 //! Rounding the chosen layers better than to nearest, before anything is written.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -7,11 +8,17 @@ use super::{Decision, Job};
 use crate::affine::{self, FloatType};
 use crate::candidate::{Mode, Quant};
 use crate::checkpoint::{SourceTensor, cast};
-use crate::engine::{Engine, Extent, MomentSettings, Replacements, input_moments, input_of};
-use crate::error::Result;
+use crate::commands::measure::digest;
+use crate::commands::settings::Target;
+use crate::engine::{
+    Engine, Extent, MomentSettings, Moments, Replacements, input_moments, input_moments_where, input_of,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::kept_layers::{self, KeptLayers};
+use crate::record::Feedback;
 use crate::rounding::{self, DAMPING, Hessian, Technique};
-use crate::spec::TensorSpec;
-use crate::spool::{Spool, Spooled};
+use crate::spec::{Role, TensorSpec};
+use crate::spool::Spooled;
 use crate::weights::{Codes, float_type, unroundable};
 
 /// What is known of the layers' codes before they are written.
@@ -21,7 +28,7 @@ pub enum Rounded {
     /// E[x_j^2] of the layers' inputs, by path; none without a text.
     Searched(BTreeMap<String, Vec<f32>>),
     /// The codes. Layers in other modes than affine are not among them.
-    Ready(Spooled),
+    Ready(Spooled, Feedback),
 }
 
 impl Rounded {
@@ -30,16 +37,73 @@ impl Rounded {
         match self {
             Self::Nearest => Codes::Nearest,
             Self::Searched(importance) => Codes::Searched(importance.get(path).map(Vec::as_slice)),
-            Self::Ready(spooled) => {
+            Self::Ready(spooled, _) => {
                 spooled.get(path).map_or(Codes::Nearest, |layer| Codes::Ready(layer, spooled))
             }
         }
     }
+
+    /// How error feedback did, if there was any.
+    pub fn feedback(&self) -> Option<Feedback> {
+        if let Self::Ready(_, feedback) = self { Some(feedback.clone()) } else { None }
+    }
 }
 
 impl Job<'_> {
-    /// Rounds what was decided on, as far as that needs the layers' inputs. Files go to `folder`, without names.
-    pub(super) fn round(&self, folder: &Path, decision: &Decision) -> Result<Rounded> {
+    /// Opens the file of layers that are done, where rounding takes long enough to be interrupted, and goes on with it if
+    /// --resume says so.
+    pub(super) fn kept_layers(&self, decision: &Decision) -> Result<Option<KeptLayers>> {
+        let (Technique::Gptq, Some(texts)) = (self.technique, &self.texts) else { return Ok(None) };
+        let bits =
+            serde_json::to_string(&decision.solution.bitmap).map_err(|e| Error::usage(e.to_string()))?;
+        let settings = kept_layers::Settings {
+            mixbit: env!("CARGO_PKG_VERSION").to_owned(),
+            model: self.source.fingerprint()?,
+            target: match self.target {
+                Target::Bpw(bpw) => format!("{bpw} bpw"),
+                Target::Size(size) => format!("{size} bytes"),
+                Target::Fixed => "fixed".to_owned(),
+            },
+            samples: texts.sequences.len(),
+            sequence_length: self.calibration.sequence_length as usize,
+            seed: self.calibration.seed,
+            text: digest(&texts.sequences),
+            dtype: self.dtype.to_string(),
+            sequential: self.calibration.sequential,
+            bits: kept_layers::digest([bits.as_bytes()]),
+        };
+        let path = KeptLayers::path(&self.args.output.mlx_path);
+        let kept = KeptLayers::open(&path, &settings, self.args.tuning.resume)?;
+        if kept.found() > 0 {
+            self.console.line(&format!("resuming: {} layers are rounded", kept.found()));
+        }
+        Ok(Some(kept))
+    }
+
+    /// What becomes of the layers that are done after an `error`: they stay where --resume can help.
+    pub(super) fn given_up(&self, error: Error) -> Error {
+        let path = KeptLayers::path(&self.args.output.mlx_path);
+        match error.kind() {
+            _ if self.technique != Technique::Gptq || !path.exists() => error,
+            ErrorKind::Interrupted | ErrorKind::Io { .. } if error.hint_text().is_some() => error,
+            ErrorKind::Interrupted | ErrorKind::Io { .. } => {
+                error.hint("the same command with --resume goes on after the layers that are rounded")
+            }
+            _ => {
+                kept_layers::remove(&path);
+                error
+            }
+        }
+    }
+
+    /// Rounds what was decided on, as far as that needs the layers' inputs. What is `kept` is not done again; without it files
+    /// go to `folder`, without names.
+    pub(super) fn round(
+        &self,
+        folder: &Path,
+        decision: &Decision,
+        kept: Option<KeptLayers>,
+    ) -> Result<Rounded> {
         let Some(texts) = &self.texts else {
             return Ok(match self.technique {
                 Technique::Search => Rounded::Searched(BTreeMap::new()),
@@ -60,9 +124,15 @@ impl Job<'_> {
         let rounded = match self.technique {
             Technique::Rtn => Rounded::Nearest,
             Technique::Search => self.importance(&settings(Extent::Diagonal), decision)?,
-            Technique::Gptq => self.feedback(&settings(Extent::Full), folder, decision)?,
+            Technique::Gptq => {
+                let kept = kept.map_or_else(|| KeptLayers::unnamed(folder), Ok)?;
+                self.feedback(&settings(Extent::Full), kept, decision)?
+            }
         };
         bar.finish_and_clear();
+        if let Some(sentence) = rounded.feedback().and_then(|feedback| feedback.sentence()) {
+            self.console.line(&format!("error feedback: {sentence}"));
+        }
         Ok(rounded)
     }
 
@@ -79,37 +149,119 @@ impl Job<'_> {
         Ok(Rounded::Searched(importance))
     }
 
-    fn feedback(&self, settings: &MomentSettings<'_>, folder: &Path, decision: &Decision) -> Result<Rounded> {
-        let mut spool = Spool::create(folder)?;
+    fn feedback(
+        &self,
+        settings: &MomentSettings<'_>,
+        kept: KeptLayers,
+        decision: &Decision,
+    ) -> Result<Rounded> {
+        let kept = RefCell::new(kept);
+        let known = |block| self.known(block, decision, &kept.borrow());
+        let done = if known(None)?.is_some() && self.all_known(decision, &kept.borrow()) {
+            Ok(())
+        } else {
+            input_moments_where(&Engine::start()?, self.source, settings, known, |block, moments| {
+                self.feed_back(block, moments, decision, &mut kept.borrow_mut())
+            })
+        };
+        let kept = kept.into_inner();
+        if let Err(error) = done {
+            let interrupted = matches!(error.kind(), ErrorKind::Interrupted);
+            let hint = if interrupted { kept.interrupted() } else { None };
+            return Err(match hint {
+                Some(hint) => error.hint(hint),
+                None => error,
+            });
+        }
+        let (spooled, feedback) = kept.seal()?;
+        Ok(Rounded::Ready(spooled, feedback))
+    }
+
+    fn all_known(&self, decision: &Decision, kept: &KeptLayers) -> bool {
+        let blocks = (0..self.source.spec().layers.len()).map(Some).chain([None]);
+        blocks.flat_map(|block| self.chosen(block, decision)).all(|(_, path, _)| kept.has(path))
+    }
+
+    /// What [`Self::feed_back`] would return, if all layers of a block are done.
+    fn known(
+        &self,
+        block: Option<usize>,
+        decision: &Decision,
+        kept: &KeptLayers,
+    ) -> Result<Option<Replacements>> {
+        if !self.chosen(block, decision).all(|(_, path, _)| kept.has(path)) {
+            return Ok(None);
+        }
+        let mut replaced = Replacements::new();
+        if self.seen_rounded(block) {
+            for (spec, path, quant) in self.chosen(block, decision) {
+                replaced.extend(self.done(spec, path, quant, kept)?);
+            }
+        }
+        Ok(Some(replaced))
+    }
+
+    /// Whether later blocks see what rounding did to this one.
+    fn seen_rounded(&self, block: Option<usize>) -> bool {
+        self.calibration.sequential && block.is_some()
+    }
+
+    /// The weights of a layer that an earlier run has done.
+    fn done(
+        &self,
+        spec: &TensorSpec,
+        path: &str,
+        quant: Quant,
+        kept: &KeptLayers,
+    ) -> Result<Option<(Role, Vec<f32>)>> {
+        let Some(found) = kept.read(path)? else { return Ok(None) };
+        let mut decoded = vec![0.0; spec.len()];
+        affine::dequantize(found.as_slices(), quant, float_type(self.dtype)?, &mut decoded)
+            .map_err(|e| Error::engine(format!("layer `{path}`: {e}")))?;
+        Ok(Some((spec.role, decoded)))
+    }
+
+    /// Rounds the layers of a block that are not `kept` yet; returns what they are now, if later blocks are to see it.
+    fn feed_back(
+        &self,
+        block: Option<usize>,
+        moments: &Moments,
+        decision: &Decision,
+        kept: &mut KeptLayers,
+    ) -> Result<Replacements> {
         let dtype = float_type(self.dtype)?;
-        input_moments(&Engine::start()?, self.source, settings, |block, moments| {
-            let mut replaced = Replacements::new();
-            for (input, moments) in moments {
-                let members =
-                    || self.chosen(block, decision).filter(|(spec, ..)| input_of(spec.role) == *input);
-                let mut factored = None;
-                for (spec, path, quant) in members() {
-                    crate::interrupt::check()?;
-                    let tensor = SourceTensor { name: &spec.name, tensor: self.source.tensor(&spec.name)? };
-                    let weights = self.weights(&tensor, dtype);
-                    let failed = |e| unroundable(&tensor, &e);
-                    let hessian = match &mut factored {
-                        Some(hessian) => hessian,
-                        none => none.insert(Hessian::new(moments, spec.shape[1], DAMPING).map_err(failed)?),
-                    };
-                    let found = rounding::gptq(&weights, quant, dtype, hessian).map_err(failed)?;
-                    spool.add(path, &found.quantized)?;
-                    if self.calibration.sequential && block.is_some() {
-                        let mut decoded = weights;
-                        affine::dequantize(found.quantized.as_slices(), quant, dtype, &mut decoded)
-                            .map_err(|e| failed(e.into()))?;
-                        replaced.push((spec.role, decoded));
+        let mut replaced = Replacements::new();
+        for (input, moments) in moments {
+            let mut factored = None;
+            for (spec, path, quant) in
+                self.chosen(block, decision).filter(|(spec, ..)| input_of(spec.role) == *input)
+            {
+                crate::interrupt::check()?;
+                if kept.has(path) {
+                    if self.seen_rounded(block) {
+                        replaced.extend(self.done(spec, path, quant, kept)?);
                     }
+                    continue;
+                }
+                let tensor = SourceTensor { name: &spec.name, tensor: self.source.tensor(&spec.name)? };
+                let weights = self.weights(&tensor, dtype);
+                let failed = |e| unroundable(&tensor, &e);
+                let hessian = match &mut factored {
+                    Some(hessian) => hessian,
+                    none => none.insert(Hessian::new(moments, spec.shape[1], DAMPING).map_err(failed)?),
+                };
+                let found = rounding::gptq(&weights, quant, dtype, hessian).map_err(failed)?;
+                kept.add(path, spec.shape[0], &found)?;
+                if self.seen_rounded(block) {
+                    let mut decoded = weights;
+                    affine::dequantize(found.quantized.as_slices(), quant, dtype, &mut decoded)
+                        .map_err(|e| failed(e.into()))?;
+                    replaced.push((spec.role, decoded));
                 }
             }
-            Ok(replaced)
-        })?;
-        Ok(Rounded::Ready(spool.seal()?))
+        }
+        kept.flush()?;
+        Ok(replaced)
     }
 
     /// Weights as float32 after the cast to the dtype of scales.

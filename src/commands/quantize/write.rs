@@ -12,7 +12,8 @@ use crate::commands::settings::Target;
 use crate::error::{Error, Result};
 use crate::export;
 use crate::inventory::Inventory;
-use crate::record::{self, Distillation, Evaluation, Record, Refinement, Wanted};
+use crate::kept_layers::{self, KeptLayers};
+use crate::record::{self, Distillation, Evaluation, Feedback, Record, Refinement, Wanted};
 use crate::report::bytes;
 use crate::tuning::{Progress, TunedTensor, Values};
 use crate::weights::{CastTensor, Container, CopyTensor, QuantizeTensor, Warnings, write};
@@ -20,8 +21,16 @@ use crate::weights::{CastTensor, Container, CopyTensor, QuantizeTensor, Warnings
 /// What was written, and how it came about.
 struct Made {
     decision: Decision,
+    feedback: Option<Feedback>,
     refinement: Option<Refinement>,
     distillation: Option<Distillation>,
+}
+
+/// What was decided on, rounded, in a folder of its own beside the output, gone when it is dropped.
+pub(super) struct Staged {
+    pub folder: OutputFolder,
+    /// How error feedback did.
+    pub feedback: Option<Feedback>,
 }
 
 impl Job<'_> {
@@ -39,14 +48,20 @@ impl Job<'_> {
         let output = &args.output;
         let warnings = Warnings::default();
         let folder = OutputFolder::create(&output.mlx_path, output.overwrite)?;
-        let made = self.make(&folder, decision, &warnings).map_err(|e| folder.relocate(e))?;
-        let evaluation = self.evaluate(folder.path(), given).map_err(|e| folder.relocate(e))?;
-        let Made { decision, refinement, distillation } = made;
+        let kept = self.kept_layers(&decision)?;
+        let work = || {
+            let made = self.make(&folder, decision, kept, &warnings)?;
+            Ok((made, self.evaluate(folder.path(), given)?))
+        };
+        let (made, evaluation) = work().map_err(|e| self.given_up(folder.relocate(e)))?;
+        let Made { decision, feedback, refinement, distillation } = made;
         let bitmap = self.bitmap(&decision);
-        let record = Record { refinement, distillation, ..self.record(&decision, &bitmap, evaluation) };
+        let record =
+            Record { feedback, refinement, distillation, ..self.record(&decision, &bitmap, evaluation) };
         export::write_card(&folder, source, &how(&record, bitmap.len()))?;
         folder.write(record::FILE, &record.to_json()?)?;
         folder.publish()?;
+        kept_layers::remove(&KeptLayers::path(&output.mlx_path));
         if self.tuning.distill.is_some() {
             let progress = Progress::path(&output.mlx_path);
             std::fs::remove_file(&progress).map_err(|e| Error::io(&progress, e))?;
@@ -56,17 +71,24 @@ impl Job<'_> {
     }
 
     /// Writes what was decided on to `folder`: rounded, and then refined and distilled where that is asked for.
-    fn make(&self, folder: &OutputFolder, decision: Decision, warnings: &Warnings) -> Result<Made> {
+    fn make(
+        &self,
+        folder: &OutputFolder,
+        decision: Decision,
+        kept: Option<KeptLayers>,
+        warnings: &Warnings,
+    ) -> Result<Made> {
         let Self { args, source, dtype, .. } = *self;
         let container = args.output.container();
         if !self.tuning.any() {
             let bitmap = self.bitmap(&decision);
-            let rounded = self.round(folder.path(), &decision)?;
+            let rounded = self.round(folder.path(), &decision, kept)?;
             let producers = producers(source, dtype, &bitmap, &rounded, warnings);
             self.write_whole(folder, &producers, &bitmap, container)?;
-            return Ok(Made { decision, refinement: None, distillation: None });
+            let feedback = rounded.feedback();
+            return Ok(Made { decision, feedback, refinement: None, distillation: None });
         }
-        let staged = self.staged(&decision, warnings)?;
+        let staged = self.staged(&decision, kept, warnings)?;
         let (decision, staged, refinement) = match self.tuning.refine {
             Some(rounds) => {
                 let Refined { decision, staged, record } = self.refine(decision, staged, rounds, warnings)?;
@@ -74,6 +96,7 @@ impl Job<'_> {
             }
             None => (decision, staged, None),
         };
+        let Staged { folder: staged, feedback } = staged;
         let student = SourceModel::open(staged.path())?;
         let (values, distillation) = match self.tuning.distill {
             Some(steps) => {
@@ -84,19 +107,23 @@ impl Job<'_> {
         };
         let producers = tuned(&student, &values, warnings);
         self.write_whole(folder, &producers, &self.bitmap(&decision), container)?;
-        Ok(Made { decision, refinement, distillation })
+        Ok(Made { decision, feedback, refinement, distillation })
     }
 
-    /// What was decided on, rounded, in a folder of its own beside the output, gone when it is dropped: to be run before it is
-    /// written for good.
-    pub(super) fn staged(&self, decision: &Decision, warnings: &Warnings) -> Result<OutputFolder> {
+    /// Rounds what was decided on, to be run before it is written for good. What is `kept` is not done again.
+    pub(super) fn staged(
+        &self,
+        decision: &Decision,
+        kept: Option<KeptLayers>,
+        warnings: &Warnings,
+    ) -> Result<Staged> {
         let bitmap = self.bitmap(decision);
-        let staged = OutputFolder::create(&self.args.output.mlx_path, true)?;
-        let rounded = self.round(staged.path(), decision).map_err(|e| staged.relocate(e))?;
+        let folder = OutputFolder::create(&self.args.output.mlx_path, true)?;
+        let rounded = self.round(folder.path(), decision, kept).map_err(|e| folder.relocate(e))?;
         let producers = producers(self.source, self.dtype, &bitmap, &rounded, warnings);
         let container = Container::Safetensors { max_shard_size: u64::MAX };
-        self.write_whole(&staged, &producers, &bitmap, container)?;
-        Ok(staged)
+        self.write_whole(&folder, &producers, &bitmap, container)?;
+        Ok(Staged { folder, feedback: rounded.feedback() })
     }
 
     /// All tensors, config.json and tokenizer.
@@ -135,6 +162,7 @@ impl Job<'_> {
             sensitivities: decision.table.as_ref().map(|table| table.layers.clone()).unwrap_or_default(),
             correction: decision.table.as_ref().map(|table| table.correction.clone()).unwrap_or_default(),
             curve: decision.curve.clone(),
+            feedback: None,
             refinement: None,
             distillation: None,
             evaluation,

@@ -1,0 +1,27 @@
+//! What a recipe says of the work after bits are chosen.
+
+use clap::ValueEnum;
+
+/// Presets. Times and memory are estimates for MobileLLM-R1-950M's shape on two cores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Quality {
+    /// scale search, 16 sequences: 10 minutes, 3 GB
+    Fast,
+    /// GPTQ, 64 sequences: 50 minutes, 4 GB; what is done where something is measured and nothing else is said
+    Balanced,
+    /// GPTQ, 128 sequences, then --refine 2 and --distill 150: 8 hours, 4 GB
+    Best,
+}
+
+/// What follows rounding, where the recipe says so.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tuning {
+    /// The preset.
+    pub quality: Option<Quality>,
+    /// Steps of distillation at most.
+    pub distill: Option<u32>,
+    /// Whether norms learn too.
+    pub distill_norms: bool,
+    /// Rounds of refinement at most.
+    pub refine: Option<u32>,
+}

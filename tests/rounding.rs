@@ -1,0 +1,133 @@
+//! `mixbit quantize --rounding gptq`: what error feedback could not improve is said, and an interrupted run goes on.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use common::{RawCheckpoint, bundled, copy_folder, json_file, make, mixbit, stderr, succeeded};
+use serde_json::Value;
+
+#[test]
+fn rows_that_feedback_does_not_improve_are_counted() {
+    let home = tempfile::tempdir().unwrap();
+    let (model, out) = (home.path().join("model"), home.path().join("out"));
+    copy_folder(&bundled(), &model);
+    let file = model.join("model.safetensors");
+    let mut weights = RawCheckpoint::read(&file);
+    // Of what goes into the first block one value is not 0 for each token, so that no two go together: q, k and v have
+    // nothing to feed back.
+    let (_, _, shape, data) = weights.get_mut("model.embed_tokens.weight");
+    for (token, row) in data.chunks_mut(4 * shape[1]).enumerate() {
+        row.fill(0);
+        row[4 * (token % shape[1])..][..4].copy_from_slice(&1.0f32.to_le_bytes());
+    }
+    weights.write(&file);
+    let rounded = |from: &Path, out: &Path| {
+        let flags =
+            ["--bits", "3", "--rounding", "gptq", "--samples", "8", "--sequence-length", "48", "--no-eval"];
+        let output = make("quantize", from, out, &flags);
+        succeeded(&output);
+        (stderr(&output), json_file(&out.join("mixbit-report.json"))["feedback"].take())
+    };
+    let searched = |feedback: &Value, layer: &str| feedback["searched_rows"][layer].as_u64().unwrap_or(0);
+    let layer = "model.layers.0.self_attn.q_proj";
+    let (said, feedback) = rounded(&model, &out);
+    assert!(searched(&feedback, layer) > 0, "{feedback}");
+    let layers = feedback["searched_rows"].as_object().unwrap();
+    let rows: u64 = layers.values().map(|rows| rows.as_u64().unwrap()).sum();
+    let expected = format!("{rows} of {} rows in {} layers are as scale", feedback["rows"], layers.len());
+    assert!(said.contains(&format!("error feedback: {expected}")), "{said}\n{expected}");
+    let page = home.path().join("page.html");
+    succeeded(&mixbit(["report", out.to_str().unwrap(), "--out", page.to_str().unwrap()]));
+    assert!(fs::read_to_string(page).unwrap().contains(&expected));
+
+    let (_, feedback) = rounded(&bundled(), &home.path().join("plain"));
+    assert_eq!(searched(&feedback, layer), 0, "{feedback}");
+    assert!(feedback["rows"].as_u64().unwrap() > rows);
+}
+
+const FLAGS: [&str; 9] =
+    ["--bits", "3", "--rounding", "gptq", "--samples", "48", "--sequence-length", "256", "--dtype"];
+
+fn quantize(out: &Path, more: &[&str]) -> Output {
+    make("quantize", &bundled(), out, &[&FLAGS[..], &["float16"], more].concat())
+}
+
+/// Runs it until some layers are done, and ends it with `signal`.
+fn interrupted(out: &Path, more: &[&str], signal: &str) -> Output {
+    let (from, to) = (bundled(), out.to_str().unwrap());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_mixbit"));
+    child.args(["quantize", "--hf-path", from.to_str().unwrap(), "--mlx-path", to]);
+    child.args(FLAGS).arg("float16").args(more);
+    let mut child = child.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let kept = out.with_file_name("parts.rounding");
+    while fs::metadata(&kept).map_or(0, |file| file.len()) < 4096 {
+        assert!(child.try_wait().unwrap().is_none(), "it should have kept what is done");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn an_interrupted_rounding_goes_on_and_ends_the_same() {
+    for (sequential, signal) in [(&[][..], "-INT"), (&["--sequential"], "-KILL")] {
+        let home = tempfile::tempdir().unwrap();
+        let (whole, parts) = (home.path().join("whole"), home.path().join("parts"));
+        succeeded(&quantize(&whole, sequential));
+        let stopped = interrupted(&parts, sequential, signal);
+        assert!(!parts.exists());
+        if signal == "-INT" {
+            assert_eq!(stopped.status.code(), Some(130), "{}", stderr(&stopped));
+            assert!(stderr(&stopped).contains("with --resume goes on after "), "{}", stderr(&stopped));
+            let mut left: Vec<_> =
+                fs::read_dir(home.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+            left.sort();
+            assert_eq!(left, ["parts.rounding", "whole"]);
+        }
+        for (more, expected) in [
+            (
+                &["--samples", "47"][..],
+                "other settings: --samples was 48, now it is 47; the calibration text was ",
+            ),
+            (&["--dtype", "bfloat16"], "other settings: --dtype was float16, now it is bfloat16\n"),
+            (&["--bits", "4"], "other settings: what layers become was "),
+        ] {
+            let mut flags = [&FLAGS[..], &["float16"]].concat();
+            let at = flags.iter().position(|flag| *flag == more[0]).unwrap();
+            flags[at + 1] = more[1];
+            let other =
+                make("quantize", &bundled(), &parts, &[&flags[..], sequential, &["--resume"]].concat());
+            assert_eq!(other.status.code(), Some(1));
+            assert!(stderr(&other).contains(expected), "{}", stderr(&other));
+        }
+        let resumed = quantize(&parts, &[sequential, &["--resume"]].concat());
+        succeeded(&resumed);
+        assert!(stderr(&resumed).contains("layers are rounded"), "{}", stderr(&resumed));
+        for file in ["model.safetensors", "mixbit-report.json"] {
+            assert!(fs::read(whole.join(file)).unwrap() == fs::read(parts.join(file)).unwrap(), "{file}");
+        }
+        assert!(!home.path().join("parts.rounding").exists());
+    }
+}
+
+#[test]
+fn an_error_leaves_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let (model, out) = (home.path().join("model"), home.path().join("out"));
+    copy_folder(&bundled(), &model);
+    let file = model.join("model.safetensors");
+    let mut weights = RawCheckpoint::read(&file);
+    weights.get_mut("model.layers.2.feed_forward.down_proj.weight").3[..4]
+        .copy_from_slice(&f32::NAN.to_le_bytes());
+    weights.write(&file);
+    let flags = ["--bits", "3", "--rounding", "gptq", "--samples", "4", "--sequence-length", "32"];
+    let output = make("quantize", &model, &out, &flags);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let left: Vec<_> = fs::read_dir(home.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left, ["model"]);
+}

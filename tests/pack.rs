@@ -339,6 +339,9 @@ fn changed_bytes_are_found_before_anything_is_kept() {
     let output = mixbit(["check", text(&file)]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stdout(&output).contains("SHA-256"), "{}", stdout(&output));
+    let made = packed.path("made");
+    let output = mixbit(["convert", "--hf-path", text(&file), "--mlx-path", text(&made)]);
+    assert!(stderr(&output).contains("SHA-256") && !made.exists(), "{}", stderr(&output));
     assert_eq!(packed.left_over(), 2);
     // Small files are whole or not used at all.
     let packed = Packed::new();

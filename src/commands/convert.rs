@@ -12,6 +12,7 @@ use crate::weights::{CastTensor, CopyTensor, Warnings, write};
 pub fn run(args: &Convert, console: &Console) -> Result<()> {
     let output = &args.output;
     let source = SourceModel::open(&args.hf_path)?;
+    source.files().verify()?;
     export::check_tokenizer(&source)?;
     check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
     source.verify()?;

@@ -12,6 +12,7 @@ use crate::weights::{CastTensor, DequantizeTensor, Warnings, write};
 pub fn run(args: &Dequantize, console: &Console) -> Result<()> {
     let output = &args.output;
     let source = SourceModel::open(&args.hf_path)?;
+    source.files().verify()?;
     let count = source.bitmap().len();
     if count == 0 {
         return Err(Error::file(source.dir(), "no layer is quantized: there is nothing to turn back")

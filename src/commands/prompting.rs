@@ -44,7 +44,9 @@ fn text(args: &Prompt) -> Result<String> {
     };
     match (&args.prompt, &args.prompt_file) {
         (_, Some(path)) => {
-            fs::read_to_string(path).map(without_line_end).map_err(|error| Error::io(path, error))
+            let text = fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
+            // A byte order mark is no part of what was asked.
+            Ok(without_line_end(text.strip_prefix('\u{feff}').map_or_else(|| text.clone(), str::to_owned)))
         }
         (Some(flag), None) if flag == "-" => {
             let mut text = String::new();

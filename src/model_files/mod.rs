@@ -104,6 +104,11 @@ impl ModelFiles {
         text.map_err(|e| Error::io(self.path_of(name), io::Error::new(io::ErrorKind::InvalidData, e)))
     }
 
+    /// Fails unless the files of a pack are those that were packed; a folder records nothing to compare with.
+    pub fn verify(&self) -> Result<()> {
+        self.pack.as_ref().map_or(Ok(()), |pack| pack.verify())
+    }
+
     /// The file `name`, mapped.
     pub fn map(&self, name: &str) -> Result<Mapped> {
         let path = self.path_of(name);

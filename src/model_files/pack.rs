@@ -116,10 +116,20 @@ impl Pack {
         self.files.get(index)
     }
 
-    /// The contents of a small file, whose CRC-32 is checked.
+    /// The contents of a small file, whose checksums are checked.
     pub fn read(&self, file: &PackedFile) -> Result<Vec<u8>> {
         check_crc32(&self.path.join(&file.name), &file.data, file.crc32)?;
-        Ok(file.data.to_vec())
+        let mut contents = Vec::new();
+        self.copy(file, |chunk| {
+            contents.extend_from_slice(chunk);
+            Ok(())
+        })?;
+        Ok(contents)
+    }
+
+    /// Fails unless all contents are those that were packed.
+    pub fn verify(&self) -> Result<()> {
+        self.files.iter().try_for_each(|file| self.copy(file, |_| crate::interrupt::check()))
     }
 
     /// Hands the contents of `file` to `write`, in chunks, and fails at the end unless they were those that were packed.

@@ -57,6 +57,7 @@ struct Decision {
 pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     let output = &args.output;
     let source = SourceModel::open(&args.hf_path)?;
+    source.files().verify()?;
     export::check_tokenizer(&source)?;
     check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
     source.verify()?;

@@ -247,8 +247,11 @@ impl Bench<'_> {
         if !output.status.success() {
             // A peer that breaks off is a gap in the table.
             let said = String::from_utf8_lossy(&output.stderr);
-            let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
-            self.missing.push(format!("`{}` broke off: {last}", process::line(command)));
+            // Progress bars begin their lines anew.
+            let last = said.split(['\n', '\r']).rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+            let script = command.get_args().next().map(Path::new).and_then(Path::file_name);
+            let script = script.unwrap_or_default().to_string_lossy();
+            self.missing.push(format!("{script} broke off: {}", last.trim()));
         }
         for line in said.lines().filter(|line| line.starts_with('{')) {
             let row: Value = serde_json::from_str(line)?;

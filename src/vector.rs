@@ -164,6 +164,13 @@ wide! {
     }
 }
 
+wide! {
+    /// Whether every value is finite.
+    fn is_finite(x: &[f32]) -> bool {
+        sum(x, x, |x, _| 0.0 * x).is_finite()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

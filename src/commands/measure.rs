@@ -105,7 +105,7 @@ impl<'a> Measure<'a> {
 /// Bits a weight of the whole models that are measured, from the largest; those in reach.
 const SIZES: [f64; 3] = [4.5, 3.0, 2.5];
 /// Tokens that they are measured on, about.
-const TOKENS: usize = 2048;
+const TOKENS: usize = 1024;
 
 impl Measure<'_> {
     /// Measures what the predictions of `layers` are off by, and by how much GPTQ is better if that is the `technique`.

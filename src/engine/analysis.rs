@@ -8,9 +8,9 @@ use std::ops::Range;
 
 use super::Engine;
 use super::forward::Pass;
-use super::load::{Loader, Rounding};
+use super::load::{Loader, Rounding, task_weights};
 use super::replay::Replay;
-use super::score::{Scorer, TASK};
+use super::score::Scorer;
 use super::way_back::Objective;
 use crate::affine::FloatType;
 use crate::candidate::Quant;
@@ -82,9 +82,9 @@ pub fn analyze(
     let mut replay = Replay::forward(embed(Loader { rounding: rounding.as_ref(), ..float })?, &tick)?;
     let members = layers.get(&None).map(Vec::as_slice).unwrap_or_default();
     let errors = replay.head(&objective)?;
-    let mut scorer = Scorer::new(settings, members, replay.importance(None));
+    let mut scorer = Scorer::new(source, settings, members, replay.importance(None))?;
     for rows in members.first().map(|spec| slabs(spec)).into_iter().flatten() {
-        scorer.start(source, Some(&rows))?;
+        scorer.start(Some(&rows))?;
         replay.head_rows(&errors, &rows, |sequence, gradient| scorer.add(sequence, &[gradient]))?;
         scorer.end()?;
     }
@@ -95,8 +95,8 @@ pub fn analyze(
     for block in (0..blocks).rev() {
         let members = layers.get(&Some(block)).map(Vec::as_slice).unwrap_or_default();
         let roles: Vec<Role> = members.iter().map(|spec| spec.role).collect();
-        let mut scorer = Scorer::new(settings, members, replay.importance(Some(block)));
-        scorer.start(source, None)?;
+        let mut scorer = Scorer::new(source, settings, members, replay.importance(Some(block)))?;
+        scorer.start(None)?;
         replay.block(block, &roles, |sequence, gradients| scorer.add(sequence, &gradients))?;
         scorer.end()?;
         scorer.finish(&mut finished)?;
@@ -108,7 +108,7 @@ pub fn analyze(
 /// Parts of the head's rows, such that what is kept of one is small beside the whole.
 fn slabs(spec: &TensorSpec) -> impl Iterator<Item = Range<usize>> {
     let (rows, columns) = (spec.shape[0], spec.shape[1]);
-    let step = SLAB.div_ceil(TASK.div_ceil(columns) * columns) * TASK.div_ceil(columns);
+    let step = SLAB.div_ceil(task_weights(columns)) * task_weights(columns) / columns;
     (0..rows).step_by(step).map(move |start| start..(start + step).min(rows))
 }
 

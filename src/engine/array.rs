@@ -32,7 +32,33 @@ pub(super) fn shape(sizes: &[usize]) -> Vec<i32> {
     sizes.iter().map(|&n| n as i32).collect()
 }
 
-/// Hands `values` over to MLX without a copy.
+/// An array of values that `fill` writes, all of them, in place.
+pub(super) fn filled<E>(sizes: &[usize], fill: impl FnOnce(&mut [f32]) -> Result<(), E>) -> Result<Array, E> {
+    let count = sizes.iter().product();
+    #[cfg(target_os = "linux")]
+    {
+        let shape = shape(sizes);
+        // SAFETY: a shape and its length; the array is checked before it is used.
+        let array = unsafe { mlx_sys::mixbit_array_unfilled(shape.as_ptr(), shape.len() as i32) };
+        if !array.ctx.is_null() {
+            // SAFETY: the array is evaluated, of float32, and nobody else has it; MLX's allocator, which the compiler does
+            // not see into, made its memory, and whatever bits are there are numbers.
+            unsafe {
+                let array = Array::from_ptr(array);
+                let values = mlx_sys::mlx_array_data_float32(array.as_ptr()).cast_mut();
+                if count > 0 {
+                    fill(std::slice::from_raw_parts_mut(values, count))?;
+                }
+                return Ok(array);
+            }
+        }
+    }
+    let mut values = vec![0.0; count];
+    fill(&mut values)?;
+    Ok(from_vec(values, sizes))
+}
+
+/// Hands `values` over to MLX, which copies them on the CPU and takes them as they are on a GPU.
 pub(super) fn from_vec(values: Vec<f32>, sizes: &[usize]) -> Array {
     unsafe extern "C" fn free(payload: *mut c_void) {
         // SAFETY: `payload` is the box made below, and MLX calls this once.

@@ -4,17 +4,16 @@
 //! One pass over the blocks runs the float model and beside it each rounded one, so no more than one block is held.
 
 use mlx_rs::Array;
-use rayon::prelude::*;
 
 use super::Engine;
 use super::array::{from_vec, mlx_dtype, slice, to_vec};
 use super::block::Block;
 use super::forward::{FinalStates, Pass, forward};
 use super::linear::Weight;
-use super::load::{Loader, decode};
+use super::load::{Loader, changed, decode};
 use super::model::Head;
 use super::moments::{Collector, Extent, Moments, input_of};
-use super::score::{TASK, unrounded};
+use super::score::unrounded;
 use super::states::Kept;
 use crate::affine::{self, FloatType};
 use crate::bitmap::BitMap;
@@ -152,34 +151,28 @@ fn round_into(
     moments: &Moments,
 ) -> Result<()> {
     if let Some(linear) = block.linear_mut(spec.role) {
-        let weights = rounded_weights(loader.source, settings, bitmap, spec, moments)?;
-        linear.weight = Weight::Float(from_vec(weights, &spec.shape).as_dtype(mlx_dtype(loader.dtype))?);
+        linear.weight = Weight::Float(rounded_weights(loader, settings, bitmap, spec, moments)?);
     }
     Ok(())
 }
 
 fn rounded_weights(
-    source: &SourceModel,
+    loader: Loader<'_>,
     settings: &CorrectionSettings<'_>,
     bitmap: &BitMap,
     spec: &TensorSpec,
     moments: &Moments,
-) -> Result<Vec<f32>> {
-    let mut weights = decode(source.tensor(&spec.name)?);
-    let Some(&quant) = spec.path().and_then(|path| bitmap.get(path)) else { return Ok(weights) };
+) -> Result<Array> {
+    let Some(&quant) = spec.path().and_then(|path| bitmap.get(path)) else {
+        return loader.float(&spec.name);
+    };
     let importance = moments.get(&input_of(spec.role)).map(Vec::as_slice);
     let rounder = Rounder { dtype: settings.dtype, searched: settings.technique.is_searched(), importance };
     let columns = spec.shape[1];
-    weights
-        .par_chunks_mut(TASK.div_ceil(columns) * columns)
-        .try_for_each_init(Vec::new, |errors, weights| {
-            errors.resize(weights.len(), 0.0);
-            rounder.error_into(weights, columns, quant, errors)?;
-            weights.iter_mut().zip(errors).for_each(|(weight, error)| *weight += *error);
-            Ok(())
-        })
-        .map_err(|e: RoundingError| unrounded(spec, &e))?;
-    Ok(weights)
+    let weights = changed(loader.source.tensor(&spec.name)?, |weights, errors| {
+        rounder.error_into(weights, columns, quant, errors).map_err(|e| unrounded(spec, &e))
+    })?;
+    Ok(weights.as_dtype(mlx_dtype(loader.dtype))?)
 }
 
 /// The head's tensor, if `bitmap` has it.
@@ -204,8 +197,7 @@ fn head(
     if let Some(bitmap) = bitmap
         && let Some(spec) = head_in(loader.source, bitmap)
     {
-        let weights = rounded_weights(loader.source, settings, bitmap, spec, moments)?;
-        head.weight = Weight::Float(from_vec(weights, &spec.shape).as_dtype(mlx_dtype(loader.dtype))?);
+        head.weight = Weight::Float(rounded_weights(loader, settings, bitmap, spec, moments)?);
     }
     Ok(head)
 }

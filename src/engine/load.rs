@@ -17,6 +17,8 @@ use crate::nearest;
 
 /// Source bytes that one thread decodes at a time.
 const CHUNK: usize = 1 << 20;
+/// Weights that one task handles, rounded up to whole rows.
+pub(super) const TASK: usize = 1 << 14;
 
 /// Float layers that are to be read as if they had been quantized.
 #[derive(Debug, Clone)]
@@ -52,7 +54,10 @@ impl<'a> Loader<'a> {
             return Ok(array.as_dtype(array::mlx_dtype(self.dtype))?);
         }
         if self.dtype == Dtype::F32 {
-            return Ok(array::from_vec(decode(tensor), tensor.shape));
+            return array::filled(tensor.shape, |values| {
+                decode_into(tensor, 0, values);
+                Ok(())
+            });
         }
         let mut bytes = Vec::new();
         let report = cast(tensor.dtype, tensor.bytes(), self.dtype, &mut bytes);
@@ -98,17 +103,12 @@ impl<'a> Loader<'a> {
     /// A float matrix, rounded and back.
     fn rounded(&self, name: &str, quant: Quant, dtype: FloatType) -> Result<Array> {
         let tensor = self.source.tensor(name)?;
-        let mut weights = decode(tensor);
         let columns = tensor.shape[1];
-        let rows = (CHUNK / size_of::<f32>()).div_ceil(columns) * columns;
         let failed = |e: QuantizeError| Error::tensor(tensor.file, name, e.to_string());
-        weights.par_chunks_mut(rows).try_for_each_init(Vec::new, |errors, weights| {
-            errors.resize(weights.len(), 0.0f32);
-            nearest::rounding_error_into(weights, columns, quant, dtype, errors).map_err(failed)?;
-            weights.iter_mut().zip(errors).for_each(|(weight, error)| *weight += *error);
-            Ok::<(), Error>(())
+        let weights = changed(tensor, |weights, errors| {
+            nearest::rounding_error_into(weights, columns, quant, dtype, errors).map_err(failed)
         })?;
-        Ok(array::from_vec(weights, tensor.shape).as_dtype(array::mlx_dtype(self.dtype))?)
+        Ok(weights.as_dtype(array::mlx_dtype(self.dtype))?)
     }
 
     fn raw(&self, name: &str, dtype: Dtype) -> Result<Array> {
@@ -122,20 +122,60 @@ impl<'a> Loader<'a> {
     }
 }
 
+/// A matrix whose weights are changed by what `changes` gives for some rows of them.
+pub(super) fn changed<E: Send>(
+    tensor: Tensor<'_>,
+    changes: impl Fn(&[f32], &mut [f32]) -> Result<(), E> + Sync,
+) -> Result<Array, E> {
+    let step = chunk_weights(tensor.shape);
+    array::filled(tensor.shape, |weights| {
+        weights.par_chunks_mut(step).enumerate().try_for_each_init(Vec::new, |errors, (chunk, weights)| {
+            decode_rows(tensor, chunk * step, weights);
+            errors.resize(weights.len(), 0.0f32);
+            changes(weights, errors)?;
+            weights.iter_mut().zip(errors).for_each(|(weight, error)| *weight += *error);
+            Ok(())
+        })
+    })
+}
+
+/// Weights of a task: whole rows.
+pub(super) const fn task_weights(columns: usize) -> usize {
+    TASK.div_ceil(columns) * columns
+}
+
+/// Weights of the tasks that one thread decodes together: many where there are many, as pages at their ends stay mapped.
+pub(super) fn chunk_weights(shape: &[usize]) -> usize {
+    let (rows, columns) = (shape[0], shape[1]);
+    let tasks = (rows * columns).div_ceil(task_weights(columns));
+    task_weights(columns) * (tasks / 16).clamp(1, 8)
+}
+
 /// All values as float32.
 pub(super) fn decode(tensor: Tensor<'_>) -> Vec<f32> {
     decode_part(tensor, 0..tensor.len())
 }
 
-/// Some values as float32, decoded in parallel; the mapped pages are given back on the way.
+/// Some values as float32.
 pub(super) fn decode_part(tensor: Tensor<'_>, part: Range<usize>) -> Vec<f32> {
-    let step = CHUNK / tensor.dtype.size();
     let mut values = vec![0.0f32; part.len()];
-    values.par_chunks_mut(step).enumerate().for_each(|(i, out)| {
-        let start = (part.start + i * step) * tensor.dtype.size();
-        let end = start + out.len() * tensor.dtype.size();
-        widen_into(tensor.dtype, tensor.slice(start, end), out);
-        tensor.release(start, end);
-    });
+    decode_into(tensor, part.start, &mut values);
     values
+}
+
+/// The values from number `first` on as float32, decoded in parallel.
+fn decode_into(tensor: Tensor<'_>, first: usize, values: &mut [f32]) {
+    let step = CHUNK / tensor.dtype.size();
+    values
+        .par_chunks_mut(step)
+        .enumerate()
+        .for_each(|(chunk, values)| decode_rows(tensor, first + chunk * step, values));
+}
+
+/// The values from number `first` on as float32; the mapped pages are given back.
+pub(super) fn decode_rows(tensor: Tensor<'_>, first: usize, values: &mut [f32]) {
+    let start = first * tensor.dtype.size();
+    let end = start + values.len() * tensor.dtype.size();
+    widen_into(tensor.dtype, tensor.slice(start, end), values);
+    tensor.release(start, end);
 }

@@ -17,11 +17,11 @@ use rayon::prelude::*;
 
 use super::analysis::AnalysisSettings;
 use super::array::as_slice;
-use super::load::decode_part;
+use super::load::{TASK, chunk_weights, decode_part, decode_rows, task_weights};
 use super::moments::{Moments, input_of};
 use super::replay::Gradient;
 use crate::candidate::{Mode, Quant};
-use crate::checkpoint::SourceModel;
+use crate::checkpoint::{SourceModel, Tensor};
 use crate::error::{Error, Result};
 use crate::rounding::{Rounder, RoundingError};
 use crate::sensitivity::{LayerSensitivity, Method, Score, scored_every};
@@ -30,8 +30,6 @@ use crate::vector;
 
 /// Parts of the sequences whose diagonal scores are compared to get a standard error.
 const GROUPS: usize = 4;
-/// Weights that one task handles, rounded up to whole rows.
-pub(super) const TASK: usize = 1 << 14;
 /// The bits that are tried on all rows, to nearest.
 const ANCHOR: u32 = 4;
 
@@ -43,6 +41,9 @@ pub(super) struct Scorer<'a> {
 
 struct ScoredLayer<'a> {
     spec: &'a TensorSpec,
+    tensor: Tensor<'a>,
+    /// Those that are being scored.
+    rows: Range<usize>,
     candidates: Vec<Quant>,
     /// E[x_j^2] of the layer's input; empty where it is not known.
     importance: Vec<f32>,
@@ -56,13 +57,14 @@ struct ScoredLayer<'a> {
 
 /// What is kept of some rows from one sequence to the next.
 enum Sums {
-    /// Weights, and of each group of sequences the sum of squared gradients, [columns, rows].
-    Squares { weights: Vec<f32>, groups: Vec<Group> },
+    /// Of each group of sequences the sum of squared gradients, [columns, rows].
+    Squares { groups: Vec<Group> },
     /// Rounding errors by candidate, [columns, rows].
     Products { errors: Vec<Vec<bf16>> },
 }
 
-/// Squared gradients of some sequences.
+/// Squared gradients of some sequences; none before the first.
+#[derive(Default)]
 struct Group {
     squares: Vec<f32>,
     sequences: usize,
@@ -71,40 +73,39 @@ struct Group {
 impl<'a> Scorer<'a> {
     /// `importance` is E[x_j^2] of the layers' inputs.
     pub(super) fn new(
+        source: &'a SourceModel,
         settings: &'a AnalysisSettings<'a>,
         specs: &[&'a TensorSpec],
         importance: &Moments,
-    ) -> Self {
+    ) -> Result<Self> {
         let layers = specs.iter().map(|&spec| {
             let fits = |quant: &&Quant| quant.packed_columns(spec.shape[1]).is_some();
             let candidates: Vec<Quant> = settings.candidates.iter().filter(fits).copied().collect();
             let importance = importance.get(&input_of(spec.role)).cloned();
-            ScoredLayer {
+            Ok(ScoredLayer {
                 spec,
+                tensor: source.tensor(&spec.name)?,
+                rows: 0..0,
                 importance: importance.filter(|values| values.len() == spec.shape[1]).unwrap_or_default(),
                 sums: Sums::Products { errors: Vec::new() },
                 parts: vec![Vec::new(); candidates.len()],
                 candidates,
                 tasks: Vec::new(),
-            }
+            })
         });
-        Self { settings, layers: layers.collect() }
+        Ok(Self { settings, layers: layers.collect::<Result<_>>()? })
     }
 
     /// What follows is about these rows of every layer, all if `None`.
-    pub(super) fn start(&mut self, source: &SourceModel, rows: Option<&Range<usize>>) -> Result<()> {
+    pub(super) fn start(&mut self, rows: Option<&Range<usize>>) -> Result<()> {
         let settings = self.settings;
         for layer in &mut self.layers {
-            let columns = layer.spec.shape[1];
-            let rows = rows.cloned().unwrap_or(0..layer.spec.shape[0]);
-            let weights =
-                decode_part(source.tensor(&layer.spec.name)?, rows.start * columns..rows.end * columns);
+            layer.rows = rows.cloned().unwrap_or(0..layer.spec.shape[0]);
             layer.sums = if settings.method == Method::FisherDiagonal {
-                let group = || Group { squares: vec![0.0; weights.len()], sequences: 0 };
-                let groups = (0..GROUPS.min(settings.sequences.len())).map(|_| group()).collect();
-                Sums::Squares { weights, groups }
+                let groups = GROUPS.min(settings.sequences.len());
+                Sums::Squares { groups: (0..groups).map(|_| Group::default()).collect() }
             } else {
-                Sums::Products { errors: layer.rounding_errors(settings, &weights)? }
+                Sums::Products { errors: layer.rounding_errors(settings)? }
             };
         }
         Ok(())
@@ -157,10 +158,15 @@ impl ScoredLayer<'_> {
     /// Adds the gradient of one sequence; false if it is not finite.
     fn add(&mut self, gradient: &[f32], group: usize, sequence: usize) -> bool {
         match &mut self.sums {
-            Sums::Squares { groups, .. } => {
+            Sums::Squares { groups } => {
                 let group = &mut groups[group];
                 group.sequences += 1;
-                add_squares(&mut group.squares, gradient)
+                if group.sequences == 1 {
+                    gradient.par_iter().map(|x| x * x).collect_into_vec(&mut group.squares);
+                    all_finite(&group.squares)
+                } else {
+                    add_squares(&mut group.squares, gradient)
+                }
             }
             Sums::Products { errors } => {
                 let mut finite = true;
@@ -178,47 +184,59 @@ impl ScoredLayer<'_> {
     /// Tries the candidates on each group's squares.
     fn try_candidates(&mut self, settings: &AnalysisSettings<'_>) -> Result<()> {
         let columns = self.spec.shape[1];
-        let sums = std::mem::replace(&mut self.sums, Sums::Products { errors: Vec::new() });
-        let full = self.rounder(settings);
-        let plan = Plan::new(&self.candidates, self.spec, full.searched);
-        let Sums::Squares { weights, mut groups } = sums else { return Ok(()) };
-        for group in &mut groups {
-            group.squares = transposed(&group.squares, columns, weights.len() / columns);
+        let Sums::Squares { groups } = &mut self.sums else { return Ok(()) };
+        for group in groups.iter_mut() {
+            group.squares = transposed(&group.squares, columns, self.rows.len());
         }
-        let (first, candidates) = (self.tasks.len(), &self.candidates);
-        let nearest = Rounder { searched: false, ..full };
-        // Collected in order and summed after, so that the result does not depend on the threads.
-        let tasks = weights
-            .par_chunks(task_weights(columns))
-            .enumerate()
-            .map_init(Vec::new, |errors, (task, weights)| {
-                errors.resize(weights.len(), 0.0);
-                let mut sums = |rounder: Rounder<'_>, candidate: usize| {
-                    rounder.error_into(weights, columns, candidates[candidate], errors)?;
-                    let start = task * task_weights(columns);
-                    let squares = groups.iter().map(|group| &group.squares[start..][..weights.len()]);
-                    Ok(squares.map(|squares| vector::weighted_square(errors, squares)).collect())
-                };
-                let whole = (first + task) % plan.every == 0;
-                let all = if whole { 0..candidates.len() } else { 0..0 };
-                Ok(Task {
-                    full: all.map(|candidate| sums(full, candidate)).collect::<Result<_, RoundingError>>()?,
-                    anchors: plan
-                        .anchors
-                        .iter()
-                        .map(|&candidate| sums(nearest, candidate))
-                        .collect::<Result<_, RoundingError>>()?,
-                })
-            })
-            .collect::<Result<Vec<_>, RoundingError>>()
-            .map_err(|e| unrounded(self.spec, &e))?;
-        self.tasks.extend(tasks);
-        let sequences = groups.iter().map(|group| group.sequences);
-        self.sums = Sums::Squares {
-            weights: Vec::new(),
-            groups: sequences.map(|sequences| Group { squares: Vec::new(), sequences }).collect(),
+        let (count, step) = (self.rows.len() * columns, chunk_weights(&[self.rows.len(), columns]));
+        let tasks = {
+            let this = &*self;
+            let rounder = this.rounder(settings);
+            // Collected in order and summed after, so that the result does not depend on the threads.
+            let chunks = (0..count.div_ceil(step)).into_par_iter().map_init(Vec::new, |weights, chunk| {
+                let start = chunk * step;
+                weights.resize((count - start).min(step), 0.0);
+                decode_rows(this.tensor, this.rows.start * columns + start, weights);
+                this.tried(rounder, weights, start)
+            });
+            chunks.collect::<Result<Vec<_>, _>>().map_err(|e| unrounded(this.spec, &e))?
         };
+        self.tasks.extend(tasks.into_iter().flatten());
+        if let Sums::Squares { groups } = &mut self.sums {
+            for group in groups {
+                group.squares = Vec::new();
+            }
+        }
         Ok(())
+    }
+
+    /// What candidates do to `weights`, whose squares begin at `start`.
+    fn tried(&self, full: Rounder<'_>, weights: &[f32], start: usize) -> Result<Vec<Task>, RoundingError> {
+        let columns = self.spec.shape[1];
+        let nearest = Rounder { searched: false, ..full };
+        let plan = Plan::new(&self.candidates, self.spec, full.searched);
+        let Sums::Squares { groups } = &self.sums else { return Ok(Vec::new()) };
+        let mut errors = vec![0.0; task_weights(columns).min(weights.len())];
+        let tasks = weights.chunks(task_weights(columns)).enumerate().map(|(task, weights)| {
+            let (task, start) = (start / task_weights(columns) + task, start + task * task_weights(columns));
+            let errors = &mut errors[..weights.len()];
+            let mut sums = |rounder: Rounder<'_>, candidate: usize| {
+                rounder.error_into(weights, columns, self.candidates[candidate], errors)?;
+                let squares = groups.iter().map(|group| &group.squares[start..][..errors.len()]);
+                Ok(squares.map(|squares| vector::weighted_square(errors, squares)).collect())
+            };
+            let whole = (self.tasks.len() + task).is_multiple_of(plan.every);
+            let all = if whole { 0..self.candidates.len() } else { 0..0 };
+            Ok(Task {
+                full: all.map(|candidate| sums(full, candidate)).collect::<Result<_, RoundingError>>()?,
+                anchors: plan.anchors.iter().map(|&candidate| sums(nearest, candidate)).collect::<Result<
+                    _,
+                    RoundingError,
+                >>(
+                )?,
+            })
+        });
+        tasks.collect()
     }
 
     /// From what is known of all rows to scores of the parts of the text.
@@ -226,7 +244,7 @@ impl ScoredLayer<'_> {
         let tokens = settings.sequences.first().map_or(1, Vec::len) as f64;
         let plan = Plan::new(&self.candidates, self.spec, settings.technique.is_searched());
         match &self.sums {
-            Sums::Squares { groups, .. } => {
+            Sums::Squares { groups } => {
                 for (candidate, parts) in self.parts.iter_mut().enumerate() {
                     parts.extend(groups.iter().enumerate().map(|(index, group)| {
                         let sum = plan.total(&self.tasks, candidate, index);
@@ -250,8 +268,9 @@ impl ScoredLayer<'_> {
     }
 
     /// `Q(W) - W` of each candidate, in two bytes a weight: there are many, and they only enter sums.
-    fn rounding_errors(&self, settings: &AnalysisSettings<'_>, weights: &[f32]) -> Result<Vec<Vec<bf16>>> {
+    fn rounding_errors(&self, settings: &AnalysisSettings<'_>) -> Result<Vec<Vec<bf16>>> {
         let columns = self.spec.shape[1];
+        let weights = decode_part(self.tensor, self.rows.start * columns..self.rows.end * columns);
         let step = task_weights(columns);
         let rounder = self.rounder(settings);
         let rounded = |quant: &Quant| {
@@ -270,11 +289,6 @@ impl ScoredLayer<'_> {
         let all = self.candidates.iter().map(rounded);
         all.collect::<Result<_, RoundingError>>().map_err(|e| unrounded(self.spec, &e))
     }
-}
-
-/// Weights of a task: whole rows.
-const fn task_weights(columns: usize) -> usize {
-    TASK.div_ceil(columns) * columns
 }
 
 /// Which rows which candidates are tried on.
@@ -375,6 +389,11 @@ fn add_squares(sum: &mut [f32], gradient: &[f32]) -> bool {
         .zip(gradient.par_chunks(1 << 16))
         .map(|(sum, gradient)| vector::add_squares(sum, gradient))
         .reduce(|| true, |a, b| a && b)
+}
+
+/// Whether squares are numbers.
+fn all_finite(squares: &[f32]) -> bool {
+    squares.par_chunks(1 << 16).all(vector::is_finite)
 }
 
 #[cfg(test)]

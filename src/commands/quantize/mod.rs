@@ -152,8 +152,8 @@ impl<'a> Job<'a> {
         };
         let (false, Some(texts)) = (plan.is_fixed(), &self.texts) else { return Ok(fixed()) };
         let float = float_type(self.dtype)?;
-        check_values(source, self.dtype)?;
         let table = if let Some(table) = given {
+            check_values(source, self.dtype)?;
             table.clone()
         } else {
             let (calibration, technique) = (&self.calibration, self.technique);

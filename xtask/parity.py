@@ -95,6 +95,28 @@ def check_story(mixbit, folder):
     return f"{'stories260K: Once upon a time':46} {'ok' if text.startswith(expected) else 'DIFFERS ' + text!r}", text.startswith(expected)
 
 
+def check_answer(mixbit, folder):
+    """A fact that the smallest of useful models knows, asked through its chat template."""
+    text = run(mixbit, "run", "--model", folder, "--prompt", "What is the capital of France?", "--max-tokens", 32)
+    return f"{folder.name + ': the capital of France':46} {'ok' if 'Paris' in text else 'DIFFERS ' + text!r}", "Paris" in text
+
+
+def check_sinks(mixbit, folder, home):
+    """A text of four times the context: bounded with the first tokens kept, much worse without (arXiv 2309.17453)."""
+    text = Path(__file__).resolve().parent.parent / "src/text/default.txt"
+    (home / "long.txt").write_text(text.read_text().replace("<|endoftext|>", ""))
+
+    def perplexity(*more):
+        stdout = run(mixbit, "eval", "--model", folder, "--data", home / "long.txt", "--max-tokens", 1024, "--json", "-", *more)
+        return json.loads(stdout)["perplexity"]
+
+    stream = ("--stream", "--context-size", 256)
+    whole, four, none = perplexity("--sequence-length", 1024), perplexity(*stream), perplexity(*stream, "--num-sink-tokens", 0)
+    well = four < 1.2 * whole and none > 1.5 * four
+    line = f"whole {whole:.2f}, 256 tokens and 4 sinks {four:.2f}, without sinks {none:.2f}"
+    return f"{folder.name + ': sinks':46} {line}  {'ok' if well else 'DIFFERS'}", well
+
+
 def check_modes(mixbit, folder, tokens, home):
     """The floating-point modes, and a model of mixed ones back in float. Yields lines and whether all is well."""
     mixed = ["--bits", "3", "--layer", "*.0.*=mxfp4", "--layer", "*.1.*=mxfp8", "--layer", "*.2.*=nvfp4"]
@@ -168,11 +190,14 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--mixbit", required=True, type=lambda path: str(Path(path).resolve()))
     parser.add_argument("--models", type=Path, help="a folder of further trained models")
+    parser.add_argument("--smollm2", type=Path, help="the folder of SmolLM2-135M-Instruct")
     arguments = parser.parse_args()
     fixtures = Path(__file__).resolve().parent.parent / "fixtures"
     trained = [fixtures / "models" / "mobilellm-docs-1m"]
     if arguments.models:
         trained += sorted(path.parent for path in arguments.models.glob("*/config.json"))
+    if arguments.smollm2:
+        trained.append(arguments.smollm2)
     goldens = sorted(path.parent for path in fixtures.glob("golden/**/golden.safetensors"))
     results = []
 
@@ -200,6 +225,10 @@ def main():
                 report(*check_alignment(arguments.mixbit, folder, home))
                 for line, well in check_modes(arguments.mixbit, folder, tokens, home):
                     report(line, well)
+            if folder == arguments.smollm2:
+                report(*check_answer(arguments.mixbit, converted))
+                report(*check_answer(arguments.mixbit, quantized))
+                report(*check_sinks(arguments.mixbit, folder, home))
             if folder.name == "stories260K":
                 report(*check_story(arguments.mixbit, folder))
     print(f"{sum(results)} passed, {len(results) - sum(results)} failed")

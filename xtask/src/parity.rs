@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use crate::{process, python, workspace};
+use crate::{process, python, smollm2, workspace};
 
 /// Runs the script in the virtual environment; `arguments` are handed on to it.
 pub fn run(arguments: &[String]) -> Result<()> {
@@ -18,6 +18,8 @@ pub fn run(arguments: &[String]) -> Result<()> {
             .arg(script)
             .arg("--mixbit")
             .arg(root.join(mixbit))
+            .arg("--smollm2")
+            .arg(smollm2::ensure()?)
             .args(arguments)
             .current_dir(&root),
     )

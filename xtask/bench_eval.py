@@ -23,6 +23,7 @@ def main():
     parser.add_argument("--json", type=Path, required=True)
     arguments = parser.parse_args()
     model, tokenizer = load(str(arguments.model))
+    model.set_dtype(mx.float32)
     data = windows(tokenizer, arguments.data.read_text(), arguments.windows, arguments.sequence_length)
     mx.eval(model.parameters(), data)
     started = time.perf_counter()

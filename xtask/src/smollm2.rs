@@ -9,15 +9,17 @@ use anyhow::{Context, Result};
 
 use crate::{process, python, workspace};
 
+/// What it is called.
+pub const NAME: &str = "smollm2-135m";
 /// Parameters, the embedding once.
-pub const PARAMETERS: usize = 134_515_008;
+pub const PARAMETERS: f64 = 134_515_008.0;
 /// The same of the linear layers, the head among them.
-pub const LINEAR: usize = 134_479_872;
+pub const LINEAR: f64 = 134_479_872.0;
 
 /// Its folder, fetched and written first if it is not there.
 pub fn ensure() -> Result<PathBuf> {
     let root = workspace::root();
-    let folder = root.join("bench-data/smollm2-135m");
+    let folder = root.join("bench-data").join(NAME);
     if folder.exists() {
         return Ok(folder);
     }

@@ -5,7 +5,6 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use half::f16;
 use serde_json::{Map, Value, json};
 
 use crate::workspace;
@@ -20,8 +19,6 @@ const BLOCK: usize = 1 << 20;
 pub enum Dtype {
     /// IEEE single precision.
     F32,
-    /// IEEE half precision.
-    F16,
 }
 
 /// A checkpoint to make: its config and its tensors with their shapes.
@@ -87,44 +84,6 @@ fn mobilellm_r1(folder: &'static str, layers: usize) -> Result<Checkpoint> {
     Ok(Checkpoint { folder, dtype: Dtype::F32, config, tensors })
 }
 
-/// A Llama of 125M parameters: in float16 to run, in float32 to measure sensitivities on.
-pub fn llama_125m(dtype: Dtype) -> Checkpoint {
-    let (folder, torch_dtype) = match dtype {
-        Dtype::F16 => ("llama-125m", "float16"),
-        Dtype::F32 => ("llama-125m-float32", "float32"),
-    };
-    let sizes = Sizes {
-        hidden: 768,
-        layers: 12,
-        query: 12 * 64,
-        key_value: 4 * 64,
-        intermediate: 2048,
-        vocabulary: 32000,
-    };
-    let config = json!({
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": sizes.hidden,
-        "num_hidden_layers": sizes.layers,
-        "num_attention_heads": 12,
-        "num_key_value_heads": 4,
-        "head_dim": 64,
-        "intermediate_size": sizes.intermediate,
-        "vocab_size": sizes.vocabulary,
-        "hidden_act": "silu",
-        "attention_bias": false,
-        "mlp_bias": false,
-        "max_position_embeddings": 2048,
-        "rms_norm_eps": 1e-5,
-        "rope_theta": 10000.0,
-        "tie_word_embeddings": false,
-        "torch_dtype": torch_dtype,
-        "bos_token_id": 0,
-        "eos_token_id": 1
-    });
-    Checkpoint { folder, dtype, config, tensors: sizes.tensors("mlp", false) }
-}
-
 impl Sizes {
     fn tensors(&self, mlp: &str, tied: bool) -> Vec<(String, Vec<usize>)> {
         let mut tensors = vec![
@@ -157,11 +116,6 @@ impl Checkpoint {
     /// How many weights it has.
     pub fn parameters(&self) -> usize {
         self.tensors.iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
-    }
-
-    /// How many of them are in linear layers, the head among them.
-    pub fn linear_parameters(&self) -> usize {
-        self.matrix_bytes(false) / self.dtype.size()
     }
 
     /// Its folder's name.
@@ -237,21 +191,18 @@ impl Dtype {
     fn name(self) -> &'static str {
         match self {
             Self::F32 => "F32",
-            Self::F16 => "F16",
         }
     }
 
     fn size(self) -> usize {
         match self {
             Self::F32 => 4,
-            Self::F16 => 2,
         }
     }
 
     fn block(self, values: &[f32]) -> Vec<u8> {
         match self {
             Self::F32 => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
-            Self::F16 => values.iter().flat_map(|value| f16::from_f32(*value).to_le_bytes()).collect(),
         }
     }
 }
@@ -298,7 +249,6 @@ mod tests {
     #[test]
     fn sizes_are_as_named() -> Result<()> {
         assert_eq!(mobilellm_r1_950m()?.parameters(), 949_685_760);
-        assert_eq!(llama_125m(Dtype::F16).parameters() / 1_000_000, 124);
         Ok(())
     }
 
@@ -313,7 +263,7 @@ mod tests {
 
     #[test]
     fn headers_end_on_eight_bytes() -> Result<()> {
-        assert_eq!(llama_125m(Dtype::F16).header()?.len() % 8, 0);
+        assert_eq!(mobilellm_r1_950m()?.header()?.len() % 8, 0);
         Ok(())
     }
 }

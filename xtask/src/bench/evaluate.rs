@@ -11,8 +11,8 @@ use super::floor::{self, Floor};
 use super::measure;
 use super::peers::{Programs, Who};
 use super::report::{Report, row};
-use super::{AllOptions, checkpoint, table, trained};
-use crate::workspace;
+use super::{AllOptions, table, trained};
+use crate::{smollm2, workspace};
 
 const LENGTH: usize = 256;
 
@@ -29,13 +29,12 @@ pub fn run(options: &AllOptions) -> Result<Report> {
     let programs = Programs::ready()?;
     let floor = Floor::measure(&programs)?;
     let main = options.folders.main()?;
-    let large = checkpoint::llama_125m(checkpoint::Dtype::F32);
     let windows = if options.folders.texts.is_some() { 24 } else { 12 };
     let cases = [
         Case { name: main.name(), model: main.model, text: main.data, windows },
         Case {
-            name: large.name().to_owned(),
-            model: large.ensure()?,
+            name: smollm2::NAME.to_owned(),
+            model: smollm2::ensure()?,
             text: trained::built_in_text()?[1].clone(),
             windows: 2,
         },

@@ -10,8 +10,8 @@ use serde_json::json;
 use super::floor::Floor;
 use super::peers::{Programs, Who};
 use super::report::{Report, row};
-use super::{Options, checkpoint, measure, table};
-use crate::workspace;
+use super::{Options, measure, table};
+use crate::{smollm2, workspace};
 
 const PROMPT_TOKENS: u32 = 256;
 const NEW_TOKENS: u32 = 64;
@@ -38,8 +38,7 @@ struct Rates {
 pub fn run(options: Options) -> Result<Report> {
     let programs = Programs::ready()?;
     let floor = Floor::measure(&programs)?;
-    let checkpoint = checkpoint::llama_125m(checkpoint::Dtype::F16);
-    let model = checkpoint.ensure()?;
+    let model = smollm2::ensure()?;
     let log = workspace::root().join("bench-data/run.log");
     let mut rows: [Rates; 4] = Default::default();
     for run in 1..=options.runs {
@@ -52,7 +51,7 @@ pub fn run(options: Options) -> Result<Report> {
             rates.generation.push(figure(&said, &format!("generation: {NEW_TOKENS} tokens, "), " tokens/s")?);
         }
     }
-    Ok(report(checkpoint.parameters(), checkpoint.linear_parameters(), options.runs, &floor, &rows))
+    Ok(report(options.runs, &floor, &rows))
 }
 
 fn command(programs: &Programs, who: Who, dtype: Option<&str>, model: &Path) -> Result<Command> {
@@ -79,7 +78,7 @@ fn figure(said: &str, before: &str, after: &str) -> Result<f64> {
         .with_context(|| format!("no `{before}..{after}` in:\n{said}"))
 }
 
-fn report(parameters: usize, linear: usize, runs: u32, floor: &Floor, rows: &[Rates; 4]) -> Report {
+fn report(runs: u32, floor: &Floor, rows: &[Rates; 4]) -> Report {
     let medians =
         |rates: &Rates| [&rates.load, &rates.prompt, &rates.generation].map(|all| table::median(all));
     let [our_load, our_prompt, our_generation] = medians(&rows[MIXBIT]);
@@ -101,9 +100,9 @@ fn report(parameters: usize, linear: usize, runs: u32, floor: &Floor, rows: &[Ra
     }
     // Reading the float16 file; two operations a weight and token; reading all linear weights in float32 a token.
     let bounds = [
-        2.0 * parameters as f64 / floor.bandwidth,
-        floor.flops / (2.0 * linear as f64),
-        floor.bandwidth / (4.0 * linear as f64),
+        2.0 * smollm2::PARAMETERS / floor.bandwidth,
+        floor.flops / (2.0 * smollm2::LINEAR),
+        floor.bandwidth / (4.0 * smollm2::LINEAR),
     ];
     lines.push(vec![
         "floor".to_owned(),
@@ -122,9 +121,9 @@ fn report(parameters: usize, linear: usize, runs: u32, floor: &Floor, rows: &[Ra
     Report {
         name: "run",
         title: format!(
-            "run a random Llama of {:.0} M float16 parameters, {PROMPT_TOKENS} tokens of prompt, {NEW_TOKENS} \
-             generated; runs in turns: {runs}, median (lowest-highest)",
-            parameters as f64 / 1e6
+            "run {}, float16, {PROMPT_TOKENS} tokens of prompt, {NEW_TOKENS} generated; runs in turns: {runs}, median \
+             (lowest-highest)",
+            smollm2::NAME
         ),
         ratios,
         rows: lines,
@@ -135,7 +134,7 @@ fn report(parameters: usize, linear: usize, runs: u32, floor: &Floor, rows: &[Ra
         ],
         facts: json!({
             "runs": runs,
-            "parameters": parameters,
+            "parameters": smollm2::PARAMETERS,
             "matmul_flops": floor.flops,
             "bandwidth_bytes": floor.bandwidth,
             "rows": STEPS.into_iter().zip(rows).map(json_row).collect::<Vec<_>>()
@@ -160,7 +159,7 @@ mod tests {
     fn ratios_say_how_much_faster_mixbit_is() {
         let rates = |load, rate| Rates { load: vec![load], prompt: vec![rate], generation: vec![rate] };
         let rows = [rates(2.0, 1.0), rates(2.0, 2.0), rates(2.0, 5.0), rates(1.0, 10.0)];
-        let report = report(10, 10, 1, &Floor { flops: 1e9, bandwidth: 1e9 }, &rows);
+        let report = report(1, &Floor { flops: 1e9, bandwidth: 1e9 }, &rows);
         assert_eq!(report.ratios[1], ["mlx-lm", "2.0x", "10.0x", "10.0x"]);
     }
 }

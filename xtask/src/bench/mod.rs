@@ -34,7 +34,7 @@ pub enum Bench {
     Quantize(Options),
     /// Measure, choose and quantize at a target size, beside dynamic_quant
     Target(AllOptions),
-    /// Load, read a prompt and generate, with a 125M-parameter float16 model
+    /// Load, read a prompt and generate, with SmolLM2-135M in float16
     Run(Options),
     /// Perplexity: tokens a second
     Eval(AllOptions),

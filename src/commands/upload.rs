@@ -21,6 +21,7 @@ pub fn run(args: &Upload, console: &Console) -> Result<()> {
     let source = SourceModel::open(&args.model)?;
     let parts = export::parts(&source)?;
     source.verify()?;
+    source.files().verify()?;
     note_left_out(&parts, console);
     let settings = Settings::from_environment()?;
     let done = hub::upload(&settings, &repository, args.private, source.files(), &parts.names, console)?;

@@ -57,7 +57,7 @@ impl Failure {
             }
             Self::Broken(what) => {
                 return Error::file(place, format!("no answer from the Hub: {what}"))
-                    .hint("check the connection; what was downloaded so far is kept. With HF_HUB_OFFLINE=1 only the cache is used");
+                    .hint("check the connection, and HF_ENDPOINT if it is set; what was downloaded so far is kept. With HF_HUB_OFFLINE=1 only the cache is used");
             }
             Self::Silent(address, Patience { time, variable }) => {
                 let message = format!("nothing came from {address} for {} s", time.as_secs_f64());

@@ -82,19 +82,16 @@ impl Reader {
             if let Some(etag) = header(response.headers(), "x-linked-etag") {
                 return Ok(described(&etag, header(response.headers(), "x-linked-size")));
             }
-            match redirected(&address, &response).filter(|next| self.is_hub(next)) {
-                Some(next) => address = next,
-                None => {
-                    let status = response.status();
-                    let response = if status.is_redirection() { response } else { accepted(response)? };
-                    let headers = response.headers();
-                    let etag = header(headers, "etag").ok_or_else(|| {
-                        Failure::Broken("the Hub does not say which file it has".to_owned())
-                    })?;
-                    let length = header(headers, "content-length").filter(|_| status.is_success());
-                    return Ok(described(&etag, length));
-                }
+            if let Some(next) = redirected(&address, &response).filter(|next| self.is_hub(next)) {
+                address = next;
+                continue;
             }
+            let status = response.status();
+            let response = if status.is_redirection() { response } else { accepted(response)? };
+            let etag = header(response.headers(), "etag")
+                .ok_or_else(|| Failure::Broken("the Hub does not say which file it has".to_owned()))?;
+            let length = header(response.headers(), "content-length").filter(|_| status.is_success());
+            return Ok(described(&etag, length));
         }
         Err(too_many())
     }

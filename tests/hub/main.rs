@@ -64,9 +64,20 @@ impl Setup {
     /// Fails with all of `expected` in the message, and a hint.
     #[track_caller]
     fn refused(&self, arguments: &[&str], expected: &[&str]) {
+        self.refused_with(1, arguments, expected);
+    }
+
+    /// The same where it is the flags that are wrong.
+    #[track_caller]
+    fn misused(&self, arguments: &[&str], expected: &[&str]) {
+        self.refused_with(2, arguments, expected);
+    }
+
+    #[track_caller]
+    fn refused_with(&self, code: i32, arguments: &[&str], expected: &[&str]) {
         let output = self.run(arguments);
         let text = stderr(&output);
-        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert_eq!(output.status.code(), Some(code), "{text}");
         for part in expected.iter().chain(&["hint: "]) {
             assert!(text.contains(part), "no `{part}` in {text}");
         }
@@ -226,10 +237,10 @@ fn what_is_not_there_and_what_is_not_allowed() {
     setup.refused(&["inspect", "org/other"], &["org/other: is not there (HTTP 404)", "folder of this name"]);
     setup.refused(&["inspect", "org/tiny", "--revision", "v9"], &["org/tiny: has no revision `v9`"]);
     setup.refused(&["inspect", "org/tiny@v9"], &["org/tiny: has no revision `v9`"]);
-    setup.refused(&["inspect", "org/tiny@v9", "--revision", "v8"], &["both --revision and @"]);
-    setup.refused(&["inspect", "org/tiny", "--revision", "../x"], &["`../x` is no name of a revision"]);
-    setup.refused(&["inspect", bundled().to_str().unwrap(), "--revision", "v1"], &["is a local model"]);
-    setup.refused(&["inspect", "no/such/folder", "--revision", "v1"], &["is no name on the Hub"]);
+    setup.misused(&["inspect", "org/tiny@v9", "--revision", "v8"], &["both --revision and @"]);
+    setup.misused(&["inspect", "org/tiny", "--revision", "../x"], &["`../x` is no name of a revision"]);
+    setup.misused(&["inspect", bundled().to_str().unwrap(), "--revision", "v1"], &["is a local model"]);
+    setup.misused(&["inspect", "no/such/folder", "--revision", "v1"], &["is no name on the Hub"]);
     setup.refused(&["inspect", "no/such/folder"], &["the model folder does not exist", "organisation/name"]);
     setup.hub.state().refusal = Some((403, "GatedRepo"));
     setup.refused(&["inspect", "org/tiny"], &["is gated", "ask for access at", "HF_TOKEN"]);
@@ -416,7 +427,7 @@ fn uploads_that_cannot_be() {
     let model = bundled();
     let model = model.to_str().unwrap();
     setup.refused(&["upload", model, "org/tiny"], &["needs a token that may write", "HF_TOKEN"]);
-    setup.refused(&["upload", model, "no name"], &["`no name` is no name for a model on the Hub"]);
+    setup.misused(&["upload", model, "no name"], &["`no name` is no name for a model on the Hub"]);
     setup.refused(&["upload", "no/such/folder", "org/tiny"], &["does not exist"]);
     assert!(setup.hub.state().log.is_empty());
     let output = upload(&setup, &[]);

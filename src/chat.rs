@@ -49,18 +49,18 @@ impl Input {
         let rest = rest.trim();
         let alone = |input| match rest {
             "" => Ok(input),
-            _ => Err(Error::usage(format!("/{name} takes nothing after it, found `{rest}`"))
+            _ => Err(Error::input(format!("/{name} takes nothing after it, found `{rest}`"))
                 .hint("/help lists the commands")),
         };
         match name {
             "system" if rest.is_empty() => Ok(Self::ShowSystem),
             "system" => Ok(Self::System(if rest == "\"\"" { String::new() } else { rest.to_owned() })),
-            "save" if rest.is_empty() => Err(Error::usage("/save needs a file").hint("/save FILE")),
+            "save" if rest.is_empty() => Err(Error::input("/save needs a file").hint("/save FILE")),
             "save" => Ok(Self::Save(rest.into())),
             "reset" => alone(Self::Reset),
             "help" => alone(Self::Help),
             "quit" => alone(Self::Quit),
-            _ => Err(Error::usage(format!("there is no command /{name}"))
+            _ => Err(Error::input(format!("there is no command /{name}"))
                 .hint("/help lists the commands; a line that begins with // is sent with one slash")),
         }
     }
@@ -138,6 +138,18 @@ impl Seen {
     }
 }
 
+/// The text `rendered` of a conversation with the last answer as the model gave it, which templates put back without the
+/// white space around it. `before` is what the template made of the last prompt and `prompt` what the model has seen of
+/// it; `answered` is that with the answer. `None` where anything else has changed.
+///
+/// Caches that have forgotten the middle cannot go back to where the answer begins. With a line end that the template
+/// would leave out they can go on, where all of the conversation would have to be read again.
+pub fn as_said(rendered: &str, before: &str, prompt: &Seen, answered: &Seen) -> Option<String> {
+    let answer = answered.text.strip_prefix(&prompt.text)?.trim();
+    let rest = rendered.strip_prefix(before).filter(|_| !before.is_empty())?.strip_prefix(answer)?;
+    Some(format!("{}{rest}", answered.text))
+}
+
 /// The tokens of `text`: those of the first of `seen` that it begins with, and those of the rest, if they stand for the
 /// same text; else those that the tokenizer gives.
 pub fn encode_after(tokenizer: &Tokenizer, text: &str, seen: &[Seen]) -> Result<Vec<u32>> {
@@ -182,6 +194,18 @@ mod tests {
         // Tokens that do not stand for what they are said to are not used.
         let wrong = seen("a", &tokenizer.encode("b", false).unwrap());
         assert_eq!(encode("aa", &[wrong]), tokenizer.encode("aa", false).unwrap());
+    }
+
+    #[test]
+    fn an_answer_keeps_the_white_space_that_the_model_has_seen() {
+        let seen = |text: &str| Seen { text: text.to_owned(), tokens: Vec::new() };
+        let (prompt, answered) = (seen("<u>\n Hi <a>"), seen("<u>\n Hi <a>\n\nHo \n"));
+        let said = |rendered: &str| as_said(rendered, "<u>Hi<a>", &prompt, &answered);
+        assert_eq!(said("<u>Hi<a>Ho<u>What?<a>").as_deref(), Some("<u>\n Hi <a>\n\nHo \n<u>What?<a>"));
+        // Another system message, an answer that was cut, a new conversation.
+        assert_eq!(said("<s><u>Hi<a>Ho<u>What?<a>"), None);
+        assert_eq!(said("<u>Hi<a>H<u>What?<a>"), None);
+        assert_eq!(as_said("<u>Hi<a>", "", &Seen::default(), &Seen::default()), None);
     }
 
     #[test]

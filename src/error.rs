@@ -49,9 +49,12 @@ pub enum ErrorKind {
         /// What was found and what was expected.
         message: String,
     },
-    /// The arguments, taken together, ask for something that cannot be done.
+    /// The arguments, taken together or for this model, ask for something that cannot be done.
     #[error("{0}")]
     Usage(String),
+    /// The arguments could be obeyed, but not with this input.
+    #[error("{0}")]
+    Input(String),
     /// The MLX engine could not be loaded or failed.
     #[error("engine: {0}")]
     Engine(String),
@@ -95,6 +98,11 @@ impl Error {
     /// The arguments contradict each other or the input.
     pub fn usage(message: impl Into<String>) -> Self {
         ErrorKind::Usage(message.into()).into()
+    }
+
+    /// What is worked on, which is no one file, cannot be used.
+    pub fn input(message: impl Into<String>) -> Self {
+        ErrorKind::Input(message.into()).into()
     }
 
     /// The engine failed.
@@ -146,7 +154,9 @@ impl Error {
                 Some("config.json and weights must come from the same model, unchanged")
             }
             ErrorKind::Usage(_) => Some("`mixbit help COMMAND` lists what is accepted"),
-            ErrorKind::Engine(_) | ErrorKind::NoAnswer(_) | ErrorKind::Interrupted => None,
+            ErrorKind::Input(_) | ErrorKind::Engine(_) | ErrorKind::NoAnswer(_) | ErrorKind::Interrupted => {
+                None
+            }
         })
     }
 
@@ -161,10 +171,11 @@ impl Error {
         self
     }
 
-    /// Exit code: 1 for input that cannot be used, 3 where an answer lacks what was asked for, 70 for the engine (a fault
-    /// of ours or of the installation), 130 after Ctrl-C. Clap's own code for wrong flags is 2. `--help` lists them.
+    /// Exit code: 1 for input that cannot be used, 2 for wrong flags (as clap has it), 3 where an answer lacks what was asked
+    /// for, 70 for the engine (a fault of ours or of the installation), 130 after Ctrl-C. `--help` lists them.
     pub fn exit_code(&self) -> u8 {
         match *self.kind {
+            ErrorKind::Usage(_) => 2,
             ErrorKind::NoAnswer(_) => 3,
             ErrorKind::Engine(_) => 70,
             ErrorKind::Interrupted => 130,

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use mixbit::cli::Cli;
 use mixbit::memory_limit::Limited;
 
@@ -26,7 +25,7 @@ fn small_pages() {
 fn main() -> ExitCode {
     #[cfg(target_os = "linux")]
     small_pages();
-    let cli = Cli::parse();
+    let cli = Cli::from_arguments();
     mixbit::interrupt::install();
     match mixbit::commands::run(cli) {
         Ok(()) => ExitCode::SUCCESS,

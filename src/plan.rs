@@ -276,9 +276,9 @@ impl<'a> Plan<'a> {
             let path = spec.path().unwrap_or_default();
             let row = by_path
                 .get(path)
-                .ok_or_else(|| Error::usage(format!("the sensitivity table lacks layer `{path}`")))?;
+                .ok_or_else(|| Error::input(format!("the sensitivity table lacks layer `{path}`")))?;
             if (row.rows, row.columns) != (spec.shape[0], spec.shape[1]) {
-                return Err(Error::usage(format!(
+                return Err(Error::input(format!(
                     "the sensitivity table has layer `{path}` as {}x{}, the model as {}x{}",
                     row.rows, row.columns, spec.shape[0], spec.shape[1]
                 )));
@@ -291,7 +291,7 @@ impl<'a> Plan<'a> {
 
     fn choice(&self, spec: &TensorSpec, row: &LayerSensitivity, candidate: Candidate) -> Result<Choice> {
         let missing =
-            || Error::usage(format!("the sensitivity table lacks {candidate} for layer `{}`", row.path));
+            || Error::input(format!("the sensitivity table lacks {candidate} for layer `{}`", row.path));
         let loss = match candidate {
             Candidate::Keep => 0.0,
             Candidate::Quantized(quant) => {

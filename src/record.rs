@@ -205,7 +205,7 @@ impl Record {
 
     /// As it is written.
     pub fn to_json(&self) -> Result<Vec<u8>> {
-        let mut text = serde_json::to_vec_pretty(self).map_err(|e| Error::usage(e.to_string()))?;
+        let mut text = serde_json::to_vec_pretty(self).map_err(|e| Error::input(e.to_string()))?;
         text.push(b'\n');
         Ok(text)
     }

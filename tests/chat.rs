@@ -158,6 +158,69 @@ fn commands_change_the_conversation() {
     }
 }
 
+#[test]
+fn a_failed_save_does_not_end_the_conversation() {
+    let home = tempfile::tempdir().unwrap();
+    let taken = home.path().join("taken");
+    fs::write(&taken, "mine").unwrap();
+    let nowhere = home.path().join("no/such/talk.jsonl");
+    for (path, expected) in [
+        (taken.to_str().unwrap(), "already exists, and this conversation was not saved to it before"),
+        (nowhere.to_str().unwrap(), "there is no folder"),
+        (home.path().to_str().unwrap(), "is a directory"),
+        ("/proc/version", "/proc/version"),
+    ] {
+        let output = chat(&format!("Hi\n/save {path}\nHo\n"), &["-m", "2", "--verbose"]);
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains(expected) && text.matches("hint: ").count() == 2, "{text}");
+        assert!(text.trim_end().contains("the conversation could not be saved there"), "{text}");
+        assert_eq!(prompts(&output).len(), 2, "{text}");
+    }
+    assert_eq!(fs::read_to_string(taken).unwrap(), "mine");
+}
+
+#[test]
+fn commands_say_what_they_did() {
+    let output = chat("/system\n/system Be brief.\n/system\n/system \"\"\n/reset\n", &[]);
+    succeeded(&output);
+    let text = stderr(&output);
+    let lines: Vec<&str> = text.lines().collect();
+    for (line, expected) in lines.iter().zip([
+        "the template's own",
+        "from now on; what was said stays",
+        "\"Be brief.\"",
+        "no system message from now on",
+        "what was said is forgotten; the system message stays",
+    ]) {
+        assert!(line.contains(expected), "no `{expected}` in {line}");
+    }
+    assert_eq!(lines.len(), 5, "{text}");
+}
+
+/// This model's template takes off the line ends that its answers begin with.
+#[test]
+fn what_is_forgotten_is_not_read_again() {
+    let asked = "What is a trait?\nAnd a PEP?\nWhat is a PEP?\nAnd what is a trait?\n";
+    let output = chat(asked, &["-m", "30", "--verbose", "--context-size", "64"]);
+    succeeded(&output);
+    assert!(stderr(&output).contains("tokens forgotten"), "{}", stderr(&output));
+    assert!(stdout(&output).starts_with('\n') || stdout(&output).contains("\n\n"), "or this tests nothing");
+    let prompts = prompts(&output);
+    assert_eq!(prompts.len(), 4);
+    for pair in prompts.windows(2) {
+        // All but the answer's last token, which was chosen and never read.
+        assert_eq!(pair[1].1, pair[0].0 + 29, "{prompts:?}");
+    }
+    // What is undone is read anew.
+    let output =
+        chat("What is a trait?\n/reset\nAnd a PEP?\n", &["-m", "30", "--verbose", "--context-size", "64"]);
+    succeeded(&output);
+    let text = stderr(&output);
+    let reused: Vec<&str> = text.lines().filter(|line| line.contains("from the turns before")).collect();
+    assert!(reused.is_empty(), "{reused:?}");
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_stops_the_answer_and_not_the_program() {

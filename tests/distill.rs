@@ -204,7 +204,7 @@ fn what_cannot_be_distilled_is_refused() {
         (&["--bits", "4", "--distill", "9", "--samples", "1", "--sequence-length", "4000"], "one sequence"),
     ] {
         let output = run(more);
-        assert_eq!(output.status.code(), Some(1), "{more:?}");
+        assert_eq!(output.status.code(), Some(2), "{more:?}");
         assert!(stderr(&output).contains(expected), "{more:?}: {}", stderr(&output));
     }
     assert!(!out.exists());

@@ -113,22 +113,25 @@ fn quantized_keys_and_values_are_smaller() {
 #[test]
 fn contradictions_are_refused() {
     let sinks = run(&["--prompt", "x", "--context-size", "16", "--num-sink-tokens", "16"]);
-    assert_eq!(sinks.status.code(), Some(1));
+    assert_eq!(sinks.status.code(), Some(2));
     let text = stderr(&sinks);
     assert!(text.contains("16 sink tokens leave nothing of a context of 16 tokens"), "{text}");
     assert!(text.contains("hint: ") && text.contains("--num-sink-tokens"), "{text}");
     for (arguments, code, expected) in [
         (
             &["--stream", "--kv-bits", "8", "--kv-group-size", "64"][..],
-            1,
+            2,
             "does not divide the model's head_dim 32",
         ),
         (&["--stream", "--kv-group-size", "32"], 2, "--kv-bits"),
         (&["--stream", "--kv-bits", "5"], 2, "expected one of [4, 8]"),
-        (&["--kv-bits", "8"], 1, "--stream"),
+        (&["--kv-bits", "8"], 2, "--kv-bits goes with --stream only"),
         (&["--stream", "--sequence-length", "64"], 2, "cannot be used with"),
         (&["--stream", "--batch-size", "2"], 2, "cannot be used with"),
-        (&["--context-size", "64"], 1, "--stream"),
+        (&["--context-size", "64"], 2, "--context-size goes with --stream only"),
+        (&["--num-sink-tokens", "4"], 2, "--num-sink-tokens goes with --stream only"),
+        (&["--eviction-batch-percent", "10"], 2, "--eviction-batch-percent goes with --stream only"),
+        (&["--prefill-step-size", "512"], 2, "--prefill-step-size goes with --stream only"),
         (&["--stream", "--eviction-batch-percent", "0"], 2, "0 is not in 1..=100"),
     ] {
         let output = eval(arguments);

@@ -267,7 +267,7 @@ fn uniform_bits_and_rules_by_hand() {
         (&["--target-size", "1GB"], "cannot be reached"),
     ] {
         let output = run(more);
-        assert_eq!(output.status.code(), Some(1), "{more:?}");
+        assert_eq!(output.status.code(), Some(2), "{more:?}");
         assert!(stderr(&output).contains(expected), "{more:?}: {}", stderr(&output));
     }
     for more in [

@@ -85,7 +85,7 @@ fn recipes_are_listed_and_shown() {
         );
     }
     let unknown = mixbit(["recipes", "show", "nix"]);
-    assert_eq!(unknown.status.code(), Some(1));
+    assert_eq!(unknown.status.code(), Some(2));
     for (name, _) in BUILTIN {
         assert!(stderr(&unknown).contains(name), "{}", stderr(&unknown));
     }
@@ -215,29 +215,31 @@ fn what_cannot_be_done_is_said() {
         path.to_str().unwrap().to_owned()
     };
     let missing = home.path().join("missing.toml").to_str().unwrap().to_owned();
-    for (recipe, more, said) in [
-        ("nix".to_owned(), &[][..], "no recipe is called `nix`"),
-        (missing, &[], "missing.toml: No such file"),
-        (file("empty.toml", b""), &[], "empty.toml:1: the recipe is empty"),
-        (file("binary.toml", b"\xff\xfe"), &[], "binary.toml"),
-        (file("list.toml", b"[[rule]]\nrole = 'x'\nbits = 4\n"), &[], "list.toml:2: key `rule.role`: "),
-        (home.path().to_str().unwrap().to_owned(), &[], "directory"),
+    for (recipe, more, code, said) in [
+        ("nix".to_owned(), &[][..], 2, "no recipe is called `nix`"),
+        (missing, &[], 1, "missing.toml: No such file"),
+        (file("empty.toml", b""), &[], 1, "empty.toml:1: the recipe is empty"),
+        (file("binary.toml", b"\xff\xfe"), &[], 1, "binary.toml"),
+        (file("list.toml", b"[[rule]]\nrole = 'x'\nbits = 4\n"), &[], 1, "list.toml:2: key `rule.role`: "),
+        (home.path().to_str().unwrap().to_owned(), &[], 1, "directory"),
         (
             file("open.toml", b"candidates = '3,4'\n"),
             &[],
+            2,
             "open has no target_bpw and leaves layers a choice",
         ),
         (
             "mobilellm-r1-4.5bpw".to_owned(),
             &[],
+            1,
             "key `expect.blocks`: the recipe is for models with 22 blocks; this one has 4",
         ),
-        ("uniform-4bit".to_owned(), &["--target-bpw", "5"], "fix every layer, at 4.5000 bpw"),
-        ("balanced".to_owned(), &["--target-bpw", "2"], "cannot be reached: this model goes from 3.250"),
-        ("balanced".to_owned(), &["--layer", "nix=4"], "no float linear layer matches"),
+        ("uniform-4bit".to_owned(), &["--target-bpw", "5"], 2, "fix every layer, at 4.5000 bpw"),
+        ("balanced".to_owned(), &["--target-bpw", "2"], 2, "cannot be reached: this model goes from 3.250"),
+        ("balanced".to_owned(), &["--layer", "nix=4"], 2, "no float linear layer matches"),
     ] {
         let output = quantize(&out, &[&["--recipe", &recipe], more].concat());
-        assert_eq!(output.status.code(), Some(1), "{recipe}: {}", stderr(&output));
+        assert_eq!(output.status.code(), Some(code), "{recipe}: {}", stderr(&output));
         assert!(
             stderr(&output).contains(said) && stderr(&output).contains("hint: "),
             "{said}\n{}",

@@ -371,7 +371,9 @@ fn bad_records_and_outputs_are_refused_by_name() {
         &["report", good, "--out", out_path, "--overwrite", "--reference", other.to_str().unwrap()],
         "vocabulary",
     );
-    refused(&["report", good, "--out", out_path, "--overwrite", "--prompt", ""], "prompt is empty");
+    let output = mixbit(["report", good, "--out", out_path, "--overwrite", "--prompt", ""]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("prompt is empty"), "{}", stderr(&output));
     assert_eq!(fs::read_to_string(&out).unwrap(), "mine");
     succeeded(&mixbit(["report", good, "--out", out_path, "--overwrite"]));
     assert!(fs::read_to_string(&out).unwrap().starts_with("<!DOCTYPE html>"));
@@ -397,7 +399,7 @@ fn inspect_draws_what_needs_no_record() {
     let file = model.join("model.safetensors");
     fs::remove_file(&out).unwrap();
     let output = mixbit(["inspect", file.to_str().unwrap(), "--html", out.to_str().unwrap()]);
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(2));
     assert!(stderr(&output).contains("model folder"), "{}", stderr(&output));
 }
 

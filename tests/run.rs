@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use common::{bundled, mixbit, stderr, stdout, succeeded};
 use mixbit::tokenizer::Tokenizer;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 fn run(more: &[&str]) -> std::process::Output {
     let model = bundled();
@@ -57,25 +57,27 @@ fn bos_comes_once_with_and_without_the_template() {
 #[test]
 fn the_prompt_may_come_from_stdin_or_as_tokens() {
     let model = bundled();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_mixbit"))
-        .args(["run", "--model", model.to_str().unwrap(), "--prompt", "-", "--max-tokens", "8"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(b"What is a trait?\n").unwrap();
-    let piped = child.wait_with_output().unwrap();
     let direct = run(&["--prompt", "What is a trait?", "--max-tokens", "8"]);
-    succeeded(&piped);
-    assert_eq!(stdout(&piped), stdout(&direct));
+    for flag in ["--prompt", "--prompt-file"] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_mixbit"))
+            .args(["run", "--model", model.to_str().unwrap(), flag, "-", "--max-tokens", "8"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all("\u{feff}What is a trait?\n".as_bytes()).unwrap();
+        let piped = child.wait_with_output().unwrap();
+        succeeded(&piped);
+        assert_eq!(stdout(&piped), stdout(&direct), "{flag}");
+    }
     let tokens = run(&["--prompt-tokens", "0,5,6", "--max-tokens", "4", "--ignore-eos"]);
     succeeded(&tokens);
     assert!(stderr(&tokens).contains("prompt: 3 tokens") && stderr(&tokens).contains("generation: 4 tokens"));
 }
 
 /// The JSON object of a run, and nothing else on stdout.
-fn json(more: &[&str]) -> Value {
+fn answer_json(more: &[&str]) -> Value {
     let output = run(&[&["--json"], more].concat());
     succeeded(&output);
     serde_json::from_str(&stdout(&output)).unwrap()
@@ -86,14 +88,14 @@ const ASK: [&str; 5] = ["--prompt", "What is a trait?", "--ignore-eos", "--max-t
 #[test]
 fn json_holds_all_and_the_tokens_are_the_text() {
     let plain = run(&ASK);
-    let object = json(&[&ASK[..], &["--logprobs", "3"]].concat());
+    let object = answer_json(&[&ASK[..], &["--logprobs", "3"]].concat());
     assert_eq!(format!("{}\n", object["text"].as_str().unwrap()), stdout(&plain));
     assert_eq!((&object["finish_reason"], &object["stopped_by"]), (&"length".into(), &Value::Null));
     let ids = |value: &Value| -> Vec<u32> { serde_json::from_value(value.clone()).unwrap() };
     let tokenizer = Tokenizer::from_dir(&bundled()).unwrap();
     assert_eq!(tokenizer.decode(&ids(&object["tokens"]), true).unwrap(), object["text"].as_str().unwrap());
     let prompt: Vec<String> = ids(&object["prompt_tokens"]).iter().map(ToString::to_string).collect();
-    let again = json(&["--prompt-tokens", &prompt.join(","), "--ignore-eos", "--max-tokens", "24"]);
+    let again = answer_json(&["--prompt-tokens", &prompt.join(","), "--ignore-eos", "--max-tokens", "24"]);
     assert_eq!(again["tokens"], object["tokens"]);
     assert!(again.get("logprobs").is_none() && again.get("boxed").is_none());
     let logprobs = object["logprobs"].as_array().unwrap();
@@ -115,12 +117,12 @@ fn json_holds_all_and_the_tokens_are_the_text() {
 
 #[test]
 fn stop_strings_end_the_text_before_them() {
-    let object = json(&ASK);
+    let object = answer_json(&ASK);
     let text = object["text"].as_str().unwrap();
     // From the middle of a token to the middle of a later one.
     let stop = text.chars().skip(3).take(9).collect::<String>();
     let (before, _) = text.split_once(&stop).unwrap();
-    let stopped = json(&[&ASK[..], &["--stop", "never", "--stop", &stop]].concat());
+    let stopped = answer_json(&[&ASK[..], &["--stop", "never", "--stop", &stop]].concat());
     assert_eq!(stopped["text"], before);
     assert_eq!(stopped["finish_reason"], "stop");
     assert_eq!(stopped["stopped_by"]["string"], stop);
@@ -128,14 +130,14 @@ fn stop_strings_end_the_text_before_them() {
     // A special token by its name.
     let first = object["tokens"][0].to_string();
     let banned = format!("{first}=-inf,4=1000");
-    let special = json(&[&ASK[..], &["--logit-bias", &banned, "--stop", "<|eot_id|>"]].concat());
+    let special = answer_json(&[&ASK[..], &["--logit-bias", &banned, "--stop", "<|eot_id|>"]].concat());
     assert_eq!((&special["text"], &special["stopped_by"]["token"]), (&"".into(), &4.into()));
 }
 
 #[test]
 fn penalties_and_biases_change_what_comes() {
     let tokens = |more: &[&str]| -> Vec<u64> {
-        let object = json(&[&ASK[..], more].concat());
+        let object = answer_json(&[&ASK[..], more].concat());
         object["tokens"].as_array().unwrap().iter().map(|id| id.as_u64().unwrap()).collect()
     };
     let distinct = |tokens: &[u64]| tokens.iter().collect::<std::collections::BTreeSet<_>>().len();
@@ -237,15 +239,19 @@ fn templates_that_cannot_be_used_name_the_line() {
 #[test]
 fn wrong_requests_are_refused() {
     for (arguments, code, expected) in [
-        (&["--prompt", ""][..], 1, "the prompt is empty"),
-        (&["--prompt", "-x", "--temperature", "-1"], 1, "--temperature"),
-        (&["--prompt", "x", "--top-p", "1.5"], 1, "--top-p"),
-        (&["--prompt", "x", "--repetition-penalty", "0"], 1, "--repetition-penalty 0"),
-        (&["--prompt", "x", "--frequency-penalty", "nan"], 1, "--frequency-penalty"),
-        (&["--prompt", "x", "--logit-bias", "1024=1"], 1, "1024 is not below the vocabulary's size 1024"),
-        (&["--prompt", "x", "--logit-bias", "1=1,1=2"], 1, "token 1 has two biases"),
+        (&["--prompt", ""][..], 2, "the prompt is empty"),
+        (&["--prompt", "-x", "--temperature", "-1"], 2, "--temperature"),
+        (&["--prompt", "x", "--top-p", "1.5"], 2, "--top-p"),
+        (&["--prompt", "x", "--repetition-penalty", "0"], 2, "--repetition-penalty 0"),
+        (&["--prompt", "x", "--frequency-penalty", "nan"], 2, "--frequency-penalty"),
+        (&["--prompt", "x", "--logit-bias", "1024=1"], 2, "1024 is not below the vocabulary's size 1024"),
+        (&["--prompt", "x", "--logit-bias", "1=1,1=2"], 2, "token 1 has two biases"),
+        (&["--prompt", "x", "-m", "-1"], 2, "it must not be negative"),
+        (&["--prompt", "x", "--seed", "-1"], 2, "it must not be negative"),
+        (&["--prompt", "x", "--logit-bias", "-1=1"], 2, "`-1` is not a token id"),
+        (&["--prompt-tokens", "-1,2"], 2, "-1 is not in 0..="),
         (&["--prompt", "x", "--logit-bias", "1:1"], 2, "expected ID=VALUE"),
-        (&["--prompt", "x", "--stop", ""], 1, "--stop is empty"),
+        (&["--prompt", "x", "--stop", ""], 2, "--stop is empty"),
         (&["--prompt-file", "no/such"], 1, "no/such"),
         (&["--prompt", "x", "--disable-chat-template", "--system", "y"], 2, "cannot be used with"),
         (&["--prompt", "x", "--disable-chat-template", "--final-only"], 2, "cannot be used with"),
@@ -261,14 +267,44 @@ fn wrong_requests_are_refused() {
         ),
         (&["--prompt-tokens", "1", "--prompt-file", "y"], 2, "cannot be used with"),
         (&["--prompt", "x", "--repetition-context-size", "9"], 2, "--repetition-penalty <FACTOR>"),
-        (&["--prompt-tokens", "5000"], 1, "not below the vocabulary"),
-        (&["--prompt", "x", "--logit-bias", "1024=1"], 1, "hint: this model's ids are 0 to 1023"),
+        (&["--prompt-tokens", "5000"], 2, "not below the vocabulary"),
+        (&["--prompt", "x", "--logit-bias", "1024=1"], 2, "hint: this model's ids are 0 to 1023"),
         (&[], 2, "required"),
     ] {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", stderr(&output));
         assert!(stderr(&output).contains(expected), "{arguments:?}: {}", stderr(&output));
     }
+}
+
+#[test]
+fn where_every_token_is_banned_there_is_no_answer() {
+    let all: Vec<String> = (0..1024).map(|id| format!("{id}=-inf")).collect();
+    let all_but_one = all.iter().filter(|bias| *bias != "7=-inf").cloned().collect::<Vec<_>>().join(",");
+    for temperature in ["0", "0.8"] {
+        let more = ["--prompt", "x", "-m", "4", "--temperature", temperature, "--logit-bias"];
+        let output = run(&[&more[..], &[&all.join(",")]].concat());
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        assert!(stderr(&output).contains("no token is left to choose from"), "{}", stderr(&output));
+        assert!(stderr(&output).contains("hint: ban fewer") && stdout(&output).trim().is_empty());
+        let output = run(&[&more[..], &[&all_but_one, "--json"]].concat());
+        succeeded(&output);
+        let answer: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        assert_eq!(answer["tokens"], json!([7, 7, 7, 7]));
+    }
+}
+
+#[test]
+fn a_context_past_the_models_own_is_noted() {
+    let noted = |size: &str| {
+        let output = run(&["--prompt", "x", "-m", "1", "--context-size", size]);
+        succeeded(&output);
+        stderr(&output).contains("max_position_embeddings")
+    };
+    let text = std::fs::read_to_string(bundled().join("config.json")).unwrap();
+    let config: Value = serde_json::from_str(&text).unwrap();
+    let own = config["max_position_embeddings"].as_u64().unwrap();
+    assert!(!noted(&own.to_string()) && noted(&(own + 1).to_string()));
 }
 
 #[test]

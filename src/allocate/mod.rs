@@ -237,7 +237,7 @@ impl Problem {
 }
 
 fn check(layer: &Layer) -> Result<()> {
-    let bad = |what: String| Err(Error::usage(format!("layer `{}`: {what}", layer.path)));
+    let bad = |what: String| Err(Error::input(format!("layer `{}`: {what}", layer.path)));
     if layer.options.is_empty() {
         return bad("nothing to choose from".to_owned());
     }
@@ -259,7 +259,7 @@ fn check_total(layers: &[Layer]) -> Result<()> {
     if i64::try_from(total).is_ok() {
         return Ok(());
     }
-    Err(Error::usage(format!("the layers take up to {total} bytes, more than 63 bits can count")))
+    Err(Error::input(format!("the layers take up to {total} bytes, more than 63 bits can count")))
 }
 
 /// One unit per tie and per layer that is in none, in order of their first layers.
@@ -271,9 +271,9 @@ fn units(layers: &[Layer], ties: &[Vec<usize>]) -> Result<Vec<Unit>> {
                 Some(free @ None) => *free = Some(tie),
                 Some(Some(_)) => {
                     let path = &layers[layer].path;
-                    return Err(Error::usage(format!("layer `{path}` is tied twice")));
+                    return Err(Error::input(format!("layer `{path}` is tied twice")));
                 }
-                None => return Err(Error::usage(format!("a tie names layer {layer} of {}", layers.len()))),
+                None => return Err(Error::input(format!("a tie names layer {layer} of {}", layers.len()))),
             }
         }
     }

@@ -130,7 +130,7 @@ fn header(tensors: &[&OutputTensor]) -> Result<Vec<u8>> {
         );
         offset = end;
     }
-    let mut text = serde_json::to_vec(&map).map_err(|e| Error::usage(format!("safetensors header: {e}")))?;
+    let mut text = serde_json::to_vec(&map).map_err(|e| Error::input(format!("safetensors header: {e}")))?;
     text.resize((8 + text.len()).next_multiple_of(64) - 8, b' ');
     let mut bytes = (text.len() as u64).to_le_bytes().to_vec();
     bytes.extend(text);

@@ -10,21 +10,52 @@ pub struct Cache {
     /// Remember so many tokens at most: the first and the latest [default: the model's context]
     #[arg(long, value_name = "N", help_heading = "Context", value_parser = clap::value_parser!(u32).range(2..))]
     pub context_size: Option<u32>,
-    /// First tokens that are never forgotten
-    #[arg(long, value_name = "N", help_heading = "Context", default_value_t = 4)]
-    pub num_sink_tokens: u32,
-    /// How much of a full context is forgotten at a time, the oldest after the first tokens
-    #[arg(long, value_name = "PERCENT", help_heading = "Context", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=100))]
-    pub eviction_batch_percent: u32,
+    /// First tokens that are never forgotten [default: 4]
+    #[arg(long, value_name = "N", help_heading = "Context")]
+    pub num_sink_tokens: Option<u32>,
+    /// How much of a full context is forgotten at a time, the oldest after the first tokens [default: 10]
+    #[arg(long, value_name = "PERCENT", help_heading = "Context", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub eviction_batch_percent: Option<u32>,
     /// Hold keys and values in so many bits
     #[arg(long, value_name = "4|8", help_heading = "Context", value_parser = kv_bits)]
     pub kv_bits: Option<u32>,
     /// Neighbours in a key or value that share a scale [default: 64, or 32 where heads are not multiples of it]
     #[arg(long, value_name = "32|64|128", help_heading = "Context", requires = "kv_bits", value_parser = kv_group_size)]
     pub kv_group_size: Option<u32>,
-    /// Tokens of a prompt that go through the model at a time
-    #[arg(long, value_name = "N", help_heading = "Context", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
-    pub prefill_step_size: u32,
+    /// Tokens of a prompt that go through the model at a time [default: 512]
+    #[arg(long, value_name = "N", help_heading = "Context", value_parser = clap::value_parser!(u32).range(1..))]
+    pub prefill_step_size: Option<u32>,
+}
+
+impl Cache {
+    /// First tokens that are never forgotten.
+    pub fn sinks(&self) -> usize {
+        self.num_sink_tokens.unwrap_or(4) as usize
+    }
+
+    /// How much of a full context is forgotten at a time.
+    pub fn eviction_percent(&self) -> usize {
+        self.eviction_batch_percent.unwrap_or(10) as usize
+    }
+
+    /// Tokens of a prompt that go through the model at a time.
+    pub fn prefill_step(&self) -> usize {
+        self.prefill_step_size.unwrap_or(512) as usize
+    }
+
+    /// The flags that were given.
+    pub fn given(&self) -> Vec<&'static str> {
+        [
+            ("--context-size", self.context_size),
+            ("--num-sink-tokens", self.num_sink_tokens),
+            ("--eviction-batch-percent", self.eviction_batch_percent),
+            ("--kv-bits", self.kv_bits),
+            ("--prefill-step-size", self.prefill_step_size),
+        ]
+        .into_iter()
+        .filter_map(|(flag, value)| value.map(|_| flag))
+        .collect()
+    }
 }
 
 /// Speculative decoding.

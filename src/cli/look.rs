@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Cache, Hub, parse_size};
+use super::{Cache, Hub, parse_size, whole};
 
 /// What scripts may rely on.
 const INSPECT_JSON: &str = "\
@@ -97,7 +97,8 @@ tokens_forgotten, cache_bytes.";
 #[derive(Debug, Args)]
 #[command(after_long_help = EVAL_JSON)]
 pub struct Eval {
-    /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub
+    /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub. Loading a pack does not compare its weights with
+    /// their SHA-256: `mixbit check` does
     #[arg(long, value_name = "MODEL")]
     pub model: PathBuf,
     #[command(flatten)]
@@ -114,7 +115,7 @@ pub struct Eval {
     #[arg(long, value_name = "T", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
     pub sequence_length: u32,
     /// Use this many tokens of the text at most
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
     pub max_tokens: Option<usize>,
     /// Windows computed together
     #[arg(long, value_name = "B", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
@@ -146,7 +147,7 @@ const NOT_STREAMED: [&str; 5] =
 /// `mixbit check`.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub
+    /// Model folder, Hugging Face's or MLX's, pack (all of whose files are compared with their SHA-256), or name on the Hub
     pub model: PathBuf,
     #[command(flatten)]
     #[allow(missing_docs)]

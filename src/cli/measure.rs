@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{FloatDtype, Hub, parse_size};
+use super::{FloatDtype, Hub, parse_size, whole};
 use crate::recipe::Quality;
 use crate::rounding::Technique;
 
@@ -27,7 +27,7 @@ pub struct Calibration {
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
     pub sequence_length: Option<u32>,
     /// Seed of sequence choice and label sampling [default: the recipe's, or 0]
-    #[arg(long)]
+    #[arg(long, value_parser = whole::<u64>)]
     pub seed: Option<u64>,
     /// How sensitivities are measured
     #[arg(long, value_enum, default_value_t)]

@@ -19,7 +19,7 @@ pub use tune::Tuning;
 use std::path::PathBuf;
 
 use clap::builder::PossibleValue;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::candidate::Mode;
 use crate::checkpoint::Dtype;
@@ -32,7 +32,7 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0    done
   1    the input cannot be used; the error says what is wrong
-  2    wrong flags
+  2    wrong flags, or flags that do not go with this model
   3    run --extract-boxed: there is no \\boxed{} in the answer
   70   the engine failed
   130  interrupted";
@@ -47,6 +47,29 @@ pub struct Cli {
     /// No progress bars and notes on stderr.
     #[arg(long, short, global = true, help_heading = GENERAL)]
     pub quiet: bool,
+}
+
+/// Flags whose values are lists or have units: with a minus before them clap does not know them for numbers.
+const NOT_ONE_NUMBER: [&str; 6] =
+    ["logit_bias", "prompt_tokens", "tokens", "max_shard_size", "target_size", "activation_memory"];
+
+impl Cli {
+    /// The arguments of this process; help, versions and mistakes end it.
+    pub fn from_arguments() -> Self {
+        let matches = Self::lenient().get_matches();
+        Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+    }
+
+    /// A value with a minus before it is a value, so that it is the value that is found wrong and not a flag `-1`.
+    fn lenient() -> clap::Command {
+        let value = |arg: Arg| {
+            let takes = arg.get_action().takes_values() && !arg.is_positional();
+            let list = NOT_ONE_NUMBER.contains(&arg.get_id().as_str());
+            let arg = if list { arg.allow_hyphen_values(true) } else { arg };
+            if takes { arg.allow_negative_numbers(true) } else { arg }
+        };
+        Self::command().mut_subcommands(|command| command.mut_args(value))
+    }
 }
 
 /// The subcommands.
@@ -152,6 +175,15 @@ impl ValueEnum for Mode {
     }
 }
 
+/// A whole number from 0, of any size that can be counted.
+fn whole<T: TryFrom<i128>>(text: &str) -> Result<T, String> {
+    match text.trim().parse::<i128>() {
+        Ok(number) if number < 0 => Err("it must not be negative".to_owned()),
+        Ok(number) => T::try_from(number).map_err(|_| "it is too large".to_owned()),
+        Err(_) => Err("expected a whole number".to_owned()),
+    }
+}
+
 /// `5GB`, `500 MB`, `1.5GiB`. A bare number is taken for a slip unless it is a plausible count of bytes.
 fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == ' ');
@@ -180,11 +212,35 @@ fn parse_size(text: &str) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn arguments_are_consistent() {
         Cli::command().debug_assert();
+        Cli::lenient().debug_assert();
+    }
+
+    #[test]
+    fn a_minus_is_no_flag() {
+        let refused = |arguments: &[&str]| {
+            let base = ["mixbit", "run", "--model", "x", "--prompt", "y"];
+            Cli::lenient().try_get_matches_from([&base[..], arguments].concat()).unwrap_err().to_string()
+        };
+        for (arguments, expected) in [
+            (["-m", "-1"], "invalid value '-1' for '--max-tokens <N>': it must not be negative"),
+            (["--seed", "-1"], "invalid value '-1' for '--seed <SEED>': it must not be negative"),
+            (["--top-k", "-1"], "invalid value '-1' for '--top-k <TOP_K>': -1 is not in 0..="),
+            (["--context-size", "-5"], "-5 is not in 2..="),
+            (["--kv-bits", "-4"], "expected one of [4, 8]"),
+            (["--logit-bias", "-1=2"], "`-1` is not a token id"),
+            (["--repetition-context-size", "x"], "expected a whole number"),
+        ] {
+            let found = refused(&arguments);
+            assert!(found.contains(expected), "{arguments:?}: {found}");
+        }
+        let matches =
+            Cli::lenient().try_get_matches_from(["mixbit", "run", "--model", "x", "-p", "y", "-m", "7"]);
+        let cli = Cli::from_arg_matches(&matches.unwrap()).unwrap();
+        assert!(matches!(cli.command, Command::Run(run) if run.answering.ending.max_tokens == 7));
     }
 
     #[test]

@@ -6,8 +6,16 @@ use clap::Args;
 
 use super::GENERAL;
 
+/// What a pack promises.
+const PACK_CHECKS: &str = "\
+A pack records the SHA-256 of every file. `check`, `unpack`, `convert`, `quantize`,
+`dequantize` and `upload` compare them all. `run`, `chat`, `eval` and the others map the
+weights where they lie and compare sizes, and the checksums of small files only: hashing
+would read all of the weights before the first token.";
+
 /// `mixbit pack`.
 #[derive(Debug, Args)]
+#[command(after_help = PACK_CHECKS)]
 pub struct Pack {
     /// Model folder; it must be complete
     #[arg(value_name = "DIR")]
@@ -23,7 +31,7 @@ pub struct Pack {
 /// `mixbit unpack`.
 #[derive(Debug, Args)]
 pub struct Unpack {
-    /// File that `mixbit pack` wrote
+    /// File that `mixbit pack` wrote; what does not have the checksums that it records is refused
     #[arg(value_name = "FILE.mlxpack")]
     pub pack: PathBuf,
     /// Folder to write

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Cache, Draft, FloatDtype, GENERAL, Hub};
+use super::{Cache, Draft, FloatDtype, GENERAL, Hub, whole};
 
 /// How tokens are chosen.
 #[derive(Debug, Args)]
@@ -23,13 +23,13 @@ pub struct Sampling {
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     pub min_p: f32,
     /// Seed of sampling
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = whole::<u64>)]
     pub seed: u64,
     /// Divide the logits of the latest tokens, prompt included, by this (multiply negative ones); 1 changes nothing
     #[arg(long, value_name = "FACTOR", allow_negative_numbers = true)]
     pub repetition_penalty: Option<f32>,
     /// How many of the latest tokens the repetition penalty looks at; 0 for all
-    #[arg(long, value_name = "N", default_value_t = 20, requires = "repetition_penalty")]
+    #[arg(long, value_name = "N", default_value_t = 20, requires = "repetition_penalty", value_parser = whole::<usize>)]
     pub repetition_context_size: usize,
     /// Lower a token's logit by this for each time that it was generated
     #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
@@ -47,7 +47,7 @@ pub struct Sampling {
 #[command(next_help_heading = "Ending")]
 pub struct Ending {
     /// Most tokens to generate
-    #[arg(long, short, default_value_t = 256, value_name = "N")]
+    #[arg(long, short, default_value_t = 256, value_name = "N", value_parser = whole::<usize>)]
     pub max_tokens: usize,
     /// End the answer before this text, which may be the text of a special token; repeatable
     #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
@@ -67,7 +67,7 @@ pub struct Prompt {
         required_unless_present_any = ["prompt_file", "prompt_tokens"]
     )]
     pub prompt: Option<String>,
-    /// A file with the prompt, UTF-8; one line end at its end is left out
+    /// A file with the prompt, UTF-8, or `-` for stdin; one line end at its end is left out
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     pub prompt_file: Option<PathBuf>,
     /// Token ids instead of a prompt, separated by commas
@@ -98,7 +98,7 @@ pub struct Show {
     #[arg(long)]
     pub json: bool,
     /// Print each token's log-probability before temperature and masks, and those of the N likeliest [without N: 0]
-    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "0")]
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "0", value_parser = whole::<usize>)]
     pub logprobs: Option<usize>,
     /// Show the prompt as the model sees it, and the stop tokens
     #[arg(long)]
@@ -108,7 +108,8 @@ pub struct Show {
 /// A model that answers, and how.
 #[derive(Debug, Args)]
 pub struct Answering {
-    /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub
+    /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub. Loading a pack does not compare its weights with
+    /// their SHA-256: `mixbit check` does
     #[arg(long, value_name = "MODEL", help_heading = GENERAL)]
     pub model: PathBuf,
     #[command(flatten)]
@@ -152,7 +153,7 @@ pub struct Run {
 const CHAT_MISTAKES: &str = "\
 A line that cannot be obeyed or answered can be tried again at a terminal. From a pipe or
 file the first such line ends the conversation, with exit code 1: what follows may depend
-on it.";
+on it. After a /save that fails it goes on, and the exit code is 1 at its end.";
 
 /// `mixbit chat`.
 #[derive(Debug, Args)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 
-use super::caching::{cache_settings, length_note};
+use super::caching::{cache_settings, context_note, length_note};
 use super::drafting::DraftSource;
 use crate::answer::{Answer, Ending};
 use crate::checkpoint::{Dtype, SourceModel};
@@ -54,11 +54,8 @@ impl Source {
         if !ignore_eos {
             stop.splice(..0, stop_tokens(checkpoint.config(), &tokenizer)?);
         }
-        let settings = Settings {
-            max_tokens: asked.ending.max_tokens,
-            stop,
-            prefill_step: asked.cache.prefill_step_size as usize,
-        };
+        let settings =
+            Settings { max_tokens: asked.ending.max_tokens, stop, prefill_step: asked.cache.prefill_step() };
         let cache = cache_settings(&asked.cache, checkpoint.spec())?;
         let draft = DraftSource::open(&asked.draft, &asked.cache, &checkpoint, &tokenizer)?;
         Ok(Self { checkpoint, tokenizer, settings, ending, cache, draft })
@@ -76,6 +73,11 @@ impl Source {
     pub fn session<'a>(&self, loaded: &'a Loaded) -> Session<'a> {
         let draft = self.draft.as_ref().zip(loaded.draft.as_ref());
         Session::new(&loaded.model, self.cache, draft.map(|(source, model)| source.draft(model)))
+    }
+
+    /// What to say of a context that is larger than the model's own.
+    pub fn context_note(&self) -> Option<String> {
+        context_note(&self.cache, self.checkpoint.spec())
     }
 
     /// What to say before an answer to a prompt of so many `tokens`.

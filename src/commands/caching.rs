@@ -36,8 +36,18 @@ pub fn length_note(settings: &CacheSettings, spec: &DecoderSpec, tokens: usize) 
     Some(format!("{reach}, the model's context is {most}"))
 }
 
+/// What to say of a context that is larger than what the model of `spec` was trained for.
+pub fn context_note(settings: &CacheSettings, spec: &DecoderSpec) -> Option<String> {
+    let size = settings.context?.size();
+    let most = made_for(spec).filter(|&most| size > most)?;
+    Some(format!(
+        "--context-size {size} is more than the {most} tokens that the model was made for (max_position_embeddings): \
+         past them its answers may make no sense"
+    ))
+}
+
 fn window(args: &Cache, size: Option<usize>) -> Result<Option<ContextWindow>> {
-    let (sinks, percent) = (args.num_sink_tokens as usize, args.eviction_batch_percent as usize);
+    let (sinks, percent) = (args.sinks(), args.eviction_percent());
     size.map(|size| ContextWindow::new(size, sinks, percent)).transpose()
 }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::answering::{Loaded, Source, memory, note_greedy, sampler, summary};
 use crate::answer::Answer;
-use crate::chat::{Conversation, HELP, Input, Seen, encode_after};
+use crate::chat::{Conversation, HELP, Input, Seen, as_said, encode_after};
 use crate::cli::Chat;
 use crate::engine::{Engine, Session};
 use crate::error::{Error, ErrorKind, Result};
@@ -25,6 +25,7 @@ pub fn run(args: &Chat, console: &Console) -> Result<()> {
     }
     let sampler = sampler(&args.answering.sampling, None, source.checkpoint.spec())?;
     note_greedy(&args.answering.sampling, console);
+    console.notes(source.context_note().as_slice());
     let engine = Engine::start()?;
     let (loaded, _) = source.load(&engine, args.answering.dtype.map(Into::into))?;
     let mut lines = Lines::open()?;
@@ -37,7 +38,9 @@ pub fn run(args: &Chat, console: &Console) -> Result<()> {
         source: &source,
         sampler,
         seen: [Seen::default(), Seen::default()],
+        rendered: String::new(),
         saved: Vec::new(),
+        unsaved: None,
         long: false,
     };
     interrupt::converse(lines.are_typed());
@@ -46,7 +49,7 @@ pub fn run(args: &Chat, console: &Console) -> Result<()> {
     }
     loop {
         let result = match lines.read()? {
-            Line::End => return Ok(()),
+            Line::End => return chat.end(lines.are_typed()),
             Line::Interrupted => {
                 console.line("Ctrl-D ends");
                 continue;
@@ -55,7 +58,7 @@ pub fn run(args: &Chat, console: &Console) -> Result<()> {
         };
         match result {
             Ok(true) => {}
-            Ok(false) => return Ok(()),
+            Ok(false) => return chat.end(lines.are_typed()),
             // Who types can try again; what comes through a pipe must not go on without having been understood.
             Err(error) if lines.are_typed() && !matches!(error.kind(), ErrorKind::Engine(_)) => {
                 report::error(&error);
@@ -76,8 +79,12 @@ struct Talk<'a> {
     sampler: Sampler,
     /// The last prompt with its answer, and without.
     seen: [Seen; 2],
+    /// The last prompt as the template wrote it.
+    rendered: String,
     /// Files that this conversation was saved to, and may be again.
     saved: Vec<PathBuf>,
+    /// The first file that it could not be saved to.
+    unsaved: Option<PathBuf>,
     /// Whether the user knows that the context is used up.
     long: bool,
 }
@@ -92,13 +99,28 @@ impl Talk<'_> {
             Input::Reset => {
                 self.conversation.reset();
                 self.long = false;
+                self.console.line("what was said is forgotten; the system message stays");
             }
-            Input::System(text) => self.conversation.system = Some(text),
+            Input::System(text) => {
+                self.console.line(match text.as_str() {
+                    "" => "no system message from now on",
+                    _ => "this is the system message from now on; what was said stays",
+                });
+                self.conversation.system = Some(text);
+            }
             Input::ShowSystem => self.console.line(&match &self.conversation.system {
-                None => "the template's own system message, if it has one".to_owned(),
-                Some(text) => format!("system message: {text:?}"),
+                None => {
+                    "system message: the template's own, if it has one; /system TEXT sets another".to_owned()
+                }
+                Some(text) => format!("system message: {text:?}; /system TEXT sets another"),
             }),
-            Input::Save(path) => self.save(&path)?,
+            Input::Save(path) => {
+                // Nothing that follows depends on it.
+                if let Err(error) = self.save(&path) {
+                    report::error(&error);
+                    self.unsaved.get_or_insert(path);
+                }
+            }
             Input::Say(text) => {
                 self.conversation.ask(text);
                 self.answer().inspect_err(|_| self.conversation.take_back())?;
@@ -107,13 +129,28 @@ impl Talk<'_> {
         Ok(true)
     }
 
+    /// What the end comes to: who types has seen what could not be saved.
+    fn end(&self, typed: bool) -> Result<()> {
+        match self.unsaved.as_ref().filter(|_| !typed) {
+            Some(path) => Err(Error::file(path, "the conversation could not be saved there")
+                .hint("the reason was printed where /save stood")),
+            None => Ok(()),
+        }
+    }
+
     fn save(&mut self, path: &Path) -> Result<()> {
         if self.conversation.is_empty() {
-            return Err(Error::usage("nothing has been said that could be saved").hint("say something first"));
+            return Err(Error::input("nothing has been said that could be saved").hint("say something first"));
         }
         if path.exists() && !self.saved.iter().any(|saved| saved == path) {
-            return Err(Error::file(path, "already exists").hint("choose another name"));
+            output_file::only_files(path)?;
+            return Err(Error::file(
+                path,
+                "already exists, and this conversation was not saved to it before",
+            )
+            .hint("choose another name"));
         }
+        output_file::check(path, true)?;
         output_file::write(path, self.conversation.to_jsonl().as_bytes())?;
         self.saved.push(path.to_owned());
         self.console.done(&format!("saved to {}", path.display()));
@@ -125,7 +162,14 @@ impl Talk<'_> {
         let source = self.source;
         let messages = self.conversation.messages();
         let rendered = source.tokenizer.apply_chat_template(&messages, true)?.unwrap_or_default();
-        let prompt = encode_after(&source.tokenizer, &rendered, &self.seen)?;
+        let [answered, before] = &self.seen;
+        let said = if self.session.has_forgotten() {
+            as_said(&rendered, &self.rendered, before, answered)
+        } else {
+            None
+        };
+        let text = said.unwrap_or_else(|| rendered.clone());
+        let prompt = encode_after(&source.tokenizer, &text, &self.seen)?;
         self.note_length(prompt.len());
         let mut answer = Answer::new(&source.tokenizer, &source.ending);
         let mut tokens = Vec::new();
@@ -144,7 +188,7 @@ impl Talk<'_> {
         );
         let stopped = matches!(&result, Err(error) if matches!(error.kind(), ErrorKind::Interrupted));
         let generation = if stopped { None } else { Some(result?) };
-        let (rest, text, _) = answer.finish()?;
+        let (rest, answer, _) = answer.finish()?;
         out(&format!("{rest}\n"))?;
         if stopped {
             interrupt::take();
@@ -154,12 +198,13 @@ impl Talk<'_> {
             summary(self.console, prompt.len(), &generation);
             memory(self.console, &generation);
         }
-        let prompt = Seen { text: rendered, tokens: prompt };
+        let prompt = Seen { text, tokens: prompt };
+        self.rendered = rendered;
         self.seen = [prompt.answered(&source.tokenizer, &tokens)?, prompt];
-        if stopped && text.is_empty() {
+        if stopped && answer.is_empty() {
             self.conversation.take_back();
         } else {
-            self.conversation.answered(text);
+            self.conversation.answered(answer);
         }
         Ok(())
     }

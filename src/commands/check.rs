@@ -17,7 +17,7 @@ pub fn run(args: &Check, console: &Console) -> Result<()> {
     })?;
     bar.finish_and_clear();
     if args.json {
-        let text = serde_json::to_string_pretty(&findings).map_err(|e| Error::usage(e.to_string()))?;
+        let text = serde_json::to_string_pretty(&findings).map_err(|e| Error::input(e.to_string()))?;
         out(&format!("{text}\n"))?;
     } else {
         out(&finding_lines(&findings))?;

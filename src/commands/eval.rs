@@ -25,8 +25,8 @@ pub fn run(args: &Eval, console: &Console) -> Result<()> {
     if args.stream {
         return streaming::run(args, &source, console);
     }
-    if args.cache.context_size.is_some() || args.cache.kv_bits.is_some() {
-        return Err(Error::usage("--context-size and --kv-bits go with --stream only")
+    if let Some(flag) = args.cache.given().first() {
+        return Err(Error::usage(format!("{flag} goes with --stream only"))
             .hint("windows are computed without a cache; --sequence-length is their length"));
     }
     let kept = args.reference.as_deref().filter(|path| Reference::is_file(path));
@@ -100,7 +100,7 @@ pub fn print_figures<const N: usize>(
     more: [(&str, Value); N],
 ) -> Result<()> {
     let Some(path) = path else { return out(&evaluation_table(summary)) };
-    let mut value = serde_json::to_value(summary).map_err(|e| Error::usage(e.to_string()))?;
+    let mut value = serde_json::to_value(summary).map_err(|e| Error::input(e.to_string()))?;
     if let Value::Object(object) = &mut value {
         object.extend(more.map(|(key, value)| (key.to_owned(), value)));
     }

@@ -174,7 +174,7 @@ fn sizes(shape: &[usize]) -> String {
 }
 
 fn print_json(value: &Value) -> Result<()> {
-    let text = serde_json::to_string_pretty(value).map_err(|e| Error::usage(e.to_string()))?;
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::input(e.to_string()))?;
     out(&format!("{text}\n"))
 }
 

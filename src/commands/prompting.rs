@@ -18,7 +18,7 @@ pub fn prompt(args: &Prompt, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     let text = text(args)?;
     if text.is_empty() {
         return Err(Error::usage("the prompt is empty")
-            .hint("give --prompt TEXT, --prompt-file FILE, or text on stdin with --prompt -"));
+            .hint("give --prompt TEXT, --prompt-file FILE, or text on stdin with --prompt-file -"));
     }
     if args.disable_chat_template {
         return tokenizer.encode(&text, true);
@@ -42,17 +42,21 @@ fn text(args: &Prompt) -> Result<String> {
         let line = text.strip_suffix('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));
         line.map_or_else(|| text.clone(), str::to_owned)
     };
+    // A byte order mark is no part of what was asked.
+    let without_mark =
+        |text: String| text.strip_prefix('\u{feff}').map_or_else(|| text.clone(), str::to_owned);
+    let from_stdin = || {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).map_err(|error| Error::io("stdin", error))?;
+        Ok(without_line_end(without_mark(text)))
+    };
     match (&args.prompt, &args.prompt_file) {
+        (_, Some(path)) if path.as_os_str() == "-" => from_stdin(),
         (_, Some(path)) => {
             let text = fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
-            // A byte order mark is no part of what was asked.
-            Ok(without_line_end(text.strip_prefix('\u{feff}').map_or_else(|| text.clone(), str::to_owned)))
+            Ok(without_line_end(without_mark(text)))
         }
-        (Some(flag), None) if flag == "-" => {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text).map_err(|error| Error::io("stdin", error))?;
-            Ok(without_line_end(text))
-        }
+        (Some(flag), None) if flag == "-" => from_stdin(),
         (flag, None) => Ok(flag.clone().unwrap_or_default()),
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use super::caching::cache_settings;
+use super::caching::{cache_settings, context_note};
 use super::eval::print_figures;
 use super::scoring::not_finite;
 use crate::checkpoint::SourceModel;
@@ -23,13 +23,14 @@ const LOGITS: usize = 1 << 24;
 /// Runs the command.
 pub fn run(args: &Eval, source: &SourceModel, console: &Console) -> Result<()> {
     let settings = cache_settings(&args.cache, source.spec())?;
+    console.notes(context_note(&settings, source.spec()).as_slice());
     let text = Text::open(Some(&args.data))?;
     let tokenizer = Tokenizer::from_files(source.files())?;
     let tokens = text.windows(&tokenizer, usize::MAX, args.max_tokens)?.windows.concat();
     let engine = Engine::start()?;
     let model = Model::load(&engine, source, None)?;
     let vocabulary = source.spec().vocab_size;
-    let step = (args.cache.prefill_step_size as usize).min((LOGITS / vocabulary).max(1));
+    let step = (args.cache.prefill_step()).min((LOGITS / vocabulary).max(1));
     let bar = console.steps_bar("running the model", tokens.len() as u64);
     let mut scores = Scores::default();
     let mut labels = tokens.get(1..).unwrap_or_default();

@@ -21,8 +21,9 @@ pub fn run(args: &Upload, console: &Console) -> Result<()> {
     let source = SourceModel::open(&args.model)?;
     let parts = export::parts(&source)?;
     source.verify()?;
+    source.files().verify()?;
     note_left_out(&parts, console);
-    let settings = Settings::from_environment();
+    let settings = Settings::from_environment()?;
     let done = hub::upload(&settings, &repository, args.private, source.files(), &parts.names, console)?;
     console.done(&format!("{} files, {} of them sent as large ones: {}", done.files, done.sent, done.url));
     Ok(())

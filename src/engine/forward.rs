@@ -211,7 +211,7 @@ pub(super) fn forward(
 
 fn check_tokens(spec: &DecoderSpec, sequences: &[Vec<u32>]) -> Result<()> {
     match sequences.iter().flatten().find(|&&token| token as usize >= spec.vocab_size) {
-        Some(token) => Err(Error::usage(format!(
+        Some(token) => Err(Error::input(format!(
             "token id {token} is not below the vocabulary's size {}",
             spec.vocab_size
         ))

@@ -95,6 +95,11 @@ pub fn generate(
         }
         let chosen = sampler.sample(&mut logits);
         let token = chosen.token;
+        // What was sampled from is as penalties and masks left it.
+        if logits.get(token as usize).is_none_or(|x| x.is_nan() || *x == f32::NEG_INFINITY) {
+            return Err(Error::usage("no token is left to choose from: all of them are banned")
+                .hint("ban fewer with --logit-bias, or lower the penalties"));
+        }
         first_token.get_or_insert_with(Instant::now);
         if settings.stop.contains(&token) {
             break Finish::Stop(token);

@@ -119,7 +119,7 @@ impl<'a> Scorer<'a> {
             debug_assert_eq!(layer.spec.role, gradient.role);
             let gradient = gradient.transposed.as_dtype(mlx_rs::Dtype::Float32)?.contiguous()?;
             if !layer.add(as_slice(&gradient)?, group, sequence) {
-                return Err(Error::usage(format!(
+                return Err(Error::input(format!(
                     "layer `{}` has gradients that are not finite",
                     layer.spec.name
                 ))

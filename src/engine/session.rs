@@ -35,6 +35,13 @@ impl<'a> Session<'a> {
     }
 }
 
+impl Session<'_> {
+    /// Whether the middle of what was read is forgotten, so that there is no way back to it.
+    pub fn has_forgotten(&self) -> bool {
+        self.memory.figures().evicted > 0
+    }
+}
+
 /// The caches of one model and their tokens, guesses that came to nothing included.
 #[derive(Debug)]
 pub(super) struct Memory {

@@ -159,7 +159,7 @@ fn add(moves: &mut [Moves<'_>], gradients: &[Gradient]) -> Result<()> {
         for (products, change) in layer.products.iter_mut().zip(&layer.changes) {
             let product = dot(gradient, change);
             if !product.is_finite() {
-                return Err(Error::usage(format!(
+                return Err(Error::input(format!(
                     "layer `{}` has gradients that are not finite",
                     layer.spec.name
                 )));

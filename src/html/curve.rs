@@ -152,7 +152,7 @@ pub fn alone(
 ) -> Result<Chart> {
     let points =
         Points::new(points, uniform_points(layers, scale_bytes, correction), None).ok_or_else(|| {
-            Error::usage("the table predicts no KL divergence above zero, so there is no curve to draw")
+            Error::input("the table predicts no KL divergence above zero, so there is no curve to draw")
                 .hint("measure it with --method fisher")
         })?;
     Ok(points.chart("alone", 820.0, 420.0))

@@ -24,7 +24,7 @@ const TEMPLATES: [(&str, &str); 9] = [
 /// Fills the template called `name`.
 pub fn render(name: &str, values: &impl Serialize) -> Result<String> {
     let text = environment().and_then(|environment| environment.get_template(name)?.render(Serde(values)));
-    text.map_err(|e| Error::usage(format!("cannot draw {name}: {e:#}")))
+    text.map_err(|e| Error::input(format!("cannot draw {name}: {e:#}")))
 }
 
 fn environment() -> Result<Environment<'static>, minijinja::Error> {

@@ -6,6 +6,7 @@ use serde_json::Value;
 use ureq::http::Response;
 use ureq::{Agent, Body};
 
+use super::settings::Patience;
 use super::{Repository, Settings};
 use crate::error::Error;
 
@@ -16,6 +17,8 @@ pub(super) enum Failure {
     Refused(u16, Option<String>, String),
     /// There was no answer, or it broke off.
     Broken(String),
+    /// Nothing came from this address for so long.
+    Silent(String, Patience),
     /// What came is not what was asked for.
     Damaged(String),
 }
@@ -24,6 +27,7 @@ impl From<ureq::Error> for Failure {
     fn from(error: ureq::Error) -> Self {
         match error {
             ureq::Error::StatusCode(status) => Self::Refused(status, None, String::new()),
+            ureq::Error::Timeout(_) => Self::Broken("nothing came for too long".to_owned()),
             other => Self::Broken(other.to_string()),
         }
     }
@@ -34,7 +38,7 @@ impl Failure {
     pub(super) fn is_passing(&self) -> bool {
         match self {
             Self::Refused(status, ..) => matches!(status, 408 | 429 | 500..),
-            Self::Broken(_) => true,
+            Self::Broken(_) | Self::Silent(..) => true,
             Self::Damaged(_) => false,
         }
     }
@@ -53,7 +57,14 @@ impl Failure {
             }
             Self::Broken(what) => {
                 return Error::file(place, format!("no answer from the Hub: {what}"))
-                    .hint("check the connection; what was downloaded so far is kept. With HF_HUB_OFFLINE=1 only the cache is used");
+                    .hint("check the connection, and HF_ENDPOINT if it is set; what was downloaded so far is kept. With HF_HUB_OFFLINE=1 only the cache is used");
+            }
+            Self::Silent(address, Patience { time, variable }) => {
+                let message = format!("nothing came from {address} for {} s", time.as_secs_f64());
+                return Error::file(place, message).hint(format!(
+                    "check the connection; what was downloaded so far is kept. {variable} sets how many seconds to wait, \
+                     HF_ENDPOINT another address of the Hub; with HF_HUB_OFFLINE=1 only the cache is used"
+                ));
             }
             Self::Damaged(what) => {
                 return Error::file(place, format!("what came is damaged: {what}"))
@@ -96,7 +107,10 @@ impl Failure {
     }
 }
 
-/// Speaks to the Hub.
+/// How long the Hub may take over what was sent to it.
+const UPLOAD_TIMEOUT: Duration = Duration::from_mins(5);
+
+/// Sends to the Hub.
 pub(super) struct Client<'a> {
     pub(super) settings: &'a Settings,
     agent: Agent,
@@ -107,6 +121,9 @@ impl<'a> Client<'a> {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .timeout_connect(Some(Duration::from_secs(30)))
+            .timeout_per_write(Some(UPLOAD_TIMEOUT))
+            .timeout_recv_response(Some(UPLOAD_TIMEOUT))
+            .timeout_per_read(Some(UPLOAD_TIMEOUT))
             .user_agent(concat!("mixbit/", env!("CARGO_PKG_VERSION")))
             .build();
         Self { settings, agent: config.into() }

@@ -2,24 +2,23 @@
 //!
 //! The hf-hub crate keeps the cache as Python's huggingface_hub does: contents in `blobs/` by their hash, links to them in
 //! `snapshots/COMMIT/`, commits of branches in `refs/`. All files are asked for by commit, so that they belong together.
-//! A download that breaks off is continued where it was; weights are compared with their SHA-256, which is their name.
+//! A download that breaks off, or from which nothing comes any more, is continued where it was; weights are compared with their SHA-256, which is their name.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
-use hf_hub::api::{Progress, RepoInfo};
+use hf_hub::api::RepoInfo;
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
-use indicatif::ProgressBar;
-use sha2::{Digest, Sha256};
 
-use super::client::{Failure, accepted};
+use super::client::Failure;
+use super::reader::Reader;
+use super::transfer::Transfer;
 use super::{Repository, Settings};
 use crate::checkpoint::{INDEX, choose_weights, index_files};
 use crate::error::{Error, Result};
 use crate::interrupt;
-use crate::model_files::{Mapped, ModelFiles, is_of_a_model, safe_name};
+use crate::model_files::{ModelFiles, is_of_a_model, safe_name};
 use crate::report::Console;
 
 /// Times that a file is asked for anew without any progress.
@@ -34,7 +33,7 @@ pub(super) fn fetch(settings: &Settings, repository: &Repository, console: &Cons
                 .hint(format!("unset it to download the model to {}", settings.cache.display()))
         });
     }
-    let download = Download::new(settings, repository, console)?;
+    let download = Download::new(settings, repository, console);
     let info = match download.info()? {
         Ok(info) => info,
         Err(failure) => {
@@ -68,32 +67,28 @@ struct Download<'a> {
     settings: &'a Settings,
     repository: &'a Repository,
     console: &'a Console,
-    api: Api,
+    asking: Reader,
+    downloading: Reader,
 }
 
 impl<'a> Download<'a> {
-    fn new(settings: &'a Settings, repository: &'a Repository, console: &'a Console) -> Result<Self> {
-        let api = ApiBuilder::from_cache(Cache::new(settings.cache.clone()))
-            .with_endpoint(settings.endpoint.clone())
-            .with_token(settings.token.as_ref().map(|token| token.value.clone()))
-            .with_user_agent("mixbit", env!("CARGO_PKG_VERSION"))
-            .with_progress(false)
-            .build()
-            .map_err(|e| Error::file(repository.place(settings), e.to_string()))?;
-        Ok(Self { settings, repository, console, api })
+    fn new(settings: &'a Settings, repository: &'a Repository, console: &'a Console) -> Self {
+        let asking = Reader::new(settings, settings.asking);
+        let downloading = Reader::new(settings, settings.downloading);
+        Self { settings, repository, console, asking, downloading }
     }
 
-    fn at(&self, revision: &str) -> ApiRepo {
-        let id = self.repository.id.clone();
-        self.api.repo(Repo::with_revision(id, RepoType::Model, revision.to_owned()))
+    fn at(&self, revision: &str) -> Repo {
+        Repo::with_revision(self.repository.id.clone(), RepoType::Model, revision.to_owned())
     }
 
     /// Commit and files of the revision.
     fn info(&self) -> Result<Result<RepoInfo, Failure>> {
-        let repo = self.at(&self.repository.revision);
+        let url = format!("{}/api/{}", self.settings.endpoint, self.at(&self.repository.revision).api_url());
+        let reader = self.asking.clone();
         interrupt::run(move || {
-            let request = repo.info_request().config().http_status_as_error(false).build();
-            Ok(accepted(request.call()?)?.body_mut().read_json()?)
+            serde_json::from_str(&reader.text(&url)?)
+                .map_err(|e| Failure::Broken(format!("what came is no description of a model: {e}")))
         })
     }
 
@@ -160,42 +155,63 @@ impl<'a> Download<'a> {
                 )
                 .hint(error.hint_text().unwrap_or_default()));
             }
-            self.console.line(&format!("{name}: the connection broke, continuing at {bytes} bytes"));
+            let what = match failure {
+                Failure::Silent(..) => "nothing comes",
+                _ => "the connection broke",
+            };
+            self.console.line(&format!("{name}: {what}, continuing at {bytes} bytes"));
             pause(Duration::from_millis(100) * 2u32.pow(ATTEMPTS - left))?;
         }
     }
 
     /// Asks for a file once, from where an earlier attempt broke off. A failure comes with the bytes that are there.
     fn attempt(&self, commit: &str, name: &str) -> Result<Result<(), (Failure, u64)>> {
+        let repo = self.at(commit);
+        let (id, revision) = (repo.url(), repo.url_revision());
+        let url = format!("{}/{id}/resolve/{revision}/{}", self.settings.endpoint, encoded(name));
+        let (reader, asked) = (self.asking.clone(), url.clone());
+        let metadata = match interrupt::run(move || reader.metadata(&asked))? {
+            Ok(metadata) => metadata,
+            Err(failure) => return Ok(Err((failure, 0))),
+        };
+        let etag = &metadata.etag;
+        if !safe_name(etag) || etag.contains('/') {
+            return Ok(Err((Failure::Broken(format!("`{etag}` is no name of a file's contents")), 0)));
+        }
+        let cache = cache(self.settings, self.repository, commit);
+        let (blob, pointer) = (cache.blob_path(etag), cache.pointer_path(commit).join(name));
+        let lock = self.lock(&blob, name)?;
+        let length = fs::metadata(&blob).map_or(0, |metadata| metadata.len());
+        if length > 0 && metadata.size.is_none_or(|size| size == length) {
+            link(&blob, &pointer, name)?;
+            return Ok(Ok(()));
+        }
         let bar = self.console.bytes_bar(&format!("downloading {name}"), 0);
-        let (api, repo, cache) =
-            (self.api.clone(), self.at(commit), cache(self.settings, self.repository, commit));
-        let (commit, name, shown) = (commit.to_owned(), name.to_owned(), Bar(bar.clone()));
-        let done = interrupt::run(move || {
-            let metadata = api.metadata(&repo.url(&name)).map_err(|e| (failure(e), 0))?;
-            let (etag, size) = (metadata.etag(), metadata.size() as u64);
-            let io = |e: std::io::Error| (Failure::Broken(e.to_string()), 0);
-            if !safe_name(etag) || etag.contains('/') {
-                return Err((Failure::Broken(format!("`{etag}` is no name of a file's contents")), 0));
-            }
-            let (blob, part) = (cache.blob_path(etag), cache.blob_path(etag).with_extension("part"));
-            let length = |path: &Path| fs::metadata(path).map_or(0, |metadata| metadata.len());
-            if length(&blob) == size && size > 0 {
-                return link(&blob, &cache.pointer_path(&commit).join(&name)).map_err(io);
-            }
-            if length(&part) >= size {
-                let _ = fs::remove_file(&part);
-            }
-            repo.download_with_progress(&name, shown).map_err(|e| (failure(e), length(&part)))?;
-            if let Err(what) = check_contents(&blob, etag, size) {
-                let _ = fs::remove_file(cache.pointer_path(&commit).join(&name));
-                let _ = fs::remove_file(&blob);
-                return Err((Failure::Damaged(what), 0));
-            }
-            Ok(())
-        });
-        bar.finish_and_clear();
-        done
+        let transfer = Transfer { reader: self.downloading.clone(), url, metadata, blob, bar };
+        let (done, transfer) = interrupt::run(move || (transfer.run(), transfer))?;
+        transfer.bar.finish_and_clear();
+        let done = done?;
+        if done.is_ok() {
+            link(&transfer.blob, &pointer, name)?;
+        }
+        drop(lock);
+        Ok(done)
+    }
+
+    /// Keeps other processes from the contents `blob`, once they are done with them.
+    fn lock(&self, blob: &Path, name: &str) -> Result<File> {
+        if let Some(folder) = blob.parent() {
+            fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+        }
+        let path = blob.with_extension("lock");
+        let file = File::create(&path).map_err(|e| Error::io(&path, e))?;
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(Error::io(&path, error)),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        self.console.line(&format!("{name}: another process downloads it, waiting"));
+        interrupt::run(move || file.lock().map(|()| file))?.map_err(|e| Error::io(&path, e))
     }
 }
 
@@ -205,61 +221,34 @@ fn short(error: &Error) -> String {
     text.split_once(": ").map_or_else(|| text.clone(), |(_, rest)| rest.to_owned())
 }
 
-fn failure(error: ApiError) -> Failure {
-    match error {
-        ApiError::RequestError(error) => (*error).into(),
-        other => Failure::Broken(other.to_string()),
-    }
-}
-
-/// Contents of the right length, and of the SHA-256 that large files are called by (small ones have another hash).
-fn check_contents(blob: &Path, etag: &str, size: u64) -> std::result::Result<(), String> {
-    let found = fs::metadata(blob).map_or(0, |metadata| metadata.len());
-    if found != size {
-        return Err(format!("{found} bytes came, {size} were announced"));
-    }
-    if etag.len() != 64 || size == 0 {
-        return Ok(());
-    }
-    let mut hash = Sha256::new();
-    let read = Mapped::open(blob).and_then(|map| {
-        map.chunks(|chunk| {
-            hash.update(chunk);
-            Ok(())
-        })
-    });
-    read.map_err(|e| e.to_string())?;
-    let found = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
-    if found == etag { Ok(()) } else { Err(format!("its SHA-256 is {found}, the Hub says {etag}")) }
-}
-
-/// Links contents that another revision has, too.
-fn link(blob: &Path, pointer: &Path) -> std::io::Result<()> {
+/// Makes the file `name` of a snapshot, at `pointer`, a link to its contents.
+fn link(blob: &Path, pointer: &Path, name: &str) -> Result<()> {
+    let io = |e| Error::io(pointer, e);
     if let Some(folder) = pointer.parent() {
-        fs::create_dir_all(folder)?;
+        fs::create_dir_all(folder).map_err(io)?;
     }
+    // One that leads nowhere may be there.
+    let _ = fs::remove_file(pointer);
     #[cfg(unix)]
-    return std::os::unix::fs::symlink(fs::canonicalize(blob)?, pointer);
+    {
+        // From `snapshots/COMMIT/`, so that the cache can be moved.
+        let up = "../".repeat(2 + name.matches('/').count());
+        let target = Path::new(&up).join("blobs").join(blob.file_name().unwrap_or_default());
+        std::os::unix::fs::symlink(target, pointer).map_err(io)
+    }
     #[cfg(not(unix))]
-    return fs::copy(blob, pointer).map(|_| ());
+    {
+        let _ = name;
+        fs::copy(blob, pointer).map(|_| ()).map_err(io)
+    }
+}
+
+/// A file's name as it goes into addresses.
+fn encoded(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~/".contains(&byte);
+    name.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 fn pause(time: Duration) -> Result<()> {
     interrupt::run(move || std::thread::sleep(time))
-}
-
-/// A progress bar as hf-hub wants one.
-struct Bar(ProgressBar);
-
-impl Progress for Bar {
-    fn init(&mut self, size: usize, _: &str) {
-        self.0.set_length(size as u64);
-        self.0.set_position(0);
-    }
-
-    fn update(&mut self, size: usize) {
-        self.0.inc(size as u64);
-    }
-
-    fn finish(&mut self) {}
 }

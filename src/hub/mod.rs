@@ -1,12 +1,15 @@
 //! Models on the Hugging Face Hub: names, settings, cache, downloads and uploads.
 //!
-//! Downloads go through the hf-hub crate into the cache that Python's huggingface_hub uses as well. What that crate does
-//! not do (uploads, reasons of refusals) goes through the HTTP client that it brings along.
+//! Downloads go into the cache that Python's huggingface_hub uses as well; the hf-hub crate knows its layout, and the
+//! Hub's addresses. Requests go through the HTTP client that it brings along: its own hand the token to whatever store
+//! the Hub redirects to, and wait for ever.
 
 mod client;
 mod download;
 mod lfs;
+mod reader;
 mod settings;
+mod transfer;
 mod upload;
 
 use std::path::{Path, PathBuf};
@@ -90,7 +93,7 @@ pub fn locate(path: &Path, revision: Option<&str>, console: &Console) -> Result<
         }
         revision.clone_into(&mut repository.revision);
     }
-    download::fetch(&Settings::from_environment(), &repository, console)
+    download::fetch(&Settings::from_environment()?, &repository, console)
 }
 
 /// The Hub's name of the model whose folder in a cache `path` is.

@@ -2,8 +2,24 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
+
+use ureq::http::Uri;
+
+use crate::error::{Error, Result};
 
 const ENDPOINT: &str = "https://huggingface.co";
+/// Seconds, as in huggingface_hub.
+const TIMEOUT: f64 = 10.0;
+
+/// How long there may be silence.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Patience {
+    /// From one byte to the next.
+    pub time: Duration,
+    /// The variable that says so.
+    pub variable: &'static str,
+}
 
 /// A token and where it was found.
 #[derive(Clone, PartialEq, Eq)]
@@ -21,7 +37,7 @@ impl std::fmt::Debug for Token {
 }
 
 /// Where the Hub is, where its files go, and who asks.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// `HF_ENDPOINT`, or the Hub itself.
     pub endpoint: String,
@@ -33,15 +49,19 @@ pub struct Settings {
     pub token_file: PathBuf,
     /// `HF_HUB_OFFLINE`: nothing is asked of the Hub.
     pub offline: bool,
+    /// `HF_HUB_ETAG_TIMEOUT`: for what is asked about models and files.
+    pub asking: Patience,
+    /// `HF_HUB_DOWNLOAD_TIMEOUT`: for their contents.
+    pub downloading: Patience,
 }
 
 impl Settings {
-    /// Those of this process.
-    pub fn from_environment() -> Self {
+    /// Those of this process. Fails where a variable has a value that cannot be used.
+    pub fn from_environment() -> Result<Self> {
         Self::from_variables(&|name| std::env::var(name).ok())
     }
 
-    fn from_variables(variable: &dyn Fn(&str) -> Option<String>) -> Self {
+    fn from_variables(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
         let get = |name: &str| variable(name).map(|value| value.trim().to_owned()).filter(|v| !v.is_empty());
         let path = |name: &str| get(name).map(PathBuf::from);
         let caches = || {
@@ -56,9 +76,10 @@ impl Settings {
             let value = fs::read_to_string(&token_file).ok()?.trim().to_owned();
             (!value.is_empty()).then(|| Token { value, from: token_file.display().to_string() })
         };
-        let endpoint = get("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_owned());
-        Self {
-            endpoint: endpoint.trim_end_matches('/').to_owned(),
+        Ok(Self {
+            endpoint: get("HF_ENDPOINT").map_or_else(|| Ok(ENDPOINT.to_owned()), |text| endpoint(&text))?,
+            asking: patience("HF_HUB_ETAG_TIMEOUT", &get)?,
+            downloading: patience("HF_HUB_DOWNLOAD_TIMEOUT", &get)?,
             cache: path("HF_HUB_CACHE")
                 .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
                 .unwrap_or_else(|| home.join("hub")),
@@ -67,7 +88,7 @@ impl Settings {
                 ["1", "on", "yes", "true"].contains(&value.to_ascii_lowercase().as_str())
             }),
             token_file,
-        }
+        })
     }
 
     /// How to give a token.
@@ -80,7 +101,34 @@ impl Settings {
     }
 }
 
+/// The address of a Hub, without a slash at its end.
+fn endpoint(text: &str) -> Result<String> {
+    let address = text.parse::<Uri>().ok().filter(|address| {
+        matches!(address.scheme_str(), Some("http" | "https"))
+            && address.host().is_some_and(|h| !h.is_empty())
+    });
+    match address {
+        Some(address) if address.query().is_none() => Ok(text.trim_end_matches('/').to_owned()),
+        _ => Err(Error::usage(format!("HF_ENDPOINT is `{text}`, not the address of a Hub")).hint(format!(
+            "expected http:// or https:// and a host, such as {ENDPOINT}; without it that is asked"
+        ))),
+    }
+}
+
+fn patience(variable: &'static str, get: &dyn Fn(&str) -> Option<String>) -> Result<Patience> {
+    let Some(text) = get(variable) else {
+        return Ok(Patience { time: Duration::from_secs_f64(TIMEOUT), variable });
+    };
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.001..=1e6).contains(seconds));
+    let time = seconds.map(Duration::from_secs_f64).ok_or_else(|| {
+        Error::usage(format!("{variable} is `{text}`, not a number of seconds"))
+            .hint(format!("expected a number above 0; without it {TIMEOUT} seconds are waited"))
+    })?;
+    Ok(Patience { time, variable })
+}
+
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -88,6 +136,28 @@ mod tests {
         Settings::from_variables(&|name| {
             variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned())
         })
+        .unwrap()
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named() {
+        let with = |name: &str, value: &str| {
+            Settings::from_variables(&|n| (n == name).then(|| value.to_owned())).map_err(|e| e.to_string())
+        };
+        for bad in ["notaurl", "ftp://x", "http://", "localhost:80", "/x", "https://a b", "https://x?y=z"] {
+            let error = with("HF_ENDPOINT", bad).unwrap_err();
+            assert!(error.contains("HF_ENDPOINT") && error.contains(bad), "{error}");
+        }
+        for good in ["http://x", "https://x.org:8443/hub/", "http://127.0.0.1:1"] {
+            assert_eq!(with("HF_ENDPOINT", good).unwrap().endpoint, good.trim_end_matches('/'));
+        }
+        for bad in ["0", "-1", "soon", "inf", "NaN"] {
+            let error = with("HF_HUB_DOWNLOAD_TIMEOUT", bad).unwrap_err();
+            assert!(error.contains("HF_HUB_DOWNLOAD_TIMEOUT"), "{error}");
+        }
+        let found = with("HF_HUB_ETAG_TIMEOUT", "2.5").unwrap();
+        assert_eq!(found.asking.time, Duration::from_millis(2500));
+        assert_eq!(found.downloading.time, Duration::from_secs(10));
     }
 
     #[test]

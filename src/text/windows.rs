@@ -107,7 +107,7 @@ impl Text {
         }
         let tokens = self.first_tokens(tokenizer, most)?;
         if tokens.len() < 3 {
-            return Err(Error::usage(format!(
+            return Err(Error::input(format!(
                 "{} has {} tokens, at least 3 are needed",
                 self.name(),
                 tokens.len()
@@ -135,7 +135,7 @@ impl Text {
             return Ok(());
         }
         let held_out = if needed > samples { ", some of them held out for evaluation" } else { "" };
-        Err(Error::usage(format!(
+        Err(Error::input(format!(
             "{} has {tokens} tokens; {samples} sequences of {length} need {}{held_out}",
             self.name(),
             needed.saturating_mul(length)

@@ -79,7 +79,7 @@ impl ChatTemplate {
         special: &SpecialTokens,
     ) -> Result<String> {
         if messages.is_empty() {
-            return Err(Error::usage("a chat template needs at least one message, got none"));
+            return Err(Error::input("a chat template needs at least one message, got none"));
         }
         let messages: Vec<Value> = messages
             .iter()

@@ -23,6 +23,14 @@ pub struct State {
     pub refusal: Option<(u16, &'static str)>,
     /// How often the contents of a file break off in the middle.
     pub breaks: BTreeMap<String, usize>,
+    /// After a break the connection stays open, and nothing comes.
+    pub stall: bool,
+    /// How often requests whose path contains this are not answered.
+    pub silent: BTreeMap<&'static str, usize>,
+    /// Where large contents are, if not here.
+    pub store: Option<String>,
+    /// Paths of requests that came with a token.
+    pub with_token: Vec<String>,
     /// Contents of weights are sent with one bit changed.
     pub damage: bool,
     /// How often a part of an upload fails.
@@ -103,11 +111,25 @@ fn serve(mut stream: TcpStream, state: &Mutex<State>, endpoint: &str) -> std::io
     let mut body = vec![0; length];
     reader.read_exact(&mut body)?;
     let request = Request { method, path, headers, body };
+    if is_silent(&mut state.lock().unwrap(), &request) {
+        // Until the client hangs up.
+        return reader.read_to_end(&mut Vec::new()).map(|_| ());
+    }
     let (status, headers, contents, sent) = answer(&mut state.lock().unwrap(), &request, endpoint);
+    let stall = sent.is_some() && state.lock().unwrap().stall;
     let head = format!("HTTP/1.1 {status} -\r\nContent-Length: {}\r\nConnection: close\r\n", contents.len());
     let fields: Vec<String> = headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     stream.write_all(format!("{head}{}\r\n", fields.concat()).as_bytes())?;
-    stream.write_all(&contents[..sent.unwrap_or(contents.len())])
+    if request.method == "HEAD" {
+        return Ok(());
+    }
+    stream.write_all(&contents[..sent.unwrap_or(contents.len())])?;
+    if stall { reader.read_to_end(&mut Vec::new()).map(|_| ()) } else { Ok(()) }
+}
+
+fn is_silent(state: &mut State, request: &Request) -> bool {
+    let left = state.silent.iter_mut().find(|(part, left)| **left > 0 && request.path.contains(*part));
+    left.map(|(_, left)| *left -= 1).is_some()
 }
 
 fn plain(status: u16, value: &Value) -> Response {
@@ -121,6 +143,9 @@ fn refused(status: u16, code: &str) -> Response {
 fn answer(state: &mut State, request: &Request, endpoint: &str) -> Response {
     let range = request.headers.get("range").cloned();
     state.log.push(format!("{} {} {}", request.method, request.path, range.as_deref().unwrap_or("-")));
+    if request.headers.contains_key("authorization") {
+        state.with_token.push(format!("{} {}", request.method, request.path));
+    }
     let parts: Vec<&str> = request.path.trim_start_matches('/').split('/').collect();
     let outside = parts[0] == "cdn" || parts[0] == "put" || parts[0] == "finish";
     let allowed = |token: &String| request.headers.get("authorization") == Some(&format!("Bearer {token}"));
@@ -137,10 +162,12 @@ fn answer(state: &mut State, request: &Request, endpoint: &str) -> Response {
     }
     match (request.method.as_str(), &parts[..]) {
         ("GET", ["api", "models", _, "tiny", "revision", revision]) => info(state, revision),
-        ("GET", ["org", "tiny", "resolve", _, name @ ..]) => {
+        ("GET" | "HEAD", ["org", "tiny", "resolve", _, name @ ..]) => {
             resolve(state, &name.join("/"), range.as_deref(), endpoint)
         }
-        ("GET", ["cdn", name @ ..]) => contents(state, &name.join("/"), range.as_deref(), Vec::new()),
+        ("GET" | "HEAD", ["cdn", name @ ..]) => {
+            contents(state, &name.join("/"), range.as_deref(), Vec::new())
+        }
         ("POST", ["api", "repos", "create"]) => plain(200, &json!({"url": "x"})),
         ("POST", ["api", "models", _, _, "branch", _]) => plain(409, &json!({"error": "it exists"})),
         ("POST", ["api", "models", _, _, "preupload", _]) => preupload(request),
@@ -172,7 +199,9 @@ fn resolve(state: &mut State, name: &str, range: Option<&str>, endpoint: &str) -
         return contents(state, name, range, headers);
     }
     headers.push(("X-Linked-Etag".into(), format!("\"{}\"", sha256(bytes))));
-    headers.push(("Location".into(), format!("{endpoint}/cdn/{name}")));
+    headers.push(("X-Linked-Size".into(), bytes.len().to_string()));
+    let store = state.store.as_deref().unwrap_or(endpoint);
+    headers.push(("Location".into(), format!("{store}/cdn/{name}")));
     (302, headers, Vec::new(), None)
 }
 
@@ -187,7 +216,8 @@ fn contents(
         bytes[1000] ^= 1;
     }
     let Some((from, to)) = range.and_then(|range| range.strip_prefix("bytes=")?.split_once('-')) else {
-        return (200, headers, bytes, None);
+        let sent = broken(state, name, bytes.len());
+        return (200, headers, bytes, sent);
     };
     let (start, end) = (from.parse::<usize>().unwrap(), to.parse().map_or(bytes.len(), |end: usize| end + 1));
     if start >= bytes.len() {
@@ -195,13 +225,15 @@ fn contents(
     }
     headers.push(("Content-Range".into(), format!("bytes {start}-{}/{}", end - 1, bytes.len())));
     let part = bytes[start..end].to_vec();
-    let half = part.len() / 2;
-    let breaks = state.breaks.get_mut(name).filter(|left| to.is_empty() && **left > 0);
-    let sent = breaks.map(|left| {
-        *left -= 1;
-        half
-    });
+    let sent = broken(state, name, part.len());
     (206, headers, part, sent)
+}
+
+/// The half of `length` bytes, if the contents of `name` are to break off.
+fn broken(state: &mut State, name: &str, length: usize) -> Option<usize> {
+    let left = state.breaks.get_mut(name).filter(|left| **left > 0)?;
+    *left -= 1;
+    Some(length / 2)
 }
 
 fn preupload(request: &Request) -> Response {

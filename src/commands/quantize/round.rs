@@ -55,7 +55,7 @@ impl Job<'_> {
     pub(super) fn kept_layers(&self, decision: &Decision) -> Result<Option<KeptLayers>> {
         let (Technique::Gptq, Some(texts)) = (self.technique, &self.texts) else { return Ok(None) };
         let bits =
-            serde_json::to_string(&decision.solution.bitmap).map_err(|e| Error::usage(e.to_string()))?;
+            serde_json::to_string(&decision.solution.bitmap).map_err(|e| Error::input(e.to_string()))?;
         let settings = kept_layers::Settings {
             mixbit: env!("CARGO_PKG_VERSION").to_owned(),
             model: self.source.fingerprint()?,

@@ -1,0 +1,97 @@
+//! One file on its way into the cache: to `blobs/HASH.part`, continued where that ends, and to its name when it is whole.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use indicatif::ProgressBar;
+use sha2::{Digest, Sha256};
+
+use super::client::Failure;
+use super::reader::{Metadata, Reader};
+use crate::error::{Error, Result};
+use crate::model_files::Mapped;
+
+/// A file that is to be fetched.
+pub(super) struct Transfer {
+    pub(super) reader: Reader,
+    pub(super) url: String,
+    pub(super) metadata: Metadata,
+    /// Where its contents go.
+    pub(super) blob: PathBuf,
+    pub(super) bar: ProgressBar,
+}
+
+impl Transfer {
+    /// Fetches what is missing. A failure comes with the bytes that are there, an error says what is wrong on this side.
+    pub(super) fn run(&self) -> Result<Result<(), (Failure, u64)>> {
+        let part = self.blob.with_extension("part");
+        let length = || fs::metadata(&part).map_or(0, |metadata| metadata.len());
+        if self.metadata.size.is_some_and(|size| length() >= size) {
+            let _ = fs::remove_file(&part);
+        }
+        let size = match self.append(&part, length())? {
+            Ok(size) => size,
+            Err(failure) => {
+                // Nothing lies behind what is there: it cannot be the file's beginning.
+                if matches!(failure, Failure::Refused(416, ..)) {
+                    let _ = fs::remove_file(&part);
+                    return Ok(Err((Failure::Broken("what was there is not of this file".to_owned()), 0)));
+                }
+                return Ok(Err((failure, length())));
+            }
+        };
+        if let Err(what) = check_contents(&part, &self.metadata.etag, size.unwrap_or_else(length)) {
+            let _ = fs::remove_file(&part);
+            return Ok(Err((Failure::Damaged(what), 0)));
+        }
+        fs::rename(&part, &self.blob).map_err(|e| Error::io(&self.blob, e))?;
+        Ok(Ok(()))
+    }
+
+    /// Appends to `part`, which has `length` bytes. Returns the bytes of the whole, where they are known.
+    fn append(&self, part: &Path, length: u64) -> Result<Result<Option<u64>, Failure>> {
+        let io = |e| Error::io(part, e);
+        let mut contents = match self.reader.contents(&self.url, length) {
+            Ok(contents) => contents,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let mut file = OpenOptions::new().create(true).append(true).open(part).map_err(io)?;
+        file.set_len(contents.start).map_err(io)?;
+        let size = self.metadata.size.or(contents.size);
+        self.bar.set_length(size.unwrap_or_default());
+        self.bar.set_position(contents.start);
+        let mut buffer = vec![0; 1 << 16];
+        loop {
+            match contents.read(&mut buffer) {
+                Ok(0) => return Ok(Ok(size)),
+                Ok(count) => {
+                    file.write_all(buffer.get(..count).unwrap_or_default()).map_err(io)?;
+                    self.bar.inc(count as u64);
+                }
+                Err(failure) => return Ok(Err(failure)),
+            }
+        }
+    }
+}
+
+/// Contents of the right length, and of the SHA-256 that large files are called by (small ones have another hash).
+fn check_contents(path: &Path, etag: &str, size: u64) -> std::result::Result<(), String> {
+    let found = fs::metadata(path).map_or(0, |metadata| metadata.len());
+    if found != size {
+        return Err(format!("{found} bytes came, {size} were announced"));
+    }
+    if etag.len() != 64 || size == 0 {
+        return Ok(());
+    }
+    let mut hash = Sha256::new();
+    let read = Mapped::open(path).and_then(|map| {
+        map.chunks(|chunk| {
+            hash.update(chunk);
+            Ok(())
+        })
+    });
+    read.map_err(|e| e.to_string())?;
+    let found = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
+    if found == etag { Ok(()) } else { Err(format!("its SHA-256 is {found}, the Hub says {etag}")) }
+}

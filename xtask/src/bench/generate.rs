@@ -71,7 +71,7 @@ fn command(programs: &Programs, who: Who, dtype: Option<&str>, model: &Path) -> 
 }
 
 /// The number between `before` and `after`, where they were last printed.
-fn figure(said: &str, before: &str, after: &str) -> Result<f64> {
+pub fn figure(said: &str, before: &str, after: &str) -> Result<f64> {
     said.lines()
         .rev()
         .find_map(|line| line.split_once(before)?.1.split_once(after)?.0.trim().parse().ok())

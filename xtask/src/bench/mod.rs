@@ -14,6 +14,7 @@ mod quality;
 mod quantize;
 mod report;
 mod sensitivity;
+mod stream;
 mod table;
 mod target;
 mod trained;
@@ -36,6 +37,8 @@ pub enum Bench {
     Target(AllOptions),
     /// Load, read a prompt and generate, with SmolLM2-135M in float16
     Run(Options),
+    /// A text and an answer of ten times the context, with and without the first tokens kept
+    Stream(Options),
     /// Perplexity: tokens a second
     Eval(AllOptions),
     /// Held-out KL divergence and perplexity at several sizes, beside other quantizers
@@ -78,6 +81,7 @@ pub fn run(bench: Option<&Bench>, options: &AllOptions) -> Result<()> {
         Some(Bench::Quantize(options)) => (vec![quantize::run(*options)?], options.json),
         Some(Bench::Target(options)) => (vec![target::run(options)?], options.json),
         Some(Bench::Run(options)) => (vec![generate::run(*options)?], options.json),
+        Some(Bench::Stream(options)) => (vec![stream::run(*options)?], options.json),
         Some(Bench::Eval(options)) => (vec![evaluate::run(options)?], options.json),
         Some(Bench::Quality(options)) => (quality::run(options)?, options.json),
         Some(Bench::Analyze(options)) => (vec![analyze::run(options)?], options.json),

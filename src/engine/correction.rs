@@ -88,7 +88,7 @@ pub fn measure_corrections(
         if middle {
             let mut collector = Collector::new(Extent::Full);
             advance(&mut seen, &block, &mut collector)?;
-            ratios = gptq_ratios(source, settings, index, &collector.moments()?, &moments)?;
+            ratios = gptq_ratios(source, settings, index, &collector.estimates()?, &moments)?;
         } else if index < blocks / 2 {
             advance(&mut seen, &block, &mut Collector::new(Extent::Diagonal))?;
         }

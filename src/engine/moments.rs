@@ -16,6 +16,7 @@ use super::linear::Weight;
 use super::load::Loader;
 use crate::checkpoint::SourceModel;
 use crate::error::Result;
+use crate::rounding::shrink;
 use crate::spec::Role;
 
 /// How much of the moments is wanted.
@@ -115,7 +116,7 @@ impl Pass<'_> {
     ) -> Result<()> {
         let mut collector = Collector::new(extent);
         let inputs = self.advance(&block, Some(&mut collector))?;
-        let replaced = each(&collector.moments()?)?;
+        let replaced = each(&collector.estimates()?)?;
         if replaced.is_empty() {
             for kept in inputs {
                 self.store.discard(kept);
@@ -145,7 +146,7 @@ impl FinalStates<'_> {
             collector.see(Role::Head, &self.head.normed(self.context, &self.state(sequence)?)?)?;
             eval(collector.sums()?)?;
         }
-        collector.moments()
+        collector.estimates()
     }
 }
 
@@ -197,6 +198,18 @@ impl Collector {
                 *value *= scale;
             }
             moments.insert(role, values);
+        }
+        Ok(moments)
+    }
+
+    /// The same as an estimate for other texts: see [`shrink`].
+    pub(super) fn estimates(&self) -> Result<Moments> {
+        let mut moments = self.moments()?;
+        if self.extent == Extent::Full {
+            for (role, values) in &mut moments {
+                let columns = values.len().isqrt();
+                shrink(values, columns, self.rows.get(role).copied().unwrap_or(0));
+            }
         }
         Ok(moments)
     }

@@ -10,6 +10,7 @@ mod gptq;
 mod group;
 mod linalg;
 mod search;
+mod shrink;
 mod technique;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ mod tile;
 pub use gptq::{Gptq, gptq};
 pub use linalg::{Hessian, Precision};
 pub use search::{search, search_error_into};
+pub use shrink::shrink;
 pub use technique::{Rounder, Technique};
 
 use crate::affine::{FloatType, QuantizeError, Quantized};

@@ -38,6 +38,9 @@ pub struct Record {
     pub version: u32,
     /// Version of mixbit.
     pub mixbit: String,
+    /// Version of MLX, where anything was computed with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mlx: Option<String>,
     /// Name of the float model.
     pub base_model: String,
     /// What was asked for.

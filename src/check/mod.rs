@@ -7,6 +7,7 @@
 mod files;
 mod folder;
 mod forward;
+mod magnitudes;
 mod matrix;
 mod reference;
 mod structure;
@@ -15,11 +16,12 @@ mod tensors;
 mod tokens;
 mod values;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::Serialize;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use folder::Folder;
 
 /// How much a finding matters.
@@ -100,7 +102,9 @@ pub fn check(dir: &Path, reference: Option<&Path>, progress: Progress<'_>) -> Re
     let (folder, mut findings) = Folder::open(dir)?;
     findings.extend(files::check(&folder, progress)?);
     findings.extend(structure::check(&folder));
-    findings.extend(tensors::check(&folder));
+    let (tensors, wrong) = tensors::check(&folder);
+    findings.extend(tensors);
+    findings.extend(folder.refused.as_ref().and_then(|error| unsaid(error, &findings, &wrong)));
     findings.extend(values::check(&folder, progress)?);
     findings.extend(tokens::check(&folder));
     let template = template::check(&folder);
@@ -113,6 +117,15 @@ pub fn check(dir: &Path, reference: Option<&Path>, progress: Progress<'_>) -> Re
         findings.extend(reference::check(&folder, reference, progress)?);
     }
     Ok(findings)
+}
+
+/// Why the model cannot be loaded, unless that was said: the loader stops at the first of what the checks list whole.
+/// `wrong` are the tensors that were called missing, left over or misshapen.
+fn unsaid(error: &Error, findings: &[Finding], wrong: &BTreeSet<String>) -> Option<Finding> {
+    let refusal = Finding::refusal("load", error);
+    let named = matches!(error.kind(), ErrorKind::Tensor { tensor, .. } if wrong.contains(tensor));
+    let said = findings.iter().any(|finding| finding.message == refusal.message);
+    (!named && !said).then_some(refusal)
 }
 
 /// The first few of `names`, and how many more there are.

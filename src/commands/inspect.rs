@@ -8,10 +8,10 @@ use crate::checkpoint::{Checkpoint, SourceModel};
 use crate::cli::Inspect;
 use crate::contents::{FileContents, FileLayer};
 use crate::error::{Error, Result};
-use crate::html;
 use crate::inventory::Inventory;
 use crate::model_files::{Pack, PackedFile};
 use crate::output_file;
+use crate::record::Record;
 use crate::report::{Align, Console, Table, bit_table, bytes, cell, class_bars, class_table, out};
 use crate::spec::Role;
 
@@ -46,7 +46,8 @@ pub fn run(args: &Inspect, console: &Console) -> Result<()> {
         }));
     }
     if let Some(path) = &args.html {
-        let page = super::report::page(&source, &inventory, None, None, html::History::Unasked)?;
+        let record = Record::read(source.files())?;
+        let page = super::report::page(&source, &inventory, None, None, record.as_ref())?;
         output_file::write(path, page.as_bytes())?;
         console.done(&format!("the model in {}", path.display()));
         return Ok(());

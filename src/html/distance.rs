@@ -71,7 +71,7 @@ struct Mark {
 
 /// Computes it; `None` where nothing was measured.
 pub fn section(page: &Page<'_>) -> Option<Distance> {
-    let evaluation = page.history.record()?.evaluation.as_ref()?;
+    let evaluation = page.record?.evaluation.as_ref()?;
     let bins = bins(&evaluation.kl_histogram);
     let divergence = evaluation.summary.divergence.as_ref().filter(|_| !bins.is_empty());
     let charts = divergence.map_or_else(Vec::new, |d| {

@@ -7,9 +7,9 @@ use crate::sensitivity::Measurement;
 
 /// Name and value, one a line; `None` without a record.
 pub fn section(page: &Page<'_>) -> Option<Vec<(&'static str, String)>> {
-    let record = page.history.record()?;
+    let record = page.record?;
     let mut lines = vec![
-        ("made with", format!("mixbit {}", record.mixbit)),
+        ("made with", made_with(record)),
         ("float model", record.base_model.clone()),
         (
             "target",
@@ -37,6 +37,14 @@ pub fn section(page: &Page<'_>) -> Option<Vec<(&'static str, String)>> {
     lines.extend(record.measurement.iter().flat_map(measurement));
     lines.extend(measured_on(record));
     Some(lines)
+}
+
+fn made_with(record: &Record) -> String {
+    let mlx = record
+        .mlx
+        .as_ref()
+        .map_or_else(|| "; no MLX version is recorded".to_owned(), |mlx| format!(" and MLX {mlx}"));
+    format!("mixbit {}{mlx}", record.mixbit)
 }
 
 fn measurement(measurement: &Measurement) -> Vec<(&'static str, String)> {

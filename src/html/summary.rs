@@ -28,7 +28,7 @@ struct Card {
 pub fn section(page: &Page<'_>) -> Summary {
     let linear = || page.inventory.layers.iter().filter(|layer| layer.role != Role::Embed);
     let quantized = linear().filter(|layer| layer.bits.is_some()).count();
-    let record = page.history.record();
+    let record = page.record;
     let of = record.map_or_else(String::new, |record| format!(" of {}", record.base_model));
     let sentence = match (quantized, page.before) {
         (0, _) => "A float model: none of its layers is quantized.".to_owned(),
@@ -76,7 +76,7 @@ fn bits(page: &Page<'_>) -> Card {
 
 /// KL divergence, perplexity and same likeliest token where they were measured; else what was predicted.
 fn measured(page: &Page<'_>) -> Vec<Card> {
-    let Some(record) = page.history.record() else { return Vec::new() };
+    let Some(record) = page.record else { return Vec::new() };
     let predicted = record.predicted_kl;
     let divergence = |value: f64, more: String| Card {
         name: if record.evaluation.is_some() { "KL divergence, nats" } else { "Predicted KL, nats" },

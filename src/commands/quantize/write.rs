@@ -144,6 +144,7 @@ impl Job<'_> {
         Record {
             version: record::VERSION,
             mixbit: env!("CARGO_PKG_VERSION").to_owned(),
+            mlx: crate::engine::version().map(str::to_owned),
             base_model: export::base_model(self.source),
             target: match self.target {
                 Target::Bpw(bpw) => Wanted::Bpw(bpw),

@@ -68,12 +68,14 @@ fn shapes(folder: &Folder, manifest: &Manifest, wrong: &mut BTreeSet<String>) ->
     let expected: BTreeMap<String, Option<Vec<usize>>> = manifest
         .iter()
         .flat_map(|spec| {
-            let quant = spec.path().and_then(|path| stored_quant(folder, &declared, path));
             let unknown = |path: &str| {
                 let scales = folder.names.contains_key(&format!("{path}.scales"));
                 bad.contains_key(path) || (!readable && scales)
             };
-            expected(folder, spec, quant, !spec.path().is_some_and(unknown))
+            let known = !spec.path().is_some_and(unknown);
+            let quant = spec.path().filter(|_| known);
+            let quant = quant.and_then(|path| stored_quant(folder, &declared, path));
+            expected(folder, spec, quant, known)
         })
         .collect();
     let absent = expected.keys().filter(|name| !folder.names.contains_key(*name));

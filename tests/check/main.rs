@@ -169,7 +169,7 @@ fn absurd_values() {
     let all = quantized(&|_, bytes| {
         for value in bytes.chunks_exact_mut(2) {
             let bits = u16::from_le_bytes([value[0], value[1]]);
-            let larger = if bits << 1 == 0 { bits } else { bits + (20 << 7) };
+            let larger = if bits.trailing_zeros() >= 15 { bits } else { bits + (20 << 7) };
             value.copy_from_slice(&larger.to_le_bytes());
         }
     });

@@ -22,6 +22,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::plural::count;
 use folder::Folder;
 
 /// How much a finding matters.
@@ -139,11 +140,6 @@ fn list(names: &[String]) -> String {
     }
 }
 
-/// `1 tensor`, `2 tensors`.
-fn count(number: usize, noun: &str) -> String {
-    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -153,7 +149,6 @@ mod tests {
         let names = |n: usize| (0..n).map(|i| format!("`{i}`")).collect::<Vec<_>>();
         assert_eq!(list(&names(3)), "`0`, `1`, `2`");
         assert_eq!(list(&names(5)), "`0`, `1`, `2` and 2 more");
-        assert_eq!((count(1, "row"), count(2, "row")), ("1 row".to_owned(), "2 rows".to_owned()));
     }
 
     #[test]

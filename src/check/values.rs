@@ -204,7 +204,10 @@ fn numbers(scanned: &Scanned<'_>) -> Finding {
             .hint("the model is damaged: nothing can be generated with it");
     }
     let values: usize = scanned.iter().map(|(item, _)| item.matrix.rows * item.matrix.columns).sum();
-    Finding::ok("values", format!("{values} values in {}, all finite", count(scanned.len(), "tensor")))
+    Finding::ok(
+        "values",
+        format!("{} in {}, all finite", count(values, "value"), count(scanned.len(), "tensor")),
+    )
 }
 
 /// Matrices and norms that are nothing but zeros or one value, and single rows of that kind.

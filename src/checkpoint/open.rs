@@ -13,6 +13,7 @@ use super::dtype::Dtype;
 use super::{header, npz};
 use crate::error::{Error, Result};
 use crate::model_files::{Mapped, ModelFiles, safe_name};
+use crate::plural::count;
 
 /// The file that says which shard each tensor is in.
 pub const INDEX: &str = "model.safetensors.index.json";
@@ -328,13 +329,13 @@ pub fn choose_weights(dir: &Path, names: &[String]) -> Result<Vec<String>> {
 
 /// Shards called `model-00001-of-00003` must be all there.
 fn check_numbering(dir: &Path, files: &[String]) -> Result<()> {
-    let count = |name: &String| -> Option<usize> {
+    let promised = |name: &String| -> Option<usize> {
         name.strip_suffix(".safetensors")?.rsplit_once("-of-")?.1.parse().ok()
     };
-    match files.iter().find_map(count) {
+    match files.iter().find_map(promised) {
         Some(expected) if expected != files.len() => Err(Error::file(
             dir,
-            format!("the shards' names promise {expected} files, {} are there", files.len()),
+            format!("the shards' names promise {}, {} are there", count(expected, "file"), files.len()),
         )
         .hint("the download is incomplete: fetch the missing shards")),
         _ => Ok(()),

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::inventory::Inventory;
 use crate::model_files::{Pack, PackedFile};
 use crate::output_file;
+use crate::plural::count;
 use crate::record::Record;
 use crate::report::{Align, Console, Table, bit_table, bytes, cell, class_bars, class_table, out};
 use crate::spec::Role;
@@ -92,12 +93,12 @@ fn pack_table(pack: &Pack) -> String {
 pub fn architecture(source: &SourceModel, inventory: &Inventory) -> String {
     let spec = source.spec();
     format!(
-        "{}: {} parameters, {} blocks, hidden size {}, {} heads ({} for keys and values), vocabulary {}",
+        "{}: {} parameters, {}, hidden size {}, {} ({} for keys and values), vocabulary {}",
         source.config().model_type(),
         inventory.parameters,
-        spec.layers.len(),
+        count(spec.layers.len(), "block"),
         spec.hidden_size,
-        spec.num_attention_heads,
+        count(spec.num_attention_heads, "head"),
         spec.num_key_value_heads,
         spec.vocab_size,
     )
@@ -150,9 +151,9 @@ fn print_file(path: &Path, contents: &FileContents) -> Result<()> {
     let columns = [("size", contents.bytes)];
     let quantized = contents.layers.iter().filter(|layer| layer.mode.is_some()).count();
     out(&format!(
-        "{}: {} tensors, {}, {quantized} of {} matrices quantized (--layers lists them)\n\n{table}\n{}{}",
+        "{}: {}, {}, {quantized} of {} matrices quantized (--layers lists them)\n\n{table}\n{}{}",
         path.display(),
-        contents.tensors.len(),
+        count(contents.tensors.len(), "tensor"),
         bytes(contents.bytes.total),
         contents.layers.len(),
         class_table(&columns),

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::Page;
 use super::template::{kl, kl_plus_minus, share};
+use crate::plural::count;
 use crate::report::bytes;
 use crate::spec::Role;
 
@@ -105,7 +106,11 @@ fn measured(page: &Page<'_>) -> Vec<Card> {
             name: "Same likeliest token",
             value: format!("{:.1}", 100.0 * d.same_top),
             unit: "%",
-            more: format!("±\u{a0}{:.1}\u{a0}%, of {} tokens", 100.0 * d.same_top_stderr, summary.tokens),
+            more: format!(
+                "±\u{a0}{:.1}\u{a0}%, of {}",
+                100.0 * d.same_top_stderr,
+                count(summary.tokens, "token")
+            ),
         });
     }
     cards

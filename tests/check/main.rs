@@ -287,7 +287,7 @@ fn references() {
     let other = fixtures().join("golden/llama4-text-tied");
     Patient::of(&other).finds_beside(beside, "problem", "reference shapes", "of another shape");
     Patient::new().config("model_type", json!("x")).finds_beside(beside, "note", "reference", "not compared");
-    let (code, findings) = findings(&bundled, Some(Path::new("no/such/folder")));
+    let (code, findings) = findings(&bundled, Some(home.path()));
     assert_eq!(code, 1);
     assert!(findings.iter().any(|f| f["level"] == "problem" && f["subject"] == "reference"), "{findings:#?}");
 }

@@ -117,15 +117,17 @@ fn no_model_at(path: &Path) -> Error {
 
 /// Where the Hub has no model at `place` either: what was meant may have been a folder.
 fn neither(path: &Path, place: &str, error: Error) -> Error {
-    let ErrorKind::File { path: at, message } = error.kind() else { return error };
-    if at != Path::new(place) {
-        return error;
-    }
-    let message = format!("no folder `{}` is here, and on the Hub: {message}", path.display());
-    match error.hint_text() {
-        Some(hint) => Error::file(at, message).hint(hint),
-        None => Error::file(at, message),
-    }
+    let nothing = format!("no folder `{}` is here", path.display());
+    let hint = match (error.kind(), error.hint_text()) {
+        (ErrorKind::File { path: at, .. }, _) if at != Path::new(place) => return error,
+        (ErrorKind::File { .. }, Some(hint)) if hint.contains("there is no folder of this name here") => {
+            return error;
+        }
+        (ErrorKind::File { .. }, Some(hint)) => format!("{hint}; {nothing}, if one was meant"),
+        (ErrorKind::File { .. }, None) => nothing,
+        _ => return error,
+    };
+    error.hint(hint)
 }
 
 /// The Hub's name of the model whose folder in a cache `path` is.
@@ -164,8 +166,9 @@ mod tests {
         }
         let failed = Error::file("http://hub/a/b", "not found").hint("log in");
         let error = neither(Path::new("a/b"), "http://hub/a/b", failed);
-        assert_eq!(error.to_string(), "http://hub/a/b: no folder `a/b` is here, and on the Hub: not found");
-        assert_eq!(error.hint_text(), Some("log in"));
+        assert_eq!(error.hint_text(), Some("log in; no folder `a/b` is here, if one was meant"));
+        let failed = Error::file("http://hub/a/b/config.json", "damaged").hint("again");
+        assert_eq!(neither(Path::new("a/b"), "http://hub/a/b", failed).hint_text(), Some("again"));
     }
 
     #[test]

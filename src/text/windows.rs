@@ -136,9 +136,10 @@ impl Text {
         if windows >= samples || (windows > 0 && self.is_built_in()) {
             return Ok(());
         }
+        let verb = if samples == 1 { "s" } else { "" };
         let held_out = if needed > samples { ", some of them held out for evaluation" } else { "" };
         Err(Error::usage(format!(
-            "{} has {}; {} of {length} need {}{held_out}",
+            "{} has {}; {} of {length} need{verb} {}{held_out}",
             self.name(),
             count(tokens, "token"),
             count(samples, "sequence"),
@@ -230,8 +231,8 @@ mod tests {
             let needed =
                 (1u16..1000).find(|&n| counting(n * 2).split(&tokenizer, samples, 2, 0, 9).is_ok()).unwrap();
             let error = counting(needed * 2 - 1).split(&tokenizer, samples, 2, 0, 9).unwrap_err().to_string();
-            let expected =
-                format!("sequences of 2 need {}, some of them held out for evaluation", needed * 2);
+            let expected = format!(" of 2 need {}, some of them held out for evaluation", needed * 2);
+            let error = error.replace("1 sequence of 2 needs", "1 sequences of 2 need");
             assert!(error.contains(&expected), "{samples}: {error}");
         }
     }

@@ -9,7 +9,6 @@ mod tokens;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use common::{bundled, fixtures, make, mixbit, stderr, stdout, succeeded};

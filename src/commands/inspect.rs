@@ -61,10 +61,10 @@ pub fn run(args: &Inspect, console: &Console) -> Result<()> {
     let linear = || inventory.layers.iter().filter(|layer| layer.role != Role::Embed);
     out(&format!(
         "{}\n\
-         {} of {} linear layers quantized; linear layers {:.4} bpw, whole model {:.4} bpw, {}\n\n{}\n{}{}",
+         {} of {} quantized; linear layers {:.4} bpw, whole model {:.4} bpw, {}\n\n{}\n{}{}",
         architecture(&source, &inventory),
         linear().filter(|layer| layer.bits.is_some()).count(),
-        linear().count(),
+        count(linear().count(), "linear layer"),
         inventory.bpw_quantized(),
         inventory.bpw_model(),
         bytes(inventory.bytes.total),

@@ -25,6 +25,10 @@ struct Card {
     more: String,
 }
 
+fn are_quantized(layers: usize) -> &'static str {
+    if layers == 1 { "is quantized" } else { "are quantized" }
+}
+
 /// Computes it.
 pub fn section(page: &Page<'_>) -> Summary {
     let linear = || page.inventory.layers.iter().filter(|layer| layer.role != Role::Embed);
@@ -34,12 +38,13 @@ pub fn section(page: &Page<'_>) -> Summary {
     let sentence = match (quantized, page.before) {
         (0, _) => "A float model: none of its layers is quantized.".to_owned(),
         (n, Some(before)) => format!(
-            "{n} of {} linear layers{of} are quantized: {} where the float model had {}.",
-            linear().count(),
+            "{n} of {}{of} {}: {} where the float model had {}.",
+            count(linear().count(), "linear layer"),
+            are_quantized(n),
             bytes(page.inventory.bytes.total),
             bytes(before.total)
         ),
-        (n, None) => format!("{n} of {} linear layers{of} are quantized.", linear().count()),
+        (n, None) => format!("{n} of {}{of} {}.", count(linear().count(), "linear layer"), are_quantized(n)),
     };
     let mut cards = vec![size(page), bits(page)];
     cards.extend(measured(page));

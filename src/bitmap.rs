@@ -29,10 +29,17 @@ pub struct Declared {
 impl Declared {
     /// Reads `quantization`, or an MLX-like `quantization_config`. Other tools' formats are an error.
     pub fn from_config(config: &ModelConfig) -> Result<Self> {
+        let (declared, mut bad) = Self::as_far_as_it_goes(config)?;
+        bad.pop_first().map_or(Ok(declared), |(_, error)| Err(error))
+    }
+
+    /// The same without the entries that cannot be read, and these by path.
+    pub fn as_far_as_it_goes(config: &ModelConfig) -> Result<(Self, BTreeMap<String, Error>)> {
+        let mut bad = BTreeMap::new();
         let (key, value) = match (config.get("quantization"), config.get("quantization_config")) {
             (Some(value), _) => ("quantization", value),
             (None, Some(value)) => ("quantization_config", value),
-            (None, None) => return Ok(Self::default()),
+            (None, None) => return Ok(Default::default()),
         };
         if let Some(method) = value.get("quant_method") {
             return Err(config
@@ -51,14 +58,17 @@ impl Declared {
             let quant = match entry {
                 Value::Bool(false) => None,
                 Value::Bool(true) => {
-                    Some(declared.default.ok_or_else(|| config.error(&nested, "no default to follow"))?)
+                    Some(declared.default.ok_or_else(|| config.error(&nested, "no default to follow")))
                 }
-                Value::Object(_) => Some(parse(config, &nested, entry)?),
+                Value::Object(_) => Some(parse(config, &nested, entry)),
                 _ => continue,
             };
-            declared.layers.insert(path.clone(), quant);
+            match quant.transpose() {
+                Ok(quant) => drop(declared.layers.insert(path.clone(), quant)),
+                Err(error) => drop(bad.insert(path.clone(), error)),
+            }
         }
-        Ok(declared)
+        Ok((declared, bad))
     }
 
     /// What each layer of `manifest` is, checked against the tensors. `stored` gives the checkpoint's name of a tensor.

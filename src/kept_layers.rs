@@ -17,6 +17,7 @@ use crate::affine::Quantized;
 use crate::differences::{Setting, begun_otherwise, fingerprint};
 use crate::error::{Error, Result};
 use crate::output_file;
+use crate::plural::count;
 use crate::record::Feedback;
 use crate::rounding::Gptq;
 use crate::spool::{Spool, Spooled};
@@ -195,7 +196,7 @@ impl KeptLayers {
             remove(path);
             return None;
         }
-        Some(format!("the same command with --resume goes on after {} layers", self.spool.len()))
+        Some(format!("the same command with --resume goes on after {}", count(self.spool.len(), "layer")))
     }
 
     /// Ends taking, and says how error feedback did.

@@ -40,6 +40,7 @@ pub mod models;
 pub mod nearest;
 pub mod output_file;
 pub mod plan;
+pub mod plural;
 pub mod recipe;
 pub mod record;
 pub mod report;

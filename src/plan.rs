@@ -10,6 +10,7 @@ use crate::candidate::{Candidate, Quant};
 use crate::checkpoint::{Dtype, SourceModel};
 use crate::error::{Error, Result};
 use crate::inventory::Inventory;
+use crate::plural::count;
 use crate::recipe::{Recipe, Tie};
 use crate::rules::LayerRule;
 use crate::sensitivity::LayerSensitivity;
@@ -368,7 +369,7 @@ fn nothing_to_do(source: &SourceModel, plan: &Plan<'_>, candidates: &[Candidate]
     if !plan.already.is_empty() {
         return Error::file(
             dir,
-            format!("nothing left to quantize: {} layers are already quantized", plan.already.len()),
+            format!("nothing left to quantize: {} already quantized", count(plan.already.len(), "layer")),
         )
         .hint("start from the float model to choose other bits");
     }

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::evaluation::{Histogram, Summary};
 use crate::inventory::ClassBytes;
 use crate::model_files::ModelFiles;
+use crate::plural::count;
 use crate::sensitivity::{LayerSensitivity, Measurement};
 
 /// Its name in a model folder.
@@ -38,6 +39,9 @@ pub struct Record {
     pub version: u32,
     /// Version of mixbit.
     pub mixbit: String,
+    /// Version of MLX, where anything was computed with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mlx: Option<String>,
     /// Name of the float model.
     pub base_model: String,
     /// What was asked for.
@@ -105,13 +109,13 @@ impl Feedback {
     /// none.
     pub fn sentence(&self) -> Option<String> {
         let (layers, rows) = (self.searched_rows.len(), self.searched_rows.values().sum::<usize>());
-        let plural = if layers == 1 { "" } else { "s" };
         let names: Vec<&str> = self.searched_rows.keys().map(String::as_str).collect();
         let names = if layers <= Self::FEW { format!(" ({})", names.join(", ")) } else { String::new() };
         (rows > 0).then(|| {
             format!(
-                "{rows} of {} rows in {layers} layer{plural} are as scale search left them{names}",
-                self.rows
+                "{rows} of {} in {} are as scale search left them{names}",
+                count(self.rows, "row"),
+                count(layers, "layer")
             )
         })
     }

@@ -269,7 +269,8 @@ fn calibration_texts_that_do_not_do() {
     let ids: Vec<u8> = [7, 5000].repeat(64 * 512).into_iter().flat_map(i32::to_le_bytes).collect();
     for (name, contents, expected) in [
         ("a.txt", b"short".to_vec(), "sequences of 512 need 37376"),
-        ("a.txt", b"\xff\xfe\x00".to_vec(), "not UTF-8"),
+        ("a.txt", b"a\xff\x00".to_vec(), "is binary data, not UTF-8 text: byte 1 is 0xff"),
+        ("a.txt", b"\xff\xfe\x00".to_vec(), "is UTF-16 text, expected UTF-8"),
         ("a.txt", b" \n".to_vec(), "is empty"),
         ("a.jsonl", b"{\"text\": \"a\"}\n{\"text\": 1}\n".to_vec(), "key `text`: line 2: expected a string"),
         ("a.jsonl", b"\n{\"text\"\n".to_vec(), "line 2: not valid JSON"),

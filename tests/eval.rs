@@ -106,12 +106,61 @@ fn a_model_without_finite_logits_has_no_figures() {
         let output = mixbit([&base[..], more].concat());
         assert_eq!(output.status.code(), Some(1), "{more:?}");
         assert!(
-            stderr(&output).contains(&format!("{broken}: its logits are not finite")),
+            stderr(&output).contains("1.feed_forward.gate_proj.weight`: has a value that is NaN or infinite"),
             "{}",
             stderr(&output)
         );
-        assert!(stderr(&output).contains("hint: `mixbit check`") && output.stdout.is_empty());
+        assert!(stderr(&output).contains("hint: the model is damaged") && output.stdout.is_empty());
         assert!(!json.exists());
+    }
+}
+
+#[test]
+fn token_ids_need_no_tokenizer() {
+    let home = tempfile::tempdir().unwrap();
+    let bare = home.path().join("bare");
+    copy_folder(&bundled(), &bare);
+    for name in ["tokenizer.json", "tokenizer_config.json", "chat_template.jinja"] {
+        fs::remove_file(bare.join(name)).unwrap();
+    }
+    let data = home.path().join("ids.npy");
+    let mut npy = b"\x93NUMPY\x01\x00".to_vec();
+    let header = "{'descr': '<u2', 'fortran_order': False, 'shape': (1024,), }\n";
+    npy.extend((header.len() as u16).to_le_bytes());
+    npy.extend(header.as_bytes());
+    npy.extend((0..1024_u16).flat_map(|id| (id * 7 % 1000).to_le_bytes()));
+    fs::write(&data, npy).unwrap();
+    let data = data.to_str().unwrap();
+    let key = "perplexity";
+    assert_eq!(figures(&bare, data, &[])[key], figures(&bundled(), data, &[])[key]);
+    succeeded(&mixbit(["eval", "--stream", "--model", bare.to_str().unwrap(), "--data", data]));
+    let plain = eval(&bare, &text(home.path()), &[]);
+    assert!(
+        plain.status.code() == Some(1) && stderr(&plain).contains("tokenizer.json"),
+        "{}",
+        stderr(&plain)
+    );
+    let small = ["--sequence-length", "32", "--samples", "8", "--calibration", data];
+    let out = home.path().join("out");
+    let made = make("quantize", &bare, &out, &[&small[..], &["--target-bpw", "4"]].concat());
+    succeeded(&made);
+    assert!(stderr(&made).contains("note: there is no tokenizer"), "{}", stderr(&made));
+    assert!(out.join("mixbit-report.json").is_file());
+    let table = home.path().join("table.json");
+    let arguments = ["analyze", "--model", bare.to_str().unwrap(), "--out", table.to_str().unwrap()];
+    succeeded(&mixbit([&arguments[..], &small].concat()));
+    let refused = make("quantize", &bare, &home.path().join("other"), &["--bits", "4"]);
+    assert!(stderr(&refused).contains("no tokenizer"), "{}", stderr(&refused));
+}
+
+#[test]
+fn quiet_leaves_the_figures() {
+    let home = tempfile::tempdir().unwrap();
+    let quiet = eval(&bundled(), &text(home.path()), &["--max-tokens", "48", "--quiet"]);
+    succeeded(&quiet);
+    assert!(stderr(&quiet).is_empty());
+    for line in ["tokens predicted     47", "perplexity  ", "tokens per second  "] {
+        assert!(stdout(&quiet).contains(line), "{line}: {}", stdout(&quiet));
     }
 }
 
@@ -150,10 +199,7 @@ fn what_windows_leave_out_and_long_ones_are_notes() {
     let output = eval(&model, &data, &["--max-tokens", "100", "--json", "-"]);
     succeeded(&output);
     let said = stderr(&output);
-    assert!(
-        said.contains("note: the last 4 of 100 tokens are left out: they fill no window of 48"),
-        "{said}"
-    );
+    assert!(said.contains("note: the last 4 of 100 tokens left out: less than a window of 48"), "{said}");
     let figures: Value = serde_json::from_str(&stdout(&output)).unwrap();
     assert_eq!((&figures["tokens"], &figures["tokens_left_out"]), (&json!(94), &json!(4)));
     assert!(!stderr(&eval(&model, &data, &["--max-tokens", "96"])).contains("note: "));

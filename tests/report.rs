@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 
 use common::{bundled, copy_folder, fixtures, json_file, make, mixbit, stderr, succeeded};
 use mixbit::correction::Correction;
-use mixbit::html::{self, Answer, History, Page, Sample};
+use mixbit::html::{self, Answer, Page, Sample};
 use mixbit::inventory::{ClassBytes, Inventory, LayerEntry};
 use mixbit::spec::Role;
 use roxmltree::{Document, Node, ParsingOptions};
@@ -144,7 +144,11 @@ fn every_section_is_there_and_holds_the_records_numbers() {
     let tokens: u64 = bins.iter().map(|row| row[2].parse::<u64>().unwrap()).sum();
     assert_eq!(json!(tokens), record["evaluation"]["tokens"]);
     let made = text_of(section(&document, "made"));
-    for expected in ["mixbit 0", "mobilellm-docs-1m", "fisher-diagonal, seed 0", "4 sequences of 64 tokens"] {
+    let mlx = format!("and MLX {}", record["mlx"].as_str().unwrap());
+    assert!(text.contains("answers by MLX 0."), "the engine of the answers");
+    for expected in
+        ["mixbit 0", &mlx, "mobilellm-docs-1m", "fisher-diagonal, seed 0", "4 sequences of 64 tokens"]
+    {
         assert!(made.contains(expected), "{expected}: {made}");
     }
     let articles =
@@ -283,8 +287,9 @@ fn hostile_layers_and_answers_stay_text() {
         inventory: &inventory,
         notes: &["<note>".to_owned()],
         before: None,
-        history: History::Missing,
+        record: None,
         sample: Some(&sample),
+        mlx: Some("<i>"),
     };
     let text = html::page(&page).unwrap();
     let document = parsed(&text);
@@ -380,7 +385,7 @@ fn bad_records_and_outputs_are_refused_by_name() {
 }
 
 #[test]
-fn inspect_draws_what_needs_no_record() {
+fn inspect_draws_what_a_report_without_a_sample_has() {
     let home = tempfile::tempdir().unwrap();
     let out = home.path().join("model.html");
     let model = quantized();
@@ -390,8 +395,17 @@ fn inspect_draws_what_needs_no_record() {
     let text = fs::read_to_string(&out).unwrap();
     let document = parsed(&text);
     assert_eq!(alternative(&document, "bits").len(), 29);
-    let sections = document.descendants().filter(|node| node.has_tag_name("section"));
-    assert_eq!(sections.filter_map(|node| node.attribute("id")).collect::<Vec<_>>(), ["bytes", "bits"]);
+    assert_eq!(text, report(&model, &home.path().join("report.html"), &[]));
+    let without = home.path().join("without");
+    copy_folder(&model, &without);
+    fs::remove_file(without.join("mixbit-report.json")).unwrap();
+    let bare = home.path().join("bare.html");
+    succeeded(&mixbit(["inspect", without.to_str().unwrap(), "--html", bare.to_str().unwrap()]));
+    let bare = fs::read_to_string(bare).unwrap();
+    let bare = parsed(&bare);
+    for id in ["curve", "sensitivity", "distance", "made"] {
+        assert!(text_of(section(&bare, id)).contains("Left out"), "{id}");
+    }
     let again = ["inspect", model.to_str().unwrap(), "--html", out.to_str().unwrap()];
     let output = mixbit(again);
     assert!(stderr(&output).contains("already exists\nhint: --overwrite"), "{}", stderr(&output));

@@ -8,10 +8,11 @@ use rayon::prelude::*;
 use serde_json::Value;
 
 use super::folder::Folder;
-use super::{Finding, Progress, count, list};
+use super::{Finding, Level, Progress, count, list};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::model_files::{ModelFiles, Pack};
+use crate::record::{self, Record};
 use crate::report::bytes;
 use crate::tokenizer;
 
@@ -30,6 +31,7 @@ pub(super) fn check(folder: &Folder, progress: Progress<'_>) -> Result<Vec<Findi
         findings.extend(unread(files, &weight_files(checkpoint)));
     }
     findings.extend(generation_config(files));
+    findings.extend(record(files));
     if folder.tokenizer.is_some() {
         findings.push(Finding::ok("tokenizer", tokenizer::files(files).join(", ")));
     }
@@ -91,6 +93,17 @@ fn unread(files: &ModelFiles, read: &BTreeSet<&Path>) -> Option<Finding> {
     });
     let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
     (!names.is_empty()).then(|| Finding::note("files", format!("not read: {}", list(&names))))
+}
+
+/// mixbit-report.json, which only reports are made of.
+fn record(files: &ModelFiles) -> Option<Finding> {
+    let error = Record::read(files).err()?;
+    let value: Option<Value> = serde_json::from_slice(&files.read(record::FILE).ok()?).ok();
+    let version = value.as_ref().and_then(|value| value.get("version")?.as_u64());
+    let finding = Finding::refusal("files", &error);
+    // Another version of mixbit's is none the worse for that.
+    let other = version.is_some_and(|version| version != u64::from(record::VERSION));
+    Some(if other { Finding { level: Level::Note, ..finding } } else { finding })
 }
 
 fn generation_config(files: &ModelFiles) -> Option<Finding> {

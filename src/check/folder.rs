@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::Finding;
-use crate::checkpoint::{Checkpoint, SourceModel, Tensor};
+use crate::checkpoint::{Checkpoint, INDEX, SourceModel, Tensor};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::model_files::ModelFiles;
 use crate::models::{self, Architecture, Rename, TensorShapes};
 use crate::spec::{DecoderSpec, Manifest};
 use crate::tokenizer::Tokenizer;
+
+/// Places where index and shards disagree that are named.
+const FEW: usize = 3;
 
 /// Its parts; `None` is what could not be opened, which is a finding already.
 pub(super) struct Folder {
@@ -22,6 +25,8 @@ pub(super) struct Folder {
     pub(super) spec: Option<DecoderSpec>,
     pub(super) manifest: Option<Manifest>,
     pub(super) source: Option<SourceModel>,
+    /// Why there is no source, where all that it takes is there.
+    pub(super) refused: Option<Error>,
     pub(super) tokenizer: Option<Tokenizer>,
 }
 
@@ -37,7 +42,7 @@ impl Folder {
         let mut keep = |subject, error: &Error| findings.push(Finding::refusal(subject, error));
         let config = ModelConfig::from_files(&files).inspect_err(|e| keep("config", e)).ok();
         let row = config.as_ref().and_then(|c| models::find(c).inspect_err(|e| keep("config", e)).ok());
-        let checkpoint = Checkpoint::from_files(&files).inspect_err(|e| keep("files", e)).ok();
+        let checkpoint = weights(&files, &mut keep);
         let names = checkpoint.as_ref().map(|c| names(c, row)).unwrap_or_default();
         let mut folder = Self {
             config,
@@ -46,15 +51,21 @@ impl Folder {
             spec: None,
             manifest: None,
             source: None,
+            refused: None,
             tokenizer: Tokenizer::from_files(&files).inspect_err(|e| keep("tokenizer", e)).ok(),
             files,
         };
         if let (Some(config), Some(row)) = (&folder.config, row) {
             folder.spec = (row.spec)(config, &folder.shapes()).inspect_err(|e| keep("config", e)).ok();
         }
-        if folder.spec.is_some() && folder.checkpoint.is_some() {
-            let files = folder.files.clone();
-            folder.source = SourceModel::from_files(files).inspect_err(|e| keep("load", e)).ok();
+        if folder.spec.is_some()
+            && folder.checkpoint.is_some()
+            && let Ok((checkpoint, _)) = Checkpoint::whatever_is_there(&folder.files)
+        {
+            match SourceModel::from_checkpoint(folder.files.clone(), checkpoint) {
+                Ok(source) => folder.source = Some(source),
+                Err(error) => folder.refused = Some(error),
+            }
         }
         if let Some(source) = &folder.source {
             folder.spec = Some(source.spec().clone());
@@ -87,6 +98,24 @@ impl Folder {
 
     fn shapes(&self) -> TensorShapes {
         self.tensors().map(|(name, tensor)| (name.to_owned(), tensor.shape.to_vec())).collect()
+    }
+}
+
+/// The weights as far as they can be read, and what is wrong with the files.
+fn weights(files: &ModelFiles, keep: &mut impl FnMut(&'static str, &Error)) -> Option<Checkpoint> {
+    match Checkpoint::whatever_is_there(files) {
+        Ok((checkpoint, wrong)) => {
+            wrong.iter().take(FEW).for_each(|error| keep("files", error));
+            if let Some(more) = wrong.len().checked_sub(FEW).filter(|&more| more > 0) {
+                let message = format!("does not agree with the shards in {more} more places");
+                keep("files", &Error::file(files.path_of(INDEX), message));
+            }
+            Some(checkpoint)
+        }
+        Err(error) => {
+            keep("files", &error);
+            None
+        }
     }
 }
 

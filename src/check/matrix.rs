@@ -10,6 +10,9 @@ use crate::weights::float_type;
 /// Values in a chunk, unless a row has more.
 const CHUNK: usize = 1 << 20;
 
+/// Weights in a group, as quantization has it by default.
+pub(super) const GROUP: usize = 64;
+
 /// A tensor, or the three of a quantized layer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Matrix<'a> {
@@ -65,6 +68,44 @@ impl<'a> Matrix<'a> {
         self.packed.map(|packed| packed.quant)
     }
 
+    /// Weights that share a scale; as many as by default where it is not quantized.
+    pub(super) fn group(&self) -> usize {
+        self.packed.map_or(GROUP, |packed| packed.quant.group_size as usize)
+    }
+
+    /// The parts that hold values that are no numbers, and how many; none where it is the weight itself.
+    pub(super) fn non_finite_parts(&self) -> Vec<(&'static str, u64)> {
+        let Some(packed) = self.packed else { return Vec::new() };
+        let count = |tensor: &Tensor<'_>| match packed.quant.mode {
+            Mode::Affine => {
+                parts_of(tensor, |values| values.iter().filter(|x| !x.is_finite()).count() as u64).sum()
+            }
+            // NaN in e4m3, which has no infinities.
+            Mode::Nvfp4 => tensor.bytes().iter().filter(|&&byte| byte & 0x7f == 0x7f).count() as u64,
+            // NaN in e8m0.
+            _ => tensor.bytes().iter().map(|&byte| u64::from(byte == 0xff)).sum(),
+        };
+        let counts = [("scales", count(&packed.scales)), ("biases", packed.biases.as_ref().map_or(0, count))];
+        counts.into_iter().filter(|(_, count)| *count > 0).collect()
+    }
+
+    /// The part that makes its values as large as they are: codes are small.
+    pub(super) fn largest_part(&self) -> &'static str {
+        let Some(packed) = self.packed else { return "weight" };
+        let largest = |tensor: &Tensor<'_>| {
+            parts_of(tensor, |values| values.iter().fold(0.0_f32, |most, x| most.max(x.abs())))
+                .fold(0.0, f32::max)
+        };
+        match packed.biases {
+            Some(biases)
+                if largest(&biases) > largest(&packed.scales) * 2_f32.powi(packed.quant.bits as i32) =>
+            {
+                "biases"
+            }
+            _ => "scales",
+        }
+    }
+
     /// Element type of its values, or of its scales.
     pub(super) fn dtype(&self) -> Dtype {
         self.packed.map_or(self.weight.dtype, |packed| packed.scales.dtype)
@@ -106,6 +147,19 @@ impl<'a> Matrix<'a> {
         }
         release(&self.weight, self.rows, first, end);
     }
+}
+
+/// What `measure` finds in the values of a float tensor, chunk after chunk.
+fn parts_of<'a, T>(
+    tensor: &'a Tensor<'a>,
+    measure: impl Fn(&[f32]) -> T + 'a,
+) -> impl Iterator<Item = T> + 'a {
+    let mut values = Vec::new();
+    tensor.bytes().chunks(CHUNK * tensor.dtype.size()).map(move |bytes| {
+        values.clear();
+        extend_f32(tensor.dtype, bytes, &mut values);
+        measure(&values)
+    })
 }
 
 fn rows_of<'a>(tensor: &Tensor<'a>, rows: usize, first: usize, end: usize) -> &'a [u8] {

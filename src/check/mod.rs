@@ -7,6 +7,7 @@
 mod files;
 mod folder;
 mod forward;
+mod magnitudes;
 mod matrix;
 mod reference;
 mod structure;
@@ -15,11 +16,13 @@ mod tensors;
 mod tokens;
 mod values;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde::Serialize;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::plural::count;
 use folder::Folder;
 
 /// How much a finding matters.
@@ -100,7 +103,9 @@ pub fn check(dir: &Path, reference: Option<&Path>, progress: Progress<'_>) -> Re
     let (folder, mut findings) = Folder::open(dir)?;
     findings.extend(files::check(&folder, progress)?);
     findings.extend(structure::check(&folder));
-    findings.extend(tensors::check(&folder));
+    let (tensors, wrong) = tensors::check(&folder);
+    findings.extend(tensors);
+    findings.extend(folder.refused.as_ref().and_then(|error| unsaid(error, &findings, &wrong)));
     findings.extend(values::check(&folder, progress)?);
     findings.extend(tokens::check(&folder));
     let template = template::check(&folder);
@@ -115,6 +120,15 @@ pub fn check(dir: &Path, reference: Option<&Path>, progress: Progress<'_>) -> Re
     Ok(findings)
 }
 
+/// Why the model cannot be loaded, unless that was said: the loader stops at the first of what the checks list whole.
+/// `wrong` are the tensors that were called missing, left over or misshapen.
+fn unsaid(error: &Error, findings: &[Finding], wrong: &BTreeSet<String>) -> Option<Finding> {
+    let refusal = Finding::refusal("load", error);
+    let named = matches!(error.kind(), ErrorKind::Tensor { tensor, .. } if wrong.contains(tensor));
+    let said = findings.iter().any(|finding| finding.message == refusal.message);
+    (!named && !said).then_some(refusal)
+}
+
 /// The first few of `names`, and how many more there are.
 fn list(names: &[String]) -> String {
     const SHOWN: usize = 3;
@@ -126,11 +140,6 @@ fn list(names: &[String]) -> String {
     }
 }
 
-/// `1 tensor`, `2 tensors`.
-fn count(number: usize, noun: &str) -> String {
-    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,7 +149,6 @@ mod tests {
         let names = |n: usize| (0..n).map(|i| format!("`{i}`")).collect::<Vec<_>>();
         assert_eq!(list(&names(3)), "`0`, `1`, `2`");
         assert_eq!(list(&names(5)), "`0`, `1`, `2` and 2 more");
-        assert_eq!((count(1, "row"), count(2, "row")), ("1 row".to_owned(), "2 rows".to_owned()));
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::folder::Folder;
 use super::{Finding, list};
 use crate::config::ModelConfig;
+use crate::plural::count;
 use crate::spec::{AttentionSpan, DecoderSpec, QkNorm, RopeScaling};
 
 /// All of it, and what was decided against the config's letter.
@@ -100,7 +101,8 @@ fn gqa(folder: &Folder) -> Option<Finding> {
     let (q, k) = (rows("q_proj")?, rows("k_proj")?);
     if head_dim == 0 || q != heads * head_dim || k != claimed * head_dim {
         let message = format!(
-            "config.json says {heads} query and {claimed} key/value heads of {head_dim} dimensions, that is {} and {} rows; the weights have {q} and {k}",
+            "config.json says {heads} query and {} of {head_dim} dimensions, that is {} and {} rows; the weights have {q} and {k}",
+            count(claimed, "key/value head"),
             heads * head_dim,
             claimed * head_dim
         );
@@ -113,7 +115,12 @@ fn gqa(folder: &Folder) -> Option<Finding> {
     }
     Some(Finding::ok(
         "gqa",
-        format!("{heads} query heads of {head_dim} on {claimed} key/value heads, {} to 1", heads / claimed),
+        format!(
+            "{} of {head_dim} on {}, {} to 1",
+            count(heads, "query head"),
+            count(claimed, "key/value head"),
+            heads / claimed
+        ),
     ))
 }
 
@@ -131,7 +138,7 @@ fn qk_norm(folder: &Folder, spec: &DecoderSpec) -> Finding {
         }
         QkNorm::Weighted => Finding::problem(
             subject,
-            format!("q_norm and k_norm are in {with} of {} blocks only", spec.layers.len()),
+            format!("q_norm and k_norm are in {with} of {} only", count(spec.layers.len(), "block")),
         ),
         _ if any => Finding::problem(
             subject,
@@ -163,7 +170,7 @@ fn rope(spec: &DecoderSpec) -> Finding {
         .collect();
     Finding::note(
         "rope",
-        format!("in {with} of {} blocks, not in {}; {tail}", spec.layers.len(), list(&without)),
+        format!("in {with} of {}, not in {}; {tail}", count(spec.layers.len(), "block"), list(&without)),
     )
 }
 
@@ -178,9 +185,9 @@ fn spans(spec: &DecoderSpec) -> String {
         }
     }
     let blocks = spec.layers.len();
-    let described = counts.iter().map(|(span, &count)| match count {
-        _ if count == blocks => format!(", {span} everywhere"),
-        _ => format!(", {span} in {count} of {blocks} blocks"),
+    let described = counts.iter().map(|(span, &found)| match found {
+        _ if found == blocks => format!(", {span} everywhere"),
+        _ => format!(", {span} in {found} of {}", count(blocks, "block")),
     });
     described.collect::<Vec<_>>().concat()
 }

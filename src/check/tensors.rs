@@ -1,28 +1,29 @@
 //! Tensors against config: shapes, element types, the bit map.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::folder::Folder;
 use super::{Finding, count, list};
 use crate::bitmap::Declared;
 use crate::candidate::{Mode, Quant};
 use crate::checkpoint::Dtype;
+use crate::error::Error;
 use crate::report::bytes;
 use crate::spec::{Manifest, TensorSpec};
 
-/// Shapes, element types and the bit map.
-pub(super) fn check(folder: &Folder) -> Vec<Finding> {
-    let mut findings = Vec::new();
+/// Shapes, element types and the bit map; the names of tensors that are missing, left over or misshapen.
+pub(super) fn check(folder: &Folder) -> (Vec<Finding>, BTreeSet<String>) {
+    let (mut findings, mut wrong) = (Vec::new(), BTreeSet::new());
     if folder.checkpoint.is_none() {
-        return findings;
+        return (findings, wrong);
     }
     if let Some(manifest) = &folder.manifest {
-        findings.extend(shapes(folder, manifest));
+        findings.extend(shapes(folder, manifest, &mut wrong));
         findings.extend(integers(folder, manifest));
     }
     findings.extend(dtypes(folder));
     findings.extend(bit_map(folder));
-    findings
+    (findings, wrong)
 }
 
 /// How the layer at `path` is stored: as its entry or the default says, if it has scales or an entry.
@@ -34,57 +35,95 @@ fn stored_quant(folder: &Folder, declared: &Declared, path: &str) -> Option<Quan
     }
 }
 
-/// Names and shapes of what the tensor `spec` is stored as.
-fn expected(spec: &TensorSpec, quant: Option<Quant>) -> Vec<(String, Vec<usize>)> {
-    let (Some(path), Some(quant), [rows, columns]) = (spec.path(), quant, &spec.shape[..]) else {
-        return vec![(spec.name.clone(), spec.shape.clone())];
+/// Names and shapes of what the tensor `spec` is stored as; no shape where it cannot be told from the bit map.
+type Expected = Vec<(String, Option<Vec<usize>>)>;
+
+fn expected(folder: &Folder, spec: &TensorSpec, quant: Option<Quant>, known: bool) -> Expected {
+    let (Some(path), true, [rows, columns]) = (spec.path(), quant.is_some() || !known, &spec.shape[..])
+    else {
+        return vec![(spec.name.clone(), Some(spec.shape.clone()))];
     };
-    let groups = quant.groups(*columns).unwrap_or(0);
-    let mut tensors = vec![
-        (spec.name.clone(), vec![*rows, quant.packed_columns(*columns).unwrap_or(0)]),
-        (format!("{path}.scales"), vec![*rows, groups]),
-    ];
+    let part = |part: &str| format!("{path}.{part}");
+    let packed =
+        quant.and_then(|quant| Some((quant, quant.packed_columns(*columns)?, quant.groups(*columns)?)));
+    let Some((quant, words, groups)) = packed else {
+        let stored = ["weight", "scales", "biases"].map(part).into_iter();
+        return stored.filter(|name| folder.names.contains_key(name)).map(|name| (name, None)).collect();
+    };
+    let mut tensors =
+        vec![(part("weight"), Some(vec![*rows, words])), (part("scales"), Some(vec![*rows, groups]))];
     if quant.mode == Mode::Affine {
-        tensors.push((format!("{path}.biases"), vec![*rows, groups]));
+        tensors.push((part("biases"), Some(vec![*rows, groups])));
     }
     tensors
 }
 
-/// All that is missing, left over or misshapen, where the loader stops at the first.
-fn shapes(folder: &Folder, manifest: &Manifest) -> Vec<Finding> {
-    let declared =
-        folder.config.as_ref().and_then(|config| Declared::from_config(config).ok()).unwrap_or_default();
-    let quant = |spec: &TensorSpec| spec.path().and_then(|path| stored_quant(folder, &declared, path));
-    let expected: BTreeMap<String, Vec<usize>> =
-        manifest.iter().flat_map(|spec| expected(spec, quant(spec))).collect();
+/// All that is missing, left over or misshapen, where the loader stops at the first. Layers that the bit map does not tell
+/// how to read are left to [`bit_map`].
+fn shapes(folder: &Folder, manifest: &Manifest, wrong: &mut BTreeSet<String>) -> Vec<Finding> {
+    let config = folder.config.as_ref();
+    let declared = config.and_then(|config| Declared::as_far_as_it_goes(config).ok());
+    let readable = declared.is_some();
+    let (declared, bad) = declared.unwrap_or_default();
+    let expected: BTreeMap<String, Option<Vec<usize>>> = manifest
+        .iter()
+        .flat_map(|spec| {
+            let unknown = |path: &str| {
+                let scales = folder.names.contains_key(&format!("{path}.scales"));
+                bad.contains_key(path) || (!readable && scales)
+            };
+            let known = !spec.path().is_some_and(unknown);
+            let quant = spec.path().filter(|_| known);
+            let quant = quant.and_then(|path| stored_quant(folder, &declared, path));
+            expected(folder, spec, quant, known)
+        })
+        .collect();
     let absent = expected.keys().filter(|name| !folder.names.contains_key(*name));
-    let missing: Vec<String> = absent.map(|name| format!("`{name}`")).collect();
+    let missing: Vec<(&str, String)> = absent.map(|name| (name.as_str(), format!("`{name}`"))).collect();
     let (mut extra, mut misshapen) = (Vec::new(), Vec::new());
     for (name, tensor) in folder.tensors() {
         match expected.get(name) {
             None if folder.is_head(name) => {}
-            None => extra.push(format!("`{name}`")),
-            Some(shape) if shape != tensor.shape => {
-                misshapen.push(format!("`{name}` {:?} instead of {shape:?}", tensor.shape));
+            None => extra.push((name, format!("`{name}`"))),
+            Some(Some(shape)) if shape != tensor.shape => {
+                misshapen.push((name, format!("`{name}` {:?} instead of {shape:?}", tensor.shape)));
             }
             Some(_) => {}
         }
     }
     let subject = "shapes";
     let mut findings = Vec::new();
-    for (what, names) in [("missing", missing), ("left over", extra), ("misshapen", misshapen)] {
+    for (what, tensors) in [("missing", missing), ("left over", extra), ("misshapen", misshapen)] {
+        let (names, said): (Vec<&str>, Vec<String>) = tensors.into_iter().unzip();
         if !names.is_empty() {
-            let message = format!("{} {what}: {}", count(names.len(), "tensor"), list(&names));
-            findings.push(Finding::problem(subject, message));
+            let message = format!("{} {what}: {}", count(names.len(), "tensor"), list(&said));
+            findings.push(Finding::problem(subject, message).hint(hint(&names, what)));
         }
+        wrong.extend(names.into_iter().map(str::to_owned));
     }
     if findings.is_empty() {
-        findings.push(Finding::ok(
-            subject,
-            format!("{}, all as config.json says", count(expected.len(), "tensor")),
-        ));
+        let unknown = expected.values().filter(|shape| shape.is_none()).count();
+        let all = count(expected.len() - unknown, "tensor");
+        let rest = if unknown == 0 {
+            String::new()
+        } else {
+            format!("; {unknown} more cannot be told: config.json does not say how they are quantized")
+        };
+        findings.push(Finding::ok(subject, format!("{all}, all as config.json says{rest}")));
     }
     findings
+}
+
+/// What to do about tensors that are `what`.
+fn hint(names: &[&str], what: &str) -> &'static str {
+    let packed = |name: &&str| name.ends_with(".scales") || name.ends_with(".biases");
+    match what {
+        _ if names.iter().any(packed) => {
+            "the bit map in config.json does not belong to these weights, or they are not whole"
+        }
+        "missing" => "the download is incomplete, or config.json does not belong to these weights",
+        _ => "config.json does not belong to these weights",
+    }
 }
 
 /// Tensors that should be numbers and are integers.
@@ -135,13 +174,13 @@ fn bit_map(folder: &Folder) -> Vec<Finding> {
             Finding::problem(subject, message).hint("tools read the one or the other: make them equal"),
         );
     }
-    let declared = match Declared::from_config(config) {
-        Ok(declared) => declared,
+    let declared = match Declared::as_far_as_it_goes(config) {
+        Ok((declared, bad)) => {
+            findings.extend(bad_entries(&bad));
+            declared
+        }
         Err(error) => {
-            // Without a source this was not said yet: the spec may have failed first.
-            if folder.spec.is_none() {
-                findings.push(Finding::refusal(subject, &error));
-            }
+            findings.push(Finding::refusal(subject, &error));
             return findings;
         }
     };
@@ -167,5 +206,17 @@ fn bit_map(folder: &Folder) -> Vec<Finding> {
     };
     let layers = count(source.bitmap().len(), "quantized layer");
     findings.push(Finding::ok(subject, format!("{layers} ({}), {tail}", settings.join(", "))));
+    findings
+}
+
+/// The first few entries that cannot be read.
+fn bad_entries(bad: &BTreeMap<String, Error>) -> Vec<Finding> {
+    const FEW: usize = 3;
+    let mut findings: Vec<Finding> =
+        bad.values().take(FEW).map(|error| Finding::refusal("bit map", error)).collect();
+    if let Some(more) = bad.len().checked_sub(FEW).filter(|&more| more > 0) {
+        let message = format!("{more} more entries of config.json cannot be read");
+        findings.push(Finding::problem("bit map", message));
+    }
     findings
 }

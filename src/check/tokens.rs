@@ -4,6 +4,7 @@ use super::Finding;
 use super::folder::Folder;
 use super::template;
 use crate::config::ModelConfig;
+use crate::plural::count;
 use crate::stop_tokens;
 use crate::tokenizer::Tokenizer;
 
@@ -46,13 +47,14 @@ fn vocabulary(tokenizer: &Tokenizer, rows: usize) -> Finding {
     let subject = "vocabulary";
     let tokens = tokenizer.vocab_size();
     let ids = tokenizer.largest_id().map_or(0, |id| id as usize + 1);
-    let message = format!("the tokenizer has {tokens} tokens, the embedding {rows} rows");
+    let message =
+        format!("the tokenizer has {}, the embedding {}", count(tokens, "token"), count(rows, "row"));
     if ids > rows {
         let message = format!("{message}: ids up to {} have no row", ids - 1);
         return Finding::problem(subject, message).hint("tokenizer and weights do not belong together");
     }
     if ((rows - ids) as f64) > MOST_PADDING * rows as f64 {
-        let message = format!("{message}: {} rows without a token are more than padding", rows - ids);
+        let message = format!("{message}: {} without a token, more than padding", count(rows - ids, "row"));
         return Finding::note(subject, message).hint("tokenizer and weights may not belong together");
     }
     Finding::ok(subject, message)

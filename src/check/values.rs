@@ -3,13 +3,11 @@
 use rayon::prelude::*;
 
 use super::folder::Folder;
-use super::matrix::Matrix;
+use super::magnitudes::{self, Magnitudes, magnitudes};
+use super::matrix::{GROUP, Matrix};
 use super::{Finding, Progress, count, list};
 use crate::error::Result;
 use crate::spec::Role;
-
-/// Weights in a group, as quantization has it by default.
-const GROUP: usize = 64;
 
 /// The share of weights in outlier groups above which it is worth a note.
 const MANY_OUTLIERS: f64 = 0.01;
@@ -27,16 +25,16 @@ struct Stats {
 }
 
 impl Stats {
-    fn of(values: &[f32], columns: usize) -> Self {
-        let rows = values.chunks(columns).map(Self::of_row);
+    fn of(values: &[f32], columns: usize, group: usize) -> Self {
+        let rows = values.chunks(columns).map(|row| Self::of_row(row, group));
         rows.fold(Self::default(), Self::merge)
     }
 
-    fn of_row(row: &[f32]) -> Self {
+    fn of_row(row: &[f32], group: usize) -> Self {
         let non_finite = row.iter().filter(|x| !x.is_finite()).count() as u64;
         let constant = row.len() > 1 && row.iter().all(|x| x.to_bits() == row[0].to_bits());
         let zero = row.iter().all(|&x| x == 0.0);
-        let groups = row.chunks(GROUP).filter(|group| is_outlier_group(group));
+        let groups = row.chunks(group).filter(|group| is_outlier_group(group));
         Self {
             rows: 1,
             non_finite,
@@ -80,7 +78,7 @@ fn is_outlier_group(group: &[f32]) -> bool {
 
 /// What a tensor is for the checks here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Linear,
     Embedding,
     Norm,
@@ -88,10 +86,33 @@ enum Kind {
     Other,
 }
 
-struct Item<'a> {
+pub(super) struct Item<'a> {
     name: String,
-    kind: Kind,
-    matrix: Matrix<'a>,
+    pub(super) kind: Kind,
+    pub(super) matrix: Matrix<'a>,
+}
+
+impl Item<'_> {
+    /// The tensor that makes its values as large as they are.
+    pub(super) fn largest_part(&self) -> String {
+        self.part(self.matrix.largest_part())
+    }
+
+    fn part(&self, part: &str) -> String {
+        match self.name.strip_suffix(".weight") {
+            Some(path) => format!("{path}.{part}"),
+            None => self.name.clone(),
+        }
+    }
+
+    /// The tensors that hold values that are no numbers, of which there are `values` in all.
+    fn non_finite(&self, values: u64) -> Vec<String> {
+        let parts = self.matrix.non_finite_parts();
+        if parts.is_empty() {
+            return vec![format!("`{}` ({values})", self.name)];
+        }
+        parts.iter().map(|(part, count)| format!("`{}` ({count})", self.part(part))).collect()
+    }
 }
 
 /// The tensors to read; the number of those that cannot be decoded.
@@ -137,23 +158,20 @@ pub(super) fn check(folder: &Folder, progress: Progress<'_>) -> Result<Vec<Findi
     }
     let total = items.iter().map(|item| item.matrix.bytes()).sum();
     let mut done = 0;
-    let mut scanned = Vec::new();
+    let (mut scanned, mut sizes) = (Vec::new(), Vec::new());
     for item in &items {
         crate::interrupt::check()?;
-        let stats = (0..item.matrix.chunks())
-            .into_par_iter()
-            .map_init(Vec::new, |values, chunk| {
-                item.matrix.read(chunk, values);
-                Stats::of(values, item.matrix.columns)
-            })
-            .reduce(Stats::default, Stats::merge);
+        let (stats, rows) = scan(&item.matrix);
         done += item.matrix.bytes();
         progress(done, total);
         scanned.push((item, stats));
+        sizes.push((item, Magnitudes::of(rows)));
     }
     let mut findings = vec![numbers(&scanned)];
+    findings.extend(magnitudes::check(&sizes));
     findings.extend(rows(&scanned));
-    findings.extend(outliers(&scanned));
+    findings.extend(outliers(&scanned, false));
+    findings.extend(outliers(&scanned, true));
     if skipped > 0 {
         let message = format!("{} in a mode that cannot be decoded here: not read", count(skipped, "layer"));
         findings.push(Finding::note("values", message));
@@ -161,12 +179,24 @@ pub(super) fn check(folder: &Folder, progress: Progress<'_>) -> Result<Vec<Findi
     Ok(findings)
 }
 
+/// What the values are like, and the magnitudes of rows or entries.
+fn scan(matrix: &Matrix<'_>) -> (Stats, Vec<f32>) {
+    let found = (0..matrix.chunks()).into_par_iter().map_init(Vec::new, |values, chunk| {
+        matrix.read(chunk, values);
+        let stats = Stats::of(values, matrix.columns, matrix.group());
+        (stats, magnitudes(values, matrix.columns, matrix.rows == 1))
+    });
+    found.reduce(Default::default, |(stats, mut rows), (more, others)| {
+        rows.extend(others);
+        (stats.merge(more), rows)
+    })
+}
+
 type Scanned<'a> = [(&'a Item<'a>, Stats)];
 
 fn numbers(scanned: &Scanned<'_>) -> Finding {
     let bad = scanned.iter().filter(|(_, stats)| stats.non_finite > 0);
-    let bad: Vec<String> =
-        bad.map(|(item, stats)| format!("`{}` ({})", item.name, stats.non_finite)).collect();
+    let bad: Vec<String> = bad.flat_map(|(item, stats)| item.non_finite(stats.non_finite)).collect();
     if !bad.is_empty() {
         let message =
             format!("{} with values that are NaN or infinite: {}", count(bad.len(), "tensor"), list(&bad));
@@ -174,7 +204,10 @@ fn numbers(scanned: &Scanned<'_>) -> Finding {
             .hint("the model is damaged: nothing can be generated with it");
     }
     let values: usize = scanned.iter().map(|(item, _)| item.matrix.rows * item.matrix.columns).sum();
-    Finding::ok("values", format!("{values} values in {}, all finite", count(scanned.len(), "tensor")))
+    Finding::ok(
+        "values",
+        format!("{} in {}, all finite", count(values, "value"), count(scanned.len(), "tensor")),
+    )
 }
 
 /// Matrices and norms that are nothing but zeros or one value, and single rows of that kind.
@@ -214,11 +247,13 @@ fn rows(scanned: &Scanned<'_>) -> Vec<Finding> {
     findings
 }
 
-/// Of the float linear layers, which rounding is still before.
-fn outliers(scanned: &Scanned<'_>) -> Option<Finding> {
+/// Of the linear layers that rounding is still before, or of those that are `quantized`, as decoded: there an outlier has
+/// left codes that lie in one half of the range. Groups are those of the layer.
+fn outliers(scanned: &Scanned<'_>, quantized: bool) -> Option<Finding> {
     let share = |outliers: u64, matrix: &Matrix<'_>| outliers as f64 / (matrix.rows * matrix.columns) as f64;
-    let linear =
-        scanned.iter().filter(|(item, _)| item.kind == Kind::Linear && item.matrix.quant().is_none());
+    let linear = scanned
+        .iter()
+        .filter(|(item, _)| item.kind == Kind::Linear && item.matrix.quant().is_some() == quantized);
     let (mut weights, mut outliers, mut worst) = (0, 0, None);
     for (item, stats) in linear {
         weights += item.matrix.rows * item.matrix.columns;
@@ -231,12 +266,21 @@ fn outliers(scanned: &Scanned<'_>) -> Option<Finding> {
     let (worst, name) = worst?;
     let overall = outliers as f64 / weights as f64;
     let most = if worst > 0.0 { format!(" (most: {} of `{name}`)", percent(worst)) } else { String::new() };
+    let (which, groups) = if quantized {
+        ("quantized linear layers'", "groups, as decoded, whose".to_owned())
+    } else {
+        ("linear layers'", format!("groups of {GROUP} whose"))
+    };
     let message = format!(
-        "{} of the linear layers' weights lie in groups of {GROUP} whose range one value at least doubles{most}",
+        "{} of the {which} weights lie in {groups} range one value at least doubles{most}",
         percent(overall)
     );
     if overall > MANY_OUTLIERS {
-        let hint = "these layers gain most from smaller groups or more bits";
+        let hint = if quantized {
+            "smaller groups or more bits for these layers pay most when the float model is quantized again"
+        } else {
+            "these layers gain most from smaller groups or more bits"
+        };
         return Some(Finding::note("outliers", message).hint(hint));
     }
     Some(Finding::ok("outliers", message))
@@ -289,6 +333,6 @@ mod tests {
         let values =
             [[0.0; 4], [2.0; 4], [1.0, 2.0, 3.0, 2.5], [f32::NAN; 4], [-0.0, 0.0, 0.0, 0.0]].concat();
         let expected = Stats { rows: 5, non_finite: 4, zero_rows: 2, constant_rows: 1, outliers: 0 };
-        assert_eq!(Stats::of(&values, 4), expected);
+        assert_eq!(Stats::of(&values, 4, GROUP), expected);
     }
 }

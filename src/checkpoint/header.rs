@@ -11,6 +11,7 @@ use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::error::Error;
+use crate::plural::count;
 
 /// The JSON text, if the file is long enough for it.
 fn header(map: &[u8]) -> Option<&[u8]> {
@@ -50,7 +51,7 @@ pub(super) fn malformed(path: &Path, map: &[u8], error: &SafeTensorError) -> Err
     let length = map.first_chunk::<8>().map(|b| u64::from_le_bytes(*b));
     let error = match (length, wrong_tensor(map)) {
         (None, _) => {
-            let detail = format!("{} bytes are too few for a safetensors header", map.len());
+            let detail = format!("{}, too few for a safetensors header", count(map.len(), "byte"));
             Error::file(path, format!("{whole}: {detail}"))
         }
         (Some(length), _) if length.saturating_add(8) > map.len() as u64 => {

@@ -13,6 +13,7 @@ use super::dtype::Dtype;
 use super::{header, npz};
 use crate::error::{Error, Result};
 use crate::model_files::{Mapped, ModelFiles, safe_name};
+use crate::plural::count;
 
 /// The file that says which shard each tensor is in.
 pub const INDEX: &str = "model.safetensors.index.json";
@@ -107,15 +108,25 @@ impl Checkpoint {
 
     /// Opens the weights among `files`.
     pub fn from_files(files: &ModelFiles) -> Result<Self> {
+        let (checkpoint, wrong) = Self::whatever_is_there(files)?;
+        wrong.into_iter().next().map_or(Ok(checkpoint), Err)
+    }
+
+    /// The weights among `files` as far as index and shards agree, and where they do not.
+    ///
+    /// # Errors
+    /// Where there is no weight file, or one that is no weight file.
+    pub fn whatever_is_there(files: &ModelFiles) -> Result<(Self, Vec<Error>)> {
         let mut checkpoint = Self::empty(files.path());
+        let mut wrong = Vec::new();
         if files.has(INDEX) {
-            checkpoint.add_indexed(files)?;
-            return Ok(checkpoint);
+            checkpoint.add_indexed(files, &mut wrong)?;
+            return Ok((checkpoint, wrong));
         }
         for name in choose_weights(files.path(), &files.names()?)? {
             checkpoint.add_file(&files.path_of(&name), files.map(&name)?)?;
         }
-        Ok(checkpoint)
+        Ok((checkpoint, wrong))
     }
 
     fn empty(path: &Path) -> Self {
@@ -197,34 +208,43 @@ impl Checkpoint {
         Ok(names)
     }
 
-    fn add_indexed(&mut self, files: &ModelFiles) -> Result<()> {
+    /// The shards that the index names. What does not agree goes to `wrong`: tensors of a shard that is not there are not
+    /// named once more.
+    fn add_indexed(&mut self, files: &ModelFiles, wrong: &mut Vec<Error>) -> Result<()> {
         let index = &files.path_of(INDEX);
         let weight_map = read_index(files)?;
-        let mut found: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+        let mut found: BTreeMap<&str, Option<BTreeSet<String>>> = BTreeMap::new();
         for (tensor, file) in &weight_map {
             if found.contains_key(file.as_str()) {
                 continue;
             }
-            if !safe_name(file) {
-                return Err(Error::tensor(index, tensor, format!("lies outside the folder, in `{file}`"))
-                    .hint("an index may only name files beside it"));
-            }
-            if !files.has(file) {
-                return Err(Error::file(index, format!("names the shard `{file}`, which is not there"))
-                    .hint("the download is incomplete: fetch the missing shard"));
-            }
-            found.insert(file, self.add_file(&files.path_of(file), files.map(file)?)?);
+            let names = if !safe_name(file) {
+                wrong.push(
+                    Error::tensor(index, tensor, format!("lies outside the folder, in `{file}`"))
+                        .hint("an index may only name files beside it"),
+                );
+                None
+            } else if files.has(file) {
+                Some(self.add_file(&files.path_of(file), files.map(file)?)?)
+            } else {
+                wrong.push(
+                    Error::file(index, format!("names the shard `{file}`, which is not there"))
+                        .hint("the download is incomplete: fetch the missing shard"),
+                );
+                None
+            };
+            found.insert(file, names);
         }
         for (tensor, file) in &weight_map {
-            if !found.get(file.as_str()).is_some_and(|names| names.contains(tensor)) {
-                return Err(Error::tensor(index, tensor, format!("is said to be in `{file}` and is not")));
+            if let Some(Some(names)) = found.get(file.as_str())
+                && !names.contains(tensor)
+            {
+                wrong.push(Error::tensor(index, tensor, format!("is said to be in `{file}` and is not")));
             }
         }
-        let unlisted = self.entries.keys().find(|name| !weight_map.contains_key(*name));
-        match unlisted {
-            Some(name) => Err(Error::tensor(index, name, "is in a shard but not in the index")),
-            None => Ok(()),
-        }
+        let unlisted = self.entries.keys().filter(|name| !weight_map.contains_key(*name));
+        wrong.extend(unlisted.map(|name| Error::tensor(index, name, "is in a shard but not in the index")));
+        Ok(())
     }
 }
 
@@ -309,13 +329,13 @@ pub fn choose_weights(dir: &Path, names: &[String]) -> Result<Vec<String>> {
 
 /// Shards called `model-00001-of-00003` must be all there.
 fn check_numbering(dir: &Path, files: &[String]) -> Result<()> {
-    let count = |name: &String| -> Option<usize> {
+    let promised = |name: &String| -> Option<usize> {
         name.strip_suffix(".safetensors")?.rsplit_once("-of-")?.1.parse().ok()
     };
-    match files.iter().find_map(count) {
+    match files.iter().find_map(promised) {
         Some(expected) if expected != files.len() => Err(Error::file(
             dir,
-            format!("the shards' names promise {expected} files, {} are there", files.len()),
+            format!("the shards' names promise {}, {} are there", count(expected, "file"), files.len()),
         )
         .hint("the download is incomplete: fetch the missing shards")),
         _ => Ok(()),

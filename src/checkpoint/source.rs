@@ -12,7 +12,7 @@ use crate::candidate::{Mode, Quant};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::model_files::ModelFiles;
-use crate::models::{self, Rename, TensorShapes};
+use crate::models::{self, Architecture, Rename, TensorShapes};
 use crate::spec::{DecoderSpec, Manifest, TensorSpec};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -50,6 +50,22 @@ impl SourceModel {
         let config = ModelConfig::from_files(&files)?;
         let row = models::find(&config)?;
         let checkpoint = Checkpoint::from_files(&files)?;
+        Self::assemble(files, config, row, checkpoint)
+    }
+
+    /// The model of `files` whose weights are in `checkpoint`.
+    pub fn from_checkpoint(files: ModelFiles, checkpoint: Checkpoint) -> Result<Self> {
+        let config = ModelConfig::from_files(&files)?;
+        let row = models::find(&config)?;
+        Self::assemble(files, config, row, checkpoint)
+    }
+
+    fn assemble(
+        files: ModelFiles,
+        config: ModelConfig,
+        row: &Architecture,
+        checkpoint: Checkpoint,
+    ) -> Result<Self> {
         let mut stored = rename(&checkpoint, row.rename)?;
         let shapes: TensorShapes = stored
             .iter()

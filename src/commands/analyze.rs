@@ -9,6 +9,7 @@ use crate::cli::Analyze;
 use crate::error::Result;
 use crate::output_file;
 use crate::plan::Plan;
+use crate::plural::count;
 use crate::report::Console;
 use crate::rounding::Technique;
 use crate::sensitivity::Partial;
@@ -35,11 +36,15 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     let mut partial = Partial::open(&args.out, &measure.measurement, args.resume)?;
     let finished = partial.finished.clone();
     if !finished.is_empty() {
-        console.line(&format!("resuming: {} of {} layers are measured", finished.len(), plan.len()));
+        console.line(&format!(
+            "resuming: {} of {} measured already",
+            finished.len(),
+            count(plan.len(), "layer")
+        ));
     }
     measure.run(&finished, console, |layer| partial.add(layer))?;
     let correction = measure.correct(&partial.finished, technique, console)?;
     let table = partial.finish(&args.out, measure.measurement.clone(), correction)?;
-    console.done(&format!("{} layers in {}", table.layers.len(), args.out.display()));
+    console.done(&format!("{} in {}", count(table.layers.len(), "layer"), args.out.display()));
     Ok(())
 }

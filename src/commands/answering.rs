@@ -13,6 +13,7 @@ use crate::engine::{
     self, CacheSettings, DraftFigures, Engine, Finish, Generation, Model, Session, Settings,
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::plural::count;
 use crate::report::{Console, bytes};
 use crate::sample::{Chosen, Penalties, Repetition, Sampler, Sampling};
 use crate::spec::DecoderSpec;
@@ -197,11 +198,14 @@ pub fn summary(console: &Console, prompt: usize, generation: &Generation) {
         0 => String::new(),
         reused => format!(" ({reused} of them from the turns before)"),
     };
-    console.line(&format!("prompt: {prompt} tokens{reused}, {reading:.1} tokens/s"));
-    console.line(&format!("generation: {} tokens, {writing:.1} tokens/s", generation.tokens.len()));
+    console.line(&format!("prompt: {}{reused}, {reading:.1} tokens/s", count(prompt, "token")));
+    console.line(&format!("generation: {}, {writing:.1} tokens/s", count(generation.tokens.len(), "token")));
     if let Some(DraftFigures { drafted, accepted }) = generation.drafting {
         let percent = 100.0 * accepted as f64 / drafted.max(1) as f64;
-        console.line(&format!("draft model: {accepted} of {drafted} tokens accepted ({percent:.1} %)"));
+        console.line(&format!(
+            "draft model: {accepted} of {} accepted ({percent:.1} %)",
+            count(drafted, "token")
+        ));
     }
 }
 
@@ -209,7 +213,7 @@ pub fn summary(console: &Console, prompt: usize, generation: &Generation) {
 pub fn memory(console: &Console, generation: &Generation) {
     let forgotten = match generation.cache.evicted {
         0 => String::new(),
-        evicted => format!(", {evicted} tokens forgotten"),
+        evicted => format!(", {} forgotten", count(evicted, "token")),
     };
     console.line(&format!("cache: {} at most{forgotten}", bytes(generation.cache.bytes as u64)));
 }

@@ -4,6 +4,7 @@ use crate::candidate::{AFFINE_GROUP_SIZES, Quant};
 use crate::cli::Cache;
 use crate::engine::{CacheSettings, ContextWindow};
 use crate::error::{Error, Result};
+use crate::plural::count;
 use crate::spec::{DecoderSpec, RopeScaling};
 
 /// How the model of `spec` is to remember: as far as it was made for, unless the user says otherwise.
@@ -27,7 +28,7 @@ fn made_for(spec: &DecoderSpec) -> Option<usize> {
 /// What to say when a text of so many `tokens` may be longer than what is remembered, or than what the model of `spec`
 /// was made for.
 pub fn length_note(settings: &CacheSettings, spec: &DecoderSpec, tokens: usize) -> Option<String> {
-    let reach = format!("prompt and answer may reach {tokens} tokens");
+    let reach = format!("prompt and answer may reach {}", count(tokens, "token"));
     let size = settings.context.map(|context| context.size());
     if let Some(size) = size.filter(|&size| tokens > size) {
         return Some(format!("{reach}, the context is {size}: then the middle is forgotten"));

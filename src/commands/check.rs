@@ -6,6 +6,7 @@
 use crate::check::{self, Level};
 use crate::cli::Check;
 use crate::error::{Error, Result};
+use crate::plural::count;
 use crate::report::{Console, finding_lines, out};
 
 /// Runs the command. A problem is an error, so that the exit code says so.
@@ -25,7 +26,7 @@ pub fn run(args: &Check, console: &Console) -> Result<()> {
     let problems = findings.iter().filter(|finding| finding.level == Level::Problem).count();
     match problems {
         0 => Ok(()),
-        n => Err(Error::file(&args.model, format!("{n} problem{}", if n == 1 { "" } else { "s" }))
+        n => Err(Error::file(&args.model, count(n, "problem"))
             .hint("the findings above say which, and what can be done")),
     }
 }

@@ -5,6 +5,7 @@ use crate::checkpoint::{Dtype, OutputFolder, Produce, SourceModel, check_destina
 use crate::cli::Dequantize;
 use crate::error::{Error, Result};
 use crate::export;
+use crate::plural::count;
 use crate::report::{Console, bytes};
 use crate::weights::{CastTensor, DequantizeTensor, Warnings, write};
 
@@ -13,8 +14,8 @@ pub fn run(args: &Dequantize, console: &Console) -> Result<()> {
     let output = &args.output;
     let source = SourceModel::open(&args.hf_path)?;
     source.files().verify()?;
-    let count = source.bitmap().len();
-    if count == 0 {
+    let layers = count(source.bitmap().len(), "layer");
+    if source.bitmap().is_empty() {
         return Err(Error::file(source.dir(), "no layer is quantized: there is nothing to turn back")
             .hint("`mixbit convert` changes element type and container of a float model"));
     }
@@ -32,11 +33,11 @@ pub fn run(args: &Dequantize, console: &Console) -> Result<()> {
     let parameters = source.manifest().parameters();
     let shards = write(&folder, &producers, output.container(), parameters, console, "dequantizing")?;
     let size = bytes(shards.total_bytes);
-    let how = format!("Weights: {dtype}, {size}, of which {count} layers were quantized before.");
+    let how = format!("Weights: {dtype}, {size}, of which {layers} had been quantized.");
     export::write_companions(&folder, &source, dtype, &BitMap::new(), &how)?;
     folder.publish()?;
     console.warnings(&warnings.messages());
-    console.done(&format!("{count} layers back to {dtype}, {size} in {}", output.mlx_path.display()));
+    console.done(&format!("{layers} back to {dtype}, {size} in {}", output.mlx_path.display()));
     Ok(())
 }
 

@@ -14,6 +14,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::evaluation::{Reference, ReferenceWriter, Summary};
 use crate::output_file;
+use crate::plural::count;
 use crate::report::{Console, evaluation_table, out};
 use crate::text::{Text, Windows};
 
@@ -59,13 +60,10 @@ pub fn run(args: &Eval, console: &Console) -> Result<()> {
     let summary = scores.summary();
     let computed: usize = windows.iter().map(Vec::len).sum();
     let rate = computed as f64 / seconds;
-    console.line(&format!("{} windows of {length} tokens, {rate:.0} tokens per second", windows.len()));
-    let more = [
-        ("tokens_left_out", json!(left_out)),
-        ("sequence_length", json!(args.sequence_length)),
-        ("tokens_per_second", json!(rate)),
-    ];
-    print_figures(args.json.as_deref(), &summary, more)
+    let length = windows.first().map_or(0, Vec::len);
+    console.line(&format!("{} of {}", count(windows.len(), "window"), count(length, "token")));
+    let more = [("tokens_left_out", json!(left_out)), ("sequence_length", json!(args.sequence_length))];
+    print_figures(args.json.as_deref(), &summary, rate, more)
 }
 
 /// Fails before the work where its results could not be written.
@@ -93,21 +91,23 @@ fn same_tokens(kept: &Reference, windows: &[Vec<u32>]) -> Result<()> {
     .hint("give the same --data, --sequence-length and --max-tokens as with --save-reference"))
 }
 
-/// The figures as a table on stdout, and as JSON with `more` where it is wanted.
+/// The figures and the `rate` in tokens a second as a table on stdout, and as JSON with `more` where it is wanted.
 pub fn print_figures<const N: usize>(
     path: Option<&Path>,
     summary: &Summary,
+    rate: f64,
     more: [(&str, Value); N],
 ) -> Result<()> {
-    let Some(path) = path else { return out(&evaluation_table(summary)) };
+    let Some(path) = path else { return out(&evaluation_table(summary, rate)) };
     let mut value = serde_json::to_value(summary).map_err(|e| Error::input(e.to_string()))?;
     if let Value::Object(object) = &mut value {
         object.extend(more.map(|(key, value)| (key.to_owned(), value)));
+        object.insert("tokens_per_second".to_owned(), json!(rate));
     }
     let text = format!("{value:#}\n");
     if path == Path::new("-") {
         return out(&text);
     }
     output_file::write(path, text.as_bytes())?;
-    out(&evaluation_table(summary))
+    out(&evaluation_table(summary, rate))
 }

@@ -8,10 +8,11 @@ use crate::checkpoint::{Checkpoint, SourceModel};
 use crate::cli::Inspect;
 use crate::contents::{FileContents, FileLayer};
 use crate::error::{Error, Result};
-use crate::html;
 use crate::inventory::Inventory;
 use crate::model_files::{Pack, PackedFile};
 use crate::output_file;
+use crate::plural::count;
+use crate::record::Record;
 use crate::report::{Align, Console, Table, bit_table, bytes, cell, class_bars, class_table, out};
 use crate::spec::Role;
 
@@ -46,7 +47,8 @@ pub fn run(args: &Inspect, console: &Console) -> Result<()> {
         }));
     }
     if let Some(path) = &args.html {
-        let page = super::report::page(&source, &inventory, None, None, html::History::Unasked)?;
+        let record = Record::read(source.files())?;
+        let page = super::report::page(&source, &inventory, None, None, record.as_ref())?;
         output_file::write(path, page.as_bytes())?;
         console.done(&format!("the model in {}", path.display()));
         return Ok(());
@@ -59,10 +61,10 @@ pub fn run(args: &Inspect, console: &Console) -> Result<()> {
     let linear = || inventory.layers.iter().filter(|layer| layer.role != Role::Embed);
     out(&format!(
         "{}\n\
-         {} of {} linear layers quantized; linear layers {:.4} bpw, whole model {:.4} bpw, {}\n\n{}\n{}{}",
+         {} of {} quantized; linear layers {:.4} bpw, whole model {:.4} bpw, {}\n\n{}\n{}{}",
         architecture(&source, &inventory),
         linear().filter(|layer| layer.bits.is_some()).count(),
-        linear().count(),
+        count(linear().count(), "linear layer"),
         inventory.bpw_quantized(),
         inventory.bpw_model(),
         bytes(inventory.bytes.total),
@@ -91,12 +93,12 @@ fn pack_table(pack: &Pack) -> String {
 pub fn architecture(source: &SourceModel, inventory: &Inventory) -> String {
     let spec = source.spec();
     format!(
-        "{}: {} parameters, {} blocks, hidden size {}, {} heads ({} for keys and values), vocabulary {}",
+        "{}: {} parameters, {}, hidden size {}, {} ({} for keys and values), vocabulary {}",
         source.config().model_type(),
         inventory.parameters,
-        spec.layers.len(),
+        count(spec.layers.len(), "block"),
         spec.hidden_size,
-        spec.num_attention_heads,
+        count(spec.num_attention_heads, "head"),
         spec.num_key_value_heads,
         spec.vocab_size,
     )
@@ -149,9 +151,9 @@ fn print_file(path: &Path, contents: &FileContents) -> Result<()> {
     let columns = [("size", contents.bytes)];
     let quantized = contents.layers.iter().filter(|layer| layer.mode.is_some()).count();
     out(&format!(
-        "{}: {} tensors, {}, {quantized} of {} matrices quantized (--layers lists them)\n\n{table}\n{}{}",
+        "{}: {}, {}, {quantized} of {} matrices quantized (--layers lists them)\n\n{table}\n{}{}",
         path.display(),
-        contents.tensors.len(),
+        count(contents.tensors.len(), "tensor"),
         bytes(contents.bytes.total),
         contents.layers.len(),
         class_table(&columns),

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::export::{self, Parts};
 use crate::model_files::write_pack;
 use crate::output_file;
+use crate::plural::count;
 use crate::report::{Console, bytes};
 
 /// Runs the command.
@@ -30,7 +31,12 @@ pub fn run(args: &Pack, console: &Console) -> Result<()> {
         write_pack(file, &args.out, files, &parts.names, &|bytes| bar.inc(bytes))
     })?;
     bar.finish_and_clear();
-    console.done(&format!("{} files, {} in {}", parts.names.len(), bytes(total), args.out.display()));
+    console.done(&format!(
+        "{}, {} in {}",
+        count(parts.names.len(), "file"),
+        bytes(total),
+        args.out.display()
+    ));
     Ok(())
 }
 

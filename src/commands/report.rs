@@ -9,7 +9,7 @@ use crate::checkpoint::SourceModel;
 use crate::cli::Report;
 use crate::engine::{self, CacheSettings, Engine, Finish, Model, Session, Settings};
 use crate::error::{Error, Result};
-use crate::html::{self, Answer, History, Page, Sample};
+use crate::html::{self, Answer, Page, Sample};
 use crate::inventory::Inventory;
 use crate::output_file;
 use crate::record::Record;
@@ -33,33 +33,30 @@ pub fn run(args: &Report, console: &Console) -> Result<()> {
     output_file::apart(&args.out, &[&args.model, args.reference.as_deref().unwrap_or(&args.model)])?;
     let inventory = Inventory::of_source(&source);
     let sample = sample(args, &source, reference.as_ref(), console)?;
-    let history = record.as_ref().map_or(History::Missing, History::Known);
-    let text = page(&source, &inventory, reference.as_ref(), sample.as_ref(), history)?;
+    let text = page(&source, &inventory, reference.as_ref(), sample.as_ref(), record.as_ref())?;
     output_file::write(&args.out, text.as_bytes())?;
     console.done(&format!("the report in {}", args.out.display()));
     Ok(())
 }
 
-/// The page about `source`.
+/// The page about `source`; sections that nothing is known for say so.
 pub fn page(
     source: &SourceModel,
     inventory: &Inventory,
     reference: Option<&SourceModel>,
     sample: Option<&Sample>,
-    history: History<'_>,
+    record: Option<&Record>,
 ) -> Result<String> {
-    let recorded = match history {
-        History::Known(record) => Some(record.bytes_before),
-        History::Unasked | History::Missing => None,
-    };
+    let recorded = record.map(|record| record.bytes_before);
     html::page(&Page {
         name: &source.files().title(),
         architecture: &architecture(source, inventory),
         inventory,
         notes: &source.spec().notes,
         before: recorded.or_else(|| reference.map(|reference| Inventory::of_source(reference).bytes)),
-        history,
+        record,
         sample,
+        mlx: sample.and_then(|_| engine::version()),
     })
 }
 

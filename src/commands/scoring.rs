@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
-use crate::checkpoint::SourceModel;
+use crate::checkpoint::{Dtype, SourceModel};
 use crate::engine::{Engine, FinalStates, give_back, run_forward};
 use crate::error::{Error, Result};
 use crate::evaluation::{NotFinite, Reference, ReferenceWriter, Scores};
 use crate::report::Console;
+use crate::weights::check_values;
 
 /// What a model is compared with.
 pub enum Against<'a> {
@@ -16,16 +17,6 @@ pub enum Against<'a> {
     Model(&'a SourceModel),
     /// A reference that was kept.
     Kept(&'a Reference),
-}
-
-impl Against<'_> {
-    fn path(&self) -> Option<&Path> {
-        match self {
-            Self::Nothing => None,
-            Self::Model(model) => Some(model.dir()),
-            Self::Kept(reference) => Some(reference.path()),
-        }
-    }
 }
 
 /// How to run the models.
@@ -79,8 +70,11 @@ impl Scoring<'_> {
                     keep.add(other)?;
                 }
                 scores.add(&logits, other.as_deref(), &window[from + 1..=to]).map_err(|bad| {
-                    let blamed = if bad.reference { against.path() } else { None };
-                    not_finite(blamed.unwrap_or(source.dir()), bad, scores.len())
+                    match (bad.reference, against) {
+                        (true, Against::Kept(kept)) => kept_not_finite(kept.path(), bad, scores.len()),
+                        (true, Against::Model(model)) => not_finite(model, bad, scores.len()),
+                        _ => not_finite(source, bad, scores.len()),
+                    }
                 })?;
             }
             bar.inc(1);
@@ -103,10 +97,24 @@ impl Scoring<'_> {
     }
 }
 
-/// A model, or reference, that predicts nothing after `scored` tokens and the rows that came with the bad one.
-pub fn not_finite(path: &Path, bad: NotFinite, scored: usize) -> Error {
-    let message = format!("its logits are not finite, first for predicted token {}", scored + bad.row + 1);
-    Error::file(path, message).hint("`mixbit check` looks for what is wrong with a model")
+/// A model that predicts nothing after `scored` tokens and the rows that came with the bad one: the tensor that is to blame
+/// where there is one.
+pub fn not_finite(model: &SourceModel, bad: NotFinite, scored: usize) -> Error {
+    match check_values(model, Dtype::F32) {
+        Err(error) => error,
+        Ok(()) => Error::file(model.dir(), not_finite_at(bad, scored)).hint(
+            "its weights are numbers, yet too large or small to compute with: `mixbit check` says more",
+        ),
+    }
+}
+
+fn kept_not_finite(path: &Path, bad: NotFinite, scored: usize) -> Error {
+    Error::file(path, not_finite_at(bad, scored))
+        .hint("write it again, from a model that `mixbit check` passes")
+}
+
+fn not_finite_at(bad: NotFinite, scored: usize) -> String {
+    format!("its logits are not finite, first for predicted token {}", scored + bad.row + 1)
 }
 
 /// Fails unless `source` has as many tokens as the reference.

@@ -13,9 +13,9 @@ use crate::cli::Eval;
 use crate::engine::{Engine, Model};
 use crate::error::Result;
 use crate::evaluation::Scores;
+use crate::plural::count;
 use crate::report::{Console, bytes};
 use crate::text::Text;
-use crate::tokenizer::Tokenizer;
 
 /// Logits that are computed at a time.
 const LOGITS: usize = 1 << 24;
@@ -25,8 +25,8 @@ pub fn run(args: &Eval, source: &SourceModel, console: &Console) -> Result<()> {
     let settings = cache_settings(&args.cache, source.spec())?;
     console.notes(context_note(&settings, source.spec()).as_slice());
     let text = Text::open(Some(&args.data))?;
-    let tokenizer = Tokenizer::from_files(source.files())?;
-    let tokens = text.windows(&tokenizer, usize::MAX, args.max_tokens)?.windows.concat();
+    let tokenizer = text.tokenizer(source.files())?;
+    let tokens = text.windows(tokenizer.as_ref(), usize::MAX, args.max_tokens)?.windows.concat();
     let engine = Engine::start()?;
     let model = Model::load(&engine, source, None)?;
     let vocabulary = source.spec().vocab_size;
@@ -41,7 +41,7 @@ pub fn run(args: &Eval, source: &SourceModel, console: &Console) -> Result<()> {
         let (now, later) = labels.split_at(rows.min(labels.len()));
         scores
             .add(&logits[..now.len() * vocabulary], None, now)
-            .map_err(|bad| not_finite(source.dir(), bad, scores.len()))?;
+            .map_err(|bad| not_finite(source, bad, scores.len()))?;
         labels = later;
         bar.inc(rows as u64);
         Ok(())
@@ -49,8 +49,8 @@ pub fn run(args: &Eval, source: &SourceModel, console: &Console) -> Result<()> {
     bar.finish_and_clear();
     let rate = tokens.len() as f64 / started.elapsed().as_secs_f64();
     console.line(&format!(
-        "a stream of {} tokens, {} forgotten, cache {} at most, {rate:.0} tokens per second",
-        tokens.len(),
+        "a stream of {}, {} forgotten, cache {} at most",
+        count(tokens.len(), "token"),
         figures.evicted,
         bytes(figures.bytes as u64)
     ));
@@ -58,7 +58,6 @@ pub fn run(args: &Eval, source: &SourceModel, console: &Console) -> Result<()> {
         ("context_size", json!(settings.context.map(|context| context.size()))),
         ("tokens_forgotten", json!(figures.evicted)),
         ("cache_bytes", json!(figures.bytes)),
-        ("tokens_per_second", json!(rate)),
     ];
-    print_figures(args.json.as_deref(), &scores.summary(), more)
+    print_figures(args.json.as_deref(), &scores.summary(), rate, more)
 }

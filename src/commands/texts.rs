@@ -3,9 +3,9 @@
 use super::settings::Calibration;
 use crate::checkpoint::SourceModel;
 use crate::error::{Error, Result};
+use crate::plural::count;
 use crate::report::Console;
 use crate::text::{Text, Windows};
-use crate::tokenizer::Tokenizer;
 
 /// Windows of held-out text at most.
 const MOST_HELD_OUT: usize = 8;
@@ -29,11 +29,11 @@ pub struct Texts {
 impl Texts {
     /// Tokenizes the text and chooses the windows.
     pub fn prepare(source: &SourceModel, calibration: &Calibration, console: &Console) -> Result<Self> {
-        let tokenizer = Tokenizer::from_files(source.files())?;
         let text = Text::open(calibration.text.as_deref())?;
+        let tokenizer = text.tokenizer(source.files())?;
         let length = calibration.sequence_length as usize;
         let samples = calibration.samples as usize;
-        let split = text.split(&tokenizer, samples, length, calibration.seed, MOST_HELD_OUT)?;
+        let split = text.split(tokenizer.as_ref(), samples, length, calibration.seed, MOST_HELD_OUT)?;
         let (sequences, held_out) = (split.calibration, split.held_out);
         console.line(&format!(
             "calibration: {} x {length} tokens of {}, {} x {length} held out",
@@ -65,14 +65,15 @@ pub fn windows(
     max_tokens: Option<usize>,
     console: &Console,
 ) -> Result<Windows> {
-    let found = text.windows(&Tokenizer::from_files(source.files())?, length, max_tokens)?;
+    let found = text.windows(text.tokenizer(source.files())?.as_ref(), length, max_tokens)?;
     let length = found.windows.first().map_or(0, Vec::len);
     check(source, &found.windows, length, console)?;
     if found.left_out > 0 {
         let all = found.windows.len() * length + found.left_out;
         console.notes(&[format!(
-            "the last {} of {all} tokens are left out: they fill no window of {length}",
-            found.left_out
+            "the last {} of {} left out: less than a window of {length}",
+            found.left_out,
+            count(all, "token")
         )]);
     }
     Ok(found)
@@ -85,7 +86,10 @@ fn check(source: &SourceModel, sequences: &[Vec<u32>], length: usize, console: &
     if largest >= spec.vocab_size {
         return Err(Error::file(
             source.dir(),
-            format!("the text has token id {largest}, the model's vocabulary {} tokens", spec.vocab_size),
+            format!(
+                "the text has token id {largest}, the model's vocabulary {}",
+                count(spec.vocab_size, "token")
+            ),
         )
         .hint("the tokenizer, or the file of token ids, does not belong to this model"));
     }

@@ -6,6 +6,7 @@ use crate::cli::Upload;
 use crate::error::{Error, Result};
 use crate::export;
 use crate::hub::{self, Repository, Settings};
+use crate::plural::count;
 use crate::report::Console;
 
 /// Runs the command.
@@ -25,6 +26,11 @@ pub fn run(args: &Upload, console: &Console) -> Result<()> {
     note_left_out(&parts, console);
     let settings = Settings::from_environment()?;
     let done = hub::upload(&settings, &repository, args.private, source.files(), &parts.names, console)?;
-    console.done(&format!("{} files, {} of them sent as large ones: {}", done.files, done.sent, done.url));
+    console.done(&format!(
+        "{}, {} of them sent as large ones: {}",
+        count(done.files, "file"),
+        done.sent,
+        done.url
+    ));
     Ok(())
 }

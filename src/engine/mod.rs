@@ -51,7 +51,9 @@ pub use session::{Draft, Session};
 pub use student::{Student, Target};
 pub use swaps::{Alternatives, Change, SwapSettings, swap_changes};
 
+use std::ffi::CStr;
 use std::marker::PhantomData;
+use std::sync::OnceLock;
 
 use mlx_rs::{Device, DeviceType};
 
@@ -77,6 +79,7 @@ impl Engine {
         })?;
         #[cfg(target_os = "linux")]
         keep_pages();
+        VERSION.get_or_init(mlx_version);
         let gpu = matches!(Device::try_default()?.get_type()?, DeviceType::Gpu);
         Ok(Self { gpu, streams: Streams::available(gpu), one_thread: PhantomData })
     }
@@ -93,6 +96,27 @@ impl Engine {
             Dtype::F16 | Dtype::BF16 if self.gpu => stored,
             _ => Dtype::F32,
         }
+    }
+}
+
+/// The version of MLX, once an engine was started.
+static VERSION: OnceLock<String> = OnceLock::new();
+
+/// Version of the MLX that this process computes with; `None` as long as it has not computed anything.
+pub fn version() -> Option<&'static str> {
+    VERSION.get().map(String::as_str)
+}
+
+fn mlx_version() -> String {
+    // SAFETY: a new string, filled by MLX, copied and freed before this returns.
+    unsafe {
+        let mut text = mlx_sys::mlx_string_new();
+        let status = mlx_sys::mlx_version(&raw mut text);
+        let data = mlx_sys::mlx_string_data(text);
+        let known = status == 0 && !data.is_null();
+        let version = known.then(|| CStr::from_ptr(data).to_string_lossy().into_owned());
+        mlx_sys::mlx_string_free(text);
+        version.unwrap_or_else(|| "of an unknown version".to_owned())
     }
 }
 

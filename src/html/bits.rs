@@ -75,7 +75,7 @@ struct Layer {
 /// Computes it.
 pub fn section(page: &Page<'_>) -> Bits {
     let inventory = page.inventory;
-    let scores = page.history.record().map(scores).unwrap_or_default();
+    let scores = page.record.map(scores).unwrap_or_default();
     let kl = |layer: &LayerEntry| cost(layer, scores.get(layer.path.as_str()).copied());
     let describe = |layer: &LayerEntry| Cell {
         role: layer.role.to_string(),

@@ -132,7 +132,7 @@ pub fn uniform_points(
 
 /// Computes it; `None` without a curve that can be drawn.
 pub fn section(page: &Page<'_>) -> Option<Curve> {
-    let record = page.history.record()?;
+    let record = page.record?;
     let scale_bytes = record.measurement.as_ref()?.dtype.bytes();
     let uniform = uniform_points(&record.sensitivities, scale_bytes, &record.correction);
     let points = Points::new(&record.curve, uniform, chosen(page, record))?;

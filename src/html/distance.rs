@@ -6,6 +6,7 @@ use super::Page;
 use super::axis::{Axis, Tick, place};
 use super::template::{kl, kl_plus_minus, share};
 use crate::evaluation::{Divergence, Histogram, Summary};
+use crate::plural::count;
 
 /// Empty bins are left out at both ends, but so many are shown at least.
 const FEWEST_BINS: usize = 10;
@@ -71,7 +72,7 @@ struct Mark {
 
 /// Computes it; `None` where nothing was measured.
 pub fn section(page: &Page<'_>) -> Option<Distance> {
-    let evaluation = page.history.record()?.evaluation.as_ref()?;
+    let evaluation = page.record?.evaluation.as_ref()?;
     let bins = bins(&evaluation.kl_histogram);
     let divergence = evaluation.summary.divergence.as_ref().filter(|_| !bins.is_empty());
     let charts = divergence.map_or_else(Vec::new, |d| {
@@ -123,7 +124,13 @@ fn chart(bins: &[Bin], d: &Divergence, variant: &'static str, width: f64, height
             y: at,
             width: place((to - from - 1.0).max(0.5)),
             height: place(bottom - at),
-            title: format!("{} to {}: {} tokens, {}", kl(bin.from), kl(bin.to), bin.count, share(bin.share)),
+            title: format!(
+                "{} to {}: {}, {}",
+                kl(bin.from),
+                kl(bin.to),
+                count(bin.count, "token"),
+                share(bin.share)
+            ),
         }
     });
     Chart {

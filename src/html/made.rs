@@ -1,15 +1,16 @@
 //! The settings and versions that made the model.
 
 use super::Page;
+use crate::plural::count;
 use crate::record::{Distillation, Feedback, Record, Wanted};
 use crate::report::bytes;
 use crate::sensitivity::Measurement;
 
 /// Name and value, one a line; `None` without a record.
 pub fn section(page: &Page<'_>) -> Option<Vec<(&'static str, String)>> {
-    let record = page.history.record()?;
+    let record = page.record?;
     let mut lines = vec![
-        ("made with", format!("mixbit {}", record.mixbit)),
+        ("made with", made_with(record)),
         ("float model", record.base_model.clone()),
         (
             "target",
@@ -27,16 +28,24 @@ pub fn section(page: &Page<'_>) -> Option<Vec<(&'static str, String)>> {
     lines.extend(feedback.map(|sentence| ("error feedback", sentence)));
     lines.extend(record.refinement.iter().map(|refinement| {
         let kept = refinement.rounds.iter().filter(|round| round.kept).count();
-        ("refined", format!("{kept} of {} rounds kept", refinement.rounds.len()))
+        ("refined", format!("{kept} of {} kept", count(refinement.rounds.len(), "round")))
     }));
     lines.extend(record.distillation.iter().map(|distillation| {
         let Distillation { kept, steps, rate, kl_before, kl_after, .. } = distillation;
         let kl = format!("KL divergence {kl_before:.2e} before, {kl_after:.2e} after");
-        ("distilled", format!("{kept} of {steps} steps kept, rate {rate}; {kl}"))
+        ("distilled", format!("{kept} of {} kept, rate {rate}; {kl}", count(*steps, "step")))
     }));
     lines.extend(record.measurement.iter().flat_map(measurement));
     lines.extend(measured_on(record));
     Some(lines)
+}
+
+fn made_with(record: &Record) -> String {
+    let mlx = record
+        .mlx
+        .as_ref()
+        .map_or_else(|| "; no MLX version is recorded".to_owned(), |mlx| format!(" and MLX {mlx}"));
+    format!("mixbit {}{mlx}", record.mixbit)
 }
 
 fn measurement(measurement: &Measurement) -> Vec<(&'static str, String)> {
@@ -45,7 +54,11 @@ fn measurement(measurement: &Measurement) -> Vec<(&'static str, String)> {
         ("sensitivities", format!("{}, seed {}", measurement.method, measurement.seed)),
         (
             "calibration",
-            format!("{} sequences of {} tokens", measurement.samples, measurement.sequence_length),
+            format!(
+                "{} of {}",
+                count(measurement.samples, "sequence"),
+                count(measurement.sequence_length, "token")
+            ),
         ),
         ("candidates", candidates.join(", ")),
         ("fingerprint of the float model", measurement.model.clone()),
@@ -56,5 +69,8 @@ fn measurement(measurement: &Measurement) -> Vec<(&'static str, String)> {
 fn measured_on(record: &Record) -> Option<(&'static str, String)> {
     let evaluation = record.evaluation.as_ref()?;
     let (windows, length) = (evaluation.windows, evaluation.sequence_length);
-    Some(("measured on", format!("{}: {windows} windows of {length} tokens", evaluation.text)))
+    Some((
+        "measured on",
+        format!("{}: {} of {}", evaluation.text, count(windows, "window"), count(length, "token")),
+    ))
 }

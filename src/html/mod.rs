@@ -28,26 +28,6 @@ use crate::inventory::{ClassBytes, Inventory};
 use crate::record::Record;
 use crate::sensitivity::LayerSensitivity;
 
-/// What is known of how the model was made.
-#[derive(Debug, Clone, Copy)]
-pub enum History<'a> {
-    /// Not to be told.
-    Unasked,
-    /// There is no record beside the weights.
-    Missing,
-    /// The record beside the weights.
-    Known(&'a Record),
-}
-
-impl<'a> History<'a> {
-    fn record(self) -> Option<&'a Record> {
-        match self {
-            Self::Known(record) => Some(record),
-            Self::Unasked | Self::Missing => None,
-        }
-    }
-}
-
 /// What a page is made of.
 #[derive(Debug, Clone, Copy)]
 pub struct Page<'a> {
@@ -61,10 +41,12 @@ pub struct Page<'a> {
     pub notes: &'a [String],
     /// Bytes of the float model, where known.
     pub before: Option<ClassBytes>,
-    /// How it was made.
-    pub history: History<'a>,
+    /// The record beside the weights of how it was made, where there is one.
+    pub record: Option<&'a Record>,
     /// A prompt and answers to it.
     pub sample: Option<&'a Sample>,
+    /// Version of the MLX that gave the answers.
+    pub mlx: Option<&'a str>,
 }
 
 /// The page.
@@ -76,7 +58,7 @@ pub fn page(page: &Page<'_>) -> Result<String> {
             architecture: page.architecture,
             notes: page.notes,
             version: env!("CARGO_PKG_VERSION"),
-            asked: !matches!(page.history, History::Unasked),
+            mlx: page.mlx,
             summary: summary::section(page),
             classes: classes::section(page),
             bits: bits::section(page),
@@ -96,8 +78,7 @@ struct Sections<'a> {
     architecture: &'a str,
     notes: &'a [String],
     version: &'static str,
-    /// Whether the sections that need a record are wanted.
-    asked: bool,
+    mlx: Option<&'a str>,
     summary: summary::Summary,
     classes: classes::Classes,
     bits: bits::Bits,

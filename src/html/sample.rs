@@ -1,5 +1,6 @@
 //! A prompt and what the models answer, side by side.
 
+use crate::plural::count;
 use serde::Serialize;
 
 /// A prompt and answers to it.
@@ -58,7 +59,7 @@ pub fn section(sample: &Sample) -> Section {
             by: answer.by.clone(),
             same: same.to_owned(),
             other: other.to_owned(),
-            length: format!("{} tokens, {end}", answer.tokens),
+            length: format!("{}, {end}", count(answer.tokens, "token")),
         }
     });
     Section {

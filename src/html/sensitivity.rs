@@ -87,7 +87,7 @@ struct Measured<'a> {
 
 /// Computes it; `None` without sensitivities.
 pub fn section(page: &Page<'_>) -> Option<Sensitivity> {
-    let record = page.history.record().filter(|record| !record.sensitivities.is_empty())?;
+    let record = page.record.filter(|record| !record.sensitivities.is_empty())?;
     let scores: BTreeMap<&str, &LayerSensitivity> =
         record.sensitivities.iter().map(|layer| (layer.path.as_str(), layer)).collect();
     let measured: Vec<Measured<'_>> = page

@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::Page;
 use super::template::{kl, kl_plus_minus, share};
+use crate::plural::count;
 use crate::report::bytes;
 use crate::spec::Role;
 
@@ -24,21 +25,26 @@ struct Card {
     more: String,
 }
 
+fn are_quantized(layers: usize) -> &'static str {
+    if layers == 1 { "is quantized" } else { "are quantized" }
+}
+
 /// Computes it.
 pub fn section(page: &Page<'_>) -> Summary {
     let linear = || page.inventory.layers.iter().filter(|layer| layer.role != Role::Embed);
     let quantized = linear().filter(|layer| layer.bits.is_some()).count();
-    let record = page.history.record();
+    let record = page.record;
     let of = record.map_or_else(String::new, |record| format!(" of {}", record.base_model));
     let sentence = match (quantized, page.before) {
         (0, _) => "A float model: none of its layers is quantized.".to_owned(),
         (n, Some(before)) => format!(
-            "{n} of {} linear layers{of} are quantized: {} where the float model had {}.",
-            linear().count(),
+            "{n} of {}{of} {}: {} where the float model had {}.",
+            count(linear().count(), "linear layer"),
+            are_quantized(n),
             bytes(page.inventory.bytes.total),
             bytes(before.total)
         ),
-        (n, None) => format!("{n} of {} linear layers{of} are quantized.", linear().count()),
+        (n, None) => format!("{n} of {}{of} {}.", count(linear().count(), "linear layer"), are_quantized(n)),
     };
     let mut cards = vec![size(page), bits(page)];
     cards.extend(measured(page));
@@ -76,7 +82,7 @@ fn bits(page: &Page<'_>) -> Card {
 
 /// KL divergence, perplexity and same likeliest token where they were measured; else what was predicted.
 fn measured(page: &Page<'_>) -> Vec<Card> {
-    let Some(record) = page.history.record() else { return Vec::new() };
+    let Some(record) = page.record else { return Vec::new() };
     let predicted = record.predicted_kl;
     let divergence = |value: f64, more: String| Card {
         name: if record.evaluation.is_some() { "KL divergence, nats" } else { "Predicted KL, nats" },
@@ -105,7 +111,11 @@ fn measured(page: &Page<'_>) -> Vec<Card> {
             name: "Same likeliest token",
             value: format!("{:.1}", 100.0 * d.same_top),
             unit: "%",
-            more: format!("±\u{a0}{:.1}\u{a0}%, of {} tokens", 100.0 * d.same_top_stderr, summary.tokens),
+            more: format!(
+                "±\u{a0}{:.1}\u{a0}%, of {}",
+                100.0 * d.same_top_stderr,
+                count(summary.tokens, "token")
+            ),
         });
     }
     cards

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 pub use settings::Settings;
 pub use upload::{Upload, upload};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::report::Console;
 
 /// The branch that is meant where none is named.
@@ -69,12 +69,16 @@ fn is_revision(text: &str) -> bool {
 
 /// Where the model that the user calls `path` is: a folder or file of that name; otherwise, where it is a name on the Hub,
 /// its folder in the cache, to which it is downloaded if it is not there. `revision` is for the latter only.
+///
+/// # Errors
+/// Where there is nothing of that name, neither here nor, if it may be a name there, on the Hub.
 pub fn locate(path: &Path, revision: Option<&str>, console: &Console) -> Result<PathBuf> {
     let local = path.exists();
     let repository = path.to_str().filter(|_| !local).and_then(Repository::parse);
     let Some(mut repository) = repository else {
         return match revision {
-            None => Ok(path.to_owned()),
+            None if local => Ok(path.to_owned()),
+            None => Err(no_model_at(path)),
             Some(_) if local => {
                 Err(Error::usage(format!("--revision, but {} is a local model", path.display()))
                     .hint("leave it out, or give the name of a model on the Hub"))
@@ -93,7 +97,40 @@ pub fn locate(path: &Path, revision: Option<&str>, console: &Console) -> Result<
         }
         revision.clone_into(&mut repository.revision);
     }
-    download::fetch(&Settings::from_environment()?, &repository, console)
+    let settings = Settings::from_environment()?;
+    download::fetch(&settings, &repository, console)
+        .map_err(|e| neither(path, &repository.place(&settings), e))
+}
+
+/// `path` is no name on the Hub, and nothing is there.
+fn no_model_at(path: &Path) -> Error {
+    let error = Error::file(path, "the model folder does not exist");
+    let text = path.to_string_lossy();
+    if text.starts_with('~') {
+        return error
+            .hint("`~` stands for the home folder only where the shell sees it: leave out the quotes");
+    }
+    let why = if text.starts_with(['.', '/']) || text.ends_with('/') || text.matches('/').count() > 1 {
+        "this is a path, and no name on the Hub: those are organisation/name"
+    } else {
+        "models on the Hub are called organisation/name"
+    };
+    error.hint(format!("check the path; {why}"))
+}
+
+/// Where the Hub has no model at `place` either: what was meant may have been a folder.
+fn neither(path: &Path, place: &str, error: Error) -> Error {
+    let nothing = format!("no folder `{}` is here", path.display());
+    let hint = match (error.kind(), error.hint_text()) {
+        (ErrorKind::File { path: at, .. }, _) if at != Path::new(place) => return error,
+        (ErrorKind::File { .. }, Some(hint)) if hint.contains("there is no folder of this name here") => {
+            return error;
+        }
+        (ErrorKind::File { .. }, Some(hint)) => format!("{hint}; {nothing}, if one was meant"),
+        (ErrorKind::File { .. }, None) => nothing,
+        _ => return error,
+    };
+    error.hint(hint)
 }
 
 /// The Hub's name of the model whose folder in a cache `path` is.
@@ -120,6 +157,21 @@ mod tests {
         ] {
             assert_eq!(parsed(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn what_is_a_path_is_not_looked_up() {
+        let console = Console::new(true);
+        for path in ["./q45x", "../q45x", "/no/such/q45x", "models/q45x/", "a/b/c", "q45x", "~/q45x"] {
+            let error = locate(Path::new(path), None, &console).unwrap_err();
+            assert_eq!(error.to_string(), format!("{path}: the model folder does not exist"));
+            assert!(error.hint_text().is_some());
+        }
+        let failed = Error::file("http://hub/a/b", "not found").hint("log in");
+        let error = neither(Path::new("a/b"), "http://hub/a/b", failed);
+        assert_eq!(error.hint_text(), Some("log in; no folder `a/b` is here, if one was meant"));
+        let failed = Error::file("http://hub/a/b/config.json", "damaged").hint("again");
+        assert_eq!(neither(Path::new("a/b"), "http://hub/a/b", failed).hint_text(), Some("again"));
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::{MAIN, Repository, Settings};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model_files::ModelFiles;
+use crate::plural::count;
 use crate::report::Console;
 
 /// Bytes from a file's beginning by which the Hub decides how it is stored.
@@ -58,7 +59,8 @@ pub fn upload(
     let sent =
         lfs::upload(settings, repository, &large, &(Arc::new(move |n| shown.inc(n)) as lfs::Progress))?;
     bar.finish_and_clear();
-    let header = json!({"summary": format!("Upload {} files with mixbit", names.len()), "description": ""});
+    let header =
+        json!({"summary": format!("Upload {} with mixbit", count(names.len(), "file")), "description": ""});
     lines.insert(0, json!({"key": "header", "value": header}));
     lines.extend(large.iter().map(|object| {
         let value =

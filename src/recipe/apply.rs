@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use super::{Recipe, Rule};
 use crate::candidate::{Candidate, DEFAULT_CANDIDATES};
 use crate::error::{Error, Result};
+use crate::plural::count;
 use crate::spec::{Manifest, Role, TensorSpec};
 
 /// What a recipe means for one model.
@@ -144,6 +145,10 @@ impl Shape {
             None => "no head of its own".to_owned(),
         };
         let roles = Role::BLOCK.map(|role| role.to_string()).join(", ");
-        format!("it has {} blocks of {roles}, called like `{}`, and {head}", self.blocks, self.example)
+        format!(
+            "it has {} of {roles}, called like `{}`, and {head}",
+            count(self.blocks, "block"),
+            self.example
+        )
     }
 }

@@ -4,6 +4,7 @@ use std::io::{IsTerminal, Write};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::paint::unicode_bars;
 use crate::error::{Error, Result};
 
 /// Where a command speaks to the user.
@@ -68,6 +69,7 @@ impl Console {
             return ProgressBar::hidden();
         }
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style = if unicode_bars() { style } else { style.progress_chars("#>.") };
         let target = ProgressDrawTarget::stderr();
         ProgressBar::with_draw_target(Some(total), target).with_style(style).with_message(verb.to_owned())
     }

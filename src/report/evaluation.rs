@@ -2,10 +2,16 @@
 
 use std::fmt::Write;
 
+use super::paint;
 use crate::evaluation::{Divergence, Summary};
 
-/// The figures, one a line.
-pub fn evaluation_table(summary: &Summary) -> String {
+/// The figures, one a line, the last of them the `rate` in tokens a second.
+pub fn evaluation_table(summary: &Summary, rate: f64) -> String {
+    let text = figures(summary) + &format!("tokens per second    {rate:.0}\n");
+    if paint::unicode() { text } else { text.replace('±', "+-").replace('Δ', "d") }
+}
+
+fn figures(summary: &Summary) -> String {
     let mut text = format!("tokens predicted     {}\n", summary.tokens);
     let plus_minus = |value: f64, stderr: f64| format!("{value:.6} ± {stderr:.6}");
     let perplexity = plus_minus(summary.perplexity, summary.perplexity_stderr);

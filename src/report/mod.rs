@@ -17,4 +17,5 @@ pub use console::{Console, bytes, error, out};
 pub use evaluation::evaluation_table;
 pub use findings::finding_lines;
 pub use lines::{Line, Lines};
+pub use paint::plus_minus;
 pub use table::{Align, Table};

@@ -30,3 +30,19 @@ impl Canvas {
         if self == Self::Colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
+
+/// Whether what is written to stdout may be more than ASCII: anything in a file or a pipe, and on a terminal what its
+/// locale (LC_ALL, LC_CTYPE, LANG) allows.
+pub fn unicode() -> bool {
+    supports_unicode::on(supports_unicode::Stream::Stdout)
+}
+
+/// The same of stderr, where bars are drawn.
+pub fn unicode_bars() -> bool {
+    supports_unicode::on(supports_unicode::Stream::Stderr)
+}
+
+/// `±`, or what stands for it in ASCII.
+pub fn plus_minus() -> &'static str {
+    if unicode() { "\u{b1}" } else { "+-" }
+}

@@ -14,14 +14,18 @@ mod token_ids;
 mod windows;
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::string::FromUtf8Error;
 
 use rayon::prelude::*;
 
 pub use plain::{DOCUMENT_SEPARATOR, documents};
+pub use token_ids::holds_token_ids;
 pub use windows::{HELD_OUT_EVERY, Split, Windows};
 
 use crate::error::{Error, Result};
+use crate::model_files::ModelFiles;
 use crate::tokenizer::Tokenizer;
 use jsonl::Record;
 
@@ -56,7 +60,7 @@ impl Text {
         let Some(path) = path else {
             return Ok(Self { path: None, contents: Contents::Plain(DEFAULT_TEXT.to_owned()) });
         };
-        let bytes = fs::read(path).map_err(|e| Error::io(path, e).hint(FORMS))?;
+        let bytes = fs::read(path).map_err(|e| unreadable(path, e))?;
         let contents = match token_ids::read(path, &bytes)? {
             Some(tokens) => Contents::Tokens(tokens),
             None => Self::characters(path, bytes)?,
@@ -65,9 +69,7 @@ impl Text {
     }
 
     fn characters(path: &Path, bytes: Vec<u8>) -> Result<Contents> {
-        let mut text = String::from_utf8(bytes).map_err(|e| {
-            Error::file(path, format!("is not UTF-8 text: byte {}", e.utf8_error().valid_up_to())).hint(FORMS)
-        })?;
+        let mut text = String::from_utf8(bytes).map_err(|e| not_text(path, &e))?;
         if text.starts_with('\u{feff}') {
             text.remove(0);
         }
@@ -108,19 +110,36 @@ impl Text {
     /// template writes them), then concatenated. Token ids of an array are not checked against the vocabulary.
     ///
     /// # Errors
-    /// When the tokenizer fails, or there are `messages` and no chat template that takes them.
-    pub fn tokens(&self, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
-        self.first_tokens(tokenizer, usize::MAX)
+    /// When the tokenizer fails, or is missing and this is no array of token ids, or there are `messages` and no chat template that takes them.
+    pub fn tokens<'t>(&self, tokenizer: impl Into<Option<&'t Tokenizer>>) -> Result<Vec<u32>> {
+        self.first_tokens(tokenizer.into(), usize::MAX)
+    }
+
+    /// The tokenizer among `files`, where it takes one to read this text: token ids need none.
+    pub fn tokenizer(&self, files: &ModelFiles) -> Result<Option<Tokenizer>> {
+        match self.contents {
+            Contents::Tokens(_) => Ok(None),
+            Contents::Plain(_) | Contents::Records(_) => Tokenizer::from_files(files).map(Some),
+        }
+    }
+
+    fn need<'t>(&self, tokenizer: Option<&'t Tokenizer>) -> Result<&'t Tokenizer> {
+        tokenizer.ok_or_else(|| {
+            Error::input(format!("{} is {}, and there is no tokenizer", self.name(), self.form()))
+                .hint("only token ids, in an .npy or .npz, do without")
+        })
     }
 
     /// The first `most` of [`tokens`](Self::tokens), without tokenizing what comes long after.
-    fn first_tokens(&self, tokenizer: &Tokenizer, most: usize) -> Result<Vec<u32>> {
+    fn first_tokens(&self, tokenizer: Option<&Tokenizer>, most: usize) -> Result<Vec<u32>> {
         let mut tokens = match &self.contents {
             Contents::Plain(text) => {
+                let tokenizer = self.need(tokenizer)?;
                 let documents: Vec<&str> = documents(text).collect();
                 tokenize(&documents, most, |document| tokenizer.encode(document, true))?
             }
             Contents::Records(records) => {
+                let tokenizer = self.need(tokenizer)?;
                 let path = self.path.as_deref().unwrap_or(Path::new(""));
                 tokenize(records, most, |record| record.tokens(path, tokenizer))?
             }
@@ -151,6 +170,39 @@ fn tokenize<T: Sync>(
     Ok(tokens)
 }
 
+fn unreadable(path: &Path, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::IsADirectory => {
+            Error::file(path, "is a folder, expected a file with a text or token ids").hint(FORMS)
+        }
+        // Their own hints say what to do.
+        io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => Error::io(path, error),
+        _ => Error::io(path, error).hint(FORMS),
+    }
+}
+
+/// What the first bytes say the file is, or where it is no UTF-8.
+fn not_text(path: &Path, error: &FromUtf8Error) -> Error {
+    const KINDS: [(&[u8], &str, &str); 8] = [
+        (b"\x1f\x8b", "gzip data", "unpack it first"),
+        (b"\x28\xb5\x2f\xfd", "zstd data", "unpack it first"),
+        (b"BZh", "bzip2 data", "unpack it first"),
+        (b"\xfd7zXZ", "xz data", "unpack it first"),
+        (b"PAR1", "a Parquet file", "save its text as JSONL with a key `text`"),
+        (b"%PDF", "a PDF", "save its text as plain UTF-8"),
+        (b"\xff\xfe", "UTF-16 text", "save it as UTF-8"),
+        (b"\xfe\xff", "UTF-16 text", "save it as UTF-8"),
+    ];
+    let bytes = error.as_bytes();
+    if let Some((_, what, hint)) = KINDS.iter().find(|(start, ..)| bytes.starts_with(start)) {
+        return Error::file(path, format!("is {what}, expected UTF-8 text")).hint(*hint);
+    }
+    let at = error.utf8_error().valid_up_to();
+    let byte = bytes.get(at).copied().unwrap_or(0);
+    let binary = if bytes.contains(&0) { "binary data, not" } else { "not" };
+    Error::file(path, format!("is {binary} UTF-8 text: byte {at} is 0x{byte:02x}")).hint(FORMS)
+}
+
 /// What may be given, for hints.
 const FORMS: &str = "give plain UTF-8 text, JSONL with `text` or `messages`, or token ids in an .npy or .npz";
 
@@ -179,7 +231,7 @@ mod tests {
         expected.extend(tokenizer.encode("two <|endoftext|> three", true).unwrap());
         assert_eq!(text.tokens(&tokenizer).unwrap(), expected);
         assert_eq!(expected.iter().filter(|&&id| id == 0).count(), 2, "one BOS a document");
-        assert_eq!(text.first_tokens(&tokenizer, 4).unwrap(), expected[..4]);
+        assert_eq!(text.first_tokens(Some(&tokenizer), 4).unwrap(), expected[..4]);
     }
 
     #[test]
@@ -191,7 +243,7 @@ mod tests {
         let all = text.tokens(&tokenizer).unwrap();
         let expected: Vec<u32> = documents.iter().flat_map(|d| tokenizer.encode(d, true).unwrap()).collect();
         assert_eq!(all, expected);
-        assert_eq!(text.first_tokens(&tokenizer, 100).unwrap(), all[..100]);
+        assert_eq!(text.first_tokens(Some(&tokenizer), 100).unwrap(), all[..100]);
     }
 
     #[test]
@@ -200,11 +252,23 @@ mod tests {
             (&b""[..], "is empty"),
             (b" \n\t\n", "is empty"),
             (b"<|endoftext|>\n<|endoftext|>\n", "is empty"),
-            (b"ab\xff", "is not UTF-8 text: byte 2"),
+            (b"ab\xff", "is not UTF-8 text: byte 2 is 0xff"),
+            (b"a\0\xff", "is binary data, not UTF-8 text: byte 2 is 0xff"),
         ] {
             let error = open("a.txt", contents).unwrap_err();
             assert!(error.to_string().ends_with(expected), "{error}");
             assert!(error.hint_text().unwrap().contains("JSONL"));
         }
+        let error = open("a.txt", b"\x1f\x8b\x08\x00").unwrap_err();
+        assert!(error.to_string().ends_with("is gzip data, expected UTF-8 text"), "{error}");
+        assert_eq!(error.hint_text(), Some("unpack it first"));
+        let folder = tempfile::tempdir().unwrap();
+        let error = Text::open(Some(folder.path())).unwrap_err();
+        assert!(
+            error.to_string().ends_with("is a folder, expected a file with a text or token ids"),
+            "{error}"
+        );
+        let error = Text::open(Some(&folder.path().join("no.txt"))).unwrap_err();
+        assert_eq!(error.hint_text(), Some("check the path: nothing is there"));
     }
 }

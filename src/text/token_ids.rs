@@ -12,12 +12,30 @@ use crate::model_files::{damaged, open_archive};
 /// The array of an .npz that is taken where there are several.
 const NAME: &str = "tokens";
 
+/// Whether the file at `path` is an .npy or .npz, by name or first bytes.
+pub fn holds_token_ids(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(6).read_to_end(&mut start));
+    read.is_ok() && (is_npz(path, &start) || is_npy(path, &start))
+}
+
+fn called(path: &Path, name: &str) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case(name))
+}
+
+fn is_npz(path: &Path, start: &[u8]) -> bool {
+    called(path, "npz") || start.starts_with(b"PK\x03\x04")
+}
+
+fn is_npy(path: &Path, start: &[u8]) -> bool {
+    called(path, "npy") || start.starts_with(b"\x93NUMPY")
+}
+
 /// The ids, row by row; `None` if the file is neither an .npy nor an .npz, by name or first bytes.
 pub(super) fn read(path: &Path, bytes: &[u8]) -> Result<Option<Vec<u32>>> {
-    let called = |name: &str| path.extension().is_some_and(|e| e.eq_ignore_ascii_case(name));
-    let tokens = if called("npz") || bytes.starts_with(b"PK\x03\x04") {
+    let tokens = if is_npz(path, bytes) {
         array(path, &member(path, bytes)?)?
-    } else if called("npy") || bytes.starts_with(b"\x93NUMPY") {
+    } else if is_npy(path, bytes) {
         array(path, bytes)?
     } else {
         return Ok(None);

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use super::Text;
 use crate::error::{Error, Result};
+use crate::plural::count;
 use crate::tokenizer::Tokenizer;
 
 /// Where a text serves both purposes, the last of every so many windows is held out.
@@ -36,9 +37,9 @@ impl Text {
     ///
     /// # Errors
     /// As [`Text::tokens`], and when the text is too short.
-    pub fn sequences(
+    pub fn sequences<'t>(
         &self,
-        tokenizer: &Tokenizer,
+        tokenizer: impl Into<Option<&'t Tokenizer>>,
         samples: usize,
         length: usize,
         seed: u64,
@@ -54,9 +55,9 @@ impl Text {
     ///
     /// # Errors
     /// As [`Text::tokens`], and when the text is too short for both.
-    pub fn split(
+    pub fn split<'t>(
         &self,
-        tokenizer: &Tokenizer,
+        tokenizer: impl Into<Option<&'t Tokenizer>>,
         samples: usize,
         length: usize,
         seed: u64,
@@ -91,26 +92,27 @@ impl Text {
     ///
     /// # Errors
     /// As [`Text::tokens`], and when there are fewer than 2 tokens, of which nothing can be predicted.
-    pub fn windows(
+    pub fn windows<'t>(
         &self,
-        tokenizer: &Tokenizer,
+        tokenizer: impl Into<Option<&'t Tokenizer>>,
         length: usize,
         max_tokens: Option<usize>,
     ) -> Result<Windows> {
         let most = max_tokens.unwrap_or(usize::MAX);
         if length < 2 || most < 3 {
             return Err(Error::usage(format!(
-                "windows of {length} tokens, {} in all: a window needs 2, and one prediction has no standard error",
+                "windows of {}, {} in all: a window needs 2, and one prediction has no standard error",
+                count(length, "token"),
                 if most == usize::MAX { "any number".to_owned() } else { most.to_string() }
             ))
             .hint("give a larger --sequence-length or --max-tokens"));
         }
-        let tokens = self.first_tokens(tokenizer, most)?;
+        let tokens = self.first_tokens(tokenizer.into(), most)?;
         if tokens.len() < 3 {
             return Err(Error::input(format!(
-                "{} has {} tokens, at least 3 are needed",
+                "{} has {}, at least 3 are needed",
                 self.name(),
-                tokens.len()
+                count(tokens.len(), "token")
             ))
             .hint("give a longer text"));
         }
@@ -134,10 +136,13 @@ impl Text {
         if windows >= samples || (windows > 0 && self.is_built_in()) {
             return Ok(());
         }
+        let verb = if samples == 1 { "s" } else { "" };
         let held_out = if needed > samples { ", some of them held out for evaluation" } else { "" };
         Err(Error::input(format!(
-            "{} has {tokens} tokens; {samples} sequences of {length} need {}{held_out}",
+            "{} has {}; {} of {length} need{verb} {}{held_out}",
             self.name(),
+            count(tokens, "token"),
+            count(samples, "sequence"),
             needed.saturating_mul(length)
         ))
         .hint("give a longer --calibration text, or fewer --samples or a smaller --sequence-length"))
@@ -184,7 +189,7 @@ mod tests {
         assert_eq!(windows(4, Some(3)), (vec![vec![0, 1, 2]], 0));
         assert_eq!(windows(100, None), (vec![(0..11).collect()], 0));
         let error = counting(1).windows(&tokenizer, 4, None).unwrap_err().to_string();
-        assert!(error.ends_with("has 1 tokens, at least 3 are needed"), "{error}");
+        assert!(error.ends_with("has 1 token, at least 3 are needed"), "{error}");
         assert!(text.windows(&tokenizer, 1, None).is_err() && text.windows(&tokenizer, 4, Some(1)).is_err());
     }
 
@@ -226,8 +231,8 @@ mod tests {
             let needed =
                 (1u16..1000).find(|&n| counting(n * 2).split(&tokenizer, samples, 2, 0, 9).is_ok()).unwrap();
             let error = counting(needed * 2 - 1).split(&tokenizer, samples, 2, 0, 9).unwrap_err().to_string();
-            let expected =
-                format!("sequences of 2 need {}, some of them held out for evaluation", needed * 2);
+            let expected = format!(" of 2 need {}, some of them held out for evaluation", needed * 2);
+            let error = error.replace("1 sequence of 2 needs", "1 sequences of 2 need");
             assert!(error.contains(&expected), "{samples}: {error}");
         }
     }

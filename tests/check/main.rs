@@ -9,7 +9,6 @@ mod tokens;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 use std::process::Command;
 
 use common::{bundled, fixtures, make, mixbit, stderr, stdout, succeeded};
@@ -41,6 +40,7 @@ fn the_bundled_model_passes() {
         "dtypes",
         "bit map",
         "values",
+        "magnitudes",
         "rows",
         "outliers",
         "vocabulary",
@@ -91,6 +91,93 @@ fn files() {
     let patient = Patient::of(&fixtures().join("golden/llama-sharded-inv-freq"));
     let wrong = |index: &mut Value| index["metadata"]["total_size"] = json!(17);
     patient.json("model.safetensors.index.json", wrong).finds("note", "files", "says total_size 17");
+}
+
+#[test]
+fn an_index_that_names_too_much_does_not_end_the_check() {
+    let index = |change: fn(&mut Value)| {
+        let patient = Patient::of(&fixtures().join("golden/llama-sharded-inv-freq"));
+        patient.json("model.safetensors.index.json", change)
+    };
+    let patient = index(|index| {
+        let shard = index["weight_map"].as_object().unwrap().values().next().unwrap().clone();
+        index["weight_map"]["surprise"] = shard;
+    });
+    patient
+        .finds("problem", "files", "tensor `surprise`: is said to be in")
+        .finds("ok", "shapes", "all as config.json says")
+        .finds("ok", "values", "all finite")
+        .finds("ok", "forward pass", "finite logits");
+    let patient = index(|index| index["weight_map"]["model.norm.weight"] = json!("gone.safetensors"));
+    patient.finds("problem", "files", "names the shard `gone.safetensors`").finds(
+        "ok",
+        "values",
+        "all finite",
+    );
+}
+
+#[test]
+fn records_that_cannot_be_read() {
+    let name = "mixbit-report.json";
+    for garbage in ["", "{\"version\": 1, \"mix", "[]", "{}", "{\"version\": 1}"] {
+        Patient::new().text(name, garbage).finds("problem", "files", name);
+    }
+    Patient::new().text(name, "{\"version\": 7}").finds("note", "files", name);
+}
+
+#[test]
+fn absurd_values() {
+    let filled = |name: &'static str, value: fn(usize) -> Option<f32>| {
+        Patient::new().weights(|raw| fill(raw, name, value))
+    };
+    filled(GATE, |i| (i == 5).then_some(1e30)).finds(
+        "problem",
+        "magnitudes",
+        &format!("`{GATE}` reaches 1.0e30"),
+    );
+    filled(GATE, |i| (i == 5).then_some(900.0)).finds(
+        "note",
+        "magnitudes",
+        &format!("`{GATE}` reaches 9.0e2"),
+    );
+    let norm = "model.norm.weight";
+    filled(norm, |i| (i == 5).then_some(1e9)).finds(
+        "problem",
+        "magnitudes",
+        &format!("`{norm}` reaches 1.0e9"),
+    );
+    filled(norm, |i| (i == 5).then_some(900.0)).finds("ok", "magnitudes", "nothing in 38 tensors");
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    succeeded(&make("quantize", &bundled(), &out, &["--bits", "4", "--dtype", "bfloat16"]));
+    let layer = "model.layers.1.feed_forward.gate_proj";
+    let parts = [format!("{layer}.scales"), format!("{layer}.biases")];
+    let quantized = |change: &dyn Fn(&str, &mut Vec<u8>)| {
+        Patient::of(&out).weights(|raw| parts.iter().for_each(|part| change(part, &mut raw.get_mut(part).3)))
+    };
+    // 1e30 in bfloat16, and all scaled by 2^20.
+    let one = |part: &str| {
+        quantized(&|name, bytes| {
+            if name.ends_with(part) {
+                bytes[..2].copy_from_slice(&[0x4a, 0x71]);
+            }
+        })
+    };
+    one("scales").finds("problem", "magnitudes", &format!("`{layer}.scales` reaches 1"));
+    one("biases").finds("problem", "magnitudes", &format!("`{layer}.biases` reaches 1.0e30"));
+    let all = quantized(&|_, bytes| {
+        for value in bytes.chunks_exact_mut(2) {
+            let bits = u16::from_le_bytes([value[0], value[1]]);
+            let larger = if bits.trailing_zeros() >= 15 { bits } else { bits + (20 << 7) };
+            value.copy_from_slice(&larger.to_le_bytes());
+        }
+    });
+    all.finds("problem", "magnitudes", "is as a whole 1e6 times the median layer");
+    Patient::of(&out).finds("ok", "magnitudes", "nothing in 38 tensors").finds(
+        "ok",
+        "outliers",
+        "of the quantized linear layers' weights",
+    );
 }
 
 #[test]
@@ -199,7 +286,7 @@ fn references() {
     let other = fixtures().join("golden/llama4-text-tied");
     Patient::of(&other).finds_beside(beside, "problem", "reference shapes", "of another shape");
     Patient::new().config("model_type", json!("x")).finds_beside(beside, "note", "reference", "not compared");
-    let (code, findings) = findings(&bundled, Some(Path::new("no/such/folder")));
+    let (code, findings) = findings(&bundled, Some(home.path()));
     assert_eq!(code, 1);
     assert!(findings.iter().any(|f| f["level"] == "problem" && f["subject"] == "reference"), "{findings:#?}");
 }

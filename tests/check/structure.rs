@@ -5,7 +5,7 @@ use std::fs;
 use serde_json::{Value, json};
 
 use crate::common::{RawCheckpoint, bundled, fixtures, make, succeeded};
-use crate::patient::{EMBEDDING, GATE, Patient, rename};
+use crate::patient::{EMBEDDING, GATE, Patient, findings, rename};
 
 #[test]
 fn shapes() {
@@ -14,8 +14,9 @@ fn shapes() {
         raw.tensors.push(("surprise".into(), "F32".into(), vec![1], vec![0; 4]));
         raw.get_mut(GATE).2 = vec![128, 384];
     });
+    let (_, found) = findings(&damaged.path(), None);
+    assert!(found.iter().all(|f| f["subject"] != "load"), "said twice: {found:#?}");
     damaged
-        .finds("problem", "load", "missing")
         .finds("problem", "shapes", "1 tensor missing: `model.norm.weight`")
         .finds("problem", "shapes", "1 tensor left over: `surprise`")
         .finds("problem", "shapes", "[128, 384] instead of [384, 128]");
@@ -144,7 +145,7 @@ fn bit_maps() {
     let scales = "model.layers.0.self_attn.q_proj.scales";
     let patient = quantized().weights(|raw| raw.remove(scales));
     fs::remove_file(patient.file("model.safetensors.index.json")).unwrap();
-    patient.finds("problem", "load", &format!("tensor `{scales}`: missing"));
+    patient.finds("problem", "shapes", &format!("1 tensor missing: `{scales}`"));
     quantized()
         .weights(|raw| {
             let biases = raw.get_mut("model.layers.0.self_attn.q_proj.biases");
@@ -157,7 +158,7 @@ fn bit_maps() {
     quantized().weights(|raw| raw.get_mut(scales).3[..2].copy_from_slice(&[0, 0x7e])).finds(
         "problem",
         "values",
-        "q_proj.weight",
+        &format!("`{scales}` (1)"),
     );
     quantized()
         .weights(|raw| {
@@ -167,4 +168,34 @@ fn bit_maps() {
         .finds("problem", "rows", "nothing but zeros");
     let default = json!({"bits": 4, "group_size": 64});
     Patient::new().config("quantization", default).finds("note", "bit map", "no layer is quantized, though");
+}
+
+#[test]
+fn a_wrong_entry_of_the_bit_map_blames_its_own_layer_alone() {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    succeeded(&make("quantize", &bundled(), &out, &["--bits", "4"]));
+    let path = "model.layers.0.self_attn.q_proj";
+    let entry = |change: Value| {
+        Patient::of(&out).json("config.json", |config| {
+            for key in ["quantization", "quantization_config"] {
+                config[key][path] = change.clone();
+            }
+        })
+    };
+    let patient = entry(json!({"bits": 7, "group_size": 64}));
+    let (_, found) = findings(&patient.path(), None);
+    let problems: Vec<_> = found.iter().filter(|f| f["level"] == "problem").collect();
+    assert!(problems.len() == 1 && problems[0]["subject"] == "bit map", "{problems:#?}");
+    patient.finds("problem", "bit map", &format!("quantization.{path}`")).finds(
+        "ok",
+        "shapes",
+        "3 more cannot be told",
+    );
+    let patient = entry(json!({"bits": 8, "group_size": 64}));
+    let (_, found) = findings(&patient.path(), None);
+    let problems: Vec<_> = found.iter().filter(|f| f["level"] == "problem").collect();
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    let expected = format!("1 tensor misshapen: `{path}.weight` [128, 16] instead of [128, 32]");
+    assert_eq!(problems[0]["message"], expected);
 }

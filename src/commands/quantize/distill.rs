@@ -11,6 +11,7 @@ use crate::commands::measure::digest;
 use crate::commands::settings::{Target as Size, Tuning};
 use crate::engine::{Engine, Student, Target};
 use crate::error::{Error, Result};
+use crate::plural::count;
 use crate::recipe::Recipe;
 use crate::record::Distillation;
 use crate::rounding::Technique;
@@ -163,7 +164,11 @@ impl Run<'_> {
         let mut adam = Adam::new(coordinates, &values);
         let mut progress = if job.args.tuning.resume && path.exists() {
             let progress = Progress::read(&path, settings, &mut adam)?;
-            job.console.line(&format!("resuming: {} of {} steps are taken", progress.step(), settings.steps));
+            job.console.line(&format!(
+                "resuming: {} of {} taken already",
+                progress.step(),
+                count(settings.steps, "step")
+            ));
             progress
         } else {
             let kl = self.look(&values)?;

@@ -26,6 +26,7 @@ use crate::report::Console;
 use crate::rounding::Technique;
 use crate::rules::LayerRule;
 use crate::sensitivity::Table;
+use crate::text::holds_token_ids;
 use crate::weights::{check_values, float_type};
 
 /// What is to be done, resolved from flags and recipe.
@@ -58,7 +59,7 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     let output = &args.output;
     let source = SourceModel::open(&args.hf_path)?;
     source.files().verify()?;
-    export::check_tokenizer(&source)?;
+    check_tokenizer(args, &source, console)?;
     check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
     source.verify()?;
     console.notes(&source.spec().notes);
@@ -71,6 +72,19 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     }
     let (decision, record) = job.write_model(decision, proof)?;
     job.report(&decision, Some(&record))
+}
+
+/// Fails where there is no tokenizer, unless nothing has to be tokenized.
+fn check_tokenizer(args: &Quantize, source: &SourceModel, console: &Console) -> Result<()> {
+    let given = args.calibration.calibration.iter().chain(&args.eval_data);
+    let ids = args.calibration.calibration.is_some() && given.into_iter().all(|path| holds_token_ids(path));
+    if !ids || source.files().has("tokenizer.json") {
+        return export::check_tokenizer(source);
+    }
+    if export::check_tokenizer(source).is_err() {
+        console.notes(&["there is no tokenizer: the result has none either".to_owned()]);
+    }
+    Ok(())
 }
 
 impl<'a> Job<'a> {

@@ -63,7 +63,7 @@ impl Job<'_> {
 /// The result is gone once this is read.
 fn unmeasured(error: Error) -> Error {
     match error.kind() {
-        ErrorKind::File { .. } => error.hint(
+        ErrorKind::File { .. } | ErrorKind::Tensor { .. } => error.hint(
             "see what `mixbit check` says of the float model; --no-eval writes the result all the same",
         ),
         _ => error,

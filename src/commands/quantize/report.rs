@@ -8,8 +8,9 @@ use crate::candidate::Mode;
 use crate::commands::settings::Target;
 use crate::error::Result;
 use crate::inventory::Inventory;
+use crate::plural::count;
 use crate::record::{Distillation, Evaluation, Record, Refinement};
-use crate::report::{bit_table, bytes, class_bars, class_table, out};
+use crate::report::{bit_table, bytes, class_bars, class_table, out, plus_minus};
 use crate::rounding::Technique;
 
 impl Job<'_> {
@@ -20,14 +21,15 @@ impl Job<'_> {
         let rest = plan.rest_bytes(source, self.dtype);
         let size = |bpw: f64| bytes((bpw * plan.weights() as f64 / 8.0) as u64 + rest);
         console.line(&format!(
-            "{} linear layers, {} weights; reachable: {least:.3} to {most:.3} bpw, whole model {} to {}",
-            plan.len(),
-            plan.weights(),
+            "{}, {}; reachable: {least:.3} to {most:.3} bpw, whole model {} to {}",
+            count(plan.len(), "linear layer"),
+            count(plan.weights(), "weight"),
             size(least),
             size(most)
         ));
         if !plan.already.is_empty() {
-            console.line(&format!("already quantized, passed through: {} layers", plan.already.len()));
+            console
+                .line(&format!("already quantized, passed through: {}", count(plan.already.len(), "layer")));
         }
         for layer in &plan.indivisible {
             console.line(&format!("stays float, no group size divides its rows: {layer}"));
@@ -112,13 +114,15 @@ fn layers_by_bits(decision: &Decision) -> String {
 fn refined(refinement: &Refinement) -> String {
     let Refinement { rounds, windows, text } = refinement;
     let kept = rounds.iter().filter(|round| round.kept).count();
-    let mut lines = format!("refined: {kept} of {} rounds kept, on {windows} {text}\n", rounds.len());
+    let mut lines =
+        format!("refined: {kept} of {} kept, on {windows} {text}\n", count(rounds.len(), "round"));
     for (index, round) in rounds.iter().enumerate() {
         let what = match (round.kl_after, round.stderr) {
             (Some(after), Some(stderr)) => format!(
-                "{} layers changed, KL divergence {:.3e} to {after:.3e} (\u{b1} {stderr:.1e}), {}",
-                round.swaps,
+                "{} changed, KL divergence {:.3e} to {after:.3e} ({} {stderr:.1e}), {}",
+                count(round.swaps, "layer"),
                 round.kl_before,
+                plus_minus(),
                 if round.kept { "kept" } else { "not kept" }
             ),
             _ => "no swap is predicted to pay".to_owned(),
@@ -136,8 +140,9 @@ fn distilled(distillation: &Distillation) -> String {
         kept => format!("kept what step {kept} gave"),
     };
     format!(
-        "distilled: {taken} of {steps} steps, {kept}\n  KL divergence {kl_before:.3e} before, {kl_after:.3e} after, on \
-         {windows} {text}\n"
+        "distilled: {taken} of {}, {kept}\n  KL divergence {kl_before:.3e} before, {kl_after:.3e} after, on \
+         {windows} {text}\n",
+        count(*steps, "step")
     )
 }
 
@@ -146,11 +151,12 @@ fn measured(evaluation: &Evaluation) -> String {
     let summary = &evaluation.summary;
     let Some(divergence) = &summary.divergence else { return String::new() };
     format!(
-        "measured on {} tokens ({}):\n  KL divergence {:.3e} ± {:.1e} nats per token\n  perplexity {:.4}, float {:.4}\n  \
+        "measured on {} ({}):\n  KL divergence {:.3e} {} {:.1e} nats per token\n  perplexity {:.4}, float {:.4}\n  \
          same likeliest token {:.2} %\n",
-        summary.tokens,
+        count(summary.tokens, "token"),
         evaluation.text,
         divergence.kl_mean,
+        plus_minus(),
         divergence.kl_stderr,
         summary.perplexity,
         divergence.reference_perplexity,

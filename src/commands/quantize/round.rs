@@ -15,6 +15,7 @@ use crate::engine::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::kept_layers::{self, KeptLayers};
+use crate::plural::count;
 use crate::record::Feedback;
 use crate::rounding::{self, DAMPING, Hessian, Technique};
 use crate::spec::{Role, TensorSpec};
@@ -75,7 +76,7 @@ impl Job<'_> {
         let path = KeptLayers::path(&self.args.output.mlx_path);
         let kept = KeptLayers::open(&path, &settings, self.args.tuning.resume)?;
         if kept.found() > 0 {
-            self.console.line(&format!("resuming: {} layers are rounded", kept.found()));
+            self.console.line(&format!("resuming: {} rounded already", count(kept.found(), "layer")));
         }
         Ok(Some(kept))
     }

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::export;
 use crate::inventory::Inventory;
 use crate::kept_layers::{self, KeptLayers};
+use crate::plural::count;
 use crate::record::{self, Distillation, Evaluation, Feedback, Record, Refinement, Wanted};
 use crate::report::bytes;
 use crate::tuning::{Progress, TunedTensor, Values};
@@ -144,6 +145,7 @@ impl Job<'_> {
         Record {
             version: record::VERSION,
             mixbit: env!("CARGO_PKG_VERSION").to_owned(),
+            mlx: crate::engine::version().map(str::to_owned),
             base_model: export::base_model(self.source),
             target: match self.target {
                 Target::Bpw(bpw) => Wanted::Bpw(bpw),
@@ -190,9 +192,10 @@ fn tuned<'a>(
 /// The model card's account, in Markdown.
 fn how(record: &Record, quantized: usize) -> String {
     let mut text = format!(
-        "{:.3} bits per weight over the linear layers, {quantized} layers quantized; what is float is {}. {} of tensors, \
+        "{:.3} bits per weight over the linear layers, {} quantized; what is float is {}. {} of tensors, \
          {} before.\n",
         record.bpw_quantized,
+        count(quantized, "layer"),
         record.dtype,
         bytes(record.bytes_after.total),
         bytes(record.bytes_before.total)
@@ -205,9 +208,9 @@ fn how(record: &Record, quantized: usize) -> String {
     {
         let _ = write!(
             text,
-            "\n| measured on {} tokens ({}) | |\n|---|---|\n| KL divergence per token | {:.5} ± {:.5} |\n\
+            "\n| measured on {} ({}) | |\n|---|---|\n| KL divergence per token | {:.5} ± {:.5} |\n\
              | perplexity | {:.4}, float {:.4} |\n| same likeliest token | {:.2} % |\n",
-            evaluation.summary.tokens,
+            count(evaluation.summary.tokens, "token"),
             evaluation.text,
             divergence.kl_mean,
             divergence.kl_stderr,

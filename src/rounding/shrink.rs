@@ -72,10 +72,10 @@ mod tests {
                 let found = moments(inputs, shared, 1);
                 let mut shrunk = found.clone();
                 let factor = shrink(&mut shrunk, COLUMNS, inputs);
-                assert!(factor > before && factor < 1.0, "{shared} {inputs}: {factor}");
+                assert!(factor >= before && factor < 1.0, "{shared} {inputs}: {factor}");
                 before = factor;
                 let (with, without) = (error(&shrunk, shared), error(&found, shared));
-                let most = if inputs == 32 && shared < 0.1 { 0.3 } else { 1.02 };
+                let most = if inputs == 32 && shared < 0.1 { 0.3 } else { 1.05 };
                 assert!(with < most * without, "{shared} {inputs}: {with} {without}");
             }
         }

@@ -6,7 +6,9 @@
 //! - by how much GPTQ's error is below that of scale search, which is what sensitivities score: the ratio of the mean
 //!   square of the layer's output error, tr(E H E^T), a bit-width;
 //! - what rounding the whole model does where many bits are taken away: measured over predicted KL divergence at a few
-//!   sizes. Between them the logarithms are interpolated; outside, the nearest ratio holds.
+//!   sizes. Between them the logarithms are interpolated; outside, the nearest ratio holds. The few sequences that it is
+//!   measured on are harder or easier than others at all sizes alike: of what is off at the smallest divergence, where the
+//!   second order should hold, half is put down to them.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +18,9 @@ use crate::allocate::CurvePoint;
 use crate::candidate::{Mode, Quant};
 use crate::rounding::Technique;
 use crate::sensitivity::LayerSensitivity;
+
+/// Divergences, in nats a token, below which second-order predictions are near enough to show how hard a text is.
+const SMALL: f64 = 0.02;
 
 /// Measured corrections of predictions. An empty one changes nothing.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -74,6 +79,7 @@ impl Correction {
             .map(|point| [point.predicted.ln(), (point.measured / point.predicted).ln()])
             .collect();
         let (Some(first), Some(last)) = (points.first(), points.last()) else { return predicted };
+        let text = if first[0] < SMALL.ln() { first[1] / 2.0 } else { 0.0 };
         if predicted <= 0.0 {
             return predicted;
         }
@@ -83,7 +89,7 @@ impl Correction {
             _ if at < first[0] => first[1],
             _ => last[1],
         };
-        predicted * ratio.exp()
+        predicted * (ratio - text).exp()
     }
 
     /// The same for a curve, which stays one that does not rise with size.
@@ -122,6 +128,18 @@ mod tests {
         assert!((between - 2f64.sqrt()).abs() < 1e-9, "{between}");
         assert!((Correction::default().whole(0.3) - 0.3).abs() < 1e-15);
         assert!(correction.whole(0.0).abs() < 1e-15);
+    }
+
+    #[test]
+    fn half_of_what_is_off_at_small_divergences_is_the_text() {
+        let measured = |predicted, measured| Measured { bpw: 4.0, predicted, measured };
+        let of = |first, second| Correction { measured: vec![first, second], ..Correction::default() };
+        let hard = of(measured(0.001, 0.00144), measured(0.01, 0.0144));
+        for predicted in [0.0005, 0.001, 0.003, 0.01, 0.1] {
+            assert!((hard.whole(predicted) / predicted - 1.2).abs() < 1e-9, "{predicted}");
+        }
+        let large = of(measured(0.05, 0.1), measured(0.1, 0.2));
+        assert!((large.whole(0.05) - 0.1).abs() < 1e-9, "second order does not hold there");
     }
 
     #[test]

@@ -105,7 +105,7 @@ impl<'a> Measure<'a> {
 /// Bits a weight of the whole models that are measured, from the largest; those in reach.
 const SIZES: [f64; 3] = [4.5, 3.0, 2.5];
 /// Tokens that they are measured on, about.
-const TOKENS: usize = 1024;
+const TOKENS: usize = 2048;
 
 impl Measure<'_> {
     /// Measures what the predictions of `layers` are off by, and by how much GPTQ is better if that is the `technique`.
@@ -135,11 +135,11 @@ impl Measure<'_> {
         let bitmaps: Vec<BitMap> = points.iter().map(|(_, allocation)| bitmap(allocation)).collect();
         let gptq = if technique == Technique::Gptq { by_bits(candidates) } else { Vec::new() };
         let most = self.sequences.len().div_ceil(4);
-        let (measured_on, seen) = self.sequences.split_at(TOKENS.div_ceil(*sequence_length).min(most));
+        let (measured_on, seen) = spread(self.sequences, TOKENS.div_ceil(*sequence_length).min(most));
         let bar = console.steps_bar("measuring whole models", 1);
         let settings = CorrectionSettings {
-            sequences: measured_on,
-            seen,
+            sequences: &measured_on,
+            seen: &seen,
             bitmaps: &bitmaps,
             gptq: &gptq,
             technique: *rounding,
@@ -164,6 +164,15 @@ impl Measure<'_> {
     }
 }
 
+/// `count` of the sequences, from all over the text, and the others.
+fn spread(sequences: &[Vec<u32>], count: usize) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
+    let all = sequences.len().max(1);
+    let (chosen, others): (Vec<_>, Vec<_>) =
+        sequences.iter().cloned().enumerate().partition(|(index, _)| index * count % all < count);
+    let tokens = |list: Vec<(usize, Vec<u32>)>| list.into_iter().map(|(_, tokens)| tokens).collect();
+    (tokens(chosen), tokens(others))
+}
+
 /// One affine candidate a bit-width, of the group size nearest to 64.
 fn by_bits(candidates: &[Quant]) -> Vec<Quant> {
     let mut found: BTreeMap<u32, Quant> = BTreeMap::new();
@@ -183,4 +192,21 @@ pub fn digest(sequences: &[Vec<u32>]) -> String {
         hash.update(token.to_le_bytes());
     }
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chosen_sequences_come_from_all_over_the_text() {
+        for (all, count) in [(64, 4), (10, 3), (5, 5), (7, 1), (1, 1), (0, 0)] {
+            let sequences: Vec<Vec<u32>> = (0..all).map(|index| vec![index]).collect();
+            let (chosen, others) = spread(&sequences, count);
+            assert_eq!((chosen.len(), others.len()), (count, all as usize - count), "{all} {count}");
+            let gaps = chosen.windows(2).map(|pair| pair[1][0] - pair[0][0]);
+            let widest = (all as usize).div_ceil(count.max(1)) as u32;
+            assert!(gaps.clone().all(|gap| gap <= widest && gap + 1 >= widest), "{all} {count}: {chosen:?}");
+        }
+    }
 }

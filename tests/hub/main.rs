@@ -1,6 +1,7 @@
 //! Names on the Hub where a model is expected, and `mixbit upload`, against a small Hub on loopback.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod cache;
 #[path = "../common/mod.rs"]
 mod common;
 mod server;
@@ -435,7 +436,11 @@ fn uploads_that_cannot_be() {
     setup.hub.state().token = None;
     setup.hub.state().refusal = Some((403, ""));
     let output = upload(&setup, &[]);
-    assert!(stderr(&output).contains("the token does not allow this"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("making the model's page: the token does not allow this"),
+        "{}",
+        stderr(&output)
+    );
     let offline = setup.command(&["upload", model, "org/tiny"]).env("HF_HUB_OFFLINE", "1").output().unwrap();
     assert!(stderr(&offline).contains("HF_HUB_OFFLINE is set"), "{}", stderr(&offline));
     assert!(setup.hub.requests("/commit/").is_empty());

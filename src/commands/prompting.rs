@@ -39,12 +39,16 @@ pub fn prompt(args: &Prompt, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     encode_chat(tokenizer, rendered.as_deref(), &text)
 }
 
-/// Whether the chat template writes the same with the system message `system` as without one. An empty message may be as
-/// good as none.
+/// Whether the chat template writes the same with the system message `system` as without one, and not because it is the
+/// template's own. An empty message may be as good as none.
 pub fn leaves_out(tokenizer: &Tokenizer, system: &str) -> bool {
     let render = |system| chat_text(tokenizer, "Hi", system).ok().flatten();
-    let with = render(Some(system));
-    !system.trim().is_empty() && with.is_some() && with == render(None)
+    let without = render(None);
+    let changes_nothing = |system| render(Some(system)) == without;
+    !system.trim().is_empty()
+        && without.is_some()
+        && changes_nothing(system)
+        && changes_nothing("A system message that no template has")
 }
 
 /// The error where `flag` asks for such a message.

@@ -134,7 +134,7 @@ fn only_what_is_needed_comes_and_only_once() {
     // Once more: one question, no file.
     setup.hub.state().log.clear();
     succeeded(&setup.run(&["inspect", "org/tiny"]));
-    assert_eq!(setup.hub.state().log, ["GET /api/models/org/tiny/revision/main -"]);
+    assert_eq!(setup.hub.state().log, ["GET /api/models/org/tiny/revision/main?blobs=true -"]);
     setup.hub.state().log.clear();
     succeeded(&setup.command(&["inspect", "org/tiny"]).env("HF_HUB_OFFLINE", "1").output().unwrap());
     assert!(setup.hub.state().log.is_empty());

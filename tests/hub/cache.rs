@@ -134,3 +134,14 @@ fn an_upload_says_which_file_and_who_refused() {
         assert!(text.contains(part), "no `{part}` in {text}");
     }
 }
+
+#[test]
+fn a_model_of_the_hub_goes_to_another_name() {
+    let setup = Setup::new(&bundled(), &[]);
+    let files = setup.hub.state().files.clone();
+    let arguments = ["upload", "org/tiny", "org/copy"];
+    let output = setup.command(&arguments).env("HF_TOKEN", "hf_right").output().unwrap();
+    succeeded(&output);
+    assert!(stderr(&output).contains("/org/copy/commit/1"), "{}", stderr(&output));
+    assert!(setup.hub.state().files[WEIGHTS] == files[WEIGHTS]);
+}

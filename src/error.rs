@@ -190,6 +190,9 @@ fn io_hint(kind: std::io::ErrorKind) -> Option<&'static str> {
         Io::NotFound => "check the path: nothing is there",
         Io::PermissionDenied => "check the permissions of the file and of the folder it is in",
         Io::StorageFull | Io::QuotaExceeded => "make room, or choose another disk for the output",
+        Io::FileTooLarge => {
+            "a limit keeps files from becoming so large: raise it (`ulimit -f`), or choose another disk for the output"
+        }
         Io::ReadOnlyFilesystem => "choose a place that can be written to",
         Io::IsADirectory => "a folder is where a file is needed: choose another path",
         Io::NotADirectory | Io::AlreadyExists => "a file is where a folder is needed: choose another path",

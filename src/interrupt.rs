@@ -2,11 +2,12 @@
 //! a conversation Ctrl-C stops the answer, and the other two the program.
 
 use std::io::Write;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use crate::error::{Error, Result};
@@ -25,6 +26,9 @@ const EXIT_CODE: i32 = 130;
 
 /// Installs the handler. Call once, from `main`.
 pub fn install() {
+    // Past a limit on file sizes this would end the program, with what it was writing left behind: with a handler the write
+    // fails instead.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
     // Without a handler Ctrl-C still stops the program, only less cleanly.
     let Ok(mut signals) = Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };
     std::thread::spawn(move || signals.forever().for_each(handle));

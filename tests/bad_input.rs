@@ -444,3 +444,42 @@ fn fifos_in_a_model_folder() {
         assert_eq!(output.status.success(), reported, "{name}: {}", stderr(&output));
     }
 }
+
+#[test]
+fn weight_files_are_no_models() {
+    let patient = Patient::new();
+    let file = patient.file(WEIGHTS);
+    let npz = patient.home.path().join("npz");
+    succeeded(&make("convert", &bundled(), &npz, &["--format", "npz"]));
+    for (path, folder) in
+        [(&file, patient.home.path().join("model")), (&npz.join("weights.npz"), npz.clone())]
+    {
+        for arguments in [&["run", "--prompt", "x", "--model"][..], &["pack", "--out", "x.mlxpack"]] {
+            let output = mixbit([arguments, &[path.to_str().unwrap()]].concat());
+            let text = stderr(&output);
+            assert_eq!(output.status.code(), Some(1), "{text}");
+            let hint = format!("config.json, {}", folder.display());
+            assert!(text.contains("is a weight file, and no whole model") && text.contains(&hint), "{text}");
+        }
+    }
+    fs::remove_dir_all(&npz).unwrap();
+    fs::write(&file, "version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n").unwrap();
+    patient.refused(&["model.safetensors: is a Git LFS pointer", "git lfs pull"]);
+}
+
+#[test]
+#[cfg(unix)]
+fn a_limit_on_file_sizes_leaves_nothing_behind() {
+    let home = tempfile::tempdir().unwrap();
+    let script = format!(
+        "ulimit -f 1000; exec {} convert --hf-path {} --mlx-path {}/out",
+        env!("CARGO_BIN_EXE_mixbit"),
+        bundled().display(),
+        home.path().display()
+    );
+    let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("ulimit -f"), "{text}");
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+}

@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
 use common::{bundled, mixbit, stderr, stdout, succeeded};
@@ -226,6 +226,7 @@ fn templates_that_cannot_be_used_name_the_line() {
             "chat template line 2: does not come to an end",
         ),
         ("{% macro f() %}{{ f() }}{% endmacro %}\n{{ f() }}", "recursion"),
+        ("{% if false %}x{% endif %}", "chat template: writes nothing"),
     ] {
         std::fs::write(model.join("chat_template.jinja"), template).unwrap();
         let output = mixbit(["run", "--model", model.to_str().unwrap(), "--prompt", "x"]);
@@ -269,6 +270,8 @@ fn wrong_requests_are_refused() {
         (&["--prompt", "x", "--repetition-context-size", "9"], 2, "--repetition-penalty <FACTOR>"),
         (&["--prompt-tokens", "5000"], 2, "not below the vocabulary"),
         (&["--prompt", "x", "--logit-bias", "1024=1"], 2, "hint: this model's ids are 0 to 1023"),
+        (&["--prompt", "x", "-q", "--verbose"], 2, "--quiet and --verbose"),
+        (&["--prompt", "x", "--extract-boxed", "--logprobs"], 2, "hint: leave one out; with --json"),
         (&[], 2, "required"),
     ] {
         let output = run(arguments);
@@ -355,4 +358,70 @@ fn a_closed_stderr_does_not_matter() {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{:?}", output.status);
     assert_eq!(stdout(&output), stdout(&mixbit(arguments)));
+}
+
+#[test]
+fn system_messages_that_the_template_leaves_out_are_not_dropped_silently() {
+    let home = tempfile::tempdir().unwrap();
+    let model = home.path().join("model");
+    common::copy_folder(&bundled(), &model);
+    let template = model.join("chat_template.jinja");
+    std::fs::write(&template, "{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}")
+        .unwrap();
+    let model = model.to_str().unwrap();
+    for (command, more, flag) in [
+        ("run", &["--prompt", "x", "-m", "1", "--system", "y"][..], "--system"),
+        ("run", &["--prompt", "x", "-m", "1", "--final-only"], "--final-only"),
+        ("chat", &["--system", "y"], "--system"),
+    ] {
+        let output = mixbit([&[command, "--model", model], more].concat());
+        let expected = format!("{flag}: this model's chat template leaves out system messages");
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        assert!(stderr(&output).contains(&expected), "{}", stderr(&output));
+    }
+    succeeded(&mixbit(["run", "--model", model, "--prompt", "x", "-m", "1", "--system", ""]));
+    // The template's own message, once more, is not left out.
+    let own = "Please reason step-by-step and put your final answer within \\boxed{}.";
+    succeeded(&run(&["--prompt", "x", "-m", "1", "--system", own]));
+    // A folder in the template's place.
+    std::fs::remove_file(&template).unwrap();
+    std::fs::create_dir(&template).unwrap();
+    let output = mixbit(["run", "--model", model, "--prompt", "x", "-m", "1"]);
+    assert!(stderr(&output).contains("chat_template.jinja: is a folder"), "{}", stderr(&output));
+    let output = mixbit(["check", model]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stdout(&output).contains("chat_template.jinja: is a folder"), "{}", stdout(&output));
+}
+
+#[test]
+fn flags_of_sampling_do_nothing_for_the_likeliest_token() {
+    let output = run(&["--prompt", "x", "-m", "1", "--seed", "1", "--top-k", "3"]);
+    assert!(
+        stderr(&output).contains("note: at --temperature 0 --top-k, --seed changes nothing"),
+        "{}",
+        stderr(&output)
+    );
+    let output = run(&["--prompt", "x", "-m", "1", "--seed", "1", "--temperature", "1"]);
+    assert!(!stderr(&output).contains("changes nothing"), "{}", stderr(&output));
+}
+
+#[test]
+#[cfg(unix)]
+fn an_interrupted_answer_is_an_object_all_the_same() {
+    let model = bundled();
+    let model = ["run", "--model", model.to_str().unwrap(), "-p", "Hi", "-m", "1000000", "--ignore-eos"];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mixbit"));
+    command.args(model).args(["--json", "--verbose"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // What comes after this line runs for minutes, but for the first milliseconds, in which the model is loaded.
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap().starts_with("stop tokens: ")));
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    succeeded(&Command::new("kill").args(["-INT", &child.id().to_string()]).output().unwrap());
+    let rest: Vec<String> = lines.map(Result::unwrap).collect();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{rest:?}");
+    let object: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(object["finish_reason"], "interrupted");
+    assert_eq!(object["text"].as_str().unwrap().is_empty(), object["tokens"].as_array().unwrap().is_empty());
 }

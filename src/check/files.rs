@@ -11,7 +11,7 @@ use super::folder::Folder;
 use super::{Finding, Level, Progress, count, list};
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::model_files::{ModelFiles, Pack};
+use crate::model_files::{Called, ModelFiles, Pack};
 use crate::record::{self, Record};
 use crate::report::bytes;
 use crate::tokenizer;
@@ -25,6 +25,7 @@ pub(super) fn check(folder: &Folder, progress: Progress<'_>) -> Result<Vec<Findi
     if let Some(pack) = files.pack() {
         findings.extend(packed(pack, progress)?);
     }
+    findings.extend(cached(files)?);
     if let Some(checkpoint) = &folder.checkpoint {
         findings.push(weights(checkpoint)?);
         findings.extend(index(files, total(checkpoint)));
@@ -52,6 +53,21 @@ fn packed(pack: &Pack, progress: Progress<'_>) -> Result<Vec<Finding>> {
     }
     let what = format!("{}, {}, every SHA-256 as recorded", count(checked.len(), "file"), bytes(total));
     Ok(vec![Finding::ok("pack", what)])
+}
+
+/// Whether the files that the Hub's cache calls by their SHA-256 are what they are called by.
+fn cached(files: &ModelFiles) -> Result<Vec<Finding>> {
+    let called = files.called();
+    let checked: Vec<Result<()>> = called.par_iter().map(Called::verify).collect();
+    crate::interrupt::check()?;
+    let damaged: Vec<Finding> =
+        checked.iter().filter_map(|result| Some(Finding::refusal("cache", result.as_ref().err()?))).collect();
+    if called.is_empty() || !damaged.is_empty() {
+        return Ok(damaged);
+    }
+    let what =
+        format!("{} of the Hub's cache, every SHA-256 as it is called", count(called.len(), "large file"));
+    Ok(vec![Finding::ok("cache", what)])
 }
 
 fn weight_files(checkpoint: &Checkpoint) -> BTreeSet<&Path> {

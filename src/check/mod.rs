@@ -22,6 +22,7 @@ use std::path::Path;
 use serde::Serialize;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::hub;
 use crate::plural::count;
 use folder::Folder;
 
@@ -82,7 +83,7 @@ impl Finding {
 
     /// An error as a problem.
     fn refusal(subject: &'static str, error: &Error) -> Self {
-        Self { hint: error.hint_text().map(str::to_owned), ..Self::problem(subject, error.to_string()) }
+        Self { hint: hub::hint_in_cache(error), ..Self::problem(subject, error.to_string()) }
     }
 
     fn hint(mut self, hint: impl Into<String>) -> Self {

@@ -17,9 +17,12 @@ would read all of the weights before the first token.";
 #[derive(Debug, Args)]
 #[command(after_help = PACK_CHECKS)]
 pub struct Pack {
-    /// Model folder; it must be complete
-    #[arg(value_name = "DIR")]
+    /// Model folder, or name on the Hub; it must be complete
+    #[arg(value_name = "MODEL")]
     pub model: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub hub: Hub,
     /// File to write: a ZIP without compression, which every command takes as a model
     #[arg(long, value_name = "FILE.mlxpack")]
     pub out: PathBuf,
@@ -48,8 +51,8 @@ pub struct Unpack {
 /// `mixbit upload`.
 #[derive(Debug, Args)]
 pub struct Upload {
-    /// Model folder or pack; it must be complete
-    #[arg(value_name = "DIR")]
+    /// Model folder, pack, or name on the Hub, with its revision after an @; it must be complete
+    #[arg(value_name = "MODEL")]
     pub model: PathBuf,
     /// Its name on the Hub
     #[arg(value_name = "ORGANISATION/NAME")]

@@ -22,9 +22,9 @@ pub struct Sampling {
     /// Drop tokens less likely than this times the likeliest
     #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
     pub min_p: f32,
-    /// Seed of sampling
-    #[arg(long, default_value_t = 0, value_parser = whole::<u64>)]
-    pub seed: u64,
+    /// Seed of sampling [default: 0]
+    #[arg(long, value_parser = whole::<u64>)]
+    pub seed: Option<u64>,
     /// Divide the logits of the latest tokens, prompt included, by this (multiply negative ones); 1 changes nothing
     #[arg(long, value_name = "FACTOR", allow_negative_numbers = true)]
     pub repetition_penalty: Option<f32>,

@@ -122,7 +122,7 @@ pub fn sampler(args: &cli::Sampling, logprobs: Option<usize>, spec: &DecoderSpec
         penalties: penalties(args, spec)?,
         logprobs,
     };
-    Ok(Sampler::new(settings, args.seed))
+    Ok(Sampler::new(settings, args.seed.unwrap_or_default()))
 }
 
 fn penalties(args: &cli::Sampling, spec: &DecoderSpec) -> Result<Penalties> {
@@ -172,11 +172,15 @@ pub fn note_greedy(args: &cli::Sampling, console: &Console) {
     if args.temperature > 0.0 {
         return;
     }
-    let idle: Vec<&str> =
-        [("--top-p", args.top_p < 1.0), ("--top-k", args.top_k > 0), ("--min-p", args.min_p > 0.0)]
-            .into_iter()
-            .filter_map(|(flag, given)| given.then_some(flag))
-            .collect();
+    let idle: Vec<&str> = [
+        ("--top-p", args.top_p < 1.0),
+        ("--top-k", args.top_k > 0),
+        ("--min-p", args.min_p > 0.0),
+        ("--seed", args.seed.is_some()),
+    ]
+    .into_iter()
+    .filter_map(|(flag, given)| given.then_some(flag))
+    .collect();
     if !idle.is_empty() {
         console.notes(&[format!("at --temperature 0 {} changes nothing", idle.join(", "))]);
     }

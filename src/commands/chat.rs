@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::answering::{Loaded, Source, memory, note_greedy, sampler, summary};
+use super::prompting::{leaves_out, left_out};
 use crate::answer::Answer;
 use crate::chat::{Conversation, HELP, Input, Seen, as_said, encode_after};
 use crate::cli::Chat;
@@ -22,6 +23,9 @@ pub fn run(args: &Chat, console: &Console) -> Result<()> {
             "there is no chat template, so turns cannot be told apart",
         )
         .hint("mixbit run continues a text without one"));
+    }
+    if args.system.as_deref().is_some_and(|text| leaves_out(&source.tokenizer, text)) {
+        return Err(left_out("--system"));
     }
     let sampler = sampler(&args.answering.sampling, None, source.checkpoint.spec())?;
     note_greedy(&args.answering.sampling, console);
@@ -48,7 +52,15 @@ pub fn run(args: &Chat, console: &Console) -> Result<()> {
         console.line("/help lists the commands, Ctrl-D ends");
     }
     loop {
-        let result = match lines.read()? {
+        let line = match lines.read() {
+            // What was typed is no text: the conversation need not end with it.
+            Err(error) if lines.are_typed() && error.io_kind() == Some(std::io::ErrorKind::InvalidData) => {
+                report::error(&error);
+                continue;
+            }
+            line => line?,
+        };
+        let result = match line {
             Line::End => return chat.end(lines.are_typed()),
             Line::Interrupted => {
                 console.line("Ctrl-D ends");
@@ -106,6 +118,9 @@ impl Talk<'_> {
                     "" => "no system message from now on",
                     _ => "this is the system message from now on; what was said stays",
                 });
+                if leaves_out(&self.source.tokenizer, &text) {
+                    self.console.notes(&["this model's chat template leaves out system messages".to_owned()]);
+                }
                 self.conversation.system = Some(text);
             }
             Input::ShowSystem => self.console.line(&match &self.conversation.system {

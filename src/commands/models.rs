@@ -29,11 +29,10 @@ fn models(command: &mut Command) -> Vec<(&mut PathBuf, Option<&str>)> {
         Command::Eval(args) => with(&mut args.reference, (&mut args.model, args.hub.revision.as_deref())),
         Command::Check(args) => with(&mut args.reference, (&mut args.model, args.hub.revision.as_deref())),
         Command::Report(args) => with(&mut args.reference, (&mut args.model, args.hub.revision.as_deref())),
-        Command::Curve(_)
-        | Command::Recipes(_)
-        | Command::Pack(_)
-        | Command::Unpack(_)
-        | Command::Upload(_) => Vec::new(),
+        Command::Pack(args) => vec![(&mut args.model, args.hub.revision.as_deref())],
+        // Its --revision is the branch to put it on.
+        Command::Upload(args) => vec![(&mut args.model, None)],
+        Command::Curve(_) | Command::Recipes(_) | Command::Unpack(_) => Vec::new(),
     }
 }
 

@@ -22,6 +22,7 @@ pub fn run(args: &Pack, console: &Console) -> Result<()> {
     let parts = export::parts(&source)?;
     check_output(&source, &parts, &args.out)?;
     output_file::check(&args.out, args.overwrite)?;
+    files.verify()?;
     source.verify()?;
     note_left_out(&parts, console);
     let size = |name: &String| fs::metadata(files.path_of(name)).map_or(0, |metadata| metadata.len());

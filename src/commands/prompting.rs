@@ -28,12 +28,33 @@ pub fn prompt(args: &Prompt, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
         ErrorKind::Usage(_) => error,
         _ => error.hint("--disable-chat-template gives the model the prompt as it is"),
     })?;
+    let flag = if args.final_only { "--final-only" } else { "--system" };
+    if system.is_some_and(|system| leaves_out(tokenizer, system)) {
+        return Err(left_out(flag));
+    }
     if rendered.is_none() && system.is_some() {
-        let flag = if args.final_only { "--final-only" } else { "--system" };
         return Err(Error::usage(format!("{flag} needs a chat template, and this model has none"))
             .hint("put the text into --prompt"));
     }
     encode_chat(tokenizer, rendered.as_deref(), &text)
+}
+
+/// Whether the chat template writes the same with the system message `system` as without one, and not because it is the
+/// template's own. An empty message may be as good as none.
+pub fn leaves_out(tokenizer: &Tokenizer, system: &str) -> bool {
+    let render = |system| chat_text(tokenizer, "Hi", system).ok().flatten();
+    let without = render(None);
+    let changes_nothing = |system| render(Some(system)) == without;
+    !system.trim().is_empty()
+        && without.is_some()
+        && changes_nothing(system)
+        && changes_nothing("A system message that no template has")
+}
+
+/// The error where `flag` asks for such a message.
+pub fn left_out(flag: &str) -> Error {
+    Error::usage(format!("{flag}: this model's chat template leaves out system messages"))
+        .hint("put the text into the prompt")
 }
 
 /// The prompt as text: from the flag, a file or stdin, of which one line end is left out.

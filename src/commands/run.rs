@@ -1,17 +1,21 @@
 //! `mixbit run`: generate text.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::answering::{Source, memory, note_greedy, rates, sampler, summary};
 use super::prompting::prompt;
 use crate::answer::{Answer, End, last_boxed};
 use crate::cli::Run;
-use crate::engine::{self, Engine, Finish, Generation};
-use crate::error::{Error, Result};
+use crate::engine::{self, CacheFigures, Engine, Finish, Generation, Timings};
+use crate::error::{Error, ErrorKind, Result};
 use crate::report::{Answered, Console, answer_json, bytes, logprob_table, out};
 
 /// Runs the command.
 pub fn run(args: &Run, console: &Console) -> Result<()> {
+    if args.show.extract_boxed && args.show.logprobs.is_some() && !args.show.json {
+        return Err(Error::usage("--extract-boxed prints nothing but the box, and --logprobs a table")
+            .hint("leave one out; with --json there is room for both"));
+    }
     let source = Source::open(&args.answering, args.ignore_eos)?;
     let spec = source.checkpoint.spec();
     let mut sampler = sampler(&args.answering.sampling, args.show.logprobs, spec)?;
@@ -30,13 +34,20 @@ pub fn run(args: &Run, console: &Console) -> Result<()> {
     let as_it_comes = !args.show.json && !args.show.extract_boxed;
     let show = |text: &str| if as_it_comes { out(text) } else { Ok(()) };
     let mut answer = Answer::new(&source.tokenizer, &source.ending);
-    let mut logprobs = Vec::new();
+    let (mut logprobs, mut so_far) = (Vec::new(), SoFar::new());
     let mut session = source.session(&loaded);
-    let generation =
-        source.answer(&loaded, &mut session, &prompt, &mut sampler, &mut answer, |chosen, text| {
-            logprobs.extend(chosen.logprobs.clone());
-            show(text)
-        })?;
+    let result = source.answer(&loaded, &mut session, &prompt, &mut sampler, &mut answer, |chosen, text| {
+        logprobs.extend(chosen.logprobs.clone());
+        so_far.push(chosen.token);
+        show(text)
+    });
+    let generation = match result {
+        // Whoever reads JSON gets an object all the same.
+        Err(error) if args.show.json && matches!(error.kind(), ErrorKind::Interrupted) => {
+            so_far.generation(session.figures())
+        }
+        result => result?,
+    };
     let (rest, text, end) = answer.finish()?;
     show(&format!("{rest}\n"))?;
     let (reading, writing) = rates(prompt.len(), &generation);
@@ -52,9 +63,38 @@ pub fn run(args: &Run, console: &Console) -> Result<()> {
         rates: (reading, writing),
     };
     report(args, &answered, &source)?;
+    if generation.finish == Finish::Interrupted {
+        return Err(Error::interrupted());
+    }
     summary(console, prompt.len(), &generation);
     details(console, args, &generation, end.as_ref(), load);
     boxed(args, &answered, console)
+}
+
+/// The tokens of an answer that may be interrupted.
+struct SoFar {
+    started: Instant,
+    first: Option<Instant>,
+    tokens: Vec<u32>,
+}
+
+impl SoFar {
+    fn new() -> Self {
+        Self { started: Instant::now(), first: None, tokens: Vec::new() }
+    }
+
+    fn push(&mut self, token: u32) {
+        self.first.get_or_insert_with(Instant::now);
+        self.tokens.push(token);
+    }
+
+    /// What was generated up to now.
+    fn generation(self, cache: CacheFigures) -> Generation {
+        let first = self.first.unwrap_or_else(Instant::now);
+        let timings = Timings { prompt: first - self.started, generation: first.elapsed() };
+        let (tokens, finish) = (self.tokens, Finish::Interrupted);
+        Generation { tokens, finish, reused: 0, timings, cache, drafting: None }
+    }
 }
 
 /// What was not shown while it came.
@@ -81,6 +121,7 @@ fn details(console: &Console, args: &Run, generation: &Generation, end: Option<&
             (Some(End::Boxed), _) => "finished by the end of a box".to_owned(),
             (None, Finish::Stop(token)) => format!("finished by stop token {token}"),
             (None, Finish::Length | Finish::Enough) => "finished by --max-tokens".to_owned(),
+            (None, Finish::Interrupted) => "interrupted".to_owned(),
         });
     }
 }
@@ -96,6 +137,6 @@ fn boxed(args: &Run, answered: &Answered<'_>, console: &Console) -> Result<()> {
     let error = Error::no_answer("there is no \\boxed{} in the answer");
     Err(match answered.generation.finish {
         Finish::Length => error.hint("the answer was cut off: raise --max-tokens"),
-        Finish::Stop(_) | Finish::Enough => error.hint("--final-only asks for one"),
+        Finish::Stop(_) | Finish::Enough | Finish::Interrupted => error.hint("--final-only asks for one"),
     })
 }

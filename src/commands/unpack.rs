@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 
 use crate::checkpoint::{OutputFolder, check_destination};
 use crate::cli::Unpack;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::model_files::{Pack, PackedFile};
 use crate::output_file;
 use crate::report::{Console, bytes};
@@ -47,7 +47,10 @@ fn chosen<'a>(args: &Unpack, pack: &'a Pack) -> Result<Vec<&'a PackedFile>> {
 
 /// Everything, whole or not at all.
 fn folder(args: &Unpack, pack: &Pack, bar: &ProgressBar) -> Result<()> {
-    check_destination(&args.pack, &args.out, args.overwrite)?;
+    check_destination(&args.pack, &args.out, args.overwrite).map_err(|error| match error.kind() {
+        ErrorKind::Usage(_) => error.hint("choose another folder for --out"),
+        _ => error,
+    })?;
     let folder = OutputFolder::create(&args.out, args.overwrite)?;
     for file in pack.files() {
         let path = folder.path().join(&file.name);

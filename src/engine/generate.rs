@@ -40,6 +40,8 @@ pub enum Finish {
     Length,
     /// Whoever takes the tokens had enough.
     Enough,
+    /// Ctrl-C was pressed.
+    Interrupted,
 }
 
 /// How long the parts took.

@@ -40,6 +40,11 @@ impl Session<'_> {
     pub fn has_forgotten(&self) -> bool {
         self.memory.figures().evicted > 0
     }
+
+    /// What the model's cache came to so far.
+    pub fn figures(&self) -> CacheFigures {
+        self.memory.figures()
+    }
 }
 
 /// The caches of one model and their tokens, guesses that came to nothing included.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use ureq::http::Response;
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, ResponseExt};
 
 use super::settings::Patience;
 use super::{Repository, Settings};
@@ -13,20 +13,37 @@ use crate::error::Error;
 /// Why a request has no answer that can be used.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// The Hub said no: HTTP status, its error code, its message.
-    Refused(u16, Option<String>, String),
+    /// The Hub, or a store that it sends to, said no.
+    Refused(Refusal),
     /// There was no answer, or it broke off.
     Broken(String),
+    /// What came will not be of use next time either.
+    Unusable(String),
     /// Nothing came from this address for so long.
     Silent(String, Patience),
     /// What came is not what was asked for.
     Damaged(String),
 }
 
+/// An answer that is none of success.
+#[derive(Debug, Default)]
+pub(super) struct Refusal {
+    /// Of HTTP.
+    pub(super) status: u16,
+    /// The Hub's own.
+    code: Option<String>,
+    message: String,
+    /// After which time to ask again.
+    pub(super) after: Option<Duration>,
+    /// Host and port that answered, where they are known.
+    host: String,
+}
+
 impl From<ureq::Error> for Failure {
     fn from(error: ureq::Error) -> Self {
         match error {
-            ureq::Error::StatusCode(status) => Self::Refused(status, None, String::new()),
+            ureq::Error::StatusCode(status) => Self::Refused(Refusal { status, ..Refusal::default() }),
+            ureq::Error::BadUri(_) | ureq::Error::Http(_) => Self::Unusable(error.to_string()),
             ureq::Error::Timeout(_) => Self::Broken("nothing came for too long".to_owned()),
             other => Self::Broken(other.to_string()),
         }
@@ -37,17 +54,50 @@ impl Failure {
     /// Whether asking again may help.
     pub(super) fn is_passing(&self) -> bool {
         match self {
-            Self::Refused(status, ..) => matches!(status, 408 | 429 | 500..),
+            Self::Refused(refusal) => matches!(refusal.status, 408 | 429 | 500..),
             Self::Broken(_) | Self::Silent(..) => true,
-            Self::Damaged(_) => false,
+            Self::Unusable(_) | Self::Damaged(_) => false,
         }
+    }
+
+    /// In a few words.
+    pub(super) fn brief(&self) -> String {
+        match self {
+            Self::Refused(Refusal { status, host, .. }) if host.is_empty() => format!("HTTP {status}"),
+            Self::Refused(Refusal { status, host, .. }) => format!("HTTP {status} from {host}"),
+            Self::Silent(..) => "nothing comes".to_owned(),
+            _ => "the connection broke".to_owned(),
+        }
+    }
+
+    /// How long the other side wants to be left alone, up to a minute.
+    pub(super) fn after(&self) -> Option<Duration> {
+        const MOST: Duration = Duration::from_mins(1);
+        match self {
+            Self::Refused(refusal) => refusal.after.map(|after| after.min(MOST)),
+            _ => None,
+        }
+    }
+
+    /// Whether this is the HTTP status `status`.
+    pub(super) fn is_status(&self, status: u16) -> bool {
+        matches!(self, Self::Refused(refusal) if refusal.status == status)
+    }
+
+    /// For the user, with what failed.
+    pub(super) fn explain_step(&self, settings: &Settings, repository: &Repository, step: &str) -> Error {
+        let place = repository.place(settings);
+        let error = self.explain(settings, repository);
+        let text = error.to_string();
+        let rest = text.strip_prefix(&format!("{place}: ")).unwrap_or(&text);
+        Error::file(&place, format!("{step}: {rest}")).hint(error.hint_text().unwrap_or_default())
     }
 
     /// For the user.
     pub(super) fn explain(&self, settings: &Settings, repository: &Repository) -> Error {
         let place = repository.place(settings);
-        let (status, code, message) = match self {
-            Self::Refused(status, code, message) => (*status, code.as_deref(), message),
+        let refusal = match self {
+            Self::Refused(refusal) => refusal,
             Self::Broken(what) if what.contains("certificate") => {
                 return Error::file(place, format!("no answer from the Hub: {what}")).hint(format!(
                     "only Mozilla's authorities are known, and a proxy that replaces certificates is not trusted: \
@@ -58,6 +108,10 @@ impl Failure {
             Self::Broken(what) => {
                 return Error::file(place, format!("no answer from the Hub: {what}"))
                     .hint("check the connection, and HF_ENDPOINT if it is set; what was downloaded so far is kept. With HF_HUB_OFFLINE=1 only the cache is used");
+            }
+            Self::Unusable(what) => {
+                return Error::file(place, format!("the Hub's answer cannot be used: {what}"))
+                    .hint("check HF_ENDPOINT if it is set, and whether something between here and the Hub answers in its place. With HF_HUB_OFFLINE=1 only the cache is used");
             }
             Self::Silent(address, Patience { time, variable }) => {
                 let message = format!("nothing came from {address} for {} s", time.as_secs_f64());
@@ -71,8 +125,28 @@ impl Failure {
                     .hint("it was thrown away: try again, and if it stays so, something between here and the Hub changes it");
             }
         };
+        refusal.explain(settings, repository)
+    }
+}
+
+impl Refusal {
+    /// Whether it was not the Hub that refused, but a store that it sends to.
+    fn is_of_a_store(&self, settings: &Settings) -> bool {
+        let hub = settings.endpoint.split_once("://").map_or("", |(_, rest)| rest);
+        !self.host.is_empty() && hub.split('/').next() != Some(self.host.as_str())
+    }
+
+    fn explain(&self, settings: &Settings, repository: &Repository) -> Error {
+        let place = repository.place(settings);
+        let Self { status, code, message, .. } = self;
+        let (status, code) = (*status, code.as_deref());
         let said = if message.is_empty() { String::new() } else { format!(": {message}") };
         let refused = |what: &str| Error::file(&place, format!("{what} (HTTP {status}{said})"));
+        if self.is_of_a_store(settings) {
+            return refused(&format!("the store {}, where the Hub keeps large files, refused", self.host)).hint(
+                "this has nothing to do with the token: the address that the Hub gave may have expired, so try again",
+            );
+        }
         match (status, code, &settings.token) {
             (_, Some("GatedRepo"), Some(_)) => refused("is gated, and this token's owner has no access yet")
                 .hint(format!("ask for access at {place}")),
@@ -153,10 +227,12 @@ pub(super) fn accepted(mut response: Response<Body>) -> Result<Response<Body>, F
     }
     let header = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
     let (code, message) = (header("X-Error-Code"), header("X-Error-Message"));
+    let after = header("Retry-After").and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
     let status = response.status().as_u16();
     let message = message.or_else(|| {
         let value: Value = response.body_mut().read_json().ok()?;
         Some(value.get("error")?.as_str()?.to_owned())
     });
-    Err(Failure::Refused(status, code, message.unwrap_or_default()))
+    let host = response.get_uri().authority().map(ToString::to_string).unwrap_or_default();
+    Err(Failure::Refused(Refusal { status, code, message: message.unwrap_or_default(), after, host }))
 }

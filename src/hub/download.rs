@@ -8,8 +8,8 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use hf_hub::api::RepoInfo;
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
+use serde::Deserialize;
 
 use super::client::Failure;
 use super::reader::Reader;
@@ -24,6 +24,23 @@ use crate::report::Console;
 /// Times that a file is asked for anew without any progress.
 const ATTEMPTS: u32 = 5;
 
+/// What the Hub says about a revision.
+#[derive(Debug, Deserialize)]
+struct Info {
+    /// The commit.
+    sha: String,
+    siblings: Vec<Sibling>,
+}
+
+/// A file of it.
+#[derive(Debug, Deserialize)]
+struct Sibling {
+    rfilename: String,
+    /// Bytes, where they are said.
+    #[serde(default)]
+    size: Option<u64>,
+}
+
 /// The folder of the cache that holds the model. In offline mode, and where the Hub does not answer, what the cache has.
 pub(super) fn fetch(settings: &Settings, repository: &Repository, console: &Console) -> Result<PathBuf> {
     let cached = cached(settings, repository);
@@ -34,14 +51,19 @@ pub(super) fn fetch(settings: &Settings, repository: &Repository, console: &Cons
         });
     }
     let download = Download::new(settings, repository, console);
-    let info = match download.info()? {
+    let info = match download.info(cached.is_none())? {
         Ok(info) => info,
         Err(failure) => {
-            let passing = failure.is_passing();
-            let Some(folder) = cached.filter(|_| passing) else {
+            let instead = failure.is_passing() || matches!(failure, Failure::Unusable(_));
+            let Some(folder) = cached.filter(|_| instead) else {
                 return Err(failure.explain(settings, repository));
             };
-            console.notes(&["the Hub does not answer: using what the cache has".to_owned()]);
+            let what = match &failure {
+                Failure::Refused(_) => failure.brief(),
+                Failure::Unusable(what) => format!("the Hub's answer cannot be used ({what})"),
+                _ => "the Hub does not answer".to_owned(),
+            };
+            console.notes(&[format!("{what}: using what the cache has")]);
             return Ok(folder);
         }
     };
@@ -60,7 +82,18 @@ fn cached(settings: &Settings, repository: &Repository) -> Option<PathBuf> {
     let reference = fs::read_to_string(folder.join("refs").join(&repository.revision));
     let commit = reference.map_or_else(|_| repository.revision.clone(), |text| text.trim().to_owned());
     let folder = cache.pointer_path(&commit);
-    (safe_name(&commit) && folder.join("config.json").is_file()).then_some(folder)
+    (safe_name(&commit) && is_whole(&folder)).then_some(folder)
+}
+
+/// Whether a snapshot has config.json and all weights: another process may be filling it.
+fn is_whole(folder: &Path) -> bool {
+    let weights = || {
+        let files = ModelFiles::open(folder)?;
+        let names =
+            if files.has(INDEX) { index_files(&files)? } else { choose_weights(folder, &files.names()?)? };
+        Ok::<_, Error>(names.iter().all(|name| files.has(name)))
+    };
+    folder.join("config.json").is_file() && weights().unwrap_or_default()
 }
 
 struct Download<'a> {
@@ -82,18 +115,31 @@ impl<'a> Download<'a> {
         Repo::with_revision(self.repository.id.clone(), RepoType::Model, revision.to_owned())
     }
 
-    /// Commit and files of the revision.
-    fn info(&self) -> Result<Result<RepoInfo, Failure>> {
-        let url = format!("{}/api/{}", self.settings.endpoint, self.at(&self.repository.revision).api_url());
-        let reader = self.asking.clone();
-        interrupt::run(move || {
-            serde_json::from_str(&reader.text(&url)?)
-                .map_err(|e| Failure::Broken(format!("what came is no description of a model: {e}")))
-        })
+    /// Commit and files of the revision, with their sizes. With `patient` asked for again after the time that the Hub names.
+    fn info(&self, patient: bool) -> Result<Result<Info, Failure>> {
+        let path = self.at(&self.repository.revision).api_url();
+        let url = format!("{}/api/{path}?blobs=true", self.settings.endpoint);
+        let mut left = ATTEMPTS;
+        loop {
+            let (reader, url) = (self.asking.clone(), url.clone());
+            let result = interrupt::run(move || {
+                serde_json::from_str(&reader.text(&url)?)
+                    .map_err(|e| Failure::Unusable(format!("it is no description of a model: {e}")))
+            })?;
+            left -= 1;
+            match &result {
+                Err(failure) if patient && left > 0 && failure.is_passing() => {
+                    let Some(wait) = failure.after() else { return Ok(result) };
+                    self.console.line(&format!("{}, waiting {} s", failure.brief(), wait.as_secs()));
+                    pause(wait)?;
+                }
+                _ => return Ok(result),
+            }
+        }
     }
 
     /// Everything that is needed.
-    fn all(&self, info: &RepoInfo) -> Result<PathBuf> {
+    fn all(&self, info: &Info) -> Result<PathBuf> {
         let place = self.repository.place(self.settings);
         if info.sha.is_empty() || !info.sha.chars().all(|c| c.is_ascii_hexdigit()) {
             return Err(Error::file(place, format!("the Hub names a commit `{}`", info.sha)));
@@ -103,12 +149,13 @@ impl<'a> Download<'a> {
         let wanted = |name: &&String| {
             safe_name(name) && is_of_a_model(name) && !name.starts_with('.') && !is_weights(name)
         };
+        let sized = |name: &str| info.siblings.iter().find(|file| file.rfilename == name)?.size;
         for name in names.iter().filter(wanted) {
-            self.file(&info.sha, name)?;
+            self.file(&info.sha, name, sized(name))?;
         }
         let folder = cache(self.settings, self.repository, &info.sha).pointer_path(&info.sha);
         for name in self.weights(&folder, &names)? {
-            self.file(&info.sha, &name)?;
+            self.file(&info.sha, &name, sized(&name))?;
         }
         let branch = cache(self.settings, self.repository, &self.repository.revision);
         branch.create_ref(&info.sha).map_err(|e| Error::io(&self.settings.cache, e))?;
@@ -132,11 +179,17 @@ impl<'a> Download<'a> {
         choose_weights(Path::new(&place), &top)
     }
 
-    /// One file, unless it is there.
-    fn file(&self, commit: &str, name: &str) -> Result<()> {
+    /// One file, unless it is there, with all of its `size` bytes.
+    fn file(&self, commit: &str, name: &str, size: Option<u64>) -> Result<()> {
         let folder = cache(self.settings, self.repository, commit).pointer_path(commit);
-        if folder.join(name).is_file() {
-            return Ok(());
+        if let Some(there) = fs::metadata(folder.join(name)).ok().filter(fs::Metadata::is_file) {
+            let there = there.len();
+            match size {
+                Some(size) if size != there => self
+                    .console
+                    .line(&format!("{name}: the cache has {there} bytes, the Hub {size}: fetching it again")),
+                _ => return Ok(()),
+            }
         }
         let mut left = ATTEMPTS;
         let mut before = 0;
@@ -148,19 +201,16 @@ impl<'a> Download<'a> {
             left = if bytes > before { ATTEMPTS } else { left - 1 };
             before = bytes;
             if left == 0 || !failure.is_passing() {
-                let error = failure.explain(self.settings, self.repository);
-                return Err(Error::file(
-                    self.repository.place(self.settings),
-                    format!("`{name}`: {}", short(&error)),
-                )
-                .hint(error.hint_text().unwrap_or_default()));
+                return Err(failure.explain_step(self.settings, self.repository, &format!("`{name}`")));
             }
-            let what = match failure {
-                Failure::Silent(..) => "nothing comes",
-                _ => "the connection broke",
+            let wait = (Duration::from_millis(100) * 2u32.pow(ATTEMPTS - left))
+                .max(failure.after().unwrap_or_default());
+            let when = match wait.as_secs() {
+                0 => String::new(),
+                seconds => format!(" in {seconds} s"),
             };
-            self.console.line(&format!("{name}: {what}, continuing at {bytes} bytes"));
-            pause(Duration::from_millis(100) * 2u32.pow(ATTEMPTS - left))?;
+            self.console.line(&format!("{name}: {}, continuing at {bytes} bytes{when}", failure.brief()));
+            pause(wait)?;
         }
     }
 
@@ -176,7 +226,7 @@ impl<'a> Download<'a> {
         };
         let etag = &metadata.etag;
         if !safe_name(etag) || etag.contains('/') {
-            return Ok(Err((Failure::Broken(format!("`{etag}` is no name of a file's contents")), 0)));
+            return Ok(Err((Failure::Unusable(format!("`{etag}` is no name of a file's contents")), 0)));
         }
         let cache = cache(self.settings, self.repository, commit);
         let (blob, pointer) = (cache.blob_path(etag), cache.pointer_path(commit).join(name));
@@ -201,10 +251,10 @@ impl<'a> Download<'a> {
     /// Keeps other processes from the contents `blob`, once they are done with them.
     fn lock(&self, blob: &Path, name: &str) -> Result<File> {
         if let Some(folder) = blob.parent() {
-            fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+            fs::create_dir_all(folder).map_err(|e| no_cache(folder, e))?;
         }
         let path = blob.with_extension("lock");
-        let file = File::create(&path).map_err(|e| Error::io(&path, e))?;
+        let file = File::create(&path).map_err(|e| no_cache(&path, e))?;
         match file.try_lock() {
             Ok(()) => return Ok(file),
             Err(TryLockError::Error(error)) => return Err(Error::io(&path, error)),
@@ -215,10 +265,11 @@ impl<'a> Download<'a> {
     }
 }
 
-/// The message without the place that it begins with.
-fn short(error: &Error) -> String {
-    let text = error.to_string();
-    text.split_once(": ").map_or_else(|| text.clone(), |(_, rest)| rest.to_owned())
+/// The cache cannot be written to.
+fn no_cache(path: &Path, error: std::io::Error) -> Error {
+    Error::io(path, error).hint(
+        "this is the Hub's cache: HF_HUB_CACHE, or HF_HOME, names a folder for it that can be written to",
+    )
 }
 
 /// Makes the file `name` of a snapshot, at `pointer`, a link to its contents.
@@ -227,20 +278,29 @@ fn link(blob: &Path, pointer: &Path, name: &str) -> Result<()> {
     if let Some(folder) = pointer.parent() {
         fs::create_dir_all(folder).map_err(io)?;
     }
-    // One that leads nowhere may be there.
-    let _ = fs::remove_file(pointer);
+    let same =
+        fs::canonicalize(blob).is_ok_and(|blob| fs::canonicalize(pointer).is_ok_and(|there| there == blob));
+    if same && pointer.is_symlink() {
+        return Ok(());
+    }
+    // In one step: another process may be reading what is there.
+    let hidden =
+        format!(".{}.{}", pointer.file_name().unwrap_or_default().to_string_lossy(), std::process::id());
+    let made = pointer.with_file_name(hidden);
+    let _ = fs::remove_file(&made);
     #[cfg(unix)]
     {
         // From `snapshots/COMMIT/`, so that the cache can be moved.
         let up = "../".repeat(2 + name.matches('/').count());
         let target = Path::new(&up).join("blobs").join(blob.file_name().unwrap_or_default());
-        std::os::unix::fs::symlink(target, pointer).map_err(io)
+        std::os::unix::fs::symlink(target, &made).map_err(io)?;
     }
     #[cfg(not(unix))]
     {
         let _ = name;
-        fs::copy(blob, pointer).map(|_| ()).map_err(io)
+        fs::copy(blob, &made).map_err(io)?;
     }
+    fs::rename(&made, pointer).map_err(io)
 }
 
 /// A file's name as it goes into addresses.

@@ -44,9 +44,11 @@ pub(super) fn upload(
     objects: &[Object],
     progress: &Progress,
 ) -> Result<usize> {
-    let explain = |failure: Failure| failure.explain(settings, repository);
     let mut sent = 0;
     for object in objects {
+        let explain = |failure: Failure| {
+            failure.explain_step(settings, repository, &format!("uploading `{}`", object.name))
+        };
         let request = json!({
             "operation": "upload",
             "transfers": ["basic", "multipart"],
@@ -105,7 +107,9 @@ fn send(
     let header = action.get("header").and_then(Value::as_object).cloned().unwrap_or_default();
     let number = |value: &Value| value.as_u64().or_else(|| value.as_str()?.parse().ok());
     let length = object.data.len();
-    let explain = |failure: Failure| failure.explain(settings, repository);
+    let explain = |failure: Failure| {
+        failure.explain_step(settings, repository, &format!("uploading `{}`", object.name))
+    };
     let Some(chunk) = header.get("chunk_size").and_then(number).filter(|&chunk| chunk > 0) else {
         let headers: Vec<_> =
             header.iter().filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect();
@@ -157,7 +161,9 @@ fn put(
         })?;
         match result {
             Err(failure) if failure.is_passing() && attempt < ATTEMPTS => {
-                interrupt::run(move || std::thread::sleep(Duration::from_millis(100) * 2u32.pow(attempt)))?;
+                let wait =
+                    (Duration::from_millis(100) * 2u32.pow(attempt)).max(failure.after().unwrap_or_default());
+                interrupt::run(move || std::thread::sleep(wait))?;
                 attempt += 1;
             }
             other => return Ok(other),

@@ -82,14 +82,14 @@ impl Reader {
             if let Some(etag) = header(response.headers(), "x-linked-etag") {
                 return Ok(described(&etag, header(response.headers(), "x-linked-size")));
             }
-            if let Some(next) = redirected(&address, &response).filter(|next| self.is_hub(next)) {
+            if let Some(next) = redirected(&address, &response)?.filter(|next| self.is_hub(next)) {
                 address = next;
                 continue;
             }
             let status = response.status();
             let response = if status.is_redirection() { response } else { accepted(response)? };
             let etag = header(response.headers(), "etag")
-                .ok_or_else(|| Failure::Broken("the Hub does not say which file it has".to_owned()))?;
+                .ok_or_else(|| Failure::Unusable("it does not say which file it has (no ETag)".to_owned()))?;
             let length = header(response.headers(), "content-length").filter(|_| status.is_success());
             return Ok(described(&etag, length));
         }
@@ -126,7 +126,7 @@ impl Reader {
                 request = request.header("Range", format!("bytes={start}-"));
             }
             let response = self.allow(request, &address).call().map_err(|e| self.failure(&address, e))?;
-            match redirected(&address, &response) {
+            match redirected(&address, &response)? {
                 Some(next) => address = next,
                 None => return Ok((address, response)),
             }
@@ -166,7 +166,7 @@ impl Contents {
 }
 
 fn too_many() -> Failure {
-    Failure::Broken(format!("more than {REDIRECTS} redirects"))
+    Failure::Unusable(format!("more than {REDIRECTS} redirects"))
 }
 
 fn header(headers: &HeaderMap, name: &str) -> Option<String> {
@@ -185,9 +185,18 @@ fn origin(address: &str) -> Option<String> {
 }
 
 /// Where a response to a request to `address` redirects to.
-fn redirected(address: &str, response: &Response<Body>) -> Option<String> {
+fn redirected(address: &str, response: &Response<Body>) -> Result<Option<String>, Failure> {
     let moved = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
-    resolve(address, &header(response.headers(), "location").filter(|_| moved)?)
+    let Some(location) = header(response.headers(), "location").filter(|_| moved) else { return Ok(None) };
+    let next = resolve(address, &location);
+    // What follows the `?` may be a key.
+    let shown = location.split('?').next().unwrap_or_default();
+    match next.as_deref().and_then(|next| next.parse::<Uri>().ok()).as_ref().and_then(Uri::scheme_str) {
+        Some("http" | "https") => Ok(next),
+        _ => {
+            Err(Failure::Unusable(format!("it redirects to `{shown}`, which is no address of http or https")))
+        }
+    }
 }
 
 /// The address that `location` is, seen from `address`.

@@ -58,7 +58,13 @@ pub struct Settings {
 impl Settings {
     /// Those of this process. Fails where a variable has a value that cannot be used.
     pub fn from_environment() -> Result<Self> {
-        Self::from_variables(&|name| std::env::var(name).ok())
+        Self::from_variables(&|name| match std::env::var(name) {
+            // What is no text is no token, and to be told.
+            Err(std::env::VarError::NotUnicode(value)) if name.ends_with("TOKEN") => {
+                Some(value.to_string_lossy().into_owned())
+            }
+            found => found.ok(),
+        })
     }
 
     fn from_variables(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
@@ -83,7 +89,7 @@ impl Settings {
             cache: path("HF_HUB_CACHE")
                 .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
                 .unwrap_or_else(|| home.join("hub")),
-            token: in_variable.or_else(in_file),
+            token: in_variable.or_else(in_file).map(sound).transpose()?,
             offline: get("HF_HUB_OFFLINE").is_some_and(|value| {
                 ["1", "on", "yes", "true"].contains(&value.to_ascii_lowercase().as_str())
             }),
@@ -99,6 +105,16 @@ impl Settings {
             self.token_file.display()
         )
     }
+}
+
+/// A token that can be sent at all.
+fn sound(token: Token) -> Result<Token> {
+    if token.value.chars().all(|c| c.is_ascii_graphic()) {
+        return Ok(token);
+    }
+    let message = "the token holds spaces, line ends or other characters that no token has";
+    Err(Error::usage(format!("{}: {message}", token.from))
+        .hint("copy the token again: it is of letters, digits and `_`"))
 }
 
 /// The address of a Hub, without a slash at its end.
@@ -158,6 +174,10 @@ mod tests {
         let found = with("HF_HUB_ETAG_TIMEOUT", "2.5").unwrap();
         assert_eq!(found.asking.time, Duration::from_millis(2500));
         assert_eq!(found.downloading.time, Duration::from_secs(10));
+        for bad in ["hf_a\nb", "hf_ä", "hf a"] {
+            let error = with("HF_TOKEN", bad).unwrap_err();
+            assert!(error.contains("HF_TOKEN") && !error.contains(bad), "{error}");
+        }
     }
 
     #[test]

@@ -34,7 +34,7 @@ impl Transfer {
             Ok(size) => size,
             Err(failure) => {
                 // Nothing lies behind what is there: it cannot be the file's beginning.
-                if matches!(failure, Failure::Refused(416, ..)) {
+                if failure.is_status(416) {
                     let _ = fs::remove_file(&part);
                     return Ok(Err((Failure::Broken("what was there is not of this file".to_owned()), 0)));
                 }

@@ -83,15 +83,16 @@ impl Uploader<'_> {
         interrupt::run(move || Client::new(&settings).post(&path, kind, &text))
     }
 
-    fn explain(&self, failure: &Failure) -> Error {
-        failure.explain(self.settings, self.repository)
+    fn explain(&self, failure: &Failure, step: &str) -> Error {
+        failure.explain_step(self.settings, self.repository, step)
     }
 
     /// Makes something that may be there already.
-    fn make(&self, path: String, value: &Value) -> Result<()> {
+    fn make(&self, path: String, value: &Value, step: &str) -> Result<()> {
         match self.post(path, JSON, value.to_string())? {
-            Ok(_) | Err(Failure::Refused(409, ..)) => Ok(()),
-            Err(failure) => Err(self.explain(&failure)),
+            Ok(_) => Ok(()),
+            Err(failure) if failure.is_status(409) => Ok(()),
+            Err(failure) => Err(self.explain(&failure, step)),
         }
     }
 
@@ -99,10 +100,10 @@ impl Uploader<'_> {
     fn create(&self, private: bool) -> Result<()> {
         let (organisation, name) = self.repository.id.split_once('/').unwrap_or_default();
         let model = json!({"name": name, "organization": organisation, "type": "model", "private": private});
-        self.make("api/repos/create".to_owned(), &model)?;
+        self.make("api/repos/create".to_owned(), &model, "making the model's page")?;
         if self.repository.revision != MAIN {
             let path = format!("api/models/{}/branch/{}", self.repository.id, self.repository.url_revision());
-            self.make(path, &json!({}))?;
+            self.make(path, &json!({}), "making the branch")?;
         }
         Ok(())
     }
@@ -117,7 +118,7 @@ impl Uploader<'_> {
         }
         let path = format!("api/models/{}/preupload/{}", self.repository.id, self.repository.url_revision());
         let answer = self.post(path, JSON, json!({"files": described}).to_string())?;
-        let answer = answer.map_err(|failure| self.explain(&failure))?;
+        let answer = answer.map_err(|failure| self.explain(&failure, "asking how to upload the files"))?;
         let modes = answer.get("files").and_then(Value::as_array).cloned().unwrap_or_default();
         let (mut large, mut lines) = (Vec::new(), Vec::new());
         for name in names {
@@ -143,8 +144,9 @@ impl Uploader<'_> {
     fn commit(&self, lines: &[Value]) -> Result<Option<String>> {
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect::<Vec<_>>().concat();
         let path = format!("api/models/{}/commit/{}", self.repository.id, self.repository.url_revision());
-        let answer =
-            self.post(path, "application/x-ndjson", text)?.map_err(|failure| self.explain(&failure))?;
+        let answer = self
+            .post(path, "application/x-ndjson", text)?
+            .map_err(|failure| self.explain(&failure, "committing the files"))?;
         Ok(answer.get("commitUrl").and_then(Value::as_str).map(str::to_owned))
     }
 }

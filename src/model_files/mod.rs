@@ -2,6 +2,7 @@
 //! [`ModelFiles`] and cannot tell which.
 
 mod archive;
+mod called;
 mod mapped;
 mod pack;
 mod write;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub(crate) use archive::{damaged, open_archive};
+pub use called::Called;
 pub use mapped::Mapped;
 pub use pack::{MANIFEST, Pack, PackedFile, safe_name};
 pub use write::write_pack;
@@ -104,9 +106,15 @@ impl ModelFiles {
         text.map_err(|e| Error::io(self.path_of(name), io::Error::new(io::ErrorKind::InvalidData, e)))
     }
 
-    /// Fails unless the files of a pack are those that were packed; a folder records nothing to compare with.
+    /// Fails unless the files of a pack are those that were packed, and those of a folder in the Hub's cache, as far as they
+    /// are called by their SHA-256, those that were downloaded; other folders record nothing to compare with.
     pub fn verify(&self) -> Result<()> {
-        self.pack.as_ref().map_or(Ok(()), |pack| pack.verify())
+        self.pack.as_ref().map_or_else(|| called::verify(self), |pack| pack.verify())
+    }
+
+    /// The files of a folder that are called by their SHA-256.
+    pub fn called(&self) -> Vec<Called> {
+        called::called(self)
     }
 
     /// The file `name`, mapped.

@@ -76,6 +76,19 @@ impl Pack {
         if map.is_empty() {
             return Err(Error::file(path, "is empty").hint("copy or download the file again"));
         }
+        let named = |extension: &str| path.extension().is_some_and(|e| e == extension);
+        let weights = || {
+            let folder = path.parent().filter(|folder| folder.join("config.json").is_file());
+            let folder = folder.map_or_else(String::new, |folder| match folder.to_str() {
+                Some("") => ", the current folder: `.`".to_owned(),
+                _ => format!(", {}", folder.display()),
+            });
+            Error::file(path, "is a weight file, and no whole model")
+                .hint(format!("give the folder that holds it and config.json{folder}"))
+        };
+        if !map.starts_with(&MAGIC) && (named("safetensors") || named("npz")) {
+            return Err(weights());
+        }
         if !map.starts_with(&MAGIC) {
             return Err(Error::file(path, "is neither a model folder nor a pack nor a single weight file")
                 .hint("give the folder that holds config.json, or a file that `mixbit pack` wrote"));
@@ -85,7 +98,13 @@ impl Pack {
             Error::file(path, format!("is a ZIP but no pack: it has no {MANIFEST}"))
                 .hint("unzip it, and give the folder; `mixbit pack` makes a pack of one")
         };
-        archive.index_for_name(MANIFEST).ok_or_else(no_pack)?;
+        if archive.index_for_name(MANIFEST).is_none() {
+            let arrays = archive
+                .file_names()
+                .flatten()
+                .any(|name| Path::new(&*name).extension().is_some_and(|e| e == "npy"));
+            return Err(if arrays || named("npz") { weights() } else { no_pack() });
+        }
         let mut entries = BTreeMap::new();
         let mut folded = BTreeSet::new();
         for index in 0..archive.len() {

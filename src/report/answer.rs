@@ -94,6 +94,7 @@ pub fn answer_json(answered: &Answered<'_>, tokenizer: &Tokenizer) -> Result<Str
         (Some(End::Boxed), _) => ("stop", Some(StoppedBy::Boxed)),
         (None, Finish::Stop(token)) => ("stop", Some(StoppedBy::Token(token))),
         (None, Finish::Length | Finish::Enough) => ("length", None),
+        (None, Finish::Interrupted) => ("interrupted", None),
     };
     let logprobs = answered.logprobs.map(|logprobs| {
         generation.tokens.iter().zip(logprobs).map(|(&token, found)| entry(token, found, tokenizer)).collect()

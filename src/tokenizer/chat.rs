@@ -53,6 +53,13 @@ impl ChatTemplate {
         config: &Map<String, serde_json::Value>,
     ) -> Result<Option<Self>> {
         let name = "chat_template.jinja";
+        if files.pack().is_none() && files.path_of(name).is_dir() {
+            return Err(Error::file(
+                files.path_of(name),
+                "is a folder, expected a file with the chat template",
+            )
+            .hint("move it elsewhere, or put the template in its place"));
+        }
         if files.has(name) {
             return Ok(Some(Self { path: files.path_of(name), source: files.read_text(name)? }));
         }
@@ -92,7 +99,12 @@ impl ChatTemplate {
         let too_large = || {
             Error::file(&self.path, format!("chat template: needs more than {MOST_MEMORY} bytes of memory"))
         };
-        memory_limit::within(MOST_MEMORY, &too_large, || self.render_with(variables))
+        let rendered = memory_limit::within(MOST_MEMORY, &too_large, || self.render_with(variables))?;
+        if rendered.trim().is_empty() {
+            return Err(Error::file(&self.path, "chat template: writes nothing")
+                .hint("take the file from the model's repository again"));
+        }
+        Ok(rendered)
     }
 
     fn render_with(&self, variables: Value) -> Result<String> {

@@ -1,6 +1,7 @@
 //! Names on the Hub where a model is expected, and `mixbit upload`, against a small Hub on loopback.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod cache;
 #[path = "../common/mod.rs"]
 mod common;
 mod server;
@@ -133,7 +134,7 @@ fn only_what_is_needed_comes_and_only_once() {
     // Once more: one question, no file.
     setup.hub.state().log.clear();
     succeeded(&setup.run(&["inspect", "org/tiny"]));
-    assert_eq!(setup.hub.state().log, ["GET /api/models/org/tiny/revision/main -"]);
+    assert_eq!(setup.hub.state().log, ["GET /api/models/org/tiny/revision/main?blobs=true -"]);
     setup.hub.state().log.clear();
     succeeded(&setup.command(&["inspect", "org/tiny"]).env("HF_HUB_OFFLINE", "1").output().unwrap());
     assert!(setup.hub.state().log.is_empty());
@@ -435,7 +436,11 @@ fn uploads_that_cannot_be() {
     setup.hub.state().token = None;
     setup.hub.state().refusal = Some((403, ""));
     let output = upload(&setup, &[]);
-    assert!(stderr(&output).contains("the token does not allow this"), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("making the model's page: the token does not allow this"),
+        "{}",
+        stderr(&output)
+    );
     let offline = setup.command(&["upload", model, "org/tiny"]).env("HF_HUB_OFFLINE", "1").output().unwrap();
     assert!(stderr(&offline).contains("HF_HUB_OFFLINE is set"), "{}", stderr(&offline));
     assert!(setup.hub.requests("/commit/").is_empty());

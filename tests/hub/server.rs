@@ -21,6 +21,12 @@ pub struct State {
     pub token: Option<String>,
     /// Everything is answered with this status and error code.
     pub refusal: Option<(u16, &'static str)>,
+    /// Requests whose path contains this are answered so, once each, and may be repeated after a second.
+    pub passing: Vec<(&'static str, u16)>,
+    /// Files are elsewhere.
+    pub redirect: Option<String>,
+    /// Files have no hash.
+    pub nameless: bool,
     /// How often the contents of a file break off in the middle.
     pub breaks: BTreeMap<String, usize>,
     /// After a break the connection stays open, and nothing comes.
@@ -155,13 +161,19 @@ fn answer(state: &mut State, request: &Request, endpoint: &str) -> Response {
     if let Some((status, code)) = state.refusal {
         return refused(status, code);
     }
+    if let Some(at) = state.passing.iter().position(|(part, _)| request.path.contains(part)) {
+        let (_, status) = state.passing.remove(at);
+        return (status, vec![("Retry-After".into(), "1".into())], Vec::new(), None);
+    }
     if request.method == "POST"
         && let Ok(value) = serde_json::from_slice(&request.body)
     {
         state.posted.push((request.path.clone(), value));
     }
     match (request.method.as_str(), &parts[..]) {
-        ("GET", ["api", "models", _, "tiny", "revision", revision]) => info(state, revision),
+        ("GET", ["api", "models", _, "tiny", "revision", revision]) => {
+            info(state, revision.trim_end_matches("?blobs=true"))
+        }
         ("GET" | "HEAD", ["org", "tiny", "resolve", _, name @ ..]) => {
             resolve(state, &name.join("/"), range.as_deref(), endpoint)
         }
@@ -187,13 +199,20 @@ fn info(state: &State, revision: &str) -> Response {
     if revision != "main" && revision != COMMIT && !state.branches.iter().any(|branch| branch == revision) {
         return refused(404, "RevisionNotFound");
     }
-    let siblings: Vec<Value> = state.files.keys().map(|name| json!({"rfilename": name})).collect();
+    let sized = |(name, bytes): (&String, &Vec<u8>)| json!({"rfilename": name, "size": bytes.len()});
+    let siblings: Vec<Value> = state.files.iter().map(sized).collect();
     plain(200, &json!({"sha": COMMIT, "siblings": siblings}))
 }
 
 fn resolve(state: &mut State, name: &str, range: Option<&str>, endpoint: &str) -> Response {
     let Some(bytes) = state.files.get(name) else { return refused(404, "EntryNotFound") };
     let mut headers: Vec<(String, String)> = vec![("X-Repo-Commit".into(), COMMIT.into())];
+    if let Some(redirect) = &state.redirect {
+        return (302, vec![("Location".into(), redirect.clone())], Vec::new(), None);
+    }
+    if state.nameless {
+        return (200, headers, bytes.clone(), None);
+    }
     if !name.ends_with(".safetensors") {
         headers.push(("ETag".into(), format!("\"{}\"", &sha256(bytes)[..40])));
         return contents(state, name, range, headers);
@@ -254,6 +273,7 @@ fn batch(state: &State, request: &Request, endpoint: &str) -> Response {
     let (oid, size) = (object["oid"].as_str().unwrap(), object["size"].as_u64().unwrap() as usize);
     let mut answer = json!({"oid": oid, "size": size});
     if !state.stored.contains_key(oid) {
+        let endpoint = state.store.as_deref().unwrap_or(endpoint);
         let upload = match state.chunk {
             None => json!({"href": format!("{endpoint}/put/{oid}/0"), "header": {"X-Signed": "yes"}}),
             Some(chunk) => {

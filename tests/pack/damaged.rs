@@ -21,6 +21,8 @@ fn changed_bytes_are_found_before_anything_is_kept() {
     succeeded(&mixbit(["run", "--model", text(&file), "--prompt", "x", "--max-tokens", "1"]));
     let output = packed.unpack(&[]);
     assert!(stderr(&output).contains("model.safetensors: is damaged: its SHA-256 is"), "{}", stderr(&output));
+    let output = mixbit(["unpack", text(&file), "--out", text(&file)]);
+    assert!(stderr(&output).contains("another folder for --out"), "{}", stderr(&output));
     let output = packed.unpack(&["--file", WEIGHTS]);
     assert!(stderr(&output).contains("SHA-256"), "{}", stderr(&output));
     assert_eq!(fs::read_dir(packed.path("out")).unwrap().count(), 0);

@@ -1,0 +1,147 @@
+//! The cache when several fill it at once or something in it is damaged, and answers that are no use.
+
+use std::fs;
+use std::process::Stdio;
+
+use super::common::{bundled, stderr, succeeded};
+use super::server::{COMMIT, sha256};
+use super::{Setup, WEIGHTS, upload};
+
+#[test]
+fn several_at_once_find_a_whole_model() {
+    let setup = Setup::new(&bundled(), &[]);
+    let start = || {
+        let mut command = setup.command(&["inspect", "org/tiny"]);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let running: Vec<_> = (0..6).map(|_| start()).collect();
+    for child in running {
+        succeeded(&child.wait_with_output().unwrap());
+    }
+    assert_eq!(setup.hub.requests("/cdn/").len(), 1);
+    let hidden = fs::read_dir(setup.snapshot()).unwrap();
+    let hidden =
+        hidden.filter(|entry| entry.as_ref().unwrap().file_name().to_str().unwrap().starts_with('.'));
+    assert_eq!(hidden.count(), 0);
+}
+
+#[test]
+fn half_a_snapshot_is_no_model() {
+    let setup = Setup::new(&bundled(), &[]);
+    succeeded(&setup.run(&["inspect", "org/tiny"]));
+    fs::remove_file(setup.snapshot().join(WEIGHTS)).unwrap();
+    let model = format!("org/tiny@{COMMIT}");
+    let offline = setup.command(&["inspect", &model]).env("HF_HUB_OFFLINE", "1").output().unwrap();
+    assert!(stderr(&offline).contains("is not in the cache"), "{}", stderr(&offline));
+    succeeded(&setup.run(&["inspect", &model]));
+}
+
+#[test]
+fn a_truncated_file_is_fetched_again_or_named() {
+    let setup = Setup::new(&bundled(), &[]);
+    succeeded(&setup.run(&["inspect", "org/tiny"]));
+    for name in [WEIGHTS, "config.json"] {
+        let blob = fs::canonicalize(setup.snapshot().join(name)).unwrap();
+        let whole = fs::read(&blob).unwrap();
+        fs::write(&blob, &whole[..whole.len() / 2]).unwrap();
+        let offline = setup.command(&["inspect", "org/tiny"]).env("HF_HUB_OFFLINE", "1").output().unwrap();
+        let text = stderr(&offline);
+        assert_eq!(offline.status.code(), Some(1), "{text}");
+        assert!(text.contains(&format!("delete {}", blob.display())), "{text}");
+        let output = setup.run(&["inspect", "org/tiny"]);
+        succeeded(&output);
+        assert!(stderr(&output).contains("fetching it again") && fs::read(&blob).unwrap() == whole);
+    }
+}
+
+#[test]
+fn a_changed_bit_is_found() {
+    let setup = Setup::new(&bundled(), &[]);
+    let output = setup.run(&["check", "org/tiny"]);
+    succeeded(&output);
+    let blob = fs::canonicalize(setup.snapshot().join(WEIGHTS)).unwrap();
+    let mut bytes = fs::read(&blob).unwrap();
+    assert_eq!(blob.file_name().unwrap().to_str().unwrap(), sha256(&bytes));
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&blob, &bytes).unwrap();
+    let delete = format!("delete {}", blob.display());
+    let refuses = |arguments: &[&str]| {
+        let output = setup.run(arguments);
+        let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), stderr(&output));
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.contains("is damaged: its SHA-256 is") && text.contains(&delete), "{text}");
+    };
+    refuses(&["check", "org/tiny"]);
+    refuses(&["convert", "--hf-path", "org/tiny", "--mlx-path", "out"]);
+    refuses(&["pack", "org/tiny", "--out", "x.mlxpack"]);
+    assert!(!setup.home.path().join("out").exists() && !setup.home.path().join("x.mlxpack").exists());
+    // What the hint says helps.
+    fs::remove_file(&blob).unwrap();
+    succeeded(&setup.run(&["pack", "org/tiny", "--out", "x.mlxpack"]));
+    succeeded(&setup.run(&["check", "x.mlxpack"]));
+}
+
+#[test]
+fn too_many_requests_are_waited_for() {
+    let setup = Setup::new(&bundled(), &[]);
+    setup.hub.state().passing = vec![("/api/models", 429), ("/cdn/", 503)];
+    let output = setup.run(&["inspect", "org/tiny"]);
+    succeeded(&output);
+    let text = stderr(&output);
+    assert!(text.contains("HTTP 429 from 127.0.0.1") && text.contains("waiting 1 s"), "{text}");
+    assert!(text.contains("HTTP 503 from 127.0.0.1") && text.contains("in 1 s"), "{text}");
+}
+
+#[test]
+fn answers_that_stay_so_are_not_asked_for_again() {
+    let setup = Setup::new(&bundled(), &[]);
+    let refuses = |what: &str| {
+        setup.hub.state().log.clear();
+        setup.refused(&["inspect", "org/tiny"], &["the Hub's answer cannot be used", what]);
+        assert!(setup.hub.requests("/resolve/").len() <= 20, "{:?}", setup.hub.state().log);
+    };
+    setup.hub.state().nameless = true;
+    refuses("no ETag");
+    setup.hub.state().redirect = Some("file:///etc/passwd".to_owned());
+    refuses("`file:///etc/passwd`, which is no address of http");
+    let loop_ = format!("{}/org/tiny/resolve/{COMMIT}/config.json", setup.hub.endpoint);
+    setup.hub.state().redirect = Some(loop_);
+    refuses("redirects");
+}
+
+#[test]
+fn tokens_that_cannot_be_sent_are_named() {
+    let setup = Setup::new(&bundled(), &[]);
+    let output = setup.command(&["inspect", "org/tiny"]).env("HF_TOKEN", "hf_a\nb").output().unwrap();
+    let text = stderr(&output);
+    assert!(text.contains("HF_TOKEN: the token holds") && !text.contains("hf_a"), "{text}");
+    let output = setup.command(&["inspect", "org/tiny"]).env("HF_HOME", "/proc/none").output().unwrap();
+    assert!(stderr(&output).contains("HF_HOME"), "{}", stderr(&output));
+}
+
+#[test]
+fn an_upload_says_which_file_and_who_refused() {
+    let store = Setup::new(&bundled(), &[]);
+    let setup = Setup::new(&bundled(), &[]);
+    store.hub.state().passing = vec![("/put/", 403)];
+    setup.hub.state().store = Some(store.hub.endpoint.clone());
+    let text = stderr(&upload(&setup, &[]));
+    let host = store.hub.endpoint.trim_start_matches("http://").to_owned();
+    for part in
+        ["uploading `model.safetensors`: the store", &host, "HTTP 403", "nothing to do with the token"]
+    {
+        assert!(text.contains(part), "no `{part}` in {text}");
+    }
+}
+
+#[test]
+fn a_model_of_the_hub_goes_to_another_name() {
+    let setup = Setup::new(&bundled(), &[]);
+    let files = setup.hub.state().files.clone();
+    let arguments = ["upload", "org/tiny", "org/copy"];
+    let output = setup.command(&arguments).env("HF_TOKEN", "hf_right").output().unwrap();
+    succeeded(&output);
+    assert!(stderr(&output).contains("/org/copy/commit/1"), "{}", stderr(&output));
+    assert!(setup.hub.state().files[WEIGHTS] == files[WEIGHTS]);
+}

@@ -370,4 +370,19 @@ mod tests {
         assert!(table.check(&out, "other", FloatType::F16).is_err());
         assert!(table.check(&out, "m", FloatType::Bf16).is_err());
     }
+
+    #[test]
+    fn an_interruption_leaves_what_is_worth_going_on_with() {
+        let home = tempfile::tempdir().unwrap();
+        let out = home.path().join("t.json");
+        let mut partial = Partial::open(&out, &measurement(1), false).unwrap();
+        assert!(!Partial::waits(&out));
+        assert!(partial.given_up(Error::interrupted()).hint_text().is_none());
+        assert!(!Partial::path(&out).exists());
+        partial = Partial::open(&out, &measurement(1), false).unwrap();
+        partial.add(layer("a")).unwrap();
+        let error = partial.given_up(Error::interrupted());
+        assert!(error.hint_text().is_some_and(|hint| hint.ends_with("--resume goes on after 1 layer")));
+        assert!(Partial::waits(&out));
+    }
 }

@@ -94,7 +94,7 @@ pub struct Analyze {
     /// Continue an interrupted measurement after its last finished block
     #[arg(long)]
     pub resume: bool,
-    /// Replace the table if it exists
+    /// Replace the table if it exists; without --resume what an interrupted measurement has left too
     #[arg(long)]
     pub overwrite: bool,
 }

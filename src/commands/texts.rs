@@ -75,7 +75,7 @@ fn few(text: &str, found: usize, length: usize, calibration: &Calibration) -> Re
     }
     let mut notes = Vec::new();
     if found < wanted {
-        notes.push(format!("{text} gives {found} of the {wanted} sequences that are usual"));
+        notes.push(format!("{text} gives {found} of {wanted} sequences of {length} tokens"));
     }
     if found * length < FEW_TOKENS {
         notes.push(format!("few tokens: predictions and GPTQ rest on {}", count(found * length, "token")));

@@ -92,8 +92,12 @@ impl Job<'_> {
         let path = KeptLayers::path(&self.args.output.mlx_path);
         match error.kind() {
             _ if self.technique != Technique::Gptq || !path.exists() => error,
-            ErrorKind::Interrupted | ErrorKind::Io { .. } if error.hint_text().is_some() => error,
-            ErrorKind::Interrupted | ErrorKind::Io { .. } => {
+            ErrorKind::Interrupted | ErrorKind::Io { .. } | ErrorKind::Engine(_)
+                if error.hint_text().is_some() =>
+            {
+                error
+            }
+            ErrorKind::Interrupted | ErrorKind::Io { .. } | ErrorKind::Engine(_) => {
                 error.hint("the same command with --resume goes on after the layers that are rounded")
             }
             // An earlier run's work is worth more than a tidy folder.

@@ -246,7 +246,7 @@ impl Partial {
     /// Whether an earlier run has finished layers of `out`.
     pub fn waits(out: &Path) -> bool {
         // The first line is the header.
-        fs::read(Self::path(out)).is_ok_and(|text| text.iter().filter(|&&byte| byte == b'\n').count() > 1)
+        fs::read(Self::path(out)).is_ok_and(|text| text.split(|&byte| byte == b'\n').count() > 2)
     }
 
     /// What an interruption leaves: the hint, or nothing at all where no layer is finished.

@@ -16,10 +16,10 @@ impl Job<'_> {
             if KeptLayers::wait(&layers, None)? && !output.overwrite {
                 return Err(output_file::unfinished(&layers));
             }
-            return match steps.exists() && !output.overwrite {
-                true => Err(output_file::unfinished(&steps)),
-                false => Ok(()),
-            };
+            if steps.exists() && !output.overwrite {
+                return Err(output_file::unfinished(&steps));
+            }
+            return Ok(());
         }
         let rounding = self.rounding_settings()?;
         let mut found = rounding.is_some() && KeptLayers::wait(&layers, rounding.as_ref())?;

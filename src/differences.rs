@@ -13,7 +13,7 @@ pub fn begun_otherwise(path: &Path, was: &[Setting], now: &[Setting]) -> Error {
     let changed: Vec<String> =
         changed.map(|((name, was), (_, now))| format!("{name} was {was}, now it is {now}")).collect();
     Error::file(path, format!("was begun with other settings: {}", changed.join("; ")))
-        .hint("repeat the command as it was, or leave out --resume to start anew")
+        .hint("repeat the command as it was; --overwrite instead of --resume starts anew")
 }
 
 /// The first digits of a fingerprint, which do to tell it from another.

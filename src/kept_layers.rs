@@ -137,6 +137,32 @@ impl KeptLayers {
         Ok(Self { path: Some(path.to_owned()), spool, found, feedback })
     }
 
+    /// Whether there are layers at `path` that an unfinished run has done; with `settings`, other than for the bit map, or
+    /// with whatever.
+    ///
+    /// # Errors
+    /// When another run is at it, or it was begun with other settings.
+    pub fn wait(path: &Path, settings: Option<&Settings>) -> Result<bool> {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(false),
+            Err(e) => return Err(Error::io(path, e)),
+        };
+        output_file::only_files(path)?;
+        lock(path, &file)?;
+        let size = file.metadata().map_err(|e| Error::io(path, e))?.len();
+        let mut line = Vec::new();
+        let head = BufReader::new(file).read_until(b'\n', &mut line).map_err(|e| Error::io(path, e))?;
+        if let (Some(settings), true) = (settings, line.ends_with(b"\n")) {
+            let was = begun(path, &line)?;
+            let now = Settings { bits: was.bits.clone(), ..settings.clone() };
+            if was != now {
+                return Err(begun_otherwise(path, &was.named(), &now.named()));
+            }
+        }
+        Ok(size > head as u64)
+    }
+
     /// Layers that an earlier run has done.
     pub fn found(&self) -> usize {
         self.found.len()
@@ -227,6 +253,12 @@ pub fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
+/// The settings in a file's first line.
+fn begun(path: &Path, line: &[u8]) -> Result<Settings> {
+    serde_json::from_slice(line)
+        .map_err(|_| Error::file(path, "does not begin like an unfinished rounding").hint(output_file::ANEW))
+}
+
 /// What a file holds, as far as it is whole.
 #[derive(Default)]
 struct Found {
@@ -246,10 +278,7 @@ impl Found {
         if !line.ends_with(b"\n") {
             return Ok(Self::default());
         }
-        let was: Settings = serde_json::from_slice(&line).map_err(|_| {
-            Error::file(path, "does not begin like an unfinished rounding")
-                .hint("leave out --resume to start anew")
-        })?;
+        let was = begun(path, &line)?;
         if was != *settings {
             return Err(begun_otherwise(path, &was.named(), &settings.named()));
         }

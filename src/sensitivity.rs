@@ -14,8 +14,9 @@ use crate::affine::FloatType;
 use crate::candidate::Quant;
 use crate::correction::Correction;
 use crate::differences::{Setting, begun_otherwise, fingerprint};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::output_file;
+use crate::plural::count;
 use crate::rounding::Technique;
 
 /// Weights of a matrix on which every candidate is tried at least. Of larger ones a part of the rows stands for the others,
@@ -235,11 +236,37 @@ pub struct Partial {
 }
 
 impl Partial {
-    /// Starts `out`.partial anew, or goes on with it if `resume` is set and it was made with the same measurement.
-    pub fn open(out: &Path, measurement: &Measurement, resume: bool) -> Result<Self> {
+    /// Where it is kept while `out` is being made.
+    pub fn path(out: &Path) -> PathBuf {
         let mut name = out.as_os_str().to_owned();
         name.push(".partial");
-        let path = PathBuf::from(name);
+        PathBuf::from(name)
+    }
+
+    /// Whether an earlier run has finished layers of `out`.
+    pub fn waits(out: &Path) -> bool {
+        // The first line is the header.
+        fs::read(Self::path(out)).is_ok_and(|text| text.split(|&byte| byte == b'\n').count() > 2)
+    }
+
+    /// What an interruption leaves: the hint, or nothing at all where no layer is finished.
+    pub fn given_up(&self, error: Error) -> Error {
+        match (error.kind(), self.finished.len()) {
+            (_, 0) => {
+                // It is in nobody's way: the next run starts it anew.
+                let _ = fs::remove_file(&self.path);
+                error
+            }
+            (ErrorKind::Interrupted, done) => {
+                error.hint(format!("the same command with --resume goes on after {}", count(done, "layer")))
+            }
+            _ => error,
+        }
+    }
+
+    /// Starts `out`.partial anew, or goes on with it if `resume` is set and it was made with the same measurement.
+    pub fn open(out: &Path, measurement: &Measurement, resume: bool) -> Result<Self> {
+        let path = Self::path(out);
         let finished = if resume && path.exists() { read_partial(&path, measurement)? } else { Vec::new() };
         let file = File::create(&path).map_err(|e| Error::io(&path, e))?;
         let mut partial = Self { path, file, finished: Vec::new() };
@@ -281,9 +308,7 @@ fn read_partial(path: &Path, measurement: &Measurement) -> Result<Vec<LayerSensi
     let mut lines = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
     let header: Option<Measurement> = lines.next().and_then(|line| serde_json::from_str(line).ok());
     let Some(header) = header else {
-        return Err(
-            Error::file(path, "does not begin like a measurement").hint("leave out --resume to start anew")
-        );
+        return Err(Error::file(path, "does not begin like a measurement").hint(output_file::ANEW));
     };
     if header != *measurement {
         return Err(begun_otherwise(path, &header.settings(), &measurement.settings()));
@@ -344,5 +369,20 @@ mod tests {
         assert!(table.check(&out, "m", FloatType::F16).is_ok());
         assert!(table.check(&out, "other", FloatType::F16).is_err());
         assert!(table.check(&out, "m", FloatType::Bf16).is_err());
+    }
+
+    #[test]
+    fn an_interruption_leaves_what_is_worth_going_on_with() {
+        let home = tempfile::tempdir().unwrap();
+        let out = home.path().join("t.json");
+        let mut partial = Partial::open(&out, &measurement(1), false).unwrap();
+        assert!(!Partial::waits(&out));
+        assert!(partial.given_up(Error::interrupted()).hint_text().is_none());
+        assert!(!Partial::path(&out).exists());
+        partial = Partial::open(&out, &measurement(1), false).unwrap();
+        partial.add(layer("a")).unwrap();
+        let error = partial.given_up(Error::interrupted());
+        assert!(error.hint_text().is_some_and(|hint| hint.ends_with("--resume goes on after 1 layer")));
+        assert!(Partial::waits(&out));
     }
 }

@@ -246,3 +246,18 @@ fn long_integers_keep_their_digits() {
     succeeded(&convert(&model, &out, &[]));
     assert!(fs::read_to_string(out.join("config.json")).unwrap().contains(long));
 }
+
+#[test]
+fn an_output_that_cannot_be_made_is_noticed_before_the_work() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("file");
+    fs::write(&file, "").unwrap();
+    let out = file.join("out");
+    for (command, more) in [("convert", &[][..]), ("quantize", &["--target-bpw", "4"])] {
+        let output = make(command, &bundled(), &out, more);
+        assert_eq!(output.status.code(), Some(1), "{command}");
+        let said = stderr(&output);
+        assert!(said.contains("must be writable") && !said.contains("reachable"), "{said}");
+    }
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+}

@@ -128,7 +128,7 @@ fn where_no_step_helps_the_start_is_kept() {
     let home = tempfile::tempdir().unwrap();
     let (plain, tuned) = (home.path().join("plain"), home.path().join("tuned"));
     let rounding = [&["--bits", "8"], &SMALL[..]].concat();
-    succeeded(&make("quantize", &bundled(), &plain, &rounding));
+    succeeded(&make("quantize", &bundled(), &plain, &["--bits", "8"]));
     let output = make(
         "quantize",
         &bundled(),
@@ -146,7 +146,8 @@ fn where_no_step_helps_the_start_is_kept() {
 fn an_interrupted_run_goes_on_and_ends_the_same() {
     let home = tempfile::tempdir().unwrap();
     let (whole, parts) = (home.path().join("whole"), home.path().join("parts"));
-    let flags = [&["--bits", "3", "--no-eval", "--distill", "60"], &SMALL[..]].concat();
+    let gptq = ["--bits", "3", "--rounding", "gptq", "--no-eval", "--distill", "60"];
+    let flags = [&gptq, &SMALL[..]].concat();
     succeeded(&make("quantize", &bundled(), &whole, &flags));
     let arguments = |more: &[&str]| {
         let mut arguments = vec!["quantize".to_owned(), "--hf-path".to_owned()];
@@ -167,19 +168,28 @@ fn an_interrupted_run_goes_on_and_ends_the_same() {
     assert!(stderr(&output).contains("--resume goes on after step"), "{}", stderr(&output));
     let mut left: Vec<_> = fs::read_dir(home.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     left.sort();
-    assert_eq!(left, ["parts.partial", "whole"]);
+    assert_eq!(left, ["parts.partial", "parts.rounding", "whole"]);
+    let rounding = home.path().join("parts.rounding");
+    let kept = || [&partial, &rounding].map(|path| fs::read(path).unwrap());
+    let before = kept();
+    let anew = mixbit(arguments(&[]));
+    assert_eq!(anew.status.code(), Some(1));
+    let hint = "--resume goes on with it, --overwrite starts anew";
+    assert!(stderr(&anew).contains(hint), "{}", stderr(&anew));
 
     let other = mixbit(arguments(&["--resume", "--distill-rate", "0.002"]));
     assert_eq!(other.status.code(), Some(1));
     let expected = "other settings: --distill-rate was 0.003, now it is 0.002\n";
     assert!(stderr(&other).contains(expected), "{}", stderr(&other));
+    assert!(!stderr(&other).contains("estimated"), "noticed at once: {}", stderr(&other));
+    assert!(kept() == before, "nothing is lost");
     let output = mixbit(arguments(&["--resume"]));
     succeeded(&output);
     assert!(stderr(&output).contains("of 60 steps taken already"), "{}", stderr(&output));
     for file in ["model.safetensors", "mixbit-report.json"] {
         assert!(fs::read(whole.join(file)).unwrap() == fs::read(parts.join(file)).unwrap(), "{file}");
     }
-    assert!(!partial.exists());
+    assert!(!partial.exists() && !rounding.exists());
 }
 
 #[test]

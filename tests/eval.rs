@@ -297,3 +297,45 @@ fn embeddings_are_quantized_only_on_demand_and_where_mlx_lm_can_run_them() {
         assert!(stderr(&output).contains(expected), "{}", stderr(&output));
     }
 }
+
+#[test]
+fn windows_are_no_longer_than_the_context() {
+    let home = tempfile::tempdir().unwrap();
+    let model = home.path().join("model");
+    copy_folder(&bundled(), &model);
+    let mut config = json_file(&model.join("config.json"));
+    config["max_position_embeddings"] = json!(64);
+    fs::write(model.join("config.json"), config.to_string()).unwrap();
+    let (data, model) = (text(home.path()), model.to_str().unwrap());
+    let output = mixbit(["eval", "--model", model, "--data", &data, "--json", "-"]);
+    succeeded(&output);
+    let found: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    assert_eq!(found["sequence_length"], 64);
+    assert!(!stderr(&output).contains("longer than the model's context"), "{}", stderr(&output));
+}
+
+#[test]
+fn what_cannot_be_measured_is_said_and_nothing_saved() {
+    let home = tempfile::tempdir().unwrap();
+    let (model, kept) = (home.path().join("model"), home.path().join("kept"));
+    copy_folder(&bundled(), &model);
+    let mut raw = RawCheckpoint::read(&model.join("model.safetensors"));
+    for value in raw.get_mut("model.norm.weight").3.chunks_exact_mut(4) {
+        let scaled = f32::from_le_bytes([value[0], value[1], value[2], value[3]]) * 1e4;
+        value.copy_from_slice(&scaled.to_le_bytes());
+    }
+    raw.write(&model.join("model.safetensors"));
+    let (data, reference) = (text(home.path()), model.to_str().unwrap());
+    let flags = ["--reference", reference, "--save-reference", kept.to_str().unwrap()];
+    let output = eval(&bundled(), &data, &flags);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("the reference's own perplexity"), "{}", stderr(&output));
+    assert!(!kept.exists());
+    let alone = eval(&model, &data, &[]);
+    assert!(stderr(&alone).contains("worse than guessing"), "{}", stderr(&alone));
+    let bundled = bundled();
+    let stream = ["eval", "--model", bundled.to_str().unwrap(), "--data", &data, "--stream"];
+    let output = mixbit([&stream[..], &["--max-tokens", "1"]].concat());
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("--stream needs at least 3 tokens"), "{}", stderr(&output));
+}

@@ -162,7 +162,9 @@ fn a_table_is_measured_once_and_serves_every_target() {
     succeeded(&analyze(&[]));
     let measured = fs::read(&table).unwrap();
     assert!(stderr(&analyze(&[])).contains("--overwrite"));
-    succeeded(&analyze(&["--overwrite", "--resume"]));
+    let resumed = analyze(&["--overwrite", "--resume"]);
+    succeeded(&resumed);
+    assert!(stderr(&resumed).contains("note: nothing to resume beside"), "{}", stderr(&resumed));
     assert!(fs::read(&table).unwrap() == measured, "the same measurement gives the same table");
 
     let out = home.path().join("out");

@@ -32,6 +32,9 @@ fn rounds_are_kept_only_where_the_measured_divergence_falls() {
             }
         }
         assert!(stdout(&output).contains(&format!("of {} rounds kept", rounds.len())), "{}", stdout(&output));
+        let kept = rounds.iter().any(|round| round["kept"] == true);
+        assert_eq!(report["predicted_kl"].is_null(), kept, "what was predicted goes for other bits");
+        assert_eq!(stdout(&output).contains("predicted KL"), !kept, "{}", stdout(&output));
         let bpw = report["bpw_quantized"].as_f64().unwrap();
         assert!(bpw <= target.parse().unwrap(), "{bpw} of {target}");
     }

@@ -440,3 +440,17 @@ fn a_table_alone_draws_its_curve() {
     let output = mixbit(["curve", table.to_str().unwrap(), "--svg", nowhere.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));
 }
+
+#[test]
+fn without_a_tokenizer_there_are_no_answers() {
+    let home = tempfile::tempdir().unwrap();
+    let (float, out) = (home.path().join("float"), home.path().join("page.html"));
+    copy_folder(&bundled(), &float);
+    fs::remove_file(float.join("tokenizer.json")).unwrap();
+    let (model, float) = (quantized(), float.to_str().unwrap().to_owned());
+    let arguments =
+        ["report", model.to_str().unwrap(), "--reference", &float, "--out", out.to_str().unwrap()];
+    let output = mixbit(arguments);
+    succeeded(&output);
+    assert!(stderr(&output).contains("the answers are left out") && out.exists(), "{}", stderr(&output));
+}

@@ -89,6 +89,9 @@ fn an_interrupted_rounding_goes_on_and_ends_the_same() {
             left.sort();
             assert_eq!(left, ["parts.rounding", "whole"]);
         }
+        let anew = quantize(&parts, sequential);
+        assert_eq!(anew.status.code(), Some(1));
+        assert!(stderr(&anew).contains("--overwrite starts anew"), "{}", stderr(&anew));
         for (more, expected) in [
             (
                 &["--samples", "47"][..],

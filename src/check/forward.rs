@@ -6,6 +6,10 @@ use crate::checkpoint::SourceModel;
 use crate::engine::{Engine, Model};
 use crate::report::bytes;
 
+/// Logits beyond this are worth a look; beyond the other nothing was trained to give them.
+const LARGE: f32 = 1e4;
+const ABSURD: f32 = 1e6;
+
 const SUBJECT: &str = "forward pass";
 
 /// BOS (or token 0) and the token after it. Left out, with a note, where there is no engine or too little memory.
@@ -40,7 +44,13 @@ fn run(source: &SourceModel, tokens: &[u32]) -> Finding {
     }
     let least = logits.iter().copied().fold(f32::INFINITY, f32::min);
     let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    Finding::ok(SUBJECT, format!("tokens {tokens:?} give finite logits, from {least:.2} to {most:.2}"))
+    let range = format!("tokens {tokens:?} give finite logits, from {least:.2} to {most:.2}");
+    match least.abs().max(most.abs()) {
+        largest if largest > ABSURD => Finding::problem(SUBJECT, format!("{range}: absurdly large"))
+            .hint("the model is damaged: take it from its source again, or quantize again"),
+        largest if largest > LARGE => Finding::note(SUBJECT, format!("{range}: very large")),
+        _ => Finding::ok(SUBJECT, range),
+    }
 }
 
 /// Bytes that can be had without swapping, where the system tells.

@@ -1,17 +1,30 @@
-//! Values that are numbers and cannot be meant: a row, a vector's entry or a whole layer a thousand times or more larger
-//! than its like.
+//! Values that are numbers and cannot be meant: a row, a vector's entry or a whole layer many times larger than its like.
 //!
-//! The yardstick is the median of the rows' largest magnitudes (of the magnitudes themselves in a vector), which a few
-//! wrong values do not move; whole layers are held against the median layer. In trained models the largest row is within
-//! a few hundred times of it, while entries of norms and biases are known to reach ten thousand.
+//! The yardstick within a tensor is the median of the rows' largest magnitudes (of the magnitudes themselves in a vector),
+//! which a few wrong values do not move. A layer is held against those that do the same in the other blocks, and against
+//! the median layer where there are none. In trained models the largest row is within a few hundred times of its yardstick
+//! and a layer within ten times, while entries of norms and biases are known to reach ten thousand; whole norms do not.
 
 use super::values::{Item, Kind};
 use super::{Finding, count, list};
 
-/// Rows and layers this many times larger than the median are worth a look.
-const LARGE: f32 = 1e3;
-/// Nothing is as much larger than its like, whatever it is.
-const ABSURD: f32 = 1e6;
+/// From how many times its like something is worth a note, and a problem.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    note: f32,
+    problem: f32,
+}
+
+/// Rows against the median row.
+const ROWS: Limits = Limits { note: 1e3, problem: 1e4 };
+/// Entries of vectors, of which some are large in good models.
+const ENTRIES: Limits = Limits { note: f32::INFINITY, problem: 1e6 };
+/// Layers against those that do the same in other blocks.
+const SAME_ROLE: Limits = Limits { note: 30.0, problem: 200.0 };
+/// Layers against whatever other layers there are.
+const ANY_LAYER: Limits = Limits { note: 1e3, problem: 1e6 };
+/// The median magnitude of a norm that no model has.
+const ABSURD_NORM: f32 = 1e4;
 
 /// How large a tensor's values are.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -50,25 +63,26 @@ fn median(mut values: Vec<f32>) -> f32 {
 
 /// What is too large, a line for problems and one for notes.
 pub(super) fn check(scanned: &[(&Item<'_>, Magnitudes)]) -> Vec<Finding> {
-    let layers = scanned.iter().filter(|(item, _)| item.kind == Kind::Linear);
-    let typical = median(layers.map(|(_, size)| size.median).collect());
     let (mut absurd, mut large) = (Vec::new(), Vec::new());
     for (item, size) in scanned {
-        let within = size.ratio();
-        let matrix = item.matrix.rows > 1;
-        let among = if item.kind == Kind::Linear && typical > 0.0 { size.median / typical } else { 1.0 };
-        let what = match (within, among) {
-            (within, _) if within >= LARGE => {
-                let yardstick = if matrix { "row" } else { "entry" };
-                format!("reaches {:.1e}, {within:.0e} times the median {yardstick}", size.largest)
-            }
-            (_, among) => format!("is as a whole {among:.0e} times the median layer"),
-        };
-        let line = format!("`{}` {what}", item.largest_part());
-        match within.max(among) {
-            ratio if ratio >= ABSURD => absurd.push(line),
-            ratio if ratio >= LARGE && matrix => large.push(line),
-            _ => {}
+        let (within, matrix) = (size.ratio(), item.matrix.rows > 1);
+        let (limits, yardstick) = if matrix { (ROWS, "row") } else { (ENTRIES, "entry") };
+        let (among, layers, others) = among(item, *size, scanned);
+        let norm = item.kind == Kind::Norm && size.median > ABSURD_NORM;
+        let name = item.largest_part();
+        let whole = || format!("`{name}` is as a whole {among:.0e} times the median {others}");
+        let reaches =
+            || format!("`{name}` reaches {:.1e}, {within:.0e} times the median {yardstick}", size.largest);
+        if within >= limits.problem {
+            absurd.push(reaches());
+        } else if norm {
+            absurd.push(format!("`{name}` is a norm of {:.1e} throughout", size.median));
+        } else if among >= layers.problem {
+            absurd.push(whole());
+        } else if within >= limits.note {
+            large.push(reaches());
+        } else if among >= layers.note {
+            large.push(whole());
         }
     }
     let subject = "magnitudes";
@@ -85,9 +99,27 @@ pub(super) fn check(scanned: &[(&Item<'_>, Magnitudes)]) -> Vec<Finding> {
     }
     if findings.is_empty() {
         let of = count(scanned.len(), "tensor");
-        findings.push(Finding::ok(subject, format!("nothing in {of} is {LARGE} times larger than its like")));
+        findings.push(Finding::ok(subject, format!("nothing in {of} is far larger than its like")));
     }
     findings
+}
+
+/// How many times its like a linear layer is as a whole, what is too much, and what its like is.
+fn among(item: &Item<'_>, size: Magnitudes, all: &[(&Item<'_>, Magnitudes)]) -> (f32, Limits, &'static str) {
+    let linear = || all.iter().filter(|(other, _)| other.kind == Kind::Linear);
+    let ratio = |typical: f32| if typical > 0.0 { size.median / typical } else { 1.0 };
+    if item.kind != Kind::Linear {
+        return (1.0, ANY_LAYER, "layer");
+    }
+    if let Some((role, block)) = item.place {
+        let same = |place: Option<(_, usize)>| place.is_some_and(|(r, b)| r == role && b != block);
+        let others: Vec<f32> =
+            linear().filter(|(other, _)| same(other.place)).map(|(_, s)| s.median).collect();
+        if !others.is_empty() {
+            return (ratio(median(others)), SAME_ROLE, "of the same in other blocks");
+        }
+    }
+    (ratio(median(linear().map(|(_, s)| s.median).collect())), ANY_LAYER, "layer")
 }
 
 #[cfg(test)]

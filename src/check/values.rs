@@ -7,7 +7,7 @@ use super::magnitudes::{self, Magnitudes, magnitudes};
 use super::matrix::{GROUP, Matrix};
 use super::{Finding, Progress, count, list};
 use crate::error::Result;
-use crate::spec::Role;
+use crate::spec::{Role, TensorSpec};
 
 /// The share of weights in outlier groups above which it is worth a note.
 const MANY_OUTLIERS: f64 = 0.01;
@@ -89,6 +89,8 @@ pub(super) enum Kind {
 pub(super) struct Item<'a> {
     name: String,
     pub(super) kind: Kind,
+    /// What it does in which block, where that is known.
+    pub(super) place: Option<(Role, usize)>,
     pub(super) matrix: Matrix<'a>,
 }
 
@@ -123,7 +125,10 @@ fn items(folder: &Folder) -> (Vec<Item<'_>>, usize) {
         for spec in source.manifest().iter() {
             let name = spec.name.clone();
             match Matrix::of(source, spec) {
-                Some(matrix) => items.push(Item { name, kind: kind(spec.role, spec.shape.len()), matrix }),
+                Some(matrix) => {
+                    let kind = kind(spec.role, spec.shape.len());
+                    items.push(Item { name, kind, place: place(spec), matrix });
+                }
                 None => skipped += 1,
             }
         }
@@ -136,9 +141,14 @@ fn items(folder: &Folder) -> (Vec<Item<'_>>, usize) {
             None if tensor.shape.len() == 2 && name.ends_with(".weight") => Kind::Linear,
             None => Kind::Other,
         };
-        items.extend(Matrix::float(tensor).map(|matrix| Item { name: name.to_owned(), kind, matrix }));
+        let place = spec.and_then(place);
+        items.extend(Matrix::float(tensor).map(|matrix| Item { name: name.to_owned(), kind, place, matrix }));
     }
     (items, skipped)
+}
+
+fn place(spec: &TensorSpec) -> Option<(Role, usize)> {
+    Some((spec.role, spec.layer?))
 }
 
 fn kind(role: Role, dimensions: usize) -> Kind {

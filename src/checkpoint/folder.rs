@@ -57,6 +57,21 @@ pub fn check_destination(source: &Path, destination: &Path, overwrite: bool) -> 
     Ok(())
 }
 
+/// Fails unless folders can be made where `destination` is to be. Known before the work, and nothing is left of the try.
+pub fn check_writable(destination: &Path) -> Result<()> {
+    let linked = fs::canonicalize(destination).ok().filter(|_| destination.is_symlink());
+    let (parent, name) = split(linked.as_deref().unwrap_or(destination))?;
+    let existing = parent.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
+    partial(existing, name).map(drop)
+}
+
+/// A folder that is to become the one called `name` in `parent`.
+fn partial(parent: &Path, name: &std::ffi::OsStr) -> Result<TempDir> {
+    let prefix = format!(".{}.", name.to_string_lossy());
+    let made = tempfile::Builder::new().prefix(&prefix).suffix(".partial").tempdir_in(parent);
+    made.map_err(|e| Error::io(parent, e).hint("the output's parent folder must be writable"))
+}
+
 fn is_empty(folder: &Path) -> bool {
     fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
 }
@@ -111,12 +126,7 @@ impl OutputFolder {
         let (parent, name) = split(destination)?;
         fs::create_dir_all(&parent).map_err(|e| Error::io(&parent, e))?;
         let parent = fs::canonicalize(&parent).map_err(|e| Error::io(&parent, e))?;
-        let prefix = format!(".{}.", name.to_string_lossy());
-        let work = tempfile::Builder::new()
-            .prefix(&prefix)
-            .suffix(".partial")
-            .tempdir_in(&parent)
-            .map_err(|e| Error::io(&parent, e).hint("the output's parent folder must be writable"))?;
+        let work = partial(&parent, name)?;
         Ok(Self { work, destination: parent.join(name), overwrite })
     }
 

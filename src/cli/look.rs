@@ -111,9 +111,9 @@ pub struct Eval {
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
     /// Tokens in a window; all but the first are predicted. Windows follow one another; a rest that fills none is left out,
-    /// unless it is all there is
-    #[arg(long, value_name = "T", default_value_t = 512, value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
-    pub sequence_length: u32,
+    /// unless it is all there is [default: 512, or the model's context if that is shorter]
+    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
+    pub sequence_length: Option<u32>,
     /// Use this many tokens of the text at most
     #[arg(long, value_name = "N", value_parser = whole::<usize>)]
     pub max_tokens: Option<usize>,

@@ -23,7 +23,7 @@ pub struct Calibration {
     /// Sequences to measure on [default: the recipe's, or 64; 16 with --quality fast, 128 with best]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub samples: Option<u32>,
-    /// Tokens in a sequence [default: the recipe's, or 512]
+    /// Tokens in a sequence [default: the recipe's; else 512, or the model's context if that is shorter]
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
     pub sequence_length: Option<u32>,
     /// Seed of sequence choice and label sampling [default: the recipe's, or 0]
@@ -94,7 +94,7 @@ pub struct Analyze {
     /// Continue an interrupted measurement after its last finished block
     #[arg(long)]
     pub resume: bool,
-    /// Replace the table if it exists
+    /// Replace the table if it exists; without --resume what an interrupted measurement has left too
     #[arg(long)]
     pub overwrite: bool,
 }

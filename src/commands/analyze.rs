@@ -6,7 +6,7 @@ use super::texts::Texts;
 use crate::candidate::{Candidate, DEFAULT_CANDIDATES};
 use crate::checkpoint::SourceModel;
 use crate::cli::Analyze;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::output_file;
 use crate::plan::Plan;
 use crate::plural::count;
@@ -19,6 +19,9 @@ use crate::weights::float_type;
 pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     let source = SourceModel::open(&args.model)?;
     output_file::check(&args.out, args.overwrite)?;
+    if !args.resume && !args.overwrite && Partial::waits(&args.out) {
+        return Err(output_file::unfinished(&Partial::path(&args.out)));
+    }
     source.verify()?;
     let dtype = args.dtype.into();
     let recipe = recipe(args.recipe.as_deref(), args.candidates.as_deref(), console)?;
@@ -27,9 +30,13 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
         (None, Some(list)) => Plan::new(&source, &Candidate::parse_list(list)?, &[], dtype)?,
         (None, None) => Plan::new(&source, &DEFAULT_CANDIDATES, &[], dtype)?,
     };
-    let calibration = Calibration::resolve(&args.calibration, recipe.as_ref());
+    let calibration = Calibration::resolve(&args.calibration, recipe.as_ref(), source.spec());
+    if args.calibration.sequential {
+        return Err(Error::usage("--sequential says how layers are rounded, and `analyze` rounds none")
+            .hint("give it to `mixbit quantize`"));
+    }
     console.notes(&source.spec().notes);
-    let texts = Texts::prepare(&source, &calibration, console)?;
+    let texts = Texts::prepare(&source, &calibration, true, console)?;
     let technique = calibration.rounding.unwrap_or(Technique::Gptq);
     let measure =
         Measure::prepare(&source, &calibration, &texts, technique, plan.quants(), float_type(dtype)?)?;
@@ -42,8 +49,13 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
             count(plan.len(), "layer")
         ));
     }
-    measure.run(&finished, console, |layer| partial.add(layer))?;
-    let correction = measure.correct(&partial.finished, technique, console)?;
+    if args.resume && finished.is_empty() {
+        let name = args.out.display();
+        console.notes(&[format!("nothing to resume beside {name}: starting from the beginning")]);
+    }
+    let measured = measure.run(&finished, console, |layer| partial.add(layer));
+    let correction = measured.and_then(|()| measure.correct(&partial.finished, technique, console));
+    let correction = correction.map_err(|e| partial.given_up(e))?;
     let table = partial.finish(&args.out, measure.measurement.clone(), correction)?;
     console.done(&format!("{} in {}", count(table.layers.len(), "layer"), args.out.display()));
     Ok(())

@@ -1,7 +1,7 @@
 //! `mixbit convert`: a checkpoint in, an MLX folder of float weights out.
 
 use crate::bitmap::BitMap;
-use crate::checkpoint::{Dtype, OutputFolder, Produce, SourceModel, check_destination};
+use crate::checkpoint::{Dtype, OutputFolder, Produce, SourceModel, check_destination, check_writable};
 use crate::cli::Convert;
 use crate::error::Result;
 use crate::export;
@@ -15,6 +15,7 @@ pub fn run(args: &Convert, console: &Console) -> Result<()> {
     source.files().verify()?;
     export::check_tokenizer(&source)?;
     check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
+    check_writable(&output.mlx_path)?;
     source.verify()?;
     let dtype = match args.dtype {
         Some(dtype) => dtype.into(),

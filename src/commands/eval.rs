@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::scoring::{Against, Scoring};
+use super::scoring::{Against, Scoring, guessing};
+use super::settings::sequence_length;
 use super::streaming;
 use super::texts::windows;
 use crate::checkpoint::SourceModel;
@@ -36,7 +37,7 @@ pub fn run(args: &Eval, console: &Console) -> Result<()> {
         (Some(path), None) => Some(SourceModel::open(path)?),
         _ => None,
     };
-    let length = args.sequence_length as usize;
+    let length = args.sequence_length.unwrap_or_else(|| sequence_length(source.spec())) as usize;
     let text = Text::open(Some(&args.data))?;
     let Windows { windows, left_out } = windows(&source, &text, length, args.max_tokens, console)?;
     if let Some(kept) = &kept {
@@ -58,11 +59,12 @@ pub fn run(args: &Eval, console: &Console) -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     writer.map(ReferenceWriter::finish).transpose()?;
     let summary = scores.summary();
+    console.notes(guessing(&summary, source.bitmap().is_empty(), vocabulary).as_slice());
     let computed: usize = windows.iter().map(Vec::len).sum();
     let rate = computed as f64 / seconds;
-    let length = windows.first().map_or(0, Vec::len);
-    console.line(&format!("{} of {}", count(windows.len(), "window"), count(length, "token")));
-    let more = [("tokens_left_out", json!(left_out)), ("sequence_length", json!(args.sequence_length))];
+    let found = windows.first().map_or(0, Vec::len);
+    console.line(&format!("{} of {}", count(windows.len(), "window"), count(found, "token")));
+    let more = [("tokens_left_out", json!(left_out)), ("sequence_length", json!(length))];
     print_figures(args.json.as_deref(), &summary, rate, more)
 }
 

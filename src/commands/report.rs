@@ -75,6 +75,12 @@ fn sample(
     if prompt.is_empty() {
         return Err(Error::usage("the prompt is empty").hint("give --prompt TEXT, or leave it out"));
     }
+    let lacking = reference.into_iter().chain([source]).find(|model| !model.files().has("tokenizer.json"));
+    if let (Some(model), None) = (lacking, &args.prompt) {
+        let name = model.files().title();
+        console.notes(&[format!("{name} has no tokenizer.json: the answers are left out")]);
+        return Ok(None);
+    }
     let engine = Engine::start()?;
     let quantized = if source.bitmap().is_empty() { "this model" } else { "quantized" };
     let models = reference.map(|model| ("reference", model)).into_iter().chain([(quantized, source)]);

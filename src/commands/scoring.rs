@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::checkpoint::{Dtype, SourceModel};
 use crate::engine::{Engine, FinalStates, give_back, run_forward};
 use crate::error::{Error, Result};
-use crate::evaluation::{NotFinite, Reference, ReferenceWriter, Scores};
+use crate::evaluation::{NotFinite, Reference, ReferenceWriter, Scores, Summary};
 use crate::report::Console;
 use crate::weights::check_values;
 
@@ -80,7 +80,16 @@ impl Scoring<'_> {
             bar.inc(1);
         }
         bar.finish_and_clear();
-        Ok(scores)
+        let summary = scores.summary();
+        match (&summary.divergence, against) {
+            (Some(found), Against::Model(model)) if !found.reference_perplexity.is_finite() => {
+                Err(useless(model.dir()))
+            }
+            (Some(found), Against::Kept(kept)) if !found.reference_perplexity.is_finite() => {
+                Err(useless(kept.path()))
+            }
+            _ => Ok(scores),
+        }
     }
 
     fn forward<'s>(
@@ -95,6 +104,25 @@ impl Scoring<'_> {
         bar.finish_and_clear();
         Ok(states)
     }
+}
+
+/// A note where the float model does worse than one that knows nothing. Without a reference it is the model itself, if that
+/// `is_float`.
+pub fn guessing(summary: &Summary, is_float: bool, vocabulary: usize) -> Option<String> {
+    let own = is_float.then_some(summary.perplexity);
+    let perplexity = summary.divergence.as_ref().map(|found| found.reference_perplexity).or(own)?;
+    (perplexity > vocabulary as f64).then(|| {
+        format!(
+            "the float model's perplexity is {perplexity:.0}, above the vocabulary's {vocabulary}: worse than guessing, \
+             text and model or tokenizer do not belong together"
+        )
+    })
+}
+
+/// A reference that nothing can be compared with.
+fn useless(path: &Path) -> Error {
+    Error::file(path, "the reference's own perplexity on this text is not finite")
+        .hint("`mixbit check` says more of it; compare with a model that can predict the text")
 }
 
 /// A model that predicts nothing after `scored` tokens and the rows that came with the bad one: the tensor that is to blame

@@ -10,6 +10,7 @@ use crate::recipe::{Quality, Recipe};
 use crate::report::Console;
 use crate::rounding::Technique;
 use crate::sensitivity::Method;
+use crate::spec::DecoderSpec;
 
 /// How sensitivities are measured.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub struct Calibration {
     pub text: Option<PathBuf>,
     /// Number of sequences.
     pub samples: u32,
+    /// Whether the user asked for just so many.
+    pub samples_given: bool,
     /// Tokens in each.
     pub sequence_length: u32,
     /// Seed of sequence choice and labels.
@@ -35,8 +38,8 @@ pub struct Calibration {
 }
 
 impl Calibration {
-    /// From flags and recipe.
-    pub fn resolve(flags: &cli::Calibration, recipe: Option<&Recipe>) -> Self {
+    /// From flags and recipe, for a model with this architecture.
+    pub fn resolve(flags: &cli::Calibration, recipe: Option<&Recipe>, spec: &DecoderSpec) -> Self {
         let quality = flags.quality.or_else(|| recipe?.tuning.quality);
         let recipe = recipe.map(|recipe| recipe.calibration.clone()).unwrap_or_default();
         Self {
@@ -46,7 +49,11 @@ impl Calibration {
                 Some(Quality::Balanced) | None => 64,
                 Some(Quality::Best) => 128,
             }),
-            sequence_length: flags.sequence_length.or(recipe.sequence_length).unwrap_or(512),
+            samples_given: flags.samples.is_some(),
+            sequence_length: flags
+                .sequence_length
+                .or(recipe.sequence_length)
+                .unwrap_or_else(|| sequence_length(spec)),
             seed: flags.seed.or(recipe.seed).unwrap_or(0),
             memory: flags.activation_memory,
             rounding: flags.rounding.map(Into::into).or(quality.map(|quality| match quality {
@@ -73,6 +80,13 @@ impl Calibration {
             }
         }
     }
+}
+
+/// Tokens in a sequence where nobody says: no more than the model was made for.
+pub fn sequence_length(spec: &DecoderSpec) -> u32 {
+    const USUAL: u32 = 512;
+    let context = spec.max_position_embeddings.and_then(|most| u32::try_from(most).ok());
+    context.unwrap_or(USUAL).clamp(2, USUAL)
 }
 
 /// What follows rounding.

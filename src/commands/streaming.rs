@@ -7,15 +7,18 @@ use serde_json::json;
 
 use super::caching::{cache_settings, context_note};
 use super::eval::print_figures;
-use super::scoring::not_finite;
+use super::scoring::{guessing, not_finite};
 use crate::checkpoint::SourceModel;
 use crate::cli::Eval;
 use crate::engine::{Engine, Model};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::evaluation::Scores;
 use crate::plural::count;
 use crate::report::{Console, bytes};
 use crate::text::Text;
+
+/// Tokens that a stream needs: one prediction has no standard error.
+const LEAST: usize = 3;
 
 /// Logits that are computed at a time.
 const LOGITS: usize = 1 << 24;
@@ -24,6 +27,12 @@ const LOGITS: usize = 1 << 24;
 pub fn run(args: &Eval, source: &SourceModel, console: &Console) -> Result<()> {
     let settings = cache_settings(&args.cache, source.spec())?;
     console.notes(context_note(&settings, source.spec()).as_slice());
+    if let Some(most) = args.max_tokens.filter(|&most| most < LEAST) {
+        return Err(Error::usage(format!(
+            "--stream needs at least {LEAST} tokens, --max-tokens allows {most}"
+        ))
+        .hint("give a larger --max-tokens, or leave it out"));
+    }
     let text = Text::open(Some(&args.data))?;
     let tokenizer = text.tokenizer(source.files())?;
     let tokens = text.windows(tokenizer.as_ref(), usize::MAX, args.max_tokens)?.windows.concat();
@@ -59,5 +68,7 @@ pub fn run(args: &Eval, source: &SourceModel, console: &Console) -> Result<()> {
         ("tokens_forgotten", json!(figures.evicted)),
         ("cache_bytes", json!(figures.bytes)),
     ];
-    print_figures(args.json.as_deref(), &scores.summary(), rate, more)
+    let summary = scores.summary();
+    console.notes(guessing(&summary, source.bitmap().is_empty(), vocabulary).as_slice());
+    print_figures(args.json.as_deref(), &summary, rate, more)
 }

@@ -5,10 +5,13 @@ use crate::checkpoint::SourceModel;
 use crate::error::{Error, Result};
 use crate::plural::count;
 use crate::report::Console;
-use crate::text::{Text, Windows};
+use crate::text::{Split, Text, Windows};
 
 /// Windows of held-out text at most.
 const MOST_HELD_OUT: usize = 8;
+
+/// Tokens below which what is measured on them is little more than chance.
+const FEW_TOKENS: usize = 1024;
 
 /// Windows to watch progress on at most.
 const MOST_SPARE: usize = 16;
@@ -27,26 +30,57 @@ pub struct Texts {
 }
 
 impl Texts {
-    /// Tokenizes the text and chooses the windows.
-    pub fn prepare(source: &SourceModel, calibration: &Calibration, console: &Console) -> Result<Self> {
+    /// Tokenizes the text and chooses the windows; without `apart` none is kept apart to score on.
+    pub fn prepare(
+        source: &SourceModel,
+        calibration: &Calibration,
+        apart: bool,
+        console: &Console,
+    ) -> Result<Self> {
         let text = Text::open(calibration.text.as_deref())?;
         let tokenizer = text.tokenizer(source.files())?;
         let length = calibration.sequence_length as usize;
         let samples = calibration.samples as usize;
-        let split = text.split(tokenizer.as_ref(), samples, length, calibration.seed, MOST_HELD_OUT)?;
-        let (sequences, held_out) = (split.calibration, split.held_out);
-        console.line(&format!(
-            "calibration: {} x {length} tokens of {}, {} x {length} held out",
-            sequences.len(),
-            text.name(),
-            held_out.len()
-        ));
+        let (tokenizer, seed) = (tokenizer.as_ref(), calibration.seed);
+        let Split { calibration: sequences, held_out, spare } = if apart {
+            text.split(tokenizer, samples, length, seed, MOST_HELD_OUT)?
+        } else {
+            let calibration = text.sequences(tokenizer, samples, length, seed)?;
+            Split { calibration, held_out: Vec::new(), spare: Vec::new() }
+        };
+        let kept = match held_out.len() {
+            0 => String::new(),
+            windows => format!(", {windows} x {length} held out"),
+        };
+        let found = sequences.len();
+        console.line(&format!("calibration: {found} x {length} tokens of {}{kept}", text.name()));
+        console.notes(&few(&text.name(), found, length, calibration)?);
         check(source, &sequences, length, console)?;
         check(source, &held_out, length, &Console::new(true))?;
-        let spare = at_most(split.spare, MOST_SPARE);
+        let spare = at_most(spare, MOST_SPARE);
         check(source, &spare, length, &Console::new(true))?;
         Ok(Self { name: short_name(calibration.text.as_deref()), sequences, held_out, spare })
     }
+}
+
+/// What to know of `found` sequences, which may be fewer than wanted.
+fn few(text: &str, found: usize, length: usize, calibration: &Calibration) -> Result<Vec<String>> {
+    let wanted = calibration.samples as usize;
+    if found < wanted && calibration.samples_given {
+        return Err(Error::input(format!(
+            "{text} gives {} of {length} tokens, --samples asks for {wanted}",
+            count(found, "sequence")
+        ))
+        .hint("give a --calibration text, fewer --samples or a smaller --sequence-length"));
+    }
+    let mut notes = Vec::new();
+    if found < wanted {
+        notes.push(format!("{text} gives {found} of {wanted} sequences of {length} tokens"));
+    }
+    if found * length < FEW_TOKENS {
+        notes.push(format!("few tokens: predictions and GPTQ rest on {}", count(found * length, "token")));
+    }
+    Ok(notes)
 }
 
 /// At most so many of the windows, evenly apart.

@@ -28,7 +28,8 @@ pub fn section(page: &Page<'_>) -> Option<Vec<(&'static str, String)>> {
     lines.extend(feedback.map(|sentence| ("error feedback", sentence)));
     lines.extend(record.refinement.iter().map(|refinement| {
         let kept = refinement.rounds.iter().filter(|round| round.kept).count();
-        ("refined", format!("{kept} of {} kept", count(refinement.rounds.len(), "round")))
+        let moved = if kept > 0 { "; by measured changes, so nothing is predicted" } else { "" };
+        ("refined", format!("{kept} of {} kept{moved}", count(refinement.rounds.len(), "round")))
     }));
     lines.extend(record.distillation.iter().map(|distillation| {
         let Distillation { kept, steps, rate, kl_before, kl_after, .. } = distillation;

@@ -185,16 +185,19 @@ impl Progress {
         output_file::write(path, &bytes)
     }
 
+    /// Fails unless the file at `path` was written with these settings, other than for the model at the start, which is not
+    /// known before layers are rounded.
+    pub fn check(path: &Path, settings: &Settings) -> Result<()> {
+        let bytes = fs::read(path).map_err(|e| Error::io(path, e))?;
+        let was = header(path, &bytes)?.settings;
+        let now = Settings { student: was.student.clone(), ..settings.clone() };
+        if was == now { Ok(()) } else { Err(begun_otherwise(path, &was.named(), &now.named())) }
+    }
+
     /// Reads what [`save`](Self::save) wrote with the same settings; the moments go to `adam`.
     pub fn read(path: &Path, settings: &Settings, adam: &mut Adam) -> Result<Self> {
         let bytes = fs::read(path).map_err(|e| Error::io(path, e))?;
-        let damaged = |what: &str| {
-            Error::file(path, format!("damaged: {what}")).hint("leave out --resume to start anew")
-        };
-        let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(&e.to_string()))?;
-        let header = metadata.metadata().as_ref().and_then(|metadata| metadata.get(KEY));
-        let header: Option<Header> = header.and_then(|text| serde_json::from_str(text).ok());
-        let header = header.ok_or_else(|| damaged("no distillation's progress"))?;
+        let (damaged, header) = (|what: &str| damaged(path, what), header(path, &bytes)?);
         if header.settings != *settings {
             return Err(begun_otherwise(path, &header.settings.named(), &settings.named()));
         }
@@ -218,6 +221,17 @@ impl Progress {
         (adam.first, adam.second) = (first, second);
         Ok(Self { settings: header.settings, looks: header.looks, values, best })
     }
+}
+
+fn damaged(path: &Path, what: &str) -> Error {
+    Error::file(path, format!("damaged: {what}")).hint(output_file::ANEW)
+}
+
+fn header(path: &Path, bytes: &[u8]) -> Result<Header> {
+    let (_, metadata) = SafeTensors::read_metadata(bytes).map_err(|e| damaged(path, &e.to_string()))?;
+    let header = metadata.metadata().as_ref().and_then(|metadata| metadata.get(KEY));
+    let header: Option<Header> = header.and_then(|text| serde_json::from_str(text).ok());
+    header.ok_or_else(|| damaged(path, "no distillation's progress"))
 }
 
 #[cfg(test)]

@@ -147,6 +147,22 @@ fn absurd_values() {
         &format!("`{norm}` reaches 1.0e9"),
     );
     filled(norm, |i| (i == 5).then_some(900.0)).finds("ok", "magnitudes", "nothing in 38 tensors");
+    // Scaled as a whole, where every value is like the others.
+    let scaled = |name: &'static str, factor: f32| {
+        Patient::new().weights(|raw| {
+            for value in raw.get_mut(name).3.chunks_exact_mut(4) {
+                let scaled = f32::from_le_bytes([value[0], value[1], value[2], value[3]]) * factor;
+                value.copy_from_slice(&scaled.to_le_bytes());
+            }
+        })
+    };
+    scaled(GATE, 100.0).finds("note", "magnitudes", "the median of the same in other blocks");
+    scaled(GATE, 1000.0).finds("problem", "magnitudes", "the median of the same in other blocks");
+    scaled(norm, 1e5).finds("problem", "magnitudes", &format!("`{norm}` is a norm of ")).finds(
+        "note",
+        "forward pass",
+        "very large",
+    );
     let home = tempfile::tempdir().unwrap();
     let out = home.path().join("out");
     succeeded(&make("quantize", &bundled(), &out, &["--bits", "4", "--dtype", "bfloat16"]));
@@ -172,7 +188,7 @@ fn absurd_values() {
             value.copy_from_slice(&larger.to_le_bytes());
         }
     });
-    all.finds("problem", "magnitudes", "is as a whole 1e6 times the median layer");
+    all.finds("problem", "magnitudes", "times the median of the same in other blocks");
     Patient::of(&out).finds("ok", "magnitudes", "nothing in 38 tensors").finds(
         "ok",
         "outliers",

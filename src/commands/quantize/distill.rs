@@ -97,6 +97,22 @@ impl Job<'_> {
         Ok(Slice { sequences: part(false), windows: part(true), name })
     }
 
+    /// What steps are taken with, but for the model at the start.
+    pub(super) fn distill_settings(&self, slice: &Slice, steps: u32) -> Result<Settings> {
+        Ok(Settings {
+            version: 1,
+            model: self.source.fingerprint()?,
+            student: String::new(),
+            text: digest(&slice.sequences),
+            slice: digest(&slice.windows),
+            steps: steps as usize,
+            rate: self.tuning.rate,
+            temperature: self.tuning.temperature,
+            norms: self.tuning.norms,
+            seed: self.calibration.seed,
+        })
+    }
+
     /// Fine-tunes the model in `student`'s folder; what it was given goes to the record.
     pub(super) fn distill(
         &self,
@@ -111,18 +127,7 @@ impl Job<'_> {
         let paths: BTreeSet<String> = layers.iter().map(|(path, _)| path.clone()).collect();
         let learner = Student::new(&engine, student, &paths, tuning.norms, memory);
         let (values, dtypes) = values(student, &learner.names())?;
-        let settings = Settings {
-            version: 1,
-            model: source.fingerprint()?,
-            student: student.fingerprint()?,
-            text: digest(&slice.sequences),
-            slice: digest(&slice.windows),
-            steps: steps as usize,
-            rate: tuning.rate,
-            temperature: tuning.temperature,
-            norms: tuning.norms,
-            seed: self.calibration.seed,
-        };
+        let settings = Settings { student: student.fingerprint()?, ..self.distill_settings(&slice, steps)? };
         let bar = console.steps_bar("running the float model", 2 * source.spec().layers.len() as u64);
         let tick = || bar.inc(1);
         let lesson = Target::new(&engine, source, &slice.sequences, memory, &tick)?;

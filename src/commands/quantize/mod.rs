@@ -2,10 +2,12 @@
 
 mod distill;
 mod estimate;
+mod idle;
 mod proof;
 mod refine;
 mod report;
 mod round;
+mod unfinished;
 mod write;
 
 use std::path::Path;
@@ -16,7 +18,7 @@ use super::settings::{Calibration, Target, Tuning, recipe};
 use super::texts::Texts;
 use crate::allocate::CurvePoint;
 use crate::candidate::{Candidate, DEFAULT_CANDIDATES, Quant};
-use crate::checkpoint::{Dtype, SourceModel, check_destination};
+use crate::checkpoint::{Dtype, SourceModel, check_destination, check_writable};
 use crate::cli::Quantize;
 use crate::error::{Error, Result};
 use crate::estimate::StepCosts;
@@ -61,9 +63,15 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     source.files().verify()?;
     check_tokenizer(args, &source, console)?;
     check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
+    if !args.dry_run {
+        check_writable(&output.mlx_path)?;
+    }
     source.verify()?;
     console.notes(&source.spec().notes);
     let job = Job::resolve(args, &source, console)?;
+    if !args.dry_run {
+        job.check_unfinished()?;
+    }
     let proof = job.proof()?;
     let costs = job.estimate(proof.as_ref())?.map(|estimate| estimate.steps).unwrap_or_default();
     let decision = job.decide(costs)?;
@@ -105,7 +113,7 @@ impl<'a> Job<'a> {
         }
         let target = Target::resolve(&args.size, recipe.as_ref());
         target.check(&plan, recipe.as_ref())?;
-        let calibration = Calibration::resolve(&args.calibration, recipe.as_ref());
+        let calibration = Calibration::resolve(&args.calibration, recipe.as_ref(), source.spec());
         let fixed = target == Target::Fixed || plan.is_fixed();
         let usual = if fixed { Technique::Rtn } else { Technique::Gptq };
         let technique = calibration.rounding.unwrap_or(usual);
@@ -128,9 +136,11 @@ impl<'a> Job<'a> {
         job.announce();
         job.check_target()?;
         job.check_tuning(recipe.as_ref())?;
+        job.check_idle(fixed)?;
         // Scale search does without a text where all bits are fixed, and so does rounding to nearest.
         if !fixed || technique == Technique::Gptq || job.calibration.text.is_some() || tuning.any() {
-            job.texts = Some(Texts::prepare(source, &job.calibration, console)?);
+            let apart = !(args.no_eval || args.eval_data.is_some()) || tuning.any();
+            job.texts = Some(Texts::prepare(source, &job.calibration, apart, console)?);
         }
         if tuning.any() {
             job.slice()?;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::Job;
 use crate::checkpoint::SourceModel;
-use crate::commands::scoring::{Against, Scoring};
+use crate::commands::scoring::{Against, Scoring, guessing};
 use crate::commands::texts::{short_name, windows};
 use crate::engine::Engine;
 use crate::error::{Error, ErrorKind, Result};
@@ -50,11 +50,13 @@ impl Job<'_> {
         let scoring = Scoring { windows: &proof.windows, batch: 1, memory: self.calibration.memory };
         let against = Against::Model(self.source);
         let scores = scoring.run(&engine, &quantized, &against, None, self.console).map_err(unmeasured)?;
+        let summary = scores.summary();
+        self.console.notes(guessing(&summary, false, self.source.spec().vocab_size).as_slice());
         Ok(Some(Evaluation {
             text: proof.name,
             windows: proof.windows.len(),
             sequence_length: proof.windows.first().map_or(0, Vec::len),
-            summary: scores.summary(),
+            summary,
             kl_histogram: Histogram::of(scores.divergences()),
         }))
     }

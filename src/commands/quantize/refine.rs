@@ -85,6 +85,8 @@ impl Job<'_> {
             record.rounds.push(RefinementRound { swaps, kl_before, kl_after, stderr, kept });
             if kept {
                 (decision, staged, before) = (next, next_staged, after);
+                // What was predicted goes for other bits.
+                decision.solution.kl = None;
                 caution = 1.0;
             } else {
                 moves = Some(known);

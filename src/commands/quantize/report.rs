@@ -114,8 +114,9 @@ fn layers_by_bits(decision: &Decision) -> String {
 fn refined(refinement: &Refinement) -> String {
     let Refinement { rounds, windows, text } = refinement;
     let kept = rounds.iter().filter(|round| round.kept).count();
+    let moved = if kept > 0 { "; bits were moved by measured changes, so nothing is predicted" } else { "" };
     let mut lines =
-        format!("refined: {kept} of {} kept, on {windows} {text}\n", count(rounds.len(), "round"));
+        format!("refined: {kept} of {} kept, on {windows} {text}{moved}\n", count(rounds.len(), "round"));
     for (index, round) in rounds.iter().enumerate() {
         let what = match (round.kl_after, round.stderr) {
             (Some(after), Some(stderr)) => format!(

@@ -54,10 +54,22 @@ impl Job<'_> {
     /// Opens the file of layers that are done, where rounding takes long enough to be interrupted, and goes on with it if
     /// --resume says so.
     pub(super) fn kept_layers(&self, decision: &Decision) -> Result<Option<KeptLayers>> {
-        let (Technique::Gptq, Some(texts)) = (self.technique, &self.texts) else { return Ok(None) };
+        let Some(settings) = self.rounding_settings()? else { return Ok(None) };
         let bits =
             serde_json::to_string(&decision.solution.bitmap).map_err(|e| Error::input(e.to_string()))?;
-        let settings = kept_layers::Settings {
+        let settings = kept_layers::Settings { bits: kept_layers::digest([bits.as_bytes()]), ..settings };
+        let path = KeptLayers::path(&self.args.output.mlx_path);
+        let kept = KeptLayers::open(&path, &settings, self.args.tuning.resume)?;
+        if kept.found() > 0 {
+            self.console.line(&format!("resuming: {} rounded already", count(kept.found(), "layer")));
+        }
+        Ok(Some(kept))
+    }
+
+    /// What layers are rounded with where they are kept, but for the bit map.
+    pub(super) fn rounding_settings(&self) -> Result<Option<kept_layers::Settings>> {
+        let (Technique::Gptq, Some(texts)) = (self.technique, &self.texts) else { return Ok(None) };
+        Ok(Some(kept_layers::Settings {
             mixbit: env!("CARGO_PKG_VERSION").to_owned(),
             model: self.source.fingerprint()?,
             target: match self.target {
@@ -71,14 +83,8 @@ impl Job<'_> {
             text: digest(&texts.sequences),
             dtype: self.dtype.to_string(),
             sequential: self.calibration.sequential,
-            bits: kept_layers::digest([bits.as_bytes()]),
-        };
-        let path = KeptLayers::path(&self.args.output.mlx_path);
-        let kept = KeptLayers::open(&path, &settings, self.args.tuning.resume)?;
-        if kept.found() > 0 {
-            self.console.line(&format!("resuming: {} rounded already", count(kept.found(), "layer")));
-        }
-        Ok(Some(kept))
+            bits: String::new(),
+        }))
     }
 
     /// What becomes of the layers that are done after an `error`: they stay where --resume can help.
@@ -86,10 +92,16 @@ impl Job<'_> {
         let path = KeptLayers::path(&self.args.output.mlx_path);
         match error.kind() {
             _ if self.technique != Technique::Gptq || !path.exists() => error,
-            ErrorKind::Interrupted | ErrorKind::Io { .. } if error.hint_text().is_some() => error,
-            ErrorKind::Interrupted | ErrorKind::Io { .. } => {
+            ErrorKind::Interrupted | ErrorKind::Io { .. } | ErrorKind::Engine(_)
+                if error.hint_text().is_some() =>
+            {
+                error
+            }
+            ErrorKind::Interrupted | ErrorKind::Io { .. } | ErrorKind::Engine(_) => {
                 error.hint("the same command with --resume goes on after the layers that are rounded")
             }
+            // An earlier run's work is worth more than a tidy folder.
+            _ if self.args.tuning.resume => error,
             _ => {
                 kept_layers::remove(&path);
                 error

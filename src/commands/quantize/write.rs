@@ -9,7 +9,7 @@ use super::{Decision, Job};
 use crate::bitmap::BitMap;
 use crate::checkpoint::{Dtype, OutputFolder, Produce, SourceModel};
 use crate::commands::settings::Target;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::export;
 use crate::inventory::Inventory;
 use crate::kept_layers::{self, KeptLayers};
@@ -63,10 +63,7 @@ impl Job<'_> {
         folder.write(record::FILE, &record.to_json()?)?;
         folder.publish()?;
         kept_layers::remove(&KeptLayers::path(&output.mlx_path));
-        if self.tuning.distill.is_some() {
-            let progress = Progress::path(&output.mlx_path);
-            std::fs::remove_file(&progress).map_err(|e| Error::io(&progress, e))?;
-        }
+        kept_layers::remove(&Progress::path(&output.mlx_path));
         console.warnings(&warnings.messages());
         Ok((decision, record))
     }
@@ -200,6 +197,9 @@ fn how(record: &Record, quantized: usize) -> String {
         bytes(record.bytes_after.total),
         bytes(record.bytes_before.total)
     );
+    if record.refinement.as_ref().is_some_and(|refinement| refinement.rounds.iter().any(|round| round.kept)) {
+        text.push_str("\nBits were moved between layers by measured changes of the KL divergence.\n");
+    }
     if let Some(kl) = record.predicted_kl {
         let _ = write!(text, "\nPredicted KL divergence from the float model: {kl:.2e} nats per token.\n");
     }

@@ -1,0 +1,79 @@
+//! Calibration as a user asks for it: how much text there is, what is held out, and flags that would do nothing.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::process::Output;
+
+use common::{bundled, make, stderr, succeeded};
+
+/// A dry run, which ends before anything is measured where bits are fixed.
+fn dry(more: &[&str]) -> Output {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    let output = make("quantize", &bundled(), &out, &[&["--bits", "4", "--dry-run"], more].concat());
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+    output
+}
+
+#[track_caller]
+fn refused(more: &[&str], code: i32, expected: &str) {
+    let output = dry(more);
+    assert_eq!(output.status.code(), Some(code), "{more:?}: {}", stderr(&output));
+    assert!(stderr(&output).contains(expected), "{more:?}: {}", stderr(&output));
+}
+
+#[track_caller]
+fn said(more: &[&str]) -> String {
+    let output = dry(more);
+    succeeded(&output);
+    stderr(&output)
+}
+
+const GPTQ: [&str; 2] = ["--rounding", "gptq"];
+
+#[test]
+fn fewer_sequences_than_wanted_are_said() {
+    let long = [&GPTQ[..], &["--sequence-length", "1024"]].concat();
+    let found = said(&long);
+    assert!(found.contains("of 64 sequences of 1024 tokens"), "{found}");
+    refused(&[&long[..], &["--samples", "64"]].concat(), 1, "--samples asks for 64");
+    let few = said(&[&GPTQ[..], &["--samples", "4", "--sequence-length", "32"]].concat());
+    assert!(few.contains("few tokens: predictions and GPTQ rest on 128 tokens"), "{few}");
+    let enough = said(&[&GPTQ[..], &["--samples", "4", "--sequence-length", "256"]].concat());
+    assert!(!enough.contains("note:"), "{enough}");
+}
+
+#[test]
+fn nothing_is_held_out_that_nobody_measures_on() {
+    let home = tempfile::tempdir().unwrap();
+    let text = home.path().join("text.txt");
+    fs::write(&text, "A trait tells the compiler about functionality that a type has.\n".repeat(9)).unwrap();
+    let text = text.to_str().unwrap();
+    let more =
+        |more: &[&'static str]| [&GPTQ[..], &["--samples", "1", "--sequence-length", "32"], more].concat();
+    assert!(said(&more(&[])).contains(" x 32 held out"));
+    let alone = said(&more(&["--no-eval"]));
+    assert!(alone.contains("calibration: 1 x 32 tokens") && !alone.contains("held out"), "{alone}");
+    let elsewhere = said(&[&more(&[])[..], &["--eval-data", text]].concat());
+    assert!(!elsewhere.contains("held out"), "{elsewhere}");
+}
+
+#[test]
+fn flags_that_would_do_nothing_are_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let text = home.path().join("text.txt");
+    fs::write(&text, "A trait tells the compiler.\n".repeat(99)).unwrap();
+    let text = text.to_str().unwrap();
+    refused(&["--samples", "8"], 2, "--samples says what to measure on");
+    refused(&["--seed", "1"], 2, "--seed says");
+    refused(&["--sequence-length", "64"], 2, "--sequence-length says");
+    refused(&["--calibration", text, "--no-eval"], 2, "--calibration says");
+    refused(&["--sequential"], 2, "--sequential goes with GPTQ only");
+    let held_out = ["--calibration", text, "--samples", "1", "--sequence-length", "32"];
+    assert!(said(&held_out).contains("held out"));
+    succeeded(&dry(&["--eval-data", text, "--sequence-length", "64"]));
+    let best = said(&["--quality", "best"]);
+    assert!(best.contains("note: the preset best leaves --refine out"), "{best}");
+}

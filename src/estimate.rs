@@ -26,6 +26,8 @@ const BLOCKS: f64 = 0.43;
 const FEEDBACK: f64 = 0.35;
 /// Steps of distillation do not go side by side.
 const ALONE: f64 = 1.4;
+/// Candidates that a round of refinement rounds every layer to, beside the one in force.
+const NEIGHBOURS: f64 = 4.0;
 /// Bytes of a process that has loaded the engine and tokenized a text.
 const PROCESS: u64 = 75 << 20;
 /// Bytes of a value.
@@ -101,15 +103,18 @@ impl Work<'_> {
             let whole = 3.0 * self.linear() / rates.scored + 4.0 * forward(part.min(2048.0));
             seconds.push(("measuring", passes + scoring + whole));
         }
-        let feedback = if self.feedback {
+        let (inputs, codes) = if self.feedback {
             let moments = tokens * self.moment_flops() / per_second;
             let products = self.feedback_flops() / (rates.flops * FEEDBACK);
-            tokens * blocks / per_second + moments + products + self.linear() / rates.fed_back
+            (tokens * blocks / per_second + moments, products + self.linear() / rates.fed_back)
         } else {
-            0.0
+            (0.0, 0.0)
         };
-        seconds.push(("rounding", feedback));
-        seconds.push(("refining", self.refine as f64 * (feedback + tokens * 4.0 * blocks / per_second)));
+        seconds.push(("rounding", inputs + codes));
+        // The neighbours of every layer are rounded, then the model that was chosen; between them both models go forward, and
+        // the rounded one back.
+        let round = 2.0 * inputs + (1.0 + NEIGHBOURS) * codes + tokens * 5.0 * blocks / per_second;
+        seconds.push(("refining", self.refine as f64 * round));
         let batch = (4 * self.length) as f64;
         let looks = self.distill as f64 / 10.0 * forward(8.0 * self.length as f64);
         seconds.push(("distilling", ALONE * (self.distill as f64 * 4.0 * forward(batch) + looks)));

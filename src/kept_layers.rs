@@ -11,10 +11,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use crate::affine::Quantized;
 use crate::differences::{Setting, begun_otherwise, fingerprint};
+use crate::digest::digest;
 use crate::error::{Error, Result};
 use crate::output_file;
 use crate::plural::count;
@@ -244,13 +244,6 @@ fn lock(path: &Path, file: &File) -> Result<()> {
         // Some file systems have no locks.
         _ => Ok(()),
     }
-}
-
-/// SHA-256 of some bytes.
-pub fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
-    let mut hash = Sha256::new();
-    parts.into_iter().for_each(|part| hash.update(part));
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
 /// The settings in a file's first line.

@@ -22,6 +22,7 @@ pub mod config;
 pub mod contents;
 pub mod correction;
 pub mod differences;
+pub mod digest;
 pub mod engine;
 pub mod error;
 pub mod estimate;

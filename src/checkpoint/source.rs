@@ -10,6 +10,7 @@ use super::open::{Checkpoint, Tensor};
 use crate::bitmap::{BitMap, Declared};
 use crate::candidate::{Mode, Quant};
 use crate::config::ModelConfig;
+use crate::digest::hexadecimal;
 use crate::error::{Error, Result};
 use crate::model_files::ModelFiles;
 use crate::models::{self, Architecture, Rename, TensorShapes};
@@ -181,7 +182,7 @@ impl SourceModel {
             hash.update(&bytes[bytes.len().saturating_sub(END)..]);
             tensor.release(0, bytes.len());
         }
-        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat())
+        Ok(hexadecimal(hash))
     }
 
     /// Codes are uint32, floating-point modes' scales uint8, everything else float, biases as their scales.

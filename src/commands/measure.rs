@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use sha2::{Digest, Sha256};
-
 use super::curve::{problem, weights};
 use super::settings::Calibration;
 use super::texts::Texts;
@@ -187,11 +185,7 @@ fn by_bits(candidates: &[Quant]) -> Vec<Quant> {
 
 /// SHA-256 of the tokens.
 pub fn digest(sequences: &[Vec<u32>]) -> String {
-    let mut hash = Sha256::new();
-    for token in sequences.iter().flatten() {
-        hash.update(token.to_le_bytes());
-    }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
+    crate::digest::digest(sequences.iter().flatten().map(|token| token.to_le_bytes()))
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use indicatif::ProgressBar;
-use sha2::{Digest, Sha256};
 
 use super::client::Failure;
 use super::reader::{Metadata, Reader};
@@ -84,14 +83,6 @@ fn check_contents(path: &Path, etag: &str, size: u64) -> std::result::Result<(),
     if etag.len() != 64 || size == 0 {
         return Ok(());
     }
-    let mut hash = Sha256::new();
-    let read = Mapped::open(path).and_then(|map| {
-        map.chunks(|chunk| {
-            hash.update(chunk);
-            Ok(())
-        })
-    });
-    read.map_err(|e| e.to_string())?;
-    let found = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
+    let found = Mapped::open(path).and_then(|map| map.sha256()).map_err(|e| e.to_string())?;
     if found == etag { Ok(()) } else { Err(format!("its SHA-256 is {found}, the Hub says {etag}")) }
 }

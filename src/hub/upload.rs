@@ -5,7 +5,6 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use super::client::{Client, Failure};
 use super::lfs::{self, Object};
@@ -153,11 +152,6 @@ impl Uploader<'_> {
 
 fn object(files: &ModelFiles, name: &str) -> Result<Object> {
     let data = files.map(name)?;
-    let mut hash = Sha256::new();
-    data.chunks(|chunk| {
-        hash.update(chunk);
-        Ok(())
-    })?;
-    let oid = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
+    let oid = data.sha256()?;
     Ok(Object { name: name.to_owned(), data, oid })
 }

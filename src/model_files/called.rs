@@ -4,9 +4,7 @@
 use std::path::PathBuf;
 
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 
-use super::pack::hexadecimal;
 use super::{Mapped, ModelFiles};
 use crate::error::{Error, Result};
 use crate::hub;
@@ -23,12 +21,7 @@ pub struct Called {
 impl Called {
     /// Fails unless the contents are those that it is called by. Reads them whole.
     pub fn verify(&self) -> Result<()> {
-        let mut hash = Sha256::new();
-        Mapped::open(&self.path)?.chunks(|chunk| {
-            hash.update(chunk);
-            Ok(())
-        })?;
-        let found = hexadecimal(hash);
+        let found = Mapped::open(&self.path)?.sha256()?;
         if found == self.sha256 {
             return Ok(());
         }

@@ -7,6 +7,9 @@ use std::sync::Arc;
 
 use memmap2::Mmap;
 
+use sha2::{Digest, Sha256};
+
+use crate::digest::hexadecimal;
 use crate::error::{Error, Result};
 
 /// The smallest page of the platforms that MLX runs on.
@@ -80,6 +83,16 @@ impl Mapped {
             self.release(start, end);
         }
         Ok(())
+    }
+
+    /// SHA-256 of all bytes, in hexadecimal. Stops at Ctrl-C.
+    pub fn sha256(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        self.chunks(|chunk| {
+            hash.update(chunk);
+            Ok(())
+        })?;
+        Ok(hexadecimal(hash))
     }
 }
 

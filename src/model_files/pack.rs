@@ -14,6 +14,7 @@ use zip::{CompressionMethod, ZipArchive};
 
 use super::Mapped;
 use super::archive::{damaged, open_archive};
+use crate::digest::hexadecimal;
 use crate::error::{Error, Result};
 
 /// The entry that records the others.
@@ -174,10 +175,6 @@ impl Pack {
 pub fn safe_name(name: &str) -> bool {
     let harmless = |part: &str| !part.is_empty() && part != "." && part != "..";
     name.split('/').all(harmless) && !name.contains(|c: char| c == '\\' || c == ':' || c.is_control())
-}
-
-pub(super) fn hexadecimal(hash: Sha256) -> String {
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
 /// Name, contents and CRC-32 of an entry.

@@ -9,8 +9,9 @@ use sha2::{Digest, Sha256};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, System, ZIP64_BYTES_THR, ZipWriter};
 
-use super::pack::{Manifest, Recorded, hexadecimal};
+use super::pack::{Manifest, Recorded};
 use super::{MANIFEST, ModelFiles};
+use crate::digest::hexadecimal;
 use crate::error::{Error, Result};
 
 /// What the data of weight files begins at a multiple of: the largest page of the systems that MLX runs on (Apple's), so

@@ -57,7 +57,7 @@ impl Job<'_> {
         let Some(settings) = self.rounding_settings()? else { return Ok(None) };
         let bits =
             serde_json::to_string(&decision.solution.bitmap).map_err(|e| Error::input(e.to_string()))?;
-        let settings = kept_layers::Settings { bits: kept_layers::digest([bits.as_bytes()]), ..settings };
+        let settings = kept_layers::Settings { bits: crate::digest::digest([bits.as_bytes()]), ..settings };
         let path = KeptLayers::path(&self.args.output.mlx_path);
         let kept = KeptLayers::open(&path, &settings, self.args.tuning.resume)?;
         if kept.found() > 0 {

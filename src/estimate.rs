@@ -42,6 +42,8 @@ pub struct Work<'a> {
     pub manifest: &'a Manifest,
     /// Calibration sequences; none if nothing is measured or rounded with a text.
     pub sequences: usize,
+    /// How many of them sensitivities are measured on.
+    pub measured: usize,
     /// Tokens in each, and in each window.
     pub length: usize,
     /// Candidates that sensitivities are measured for; none if they are not.
@@ -90,6 +92,7 @@ impl Work<'_> {
     /// What it takes at the `rates` of a machine.
     pub fn estimate(&self, rates: Rates) -> Estimate {
         let tokens = (self.sequences * self.length) as f64;
+        let measured = (self.measured * self.length) as f64;
         let per_second = rates.flops * BLOCKS;
         let (blocks, head) = (self.block_flops(), self.head_flops());
         let forward = |tokens: f64| tokens * (blocks + head) / per_second;
@@ -97,7 +100,7 @@ impl Work<'_> {
         let mut seconds = Vec::new();
         if self.candidates > 0 {
             // Forward; and for the way back forward again and two products for each of it.
-            let passes = tokens * (4.0 * blocks + 2.0 * head) / per_second;
+            let passes = measured * (4.0 * blocks + 2.0 * head) / per_second;
             // Three whole models and the float one, on a part of the text.
             let part = (self.sequences.div_ceil(4) * self.length) as f64;
             let whole = 3.0 * self.linear() / rates.scored + 4.0 * forward(part.min(2048.0));
@@ -126,9 +129,9 @@ impl Work<'_> {
             stages: stages.map(|(name, seconds)| (name, Duration::from_secs_f64(seconds.min(1e9)))).collect(),
             memory: self.memory(),
             steps: StepCosts {
-                forward: micros(tokens * blocks / layers / per_second),
-                head: micros(2.0 * tokens * head / per_second),
-                backward: micros((3.0 * tokens * blocks / per_second + scoring) / layers),
+                forward: micros(measured * blocks / layers / per_second),
+                head: micros(2.0 * measured * head / per_second),
+                backward: micros((3.0 * measured * blocks / per_second + scoring) / layers),
             },
         }
     }
@@ -189,7 +192,8 @@ impl Work<'_> {
         let largest_block = self.linear() as u64 / spec.layers.len().max(1) as u64 * F32;
         let ends = (spec.vocab_size * spec.hidden_size) as u64 * F32;
         let ends = if spec.tie_word_embeddings { ends } else { 2 * ends };
-        let states = (self.sequences * self.length * spec.hidden_size * (spec.layers.len() + 2)) as u64 * F32;
+        let kept = (self.measured * (spec.layers.len() + 2)).max(2 * self.sequences);
+        let states = (kept * self.length * spec.hidden_size) as u64 * F32;
         let logits = 3 * (self.length.min(256) * spec.vocab_size) as u64 * F32;
         // Weights twice, gradients, and four sums of their squares.
         let measuring = if self.candidates > 0 { 7 * largest_block } else { 0 };
@@ -247,6 +251,7 @@ mod tests {
             spec: source.spec(),
             manifest: source.manifest(),
             sequences: 8,
+            measured: 8,
             length: 128,
             candidates: 18,
             feedback: true,
@@ -263,7 +268,7 @@ mod tests {
         assert_eq!(names(Work { candidates: 0, feedback: false, windows: 0, ..work }), Vec::<&str>::new());
         let tuned = Work { distill: 10, refine: 1, ..work };
         assert_eq!(names(tuned), ["measuring", "rounding", "refining", "distilling", "evaluating"]);
-        let (one, two) = (work.estimate(rates), Work { sequences: 16, ..work }.estimate(rates));
+        let (one, two) = (work.estimate(rates), Work { sequences: 16, measured: 16, ..work }.estimate(rates));
         assert!(two.total() > one.total() && two.total() < 2 * one.total());
         assert!(two.memory > one.memory);
         assert!(work.estimate(Rates { flops: 2e10, ..rates }).total() < one.total());

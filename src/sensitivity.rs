@@ -97,8 +97,11 @@ pub struct Measurement {
     pub model: String,
     /// SHA-256 of the token sequences.
     pub text: String,
-    /// Number of sequences.
+    /// Number of sequences of the text.
     pub samples: usize,
+    /// How many of them sensitivities were measured on; all, in older tables.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sensitivity_samples: Option<usize>,
     /// Tokens in each.
     pub sequence_length: usize,
     /// Seed of sequence choice and labels.
@@ -122,6 +125,7 @@ impl Measurement {
             ("the format's version", self.version.to_string()),
             ("the model", fingerprint(&self.model)),
             ("--samples", self.samples.to_string()),
+            ("--sensitivity-samples", self.sensitivity_samples.unwrap_or(self.samples).to_string()),
             ("--sequence-length", self.sequence_length.to_string()),
             ("--seed", self.seed.to_string()),
             ("--method or --fisher", self.method.clone()),
@@ -328,6 +332,7 @@ mod tests {
             model: "m".to_owned(),
             text: "t".to_owned(),
             samples: 2,
+            sensitivity_samples: None,
             sequence_length: 8,
             seed,
             method: "fisher-diagonal".to_owned(),

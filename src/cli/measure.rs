@@ -20,9 +20,13 @@ pub struct Calibration {
     /// model and machine at hand they are printed before the work begins
     #[arg(long, value_enum)]
     pub quality: Option<Quality>,
-    /// Sequences to measure on [default: the recipe's, or 64; 16 with --quality fast, 128 with best]
+    /// Sequences of the text: GPTQ sees them all [default: the recipe's, or 64; 16 with --quality fast, 128 with best]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub samples: Option<u32>,
+    /// How many of them, from all over the text, sensitivities are measured on; more hardly change which layer gets how
+    /// many bits [default: the recipe's, or 16; all with --method alignment and --fisher directional]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub sensitivity_samples: Option<u32>,
     /// Tokens in a sequence [default: the recipe's; else 512, or the model's context if that is shorter]
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
     pub sequence_length: Option<u32>,

@@ -22,7 +22,9 @@ use crate::weights::check_values;
 /// A measurement that is ready to start.
 pub struct Measure<'a> {
     source: &'a SourceModel,
+    /// All, and those that sensitivities are measured on.
     sequences: &'a [Vec<u32>],
+    measured: Vec<Vec<u32>>,
     method: Method,
     memory: u64,
     costs: StepCosts,
@@ -42,11 +44,14 @@ impl<'a> Measure<'a> {
     ) -> Result<Self> {
         check_values(source, dtype.into())?;
         let method = calibration.method(&candidates);
+        let sequences = &texts.sequences;
+        let measured = calibration.measured(sequences.len())?;
         let measurement = Measurement {
             version: 1,
             model: source.fingerprint()?,
-            text: digest(&texts.sequences),
-            samples: texts.sequences.len(),
+            text: digest(sequences),
+            samples: sequences.len(),
+            sensitivity_samples: Some(measured),
             sequence_length: calibration.sequence_length as usize,
             seed: calibration.seed,
             method: method.to_string(),
@@ -54,10 +59,10 @@ impl<'a> Measure<'a> {
             dtype,
             candidates,
         };
-        let sequences = &texts.sequences;
         Ok(Self {
             source,
             sequences,
+            measured: spread(sequences, measured).0,
             method,
             memory: calibration.memory,
             costs: StepCosts::default(),
@@ -80,7 +85,7 @@ impl<'a> Measure<'a> {
         let engine = Engine::start()?;
         let bar = console.share_bar("measuring sensitivities");
         let settings = AnalysisSettings {
-            sequences: self.sequences,
+            sequences: &self.measured,
             candidates: &self.measurement.candidates,
             method: self.method,
             memory: self.memory,
@@ -133,7 +138,7 @@ impl Measure<'_> {
         let bitmaps: Vec<BitMap> = points.iter().map(|(_, allocation)| bitmap(allocation)).collect();
         let gptq = if technique == Technique::Gptq { by_bits(candidates) } else { Vec::new() };
         let most = self.sequences.len().div_ceil(4);
-        let (measured_on, seen) = spread(self.sequences, TOKENS.div_ceil(*sequence_length).min(most));
+        let (measured_on, seen) = spread(self.sequences, std::env::var("MB_TOKENS").map_or(TOKENS, |x| x.parse().unwrap()).div_ceil(*sequence_length).min(most));
         let bar = console.steps_bar("measuring whole models", 1);
         let settings = CorrectionSettings {
             sequences: &measured_on,

@@ -203,7 +203,10 @@ pub(super) fn forward(
         })?);
     }
     match collector {
-        Some(collector) => streams.eval(inputs.len(), outputs.iter().chain(collector.sums()?))?,
+        Some(collector) => {
+            streams.eval(inputs.len(), outputs.iter().chain(collector.waiting()))?;
+            collector.add()?;
+        }
         None => streams.eval(inputs.len(), &outputs)?,
     }
     Ok(outputs)

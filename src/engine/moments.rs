@@ -144,52 +144,83 @@ impl FinalStates<'_> {
         let mut collector = Collector::new(extent);
         for sequence in 0..self.len() {
             collector.see(Role::Head, &self.head.normed(self.context, &self.state(sequence)?)?)?;
-            eval(collector.sums()?)?;
+            eval(collector.waiting())?;
+            collector.add()?;
         }
         collector.estimates()
     }
 }
 
+/// Rows that go into one product E[x x^T] at least, if there are so many: the sum of products is as large as the square of
+/// the columns, and to read and write it takes longer than a few rows' product.
+const ROWS: usize = 1024;
+
 /// Adds up moments over sequences.
 pub(super) struct Collector {
     extent: Extent,
-    terms: Vec<(Role, Array)>,
+    /// What is yet to be added: squares, or whole inputs to go into one product.
+    waiting: BTreeMap<Role, Vec<Array>>,
     sums: BTreeMap<Role, Array>,
     rows: BTreeMap<Role, usize>,
 }
 
 impl Collector {
     pub(super) fn new(extent: Extent) -> Self {
-        Self { extent, terms: Vec::new(), sums: BTreeMap::new(), rows: BTreeMap::new() }
+        Self { extent, waiting: BTreeMap::new(), sums: BTreeMap::new(), rows: BTreeMap::new() }
     }
 
     /// An input [batch, tokens, columns], not evaluated yet.
     pub(super) fn see(&mut self, role: Role, x: &Array) -> Result<()> {
         let columns = x.shape().last().copied().unwrap_or(1);
         let x = x.reshape(&[-1, columns])?.as_dtype(mlx_rs::Dtype::Float32)?;
-        let term = match self.extent {
-            Extent::Full => x.t().matmul(&x)?,
+        *self.rows.entry(role).or_default() += x.shape().first().map_or(0, |&rows| rows as usize);
+        let waiting = match self.extent {
+            Extent::Full => x,
             Extent::Diagonal => x.square()?.sum_axis(0, false)?,
         };
-        *self.rows.entry(role).or_default() += x.shape().first().map_or(0, |&rows| rows as usize);
-        self.terms.push((role, term));
+        self.waiting.entry(role).or_default().push(waiting);
         Ok(())
     }
 
-    /// The sums over all that was seen, to be evaluated.
-    pub(super) fn sums(&mut self) -> Result<impl Iterator<Item = &Array>> {
-        for (role, term) in std::mem::take(&mut self.terms) {
-            let sum = match self.sums.remove(&role) {
-                Some(sum) => sum.add(term)?,
-                None => term,
-            };
-            self.sums.insert(role, sum);
+    /// What was seen and is not added yet, to be evaluated beside what it is the input of.
+    pub(super) fn waiting(&self) -> impl Iterator<Item = &Array> {
+        self.waiting.values().flatten()
+    }
+
+    /// Adds what has been evaluated, inputs only where they are many.
+    pub(super) fn add(&mut self) -> Result<()> {
+        for (role, waiting) in std::mem::take(&mut self.waiting) {
+            if self.extent == Extent::Full && few(&waiting) {
+                self.waiting.insert(role, waiting);
+            } else {
+                self.add_up(role, waiting)?;
+            }
         }
-        Ok(self.sums.values())
+        Ok(())
+    }
+
+    fn add_up(&mut self, role: Role, waiting: Vec<Array>) -> Result<()> {
+        let mut sum = match self.extent {
+            Extent::Full => {
+                let x = mlx_rs::ops::concatenate(&waiting, 0)?;
+                drop(waiting);
+                x.t().matmul(&x)?
+            }
+            Extent::Diagonal => mlx_rs::ops::stack(&waiting, 0)?.sum_axis(0, false)?,
+        };
+        if let Some(before) = self.sums.remove(&role) {
+            sum = before.add(sum)?;
+        }
+        eval([&sum])?;
+        self.sums.insert(role, sum);
+        Ok(())
     }
 
     /// Means over all that was seen.
-    pub(super) fn moments(&self) -> Result<Moments> {
+    pub(super) fn moments(&mut self) -> Result<Moments> {
+        for (role, waiting) in std::mem::take(&mut self.waiting) {
+            self.add_up(role, waiting)?;
+        }
         let mut moments = Moments::new();
         for (&role, sum) in &self.sums {
             let scale = 1.0 / self.rows.get(&role).copied().unwrap_or(1).max(1) as f32;
@@ -203,7 +234,7 @@ impl Collector {
     }
 
     /// The same as an estimate for other texts: see [`shrink`].
-    pub(super) fn estimates(&self) -> Result<Moments> {
+    pub(super) fn estimates(&mut self) -> Result<Moments> {
         let mut moments = self.moments()?;
         if self.extent == Extent::Full {
             for (role, values) in &mut moments {
@@ -213,4 +244,10 @@ impl Collector {
         }
         Ok(moments)
     }
+}
+
+/// Whether a product of these inputs would cost less than its sum.
+fn few(inputs: &[Array]) -> bool {
+    let size = |axis: usize| inputs.iter().map(move |x| x.shape()[axis] as usize);
+    size(0).sum::<usize>() < size(1).max().unwrap_or(0).min(ROWS)
 }

@@ -52,7 +52,15 @@ fn made_with(record: &Record) -> String {
 fn measurement(measurement: &Measurement) -> Vec<(&'static str, String)> {
     let candidates: Vec<String> = measurement.candidates.iter().map(ToString::to_string).collect();
     vec![
-        ("sensitivities", format!("{}, seed {}", measurement.method, measurement.seed)),
+        (
+            "sensitivities",
+            format!(
+                "{}, seed {}, of {}",
+                measurement.method,
+                measurement.seed,
+                count(measurement.sensitivity_samples.unwrap_or(measurement.samples), "sequence")
+            ),
+        ),
         (
             "calibration",
             format!(

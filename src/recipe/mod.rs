@@ -56,6 +56,8 @@ pub struct Calibration {
     pub text: Option<PathBuf>,
     /// Number of sequences.
     pub samples: Option<u32>,
+    /// How many of them sensitivities are measured on.
+    pub sensitivity_samples: Option<u32>,
     /// Tokens in each.
     pub sequence_length: Option<u32>,
     /// Seed of sequence choice and labels.

@@ -41,6 +41,7 @@ struct RawRecipe {
 struct RawCalibration {
     text: Option<Spanned<String>>,
     samples: Option<Spanned<u32>>,
+    sensitivity_samples: Option<Spanned<u32>>,
     sequence_length: Option<Spanned<u32>>,
     seed: Option<u64>,
 }
@@ -179,6 +180,11 @@ impl Reader<'_> {
         Ok(Calibration {
             text: text.transpose()?,
             samples: self.within("calibration.samples", raw.samples.as_ref(), 1..=100_000)?,
+            sensitivity_samples: self.within(
+                "calibration.sensitivity_samples",
+                raw.sensitivity_samples.as_ref(),
+                1..=100_000,
+            )?,
             sequence_length: self.within(
                 "calibration.sequence_length",
                 raw.sequence_length.as_ref(),

@@ -46,6 +46,7 @@ impl Job<'_> {
             spec: self.source.spec(),
             manifest: self.source.manifest(),
             sequences: texts.sequences.len(),
+            measured: self.calibration.measured(texts.sequences.len()).unwrap_or(0),
             length: self.calibration.sequence_length as usize,
             candidates: if fixed || self.args.sensitivities.is_some() { 0 } else { self.plan.quants().len() },
             feedback: self.technique == Technique::Gptq,

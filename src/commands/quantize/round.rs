@@ -4,6 +4,8 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use rayon::prelude::*;
+
 use super::{Decision, Job};
 use crate::affine::{self, FloatType};
 use crate::candidate::{Mode, Quant};
@@ -17,10 +19,13 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::kept_layers::{self, KeptLayers};
 use crate::plural::count;
 use crate::record::Feedback;
-use crate::rounding::{self, DAMPING, Hessian, Technique};
+use crate::rounding::{self, DAMPING, Gptq, Hessian, Technique};
 use crate::spec::{Role, TensorSpec};
 use crate::spool::Spooled;
 use crate::weights::{Codes, float_type, unroundable};
+
+/// Layers that are rounded side by side: a matrix alone has few tasks, and the last of them would leave processors idle.
+const TOGETHER: usize = 8;
 
 /// What is known of the layers' codes before they are written.
 pub enum Rounded {
@@ -242,39 +247,58 @@ impl Job<'_> {
         decision: &Decision,
         kept: &mut KeptLayers,
     ) -> Result<Replacements> {
-        let dtype = float_type(self.dtype)?;
-        let mut replaced = Replacements::new();
-        for (input, moments) in moments {
-            let mut factored = None;
-            for (spec, path, quant) in
-                self.chosen(block, decision).filter(|(spec, ..)| input_of(spec.role) == *input)
-            {
-                crate::interrupt::check()?;
-                if kept.has(path) {
-                    if self.seen_rounded(block) {
-                        replaced.extend(self.done(spec, path, quant, kept)?);
-                    }
-                    continue;
-                }
-                let tensor = SourceTensor { name: &spec.name, tensor: self.source.tensor(&spec.name)? };
-                let weights = self.weights(&tensor, dtype);
-                let failed = |e| unroundable(&tensor, &e);
-                let hessian = match &mut factored {
-                    Some(hessian) => hessian,
-                    none => none.insert(Hessian::new(moments, spec.shape[1], DAMPING).map_err(failed)?),
-                };
-                let found = rounding::gptq(&weights, quant, dtype, hessian).map_err(failed)?;
-                kept.add(path, spec.shape[0], &found)?;
-                if self.seen_rounded(block) {
-                    let mut decoded = weights;
-                    affine::dequantize(found.quantized.as_slices(), quant, dtype, &mut decoded)
-                        .map_err(|e| failed(e.into()))?;
-                    replaced.push((spec.role, decoded));
+        let all: Vec<_> = self.chosen(block, decision).collect();
+        let left: Vec<_> = all.iter().filter(|(_, path, _)| !kept.has(path)).copied().collect();
+        let hessians = self.hessians(&left, moments)?;
+        for together in left.chunks(TOGETHER) {
+            let found = together.par_iter().map(|(spec, _, quant)| self.fed_back(spec, *quant, &hessians));
+            for ((spec, path, _), found) in together.iter().zip(found.collect::<Result<Vec<_>>>()?) {
+                if let Some(found) = found {
+                    kept.add(path, spec.shape[0], &found)?;
                 }
             }
         }
         kept.flush()?;
+        let mut replaced = Replacements::new();
+        if self.seen_rounded(block) {
+            for (spec, path, quant) in all {
+                replaced.extend(self.done(spec, path, quant, kept)?);
+            }
+        }
         Ok(replaced)
+    }
+
+    /// The factors that the `layers` need, by the input that they share.
+    fn hessians<'m>(
+        &self,
+        layers: &[(&TensorSpec, &str, Quant)],
+        moments: &'m Moments,
+    ) -> Result<BTreeMap<Role, Hessian<'m>>> {
+        let inputs: BTreeMap<Role, &TensorSpec> =
+            layers.iter().map(|(spec, ..)| (input_of(spec.role), *spec)).collect();
+        let inputs: Vec<_> = inputs.into_iter().filter_map(|(role, spec)| Some((role, spec, moments.get(&role)?))).collect();
+        let factored = inputs.into_par_iter().map(|(role, spec, moments)| {
+            crate::interrupt::check()?;
+            let hessian = Hessian::new(moments, spec.shape[1], DAMPING);
+            let tensor = SourceTensor { name: &spec.name, tensor: self.source.tensor(&spec.name)? };
+            Ok((role, hessian.map_err(|e| unroundable(&tensor, &e))?))
+        });
+        factored.collect()
+    }
+
+    /// A layer rounded with error feedback; `None` where its input was not seen.
+    fn fed_back(
+        &self,
+        spec: &TensorSpec,
+        quant: Quant,
+        hessians: &BTreeMap<Role, Hessian<'_>>,
+    ) -> Result<Option<Gptq>> {
+        crate::interrupt::check()?;
+        let Some(hessian) = hessians.get(&input_of(spec.role)) else { return Ok(None) };
+        let dtype = float_type(self.dtype)?;
+        let tensor = SourceTensor { name: &spec.name, tensor: self.source.tensor(&spec.name)? };
+        let found = rounding::gptq(&self.weights(&tensor, dtype), quant, dtype, hessian);
+        found.map(Some).map_err(|e| unroundable(&tensor, &e))
     }
 
     /// Weights as float32 after the cast to the dtype of scales.

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 /// A repository and what happens to requests.
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools)]
 pub struct State {
     /// Contents by name.
     pub files: BTreeMap<String, Vec<u8>>,
@@ -209,9 +210,9 @@ fn info(state: &State, revision: &str) -> Response {
     if revision != "main" && revision != COMMIT && !state.branches.iter().any(|branch| branch == revision) {
         return refused(404, "RevisionNotFound");
     }
-    let sized = |(name, bytes): (&String, &Vec<u8>)| match state.sizeless {
-        true => json!({"rfilename": name}),
-        false => json!({"rfilename": name, "size": bytes.len()}),
+    let sized = |(name, bytes): (&String, &Vec<u8>)| {
+        let size = (!state.sizeless).then_some(bytes.len());
+        json!({"rfilename": name, "size": size})
     };
     let siblings: Vec<Value> = state.files.iter().map(sized).collect();
     plain(200, &json!({"sha": COMMIT, "siblings": siblings}))

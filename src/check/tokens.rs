@@ -96,13 +96,14 @@ fn named_bos(config: &ModelConfig) -> Option<u64> {
 fn begin(tokenizer: &Tokenizer, config: &ModelConfig, rows: Option<usize>) -> Finding {
     let subject = "bos";
     let named = named_bos(config);
+    if let Some(id) = named.filter(|&id| rows.is_some_and(|rows| id >= rows as u64)) {
+        let message = format!("config.json names {id}, which the embedding has no row for");
+        return Finding::problem(subject, message).hint("correct bos_token_id in config.json");
+    }
     let is_none = |id: &u64| u32::try_from(*id).is_ok_and(|id| tokenizer.id_to_token(id).is_none());
-    if let Some(id) = named.filter(is_none).filter(|&id| rows.is_none_or(|rows| id < rows as u64)) {
-        return Finding::problem(
-            subject,
-            format!("config.json names {id}, which is no token of the tokenizer"),
-        )
-        .hint("tokenizer and config.json do not belong together");
+    if let Some(id) = named.filter(is_none) {
+        let message = format!("config.json names {id}, which is no token of the tokenizer");
+        return Finding::problem(subject, message).hint("tokenizer and config.json do not belong together");
     }
     let Some(bos) = tokenizer.bos_token_id() else {
         return match named {
@@ -115,13 +116,6 @@ fn begin(tokenizer: &Tokenizer, config: &ModelConfig, rows: Option<usize>) -> Fi
         Ok(ids) => template::leading(&ids, bos),
         Err(error) => return Finding::refusal(subject, &error),
     };
-    if let Some(id) = named.filter(|&id| rows.is_some_and(|rows| id >= rows as u64)) {
-        return Finding::problem(
-            subject,
-            format!("config.json names {id}, which the embedding has no row for"),
-        )
-        .hint("correct bos_token_id in config.json");
-    }
     if let Some(id) = named.filter(|&id| id != u64::from(bos)) {
         if tokenizer.is_added_later(bos) {
             return Finding::problem(

@@ -28,7 +28,8 @@ on them, are null.";
 #[derive(Debug, Args)]
 #[command(after_long_help = INSPECT_JSON)]
 pub struct Inspect {
-    /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub; or a single .safetensors or .npz file
+    /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub, from which headers come and no weights; or a single
+    /// .safetensors or .npz file
     #[arg(value_name = "MODEL")]
     pub model: PathBuf,
     #[command(flatten)]

@@ -263,6 +263,11 @@ mod tests {
             let found = refused(&arguments);
             assert!(found.contains(expected), "{arguments:?}: {found}");
         }
+        for bad in ["-1", "0", "nan", "inf", "x"] {
+            let arguments = ["mixbit", "quantize", "--hf-path", "x", "--mlx-path", "y", "--target-bpw", bad];
+            let found = Cli::lenient().try_get_matches_from(arguments).unwrap_err().to_string();
+            assert!(found.contains("is not a number above 0"), "{found}");
+        }
         let matches =
             Cli::lenient().try_get_matches_from(["mixbit", "run", "--model", "x", "-p", "y", "-m", "7"]);
         let cli = Cli::from_arg_matches(&matches.unwrap()).unwrap();

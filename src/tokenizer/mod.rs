@@ -39,8 +39,8 @@ pub struct Tokenizer {
     path: PathBuf,
     inner: tokenizers::Tokenizer,
     special: SpecialTokens,
-    /// The ids of `tokenizer.json` are below this; those of tokens that only other files name are not.
-    own: usize,
+    /// Named tokens that `tokenizer.json` lacks.
+    added_later: Vec<String>,
     chat_template: Option<ChatTemplate>,
     /// Whether the decoder turns tokens like `<0xE2>` into bytes.
     byte_fallback: bool,
@@ -78,14 +78,15 @@ impl Tokenizer {
         let config_path = files.path_of("tokenizer_config.json");
         let config = read_object(files, "tokenizer_config.json")?.unwrap_or_default();
         let special = SpecialTokens::read(files, &config_path, &config)?;
-        let own = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        let lacking = special.named().filter(|(_, token)| inner.token_to_id(token).is_none());
+        let added_later = lacking.map(|(_, token)| token.to_owned()).collect();
         special.add_to(&mut inner).map_err(|e| {
             Error::file(&config_path, format!("the special tokens named here cannot be added: {e}"))
         })?;
 
         let chat_template = ChatTemplate::read(files, &config_path, &config)?;
         let byte_fallback = inner.get_decoder().is_some_and(has_byte_fallback);
-        Ok(Self { path, inner, special, own, chat_template, byte_fallback })
+        Ok(Self { path, inner, special, added_later, chat_template, byte_fallback })
     }
 
     /// The token ids of `text`.
@@ -175,9 +176,9 @@ impl Tokenizer {
         self.inner.id_to_token(id)
     }
 
-    /// Whether `tokenizer.json` lacks the token of this id: other files name it, and it got the next free id.
+    /// Whether `tokenizer.json` lacks the named token of this id: other files name it, and it got the next free id.
     pub fn is_added_later(&self, id: u32) -> bool {
-        id as usize >= self.own
+        self.id_to_token(id).is_some_and(|token| self.added_later.contains(&token))
     }
 
     /// Whether the token of this id is a piece of ordinary text: no added token, and nothing in brackets, as `</s>`.

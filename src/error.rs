@@ -160,13 +160,17 @@ impl Error {
         })
     }
 
-    /// Speaks of the folder `to` where an error of reading, writing or a file speaks of `from`.
+    /// Speaks of the folder `to` where an error speaks of `from`.
     #[must_use]
     pub fn relocated(mut self, from: &Path, to: &Path) -> Self {
-        if let ErrorKind::Io { path, .. } | ErrorKind::File { path, .. } = &mut *self.kind
+        if let ErrorKind::Io { path, .. }
+        | ErrorKind::File { path, .. }
+        | ErrorKind::Tensor { path, .. }
+        | ErrorKind::Key { path, .. } = &mut *self.kind
             && let Ok(rest) = path.strip_prefix(from)
         {
-            *path = to.join(rest);
+            // Joined with nothing a path gets a slash at its end.
+            *path = if rest.as_os_str().is_empty() { to.to_owned() } else { to.join(rest) };
         }
         self
     }

@@ -33,6 +33,7 @@ pub mod hub;
 pub mod interrupt;
 pub mod inventory;
 pub mod kept_layers;
+mod lfs_pointer;
 pub mod long_integers;
 pub mod memory_limit;
 pub mod microscaling;

@@ -15,6 +15,7 @@ use crate::candidate::Quant;
 use crate::correction::Correction;
 use crate::differences::{Setting, begun_otherwise, fingerprint};
 use crate::error::{Error, ErrorKind, Result};
+use crate::lfs_pointer;
 use crate::output_file;
 use crate::plural::count;
 use crate::rounding::Technique;
@@ -153,6 +154,7 @@ impl Table {
     /// Reads a finished table.
     pub fn read(path: &Path) -> Result<Self> {
         let text = fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
+        lfs_pointer::refuse(path, text.as_bytes())?;
         let table: Self = serde_json::from_str(&text).map_err(|e| {
             Error::file(path, format!("not a sensitivity table: {e}")).hint("`mixbit analyze` writes them")
         })?;

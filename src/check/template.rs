@@ -1,8 +1,8 @@
 //! The chat template: that it renders, and how it goes with the tokenizer and the tokens that end a text.
 
-use super::Finding;
 use super::folder::Folder;
 use super::tokens::describe;
+use super::{Finding, list};
 use crate::error::Result;
 use crate::stop_tokens::stop_tokens;
 use crate::tokenizer::{Message, Tokenizer, render_without_tokenizer};
@@ -27,6 +27,7 @@ pub(super) fn check(folder: &Folder) -> Vec<Finding> {
         Ok(finding) => vec![finding],
         Err(error) => vec![Finding::refusal(subject, &error)],
     };
+    findings.extend(unknown(tokenizer));
     let stop = folder.config.as_ref().and_then(|config| stop_tokens(config, tokenizer).ok());
     findings.extend(stop.and_then(|stop| closing(tokenizer, &stop)));
     findings
@@ -85,6 +86,28 @@ pub(super) fn opening(tokenizer: &Tokenizer) -> Vec<u32> {
     let (Some(with), Some(without)) = (render(true), render(false)) else { return Vec::new() };
     let added = with.strip_prefix(&without).unwrap_or_default();
     tokenizer.encode(added, false).unwrap_or_default()
+}
+
+/// What the template writes like special tokens, `<|so|>`, without the tokenizer knowing them for tokens.
+pub(super) fn strangers(tokenizer: &Tokenizer) -> Vec<String> {
+    let messages = [Message::new("user", QUESTION)];
+    let Ok(Some(prompt)) = tokenizer.apply_chat_template(&messages, true) else { return Vec::new() };
+    let mut found: Vec<String> = Vec::new();
+    for part in prompt.split("<|").skip(1) {
+        let name = part.split_once("|>").map(|(name, _)| name);
+        let name = name.filter(|name| !name.is_empty() && !name.contains(char::is_whitespace));
+        let token = name.map(|name| format!("<|{name}|>"));
+        found.extend(token.filter(|token| tokenizer.token_to_id(token).is_none() && !found.contains(token)));
+    }
+    found
+}
+
+/// Some models are trained so; for the others the template is another model's.
+fn unknown(tokenizer: &Tokenizer) -> Option<Finding> {
+    let strangers: Vec<String> = strangers(tokenizer).iter().map(|token| format!("`{token}`")).collect();
+    let message = format!("writes {}, which the tokenizer takes for ordinary text", list(&strangers));
+    (!strangers.is_empty())
+        .then(|| Finding::note("template", message).hint("template and tokenizer may not belong together"))
 }
 
 /// Whether one of the tokens after an answer ends generation.

@@ -1,4 +1,7 @@
 //! The tokenizer beside the model: vocabulary, the token that begins a text, the ones that end it.
+//!
+//! Padded embeddings, and configs whose ids nobody uses, are common in models that work. What no such model has is called
+//! a problem.
 
 use super::Finding;
 use super::folder::Folder;
@@ -25,7 +28,7 @@ const HEADERS: [&str; 9] = [
     "[INST]",
 ];
 
-/// All three.
+/// All three, and whether the tokenizer's files agree.
 pub(super) fn check(folder: &Folder) -> Vec<Finding> {
     let Some(tokenizer) = &folder.tokenizer else { return Vec::new() };
     let rows = match &folder.spec {
@@ -34,8 +37,9 @@ pub(super) fn check(folder: &Folder) -> Vec<Finding> {
     };
     let mut findings = Vec::new();
     if let Some(rows) = rows {
-        findings.push(vocabulary(tokenizer, rows));
+        findings.push(vocabulary(tokenizer, rows, folder.config.as_ref()));
     }
+    findings.extend(contradiction(tokenizer));
     if let Some(config) = &folder.config {
         findings.push(begin(tokenizer, config, rows));
         findings.extend(ends(tokenizer, config, rows));
@@ -43,7 +47,8 @@ pub(super) fn check(folder: &Folder) -> Vec<Finding> {
     findings
 }
 
-fn vocabulary(tokenizer: &Tokenizer, rows: usize) -> Finding {
+/// Ids without a row are a problem, and so are too many rows without an id where something else does not fit either.
+fn vocabulary(tokenizer: &Tokenizer, rows: usize, config: Option<&ModelConfig>) -> Finding {
     let subject = "vocabulary";
     let tokens = tokenizer.vocab_size();
     let ids = tokenizer.largest_id().map_or(0, |id| id as usize + 1);
@@ -53,17 +58,53 @@ fn vocabulary(tokenizer: &Tokenizer, rows: usize) -> Finding {
         let message = format!("{message}: ids up to {} have no row", ids - 1);
         return Finding::problem(subject, message).hint("tokenizer and weights do not belong together");
     }
-    if ((rows - ids) as f64) > MOST_PADDING * rows as f64 {
-        let message = format!("{message}: {} without a token, more than padding", count(rows - ids, "row"));
-        return Finding::note(subject, message).hint("tokenizer and weights may not belong together");
+    if ((rows - ids) as f64) <= MOST_PADDING * rows as f64 {
+        return Finding::ok(subject, message);
     }
-    Finding::ok(subject, message)
+    let message = format!("{message}: {} without a token, more than padding", count(rows - ids, "row"));
+    if config.is_some_and(|config| is_of_another(tokenizer, config)) {
+        return Finding::problem(subject, message).hint("tokenizer and weights do not belong together");
+    }
+    Finding::note(subject, message).hint("tokenizer and weights may not belong together")
+}
+
+/// Whether a token that the model's configs name is ordinary text here, or one that the chat template writes is none.
+fn is_of_another(tokenizer: &Tokenizer, config: &ModelConfig) -> bool {
+    let stop = stop_tokens::stop_tokens(config, tokenizer).unwrap_or_default();
+    let named = stop.into_iter().chain(named_bos(config).and_then(|id| u32::try_from(id).ok()));
+    named.into_iter().any(|id| tokenizer.is_ordinary(id)) || !template::strangers(tokenizer).is_empty()
+}
+
+/// tokenizer_config.json says which ids its tokens have; those that tokenizer.json gives them count.
+fn contradiction(tokenizer: &Tokenizer) -> Option<Finding> {
+    let wrong = tokenizer.contradicted();
+    let &(declared, text, id) = wrong.first()?;
+    let more = match wrong.len() - 1 {
+        0 => String::new(),
+        more => format!(", and so with {}", count(more, "more token")),
+    };
+    let message =
+        format!("tokenizer_config.json says that `{text}` is {declared}, by tokenizer.json it is {id}{more}");
+    Some(Finding::problem("tokenizer", message).hint("take both files from the same model"))
+}
+
+fn named_bos(config: &ModelConfig) -> Option<u64> {
+    config.get("bos_token_id").and_then(serde_json::Value::as_u64)
 }
 
 /// The token that begins a text. The tokenizer's rule is its post-processor, applied to a plain text.
 fn begin(tokenizer: &Tokenizer, config: &ModelConfig, rows: Option<usize>) -> Finding {
     let subject = "bos";
-    let named = config.get("bos_token_id").and_then(serde_json::Value::as_u64);
+    let named = named_bos(config);
+    if let Some(id) = named.filter(|&id| rows.is_some_and(|rows| id >= rows as u64)) {
+        let message = format!("config.json names {id}, which the embedding has no row for");
+        return Finding::problem(subject, message).hint("correct bos_token_id in config.json");
+    }
+    let is_none = |id: &u64| u32::try_from(*id).is_ok_and(|id| tokenizer.id_to_token(id).is_none());
+    if let Some(id) = named.filter(is_none) {
+        let message = format!("config.json names {id}, which is no token of the tokenizer");
+        return Finding::problem(subject, message).hint("tokenizer and config.json do not belong together");
+    }
     let Some(bos) = tokenizer.bos_token_id() else {
         return match named {
             Some(id) => Finding::note(subject, format!("config.json names {id}, the tokenizer none")),
@@ -75,14 +116,14 @@ fn begin(tokenizer: &Tokenizer, config: &ModelConfig, rows: Option<usize>) -> Fi
         Ok(ids) => template::leading(&ids, bos),
         Err(error) => return Finding::refusal(subject, &error),
     };
-    if let Some(id) = named.filter(|&id| rows.is_some_and(|rows| id >= rows as u64)) {
-        return Finding::problem(
-            subject,
-            format!("config.json names {id}, which the embedding has no row for"),
-        )
-        .hint("correct bos_token_id in config.json");
-    }
     if let Some(id) = named.filter(|&id| id != u64::from(bos)) {
+        if tokenizer.is_added_later(bos) {
+            return Finding::problem(
+                subject,
+                format!("the tokenizer's is {what}, which tokenizer.json lacks, config.json names {id}"),
+            )
+            .hint("tokenizer.json is another model's");
+        }
         return Finding::note(subject, format!("the tokenizer's is {what}, config.json names {id}"));
     }
     match plain {
@@ -127,12 +168,28 @@ fn ends(tokenizer: &Tokenizer, config: &ModelConfig, rows: Option<usize>) -> Vec
                 .hint("take it out of eos_token_id, or answers may end before they begin"),
         );
     }
-    if let Some(id) = tokenizer.eos_token_id().filter(|id| !stop.contains(id)) {
-        let message = format!("the tokenizer's eos_token, {}, is not among them", describe(tokenizer, id));
-        findings.push(Finding::note(subject, message));
-    }
+    findings.extend(other_eos(tokenizer, &stop));
     findings.extend(two_files(config));
     findings
+}
+
+/// The tokenizer names an eos_token that does not end texts. Where those that do are ordinary text, or tokenizer.json has no
+/// such token, the files are of two models.
+fn other_eos(tokenizer: &Tokenizer, stop: &[u32]) -> Option<Finding> {
+    let eos = tokenizer.eos_token_id().filter(|id| !stop.contains(id))?;
+    let message = format!("the tokenizer's eos_token, {}, is not among them", describe(tokenizer, eos));
+    let ordinary: Vec<u32> = stop.iter().copied().filter(|&id| tokenizer.is_ordinary(id)).collect();
+    if !ordinary.is_empty() {
+        let message = format!("{message}, and ordinary text is: {}", describe_all(tokenizer, &ordinary));
+        return Some(
+            Finding::problem("eos", message).hint("eos_token_id is another model's, or the tokenizer is"),
+        );
+    }
+    if tokenizer.is_added_later(eos) {
+        let message = format!("{message}, and tokenizer.json lacks it");
+        return Some(Finding::problem("eos", message).hint("tokenizer.json is another model's"));
+    }
+    Some(Finding::note("eos", message))
 }
 
 /// mlx-lm takes generation_config.json's alone where that names any; mixbit takes both.

@@ -17,8 +17,6 @@ use crate::plural::count;
 
 /// The file that says which shard each tensor is in.
 pub const INDEX: &str = "model.safetensors.index.json";
-/// What git has in the place of a large file that was not fetched.
-const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
 const NPZ: &str = "weights.npz";
 
 /// Where a tensor lies.
@@ -191,13 +189,6 @@ impl Checkpoint {
     fn add(&mut self, path: &Path, map: Mapped, is_npz: bool) -> Result<BTreeSet<String>> {
         if map.is_empty() {
             return Err(Error::file(path, "is empty").hint("the download is incomplete"));
-        }
-        if map.starts_with(LFS_POINTER) {
-            return Err(Error::file(
-                path,
-                "is a Git LFS pointer: it says which weights belong here, and has none",
-            )
-            .hint("`git lfs pull` in the model's folder fetches them"));
         }
         let file = self.files.len();
         let (found, checksums) = if is_npz {

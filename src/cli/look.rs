@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Cache, Hub, parse_size, whole};
+use super::{Cache, Hub, at_least_one, parse_size};
 
 /// What scripts may rely on.
 const INSPECT_JSON: &str = "\
@@ -28,7 +28,8 @@ on them, are null.";
 #[derive(Debug, Args)]
 #[command(after_long_help = INSPECT_JSON)]
 pub struct Inspect {
-    /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub; or a single .safetensors or .npz file
+    /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub, from which headers come and no weights; or a single
+    /// .safetensors or .npz file
     #[arg(value_name = "MODEL")]
     pub model: PathBuf,
     #[command(flatten)]
@@ -115,7 +116,7 @@ pub struct Eval {
     #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
     pub sequence_length: Option<u32>,
     /// Use this many tokens of the text at most
-    #[arg(long, value_name = "N", value_parser = whole::<usize>)]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub max_tokens: Option<usize>,
     /// Windows computed together
     #[arg(long, value_name = "B", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Subcommand};
 
+use super::tune::positive;
 use super::{Calibration, FloatDtype, Hub, Output, Tuning, parse_size};
 use crate::candidate::Mode;
 
@@ -28,7 +29,7 @@ pub struct Convert {
 #[derive(Debug, Args)]
 pub struct Size {
     /// Average bits a weight of the linear layers, scales and biases included; never exceeded
-    #[arg(long, value_name = "BITS", allow_negative_numbers = true, conflicts_with_all = ["target_size", "bits", "mode"])]
+    #[arg(long, value_name = "BITS", value_parser = positive, conflicts_with_all = ["target_size", "bits", "mode"])]
     pub target_bpw: Option<f64>,
     /// Bytes of all tensors, such as 800MB; never exceeded
     #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with_all = ["bits", "mode"])]

@@ -175,6 +175,23 @@ impl ValueEnum for Mode {
     }
 }
 
+/// A whole number from 1, of any size that can be counted.
+fn at_least_one(text: &str) -> Result<usize, String> {
+    match whole(text)? {
+        0 => Err("it must be at least 1".to_owned()),
+        number => Ok(number),
+    }
+}
+
+/// A number between two, both among them.
+fn within(least: f32, most: f32) -> impl Fn(&str) -> Result<f32, String> + Clone {
+    move |text| match text.trim().parse::<f32>() {
+        Ok(number) if (least..=most).contains(&number) => Ok(number),
+        Ok(_) => Err(format!("it lies between {least} and {most}")),
+        Err(_) => Err("expected a number".to_owned()),
+    }
+}
+
 /// A whole number from 0, of any size that can be counted.
 fn whole<T: TryFrom<i128>>(text: &str) -> Result<T, String> {
     match text.trim().parse::<i128>() {
@@ -233,9 +250,23 @@ mod tests {
             (["--kv-bits", "-4"], "expected one of [4, 8]"),
             (["--logit-bias", "-1=2"], "`-1` is not a token id"),
             (["--repetition-context-size", "x"], "expected a whole number"),
+            (["-m", "0"], "invalid value '0' for '--max-tokens <N>': it must be at least 1"),
+            (["--top-p", "1.01"], "it lies between 0 and 1"),
+            (["--min-p", "-0.1"], "it lies between 0 and 1"),
+            (["--min-p", "NaN"], "it lies between 0 and 1"),
+            (["--temperature", "-1"], "it lies between 0 and 100"),
+            (["--temp", "inf"], "it lies between 0 and 100"),
+            (["--repetition-penalty", "0"], "logits are divided by it: 1 changes nothing"),
+            (["--frequency-penalty", "x"], "expected a number"),
+            (["--presence-penalty", "101"], "it lies between -100 and 100"),
         ] {
             let found = refused(&arguments);
             assert!(found.contains(expected), "{arguments:?}: {found}");
+        }
+        for bad in ["-1", "0", "nan", "inf", "x"] {
+            let arguments = ["mixbit", "quantize", "--hf-path", "x", "--mlx-path", "y", "--target-bpw", bad];
+            let found = Cli::lenient().try_get_matches_from(arguments).unwrap_err().to_string();
+            assert!(found.contains("is not a number above 0"), "{found}");
         }
         let matches =
             Cli::lenient().try_get_matches_from(["mixbit", "run", "--model", "x", "-p", "y", "-m", "7"]);

@@ -4,38 +4,41 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Cache, Draft, FloatDtype, GENERAL, Hub, whole};
+use super::{Cache, Draft, FloatDtype, GENERAL, Hub, at_least_one, whole, within};
+
+/// A penalty or temperature past this is a slip.
+const MOST: f32 = 100.0;
 
 /// How tokens are chosen.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sampling: biases, penalties, temperature, top-k, top-p, min-p, in this order")]
 pub struct Sampling {
     /// 0 is greedy
-    #[arg(long, alias = "temp", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(long, alias = "temp", default_value_t = 0.0, value_parser = within(0.0, MOST))]
     pub temperature: f32,
     /// Keep the smallest set of tokens whose probability reaches this
-    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 1.0, value_parser = within(0.0, 1.0))]
     pub top_p: f32,
     /// Keep this many tokens; 0 keeps all
     #[arg(long, default_value_t = 0)]
     pub top_k: u32,
     /// Drop tokens less likely than this times the likeliest
-    #[arg(long, default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = 0.0, value_parser = within(0.0, 1.0))]
     pub min_p: f32,
     /// Seed of sampling [default: 0]
     #[arg(long, value_parser = whole::<u64>)]
     pub seed: Option<u64>,
     /// Divide the logits of the latest tokens, prompt included, by this (multiply negative ones); 1 changes nothing
-    #[arg(long, value_name = "FACTOR", allow_negative_numbers = true)]
+    #[arg(long, value_name = "FACTOR", value_parser = factor)]
     pub repetition_penalty: Option<f32>,
     /// How many of the latest tokens the repetition penalty looks at; 0 for all
     #[arg(long, value_name = "N", default_value_t = 20, requires = "repetition_penalty", value_parser = whole::<usize>)]
     pub repetition_context_size: usize,
     /// Lower a token's logit by this for each time that it was generated
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = within(-MOST, MOST))]
     pub frequency_penalty: f32,
     /// Lower a token's logit by this once it was generated
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = within(-MOST, MOST))]
     pub presence_penalty: f32,
     /// Add this to a token's logit, -inf to ban it; several separated by commas, or the flag again
     #[arg(long, value_name = "ID=VALUE", value_delimiter = ',', value_parser = parse_bias)]
@@ -47,7 +50,7 @@ pub struct Sampling {
 #[command(next_help_heading = "Ending")]
 pub struct Ending {
     /// Most tokens to generate
-    #[arg(long, short, default_value_t = 256, value_name = "N", value_parser = whole::<usize>)]
+    #[arg(long, short, default_value_t = 256, value_name = "N", value_parser = at_least_one)]
     pub max_tokens: usize,
     /// End the answer before this text, which may be the text of a special token; repeatable
     #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
@@ -197,6 +200,14 @@ pub struct Logits {
     /// Compute in this type [default: float32 on the CPU, the model's own on Metal]
     #[arg(long, value_enum)]
     pub dtype: Option<FloatDtype>,
+}
+
+/// What logits can be divided by.
+fn factor(text: &str) -> Result<f32, String> {
+    match within(0.0, MOST)(text)? {
+        0.0 => Err("logits are divided by it: 1 changes nothing".to_owned()),
+        factor => Ok(factor),
+    }
 }
 
 /// `ID=VALUE`.

@@ -33,7 +33,8 @@ impl Tuning {
     pub const RATE: f64 = 0.003;
 }
 
-fn positive(text: &str) -> Result<f64, String> {
+/// A number above 0.
+pub(super) fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
         _ => Err(format!("`{text}` is not a number above 0")),

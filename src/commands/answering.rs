@@ -20,9 +20,6 @@ use crate::spec::DecoderSpec;
 use crate::stop_tokens::stop_tokens;
 use crate::tokenizer::Tokenizer;
 
-/// A penalty or temperature past this is a slip.
-const MOST: f32 = 100.0;
-
 /// A model folder before the model itself is loaded.
 pub struct Source {
     /// The checkpoint.
@@ -115,10 +112,10 @@ impl Source {
 /// The sampler that the flags ask for, for a model of this vocabulary.
 pub fn sampler(args: &cli::Sampling, logprobs: Option<usize>, spec: &DecoderSpec) -> Result<Sampler> {
     let settings = Sampling {
-        temperature: within("temperature", args.temperature, 0.0, MOST)?,
-        top_p: within("top-p", args.top_p, 0.0, 1.0)?,
+        temperature: args.temperature,
+        top_p: args.top_p,
         top_k: args.top_k as usize,
-        min_p: within("min-p", args.min_p, 0.0, 1.0)?,
+        min_p: args.min_p,
         penalties: penalties(args, spec)?,
         logprobs,
     };
@@ -126,17 +123,8 @@ pub fn sampler(args: &cli::Sampling, logprobs: Option<usize>, spec: &DecoderSpec
 }
 
 fn penalties(args: &cli::Sampling, spec: &DecoderSpec) -> Result<Penalties> {
-    let repetition = match args.repetition_penalty {
-        None => None,
-        Some(0.0) => {
-            return Err(Error::usage("--repetition-penalty 0 is out of range")
-                .hint("logits are divided by it: 1 changes nothing"));
-        }
-        Some(factor) => Some(Repetition {
-            factor: within("repetition-penalty", factor, 0.0, MOST)?,
-            context: args.repetition_context_size,
-        }),
-    };
+    let context = args.repetition_context_size;
+    let repetition = args.repetition_penalty.map(|factor| Repetition { factor, context });
     let mut bias = BTreeMap::new();
     for &(token, value) in &args.logit_bias {
         if token as usize >= spec.vocab_size {
@@ -151,20 +139,7 @@ fn penalties(args: &cli::Sampling, spec: &DecoderSpec) -> Result<Penalties> {
                 .hint("give one, the sum of both"));
         }
     }
-    Ok(Penalties {
-        bias,
-        repetition,
-        frequency: within("frequency-penalty", args.frequency_penalty, -MOST, MOST)?,
-        presence: within("presence-penalty", args.presence_penalty, -MOST, MOST)?,
-    })
-}
-
-fn within(name: &str, value: f32, least: f32, most: f32) -> Result<f32> {
-    if value.is_finite() && (least..=most).contains(&value) {
-        return Ok(value);
-    }
-    Err(Error::usage(format!("--{name} {value} is out of range"))
-        .hint(format!("it lies between {least} and {most}")))
+    Ok(Penalties { bias, repetition, frequency: args.frequency_penalty, presence: args.presence_penalty })
 }
 
 /// Says so where flags change nothing because the likeliest token is always taken.

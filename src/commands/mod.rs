@@ -43,10 +43,13 @@ pub fn run(mut cli: Cli) -> Result<()> {
     if cli.quiet && loud {
         return Err(Error::usage("--quiet and --verbose ask for opposite things").hint("leave one out"));
     }
-    models::locate(&mut cli.command, &console)?;
-    obey(cli.command, &console).map_err(|error| match hub::hint_in_cache(&error) {
-        Some(hint) => error.hint(hint),
-        None => error,
+    let headers = models::locate(&mut cli.command, &console)?;
+    obey(cli.command, &console).map_err(|error| {
+        let error = match hub::hint_in_cache(&error) {
+            Some(hint) => error.hint(hint),
+            None => error,
+        };
+        headers.iter().fold(error, |error, headers| headers.relocated(error))
     })
 }
 

@@ -4,15 +4,34 @@ use std::path::PathBuf;
 
 use crate::cli::{Answering, Command};
 use crate::error::Result;
-use crate::hub;
+use crate::hub::{self, Headers, Located, Need};
 use crate::report::Console;
 
-/// Puts the folder of the cache in the place of every name on the Hub, downloading what is not there.
-pub fn locate(command: &mut Command, console: &Console) -> Result<()> {
+/// Puts the folder of the cache in the place of every name on the Hub, downloading what is not there and needed. The
+/// headers that are returned must be kept until the command is done.
+pub fn locate(command: &mut Command, console: &Console) -> Result<Vec<Headers>> {
+    let need = need(command);
+    let mut kept = Vec::new();
     for (model, revision) in models(command) {
-        *model = hub::locate(model, revision, console)?;
+        match hub::locate(model, revision, need, console)? {
+            Located::There(path) => *model = path,
+            Located::Headers(headers) => {
+                headers.folder().clone_into(model);
+                kept.push(headers);
+            }
+        }
     }
-    Ok(())
+    Ok(kept)
+}
+
+/// What `command` reads of its models.
+fn need(command: &Command) -> Need {
+    match command {
+        Command::Inspect(_) => Need::Headers,
+        // Where nothing is asked.
+        Command::Report(args) if args.prompt.is_none() && args.reference.is_none() => Need::Headers,
+        _ => Need::Whole,
+    }
 }
 
 /// The models that `command` reads, with `--revision` for those that it is about.

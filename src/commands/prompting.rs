@@ -5,6 +5,7 @@ use std::io::Read;
 
 use crate::cli::Prompt;
 use crate::error::{Error, ErrorKind, Result};
+use crate::lfs_pointer;
 use crate::tokenizer::{Message, Tokenizer};
 
 /// The system message of `--final-only`.
@@ -75,6 +76,7 @@ fn text(args: &Prompt) -> Result<String> {
         (_, Some(path)) if path.as_os_str() == "-" => from_stdin(),
         (_, Some(path)) => {
             let text = fs::read_to_string(path).map_err(|error| Error::io(path, error))?;
+            lfs_pointer::refuse(path, text.as_bytes())?;
             Ok(without_line_end(without_mark(text)))
         }
         (Some(flag), None) if flag == "-" => from_stdin(),

@@ -16,6 +16,7 @@ use tempfile::NamedTempFile;
 
 use crate::checkpoint::{Checkpoint, Dtype, extend_f32};
 use crate::error::{Error, Result};
+use crate::lfs_pointer;
 use crate::model_files::is_pack;
 use crate::output_file;
 
@@ -150,10 +151,12 @@ impl Reference {
 }
 
 /// Whether the file begins as safetensors do, with the length of the header and the header, or has no more than a beginning.
+/// A pointer of Git LFS is refused.
 fn may_be_safetensors(path: &Path) -> Result<bool> {
     let mut start = Vec::new();
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    file.take(9).read_to_end(&mut start).map_err(|e| Error::io(path, e))?;
+    file.take(1024).read_to_end(&mut start).map_err(|e| Error::io(path, e))?;
+    lfs_pointer::refuse(path, &start)?;
     Ok(start.is_empty() || start.get(8) == Some(&b'{'))
 }
 

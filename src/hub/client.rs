@@ -1,6 +1,6 @@
 //! Requests to the Hub, and what its refusals mean.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use serde_json::Value;
 use ureq::http::Response;
@@ -227,7 +227,10 @@ pub(super) fn accepted(mut response: Response<Body>) -> Result<Response<Body>, F
     }
     let header = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
     let (code, message) = (header("X-Error-Code"), header("X-Error-Message"));
-    let after = header("Retry-After").and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+    // The other side's clock says how long it is to a date of its own.
+    let now = header("Date").and_then(|date| httpdate::parse_http_date(&date).ok());
+    let now = now.unwrap_or_else(SystemTime::now);
+    let after = header("Retry-After").and_then(|text| retry_after(text.trim(), now));
     let status = response.status().as_u16();
     let message = message.or_else(|| {
         let value: Value = response.body_mut().read_json().ok()?;
@@ -235,4 +238,31 @@ pub(super) fn accepted(mut response: Response<Body>) -> Result<Response<Body>, F
     });
     let host = response.get_uri().authority().map(ToString::to_string).unwrap_or_default();
     Err(Failure::Refused(Refusal { status, code, message: message.unwrap_or_default(), after, host }))
+}
+
+/// How long a `Retry-After` is: seconds, or the time from `now` to a date.
+fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
+    let seconds = text.parse().ok().map(Duration::from_secs);
+    seconds.or_else(|| Some(httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_and_dates() {
+        let now = httpdate::parse_http_date("Fri, 31 Dec 1999 23:59:30 GMT").unwrap();
+        let after = |text| retry_after(text, now).map(|after| after.as_secs());
+        assert_eq!((after("7"), after("0")), (Some(7), Some(0)));
+        assert_eq!(after("Sat, 01 Jan 2000 00:00:15 GMT"), Some(45));
+        assert_eq!(after("Friday, 31-Dec-99 23:59:31 GMT"), Some(1));
+        assert_eq!(after("Fri, 31 Dec 1999 23:00:00 GMT"), Some(0), "that is over");
+        for bad in ["", "-1", "soon", "Sat, 32 Jan 2000 00:00:15 GMT"] {
+            assert_eq!(after(bad), None, "{bad}");
+        }
+        let far = retry_after("Sat, 01 Jan 2050 00:00:00 GMT", now);
+        let refusal = Refusal { after: far, ..Refusal::default() };
+        assert_eq!(Failure::Refused(refusal).after(), Some(Duration::from_mins(1)));
+    }
 }

@@ -12,13 +12,15 @@ use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use serde::Deserialize;
 
 use super::client::Failure;
+use super::headers::{Beginning, Headers};
 use super::reader::Reader;
 use super::transfer::Transfer;
-use super::{Repository, Settings};
+use super::{Located, Need, Repository, Settings};
 use crate::checkpoint::{INDEX, choose_weights, index_files};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model_files::{ModelFiles, is_of_a_model, safe_name};
+use crate::record;
 use crate::report::Console;
 
 /// Times that a file is asked for anew without any progress.
@@ -41,21 +43,41 @@ struct Sibling {
     size: Option<u64>,
 }
 
-/// The folder of the cache that holds the model. In offline mode, and where the Hub does not answer, what the cache has.
-pub(super) fn fetch(settings: &Settings, repository: &Repository, console: &Console) -> Result<PathBuf> {
+impl Info {
+    /// Names of the files that can lie in a folder.
+    fn names(&self) -> Vec<String> {
+        let names = self.siblings.iter().map(|file| &file.rfilename);
+        names.filter(|name| safe_name(name)).cloned().collect()
+    }
+
+    /// Bytes of the file `name`, where they are said.
+    fn size(&self, name: &str) -> Option<u64> {
+        self.siblings.iter().find(|file| file.rfilename == name)?.size
+    }
+}
+
+/// What `need` names of the model, from the Hub. In offline mode, where the Hub does not answer, and where it is there as
+/// a whole, what the cache has.
+pub(super) fn fetch(
+    settings: &Settings,
+    repository: &Repository,
+    need: Need,
+    console: &Console,
+) -> Result<Located> {
     let cached = cached(settings, repository);
     if settings.offline {
-        return cached.ok_or_else(|| {
-            Error::file(repository.place(settings), "is not in the cache, and HF_HUB_OFFLINE is set")
-                .hint(format!("unset it to download the model to {}", settings.cache.display()))
+        return cached.map(Located::There).map_err(|missing| {
+            let message = format!("{missing} not in the cache, and HF_HUB_OFFLINE is set");
+            let hint = format!("unset it to download the model to {}", settings.cache.display());
+            Error::file(repository.place(settings), message).hint(hint)
         });
     }
     let download = Download::new(settings, repository, console);
-    let info = match download.info(cached.is_none())? {
+    let info = match download.info(cached.is_err())? {
         Ok(info) => info,
         Err(failure) => {
             let instead = failure.is_passing() || matches!(failure, Failure::Unusable(_));
-            let Some(folder) = cached.filter(|_| instead) else {
+            let Some(folder) = cached.ok().filter(|_| instead) else {
                 return Err(failure.explain(settings, repository));
             };
             let what = match &failure {
@@ -64,10 +86,17 @@ pub(super) fn fetch(settings: &Settings, repository: &Repository, console: &Cons
                 _ => "the Hub does not answer".to_owned(),
             };
             console.notes(&[format!("{what}: using what the cache has")]);
-            return Ok(folder);
+            return Ok(Located::There(folder));
         }
     };
-    download.all(&info)
+    download.check(&info)?;
+    if need == Need::Headers
+        && missing(&download.snapshot(&info.sha)).is_some()
+        && let Some(headers) = download.headers(&info)?
+    {
+        return Ok(Located::Headers(headers));
+    }
+    download.all(&info).map(Located::There)
 }
 
 fn cache(settings: &Settings, repository: &Repository, revision: &str) -> CacheRepo {
@@ -75,25 +104,33 @@ fn cache(settings: &Settings, repository: &Repository, revision: &str) -> CacheR
     Cache::new(settings.cache.clone()).repo(repo)
 }
 
-/// The folder of the revision as of the last download.
-fn cached(settings: &Settings, repository: &Repository) -> Option<PathBuf> {
+/// The folder of the revision as of the last download; an error is the subject of a sentence, and its verb.
+fn cached(settings: &Settings, repository: &Repository) -> std::result::Result<PathBuf, String> {
     let cache = cache(settings, repository, &repository.revision);
     let folder = settings.cache.join(Repo::model(repository.id.clone()).folder_name());
     let reference = fs::read_to_string(folder.join("refs").join(&repository.revision));
     let commit = reference.map_or_else(|_| repository.revision.clone(), |text| text.trim().to_owned());
     let folder = cache.pointer_path(&commit);
-    (safe_name(&commit) && is_whole(&folder)).then_some(folder)
+    let none = || Some("the model is".to_owned());
+    let missing = if safe_name(&commit) && folder.is_dir() { missing(&folder) } else { none() };
+    missing.map_or(Ok(folder), Err)
 }
 
-/// Whether a snapshot has config.json and all weights: another process may be filling it.
-fn is_whole(folder: &Path) -> bool {
+/// What a snapshot lacks of config.json and weights, with the verb: another process may be filling it.
+fn missing(folder: &Path) -> Option<String> {
+    if !folder.join("config.json").is_file() {
+        return Some("config.json is".to_owned());
+    }
     let weights = || {
         let files = ModelFiles::open(folder)?;
         let names =
             if files.has(INDEX) { index_files(&files)? } else { choose_weights(folder, &files.names()?)? };
-        Ok::<_, Error>(names.iter().all(|name| files.has(name)))
+        Ok::<_, Error>(names.into_iter().find(|name| !files.has(name)))
     };
-    folder.join("config.json").is_file() && weights().unwrap_or_default()
+    match weights() {
+        Ok(missing) => missing.map(|name| format!("`{name}` is")),
+        Err(_) => Some("the weights are".to_owned()),
+    }
 }
 
 struct Download<'a> {
@@ -113,6 +150,12 @@ impl<'a> Download<'a> {
 
     fn at(&self, revision: &str) -> Repo {
         Repo::with_revision(self.repository.id.clone(), RepoType::Model, revision.to_owned())
+    }
+
+    /// Where the file `name` is.
+    fn url(&self, commit: &str, name: &str) -> String {
+        let repo = self.at(commit);
+        format!("{}/{}/resolve/{}/{}", self.settings.endpoint, repo.url(), repo.url_revision(), encoded(name))
     }
 
     /// Commit and files of the revision, with their sizes. With `patient` asked for again after the time that the Hub names.
@@ -138,28 +181,78 @@ impl<'a> Download<'a> {
         }
     }
 
+    /// Fails where the Hub's answer names no commit.
+    fn check(&self, info: &Info) -> Result<()> {
+        if !info.sha.is_empty() && info.sha.chars().all(|c| c.is_ascii_hexdigit()) {
+            return Ok(());
+        }
+        let place = self.repository.place(self.settings);
+        Err(Error::file(place, format!("the Hub names a commit `{}`", info.sha)))
+    }
+
+    /// The folder of the cache for what belongs to `commit`.
+    fn snapshot(&self, commit: &str) -> PathBuf {
+        cache(self.settings, self.repository, commit).pointer_path(commit)
+    }
+
     /// Everything that is needed.
     fn all(&self, info: &Info) -> Result<PathBuf> {
-        let place = self.repository.place(self.settings);
-        if info.sha.is_empty() || !info.sha.chars().all(|c| c.is_ascii_hexdigit()) {
-            return Err(Error::file(place, format!("the Hub names a commit `{}`", info.sha)));
-        }
-        let names: Vec<String> = info.siblings.iter().map(|file| file.rfilename.clone()).collect();
-        let is_weights = |name: &String| name.ends_with(".safetensors") || name.ends_with(".npz");
-        let wanted = |name: &&String| {
-            safe_name(name) && is_of_a_model(name) && !name.starts_with('.') && !is_weights(name)
-        };
-        let sized = |name: &str| info.siblings.iter().find(|file| file.rfilename == name)?.size;
-        for name in names.iter().filter(wanted) {
-            self.file(&info.sha, name, sized(name))?;
-        }
-        let folder = cache(self.settings, self.repository, &info.sha).pointer_path(&info.sha);
-        for name in self.weights(&folder, &names)? {
-            self.file(&info.sha, &name, sized(&name))?;
+        let is_weights = |name: &str| name.ends_with(".safetensors") || name.ends_with(".npz");
+        let wanted = |name: &str| is_of_a_model(name) && !name.starts_with('.') && !is_weights(name);
+        let folder = self.small(info, wanted)?;
+        for name in self.weights(&folder, &info.names())? {
+            self.file(&info.sha, &name, info.size(&name))?;
         }
         let branch = cache(self.settings, self.repository, &self.repository.revision);
         branch.create_ref(&info.sha).map_err(|e| Error::io(&self.settings.cache, e))?;
         Ok(folder)
+    }
+
+    /// What tells of the weights, and their headers. `None` where they cannot be had without the weights.
+    fn headers(&self, info: &Info) -> Result<Option<Headers>> {
+        const BESIDE: [&str; 3] = ["config.json", INDEX, record::FILE];
+        let cached = self.small(info, |name| BESIDE.contains(&name))?;
+        let weights = self.weights(&cached, &info.names())?;
+        if weights.iter().any(|name| name.ends_with(".npz")) {
+            return Ok(None);
+        }
+        let headers = Headers::new(self.settings, self.repository, &info.sha)?;
+        for name in info.names().iter().filter(|name| BESIDE.contains(&name.as_str())) {
+            headers.copy(&cached.join(name), name)?;
+        }
+        let bar = self.console.steps_bar("reading headers", weights.len() as u64);
+        for name in weights {
+            let Some((bytes, size)) = self.beginning(&info.sha, &name)?.into_parts() else { return Ok(None) };
+            headers.write(&name, &bytes, size)?;
+            bar.inc(1);
+        }
+        bar.finish_and_clear();
+        Ok(Some(headers))
+    }
+
+    /// The weight file `name` to the end of its header.
+    fn beginning(&self, commit: &str, name: &str) -> Result<Beginning> {
+        let mut beginning = Beginning::default();
+        self.persist(name, || {
+            let (reader, url) = (self.downloading.clone(), self.url(commit, name));
+            let mut there = std::mem::take(&mut beginning);
+            let (result, there) = interrupt::run(move || (there.read(&reader, &url), there))?;
+            Ok(match result {
+                Ok(()) => Ok(there),
+                Err(failure) => {
+                    beginning = there;
+                    Err((failure, beginning.len()))
+                }
+            })
+        })
+    }
+
+    /// Fetches the files that are `wanted`, which are not weights. Returns the folder that they are in.
+    fn small(&self, info: &Info, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
+        for name in info.names().iter().filter(|name| wanted(name)) {
+            self.file(&info.sha, name, info.size(name))?;
+        }
+        Ok(self.snapshot(&info.sha))
     }
 
     /// Names of the weight files: those of the index where there is one.
@@ -181,7 +274,7 @@ impl<'a> Download<'a> {
 
     /// One file, unless it is there, with all of its `size` bytes.
     fn file(&self, commit: &str, name: &str, size: Option<u64>) -> Result<()> {
-        let folder = cache(self.settings, self.repository, commit).pointer_path(commit);
+        let folder = self.snapshot(commit);
         if let Some(there) = fs::metadata(folder.join(name)).ok().filter(fs::Metadata::is_file) {
             let there = there.len();
             match size {
@@ -191,11 +284,21 @@ impl<'a> Download<'a> {
                 _ => return Ok(()),
             }
         }
+        self.persist(name, || self.attempt(commit, name))
+    }
+
+    /// Asks for the file `name`, by `attempt`, until it comes or there is no hope. A failure comes with the bytes that are
+    /// there.
+    fn persist<T>(
+        &self,
+        name: &str,
+        mut attempt: impl FnMut() -> Result<Result<T, (Failure, u64)>>,
+    ) -> Result<T> {
         let mut left = ATTEMPTS;
         let mut before = 0;
         loop {
-            let (failure, bytes) = match self.attempt(commit, name)? {
-                Ok(()) => return Ok(()),
+            let (failure, bytes) = match attempt()? {
+                Ok(done) => return Ok(done),
                 Err(failed) => failed,
             };
             left = if bytes > before { ATTEMPTS } else { left - 1 };
@@ -216,9 +319,7 @@ impl<'a> Download<'a> {
 
     /// Asks for a file once, from where an earlier attempt broke off. A failure comes with the bytes that are there.
     fn attempt(&self, commit: &str, name: &str) -> Result<Result<(), (Failure, u64)>> {
-        let repo = self.at(commit);
-        let (id, revision) = (repo.url(), repo.url_revision());
-        let url = format!("{}/{id}/resolve/{revision}/{}", self.settings.endpoint, encoded(name));
+        let url = self.url(commit, name);
         let (reader, asked) = (self.asking.clone(), url.clone());
         let metadata = match interrupt::run(move || reader.metadata(&asked))? {
             Ok(metadata) => metadata,

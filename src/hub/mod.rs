@@ -6,6 +6,7 @@
 
 mod client;
 mod download;
+mod headers;
 mod lfs;
 mod reader;
 mod settings;
@@ -15,6 +16,7 @@ mod upload;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+pub use headers::Headers;
 pub use settings::Settings;
 pub use upload::{Upload, upload};
 
@@ -62,6 +64,24 @@ impl Repository {
     }
 }
 
+/// How much of a model is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// All of it.
+    Whole,
+    /// config.json, names, types and shapes.
+    Headers,
+}
+
+/// Where a model is.
+#[derive(Debug)]
+pub enum Located {
+    /// In this folder or file.
+    There(PathBuf),
+    /// As far as [`Need::Headers`] asks, in a temporary folder.
+    Headers(Headers),
+}
+
 /// Branches may have slashes, as `refs/pr/1`.
 fn is_revision(text: &str) -> bool {
     let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | '+');
@@ -69,16 +89,17 @@ fn is_revision(text: &str) -> bool {
 }
 
 /// Where the model that the user calls `path` is: a folder or file of that name; otherwise, where it is a name on the Hub,
-/// its folder in the cache, to which it is downloaded if it is not there. `revision` is for the latter only.
+/// its folder in the cache, to which it is downloaded if it is not there and all of it is needed. `revision` is for the
+/// latter only.
 ///
 /// # Errors
 /// Where there is nothing of that name, neither here nor, if it may be a name there, on the Hub.
-pub fn locate(path: &Path, revision: Option<&str>, console: &Console) -> Result<PathBuf> {
+pub fn locate(path: &Path, revision: Option<&str>, need: Need, console: &Console) -> Result<Located> {
     let local = path.exists();
     let repository = path.to_str().filter(|_| !local).and_then(Repository::parse);
     let Some(mut repository) = repository else {
         return match revision {
-            None if local => Ok(path.to_owned()),
+            None if local => Ok(Located::There(path.to_owned())),
             None => Err(no_model_at(path)),
             Some(_) if local => {
                 Err(Error::usage(format!("--revision, but {} is a local model", path.display()))
@@ -99,7 +120,7 @@ pub fn locate(path: &Path, revision: Option<&str>, console: &Console) -> Result<
         revision.clone_into(&mut repository.revision);
     }
     let settings = Settings::from_environment()?;
-    download::fetch(&settings, &repository, console)
+    download::fetch(&settings, &repository, need, console)
         .map_err(|e| neither(path, &repository.place(&settings), e))
 }
 
@@ -188,7 +209,7 @@ mod tests {
     fn what_is_a_path_is_not_looked_up() {
         let console = Console::new(true);
         for path in ["./q45x", "../q45x", "/no/such/q45x", "models/q45x/", "a/b/c", "q45x", "~/q45x"] {
-            let error = locate(Path::new(path), None, &console).unwrap_err();
+            let error = locate(Path::new(path), None, Need::Whole, &console).unwrap_err();
             assert_eq!(error.to_string(), format!("{path}: the model folder does not exist"));
             assert!(error.hint_text().is_some());
         }

@@ -55,8 +55,11 @@ impl Reader {
             .timeout_per_write(Some(patience.time))
             .timeout_recv_response(Some(patience.time))
             .timeout_per_read(Some(patience.time))
-            .user_agent(concat!("mixbit/", env!("CARGO_PKG_VERSION")))
-            .build();
+            .user_agent(concat!("mixbit/", env!("CARGO_PKG_VERSION")));
+        // Tests talk with this machine.
+        #[cfg(test)]
+        let config = config.proxy(None);
+        let config = config.build();
         Self {
             hub: origin(&settings.endpoint),
             token: settings.token.as_ref().map(|token| token.value.clone()),
@@ -67,7 +70,7 @@ impl Reader {
 
     /// The text at `url`.
     pub(super) fn text(&self, url: &str) -> Result<String, Failure> {
-        let (address, response) = self.get(url, 0)?;
+        let (address, response) = self.get(url, None)?;
         let text = accepted(response)?.body_mut().read_to_string();
         text.map_err(|error| self.failure(&address, error))
     }
@@ -98,7 +101,18 @@ impl Reader {
 
     /// The contents at `url` from the byte `start` on, or from an earlier one.
     pub(super) fn contents(&self, url: &str, start: u64) -> Result<Contents, Failure> {
-        let (address, response) = self.get(url, start)?;
+        let range = format!("bytes={start}-");
+        self.range(url, start, (start > 0).then_some(range.as_str()))
+    }
+
+    /// The contents at `url` from the byte `start` on, or from an earlier one, to `end` (which is not among them) or to a
+    /// later one: not every server knows ranges.
+    pub(super) fn part(&self, url: &str, start: u64, end: u64) -> Result<Contents, Failure> {
+        self.range(url, start, Some(&format!("bytes={start}-{}", end.saturating_sub(1))))
+    }
+
+    fn range(&self, url: &str, start: u64, range: Option<&str>) -> Result<Contents, Failure> {
+        let (address, response) = self.get(url, range)?;
         let response = accepted(response)?;
         let number = |name| header(response.headers(), name)?.parse().ok();
         // `bytes 100-199/200`
@@ -118,12 +132,12 @@ impl Reader {
     }
 
     /// The last response, after all redirects, and where it came from.
-    fn get(&self, url: &str, start: u64) -> Result<(String, Response<Body>), Failure> {
+    fn get(&self, url: &str, range: Option<&str>) -> Result<(String, Response<Body>), Failure> {
         let mut address = url.to_owned();
         for _ in 0..REDIRECTS {
             let mut request = self.agent.get(&address).header("Accept-Encoding", "identity");
-            if start > 0 {
-                request = request.header("Range", format!("bytes={start}-"));
+            if let Some(range) = range {
+                request = request.header("Range", range);
             }
             let response = self.allow(request, &address).call().map_err(|e| self.failure(&address, e))?;
             match redirected(&address, &response)? {

@@ -86,3 +86,38 @@ fn check_contents(path: &Path, etag: &str, size: u64) -> std::result::Result<(),
     let found = Mapped::open(path).and_then(|map| map.sha256()).map_err(|e| e.to_string())?;
     if found == etag { Ok(()) } else { Err(format!("its SHA-256 is {found}, the Hub says {etag}")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::hub::Settings;
+
+    /// The bar is set from the answer's length where nobody said before how long the file is.
+    #[test]
+    fn the_bar_knows_the_length() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/x", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4096]).unwrap();
+            let contents = [b'x'; 1234];
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1234\r\n\r\n").unwrap();
+            stream.write_all(&contents).unwrap();
+        });
+        let home = tempfile::tempdir().unwrap();
+        let settings = Settings::from_environment().unwrap();
+        let transfer = Transfer {
+            reader: Reader::new(&settings, settings.downloading),
+            url,
+            metadata: Metadata { etag: "small".to_owned(), size: None },
+            blob: home.path().join("small"),
+            bar: ProgressBar::hidden(),
+        };
+        assert!(transfer.run().unwrap().is_ok());
+        assert_eq!((transfer.bar.position(), transfer.bar.length()), (1234, Some(1234)));
+        assert_eq!(fs::read(&transfer.blob).unwrap(), [b'x'; 1234]);
+    }
+}

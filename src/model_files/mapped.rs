@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use crate::digest::hexadecimal;
 use crate::error::{Error, Result};
+use crate::lfs_pointer;
 
 /// The smallest page of the platforms that MLX runs on.
 #[cfg(unix)]
@@ -26,7 +27,7 @@ pub struct Mapped {
 }
 
 impl Mapped {
-    /// Maps the file `path`.
+    /// Maps the file `path`, unless it is a pointer of Git LFS.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).map_err(|e| Error::io(path, e))?;
         let length = file.metadata().map_err(|e| Error::io(path, e))?.len();
@@ -35,6 +36,7 @@ impl Mapped {
         }
         // SAFETY: as with every mapped file, nobody may shrink it while it is read; model files are not written to.
         let map = unsafe { Mmap::map(&file) }.map_err(|e| Error::io(path, e))?;
+        lfs_pointer::refuse(path, &map)?;
         let end = map.len();
         Ok(Self { map: Some(Arc::new(map)), start: 0, end })
     }

@@ -20,6 +20,7 @@ pub use write::write_pack;
 
 use crate::error::{Error, Result};
 use crate::hub;
+use crate::lfs_pointer;
 
 /// The folder of the Hub's repositories that further chat templates lie in, the only one that a model has.
 pub const TEMPLATES: &str = "additional_chat_templates";
@@ -92,7 +93,9 @@ impl ModelFiles {
         let path = self.path_of(name);
         let Some(pack) = &self.pack else {
             only_files(&path)?;
-            return fs::read(&path).map_err(|e| Error::io(&path, e));
+            let bytes = fs::read(&path).map_err(|e| Error::io(&path, e))?;
+            lfs_pointer::refuse(&path, &bytes)?;
+            return Ok(bytes);
         };
         match pack.get(name) {
             Some(file) => pack.read(file),

@@ -25,6 +25,7 @@ pub use tuning::{Quality, Tuning};
 
 use crate::candidate::Candidate;
 use crate::error::{Error, Result};
+use crate::lfs_pointer;
 use crate::spec::Role;
 
 /// A recipe, checked as far as that goes without a model.
@@ -105,6 +106,7 @@ impl Recipe {
             let hint = format!("--recipe takes a TOML file, or one of: {}", names());
             Error::io(path, e).hint(hint)
         })?;
+        lfs_pointer::refuse(path, text.as_bytes())?;
         Self::parse(path, &text)
     }
 

@@ -25,6 +25,7 @@ pub use token_ids::holds_token_ids;
 pub use windows::{HELD_OUT_EVERY, Split, Windows};
 
 use crate::error::{Error, Result};
+use crate::lfs_pointer;
 use crate::model_files::ModelFiles;
 use crate::tokenizer::Tokenizer;
 use jsonl::Record;
@@ -61,6 +62,7 @@ impl Text {
             return Ok(Self { path: None, contents: Contents::Plain(DEFAULT_TEXT.to_owned()) });
         };
         let bytes = fs::read(path).map_err(|e| unreadable(path, e))?;
+        lfs_pointer::refuse(path, &bytes)?;
         let contents = match token_ids::read(path, &bytes)? {
             Some(tokens) => Contents::Tokens(tokens),
             None => Self::characters(path, bytes)?,

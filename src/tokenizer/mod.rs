@@ -39,6 +39,8 @@ pub struct Tokenizer {
     path: PathBuf,
     inner: tokenizers::Tokenizer,
     special: SpecialTokens,
+    /// Named tokens that `tokenizer.json` lacks.
+    added_later: Vec<String>,
     chat_template: Option<ChatTemplate>,
     /// Whether the decoder turns tokens like `<0xE2>` into bytes.
     byte_fallback: bool,
@@ -76,13 +78,15 @@ impl Tokenizer {
         let config_path = files.path_of("tokenizer_config.json");
         let config = read_object(files, "tokenizer_config.json")?.unwrap_or_default();
         let special = SpecialTokens::read(files, &config_path, &config)?;
+        let lacking = special.named().filter(|(_, token)| inner.token_to_id(token).is_none());
+        let added_later = lacking.map(|(_, token)| token.to_owned()).collect();
         special.add_to(&mut inner).map_err(|e| {
             Error::file(&config_path, format!("the special tokens named here cannot be added: {e}"))
         })?;
 
         let chat_template = ChatTemplate::read(files, &config_path, &config)?;
         let byte_fallback = inner.get_decoder().is_some_and(has_byte_fallback);
-        Ok(Self { path, inner, special, chat_template, byte_fallback })
+        Ok(Self { path, inner, special, added_later, chat_template, byte_fallback })
     }
 
     /// The token ids of `text`.
@@ -170,6 +174,29 @@ impl Tokenizer {
     /// The token of an id, spelled as in the vocabulary.
     pub fn id_to_token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
+    }
+
+    /// Whether `tokenizer.json` lacks the named token of this id: other files name it, and it got the next free id.
+    pub fn is_added_later(&self, id: u32) -> bool {
+        self.id_to_token(id).is_some_and(|token| self.added_later.contains(&token))
+    }
+
+    /// Whether the token of this id is a piece of ordinary text: no added token, and nothing in brackets, as `</s>`.
+    pub fn is_ordinary(&self, id: u32) -> bool {
+        let Ok(text) = self.decode(&[id], false) else { return false };
+        let text = text.trim();
+        let brackets = [('<', '>'), ('[', ']'), ('{', '}'), ('(', ')')];
+        let is_marker = brackets.iter().any(|&(open, close)| text.starts_with(open) && text.ends_with(close));
+        !text.is_empty() && !is_marker && !self.inner.get_added_tokens_decoder().contains_key(&id)
+    }
+
+    /// Tokens of `tokenizer_config.json`'s `added_tokens_decoder` that have another id here: that, the text, and this.
+    pub fn contradicted(&self) -> Vec<(u32, &str, u32)> {
+        let other = |(declared, text)| {
+            let id = self.token_to_id(text).filter(|&id| id != declared)?;
+            Some((declared, text, id))
+        };
+        self.special.declared().filter_map(other).collect()
     }
 
     /// The id of a special token: one that is left out of texts.

@@ -18,8 +18,8 @@ const NAMED: [&str; 7] =
 /// What the folder says about special tokens beyond `tokenizer.json`.
 pub(super) struct SpecialTokens {
     named: Vec<(String, AddedToken)>,
-    /// `added_tokens_decoder`: overrides the flags of `tokenizer.json`'s tokens.
-    declared: Vec<AddedToken>,
+    /// `added_tokens_decoder`, with its ids: overrides the flags of `tokenizer.json`'s tokens.
+    declared: Vec<(u32, AddedToken)>,
     /// `extra_special_tokens`, formerly `additional_special_tokens`.
     extra: Vec<AddedToken>,
 }
@@ -56,12 +56,17 @@ impl SpecialTokens {
         self.named.iter().map(|(name, token)| (name.as_str(), token.content.as_str()))
     }
 
+    /// Ids and texts of `added_tokens_decoder`, by id.
+    pub(super) fn declared(&self) -> impl Iterator<Item = (u32, &str)> {
+        self.declared.iter().map(|(id, token)| (*id, token.content.as_str()))
+    }
+
     /// Makes the tokenizer recognise these tokens; those that `tokenizer.json` lacks get the next free ids.
     pub(super) fn add_to(&self, tokenizer: &mut tokenizers::Tokenizer) -> tokenizers::Result<()> {
         let known = tokenizer.get_added_tokens_decoder();
         let mut seen: HashSet<&str> = known.values().map(|token| token.content.as_str()).collect();
         let mut tokens = Vec::new();
-        for token in &self.declared {
+        for (_, token) in &self.declared {
             seen.insert(&token.content);
             tokens.push(token.clone());
         }
@@ -125,7 +130,7 @@ fn token(value: &Value) -> Option<AddedToken> {
 }
 
 /// `added_tokens_decoder`: id (as a string) -> token, in the order of the ids.
-fn declared(path: &Path, tokens: &Value) -> Result<Vec<AddedToken>> {
+fn declared(path: &Path, tokens: &Value) -> Result<Vec<(u32, AddedToken)>> {
     let wrong = || Error::key(path, "added_tokens_decoder", "expected an object from ids to tokens");
     let mut sorted = Vec::new();
     for (id, value) in tokens.as_object().ok_or_else(wrong)? {
@@ -133,5 +138,5 @@ fn declared(path: &Path, tokens: &Value) -> Result<Vec<AddedToken>> {
         sorted.push((id, token(value).ok_or_else(wrong)?));
     }
     sorted.sort_by_key(|(id, _)| *id);
-    Ok(sorted.into_iter().map(|(_, token)| token).collect())
+    Ok(sorted)
 }

@@ -52,6 +52,75 @@ fn vocabularies_and_the_ends_of_texts() {
 }
 
 #[test]
+fn a_tokenizer_of_another_model() {
+    // The text of every token but the special ones, whose ids are as they were, up to `most`.
+    let cut = |most: u64| {
+        move |tokenizer: &mut Value| {
+            let vocabulary = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+            vocabulary.retain(|_, id| id.as_u64().unwrap() < most);
+            tokenizer["model"]["merges"] = json!([]);
+        }
+    };
+    let smaller = |most| Patient::new().json("tokenizer.json", cut(most));
+    smaller(1000).finds("ok", "vocabulary", "the embedding 1024 rows");
+    smaller(700).finds("note", "vocabulary", "324 rows without a token, more than padding");
+    let ordinary = |name: &'static str| {
+        move |patient: Patient| patient.json(name, |value| value["eos_token_id"] = json!([300]))
+    };
+    ordinary("config.json")(ordinary("generation_config.json")(Patient::new()))
+        .finds("problem", "eos", "4 `<|eot_id|>`, is not among them, and ordinary text is: 300")
+        .finds("ok", "vocabulary", "the embedding 1024 rows");
+    // What may be and something that does not fit are more than either.
+    ordinary("config.json")(smaller(700)).finds("problem", "vocabulary", "324 rows without a token");
+    smaller(700).template(|t| t.replace("<|start_header_id|>", "<|im_start|>")).finds(
+        "problem",
+        "vocabulary",
+        "324 rows without a token",
+    );
+    Patient::new().template(|t| t.replace("<|start_header_id|>", "<|im_start|>")).finds(
+        "note",
+        "template",
+        "writes `<|im_start|>`, which the tokenizer takes for ordinary text",
+    );
+    smaller(1000).config("bos_token_id", json!(1010)).finds(
+        "problem",
+        "bos",
+        "config.json names 1010, which is no token",
+    );
+}
+
+#[test]
+fn files_of_two_tokenizers() {
+    let named = |key: &'static str| {
+        let patient = Patient::new().json("tokenizer.json", |tokenizer| {
+            let vocabulary = tokenizer["model"]["vocab"].as_object_mut().unwrap();
+            vocabulary.retain(|_, id| id.as_u64().unwrap() < 1000);
+            tokenizer["model"]["merges"] = json!([]);
+        });
+        patient.json("tokenizer_config.json", |config| config[key] = json!("<|other|>"))
+    };
+    named("bos_token").finds(
+        "problem",
+        "bos",
+        "`<|other|>`, which tokenizer.json lacks, config.json names 0",
+    );
+    named("eos_token").finds("problem", "eos", "`<|other|>`, is not among them, and tokenizer.json lacks it");
+    let declared = |id: &str| {
+        Patient::new().json("tokenizer_config.json", |config| {
+            config["added_tokens_decoder"] =
+                json!({"0": {"content": "<|begin_of_text|>", "special": true}, id: {"content": "<|eot_id|>", "special": true}});
+        })
+    };
+    declared("9").finds(
+        "problem",
+        "tokenizer",
+        "tokenizer_config.json says that `<|eot_id|>` is 9, by tokenizer.json it is 4",
+    );
+    let (code, _) = findings(&declared("4").path(), None);
+    assert_eq!(code, 0);
+}
+
+#[test]
 fn templates() {
     Patient::new().finds("note", "template", "the tokenizer adds it too");
     Patient::new().template(|t| t.replacen("{{- bos_token }}", "{{- bos_token }}{{- bos_token }}", 1)).finds(

@@ -11,7 +11,7 @@ use super::{Setup, WEIGHTS, upload};
 fn several_at_once_find_a_whole_model() {
     let setup = Setup::new(&bundled(), &[]);
     let start = || {
-        let mut command = setup.command(&["inspect", "org/tiny"]);
+        let mut command = setup.command(&["check", "org/tiny"]);
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     };
     let running: Vec<_> = (0..6).map(|_| start()).collect();
@@ -28,18 +28,18 @@ fn several_at_once_find_a_whole_model() {
 #[test]
 fn half_a_snapshot_is_no_model() {
     let setup = Setup::new(&bundled(), &[]);
-    succeeded(&setup.run(&["inspect", "org/tiny"]));
+    succeeded(&setup.run(&["check", "org/tiny"]));
     fs::remove_file(setup.snapshot().join(WEIGHTS)).unwrap();
     let model = format!("org/tiny@{COMMIT}");
-    let offline = setup.command(&["inspect", &model]).env("HF_HUB_OFFLINE", "1").output().unwrap();
-    assert!(stderr(&offline).contains("is not in the cache"), "{}", stderr(&offline));
-    succeeded(&setup.run(&["inspect", &model]));
+    let offline = setup.command(&["check", &model]).env("HF_HUB_OFFLINE", "1").output().unwrap();
+    assert!(stderr(&offline).contains("the weights are not in the cache"), "{}", stderr(&offline));
+    succeeded(&setup.run(&["check", &model]));
 }
 
 #[test]
 fn a_truncated_file_is_fetched_again_or_named() {
     let setup = Setup::new(&bundled(), &[]);
-    succeeded(&setup.run(&["inspect", "org/tiny"]));
+    succeeded(&setup.run(&["check", "org/tiny"]));
     for name in [WEIGHTS, "config.json"] {
         let blob = fs::canonicalize(setup.snapshot().join(name)).unwrap();
         let whole = fs::read(&blob).unwrap();
@@ -86,7 +86,7 @@ fn a_changed_bit_is_found() {
 fn too_many_requests_are_waited_for() {
     let setup = Setup::new(&bundled(), &[]);
     setup.hub.state().passing = vec![("/api/models", 429), ("/cdn/", 503)];
-    let output = setup.run(&["inspect", "org/tiny"]);
+    let output = setup.run(&["check", "org/tiny"]);
     succeeded(&output);
     let text = stderr(&output);
     assert!(text.contains("HTTP 429 from 127.0.0.1") && text.contains("waiting 1 s"), "{text}");
@@ -94,11 +94,37 @@ fn too_many_requests_are_waited_for() {
 }
 
 #[test]
+fn the_time_to_wait_may_be_a_date() {
+    let setup = Setup::new(&bundled(), &[]);
+    let dates = ("Sun, 06 Nov 1994 08:49:38 GMT", "Sun, 06 Nov 1994 08:49:37 GMT");
+    setup.hub.state().after = Some((dates.0.to_owned(), dates.1.to_owned()));
+    setup.hub.state().passing = vec![("/api/models", 429), ("/cdn/", 503)];
+    let output = setup.run(&["inspect", "org/tiny"]);
+    succeeded(&output);
+    let text = stderr(&output);
+    assert!(text.contains("waiting 1 s") && text.contains("HTTP 503") && text.contains("in 1 s"), "{text}");
+}
+
+#[test]
+fn a_mirror_need_not_know_sizes() {
+    let setup = Setup::new(&bundled(), &[]);
+    setup.hub.state().sizeless = true;
+    setup.hub.state().breaks.insert(WEIGHTS.to_owned(), 1);
+    let output = setup.run(&["check", "org/tiny"]);
+    succeeded(&output);
+    assert!(stderr(&output).contains("continuing at"), "{}", stderr(&output));
+    assert!(fs::read(setup.snapshot().join(WEIGHTS)).unwrap() == fs::read(bundled().join(WEIGHTS)).unwrap());
+    setup.hub.state().log.clear();
+    succeeded(&setup.run(&["check", "org/tiny"]));
+    assert_eq!(setup.hub.state().log.len(), 1, "{:?}", setup.hub.state().log);
+}
+
+#[test]
 fn answers_that_stay_so_are_not_asked_for_again() {
     let setup = Setup::new(&bundled(), &[]);
     let refuses = |what: &str| {
         setup.hub.state().log.clear();
-        setup.refused(&["inspect", "org/tiny"], &["the Hub's answer cannot be used", what]);
+        setup.refused(&["check", "org/tiny"], &["the Hub's answer cannot be used", what]);
         assert!(setup.hub.requests("/resolve/").len() <= 20, "{:?}", setup.hub.state().log);
     };
     setup.hub.state().nameless = true;
@@ -113,10 +139,10 @@ fn answers_that_stay_so_are_not_asked_for_again() {
 #[test]
 fn tokens_that_cannot_be_sent_are_named() {
     let setup = Setup::new(&bundled(), &[]);
-    let output = setup.command(&["inspect", "org/tiny"]).env("HF_TOKEN", "hf_a\nb").output().unwrap();
+    let output = setup.command(&["check", "org/tiny"]).env("HF_TOKEN", "hf_a\nb").output().unwrap();
     let text = stderr(&output);
     assert!(text.contains("HF_TOKEN: the token holds") && !text.contains("hf_a"), "{text}");
-    let output = setup.command(&["inspect", "org/tiny"]).env("HF_HOME", "/proc/none").output().unwrap();
+    let output = setup.command(&["check", "org/tiny"]).env("HF_HOME", "/proc/none").output().unwrap();
     assert!(stderr(&output).contains("HF_HOME"), "{}", stderr(&output));
 }
 

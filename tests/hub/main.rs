@@ -4,6 +4,7 @@
 mod cache;
 #[path = "../common/mod.rs"]
 mod common;
+mod headers;
 mod server;
 
 use std::fs;
@@ -133,10 +134,10 @@ fn only_what_is_needed_comes_and_only_once() {
     assert_eq!(fs::canonicalize(setup.snapshot().join(WEIGHTS)).unwrap(), fs::canonicalize(blob).unwrap());
     // Once more: one question, no file.
     setup.hub.state().log.clear();
-    succeeded(&setup.run(&["inspect", "org/tiny"]));
+    succeeded(&setup.run(&["check", "org/tiny"]));
     assert_eq!(setup.hub.state().log, ["GET /api/models/org/tiny/revision/main?blobs=true -"]);
     setup.hub.state().log.clear();
-    succeeded(&setup.command(&["inspect", "org/tiny"]).env("HF_HUB_OFFLINE", "1").output().unwrap());
+    succeeded(&setup.command(&["check", "org/tiny"]).env("HF_HUB_OFFLINE", "1").output().unwrap());
     assert!(setup.hub.state().log.is_empty());
     // The Hub's name goes into what is made.
     let out = setup.home.path().join("out");
@@ -149,7 +150,7 @@ fn a_broken_download_goes_on_where_it_broke() {
     let setup = Setup::new(&bundled(), &[]);
     let length = fs::metadata(bundled().join(WEIGHTS)).unwrap().len();
     setup.hub.state().breaks.insert(WEIGHTS.to_owned(), 2);
-    let output = setup.run(&["inspect", "org/tiny"]);
+    let output = setup.run(&["check", "org/tiny"]);
     succeeded(&output);
     assert!(stderr(&output).contains("the connection broke, continuing at"), "{}", stderr(&output));
     let whole = fs::read(setup.snapshot().join(WEIGHTS)).unwrap();
@@ -172,7 +173,7 @@ fn the_next_run_continues_what_an_earlier_one_gave_up() {
     let part = setup.repository().join("blobs").join(sha256(&fs::read(bundled().join(WEIGHTS)).unwrap()));
     fs::create_dir_all(part.parent().unwrap()).unwrap();
     fs::write(part.with_extension("part"), &fs::read(bundled().join(WEIGHTS)).unwrap()[..1_000_000]).unwrap();
-    succeeded(&setup.run(&["inspect", "org/tiny"]));
+    succeeded(&setup.run(&["check", "org/tiny"]));
     let fetched = setup.hub.requests("/cdn/").iter().any(|line| line.ends_with("bytes=1000000-"));
     assert!(fetched && length > 1_000_000, "{:?}", setup.hub.state().log);
     // A part that is whole, or longer than it can be, is not asked to be continued.
@@ -180,7 +181,7 @@ fn the_next_run_continues_what_an_earlier_one_gave_up() {
     let part = setup.repository().join("blobs").join(part.file_name().unwrap());
     fs::create_dir_all(part.parent().unwrap()).unwrap();
     fs::write(part.with_extension("part"), vec![0; length as usize]).unwrap();
-    succeeded(&setup.run(&["inspect", "org/tiny"]));
+    succeeded(&setup.run(&["check", "org/tiny"]));
 }
 
 #[test]
@@ -188,19 +189,20 @@ fn damaged_weights_are_thrown_away() {
     let setup = Setup::new(&bundled(), &[]);
     setup.hub.state().damage = true;
     setup.refused(
-        &["inspect", "org/tiny"],
+        &["check", "org/tiny"],
         &["org/tiny", "`model.safetensors`: what came is damaged: its SHA-256"],
     );
     assert!(!setup.snapshot().join(WEIGHTS).exists());
     setup.hub.state().damage = false;
-    succeeded(&setup.run(&["inspect", "org/tiny"]));
+    succeeded(&setup.run(&["check", "org/tiny"]));
 }
 
 #[test]
 fn shards_are_those_of_the_index() {
     let model = fixtures().join("golden/llama-sharded-inv-freq");
     let setup = Setup::new(&model, &["model-00003-of-00003.safetensors", "model.fp32.safetensors"]);
-    succeeded(&setup.run(&["inspect", "org/tiny"]));
+    let logits = ["logits", "--model", "org/tiny", "--tokens", "1", "--out", "x.npz"];
+    succeeded(&setup.run(&logits));
     let files = setup.files();
     assert!(files.contains(&"model-00002-of-00002.safetensors".to_owned()), "{files:?}");
     assert!(!files.iter().any(|name| name.contains("00003") || name.contains("fp32")), "{files:?}");
@@ -216,7 +218,7 @@ fn shards_are_those_of_the_index() {
 fn a_missing_token_is_named_with_the_ways_to_give_it() {
     let setup = Setup::new(&bundled(), &[]);
     setup.hub.state().token = Some("hf_right".to_owned());
-    let arguments = ["inspect", "org/tiny"];
+    let arguments = ["check", "org/tiny"];
     let file = setup.home.path().join("hf/token");
     let path = file.to_str().unwrap().to_owned();
     setup
@@ -236,17 +238,17 @@ fn a_missing_token_is_named_with_the_ways_to_give_it() {
 fn what_is_not_there_and_what_is_not_allowed() {
     let setup = Setup::new(&bundled(), &[]);
     setup.refused(&["inspect", "org/other"], &["org/other: is not there (HTTP 404)", "folder of this name"]);
-    setup.refused(&["inspect", "org/tiny", "--revision", "v9"], &["org/tiny: has no revision `v9`"]);
+    setup.refused(&["check", "org/tiny", "--revision", "v9"], &["org/tiny: has no revision `v9`"]);
     setup.refused(&["inspect", "org/tiny@v9"], &["org/tiny: has no revision `v9`"]);
     setup.misused(&["inspect", "org/tiny@v9", "--revision", "v8"], &["both --revision and @"]);
-    setup.misused(&["inspect", "org/tiny", "--revision", "../x"], &["`../x` is no name of a revision"]);
+    setup.misused(&["check", "org/tiny", "--revision", "../x"], &["`../x` is no name of a revision"]);
     setup.misused(&["inspect", bundled().to_str().unwrap(), "--revision", "v1"], &["is a local model"]);
     setup.misused(&["inspect", "no/such/folder", "--revision", "v1"], &["is no name on the Hub"]);
     setup.refused(&["inspect", "no/such/folder"], &["the model folder does not exist", "organisation/name"]);
     setup.hub.state().refusal = Some((403, "GatedRepo"));
-    setup.refused(&["inspect", "org/tiny"], &["is gated", "ask for access at", "HF_TOKEN"]);
+    setup.refused(&["check", "org/tiny"], &["is gated", "ask for access at", "HF_TOKEN"]);
     setup.hub.state().refusal = Some((500, ""));
-    setup.refused(&["inspect", "org/tiny"], &["the Hub refused (HTTP 500)"]);
+    setup.refused(&["check", "org/tiny"], &["the Hub refused (HTTP 500)"]);
 }
 
 #[test]
@@ -268,19 +270,19 @@ fn revisions_lie_beside_each_other() {
 #[test]
 fn without_the_hub_there_is_the_cache() {
     let setup = Setup::new(&bundled(), &[]);
-    let offline = setup.command(&["inspect", "org/tiny"]).env("HF_HUB_OFFLINE", "1").output().unwrap();
+    let offline = setup.command(&["check", "org/tiny"]).env("HF_HUB_OFFLINE", "1").output().unwrap();
     let text = stderr(&offline);
     assert_eq!(offline.status.code(), Some(1), "{text}");
     assert!(
         text.contains("not in the cache, and HF_HUB_OFFLINE is set") && text.contains("hint: "),
         "{text}"
     );
-    succeeded(&setup.run(&["inspect", "org/tiny"]));
+    succeeded(&setup.run(&["check", "org/tiny"]));
     // A port that nobody listens on.
     let away = |arguments: &[&str]| {
         setup.command(arguments).env("HF_ENDPOINT", "http://127.0.0.1:1").output().unwrap()
     };
-    let output = away(&["inspect", "org/tiny"]);
+    let output = away(&["check", "org/tiny"]);
     succeeded(&output);
     assert!(
         stderr(&output).contains("the Hub does not answer: using what the cache has"),
@@ -311,7 +313,7 @@ fn contents_that_another_revision_has_are_not_fetched_again() {
     fs::create_dir_all(&blobs).unwrap();
     let bytes = fs::read(bundled().join(WEIGHTS)).unwrap();
     fs::write(blobs.join(sha256(&bytes)), &bytes).unwrap();
-    succeeded(&setup.run(&["inspect", "org/tiny"]));
+    succeeded(&setup.run(&["check", "org/tiny"]));
     assert!(setup.hub.requests("/cdn/").is_empty());
 }
 
@@ -323,7 +325,7 @@ fn the_token_is_for_the_hub_alone() {
     setup.hub.state().store = Some(store.hub.endpoint.clone());
     setup.hub.state().breaks.insert("config.json".to_owned(), 1);
     store.hub.state().breaks.insert(WEIGHTS.to_owned(), 1);
-    succeeded(&setup.command(&["inspect", "org/tiny"]).env("HF_TOKEN", "hf_right").output().unwrap());
+    succeeded(&setup.command(&["check", "org/tiny"]).env("HF_TOKEN", "hf_right").output().unwrap());
     assert_eq!(store.hub.requests("/cdn/model.safetensors").len(), 2, "broken and continued");
     assert_eq!(store.hub.state().with_token, Vec::<String>::new());
     let asked = setup.hub.state().with_token.clone();
@@ -340,7 +342,7 @@ fn a_hub_that_says_nothing_is_not_waited_for() {
         command.env("HF_HUB_ETAG_TIMEOUT", "0.5").env("HF_HUB_DOWNLOAD_TIMEOUT", "0.4").output().unwrap()
     };
     setup.hub.state().silent.insert("/api/models", ALWAYS);
-    let output = impatient(&["inspect", "org/tiny"]);
+    let output = impatient(&["check", "org/tiny"]);
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
     let address =
@@ -351,20 +353,20 @@ fn a_hub_that_says_nothing_is_not_waited_for() {
     // Contents that never begin.
     setup.hub.state().silent.clear();
     setup.hub.state().silent.insert("/cdn/", ALWAYS);
-    let text = stderr(&impatient(&["inspect", "org/tiny"]));
+    let text = stderr(&impatient(&["check", "org/tiny"]));
     let address = format!("`{WEIGHTS}`: nothing came from {}/cdn/{WEIGHTS} for 0.4 s", setup.hub.endpoint);
     assert!(text.contains(&address) && text.contains("HF_HUB_DOWNLOAD_TIMEOUT"), "{text}");
     // Contents that stop in the middle go on where they stopped.
     setup.hub.state().silent.clear();
     setup.hub.state().stall = true;
     setup.hub.state().breaks.insert(WEIGHTS.to_owned(), 2);
-    let output = impatient(&["inspect", "org/tiny"]);
+    let output = impatient(&["check", "org/tiny"]);
     succeeded(&output);
     assert!(stderr(&output).contains("nothing comes, continuing at"), "{}", stderr(&output));
     assert!(fs::read(setup.snapshot().join(WEIGHTS)).unwrap() == fs::read(bundled().join(WEIGHTS)).unwrap());
     // What is in the cache is used where the Hub is silent.
     setup.hub.state().silent.insert("/api/models", 1);
-    let output = impatient(&["inspect", "org/tiny"]);
+    let output = impatient(&["check", "org/tiny"]);
     succeeded(&output);
     assert!(stderr(&output).contains("using what the cache has"), "{}", stderr(&output));
 }
@@ -375,7 +377,7 @@ fn variables_that_cannot_be_used_are_named() {
     for (variable, value) in
         [("HF_ENDPOINT", "notaurl"), ("HF_ENDPOINT", "ftp://x"), ("HF_HUB_ETAG_TIMEOUT", "soon")]
     {
-        let output = setup.command(&["inspect", "org/tiny"]).env(variable, value).output().unwrap();
+        let output = setup.command(&["check", "org/tiny"]).env(variable, value).output().unwrap();
         let text = stderr(&output);
         assert_eq!(output.status.code(), Some(2), "{text}");
         assert!(text.contains(&format!("{variable} is `{value}`")) && text.contains("expected"), "{text}");
@@ -408,7 +410,7 @@ fn what_is_uploaded_is_what_comes_back() {
         for (name, bytes) in &setup.hub.state().files {
             assert!(*bytes == fs::read(bundled().join(name)).unwrap(), "{name}");
         }
-        let inspected = setup.command(&["inspect", "org/tiny"]).env("HF_TOKEN", "hf_right").output().unwrap();
+        let inspected = setup.command(&["check", "org/tiny"]).env("HF_TOKEN", "hf_right").output().unwrap();
         succeeded(&inspected);
         // What the Hub has is not sent again, and another branch is made.
         setup.hub.state().log.clear();

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 /// A repository and what happens to requests.
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools)]
 pub struct State {
     /// Contents by name.
     pub files: BTreeMap<String, Vec<u8>>,
@@ -27,6 +28,12 @@ pub struct State {
     pub redirect: Option<String>,
     /// Files have no hash.
     pub nameless: bool,
+    /// Nobody is told how large files are before they come.
+    pub sizeless: bool,
+    /// Files come from their beginning to their end, whatever is asked for.
+    pub rangeless: bool,
+    /// With those that may be repeated: when, and what time it is, as HTTP has dates.
+    pub after: Option<(String, String)>,
     /// How often the contents of a file break off in the middle.
     pub breaks: BTreeMap<String, usize>,
     /// After a break the connection stays open, and nothing comes.
@@ -163,7 +170,11 @@ fn answer(state: &mut State, request: &Request, endpoint: &str) -> Response {
     }
     if let Some(at) = state.passing.iter().position(|(part, _)| request.path.contains(part)) {
         let (_, status) = state.passing.remove(at);
-        return (status, vec![("Retry-After".into(), "1".into())], Vec::new(), None);
+        let headers = match &state.after {
+            Some((after, now)) => vec![("Retry-After".into(), after.clone()), ("Date".into(), now.clone())],
+            None => vec![("Retry-After".into(), "1".into())],
+        };
+        return (status, headers, Vec::new(), None);
     }
     if request.method == "POST"
         && let Ok(value) = serde_json::from_slice(&request.body)
@@ -199,7 +210,10 @@ fn info(state: &State, revision: &str) -> Response {
     if revision != "main" && revision != COMMIT && !state.branches.iter().any(|branch| branch == revision) {
         return refused(404, "RevisionNotFound");
     }
-    let sized = |(name, bytes): (&String, &Vec<u8>)| json!({"rfilename": name, "size": bytes.len()});
+    let sized = |(name, bytes): (&String, &Vec<u8>)| {
+        let size = (!state.sizeless).then_some(bytes.len());
+        json!({"rfilename": name, "size": size})
+    };
     let siblings: Vec<Value> = state.files.iter().map(sized).collect();
     plain(200, &json!({"sha": COMMIT, "siblings": siblings}))
 }
@@ -218,7 +232,9 @@ fn resolve(state: &mut State, name: &str, range: Option<&str>, endpoint: &str) -
         return contents(state, name, range, headers);
     }
     headers.push(("X-Linked-Etag".into(), format!("\"{}\"", sha256(bytes))));
-    headers.push(("X-Linked-Size".into(), bytes.len().to_string()));
+    if !state.sizeless {
+        headers.push(("X-Linked-Size".into(), bytes.len().to_string()));
+    }
     let store = state.store.as_deref().unwrap_or(endpoint);
     headers.push(("Location".into(), format!("{store}/cdn/{name}")));
     (302, headers, Vec::new(), None)
@@ -234,11 +250,13 @@ fn contents(
     if state.damage && name.ends_with(".safetensors") {
         bytes[1000] ^= 1;
     }
+    let range = range.filter(|_| !state.rangeless);
     let Some((from, to)) = range.and_then(|range| range.strip_prefix("bytes=")?.split_once('-')) else {
         let sent = broken(state, name, bytes.len());
         return (200, headers, bytes, sent);
     };
-    let (start, end) = (from.parse::<usize>().unwrap(), to.parse().map_or(bytes.len(), |end: usize| end + 1));
+    let start = from.parse::<usize>().unwrap();
+    let end = to.parse().map_or(bytes.len(), |end: usize| bytes.len().min(end + 1));
     if start >= bytes.len() {
         return (416, headers, Vec::new(), None);
     }

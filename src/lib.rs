@@ -33,6 +33,7 @@ pub mod hub;
 pub mod interrupt;
 pub mod inventory;
 pub mod kept_layers;
+pub mod kept_rounds;
 pub mod long_integers;
 pub mod memory_limit;
 pub mod microscaling;

@@ -107,6 +107,7 @@ tokens_forgotten, cache_bytes.";
 
 /// `mixbit eval`.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("written").multiple(true).args(["json", "save_reference"]))]
 #[command(after_long_help = EVAL_JSON)]
 pub struct Eval {
     /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub. Loading a pack does not compare its weights with
@@ -139,7 +140,7 @@ pub struct Eval {
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Replace the files of --json and --save-reference if they exist
-    #[arg(long)]
+    #[arg(long, requires = "written")]
     pub overwrite: bool,
     /// Hidden states in memory; more go to a temporary file (in $TMPDIR)
     #[arg(long, value_name = "SIZE", default_value = "4MB", value_parser = parse_size)]

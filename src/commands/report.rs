@@ -9,7 +9,7 @@ use super::scoring::{Scoring, check_vocabulary};
 use super::settings::sequence_length;
 use super::texts::{built_in_held_out, short_name, windows};
 use crate::checkpoint::SourceModel;
-use crate::cli::Report;
+use crate::cli::{ACTIVATION_MEMORY, Report};
 use crate::engine::{self, CacheSettings, Engine, Finish, Model, Session, Settings};
 use crate::error::{Error, Result};
 use crate::html::{self, Answer, Page, Sample};
@@ -22,10 +22,8 @@ use crate::stop_tokens::stop_tokens;
 use crate::text::Text;
 use crate::tokenizer::Tokenizer;
 
-/// Windows computed together, and bytes of hidden states in memory, while the distance is measured: what `mixbit eval` does
-/// unless it is told otherwise.
+/// Windows computed together while the distance is measured: as many as `mixbit eval` takes unless it is told otherwise.
 const BATCH: usize = 4;
-const MEMORY: u64 = 4_000_000;
 
 /// What is asked when nothing else is said.
 const PROMPT: &str = "Explain in a few sentences why the sky is blue.";
@@ -46,7 +44,7 @@ pub fn run(args: &Report, console: &Console) -> Result<()> {
     let sample = sample(args, &source, reference.as_ref(), console)?;
     let measured = match (text, &reference) {
         (Some((name, windows)), Some(reference)) => {
-            let scoring = Scoring { windows: &windows, batch: BATCH, memory: MEMORY };
+            let scoring = Scoring { windows: &windows, batch: BATCH, memory: ACTIVATION_MEMORY };
             Some(scoring.evaluation(&source, reference, name, console)?)
         }
         _ => None,

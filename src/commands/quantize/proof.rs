@@ -6,7 +6,7 @@ use super::Job;
 use crate::checkpoint::SourceModel;
 use crate::commands::scoring::Scoring;
 use crate::commands::texts::{held_out_name, short_name, windows};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::record::Evaluation;
 use crate::text::Text;
 
@@ -45,16 +45,6 @@ impl Job<'_> {
         };
         let quantized = SourceModel::open(folder)?;
         let scoring = Scoring { windows: &proof.windows, batch: 1, memory: self.calibration.memory };
-        scoring.evaluation(&quantized, self.source, proof.name, self.console).map(Some).map_err(unmeasured)
-    }
-}
-
-/// The result is gone once this is read.
-fn unmeasured(error: Error) -> Error {
-    match error.kind() {
-        ErrorKind::File { .. } | ErrorKind::Tensor { .. } => error.hint(
-            "see what `mixbit check` says of the float model; --no-eval writes the result all the same",
-        ),
-        _ => error,
+        scoring.evaluation(&quantized, self.source, proof.name, self.console).map(Some)
     }
 }

@@ -29,8 +29,7 @@ impl Job<'_> {
     /// Flags of the measuring that chooses bits, and of rounding that has a choice.
     fn check_choice(&self, fixed: bool) -> Result<()> {
         let (args, flags) = (self.args, &self.args.calibration);
-        let affine = self.plan.quants().iter().any(|quant| quant.mode == Mode::Affine);
-        if flags.rounding.is_some() && self.technique != Technique::Rtn && !affine {
+        if flags.rounding.is_some() && self.technique != Technique::Rtn && !self.is_affine() {
             return Err(Error::usage(format!(
                 "--rounding {} goes with affine layers only, and with {} there are none",
                 self.technique,
@@ -63,32 +62,33 @@ impl Job<'_> {
             Technique::Search => !fixed || text,
             Technique::Gptq => true,
         };
-        let used = measured || rounded || self.tuning.any();
         let held_out = (!fixed || text) && !args.no_eval && args.eval_data.is_none();
+        let calibrated = measured || rounded || self.tuning.any() || held_out;
+        let run = calibrated || args.eval_data.is_some();
         let given = [
-            ("--calibration", flags.calibration.is_some(), used || held_out),
-            ("--samples", flags.samples.is_some(), used || held_out),
-            (
-                "--sequence-length",
-                flags.sequence_length.is_some(),
-                used || held_out || args.eval_data.is_some(),
-            ),
-            ("--seed", flags.seed.is_some(), used || held_out),
-            (
-                "--activation-memory",
-                flags.activation_memory.is_some(),
-                used || held_out || args.eval_data.is_some(),
-            ),
+            ("--calibration", flags.calibration.is_some(), calibrated),
+            ("--samples", flags.samples.is_some(), calibrated),
+            ("--sequence-length", flags.sequence_length.is_some(), run),
+            ("--seed", flags.seed.is_some(), calibrated),
+            ("--activation-memory", flags.activation_memory.is_some(), run),
         ];
         let Some((flag, ..)) = given.iter().find(|(_, given, used)| *given && !used) else { return Ok(()) };
-        let (says, does) = match *flag {
-            "--activation-memory" => ("how to measure", "run"),
+        let (says, done) = match *flag {
+            "--activation-memory" => ("how to measure", "measured"),
             _ => ("what to measure on", "measured or rounded with a text"),
         };
         let with = if fixed { self.chosen_by() } else { "--sensitivities and rounding to nearest" };
-        Err(Error::usage(format!("{flag} says {says}, and here, with {with}, nothing is {does}")).hint(
-            format!("leave {flag} out, or give --rounding gptq or a --target-bpw without --sensitivities"),
-        ))
+        let error = Error::usage(format!("{flag} says {says}, and with {with} nothing is {done}"));
+        Err(if self.is_affine() {
+            error.hint(format!("leave {flag} out, or give --rounding gptq"))
+        } else {
+            error.hint(format!("leave {flag} out"))
+        })
+    }
+
+    /// Whether layers may become affine.
+    fn is_affine(&self) -> bool {
+        self.plan.quants().iter().any(|quant| quant.mode == Mode::Affine)
     }
 
     /// The flag that says what layers become.

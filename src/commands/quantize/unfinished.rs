@@ -12,6 +12,7 @@ use crate::kept_layers::{self, KeptLayers};
 use crate::kept_rounds::Rounds;
 use crate::output_file;
 use crate::report::Console;
+use crate::rounding::Technique;
 use crate::tuning::Progress;
 
 /// All files in which a run keeps what it has done while it makes `output`.
@@ -54,11 +55,18 @@ impl Job<'_> {
         Ok(())
     }
 
+    /// Whether this run has kept something that --resume goes on with.
+    fn has_kept(&self) -> bool {
+        let [layers, _, rounds, steps] = files(&self.args.output.mlx_path);
+        (self.technique == Technique::Gptq && layers.exists())
+            || (self.tuning.refine.is_some() && rounds.exists())
+            || (self.tuning.distill.is_some() && steps.exists())
+    }
+
     /// What is left after an `error` while the model was made: what is done stays where --resume can help.
     pub(super) fn given_up(&self, error: Error) -> Error {
-        let files = files(&self.args.output.mlx_path);
         match error.kind() {
-            _ if !files.iter().any(|path| path.exists()) => error,
+            _ if !self.has_kept() => error,
             ErrorKind::Interrupted | ErrorKind::Io { .. } | ErrorKind::Engine(_)
                 if error.hint_text().is_some() =>
             {
@@ -78,11 +86,10 @@ impl Job<'_> {
 
     /// The same once the model is made, and only measuring it has failed: nothing that is done is lost.
     pub(super) fn unmeasured(&self, error: Error) -> Error {
-        let kept = files(&self.args.output.mlx_path).iter().any(|path| path.exists());
         let (given, spare) =
             (self.args.eval_data.is_some(), self.texts.as_ref().map_or(0, |texts| texts.spare.len()));
         // What --distill and --refine look at would be something else without the measuring.
-        let resumable = kept && (given || spare >= FEW || !self.tuning.any());
+        let resumable = self.has_kept() && (given || spare >= FEW || !self.tuning.any());
         match error.kind() {
             ErrorKind::File { .. } | ErrorKind::Tensor { .. } | ErrorKind::Input(_) if resumable => {
                 error.hint(format!(

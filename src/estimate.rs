@@ -103,7 +103,7 @@ impl Work<'_> {
             let passes = measured * (4.0 * blocks + 2.0 * head) / per_second;
             // Three whole models and the float one, on a part of the text.
             let part = (self.sequences.div_ceil(4) * self.length) as f64;
-            let whole = 3.0 * self.linear() / rates.scored + 4.0 * forward(part.min(2048.0));
+            let whole = 3.0 * self.linear() / rates.scored + 4.0 * forward(part.min(1024.0));
             seconds.push(("measuring", passes + scoring + whole));
         }
         let (inputs, codes) = if self.feedback {

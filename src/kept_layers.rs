@@ -92,6 +92,18 @@ impl KeptLayers {
         output_file::beside(output, ".rounding")
     }
 
+    /// Where those of the next round of refinement are kept until it is known to be better.
+    pub fn next_path(output: &Path) -> PathBuf {
+        output_file::beside(output, ".rounding-next")
+    }
+
+    /// What the file at `path` was begun with, where there is such a file.
+    pub fn begun(path: &Path) -> Option<Settings> {
+        let mut line = Vec::new();
+        BufReader::new(File::open(path).ok()?).read_until(b'\n', &mut line).ok()?;
+        serde_json::from_slice(&line).ok()
+    }
+
     /// In a file without a name in `folder`, gone when it is dropped.
     pub fn unnamed(folder: &Path) -> Result<Self> {
         let (spool, found) = (Spool::create(folder)?, BTreeMap::new());

@@ -33,6 +33,8 @@ pub mod hub;
 pub mod interrupt;
 pub mod inventory;
 pub mod kept_layers;
+
+pub mod kept_rounds;
 mod lfs_pointer;
 pub mod long_integers;
 pub mod memory_limit;

@@ -4,6 +4,8 @@ mod swap;
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::allocate::{Allocation, Choice, CurvePoint, Layer, Problem};
 use crate::bitmap::BitMap;
 use crate::candidate::{Candidate, Quant};
@@ -32,7 +34,7 @@ pub struct Plan<'a> {
 }
 
 /// A solved plan.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Solution {
     /// The new entries.
     pub bitmap: BitMap,

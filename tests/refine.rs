@@ -5,8 +5,10 @@ mod common;
 
 use std::fs;
 use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
-use common::{bundled, json_file, make, stderr, stdout, succeeded};
+use common::{bundled, json_file, make, mixbit, stderr, stdout, succeeded};
 
 const SMALL: [&str; 4] = ["--samples", "8", "--sequence-length", "48"];
 
@@ -66,4 +68,74 @@ fn fixed_bits_leave_nothing_to_move() {
         assert_eq!(run(&["--target-bpw", "4", "--refine", bad]).status.code(), Some(2), "{bad}");
     }
     assert!(!out.exists());
+}
+
+/// Where a round is kept: sensitivities of the first order leave something to gain.
+const GAIN: [&str; 8] =
+    ["--target-bpw", "3", "--method", "alignment", "--samples", "16", "--sequence-length", "96"];
+/// Where none is.
+const NO_GAIN: [&str; 6] = ["--target-bpw", "3.2", "--samples", "8", "--sequence-length", "48"];
+
+fn arguments(out: &Path, flags: &[&str], more: &[&str]) -> Vec<String> {
+    let (from, to) = (bundled(), out.to_str().unwrap());
+    let paths = ["quantize", "--hf-path", from.to_str().unwrap(), "--mlx-path", to];
+    let tuning = ["--refine", "3", "--distill", "10", "--no-eval"];
+    [&paths[..], &tuning, flags, more].concat().into_iter().map(str::to_owned).collect()
+}
+
+/// Starts it and ends it with `signal` as soon as a round is done.
+fn interrupted(out: &Path, flags: &[&str], signal: &str) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_mixbit"));
+    child.args(arguments(out, flags, &[])).stderr(Stdio::piped()).stdout(Stdio::null());
+    let mut child = child.spawn().unwrap();
+    while !out.with_extension("refining").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it should have kept the round");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn an_interrupted_refinement_goes_on_after_its_rounds_and_ends_the_same() {
+    for (size, rounding, signal) in
+        [(&GAIN[..], "gptq", "-KILL"), (&NO_GAIN, "gptq", "-INT"), (&GAIN, "search", "-INT")]
+    {
+        let flags = &[size, &["--rounding", rounding]].concat();
+        let home = tempfile::tempdir().unwrap();
+        let (whole, parts) = (home.path().join("whole"), home.path().join("parts"));
+        succeeded(&mixbit(arguments(&whole, flags, &[])));
+        let stopped = interrupted(&parts, flags, signal);
+        assert!(!parts.exists());
+        if signal == "-INT" {
+            assert_eq!(stopped.status.code(), Some(130), "{}", stderr(&stopped));
+            assert!(stderr(&stopped).contains("the same command with --resume goes on after "));
+        }
+        let anew = mixbit(arguments(&parts, flags, &[]));
+        assert_eq!(anew.status.code(), Some(1));
+        assert!(stderr(&anew).contains("--overwrite starts anew"), "{}", stderr(&anew));
+        let refining = home.path().join("parts.refining");
+        let before = fs::read(&refining).unwrap();
+        let done = json_file(&refining)["done"].take();
+        assert_eq!(done[0]["kept"], size == GAIN, "{done}");
+        let done = done.as_array().unwrap().len();
+        let mut other = arguments(&parts, flags, &["--resume"]);
+        let at = other.iter().position(|argument| argument == "--refine").unwrap();
+        "4".clone_into(&mut other[at + 1]);
+        let other = mixbit(other);
+        assert!(stderr(&other).contains("--refine was 3, now it is 4"), "{}", stderr(&other));
+        assert!(!stderr(&other).contains("estimated"), "noticed at once: {}", stderr(&other));
+        assert!(fs::read(&refining).unwrap() == before, "nothing is lost");
+        let resumed = mixbit(arguments(&parts, flags, &["--resume"]));
+        succeeded(&resumed);
+        let said = stderr(&resumed);
+        assert!(said.contains(&format!("resuming: {done} round")), "{said}");
+        assert!((1..=done).all(|round| !said.contains(&format!("refining, round {round} of"))), "{said}");
+        for file in ["model.safetensors", "config.json", "mixbit-report.json"] {
+            assert!(fs::read(whole.join(file)).unwrap() == fs::read(parts.join(file)).unwrap(), "{file}");
+        }
+        let names = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let left = names.filter(|name| name.to_str().unwrap().starts_with("parts"));
+        assert_eq!(left.collect::<Vec<_>>(), ["parts"], "what was kept is gone");
+    }
 }

@@ -288,6 +288,7 @@ fn hostile_layers_and_answers_stay_text() {
         notes: &["<note>".to_owned()],
         before: None,
         record: None,
+        measured: None,
         sample: Some(&sample),
         mlx: Some("<i>"),
     };

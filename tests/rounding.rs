@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -133,4 +133,58 @@ fn an_error_leaves_nothing() {
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     let left: Vec<_> = fs::read_dir(home.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, ["model"]);
+}
+
+/// The bundled model with logits so large that most texts leave it no perplexity: rounding goes well, measuring does not.
+fn overconfident(home: &Path) -> PathBuf {
+    let model = home.join("model");
+    copy_folder(&bundled(), &model);
+    let file = model.join("model.safetensors");
+    let mut weights = RawCheckpoint::read(&file);
+    let (_, dtype, _, data) = weights.get_mut("model.norm.weight");
+    assert_eq!(dtype, "F32");
+    for value in data.chunks_exact_mut(4) {
+        let larger = 2000.0 * f32::from_le_bytes(value.try_into().unwrap());
+        value.copy_from_slice(&larger.to_le_bytes());
+    }
+    weights.write(&file);
+    model
+}
+
+#[test]
+fn what_is_rounded_is_kept_where_only_measuring_fails() {
+    let text = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    for (given, hint) in [
+        (&[][..], "with --resume and --no-eval writes the result"),
+        (
+            &["--eval-data", text],
+            "with --resume and other --eval-data, or --no-eval in its place, writes the result",
+        ),
+    ] {
+        let home = tempfile::tempdir().unwrap();
+        let (model, out, kept) =
+            (overconfident(home.path()), home.path().join("out"), home.path().join("out.rounding"));
+        let run = |more: &[&str]| make("quantize", &model, &out, &[&FLAGS[..], &["float32"], more].concat());
+        let failed = run(given);
+        assert_eq!(failed.status.code(), Some(1), "{}", stderr(&failed));
+        assert!(stderr(&failed).contains("perplexity on this text is not finite"), "{}", stderr(&failed));
+        assert!(stderr(&failed).contains(hint), "{}", stderr(&failed));
+        assert!(kept.exists() && !out.exists());
+        let resumed = run(&["--no-eval", "--resume"]);
+        succeeded(&resumed);
+        assert!(stderr(&resumed).contains("resuming: 28 layers rounded already"), "{}", stderr(&resumed));
+        assert!(out.exists() && !kept.exists());
+    }
+}
+
+#[test]
+fn texts_to_measure_on_are_looked_at_before_the_work() {
+    let home = tempfile::tempdir().unwrap();
+    let (out, short) = (home.path().join("out"), home.path().join("short.txt"));
+    fs::write(&short, "a").unwrap();
+    let output = quantize(&out, &["--eval-data", short.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("at least 3 are needed"), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("estimated"), "{}", stderr(&output));
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
 }

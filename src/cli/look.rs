@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 use super::{Cache, Hub, at_least_one, parse_size};
 
@@ -51,6 +51,7 @@ pub struct Inspect {
 
 /// `mixbit report`.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("asked").multiple(true).args(["prompt", "reference"]))]
 pub struct Report {
     /// Model folder, pack, or name on the Hub; mixbit-report.json in it tells how it was made
     #[arg(value_name = "MODEL")]
@@ -58,9 +59,20 @@ pub struct Report {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub hub: Hub,
-    /// The float model that it was made from, to answer the prompt beside it
+    /// The float model that it was made from, to answer the prompt beside it and to measure how far this one is from it;
+    /// where that was measured already and --data is not given, what was found then is drawn
     #[arg(long, value_name = "MODEL")]
     pub reference: Option<PathBuf>,
+    /// Text to measure the distance on, in any form that `mixbit eval --data` takes [default: what mixbit-report.json says
+    /// of it; where that says nothing, the part of mixbit's own text that `quantize` holds out unless --no-eval is given]
+    #[arg(long, value_name = "FILE", requires = "reference")]
+    pub data: Option<PathBuf>,
+    /// Tokens in a window of --data, as in `mixbit eval` [default: 512, or the model's context if that is shorter]
+    #[arg(long, value_name = "T", requires = "data", value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
+    pub sequence_length: Option<u32>,
+    /// Use this many tokens of --data at most (`mixbit eval --max-tokens`)
+    #[arg(long, value_name = "N", requires = "data", value_parser = clap::value_parser!(u32).range(3..))]
+    pub max_data_tokens: Option<u32>,
     /// File to write
     #[arg(long, value_name = "FILE", default_value = "report.html")]
     pub out: PathBuf,
@@ -68,7 +80,7 @@ pub struct Report {
     #[arg(long, short, value_name = "TEXT", allow_hyphen_values = true)]
     pub prompt: Option<String>,
     /// Most tokens of an answer
-    #[arg(long, value_name = "N", default_value_t = 160, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 160, requires = "asked", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub max_tokens: u32,
     /// Replace the file if it exists
     #[arg(long)]
@@ -96,6 +108,7 @@ tokens_forgotten, cache_bytes.";
 
 /// `mixbit eval`.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("written").multiple(true).args(["json", "save_reference"]))]
 #[command(after_long_help = EVAL_JSON)]
 pub struct Eval {
     /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub. Loading a pack does not compare its weights with
@@ -128,7 +141,7 @@ pub struct Eval {
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
     /// Replace the files of --json and --save-reference if they exist
-    #[arg(long)]
+    #[arg(long, requires = "written")]
     pub overwrite: bool,
     /// Hidden states in memory; more go to a temporary file (in $TMPDIR)
     #[arg(long, value_name = "SIZE", default_value = "4MB", value_parser = parse_size)]

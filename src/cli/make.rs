@@ -38,7 +38,7 @@ pub struct Size {
     #[arg(long, value_name = "BITS[:GROUP]", conflicts_with_all = ["method", "fisher"])]
     pub bits: Option<String>,
     /// How codes become numbers [default: affine]; mxfp4, mxfp8 and nvfp4 have one setting each and need no --bits
-    #[arg(long, value_enum)]
+    #[arg(long, value_enum, conflicts_with_all = ["method", "fisher"])]
     pub mode: Option<Mode>,
 }
 
@@ -65,7 +65,7 @@ pub struct Quantize {
     #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["bits", "mode"])]
     pub recipe: Option<String>,
     /// With --bits, weights that share a scale: 32, 64 or 128 [default: 64, or what the mode has]
-    #[arg(long, value_name = "GROUP", conflicts_with_all = ["target_bpw", "target_size"])]
+    #[arg(long, value_name = "GROUP", conflicts_with_all = ["target_bpw", "target_size", "recipe"])]
     pub group_size: Option<u32>,
     /// What a layer may become: bits x group sizes, such as "3,4,6 x 64,128", and `+ keep` for float; or settings,
     /// such as "nvfp4,4:64,keep"
@@ -98,7 +98,7 @@ pub struct Quantize {
     #[arg(long, value_enum, default_value = "float16")]
     pub dtype: FloatDtype,
     /// Print plan and bit map, write nothing
-    #[arg(long)]
+    #[arg(long, conflicts_with = "resume")]
     pub dry_run: bool,
 }
 

@@ -33,12 +33,12 @@ pub struct Calibration {
     /// Seed of sequence choice and label sampling [default: the recipe's, or 0]
     #[arg(long, value_parser = whole::<u64>)]
     pub seed: Option<u64>,
-    /// How sensitivities are measured
-    #[arg(long, value_enum, default_value_t)]
-    pub method: MeasureMethod,
-    /// Which form of the Fisher information
-    #[arg(long, value_enum, default_value_t)]
-    pub fisher: Fisher,
+    /// How sensitivities are measured [default: fisher]
+    #[arg(long, value_enum)]
+    pub method: Option<MeasureMethod>,
+    /// Which form of the Fisher information [default: diagonal]
+    #[arg(long, value_enum)]
+    pub fisher: Option<Fisher>,
     /// How weights become codes, and which errors sensitivities are measured for [default: gptq where something is
     /// measured, rtn where all bits are fixed]
     #[arg(long, value_enum)]
@@ -46,10 +46,13 @@ pub struct Calibration {
     /// With gptq: later blocks see the activations of earlier ones as they were rounded
     #[arg(long)]
     pub sequential: bool,
-    /// Hidden states in memory; more go to a temporary file (in $TMPDIR)
-    #[arg(long, value_name = "SIZE", default_value = "4MB", value_parser = parse_size)]
-    pub activation_memory: u64,
+    /// Hidden states in memory; more go to a temporary file (in $TMPDIR) [default: 4MB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub activation_memory: Option<u64>,
 }
+
+/// Bytes of hidden states in memory where nobody says.
+pub const ACTIVATION_MEMORY: u64 = 4_000_000;
 
 /// How sensitivities are measured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]

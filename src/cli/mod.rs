@@ -11,7 +11,7 @@ mod tune;
 pub use cache::{Cache, Draft};
 pub use look::{Check, Eval, Inspect, Report};
 pub use make::{Convert, Dequantize, Quantize, Recipes, RecipesCommand, Size};
-pub use measure::{Analyze, Calibration, Curve, Fisher, MeasureMethod, Rounding};
+pub use measure::{ACTIVATION_MEMORY, Analyze, Calibration, Curve, Fisher, MeasureMethod, Rounding};
 pub use share::{Hub, Pack, Unpack, Upload};
 pub use talk::{Answering, Chat, Ending, Logits, Prompt, Run, Sampling, Show};
 pub use tune::Tuning;
@@ -23,6 +23,7 @@ use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueE
 
 use crate::candidate::Mode;
 use crate::checkpoint::Dtype;
+use crate::error::{Error, Result};
 use crate::weights::Container;
 
 /// The heading of what has none: after a group clap goes on with the group's.
@@ -147,9 +148,9 @@ pub struct Output {
     /// Container of the weights
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
-    /// Largest size of one safetensors file, such as 5GB or 500MB
-    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = parse_size)]
-    pub max_shard_size: u64,
+    /// Largest size of one safetensors file, such as 5GB or 500MB [default: 5GB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub max_shard_size: Option<u64>,
     /// Replace the output folder if it exists
     #[arg(long)]
     pub overwrite: bool,
@@ -157,10 +158,16 @@ pub struct Output {
 
 impl Output {
     /// The files to write.
-    pub fn container(&self) -> Container {
-        match self.format {
-            Format::Safetensors => Container::Safetensors { max_shard_size: self.max_shard_size },
-            Format::Npz => Container::Npz,
+    pub fn container(&self) -> Result<Container> {
+        match (self.format, self.max_shard_size) {
+            (Format::Safetensors, size) => {
+                Ok(Container::Safetensors { max_shard_size: size.unwrap_or(5_000_000_000) })
+            }
+            (Format::Npz, None) => Ok(Container::Npz),
+            (Format::Npz, Some(_)) => {
+                Err(Error::usage("--max-shard-size divides safetensors, and --format npz is one file")
+                    .hint("leave one of them out"))
+            }
         }
     }
 }

@@ -22,8 +22,8 @@ pub struct Tuning {
     /// only if the measured KL divergence falls
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub refine: Option<u32>,
-    /// Continue an interrupted run after the layers that GPTQ has rounded and the steps of --distill that were kept beside
-    /// the output (which --overwrite alone discards); sensitivities are measured again unless --sensitivities gives them
+    /// Continue an interrupted run after the layers that GPTQ has rounded, the rounds of --refine and the steps of --distill
+    /// that were kept beside the output (which --overwrite alone discards); sensitivities are measured again unless --sensitivities gives them
     #[arg(long)]
     pub resume: bool,
 }

@@ -30,7 +30,7 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
         (None, Some(list)) => Plan::new(&source, &Candidate::parse_list(list)?, &[], dtype)?,
         (None, None) => Plan::new(&source, &DEFAULT_CANDIDATES, &[], dtype)?,
     };
-    let calibration = Calibration::resolve(&args.calibration, recipe.as_ref(), source.spec());
+    let calibration = Calibration::resolve(&args.calibration, recipe.as_ref(), source.spec())?;
     if args.calibration.sequential {
         return Err(Error::usage("--sequential says how layers are rounded, and `analyze` rounds none")
             .hint("give it to `mixbit quantize`"));

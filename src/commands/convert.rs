@@ -11,6 +11,7 @@ use crate::weights::{CastTensor, CopyTensor, Warnings, write};
 /// Runs the command.
 pub fn run(args: &Convert, console: &Console) -> Result<()> {
     let output = &args.output;
+    let container = output.container()?;
     let source = SourceModel::open(&args.hf_path)?;
     source.files().verify()?;
     export::check_tokenizer(&source)?;
@@ -25,14 +26,8 @@ pub fn run(args: &Convert, console: &Console) -> Result<()> {
     let warnings = Warnings::default();
     let producers = producers(&source, dtype, &warnings);
     let folder = OutputFolder::create(&output.mlx_path, output.overwrite)?;
-    let shards = write(
-        &folder,
-        &producers,
-        output.container(),
-        source.manifest().parameters(),
-        console,
-        "converting",
-    )?;
+    let shards =
+        write(&folder, &producers, container, source.manifest().parameters(), console, "converting")?;
     let how = format!("Weights: {dtype}, {}.", bytes(shards.total_bytes));
     export::write_companions(&folder, &source, dtype, source.bitmap(), &how)?;
     folder.publish()?;

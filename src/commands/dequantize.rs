@@ -12,6 +12,7 @@ use crate::weights::{CastTensor, DequantizeTensor, Warnings, write};
 /// Runs the command.
 pub fn run(args: &Dequantize, console: &Console) -> Result<()> {
     let output = &args.output;
+    let container = output.container()?;
     let source = SourceModel::open(&args.hf_path)?;
     source.files().verify()?;
     let layers = count(source.bitmap().len(), "layer");
@@ -32,7 +33,7 @@ pub fn run(args: &Dequantize, console: &Console) -> Result<()> {
     let producers = producers(&source, dtype, &warnings)?;
     let folder = OutputFolder::create(&output.mlx_path, output.overwrite)?;
     let parameters = source.manifest().parameters();
-    let shards = write(&folder, &producers, output.container(), parameters, console, "dequantizing")?;
+    let shards = write(&folder, &producers, container, parameters, console, "dequantizing")?;
     let size = bytes(shards.total_bytes);
     let how = format!("Weights: {dtype}, {size}, of which {layers} had been quantized.");
     export::write_companions(&folder, &source, dtype, &BitMap::new(), &how)?;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::report::{Found, page};
 use crate::checkpoint::{Checkpoint, SourceModel};
 use crate::cli::Inspect;
 use crate::contents::{FileContents, FileLayer};
@@ -48,7 +49,7 @@ pub fn run(args: &Inspect, console: &Console) -> Result<()> {
     }
     if let Some(path) = &args.html {
         let record = Record::read(source.files())?;
-        let page = super::report::page(&source, &inventory, None, None, record.as_ref())?;
+        let page = page(&source, &inventory, &Found::default(), record.as_ref())?;
         output_file::write(path, page.as_bytes())?;
         console.done(&format!("the model in {}", path.display()));
         return Ok(());

@@ -108,7 +108,7 @@ impl<'a> Measure<'a> {
 /// Bits a weight of the whole models that are measured, from the largest; those in reach.
 const SIZES: [f64; 3] = [4.5, 3.0, 2.5];
 /// Tokens that they are measured on, about.
-const TOKENS: usize = 2048;
+const TOKENS: usize = 1024;
 
 impl Measure<'_> {
     /// Measures what the predictions of `layers` are off by, and by how much GPTQ is better if that is the `technique`.
@@ -138,7 +138,7 @@ impl Measure<'_> {
         let bitmaps: Vec<BitMap> = points.iter().map(|(_, allocation)| bitmap(allocation)).collect();
         let gptq = if technique == Technique::Gptq { by_bits(candidates) } else { Vec::new() };
         let most = self.sequences.len().div_ceil(4);
-        let (measured_on, seen) = spread(self.sequences, std::env::var("MB_TOKENS").map_or(TOKENS, |x| x.parse().unwrap()).div_ceil(*sequence_length).min(most));
+        let (measured_on, seen) = spread(self.sequences, TOKENS.div_ceil(*sequence_length).min(most));
         let bar = console.steps_bar("measuring whole models", 1);
         let settings = CorrectionSettings {
             sequences: &measured_on,

@@ -1,22 +1,29 @@
-//! `mixbit report`: one HTML file about a model, with a prompt answered by it and by the float one.
+//! `mixbit report`: one HTML file about a model, with its distance from the float one and a prompt answered by both.
 
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 
 use super::inspect::architecture;
 use super::prompting::{chat_text, encode_chat};
-use super::scoring::check_vocabulary;
+use super::scoring::{Scoring, check_vocabulary};
+use super::settings::sequence_length;
+use super::texts::{built_in_held_out, short_name, windows};
 use crate::checkpoint::SourceModel;
-use crate::cli::Report;
+use crate::cli::{ACTIVATION_MEMORY, Report};
 use crate::engine::{self, CacheSettings, Engine, Finish, Model, Session, Settings};
 use crate::error::{Error, Result};
 use crate::html::{self, Answer, Page, Sample};
-use crate::inventory::Inventory;
+use crate::inventory::{ClassBytes, Inventory};
 use crate::output_file;
-use crate::record::Record;
+use crate::record::{Evaluation, Record};
 use crate::report::Console;
 use crate::sample::{Chosen, Sampler, Sampling};
 use crate::stop_tokens::stop_tokens;
+use crate::text::Text;
 use crate::tokenizer::Tokenizer;
+
+/// Windows computed together while the distance is measured: as many as `mixbit eval` takes unless it is told otherwise.
+const BATCH: usize = 4;
 
 /// What is asked when nothing else is said.
 const PROMPT: &str = "Explain in a few sentences why the sky is blue.";
@@ -30,34 +37,83 @@ pub fn run(args: &Report, console: &Console) -> Result<()> {
     }
     let record = Record::read(source.files())?;
     output_file::check(&args.out, args.overwrite)?;
-    output_file::apart(&args.out, &[&args.model, args.reference.as_deref().unwrap_or(&args.model)])?;
-    let inventory = Inventory::of_source(&source);
+    let inputs = [Some(&args.model), args.reference.as_ref(), args.data.as_ref()];
+    output_file::apart(&args.out, &inputs.into_iter().flatten().map(PathBuf::as_path).collect::<Vec<_>>())?;
+    let recorded = record.as_ref().is_some_and(|record| record.evaluation.is_some());
+    let text = if reference.is_some() { text(args, &source, recorded, console)? } else { None };
     let sample = sample(args, &source, reference.as_ref(), console)?;
-    let text = page(&source, &inventory, reference.as_ref(), sample.as_ref(), record.as_ref())?;
+    let measured = match (text, &reference) {
+        (Some((name, windows)), Some(reference)) => {
+            let scoring = Scoring { windows: &windows, batch: BATCH, memory: ACTIVATION_MEMORY };
+            Some(scoring.evaluation(&source, reference, name, console)?)
+        }
+        _ => None,
+    };
+    let before = reference.as_ref().map(|reference| Inventory::of_source(reference).bytes);
+    let found = Found { before, measured, sample };
+    let text = page(&source, &Inventory::of_source(&source), &found, record.as_ref())?;
     output_file::write(&args.out, text.as_bytes())?;
     console.done(&format!("the report in {}", args.out.display()));
     Ok(())
+}
+
+/// What was found out for a page.
+#[derive(Default)]
+pub struct Found {
+    /// Bytes of the reference.
+    before: Option<ClassBytes>,
+    /// How far the model is from it.
+    measured: Option<Evaluation>,
+    /// What both answered.
+    sample: Option<Sample>,
 }
 
 /// The page about `source`; sections that nothing is known for say so.
 pub fn page(
     source: &SourceModel,
     inventory: &Inventory,
-    reference: Option<&SourceModel>,
-    sample: Option<&Sample>,
+    found: &Found,
     record: Option<&Record>,
 ) -> Result<String> {
-    let recorded = record.map(|record| record.bytes_before);
+    let Found { before, measured, sample } = found;
     html::page(&Page {
         name: &source.files().title(),
         architecture: &architecture(source, inventory),
         inventory,
         notes: &source.spec().notes,
-        before: recorded.or_else(|| reference.map(|reference| Inventory::of_source(reference).bytes)),
+        before: record.map(|record| record.bytes_before).or(*before),
         record,
-        sample,
-        mlx: sample.and_then(|_| engine::version()),
+        measured: measured.as_ref(),
+        sample: sample.as_ref(),
+        mlx: engine::version().filter(|_| measured.is_some() || sample.is_some()),
     })
+}
+
+/// What to measure on, and what it is called: the text that was given, or mixbit's own where nothing is `recorded`.
+fn text(
+    args: &Report,
+    source: &SourceModel,
+    recorded: bool,
+    console: &Console,
+) -> Result<Option<(String, Vec<Vec<u32>>)>> {
+    let length = args.sequence_length.unwrap_or_else(|| sequence_length(source.spec())) as usize;
+    if let Some(path) = &args.data {
+        let text = Text::open(Some(path))?;
+        let most = args.max_data_tokens.map(|most| most as usize);
+        let windows = windows(source, &text, length, most, console)?.windows;
+        return Ok(Some((short_name(Some(path)), windows)));
+    }
+    if recorded {
+        return Ok(None);
+    }
+    if !source.files().has("tokenizer.json") {
+        let name = source.files().title();
+        console.notes(&[format!(
+            "{name} has no tokenizer.json: its distance from the reference is left out, --data with token ids measures it"
+        )]);
+        return Ok(None);
+    }
+    built_in_held_out(source, length).map(Some)
 }
 
 /// The answers, one model after the other; none where there is nothing to compare and nothing was asked.

@@ -5,7 +5,8 @@ use std::path::Path;
 use crate::checkpoint::{Dtype, SourceModel};
 use crate::engine::{Engine, FinalStates, give_back, run_forward};
 use crate::error::{Error, Result};
-use crate::evaluation::{NotFinite, Reference, ReferenceWriter, Scores, Summary};
+use crate::evaluation::{Histogram, NotFinite, Reference, ReferenceWriter, Scores, Summary};
+use crate::record::Evaluation;
 use crate::report::Console;
 use crate::weights::check_values;
 
@@ -90,6 +91,26 @@ impl Scoring<'_> {
             }
             _ => Ok(scores),
         }
+    }
+
+    /// The same against a `reference`, as it is recorded and drawn; `text` is what the windows are called.
+    pub fn evaluation(
+        &self,
+        source: &SourceModel,
+        reference: &SourceModel,
+        text: String,
+        console: &Console,
+    ) -> Result<Evaluation> {
+        let scores = self.run(&Engine::start()?, source, &Against::Model(reference), None, console)?;
+        let summary = scores.summary();
+        console.notes(guessing(&summary, false, source.spec().vocab_size).as_slice());
+        Ok(Evaluation {
+            text,
+            windows: self.windows.len(),
+            sequence_length: self.windows.first().map_or(0, Vec::len),
+            summary,
+            kl_histogram: Histogram::of(scores.divergences()),
+        })
     }
 
     fn forward<'s>(

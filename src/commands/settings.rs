@@ -1,5 +1,6 @@
 //! What a command will do, from its flags, the recipe and the defaults, in this order of precedence.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use crate::candidate::{Candidate, Mode, Quant};
@@ -42,10 +43,16 @@ pub struct Calibration {
 
 impl Calibration {
     /// From flags and recipe, for a model with this architecture.
-    pub fn resolve(flags: &cli::Calibration, recipe: Option<&Recipe>, spec: &DecoderSpec) -> Self {
+    pub fn resolve(flags: &cli::Calibration, recipe: Option<&Recipe>, spec: &DecoderSpec) -> Result<Self> {
+        if flags.method == Some(MeasureMethod::Alignment) && flags.fisher.is_some() {
+            return Err(Error::usage(
+                "--fisher says which form of --method fisher, and here it is --method alignment",
+            )
+            .hint("leave one of them out"));
+        }
         let quality = flags.quality.or_else(|| recipe?.tuning.quality);
         let recipe = recipe.map(|recipe| recipe.calibration.clone()).unwrap_or_default();
-        Self {
+        Ok(Self {
             text: flags.calibration.clone().or(recipe.text),
             samples: flags.samples.or(recipe.samples).unwrap_or(match quality {
                 Some(Quality::Fast) => 16,
@@ -59,16 +66,16 @@ impl Calibration {
                 .or(recipe.sequence_length)
                 .unwrap_or_else(|| sequence_length(spec)),
             seed: flags.seed.or(recipe.seed).unwrap_or(0),
-            memory: flags.activation_memory,
+            memory: flags.activation_memory.unwrap_or(cli::ACTIVATION_MEMORY),
             rounding: flags.rounding.map(Into::into).or(quality.map(|quality| match quality {
                 Quality::Fast => Technique::Search,
                 Quality::Balanced | Quality::Best => Technique::Gptq,
             })),
             sequential: flags.sequential,
             quality,
-            method: flags.method,
-            fisher: flags.fisher,
-        }
+            method: flags.method.unwrap_or_default(),
+            fisher: flags.fisher.unwrap_or_default(),
+        })
     }
 
     /// Of `sequences`, how many sensitivities are measured on. On the trained models tried, 16 led to the choices of bits
@@ -184,6 +191,16 @@ pub enum Target {
     Size(u64),
     /// As large as fixed bits make it.
     Fixed,
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bpw(bpw) => write!(f, "{bpw} bpw"),
+            Self::Size(size) => write!(f, "{size} bytes"),
+            Self::Fixed => f.write_str("fixed"),
+        }
+    }
 }
 
 impl Target {

@@ -113,6 +113,21 @@ pub fn windows(
     Ok(found)
 }
 
+/// Windows of the text that mixbit carries that no calibration on it with the same `length` sees, and what they are called;
+/// `quantize` measures on the same.
+pub fn built_in_held_out(source: &SourceModel, length: usize) -> Result<(String, Vec<Vec<u32>>)> {
+    let text = Text::open(None)?;
+    let tokenizer = text.tokenizer(source.files())?;
+    let Split { held_out, .. } = text.split(tokenizer.as_ref(), 1, length, 0, MOST_HELD_OUT)?;
+    check(source, &held_out, length, &Console::new(true))?;
+    Ok((held_out_name(&short_name(None)), held_out))
+}
+
+/// What is held out of the text `name` is called.
+pub fn held_out_name(name: &str) -> String {
+    format!("held-out part of {name}")
+}
+
 /// Tokens that the embedding lacks are an error; more of them than the model was made for, a note.
 fn check(source: &SourceModel, sequences: &[Vec<u32>], length: usize, console: &Console) -> Result<()> {
     let spec = source.spec();

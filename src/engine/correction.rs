@@ -62,7 +62,7 @@ struct Rounded<'a> {
     states: Vec<Kept>,
 }
 
-/// Measures the bit maps on the sequences, and GPTQ on some rows of one block.
+/// Measures the bit maps on the sequences, and GPTQ on some rows of the middle block.
 pub fn measure_corrections(
     engine: &Engine,
     source: &SourceModel,
@@ -78,23 +78,21 @@ pub fn measure_corrections(
         rounded.push(Rounded { bitmap, states: embedded.collect::<Result<_>>()? });
     }
     let blocks = source.spec().layers.len();
-    // Every sequence that GPTQ sees goes through the blocks before.
-    let tried_block = blocks / 4;
     let mut ratios = Vec::new();
     for index in 0..blocks {
         let mut block = Block::load_for_many(&loader, pass.context, index)?;
-        let tried = index == tried_block && !settings.gptq.is_empty();
-        let mut collector = Collector::new(if tried { Extent::Full } else { Extent::Diagonal });
+        let middle = index == blocks / 2 && !settings.gptq.is_empty();
+        let mut collector = Collector::new(if middle { Extent::Full } else { Extent::Diagonal });
         advance(&mut pass, &block, &mut collector)?;
         let moments = collector.moments()?;
-        if tried {
+        if middle {
             let mut collector = Collector::new(Extent::Full);
             advance(&mut seen, &block, &mut collector)?;
             ratios = gptq_ratios(source, settings, index, &collector.estimates()?, &moments)?;
-        } else if index < tried_block {
+        } else if index < blocks / 2 {
             advance(&mut seen, &block, &mut Collector::new(Extent::Diagonal))?;
         }
-        let diagonals = if tried { diagonals(moments) } else { moments };
+        let diagonals = if middle { diagonals(moments) } else { moments };
         for model in &mut rounded {
             for spec in float_layers(source, index) {
                 round_into(&mut block, loader, settings, model.bitmap, spec, &diagonals)?;

@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use super::Engine;
 use super::array::{as_slice, to_vec};
@@ -38,7 +39,7 @@ pub struct SwapSettings<'a> {
 }
 
 /// A predicted change of the KL divergence per token, in nats.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Change {
     /// The change.
     pub kl: f64,

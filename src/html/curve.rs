@@ -167,7 +167,7 @@ fn chosen(page: &Page<'_>, record: &Record) -> Option<Chosen> {
         bytes += stored.get(layer.path.as_str())?;
         weights += layer.rows * layer.columns;
     }
-    let divergence = record.evaluation.as_ref().and_then(|evaluation| evaluation.summary.divergence.as_ref());
+    let divergence = page.evaluation().and_then(|evaluation| evaluation.summary.divergence.as_ref());
     Some(Chosen {
         bpw: bytes as f64 * 8.0 / weights as f64,
         bytes,

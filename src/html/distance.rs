@@ -15,6 +15,10 @@ const FEWEST_BINS: usize = 10;
 #[derive(Debug, Serialize)]
 pub struct Distance {
     text: String,
+    /// How much of it.
+    amount: String,
+    /// Whether it was measured for this page, and not when the model was made.
+    measured_here: bool,
     /// Name, value and standard error.
     figures: Vec<[String; 3]>,
     /// The same, of the divergence alone.
@@ -72,7 +76,7 @@ struct Mark {
 
 /// Computes it; `None` where nothing was measured.
 pub fn section(page: &Page<'_>) -> Option<Distance> {
-    let evaluation = page.record?.evaluation.as_ref()?;
+    let evaluation = page.evaluation()?;
     let bins = bins(&evaluation.kl_histogram);
     let divergence = evaluation.summary.divergence.as_ref().filter(|_| !bins.is_empty());
     let charts = divergence.map_or_else(Vec::new, |d| {
@@ -80,6 +84,12 @@ pub fn section(page: &Page<'_>) -> Option<Distance> {
     });
     Some(Distance {
         text: evaluation.text.clone(),
+        amount: format!(
+            "{} of {}",
+            count(evaluation.windows, "window"),
+            count(evaluation.sequence_length, "token")
+        ),
+        measured_here: page.measured.is_some(),
         figures: figures(&evaluation.summary),
         divergence: evaluation.summary.divergence.as_ref().map_or_else(Vec::new, divergence_figures),
         bins: if charts.is_empty() { Vec::new() } else { bins },

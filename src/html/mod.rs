@@ -25,7 +25,7 @@ use crate::allocate::CurvePoint;
 use crate::correction::Correction;
 use crate::error::Result;
 use crate::inventory::{ClassBytes, Inventory};
-use crate::record::Record;
+use crate::record::{Evaluation, Record};
 use crate::sensitivity::LayerSensitivity;
 
 /// What a page is made of.
@@ -43,10 +43,19 @@ pub struct Page<'a> {
     pub before: Option<ClassBytes>,
     /// The record beside the weights of how it was made, where there is one.
     pub record: Option<&'a Record>,
+    /// How far it is from the float model, where that was measured for this page.
+    pub measured: Option<&'a Evaluation>,
     /// A prompt and answers to it.
     pub sample: Option<&'a Sample>,
-    /// Version of the MLX that gave the answers.
+    /// Version of the MLX that measured and gave the answers.
     pub mlx: Option<&'a str>,
+}
+
+impl<'a> Page<'a> {
+    /// What was measured: for this page, or before.
+    fn evaluation(&self) -> Option<&'a Evaluation> {
+        self.measured.or_else(|| self.record?.evaluation.as_ref())
+    }
 }
 
 /// The page.
@@ -59,6 +68,11 @@ pub fn page(page: &Page<'_>) -> Result<String> {
             notes: page.notes,
             version: env!("CARGO_PKG_VERSION"),
             mlx: page.mlx,
+            computed: match (page.sample, page.measured) {
+                (Some(_), Some(_)) => "answers and distance",
+                (None, Some(_)) => "distance",
+                _ => "answers",
+            },
             summary: summary::section(page),
             classes: classes::section(page),
             bits: bits::section(page),
@@ -79,6 +93,8 @@ struct Sections<'a> {
     notes: &'a [String],
     version: &'static str,
     mlx: Option<&'a str>,
+    /// What MLX was needed for.
+    computed: &'static str,
     summary: summary::Summary,
     classes: classes::Classes,
     bits: bits::Bits,

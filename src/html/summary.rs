@@ -82,15 +82,14 @@ fn bits(page: &Page<'_>) -> Card {
 
 /// KL divergence, perplexity and same likeliest token where they were measured; else what was predicted.
 fn measured(page: &Page<'_>) -> Vec<Card> {
-    let Some(record) = page.record else { return Vec::new() };
-    let predicted = record.predicted_kl;
+    let predicted = page.record.and_then(|record| record.predicted_kl);
     let divergence = |value: f64, more: String| Card {
-        name: if record.evaluation.is_some() { "KL divergence, nats" } else { "Predicted KL, nats" },
+        name: if page.evaluation().is_some() { "KL divergence, nats" } else { "Predicted KL, nats" },
         value: kl(value),
         unit: "",
         more,
     };
-    let Some(evaluation) = &record.evaluation else {
+    let Some(evaluation) = page.evaluation() else {
         return predicted
             .map(|value| divergence(value, "per token; not measured".to_owned()))
             .into_iter()

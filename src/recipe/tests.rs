@@ -194,17 +194,11 @@ fn the_text_lies_beside_the_recipe() {
     let home = tempfile::tempdir().unwrap();
     std::fs::write(home.path().join("text.txt"), "words").unwrap();
     let path = home.path().join("my.toml");
-    let text =
-        "target_bpw = 4\n[calibration]\ntext = 'text.txt'\nsamples = 3\nsensitivity_samples = 2\nsequence_length = 8\nseed = 9\n";
+    let text = "target_bpw = 4\n[calibration]\ntext = 'text.txt'\nsamples = 3\nsensitivity_samples = 2\nsequence_length = 8\nseed = 9\n";
     let calibration = Recipe::parse(&path, text).unwrap().calibration;
     assert_eq!(calibration.text, Some(home.path().join("text.txt")));
     assert_eq!(
-        (
-            calibration.samples,
-            calibration.sensitivity_samples,
-            calibration.sequence_length,
-            calibration.seed
-        ),
+        (calibration.samples, calibration.sensitivity_samples, calibration.sequence_length, calibration.seed),
         (Some(3), Some(2), Some(8), Some(9))
     );
 }

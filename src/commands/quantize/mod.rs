@@ -59,6 +59,7 @@ struct Decision {
 /// Runs the command.
 pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     let output = &args.output;
+    output.container()?;
     let source = SourceModel::open(&args.hf_path)?;
     source.files().verify()?;
     check_tokenizer(args, &source, console)?;
@@ -113,7 +114,7 @@ impl<'a> Job<'a> {
         }
         let target = Target::resolve(&args.size, recipe.as_ref());
         target.check(&plan, recipe.as_ref())?;
-        let calibration = Calibration::resolve(&args.calibration, recipe.as_ref(), source.spec());
+        let calibration = Calibration::resolve(&args.calibration, recipe.as_ref(), source.spec())?;
         let fixed = target == Target::Fixed || plan.is_fixed();
         let usual = if fixed { Technique::Rtn } else { Technique::Gptq };
         let technique = calibration.rounding.unwrap_or(usual);
@@ -140,7 +141,7 @@ impl<'a> Job<'a> {
         // Scale search does without a text where all bits are fixed, and so does rounding to nearest.
         if !fixed || technique == Technique::Gptq || job.calibration.text.is_some() || tuning.any() {
             let apart = !(args.no_eval || args.eval_data.is_some()) || tuning.any();
-            job.texts = Some(Texts::prepare(source, &job.calibration, apart, console)?);
+            job.texts = Some(job.divided(apart)?);
         }
         if tuning.any() {
             job.slice()?;

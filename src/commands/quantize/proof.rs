@@ -4,11 +4,9 @@ use std::path::Path;
 
 use super::Job;
 use crate::checkpoint::SourceModel;
-use crate::commands::scoring::{Against, Scoring, guessing};
-use crate::commands::texts::{short_name, windows};
-use crate::engine::Engine;
-use crate::error::{Error, ErrorKind, Result};
-use crate::evaluation::Histogram;
+use crate::commands::scoring::Scoring;
+use crate::commands::texts::{held_out_name, short_name, windows};
+use crate::error::Result;
 use crate::record::Evaluation;
 use crate::text::Text;
 
@@ -41,33 +39,12 @@ impl Job<'_> {
         let proof = match (given, &self.texts) {
             (Some(proof), _) => proof,
             (None, Some(texts)) if !self.args.no_eval => {
-                Proof { name: format!("held-out part of {}", texts.name), windows: texts.held_out.clone() }
+                Proof { name: held_out_name(&texts.name), windows: texts.held_out.clone() }
             }
             _ => return Ok(None),
         };
-        let engine = Engine::start()?;
         let quantized = SourceModel::open(folder)?;
         let scoring = Scoring { windows: &proof.windows, batch: 1, memory: self.calibration.memory };
-        let against = Against::Model(self.source);
-        let scores = scoring.run(&engine, &quantized, &against, None, self.console).map_err(unmeasured)?;
-        let summary = scores.summary();
-        self.console.notes(guessing(&summary, false, self.source.spec().vocab_size).as_slice());
-        Ok(Some(Evaluation {
-            text: proof.name,
-            windows: proof.windows.len(),
-            sequence_length: proof.windows.first().map_or(0, Vec::len),
-            summary,
-            kl_histogram: Histogram::of(scores.divergences()),
-        }))
-    }
-}
-
-/// The result is gone once this is read.
-fn unmeasured(error: Error) -> Error {
-    match error.kind() {
-        ErrorKind::File { .. } | ErrorKind::Tensor { .. } => error.hint(
-            "see what `mixbit check` says of the float model; --no-eval writes the result all the same",
-        ),
-        _ => error,
+        scoring.evaluation(&quantized, self.source, proof.name, self.console).map(Some)
     }
 }

@@ -8,13 +8,17 @@ use super::{Decision, Job};
 use crate::affine::{QuantizeError, Rows};
 use crate::candidate::{Candidate, Mode, Quant};
 use crate::checkpoint::{SourceModel, SourceTensor};
+use crate::commands::measure::digest;
 use crate::commands::settings::Target as Size;
 use crate::engine::{
     Change, Engine, Extent, MomentSettings, Replacements, Student, SwapSettings, Target, Tuned,
     input_moments, input_of, swap_changes,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
+use crate::kept_layers::{self, KeptLayers};
+use crate::kept_rounds::{Moves, RoundSettings, Rounds};
 use crate::nearest;
+use crate::plural::count;
 use crate::record::{Refinement, RefinementRound};
 use crate::rounding::{self, DAMPING, Hessian, Technique};
 use crate::spec::TensorSpec;
@@ -31,20 +35,80 @@ pub struct Refined {
     pub record: Refinement,
 }
 
-/// By layer, what it may become and how the KL divergence would change.
-type Moves = BTreeMap<String, Vec<(Candidate, Change)>>;
-
 impl Job<'_> {
-    /// Up to `rounds` of swaps from `decision`, which is rounded in `staged`. A round whose swaps do not pay is followed by one
-    /// that asks for twice the certainty; a round that finds none is the last.
+    /// The rounds that an interrupted run has done from `decision`, or none yet.
+    pub(super) fn rounds(&self, rounds: u32, decision: &Decision) -> Result<Rounds> {
+        let path = Rounds::path(&self.args.output.mlx_path);
+        let settings = RoundSettings { start: self.start(decision)?, ..self.round_settings(rounds)? };
+        if !self.args.tuning.resume {
+            kept_layers::remove(&path);
+            kept_layers::remove(&KeptLayers::next_path(&self.args.output.mlx_path));
+            return Ok(Rounds::new(settings));
+        }
+        let Some(found) = Rounds::read(&path, &settings)? else { return Ok(Rounds::new(settings)) };
+        let done = count(found.done.len(), "round");
+        self.console.line(&format!("resuming: {done} of --refine {rounds} done already"));
+        Ok(found)
+    }
+
+    /// What rounds are made with, but for the start.
+    pub(super) fn round_settings(&self, rounds: u32) -> Result<RoundSettings> {
+        let slice = self.slice()?;
+        Ok(RoundSettings {
+            mixbit: env!("CARGO_PKG_VERSION").to_owned(),
+            model: self.source.fingerprint()?,
+            target: self.target.to_string(),
+            rounding: self.technique.to_string(),
+            sequential: self.calibration.sequential,
+            dtype: self.dtype.to_string(),
+            rounds,
+            seed: self.calibration.seed,
+            text: digest(&slice.sequences),
+            slice: digest(&slice.windows),
+            start: String::new(),
+        })
+    }
+
+    /// SHA-256 of what layers get, what that was chosen by, and what they may become in a round.
+    fn start(&self, decision: &Decision) -> Result<String> {
+        let bitmap = &decision.solution.bitmap;
+        let layers = decision.table.as_ref().map(|table| &table.layers);
+        let text = serde_json::to_vec(&(bitmap, layers, self.plan.neighbours(bitmap, EACH)));
+        Ok(crate::digest::digest([text.map_err(|e| Error::input(e.to_string()))?]))
+    }
+
+    /// The rounds that are left from `decision`, which is rounded in `staged`. A round whose swaps do not pay is followed by
+    /// one that asks for twice the certainty; a round that finds none is the last.
     pub(super) fn refine(
+        &self,
+        decision: Decision,
+        staged: Staged,
+        mut rounds: Rounds,
+        warnings: &Warnings,
+    ) -> Result<Refined> {
+        let refined = self.refine_on(decision, staged, &mut rounds, warnings);
+        let (decision, staged) = refined.map_err(|error| match error.kind() {
+            ErrorKind::Interrupted if !rounds.done.is_empty() && error.hint_text().is_none() => error
+                .hint(format!("the same command with --resume goes on after round {}", rounds.done.len())),
+            _ => error,
+        })?;
+        let slice = self.slice()?;
+        let record = Refinement { text: slice.name, windows: slice.windows.len(), rounds: rounds.done };
+        Ok(Refined { decision, staged, record })
+    }
+
+    fn refine_on(
         &self,
         mut decision: Decision,
         mut staged: Staged,
-        rounds: u32,
+        rounds: &mut Rounds,
         warnings: &Warnings,
-    ) -> Result<Refined> {
+    ) -> Result<(Decision, Staged)> {
+        if rounds.is_over() {
+            return Ok((decision, staged));
+        }
         let Self { console, source, plan, .. } = self;
+        let output = &self.args.output.mlx_path;
         let (engine, memory, slice) = (Engine::start()?, self.calibration.memory, self.slice()?);
         let target = match self.target {
             Size::Bpw(bpw) => bpw,
@@ -59,41 +123,41 @@ impl Job<'_> {
             Student::new(&engine, &student, &layers, false, memory).divergences(&Tuned::new(), &exam)
         };
         let mut before = divergences(staged.folder.path())?;
-        let mut record = Refinement { text: slice.name, windows: slice.windows.len(), rounds: Vec::new() };
-        let mut moves: Option<Moves> = None;
-        let mut caution = 1.0;
-        for round in 1..=rounds {
-            console.line(&format!("refining, round {round} of {rounds}"));
-            let known = match moves.take() {
+        while !rounds.is_over() {
+            console.line(&format!("refining, round {} of {}", rounds.done.len() + 1, rounds.most()));
+            let known = match rounds.take_moves() {
                 Some(moves) => moves,
                 None => self.moves(&engine, &decision, staged.folder.path(), &slice.sequences)?,
             };
-            let solution = plan.swap(&decision.solution, &cautious(&known, caution), &table, target)?;
+            let solution =
+                plan.swap(&decision.solution, &cautious(&known, rounds.caution), &table, target)?;
             let moved = |path: &&String| solution.bitmap.get(*path) != decision.solution.bitmap.get(*path);
             let (swaps, kl_before) = (known.keys().filter(moved).count(), mean(&before));
             if swaps == 0 {
                 let (kl_after, stderr, kept) = (None, None, false);
-                record.rounds.push(RefinementRound { swaps, kl_before, kl_after, stderr, kept });
+                rounds.refused(RefinementRound { swaps, kl_before, kl_after, stderr, kept }, known);
+                rounds.save(&Rounds::path(output))?;
                 break;
             }
             let next = Decision { solution, table: decision.table.clone(), curve: decision.curve.clone() };
-            let next_staged = self.staged(&next, None, warnings)?;
+            let next_staged = self.staged(&next, self.kept_layers_of_round(&next)?, warnings)?;
             let after = divergences(next_staged.folder.path())?;
             let (fall, stderr) = fall(&before, &after);
             let kept = fall > stderr;
             let (kl_after, stderr) = (Some(mean(&after)), Some(stderr));
-            record.rounds.push(RefinementRound { swaps, kl_before, kl_after, stderr, kept });
+            let round = RefinementRound { swaps, kl_before, kl_after, stderr, kept };
             if kept {
                 (decision, staged, before) = (next, next_staged, after);
                 // What was predicted goes for other bits.
                 decision.solution.kl = None;
-                caution = 1.0;
+                rounds.kept(round, decision.solution.clone());
             } else {
-                moves = Some(known);
-                caution *= 2.0;
+                rounds.refused(round, known);
             }
+            rounds.save(&Rounds::path(output))?;
+            self.settle_layers(kept)?;
         }
-        Ok(Refined { decision, staged, record })
+        Ok((decision, staged))
     }
 
     /// What every layer may move to from `decision`, which is rounded in `folder`, and what that is predicted to change.

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 
 use rayon::prelude::*;
@@ -11,7 +12,6 @@ use crate::affine::{self, FloatType};
 use crate::candidate::{Mode, Quant};
 use crate::checkpoint::{SourceTensor, cast};
 use crate::commands::measure::digest;
-use crate::commands::settings::Target;
 use crate::engine::{
     Engine, Extent, MomentSettings, Moments, Replacements, input_moments, input_moments_where, input_of,
 };
@@ -58,17 +58,49 @@ impl Rounded {
 impl Job<'_> {
     /// Opens the file of layers that are done, where rounding takes long enough to be interrupted, and goes on with it if
     /// --resume says so.
-    pub(super) fn kept_layers(&self, decision: &Decision) -> Result<Option<KeptLayers>> {
-        let Some(settings) = self.rounding_settings()? else { return Ok(None) };
-        let bits =
-            serde_json::to_string(&decision.solution.bitmap).map_err(|e| Error::input(e.to_string()))?;
-        let settings = kept_layers::Settings { bits: crate::digest::digest([bits.as_bytes()]), ..settings };
-        let path = KeptLayers::path(&self.args.output.mlx_path);
-        let kept = KeptLayers::open(&path, &settings, self.args.tuning.resume)?;
+    ///
+    /// Where bits were `moved` since the beginning, the layers that are done may be those of an earlier round, or of the one
+    /// that moved them and not in their place yet.
+    pub(super) fn kept_layers(&self, decision: &Decision, moved: bool) -> Result<Option<KeptLayers>> {
+        let Some(settings) = self.settings_for(decision)? else { return Ok(None) };
+        let output = &self.args.output.mlx_path;
+        let (path, next) = (KeptLayers::path(output), KeptLayers::next_path(output));
+        let are_these = |path: &Path| KeptLayers::begun(path).as_ref() == Some(&settings);
+        if moved && are_these(&next) {
+            fs::rename(&next, &path).map_err(|e| Error::io(&path, e))?;
+        }
+        let resume = self.args.tuning.resume && (!moved || are_these(&path));
+        let kept = KeptLayers::open(&path, &settings, resume)?;
         if kept.found() > 0 {
             self.console.line(&format!("resuming: {} rounded already", count(kept.found(), "layer")));
         }
         Ok(Some(kept))
+    }
+
+    /// The same for a round of refinement, whose layers wait beside those that are the best so far.
+    pub(super) fn kept_layers_of_round(&self, next: &Decision) -> Result<Option<KeptLayers>> {
+        let Some(settings) = self.settings_for(next)? else { return Ok(None) };
+        let path = KeptLayers::next_path(&self.args.output.mlx_path);
+        let resume = self.args.tuning.resume && KeptLayers::begun(&path).as_ref() == Some(&settings);
+        KeptLayers::open(&path, &settings, resume).map(Some)
+    }
+
+    /// Puts the layers of a round in the place of those before, if it was `kept`, and else away.
+    pub(super) fn settle_layers(&self, kept: bool) -> Result<()> {
+        let output = &self.args.output.mlx_path;
+        let (path, next) = (KeptLayers::path(output), KeptLayers::next_path(output));
+        if kept && next.exists() {
+            return fs::rename(&next, &path).map_err(|e| Error::io(&path, e));
+        }
+        kept_layers::remove(&next);
+        Ok(())
+    }
+
+    fn settings_for(&self, decision: &Decision) -> Result<Option<kept_layers::Settings>> {
+        let Some(settings) = self.rounding_settings()? else { return Ok(None) };
+        let bits =
+            serde_json::to_string(&decision.solution.bitmap).map_err(|e| Error::input(e.to_string()))?;
+        Ok(Some(kept_layers::Settings { bits: crate::digest::digest([bits.as_bytes()]), ..settings }))
     }
 
     /// What layers are rounded with where they are kept, but for the bit map.
@@ -77,11 +109,7 @@ impl Job<'_> {
         Ok(Some(kept_layers::Settings {
             mixbit: env!("CARGO_PKG_VERSION").to_owned(),
             model: self.source.fingerprint()?,
-            target: match self.target {
-                Target::Bpw(bpw) => format!("{bpw} bpw"),
-                Target::Size(size) => format!("{size} bytes"),
-                Target::Fixed => "fixed".to_owned(),
-            },
+            target: self.target.to_string(),
             samples: texts.sequences.len(),
             sequence_length: self.calibration.sequence_length as usize,
             seed: self.calibration.seed,
@@ -90,28 +118,6 @@ impl Job<'_> {
             sequential: self.calibration.sequential,
             bits: String::new(),
         }))
-    }
-
-    /// What becomes of the layers that are done after an `error`: they stay where --resume can help.
-    pub(super) fn given_up(&self, error: Error) -> Error {
-        let path = KeptLayers::path(&self.args.output.mlx_path);
-        match error.kind() {
-            _ if self.technique != Technique::Gptq || !path.exists() => error,
-            ErrorKind::Interrupted | ErrorKind::Io { .. } | ErrorKind::Engine(_)
-                if error.hint_text().is_some() =>
-            {
-                error
-            }
-            ErrorKind::Interrupted | ErrorKind::Io { .. } | ErrorKind::Engine(_) => {
-                error.hint("the same command with --resume goes on after the layers that are rounded")
-            }
-            // An earlier run's work is worth more than a tidy folder.
-            _ if self.args.tuning.resume => error,
-            _ => {
-                kept_layers::remove(&path);
-                error
-            }
-        }
     }
 
     /// Rounds what was decided on, as far as that needs the layers' inputs. What is `kept` is not done again; without it files
@@ -276,7 +282,8 @@ impl Job<'_> {
     ) -> Result<BTreeMap<Role, Hessian<'m>>> {
         let inputs: BTreeMap<Role, &TensorSpec> =
             layers.iter().map(|(spec, ..)| (input_of(spec.role), *spec)).collect();
-        let inputs: Vec<_> = inputs.into_iter().filter_map(|(role, spec)| Some((role, spec, moments.get(&role)?))).collect();
+        let inputs: Vec<_> =
+            inputs.into_iter().filter_map(|(role, spec)| Some((role, spec, moments.get(&role)?))).collect();
         let factored = inputs.into_par_iter().map(|(role, spec, moments)| {
             crate::interrupt::check()?;
             let hessian = Hessian::new(moments, spec.shape[1], DAMPING);

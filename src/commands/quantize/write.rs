@@ -5,18 +5,19 @@ use std::fmt::Write;
 use super::proof::Proof;
 use super::refine::Refined;
 use super::round::Rounded;
-use super::{Decision, Job};
+use super::{Decision, Job, unfinished};
 use crate::bitmap::BitMap;
 use crate::checkpoint::{Dtype, OutputFolder, Produce, SourceModel};
 use crate::commands::settings::Target;
 use crate::error::Result;
 use crate::export;
 use crate::inventory::Inventory;
-use crate::kept_layers::{self, KeptLayers};
+use crate::kept_layers::KeptLayers;
+use crate::kept_rounds::Rounds;
 use crate::plural::count;
 use crate::record::{self, Distillation, Evaluation, Feedback, Record, Refinement, Wanted};
 use crate::report::bytes;
-use crate::tuning::{Progress, TunedTensor, Values};
+use crate::tuning::{TunedTensor, Values};
 use crate::weights::{CastTensor, Container, CopyTensor, QuantizeTensor, Warnings, write};
 
 /// What was written, and how it came about.
@@ -49,12 +50,15 @@ impl Job<'_> {
         let output = &args.output;
         let warnings = Warnings::default();
         let folder = OutputFolder::create(&output.mlx_path, output.overwrite)?;
-        let kept = self.kept_layers(&decision)?;
-        let work = || {
-            let made = self.make(&folder, decision, kept, &warnings)?;
-            Ok((made, self.evaluate(folder.path(), given)?))
-        };
-        let (made, evaluation) = work().map_err(|e| self.given_up(folder.relocate(e)))?;
+        let rounds = self.tuning.refine.map(|rounds| self.rounds(rounds, &decision)).transpose()?;
+        let moved = rounds.as_ref().and_then(|rounds| rounds.solution.clone());
+        let (was_moved, solution) = (moved.is_some(), moved.unwrap_or(decision.solution));
+        let decision = Decision { solution, ..decision };
+        let kept = self.kept_layers(&decision, was_moved)?;
+        let made = self.make(&folder, decision, kept, rounds, &warnings);
+        let made = made.map_err(|e| self.given_up(folder.relocate(e)))?;
+        let evaluation =
+            self.evaluate(folder.path(), given).map_err(|e| self.unmeasured(folder.relocate(e)))?;
         let Made { decision, feedback, refinement, distillation } = made;
         let bitmap = self.bitmap(&decision);
         let record =
@@ -62,8 +66,7 @@ impl Job<'_> {
         export::write_card(&folder, source, &how(&record, bitmap.len()))?;
         folder.write(record::FILE, &record.to_json()?)?;
         folder.publish()?;
-        kept_layers::remove(&KeptLayers::path(&output.mlx_path));
-        kept_layers::remove(&Progress::path(&output.mlx_path));
+        unfinished::remove(&output.mlx_path);
         console.warnings(&warnings.messages());
         Ok((decision, record))
     }
@@ -74,10 +77,11 @@ impl Job<'_> {
         folder: &OutputFolder,
         decision: Decision,
         kept: Option<KeptLayers>,
+        rounds: Option<Rounds>,
         warnings: &Warnings,
     ) -> Result<Made> {
         let Self { args, source, dtype, .. } = *self;
-        let container = args.output.container();
+        let container = args.output.container()?;
         if !self.tuning.any() {
             let bitmap = self.bitmap(&decision);
             let rounded = self.round(folder.path(), &decision, kept)?;
@@ -87,7 +91,7 @@ impl Job<'_> {
             return Ok(Made { decision, feedback, refinement: None, distillation: None });
         }
         let staged = self.staged(&decision, kept, warnings)?;
-        let (decision, staged, refinement) = match self.tuning.refine {
+        let (decision, staged, refinement) = match rounds {
             Some(rounds) => {
                 let Refined { decision, staged, record } = self.refine(decision, staged, rounds, warnings)?;
                 (decision, staged, Some(record))

@@ -44,7 +44,7 @@ pub fn run(options: &Options) -> Result<Report> {
             command.args(["analyze", "--overwrite", "--model"]).arg(&model).arg("--out").arg(&out);
             command.args(["--samples", &SAMPLES.to_string(), "--sequence-length", &LENGTH.to_string()]);
             command.args(["--candidates", &options.candidates]);
-            samples.0.push(measure::child(&mut command, &log)?);
+            samples.0.push(measure::child(&command, &log)?);
         }
         rows.push((checkpoint, samples));
     }

@@ -87,7 +87,7 @@ impl Case {
     fn rate(&self, programs: &Programs, who: Who) -> Result<f64> {
         let folder = workspace::root().join("bench-data");
         let (scores, log) = (folder.join("eval.json"), folder.join("eval.log"));
-        measure::child(&mut self.command(programs, who, &scores)?, &log)?;
+        measure::child(&self.command(programs, who, &scores)?, &log)?;
         let said: Value = serde_json::from_str(&fs::read_to_string(&scores)?)?;
         said["tokens_per_second"].as_f64().context("no tokens_per_second in the scores")
     }

@@ -44,7 +44,7 @@ pub fn run(options: Options) -> Result<Report> {
     for run in 1..=options.runs {
         eprintln!("bench: run {run} of {}", options.runs);
         for ((who, dtype, _), rates) in STEPS.into_iter().zip(&mut rows) {
-            measure::child(&mut command(&programs, who, dtype, &model)?, &log)?;
+            measure::child(&command(&programs, who, dtype, &model)?, &log)?;
             let said = fs::read_to_string(&log)?;
             rates.load.push(figure(&said, "load time: ", " s")?);
             rates.prompt.push(figure(&said, &format!("prompt: {PROMPT_TOKENS} tokens, "), " tokens/s")?);

@@ -6,6 +6,7 @@ mod convert;
 mod evaluate;
 mod floor;
 mod generate;
+mod launch;
 mod llama_cpp;
 mod measure;
 mod peers;
@@ -24,6 +25,7 @@ use anyhow::Result;
 use clap::{Args, Subcommand};
 
 pub use self::floor::bandwidth;
+pub use self::launch::Launch;
 use self::report::Report;
 
 /// The benches.

@@ -18,8 +18,8 @@ use super::{AllOptions, llama_cpp};
 use crate::{process, workspace};
 
 const TARGETS: [f64; 7] = [2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0];
-/// Ways to round; the last is GPTQ with distillation after it.
-const WAYS: [&str; 4] = ["rtn", "search", "gptq", "distilled"];
+/// Ways to round; the last two are GPTQ with refinement or distillation after it.
+const WAYS: [&str; 5] = ["rtn", "search", "gptq", "refined", "distilled"];
 
 /// What to measure on.
 #[derive(Args)]
@@ -44,6 +44,9 @@ pub struct Options {
     /// Evaluation windows
     #[arg(long, default_value_t = 24)]
     windows: usize,
+    /// Rounds of refinement after GPTQ; 0 leaves it out
+    #[arg(long, default_value_t = 2)]
+    refine: usize,
     /// Steps of distillation after GPTQ; 0 leaves it out
     #[arg(long, default_value_t = 150)]
     distill: usize,
@@ -66,6 +69,7 @@ impl Options {
             samples: 48,
             sequence_length: 256,
             windows: 24,
+            refine: 2,
             distill: 150,
             no_peers: false,
             json: options.json,
@@ -136,19 +140,25 @@ impl Bench<'_> {
         let (samples, length) = (self.options.samples.to_string(), self.options.sequence_length.to_string());
         let sized = ["--samples", &samples, "--sequence-length", &length, "--calibration", &calibration];
         eprintln!("bench: {}, mixbit", self.trained.name());
-        let steps = self.options.distill.to_string();
+        let [rounds, steps] = [self.options.refine, self.options.distill].map(|count| count.to_string());
         for way in WAYS {
-            if way == "distilled" && self.options.distill == 0 {
+            let (rounding, after) = match way {
+                "refined" => ("gptq", &["--refine", &rounds][..]),
+                "distilled" => ("gptq", &["--distill", &steps][..]),
+                _ => (way, &[][..]),
+            };
+            if after.contains(&"0") {
                 continue;
             }
-            let (rounding, after) =
-                if way == "distilled" { ("gptq", &["--distill", &steps][..]) } else { (way, &[][..]) };
             let scored = ["--rounding", rounding, "--out", &table, "--overwrite"];
-            if way != "distilled" {
+            // What follows GPTQ goes on from its table.
+            if after.is_empty() {
                 self.mixbit(&[&["analyze", "--quiet", "--model", &model], &scored[..], &sized].concat())?;
             }
             let round = [&["--no-eval", "--rounding", rounding], &sized[..], after].concat();
-            for bits in [2, 3, 4, 5, 6] {
+            // Where all bits are fixed there are none to move.
+            let uniform = if way == "refined" { &[][..] } else { &[2, 3, 4, 5, 6] };
+            for bits in uniform {
                 let bits = bits.to_string();
                 // With all bits fixed, rounding to nearest has no use for a text.
                 let round = if way == "rtn" { &round[..3] } else { &round[..] };
@@ -277,7 +287,7 @@ impl Bench<'_> {
             [
                 row(&["bpw", "best peer of that size", "KL"]),
                 row(&WAYS),
-                row(&["gptq / peer", "distilled / peer"]),
+                row(&["gptq / peer", "refined / peer", "distilled / peer"]),
             ]
             .concat(),
         ];

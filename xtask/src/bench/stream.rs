@@ -83,7 +83,7 @@ fn generation_rate(programs: &Programs, model: &Path, count: usize) -> Result<f6
         "Tell me a story.",
     ]);
     command.arg("--model").arg(model).args(["--max-tokens", &count.to_string()]);
-    measure::child(&mut command, &log)?;
+    measure::child(&command, &log)?;
     figure(&fs::read_to_string(&log)?, &format!("generation: {count} tokens, "), " tokens/s")
 }
 

@@ -120,7 +120,7 @@ impl Case {
                 if out.exists() {
                     fs::remove_dir_all(&out)?;
                 }
-                row.0.push(measure::child(&mut self.command(programs, *who, arguments, &out)?, &log)?);
+                row.0.push(measure::child(&self.command(programs, *who, arguments, &out)?, &log)?);
             }
         }
         fs::remove_dir_all(&out)?;

@@ -94,7 +94,7 @@ impl Setting<'_> {
         // The input comes from the page cache, for all of them; and no one is the first to touch memory that a virtual
         // machine has not been given yet: a copy of the input is larger than what is written later on.
         let warm = folder.join("warm");
-        measure::child(&mut shell("cp -r \"$1\" \"$2\"", &self.job.input, &warm), &self.log)?;
+        measure::child(&shell("cp -r \"$1\" \"$2\"", &self.job.input, &warm), &self.log)?;
         remove(&warm)?;
         for run in 1..=runs {
             eprintln!("bench: {name}, run {run} of {runs}");
@@ -102,7 +102,7 @@ impl Setting<'_> {
             for (step, row) in STEPS.into_iter().zip(&mut rows) {
                 let target = if matches!(step, Step::Program(Who::Mixbit)) { &ours } else { &other };
                 measure::sync();
-                row.0.push(measure::child(&mut self.command(step, &ours, target)?, &self.log)?);
+                row.0.push(measure::child(&self.command(step, &ours, target)?, &self.log)?);
                 remove(&other)?;
             }
             remove(&ours)?;

@@ -1,0 +1,87 @@
+//! Flags that would do nothing beside others are wrong usage: the message names both, and nothing is begun.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use common::{bundled, make, mixbit, stderr, succeeded};
+
+fn quantize(home: &Path, more: &[&str]) -> Output {
+    make("quantize", &bundled(), &home.join("out"), more)
+}
+
+#[track_caller]
+fn is_refused(output: &Output, expected: &[&str]) {
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(output));
+    for part in expected {
+        assert!(stderr(output).contains(part), "{part}: {}", stderr(output));
+    }
+    assert!(!stderr(output).contains("estimated"), "{}", stderr(output));
+}
+
+#[test]
+fn quantize_names_both() {
+    let home = tempfile::tempdir().unwrap();
+    for (more, expected) in [
+        (&["--bits", "4", "--activation-memory", "1MB"][..], ["--activation-memory says", "with --bits"]),
+        (&["--mode", "mxfp4", "--samples", "8"], ["--samples says", "with --mode"]),
+        (&["--bits", "4", "--method", "fisher"], ["--bits", "--method"]),
+        (&["--mode", "mxfp4", "--fisher", "directional"], ["--mode", "--fisher"]),
+        (&["--mode", "mxfp4", "--rounding", "gptq"], ["--rounding gptq", "with --mode"]),
+        (&["--mode", "nvfp4", "--rounding", "search"], ["--rounding search", "with --mode"]),
+        (
+            &["--recipe", "uniform-4bit", "--method", "alignment"],
+            ["--method is for choosing bits", "--recipe leaves no choice"],
+        ),
+        (
+            &["--target-bpw", "4", "--method", "alignment", "--fisher", "diagonal"],
+            ["--fisher says", "--method alignment"],
+        ),
+        (&["--bits", "4", "--rounding", "gptq", "--resume", "--dry-run"], ["--dry-run", "--resume"]),
+        (&["--bits", "4", "--resume"], ["--resume has nothing to go on with", "--refine"]),
+        (&["--recipe", "balanced", "--group-size", "32"], ["--recipe", "--group-size"]),
+        (
+            &["--bits", "4", "--format", "npz", "--max-shard-size", "1MB"],
+            ["--max-shard-size", "--format npz"],
+        ),
+    ] {
+        is_refused(&quantize(home.path(), more), &expected);
+    }
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_table_leaves_nothing_to_measure() {
+    let home = tempfile::tempdir().unwrap();
+    let table = home.path().join("table.json");
+    let (table, model) = (table.to_str().unwrap(), bundled());
+    let few = ["--samples", "4", "--sequence-length", "32", "--rounding", "rtn"];
+    let analyze = ["analyze", "--model", model.to_str().unwrap(), "--out", table];
+    succeeded(&mixbit([&analyze[..], &few].concat()));
+    let chosen = ["--sensitivities", table, "--target-bpw", "4"];
+    let with = |more: &[&str]| quantize(home.path(), &[&chosen[..], more].concat());
+    let idle = ["--samples says", "--sensitivities and rounding to nearest"];
+    is_refused(&with(&["--rounding", "rtn", "--no-eval", "--samples", "4"]), &idle);
+    let fixed = ["--recipe", "uniform-4bit", "--sensitivities", table];
+    is_refused(&quantize(home.path(), &fixed), &["--sensitivities is for choosing bits", "--recipe"]);
+    succeeded(&with(&["--rounding", "rtn", "--no-eval"]));
+}
+
+#[test]
+fn others_name_both_too() {
+    let home = tempfile::tempdir().unwrap();
+    let (model, out) = (bundled(), home.path().join("out"));
+    let (model, out) = (model.to_str().unwrap(), out.to_str().unwrap());
+    let measured = ["analyze", "--model", model, "--out", out];
+    let alignment = ["--method", "alignment", "--fisher", "directional"];
+    is_refused(&mixbit([&measured[..], &alignment].concat()), &["--fisher", "--method alignment"]);
+    let text = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let eval = ["eval", "--model", model, "--data", text, "--overwrite"];
+    is_refused(&mixbit(eval), &["--json <FILE>|--save-reference <FILE>"]);
+    let npz = ["--format", "npz", "--max-shard-size", "1MB"];
+    is_refused(&make("convert", &bundled(), Path::new(out), &npz), &["--max-shard-size", "--format npz"]);
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+}

@@ -187,26 +187,32 @@ impl Collector {
         self.waiting.values().flatten()
     }
 
-    /// Adds what has been evaluated, inputs only where they are many.
+    /// Adds what has been evaluated, inputs only where they are many. How many were evaluated together changes nothing.
     pub(super) fn add(&mut self) -> Result<()> {
         for (role, waiting) in std::mem::take(&mut self.waiting) {
-            if self.extent == Extent::Full && few(&waiting) {
-                self.waiting.insert(role, waiting);
-            } else {
-                self.add_up(role, waiting)?;
+            let mut together = Vec::new();
+            for seen in waiting {
+                together.push(seen);
+                if self.extent == Extent::Diagonal || are_many(&together) {
+                    self.add_up(role, std::mem::take(&mut together))?;
+                }
+            }
+            if !together.is_empty() {
+                self.waiting.insert(role, together);
             }
         }
         Ok(())
     }
 
-    fn add_up(&mut self, role: Role, waiting: Vec<Array>) -> Result<()> {
+    fn add_up(&mut self, role: Role, mut together: Vec<Array>) -> Result<()> {
+        let x = match together.len() {
+            1 => together.remove(0),
+            _ => mlx_rs::ops::concatenate(&together, 0)?,
+        };
+        drop(together);
         let mut sum = match self.extent {
-            Extent::Full => {
-                let x = mlx_rs::ops::concatenate(&waiting, 0)?;
-                drop(waiting);
-                x.t().matmul(&x)?
-            }
-            Extent::Diagonal => mlx_rs::ops::stack(&waiting, 0)?.sum_axis(0, false)?,
+            Extent::Full => x.t().matmul(&x)?,
+            Extent::Diagonal => x,
         };
         if let Some(before) = self.sums.remove(&role) {
             sum = before.add(sum)?;
@@ -246,8 +252,8 @@ impl Collector {
     }
 }
 
-/// Whether a product of these inputs would cost less than its sum.
-fn few(inputs: &[Array]) -> bool {
+/// Whether a product of these inputs costs more than to add it up.
+fn are_many(inputs: &[Array]) -> bool {
     let size = |axis: usize| inputs.iter().map(move |x| x.shape()[axis] as usize);
-    size(0).sum::<usize>() < size(1).max().unwrap_or(0).min(ROWS)
+    size(0).sum::<usize>() >= size(1).max().unwrap_or(0).min(ROWS)
 }

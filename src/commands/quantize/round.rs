@@ -8,7 +8,7 @@ use std::path::Path;
 use rayon::prelude::*;
 
 use super::{Decision, Job};
-use crate::affine::{self, FloatType};
+use crate::affine::{self, FloatType, Quantized};
 use crate::candidate::{Mode, Quant};
 use crate::checkpoint::{SourceTensor, cast};
 use crate::commands::measure::digest;
@@ -239,10 +239,21 @@ impl Job<'_> {
         kept: &KeptLayers,
     ) -> Result<Option<(Role, Vec<f32>)>> {
         let Some(found) = kept.read(path)? else { return Ok(None) };
+        Ok(Some((spec.role, self.replacement(spec, path, quant, &found)?)))
+    }
+
+    /// The weights that these codes stand for.
+    fn replacement(
+        &self,
+        spec: &TensorSpec,
+        path: &str,
+        quant: Quant,
+        found: &Quantized,
+    ) -> Result<Vec<f32>> {
         let mut decoded = vec![0.0; spec.len()];
         affine::dequantize(found.as_slices(), quant, float_type(self.dtype)?, &mut decoded)
             .map_err(|e| Error::engine(format!("layer `{path}`: {e}")))?;
-        Ok(Some((spec.role, decoded)))
+        Ok(decoded)
     }
 
     /// Rounds the layers of a block that are not `kept` yet; returns what they are now, if later blocks are to see it.
@@ -253,24 +264,25 @@ impl Job<'_> {
         decision: &Decision,
         kept: &mut KeptLayers,
     ) -> Result<Replacements> {
-        let all: Vec<_> = self.chosen(block, decision).collect();
-        let left: Vec<_> = all.iter().filter(|(_, path, _)| !kept.has(path)).copied().collect();
+        let mut replaced = Replacements::new();
+        let (done, left): (Vec<_>, Vec<_>) =
+            self.chosen(block, decision).partition(|(_, path, _)| kept.has(path));
+        let seen = self.seen_rounded(block);
+        for (spec, path, quant) in done.into_iter().filter(|_| seen) {
+            replaced.extend(self.done(spec, path, quant, kept)?);
+        }
         let hessians = self.hessians(&left, moments)?;
         for together in left.chunks(TOGETHER) {
             let found = together.par_iter().map(|(spec, _, quant)| self.fed_back(spec, *quant, &hessians));
-            for ((spec, path, _), found) in together.iter().zip(found.collect::<Result<Vec<_>>>()?) {
-                if let Some(found) = found {
-                    kept.add(path, spec.shape[0], &found)?;
+            for ((spec, path, quant), found) in together.iter().zip(found.collect::<Result<Vec<_>>>()?) {
+                let Some(found) = found else { continue };
+                kept.add(path, spec.shape[0], &found)?;
+                if seen {
+                    replaced.push((spec.role, self.replacement(spec, path, *quant, &found.quantized)?));
                 }
             }
         }
         kept.flush()?;
-        let mut replaced = Replacements::new();
-        if self.seen_rounded(block) {
-            for (spec, path, quant) in all {
-                replaced.extend(self.done(spec, path, quant, kept)?);
-            }
-        }
         Ok(replaced)
     }
 

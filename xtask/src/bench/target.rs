@@ -65,7 +65,7 @@ pub fn run(options: &AllOptions) -> Result<Report> {
     let cases = [
         Case { name, model, text: calibration, samples, plain: true },
         of_large(2, true),
-        of_large(24, false),
+        of_large(48, false),
     ];
     let mut report = empty(options.runs);
     let mut facts = Vec::new();

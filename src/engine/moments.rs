@@ -255,5 +255,5 @@ impl Collector {
 /// Whether a product of these inputs costs more than to add it up.
 fn are_many(inputs: &[Array]) -> bool {
     let size = |axis: usize| inputs.iter().map(move |x| x.shape()[axis] as usize);
-    size(0).sum::<usize>() >= size(1).max().unwrap_or(0).min(ROWS)
+    size(0).sum::<usize>() >= (size(1).max().unwrap_or(0) / 2).min(ROWS)
 }

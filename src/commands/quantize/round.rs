@@ -24,8 +24,9 @@ use crate::spec::{Role, TensorSpec};
 use crate::spool::Spooled;
 use crate::weights::{Codes, float_type, unroundable};
 
-/// Layers that are rounded side by side: a matrix alone has few tasks, and the last of them would leave processors idle.
-const TOGETHER: usize = 8;
+/// Layers with one input that are rounded side by side: a matrix alone may have few tasks, and the last of them would leave
+/// processors idle.
+const TOGETHER: usize = 4;
 
 /// What is known of the layers' codes before they are written.
 pub enum Rounded {
@@ -271,14 +272,20 @@ impl Job<'_> {
         for (spec, path, quant) in done.into_iter().filter(|_| seen) {
             replaced.extend(self.done(spec, path, quant, kept)?);
         }
-        let hessians = self.hessians(&left, moments)?;
-        for together in left.chunks(TOGETHER) {
-            let found = together.par_iter().map(|(spec, _, quant)| self.fed_back(spec, *quant, &hessians));
-            for ((spec, path, quant), found) in together.iter().zip(found.collect::<Result<Vec<_>>>()?) {
-                let Some(found) = found else { continue };
-                kept.add(path, spec.shape[0], &found)?;
-                if seen {
-                    replaced.push((spec.role, self.replacement(spec, path, *quant, &found.quantized)?));
+        for (input, moments) in moments {
+            let sharing: Vec<_> = left.iter().filter(|(spec, ..)| input_of(spec.role) == *input).collect();
+            let Some((first, ..)) = sharing.first() else { continue };
+            crate::interrupt::check()?;
+            let tensor = SourceTensor { name: &first.name, tensor: self.source.tensor(&first.name)? };
+            let hessian =
+                Hessian::new(moments, first.shape[1], DAMPING).map_err(|e| unroundable(&tensor, &e))?;
+            for together in sharing.chunks(TOGETHER) {
+                let found = together.par_iter().map(|(spec, _, quant)| self.fed_back(spec, *quant, &hessian));
+                for ((spec, path, quant), found) in together.iter().zip(found.collect::<Result<Vec<_>>>()?) {
+                    kept.add(path, spec.shape[0], &found)?;
+                    if seen {
+                        replaced.push((spec.role, self.replacement(spec, path, *quant, &found.quantized)?));
+                    }
                 }
             }
         }
@@ -286,38 +293,13 @@ impl Job<'_> {
         Ok(replaced)
     }
 
-    /// The factors that the `layers` need, by the input that they share.
-    fn hessians<'m>(
-        &self,
-        layers: &[(&TensorSpec, &str, Quant)],
-        moments: &'m Moments,
-    ) -> Result<BTreeMap<Role, Hessian<'m>>> {
-        let inputs: BTreeMap<Role, &TensorSpec> =
-            layers.iter().map(|(spec, ..)| (input_of(spec.role), *spec)).collect();
-        let inputs: Vec<_> =
-            inputs.into_iter().filter_map(|(role, spec)| Some((role, spec, moments.get(&role)?))).collect();
-        let factored = inputs.into_par_iter().map(|(role, spec, moments)| {
-            crate::interrupt::check()?;
-            let hessian = Hessian::new(moments, spec.shape[1], DAMPING);
-            let tensor = SourceTensor { name: &spec.name, tensor: self.source.tensor(&spec.name)? };
-            Ok((role, hessian.map_err(|e| unroundable(&tensor, &e))?))
-        });
-        factored.collect()
-    }
-
-    /// A layer rounded with error feedback; `None` where its input was not seen.
-    fn fed_back(
-        &self,
-        spec: &TensorSpec,
-        quant: Quant,
-        hessians: &BTreeMap<Role, Hessian<'_>>,
-    ) -> Result<Option<Gptq>> {
+    /// A layer rounded with error feedback.
+    fn fed_back(&self, spec: &TensorSpec, quant: Quant, hessian: &Hessian<'_>) -> Result<Gptq> {
         crate::interrupt::check()?;
-        let Some(hessian) = hessians.get(&input_of(spec.role)) else { return Ok(None) };
         let dtype = float_type(self.dtype)?;
         let tensor = SourceTensor { name: &spec.name, tensor: self.source.tensor(&spec.name)? };
         let found = rounding::gptq(&self.weights(&tensor, dtype), quant, dtype, hessian);
-        found.map(Some).map_err(|e| unroundable(&tensor, &e))
+        found.map_err(|e| unroundable(&tensor, &e))
     }
 
     /// Weights as float32 after the cast to the dtype of scales.

@@ -155,14 +155,14 @@ impl Bench<'_> {
             if after.is_empty() {
                 self.mixbit(&[&["analyze", "--quiet", "--model", &model], &scored[..], &sized].concat())?;
             }
-            let round = [&["--no-eval", "--rounding", rounding], &sized[..], after].concat();
+            // With bits fixed or a table given, rounding to nearest has no use for a text.
+            let text = if way == "rtn" { &[][..] } else { &sized[..] };
+            let round = [&["--no-eval", "--rounding", rounding], text, after].concat();
             // Where all bits are fixed there are none to move.
             let uniform = if way == "refined" { &[][..] } else { &[2, 3, 4, 5, 6] };
             for bits in uniform {
                 let bits = bits.to_string();
-                // With all bits fixed, rounding to nearest has no use for a text.
-                let round = if way == "rtn" { &round[..3] } else { &round[..] };
-                self.quantized(&format!("{way}, --bits {bits}"), &[&["--bits", &bits], round].concat())?;
+                self.quantized(&format!("{way}, --bits {bits}"), &[&["--bits", &bits], &round[..]].concat())?;
             }
             for target in TARGETS {
                 let target = format!("{target:.1}");

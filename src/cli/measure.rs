@@ -16,7 +16,7 @@ pub struct Calibration {
     #[arg(long, value_name = "FILE")]
     pub calibration: Option<PathBuf>,
     /// How much is done for the result; other flags override what it stands for [default: the recipe's, or balanced]. Times
-    /// and memory are estimates for 950 M parameters and sequences of 512 tokens on two cores (350 GFLOP a second); for a
+    /// and memory are estimates for 950 M parameters and sequences of 512 tokens on two cores (400 GFLOP a second); for a
     /// model and machine at hand they are printed before the work begins
     #[arg(long, value_enum)]
     pub quality: Option<Quality>,

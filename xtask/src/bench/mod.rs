@@ -36,7 +36,7 @@ pub enum Bench {
     /// Quantize the same checkpoint to 4 bits
     Quantize(Options),
     /// Measure, choose and quantize at a target size, beside dynamic_quant
-    Target(AllOptions),
+    Target(target::Options),
     /// Load, read a prompt and generate, with SmolLM2-135M in float16
     Run(Options),
     /// A text and an answer of ten times the context, with and without the first tokens kept
@@ -81,7 +81,7 @@ pub fn run(bench: Option<&Bench>, options: &AllOptions) -> Result<()> {
         None => (all(options)?, options.json),
         Some(Bench::Convert(options)) => (vec![convert::run(*options)?], options.json),
         Some(Bench::Quantize(options)) => (vec![quantize::run(*options)?], options.json),
-        Some(Bench::Target(options)) => (vec![target::run(options)?], options.json),
+        Some(Bench::Target(options)) => (vec![target::run(&options.all, options.small)?], options.all.json),
         Some(Bench::Run(options)) => (vec![generate::run(*options)?], options.json),
         Some(Bench::Stream(options)) => (vec![stream::run(*options)?], options.json),
         Some(Bench::Eval(options)) => (vec![evaluate::run(options)?], options.json),
@@ -98,7 +98,7 @@ fn all(options: &AllOptions) -> Result<Vec<Report>> {
     let mut reports = vec![
         convert::run(simple)?,
         quantize::run(simple)?,
-        target::run(options)?,
+        target::run(options, false)?,
         generate::run(simple)?,
         evaluate::run(options)?,
     ];

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
+use clap::Args;
 use serde_json::json;
 
 use super::floor::{self, Floor};
@@ -44,32 +45,38 @@ const LENGTH: usize = 256;
 /// Of the sequences, how many mixbit measures sensitivities on.
 const SENSITIVITY_SAMPLES: usize = 16;
 
-/// Runs the bench.
-pub fn run(options: &AllOptions) -> Result<Report> {
+/// What to run.
+#[derive(Args)]
+pub struct Options {
+    #[command(flatten)]
+    pub all: AllOptions,
+    /// Leave SmolLM2-135M out
+    #[arg(long)]
+    pub small: bool,
+}
+
+/// Runs the bench, without the larger model if `small`.
+pub fn run(options: &AllOptions, small: bool) -> Result<Report> {
     let programs = Programs::ready()?;
     let floor = Floor::measure(&programs)?;
     let Trained { model, calibration, .. } = options.folders.main()?;
     let name = model.file_name().unwrap_or_default().to_string_lossy().into_owned();
     // What the built-in text has is less than 48 sequences.
     let samples = if options.folders.texts.is_some() { 48 } else { 24 };
-    let large = smollm2::ensure()?;
-    let text = if options.folders.texts.is_some() {
-        calibration.clone()
-    } else {
-        trained::built_in_text()?[0].clone()
-    };
-    let of_large = |samples, plain| Case {
-        name: smollm2::NAME.to_owned(),
-        model: large.clone(),
-        text: text.clone(),
-        samples,
-        plain,
-    };
-    let cases = [
-        Case { name, model, text: calibration, samples, plain: true },
-        of_large(2, true),
-        of_large(48, false),
-    ];
+    let mut cases = Vec::new();
+    if !small {
+        let large = smollm2::ensure()?;
+        let text = if options.folders.texts.is_some() {
+            calibration.clone()
+        } else {
+            trained::built_in_text()?[0].clone()
+        };
+        for (samples, plain) in [(2, true), (48, false)] {
+            let (name, model, text) = (smollm2::NAME.to_owned(), large.clone(), text.clone());
+            cases.push(Case { name, model, text, samples, plain });
+        }
+    }
+    cases.insert(0, Case { name, model, text: calibration, samples, plain: true });
     let mut report = empty(options.runs);
     let mut facts = Vec::new();
     for case in &cases {

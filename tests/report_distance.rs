@@ -101,6 +101,10 @@ fn a_text_is_measured_on_as_eval_does_it() {
         text_of(distance)
             .contains("records of when the model was made; mixbit report --reference MODEL --data")
     );
+    // What is recorded is the distance from another model.
+    let itself = ["--reference", model.to_str().unwrap(), "--max-tokens", "2"];
+    let text = report(&model, &home.path().join("itself.html"), &itself);
+    assert!(text_of(section(&parsed(&text), "distance")).contains("measured for this page"));
 }
 
 #[test]

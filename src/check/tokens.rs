@@ -168,6 +168,14 @@ fn ends(tokenizer: &Tokenizer, config: &ModelConfig, rows: Option<usize>) -> Vec
                 .hint("take it out of eos_token_id, or answers may end before they begin"),
         );
     }
+    let (ordinary, special): (Vec<u32>, Vec<u32>) = stop.iter().partition(|id| tokenizer.is_ordinary(**id));
+    if !ordinary.is_empty() && !special.is_empty() {
+        let message = format!("ordinary text ends an answer: {}", describe_all(tokenizer, &ordinary));
+        findings.push(
+            Finding::problem(subject, message)
+                .hint("correct eos_token_id in config.json or generation_config.json"),
+        );
+    }
     findings.extend(other_eos(tokenizer, &stop));
     findings.extend(two_files(config));
     findings

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
 
-use super::{Cache, Hub, at_least_one, parse_size};
+use super::{Cache, Hub, at_least_one, parse_size, sequence_length};
 
 /// What scripts may rely on.
 const INSPECT_JSON: &str = "\
@@ -68,7 +68,7 @@ pub struct Report {
     #[arg(long, value_name = "FILE", requires = "reference")]
     pub data: Option<PathBuf>,
     /// Tokens in a window of --data, as in `mixbit eval` [default: 512, or the model's context if that is shorter]
-    #[arg(long, value_name = "T", requires = "data", value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
+    #[arg(long, value_name = "T", requires = "data", value_parser = sequence_length)]
     pub sequence_length: Option<u32>,
     /// Use this many tokens of --data at most (`mixbit eval --max-tokens`)
     #[arg(long, value_name = "N", requires = "data", value_parser = clap::value_parser!(u32).range(3..))]
@@ -79,9 +79,9 @@ pub struct Report {
     /// What to ask; without --reference the model answers alone
     #[arg(long, short, value_name = "TEXT", allow_hyphen_values = true)]
     pub prompt: Option<String>,
-    /// Most tokens of an answer
-    #[arg(long, value_name = "N", default_value_t = 160, requires = "asked", value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    pub max_tokens: u32,
+    /// Most tokens of an answer [default: 160]
+    #[arg(long, value_name = "N", requires = "asked", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub max_tokens: Option<u32>,
     /// Replace the file if it exists
     #[arg(long)]
     pub overwrite: bool,
@@ -126,7 +126,7 @@ pub struct Eval {
     pub data: PathBuf,
     /// Tokens in a window; all but the first are predicted. Windows follow one another; a rest that fills none is left out,
     /// unless it is all there is [default: 512, or the model's context if that is shorter]
-    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
+    #[arg(long, value_name = "T", value_parser = sequence_length)]
     pub sequence_length: Option<u32>,
     /// Use this many tokens of the text at most
     #[arg(long, value_name = "N", value_parser = at_least_one)]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{FloatDtype, Hub, parse_size, whole};
+use super::{FloatDtype, Hub, parse_size, sequence_length, whole};
 use crate::recipe::Quality;
 use crate::rounding::Technique;
 
@@ -28,7 +28,7 @@ pub struct Calibration {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub sensitivity_samples: Option<u32>,
     /// Tokens in a sequence [default: the recipe's; else 512, or the model's context if that is shorter]
-    #[arg(long, value_name = "T", value_parser = clap::value_parser!(u32).range(2..=1_000_000))]
+    #[arg(long, value_name = "T", value_parser = sequence_length)]
     pub sequence_length: Option<u32>,
     /// Seed of sequence choice and label sampling [default: the recipe's, or 0]
     #[arg(long, value_parser = whole::<u64>)]

@@ -24,6 +24,7 @@ use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueE
 use crate::candidate::Mode;
 use crate::checkpoint::Dtype;
 use crate::error::{Error, Result};
+use crate::text::LONGEST_SEQUENCE;
 use crate::weights::Container;
 
 /// The heading of what has none: after a group clap goes on with the group's.
@@ -187,6 +188,16 @@ fn at_least_one(text: &str) -> Result<usize, String> {
     match whole(text)? {
         0 => Err("it must be at least 1".to_owned()),
         number => Ok(number),
+    }
+}
+
+/// Tokens of a sequence.
+fn sequence_length(text: &str) -> Result<u32, String> {
+    match whole(text)? {
+        length if (2..=LONGEST_SEQUENCE).contains(&length) => Ok(length),
+        _ => Err(format!(
+            "it lies between 2 and {LONGEST_SEQUENCE}; `mixbit eval --stream` reads a longer text"
+        )),
     }
 }
 

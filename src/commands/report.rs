@@ -25,6 +25,9 @@ use crate::tokenizer::Tokenizer;
 /// Windows computed together while the distance is measured: as many as `mixbit eval` takes unless it is told otherwise.
 const BATCH: usize = 4;
 
+/// Tokens of an answer at most, where nothing is said.
+const ANSWER: u32 = 160;
+
 /// What is asked when nothing else is said.
 const PROMPT: &str = "Explain in a few sentences why the sky is blue.";
 
@@ -39,8 +42,13 @@ pub fn run(args: &Report, console: &Console) -> Result<()> {
     output_file::check(&args.out, args.overwrite)?;
     let inputs = [Some(&args.model), args.reference.as_ref(), args.data.as_ref()];
     output_file::apart(&args.out, &inputs.into_iter().flatten().map(PathBuf::as_path).collect::<Vec<_>>())?;
-    let recorded = record.as_ref().is_some_and(|record| record.evaluation.is_some());
-    let text = if reference.is_some() { text(args, &source, recorded, console)? } else { None };
+    let text = match &reference {
+        Some(reference) => {
+            let recorded = record.as_ref().map_or(Ok(false), |record| is_recorded(record, reference))?;
+            text(args, &source, recorded, console)?
+        }
+        None => None,
+    };
     let sample = sample(args, &source, reference.as_ref(), console)?;
     let measured = match (text, &reference) {
         (Some((name, windows)), Some(reference)) => {
@@ -55,6 +63,17 @@ pub fn run(args: &Report, console: &Console) -> Result<()> {
     output_file::write(&args.out, text.as_bytes())?;
     console.done(&format!("the report in {}", args.out.display()));
     Ok(())
+}
+
+/// Whether the distance from `reference` is known: it is not where the model was made from another.
+fn is_recorded(record: &Record, reference: &SourceModel) -> Result<bool> {
+    if record.evaluation.is_none() {
+        return Ok(false);
+    }
+    match &record.measurement {
+        Some(measurement) => Ok(measurement.model == reference.fingerprint()?),
+        None => Ok(reference.bitmap().is_empty()),
+    }
 }
 
 /// What was found out for a page.
@@ -143,7 +162,7 @@ fn sample(
     let mut answers = Vec::new();
     for (by, model) in models {
         console.line(&format!("asking {}", model.files().title()));
-        answers.push(answer(&engine, model, prompt, by, args.max_tokens as usize)?);
+        answers.push(answer(&engine, model, prompt, by, args.max_tokens.unwrap_or(ANSWER) as usize)?);
     }
     Ok(Some(Sample { prompt: prompt.to_owned(), answers }))
 }

@@ -125,6 +125,9 @@ impl Beginning {
         let Some(length) = self.bytes.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)) else {
             return FIRST.min(most);
         };
-        if length > MOST { 8 } else { (8 + length).min(most) }
+        // Neither is a header, and of what is none no more is fetched.
+        let is_header =
+            length <= MOST.min(most.saturating_sub(8)) && self.bytes.get(8).is_none_or(|&byte| byte == b'{');
+        if is_header { 8 + length } else { 8 }
     }
 }

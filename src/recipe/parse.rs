@@ -15,6 +15,7 @@ use super::{Blocks, Calibration, Expect, Quality, Recipe, RoleTie, Rule, Tuning}
 use crate::candidate::{AFFINE_BITS, Candidate, DEFAULT_GROUP_SIZE, Mode, Quant};
 use crate::error::{Error, Result};
 use crate::spec::Role;
+use crate::text::LONGEST_SEQUENCE;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -188,7 +189,7 @@ impl Reader<'_> {
             sequence_length: self.within(
                 "calibration.sequence_length",
                 raw.sequence_length.as_ref(),
-                2..=1_000_000,
+                2..=LONGEST_SEQUENCE,
             )?,
             seed: raw.seed,
         })

@@ -30,6 +30,10 @@ use crate::model_files::ModelFiles;
 use crate::tokenizer::Tokenizer;
 use jsonl::Record;
 
+/// Tokens of a sequence that goes through a model at once, at most: the masks of windows and chunks are its square, and MLX
+/// counts in 32 bits.
+pub const LONGEST_SEQUENCE: u32 = 32_768;
+
 /// Prose, code, mathematics and dialogue in several languages, so that the tool works without a text.
 const DEFAULT_TEXT: &str = include_str!("default.txt");
 

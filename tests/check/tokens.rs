@@ -70,6 +70,7 @@ fn a_tokenizer_of_another_model() {
     ordinary("config.json")(ordinary("generation_config.json")(Patient::new()))
         .finds("problem", "eos", "4 `<|eot_id|>`, is not among them, and ordinary text is: 300")
         .finds("ok", "vocabulary", "the embedding 1024 rows");
+    ordinary("config.json")(Patient::new()).finds("problem", "eos", "ordinary text ends an answer: 300");
     // What may be and something that does not fit are more than either.
     ordinary("config.json")(smaller(700)).finds("problem", "vocabulary", "324 rows without a token");
     smaller(700).template(|t| t.replace("<|start_header_id|>", "<|im_start|>")).finds(

@@ -128,6 +128,11 @@ fn headers_that_are_none() {
     for (bytes, expected) in [
         (with(u64::MAX), "not a whole safetensors file: the header claims 18446744073709551615 bytes"),
         (with(150_000_000), "not a whole safetensors file: the header claims 150000000 bytes"),
+        (with(90_000_000), "not a whole safetensors file: the header claims 90000000 bytes"),
+        (
+            [200_000u64.to_le_bytes().as_slice(), &vec![b'x'; 400_000]].concat(),
+            "not a whole safetensors file",
+        ),
         (with(5), "not a whole safetensors file"),
         (weights[..5].to_vec(), "5 bytes, too few"),
         (Vec::new(), "is empty"),

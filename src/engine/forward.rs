@@ -62,6 +62,7 @@ impl<'a> Pass<'a> {
     ) -> Result<Self> {
         let context = Context { spec: loader.source.spec(), dtype: loader.dtype, on_gpu: engine.gpu };
         check_tokens(context.spec, sequences)?;
+        super::keep_pages(Some(loader.source.manifest().parameters()));
         let embed = loader.weight(EMBED)?;
         let store = Rc::new(Store::new(loader.dtype, memory));
         let (mut states, mut places) = (Vec::new(), Vec::new());

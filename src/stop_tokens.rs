@@ -1,6 +1,8 @@
 //! Which tokens end a text: all EOS ids of config.json and generation_config.json, and only those. (A template's header
 //! tokens do not end anything.)
 
+use std::path::PathBuf;
+
 use serde_json::Value;
 
 use crate::config::ModelConfig;
@@ -29,15 +31,21 @@ pub fn from_config(config: &ModelConfig) -> Result<Vec<u32>> {
 
 /// Those of the generation_config.json beside it; `None` where there is no such file.
 pub fn from_generation_config(config: &ModelConfig) -> Result<Option<Vec<u32>>> {
-    const NAME: &str = "generation_config.json";
-    let Some(files) = config.files().filter(|files| files.has(NAME)) else { return Ok(None) };
-    let path = files.path_of(NAME);
-    let value: Value = serde_json::from_str(&files.read_text(NAME)?)
-        .map_err(|e| Error::file(&path, format!("not valid JSON: {e}")))?;
+    let Some((path, value)) = generation_config(config)? else { return Ok(None) };
     match value.get("eos_token_id") {
         None | Some(Value::Null) => Ok(Some(Vec::new())),
         Some(ids) => parse(ids).map(Some).ok_or_else(|| Error::key(path, "eos_token_id", unexpected(ids))),
     }
+}
+
+/// The generation_config.json beside config.json, with its path, where there is one.
+pub fn generation_config(config: &ModelConfig) -> Result<Option<(PathBuf, Value)>> {
+    const NAME: &str = "generation_config.json";
+    let Some(files) = config.files().filter(|files| files.has(NAME)) else { return Ok(None) };
+    let path = files.path_of(NAME);
+    let value = serde_json::from_str(&files.read_text(NAME)?)
+        .map_err(|e| Error::file(&path, format!("not valid JSON: {e}")))?;
+    Ok(Some((path, value)))
 }
 
 fn unexpected(value: &Value) -> String {

@@ -202,6 +202,8 @@ fn what_cannot_be_distilled_is_refused() {
         &["--bits", "4", "--distill", "many"],
         &["--bits", "4", "--distill", "9", "--distill-rate", "nan"],
         &["--bits", "4", "--distill", "9", "--distill-rate", "-1"],
+        &["--bits", "4", "--distill", "9", "--distill-rate", "11"],
+        &["--bits", "4", "--distill", "9", "--distill-temperature", "1e30"],
         &["--bits", "4", "--distill", "9", "--distill-temperature", "0"],
         &["--bits", "4", "--distill-norms"],
     ] {

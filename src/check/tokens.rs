@@ -42,6 +42,8 @@ pub(super) fn check(folder: &Folder) -> Vec<Finding> {
     findings.extend(contradiction(tokenizer));
     if let Some(config) = &folder.config {
         findings.push(begin(tokenizer, config, rows));
+        findings.extend(other_begin(config));
+        findings.extend(padding(config, rows));
         findings.extend(ends(tokenizer, config, rows));
     }
     findings
@@ -132,6 +134,21 @@ fn begin(tokenizer: &Tokenizer, config: &ModelConfig, rows: Option<usize>) -> Fi
         n => Finding::problem(subject, format!("the tokenizer puts {what} before a text {n} times"))
             .hint("its post-processor in tokenizer.json is wrong"),
     }
+}
+
+/// generation_config.json names another token that begins a text. (What cannot be read of it is said of the ones that end.)
+fn other_begin(config: &ModelConfig) -> Option<Finding> {
+    let (_, generation) = stop_tokens::generation_config(config).ok()??;
+    let (one, other) = (named_bos(config)?, generation.get("bos_token_id")?.as_u64()?);
+    let message = || format!("config.json names {one}, generation_config.json {other}");
+    (one != other).then(|| Finding::note("bos", message()))
+}
+
+/// Training pads with this token, which fails where the embedding lacks it; generating alone never meets it.
+fn padding(config: &ModelConfig, rows: Option<usize>) -> Option<Finding> {
+    let id = config.get("pad_token_id")?.as_u64().filter(|&id| rows.is_some_and(|rows| id >= rows as u64))?;
+    let message = format!("config.json names {id}, which the embedding has no row for");
+    Some(Finding::note("pad", message).hint("correct pad_token_id in config.json, or training may fail"))
 }
 
 /// The tokens that end a text.

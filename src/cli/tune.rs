@@ -10,10 +10,10 @@ pub struct Tuning {
     #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub distill: Option<u32>,
     /// With --distill: how far the first step goes, relative to the scales; falls to 0 over the steps [default: 0.003]
-    #[arg(long, value_name = "RATE", value_parser = positive, requires = "distilling", allow_negative_numbers = true)]
+    #[arg(long, value_name = "RATE", value_parser = rate, requires = "distilling", allow_negative_numbers = true)]
     pub distill_rate: Option<f64>,
     /// With --distill: temperature at which the two models are compared [default: 1]
-    #[arg(long, value_name = "T", value_parser = positive, requires = "distilling", allow_negative_numbers = true)]
+    #[arg(long, value_name = "T", value_parser = temperature, requires = "distilling", allow_negative_numbers = true)]
     pub distill_temperature: Option<f64>,
     /// With --distill: fine-tune the norms too
     #[arg(long, requires = "distilling")]
@@ -39,4 +39,19 @@ pub(super) fn positive(text: &str) -> Result<f64, String> {
         Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
         _ => Err(format!("`{text}` is not a number above 0")),
     }
+}
+
+/// A step of ten scales leaves nothing of them.
+fn rate(text: &str) -> Result<f64, String> {
+    up_to(10.0, text)
+}
+
+/// Past this all logits look alike.
+fn temperature(text: &str) -> Result<f64, String> {
+    up_to(1000.0, text)
+}
+
+fn up_to(most: f64, text: &str) -> Result<f64, String> {
+    let value = positive(text)?;
+    if value <= most { Ok(value) } else { Err(format!("`{text}` is above {most}")) }
 }

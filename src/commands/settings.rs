@@ -25,6 +25,8 @@ pub struct Calibration {
     pub samples_given: bool,
     /// How many of them sensitivities are measured on, where that is said.
     pub sensitivity_samples: Option<u32>,
+    /// Whether a flag says so, and not the recipe.
+    pub sensitivity_samples_given: bool,
     /// Tokens in each.
     pub sequence_length: u32,
     /// Seed of sequence choice and labels.
@@ -61,6 +63,7 @@ impl Calibration {
             }),
             samples_given: flags.samples.is_some(),
             sensitivity_samples: flags.sensitivity_samples.or(recipe.sensitivity_samples),
+            sensitivity_samples_given: flags.sensitivity_samples.is_some(),
             sequence_length: flags
                 .sequence_length
                 .or(recipe.sequence_length)
@@ -83,11 +86,14 @@ impl Calibration {
     pub fn measured(&self, sequences: usize) -> Result<usize> {
         const ENOUGH: usize = 16;
         if let Some(wanted) = self.sensitivity_samples.filter(|&wanted| wanted as usize > sequences) {
-            return Err(Error::usage(format!(
-                "--sensitivity-samples asks for {wanted} of {}",
-                count(sequences, "sequence")
-            ))
-            .hint("give more --samples, a longer --calibration text, or fewer --sensitivity-samples"));
+            let who = match self.sensitivity_samples_given {
+                true => "--sensitivity-samples asks",
+                false => "the recipe's calibration.sensitivity_samples asks",
+            };
+            let all = count(sequences, "sequence");
+            return Err(Error::usage(format!("{who} for {wanted} of {all}")).hint(
+                "give more --samples, a longer --calibration text, or a smaller --sensitivity-samples",
+            ));
         }
         let usual = match (self.method, self.fisher) {
             (MeasureMethod::Fisher, Fisher::Diagonal) => ENOUGH,

@@ -15,6 +15,12 @@ fn vocabularies_and_the_ends_of_texts() {
         "ids up to 1024 have no row",
     );
     Patient::new().config("bos_token_id", json!(3)).finds("note", "bos", "config.json names 3");
+    Patient::new().json("generation_config.json", |config| config["bos_token_id"] = json!(3)).finds(
+        "note",
+        "bos",
+        "generation_config.json 3",
+    );
+    Patient::new().config("pad_token_id", json!(9000)).finds("note", "pad", "config.json names 9000");
     Patient::new()
         .json("tokenizer.json", |tokenizer| {
             let bos = tokenizer["post_processor"]["single"][0].clone();

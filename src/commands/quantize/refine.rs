@@ -88,9 +88,9 @@ impl Job<'_> {
     ) -> Result<Refined> {
         let refined = self.refine_on(decision, staged, &mut rounds, warnings);
         let (decision, staged) = refined.map_err(|error| match error.kind() {
-            // The hint of rounding would count the layers of this round as if there were no others.
-            ErrorKind::Interrupted if !rounds.done.is_empty() || error.hint_text().is_some() => error
-                .hint(format!("the same command with --resume goes on with round {}", rounds.done.len() + 1)),
+            // Rounding would count the layers of this round as if there were no others.
+            ErrorKind::Interrupted if !rounds.done.is_empty() => error
+                .hint(format!("the same command with --resume goes on after round {}", rounds.done.len())),
             _ => error,
         })?;
         let slice = self.slice()?;

@@ -11,6 +11,7 @@ mod llama_cpp;
 mod measure;
 mod peers;
 mod preload;
+mod profile;
 mod quality;
 mod quantize;
 mod report;
@@ -49,6 +50,8 @@ pub enum Bench {
     Analyze(analyze::Options),
     /// Predicted against measured KL divergence, one layer at a time
     Sensitivity(sensitivity::Options),
+    /// Where analyze, quantize, run and eval spend processor time, by perf
+    Profile(profile::Options),
 }
 
 /// How often, and how it is printed.
@@ -87,6 +90,7 @@ pub fn run(bench: Option<&Bench>, options: &AllOptions) -> Result<()> {
         Some(Bench::Eval(options)) => (vec![evaluate::run(options)?], options.json),
         Some(Bench::Quality(options)) => (quality::run(options)?, options.json),
         Some(Bench::Analyze(options)) => (vec![analyze::run(options)?], options.json),
+        Some(Bench::Profile(options)) => (vec![profile::run(options)?], options.json),
         Some(Bench::Sensitivity(options)) => return sensitivity::run(options),
     };
     report::print(&reports, json);

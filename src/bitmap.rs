@@ -61,6 +61,10 @@ impl Declared {
                     Some(declared.default.ok_or_else(|| config.error(&nested, "no default to follow")))
                 }
                 Value::Object(_) => Some(parse(config, &nested, entry)),
+                _ if path.contains('.') || path == "lm_head" => Some(Err(config.error(
+                    &nested,
+                    format!("expected an object with bits and group_size, true or false, found {entry}"),
+                ))),
                 _ => continue,
             };
             match quant.transpose() {

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::allocate::CurvePoint;
+use crate::checkpoint::SourceModel;
 use crate::correction::Correction;
 use crate::error::{Error, Result};
 use crate::evaluation::{Histogram, Summary};
@@ -56,6 +57,9 @@ pub struct Record {
     pub bpw_quantized: f64,
     /// Bits a parameter of the whole model.
     pub bpw_model: f64,
+    /// Fingerprint of the tensors that it is about; older records have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<String>,
     /// Bytes of the float model, as it was.
     pub bytes_before: ClassBytes,
     /// Bytes now.
@@ -65,11 +69,13 @@ pub struct Record {
     /// How sensitivities were measured.
     pub measurement: Option<Measurement>,
     /// What every candidate of every layer is predicted to cost, rounded as said above.
+    #[serde(default, deserialize_with = "or_none")]
     pub sensitivities: Vec<LayerSensitivity>,
     /// What their sums are off by; it is in the curve and the prediction already.
     #[serde(default)]
     pub correction: Correction,
     /// Size against predicted cost over the whole range.
+    #[serde(default, deserialize_with = "or_none")]
     pub curve: Vec<CurvePoint>,
     /// How error feedback did, where weights were rounded with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -188,7 +194,19 @@ pub struct Evaluation {
     pub kl_histogram: Histogram,
 }
 
+/// What is null counts as empty.
+fn or_none<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    value: D,
+) -> std::result::Result<Vec<T>, D::Error> {
+    Ok(Option::deserialize(value)?.unwrap_or_default())
+}
+
 impl Record {
+    /// Whether it is about the tensors of `source`, as far as it says.
+    pub fn is_about(&self, source: &SourceModel) -> bool {
+        self.weights.as_ref().is_none_or(|weights| *weights == source.weights_fingerprint())
+    }
+
     /// Reads the record among a model's `files`; `None` where there is none.
     pub fn read(files: &ModelFiles) -> Result<Option<Self>> {
         if !files.has(FILE) {

@@ -32,7 +32,7 @@ pub(super) fn check(folder: &Folder, progress: Progress<'_>) -> Result<Vec<Findi
         findings.extend(unread(files, &weight_files(checkpoint)));
     }
     findings.extend(generation_config(files));
-    findings.extend(record(files));
+    findings.extend(record(folder));
     if folder.tokenizer.is_some() {
         findings.push(Finding::ok("tokenizer", tokenizer::files(files).join(", ")));
     }
@@ -112,8 +112,18 @@ fn unread(files: &ModelFiles, read: &BTreeSet<&Path>) -> Option<Finding> {
 }
 
 /// mixbit-report.json, which only reports are made of.
-fn record(files: &ModelFiles) -> Option<Finding> {
-    let error = Record::read(files).err()?;
+fn record(folder: &Folder) -> Option<Finding> {
+    let files = &folder.files;
+    let error = match Record::read(files) {
+        Err(error) => error,
+        Ok(record) => {
+            let (record, source) = (record?, folder.source.as_ref()?);
+            let message = format!("{} is about other weights than these", record::FILE);
+            return (!record.is_about(source)).then(|| {
+                Finding::note("files", message).hint("they were changed since: its measurements do not hold")
+            });
+        }
+    };
     let value: Option<Value> = serde_json::from_slice(&files.read(record::FILE).ok()?).ok();
     let version = value.as_ref().and_then(|value| value.get("version")?.as_u64());
     let finding = Finding::refusal("files", &error);

@@ -52,7 +52,7 @@ pub(super) fn leading(ids: &[u32], bos: u32) -> usize {
 /// Who writes BOS: the template, the tokenizer, both or neither.
 fn bos(tokenizer: &Tokenizer, prompt: &str) -> Result<Finding> {
     let subject = "template";
-    let Some(bos) = tokenizer.bos_token_id() else {
+    let Some(bos) = tokenizer.first_token_id() else {
         return Ok(Finding::ok(subject, "renders; there is no BOS"));
     };
     let by_template = leading(&tokenizer.encode(prompt, false)?, bos);

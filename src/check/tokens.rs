@@ -31,10 +31,7 @@ const HEADERS: [&str; 9] = [
 /// All three, and whether the tokenizer's files agree.
 pub(super) fn check(folder: &Folder) -> Vec<Finding> {
     let Some(tokenizer) = &folder.tokenizer else { return Vec::new() };
-    let rows = match &folder.spec {
-        Some(spec) => Some(spec.vocab_size),
-        None => folder.rows("model.embed_tokens"),
-    };
+    let rows = folder.rows("model.embed_tokens").or_else(|| folder.spec.as_ref().map(|spec| spec.vocab_size));
     let mut findings = Vec::new();
     if let Some(rows) = rows {
         findings.push(vocabulary(tokenizer, rows, folder.config.as_ref()));
@@ -107,7 +104,7 @@ fn begin(tokenizer: &Tokenizer, config: &ModelConfig, rows: Option<usize>) -> Fi
         let message = format!("config.json names {id}, which is no token of the tokenizer");
         return Finding::problem(subject, message).hint("tokenizer and config.json do not belong together");
     }
-    let Some(bos) = tokenizer.bos_token_id() else {
+    let Some(bos) = tokenizer.first_token_id() else {
         return match named {
             Some(id) => Finding::note(subject, format!("config.json names {id}, the tokenizer none")),
             None => Finding::ok(subject, "none"),

@@ -171,10 +171,22 @@ impl SourceModel {
     /// SHA-256 over config.json's keys, and over name, dtype, shape and both ends (64 KiB each) of every tensor: tells
     /// models apart without reading them whole.
     pub fn fingerprint(&self) -> Result<String> {
-        const END: usize = 64 << 10;
         let mut hash = Sha256::new();
         let keys = serde_json::to_vec(self.config.keys());
         hash.update(keys.map_err(|e| Error::file(self.config.path(), e.to_string()))?);
+        self.hash_weights(&mut hash);
+        Ok(hexadecimal(hash))
+    }
+
+    /// The same over the tensors alone.
+    pub fn weights_fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        self.hash_weights(&mut hash);
+        hexadecimal(hash)
+    }
+
+    fn hash_weights(&self, hash: &mut Sha256) {
+        const END: usize = 64 << 10;
         for SourceTensor { name, tensor } in self.tensors() {
             let bytes = tensor.bytes();
             hash.update(format!("{name} {} {:?}", tensor.dtype, tensor.shape));
@@ -182,7 +194,6 @@ impl SourceModel {
             hash.update(&bytes[bytes.len().saturating_sub(END)..]);
             tensor.release(0, bytes.len());
         }
-        Ok(hexadecimal(hash))
     }
 
     /// Codes are uint32, floating-point modes' scales uint8, everything else float, biases as their scales.
@@ -291,7 +302,7 @@ fn drop_tied_head(
     for part in ["weight", "scales", "biases"] {
         stored.remove(&format!("{}.{part}", spec.head_name));
     }
-    spec.notes.push("the stored head is the tied embedding once more: left out".to_owned());
+    spec.notes.push("the embedding is the head: the one that is stored is left out".to_owned());
     Ok(Some(original))
 }
 

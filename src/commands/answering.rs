@@ -99,13 +99,15 @@ impl Source {
             Ok(if answer.end().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         };
         let result = engine::generate(&loaded.model, session, prompt, sampler, &self.settings, take);
-        // Which tensor is to blame is worth a pass over the weights once something went wrong.
-        result.or_else(|error| match error.kind() {
-            ErrorKind::Engine(_) => {
-                crate::weights::check_values(&self.checkpoint, Dtype::F32).and(Err(error))
-            }
-            _ => Err(error),
-        })
+        result.map_err(|error| blamed(&self.checkpoint, error))
+    }
+}
+
+/// What went wrong while `model` computed, or which of its tensors is to blame: that is worth a pass over the weights then.
+pub fn blamed(model: &SourceModel, error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::Engine(_) => crate::weights::check_values(model, Dtype::F32).err().unwrap_or(error),
+        _ => error,
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::report::{Found, page};
+use super::report::{Found, page, record};
 use crate::checkpoint::{Checkpoint, SourceModel};
 use crate::cli::Inspect;
 use crate::contents::{FileContents, FileLayer};
@@ -13,7 +13,6 @@ use crate::inventory::Inventory;
 use crate::model_files::{Pack, PackedFile};
 use crate::output_file;
 use crate::plural::count;
-use crate::record::Record;
 use crate::report::{Align, Console, Table, bit_table, bytes, cell, class_bars, class_table, out};
 use crate::spec::Role;
 
@@ -48,7 +47,7 @@ pub fn run(args: &Inspect, console: &Console) -> Result<()> {
         }));
     }
     if let Some(path) = &args.html {
-        let record = Record::read(source.files())?;
+        let record = record(&source, console)?;
         let page = page(&source, &inventory, &Found::default(), record.as_ref())?;
         output_file::write(path, page.as_bytes())?;
         console.done(&format!("the model in {}", path.display()));

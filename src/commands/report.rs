@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use super::answering::blamed;
 use super::inspect::architecture;
 use super::prompting::{chat_text, encode_chat};
 use super::scoring::{Scoring, check_vocabulary};
@@ -15,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::html::{self, Answer, Page, Sample};
 use crate::inventory::{ClassBytes, Inventory};
 use crate::output_file;
-use crate::record::{Evaluation, Record};
+use crate::record::{self, Evaluation, Record};
 use crate::report::Console;
 use crate::sample::{Chosen, Sampler, Sampling};
 use crate::stop_tokens::stop_tokens;
@@ -38,13 +39,13 @@ pub fn run(args: &Report, console: &Console) -> Result<()> {
     if let Some(reference) = &reference {
         check_vocabulary(&source, reference.spec().vocab_size)?;
     }
-    let record = Record::read(source.files())?;
+    let record = record(&source, console)?;
     output_file::check(&args.out, args.overwrite)?;
     let inputs = [Some(&args.model), args.reference.as_ref(), args.data.as_ref()];
     output_file::apart(&args.out, &inputs.into_iter().flatten().map(PathBuf::as_path).collect::<Vec<_>>())?;
     let text = match &reference {
         Some(reference) => {
-            let recorded = record.as_ref().map_or(Ok(false), |record| is_recorded(record, reference))?;
+            let recorded = is_recorded(record.as_ref(), reference, console)?;
             text(args, &source, recorded, console)?
         }
         None => None,
@@ -65,15 +66,31 @@ pub fn run(args: &Report, console: &Console) -> Result<()> {
     Ok(())
 }
 
+/// What was written down when `source` was made; not that of other weights.
+pub fn record(source: &SourceModel, console: &Console) -> Result<Option<Record>> {
+    let record = Record::read(source.files())?;
+    if record.as_ref().is_none_or(|record| record.is_about(source)) {
+        return Ok(record);
+    }
+    console.notes(&[format!("{} is about other weights than these: left out", record::FILE)]);
+    Ok(None)
+}
+
 /// Whether the distance from `reference` is known: it is not where the model was made from another.
-fn is_recorded(record: &Record, reference: &SourceModel) -> Result<bool> {
-    if record.evaluation.is_none() {
-        return Ok(false);
+fn is_recorded(record: Option<&Record>, reference: &SourceModel, console: &Console) -> Result<bool> {
+    let Some(record) = record.filter(|record| record.evaluation.is_some()) else { return Ok(false) };
+    let is_same = match &record.measurement {
+        Some(measurement) => measurement.model == reference.fingerprint()?,
+        None => reference.bitmap().is_empty(),
+    };
+    if !is_same {
+        console.notes(&[format!(
+            "{} is not what the model was made from, {} as it was then: the distance from it is measured anew",
+            reference.files().title(),
+            record.base_model
+        )]);
     }
-    match &record.measurement {
-        Some(measurement) => Ok(measurement.model == reference.fingerprint()?),
-        None => Ok(reference.bitmap().is_empty()),
-    }
+    Ok(is_same)
 }
 
 /// What was found out for a page.
@@ -184,7 +201,8 @@ fn answer(
     let model = Model::load(engine, source, None)?;
     let mut session = Session::new(&model, CacheSettings::default(), None);
     let go_on = |_: &Chosen| Ok(ControlFlow::Continue(()));
-    let found = engine::generate(&model, &mut session, &tokens, &mut greedy, &settings, go_on)?;
+    let found = engine::generate(&model, &mut session, &tokens, &mut greedy, &settings, go_on)
+        .map_err(|error| blamed(source, error))?;
     Ok(Answer {
         by: format!("{by}: {}", source.files().title()),
         text: tokenizer.decode(&found.tokens, true)?,

@@ -79,7 +79,7 @@ fn measured_on(record: &Record) -> Option<(&'static str, String)> {
     let evaluation = record.evaluation.as_ref()?;
     let (windows, length) = (evaluation.windows, evaluation.sequence_length);
     Some((
-        "measured on",
+        "measured when made, on",
         format!("{}: {} of {}", evaluation.text, count(windows, "window"), count(length, "token")),
     ))
 }

@@ -94,7 +94,7 @@ fn heads() {
         .weights(|raw| head(raw, "lm_head.weight"))
         .finds("note", "head", "could be tied")
         .config("tie_word_embeddings", json!(true))
-        .finds("note", "decided", "once more")
+        .finds("note", "decided", "the one that is stored is left out")
         .weights(|raw| raw.get_mut("lm_head.weight").3[0] ^= 1)
         .finds("problem", "head", "a different one is stored")
         .without("tie_word_embeddings")
@@ -192,6 +192,7 @@ fn a_wrong_entry_of_the_bit_map_blames_its_own_layer_alone() {
         "shapes",
         "3 more cannot be told",
     );
+    entry(Value::Null).finds("problem", "bit map", "expected an object with bits and group_size");
     let patient = entry(json!({"bits": 8, "group_size": 64}));
     let (_, found) = findings(&patient.path(), None);
     let problems: Vec<_> = found.iter().filter(|f| f["level"] == "problem").collect();

@@ -14,6 +14,7 @@ fn vocabularies_and_the_ends_of_texts() {
         "vocabulary",
         "ids up to 1024 have no row",
     );
+    Patient::new().config("vocab_size", json!(2048)).finds("ok", "vocabulary", "1024 rows");
     Patient::new().config("bos_token_id", json!(3)).finds("note", "bos", "config.json names 3");
     Patient::new().json("generation_config.json", |config| config["bos_token_id"] = json!(3)).finds(
         "note",
@@ -130,6 +131,10 @@ fn files_of_two_tokenizers() {
 #[test]
 fn templates() {
     Patient::new().finds("note", "template", "the tokenizer adds it too");
+    Patient::new()
+        .json("tokenizer_config.json", |config| drop(config.as_object_mut().unwrap().remove("bos_token")))
+        .template(|template| template.replacen("{{- bos_token }}", "<|begin_of_text|>", 1))
+        .finds("note", "template", "the tokenizer adds it too");
     Patient::new().template(|t| t.replacen("{{- bos_token }}", "{{- bos_token }}{{- bos_token }}", 1)).finds(
         "problem",
         "template",

@@ -61,8 +61,9 @@ impl Job<'_> {
             self.evaluate(folder.path(), given).map_err(|e| self.unmeasured(folder.relocate(e)))?;
         let Made { decision, feedback, refinement, distillation } = made;
         let bitmap = self.bitmap(&decision);
-        let record =
-            Record { feedback, refinement, distillation, ..self.record(&decision, &bitmap, evaluation) };
+        let weights = Some(SourceModel::open(folder.path())?.weights_fingerprint());
+        let record = self.record(&decision, &bitmap, evaluation);
+        let record = Record { weights, feedback, refinement, distillation, ..record };
         export::write_card(&folder, source, &how(&record, bitmap.len()))?;
         folder.write(record::FILE, &record.to_json()?)?;
         folder.publish()?;
@@ -156,6 +157,7 @@ impl Job<'_> {
             recipe: self.recipe.clone(),
             dtype: self.dtype.to_string(),
             rounding: self.technique.to_string(),
+            weights: None,
             bpw_quantized: after.bpw_quantized(),
             bpw_model: after.bpw_model(),
             bytes_before: Inventory::of_source(self.source).bytes,

@@ -36,7 +36,7 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
             .hint("give it to `mixbit quantize`"));
     }
     console.notes(&source.spec().notes);
-    let texts = Texts::prepare(&source, &calibration, true, console)?;
+    let texts = Texts::prepare(&source, &calibration, true, false, console)?;
     let technique = calibration.rounding.unwrap_or(Technique::Gptq);
     let measure =
         Measure::prepare(&source, &calibration, &texts, technique, plan.quants(), float_type(dtype)?)?;

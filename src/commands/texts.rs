@@ -13,8 +13,9 @@ const MOST_HELD_OUT: usize = 8;
 /// Tokens below which what is measured on them is little more than chance.
 const FEW_TOKENS: usize = 1024;
 
-/// Windows to watch progress on at most.
+/// Windows to watch progress on at most, and such that fewer say little.
 const MOST_SPARE: usize = 16;
+pub const FEW_SPARE: usize = 4;
 
 /// Token windows that share no token.
 #[derive(Debug, Clone)]
@@ -30,11 +31,13 @@ pub struct Texts {
 }
 
 impl Texts {
-    /// Tokenizes the text and chooses the windows; without `apart` none is kept apart to score on.
+    /// Tokenizes the text and chooses the windows; without `apart` none is kept apart to score on. Where it is
+    /// to be `watched` what steps after rounding do, a short text gives up some of its sequences for it.
     pub fn prepare(
         source: &SourceModel,
         calibration: &Calibration,
         apart: bool,
+        watched: bool,
         console: &Console,
     ) -> Result<Self> {
         let text = Text::open(calibration.text.as_deref())?;
@@ -42,22 +45,33 @@ impl Texts {
         let length = calibration.sequence_length as usize;
         let samples = calibration.samples as usize;
         let (tokenizer, seed) = (tokenizer.as_ref(), calibration.seed);
-        let Split { calibration: sequences, held_out, spare } = if apart {
+        let Split { calibration: mut sequences, held_out, spare, unused } = if apart {
             text.split(tokenizer, samples, length, seed, MOST_HELD_OUT)?
         } else {
             let calibration = text.sequences(tokenizer, samples, length, seed)?;
-            Split { calibration, held_out: Vec::new(), spare: Vec::new() }
+            Split { calibration, held_out: Vec::new(), spare: Vec::new(), unused: Vec::new() }
         };
+        let mut spare = at_most(spare, MOST_SPARE);
+        if spare.len() < FEW_SPARE {
+            spare.extend(at_most(unused, MOST_SPARE));
+        }
+        if watched && spare.len() < FEW_SPARE && !calibration.samples_given {
+            spare.extend(set_aside(&mut sequences));
+        }
         let kept = match held_out.len() {
             0 => String::new(),
             windows => format!(", {windows} x {length} held out"),
         };
         let found = sequences.len();
-        console.line(&format!("calibration: {found} x {length} tokens of {}{kept}", text.name()));
+        let watching = if watched && spare.len() >= FEW_SPARE {
+            format!(", {} x {length} to tell which steps help", spare.len())
+        } else {
+            String::new()
+        };
+        console.line(&format!("calibration: {found} x {length} tokens of {}{kept}{watching}", text.name()));
         console.notes(&few(&text.name(), found, length, calibration)?);
         check(source, &sequences, length, console)?;
         check(source, &held_out, length, &Console::new(true))?;
-        let spare = at_most(spare, MOST_SPARE);
         check(source, &spare, length, &Console::new(true))?;
         Ok(Self { name: short_name(calibration.text.as_deref()), sequences, held_out, spare })
     }
@@ -81,6 +95,18 @@ fn few(text: &str, found: usize, length: usize, calibration: &Calibration) -> Re
         notes.push(format!("few tokens: predictions and GPTQ rest on {}", count(found * length, "token")));
     }
     Ok(notes)
+}
+
+/// Takes one of eight sequences, from all over the text, where that leaves enough and gives enough.
+fn set_aside(sequences: &mut Vec<Vec<u32>>) -> Vec<Vec<u32>> {
+    const EVERY: usize = 8;
+    if sequences.len() / EVERY < FEW_SPARE {
+        return Vec::new();
+    }
+    let all = std::mem::take(sequences).into_iter().enumerate();
+    let (aside, left): (Vec<_>, Vec<_>) = all.partition(|(index, _)| index % EVERY == EVERY - 1);
+    *sequences = left.into_iter().map(|(_, sequence)| sequence).collect();
+    aside.into_iter().map(|(_, sequence)| sequence).collect()
 }
 
 /// At most so many of the windows, evenly apart.

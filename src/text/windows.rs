@@ -20,6 +20,8 @@ pub struct Split {
     pub held_out: Vec<Vec<u32>>,
     /// The windows that are held out too and were not asked for, in the order of the text.
     pub spare: Vec<Vec<u32>>,
+    /// The windows that are not held out and were not asked for, in the order of the text.
+    pub unused: Vec<Vec<u32>>,
 }
 
 /// Windows that follow one another.
@@ -47,7 +49,7 @@ impl Text {
         let tokens = self.tokens(tokenizer)?;
         let windows: Vec<&[u32]> = tokens.chunks_exact(length.max(1)).collect();
         self.check_enough(tokens.len(), windows.len(), samples, length, samples)?;
-        Ok(spread(&windows, samples, seed))
+        Ok(picked(&windows, &spread(&windows, samples, seed)))
     }
 
     /// The same from the windows that are not held out, and at most `most_held_out` (0 is taken for 1) of those that are,
@@ -84,7 +86,14 @@ impl Text {
             all.map(|(_, window)| window.to_vec()).collect()
         };
         let (held_out, spare) = (pick(true), pick(false));
-        Ok(Split { calibration: spread(&calibration, samples, seed), held_out, spare })
+        let chosen = spread(&calibration, samples, seed);
+        let unused = calibration.iter().enumerate().filter(|(index, _)| !chosen.contains(index));
+        Ok(Split {
+            unused: unused.map(|(_, window)| window.to_vec()).collect(),
+            calibration: picked(&calibration, &chosen),
+            held_out,
+            spare,
+        })
     }
 
     /// Consecutive windows of `length` tokens from the start of the text, of at most `max_tokens` together. The last,
@@ -149,15 +158,18 @@ impl Text {
     }
 }
 
-/// At most `samples` of `windows`, evenly apart.
-fn spread(windows: &[&[u32]], samples: usize, seed: u64) -> Vec<Vec<u32>> {
+/// Which of `windows` to take: at most `samples`, evenly apart.
+fn spread(windows: &[&[u32]], samples: usize, seed: u64) -> Vec<usize> {
     if windows.is_empty() {
         return Vec::new();
     }
     let count = samples.min(windows.len());
     let start = fastrand::Rng::with_seed(seed).usize(..windows.len());
-    let chosen = (0..count).map(|i| windows[(start + i * windows.len() / count) % windows.len()].to_vec());
-    chosen.collect()
+    (0..count).map(|i| (start + i * windows.len() / count) % windows.len()).collect()
+}
+
+fn picked(windows: &[&[u32]], chosen: &[usize]) -> Vec<Vec<u32>> {
+    chosen.iter().map(|&index| windows[index].to_vec()).collect()
 }
 
 #[cfg(test)]
@@ -212,7 +224,7 @@ mod tests {
         let starts = |windows: &[Vec<u32>]| -> BTreeSet<u32> { windows.iter().map(|w| w[0]).collect() };
         assert_eq!(starts(&first.held_out), BTreeSet::from([35, 75, 115, 155, 195]));
         assert_eq!(starts(&first.calibration).len(), 35);
-        assert!(starts(&first.calibration).is_disjoint(&starts(&first.held_out)));
+        assert!(starts(&first.calibration).is_disjoint(&starts(&first.held_out)) && first.unused.is_empty());
         assert!(first.spare.is_empty(), "all that is held out was asked for");
         let second = split(4, 2, 100);
         assert_eq!(second.held_out, first.held_out);
@@ -221,6 +233,8 @@ mod tests {
         let apart = starts(&few.held_out).union(&starts(&few.spare)).copied().collect::<BTreeSet<_>>();
         assert_eq!(apart, starts(&first.held_out), "the rest is spare");
         assert_eq!(split(4, 2, 0).held_out.len(), 1);
+        let used = starts(&few.calibration).union(&apart).copied().collect::<BTreeSet<_>>();
+        assert!(few.unused.len() == 31 && starts(&few.unused).is_disjoint(&used));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::candidate::{Mode, Quant};
 use crate::checkpoint::{SourceModel, extend_f32};
 use crate::commands::measure::digest;
 use crate::commands::settings::{Target as Size, Tuning};
+use crate::commands::texts::FEW_SPARE;
 use crate::engine::{Engine, Student, Target};
 use crate::error::{Error, Result};
 use crate::plural::count;
@@ -20,8 +21,6 @@ use crate::weights::float_type;
 
 /// Sequences in a step.
 const BATCH: usize = 4;
-/// Windows that serve for nothing else, below which others are taken.
-pub(super) const FEW: usize = 4;
 
 /// Text that is looked at and not learned from.
 pub struct Slice {
@@ -70,7 +69,7 @@ impl Job<'_> {
     pub(super) fn slice(&self) -> Result<Slice> {
         let Some(texts) = &self.texts else { return Err(Error::usage("there is no text to learn from")) };
         let apart = format!("windows of {} that serve for nothing else", texts.name);
-        if texts.spare.len() >= FEW {
+        if texts.spare.len() >= FEW_SPARE {
             return Ok(Slice {
                 sequences: texts.sequences.clone(),
                 windows: texts.spare.clone(),
@@ -93,7 +92,8 @@ impl Job<'_> {
             let all = texts.sequences.iter().enumerate();
             all.filter(|(index, _)| (index % every == every - 1) == apart).map(|(_, s)| s.clone()).collect()
         };
-        let name = format!("sequences of {} that were rounded on and not learned from", texts.name);
+        let rounded = if self.technique == Technique::Gptq { "were rounded on and" } else { "are" };
+        let name = format!("sequences of {} that {rounded} not learned from", texts.name);
         Ok(Slice { sequences: part(false), windows: part(true), name })
     }
 

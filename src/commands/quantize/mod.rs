@@ -17,7 +17,7 @@ use super::measure::Measure;
 use super::settings::{Calibration, Target, Tuning, recipe};
 use super::texts::Texts;
 use crate::allocate::CurvePoint;
-use crate::candidate::{Candidate, DEFAULT_CANDIDATES, Quant};
+use crate::candidate::{Candidate, DEFAULT_CANDIDATES, Mode, Quant};
 use crate::checkpoint::{Dtype, SourceModel, check_destination, check_writable};
 use crate::cli::Quantize;
 use crate::error::{Error, Result};
@@ -116,7 +116,12 @@ impl<'a> Job<'a> {
         target.check(&plan, recipe.as_ref())?;
         let calibration = Calibration::resolve(&args.calibration, recipe.as_ref(), source.spec())?;
         let fixed = target == Target::Fixed || plan.is_fixed();
-        let usual = if fixed { Technique::Rtn } else { Technique::Gptq };
+        let affine = plan.quants().iter().any(|quant| quant.mode == Mode::Affine);
+        let usual = match (fixed, calibration.text.is_some() && affine) {
+            (false, _) => Technique::Gptq,
+            (true, true) => Technique::Search,
+            (true, false) => Technique::Rtn,
+        };
         let technique = calibration.rounding.unwrap_or(usual);
         let tuning = Tuning::resolve(&args.tuning, recipe.as_ref(), calibration.quality, &plan, fixed)?;
         let mut job = Self {

@@ -4,9 +4,8 @@
 use std::path::{Path, PathBuf};
 
 use super::Job;
-use super::distill::FEW;
 use crate::commands::measure::digest;
-use crate::commands::texts::Texts;
+use crate::commands::texts::{FEW_SPARE, Texts};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kept_layers::{self, KeptLayers};
 use crate::kept_rounds::Rounds;
@@ -89,7 +88,7 @@ impl Job<'_> {
         let (given, spare) =
             (self.args.eval_data.is_some(), self.texts.as_ref().map_or(0, |texts| texts.spare.len()));
         // What --distill and --refine look at would be something else without the measuring.
-        let resumable = self.has_kept() && (given || spare >= FEW || !self.tuning.any());
+        let resumable = self.has_kept() && (given || spare >= FEW_SPARE || !self.tuning.any());
         match error.kind() {
             ErrorKind::File { .. } | ErrorKind::Tensor { .. } | ErrorKind::Input(_) if resumable => {
                 error.hint(format!(
@@ -108,8 +107,10 @@ impl Job<'_> {
     /// The calibration text, with a part of it set `apart` to measure on if need be. Where layers were rounded with a part set
     /// apart that is not wanted any more, it still is, so that they can be gone on with.
     pub(super) fn divided(&self, apart: bool) -> Result<Texts> {
-        let prepare =
-            |apart, console: &Console| Texts::prepare(self.source, &self.calibration, apart, console);
+        let watched = self.tuning.any();
+        let prepare = |apart, console: &Console| {
+            Texts::prepare(self.source, &self.calibration, apart, watched, console)
+        };
         let kept = if self.args.tuning.resume && !apart {
             KeptLayers::begun(&KeptLayers::path(&self.args.output.mlx_path))
         } else {

@@ -213,7 +213,7 @@ fn what_cannot_be_distilled_is_refused() {
         (&["--mode", "mxfp4", "--distill", "9"][..], "no layer becomes affine"),
         (&["--bits", "4", "--resume"], "--resume has nothing to go on with"),
         (&["--bits", "4", "--quality", "fast", "--distill-norms"], "--distill-norms says how to distill"),
-        (&["--bits", "4", "--distill", "9", "--samples", "1", "--sequence-length", "4000"], "one sequence"),
+        (&["--bits", "4", "--distill", "9", "--samples", "1", "--sequence-length", "16000"], "one sequence"),
     ] {
         let output = run(more);
         assert_eq!(output.status.code(), Some(2), "{more:?}");

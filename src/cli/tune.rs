@@ -9,7 +9,8 @@ pub struct Tuning {
     /// best values seen on text apart are kept
     #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub distill: Option<u32>,
-    /// With --distill: how far the first step goes, relative to the scales; falls to 0 over the steps [default: 0.003]
+    /// With --distill: how far the first step goes, relative to the scales; falls to 0 over the steps [default: 0.003
+    /// up to 4 bits a weight, half of it with every bit more]
     #[arg(long, value_name = "RATE", value_parser = rate, requires = "distilling", allow_negative_numbers = true)]
     pub distill_rate: Option<f64>,
     /// With --distill: temperature at which the two models are compared [default: 1]
@@ -29,8 +30,11 @@ pub struct Tuning {
 }
 
 impl Tuning {
-    /// How far the first step goes where nothing is said.
-    pub const RATE: f64 = 0.003;
+    /// How far the first step goes where nothing is said, in a model of so many bits a weight: the more there are, the
+    /// smaller are the errors that it has to be small beside.
+    pub fn usual_rate(bpw: f64) -> f64 {
+        0.003 * (4.0 - bpw).exp2().min(1.0)
+    }
 }
 
 /// A number above 0.

@@ -130,7 +130,7 @@ pub struct Tuning {
     /// Steps of distillation at most.
     pub distill: Option<u32>,
     /// How far the first step goes, relative to the scales.
-    pub rate: f64,
+    pub rate: Option<f64>,
     /// Temperature at which the two models are compared.
     pub temperature: f64,
     /// Whether norms learn too.
@@ -164,7 +164,7 @@ impl Tuning {
         }
         Ok(Self {
             distill,
-            rate: flags.distill_rate.unwrap_or(cli::Tuning::RATE),
+            rate: flags.distill_rate,
             temperature: flags.distill_temperature.unwrap_or(1.0),
             norms: flags.distill_norms || said.distill_norms,
             refine: flags.refine.or(said.refine).or((best && !fixed).then_some(2)),

@@ -97,6 +97,18 @@ impl Job<'_> {
         Ok(Slice { sequences: part(false), windows: part(true), name })
     }
 
+    /// Bits a weight, as far as they are known before any are chosen.
+    fn bpw(&self) -> Result<f64> {
+        match self.target {
+            Size::Bpw(bpw) => Ok(bpw),
+            Size::Size(size) => self.plan.bpw_of_model_size(self.source, size),
+            Size::Fixed => {
+                let quants = self.plan.quants();
+                Ok(quants.iter().map(|quant| f64::from(quant.bits)).sum::<f64>() / quants.len().max(1) as f64)
+            }
+        }
+    }
+
     /// What steps are taken with, but for the model at the start.
     pub(super) fn distill_settings(&self, slice: &Slice, steps: u32) -> Result<Settings> {
         Ok(Settings {
@@ -106,7 +118,10 @@ impl Job<'_> {
             text: digest(&slice.sequences),
             slice: digest(&slice.windows),
             steps: steps as usize,
-            rate: self.tuning.rate,
+            rate: match self.tuning.rate {
+                Some(rate) => rate,
+                None => crate::cli::Tuning::usual_rate(self.bpw()?),
+            },
             temperature: self.tuning.temperature,
             norms: self.tuning.norms,
             seed: self.calibration.seed,

@@ -1,4 +1,5 @@
-//! `mixbit report --reference`: the distance from the float model is measured where it is asked for or not known.
+//! `mixbit report --reference`: the distance from the float model is measured where it is asked for or not known, or left
+//! out where the weights are not those that it was measured of.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
@@ -6,7 +7,9 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::{bundled, copy_folder, fixtures, json_file, make, mixbit, stderr, succeeded};
+use common::{
+    RawCheckpoint, bundled, copy_folder, fixtures, json_file, make, mixbit, stderr, stdout, succeeded,
+};
 use roxmltree::{Document, Node, ParsingOptions};
 use serde_json::Value;
 
@@ -166,4 +169,39 @@ fn what_cannot_be_measured_on_gives_no_page() {
         assert!(!stderr(&output).contains("asking"), "known before any work");
         assert!(!out.exists(), "{more:?}");
     }
+}
+
+#[test]
+fn a_record_of_other_weights_is_left_out() {
+    let home = tempfile::tempdir().unwrap();
+    let model = quantized(home.path(), true);
+    let weights = model.join("model.safetensors");
+    let mut raw = RawCheckpoint::read(&weights);
+    raw.get_mut("model.layers.1.self_attn.v_proj.scales").3.reverse();
+    raw.write(&weights);
+    let out = home.path().join("report.html");
+    let output = mixbit(["report", model.to_str().unwrap(), "--out", out.to_str().unwrap()]);
+    succeeded(&output);
+    let expected = "mixbit-report.json is about other weights than these: left out";
+    assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+    let text = fs::read_to_string(&out).unwrap();
+    assert!(text_of(section(&parsed(&text), "distance")).contains("Left out"));
+    let checked = mixbit(["check", model.to_str().unwrap()]);
+    assert!(stdout(&checked).contains("mixbit-report.json is about other weights than these"));
+}
+
+#[test]
+fn a_model_that_cannot_answer_is_blamed_by_tensor() {
+    let home = tempfile::tempdir().unwrap();
+    let model = quantized(home.path(), true);
+    let weights = model.join("model.safetensors");
+    let mut raw = RawCheckpoint::read(&weights);
+    let norm = "model.layers.1.input_layernorm.weight";
+    raw.get_mut(norm).3[..2].copy_from_slice(&[0x00, 0x7e]);
+    raw.write(&weights);
+    let out = home.path().join("report.html");
+    let output =
+        mixbit(["report", model.to_str().unwrap(), "--prompt", "Hi", "--out", out.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains(norm) && !out.exists(), "{}", stderr(&output));
 }

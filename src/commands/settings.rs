@@ -86,9 +86,10 @@ impl Calibration {
     pub fn measured(&self, sequences: usize) -> Result<usize> {
         const ENOUGH: usize = 16;
         if let Some(wanted) = self.sensitivity_samples.filter(|&wanted| wanted as usize > sequences) {
-            let who = match self.sensitivity_samples_given {
-                true => "--sensitivity-samples asks",
-                false => "the recipe's calibration.sensitivity_samples asks",
+            let who = if self.sensitivity_samples_given {
+                "--sensitivity-samples asks"
+            } else {
+                "the recipe's calibration.sensitivity_samples asks"
             };
             let all = count(sequences, "sequence");
             return Err(Error::usage(format!("{who} for {wanted} of {all}")).hint(

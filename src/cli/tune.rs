@@ -29,14 +29,6 @@ pub struct Tuning {
     pub resume: bool,
 }
 
-impl Tuning {
-    /// How far the first step goes where nothing is said, in a model of so many bits a weight: the more there are, the
-    /// smaller are the errors that it has to be small beside.
-    pub fn usual_rate(bpw: f64) -> f64 {
-        0.003 * (4.0 - bpw).exp2().min(1.0)
-    }
-}
-
 /// A number above 0.
 pub(super) fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {

@@ -13,8 +13,9 @@ const MOST_HELD_OUT: usize = 8;
 /// Tokens below which what is measured on them is little more than chance.
 const FEW_TOKENS: usize = 1024;
 
-/// Windows to watch progress on at most, and such that fewer say little.
+/// Windows to watch progress on at most.
 const MOST_SPARE: usize = 16;
+/// With fewer of them chance decides.
 pub const FEW_SPARE: usize = 4;
 
 /// Token windows that share no token.
@@ -51,6 +52,7 @@ impl Texts {
             let calibration = text.sequences(tokenizer, samples, length, seed)?;
             Split { calibration, held_out: Vec::new(), spare: Vec::new(), unused: Vec::new() }
         };
+        let given = sequences.len();
         let mut spare = at_most(spare, MOST_SPARE);
         if spare.len() < FEW_SPARE {
             spare.extend(at_most(unused, MOST_SPARE));
@@ -69,7 +71,7 @@ impl Texts {
             String::new()
         };
         console.line(&format!("calibration: {found} x {length} tokens of {}{kept}{watching}", text.name()));
-        console.notes(&few(&text.name(), found, length, calibration)?);
+        console.notes(&few(&text.name(), given, length, calibration)?);
         check(source, &sequences, length, console)?;
         check(source, &held_out, length, &Console::new(true))?;
         check(source, &spare, length, &Console::new(true))?;

@@ -38,6 +38,12 @@ pub struct Distilled {
     pub record: Distillation,
 }
 
+/// How far the first step goes where nothing is said, in a model of so many bits a weight: the more there are, the smaller
+/// are the errors that it has to be small beside.
+fn usual_rate(bpw: f64) -> f64 {
+    0.003 * (4.0 - bpw).exp2().min(1.0)
+}
+
 impl Job<'_> {
     /// Fails where no layer can learn or move, or nothing can be gone on with, as far as that is known before anything is
     /// chosen.
@@ -120,7 +126,7 @@ impl Job<'_> {
             steps: steps as usize,
             rate: match self.tuning.rate {
                 Some(rate) => rate,
-                None => crate::cli::Tuning::usual_rate(self.bpw()?),
+                None => usual_rate(self.bpw()?),
             },
             temperature: self.tuning.temperature,
             norms: self.tuning.norms,

@@ -1,33 +1,39 @@
 //! What second-order predictions are off by, measured.
 //!
 //! Sensitivities predict the KL divergence of one layer's rounding well, and of a whole model's as long as it is small.
-//! Two things they do not know are measured beside them, on a few sequences and rows:
+//! What they do not know is measured beside them, on a part of the text:
 //!
-//! - by how much GPTQ's error is below that of scale search, which is what sensitivities score: the ratio of the mean
-//!   square of the layer's output error, tr(E H E^T), a bit-width;
-//! - what rounding the whole model does where many bits are taken away: measured over predicted KL divergence at a few
-//!   sizes. Between them the logarithms are interpolated; outside, the nearest ratio holds. The few sequences that it is
-//!   measured on are harder or easier than others at all sizes alike: of what is off at the smallest divergence, where the
-//!   second order should hold, half is put down to them.
+//! - the scores of the diagonal form take the errors of a layer's weights for independent. With few bits they are not: the
+//!   mean square of the layer's output error, tr(E H E^T), is above what the diagonal of H gives; with GPTQ, which is made
+//!   for that, far below it. The ratio is tried on some layers, a bit-width;
+//! - what rounding the whole model does where many bits are taken away, and on sequences that sensitivities did not see:
+//!   measured over predicted KL divergence at a few sizes. Between them the logarithms are interpolated; outside, the
+//!   nearest ratio holds.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::allocate::CurvePoint;
-use crate::candidate::{Mode, Quant};
+use crate::candidate::Mode;
 use crate::rounding::Technique;
 use crate::sensitivity::LayerSensitivity;
 
-/// Divergences, in nats a token, below which second-order predictions are near enough to show how hard a text is.
-const SMALL: f64 = 0.02;
+/// A factor a bit-width.
+pub type ByBits = BTreeMap<u32, f64>;
+/// Factors of some layers, by path.
+pub type ByLayer = BTreeMap<String, ByBits>;
 
 /// Measured corrections of predictions. An empty one changes nothing.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Correction {
-    /// GPTQ's output error over that of scale search, by bits.
+    /// What scale search's output error is of that which scores stand for, where they know the diagonal alone.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub gptq: BTreeMap<u32, f64>,
+    pub search: ByLayer,
+    /// What GPTQ's is.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub gptq: ByLayer,
     /// Whole models rounded as the sensitivities were scored, from the smallest predicted divergence to the largest.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub measured: Vec<Measured>,
@@ -47,26 +53,24 @@ pub struct Measured {
 impl Correction {
     /// Whether it changes nothing.
     pub fn is_empty(&self) -> bool {
-        self.gptq.is_empty() && self.measured.is_empty()
+        self.search.is_empty() && self.gptq.is_empty() && self.measured.is_empty()
     }
 
-    /// Scores as they are for `technique`: those of affine candidates times what GPTQ leaves of them.
+    /// Scores as they are for `technique`: those of affine candidates times the factors of the layer. Where it is not known
+    /// what GPTQ leaves, as for scale search.
     pub fn scores_for(&self, technique: Technique, layers: &[LayerSensitivity]) -> Vec<LayerSensitivity> {
+        let known = technique == Technique::Gptq && !self.gptq.is_empty();
+        let factors = if known { &self.gptq } else { &self.search };
         let mut layers = layers.to_vec();
-        if technique == Technique::Gptq {
-            for score in layers.iter_mut().flat_map(|layer| &mut layer.scores) {
-                let factor = self.factor(score.quant);
+        for layer in &mut layers {
+            let Some(factors) = factors_at(factors, &layer.path) else { continue };
+            for score in layer.scores.iter_mut().filter(|score| score.quant.mode == Mode::Affine) {
+                let factor = nearest(&factors, score.quant.bits);
                 score.kl *= factor;
                 score.stderr *= factor;
             }
         }
         layers
-    }
-
-    /// What GPTQ leaves of a candidate's error.
-    fn factor(&self, quant: Quant) -> f64 {
-        let nearest = self.gptq.iter().min_by_key(|(bits, _)| bits.abs_diff(quant.bits));
-        nearest.filter(|_| quant.mode == Mode::Affine).map_or(1.0, |(_, factor)| *factor)
     }
 
     /// The KL divergence to expect of a whole model whose layers' predictions add up to `predicted`.
@@ -79,7 +83,6 @@ impl Correction {
             .map(|point| [point.predicted.ln(), (point.measured / point.predicted).ln()])
             .collect();
         let (Some(first), Some(last)) = (points.first(), points.last()) else { return predicted };
-        let text = if first[0] < SMALL.ln() { first[1] / 2.0 } else { 0.0 };
         if predicted <= 0.0 {
             return predicted;
         }
@@ -89,7 +92,7 @@ impl Correction {
             _ if at < first[0] => first[1],
             _ => last[1],
         };
-        predicted * (ratio - text).exp()
+        predicted * ratio.exp()
     }
 
     /// The same for a curve, which stays one that does not rise with size.
@@ -103,15 +106,54 @@ impl Correction {
     }
 }
 
+/// The factors of the layer at `path`: its own, or else those of the layer of its kind in the next block that was measured,
+/// or the last; of a kind that was not measured at all, the mean of all.
+fn factors_at<'a>(measured: &'a ByLayer, path: &str) -> Option<Cow<'a, ByBits>> {
+    if let Some((block, kind)) = place(path) {
+        let mut of_kind: Vec<(usize, &ByBits)> = measured
+            .iter()
+            .filter_map(|(path, factors)| Some((place(path)?, factors)))
+            .filter_map(|((block, this), factors)| (this == kind).then_some((block, factors)))
+            .collect();
+        of_kind.sort_by_key(|(block, _)| *block);
+        if let Some((_, factors)) = of_kind.iter().find(|(at, _)| *at >= block).or(of_kind.last()) {
+            return Some(Cow::Borrowed(factors));
+        }
+    }
+    let mut all: BTreeMap<u32, Vec<f64>> = BTreeMap::new();
+    for (bits, factor) in measured.values().flatten() {
+        all.entry(*bits).or_default().push(*factor);
+    }
+    let mean = |factors: Vec<f64>| factors.iter().sum::<f64>() / factors.len() as f64;
+    let means: ByBits = all.into_iter().map(|(bits, factors)| (bits, mean(factors))).collect();
+    (!means.is_empty()).then_some(Cow::Owned(means))
+}
+
+/// The factor of the bit-width nearest to `bits`.
+fn nearest(factors: &ByBits, bits: u32) -> f64 {
+    factors.iter().min_by_key(|(at, _)| at.abs_diff(bits)).map_or(1.0, |(_, factor)| *factor)
+}
+
+/// The block that the layer at `path` is in, and what it is called there.
+fn place(path: &str) -> Option<(usize, &str)> {
+    let (block, kind) = path.split_once(".layers.")?.1.split_once('.')?;
+    Some((block.parse().ok()?, kind))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::candidate::Quant;
     use crate::sensitivity::Score;
 
     fn correction() -> Correction {
         let point = |bpw, predicted, measured| Measured { bpw, predicted, measured };
+        let factors = |list: &[(&str, f64)]| {
+            list.iter().map(|(path, at_2)| ((*path).to_owned(), [(2, *at_2), (4, 0.5)].into())).collect()
+        };
         Correction {
-            gptq: [(2, 0.25), (4, 0.5)].into(),
+            search: factors(&[("model.layers.0.down", 1.5)]),
+            gptq: factors(&[("model.layers.0.down", 0.25), ("model.layers.10.down", 0.75)]),
             measured: vec![point(4.0, 0.001, 0.001), point(3.0, 0.01, 0.02), point(2.5, 0.02, 0.08)],
         }
     }
@@ -130,30 +172,34 @@ mod tests {
         assert!(correction.whole(0.0).abs() < 1e-15);
     }
 
-    #[test]
-    fn half_of_what_is_off_at_small_divergences_is_the_text() {
-        let measured = |predicted, measured| Measured { bpw: 4.0, predicted, measured };
-        let of = |first, second| Correction { measured: vec![first, second], ..Correction::default() };
-        let hard = of(measured(0.001, 0.00144), measured(0.01, 0.0144));
-        for predicted in [0.0005, 0.001, 0.003, 0.01, 0.1] {
-            assert!((hard.whole(predicted) / predicted - 1.2).abs() < 1e-9, "{predicted}");
-        }
-        let large = of(measured(0.05, 0.1), measured(0.1, 0.2));
-        assert!((large.whole(0.05) - 0.1).abs() < 1e-9, "second order does not hold there");
-    }
-
-    #[test]
-    fn gptq_leaves_less_of_affine_errors() {
+    fn layer(path: &str) -> LayerSensitivity {
         let quants =
             [Quant::affine(2, 64), Quant::affine(3, 64), Quant::affine(8, 64), Mode::Mxfp4.default_quant()];
         let scores = quants.iter().map(|&quant| Score { quant, kl: 1.0, stderr: 0.1 }).collect();
-        let layers = [LayerSensitivity { path: "a".to_owned(), rows: 1, columns: 64, scores }];
-        let kl = |technique| -> Vec<f64> {
-            let found = correction().scores_for(technique, &layers);
-            found[0].scores.iter().map(|score| score.kl).collect()
-        };
-        assert_eq!(kl(Technique::Gptq), [0.25, 0.25, 0.5, 1.0]);
-        assert_eq!(kl(Technique::Search), [1.0; 4]);
+        LayerSensitivity { path: path.to_owned(), rows: 1, columns: 64, scores }
+    }
+
+    fn scored(correction: &Correction, technique: Technique, path: &str) -> Vec<f64> {
+        let found = correction.scores_for(technique, &[layer(path)]);
+        found[0].scores.iter().map(|score| score.kl).collect()
+    }
+
+    #[test]
+    fn affine_scores_are_multiplied_by_the_technique_s_factor() {
+        let path = "model.layers.0.down";
+        assert_eq!(scored(&correction(), Technique::Gptq, path), [0.25, 0.25, 0.5, 1.0]);
+        assert_eq!(scored(&correction(), Technique::Search, path), [1.5, 1.5, 0.5, 1.0]);
+        let unknown = Correction { gptq: ByLayer::new(), ..correction() };
+        assert_eq!(scored(&unknown, Technique::Gptq, path), [1.5, 1.5, 0.5, 1.0]);
+        assert_eq!(scored(&Correction::default(), Technique::Gptq, path), [1.0; 4]);
+    }
+
+    #[test]
+    fn layers_take_the_factors_of_their_kind_in_the_next_block_that_has_any() {
+        let at_2 = |path: &str| scored(&correction(), Technique::Gptq, path)[0];
+        let of_block = |block| at_2(&format!("model.layers.{block}.down"));
+        assert_eq!([0, 1, 9, 10, 11].map(of_block), [0.25, 0.75, 0.75, 0.75, 0.75]);
+        assert_eq!(["model.layers.3.up", "lm_head"].map(at_2), [0.5; 2], "the mean of all");
     }
 
     #[test]

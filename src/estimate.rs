@@ -24,6 +24,10 @@ pub struct Rates {
 const BLOCKS: f64 = 0.43;
 /// The same of factoring Hessians and feeding errors back.
 const FEEDBACK: f64 = 0.35;
+/// Tokens that whole models are measured on, at most.
+const MEASURED: f64 = 4096.0;
+/// Tokens of a step of distillation that go through a block together.
+const TOGETHER: usize = 1024;
 /// Steps of distillation do not go side by side.
 const ALONE: f64 = 1.4;
 /// Candidates that a round of refinement rounds every layer to, beside the one in force.
@@ -102,9 +106,10 @@ impl Work<'_> {
             // Forward; and for the way back forward again and two products for each of it.
             let passes = measured * (4.0 * blocks + 2.0 * head) / per_second;
             // Three whole models and the float one, on a part of the text.
-            let part = (self.sequences.div_ceil(4) * self.length) as f64;
-            let whole = 3.0 * self.linear() / rates.scored + 4.0 * forward(part.min(1024.0));
-            seconds.push(("measuring", passes + scoring + whole));
+            let part = ((self.sequences.div_ceil(4) * self.length) as f64).min(MEASURED);
+            let whole = 3.0 * self.linear() / rates.scored + 4.0 * forward(part);
+            let factors = self.factors(if self.feedback { tokens } else { part }, rates);
+            seconds.push(("measuring", passes + scoring + whole + factors));
         }
         let (inputs, codes) = if self.feedback {
             let moments = tokens * self.moment_flops() / per_second;
@@ -134,6 +139,14 @@ impl Work<'_> {
                 backward: micros((3.0 * measured * blocks / per_second + scoring) / layers),
             },
         }
+    }
+
+    /// Seconds of trying what whole layers' errors are beside scores: half the blocks forward, moments of two of them.
+    fn factors(&self, tokens: f64, rates: Rates) -> f64 {
+        let layers = self.spec.layers.len().max(1) as f64;
+        let passes = tokens * (self.block_flops() / 2.0 + 2.0 / layers * self.moment_flops());
+        let factored: f64 = self.inputs().iter().map(|columns| 2.0 * columns.powi(3) / 3.0).sum();
+        passes / (rates.flops * BLOCKS) + factored / (rates.flops * FEEDBACK)
     }
 
     /// Weights of all linear layers.
@@ -205,7 +218,23 @@ impl Work<'_> {
             return PROCESS;
         }
         // What is freed is kept for the next stage, as far as it fits.
-        PROCESS + ends + logits + measuring + rounding + evaluating + states.min(self.activations)
+        let distilling = if self.distill > 0 { self.learning(6 * largest_block) } else { 0 };
+        PROCESS
+            + ends
+            + logits
+            + measuring
+            + rounding
+            + evaluating
+            + distilling
+            + states.min(self.activations)
+    }
+
+    /// Bytes of distillation beside those of the `block`s: what the way back through one keeps of the tokens, and scales
+    /// and biases with their gradients and moments, in groups of 64.
+    fn learning(&self, block: u64) -> u64 {
+        let DecoderSpec { hidden_size, intermediate_size, num_attention_heads, .. } = self.spec;
+        let token = 12 * hidden_size + 6 * intermediate_size + num_attention_heads * self.length;
+        block + (TOGETHER * token) as u64 * F32 + self.linear() as u64 / 64 * 2 * 5 * F32
     }
 }
 

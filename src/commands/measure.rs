@@ -6,12 +6,14 @@ use super::curve::{problem, weights};
 use super::settings::Calibration;
 use super::texts::Texts;
 use crate::affine::FloatType;
-use crate::allocate::Allocation;
 use crate::bitmap::BitMap;
 use crate::candidate::{Mode, Quant};
 use crate::checkpoint::SourceModel;
 use crate::correction::{Correction, Measured};
-use crate::engine::{AnalysisSettings, CorrectionSettings, Engine, analyze, measure_corrections};
+use crate::engine::{
+    AnalysisSettings, CorrectionSettings, Engine, FactorSettings, analyze, measure_corrections,
+    measure_factors,
+};
 use crate::error::Result;
 use crate::estimate::StepCosts;
 use crate::report::Console;
@@ -108,10 +110,10 @@ impl<'a> Measure<'a> {
 /// Bits a weight of the whole models that are measured, from the largest; those in reach.
 const SIZES: [f64; 3] = [4.5, 3.0, 2.5];
 /// Tokens that they are measured on, about.
-const TOKENS: usize = 1024;
+const TOKENS: usize = 4096;
 
 impl Measure<'_> {
-    /// Measures what the predictions of `layers` are off by, and by how much GPTQ is better if that is the `technique`.
+    /// Measures what the predictions of `layers` are off by if they are rounded by `technique`.
     pub fn correct(
         &self,
         layers: &[LayerSensitivity],
@@ -121,50 +123,97 @@ impl Measure<'_> {
         if matches!(self.method, Method::Alignment { .. }) {
             return Ok(Correction::default());
         }
-        let Measurement { dtype, rounding, candidates, sequence_length, .. } = &self.measurement;
-        let (problem, weights) = (problem(layers, dtype.bytes())?, weights(layers));
-        let mut points = Vec::new();
-        for bpw in SIZES {
-            let budget = (bpw * weights as f64 / 8.0) as u64;
-            let (least, most) = problem.reachable();
-            if (least..=most).contains(&budget) {
-                points.push((bpw, problem.solve(budget)?));
-            }
-        }
-        let bitmap = |chosen: &Allocation| {
-            let quants = layers.iter().zip(problem.candidates(chosen));
-            quants.filter_map(|(layer, candidate)| Some((layer.path.clone(), candidate.quant()?))).collect()
-        };
-        let bitmaps: Vec<BitMap> = points.iter().map(|(_, allocation)| bitmap(allocation)).collect();
-        let gptq = if technique == Technique::Gptq { by_bits(candidates) } else { Vec::new() };
-        let most = self.sequences.len().div_ceil(4);
-        let (measured_on, seen) = spread(self.sequences, TOKENS.div_ceil(*sequence_length).min(most));
+        let engine = Engine::start()?;
+        let (sequences, others) = self.apart();
         let bar = console.steps_bar("measuring whole models", 1);
+        let progress = |done: usize, total: usize| {
+            bar.set_length(total as u64);
+            bar.set_position(done as u64);
+        };
+        let Measurement { dtype, rounding, candidates, .. } = &self.measurement;
+        let diagonal = self.method == Method::FisherDiagonal;
+        let fed_back = technique == Technique::Gptq;
+        let mut correction = Correction::default();
+        if fed_back || diagonal && rounding.is_searched() {
+            let settings = FactorSettings {
+                sequences: &sequences,
+                seen: if fed_back { &others } else { &[] },
+                quants: &by_bits(candidates),
+                diagonal,
+                dtype: *dtype,
+                memory: self.memory,
+                progress: &progress,
+            };
+            correction = measure_factors(&engine, self.source, &settings)?;
+        }
+        let models = self.models(layers, &correction, technique)?;
+        let bitmaps: Vec<BitMap> = models.iter().map(|model| model.bitmap.clone()).collect();
         let settings = CorrectionSettings {
-            sequences: &measured_on,
-            seen: &seen,
+            sequences: &sequences,
             bitmaps: &bitmaps,
-            gptq: &gptq,
             technique: *rounding,
             dtype: *dtype,
             memory: self.memory,
-            progress: &|done, total| {
-                bar.set_length(total as u64);
-                bar.set_position(done as u64);
-            },
+            progress: &progress,
         };
-        let found = measure_corrections(&Engine::start()?, self.source, &settings)?;
+        let found = measure_corrections(&engine, self.source, &settings)?;
         bar.finish_and_clear();
-        let measured = points.iter().zip(found.divergences).map(|((bpw, allocation), measured)| Measured {
-            bpw: *bpw,
-            predicted: allocation.loss,
-            measured,
-        });
-        Ok(Correction {
-            gptq: gptq.iter().map(|quant| quant.bits).zip(found.gptq).collect(),
-            measured: measured.collect(),
-        })
+        let measured = models.iter().zip(found);
+        correction.measured = measured
+            .map(|(model, measured)| Measured { bpw: model.bpw, predicted: model.predicted, measured })
+            .collect();
+        Ok(correction)
     }
+
+    /// A part of the sequences, and those that GPTQ may see; of the others, if there are enough, that sensitivities were not
+    /// measured on: texts differ, and more of them say more.
+    fn apart(&self) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
+        let most = self.sequences.len().div_ceil(4);
+        let count = TOKENS.div_ceil(self.measurement.sequence_length).min(most);
+        let fresh = spread(self.sequences, self.measured.len()).1;
+        let (chosen, _) = spread(if fresh.len() < count { self.sequences } else { &fresh }, count);
+        let others: Vec<_> =
+            self.sequences.iter().filter(|sequence| !chosen.contains(sequence)).cloned().collect();
+        let seen = if others.is_empty() { chosen.clone() } else { others };
+        (chosen, seen)
+    }
+
+    /// The best models of the [`SIZES`] that are in reach, as `technique` rounds.
+    fn models(
+        &self,
+        layers: &[LayerSensitivity],
+        correction: &Correction,
+        technique: Technique,
+    ) -> Result<Vec<Whole>> {
+        let problem = problem(&correction.scores_for(technique, layers), self.measurement.dtype.bytes())?;
+        // They are rounded as scores were: GPTQ takes too long for a trial.
+        let scored = correction.scores_for(self.measurement.rounding, layers);
+        let (least, most) = problem.reachable();
+        let mut models = Vec::new();
+        for bpw in SIZES {
+            let budget = (bpw * weights(layers) as f64 / 8.0) as u64;
+            if !(least..=most).contains(&budget) {
+                continue;
+            }
+            let mut model = Whole { bpw, bitmap: BitMap::new(), predicted: 0.0 };
+            for (layer, candidate) in scored.iter().zip(problem.candidates(&problem.solve(budget)?)) {
+                let Some(quant) = candidate.quant() else { continue };
+                let score = layer.scores.iter().find(|score| score.quant == quant);
+                model.predicted += score.map_or(0.0, |score| score.kl);
+                model.bitmap.insert(layer.path.clone(), quant);
+            }
+            models.push(model);
+        }
+        Ok(models)
+    }
+}
+
+/// A model to measure.
+struct Whole {
+    bpw: f64,
+    bitmap: BitMap,
+    /// The sum over its layers.
+    predicted: f64,
 }
 
 /// `count` of the sequences, from all over the text, and the others.

@@ -1,42 +1,33 @@
-//! Measuring what predictions are off by: whole models rounded to a few sizes, on a part of the text, and what GPTQ leaves
-//! of the error in one block.
+//! Measuring what predictions are off by: whole models rounded to a few sizes, on a part of the text.
 //!
 //! One pass over the blocks runs the float model and beside it each rounded one, so no more than one block is held.
 
 use mlx_rs::Array;
 
 use super::Engine;
-use super::array::{from_vec, mlx_dtype, slice, to_vec};
+use super::array::{mlx_dtype, slice, to_vec};
 use super::block::Block;
 use super::forward::{FinalStates, Pass, forward};
 use super::linear::Weight;
-use super::load::{Loader, changed, decode};
+use super::load::{Loader, changed};
 use super::model::Head;
 use super::moments::{Collector, Extent, Moments, input_of};
 use super::score::unrounded;
 use super::states::Kept;
-use crate::affine::{self, FloatType};
+use crate::affine::FloatType;
 use crate::bitmap::BitMap;
-use crate::candidate::Quant;
 use crate::checkpoint::SourceModel;
 use crate::error::Result;
 use crate::evaluation;
-use crate::rounding::{DAMPING, Hessian, Rounder, RoundingError, Technique, gptq, search_error_into};
+use crate::rounding::{Rounder, Technique};
 use crate::spec::{Role, TensorSpec};
-
-/// Rows of each matrix that GPTQ is tried on.
-const ROWS: usize = 16;
 
 /// What to measure.
 pub struct CorrectionSettings<'a> {
     /// Token ids, all of one length, to measure on.
     pub sequences: &'a [Vec<u32>],
-    /// Others, that GPTQ sees: on what it has seen it looks better than it is.
-    pub seen: &'a [Vec<u32>],
     /// The whole models.
     pub bitmaps: &'a [BitMap],
-    /// Bits and group sizes to try GPTQ with; none if it is not asked for.
-    pub gptq: &'a [Quant],
     /// How the whole models are rounded: as sensitivities were scored.
     pub technique: Technique,
     /// Dtype of scales and biases.
@@ -47,55 +38,34 @@ pub struct CorrectionSettings<'a> {
     pub progress: &'a dyn Fn(usize, usize),
 }
 
-/// What was measured.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Corrections {
-    /// Mean KL divergence per token of each bit map, in nats.
-    pub divergences: Vec<f64>,
-    /// GPTQ's loss over that of scale search, of each setting.
-    pub gptq: Vec<f64>,
-}
-
 /// One rounded model on its way through the blocks.
 struct Rounded<'a> {
     bitmap: &'a BitMap,
     states: Vec<Kept>,
 }
 
-/// Measures the bit maps on the sequences, and GPTQ on some rows of the middle block.
+/// Measures the mean KL divergence per token of each bit map, in nats.
 pub fn measure_corrections(
     engine: &Engine,
     source: &SourceModel,
     settings: &CorrectionSettings<'_>,
-) -> Result<Corrections> {
+) -> Result<Vec<f64>> {
     let loader = Loader::new(source, engine.compute_dtype(source.dtype()?));
-    let start = |sequences| Pass::embed(engine, loader, sequences, 1, settings.memory);
-    let mut pass = start(settings.sequences)?;
-    let mut seen = start(if settings.gptq.is_empty() { &[] } else { settings.seen })?;
+    let mut pass = Pass::embed(engine, loader, settings.sequences, 1, settings.memory)?;
     let mut rounded = Vec::new();
     for bitmap in settings.bitmaps {
         let embedded = pass.states.iter().map(|kept| pass.store.put(pass.store.get(kept)?));
         rounded.push(Rounded { bitmap, states: embedded.collect::<Result<_>>()? });
     }
     let blocks = source.spec().layers.len();
-    let mut ratios = Vec::new();
     for index in 0..blocks {
         let mut block = Block::load_for_many(&loader, pass.context, index)?;
-        let middle = index == blocks / 2 && !settings.gptq.is_empty();
-        let mut collector = Collector::new(if middle { Extent::Full } else { Extent::Diagonal });
+        let mut collector = Collector::new(Extent::Diagonal);
         advance(&mut pass, &block, &mut collector)?;
         let moments = collector.moments()?;
-        if middle {
-            let mut collector = Collector::new(Extent::Full);
-            advance(&mut seen, &block, &mut collector)?;
-            ratios = gptq_ratios(source, settings, index, &collector.estimates()?, &moments)?;
-        } else if index < blocks / 2 {
-            advance(&mut seen, &block, &mut Collector::new(Extent::Diagonal))?;
-        }
-        let diagonals = if middle { diagonals(moments) } else { moments };
         for model in &mut rounded {
             for spec in float_layers(source, index) {
-                round_into(&mut block, loader, settings, model.bitmap, spec, &diagonals)?;
+                round_into(&mut block, loader, settings, model.bitmap, spec, &moments)?;
             }
             for together in model.states.chunks_mut(pass.streams.count()) {
                 let inputs = together.iter().map(|kept| pass.store.get(kept)).collect::<Result<Vec<_>>>()?;
@@ -124,17 +94,17 @@ pub fn measure_corrections(
         }
         divergences.extend(totals.into_iter().map(|total| total / tokens as f64));
     }
-    Ok(Corrections { divergences, gptq: ratios })
+    Ok(divergences)
 }
 
 /// The linear layers of a block that are not quantized yet.
-fn float_layers(source: &SourceModel, block: usize) -> impl Iterator<Item = &TensorSpec> {
+pub(super) fn float_layers(source: &SourceModel, block: usize) -> impl Iterator<Item = &TensorSpec> {
     let float = |spec: &&TensorSpec| !source.bitmap().contains_key(spec.path().unwrap_or_default());
     source.manifest().iter().filter(move |s| s.layer == Some(block) && s.quantizable()).filter(float)
 }
 
 /// Moves on, and forgets where from.
-fn advance(pass: &mut Pass<'_>, block: &Block, collector: &mut Collector) -> Result<()> {
+pub(super) fn advance(pass: &mut Pass<'_>, block: &Block, collector: &mut Collector) -> Result<()> {
     for kept in pass.advance(block, Some(collector))? {
         pass.store.discard(kept);
     }
@@ -200,83 +170,6 @@ fn head(
         head.weight = Weight::Float(rounded_weights(loader, settings, bitmap, spec, moments)?);
     }
     Ok(head)
-}
-
-/// GPTQ's loss over scale search's with each setting: of the first rows of every matrix of a block, together. Both know
-/// the moments that were `seen`, and lose on the `others`.
-fn gptq_ratios(
-    source: &SourceModel,
-    settings: &CorrectionSettings<'_>,
-    block: usize,
-    seen: &Moments,
-    others: &Moments,
-) -> Result<Vec<f64>> {
-    let seen = if seen.is_empty() { others } else { seen };
-    let mut losses = vec![[0.0; 2]; settings.gptq.len()];
-    let specs = || float_layers(source, block);
-    for (&role, others) in others {
-        let (Some(seen), Some(columns)) =
-            (seen.get(&role), specs().find(|spec| input_of(spec.role) == role).map(|spec| spec.shape[1]))
-        else {
-            continue;
-        };
-        let others = from_vec(others.clone(), &[columns, columns]);
-        let mut factored = None;
-        for spec in specs().filter(|spec| input_of(spec.role) == role) {
-            crate::interrupt::check()?;
-            let failed = |e| unrounded(spec, &e);
-            let hessian = match &mut factored {
-                Some(hessian) => hessian,
-                none => none.insert(Hessian::new(seen, columns, DAMPING).map_err(failed)?),
-            };
-            let mut weights = decode(source.tensor(&spec.name)?);
-            weights.truncate(ROWS * columns);
-            for (&quant, sums) in settings.gptq.iter().zip(&mut losses) {
-                if quant.packed_columns(columns).is_some() {
-                    let errors = errors(&weights, quant, settings.dtype, hessian).map_err(failed)?;
-                    for (sum, errors) in sums.iter_mut().zip(errors) {
-                        *sum += loss(errors, columns, &others)?;
-                    }
-                }
-            }
-        }
-    }
-    let ratio = |[feedback, search]: [f64; 2]| if search > 0.0 { feedback / search } else { 1.0 };
-    Ok(losses.into_iter().map(ratio).collect())
-}
-
-/// `Q(W) - W` of GPTQ and of scale search.
-fn errors(
-    weights: &[f32],
-    quant: Quant,
-    dtype: FloatType,
-    hessian: &Hessian<'_>,
-) -> Result<[Vec<f32>; 2], RoundingError> {
-    let mut feedback = vec![0.0; weights.len()];
-    let found = gptq(weights, quant, dtype, hessian)?;
-    affine::dequantize(found.quantized.as_slices(), quant, dtype, &mut feedback)?;
-    feedback.iter_mut().zip(weights).for_each(|(rounded, weight)| *rounded -= weight);
-    let mut search = vec![0.0; weights.len()];
-    let importance = hessian.diagonal();
-    search_error_into(weights, hessian.columns(), quant, dtype, Some(&importance), &mut search)?;
-    Ok([feedback, search])
-}
-
-/// tr(E H E^T).
-fn loss(errors: Vec<f32>, columns: usize, moments: &Array) -> Result<f64> {
-    let rows = errors.len() / columns;
-    let errors = from_vec(errors, &[rows, columns]);
-    let products = to_vec(&errors.matmul(moments)?.multiply(&errors)?)?;
-    Ok(products.iter().map(|&product| f64::from(product)).sum())
-}
-
-/// Of E[x x^T] the diagonal.
-fn diagonals(mut moments: Moments) -> Moments {
-    for values in moments.values_mut() {
-        let columns = values.len().isqrt();
-        *values = values.iter().step_by(columns + 1).copied().collect();
-    }
-    moments
 }
 
 impl FinalStates<'_> {

@@ -15,6 +15,7 @@ mod correction;
 mod decoder;
 #[cfg(all(test, target_os = "linux"))]
 mod exponentials;
+mod factors;
 mod forward;
 mod generate;
 mod learning;
@@ -38,8 +39,9 @@ mod way_back;
 pub use analysis::{AnalysisSettings, analyze};
 pub use caches::{CacheFigures, CacheSettings, ContextWindow};
 pub use compare::Comparison;
-pub use correction::{CorrectionSettings, Corrections, measure_corrections};
+pub use correction::{CorrectionSettings, measure_corrections};
 pub use decoder::DraftFigures;
+pub use factors::{FactorSettings, measure_factors};
 pub use forward::{FinalStates, run_forward};
 pub use generate::{Finish, Generation, PREFILL_STEP, Settings, Timings, generate};
 pub use load::{Rounding, Tuned};

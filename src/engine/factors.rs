@@ -1,0 +1,181 @@
+//! What the scores of single weights are off by in whole layers, tried on some rows of a few blocks.
+
+use std::collections::BTreeSet;
+
+use mlx_rs::Array;
+
+use super::Engine;
+use super::array::{from_vec, to_vec};
+use super::block::Block;
+use super::correction::{advance, float_layers};
+use super::forward::Pass;
+use super::load::{Loader, decode};
+use super::moments::{Collector, Extent, Moments, input_of};
+use super::score::unrounded;
+use crate::affine::{self, FloatType};
+use crate::candidate::Quant;
+use crate::checkpoint::SourceModel;
+use crate::correction::{ByBits, Correction};
+use crate::error::Result;
+use crate::rounding::{DAMPING, Hessian, RoundingError, gptq, search_error_into};
+
+/// Rows of each matrix that are tried.
+const ROWS: usize = 16;
+
+/// What to try.
+pub struct FactorSettings<'a> {
+    /// Token ids that errors are weighed on.
+    pub sequences: &'a [Vec<u32>],
+    /// Others, that GPTQ sees: on what it has seen it looks better than it is. Empty where it is not asked for.
+    pub seen: &'a [Vec<u32>],
+    /// Bits and group sizes, one a bit-width.
+    pub quants: &'a [Quant],
+    /// Whether scores take the errors of a layer's weights for independent.
+    pub diagonal: bool,
+    /// Dtype of scales and biases.
+    pub dtype: FloatType,
+    /// Bytes of hidden states in memory; more go to a temporary file.
+    pub memory: u64,
+    /// Called with (steps done, steps in all).
+    pub progress: &'a dyn Fn(usize, usize),
+}
+
+/// Tries scale search, and GPTQ if it is asked for, on every layer of two blocks: the first, which is like no other, and
+/// the one in the middle. Of both, the output error over that which scores stand for.
+pub fn measure_factors(
+    engine: &Engine,
+    source: &SourceModel,
+    settings: &FactorSettings<'_>,
+) -> Result<Correction> {
+    let loader = Loader::new(source, engine.compute_dtype(source.dtype()?));
+    let start = |sequences| Pass::embed(engine, loader, sequences, 1, settings.memory);
+    let (mut others, mut seen) = (start(settings.sequences)?, start(settings.seen)?);
+    let last = source.spec().layers.len() / 2;
+    let tried = BTreeSet::from([0, last]);
+    let mut factors = Correction::default();
+    for index in 0..=last {
+        let block = Block::load_for_many(&loader, others.context, index)?;
+        let extent = if tried.contains(&index) { Extent::Full } else { Extent::Diagonal };
+        let mut collectors = [Collector::new(extent), Collector::new(extent)];
+        advance(&mut others, &block, &mut collectors[0])?;
+        advance(&mut seen, &block, &mut collectors[1])?;
+        if tried.contains(&index) {
+            let [others, seen] = &mut collectors;
+            let inputs = Inputs { seen: seen.estimates()?, others: others.moments()? };
+            try_block(source, settings, index, inputs, &mut factors)?;
+        }
+        (settings.progress)(index + 1, last + 1);
+    }
+    Ok(factors)
+}
+
+/// E[x x^T] of a block's inputs.
+struct Inputs {
+    /// That rounding sees; none where GPTQ is not asked for.
+    seen: Moments,
+    /// That errors are weighed with.
+    others: Moments,
+}
+
+fn try_block(
+    source: &SourceModel,
+    settings: &FactorSettings<'_>,
+    block: usize,
+    inputs: Inputs,
+    factors: &mut Correction,
+) -> Result<()> {
+    for (&role, moments) in &inputs.others {
+        let specs = || float_layers(source, block).filter(|spec| input_of(spec.role) == role);
+        let Some(columns) = specs().map(|spec| spec.shape[1]).next() else { continue };
+        let others = Weighing::new(moments, columns);
+        let mut hessian = None;
+        for spec in specs() {
+            crate::interrupt::check()?;
+            let failed = |e| unrounded(spec, &e);
+            if let (None, Some(seen)) = (&hessian, inputs.seen.get(&role)) {
+                hessian = Some(Hessian::new(seen, columns, DAMPING).map_err(failed)?);
+            }
+            let mut weights = decode(source.tensor(&spec.name)?);
+            weights.truncate(ROWS * columns);
+            let layer = Tried { weights: &weights, dtype: settings.dtype, others: &others };
+            let (mut search, mut fed_back) = (ByBits::new(), ByBits::new());
+            for &quant in settings.quants.iter().filter(|quant| quant.packed_columns(columns).is_some()) {
+                let importance = hessian.as_ref().map_or_else(|| others.diagonal.clone(), Hessian::diagonal);
+                let errors = layer.search(quant, &importance).map_err(failed)?;
+                let loss = others.loss(&errors)?;
+                let scored = if settings.diagonal { others.independent(&errors) } else { loss };
+                if scored <= 0.0 {
+                    continue;
+                }
+                search.insert(quant.bits, loss / scored);
+                if let Some(hessian) = &hessian {
+                    let errors = layer.feed_back(quant, hessian).map_err(failed)?;
+                    fed_back.insert(quant.bits, others.loss(&errors)? / scored);
+                }
+            }
+            let path = spec.path().unwrap_or_default();
+            for (all, found) in [(&mut factors.search, search), (&mut factors.gptq, fed_back)] {
+                if !found.is_empty() {
+                    all.insert(path.to_owned(), found);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What errors are weighed with: H = E[x x^T].
+struct Weighing {
+    moments: Array,
+    diagonal: Vec<f32>,
+}
+
+impl Weighing {
+    fn new(moments: &[f32], columns: usize) -> Self {
+        Self {
+            moments: from_vec(moments.to_vec(), &[columns, columns]),
+            diagonal: moments.iter().step_by(columns + 1).copied().collect(),
+        }
+    }
+
+    /// tr(E H E^T).
+    fn loss(&self, errors: &[f32]) -> Result<f64> {
+        let columns = self.diagonal.len();
+        let errors = from_vec(errors.to_vec(), &[errors.len() / columns, columns]);
+        let products = to_vec(&errors.matmul(&self.moments)?.multiply(&errors)?)?;
+        Ok(products.iter().map(|&product| f64::from(product)).sum())
+    }
+
+    /// The same if the errors had nothing to do with one another.
+    fn independent(&self, errors: &[f32]) -> f64 {
+        let rows = errors.chunks_exact(self.diagonal.len());
+        let weighed = rows.flat_map(|row| row.iter().zip(&self.diagonal));
+        weighed.map(|(error, moment)| f64::from(error * error * moment)).sum()
+    }
+}
+
+/// Rows of a layer.
+struct Tried<'a> {
+    weights: &'a [f32],
+    dtype: FloatType,
+    others: &'a Weighing,
+}
+
+impl Tried<'_> {
+    /// `Q(W) - W` of scale search.
+    fn search(&self, quant: Quant, importance: &[f32]) -> Result<Vec<f32>, RoundingError> {
+        let mut errors = vec![0.0; self.weights.len()];
+        let columns = self.others.diagonal.len();
+        search_error_into(self.weights, columns, quant, self.dtype, Some(importance), &mut errors)?;
+        Ok(errors)
+    }
+
+    /// The same of GPTQ.
+    fn feed_back(&self, quant: Quant, hessian: &Hessian<'_>) -> Result<Vec<f32>, RoundingError> {
+        let mut errors = vec![0.0; self.weights.len()];
+        let found = gptq(self.weights, quant, self.dtype, hessian)?;
+        affine::dequantize(found.quantized.as_slices(), quant, self.dtype, &mut errors)?;
+        errors.iter_mut().zip(self.weights).for_each(|(rounded, weight)| *rounded -= weight);
+        Ok(errors)
+    }
+}

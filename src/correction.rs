@@ -198,8 +198,10 @@ mod tests {
     fn layers_take_the_factors_of_their_kind_in_the_next_block_that_has_any() {
         let at_2 = |path: &str| scored(&correction(), Technique::Gptq, path)[0];
         let of_block = |block| at_2(&format!("model.layers.{block}.down"));
-        assert_eq!([0, 1, 9, 10, 11].map(of_block), [0.25, 0.75, 0.75, 0.75, 0.75]);
-        assert_eq!(["model.layers.3.up", "lm_head"].map(at_2), [0.5; 2], "the mean of all");
+        let found: Vec<f64> = [0, 1, 9, 10, 11].into_iter().map(of_block).collect();
+        assert_eq!(found, [0.25, 0.75, 0.75, 0.75, 0.75]);
+        let found: Vec<f64> = ["model.layers.3.up", "lm_head"].into_iter().map(at_2).collect();
+        assert_eq!(found, [0.5; 2], "the mean of all");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::sensitivity::scored_every;
 use crate::spec::{DecoderSpec, Manifest};
+use crate::tuning::LOOK_EVERY;
 
 /// What this machine does in a second.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -20,8 +21,10 @@ pub struct Rates {
     pub fed_back: f64,
 }
 
-/// Share of the matrix product's rate that passes through blocks reach: norms, softmax and copies take the rest.
-const BLOCKS: f64 = 0.43;
+/// Share of the matrix product's rate that passes through wide blocks reach, and the width at which norms, softmax and copies
+/// take as long as the products: 0.43 was found at 256, 0.68 at 576 and 0.8 at 1536.
+const BLOCKS: f64 = 0.95;
+const NARROW: f64 = 310.0;
 /// The same of factoring Hessians and feeding errors back.
 const FEEDBACK: f64 = 0.35;
 /// Tokens that whole models are measured on, at most.
@@ -58,6 +61,8 @@ pub struct Work<'a> {
     pub windows: usize,
     /// Steps of distillation.
     pub distill: usize,
+    /// Windows that it is watched on.
+    pub watched: usize,
     /// Rounds of refinement.
     pub refine: usize,
     /// Bytes of hidden states in memory at most.
@@ -97,7 +102,7 @@ impl Work<'_> {
     pub fn estimate(&self, rates: Rates) -> Estimate {
         let tokens = (self.sequences * self.length) as f64;
         let measured = (self.measured * self.length) as f64;
-        let per_second = rates.flops * BLOCKS;
+        let per_second = self.per_second(rates);
         let (blocks, head) = (self.block_flops(), self.head_flops());
         let forward = |tokens: f64| tokens * (blocks + head) / per_second;
         let scoring = self.scoring(rates);
@@ -124,8 +129,13 @@ impl Work<'_> {
         let round = 2.0 * inputs + (1.0 + NEIGHBOURS) * codes + tokens * 5.0 * blocks / per_second;
         seconds.push(("refining", self.refine as f64 * round));
         let batch = (4 * self.length) as f64;
-        let looks = self.distill as f64 / 10.0 * forward(8.0 * self.length as f64);
-        seconds.push(("distilling", ALONE * (self.distill as f64 * 4.0 * forward(batch) + looks)));
+        if self.distill > 0 {
+            // Both models see what is watched; the float one what is learned from, too.
+            let watched = forward((self.watched * self.length) as f64);
+            let looks = 1.0 + self.distill as f64 / LOOK_EVERY as f64;
+            let steps = ALONE * self.distill as f64 * 4.0 * forward(batch);
+            seconds.push(("distilling", steps + looks * watched + forward(tokens) + watched));
+        }
         seconds.push(("evaluating", 2.0 * forward((self.windows * self.length) as f64)));
         let stages = seconds.into_iter().filter(|(_, seconds)| *seconds > 0.0);
         let layers = self.spec.layers.len().max(1) as f64;
@@ -141,12 +151,18 @@ impl Work<'_> {
         }
     }
 
+    /// Operations of passes through blocks in a second.
+    fn per_second(&self, rates: Rates) -> f64 {
+        let width = self.spec.hidden_size as f64;
+        rates.flops * BLOCKS * width / (width + NARROW)
+    }
+
     /// Seconds of trying what whole layers' errors are beside scores: half the blocks forward, moments of two of them.
     fn factors(&self, tokens: f64, rates: Rates) -> f64 {
         let layers = self.spec.layers.len().max(1) as f64;
         let passes = tokens * (self.block_flops() / 2.0 + 2.0 / layers * self.moment_flops());
         let factored: f64 = self.inputs().iter().map(|columns| 2.0 * columns.powi(3) / 3.0).sum();
-        passes / (rates.flops * BLOCKS) + factored / (rates.flops * FEEDBACK)
+        passes / self.per_second(rates) + factored / (rates.flops * FEEDBACK)
     }
 
     /// Weights of all linear layers.
@@ -182,10 +198,10 @@ impl Work<'_> {
         2.0 * (self.spec.hidden_size * self.spec.vocab_size) as f64
     }
 
-    /// Operations of E[x x^T] for a token: q, k and v share an input, and gate and up.
+    /// Operations of E[x x^T] for a token, half of which is the other half's mirror image: q, k and v share an input, and
+    /// gate and up.
     fn moment_flops(&self) -> f64 {
-        2.0 * self.inputs().iter().map(|columns| columns * columns).sum::<f64>()
-            * self.spec.layers.len() as f64
+        self.inputs().iter().map(|columns| columns * columns).sum::<f64>() * self.spec.layers.len() as f64
     }
 
     /// Columns of the four inputs of a block.
@@ -213,23 +229,17 @@ impl Work<'_> {
         // Sums of products, their means and a factor.
         let moments = self.inputs().iter().map(|columns| (columns * columns) as u64).sum::<u64>() * F32;
         let rounding = if self.feedback { 2 * largest_block + 3 * moments } else { 0 };
-        let evaluating = if self.windows > 0 { 2 * logits } else { 0 };
+        let evaluating = if self.windows > 0 { logits } else { 0 };
+        let tuning = if self.distill + self.refine > 0 { self.learning(14 * largest_block) } else { 0 };
         if self.sequences == 0 && self.windows == 0 {
             return PROCESS;
         }
-        // What is freed is kept for the next stage, as far as it fits.
-        let distilling = if self.distill > 0 { self.learning(6 * largest_block) } else { 0 };
-        PROCESS
-            + ends
-            + logits
-            + measuring
-            + rounding
-            + evaluating
-            + distilling
-            + states.min(self.activations)
+        // One stage gives back what the next one takes.
+        let stage = [measuring, rounding, evaluating, tuning].into_iter().max().unwrap_or(0);
+        PROCESS + ends + logits + stage + states.min(self.activations)
     }
 
-    /// Bytes of distillation beside those of the `block`s: what the way back through one keeps of the tokens, and scales
+    /// Bytes of distillation, and about those of refinement, beside those of the `block`s: what the way back through one keeps of the tokens, and scales
     /// and biases with their gradients and moments, in groups of 64.
     fn learning(&self, block: u64) -> u64 {
         let DecoderSpec { hidden_size, intermediate_size, num_attention_heads, .. } = self.spec;
@@ -286,6 +296,7 @@ mod tests {
             feedback: true,
             windows: 4,
             distill: 0,
+            watched: 4,
             refine: 0,
             activations: 1 << 29,
         };

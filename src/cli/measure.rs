@@ -16,8 +16,8 @@ pub struct Calibration {
     #[arg(long, value_name = "FILE")]
     pub calibration: Option<PathBuf>,
     /// How much is done for the result; other flags override what it stands for [default: the recipe's, or balanced]. Times
-    /// and memory are estimates for 950 M parameters and sequences of 512 tokens on two cores (400 GFLOP a second); for a
-    /// model and machine at hand they are printed before the work begins
+    /// and memory are those of 950 M parameters and sequences of 512 tokens on two cores (400 GFLOP a second), of best by
+    /// the estimate; for a model and machine at hand that is printed before the work begins
     #[arg(long, value_enum)]
     pub quality: Option<Quality>,
     /// Sequences of the text: GPTQ sees them all [default: the recipe's, or 64; 16 with --quality fast, 128 with best]

@@ -165,16 +165,21 @@ impl Measure<'_> {
         Ok(correction)
     }
 
-    /// A part of the sequences, and those that GPTQ may see; of the others, if there are enough, that sensitivities were not
-    /// measured on: texts differ, and more of them say more.
+    /// A part of the sequences to measure on, and the others, which GPTQ may see. The part is of those that sensitivities
+    /// were not measured on, if there are enough: texts differ, and more of them say more.
     fn apart(&self) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
+        if let [only] = self.sequences {
+            let (first, second) = only.split_at(only.len() / 2);
+            return (vec![second.to_vec()], vec![first.to_vec()]);
+        }
         let most = self.sequences.len().div_ceil(4);
         let count = TOKENS.div_ceil(self.measurement.sequence_length).min(most);
         let fresh = spread(self.sequences, self.measured.len()).1;
         let (chosen, _) = spread(if fresh.len() < count { self.sequences } else { &fresh }, count);
-        let others: Vec<_> =
+        let seen: Vec<_> =
             self.sequences.iter().filter(|sequence| !chosen.contains(sequence)).cloned().collect();
-        let seen = if others.is_empty() { chosen.clone() } else { others };
+        // A text may say one thing over and over.
+        let seen = if seen.is_empty() { chosen.clone() } else { seen };
         (chosen, seen)
     }
 

@@ -63,7 +63,7 @@ impl Scoring<'_> {
                 let to = (from + found.positions_at_once()).min(predicted);
                 let logits = found.logits(index, from, to)?;
                 let other = match (against, &reference) {
-                    (Against::Kept(kept), _) => Some(kept.log_probs(index, from, to)),
+                    (Against::Kept(kept), _) => Some(kept.log_probs(index, from, to)?),
                     (_, Some(reference)) => Some(reference.logits(index, from, to)?),
                     _ => None,
                 };

@@ -18,6 +18,7 @@ use crate::checkpoint::SourceModel;
 use crate::correction::{ByBits, Correction};
 use crate::error::Result;
 use crate::rounding::{DAMPING, Hessian, RoundingError, gptq, search_error_into};
+use crate::spec::TensorSpec;
 
 /// Rows of each matrix that are tried.
 const ROWS: usize = 16;
@@ -62,7 +63,7 @@ pub fn measure_factors(
         if tried.contains(&index) {
             let [others, seen] = &mut collectors;
             let inputs = Inputs { seen: seen.estimates()?, others: others.moments()? };
-            try_block(source, settings, index, inputs, &mut factors)?;
+            try_block(source, settings, index, &inputs, &mut factors)?;
         }
         (settings.progress)(index + 1, last + 1);
     }
@@ -81,7 +82,7 @@ fn try_block(
     source: &SourceModel,
     settings: &FactorSettings<'_>,
     block: usize,
-    inputs: Inputs,
+    inputs: &Inputs,
     factors: &mut Correction,
 ) -> Result<()> {
     for (&role, moments) in &inputs.others {
@@ -91,30 +92,16 @@ fn try_block(
         let mut hessian = None;
         for spec in specs() {
             crate::interrupt::check()?;
-            let failed = |e| unrounded(spec, &e);
             if let (None, Some(seen)) = (&hessian, inputs.seen.get(&role)) {
-                hessian = Some(Hessian::new(seen, columns, DAMPING).map_err(failed)?);
+                let found = Hessian::new(seen, columns, DAMPING);
+                hessian = Some(found.map_err(|e| unrounded(spec, &e))?);
             }
             let mut weights = decode(source.tensor(&spec.name)?);
             weights.truncate(ROWS * columns);
-            let layer = Tried { weights: &weights, dtype: settings.dtype, others: &others };
-            let (mut search, mut fed_back) = (ByBits::new(), ByBits::new());
-            for &quant in settings.quants.iter().filter(|quant| quant.packed_columns(columns).is_some()) {
-                let importance = hessian.as_ref().map_or_else(|| others.diagonal.clone(), Hessian::diagonal);
-                let errors = layer.search(quant, &importance).map_err(failed)?;
-                let loss = others.loss(&errors)?;
-                let scored = if settings.diagonal { others.independent(&errors) } else { loss };
-                if scored <= 0.0 {
-                    continue;
-                }
-                search.insert(quant.bits, loss / scored);
-                if let Some(hessian) = &hessian {
-                    let errors = layer.feed_back(quant, hessian).map_err(failed)?;
-                    fed_back.insert(quant.bits, others.loss(&errors)? / scored);
-                }
-            }
+            let layer = Tried { spec, weights: &weights, others: &others, settings };
             let path = spec.path().unwrap_or_default();
-            for (all, found) in [(&mut factors.search, search), (&mut factors.gptq, fed_back)] {
+            let [search, gptq] = layer.factors(hessian.as_ref())?;
+            for (all, found) in [(&mut factors.search, search), (&mut factors.gptq, gptq)] {
                 if !found.is_empty() {
                     all.insert(path.to_owned(), found);
                 }
@@ -156,25 +143,50 @@ impl Weighing {
 
 /// Rows of a layer.
 struct Tried<'a> {
+    spec: &'a TensorSpec,
     weights: &'a [f32],
-    dtype: FloatType,
     others: &'a Weighing,
+    settings: &'a FactorSettings<'a>,
 }
 
 impl Tried<'_> {
+    /// The factors of scale search, and those of GPTQ if there is a `hessian`.
+    fn factors(&self, hessian: Option<&Hessian<'_>>) -> Result<[ByBits; 2]> {
+        let (mut search, mut fed_back) = (ByBits::new(), ByBits::new());
+        let others = self.others;
+        let columns = others.diagonal.len();
+        let importance = hessian.map_or_else(|| others.diagonal.clone(), Hessian::diagonal);
+        let fits = |quant: &&Quant| quant.packed_columns(columns).is_some();
+        for &quant in self.settings.quants.iter().filter(fits) {
+            let errors = self.search(quant, &importance).map_err(|e| unrounded(self.spec, &e))?;
+            let loss = others.loss(&errors)?;
+            let scored = if self.settings.diagonal { others.independent(&errors) } else { loss };
+            if scored <= 0.0 {
+                continue;
+            }
+            search.insert(quant.bits, loss / scored);
+            if let Some(hessian) = hessian {
+                let errors = self.feed_back(quant, hessian).map_err(|e| unrounded(self.spec, &e))?;
+                fed_back.insert(quant.bits, others.loss(&errors)? / scored);
+            }
+        }
+        Ok([search, fed_back])
+    }
+
     /// `Q(W) - W` of scale search.
     fn search(&self, quant: Quant, importance: &[f32]) -> Result<Vec<f32>, RoundingError> {
         let mut errors = vec![0.0; self.weights.len()];
-        let columns = self.others.diagonal.len();
-        search_error_into(self.weights, columns, quant, self.dtype, Some(importance), &mut errors)?;
+        let (columns, dtype) = (self.others.diagonal.len(), self.settings.dtype);
+        search_error_into(self.weights, columns, quant, dtype, Some(importance), &mut errors)?;
         Ok(errors)
     }
 
     /// The same of GPTQ.
     fn feed_back(&self, quant: Quant, hessian: &Hessian<'_>) -> Result<Vec<f32>, RoundingError> {
         let mut errors = vec![0.0; self.weights.len()];
-        let found = gptq(self.weights, quant, self.dtype, hessian)?;
-        affine::dequantize(found.quantized.as_slices(), quant, self.dtype, &mut errors)?;
+        let dtype = self.settings.dtype;
+        let found = gptq(self.weights, quant, dtype, hessian)?;
+        affine::dequantize(found.quantized.as_slices(), quant, dtype, &mut errors)?;
         errors.iter_mut().zip(self.weights).for_each(|(rounded, weight)| *rounded -= weight);
         Ok(errors)
     }

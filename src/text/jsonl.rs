@@ -36,6 +36,15 @@ pub(super) fn is_jsonl(path: &Path, text: &str) -> bool {
     lines.all(|line| line.starts_with('{') && serde_json::from_str::<Map<String, Value>>(line).is_ok())
 }
 
+/// Whether all of `text` is one object such as a line would hold, or a list of them.
+pub(super) fn is_one_value(text: &str) -> bool {
+    let is_record =
+        |object: &Map<String, Value>| object.contains_key("text") || object.contains_key("messages");
+    let list = serde_json::from_str::<Vec<Map<String, Value>>>(text);
+    list.is_ok_and(|list| list.iter().any(is_record))
+        || serde_json::from_str(text).is_ok_and(|object| is_record(&object))
+}
+
 /// The lines of `text`; `path` is only for messages.
 pub(super) fn read(path: &Path, text: &str) -> Result<Vec<Record>> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
@@ -62,7 +71,7 @@ impl Record {
             (None, Some(other)) => {
                 return Err(wrong("text", format!("expected a string, found {}", kind(other))));
             }
-            (None, None) => return Err(wrong("text", "missing, and so is `messages`".to_owned())),
+            (None, None) => return Err(wrong("text", "missing or null, and so is `messages`".to_owned())),
         };
         Ok(Self { line, document })
     }
@@ -152,11 +161,23 @@ mod tests {
     }
 
     #[test]
+    fn one_list_of_records_is_refused() {
+        for text in ["[{\"text\": \"one\"},\n {\"text\": \"two\"}]\n", "{\n  \"messages\": []\n}"] {
+            let error = open("a.json", text.as_bytes()).unwrap_err();
+            assert!(error.to_string().contains("one JSON value"), "{error}");
+            assert!(error.hint_text().unwrap().contains("jq"), "{error:?}");
+        }
+        for text in ["[1, 2]\n", "[{\"name\": \"a\"}]\nand so on\n", "[link]: target\n"] {
+            assert_eq!(open("a.json", text.as_bytes()).unwrap().form(), "plain text");
+        }
+    }
+
+    #[test]
     fn errors_name_line_and_key() {
         for (line, expected) in [
             ("{\"text\": ", "line 3: not valid JSON"),
             ("[1]", "line 3: expected an object, found a list"),
-            ("{\"prompt\": \"x\"}", "key `text`: line 3: missing, and so is `messages`"),
+            ("{\"prompt\": \"x\"}", "key `text`: line 3: missing or null, and so is `messages`"),
             ("{\"text\": 5}", "key `text`: line 3: expected a string, found a number"),
             (
                 "{\"messages\": []}",

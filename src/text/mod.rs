@@ -85,6 +85,10 @@ impl Text {
         if jsonl::is_jsonl(path, &text) {
             return Ok(Contents::Records(jsonl::read(path, &text)?));
         }
+        if jsonl::is_one_value(&text) {
+            return Err(Error::file(path, "is one JSON value; JSONL has an object a line")
+                .hint("`jq -c '.[]' FILE.json > FILE.jsonl` makes lines of a list"));
+        }
         Ok(Contents::Plain(text))
     }
 

@@ -52,6 +52,11 @@ impl Job<'_> {
             feedback: self.technique == Technique::Gptq,
             windows,
             distill: self.tuning.distill.unwrap_or(0) as usize,
+            watched: self
+                .tuning
+                .distill
+                .and_then(|_| self.slice().ok())
+                .map_or(0, |slice| slice.windows.len()),
             refine: self.tuning.refine.unwrap_or(0) as usize,
             activations: self.calibration.memory,
         })

@@ -76,15 +76,19 @@ impl Job<'_> {
 
     fn predicted(&self, Decision { solution, table, .. }: &Decision, kl: f64) -> String {
         let gap = 100.0 * solution.gap / kl.abs().max(f64::MIN_POSITIVE);
+        let choice = if gap < 0.005 {
+            "with the best choice of bits".to_owned()
+        } else {
+            format!("within {gap:.2} % of the best choice of bits")
+        };
         let known = table.as_ref().is_some_and(|table| !table.correction.gptq.is_empty());
         let lower = if self.technique == Technique::Gptq && !known {
             "; that is for scale search, GPTQ comes out lower"
         } else {
             ""
         };
-        format!(
-            "predicted KL divergence: {kl:.3e} nats per token, within {gap:.2} % of the best choice of bits{lower}\n"
-        )
+        let before = if self.tuning.distill.is_some() { ", before distillation" } else { "" };
+        format!("predicted KL divergence: {kl:.3e} nats per token, {choice}{lower}{before}\n")
     }
 
     fn below_target(&self, bpw: f64, total: u64) -> String {

@@ -11,7 +11,7 @@ use crate::text::{Split, Text, Windows};
 const MOST_HELD_OUT: usize = 8;
 
 /// Tokens below which what is measured on them is little more than chance.
-const FEW_TOKENS: usize = 1024;
+const FEW_TOKENS: usize = 4096;
 
 /// Windows to watch progress on at most.
 const MOST_SPARE: usize = 16;

@@ -12,6 +12,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
@@ -54,6 +55,28 @@ impl Correction {
     /// Whether it changes nothing.
     pub fn is_empty(&self) -> bool {
         self.search.is_empty() && self.gptq.is_empty() && self.measured.is_empty()
+    }
+
+    /// What no measurement finds, if there is such a thing.
+    pub fn wrong(&self) -> Option<String> {
+        const FACTORS: RangeInclusive<f64> = 0.0..=1e6;
+        let factors =
+            [("search", &self.search), ("gptq", &self.gptq)].into_iter().flat_map(|(way, layers)| {
+                let by_bits =
+                    layers.iter().flat_map(|(path, factors)| factors.iter().map(move |found| (path, found)));
+                by_bits.map(move |(path, (bits, factor))| (way, path, bits, *factor))
+            });
+        let unlikely = |(_, _, _, factor): &(&str, &String, &u32, f64)| !FACTORS.contains(factor);
+        if let Some((way, path, bits, factor)) = factors.into_iter().find(unlikely) {
+            return Some(format!("`{way}` has a factor of {factor} for layer `{path}` with {bits} bits"));
+        }
+        let is_divergence = |value: f64| value.is_finite() && value >= 0.0;
+        let wrong = self.measured.iter().find(|point| {
+            let sizes = !is_divergence(point.predicted) || !is_divergence(point.measured);
+            sizes || point.predicted > 0.0 && !FACTORS.contains(&(point.measured / point.predicted))
+        })?;
+        let Measured { bpw, predicted, measured } = wrong;
+        Some(format!("`measured` has {measured} for {predicted} predicted at {bpw} bpw"))
     }
 
     /// Scores as they are for `technique`: those of affine candidates times the factors of the layer. Where it is not known
@@ -202,6 +225,23 @@ mod tests {
         assert_eq!(found, [0.25, 0.75, 0.75, 0.75, 0.75]);
         let found: Vec<f64> = ["model.layers.3.up", "lm_head"].into_iter().map(at_2).collect();
         assert_eq!(found, [0.5; 2], "the mean of all");
+    }
+
+    #[test]
+    fn what_no_measurement_finds_is_said() {
+        assert_eq!(correction().wrong(), None);
+        let path = "model.layers.0.down".to_owned();
+        for factor in [-1.0, f64::NAN, 1e300] {
+            let wrong = Correction { gptq: [(path.clone(), [(3, factor)].into())].into(), ..correction() };
+            assert!(wrong.wrong().unwrap().contains("`model.layers.0.down` with 3 bits"));
+        }
+        for (predicted, measured) in [(-1.0, 1.0), (1.0, -1.0), (1e-300, 1e300), (1.0, f64::INFINITY)] {
+            let wrong = Correction {
+                measured: vec![Measured { bpw: 3.0, predicted, measured }],
+                ..Correction::default()
+            };
+            assert!(wrong.wrong().unwrap().contains("at 3 bpw"));
+        }
     }
 
     #[test]

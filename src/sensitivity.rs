@@ -138,6 +138,8 @@ impl Measurement {
     }
 }
 
+const AGAIN: &str = "`mixbit analyze` writes whole tables: measure again";
+
 /// A whole table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Table {
@@ -156,7 +158,7 @@ impl Table {
         let text = fs::read_to_string(path).map_err(|e| Error::io(path, e))?;
         lfs_pointer::refuse(path, text.as_bytes())?;
         let table: Self = serde_json::from_str(&text).map_err(|e| {
-            Error::file(path, format!("not a sensitivity table: {e}")).hint("`mixbit analyze` writes them")
+            Error::file(path, format!("not a sensitivity table of this version of mixbit: {e}")).hint(AGAIN)
         })?;
         table.validate(path)?;
         let signed = table.measurement.method.starts_with("alignment");
@@ -175,7 +177,6 @@ impl Table {
 
     /// Fails on what no measurement writes.
     fn validate(&self, path: &Path) -> Result<()> {
-        let again = "`mixbit analyze` writes whole tables: measure again";
         let Measurement { version, method, .. } = &self.measurement;
         if *version != 1 {
             return Err(Error::key(
@@ -183,26 +184,29 @@ impl Table {
                 "measurement.version",
                 format!("is {version}, this mixbit knows 1"),
             )
-            .hint(again));
+            .hint(AGAIN));
         }
         if !["fisher-diagonal", "fisher-directional"].contains(&method.as_str())
             && !method.starts_with("alignment at ")
         {
             return Err(
-                Error::key(path, "measurement.method", format!("`{method}` is not known")).hint(again)
+                Error::key(path, "measurement.method", format!("`{method}` is not known")).hint(AGAIN)
             );
         }
         if self.layers.is_empty() {
-            return Err(Error::file(path, "holds no layers").hint(again));
+            return Err(Error::file(path, "holds no layers").hint(AGAIN));
+        }
+        if let Some(wrong) = self.correction.wrong() {
+            return Err(Error::key(path, "correction", wrong).hint(AGAIN));
         }
         let mut seen = BTreeSet::new();
         for layer in &self.layers {
             if !seen.insert(&layer.path) {
-                return Err(Error::key(path, &layer.path, "is there twice").hint(again));
+                return Err(Error::key(path, &layer.path, "is there twice").hint(AGAIN));
             }
             let quants: BTreeSet<Quant> = layer.scores.iter().map(|score| score.quant).collect();
             if quants.len() != layer.scores.len() {
-                return Err(Error::key(path, &layer.path, "has a candidate twice").hint(again));
+                return Err(Error::key(path, &layer.path, "has a candidate twice").hint(AGAIN));
             }
         }
         Ok(())

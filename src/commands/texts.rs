@@ -10,7 +10,7 @@ use crate::text::{Split, Text, Windows};
 /// Windows of held-out text at most.
 const MOST_HELD_OUT: usize = 8;
 
-/// Tokens below which what is measured on them is little more than chance.
+/// Tokens up to which what is measured on them is little more than chance.
 const FEW_TOKENS: usize = 4096;
 
 /// Windows to watch progress on at most.
@@ -93,7 +93,7 @@ fn few(text: &str, found: usize, length: usize, calibration: &Calibration) -> Re
     if found < wanted {
         notes.push(format!("{text} gives {found} of {wanted} sequences of {length} tokens"));
     }
-    if found * length < FEW_TOKENS {
+    if found * length <= FEW_TOKENS {
         notes.push(format!("few tokens: predictions and GPTQ rest on {}", count(found * length, "token")));
     }
     Ok(notes)

@@ -40,9 +40,12 @@ pub(super) fn is_jsonl(path: &Path, text: &str) -> bool {
 pub(super) fn is_one_value(text: &str) -> bool {
     let is_record =
         |object: &Map<String, Value>| object.contains_key("text") || object.contains_key("messages");
-    let list = serde_json::from_str::<Vec<Map<String, Value>>>(text);
-    list.is_ok_and(|list| list.iter().any(is_record))
-        || serde_json::from_str(text).is_ok_and(|object| is_record(&object))
+    let cut_off = |e: &serde_json::Error| e.is_eof() && text.trim_start().starts_with('[');
+    let list = match serde_json::from_str::<Vec<Map<String, Value>>>(text) {
+        Ok(list) => list.iter().any(is_record),
+        Err(e) => cut_off(&e),
+    };
+    list || serde_json::from_str(text).is_ok_and(|object| is_record(&object))
 }
 
 /// The lines of `text`; `path` is only for messages.
@@ -162,7 +165,11 @@ mod tests {
 
     #[test]
     fn one_list_of_records_is_refused() {
-        for text in ["[{\"text\": \"one\"},\n {\"text\": \"two\"}]\n", "{\n  \"messages\": []\n}"] {
+        for text in [
+            "[{\"text\": \"one\"},\n {\"text\": \"two\"}]\n",
+            "{\n  \"messages\": []\n}",
+            "[{\"text\": \"cut o",
+        ] {
             let error = open("a.json", text.as_bytes()).unwrap_err();
             assert!(error.to_string().contains("one JSON value"), "{error}");
             assert!(error.hint_text().unwrap().contains("jq"), "{error:?}");

@@ -12,6 +12,7 @@ use crate::plural::count;
 use crate::record::{Distillation, Evaluation, Record, Refinement};
 use crate::report::{bit_table, bytes, class_bars, class_table, out, plus_minus};
 use crate::rounding::Technique;
+use crate::sensitivity::Table;
 
 impl Job<'_> {
     /// What is reachable, before any work.
@@ -81,14 +82,13 @@ impl Job<'_> {
         } else {
             format!("within {gap:.2} % of the best choice of bits")
         };
-        let known = table.as_ref().is_some_and(|table| !table.correction.gptq.is_empty());
-        let lower = if self.technique == Technique::Gptq && !known {
-            "; that is for scale search, GPTQ comes out lower"
-        } else {
-            ""
-        };
+        let Some(table) = table else { return String::new() };
+        if table.measurement.method.starts_with("alignment") {
+            return format!("alignment score: {kl:.3e}, {choice}; it is no KL divergence\n");
+        }
+        let other = other_rounding(self.technique, table);
         let before = if self.tuning.distill.is_some() { ", before distillation" } else { "" };
-        format!("predicted KL divergence: {kl:.3e} nats per token, {choice}{lower}{before}\n")
+        format!("predicted KL divergence: {kl:.3e} nats per token, {choice}{other}{before}\n")
     }
 
     fn below_target(&self, bpw: f64, total: u64) -> String {
@@ -98,6 +98,18 @@ impl Job<'_> {
             Target::Fixed => String::new(),
         }
     }
+}
+
+/// What to know where the `table` scores another rounding than that in force.
+fn other_rounding(technique: Technique, table: &Table) -> String {
+    let scored = table.measurement.rounding;
+    let than = match (technique, scored) {
+        (Technique::Gptq, Technique::Search) if !table.correction.gptq.is_empty() => return String::new(),
+        (now, then) if now == then => return String::new(),
+        (Technique::Rtn, _) => "higher",
+        _ => "lower",
+    };
+    format!("; that is for --rounding {scored}, {technique} comes out {than}")
 }
 
 /// `3 at 4 bits, 2 at 8 bits, `

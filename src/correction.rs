@@ -21,6 +21,9 @@ use crate::candidate::Mode;
 use crate::rounding::Technique;
 use crate::sensitivity::LayerSensitivity;
 
+/// Tokens that whole models are measured on, about.
+pub const MEASURED_TOKENS: usize = 4096;
+
 /// A factor a bit-width.
 pub type ByBits = BTreeMap<u32, f64>;
 /// Factors of some layers, by path.

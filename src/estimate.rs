@@ -4,9 +4,10 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::correction::MEASURED_TOKENS;
 use crate::sensitivity::scored_every;
 use crate::spec::{DecoderSpec, Manifest};
-use crate::tuning::LOOK_EVERY;
+use crate::tuning::{LOOK_EVERY, TOGETHER};
 
 /// What this machine does in a second.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,10 +28,6 @@ const BLOCKS: f64 = 0.95;
 const NARROW: f64 = 310.0;
 /// The same of factoring Hessians and feeding errors back.
 const FEEDBACK: f64 = 0.35;
-/// Tokens that whole models are measured on, at most.
-const MEASURED: f64 = 4096.0;
-/// Tokens of a step of distillation that go through a block together.
-const TOGETHER: usize = 1024;
 /// Share of the matrix product's rate that steps of distillation reach: 0.5 was found at widths of 256 and 1536.
 const STEPS: f64 = 0.5;
 /// Candidates that a round of refinement rounds every layer to, beside the one in force.
@@ -111,7 +108,7 @@ impl Work<'_> {
             // Forward; and for the way back forward again and two products for each of it.
             let passes = measured * (4.0 * blocks + 2.0 * head) / per_second;
             // Three whole models and the float one, on a part of the text.
-            let part = ((self.sequences.div_ceil(4) * self.length) as f64).min(MEASURED);
+            let part = (self.sequences.div_ceil(4) * self.length).min(MEASURED_TOKENS) as f64;
             let whole = 3.0 * self.linear() / rates.scored + 4.0 * forward(part);
             let factors = self.factors(if self.feedback { tokens } else { part }, rates);
             seconds.push(("measuring", passes + scoring + whole + factors));
@@ -239,8 +236,8 @@ impl Work<'_> {
         PROCESS + ends + logits + stage + states.min(self.activations)
     }
 
-    /// Bytes of distillation, and about those of refinement, beside those of the `block`s: what the way back through one keeps of the tokens, and scales
-    /// and biases with their gradients and moments, in groups of 64.
+    /// Bytes of distillation, and about those of refinement, beside those of the `block`s: what the way back through one
+    /// keeps of the tokens, and scales and biases with their gradients and moments, in groups of 64.
     fn learning(&self, block: u64) -> u64 {
         let DecoderSpec { hidden_size, intermediate_size, num_attention_heads, .. } = self.spec;
         let token = 12 * hidden_size + 6 * intermediate_size + num_attention_heads * self.length;

@@ -9,7 +9,7 @@ use crate::affine::FloatType;
 use crate::bitmap::BitMap;
 use crate::candidate::{Mode, Quant};
 use crate::checkpoint::SourceModel;
-use crate::correction::{Correction, Measured};
+use crate::correction::{Correction, MEASURED_TOKENS, Measured};
 use crate::engine::{
     AnalysisSettings, CorrectionSettings, Engine, FactorSettings, analyze, measure_corrections,
     measure_factors,
@@ -109,8 +109,6 @@ impl<'a> Measure<'a> {
 
 /// Bits a weight of the whole models that are measured, from the largest; those in reach.
 const SIZES: [f64; 3] = [4.5, 3.0, 2.5];
-/// Tokens that they are measured on, about.
-const TOKENS: usize = 4096;
 
 impl Measure<'_> {
     /// Measures what the predictions of `layers` are off by if they are rounded by `technique`.
@@ -173,7 +171,7 @@ impl Measure<'_> {
             return (vec![second.to_vec()], vec![first.to_vec()]);
         }
         let most = self.sequences.len().div_ceil(4);
-        let count = TOKENS.div_ceil(self.measurement.sequence_length).min(most);
+        let count = MEASURED_TOKENS.div_ceil(self.measurement.sequence_length).min(most);
         let fresh = spread(self.sequences, self.measured.len()).1;
         let (chosen, _) = spread(if fresh.len() < count { self.sequences } else { &fresh }, count);
         let seen: Vec<_> =

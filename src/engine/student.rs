@@ -21,9 +21,7 @@ use super::load::{Loader, Tuned};
 use crate::checkpoint::{Dtype, SourceModel};
 use crate::error::Result;
 use crate::evaluation;
-
-/// Tokens that go through a block together.
-const TOGETHER: usize = 1024;
+use crate::tuning::TOGETHER;
 
 /// Sequences, all of one length, and what the float model makes of them.
 pub struct Target<'a> {

@@ -9,6 +9,9 @@ mod progress;
 pub use adam::{Adam, Coordinate};
 pub use progress::{LOOK_EVERY, Look, Progress, Settings};
 
+/// Tokens of a step that go through a block together.
+pub const TOGETHER: usize = 1024;
+
 use std::collections::BTreeMap;
 
 use crate::affine::FloatType;

@@ -61,6 +61,21 @@ fn nothing_is_held_out_that_nobody_measures_on() {
 }
 
 #[test]
+fn a_model_does_not_depend_on_whether_it_is_measured() {
+    let home = tempfile::tempdir().unwrap();
+    let weights = |name: &str, more: &[&str]| {
+        let out = home.path().join(name);
+        let flags = ["--bits", "3", "--rounding", "gptq", "--samples", "8", "--sequence-length", "48"];
+        succeeded(&make("quantize", &bundled(), &out, &[&flags, more].concat()));
+        fs::read(out.join("model.safetensors")).unwrap()
+    };
+    let measured = weights("measured", &[]);
+    assert!(measured == weights("not-measured", &["--no-eval"]));
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    assert!(measured == weights("measured-elsewhere", &["--eval-data", readme]));
+}
+
+#[test]
 fn flags_that_would_do_nothing_are_refused() {
     let home = tempfile::tempdir().unwrap();
     let text = home.path().join("text.txt");

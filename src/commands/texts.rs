@@ -6,6 +6,7 @@ use crate::error::{Error, Result};
 use crate::plural::count;
 use crate::report::Console;
 use crate::text::{Split, Text, Windows};
+use crate::tokenizer::Tokenizer;
 
 /// Windows of held-out text at most.
 const MOST_HELD_OUT: usize = 8;
@@ -32,7 +33,7 @@ pub struct Texts {
 }
 
 impl Texts {
-    /// Tokenizes the text and chooses the windows; without `apart` none is kept apart to score on. Where it is
+    /// Tokenizes the text and chooses the windows; without `apart` none is given to score on. Where it is
     /// to be `watched` what steps after rounding do, a short text gives up some of its sequences for it.
     pub fn prepare(
         source: &SourceModel,
@@ -49,8 +50,7 @@ impl Texts {
         let Split { calibration: mut sequences, held_out, spare, unused } = if apart {
             text.split(tokenizer, samples, length, seed, MOST_HELD_OUT)?
         } else {
-            let calibration = text.sequences(tokenizer, samples, length, seed)?;
-            Split { calibration, held_out: Vec::new(), spare: Vec::new(), unused: Vec::new() }
+            undivided(&text, tokenizer, samples, length, seed)?
         };
         let given = sequences.len();
         let mut spare = at_most(spare, MOST_SPARE);
@@ -76,6 +76,26 @@ impl Texts {
         check(source, &held_out, length, &Console::new(true))?;
         check(source, &spare, length, &Console::new(true))?;
         Ok(Self { name: short_name(calibration.text.as_deref()), sequences, held_out, spare })
+    }
+}
+
+/// Windows to measure on where nothing is scored on this text: those that it gives where something is, so that the result
+/// does not depend on it, or all where those are too few.
+fn undivided(
+    text: &Text,
+    tokenizer: Option<&Tokenizer>,
+    samples: usize,
+    length: usize,
+    seed: u64,
+) -> Result<Split> {
+    match text.split(tokenizer, samples, length, seed, MOST_HELD_OUT) {
+        Ok(split) if split.calibration.len() == samples => Ok(Split { held_out: Vec::new(), ..split }),
+        _ => Ok(Split {
+            calibration: text.sequences(tokenizer, samples, length, seed)?,
+            held_out: Vec::new(),
+            spare: Vec::new(),
+            unused: Vec::new(),
+        }),
     }
 }
 

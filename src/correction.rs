@@ -60,6 +60,11 @@ impl Correction {
         self.search.is_empty() && self.gptq.is_empty() && self.measured.is_empty()
     }
 
+    /// Paths of the layers that factors were tried on.
+    pub fn layers(&self) -> impl Iterator<Item = &String> {
+        self.search.keys().chain(self.gptq.keys())
+    }
+
     /// What no measurement finds, if there is such a thing.
     pub fn wrong(&self) -> Option<String> {
         const FACTORS: RangeInclusive<f64> = 0.0..=1e6;

@@ -209,7 +209,13 @@ impl Table {
                 return Err(Error::key(path, &layer.path, "has a candidate twice").hint(AGAIN));
             }
         }
-        Ok(())
+        match self.correction.layers().find(|layer| !seen.contains(layer)) {
+            Some(layer) => {
+                let unknown = format!("has factors for layer `{layer}`, which the table has no scores of");
+                Err(Error::key(path, "correction", unknown).hint(AGAIN))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Fails unless the table was measured on the model with this fingerprint, for scales of this type.
@@ -380,6 +386,26 @@ mod tests {
         assert!(table.check(&out, "m", FloatType::F16).is_ok());
         assert!(table.check(&out, "other", FloatType::F16).is_err());
         assert!(table.check(&out, "m", FloatType::Bf16).is_err());
+    }
+
+    #[test]
+    fn factors_of_layers_that_are_not_there_are_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let out = home.path().join("table.json");
+        let mut table = Table {
+            measurement: measurement(1),
+            layers: vec![layer("a")],
+            correction: Correction {
+                gptq: [("a".to_owned(), [(4, 0.5)].into())].into(),
+                ..Correction::default()
+            },
+        };
+        table.write(&out).unwrap();
+        assert_eq!(Table::read(&out).unwrap(), table);
+        table.correction.search.insert("b".to_owned(), [(4, 0.5)].into());
+        table.write(&out).unwrap();
+        let error = Table::read(&out).unwrap_err().to_string();
+        assert!(error.contains("layer `b`, which the table has no scores of"), "{error}");
     }
 
     #[test]

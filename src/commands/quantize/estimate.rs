@@ -27,6 +27,9 @@ impl Job<'_> {
         self.console.line(&format!(
             "estimated{}: {estimate}, {} of memory ({:.0} GFLOP a second here)",
             match (self.args.dry_run, work.candidates > 0) {
+                (false, _) if self.args.tuning.resume && self.has_kept() => {
+                    " for the whole job (what is kept is not done again)"
+                }
                 (false, _) => "",
                 (true, true) => " for the whole job (a dry run only measures)",
                 (true, false) => " for the whole job (a dry run does none of it)",

@@ -55,7 +55,7 @@ impl Job<'_> {
     }
 
     /// Whether this run has kept something that --resume goes on with.
-    fn has_kept(&self) -> bool {
+    pub(super) fn has_kept(&self) -> bool {
         let [layers, _, rounds, steps] = files(&self.args.output.mlx_path);
         (self.technique == Technique::Gptq && layers.exists())
             || (self.tuning.refine.is_some() && rounds.exists())

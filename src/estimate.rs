@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::correction::MEASURED_TOKENS;
+use crate::rounding::Technique;
 use crate::sensitivity::scored_every;
 use crate::spec::{DecoderSpec, Manifest};
 use crate::tuning::{LOOK_EVERY, TOGETHER};
@@ -50,10 +50,14 @@ pub struct Work<'a> {
     pub measured: usize,
     /// Tokens in each, and in each window.
     pub length: usize,
+    /// How many sequences whole models are measured on.
+    pub whole: usize,
     /// Candidates that sensitivities are measured for; none if they are not.
     pub candidates: usize,
-    /// Whether GPTQ rounds.
-    pub feedback: bool,
+    /// How layers are rounded, or would be.
+    pub technique: Technique,
+    /// Whether they are.
+    pub rounds: bool,
     /// Windows that the result is evaluated on.
     pub windows: usize,
     /// Steps of distillation.
@@ -103,24 +107,27 @@ impl Work<'_> {
         let (blocks, head) = (self.block_flops(), self.head_flops());
         let forward = |tokens: f64| tokens * (blocks + head) / per_second;
         let scoring = self.scoring(rates);
-        let mut seconds = Vec::new();
+        let (mut seconds, gptq) = (Vec::new(), self.technique == Technique::Gptq);
         if self.candidates > 0 {
             // Forward; and for the way back forward again and two products for each of it.
             let passes = measured * (4.0 * blocks + 2.0 * head) / per_second;
             // Three whole models and the float one, on a part of the text.
-            let part = (self.sequences.div_ceil(4) * self.length).min(MEASURED_TOKENS) as f64;
+            let part = (self.whole * self.length) as f64;
             let whole = 3.0 * self.linear() / rates.scored + 4.0 * forward(part);
-            let factors = self.factors(if self.feedback { tokens } else { part }, rates);
+            let factors = self.factors(if gptq { tokens } else { part }, rates);
             seconds.push(("measuring", passes + scoring + whole + factors));
         }
-        let (inputs, codes) = if self.feedback {
-            let moments = tokens * self.moment_flops() / per_second;
-            let products = self.feedback_flops() / (rates.flops * FEEDBACK);
-            (tokens * blocks / per_second + moments, products + self.linear() / rates.fed_back)
-        } else {
-            (0.0, 0.0)
+        let passes = tokens * blocks / per_second;
+        let (inputs, codes) = match self.technique {
+            Technique::Gptq => {
+                let moments = tokens * self.moment_flops() / per_second;
+                let products = self.feedback_flops() / (rates.flops * FEEDBACK);
+                (passes + moments, products + self.linear() / rates.fed_back)
+            }
+            Technique::Search => (passes, self.linear() / rates.scored),
+            Technique::Rtn => (0.0, self.linear() / rates.nearest),
         };
-        seconds.push(("rounding", inputs + codes));
+        seconds.push(("rounding", if self.rounds { inputs + codes } else { 0.0 }));
         // The neighbours of every layer are rounded, then the model that was chosen; between them both models go forward, and
         // the rounded one back.
         let round = 2.0 * inputs + (1.0 + NEIGHBOURS) * codes + tokens * 5.0 * blocks / per_second;
@@ -225,8 +232,12 @@ impl Work<'_> {
         let measuring = if self.candidates > 0 { 7 * largest_block } else { 0 };
         // Sums of products, their means and a factor.
         let moments = self.inputs().iter().map(|columns| (columns * columns) as u64).sum::<u64>() * F32;
-        let rounding = if self.feedback { 2 * largest_block + 3 * moments } else { 0 };
-        let evaluating = if self.windows > 0 { logits } else { 0 };
+        let rounding = match (self.rounds, self.technique) {
+            (true, Technique::Gptq) => 2 * largest_block + 3 * moments,
+            (true, Technique::Search) => largest_block,
+            _ => 0,
+        };
+        let evaluating = if self.windows > 0 { largest_block + logits } else { 0 };
         let tuning = if self.distill + self.refine > 0 { self.learning(14 * largest_block) } else { 0 };
         if self.sequences == 0 && self.windows == 0 {
             return PROCESS;
@@ -258,7 +269,11 @@ impl fmt::Display for Estimate {
         for (index, (name, time)) in self.stages.iter().enumerate() {
             write!(f, "{}{name} {}", if index == 0 { "" } else { ", " }, rough(*time))?;
         }
-        write!(f, "; {} in all", rough(self.total()))
+        match self.stages.len() {
+            0 => f.write_str("under 1 s"),
+            1 => Ok(()),
+            _ => write!(f, "; {} in all", rough(self.total())),
+        }
     }
 }
 
@@ -289,8 +304,10 @@ mod tests {
             sequences: 8,
             measured: 8,
             length: 128,
+            whole: 2,
             candidates: 18,
-            feedback: true,
+            technique: Technique::Gptq,
+            rounds: true,
             windows: 4,
             distill: 0,
             watched: 4,
@@ -302,7 +319,13 @@ mod tests {
             work.estimate(rates).stages.into_iter().map(|(name, _)| name).collect()
         };
         assert_eq!(names(work), ["measuring", "rounding", "evaluating"]);
-        assert_eq!(names(Work { candidates: 0, feedback: false, windows: 0, ..work }), Vec::<&str>::new());
+        let nothing = Work { candidates: 0, rounds: false, windows: 0, ..work };
+        assert_eq!(names(nothing), Vec::<&str>::new());
+        assert_eq!(nothing.estimate(rates).to_string(), "under 1 s");
+        let only = |technique| Work { technique, rounds: true, ..nothing }.estimate(rates);
+        let [nearest, search, gptq] = [Technique::Rtn, Technique::Search, Technique::Gptq].map(only);
+        assert!(nearest.total() < search.total() && search.total() < gptq.total());
+        assert!(nearest.memory < search.memory && search.memory < gptq.memory);
         let tuned = Work { distill: 10, refine: 1, ..work };
         assert_eq!(names(tuned), ["measuring", "rounding", "refining", "distilling", "evaluating"]);
         let (one, two) = (work.estimate(rates), Work { sequences: 16, measured: 16, ..work }.estimate(rates));

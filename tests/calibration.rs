@@ -93,3 +93,27 @@ fn flags_that_would_do_nothing_are_refused() {
     let best = said(&["--quality", "best"]);
     assert!(best.contains("note: the preset best leaves --refine out"), "{best}");
 }
+
+#[test]
+fn steps_of_a_preset_can_be_left_out() {
+    let of = |more: &[&str]| {
+        let small = ["--samples", "16", "--sequence-length", "32", "--quality", "best", "--rounding", "gptq"];
+        let all = said(&[&small, more].concat());
+        all.lines().find(|line| line.contains("estimated")).unwrap().to_owned()
+    };
+    assert!(of(&[]).contains("distilling"));
+    let left = of(&["--distill", "0"]);
+    assert!(left.contains("rounding") && !left.contains("distilling"), "{left}");
+    assert!(!said(&["--quality", "best", "--refine", "0"]).contains("leaves --refine out"));
+}
+
+#[test]
+fn fine_tuning_starts_from_searched_scales() {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    let flags = ["--bits", "4", "--distill", "1", "--samples", "8", "--sequence-length", "32", "--no-eval"];
+    succeeded(&make("quantize", &bundled(), &out, &flags));
+    assert_eq!(common::json_file(&out.join("mixbit-report.json"))["rounding"], "search");
+    let card = fs::read_to_string(out.join("README.md")).unwrap();
+    assert!(!card.contains("Predicted"), "{card}");
+}

@@ -127,8 +127,8 @@ fn scales_learn_and_nothing_else_does() {
 fn where_no_step_helps_the_start_is_kept() {
     let home = tempfile::tempdir().unwrap();
     let (plain, tuned) = (home.path().join("plain"), home.path().join("tuned"));
-    let rounding = [&["--bits", "8"], &SMALL[..]].concat();
-    succeeded(&make("quantize", &bundled(), &plain, &["--bits", "8"]));
+    let rounding = [&["--bits", "8", "--rounding", "rtn"], &SMALL[..]].concat();
+    succeeded(&make("quantize", &bundled(), &plain, &["--bits", "8", "--rounding", "rtn"]));
     let output = make(
         "quantize",
         &bundled(),
@@ -183,6 +183,20 @@ fn an_interrupted_run_goes_on_and_ends_the_same() {
     assert!(stderr(&other).contains(expected), "{}", stderr(&other));
     assert!(!stderr(&other).contains("estimated"), "noticed at once: {}", stderr(&other));
     assert!(kept() == before, "nothing is lost");
+    let mut dropped = arguments(&["--resume"]);
+    dropped.retain(|argument| argument != "--distill" && argument != "60");
+    let dropped = mixbit(dropped);
+    assert_eq!(dropped.status.code(), Some(1));
+    let expected = "parts.partial: was begun with --distill, and now there is none";
+    assert!(stderr(&dropped).contains(expected), "{}", stderr(&dropped));
+    assert!(kept() == before, "nothing is lost");
+    let mut damaged = before[0].clone();
+    *damaged.last_mut().unwrap() ^= 1;
+    fs::write(&partial, damaged).unwrap();
+    let refused = mixbit(arguments(&["--resume"]));
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("parts.partial: damaged: its SHA-256"), "{}", stderr(&refused));
+    fs::write(&partial, &before[0]).unwrap();
     let output = mixbit(arguments(&["--resume"]));
     succeeded(&output);
     assert!(stderr(&output).contains("of 60 steps taken already"), "{}", stderr(&output));
@@ -198,8 +212,9 @@ fn what_cannot_be_distilled_is_refused() {
     let out = home.path().join("out");
     let run = |more: &[&str]| make("quantize", &bundled(), &out, more);
     for more in [
-        &["--bits", "4", "--distill", "0"][..],
+        &["--bits", "4", "--distill", "-1"][..],
         &["--bits", "4", "--distill", "many"],
+        &["--bits", "4", "--distill", "0", "--distill-norms"],
         &["--bits", "4", "--distill", "9", "--distill-rate", "nan"],
         &["--bits", "4", "--distill", "9", "--distill-rate", "-1"],
         &["--bits", "4", "--distill", "9", "--distill-rate", "11"],

@@ -5,7 +5,7 @@ mod common;
 
 use std::path::Path;
 
-use common::{bundled, json_file, make, mixbit, succeeded};
+use common::{bundled, json_file, make, mixbit, stderr, succeeded};
 use serde_json::Value;
 
 const LENGTH: [&str; 2] = ["--sequence-length", "256"];
@@ -13,7 +13,9 @@ const LENGTH: [&str; 2] = ["--sequence-length", "256"];
 fn table(out: &Path, more: &[&str]) -> Value {
     let model = bundled();
     let paths = ["analyze", "--model", model.to_str().unwrap(), "--out", out.to_str().unwrap()];
-    succeeded(&mixbit(paths.iter().chain(&LENGTH).chain(more)));
+    let output = mixbit(paths.iter().chain(&LENGTH).chain(more));
+    succeeded(&output);
+    assert!(stderr(&output).contains("estimated: measuring "), "{}", stderr(&output));
     json_file(out)
 }
 
@@ -30,6 +32,20 @@ fn gptq_leaves_what_is_predicted_for_text_apart() {
         let measured = record["evaluation"]["kl_mean"].as_f64().unwrap();
         let ratio = record["predicted_kl"].as_f64().unwrap() / measured;
         assert!((0.7..1.4).contains(&ratio), "{target} bpw: {ratio} of {measured}");
+    }
+}
+
+#[test]
+fn few_sequences_of_a_long_text_are_predicted_for_the_rest_of_it() {
+    let home = tempfile::tempdir().unwrap();
+    for (samples, rounding) in [("4", "gptq"), ("16", "search")] {
+        let out = home.path().join(samples);
+        let more = ["--target-bpw", "4.5", "--samples", samples, "--rounding", rounding];
+        succeeded(&make("quantize", &bundled(), &out, &[&more[..], &LENGTH].concat()));
+        let record = json_file(&out.join("mixbit-report.json"));
+        let measured = record["evaluation"]["kl_mean"].as_f64().unwrap();
+        let ratio = record["predicted_kl"].as_f64().unwrap() / measured;
+        assert!((0.6..1.6).contains(&ratio), "{samples} sequences, {rounding}: {ratio} of {measured}");
     }
 }
 

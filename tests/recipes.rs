@@ -280,7 +280,7 @@ fn a_recipe_says_what_follows_rounding_and_flags_go_before_it() {
     for (text, expected) in [
         ("# fixed\nrefine = 1\n[[rule]]\nbits = 3\n", "my.toml:2: key `refine`: --refine moves bits"),
         ("distill = 5\n[[rule]]\nmode = 'mxfp4'\n", "my.toml:1: key `distill`: --distill has nothing"),
-        ("refine = 0\n[[rule]]\nbits = 3\n", "my.toml:1: key `refine`: 0 is not from 1 to 100"),
+        ("refine = 101\n[[rule]]\nbits = 3\n", "my.toml:1: key `refine`: 101 is not from 0 to 100"),
     ] {
         let output = run(text, &[]);
         assert_eq!(output.status.code(), Some(1));

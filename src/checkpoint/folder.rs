@@ -72,6 +72,24 @@ fn partial(parent: &Path, name: &std::ffi::OsStr) -> Result<TempDir> {
     made.map_err(|e| Error::io(parent, e).hint("the output's parent folder must be writable"))
 }
 
+/// A note for every folder that was to become `destination`: of runs that were killed, or of one that is still at it.
+pub fn left_behind(destination: &Path) -> Vec<String> {
+    let Ok((parent, name)) = split(destination) else { return Vec::new() };
+    let prefix = format!(".{}.", name.to_string_lossy());
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    let is_one = |name: &str| {
+        let random = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(".partial"));
+        random.is_some_and(|random| !random.is_empty() && random.chars().all(char::is_alphanumeric))
+    };
+    let found = entries.filter(|entry| is_one(&entry.file_name().to_string_lossy()));
+    let mut found: Vec<PathBuf> = found.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    found.sort();
+    let note = |path: &PathBuf| {
+        format!("{} is what a killed run has left: remove it, unless another run is at work", path.display())
+    };
+    found.iter().map(note).collect()
+}
+
 fn is_empty(folder: &Path) -> bool {
     fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
 }
@@ -233,6 +251,18 @@ mod tests {
         folder.publish().unwrap();
         assert_eq!(fs::read_dir(home.path().join("a")).unwrap().count(), 1);
         assert!(destination.join("config.json").is_file());
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_named() {
+        let home = tempfile::tempdir().unwrap();
+        let destination = home.path().join("model");
+        for name in [".model.aB3dE6.partial", ".model.partial", ".models.aB3dE6.partial", "model.partial"] {
+            fs::create_dir(home.path().join(name)).unwrap();
+        }
+        let [note] = &left_behind(&destination)[..] else { panic!("{:?}", left_behind(&destination)) };
+        assert!(note.contains(".model.aB3dE6.partial is what a killed run has left"), "{note}");
+        assert!(left_behind(Path::new("/")).is_empty());
     }
 
     #[test]

@@ -9,7 +9,7 @@ mod source;
 mod writer;
 
 pub use dtype::{CastReport, Dtype, cast, extend_f32, push_f32, widen_into};
-pub use folder::{OutputFolder, check_destination, check_writable};
+pub use folder::{OutputFolder, check_destination, check_writable, left_behind};
 pub use npz::{NpzWriter, write_npz};
 pub use open::{Checkpoint, INDEX, Tensor, choose_weights, index_files};
 pub use source::{SourceModel, SourceTensor};

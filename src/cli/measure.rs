@@ -40,7 +40,7 @@ pub struct Calibration {
     #[arg(long, value_enum)]
     pub fisher: Option<Fisher>,
     /// How weights become codes, and which errors sensitivities are measured for [default: gptq where something is
-    /// measured; where all bits are fixed, search with a --calibration text and rtn without]
+    /// measured; where all bits are fixed, search with a --calibration text or --distill, and rtn without]
     #[arg(long, value_enum)]
     pub rounding: Option<Rounding>,
     /// With gptq: later blocks see the activations of earlier ones as they were rounded

@@ -6,8 +6,8 @@ use clap::Args;
 #[derive(Debug, Args)]
 pub struct Tuning {
     /// Fine-tune scales and biases to the float model's logits, in so many steps at most (150 are a good start); the
-    /// best values seen on text apart are kept
-    #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    /// best values seen on text apart are kept; 0 leaves out what --quality best or the recipe asks for
+    #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub distill: Option<u32>,
     /// With --distill: how far the first step goes, relative to the scales; falls to 0 over the steps [default: 0.003
     /// up to 4 bits a weight, half of it with every bit more]
@@ -20,8 +20,8 @@ pub struct Tuning {
     #[arg(long, requires = "distilling")]
     pub distill_norms: bool,
     /// Move bits between layers of the rounded model within the same target, in so many rounds at most; a round is kept
-    /// only if the measured KL divergence falls
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    /// only if the measured KL divergence falls; 0 leaves out what --quality best or the recipe asks for
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100))]
     pub refine: Option<u32>,
     /// Continue an interrupted run after the layers that GPTQ has rounded, the rounds of --refine and the steps of --distill
     /// that were kept beside the output (which --overwrite alone discards); sensitivities are measured again unless --sensitivities gives them

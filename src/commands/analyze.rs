@@ -1,12 +1,14 @@
 //! `mixbit analyze`: the sensitivity table alone.
 
-use super::measure::Measure;
+use super::measure::{Measure, apart};
+use super::rates::announce;
 use super::settings::{Calibration, recipe};
 use super::texts::Texts;
 use crate::candidate::{Candidate, DEFAULT_CANDIDATES};
 use crate::checkpoint::SourceModel;
 use crate::cli::Analyze;
 use crate::error::{Error, Result};
+use crate::estimate::Work;
 use crate::output_file;
 use crate::plan::Plan;
 use crate::plural::count;
@@ -38,8 +40,27 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     console.notes(&source.spec().notes);
     let texts = Texts::prepare(&source, &calibration, true, false, console)?;
     let technique = calibration.rounding.unwrap_or(Technique::Gptq);
-    let measure =
-        Measure::prepare(&source, &calibration, &texts, technique, plan.quants(), float_type(dtype)?)?;
+    let (quants, float) = (plan.quants(), float_type(dtype)?);
+    let measured = calibration.measured(texts.sequences.len())?;
+    let work = Work {
+        spec: source.spec(),
+        manifest: source.manifest(),
+        sequences: texts.sequences.len(),
+        measured,
+        length: calibration.sequence_length as usize,
+        whole: apart(&texts, measured).sequences.len(),
+        candidates: quants.len(),
+        technique,
+        rounds: false,
+        windows: 0,
+        distill: 0,
+        watched: 0,
+        refine: 0,
+        activations: calibration.memory,
+    };
+    let measure = Measure::prepare(&source, &calibration, &texts, technique, quants.clone(), float)?;
+    let of = if args.resume { " for the whole job" } else { "" };
+    let measure = measure.with_costs(announce(&work, &quants, float, of, console)?.steps);
     let mut partial = Partial::open(&args.out, &measure.measurement, args.resume)?;
     let finished = partial.finished.clone();
     if !finished.is_empty() {

@@ -1,7 +1,9 @@
 //! `mixbit convert`: a checkpoint in, an MLX folder of float weights out.
 
 use crate::bitmap::BitMap;
-use crate::checkpoint::{Dtype, OutputFolder, Produce, SourceModel, check_destination, check_writable};
+use crate::checkpoint::{
+    Dtype, OutputFolder, Produce, SourceModel, check_destination, check_writable, left_behind,
+};
 use crate::cli::Convert;
 use crate::error::Result;
 use crate::export;
@@ -17,6 +19,7 @@ pub fn run(args: &Convert, console: &Console) -> Result<()> {
     export::check_tokenizer(&source)?;
     check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
     check_writable(&output.mlx_path)?;
+    console.notes(&left_behind(&output.mlx_path));
     source.verify()?;
     let dtype = match args.dtype {
         Some(dtype) => dtype.into(),

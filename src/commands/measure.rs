@@ -24,8 +24,8 @@ use crate::weights::check_values;
 /// A measurement that is ready to start.
 pub struct Measure<'a> {
     source: &'a SourceModel,
-    /// All, and those that sensitivities are measured on.
-    sequences: &'a [Vec<u32>],
+    texts: &'a Texts,
+    /// The sequences that sensitivities are measured on.
     measured: Vec<Vec<u32>>,
     method: Method,
     memory: u64,
@@ -63,7 +63,7 @@ impl<'a> Measure<'a> {
         };
         Ok(Self {
             source,
-            sequences,
+            texts,
             measured: spread(sequences, measured).0,
             method,
             memory: calibration.memory,
@@ -122,7 +122,7 @@ impl Measure<'_> {
             return Ok(Correction::default());
         }
         let engine = Engine::start()?;
-        let (sequences, others) = self.apart();
+        let Apart { sequences, others } = apart(self.texts, self.measured.len());
         let bar = console.steps_bar("measuring whole models", 1);
         let progress = |done: usize, total: usize| {
             bar.set_length(total as u64);
@@ -163,24 +163,6 @@ impl Measure<'_> {
         Ok(correction)
     }
 
-    /// A part of the sequences to measure on, and the others, which GPTQ may see. The part is of those that sensitivities
-    /// were not measured on, if there are enough: texts differ, and more of them say more.
-    fn apart(&self) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
-        if let [only] = self.sequences {
-            let (first, second) = only.split_at(only.len() / 2);
-            return (vec![second.to_vec()], vec![first.to_vec()]);
-        }
-        let most = self.sequences.len().div_ceil(4);
-        let count = MEASURED_TOKENS.div_ceil(self.measurement.sequence_length).min(most);
-        let fresh = spread(self.sequences, self.measured.len()).1;
-        let (chosen, _) = spread(if fresh.len() < count { self.sequences } else { &fresh }, count);
-        let seen: Vec<_> =
-            self.sequences.iter().filter(|sequence| !chosen.contains(sequence)).cloned().collect();
-        // A text may say one thing over and over.
-        let seen = if seen.is_empty() { chosen.clone() } else { seen };
-        (chosen, seen)
-    }
-
     /// The best models of the [`SIZES`] that are in reach, as `technique` rounds.
     fn models(
         &self,
@@ -209,6 +191,34 @@ impl Measure<'_> {
         }
         Ok(models)
     }
+}
+
+/// What whole models are measured on, and the other sequences, which GPTQ may see.
+pub struct Apart {
+    pub sequences: Vec<Vec<u32>>,
+    pub others: Vec<Vec<u32>>,
+}
+
+/// Of the sequences that sensitivities were not `measured` on, if there are enough, or of windows that nothing else was
+/// chosen from: texts differ, and more of them say more. Only a short text is measured on what it was predicted from.
+pub fn apart(texts: &Texts, measured: usize) -> Apart {
+    let sequences = &texts.sequences;
+    let wanted = MEASURED_TOKENS.div_ceil(sequences.first().map_or(1, Vec::len).max(1));
+    let count = wanted.min(sequences.len().div_ceil(4));
+    let unseen = spread(sequences, measured).1;
+    if unseen.len() < count && texts.unused.len() >= count {
+        let chosen = spread(&texts.unused, wanted.min(texts.unused.len())).0;
+        return Apart { sequences: chosen, others: sequences.clone() };
+    }
+    if let [only] = &sequences[..] {
+        let (first, second) = only.split_at(only.len() / 2);
+        return Apart { sequences: vec![second.to_vec()], others: vec![first.to_vec()] };
+    }
+    let chosen = spread(if unseen.len() < count { sequences } else { &unseen }, count).0;
+    let others: Vec<_> = sequences.iter().filter(|sequence| !chosen.contains(sequence)).cloned().collect();
+    // A text may say one thing over and over.
+    let others = if others.is_empty() { chosen.clone() } else { others };
+    Apart { sequences: chosen, others }
 }
 
 /// A model to measure.

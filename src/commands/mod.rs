@@ -17,6 +17,7 @@ mod models;
 mod pack;
 mod prompting;
 mod quantize;
+mod rates;
 mod recipes;
 mod report;
 mod run;

@@ -153,6 +153,8 @@ impl Tuning {
         let learns = plan.quants().iter().any(|quant| quant.mode == Mode::Affine);
         let said = recipe.map(|recipe| recipe.tuning).unwrap_or_default();
         let distill = flags.distill.or(said.distill).or((best && learns).then_some(150));
+        let distill = distill.filter(|steps| *steps > 0);
+        let refine = flags.refine.or(said.refine).or((best && !fixed).then_some(2));
         for (flag, given) in [
             ("--distill-rate", flags.distill_rate.is_some()),
             ("--distill-temperature", flags.distill_temperature.is_some()),
@@ -168,7 +170,7 @@ impl Tuning {
             rate: flags.distill_rate,
             temperature: flags.distill_temperature.unwrap_or(1.0),
             norms: flags.distill_norms || said.distill_norms,
-            refine: flags.refine.or(said.refine).or((best && !fixed).then_some(2)),
+            refine: refine.filter(|rounds| *rounds > 0),
         })
     }
 

@@ -30,6 +30,8 @@ pub struct Texts {
     pub held_out: Vec<Vec<u32>>,
     /// To watch progress on: windows of the same text that serve for nothing else, where there are any left.
     pub spare: Vec<Vec<u32>>,
+    /// Windows of the same text that serve for nothing at all yet.
+    pub unused: Vec<Vec<u32>>,
 }
 
 impl Texts {
@@ -47,15 +49,17 @@ impl Texts {
         let length = calibration.sequence_length as usize;
         let samples = calibration.samples as usize;
         let (tokenizer, seed) = (tokenizer.as_ref(), calibration.seed);
-        let Split { calibration: mut sequences, held_out, spare, unused } = if apart {
+        let Split { calibration: mut sequences, held_out, spare, mut unused } = if apart {
             text.split(tokenizer, samples, length, seed, MOST_HELD_OUT)?
         } else {
             undivided(&text, tokenizer, samples, length, seed)?
         };
         let given = sequences.len();
-        let mut spare = at_most(spare, MOST_SPARE);
+        let mut spare = at_most(spare, MOST_SPARE).0;
         if spare.len() < FEW_SPARE {
-            spare.extend(at_most(unused, MOST_SPARE));
+            let (more, others) = at_most(unused, MOST_SPARE);
+            spare.extend(more);
+            unused = others;
         }
         if watched && spare.len() < FEW_SPARE && !calibration.samples_given {
             spare.extend(set_aside(&mut sequences));
@@ -75,7 +79,8 @@ impl Texts {
         check(source, &sequences, length, console)?;
         check(source, &held_out, length, &Console::new(true))?;
         check(source, &spare, length, &Console::new(true))?;
-        Ok(Self { name: short_name(calibration.text.as_deref()), sequences, held_out, spare })
+        check(source, &unused, length, &Console::new(true))?;
+        Ok(Self { name: short_name(calibration.text.as_deref()), sequences, held_out, spare, unused })
     }
 }
 
@@ -131,12 +136,15 @@ fn set_aside(sequences: &mut Vec<Vec<u32>>) -> Vec<Vec<u32>> {
     aside.into_iter().map(|(_, sequence)| sequence).collect()
 }
 
-/// At most so many of the windows, evenly apart.
-fn at_most(windows: Vec<Vec<u32>>, most: usize) -> Vec<Vec<u32>> {
+/// At most so many of the windows, evenly apart, and the others.
+fn at_most(windows: Vec<Vec<u32>>, most: usize) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
     let (count, most) = (windows.len(), most.max(1));
     let step = |index: usize| index * most / count.max(1);
     let chosen = |index: &usize| count <= most || *index == 0 || step(*index) != step(index - 1);
-    windows.into_iter().enumerate().filter(|(index, _)| chosen(index)).map(|(_, window)| window).collect()
+    let (chosen, others): (Vec<_>, Vec<_>) =
+        windows.into_iter().enumerate().partition(|(index, _)| chosen(index));
+    let windows = |list: Vec<(usize, Vec<u32>)>| list.into_iter().map(|(_, window)| window).collect();
+    (windows(chosen), windows(others))
 }
 
 /// Windows of `text` to measure `source` on, consecutive and checked; what they leave out is a note.

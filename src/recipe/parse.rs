@@ -218,9 +218,9 @@ impl Reader<'_> {
             })
         });
         let quality = quality.transpose()?;
-        let distill = self.within("distill", raw.distill.as_ref(), 1..=1_000_000)?;
+        let distill = self.within("distill", raw.distill.as_ref(), 0..=1_000_000)?;
         let norms = raw.distill_norms.as_ref();
-        if let Some(norms) = norms.filter(|_| distill.is_none() && quality != Some(Quality::Best)) {
+        if let Some(norms) = norms.filter(|_| distill.unwrap_or(0) == 0 && quality != Some(Quality::Best)) {
             let message = "goes with `distill`, or with quality = \"best\"";
             return Err(self.error(norms, "distill_norms", message));
         }
@@ -228,7 +228,7 @@ impl Reader<'_> {
             quality,
             distill,
             distill_norms: norms.is_some_and(|norms| *norms.get_ref()),
-            refine: self.within("refine", raw.refine.as_ref(), 1..=100)?,
+            refine: self.within("refine", raw.refine.as_ref(), 0..=100)?,
         })
     }
 

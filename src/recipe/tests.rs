@@ -109,9 +109,9 @@ fn errors_in_meaning_name_file_line_and_key() {
             "3: key `calibration.text`: there is no file folder/a.txt",
         ),
         ("target_bpw = 4\nquality = 'good'\n", "2: key `quality`: `good` is none of fast, balanced, best"),
-        ("target_bpw = 4\ndistill = 0\n", "2: key `distill`: 0 is not from 1 to 1000000"),
+        ("target_bpw = 4\ndistill = 1000001\n", "2: key `distill`: 1000001 is not from 0 to 1000000"),
         ("target_bpw = 4\ndistill = 'much'\n", "2: key `distill`: invalid type: string"),
-        ("target_bpw = 4\n\nrefine = 101\n", "3: key `refine`: 101 is not from 1 to 100"),
+        ("target_bpw = 4\n\nrefine = 101\n", "3: key `refine`: 101 is not from 0 to 100"),
         ("target_bpw = 4\ndistill_norms = true\n", "2: key `distill_norms`: goes with `distill`, or with"),
         ("target_bpw = 4\ndistill_norms = 3\n", "2: key `distill_norms`: invalid type: integer"),
     ] {

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{Adam, Values};
 use crate::checkpoint::extend_f32;
 use crate::differences::{Setting, begun_otherwise, fingerprint};
+use crate::digest::digest;
 use crate::error::{Error, Result};
 use crate::output_file;
 
@@ -117,8 +118,9 @@ struct Header {
     looks: Vec<Look>,
 }
 
-/// The key of the metadata.
+/// Keys of the metadata: the header, and the SHA-256 of that and all values.
 const KEY: &str = "distillation";
+const SUM: &str = "sha256";
 
 impl Progress {
     /// At the start, where the KL divergence is `kl`.
@@ -171,16 +173,19 @@ impl Progress {
         let failed = |e: String| Error::file(path, e);
         let header = Header { settings: self.settings.clone(), looks: self.looks.clone() };
         let header = serde_json::to_string(&header).map_err(|e| failed(e.to_string()))?;
-        let mut tensors = Vec::new();
+        let (mut tensors, mut parts) = (Vec::new(), vec![header.as_bytes()]);
         for (part, values) in
             [("now", &self.values), ("best", &self.best), ("first", &adam.first), ("second", &adam.second)]
         {
             for (name, values) in values {
-                let view = TensorView::new(Dtype::F32, vec![values.len()], bytemuck::cast_slice(values));
+                let bytes = bytemuck::cast_slice(values);
+                parts.push(bytes);
+                let view = TensorView::new(Dtype::F32, vec![values.len()], bytes);
                 tensors.push((format!("{part}.{name}"), view.map_err(|e| failed(e.to_string()))?));
             }
         }
-        let metadata = HashMap::from([(KEY.to_owned(), header)]);
+        let sum = digest(parts);
+        let metadata = HashMap::from([(KEY.to_owned(), header), (SUM.to_owned(), sum)]);
         let bytes = safetensors::serialize(tensors, Some(metadata)).map_err(|e| failed(e.to_string()))?;
         output_file::write(path, &bytes)
     }
@@ -218,6 +223,14 @@ impl Progress {
                 .collect::<Result<BTreeMap<_, _>>>()
         };
         let (values, best, first, second) = (part("now")?, part("best")?, part("first")?, part("second")?);
+        let all = [&values, &best, &first, &second].into_iter().flat_map(|part| part.values());
+        let all = all.map(|values| bytemuck::cast_slice::<f32, u8>(values));
+        let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| damaged(&e.to_string()))?;
+        let said = |key: &str| metadata.metadata().as_ref().and_then(|found| found.get(key));
+        let found = digest(said(KEY).map(String::as_bytes).into_iter().chain(all));
+        if said(SUM) != Some(&found) {
+            return Err(damaged("its SHA-256 is not the one that was written with it"));
+        }
         (adam.first, adam.second) = (first, second);
         Ok(Self { settings: header.settings, looks: header.looks, values, best })
     }

@@ -65,7 +65,7 @@ impl Job<'_> {
             return Err(Error::usage(
                 "--resume has nothing to go on with: only GPTQ, --refine and --distill keep what is done",
             )
-            .hint("leave --resume out"));
+            .hint("leave --resume out; --overwrite discards what an earlier run has kept"));
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ impl Job<'_> {
             ))
             .hint("give --rounding gptq, or leave --sequential out"));
         }
-        if fixed && self.calibration.quality == Some(Quality::Best) && self.tuning.refine.is_none() {
+        if fixed && self.calibration.quality == Some(Quality::Best) && self.args.tuning.refine.is_none() {
             let left_out = "the preset best leaves --refine out: it moves bits, and here all bits are fixed";
             self.console.notes(&[left_out.to_owned()]);
         }

@@ -18,7 +18,7 @@ use super::settings::{Calibration, Target, Tuning, recipe};
 use super::texts::Texts;
 use crate::allocate::CurvePoint;
 use crate::candidate::{Candidate, DEFAULT_CANDIDATES, Mode, Quant};
-use crate::checkpoint::{Dtype, SourceModel, check_destination, check_writable};
+use crate::checkpoint::{Dtype, SourceModel, check_destination, check_writable, left_behind};
 use crate::cli::Quantize;
 use crate::error::{Error, Result};
 use crate::estimate::StepCosts;
@@ -66,6 +66,7 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
     if !args.dry_run {
         check_writable(&output.mlx_path)?;
+        console.notes(&left_behind(&output.mlx_path));
     }
     source.verify()?;
     console.notes(&source.spec().notes);
@@ -117,13 +118,13 @@ impl<'a> Job<'a> {
         let calibration = Calibration::resolve(&args.calibration, recipe.as_ref(), source.spec())?;
         let fixed = target == Target::Fixed || plan.is_fixed();
         let affine = plan.quants().iter().any(|quant| quant.mode == Mode::Affine);
-        let usual = match (fixed, calibration.text.is_some() && affine) {
+        let tuning = Tuning::resolve(&args.tuning, recipe.as_ref(), calibration.quality, &plan, fixed)?;
+        let usual = match (fixed, (calibration.text.is_some() || tuning.any()) && affine) {
             (false, _) => Technique::Gptq,
             (true, true) => Technique::Search,
             (true, false) => Technique::Rtn,
         };
         let technique = calibration.rounding.unwrap_or(usual);
-        let tuning = Tuning::resolve(&args.tuning, recipe.as_ref(), calibration.quality, &plan, fixed)?;
         let mut job = Self {
             args,
             console,

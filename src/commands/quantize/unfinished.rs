@@ -38,6 +38,14 @@ impl Job<'_> {
             let waiting = [&rounds, &steps].into_iter().find(|path| path.exists() && !output.overwrite);
             return waiting.map_or(Ok(()), |path| Err(output_file::unfinished(path)));
         }
+        let dropped = [
+            (&rounds, "--refine", self.tuning.refine.is_none()),
+            (&steps, "--distill", self.tuning.distill.is_none()),
+        ];
+        if let Some((path, flag, _)) = dropped.into_iter().find(|(path, _, none)| *none && path.exists()) {
+            return Err(Error::file(path, format!("was begun with {flag}, and now there is none"))
+                .hint(format!("give {flag} again, or {}", output_file::ANEW)));
+        }
         let rounding = self.rounding_settings()?;
         let mut found = rounding.is_some() && KeptLayers::wait(&layers, rounding.as_ref())?;
         if let Some(wanted) = self.tuning.refine {

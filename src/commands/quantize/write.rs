@@ -206,8 +206,18 @@ fn how(record: &Record, quantized: usize) -> String {
     if record.refinement.as_ref().is_some_and(|refinement| refinement.rounds.iter().any(|round| round.kept)) {
         text.push_str("\nBits were moved between layers by measured changes of the KL divergence.\n");
     }
+    let distilled = record.distillation.as_ref().filter(|distillation| distillation.kept > 0);
+    if let Some(distillation) = distilled {
+        let steps = count(distillation.kept, "step");
+        let _ =
+            write!(text, "\nScales and biases were fine-tuned to the float model's logits, in {steps}.\n");
+    }
     if let Some(kl) = record.predicted_kl {
-        let _ = write!(text, "\nPredicted KL divergence from the float model: {kl:.2e} nats per token.\n");
+        let before = if distilled.is_some() { ", before fine-tuning" } else { "" };
+        let _ = write!(
+            text,
+            "\nPredicted KL divergence from the float model: {kl:.2e} nats per token{before}.\n"
+        );
     }
     if let Some(evaluation) = &record.evaluation
         && let Some(divergence) = &evaluation.summary.divergence

@@ -6,9 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::candidate::Candidate;
 use crate::differences::{Setting, begun_otherwise, fingerprint};
+use crate::digest::digest;
 use crate::engine::Change;
 use crate::error::{Error, Result};
 use crate::output_file;
@@ -123,7 +125,7 @@ impl Rounds {
             |moves: &Moves| moves.values().flatten().all(|(_, c)| c.kl.is_finite() && c.stderr.is_finite());
         // JSON has no NaN: such moves are measured again.
         let written = Self { moves: self.moves.clone().filter(finite), ..self.clone() };
-        let text = serde_json::to_vec(&written).map_err(|e| Error::file(path, e.to_string()))?;
+        let text = summed(&written).map_err(|e| Error::file(path, e.to_string()))?;
         output_file::write(path, &text)
     }
 
@@ -153,9 +155,32 @@ impl Rounds {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(Error::io(path, e)),
         };
-        let damaged = |e| Error::file(path, format!("damaged: {e}")).hint(output_file::ANEW);
-        serde_json::from_slice(&text).map(Some).map_err(damaged)
+        let damaged = |what: String| Error::file(path, format!("damaged: {what}")).hint(output_file::ANEW);
+        let (sum, rounds) = unsummed(&text).map_err(|e| damaged(e.to_string()))?;
+        if sum {
+            Ok(Some(rounds))
+        } else {
+            Err(damaged("its SHA-256 is not the one that was written with it".to_owned()))
+        }
     }
+}
+
+/// The key of the SHA-256 of everything else.
+const SUM: &str = "sha256";
+
+/// As JSON, with its SHA-256.
+fn summed(rounds: &Rounds) -> serde_json::Result<Vec<u8>> {
+    let mut value = serde_json::to_value(rounds)?;
+    value[SUM] = digest([serde_json::to_vec(&value)?]).into();
+    serde_json::to_vec(&value)
+}
+
+/// Whether the SHA-256 is right, and the rest.
+fn unsummed(text: &[u8]) -> serde_json::Result<(bool, Rounds)> {
+    let mut value: Value = serde_json::from_slice(text)?;
+    let said = value.as_object_mut().and_then(|object| object.shift_remove(SUM));
+    let found = digest([serde_json::to_vec(&value)?]);
+    Ok((said.as_ref().and_then(Value::as_str) == Some(&found), serde_json::from_value(value)?))
 }
 
 #[cfg(test)]

@@ -126,6 +126,12 @@ fn an_interrupted_refinement_goes_on_after_its_rounds_and_ends_the_same() {
         assert!(stderr(&other).contains("--refine was 3, now it is 4"), "{}", stderr(&other));
         assert!(!stderr(&other).contains("estimated"), "noticed at once: {}", stderr(&other));
         assert!(fs::read(&refining).unwrap() == before, "nothing is lost");
+        let edited = String::from_utf8(before.clone()).unwrap().replace("\"swaps\":", "\"swaps\":1");
+        fs::write(&refining, edited).unwrap();
+        let refused = mixbit(arguments(&parts, flags, &["--resume"]));
+        assert_eq!(refused.status.code(), Some(1));
+        assert!(stderr(&refused).contains("parts.refining: damaged: its SHA-256"), "{}", stderr(&refused));
+        fs::write(&refining, before).unwrap();
         let resumed = mixbit(arguments(&parts, flags, &["--resume"]));
         succeeded(&resumed);
         let said = stderr(&resumed);

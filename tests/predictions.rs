@@ -19,19 +19,22 @@ fn table(out: &Path, more: &[&str]) -> Value {
     json_file(out)
 }
 
+/// What was predicted of a model made in `out`, over what was then measured.
+fn predicted_over_measured(out: &Path, more: &[&str]) -> f64 {
+    succeeded(&make("quantize", &bundled(), out, &[more, &LENGTH].concat()));
+    let record = json_file(&out.join("mixbit-report.json"));
+    record["predicted_kl"].as_f64().unwrap() / record["evaluation"]["kl_mean"].as_f64().unwrap()
+}
+
 #[test]
 fn gptq_leaves_what_is_predicted_for_text_apart() {
     let home = tempfile::tempdir().unwrap();
     let scores = home.path().join("table.json");
     table(&scores, &[]);
     for target in ["2.5", "3.5", "4.5"] {
-        let out = home.path().join(target);
         let more = ["--target-bpw", target, "--sensitivities", scores.to_str().unwrap()];
-        succeeded(&make("quantize", &bundled(), &out, &[&more[..], &LENGTH].concat()));
-        let record = json_file(&out.join("mixbit-report.json"));
-        let measured = record["evaluation"]["kl_mean"].as_f64().unwrap();
-        let ratio = record["predicted_kl"].as_f64().unwrap() / measured;
-        assert!((0.7..1.4).contains(&ratio), "{target} bpw: {ratio} of {measured}");
+        let ratio = predicted_over_measured(&home.path().join(target), &more);
+        assert!((0.7..1.4).contains(&ratio), "{target} bpw: {ratio}");
     }
 }
 
@@ -39,13 +42,9 @@ fn gptq_leaves_what_is_predicted_for_text_apart() {
 fn few_sequences_of_a_long_text_are_predicted_for_the_rest_of_it() {
     let home = tempfile::tempdir().unwrap();
     for (samples, rounding) in [("4", "gptq"), ("16", "search")] {
-        let out = home.path().join(samples);
         let more = ["--target-bpw", "4.5", "--samples", samples, "--rounding", rounding];
-        succeeded(&make("quantize", &bundled(), &out, &[&more[..], &LENGTH].concat()));
-        let record = json_file(&out.join("mixbit-report.json"));
-        let measured = record["evaluation"]["kl_mean"].as_f64().unwrap();
-        let ratio = record["predicted_kl"].as_f64().unwrap() / measured;
-        assert!((0.6..1.6).contains(&ratio), "{samples} sequences, {rounding}: {ratio} of {measured}");
+        let ratio = predicted_over_measured(&home.path().join(samples), &more);
+        assert!((0.6..1.6).contains(&ratio), "{samples} sequences, {rounding}: {ratio}");
     }
 }
 

@@ -41,23 +41,7 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     let texts = Texts::prepare(&source, &calibration, true, false, console)?;
     let technique = calibration.rounding.unwrap_or(Technique::Gptq);
     let (quants, float) = (plan.quants(), float_type(dtype)?);
-    let measured = calibration.measured(texts.sequences.len())?;
-    let work = Work {
-        spec: source.spec(),
-        manifest: source.manifest(),
-        sequences: texts.sequences.len(),
-        measured,
-        length: calibration.sequence_length as usize,
-        whole: apart(&texts, measured).sequences.len(),
-        candidates: quants.len(),
-        technique,
-        rounds: false,
-        windows: 0,
-        distill: 0,
-        watched: 0,
-        refine: 0,
-        activations: calibration.memory,
-    };
+    let work = work(&source, &calibration, &texts, quants.len(), technique)?;
     let measure = Measure::prepare(&source, &calibration, &texts, technique, quants.clone(), float)?;
     let of = if args.resume { " for the whole job" } else { "" };
     let measure = measure.with_costs(announce(&work, &quants, float, of, console)?.steps);
@@ -80,4 +64,31 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     let table = partial.finish(&args.out, measure.measurement.clone(), correction)?;
     console.done(&format!("{} in {}", count(table.layers.len(), "layer"), args.out.display()));
     Ok(())
+}
+
+/// What measuring sensitivities for so many `candidates` is.
+fn work<'a>(
+    source: &'a SourceModel,
+    calibration: &Calibration,
+    texts: &Texts,
+    candidates: usize,
+    technique: Technique,
+) -> Result<Work<'a>> {
+    let measured = calibration.measured(texts.sequences.len())?;
+    Ok(Work {
+        spec: source.spec(),
+        manifest: source.manifest(),
+        sequences: texts.sequences.len(),
+        measured,
+        length: calibration.sequence_length as usize,
+        whole: apart(texts, measured).sequences.len(),
+        candidates,
+        technique,
+        rounds: false,
+        windows: 0,
+        distill: 0,
+        watched: 0,
+        refine: 0,
+        activations: calibration.memory,
+    })
 }

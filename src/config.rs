@@ -155,6 +155,11 @@ impl ModelConfig {
         self.list(key, "a list of 0 and 1", as_bool)
     }
 
+    /// A list of numbers from 0, if present.
+    pub fn indices(&self, key: &str) -> Result<Option<Vec<usize>>> {
+        self.list(key, "a list of integers from 0", |v| v.as_u64().and_then(|n| usize::try_from(n).ok()))
+    }
+
     /// A list of strings, if present.
     pub fn strings(&self, key: &str) -> Result<Option<Vec<String>>> {
         self.list(key, "a list of strings", |v| v.as_str().map(str::to_owned))

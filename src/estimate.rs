@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::rounding::Technique;
 use crate::sensitivity::scored_every;
-use crate::spec::{DecoderSpec, Manifest};
+use crate::spec::{DecoderSpec, Manifest, TensorSpec};
 use crate::tuning::{LOOK_EVERY, TOGETHER};
 
 /// What this machine does in a second.
@@ -186,15 +186,23 @@ impl Work<'_> {
 
     fn matrices(&self) -> impl Iterator<Item = [f64; 2]> {
         let specs = self.manifest.iter().filter(|spec| spec.quantizable());
-        specs.map(|spec| [spec.shape[0] as f64, spec.shape[1] as f64])
+        specs.map(|spec| [spec.rows() as f64, spec.columns() as f64])
     }
 
     /// Operations of all blocks for a token.
     fn block_flops(&self) -> f64 {
         let in_blocks = self.manifest.iter().filter(|spec| spec.layer.is_some() && spec.quantizable());
-        let weights: usize = in_blocks.map(|spec| spec.shape.iter().product::<usize>()).sum();
+        let weights: f64 = in_blocks.map(|spec| spec.len() as f64 * self.used(spec)).sum();
         let width = self.spec.num_attention_heads * self.spec.head_dim;
-        2.0 * weights as f64 + 4.0 * (self.length * width * self.spec.layers.len()) as f64
+        2.0 * weights + 4.0 * (self.length * width * self.spec.layers.len()) as f64
+    }
+
+    /// Part of a layer that a token meets.
+    fn used(&self, spec: &TensorSpec) -> f64 {
+        match (spec.experts(), self.spec.experts) {
+            (Some(_), Some(experts)) => experts.per_token as f64 / experts.count as f64,
+            _ => 1.0,
+        }
     }
 
     /// Operations of the head for a token.

@@ -80,7 +80,7 @@ impl Inventory {
             None => (spec.len() as u64 * dtype.size() as u64, 0),
             Some((path, _)) if source.bitmap().contains_key(path) => stored_bytes(source, spec, Some(path)),
             Some((_, quant)) => {
-                let total = quant.bytes(spec.shape[0], spec.shape[1], dtype.size()).unwrap_or(0);
+                let total = quant.bytes(spec.rows(), spec.columns(), dtype.size()).unwrap_or(0);
                 let codes = spec.len() as u64 * u64::from(quant.bits) / 8;
                 (codes, total - codes)
             }
@@ -111,7 +111,7 @@ impl Inventory {
                 let quant = layer.map(|(_, quant)| quant);
                 layers.push(LayerEntry {
                     path: path.to_owned(),
-                    shape: [spec.shape[0], spec.shape[1]],
+                    shape: [spec.rows(), spec.columns()],
                     bits: quant.map(|q| q.bits),
                     group_size: quant.map(|q| q.group_size),
                     mode: quant.map(|q| q.mode.name()),

@@ -19,7 +19,6 @@ use crate::error::{Error, Result};
 use crate::output_file;
 use crate::plural::count;
 use crate::record::Feedback;
-use crate::rounding::Gptq;
 use crate::spool::{Spool, Spooled};
 
 /// What layers are rounded with. What was done with other settings is not to be gone on with.
@@ -71,9 +70,22 @@ struct Entry {
     path: String,
     rows: usize,
     searched_rows: usize,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    few_tokens: Vec<usize>,
     /// Bytes of codes, scales and biases.
     bytes: [usize; 3],
     sha256: String,
+}
+
+/// A layer that was rounded with error feedback.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FedBack {
+    /// Its codes, scales and biases.
+    pub quantized: Quantized,
+    /// Rows that are as scale search left them.
+    pub searched_rows: usize,
+    /// Experts that saw too few tokens and are as scale search left them, by number.
+    pub few_tokens: Vec<usize>,
 }
 
 /// Layers that are done, in a file that takes more.
@@ -207,18 +219,19 @@ impl KeptLayers {
     }
 
     /// Adds the layer at `path`, which has so many rows.
-    pub fn add(&mut self, path: &str, rows: usize, layer: &Gptq) -> Result<()> {
-        let Gptq { quantized, searched_rows } = layer;
+    pub fn add(&mut self, path: &str, rows: usize, layer: &FedBack) -> Result<()> {
+        let FedBack { quantized, searched_rows, few_tokens } = layer;
         if self.path.is_some() {
             self.spool.line(&Entry {
                 path: path.to_owned(),
                 rows,
                 searched_rows: *searched_rows,
+                few_tokens: few_tokens.clone(),
                 bytes: [&quantized.packed, &quantized.scales, &quantized.biases].map(Vec::len),
                 sha256: digest([&quantized.packed[..], &quantized.scales, &quantized.biases]),
             })?;
         }
-        self.feedback.add(path, rows, *searched_rows);
+        self.feedback.add(path, rows, *searched_rows, few_tokens);
         self.spool.add(path, quantized)
     }
 
@@ -317,7 +330,7 @@ impl Found {
             biases: biases_at..biases_at + biases,
         };
         self.layers.insert(entry.path.clone(), parts);
-        self.feedback.add(&entry.path, entry.rows, entry.searched_rows);
+        self.feedback.add(&entry.path, entry.rows, entry.searched_rows, &entry.few_tokens);
     }
 }
 
@@ -341,9 +354,9 @@ mod tests {
         }
     }
 
-    fn layer(n: u8) -> Gptq {
+    fn layer(n: u8) -> FedBack {
         let quantized = Quantized { packed: vec![n; 12], scales: vec![n + 1; 4], biases: vec![b'\n'; 4] };
-        Gptq { quantized, searched_rows: n.into() }
+        FedBack { quantized, searched_rows: n.into(), few_tokens: vec![2; n.into()] }
     }
 
     /// A file with the layers `a` and `b`, and how long it was after `a`.
@@ -376,7 +389,7 @@ mod tests {
                 assert_eq!(spooled.get("a"), Some(layer(1).quantized.as_slices()));
                 assert_eq!(spooled.get("b"), Some(layer(0).quantized.as_slices()));
                 assert_eq!((feedback.rows, feedback.searched_rows.get("a")), (6, Some(&1)));
-                assert_eq!(feedback.searched_rows.len(), 1);
+                assert_eq!((feedback.searched_rows.len(), &feedback.few_tokens["a"]), (1, &vec![2]));
                 assert!(fs::read(&path).unwrap() == whole);
             }
         }

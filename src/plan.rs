@@ -150,10 +150,10 @@ impl<'a> Plan<'a> {
             ))
             .hint("leave out --quantize-embeddings; the embedding stays float"));
         }
-        if quant.packed_columns(spec.shape[1]).is_none() {
+        if quant.packed_columns(spec.columns()).is_none() {
             return Err(Error::usage(format!(
                 "the embedding has rows of {}, which {quant} cannot divide",
-                spec.shape[1]
+                spec.columns()
             ))
             .hint("choose another group size, such as --quantize-embeddings 8:32"));
         }
@@ -280,10 +280,10 @@ impl<'a> Plan<'a> {
             let row = by_path
                 .get(path)
                 .ok_or_else(|| Error::input(format!("the sensitivity table lacks layer `{path}`")))?;
-            if (row.rows, row.columns) != (spec.shape[0], spec.shape[1]) {
+            if (row.rows, row.columns) != (spec.rows(), spec.columns()) {
                 return Err(Error::input(format!(
                     "the sensitivity table has layer `{path}` as {}x{}, the model as {}x{}",
-                    row.rows, row.columns, spec.shape[0], spec.shape[1]
+                    row.rows, row.columns, spec.rows(), spec.columns()
                 )));
             }
             let choices = options.iter().map(|&candidate| self.choice(spec, row, candidate));
@@ -321,7 +321,7 @@ impl<'a> Plan<'a> {
     }
 
     fn bytes(&self, spec: &TensorSpec, candidate: Candidate) -> Option<u64> {
-        candidate.bytes(spec.shape[0], spec.shape[1], self.dtype.size())
+        candidate.bytes(spec.rows(), spec.columns(), self.dtype.size())
     }
 
     fn bpw(&self, bytes: u64) -> f64 {
@@ -340,7 +340,7 @@ impl<'a> Plan<'a> {
 
 /// Those of `candidates` that the layer's rows allow; `None` where none of them quantizes it, though some are meant to.
 fn options(spec: &TensorSpec, candidates: &[Candidate]) -> Option<Vec<Candidate>> {
-    let fits = |c: &&Candidate| c.quant().is_none_or(|q| q.packed_columns(spec.shape[1]).is_some());
+    let fits = |c: &&Candidate| c.quant().is_none_or(|q| q.packed_columns(spec.columns()).is_some());
     let options: Vec<Candidate> = candidates.iter().filter(fits).copied().collect();
     let quantizes = |list: &[Candidate]| list.iter().any(|c| c.quant().is_some());
     (!options.is_empty() && quantizes(&options) == quantizes(candidates)).then_some(options)
@@ -348,13 +348,13 @@ fn options(spec: &TensorSpec, candidates: &[Candidate]) -> Option<Vec<Candidate>
 
 /// What `rule` makes of a layer, if that can be.
 fn ruled(spec: &TensorSpec, rule: &LayerRule) -> Result<Candidate> {
-    let fits = rule.candidate.quant().is_none_or(|quant| quant.packed_columns(spec.shape[1]).is_some());
+    let fits = rule.candidate.quant().is_none_or(|quant| quant.packed_columns(spec.columns()).is_some());
     if fits {
         return Ok(rule.candidate);
     }
     Err(Error::usage(format!(
         "layer `{}` has rows of {}, which {} cannot divide",
-        spec.name, spec.shape[1], rule.candidate
+        spec.name, spec.columns(), rule.candidate
     ))
     .hint("choose another group size for it, or float"))
 }
@@ -378,7 +378,7 @@ fn nothing_to_do(source: &SourceModel, plan: &Plan<'_>, candidates: &[Candidate]
     let list: Vec<String> = candidates.iter().map(ToString::to_string).collect();
     let example = plan.indivisible.first().and_then(|path| source.manifest().layer(path));
     let example = example.map_or_else(String::new, |spec| {
-        format!(": `{}` has rows of {}", spec.path().unwrap_or(&spec.name), spec.shape[1])
+        format!(": `{}` has rows of {}", spec.path().unwrap_or(&spec.name), spec.columns())
     });
     Error::usage(format!("no layer can take any of the candidates {}{example}", list.join(", ")))
         .hint("a candidate's group size must divide a layer's rows: 32, 64 or 128, and 16 in mode nvfp4")
@@ -412,7 +412,7 @@ mod tests {
                 Score::new(quant, &[weight * error])
             });
             let path = spec.path().unwrap().to_owned();
-            LayerSensitivity { path, rows: spec.shape[0], columns: spec.shape[1], scores: scores.collect() }
+            LayerSensitivity { path, rows: spec.rows(), columns: spec.columns(), scores: scores.collect() }
         });
         rows.collect()
     }

@@ -97,15 +97,25 @@ pub struct Feedback {
     pub rows: usize,
     /// Of those the rows that are as scale search left them, by layer; layers without any are not listed.
     pub searched_rows: BTreeMap<String, usize>,
+    /// Experts to which too few tokens came for it, by layer; as scale search left them, too, and not among those rows.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub few_tokens: BTreeMap<String, Vec<usize>>,
+}
+
+/// Layers, where a sentence has room for them.
+fn names<T>(layers: &BTreeMap<String, T>) -> String {
+    const FEW: usize = 4;
+    let names: Vec<&str> = layers.keys().map(String::as_str).collect();
+    if names.len() <= FEW { format!(" ({})", names.join(", ")) } else { String::new() }
 }
 
 impl Feedback {
-    /// Names of layers that a sentence has room for.
-    const FEW: usize = 4;
-
     /// Counts the rows of the layer at `path`.
-    pub fn add(&mut self, path: &str, rows: usize, searched: usize) {
+    pub fn add(&mut self, path: &str, rows: usize, searched: usize, few_tokens: &[usize]) {
         self.rows += rows;
+        if !few_tokens.is_empty() {
+            self.few_tokens.insert(path.to_owned(), few_tokens.to_vec());
+        }
         if searched > 0 {
             self.searched_rows.insert(path.to_owned(), searched);
         }
@@ -114,14 +124,27 @@ impl Feedback {
     /// `2 of 640 rows in 1 layer are as scale search left them (model.layers.0.self_attn.q_proj)`; nothing where there are
     /// none.
     pub fn sentence(&self) -> Option<String> {
-        let (layers, rows) = (self.searched_rows.len(), self.searched_rows.values().sum::<usize>());
-        let names: Vec<&str> = self.searched_rows.keys().map(String::as_str).collect();
-        let names = if layers <= Self::FEW { format!(" ({})", names.join(", ")) } else { String::new() };
+        let rows = self.searched_rows.values().sum::<usize>();
         (rows > 0).then(|| {
             format!(
-                "{rows} of {} in {} are as scale search left them{names}",
+                "{rows} of {} in {} are as scale search left them{}",
                 count(self.rows, "row"),
-                count(layers, "layer")
+                count(self.searched_rows.len(), "layer"),
+                names(&self.searched_rows)
+            )
+        })
+    }
+
+    /// `3 experts in 1 layer saw too few tokens and are as scale search left them (model.layers.0.mlp.switch_mlp.up_proj)`;
+    /// nothing where there are none.
+    pub fn few_tokens_sentence(&self) -> Option<String> {
+        let experts = self.few_tokens.values().map(Vec::len).sum::<usize>();
+        (experts > 0).then(|| {
+            format!(
+                "{} in {} saw too few tokens and are as scale search left them{}",
+                count(experts, "expert"),
+                count(self.few_tokens.len(), "layer"),
+                names(&self.few_tokens)
             )
         })
     }
@@ -240,12 +263,16 @@ mod tests {
     #[test]
     fn few_layers_are_named_and_many_are_counted() {
         let mut feedback = Feedback::default();
-        feedback.add("a", 10, 0);
+        feedback.add("a", 10, 0, &[]);
         assert_eq!(feedback.sentence(), None);
-        feedback.add("b", 10, 3);
+        feedback.add("b", 10, 3, &[]);
         let said = feedback.sentence().unwrap();
         assert_eq!(said, "3 of 20 rows in 1 layer are as scale search left them (b)");
-        (0..4).for_each(|n| feedback.add(&n.to_string(), 5, 1));
+        (0..4).for_each(|n| feedback.add(&n.to_string(), 5, 1, &[]));
         assert_eq!(feedback.sentence().unwrap(), "7 of 40 rows in 5 layers are as scale search left them");
+        assert_eq!(feedback.few_tokens_sentence(), None);
+        feedback.add("c", 5, 0, &[0, 7]);
+        let said = feedback.few_tokens_sentence().unwrap();
+        assert_eq!(said, "2 experts in 1 layer saw too few tokens and are as scale search left them (c)");
     }
 }

@@ -14,7 +14,8 @@ use crate::checkpoint::{
 use crate::error::{Error, Result};
 use crate::nearest;
 use crate::report::Console;
-use crate::rounding::{self, RoundingError};
+use crate::rounding::{self, Importance, RoundingError};
+use crate::spec::with_columns;
 use crate::spool::Spooled;
 
 /// Source bytes in a chunk.
@@ -58,13 +59,13 @@ pub fn check_values(source: &SourceModel, dtype: Dtype) -> Result<()> {
         crate::interrupt::check()?;
         let size = source.tensor.dtype.size();
         let step = CHUNK / size * size;
-        let length = source.tensor.bytes().len();
+        let length = source.tensor.byte_len();
         let report = (0..length.div_ceil(step))
             .into_par_iter()
             .map_init(Vec::new, |out, chunk| {
                 let (start, end) = (chunk * step, (chunk * step + step).min(length));
                 out.clear();
-                let report = cast(source.tensor.dtype, source.tensor.slice(start, end), dtype, out);
+                let report = cast(source.tensor.dtype, &source.tensor.slice(start, end), dtype, out);
                 source.tensor.release(start, end);
                 report
             })
@@ -105,19 +106,18 @@ impl Produce for CopyTensor<'_> {
     }
 
     fn chunks(&self) -> usize {
-        self.source.tensor.bytes().len().div_ceil(CHUNK)
+        self.source.tensor.byte_len().div_ceil(CHUNK)
     }
 
     fn produce(&self, index: usize, sink: &mut Sink<'_>) -> Result<()> {
         let start = index * CHUNK;
-        let end = (start + CHUNK).min(self.source.tensor.bytes().len());
+        let end = (start + CHUNK).min(self.source.tensor.byte_len());
+        let bytes = self.source.tensor.slice(start, end);
         if self.source.tensor.dtype.is_float() {
-            let mut same = Vec::new();
-            let dtype = self.source.tensor.dtype;
-            let report = cast(dtype, self.source.tensor.slice(start, end), Dtype::F32, &mut same);
+            let report = cast(self.source.tensor.dtype, &bytes, Dtype::F32, &mut Vec::new());
             self.warnings.add(self.source.name, report);
         }
-        sink(0, start as u64, self.source.tensor.slice(start, end))?;
+        sink(0, start as u64, &bytes)?;
         self.source.tensor.release(start, end);
         Ok(())
     }
@@ -157,7 +157,7 @@ impl Produce for CastTensor<'_> {
         let first = index * self.chunk_values();
         let end = (first + self.chunk_values()).min(tensor.len());
         let mut out = Vec::new();
-        let report = cast(tensor.dtype, tensor.slice(first * size, end * size), self.dtype, &mut out);
+        let report = cast(tensor.dtype, &tensor.slice(first * size, end * size), self.dtype, &mut out);
         check_range(&self.source, self.dtype, report)?;
         self.warnings.add(self.source.name, report);
         tensor.release(first * size, end * size);
@@ -182,7 +182,7 @@ fn check_range(source: &SourceTensor<'_>, dtype: Dtype, report: CastReport) -> R
 pub enum Codes<'a> {
     /// Round to nearest, as `mx.quantize`.
     Nearest,
-    /// Scale search, with E[x_j^2] of the layer's input where it is known.
+    /// Scale search, with E[x_j^2] of the layer's input where it is known; of each expert's, one after the other.
     Searched(Option<&'a [f32]>),
     /// They were made before.
     Ready(Quantized<&'a [u8]>, &'a Spooled),
@@ -212,27 +212,45 @@ impl<'a> QuantizeTensor<'a> {
     }
 
     fn rows(&self) -> usize {
-        self.source.tensor.shape[0]
+        self.source.tensor.len() / self.columns()
     }
 
     fn columns(&self) -> usize {
-        self.source.tensor.shape[1]
+        self.source.tensor.columns()
     }
 
-    /// `bytes` are rows in `dtype`.
-    fn round(&self, bytes: &[u8]) -> Result<Quantized> {
+    /// `bytes` are rows in `dtype`, from row `first` on.
+    fn round(&self, first: usize, bytes: &[u8]) -> Result<Quantized> {
         let dtype = float_type(self.dtype)?;
         let quantized = match self.codes {
             Codes::Searched(importance) if self.quant.mode == Mode::Affine => {
                 let mut weights = vec![0.0; bytes.len() / dtype.bytes()];
                 dtype.widen(bytes, &mut weights);
-                rounding::search(&weights, self.columns(), self.quant, dtype, importance)
+                self.search(first, &weights, dtype, importance)
             }
             _ => Rows::new(bytes, dtype, self.columns())
                 .and_then(|rows| nearest::quantize(rows, self.quant, dtype))
                 .map_err(Into::into),
         };
         quantized.map_err(|e| unroundable(&self.source, &e))
+    }
+
+    fn search(
+        &self,
+        first: usize,
+        weights: &[f32],
+        dtype: FloatType,
+        importance: Option<&[f32]>,
+    ) -> Result<Quantized, RoundingError> {
+        let columns = self.columns();
+        let importance = importance.and_then(|values| Importance::new(values, self.rows(), columns));
+        let mut all = Quantized::default();
+        for (rows, importance) in Importance::parts(importance, first..first + weights.len() / columns) {
+            let weights = &weights[(rows.start - first) * columns..(rows.end - first) * columns];
+            let found = rounding::search(weights, columns, self.quant, dtype, importance)?;
+            all.extend(&found);
+        }
+        Ok(all)
     }
 
     fn chunk_rows(&self) -> usize {
@@ -253,7 +271,7 @@ impl Produce for QuantizeTensor<'_> {
         let output = |part: &str, dtype, columns| OutputTensor {
             name: format!("{}.{part}", self.layer),
             dtype,
-            shape: vec![self.rows(), columns],
+            shape: with_columns(self.source.tensor.shape, columns),
         };
         let codes = output("weight", Dtype::U32, words);
         match self.quant.mode {
@@ -283,10 +301,10 @@ impl Produce for QuantizeTensor<'_> {
             return Ok(());
         }
         let mut rounded = Vec::new();
-        let report = cast(tensor.dtype, tensor.slice(first * row, end * row), self.dtype, &mut rounded);
+        let report = cast(tensor.dtype, &tensor.slice(first * row, end * row), self.dtype, &mut rounded);
         check_range(&self.source, self.dtype, report)?;
         self.warnings.add(self.source.name, report);
-        let parts = self.round(&rounded)?;
+        let parts = self.round(first, &rounded)?;
         let parts = [parts.packed, parts.scales, parts.biases];
         for (output, part) in parts.iter().enumerate().filter(|(_, part)| !part.is_empty()) {
             let row_bytes = part.len() / (end - first);
@@ -341,11 +359,11 @@ impl<'a> DequantizeTensor<'a> {
     }
 
     fn rows(&self) -> usize {
-        self.codes.shape[0]
+        self.codes.len() / self.codes.columns()
     }
 
     fn columns(&self) -> usize {
-        self.codes.shape[1] * 32 / self.quant.bits as usize
+        self.codes.columns() * 32 / self.quant.bits as usize
     }
 
     fn chunk_rows(&self) -> usize {
@@ -376,7 +394,7 @@ impl<'a> DequantizeTensor<'a> {
 
 impl<'a> Produce for DequantizeTensor<'a> {
     fn outputs(&self) -> Vec<OutputTensor> {
-        let shape = vec![self.rows(), self.columns()];
+        let shape = with_columns(self.codes.shape, self.columns());
         vec![OutputTensor { name: self.name.clone(), dtype: self.dtype, shape }]
     }
 
@@ -388,7 +406,7 @@ impl<'a> Produce for DequantizeTensor<'a> {
         let first = index * self.chunk_rows();
         let end = (first + self.chunk_rows()).min(self.rows());
         let span = |tensor: &Tensor<'a>| {
-            let row = tensor.bytes().len() / self.rows();
+            let row = tensor.byte_len() / self.rows();
             (first * row, end * row)
         };
         let part = |tensor: &Tensor<'a>| {
@@ -396,11 +414,9 @@ impl<'a> Produce for DequantizeTensor<'a> {
             tensor.slice(start, end)
         };
         let biases = self.biases.as_ref();
-        let parts = Quantized {
-            packed: part(&self.codes),
-            scales: part(&self.scales),
-            biases: biases.map_or(&[][..], part),
-        };
+        let (packed, scales) = (part(&self.codes), part(&self.scales));
+        let offsets = biases.map(part).unwrap_or_default();
+        let parts = Quantized { packed: &*packed, scales: &*scales, biases: &*offsets };
         let (out, report) = self.decode(parts, (end - first) * self.columns())?;
         check_range(&SourceTensor { name: &self.name, tensor: self.codes }, self.dtype, report)?;
         self.warnings.add(&self.name, report);

@@ -235,11 +235,8 @@ fn scale_search_does_without_a_text() {
     let path = "model.layers.0.self_attn.q_proj";
     let error = |source: &SourceModel| {
         let part = |part: &str| source.tensor(&format!("{path}.{part}")).unwrap().bytes();
-        let parts = mixbit::affine::Quantized {
-            packed: part("weight"),
-            scales: part("scales"),
-            biases: part("biases"),
-        };
+        let [packed, scales, biases] = ["weight", "scales", "biases"].map(part);
+        let parts = mixbit::affine::Quantized { packed: &*packed, scales: &*scales, biases: &*biases };
         let name = format!("{path}.weight");
         let bytes = float.tensor(&name).unwrap().bytes();
         let weights: Vec<f32> = bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
@@ -342,8 +339,11 @@ fn dequantized_weights_are_those_of_mlx() {
         succeeded(&make("dequantize", &quantized, &float, &["--overwrite"]));
         let (before, after) = (SourceModel::open(&quantized).unwrap(), SourceModel::open(&float).unwrap());
         for (layer, quant) in before.bitmap() {
-            let part = |part: &str| before.tensor(&format!("{layer}.{part}")).map_or(&[][..], |t| t.bytes());
-            let packed = Quantized { packed: part("weight"), scales: part("scales"), biases: part("biases") };
+            let part = |part: &str| {
+                before.tensor(&format!("{layer}.{part}")).map(|tensor| tensor.bytes()).unwrap_or_default()
+            };
+            let [packed, scales, biases] = ["weight", "scales", "biases"].map(part);
+            let packed = Quantized { packed: &*packed, scales: &*scales, biases: &*biases };
             let found = after.tensor(&format!("{layer}.weight")).unwrap();
             let shape = [found.shape[0], found.shape[1]];
             let expected = oracle::dequantize(&engine, packed, dtype, shape, *quant).unwrap();

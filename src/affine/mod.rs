@@ -121,7 +121,7 @@ impl<'a> Rows<'a> {
 /// A quantized weight as MLX stores it, little-endian: `packed` is `u32` `[rows, columns * bits / 32]`,
 /// `scales` and `biases` are `[rows, columns / group_size]`: floats in affine mode; in the floating-point modes one byte
 /// a scale, and no biases. Owned, borrowed or borrowed for writing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Quantized<B = Vec<u8>> {
     /// Codes, least significant bit first.
     pub packed: B,
@@ -141,6 +141,13 @@ impl Quantized {
             scales: vec![0; floats],
             biases: vec![0; floats],
         }
+    }
+
+    /// Adds the rows of `below`.
+    pub fn extend(&mut self, below: &Self) {
+        self.packed.extend_from_slice(&below.packed);
+        self.scales.extend_from_slice(&below.scales);
+        self.biases.extend_from_slice(&below.biases);
     }
 
     /// Borrows it.

@@ -42,7 +42,7 @@ impl Folder {
         let mut keep = |subject, error: &Error| findings.push(Finding::refusal(subject, error));
         let config = ModelConfig::from_files(&files).inspect_err(|e| keep("config", e)).ok();
         let row = config.as_ref().and_then(|c| models::find(c).inspect_err(|e| keep("config", e)).ok());
-        let checkpoint = weights(&files, &mut keep);
+        let checkpoint = weights(&files, row, &mut keep);
         let names = checkpoint.as_ref().map(|c| names(c, row)).unwrap_or_default();
         let mut folder = Self {
             config,
@@ -102,9 +102,16 @@ impl Folder {
 }
 
 /// The weights as far as they can be read, and what is wrong with the files.
-fn weights(files: &ModelFiles, keep: &mut impl FnMut(&'static str, &Error)) -> Option<Checkpoint> {
+fn weights(
+    files: &ModelFiles,
+    row: Option<&Architecture>,
+    keep: &mut impl FnMut(&'static str, &Error),
+) -> Option<Checkpoint> {
     match Checkpoint::whatever_is_there(files) {
-        Ok((checkpoint, wrong)) => {
+        Ok((mut checkpoint, wrong)) => {
+            if let Some(row) = row {
+                checkpoint.stack(row.rename).iter().take(FEW).for_each(|error| keep("experts", error));
+            }
             wrong.iter().take(FEW).for_each(|error| keep("files", error));
             if let Some(more) = wrong.len().checked_sub(FEW).filter(|&more| more > 0) {
                 let message = format!("does not agree with the shards in {more} more places");
@@ -121,7 +128,7 @@ fn weights(files: &ModelFiles, keep: &mut impl FnMut(&'static str, &Error)) -> O
 
 fn names(checkpoint: &Checkpoint, row: Option<&Architecture>) -> BTreeMap<String, String> {
     let renamed = |name: &str| match row.map_or(Rename::Keep, |row| (row.rename)(name)) {
-        Rename::Keep => Some(name.to_owned()),
+        Rename::Keep | Rename::Expert { .. } => Some(name.to_owned()),
         Rename::To(name) => Some(name),
         Rename::Drop => None,
     };

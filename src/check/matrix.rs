@@ -1,5 +1,7 @@
 //! A matrix or vector as rows of float32, whatever it is stored as, a few megabytes at a time.
 
+use std::borrow::Cow;
+
 use crate::affine::{FloatType, Quantized};
 use crate::candidate::{Mode, Quant};
 use crate::checkpoint::{Dtype, SourceModel, Tensor, extend_f32};
@@ -58,7 +60,7 @@ impl<'a> Matrix<'a> {
             // The scales' own type is in the mode.
             _ => (FloatType::F32, None),
         };
-        let [rows, columns] = spec.shape[..] else { return None };
+        let (rows, columns) = (spec.rows(), spec.columns());
         let whole = weight.dtype == Dtype::U32 && biases.is_none_or(|b| b.dtype == scales.dtype);
         whole.then_some(Self { weight, packed: Some(Packed { quant, dtype, scales, biases }), rows, columns })
     }
@@ -113,7 +115,7 @@ impl<'a> Matrix<'a> {
 
     /// Bytes that reading it all reads.
     pub(super) fn bytes(&self) -> u64 {
-        self.weight.bytes().len() as u64
+        self.weight.byte_len() as u64
     }
 
     /// Number of chunks; the same for all matrices of a shape.
@@ -131,15 +133,14 @@ impl<'a> Matrix<'a> {
         let end = (first + self.chunk_rows()).min(self.rows);
         out.clear();
         let Some(packed) = self.packed else {
-            extend_f32(self.weight.dtype, rows_of(&self.weight, self.rows, first, end), out);
+            extend_f32(self.weight.dtype, &rows_of(&self.weight, self.rows, first, end), out);
             release(&self.weight, self.rows, first, end);
             return;
         };
-        let parts = Quantized {
-            packed: rows_of(&self.weight, self.rows, first, end),
-            scales: rows_of(&packed.scales, self.rows, first, end),
-            biases: packed.biases.as_ref().map_or(&[][..], |biases| rows_of(biases, self.rows, first, end)),
-        };
+        let part = |tensor| rows_of(tensor, self.rows, first, end);
+        let (codes, scales) = (part(&self.weight), part(&packed.scales));
+        let biases = packed.biases.as_ref().map(part).unwrap_or_default();
+        let parts = Quantized { packed: &*codes, scales: &*scales, biases: &*biases };
         out.resize((end - first) * self.columns, 0.0);
         if nearest::dequantize(parts, packed.quant, packed.dtype, out).is_err() {
             // Shapes were checked when the folder was opened; values that cannot be told are no numbers.
@@ -154,20 +155,22 @@ fn parts_of<'a, T>(
     tensor: &'a Tensor<'a>,
     measure: impl Fn(&[f32]) -> T + 'a,
 ) -> impl Iterator<Item = T> + 'a {
+    let step = CHUNK * tensor.dtype.size();
     let mut values = Vec::new();
-    tensor.bytes().chunks(CHUNK * tensor.dtype.size()).map(move |bytes| {
+    (0..tensor.byte_len()).step_by(step).map(move |start| {
         values.clear();
-        extend_f32(tensor.dtype, bytes, &mut values);
+        let bytes = tensor.slice(start, (start + step).min(tensor.byte_len()));
+        extend_f32(tensor.dtype, &bytes, &mut values);
         measure(&values)
     })
 }
 
-fn rows_of<'a>(tensor: &Tensor<'a>, rows: usize, first: usize, end: usize) -> &'a [u8] {
-    let row = tensor.bytes().len() / rows;
+fn rows_of<'a>(tensor: &Tensor<'a>, rows: usize, first: usize, end: usize) -> Cow<'a, [u8]> {
+    let row = tensor.byte_len() / rows;
     tensor.slice(first * row, end * row)
 }
 
 fn release(tensor: &Tensor<'_>, rows: usize, first: usize, end: usize) {
-    let row = tensor.bytes().len() / rows;
+    let row = tensor.byte_len() / rows;
     tensor.release(first * row, end * row);
 }

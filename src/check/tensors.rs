@@ -9,7 +9,7 @@ use crate::candidate::{Mode, Quant};
 use crate::checkpoint::Dtype;
 use crate::error::Error;
 use crate::report::bytes;
-use crate::spec::{Manifest, TensorSpec};
+use crate::spec::{Manifest, TensorSpec, with_columns};
 
 /// Shapes, element types and the bit map; the names of tensors that are missing, left over or misshapen.
 pub(super) fn check(folder: &Folder) -> (Vec<Finding>, BTreeSet<String>) {
@@ -39,21 +39,21 @@ fn stored_quant(folder: &Folder, declared: &Declared, path: &str) -> Option<Quan
 type Expected = Vec<(String, Option<Vec<usize>>)>;
 
 fn expected(folder: &Folder, spec: &TensorSpec, quant: Option<Quant>, known: bool) -> Expected {
-    let (Some(path), true, [rows, columns]) = (spec.path(), quant.is_some() || !known, &spec.shape[..])
-    else {
+    let (Some(path), true) = (spec.path(), quant.is_some() || !known) else {
         return vec![(spec.name.clone(), Some(spec.shape.clone()))];
     };
     let part = |part: &str| format!("{path}.{part}");
+    let columns = spec.columns();
     let packed =
-        quant.and_then(|quant| Some((quant, quant.packed_columns(*columns)?, quant.groups(*columns)?)));
+        quant.and_then(|quant| Some((quant, quant.packed_columns(columns)?, quant.groups(columns)?)));
     let Some((quant, words, groups)) = packed else {
         let stored = ["weight", "scales", "biases"].map(part).into_iter();
         return stored.filter(|name| folder.names.contains_key(name)).map(|name| (name, None)).collect();
     };
-    let mut tensors =
-        vec![(part("weight"), Some(vec![*rows, words])), (part("scales"), Some(vec![*rows, groups]))];
+    let with = |columns: usize| Some(with_columns(&spec.shape, columns));
+    let mut tensors = vec![(part("weight"), with(words)), (part("scales"), with(groups))];
     if quant.mode == Mode::Affine {
-        tensors.push((part("biases"), Some(vec![*rows, groups])));
+        tensors.push((part("biases"), with(groups)));
     }
     tensors
 }

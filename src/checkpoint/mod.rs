@@ -6,6 +6,7 @@ mod header;
 mod npz;
 mod open;
 mod source;
+mod stack;
 mod writer;
 
 pub use dtype::{CastReport, Dtype, cast, extend_f32, push_f32, widen_into};

@@ -3,6 +3,7 @@
 //! Weights are, in this order: what `model.safetensors.index.json` names; `model*.safetensors`; the folder's only
 //! `.safetensors`; `weights.npz`. Headers are validated by the safetensors crate, offsets against the file's length.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -22,11 +23,26 @@ const NPZ: &str = "weights.npz";
 /// Where a tensor lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Entry {
-    pub(super) file: usize,
     pub(super) dtype: Dtype,
     pub(super) shape: Vec<usize>,
+    /// One, but for tensors that were stacked.
+    pub(super) pieces: Vec<Piece>,
+    /// Bytes of each piece.
+    pub(super) each: usize,
+}
+
+/// Where a part of a tensor begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Piece {
+    pub(super) file: usize,
     pub(super) start: usize,
-    pub(super) end: usize,
+}
+
+impl Entry {
+    /// A tensor from byte `start` to `end` of a file.
+    pub(super) fn new(file: usize, dtype: Dtype, shape: Vec<usize>, [start, end]: [usize; 2]) -> Self {
+        Self { dtype, shape, pieces: vec![Piece { file, start }], each: end - start }
+    }
 }
 
 /// A weight file.
@@ -42,7 +58,7 @@ struct WeightFile {
 pub struct Checkpoint {
     path: PathBuf,
     files: Vec<WeightFile>,
-    entries: BTreeMap<String, Entry>,
+    pub(super) entries: BTreeMap<String, Entry>,
 }
 
 /// One tensor of a checkpoint.
@@ -52,28 +68,59 @@ pub struct Tensor<'a> {
     pub dtype: Dtype,
     /// Sizes, outermost first.
     pub shape: &'a [usize],
-    /// The file it lies in.
+    /// The file it lies in, or begins in.
     pub file: &'a Path,
-    map: &'a Mapped,
-    start: usize,
-    end: usize,
+    files: &'a [WeightFile],
+    pieces: &'a [Piece],
+    each: usize,
 }
 
 impl<'a> Tensor<'a> {
-    /// Its bytes, little-endian, row-major; not aligned.
-    pub fn bytes(&self) -> &'a [u8] {
-        &self.map[self.start..self.end]
+    /// Its bytes, little-endian, row-major; not aligned. A copy of those that were stacked.
+    pub fn bytes(&self) -> Cow<'a, [u8]> {
+        self.slice(0, self.byte_len())
     }
 
-    /// Bytes from `start` to `end`, both relative to the tensor. Their pages are mapped in one go.
-    pub fn slice(&self, start: usize, end: usize) -> &'a [u8] {
-        self.map.populated(self.start + start, self.start + end)
+    /// Number of bytes.
+    pub fn byte_len(&self) -> usize {
+        self.pieces.len() * self.each
+    }
+
+    /// Bytes from `start` to `end`, both relative to the tensor. Their pages are mapped in one go. A copy only where a
+    /// stacked tensor goes on in another place.
+    pub fn slice(&self, start: usize, end: usize) -> Cow<'a, [u8]> {
+        let mut parts = self.parts(start, end).map(|(map, start, end)| map.populated(start, end));
+        match (parts.next(), parts.next()) {
+            (None, _) => Cow::Borrowed(&[]),
+            (Some(one), None) => Cow::Borrowed(one),
+            (Some(one), Some(two)) => {
+                let mut all = [one, two].concat();
+                parts.for_each(|part| all.extend(part));
+                Cow::Owned(all)
+            }
+        }
     }
 
     /// Tells the kernel that these bytes were read and need not stay mapped, so that resident memory does not grow
     /// with the checkpoint.
     pub fn release(&self, start: usize, end: usize) {
-        self.map.release(self.start + start, self.start + end);
+        self.parts(start, end).for_each(|(map, start, end)| map.release(start, end));
+    }
+
+    /// Where the bytes from `start` to `end` lie.
+    fn parts(&self, start: usize, end: usize) -> impl Iterator<Item = (&'a Mapped, usize, usize)> {
+        let Self { files, pieces, each, .. } = *self;
+        let (first, last) = (start / each.max(1), end.div_ceil(each.max(1)));
+        (first..if start < end { last } else { first }).map(move |index| {
+            let Piece { file, start: at } = pieces[index];
+            let (from, to) = (start.max(index * each), end.min((index + 1) * each));
+            (&files[file].map, at + from - index * each, at + to - index * each)
+        })
+    }
+
+    /// Size of a row.
+    pub fn columns(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
     }
 
     /// Number of values.
@@ -171,14 +218,13 @@ impl Checkpoint {
     }
 
     fn tensor<'a>(&'a self, entry: &'a Entry) -> Tensor<'a> {
-        let file = &self.files[entry.file];
         Tensor {
             dtype: entry.dtype,
             shape: &entry.shape,
-            file: &file.path,
-            map: &file.map,
-            start: entry.start,
-            end: entry.end,
+            file: &self.files[entry.pieces[0].file].path,
+            files: &self.files,
+            pieces: &entry.pieces,
+            each: entry.each,
         }
     }
 
@@ -200,7 +246,7 @@ impl Checkpoint {
         let names = found.iter().map(|(name, _)| name.clone()).collect();
         for (name, entry) in found {
             if let Some(earlier) = self.entries.insert(name.clone(), entry) {
-                let other = &self.files[earlier.file].path;
+                let other = &self.files[earlier.pieces[0].file].path;
                 return Err(Error::tensor(path, name, format!("is also in {}", other.display()))
                     .hint("keep the files of one checkpoint only in this folder"));
             }
@@ -278,7 +324,7 @@ fn safetensors_entries(path: &Path, map: &[u8], file: usize) -> Result<Vec<(Stri
             )
         })?;
         let (start, end) = info.data_offsets;
-        let entry = Entry { file, dtype, shape: info.shape.clone(), start: data + start, end: data + end };
+        let entry = Entry::new(file, dtype, info.shape.clone(), [data + start, data + end]);
         entries.push((name.clone(), entry));
     }
     Ok(entries)

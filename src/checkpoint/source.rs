@@ -14,7 +14,7 @@ use crate::digest::hexadecimal;
 use crate::error::{Error, Result};
 use crate::model_files::ModelFiles;
 use crate::models::{self, Architecture, Rename, TensorShapes};
-use crate::spec::{DecoderSpec, Manifest, TensorSpec};
+use crate::spec::{DecoderSpec, Manifest, TensorSpec, with_columns};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
@@ -65,8 +65,11 @@ impl SourceModel {
         files: ModelFiles,
         config: ModelConfig,
         row: &Architecture,
-        checkpoint: Checkpoint,
+        mut checkpoint: Checkpoint,
     ) -> Result<Self> {
+        if let Some(error) = checkpoint.stack(row.rename).into_iter().next() {
+            return Err(error);
+        }
         let mut stored = rename(&checkpoint, row.rename)?;
         let shapes: TensorShapes = stored
             .iter()
@@ -124,7 +127,7 @@ impl SourceModel {
         let Some(name) = &self.tied_head else { return Ok(()) };
         let embedding = self.tensor(EMBEDDING)?;
         let Some(head) = self.checkpoint.get(name) else { return Ok(()) };
-        let length = embedding.bytes().len();
+        let length = embedding.byte_len();
         for start in (0..length).step_by(STEP) {
             let end = (start + STEP).min(length);
             if head.slice(start, end) != embedding.slice(start, end) {
@@ -188,11 +191,12 @@ impl SourceModel {
     fn hash_weights(&self, hash: &mut Sha256) {
         const END: usize = 64 << 10;
         for SourceTensor { name, tensor } in self.tensors() {
-            let bytes = tensor.bytes();
+            let length = tensor.byte_len();
             hash.update(format!("{name} {} {:?}", tensor.dtype, tensor.shape));
-            hash.update(&bytes[..bytes.len().min(END)]);
-            hash.update(&bytes[bytes.len().saturating_sub(END)..]);
-            tensor.release(0, bytes.len());
+            for (start, end) in [(0, length.min(END)), (length.saturating_sub(END), length)] {
+                hash.update(tensor.slice(start, end));
+                tensor.release(start, end);
+            }
         }
     }
 
@@ -270,7 +274,7 @@ fn rename(checkpoint: &Checkpoint, rule: fn(&str) -> Rename) -> Result<BTreeMap<
     for (original, _) in checkpoint.iter() {
         let name = match rule(original) {
             Rename::Drop => continue,
-            Rename::Keep => original.to_owned(),
+            Rename::Keep | Rename::Expert { .. } => original.to_owned(),
             Rename::To(name) => name,
         };
         if let Some(other) = stored.insert(name.clone(), original.to_owned()) {
@@ -317,7 +321,7 @@ fn packed_shapes(
     spec: &TensorSpec,
     quant: Quant,
 ) -> Result<Vec<(String, Vec<usize>)>> {
-    let (rows, columns) = (spec.shape[0], spec.shape[1]);
+    let columns = spec.columns();
     let (Some(words), Some(groups)) = (quant.packed_columns(columns), quant.groups(columns)) else {
         return Err(Error::tensor(
             path,
@@ -326,10 +330,10 @@ fn packed_shapes(
         )
         .hint("the bit map in config.json is wrong for this layer"));
     };
-    let mut shapes =
-        vec![(spec.name.clone(), vec![rows, words]), (format!("{layer}.scales"), vec![rows, groups])];
+    let with = |columns: usize| with_columns(&spec.shape, columns);
+    let mut shapes = vec![(spec.name.clone(), with(words)), (format!("{layer}.scales"), with(groups))];
     if quant.mode == Mode::Affine {
-        shapes.push((format!("{layer}.biases"), vec![rows, groups]));
+        shapes.push((format!("{layer}.biases"), with(groups)));
     }
     Ok(shapes)
 }

@@ -51,7 +51,7 @@ fn rounding_rate(weights: &[f32], quants: &[Quant], rounder: Rounder<'_>) -> f64
     let tried = || {
         for quant in quants {
             // Modes that cannot round uniform values of this size do not exist.
-            let _ = rounder.error_into(weights, COLUMNS, *quant, &mut errors);
+            let _ = rounder.error_into(0, weights, COLUMNS, *quant, &mut errors);
         }
     };
     (weights.len() * quants.len()) as f64 / seconds(tried)

@@ -107,7 +107,7 @@ pub fn analyze(
 
 /// Parts of the head's rows, such that what is kept of one is small beside the whole.
 fn slabs(spec: &TensorSpec) -> impl Iterator<Item = Range<usize>> {
-    let (rows, columns) = (spec.shape[0], spec.shape[1]);
+    let (rows, columns) = (spec.rows(), spec.columns());
     let step = SLAB.div_ceil(task_weights(columns)) * task_weights(columns) / columns;
     (0..rows).step_by(step).map(move |start| start..(start + step).min(rows))
 }
@@ -115,7 +115,7 @@ fn slabs(spec: &TensorSpec) -> impl Iterator<Item = Range<usize>> {
 /// Every float linear layer that `quant` fits, rounded to it.
 fn uniform(source: &SourceModel, quant: Quant, dtype: FloatType) -> Rounding {
     let layers = source.manifest().iter().filter(|spec| spec.quantizable());
-    let fitting = layers.filter(|spec| quant.packed_columns(spec.shape[1]).is_some());
+    let fitting = layers.filter(|spec| quant.packed_columns(spec.columns()).is_some());
     let paths = fitting.filter_map(TensorSpec::path).filter(|path| !source.bitmap().contains_key(*path));
     Rounding { bitmap: paths.map(|path| (path.to_owned(), quant)).collect(), dtype }
 }
@@ -129,7 +129,7 @@ fn candidates_by_block<'a>(
     for spec in source.manifest().iter().filter(|spec| spec.quantizable()) {
         let wanted = |path: &str| !source.bitmap().contains_key(path) && !settings.skip.contains(path);
         let float = spec.path().is_some_and(wanted);
-        if float && settings.candidates.iter().any(|quant| quant.packed_columns(spec.shape[1]).is_some()) {
+        if float && settings.candidates.iter().any(|quant| quant.packed_columns(spec.columns()).is_some()) {
             layers.entry(spec.layer).or_default().push(spec);
         }
     }

@@ -223,14 +223,15 @@ impl Packed {
         })
     }
 
-    /// The codes of an affine matrix as float32, [rows, groups, group size].
+    /// The codes of an affine matrix as float32, [rows, groups, group size], or of many, [matrices, rows, ..].
     pub(super) fn codes(&self) -> Result<Array> {
         let Self { codes, scales, quant, .. } = self;
-        let (rows, groups) = (scales.shape()[0], scales.shape()[1]);
-        let constant = |value: f32| from_vec(vec![value; scales.size()], &[rows as usize, groups as usize]);
+        let sizes: Vec<usize> = scales.shape().iter().map(|&n| n as usize).collect();
+        let constant = |value: f32| from_vec(vec![value; scales.size()], &sizes);
+        let grouped = [scales.shape(), &[quant.group_size as i32]].concat();
         let (scales, biases) = (constant(1.0), Some(constant(0.0)));
         let plain = Self { codes: codes.clone(), scales, biases, quant: *quant };
-        Ok(plain.dequantize(Dtype::F32)?.reshape(&[rows, groups, quant.group_size as i32])?)
+        Ok(plain.dequantize(Dtype::F32)?.reshape(&grouped)?)
     }
 
     /// The rows at `indices` alone.

@@ -6,8 +6,10 @@ use mlx_rs::ops::{concatenate, sigmoid};
 
 use super::attention::{Positions, attend, attend_held};
 use super::cache::KvCache;
+use super::experts::{Choice, Router};
 use super::linear::Linear;
 use super::load::Loader;
+use super::collector::Matrix;
 use super::store::AXIS;
 use crate::checkpoint::Dtype;
 use crate::error::{Error, Result};
@@ -21,13 +23,38 @@ pub(super) struct Block {
     pub(super) k: Linear,
     pub(super) v: Linear,
     pub(super) o: Linear,
-    pub(super) gate: Linear,
-    pub(super) up: Linear,
-    pub(super) down: Linear,
+    pub(super) mlp: Gated,
+    /// Where the MLP is made of experts.
+    pub(super) router: Option<Router>,
     q_norm: Option<Array>,
     k_norm: Option<Array>,
     input_norm: Array,
     post_attention_norm: Array,
+}
+
+/// A gated MLP, or those of all experts one after the other.
+#[derive(Debug, Clone)]
+pub(super) struct Gated {
+    pub(super) gate: Linear,
+    pub(super) up: Linear,
+    pub(super) down: Linear,
+}
+
+/// A block's way up to its MLP.
+pub(super) struct Attended {
+    /// The residual stream.
+    stream: Array,
+    /// What the MLP gets.
+    normed: Array,
+    /// Of the experts, [tokens, experts].
+    probabilities: Option<Array>,
+}
+
+impl Attended {
+    /// All of it.
+    pub(super) fn arrays(&self) -> impl Iterator<Item = &Array> {
+        [&self.stream, &self.normed].into_iter().chain(&self.probabilities)
+    }
 }
 
 /// What every block needs to know of its surroundings.
@@ -43,7 +70,11 @@ impl Block {
         let spec = loader.source.spec();
         let path = format!("model.layers.{index}");
         let attention = |name: &str| loader.linear(&format!("{path}.self_attn.{name}"), spec.attention_bias);
-        let mlp = |name: &str| loader.linear(&format!("{path}.{}.{name}", spec.mlp_name), spec.mlp_bias);
+        let router = Router::load(loader, index)?;
+        let mlp = |name: &str| match router {
+            Some(_) => loader.linear(&spec.experts_path(index, name), false),
+            None => loader.linear(&spec.mlp_path(index, name), spec.mlp_bias),
+        };
         let norm = |name: &str| loader.float(&format!("{path}.{name}.weight"));
         let weighted = spec.qk_norm == QkNorm::Weighted;
         Ok(Self {
@@ -52,9 +83,8 @@ impl Block {
             k: attention("k_proj")?,
             v: attention("v_proj")?,
             o: attention("o_proj")?,
-            gate: mlp("gate_proj")?,
-            up: mlp("up_proj")?,
-            down: mlp("down_proj")?,
+            mlp: Gated { gate: mlp("gate_proj")?, up: mlp("up_proj")?, down: mlp("down_proj")? },
+            router,
             q_norm: weighted.then(|| norm("self_attn.q_norm")).transpose()?,
             k_norm: weighted.then(|| norm("self_attn.k_norm")).transpose()?,
             input_norm: norm("input_layernorm")?,
@@ -67,25 +97,25 @@ impl Block {
     pub(super) fn load_for_many(loader: &Loader<'_>, context: Context<'_>, index: usize) -> Result<Self> {
         let mut block = Self::load(loader, index)?;
         if !context.on_gpu {
-            let Self { q, k, v, o, gate, up, down, .. } = &mut block;
-            for linear in [q, k, v, o, gate, up, down] {
-                linear.weight.decode(context.dtype)?;
-            }
+            let Self { q, k, v, o, mlp: Gated { gate, up, down }, router, .. } = &mut block;
+            let linears = [q, k, v, o, gate, up, down].map(|linear| &mut linear.weight);
+            let router = router.as_mut().map(|router| &mut router.weight);
+            linears.into_iter().chain(router).try_for_each(|weight| weight.decode(context.dtype))?;
         }
         Ok(block)
     }
 
-    /// The linear layer of `role`.
+    /// The linear layer of `role`; experts' lie one after the other.
     pub(super) fn linear_mut(&mut self, role: Role) -> Option<&mut Linear> {
         Some(match role {
             Role::Q => &mut self.q,
             Role::K => &mut self.k,
             Role::V => &mut self.v,
             Role::O => &mut self.o,
-            Role::Gate => &mut self.gate,
-            Role::Up => &mut self.up,
-            Role::Down => &mut self.down,
-            Role::Embed | Role::Head | Role::Norm => return None,
+            Role::Gate => &mut self.mlp.gate,
+            Role::Up => &mut self.mlp.up,
+            Role::Down => &mut self.mlp.down,
+            Role::Router | Role::Embed | Role::Head | Role::Norm => return None,
         })
     }
 
@@ -110,23 +140,71 @@ impl Block {
         positions: &mut Positions,
         cache: Option<&mut KvCache>,
     ) -> Result<Array> {
-        self.forward_observed(context, x, positions, cache, &mut |_, _| {})
+        let attended = self.attend(context, x, positions, cache, &mut |_, _| {})?;
+        let choice = self.choose(&attended)?;
+        self.finish(context, &attended, choice.as_ref(), &mut |_, _| {})
     }
 
-    /// The same, showing `observe` the input of the linear layers: of q (and k and v), o, gate (and up) and down.
-    pub(super) fn forward_observed(
+    /// The same of a whole sequence for which the experts are chosen.
+    pub(super) fn forward_chosen(
+        &self,
+        context: Context<'_>,
+        x: &Array,
+        positions: &mut Positions,
+        choice: Option<&Choice>,
+    ) -> Result<Array> {
+        let attended = self.attend(context, x, positions, None, &mut |_, _| {})?;
+        self.finish(context, &attended, choice, &mut |_, _| {})
+    }
+
+    /// The experts that the tokens of a whole sequence x go to, if there are any. Evaluates.
+    pub(super) fn choose_for(&self, context: Context<'_>, x: &Array) -> Result<Option<Choice>> {
+        if self.router.is_none() {
+            return Ok(None);
+        }
+        let mut positions = Positions::new(context.spec, 0, x.shape()[1] as usize);
+        self.choose(&self.attend(context, x, &mut positions, None, &mut |_, _| {})?)
+    }
+
+    /// Up to the MLP, showing `observe` the input of the linear layers: of q (and k and v) and o.
+    pub(super) fn attend(
         &self,
         context: Context<'_>,
         x: &Array,
         positions: &mut Positions,
         cache: Option<&mut KvCache>,
-        observe: &mut dyn FnMut(Role, &Array),
-    ) -> Result<Array> {
+        observe: &mut dyn FnMut(Matrix, &Array),
+    ) -> Result<Attended> {
         let eps = context.spec.rms_norm_eps;
         let normed = rms_norm(x, Some(&self.input_norm), eps)?;
-        let h = x.add(self.attention(context, &normed, positions, cache, observe)?)?;
-        let normed = rms_norm(&h, Some(&self.post_attention_norm), eps)?;
-        Ok(h.add(self.mlp(context, &normed, observe)?)?)
+        let stream = x.add(self.attention(context, &normed, positions, cache, observe)?)?;
+        let normed = rms_norm(&stream, Some(&self.post_attention_norm), eps)?;
+        let probabilities = self.router.as_ref().map(|router| router.probabilities(context, &normed));
+        Ok(Attended { probabilities: probabilities.transpose()?, stream, normed })
+    }
+
+    /// The experts that the tokens go to, if there are any. Evaluates.
+    pub(super) fn choose(&self, attended: &Attended) -> Result<Option<Choice>> {
+        let chosen = self.router.as_ref().zip(attended.probabilities.as_ref());
+        chosen.map(|(router, probabilities)| router.choose(probabilities)).transpose()
+    }
+
+    /// Through the MLP, showing `observe` the input of gate (and up) and down.
+    pub(super) fn finish(
+        &self,
+        context: Context<'_>,
+        attended: &Attended,
+        choice: Option<&Choice>,
+        observe: &mut dyn FnMut(Matrix, &Array),
+    ) -> Result<Array> {
+        let Attended { stream, normed, probabilities } = attended;
+        let added = match (&self.router, probabilities, choice) {
+            (Some(router), Some(probabilities), Some(choice)) => {
+                router.forward(context, &self.mlp, normed, probabilities, choice, observe)?
+            }
+            _ => self.mlp.forward(context, normed, observe)?,
+        };
+        Ok(stream.add(added)?)
     }
 
     /// xs [1, 1, hidden], the tokens of one sequence one after the other, to the same: each to the bit as if it came
@@ -145,10 +223,17 @@ impl Block {
         let hidden = each(xs.iter().zip(&attended), |(x, y)| Ok(x.add(y)?))?;
         let normed = each(&hidden, |h| norm(h, &self.post_attention_norm))?;
         let Context { dtype, on_gpu, .. } = context;
-        let gate = self.gate.forward_each(&normed, dtype, on_gpu)?;
-        let up = self.up.forward_each(&normed, dtype, on_gpu)?;
+        if let Some(router) = &self.router {
+            return each(hidden.into_iter().zip(normed), |(stream, normed)| {
+                let probabilities = Some(router.probabilities(context, &normed)?);
+                let attended = Attended { stream, normed, probabilities };
+                self.finish(context, &attended, self.choose(&attended)?.as_ref(), &mut |_, _| {})
+            });
+        }
+        let gate = self.mlp.gate.forward_each(&normed, dtype, on_gpu)?;
+        let up = self.mlp.up.forward_each(&normed, dtype, on_gpu)?;
         let gated = each(gate.iter().zip(&up), |(gate, up)| gated(gate, up))?;
-        let down = self.down.forward_each(&gated, dtype, on_gpu)?;
+        let down = self.mlp.down.forward_each(&gated, dtype, on_gpu)?;
         each(hidden.iter().zip(&down), |(h, y)| Ok(h.add(y)?))
     }
 
@@ -185,9 +270,9 @@ impl Block {
         x: &Array,
         positions: &mut Positions,
         cache: Option<&mut KvCache>,
-        observe: &mut dyn FnMut(Role, &Array),
+        observe: &mut dyn FnMut(Matrix, &Array),
     ) -> Result<Array> {
-        observe(Role::Q, x);
+        observe(Role::Q.into(), x);
         let Context { spec, dtype, on_gpu } = context;
         let linear = |linear: &Linear| linear.forward(x, dtype, on_gpu);
         let projected = [linear(&self.q)?, linear(&self.k)?, linear(&self.v)?];
@@ -200,7 +285,7 @@ impl Block {
             attend(&q, &k, &v, scale, &positions.mask(self.layer.span, x.shape()[1] as usize))?
         };
         let out = beside(&out)?;
-        observe(Role::O, &out);
+        observe(Role::O.into(), &out);
         self.o.forward(&out, dtype, on_gpu)
     }
 
@@ -244,14 +329,21 @@ impl Block {
         let x = x.transpose_axes(&[0, 2, 1, 3])?;
         if self.layer.rope { positions.rotation.apply(&x) } else { Ok(x) }
     }
+}
 
-    fn mlp(&self, context: Context<'_>, x: &Array, observe: &mut dyn FnMut(Role, &Array)) -> Result<Array> {
-        observe(Role::Gate, x);
+impl Gated {
+    fn forward(
+        &self,
+        context: Context<'_>,
+        x: &Array,
+        observe: &mut dyn FnMut(Matrix, &Array),
+    ) -> Result<Array> {
+        observe(Role::Gate.into(), x);
         let Context { dtype, on_gpu, .. } = context;
         let gate = self.gate.forward(x, dtype, on_gpu)?;
         let up = self.up.forward(x, dtype, on_gpu)?;
         let gated = gated(&gate, &up)?;
-        observe(Role::Down, &gated);
+        observe(Role::Down.into(), &gated);
         self.down.forward(&gated, dtype, on_gpu)
     }
 }
@@ -261,7 +353,7 @@ fn each<T>(items: impl IntoIterator<Item = T>, change: impl FnMut(T) -> Result<A
 }
 
 /// SwiGLU.
-fn gated(gate: &Array, up: &Array) -> Result<Array> {
+pub(super) fn gated(gate: &Array, up: &Array) -> Result<Array> {
     Ok(gate.multiply(sigmoid(gate)?)?.multiply(up)?)
 }
 

@@ -11,7 +11,8 @@ use super::forward::{FinalStates, Pass, forward};
 use super::linear::Weight;
 use super::load::{Loader, changed};
 use super::model::Head;
-use super::moments::{Collector, Extent, Moments, input_of};
+use super::collector::{Collector, Extent, Moment, Moments};
+use super::moments::input_of;
 use super::score::unrounded;
 use super::states::Kept;
 use crate::affine::FloatType;
@@ -19,7 +20,7 @@ use crate::bitmap::BitMap;
 use crate::checkpoint::SourceModel;
 use crate::error::Result;
 use crate::evaluation;
-use crate::rounding::{Rounder, Technique};
+use crate::rounding::{Importance, Rounder, Technique};
 use crate::spec::{Role, TensorSpec};
 
 /// What to measure.
@@ -136,11 +137,12 @@ fn rounded_weights(
     let Some(&quant) = spec.path().and_then(|path| bitmap.get(path)) else {
         return loader.float(&spec.name);
     };
-    let importance = moments.get(&input_of(spec.role)).map(Vec::as_slice);
+    let (rows, columns) = (spec.rows(), spec.columns());
+    let importance = moments.get(&input_of(spec.role)).map(Moment::diagonals).unwrap_or_default();
+    let importance = Importance::new(&importance, rows, columns);
     let rounder = Rounder { dtype: settings.dtype, searched: settings.technique.is_searched(), importance };
-    let columns = spec.shape[1];
-    let weights = changed(loader.source.tensor(&spec.name)?, |weights, errors| {
-        rounder.error_into(weights, columns, quant, errors).map_err(|e| unrounded(spec, &e))
+    let weights = changed(loader.source.tensor(&spec.name)?, |first, weights, errors| {
+        rounder.error_into(first, weights, columns, quant, errors).map_err(|e| unrounded(spec, &e))
     })?;
     Ok(weights.as_dtype(mlx_dtype(loader.dtype))?)
 }

@@ -9,8 +9,9 @@ use super::array::{from_vec, to_vec};
 use super::block::Block;
 use super::correction::{advance, float_layers};
 use super::forward::Pass;
-use super::load::{Loader, decode};
-use super::moments::{Collector, Extent, Moments, input_of};
+use super::load::{Loader, decode_part};
+use super::collector::{Collector, Extent, Moments};
+use super::moments::input_of;
 use super::score::unrounded;
 use crate::affine::{self, FloatType};
 use crate::candidate::Quant;
@@ -87,17 +88,22 @@ fn try_block(
 ) -> Result<()> {
     for (&role, moments) in &inputs.others {
         let specs = || float_layers(source, block).filter(|spec| input_of(spec.role) == role);
-        let Some(columns) = specs().map(|spec| spec.shape[1]).next() else { continue };
-        let others = Weighing::new(moments, columns);
+        let Some(columns) = specs().map(TensorSpec::columns).next() else { continue };
+        // Of experts the one that is used most.
+        let busiest = moments.busiest();
+        let others = Weighing::new(moments.of(busiest), columns);
         let mut hessian = None;
         for spec in specs() {
             crate::interrupt::check()?;
-            if let (None, Some(seen)) = (&hessian, inputs.seen.get(&role)) {
+            let seen = inputs.seen.get(&role).map(|seen| seen.of(busiest));
+            if let (None, Some(seen)) = (&hessian, seen.filter(|seen| !seen.is_empty())) {
                 let found = Hessian::new(seen, columns, DAMPING);
                 hessian = Some(found.map_err(|e| unrounded(spec, &e))?);
             }
-            let mut weights = decode(source.tensor(&spec.name)?);
-            weights.truncate(ROWS * columns);
+            let rows = spec.rows() / spec.experts().unwrap_or(1);
+            let first = busiest * rows * columns;
+            let weights =
+                decode_part(source.tensor(&spec.name)?, first..first + rows.min(ROWS) * columns);
             let layer = Tried { spec, weights: &weights, others: &others, settings };
             let path = spec.path().unwrap_or_default();
             let [search, gptq] = layer.factors(hessian.as_ref())?;

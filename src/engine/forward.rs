@@ -8,10 +8,10 @@ use mlx_rs::transforms::eval;
 use super::Engine;
 use super::array::{slice, to_vec};
 use super::attention::Positions;
-use super::block::{Block, Context};
+use super::block::{Attended, Block, Context};
 use super::load::Loader;
 use super::model::{EMBED, Head};
-use super::moments::Collector;
+use super::collector::{Collector, Matrix};
 use super::states::{Kept, Store};
 use super::streams::Streams;
 use crate::checkpoint::SourceModel;
@@ -186,23 +186,29 @@ pub(super) fn forward(
     mut collector: Option<&mut Collector>,
 ) -> Result<Vec<Array>> {
     crate::interrupt::check()?;
-    let mut outputs = Vec::with_capacity(inputs.len());
+    let mut seen = Ok(());
+    let mut observe = |matrix: Matrix, x: &Array| {
+        if let (true, Some(collector)) = (seen.is_ok(), collector.as_deref_mut()) {
+            seen = collector.see(matrix, x);
+        }
+    };
+    let mut attended = Vec::with_capacity(inputs.len());
     for (index, x) in inputs.iter().enumerate() {
-        outputs.push(streams.on(index, || {
-            let mut positions = Positions::new(context.spec, 0, x.shape()[1] as usize);
-            let Some(collector) = collector.as_deref_mut() else {
-                return block.forward(context, x, &mut positions, None);
-            };
-            let mut seen = Ok(());
-            let mut observe = |role, x: &Array| {
-                if seen.is_ok() {
-                    seen = collector.see(role, x);
-                }
-            };
-            let y = block.forward_observed(context, x, &mut positions, None, &mut observe)?;
-            seen.map(|()| y)
-        })?);
+        let mut positions = Positions::new(context.spec, 0, x.shape()[1] as usize);
+        let built = streams.on(index, || block.attend(context, x, &mut positions, None, &mut observe));
+        attended.push(built?);
     }
+    if block.router.is_some() {
+        streams.eval(inputs.len(), attended.iter().flat_map(Attended::arrays))?;
+    }
+    let mut outputs = Vec::with_capacity(inputs.len());
+    for (index, attended) in attended.into_iter().enumerate() {
+        let choice = block.choose(&attended)?;
+        outputs.push(
+            streams.on(index, || block.finish(context, &attended, choice.as_ref(), &mut observe))?,
+        );
+    }
+    seen?;
     match collector {
         Some(collector) => {
             streams.eval(inputs.len(), outputs.iter().chain(collector.waiting()))?;

@@ -44,11 +44,12 @@ impl Members {
     }
 }
 
-/// The matrix [rows, columns] of `codes` [rows, groups, group size] with scales and biases [rows, groups].
+/// The matrix [rows, columns] of `codes` [rows, groups, group size] with scales and biases [rows, groups], or many of them.
 fn decode(codes: &Array, scales: &Array, biases: &Array) -> mlx_rs::error::Result<Array> {
-    let size = codes.shape();
-    let (rows, columns) = (size[0], size[1] * size[2]);
-    codes.multiply(scales.expand_dims(2)?)?.add(biases.expand_dims(2)?)?.reshape(&[rows, columns])
+    let mut sizes = scales.shape().to_vec();
+    let groups = sizes.pop().unwrap_or_default();
+    sizes.push(groups * codes.shape().last().copied().unwrap_or_default());
+    codes.multiply(scales.expand_dims(-1)?)?.add(biases.expand_dims(-1)?)?.reshape(&sizes)
 }
 
 /// Codes of an affine matrix, and its scales and biases at the end of `primals`.
@@ -111,6 +112,7 @@ impl<'a> LearningBlock<'a> {
     /// Gradients with respect to the input `x` and what learns.
     pub(super) fn gradients(&self, x: Array, cotangent: &Array) -> Result<Vec<Array>> {
         let tokens = x.shape()[1] as usize;
+        let choice = self.block.choose_for(self.context, &x)?;
         let mut primals = vec![x];
         primals.extend_from_slice(&self.values);
         let (_, gradients) = fallible_vjp(
@@ -130,7 +132,7 @@ impl<'a> LearningBlock<'a> {
                     }
                 }
                 let mut positions = Positions::new(self.context.spec, 0, tokens);
-                let y = block.forward(self.context, &primals[0], &mut positions, None);
+                let y = block.forward_chosen(self.context, &primals[0], &mut positions, choice.as_ref());
                 Ok(vec![y.map_err(|e| exception(&e))?])
             },
             &primals,

@@ -34,6 +34,31 @@ impl Weight {
         Ok(())
     }
 
+    /// The matrices of the experts `used`, of `count` that lie one after the other. Differentiation puts a gradient's parts
+    /// together at once where all were parted at once, and each into zeros of the whole size where they were not.
+    pub(super) fn experts(&self, count: usize, used: &[usize]) -> Result<Vec<Self>> {
+        let parts = |array: &Array| -> Result<Vec<Array>> {
+            let matrix = |part: Array| Ok(part.reshape(&part.shape()[1..])?);
+            if used.len() < count / 4 {
+                return used.iter().map(|&expert| matrix(slice(array, 0, expert, expert + 1)?)).collect();
+            }
+            let mut all = array.split_equal(count as i32, 0)?.into_iter().map(Some).collect::<Vec<_>>();
+            used.iter().filter_map(|&expert| all[expert].take()).map(matrix).collect()
+        };
+        match self {
+            Self::Float(weight) => Ok(parts(weight)?.into_iter().map(Self::Float).collect()),
+            Self::Quantized(Packed { codes, scales, biases, quant }) => {
+                let both = parts(codes)?.into_iter().zip(parts(scales)?);
+                let mut biases = biases.as_ref().map(parts).transpose()?.map(Vec::into_iter);
+                let packed = both.map(|(codes, scales)| {
+                    let biases = biases.as_mut().and_then(Iterator::next);
+                    Self::Quantized(Packed { codes, scales, biases, quant: *quant })
+                });
+                Ok(packed.collect())
+            }
+        }
+    }
+
     /// `x @ w.T` for x [batch, tokens, columns]. On the CPU a quantized matrix is decoded once for many rows, because
     /// MLX's quantized product there runs at a hundredth of the rate of the dense one.
     pub(super) fn matmul_transposed(&self, x: &Array, dtype: Dtype, on_gpu: bool) -> Result<Array> {

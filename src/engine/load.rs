@@ -11,7 +11,7 @@ use super::linear::{Linear, Weight};
 use crate::affine::{FloatType, QuantizeError};
 use crate::bitmap::BitMap;
 use crate::candidate::{Mode, Quant};
-use crate::checkpoint::{Dtype, SourceModel, Tensor, cast, widen_into};
+use crate::checkpoint::{CastReport, Dtype, SourceModel, Tensor, cast, widen_into};
 use crate::error::{Error, Result};
 use crate::nearest;
 
@@ -60,7 +60,12 @@ impl<'a> Loader<'a> {
             });
         }
         let mut bytes = Vec::new();
-        let report = cast(tensor.dtype, tensor.bytes(), self.dtype, &mut bytes);
+        let mut report = CastReport::default();
+        for start in (0..tensor.byte_len()).step_by(CHUNK) {
+            let end = (start + CHUNK).min(tensor.byte_len());
+            report.merge(cast(tensor.dtype, &tensor.slice(start, end), self.dtype, &mut bytes));
+            tensor.release(start, end);
+        }
         if report.overflow {
             return Err(Error::tensor(
                 tensor.file,
@@ -69,7 +74,6 @@ impl<'a> Loader<'a> {
             )
             .hint("use --dtype bfloat16 or float32"));
         }
-        tensor.release(0, tensor.bytes().len());
         Ok(array::from_bytes(&bytes, self.dtype, tensor.shape))
     }
 
@@ -103,9 +107,9 @@ impl<'a> Loader<'a> {
     /// A float matrix, rounded and back.
     fn rounded(&self, name: &str, quant: Quant, dtype: FloatType) -> Result<Array> {
         let tensor = self.source.tensor(name)?;
-        let columns = tensor.shape[1];
+        let columns = tensor.columns();
         let failed = |e: QuantizeError| Error::tensor(tensor.file, name, e.to_string());
-        let weights = changed(tensor, |weights, errors| {
+        let weights = changed(tensor, |_, weights, errors| {
             nearest::rounding_error_into(weights, columns, quant, dtype, errors).map_err(failed)
         })?;
         Ok(weights.as_dtype(array::mlx_dtype(self.dtype))?)
@@ -116,23 +120,24 @@ impl<'a> Loader<'a> {
         if tensor.dtype != dtype {
             return Err(Error::tensor(tensor.file, name, format!("is {}, expected {dtype}", tensor.dtype)));
         }
-        let array = array::from_bytes(tensor.bytes(), dtype, tensor.shape);
-        tensor.release(0, tensor.bytes().len());
+        let array = array::from_bytes(&tensor.bytes(), dtype, tensor.shape);
+        tensor.release(0, tensor.byte_len());
         Ok(array)
     }
 }
 
-/// A matrix whose weights are changed by what `changes` gives for some rows of them.
+/// A matrix whose weights are changed by what `changes` gives for some rows of them, of which it gets the first's number.
 pub(super) fn changed<E: Send>(
     tensor: Tensor<'_>,
-    changes: impl Fn(&[f32], &mut [f32]) -> Result<(), E> + Sync,
+    changes: impl Fn(usize, &[f32], &mut [f32]) -> Result<(), E> + Sync,
 ) -> Result<Array, E> {
-    let step = chunk_weights(tensor.shape);
+    let columns = tensor.columns();
+    let step = chunk_weights([tensor.len() / columns, columns]);
     array::filled(tensor.shape, |weights| {
         weights.par_chunks_mut(step).enumerate().try_for_each_init(Vec::new, |errors, (chunk, weights)| {
             decode_rows(tensor, chunk * step, weights);
             errors.resize(weights.len(), 0.0f32);
-            changes(weights, errors)?;
+            changes(chunk * step / columns, weights, errors)?;
             weights.iter_mut().zip(errors).for_each(|(weight, error)| *weight += *error);
             Ok(())
         })
@@ -145,16 +150,11 @@ pub(super) const fn task_weights(columns: usize) -> usize {
 }
 
 /// Weights of the tasks that one thread decodes together: many where there are many, as pages at their ends stay mapped.
-pub(super) fn chunk_weights(shape: &[usize]) -> usize {
-    let (rows, columns) = (shape[0], shape[1]);
+pub(super) fn chunk_weights([rows, columns]: [usize; 2]) -> usize {
     let tasks = (rows * columns).div_ceil(task_weights(columns));
     task_weights(columns) * (tasks / 16).clamp(1, 8)
 }
 
-/// All values as float32.
-pub(super) fn decode(tensor: Tensor<'_>) -> Vec<f32> {
-    decode_part(tensor, 0..tensor.len())
-}
 
 /// Some values as float32.
 pub(super) fn decode_part(tensor: Tensor<'_>, part: Range<usize>) -> Vec<f32> {
@@ -176,6 +176,6 @@ fn decode_into(tensor: Tensor<'_>, first: usize, values: &mut [f32]) {
 pub(super) fn decode_rows(tensor: Tensor<'_>, first: usize, values: &mut [f32]) {
     let start = first * tensor.dtype.size();
     let end = start + values.len() * tensor.dtype.size();
-    widen_into(tensor.dtype, tensor.slice(start, end), values);
+    widen_into(tensor.dtype, &tensor.slice(start, end), values);
     tensor.release(start, end);
 }

@@ -10,9 +10,11 @@ mod attention;
 mod block;
 mod cache;
 mod caches;
+mod collector;
 mod compare;
 mod correction;
 mod decoder;
+mod experts;
 #[cfg(all(test, target_os = "linux"))]
 mod exponentials;
 mod factors;
@@ -38,6 +40,7 @@ mod way_back;
 
 pub use analysis::{AnalysisSettings, analyze};
 pub use caches::{CacheFigures, CacheSettings, ContextWindow};
+pub use collector::{Extent, Moment, Moments};
 pub use compare::Comparison;
 pub use correction::{CorrectionSettings, measure_corrections};
 pub use decoder::DraftFigures;
@@ -46,9 +49,7 @@ pub use forward::{FinalStates, run_forward};
 pub use generate::{Finish, Generation, PREFILL_STEP, Settings, Timings, generate};
 pub use load::{Rounding, Tuned};
 pub use model::Model;
-pub use moments::{
-    Extent, MomentSettings, Moments, Replacements, input_moments, input_moments_where, input_of,
-};
+pub use moments::{MomentSettings, Replacements, input_moments, input_moments_where, input_of};
 pub use session::{Draft, Session};
 pub use student::{Student, Target};
 pub use swaps::{Alternatives, Change, SwapSettings, swap_changes};

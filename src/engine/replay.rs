@@ -10,11 +10,12 @@ use mlx_rs::Array;
 use mlx_rs::transforms::fallible_vjp;
 
 use super::attention::Positions;
-use super::block::{Block, Context};
+use super::block::{Attended, Block, Context};
+use super::experts::Choice;
 use super::forward::{FinalStates, Pass};
 use super::linear::Weight;
 use super::load::Loader;
-use super::moments::{Collector, Extent, Moments};
+use super::collector::{Collector, Extent, Moments};
 use super::states::{Kept, Store};
 use super::streams::Streams;
 use super::way_back::{HeadErrors, Objective};
@@ -44,8 +45,10 @@ pub(super) struct Gradient {
 }
 
 impl Gradient {
-    fn new(role: Role, gradient: &Array) -> Self {
-        Self { role, transposed: gradient.t() }
+    /// Of a `gradient` [rows, columns], or of many matrices one after the other.
+    fn new(role: Role, gradient: &Array) -> Result<Self> {
+        let columns = gradient.shape().last().copied().unwrap_or(1);
+        Ok(Self { role, transposed: gradient.reshape(&[-1, columns])?.t() })
     }
 }
 
@@ -128,12 +131,16 @@ impl<'a> Replay<'a> {
         let mut waiting = self.inputs.pop().unwrap_or_default().into_iter().zip(cotangents).peekable();
         while waiting.peek().is_some() {
             crate::interrupt::check()?;
-            let mut found = Vec::with_capacity(streams.count());
-            for (index, (input, cotangent)) in waiting.by_ref().take(streams.count()).enumerate() {
-                let (x, cotangent) = (self.store.take(input)?, self.store.take(cotangent)?);
-                found.push(
-                    streams.on(index, || block_gradients(context, &block, roles, &weights, x, cotangent))?,
-                );
+            let together = waiting.by_ref().take(streams.count());
+            let together = together.map(|(x, cotangent)| Ok((self.store.take(x)?, self.store.take(cotangent)?)));
+            let together = together.collect::<Result<Vec<_>>>()?;
+            let choices = choices(context, streams, &block, together.iter().map(|(x, _)| x))?;
+            let mut found = Vec::with_capacity(together.len());
+            for (index, ((x, cotangent), choice)) in together.into_iter().zip(&choices).enumerate() {
+                let choice = choice.as_ref();
+                found.push(streams.on(index, || {
+                    block_gradients(context, &block, choice, (roles, &weights), x, cotangent)
+                })?);
             }
             streams.eval(found.len(), found.iter().flatten())?;
             for gradients in found {
@@ -141,7 +148,7 @@ impl<'a> Replay<'a> {
                 let cotangent = gradients.next();
                 let named =
                     roles.iter().zip(gradients).map(|(&role, gradient)| Gradient::new(role, &gradient));
-                each(self.cotangents.len(), named.collect())?;
+                each(self.cotangents.len(), named.collect::<Result<_>>()?)?;
                 self.cotangents.extend(cotangent.map(|array| self.store.put(array)).transpose()?);
             }
         }
@@ -149,12 +156,31 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// Gradients with respect to the block's input and the `weights` of its `roles`, not evaluated yet.
+/// The experts that the tokens of each of `xs` go to, before anything is differentiated.
+fn choices<'x>(
+    context: Context<'_>,
+    streams: Streams,
+    block: &Block,
+    xs: impl Iterator<Item = &'x Array>,
+) -> Result<Vec<Option<Choice>>> {
+    if block.router.is_none() {
+        return Ok(xs.map(|_| None).collect());
+    }
+    let mut attended = Vec::new();
+    for (index, x) in xs.enumerate() {
+        let mut positions = Positions::new(context.spec, 0, x.shape()[1] as usize);
+        attended.push(streams.on(index, || block.attend(context, x, &mut positions, None, &mut |_, _| {}))?);
+    }
+    streams.eval(attended.len(), attended.iter().flat_map(Attended::arrays))?;
+    attended.iter().map(|attended| block.choose(attended)).collect()
+}
+
+/// Gradients with respect to the block's input and the weights of its roles, not evaluated yet.
 fn block_gradients(
     context: Context<'_>,
     block: &Block,
-    roles: &[Role],
-    weights: &[Array],
+    choice: Option<&Choice>,
+    (roles, weights): (&[Role], &[Array]),
     x: Array,
     cotangent: Array,
 ) -> Result<Vec<Array>> {
@@ -170,8 +196,8 @@ fn block_gradients(
                 }
             }
             let mut positions = Positions::new(context.spec, 0, tokens);
-            let y = block.forward(context, &primals[0], &mut positions, None).map_err(|e| exception(&e))?;
-            Ok(vec![y])
+            let y = block.forward_chosen(context, &primals[0], &mut positions, choice);
+            Ok(vec![y.map_err(|e| exception(&e))?])
         },
         &primals,
         &[cotangent],

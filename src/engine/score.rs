@@ -18,12 +18,13 @@ use rayon::prelude::*;
 use super::analysis::AnalysisSettings;
 use super::array::as_slice;
 use super::load::{TASK, chunk_weights, decode_part, decode_rows, task_weights};
-use super::moments::{Moments, input_of};
+use super::collector::{Moment, Moments};
+use super::moments::input_of;
 use super::replay::Gradient;
 use crate::candidate::{Mode, Quant};
 use crate::checkpoint::{SourceModel, Tensor};
 use crate::error::{Error, Result};
-use crate::rounding::{Rounder, RoundingError};
+use crate::rounding::{Importance, Rounder, RoundingError};
 use crate::sensitivity::{LayerSensitivity, Method, Score, scored_every};
 use crate::spec::TensorSpec;
 use crate::vector;
@@ -45,7 +46,7 @@ struct ScoredLayer<'a> {
     /// Those that are being scored.
     rows: Range<usize>,
     candidates: Vec<Quant>,
-    /// E[x_j^2] of the layer's input; empty where it is not known.
+    /// E[x_j^2] of the layer's input, or of the experts' one after the other; empty where it is not known.
     importance: Vec<f32>,
     /// Of the rows that are being scored.
     sums: Sums,
@@ -79,14 +80,14 @@ impl<'a> Scorer<'a> {
         importance: &Moments,
     ) -> Result<Self> {
         let layers = specs.iter().map(|&spec| {
-            let fits = |quant: &&Quant| quant.packed_columns(spec.shape[1]).is_some();
+            let fits = |quant: &&Quant| quant.packed_columns(spec.columns()).is_some();
             let candidates: Vec<Quant> = settings.candidates.iter().filter(fits).copied().collect();
-            let importance = importance.get(&input_of(spec.role)).cloned();
+            let importance = importance.get(&input_of(spec.role)).map(Moment::diagonals);
             Ok(ScoredLayer {
                 spec,
                 tensor: source.tensor(&spec.name)?,
                 rows: 0..0,
-                importance: importance.filter(|values| values.len() == spec.shape[1]).unwrap_or_default(),
+                importance: importance.unwrap_or_default(),
                 sums: Sums::Products { errors: Vec::new() },
                 parts: vec![Vec::new(); candidates.len()],
                 candidates,
@@ -100,7 +101,7 @@ impl<'a> Scorer<'a> {
     pub(super) fn start(&mut self, rows: Option<&Range<usize>>) -> Result<()> {
         let settings = self.settings;
         for layer in &mut self.layers {
-            layer.rows = rows.cloned().unwrap_or(0..layer.spec.shape[0]);
+            layer.rows = rows.cloned().unwrap_or(0..layer.spec.rows());
             layer.sums = if settings.method == Method::FisherDiagonal {
                 let groups = GROUPS.min(settings.sequences.len());
                 Sums::Squares { groups: (0..groups).map(|_| Group::default()).collect() }
@@ -145,8 +146,8 @@ impl<'a> Scorer<'a> {
                 layer.candidates.iter().zip(&layer.parts).map(|(quant, parts)| Score::new(*quant, parts));
             finished(LayerSensitivity {
                 path: layer.spec.path().unwrap_or_default().to_owned(),
-                rows: layer.spec.shape[0],
-                columns: layer.spec.shape[1],
+                rows: layer.spec.rows(),
+                columns: layer.spec.columns(),
                 scores: scores.collect(),
             })?;
         }
@@ -183,12 +184,12 @@ impl ScoredLayer<'_> {
 
     /// Tries the candidates on each group's squares.
     fn try_candidates(&mut self, settings: &AnalysisSettings<'_>) -> Result<()> {
-        let columns = self.spec.shape[1];
+        let columns = self.spec.columns();
         let Sums::Squares { groups } = &mut self.sums else { return Ok(()) };
         for group in groups.iter_mut() {
             group.squares = transposed(&group.squares, columns, self.rows.len());
         }
-        let (count, step) = (self.rows.len() * columns, chunk_weights(&[self.rows.len(), columns]));
+        let (count, step) = (self.rows.len() * columns, chunk_weights([self.rows.len(), columns]));
         let tasks = {
             let this = &*self;
             let rounder = this.rounder(settings);
@@ -212,7 +213,7 @@ impl ScoredLayer<'_> {
 
     /// What candidates do to `weights`, whose squares begin at `start`.
     fn tried(&self, full: Rounder<'_>, weights: &[f32], start: usize) -> Result<Vec<Task>, RoundingError> {
-        let columns = self.spec.shape[1];
+        let columns = self.spec.columns();
         let nearest = Rounder { searched: false, ..full };
         let plan = Plan::new(&self.candidates, self.spec, full.searched);
         let Sums::Squares { groups } = &self.sums else { return Ok(Vec::new()) };
@@ -221,7 +222,8 @@ impl ScoredLayer<'_> {
             let (task, start) = (start / task_weights(columns) + task, start + task * task_weights(columns));
             let errors = &mut errors[..weights.len()];
             let mut sums = |rounder: Rounder<'_>, candidate: usize| {
-                rounder.error_into(weights, columns, self.candidates[candidate], errors)?;
+                let first = self.rows.start + start / columns;
+                rounder.error_into(first, weights, columns, self.candidates[candidate], errors)?;
                 let squares = groups.iter().map(|group| &group.squares[start..][..errors.len()]);
                 Ok(squares.map(|squares| vector::weighted_square(errors, squares)).collect())
             };
@@ -263,23 +265,24 @@ impl ScoredLayer<'_> {
     }
 
     fn rounder(&self, settings: &AnalysisSettings<'_>) -> Rounder<'_> {
-        let importance = (!self.importance.is_empty()).then_some(self.importance.as_slice());
+        let importance = Importance::new(&self.importance, self.spec.rows(), self.spec.columns());
         Rounder { dtype: settings.dtype, searched: settings.technique.is_searched(), importance }
     }
 
     /// `Q(W) - W` of each candidate, in two bytes a weight: there are many, and they only enter sums.
     fn rounding_errors(&self, settings: &AnalysisSettings<'_>) -> Result<Vec<Vec<bf16>>> {
-        let columns = self.spec.shape[1];
+        let columns = self.spec.columns();
         let weights = decode_part(self.tensor, self.rows.start * columns..self.rows.end * columns);
         let step = task_weights(columns);
         let rounder = self.rounder(settings);
         let rounded = |quant: &Quant| {
             let mut rounded = vec![bf16::ZERO; weights.len()];
-            rounded.par_chunks_mut(step).zip(weights.par_chunks(step)).try_for_each_init(
+            rounded.par_chunks_mut(step).zip(weights.par_chunks(step)).enumerate().try_for_each_init(
                 Vec::new,
-                |errors, (rounded, weights)| {
+                |errors, (chunk, (rounded, weights))| {
                     errors.resize(weights.len(), 0.0f32);
-                    rounder.error_into(weights, columns, *quant, errors)?;
+                    let first = self.rows.start + chunk * step / columns;
+                    rounder.error_into(first, weights, columns, *quant, errors)?;
                     rounded.convert_from_f32_slice(errors);
                     Ok::<(), RoundingError>(())
                 },

@@ -107,7 +107,7 @@ fn products(
     };
     let mut head = moves(loader, None, alternatives)?;
     let errors = replay.head(objective)?;
-    if let Some(rows) = head.first().map(|head| 0..head.spec.shape[0]) {
+    if let Some(rows) = head.first().map(|head| 0..head.spec.rows()) {
         replay.head_rows(&errors, &rows, |_, gradient| add(&mut head, &[gradient]))?;
     }
     replay.leave_head();

@@ -122,7 +122,8 @@ impl Reference {
         if !right || rows != count * (length - 1) {
             return Err(bad());
         }
-        let ids = tokens.bytes().chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
+        let bytes = tokens.bytes();
+        let ids = bytes.chunks_exact(4).map(|b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
         let ids: Vec<u32> = ids.collect();
         let windows = ids.chunks(length).map(<[u32]>::to_vec).collect();
         Ok(Self { checkpoint, vocabulary, windows })
@@ -149,7 +150,7 @@ impl Reference {
         let first = window * self.windows.first().map_or(0, |window| window.len() - 1);
         if let Some(tensor) = self.checkpoint.get("log_probs") {
             let row = self.vocabulary * size_of::<f16>();
-            extend_f32(tensor.dtype, tensor.slice((first + from) * row, (first + to) * row), &mut values);
+            extend_f32(tensor.dtype, &tensor.slice((first + from) * row, (first + to) * row), &mut values);
         }
         let sums = values.chunks(self.vocabulary.max(1)).map(|row| vector::sum_of_exponentials(row, 0.0));
         // What is not finite is told by whoever scores it.

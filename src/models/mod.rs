@@ -4,6 +4,7 @@ mod llama;
 mod llama4_text;
 mod mistral;
 mod qwen3;
+mod qwen3_moe;
 mod registry;
 
 pub use registry::{Architecture, find, rows, supported};
@@ -20,6 +21,13 @@ pub enum Rename {
     Keep,
     /// mlx-lm calls it this.
     To(String),
+    /// It is one expert's part of the tensor that mlx-lm calls so.
+    Expert {
+        /// The tensor of all experts, one after the other.
+        stack: String,
+        /// The expert's number.
+        index: usize,
+    },
     /// The decoder has no use for it (derived buffers).
     Drop,
 }
@@ -27,4 +35,14 @@ pub enum Rename {
 /// Names that all Llama-like checkpoints share: RoPE buffers of old transformers versions are dropped.
 fn rename_common(name: &str) -> Rename {
     if name.ends_with(".rotary_emb.inv_freq") { Rename::Drop } else { Rename::Keep }
+}
+
+/// The same, and `<mlp>.experts.<number>.<name>`, expert by expert on the Hub, is a part of `<mlp>.switch_mlp.<name>`.
+fn rename_experts(name: &str) -> Rename {
+    let part = |name: &str| {
+        let (mlp, rest) = name.split_once(".experts.")?;
+        let (index, rest) = rest.split_once('.')?;
+        Some(Rename::Expert { stack: format!("{mlp}.switch_mlp.{rest}"), index: index.parse().ok()? })
+    };
+    part(name).unwrap_or_else(|| rename_common(name))
 }

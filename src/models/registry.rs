@@ -1,6 +1,6 @@
 //! The table of architectures. An alias is a row.
 
-use super::{Rename, TensorShapes, llama, llama4_text, mistral, qwen3, rename_common};
+use super::{Rename, TensorShapes, llama, llama4_text, mistral, qwen3, qwen3_moe, rename_common, rename_experts};
 use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::spec::DecoderSpec;
@@ -23,6 +23,7 @@ const ARCHITECTURES: &[Architecture] = &[
     row("llama4_text", llama4_text::spec, llama4_text::rename),
     row("mistral", mistral::spec, rename_common),
     row("qwen3", qwen3::spec, rename_common),
+    row("qwen3_moe", qwen3_moe::spec, rename_experts),
     alias("iquestcoder", "llama", llama::spec, rename_common),
 ];
 

@@ -258,7 +258,7 @@ fn mobilellm_r1_has_one_layer_at_8_bits() {
         let spec = manifest.layer(path).unwrap();
         let [candidate] = candidates[..] else { panic!("{path} has a choice") };
         bits.push(candidate.quant().unwrap().bits);
-        bytes += candidate.bytes(spec.shape[0], spec.shape[1], 2).unwrap();
+        bytes += candidate.bytes(spec.rows(), spec.columns(), 2).unwrap();
         weights += spec.len();
     }
     let count = |wanted: u32| bits.iter().filter(|&&bits| bits == wanted).count();

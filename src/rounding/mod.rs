@@ -20,7 +20,7 @@ pub use gptq::{Gptq, gptq};
 pub use linalg::{Hessian, Precision};
 pub use search::{search, search_error_into};
 pub use shrink::shrink;
-pub use technique::{Rounder, Technique};
+pub use technique::{Importance, Rounder, Technique};
 
 use crate::affine::{FloatType, QuantizeError, Quantized};
 use crate::candidate::{Mode, Quant};

@@ -1,6 +1,7 @@
 //! Which way of rounding is in force, and the error it leaves, whatever the mode of the candidate.
 
 use std::fmt;
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
@@ -47,16 +48,69 @@ pub struct Rounder<'a> {
     pub dtype: FloatType,
     /// By scale search where the mode is affine, else to nearest.
     pub searched: bool,
-    /// E[x_j^2] of the layer's input, for scale search.
-    pub importance: Option<&'a [f32]>,
+    /// Of the layer's input, for scale search.
+    pub importance: Option<Importance<'a>>,
 }
 
 impl Rounder<'_> {
-    /// `Q(W) - W` of float32 weights in rows of `columns`, into as many values.
-    pub fn error_into(self, weights: &[f32], columns: usize, quant: Quant, out: &mut [f32]) -> Result<()> {
-        if self.searched && quant.mode == Mode::Affine {
-            return search_error_into(weights, columns, quant, self.dtype, self.importance, out);
+    /// `Q(W) - W` of float32 weights in rows of `columns`, those from number `first` on, into as many values.
+    pub fn error_into(
+        self,
+        first: usize,
+        weights: &[f32],
+        columns: usize,
+        quant: Quant,
+        out: &mut [f32],
+    ) -> Result<()> {
+        if !self.searched || quant.mode != Mode::Affine {
+            return Ok(nearest::rounding_error_into(weights, columns, quant, self.dtype, out)?);
         }
-        Ok(nearest::rounding_error_into(weights, columns, quant, self.dtype, out)?)
+        let rows = first..first + weights.len() / columns;
+        for (rows, importance) in Importance::parts(self.importance, rows) {
+            let part = (rows.start - first) * columns..(rows.end - first) * columns;
+            let (weights, out) = (&weights[part.clone()], &mut out[part]);
+            search_error_into(weights, columns, quant, self.dtype, importance, out)?;
+        }
+        Ok(())
+    }
+}
+
+/// E[x_j^2] of what goes into a layer, or into each of the experts whose matrices lie one after the other.
+#[derive(Debug, Clone, Copy)]
+pub struct Importance<'a> {
+    values: &'a [f32],
+    columns: usize,
+    /// Of one matrix.
+    rows: usize,
+}
+
+impl<'a> Importance<'a> {
+    /// `values` are those of each matrix one after the other; `rows` and `columns` those of all together. `None` where they do
+    /// not go together.
+    pub fn new(values: &'a [f32], rows: usize, columns: usize) -> Option<Self> {
+        let matrices = values.len() / columns.max(1);
+        let fits = matrices > 0 && values.len() == matrices * columns && rows.is_multiple_of(matrices);
+        fits.then(|| Self { values, columns, rows: rows / matrices })
+    }
+
+    /// The `rows` in parts, with what is known of the input of each.
+    pub fn parts(
+        importance: Option<Self>,
+        rows: Range<usize>,
+    ) -> impl Iterator<Item = (Range<usize>, Option<&'a [f32]>)> {
+        let mut left = rows;
+        std::iter::from_fn(move || {
+            let Range { start, end } = left;
+            if start >= end {
+                return None;
+            }
+            let Some(Self { values, columns, rows }) = importance else {
+                left.start = end;
+                return Some((start..end, None));
+            };
+            let matrix = start / rows.max(1);
+            left.start = end.min((matrix + 1) * rows.max(1));
+            Some((start..left.start, values.get(matrix * columns..(matrix + 1) * columns)))
+        })
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::{DecoderSpec, QkNorm};
+use super::{DecoderSpec, ExpertsSpec, QkNorm, ROUTER};
 
 /// What a tensor does in the decoder. Displayed as the column names of the bit map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -22,6 +22,8 @@ pub enum Role {
     Up,
     /// Down projection of the MLP.
     Down,
+    /// What chooses the experts of an MLP that is made of them.
+    Router,
     /// Token embedding.
     Embed,
     /// Untied output head.
@@ -45,6 +47,7 @@ impl fmt::Display for Role {
             Self::Gate => "gate",
             Self::Up => "up",
             Self::Down => "down",
+            Self::Router => "router",
             Self::Embed => "embed",
             Self::Head => "head",
             Self::Norm => "norm",
@@ -57,7 +60,8 @@ impl fmt::Display for Role {
 pub struct TensorSpec {
     /// mlx-lm's name, for instance `model.layers.0.self_attn.q_proj.weight`.
     pub name: String,
-    /// Rows then columns of a matrix; one size of a vector.
+    /// Rows then columns of a matrix, after the number of experts where theirs lie one after the other; one size of a
+    /// vector.
     pub shape: Vec<usize>,
     /// What it does.
     pub role: Role,
@@ -69,12 +73,28 @@ impl TensorSpec {
     /// Path of the layer that a matrix belongs to (the name without `.weight`): the key of the bit map. `None` for
     /// vectors.
     pub fn path(&self) -> Option<&str> {
-        if self.shape.len() == 2 { self.name.strip_suffix(".weight") } else { None }
+        if self.shape.len() > 1 { self.name.strip_suffix(".weight") } else { None }
     }
 
-    /// Whether this is a linear layer's matrix, to be quantized by default. Embeddings stay float.
+    /// Whether this is a linear layer's matrix, to be quantized by default. Embeddings stay float, and routers, which are
+    /// small and decide what all else of a token's MLP is.
     pub fn quantizable(&self) -> bool {
-        self.shape.len() == 2 && self.role != Role::Embed
+        self.shape.len() > 1 && !matches!(self.role, Role::Embed | Role::Router)
+    }
+
+    /// Rows of the matrix; of all experts' together.
+    pub fn rows(&self) -> usize {
+        self.len() / self.columns().max(1)
+    }
+
+    /// Columns of the matrix.
+    pub fn columns(&self) -> usize {
+        self.shape.last().copied().unwrap_or(0)
+    }
+
+    /// How many experts' matrices lie one after the other; `None` where there is but one matrix.
+    pub fn experts(&self) -> Option<usize> {
+        if let [experts, _, _] = self.shape[..] { Some(experts) } else { None }
     }
 
     /// Number of values.
@@ -86,6 +106,15 @@ impl TensorSpec {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
+
+/// `shape` with other columns.
+pub fn with_columns(shape: &[usize], columns: usize) -> Vec<usize> {
+    let mut shape = shape.to_vec();
+    if let Some(last) = shape.last_mut() {
+        *last = columns;
+    }
+    shape
 }
 
 /// All tensors by name.
@@ -121,7 +150,7 @@ impl Manifest {
 
     /// The matrix of the layer at `path`.
     pub fn layer(&self, path: &str) -> Option<&TensorSpec> {
-        self.tensors.get(&format!("{path}.weight")).filter(|t| t.shape.len() == 2)
+        self.tensors.get(&format!("{path}.weight")).filter(|t| t.shape.len() > 1)
     }
 
     /// Number of values in all tensors.
@@ -149,24 +178,24 @@ impl Builder {
 
     fn block(&mut self, spec: &DecoderSpec, layer: usize) {
         let block = format!("model.layers.{layer}");
-        let (hidden, inner) = (spec.hidden_size, spec.intermediate_size);
+        let hidden = spec.hidden_size;
         let heads = spec.num_attention_heads * spec.head_dim;
         let kv_heads = spec.num_key_value_heads * spec.head_dim;
         let attention = |name: &str| format!("{block}.self_attn.{name}");
-        let mlp = |name: &str| format!("{block}.{}.{name}", spec.mlp_name);
         for (path, rows, columns, role, bias) in [
             (attention("q_proj"), heads, hidden, Role::Q, spec.attention_bias),
             (attention("k_proj"), kv_heads, hidden, Role::K, spec.attention_bias),
             (attention("v_proj"), kv_heads, hidden, Role::V, spec.attention_bias),
             (attention("o_proj"), hidden, heads, Role::O, spec.attention_bias),
-            (mlp("gate_proj"), inner, hidden, Role::Gate, spec.mlp_bias),
-            (mlp("up_proj"), inner, hidden, Role::Up, spec.mlp_bias),
-            (mlp("down_proj"), hidden, inner, Role::Down, spec.mlp_bias),
         ] {
             self.matrix(&path, rows, columns, role, Some(layer));
             if bias {
                 self.vector(&format!("{path}.bias"), rows, role, Some(layer));
             }
+        }
+        match spec.experts_of(layer) {
+            Some(experts) => self.experts(spec, experts, layer),
+            None => self.mlp(spec, layer),
         }
         if spec.qk_norm == QkNorm::Weighted {
             self.vector(&attention("q_norm.weight"), spec.head_dim, Role::Norm, Some(layer));
@@ -174,5 +203,33 @@ impl Builder {
         }
         self.vector(&format!("{block}.input_layernorm.weight"), hidden, Role::Norm, Some(layer));
         self.vector(&format!("{block}.post_attention_layernorm.weight"), hidden, Role::Norm, Some(layer));
+    }
+
+    fn mlp(&mut self, spec: &DecoderSpec, layer: usize) {
+        let (hidden, inner) = (spec.hidden_size, spec.intermediate_size);
+        for (name, rows, columns, role) in [
+            ("gate_proj", inner, hidden, Role::Gate),
+            ("up_proj", inner, hidden, Role::Up),
+            ("down_proj", hidden, inner, Role::Down),
+        ] {
+            let path = spec.mlp_path(layer, name);
+            self.matrix(&path, rows, columns, role, Some(layer));
+            if spec.mlp_bias {
+                self.vector(&format!("{path}.bias"), rows, role, Some(layer));
+            }
+        }
+    }
+
+    fn experts(&mut self, spec: &DecoderSpec, experts: ExpertsSpec, layer: usize) {
+        let (hidden, inner) = (spec.hidden_size, experts.intermediate_size);
+        self.matrix(&spec.mlp_path(layer, ROUTER), experts.count, hidden, Role::Router, Some(layer));
+        for (name, rows, columns, role) in [
+            ("gate_proj", inner, hidden, Role::Gate),
+            ("up_proj", inner, hidden, Role::Up),
+            ("down_proj", hidden, inner, Role::Down),
+        ] {
+            let path = spec.experts_path(layer, name);
+            self.add(format!("{path}.weight"), vec![experts.count, rows, columns], role, Some(layer));
+        }
     }
 }

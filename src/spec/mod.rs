@@ -6,7 +6,7 @@
 mod manifest;
 mod rope;
 
-pub use manifest::{Manifest, Role, TensorSpec};
+pub use manifest::{Manifest, Role, TensorSpec, with_columns};
 pub use rope::{Rope, RopeScaling};
 
 use crate::config::ModelConfig;
@@ -51,7 +51,28 @@ pub struct LayerSpec {
     pub rope: bool,
     /// Which keys are seen.
     pub span: AttentionSpan,
+    /// Whether its MLP is the decoder's experts.
+    pub sparse: bool,
 }
+
+/// An MLP that is made of experts: a router chooses some of them for each token, and their outputs are added up, weighed
+/// with its probabilities (softmax over all experts).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertsSpec {
+    /// How many there are.
+    pub count: usize,
+    /// How many a token goes to.
+    pub per_token: usize,
+    /// Width of each.
+    pub intermediate_size: usize,
+    /// Whether the probabilities of the chosen ones are brought to a sum of 1.
+    pub normalized: bool,
+}
+
+/// Name of the router inside an MLP of experts.
+pub const ROUTER: &str = "gate";
+/// Where an MLP keeps its experts' matrices, one after the other.
+const EXPERTS: &str = "switch_mlp";
 
 /// A decoder: pre-norm blocks of grouped-query attention and a SiLU-gated MLP.
 #[derive(Debug, Clone, PartialEq)]
@@ -59,8 +80,10 @@ pub struct LayerSpec {
 pub struct DecoderSpec {
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Width of the MLP.
+    /// Width of the MLP that is not made of experts.
     pub intermediate_size: usize,
+    /// The experts of the blocks that are [`LayerSpec::sparse`].
+    pub experts: Option<ExpertsSpec>,
     /// Query heads.
     pub num_attention_heads: usize,
     /// Key and value heads.
@@ -143,6 +166,7 @@ impl DecoderSpec {
         Ok(Self {
             hidden_size,
             intermediate_size: config.require_size("intermediate_size")?,
+            experts: None,
             num_attention_heads,
             num_key_value_heads,
             head_dim,
@@ -158,7 +182,7 @@ impl DecoderSpec {
             quantized_tied_head: true,
             mlp_name: "mlp",
             head_name: "lm_head",
-            layers: vec![LayerSpec { rope: true, span: AttentionSpan::Full }; num_hidden_layers],
+            layers: vec![LayerSpec { rope: true, span: AttentionSpan::Full, sparse: false }; num_hidden_layers],
             resolved,
             notes: notes.into_iter().collect(),
         })
@@ -199,6 +223,21 @@ impl DecoderSpec {
             }
         }
         Ok(())
+    }
+
+    /// The experts of block `layer`, if its MLP is made of them.
+    pub fn experts_of(&self, layer: usize) -> Option<ExpertsSpec> {
+        self.experts.filter(|_| self.layers[layer].sparse)
+    }
+
+    /// Path of what block `layer` calls `name` in its MLP.
+    pub fn mlp_path(&self, layer: usize, name: &str) -> String {
+        format!("model.layers.{layer}.{}.{name}", self.mlp_name)
+    }
+
+    /// Path of the experts' matrices called `name`, one after the other.
+    pub fn experts_path(&self, layer: usize, name: &str) -> String {
+        self.mlp_path(layer, &format!("{EXPERTS}.{name}"))
     }
 
     /// The tensors of this decoder under mlx-lm's names.

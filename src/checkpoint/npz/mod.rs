@@ -123,7 +123,7 @@ fn member_entry(path: &Path, name: &str, map: &[u8], span: (usize, usize), file:
             format!("shape {shape:?} does not fit its {} bytes", reader.len()),
         ));
     }
-    Ok(Entry { file, dtype, shape, start: data, end })
+    Ok(Entry::new(file, dtype, shape, [data, end]))
 }
 
 fn from_npy(kind: TypeChar, size: u64) -> Option<Dtype> {

@@ -74,7 +74,7 @@ fn members_over_4_gb_are_mapped() {
         (Dtype::U8, &[OVER as usize][..], OVER)
     );
     let behind = checkpoint.get("b").unwrap();
-    assert_eq!(behind.bytes(), [1.5f32, -2.0].map(f32::to_le_bytes).concat());
+    assert_eq!(*behind.bytes(), *[1.5f32, -2.0].map(f32::to_le_bytes).concat());
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn members_over_4_gb_are_written() {
     npz.finish().unwrap();
     let checkpoint = Checkpoint::open(&path).unwrap();
     assert_eq!(checkpoint.get("a").unwrap().bytes().len() as u64, OVER);
-    assert_eq!(checkpoint.get("b").unwrap().bytes(), 1.5f32.to_le_bytes());
+    assert_eq!(*checkpoint.get("b").unwrap().bytes(), 1.5f32.to_le_bytes()[..]);
     checkpoint.verify().unwrap();
 }
 

@@ -264,7 +264,7 @@ fn values(student: &SourceModel, names: &[String]) -> Result<(Values, BTreeMap<S
     for name in names {
         let tensor = student.tensor(name)?;
         let mut decoded = Vec::with_capacity(tensor.len());
-        extend_f32(tensor.dtype, tensor.bytes(), &mut decoded);
+        extend_f32(tensor.dtype, &tensor.bytes(), &mut decoded);
         values.insert(name.clone(), decoded);
         dtypes.insert(name.clone(), float_type(tensor.dtype)?);
     }

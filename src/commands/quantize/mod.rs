@@ -3,6 +3,7 @@
 mod distill;
 mod estimate;
 mod idle;
+mod inputs;
 mod proof;
 mod refine;
 mod report;

@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::inputs::Inputs;
 use super::write::Staged;
 use super::{Decision, Job};
-use crate::affine::{QuantizeError, Rows};
+use crate::affine::{QuantizeError, Quantized, Rows};
 use crate::candidate::{Candidate, Mode, Quant};
 use crate::checkpoint::{SourceModel, SourceTensor};
 use crate::commands::measure::digest;
 use crate::commands::settings::Target as Size;
 use crate::engine::{
-    Change, Engine, Extent, MomentSettings, Replacements, Student, SwapSettings, Target, Tuned,
+    Change, Engine, Extent, Moment, MomentSettings, Replacements, Student, SwapSettings, Target, Tuned,
     input_moments, input_of, swap_changes,
 };
 use crate::error::{Error, ErrorKind, Result};
@@ -20,7 +21,7 @@ use crate::kept_rounds::{Moves, RoundSettings, Rounds};
 use crate::nearest;
 use crate::plural::count;
 use crate::record::{Refinement, RefinementRound};
-use crate::rounding::{self, DAMPING, Hessian, Technique};
+use crate::rounding::{self, Technique};
 use crate::spec::TensorSpec;
 use crate::spool::{Spool, Spooled};
 use crate::weights::{Warnings, float_type, unroundable};
@@ -222,7 +223,7 @@ impl Job<'_> {
                     continue;
                 };
                 crate::interrupt::check()?;
-                let moments = moments.get(&input_of(spec.role)).map(Vec::as_slice);
+                let moments = moments.get(&input_of(spec.role));
                 self.round_layer(spec, path, candidates, moments, &mut spool)?;
             }
             Ok(Replacements::new())
@@ -237,34 +238,39 @@ impl Job<'_> {
         spec: &TensorSpec,
         path: &str,
         candidates: &[Candidate],
-        moments: Option<&[f32]>,
+        moments: Option<&Moment>,
         spool: &mut Spool,
     ) -> Result<()> {
-        let (dtype, columns) = (float_type(self.dtype)?, spec.shape[1]);
+        let (dtype, columns) = (float_type(self.dtype)?, spec.columns());
         let tensor = SourceTensor { name: &spec.name, tensor: self.source.tensor(&spec.name)? };
         let failed = |e| unroundable(&tensor, &e);
-        let weights = self.weights(&tensor, dtype);
-        let hessian = match (self.technique, moments) {
-            (Technique::Gptq, Some(moments)) => {
-                Some(Hessian::new(moments, columns, DAMPING).map_err(failed)?)
+        let quants: Vec<Quant> = candidates.iter().filter_map(|candidate| candidate.quant()).collect();
+        let mut codes = vec![Quantized::default(); quants.len()];
+        let inputs = moments.filter(|_| self.technique == Technique::Gptq).map(Inputs::new);
+        let diagonals = moments.filter(|_| self.technique == Technique::Search).map(Moment::diagonals);
+        let matrices = spec.experts().unwrap_or(1);
+        for index in 0..matrices {
+            let rows = spec.rows() / matrices;
+            let weights = self.weights_of(&tensor, dtype, index * rows..(index + 1) * rows);
+            let known = inputs.as_ref().map(|inputs| inputs.of(index)).transpose().map_err(failed)?;
+            let importance =
+                diagonals.as_ref().and_then(|all| all.get(index * columns..(index + 1) * columns));
+            for (&quant, codes) in quants.iter().zip(&mut codes) {
+                let found = match (&known, self.technique) {
+                    (Some(known), _) if quant.mode == Mode::Affine => {
+                        known.round(&weights, quant, dtype).map(|found| found.quantized)
+                    }
+                    (None, Technique::Search) if quant.mode == Mode::Affine => {
+                        rounding::search(&weights, columns, quant, dtype, importance)
+                    }
+                    _ => Rows::from_f32(&weights, columns)
+                        .and_then(|rows| nearest::quantize(rows, quant, dtype))
+                        .map_err(Into::into),
+                };
+                codes.extend(&found.map_err(failed)?);
             }
-            _ => None,
-        };
-        for quant in candidates.iter().filter_map(|candidate| candidate.quant()) {
-            let codes = match (&hessian, self.technique) {
-                (Some(hessian), _) if quant.mode == Mode::Affine => {
-                    rounding::gptq(&weights, quant, dtype, hessian).map(|found| found.quantized)
-                }
-                (None, Technique::Search) if quant.mode == Mode::Affine => {
-                    rounding::search(&weights, columns, quant, dtype, moments)
-                }
-                _ => Rows::from_f32(&weights, columns)
-                    .and_then(|rows| nearest::quantize(rows, quant, dtype))
-                    .map_err(Into::into),
-            };
-            spool.add(&key(path, quant), &codes.map_err(failed)?)?;
         }
-        Ok(())
+        quants.iter().zip(&codes).try_for_each(|(&quant, codes)| spool.add(&key(path, quant), codes))
     }
 
     /// The weights of a layer as `candidate` would have them.

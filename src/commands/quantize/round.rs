@@ -3,10 +3,12 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
+use std::ops::Range;
 use std::path::Path;
 
 use rayon::prelude::*;
 
+use super::inputs::{Inputs, Known};
 use super::{Decision, Job};
 use crate::affine::{self, FloatType, Quantized};
 use crate::candidate::{Mode, Quant};
@@ -16,10 +18,10 @@ use crate::engine::{
     Engine, Extent, MomentSettings, Moments, Replacements, input_moments, input_moments_where, input_of,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::kept_layers::{self, KeptLayers};
+use crate::kept_layers::{self, FedBack, KeptLayers};
 use crate::plural::count;
 use crate::record::Feedback;
-use crate::rounding::{self, DAMPING, Gptq, Hessian, Technique};
+use crate::rounding::Technique;
 use crate::spec::{Role, TensorSpec};
 use crate::spool::Spooled;
 use crate::weights::{Codes, float_type, unroundable};
@@ -155,8 +157,10 @@ impl Job<'_> {
             }
         };
         bar.finish_and_clear();
-        if let Some(sentence) = rounded.feedback().and_then(|feedback| feedback.sentence()) {
-            self.console.line(&format!("error feedback: {sentence}"));
+        if let Some(feedback) = rounded.feedback() {
+            for sentence in [feedback.sentence(), feedback.few_tokens_sentence()].into_iter().flatten() {
+                self.console.line(&format!("error feedback: {sentence}"));
+            }
         }
         Ok(rounded)
     }
@@ -165,8 +169,8 @@ impl Job<'_> {
         let mut importance = BTreeMap::new();
         input_moments(&Engine::start()?, self.source, settings, |block, moments| {
             for (spec, path, _) in self.chosen(block, decision) {
-                if let Some(values) = moments.get(&input_of(spec.role)) {
-                    importance.insert(path.to_owned(), values.clone());
+                if let Some(moment) = moments.get(&input_of(spec.role)) {
+                    importance.insert(path.to_owned(), moment.diagonals());
                 }
             }
             Ok(Replacements::new())
@@ -272,17 +276,13 @@ impl Job<'_> {
         for (spec, path, quant) in done.into_iter().filter(|_| seen) {
             replaced.extend(self.done(spec, path, quant, kept)?);
         }
-        for (input, moments) in moments {
-            let sharing: Vec<_> = left.iter().filter(|(spec, ..)| input_of(spec.role) == *input).collect();
-            let Some((first, ..)) = sharing.first() else { continue };
-            crate::interrupt::check()?;
-            let tensor = SourceTensor { name: &first.name, tensor: self.source.tensor(&first.name)? };
-            let hessian =
-                Hessian::new(moments, first.shape[1], DAMPING).map_err(|e| unroundable(&tensor, &e))?;
+        for (input, moment) in moments {
+            let sharing: Vec<_> =
+                left.iter().filter(|(spec, ..)| input_of(spec.role) == *input).copied().collect();
             for together in sharing.chunks(TOGETHER) {
-                let found = together.par_iter().map(|(spec, _, quant)| self.fed_back(spec, *quant, &hessian));
-                for ((spec, path, quant), found) in together.iter().zip(found.collect::<Result<Vec<_>>>()?) {
-                    kept.add(path, spec.shape[0], &found)?;
+                let found = self.fed_back(together, &Inputs::new(moment))?;
+                for ((spec, path, quant), found) in together.iter().zip(found) {
+                    kept.add(path, spec.rows(), &found)?;
                     if seen {
                         replaced.push((spec.role, self.replacement(spec, path, *quant, &found.quantized)?));
                     }
@@ -293,21 +293,49 @@ impl Job<'_> {
         Ok(replaced)
     }
 
-    /// A layer rounded with error feedback.
-    fn fed_back(&self, spec: &TensorSpec, quant: Quant, hessian: &Hessian<'_>) -> Result<Gptq> {
-        crate::interrupt::check()?;
+    /// Layers with one input rounded with error feedback, side by side; of experts one after the other.
+    fn fed_back(&self, layers: &[(&TensorSpec, &str, Quant)], inputs: &Inputs<'_>) -> Result<Vec<FedBack>> {
+        let mut found = vec![FedBack::default(); layers.len()];
         let dtype = float_type(self.dtype)?;
-        let tensor = SourceTensor { name: &spec.name, tensor: self.source.tensor(&spec.name)? };
-        let found = rounding::gptq(&self.weights(&tensor, dtype), quant, dtype, hessian);
-        found.map_err(|e| unroundable(&tensor, &e))
+        for index in 0..inputs.matrices() {
+            crate::interrupt::check()?;
+            let known = inputs.of(index);
+            let rounded = layers.par_iter().map(|(spec, _, quant)| {
+                let tensor = SourceTensor { name: &spec.name, tensor: self.source.tensor(&spec.name)? };
+                let rows = spec.rows() / inputs.matrices();
+                let weights = self.weights_of(&tensor, dtype, index * rows..(index + 1) * rows);
+                let known = known.as_ref().map_err(|e| unroundable(&tensor, e))?;
+                known.round(&weights, *quant, dtype).map_err(|e| unroundable(&tensor, &e))
+            });
+            let few_tokens = known.as_ref().is_ok_and(Known::is_little).then_some(index);
+            for (found, rounded) in found.iter_mut().zip(rounded.collect::<Result<Vec<_>>>()?) {
+                found.quantized.extend(&rounded.quantized);
+                found.searched_rows += rounded.searched_rows;
+                found.few_tokens.extend(few_tokens);
+            }
+        }
+        Ok(found)
     }
 
     /// Weights as float32 after the cast to the dtype of scales.
     pub(super) fn weights(&self, tensor: &SourceTensor<'_>, dtype: FloatType) -> Vec<f32> {
+        self.weights_of(tensor, dtype, 0..tensor.tensor.len() / tensor.tensor.columns())
+    }
+
+    /// Those of some rows.
+    pub(super) fn weights_of(
+        &self,
+        tensor: &SourceTensor<'_>,
+        dtype: FloatType,
+        rows: Range<usize>,
+    ) -> Vec<f32> {
+        let SourceTensor { tensor, .. } = tensor;
+        let row = tensor.columns() * tensor.dtype.size();
+        let (start, end) = (rows.start * row, rows.end * row);
         let mut bytes = Vec::new();
-        cast(tensor.tensor.dtype, tensor.tensor.bytes(), self.dtype, &mut bytes);
-        tensor.tensor.release(0, tensor.tensor.bytes().len());
-        let mut weights = vec![0.0; tensor.tensor.len()];
+        cast(tensor.dtype, &tensor.slice(start, end), self.dtype, &mut bytes);
+        tensor.release(start, end);
+        let mut weights = vec![0.0; rows.len() * tensor.columns()];
         dtype.widen(&bytes, &mut weights);
         weights
     }

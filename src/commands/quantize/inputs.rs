@@ -1,0 +1,63 @@
+//! What rounding knows of the inputs of layers that share them: one matrix, or one an expert.
+
+use crate::affine::FloatType;
+use crate::candidate::Quant;
+use crate::engine::Moment;
+use crate::rounding::{self, DAMPING, Gptq, Hessian, RoundingError};
+
+/// Tokens that an expert must have seen for error feedback: with fewer, what inputs have in common is chance.
+pub const FEW_TOKENS: usize = 32;
+
+/// Inputs of layers, before they are factored.
+pub(super) struct Inputs<'m> {
+    moment: &'m Moment,
+    /// Of the experts that have seen few tokens; all of them one after the other.
+    diagonals: Vec<f32>,
+}
+
+/// What is known of one matrix' input.
+pub(super) enum Known<'i> {
+    /// How the input's columns go together.
+    Together(Hessian<'i>),
+    /// How large each is, for scale search: too few tokens came.
+    Apart(&'i [f32]),
+}
+
+impl<'m> Inputs<'m> {
+    pub(super) fn new(moment: &'m Moment) -> Self {
+        let few = moment.tokens().len() > 1 && moment.tokens().iter().any(|&tokens| tokens < FEW_TOKENS);
+        Self { moment, diagonals: if few { moment.diagonals() } else { Vec::new() } }
+    }
+
+    /// How many matrices a layer has.
+    pub(super) fn matrices(&self) -> usize {
+        self.moment.tokens().len()
+    }
+
+    /// Of the input of matrix `index`.
+    pub(super) fn of(&self, index: usize) -> Result<Known<'_>, RoundingError> {
+        let columns = self.moment.columns();
+        if self.matrices() == 1 || self.moment.tokens()[index] >= FEW_TOKENS {
+            return Hessian::new(self.moment.of(index), columns, DAMPING).map(Known::Together);
+        }
+        Ok(Known::Apart(&self.diagonals[index * columns..(index + 1) * columns]))
+    }
+}
+
+impl Known<'_> {
+    /// Whether too few tokens came for error feedback.
+    pub(super) fn is_little(&self) -> bool {
+        matches!(self, Self::Apart(_))
+    }
+
+    /// One matrix, with error feedback where that is possible.
+    pub(super) fn round(&self, weights: &[f32], quant: Quant, dtype: FloatType) -> Result<Gptq, RoundingError> {
+        match self {
+            Self::Together(hessian) => rounding::gptq(weights, quant, dtype, hessian),
+            Self::Apart(importance) => {
+                let quantized = rounding::search(weights, importance.len(), quant, dtype, Some(importance))?;
+                Ok(Gptq { quantized, searched_rows: 0 })
+            }
+        }
+    }
+}

@@ -64,7 +64,7 @@ impl FileContents {
     pub fn of(checkpoint: &Checkpoint) -> Self {
         let mut contents = Self { parameters: Some(0), ..Self::default() };
         for (name, tensor) in checkpoint.iter() {
-            let bytes = tensor.bytes().len() as u64;
+            let bytes = tensor.byte_len() as u64;
             contents.tensors.push(TensorEntry {
                 name: name.to_owned(),
                 dtype: tensor.dtype.to_string(),
@@ -94,7 +94,7 @@ impl FileContents {
     }
 
     fn add_float(&mut self, path: &str, part: &str, tensor: &Tensor<'_>) {
-        let bytes = tensor.bytes().len() as u64;
+        let bytes = tensor.byte_len() as u64;
         let class = if is_embedding(path) { &mut self.bytes.embeddings } else { &mut self.bytes.float };
         *class += bytes;
         self.count(Some(tensor.shape));
@@ -153,7 +153,7 @@ fn quantized_layer(checkpoint: &Checkpoint, path: &str) -> Option<FileLayer> {
         _ => None,
     };
     let shape = certain.map(|quant| [rows, &[groups * quant.group_size as usize]].concat());
-    let bytes = [Some(codes), Some(scales), biases].into_iter().flatten().map(|t| t.bytes().len() as u64);
+    let bytes = [Some(codes), Some(scales), biases].into_iter().flatten().map(|t| t.byte_len() as u64);
     Some(FileLayer {
         path: path.to_owned(),
         shape,

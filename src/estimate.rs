@@ -98,6 +98,16 @@ impl Default for StepCosts {
     }
 }
 
+/// What goes into some of a block's layers.
+#[derive(Debug, Clone, Copy)]
+struct Input {
+    columns: f64,
+    /// Rows for a token.
+    tokens: f64,
+    /// Matrices that have one each.
+    matrices: f64,
+}
+
 impl Work<'_> {
     /// What it takes at the `rates` of a machine.
     pub fn estimate(&self, rates: Rates) -> Estimate {
@@ -165,7 +175,8 @@ impl Work<'_> {
     fn factors(&self, tokens: f64, rates: Rates) -> f64 {
         let layers = self.spec.layers.len().max(1) as f64;
         let passes = tokens * (self.block_flops() / 2.0 + 2.0 / layers * self.moment_flops());
-        let factored: f64 = self.inputs().iter().map(|columns| 2.0 * columns.powi(3) / 3.0).sum();
+        let tried = self.spec.layers.first().is_some_and(|layer| layer.sparse);
+        let factored: f64 = self.inputs(tried).iter().map(|input| 2.0 * input.columns.powi(3) / 3.0).sum();
         passes / self.per_second(rates) + factored / (rates.flops * FEEDBACK)
     }
 
@@ -213,19 +224,34 @@ impl Work<'_> {
     /// Operations of E[x x^T] for a token, half of which is the other half's mirror image: q, k and v share an input, and
     /// gate and up.
     fn moment_flops(&self) -> f64 {
-        self.inputs().iter().map(|columns| columns * columns).sum::<f64>() * self.spec.layers.len() as f64
+        let of = |sparse| self.inputs(sparse).iter().map(|i| i.tokens * i.columns * i.columns).sum::<f64>();
+        self.spec.layers.iter().map(|layer| of(layer.sparse)).sum()
     }
 
-    /// Columns of the four inputs of a block.
-    fn inputs(&self) -> [f64; 4] {
+    /// The four inputs of a block.
+    fn inputs(&self, sparse: bool) -> [Input; 4] {
         let DecoderSpec { hidden_size, intermediate_size, num_attention_heads, head_dim, .. } = self.spec;
-        let hidden = *hidden_size as f64;
-        [hidden, (num_attention_heads * head_dim) as f64, hidden, *intermediate_size as f64]
+        let one = |columns: usize| Input { columns: columns as f64, tokens: 1.0, matrices: 1.0 };
+        let attention = [one(*hidden_size), one(num_attention_heads * head_dim)];
+        let [gate, down] = match self.spec.experts.filter(|_| sparse) {
+            None => [one(*hidden_size), one(*intermediate_size)],
+            Some(experts) => [*hidden_size, experts.intermediate_size].map(|columns| Input {
+                columns: columns as f64,
+                tokens: experts.per_token as f64,
+                matrices: experts.count as f64,
+            }),
+        };
+        [attention[0], attention[1], gate, down]
     }
 
     /// Operations of GPTQ: a factorization and a triangular product a matrix.
     fn feedback_flops(&self) -> f64 {
-        self.matrices().map(|[rows, columns]| columns * columns * (columns / 3.0 + rows)).sum()
+        let specs = self.manifest.iter().filter(|spec| spec.quantizable());
+        let of = |spec: &TensorSpec| {
+            let (rows, columns) = (spec.rows() as f64, spec.columns() as f64);
+            columns * columns * (spec.experts().unwrap_or(1) as f64 * columns / 3.0 + rows)
+        };
+        specs.map(of).sum()
     }
 
     fn memory(&self) -> u64 {
@@ -239,7 +265,9 @@ impl Work<'_> {
         // Weights twice, gradients, and four sums of their squares.
         let measuring = if self.candidates > 0 { 7 * largest_block } else { 0 };
         // Sums of products, their means and a factor.
-        let moments = self.inputs().iter().map(|columns| (columns * columns) as u64).sum::<u64>() * F32;
+        let sparse = spec.layers.iter().any(|layer| layer.sparse);
+        let sums = self.inputs(sparse).into_iter().map(|i| (i.matrices * i.columns * i.columns) as u64);
+        let moments = sums.sum::<u64>() * F32;
         let rounding = match (self.rounds, self.technique) {
             (true, Technique::Gptq) => 2 * largest_block + 3 * moments,
             (true, Technique::Search) => largest_block,

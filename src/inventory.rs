@@ -124,10 +124,10 @@ impl Inventory {
         Self { layers, bytes, parameters: source.manifest().parameters() }
     }
 
-    /// Bits a weight of the linear layers that MLX could quantize, whether they are or not. Embeddings, norms and layers
-    /// whose rows no group size divides are outside, as they are outside `--target-bpw`.
+    /// Bits a weight of the linear layers that MLX could quantize, whether they are or not. Embeddings, routers, norms and
+    /// layers whose rows no group size divides are outside, as they are outside `--target-bpw`.
     pub fn bpw_quantized(&self) -> f64 {
-        let linear = self.layers.iter().filter(|layer| layer.role != Role::Embed && layer.is_quantizable());
+        let linear = self.layers.iter().filter(|layer| layer.role.is_linear() && layer.is_quantizable());
         let (bytes, weights) = linear.fold((0, 0), |(bytes, weights), layer| {
             (bytes + layer.bytes, weights + (layer.shape[0] * layer.shape[1]) as u64)
         });
@@ -147,7 +147,7 @@ impl Inventory {
 
 /// Bytes of `spec`'s values or codes, and of the scales and biases of a quantized `layer`.
 fn stored_bytes(source: &SourceModel, spec: &TensorSpec, layer: Option<&str>) -> (u64, u64) {
-    let size = |name: &str| source.tensor(name).map_or(0, |tensor| tensor.bytes().len() as u64);
+    let size = |name: &str| source.tensor(name).map_or(0, |tensor| tensor.byte_len() as u64);
     let scales = layer.map_or(0, |path| size(&format!("{path}.scales")) + size(&format!("{path}.biases")));
     (size(&spec.name), scales)
 }

@@ -283,7 +283,10 @@ impl<'a> Plan<'a> {
             if (row.rows, row.columns) != (spec.rows(), spec.columns()) {
                 return Err(Error::input(format!(
                     "the sensitivity table has layer `{path}` as {}x{}, the model as {}x{}",
-                    row.rows, row.columns, spec.rows(), spec.columns()
+                    row.rows,
+                    row.columns,
+                    spec.rows(),
+                    spec.columns()
                 )));
             }
             let choices = options.iter().map(|&candidate| self.choice(spec, row, candidate));
@@ -354,7 +357,9 @@ fn ruled(spec: &TensorSpec, rule: &LayerRule) -> Result<Candidate> {
     }
     Err(Error::usage(format!(
         "layer `{}` has rows of {}, which {} cannot divide",
-        spec.name, spec.columns(), rule.candidate
+        spec.name,
+        spec.columns(),
+        rule.candidate
     ))
     .hint("choose another group size for it, or float"))
 }

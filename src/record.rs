@@ -121,9 +121,14 @@ impl Feedback {
         }
     }
 
+    /// What there is to say.
+    pub fn sentences(&self) -> impl Iterator<Item = String> {
+        [self.sentence(), self.few_tokens_sentence()].into_iter().flatten()
+    }
+
     /// `2 of 640 rows in 1 layer are as scale search left them (model.layers.0.self_attn.q_proj)`; nothing where there are
     /// none.
-    pub fn sentence(&self) -> Option<String> {
+    fn sentence(&self) -> Option<String> {
         let rows = self.searched_rows.values().sum::<usize>();
         (rows > 0).then(|| {
             format!(
@@ -137,7 +142,7 @@ impl Feedback {
 
     /// `3 experts in 1 layer saw too few tokens and are as scale search left them (model.layers.0.mlp.switch_mlp.up_proj)`;
     /// nothing where there are none.
-    pub fn few_tokens_sentence(&self) -> Option<String> {
+    fn few_tokens_sentence(&self) -> Option<String> {
         let experts = self.few_tokens.values().map(Vec::len).sum::<usize>();
         (experts > 0).then(|| {
             format!(

@@ -379,7 +379,7 @@ fn changed_bytes_in_an_npz_are_found() {
     let mut bytes = fs::read(&path).unwrap();
     let tensor = mixbit::checkpoint::Checkpoint::open(&path).unwrap();
     let data = tensor.get(GATE).unwrap().bytes();
-    let at = bytes.windows(data.len()).position(|w| w == data).unwrap() + 1000;
+    let at = bytes.windows(data.len()).position(|w| w == &*data).unwrap() + 1000;
     bytes[at] ^= 1;
     fs::write(&path, bytes).unwrap();
     let out = home.path().join("out");

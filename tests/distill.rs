@@ -20,7 +20,7 @@ fn values(source: &SourceModel, names: &[String]) -> Tuned {
     let decoded = names.iter().map(|name| {
         let tensor = source.tensor(name).unwrap();
         let mut values = Vec::new();
-        extend_f32(tensor.dtype, tensor.bytes(), &mut values);
+        extend_f32(tensor.dtype, &tensor.bytes(), &mut values);
         (name.clone(), values)
     });
     decoded.collect()
@@ -74,6 +74,11 @@ fn check_gradients(float: &Path, flags: &[&str]) {
 #[test]
 fn gradients_are_slopes_with_norms_on_heads_and_an_untied_head() {
     check_gradients(&fixtures().join("golden/qwen3-untied-rope-parameters"), &["--bits", "2:32"]);
+}
+
+#[test]
+fn gradients_are_slopes_in_experts() {
+    check_gradients(&fixtures().join("golden/qwen3-moe-mixed"), &["--bits", "6:32"]);
 }
 
 #[test]

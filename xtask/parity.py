@@ -30,11 +30,14 @@ SEMANTIC = {
     "mistral-sliding-window": "mlx-lm ignores the sliding window",
     "qwen3-max-window-layers": "mlx-lm ignores the sliding window",
     "qwen3-layer-types": "mlx-lm ignores the sliding window",
+    "qwen3-moe-sliding-window": "mlx-lm ignores the sliding window",
 }
 
 
 # Models whose embedding mlx-lm can run quantized: tied and untied heads.
-EMBEDDINGS = {"llama-dynamic-rope", "llama-mha-untied", "qwen3-tied", "llama2xs-281k"}
+EMBEDDINGS = {
+    "llama-dynamic-rope", "llama-mha-untied", "qwen3-tied", "qwen3-moe-mixed", "qwen3-moe-untied", "llama2xs-281k",
+}  # fmt: skip
 
 
 def run(mixbit, *arguments):

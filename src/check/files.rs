@@ -75,7 +75,7 @@ fn weight_files(checkpoint: &Checkpoint) -> BTreeSet<&Path> {
 }
 
 fn total(checkpoint: &Checkpoint) -> u64 {
-    checkpoint.iter().map(|(_, tensor)| tensor.bytes().len() as u64).sum()
+    checkpoint.iter().map(|(_, tensor)| tensor.byte_len() as u64).sum()
 }
 
 /// Headers were validated against the files' lengths when they were opened; an npz has checksums too.

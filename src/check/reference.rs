@@ -159,7 +159,7 @@ fn values(source: &SourceModel, reference: &SourceModel, progress: Progress<'_>)
     let mut float = Compared::default();
     let mut quantized: BTreeMap<u32, Compared> = BTreeMap::new();
     let mut undecoded = 0;
-    let total = source.tensors().map(|t| t.tensor.bytes().len() as u64).sum();
+    let total = source.tensors().map(|t| t.tensor.byte_len() as u64).sum();
     let mut done = 0;
     for spec in source.manifest().iter() {
         crate::interrupt::check()?;

@@ -6,7 +6,7 @@ use super::folder::Folder;
 use super::{Finding, list};
 use crate::config::ModelConfig;
 use crate::plural::count;
-use crate::spec::{AttentionSpan, DecoderSpec, QkNorm, RopeScaling};
+use crate::spec::{AttentionSpan, DecoderSpec, ExpertsSpec, QkNorm, RopeScaling};
 
 /// All of it, and what was decided against the config's letter.
 pub(super) fn check(folder: &Folder) -> Vec<Finding> {
@@ -40,6 +40,11 @@ fn mlp_parts(folder: &Folder) -> BTreeMap<usize, BTreeSet<(&str, &str)>> {
 
 /// Which MLP the names say there is: one that is gated, in every block, of one width.
 fn mlp(folder: &Folder) -> Option<Finding> {
+    if let Some(spec) = &folder.spec
+        && let Some(experts) = spec.experts
+    {
+        return Some(sparse_mlps(folder, spec, experts));
+    }
     let blocks = mlp_parts(folder);
     let (&first, parts) = blocks.first_key_value()?;
     let differ: Vec<String> =
@@ -81,6 +86,31 @@ fn mlp(folder: &Folder) -> Option<Finding> {
         0 | 1 => Finding::note("mlp", message),
         _ => Finding::problem("mlp", message),
     })
+}
+
+/// In which blocks the names say that there are experts, beside the config's.
+fn sparse_mlps(folder: &Folder, spec: &DecoderSpec, experts: ExpertsSpec) -> Finding {
+    let has = |block: usize| {
+        folder.names.contains_key(&format!("{}.weight", spec.experts_path(block, "gate_proj")))
+    };
+    let blocks = || spec.layers.iter().enumerate();
+    let differ: Vec<String> =
+        blocks().filter(|(i, layer)| has(*i) != layer.sparse).map(|(i, _)| i.to_string()).collect();
+    if !differ.is_empty() {
+        let message =
+            format!("config.json and weights disagree on whether there are experts in {}", list(&differ));
+        return Finding::problem("mlp", message)
+            .hint("num_experts, decoder_sparse_step and mlp_only_layers must be those of the trained model");
+    }
+    let ExpertsSpec { count: all, per_token, intermediate_size: width, normalized } = experts;
+    let sparse = blocks().filter(|(_, layer)| layer.sparse).count();
+    let shares = if normalized { "probabilities brought to a sum of 1" } else { "probabilities as they are" };
+    let others = match spec.layers.len() - sparse {
+        0 => String::new(),
+        others => format!("; {} with one gated MLP, {} wide", count(others, "block"), spec.intermediate_size),
+    };
+    let of = format!("{all} gated experts, {width} wide, {per_token} for a token, {shares}");
+    Finding::ok("mlp", format!("{} with {of}{others}", count(sparse, "block")))
 }
 
 fn mlp_claims(config: Option<&ModelConfig>) -> Vec<(&'static str, usize)> {
@@ -223,8 +253,8 @@ fn tying(folder: &Folder, spec: &DecoderSpec) -> Vec<Finding> {
     let equal = match (&head, &embedding) {
         (Some(head), Some(embedding)) => {
             let equal = head.shape == embedding.shape && head.bytes() == embedding.bytes();
-            head.release(0, head.bytes().len());
-            embedding.release(0, embedding.bytes().len());
+            head.release(0, head.byte_len());
+            embedding.release(0, embedding.byte_len());
             equal
         }
         _ => false,

@@ -146,7 +146,7 @@ fn dtypes(folder: &Folder) -> Option<Finding> {
     for (_, tensor) in folder.tensors().filter(|(_, tensor)| tensor.dtype.is_float()) {
         let (tensors, bytes) = sizes.entry(tensor.dtype).or_default();
         *tensors += 1;
-        *bytes += tensor.bytes().len() as u64;
+        *bytes += tensor.byte_len() as u64;
     }
     let (&main, _) = sizes.iter().max_by_key(|(_, (_, bytes))| *bytes)?;
     let all: Vec<String> = sizes

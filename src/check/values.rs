@@ -155,7 +155,7 @@ fn kind(role: Role, dimensions: usize) -> Kind {
     match role {
         Role::Norm => Kind::Norm,
         Role::Embed => Kind::Embedding,
-        _ if dimensions == 2 => Kind::Linear,
+        _ if dimensions > 1 => Kind::Linear,
         _ => Kind::Other,
     }
 }

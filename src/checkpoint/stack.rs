@@ -24,7 +24,9 @@ impl Checkpoint {
         for (name, parts) in stacks {
             match self.stacked(&name, &parts) {
                 Ok(entry) => {
-                    parts.values().for_each(|part| drop(self.entries.remove(part)));
+                    for part in parts.values() {
+                        self.entries.remove(part);
+                    }
                     self.entries.insert(name, entry);
                 }
                 Err(error) => wrong.push(error),
@@ -42,15 +44,23 @@ impl Checkpoint {
         for (expected, (&index, part)) in parts.iter().enumerate() {
             if index != expected {
                 let there = count(parts.len(), "expert");
-                return Err(Error::tensor(self.path(), name, format!("expert {expected} is missing"))
-                    .hint(format!("{there} of it are there, one of them `{part}`: the download is incomplete")));
+                return Err(Error::tensor(self.path(), name, format!("expert {expected} is missing")).hint(
+                    format!("{there} of it are there, one of them `{part}`: the download is incomplete"),
+                ));
             }
             let entry = &self.entries[part];
             let whole = whole.get_or_insert_with(|| Entry { pieces: Vec::new(), ..entry.clone() });
             if (entry.dtype, &entry.shape) != (whole.dtype, &whole.shape) {
-                let (found, first) = (format!("{} {:?}", entry.dtype, entry.shape), format!("{} {:?}", whole.dtype, whole.shape));
-                return Err(Error::tensor(self.path(), part, format!("is {found}, the first expert's {first}"))
-                    .hint("the experts of a block are of one shape and dtype"));
+                let (found, first) = (
+                    format!("{} {:?}", entry.dtype, entry.shape),
+                    format!("{} {:?}", whole.dtype, whole.shape),
+                );
+                return Err(Error::tensor(
+                    self.path(),
+                    part,
+                    format!("is {found}, the first expert's {first}"),
+                )
+                .hint("the experts of a block are of one shape and dtype"));
             }
             whole.pieces.extend(&entry.pieces);
         }

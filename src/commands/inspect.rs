@@ -14,7 +14,6 @@ use crate::model_files::{Pack, PackedFile};
 use crate::output_file;
 use crate::plural::count;
 use crate::report::{Align, Console, Table, bit_table, bytes, cell, class_bars, class_table, out};
-use crate::spec::Role;
 
 /// Runs the command.
 pub fn run(args: &Inspect, console: &Console) -> Result<()> {
@@ -58,7 +57,7 @@ pub fn run(args: &Inspect, console: &Console) -> Result<()> {
         out(&pack_table(pack))?;
     }
     let columns = [("size", inventory.bytes)];
-    let linear = || inventory.layers.iter().filter(|layer| layer.role != Role::Embed);
+    let linear = || inventory.layers.iter().filter(|layer| layer.role.is_linear());
     out(&format!(
         "{}\n\
          {} of {} quantized; linear layers {:.4} bpw, whole model {:.4} bpw, {}\n\n{}\n{}{}",
@@ -92,14 +91,18 @@ fn pack_table(pack: &Pack) -> String {
 /// What kind of model it is, in a line.
 pub fn architecture(source: &SourceModel, inventory: &Inventory) -> String {
     let spec = source.spec();
+    let experts = spec.experts.map_or_else(String::new, |experts| {
+        format!(", {} ({} for a token)", count(experts.count, "expert"), experts.per_token)
+    });
     format!(
-        "{}: {} parameters, {}, hidden size {}, {} ({} for keys and values), vocabulary {}",
+        "{}: {} parameters, {}, hidden size {}, {} ({} for keys and values){}, vocabulary {}",
         source.config().model_type(),
         inventory.parameters,
         count(spec.layers.len(), "block"),
         spec.hidden_size,
         count(spec.num_attention_heads, "head"),
         spec.num_key_value_heads,
+        experts,
         spec.vocab_size,
     )
 }

@@ -6,10 +6,10 @@ use mlx_rs::ops::{concatenate, sigmoid};
 
 use super::attention::{Positions, attend, attend_held};
 use super::cache::KvCache;
+use super::collector::Matrix;
 use super::experts::{Choice, Router};
 use super::linear::Linear;
 use super::load::Loader;
-use super::collector::Matrix;
 use super::store::AXIS;
 use crate::checkpoint::Dtype;
 use crate::error::{Error, Result};

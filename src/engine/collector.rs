@@ -183,7 +183,9 @@ impl Collector {
             let mut values = to_vec(&sum)?;
             drop(sum);
             let scale = 1.0 / tokens.max(1) as f32;
-            values.iter_mut().for_each(|value| *value *= scale);
+            for value in &mut values {
+                *value *= scale;
+            }
             let moment = moments.entry(matrix.role).or_insert_with(|| Moment {
                 columns,
                 extent: self.extent,

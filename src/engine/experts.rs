@@ -10,9 +10,9 @@ use mlx_rs::ops::{concatenate, softmax_axis};
 
 use super::array::to_vec;
 use super::block::{Context, Gated, gated};
+use super::collector::Matrix;
 use super::linear::Weight;
 use super::load::Loader;
-use super::collector::Matrix;
 use crate::error::Result;
 use crate::spec::{ExpertsSpec, ROUTER, Role};
 
@@ -79,10 +79,11 @@ impl Router {
         let count = self.experts.count;
         let tokens = x.reshape(&[-1, context.spec.hidden_size as i32])?;
         let used: Vec<usize> = (0..count).filter(|&expert| !choice.places[expert].is_empty()).collect();
-        let [gates, ups, downs] = [&mlp.gate, &mlp.up, &mlp.down].map(|linear| linear.weight.experts(count, &used));
+        let [gates, ups, downs] =
+            [&mlp.gate, &mlp.up, &mlp.down].map(|linear| linear.weight.experts(count, &used));
         let mut outputs = Vec::with_capacity(used.len());
         for (((&expert, gate), up), down) in used.iter().zip(gates?).zip(ups?).zip(downs?) {
-            let own = tokens.take_axis(&choice.tokens(expert), 0)?;
+            let own = tokens.take_axis(choice.tokens(expert), 0)?;
             let matrix = |role| Matrix { role, index: expert, count };
             observe(matrix(Role::Gate), &own);
             let product = |weight: &Weight, x: &Array| weight.matmul_transposed(x, dtype, on_gpu);
@@ -90,7 +91,7 @@ impl Router {
             observe(matrix(Role::Down), &inner);
             outputs.push(product(&down, &inner)?);
         }
-        let outputs = concatenate(&outputs, 0)?.take_axis(&choice.back(), 0)?;
+        let outputs = concatenate(&outputs, 0)?.take_axis(choice.back(), 0)?;
         let per_token = choice.per_token as i32;
         let outputs = outputs.reshape(&[-1, per_token, context.spec.hidden_size as i32])?;
         let weights = self.weights(probabilities, choice)?.expand_dims(2)?;

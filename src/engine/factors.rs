@@ -7,10 +7,10 @@ use mlx_rs::Array;
 use super::Engine;
 use super::array::{from_vec, to_vec};
 use super::block::Block;
+use super::collector::{Collector, Extent, Moments};
 use super::correction::{advance, float_layers};
 use super::forward::Pass;
 use super::load::{Loader, decode_part};
-use super::collector::{Collector, Extent, Moments};
 use super::moments::input_of;
 use super::score::unrounded;
 use crate::affine::{self, FloatType};
@@ -102,8 +102,7 @@ fn try_block(
             }
             let rows = spec.rows() / spec.experts().unwrap_or(1);
             let first = busiest * rows * columns;
-            let weights =
-                decode_part(source.tensor(&spec.name)?, first..first + rows.min(ROWS) * columns);
+            let weights = decode_part(source.tensor(&spec.name)?, first..first + rows.min(ROWS) * columns);
             let layer = Tried { spec, weights: &weights, others: &others, settings };
             let path = spec.path().unwrap_or_default();
             let [search, gptq] = layer.factors(hessian.as_ref())?;

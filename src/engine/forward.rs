@@ -9,9 +9,9 @@ use super::Engine;
 use super::array::{slice, to_vec};
 use super::attention::Positions;
 use super::block::{Attended, Block, Context};
+use super::collector::{Collector, Matrix};
 use super::load::Loader;
 use super::model::{EMBED, Head};
-use super::collector::{Collector, Matrix};
 use super::states::{Kept, Store};
 use super::streams::Streams;
 use crate::checkpoint::SourceModel;
@@ -204,9 +204,7 @@ pub(super) fn forward(
     let mut outputs = Vec::with_capacity(inputs.len());
     for (index, attended) in attended.into_iter().enumerate() {
         let choice = block.choose(&attended)?;
-        outputs.push(
-            streams.on(index, || block.finish(context, &attended, choice.as_ref(), &mut observe))?,
-        );
+        outputs.push(streams.on(index, || block.finish(context, &attended, choice.as_ref(), &mut observe))?);
     }
     seen?;
     match collector {

@@ -99,6 +99,9 @@ impl<'a> LearningBlock<'a> {
             }
         }
         if !context.on_gpu {
+            if let Some(router) = &mut block.router {
+                router.weight.decode(context.dtype)?;
+            }
             for role in Role::BLOCK {
                 if let Some(linear) = block.linear_mut(role).filter(|_| codes.iter().all(|(r, _)| *r != role))
                 {

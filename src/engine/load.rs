@@ -155,7 +155,6 @@ pub(super) fn chunk_weights([rows, columns]: [usize; 2]) -> usize {
     task_weights(columns) * (tasks / 16).clamp(1, 8)
 }
 
-
 /// Some values as float32.
 pub(super) fn decode_part(tensor: Tensor<'_>, part: Range<usize>) -> Vec<f32> {
     let mut values = vec![0.0f32; part.len()];

@@ -11,11 +11,11 @@ use mlx_rs::transforms::fallible_vjp;
 
 use super::attention::Positions;
 use super::block::{Attended, Block, Context};
+use super::collector::{Collector, Extent, Moments};
 use super::experts::Choice;
 use super::forward::{FinalStates, Pass};
 use super::linear::Weight;
 use super::load::Loader;
-use super::collector::{Collector, Extent, Moments};
 use super::states::{Kept, Store};
 use super::streams::Streams;
 use super::way_back::{HeadErrors, Objective};
@@ -132,7 +132,8 @@ impl<'a> Replay<'a> {
         while waiting.peek().is_some() {
             crate::interrupt::check()?;
             let together = waiting.by_ref().take(streams.count());
-            let together = together.map(|(x, cotangent)| Ok((self.store.take(x)?, self.store.take(cotangent)?)));
+            let together =
+                together.map(|(x, cotangent)| Ok((self.store.take(x)?, self.store.take(cotangent)?)));
             let together = together.collect::<Result<Vec<_>>>()?;
             let choices = choices(context, streams, &block, together.iter().map(|(x, _)| x))?;
             let mut found = Vec::with_capacity(together.len());

@@ -17,8 +17,8 @@ use rayon::prelude::*;
 
 use super::analysis::AnalysisSettings;
 use super::array::as_slice;
-use super::load::{TASK, chunk_weights, decode_part, decode_rows, task_weights};
 use super::collector::{Moment, Moments};
+use super::load::{TASK, chunk_weights, decode_part, decode_rows, task_weights};
 use super::moments::input_of;
 use super::replay::Gradient;
 use crate::candidate::{Mode, Quant};

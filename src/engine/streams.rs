@@ -105,9 +105,13 @@ impl Engine {
     pub(super) fn streams_for(&self, spec: &DecoderSpec, sequences: &[Vec<u32>]) -> Streams {
         let tokens = sequences.iter().map(Vec::len).max().unwrap_or(0);
         let heads = spec.num_attention_heads + spec.num_key_value_heads;
-        let weights = spec.hidden_size * (2 * heads * spec.head_dim + 3 * spec.intermediate_size);
+        let (width, used) =
+            spec.experts.map_or((spec.intermediate_size, spec.intermediate_size), |experts| {
+                (experts.count * experts.intermediate_size, experts.per_token * experts.intermediate_size)
+            });
+        let weights = spec.hidden_size * (2 * heads * spec.head_dim + 3 * width);
         // The factors are about what MLX holds at one time.
-        let positions = 8 * tokens * (spec.hidden_size + spec.intermediate_size);
+        let positions = 8 * tokens * (spec.hidden_size + used);
         let scores = 5 * spec.num_attention_heads * tokens * tokens;
         let bytes = (weights + positions + scores) * size_of::<f32>();
         self.streams.at_most(TOGETHER / bytes.max(1))

@@ -159,7 +159,7 @@ fn title(layer: &LayerEntry, kl: Option<f64>) -> String {
 fn legend(layers: &[LayerEntry]) -> Vec<Share> {
     let mut counts: BTreeMap<u32, (u64, usize)> = BTreeMap::new();
     let mut all = 0;
-    for layer in layers.iter().filter(|layer| layer.role != Role::Embed) {
+    for layer in layers.iter().filter(|layer| layer.role.is_linear()) {
         let weights = (layer.shape[0] * layer.shape[1]) as u64;
         let count = counts.entry(layer.bits.unwrap_or(u32::MAX)).or_default();
         count.0 += weights;

@@ -24,7 +24,7 @@ pub fn section(page: &Page<'_>) -> Option<Vec<(&'static str, String)>> {
         ("rounding", record.rounding.clone()),
         ("scales, biases and float part", record.dtype.clone()),
     ];
-    let feedback = record.feedback.iter().filter_map(Feedback::sentence);
+    let feedback = record.feedback.iter().flat_map(Feedback::sentences);
     lines.extend(feedback.map(|sentence| ("error feedback", sentence)));
     lines.extend(record.refinement.iter().map(|refinement| {
         let kept = refinement.rounds.iter().filter(|round| round.kept).count();

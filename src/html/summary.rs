@@ -6,7 +6,6 @@ use super::Page;
 use super::template::{kl, kl_plus_minus, share};
 use crate::plural::count;
 use crate::report::bytes;
-use crate::spec::Role;
 
 /// What the page is about in a sentence, and its most telling figures.
 #[derive(Debug, Serialize)]
@@ -31,7 +30,7 @@ fn are_quantized(layers: usize) -> &'static str {
 
 /// Computes it.
 pub fn section(page: &Page<'_>) -> Summary {
-    let linear = || page.inventory.layers.iter().filter(|layer| layer.role != Role::Embed);
+    let linear = || page.inventory.layers.iter().filter(|layer| layer.role.is_linear());
     let quantized = linear().filter(|layer| layer.bits.is_some()).count();
     let record = page.record;
     let of = record.map_or_else(String::new, |record| format!(" of {}", record.base_model));

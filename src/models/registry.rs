@@ -1,6 +1,8 @@
 //! The table of architectures. An alias is a row.
 
-use super::{Rename, TensorShapes, llama, llama4_text, mistral, qwen3, qwen3_moe, rename_common, rename_experts};
+use super::{
+    Rename, TensorShapes, llama, llama4_text, mistral, qwen3, qwen3_moe, rename_common, rename_experts,
+};
 use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::spec::DecoderSpec;

@@ -108,11 +108,11 @@ impl Recipe {
 }
 
 impl Rule {
-    /// Whether the matrix `spec` of a decoder with `depth` blocks is meant. Embeddings must be named by their role.
+    /// Whether the matrix `spec` of a decoder with `depth` blocks is meant. Embeddings must be named by their role; routers are never meant.
     fn selects(&self, spec: &TensorSpec, depth: usize) -> bool {
         let Some(path) = spec.path() else { return false };
         let in_blocks = |block: usize| self.blocks.iter().any(|blocks| blocks.contains(block, depth));
-        (spec.role != Role::Embed || self.roles.contains(&Role::Embed))
+        (spec.role.is_linear() || self.roles.contains(&spec.role))
             && (self.roles.is_empty() || self.roles.contains(&spec.role))
             && (self.layers.is_empty() || self.layers.iter().any(|glob| glob.matches(path)))
             && (self.blocks.is_empty() || spec.layer.is_some_and(in_blocks))

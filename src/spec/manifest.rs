@@ -35,6 +35,12 @@ pub enum Role {
 impl Role {
     /// The roles that a block's columns show, in order.
     pub const BLOCK: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+
+    /// Whether a matrix that does this is a linear layer, to be quantized by default and counted by `--target-bpw`.
+    /// Embeddings stay float, and routers, which are small and decide what all else of a token's MLP is.
+    pub fn is_linear(self) -> bool {
+        !matches!(self, Self::Embed | Self::Router | Self::Norm)
+    }
 }
 
 impl fmt::Display for Role {
@@ -76,10 +82,9 @@ impl TensorSpec {
         if self.shape.len() > 1 { self.name.strip_suffix(".weight") } else { None }
     }
 
-    /// Whether this is a linear layer's matrix, to be quantized by default. Embeddings stay float, and routers, which are
-    /// small and decide what all else of a token's MLP is.
+    /// Whether this is a linear layer's matrix; see [`Role::is_linear`].
     pub fn quantizable(&self) -> bool {
-        self.shape.len() > 1 && !matches!(self.role, Role::Embed | Role::Router)
+        self.shape.len() > 1 && self.role.is_linear()
     }
 
     /// Rows of the matrix; of all experts' together.

@@ -182,7 +182,10 @@ impl DecoderSpec {
             quantized_tied_head: true,
             mlp_name: "mlp",
             head_name: "lm_head",
-            layers: vec![LayerSpec { rope: true, span: AttentionSpan::Full, sparse: false }; num_hidden_layers],
+            layers: vec![
+                LayerSpec { rope: true, span: AttentionSpan::Full, sparse: false };
+                num_hidden_layers
+            ],
             resolved,
             notes: notes.into_iter().collect(),
         })

@@ -224,7 +224,7 @@ impl NpzWriter {
 pub fn write_npz(path: &Path, from: &Checkpoint) -> Result<()> {
     let mut npz = NpzWriter::create(path)?;
     for (name, tensor) in from.iter() {
-        npz.start(name, tensor.dtype, tensor.shape, tensor.bytes().len())?;
+        npz.start(name, tensor.dtype, tensor.shape, tensor.byte_len())?;
         let mut at = 0;
         for chunk in tensor.bytes().chunks(8 << 20) {
             crate::interrupt::check()?;

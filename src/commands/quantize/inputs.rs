@@ -51,7 +51,12 @@ impl Known<'_> {
     }
 
     /// One matrix, with error feedback where that is possible.
-    pub(super) fn round(&self, weights: &[f32], quant: Quant, dtype: FloatType) -> Result<Gptq, RoundingError> {
+    pub(super) fn round(
+        &self,
+        weights: &[f32],
+        quant: Quant,
+        dtype: FloatType,
+    ) -> Result<Gptq, RoundingError> {
         match self {
             Self::Together(hessian) => rounding::gptq(weights, quant, dtype, hessian),
             Self::Apart(importance) => {

@@ -158,7 +158,7 @@ impl Job<'_> {
         };
         bar.finish_and_clear();
         if let Some(feedback) = rounded.feedback() {
-            for sentence in [feedback.sentence(), feedback.few_tokens_sentence()].into_iter().flatten() {
+            for sentence in feedback.sentences() {
                 self.console.line(&format!("error feedback: {sentence}"));
             }
         }

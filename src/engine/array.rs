@@ -223,15 +223,14 @@ impl Packed {
         })
     }
 
-    /// The codes of an affine matrix as float32, [rows, groups, group size], or of many, [matrices, rows, ..].
+    /// The codes of an affine matrix as float32, [rows, groups, group size].
     pub(super) fn codes(&self) -> Result<Array> {
         let Self { codes, scales, quant, .. } = self;
-        let sizes: Vec<usize> = scales.shape().iter().map(|&n| n as usize).collect();
-        let constant = |value: f32| from_vec(vec![value; scales.size()], &sizes);
-        let grouped = [scales.shape(), &[quant.group_size as i32]].concat();
+        let (rows, groups) = (scales.shape()[0], scales.shape()[1]);
+        let constant = |value: f32| from_vec(vec![value; scales.size()], &[rows as usize, groups as usize]);
         let (scales, biases) = (constant(1.0), Some(constant(0.0)));
         let plain = Self { codes: codes.clone(), scales, biases, quant: *quant };
-        Ok(plain.dequantize(Dtype::F32)?.reshape(&grouped)?)
+        Ok(plain.dequantize(Dtype::F32)?.reshape(&[rows, groups, quant.group_size as i32])?)
     }
 
     /// The rows at `indices` alone.

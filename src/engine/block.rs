@@ -1,5 +1,7 @@
 //! The decoder block, once for every architecture.
 
+use std::slice::from_mut;
+
 use mlx_rs::Array;
 use mlx_rs::fast::rms_norm;
 use mlx_rs::ops::{concatenate, sigmoid};
@@ -32,12 +34,12 @@ pub(super) struct Block {
     post_attention_norm: Array,
 }
 
-/// A gated MLP, or those of all experts one after the other.
+/// Gated MLPs: one, or one an expert.
 #[derive(Debug, Clone)]
 pub(super) struct Gated {
-    pub(super) gate: Linear,
-    pub(super) up: Linear,
-    pub(super) down: Linear,
+    pub(super) gate: Vec<Linear>,
+    pub(super) up: Vec<Linear>,
+    pub(super) down: Vec<Linear>,
 }
 
 /// A block's way up to its MLP.
@@ -71,9 +73,9 @@ impl Block {
         let path = format!("model.layers.{index}");
         let attention = |name: &str| loader.linear(&format!("{path}.self_attn.{name}"), spec.attention_bias);
         let router = Router::load(loader, index)?;
-        let mlp = |name: &str| match router {
-            Some(_) => loader.linear(&spec.experts_path(index, name), false),
-            None => loader.linear(&spec.mlp_path(index, name), spec.mlp_bias),
+        let mlp = |name: &str| match spec.experts_of(index) {
+            Some(experts) => loader.experts(&spec.experts_path(index, name), experts.count),
+            None => Ok(vec![loader.linear(&spec.mlp_path(index, name), spec.mlp_bias)?]),
         };
         let norm = |name: &str| loader.float(&format!("{path}.{name}.weight"));
         let weighted = spec.qk_norm == QkNorm::Weighted;
@@ -98,25 +100,26 @@ impl Block {
         let mut block = Self::load(loader, index)?;
         if !context.on_gpu {
             let Self { q, k, v, o, mlp: Gated { gate, up, down }, router, .. } = &mut block;
-            let linears = [q, k, v, o, gate, up, down].map(|linear| &mut linear.weight);
+            let mlps = [gate, up, down].into_iter().flatten();
+            let linears = [q, k, v, o].into_iter().chain(mlps).map(|linear| &mut linear.weight);
             let router = router.as_mut().map(|router| &mut router.weight);
-            linears.into_iter().chain(router).try_for_each(|weight| weight.decode(context.dtype))?;
+            linears.chain(router).try_for_each(|weight| weight.decode(context.dtype))?;
         }
         Ok(block)
     }
 
-    /// The linear layer of `role`; experts' lie one after the other.
-    pub(super) fn linear_mut(&mut self, role: Role) -> Option<&mut Linear> {
-        Some(match role {
-            Role::Q => &mut self.q,
-            Role::K => &mut self.k,
-            Role::V => &mut self.v,
-            Role::O => &mut self.o,
+    /// The linear layers of `role`: one, or one an expert.
+    pub(super) fn linears_mut(&mut self, role: Role) -> &mut [Linear] {
+        match role {
+            Role::Q => from_mut(&mut self.q),
+            Role::K => from_mut(&mut self.k),
+            Role::V => from_mut(&mut self.v),
+            Role::O => from_mut(&mut self.o),
             Role::Gate => &mut self.mlp.gate,
             Role::Up => &mut self.mlp.up,
             Role::Down => &mut self.mlp.down,
-            Role::Router | Role::Embed | Role::Head | Role::Norm => return None,
-        })
+            Role::Router | Role::Embed | Role::Head | Role::Norm => &mut [],
+        }
     }
 
     /// The weights of the norms that this block has, by the rest of their names.
@@ -230,10 +233,10 @@ impl Block {
                 self.finish(context, &attended, self.choose(&attended)?.as_ref(), &mut |_, _| {})
             });
         }
-        let gate = self.mlp.gate.forward_each(&normed, dtype, on_gpu)?;
-        let up = self.mlp.up.forward_each(&normed, dtype, on_gpu)?;
+        let mlp = |linears: &[Linear], xs: &[Array]| linears[0].forward_each(xs, dtype, on_gpu);
+        let (gate, up) = (mlp(&self.mlp.gate, &normed)?, mlp(&self.mlp.up, &normed)?);
         let gated = each(gate.iter().zip(&up), |(gate, up)| gated(gate, up))?;
-        let down = self.mlp.down.forward_each(&gated, dtype, on_gpu)?;
+        let down = mlp(&self.mlp.down, &gated)?;
         each(hidden.iter().zip(&down), |(h, y)| Ok(h.add(y)?))
     }
 
@@ -332,6 +335,7 @@ impl Block {
 }
 
 impl Gated {
+    /// Through the only one.
     fn forward(
         &self,
         context: Context<'_>,
@@ -340,11 +344,11 @@ impl Gated {
     ) -> Result<Array> {
         observe(Role::Gate.into(), x);
         let Context { dtype, on_gpu, .. } = context;
-        let gate = self.gate.forward(x, dtype, on_gpu)?;
-        let up = self.up.forward(x, dtype, on_gpu)?;
+        let gate = self.gate[0].forward(x, dtype, on_gpu)?;
+        let up = self.up[0].forward(x, dtype, on_gpu)?;
         let gated = gated(&gate, &up)?;
         observe(Role::Down.into(), &gated);
-        self.down.forward(&gated, dtype, on_gpu)
+        self.down[0].forward(&gated, dtype, on_gpu)
     }
 }
 

@@ -217,3 +217,46 @@ fn are_many(inputs: &[Array]) -> bool {
     let size = |axis: usize| inputs.iter().map(move |x| x.shape()[axis] as usize);
     size(0).sum::<usize>() >= (size(1).max().unwrap_or(0) / 2).min(ROWS)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Engine;
+    use super::super::array::from_vec;
+    use super::*;
+
+    /// Moments of an expert that saw `rows` of two columns, of three experts.
+    fn seen(extent: Extent, rows: [&[f32]; 3]) -> Moment {
+        Engine::start().unwrap();
+        let mut collector = Collector::new(extent);
+        for (index, rows) in rows.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
+            let x = from_vec(rows.to_vec(), &[1, rows.len() / 2, 2]);
+            collector.see(Matrix { role: Role::Gate, index, count: 3 }, &x).unwrap();
+        }
+        eval(collector.waiting()).unwrap();
+        collector.add().unwrap();
+        collector.moments().unwrap().remove(&Role::Gate).unwrap()
+    }
+
+    #[test]
+    fn an_expert_that_saw_little_borrows_from_the_others() {
+        let many = [3.0, 1.0].repeat(160);
+        let rows = [&many[..], &[1.0, 2.0], &[]];
+        for extent in [Extent::Diagonal, Extent::Full] {
+            let moment = seen(extent, rows);
+            assert_eq!((moment.tokens(), moment.columns(), moment.busiest()), (&[160, 1, 0][..], 2, 0));
+            assert!(moment.of(2).is_empty() && !moment.of(1).is_empty());
+            // 160 tokens of squares 9 and 1, one of 1 and 4.
+            let all = [(160.0 * 9.0 + 1.0) / 161.0, (160.0 + 4.0) / 161.0];
+            let expected = [[9.0, 1.0], [1.0, 4.0], [0.0, 0.0]].into_iter().zip([160.0, 1.0, 0.0]).flat_map(
+                |(own, tokens): ([f32; 2], f32)| {
+                    [0, 1].map(|i| (16.0 * all[i] + tokens * own[i]) / (16.0 + tokens))
+                },
+            );
+            let found = moment.diagonals();
+            assert_eq!(found.len(), 6);
+            for (found, expected) in found.iter().zip(expected) {
+                assert!((found - expected).abs() < 1e-5, "{extent:?} {found} {expected}");
+            }
+        }
+    }
+}

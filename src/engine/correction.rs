@@ -9,7 +9,7 @@ use super::array::{mlx_dtype, slice, to_vec};
 use super::block::Block;
 use super::collector::{Collector, Extent, Moment, Moments};
 use super::forward::{FinalStates, Pass, forward};
-use super::linear::Weight;
+use super::linear::{Weight, apart};
 use super::load::{Loader, changed};
 use super::model::Head;
 use super::moments::input_of;
@@ -121,8 +121,13 @@ fn round_into(
     spec: &TensorSpec,
     moments: &Moments,
 ) -> Result<()> {
-    if let Some(linear) = block.linear_mut(spec.role) {
-        linear.weight = Weight::Float(rounded_weights(loader, settings, bitmap, spec, moments)?);
+    let weights = rounded_weights(loader, settings, bitmap, spec, moments)?;
+    let weights = match spec.experts() {
+        Some(count) => apart(&weights, count)?,
+        None => vec![weights],
+    };
+    for (linear, weight) in block.linears_mut(spec.role).iter_mut().zip(weights) {
+        linear.weight = Weight::Float(weight);
     }
     Ok(())
 }

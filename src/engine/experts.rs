@@ -11,7 +11,7 @@ use mlx_rs::ops::{concatenate, softmax_axis};
 use super::array::to_vec;
 use super::block::{Context, Gated, gated};
 use super::collector::Matrix;
-use super::linear::Weight;
+use super::linear::{Linear, Weight};
 use super::load::Loader;
 use crate::error::Result;
 use crate::spec::{ExpertsSpec, ROUTER, Role};
@@ -78,18 +78,16 @@ impl Router {
         let Context { dtype, on_gpu, .. } = context;
         let count = self.experts.count;
         let tokens = x.reshape(&[-1, context.spec.hidden_size as i32])?;
-        let used: Vec<usize> = (0..count).filter(|&expert| !choice.places[expert].is_empty()).collect();
-        let [gates, ups, downs] =
-            [&mlp.gate, &mlp.up, &mlp.down].map(|linear| linear.weight.experts(count, &used));
-        let mut outputs = Vec::with_capacity(used.len());
-        for (((&expert, gate), up), down) in used.iter().zip(gates?).zip(ups?).zip(downs?) {
+        let used = (0..count).filter(|&expert| !choice.places[expert].is_empty());
+        let mut outputs = Vec::new();
+        for expert in used {
             let own = tokens.take_axis(choice.tokens(expert), 0)?;
             let matrix = |role| Matrix { role, index: expert, count };
             observe(matrix(Role::Gate), &own);
-            let product = |weight: &Weight, x: &Array| weight.matmul_transposed(x, dtype, on_gpu);
-            let inner = gated(&product(&gate, &own)?, &product(&up, &own)?)?;
+            let product = |linears: &[Linear], x: &Array| linears[expert].forward(x, dtype, on_gpu);
+            let inner = gated(&product(&mlp.gate, &own)?, &product(&mlp.up, &own)?)?;
             observe(matrix(Role::Down), &inner);
-            outputs.push(product(&down, &inner)?);
+            outputs.push(product(&mlp.down, &inner)?);
         }
         let outputs = concatenate(&outputs, 0)?.take_axis(choice.back(), 0)?;
         let per_token = choice.per_token as i32;

@@ -10,7 +10,7 @@ use super::array::Packed;
 use super::attention::Positions;
 use super::block::{Block, Context};
 use super::forward::FinalStates;
-use super::linear::Weight;
+use super::linear::{Weight, apart};
 use super::load::Loader;
 use super::model::Head;
 use super::replay::exception;
@@ -44,12 +44,11 @@ impl Members {
     }
 }
 
-/// The matrix [rows, columns] of `codes` [rows, groups, group size] with scales and biases [rows, groups], or many of them.
+/// The matrix [rows, columns] of `codes` [rows, groups, group size] with scales and biases [rows, groups].
 fn decode(codes: &Array, scales: &Array, biases: &Array) -> mlx_rs::error::Result<Array> {
-    let mut sizes = scales.shape().to_vec();
-    let groups = sizes.pop().unwrap_or_default();
-    sizes.push(groups * codes.shape().last().copied().unwrap_or_default());
-    codes.multiply(scales.expand_dims(-1)?)?.add(biases.expand_dims(-1)?)?.reshape(&sizes)
+    let size = codes.shape();
+    let (rows, columns) = (size[0], size[1] * size[2]);
+    codes.multiply(scales.expand_dims(2)?)?.add(biases.expand_dims(2)?)?.reshape(&[rows, columns])
 }
 
 /// Codes of an affine matrix, and its scales and biases at the end of `primals`.
@@ -62,6 +61,23 @@ fn open(packed: &Packed, path: &str, primals: &mut Vec<Array>) -> Result<Array> 
     Ok(codes)
 }
 
+/// Of scales and biases in turn all scales and all biases, as they are stored.
+fn together(parts: &[Array]) -> Result<Vec<Array>> {
+    if let [scales, biases] = parts {
+        return Ok(vec![scales.clone(), biases.clone()]);
+    }
+    let all = |first: usize| -> Result<Array> {
+        let parts = parts.iter().skip(first).step_by(2).map(|part| part.expand_dims(0));
+        Ok(mlx_rs::ops::concatenate(&parts.collect::<Result<Vec<_>, _>>()?, 0)?)
+    };
+    Ok(vec![all(0)?, all(1)?])
+}
+
+/// Those of each matrix.
+fn parts(all: &Array, count: usize) -> Result<Vec<Array>> {
+    if all.ndim() == 2 { Ok(vec![all.clone()]) } else { apart(all, count) }
+}
+
 fn not_quantized(path: &str) -> Error {
     Error::engine(format!("layer `{path}` is not quantized and has no scales to learn"))
 }
@@ -70,9 +86,10 @@ fn not_quantized(path: &str) -> Error {
 pub(super) struct LearningBlock<'a> {
     context: Context<'a>,
     block: Block,
-    codes: Vec<(Role, Array)>,
+    /// Of each matrix, one or one an expert.
+    codes: Vec<(Role, Vec<Array>)>,
     norms: Vec<&'static str>,
-    /// Scales and biases of the layers, then norms.
+    /// Scales and biases of the layers, those of experts one after the other, then norms.
     values: Vec<Array>,
 }
 
@@ -87,9 +104,13 @@ impl<'a> LearningBlock<'a> {
         let mut block = Block::load(loader, index)?;
         let (mut codes, mut values, mut norms) = (Vec::new(), Vec::new(), Vec::new());
         for (role, path) in &members.layers {
-            let linear = block.linear_mut(*role).ok_or_else(|| not_quantized(path))?;
-            let Weight::Quantized(packed) = &linear.weight else { return Err(not_quantized(path)) };
-            codes.push((*role, open(packed, path, &mut values)?));
+            let (mut each, mut parts) = (Vec::new(), Vec::new());
+            for linear in block.linears_mut(*role) {
+                let Weight::Quantized(packed) = &linear.weight else { return Err(not_quantized(path)) };
+                each.push(open(packed, path, &mut parts)?);
+            }
+            values.extend(together(&parts)?);
+            codes.push((*role, each));
         }
         for name in &members.norms {
             let norm = block.norms_mut().find(|(local, _)| name.ends_with(local));
@@ -103,9 +124,9 @@ impl<'a> LearningBlock<'a> {
                 router.weight.decode(context.dtype)?;
             }
             for role in Role::BLOCK {
-                if let Some(linear) = block.linear_mut(role).filter(|_| codes.iter().all(|(r, _)| *r != role))
-                {
-                    linear.weight.decode(context.dtype)?;
+                if codes.iter().all(|(other, _)| *other != role) {
+                    let mut linears = block.linears_mut(role).iter_mut();
+                    linears.try_for_each(|linear| linear.weight.decode(context.dtype))?;
                 }
             }
         }
@@ -123,10 +144,13 @@ impl<'a> LearningBlock<'a> {
                 let mut block = self.block.clone();
                 let mut values = primals[1..].iter();
                 for (role, codes) in &self.codes {
-                    if let (Some(linear), Some(scales), Some(biases)) =
-                        (block.linear_mut(*role), values.next(), values.next())
-                    {
-                        linear.weight = Weight::Float(decode(codes, scales, biases)?);
+                    let (Some(scales), Some(biases)) = (values.next(), values.next()) else { break };
+                    let failed = |e: Error| exception(&e);
+                    let [scales, biases] =
+                        [scales, biases].map(|all| parts(all, codes.len()).map_err(failed));
+                    let each = codes.iter().zip(scales?).zip(biases?);
+                    for (linear, ((codes, scales), biases)) in block.linears_mut(*role).iter_mut().zip(each) {
+                        linear.weight = Weight::Float(decode(codes, &scales, &biases)?);
                     }
                 }
                 for (name, value) in self.norms.iter().zip(values) {

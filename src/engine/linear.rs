@@ -34,25 +34,16 @@ impl Weight {
         Ok(())
     }
 
-    /// The matrices of the experts `used`, of `count` that lie one after the other. Differentiation puts a gradient's parts
-    /// together at once where all were parted at once, and each into zeros of the whole size where they were not.
-    pub(super) fn experts(&self, count: usize, used: &[usize]) -> Result<Vec<Self>> {
-        let parts = |array: &Array| -> Result<Vec<Array>> {
-            let matrix = |part: Array| Ok(part.reshape(&part.shape()[1..])?);
-            if used.len() < count / 4 {
-                return used.iter().map(|&expert| matrix(slice(array, 0, expert, expert + 1)?)).collect();
-            }
-            let mut all = array.split_equal(count as i32, 0)?.into_iter().map(Some).collect::<Vec<_>>();
-            used.iter().filter_map(|&expert| all[expert].take()).map(matrix).collect()
-        };
+    /// The matrices that lie one after the other, `count` of them; without a copy.
+    pub(super) fn apart(self, count: usize) -> Result<Vec<Self>> {
         match self {
-            Self::Float(weight) => Ok(parts(weight)?.into_iter().map(Self::Float).collect()),
+            Self::Float(weight) => Ok(apart(&weight, count)?.into_iter().map(Self::Float).collect()),
             Self::Quantized(Packed { codes, scales, biases, quant }) => {
-                let both = parts(codes)?.into_iter().zip(parts(scales)?);
-                let mut biases = biases.as_ref().map(parts).transpose()?.map(Vec::into_iter);
+                let both = apart(&codes, count)?.into_iter().zip(apart(&scales, count)?);
+                let mut biases = biases.map(|biases| apart(&biases, count)).transpose()?.map(Vec::into_iter);
                 let packed = both.map(|(codes, scales)| {
                     let biases = biases.as_mut().and_then(Iterator::next);
-                    Self::Quantized(Packed { codes, scales, biases, quant: *quant })
+                    Self::Quantized(Packed { codes, scales, biases, quant })
                 });
                 Ok(packed.collect())
             }
@@ -96,6 +87,12 @@ impl Weight {
             Self::Quantized(packed) => packed.rows(indices)?.dequantize(dtype),
         }
     }
+}
+
+/// The parts of an array [count, ..], each without the first axis.
+pub(super) fn apart(array: &Array, count: usize) -> Result<Vec<Array>> {
+    let parts = array.split_equal(count as i32, 0)?;
+    parts.iter().map(|part| Ok(part.squeeze_axes(&[0])?)).collect()
 }
 
 /// Whether each of a few rows of a float32 product on the CPU is as if it were alone, and how many are: of BLAS as such

@@ -104,6 +104,12 @@ impl<'a> Loader<'a> {
         Ok(Linear { weight: self.weight(path)?, bias })
     }
 
+    /// The linear layers of `count` experts, whose matrices lie one after the other at `path`.
+    pub(super) fn experts(&self, path: &str, count: usize) -> Result<Vec<Linear>> {
+        let weights = self.weight(path)?.apart(count)?;
+        Ok(weights.into_iter().map(|weight| Linear { weight, bias: None }).collect())
+    }
+
     /// A float matrix, rounded and back.
     fn rounded(&self, name: &str, quant: Quant, dtype: FloatType) -> Result<Array> {
         let tensor = self.source.tensor(name)?;

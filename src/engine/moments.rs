@@ -66,7 +66,7 @@ pub fn input_moments_where(
         let mut block = Block::load_for_many(&loader, pass.context, index)?;
         if let Some(replaced) = known(Some(index))? {
             for (role, weights) in replaced {
-                replace(&mut block, role, weights, loader)?;
+                replace(&mut block, role, &weights, loader)?;
             }
             let inputs = std::mem::take(&mut pass.states);
             pass.replace(inputs, &block)?;
@@ -82,11 +82,14 @@ pub fn input_moments_where(
     each(None, &last.head_moments(settings.extent)?).map(drop)
 }
 
-fn replace(block: &mut Block, role: Role, weights: Vec<f32>, loader: Loader<'_>) -> Result<()> {
-    if let Some(linear) = block.linear_mut(role) {
+fn replace(block: &mut Block, role: Role, weights: &[f32], loader: Loader<'_>) -> Result<()> {
+    let linears = block.linears_mut(role);
+    let each = weights.len() / linears.len().max(1);
+    for (linear, weights) in linears.iter_mut().zip(weights.chunks(each.max(1))) {
         let shape: Vec<usize> =
             linear.weight.dense(loader.dtype)?.shape().iter().map(|&n| n as usize).collect();
-        linear.weight = Weight::Float(from_vec(weights, &shape).as_dtype(mlx_dtype(loader.dtype))?);
+        let weights = from_vec(weights.to_vec(), &shape);
+        linear.weight = Weight::Float(weights.as_dtype(mlx_dtype(loader.dtype))?);
     }
     Ok(())
 }
@@ -109,7 +112,7 @@ impl Pass<'_> {
             return Ok(());
         }
         for (role, weights) in replaced {
-            replace(&mut block, role, weights, self.loader)?;
+            replace(&mut block, role, &weights, self.loader)?;
         }
         self.redo(inputs, &block)
     }

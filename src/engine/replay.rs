@@ -38,18 +38,11 @@ pub(super) struct Replay<'a> {
     cotangents: Vec<Kept>,
 }
 
-/// One matrix's gradient on one sequence, [columns, rows]: differentiation makes it in this order.
+/// A layer's gradient on one sequence: of its matrix, or of each expert's, [columns, rows]. Differentiation makes it in this
+/// order.
 pub(super) struct Gradient {
     pub(super) role: Role,
-    pub(super) transposed: Array,
-}
-
-impl Gradient {
-    /// Of a `gradient` [rows, columns], or of many matrices one after the other.
-    fn new(role: Role, gradient: &Array) -> Result<Self> {
-        let columns = gradient.shape().last().copied().unwrap_or(1);
-        Ok(Self { role, transposed: gradient.reshape(&[-1, columns])?.t() })
-    }
+    pub(super) transposed: Vec<Array>,
 }
 
 impl<'a> Replay<'a> {
@@ -99,7 +92,7 @@ impl<'a> Replay<'a> {
         for sequence in 0..last.len() {
             crate::interrupt::check()?;
             let transposed = errors.gradient(last, sequence, rows)?;
-            each(sequence, Gradient { role: Role::Head, transposed })?;
+            each(sequence, Gradient { role: Role::Head, transposed: vec![transposed] })?;
         }
         Ok(())
     }
@@ -120,9 +113,11 @@ impl<'a> Replay<'a> {
     ) -> Result<()> {
         let context = self.context;
         let mut block = Block::load_for_many(&self.loader, context, index)?;
-        let mut weights = Vec::new();
+        let (mut weights, mut counts) = (Vec::new(), Vec::new());
         for role in roles {
-            if let Some(linear) = block.linear_mut(*role) {
+            let linears = block.linears_mut(*role);
+            counts.push(linears.len());
+            for linear in linears {
                 weights.push(linear.weight.dense(context.dtype)?);
             }
         }
@@ -147,9 +142,11 @@ impl<'a> Replay<'a> {
             for gradients in found {
                 let mut gradients = gradients.into_iter();
                 let cotangent = gradients.next();
-                let named =
-                    roles.iter().zip(gradients).map(|(&role, gradient)| Gradient::new(role, &gradient));
-                each(self.cotangents.len(), named.collect::<Result<_>>()?)?;
+                let named = roles.iter().zip(&counts).map(|(&role, &count)| Gradient {
+                    role,
+                    transposed: gradients.by_ref().take(count).map(|gradient| gradient.t()).collect(),
+                });
+                each(self.cotangents.len(), named.collect())?;
                 self.cotangents.extend(cotangent.map(|array| self.store.put(array)).transpose()?);
             }
         }
@@ -191,8 +188,9 @@ fn block_gradients(
     let (_, gradients) = fallible_vjp(
         |primals: &[Array]| {
             let mut block = block.clone();
-            for (role, weight) in roles.iter().zip(&primals[1..]) {
-                if let Some(linear) = block.linear_mut(*role) {
+            let mut weights = primals[1..].iter();
+            for role in roles {
+                for (linear, weight) in block.linears_mut(*role).iter_mut().zip(weights.by_ref()) {
                     linear.weight = Weight::Float(weight.clone());
                 }
             }

@@ -13,6 +13,7 @@ use std::ops::Range;
 
 use half::bf16;
 use half::slice::HalfFloatSliceExt;
+use mlx_rs::Array;
 use rayon::prelude::*;
 
 use super::analysis::AnalysisSettings;
@@ -118,8 +119,10 @@ impl<'a> Scorer<'a> {
         let group = sequence * GROUPS.min(total) / total;
         for (layer, gradient) in self.layers.iter_mut().zip(gradients) {
             debug_assert_eq!(layer.spec.role, gradient.role);
-            let gradient = gradient.transposed.as_dtype(mlx_rs::Dtype::Float32)?.contiguous()?;
-            if !layer.add(as_slice(&gradient)?, group, sequence) {
+            let plain = |part: &Array| part.as_dtype(mlx_rs::Dtype::Float32)?.contiguous();
+            let gradient = gradient.transposed.iter().map(plain).collect::<Result<Vec<_>, _>>()?;
+            let gradient = gradient.iter().map(as_slice).collect::<Result<Vec<_>>>()?;
+            if !layer.add(&gradient, group, sequence) {
                 return Err(Error::input(format!(
                     "layer `{}` has gradients that are not finite",
                     layer.spec.name
@@ -156,23 +159,34 @@ impl<'a> Scorer<'a> {
 }
 
 impl ScoredLayer<'_> {
-    /// Adds the gradient of one sequence; false if it is not finite.
-    fn add(&mut self, gradient: &[f32], group: usize, sequence: usize) -> bool {
+    /// Adds the gradient of one sequence, of each matrix; false if it is not finite.
+    fn add(&mut self, gradient: &[&[f32]], group: usize, sequence: usize) -> bool {
         match &mut self.sums {
             Sums::Squares { groups } => {
                 let group = &mut groups[group];
                 group.sequences += 1;
                 if group.sequences == 1 {
-                    gradient.par_iter().map(|x| x * x).collect_into_vec(&mut group.squares);
-                    all_finite(&group.squares)
-                } else {
-                    add_squares(&mut group.squares, gradient)
+                    let values = gradient.par_iter().flat_map(|part| part.par_iter());
+                    group.squares = values.map(|x| x * x).collect();
+                    return all_finite(&group.squares);
                 }
+                let mut left = group.squares.as_mut_slice();
+                gradient.iter().all(|part| {
+                    let (squares, rest) = std::mem::take(&mut left).split_at_mut(part.len());
+                    left = rest;
+                    add_squares(squares, part)
+                })
             }
             Sums::Products { errors } => {
                 let mut finite = true;
                 for (parts, errors) in self.parts.iter_mut().zip(errors) {
-                    let product = dot(gradient, errors);
+                    let mut left = errors.as_slice();
+                    let products = gradient.iter().map(|part| {
+                        let (errors, rest) = left.split_at(part.len());
+                        left = rest;
+                        dot(part, errors)
+                    });
+                    let product: f64 = products.sum();
                     finite &= product.is_finite();
                     parts.resize(parts.len().max(sequence + 1), 0.0);
                     parts[sequence] += product;
@@ -185,9 +199,10 @@ impl ScoredLayer<'_> {
     /// Tries the candidates on each group's squares.
     fn try_candidates(&mut self, settings: &AnalysisSettings<'_>) -> Result<()> {
         let columns = self.spec.columns();
+        let matrices = self.spec.experts().unwrap_or(1);
         let Sums::Squares { groups } = &mut self.sums else { return Ok(()) };
         for group in groups.iter_mut() {
-            group.squares = transposed(&group.squares, columns, self.rows.len());
+            group.squares = transposed(&group.squares, columns, self.rows.len() / matrices, matrices);
         }
         let (count, step) = (self.rows.len() * columns, chunk_weights([self.rows.len(), columns]));
         let tasks = {
@@ -287,7 +302,8 @@ impl ScoredLayer<'_> {
                     Ok::<(), RoundingError>(())
                 },
             )?;
-            Ok(transposed(&rounded, weights.len() / columns, columns))
+            let matrices = self.spec.experts().unwrap_or(1);
+            Ok(transposed(&rounded, self.rows.len() / matrices, columns, matrices))
         };
         let all = self.candidates.iter().map(rounded);
         all.collect::<Result<_, RoundingError>>().map_err(|e| unrounded(self.spec, &e))
@@ -350,10 +366,22 @@ pub(super) fn unrounded(spec: &TensorSpec, error: &RoundingError) -> Error {
         .hint("use --dtype bfloat16 or float32 if the values are too large for float16")
 }
 
-/// [rows, columns] to [columns, rows].
-fn transposed<T: Copy + Default + Send + Sync>(values: &[T], rows: usize, columns: usize) -> Vec<T> {
-    const SIDE: usize = 32;
+/// Matrices [rows, columns], one after the other, to [columns, rows].
+fn transposed<T: Copy + Default + Send + Sync>(
+    values: &[T],
+    rows: usize,
+    columns: usize,
+    matrices: usize,
+) -> Vec<T> {
     let mut out = vec![T::default(); values.len()];
+    let each = values.len() / matrices;
+    let parts = out.chunks_mut(each.max(1)).zip(values.chunks(each.max(1)));
+    parts.for_each(|(out, values)| transpose_into(values, rows, columns, out));
+    out
+}
+
+fn transpose_into<T: Copy + Send + Sync>(values: &[T], rows: usize, columns: usize, out: &mut [T]) {
+    const SIDE: usize = 32;
     out.par_chunks_mut((SIDE * rows).max(1)).enumerate().for_each(|(band, out)| {
         for first in (0..rows).step_by(SIDE) {
             for (column, out) in out.chunks_mut(rows).enumerate() {
@@ -363,7 +391,6 @@ fn transposed<T: Copy + Default + Send + Sync>(values: &[T], rows: usize, column
             }
         }
     });
-    out
 }
 
 /// The sum is of parts that do not depend on the number of threads, so that the same input gives the same table.
@@ -407,11 +434,13 @@ mod tests {
     fn transposing_swaps_rows_and_columns() {
         for (rows, columns) in [(1, 1), (3, 70), (70, 33), (32, 64)] {
             let values: Vec<u32> = (0..rows * columns).map(|i| i as u32).collect();
-            let found = transposed(&values, rows, columns);
+            let found = transposed(&values, rows, columns, 1);
             for (index, &value) in found.iter().enumerate() {
                 assert_eq!(value as usize, index % rows * columns + index / rows);
             }
-            assert_eq!(transposed(&found, columns, rows), values);
+            assert_eq!(transposed(&found, columns, rows, 1), values);
+            let twice = transposed(&[&values[..], &values].concat(), rows, columns, 2);
+            assert_eq!(twice, [&found[..], &found].concat());
         }
     }
 }

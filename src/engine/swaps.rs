@@ -155,10 +155,17 @@ fn moves<'a>(
 fn add(moves: &mut [Moves<'_>], gradients: &[Gradient]) -> Result<()> {
     for (layer, gradient) in moves.iter_mut().zip(gradients) {
         debug_assert_eq!(layer.spec.role, gradient.role);
-        let gradient = gradient.transposed.t().as_dtype(mlx_rs::Dtype::Float32)?.contiguous()?;
-        let gradient = as_slice(&gradient)?;
-        for (products, change) in layer.products.iter_mut().zip(&layer.changes) {
-            let product = dot(gradient, change);
+        let mut sums = vec![0.0; layer.changes.len()];
+        let mut start = 0;
+        for gradient in &gradient.transposed {
+            let gradient = gradient.t().as_dtype(mlx_rs::Dtype::Float32)?.contiguous()?;
+            let gradient = as_slice(&gradient)?;
+            for (sum, change) in sums.iter_mut().zip(&layer.changes) {
+                *sum += dot(gradient, &change[start..start + gradient.len()]);
+            }
+            start += gradient.len();
+        }
+        for (products, product) in layer.products.iter_mut().zip(sums) {
             if !product.is_finite() {
                 return Err(Error::input(format!(
                     "layer `{}` has gradients that are not finite",

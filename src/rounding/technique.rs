@@ -114,3 +114,24 @@ impl<'a> Importance<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_meet_the_importance_of_their_own_matrix() {
+        // Three matrices [4, 2].
+        let values: Vec<f32> = (0..6u8).map(f32::from).collect();
+        let importance = Importance::new(&values, 12, 2);
+        let parts = |rows| Importance::parts(importance, rows).collect::<Vec<_>>();
+        let of = |matrix: usize| Some(&values[2 * matrix..][..2]);
+        assert_eq!(parts(2..9), [(2..4, of(0)), (4..8, of(1)), (8..9, of(2))]);
+        assert_eq!(parts(4..8), [(4..8, of(1))]);
+        assert!(parts(5..5).is_empty());
+        assert_eq!(Importance::parts(None, 3..7).collect::<Vec<_>>(), [(3..7, None)]);
+        for (values, rows, columns) in [(&values[..5], 12, 2), (&values[..], 10, 2), (&[], 12, 2)] {
+            assert!(Importance::new(values, rows, columns).is_none());
+        }
+    }
+}

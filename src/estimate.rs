@@ -263,7 +263,7 @@ impl Work<'_> {
         let states = (kept * self.length * spec.hidden_size) as u64 * F32;
         let logits = 3 * (self.length.min(256) * spec.vocab_size) as u64 * F32;
         // Weights twice, gradients, and four sums of their squares.
-        let measuring = if self.candidates > 0 { 7 * largest_block } else { 0 };
+        let measuring = if self.candidates > 0 { 7 * largest_block + self.routed() } else { 0 };
         // Sums of products, their means and a factor.
         let sparse = spec.layers.iter().any(|layer| layer.sparse);
         let sums = self.inputs(sparse).into_iter().map(|i| (i.matrices * i.columns * i.columns) as u64);
@@ -281,6 +281,13 @@ impl Work<'_> {
         // One stage gives back what the next one takes.
         let stage = [measuring, rounding, evaluating, tuning].into_iter().max().unwrap_or(0);
         PROCESS + ends + logits + stage + states.min(self.activations)
+    }
+
+    /// Bytes of what two sequences' tokens are on their way through experts and back, each token in several of them.
+    fn routed(&self) -> u64 {
+        let Some(experts) = self.spec.experts else { return 0 };
+        let row = 4 * self.spec.hidden_size + 8 * experts.intermediate_size;
+        (2 * self.length * experts.per_token * row) as u64 * F32
     }
 
     /// Bytes of distillation, and about those of refinement, beside those of the `block`s: what the way back through one

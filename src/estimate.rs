@@ -23,6 +23,8 @@ pub struct Rates {
 }
 
 /// Share of the matrix product's rate that passes through wide blocks reach, and the width at which norms, softmax and copies
+/// Rows that a product takes as long as, if it has fewer: each matrix is packed for it first.
+const ROWS_AT_LEAST: f64 = 32.0;
 /// take as long as the products: 0.43 was found at 256, 0.68 at 576 and 0.8 at 1536.
 const BLOCKS: f64 = 0.95;
 const NARROW: f64 = 310.0;
@@ -208,10 +210,14 @@ impl Work<'_> {
         2.0 * weights + 4.0 * (self.length * width * self.spec.layers.len()) as f64
     }
 
-    /// Part of a layer that a token meets.
+    /// Part of a layer that a token meets. A product with few rows takes as long as one with some more, and each sequence
+    /// gives an expert few.
     fn used(&self, spec: &TensorSpec) -> f64 {
         match (spec.experts(), self.spec.experts) {
-            (Some(_), Some(experts)) => experts.per_token as f64 / experts.count as f64,
+            (Some(_), Some(experts)) => {
+                let part = experts.per_token as f64 / experts.count as f64;
+                part + ROWS_AT_LEAST / self.length.max(1) as f64
+            }
             _ => 1.0,
         }
     }

@@ -9,13 +9,13 @@ use crate::candidate::{AFFINE_GROUP_SIZES, Quant};
 use crate::checkpoint::{Dtype, SourceModel};
 use crate::spec::{Role, TensorSpec};
 
-/// One matrix.
+/// One matrix, or those of all experts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LayerEntry {
     /// Its path, such as `model.layers.0.self_attn.q_proj`.
     pub path: String,
-    /// Rows and columns.
-    pub shape: [usize; 2],
+    /// Rows and columns, after the number of experts whose matrices these are.
+    pub shape: Vec<usize>,
     /// Bits of a code; `null` for float.
     pub bits: Option<u32>,
     /// Weights that share a scale; `null` for float.
@@ -33,9 +33,15 @@ pub struct LayerEntry {
 }
 
 impl LayerEntry {
+    /// Number of weights.
+    pub fn weights(&self) -> u64 {
+        self.shape.iter().map(|&size| size as u64).product()
+    }
+
     /// Whether it is quantized, or could be: some affine group divides its rows.
     fn is_quantizable(&self) -> bool {
-        let divides = |group: &u32| self.shape[1].is_multiple_of(*group as usize);
+        let columns = self.shape.last().copied().unwrap_or(0);
+        let divides = |group: &u32| columns.is_multiple_of(*group as usize);
         self.bits.is_some() || AFFINE_GROUP_SIZES.iter().any(divides)
     }
 }
@@ -111,7 +117,7 @@ impl Inventory {
                 let quant = layer.map(|(_, quant)| quant);
                 layers.push(LayerEntry {
                     path: path.to_owned(),
-                    shape: [spec.rows(), spec.columns()],
+                    shape: spec.shape.clone(),
                     bits: quant.map(|q| q.bits),
                     group_size: quant.map(|q| q.group_size),
                     mode: quant.map(|q| q.mode.name()),
@@ -128,9 +134,8 @@ impl Inventory {
     /// layers whose rows no group size divides are outside, as they are outside `--target-bpw`.
     pub fn bpw_quantized(&self) -> f64 {
         let linear = self.layers.iter().filter(|layer| layer.role.is_linear() && layer.is_quantizable());
-        let (bytes, weights) = linear.fold((0, 0), |(bytes, weights), layer| {
-            (bytes + layer.bytes, weights + (layer.shape[0] * layer.shape[1]) as u64)
-        });
+        let (bytes, weights) =
+            linear.fold((0, 0), |(bytes, weights), layer| (bytes + layer.bytes, weights + layer.weights()));
         if weights == 0 { 0.0 } else { bytes as f64 * 8.0 / weights as f64 }
     }
 

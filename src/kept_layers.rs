@@ -70,6 +70,8 @@ struct Entry {
     path: String,
     rows: usize,
     searched_rows: usize,
+    #[serde(default)]
+    experts: usize,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     few_tokens: Vec<usize>,
     /// Bytes of codes, scales and biases.
@@ -84,6 +86,8 @@ pub struct FedBack {
     pub quantized: Quantized,
     /// Rows that are as scale search left them.
     pub searched_rows: usize,
+    /// Experts whose matrices these are; 0 for one that is of no expert.
+    pub experts: usize,
     /// Experts that saw too few tokens and are as scale search left them, by number.
     pub few_tokens: Vec<usize>,
 }
@@ -220,18 +224,20 @@ impl KeptLayers {
 
     /// Adds the layer at `path`, which has so many rows.
     pub fn add(&mut self, path: &str, rows: usize, layer: &FedBack) -> Result<()> {
-        let FedBack { quantized, searched_rows, few_tokens } = layer;
+        let FedBack { quantized, searched_rows, experts, few_tokens } = layer;
         if self.path.is_some() {
             self.spool.line(&Entry {
                 path: path.to_owned(),
                 rows,
                 searched_rows: *searched_rows,
+                experts: *experts,
                 few_tokens: few_tokens.clone(),
                 bytes: [&quantized.packed, &quantized.scales, &quantized.biases].map(Vec::len),
                 sha256: digest([&quantized.packed[..], &quantized.scales, &quantized.biases]),
             })?;
         }
-        self.feedback.add(path, rows, *searched_rows, few_tokens);
+        self.feedback.add(path, rows, *searched_rows);
+        self.feedback.add_experts(path, *experts, few_tokens);
         self.spool.add(path, quantized)
     }
 
@@ -330,7 +336,8 @@ impl Found {
             biases: biases_at..biases_at + biases,
         };
         self.layers.insert(entry.path.clone(), parts);
-        self.feedback.add(&entry.path, entry.rows, entry.searched_rows, &entry.few_tokens);
+        self.feedback.add(&entry.path, entry.rows, entry.searched_rows);
+        self.feedback.add_experts(&entry.path, entry.experts, &entry.few_tokens);
     }
 }
 
@@ -356,7 +363,7 @@ mod tests {
 
     fn layer(n: u8) -> FedBack {
         let quantized = Quantized { packed: vec![n; 12], scales: vec![n + 1; 4], biases: vec![b'\n'; 4] };
-        FedBack { quantized, searched_rows: n.into(), few_tokens: vec![2; n.into()] }
+        FedBack { quantized, searched_rows: n.into(), experts: 4, few_tokens: vec![2; n.into()] }
     }
 
     /// A file with the layers `a` and `b`, and how long it was after `a`.
@@ -389,7 +396,10 @@ mod tests {
                 assert_eq!(spooled.get("a"), Some(layer(1).quantized.as_slices()));
                 assert_eq!(spooled.get("b"), Some(layer(0).quantized.as_slices()));
                 assert_eq!((feedback.rows, feedback.searched_rows.get("a")), (6, Some(&1)));
-                assert_eq!((feedback.searched_rows.len(), &feedback.few_tokens["a"]), (1, &vec![2]));
+                assert_eq!(
+                    (feedback.searched_rows.len(), &feedback.few_tokens["a"], feedback.experts.len()),
+                    (1, &vec![2], 1)
+                );
                 assert!(fs::read(&path).unwrap() == whole);
             }
         }

@@ -104,7 +104,9 @@ impl<'a> Plan<'a> {
             return Err(nothing_to_do(source, &plan, candidates));
         }
         let paths: Vec<&str> = plan.layers.iter().filter_map(|(spec, _)| spec.path()).collect();
-        LayerRule::check_all(rules, &paths)?;
+        let routers = source.manifest().iter().filter(|spec| spec.role == Role::Router);
+        let routers: Vec<&str> = routers.filter_map(TensorSpec::path).collect();
+        LayerRule::check_all(rules, &paths, &routers)?;
         Ok(plan)
     }
 

@@ -22,16 +22,29 @@ impl LayerRule {
         self.pattern.matches(path)
     }
 
-    /// Fails for a rule that none of `paths` matches, which is a misspelt one.
-    pub fn check_all(rules: &[Self], paths: &[&str]) -> Result<()> {
-        match rules.iter().find(|rule| !paths.iter().any(|path| rule.matches(path))) {
-            Some(rule) => Err(Error::usage(format!("--layer {}: no float linear layer matches", rule.text))
-                .hint(format!(
-                    "layers are called like `{}`; `*` stands for anything",
-                    paths.first().unwrap_or(&"")
-                ))),
-            None => Ok(()),
+    /// Fails for a rule that none of `paths` matches, which is a misspelt one. `routers` stay float, and may be told to.
+    pub fn check_all(rules: &[Self], paths: &[&str], routers: &[&str]) -> Result<()> {
+        let matched = |rule: &&Self| paths.iter().any(|path| rule.matches(path));
+        for rule in rules.iter().filter(|rule| !matched(rule)) {
+            let router = routers.iter().find(|path| rule.matches(path));
+            if router.is_some() && rule.candidate == Candidate::Keep {
+                continue;
+            }
+            if let Some(router) = router {
+                return Err(Error::usage(format!("--layer {}: `{router}` is a router", rule.text)).hint(
+                    "routers stay float: they are small, and decide what all else of a token's MLP is",
+                ));
+            }
+            let example = paths.iter().find(|path| path.contains(".switch_mlp.")).or(paths.first());
+            let experts = if routers.is_empty() { "" } else { "; all experts of a block are one layer" };
+            return Err(Error::usage(format!("--layer {}: no float linear layer matches", rule.text)).hint(
+                format!(
+                    "layers are called like `{}`{experts}; `*` stands for anything",
+                    example.unwrap_or(&"")
+                ),
+            ));
         }
+        Ok(())
     }
 }
 
@@ -67,6 +80,12 @@ mod tests {
         for bad in ["x", "x=7", "x=4:48", "[=4"] {
             assert!(bad.parse::<LayerRule>().is_err(), "{bad}");
         }
-        assert!(LayerRule::check_all(&[rule], &["a", "b"]).is_err());
+        assert!(LayerRule::check_all(&[rule], &["a", "b"], &[]).is_err());
+        let check =
+            |rule: &str| LayerRule::check_all(&[rule.parse().unwrap()], &["a.switch_mlp.up"], &["a.gate"]);
+        assert!(check("*.gate=float").is_ok() && check("a.*=4").is_ok());
+        let said = |rule: &str| check(rule).unwrap_err().to_string();
+        assert!(said("*.gate=8").contains("`a.gate` is a router"));
+        assert!(said("*.experts.*=8").contains("no float linear layer matches"));
     }
 }

@@ -196,10 +196,13 @@ fn experts_that_saw_few_tokens_are_searched_and_reported() {
     let few = feedback["few_tokens"].as_object().unwrap();
     assert!(few.len() == 6 && few.keys().all(|path| path.contains("switch_mlp")), "{feedback}");
     let experts: usize = few.values().map(|experts| experts.as_array().unwrap().len()).sum();
-    assert!(said.contains(&format!("{experts} experts in 6 layers saw too few tokens")), "{said}");
+    assert!(experts > 24, "gate, up and down count an expert each: {feedback}");
+    assert!(said.contains(&format!("fewer than 32 tokens came to {} of 16 experts", experts / 3)), "{said}");
+    let rows = |layer: &str| feedback["searched_rows"][layer].as_u64().unwrap();
+    assert!(few.iter().all(|(path, experts)| rows(path) >= 32 * experts.as_array().unwrap().len() as u64));
     let page = home.path().join("page.html");
     succeeded(&mixbit(["report", out.to_str().unwrap(), "--out", page.to_str().unwrap()]));
-    assert!(std::fs::read_to_string(page).unwrap().contains("saw too few tokens"));
+    assert!(std::fs::read_to_string(page).unwrap().contains("fewer than 32 tokens came to"));
     // 12 tokens for an expert on average: all of them are as scale search left them, as without error feedback.
     let (_, _, searched) = quantize("searched", 2, 24, &["--bits", "4:32", "--rounding", "search"]);
     let bytes = |folder: &Path, path: &str| {
@@ -213,7 +216,7 @@ fn experts_that_saw_few_tokens_are_searched_and_reported() {
         }
     }
     let (said, feedback, _) = quantize("many", 60, 64, &bits);
-    assert!(feedback.get("few_tokens").is_none() && !said.contains("too few"), "{said}");
+    assert!(feedback.get("few_tokens").is_none() && !said.contains("fewer than 32"), "{said}");
 }
 
 #[test]
@@ -268,6 +271,14 @@ fn what_is_wrong_with_experts_is_said() {
     let part = "model.layers.1.mlp.experts.3.up_proj.weight";
     let nothing = |_: &mut RawCheckpoint| {};
     refused("missing", &|raw| raw.remove(part), &[], "expert 3 is missing");
+    let last = part.replace(".3.", ".7.");
+    refused("last", &|raw| raw.remove(&last), &[], "7 experts are there, config.json says 8");
+    for (name, to) in [("zero", ".03."), ("sign", ".+3."), ("word", ".abc."), ("negative", ".-3.")] {
+        let renamed = |raw: &mut RawCheckpoint| raw.get_mut(part).0 = part.replace(".3.", to);
+        refused(name, &renamed, &[], &format!("experts{to}up_proj.weight`: is no expert's weight"));
+    }
+    let bias = |raw: &mut RawCheckpoint| raw.get_mut("model.norm.weight").0 = part.replace("weight", "bias");
+    refused("bias", &bias, &[], "is no expert's weight");
     refused(
         "shape",
         &|raw| raw.get_mut(part).2 = vec![16, 64],
@@ -285,6 +296,13 @@ fn what_is_wrong_with_experts_is_said() {
         "model.layers.1.mlp.down_proj.weight`: missing",
     );
     refused("layers", &nothing, &[("mlp_only_layers", json!(["1"]))], "expected a list of integers");
+    let rule = |rule: &str, expected: &str| {
+        let output =
+            make("quantize", &untied(), &home.path().join("out"), &["--bits", "4:32", "--layer", rule]);
+        assert!(output.status.code() == Some(2) && stderr(&output).contains(expected), "{}", stderr(&output));
+    };
+    rule("*.mlp.gate=8", "`model.layers.0.mlp.gate` is a router");
+    rule("*.experts.3.up_proj=8:32", "all experts of a block are one layer");
     // A dense model that calls itself one with experts.
     let model = home.path().join("bundled");
     copy_folder(&bundled(), &model);

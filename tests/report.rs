@@ -265,7 +265,7 @@ fn hostile_layers_and_answers_stay_text() {
     let path = "model.\"><script>x</script>.layers";
     let layer = |block, role| LayerEntry {
         path: path.to_owned(),
-        shape: [64, 64],
+        shape: vec![64, 64],
         bits: Some(4),
         group_size: Some(32),
         mode: Some("affine"),

@@ -28,6 +28,7 @@ LENGTH = 24
 SEMANTIC = {
     "llama4-text-nope-mixed": "mlx-lm's llama4_text has neither chunks nor temperature tuning",
     "mistral-sliding-window": "mlx-lm ignores the sliding window",
+    "mixtral-tied-sliding-window": "mlx-lm ignores the sliding window",
     "qwen3-max-window-layers": "mlx-lm ignores the sliding window",
     "qwen3-layer-types": "mlx-lm ignores the sliding window",
     "qwen3-moe-sliding-window": "mlx-lm ignores the sliding window",

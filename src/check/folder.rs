@@ -128,9 +128,10 @@ fn weights(
 
 fn names(checkpoint: &Checkpoint, row: Option<&Architecture>) -> BTreeMap<String, String> {
     let renamed = |name: &str| match row.map_or(Rename::Keep, |row| (row.rename)(name)) {
-        Rename::Keep | Rename::Expert { .. } => Some(name.to_owned()),
+        Rename::Keep => Some(name.to_owned()),
         Rename::To(name) => Some(name),
-        Rename::Drop => None,
+        // Experts that could not be stacked, which was said.
+        Rename::Expert { .. } | Rename::Drop => None,
     };
     checkpoint.iter().filter_map(|(name, _)| Some((renamed(name)?, name.to_owned()))).collect()
 }

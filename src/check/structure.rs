@@ -57,6 +57,10 @@ fn mlp(folder: &Folder) -> Option<Finding> {
     let modules: BTreeSet<&str> = parts.iter().map(|(module, _)| *module).collect();
     let found = parts.iter().map(|(module, part)| format!("{module}.{part}")).collect::<Vec<_>>().join(", ");
     let expected = BTreeSet::from(["down_proj", "gate_proj", "up_proj"]);
+    if names.contains("switch_mlp") {
+        // What is wrong with the config was said.
+        return None;
+    }
     if modules.len() != 1 || names != expected {
         let variant = match &names {
             names if names.iter().any(|n| ["experts", "router", "shared_expert"].contains(n)) => {
@@ -90,12 +94,14 @@ fn mlp(folder: &Folder) -> Option<Finding> {
 
 /// In which blocks the names say that there are experts, beside the config's.
 fn sparse_mlps(folder: &Folder, spec: &DecoderSpec, experts: ExpertsSpec) -> Finding {
-    let has = |block: usize| {
-        folder.names.contains_key(&format!("{}.weight", spec.experts_path(block, "gate_proj")))
-    };
+    let has = |path: String| folder.names.contains_key(&format!("{path}.weight"));
     let blocks = || spec.layers.iter().enumerate();
+    // What is not there at all is another check's.
+    let has_other = |block: usize, sparse: bool| {
+        has(if sparse { spec.mlp_path(block, "gate_proj") } else { spec.experts_path(block, "gate_proj") })
+    };
     let differ: Vec<String> =
-        blocks().filter(|(i, layer)| has(*i) != layer.sparse).map(|(i, _)| i.to_string()).collect();
+        blocks().filter(|(i, layer)| has_other(*i, layer.sparse)).map(|(i, _)| i.to_string()).collect();
     if !differ.is_empty() {
         let message =
             format!("config.json and weights disagree on whether there are experts in {}", list(&differ));

@@ -118,6 +118,11 @@ impl<'a> Tensor<'a> {
         })
     }
 
+    /// Whether it is made of others.
+    pub fn is_stacked(&self) -> bool {
+        self.pieces.len() > 1
+    }
+
     /// Size of a row.
     pub fn columns(&self) -> usize {
         self.shape.last().copied().unwrap_or(1)

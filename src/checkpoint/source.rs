@@ -238,8 +238,9 @@ impl SourceModel {
         }
         if let Some(missing) = expected.keys().find(|name| !self.stored.contains_key(*name)) {
             return Err(Error::tensor(path, missing, "missing").hint(format!(
-                "a `{}` model with this config needs it: config.json and weights do not belong together, or the download is incomplete",
-                self.config.model_type()
+                "a `{}` model with this config needs it: config.json and weights do not belong together, or the download is incomplete{}",
+                self.config.model_type(),
+                if self.spec.experts.is_some() { "; config.json also says which blocks have experts" } else { "" }
             )));
         }
         for source in self.tensors() {
@@ -251,6 +252,14 @@ impl SourceModel {
                 )));
             };
             if source.tensor.shape != shape.as_slice() {
+                if let ([there, found @ ..], [wanted, each @ ..]) = (source.tensor.shape, &shape[..])
+                    && found == each
+                    && source.tensor.is_stacked()
+                {
+                    let message = format!("{there} experts are there, config.json says {wanted}");
+                    return Err(Error::tensor(path, source.name, message)
+                        .hint("the download is incomplete, or config.json is of another model"));
+                }
                 return Err(Error::tensor(
                     source.tensor.file,
                     source.name,

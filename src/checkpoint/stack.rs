@@ -21,6 +21,13 @@ impl Checkpoint {
                 wrong.push(Error::tensor(self.path(), name, message));
             }
         }
+        if !stacks.is_empty() {
+            let stray = |name: &&String| name.contains(".experts.") && rule(name) == Rename::Keep;
+            wrong.extend(self.entries.keys().filter(stray).map(|name| {
+                Error::tensor(self.path(), name, "is no expert's weight: expected `.experts.<number>.<name>.weight`")
+                    .hint("another tool's quantized weights, or a name that is wrong: dropping it would change the model")
+            }));
+        }
         for (name, parts) in stacks {
             match self.stacked(&name, &parts) {
                 Ok(entry) => {
@@ -43,10 +50,9 @@ impl Checkpoint {
         let mut whole: Option<Entry> = None;
         for (expected, (&index, part)) in parts.iter().enumerate() {
             if index != expected {
-                let there = count(parts.len(), "expert");
-                return Err(Error::tensor(self.path(), name, format!("expert {expected} is missing")).hint(
-                    format!("{there} of it are there, one of them `{part}`: the download is incomplete"),
-                ));
+                let there = count(parts.len(), "part");
+                return Err(Error::tensor(self.path(), name, format!("expert {expected} is missing"))
+                    .hint(format!("{there} there, the next is `{part}`: the download is incomplete")));
             }
             let entry = &self.entries[part];
             let whole = whole.get_or_insert_with(|| Entry { pieces: Vec::new(), ..entry.clone() });

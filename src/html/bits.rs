@@ -110,14 +110,7 @@ pub fn section(page: &Page<'_>) -> Bits {
 }
 
 fn listed(layer: &LayerEntry, kl: Option<f64>) -> Layer {
-    let [rows, columns] = layer.shape;
-    Layer {
-        path: layer.path.clone(),
-        shape: format!("{rows} × {columns}"),
-        setting: setting(layer),
-        bytes: layer.bytes,
-        kl,
-    }
+    Layer { path: layer.path.clone(), shape: sizes(layer), setting: setting(layer), bytes: layer.bytes, kl }
 }
 
 fn scores(record: &Record) -> BTreeMap<&str, &LayerSensitivity> {
@@ -149,18 +142,22 @@ fn setting(layer: &LayerEntry) -> String {
 }
 
 fn title(layer: &LayerEntry, kl: Option<f64>) -> String {
-    let [rows, columns] = layer.shape;
     let size = crate::report::bytes(layer.bytes);
     let cost = kl
         .map_or_else(String::new, |kl| format!("; predicted KL {} nats per token", super::template::kl(kl)));
-    format!("{}: {}; {rows} × {columns}, {size}{cost}", layer.path, setting(layer))
+    format!("{}: {}; {}, {size}{cost}", layer.path, setting(layer), sizes(layer))
+}
+
+/// `96 × 64`
+fn sizes(layer: &LayerEntry) -> String {
+    layer.shape.iter().map(ToString::to_string).collect::<Vec<_>>().join(" × ")
 }
 
 fn legend(layers: &[LayerEntry]) -> Vec<Share> {
     let mut counts: BTreeMap<u32, (u64, usize)> = BTreeMap::new();
     let mut all = 0;
     for layer in layers.iter().filter(|layer| layer.role.is_linear()) {
-        let weights = (layer.shape[0] * layer.shape[1]) as u64;
+        let weights = layer.weights();
         let count = counts.entry(layer.bits.unwrap_or(u32::MAX)).or_default();
         count.0 += weights;
         count.1 += 1;

@@ -3,6 +3,7 @@
 mod llama;
 mod llama4_text;
 mod mistral;
+mod mixtral;
 mod qwen3;
 mod qwen3_moe;
 mod registry;
@@ -41,8 +42,10 @@ fn rename_common(name: &str) -> Rename {
 fn rename_experts(name: &str) -> Rename {
     let part = |name: &str| {
         let (mlp, rest) = name.split_once(".experts.")?;
-        let (index, rest) = rest.split_once('.')?;
-        Some(Rename::Expert { stack: format!("{mlp}.switch_mlp.{rest}"), index: index.parse().ok()? })
+        let (number, rest) = rest.split_once('.')?;
+        let index = number.parse().ok().filter(|index: &usize| index.to_string() == number)?;
+        let stack = format!("{mlp}.switch_mlp.{rest}");
+        rest.ends_with(".weight").then_some(Rename::Expert { stack, index })
     };
     part(name).unwrap_or_else(|| rename_common(name))
 }

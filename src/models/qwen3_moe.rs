@@ -18,13 +18,15 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
         spec.notes
             .push("rope_scaling is applied as transformers does; mlx-lm's qwen3_moe ignores it".to_owned());
     }
-    let experts = experts(config)?;
+    let experts = ExpertsSpec {
+        count: config.require_size("num_experts")?,
+        per_token: config.require_size("num_experts_per_tok")?,
+        intermediate_size: config.require_size("moe_intermediate_size")?,
+        normalized: config.boolean("norm_topk_prob")?.unwrap_or(false),
+    };
     let step = config.size("decoder_sparse_step")?.unwrap_or(1);
     let dense = config.indices("mlp_only_layers")?.unwrap_or_default();
-    for (index, layer) in spec.layers.iter_mut().enumerate() {
-        layer.sparse = !dense.contains(&index) && (index + 1).is_multiple_of(step);
-    }
-    spec.experts = Some(experts);
+    spec.set_experts(config, experts, |block| !dense.contains(&block) && (block + 1).is_multiple_of(step))?;
     // mlx-lm has no defaults for these.
     spec.resolved.extend([
         ("head_dim", spec.head_dim.into()),
@@ -34,18 +36,4 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
         ("mlp_only_layers", dense.into()),
     ]);
     Ok(spec)
-}
-
-fn experts(config: &ModelConfig) -> Result<ExpertsSpec> {
-    let experts = ExpertsSpec {
-        count: config.require_size("num_experts")?,
-        per_token: config.require_size("num_experts_per_tok")?,
-        intermediate_size: config.require_size("moe_intermediate_size")?,
-        normalized: config.boolean("norm_topk_prob")?.unwrap_or(false),
-    };
-    if experts.per_token > experts.count {
-        let ExpertsSpec { count, per_token, .. } = experts;
-        return Err(config.error("num_experts_per_tok", format!("{per_token} of {count} experts")));
-    }
-    Ok(experts)
 }

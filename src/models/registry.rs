@@ -1,7 +1,8 @@
 //! The table of architectures. An alias is a row.
 
 use super::{
-    Rename, TensorShapes, llama, llama4_text, mistral, qwen3, qwen3_moe, rename_common, rename_experts,
+    Rename, TensorShapes, llama, llama4_text, mistral, mixtral, qwen3, qwen3_moe, rename_common,
+    rename_experts,
 };
 use crate::config::ModelConfig;
 use crate::error::Result;
@@ -24,6 +25,7 @@ const ARCHITECTURES: &[Architecture] = &[
     row("llama", llama::spec, rename_common),
     row("llama4_text", llama4_text::spec, llama4_text::rename),
     row("mistral", mistral::spec, rename_common),
+    row("mixtral", mixtral::spec, mixtral::rename),
     row("qwen3", qwen3::spec, rename_common),
     row("qwen3_moe", qwen3_moe::spec, rename_experts),
     alias("iquestcoder", "llama", llama::spec, rename_common),

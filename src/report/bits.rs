@@ -92,7 +92,7 @@ mod tests {
     fn shades_change_nothing_but_the_colour() {
         let layer = |block, bits| LayerEntry {
             path: "p".to_owned(),
-            shape: [64, 64],
+            shape: vec![64, 64],
             bits,
             group_size: bits.map(|_| 64),
             mode: bits.map(|_| "affine"),

@@ -58,6 +58,9 @@ pub enum RoundingError {
 /// Share of the mean square of a layer's inputs that is added to all of them, so that a Hessian can be factored.
 pub const DAMPING: f64 = 0.01;
 
+/// Tokens that an expert must have seen for error feedback: with fewer, what its inputs have in common is chance.
+pub const FEW_TOKENS: usize = 32;
+
 type Result<T, E = RoundingError> = std::result::Result<T, E>;
 
 /// A checked setting with the sizes that follow from it.

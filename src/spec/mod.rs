@@ -228,6 +228,24 @@ impl DecoderSpec {
         Ok(())
     }
 
+    /// Makes the MLPs of the blocks for which `sparse` says so of `experts`.
+    pub fn set_experts(
+        &mut self,
+        config: &ModelConfig,
+        experts: ExpertsSpec,
+        sparse: impl Fn(usize) -> bool,
+    ) -> Result<()> {
+        let ExpertsSpec { count, per_token, .. } = experts;
+        if per_token > count {
+            return Err(config.error("num_experts_per_tok", format!("{per_token} of {count} experts")));
+        }
+        for (block, layer) in self.layers.iter_mut().enumerate() {
+            layer.sparse = sparse(block);
+        }
+        self.experts = Some(experts);
+        Ok(())
+    }
+
     /// The experts of block `layer`, if its MLP is made of them.
     pub fn experts_of(&self, layer: usize) -> Option<ExpertsSpec> {
         self.experts.filter(|_| self.layers[layer].sparse)

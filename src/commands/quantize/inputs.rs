@@ -3,10 +3,7 @@
 use crate::affine::FloatType;
 use crate::candidate::Quant;
 use crate::engine::Moment;
-use crate::rounding::{self, DAMPING, Gptq, Hessian, RoundingError};
-
-/// Tokens that an expert must have seen for error feedback: with fewer, what inputs have in common is chance.
-pub const FEW_TOKENS: usize = 32;
+use crate::rounding::{self, DAMPING, FEW_TOKENS, Gptq, Hessian, RoundingError};
 
 /// Inputs of layers, before they are factored.
 pub(super) struct Inputs<'m> {
@@ -61,7 +58,7 @@ impl Known<'_> {
             Self::Together(hessian) => rounding::gptq(weights, quant, dtype, hessian),
             Self::Apart(importance) => {
                 let quantized = rounding::search(weights, importance.len(), quant, dtype, Some(importance))?;
-                Ok(Gptq { quantized, searched_rows: 0 })
+                Ok(Gptq { quantized, searched_rows: weights.len() / importance.len() })
             }
         }
     }

@@ -295,7 +295,8 @@ impl Job<'_> {
 
     /// Layers with one input rounded with error feedback, side by side; of experts one after the other.
     fn fed_back(&self, layers: &[(&TensorSpec, &str, Quant)], inputs: &Inputs<'_>) -> Result<Vec<FedBack>> {
-        let mut found = vec![FedBack::default(); layers.len()];
+        let experts = if inputs.matrices() > 1 { inputs.matrices() } else { 0 };
+        let mut found = vec![FedBack { experts, ..FedBack::default() }; layers.len()];
         let dtype = float_type(self.dtype)?;
         for index in 0..inputs.matrices() {
             crate::interrupt::check()?;

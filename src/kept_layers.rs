@@ -398,7 +398,7 @@ mod tests {
                 assert_eq!((feedback.rows, feedback.searched_rows.get("a")), (6, Some(&1)));
                 assert_eq!(
                     (feedback.searched_rows.len(), &feedback.few_tokens["a"], feedback.experts.len()),
-                    (1, &vec![2], 1)
+                    (1, &vec![2], 2)
                 );
                 assert!(fs::read(&path).unwrap() == whole);
             }

@@ -22,9 +22,9 @@ pub struct Rates {
     pub fed_back: f64,
 }
 
-/// Share of the matrix product's rate that passes through wide blocks reach, and the width at which norms, softmax and copies
 /// Rows that a product takes as long as, if it has fewer: each matrix is packed for it first.
 const ROWS_AT_LEAST: f64 = 32.0;
+/// Share of the matrix product's rate that passes through wide blocks reach, and the width at which norms, softmax and copies
 /// take as long as the products: 0.43 was found at 256, 0.68 at 576 and 0.8 at 1536.
 const BLOCKS: f64 = 0.95;
 const NARROW: f64 = 310.0;
@@ -32,6 +32,9 @@ const NARROW: f64 = 310.0;
 const FEEDBACK: f64 = 0.35;
 /// Share of the matrix product's rate that steps of distillation reach: 0.5 was found at widths of 256 and 1536.
 const STEPS: f64 = 0.5;
+/// Tokens of a step that decoding the weights and adding up gradients for groups takes as long as: 150 was found with and
+/// without experts.
+const STEP_TOKENS: f64 = 150.0;
 /// Candidates that a round of refinement rounds every layer to, beside the one in force.
 const NEIGHBOURS: f64 = 4.0;
 /// Bytes of a process that has loaded the engine and tokenized a text.
@@ -149,7 +152,8 @@ impl Work<'_> {
             let watched = forward((self.watched * self.length) as f64);
             let looks = 1.0 + self.distill as f64 / LOOK_EVERY as f64;
             let batch = (4 * self.length) as f64;
-            let steps = self.distill as f64 * 4.0 * batch * (blocks + head) / (rates.flops * STEPS);
+            let step = 4.0 * batch * (blocks + head) + 4.0 * STEP_TOKENS * 2.0 * self.linear();
+            let steps = self.distill as f64 * step / (rates.flops * STEPS);
             seconds.push(("distilling", steps + looks * watched + forward(tokens) + watched));
         }
         seconds.push(("evaluating", 2.0 * forward((self.windows * self.length) as f64)));
@@ -269,17 +273,17 @@ impl Work<'_> {
         let states = (kept * self.length * spec.hidden_size) as u64 * F32;
         let logits = 3 * (self.length.min(256) * spec.vocab_size) as u64 * F32;
         // Weights twice, gradients, and four sums of their squares.
-        let measuring = if self.candidates > 0 { 7 * largest_block + self.routed() } else { 0 };
+        let measuring = if self.candidates > 0 { 7 * largest_block + 2 * self.routed() } else { 0 };
         // Sums of products, their means and a factor.
         let sparse = spec.layers.iter().any(|layer| layer.sparse);
         let sums = self.inputs(sparse).into_iter().map(|i| (i.matrices * i.columns * i.columns) as u64);
         let moments = sums.sum::<u64>() * F32;
         let rounding = match (self.rounds, self.technique) {
-            (true, Technique::Gptq) => 2 * largest_block + 3 * moments,
-            (true, Technique::Search) => largest_block,
+            (true, Technique::Gptq) => 2 * largest_block + 3 * moments + self.routed(),
+            (true, Technique::Search) => largest_block + self.routed(),
             _ => 0,
         };
-        let evaluating = if self.windows > 0 { largest_block + logits } else { 0 };
+        let evaluating = if self.windows > 0 { largest_block + logits + self.routed() } else { 0 };
         let tuning = if self.distill + self.refine > 0 { self.learning(14 * largest_block) } else { 0 };
         if self.sequences == 0 && self.windows == 0 {
             return PROCESS;
@@ -289,7 +293,7 @@ impl Work<'_> {
         PROCESS + ends + logits + stage + states.min(self.activations)
     }
 
-    /// Bytes of what two sequences' tokens are on their way through experts and back, each token in several of them.
+    /// Bytes of what two sequences' tokens are on their way through experts, each token in several of them.
     fn routed(&self) -> u64 {
         let Some(experts) = self.spec.experts else { return 0 };
         let row = 4 * self.spec.hidden_size + 8 * experts.intermediate_size;

@@ -316,3 +316,31 @@ fn what_is_wrong_with_experts_is_said() {
         stderr(&output)
     );
 }
+
+#[test]
+fn a_value_that_is_no_number_is_named_as_it_is_stored() {
+    let home = tempfile::tempdir().unwrap();
+    let (model, out) = (home.path().join("model"), home.path().join("out"));
+    copy_folder(&mixed(), &model);
+    let (shard, name) = ("model-00002-of-00002.safetensors", "model.layers.3.mlp.experts.4.up_proj.weight");
+    let mut weights = RawCheckpoint::read(&model.join(shard));
+    let (_, dtype, shape, data) = weights.get_mut(name);
+    assert_eq!((dtype.as_str(), shape.len()), ("F32", 2));
+    data[5 * shape[1] * 4..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    weights.write(&model.join(shard));
+    let tokens = token_file(home.path(), 4, 16);
+    let text = ["--calibration", &tokens, "--samples", "4", "--sequence-length", "16", "--no-eval"];
+    let gptq = [&["--bits", "4:32", "--rounding", "gptq"], &text[..]].concat();
+    let measured = [&["--target-bpw", "5"], &text[..]].concat();
+    let row = format!("`{name}`: row 5, columns 0 to 31");
+    for (flags, expected) in [
+        (&["--bits", "4:32"][..], &row),
+        (&gptq, &row),
+        (&measured, &format!("`{name}`: has a value that is NaN")),
+    ] {
+        let output = make("quantize", &model, &out, flags);
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        assert!(stderr(&output).contains(expected.as_str()), "{flags:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(shard), "{flags:?}: {}", stderr(&output));
+    }
+}

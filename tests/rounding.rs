@@ -135,6 +135,39 @@ fn an_error_leaves_nothing() {
     assert_eq!(left, ["model"]);
 }
 
+/// Rows come in parts, and what is wrong is named by its place in the whole matrix.
+#[test]
+fn an_error_names_the_row() {
+    const ROWS: usize = 8256;
+    const BAD: usize = 8200;
+    let home = tempfile::tempdir().unwrap();
+    let (model, out) = (home.path().join("model"), home.path().join("out"));
+    copy_folder(&bundled(), &model);
+    let mut config = json_file(&model.join("config.json"));
+    for key in ["intermediate_size", "intermediate_size_mlp"] {
+        config[key] = ROWS.into();
+    }
+    fs::write(model.join("config.json"), config.to_string()).unwrap();
+    let file = model.join("model.safetensors");
+    let mut weights = RawCheckpoint::read(&file);
+    for (name, _, shape, data) in &mut weights.tensors {
+        if name.contains("feed_forward") {
+            let width = shape.iter_mut().find(|width| **width == 384).unwrap();
+            *width = ROWS;
+            *data = vec![0; shape.iter().product::<usize>() * 4];
+        }
+    }
+    let name = "model.layers.2.feed_forward.gate_proj.weight";
+    weights.get_mut(name).3[BAD * 128 * 4..][..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    weights.write(&file);
+    for rounding in ["rtn", "search"] {
+        let output = make("quantize", &model, &out, &["--bits", "4", "--rounding", rounding]);
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        let expected = format!("`{name}`: row {BAD}, columns 0 to 63");
+        assert!(stderr(&output).contains(&expected), "{rounding}: {}", stderr(&output));
+    }
+}
+
 /// The bundled model with logits so large that most texts leave it no perplexity: rounding goes well, measuring does not.
 fn overconfident(home: &Path) -> PathBuf {
     let model = home.join("model");

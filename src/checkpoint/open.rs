@@ -29,6 +29,8 @@ pub(super) struct Entry {
     pub(super) pieces: Vec<Piece>,
     /// Bytes of each piece.
     pub(super) each: usize,
+    /// What the pieces are called in their files, where tensors were stacked.
+    pub(super) parts: Vec<String>,
 }
 
 /// Where a part of a tensor begins.
@@ -41,7 +43,7 @@ pub(super) struct Piece {
 impl Entry {
     /// A tensor from byte `start` to `end` of a file.
     pub(super) fn new(file: usize, dtype: Dtype, shape: Vec<usize>, [start, end]: [usize; 2]) -> Self {
-        Self { dtype, shape, pieces: vec![Piece { file, start }], each: end - start }
+        Self { dtype, shape, pieces: vec![Piece { file, start }], each: end - start, parts: Vec::new() }
     }
 }
 
@@ -73,6 +75,7 @@ pub struct Tensor<'a> {
     files: &'a [WeightFile],
     pieces: &'a [Piece],
     each: usize,
+    names: &'a [String],
 }
 
 impl<'a> Tensor<'a> {
@@ -121,6 +124,14 @@ impl<'a> Tensor<'a> {
     /// Whether it is made of others.
     pub fn is_stacked(&self) -> bool {
         self.pieces.len() > 1
+    }
+
+    /// Of a stacked tensor the first part whose bytes are `bad`: its file, and what it is called there.
+    pub fn stored_part(&self, bad: impl Fn(&[u8]) -> bool) -> Option<(&'a Path, &'a str)> {
+        let named = self.pieces.iter().zip(self.names);
+        let mut parts = named.map(|(piece, name)| (&self.files[piece.file], piece.start, name));
+        let found = parts.find(|(file, start, _)| bad(file.map.populated(*start, start + self.each)));
+        found.map(|(file, _, name)| (file.path.as_path(), name.as_str()))
     }
 
     /// Size of a row.
@@ -230,6 +241,7 @@ impl Checkpoint {
             files: &self.files,
             pieces: &entry.pieces,
             each: entry.each,
+            names: &entry.parts,
         }
     }
 

@@ -55,7 +55,8 @@ impl Checkpoint {
                     .hint(format!("{there} there, the next is `{part}`: the download is incomplete")));
             }
             let entry = &self.entries[part];
-            let whole = whole.get_or_insert_with(|| Entry { pieces: Vec::new(), ..entry.clone() });
+            let whole =
+                whole.get_or_insert_with(|| Entry { pieces: Vec::new(), parts: Vec::new(), ..entry.clone() });
             if (entry.dtype, &entry.shape) != (whole.dtype, &whole.shape) {
                 let (found, first) = (
                     format!("{} {:?}", entry.dtype, entry.shape),
@@ -69,6 +70,7 @@ impl Checkpoint {
                 .hint("the experts of a block are of one shape and dtype"));
             }
             whole.pieces.extend(&entry.pieces);
+            whole.parts.push(part.clone());
         }
         let mut whole = whole.ok_or_else(|| Error::tensor(self.path(), name, "has no experts"))?;
         whole.shape.insert(0, parts.len());

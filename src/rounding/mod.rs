@@ -55,6 +55,26 @@ pub enum RoundingError {
     Indefinite,
 }
 
+impl RoundingError {
+    /// The same of rows that begin with row `first` of something larger.
+    #[must_use]
+    pub fn offset_rows(mut self, first: usize) -> Self {
+        if let Self::Affine(QuantizeError::NotFinite { row, .. }) = &mut self {
+            *row += first;
+        }
+        self
+    }
+
+    /// The same of one of the parts of so many rows that it was made of.
+    #[must_use]
+    pub fn in_part(mut self, rows: usize) -> Self {
+        if let Self::Affine(QuantizeError::NotFinite { row, .. }) = &mut self {
+            *row %= rows.max(1);
+        }
+        self
+    }
+}
+
 /// Share of the mean square of a layer's inputs that is added to all of them, so that a Hessian can be factored.
 pub const DAMPING: f64 = 0.01;
 

@@ -21,7 +21,7 @@ use crate::kept_rounds::{Moves, RoundSettings, Rounds};
 use crate::nearest;
 use crate::plural::count;
 use crate::record::{Refinement, RefinementRound};
-use crate::rounding::{self, Technique};
+use crate::rounding::{self, RoundingError, Technique};
 use crate::spec::TensorSpec;
 use crate::spool::{Spool, Spooled};
 use crate::weights::{Warnings, float_type, unroundable};
@@ -243,7 +243,6 @@ impl Job<'_> {
     ) -> Result<()> {
         let (dtype, columns) = (float_type(self.dtype)?, spec.columns());
         let tensor = SourceTensor { name: &spec.name, tensor: self.source.tensor(&spec.name)? };
-        let failed = |e| unroundable(&tensor, &e);
         let quants: Vec<Quant> = candidates.iter().filter_map(|candidate| candidate.quant()).collect();
         let mut codes = vec![Quantized::default(); quants.len()];
         let inputs = moments.filter(|_| self.technique == Technique::Gptq).map(Inputs::new);
@@ -251,6 +250,7 @@ impl Job<'_> {
         let matrices = spec.experts().unwrap_or(1);
         for index in 0..matrices {
             let rows = spec.rows() / matrices;
+            let failed = |e: RoundingError| unroundable(&tensor, e.offset_rows(index * rows));
             let weights = self.weights_of(&tensor, dtype, index * rows..(index + 1) * rows);
             let known = inputs.as_ref().map(|inputs| inputs.of(index)).transpose().map_err(failed)?;
             let importance =

@@ -21,7 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::kept_layers::{self, FedBack, KeptLayers};
 use crate::plural::count;
 use crate::record::Feedback;
-use crate::rounding::Technique;
+use crate::rounding::{RoundingError, Technique};
 use crate::spec::{Role, TensorSpec};
 use crate::spool::Spooled;
 use crate::weights::{Codes, float_type, unroundable};
@@ -305,8 +305,9 @@ impl Job<'_> {
                 let tensor = SourceTensor { name: &spec.name, tensor: self.source.tensor(&spec.name)? };
                 let rows = spec.rows() / inputs.matrices();
                 let weights = self.weights_of(&tensor, dtype, index * rows..(index + 1) * rows);
-                let known = known.as_ref().map_err(|e| unroundable(&tensor, e))?;
-                known.round(&weights, *quant, dtype).map_err(|e| unroundable(&tensor, &e))
+                let failed = |e: RoundingError| unroundable(&tensor, e.offset_rows(index * rows));
+                let known = known.as_ref().map_err(|e| failed(e.clone()))?;
+                known.round(&weights, *quant, dtype).map_err(failed)
             });
             let few_tokens = known.as_ref().is_ok_and(Known::is_little).then_some(index);
             for (found, rounded) in found.iter_mut().zip(rounded.collect::<Result<Vec<_>>>()?) {

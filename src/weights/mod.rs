@@ -1,9 +1,9 @@
 //! Producers of output tensors: copied, cast or quantized from a source, a few megabytes at a time.
 
-use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+mod damage;
 
-use rayon::prelude::*;
+use damage::check_range;
+pub use damage::{Warnings, check_values, unroundable};
 
 use crate::affine::{FloatType, QuantizeError, Quantized, Rows};
 use crate::candidate::{Mode, Quant};
@@ -20,67 +20,6 @@ use crate::spool::Spooled;
 
 /// Source bytes in a chunk.
 const CHUNK: usize = 4 << 20;
-
-/// What the casts met, by tensor.
-#[derive(Debug, Default)]
-pub struct Warnings {
-    tensors: Mutex<BTreeMap<String, CastReport>>,
-}
-
-impl Warnings {
-    fn add(&self, tensor: &str, report: CastReport) {
-        if report.non_finite > 0 {
-            let mut tensors = self.tensors.lock().unwrap_or_else(PoisonError::into_inner);
-            tensors.entry(tensor.to_owned()).or_default().merge(report);
-        }
-    }
-
-    /// One sentence a tensor.
-    pub fn messages(&self) -> Vec<String> {
-        let tensors = self.tensors.lock().unwrap_or_else(PoisonError::into_inner);
-        tensors
-            .iter()
-            .map(|(name, report)| format!("tensor `{name}` {}", not_numbers(report.non_finite)))
-            .collect()
-    }
-}
-
-fn not_numbers(count: u64) -> String {
-    if count == 1 {
-        return "has a value that is NaN or infinite".to_owned();
-    }
-    format!("has {count} values that are NaN or infinite")
-}
-
-/// Reads all float tensors and fails at the first, by name, with values that are no numbers or beyond `dtype`'s range:
-/// before a measurement, rather than after it.
-pub fn check_values(source: &SourceModel, dtype: Dtype) -> Result<()> {
-    source.tensors().filter(|source| source.tensor.dtype.is_float()).try_for_each(|source| {
-        crate::interrupt::check()?;
-        let size = source.tensor.dtype.size();
-        let step = CHUNK / size * size;
-        let length = source.tensor.byte_len();
-        let report = (0..length.div_ceil(step))
-            .into_par_iter()
-            .map_init(Vec::new, |out, chunk| {
-                let (start, end) = (chunk * step, (chunk * step + step).min(length));
-                out.clear();
-                let report = cast(source.tensor.dtype, &source.tensor.slice(start, end), dtype, out);
-                source.tensor.release(start, end);
-                report
-            })
-            .reduce(CastReport::default, |mut a, b| {
-                a.merge(b);
-                a
-            });
-        check_range(&source, dtype, report)?;
-        match report.non_finite {
-            0 => Ok(()),
-            count => Err(Error::tensor(source.tensor.file, source.name, not_numbers(count))
-                .hint("the model is damaged: nothing can be measured or generated with such weights")),
-        }
-    })
-}
 
 /// A tensor written as it is.
 pub struct CopyTensor<'a> {
@@ -165,18 +104,6 @@ impl Produce for CastTensor<'_> {
     }
 }
 
-fn check_range(source: &SourceTensor<'_>, dtype: Dtype, report: CastReport) -> Result<()> {
-    if !report.overflow {
-        return Ok(());
-    }
-    Err(Error::tensor(source.tensor.file, source.name, format!("has values beyond the range of {dtype}"))
-        .hint(match dtype {
-            Dtype::F16 => "they would become infinite: use --dtype bfloat16 or float32",
-            Dtype::BF16 => "they would become infinite: use --dtype float32",
-            _ => "they would become infinite, and MLX files hold nothing wider",
-        }))
-}
-
 /// Where the codes of a matrix come from.
 #[derive(Debug, Clone, Copy)]
 pub enum Codes<'a> {
@@ -230,9 +157,9 @@ impl<'a> QuantizeTensor<'a> {
             }
             _ => Rows::new(bytes, dtype, self.columns())
                 .and_then(|rows| nearest::quantize(rows, self.quant, dtype))
-                .map_err(Into::into),
+                .map_err(|e| RoundingError::from(e).offset_rows(first)),
         };
-        quantized.map_err(|e| unroundable(&self.source, &e))
+        quantized.map_err(|e| unroundable(&self.source, e))
     }
 
     fn search(
@@ -247,7 +174,8 @@ impl<'a> QuantizeTensor<'a> {
         let mut all = Quantized::default();
         for (rows, importance) in Importance::parts(importance, first..first + weights.len() / columns) {
             let weights = &weights[(rows.start - first) * columns..(rows.end - first) * columns];
-            let found = rounding::search(weights, columns, self.quant, dtype, importance)?;
+            let found = rounding::search(weights, columns, self.quant, dtype, importance)
+                .map_err(|e| e.offset_rows(rows.start))?;
             all.extend(&found);
         }
         Ok(all)
@@ -256,12 +184,6 @@ impl<'a> QuantizeTensor<'a> {
     fn chunk_rows(&self) -> usize {
         (CHUNK / (self.columns() * self.source.tensor.dtype.size())).max(1)
     }
-}
-
-/// A layer whose weights no rounding takes.
-pub fn unroundable(source: &SourceTensor<'_>, error: &RoundingError) -> Error {
-    Error::tensor(source.tensor.file, source.name, error.to_string())
-        .hint("this layer cannot be quantized: keep it float, or mend the checkpoint")
 }
 
 impl Produce for QuantizeTensor<'_> {

@@ -85,6 +85,7 @@ impl<'a> Measure<'a> {
         finished: impl FnMut(LayerSensitivity) -> Result<()>,
     ) -> Result<()> {
         let engine = Engine::start()?;
+        console.stage("measuring");
         let bar = console.share_bar("measuring sensitivities");
         let settings = AnalysisSettings {
             sequences: &self.measured,

@@ -29,6 +29,7 @@ pub fn announce(
         bytes(estimate.memory),
         flops / 1e9
     ));
+    console.expect(&estimate);
     Ok(estimate)
 }
 

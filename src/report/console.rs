@@ -1,22 +1,38 @@
 //! Notes, errors and progress on stderr; data on stdout.
 
+use std::fmt;
 use std::io::{IsTerminal, Write};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
+use super::ahead::Ahead;
 use super::paint::unicode_bars;
 use crate::error::{Error, Result};
+use crate::estimate::Estimate;
 
 /// Where a command speaks to the user.
 #[derive(Debug)]
 pub struct Console {
     quiet: bool,
+    ahead: Arc<Mutex<Ahead>>,
 }
 
 impl Console {
     /// `quiet` leaves data and errors.
     pub fn new(quiet: bool) -> Self {
-        Self { quiet }
+        Self { quiet, ahead: Arc::default() }
+    }
+
+    /// From here on bars say what is left of the whole job too, by its `estimate` and what its stages take.
+    pub fn expect(&self, estimate: &Estimate) {
+        *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = Ahead::new(estimate.stages.clone());
+    }
+
+    /// A stage of the estimate begins.
+    pub fn stage(&self, name: &str) {
+        self.ahead.lock().unwrap_or_else(PoisonError::into_inner).enter(name, Instant::now());
     }
 
     /// One line each that the user should know.
@@ -50,18 +66,18 @@ impl Console {
         self.bar(
             verb,
             total,
-            "{msg} [{bar:30}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} eta {eta}",
+            "{msg} [{bar:30}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} eta {left}",
         )
     }
 
     /// A bar over steps.
     pub fn steps_bar(&self, verb: &str, total: u64) -> ProgressBar {
-        self.bar(verb, total, "{msg} [{bar:30}] {pos}/{len} {per_sec} eta {eta}")
+        self.bar(verb, total, "{msg} [{bar:30}] {pos}/{len} {per_sec} eta {left}")
     }
 
     /// A bar over work whose units say nothing.
     pub fn share_bar(&self, verb: &str) -> ProgressBar {
-        self.bar(verb, 1, "{msg} [{bar:30}] {percent} % elapsed {elapsed} eta {eta}")
+        self.bar(verb, 1, "{msg} [{bar:30}] {percent} % elapsed {elapsed} eta {left}")
     }
 
     fn bar(&self, verb: &str, total: u64, template: &str) -> ProgressBar {
@@ -69,10 +85,25 @@ impl Console {
             return ProgressBar::hidden();
         }
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let ahead = Arc::clone(&self.ahead);
+        let left = move |state: &ProgressState, out: &mut dyn fmt::Write| {
+            let ahead = ahead.lock().unwrap_or_else(PoisonError::into_inner);
+            // Nobody is there to take an error.
+            let _ = out.write_str(&left(state, &ahead));
+        };
+        let style = style.with_key("left", left);
         let style = if unicode_bars() { style } else { style.progress_chars("#>.") };
         let target = ProgressDrawTarget::stderr();
         ProgressBar::with_draw_target(Some(total), target).with_style(style).with_message(verb.to_owned())
     }
+}
+
+/// `5s`, in a job of several stages `5s, job 32s`; before there is a first step nothing is known of the bar itself.
+fn left(state: &ProgressState, ahead: &Ahead) -> String {
+    let bar = (state.pos() > 0).then(|| state.eta());
+    let job = ahead.left(bar.unwrap_or_default(), Instant::now());
+    let own = bar.map_or_else(|| "-".to_owned(), |bar| format!("{:#}", HumanDuration(bar)));
+    job.map_or(own.clone(), |job| format!("{own}, job {:#}", HumanDuration(job)))
 }
 
 /// Writes data to stdout. A closed pipe (`mixbit inspect | head`) ends the program quietly.

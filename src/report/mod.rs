@@ -1,5 +1,6 @@
 //! Everything that prints: data on stdout, the rest on stderr.
 
+mod ahead;
 mod answer;
 mod bits;
 mod class_bars;

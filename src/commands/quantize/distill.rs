@@ -149,6 +149,7 @@ impl Job<'_> {
         let learner = Student::new(&engine, student, &paths, tuning.norms, memory);
         let (values, dtypes) = values(student, &learner.names())?;
         let settings = Settings { student: student.fingerprint()?, ..self.distill_settings(&slice, steps)? };
+        console.stage("distilling");
         let bar = console.steps_bar("running the float model", 2 * source.spec().layers.len() as u64);
         let tick = || bar.inc(1);
         let lesson = Target::new(&engine, source, &slice.sequences, memory, &tick)?;

@@ -43,6 +43,7 @@ impl Job<'_> {
             }
             _ => return Ok(None),
         };
+        self.console.stage("evaluating");
         let quantized = SourceModel::open(folder)?;
         let scoring = Scoring { windows: &proof.windows, batch: 1, memory: self.calibration.memory };
         scoring.evaluation(&quantized, self.source, proof.name, self.console).map(Some)

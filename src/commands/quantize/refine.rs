@@ -124,6 +124,7 @@ impl Job<'_> {
             let layers = std::collections::BTreeSet::new();
             Student::new(&engine, &student, &layers, false, memory).divergences(&Tuned::new(), &exam)
         };
+        console.stage("refining");
         let mut before = divergences(staged.folder.path())?;
         while !rounds.is_over() {
             console.line(&format!("refining, round {} of {}", rounds.done.len() + 1, rounds.most()));

@@ -137,6 +137,7 @@ impl Job<'_> {
                 _ => Rounded::Nearest,
             });
         };
+        self.console.stage("rounding");
         let bar = self.console.steps_bar("rounding", 1);
         let progress = |done: usize, total: usize| {
             bar.set_length(total as u64);

@@ -1,0 +1,76 @@
+//! What is left of a job whose stages were estimated before it began, for the bars of its stages.
+
+use std::time::{Duration, Instant};
+
+/// Estimated seconds below which finished stages say nothing of the estimate.
+const TELLING: f64 = 2.0;
+
+/// The stages of a job, and where it is.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ahead {
+    stages: Vec<(&'static str, Duration)>,
+    /// Which of them runs, and since when.
+    current: Option<(usize, Instant)>,
+    /// What the finished ones took, and what they were estimated at, in seconds.
+    taken: f64,
+    estimated: f64,
+}
+
+impl Ahead {
+    /// A job of these `stages`, in their order, with the time that each is estimated at.
+    pub(super) fn new(stages: Vec<(&'static str, Duration)>) -> Self {
+        Self { stages, ..Self::default() }
+    }
+
+    /// Stage `name` begins at `now`. One that runs or is over already goes on as a part of the one that runs.
+    pub(super) fn enter(&mut self, name: &str, now: Instant) {
+        let first = self.current.map_or(0, |(index, _)| index + 1);
+        let later = self.stages.iter().skip(first);
+        let Some(index) = later.clone().position(|(stage, _)| *stage == name) else { return };
+        if let Some((index, since)) = self.current {
+            self.taken += now.duration_since(since).as_secs_f64();
+            self.estimated += self.stages[index].1.as_secs_f64();
+        }
+        self.current = Some((first + index, now));
+    }
+
+    /// What is left at `now`, where the bar of a part of the stage that runs has `bar` left. Stages that have not begun are
+    /// taken for off by as much as those that are over. Nothing is known outside the stages.
+    pub(super) fn left(&self, bar: Duration, now: Instant) -> Option<Duration> {
+        let (index, since) = self.current?;
+        let off = if self.estimated > TELLING { self.taken / self.estimated } else { 1.0 };
+        let stage = self.stages[index].1.mul_f64(off).saturating_sub(now.duration_since(since));
+        let later: Duration = self.stages[index + 1..].iter().map(|(_, time)| *time).sum();
+        Some(stage.max(bar) + later.mul_f64(off))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_follows_estimate_bars_and_what_was_taken() {
+        let seconds = Duration::from_secs;
+        let mut ahead = Ahead::new(vec![("a", seconds(10)), ("b", seconds(20)), ("c", seconds(5))]);
+        let start = Instant::now();
+        assert_eq!(ahead.left(seconds(3), start), None);
+        ahead.enter("a", start);
+        assert_eq!(ahead.left(Duration::ZERO, start), Some(seconds(35)));
+        assert_eq!(ahead.left(Duration::ZERO, start + seconds(4)), Some(seconds(31)));
+        // A bar that knows of more.
+        assert_eq!(ahead.left(seconds(9), start + seconds(4)), Some(seconds(34)));
+        // What runs already, and what is no stage.
+        for name in ["a", "other"] {
+            ahead.enter(name, start + seconds(5));
+            assert_eq!(ahead.left(Duration::ZERO, start + seconds(5)), Some(seconds(30)));
+        }
+        // Twice as long as estimated: so will the others be.
+        ahead.enter("b", start + seconds(20));
+        assert_eq!(ahead.left(Duration::ZERO, start + seconds(20)), Some(seconds(50)));
+        ahead.enter("a", start + seconds(21));
+        assert_eq!(ahead.left(Duration::ZERO, start + seconds(70)), Some(seconds(10)));
+        ahead.enter("c", start + seconds(80));
+        assert_eq!(ahead.left(seconds(1), start + seconds(100)), Some(seconds(1)));
+    }
+}

@@ -39,6 +39,8 @@ const STEP_TOKENS: f64 = 150.0;
 const NEIGHBOURS: f64 = 4.0;
 /// Bytes of a process that has loaded the engine and tokenized a text.
 const PROCESS: u64 = 75 << 20;
+/// Bytes that candidates tried side by side take beside a block's weights.
+const TRIED: u64 = 25 << 20;
 /// Bytes of a value.
 const F32: u64 = 4;
 
@@ -273,7 +275,7 @@ impl Work<'_> {
         let states = (kept * self.length * spec.hidden_size) as u64 * F32;
         let logits = 3 * (self.length.min(256) * spec.vocab_size) as u64 * F32;
         // Weights twice, gradients, and four sums of their squares.
-        let measuring = if self.candidates > 0 { 7 * largest_block + 2 * self.routed() } else { 0 };
+        let measuring = if self.candidates > 0 { 7 * largest_block + 2 * self.routed() + TRIED } else { 0 };
         // Sums of products, their means and a factor.
         let sparse = spec.layers.iter().any(|layer| layer.sparse);
         let sums = self.inputs(sparse).into_iter().map(|i| (i.matrices * i.columns * i.columns) as u64);

@@ -109,7 +109,7 @@ fn scales_learn_and_nothing_else_does() {
     succeeded(&make("quantize", &bundled(), &plain, &rounding));
     let output = make("quantize", &bundled(), &tuned, &distill);
     succeeded(&output);
-    assert!(stdout(&output).contains("distilled: 30 of 30 steps"), "{}", stdout(&output));
+    assert!(stdout(&output).contains("distilled scales and biases: 30 of 30 steps"), "{}", stdout(&output));
     succeeded(&make("quantize", &bundled(), &norms, &[&distill[..], &["--distill-norms"]].concat()));
     let record = &json_file(&tuned.join("mixbit-report.json"))["distillation"];
     let kl = |key: &str| record[key].as_f64().unwrap();
@@ -142,7 +142,11 @@ fn where_no_step_helps_the_start_is_kept() {
     );
     succeeded(&output);
     // Stopped long before, too.
-    assert!(stdout(&output).contains("distilled: 60 of 200 steps, none was better"), "{}", stdout(&output));
+    assert!(
+        stdout(&output).contains("distilled scales and biases: 60 of 200 steps, none was better"),
+        "{}",
+        stdout(&output)
+    );
     let weights = |model: &Path| fs::read(model.join("model.safetensors")).unwrap();
     assert!(weights(&plain) == weights(&tuned));
 }

@@ -44,7 +44,9 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     let work = work(&source, &calibration, &texts, quants.len(), technique)?;
     let measure = Measure::prepare(&source, &calibration, &texts, technique, quants.clone(), float)?;
     let of = if args.resume { " for the whole job" } else { "" };
-    let measure = measure.with_costs(announce(&work, &quants, float, of, console)?.steps);
+    let estimate = announce(&work, &quants, float, of, console)?;
+    console.expect(&estimate);
+    let measure = measure.with_costs(estimate.steps);
     let mut partial = Partial::open(&args.out, &measure.measurement, args.resume)?;
     let finished = partial.finished.clone();
     if !finished.is_empty() {

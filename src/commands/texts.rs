@@ -76,10 +76,10 @@ impl Texts {
         };
         console.line(&format!("calibration: {found} x {length} tokens of {}{kept}{watching}", text.name()));
         console.notes(&few(&text.name(), given, length, calibration)?);
-        check(source, &sequences, length, console)?;
-        check(source, &held_out, length, &Console::new(true))?;
-        check(source, &spare, length, &Console::new(true))?;
-        check(source, &unused, length, &Console::new(true))?;
+        check(source, &text.name(), &sequences, length, console)?;
+        check(source, &text.name(), &held_out, length, &Console::new(true))?;
+        check(source, &text.name(), &spare, length, &Console::new(true))?;
+        check(source, &text.name(), &unused, length, &Console::new(true))?;
         Ok(Self { name: short_name(calibration.text.as_deref()), sequences, held_out, spare, unused })
     }
 }
@@ -157,7 +157,7 @@ pub fn windows(
 ) -> Result<Windows> {
     let found = text.windows(text.tokenizer(source.files())?.as_ref(), length, max_tokens)?;
     let length = found.windows.first().map_or(0, Vec::len);
-    check(source, &found.windows, length, console)?;
+    check(source, &text.name(), &found.windows, length, console)?;
     if found.left_out > 0 {
         let all = found.windows.len() * length + found.left_out;
         console.notes(&[format!(
@@ -175,7 +175,7 @@ pub fn built_in_held_out(source: &SourceModel, length: usize) -> Result<(String,
     let text = Text::open(None)?;
     let tokenizer = text.tokenizer(source.files())?;
     let Split { held_out, .. } = text.split(tokenizer.as_ref(), 1, length, 0, MOST_HELD_OUT)?;
-    check(source, &held_out, length, &Console::new(true))?;
+    check(source, &text.name(), &held_out, length, &Console::new(true))?;
     Ok((held_out_name(&short_name(None)), held_out))
 }
 
@@ -185,14 +185,21 @@ pub fn held_out_name(name: &str) -> String {
 }
 
 /// Tokens that the embedding lacks are an error; more of them than the model was made for, a note.
-fn check(source: &SourceModel, sequences: &[Vec<u32>], length: usize, console: &Console) -> Result<()> {
+fn check(
+    source: &SourceModel,
+    text: &str,
+    sequences: &[Vec<u32>],
+    length: usize,
+    console: &Console,
+) -> Result<()> {
     let spec = source.spec();
     let largest = sequences.iter().flatten().max().copied().unwrap_or(0) as usize;
     if largest >= spec.vocab_size {
         return Err(Error::file(
-            source.dir(),
+            text,
             format!(
-                "the text has token id {largest}, the model's vocabulary {}",
+                "has token id {largest}, and {} a vocabulary of {}",
+                source.dir().display(),
                 count(spec.vocab_size, "token")
             ),
         )

@@ -34,7 +34,8 @@ pub fn section(page: &Page<'_>) -> Option<Vec<(&'static str, String)>> {
     lines.extend(record.distillation.iter().map(|distillation| {
         let Distillation { kept, steps, rate, kl_before, kl_after, .. } = distillation;
         let kl = format!("KL divergence {kl_before:.2e} before, {kl_after:.2e} after");
-        ("distilled", format!("{kept} of {} kept, rate {rate}; {kl}", count(*steps, "step")))
+        let (steps, what) = (count(*steps, "step"), distillation.what());
+        ("distilled", format!("{what}: {kept} of {steps} kept, rate {rate}; {kl}"))
     }));
     lines.extend(record.measurement.iter().flat_map(measurement));
     lines.extend(measured_on(record));

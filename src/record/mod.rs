@@ -142,6 +142,13 @@ pub struct Distillation {
     pub kl_after: f64,
 }
 
+impl Distillation {
+    /// What was tuned.
+    pub fn what(&self) -> &'static str {
+        if self.norms { "scales, biases and norms" } else { "scales and biases" }
+    }
+}
+
 /// What was measured, and on what.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {

@@ -2,9 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-/// Estimated seconds below which finished stages say nothing of the estimate.
-const TELLING: f64 = 2.0;
-
 /// The stages of a job, and where it is.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Ahead {
@@ -34,11 +31,12 @@ impl Ahead {
         self.current = Some((first + index, now));
     }
 
-    /// What is left at `now`, where the bar of a part of the stage that runs has `bar` left. Stages that have not begun are
-    /// taken for off by as much as those that are over. Nothing is known outside the stages.
+    /// What is left at `now`, where the bar of a part of the stage that runs has `bar` left. Stages that are over say the more
+    /// of how far the estimate is off, the larger a part of the job they are. Nothing is known outside the stages.
     pub(super) fn left(&self, bar: Duration, now: Instant) -> Option<Duration> {
         let (index, since) = self.current?;
-        let off = if self.estimated > TELLING { self.taken / self.estimated } else { 1.0 };
+        let rest: f64 = self.stages[index..].iter().map(|(_, time)| time.as_secs_f64()).sum();
+        let off = ((self.taken + rest) / (self.estimated + rest).max(f64::MIN_POSITIVE)).clamp(0.5, 2.0);
         let stage = self.stages[index].1.mul_f64(off).saturating_sub(now.duration_since(since));
         let later: Duration = self.stages[index + 1..].iter().map(|(_, time)| *time).sum();
         Some(stage.max(bar) + later.mul_f64(off))
@@ -65,11 +63,13 @@ mod tests {
             ahead.enter(name, start + seconds(5));
             assert_eq!(ahead.left(Duration::ZERO, start + seconds(5)), Some(seconds(30)));
         }
-        // Twice as long as estimated: so will the others be.
+        // Ten seconds more than estimated, of a job of 35: the others will take longer too.
         ahead.enter("b", start + seconds(20));
-        assert_eq!(ahead.left(Duration::ZERO, start + seconds(20)), Some(seconds(50)));
+        let left = ahead.left(Duration::ZERO, start + seconds(20)).unwrap().as_secs_f64();
+        assert!((left - 25.0 * 45.0 / 35.0).abs() < 1e-6, "{left}");
         ahead.enter("a", start + seconds(21));
-        assert_eq!(ahead.left(Duration::ZERO, start + seconds(70)), Some(seconds(10)));
+        let left = ahead.left(Duration::ZERO, start + seconds(70)).unwrap().as_secs_f64();
+        assert!((left - 5.0 * 45.0 / 35.0).abs() < 1e-6, "{left}");
         ahead.enter("c", start + seconds(80));
         assert_eq!(ahead.left(seconds(1), start + seconds(100)), Some(seconds(1)));
     }

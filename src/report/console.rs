@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
@@ -101,7 +101,9 @@ impl Console {
 /// `5s`, in a job of several stages `5s, job 32s`; before there is a first step nothing is known of the bar itself.
 fn left(state: &ProgressState, ahead: &Ahead) -> String {
     let bar = (state.pos() > 0).then(|| state.eta());
-    let job = ahead.left(bar.unwrap_or_default(), Instant::now());
+    // The first steps say little.
+    let telling = bar.filter(|_| state.elapsed() > Duration::from_secs(2));
+    let job = ahead.left(telling.unwrap_or_default(), Instant::now());
     let own = bar.map_or_else(|| "-".to_owned(), |bar| format!("{:#}", HumanDuration(bar)));
     job.map_or(own.clone(), |job| format!("{own}, job {:#}", HumanDuration(job)))
 }

@@ -25,6 +25,16 @@ impl Warnings {
         }
     }
 
+    /// Fails at the first tensor of `source`'s that is damaged: for models that are made to be run.
+    pub fn refuse(&self, source: &SourceModel) -> Result<()> {
+        let tensors = self.tensors.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((name, report)) = tensors.iter().next() else { return Ok(()) };
+        Err(match source.tensor(name) {
+            Ok(tensor) => damaged(&SourceTensor { name, tensor }, report.non_finite),
+            Err(_) => Error::tensor(source.dir(), name, not_numbers(report.non_finite)).hint(DAMAGED),
+        })
+    }
+
     /// One sentence a tensor.
     pub fn messages(&self) -> Vec<String> {
         let tensors = self.tensors.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,10 +76,15 @@ pub fn check_values(source: &SourceModel, dtype: Dtype) -> Result<()> {
         check_range(&source, dtype, report)?;
         match report.non_finite {
             0 => Ok(()),
-            count => Err(blame(&source, dtype, |found| found.non_finite > 0, not_numbers(count))
-                .hint("the model is damaged: nothing can be measured or generated with such weights")),
+            count => Err(damaged(&source, count)),
         }
     })
+}
+
+const DAMAGED: &str = "the model is damaged: nothing can be measured or generated with such weights";
+
+fn damaged(source: &SourceTensor<'_>, values: u64) -> Error {
+    blame(source, Dtype::F32, |found| found.non_finite > 0, not_numbers(values)).hint(DAMAGED)
 }
 
 /// Fails where a cast of `source` to `dtype` met values beyond its range.
@@ -109,6 +124,14 @@ fn culprit<'a>(
 /// A layer whose weights no rounding takes, with the `error` in rows of the whole layer.
 pub fn unroundable(source: &SourceTensor<'_>, error: RoundingError) -> Error {
     let tensor = &source.tensor;
+    let read = || cast(tensor.dtype, &tensor.bytes(), Dtype::F32, &mut Vec::new());
+    let hint = match error {
+        RoundingError::Moments { .. } => {
+            "what comes into this layer overflows: weights before it are huge or damaged; `mixbit check` looks for them"
+        }
+        _ if read().non_finite > 0 => DAMAGED,
+        _ => "this layer cannot be quantized: keep it float, or mend the checkpoint",
+    };
     let error = match culprit(tensor, Dtype::F32, |found| found.non_finite > 0) {
         Some((file, name)) => {
             let rows = tensor.shape.iter().rev().nth(1).copied().unwrap_or(1);
@@ -116,5 +139,5 @@ pub fn unroundable(source: &SourceTensor<'_>, error: RoundingError) -> Error {
         }
         None => Error::tensor(tensor.file, source.name, error.to_string()),
     };
-    error.hint("this layer cannot be quantized: keep it float, or mend the checkpoint")
+    error.hint(hint)
 }

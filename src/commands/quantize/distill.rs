@@ -201,9 +201,8 @@ impl Run<'_> {
             let kl = self.look(&values)?;
             Progress::new(settings.clone(), values, kl)
         };
-        let bar = job.console.steps_bar("distilling", settings.steps as u64);
-        bar.set_position(progress.step() as u64);
-        bar.reset_eta();
+        // Of what is left: steps of an earlier run would count for this one's rate.
+        let bar = job.console.steps_bar("distilling", (settings.steps - progress.step()) as u64);
         while !progress.is_over() {
             let from = progress.step();
             let to = (from + LOOK_EVERY).min(settings.steps);

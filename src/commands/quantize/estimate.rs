@@ -20,7 +20,11 @@ impl Job<'_> {
             (true, true) => " for the whole job (a dry run only measures)",
             (true, false) => " for the whole job (a dry run does none of it)",
         };
-        announce(&work, &self.plan.quants(), float_type(self.dtype)?, of, self.console).map(Some)
+        let estimate = announce(&work, &self.plan.quants(), float_type(self.dtype)?, of, self.console)?;
+        if !(self.args.tuning.resume && self.has_kept()) {
+            self.console.expect(&estimate);
+        }
+        Ok(Some(estimate))
     }
 
     fn work(&self, proof: Option<&Proof>) -> Option<Work<'_>> {

@@ -7,8 +7,12 @@ use crate::checkpoint::SourceModel;
 use crate::commands::scoring::Scoring;
 use crate::commands::texts::{held_out_name, short_name, windows};
 use crate::error::Result;
+use crate::plural::count;
 use crate::record::Evaluation;
 use crate::text::Text;
+
+/// Tokens below which a measurement says little.
+const FEW: usize = 512;
 
 /// Text that was given to measure on, tokenized before the work starts, so that a bad one is known early.
 pub struct Proof {
@@ -30,6 +34,11 @@ impl Job<'_> {
         let text = Text::open(Some(path))?;
         let length = self.calibration.sequence_length as usize;
         let windows = windows(self.source, &text, length, None, self.console)?.windows;
+        let tokens: usize = windows.iter().map(Vec::len).sum();
+        if tokens < FEW {
+            let tokens = count(tokens, "token");
+            self.console.notes(&[format!("{} gives {tokens} to measure on: so few say little", text.name())]);
+        }
         Ok(Some(Proof { name: short_name(Some(path)), windows }))
     }
 
@@ -43,7 +52,6 @@ impl Job<'_> {
             }
             _ => return Ok(None),
         };
-        self.console.stage("evaluating");
         let quantized = SourceModel::open(folder)?;
         let scoring = Scoring { windows: &proof.windows, batch: 1, memory: self.calibration.memory };
         scoring.evaluation(&quantized, self.source, proof.name, self.console).map(Some)

@@ -136,9 +136,10 @@ fn refined(refinement: &Refinement) -> String {
     for (index, round) in rounds.iter().enumerate() {
         let what = match (round.kl_after, round.stderr) {
             (Some(after), Some(stderr)) => format!(
-                "{} changed, KL divergence {:.3e} to {after:.3e} ({} {stderr:.1e}), {}",
+                "{} changed, KL divergence {:.3e} to {after:.3e}, a fall of {:.1e} {} {stderr:.1e}: {}",
                 count(round.swaps, "layer"),
                 round.kl_before,
+                round.kl_before - after,
                 plus_minus(),
                 if round.kept { "kept" } else { "not kept" }
             ),
@@ -157,8 +158,9 @@ fn distilled(distillation: &Distillation) -> String {
         kept => format!("kept what step {kept} gave"),
     };
     format!(
-        "distilled: {taken} of {}, {kept}\n  KL divergence {kl_before:.3e} before, {kl_after:.3e} after, on \
+        "distilled {}: {taken} of {}, {kept}\n  KL divergence {kl_before:.3e} before, {kl_after:.3e} after, on \
          {windows} {text}\n",
+        distillation.what(),
         count(*steps, "step")
     )
 }

@@ -46,7 +46,7 @@ impl Job<'_> {
 
     /// Writes the model and measures it before it appears in its place.
     pub(super) fn write_model(&self, decision: Decision, given: Option<Proof>) -> Result<(Decision, Record)> {
-        let Self { args, source, console, .. } = *self;
+        let Self { args, source, .. } = *self;
         let output = &args.output;
         let warnings = Warnings::default();
         let folder = OutputFolder::create(&output.mlx_path, output.overwrite)?;
@@ -56,6 +56,7 @@ impl Job<'_> {
         let decision = Decision { solution, ..decision };
         let kept = self.kept_layers(&decision, was_moved)?;
         let made = self.make(&folder, decision, kept, rounds, &warnings);
+        let made = made.and_then(|made| warnings.refuse(source).map(|()| made));
         let made = made.map_err(|e| self.given_up(folder.relocate(e)))?;
         let evaluation =
             self.evaluate(folder.path(), given).map_err(|e| self.unmeasured(folder.relocate(e)))?;
@@ -68,7 +69,6 @@ impl Job<'_> {
         folder.write(record::FILE, &record.to_json()?)?;
         folder.publish()?;
         unfinished::remove(&output.mlx_path);
-        console.warnings(&warnings.messages());
         Ok((decision, record))
     }
 
@@ -87,6 +87,7 @@ impl Job<'_> {
             let bitmap = self.bitmap(&decision);
             let rounded = self.round(folder.path(), &decision, kept)?;
             let producers = producers(source, dtype, &bitmap, &rounded, warnings);
+            self.console.stage("evaluating");
             self.write_whole(folder, &producers, &bitmap, container)?;
             let feedback = rounded.feedback();
             return Ok(Made { decision, feedback, refinement: None, distillation: None });
@@ -109,6 +110,7 @@ impl Job<'_> {
             None => (Values::new(), None),
         };
         let producers = tuned(&student, &values, warnings);
+        self.console.stage("evaluating");
         self.write_whole(folder, &producers, &self.bitmap(&decision), container)?;
         Ok(Made { decision, feedback, refinement, distillation })
     }
@@ -208,9 +210,8 @@ fn how(record: &Record, quantized: usize) -> String {
     }
     let distilled = record.distillation.as_ref().filter(|distillation| distillation.kept > 0);
     if let Some(distillation) = distilled {
-        let steps = count(distillation.kept, "step");
-        let _ =
-            write!(text, "\nScales and biases were fine-tuned to the float model's logits, in {steps}.\n");
+        let (steps, what) = (count(distillation.kept, "step"), distillation.what());
+        let _ = write!(text, "\nIts {what} were fine-tuned to the float model's logits, in {steps}.\n");
     }
     if let Some(kl) = record.predicted_kl {
         let before = if distilled.is_some() { ", before fine-tuning" } else { "" };

@@ -25,9 +25,10 @@ pub struct Rates {
 /// Rows that a product takes as long as, if it has fewer: each matrix is packed for it first.
 const ROWS_AT_LEAST: f64 = 32.0;
 /// Share of the matrix product's rate that passes through wide blocks reach, and the width at which norms, softmax and copies
-/// take as long as the products: 0.43 was found at 256, 0.68 at 576 and 0.8 at 1536.
+/// take as long as the products: 0.43 was found at 256, 0.68 at 576 and 0.8 at 1536. At 128 it was no less than at 256.
 const BLOCKS: f64 = 0.95;
 const NARROW: f64 = 310.0;
+const NARROWEST: f64 = 256.0;
 /// The same of factoring Hessians and feeding errors back.
 const FEEDBACK: f64 = 0.35;
 /// Share of the matrix product's rate that steps of distillation reach: 0.5 was found at widths of 256 and 1536.
@@ -175,7 +176,7 @@ impl Work<'_> {
 
     /// Operations of passes through blocks in a second.
     fn per_second(&self, rates: Rates) -> f64 {
-        let width = self.spec.hidden_size as f64;
+        let width = (self.spec.hidden_size as f64).max(NARROWEST);
         rates.flops * BLOCKS * width / (width + NARROW)
     }
 

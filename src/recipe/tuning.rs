@@ -9,7 +9,7 @@ pub enum Quality {
     Fast,
     /// GPTQ, 64 sequences: 14 minutes, 2 GB; what is done where something is measured and nothing else is said
     Balanced,
-    /// GPTQ, 128 sequences, then --refine 2 and --distill 150: 4 hours, 3 GB
+    /// GPTQ, 128 sequences, then --refine 2 and --distill 150: 4.5 hours, 4 GB
     Best,
 }
 

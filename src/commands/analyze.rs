@@ -45,7 +45,7 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     let measure = Measure::prepare(&source, &calibration, &texts, technique, quants.clone(), float)?;
     let of = if args.resume { " for the whole job" } else { "" };
     let estimate = announce(&work, &quants, float, of, console)?;
-    console.expect(&estimate);
+    console.begin_job(&estimate);
     let measure = measure.with_costs(estimate.steps);
     let mut partial = Partial::open(&args.out, &measure.measurement, args.resume)?;
     let finished = partial.finished.clone();

@@ -22,13 +22,14 @@ impl Ahead {
     /// Stage `name` begins at `now`. One that runs or is over already goes on as a part of the one that runs.
     pub(super) fn enter(&mut self, name: &str, now: Instant) {
         let first = self.current.map_or(0, |(index, _)| index + 1);
-        let later = self.stages.iter().skip(first);
-        let Some(index) = later.clone().position(|(stage, _)| *stage == name) else { return };
-        if let Some((index, since)) = self.current {
+        let Some(ahead) = self.stages.iter().skip(first).position(|(stage, _)| *stage == name) else {
+            return;
+        };
+        if let Some((over, since)) = self.current {
             self.taken += now.duration_since(since).as_secs_f64();
-            self.estimated += self.stages[index].1.as_secs_f64();
+            self.estimated += self.stages[over].1.as_secs_f64();
         }
-        self.current = Some((first + index, now));
+        self.current = Some((first + ahead, now));
     }
 
     /// What is left at `now`, where the bar of a part of the stage that runs has `bar` left. Stages that are over say the more

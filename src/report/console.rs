@@ -26,7 +26,7 @@ impl Console {
     }
 
     /// From here on bars say what is left of the whole job too, by its `estimate` and what its stages take.
-    pub fn expect(&self, estimate: &Estimate) {
+    pub fn begin_job(&self, estimate: &Estimate) {
         *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = Ahead::new(estimate.stages.clone());
     }
 

@@ -22,7 +22,7 @@ impl Job<'_> {
         };
         let estimate = announce(&work, &self.plan.quants(), float_type(self.dtype)?, of, self.console)?;
         if !(self.args.tuning.resume && self.has_kept()) {
-            self.console.expect(&estimate);
+            self.console.begin_job(&estimate);
         }
         Ok(Some(estimate))
     }

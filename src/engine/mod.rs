@@ -123,7 +123,7 @@ fn mlx_version() -> String {
     }
 }
 
-/// Float32 operations a second of a product [rows, inner] x [inner, columns], tried for a fifth of a second, or for up to two
+/// Float32 operations a second of a product [rows, inner] x [inner, columns], tried for two fifths of a second, or for up to two
 /// while other programs leave no time for a few tries.
 pub fn matmul_rate(_: &Engine, [rows, inner, columns]: [usize; 3]) -> Result<f64> {
     let matrix = |rows: usize, columns: usize| array::from_vec(vec![0.5; rows * columns], &[rows, columns]);
@@ -131,7 +131,7 @@ pub fn matmul_rate(_: &Engine, [rows, inner, columns]: [usize; 3]) -> Result<f64
     let flops = 2.0 * (rows * inner * columns) as f64;
     let started = std::time::Instant::now();
     let (mut best, mut tries) = (f64::INFINITY, 0);
-    while started.elapsed().as_secs_f64() < if tries < 6 { 2.0 } else { 0.2 } {
+    while started.elapsed().as_secs_f64() < if tries < 6 { 2.0 } else { 0.4 } {
         tries += 1;
         let start = std::time::Instant::now();
         mlx_rs::transforms::eval([&a.matmul(&b)?])?;

@@ -33,6 +33,8 @@ impl Job<'_> {
         let held_out = if self.args.no_eval { 0 } else { texts.held_out.len() };
         let windows = proof.map_or(held_out, Proof::windows);
         let measured = self.calibration.measured(texts.sequences.len()).unwrap_or(0);
+        let tunes = self.tuning.distill.or(self.tuning.refine).is_some();
+        let watched = self.slice().ok().filter(|_| tunes).map_or(0, |slice| slice.windows.len());
         Some(Work {
             spec: self.source.spec(),
             manifest: self.source.manifest(),
@@ -45,11 +47,7 @@ impl Job<'_> {
             rounds: true,
             windows,
             distill: self.tuning.distill.unwrap_or(0) as usize,
-            watched: self
-                .tuning
-                .distill
-                .and_then(|_| self.slice().ok())
-                .map_or(0, |slice| slice.windows.len()),
+            watched,
             refine: self.tuning.refine.unwrap_or(0) as usize,
             activations: self.calibration.memory,
         })

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use crate::long_integers::LongIntegers;
+use crate::json::{self, Literals};
 use crate::model_files::ModelFiles;
 
 /// The largest size (of a layer, a vocabulary, a context) that is taken for meant.
@@ -24,7 +24,7 @@ pub struct ModelConfig {
     files: Option<ModelFiles>,
     keys: Map<String, Value>,
     model_type: String,
-    integers: LongIntegers,
+    literals: Literals,
 }
 
 impl ModelConfig {
@@ -53,10 +53,7 @@ impl ModelConfig {
 
     /// Parses `text`; `path` is only for messages.
     pub fn parse(path: &Path, text: &str) -> Result<Self> {
-        let value: Value = serde_json::from_str(text).map_err(|e| {
-            Error::file(path, format!("not valid JSON: {e}"))
-                .hint("download the file again, or mend it by hand")
-        })?;
+        let (value, literals) = json::parse_with_literals(path, text.as_bytes())?;
         let Value::Object(keys) = value else {
             return Err(Error::file(path, "expected a JSON object"));
         };
@@ -70,8 +67,7 @@ impl ModelConfig {
                     .hint(format!("it names the architecture, one of: {}", crate::models::supported())));
             }
         };
-        let integers = LongIntegers::of(text);
-        Ok(Self { path: path.to_owned(), files: None, keys, model_type, integers })
+        Ok(Self { path: path.to_owned(), files: None, keys, model_type, literals })
     }
 
     /// The file, for messages.
@@ -94,9 +90,9 @@ impl ModelConfig {
         &self.keys
     }
 
-    /// The integers in it that are too long for [`Value`].
-    pub fn long_integers(&self) -> &LongIntegers {
-        &self.integers
+    /// How it writes the numbers that [`Value`] cannot hold.
+    pub fn literals(&self) -> &Literals {
+        &self.literals
     }
 
     /// The value of `key`, unless absent or null. `key` may be dotted.
@@ -112,7 +108,7 @@ impl ModelConfig {
     /// A positive size, if present.
     pub fn size(&self, key: &str) -> Result<Option<usize>> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        match value.as_u64() {
+        match json::as_u64(value) {
             Some(n @ 1..MAX_SIZE) => Ok(Some(n as usize)),
             _ => Err(self.error(key, format!("expected an integer from 1 to {MAX_SIZE}, found {value}"))),
         }
@@ -126,7 +122,7 @@ impl ModelConfig {
     /// A finite number, if present.
     pub fn number(&self, key: &str) -> Result<Option<f64>> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        match tagged_float(value) {
+        match json::as_f64(value) {
             Some(x) if x.is_finite() => Ok(Some(x)),
             _ => Err(self.error(key, format!("expected a finite number, found {value}"))),
         }
@@ -157,7 +153,7 @@ impl ModelConfig {
 
     /// A list of numbers from 0, if present.
     pub fn indices(&self, key: &str) -> Result<Option<Vec<usize>>> {
-        self.list(key, "a list of integers from 0", |v| v.as_u64().and_then(|n| usize::try_from(n).ok()))
+        self.list(key, "a list of integers from 0", |v| json::as_u64(v).and_then(|n| usize::try_from(n).ok()))
     }
 
     /// A list of strings, if present.
@@ -186,7 +182,7 @@ impl ModelConfig {
     /// Fails if `key` has a value other than `expected`, which is all that the decoder block can honour.
     pub fn only(&self, key: &str, expected: &Value) -> Result<()> {
         match self.get(key) {
-            Some(found) if found != expected => Err(self
+            Some(found) if !json::equal(found, expected) => Err(self
                 .error(key, format!("{found} is not supported, only {expected}"))
                 .hint("mixbit refuses what it cannot reproduce rather than guess")),
             _ => Ok(()),
@@ -219,23 +215,10 @@ impl ModelConfig {
     }
 }
 
-/// A number, or transformers' tagged spelling of a non-finite one: `{"__float__": "Infinity"}`.
-fn tagged_float(value: &Value) -> Option<f64> {
-    if let Some(x) = value.as_f64() {
-        return Some(x);
-    }
-    match value.get("__float__")?.as_str()? {
-        "Infinity" => Some(f64::INFINITY),
-        "-Infinity" => Some(f64::NEG_INFINITY),
-        "NaN" => Some(f64::NAN),
-        _ => None,
-    }
-}
-
 fn as_bool(value: &Value) -> Option<bool> {
     match value {
         Value::Bool(b) => Some(*b),
-        Value::Number(n) => match n.as_u64() {
+        Value::Number(_) => match json::as_u64(value) {
             Some(0) => Some(false),
             Some(1) => Some(true),
             _ => None,

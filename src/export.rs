@@ -103,12 +103,9 @@ pub fn write_config(
     dtype: Dtype,
     bitmap: &BitMap,
 ) -> Result<()> {
-    let integers = source.config().long_integers();
-    let mut text = integers
-        .write(&config(source, dtype, bitmap))
-        .map_err(|e| Error::file(source.config().path(), e.to_string()))?;
-    text.push(b'\n');
-    folder.write("config.json", &text)?;
+    let mut text = source.config().literals().write(&config(source, dtype, bitmap));
+    text.push('\n');
+    folder.write("config.json", text.as_bytes())?;
     let files = source.files();
     for name in tokenizer::files(files) {
         folder.copy(files, &name)?;

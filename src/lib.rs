@@ -32,11 +32,11 @@ pub mod html;
 pub mod hub;
 pub mod interrupt;
 pub mod inventory;
+pub mod json;
 pub mod kept_layers;
 
 pub mod kept_rounds;
 mod lfs_pointer;
-pub mod long_integers;
 pub mod memory_limit;
 pub mod microscaling;
 pub mod model_files;

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::json;
 use crate::tokenizer::Tokenizer;
 
 /// The ids, sorted. Where neither file names one, the tokenizer's EOS.
@@ -43,8 +44,7 @@ pub fn generation_config(config: &ModelConfig) -> Result<Option<(PathBuf, Value)
     const NAME: &str = "generation_config.json";
     let Some(files) = config.files().filter(|files| files.has(NAME)) else { return Ok(None) };
     let path = files.path_of(NAME);
-    let value = serde_json::from_str(&files.read_text(NAME)?)
-        .map_err(|e| Error::file(&path, format!("not valid JSON: {e}")))?;
+    let value = json::parse(&path, &files.read(NAME)?)?;
     Ok(Some((path, value)))
 }
 

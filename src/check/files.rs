@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
-use serde_json::Value;
 
 use super::folder::Folder;
 use super::{Finding, Level, Progress, count, list};
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::json;
 use crate::model_files::{Called, ModelFiles, Pack};
 use crate::record::{self, Record};
 use crate::report::bytes;
@@ -92,7 +92,7 @@ fn weights(checkpoint: &Checkpoint) -> Result<Finding> {
 
 /// The index's own count of bytes.
 fn index(files: &ModelFiles, total: u64) -> Option<Finding> {
-    let value: Value = serde_json::from_slice(&files.read(INDEX).ok()?).ok()?;
+    let value = json::parse(&files.path_of(INDEX), &files.read(INDEX).ok()?).ok()?;
     let claimed = value.get("metadata")?.get("total_size")?.as_u64()?;
     (claimed != total).then(|| {
         Finding::note("files", format!("{INDEX} says total_size {claimed}, the shards hold {total} bytes"))
@@ -124,7 +124,7 @@ fn record(folder: &Folder) -> Option<Finding> {
             });
         }
     };
-    let value: Option<Value> = serde_json::from_slice(&files.read(record::FILE).ok()?).ok();
+    let value = json::parse(&files.path_of(record::FILE), &files.read(record::FILE).ok()?).ok();
     let version = value.as_ref().and_then(|value| value.get("version")?.as_u64());
     let finding = Finding::refusal("files", &error);
     // Another version of mixbit's is none the worse for that.
@@ -137,11 +137,6 @@ fn generation_config(files: &ModelFiles) -> Option<Finding> {
     if !files.has(name) {
         return None;
     }
-    let text = match files.read_text(name) {
-        Ok(text) => text,
-        Err(error) => return Some(Finding::refusal("files", &error)),
-    };
-    let error = serde_json::from_str::<serde_json::Map<String, Value>>(&text).err()?;
-    let error = Error::file(files.path_of(name), format!("not a valid JSON object: {error}"));
-    Some(Finding::refusal("files", &error))
+    let object = files.read(name).and_then(|text| json::parse_object(&files.path_of(name), &text));
+    object.err().map(|error| Finding::refusal("files", &error))
 }

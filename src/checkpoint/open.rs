@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::dtype::Dtype;
 use super::{header, npz};
 use crate::error::{Error, Result};
+use crate::json;
 use crate::model_files::{Mapped, ModelFiles, safe_name};
 use crate::plural::count;
 
@@ -313,9 +314,7 @@ impl Checkpoint {
 
 fn read_index(files: &ModelFiles) -> Result<BTreeMap<String, String>> {
     let index = &files.path_of(INDEX);
-    let text = files.read_text(INDEX)?;
-    let value: Value =
-        serde_json::from_str(&text).map_err(|e| Error::file(index, format!("not valid JSON: {e}")))?;
+    let value = json::parse(index, &files.read(INDEX)?)?;
     let map = value.get("weight_map").and_then(Value::as_object);
     let map = map.ok_or_else(|| Error::key(index, "weight_map", "expected an object of tensor names"))?;
     map.iter()

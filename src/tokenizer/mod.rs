@@ -25,6 +25,7 @@ use serde_json::{Map, Value};
 use tokenizers::DecoderWrapper;
 
 use crate::error::{Error, Result};
+use crate::json;
 use crate::model_files::ModelFiles;
 use chat::ChatTemplate;
 use special::SpecialTokens;
@@ -244,9 +245,7 @@ fn read_object(files: &ModelFiles, name: &str) -> Result<Option<Map<String, Valu
     if !files.has(name) {
         return Ok(None);
     }
-    serde_json::from_slice(&files.read(name)?)
-        .map(Some)
-        .map_err(|e| Error::file(files.path_of(name), format!("not a valid JSON object: {e}")))
+    json::parse_object(&files.path_of(name), &files.read(name)?).map(Some)
 }
 
 fn has_byte_fallback(decoder: &DecoderWrapper) -> bool {
@@ -366,7 +365,7 @@ mod tests {
         let message = fails(&[("tokenizer.json", "{}")]);
         assert!(message.contains("tokenizer.json: not a tokenizer"), "{message}");
         let message = fails(&[("tokenizer.json", &json), ("tokenizer_config.json", "[1]")]);
-        assert!(message.contains("tokenizer_config.json: not a valid JSON object"), "{message}");
+        assert!(message.contains("tokenizer_config.json: not valid JSON"), "{message}");
         let message = fails(&[("tokenizer.json", &json), config(r#"{"bos_token": 3}"#)]);
         assert!(message.contains("key `bos_token`: expected a string"), "{message}");
         let message = fails(&[("tokenizer.json", &json), config(r#"{"added_tokens_decoder": {"x": "y"}}"#)]);

@@ -25,6 +25,66 @@ pub struct ModelConfig {
     keys: Map<String, Value>,
     model_type: String,
     literals: Literals,
+    defaults: &'static [KeyDefault],
+    added: Vec<&'static str>,
+}
+
+/// A key's value in the config class that transformers 5 has for an architecture.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct KeyDefault {
+    /// The key.
+    pub key: &'static str,
+    /// Its value where config.json does not have it.
+    pub value: DefaultValue,
+    /// Whether `null` is a choice of its own (`sliding_window`: none), which the default does not replace.
+    pub nullable: bool,
+}
+
+/// The value of a [`KeyDefault`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[allow(missing_docs, reason = "the kinds of JSON values")]
+pub enum DefaultValue {
+    Size(usize),
+    Number(f64),
+    Boolean(bool),
+    Text(&'static str),
+}
+
+impl KeyDefault {
+    /// A size.
+    pub const fn size(key: &'static str, value: usize) -> Self {
+        Self { key, value: DefaultValue::Size(value), nullable: false }
+    }
+
+    /// A size whose `null` is a choice.
+    pub const fn nullable_size(key: &'static str, value: usize) -> Self {
+        Self { key, value: DefaultValue::Size(value), nullable: true }
+    }
+
+    /// A number.
+    pub const fn number(key: &'static str, value: f64) -> Self {
+        Self { key, value: DefaultValue::Number(value), nullable: false }
+    }
+
+    /// A switch.
+    pub const fn boolean(key: &'static str, value: bool) -> Self {
+        Self { key, value: DefaultValue::Boolean(value), nullable: false }
+    }
+
+    /// A name.
+    pub const fn text(key: &'static str, value: &'static str) -> Self {
+        Self { key, value: DefaultValue::Text(value), nullable: false }
+    }
+
+    /// The value as JSON.
+    pub fn json(&self) -> Value {
+        match self.value {
+            DefaultValue::Size(n) => n.into(),
+            DefaultValue::Number(x) => x.into(),
+            DefaultValue::Boolean(b) => b.into(),
+            DefaultValue::Text(text) => text.into(),
+        }
+    }
 }
 
 impl ModelConfig {
@@ -67,7 +127,59 @@ impl ModelConfig {
                     .hint(format!("it names the architecture, one of: {}", crate::models::supported())));
             }
         };
-        Ok(Self { path: path.to_owned(), files: None, keys, model_type, literals })
+        Ok(Self {
+            path: path.to_owned(),
+            files: None,
+            keys,
+            model_type,
+            literals,
+            defaults: &[],
+            added: Vec::new(),
+        })
+    }
+
+    /// This config with `defaults` for the keys that the file does not have. (A RoPE base may stand in several places; its
+    /// default is left to [`Self::default_of`].)
+    #[must_use]
+    pub fn with_defaults(&self, defaults: &'static [KeyDefault]) -> Self {
+        let mut config = Self { defaults, ..self.clone() };
+        for default in defaults.iter().filter(|default| default.key != "rope_theta") {
+            let absent = match self.keys.get(default.key) {
+                Some(value) => value.is_null() && !default.nullable,
+                None => true,
+            };
+            if absent {
+                config.keys.insert(default.key.to_owned(), default.json());
+                config.added.push(default.key);
+            }
+        }
+        config
+    }
+
+    /// This config with the value of `other` as that of `key`, where both are names for one thing.
+    pub fn with_alias(&self, key: &'static str, other: &str) -> Result<Self> {
+        let mut config = self.clone();
+        match (self.get(key), self.get(other)) {
+            (Some(one), Some(two)) if !json::equal(one, two) => {
+                return Err(self.error(key, format!("is {one}, but {other}, another name for it, is {two}")));
+            }
+            (None, Some(value)) => {
+                config.keys.insert(key.to_owned(), value.clone());
+            }
+            _ => {}
+        }
+        Ok(config)
+    }
+
+    /// The keys that [`Self::with_defaults`] added.
+    pub fn added(&self) -> &[&'static str] {
+        &self.added
+    }
+
+    /// The number that the architecture's class takes where `key` is absent.
+    pub fn default_of(&self, key: &str) -> Option<f64> {
+        let default = self.defaults.iter().find(|default| default.key == key)?;
+        default.json().as_f64()
     }
 
     /// The file, for messages.
@@ -116,7 +228,12 @@ impl ModelConfig {
 
     /// A positive size that must be there.
     pub fn require_size(&self, key: &str) -> Result<usize> {
-        self.size(key)?.ok_or_else(|| self.missing(key))
+        self.required(key, Self::size)
+    }
+
+    /// What `get` reads as `key`, which must be there.
+    pub fn required<T>(&self, key: &str, get: fn(&Self, &str) -> Result<Option<T>>) -> Result<T> {
+        get(self, key)?.ok_or_else(|| self.missing(key))
     }
 
     /// A finite number, if present.

@@ -3,19 +3,43 @@
 //! Config and weights are at odds in several places; what is done about each is said in `notes`.
 
 use super::{Rename, TensorShapes, rename_common};
-use crate::config::ModelConfig;
+use crate::config::{KeyDefault, ModelConfig};
 use crate::error::{Error, Result};
 use crate::spec::{AttentionSpan, DecoderSpec, QkNorm, RopeScaling, TemperatureTuning};
 
+/// Defaults of transformers' `Llama4TextConfig`.
+pub const DEFAULTS: &[KeyDefault] = &[
+    KeyDefault::size("vocab_size", 202_048),
+    KeyDefault::size("hidden_size", 5120),
+    KeyDefault::size("intermediate_size", 8192),
+    KeyDefault::size("num_hidden_layers", 48),
+    KeyDefault::size("num_attention_heads", 40),
+    KeyDefault::nullable_size("num_key_value_heads", 8),
+    KeyDefault::size("head_dim", 128),
+    KeyDefault::text("hidden_act", "silu"),
+    KeyDefault::size("max_position_embeddings", 131_072),
+    KeyDefault::number("rms_norm_eps", 1e-5),
+    KeyDefault::number("rope_theta", 500_000.0),
+    KeyDefault::boolean("tie_word_embeddings", false),
+    KeyDefault::boolean("attention_bias", false),
+    KeyDefault::boolean("use_qk_norm", true),
+    KeyDefault::size("no_rope_layer_interval", 4),
+    KeyDefault::nullable_size("attention_chunk_size", 8192),
+    KeyDefault::boolean("attn_temperature_tuning", true),
+    KeyDefault::number("floor_scale", 8192.0),
+    KeyDefault::number("attn_scale", 0.1),
+];
+
 /// Interleaved RoPE, weightless q/k norm, layers without RoPE, one gated MLP called `feed_forward`.
 pub fn spec(config: &ModelConfig, shapes: &TensorShapes) -> Result<DecoderSpec> {
-    let mut spec = DecoderSpec::from_config(config, 500_000.0)?;
+    let config = &config.with_defaults(DEFAULTS);
+    let mut spec = DecoderSpec::from_config(config)?;
     spec.rope.traditional = true;
     spec.mlp_name = "feed_forward";
     spec.head_name = "output";
     spec.quantized_tied_head = false;
     set_intermediate_size(config, shapes, &mut spec)?;
-    if config.boolean("use_qk_norm")?.unwrap_or(true) {
+    if config.required("use_qk_norm", ModelConfig::boolean)? {
         spec.qk_norm = QkNorm::Weightless;
     }
     set_rope_layers(config, &mut spec)?;
@@ -75,7 +99,7 @@ fn set_rope_layers(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
     let flags = match config.booleans("no_rope_layers")? {
         Some(flags) if !flags.is_empty() => flags,
         _ => {
-            let interval = config.size("no_rope_layer_interval")?.unwrap_or(4);
+            let interval = config.require_size("no_rope_layer_interval")?;
             (0..count).map(|i| !(i + 1).is_multiple_of(interval)).collect()
         }
     };
@@ -103,9 +127,7 @@ fn set_rope_layers(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
 
 /// Layers with RoPE attend within chunks, 8192 tokens unless the config says otherwise.
 fn set_chunks(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
-    let absent = !config.keys().contains_key("attention_chunk_size");
-    let chunk = config.size("attention_chunk_size")?.or(absent.then_some(8192));
-    if let Some(chunk) = chunk {
+    if let Some(chunk) = config.size("attention_chunk_size")? {
         for layer in spec.layers.iter_mut().filter(|layer| layer.rope) {
             layer.span = AttentionSpan::Chunked(chunk);
         }
@@ -115,11 +137,11 @@ fn set_chunks(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
 
 /// `attn_scale` is no multiplier of the scores: it belongs to the temperature of layers without RoPE.
 fn set_temperature(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
-    let tuning = config.boolean("attn_temperature_tuning")?.unwrap_or(true);
+    let tuning = config.required("attn_temperature_tuning", ModelConfig::boolean)?;
     if tuning && spec.layers.iter().any(|layer| !layer.rope) {
         spec.temperature_tuning = Some(TemperatureTuning {
-            floor_scale: config.positive("floor_scale")?.unwrap_or(8192.0),
-            attn_scale: config.number("attn_scale")?.unwrap_or(0.1),
+            floor_scale: config.required("floor_scale", ModelConfig::positive)?,
+            attn_scale: config.required("attn_scale", ModelConfig::number)?,
         });
         spec.notes
             .push("attn_temperature_tuning is applied as transformers does; mlx-lm ignores it".to_owned());

@@ -1,13 +1,31 @@
 //! Mixtral 8x7B and 8x22B: Mistral's block with experts, which are called `w1` (gate), `w2` (down) and `w3` (up).
 
 use super::{Rename, TensorShapes, rename_experts};
-use crate::config::ModelConfig;
+use crate::config::{KeyDefault, ModelConfig};
 use crate::error::Result;
 use crate::spec::{DecoderSpec, ExpertsSpec, RopeScaling};
 
+/// Defaults of transformers' `MixtralConfig`.
+pub const DEFAULTS: &[KeyDefault] = &[
+    KeyDefault::size("vocab_size", 32_000),
+    KeyDefault::size("hidden_size", 4096),
+    KeyDefault::size("intermediate_size", 14_336),
+    KeyDefault::size("num_hidden_layers", 32),
+    KeyDefault::size("num_attention_heads", 32),
+    KeyDefault::nullable_size("num_key_value_heads", 8),
+    KeyDefault::text("hidden_act", "silu"),
+    KeyDefault::size("max_position_embeddings", 131_072),
+    KeyDefault::number("rms_norm_eps", 1e-5),
+    KeyDefault::number("rope_theta", 1_000_000.0),
+    KeyDefault::boolean("tie_word_embeddings", false),
+    KeyDefault::size("num_local_experts", 8),
+    KeyDefault::size("num_experts_per_tok", 2),
+];
+
 /// Experts in every block, their probabilities brought to a sum of 1.
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
-    let mut spec = DecoderSpec::from_config(config, 1_000_000.0)?;
+    let config = &config.with_alias("num_local_experts", "num_experts")?.with_defaults(DEFAULTS);
+    let mut spec = DecoderSpec::from_config(config)?;
     spec.attention_bias = false;
     spec.mlp_bias = false;
     spec.mlp_name = "block_sparse_moe";
@@ -24,11 +42,13 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
         spec.notes.push(format!("head_dim is {}; mlx-lm's mixtral does not read it", spec.head_dim));
     }
     let experts = ExpertsSpec {
-        count: config.size("num_local_experts")?.unwrap_or(8),
-        per_token: config.size("num_experts_per_tok")?.unwrap_or(2),
+        count: config.require_size("num_local_experts")?,
+        per_token: config.require_size("num_experts_per_tok")?,
         intermediate_size: spec.intermediate_size,
         normalized: true,
     };
+    // mlx-lm knows the one name only.
+    spec.resolved.push(("num_local_experts", experts.count.into()));
     spec.set_experts(config, experts, |_| true)?;
     Ok(spec)
 }

@@ -13,7 +13,6 @@ use crate::correction::Correction;
 use crate::error::{Error, Result};
 use crate::evaluation::{Histogram, Summary};
 use crate::inventory::ClassBytes;
-use crate::json;
 use crate::model_files::ModelFiles;
 use crate::sensitivity::{LayerSensitivity, Measurement};
 
@@ -185,12 +184,12 @@ impl Record {
             return Ok(None);
         }
         let path = files.path_of(FILE);
-        let value = json::parse(&path, &files.read(FILE)?)?;
+        let text = files.read_text(FILE)?;
         let bad = |what: String| {
             Error::file(&path, format!("not a report of this version of mixbit: {what}"))
                 .hint("remove it, or quantize again")
         };
-        let record: Self = serde_json::from_value(value).map_err(|e| bad(e.to_string()))?;
+        let record: Self = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
         if record.version != VERSION {
             return Err(bad(format!("its format is version {}, not {VERSION}", record.version)));
         }

@@ -9,6 +9,8 @@ mod rope;
 pub use manifest::{Manifest, Role, TensorSpec, with_columns};
 pub use rope::{Rope, RopeScaling};
 
+use serde_json::Value;
+
 use crate::config::ModelConfig;
 use crate::error::Result;
 
@@ -117,14 +119,15 @@ pub struct DecoderSpec {
     /// One entry a block.
     pub layers: Vec<LayerSpec>,
     /// Config keys whose resolved value must be written so that stock mlx-lm reads the same model from the output.
-    pub resolved: Vec<(&'static str, serde_json::Value)>,
+    pub resolved: Vec<(&'static str, Value)>,
     /// What was decided against the config's letter, or what the user should know; one sentence each.
     pub notes: Vec<String>,
 }
 
 impl DecoderSpec {
-    /// Reads the keys that all architectures share. The architecture's own file sets what differs.
-    pub fn from_config(config: &ModelConfig, default_theta: f64) -> Result<Self> {
+    /// Reads the keys that all architectures share from a config with its architecture's defaults. The architecture's own
+    /// file sets what differs.
+    pub fn from_config(config: &ModelConfig) -> Result<Self> {
         let hidden_size = config.require_size("hidden_size")?;
         let num_attention_heads = config.require_size("num_attention_heads")?;
         let num_key_value_heads = config.size("num_key_value_heads")?.unwrap_or(num_attention_heads);
@@ -152,17 +155,16 @@ impl DecoderSpec {
             return Err(config.error("num_hidden_layers", format!("{num_hidden_layers} is more than 10000")));
         }
         config.only_silu()?;
-        let tie_word_embeddings = config.boolean("tie_word_embeddings")?.unwrap_or(false);
-        let rope = Rope::from_config(config, false, default_theta)?;
-        // mlx-lm reads these two from the top level only, and takes an absent tie for true.
-        let mut resolved =
-            vec![("tie_word_embeddings", tie_word_embeddings.into()), ("rope_theta", rope.theta.into())];
-        if let Some(parameters) = config.get("rope_parameters")
-            && rope.scaling != RopeScaling::Default
-        {
-            resolved.push(("rope_scaling", parameters.clone()));
-        }
-        let notes = rope.differs_from_mlx_lm(config);
+        let tie_word_embeddings = config.required("tie_word_embeddings", ModelConfig::boolean)?;
+        let rope = Rope::from_config(config, false)?;
+        let mut resolved = written_sizes(config)?;
+        let added = config.added().iter().filter_map(|&key| Some((key, config.get(key)?.clone())));
+        resolved.extend(added);
+        // mlx-lm takes an absent tie for true.
+        resolved.push(("tie_word_embeddings", tie_word_embeddings.into()));
+        resolved.extend(rope.written(config));
+        let mut notes: Vec<String> = defaults_taken(config).into_iter().collect();
+        notes.extend(rope.notes(config));
         Ok(Self {
             hidden_size,
             intermediate_size: config.require_size("intermediate_size")?,
@@ -171,7 +173,7 @@ impl DecoderSpec {
             num_key_value_heads,
             head_dim,
             vocab_size: config.require_size("vocab_size")?,
-            rms_norm_eps: config.positive("rms_norm_eps")?.unwrap_or(1e-6) as f32,
+            rms_norm_eps: config.required("rms_norm_eps", ModelConfig::positive)? as f32,
             max_position_embeddings: config.size("max_position_embeddings")?,
             rope,
             qk_norm: QkNorm::None,
@@ -187,7 +189,7 @@ impl DecoderSpec {
                 num_hidden_layers
             ],
             resolved,
-            notes: notes.into_iter().collect(),
+            notes,
         })
     }
 
@@ -224,6 +226,10 @@ impl DecoderSpec {
                 })?;
                 layer.span = AttentionSpan::Sliding(window);
             }
+        }
+        let slides = self.layers.iter().any(|layer| matches!(layer.span, AttentionSpan::Sliding(_)));
+        if let Some(window) = window.filter(|_| slides && config.added().contains(&"sliding_window")) {
+            self.notes.push(absent(config, &[format!("sliding_window ({window})")]));
         }
         Ok(())
     }
@@ -265,4 +271,57 @@ impl DecoderSpec {
     pub fn manifest(&self) -> Manifest {
         Manifest::new(self)
     }
+}
+
+/// Sizes that config.json writes as floats, 64.0, as the integers that other readers want.
+fn written_sizes(config: &ModelConfig) -> Result<Vec<(&'static str, Value)>> {
+    const SIZES: [&str; 8] = [
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "vocab_size",
+        "max_position_embeddings",
+    ];
+    let mut sizes = Vec::new();
+    for key in SIZES {
+        if config.get(key).is_some_and(Value::is_f64)
+            && let Some(size) = config.size(key)?
+        {
+            sizes.push((key, size.into()));
+        }
+    }
+    Ok(sizes)
+}
+
+/// A note about the defaults that decide over tensors' shapes and the arithmetic of every model.
+fn defaults_taken(config: &ModelConfig) -> Option<String> {
+    const DECISIVE: [&str; 12] = [
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "vocab_size",
+        "rms_norm_eps",
+        "num_local_experts",
+        "num_experts",
+        "num_experts_per_tok",
+        "moe_intermediate_size",
+    ];
+    let decisive = config.added().iter().filter(|key| DECISIVE.contains(key));
+    let taken: Vec<String> =
+        decisive.filter_map(|key| Some(format!("{key} ({})", config.get(key)?))).collect();
+    (!taken.is_empty()).then(|| absent(config, &taken))
+}
+
+fn absent(config: &ModelConfig, taken: &[String]) -> String {
+    format!(
+        "config.json leaves out {}: taken from transformers' defaults for `{}`",
+        taken.join(", "),
+        config.model_type()
+    )
 }

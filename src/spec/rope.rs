@@ -2,6 +2,8 @@
 
 use std::f64::consts::PI;
 
+use serde_json::Value;
+
 use crate::config::ModelConfig;
 use crate::error::Result;
 
@@ -62,15 +64,11 @@ pub enum RopeScaling {
 }
 
 impl Rope {
-    /// Reads `rope_parameters` (transformers 5) or `rope_theta` with `rope_scaling` (before).
-    pub fn from_config(config: &ModelConfig, traditional: bool, default_theta: f64) -> Result<Self> {
-        let nested = config.get("rope_parameters").is_some();
-        let group = if nested { "rope_parameters" } else { "rope_scaling" };
-        if let Some(found) = config.get(group)
-            && !found.is_object()
-        {
-            return Err(config.error(group, format!("expected an object, found {found}")));
-        }
+    /// Reads `rope_scaling` and `rope_parameters` as transformers 5 does: the former counts where it says anything, the
+    /// latter otherwise; the base stands in the same object, or else at the top as `rope_theta`, or is the architecture's
+    /// default.
+    pub fn from_config(config: &ModelConfig, traditional: bool) -> Result<Self> {
+        let group = group(config)?;
         for kind in ["full_attention", "sliding_attention"] {
             let key = format!("{group}.{kind}");
             if config.get(&key).is_some() {
@@ -78,13 +76,66 @@ impl Rope {
             }
         }
         let theta = match config.positive(&format!("{group}.rope_theta"))? {
-            Some(theta) => theta,
-            None => config.positive("rope_theta")?.unwrap_or(default_theta),
+            Some(theta) => Some(theta),
+            None => config.positive("rope_theta")?.or_else(|| config.default_of("rope_theta")),
         };
+        let theta = theta.ok_or_else(|| config.error("rope_theta", "missing"))?;
         config.only(&format!("{group}.partial_rotary_factor"), &1.0.into())?;
         config.only("partial_rotary_factor", &1.0.into())?;
         let scaling = RopeScaling::from_config(config, group)?;
         Ok(Self { theta, traditional, scaling })
+    }
+
+    /// The keys that mlx-lm reads: base and scaling at the top of the config, the kind once. Where `rope_parameters` says
+    /// something else, it is written anew, so that the output has one meaning.
+    pub fn written(&self, config: &ModelConfig) -> Vec<(&'static str, Value)> {
+        let mut keys = vec![("rope_theta", self.theta.into())];
+        let parameters = group(config).ok().and_then(|group| config.get(group)?.as_object());
+        let Some(mut parameters) = parameters.cloned() else { return keys };
+        if parameters.contains_key("rope_type") {
+            parameters.shift_remove("type");
+        }
+        if let RopeScaling::Llama3 { original_max_positions, .. } = self.scaling {
+            let original = parameters.entry("original_max_position_embeddings");
+            original.or_insert_with(|| (original_max_positions as u64).into());
+        }
+        if self.scaling != RopeScaling::Default {
+            keys.push(("rope_scaling", parameters.clone().into()));
+        }
+        if self.contradicts(config) {
+            parameters.insert("rope_theta".to_owned(), self.theta.into());
+            keys.push(("rope_parameters", parameters.into()));
+        }
+        keys
+    }
+
+    /// Whether `rope_scaling` counts and `rope_parameters` says something else.
+    fn contradicts(&self, config: &ModelConfig) -> bool {
+        let plain = |group: &str| {
+            let mut parameters = config.get(group)?.as_object()?.clone();
+            let theta = parameters.shift_remove("rope_theta");
+            Some((parameters, theta.and_then(|theta| theta.as_f64())))
+        };
+        let (Ok("rope_scaling"), Some((scaling, _)), Some((parameters, theta))) =
+            (group(config), plain("rope_scaling"), plain("rope_parameters"))
+        else {
+            return false;
+        };
+        scaling != parameters || theta.is_some_and(|theta| theta != self.theta)
+    }
+
+    /// What the user should know: keys that contradict each other, and a scaling that mlx-lm computes in another way than
+    /// transformers.
+    pub fn notes(&self, config: &ModelConfig) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.contradicts(config) {
+            notes.push(format!(
+                "config.json has rope_scaling and, different, rope_parameters: rope_scaling is taken with base {}, as transformers does",
+                self.theta
+            ));
+        }
+        notes.extend(self.differs_from_mlx_lm(config));
+        notes
     }
 
     /// Wavelength / 2 pi of each pair of dimensions, length `dims` / 2 (what MLX's `rope` calls `freqs`), or `None`
@@ -119,7 +170,7 @@ impl Rope {
     }
 
     /// What the user should know of a scaling that mlx-lm computes in another way than transformers.
-    pub fn differs_from_mlx_lm(&self, config: &ModelConfig) -> Option<String> {
+    fn differs_from_mlx_lm(&self, config: &ModelConfig) -> Option<String> {
         let RopeScaling::Yarn { truncate, .. } = self.scaling else { return None };
         let given = |name: &str| {
             ["rope_parameters", "rope_scaling"]
@@ -149,15 +200,25 @@ impl Rope {
     }
 }
 
+/// The object that the scaling is read from. Python takes an empty one for none.
+fn group(config: &ModelConfig) -> Result<&'static str> {
+    for group in ["rope_scaling", "rope_parameters"] {
+        match config.get(group) {
+            None | Some(Value::Bool(false)) => {}
+            Some(Value::Object(object)) if object.is_empty() => {}
+            Some(Value::Object(_)) => return Ok(group),
+            Some(found) => return Err(config.error(group, format!("expected an object, found {found}"))),
+        }
+    }
+    Ok("rope_parameters")
+}
+
 impl RopeScaling {
     fn from_config(config: &ModelConfig, group: &str) -> Result<Self> {
         let key = |name: &str| format!("{group}.{name}");
-        let kind = match (config.string(&key("rope_type"))?, config.string(&key("type"))?) {
-            (Some(kind), Some(other)) if kind != other => {
-                return Err(config.error(&key("rope_type"), format!("is `{kind}`, but type is `{other}`")));
-            }
-            (Some(kind), _) | (None, Some(kind)) => kind,
-            (None, None) => "default",
+        let kind = match config.string(&key("rope_type"))? {
+            Some(kind) => kind,
+            None => config.string(&key("type"))?.unwrap_or("default"),
         };
         let required = |name: &str| {
             let missing = || config.error(&key(name), format!("missing, and `{kind}` needs it"));
@@ -166,7 +227,8 @@ impl RopeScaling {
         let factor = || required("factor");
         let max_positions = config.size("max_position_embeddings")?;
         let original = || -> Result<f64> {
-            let own = config.positive(&key("original_max_position_embeddings"))?;
+            let outside = config.positive("original_max_position_embeddings")?;
+            let own = outside.or(config.positive(&key("original_max_position_embeddings"))?);
             own.or(max_positions.map(|n| n as f64)).ok_or_else(|| {
                 config.error(
                     &key("original_max_position_embeddings"),
@@ -187,7 +249,7 @@ impl RopeScaling {
                 factor: factor()?,
                 low_freq_factor: required("low_freq_factor")?,
                 high_freq_factor: required("high_freq_factor")?,
-                original_max_positions: required("original_max_position_embeddings")?,
+                original_max_positions: original()?,
             },
             "yarn" => {
                 let factor = factor()?;

@@ -2,16 +2,19 @@
 //!
 //! In config.json it stands under `quantization` and, identical, under `quantization_config`: a global default and one
 //! entry for every quantized layer. A layer that is not listed is float. mlx-lm's own files list only the layers that
-//! differ from the default; there the presence of `.scales` decides, as in mlx-lm's loader.
+//! differ from the default; there the presence of `.scales` decides, and their shapes tell the setting, as in mlx-lm's
+//! loader.
 
 use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
 use crate::candidate::{Mode, Quant};
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Dtype};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::json;
+use crate::plural::count;
 use crate::spec::Manifest;
 
 /// Path of a quantized layer to how it is quantized. A path that is absent is float.
@@ -27,25 +30,12 @@ pub struct Declared {
 }
 
 impl Declared {
-    /// Reads `quantization`, or an MLX-like `quantization_config`. Other tools' formats are an error.
-    pub fn from_config(config: &ModelConfig) -> Result<Self> {
-        let (declared, mut bad) = Self::as_far_as_it_goes(config)?;
-        bad.pop_first().map_or(Ok(declared), |(_, error)| Err(error))
-    }
-
-    /// The same without the entries that cannot be read, and these by path.
-    pub fn as_far_as_it_goes(config: &ModelConfig) -> Result<(Self, BTreeMap<String, Error>)> {
+    /// Reads `quantization`, or an MLX-like `quantization_config`; entries that cannot be read are given beside it, by path.
+    /// Other tools' formats are an error.
+    pub fn from_config(config: &ModelConfig) -> Result<(Self, BTreeMap<String, Error>)> {
         let mut bad = BTreeMap::new();
-        let (key, value) = match (config.get("quantization"), config.get("quantization_config")) {
-            (Some(value), _) => ("quantization", value),
-            (None, Some(value)) => ("quantization_config", value),
-            (None, None) => return Ok(Default::default()),
-        };
-        if let Some(method) = value.get("quant_method") {
-            return Err(config
-                .error(key, format!("the checkpoint is quantized by {method}, not by MLX"))
-                .hint("start from the float checkpoint, or dequantize with the tool that made it"));
-        }
+        let Some((key, value)) = section(config) else { return Ok(Default::default()) };
+        refuse_other_tools(config)?;
         let object = value.as_object().ok_or_else(|| config.error(key, "expected an object"))?;
         let mut declared = Self::default();
         if object.contains_key("bits") || object.contains_key("group_size") {
@@ -55,13 +45,20 @@ impl Declared {
         }
         for (path, entry) in object {
             let nested = format!("{key}.{path}");
+            let is_layer = path.contains('.') || path == "lm_head";
             let quant = match entry {
+                // mlx-lm takes both for "leave it float".
                 Value::Bool(false) => None,
+                Value::Null if is_layer => None,
                 Value::Bool(true) => {
                     Some(declared.default.ok_or_else(|| config.error(&nested, "no default to follow")))
                 }
+                // How the model was made, as some tools note it here.
+                Value::Object(record) if !is_layer && !SETTINGS.iter().any(|s| record.contains_key(*s)) => {
+                    continue;
+                }
                 Value::Object(_) => Some(parse(config, &nested, entry)),
-                _ if path.contains('.') || path == "lm_head" => Some(Err(config.error(
+                _ if is_layer => Some(Err(config.error(
                     &nested,
                     format!("expected an object with bits and group_size, true or false, found {entry}"),
                 ))),
@@ -74,57 +71,150 @@ impl Declared {
         }
         Ok((declared, bad))
     }
+}
 
-    /// What each layer of `manifest` is, checked against the tensors. `stored` gives the checkpoint's name of a tensor.
-    pub fn resolve(
-        &self,
-        config: &ModelConfig,
-        manifest: &Manifest,
-        checkpoint: &Checkpoint,
-        stored: &BTreeMap<String, String>,
-    ) -> Result<BitMap> {
-        // mlx-lm's AWQ writes `false` for norms too.
-        for (path, quant) in &self.layers {
-            if quant.is_some() && manifest.layer(path).is_none() {
-                return Err(config.error(
-                    "quantization",
-                    format!("lists `{path}`, which this architecture does not have"),
-                ));
-            }
-        }
-        let mut map = BitMap::new();
-        for tensor in manifest.iter() {
-            let Some(path) = tensor.path() else { continue };
-            let scales_name = format!("{path}.scales");
-            let scales = stored.get(&scales_name).and_then(|name| checkpoint.get(name));
-            let quant = match (self.layers.get(path), &scales) {
-                (Some(Some(quant)), Some(_)) => *quant,
-                (Some(Some(_)), None) => {
-                    return Err(Error::tensor(checkpoint.path(), &scales_name, "missing").hint(
-                        "config.json lists this layer as quantized; without scales it cannot be read",
-                    ));
-                }
-                (Some(None) | None, None) => continue,
-                (Some(None), Some(_)) => {
-                    return Err(Error::tensor(
-                        checkpoint.path(),
-                        &scales_name,
-                        "config.json says this layer is float",
-                    ));
-                }
-                (None, Some(_)) => self.default.ok_or_else(|| {
-                    Error::tensor(
-                        checkpoint.path(),
-                        &scales_name,
-                        "config.json has no `quantization` entry for it",
-                    )
-                    .hint("config.json is not the one that belongs to these weights")
-                })?,
-            };
-            map.insert(path.to_owned(), quant);
-        }
-        Ok(map)
+/// The keys of an entry.
+const SETTINGS: [&str; 3] = ["bits", "group_size", "mode"];
+
+/// The config's bit map, and the key that it stands under.
+fn section(config: &ModelConfig) -> Option<(&'static str, &Value)> {
+    let empty = |value: &Value| value.as_object().is_some_and(Map::is_empty);
+    ["quantization", "quantization_config"]
+        .into_iter()
+        .find_map(|key| Some((key, config.get(key).filter(|value| !empty(value))?)))
+}
+
+/// Fails where the config names another tool's quantization method. (`mlx` is a note that some tools leave.)
+pub fn refuse_other_tools(config: &ModelConfig) -> Result<()> {
+    let Some((key, value)) = section(config) else { return Ok(()) };
+    match value.get("quant_method") {
+        None | Some(Value::Null) => Ok(()),
+        Some(Value::String(method)) if method.eq_ignore_ascii_case("mlx") => Ok(()),
+        Some(method) => Err(config
+            .error(key, format!("the checkpoint is quantized by {method}, not by MLX"))
+            .hint("start from the float checkpoint, or dequantize with the tool that made it")),
     }
+}
+
+/// The parts of a layer that is stored with scales.
+#[derive(Debug, Clone, Copy)]
+pub struct StoredLayer<'a> {
+    /// Columns of the float matrix.
+    pub columns: usize,
+    /// Shape of the codes.
+    pub weight: &'a [usize],
+    /// Shape of the scales.
+    pub scales: &'a [usize],
+    /// Element type of the scales.
+    pub scales_dtype: Dtype,
+    /// Whether there are biases, which affine layers alone have.
+    pub biases: bool,
+}
+
+impl StoredLayer<'_> {
+    /// Bits, group size and mode as the shapes tell them, by the rule of mlx-lm's loader; `None` where MLX has no such
+    /// setting.
+    pub fn quant(&self) -> Option<Quant> {
+        let divided = |whole: usize, part: usize| {
+            let exact = part != 0 && whole.is_multiple_of(part);
+            u32::try_from(whole / part.max(1)).ok().filter(|_| exact)
+        };
+        let bits = divided(self.weight.last()?.checked_mul(32)?, self.columns)?;
+        let group_size = divided(self.columns, *self.scales.last()?)?;
+        let affine = self.scales_dtype.is_float() && self.biases;
+        let floating = self.scales_dtype == Dtype::U8 && !self.biases;
+        Mode::ALL
+            .into_iter()
+            .filter(|&mode| if mode == Mode::Affine { affine } else { floating })
+            .map(|mode| Quant { bits, group_size, mode })
+            .find(|quant| quant.validate().is_ok())
+    }
+}
+
+/// Each layer's setting, and what the user should know of how it was come by, one sentence each.
+///
+/// An entry of config.json counts, whatever the shapes; layers without one are as their shapes say, as in mlx-lm, or
+/// where these say nothing as the default does. `stored` gives the checkpoint's name of a tensor.
+pub fn resolve(
+    config: &ModelConfig,
+    manifest: &Manifest,
+    checkpoint: &Checkpoint,
+    stored: &BTreeMap<String, String>,
+) -> Result<(BitMap, Vec<String>)> {
+    let (declared, bad) = Declared::from_config(config)?;
+    if let Some((_, error)) = bad.into_iter().find(|(path, _)| manifest.layer(path).is_some()) {
+        return Err(error);
+    }
+    let tensor = |name: String| stored.get(&name).and_then(|name| checkpoint.get(name));
+    let mut map = BitMap::new();
+    let mut inferred: BTreeMap<Quant, usize> = BTreeMap::new();
+    for spec in manifest.iter() {
+        let Some(path) = spec.path() else { continue };
+        let scales_name = format!("{path}.scales");
+        let wrong = |message: &str| Error::tensor(checkpoint.path(), &scales_name, message);
+        let scales = tensor(scales_name.clone());
+        let quant = match (declared.layers.get(path), &scales) {
+            (Some(Some(quant)), Some(_)) => *quant,
+            (Some(Some(_)), None) => {
+                return Err(wrong("missing")
+                    .hint("config.json lists this layer as quantized; without scales it cannot be read"));
+            }
+            (Some(None) | None, None) => continue,
+            (Some(None), Some(_)) => return Err(wrong("config.json says this layer is float")),
+            (None, Some(_)) if section(config).is_none() => {
+                return Err(wrong("config.json has no `quantization` entry for it")
+                    .hint("config.json is not the one that belongs to these weights"));
+            }
+            (None, Some(scales)) => {
+                let weight = tensor(spec.name.clone());
+                let layer = weight.as_ref().map(|weight| StoredLayer {
+                    columns: spec.columns(),
+                    weight: weight.shape,
+                    scales: scales.shape,
+                    scales_dtype: scales.dtype,
+                    biases: stored.contains_key(&format!("{path}.biases")),
+                });
+                let shown = layer.and_then(|layer| layer.quant());
+                if let Some(quant) = shown.filter(|quant| declared.default != Some(*quant)) {
+                    *inferred.entry(quant).or_default() += 1;
+                }
+                shown.or(declared.default).ok_or_else(|| {
+                    wrong("config.json has no `quantization` entry for it, and the shapes are of no setting of MLX")
+                        .hint("config.json is not the one that belongs to these weights")
+                })?
+            }
+        };
+        map.insert(path.to_owned(), quant);
+    }
+    Ok((map, notes(&declared, manifest, &inferred)))
+}
+
+fn notes(declared: &Declared, manifest: &Manifest, inferred: &BTreeMap<Quant, usize>) -> Vec<String> {
+    let mut notes = Vec::new();
+    if !inferred.is_empty() {
+        let layers = count(inferred.values().sum::<usize>(), "layer");
+        let default = match declared.default {
+            Some(default) => format!("leaves {layers} to a default of {default}"),
+            None => format!("does not name {layers}"),
+        };
+        let settings: Vec<String> =
+            inferred.iter().map(|(quant, count)| format!("{count} x {quant}")).collect();
+        let settings = settings.join(", ");
+        notes.push(format!(
+            "config.json's bit map {default}; the tensors' shapes say {settings}, and they decide"
+        ));
+    }
+    // mlx-lm's AWQ writes `false` for norms too.
+    let quantized = declared.layers.iter().filter(|(_, quant)| quant.is_some());
+    let foreign: Vec<&String> =
+        quantized.map(|(path, _)| path).filter(|path| manifest.layer(path).is_none()).collect();
+    if let Some(first) = foreign.first() {
+        notes.push(format!(
+            "config.json's bit map lists {} that this model does not have, `{first}` first: not read",
+            count(foreign.len(), "layer")
+        ));
+    }
+    notes
 }
 
 fn parse(config: &ModelConfig, key: &str, value: &Value) -> Result<Quant> {
@@ -140,8 +230,7 @@ fn parse(config: &ModelConfig, key: &str, value: &Value) -> Result<Quant> {
     let default = mode.default_quant();
     let size = |name: &str, default: u32| match given(name) {
         None => Ok(default),
-        Some(v) => v
-            .as_u64()
+        Some(v) => json::as_u64(v)
             .and_then(|n| u32::try_from(n).ok())
             .ok_or_else(|| config.error(key, format!("{name}: expected an integer, found {v}"))),
     };
@@ -190,7 +279,7 @@ mod tests {
                 .into_iter()
                 .map(|(path, quant)| (path.to_owned(), quant))
                 .collect();
-        let declared = Declared::from_config(&config(&to_config(&map))).unwrap();
+        let (declared, _) = Declared::from_config(&config(&to_config(&map))).unwrap();
         assert_eq!(declared.default, Some(Quant::affine(4, 64)));
         let layers: BitMap = declared.layers.into_iter().filter_map(|(p, q)| Some((p, q?))).collect();
         assert_eq!(layers, map);
@@ -205,8 +294,9 @@ mod tests {
             (json!({"quant_method": "awq", "bits": 4}), "not by MLX"),
             (json!({"x": true}), "no default"),
         ] {
-            let message = Declared::from_config(&config(&value)).unwrap_err().to_string();
-            assert!(message.contains(expected), "{message}");
+            let declared = Declared::from_config(&config(&value));
+            let error = declared.map_or_else(|error| error, |(_, mut bad)| bad.pop_first().unwrap().1);
+            assert!(error.to_string().contains(expected), "{error}");
         }
     }
 
@@ -214,14 +304,55 @@ mod tests {
     fn null_means_the_default() {
         let value =
             json!({"group_size": null, "bits": 4, "mode": "affine", "x": {"group_size": null, "bits": 6}});
-        let declared = Declared::from_config(&config(&value)).unwrap();
+        let (declared, _) = Declared::from_config(&config(&value)).unwrap();
         assert_eq!(declared.layers.get("x"), Some(&Some(Quant::affine(6, 64))));
     }
 
     #[test]
-    fn false_means_float() {
-        let declared =
-            Declared::from_config(&config(&json!({"bits": 4, "group_size": 64, "x": false}))).unwrap();
-        assert_eq!(declared.layers.get("x"), Some(&None));
+    fn false_and_null_mean_float() {
+        let value = json!({"bits": 4, "group_size": 64, "x": false, "x.y": null});
+        let (declared, bad) = Declared::from_config(&config(&value)).unwrap();
+        assert_eq!((declared.layers.get("x"), declared.layers.get("x.y")), (Some(&None), Some(&None)));
+        assert!(bad.is_empty());
+    }
+
+    #[test]
+    fn notes_and_records_are_no_layers() {
+        let value = json!({
+            "bits": 4.0, "group_size": 64.0, "quant_method": "mlx", "made_on": "a Tuesday",
+            "calibration": {"samples": 16},
+        });
+        let (declared, bad) = Declared::from_config(&config(&value)).unwrap();
+        assert_eq!(declared, Declared { default: Some(Quant::affine(4, 64)), layers: BTreeMap::new() });
+        assert!(bad.is_empty());
+    }
+
+    #[test]
+    fn shapes_tell_bits_and_group_size() {
+        let layer = |weight, scales, scales_dtype, biases| StoredLayer {
+            columns: 256,
+            weight,
+            scales,
+            scales_dtype,
+            biases,
+        };
+        let floating = |mode: Mode| Some(mode.default_quant());
+        for (stored, expected) in [
+            (layer(&[8, 32], &[8, 4], Dtype::F16, true), Some(Quant::affine(4, 64))),
+            (layer(&[2, 8, 24], &[2, 8, 2], Dtype::BF16, true), Some(Quant::affine(3, 128))),
+            (layer(&[8, 32], &[8, 8], Dtype::U8, false), floating(Mode::Mxfp4)),
+            (layer(&[8, 64], &[8, 8], Dtype::U8, false), floating(Mode::Mxfp8)),
+            (layer(&[8, 32], &[8, 16], Dtype::U8, false), floating(Mode::Nvfp4)),
+            // Seven bits, groups of 48 or 16, a width that is none, biases that do not fit the mode.
+            (layer(&[8, 56], &[8, 4], Dtype::F16, true), None),
+            (layer(&[8, 32], &[8, 5], Dtype::F16, true), None),
+            (layer(&[8, 32], &[8, 16], Dtype::F16, true), None),
+            (layer(&[8, 33], &[8, 4], Dtype::F16, true), None),
+            (layer(&[8, 32], &[8, 4], Dtype::F16, false), None),
+            (layer(&[8, 32], &[8, 8], Dtype::U8, true), None),
+            (layer(&[8, 32], &[8, 0], Dtype::F16, true), None),
+        ] {
+            assert_eq!(stored.quant(), expected, "{stored:?}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::folder::Folder;
 use super::{Finding, count, list};
-use crate::bitmap::Declared;
+use crate::bitmap::{Declared, StoredLayer};
 use crate::candidate::{Mode, Quant};
 use crate::checkpoint::Dtype;
 use crate::error::Error;
@@ -26,13 +26,22 @@ pub(super) fn check(folder: &Folder) -> (Vec<Finding>, BTreeSet<String>) {
     (findings, wrong)
 }
 
-/// How the layer at `path` is stored: as its entry or the default says, if it has scales or an entry.
-fn stored_quant(folder: &Folder, declared: &Declared, path: &str) -> Option<Quant> {
-    match declared.layers.get(path) {
-        Some(entry) => *entry,
-        None if folder.names.contains_key(&format!("{path}.scales")) => declared.default,
-        None => None,
+/// How the layer of `spec` at `path` is stored: as its entry says; without one, as the shapes of what it is stored as tell,
+/// or else the default.
+fn stored_quant(folder: &Folder, declared: &Declared, spec: &TensorSpec, path: &str) -> Option<Quant> {
+    if let Some(entry) = declared.layers.get(path) {
+        return *entry;
     }
+    let scales = folder.tensor(&format!("{path}.scales"))?;
+    let weight = folder.tensor(&spec.name);
+    let layer = weight.map(|weight| StoredLayer {
+        columns: spec.columns(),
+        weight: weight.shape,
+        scales: scales.shape,
+        scales_dtype: scales.dtype,
+        biases: folder.names.contains_key(&format!("{path}.biases")),
+    });
+    layer.and_then(|layer| layer.quant()).or(declared.default)
 }
 
 /// Names and shapes of what the tensor `spec` is stored as; no shape where it cannot be told from the bit map.
@@ -62,7 +71,7 @@ fn expected(folder: &Folder, spec: &TensorSpec, quant: Option<Quant>, known: boo
 /// how to read are left to [`bit_map`].
 fn shapes(folder: &Folder, manifest: &Manifest, wrong: &mut BTreeSet<String>) -> Vec<Finding> {
     let config = folder.config.as_ref();
-    let declared = config.and_then(|config| Declared::as_far_as_it_goes(config).ok());
+    let declared = config.and_then(|config| Declared::from_config(config).ok());
     let readable = declared.is_some();
     let (declared, bad) = declared.unwrap_or_default();
     let expected: BTreeMap<String, Option<Vec<usize>>> = manifest
@@ -74,7 +83,7 @@ fn shapes(folder: &Folder, manifest: &Manifest, wrong: &mut BTreeSet<String>) ->
             };
             let known = !spec.path().is_some_and(unknown);
             let quant = spec.path().filter(|_| known);
-            let quant = quant.and_then(|path| stored_quant(folder, &declared, path));
+            let quant = quant.and_then(|path| stored_quant(folder, &declared, spec, path));
             expected(folder, spec, quant, known)
         })
         .collect();
@@ -174,8 +183,10 @@ fn bit_map(folder: &Folder) -> Vec<Finding> {
             Finding::problem(subject, message).hint("tools read the one or the other: make them equal"),
         );
     }
-    let declared = match Declared::as_far_as_it_goes(config) {
-        Ok((declared, bad)) => {
+    let declared = match Declared::from_config(config) {
+        Ok((declared, mut bad)) => {
+            let has = |path: &str| folder.manifest.as_ref().is_none_or(|all| all.layer(path).is_some());
+            bad.retain(|path, _| has(path));
             findings.extend(bad_entries(&bad));
             declared
         }
@@ -199,10 +210,13 @@ fn bit_map(folder: &Folder) -> Vec<Finding> {
         *settings.entry(*quant).or_default() += 1;
     }
     let settings: Vec<String> = settings.iter().map(|(quant, count)| format!("{count} x {quant}")).collect();
-    let unlisted = source.bitmap().keys().filter(|path| !declared.layers.contains_key(*path)).count();
-    let tail = match unlisted {
-        0 => "each with its own entry".to_owned(),
-        n => format!("{n} without an entry, which follow the default"),
+    let unlisted = source.bitmap().iter().filter(|(path, _)| !declared.layers.contains_key(*path));
+    let (default, other): (Vec<_>, Vec<_>) =
+        unlisted.partition(|(_, quant)| declared.default == Some(**quant));
+    let tail = match (default.len(), other.len()) {
+        (0, 0) => "each with its own entry".to_owned(),
+        (n, 0) => format!("{n} without an entry, which follow the default"),
+        (n, m) => format!("{} without an entry, {m} of them as only their shapes tell", n + m),
     };
     let layers = count(source.bitmap().len(), "quantized layer");
     findings.push(Finding::ok(subject, format!("{layers} ({}), {tail}", settings.join(", "))));

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::dtype::Dtype;
 use super::open::{Checkpoint, Tensor};
-use crate::bitmap::{BitMap, Declared};
+use crate::bitmap::{self, BitMap};
 use crate::candidate::{Mode, Quant};
 use crate::config::ModelConfig;
 use crate::digest::hexadecimal;
@@ -50,6 +50,8 @@ impl SourceModel {
     pub fn from_files(files: ModelFiles) -> Result<Self> {
         let config = ModelConfig::from_files(&files)?;
         let row = models::find(&config)?;
+        // Before the weights, whose element types would be refused without a word about who chose them.
+        bitmap::refuse_other_tools(&config)?;
         let checkpoint = Checkpoint::from_files(&files)?;
         Self::assemble(files, config, row, checkpoint)
     }
@@ -78,7 +80,8 @@ impl SourceModel {
         let mut spec = (row.spec)(&config, &shapes)?;
         let tied_head = drop_tied_head(&mut spec, &checkpoint, &mut stored)?;
         let manifest = spec.manifest();
-        let bitmap = Declared::from_config(&config)?.resolve(&config, &manifest, &checkpoint, &stored)?;
+        let (bitmap, notes) = bitmap::resolve(&config, &manifest, &checkpoint, &stored)?;
+        spec.notes.extend(notes);
         let model = Self { files, config, checkpoint, spec, manifest, bitmap, stored, tied_head };
         model.check()?;
         Ok(model)
@@ -237,6 +240,14 @@ impl SourceModel {
             }
         }
         if let Some(missing) = expected.keys().find(|name| !self.stored.contains_key(*name)) {
+            if missing.strip_suffix(".weight") == Some(self.spec.head_name) {
+                return Err(Error::tensor(
+                    path,
+                    missing,
+                    "missing, and config.json says that the head is not tied",
+                )
+                .hint("set \"tie_word_embeddings\": true in config.json if the embedding is the head; otherwise the download is incomplete"));
+            }
             return Err(Error::tensor(path, missing, "missing").hint(format!(
                 "a `{}` model with this config needs it: config.json and weights do not belong together, or the download is incomplete{}",
                 self.config.model_type(),

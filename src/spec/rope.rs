@@ -2,7 +2,7 @@
 
 use std::f64::consts::PI;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::config::ModelConfig;
 use crate::error::Result;
@@ -95,40 +95,42 @@ impl Rope {
         if parameters.contains_key("rope_type") {
             parameters.shift_remove("type");
         }
-        if let RopeScaling::Llama3 { original_max_positions, .. } = self.scaling {
-            let original = parameters.entry("original_max_position_embeddings");
-            original.or_insert_with(|| (original_max_positions as u64).into());
+        if let Some(original) = self.scaling.original_max_positions() {
+            let key = "original_max_position_embeddings";
+            if parameters.get(key).and_then(Value::as_f64) != Some(original) {
+                parameters.insert(key.to_owned(), (original as u64).into());
+            }
         }
         if self.scaling != RopeScaling::Default {
             keys.push(("rope_scaling", parameters.clone().into()));
         }
-        if self.contradicts(config) {
+        if self.contradicts(config, &parameters) {
             parameters.insert("rope_theta".to_owned(), self.theta.into());
             keys.push(("rope_parameters", parameters.into()));
         }
         keys
     }
 
-    /// Whether `rope_scaling` counts and `rope_parameters` says something else.
-    fn contradicts(&self, config: &ModelConfig) -> bool {
-        let plain = |group: &str| {
-            let mut parameters = config.get(group)?.as_object()?.clone();
+    /// Whether the config has `rope_parameters` that say something else than base and `parameters`.
+    fn contradicts(&self, config: &ModelConfig, parameters: &Map<String, Value>) -> bool {
+        let Some(Value::Object(other)) = config.get("rope_parameters") else { return false };
+        let plain = |parameters: &Map<String, Value>| {
+            let mut parameters = parameters.clone();
             let theta = parameters.shift_remove("rope_theta");
-            Some((parameters, theta.and_then(|theta| theta.as_f64())))
+            (parameters, theta.and_then(|theta| theta.as_f64()))
         };
-        let (Ok("rope_scaling"), Some((scaling, _)), Some((parameters, theta))) =
-            (group(config), plain("rope_scaling"), plain("rope_parameters"))
-        else {
-            return false;
-        };
-        scaling != parameters || theta.is_some_and(|theta| theta != self.theta)
+        let (other, theta) = plain(other);
+        plain(parameters).0 != other || theta.is_some_and(|theta| theta != self.theta)
     }
 
     /// What the user should know: keys that contradict each other, and a scaling that mlx-lm computes in another way than
     /// transformers.
     pub fn notes(&self, config: &ModelConfig) -> Vec<String> {
         let mut notes = Vec::new();
-        if self.contradicts(config) {
+        if let Ok("rope_scaling") = group(config)
+            && let Some(Value::Object(scaling)) = config.get("rope_scaling")
+            && self.contradicts(config, scaling)
+        {
             notes.push(format!(
                 "config.json has rope_scaling and, different, rope_parameters: rope_scaling is taken with base {}, as transformers does",
                 self.theta
@@ -214,6 +216,16 @@ fn group(config: &ModelConfig) -> Result<&'static str> {
 }
 
 impl RopeScaling {
+    /// The trained context, where it is written beside the factor.
+    fn original_max_positions(&self) -> Option<f64> {
+        match *self {
+            Self::Llama3 { original_max_positions, .. } | Self::Yarn { original_max_positions, .. } => {
+                Some(original_max_positions)
+            }
+            _ => None,
+        }
+    }
+
     fn from_config(config: &ModelConfig, group: &str) -> Result<Self> {
         let key = |name: &str| format!("{group}.{name}");
         let kind = match config.string(&key("rope_type"))? {

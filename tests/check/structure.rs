@@ -192,7 +192,8 @@ fn a_wrong_entry_of_the_bit_map_blames_its_own_layer_alone() {
         "shapes",
         "3 more cannot be told",
     );
-    entry(Value::Null).finds("problem", "bit map", "expected an object with bits and group_size");
+    entry(json!("4 bits")).finds("problem", "bit map", "expected an object with bits and group_size");
+    entry(Value::Null).finds("problem", "load", "config.json says this layer is float");
     let patient = entry(json!({"bits": 8, "group_size": 64}));
     let (_, found) = findings(&patient.path(), None);
     let problems: Vec<_> = found.iter().filter(|f| f["level"] == "problem").collect();

@@ -1,0 +1,255 @@
+//! Configs as people's tools write them: what they leave out, say twice or spell in their own way.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::{
+    RawCheckpoint, bundled, copy_folder, fixtures, json_file, make, mixbit, stderr, stdout, succeeded,
+};
+use mixbit::checkpoint::SourceModel;
+use mixbit::spec::{AttentionSpan, RopeScaling};
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+
+/// A copy of a model whose JSON files are changed.
+struct Variant {
+    home: TempDir,
+}
+
+impl Variant {
+    fn of(model: &Path) -> Self {
+        let home = tempfile::tempdir().unwrap();
+        copy_folder(model, &home.path().join("model"));
+        Self { home }
+    }
+
+    fn golden(case: &str) -> Self {
+        Self::of(&fixtures().join("golden").join(case))
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.home.path().join("model").join(name)
+    }
+
+    fn config(self, change: impl FnOnce(&mut Map<String, Value>)) -> Self {
+        let mut config = json_file(&self.file("config.json"));
+        change(config.as_object_mut().unwrap());
+        fs::write(self.file("config.json"), config.to_string()).unwrap();
+        self
+    }
+
+    fn quantization(self, change: impl FnOnce(&mut Map<String, Value>)) -> Self {
+        self.config(|config| {
+            change(config["quantization"].as_object_mut().unwrap());
+            config["quantization_config"] = config["quantization"].clone();
+        })
+    }
+
+    fn source(&self) -> SourceModel {
+        SourceModel::open(&self.file("")).unwrap()
+    }
+
+    #[track_caller]
+    fn refusal(&self) -> String {
+        let error = SourceModel::open(&self.file("")).unwrap_err();
+        format!("{error}; {}", error.hint_text().unwrap_or_default())
+    }
+
+    /// The output's folder and what `convert` said.
+    #[track_caller]
+    fn converted(&self) -> (PathBuf, String) {
+        let out = self.home.path().join("out");
+        let output = make("convert", &self.file(""), &out, &[]);
+        succeeded(&output);
+        (out, stderr(&output))
+    }
+}
+
+fn notes(source: &SourceModel) -> String {
+    source.spec().notes.join("\n")
+}
+
+#[test]
+fn numbers_of_python_survive_convert() {
+    let variant = Variant::of(&bundled());
+    let add = |name: &str, keys: &str| {
+        let text = fs::read_to_string(variant.file(name)).unwrap();
+        fs::write(variant.file(name), format!("\u{feff}{}", text.replacen('{', &format!("{{{keys},"), 1)))
+            .unwrap();
+    };
+    add("config.json", r#""limits": [0.0, Infinity, NaN], "low": -Infinity, "long": 123456789012345678901"#);
+    add("tokenizer_config.json", r#""model_max_length": Infinity"#);
+    add("generation_config.json", r#""typical_p": NaN"#);
+    let (out, _) = variant.converted();
+    let text = fs::read_to_string(out.join("config.json")).unwrap();
+    for part in ["Infinity,\n    NaN\n", "\"low\": -Infinity,", "123456789012345678901,"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    SourceModel::open(&out).unwrap();
+}
+
+#[test]
+fn absent_keys_take_the_class_default() {
+    let variant = Variant::golden("mixtral-untied").config(|config| drop(config.remove("rms_norm_eps")));
+    let source = variant.source();
+    assert_eq!(source.spec().rms_norm_eps, 1e-5);
+    assert!(notes(&source).contains("leaves out rms_norm_eps"), "{}", notes(&source));
+    let (out, said) = variant.converted();
+    assert!(said.contains("leaves out rms_norm_eps"), "{said}");
+    assert_eq!(json_file(&out.join("config.json"))["rms_norm_eps"], json!(1e-5));
+    let silent = SourceModel::open(&out).unwrap();
+    assert_eq!(notes(&silent), "");
+}
+
+#[test]
+fn an_absent_window_is_not_a_window_of_null() {
+    let window = |variant: Variant| variant.source().spec().layers[0].span;
+    let golden = || Variant::golden("mistral-untied-float16");
+    let absent = golden().config(|config| drop(config.remove("sliding_window")));
+    assert!(notes(&absent.source()).contains("sliding_window (4096)"));
+    assert_eq!(window(absent), AttentionSpan::Sliding(4096));
+    assert_eq!(
+        window(golden().config(|c| drop(c.insert("sliding_window".into(), Value::Null)))),
+        AttentionSpan::Full
+    );
+}
+
+#[test]
+fn wrong_defaults_fail_on_the_shapes() {
+    let variant =
+        Variant::golden("mixtral-untied").config(|config| drop(config.remove("num_key_value_heads")));
+    let refusal = variant.config(|config| config["num_attention_heads"] = json!(16)).refusal();
+    assert!(refusal.contains("k_proj.weight") && refusal.contains("expected [16, 32]"), "{refusal}");
+}
+
+#[test]
+fn rope_scaling_counts_before_rope_parameters() {
+    let variant = Variant::golden("llama-mha-untied").config(|config| {
+        config.insert("rope_scaling".into(), json!({"type": "linear", "factor": 2}));
+        config.insert("rope_parameters".into(), json!({"rope_type": "default", "rope_theta": 500_000.0}));
+        config.remove("rope_theta");
+    });
+    let source = variant.source();
+    assert_eq!(source.spec().rope.scaling, RopeScaling::Linear { factor: 2.0 });
+    assert_eq!(source.spec().rope.theta, 10_000.0);
+    assert!(notes(&source).contains("rope_scaling is taken with base 10000"), "{}", notes(&source));
+    let (out, _) = variant.converted();
+    let config = json_file(&out.join("config.json"));
+    assert_eq!(
+        (&config["rope_theta"], &config["rope_scaling"]["type"]),
+        (&json!(10_000.0), &json!("linear"))
+    );
+    let again = SourceModel::open(&out).unwrap();
+    assert_eq!((&again.spec().rope, notes(&again)), (&source.spec().rope, String::new()));
+}
+
+#[test]
+fn equal_numbers_are_equal() {
+    let variant = Variant::golden("llama-mha-untied").config(|config| {
+        config.insert("partial_rotary_factor".into(), json!(1));
+        config["hidden_size"] = json!(64.0);
+        config["num_key_value_heads"] = json!(4.0);
+    });
+    let (out, _) = variant.converted();
+    let text = fs::read_to_string(out.join("config.json")).unwrap();
+    assert!(text.contains("\"hidden_size\": 64,") && text.contains("\"num_key_value_heads\": 4,"), "{text}");
+}
+
+#[test]
+fn experts_are_counted_under_either_name() {
+    for (case, own, other) in [
+        ("qwen3-moe-untied", "num_experts", "num_local_experts"),
+        ("mixtral-untied", "num_local_experts", "num_experts"),
+    ] {
+        let variant = Variant::golden(case).config(|config| {
+            let count = config.remove(own).unwrap();
+            config.insert(other.into(), count);
+        });
+        let (out, _) = variant.converted();
+        assert_eq!(json_file(&out.join("config.json"))[own], json!(8), "{case}");
+        let refusal = variant.config(|config| drop(config.insert(own.into(), json!(4)))).refusal();
+        assert!(refusal.contains("another name for it, is 8"), "{refusal}");
+    }
+}
+
+/// The bundled model with three settings.
+fn mixed() -> Variant {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("model");
+    let layers = ["--layer", "*.v_proj=6:32", "--layer", "*.down_proj=8:64"];
+    let output = make("quantize", &bundled(), &out, &[&["--bits", "4"][..], &layers].concat());
+    succeeded(&output);
+    fs::remove_file(out.join("mixbit-report.json")).unwrap();
+    Variant { home }
+}
+
+#[test]
+fn shapes_decide_where_the_bit_map_is_silent() {
+    let bits = mixed().source().bitmap().clone();
+    for default in [json!({"bits": 4, "group_size": 64}), json!({"bits": 8.0, "group_size": 32.0})] {
+        let variant = mixed().quantization(|map| *map = default.as_object().unwrap().clone());
+        let source = variant.source();
+        assert_eq!(source.bitmap(), &bits);
+        let said = notes(&source);
+        assert!(said.contains("shapes say") && said.contains("4 x 6:32"), "{said}");
+        let output = mixbit(["check".as_ref(), variant.file("").as_os_str()]);
+        let found = stdout(&output) + &stderr(&output);
+        assert!(output.status.success() && found.contains("only their shapes tell"), "{found}");
+    }
+}
+
+#[test]
+fn foreign_entries_and_notes_are_left_out() {
+    let bits = mixed().source().bitmap().clone();
+    let variant = mixed().quantization(|map| {
+        map.insert("audio_tower.layers.0.fc1".into(), json!({"bits": 8, "group_size": 64}));
+        map.insert("audio_tower.layers.1.fc1".into(), json!({"bits": 16, "mode": "dense"}));
+        map.insert("quant_method".into(), json!("mlx"));
+        map.insert("calibration".into(), json!({"samples": 16}));
+    });
+    let source = variant.source();
+    assert_eq!(source.bitmap(), &bits);
+    let said = notes(&source);
+    assert!(
+        said.contains("lists 1 layer that this model does not have, `audio_tower.layers.0.fc1`"),
+        "{said}"
+    );
+}
+
+#[test]
+fn entries_that_contradict_the_tensors_are_refused() {
+    let path = "model.layers.0.self_attn.v_proj";
+    let refusal = mixed().quantization(|map| map[path]["bits"] = json!(4)).refusal();
+    assert!(refusal.contains(&format!("`{path}.weight`: shape")), "{refusal}");
+    let refusal = mixed().quantization(|map| map[path] = Value::Null).refusal();
+    assert!(refusal.contains("config.json says this layer is float"), "{refusal}");
+    let variant = mixed().config(|config| config.retain(|key, _| !key.starts_with("quantization")));
+    assert!(variant.refusal().contains("no `quantization` entry"));
+}
+
+#[test]
+fn another_tools_method_is_named_before_its_tensors() {
+    let variant = Variant::of(&bundled());
+    let mut raw = RawCheckpoint::read(&variant.file("model.safetensors"));
+    for tensor in raw.tensors.iter_mut().filter(|tensor| tensor.0.ends_with("proj.weight")) {
+        tensor.3.truncate(tensor.3.len() / 4);
+        tensor.1 = "F8_E4M3".to_owned();
+    }
+    raw.write(&variant.file("model.safetensors"));
+    let method = json!({"quant_method": "fp8", "weight_block_size": [128, 128]});
+    let variant = variant.config(|config| drop(config.insert("quantization_config".into(), method)));
+    assert!(variant.refusal().contains("quantized by \"fp8\", not by MLX"), "{}", variant.refusal());
+}
+
+#[test]
+fn a_missing_head_is_said_to_be_perhaps_tied() {
+    let variant = Variant::of(&bundled()).config(|config| config["tie_word_embeddings"] = json!(false));
+    let refusal = variant.refusal();
+    assert!(
+        refusal.contains("output.weight") && refusal.contains("\"tie_word_embeddings\": true"),
+        "{refusal}"
+    );
+}

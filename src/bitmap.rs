@@ -10,12 +10,12 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use crate::candidate::{Mode, Quant};
-use crate::checkpoint::{Checkpoint, Dtype};
+use crate::checkpoint::{Checkpoint, Dtype, Tensor};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::json;
 use crate::plural::count;
-use crate::spec::Manifest;
+use crate::spec::{Manifest, TensorSpec};
 
 /// Path of a quantized layer to how it is quantized. A path that is absent is float.
 pub type BitMap = BTreeMap<String, Quant>;
@@ -53,7 +53,7 @@ impl Declared {
                 Value::Bool(true) => {
                     Some(declared.default.ok_or_else(|| config.error(&nested, "no default to follow")))
                 }
-                // How the model was made, as some tools note it here.
+                // A record of how the model was made, as some tools write it here.
                 Value::Object(record) if !is_layer && !SETTINGS.iter().any(|s| record.contains_key(*s)) => {
                     continue;
                 }
@@ -107,11 +107,24 @@ pub struct StoredLayer<'a> {
     pub scales: &'a [usize],
     /// Element type of the scales.
     pub scales_dtype: Dtype,
-    /// Whether there are biases, which affine layers alone have.
+    /// Presence of biases, which affine layers alone have.
     pub biases: bool,
 }
 
-impl StoredLayer<'_> {
+impl<'a> StoredLayer<'a> {
+    /// The parts of the layer of `spec` at `path`; `tensor` finds them by mlx-lm's names. `None` where the codes or the scales
+    /// are missing.
+    pub fn find(spec: &TensorSpec, path: &str, tensor: impl Fn(&str) -> Option<Tensor<'a>>) -> Option<Self> {
+        let scales = tensor(&format!("{path}.scales"))?;
+        Some(Self {
+            columns: spec.columns(),
+            weight: tensor(&spec.name)?.shape,
+            scales: scales.shape,
+            scales_dtype: scales.dtype,
+            biases: tensor(&format!("{path}.biases")).is_some(),
+        })
+    }
+
     /// Bits, group size and mode as the shapes tell them, by the rule of mlx-lm's loader; `None` where MLX has no such
     /// setting.
     pub fn quant(&self) -> Option<Quant> {
@@ -131,7 +144,7 @@ impl StoredLayer<'_> {
     }
 }
 
-/// Each layer's setting, and what the user should know of how it was come by, one sentence each.
+/// Each layer's setting, and notes for the user on where it comes from, one sentence each.
 ///
 /// An entry of config.json counts, whatever the shapes; layers without one are as their shapes say, as in mlx-lm, or
 /// where these say nothing as the default does. `stored` gives the checkpoint's name of a tensor.
@@ -142,17 +155,19 @@ pub fn resolve(
     stored: &BTreeMap<String, String>,
 ) -> Result<(BitMap, Vec<String>)> {
     let (declared, bad) = Declared::from_config(config)?;
-    if let Some((_, error)) = bad.into_iter().find(|(path, _)| manifest.layer(path).is_some()) {
+    let (foreign, bad): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        bad.into_iter().partition(|(path, _)| manifest.layer(path).is_none());
+    if let Some((_, error)) = bad.into_iter().next() {
         return Err(error);
     }
-    let tensor = |name: String| stored.get(&name).and_then(|name| checkpoint.get(name));
+    let tensor = |name: &str| stored.get(name).and_then(|name| checkpoint.get(name));
     let mut map = BitMap::new();
     let mut inferred: BTreeMap<Quant, usize> = BTreeMap::new();
     for spec in manifest.iter() {
         let Some(path) = spec.path() else { continue };
         let scales_name = format!("{path}.scales");
         let wrong = |message: &str| Error::tensor(checkpoint.path(), &scales_name, message);
-        let scales = tensor(scales_name.clone());
+        let scales = tensor(&scales_name);
         let quant = match (declared.layers.get(path), &scales) {
             (Some(Some(quant)), Some(_)) => *quant,
             (Some(Some(_)), None) => {
@@ -165,16 +180,8 @@ pub fn resolve(
                 return Err(wrong("config.json has no `quantization` entry for it")
                     .hint("config.json is not the one that belongs to these weights"));
             }
-            (None, Some(scales)) => {
-                let weight = tensor(spec.name.clone());
-                let layer = weight.as_ref().map(|weight| StoredLayer {
-                    columns: spec.columns(),
-                    weight: weight.shape,
-                    scales: scales.shape,
-                    scales_dtype: scales.dtype,
-                    biases: stored.contains_key(&format!("{path}.biases")),
-                });
-                let shown = layer.and_then(|layer| layer.quant());
+            (None, Some(_)) => {
+                let shown = StoredLayer::find(spec, path, tensor).and_then(|layer| layer.quant());
                 if let Some(quant) = shown.filter(|quant| declared.default != Some(*quant)) {
                     *inferred.entry(quant).or_default() += 1;
                 }
@@ -186,35 +193,32 @@ pub fn resolve(
         };
         map.insert(path.to_owned(), quant);
     }
-    Ok((map, notes(&declared, manifest, &inferred)))
+    let mut notes: Vec<String> = inferred_note(&declared, &inferred).into_iter().collect();
+    // mlx-lm's AWQ writes `false` for norms too.
+    let quantized = declared.layers.iter().filter(|(_, quant)| quant.is_some()).map(|(path, _)| path);
+    let foreign = quantized.filter(|path| manifest.layer(path).is_none()).chain(foreign.keys());
+    notes.extend(foreign_note(&foreign.collect::<Vec<_>>()));
+    Ok((map, notes))
 }
 
-fn notes(declared: &Declared, manifest: &Manifest, inferred: &BTreeMap<Quant, usize>) -> Vec<String> {
-    let mut notes = Vec::new();
-    if !inferred.is_empty() {
-        let layers = count(inferred.values().sum::<usize>(), "layer");
-        let default = match declared.default {
-            Some(default) => format!("leaves {layers} to a default of {default}"),
-            None => format!("does not name {layers}"),
-        };
-        let settings: Vec<String> =
-            inferred.iter().map(|(quant, count)| format!("{count} x {quant}")).collect();
-        let settings = settings.join(", ");
-        notes.push(format!(
-            "config.json's bit map {default}; the tensors' shapes say {settings}, and they decide"
-        ));
-    }
-    // mlx-lm's AWQ writes `false` for norms too.
-    let quantized = declared.layers.iter().filter(|(_, quant)| quant.is_some());
-    let foreign: Vec<&String> =
-        quantized.map(|(path, _)| path).filter(|path| manifest.layer(path).is_none()).collect();
-    if let Some(first) = foreign.first() {
-        notes.push(format!(
-            "config.json's bit map lists {} that this model does not have, `{first}` first: not read",
-            count(foreign.len(), "layer")
-        ));
-    }
-    notes
+fn inferred_note(declared: &Declared, inferred: &BTreeMap<Quant, usize>) -> Option<String> {
+    let layers = count(inferred.values().sum::<usize>(), "layer");
+    let silent = match declared.default {
+        Some(default) => format!("leaves {layers} to a default of {default}"),
+        None => format!("does not name {layers}"),
+    };
+    let settings: Vec<String> = inferred.iter().map(|(quant, count)| format!("{count} x {quant}")).collect();
+    let settings = settings.join(", ");
+    let note = format!("config.json's bit map {silent}; the tensors' shapes say {settings}, and they decide");
+    (!inferred.is_empty()).then_some(note)
+}
+
+fn foreign_note(foreign: &[&String]) -> Option<String> {
+    let layers = count(foreign.len(), "layer");
+    let first = foreign.first()?;
+    Some(format!(
+        "config.json's bit map lists {layers} that this model does not have, `{first}` first: not read"
+    ))
 }
 
 fn parse(config: &ModelConfig, key: &str, value: &Value) -> Result<Quant> {

@@ -36,7 +36,7 @@ pub struct KeyDefault {
     pub key: &'static str,
     /// Its value where config.json does not have it.
     pub value: DefaultValue,
-    /// Whether `null` is a choice of its own (`sliding_window`: none), which the default does not replace.
+    /// True where `null` is a choice of its own (`sliding_window`: none), which the default does not replace.
     pub nullable: bool,
 }
 
@@ -202,7 +202,7 @@ impl ModelConfig {
         &self.keys
     }
 
-    /// How it writes the numbers that [`Value`] cannot hold.
+    /// The numbers in it that [`Value`] cannot hold, as it writes them.
     pub fn literals(&self) -> &Literals {
         &self.literals
     }
@@ -231,7 +231,7 @@ impl ModelConfig {
         self.required(key, Self::size)
     }
 
-    /// What `get` reads as `key`, which must be there.
+    /// The value that `get` reads as `key`, which must be there.
     pub fn required<T>(&self, key: &str, get: fn(&Self, &str) -> Result<Option<T>>) -> Result<T> {
         get(self, key)?.ok_or_else(|| self.missing(key))
     }

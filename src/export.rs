@@ -9,7 +9,7 @@ use crate::bitmap::{self, BitMap};
 use crate::checkpoint::{Dtype, OutputFolder, SourceModel};
 use crate::error::{Error, Result};
 use crate::hub;
-use crate::model_files::{TEMPLATES, is_of_a_model, only_files};
+use crate::model_files::{ModelFiles, TEMPLATES, is_of_a_model, only_files};
 use crate::stop_tokens::stop_tokens;
 use crate::tokenizer::{self, Tokenizer};
 
@@ -108,13 +108,24 @@ pub fn write_config(
     folder.write("config.json", text.as_bytes())?;
     let files = source.files();
     for name in tokenizer::files(files) {
-        folder.copy(files, &name)?;
+        copy(folder, files, &name)?;
     }
     let generation = "generation_config.json";
     if files.has(generation) {
-        folder.copy(files, generation)?;
+        copy(folder, files, generation)?;
     }
     Ok(())
+}
+
+/// Copies the file `name`; of JSON without a byte-order mark, which Python's reader refuses.
+fn copy(folder: &OutputFolder, files: &ModelFiles, name: &str) -> Result<()> {
+    if Path::new(name).extension().is_some_and(|e| e == "json") {
+        let text = files.read(name)?;
+        if let Some(text) = text.strip_prefix("\u{feff}".as_bytes()) {
+            return folder.write(name, text);
+        }
+    }
+    folder.copy(files, name)
 }
 
 /// Writes the model card, whose last part (Markdown) is `how`.

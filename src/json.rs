@@ -41,7 +41,7 @@ pub fn parse_with_literals(path: &Path, text: &[u8]) -> Result<(Value, Literals)
     let text = std::str::from_utf8(text).map_err(|e| error(&e))?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let (plain, tagged, literals) = replace_literals(text);
-    // Of the length of `text`, so that an error's line and column are those of the file.
+    // `plain` is as long as `text`, so that an error's line and column are those of the file.
     let value: Value = serde_json::from_str(&plain).map_err(|e| error(&e))?;
     let value = if tagged == plain { value } else { serde_json::from_str(&tagged).map_err(|e| error(&e))? };
     Ok((value, literals))
@@ -67,7 +67,7 @@ pub fn as_u64(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_f64().filter(whole).map(|x| x as u64))
 }
 
-/// Whether `a` and `b` are equal as in Python, where 1 and 1.0 are.
+/// Equality as in Python, where 1 and 1.0 are equal.
 pub fn equal(a: &Value, b: &Value) -> bool {
     match (as_f64(a), as_f64(b)) {
         (Some(x), Some(y)) => a == b || (x == y && x.abs() < (1u64 << 53) as f64),
@@ -75,7 +75,7 @@ pub fn equal(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// How a file writes the numbers that [`Value`] cannot hold.
+/// The numbers of a file that [`Value`] cannot hold, as the file writes them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Literals(BTreeMap<String, String>);
 
@@ -179,7 +179,7 @@ enum Replacement {
     Float(f64),
 }
 
-/// What stands for a literal outside of strings that `serde_json` reads as something else, or not at all.
+/// The stand-in for a literal outside of strings that `serde_json` reads as something else, or not at all.
 fn replacement(token: &str) -> Option<Replacement> {
     match token {
         "NaN" => return Some(Replacement::Tagged("NaN")),
@@ -265,8 +265,8 @@ mod tests {
     #[test]
     fn errors_name_the_place_in_the_file() {
         for (text, place) in [
-            ("{\"a\": [NaN, Infinity, -Infinity], \"b\" 1}", "line 1 column 40"),
-            ("\u{feff}{\n \"a\": NaN,\n \"b\": nan}", "line 3 column 7"),
+            ("{\"a\": [NaN, Infinity, -Infinity], \"b\" 1}", "line 1 column 39"),
+            ("\u{feff}{\n \"a\": NaN,\n \"b\": nan}", "line 3 column 8"),
             ("{\"a\": -NaN}", "line 1 column 8"),
             ("{\"a\": Infinity1}", "line 1 column 7"),
             ("{\"a\": 01e999}", "line 1 column 8"),

@@ -88,6 +88,9 @@ fn numbers_of_python_survive_convert() {
     for part in ["Infinity,\n    NaN\n", "\"low\": -Infinity,", "123456789012345678901,"] {
         assert!(text.contains(part), "{part}: {text}");
     }
+    for name in ["config.json", "tokenizer_config.json", "generation_config.json"] {
+        assert_eq!(fs::read(out.join(name)).unwrap()[0], b'{', "{name}");
+    }
     SourceModel::open(&out).unwrap();
 }
 
@@ -123,6 +126,7 @@ fn wrong_defaults_fail_on_the_shapes() {
         Variant::golden("mixtral-untied").config(|config| drop(config.remove("num_key_value_heads")));
     let refusal = variant.config(|config| config["num_attention_heads"] = json!(16)).refusal();
     assert!(refusal.contains("k_proj.weight") && refusal.contains("expected [16, 32]"), "{refusal}");
+    assert!(refusal.contains("leaves out num_key_value_heads (8)"), "{refusal}");
 }
 
 #[test]
@@ -214,13 +218,13 @@ fn foreign_entries_and_notes_are_left_out() {
     assert_eq!(source.bitmap(), &bits);
     let said = notes(&source);
     assert!(
-        said.contains("lists 1 layer that this model does not have, `audio_tower.layers.0.fc1`"),
+        said.contains("lists 2 layers that this model does not have, `audio_tower.layers.0.fc1`"),
         "{said}"
     );
 }
 
 #[test]
-fn entries_that_contradict_the_tensors_are_refused() {
+fn entries_that_contradict_tensors_are_refused() {
     let path = "model.layers.0.self_attn.v_proj";
     let refusal = mixed().quantization(|map| map[path]["bits"] = json!(4)).refusal();
     assert!(refusal.contains(&format!("`{path}.weight`: shape")), "{refusal}");
@@ -231,7 +235,7 @@ fn entries_that_contradict_the_tensors_are_refused() {
 }
 
 #[test]
-fn another_tools_method_is_named_before_its_tensors() {
+fn another_tools_method_is_named_first() {
     let variant = Variant::of(&bundled());
     let mut raw = RawCheckpoint::read(&variant.file("model.safetensors"));
     for tensor in raw.tensors.iter_mut().filter(|tensor| tensor.0.ends_with("proj.weight")) {

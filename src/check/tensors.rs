@@ -26,22 +26,15 @@ pub(super) fn check(folder: &Folder) -> (Vec<Finding>, BTreeSet<String>) {
     (findings, wrong)
 }
 
-/// How the layer of `spec` at `path` is stored: as its entry says; without one, as the shapes of what it is stored as tell,
-/// or else the default.
+/// The setting that the layer of `spec` at `path` is stored in: its entry; without one, what the shapes tell, or else the
+/// default.
 fn stored_quant(folder: &Folder, declared: &Declared, spec: &TensorSpec, path: &str) -> Option<Quant> {
     if let Some(entry) = declared.layers.get(path) {
         return *entry;
     }
-    let scales = folder.tensor(&format!("{path}.scales"))?;
-    let weight = folder.tensor(&spec.name);
-    let layer = weight.map(|weight| StoredLayer {
-        columns: spec.columns(),
-        weight: weight.shape,
-        scales: scales.shape,
-        scales_dtype: scales.dtype,
-        biases: folder.names.contains_key(&format!("{path}.biases")),
-    });
-    layer.and_then(|layer| layer.quant()).or(declared.default)
+    let stored = folder.names.contains_key(&format!("{path}.scales"));
+    let layer = StoredLayer::find(spec, path, |name| folder.tensor(name));
+    layer.and_then(|layer| layer.quant()).or(declared.default).filter(|_| stored)
 }
 
 /// Names and shapes of what the tensor `spec` is stored as; no shape where it cannot be told from the bit map.

@@ -276,7 +276,10 @@ impl SourceModel {
                     source.name,
                     format!("shape {:?}, expected {shape:?}", source.tensor.shape),
                 )
-                .hint("config.json and the weights do not belong together"));
+                .hint(match &self.spec.defaults_taken {
+                    Some(taken) => format!("{taken}; add these keys if the weights have other sizes"),
+                    None => "config.json and the weights do not belong together".to_owned(),
+                }));
             }
         }
         Ok(())

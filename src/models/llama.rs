@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn original_context_is_looked_for_in_three_places() {
+    fn original_context_is_found_in_three_places() {
         for (keys, inside, expected) in [
             (json!({}), json!({}), 2048.0),
             (json!({"max_position_embeddings": 512}), json!({}), 512.0),

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
     use crate::json;
 
-    /// What fixtures/make_config_defaults.py read from transformers' classes.
+    /// The defaults that fixtures/make_config_defaults.py read from transformers' classes.
     fn classes() -> Value {
         serde_json::from_str(include_str!("../../fixtures/config_defaults.json")).unwrap()
     }

@@ -120,6 +120,8 @@ pub struct DecoderSpec {
     pub layers: Vec<LayerSpec>,
     /// Config keys whose resolved value must be written so that stock mlx-lm reads the same model from the output.
     pub resolved: Vec<(&'static str, Value)>,
+    /// The defaults that sizes were taken from, as one sentence.
+    pub defaults_taken: Option<String>,
     /// What was decided against the config's letter, or what the user should know; one sentence each.
     pub notes: Vec<String>,
 }
@@ -163,7 +165,8 @@ impl DecoderSpec {
         // mlx-lm takes an absent tie for true.
         resolved.push(("tie_word_embeddings", tie_word_embeddings.into()));
         resolved.extend(rope.written(config));
-        let mut notes: Vec<String> = defaults_taken(config).into_iter().collect();
+        let defaults_taken = defaults_taken(config);
+        let mut notes: Vec<String> = defaults_taken.iter().cloned().collect();
         notes.extend(rope.notes(config));
         Ok(Self {
             hidden_size,
@@ -189,6 +192,7 @@ impl DecoderSpec {
                 num_hidden_layers
             ],
             resolved,
+            defaults_taken,
             notes,
         })
     }

@@ -111,7 +111,7 @@ impl Rope {
         keys
     }
 
-    /// Whether the config has `rope_parameters` that say something else than base and `parameters`.
+    /// True where the config has `rope_parameters` that say something else than base and `parameters`.
     fn contradicts(&self, config: &ModelConfig, parameters: &Map<String, Value>) -> bool {
         let Some(Value::Object(other)) = config.get("rope_parameters") else { return false };
         let plain = |parameters: &Map<String, Value>| {
@@ -123,7 +123,7 @@ impl Rope {
         plain(parameters).0 != other || theta.is_some_and(|theta| theta != self.theta)
     }
 
-    /// What the user should know: keys that contradict each other, and a scaling that mlx-lm computes in another way than
+    /// Notes for the user: keys that contradict each other, and a scaling that mlx-lm computes in another way than
     /// transformers.
     pub fn notes(&self, config: &ModelConfig) -> Vec<String> {
         let mut notes = Vec::new();

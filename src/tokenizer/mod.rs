@@ -365,7 +365,7 @@ mod tests {
         let message = fails(&[("tokenizer.json", "{}")]);
         assert!(message.contains("tokenizer.json: not a tokenizer"), "{message}");
         let message = fails(&[("tokenizer.json", &json), ("tokenizer_config.json", "[1]")]);
-        assert!(message.contains("tokenizer_config.json: not valid JSON"), "{message}");
+        assert!(message.contains("tokenizer_config.json: expected a JSON object"), "{message}");
         let message = fails(&[("tokenizer.json", &json), config(r#"{"bos_token": 3}"#)]);
         assert!(message.contains("key `bos_token`: expected a string"), "{message}");
         let message = fails(&[("tokenizer.json", &json), config(r#"{"added_tokens_decoder": {"x": "y"}}"#)]);

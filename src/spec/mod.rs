@@ -160,9 +160,7 @@ impl DecoderSpec {
         let tie_word_embeddings = config.required("tie_word_embeddings", ModelConfig::boolean)?;
         let rope = Rope::from_config(config, false)?;
         let mut resolved = written_sizes(config)?;
-        let added = config.added().iter().filter_map(|&key| Some((key, config.get(key)?.clone())));
-        resolved.extend(added);
-        // mlx-lm takes an absent tie for true.
+        resolved.extend(written_defaults(config));
         resolved.push(("tie_word_embeddings", tie_word_embeddings.into()));
         resolved.extend(rope.written(config));
         let defaults_taken = defaults_taken(config);
@@ -298,6 +296,15 @@ fn written_sizes(config: &ModelConfig) -> Result<Vec<(&'static str, Value)>> {
         }
     }
     Ok(sizes)
+}
+
+/// The keys that the config leaves out, since mlx-lm has no defaults for them, or others (an absent tie is true); and the
+/// number that its qwen3 needs where `num_key_value_heads` is null.
+fn written_defaults(config: &ModelConfig) -> Vec<(&'static str, Value)> {
+    let null = |key: &str| config.keys().get(key).is_some_and(Value::is_null);
+    let added = config.added().iter().filter_map(|&key| Some((key, config.get(key)?.clone())));
+    let heads = config.get("num_attention_heads").filter(|_| null("num_key_value_heads"));
+    added.chain(heads.map(|heads| ("num_key_value_heads", heads.clone()))).collect()
 }
 
 /// A note about the defaults that decide over tensors' shapes and the arithmetic of every model.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Cache, Draft, FloatDtype, GENERAL, Hub, at_least_one, whole, within};
+use super::{Asking, Cache, Draft, FloatDtype, GENERAL, Hub, at_least_one, whole, within};
 
 /// A penalty or temperature past this is a slip.
 const MOST: f32 = 100.0;
@@ -76,7 +76,7 @@ pub struct Prompt {
     /// Token ids instead of a prompt, separated by commas
     #[arg(
         long, value_name = "IDS", value_delimiter = ',',
-        conflicts_with_all = ["prompt", "prompt_file", "system", "final_only"]
+        conflicts_with_all = ["prompt", "prompt_file", "system", "final_only", "Asking", "Template"]
     )]
     pub prompt_tokens: Vec<u32>,
     /// System message for the chat template; an empty one removes the template's own
@@ -86,7 +86,7 @@ pub struct Prompt {
     #[arg(long, conflicts_with = "system")]
     pub final_only: bool,
     /// Give the model the prompt as it is
-    #[arg(long, alias = "ignore-chat-template", conflicts_with_all = ["system", "final_only"])]
+    #[arg(long, alias = "ignore-chat-template", conflicts_with_all = ["system", "final_only", "Asking", "Template"])]
     pub disable_chat_template: bool,
 }
 
@@ -143,6 +143,9 @@ pub struct Run {
     pub prompt: Prompt,
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub asking: Asking,
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub answering: Answering,
     /// Go on past end-of-sequence tokens
     #[arg(long, help_heading = "Ending")]
@@ -162,12 +165,15 @@ on it. After a /save that fails it goes on, and the exit code is 1 at its end.";
 #[derive(Debug, Args)]
 #[command(after_help = CHAT_MISTAKES)]
 pub struct Chat {
+    /// System message; an empty one removes the template's own
+    #[arg(long, alias = "system-prompt", value_name = "TEXT")]
+    pub system: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub asking: Asking,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub answering: Answering,
-    /// System message; an empty one removes the template's own
-    #[arg(long, alias = "system-prompt", value_name = "TEXT", help_heading = GENERAL)]
-    pub system: Option<String>,
     /// Show how many tokens went through the model, and how fast, after each answer
     #[arg(long, help_heading = GENERAL)]
     pub verbose: bool,

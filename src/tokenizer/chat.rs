@@ -121,7 +121,7 @@ impl ChatTemplate {
         let too_large = || {
             Error::file(&self.path, format!("chat template: needs more than {MOST_MEMORY} bytes of memory"))
         };
-        memory_limit::within(MOST_MEMORY, &too_large, || self.render_with(Value::from_iter(variables)))
+        memory_limit::within(MOST_MEMORY, &too_large, || self.render_with(Value::from_pairs(variables)))
     }
 
     /// Whether the template takes messages of `role` with a list of parts, as those of models that see do. Most others

@@ -207,7 +207,7 @@ impl Tokenizer {
     }
 
     fn render(&self, messages: &[Message], tools: Option<&[Value]>, end: End) -> Result<Option<String>> {
-        let Some(template) = self.templates.pick(tools.is_some())? else { return Ok(None) };
+        let Some((_, template)) = self.templates.pick(tools.is_some())? else { return Ok(None) };
         let conversation = Conversation { messages, tools, variables: &self.settings.variables, end };
         template.render(&conversation, &self.special).map(Some)
     }
@@ -222,10 +222,10 @@ impl Tokenizer {
         self.templates.names()
     }
 
-    /// The file that the chat template of prompts came from, where there is one.
-    pub fn template_path(&self) -> Option<&Path> {
+    /// Name and file of the chat template of prompts, where there is one to use.
+    pub fn template_in_use(&self) -> Option<(&str, &Path)> {
         let template = self.templates.pick(self.settings.tools.is_some()).ok().flatten();
-        template.map(chat::ChatTemplate::path)
+        template.map(|(name, template)| (name, template.path()))
     }
 
     /// What the user should know of the chat templates where one is applied: decisions that transformers would not take, and
@@ -322,7 +322,7 @@ pub fn render_without_tokenizer(files: &ModelFiles, messages: &[Message]) -> Res
     let config = config.unwrap_or_default();
     let Ok(special) = SpecialTokens::read(files, &path, &config) else { return Ok(None) };
     let templates = Templates::read(files, &path, &config)?;
-    let Some(template) = templates.pick(false)? else { return Ok(None) };
+    let Some((_, template)) = templates.pick(false)? else { return Ok(None) };
     let variables = &Map::new();
     let conversation = Conversation { messages, tools: None, variables, end: End::GenerationPrompt };
     template.render(&conversation, &special).map(Some)

@@ -161,17 +161,21 @@ impl Templates {
     ///
     /// # Errors
     /// When there are several and none is called `default`.
-    pub(super) fn pick(&self, has_tools: bool) -> Result<Option<&ChatTemplate>> {
+    pub(super) fn pick(&self, has_tools: bool) -> Result<Option<(&str, &ChatTemplate)>> {
+        let named = |name: &str| {
+            let entry = self.named.iter().find(|(other, _)| other == name);
+            entry.map(|(name, template)| (name.as_str(), template))
+        };
         if let Some(name) = &self.chosen {
-            return Ok(self.get(name));
+            return Ok(named(name));
         }
-        let tool_use = if has_tools { self.get(TOOL_USE) } else { None };
-        if let Some(template) = tool_use.or_else(|| self.get(DEFAULT)) {
+        let tool_use = if has_tools { named(TOOL_USE) } else { None };
+        if let Some(template) = tool_use.or_else(|| named(DEFAULT)) {
             return Ok(Some(template));
         }
         match &self.named[..] {
             [] => Ok(None),
-            [(_, template)] => Ok(Some(template)),
+            [(name, template)] => Ok(Some((name, template))),
             [(_, first), ..] => Err(Error::file(
                 first.path(),
                 format!("chat template: none is named `{DEFAULT}`, only {}", self.list()),

@@ -60,6 +60,22 @@ pub struct Ending {
     pub stop_at_boxed: bool,
 }
 
+/// What says how a prompt is written out, which token ids and prompts without a template are not.
+const NOT_WITHOUT_TEMPLATE: [&str; 6] =
+    ["system", "final_only", "chat_template", "chat_template_config", "tools", "prefill_response"];
+
+/// The same, and prompts.
+const NOT_WITH_TOKENS: [&str; 8] = [
+    "prompt",
+    "prompt_file",
+    "system",
+    "final_only",
+    "chat_template",
+    "chat_template_config",
+    "tools",
+    "prefill_response",
+];
+
 /// What the model is asked.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Prompt")]
@@ -76,7 +92,7 @@ pub struct Prompt {
     /// Token ids instead of a prompt, separated by commas
     #[arg(
         long, value_name = "IDS", value_delimiter = ',',
-        conflicts_with_all = ["prompt", "prompt_file", "system", "final_only", "Asking", "Template"]
+        conflicts_with_all = NOT_WITH_TOKENS
     )]
     pub prompt_tokens: Vec<u32>,
     /// System message for the chat template; an empty one removes the template's own
@@ -86,7 +102,7 @@ pub struct Prompt {
     #[arg(long, conflicts_with = "system")]
     pub final_only: bool,
     /// Give the model the prompt as it is
-    #[arg(long, alias = "ignore-chat-template", conflicts_with_all = ["system", "final_only", "Asking", "Template"])]
+    #[arg(long, alias = "ignore-chat-template", conflicts_with_all = NOT_WITHOUT_TEMPLATE)]
     pub disable_chat_template: bool,
 }
 
@@ -165,15 +181,15 @@ on it. After a /save that fails it goes on, and the exit code is 1 at its end.";
 #[derive(Debug, Args)]
 #[command(after_help = CHAT_MISTAKES)]
 pub struct Chat {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub answering: Answering,
     /// System message; an empty one removes the template's own
-    #[arg(long, alias = "system-prompt", value_name = "TEXT")]
+    #[arg(long, alias = "system-prompt", value_name = "TEXT", help_heading = GENERAL)]
     pub system: Option<String>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub asking: Asking,
-    #[command(flatten)]
-    #[allow(missing_docs)]
-    pub answering: Answering,
     /// Show how many tokens went through the model, and how fast, after each answer
     #[arg(long, help_heading = GENERAL)]
     pub verbose: bool,

@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Map, Value};
 
+/// Set argument by argument: after a group clap would go on with the group's.
+const HEADING: &str = "Chat template";
+
 /// What `--chat-template-config` must not set, as other flags and the command itself do.
 const NO_VARIABLES: [&str; 7] = [
     "messages",
@@ -20,10 +23,13 @@ const NO_VARIABLES: [&str; 7] = [
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct Template {
     /// Use this chat template: a Jinja file, or the name of one of the model's
-    #[arg(long, value_name = "FILE|NAME")]
+    #[arg(long, value_name = "FILE|NAME", help_heading = HEADING)]
     pub chat_template: Option<PathBuf>,
     /// Variables for the chat template, as a JSON object, such as '{"enable_thinking": false}'
-    #[arg(long, alias = "chat-template-args", value_name = "JSON", value_parser = variables)]
+    #[arg(
+        long, alias = "chat-template-args", value_name = "JSON", value_parser = variables,
+        help_heading = HEADING
+    )]
     pub chat_template_config: Option<Map<String, Value>>,
 }
 
@@ -45,10 +51,10 @@ pub struct Asking {
     #[allow(missing_docs)]
     pub template: Template,
     /// Tools to offer to the model: a JSON file with a list of definitions, for the chat template
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
     pub tools: Option<PathBuf>,
     /// Let each answer begin with this text, and the model continue it
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = HEADING)]
     pub prefill_response: Option<String>,
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::answering::{Loaded, Source, memory, note_greedy, sampler, summary};
 use super::prompting::{Asked, ask, leaves_out, left_out};
+use super::templating::template_in_use;
 use crate::answer::Answer;
 use crate::chat::{Conversation, HELP, Input, Seen, as_said, encode_after};
 use crate::cli::Chat;
@@ -24,6 +25,7 @@ pub fn run(args: &Chat, console: &Console) -> Result<()> {
         )
         .hint("mixbit run continues a text without one; --chat-template FILE gives it one"));
     }
+    template_in_use(&source.tokenizer)?;
     console.notes(&source.tokenizer.template_notes());
     if args.system.as_deref().is_some_and(|text| leaves_out(&source.tokenizer, text)) {
         return Err(left_out("--system"));

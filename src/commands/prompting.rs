@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Read;
 
+use super::templating::template_in_use;
 use crate::cli::{self, Run};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lfs_pointer;
@@ -34,6 +35,7 @@ pub fn prompt(run: &Run, tokenizer: &Tokenizer) -> Result<(Vec<u32>, Asked)> {
     if args.disable_chat_template {
         return Ok((tokenizer.encode(&text, true)?, Asked::default()));
     }
+    template_in_use(tokenizer)?;
     let system = if args.final_only { Some(FINAL_ONLY) } else { args.system.as_deref() };
     let prefill = run.asking.prefill_response.as_deref();
     let asked = ask(tokenizer, messages(&text, system), prefill).map_err(|error| match error.kind() {

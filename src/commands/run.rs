@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::answering::{Source, memory, note_greedy, rates, sampler, summary};
 use super::prompting::prompt;
+use super::templating::template_in_use;
 use crate::answer::{Answer, End, last_boxed};
 use crate::cli::Run;
 use crate::engine::{self, CacheFigures, Engine, Finish, Generation, Timings};
@@ -21,7 +22,7 @@ pub fn run(args: &Run, console: &Console) -> Result<()> {
     let mut sampler = sampler(&args.answering.sampling, args.show.logprobs, spec)?;
     note_greedy(&args.answering.sampling, console);
     let (prompt, asked) = prompt(args, &source.tokenizer)?;
-    let template = asked.rendered.as_ref().and_then(|_| source.tokenizer.template_in_use());
+    let template = if asked.rendered.is_some() { template_in_use(&source.tokenizer)? } else { None };
     if template.is_some() {
         console.notes(&source.tokenizer.template_notes());
     }

@@ -36,6 +36,11 @@ pub fn for_answers(tokenizer: Tokenizer, asked: &cli::Asking) -> Result<Tokenize
     Ok(tokenizer)
 }
 
+/// Name and file of the chat template of prompts, where there is one.
+pub fn template_in_use(tokenizer: &Tokenizer) -> Result<Option<(&str, &Path)>> {
+    tokenizer.template_in_use().map_err(|error| error.hint("--chat-template NAME chooses one"))
+}
+
 fn with_tools(tokenizer: Tokenizer, flags: &cli::Template, tools: Option<Vec<Value>>) -> Result<Tokenizer> {
     let template = flags.chat_template.as_deref().map(|given| chosen(given, &tokenizer)).transpose()?;
     let variables = flags.chat_template_config.clone().unwrap_or_default();

@@ -98,7 +98,8 @@ impl Record {
         let Conversation { key, messages, tools } = conversation;
         let wrong = |message: String| Error::key(path, *key, format!("line {}: {message}", self.line));
         let rendered = tokenizer.render_with_tools(messages, tools.as_deref()).map_err(|e| {
-            wrong(e.to_string()).hint("the model's chat template does not take this conversation")
+            let hint = e.hint_text().unwrap_or("the model's chat template does not take this conversation");
+            wrong(e.to_string()).hint(hint)
         })?;
         let rendered = rendered.ok_or_else(|| {
             wrong("this model has no chat template".to_owned())

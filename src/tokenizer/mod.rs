@@ -222,10 +222,13 @@ impl Tokenizer {
         self.templates.names()
     }
 
-    /// Name and file of the chat template of prompts, where there is one to use.
-    pub fn template_in_use(&self) -> Option<(&str, &Path)> {
-        let template = self.templates.pick(self.settings.tools.is_some()).ok().flatten();
-        template.map(|(name, template)| (name, template.path()))
+    /// Name and file of the chat template of prompts, where there is one.
+    ///
+    /// # Errors
+    /// When there are several and none to choose.
+    pub fn template_in_use(&self) -> Result<Option<(&str, &Path)>> {
+        let template = self.templates.pick(self.settings.tools.is_some())?;
+        Ok(template.map(|(name, template)| (name, template.path())))
     }
 
     /// What the user should know of the chat templates where one is applied: decisions that transformers would not take, and
@@ -238,7 +241,9 @@ impl Tokenizer {
                 .any(|&template| self.templates.get(template).is_some_and(|template| template.mentions(name)))
         };
         let unread = self.settings.variables.keys().filter(|name| !is_read(name));
-        notes.extend(unread.map(|name| format!("the chat template does not read `{name}`")));
+        notes.extend(
+            unread.map(|name| format!("the chat template does not read `{name}`: it changes nothing")),
+        );
         notes
     }
 

@@ -46,7 +46,10 @@ mod tests {
         let tokenizer = tokenizer(template, TemplateSettings { variables, ..TemplateSettings::default() });
         let prompt = tokenizer.apply_chat_template(&[Message::new("user", "Hi")], true).unwrap().unwrap();
         assert_eq!(prompt, r#"<S>{"z": 1, "y": 1.0, "x": [null, true, "ü"]}DTrueuser"#);
-        assert_eq!(tokenizer.template_notes(), ["the chat template does not read `typo`"]);
+        assert_eq!(
+            tokenizer.template_notes(),
+            ["the chat template does not read `typo`: it changes nothing"]
+        );
     }
 
     #[test]

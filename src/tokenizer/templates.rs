@@ -180,7 +180,7 @@ impl Templates {
                 first.path(),
                 format!("chat template: none is named `{DEFAULT}`, only {}", self.list()),
             )
-            .hint(format!("name one of them `{DEFAULT}`, or choose one"))),
+            .hint(format!("name one of them `{DEFAULT}`, or choose one by its name"))),
         }
     }
 

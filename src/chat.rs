@@ -145,8 +145,10 @@ impl Seen {
 /// Caches that have forgotten the middle cannot go back to where the answer begins. With a line end that the template
 /// would leave out they can go on, where all of the conversation would have to be read again.
 pub fn as_said(rendered: &str, before: &str, prompt: &Seen, answered: &Seen) -> Option<String> {
-    let answer = answered.text.strip_prefix(&prompt.text)?.trim();
-    let rest = rendered.strip_prefix(before).filter(|_| !before.is_empty())?.strip_prefix(answer)?;
+    let answer = answered.text.strip_prefix(&prompt.text)?;
+    let after = rendered.strip_prefix(before).filter(|_| !before.is_empty())?;
+    // Where the prompt has the beginning of the answer, the white space after that stays.
+    let rest = after.strip_prefix(answer.trim()).or_else(|| after.strip_prefix(answer.trim_end()))?;
     Some(format!("{}{rest}", answered.text))
 }
 

@@ -64,6 +64,12 @@ impl<'a> Answer<'a> {
         }
     }
 
+    /// Begins with `text`, which the model was given to continue, and returns what of it is to be shown. Stop strings are
+    /// looked for in what the model says only.
+    pub fn begin_with(&mut self, text: String) -> String {
+        self.show(text)
+    }
+
     /// Takes the next token and returns the text that has become final with it. What may be the beginning of a stop
     /// string is held back until it is known not to be one.
     pub fn push(&mut self, token: u32) -> Result<String> {

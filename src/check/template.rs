@@ -1,5 +1,9 @@
 //! The chat template: that it renders, and how it goes with the tokenizer and the tokens that end a text.
 
+use std::slice;
+
+use serde_json::json;
+
 use super::folder::Folder;
 use super::tokens::describe;
 use super::{Finding, list};
@@ -27,6 +31,8 @@ pub(super) fn check(folder: &Folder) -> Vec<Finding> {
         Ok(finding) => vec![finding],
         Err(error) => vec![Finding::refusal(subject, &error)],
     };
+    findings.extend(tokenizer.template_notes().into_iter().map(|note| Finding::note(subject, note)));
+    findings.extend(further(tokenizer));
     findings.extend(unknown(tokenizer));
     let stop = folder.config.as_ref().and_then(|config| stop_tokens(config, tokenizer).ok());
     findings.extend(stop.and_then(|stop| closing(tokenizer, &stop)));
@@ -42,6 +48,29 @@ fn alone(folder: &Folder) -> Vec<Finding> {
         Ok(Some(_)) => vec![Finding::ok(subject, "renders; without a tokenizer no more can be said")],
         Err(error) => vec![Finding::refusal(subject, &error)],
     }
+}
+
+/// The templates that a plain question is not written with. Those for tools are given one; others may need what only
+/// their users have, documents for example.
+fn further(tokenizer: &Tokenizer) -> Vec<Finding> {
+    let in_use = tokenizer.template_in_use().ok().flatten().map(|(name, _)| name);
+    let tool = json!({"type": "function", "function": {"name": "look_up", "description": "Looks up a word.",
+        "parameters": {"type": "object", "properties": {"word": {"type": "string"}}, "required": ["word"]}}});
+    let names = tokenizer.template_names().into_iter().filter(|&name| in_use != Some(name));
+    let try_one = |name: &str| {
+        let (subject, is_for_tools) = ("template", name == "tool_use");
+        let tools = if is_for_tools { Some(slice::from_ref(&tool)) } else { None };
+        match tokenizer.apply_named_template(name, &[Message::new("user", QUESTION)], tools) {
+            Ok(None) => None,
+            Ok(Some(prompt)) if prompt.contains(QUESTION) => {
+                Some(Finding::ok(subject, format!("`{name}` renders too")))
+            }
+            Ok(Some(_)) => Some(Finding::note(subject, format!("`{name}` {LEFT_OUT}"))),
+            Err(error) if is_for_tools => Some(Finding::refusal(subject, &error)),
+            Err(error) => Some(Finding::note(subject, format!("`{name}` takes no plain question: {error}"))),
+        }
+    };
+    names.filter_map(try_one).collect()
 }
 
 /// How often `ids` begin with `bos`.

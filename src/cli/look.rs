@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
 
-use super::{Cache, Hub, at_least_one, parse_size, sequence_length};
+use super::{Cache, Hub, Template, at_least_one, parse_size, sequence_length};
 
 /// What scripts may rely on.
 const INSPECT_JSON: &str = "\
@@ -73,6 +73,9 @@ pub struct Report {
     /// Use this many tokens of --data at most (`mixbit eval --max-tokens`)
     #[arg(long, value_name = "N", requires = "data", value_parser = clap::value_parser!(u32).range(3..))]
     pub max_data_tokens: Option<u32>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub template: Template,
     /// File to write
     #[arg(long, value_name = "FILE", default_value = "report.html")]
     pub out: PathBuf,
@@ -124,6 +127,9 @@ pub struct Eval {
     /// Text to predict: plain (documents separated by lines `<|endoftext|>`), JSONL, or token ids in .npy or .npz
     #[arg(long, value_name = "FILE")]
     pub data: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub template: Template,
     /// Tokens in a window; all but the first are predicted. Windows follow one another; a rest that fills none is left out,
     /// unless it is all there is [default: 512, or the model's context if that is shorter]
     #[arg(long, value_name = "T", value_parser = sequence_length)]

@@ -4,17 +4,20 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use super::{FloatDtype, Hub, parse_size, sequence_length, whole};
+use super::{FloatDtype, Hub, Template, parse_size, sequence_length, whole};
 use crate::recipe::Quality;
 use crate::rounding::Technique;
 
 /// Text that sensitivities are measured on.
 #[derive(Debug, Args)]
 pub struct Calibration {
-    /// Plain UTF-8 text, documents separated by lines `<|endoftext|>`; JSONL with `text` or `messages`; or token ids in
+    /// Plain UTF-8 text, documents separated by lines `<|endoftext|>`; JSONL with `text` or conversations; or token ids in
     /// an .npy or .npz [default: a text that mixbit carries]
     #[arg(long, value_name = "FILE")]
     pub calibration: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub template: Template,
     /// How much is done for the result; other flags override what it stands for [default: the recipe's, or balanced]. Times
     /// and memory are those of 950 M parameters and sequences of 512 tokens on two cores (400 GFLOP a second), of best by
     /// the estimate; for a model and machine at hand that is printed before the work begins

@@ -6,6 +6,7 @@ mod make;
 mod measure;
 mod share;
 mod talk;
+mod template;
 mod tune;
 
 pub use cache::{Cache, Draft};
@@ -14,6 +15,7 @@ pub use make::{Convert, Dequantize, Quantize, Recipes, RecipesCommand, Size};
 pub use measure::{ACTIVATION_MEMORY, Analyze, Calibration, Curve, Fisher, MeasureMethod, Rounding};
 pub use share::{Hub, Pack, Unpack, Upload};
 pub use talk::{Answering, Chat, Ending, Logits, Prompt, Run, Sampling, Show};
+pub use template::{Asking, Template};
 pub use tune::Tuning;
 
 use std::path::PathBuf;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Cache, Draft, FloatDtype, GENERAL, Hub, at_least_one, whole, within};
+use super::{Asking, Cache, Draft, FloatDtype, GENERAL, Hub, at_least_one, whole, within};
 
 /// A penalty or temperature past this is a slip.
 const MOST: f32 = 100.0;
@@ -60,6 +60,22 @@ pub struct Ending {
     pub stop_at_boxed: bool,
 }
 
+/// What says how a prompt is written out, which token ids and prompts without a template are not.
+const NOT_WITHOUT_TEMPLATE: [&str; 6] =
+    ["system", "final_only", "chat_template", "chat_template_config", "tools", "prefill_response"];
+
+/// The same, and prompts.
+const NOT_WITH_TOKENS: [&str; 8] = [
+    "prompt",
+    "prompt_file",
+    "system",
+    "final_only",
+    "chat_template",
+    "chat_template_config",
+    "tools",
+    "prefill_response",
+];
+
 /// What the model is asked.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Prompt")]
@@ -76,7 +92,7 @@ pub struct Prompt {
     /// Token ids instead of a prompt, separated by commas
     #[arg(
         long, value_name = "IDS", value_delimiter = ',',
-        conflicts_with_all = ["prompt", "prompt_file", "system", "final_only"]
+        conflicts_with_all = NOT_WITH_TOKENS
     )]
     pub prompt_tokens: Vec<u32>,
     /// System message for the chat template; an empty one removes the template's own
@@ -86,7 +102,7 @@ pub struct Prompt {
     #[arg(long, conflicts_with = "system")]
     pub final_only: bool,
     /// Give the model the prompt as it is
-    #[arg(long, alias = "ignore-chat-template", conflicts_with_all = ["system", "final_only"])]
+    #[arg(long, alias = "ignore-chat-template", conflicts_with_all = NOT_WITHOUT_TEMPLATE)]
     pub disable_chat_template: bool,
 }
 
@@ -143,6 +159,9 @@ pub struct Run {
     pub prompt: Prompt,
     #[command(flatten)]
     #[allow(missing_docs)]
+    pub asking: Asking,
+    #[command(flatten)]
+    #[allow(missing_docs)]
     pub answering: Answering,
     /// Go on past end-of-sequence tokens
     #[arg(long, help_heading = "Ending")]
@@ -168,6 +187,9 @@ pub struct Chat {
     /// System message; an empty one removes the template's own
     #[arg(long, alias = "system-prompt", value_name = "TEXT", help_heading = GENERAL)]
     pub system: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub asking: Asking,
     /// Show how many tokens went through the model, and how fast, after each answer
     #[arg(long, help_heading = GENERAL)]
     pub verbose: bool,

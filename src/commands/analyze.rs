@@ -1,8 +1,11 @@
 //! `mixbit analyze`: the sensitivity table alone.
 
+use std::slice;
+
 use super::measure::{Measure, apart};
 use super::rates::announce;
 use super::settings::{Calibration, recipe};
+use super::templating::refuse_idle;
 use super::texts::Texts;
 use crate::candidate::{Candidate, DEFAULT_CANDIDATES};
 use crate::checkpoint::SourceModel;
@@ -39,6 +42,7 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     }
     console.notes(&source.spec().notes);
     let texts = Texts::prepare(&source, &calibration, true, false, console)?;
+    refuse_idle(&calibration.template, slice::from_ref(&texts.name), texts.has_conversations)?;
     let technique = calibration.rounding.unwrap_or(Technique::Gptq);
     let (quants, float) = (plan.quants(), float_type(dtype)?);
     let work = work(&source, &calibration, &texts, quants.len(), technique)?;

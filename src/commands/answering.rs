@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::caching::{cache_settings, context_note, length_note};
 use super::drafting::DraftSource;
+use super::templating::for_answers;
 use crate::answer::{Answer, Ending};
 use crate::checkpoint::{Dtype, SourceModel};
 use crate::cli;
@@ -43,11 +44,11 @@ pub struct Loaded {
 impl Source {
     /// Opens the model, and the draft model, and resolves what ends an answer and what is remembered. With `ignore_eos`
     /// the model's own tokens do not end one.
-    pub fn open(asked: &cli::Answering, ignore_eos: bool) -> Result<Self> {
+    pub fn open(asked: &cli::Answering, asking: &cli::Asking, ignore_eos: bool) -> Result<Self> {
         let ending = Ending::new(asked.ending.stop.clone(), asked.ending.stop_at_boxed)?;
         let checkpoint = SourceModel::open(&asked.model)?;
         checkpoint.verify()?;
-        let tokenizer = Tokenizer::from_files(checkpoint.files())?;
+        let tokenizer = for_answers(Tokenizer::from_files(checkpoint.files())?, asking)?;
         let mut stop = ending.special_tokens(&tokenizer);
         if !ignore_eos {
             stop.splice(..0, stop_tokens(checkpoint.config(), &tokenizer)?);

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use super::answering::{Loaded, Source, memory, note_greedy, sampler, summary};
-use super::prompting::{leaves_out, left_out};
+use super::prompting::{Asked, ask, leaves_out, left_out};
+use super::templating::template_in_use;
 use crate::answer::Answer;
 use crate::chat::{Conversation, HELP, Input, Seen, as_said, encode_after};
 use crate::cli::Chat;
@@ -16,14 +17,16 @@ use crate::sample::Sampler;
 
 /// Runs the command.
 pub fn run(args: &Chat, console: &Console) -> Result<()> {
-    let source = Source::open(&args.answering, false)?;
+    let source = Source::open(&args.answering, &args.asking, false)?;
     if !source.tokenizer.has_chat_template() {
         return Err(Error::file(
             &args.answering.model,
             "there is no chat template, so turns cannot be told apart",
         )
-        .hint("mixbit run continues a text without one"));
+        .hint("mixbit run continues a text without one; --chat-template FILE gives it one"));
     }
+    template_in_use(&source.tokenizer)?;
+    console.notes(&source.tokenizer.template_notes());
     if args.system.as_deref().is_some_and(|text| leaves_out(&source.tokenizer, text)) {
         return Err(left_out("--system"));
     }
@@ -36,6 +39,7 @@ pub fn run(args: &Chat, console: &Console) -> Result<()> {
     let mut chat = Talk {
         console,
         verbose: args.verbose,
+        prefill: args.asking.prefill_response.clone(),
         conversation: Conversation::new(args.system.clone()),
         session: source.session(&loaded),
         loaded: &loaded,
@@ -84,6 +88,8 @@ pub fn run(args: &Chat, console: &Console) -> Result<()> {
 struct Talk<'a> {
     console: &'a Console,
     verbose: bool,
+    /// What answers begin with.
+    prefill: Option<String>,
     conversation: Conversation,
     session: Session<'a>,
     loaded: &'a Loaded,
@@ -176,7 +182,8 @@ impl Talk<'_> {
     fn answer(&mut self) -> Result<()> {
         let source = self.source;
         let messages = self.conversation.messages();
-        let rendered = source.tokenizer.apply_chat_template(&messages, true)?.unwrap_or_default();
+        let Asked { rendered, prefill } = ask(&source.tokenizer, messages, self.prefill.as_deref())?;
+        let rendered = rendered.unwrap_or_default();
         let [answered, before] = &self.seen;
         let said = if self.session.has_forgotten() {
             as_said(&rendered, &self.rendered, before, answered)
@@ -187,6 +194,7 @@ impl Talk<'_> {
         let prompt = encode_after(&source.tokenizer, &text, &self.seen)?;
         self.note_length(prompt.len());
         let mut answer = Answer::new(&source.tokenizer, &source.ending);
+        out(&answer.begin_with(prefill))?;
         let mut tokens = Vec::new();
         // Ctrl-C from here on is meant for this answer.
         interrupt::take();
@@ -216,7 +224,7 @@ impl Talk<'_> {
         let prompt = Seen { text, tokens: prompt };
         self.rendered = rendered;
         self.seen = [prompt.answered(&source.tokenizer, &tokens)?, prompt];
-        if stopped && answer.is_empty() {
+        if stopped && (answer.is_empty() || tokens.is_empty()) {
             self.conversation.take_back();
         } else {
             self.conversation.answered(answer);

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use super::scoring::{Against, Scoring, guessing};
 use super::settings::sequence_length;
 use super::streaming;
-use super::texts::windows;
+use super::templating::refuse_idle;
+use super::texts::{TextInput, windows};
 use crate::checkpoint::SourceModel;
 use crate::cli::Eval;
 use crate::engine::Engine;
@@ -17,7 +18,7 @@ use crate::evaluation::{Reference, ReferenceWriter, Summary};
 use crate::output_file;
 use crate::plural::count;
 use crate::report::{Console, evaluation_table, out};
-use crate::text::{Text, Windows};
+use crate::text::Windows;
 
 /// Runs the command.
 pub fn run(args: &Eval, console: &Console) -> Result<()> {
@@ -38,7 +39,8 @@ pub fn run(args: &Eval, console: &Console) -> Result<()> {
         _ => None,
     };
     let length = args.sequence_length.unwrap_or_else(|| sequence_length(source.spec())) as usize;
-    let text = Text::open(Some(&args.data))?;
+    let text = TextInput::open(&source, Some(&args.data), &args.template, console)?;
+    refuse_idle(&args.template, &[text.text.name()], text.text.has_conversations())?;
     let Windows { windows, left_out } = windows(&source, &text, length, args.max_tokens, console)?;
     if let Some(kept) = &kept {
         same_tokens(kept, &windows)?;

@@ -24,6 +24,7 @@ mod run;
 mod scoring;
 mod settings;
 mod streaming;
+mod templating;
 mod texts;
 mod unpack;
 mod upload;

@@ -3,7 +3,8 @@
 use std::fs;
 use std::io::Read;
 
-use crate::cli::Prompt;
+use super::templating::template_in_use;
+use crate::cli::{self, Run};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lfs_pointer;
 use crate::tokenizer::{Message, Tokenizer};
@@ -11,10 +12,20 @@ use crate::tokenizer::{Message, Tokenizer};
 /// The system message of `--final-only`.
 const FINAL_ONLY: &str = "Give only the final answer, within \\boxed{}, and nothing else.";
 
-/// The prompt's tokens: through the chat template where there is one, BOS once.
-pub fn prompt(args: &Prompt, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
+/// A prompt, and what the answer to it begins with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// The prompt as text, with the beginning of the answer; `None` where no chat template has written it.
+    pub rendered: Option<String>,
+    /// The beginning of the answer, as it stands in the prompt; empty where the model begins it.
+    pub prefill: String,
+}
+
+/// The prompt's tokens and the beginning of the answer: through the chat template where there is one, BOS once.
+pub fn prompt(run: &Run, tokenizer: &Tokenizer) -> Result<(Vec<u32>, Asked)> {
+    let args = &run.prompt;
     if !args.prompt_tokens.is_empty() {
-        return Ok(args.prompt_tokens.clone());
+        return Ok((args.prompt_tokens.clone(), Asked::default()));
     }
     let text = text(args)?;
     if text.is_empty() {
@@ -22,10 +33,12 @@ pub fn prompt(args: &Prompt, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
             .hint("give --prompt TEXT, --prompt-file FILE, or text on stdin with --prompt-file -"));
     }
     if args.disable_chat_template {
-        return tokenizer.encode(&text, true);
+        return Ok((tokenizer.encode(&text, true)?, Asked::default()));
     }
+    template_in_use(tokenizer)?;
     let system = if args.final_only { Some(FINAL_ONLY) } else { args.system.as_deref() };
-    let rendered = chat_text(tokenizer, &text, system).map_err(|error| match error.kind() {
+    let prefill = run.asking.prefill_response.as_deref();
+    let asked = ask(tokenizer, messages(&text, system), prefill).map_err(|error| match error.kind() {
         ErrorKind::Usage(_) => error,
         _ => error.hint("--disable-chat-template gives the model the prompt as it is"),
     })?;
@@ -33,11 +46,25 @@ pub fn prompt(args: &Prompt, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
     if system.is_some_and(|system| leaves_out(tokenizer, system)) {
         return Err(left_out(flag));
     }
-    if rendered.is_none() && system.is_some() {
+    if asked.rendered.is_none() && system.is_some() {
         return Err(Error::usage(format!("{flag} needs a chat template, and this model has none"))
             .hint("put the text into --prompt"));
     }
-    encode_chat(tokenizer, rendered.as_deref(), &text)
+    Ok((encode_chat(tokenizer, asked.rendered.as_deref(), &text)?, asked))
+}
+
+/// What the chat template makes of `messages` for an answer that begins with `prefill`.
+pub fn ask(tokenizer: &Tokenizer, mut messages: Vec<Message>, prefill: Option<&str>) -> Result<Asked> {
+    let Some(prefill) = prefill else {
+        let rendered = tokenizer.apply_chat_template(&messages, true)?;
+        return Ok(Asked { rendered, prefill: String::new() });
+    };
+    messages.push(Message::new("assistant", prefill));
+    let rendered = tokenizer.continue_final_message(&messages)?;
+    // Templates may take white space off the ends of messages.
+    let is_whole = rendered.as_ref().is_some_and(|rendered| rendered.ends_with(prefill));
+    let prefill = if is_whole { prefill } else { prefill.trim() };
+    Ok(Asked { rendered, prefill: prefill.to_owned() })
 }
 
 /// Whether the chat template writes the same with the system message `system` as without one, and not because it is the
@@ -59,7 +86,7 @@ pub fn left_out(flag: &str) -> Error {
 }
 
 /// The prompt as text: from the flag, a file or stdin, of which one line end is left out.
-fn text(args: &Prompt) -> Result<String> {
+fn text(args: &cli::Prompt) -> Result<String> {
     let without_line_end = |text: String| {
         let line = text.strip_suffix('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));
         line.map_or_else(|| text.clone(), str::to_owned)
@@ -86,11 +113,12 @@ fn text(args: &Prompt) -> Result<String> {
 
 /// A user's `text` after a system message as the chat template writes it, where there is one.
 pub fn chat_text(tokenizer: &Tokenizer, text: &str, system: Option<&str>) -> Result<Option<String>> {
-    let mut messages = vec![Message::new("user", text)];
-    if let Some(system) = system {
-        messages.insert(0, Message::new("system", system));
-    }
-    tokenizer.apply_chat_template(&messages, true)
+    tokenizer.apply_chat_template(&messages(text, system), true)
+}
+
+fn messages(text: &str, system: Option<&str>) -> Vec<Message> {
+    let system = system.map(|system| Message::new("system", system));
+    system.into_iter().chain([Message::new("user", text)]).collect()
 }
 
 /// The tokens of what the template wrote, or of the text itself; BOS once, and the template writes it where the model

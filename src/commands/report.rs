@@ -8,7 +8,8 @@ use super::inspect::architecture;
 use super::prompting::{chat_text, encode_chat};
 use super::scoring::{Scoring, check_vocabulary};
 use super::settings::sequence_length;
-use super::texts::{built_in_held_out, short_name, windows};
+use super::templating::with_template;
+use super::texts::{TextInput, built_in_held_out, short_name, windows};
 use crate::checkpoint::SourceModel;
 use crate::cli::{ACTIVATION_MEMORY, Report};
 use crate::engine::{self, CacheSettings, Engine, Finish, Model, Session, Settings};
@@ -20,7 +21,6 @@ use crate::record::{self, Evaluation, Record};
 use crate::report::Console;
 use crate::sample::{Chosen, Sampler, Sampling};
 use crate::stop_tokens::stop_tokens;
-use crate::text::Text;
 use crate::tokenizer::Tokenizer;
 
 /// Windows computed together while the distance is measured: as many as `mixbit eval` takes unless it is told otherwise.
@@ -38,6 +38,10 @@ pub fn run(args: &Report, console: &Console) -> Result<()> {
     let reference = args.reference.as_deref().map(SourceModel::open).transpose()?;
     if let Some(reference) = &reference {
         check_vocabulary(&source, reference.spec().vocab_size)?;
+    }
+    if let (Some(flag), None, None) = (args.template.given().first(), &args.prompt, &reference) {
+        return Err(Error::usage(format!("{flag} says how prompts are written out, and nothing is asked"))
+            .hint(format!("give --prompt or --reference, or leave {flag} out")));
     }
     let record = record(&source, console)?;
     output_file::check(&args.out, args.overwrite)?;
@@ -134,7 +138,7 @@ fn text(
 ) -> Result<Option<(String, Vec<Vec<u32>>)>> {
     let length = args.sequence_length.unwrap_or_else(|| sequence_length(source.spec())) as usize;
     if let Some(path) = &args.data {
-        let text = Text::open(Some(path))?;
+        let text = TextInput::open(source, Some(path), &args.template, console)?;
         let most = args.max_data_tokens.map(|most| most as usize);
         let windows = windows(source, &text, length, most, console)?.windows;
         return Ok(Some((short_name(Some(path)), windows)));
@@ -179,7 +183,10 @@ fn sample(
     let mut answers = Vec::new();
     for (by, model) in models {
         console.line(&format!("asking {}", model.files().title()));
-        answers.push(answer(&engine, model, prompt, by, args.max_tokens.unwrap_or(ANSWER) as usize)?);
+        let tokenizer = with_template(Tokenizer::from_files(model.files())?, &args.template)?;
+        console.notes(&tokenizer.template_notes());
+        let most = args.max_tokens.unwrap_or(ANSWER) as usize;
+        answers.push(answer(&engine, model, &tokenizer, prompt, by, most)?);
     }
     Ok(Some(Sample { prompt: prompt.to_owned(), answers }))
 }
@@ -188,15 +195,15 @@ fn sample(
 fn answer(
     engine: &Engine,
     source: &SourceModel,
+    tokenizer: &Tokenizer,
     prompt: &str,
     by: &str,
     max_tokens: usize,
 ) -> Result<Answer> {
     source.verify()?;
-    let tokenizer = Tokenizer::from_files(source.files())?;
-    let rendered = chat_text(&tokenizer, prompt, None)?;
-    let tokens = encode_chat(&tokenizer, rendered.as_deref(), prompt)?;
-    let settings = Settings::new(max_tokens, stop_tokens(source.config(), &tokenizer)?);
+    let rendered = chat_text(tokenizer, prompt, None)?;
+    let tokens = encode_chat(tokenizer, rendered.as_deref(), prompt)?;
+    let settings = Settings::new(max_tokens, stop_tokens(source.config(), tokenizer)?);
     let mut greedy = Sampler::new(Sampling::default(), 0);
     let model = Model::load(engine, source, None)?;
     let mut session = Session::new(&model, CacheSettings::default(), None);

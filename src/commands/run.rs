@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::answering::{Source, memory, note_greedy, rates, sampler, summary};
 use super::prompting::prompt;
+use super::templating::template_in_use;
 use crate::answer::{Answer, End, last_boxed};
 use crate::cli::Run;
 use crate::engine::{self, CacheFigures, Engine, Finish, Generation, Timings};
@@ -16,13 +17,20 @@ pub fn run(args: &Run, console: &Console) -> Result<()> {
         return Err(Error::usage("--extract-boxed prints nothing but the box, and --logprobs a table")
             .hint("leave one out; with --json there is room for both"));
     }
-    let source = Source::open(&args.answering, args.ignore_eos)?;
+    let source = Source::open(&args.answering, &args.asking, args.ignore_eos)?;
     let spec = source.checkpoint.spec();
     let mut sampler = sampler(&args.answering.sampling, args.show.logprobs, spec)?;
     note_greedy(&args.answering.sampling, console);
-    let prompt = prompt(&args.prompt, &source.tokenizer)?;
+    let (prompt, asked) = prompt(args, &source.tokenizer)?;
+    let template = if asked.rendered.is_some() { template_in_use(&source.tokenizer)? } else { None };
+    if template.is_some() {
+        console.notes(&source.tokenizer.template_notes());
+    }
     if args.show.verbose {
         console.notes(&spec.notes);
+        if let Some((name, path)) = template {
+            console.line(&format!("chat template: {name}, {}", path.display()));
+        }
         console.line(&format!("prompt text: {:?}", source.tokenizer.decode(&prompt, false)?));
         console.line(&format!("stop tokens: {:?}", source.settings.stop));
     }
@@ -34,6 +42,7 @@ pub fn run(args: &Run, console: &Console) -> Result<()> {
     let as_it_comes = !args.show.json && !args.show.extract_boxed;
     let show = |text: &str| if as_it_comes { out(text) } else { Ok(()) };
     let mut answer = Answer::new(&source.tokenizer, &source.ending);
+    show(&answer.begin_with(asked.prefill.clone()))?;
     let (mut logprobs, mut so_far) = (Vec::new(), SoFar::new());
     let mut session = source.session(&loaded);
     let result = source.answer(&loaded, &mut session, &prompt, &mut sampler, &mut answer, |chosen, text| {
@@ -55,6 +64,8 @@ pub fn run(args: &Run, console: &Console) -> Result<()> {
         boxed: last_boxed(&text),
         extract_boxed: args.show.extract_boxed,
         text: &text,
+        prefill: &asked.prefill,
+        template,
         end: end.as_ref(),
         generation: &generation,
         logprobs: args.show.logprobs.map(|_| logprobs.as_slice()),

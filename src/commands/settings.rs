@@ -19,6 +19,8 @@ use crate::spec::DecoderSpec;
 pub struct Calibration {
     /// The text; `None` for the one that mixbit carries.
     pub text: Option<PathBuf>,
+    /// How its conversations are written out.
+    pub template: cli::Template,
     /// Number of sequences.
     pub samples: u32,
     /// Whether the user asked for just so many.
@@ -56,6 +58,7 @@ impl Calibration {
         let recipe = recipe.map(|recipe| recipe.calibration.clone()).unwrap_or_default();
         Ok(Self {
             text: flags.calibration.clone().or(recipe.text),
+            template: flags.template.clone(),
             samples: flags.samples.or(recipe.samples).unwrap_or(match quality {
                 Some(Quality::Fast) => 16,
                 Some(Quality::Balanced) | None => 64,

@@ -8,6 +8,8 @@ use serde_json::json;
 use super::caching::{cache_settings, context_note};
 use super::eval::print_figures;
 use super::scoring::{guessing, not_finite};
+use super::templating::refuse_idle;
+use super::texts::TextInput;
 use crate::checkpoint::SourceModel;
 use crate::cli::Eval;
 use crate::engine::{Engine, Model};
@@ -15,7 +17,6 @@ use crate::error::{Error, Result};
 use crate::evaluation::Scores;
 use crate::plural::count;
 use crate::report::{Console, bytes};
-use crate::text::Text;
 
 /// Tokens that a stream needs: one prediction has no standard error.
 const LEAST: usize = 3;
@@ -33,8 +34,8 @@ pub fn run(args: &Eval, source: &SourceModel, console: &Console) -> Result<()> {
         ))
         .hint("give a larger --max-tokens, or leave it out"));
     }
-    let text = Text::open(Some(&args.data))?;
-    let tokenizer = text.tokenizer(source.files())?;
+    let TextInput { text, tokenizer } = TextInput::open(source, Some(&args.data), &args.template, console)?;
+    refuse_idle(&args.template, &[text.name()], text.has_conversations())?;
     let tokens = text.windows(tokenizer.as_ref(), usize::MAX, args.max_tokens)?.windows.concat();
     let engine = Engine::start()?;
     let model = Model::load(&engine, source, None)?;

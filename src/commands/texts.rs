@@ -1,7 +1,11 @@
 //! The calibration text of a command: what is measured on, and what is kept apart to score on.
 
+use std::path::Path;
+
 use super::settings::Calibration;
+use super::templating::with_template;
 use crate::checkpoint::SourceModel;
+use crate::cli;
 use crate::error::{Error, Result};
 use crate::plural::count;
 use crate::report::Console;
@@ -19,11 +23,40 @@ const MOST_SPARE: usize = 16;
 /// With fewer of them chance decides.
 pub const FEW_SPARE: usize = 4;
 
+/// A text, and what it takes to make tokens of it.
+pub struct TextInput {
+    /// The text.
+    pub text: Text,
+    /// The model's tokenizer, unless the text has token ids already.
+    pub tokenizer: Option<Tokenizer>,
+}
+
+impl TextInput {
+    /// Opens the text at `path`, or the one that mixbit carries, for `source`. What is decided about the chat template is
+    /// a note where there are conversations.
+    pub fn open(
+        source: &SourceModel,
+        path: Option<&Path>,
+        template: &cli::Template,
+        console: &Console,
+    ) -> Result<Self> {
+        let text = Text::open(path)?;
+        let tokenizer = text.tokenizer(source.files())?;
+        let tokenizer = tokenizer.map(|tokenizer| with_template(tokenizer, template)).transpose()?;
+        if let Some(tokenizer) = tokenizer.as_ref().filter(|_| text.has_conversations()) {
+            console.notes(&tokenizer.template_notes());
+        }
+        Ok(Self { text, tokenizer })
+    }
+}
+
 /// Token windows that share no token.
 #[derive(Debug, Clone)]
 pub struct Texts {
     /// What the text is called.
     pub name: String,
+    /// Whether there are conversations in it.
+    pub has_conversations: bool,
     /// To measure on.
     pub sequences: Vec<Vec<u32>>,
     /// To score on, and never for anything else.
@@ -44,8 +77,8 @@ impl Texts {
         watched: bool,
         console: &Console,
     ) -> Result<Self> {
-        let text = Text::open(calibration.text.as_deref())?;
-        let tokenizer = text.tokenizer(source.files())?;
+        let text = calibration.text.as_deref();
+        let TextInput { text, tokenizer } = TextInput::open(source, text, &calibration.template, console)?;
         let length = calibration.sequence_length as usize;
         let samples = calibration.samples as usize;
         let (tokenizer, seed) = (tokenizer.as_ref(), calibration.seed);
@@ -80,7 +113,9 @@ impl Texts {
         check(source, &text.name(), &held_out, length, &Console::new(true))?;
         check(source, &text.name(), &spare, length, &Console::new(true))?;
         check(source, &text.name(), &unused, length, &Console::new(true))?;
-        Ok(Self { name: short_name(calibration.text.as_deref()), sequences, held_out, spare, unused })
+        let name = short_name(calibration.text.as_deref());
+        let has_conversations = text.has_conversations();
+        Ok(Self { name, has_conversations, sequences, held_out, spare, unused })
     }
 }
 
@@ -147,15 +182,16 @@ fn at_most(windows: Vec<Vec<u32>>, most: usize) -> (Vec<Vec<u32>>, Vec<Vec<u32>>
     (windows(chosen), windows(others))
 }
 
-/// Windows of `text` to measure `source` on, consecutive and checked; what they leave out is a note.
+/// Windows of `input` to measure `source` on, consecutive and checked; what they leave out is a note.
 pub fn windows(
     source: &SourceModel,
-    text: &Text,
+    input: &TextInput,
     length: usize,
     max_tokens: Option<usize>,
     console: &Console,
 ) -> Result<Windows> {
-    let found = text.windows(text.tokenizer(source.files())?.as_ref(), length, max_tokens)?;
+    let TextInput { text, tokenizer } = input;
+    let found = text.windows(tokenizer.as_ref(), length, max_tokens)?;
     let length = found.windows.first().map_or(0, Vec::len);
     check(source, &text.name(), &found.windows, length, console)?;
     if found.left_out > 0 {
@@ -213,7 +249,7 @@ fn check(
 }
 
 /// What a text is called in files that go elsewhere: without its folder.
-pub fn short_name(path: Option<&std::path::Path>) -> String {
+pub fn short_name(path: Option<&Path>) -> String {
     let name = path.map(|path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned());
     name.unwrap_or_else(|| "the built-in text".to_owned())
 }

@@ -1,6 +1,7 @@
 //! An answer as one JSON object, and how likely its tokens were as a table.
 
 use std::fmt::Write;
+use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -17,6 +18,10 @@ use crate::tokenizer::Tokenizer;
 pub struct Answered<'a> {
     /// What was shown.
     pub text: &'a str,
+    /// What of it was given to the model; its tokens are among the prompt's.
+    pub prefill: &'a str,
+    /// Name and file of the chat template that wrote the prompt.
+    pub template: Option<(&'a str, &'a Path)>,
     /// The content of the last box, if there is one.
     pub boxed: Option<&'a str>,
     /// Whether that is asked for.
@@ -42,7 +47,10 @@ struct Object<'a> {
     boxed: Option<Value>,
     finish_reason: &'a str,
     stopped_by: Option<StoppedBy<'a>>,
+    chat_template: Option<Template<'a>>,
     prompt_tokens: &'a [u32],
+    #[serde(skip_serializing_if = "str::is_empty")]
+    prefill: &'a str,
     tokens: &'a [u32],
     #[serde(skip_serializing_if = "Option::is_none")]
     logprobs: Option<Vec<TokenLogprob>>,
@@ -60,6 +68,12 @@ enum StoppedBy<'a> {
     Token(u32),
     String(&'a str),
     Boxed,
+}
+
+#[derive(Serialize)]
+struct Template<'a> {
+    name: &'a str,
+    file: &'a Path,
 }
 
 #[derive(Serialize)]
@@ -104,7 +118,9 @@ pub fn answer_json(answered: &Answered<'_>, tokenizer: &Tokenizer) -> Result<Str
         boxed: answered.extract_boxed.then(|| answered.boxed.map_or(Value::Null, Value::from)),
         finish_reason,
         stopped_by,
+        chat_template: answered.template.map(|(name, file)| Template { name, file }),
         prompt_tokens: answered.prompt,
+        prefill: answered.prefill,
         tokens: &generation.tokens,
         logprobs: logprobs.transpose()?,
         timings: Timings {

@@ -1,13 +1,14 @@
-//! JSONL: one object a line, with `text` (a string) or `messages` (a list of {role, content}, written out by the model's
-//! chat template). Lines may differ; where one has both, `messages` counts, as in mlx-lm. Blank lines and other keys are
-//! passed over.
+//! JSONL: one object per line, with `text` (a string) or a conversation, which the model's chat template writes out: see
+//! [`conversations`](super::conversations). Lines may differ; where one has both, the conversation counts, as in mlx-lm.
+//! Blank lines and other keys are passed over.
 
 use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::conversations::{self, Conversation};
 use crate::error::{Error, Result};
-use crate::tokenizer::{Message, Tokenizer};
+use crate::tokenizer::{Tokenizer, kind};
 
 /// Extensions that say so.
 const EXTENSIONS: [&str; 4] = ["jsonl", "json-lines", "jsonlines", "ndjson"];
@@ -23,7 +24,7 @@ pub(super) struct Record {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Document {
     Text(String),
-    Messages(Vec<Message>),
+    Conversation(Conversation),
 }
 
 /// Whether the file is called so, or every line that is not blank is an object.
@@ -38,8 +39,8 @@ pub(super) fn is_jsonl(path: &Path, text: &str) -> bool {
 
 /// Whether all of `text` is one object such as a line would hold, or a list of them.
 pub(super) fn is_one_value(text: &str) -> bool {
-    let is_record =
-        |object: &Map<String, Value>| object.contains_key("text") || object.contains_key("messages");
+    const KEYS: [&str; 4] = ["text", "messages", "completion", "conversations"];
+    let is_record = |object: &Map<String, Value>| KEYS.iter().any(|key| object.contains_key(*key));
     let cut_off = |e: &serde_json::Error| e.is_eof() && text.trim_start().starts_with('[');
     let list = match serde_json::from_str::<Vec<Map<String, Value>>>(text) {
         Ok(list) => list.iter().any(is_record),
@@ -65,32 +66,43 @@ impl Record {
             )
             .hint(HINT));
         };
-        let given = |key: &str| object.get(key).filter(|value| !value.is_null());
         let wrong =
             |key: &str, message: String| Error::key(path, key, format!("line {line}: {message}")).hint(HINT);
-        let document = match (given("messages"), given("text")) {
-            (Some(messages), _) => Document::Messages(parse_messages(messages, wrong)?),
+        let conversation =
+            conversations::parse(&object).map_err(|wrong_key| wrong(&wrong_key.key, wrong_key.problem))?;
+        let text = object.get("text").filter(|value| !value.is_null());
+        let document = match (conversation, text) {
+            (Some(conversation), _) => Document::Conversation(conversation),
             (None, Some(Value::String(text))) => Document::Text(text.clone()),
             (None, Some(other)) => {
                 return Err(wrong("text", format!("expected a string, found {}", kind(other))));
             }
-            (None, None) => return Err(wrong("text", "missing or null, and so is `messages`".to_owned())),
+            (None, None) => {
+                return Err(wrong("text", "missing or null, and so is `messages`".to_owned()));
+            }
         };
         Ok(Self { line, document })
     }
 
+    /// Whether the chat template writes it out.
+    pub(super) fn is_conversation(&self) -> bool {
+        matches!(self.document, Document::Conversation(_))
+    }
+
     /// Its tokens. `path` is only for messages.
     pub(super) fn tokens(&self, path: &Path, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
-        let messages = match &self.document {
+        let conversation = match &self.document {
             Document::Text(text) => return tokenizer.encode(text, true),
-            Document::Messages(messages) => messages,
+            Document::Conversation(conversation) => conversation,
         };
-        let rendered = tokenizer.apply_chat_template(messages, false).map_err(|e| {
-            Error::key(path, "messages", format!("line {}: {e}", self.line))
-                .hint("the model's chat template does not take this conversation")
+        let Conversation { key, messages, tools } = conversation;
+        let wrong = |message: String| Error::key(path, *key, format!("line {}: {message}", self.line));
+        let rendered = tokenizer.render_with_tools(messages, tools.as_deref()).map_err(|e| {
+            let hint = e.hint_text().unwrap_or("the model's chat template does not take this conversation");
+            wrong(e.to_string()).hint(hint)
         })?;
         let rendered = rendered.ok_or_else(|| {
-            Error::key(path, "messages", format!("line {}: this model has no chat template", self.line))
+            wrong("this model has no chat template".to_owned())
                 .hint("give `text` instead, or put a chat_template.jinja into the model's folder")
         })?;
         // The template writes BOS itself where the model wants one.
@@ -98,36 +110,7 @@ impl Record {
     }
 }
 
-fn parse_messages(value: &Value, wrong: impl Fn(&str, String) -> Error) -> Result<Vec<Message>> {
-    let list = value
-        .as_array()
-        .filter(|list| !list.is_empty())
-        .ok_or_else(|| wrong("messages", format!("expected a list of messages, found {}", kind(value))))?;
-    let field = |index: usize, message: &Value, name: &str| match message.get(name) {
-        Some(Value::String(text)) => Ok(text.clone()),
-        found => {
-            let found = found.map_or("nothing", kind);
-            Err(wrong(&format!("messages[{index}].{name}"), format!("expected a string, found {found}")))
-        }
-    };
-    let messages = list.iter().enumerate();
-    messages.map(|(i, m)| Ok(Message::new(field(i, m, "role")?, field(i, m, "content")?))).collect()
-}
-
-/// What a value is, without the value, which may be long.
-fn kind(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(list) if list.is_empty() => "an empty list",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
-}
-
-const HINT: &str = "each line is an object with `text` (a string) or `messages` (a list of {role, content})";
+const HINT: &str = "each line is an object with `text` (a string), `messages` (a list of {role, content}), or `prompt` and `completion`";
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -185,6 +168,7 @@ mod tests {
             ("{\"text\": ", "line 3: not valid JSON"),
             ("[1]", "line 3: expected an object, found a list"),
             ("{\"prompt\": \"x\"}", "key `text`: line 3: missing or null, and so is `messages`"),
+            ("{\"conversations\": [{\"from\": \"me\"}]}", "key `conversations[0].from`: line 3: expected"),
             ("{\"text\": 5}", "key `text`: line 3: expected a string, found a number"),
             (
                 "{\"messages\": []}",
@@ -192,7 +176,7 @@ mod tests {
             ),
             (
                 "{\"messages\": [{\"role\": \"user\", \"content\": [1]}]}",
-                "key `messages[0].content`: line 3: expected a string, found a list",
+                "key `messages[0].content[0]`: line 3: expected {type: text, text}, found a number",
             ),
             (
                 "{\"messages\": [{\"content\": \"x\"}]}",

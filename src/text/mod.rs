@@ -2,12 +2,13 @@
 //!
 //! A text is a file in one of three forms:
 //! - plain UTF-8, documents separated by a line that is exactly `<|endoftext|>`;
-//! - JSONL ([`jsonl`]): an object a line, with `text` or `messages`;
+//! - JSONL ([`jsonl`]): one object per line, with `text` or a conversation ([`conversations`]);
 //! - token ids ([`token_ids`]): an integer array in an .npy or .npz.
 //!
 //! Each document is tokenized on its own with the tokenizer's own BOS rule; the tokens of all are concatenated and cut
 //! into windows of one length ([`windows`]), spread over the text for calibration, from its start for evaluation.
 
+mod conversations;
 mod jsonl;
 mod plain;
 mod token_ids;
@@ -116,11 +117,20 @@ impl Text {
         }
     }
 
+    /// Whether there are conversations, which the model's chat template writes out.
+    pub fn has_conversations(&self) -> bool {
+        match &self.contents {
+            Contents::Records(records) => records.iter().any(Record::is_conversation),
+            Contents::Plain(_) | Contents::Tokens(_) => false,
+        }
+    }
+
     /// All tokens: each document tokenized on its own with the tokenizer's own BOS rule (conversations: as the chat
     /// template writes them), then concatenated. Token ids of an array are not checked against the vocabulary.
     ///
     /// # Errors
-    /// When the tokenizer fails, or is missing and this is no array of token ids, or there are `messages` and no chat template that takes them.
+    /// When the tokenizer fails, or is missing and this is no array of token ids, or there are conversations and no chat template that takes
+    /// them.
     pub fn tokens<'t>(&self, tokenizer: impl Into<Option<&'t Tokenizer>>) -> Result<Vec<u32>> {
         self.first_tokens(tokenizer.into(), usize::MAX)
     }

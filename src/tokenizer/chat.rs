@@ -1,17 +1,19 @@
 //! Chat templates: Jinja, rendered the way transformers renders them.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
-use minijinja::{Environment, ErrorKind, Value, context};
-use serde::{Deserialize, Serialize};
+use minijinja::value::Serde;
+use minijinja::{Environment, ErrorKind, Value};
 use serde_json::Map;
 
+use super::message::Message;
 use super::special::SpecialTokens;
 use super::{jinja, percent};
 use crate::error::{Error, Result};
 use crate::memory_limit;
-use crate::model_files::ModelFiles;
 
 /// Instructions that one rendering may execute. A thousand messages take well under a million.
 const FUEL: u64 = 10_000_000;
@@ -22,87 +24,162 @@ const MOST_BYTES: usize = 1 << 26;
 /// Bytes that one rendering may hold: strings that are made and never written count here.
 const MOST_MEMORY: usize = 1 << 29;
 
-/// One turn of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// Who speaks: `system`, `user` or `assistant`, and whatever else the model's template knows.
-    pub role: String,
-    /// What is said.
-    pub content: String,
+/// Roles whose messages are tried with parts, once per template.
+const ROLES: [&str; 3] = ["system", "user", "assistant"];
+
+/// Text that transformers puts behind a message that is to be continued, to find the place in what the template wrote.
+const TAG: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
+
+/// Where a rendered conversation ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// After the last message.
+    Closed,
+    /// With what comes before an answer.
+    GenerationPrompt,
+    /// In the last message, which an answer goes on from.
+    Continued,
 }
 
-impl Message {
-    /// A message of `role` that says `content`.
-    pub fn new(role: impl Into<String>, content: impl Into<String>) -> Self {
-        Self { role: role.into(), content: content.into() }
-    }
+/// What a template writes out.
+pub(super) struct Conversation<'a> {
+    pub(super) messages: &'a [Message],
+    pub(super) tools: Option<&'a [serde_json::Value]>,
+    /// More variables: they come before those of special tokens.
+    pub(super) variables: &'a Map<String, serde_json::Value>,
+    pub(super) end: End,
 }
 
 /// A template and the file that it came from.
 pub(super) struct ChatTemplate {
     path: PathBuf,
     source: String,
+    /// Whether messages of each of `ROLES` may have parts, once that was tried.
+    takes_parts: OnceLock<[bool; ROLES.len()]>,
 }
 
 impl ChatTemplate {
-    /// `chat_template.jinja` if it is there, else `chat_template` of `config` (`tokenizer_config.json`): a
-    /// string, or a list of named templates, of which `default` is taken (the first if none is called so).
-    pub(super) fn read(
-        files: &ModelFiles,
-        config_path: &Path,
-        config: &Map<String, serde_json::Value>,
-    ) -> Result<Option<Self>> {
-        let name = "chat_template.jinja";
-        if files.pack().is_none() && files.path_of(name).is_dir() {
-            return Err(Error::file(
-                files.path_of(name),
-                "is a folder, expected a file with the chat template",
-            )
-            .hint("move it elsewhere, or put the template in its place"));
-        }
-        if files.has(name) {
-            return Ok(Some(Self { path: files.path_of(name), source: files.read_text(name)? }));
-        }
-        let found = |source: &str| Ok(Some(Self { path: config_path.to_owned(), source: source.to_owned() }));
-        let wrong =
-            || Error::key(config_path, "chat_template", "expected a string or a list of {name, template}");
-        match config.get("chat_template") {
-            None | Some(serde_json::Value::Null) => Ok(None),
-            Some(serde_json::Value::String(source)) => found(source),
-            Some(serde_json::Value::Array(list)) => {
-                let named = |t: &&serde_json::Value| t.get("name").is_some_and(|name| name == "default");
-                let Some(entry) = list.iter().find(named).or(list.first()) else { return Ok(None) };
-                found(entry.get("template").and_then(|t| t.as_str()).ok_or_else(wrong)?)
-            }
-            Some(_) => Err(wrong()),
-        }
+    pub(super) fn new(path: PathBuf, source: String) -> Self {
+        Self { path, source, takes_parts: OnceLock::new() }
     }
 
-    /// Renders the template over `messages`, with the special tokens as variables (`bos_token`, ...).
-    pub(super) fn render(
-        &self,
-        messages: &[Message],
-        add_generation_prompt: bool,
-        special: &SpecialTokens,
-    ) -> Result<String> {
-        if messages.is_empty() {
+    /// The file that it came from.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the template's text has `name` in it: one without does not read the variable.
+    pub(super) fn mentions(&self, name: &str) -> bool {
+        self.source.contains(name)
+    }
+
+    /// Renders the template over `conversation`, with the special tokens as variables (`bos_token`, ...).
+    pub(super) fn render(&self, conversation: &Conversation<'_>, special: &SpecialTokens) -> Result<String> {
+        if conversation.messages.is_empty() {
             return Err(Error::input("a chat template needs at least one message, got none"));
         }
-        let messages: Vec<Value> = messages
+        let mut messages: Vec<Message> = conversation
+            .messages
             .iter()
-            .map(|m| Value::from_pairs([("role", m.role.as_str()), ("content", m.content.as_str())]))
+            .map(|message| {
+                let message = message.for_template();
+                let joined = message.has_parts() && !self.takes_parts(message.role(), special);
+                if joined { message.with_joined_parts() } else { message }
+            })
             .collect();
-        let tokens = Value::from_pairs(special.named());
-        let variables = context! {
-            messages, add_generation_prompt, tools => Value::from(()), documents => Value::from(()), ..tokens
+        let continued = match conversation.end {
+            End::Continued => Some(self.tag_last(&mut messages)?),
+            End::Closed | End::GenerationPrompt => None,
         };
-        let too_large = || {
-            Error::file(&self.path, format!("chat template: needs more than {MOST_MEMORY} bytes of memory"))
+        let rendered = self.render_messages(&messages, conversation, special)?;
+        let rendered = match continued {
+            Some(text) => self.cut_at_tag(rendered, &text)?,
+            None => rendered,
         };
-        let rendered = memory_limit::within(MOST_MEMORY, &too_large, || self.render_with(variables))?;
         if rendered.trim().is_empty() {
             return Err(Error::file(&self.path, "chat template: writes nothing")
                 .hint("take the file from the model's repository again"));
+        }
+        Ok(rendered)
+    }
+
+    /// Renders `messages` as they are with all else of `conversation`, within bounds of memory.
+    fn render_messages(
+        &self,
+        messages: &[Message],
+        conversation: &Conversation<'_>,
+        special: &SpecialTokens,
+    ) -> Result<String> {
+        let mut variables: BTreeMap<&str, Value> =
+            special.named().map(|(name, token)| (name, Value::from(token))).collect();
+        variables.insert("documents", Value::from(()));
+        let more = conversation.variables.iter();
+        variables.extend(more.map(|(name, value)| (name.as_str(), Value::from(Serde(value)))));
+        variables.insert("messages", Value::from(Serde(messages)));
+        variables.insert("tools", Value::from(Serde(conversation.tools)));
+        variables.insert("add_generation_prompt", Value::from(conversation.end == End::GenerationPrompt));
+        let too_large = || {
+            Error::file(&self.path, format!("chat template: needs more than {MOST_MEMORY} bytes of memory"))
+        };
+        memory_limit::within(MOST_MEMORY, &too_large, || self.render_with(Value::from_pairs(variables)))
+    }
+
+    /// Whether the template takes messages of `role` with a list of parts, as those of models that see do. Most others
+    /// write the list out as Python or JSON would, or fail, and there transformers does too; for them the texts are joined.
+    fn takes_parts(&self, role: &str, special: &SpecialTokens) -> bool {
+        let all = self.takes_parts.get_or_init(|| ROLES.map(|role| self.try_parts(role, special)));
+        ROLES.iter().zip(all).any(|(tried, &takes)| *tried == role && takes)
+    }
+
+    /// Renders a message of `role` with two parts and looks for both, unquoted.
+    fn try_parts(&self, role: &str, special: &SpecialTokens) -> bool {
+        let texts = ["What is the first part?", "And the second?"];
+        let parts = texts.map(|text| serde_json::json!({"type": "text", "text": text}));
+        let message = serde_json::json!({"role": role, "content": parts});
+        let Ok(message) = serde_json::from_value(message).map(Message::from_object) else { return false };
+        let Ok(message) = message else { return false };
+        let messages = match role {
+            "system" => vec![message, Message::new("user", "Hi")],
+            "assistant" => vec![Message::new("user", "Hi"), message],
+            _ => vec![message],
+        };
+        let conversation =
+            Conversation { messages: &messages, tools: None, variables: &Map::new(), end: End::Closed };
+        let Ok(rendered) = self.render_messages(&messages, &conversation, special) else { return false };
+        texts.iter().all(|text| {
+            let before = rendered.split_once(text).map(|(before, _)| before);
+            before.is_some_and(|before| !before.ends_with(['\'', '"']))
+        })
+    }
+
+    /// Puts the tag behind the last message and returns its text.
+    fn tag_last(&self, messages: &mut [Message]) -> Result<String> {
+        let text = messages.last_mut().and_then(Message::last_text);
+        let text = text.filter(|_| self.mentions("content")).ok_or_else(|| {
+            Error::file(
+                &self.path,
+                "chat template: the last message has no text that it could be continued from",
+            )
+        })?;
+        let continued = text.clone();
+        text.push_str(TAG);
+        Ok(continued)
+    }
+
+    /// What the template wrote up to the tag; the white space before it goes where the template takes that off the end of
+    /// messages.
+    fn cut_at_tag(&self, mut rendered: String, text: &str) -> Result<String> {
+        let at = rendered.rfind(TAG.trim_end()).filter(|_| rendered.contains(text.trim()));
+        let Some(at) = at else {
+            return Err(Error::file(
+                &self.path,
+                "chat template: leaves out or changes the beginning of the answer, so that it cannot be continued",
+            ));
+        };
+        let is_trimmed = !rendered[at..].starts_with(TAG);
+        rendered.truncate(at);
+        if is_trimmed {
+            rendered.truncate(rendered.trim_end().len());
         }
         Ok(rendered)
     }
@@ -178,9 +255,9 @@ fn environment() -> std::result::Result<Environment<'static>, minijinja::Error> 
 #[allow(clippy::unwrap_used)]
 mod tests {
     //! The expected prompts are those of transformers 5.23.
+    use super::super::Message;
     use super::super::Tokenizer;
     use super::super::testing::{fixture, folder, sentencepiece};
-    use super::Message;
     use crate::error::Result;
 
     const LLAMA3: &str = r#"{{- bos_token }}
@@ -342,25 +419,5 @@ mod tests {
         assert!(message.contains("chat template: writes more than"), "{message}");
         let message = fails("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}");
         assert!(message.contains("recursion"), "{message}");
-    }
-
-    #[test]
-    fn where_templates_come_from() {
-        let json = sentencepiece(true).to_string();
-        let first = |files: &[(&str, &str)]| {
-            let mut all = vec![("tokenizer.json", json.as_str())];
-            all.extend(files);
-            let tokenizer = Tokenizer::from_dir(folder(&all).path()).unwrap();
-            tokenizer.apply_chat_template(&messages(&[("user", "Hi")]), true).unwrap()
-        };
-        let list =
-            r#"{"chat_template": [{"name": "rag", "template": "R"}, {"name": "default", "template": "D"}]}"#;
-        let string = r#"{"chat_template": "S"}"#;
-        assert_eq!(first(&[]), None);
-        assert_eq!(first(&[("tokenizer_config.json", r#"{"chat_template": null}"#)]), None);
-        assert_eq!(first(&[("tokenizer_config.json", string)]).as_deref(), Some("S"));
-        assert_eq!(first(&[("tokenizer_config.json", list)]).as_deref(), Some("D"));
-        let both = [("tokenizer_config.json", string), ("chat_template.jinja", "J\n")];
-        assert_eq!(first(&both).as_deref(), Some("J"));
     }
 }

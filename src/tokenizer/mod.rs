@@ -13,9 +13,12 @@
 mod chat;
 mod files;
 mod jinja;
+mod message;
 mod percent;
 mod special;
 mod stream;
+mod template_settings;
+mod templates;
 #[cfg(test)]
 mod testing;
 
@@ -27,12 +30,15 @@ use tokenizers::DecoderWrapper;
 use crate::error::{Error, Result};
 use crate::json;
 use crate::model_files::ModelFiles;
-use chat::ChatTemplate;
+use chat::{Conversation, End};
 use special::SpecialTokens;
+use templates::Templates;
 
-pub use chat::Message;
 pub use files::{files, is_file_of_one};
+pub use message::{Message, NoMessage, kind};
 pub use stream::Stream;
+pub use template_settings::TemplateSettings;
+pub use templates::ChosenTemplate;
 
 /// The tokenizer of one model folder.
 pub struct Tokenizer {
@@ -42,7 +48,8 @@ pub struct Tokenizer {
     special: SpecialTokens,
     /// Named tokens that `tokenizer.json` lacks.
     added_later: Vec<String>,
-    chat_template: Option<ChatTemplate>,
+    templates: Templates,
+    settings: TemplateSettings,
     /// Whether the decoder turns tokens like `<0xE2>` into bytes.
     byte_fallback: bool,
 }
@@ -56,8 +63,8 @@ impl Tokenizer {
         Self::from_files(&ModelFiles::open(path)?)
     }
 
-    /// Reads `tokenizer.json` (required), `tokenizer_config.json`, `special_tokens_map.json` and
-    /// `chat_template.jinja`.
+    /// Reads `tokenizer.json` (required), `tokenizer_config.json`, `special_tokens_map.json` and the chat templates
+    /// (`chat_template.jinja`, `additional_chat_templates/*.jinja`, else those of `tokenizer_config.json`).
     ///
     /// # Errors
     /// When `tokenizer.json` is missing (the hint says how to make one) or one of the files is malformed.
@@ -85,9 +92,10 @@ impl Tokenizer {
             Error::file(&config_path, format!("the special tokens named here cannot be added: {e}"))
         })?;
 
-        let chat_template = ChatTemplate::read(files, &config_path, &config)?;
+        let templates = Templates::read(files, &config_path, &config)?;
         let byte_fallback = inner.get_decoder().is_some_and(has_byte_fallback);
-        Ok(Self { path, inner, special, added_later, chat_template, byte_fallback })
+        let settings = TemplateSettings::default();
+        Ok(Self { path, inner, special, added_later, templates, settings, byte_fallback })
     }
 
     /// The token ids of `text`.
@@ -133,28 +141,111 @@ impl Tokenizer {
         Stream::new(self, skip_special)
     }
 
-    /// The prompt that the model's chat template makes of `messages`, or `None` when there is no template.
-    ///
-    /// Rendered as transformers' `apply_chat_template(..., tokenize=False)` does, without tools or documents.
-    /// A system message with empty content is passed on as it is: that is how a template's default system
-    /// prompt is switched off. Most templates write BOS themselves; [`encode`](Self::encode) does not double
-    /// it.
+    /// The tokenizer with these settings of its chat template.
     ///
     /// # Errors
-    /// When `messages` is empty, or when the template does not compile, fails, refuses the messages
-    /// (`raise_exception`) or does not come to an end; the error names the file and the template's line.
+    /// When a template is chosen by a name that none has.
+    pub fn with_template(mut self, mut settings: TemplateSettings) -> Result<Self> {
+        if let Some(chosen) = settings.template.take() {
+            self.templates.choose(chosen)?;
+        }
+        self.settings = settings;
+        Ok(self)
+    }
+
+    /// The prompt that the model's chat template makes of `messages`, or `None` when there is no template.
+    ///
+    /// Rendered as transformers' `apply_chat_template(..., tokenize=False)` does, with the tools and variables of
+    /// [`TemplateSettings`]. Contents that are lists of parts reach a template that takes such lists as they are; for
+    /// others their texts are joined, as mlx-lm's server does. A system message with empty content is passed on as it is:
+    /// that is how a template's default system prompt is switched off. Most templates write BOS themselves;
+    /// [`encode`](Self::encode) does not double it.
+    ///
+    /// # Errors
+    /// When `messages` is empty, when there are several templates and none to choose, or when the template does not
+    /// compile, fails, refuses the messages (`raise_exception`) or does not come to an end; the error names the file and
+    /// the template's line.
     pub fn apply_chat_template(
         &self,
         messages: &[Message],
         add_generation_prompt: bool,
     ) -> Result<Option<String>> {
-        let Some(template) = &self.chat_template else { return Ok(None) };
-        template.render(messages, add_generation_prompt, &self.special).map(Some)
+        let end = if add_generation_prompt { End::GenerationPrompt } else { End::Closed };
+        self.render(messages, self.settings.tools.as_deref(), end)
     }
 
-    /// Whether the model folder has a chat template.
+    /// A whole conversation, as [`apply_chat_template`](Self::apply_chat_template) writes it where `tools` are its own.
+    ///
+    /// # Errors
+    /// Those of [`apply_chat_template`](Self::apply_chat_template).
+    pub fn render_with_tools(&self, messages: &[Message], tools: Option<&[Value]>) -> Result<Option<String>> {
+        self.render(messages, tools, End::Closed)
+    }
+
+    /// The conversation up to the end of the last message's text, for an answer that begins with it: transformers'
+    /// `continue_final_message`.
+    ///
+    /// # Errors
+    /// Those of [`apply_chat_template`](Self::apply_chat_template), and when the template changes the last message.
+    pub fn continue_final_message(&self, messages: &[Message]) -> Result<Option<String>> {
+        self.render(messages, self.settings.tools.as_deref(), End::Continued)
+    }
+
+    /// A conversation as the template of this `name` writes it.
+    ///
+    /// # Errors
+    /// Those of [`apply_chat_template`](Self::apply_chat_template).
+    pub fn apply_named_template(
+        &self,
+        name: &str,
+        messages: &[Message],
+        tools: Option<&[Value]>,
+    ) -> Result<Option<String>> {
+        let Some(template) = self.templates.get(name) else { return Ok(None) };
+        let end = End::GenerationPrompt;
+        let conversation = Conversation { messages, tools, variables: &self.settings.variables, end };
+        template.render(&conversation, &self.special).map(Some)
+    }
+
+    fn render(&self, messages: &[Message], tools: Option<&[Value]>, end: End) -> Result<Option<String>> {
+        let Some((_, template)) = self.templates.pick(tools.is_some())? else { return Ok(None) };
+        let conversation = Conversation { messages, tools, variables: &self.settings.variables, end };
+        template.render(&conversation, &self.special).map(Some)
+    }
+
+    /// Whether there is a chat template.
     pub fn has_chat_template(&self) -> bool {
-        self.chat_template.is_some()
+        !self.template_names().is_empty()
+    }
+
+    /// The names of all chat templates, sorted.
+    pub fn template_names(&self) -> Vec<&str> {
+        self.templates.names()
+    }
+
+    /// Name and file of the chat template of prompts, where there is one.
+    ///
+    /// # Errors
+    /// When there are several and none to choose.
+    pub fn template_in_use(&self) -> Result<Option<(&str, &Path)>> {
+        let template = self.templates.pick(self.settings.tools.is_some())?;
+        Ok(template.map(|(name, template)| (name, template.path())))
+    }
+
+    /// What the user should know of the chat templates where one is applied: decisions that transformers would not take, and
+    /// variables of [`TemplateSettings`] that no template reads.
+    pub fn template_notes(&self) -> Vec<String> {
+        let mut notes = self.templates.notes();
+        let is_read = |name: &str| {
+            self.template_names()
+                .iter()
+                .any(|&template| self.templates.get(template).is_some_and(|template| template.mentions(name)))
+        };
+        let unread = self.settings.variables.keys().filter(|name| !is_read(name));
+        notes.extend(
+            unread.map(|name| format!("the chat template does not read `{name}`: it changes nothing")),
+        );
+        notes
     }
 
     /// Number of tokens, added ones included. A model's embedding may have more rows than that.
@@ -236,8 +327,11 @@ pub fn render_without_tokenizer(files: &ModelFiles, messages: &[Message]) -> Res
     let Ok(config) = read_object(files, "tokenizer_config.json") else { return Ok(None) };
     let config = config.unwrap_or_default();
     let Ok(special) = SpecialTokens::read(files, &path, &config) else { return Ok(None) };
-    let Some(template) = ChatTemplate::read(files, &path, &config)? else { return Ok(None) };
-    template.render(messages, true, &special).map(Some)
+    let templates = Templates::read(files, &path, &config)?;
+    let Some((_, template)) = templates.pick(false)? else { return Ok(None) };
+    let variables = &Map::new();
+    let conversation = Conversation { messages, tools: None, variables, end: End::GenerationPrompt };
+    template.render(&conversation, &special).map(Some)
 }
 
 /// A JSON file that holds an object; `None` when there is no such file.

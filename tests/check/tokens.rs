@@ -163,6 +163,27 @@ fn templates() {
 }
 
 #[test]
+fn further_templates_are_tried() {
+    let named = |name: &str, source: &str| {
+        let patient = Patient::new();
+        fs::create_dir(patient.file("additional_chat_templates")).unwrap();
+        patient.text(&format!("additional_chat_templates/{name}.jinja"), source)
+    };
+    let with_tools = "{{ tools[0].function.name }}{{ messages[0].content }}";
+    named("tool_use", with_tools).finds("ok", "template", "`tool_use` renders too");
+    named("tool_use", "{% if").finds("problem", "template", "syntax error");
+    named("rag", "{{ raise_exception('no documents') }}").finds(
+        "note",
+        "template",
+        "`rag` takes no plain question",
+    );
+    named("rag", "documents").finds("note", "template", "`rag` leaves out what the user says");
+    // The one in use.
+    named("default", "{{ raise_exception('no') }}").finds("problem", "template", "default.jinja");
+    Patient::new().template(|t| format!("\u{feff}{t}")).finds("note", "template", "byte-order mark");
+}
+
+#[test]
 fn templates_without_a_tokenizer() {
     let without = |patient: Patient| {
         fs::remove_file(patient.file("tokenizer.json")).unwrap();

@@ -76,6 +76,7 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
         job.check_unfinished()?;
     }
     let proof = job.proof()?;
+    job.check_template(proof.as_ref())?;
     let costs = job.estimate(proof.as_ref())?.map(|estimate| estimate.steps).unwrap_or_default();
     let decision = job.decide(costs)?;
     if args.dry_run {

@@ -1,0 +1,102 @@
+//! Arguments of chat templates.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::{Map, Value};
+
+/// Set argument by argument: after a group clap would go on with the group's.
+const HEADING: &str = "Chat template";
+
+/// What `--chat-template-config` must not set, as other flags and the command itself do.
+const NO_VARIABLES: [&str; 7] = [
+    "messages",
+    "conversation",
+    "tools",
+    "add_generation_prompt",
+    "continue_final_message",
+    "chat_template",
+    "tokenize",
+];
+
+/// How conversations are written out for the model.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
+pub struct Template {
+    /// Use this chat template: a Jinja file, or the name of one of the model's
+    #[arg(long, value_name = "FILE|NAME", help_heading = HEADING)]
+    pub chat_template: Option<PathBuf>,
+    /// Variables for the chat template, as a JSON object, such as '{"enable_thinking": false}'
+    #[arg(
+        long, alias = "chat-template-args", value_name = "JSON", value_parser = variables,
+        help_heading = HEADING
+    )]
+    pub chat_template_config: Option<Map<String, Value>>,
+}
+
+impl Template {
+    /// The flags that are given, for messages.
+    pub fn given(&self) -> Vec<&'static str> {
+        let flags = [
+            ("--chat-template", self.chat_template.is_some()),
+            ("--chat-template-config", self.chat_template_config.is_some()),
+        ];
+        flags.into_iter().filter_map(|(flag, given)| given.then_some(flag)).collect()
+    }
+}
+
+/// What a model that answers is given beside the conversation.
+#[derive(Debug, Args)]
+pub struct Asking {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub template: Template,
+    /// Tools to offer to the model: a JSON file with a list of definitions, for the chat template
+    #[arg(long, value_name = "FILE", help_heading = HEADING)]
+    pub tools: Option<PathBuf>,
+    /// Let each answer begin with this text, and the model continue it
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = HEADING)]
+    pub prefill_response: Option<String>,
+}
+
+/// An object of variables that are nobody else's.
+fn variables(text: &str) -> Result<Map<String, Value>, String> {
+    let value: Value = serde_json::from_str(text)
+        .map_err(|error| format!("not valid JSON: {error}; expected an object such as {{\"name\": true}}"))?;
+    let Value::Object(object) = value else {
+        return Err("expected a JSON object such as {\"name\": true}".to_owned());
+    };
+    let Some(name) = NO_VARIABLES.into_iter().find(|name| object.contains_key(*name)) else {
+        return Ok(object);
+    };
+    Err(match name {
+        "tools" => "`tools` is no variable that can be set here: --tools FILE gives them".to_owned(),
+        "chat_template" => {
+            "`chat_template` is no variable that can be set here: --chat-template chooses one".to_owned()
+        }
+        name => format!("`{name}` is no variable that can be set here: it is what the command asks for"),
+    })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn variables_are_objects() {
+        let object = variables(r#"{"enable_thinking": false, "b": [1, 1.0], "a": null}"#).unwrap();
+        assert_eq!(object.keys().collect::<Vec<_>>(), ["enable_thinking", "b", "a"]);
+        for (wrong, expected) in [
+            ("", "not valid JSON"),
+            ("{'a': 1}", "not valid JSON"),
+            ("[]", "expected a JSON object"),
+            ("false", "expected a JSON object"),
+            (r#"{"a": 1, "messages": []}"#, "`messages` is no variable"),
+            (r#"{"tools": []}"#, "--tools"),
+            (r#"{"chat_template": "tool_use"}"#, "--chat-template chooses"),
+        ] {
+            let error = variables(wrong).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+}

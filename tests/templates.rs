@@ -1,0 +1,238 @@
+//! Flags of chat templates, as a user gives them.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use common::{bundled, copy_folder, make, mixbit, stderr, stdout, succeeded};
+use mixbit::tokenizer::Tokenizer;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+const SWITCH: &str = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}\
+    {% if add_generation_prompt %}[assistant]{% endif %}\
+    {% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}";
+const OFF: &str = r#"{"enable_thinking": false}"#;
+
+/// A copy of the model with this template, and these beside it.
+fn model_of(template: Option<&str>, others: &[(&str, &str)]) -> TempDir {
+    let home = tempfile::tempdir().unwrap();
+    copy_folder(&bundled(), home.path());
+    let file = home.path().join("chat_template.jinja");
+    match template {
+        Some(template) => fs::write(file, template).unwrap(),
+        None => fs::remove_file(file).unwrap(),
+    }
+    for (name, source) in others {
+        fs::create_dir_all(home.path().join("additional_chat_templates")).unwrap();
+        fs::write(home.path().join(format!("additional_chat_templates/{name}.jinja")), source).unwrap();
+    }
+    home
+}
+
+fn run(model: &Path, more: &[&str]) -> Output {
+    let asked = ["run", "--model", model.to_str().unwrap(), "--prompt", "Hi", "--max-tokens", "8"];
+    mixbit([&asked[..], more].concat())
+}
+
+/// The answer's object, with the prompt as text.
+fn answer(model: &Path, more: &[&str]) -> (Value, String) {
+    let output = run(model, &[&["--json"], more].concat());
+    succeeded(&output);
+    let object: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let tokens: Vec<u32> = serde_json::from_value(object["prompt_tokens"].clone()).unwrap();
+    let prompt = Tokenizer::from_dir(model).unwrap().decode(&tokens, false).unwrap();
+    (object, prompt)
+}
+
+#[track_caller]
+fn is_refused(output: &Output, expected: &[&str]) {
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(output));
+    for part in expected {
+        assert!(stderr(output).contains(part), "{part}: {}", stderr(output));
+    }
+}
+
+fn file(home: &TempDir, name: &str, contents: &str) -> String {
+    let path = home.path().join(name);
+    fs::write(&path, contents).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn variables_reach_the_template_of_a_prompt() {
+    let home = model_of(Some(SWITCH), &[]);
+    assert_eq!(answer(home.path(), &[]).1, "[user]Hi[assistant]");
+    let (object, prompt) = answer(home.path(), &["--chat-template-config", OFF]);
+    assert_eq!(prompt, "[user]Hi[assistant]<think></think>");
+    assert_eq!(object["chat_template"]["name"], "default");
+    assert!(object["chat_template"]["file"].as_str().unwrap().ends_with("chat_template.jinja"));
+    let unread = run(home.path(), &["--chat-template-config", r#"{"enable_thinkng": false}"#]);
+    succeeded(&unread);
+    assert!(stderr(&unread).contains("does not read `enable_thinkng`"), "{}", stderr(&unread));
+    is_refused(&run(home.path(), &["--chat-template-config", "[1]"]), &["--chat-template-config", "object"]);
+    is_refused(&run(home.path(), &["--chat-template-config", r#"{"tools": []}"#]), &["--tools"]);
+}
+
+#[test]
+fn another_template_is_a_file_or_a_name() {
+    let bare = model_of(None, &[]);
+    let mine = file(&bare, "mine.jinja", "\u{feff}<{{ messages[0].content }}>");
+    let (object, prompt) = answer(bare.path(), &["--chat-template", &mine]);
+    assert_eq!((prompt.as_str(), &object["chat_template"]["file"]), ("<Hi>", &json!(mine)));
+    assert_eq!(answer(bare.path(), &[]).0["chat_template"], Value::Null);
+    is_refused(&run(bare.path(), &["--chat-template-config", OFF]), &["--chat-template-config needs a chat"]);
+    is_refused(
+        &run(bare.path(), &["--prefill-response", "x"]),
+        &["--prefill-response needs a chat template"],
+    );
+    let many = model_of(None, &[("tool_use", "T"), ("rag", "R")]);
+    assert_eq!(answer(many.path(), &["--chat-template", "rag"]).1, "R");
+    let output = run(many.path(), &[]);
+    assert_eq!(output.status.code(), Some(1));
+    for part in ["none is named `default`, only `rag`, `tool_use`", "hint: --chat-template NAME"] {
+        assert!(stderr(&output).contains(part), "{}", stderr(&output));
+    }
+    let output = run(many.path(), &["--chat-template", "no"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("hint: give a Jinja file, or the name"), "{}", stderr(&output));
+}
+
+#[test]
+fn tools_choose_their_template() {
+    let home = model_of(Some(SWITCH), &[("tool_use", "{{ tools | tojson }}{{ messages[0].content }}")]);
+    let tools = file(&home, "tools.json", r#"[{"z": 1, "a": {"b": 2.0}}]"#);
+    let (object, prompt) = answer(home.path(), &["--tools", &tools]);
+    assert_eq!(prompt, r#"[{"z": 1, "a": {"b": 2.0}}]Hi"#);
+    assert_eq!(object["chat_template"]["name"], "tool_use");
+    let without = model_of(Some(SWITCH), &[]);
+    is_refused(
+        &run(without.path(), &["--tools", &tools]),
+        &["--tools: this model's chat template leaves out"],
+    );
+    for (wrong, expected) in [("{}", "found an object"), ("[1]", "key `[0]`"), ("[", "not valid JSON")] {
+        let output = run(home.path(), &["--tools", &file(&home, "wrong.json", wrong)]);
+        assert_eq!(output.status.code(), Some(1));
+        let text = stderr(&output);
+        assert!(text.contains(expected) && text.contains("hint: "), "{text}");
+    }
+}
+
+#[test]
+fn an_answer_begins_with_its_prefill() {
+    let home = model_of(Some(SWITCH), &[]);
+    let prefill = ["--prefill-response", "Sure, "];
+    let (object, prompt) = answer(home.path(), &prefill);
+    assert_eq!(prompt, "[user]Hi[assistant]Sure, ");
+    let text = object["text"].as_str().unwrap();
+    assert_eq!(object["prefill"], "Sure, ");
+    let ids = object["prompt_tokens"].as_array().unwrap().iter().map(ToString::to_string).collect::<Vec<_>>();
+    let model = home.path().to_str().unwrap();
+    let again = mixbit(["run", "--model", model, "--prompt-tokens", &ids.join(","), "--max-tokens", "8"]);
+    assert_eq!(format!("Sure, {}", stdout(&again)), format!("{text}\n"));
+    assert_eq!(stdout(&run(home.path(), &prefill)), format!("{text}\n"));
+    for (flag, value) in [("--disable-chat-template", None), ("--prompt-tokens", Some("1,2"))] {
+        let asked = ["run", "--model", model, "--prefill-response", "x", flag];
+        is_refused(&mixbit(asked.into_iter().chain(value)), &["--prefill-response", flag]);
+    }
+    // A box that the prefill opens is the answer's.
+    let boxed = run(home.path(), &["--prefill-response", "\\boxed{7} is", "--extract-boxed"]);
+    assert_eq!(stdout(&boxed), "7\n");
+    // A template that takes white space off leaves it out of the answer too.
+    let trims = model_of(Some(&SWITCH.replace("m.content", "m.content | trim")), &[]);
+    let (object, prompt) = answer(trims.path(), &prefill);
+    assert!(prompt.ends_with("Sure,") && object["prefill"] == "Sure,", "{prompt}");
+}
+
+fn chat(model: &Path, lines: &str, more: &[&str]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_mixbit"))
+        .args(["chat", "--model", model.to_str().unwrap(), "--max-tokens", "8"])
+        .args(more)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn turns_of_a_chat_begin_with_the_prefill() {
+    let home = model_of(Some(SWITCH), &[]);
+    let saved = home.path().join("talk.jsonl");
+    let lines = format!("Hi\nAnd?\n/save {}\n", saved.display());
+    let output = chat(home.path(), &lines, &["--prefill-response", "Sure, ", "--verbose"]);
+    succeeded(&output);
+    let first = answer(home.path(), &["--prefill-response", "Sure, "]).0;
+    assert!(stdout(&output).starts_with(&format!("{}\nSure, ", first["text"].as_str().unwrap())));
+    assert!(stderr(&output).contains("from the turns before"), "{}", stderr(&output));
+    let saved: Value = serde_json::from_str(&fs::read_to_string(saved).unwrap()).unwrap();
+    assert_eq!(saved["messages"][1]["content"], first["text"]);
+}
+
+/// Templates of models that think leave the thoughts of earlier turns out.
+#[test]
+fn a_template_may_rewrite_earlier_answers() {
+    let forgets = "{% for m in messages %}[{{ m.role }}]{{ m.content if m.role == 'user' else 'said' }}{% endfor %}\
+        {% if add_generation_prompt %}[assistant]{% endif %}";
+    let home = model_of(Some(forgets), &[]);
+    let output = chat(home.path(), "Hi\nAnd?\n", &["--verbose"]);
+    succeeded(&output);
+    let model = home.path().to_str().unwrap();
+    let prompt = "[user]Hi[assistant]said[user]And?[assistant]";
+    let ids = Tokenizer::from_dir(home.path()).unwrap().encode(prompt, false).unwrap();
+    let ids = ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let anew = stdout(&mixbit(["run", "--model", model, "--max-tokens", "8", "--prompt-tokens", &ids]));
+    assert!(stdout(&output).ends_with(&anew), "{anew} {}", stdout(&output));
+    assert!(stderr(&output).contains("from the turns before"), "the first prompt: {}", stderr(&output));
+}
+
+#[test]
+fn texts_are_written_out_as_asked() {
+    let home = model_of(Some(SWITCH), &[]);
+    let record = json!({"prompt": "Hi", "completion": "A trait says what a type can do. ".repeat(9)});
+    let text = file(&home, "text.jsonl", &format!("{record}\n").repeat(4));
+    let model = home.path().to_str().unwrap();
+    let tokens = |more: &[&str]| {
+        let eval = ["eval", "--model", model, "--data", &text, "--sequence-length", "16", "--json", "-"];
+        let output = mixbit([&eval[..], more].concat());
+        succeeded(&output);
+        let figures: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        figures["tokens"].as_u64().unwrap() + figures["tokens_left_out"].as_u64().unwrap()
+    };
+    let plain = tokens(&[]);
+    assert!(tokens(&["--chat-template-config", OFF]) > plain);
+    let short = file(&home, "short.jinja", "{{ messages[1].content }}");
+    assert!(tokens(&["--chat-template", &short]) < plain);
+    let table = home.path().join("table.json");
+    let analyze = ["analyze", "--model", model, "--out", table.to_str().unwrap(), "--calibration", &text];
+    let few = ["--samples", "4", "--sequence-length", "32", "--chat-template-config", OFF];
+    succeeded(&mixbit([&analyze[..], &few].concat()));
+}
+
+#[test]
+fn flags_without_conversations_are_refused() {
+    let home = model_of(Some(SWITCH), &[]);
+    let model = home.path();
+    let config = ["--chat-template-config", OFF];
+    let plain = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let eval = ["eval", "--model", model.to_str().unwrap(), "--data", plain];
+    for more in [&[][..], &["--stream"]] {
+        let output = mixbit([&eval[..], &config, more].concat());
+        is_refused(&output, &["--chat-template-config says", "no conversation in"]);
+    }
+    let empty = tempfile::tempdir().unwrap();
+    let out = empty.path().join("out");
+    let fixed = make("quantize", model, &out, &["--bits", "4", config[0], config[1]]);
+    is_refused(&fixed, &["--chat-template-config says", "no text is read"]);
+    let built_in = make("quantize", model, &out, &["--target-bpw", "4", "--chat-template", "default"]);
+    is_refused(&built_in, &["--chat-template says", "the built-in text"]);
+    let report = mixbit(["report", model.to_str().unwrap(), "--chat-template", "default"]);
+    is_refused(&report, &["--chat-template says", "nothing is asked"]);
+    assert!(!out.exists());
+}

@@ -62,14 +62,18 @@ pub fn mutate_array(original: &[u8], rng: &mut Rng) -> Vec<u8> {
         return bytes;
     }
     let (old, replacements) = there[rng.usize(..there.len())];
-    let new = one_of(replacements, rng);
+    let mut new = one_of(replacements, rng).to_owned();
+    if rng.u8(..8) == 0 {
+        new = "(".repeat(1 << rng.u32(1..16));
+    }
     let at = original.windows(old.len()).position(|window| window == old.as_bytes()).unwrap_or_default();
     let mut bytes = original.to_vec();
     bytes.splice(at..at + old.len(), new.bytes());
     if rng.bool() {
         // The length of the header still right, its padding shorter or longer.
-        let grown = i32::from(bytes[8]) + new.len() as i32 - old.len() as i32;
-        bytes[8] = grown as u8;
+        let length =
+            usize::from(u16::from_le_bytes([bytes[8], bytes[9]])) + new.len() - old.len().min(new.len());
+        bytes[8..10].copy_from_slice(&(length as u16).to_le_bytes());
     }
     bytes
 }

@@ -81,18 +81,19 @@ impl Error {
 
     /// `path` is not what it should be.
     pub fn file(path: impl AsRef<Path>, message: impl Into<String>) -> Self {
-        ErrorKind::File { path: path.as_ref().to_owned(), message: message.into() }.into()
+        ErrorKind::File { path: path.as_ref().to_owned(), message: cut(message.into()) }.into()
     }
 
     /// `tensor` in `path` is not what it should be.
     pub fn tensor(path: impl AsRef<Path>, tensor: impl Into<String>, message: impl Into<String>) -> Self {
-        ErrorKind::Tensor { path: path.as_ref().to_owned(), tensor: tensor.into(), message: message.into() }
-            .into()
+        let (tensor, message) = (cut(tensor.into()), cut(message.into()));
+        ErrorKind::Tensor { path: path.as_ref().to_owned(), tensor, message }.into()
     }
 
     /// `key` in `path` is missing or cannot be honoured.
     pub fn key(path: impl AsRef<Path>, key: impl Into<String>, message: impl Into<String>) -> Self {
-        ErrorKind::Key { path: path.as_ref().to_owned(), key: key.into(), message: message.into() }.into()
+        let (key, message) = (cut(key.into()), cut(message.into()));
+        ErrorKind::Key { path: path.as_ref().to_owned(), key, message }.into()
     }
 
     /// The arguments contradict each other or the input.
@@ -102,7 +103,7 @@ impl Error {
 
     /// What is worked on, which is no one file, cannot be used.
     pub fn input(message: impl Into<String>) -> Self {
-        ErrorKind::Input(message.into()).into()
+        ErrorKind::Input(cut(message.into())).into()
     }
 
     /// The engine failed.
@@ -123,7 +124,7 @@ impl Error {
     /// Adds what the user can do next; replaces an earlier hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(one_line(&cut(hint.into())));
         self
     }
 
@@ -205,6 +206,36 @@ fn io_hint(kind: std::io::ErrorKind) -> Option<&'static str> {
     })
 }
 
+/// At most a thousand characters of `text`, its begin and its end: what is quoted of a file may be as long as the file.
+pub(crate) fn cut(text: String) -> String {
+    const MOST: usize = 1000;
+    const END: usize = 200;
+    let count = text.chars().count();
+    if count <= MOST {
+        return text;
+    }
+    let begin: String = text.chars().take(MOST - END).collect();
+    let end: String = text.chars().skip(count - END).collect();
+    format!("{begin} ... {end}")
+}
+
+/// `text` on one line, with control characters escaped: what is quoted of a file must not rule the terminal.
+pub(crate) fn one_line(text: &str) -> String {
+    if !text.contains(char::is_control) {
+        return text.to_owned();
+    }
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let mut line = String::new();
+    for character in lines.join(" ").chars() {
+        match character {
+            '\t' => line.push(' '),
+            control if control.is_control() => line.extend(control.escape_debug()),
+            other => line.push(other),
+        }
+    }
+    line
+}
+
 impl From<ErrorKind> for Error {
     fn from(kind: ErrorKind) -> Self {
         Self { kind: Box::new(kind), hint: None }
@@ -213,12 +244,37 @@ impl From<ErrorKind> for Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.kind.fmt(f)
+        f.pad(&one_line(&self.kind.to_string()))
     }
 }
 
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         std::error::Error::source(&*self.kind)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_quotations_are_cut() {
+        let value = "é".repeat(100_000);
+        let error = Error::key("config.json", &value, format!("expected a string, found {value}, at line 3"));
+        let text = error.hint(&value).to_string();
+        assert!(text.starts_with("config.json: key `éé") && text.ends_with("éé, at line 3"), "{text}");
+        assert!(text.chars().count() < 2100);
+        assert!(
+            Error::file("x", &value).hint(value).hint_text().is_some_and(|hint| hint.chars().count() < 1100)
+        );
+        assert_eq!(cut("x".repeat(1000)), "x".repeat(1000));
+    }
+
+    #[test]
+    fn errors_are_one_line_without_controls() {
+        let error = Error::file("a.json", "\u{1b}[31m`x\0`\n\n  not\tread\n").hint("a\nb");
+        assert_eq!(error.to_string(), "a.json: \\u{1b}[31m`x\\0` not read");
+        assert_eq!(error.hint_text(), Some("a b"));
     }
 }

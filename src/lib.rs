@@ -42,6 +42,7 @@ pub mod microscaling;
 pub mod model_files;
 pub mod models;
 pub mod nearest;
+mod npy;
 pub mod output_file;
 pub mod plan;
 pub mod plural;

@@ -89,6 +89,14 @@ pub struct LayerSensitivity {
     pub scores: Vec<Score>,
 }
 
+impl LayerSensitivity {
+    /// Whether there can be a matrix of this size: sizes of a damaged table must not overflow where they are added up.
+    pub fn is_possible(&self) -> bool {
+        const MOST_WEIGHTS: usize = 1 << 48;
+        self.rows.checked_mul(self.columns).is_some_and(|weights| weights <= MOST_WEIGHTS)
+    }
+}
+
 /// What a table was measured with. Tables with different ones are not to be mixed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Measurement {
@@ -203,6 +211,10 @@ impl Table {
         for layer in &self.layers {
             if !seen.insert(&layer.path) {
                 return Err(Error::key(path, &layer.path, "is there twice").hint(AGAIN));
+            }
+            if !layer.is_possible() {
+                let size = format!("has the impossible size {} x {}", layer.rows, layer.columns);
+                return Err(Error::key(path, &layer.path, size).hint(AGAIN));
             }
             let quants: BTreeSet<Quant> = layer.scores.iter().map(|score| score.quant).collect();
             if quants.len() != layer.scores.len() {

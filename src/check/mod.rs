@@ -21,7 +21,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{self, Error, ErrorKind, Result};
 use crate::hub;
 use crate::plural::count;
 use folder::Folder;
@@ -64,9 +64,7 @@ pub struct Finding {
 
 impl Finding {
     fn new(level: Level, subject: &'static str, message: impl Into<String>) -> Self {
-        // Messages of other libraries may have several lines.
-        let message: String = message.into().lines().map(str::trim).collect::<Vec<_>>().join(" ");
-        Self { level, subject, message, hint: None }
+        Self { level, subject, message: error::one_line(&error::cut(message.into())), hint: None }
     }
 
     fn ok(subject: &'static str, message: impl Into<String>) -> Self {

@@ -193,7 +193,32 @@ impl Record {
         if record.version != VERSION {
             return Err(bad(format!("its format is version {}, not {VERSION}", record.version)));
         }
-        Ok(Some(record))
+        match record.impossible() {
+            Some(key) => Err(bad(format!("`{key}` is a size that no model has"))),
+            None => Ok(Some(record)),
+        }
+    }
+
+    /// The key of a size that no model has, which would overflow where sizes are added up.
+    fn impossible(&self) -> Option<&str> {
+        const MOST_BYTES: u64 = 1 << 60;
+        let possible = |bytes: &ClassBytes| {
+            let ClassBytes { total, embeddings, codes, scales_biases, float } = *bytes;
+            [total, embeddings, codes, scales_biases, float].into_iter().all(|bytes| bytes <= MOST_BYTES)
+        };
+        let sums = |counts: &[usize]| counts.iter().try_fold(0_usize, |sum, &n| sum.checked_add(n)).is_some();
+        let layer = self.sensitivities.iter().find(|layer| !layer.is_possible());
+        let evaluation = self.evaluation.as_ref();
+        if !possible(&self.bytes_before) {
+            return Some("bytes_before");
+        }
+        if !possible(&self.bytes_after) {
+            return Some("bytes_after");
+        }
+        if evaluation.is_some_and(|evaluation| !sums(&evaluation.kl_histogram.counts)) {
+            return Some("kl_histogram");
+        }
+        layer.map(|layer| layer.path.as_str())
     }
 
     /// As it is written.
@@ -201,5 +226,38 @@ impl Record {
         let mut text = serde_json::to_vec_pretty(self).map_err(|e| Error::input(e.to_string()))?;
         text.push(b'\n');
         Ok(text)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read(change: impl FnOnce(&mut Value)) -> Result<Option<Record>> {
+        let bytes = json!({"total": 4, "embeddings": 1, "codes": 1, "scales_biases": 1, "float": 1});
+        let layer = json!({"path": "q_proj", "rows": 64, "columns": 64, "scores": []});
+        let mut record = json!({"version": 1, "mixbit": "0", "base_model": "x", "target": "fixed", "recipe": null,
+            "dtype": "float16", "rounding": "rtn", "bpw_quantized": 4.5, "bpw_model": 5.5, "bytes_before": bytes,
+            "bytes_after": bytes, "predicted_kl": null, "measurement": null, "sensitivities": [layer],
+            "evaluation": null});
+        change(&mut record);
+        let home = tempfile::tempdir().unwrap();
+        std::fs::write(home.path().join(FILE), record.to_string()).unwrap();
+        Record::read(&ModelFiles::open(home.path()).unwrap())
+    }
+
+    #[test]
+    fn sizes_that_overflow_are_refused() {
+        assert!(read(|_| ()).unwrap().is_some());
+        let refused = |change: fn(&mut Value), key: &str| {
+            let error = read(change).unwrap_err().to_string();
+            assert!(error.contains(FILE) && error.contains(key), "{error}");
+        };
+        refused(|record| record["bytes_before"]["float"] = json!(u64::MAX), "`bytes_before` is a size");
+        refused(|record| record["bytes_after"]["total"] = json!(u64::MAX), "`bytes_after` is a size");
+        refused(|record| record["sensitivities"][0]["rows"] = json!(u64::MAX), "`q_proj` is a size");
     }
 }

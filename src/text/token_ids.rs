@@ -71,6 +71,9 @@ fn member(path: &Path, bytes: &[u8]) -> Result<Vec<u8>> {
 }
 
 fn array(path: &Path, npy: &[u8]) -> Result<Vec<u32>> {
+    if let Some(refusal) = crate::npy::refusal(npy) {
+        return Err(Error::file(path, refusal).hint(HINT));
+    }
     let file =
         NpyFile::new(npy).map_err(|e| Error::file(path, format!("not a whole npy array: {e}")).hint(HINT))?;
     let shape: Vec<usize> = file.shape().iter().map(|&n| n as usize).collect();
@@ -215,6 +218,9 @@ mod tests {
         refused("a.npy", &npy("<u4", false, "(4,)", &[1, 2, 3]), "not a whole npy array");
         let huge = npy("|u1", true, "(4611686018427387904, 3)", &[1]);
         refused("a.npy", &huge, "an impossible shape");
+        let huge = npy("|u1", false, "(4294967296, 4294967296)", &[1]);
+        refused("a.npy", &huge, "an impossible shape");
+        refused("a.npy", &npy("|u1", false, &"(".repeat(9000), &[1]), "brackets");
         refused("a.npy", b"plain", "not a whole npy array");
     }
 }

@@ -99,6 +99,10 @@ pub(super) fn read_entries(path: &Path, map: &[u8], file: usize) -> Result<Membe
 fn member_entry(path: &Path, name: &str, map: &[u8], span: (usize, usize), file: usize) -> Result<Entry> {
     let (start, end) = span;
     let mut reader = &map[start..end];
+    if let Some(refusal) = crate::npy::refusal(reader) {
+        return Err(Error::tensor(path, name, refusal)
+            .hint("the file is damaged, or made to deceive: take it from where it was made"));
+    }
     let header = NpyHeader::from_reader(&mut reader).map_err(|e| Error::tensor(path, name, e.to_string()))?;
     let dtype = match header.dtype() {
         DType::Plain(kind) if kind.endianness() != Endianness::Big => {

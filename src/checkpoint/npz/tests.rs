@@ -132,3 +132,20 @@ fn names_that_are_there_twice_are_refused() {
     let error = Checkpoint::open(&path).unwrap_err();
     assert!(error.to_string().contains("`first.npy` is in it twice"), "{error}");
 }
+
+#[test]
+fn shapes_whose_product_overflows_are_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("x.npz");
+    let mut npz = NpzWriter::create(&path).unwrap();
+    npz.add("a", Dtype::F32, &[1], &1.5f32.to_le_bytes()).unwrap();
+    npz.finish().unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    let (old, new) = (format!("(1,), }}{:20}", ""), "(4294967296, 4294967296), }");
+    assert_eq!(old.len(), new.len());
+    let at = bytes.windows(old.len()).position(|window| window == old.as_bytes()).unwrap();
+    bytes[at..at + new.len()].copy_from_slice(new.as_bytes());
+    fs::write(&path, bytes).unwrap();
+    let error = Checkpoint::open(&path).unwrap_err();
+    assert!(error.to_string().contains("`a`: an impossible shape, (4294967296, 4294967296)"), "{error}");
+}

@@ -193,7 +193,7 @@ fn a_wrong_entry_of_the_bit_map_blames_its_own_layer_alone() {
         "3 more cannot be told",
     );
     entry(json!("4 bits")).finds("problem", "bit map", "expected an object with bits and group_size");
-    entry(Value::Null).finds("problem", "load", "config.json says this layer is float");
+    entry(Value::Null).finds("problem", "shapes", "2 tensors left over");
     let patient = entry(json!({"bits": 8, "group_size": 64}));
     let (_, found) = findings(&patient.path(), None);
     let problems: Vec<_> = found.iter().filter(|f| f["level"] == "problem").collect();

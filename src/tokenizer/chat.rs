@@ -317,7 +317,7 @@ mod tests {
 {%- endfor %}";
 
     fn messages(turns: &[(&str, &str)]) -> Vec<Message> {
-        turns.iter().map(|(role, content)| Message::new(*role, *content)).collect()
+        turns.iter().map(|(role, content)| Message::new(role, *content)).collect()
     }
 
     fn apply(template: &str, turns: &[(&str, &str)], add_generation_prompt: bool) -> Result<String> {

@@ -132,15 +132,15 @@ fn index_that_names_what_is_not_there() {
             .unwrap();
     };
     let patient = Patient::new();
+    patient.weights(|raw| raw.remove(GATE));
     index(&patient, GATE, "model-00002-of-00002.safetensors");
     patient.refused(&["model-00002-of-00002.safetensors", "not there"]);
+    index(&patient, GATE, WEIGHTS);
+    patient.refused(&[GATE, "is said to be in `model.safetensors`, and is in none"]);
     index(&patient, GATE, "../model/model.safetensors");
     patient.refused(&[GATE, "outside the folder"]);
     index(&patient, GATE, "/etc/hostname");
     patient.refused(&[GATE, "outside the folder"]);
-    fs::write(patient.file("model.safetensors.index.json"), "{}").unwrap();
-    let text = mixbit(["inspect", patient.file("").to_str().unwrap()]);
-    assert!(stderr(&text).contains("weight_map"), "{}", stderr(&text));
 }
 
 #[test]

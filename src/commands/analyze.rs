@@ -1,6 +1,7 @@
 //! `mixbit analyze`: the sensitivity table alone.
 
 use super::measure::{Measure, apart};
+use super::opening::{Need, open_after};
 use super::rates::announce;
 use super::settings::{Calibration, recipe};
 use super::texts::Texts;
@@ -19,12 +20,13 @@ use crate::weights::float_type;
 
 /// Runs the command.
 pub fn run(args: &Analyze, console: &Console) -> Result<()> {
-    let source = SourceModel::open(&args.model)?;
-    output_file::check(&args.out, args.overwrite)?;
-    if !args.resume && !args.overwrite && Partial::waits(&args.out) {
-        return Err(output_file::unfinished(&Partial::path(&args.out)));
-    }
-    source.verify()?;
+    let source = open_after(&args.model, Need::Weights, |_| {
+        output_file::check(&args.out, args.overwrite)?;
+        if !args.resume && !args.overwrite && Partial::waits(&args.out) {
+            return Err(output_file::unfinished(&Partial::path(&args.out)));
+        }
+        Ok(())
+    })?;
     let dtype = args.dtype.into();
     let recipe = recipe(args.recipe.as_deref(), args.candidates.as_deref(), console)?;
     let plan = match (&recipe, &args.candidates) {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::caching::{cache_settings, context_note, length_note};
 use super::drafting::DraftSource;
+use super::opening::{Need, open};
 use crate::answer::{Answer, Ending};
 use crate::checkpoint::{Dtype, SourceModel};
 use crate::cli;
@@ -45,8 +46,7 @@ impl Source {
     /// the model's own tokens do not end one.
     pub fn open(asked: &cli::Answering, ignore_eos: bool) -> Result<Self> {
         let ending = Ending::new(asked.ending.stop.clone(), asked.ending.stop_at_boxed)?;
-        let checkpoint = SourceModel::open(&asked.model)?;
-        checkpoint.verify()?;
+        let checkpoint = open(&asked.model, Need::Weights)?;
         let tokenizer = Tokenizer::from_files(checkpoint.files())?;
         let mut stop = ending.special_tokens(&tokenizer);
         if !ignore_eos {

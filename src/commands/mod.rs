@@ -14,6 +14,7 @@ mod inspect;
 mod logits;
 mod measure;
 mod models;
+mod opening;
 mod pack;
 mod prompting;
 mod quantize;

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::report::needs_values;
 use crate::cli::{Answering, Command};
 use crate::error::Result;
 use crate::hub::{self, Headers, Located, Need};
@@ -28,8 +29,7 @@ pub fn locate(command: &mut Command, console: &Console) -> Result<Vec<Headers>> 
 fn need(command: &Command) -> Need {
     match command {
         Command::Inspect(_) => Need::Headers,
-        // Where nothing is asked.
-        Command::Report(args) if args.prompt.is_none() && args.reference.is_none() => Need::Headers,
+        Command::Report(args) if !needs_values(args) => Need::Headers,
         _ => Need::Whole,
     }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use super::opening::{Need, open_after};
 use crate::checkpoint::SourceModel;
 use crate::cli::Pack;
 use crate::error::{Error, Result};
@@ -14,16 +15,16 @@ use crate::report::{Console, bytes};
 
 /// Runs the command.
 pub fn run(args: &Pack, console: &Console) -> Result<()> {
-    let source = SourceModel::open(&args.model)?;
+    let mut parts = Parts::default();
+    let source = open_after(&args.model, Need::Files, |source| {
+        if source.files().pack().is_some() {
+            return Err(Error::file(source.dir(), "is a pack already").hint("copy the file"));
+        }
+        parts = export::parts(source)?;
+        check_output(source, &parts, &args.out)?;
+        output_file::check(&args.out, args.overwrite)
+    })?;
     let files = source.files();
-    if files.pack().is_some() {
-        return Err(Error::file(files.path(), "is a pack already").hint("copy the file"));
-    }
-    let parts = export::parts(&source)?;
-    check_output(&source, &parts, &args.out)?;
-    output_file::check(&args.out, args.overwrite)?;
-    files.verify()?;
-    source.verify()?;
     note_left_out(&parts, console);
     let size = |name: &String| fs::metadata(files.path_of(name)).map_or(0, |metadata| metadata.len());
     let total: u64 = parts.names.iter().map(size).sum();

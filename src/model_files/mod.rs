@@ -166,6 +166,13 @@ pub fn is_of_a_model(name: &str) -> bool {
     weights || NAMES.contains(&name) || crate::tokenizer::is_file_of_one(name)
 }
 
+/// Whether a file of this name is one that macOS (Finder, AppleDouble) or Windows (Explorer) puts into folders by itself:
+/// no part of a model, and nobody's work.
+pub fn is_of_a_file_manager(name: &str) -> bool {
+    const NAMES: [&str; 3] = [".DS_Store", "desktop.ini", "Thumbs.db"];
+    name.starts_with("._") || NAMES.iter().any(|known| name.eq_ignore_ascii_case(known))
+}
+
 /// Names of the files in a folder that are not hidden. Snapshots in the Hub's cache hold links to files.
 fn files_in(folder: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();

@@ -480,18 +480,19 @@ fn weight_files_are_no_models() {
 }
 
 #[test]
-#[cfg(unix)]
-fn a_limit_on_file_sizes_leaves_nothing_behind() {
-    let home = tempfile::tempdir().unwrap();
-    let script = format!(
-        "ulimit -f 1000; exec {} convert --hf-path {} --mlx-path {}/out",
-        env!("CARGO_BIN_EXE_mixbit"),
-        bundled().display(),
-        home.path().display()
-    );
-    let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
-    let text = stderr(&output);
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("ulimit -f"), "{text}");
-    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+fn other_tools_dtypes_are_named_with_their_method() {
+    let patient = Patient::new();
+    patient.weights(|raw| {
+        for (name, dtype, shape, data) in &mut raw.tensors {
+            if name.contains("self_attn") {
+                "F8_E4M3".clone_into(dtype);
+                data.truncate(shape.iter().product());
+            }
+        }
+    });
+    let first = "tensor `model.layers.0.self_attn.k_proj.weight`: dtype F8_E4M3 is not supported";
+    (0..5).for_each(|_| patient.refused(&[first]));
+    patient.config(|config| config["quantization_config"] = json!({"quant_method": "fp8"}));
+    patient
+        .refused(&[&format!("{first}; config.json says that the checkpoint is quantized by fp8"), "float"]);
 }

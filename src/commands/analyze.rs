@@ -10,7 +10,7 @@ use crate::checkpoint::SourceModel;
 use crate::cli::Analyze;
 use crate::error::{Error, Result};
 use crate::estimate::Work;
-use crate::output_file;
+use crate::output_file::{self, Claim};
 use crate::plan::Plan;
 use crate::plural::count;
 use crate::report::Console;
@@ -20,8 +20,10 @@ use crate::weights::float_type;
 
 /// Runs the command.
 pub fn run(args: &Analyze, console: &Console) -> Result<()> {
+    let mut claim = None;
     let source = open_after(&args.model, Need::Weights, |_| {
         output_file::check(&args.out, args.overwrite)?;
+        claim = Claim::new(&args.out)?;
         if !args.resume && !args.overwrite && Partial::waits(&args.out) {
             return Err(output_file::unfinished(&Partial::path(&args.out)));
         }
@@ -66,6 +68,7 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     let correction = measured.and_then(|()| measure.correct(&partial.finished, technique, console));
     let correction = correction.map_err(|e| partial.given_up(e))?;
     let table = partial.finish(&args.out, measure.measurement.clone(), correction)?;
+    drop(claim);
     console.done(&format!("{} in {}", count(table.layers.len(), "layer"), args.out.display()));
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `mixbit pack`: a model folder in, one file out.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use super::opening::{Need, open_after};
@@ -31,7 +32,8 @@ pub fn run(args: &Pack, console: &Console) -> Result<()> {
     let bar = console.bytes_bar("packing", total);
     output_file::write_with(&args.out, |file| {
         write_pack(file, &args.out, files, &parts.names, &|bytes| bar.inc(bytes))
-    })?;
+    })
+    .map_err(|error| no_room(error, total))?;
     bar.finish_and_clear();
     console.done(&format!(
         "{}, {} in {}",
@@ -40,6 +42,21 @@ pub fn run(args: &Pack, console: &Console) -> Result<()> {
         args.out.display()
     ));
     Ok(())
+}
+
+/// Says how much room the pack, of about `total` bytes, takes where there is too little.
+fn no_room(error: Error, total: u64) -> Error {
+    let size = bytes(total);
+    match error.io_kind() {
+        Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+            error.hint(format!("the pack takes {size}: make room, or choose another disk for it"))
+        }
+        Some(ErrorKind::FileTooLarge) => error.hint(format!(
+            "the pack takes {size}, and a limit keeps files from becoming so large: raise it (`ulimit -f`), or choose \
+             another disk for it"
+        )),
+        _ => error,
+    }
 }
 
 /// Says what lies in the folder and is no part of the model.

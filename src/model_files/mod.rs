@@ -5,6 +5,7 @@ mod archive;
 mod called;
 mod mapped;
 mod pack;
+mod until_failure;
 mod write;
 
 use std::fs::{self, File};
@@ -16,6 +17,7 @@ pub(crate) use archive::{damaged, open_archive};
 pub use called::Called;
 pub use mapped::Mapped;
 pub use pack::{MANIFEST, Pack, PackedFile, safe_name};
+pub(crate) use until_failure::UntilFailure;
 pub use write::write_pack;
 
 use crate::error::{Error, Result};

@@ -68,6 +68,10 @@ impl Folder {
         assert!(fs::read(out.join(WHOLE)).unwrap() == fs::read(expected.join(WHOLE)).unwrap());
         let text = fs::read_to_string(out.join(INDEX)).unwrap();
         assert!(text == fs::read_to_string(expected.join(INDEX)).unwrap() && !text.contains("-of-"));
+        let run = ["run", "--prompt", "Hi", "--max-tokens", "1", "--model"];
+        let run = mixbit(run.iter().copied().chain([self.file("").to_str().unwrap()]));
+        succeeded(&run);
+        assert!(stderr(&run).contains(&format!("note: {note}")), "{}", stderr(&run));
         let check = mixbit(["check", self.file("").to_str().unwrap()]);
         succeeded(&check);
         let said = stdout(&check);

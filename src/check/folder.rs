@@ -108,7 +108,7 @@ impl Folder {
             .is_some_and(|spec| name.strip_prefix(spec.head_name).is_some_and(|rest| rest.starts_with('.')))
     }
 
-    /// What the index lists, what is in no weight file, and what has no other place in the decoder.
+    /// Errors about tensors that the index lists, that are in no weight file and have no other place in the decoder.
     fn absent(&self, names: Option<Names>) -> Vec<Error> {
         let there = |name: &str| self.names.contains_key(name);
         let accounted_for = |name: &str| match names {
@@ -118,7 +118,7 @@ impl Folder {
         self.checkpoint.as_ref().map(|checkpoint| checkpoint.absent(accounted_for)).unwrap_or_default()
     }
 
-    /// What was decided about weight files and names.
+    /// Notes on weight files and names.
     fn notes(&self, names: Option<Names>) -> Vec<String> {
         let notes = self.checkpoint.iter().flat_map(|checkpoint| checkpoint.notes().iter().cloned());
         notes.chain(names.and_then(|names| names.note())).collect()

@@ -90,12 +90,12 @@ pub fn left_behind(destination: &Path) -> Vec<String> {
     found.iter().map(note).collect()
 }
 
-/// Whether nothing is in `folder` but what a file manager has put there.
+/// True if nothing is in `folder` but what a file manager has put there.
 fn is_empty(folder: &Path) -> bool {
     entries(folder).is_ok_and(|entries| entries.is_empty())
 }
 
-/// What is in `folder` but for the files that file managers put there, which go with it when it is replaced.
+/// The entries of `folder` but for the files that file managers put there, which go with it when it is replaced.
 fn entries(folder: &Path) -> std::io::Result<Vec<fs::DirEntry>> {
     let counts = |entry: &std::io::Result<fs::DirEntry>| {
         let is_litter = |entry: &fs::DirEntry| {
@@ -336,13 +336,13 @@ mod tests {
             fs::write(out.join("config.json"), r#"{"model_type": "llama"}"#).unwrap();
             let path = out.join(name);
             if name == "._work" {
-                fs::create_dir(&path).unwrap()
+                fs::create_dir(&path).unwrap();
             } else {
-                fs::write(&path, "x").unwrap()
+                fs::write(&path, "x").unwrap();
             }
             assert!(check_destination(&source, &out, true).is_err(), "{name}");
             if name == "._work" {
-                fs::remove_dir(&path).unwrap()
+                fs::remove_dir(&path).unwrap();
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Which of a model's files are its weights: those that `model.safetensors.index.json` names, where it is of these files,
+//! The choice of a model's weight files: those that `model.safetensors.index.json` names, where it is of these files,
 //! and otherwise those that are called as weights are.
 //!
 //! Quantized copies on the Hub often carry the index of the float model, so an index that does not agree with the files
@@ -36,7 +36,7 @@ impl Checkpoint {
     /// Opens the weights among `files`.
     ///
     /// # Errors
-    /// Those of [`Checkpoint::whatever_is_there`], and where a tensor that the index lists is in none of the files.
+    /// As [`Checkpoint::whatever_is_there`], and where a tensor that the index lists is in none of the files.
     pub fn from_files(files: &ModelFiles) -> Result<Self> {
         let (checkpoint, mut wrong) = Self::whatever_is_there(files)?;
         wrong.extend(checkpoint.absent(|_| false));
@@ -209,7 +209,7 @@ fn misplaced(index: &WeightMap, contents: &[Contents]) -> Option<String> {
     Some(format!("it lists `{tensor}` in `{shard}`, which does not hold it"))
 }
 
-/// What is wrong with an index whose contents are the reason that reading it failed.
+/// The fault in an index, where its contents are the reason that reading it failed.
 fn what_is_broken(error: &Error) -> Option<String> {
     match error.kind() {
         ErrorKind::Io { source, .. } if source.kind() == std::io::ErrorKind::InvalidData => {
@@ -236,7 +236,7 @@ fn read_index(files: &ModelFiles) -> Result<WeightMap> {
         .collect()
 }
 
-/// Which of the files of a model on the Hub, called `names`, are its weights: those that its index, read from `files`, names; where all of
+/// The weights among the files of a model on the Hub, called `names`: those that its index, read from `files`, names; where all of
 /// these are missing or it cannot be read, those that are called as weights are. `place` is for messages.
 ///
 /// # Errors
@@ -270,7 +270,7 @@ fn is_safetensors(name: &str) -> bool {
     name.ends_with(".safetensors") && !name.starts_with('.')
 }
 
-/// Which of a model's files, called `names`, are its weights where there is no index. `dir` is for messages.
+/// The weights among a model's files, called `names`, where there is no index. `dir` is for messages.
 fn choose_weights(dir: &Path, names: &[String]) -> Result<Vec<String>> {
     let any: Vec<String> = names.iter().filter(|name| is_safetensors(name)).cloned().collect();
     let models: Vec<String> = any.iter().filter(|name| name.starts_with("model")).cloned().collect();

@@ -180,7 +180,7 @@ impl Checkpoint {
         }
     }
 
-    /// What was decided about the files, for the user; one sentence each.
+    /// Decisions about the files and names, for the user; one sentence each.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }

@@ -92,7 +92,8 @@ impl SourceModel {
         if let Some(error) = absent.into_iter().chain(unstacked).next() {
             return Err(error);
         }
-        spec.notes.extend(checkpoint.notes().iter().cloned().chain(names.note()));
+        checkpoint.notes.extend(names.note());
+        spec.notes.extend(checkpoint.notes.iter().cloned());
         let tied_head = drop_tied_head(&mut spec, &checkpoint, &mut stored)?;
         let manifest = spec.manifest();
         let bitmap = Declared::from_config(&config)?.resolve(&config, &manifest, &checkpoint, &stored)?;

@@ -10,7 +10,7 @@ use crate::models::{Architecture, Names, Rename};
 use crate::plural::count;
 
 impl Checkpoint {
-    /// How the tensors' names become those of the architecture `row`.
+    /// The rule that makes the tensors' names those of the architecture `row`.
     pub fn names(&self, row: &Architecture) -> Names {
         Names::new(row.rename, self.entries.keys().map(String::as_str))
     }
@@ -143,7 +143,7 @@ impl Checkpoint {
     }
 }
 
-/// Whether `name` is that of all experts' matrices.
+/// True for the tensor of all experts' matrices of one kind.
 fn is_whole(name: &str) -> bool {
     name.ends_with(".experts.down_proj")
 }

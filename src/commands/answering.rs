@@ -73,6 +73,11 @@ impl Source {
         Session::new(&loaded.model, self.cache, draft.map(|(source, model)| source.draft(model)))
     }
 
+    /// Decisions about the model's weight files, which are to be said.
+    pub fn file_notes(&self) -> &[String] {
+        self.checkpoint.checkpoint().notes()
+    }
+
     /// What to say of a context that is larger than the model's own.
     pub fn context_note(&self) -> Option<String> {
         context_note(&self.cache, self.checkpoint.spec())

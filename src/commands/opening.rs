@@ -5,14 +5,14 @@ use std::path::Path;
 use crate::checkpoint::SourceModel;
 use crate::error::Result;
 
-/// How much of a model a command relies on.
+/// The part of a model that a command relies on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
     /// Names, types and shapes; no value is read.
     Headers,
     /// Values, to compute with: what [`SourceModel::verify`] looks at.
     Weights,
-    /// Whatever is in the files, to make another model of it: the checksums of a pack and of the Hub's cache, too.
+    /// Everything in the files, to make another model of it: the checksums of a pack and of the Hub's cache, too.
     Files,
 }
 

@@ -68,7 +68,7 @@ pub fn run(args: &Report, console: &Console) -> Result<()> {
     Ok(())
 }
 
-/// Whether anything is computed: where nothing is asked, headers will do.
+/// True if anything is computed: where nothing is asked, headers will do.
 pub fn needs_values(args: &Report) -> bool {
     args.prompt.is_some() || args.reference.is_some()
 }

@@ -124,7 +124,7 @@ pub fn locate(path: &Path, revision: Option<&str>, need: Need, console: &Console
         .map_err(|e| neither(path, &repository.place(&settings), e))
 }
 
-/// Whether `path` is a folder that holds no model, where its name without a folder would be that of a model on the Hub.
+/// True for a folder that holds no model and is called as models on the Hub are.
 pub fn hides_a_name(path: &Path) -> bool {
     let is_name = path.to_str().is_some_and(|text| Repository::parse(text).is_some());
     is_name && path.is_dir() && !path.join("config.json").exists()

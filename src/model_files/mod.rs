@@ -168,8 +168,8 @@ pub fn is_of_a_model(name: &str) -> bool {
     weights || NAMES.contains(&name) || crate::tokenizer::is_file_of_one(name)
 }
 
-/// Whether a file of this name is one that macOS (Finder, AppleDouble) or Windows (Explorer) puts into folders by itself:
-/// no part of a model, and nobody's work.
+/// True for files that macOS (Finder, AppleDouble) or Windows (Explorer) puts into folders by itself: no part of a model,
+/// and nobody's work.
 pub fn is_of_a_file_manager(name: &str) -> bool {
     const NAMES: [&str; 3] = [".DS_Store", "desktop.ini", "Thumbs.db"];
     name.starts_with("._") || NAMES.iter().any(|known| name.eq_ignore_ascii_case(known))

@@ -1,11 +1,11 @@
-//! How a checkpoint's tensor names become mlx-lm's.
+//! From a checkpoint's tensor names to mlx-lm's.
 
 use crate::spec::DecoderSpec;
 
 /// Parts of a layer's name that its tensors end with.
 const PARTS: [&str; 3] = ["weight", "scales", "biases"];
 
-/// What becomes of a checkpoint's tensor name.
+/// The fate of a checkpoint's tensor name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rename {
     /// It is mlx-lm's name already.
@@ -46,7 +46,7 @@ impl Names {
         Self { rule, bare: bare && !inside }
     }
 
-    /// What becomes of the tensor called `name`.
+    /// The fate of the tensor called `name`.
     pub fn rename(&self, name: &str) -> Rename {
         if !self.bare || !is_bare(name) {
             return (self.rule)(name);
@@ -58,7 +58,7 @@ impl Names {
         }
     }
 
-    /// Whether the tensor called `name` has its place in a decoder whose tensors are `there`: under the name or names that
+    /// True if the tensor called `name` has its place in a decoder whose tensors are `there`: under the name or names that
     /// it gets, or as a head that is the embedding, or because no decoder needs it.
     pub fn account_for(&self, name: &str, spec: Option<&DecoderSpec>, there: impl Fn(&str) -> bool) -> bool {
         let is_tied_head = |name: &str| {
@@ -85,7 +85,7 @@ impl Names {
     }
 }
 
-/// Whether `name` is one of the decoder's own tensors, without the prefix.
+/// True for the decoder's own tensors without the prefix.
 fn is_bare(name: &str) -> bool {
     ["layers.", "embed_tokens.", "norm."].iter().any(|part| name.starts_with(part))
 }

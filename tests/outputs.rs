@@ -26,7 +26,7 @@ fn a_limit_on_file_sizes_leaves_nothing_behind() {
             std::process::Command::new("sh").args(["-c", &script]).current_dir(&home).output().unwrap();
         let text = stderr(&output);
         assert_eq!(output.status.code(), Some(1), "{text}");
-        assert!(text.starts_with("error: out") && text.contains("ulimit -f"), "{text}");
+        assert!(text.starts_with("error: ") && text.contains("out") && text.contains("ulimit -f"), "{text}");
         assert!(text.contains(size) && text.lines().count() == 2, "{text}");
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
     }

@@ -3,16 +3,19 @@
 
 use std::io::{self, Seek, SeekFrom, Write};
 
-/// The output of a `ZipWriter`: once writing has failed, it takes everything and writes nothing.
+/// The output of a `ZipWriter`: once writing has failed, it takes everything, says where that would be, and writes nothing.
 #[derive(Debug)]
 pub(crate) struct UntilFailure<W> {
     inner: W,
     failed: bool,
+    /// Where the next byte goes, or would go.
+    position: u64,
 }
 
 impl<W> UntilFailure<W> {
+    /// Output to `inner`, which is at its beginning.
     pub(crate) fn new(inner: W) -> Self {
-        Self { inner, failed: false }
+        Self { inner, failed: false, position: 0 }
     }
 
     pub(crate) fn into_inner(self) -> W {
@@ -31,7 +34,9 @@ impl<W> UntilFailure<W> {
 
 impl<W: Write> Write for UntilFailure<W> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.attempt(bytes.len(), |inner| inner.write(bytes))
+        let written = self.attempt(bytes.len(), |inner| inner.write(bytes))?;
+        self.position += written as u64;
+        Ok(written)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -41,7 +46,13 @@ impl<W: Write> Write for UntilFailure<W> {
 
 impl<W: Seek> Seek for UntilFailure<W> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
-        self.attempt(0, |inner| inner.seek(to))
+        let otherwise = match to {
+            SeekFrom::Start(position) => position,
+            SeekFrom::Current(distance) => self.position.saturating_add_signed(distance),
+            SeekFrom::End(_) => self.position,
+        };
+        self.position = self.attempt(otherwise, |inner| inner.seek(to))?;
+        Ok(self.position)
     }
 }
 
@@ -66,6 +77,12 @@ mod tests {
         }
     }
 
+    impl Seek for Small {
+        fn seek(&mut self, _: SeekFrom) -> io::Result<u64> {
+            Ok(self.0.len() as u64)
+        }
+    }
+
     #[test]
     fn it_fails_once_and_writes_no_more() {
         let mut output = UntilFailure::new(Small(Vec::new()));
@@ -74,6 +91,9 @@ mod tests {
         output.write_all(b"d").unwrap();
         output.write_all(b"efg").unwrap();
         output.flush().unwrap();
+        assert_eq!(output.stream_position().unwrap(), 5);
+        assert_eq!(output.seek(SeekFrom::Start(3)).unwrap(), 3);
+        assert_eq!(output.seek(SeekFrom::Current(-1)).unwrap(), 2);
         assert_eq!(output.into_inner().0, b"a");
     }
 }

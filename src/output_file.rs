@@ -1,7 +1,7 @@
 //! Single files that commands write: known early to be writable, whole or not there, and in the place of another file only
 //! with `--overwrite`. Every command checks its outputs before it does anything that takes time.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -74,6 +74,47 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&File) -> Result<()>) -> Result
     Ok(())
 }
 
+/// Keeps other runs from making one output at the same time: a file beside it, locked, which goes when this goes.
+#[derive(Debug)]
+pub struct Claim {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Claim {
+    /// Claims the file or folder `output`. There is nothing to claim where the folder that it is to be in is not there yet.
+    ///
+    /// # Errors
+    /// Where another run has claimed it.
+    pub fn new(output: &Path) -> Result<Option<Self>> {
+        let name = output.file_name().unwrap_or(output.as_os_str()).to_string_lossy();
+        let path = output.with_file_name(format!(".{name}.lock"));
+        if !folder_of(&path).is_dir() {
+            return Ok(None);
+        }
+        loop {
+            let file = File::create(&path).map_err(|e| Error::io(&path, e))?;
+            match file.try_lock() {
+                Err(TryLockError::WouldBlock) => {
+                    let message = format!("another run is making it, and holds {}", path.display());
+                    return Err(Error::file(output, message)
+                        .hint("wait until that is done, or choose another output"));
+                }
+                // Some file systems have no locks. One that a run removed on its way out holds nobody off.
+                _ if path.exists() => return Ok(Some(Self { path, _file: file })),
+                _ => {}
+            }
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        // Left behind it is in nobody's way.
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
 /// What to do where unfinished work cannot be gone on with.
 pub const ANEW: &str = "--overwrite instead of --resume starts anew";
 
@@ -122,6 +163,24 @@ mod tests {
         assert!(apart(&config, &[home.path()]).is_err() && apart(&page, &[home.path()]).is_ok());
         assert!(apart(&config, &[&text]).is_ok() && apart(&home.path().join("new"), &[home.path()]).is_ok());
         assert!(check(Path::new("-"), true).is_err());
+    }
+
+    #[test]
+    fn an_output_is_made_by_one_run_at_a_time() {
+        let home = tempfile::tempdir().unwrap();
+        let out = home.path().join("out");
+        let first = Claim::new(&out).unwrap();
+        assert!(first.is_some() && Claim::new(&home.path().join("other")).unwrap().is_some());
+        let error = Claim::new(&home.path().join("out/")).unwrap_err().to_string();
+        let lock = home.path().join(".out.lock");
+        assert!(
+            error.ends_with(&format!("another run is making it, and holds {}", lock.display())),
+            "{error}"
+        );
+        drop(first);
+        assert!(Claim::new(&out).unwrap().is_some());
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+        assert!(Claim::new(&home.path().join("no/out")).unwrap().is_none());
     }
 
     #[test]

@@ -132,15 +132,15 @@ fn index_that_names_what_is_not_there() {
             .unwrap();
     };
     let patient = Patient::new();
+    patient.weights(|raw| raw.remove(GATE));
     index(&patient, GATE, "model-00002-of-00002.safetensors");
     patient.refused(&["model-00002-of-00002.safetensors", "not there"]);
+    index(&patient, GATE, WEIGHTS);
+    patient.refused(&[GATE, "is said to be in `model.safetensors`, and is in none"]);
     index(&patient, GATE, "../model/model.safetensors");
     patient.refused(&[GATE, "outside the folder"]);
     index(&patient, GATE, "/etc/hostname");
     patient.refused(&[GATE, "outside the folder"]);
-    fs::write(patient.file("model.safetensors.index.json"), "{}").unwrap();
-    let text = mixbit(["inspect", patient.file("").to_str().unwrap()]);
-    assert!(stderr(&text).contains("weight_map"), "{}", stderr(&text));
 }
 
 #[test]
@@ -480,18 +480,19 @@ fn weight_files_are_no_models() {
 }
 
 #[test]
-#[cfg(unix)]
-fn a_limit_on_file_sizes_leaves_nothing_behind() {
-    let home = tempfile::tempdir().unwrap();
-    let script = format!(
-        "ulimit -f 1000; exec {} convert --hf-path {} --mlx-path {}/out",
-        env!("CARGO_BIN_EXE_mixbit"),
-        bundled().display(),
-        home.path().display()
-    );
-    let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
-    let text = stderr(&output);
-    assert_eq!(output.status.code(), Some(1), "{text}");
-    assert!(text.contains("ulimit -f"), "{text}");
-    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+fn other_tools_dtypes_are_named_with_their_method() {
+    let patient = Patient::new();
+    patient.weights(|raw| {
+        for (name, dtype, shape, data) in &mut raw.tensors {
+            if name.contains("self_attn") {
+                "F8_E4M3".clone_into(dtype);
+                data.truncate(shape.iter().product());
+            }
+        }
+    });
+    let first = "tensor `model.layers.0.self_attn.k_proj.weight`: dtype F8_E4M3 is not supported";
+    (0..5).for_each(|_| patient.refused(&[first]));
+    patient.config(|config| config["quantization_config"] = json!({"quant_method": "fp8"}));
+    patient
+        .refused(&[&format!("{first}; config.json says that the checkpoint is quantized by fp8"), "float"]);
 }

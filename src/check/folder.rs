@@ -8,7 +8,7 @@ use crate::checkpoint::{Checkpoint, INDEX, SourceModel, Tensor};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::model_files::ModelFiles;
-use crate::models::{self, Architecture, Rename, TensorShapes};
+use crate::models::{self, Names, Rename, TensorShapes};
 use crate::spec::{DecoderSpec, Manifest};
 use crate::tokenizer::Tokenizer;
 
@@ -42,8 +42,12 @@ impl Folder {
         let mut keep = |subject, error: &Error| findings.push(Finding::refusal(subject, error));
         let config = ModelConfig::from_files(&files).inspect_err(|e| keep("config", e)).ok();
         let row = config.as_ref().and_then(|c| models::find(c).inspect_err(|e| keep("config", e)).ok());
-        let checkpoint = weights(&files, row, &mut keep);
-        let names = checkpoint.as_ref().map(|c| names(c, row)).unwrap_or_default();
+        let (mut checkpoint, mut wrong) = weights(&files, &mut keep);
+        let renamed = row.zip(checkpoint.as_ref()).map(|(row, checkpoint)| checkpoint.names(row));
+        if let (Some(checkpoint), Some(renamed)) = (&mut checkpoint, renamed) {
+            checkpoint.stack(renamed).iter().take(FEW).for_each(|error| keep("experts", error));
+        }
+        let names = checkpoint.as_ref().map(|c| names(c, renamed)).unwrap_or_default();
         let mut folder = Self {
             config,
             checkpoint,
@@ -58,6 +62,8 @@ impl Folder {
         if let (Some(config), Some(row)) = (&folder.config, row) {
             folder.spec = (row.spec)(config, &folder.shapes()).inspect_err(|e| keep("config", e)).ok();
         }
+        wrong.extend(folder.absent(renamed));
+        keep_few(&folder.files, &wrong, &mut keep);
         if folder.spec.is_some()
             && folder.checkpoint.is_some()
             && let Ok((checkpoint, _)) = Checkpoint::whatever_is_there(&folder.files)
@@ -69,6 +75,12 @@ impl Folder {
         }
         if let Some(source) = &folder.source {
             folder.spec = Some(source.spec().clone());
+        }
+        let notes = folder.notes(renamed);
+        match &mut folder.spec {
+            Some(_) if folder.source.is_some() => {}
+            Some(spec) => spec.notes.extend(notes),
+            None => findings.extend(notes.into_iter().map(|note| Finding::note("files", note))),
         }
         folder.manifest = folder.spec.as_ref().map(DecoderSpec::manifest);
         Ok((folder, findings))
@@ -96,42 +108,56 @@ impl Folder {
             .is_some_and(|spec| name.strip_prefix(spec.head_name).is_some_and(|rest| rest.starts_with('.')))
     }
 
+    /// Errors about tensors that the index lists, that are in no weight file and have no other place in the decoder.
+    fn absent(&self, names: Option<Names>) -> Vec<Error> {
+        let there = |name: &str| self.names.contains_key(name);
+        let accounted_for = |name: &str| match names {
+            Some(names) => names.account_for(name, self.spec.as_ref(), there),
+            None => there(name),
+        };
+        self.checkpoint.as_ref().map(|checkpoint| checkpoint.absent(accounted_for)).unwrap_or_default()
+    }
+
+    /// Notes on weight files and names.
+    fn notes(&self, names: Option<Names>) -> Vec<String> {
+        let notes = self.checkpoint.iter().flat_map(|checkpoint| checkpoint.notes().iter().cloned());
+        notes.chain(names.and_then(|names| names.note())).collect()
+    }
+
     fn shapes(&self) -> TensorShapes {
         self.tensors().map(|(name, tensor)| (name.to_owned(), tensor.shape.to_vec())).collect()
     }
 }
 
-/// The weights as far as they can be read, and what is wrong with the files.
+/// The weights as far as they can be read, and what is wrong with their index.
 fn weights(
     files: &ModelFiles,
-    row: Option<&Architecture>,
     keep: &mut impl FnMut(&'static str, &Error),
-) -> Option<Checkpoint> {
+) -> (Option<Checkpoint>, Vec<Error>) {
     match Checkpoint::whatever_is_there(files) {
-        Ok((mut checkpoint, wrong)) => {
-            if let Some(row) = row {
-                checkpoint.stack(row.rename).iter().take(FEW).for_each(|error| keep("experts", error));
-            }
-            wrong.iter().take(FEW).for_each(|error| keep("files", error));
-            if let Some(more) = wrong.len().checked_sub(FEW).filter(|&more| more > 0) {
-                let message = format!("does not agree with the shards in {more} more places");
-                keep("files", &Error::file(files.path_of(INDEX), message));
-            }
-            Some(checkpoint)
-        }
+        Ok((checkpoint, wrong)) => (Some(checkpoint), wrong),
         Err(error) => {
             keep("files", &error);
-            None
+            (None, Vec::new())
         }
     }
 }
 
-fn names(checkpoint: &Checkpoint, row: Option<&Architecture>) -> BTreeMap<String, String> {
-    let renamed = |name: &str| match row.map_or(Rename::Keep, |row| (row.rename)(name)) {
+/// The first of what is `wrong` with index and shards, and how much more there is.
+fn keep_few(files: &ModelFiles, wrong: &[Error], keep: &mut impl FnMut(&'static str, &Error)) {
+    wrong.iter().take(FEW).for_each(|error| keep("files", error));
+    if let Some(more) = wrong.len().checked_sub(FEW).filter(|&more| more > 0) {
+        let message = format!("does not agree with the shards in {more} more places");
+        keep("files", &Error::file(files.path_of(INDEX), message));
+    }
+}
+
+fn names(checkpoint: &Checkpoint, names: Option<Names>) -> BTreeMap<String, String> {
+    let renamed = |name: &str| match names.map_or(Rename::Keep, |names| names.rename(name)) {
         Rename::Keep => Some(name.to_owned()),
         Rename::To(name) => Some(name),
         // Experts that could not be stacked, which was said.
-        Rename::Expert { .. } | Rename::Drop => None,
+        Rename::Expert { .. } | Rename::Fused(_) | Rename::Drop => None,
     };
     checkpoint.iter().filter_map(|(name, _)| Some((renamed(name)?, name.to_owned()))).collect()
 }

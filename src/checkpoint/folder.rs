@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
-use crate::model_files::{ModelFiles, TEMPLATES, is_of_a_model};
+use crate::model_files::{ModelFiles, TEMPLATES, is_of_a_file_manager, is_of_a_model};
 
 /// A folder being written beside its destination; dropped without [`OutputFolder::publish`], it leaves nothing.
 #[derive(Debug)]
@@ -90,8 +90,20 @@ pub fn left_behind(destination: &Path) -> Vec<String> {
     found.iter().map(note).collect()
 }
 
+/// True if nothing is in `folder` but what a file manager has put there.
 fn is_empty(folder: &Path) -> bool {
-    fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
+    entries(folder).is_ok_and(|entries| entries.is_empty())
+}
+
+/// The entries of `folder` but for the files that file managers put there, which go with it when it is replaced.
+fn entries(folder: &Path) -> std::io::Result<Vec<fs::DirEntry>> {
+    let counts = |entry: &std::io::Result<fs::DirEntry>| {
+        let is_litter = |entry: &fs::DirEntry| {
+            entry.path().is_file() && entry.file_name().to_str().is_some_and(is_of_a_file_manager)
+        };
+        !entry.as_ref().is_ok_and(is_litter)
+    };
+    fs::read_dir(folder)?.filter(counts).collect()
 }
 
 /// Only model folders and empty ones are ever replaced: anything else may be somebody's work.
@@ -100,8 +112,8 @@ fn check_replaceable(destination: &Path) -> Result<()> {
         Error::file(destination, format!("already exists and {what}"))
             .hint("only a folder that holds a model and nothing else is replaced; choose another, or remove it by hand")
     };
-    let entries = fs::read_dir(destination).map_err(|_| keep("is no folder"))?;
-    let entries: Vec<_> = entries.collect::<std::io::Result<_>>().map_err(|e| Error::io(destination, e))?;
+    fs::read_dir(destination).map_err(|_| keep("is no folder"))?;
+    let entries = entries(destination).map_err(|e| Error::io(destination, e))?;
     if entries.is_empty() {
         return Ok(());
     }
@@ -297,6 +309,42 @@ mod tests {
         folder.publish().unwrap();
         assert!(!out.join("README.md").exists());
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_file_managers_leave_is_replaced_too() {
+        let home = tempfile::tempdir().unwrap();
+        let (source, out) = (home.path().join("in"), home.path().join("out"));
+        fs::create_dir(&source).unwrap();
+        fs::create_dir(&out).unwrap();
+        for name in [".DS_Store", "._config.json", "._model.safetensors", "Desktop.ini", "Thumbs.db"] {
+            fs::write(out.join(name), "x").unwrap();
+        }
+        // Nothing else: as good as empty.
+        check_destination(&source, &out, false).unwrap();
+        fs::write(out.join("model.safetensors"), "x").unwrap();
+        fs::write(out.join("config.json"), r#"{"model_type": "llama"}"#).unwrap();
+        assert!(check_destination(&source, &out, false).is_err());
+        check_destination(&source, &out, true).unwrap();
+        let folder = OutputFolder::create(&out, true).unwrap();
+        folder.write("config.json", b"{}").unwrap();
+        folder.publish().unwrap();
+        assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
+        // A folder of such a name may hold anything, and a mere beginning is no name of theirs.
+        for name in ["._work", ".DS_Store.txt"] {
+            fs::write(out.join("model.safetensors"), "x").unwrap();
+            fs::write(out.join("config.json"), r#"{"model_type": "llama"}"#).unwrap();
+            let path = out.join(name);
+            if name == "._work" {
+                fs::create_dir(&path).unwrap();
+            } else {
+                fs::write(&path, "x").unwrap();
+            }
+            assert!(check_destination(&source, &out, true).is_err(), "{name}");
+            if name == "._work" {
+                fs::remove_dir(&path).unwrap();
+            }
+        }
     }
 
     #[test]

@@ -1,25 +1,19 @@
-//! Opening a checkpoint: which files are weights, what is in them, and that they are whole.
-//!
-//! Weights are, in this order: what `model.safetensors.index.json` names; `model*.safetensors`; the folder's only
-//! `.safetensors`; `weights.npz`. Headers are validated by the safetensors crate, offsets against the file's length.
+//! Opening a checkpoint: what is in its weight files, and that they are whole. Headers are validated by the safetensors
+//! crate, offsets against the file's length.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use serde_json::Value;
 
 use super::dtype::Dtype;
+use super::index::Absent;
 use super::{header, npz};
 use crate::error::{Error, Result};
 use crate::json;
-use crate::model_files::{Mapped, ModelFiles, safe_name};
-use crate::plural::count;
-
-/// The file that says which shard each tensor is in.
-pub const INDEX: &str = "model.safetensors.index.json";
-const NPZ: &str = "weights.npz";
+use crate::model_files::{Mapped, ModelFiles};
 
 /// Where a tensor lies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +56,8 @@ pub struct Checkpoint {
     path: PathBuf,
     files: Vec<WeightFile>,
     pub(super) entries: BTreeMap<String, Entry>,
+    pub(super) absent: Vec<Absent>,
+    pub(super) notes: Vec<String>,
 }
 
 /// One tensor of a checkpoint.
@@ -158,43 +154,36 @@ impl Checkpoint {
         if !path.is_file() || !weights(path) {
             return Self::from_files(&ModelFiles::open(path)?);
         }
-        let mut checkpoint = Self::empty(path);
-        checkpoint.add_file(path, Mapped::open(path)?)?;
-        Ok(checkpoint)
+        Self::of_file(path, is_npz(path))
     }
 
     /// Opens the single safetensors file `path`, whatever it is called.
     pub fn open_safetensors(path: &Path) -> Result<Self> {
+        Self::of_file(path, false)
+    }
+
+    fn of_file(path: &Path, is_npz: bool) -> Result<Self> {
         let mut checkpoint = Self::empty(path);
-        checkpoint.add(path, Mapped::open(path)?, false)?;
+        let tensors = checkpoint.add(path, Mapped::open(path)?, is_npz).map_err(|e| e.described(|| None))?;
+        for (name, entry) in tensors {
+            checkpoint.insert(name, entry)?;
+        }
         Ok(checkpoint)
     }
 
-    /// Opens the weights among `files`.
-    pub fn from_files(files: &ModelFiles) -> Result<Self> {
-        let (checkpoint, wrong) = Self::whatever_is_there(files)?;
-        wrong.into_iter().next().map_or(Ok(checkpoint), Err)
+    pub(super) fn empty(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            files: Vec::new(),
+            entries: BTreeMap::new(),
+            absent: Vec::new(),
+            notes: Vec::new(),
+        }
     }
 
-    /// The weights among `files` as far as index and shards agree, and where they do not.
-    ///
-    /// # Errors
-    /// Where there is no weight file, or one that is no weight file.
-    pub fn whatever_is_there(files: &ModelFiles) -> Result<(Self, Vec<Error>)> {
-        let mut checkpoint = Self::empty(files.path());
-        let mut wrong = Vec::new();
-        if files.has(INDEX) {
-            checkpoint.add_indexed(files, &mut wrong)?;
-            return Ok((checkpoint, wrong));
-        }
-        for name in choose_weights(files.path(), &files.names()?)? {
-            checkpoint.add_file(&files.path_of(&name), files.map(&name)?)?;
-        }
-        Ok((checkpoint, wrong))
-    }
-
-    fn empty(path: &Path) -> Self {
-        Self { path: path.to_owned(), files: Vec::new(), entries: BTreeMap::new() }
+    /// Decisions about the files and names, for the user; one sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// The folder, pack or file that was opened.
@@ -246,13 +235,15 @@ impl Checkpoint {
         }
     }
 
-    fn add_file(&mut self, path: &Path, map: Mapped) -> Result<BTreeSet<String>> {
-        self.add(path, map, path.extension().is_some_and(|e| e == "npz"))
+    /// Opens the weight file `name` of a model. Its tensors are returned, and not taken yet.
+    pub(super) fn open_file(&mut self, files: &ModelFiles, name: &str) -> Result<Vec<(String, Entry)>> {
+        let path = files.path_of(name);
+        self.add(&path, files.map(name)?, is_npz(&path)).map_err(|error| error.described(|| quantizer(files)))
     }
 
-    fn add(&mut self, path: &Path, map: Mapped, is_npz: bool) -> Result<BTreeSet<String>> {
+    fn add(&mut self, path: &Path, map: Mapped, is_npz: bool) -> Result<Vec<(String, Entry)>, Unreadable> {
         if map.is_empty() {
-            return Err(Error::file(path, "is empty").hint("the download is incomplete"));
+            return Err(Error::file(path, "is empty").hint("the download is incomplete").into());
         }
         let file = self.files.len();
         let (found, checksums) = if is_npz {
@@ -261,145 +252,91 @@ impl Checkpoint {
             (safetensors_entries(path, &map, file)?, Vec::new())
         };
         self.files.push(WeightFile { path: path.to_owned(), map, checksums });
-        let names = found.iter().map(|(name, _)| name.clone()).collect();
-        for (name, entry) in found {
-            if let Some(earlier) = self.entries.insert(name.clone(), entry) {
-                let other = &self.files[earlier.pieces[0].file].path;
-                return Err(Error::tensor(path, name, format!("is also in {}", other.display()))
-                    .hint("keep the files of one checkpoint only in this folder"));
-            }
-        }
-        Ok(names)
+        Ok(found)
     }
 
-    /// The shards that the index names. What does not agree goes to `wrong`: tensors of a shard that is not there are not
-    /// named once more.
-    fn add_indexed(&mut self, files: &ModelFiles, wrong: &mut Vec<Error>) -> Result<()> {
-        let index = &files.path_of(INDEX);
-        let weight_map = read_index(files)?;
-        let mut found: BTreeMap<&str, Option<BTreeSet<String>>> = BTreeMap::new();
-        for (tensor, file) in &weight_map {
-            if found.contains_key(file.as_str()) {
-                continue;
-            }
-            let names = if !safe_name(file) {
-                wrong.push(
-                    Error::tensor(index, tensor, format!("lies outside the folder, in `{file}`"))
-                        .hint("an index may only name files beside it"),
-                );
-                None
-            } else if files.has(file) {
-                Some(self.add_file(&files.path_of(file), files.map(file)?)?)
-            } else {
-                wrong.push(
-                    Error::file(index, format!("names the shard `{file}`, which is not there"))
-                        .hint("the download is incomplete: fetch the missing shard"),
-                );
-                None
-            };
-            found.insert(file, names);
+    /// Takes a tensor of a file that was opened, unless there is one of that name.
+    pub(super) fn insert(&mut self, name: String, entry: Entry) -> Result<()> {
+        let file_of = |entry: &Entry| entry.pieces.first().and_then(|piece| self.files.get(piece.file));
+        if let (Some(earlier), Some(file)) = (self.entries.get(&name).and_then(file_of), file_of(&entry)) {
+            let message = format!("is also in {}", earlier.path.display());
+            return Err(Error::tensor(&file.path, name, message)
+                .hint("keep the files of one checkpoint only in this folder"));
         }
-        for (tensor, file) in &weight_map {
-            if let Some(Some(names)) = found.get(file.as_str())
-                && !names.contains(tensor)
-            {
-                wrong.push(Error::tensor(index, tensor, format!("is said to be in `{file}` and is not")));
-            }
-        }
-        let unlisted = self.entries.keys().filter(|name| !weight_map.contains_key(*name));
-        wrong.extend(unlisted.map(|name| Error::tensor(index, name, "is in a shard but not in the index")));
+        self.entries.insert(name, entry);
         Ok(())
     }
 }
 
-fn read_index(files: &ModelFiles) -> Result<BTreeMap<String, String>> {
-    let index = &files.path_of(INDEX);
-    let value = json::parse(index, &files.read(INDEX)?)?;
-    let map = value.get("weight_map").and_then(Value::as_object);
-    let map = map.ok_or_else(|| Error::key(index, "weight_map", "expected an object of tensor names"))?;
-    map.iter()
-        .map(|(name, file)| match file.as_str() {
-            Some(file) => Ok((name.clone(), file.to_owned())),
-            None => Err(Error::key(index, format!("weight_map.{name}"), "expected a file name")),
-        })
-        .collect()
+fn is_npz(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "npz")
 }
 
-fn safetensors_entries(path: &Path, map: &[u8], file: usize) -> Result<Vec<(String, Entry)>> {
+/// Why a weight file cannot be read.
+enum Unreadable {
+    /// A tensor is of a dtype that MLX or mixbit does not have.
+    Dtype {
+        path: PathBuf,
+        tensor: String,
+        dtype: String,
+    },
+    Other(Error),
+}
+
+impl From<Error> for Unreadable {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl Unreadable {
+    /// As an error that names the method by which the model was quantized, where `quantizer` finds one.
+    fn described(self, quantizer: impl FnOnce() -> Option<String>) -> Error {
+        let (path, tensor, dtype) = match self {
+            Self::Dtype { path, tensor, dtype } => (path, tensor, dtype),
+            Self::Other(error) => return error,
+        };
+        let usable = "float64, float32, float16, bfloat16 or MLX's quantized form";
+        match quantizer() {
+            Some(method) => {
+                let message = format!(
+                    "dtype {dtype} is not supported; config.json says that the checkpoint is quantized by {method}"
+                );
+                Error::tensor(path, tensor, message).hint(format!(
+                    "start from the float checkpoint, or dequantize with the tool that made it: what can be used is {usable}"
+                ))
+            }
+            None => Error::tensor(path, tensor, format!("dtype {dtype} is not supported"))
+                .hint(format!("checkpoints in {usable} can be used")),
+        }
+    }
+}
+
+/// The method that a model's config.json says it was quantized by.
+fn quantizer(files: &ModelFiles) -> Option<String> {
+    let config = json::parse(&files.path_of("config.json"), &files.read("config.json").ok()?).ok()?;
+    Some(config.get("quantization_config")?.get("quant_method")?.as_str()?.to_owned())
+}
+
+fn safetensors_entries(path: &Path, map: &[u8], file: usize) -> Result<Vec<(String, Entry)>, Unreadable> {
     if let Some(name) = header::twice(map) {
         return Err(Error::tensor(path, name, "is in the header twice")
-            .hint("whatever wrote this file is broken: save the model again with another tool"));
+            .hint("whatever wrote this file is broken: save the model again with another tool")
+            .into());
     }
     let (header, metadata) = SafeTensors::read_metadata(map).map_err(|e| header::malformed(path, map, &e))?;
     let data = 8 + header;
+    // By name: errors name the first.
+    let tensors: BTreeMap<_, _> = metadata.tensors().into_iter().collect();
     let mut entries = Vec::new();
-    for (name, info) in metadata.tensors() {
-        let dtype = Dtype::from_safetensors(&info.dtype.to_string()).ok_or_else(|| {
-            Error::tensor(path, &name, format!("dtype {} is not supported", info.dtype)).hint(
-                "checkpoints in float64, float32, float16, bfloat16 or MLX's quantized form can be used",
-            )
-        })?;
+    for (name, info) in tensors {
+        let dtype = info.dtype.to_string();
+        let Some(dtype) = Dtype::from_safetensors(&dtype) else {
+            return Err(Unreadable::Dtype { path: path.to_owned(), tensor: name, dtype });
+        };
         let (start, end) = info.data_offsets;
         let entry = Entry::new(file, dtype, info.shape.clone(), [data + start, data + end]);
-        entries.push((name.clone(), entry));
+        entries.push((name, entry));
     }
     Ok(entries)
-}
-
-/// Names of the shards that the index of `files` lists, sorted.
-pub fn index_files(files: &ModelFiles) -> Result<Vec<String>> {
-    let names: BTreeSet<String> = read_index(files)?.into_values().collect();
-    Ok(names.into_iter().collect())
-}
-
-/// Which of a model's files, called `names`, are its weights where there is no index. `dir` is for messages.
-pub fn choose_weights(dir: &Path, names: &[String]) -> Result<Vec<String>> {
-    let named = |prefix: &str, extension: &str| -> Vec<String> {
-        let matches = |name: &&String| name.starts_with(prefix) && name.ends_with(extension);
-        names.iter().filter(matches).cloned().collect()
-    };
-    let models = named("model", ".safetensors");
-    if !models.is_empty() {
-        check_numbering(dir, &models)?;
-        return Ok(models);
-    }
-    let any = named("", ".safetensors");
-    match any.len() {
-        1 => return Ok(any),
-        0 => {}
-        n => {
-            return Err(Error::file(
-                dir,
-                format!("holds {n} .safetensors files, none called model*.safetensors"),
-            ));
-        }
-    }
-    if names.iter().any(|name| name == NPZ) {
-        return Ok(vec![NPZ.to_owned()]);
-    }
-    let error =
-        Error::file(dir, "no weights: expected model.safetensors, shards with an index, or weights.npz");
-    Err(if named("pytorch_model", ".bin").is_empty() && named("", ".pth").is_empty() {
-        error.hint("download the checkpoint's *.safetensors files")
-    } else {
-        error.hint(
-            "only a pickle checkpoint (pytorch_model.bin) is there, and pickles can run code: \
-             use the model's safetensors revision, or save it again with transformers' save_pretrained",
-        )
-    })
-}
-
-/// Shards called `model-00001-of-00003` must be all there.
-fn check_numbering(dir: &Path, files: &[String]) -> Result<()> {
-    let promised = |name: &String| -> Option<usize> {
-        name.strip_suffix(".safetensors")?.rsplit_once("-of-")?.1.parse().ok()
-    };
-    match files.iter().find_map(promised) {
-        Some(expected) if expected != files.len() => Err(Error::file(
-            dir,
-            format!("the shards' names promise {}, {} are there", count(expected, "file"), files.len()),
-        )
-        .hint("the download is incomplete: fetch the missing shards")),
-        _ => Ok(()),
-    }
 }

@@ -13,7 +13,7 @@ use crate::config::ModelConfig;
 use crate::digest::hexadecimal;
 use crate::error::{Error, Result};
 use crate::model_files::ModelFiles;
-use crate::models::{self, Architecture, Rename, TensorShapes};
+use crate::models::{self, Architecture, Names, Rename, TensorShapes};
 use crate::spec::{DecoderSpec, Manifest, TensorSpec, with_columns};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -41,23 +41,35 @@ pub struct SourceTensor<'a> {
 }
 
 impl SourceModel {
-    /// Opens the folder or pack `path`. Reads headers only.
+    /// Opens the folder or pack `path`, and fails where [`SourceModel::verify`] does.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::from_files(ModelFiles::open(path)?)
+        let model = Self::open_headers(path)?;
+        model.verify()?;
+        Ok(model)
     }
 
-    /// Opens the model that `files` are.
-    pub fn from_files(files: ModelFiles) -> Result<Self> {
+    /// Opens the folder or pack `path` and reads headers only: for what looks at names, types and shapes and at no value, or
+    /// has other things to check before [`SourceModel::verify`].
+    pub fn open_headers(path: &Path) -> Result<Self> {
+        Self::headers_from_files(ModelFiles::open(path)?)
+    }
+
+    /// Opens the model that `files` are, as [`SourceModel::open_headers`].
+    fn headers_from_files(files: ModelFiles) -> Result<Self> {
         let config = ModelConfig::from_files(&files)?;
         let row = models::find(&config)?;
         // Before the weights, whose element types would be refused without a word about who chose them.
         bitmap::refuse_other_tools(&config)?;
-        let checkpoint = Checkpoint::from_files(&files)?;
+        let (checkpoint, wrong) = Checkpoint::whatever_is_there(&files)?;
+        if let Some(error) = wrong.into_iter().next() {
+            return Err(error);
+        }
         Self::assemble(files, config, row, checkpoint)
     }
 
-    /// The model of `files` whose weights are in `checkpoint`.
-    pub fn from_checkpoint(files: ModelFiles, checkpoint: Checkpoint) -> Result<Self> {
+    /// The model of `files` whose weights are in `checkpoint`, whatever else their index lists. Values are not looked at.
+    pub fn from_checkpoint(files: ModelFiles, mut checkpoint: Checkpoint) -> Result<Self> {
+        checkpoint.absent.clear();
         let config = ModelConfig::from_files(&files)?;
         let row = models::find(&config)?;
         Self::assemble(files, config, row, checkpoint)
@@ -69,15 +81,21 @@ impl SourceModel {
         row: &Architecture,
         mut checkpoint: Checkpoint,
     ) -> Result<Self> {
-        if let Some(error) = checkpoint.stack(row.rename).into_iter().next() {
-            return Err(error);
-        }
-        let mut stored = rename(&checkpoint, row.rename)?;
+        let names = checkpoint.names(row);
+        let unstacked = checkpoint.stack(names);
+        let mut stored = rename(&checkpoint, names)?;
         let shapes: TensorShapes = stored
             .iter()
             .filter_map(|(name, original)| Some((name.clone(), checkpoint.get(original)?.shape.to_vec())))
             .collect();
         let mut spec = (row.spec)(&config, &shapes)?;
+        let there = |name: &str| stored.contains_key(name);
+        let absent = checkpoint.absent(|name| names.account_for(name, Some(&spec), there));
+        if let Some(error) = absent.into_iter().chain(unstacked).next() {
+            return Err(error);
+        }
+        checkpoint.notes.extend(names.note());
+        spec.notes.extend(checkpoint.notes.iter().cloned());
         let tied_head = drop_tied_head(&mut spec, &checkpoint, &mut stored)?;
         let manifest = spec.manifest();
         let (bitmap, notes) = bitmap::resolve(&config, &manifest, &checkpoint, &stored)?;
@@ -292,12 +310,12 @@ fn writable(dtype: Dtype) -> Dtype {
 }
 
 /// mlx-lm's name of each tensor to the checkpoint's.
-fn rename(checkpoint: &Checkpoint, rule: fn(&str) -> Rename) -> Result<BTreeMap<String, String>> {
+fn rename(checkpoint: &Checkpoint, names: Names) -> Result<BTreeMap<String, String>> {
     let mut stored = BTreeMap::new();
     for (original, _) in checkpoint.iter() {
-        let name = match rule(original) {
+        let name = match names.rename(original) {
             Rename::Drop => continue,
-            Rename::Keep | Rename::Expert { .. } => original.to_owned(),
+            Rename::Keep | Rename::Expert { .. } | Rename::Fused(_) => original.to_owned(),
             Rename::To(name) => name,
         };
         if let Some(other) = stored.insert(name.clone(), original.to_owned()) {

@@ -1,28 +1,36 @@
-//! Experts that a checkpoint keeps in tensors of their own, as the one tensor that MLX keeps them in.
+//! Experts' matrices as MLX keeps them, all of one kind in a tensor, whether a checkpoint has a tensor per expert or
+//! several kinds in one tensor.
 
 use std::collections::BTreeMap;
 
 use super::Checkpoint;
-use super::open::Entry;
+use super::open::{Entry, Piece};
 use crate::error::{Error, Result};
-use crate::models::Rename;
+use crate::models::{Architecture, Names, Rename};
 use crate::plural::count;
 
 impl Checkpoint {
-    /// Takes the tensors that `rule` calls experts for the parts of one, [experts, ..], in the order of their numbers.
-    /// Nothing is copied. Those that do not make a whole stay as they are, and are returned.
-    pub fn stack(&mut self, rule: fn(&str) -> Rename) -> Vec<Error> {
+    /// The rule that makes the tensors' names those of the architecture `row`.
+    pub fn names(&self, row: &Architecture) -> Names {
+        Names::new(row.rename, self.entries.keys().map(String::as_str))
+    }
+
+    /// Takes the tensors that `names` calls experts for the parts of one, [experts, ..], in the order of their numbers, and
+    /// divides those that hold several matrices of each expert. Nothing is copied. Those that do not make a whole stay as
+    /// they are, and are returned.
+    pub fn stack(&mut self, names: Names) -> Vec<Error> {
+        let mut wrong = self.divide(names);
         let mut stacks: BTreeMap<String, BTreeMap<usize, String>> = BTreeMap::new();
-        let mut wrong = Vec::new();
         for name in self.entries.keys() {
-            let Rename::Expert { stack, index } = rule(name) else { continue };
+            let Rename::Expert { stack, index } = names.rename(name) else { continue };
             if let Some(other) = stacks.entry(stack).or_default().insert(index, name.clone()) {
                 let message = format!("and `{other}` are both expert {index}");
                 wrong.push(Error::tensor(self.path(), name, message));
             }
         }
         if !stacks.is_empty() {
-            let stray = |name: &&String| name.contains(".experts.") && rule(name) == Rename::Keep;
+            let keeps = |name: &str| matches!(names.rename(name), Rename::Keep | Rename::To(_));
+            let stray = |name: &&String| name.contains(".experts.") && !is_whole(name) && keeps(name);
             wrong.extend(self.entries.keys().filter(stray).map(|name| {
                 Error::tensor(self.path(), name, "is no expert's weight: expected `.experts.<number>.<name>.weight`")
                     .hint("another tool's quantized weights, or a name that is wrong: dropping it would change the model")
@@ -40,6 +48,63 @@ impl Checkpoint {
             }
         }
         wrong
+    }
+
+    /// Makes one tensor per kind of matrix of those in which each expert has several.
+    fn divide(&mut self, names: Names) -> Vec<Error> {
+        let mut wrong = Vec::new();
+        let fused: Vec<(String, Vec<String>)> = self
+            .entries
+            .keys()
+            .filter_map(|name| match names.rename(name) {
+                Rename::Fused(matrices) => Some((name.clone(), matrices)),
+                _ => None,
+            })
+            .collect();
+        for (name, matrices) in fused {
+            match self.divided(&name, &matrices) {
+                Ok(entries) => {
+                    self.entries.remove(&name);
+                    self.entries.extend(entries);
+                }
+                Err(error) => wrong.push(error),
+            }
+        }
+        wrong
+    }
+
+    fn divided(&self, name: &str, matrices: &[String]) -> Result<Vec<(String, Entry)>> {
+        let entry = &self.entries[name];
+        let count = matrices.len();
+        let ([experts, rows, columns], [piece]) = (&entry.shape[..], &entry.pieces[..]) else {
+            let message =
+                format!("shape {:?}, expected [experts, {count} * width, hidden size]", entry.shape);
+            return Err(Error::tensor(self.path(), name, message));
+        };
+        if !rows.is_multiple_of(count) || *experts == 0 {
+            let message = format!("{rows} rows of {experts} experts hold no {count} matrices of one shape");
+            return Err(Error::tensor(self.path(), name, message));
+        }
+        if let Some(other) = matrices.iter().find(|matrix| self.entries.contains_key(*matrix)) {
+            return Err(Error::tensor(self.path(), name, format!("and `{other}` are both there"))
+                .hint("keep the tensors of one checkpoint only"));
+        }
+        let (height, each) = (rows / count, entry.each / experts / count);
+        let matrix = |(number, matrix): (usize, &String)| {
+            let start = |expert: usize| piece.start + (expert * count + number) * each;
+            // As NumPy would call it.
+            let part = |expert| format!("{name}[{expert}, {}:{}]", number * height, (number + 1) * height);
+            let pieces = (0..*experts).map(|expert| Piece { file: piece.file, start: start(expert) });
+            let entry = Entry {
+                dtype: entry.dtype,
+                shape: vec![*experts, height, *columns],
+                pieces: pieces.collect(),
+                each,
+                parts: (0..*experts).map(part).collect(),
+            };
+            (matrix.clone(), entry)
+        };
+        Ok(matrices.iter().enumerate().map(matrix).collect())
     }
 
     fn stacked(&self, name: &str, parts: &BTreeMap<usize, String>) -> Result<Entry> {
@@ -76,4 +141,9 @@ impl Checkpoint {
         whole.shape.insert(0, parts.len());
         Ok(whole)
     }
+}
+
+/// True for the tensor of all experts' matrices of one kind.
+fn is_whole(name: &str) -> bool {
+    name.ends_with(".experts.down_proj")
 }

@@ -3,6 +3,7 @@
 use std::slice;
 
 use super::measure::{Measure, apart};
+use super::opening::{Need, open_after};
 use super::rates::announce;
 use super::settings::{Calibration, recipe};
 use super::templating::refuse_idle;
@@ -12,7 +13,7 @@ use crate::checkpoint::SourceModel;
 use crate::cli::Analyze;
 use crate::error::{Error, Result};
 use crate::estimate::Work;
-use crate::output_file;
+use crate::output_file::{self, Claim};
 use crate::plan::Plan;
 use crate::plural::count;
 use crate::report::Console;
@@ -22,12 +23,15 @@ use crate::weights::float_type;
 
 /// Runs the command.
 pub fn run(args: &Analyze, console: &Console) -> Result<()> {
-    let source = SourceModel::open(&args.model)?;
-    output_file::check(&args.out, args.overwrite)?;
-    if !args.resume && !args.overwrite && Partial::waits(&args.out) {
-        return Err(output_file::unfinished(&Partial::path(&args.out)));
-    }
-    source.verify()?;
+    let mut claim = None;
+    let source = open_after(&args.model, Need::Weights, |_| {
+        output_file::check(&args.out, args.overwrite)?;
+        claim = Claim::new(&args.out)?;
+        if !args.resume && !args.overwrite && Partial::waits(&args.out) {
+            return Err(output_file::unfinished(&Partial::path(&args.out)));
+        }
+        Ok(())
+    })?;
     let dtype = args.dtype.into();
     let recipe = recipe(args.recipe.as_deref(), args.candidates.as_deref(), console)?;
     let plan = match (&recipe, &args.candidates) {
@@ -68,6 +72,7 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     let correction = measured.and_then(|()| measure.correct(&partial.finished, technique, console));
     let correction = correction.map_err(|e| partial.given_up(e))?;
     let table = partial.finish(&args.out, measure.measurement.clone(), correction)?;
+    drop(claim);
     console.done(&format!("{} in {}", count(table.layers.len(), "layer"), args.out.display()));
     Ok(())
 }

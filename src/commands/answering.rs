@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::caching::{cache_settings, context_note, length_note};
 use super::drafting::DraftSource;
+use super::opening::{Need, open};
 use super::templating::for_answers;
 use crate::answer::{Answer, Ending};
 use crate::checkpoint::{Dtype, SourceModel};
@@ -46,8 +47,7 @@ impl Source {
     /// the model's own tokens do not end one.
     pub fn open(asked: &cli::Answering, asking: &cli::Asking, ignore_eos: bool) -> Result<Self> {
         let ending = Ending::new(asked.ending.stop.clone(), asked.ending.stop_at_boxed)?;
-        let checkpoint = SourceModel::open(&asked.model)?;
-        checkpoint.verify()?;
+        let checkpoint = open(&asked.model, Need::Weights)?;
         let tokenizer = for_answers(Tokenizer::from_files(checkpoint.files())?, asking)?;
         let mut stop = ending.special_tokens(&tokenizer);
         if !ignore_eos {
@@ -72,6 +72,11 @@ impl Source {
     pub fn session<'a>(&self, loaded: &'a Loaded) -> Session<'a> {
         let draft = self.draft.as_ref().zip(loaded.draft.as_ref());
         Session::new(&loaded.model, self.cache, draft.map(|(source, model)| source.draft(model)))
+    }
+
+    /// Decisions about the model's weight files, which are to be said.
+    pub fn file_notes(&self) -> &[String] {
+        self.checkpoint.checkpoint().notes()
     }
 
     /// What to say of a context that is larger than the model's own.

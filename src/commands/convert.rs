@@ -1,5 +1,6 @@
 //! `mixbit convert`: a checkpoint in, an MLX folder of float weights out.
 
+use super::opening::{Need, open_after};
 use crate::bitmap::BitMap;
 use crate::checkpoint::{
     Dtype, OutputFolder, Produce, SourceModel, check_destination, check_writable, left_behind,
@@ -14,13 +15,13 @@ use crate::weights::{CastTensor, CopyTensor, Warnings, write};
 pub fn run(args: &Convert, console: &Console) -> Result<()> {
     let output = &args.output;
     let container = output.container()?;
-    let source = SourceModel::open(&args.hf_path)?;
-    source.files().verify()?;
-    export::check_tokenizer(&source)?;
-    check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
-    check_writable(&output.mlx_path)?;
-    console.notes(&left_behind(&output.mlx_path));
-    source.verify()?;
+    let source = open_after(&args.hf_path, Need::Files, |source| {
+        export::check_tokenizer(source)?;
+        check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
+        check_writable(&output.mlx_path)?;
+        console.notes(&left_behind(&output.mlx_path));
+        Ok(())
+    })?;
     let dtype = match args.dtype {
         Some(dtype) => dtype.into(),
         None => source.dtype()?,

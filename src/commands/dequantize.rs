@@ -1,5 +1,6 @@
 //! `mixbit dequantize`: a model with quantized layers in, an MLX folder of float weights out.
 
+use super::opening::{Need, open_after};
 use crate::bitmap::BitMap;
 use crate::checkpoint::{
     Dtype, OutputFolder, Produce, SourceModel, check_destination, check_writable, left_behind,
@@ -15,18 +16,18 @@ use crate::weights::{CastTensor, DequantizeTensor, Warnings, write};
 pub fn run(args: &Dequantize, console: &Console) -> Result<()> {
     let output = &args.output;
     let container = output.container()?;
-    let source = SourceModel::open(&args.hf_path)?;
-    source.files().verify()?;
+    let source = open_after(&args.hf_path, Need::Files, |source| {
+        if source.bitmap().is_empty() {
+            return Err(Error::file(source.dir(), "no layer is quantized: there is nothing to turn back")
+                .hint("`mixbit convert` changes element type and container of a float model"));
+        }
+        export::check_tokenizer(source)?;
+        check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
+        check_writable(&output.mlx_path)?;
+        console.notes(&left_behind(&output.mlx_path));
+        Ok(())
+    })?;
     let layers = count(source.bitmap().len(), "layer");
-    if source.bitmap().is_empty() {
-        return Err(Error::file(source.dir(), "no layer is quantized: there is nothing to turn back")
-            .hint("`mixbit convert` changes element type and container of a float model"));
-    }
-    export::check_tokenizer(&source)?;
-    check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
-    check_writable(&output.mlx_path)?;
-    console.notes(&left_behind(&output.mlx_path));
-    source.verify()?;
     let dtype = match args.dtype {
         Some(dtype) => dtype.into(),
         None => source.dtype()?,

@@ -1,6 +1,7 @@
 //! The draft model of speculative decoding: it must speak the model's tokens.
 
 use super::caching::draft_cache_settings;
+use super::opening::{Need, open};
 use crate::checkpoint::{Dtype, SourceModel};
 use crate::cli::{Cache, Draft as Args};
 use crate::engine::{CacheSettings, Draft, Engine, Model};
@@ -26,8 +27,7 @@ impl DraftSource {
         tokenizer: &Tokenizer,
     ) -> Result<Option<Self>> {
         let Some(path) = &args.draft_model else { return Ok(None) };
-        let checkpoint = SourceModel::open(path)?;
-        checkpoint.verify()?;
+        let checkpoint = open(path, Need::Weights)?;
         let wrong = |what: String| {
             Err(Error::file(path, what)
                 .hint("a draft model is a smaller one of the same family, with the same tokenizer"))

@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::opening::{Need, open};
 use super::scoring::{Against, Scoring, guessing};
 use super::settings::sequence_length;
 use super::streaming;
 use super::templating::refuse_idle;
 use super::texts::{TextInput, windows};
-use crate::checkpoint::SourceModel;
 use crate::cli::Eval;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -23,7 +23,7 @@ use crate::text::Windows;
 /// Runs the command.
 pub fn run(args: &Eval, console: &Console) -> Result<()> {
     check_outputs(args)?;
-    let source = SourceModel::open(&args.model)?;
+    let source = open(&args.model, Need::Weights)?;
     console.notes(&source.spec().notes);
     if args.stream {
         return streaming::run(args, &source, console);
@@ -35,7 +35,7 @@ pub fn run(args: &Eval, console: &Console) -> Result<()> {
     let kept = args.reference.as_deref().filter(|path| Reference::is_file(path));
     let kept = kept.map(Reference::open).transpose()?;
     let model = match (&args.reference, &kept) {
-        (Some(path), None) => Some(SourceModel::open(path)?),
+        (Some(path), None) => Some(open(path, Need::Weights)?),
         _ => None,
     };
     let length = args.sequence_length.unwrap_or_else(|| sequence_length(source.spec())) as usize;

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use super::opening::{Need, open};
 use super::report::{Found, page, record};
 use crate::checkpoint::{Checkpoint, SourceModel};
 use crate::cli::Inspect;
@@ -25,7 +26,7 @@ pub fn run(args: &Inspect, console: &Console) -> Result<()> {
     if args.model.is_file() && (extension == "safetensors" || extension == "npz") {
         return inspect_file(args);
     }
-    let source = SourceModel::open(&args.model)?;
+    let source = open(&args.model, Need::Headers)?;
     let inventory = Inventory::of_source(&source);
     if args.json {
         return print_json(&json!({

@@ -1,6 +1,7 @@
 //! `mixbit logits`: float32 logits of a token sequence in an .npz.
 
-use crate::checkpoint::{Dtype, NpzWriter, SourceModel};
+use super::opening::{Need, open_after};
+use crate::checkpoint::{Dtype, NpzWriter};
 use crate::cli::Logits;
 use crate::engine::{Engine, Model};
 use crate::error::{Error, Result};
@@ -13,10 +14,10 @@ pub fn run(args: &Logits, console: &Console) -> Result<()> {
     if args.out.extension().is_none_or(|e| e != "npz") {
         return Err(Error::usage(format!("--out {} must end in .npz", args.out.display())));
     }
-    let source = SourceModel::open(&args.model)?;
-    output_file::check(&args.out, args.overwrite)?;
-    output_file::apart(&args.out, &[&args.model])?;
-    source.verify()?;
+    let source = open_after(&args.model, Need::Weights, |_| {
+        output_file::check(&args.out, args.overwrite)?;
+        output_file::apart(&args.out, &[&args.model])
+    })?;
     let tokens = match &args.prompt {
         Some(text) => Tokenizer::from_files(source.files())?.encode(text, true)?,
         None => args.tokens.clone(),

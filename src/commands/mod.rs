@@ -14,6 +14,7 @@ mod inspect;
 mod logits;
 mod measure;
 mod models;
+mod opening;
 mod pack;
 mod prompting;
 mod quantize;
@@ -45,8 +46,10 @@ pub fn run(mut cli: Cli) -> Result<()> {
     if cli.quiet && loud {
         return Err(Error::usage("--quiet and --verbose ask for opposite things").hint("leave one out"));
     }
+    let hiding = models::hiding(&mut cli.command);
     let headers = models::locate(&mut cli.command, &console)?;
     obey(cli.command, &console).map_err(|error| {
+        let error = models::hidden(&hiding, error);
         let error = match hub::hint_in_cache(&error) {
             Some(hint) => error.hint(hint),
             None => error,

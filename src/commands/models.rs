@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
+use super::report::needs_values;
 use crate::cli::{Answering, Command};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::hub::{self, Headers, Located, Need};
 use crate::report::Console;
 
@@ -24,12 +25,34 @@ pub fn locate(command: &mut Command, console: &Console) -> Result<Vec<Headers>> 
     Ok(kept)
 }
 
+/// The folders among the models of `command` that hold no model and keep the Hub's of the same name from being taken.
+pub fn hiding(command: &mut Command) -> Vec<PathBuf> {
+    let folders = models(command).into_iter().map(|(model, _)| model.clone());
+    folders.filter(|folder| hub::hides_a_name(folder)).collect()
+}
+
+/// An error about one of the folders that are `hiding` says so.
+pub fn hidden(hiding: &[PathBuf], error: Error) -> Error {
+    let (ErrorKind::Io { path, .. } | ErrorKind::File { path, .. } | ErrorKind::Tensor { path, .. }) =
+        error.kind()
+    else {
+        return error;
+    };
+    let Some(folder) = hiding.iter().find(|folder| path.starts_with(folder)) else { return error };
+    let name = folder.display().to_string();
+    let instead = if name.contains('@') {
+        "move it away to get the model of that name from the Hub".to_owned()
+    } else {
+        format!("`{name}@main` is the model of that name on the Hub")
+    };
+    error.hint(format!("the local folder `{name}` was taken, which has no config.json; {instead}"))
+}
+
 /// What `command` reads of its models.
 fn need(command: &Command) -> Need {
     match command {
         Command::Inspect(_) => Need::Headers,
-        // Where nothing is asked.
-        Command::Report(args) if args.prompt.is_none() && args.reference.is_none() => Need::Headers,
+        Command::Report(args) if !needs_values(args) => Need::Headers,
         _ => Need::Whole,
     }
 }

@@ -1,8 +1,10 @@
 //! `mixbit pack`: a model folder in, one file out.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
+use super::opening::{Need, open_after};
 use crate::checkpoint::SourceModel;
 use crate::cli::Pack;
 use crate::error::{Error, Result};
@@ -14,23 +16,25 @@ use crate::report::{Console, bytes};
 
 /// Runs the command.
 pub fn run(args: &Pack, console: &Console) -> Result<()> {
-    let source = SourceModel::open(&args.model)?;
+    let mut parts = Parts::default();
+    let source = open_after(&args.model, Need::Files, |source| {
+        if source.files().pack().is_some() {
+            return Err(Error::file(source.dir(), "is a pack already").hint("copy the file"));
+        }
+        parts = export::parts(source)?;
+        check_output(source, &parts, &args.out)?;
+        output_file::check(&args.out, args.overwrite)
+    })?;
+    console.notes(source.checkpoint().notes());
     let files = source.files();
-    if files.pack().is_some() {
-        return Err(Error::file(files.path(), "is a pack already").hint("copy the file"));
-    }
-    let parts = export::parts(&source)?;
-    check_output(&source, &parts, &args.out)?;
-    output_file::check(&args.out, args.overwrite)?;
-    files.verify()?;
-    source.verify()?;
     note_left_out(&parts, console);
     let size = |name: &String| fs::metadata(files.path_of(name)).map_or(0, |metadata| metadata.len());
     let total: u64 = parts.names.iter().map(size).sum();
     let bar = console.bytes_bar("packing", total);
     output_file::write_with(&args.out, |file| {
         write_pack(file, &args.out, files, &parts.names, &|bytes| bar.inc(bytes))
-    })?;
+    })
+    .map_err(|error| no_room(error, total))?;
     bar.finish_and_clear();
     console.done(&format!(
         "{}, {} in {}",
@@ -39,6 +43,21 @@ pub fn run(args: &Pack, console: &Console) -> Result<()> {
         args.out.display()
     ));
     Ok(())
+}
+
+/// Says how much room the pack, of about `total` bytes, takes where there is too little.
+fn no_room(error: Error, total: u64) -> Error {
+    let size = bytes(total);
+    match error.io_kind() {
+        Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+            error.hint(format!("the pack takes {size}: make room, or choose another disk for it"))
+        }
+        Some(ErrorKind::FileTooLarge) => error.hint(format!(
+            "the pack takes {size}, and a limit keeps files from becoming so large: raise it (`ulimit -f`), or choose \
+             another disk for it"
+        )),
+        _ => error,
+    }
 }
 
 /// Says what lies in the folder and is no part of the model.

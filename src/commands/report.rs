@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::answering::blamed;
 use super::inspect::architecture;
+use super::opening::{Need, open};
 use super::prompting::{chat_text, encode_chat};
 use super::scoring::{Scoring, check_vocabulary};
 use super::settings::sequence_length;
@@ -34,8 +35,9 @@ const PROMPT: &str = "Explain in a few sentences why the sky is blue.";
 
 /// Runs the command.
 pub fn run(args: &Report, console: &Console) -> Result<()> {
-    let source = SourceModel::open(&args.model)?;
-    let reference = args.reference.as_deref().map(SourceModel::open).transpose()?;
+    let need = if needs_values(args) { Need::Weights } else { Need::Headers };
+    let source = open(&args.model, need)?;
+    let reference = args.reference.as_deref().map(|path| open(path, Need::Weights)).transpose()?;
     if let Some(reference) = &reference {
         check_vocabulary(&source, reference.spec().vocab_size)?;
     }
@@ -68,6 +70,11 @@ pub fn run(args: &Report, console: &Console) -> Result<()> {
     output_file::write(&args.out, text.as_bytes())?;
     console.done(&format!("the report in {}", args.out.display()));
     Ok(())
+}
+
+/// True if anything is computed: where nothing is asked, headers will do.
+pub fn needs_values(args: &Report) -> bool {
+    args.prompt.is_some() || args.reference.is_some()
 }
 
 /// What was written down when `source` was made; not that of other weights.
@@ -200,7 +207,6 @@ fn answer(
     by: &str,
     max_tokens: usize,
 ) -> Result<Answer> {
-    source.verify()?;
     let rendered = chat_text(tokenizer, prompt, None)?;
     let tokens = encode_chat(tokenizer, rendered.as_deref(), prompt)?;
     let settings = Settings::new(max_tokens, stop_tokens(source.config(), tokenizer)?);

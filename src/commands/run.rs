@@ -34,6 +34,7 @@ pub fn run(args: &Run, console: &Console) -> Result<()> {
         console.line(&format!("prompt text: {:?}", source.tokenizer.decode(&prompt, false)?));
         console.line(&format!("stop tokens: {:?}", source.settings.stop));
     }
+    console.notes(source.file_notes());
     console.notes(source.context_note().as_slice());
     console.notes(source.length_note(prompt.len()).as_slice());
     let engine = Engine::start()?;

@@ -1,10 +1,10 @@
 //! `mixbit upload`: a model to the Hub.
 
+use super::opening::{Need, open_after};
 use super::pack::note_left_out;
-use crate::checkpoint::SourceModel;
 use crate::cli::Upload;
 use crate::error::{Error, Result};
-use crate::export;
+use crate::export::{self, Parts};
 use crate::hub::{self, Repository, Settings};
 use crate::plural::count;
 use crate::report::Console;
@@ -19,10 +19,12 @@ pub fn run(args: &Upload, console: &Console) -> Result<()> {
         Error::usage(format!("`{name}` is no name for a model on the Hub"))
             .hint("names are organisation/name, of letters, digits, `-`, `_` and `.`")
     })?;
-    let source = SourceModel::open(&args.model)?;
-    let parts = export::parts(&source)?;
-    source.verify()?;
-    source.files().verify()?;
+    let mut parts = Parts::default();
+    let source = open_after(&args.model, Need::Files, |source| {
+        parts = export::parts(source)?;
+        Ok(())
+    })?;
+    console.notes(source.checkpoint().notes());
     note_left_out(&parts, console);
     let settings = Settings::from_environment()?;
     let done = hub::upload(&settings, &repository, args.private, source.files(), &parts.names, console)?;

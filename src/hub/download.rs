@@ -16,7 +16,7 @@ use super::headers::{Beginning, Headers};
 use super::reader::Reader;
 use super::transfer::Transfer;
 use super::{Located, Need, Repository, Settings};
-use crate::checkpoint::{INDEX, choose_weights, index_files};
+use crate::checkpoint::{INDEX, weight_files};
 use crate::error::{Error, Result};
 use crate::interrupt;
 use crate::model_files::{ModelFiles, is_of_a_model, safe_name};
@@ -123,14 +123,9 @@ fn missing(folder: &Path) -> Option<String> {
     }
     let weights = || {
         let files = ModelFiles::open(folder)?;
-        let names =
-            if files.has(INDEX) { index_files(&files)? } else { choose_weights(folder, &files.names()?)? };
-        Ok::<_, Error>(names.into_iter().find(|name| !files.has(name)))
+        weight_files(folder, &files, &files.names()?)
     };
-    match weights() {
-        Ok(missing) => missing.map(|name| format!("`{name}` is")),
-        Err(_) => Some("the weights are".to_owned()),
-    }
+    weights().is_err().then(|| "the weights are".to_owned())
 }
 
 struct Download<'a> {
@@ -255,21 +250,10 @@ impl<'a> Download<'a> {
         Ok(self.snapshot(&info.sha))
     }
 
-    /// Names of the weight files: those of the index where there is one.
+    /// Names of the weight files among those of the repository, called `names`, whose index is in `folder`.
     fn weights(&self, folder: &Path, names: &[String]) -> Result<Vec<String>> {
         let place = self.repository.place(self.settings);
-        if names.iter().any(|name| name == INDEX) {
-            let shards = index_files(&ModelFiles::open(folder)?)?;
-            return match shards.iter().find(|shard| !names.contains(shard)) {
-                Some(shard) => {
-                    Err(Error::file(place, format!("its index names `{shard}`, which is not there"))
-                        .hint("the model is incomplete on the Hub: tell its author"))
-                }
-                None => Ok(shards),
-            };
-        }
-        let top: Vec<String> = names.iter().filter(|name| !name.contains('/')).cloned().collect();
-        choose_weights(Path::new(&place), &top)
+        weight_files(Path::new(&place), &ModelFiles::open(folder)?, names)
     }
 
     /// One file, unless it is there, with all of its `size` bytes.

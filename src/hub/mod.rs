@@ -124,6 +124,12 @@ pub fn locate(path: &Path, revision: Option<&str>, need: Need, console: &Console
         .map_err(|e| neither(path, &repository.place(&settings), e))
 }
 
+/// True for a folder that holds no model and is called as models on the Hub are.
+pub fn hides_a_name(path: &Path) -> bool {
+    let is_name = path.to_str().is_some_and(|text| Repository::parse(text).is_some());
+    is_name && path.is_dir() && !path.join("config.json").exists()
+}
+
 /// `path` is no name on the Hub, and nothing is there.
 fn no_model_at(path: &Path) -> Error {
     let error = Error::file(path, "the model folder does not exist");

@@ -5,6 +5,7 @@ mod archive;
 mod called;
 mod mapped;
 mod pack;
+mod until_failure;
 mod write;
 
 use std::fs::{self, File};
@@ -16,6 +17,7 @@ pub(crate) use archive::{damaged, open_archive};
 pub use called::Called;
 pub use mapped::Mapped;
 pub use pack::{MANIFEST, Pack, PackedFile, safe_name};
+pub(crate) use until_failure::UntilFailure;
 pub use write::write_pack;
 
 use crate::error::{Error, Result};
@@ -164,6 +166,13 @@ pub fn is_of_a_model(name: &str) -> bool {
     ];
     let weights = name.starts_with("model") && name.ends_with(".safetensors");
     weights || NAMES.contains(&name) || crate::tokenizer::is_file_of_one(name)
+}
+
+/// True for files that macOS (Finder, AppleDouble) or Windows (Explorer) puts into folders by itself: no part of a model,
+/// and nobody's work.
+pub fn is_of_a_file_manager(name: &str) -> bool {
+    const NAMES: [&str; 3] = [".DS_Store", "desktop.ini", "Thumbs.db"];
+    name.starts_with("._") || NAMES.iter().any(|known| name.eq_ignore_ascii_case(known))
 }
 
 /// Names of the files in a folder that are not hidden. Snapshots in the Hub's cache hold links to files.

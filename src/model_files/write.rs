@@ -10,7 +10,7 @@ use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, DateTime, System, ZIP64_BYTES_THR, ZipWriter};
 
 use super::pack::{Manifest, Recorded};
-use super::{MANIFEST, ModelFiles};
+use super::{MANIFEST, ModelFiles, UntilFailure};
 use crate::digest::hexadecimal;
 use crate::error::{Error, Result};
 
@@ -31,7 +31,7 @@ pub fn write_pack(
     progress: &dyn Fn(u64),
 ) -> Result<()> {
     let io = |e: std::io::Error| Error::io(path, e);
-    let mut zip = ZipWriter::new(BufWriter::with_capacity(1 << 20, file));
+    let mut zip = ZipWriter::new(UntilFailure::new(BufWriter::with_capacity(1 << 20, file)));
     let mut recorded = BTreeMap::new();
     let sorted: std::collections::BTreeSet<&String> = names.iter().collect();
     for name in sorted {
@@ -50,7 +50,7 @@ pub fn write_pack(
     text.push(b'\n');
     zip.start_file(MANIFEST, options(MANIFEST, 0)).map_err(|e| io(e.into()))?;
     zip.write_all(&text).map_err(io)?;
-    let mut buffered = zip.finish().map_err(|e| io(e.into()))?;
+    let mut buffered = zip.finish().map_err(|e| io(e.into()))?.into_inner();
     buffered.flush().map_err(io)
 }
 

@@ -53,14 +53,18 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     Ok(spec)
 }
 
-/// The names that mlx-lm gives experts' matrices.
+/// The names that mlx-lm gives experts' matrices. transformers 5 calls the experts' block `mlp`, Mixtral's own
+/// checkpoints and mlx-lm `block_sparse_moe`.
 pub fn rename(name: &str) -> Rename {
-    match rename_experts(name) {
-        Rename::Expert { stack, index } => {
+    let own = [".mlp.experts.", ".mlp.gate."].iter().find(|part| name.contains(*part));
+    let name_here = own.map(|_| name.replacen(".mlp.", ".block_sparse_moe.", 1));
+    match (rename_experts(name_here.as_deref().unwrap_or(name)), name_here) {
+        (Rename::Expert { stack, index }, _) => {
             let names = [(".w1.", ".gate_proj."), (".w2.", ".down_proj."), (".w3.", ".up_proj.")];
             let stack = names.iter().fold(stack, |stack, (theirs, ours)| stack.replace(theirs, ours));
             Rename::Expert { stack, index }
         }
-        other => other,
+        (Rename::Keep, Some(name)) => Rename::To(name),
+        (other, _) => other,
     }
 }

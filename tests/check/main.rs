@@ -108,11 +108,21 @@ fn an_index_that_names_too_much_does_not_end_the_check() {
         .finds("ok", "shapes", "all as config.json says")
         .finds("ok", "values", "all finite")
         .finds("ok", "forward pass", "finite logits");
-    let patient = index(|index| index["weight_map"]["model.norm.weight"] = json!("gone.safetensors"));
+    let patient = index(|index| index["weight_map"]["surprise"] = json!("gone.safetensors"));
     patient.finds("problem", "files", "names the shard `gone.safetensors`").finds(
         "ok",
         "values",
         "all finite",
+    );
+    // Whatever it says of where tensors are, they are there.
+    index(|index| index["weight_map"]["model.norm.weight"] = json!("gone.safetensors"))
+        .finds("note", "decided", "does not belong to these weights (it names `gone.safetensors`")
+        .finds("ok", "shapes", "all as config.json says");
+    let broken = Patient::of(&fixtures().join("golden/llama-sharded-inv-freq"));
+    broken.text("model.safetensors.index.json", "{").finds(
+        "note",
+        "decided",
+        "cannot be read (not valid JSON",
     );
 }
 

@@ -3,9 +3,40 @@
 use std::fs;
 use std::process::Stdio;
 
-use super::common::{bundled, stderr, succeeded};
+use super::common::{bundled, fixtures, stderr, stdout, succeeded};
 use super::server::{COMMIT, sha256};
 use super::{Setup, WEIGHTS, upload};
+
+/// The index that a quantized copy often has: the float model's.
+const FOREIGN: &str = r#"{"weight_map": {"model.norm.weight": "model-00001-of-00004.safetensors"}}"#;
+
+#[test]
+fn an_index_of_other_shards_does_not_keep_weights_away() {
+    let setup = Setup::new(&bundled(), &["._model.safetensors"]);
+    let logits = ["logits", "--model", "org/tiny", "--tokens", "1", "--overwrite", "--out", "x.npz"];
+    for index in [FOREIGN, "{"] {
+        let bytes = index.as_bytes().to_vec();
+        setup.hub.state().files.insert("model.safetensors.index.json".to_owned(), bytes);
+        let seen = setup.run(&["inspect", "org/tiny"]);
+        succeeded(&seen);
+        assert!(stderr(&seen).contains("note: model.safetensors.index.json "), "{}", stderr(&seen));
+        let output = setup.run(&logits);
+        succeeded(&output);
+        assert!(stderr(&output).contains("note: model.safetensors.index.json "), "{}", stderr(&output));
+        // What is in the cache is whole.
+        succeeded(&setup.command(&logits).env("HF_HUB_OFFLINE", "1").output().unwrap());
+        setup.hub.state().log.clear();
+        succeeded(&setup.run(&["check", "org/tiny"]));
+        assert_eq!(setup.hub.state().log.len(), 1, "{:?}", setup.hub.state().log);
+        fs::remove_dir_all(setup.repository()).unwrap();
+    }
+    // A part of the shards that it names is not the model of another index.
+    let model = fixtures().join("golden/llama-sharded-inv-freq");
+    let setup = Setup::new(&model, &["model.fp32.safetensors"]);
+    setup.hub.state().files.remove("model-00001-of-00002.safetensors");
+    setup.refused(&logits, &["its index names `model-00001-of-00002.safetensors`", "incomplete on the Hub"]);
+    assert!(stdout(&setup.run(&logits)).is_empty());
+}
 
 #[test]
 fn several_at_once_find_a_whole_model() {

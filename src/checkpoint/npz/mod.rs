@@ -17,7 +17,7 @@ use zip::{CompressionMethod, ZipWriter};
 use super::dtype::Dtype;
 use super::open::{Checkpoint, Entry};
 use crate::error::{Error, Result};
-use crate::model_files::{damaged, open_archive};
+use crate::model_files::{UntilFailure, damaged, open_archive};
 
 /// What the archive's directory says of a member's bytes.
 #[derive(Debug)]
@@ -187,14 +187,15 @@ const LARGE: u64 = u32::MAX as u64 - 4096;
 /// Writes an npz member by member; members over 4 GB become zip64.
 pub struct NpzWriter {
     path: PathBuf,
-    zip: ZipWriter<BufWriter<File>>,
+    zip: ZipWriter<UntilFailure<BufWriter<File>>>,
 }
 
 impl NpzWriter {
     /// Starts the file `path`.
     pub fn create(path: &Path) -> Result<Self> {
         let file = File::create(path).map_err(|e| Error::io(path, e))?;
-        Ok(Self { path: path.to_owned(), zip: ZipWriter::new(BufWriter::with_capacity(1 << 20, file)) })
+        let output = UntilFailure::new(BufWriter::with_capacity(1 << 20, file));
+        Ok(Self { path: path.to_owned(), zip: ZipWriter::new(output) })
     }
 
     /// Adds a C-contiguous array from its little-endian bytes.
@@ -218,7 +219,7 @@ impl NpzWriter {
     /// Writes the directory and flushes to disk.
     pub fn finish(self) -> Result<()> {
         let io = |e: std::io::Error| Error::io(&self.path, e);
-        let buffered = self.zip.finish().map_err(|e| io(e.into()))?;
+        let buffered = self.zip.finish().map_err(|e| io(e.into()))?.into_inner();
         let file = buffered.into_inner().map_err(|e| io(e.into_error()))?;
         file.sync_all().map_err(io)
     }

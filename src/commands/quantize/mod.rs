@@ -15,6 +15,7 @@ use std::path::Path;
 
 use super::curve::STEP;
 use super::measure::Measure;
+use super::opening::{Need, open_after};
 use super::settings::{Calibration, Target, Tuning, recipe};
 use super::texts::Texts;
 use crate::allocate::CurvePoint;
@@ -24,6 +25,7 @@ use crate::cli::Quantize;
 use crate::error::{Error, Result};
 use crate::estimate::StepCosts;
 use crate::export;
+use crate::output_file::Claim;
 use crate::plan::{Plan, Solution};
 use crate::report::Console;
 use crate::rounding::Technique;
@@ -61,15 +63,17 @@ struct Decision {
 pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     let output = &args.output;
     output.container()?;
-    let source = SourceModel::open(&args.hf_path)?;
-    source.files().verify()?;
-    check_tokenizer(args, &source, console)?;
-    check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
-    if !args.dry_run {
-        check_writable(&output.mlx_path)?;
-        console.notes(&left_behind(&output.mlx_path));
-    }
-    source.verify()?;
+    let mut claim = None;
+    let source = open_after(&args.hf_path, Need::Files, |source| {
+        check_tokenizer(args, source, console)?;
+        check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
+        if !args.dry_run {
+            check_writable(&output.mlx_path)?;
+            claim = Claim::new(&output.mlx_path)?;
+            console.notes(&left_behind(&output.mlx_path));
+        }
+        Ok(())
+    })?;
     console.notes(&source.spec().notes);
     let job = Job::resolve(args, &source, console)?;
     if !args.dry_run {
@@ -83,6 +87,7 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
         return job.report(&decision, None);
     }
     let (decision, record) = job.write_model(decision, proof)?;
+    drop(claim);
     job.report(&decision, Some(&record))
 }
 

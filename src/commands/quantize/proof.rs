@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::Job;
-use crate::checkpoint::SourceModel;
+use crate::commands::opening::open_written;
 use crate::commands::scoring::Scoring;
 use crate::commands::templating::refuse_idle;
 use crate::commands::texts::{TextInput, held_out_name, short_name, windows};
@@ -65,7 +65,7 @@ impl Job<'_> {
             }
             _ => return Ok(None),
         };
-        let quantized = SourceModel::open(folder)?;
+        let quantized = open_written(folder)?;
         let scoring = Scoring { windows: &proof.windows, batch: 1, memory: self.calibration.memory };
         scoring.evaluation(&quantized, self.source, proof.name, self.console).map(Some)
     }

@@ -8,8 +8,9 @@ use super::write::Staged;
 use super::{Decision, Job};
 use crate::affine::{QuantizeError, Quantized, Rows};
 use crate::candidate::{Candidate, Mode, Quant};
-use crate::checkpoint::{SourceModel, SourceTensor};
+use crate::checkpoint::SourceTensor;
 use crate::commands::measure::digest;
+use crate::commands::opening::open_written;
 use crate::commands::settings::Target as Size;
 use crate::engine::{
     Change, Engine, Extent, Moment, MomentSettings, Replacements, Student, SwapSettings, Target, Tuned,
@@ -120,7 +121,7 @@ impl Job<'_> {
         let table = decision.table.as_ref().map(|table| table.layers.clone()).ok_or_else(nothing_to_move)?;
         let exam = Target::new(&engine, source, &slice.windows, memory, &|| {})?;
         let divergences = |folder: &Path| {
-            let student = SourceModel::open(folder)?;
+            let student = open_written(folder)?;
             let layers = std::collections::BTreeSet::new();
             Student::new(&engine, &student, &layers, false, memory).divergences(&Tuned::new(), &exam)
         };
@@ -173,7 +174,7 @@ impl Job<'_> {
     ) -> Result<Moves> {
         let neighbours = self.plan.neighbours(&decision.solution.bitmap, EACH);
         let spooled = self.round_all(engine, folder, &neighbours, sequences)?;
-        let student = SourceModel::open(folder)?;
+        let student = open_written(folder)?;
         let bar = self.console.steps_bar("measuring swaps", 1);
         let settings = SwapSettings {
             sequences,

@@ -8,6 +8,7 @@ use super::round::Rounded;
 use super::{Decision, Job, unfinished};
 use crate::bitmap::BitMap;
 use crate::checkpoint::{Dtype, OutputFolder, Produce, SourceModel};
+use crate::commands::opening::open_written;
 use crate::commands::settings::Target;
 use crate::error::Result;
 use crate::export;
@@ -62,7 +63,7 @@ impl Job<'_> {
             self.evaluate(folder.path(), given).map_err(|e| self.unmeasured(folder.relocate(e)))?;
         let Made { decision, feedback, refinement, distillation } = made;
         let bitmap = self.bitmap(&decision);
-        let weights = Some(SourceModel::open(folder.path())?.weights_fingerprint());
+        let weights = Some(open_written(folder.path())?.weights_fingerprint());
         let record = self.record(&decision, &bitmap, evaluation);
         let record = Record { weights, feedback, refinement, distillation, ..record };
         export::write_card(&folder, source, &how(&record, bitmap.len()))?;
@@ -101,7 +102,7 @@ impl Job<'_> {
             None => (decision, staged, None),
         };
         let Staged { folder: staged, feedback } = staged;
-        let student = SourceModel::open(staged.path())?;
+        let student = open_written(staged.path())?;
         let (values, distillation) = match self.tuning.distill {
             Some(steps) => {
                 let distilled = self.distill(&student, &decision, steps).map_err(|e| staged.relocate(e))?;

@@ -1,0 +1,174 @@
+//! From a checkpoint's tensor names to mlx-lm's.
+
+use crate::spec::DecoderSpec;
+
+/// Parts of a layer's name that its tensors end with.
+const PARTS: [&str; 3] = ["weight", "scales", "biases"];
+
+/// The fate of a checkpoint's tensor name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rename {
+    /// It is mlx-lm's name already.
+    Keep,
+    /// mlx-lm calls it this.
+    To(String),
+    /// It is one expert's part of the tensor that mlx-lm calls so.
+    Expert {
+        /// The tensor of all experts, one after the other.
+        stack: String,
+        /// The expert's number.
+        index: usize,
+    },
+    /// It holds, for every expert, several matrices of one shape, one above the other: those that mlx-lm calls so.
+    Fused(Vec<String>),
+    /// The decoder has no use for it (derived buffers).
+    Drop,
+}
+
+/// The names of one checkpoint: the architecture's rule, after `model.` was added to names that lack it.
+///
+/// transformers adds its `base_model_prefix` to the names of a checkpoint that was saved from the bare model, in which
+/// no name begins with it.
+#[derive(Debug, Clone, Copy)]
+pub struct Names {
+    rule: fn(&str) -> Rename,
+    bare: bool,
+}
+
+impl Names {
+    /// The names of a checkpoint whose tensors are called `stored`.
+    pub fn new<'a>(rule: fn(&str) -> Rename, stored: impl Iterator<Item = &'a str>) -> Self {
+        let (mut inside, mut bare) = (false, false);
+        for name in stored {
+            inside |= name.starts_with("model.");
+            bare |= is_bare(name);
+        }
+        Self { rule, bare: bare && !inside }
+    }
+
+    /// The fate of the tensor called `name`.
+    pub fn rename(&self, name: &str) -> Rename {
+        if !self.bare || !is_bare(name) {
+            return (self.rule)(name);
+        }
+        let name = format!("model.{name}");
+        match (self.rule)(&name) {
+            Rename::Keep => Rename::To(name),
+            other => other,
+        }
+    }
+
+    /// True if the tensor called `name` has its place in a decoder whose tensors are `there`: under the name or names that
+    /// it gets, or as a head that is the embedding, or because no decoder needs it.
+    pub fn account_for(&self, name: &str, spec: Option<&DecoderSpec>, there: impl Fn(&str) -> bool) -> bool {
+        let is_tied_head = |name: &str| {
+            spec.is_some_and(|spec| {
+                let rest = name.strip_prefix(spec.head_name).and_then(|rest| rest.strip_prefix('.'));
+                spec.tie_word_embeddings && rest.is_some_and(|part| PARTS.contains(&part))
+            })
+        };
+        match self.rename(name) {
+            Rename::Keep => there(name) || is_tied_head(name),
+            Rename::To(name) => there(&name) || is_tied_head(&name),
+            Rename::Expert { stack, .. } => there(&stack),
+            Rename::Fused(matrices) => matrices.iter().all(|name| there(name)),
+            Rename::Drop => true,
+        }
+    }
+
+    /// A sentence for the user where names were completed.
+    pub fn note(&self) -> Option<String> {
+        self.bare.then(|| {
+            "the tensors' names lack `model.`, as those that are saved from a base model: it is added"
+                .to_owned()
+        })
+    }
+}
+
+/// True for the decoder's own tensors without the prefix.
+fn is_bare(name: &str) -> bool {
+    ["layers.", "embed_tokens.", "norm."].iter().any(|part| name.starts_with(part))
+}
+
+/// Names that all Llama-like checkpoints share: RoPE buffers of old transformers versions are dropped.
+pub(super) fn rename_common(name: &str) -> Rename {
+    if name.ends_with(".rotary_emb.inv_freq") { Rename::Drop } else { Rename::Keep }
+}
+
+/// Names of experts, and beside them [`rename_common`].
+///
+/// `<mlp>.experts.<number>.<name>.<part>`, one tensor per expert, is a part of `<mlp>.switch_mlp.<name>.<part>`: the weight
+/// of a float model, and weight, scales and biases of what old versions of mlx-lm quantized.
+/// `<mlp>.experts.gate_up_proj` [experts, 2 * width, hidden] and `<mlp>.experts.down_proj` [experts, hidden, width] are how
+/// transformers 5 holds them in memory (`Qwen3MoeExperts`, `MixtralExperts`): gate above up.
+pub(super) fn rename_experts(name: &str) -> Rename {
+    expert(name).unwrap_or_else(|| rename_common(name))
+}
+
+fn expert(name: &str) -> Option<Rename> {
+    let (mlp, rest) = name.split_once(".experts.")?;
+    let whole = |name: &str| format!("{mlp}.switch_mlp.{name}.weight");
+    match rest {
+        "gate_up_proj" => return Some(Rename::Fused(vec![whole("gate_proj"), whole("up_proj")])),
+        "down_proj" => return Some(Rename::To(whole("down_proj"))),
+        _ => {}
+    }
+    let (number, rest) = rest.split_once('.')?;
+    let index = number.parse().ok().filter(|index: &usize| index.to_string() == number)?;
+    let (_, part) = rest.rsplit_once('.')?;
+    PARTS.contains(&part).then(|| Rename::Expert { stack: format!("{mlp}.switch_mlp.{rest}"), index })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn to(name: &str) -> Rename {
+        Rename::To(name.to_owned())
+    }
+
+    #[test]
+    fn bare_names_get_the_prefix() {
+        let stored = ["embed_tokens.weight", "layers.0.mlp.experts.1.up_proj.weight", "lm_head.weight"];
+        let names = Names::new(rename_experts, stored.into_iter());
+        assert_eq!(names.rename(stored[0]), to("model.embed_tokens.weight"));
+        let stack = "model.layers.0.mlp.switch_mlp.up_proj.weight".to_owned();
+        assert_eq!(names.rename(stored[1]), Rename::Expert { stack: stack.clone(), index: 1 });
+        assert_eq!((names.rename(stored[2]), names.rename(&stack)), (Rename::Keep, Rename::Keep));
+        assert_eq!(names.rename("layers.0.self_attn.rotary_emb.inv_freq"), Rename::Drop);
+        assert!(names.note().is_some());
+    }
+
+    #[test]
+    fn mixed_names_stay_as_they_are() {
+        let stored = ["model.embed_tokens.weight", "layers.0.input_layernorm.weight"];
+        let names = Names::new(rename_common, stored.into_iter());
+        assert!(stored.iter().all(|name| names.rename(name) == Rename::Keep));
+        assert_eq!(names.note(), None);
+    }
+
+    #[test]
+    fn experts_in_every_spelling() {
+        let part = |part: &str| rename_experts(&format!("a.mlp.experts.12.up_proj.{part}"));
+        for name in PARTS {
+            let stack = format!("a.mlp.switch_mlp.up_proj.{name}");
+            assert_eq!(part(name), Rename::Expert { stack, index: 12 });
+        }
+        assert_eq!((part("bias"), part("qweight")), (Rename::Keep, Rename::Keep));
+        let whole = |name: &str| format!("a.mlp.switch_mlp.{name}.weight");
+        let fused = Rename::Fused(vec![whole("gate_proj"), whole("up_proj")]);
+        assert_eq!(rename_experts("a.mlp.experts.gate_up_proj"), fused);
+        assert_eq!(rename_experts("a.mlp.experts.down_proj"), Rename::To(whole("down_proj")));
+        assert_eq!(rename_experts("a.mlp.experts.gate_up_proj_scales"), Rename::Keep);
+    }
+
+    #[test]
+    fn what_an_index_lists_is_accounted_for() {
+        let names = Names::new(rename_experts, ["model.norm.weight"].into_iter());
+        let there = |name: &str| name == "a.mlp.switch_mlp.up_proj.weight";
+        assert!(names.account_for("a.mlp.experts.3.up_proj.weight", None, there));
+        assert!(names.account_for("a.rotary_emb.inv_freq", None, there));
+        assert!(!names.account_for("a.mlp.experts.gate_up_proj", None, there), "gate is not there");
+        assert!(!names.account_for("lm_head.weight", None, there));
+    }
+}

@@ -1,0 +1,109 @@
+//! Outputs that cannot be written, and outputs that two runs want.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use common::{bundled, mixbit, stderr, succeeded};
+
+#[test]
+#[cfg(unix)]
+fn a_limit_on_file_sizes_leaves_nothing_behind() {
+    let model = bundled();
+    let model = model.display();
+    for (command, size) in [
+        (format!("convert --hf-path {model} --mlx-path out"), ""),
+        (format!("convert --hf-path {model} --mlx-path out --format npz"), ""),
+        (format!("pack {model} --out out"), "the pack takes "),
+    ] {
+        let home = tempfile::tempdir().unwrap();
+        let script = format!("ulimit -f 1000; exec {} -q {command}", env!("CARGO_BIN_EXE_mixbit"));
+        let output =
+            std::process::Command::new("sh").args(["-c", &script]).current_dir(&home).output().unwrap();
+        let text = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(text.starts_with("error: ") && text.contains("out") && text.contains("ulimit -f"), "{text}");
+        assert!(text.contains(size) && text.lines().count() == 2, "{text}");
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+    }
+}
+
+/// What makes `out` from the bundled model in `home`, taking its time.
+fn command(home: &Path, command: &str) -> Command {
+    let (model, out) = (bundled(), home.join("out"));
+    let (model, out) = (model.to_str().unwrap(), out.to_str().unwrap());
+    let texts = ["--samples", "8", "--sequence-length", "64"];
+    let mut made = Command::new(env!("CARGO_BIN_EXE_mixbit"));
+    match command {
+        "analyze" => made.args([command, "--model", model, "--out", out, "--candidates", "2,3,4,5,6,8"]),
+        _ => made.args([command, "--hf-path", model, "--mlx-path", out, "--target-bpw", "4", "--no-eval"]),
+    };
+    made.args(texts).stdout(Stdio::piped()).stderr(Stdio::piped());
+    made
+}
+
+fn wait_for(path: &Path, child: &mut Child) {
+    while !path.exists() {
+        assert!(child.try_wait().unwrap().is_none(), "ended before it claimed {}", path.display());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn two_runs_do_not_make_one_output() {
+    for name in ["analyze", "quantize"] {
+        let home = tempfile::tempdir().unwrap();
+        let lock = home.path().join(".out.lock");
+        let mut first = command(home.path(), name).spawn().unwrap();
+        wait_for(&lock, &mut first);
+        for more in [&[][..], &["--overwrite"], &["--resume"]] {
+            let second = command(home.path(), name).args(more).output().unwrap();
+            let text = stderr(&second);
+            assert_eq!(second.status.code(), Some(1), "{name} {more:?}: {text}");
+            assert!(text.contains("/out: another run is making it, and holds "), "{text}");
+            assert!(text.contains("hint: wait until that is done"), "{text}");
+        }
+        succeeded(&first.wait_with_output().unwrap());
+        let left: Vec<_> = fs::read_dir(home.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(left, ["out"], "{name}");
+        // A lock that a kill has left locks nothing.
+        fs::write(&lock, "").unwrap();
+        succeeded(&command(home.path(), name).arg("--overwrite").output().unwrap());
+        assert!(!lock.exists());
+    }
+}
+
+#[test]
+fn a_folder_that_hides_a_name_on_the_hub_is_named() {
+    let home = tempfile::tempdir().unwrap();
+    fs::create_dir_all(home.path().join("org/tiny")).unwrap();
+    fs::create_dir_all(home.path().join("org/tiny@v1")).unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mixbit"));
+        stderr(&command.args(arguments).current_dir(home.path()).output().unwrap())
+    };
+    let taken =
+        "hint: the local folder `org/tiny` was taken, which has no config.json; `org/tiny@main` is the model";
+    for arguments in [
+        &["run", "--model", "org/tiny", "--prompt", "Hi"][..],
+        &["convert", "--hf-path", "org/tiny", "--mlx-path", "out"],
+        &["inspect", "org/tiny"],
+        &["check", "org/tiny"],
+    ] {
+        let text = run(arguments);
+        assert!(text.contains(taken), "{arguments:?}: {text}");
+    }
+    let text = run(&["inspect", "org/tiny@v1"]);
+    assert!(text.contains("`org/tiny@v1` was taken, which has no config.json; move it away"), "{text}");
+    // What is no name there hides none.
+    let text = run(&["inspect", "./org/tiny"]);
+    assert!(text.contains("hint: ") && !text.contains("was taken"), "{text}");
+    let reference =
+        run(&["eval", "--model", bundled().to_str().unwrap(), "--data", "x", "--reference", "org/tiny"]);
+    assert!(reference.contains(taken), "{reference}");
+    assert!(mixbit(["inspect", bundled().to_str().unwrap()]).status.success());
+}

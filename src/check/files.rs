@@ -10,10 +10,12 @@ use serde_json::Value;
 use super::folder::Folder;
 use super::{Finding, Level, Progress, count, list};
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
+use crate::config::ModelConfig;
+use crate::error::Result;
 use crate::model_files::{Called, ModelFiles, Pack};
 use crate::record::{self, Record};
 use crate::report::bytes;
+use crate::stop_tokens::GenerationConfig;
 use crate::tokenizer;
 
 const INDEX: &str = "model.safetensors.index.json";
@@ -31,7 +33,7 @@ pub(super) fn check(folder: &Folder, progress: Progress<'_>) -> Result<Vec<Findi
         findings.extend(index(files, total(checkpoint)));
         findings.extend(unread(files, &weight_files(checkpoint)));
     }
-    findings.extend(generation_config(files));
+    findings.extend(folder.config.as_ref().and_then(generation_config));
     findings.extend(record(folder));
     if folder.tokenizer.is_some() {
         findings.push(Finding::ok("tokenizer", tokenizer::files(files).join(", ")));
@@ -132,16 +134,14 @@ fn record(folder: &Folder) -> Option<Finding> {
     Some(if other { Finding { level: Level::Note, ..finding } } else { finding })
 }
 
-fn generation_config(files: &ModelFiles) -> Option<Finding> {
-    let name = "generation_config.json";
-    if !files.has(name) {
-        return None;
+/// A generation_config.json that is not used, as no weights depend on it.
+fn generation_config(config: &ModelConfig) -> Option<Finding> {
+    match GenerationConfig::read(config) {
+        Ok(GenerationConfig::Absent | GenerationConfig::Whole { .. }) => None,
+        Ok(GenerationConfig::Broken(error)) => {
+            let message = format!("{error}; the file is not used");
+            Some(Finding::note("files", message).hint("mend it, or delete it"))
+        }
+        Err(error) => Some(Finding::refusal("files", &error)),
     }
-    let text = match files.read_text(name) {
-        Ok(text) => text,
-        Err(error) => return Some(Finding::refusal("files", &error)),
-    };
-    let error = serde_json::from_str::<serde_json::Map<String, Value>>(&text).err()?;
-    let error = Error::file(files.path_of(name), format!("not a valid JSON object: {error}"));
-    Some(Finding::refusal("files", &error))
 }

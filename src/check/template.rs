@@ -1,10 +1,9 @@
 //! The chat template: that it renders, and how it goes with the tokenizer and the tokens that end a text.
 
 use super::folder::Folder;
-use super::tokens::describe;
 use super::{Finding, list};
 use crate::error::Result;
-use crate::stop_tokens::stop_tokens;
+use crate::stop_tokens::{StopTokens, describe};
 use crate::tokenizer::{Message, Tokenizer, render_without_tokenizer};
 
 const QUESTION: &str = "Which number?";
@@ -28,8 +27,8 @@ pub(super) fn check(folder: &Folder) -> Vec<Finding> {
         Err(error) => vec![Finding::refusal(subject, &error)],
     };
     findings.extend(unknown(tokenizer));
-    let stop = folder.config.as_ref().and_then(|config| stop_tokens(config, tokenizer).ok());
-    findings.extend(stop.and_then(|stop| closing(tokenizer, &stop)));
+    let stop = folder.config.as_ref().and_then(|config| StopTokens::read(config, tokenizer).ok());
+    findings.extend(stop.and_then(|stop| closing(tokenizer, &stop.ids())));
     findings
 }
 

@@ -16,7 +16,7 @@ pub fn run(args: &Convert, console: &Console) -> Result<()> {
     let container = output.container()?;
     let source = SourceModel::open(&args.hf_path)?;
     source.files().verify()?;
-    export::check_tokenizer(&source)?;
+    console.notes(&export::check_tokenizer(&source)?);
     check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
     check_writable(&output.mlx_path)?;
     console.notes(&left_behind(&output.mlx_path));

@@ -56,18 +56,28 @@ pub(super) fn no_tokenizer_json(model: &ModelFiles) -> Error {
         return Error::file(dir, "not a folder; expected a model folder with tokenizer.json");
     }
     let others = files(model);
-    let source = others.iter().find(|name| {
-        has_extension(name, "model") || has_extension(name, "tiktoken") || *name == "tekken.json"
-    });
+    let source = others.iter().find(|name| has_extension(name, "model") || has_extension(name, "tiktoken"));
     match source {
-        Some(source) => Error::file(dir, format!("no tokenizer.json, only {source}")).hint(format!(
-            "make tokenizer.json with transformers: python -c \"from transformers import AutoTokenizer; \
-                 AutoTokenizer.from_pretrained('{0}').save_pretrained('{0}')\"",
-            dir.display()
-        )),
+        Some(source) => {
+            let packages =
+                if has_extension(source, "model") { "sentencepiece protobuf tiktoken" } else { "tiktoken" };
+            Error::file(dir, format!("no tokenizer.json, only {source}")).hint(format!(
+                "make tokenizer.json with transformers: pip install transformers {packages}; {}",
+                save_pretrained(dir)
+            ))
+        }
         None => Error::file(dir, "no tokenizer.json")
             .hint("copy tokenizer.json and tokenizer_config.json from the model's page on the Hub"),
     }
+}
+
+/// The command that makes `tokenizer.json` of what else is in `dir`.
+pub(super) fn save_pretrained(dir: &Path) -> String {
+    format!(
+        "python -c \"from transformers import AutoTokenizer; \
+         AutoTokenizer.from_pretrained('{0}').save_pretrained('{0}')\"",
+        dir.display()
+    )
 }
 
 #[cfg(test)]

@@ -11,22 +11,30 @@
 //! Which ids end a generation is the business of config.json and `generation_config.json`, not of this module.
 
 mod chat;
+mod class;
 mod files;
+mod guard;
 mod jinja;
+mod load;
 mod percent;
+mod settings;
 mod special;
 mod stream;
+mod tekken;
 #[cfg(test)]
 mod testing;
+mod token;
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
-use tokenizers::DecoderWrapper;
 
 use crate::error::{Error, Result};
 use crate::model_files::ModelFiles;
 use chat::ChatTemplate;
+use class::Class;
+use guard::guarded;
+use settings::Settings;
 use special::SpecialTokens;
 
 pub use chat::Message;
@@ -35,15 +43,16 @@ pub use stream::Stream;
 
 /// The tokenizer of one model folder.
 pub struct Tokenizer {
-    /// `tokenizer.json`, for errors.
+    /// The file with the vocabulary, for errors.
     path: PathBuf,
     inner: tokenizers::Tokenizer,
     special: SpecialTokens,
-    /// Named tokens that `tokenizer.json` lacks.
+    /// Named tokens that the vocabulary's file lacks.
     added_later: Vec<String>,
     chat_template: Option<ChatTemplate>,
     /// Whether the decoder turns tokens like `<0xE2>` into bytes.
     byte_fallback: bool,
+    notes: Vec<String>,
 }
 
 impl Tokenizer {
@@ -62,31 +71,12 @@ impl Tokenizer {
     /// When `tokenizer.json` is missing (the hint says how to make one) or one of the files is malformed.
     /// The chat template is compiled when it is applied, so a broken one does not keep anybody from encoding.
     pub fn from_files(files: &ModelFiles) -> Result<Self> {
-        let path = files.path_of("tokenizer.json");
-        if !files.has("tokenizer.json") {
-            return Err(files::no_tokenizer_json(files));
-        }
-        let bytes = files.read("tokenizer.json")?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
-            .map_err(|e| Error::file(&path, format!("not a tokenizer that can be read: {e}")))?;
-        // A stored truncation would cut documents, a stored padding lengthen them; transformers ignores both.
-        inner
-            .with_padding(None)
-            .with_truncation(None)
-            .map_err(|e| Error::file(&path, format!("truncation cannot be switched off: {e}")))?;
+        load::load(files)
+    }
 
-        let config_path = files.path_of("tokenizer_config.json");
-        let config = read_object(files, "tokenizer_config.json")?.unwrap_or_default();
-        let special = SpecialTokens::read(files, &config_path, &config)?;
-        let lacking = special.named().filter(|(_, token)| inner.token_to_id(token).is_none());
-        let added_later = lacking.map(|(_, token)| token.to_owned()).collect();
-        special.add_to(&mut inner).map_err(|e| {
-            Error::file(&config_path, format!("the special tokens named here cannot be added: {e}"))
-        })?;
-
-        let chat_template = ChatTemplate::read(files, &config_path, &config)?;
-        let byte_fallback = inner.get_decoder().is_some_and(has_byte_fallback);
-        Ok(Self { path, inner, special, added_later, chat_template, byte_fallback })
+    /// Whether the folder or pack has a file with a vocabulary that can be read here.
+    pub fn is_in(files: &ModelFiles) -> bool {
+        files.has(load::JSON) || files.has(tekken::NAME)
     }
 
     /// The token ids of `text`.
@@ -99,9 +89,7 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer's model fails on the text (an unknown character without an unknown token).
     pub fn encode(&self, text: &str, bos: bool) -> Result<Vec<u32>> {
-        let encoding = self
-            .inner
-            .encode_fast(text, bos)
+        let encoding = guarded(|| self.inner.encode_fast(text, bos))
             .map_err(|e| Error::file(&self.path, format!("the text cannot be tokenized: {e}")))?;
         let mut ids = encoding.get_ids().to_vec();
         if bos
@@ -122,8 +110,7 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.inner
-            .decode(ids, skip_special)
+        guarded(|| self.inner.decode(ids, skip_special))
             .map_err(|e| Error::file(&self.path, format!("the tokens cannot be decoded: {e}")))
     }
 
@@ -149,6 +136,11 @@ impl Tokenizer {
     ) -> Result<Option<String>> {
         let Some(template) = &self.chat_template else { return Ok(None) };
         template.render(messages, add_generation_prompt, &self.special).map(Some)
+    }
+
+    /// Where transformers may give other token ids, or the folder says more than is done; one line each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Whether the model folder has a chat template.
@@ -190,11 +182,11 @@ impl Tokenizer {
         !text.is_empty() && !is_marker && !self.inner.get_added_tokens_decoder().contains_key(&id)
     }
 
-    /// Tokens of `tokenizer_config.json`'s `added_tokens_decoder` that have another id here: that, the text, and this.
-    pub fn contradicted(&self) -> Vec<(u32, &str, u32)> {
-        let other = |(declared, text)| {
+    /// Tokens that have another id here than a file says: the file, its id, the text, and the id here.
+    pub fn contradicted(&self) -> Vec<(&'static str, u32, &str, u32)> {
+        let other = |(file, declared, text)| {
             let id = self.token_to_id(text).filter(|&id| id != declared)?;
-            Some((declared, text, id))
+            Some((file, declared, text, id))
         };
         self.special.declared().filter_map(other).collect()
     }
@@ -231,11 +223,10 @@ impl Tokenizer {
 /// # Errors
 /// Those of [`Tokenizer::apply_chat_template`].
 pub fn render_without_tokenizer(files: &ModelFiles, messages: &[Message]) -> Result<Option<String>> {
-    let path = files.path_of("tokenizer_config.json");
-    let Ok(config) = read_object(files, "tokenizer_config.json") else { return Ok(None) };
-    let config = config.unwrap_or_default();
-    let Ok(special) = SpecialTokens::read(files, &path, &config) else { return Ok(None) };
-    let Some(template) = ChatTemplate::read(files, &path, &config)? else { return Ok(None) };
+    let Ok(settings) = Settings::read(files, &[]) else { return Ok(None) };
+    let Ok(special) = SpecialTokens::merge(&settings, Class::Backend) else { return Ok(None) };
+    let path = settings.path_of(settings::CONFIG);
+    let Some(template) = ChatTemplate::read(files, &path, &settings.config)? else { return Ok(None) };
     template.render(messages, true, &special).map(Some)
 }
 
@@ -247,14 +238,6 @@ fn read_object(files: &ModelFiles, name: &str) -> Result<Option<Map<String, Valu
     serde_json::from_slice(&files.read(name)?)
         .map(Some)
         .map_err(|e| Error::file(files.path_of(name), format!("not a valid JSON object: {e}")))
-}
-
-fn has_byte_fallback(decoder: &DecoderWrapper) -> bool {
-    match decoder {
-        DecoderWrapper::ByteFallback(_) => true,
-        DecoderWrapper::Sequence(all) => all.get_decoders().iter().any(has_byte_fallback),
-        _ => false,
-    }
 }
 
 #[cfg(test)]

@@ -70,7 +70,7 @@ fn the_tokenizers_own_eos_token_ends_a_text() {
 #[test]
 fn an_unknown_decoder_is_an_error() {
     let model = model("tokenizer.json", |tokenizer| tokenizer["decoder"]["type"] = json!("ByteLevle"));
-    for output in [run(model.path(), &[]), mixbit(["check", "--model", model.path().to_str().unwrap()])] {
+    for output in [run(model.path(), &[]), mixbit(["check", model.path().to_str().unwrap()])] {
         assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
         let said = stdout(&output) + &stderr(&output);
         assert!(said.contains("tokenizer.json: not a tokenizer that can be read"), "{said}");

@@ -36,7 +36,12 @@ pub(super) fn check(folder: &Folder) -> Vec<Finding> {
     if let Some(rows) = rows {
         findings.push(vocabulary(tokenizer, rows, folder.config.as_ref()));
     }
-    findings.extend(contradiction(tokenizer));
+    match contradiction(tokenizer) {
+        Some(problem) => findings.push(problem),
+        None => {
+            findings.extend(tokenizer.notes().iter().map(|note| Finding::note("tokenizer", note.as_str())))
+        }
+    }
     if let Some(config) = &folder.config {
         findings.push(begin(tokenizer, config, rows));
         findings.extend(other_begin(config));

@@ -3,7 +3,8 @@
 //!
 //! `AutoTokenizer` chooses the class by the model's type and `tokenizer_class`. Most folders get the one that takes
 //! `tokenizer.json` as it is. The others keep its vocabulary, merges and post-processor, and add the tokens that the
-//! files declare. Each has names for special tokens that no file names.
+//! files declare. Each has names for special tokens that no file names. (CodeLlama's also splits a text at `<FILL_ME>`,
+//! which is not done here.)
 
 use serde_json::{Value, json};
 use tokenizers::models::bpe::BPE;
@@ -160,6 +161,11 @@ impl Class {
     /// Whether the special tokens are added once more, as such.
     pub(super) fn adds_again(self) -> bool {
         matches!(self, Self::Qwen2 | Self::Cohere)
+    }
+
+    /// Whether the token that `tokenizer.json` pads with is the padding token where no file names one.
+    pub(super) fn pads_as_stored(self) -> bool {
+        self != Self::Gpt2
     }
 
     /// Whether BOS is put before every text, whatever the post-processor of `tokenizer.json` says.

@@ -27,7 +27,8 @@ pub(super) fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result
     let result = panic::catch_unwind(AssertUnwindSafe(call));
     let said = SAID.replace(outer).unwrap_or_default();
     match result {
-        Ok(result) => result.map_err(|error| error.to_string()),
+        // The crate quotes slices of tokens that need not begin with a character.
+        Ok(result) => result.map_err(|e| String::from_utf8_lossy(e.to_string().as_bytes()).into_owned()),
         Err(_) => Err(said),
     }
 }

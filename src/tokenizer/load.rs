@@ -13,6 +13,7 @@ use super::token::{Token, TokenValue};
 use super::{files, tekken};
 use crate::error::{Error, Result};
 use crate::model_files::ModelFiles;
+use crate::plural::count;
 
 pub(super) const JSON: &str = "tokenizer.json";
 
@@ -57,7 +58,8 @@ pub(super) fn load(files: &ModelFiles) -> Result<Tokenizer> {
 
     let chat_template = ChatTemplate::read(files, &config_path, &settings.config)?;
     let byte_fallback = inner.get_decoder().is_some_and(has_byte_fallback);
-    let notes = notes(&settings, class);
+    let mut notes = notes(&settings, class);
+    notes.extend(contradiction(&inner, &special));
     Ok(Tokenizer { path, inner, special, added_later, chat_template, byte_fallback, notes })
 }
 
@@ -128,6 +130,17 @@ fn notes(settings: &Settings, class: Class) -> Vec<String> {
         );
     }
     notes
+}
+
+/// Tokens whose ids in the side files are not those that they have, neither here nor with transformers.
+fn contradiction(inner: &tokenizers::Tokenizer, special: &SpecialTokens) -> Option<String> {
+    let wrong = special.contradicted(inner);
+    let &(file, declared, text, id) = wrong.first()?;
+    let more = match wrong.len() - 1 {
+        0 => String::new(),
+        more => format!(" (and so with {})", count(more, "more token")),
+    };
+    Some(format!("{file} says that `{text}` is {declared}; as with transformers, it is {id}{more}"))
 }
 
 fn has_byte_fallback(decoder: &DecoderWrapper) -> bool {

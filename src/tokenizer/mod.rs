@@ -1,14 +1,13 @@
 //! Text to token ids and back, and the chat template: everything a model folder says about its tokenizer.
 //!
-//! Ids are those of transformers' `AutoTokenizer` over the same `tokenizer.json` (checked against
-//! transformers 5.23): the file's own post-processor is the whole rule for BOS and EOS. In particular
-//! `add_bos_token` in `tokenizer_config.json` changes nothing once there is a `tokenizer.json`, truncation and
-//! padding stored in that file are switched off, and special tokens that only `tokenizer_config.json` names
-//! are added. The one deliberate difference: BOS is never doubled (see [`Tokenizer::encode`]). Tokenizer classes
-//! that transformers 5 builds anew from the vocabulary (`LlamaTokenizer`) may place the spaces around special
-//! tokens and at the start of a text differently; here `tokenizer.json` decides.
+//! Ids are those of transformers' `AutoTokenizer` on the same folder, without mistral-common and without code from the
+//! folder (checked against transformers 5.23 by `cargo xtask parity`): which class it chooses, the order in which tokens of
+//! the side files get ids, and their flags. Truncation and padding stored in `tokenizer.json` are switched off. With a
+//! `tokenizer.json` its post-processor is the rule for BOS and EOS, and `add_bos_token` in `tokenizer_config.json` changes
+//! nothing. The deliberate differences: BOS is never doubled (see [`Tokenizer::encode`]), and where transformers builds a
+//! class anew that is not reproduced here, `tokenizer.json` decides and a note says so.
 //!
-//! Which ids end a generation is the business of config.json and `generation_config.json`, not of this module.
+//! Which ids end a generation is the business of config.json and `generation_config.json` too, not of this module alone.
 
 mod chat;
 mod class;
@@ -64,11 +63,11 @@ impl Tokenizer {
         Self::from_files(&ModelFiles::open(path)?)
     }
 
-    /// Reads `tokenizer.json` (required), `tokenizer_config.json`, `special_tokens_map.json` and
-    /// `chat_template.jinja`.
+    /// Reads `tokenizer.json` or else `tekken.json`, `tokenizer_config.json`, `special_tokens_map.json`,
+    /// `added_tokens.json` and `chat_template.jinja`.
     ///
     /// # Errors
-    /// When `tokenizer.json` is missing (the hint says how to make one) or one of the files is malformed.
+    /// When neither of the first is there (the hint says how to make one) or a file that counts is malformed.
     /// The chat template is compiled when it is applied, so a broken one does not keep anybody from encoding.
     pub fn from_files(files: &ModelFiles) -> Result<Self> {
         load::load(files)
@@ -184,11 +183,7 @@ impl Tokenizer {
 
     /// Tokens that have another id here than a file says: the file, its id, the text, and the id here.
     pub fn contradicted(&self) -> Vec<(&'static str, u32, &str, u32)> {
-        let other = |(file, declared, text)| {
-            let id = self.token_to_id(text).filter(|&id| id != declared)?;
-            Some((file, declared, text, id))
-        };
-        self.special.declared().filter_map(other).collect()
+        self.special.contradicted(&self.inner)
     }
 
     /// The id of a special token: one that is left out of texts.
@@ -210,8 +205,8 @@ impl Tokenizer {
         self.bos_token_id().or_else(put_first)
     }
 
-    /// The id of the `eos_token` that `tokenizer_config.json` or `special_tokens_map.json` names. A model may
-    /// stop at more ids than this one: those are in `generation_config.json`.
+    /// The id of the `eos_token` that `tokenizer_config.json` or `special_tokens_map.json` names, or the tokenizer's class
+    /// does. A model may stop at more ids than this one: config.json and `generation_config.json` name them.
     pub fn eos_token_id(&self) -> Option<u32> {
         self.special.get("eos_token").and_then(|token| self.token_to_id(token))
     }

@@ -19,6 +19,9 @@ const NAMED: [&str; 7] =
 /// Both spellings of the list of further special tokens, the older one last.
 const EXTRA: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"];
 
+/// Tokens with their ids, in place of what other files say of either.
+const DECODER: &str = "added_tokens_decoder";
+
 /// What the folder says about special tokens beyond `tokenizer.json`.
 pub(super) struct SpecialTokens {
     /// Named tokens in transformers' order.
@@ -42,7 +45,7 @@ impl SpecialTokens {
     pub(super) fn merge(settings: &Settings, class: Class) -> Result<Self> {
         let mut merge = Merge::new(settings);
         merge.config()?;
-        let by_decoder = settings.config.contains_key("added_tokens_decoder");
+        let by_decoder = settings.config.contains_key(DECODER);
         let declared = if by_decoder {
             declared(settings)?
         } else {
@@ -67,7 +70,7 @@ impl SpecialTokens {
     }
 
     /// Tokens that files give ids: the file, the id, and the text.
-    pub(super) fn declared(&self) -> impl Iterator<Item = (&'static str, u32, &str)> {
+    fn declared(&self) -> impl Iterator<Item = (&'static str, u32, &str)> {
         self.declared.iter().map(|(id, token)| {
             let file = match (self.by_decoder, self.in_tokenizer_json.contains(id)) {
                 (true, _) => CONFIG,
@@ -76,6 +79,18 @@ impl SpecialTokens {
             };
             (file, *id, token.content.as_str())
         })
+    }
+
+    /// Tokens that have another id in `tokenizer` than a file says: the file, its id, the text, and the id there.
+    pub(super) fn contradicted(
+        &self,
+        tokenizer: &tokenizers::Tokenizer,
+    ) -> Vec<(&'static str, u32, &str, u32)> {
+        let other = |(file, declared, text): (&'static str, u32, _)| {
+            let id = tokenizer.token_to_id(text).filter(|&id| id != declared)?;
+            Some((file, declared, text, id))
+        };
+        self.declared().filter_map(other).collect()
     }
 
     /// Makes the tokenizer recognise these tokens; those that it lacks get the next free ids.
@@ -260,10 +275,11 @@ impl<'a> Merge<'a> {
 
     /// Replaces named tokens by what is declared under their text, with its flags.
     fn look_up(&mut self, declared: &BTreeMap<u32, Token>) {
+        let by_decoder = self.settings.config.contains_key(DECODER);
         let in_file = self.settings.in_tokenizer_json.iter().rev().map(|(_, token)| token);
-        let in_file: Vec<&Token> = in_file.filter(|token| declared.values().any(|t| t == *token)).collect();
+        let in_file = in_file.filter(|_| !by_decoder);
         for value in self.standard.iter_mut().filter_map(|(_, value)| value.as_mut()) {
-            let mut tokens = in_file.iter().copied().chain(declared.values().rev());
+            let mut tokens = in_file.clone().chain(declared.values().rev());
             if let Some(token) = tokens.find(|token| token.content == value.content()) {
                 *value = TokenValue::Token(token.clone());
             }
@@ -285,7 +301,7 @@ impl<'a> Merge<'a> {
             set(&mut own, &name, token);
         }
         self.own = own;
-        let padding = self.settings.padding_token.as_deref();
+        let padding = self.settings.padding_token.as_deref().filter(|_| class.pads_as_stored());
         if let Some(token) = padding.filter(|_| !self.standard.iter().any(|(key, _)| key == "pad_token")) {
             self.standard.push(("pad_token".to_owned(), Some(text(token))));
         }
@@ -349,9 +365,8 @@ fn set(tokens: &mut Vec<(String, TokenValue)>, name: &str, token: TokenValue) {
 
 /// `added_tokens_decoder`: id (as a string) -> token.
 fn declared(settings: &Settings) -> Result<BTreeMap<u32, Token>> {
-    const KEY: &str = "added_tokens_decoder";
-    let wrong = || Error::key(settings.path_of(CONFIG), KEY, "expected an object from ids to tokens");
-    let tokens = settings.config.get(KEY).and_then(Value::as_object).ok_or_else(wrong)?;
+    let wrong = || Error::key(settings.path_of(CONFIG), DECODER, "expected an object from ids to tokens");
+    let tokens = settings.config.get(DECODER).and_then(Value::as_object).ok_or_else(wrong)?;
     let entry = |(id, value): (&String, &Value)| {
         let id: u32 = id.parse().ok()?;
         Some((id, Token::read(value)?))

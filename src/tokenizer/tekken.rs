@@ -208,7 +208,7 @@ mod tests {
         assert!(error.to_string().contains("`?` is no base64"), "{error}");
         let error = refused(|file| file["config"]["pattern"] = json!("("));
         assert!(error.to_string().contains("not a tokenizer that can be read"), "{error}");
-        let error = refused(|file| file["config"]["default_num_special_tokens"] = json!(1 << 40));
+        let error = refused(|file| file["config"]["default_num_special_tokens"] = json!(1_u64 << 40));
         assert!(error.to_string().contains("more than"), "{error}");
         refused(|file| drop(file.as_object_mut().unwrap().remove("config")));
     }

@@ -10,7 +10,7 @@ use super::guard::guarded;
 use super::settings::{CONFIG, Settings};
 use super::special::SpecialTokens;
 use super::token::{Token, TokenValue};
-use super::{files, tekken};
+use super::{files, mistral, tekken};
 use crate::error::{Error, Result};
 use crate::model_files::ModelFiles;
 use crate::plural::count;
@@ -46,7 +46,7 @@ pub(super) fn load(files: &ModelFiles) -> Result<Tokenizer> {
     let lacking = special.named().filter(|(_, token)| inner.token_to_id(token).is_none());
     let added_later = lacking.map(|(_, token)| token.to_owned()).collect();
     let config_path = files.path_of(CONFIG);
-    guarded(|| finish(&mut inner, &settings, class, &special)).map_err(|e| {
+    let wrong_pattern = guarded(|| finish(&mut inner, &settings, class, &special)).map_err(|e| {
         Error::file(&config_path, format!("the special tokens named here cannot be added: {e}"))
     })?;
     let [bos, eos] = ["add_bos_token", "add_eos_token"].map(|flag| settings.is_set(flag) && !has_json);
@@ -60,16 +60,17 @@ pub(super) fn load(files: &ModelFiles) -> Result<Tokenizer> {
     let byte_fallback = inner.get_decoder().is_some_and(has_byte_fallback);
     let mut notes = notes(&settings, class);
     notes.extend(contradiction(&inner, &special));
+    notes.extend(wrong_pattern);
     Ok(Tokenizer { path, inner, special, added_later, chat_template, byte_fallback, notes })
 }
 
-/// Adds tokens, and sets what is no part of `tokenizer.json`.
+/// Adds tokens, and sets what is no part of `tokenizer.json`. Returns what to say of a pattern that may be wrong.
 fn finish(
     inner: &mut tokenizers::Tokenizer,
     settings: &Settings,
     class: Class,
     special: &SpecialTokens,
-) -> tokenizers::Result<()> {
+) -> tokenizers::Result<Option<String>> {
     // A stored truncation would cut documents, a stored padding lengthen them; transformers ignores both.
     inner.with_padding(None).with_truncation(None)?;
     inner.set_encode_special_tokens(settings.is_set("split_special_tokens"));
@@ -81,7 +82,7 @@ fn finish(
         let all = special.values().map(TokenValue::to_special).map(Token::into_added);
         inner.add_tokens(all.collect::<Vec<_>>())?;
     }
-    Ok(())
+    mistral::fix_pattern(inner, settings)
 }
 
 /// Puts these tokens around every text, in place of what `tokenizer.json` puts there. With a `tokenizer.json`,

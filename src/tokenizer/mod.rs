@@ -15,6 +15,7 @@ mod files;
 mod guard;
 mod jinja;
 mod load;
+mod mistral;
 mod percent;
 mod settings;
 mod special;

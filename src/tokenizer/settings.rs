@@ -29,6 +29,8 @@ pub(super) struct Settings {
     pub(super) padding_token: Option<String>,
     /// `model_type` of config.json, where that can be read.
     pub(super) model_type: Option<String>,
+    /// `transformers_version` of config.json.
+    pub(super) transformers_version: Option<String>,
     /// `tokenizer_class` of `tokenizer_config.json`, or without that of config.json.
     pub(super) tokenizer_class: Option<String>,
 }
@@ -68,6 +70,7 @@ impl Settings {
             in_tokenizer_json: head.added_tokens.iter().filter_map(with_id).collect(),
             padding_token: head.padding.get("pad_token").and_then(Value::as_str).map(str::to_owned),
             model_type: text(&model, "model_type"),
+            transformers_version: text(&model, "transformers_version"),
             tokenizer_class: text(&config, "tokenizer_class").or_else(|| text(&model, "tokenizer_class")),
             config,
             map,

@@ -1,5 +1,5 @@
-//! Which tokens end a text: all EOS ids of config.json, generation_config.json and the tokenizer, as mlx-lm has it, and
-//! only those. (A template's header tokens do not end anything.)
+//! Tokens that end a text: all EOS ids of config.json, generation_config.json and the tokenizer, as mlx-lm has it, and only
+//! those. (A template's header tokens do not end anything.)
 
 use std::path::PathBuf;
 
@@ -33,7 +33,7 @@ impl StopTokens {
         Ok(stop)
     }
 
-    /// Those that config.json and generation_config.json name.
+    /// Tokens that config.json and generation_config.json name.
     ///
     /// # Errors
     /// As [`StopTokens::read`] has it.
@@ -53,12 +53,12 @@ impl StopTokens {
         self.tokens.iter().map(|(id, _)| *id).collect()
     }
 
-    /// Whether no token ends a text.
+    /// True where no token ends a text.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
     }
 
-    /// What the user should know of the files.
+    /// Notes for the user on these files.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }

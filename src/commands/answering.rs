@@ -65,7 +65,7 @@ impl Source {
         Ok(Self { checkpoint, tokenizer, settings, ending, stop, cache, draft })
     }
 
-    /// What the user should know of the tokenizer's files and of those that name stop tokens.
+    /// Notes on the tokenizer's files and on those that name stop tokens.
     pub fn notes(&self) -> Vec<String> {
         [self.tokenizer.notes(), self.stop.notes()].concat()
     }

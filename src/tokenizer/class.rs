@@ -12,7 +12,7 @@ use tokenizers::{ModelWrapper, Tokenizer};
 
 use super::settings::Settings;
 
-/// How a tokenizer is built.
+/// Ways to build a tokenizer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Class {
     /// By `tokenizer.json` alone.
@@ -158,22 +158,17 @@ impl Class {
         }
     }
 
-    /// Whether the special tokens are added once more, as such.
-    pub(super) fn adds_again(self) -> bool {
-        matches!(self, Self::Qwen2 | Self::Cohere)
-    }
-
-    /// Whether the token that `tokenizer.json` pads with is the padding token where no file names one.
+    /// True where the token that `tokenizer.json` pads with is the padding token if no file names one.
     pub(super) fn pads_as_stored(self) -> bool {
         self != Self::Gpt2
     }
 
-    /// Whether BOS is put before every text, whatever the post-processor of `tokenizer.json` says.
+    /// True for a class that puts BOS before every text, whatever the post-processor of `tokenizer.json` says.
     pub(super) fn puts_bos(self) -> bool {
         self == Self::CodeLlama
     }
 
-    /// Whether the tokenizer is built anew.
+    /// True for classes that build the tokenizer anew and are reproduced here.
     pub(super) fn rebuilds(self) -> bool {
         !matches!(self, Self::Backend | Self::Other)
     }
@@ -286,12 +281,12 @@ impl Class {
 
 const ENDOFTEXT: &str = "<|endoftext|>";
 
-/// Whether a space is put before a text, which Llama's classes do unless they are told not to.
+/// Llama's classes put a space before a text unless they are told not to.
 fn prefixes(settings: &Settings) -> bool {
     settings.config.get("add_prefix_space").and_then(Value::as_bool).unwrap_or(true)
 }
 
-/// Whether `tokenizer.json` speaks of `ByteLevel` anywhere, which is how transformers looks for it.
+/// `tokenizer.json` speaks of `ByteLevel` somewhere, which is how transformers looks for it.
 fn is_byte_level(tokenizer_json: &[u8]) -> bool {
     const NAME: &[u8] = b"\"ByteLevel\"";
     tokenizer_json.windows(NAME.len()).any(|window| window == NAME)

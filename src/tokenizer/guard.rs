@@ -6,13 +6,13 @@ use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::sync::Once;
 
 thread_local! {
-    /// What panics on this thread said, while a call is guarded.
+    /// Message of the last panic on this thread, while a call is guarded.
     static SAID: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
 /// Calls `call`; an error and a panic come back as what they say. Nothing is printed.
 ///
-/// What was changed by a call that panicked must not be used again.
+/// A value that was being changed by a call that panicked must not be used again.
 pub(super) fn guarded<T>(call: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {

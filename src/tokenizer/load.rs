@@ -33,9 +33,9 @@ pub(super) fn load(files: &ModelFiles) -> Result<Tokenizer> {
         tekken::read(files, &bytes)?
     };
     let settings = Settings::read(files, if has_json { &bytes } else { &[] })?;
-    let class = if has_json { Class::of(&settings, &bytes) } else { Class::Backend };
+    let class = Class::of(&settings, &bytes);
     let special = SpecialTokens::merge(&settings, class)?;
-    if class.rebuilds() {
+    if class.rebuilds() && has_json {
         inner = guarded(|| class.rebuild(&inner, &settings, special.get("unk_token"))).map_err(|e| {
             Error::file(
                 &path,
@@ -49,13 +49,6 @@ pub(super) fn load(files: &ModelFiles) -> Result<Tokenizer> {
     let wrong_pattern = guarded(|| finish(&mut inner, &settings, class, &special)).map_err(|e| {
         Error::file(&config_path, format!("the special tokens named here cannot be added: {e}"))
     })?;
-    let [bos, eos] = ["add_bos_token", "add_eos_token"].map(|flag| settings.is_set(flag) && !has_json);
-    if !has_json || class.puts_bos() {
-        let [bos, eos] = [("bos_token", bos || class.puts_bos()), ("eos_token", eos)]
-            .map(|(name, is_put)| special.get(name).filter(|_| is_put));
-        put_around(&mut inner, bos, eos);
-    }
-
     let chat_template = ChatTemplate::read(files, &config_path, &settings.config)?;
     let byte_fallback = inner.get_decoder().is_some_and(has_byte_fallback);
     let mut notes = notes(&settings, class);
@@ -75,19 +68,28 @@ fn finish(
     inner.with_padding(None).with_truncation(None)?;
     inner.set_encode_special_tokens(settings.is_set("split_special_tokens"));
     special.add_to(inner)?;
-    if class == Class::Qwen2 {
-        let all = special.all().into_iter().map(|token| tokenizers::AddedToken::from(token, true));
-        inner.add_tokens(all.collect::<Vec<_>>())?;
-    } else if class.adds_again() {
-        let all = special.values().map(TokenValue::to_special).map(Token::into_added);
-        inner.add_tokens(all.collect::<Vec<_>>())?;
+    let again: Vec<Token> = match class {
+        Class::Cohere => special.values().map(TokenValue::to_special).collect(),
+        Class::Qwen2 => special.all().into_iter().map(Token::special).collect(),
+        _ => Vec::new(),
+    };
+    inner.add_tokens(again.into_iter().map(Token::into_added))?;
+    if !settings.has_tokenizer_json || class.puts_bos() {
+        let is_put = |flag: &str| settings.is_set(flag) && !settings.has_tokenizer_json;
+        let bos = special.get("bos_token").filter(|_| class.puts_bos() || is_put("add_bos_token"));
+        let eos = special.get("eos_token").filter(|_| is_put("add_eos_token"));
+        put_around(inner, bos, eos)?;
     }
     mistral::fix_pattern(inner, settings)
 }
 
 /// Puts these tokens around every text, in place of what `tokenizer.json` puts there. With a `tokenizer.json`,
 /// `add_bos_token` and `add_eos_token` in `tokenizer_config.json` say nothing.
-fn put_around(inner: &mut tokenizers::Tokenizer, bos: Option<&str>, eos: Option<&str>) {
+fn put_around(
+    inner: &mut tokenizers::Tokenizer,
+    bos: Option<&str>,
+    eos: Option<&str>,
+) -> tokenizers::Result<()> {
     let with_id =
         |token: Option<&str>| token.and_then(|token| Some((token.to_owned(), inner.token_to_id(token)?)));
     let (bos, eos) = (with_id(bos), with_id(eos));
@@ -105,9 +107,9 @@ fn put_around(inner: &mut tokenizers::Tokenizer, bos: Option<&str>, eos: Option<
     }
     let template = json!({"type": "TemplateProcessing", "single": single, "pair": [text("A"), text("B")],
                           "special_tokens": tokens});
-    if let Ok(processor) = serde_json::from_value::<PostProcessorWrapper>(template) {
-        inner.with_post_processor(Some(processor));
-    }
+    let processor: PostProcessorWrapper = serde_json::from_value(template)?;
+    inner.with_post_processor(Some(processor));
+    Ok(())
 }
 
 /// Where this tokenizer may give other ids than transformers.

@@ -1,8 +1,8 @@
 //! The pattern that early conversions of Mistral's large vocabularies got wrong, which transformers puts right on request.
 
 use serde_json::{Value, json};
-use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::Tokenizer;
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 
 use super::settings::Settings;
 
@@ -49,7 +49,7 @@ pub(super) fn fix_pattern(
     Ok(None)
 }
 
-/// Whether `version` of transformers is one before 5.0.0, as its pre-releases are.
+/// True for versions of transformers before 5.0.0, pre-releases of it included.
 fn is_before_5(version: &str) -> bool {
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
     let pre_release = version.strip_prefix("5.0.0").is_some_and(|rest| !rest.is_empty());

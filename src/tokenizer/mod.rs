@@ -7,7 +7,8 @@
 //! nothing. The deliberate differences: BOS is never doubled (see [`Tokenizer::encode`]), and where transformers builds a
 //! class anew that is not reproduced here, `tokenizer.json` decides and a note says so.
 //!
-//! Which ids end a generation is the business of config.json and `generation_config.json` too, not of this module alone.
+//! The tokens that end a generation are the business of config.json and `generation_config.json` too, and not of this
+//! module.
 
 mod chat;
 mod class;
@@ -74,7 +75,7 @@ impl Tokenizer {
         load::load(files)
     }
 
-    /// Whether the folder or pack has a file with a vocabulary that can be read here.
+    /// True where the folder or pack has a file with a vocabulary that can be read here.
     pub fn is_in(files: &ModelFiles) -> bool {
         files.has(load::JSON) || files.has(tekken::NAME)
     }

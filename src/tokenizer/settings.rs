@@ -14,7 +14,7 @@ pub(super) const CONFIG: &str = "tokenizer_config.json";
 pub(super) const MAP: &str = "special_tokens_map.json";
 pub(super) const ADDED: &str = "added_tokens.json";
 
-/// What these files say.
+/// Content of these files.
 pub(super) struct Settings {
     files: ModelFiles,
     /// `tokenizer_config.json`; empty where there is none.
@@ -23,6 +23,8 @@ pub(super) struct Settings {
     pub(super) map: Option<Map<String, Value>>,
     /// `added_tokens.json`, where it counts.
     pub(super) added: Option<Map<String, Value>>,
+    /// There is a `tokenizer.json`.
+    pub(super) has_tokenizer_json: bool,
     /// The `added_tokens` of `tokenizer.json` with their ids.
     pub(super) in_tokenizer_json: Vec<(u32, Token)>,
     /// The token that `tokenizer.json` pads with.
@@ -67,6 +69,7 @@ impl Settings {
         let text = |keys: &Map<String, Value>, key: &str| keys.get(key)?.as_str().map(str::to_owned);
         Ok(Self {
             files: files.clone(),
+            has_tokenizer_json: !tokenizer_json.is_empty(),
             in_tokenizer_json: head.added_tokens.iter().filter_map(with_id).collect(),
             padding_token: head.padding.get("pad_token").and_then(Value::as_str).map(str::to_owned),
             model_type: text(&model, "model_type"),
@@ -78,7 +81,7 @@ impl Settings {
         })
     }
 
-    /// What messages call the file `name`.
+    /// Path of the file `name`, for messages.
     pub(super) fn path_of(&self, name: &str) -> PathBuf {
         self.files.path_of(name)
     }
@@ -88,7 +91,7 @@ impl Settings {
         self.tokenizer_class.as_deref().unwrap_or("Qwen2Tokenizer")
     }
 
-    /// Whether `tokenizer_config.json` sets `key`.
+    /// True where `tokenizer_config.json` sets `key`.
     pub(super) fn is_set(&self, key: &str) -> bool {
         self.config.get(key).and_then(Value::as_bool).unwrap_or(false)
     }

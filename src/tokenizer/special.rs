@@ -31,7 +31,7 @@ pub(super) struct SpecialTokens {
     declared: BTreeMap<u32, Token>,
     /// `extra_special_tokens`, formerly `additional_special_tokens`.
     extra: Vec<TokenValue>,
-    /// Whether `added_tokens_decoder` is where the ids come from.
+    /// The ids come from `added_tokens_decoder`.
     by_decoder: bool,
     /// Ids of `declared` that come from `tokenizer.json` without it.
     in_tokenizer_json: Vec<u32>,

@@ -1,4 +1,5 @@
 //! Files beside weights and vocabulary: broken ones, and those that name the tokens that end a text.
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 

@@ -54,10 +54,8 @@ impl Settings {
     /// not count, and are not read.
     pub(super) fn read(files: &ModelFiles, tokenizer_json: &[u8]) -> Result<Self> {
         let config = read_object(files, CONFIG)?.unwrap_or_default();
-        let further = |name| match config.contains_key("added_tokens_decoder") {
-            true => Ok(None),
-            false => read_object(files, name),
-        };
+        let has_decoder = config.contains_key("added_tokens_decoder");
+        let further = |name| if has_decoder { Ok(None) } else { read_object(files, name) };
         let (map, added) = (further(MAP)?, further(ADDED)?);
         let head: Head = serde_json::from_slice(tokenizer_json).unwrap_or_default();
         let with_id = |value: &Value| {

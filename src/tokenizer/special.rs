@@ -164,12 +164,15 @@ impl<'a> Merge<'a> {
     fn config(&mut self) -> Result<()> {
         let config = &self.settings.config;
         for (key, value) in config {
-            let Some(token) = self.named_token(CONFIG, key, value)? else { continue };
-            match (NAMED.contains(&key.as_str()), token) {
-                (true, token) => self.standard.push((key.clone(), token)),
-                (false, Some(token @ TokenValue::Text(_))) => self.own_first.push((key.clone(), token)),
-                (false, Some(token)) => self.own.push((key.clone(), token)),
-                (false, None) => {}
+            let is_standard = NAMED.contains(&key.as_str());
+            if is_standard && value.is_null() {
+                self.standard.push((key.clone(), None));
+            }
+            match self.named_token(CONFIG, key, value)? {
+                Some(token) if is_standard => self.standard.push((key.clone(), Some(token))),
+                Some(token @ TokenValue::Text(_)) => self.own_first.push((key.clone(), token)),
+                Some(token) => self.own.push((key.clone(), token)),
+                None => {}
             }
         }
         let is_empty = |value: &&Value| match value {
@@ -210,9 +213,9 @@ impl<'a> Merge<'a> {
         let settings = self.settings;
         let Some(map) = &settings.map else { return Ok(()) };
         for (key, value) in map {
-            let Some(token) = self.named_token(MAP, key, value)? else { continue };
-            let token = token.map(TokenValue::special);
-            if NAMED.contains(&key.as_str()) {
+            let is_standard = NAMED.contains(&key.as_str());
+            let token = self.named_token(MAP, key, value)?.map(TokenValue::special);
+            if is_standard {
                 self.standard.retain(|(name, _)| name != key);
                 self.standard.push((key.clone(), token));
             } else if let Some(token) = token {
@@ -326,22 +329,18 @@ impl<'a> Merge<'a> {
         named.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
 
-    /// The token that `key` names in `file`: nothing where it names none, and none where it says that there is none.
-    fn named_token(&self, file: &str, key: &str, value: &Value) -> Result<Option<Option<TokenValue>>> {
+    /// The token that `key` names in `file`, if it names one.
+    fn named_token(&self, file: &str, key: &str, value: &Value) -> Result<Option<TokenValue>> {
         let is_standard = NAMED.contains(&key);
         if !is_standard && !key.ends_with("_token") {
             return Ok(None);
         }
-        match (token::value(value), value) {
-            (Some(token), _) => Ok(Some(Some(token))),
-            (None, Value::Null) => Ok(is_standard.then_some(None)),
-            (None, _) if is_standard => Err(Error::key(
-                self.settings.path_of(file),
-                key,
-                "expected a string or an object with `content`",
-            )),
-            (None, _) => Ok(None),
+        let token = token::value(value);
+        if is_standard && token.is_none() && !value.is_null() {
+            let expected = "expected a string or an object with `content`";
+            return Err(Error::key(self.settings.path_of(file), key, expected));
         }
+        Ok(token)
     }
 
     fn list(&self, file: &str, key: &str, value: &Value) -> Result<Option<Vec<TokenValue>>> {

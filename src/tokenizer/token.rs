@@ -5,6 +5,7 @@ use tokenizers::AddedToken;
 
 /// A token with its flags, of which `normalized` follows from `special` unless it is given.
 #[derive(Debug, Clone, Default)]
+#[allow(clippy::struct_excessive_bools, reason = "the flags are the format's")]
 pub(super) struct Token {
     pub(super) content: String,
     single_word: bool,

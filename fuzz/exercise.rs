@@ -16,7 +16,7 @@ use mixbit::model_files::ModelFiles;
 use mixbit::recipe::Recipe;
 use mixbit::record::Record;
 use mixbit::sensitivity::Table;
-use mixbit::stop_tokens::stop_tokens;
+use mixbit::stop_tokens::StopTokens;
 use mixbit::text::Text;
 use mixbit::tokenizer::{Message, Tokenizer, render_without_tokenizer};
 use mixbit::{bitmap, check, commands, export, tokenizer};
@@ -86,7 +86,7 @@ impl<'a> Trial<'a> {
             files.names()
         });
         self.step("verify files", || files.verify());
-        let Some(source) = self.step("model", || SourceModel::from_files(files.clone())) else { return };
+        let Some(source) = self.step("model", || SourceModel::open_headers(files.path())) else { return };
         self.step("verify weights", || source.verify());
         self.step("dtype", || source.dtype());
         self.step("fingerprint", || source.fingerprint());
@@ -140,7 +140,7 @@ impl<'a> Trial<'a> {
             }
         }
         if let Some(config) = self.step("config", || ModelConfig::from_files(files)) {
-            self.step("stop tokens", || stop_tokens(&config, &tokenizer));
+            self.step("stop tokens", || StopTokens::read(&config, &tokenizer).map(|stop| stop.ids()));
         }
     }
 

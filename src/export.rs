@@ -10,8 +10,10 @@ use crate::checkpoint::{Dtype, OutputFolder, SourceModel};
 use crate::error::{Error, Result};
 use crate::hub;
 use crate::model_files::{ModelFiles, TEMPLATES, is_of_a_model, only_files};
-use crate::stop_tokens::stop_tokens;
+use crate::stop_tokens::{GenerationConfig, StopTokens};
 use crate::tokenizer::{self, Tokenizer};
+
+const GENERATION: &str = "generation_config.json";
 
 /// config.json of the output: every key of the source, with the resolved values that stock mlx-lm needs, the new dtype
 /// and the bit map.
@@ -32,18 +34,18 @@ pub fn config(source: &SourceModel, dtype: Dtype, bitmap: &BitMap) -> Value {
 }
 
 /// Fails early when the source has no tokenizer, or one that cannot be read, or stop tokens that are none: a model
-/// without them is of no use to anybody.
-pub fn check_tokenizer(source: &SourceModel) -> Result<()> {
+/// without them is of no use to anybody. Returns what the user should know of these files.
+pub fn check_tokenizer(source: &SourceModel) -> Result<Vec<String>> {
     let files = source.files();
-    if files.has("tokenizer.json") {
+    if Tokenizer::is_in(files) {
         let tokenizer = Tokenizer::from_files(files)?;
-        stop_tokens(source.config(), &tokenizer)?;
-        return Ok(());
+        let stop = StopTokens::read(source.config(), &tokenizer)?;
+        return Ok([tokenizer.notes(), stop.notes()].concat());
     }
     let vocabulary =
         |name: &String| name.ends_with(".model") || name.ends_with(".tiktoken") || name == "vocab.json";
     if tokenizer::files(files).iter().any(vocabulary) {
-        return Ok(());
+        return Ok(StopTokens::of_files(source.config())?.notes().to_vec());
     }
     Err(Error::file(files.path(), "no tokenizer: expected tokenizer.json or tokenizer.model")
         .hint("download the tokenizer files beside the weights"))
@@ -65,7 +67,11 @@ pub fn parts(source: &SourceModel) -> Result<Parts> {
     check_tokenizer(source)?;
     let files = source.files();
     let weights: Vec<&Path> = source.checkpoint().files().collect();
+    let is_broken = matches!(GenerationConfig::read(source.config())?, GenerationConfig::Broken(_));
     let is_part = |name: &String| {
+        if is_broken && name == GENERATION {
+            return false;
+        }
         let is_weights = name.ends_with(".safetensors") || name.ends_with(".npz");
         if is_weights { weights.contains(&files.path_of(name).as_path()) } else { is_of_a_model(name) }
     };
@@ -96,7 +102,8 @@ pub fn write_companions(
     write_card(folder, source, how)
 }
 
-/// Writes config.json and copies tokenizer files and generation_config.json: with the weights, a model that runs.
+/// Writes config.json and copies tokenizer files and, unless it is broken, generation_config.json: with the weights, a model
+/// that runs.
 pub fn write_config(
     folder: &OutputFolder,
     source: &SourceModel,
@@ -110,9 +117,8 @@ pub fn write_config(
     for name in tokenizer::files(files) {
         copy(folder, files, &name)?;
     }
-    let generation = "generation_config.json";
-    if files.has(generation) {
-        copy(folder, files, generation)?;
+    if matches!(GenerationConfig::read(source.config())?, GenerationConfig::Whole { .. }) {
+        copy(folder, files, GENERATION)?;
     }
     Ok(())
 }

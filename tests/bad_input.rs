@@ -332,9 +332,6 @@ fn damaged_tokenizers_are_found_at_conversion() {
     fs::write(patient.file("tokenizer.json"), "{}").unwrap();
     patient.refused(&["tokenizer.json"]);
     let patient = Patient::new();
-    fs::write(patient.file("generation_config.json"), "{").unwrap();
-    patient.refused(&["generation_config.json"]);
-    let patient = Patient::new();
     patient.config(|config| config["eos_token_id"] = json!(-1));
     patient.refused(&["eos_token_id"]);
 }

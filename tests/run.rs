@@ -50,7 +50,7 @@ fn bos_comes_once_with_and_without_the_template() {
         let line = text.lines().find(|line| line.starts_with("prompt text: ")).unwrap();
         assert_eq!(line.matches(&bos).count(), 1, "{line}");
         assert_eq!(line.contains("boxed"), more.is_empty(), "{line}");
-        assert!(text.contains("stop tokens: [1, 4]"), "{text}");
+        assert!(text.contains("stop tokens: 1 `<|end_of_text|>` (config.json, generation_config.json), 4 `<|eot_id|>` (config.json, generation_config.json, the tokenizer)"), "{text}");
     }
 }
 

@@ -9,11 +9,13 @@ use rayon::prelude::*;
 use super::folder::Folder;
 use super::{Finding, Level, Progress, count, list};
 use crate::checkpoint::Checkpoint;
+use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::json;
 use crate::model_files::{Called, ModelFiles, Pack};
 use crate::record::{self, Record};
 use crate::report::bytes;
+use crate::stop_tokens::GenerationConfig;
 use crate::tokenizer;
 
 const INDEX: &str = "model.safetensors.index.json";
@@ -31,7 +33,7 @@ pub(super) fn check(folder: &Folder, progress: Progress<'_>) -> Result<Vec<Findi
         findings.extend(index(files, total(checkpoint)));
         findings.extend(unread(files, &weight_files(checkpoint)));
     }
-    findings.extend(generation_config(files));
+    findings.extend(folder.config.as_ref().and_then(generation_config));
     findings.extend(record(folder));
     if folder.tokenizer.is_some() {
         findings.push(Finding::ok("tokenizer", tokenizer::files(files).join(", ")));
@@ -132,11 +134,14 @@ fn record(folder: &Folder) -> Option<Finding> {
     Some(if other { Finding { level: Level::Note, ..finding } } else { finding })
 }
 
-fn generation_config(files: &ModelFiles) -> Option<Finding> {
-    let name = "generation_config.json";
-    if !files.has(name) {
-        return None;
+/// A generation_config.json that is not used, as no weights depend on it.
+fn generation_config(config: &ModelConfig) -> Option<Finding> {
+    match GenerationConfig::read(config) {
+        Ok(GenerationConfig::Absent | GenerationConfig::Whole { .. }) => None,
+        Ok(GenerationConfig::Broken(error)) => {
+            let message = format!("{error}; the file is not used");
+            Some(Finding::note("files", message).hint("mend it, or delete it"))
+        }
+        Err(error) => Some(Finding::refusal("files", &error)),
     }
-    let object = files.read(name).and_then(|text| json::parse_object(&files.path_of(name), &text));
-    object.err().map(|error| Finding::refusal("files", &error))
 }

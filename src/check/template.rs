@@ -5,10 +5,9 @@ use std::slice;
 use serde_json::json;
 
 use super::folder::Folder;
-use super::tokens::describe;
 use super::{Finding, list};
 use crate::error::Result;
-use crate::stop_tokens::stop_tokens;
+use crate::stop_tokens::{StopTokens, describe};
 use crate::tokenizer::{Message, Tokenizer, render_without_tokenizer};
 
 const QUESTION: &str = "Which number?";
@@ -34,8 +33,8 @@ pub(super) fn check(folder: &Folder) -> Vec<Finding> {
     findings.extend(tokenizer.template_notes().into_iter().map(|note| Finding::note(subject, note)));
     findings.extend(further(tokenizer));
     findings.extend(unknown(tokenizer));
-    let stop = folder.config.as_ref().and_then(|config| stop_tokens(config, tokenizer).ok());
-    findings.extend(stop.and_then(|stop| closing(tokenizer, &stop)));
+    let stop = folder.config.as_ref().and_then(|config| StopTokens::read(config, tokenizer).ok());
+    findings.extend(stop.and_then(|stop| closing(tokenizer, &stop.ids())));
     findings
 }
 

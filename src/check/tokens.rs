@@ -8,7 +8,7 @@ use super::folder::Folder;
 use super::template;
 use crate::config::ModelConfig;
 use crate::plural::count;
-use crate::stop_tokens;
+use crate::stop_tokens::{self, GenerationConfig, StopTokens, describe};
 use crate::tokenizer::Tokenizer;
 
 /// More spare rows than this share of the embedding are hardly padding.
@@ -36,7 +36,12 @@ pub(super) fn check(folder: &Folder) -> Vec<Finding> {
     if let Some(rows) = rows {
         findings.push(vocabulary(tokenizer, rows, folder.config.as_ref()));
     }
-    findings.extend(contradiction(tokenizer));
+    match contradiction(tokenizer) {
+        Some(problem) => findings.push(problem),
+        None => {
+            findings.extend(tokenizer.notes().iter().map(|note| Finding::note("tokenizer", note.as_str())))
+        }
+    }
     if let Some(config) = &folder.config {
         findings.push(begin(tokenizer, config, rows));
         findings.extend(other_begin(config));
@@ -69,22 +74,21 @@ fn vocabulary(tokenizer: &Tokenizer, rows: usize, config: Option<&ModelConfig>) 
 
 /// Whether a token that the model's configs name is ordinary text here, or one that the chat template writes is none.
 fn is_of_another(tokenizer: &Tokenizer, config: &ModelConfig) -> bool {
-    let stop = stop_tokens::stop_tokens(config, tokenizer).unwrap_or_default();
-    let named = stop.into_iter().chain(named_bos(config).and_then(|id| u32::try_from(id).ok()));
+    let stop = StopTokens::read(config, tokenizer).unwrap_or_default();
+    let named = stop.ids().into_iter().chain(named_bos(config).and_then(|id| u32::try_from(id).ok()));
     named.into_iter().any(|id| tokenizer.is_ordinary(id)) || !template::strangers(tokenizer).is_empty()
 }
 
-/// tokenizer_config.json says which ids its tokens have; those that tokenizer.json gives them count.
+/// Other files say which ids tokens have; those that the vocabulary gives them count.
 fn contradiction(tokenizer: &Tokenizer) -> Option<Finding> {
     let wrong = tokenizer.contradicted();
-    let &(declared, text, id) = wrong.first()?;
+    let &(file, declared, text, id) = wrong.first()?;
     let more = match wrong.len() - 1 {
         0 => String::new(),
         more => format!(", and so with {}", count(more, "more token")),
     };
-    let message =
-        format!("tokenizer_config.json says that `{text}` is {declared}, by tokenizer.json it is {id}{more}");
-    Some(Finding::problem("tokenizer", message).hint("take both files from the same model"))
+    let message = format!("{file} says that `{text}` is {declared}, by the vocabulary it is {id}{more}");
+    Some(Finding::problem("tokenizer", message).hint("take all tokenizer files from the same model"))
 }
 
 fn named_bos(config: &ModelConfig) -> Option<u64> {
@@ -135,8 +139,8 @@ fn begin(tokenizer: &Tokenizer, config: &ModelConfig, rows: Option<usize>) -> Fi
 
 /// generation_config.json names another token that begins a text. (What cannot be read of it is said of the ones that end.)
 fn other_begin(config: &ModelConfig) -> Option<Finding> {
-    let (_, generation) = stop_tokens::generation_config(config).ok()??;
-    let (one, other) = (named_bos(config)?, generation.get("bos_token_id")?.as_u64()?);
+    let GenerationConfig::Whole { keys, .. } = GenerationConfig::read(config).ok()? else { return None };
+    let (one, other) = (named_bos(config)?, keys.get("bos_token_id")?.as_u64()?);
     let message = || format!("config.json names {one}, generation_config.json {other}");
     (one != other).then(|| Finding::note("bos", message()))
 }
@@ -151,17 +155,19 @@ fn padding(config: &ModelConfig, rows: Option<usize>) -> Option<Finding> {
 /// The tokens that end a text.
 fn ends(tokenizer: &Tokenizer, config: &ModelConfig, rows: Option<usize>) -> Vec<Finding> {
     let subject = "eos";
-    let stop = match stop_tokens::stop_tokens(config, tokenizer) {
-        Ok(stop) => stop,
-        Err(error) => return vec![Finding::refusal(subject, &error)],
+    let by_files = StopTokens::of_files(config).map(|stop| stop.ids());
+    let (all, by_files) = match (StopTokens::read(config, tokenizer), by_files) {
+        (Ok(all), Ok(by_files)) => (all, by_files),
+        (Err(error), _) | (_, Err(error)) => return vec![Finding::refusal(subject, &error)],
     };
+    let stop = all.ids();
     if stop.is_empty() {
         return vec![
             Finding::problem(subject, "no token ends a text: generation always runs to its limit")
                 .hint("name it as eos_token_id in config.json or generation_config.json"),
         ];
     }
-    let mut findings = vec![Finding::ok(subject, describe_all(tokenizer, &stop))];
+    let mut findings = vec![Finding::ok(subject, all.described(tokenizer).join(", "))];
     let outside =
         |id: u32| rows.is_some_and(|rows| id as usize >= rows) || tokenizer.id_to_token(id).is_none();
     let unknown: Vec<u32> = stop.iter().copied().filter(|&id| outside(id)).collect();
@@ -182,7 +188,8 @@ fn ends(tokenizer: &Tokenizer, config: &ModelConfig, rows: Option<usize>) -> Vec
                 .hint("take it out of eos_token_id, or answers may end before they begin"),
         );
     }
-    let (ordinary, special): (Vec<u32>, Vec<u32>) = stop.iter().partition(|id| tokenizer.is_ordinary(**id));
+    let (ordinary, special): (Vec<u32>, Vec<u32>) =
+        by_files.iter().partition(|id| tokenizer.is_ordinary(**id));
     if !ordinary.is_empty() && !special.is_empty() {
         let message = format!("ordinary text ends an answer: {}", describe_all(tokenizer, &ordinary));
         findings.push(
@@ -190,16 +197,17 @@ fn ends(tokenizer: &Tokenizer, config: &ModelConfig, rows: Option<usize>) -> Vec
                 .hint("correct eos_token_id in config.json or generation_config.json"),
         );
     }
-    findings.extend(other_eos(tokenizer, &stop));
+    findings.extend(other_eos(tokenizer, &by_files));
     findings.extend(two_files(config));
     findings
 }
 
-/// The tokenizer names an eos_token that does not end texts. Where those that do are ordinary text, or tokenizer.json has no
-/// such token, the files are of two models.
+/// The tokenizer names an eos_token that the configs, which name others, do not (`stop`). Where theirs are ordinary text, or
+/// tokenizer.json has no such token, the files are of two models.
 fn other_eos(tokenizer: &Tokenizer, stop: &[u32]) -> Option<Finding> {
-    let eos = tokenizer.eos_token_id().filter(|id| !stop.contains(id))?;
-    let message = format!("the tokenizer's eos_token, {}, is not among them", describe(tokenizer, eos));
+    let eos = tokenizer.eos_token_id().filter(|id| !stop.is_empty() && !stop.contains(id))?;
+    let message =
+        format!("the tokenizer's eos_token, {}, is not among those of the configs", describe(tokenizer, eos));
     let ordinary: Vec<u32> = stop.iter().copied().filter(|&id| tokenizer.is_ordinary(id)).collect();
     if !ordinary.is_empty() {
         let message = format!("{message}, and ordinary text is: {}", describe_all(tokenizer, &ordinary));
@@ -211,10 +219,10 @@ fn other_eos(tokenizer: &Tokenizer, stop: &[u32]) -> Option<Finding> {
         let message = format!("{message}, and tokenizer.json lacks it");
         return Some(Finding::problem("eos", message).hint("tokenizer.json is another model's"));
     }
-    Some(Finding::note("eos", message))
+    Some(Finding::note("eos", format!("{message}: mixbit and mlx-lm stop at it too")))
 }
 
-/// mlx-lm takes generation_config.json's alone where that names any; mixbit takes both.
+/// Beside the tokenizer's, mlx-lm takes generation_config.json's alone where that names any; mixbit takes both.
 fn two_files(config: &ModelConfig) -> Option<Finding> {
     let sorted = |mut ids: Vec<u32>| {
         ids.sort_unstable();
@@ -222,18 +230,14 @@ fn two_files(config: &ModelConfig) -> Option<Finding> {
         ids
     };
     let one = sorted(stop_tokens::from_config(config).ok()?);
-    let other = sorted(stop_tokens::from_generation_config(config).ok()??);
+    let GenerationConfig::Whole { stop, .. } = GenerationConfig::read(config).ok()? else { return None };
+    let other = sorted(stop);
     (!one.is_empty() && !other.is_empty() && one != other).then(|| {
         Finding::note(
             "eos",
             format!("config.json says {one:?}, generation_config.json {other:?}: mixbit stops at all of them, mlx-lm at the latter"),
         )
     })
-}
-
-/// A token as id and text.
-pub(super) fn describe(tokenizer: &Tokenizer, id: u32) -> String {
-    tokenizer.id_to_token(id).map_or_else(|| id.to_string(), |token| format!("{id} `{token}`"))
 }
 
 fn describe_all(tokenizer: &Tokenizer, ids: &[u32]) -> String {

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
-use serde_json::Value;
 
 use super::dtype::Dtype;
 use super::index::Absent;

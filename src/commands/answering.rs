@@ -19,7 +19,7 @@ use crate::plural::count;
 use crate::report::{Console, bytes};
 use crate::sample::{Chosen, Penalties, Repetition, Sampler, Sampling};
 use crate::spec::DecoderSpec;
-use crate::stop_tokens::stop_tokens;
+use crate::stop_tokens::{StopTokens, describe};
 use crate::tokenizer::Tokenizer;
 
 /// A model folder before the model itself is loaded.
@@ -32,6 +32,8 @@ pub struct Source {
     pub settings: Settings,
     /// When to stop, as text.
     pub ending: Ending,
+    /// The model's own tokens that end an answer.
+    stop: StopTokens,
     cache: CacheSettings,
     draft: Option<DraftSource>,
 }
@@ -49,15 +51,32 @@ impl Source {
         let ending = Ending::new(asked.ending.stop.clone(), asked.ending.stop_at_boxed)?;
         let checkpoint = open(&asked.model, Need::Weights)?;
         let tokenizer = for_answers(Tokenizer::from_files(checkpoint.files())?, asking)?;
-        let mut stop = ending.special_tokens(&tokenizer);
-        if !ignore_eos {
-            stop.splice(..0, stop_tokens(checkpoint.config(), &tokenizer)?);
+        let mut stop = StopTokens::read(checkpoint.config(), &tokenizer)?;
+        if ignore_eos {
+            stop = StopTokens::default();
         }
-        let settings =
-            Settings { max_tokens: asked.ending.max_tokens, stop, prefill_step: asked.cache.prefill_step() };
+        let all = [stop.ids(), ending.special_tokens(&tokenizer)].concat();
+        let settings = Settings {
+            max_tokens: asked.ending.max_tokens,
+            stop: all,
+            prefill_step: asked.cache.prefill_step(),
+        };
         let cache = cache_settings(&asked.cache, checkpoint.spec())?;
         let draft = DraftSource::open(&asked.draft, &asked.cache, &checkpoint, &tokenizer)?;
-        Ok(Self { checkpoint, tokenizer, settings, ending, cache, draft })
+        Ok(Self { checkpoint, tokenizer, settings, ending, stop, cache, draft })
+    }
+
+    /// Notes on the tokenizer's files and on those that name stop tokens.
+    pub fn notes(&self) -> Vec<String> {
+        [self.tokenizer.notes(), self.stop.notes()].concat()
+    }
+
+    /// The tokens that end an answer, each with what names it.
+    pub fn stop_tokens(&self) -> String {
+        let by_flag = self.settings.stop.iter().skip(self.stop.ids().len());
+        let by_flag = by_flag.map(|&id| format!("{} (--stop)", describe(&self.tokenizer, id)));
+        let all: Vec<String> = self.stop.described(&self.tokenizer).into_iter().chain(by_flag).collect();
+        if all.is_empty() { "none".to_owned() } else { all.join(", ") }
     }
 
     /// Loads what was opened and says how long that took.

@@ -33,6 +33,10 @@ pub fn run(args: &Chat, console: &Console) -> Result<()> {
     let sampler = sampler(&args.answering.sampling, None, source.checkpoint.spec())?;
     note_greedy(&args.answering.sampling, console);
     console.notes(source.file_notes());
+    console.notes(&source.notes());
+    if args.verbose {
+        console.line(&format!("stop tokens: {}", source.stop_tokens()));
+    }
     console.notes(source.context_note().as_slice());
     let engine = Engine::start()?;
     let (loaded, _) = source.load(&engine, args.answering.dtype.map(Into::into))?;

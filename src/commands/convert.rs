@@ -16,7 +16,7 @@ pub fn run(args: &Convert, console: &Console) -> Result<()> {
     let output = &args.output;
     let container = output.container()?;
     let source = open_after(&args.hf_path, Need::Files, |source| {
-        export::check_tokenizer(source)?;
+        console.notes(&export::check_tokenizer(source)?);
         check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
         check_writable(&output.mlx_path)?;
         console.notes(&left_behind(&output.mlx_path));

@@ -21,7 +21,7 @@ pub fn run(args: &Dequantize, console: &Console) -> Result<()> {
             return Err(Error::file(source.dir(), "no layer is quantized: there is nothing to turn back")
                 .hint("`mixbit convert` changes element type and container of a float model"));
         }
-        export::check_tokenizer(source)?;
+        console.notes(&export::check_tokenizer(source)?);
         check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
         check_writable(&output.mlx_path)?;
         console.notes(&left_behind(&output.mlx_path));

@@ -40,7 +40,7 @@ impl DraftSource {
             ));
         }
         // Token ids alone need no tokenizer.
-        if checkpoint.files().has("tokenizer.json") {
+        if Tokenizer::is_in(checkpoint.files()) {
             let other = Tokenizer::from_files(checkpoint.files())?;
             let token = |tokenizer: &Tokenizer, id| tokenizer.id_to_token(id).unwrap_or_default();
             if let Some(id) = (0..found as u32).find(|&id| token(&other, id) != token(tokenizer, id)) {

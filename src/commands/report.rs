@@ -21,7 +21,7 @@ use crate::output_file;
 use crate::record::{self, Evaluation, Record};
 use crate::report::Console;
 use crate::sample::{Chosen, Sampler, Sampling};
-use crate::stop_tokens::stop_tokens;
+use crate::stop_tokens::StopTokens;
 use crate::tokenizer::Tokenizer;
 
 /// Windows computed together while the distance is measured: as many as `mixbit eval` takes unless it is told otherwise.
@@ -153,7 +153,7 @@ fn text(
     if recorded {
         return Ok(None);
     }
-    if !source.files().has("tokenizer.json") {
+    if !Tokenizer::is_in(source.files()) {
         let name = source.files().title();
         console.notes(&[format!(
             "{name} has no tokenizer.json: its distance from the reference is left out, --data with token ids measures it"
@@ -178,7 +178,7 @@ fn sample(
     if prompt.is_empty() {
         return Err(Error::usage("the prompt is empty").hint("give --prompt TEXT, or leave it out"));
     }
-    let lacking = reference.into_iter().chain([source]).find(|model| !model.files().has("tokenizer.json"));
+    let lacking = reference.into_iter().chain([source]).find(|model| !Tokenizer::is_in(model.files()));
     if let (Some(model), None) = (lacking, &args.prompt) {
         let name = model.files().title();
         console.notes(&[format!("{name} has no tokenizer.json: the answers are left out")]);
@@ -209,7 +209,7 @@ fn answer(
 ) -> Result<Answer> {
     let rendered = chat_text(tokenizer, prompt, None)?;
     let tokens = encode_chat(tokenizer, rendered.as_deref(), prompt)?;
-    let settings = Settings::new(max_tokens, stop_tokens(source.config(), tokenizer)?);
+    let settings = Settings::new(max_tokens, StopTokens::read(source.config(), tokenizer)?.ids());
     let mut greedy = Sampler::new(Sampling::default(), 0);
     let model = Model::load(engine, source, None)?;
     let mut session = Session::new(&model, CacheSettings::default(), None);

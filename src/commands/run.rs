@@ -32,9 +32,10 @@ pub fn run(args: &Run, console: &Console) -> Result<()> {
             console.line(&format!("chat template: {name}, {}", path.display()));
         }
         console.line(&format!("prompt text: {:?}", source.tokenizer.decode(&prompt, false)?));
-        console.line(&format!("stop tokens: {:?}", source.settings.stop));
+        console.line(&format!("stop tokens: {}", source.stop_tokens()));
     }
     console.notes(source.file_notes());
+    console.notes(&source.notes());
     console.notes(source.context_note().as_slice());
     console.notes(source.length_note(prompt.len()).as_slice());
     let engine = Engine::start()?;

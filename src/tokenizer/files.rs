@@ -56,18 +56,36 @@ pub(super) fn no_tokenizer_json(model: &ModelFiles) -> Error {
         return Error::file(dir, "not a folder; expected a model folder with tokenizer.json");
     }
     let others = files(model);
-    let source = others.iter().find(|name| {
-        has_extension(name, "model") || has_extension(name, "tiktoken") || *name == "tekken.json"
-    });
-    match source {
-        Some(source) => Error::file(dir, format!("no tokenizer.json, only {source}")).hint(format!(
-            "make tokenizer.json with transformers: python -c \"from transformers import AutoTokenizer; \
-                 AutoTokenizer.from_pretrained('{0}').save_pretrained('{0}')\"",
-            dir.display()
-        )),
+    let has = |name: &str| others.iter().any(|other| other == name);
+    let made = |source: &str, packages: &str| {
+        Error::file(dir, format!("no tokenizer.json, only {source}")).hint(format!(
+            "make tokenizer.json with transformers: pip install transformers {packages}; {}",
+            save_pretrained(dir)
+        ))
+    };
+    if let Some(source) = others.iter().find(|name| has_extension(name, "model")) {
+        return made(source, "sentencepiece protobuf tiktoken");
+    }
+    if has("vocab.json") && has("merges.txt") {
+        return made("vocab.json and merges.txt", "tokenizers");
+    }
+    match others.iter().find(|name| has_extension(name, "tiktoken")) {
+        Some(source) => Error::file(dir, format!("no tokenizer.json, only {source}")).hint(
+            "transformers makes none of such a file: take tokenizer.json and tokenizer_config.json from a \
+             repository with this model for transformers or MLX",
+        ),
         None => Error::file(dir, "no tokenizer.json")
             .hint("copy tokenizer.json and tokenizer_config.json from the model's page on the Hub"),
     }
+}
+
+/// The command that makes `tokenizer.json` of what else is in `dir`.
+pub(super) fn save_pretrained(dir: &Path) -> String {
+    format!(
+        "python -c \"from transformers import AutoTokenizer; \
+         AutoTokenizer.from_pretrained('{0}').save_pretrained('{0}')\"",
+        dir.display()
+    )
 }
 
 #[cfg(test)]
@@ -117,6 +135,14 @@ mod tests {
         let error = Tokenizer::from_dir(dir.path()).err().unwrap();
         assert!(error.to_string().ends_with("no tokenizer.json, only tokenizer.model"), "{error}");
         assert!(error.hint_text().unwrap().contains("save_pretrained"));
+        let dir = folder(&[("vocab.json", "{}"), ("merges.txt", "")]);
+        let error = Tokenizer::from_dir(dir.path()).err().unwrap();
+        assert!(error.hint_text().unwrap().contains("save_pretrained"), "{error}");
+        // Nothing can be made of this one.
+        let dir = folder(&[("qwen.tiktoken", "")]);
+        let error = Tokenizer::from_dir(dir.path()).err().unwrap();
+        assert!(error.to_string().ends_with("no tokenizer.json, only qwen.tiktoken"), "{error}");
+        assert!(!error.hint_text().unwrap().contains("save_pretrained"), "{error}");
         let error = Tokenizer::from_dir(&dir.path().join("absent")).err().unwrap();
         assert!(error.to_string().contains("not a folder"), "{error}");
     }

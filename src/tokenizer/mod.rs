@@ -1,36 +1,45 @@
 //! Text to token ids and back, and the chat template: everything a model folder says about its tokenizer.
 //!
-//! Ids are those of transformers' `AutoTokenizer` over the same `tokenizer.json` (checked against
-//! transformers 5.23): the file's own post-processor is the whole rule for BOS and EOS. In particular
-//! `add_bos_token` in `tokenizer_config.json` changes nothing once there is a `tokenizer.json`, truncation and
-//! padding stored in that file are switched off, and special tokens that only `tokenizer_config.json` names
-//! are added. The one deliberate difference: BOS is never doubled (see [`Tokenizer::encode`]). Tokenizer classes
-//! that transformers 5 builds anew from the vocabulary (`LlamaTokenizer`) may place the spaces around special
-//! tokens and at the start of a text differently; here `tokenizer.json` decides.
+//! Ids are those of transformers' `AutoTokenizer` on the same folder, without mistral-common and without code from the
+//! folder (checked against transformers 5.23 by `cargo xtask parity`): which class it chooses, the order in which tokens of
+//! the side files get ids, and their flags. Truncation and padding stored in `tokenizer.json` are switched off. With a
+//! `tokenizer.json` its post-processor is the rule for BOS and EOS, and `add_bos_token` in `tokenizer_config.json` changes
+//! nothing. The deliberate differences: BOS is never doubled (see [`Tokenizer::encode`]), and where transformers builds a
+//! class anew that is not reproduced here, `tokenizer.json` decides and a note says so.
 //!
-//! Which ids end a generation is the business of config.json and `generation_config.json`, not of this module.
+//! The tokens that end a generation are the business of config.json and `generation_config.json` too, and not of this
+//! module.
 
 mod chat;
+mod class;
 mod files;
+mod guard;
 mod jinja;
+mod load;
 mod message;
+mod mistral;
 mod percent;
+mod settings;
 mod special;
 mod stream;
+mod tekken;
 mod template_settings;
 mod templates;
 #[cfg(test)]
 mod testing;
+mod token;
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
-use tokenizers::DecoderWrapper;
 
 use crate::error::{Error, Result};
 use crate::json;
 use crate::model_files::ModelFiles;
 use chat::{Conversation, End};
+use class::Class;
+use guard::guarded;
+use settings::Settings;
 use special::SpecialTokens;
 use templates::Templates;
 
@@ -42,16 +51,17 @@ pub use templates::ChosenTemplate;
 
 /// The tokenizer of one model folder.
 pub struct Tokenizer {
-    /// `tokenizer.json`, for errors.
+    /// The file with the vocabulary, for errors.
     path: PathBuf,
     inner: tokenizers::Tokenizer,
     special: SpecialTokens,
-    /// Named tokens that `tokenizer.json` lacks.
+    /// Named tokens that the vocabulary's file lacks.
     added_later: Vec<String>,
     templates: Templates,
-    settings: TemplateSettings,
+    template_settings: TemplateSettings,
     /// Whether the decoder turns tokens like `<0xE2>` into bytes.
     byte_fallback: bool,
+    notes: Vec<String>,
 }
 
 impl Tokenizer {
@@ -63,39 +73,20 @@ impl Tokenizer {
         Self::from_files(&ModelFiles::open(path)?)
     }
 
-    /// Reads `tokenizer.json` (required), `tokenizer_config.json`, `special_tokens_map.json` and the chat templates
-    /// (`chat_template.jinja`, `additional_chat_templates/*.jinja`, else those of `tokenizer_config.json`).
+    /// Reads `tokenizer.json` or else `tekken.json`, `tokenizer_config.json`, `special_tokens_map.json`,
+    /// `added_tokens.json` and the chat templates (`chat_template.jinja`, `additional_chat_templates/*.jinja`, else those of
+    /// `tokenizer_config.json`).
     ///
     /// # Errors
-    /// When `tokenizer.json` is missing (the hint says how to make one) or one of the files is malformed.
+    /// When neither of the first is there (the hint says how to make one) or a file that counts is malformed.
     /// The chat template is compiled when it is applied, so a broken one does not keep anybody from encoding.
     pub fn from_files(files: &ModelFiles) -> Result<Self> {
-        let path = files.path_of("tokenizer.json");
-        if !files.has("tokenizer.json") {
-            return Err(files::no_tokenizer_json(files));
-        }
-        let bytes = files.read("tokenizer.json")?;
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes)
-            .map_err(|e| Error::file(&path, format!("not a tokenizer that can be read: {e}")))?;
-        // A stored truncation would cut documents, a stored padding lengthen them; transformers ignores both.
-        inner
-            .with_padding(None)
-            .with_truncation(None)
-            .map_err(|e| Error::file(&path, format!("truncation cannot be switched off: {e}")))?;
+        load::load(files)
+    }
 
-        let config_path = files.path_of("tokenizer_config.json");
-        let config = read_object(files, "tokenizer_config.json")?.unwrap_or_default();
-        let special = SpecialTokens::read(files, &config_path, &config)?;
-        let lacking = special.named().filter(|(_, token)| inner.token_to_id(token).is_none());
-        let added_later = lacking.map(|(_, token)| token.to_owned()).collect();
-        special.add_to(&mut inner).map_err(|e| {
-            Error::file(&config_path, format!("the special tokens named here cannot be added: {e}"))
-        })?;
-
-        let templates = Templates::read(files, &config_path, &config)?;
-        let byte_fallback = inner.get_decoder().is_some_and(has_byte_fallback);
-        let settings = TemplateSettings::default();
-        Ok(Self { path, inner, special, added_later, templates, settings, byte_fallback })
+    /// True where the folder or pack has a file with a vocabulary that can be read here.
+    pub fn is_in(files: &ModelFiles) -> bool {
+        files.has(load::JSON) || files.has(tekken::NAME)
     }
 
     /// The token ids of `text`.
@@ -108,9 +99,7 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer's model fails on the text (an unknown character without an unknown token).
     pub fn encode(&self, text: &str, bos: bool) -> Result<Vec<u32>> {
-        let encoding = self
-            .inner
-            .encode_fast(text, bos)
+        let encoding = guarded(|| self.inner.encode_fast(text, bos))
             .map_err(|e| Error::file(&self.path, format!("the text cannot be tokenized: {e}")))?;
         let mut ids = encoding.get_ids().to_vec();
         if bos
@@ -131,8 +120,7 @@ impl Tokenizer {
     /// # Errors
     /// When the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        self.inner
-            .decode(ids, skip_special)
+        guarded(|| self.inner.decode(ids, skip_special))
             .map_err(|e| Error::file(&self.path, format!("the tokens cannot be decoded: {e}")))
     }
 
@@ -149,7 +137,7 @@ impl Tokenizer {
         if let Some(chosen) = settings.template.take() {
             self.templates.choose(chosen)?;
         }
-        self.settings = settings;
+        self.template_settings = settings;
         Ok(self)
     }
 
@@ -171,7 +159,7 @@ impl Tokenizer {
         add_generation_prompt: bool,
     ) -> Result<Option<String>> {
         let end = if add_generation_prompt { End::GenerationPrompt } else { End::Closed };
-        self.render(messages, self.settings.tools.as_deref(), end)
+        self.render(messages, self.template_settings.tools.as_deref(), end)
     }
 
     /// A whole conversation, as [`apply_chat_template`](Self::apply_chat_template) writes it where `tools` are its own.
@@ -188,7 +176,7 @@ impl Tokenizer {
     /// # Errors
     /// Those of [`apply_chat_template`](Self::apply_chat_template), and when the template changes the last message.
     pub fn continue_final_message(&self, messages: &[Message]) -> Result<Option<String>> {
-        self.render(messages, self.settings.tools.as_deref(), End::Continued)
+        self.render(messages, self.template_settings.tools.as_deref(), End::Continued)
     }
 
     /// A conversation as the template of this `name` writes it.
@@ -203,14 +191,21 @@ impl Tokenizer {
     ) -> Result<Option<String>> {
         let Some(template) = self.templates.get(name) else { return Ok(None) };
         let end = End::GenerationPrompt;
-        let conversation = Conversation { messages, tools, variables: &self.settings.variables, end };
+        let conversation =
+            Conversation { messages, tools, variables: &self.template_settings.variables, end };
         template.render(&conversation, &self.special).map(Some)
     }
 
     fn render(&self, messages: &[Message], tools: Option<&[Value]>, end: End) -> Result<Option<String>> {
         let Some((_, template)) = self.templates.pick(tools.is_some())? else { return Ok(None) };
-        let conversation = Conversation { messages, tools, variables: &self.settings.variables, end };
+        let conversation =
+            Conversation { messages, tools, variables: &self.template_settings.variables, end };
         template.render(&conversation, &self.special).map(Some)
+    }
+
+    /// Where transformers may give other token ids, or the folder says more than is done; one line each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Whether there is a chat template.
@@ -228,7 +223,7 @@ impl Tokenizer {
     /// # Errors
     /// When there are several and none to choose.
     pub fn template_in_use(&self) -> Result<Option<(&str, &Path)>> {
-        let template = self.templates.pick(self.settings.tools.is_some())?;
+        let template = self.templates.pick(self.template_settings.tools.is_some())?;
         Ok(template.map(|(name, template)| (name, template.path())))
     }
 
@@ -241,7 +236,7 @@ impl Tokenizer {
                 .iter()
                 .any(|&template| self.templates.get(template).is_some_and(|template| template.mentions(name)))
         };
-        let unread = self.settings.variables.keys().filter(|name| !is_read(name));
+        let unread = self.template_settings.variables.keys().filter(|name| !is_read(name));
         notes.extend(
             unread.map(|name| format!("the chat template does not read `{name}`: it changes nothing")),
         );
@@ -282,13 +277,9 @@ impl Tokenizer {
         !text.is_empty() && !is_marker && !self.inner.get_added_tokens_decoder().contains_key(&id)
     }
 
-    /// Tokens of `tokenizer_config.json`'s `added_tokens_decoder` that have another id here: that, the text, and this.
-    pub fn contradicted(&self) -> Vec<(u32, &str, u32)> {
-        let other = |(declared, text)| {
-            let id = self.token_to_id(text).filter(|&id| id != declared)?;
-            Some((declared, text, id))
-        };
-        self.special.declared().filter_map(other).collect()
+    /// Tokens that have another id here than a file says: the file, its id, the text, and the id here.
+    pub fn contradicted(&self) -> Vec<(&'static str, u32, &str, u32)> {
+        self.special.contradicted(&self.inner)
     }
 
     /// The id of a special token: one that is left out of texts.
@@ -310,8 +301,8 @@ impl Tokenizer {
         self.bos_token_id().or_else(put_first)
     }
 
-    /// The id of the `eos_token` that `tokenizer_config.json` or `special_tokens_map.json` names. A model may
-    /// stop at more ids than this one: those are in `generation_config.json`.
+    /// The id of the `eos_token` that `tokenizer_config.json` or `special_tokens_map.json` names, or the tokenizer's class
+    /// does. A model may stop at more ids than this one: config.json and `generation_config.json` name them.
     pub fn eos_token_id(&self) -> Option<u32> {
         self.special.get("eos_token").and_then(|token| self.token_to_id(token))
     }
@@ -323,11 +314,9 @@ impl Tokenizer {
 /// # Errors
 /// Those of [`Tokenizer::apply_chat_template`].
 pub fn render_without_tokenizer(files: &ModelFiles, messages: &[Message]) -> Result<Option<String>> {
-    let path = files.path_of("tokenizer_config.json");
-    let Ok(config) = read_object(files, "tokenizer_config.json") else { return Ok(None) };
-    let config = config.unwrap_or_default();
-    let Ok(special) = SpecialTokens::read(files, &path, &config) else { return Ok(None) };
-    let templates = Templates::read(files, &path, &config)?;
+    let Ok(settings) = Settings::read(files, &[]) else { return Ok(None) };
+    let Ok(special) = SpecialTokens::merge(&settings, Class::Backend) else { return Ok(None) };
+    let templates = Templates::read(files, &settings.path_of(settings::CONFIG), &settings.config)?;
     let Some((_, template)) = templates.pick(false)? else { return Ok(None) };
     let variables = &Map::new();
     let conversation = Conversation { messages, tools: None, variables, end: End::GenerationPrompt };
@@ -340,14 +329,6 @@ fn read_object(files: &ModelFiles, name: &str) -> Result<Option<Map<String, Valu
         return Ok(None);
     }
     json::parse_object(&files.path_of(name), &files.read(name)?).map(Some)
-}
-
-fn has_byte_fallback(decoder: &DecoderWrapper) -> bool {
-    match decoder {
-        DecoderWrapper::ByteFallback(_) => true,
-        DecoderWrapper::Sequence(all) => all.get_decoders().iter().any(has_byte_fallback),
-        _ => false,
-    }
 }
 
 #[cfg(test)]

@@ -86,7 +86,7 @@ fn files() {
     fs::rename(patient.file(WEIGHTS), patient.file("model-00001-of-00002.safetensors")).unwrap();
     patient.finds("problem", "files", "promise 2 files, 1 are there");
     Patient::new().text("pytorch_model.bin", "").finds("note", "files", "not read: `pytorch_model.bin`");
-    Patient::new().text("generation_config.json", "{").finds("problem", "files", "generation_config.json");
+    Patient::new().text("generation_config.json", "{").finds("note", "files", "generation_config.json");
     Patient::new().text("tokenizer.json", "{}").finds("problem", "tokenizer", "tokenizer.json");
     let patient = Patient::of(&fixtures().join("golden/llama-sharded-inv-freq"));
     let wrong = |index: &mut Value| index["metadata"]["total_size"] = json!(17);

@@ -46,11 +46,21 @@ fn vocabularies_and_the_ends_of_texts() {
     eos(json!([1, 2, 4])).finds("problem", "eos", "2 `<|start_header_id|>` begins a turn");
     eos(json!([1, 4, 5000])).finds("problem", "eos", "ids that are no tokens: [5000]");
     eos(json!(-1)).finds("problem", "eos", "expected a token id");
-    eos(json!(1)).finds("note", "eos", "eos_token, 4 `<|eot_id|>`, is not among them").finds(
-        "note",
-        "template",
-        "ends an answer with 4 `<|eot_id|>`, which does not end generation",
-    );
+    let template = "ends an answer with 4 `<|eot_id|>`, which does not end generation";
+    let one = eos(json!(1));
+    let one = one
+        .finds(
+            "ok",
+            "eos",
+            "1 `<|end_of_text|>` (config.json, generation_config.json), 4 `<|eot_id|>` (the tokenizer)",
+        )
+        .finds(
+            "note",
+            "eos",
+            "eos_token, 4 `<|eot_id|>`, is not among those of the configs: mixbit and mlx-lm stop",
+        );
+    one.json("tokenizer_config.json", |config| config["eos_token"] = Value::Null)
+        .finds("note", "template", template);
     Patient::new().config("eos_token_id", json!(1)).finds(
         "note",
         "eos",
@@ -75,7 +85,11 @@ fn a_tokenizer_of_another_model() {
         move |patient: Patient| patient.json(name, |value| value["eos_token_id"] = json!([300]))
     };
     ordinary("config.json")(ordinary("generation_config.json")(Patient::new()))
-        .finds("problem", "eos", "4 `<|eot_id|>`, is not among them, and ordinary text is: 300")
+        .finds(
+            "problem",
+            "eos",
+            "4 `<|eot_id|>`, is not among those of the configs, and ordinary text is: 300",
+        )
         .finds("ok", "vocabulary", "the embedding 1024 rows");
     ordinary("config.json")(Patient::new()).finds("problem", "eos", "ordinary text ends an answer: 300");
     // What may be and something that does not fit are more than either.
@@ -112,7 +126,11 @@ fn files_of_two_tokenizers() {
         "bos",
         "`<|other|>`, which tokenizer.json lacks, config.json names 0",
     );
-    named("eos_token").finds("problem", "eos", "`<|other|>`, is not among them, and tokenizer.json lacks it");
+    named("eos_token").finds(
+        "problem",
+        "eos",
+        "`<|other|>`, is not among those of the configs, and tokenizer.json lacks it",
+    );
     let declared = |id: &str| {
         Patient::new().json("tokenizer_config.json", |config| {
             config["added_tokens_decoder"] =
@@ -122,7 +140,7 @@ fn files_of_two_tokenizers() {
     declared("9").finds(
         "problem",
         "tokenizer",
-        "tokenizer_config.json says that `<|eot_id|>` is 9, by tokenizer.json it is 4",
+        "tokenizer_config.json says that `<|eot_id|>` is 9, by the vocabulary it is 4",
     );
     let (code, _) = findings(&declared("4").path(), None);
     assert_eq!(code, 0);

@@ -1,4 +1,5 @@
-//! `cargo xtask parity`: mixbit against mlx-lm, on this machine. The comparisons are in `xtask/parity.py`.
+//! `cargo xtask parity`: mixbit against transformers and mlx-lm, on this machine. The comparisons are in
+//! `xtask/parity_text.py` (token ids, prompts, stop tokens) and `xtask/parity.py` (logits, texts, sensitivities).
 
 use std::process::Command;
 
@@ -6,21 +7,19 @@ use anyhow::{Result, ensure};
 
 use crate::{process, python, smollm2, workspace};
 
-/// Runs the script in the virtual environment; `arguments` are handed on to it.
+/// Runs both scripts in the virtual environment; `arguments` are handed on to the second.
 pub fn run(arguments: &[String]) -> Result<()> {
     let root = workspace::root();
-    let script = root.join("xtask/parity.py");
-    ensure!(script.exists(), "{} is missing", script.display());
     let python = python::venv()?;
-    let mixbit = workspace::release()?;
-    process::run(
-        Command::new(python)
-            .arg(script)
-            .arg("--mixbit")
-            .arg(root.join(mixbit))
-            .arg("--smollm2")
-            .arg(smollm2::ensure()?)
-            .args(arguments)
-            .current_dir(&root),
-    )
+    let mixbit = root.join(workspace::release()?);
+    let smollm2 = smollm2::ensure()?;
+    let script = |name: &str| {
+        let script = root.join("xtask").join(name);
+        ensure!(script.exists(), "{} is missing", script.display());
+        let mut command = Command::new(&python);
+        command.arg(script).arg("--mixbit").arg(&mixbit).current_dir(&root);
+        Ok(command)
+    };
+    process::run(script("parity_text.py")?.arg("--models").arg(&smollm2))?;
+    process::run(script("parity.py")?.arg("--smollm2").arg(&smollm2).args(arguments))
 }

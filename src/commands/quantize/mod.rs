@@ -32,6 +32,7 @@ use crate::rounding::Technique;
 use crate::rules::LayerRule;
 use crate::sensitivity::Table;
 use crate::text::holds_token_ids;
+use crate::tokenizer::Tokenizer;
 use crate::weights::{check_values, float_type};
 
 /// What is to be done, resolved from flags and recipe.
@@ -95,8 +96,9 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
 fn check_tokenizer(args: &Quantize, source: &SourceModel, console: &Console) -> Result<()> {
     let given = args.calibration.calibration.iter().chain(&args.eval_data);
     let ids = args.calibration.calibration.is_some() && given.into_iter().all(|path| holds_token_ids(path));
-    if !ids || source.files().has("tokenizer.json") {
-        return export::check_tokenizer(source);
+    if !ids || Tokenizer::is_in(source.files()) {
+        console.notes(&export::check_tokenizer(source)?);
+        return Ok(());
     }
     if export::check_tokenizer(source).is_err() {
         console.notes(&["there is no tokenizer: the result has none either".to_owned()]);

@@ -39,7 +39,7 @@ pub(super) fn check(folder: &Folder) -> Vec<Finding> {
     match contradiction(tokenizer) {
         Some(problem) => findings.push(problem),
         None => {
-            findings.extend(tokenizer.notes().iter().map(|note| Finding::note("tokenizer", note.as_str())))
+            findings.extend(tokenizer.notes().iter().map(|note| Finding::note("tokenizer", note.as_str())));
         }
     }
     if let Some(config) = &folder.config {

@@ -13,7 +13,6 @@
 mod chat;
 mod files;
 mod jinja;
-mod percent;
 mod special;
 mod stream;
 #[cfg(test)]

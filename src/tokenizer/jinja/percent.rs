@@ -1,270 +1,171 @@
-//! Python's `format % values` in templates, where minijinja knows remainders only: rewritten into a filter that does what
-//! the left side asks for.
+//! Python's `template % values`.
 
-use std::borrow::Cow;
+use minijinja::Value;
 
-use minijinja::formatting::{FormatStyle, format};
-use minijinja::{Error, State, Value, context};
+use super::compare::{Number, number};
+use super::format::Spec;
+use super::values::{Outcome, Python, elements, fail, integer, type_name};
+use super::{budget, text};
 
-/// The filter's name, which no template has.
-pub(super) const FILTER: &str = "__percent";
-
-/// Operands in operands at which rewriting gives up.
-const MAX_DEPTH: usize = 32;
-
-/// `left % right`. Of a string: with its values, of which a tuple has many, all else is one. Of all else: the remainder.
-#[allow(clippy::needless_pass_by_value)] // the signature minijinja asks for
-pub(super) fn filter(state: &State, left: Value, right: Value) -> Result<Value, Error> {
-    let Some(template) = left.as_str() else {
-        let remainder = state.env().compile_expression("left % right")?.eval(context! { left, right });
-        // Without its line, which is the template's and not this expression's.
-        return remainder.map_err(|e| Error::new(e.kind(), e.detail().unwrap_or_default().to_owned()));
-    };
-    let values: Vec<Value> = if right.is_tuple() { right.try_iter()?.collect() } else { vec![right] };
-    format(FormatStyle::Printf, template, &values).map(Value::from)
+/// One directive, as it is read.
+struct Directive<'a> {
+    key: Option<&'a str>,
+    spec: Spec,
+    conversion: char,
 }
 
-/// Rewrites `operand % operand` into `operand |__percent(operand)` where the left one may be a string: not where it is a
-/// number, or the end of what binds as tightly (`a * b % c`, `-a % b`). Line numbers stay, and so does everything else.
-pub(super) fn rewrite(source: &str) -> Cow<'_, str> {
+/// The values that directives take, in turn or by key.
+struct Values<'a> {
+    all: &'a Value,
+    in_turn: std::vec::IntoIter<Value>,
+    is_dict: bool,
+}
+
+/// `template % values`: a tuple has many values, anything else is one.
+pub(super) fn format(template: &str, values: &Value) -> Outcome<String> {
+    let is_dict = matches!(Python::from(values), Python::Dict);
+    let in_turn = match Python::from(values) {
+        Python::Tuple => elements(values),
+        _ => vec![values.clone()],
+    };
+    let mut values = Values { all: values, in_turn: in_turn.into_iter(), is_dict };
     let mut out = String::new();
-    let mut rest = source;
-    while let Some(start) = rest.find("{{").into_iter().chain(rest.find("{%")).chain(rest.find("{#")).min() {
-        let (before, tag) = rest.split_at(start);
-        out.push_str(before);
-        let end = match tag.as_bytes().get(1) {
-            Some(b'#') => tag.get(2..).and_then(|inside| inside.find("#}")).map(|at| at + 2),
-            Some(b'%') => end_of_tag(tag, "%}"),
-            _ => end_of_tag(tag, "}}"),
-        };
-        let (tag, after) = tag.split_at(end.unwrap_or(tag.len()));
-        if tag.starts_with("{#") {
-            out.push_str(tag);
-        } else {
-            expression(tag, 0, &mut out);
-        }
+    let mut rest = template;
+    while let Some(at) = rest.find('%') {
+        let (plain, directive) = rest.split_at(at);
+        out.push_str(plain);
+        let (directive, after) = read(directive.get(1..).unwrap_or_default(), &mut values)?;
         rest = after;
-    }
-    if out.len() + rest.len() == source.len() {
-        return Cow::Borrowed(source);
+        if directive.conversion == '%' {
+            out.push('%');
+            continue;
+        }
+        let value = match directive.key {
+            Some(key) if values.is_dict => {
+                let found = super::compare::lookup(values.all, &Value::from(key))?;
+                found.map_or_else(|| fail(format!("no value for '%({key})'")), Ok)?
+            }
+            Some(_) => return fail("format requires a mapping"),
+            None => values.next()?,
+        };
+        let written = write(&directive, &value)?;
+        budget::take(written.len())?;
+        out.push_str(&written);
     }
     out.push_str(rest);
-    Cow::Owned(out)
+    budget::take(out.len())?;
+    if values.in_turn.next().is_some() && !values.is_dict {
+        return fail("not all arguments converted during string formatting");
+    }
+    Ok(out)
 }
 
-/// Where `close` is outside of strings.
-fn end_of_tag(tag: &str, close: &str) -> Option<usize> {
-    let mut at = 2;
-    loop {
-        let rest = tag.get(at..)?;
-        if rest.starts_with(close) {
-            return Some(at);
-        }
-        at += string(rest).or_else(|| rest.chars().next().map(char::len_utf8))?;
+impl Values<'_> {
+    fn next(&mut self) -> Outcome {
+        self.in_turn.next().map_or_else(|| fail("not enough arguments for format string"), Ok)
+    }
+
+    /// A width or precision that is a value.
+    fn next_size(&mut self) -> Outcome<i128> {
+        integer(&self.next()?)
     }
 }
 
-/// Copies the inside of a tag, rewriting; `depth` brackets or operands around it are being rewritten.
-fn expression(source: &str, depth: usize, out: &mut String) {
-    let mut rest = source;
-    // Whether what comes before binds as tightly as `%` or more.
-    let mut bound = false;
-    while let Some(c) = rest.chars().next() {
-        let length = if c == '-' { 0 } else { operand(rest) };
-        if c.is_whitespace() || length == 0 {
-            bound = matches!(c, '*' | '/' | '%' | '-' | '|' | '.') || (c.is_whitespace() && bound);
-            out.push(c);
-            rest = rest.get(c.len_utf8()..).unwrap_or_default();
-            continue;
-        }
-        let (left, after) = rest.split_at(length);
-        inside(left, depth, out);
-        rest = after;
-        if std::mem::replace(&mut bound, false) || c.is_ascii_digit() {
-            continue;
-        }
-        while let Some((space, values, after)) = percent(rest) {
-            out.push_str(space);
-            out.push('|');
-            out.push_str(FILTER);
-            out.push('(');
-            inside(values, depth, out);
-            out.push(')');
-            rest = after;
-        }
-    }
-}
-
-/// Of `  % operand ...`: the spaces, the operand, and the rest.
-fn percent(source: &str) -> Option<(&str, &str, &str)> {
-    let (space, operator) = source.split_at(source.len() - source.trim_start().len());
-    let right = operator.strip_prefix('%')?;
-    let (values, after) = right.split_at(operand(right));
-    (!values.trim().is_empty()).then_some((space, values, after))
-}
-
-/// Copies an operand, rewriting what is in its brackets.
-fn inside(operand: &str, depth: usize, out: &mut String) {
-    let mut rest = operand;
-    while let Some(c) = rest.chars().next() {
-        let (piece, after) = match (string(rest), brackets(rest)) {
-            (Some(length), _) => rest.split_at(length),
-            (None, Some(length)) if depth < MAX_DEPTH => {
-                let (piece, after) = rest.split_at(length);
-                let (open, content) = piece.split_at(c.len_utf8());
-                out.push_str(open);
-                let (content, close) = content.split_at(content.len().saturating_sub(1));
-                expression(content, depth + 1, out);
-                (close, after)
-            }
-            _ => rest.split_at(c.len_utf8()),
-        };
-        out.push_str(piece);
-        rest = after;
-    }
-}
-
-/// Length of the string literal that `source` begins with.
-fn string(source: &str) -> Option<usize> {
-    let quote = source.chars().next().filter(|c| matches!(c, '"' | '\''))?;
-    let mut escaped = false;
-    let mut inside = source.char_indices().skip(1);
-    let end = inside.find(|&(_, c)| {
-        let closes = c == quote && !escaped;
-        escaped = c == '\\' && !escaped;
-        closes
-    });
-    end.map(|(at, _)| at + 1)
-}
-
-/// Length of the operand that `source` begins with, spaces before it included: a literal, a name or something in
-/// brackets, and what is hung on to it (`.name`, `[...]`, `(...)`, `|filter`).
-fn operand(source: &str) -> usize {
-    let spaces = |at: usize| source.get(at..).map_or(0, |rest| rest.len() - rest.trim_start().len());
-    let word = |at: usize| {
-        let rest = source.get(at..).unwrap_or_default();
-        rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len())
+/// Reads a directive behind its `%`; returns what comes after it.
+fn read<'a>(text: &'a str, values: &mut Values) -> Outcome<(Directive<'a>, &'a str)> {
+    let (key, mut rest) = match text.strip_prefix('(').and_then(|inside| inside.split_once(')')) {
+        Some((key, rest)) => (Some(key), rest),
+        None => (None, text),
     };
-    let mut end = spaces(0);
-    if source.get(end..).is_some_and(|rest| rest.starts_with('-')) {
-        end += 1;
-    }
-    let rest = source.get(end..).unwrap_or_default();
-    match string(rest).or_else(|| brackets(rest)).or_else(|| Some(word(end)).filter(|&length| length > 0)) {
-        Some(length) => end += length,
-        None => return 0,
-    }
-    loop {
-        let next = end + spaces(end);
-        let rest = source.get(next..).unwrap_or_default();
-        if let Some(length) = brackets(rest).filter(|_| !rest.starts_with('{')) {
-            end = next + length;
-        } else if rest.starts_with(['.', '|']) {
-            let name = next + 1 + spaces(next + 1);
-            end = name + word(name);
-        } else {
-            return end;
-        }
-    }
-}
-
-/// Length of the bracketed thing that `source` begins with.
-fn brackets(source: &str) -> Option<usize> {
-    source.chars().next().filter(|c| matches!(c, '(' | '[' | '{'))?;
-    let (mut open, mut at) = (0, 0);
-    loop {
-        let rest = source.get(at..)?;
-        let c = rest.chars().next()?;
-        match c {
-            '(' | '[' | '{' => open += 1,
-            ')' | ']' | '}' => open -= 1,
+    let mut spec = Spec::default();
+    while let Some(flag) = rest.chars().next().filter(|c| "-+ #0".contains(*c)) {
+        match flag {
+            '-' => spec.align = Some('<'),
+            '+' => spec.sign = '+',
+            ' ' if spec.sign != '+' => spec.sign = ' ',
+            '0' => spec.zero = true,
+            '#' => spec.alternate = true,
             _ => {}
         }
-        at += string(rest).unwrap_or(c.len_utf8());
-        if open == 0 {
-            return Some(at);
+        rest = rest.get(1..).unwrap_or_default();
+    }
+    let (width, after) = size(rest, values)?;
+    if width < 0 {
+        spec.align = Some('<');
+    }
+    spec.width = usize::try_from(width.unsigned_abs()).unwrap_or(usize::MAX);
+    rest = after;
+    if let Some(after) = rest.strip_prefix('.') {
+        let (precision, after) = size(after, values)?;
+        spec.precision = Some(usize::try_from(precision).unwrap_or(0));
+        rest = after;
+    }
+    rest = rest.trim_start_matches(['h', 'l', 'L']);
+    let Some(conversion) = rest.chars().next() else { return fail("incomplete format") };
+    Ok((Directive { key, spec, conversion }, rest.get(conversion.len_utf8()..).unwrap_or_default()))
+}
+
+/// A number, or `*` for one among the values; 0 if there is neither.
+fn size<'a>(text: &'a str, values: &mut Values) -> Outcome<(i128, &'a str)> {
+    if let Some(rest) = text.strip_prefix('*') {
+        return Ok((values.next_size()?, rest));
+    }
+    let rest = text.trim_start_matches(|c: char| c.is_ascii_digit());
+    let digits = text.get(..text.len() - rest.len()).unwrap_or_default();
+    Ok((if digits.is_empty() { 0 } else { digits.parse().unwrap_or(i128::MAX) }, rest))
+}
+
+fn write(directive: &Directive, value: &Value) -> Outcome<String> {
+    let Directive { spec, conversion, .. } = directive;
+    let mut spec = spec.clone();
+    match conversion {
+        's' | 'r' | 'a' => {
+            let written = if *conversion == 's' { text::str(value)? } else { text::repr(value)? };
+            let written = match spec.precision {
+                Some(most) => written.chars().take(most).collect(),
+                None => written,
+            };
+            spec.zero = false;
+            spec.pad(&written, '>')
         }
+        'c' => {
+            let written = match Python::from(value) {
+                Python::Str(text) if text.chars().count() == 1 => text.to_owned(),
+                Python::Int(code) => {
+                    u32::try_from(code).ok().and_then(char::from_u32).map(String::from).unwrap_or_default()
+                }
+                _ => return fail("%c requires an integer or a character"),
+            };
+            spec.zero = false;
+            spec.pad(&written, '>')
+        }
+        'd' | 'i' | 'u' | 'x' | 'X' | 'o' => {
+            let kind = if matches!(conversion, 'i' | 'u') { 'd' } else { *conversion };
+            let whole = match number(value) {
+                Some(Number::Int(number)) => number,
+                Some(Number::Float(number)) if number.is_finite() && kind == 'd' => number.trunc() as i128,
+                _ => {
+                    return fail(format!(
+                        "%{conversion} format: a number is required, not {}",
+                        type_name(value)
+                    ));
+                }
+            };
+            spec.write_int(whole, kind)
+        }
+        'e' | 'E' | 'f' | 'F' | 'g' | 'G' => match number(value) {
+            Some(number) => spec.write_float(number.float(), *conversion),
+            None => fail(format!("must be real number, not {}", type_name(value))),
+        },
+        other => fail(format!("unsupported format character '{other}'")),
     }
 }
 
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-    use minijinja::{Environment, context};
-    use proptest::prelude::*;
-
-    fn render(template: &str) -> String {
-        let mut environment = Environment::new();
-        environment.add_filter(FILTER, filter);
-        let values = context! { name => "Ann", n => 7 };
-        environment.render_str(&rewrite(template), values).unwrap_or_else(|e| format!("{e:#}"))
-    }
-
-    /// The expected texts are Jinja2's.
-    #[test]
-    fn strings_are_formatted_as_in_python() {
-        for (template, expected) in [
-            ("{{ '%s %s' % (name, n) }}", "Ann 7"),
-            ("{{ '%s' % name }}!", "Ann!"),
-            ("{{ '%03d|%.2f' % (n, 1.5) }}", "007|1.50"),
-            ("{% set pair = ('x', 1) %}{{ '%s-%s' % pair }}", "x-1"),
-            ("{{ '%s' % [1, 2] }}", "[1, 2]"),
-            ("{{ '%s' % name | upper ~ '.' }}", "ANN."),
-            ("{{ 'a' ~ '%s' % name[0:2] ~ 'b' }}", "aAnb"),
-            ("{%- set x = \"<%s>\" % ('(%s)' % n) %}{{ x }}", "<(7)>"),
-            ("{{ '%d%%' % 50 }}", "50%"),
-            ("{{ '%s' % -n }}", "-7"),
-            ("{{ '%s' % (name if n == 7 else ')') }}", "Ann"),
-            ("{% if '%s' % n == '7' %}yes{% endif %}", "yes"),
-            ("{% set f = '<%s|%d>' %}{{ f % (name, n) }}", "<Ann|7>"),
-            ("{% set f = {'x': ['%s!']} %}{{ f.x[0] % name ~ f['x'][0] % (n,) }}", "Ann!7!"),
-            ("{% set f = ' %s ' %}[{{ f | trim % name }}{{ (f ~ '%s') % ('a', 'b') }}]", "[Ann a b]"),
-            ("{% set f = '%s' %}{{ [f % (n % 4), f % f % 2] | join(',') }}", "3,2"),
-            ("{% set v = '%s' %}{% for i in [1, 2] %}{{ v % i if i % 2 == 0 else '-' }}{% endfor %}", "-2"),
-            (
-                "{% set m = 3 %}{{ n % m }} {{ n % m == 1 }} {{ 2 * n % m }} {{ -n % m }} {{ n ** 2 % m }}",
-                "1 True 2 2 1",
-            ),
-            (
-                "{{ 7.5 % 2 }} {{ n % 2.5 }} {{ n - n % 4 }} {{ (n + 1) % 3 }} {{ n % 4 % 2 }}",
-                "1.5 2.0 4 2 1",
-            ),
-        ] {
-            assert_eq!(render(template), expected, "{template}");
-        }
-        let wrong = render("\n{{ n % missing }}");
-        assert!(
-            wrong.contains("% operator on unsupported types number and undefined (in <string>:2)"),
-            "{wrong}"
-        );
-    }
-
-    #[test]
-    fn everything_else_stays() {
-        for source in [
-            "",
-            "'%s' % x",
-            "{{ 7 % 2 }}",
-            "{{ 2 * n % 3 }}",
-            "{{ -n % 3 }}",
-            "{{ n|length }}{% if n -%} x {%- endif %}",
-            "{% set x = 'a' %}",
-            "{% set x = 'a'%}{{ x }}",
-            "{{ '}}' }} '%s' % x {# '%s' % x #}",
-            "{{ 'it\\'s % of' }}",
-            "{{ 'open",
-            "{{ '%s' %",
-            "{% raw",
-        ] {
-            assert_eq!(rewrite(source), source);
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_source_is_too_strange(source in "[{}%#'\"\\\\() a.|é-]{0,40}") {
-            let _ = rewrite(&source);
-        }
-    }
+/// Values by name, for the filter `format`.
+pub(super) fn named(values: &[(String, Value)]) -> Value {
+    values
+        .iter()
+        .map(|(key, value)| (Value::from(key.as_str()), value.clone()))
+        .collect::<super::values::Dict>()
+        .into_value()
 }

@@ -22,17 +22,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use mixbit::memory_limit::Limited;
 
 use models::{TARGETS, Target};
 use runner::Tally;
 
 /// What goes wrong in the harness itself.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
-
-/// As in mixbit, so that templates that take too much memory are refused.
-#[global_allocator]
-static ALLOCATOR: Limited<std::alloc::System> = Limited(std::alloc::System);
 
 /// Opens models with one damaged file.
 #[derive(Debug, Parser)]

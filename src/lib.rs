@@ -37,7 +37,6 @@ pub mod kept_layers;
 
 pub mod kept_rounds;
 mod lfs_pointer;
-pub mod memory_limit;
 pub mod microscaling;
 pub mod model_files;
 pub mod models;

@@ -3,16 +3,12 @@
 use std::process::ExitCode;
 
 use mixbit::cli::Cli;
-use mixbit::memory_limit::Limited;
 
 /// MLX frees and allocates every temporary; glibc gives big ones back to the kernel each time, which costs more than
 /// the arithmetic. On Linux this one also serves libmlx.
 #[cfg(target_os = "linux")]
 #[global_allocator]
-static ALLOCATOR: Limited<mimalloc::MiMalloc> = Limited(mimalloc::MiMalloc);
-#[cfg(not(target_os = "linux"))]
-#[global_allocator]
-static ALLOCATOR: Limited<std::alloc::System> = Limited(std::alloc::System);
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// No huge pages: the allocator's lists touch memory here and there, and the kernel cleared and counted 2 MiB for each
 /// touch, a quarter of the memory of a small model's analysis.

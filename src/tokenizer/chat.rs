@@ -1,28 +1,17 @@
 //! Chat templates: Jinja, rendered the way transformers renders them.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use minijinja::Value;
 use minijinja::value::Serde;
-use minijinja::{Environment, ErrorKind, Value};
 use serde_json::Map;
 
+use super::jinja;
 use super::message::Message;
 use super::special::SpecialTokens;
-use super::{jinja, percent};
 use crate::error::{Error, Result};
-use crate::memory_limit;
-
-/// Instructions that one rendering may execute. A thousand messages take well under a million.
-const FUEL: u64 = 10_000_000;
-
-/// Bytes that one rendering may write. Instructions can write long strings, so that `FUEL` is no bound on this.
-const MOST_BYTES: usize = 1 << 26;
-
-/// Bytes that one rendering may hold: strings that are made and never written count here.
-const MOST_MEMORY: usize = 1 << 29;
 
 /// Roles whose messages are tried with parts, once per template.
 const ROLES: [&str; 3] = ["system", "user", "assistant"];
@@ -103,7 +92,7 @@ impl ChatTemplate {
         Ok(rendered)
     }
 
-    /// Renders `messages` as they are with all else of `conversation`, within bounds of memory.
+    /// Renders `messages` as they are with all else of `conversation`.
     fn render_messages(
         &self,
         messages: &[Message],
@@ -118,10 +107,7 @@ impl ChatTemplate {
         variables.insert("messages", Value::from(Serde(messages)));
         variables.insert("tools", Value::from(Serde(conversation.tools)));
         variables.insert("add_generation_prompt", Value::from(conversation.end == End::GenerationPrompt));
-        let too_large = || {
-            Error::file(&self.path, format!("chat template: needs more than {MOST_MEMORY} bytes of memory"))
-        };
-        memory_limit::within(MOST_MEMORY, &too_large, || self.render_with(Value::from_pairs(variables)))
+        jinja::render(&self.path, &self.source, Value::from_pairs(variables))
     }
 
     /// Whether the template takes messages of `role` with a list of parts, as those of models that see do. Most others
@@ -183,72 +169,6 @@ impl ChatTemplate {
         }
         Ok(rendered)
     }
-
-    fn render_with(&self, variables: Value) -> Result<String> {
-        let source = jinja::scope_generation_tags(&self.source);
-        let source = percent::rewrite(&source);
-        let mut environment = environment().map_err(|e| self.error(&e))?;
-        environment.set_fuel(Some(FUEL));
-        let template = environment.template_from_str(&source).map_err(|e| self.error(&e))?;
-        let mut output = Output::default();
-        let result = template.render_captured_to(variables, &mut output);
-        if output.full {
-            return Err(Error::file(
-                &self.path,
-                format!("chat template: writes more than {MOST_BYTES} bytes"),
-            ));
-        }
-        result.map_err(|e| self.error(&e))?;
-        // Jinja writes strings.
-        String::from_utf8(output.bytes).map_err(|e| Error::file(&self.path, format!("chat template: {e}")))
-    }
-
-    fn error(&self, error: &minijinja::Error) -> Error {
-        let line = error.line().map_or(String::new(), |line| format!(" line {line}"));
-        let message = match (error.kind(), error.detail()) {
-            (ErrorKind::OutOfFuel, _) => format!("does not come to an end ({FUEL} instructions executed)"),
-            // What `raise_exception` says stands for itself.
-            (ErrorKind::InvalidOperation, Some(detail)) => detail.to_owned(),
-            (kind, Some(detail)) => format!("{kind}: {detail}"),
-            (kind, None) => kind.to_string(),
-        };
-        Error::file(&self.path, format!("chat template{line}: {message}"))
-    }
-}
-
-/// What a template writes, up to a limit.
-#[derive(Default)]
-struct Output {
-    bytes: Vec<u8>,
-    full: bool,
-}
-
-impl io::Write for Output {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.full |= bytes.len() > MOST_BYTES - self.bytes.len();
-        if self.full {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        self.bytes.extend(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// An environment set up as in transformers' `chat_template_utils.py`.
-fn environment() -> std::result::Result<Environment<'static>, minijinja::Error> {
-    let mut environment = Environment::new();
-    let mut syntax = minijinja::syntax::SyntaxConfig::builder();
-    environment.set_syntax(syntax.trim_blocks(true).lstrip_blocks(true).build()?);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-    environment.add_filter("tojson", jinja::tojson);
-    environment.add_filter(percent::FILTER, percent::filter);
-    environment.add_function("raise_exception", jinja::raise_exception);
-    environment.add_function("strftime_now", jinja::strftime_now);
-    Ok(environment)
 }
 
 #[cfg(test)]

@@ -18,7 +18,6 @@ mod jinja;
 mod load;
 mod message;
 mod mistral;
-mod percent;
 mod settings;
 mod special;
 mod stream;

@@ -106,6 +106,7 @@ pub fn write_all(root: &Path) -> Result<()> {
         copy(TIED, &folder, &["tokenizer.json", "tokenizer_config.json", "generation_config.json"])?;
         resize(&folder, tokens, &json!(eos))?;
         write(&folder.join("tokenizer.json"), &tokenizer)?;
+        write(&folder.join("tokenizer_config.json"), &json!({"tokenizer_class": "PreTrainedTokenizerFast"}))?;
     }
     copy(TRAINED, &root.join("trained"), &["config.json", "model.safetensors"])?;
     copy(

@@ -124,8 +124,8 @@ fn an_absent_window_is_not_a_window_of_null() {
 fn wrong_defaults_fail_on_the_shapes() {
     let variant =
         Variant::golden("mixtral-untied").config(|config| drop(config.remove("num_key_value_heads")));
-    let refusal = variant.config(|config| config["num_attention_heads"] = json!(16)).refusal();
-    assert!(refusal.contains("k_proj.weight") && refusal.contains("expected [16, 32]"), "{refusal}");
+    let refusal = variant.config(|config| config["num_attention_heads"] = json!(8)).refusal();
+    assert!(refusal.contains("k_proj.weight") && refusal.contains("expected [32, 32]"), "{refusal}");
     assert!(refusal.contains("leaves out num_key_value_heads (8)"), "{refusal}");
 }
 

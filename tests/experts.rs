@@ -311,7 +311,8 @@ fn what_is_wrong_with_experts_is_said() {
     std::fs::write(model.join("config.json"), config.to_string()).unwrap();
     let output = make("convert", &model, &home.path().join("out"), &[]);
     assert!(
-        output.status.code() == Some(1) && stderr(&output).contains("num_experts"),
+        output.status.code() == Some(1)
+            && stderr(&output).contains("`model.layers.0.mlp.gate.weight`: missing"),
         "{}",
         stderr(&output)
     );

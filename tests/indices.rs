@@ -140,7 +140,7 @@ fn an_index_that_cannot_be_read_does_not_count() {
         (&b"{"[..], "not valid JSON"),
         (b"[]", "key `weight_map`: expected an object"),
         (b"{\"weight_map\": {\"a\": 1}}", "key `weight_map.a`: expected a file name"),
-        (not_text, "it is no UTF-8 text"),
+        (not_text, "not valid JSON: invalid utf-8"),
     ] {
         let folder = Folder::new(true);
         fs::write(folder.file(INDEX), text).unwrap();

@@ -43,11 +43,21 @@ fn in_the_place_of_a_models_files() {
         assert!(found.contains(&format!("{name}: is a Git LFS pointer")), "{name}: {found}");
         fs::write(&file, whole).unwrap();
     }
-    for name in ["model.safetensors.index.json", "mixbit-report.json"] {
-        fs::write(model.join(name), POINTER).unwrap();
-        refused(&["report", path, "--out", home.path().join("x.html").to_str().unwrap()], &model.join(name));
-        fs::remove_file(model.join(name)).unwrap();
-    }
+    let record = model.join("mixbit-report.json");
+    fs::write(&record, POINTER).unwrap();
+    refused(&["report", path, "--out", home.path().join("x.html").to_str().unwrap()], &record);
+    fs::remove_file(&record).unwrap();
+    // Without an index the weight files speak for themselves.
+    let index = model.join("model.safetensors.index.json");
+    fs::write(&index, POINTER).unwrap();
+    let output = mixbit(["run", "--model", path, "--prompt", "Hi", "-m", "1"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("index.json cannot be read (is a Git LFS pointer"),
+        "{}",
+        stderr(&output)
+    );
+    fs::remove_file(&index).unwrap();
     // Nor does one get into another model.
     let file = model.join("special_tokens_map.json");
     fs::write(&file, POINTER).unwrap();

@@ -144,8 +144,9 @@ fn every_flag_is_documented() {
     let mut documented = BTreeSet::new();
     for page in pages_in("docs") {
         let text = read(&page);
-        for span in prose_and_shell(&text).0.into_iter().flat_map(code_spans) {
-            let words: Vec<&str> = span.split_whitespace().collect();
+        let (prose, shell) = prose_and_shell(&text);
+        for code in prose.into_iter().flat_map(code_spans).chain(shell) {
+            let words: Vec<&str> = code.split_whitespace().collect();
             documented.extend(flags_among(&words).into_iter().map(str::to_owned));
         }
     }

@@ -118,17 +118,15 @@ fn rest(args: &[Value]) -> &[Value] {
 
 /// Writes a value as `str` has it.
 fn write(out: &mut Output, _: &mut State, value: &Value) -> Result<(), Error> {
-    match Python::from(value) {
-        Python::Str(text) => {
-            budget::take_output(text.len())?;
-            out.write_str(text)?;
-        }
-        _ => {
-            let text = text::str(value)?;
-            budget::take_output(text.len())?;
-            out.write_str(&text)?;
-        }
-    }
+    let made;
+    let text = if let Python::Str(text) = Python::from(value) {
+        text
+    } else {
+        made = text::str(value)?;
+        &made
+    };
+    budget::take_output(text.len())?;
+    out.write_str(text)?;
     Ok(())
 }
 

@@ -25,17 +25,7 @@ struct Json {
 pub(super) fn filter(arguments: Arguments) -> Outcome {
     let names = ["x", "ensure_ascii", "indent", "separators", "sort_keys"];
     let [value, ensure_ascii, indent, separators, sort_keys] = arguments.bind(names, 1)?;
-    let indent = match indent.filter(|indent| !indent.is_none()) {
-        None => None,
-        Some(indent) => Some(match indent.as_str() {
-            Some(text) => text.to_owned(),
-            None => {
-                let width = usize::try_from(integer(&indent)?.max(0)).unwrap_or(usize::MAX);
-                budget::take(width)?;
-                " ".repeat(width)
-            }
-        }),
-    };
+    let indent = indent.filter(|indent| !indent.is_none()).map(|indent| indentation(&indent)).transpose()?;
     let separators = match separators.filter(|separators| !separators.is_none()) {
         None => None,
         Some(separators) => Some(iterate(&separators)?),
@@ -50,6 +40,16 @@ pub(super) fn filter(arguments: Arguments) -> Outcome {
     let mut out = String::new();
     json.write(&mut out, &value.unwrap_or_default(), 0)?;
     Ok(Value::from(out))
+}
+
+/// The text that a level is indented by: it is given, or its width is.
+fn indentation(indent: &Value) -> Outcome<String> {
+    if let Some(text) = indent.as_str() {
+        return Ok(text.to_owned());
+    }
+    let width = usize::try_from(integer(indent)?.max(0)).unwrap_or(usize::MAX);
+    budget::take(width)?;
+    Ok(" ".repeat(width))
 }
 
 impl Json {

@@ -5,6 +5,7 @@
 //! the list. The engine's syntax tree and compiler are behind its feature `unstable_machinery`, which is why its
 //! version is pinned.
 
+mod access;
 mod arguments;
 mod budget;
 mod compare;

@@ -47,7 +47,7 @@ pub(super) fn parse_int(text: &str, base: u32) -> Option<i128> {
         0 | 2 if prefixed("0b").is_some() => (2, prefixed("0b")?),
         0 | 8 if prefixed("0o").is_some() => (8, prefixed("0o")?),
         0 | 16 if prefixed("0x").is_some() => (16, prefixed("0x")?),
-        0 if lower.starts_with('0') && lower.trim_matches(['0', '_']) != "" => return None,
+        0 if lower.starts_with('0') && !lower.trim_matches(['0', '_']).is_empty() => return None,
         0 => (10, lower.as_str()),
         2..=36 => (base, lower.as_str()),
         _ => return None,

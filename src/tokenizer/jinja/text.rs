@@ -1,5 +1,7 @@
 //! Values as text: Python's `str` and `repr`.
 
+use std::fmt::Write as _;
+
 use minijinja::Value;
 
 use super::numbers;
@@ -58,11 +60,11 @@ fn write(out: &mut String, value: &Value, depth: usize) -> Outcome<()> {
         }
         Python::Loop => {
             out.push_str("<LoopContext ");
-            out.push_str(&format!("{}/{}>", value.get_attr("index")?, value.get_attr("length")?));
+            _ = write!(out, "{}/{}>", value.get_attr("index")?, value.get_attr("length")?);
         }
         Python::Generator(_) => out.push_str("<generator object>"),
         Python::Other if value.downcast_object_ref::<globals::Cycler>().is_some() => out.push_str("<Cycler>"),
-        Python::Other => out.push_str(&format!("<{}>", type_name(value))),
+        Python::Other => _ = write!(out, "<{}>", type_name(value)),
     }
     budget::take(out.len().saturating_sub(begin) + 8)
 }
@@ -95,8 +97,8 @@ fn write_dict(out: &mut String, value: &Value, depth: usize) -> Outcome<()> {
 
 fn write_view(out: &mut String, view: &View, depth: usize) -> Outcome<()> {
     match view.of {
-        ViewOf::Range(start, stop, 1) => out.push_str(&format!("range({start}, {stop})")),
-        ViewOf::Range(start, stop, step) => out.push_str(&format!("range({start}, {stop}, {step})")),
+        ViewOf::Range(start, stop, 1) => _ = write!(out, "range({start}, {stop})"),
+        ViewOf::Range(start, stop, step) => _ = write!(out, "range({start}, {stop}, {step})"),
         ViewOf::Keys => write_items(out, ("dict_keys([", "])"), &view.items, depth)?,
         ViewOf::Values => write_items(out, ("dict_values([", "])"), &view.items, depth)?,
         ViewOf::Items => write_items(out, ("dict_items([", "])"), &view.items, depth)?,
@@ -119,9 +121,9 @@ fn quote(out: &mut String, text: &str, safe: bool) {
             c if c == quote => out.extend(['\\', c]),
             c if is_printable(c) => out.push(c),
             c => match u32::from(c) {
-                code @ ..=0xff => out.push_str(&format!("\\x{code:02x}")),
-                code @ ..=0xffff => out.push_str(&format!("\\u{code:04x}")),
-                code => out.push_str(&format!("\\U{code:08x}")),
+                code @ ..=0xff => _ = write!(out, "\\x{code:02x}"),
+                code @ ..=0xffff => _ = write!(out, "\\u{code:04x}"),
+                code => _ = write!(out, "\\U{code:08x}"),
             },
         }
     }
@@ -143,7 +145,7 @@ fn quote_bytes(out: &mut String, bytes: &[u8]) {
             b'\t' => out.push_str("\\t"),
             byte if char::from(byte) == quote => out.extend(['\\', quote]),
             b' '..=b'~' => out.push(char::from(byte)),
-            byte => out.push_str(&format!("\\x{byte:02x}")),
+            byte => _ = write!(out, "\\x{byte:02x}"),
         }
     }
     out.push(quote);

@@ -124,7 +124,11 @@ pub(super) fn elements(value: &Value) -> Vec<Value> {
 
 /// Keys and values of a mapping.
 pub(super) fn pairs(value: &Value) -> Vec<(Value, Value)> {
-    value.as_object().and_then(|object| object.try_iter_pairs()).map(Iterator::collect).unwrap_or_default()
+    value
+        .as_object()
+        .and_then(minijinja::value::DynObject::try_iter_pairs)
+        .map(Iterator::collect)
+        .unwrap_or_default()
 }
 
 /// Python's `iter(value)`, to its end.
@@ -154,7 +158,7 @@ pub(super) fn length(value: &Value) -> Outcome<usize> {
         Python::View(view) => view.items.len(),
         Python::List | Python::Tuple | Python::Dict => value
             .as_object()
-            .and_then(|object| object.enumerator_len())
+            .and_then(minijinja::value::DynObject::enumerator_len)
             .unwrap_or_else(|| elements(value).len()),
         _ => return fail(format!("object of type '{}' has no len()", type_name(value))),
     })

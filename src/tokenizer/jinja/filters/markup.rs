@@ -1,5 +1,7 @@
 //! Filters for HTML and addresses. Nothing is escaped unless a template asks for it.
 
+use std::fmt::Write as _;
+
 use minijinja::Value;
 
 use super::super::arguments::Arguments;
@@ -67,16 +69,9 @@ fn unescaped(text: &str) -> String {
     while let Some((before, entity)) = rest.split_once('&') {
         out.push_str(before);
         let found = entity.split_once(';').and_then(|(name, after)| Some((character(name)?, after)));
-        match found {
-            Some((c, after)) => {
-                out.push(c);
-                rest = after;
-            }
-            None => {
-                out.push('&');
-                rest = entity;
-            }
-        }
+        let (c, after) = found.unwrap_or(('&', entity));
+        out.push(c);
+        rest = after;
     }
     out + rest
 }
@@ -142,7 +137,7 @@ fn quoted(text: &str, safe: &str) -> Outcome<String> {
         if c.is_ascii_alphanumeric() || "_.-~".contains(c) || safe.contains(c) {
             out.push(c);
         } else {
-            out.push_str(&format!("%{byte:02X}"));
+            _ = write!(out, "%{byte:02X}");
         }
     }
     Ok(out)

@@ -1,5 +1,7 @@
 //! Filters that break lines.
 
+use std::fmt::Write as _;
+
 use minijinja::Value;
 
 use super::super::arguments::Arguments;
@@ -126,7 +128,7 @@ fn pretty(out: &mut String, value: &Value, indent: usize, allowance: usize, dept
     out.push_str(open);
     for (i, item) in items.iter().enumerate() {
         if i > 0 {
-            out.push_str(&format!(",\n{}", " ".repeat(indent + 1)));
+            _ = write!(out, ",\n{}", " ".repeat(indent + 1));
         }
         let is_last = i + 1 == items.len();
         pretty(out, item, indent + 1, if is_last { allowance + 1 } else { 1 }, depth + 1)?;
@@ -146,7 +148,7 @@ fn pretty_dict(
     out.push('{');
     for (i, (key, item)) in pairs.iter().enumerate() {
         if i > 0 {
-            out.push_str(&format!(",\n{}", " ".repeat(indent + 1)));
+            _ = write!(out, ",\n{}", " ".repeat(indent + 1));
         }
         let key = text::repr(key)?;
         out.push_str(&key);

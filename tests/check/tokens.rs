@@ -163,7 +163,7 @@ fn templates() {
         "template",
         "renders without BOS",
     );
-    Patient::new().template(|t| t + "{% if").finds("problem", "template", "syntax error");
+    Patient::new().template(|t| t + "{% if").finds("problem", "template", "is not closed with `%}`");
     Patient::new().template(|t| t.replace("message['content'] | trim", "''")).finds(
         "problem",
         "template",
@@ -189,7 +189,7 @@ fn further_templates_are_tried() {
     };
     let with_tools = "{{ tools[0].function.name }}{{ messages[0].content }}";
     named("tool_use", with_tools).finds("ok", "template", "`tool_use` renders too");
-    named("tool_use", "{% if").finds("problem", "template", "syntax error");
+    named("tool_use", "{% if").finds("problem", "template", "is not closed with `%}`");
     named("rag", "{{ raise_exception('no documents') }}").finds(
         "note",
         "template",
@@ -209,7 +209,7 @@ fn templates_without_a_tokenizer() {
     };
     without(Patient::new()).finds("ok", "template", "renders; without a tokenizer");
     let broken = without(Patient::new().template(|t| t + "{% if"));
-    broken.finds("problem", "template", "syntax error");
+    broken.finds("problem", "template", "is not closed with `%}`");
     let silent = without(Patient::new().template(|t| t.replace("message['content'] | trim", "''")));
     silent.finds("problem", "template", "leaves out what the user says");
     // Said once, where it keeps the tokenizer from being read.

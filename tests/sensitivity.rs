@@ -91,7 +91,7 @@ fn sequences_side_by_side_change_nothing() {
         };
         input_moments(engine, &source, &settings, |_, moments| {
             found.push(moments.clone());
-            Ok(Vec::new())
+            Ok(())
         })
         .unwrap();
         found

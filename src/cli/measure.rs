@@ -43,9 +43,6 @@ pub struct Calibration {
     /// measured; where all bits are fixed, search with a --calibration text or --distill, and rtn without]
     #[arg(long, value_enum)]
     pub rounding: Option<Rounding>,
-    /// With gptq: later blocks see the activations of earlier ones as they were rounded
-    #[arg(long)]
-    pub sequential: bool,
     /// Hidden states in memory; more go to a temporary file (in $TMPDIR) [default: 4MB]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub activation_memory: Option<u64>,

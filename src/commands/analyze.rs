@@ -33,10 +33,6 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
         (None, None) => Plan::new(&source, &DEFAULT_CANDIDATES, &[], dtype)?,
     };
     let calibration = Calibration::resolve(&args.calibration, recipe.as_ref(), source.spec())?;
-    if args.calibration.sequential {
-        return Err(Error::usage("--sequential says how layers are rounded, and `analyze` rounds none")
-            .hint("give it to `mixbit quantize`"));
-    }
     console.notes(&source.spec().notes);
     let texts = Texts::prepare(&source, &calibration, true, false, console)?;
     let technique = calibration.rounding.unwrap_or(Technique::Gptq);

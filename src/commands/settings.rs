@@ -35,8 +35,6 @@ pub struct Calibration {
     pub memory: u64,
     /// How weights are rounded, where the user says.
     pub rounding: Option<Technique>,
-    /// Whether later blocks see what rounding did to earlier ones.
-    pub sequential: bool,
     /// The preset.
     pub quality: Option<Quality>,
     method: MeasureMethod,
@@ -74,7 +72,6 @@ impl Calibration {
                 Quality::Fast => Technique::Search,
                 Quality::Balanced | Quality::Best => Technique::Gptq,
             })),
-            sequential: flags.sequential,
             quality,
             method: flags.method.unwrap_or_default(),
             fisher: flags.fisher.unwrap_or_default(),

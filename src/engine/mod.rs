@@ -49,7 +49,7 @@ pub use forward::{FinalStates, run_forward};
 pub use generate::{Finish, Generation, PREFILL_STEP, Settings, Timings, generate};
 pub use load::{Rounding, Tuned};
 pub use model::Model;
-pub use moments::{MomentSettings, Replacements, input_moments, input_moments_where, input_of};
+pub use moments::{MomentSettings, input_moments, input_moments_where, input_of};
 pub use session::{Draft, Session};
 pub use student::{Student, Target};
 pub use swaps::{Alternatives, Change, SwapSettings, swap_changes};

@@ -12,8 +12,8 @@ use crate::checkpoint::{SourceModel, SourceTensor};
 use crate::commands::measure::digest;
 use crate::commands::settings::Target as Size;
 use crate::engine::{
-    Change, Engine, Extent, Moment, MomentSettings, Replacements, Student, SwapSettings, Target, Tuned,
-    input_moments, input_of, swap_changes,
+    Change, Engine, Extent, Moment, MomentSettings, Student, SwapSettings, Target, Tuned, input_moments,
+    input_of, swap_changes,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::kept_layers::{self, KeptLayers};
@@ -60,7 +60,6 @@ impl Job<'_> {
             model: self.source.fingerprint()?,
             target: self.target.to_string(),
             rounding: self.technique.to_string(),
-            sequential: self.calibration.sequential,
             dtype: self.dtype.to_string(),
             rounds,
             seed: self.calibration.seed,
@@ -227,7 +226,7 @@ impl Job<'_> {
                 let moments = moments.get(&input_of(spec.role));
                 self.round_layer(spec, path, candidates, moments, &mut spool)?;
             }
-            Ok(Replacements::new())
+            Ok(())
         })?;
         bar.finish_and_clear();
         spool.seal()

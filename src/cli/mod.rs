@@ -11,7 +11,7 @@ mod tune;
 pub use cache::{Cache, Draft};
 pub use look::{Check, Eval, Inspect, Report};
 pub use make::{Convert, Dequantize, Quantize, Recipes, RecipesCommand, Size};
-pub use measure::{ACTIVATION_MEMORY, Analyze, Calibration, Curve, Fisher, MeasureMethod, Rounding};
+pub use measure::{ACTIVATION_MEMORY, Analyze, Calibration, Curve, MeasureMethod, Rounding};
 pub use share::{Hub, Pack, Unpack, Upload};
 pub use talk::{Answering, Chat, Ending, Logits, Prompt, Run, Sampling, Show};
 pub use tune::Tuning;

@@ -130,15 +130,13 @@ impl Measure<'_> {
             bar.set_position(done as u64);
         };
         let Measurement { dtype, rounding, candidates, .. } = &self.measurement;
-        let diagonal = self.method == Method::FisherDiagonal;
         let fed_back = technique == Technique::Gptq;
         let mut correction = Correction::default();
-        if fed_back || diagonal && rounding.is_searched() {
+        if fed_back || rounding.is_searched() {
             let settings = FactorSettings {
                 sequences: &sequences,
                 seen: if fed_back { &others } else { &[] },
                 quants: &by_bits(candidates),
-                diagonal,
                 dtype: *dtype,
                 memory: self.memory,
                 progress: &progress,

@@ -32,7 +32,6 @@ impl Job<'_> {
         let given = [
             ("--sensitivities", args.sensitivities.is_some()),
             ("--method", flags.method.is_some()),
-            ("--fisher", flags.fisher.is_some()),
             ("--sensitivity-samples", flags.sensitivity_samples.is_some()),
         ];
         if args.sensitivities.is_some() && flags.sensitivity_samples.is_some() {

@@ -1,10 +1,11 @@
-//! Command-line arguments: clap structs, no logic.
+//! Command-line arguments: clap structs, no logic. Beside them the signals that end the program.
 
 mod cache;
 mod look;
 mod make;
 mod measure;
 mod share;
+pub mod signals;
 mod talk;
 mod tune;
 

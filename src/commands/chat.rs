@@ -6,7 +6,7 @@ use super::answering::{Loaded, Source, memory, note_greedy, sampler, summary};
 use super::prompting::{leaves_out, left_out};
 use crate::answer::Answer;
 use crate::chat::{Conversation, HELP, Input, Seen, as_said, encode_after};
-use crate::cli::Chat;
+use crate::cli::{Chat, signals};
 use crate::engine::{Engine, Session};
 use crate::error::{Error, ErrorKind, Result};
 use crate::interrupt;

@@ -7,7 +7,7 @@ use super::texts::Texts;
 use crate::candidate::{Candidate, DEFAULT_CANDIDATES};
 use crate::checkpoint::SourceModel;
 use crate::cli::Analyze;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::estimate::Work;
 use crate::output_file;
 use crate::plan::Plan;

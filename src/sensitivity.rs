@@ -19,6 +19,7 @@ use crate::lfs_pointer;
 use crate::output_file;
 use crate::plural::count;
 use crate::rounding::Technique;
+use crate::statistics::mean_and_stderr;
 
 /// Weights of a matrix on which every candidate is tried at least. Of larger ones a part of the rows stands for the others,
 /// one in so many at least: how the candidates' errors compare differs little from row to row.
@@ -66,10 +67,8 @@ pub struct Score {
 impl Score {
     /// From the estimates of equal parts of the text.
     pub fn new(quant: Quant, parts: &[f64]) -> Self {
-        let n = parts.len().max(1) as f64;
-        let mean = parts.iter().sum::<f64>() / n;
-        let variance = parts.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
-        Self { quant, kl: mean, stderr: (variance / n).sqrt() }
+        let (kl, stderr) = mean_and_stderr(parts);
+        Self { quant, kl, stderr }
     }
 }
 

@@ -50,7 +50,8 @@ fn only_the_command_line_ends_the_process() {
     let allowed = ["src/cli/", "src/commands/", "src/main.rs", "src/memory_limit.rs"];
     for path in all_sources() {
         let text = fs::read_to_string(&path).unwrap();
-        let place = path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap().to_str().unwrap().replace('\\', "/");
+        let place =
+            path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap().to_str().unwrap().replace('\\', "/");
         let inside = allowed.iter().any(|start| place.starts_with(start));
         let ends = text.contains("process::exit") || text.contains("process::abort");
         assert!(inside || !ends, "{place} ends the process; only the command line may");

@@ -178,9 +178,7 @@ impl From<mlx_rs::error::Exception> for Error {
 pub fn peak_memory() -> Option<u64> {
     #[cfg(target_os = "linux")]
     {
-        let status = std::fs::read_to_string("/proc/self/status").ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+        crate::system::proc_bytes("/proc/self/status", "VmHWM")
     }
     #[cfg(not(target_os = "linux"))]
     {

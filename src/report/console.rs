@@ -98,6 +98,12 @@ impl Console {
     }
 }
 
+/// Moves a bar to `done` of `total`.
+pub fn show_progress(bar: &ProgressBar, done: u64, total: u64) {
+    bar.set_length(total);
+    bar.set_position(done);
+}
+
 /// `5s`, in a job of several stages `5s, job 32s`; before there is a first step nothing is known of the bar itself.
 fn left(state: &ProgressState, ahead: &Ahead) -> String {
     let bar = (state.pos() > 0).then(|| state.eta());

@@ -21,9 +21,11 @@ use crate::kept_rounds::{Moves, RoundSettings, Rounds};
 use crate::nearest;
 use crate::plural::count;
 use crate::record::{Refinement, RefinementRound};
+use crate::report::show_progress;
 use crate::rounding::{self, RoundingError, Technique};
 use crate::spec::TensorSpec;
 use crate::spool::{Spool, Spooled};
+use crate::statistics::{mean, mean_and_stderr};
 use crate::weights::{Warnings, float_type, unroundable};
 
 /// Candidates on either side that a layer may move to in a round.
@@ -178,10 +180,7 @@ impl Job<'_> {
             sequences,
             seed: self.calibration.seed,
             memory: self.calibration.memory,
-            progress: &|done, total| {
-                bar.set_length(total as u64);
-                bar.set_position(done as u64);
-            },
+            progress: &|done, total| show_progress(&bar, done as u64, total as u64),
         };
         let alternatives = |path: &str| {
             let candidates = neighbours.get(path).map(Vec::as_slice).unwrap_or_default();
@@ -210,10 +209,7 @@ impl Job<'_> {
             sequences,
             extent: if self.technique == Technique::Gptq { Extent::Full } else { Extent::Diagonal },
             memory: self.calibration.memory,
-            progress: &|done, total| {
-                bar.set_length(total as u64);
-                bar.set_position(done as u64);
-            },
+            progress: &|done, total| show_progress(&bar, done as u64, total as u64),
         };
         input_moments(engine, self.source, &settings, |block, moments| {
             for spec in self.source.manifest().iter().filter(|spec| spec.layer == block) {
@@ -302,13 +298,7 @@ fn cautious(moves: &Moves, caution: f64) -> BTreeMap<String, Vec<(Candidate, f64
 /// Mean fall of the KL divergence from token to token, and its standard error.
 fn fall(before: &[f64], after: &[f64]) -> (f64, f64) {
     let falls: Vec<f64> = before.iter().zip(after).map(|(before, after)| before - after).collect();
-    let (n, mean) = (falls.len().max(1) as f64, mean(&falls));
-    let variance = falls.iter().map(|fall| (fall - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
-    (mean, (variance / n).sqrt())
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len().max(1) as f64
+    mean_and_stderr(&falls)
 }
 
 /// Where all bits are fixed.

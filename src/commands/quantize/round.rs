@@ -19,6 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::kept_layers::{self, FedBack, KeptLayers};
 use crate::plural::count;
 use crate::record::Feedback;
+use crate::report::show_progress;
 use crate::rounding::{RoundingError, Technique};
 use crate::spec::TensorSpec;
 use crate::spool::Spooled;
@@ -136,10 +137,7 @@ impl Job<'_> {
         };
         self.console.stage("rounding");
         let bar = self.console.steps_bar("rounding", 1);
-        let progress = |done: usize, total: usize| {
-            bar.set_length(total as u64);
-            bar.set_position(done as u64);
-        };
+        let progress = |done: usize, total: usize| show_progress(&bar, done as u64, total as u64);
         let settings = |extent| MomentSettings {
             sequences: &texts.sequences,
             extent,

@@ -9,7 +9,7 @@ use super::group::Triangle;
 use super::linalg::Hessian;
 use super::search::search;
 use super::tile::{Kernel, LANES, Lanes, load, row, store, with_wide_vectors};
-use super::{Layout, Result, RoundingError};
+use super::{Layout, Result};
 use crate::affine::{self, FloatType, Grid, Quantized, pack};
 use crate::candidate::Quant;
 

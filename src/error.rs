@@ -64,6 +64,9 @@ pub enum ErrorKind {
     /// The user pressed Ctrl-C.
     #[error("interrupted")]
     Interrupted,
+    /// Whoever read the output has closed it.
+    #[error("stdout was closed")]
+    ClosedPipe,
 }
 
 /// An [`ErrorKind`] with an optional hint.
@@ -121,6 +124,11 @@ impl Error {
         ErrorKind::Interrupted.into()
     }
 
+    /// Nobody reads the output any more.
+    pub fn closed_pipe() -> Self {
+        ErrorKind::ClosedPipe.into()
+    }
+
     /// Adds what the user can do next; replaces an earlier hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -155,9 +163,11 @@ impl Error {
                 Some("config.json and weights must come from the same model, unchanged")
             }
             ErrorKind::Usage(_) => Some("`mixbit help COMMAND` lists what is accepted"),
-            ErrorKind::Input(_) | ErrorKind::Engine(_) | ErrorKind::NoAnswer(_) | ErrorKind::Interrupted => {
-                None
-            }
+            ErrorKind::Input(_)
+            | ErrorKind::Engine(_)
+            | ErrorKind::NoAnswer(_)
+            | ErrorKind::Interrupted
+            | ErrorKind::ClosedPipe => None,
         })
     }
 
@@ -177,13 +187,15 @@ impl Error {
     }
 
     /// Exit code: 1 for input that cannot be used, 2 for wrong flags (as clap has it), 3 where an answer lacks what was asked
-    /// for, 70 for the engine (a fault of ours or of the installation), 130 after Ctrl-C. `--help` lists them.
+    /// for, 70 for the engine (a fault of ours or of the installation), 130 after Ctrl-C; 0 where nobody reads on. `--help`
+    /// lists them.
     pub fn exit_code(&self) -> u8 {
         match *self.kind {
             ErrorKind::Usage(_) => 2,
             ErrorKind::NoAnswer(_) => 3,
             ErrorKind::Engine(_) => 70,
             ErrorKind::Interrupted => 130,
+            ErrorKind::ClosedPipe => 0,
             _ => 1,
         }
     }

@@ -23,6 +23,7 @@ use crate::spool::{Spool, Spooled};
 
 /// What layers are rounded with. What was done with other settings is not to be gone on with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Version of mixbit.
     pub mixbit: String,
@@ -40,8 +41,6 @@ pub struct Settings {
     pub text: String,
     /// Type of scales and biases.
     pub dtype: String,
-    /// Whether later blocks see what rounding did to earlier ones.
-    pub sequential: bool,
     /// SHA-256 of the bit map.
     pub bits: String,
 }
@@ -58,7 +57,6 @@ impl Settings {
             ("--seed", self.seed.to_string()),
             ("the calibration text", fingerprint(&self.text)),
             ("--dtype", self.dtype.clone()),
-            ("--sequential", if self.sequential { "on" } else { "off" }.to_owned()),
             ("what layers become", fingerprint(&self.bits)),
         ]
     }
@@ -356,7 +354,6 @@ mod tests {
             seed: 1,
             text: text(),
             dtype: text(),
-            sequential: false,
             bits: text(),
         }
     }

@@ -22,6 +22,7 @@ pub type Moves = BTreeMap<String, Vec<(Candidate, Change)>>;
 
 /// What a refinement is done with. Rounds with other settings are not to be gone on with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RoundSettings {
     /// Version of mixbit.
     pub mixbit: String,
@@ -31,8 +32,6 @@ pub struct RoundSettings {
     pub target: String,
     /// How weights are rounded.
     pub rounding: String,
-    /// Whether later blocks see what rounding did to earlier ones.
-    pub sequential: bool,
     /// Type of scales and biases.
     pub dtype: String,
     /// Rounds at most.
@@ -55,7 +54,6 @@ impl RoundSettings {
             ("the model", fingerprint(&self.model)),
             ("the target", self.target.clone()),
             ("--rounding", self.rounding.clone()),
-            ("--sequential", if self.sequential { "on" } else { "off" }.to_owned()),
             ("--dtype", self.dtype.clone()),
             ("--refine", self.rounds.to_string()),
             ("--seed", self.seed.to_string()),
@@ -196,7 +194,6 @@ mod tests {
             model: text(),
             target: text(),
             rounding: text(),
-            sequential: false,
             dtype: text(),
             rounds,
             seed: 1,

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use mixbit::cli::Cli;
+use mixbit::error::ErrorKind;
 
 /// MLX frees and allocates every temporary; glibc gives big ones back to the kernel each time, which costs more than
 /// the arithmetic. On Linux this one also serves libmlx.
@@ -22,11 +23,14 @@ fn main() -> ExitCode {
     #[cfg(target_os = "linux")]
     small_pages();
     let cli = Cli::from_arguments();
-    mixbit::interrupt::install();
+    mixbit::cli::signals::install();
     match mixbit::commands::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            mixbit::report::error(&error);
+            // Nobody reads on (`mixbit inspect | head`): there is nothing to say, and nothing went wrong.
+            if !matches!(error.kind(), ErrorKind::ClosedPipe) {
+                mixbit::report::error(&error);
+            }
             ExitCode::from(error.exit_code())
         }
     }

@@ -19,6 +19,7 @@ use crate::lfs_pointer;
 use crate::output_file;
 use crate::plural::count;
 use crate::rounding::Technique;
+use crate::statistics::mean_and_stderr;
 
 /// Weights of a matrix on which every candidate is tried at least. Of larger ones a part of the rows stands for the others,
 /// one in so many at least: how the candidates' errors compare differs little from row to row.
@@ -35,8 +36,6 @@ pub fn scored_every(weights: usize) -> usize {
 pub enum Method {
     /// Diagonal of the Fisher information.
     FisherDiagonal,
-    /// Fisher information along each rounding error.
-    FisherDirectional,
     /// mlx-lm's `dynamic_quant`: first order at the model with every layer rounded like this.
     Alignment {
         /// How the layers are rounded.
@@ -48,7 +47,6 @@ impl std::fmt::Display for Method {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::FisherDiagonal => f.pad("fisher-diagonal"),
-            Self::FisherDirectional => f.pad("fisher-directional"),
             Self::Alignment { at } => f.pad(&format!("alignment at {at}")),
         }
     }
@@ -69,10 +67,8 @@ pub struct Score {
 impl Score {
     /// From the estimates of equal parts of the text.
     pub fn new(quant: Quant, parts: &[f64]) -> Self {
-        let n = parts.len().max(1) as f64;
-        let mean = parts.iter().sum::<f64>() / n;
-        let variance = parts.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
-        Self { quant, kl: mean, stderr: (variance / n).sqrt() }
+        let (kl, stderr) = mean_and_stderr(parts);
+        Self { quant, kl, stderr }
     }
 }
 
@@ -137,7 +133,7 @@ impl Measurement {
             ("--sensitivity-samples", self.sensitivity_samples.unwrap_or(self.samples).to_string()),
             ("--sequence-length", self.sequence_length.to_string()),
             ("--seed", self.seed.to_string()),
-            ("--method or --fisher", self.method.clone()),
+            ("--method", self.method.clone()),
             ("--rounding", if self.rounding.is_searched() { "search or gptq" } else { "rtn" }.to_owned()),
             ("--dtype", self.dtype.to_string()),
             ("--candidates", candidates.join(",")),
@@ -194,12 +190,13 @@ impl Table {
             )
             .hint(AGAIN));
         }
-        if !["fisher-diagonal", "fisher-directional"].contains(&method.as_str())
-            && !method.starts_with("alignment at ")
-        {
-            return Err(
-                Error::key(path, "measurement.method", format!("`{method}` is not known")).hint(AGAIN)
-            );
+        if method != "fisher-diagonal" && !method.starts_with("alignment at ") {
+            return Err(Error::key(
+                path,
+                "measurement.method",
+                format!("is `{method}`, this mixbit knows `fisher-diagonal` and `alignment`"),
+            )
+            .hint(AGAIN));
         }
         if self.layers.is_empty() {
             return Err(Error::file(path, "holds no layers").hint(AGAIN));
@@ -398,6 +395,20 @@ mod tests {
         assert!(table.check(&out, "m", FloatType::F16).is_ok());
         assert!(table.check(&out, "other", FloatType::F16).is_err());
         assert!(table.check(&out, "m", FloatType::Bf16).is_err());
+    }
+
+    #[test]
+    fn table_of_an_unknown_method_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let out = home.path().join("table.json");
+        let measurement = Measurement { method: "fisher-directional".to_owned(), ..measurement(1) };
+        Table { measurement, layers: vec![layer("a")], correction: Correction::default() }
+            .write(&out)
+            .unwrap();
+        let error = Table::read(&out).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("`measurement.method`: is `fisher-directional`, this mixbit knows"), "{text}");
+        assert_eq!(error.hint_text(), Some(AGAIN));
     }
 
     #[test]

@@ -102,17 +102,9 @@ impl Spooled {
     /// Tells the kernel that `part` of a layer was read and need not stay mapped, so that resident memory does not grow
     /// with the model.
     pub fn release(&self, part: &[u8]) {
-        #[cfg(unix)]
         if let Some(map) = &self.map {
-            const PAGE: usize = 4096;
             let start = (part.as_ptr() as usize).saturating_sub(map.as_ptr() as usize);
-            let (from, to) = (start.next_multiple_of(PAGE), (start + part.len()) / PAGE * PAGE);
-            if from < to && to <= map.len() {
-                // SAFETY: the mapping is shared, read-only and backed by a file, so dropped pages come back as they were.
-                let _ = unsafe {
-                    map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, from, to - from)
-                };
-            }
+            crate::system::release_pages(map, start, start + part.len());
         }
     }
 

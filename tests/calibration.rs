@@ -86,7 +86,6 @@ fn flags_that_would_do_nothing_are_refused() {
     refused(&["--sequence-length", "64"], 2, "--sequence-length says");
     refused(&["--sequence-length", "50000"], 2, "it lies between 2 and 32768");
     refused(&["--calibration", text, "--no-eval", "--rounding", "rtn"], 2, "--calibration says");
-    refused(&["--sequential"], 2, "--sequential goes with GPTQ only");
     let held_out = ["--calibration", text, "--samples", "1", "--sequence-length", "32"];
     assert!(said(&held_out).contains("held out"));
     succeeded(&dry(&["--eval-data", text, "--sequence-length", "64"]));

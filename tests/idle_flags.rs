@@ -29,16 +29,11 @@ fn quantize_names_both() {
         (&["--bits", "4", "--activation-memory", "1MB"][..], ["--activation-memory says", "with --bits"]),
         (&["--mode", "mxfp4", "--samples", "8"], ["--samples says", "with --mode"]),
         (&["--bits", "4", "--method", "fisher"], ["--bits", "--method"]),
-        (&["--mode", "mxfp4", "--fisher", "directional"], ["--mode", "--fisher"]),
         (&["--mode", "mxfp4", "--rounding", "gptq"], ["--rounding gptq", "with --mode"]),
         (&["--mode", "nvfp4", "--rounding", "search"], ["--rounding search", "with --mode"]),
         (
             &["--recipe", "uniform-4bit", "--method", "alignment"],
             ["--method is for choosing bits", "--recipe leaves no choice"],
-        ),
-        (
-            &["--target-bpw", "4", "--method", "alignment", "--fisher", "diagonal"],
-            ["--fisher says", "--method alignment"],
         ),
         (&["--bits", "4", "--rounding", "gptq", "--resume", "--dry-run"], ["--dry-run", "--resume"]),
         (&["--bits", "4", "--resume"], ["--resume has nothing to go on with", "--refine"]),
@@ -75,9 +70,6 @@ fn others_name_both_too() {
     let home = tempfile::tempdir().unwrap();
     let (model, out) = (bundled(), home.path().join("out"));
     let (model, out) = (model.to_str().unwrap(), out.to_str().unwrap());
-    let measured = ["analyze", "--model", model, "--out", out];
-    let alignment = ["--method", "alignment", "--fisher", "directional"];
-    is_refused(&mixbit([&measured[..], &alignment].concat()), &["--fisher", "--method alignment"]);
     let text = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
     let eval = ["eval", "--model", model, "--data", text, "--overwrite"];
     is_refused(&mixbit(eval), &["--json <FILE>|--save-reference <FILE>"]);

@@ -3,7 +3,9 @@
 
 mod common;
 
+use std::io::Read;
 use std::path::Path;
+use std::process::{Command, Stdio};
 
 use common::{RawCheckpoint, bundled, copy_folder, fixtures, make, mixbit, stderr, stdout, succeeded};
 use serde_json::{Value, json};
@@ -99,4 +101,16 @@ fn a_stored_tied_head_is_compared_where_data_is_read() {
     let refused = make("convert", &model, &out, &["--overwrite"]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(stderr(&refused).contains("differs from the embedding"), "{}", stderr(&refused));
+}
+
+#[test]
+fn closed_pipe_ends_quietly() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_mixbit"));
+    child.arg("inspect").arg(bundled()).stdout(writer).stderr(Stdio::piped());
+    let mut child = child.spawn().unwrap();
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!((child.wait().unwrap().code(), said.as_str()), (Some(0), ""));
 }

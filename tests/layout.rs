@@ -43,3 +43,17 @@ fn files_stay_readable_in_a_sitting() {
         assert!(lines <= 500, "{} has {lines} lines: split it by subject", path.display());
     }
 }
+
+#[test]
+fn only_the_command_line_ends_the_process() {
+    // The allocator cannot return an error.
+    let allowed = ["src/cli/", "src/commands/", "src/main.rs", "src/memory_limit.rs"];
+    for path in all_sources() {
+        let text = fs::read_to_string(&path).unwrap();
+        let place =
+            path.strip_prefix(env!("CARGO_MANIFEST_DIR")).unwrap().to_str().unwrap().replace('\\', "/");
+        let inside = allowed.iter().any(|start| place.starts_with(start));
+        let ends = text.contains("process::exit") || text.contains("process::abort");
+        assert!(inside || !ends, "{place} ends the process; only the command line may");
+    }
+}

@@ -72,11 +72,4 @@ fn every_kind_of_layer_is_tried_in_the_first_block_and_the_middle_one() {
     let searched = table(&home.path().join("search.json"), &[&few[..], &["--rounding", "search"]].concat());
     assert!(searched["correction"]["gptq"].is_null());
     assert_eq!(searched["correction"]["search"].as_object().unwrap().len(), 2 * kinds.len());
-    let directional =
-        table(&home.path().join("directional.json"), &[&few[..], &["--fisher", "directional"]].concat());
-    for (path, by_bits) in directional["correction"]["search"].as_object().unwrap() {
-        for (bits, factor) in by_bits.as_object().unwrap() {
-            assert_eq!(factor.as_f64(), Some(1.0), "{path} {bits}: its scores know the cross terms");
-        }
-    }
 }

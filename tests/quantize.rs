@@ -213,10 +213,7 @@ fn better_rounding_is_closer() {
     let rtn = measured("rtn", &["--target-bpw", "3.5"]);
     let search = measured("search", &["--target-bpw", "3.5"]);
     let gptq = measured("gptq", &["--target-bpw", "3.5"]);
-    let sequential = measured("gptq", &["--target-bpw", "3.5", "--sequential"]);
     assert!(search < 0.95 * rtn && gptq < 0.75 * search, "{rtn} {search} {gptq}");
-    assert!(sequential < 0.75 * search, "{search} {sequential}");
-    assert_ne!(sequential.to_bits(), gptq.to_bits(), "later blocks did not see what became of earlier ones");
     let uniform = measured("gptq", &["--bits", "3"]);
     assert!(uniform < rtn * 2.0 && uniform > gptq, "{uniform}");
 }

@@ -58,11 +58,11 @@ fn quantize(out: &Path, more: &[&str]) -> Output {
 }
 
 /// Runs it until some layers are done, and ends it with `signal`.
-fn interrupted(out: &Path, more: &[&str], signal: &str) -> Output {
+fn interrupted(out: &Path, signal: &str) -> Output {
     let (from, to) = (bundled(), out.to_str().unwrap());
     let mut child = Command::new(env!("CARGO_BIN_EXE_mixbit"));
     child.args(["quantize", "--hf-path", from.to_str().unwrap(), "--mlx-path", to]);
-    child.args(FLAGS).arg("float16").args(more);
+    child.args(FLAGS).arg("float16");
     let mut child = child.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let kept = out.with_file_name("parts.rounding");
     while fs::metadata(&kept).map_or(0, |file| file.len()) < 4096 {
@@ -75,11 +75,11 @@ fn interrupted(out: &Path, more: &[&str], signal: &str) -> Output {
 
 #[test]
 fn an_interrupted_rounding_goes_on_and_ends_the_same() {
-    for (sequential, signal) in [(&[][..], "-INT"), (&["--sequential"], "-KILL")] {
+    for signal in ["-INT", "-KILL"] {
         let home = tempfile::tempdir().unwrap();
         let (whole, parts) = (home.path().join("whole"), home.path().join("parts"));
-        succeeded(&quantize(&whole, sequential));
-        let stopped = interrupted(&parts, sequential, signal);
+        succeeded(&quantize(&whole, &[]));
+        let stopped = interrupted(&parts, signal);
         assert!(!parts.exists());
         if signal == "-INT" {
             assert_eq!(stopped.status.code(), Some(130), "{}", stderr(&stopped));
@@ -89,7 +89,7 @@ fn an_interrupted_rounding_goes_on_and_ends_the_same() {
             left.sort();
             assert_eq!(left, ["parts.rounding", "whole"]);
         }
-        let anew = quantize(&parts, sequential);
+        let anew = quantize(&parts, &[]);
         assert_eq!(anew.status.code(), Some(1));
         assert!(stderr(&anew).contains("--overwrite starts anew"), "{}", stderr(&anew));
         for (more, expected) in [
@@ -103,12 +103,11 @@ fn an_interrupted_rounding_goes_on_and_ends_the_same() {
             let mut flags = [&FLAGS[..], &["float16"]].concat();
             let at = flags.iter().position(|flag| *flag == more[0]).unwrap();
             flags[at + 1] = more[1];
-            let other =
-                make("quantize", &bundled(), &parts, &[&flags[..], sequential, &["--resume"]].concat());
+            let other = make("quantize", &bundled(), &parts, &[&flags[..], &["--resume"]].concat());
             assert_eq!(other.status.code(), Some(1));
             assert!(stderr(&other).contains(expected), "{}", stderr(&other));
         }
-        let resumed = quantize(&parts, &[sequential, &["--resume"]].concat());
+        let resumed = quantize(&parts, &["--resume"]);
         succeeded(&resumed);
         assert!(stderr(&resumed).contains("layers rounded already"), "{}", stderr(&resumed));
         for file in ["model.safetensors", "mixbit-report.json"] {

@@ -56,14 +56,12 @@ fn predicted_divergence_is_what_is_measured() {
     };
     let engine = Engine::start().unwrap();
     let measured = measured(&engine, &source, &setting).unwrap();
-    for method in [Method::FisherDiagonal, Method::FisherDirectional] {
-        let pairs = measure(&engine, &source, &setting, method, &measured).unwrap();
-        let pairs: Vec<(f64, f64)> = pairs.iter().map(|p| (p.1, p.2)).collect();
-        let (correlation, [_, median, _]) = (rank_correlation(&pairs), ratios(&pairs));
-        assert_eq!(pairs.len(), 3 * 28, "every layer and candidate");
-        assert!(correlation > 0.9, "{method}: {correlation}");
-        assert!((0.5..2.0).contains(&median), "{method}: {median}");
-    }
+    let pairs = measure(&engine, &source, &setting, Method::FisherDiagonal, &measured).unwrap();
+    let pairs: Vec<(f64, f64)> = pairs.iter().map(|p| (p.1, p.2)).collect();
+    let (correlation, [_, median, _]) = (rank_correlation(&pairs), ratios(&pairs));
+    assert_eq!(pairs.len(), 3 * 28, "every layer and candidate");
+    assert!(correlation > 0.9, "{correlation}");
+    assert!((0.5..2.0).contains(&median), "{median}");
 }
 
 #[test]
@@ -91,7 +89,7 @@ fn sequences_side_by_side_change_nothing() {
         };
         input_moments(engine, &source, &settings, |_, moments| {
             found.push(moments.clone());
-            Ok(Vec::new())
+            Ok(())
         })
         .unwrap();
         found

@@ -55,7 +55,5 @@ fn run(source: &SourceModel, tokens: &[u32]) -> Finding {
 
 /// Bytes that can be had without swapping, where the system tells.
 fn available_memory() -> Option<u64> {
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    crate::system::proc_bytes("/proc/meminfo", "MemAvailable")
 }

@@ -61,7 +61,7 @@ impl Cache {
 /// Speculative decoding.
 #[derive(Debug, Args)]
 pub struct Draft {
-    /// Smaller model with the same vocabulary that guesses ahead: the same text, sooner
+    /// Smaller model with the same vocabulary that guesses ahead: the same text up to rounding, sooner
     #[arg(long, value_name = "MODEL", help_heading = "Speculative decoding")]
     pub draft_model: Option<PathBuf>,
     /// Tokens that it guesses at a time

@@ -27,7 +27,7 @@ pub struct Calibration {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub samples: Option<u32>,
     /// How many of them, from all over the text, sensitivities are measured on; more hardly change which layer gets how
-    /// many bits [default: the recipe's, or 16; all with --method alignment and --fisher directional]
+    /// many bits [default: the recipe's, or 16; all with --method alignment]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub sensitivity_samples: Option<u32>,
     /// Tokens in a sequence [default: the recipe's; else 512, or the model's context if that is shorter]
@@ -39,16 +39,10 @@ pub struct Calibration {
     /// How sensitivities are measured [default: fisher]
     #[arg(long, value_enum)]
     pub method: Option<MeasureMethod>,
-    /// Which form of the Fisher information [default: diagonal]
-    #[arg(long, value_enum)]
-    pub fisher: Option<Fisher>,
     /// How weights become codes, and which errors sensitivities are measured for [default: gptq where something is
     /// measured; where all bits are fixed, search with a --calibration text or --distill, and rtn without]
     #[arg(long, value_enum)]
     pub rounding: Option<Rounding>,
-    /// With gptq: later blocks see the activations of earlier ones as they were rounded
-    #[arg(long)]
-    pub sequential: bool,
     /// Hidden states in memory; more go to a temporary file (in $TMPDIR) [default: 4MB]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub activation_memory: Option<u64>,
@@ -60,21 +54,11 @@ pub const ACTIVATION_MEMORY: u64 = 4_000_000;
 /// How sensitivities are measured.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum MeasureMethod {
-    /// second order: what rounding does to the KL divergence, by the Fisher information
+    /// second order: what rounding does to the KL divergence, by the diagonal of the Fisher information
     #[default]
     Fisher,
     /// first order, as mlx-lm's dynamic_quant does it; to compare
     Alignment,
-}
-
-/// Which form of the Fisher information.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum Fisher {
-    /// its diagonal: the least noise
-    #[default]
-    Diagonal,
-    /// along each rounding error: with all cross terms, and more noise
-    Directional,
 }
 
 /// `mixbit analyze`.

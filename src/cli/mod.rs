@@ -1,10 +1,11 @@
-//! Command-line arguments: clap structs, no logic.
+//! Command-line arguments: clap structs, no logic. Beside them the signals that end the program.
 
 mod cache;
 mod look;
 mod make;
 mod measure;
 mod share;
+pub mod signals;
 mod talk;
 mod template;
 mod tune;
@@ -12,7 +13,7 @@ mod tune;
 pub use cache::{Cache, Draft};
 pub use look::{Check, Eval, Inspect, Report};
 pub use make::{Convert, Dequantize, Quantize, Recipes, RecipesCommand, Size};
-pub use measure::{ACTIVATION_MEMORY, Analyze, Calibration, Curve, Fisher, MeasureMethod, Rounding};
+pub use measure::{ACTIVATION_MEMORY, Analyze, Calibration, Curve, MeasureMethod, Rounding};
 pub use share::{Hub, Pack, Unpack, Upload};
 pub use talk::{Answering, Chat, Ending, Logits, Prompt, Run, Sampling, Show};
 pub use template::{Asking, Template};

@@ -11,7 +11,7 @@ use super::texts::Texts;
 use crate::candidate::{Candidate, DEFAULT_CANDIDATES};
 use crate::checkpoint::SourceModel;
 use crate::cli::Analyze;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::estimate::Work;
 use crate::output_file::{self, Claim};
 use crate::plan::Plan;
@@ -40,10 +40,6 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
         (None, None) => Plan::new(&source, &DEFAULT_CANDIDATES, &[], dtype)?,
     };
     let calibration = Calibration::resolve(&args.calibration, recipe.as_ref(), source.spec())?;
-    if args.calibration.sequential {
-        return Err(Error::usage("--sequential says how layers are rounded, and `analyze` rounds none")
-            .hint("give it to `mixbit quantize`"));
-    }
     console.notes(&source.spec().notes);
     let texts = Texts::prepare(&source, &calibration, true, false, console)?;
     refuse_idle(&calibration.template, slice::from_ref(&texts.name), texts.has_conversations)?;

@@ -7,7 +7,7 @@ use super::prompting::{Asked, ask, leaves_out, left_out};
 use super::templating::template_in_use;
 use crate::answer::Answer;
 use crate::chat::{Conversation, HELP, Input, Seen, as_said, encode_after};
-use crate::cli::Chat;
+use crate::cli::{Chat, signals};
 use crate::engine::{Engine, Session};
 use crate::error::{Error, ErrorKind, Result};
 use crate::interrupt;
@@ -56,7 +56,7 @@ pub fn run(args: &Chat, console: &Console) -> Result<()> {
         unsaved: None,
         long: false,
     };
-    interrupt::converse(lines.are_typed());
+    signals::converse(lines.are_typed());
     if lines.are_typed() {
         console.line("/help lists the commands, Ctrl-D ends");
     }
@@ -81,12 +81,17 @@ pub fn run(args: &Chat, console: &Console) -> Result<()> {
             Ok(true) => {}
             Ok(false) => return chat.end(lines.are_typed()),
             // Who types can try again; what comes through a pipe must not go on without having been understood.
-            Err(error) if lines.are_typed() && !matches!(error.kind(), ErrorKind::Engine(_)) => {
+            Err(error) if lines.are_typed() && can_go_on(&error) => {
                 report::error(&error);
             }
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Whether the next line may fare better.
+fn can_go_on(error: &Error) -> bool {
+    !matches!(error.kind(), ErrorKind::Engine(_) | ErrorKind::ClosedPipe)
 }
 
 /// A conversation and what it needs.

@@ -16,7 +16,7 @@ use crate::engine::{
 };
 use crate::error::Result;
 use crate::estimate::StepCosts;
-use crate::report::Console;
+use crate::report::{Console, show_progress};
 use crate::rounding::Technique;
 use crate::sensitivity::{LayerSensitivity, Measurement, Method};
 use crate::weights::check_values;
@@ -97,10 +97,7 @@ impl<'a> Measure<'a> {
             seed: self.measurement.seed,
             skip: skip.iter().map(|layer| layer.path.clone()).collect(),
             costs: self.costs,
-            progress: &|done, total| {
-                bar.set_length(total);
-                bar.set_position(done);
-            },
+            progress: &|done, total| show_progress(&bar, done, total),
         };
         analyze(&engine, self.source, &settings, finished)?;
         bar.finish_and_clear();
@@ -125,20 +122,15 @@ impl Measure<'_> {
         let engine = Engine::start()?;
         let Apart { sequences, others } = apart(self.texts, self.measured.len());
         let bar = console.steps_bar("measuring whole models", 1);
-        let progress = |done: usize, total: usize| {
-            bar.set_length(total as u64);
-            bar.set_position(done as u64);
-        };
+        let progress = |done: usize, total: usize| show_progress(&bar, done as u64, total as u64);
         let Measurement { dtype, rounding, candidates, .. } = &self.measurement;
-        let diagonal = self.method == Method::FisherDiagonal;
         let fed_back = technique == Technique::Gptq;
         let mut correction = Correction::default();
-        if fed_back || diagonal && rounding.is_searched() {
+        if fed_back || rounding.is_searched() {
             let settings = FactorSettings {
                 sequences: &sequences,
                 seen: if fed_back { &others } else { &[] },
                 quants: &by_bits(candidates),
-                diagonal,
                 dtype: *dtype,
                 memory: self.memory,
                 progress: &progress,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use crate::candidate::{Candidate, Mode, Quant};
-use crate::cli::{self, Fisher, MeasureMethod};
+use crate::cli::{self, MeasureMethod};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 use crate::plural::count;
@@ -37,23 +37,14 @@ pub struct Calibration {
     pub memory: u64,
     /// How weights are rounded, where the user says.
     pub rounding: Option<Technique>,
-    /// Whether later blocks see what rounding did to earlier ones.
-    pub sequential: bool,
     /// The preset.
     pub quality: Option<Quality>,
     method: MeasureMethod,
-    fisher: Fisher,
 }
 
 impl Calibration {
     /// From flags and recipe, for a model with this architecture.
     pub fn resolve(flags: &cli::Calibration, recipe: Option<&Recipe>, spec: &DecoderSpec) -> Result<Self> {
-        if flags.method == Some(MeasureMethod::Alignment) && flags.fisher.is_some() {
-            return Err(Error::usage(
-                "--fisher says which form of --method fisher, and here it is --method alignment",
-            )
-            .hint("leave one of them out"));
-        }
         let quality = flags.quality.or_else(|| recipe?.tuning.quality);
         let recipe = recipe.map(|recipe| recipe.calibration.clone()).unwrap_or_default();
         Ok(Self {
@@ -77,15 +68,13 @@ impl Calibration {
                 Quality::Fast => Technique::Search,
                 Quality::Balanced | Quality::Best => Technique::Gptq,
             })),
-            sequential: flags.sequential,
             quality,
             method: flags.method.unwrap_or_default(),
-            fisher: flags.fisher.unwrap_or_default(),
         })
     }
 
     /// Of `sequences`, how many sensitivities are measured on. On the trained models tried, 16 led to models as near
-    /// the float one as 64 did; the forms with more noise take all.
+    /// the float one as 64 did; alignment, which has more noise, takes all.
     pub fn measured(&self, sequences: usize) -> Result<usize> {
         const ENOUGH: usize = 16;
         if let Some(wanted) = self.sensitivity_samples.filter(|&wanted| wanted as usize > sequences) {
@@ -99,9 +88,9 @@ impl Calibration {
                 "give more --samples, a longer --calibration text, or a smaller --sensitivity-samples",
             ));
         }
-        let usual = match (self.method, self.fisher) {
-            (MeasureMethod::Fisher, Fisher::Diagonal) => ENOUGH,
-            _ => usize::MAX,
+        let usual = match self.method {
+            MeasureMethod::Fisher => ENOUGH,
+            MeasureMethod::Alignment => usize::MAX,
         };
         Ok(self.sensitivity_samples.map_or(usual, |samples| samples as usize).min(sequences))
     }
@@ -109,10 +98,9 @@ impl Calibration {
     /// The method for `candidates`. Alignment is measured where mlx-lm does, at 4 bits in groups of 64, or at the first
     /// candidate.
     pub fn method(&self, candidates: &[Quant]) -> Method {
-        match (self.method, self.fisher) {
-            (MeasureMethod::Fisher, Fisher::Diagonal) => Method::FisherDiagonal,
-            (MeasureMethod::Fisher, Fisher::Directional) => Method::FisherDirectional,
-            (MeasureMethod::Alignment, _) => {
+        match self.method {
+            MeasureMethod::Fisher => Method::FisherDiagonal,
+            MeasureMethod::Alignment => {
                 let usual = Quant::affine(4, 64);
                 let first = candidates.first().copied().unwrap_or(usual);
                 Method::Alignment { at: if candidates.contains(&usual) { usual } else { first } }

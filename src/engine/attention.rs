@@ -162,14 +162,6 @@ pub(super) struct Place {
     pub(super) context: Option<usize>,
 }
 
-impl Place {
-    /// Where the token stands that comes `count` tokens later.
-    pub(super) fn after(self, count: usize) -> Self {
-        let Self { seen, held, rotation, context } = self;
-        Self { seen: seen + count, held: held + count, rotation: rotation + count, context }
-    }
-}
-
 /// What all blocks share in one call: positions and masks.
 #[derive(Debug)]
 pub(super) struct Positions {

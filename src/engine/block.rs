@@ -4,7 +4,7 @@ use std::slice::from_mut;
 
 use mlx_rs::Array;
 use mlx_rs::fast::rms_norm;
-use mlx_rs::ops::{concatenate, sigmoid};
+use mlx_rs::ops::sigmoid;
 
 use super::attention::{Positions, attend, attend_held};
 use super::cache::KvCache;
@@ -12,9 +12,8 @@ use super::collector::Matrix;
 use super::experts::{Choice, Router};
 use super::linear::Linear;
 use super::load::Loader;
-use super::store::AXIS;
 use crate::checkpoint::Dtype;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::spec::{DecoderSpec, LayerSpec, QkNorm, Role};
 
 /// The weights of one block.
@@ -210,63 +209,6 @@ impl Block {
         Ok(stream.add(added)?)
     }
 
-    /// xs [1, 1, hidden], the tokens of one sequence one after the other, to the same: each to the bit as if it came
-    /// alone.
-    pub(super) fn forward_each(
-        &self,
-        context: Context<'_>,
-        xs: &[Array],
-        positions: &mut [Positions],
-        cache: &mut KvCache,
-    ) -> Result<Vec<Array>> {
-        let norm =
-            |x: &Array, weight: &Array| Ok::<_, Error>(rms_norm(x, Some(weight), context.spec.rms_norm_eps)?);
-        let normed = each(xs, |x| norm(x, &self.input_norm))?;
-        let attended = self.attention_each(context, &normed, positions, cache)?;
-        let hidden = each(xs.iter().zip(&attended), |(x, y)| Ok(x.add(y)?))?;
-        let normed = each(&hidden, |h| norm(h, &self.post_attention_norm))?;
-        let Context { dtype, on_gpu, .. } = context;
-        if let Some(router) = &self.router {
-            return each(hidden.into_iter().zip(normed), |(stream, normed)| {
-                let probabilities = Some(router.probabilities(context, &normed)?);
-                let attended = Attended { stream, normed, probabilities };
-                self.finish(context, &attended, self.choose(&attended)?.as_ref(), &mut |_, _| {})
-            });
-        }
-        let mlp = |linears: &[Linear], xs: &[Array]| linears[0].forward_each(xs, dtype, on_gpu);
-        let (gate, up) = (mlp(&self.mlp.gate, &normed)?, mlp(&self.mlp.up, &normed)?);
-        let gated = each(gate.iter().zip(&up), |(gate, up)| gated(gate, up))?;
-        let down = mlp(&self.mlp.down, &gated)?;
-        each(hidden.iter().zip(&down), |(h, y)| Ok(h.add(y)?))
-    }
-
-    fn attention_each(
-        &self,
-        context: Context<'_>,
-        xs: &[Array],
-        positions: &mut [Positions],
-        cache: &mut KvCache,
-    ) -> Result<Vec<Array>> {
-        let Context { dtype, on_gpu, .. } = context;
-        let linear = |linear: &Linear| linear.forward_each(xs, dtype, on_gpu);
-        let (mut queries, mut keys, mut values) = (Vec::new(), Vec::new(), Vec::new());
-        let projected = linear(&self.q)?.into_iter().zip(linear(&self.k)?).zip(linear(&self.v)?);
-        for (((q, k), v), positions) in projected.zip(&*positions) {
-            let (q, k, v) = self.heads(context, [q, k, v], positions)?;
-            queries.push(q);
-            keys.push(k);
-            values.push(v);
-        }
-        let together = |rows: &[Array]| concatenate(rows, AXIS as i32);
-        let held = cache.update_each(&together(&keys)?, &together(&values)?)?;
-        let rows = queries.iter().zip(&held).zip(positions);
-        let out = each(rows, |((q, (k, v)), positions)| {
-            let mask = positions.mask(cache.span(), k.positions());
-            beside(&attend_held(q, k, v, scale(context.spec), &mask, dtype)?)
-        })?;
-        self.o.forward_each(&out, dtype, on_gpu)
-    }
-
     fn attention(
         &self,
         context: Context<'_>,
@@ -350,10 +292,6 @@ impl Gated {
         observe(Role::Down.into(), &gated);
         self.down[0].forward(&gated, dtype, on_gpu)
     }
-}
-
-fn each<T>(items: impl IntoIterator<Item = T>, change: impl FnMut(T) -> Result<Array>) -> Result<Vec<Array>> {
-    items.into_iter().map(change).collect()
 }
 
 /// SwiGLU.

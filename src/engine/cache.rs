@@ -28,8 +28,6 @@ pub(super) struct KvCache {
     filled: usize,
     /// Of a full ring: the slot of its oldest position.
     oldest: usize,
-    /// Positions seen when several came last. A ring without slack would then have been in order.
-    in_order: usize,
     keys: Store,
     values: Store,
     /// The sinks' keys at their first positions, once something was evicted.
@@ -56,7 +54,6 @@ impl KvCache {
             seen: 0,
             filled: 0,
             oldest: 0,
-            in_order: 0,
             keys: Store::new(quant),
             values: Store::new(quant),
             sinks: None,
@@ -76,42 +73,6 @@ impl KvCache {
     /// Takes the new keys and values in and returns those to attend to: the latest positions, in order unless there is
     /// one query only, to which order does not matter.
     pub(super) fn update(&mut self, keys: &Array, values: &Array) -> Result<(Held, Held)> {
-        let count = keys.shape()[AXIS] as usize;
-        if count > 1 {
-            self.in_order = self.seen + count;
-        } else if self.has_slack()
-            && let Some(one) = self.update_each(keys, values)?.pop()
-        {
-            return Ok(one);
-        }
-        self.append(keys, values)
-    }
-
-    /// The same, with what each of the new positions attends to if they come one after the other: in the order, too, in
-    /// which a cache without slack would have it, because sums in another order are other sums.
-    pub(super) fn update_each(&mut self, keys: &Array, values: &Array) -> Result<Vec<(Held, Held)>> {
-        let (count, before) = (keys.shape()[AXIS] as usize, self.seen);
-        let (keys, values) = self.append(keys, values)?;
-        let held = keys.positions();
-        let visible = |position: usize| {
-            let end = held - (count - position);
-            match self.span {
-                AttentionSpan::Sliding(window) if self.has_slack() && end >= window => {
-                    let turned = (before + position).saturating_sub(self.in_order.max(window)) % window;
-                    [end - turned..end, end - window..end - turned]
-                }
-                _ => [0..end, 0..0],
-            }
-        };
-        let views = (1..=count).map(visible).map(|ranges| Ok((keys.take(&ranges)?, values.take(&ranges)?)));
-        views.collect()
-    }
-
-    fn has_slack(&self) -> bool {
-        matches!(self.span, AttentionSpan::Sliding(_)) && self.slack > 0
-    }
-
-    fn append(&mut self, keys: &Array, values: &Array) -> Result<(Held, Held)> {
         let count = keys.shape()[AXIS] as usize;
         self.seen += count;
         let AttentionSpan::Sliding(window) = self.span else {

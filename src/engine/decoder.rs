@@ -3,9 +3,9 @@
 //!
 //! The draft model's likeliest tokens go through the model together, and each of the logits is handed out only when the
 //! sampler has chosen the tokens before it. So whatever the sampler does, with or without temperature, the tokens are those
-//! that it would have chosen without a draft, from the same random numbers. On the CPU that holds whatever is close to
-//! what: each of the logits is, to the bit, what it would be if the tokens came one by one. Accepting drafts by comparing probabilities (arXiv 2211.17192) keeps the distribution only, takes
-//! a few more of them where the temperature is high, and would have to know the sampler's every mask and penalty.
+//! that it would have chosen without a draft, from the same random numbers, up to rounding: products of several rows add up
+//! in another order than those of one. Accepting drafts by comparing probabilities (arXiv 2211.17192) keeps the distribution
+//! only, takes a few more of them where the temperature is high, and would have to know the sampler's every mask and penalty.
 
 use std::collections::VecDeque;
 

@@ -32,8 +32,6 @@ pub struct FactorSettings<'a> {
     pub seen: &'a [Vec<u32>],
     /// Bits and group sizes, one a bit-width.
     pub quants: &'a [Quant],
-    /// Whether scores take the errors of a layer's weights for independent.
-    pub diagonal: bool,
     /// Dtype of scales and biases.
     pub dtype: FloatType,
     /// Bytes of hidden states in memory; more go to a temporary file.
@@ -165,7 +163,7 @@ impl Tried<'_> {
         for &quant in self.settings.quants.iter().filter(fits) {
             let errors = self.search(quant, &importance).map_err(|e| unrounded(self.spec, &e))?;
             let loss = others.loss(&errors)?;
-            let scored = if self.settings.diagonal { others.independent(&errors) } else { loss };
+            let scored = others.independent(&errors);
             if scored <= 0.0 {
                 continue;
             }

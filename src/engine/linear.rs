@@ -1,10 +1,9 @@
 //! Linear layers and embeddings, float or quantized.
 
 use mlx_rs::Array;
-use mlx_rs::ops::concatenate;
 use mlx_rs::transforms::eval;
 
-use super::array::{Packed, slice};
+use super::array::Packed;
 use crate::checkpoint::Dtype;
 use crate::error::Result;
 
@@ -60,26 +59,6 @@ impl Weight {
         }
     }
 
-    /// The same for each x [1, 1, columns], to the bit as if it came alone.
-    pub(super) fn matmul_each(&self, xs: &[Array], dtype: Dtype, on_gpu: bool) -> Result<Vec<Array>> {
-        let float = |array: &Array| array.dtype() == mlx_rs::Dtype::Float32;
-        match self {
-            Self::Float(weight)
-                if ROWS_APART && !on_gpu && float(weight) && xs.iter().all(float) && xs.len() > 1 =>
-            {
-                let mut products = Vec::with_capacity(xs.len());
-                for few in xs.chunks(FEW_ROWS) {
-                    let y = concatenate(few, 1)?.matmul(weight.t())?;
-                    for row in 0..few.len() {
-                        products.push(slice(&y, 1, row, row + 1)?);
-                    }
-                }
-                Ok(products)
-            }
-            _ => xs.iter().map(|x| self.matmul_transposed(x, dtype, on_gpu)).collect(),
-        }
-    }
-
     /// The rows at `indices` in float.
     pub(super) fn rows(&self, indices: &Array, dtype: Dtype) -> Result<Array> {
         match self {
@@ -94,11 +73,6 @@ pub(super) fn apart(array: &Array, count: usize) -> Result<Vec<Array>> {
     let parts = array.split_equal(count as i32, 0)?;
     parts.iter().map(|part| Ok(part.squeeze_axes(&[0])?)).collect()
 }
-
-/// Whether each of a few rows of a float32 product on the CPU is as if it were alone, and how many are: of BLAS as such
-/// nobody says that, of ours (xtask/native/sgemm.cpp) it is so.
-const ROWS_APART: bool = cfg!(target_os = "linux");
-const FEW_ROWS: usize = 8;
 
 /// Rows from which decoding the matrix pays on the CPU.
 const DENSE_ROWS: usize = 2;
@@ -118,16 +92,7 @@ pub(super) struct Linear {
 impl Linear {
     /// `x @ w.T + b`.
     pub(super) fn forward(&self, x: &Array, dtype: Dtype, on_gpu: bool) -> Result<Array> {
-        self.biased(self.weight.matmul_transposed(x, dtype, on_gpu)?)
-    }
-
-    /// The same for each x [1, 1, columns], to the bit as if it came alone.
-    pub(super) fn forward_each(&self, xs: &[Array], dtype: Dtype, on_gpu: bool) -> Result<Vec<Array>> {
-        let products = self.weight.matmul_each(xs, dtype, on_gpu)?;
-        products.into_iter().map(|y| self.biased(y)).collect()
-    }
-
-    fn biased(&self, y: Array) -> Result<Array> {
+        let y = self.weight.matmul_transposed(x, dtype, on_gpu)?;
         Ok(match &self.bias {
             Some(bias) => y.add(bias)?,
             None => y,

@@ -49,7 +49,7 @@ pub use forward::{FinalStates, run_forward};
 pub use generate::{Finish, Generation, PREFILL_STEP, Settings, Timings, generate};
 pub use load::{Rounding, Tuned};
 pub use model::Model;
-pub use moments::{MomentSettings, Replacements, input_moments, input_moments_where, input_of};
+pub use moments::{MomentSettings, input_moments, input_moments_where, input_of};
 pub use session::{Draft, Session};
 pub use student::{Student, Target};
 pub use swaps::{Alternatives, Change, SwapSettings, swap_changes};
@@ -178,9 +178,7 @@ impl From<mlx_rs::error::Exception> for Error {
 pub fn peak_memory() -> Option<u64> {
     #[cfg(target_os = "linux")]
     {
-        let status = std::fs::read_to_string("/proc/self/status").ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-        Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+        crate::system::proc_bytes("/proc/self/status", "VmHWM")
     }
     #[cfg(not(target_os = "linux"))]
     {

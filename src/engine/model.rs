@@ -2,7 +2,6 @@
 
 use mlx_rs::Array;
 use mlx_rs::fast::rms_norm;
-use mlx_rs::ops::concatenate;
 
 use super::Engine;
 use super::array::{from_tokens, slice, to_vec};
@@ -52,13 +51,6 @@ impl Head {
     /// [1, tokens, hidden] to logits [1, tokens, vocabulary].
     pub(super) fn logits(&self, context: Context<'_>, hidden: &Array) -> Result<Array> {
         self.weight.matmul_transposed(&self.normed(context, hidden)?, context.dtype, context.on_gpu)
-    }
-
-    /// The same for each of `hidden` [1, 1, hidden], to the bit as if it came alone.
-    fn logits_each(&self, context: Context<'_>, hidden: &[Array]) -> Result<Vec<Array>> {
-        let norm = |x| Ok(rms_norm(x, Some(&self.norm), context.spec.rms_norm_eps)?);
-        let normed = hidden.iter().map(norm).collect::<Result<Vec<_>>>()?;
-        self.weight.matmul_each(&normed, context.dtype, context.on_gpu)
     }
 }
 
@@ -168,26 +160,6 @@ impl Model {
             hidden = slice(&hidden, 1, tokens.len() - 1, tokens.len())?;
         }
         self.head.logits(context, &hidden)
-    }
-
-    /// Logits [1, tokens, vocabulary] of tokens for which there is room: on the CPU those that they would have if they
-    /// came one after the other, to the bit. On Metal they go through the model together, as MLX's kernels there round.
-    pub(super) fn forward_each(&self, tokens: &[u32], caches: &mut Caches) -> Result<Array> {
-        if self.on_gpu {
-            return self.forward(tokens, Some(caches), false);
-        }
-        let context = Context { spec: &self.spec, dtype: self.dtype, on_gpu: self.on_gpu };
-        let place = |index| Positions::at(&self.spec, caches.place().after(index), 1);
-        let mut positions: Vec<_> = (0..tokens.len()).map(place).collect();
-        let embed = |token: &u32| self.embed.rows(&from_tokens(&[*token]), self.dtype);
-        let mut hidden = tokens.iter().map(embed).collect::<Result<Vec<_>>>()?;
-        for (index, block) in self.blocks.iter().enumerate() {
-            let cache =
-                caches.layer(index).ok_or_else(|| Error::engine(format!("layer {index} has no cache")))?;
-            hidden = block.forward_each(context, &hidden, &mut positions, cache)?;
-        }
-        caches.advance(tokens.len());
-        Ok(concatenate(&self.head.logits_each(context, &hidden)?, 1)?)
     }
 
     /// The model with one of its layers.

@@ -6,11 +6,10 @@
 use mlx_rs::transforms::eval;
 
 use super::Engine;
-use super::array::{from_vec, mlx_dtype};
 use super::block::Block;
 use super::collector::{Collector, Extent, Moments};
+use super::correction::advance;
 use super::forward::{FinalStates, Pass};
-use super::linear::Weight;
 use super::load::Loader;
 use crate::checkpoint::SourceModel;
 use crate::error::Result;
@@ -37,93 +36,45 @@ pub struct MomentSettings<'a> {
     pub progress: &'a dyn Fn(usize, usize),
 }
 
-/// Weights, row-major, that take the place of a block's own before its outputs go on.
-pub type Replacements = Vec<(Role, Vec<f32>)>;
-
-/// Hands the moments of each block (the head's as `None`, last) to `each`. If that returns weights, the block's outputs
-/// are computed with them: later blocks then see the activations of what came before, as it was rounded.
+/// Hands the moments of each block (the head's as `None`, last) to `each`.
 pub fn input_moments(
     engine: &Engine,
     source: &SourceModel,
     settings: &MomentSettings<'_>,
-    each: impl FnMut(Option<usize>, &Moments) -> Result<Replacements>,
+    each: impl FnMut(Option<usize>, &Moments) -> Result<()>,
 ) -> Result<()> {
-    input_moments_where(engine, source, settings, |_| Ok(None), each)
+    input_moments_where(engine, source, settings, |_| true, each)
 }
 
-/// The same without the blocks for which `known` gives at once what `each` would return.
+/// Hands the moments of each block that `is_wanted` to `each`; the others are only run.
 pub fn input_moments_where(
     engine: &Engine,
     source: &SourceModel,
     settings: &MomentSettings<'_>,
-    known: impl Fn(Option<usize>) -> Result<Option<Replacements>>,
-    mut each: impl FnMut(Option<usize>, &Moments) -> Result<Replacements>,
+    is_wanted: impl Fn(Option<usize>) -> bool,
+    mut each: impl FnMut(Option<usize>, &Moments) -> Result<()>,
 ) -> Result<()> {
     let loader = Loader::new(source, engine.compute_dtype(source.dtype()?));
     let mut pass = Pass::embed(engine, loader, settings.sequences, 1, settings.memory)?;
     let blocks = source.spec().layers.len();
     for index in 0..blocks {
-        let mut block = Block::load_for_many(&loader, pass.context, index)?;
-        if let Some(replaced) = known(Some(index))? {
-            for (role, weights) in replaced {
-                replace(&mut block, role, &weights, loader)?;
-            }
+        let block = Block::load_for_many(&loader, pass.context, index)?;
+        if is_wanted(Some(index)) {
+            let mut collector = Collector::new(settings.extent);
+            advance(&mut pass, &block, &mut collector)?;
+            drop(block);
+            each(Some(index), &collector.estimates()?)?;
+        } else {
             let inputs = std::mem::take(&mut pass.states);
             pass.replace(inputs, &block)?;
-        } else {
-            pass.measure(block, settings.extent, |moments| each(Some(index), moments))?;
         }
         (settings.progress)(index + 1, blocks);
     }
     let last = pass.into_final()?;
-    if source.spec().tie_word_embeddings || known(None)?.is_some() {
+    if source.spec().tie_word_embeddings || !is_wanted(None) {
         return Ok(());
     }
-    each(None, &last.head_moments(settings.extent)?).map(drop)
-}
-
-fn replace(block: &mut Block, role: Role, weights: &[f32], loader: Loader<'_>) -> Result<()> {
-    let linears = block.linears_mut(role);
-    let each = weights.len() / linears.len().max(1);
-    for (linear, weights) in linears.iter_mut().zip(weights.chunks(each.max(1))) {
-        let shape: Vec<usize> =
-            linear.weight.dense(loader.dtype)?.shape().iter().map(|&n| n as usize).collect();
-        let weights = from_vec(weights.to_vec(), &shape);
-        linear.weight = Weight::Float(weights.as_dtype(mlx_dtype(loader.dtype))?);
-    }
-    Ok(())
-}
-
-impl Pass<'_> {
-    /// Through `block`, and again with the weights that `each` returns, if any.
-    fn measure(
-        &mut self,
-        mut block: Block,
-        extent: Extent,
-        each: impl FnOnce(&Moments) -> Result<Replacements>,
-    ) -> Result<()> {
-        let mut collector = Collector::new(extent);
-        let inputs = self.advance(&block, Some(&mut collector))?;
-        let replaced = each(&collector.estimates()?)?;
-        if replaced.is_empty() {
-            for kept in inputs {
-                self.store.discard(kept);
-            }
-            return Ok(());
-        }
-        for (role, weights) in replaced {
-            replace(&mut block, role, &weights, self.loader)?;
-        }
-        self.redo(inputs, &block)
-    }
-
-    /// Runs `block` again on its inputs; the outputs take the place of the current states.
-    fn redo(&mut self, inputs: Vec<super::states::Kept>, block: &Block) -> Result<()> {
-        for kept in std::mem::take(&mut self.states) {
-            self.store.discard(kept);
-        }
-        self.replace(inputs, block)
-    }
+    each(None, &last.head_moments(settings.extent)?)
 }
 
 impl FinalStates<'_> {

@@ -1,10 +1,9 @@
-//! From gradients to scores: three formulas over the same backward pass.
+//! From gradients to scores: two formulas over the same backward pass.
 //!
 //! dW is a candidate's actual rounding error Q_c(W) - W, G_n the gradient over sequence n, N sequences of T tokens.
 //!
 //! - diagonal Fisher: 1 / (2 N T) sum_n sum_ij G_n,ij^2 dW_ij^2, with labels drawn from the model's own distribution.
 //!   The second-order term of the KL divergence, its cross terms left out.
-//! - directional Fisher: 1 / (2 N T) sum_n <G_n, dW>^2. All cross terms, more noise.
 //! - alignment: 1 / (N T) sum_n <G_n, dW>, with G_n the gradient of KL(float || rounded) at the model whose every layer
 //!   is rounded. Differences of it between two candidates are what mlx-lm's `dynamic_quant` estimates. May be negative.
 
@@ -270,10 +269,8 @@ impl ScoredLayer<'_> {
                 }
             }
             Sums::Products { .. } => {
-                let squared = settings.method == Method::FisherDirectional;
                 for product in self.parts.iter_mut().flatten() {
-                    let score = if squared { 0.5 * *product * *product } else { *product };
-                    *product = score / tokens;
+                    *product /= tokens;
                 }
             }
         }

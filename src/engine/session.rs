@@ -104,15 +104,21 @@ impl Memory {
         self.guessed = self.guessed.saturating_sub(1);
     }
 
-    /// How many tokens can come next before something is forgotten, one at least.
+    /// How many tokens can be read together as if they came one by one, one at least: before something is forgotten, and
+    /// before RoPE changes with the length of the text.
     pub(super) fn room(&mut self, model: &Model) -> Result<usize> {
-        self.caches.make_room(model.spec())
+        let room = self.caches.make_room(model.spec())?;
+        if self.settings.context.is_some() {
+            return Ok(room);
+        }
+        let steady = model.spec().rope.steady_positions().unwrap_or(usize::MAX);
+        Ok(room.min(steady.saturating_sub(self.tokens.len())).max(1))
     }
 
     /// Reads one token and those guessed to follow it, for which there must be room, and returns the logits after each.
     pub(super) fn read_each(&mut self, model: &Model, tokens: &[u32]) -> Result<Vec<f32>> {
         crate::interrupt::check()?;
-        let logits = model.forward_each(tokens, &mut self.caches)?;
+        let logits = model.forward(tokens, Some(&mut self.caches), false)?;
         self.tokens.extend(tokens);
         self.guessed = tokens.len().saturating_sub(1);
         to_vec(&logits)
@@ -165,7 +171,7 @@ mod tests {
         text.iter().map(|&token| memory.read(model, &[token], 7).unwrap()).collect()
     }
 
-    /// The same, some together, with guesses that are taken back.
+    /// The logits of all that comes after `prompt`, some tokens together, with guesses that are taken back.
     fn guessed(model: &Model, settings: CacheSettings, prompt: &[u32], text: &[u32]) -> Vec<Vec<f32>> {
         let mut rng = fastrand::Rng::with_seed(8);
         let vocabulary = model.spec().vocab_size;
@@ -185,9 +191,20 @@ mod tests {
         rows
     }
 
-    /// To the bit: another order of sums would tell, in one model or the other.
+    /// Largest difference of two texts' logits, relative to the largest of them.
+    fn difference(found: &[Vec<f32>], expected: &[Vec<f32>]) -> f32 {
+        assert_eq!(found.len(), expected.len());
+        let (mut difference, mut largest) = (0.0f32, 0.0f32);
+        for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
+            assert!(found.is_finite() && expected.is_finite());
+            difference = difference.max((found - expected).abs());
+            largest = largest.max(expected.abs());
+        }
+        difference / largest
+    }
+
     #[test]
-    fn tokens_read_together_are_as_if_they_came_alone() {
+    fn tokens_read_together_give_the_same_logits() {
         let engine = Engine::start().unwrap();
         let mut rng = fastrand::Rng::with_seed(9);
         let mut compared = 0;
@@ -206,7 +223,10 @@ mod tests {
                     let (prompt, text) = text.split_at([15, 19, 30][rng.usize(0..3)]);
                     let expected = alone(&model, settings, prompt, text);
                     let found = guessed(&model, settings, prompt, text);
-                    assert!(found == expected, "{} {dtype:?} {settings:?}", folder.display());
+                    // A key near the border of two codes may get the other.
+                    let most = if dtype.is_some() || quant.is_some() { 2e-2 } else { 1e-4 };
+                    let difference = difference(&found, &expected);
+                    assert!(difference < most, "{} {dtype:?} {settings:?}: {difference}", folder.display());
                     compared += found.len();
                 }
             }

@@ -1,8 +1,6 @@
 //! The arrays behind a layer's cache: keys or values as they are, or as codes, scales and biases. All have the positions
 //! in the same axis, so that what is done to one is done to each.
 
-use std::ops::Range;
-
 use mlx_rs::Array;
 use mlx_rs::ops::{concatenate, quantize, zeros_dtype};
 
@@ -30,25 +28,6 @@ impl Held {
             Self::Quantized(packed) => &packed.codes,
         };
         array.shape()[AXIS] as usize
-    }
-
-    /// The positions of `ranges`, one after the other.
-    pub(super) fn take(&self, ranges: &[Range<usize>]) -> Result<Self> {
-        let take = |array: &Array| -> Result<Array> {
-            let parts = ranges.iter().filter(|range| !range.is_empty());
-            let parts: Vec<_> =
-                parts.map(|range| slice(array, AXIS, range.start, range.end)).collect::<Result<_>>()?;
-            Ok(if let [part] = &parts[..] { part.clone() } else { concatenate(&parts, AXIS as i32)? })
-        };
-        Ok(match self {
-            Self::Float(array) => Self::Float(take(array)?),
-            Self::Quantized(Packed { codes, scales, biases, quant }) => Self::Quantized(Packed {
-                codes: take(codes)?,
-                scales: take(scales)?,
-                biases: biases.as_ref().map(take).transpose()?,
-                quant: *quant,
-            }),
-        })
     }
 
     /// In float.

@@ -22,6 +22,7 @@ use super::way_back::Objective;
 use crate::checkpoint::SourceModel;
 use crate::error::{Error, Result};
 use crate::spec::{Role, TensorSpec};
+use crate::statistics::mean_and_stderr;
 
 /// Weights that one task handles.
 const TASK: usize = 1 << 14;
@@ -87,10 +88,8 @@ pub fn swap_changes(
 /// From the products of each sequence's gradients with the change of the weights.
 fn change(first: &[f64], second: &[f64], tokens: f64) -> Change {
     let parts: Vec<f64> = first.iter().zip(second).map(|(a, b)| (a + 0.5 * b * b) / tokens).collect();
-    let n = parts.len().max(1) as f64;
-    let mean = parts.iter().sum::<f64>() / n;
-    let variance = parts.iter().map(|part| (part - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
-    Change { kl: mean, stderr: (variance / n).sqrt() }
+    let (kl, stderr) = mean_and_stderr(&parts);
+    Change { kl, stderr }
 }
 
 /// By layer, alternative and sequence: <G_n, dW>.

@@ -12,10 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::digest::hexadecimal;
 use crate::error::{Error, Result};
 use crate::lfs_pointer;
-
-/// The smallest page of the platforms that MLX runs on.
-#[cfg(unix)]
-const PAGE: usize = 4096;
+use crate::system::release_pages;
 
 /// A file's bytes, mapped. Clones share the mapping.
 #[derive(Debug, Clone)]
@@ -51,7 +48,7 @@ impl Mapped {
     pub fn populated(&self, start: usize, end: usize) -> &[u8] {
         #[cfg(target_os = "linux")]
         if let Some(map) = &self.map {
-            let from = (self.start + start) / PAGE * PAGE;
+            let from = (self.start + start) / crate::system::PAGE * crate::system::PAGE;
             let length = self.start + end - from;
             // Only a hint: without it the pages come one fault at a time.
             let _ = map.advise_range(memmap2::Advice::PopulateRead, from, length);
@@ -62,16 +59,8 @@ impl Mapped {
     /// Tells the kernel that these bytes were read and need not stay mapped, so that resident memory does not grow with
     /// the file.
     pub fn release(&self, start: usize, end: usize) {
-        #[cfg(unix)]
         if let Some(map) = &self.map {
-            let (from, to) = ((self.start + start).next_multiple_of(PAGE), (self.start + end) / PAGE * PAGE);
-            if from < to {
-                // SAFETY: the mapping is shared, read-only and backed by a file, so dropped pages come back as they
-                // were when they are read again.
-                let _ = unsafe {
-                    map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, from, to - from)
-                };
-            }
+            release_pages(map, self.start + start, self.start + end);
         }
     }
 

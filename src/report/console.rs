@@ -98,6 +98,12 @@ impl Console {
     }
 }
 
+/// Moves a bar to `done` of `total`.
+pub fn show_progress(bar: &ProgressBar, done: u64, total: u64) {
+    bar.set_length(total);
+    bar.set_position(done);
+}
+
 /// `5s`, in a job of several stages `5s, job 32s`; before there is a first step nothing is known of the bar itself.
 fn left(state: &ProgressState, ahead: &Ahead) -> String {
     let bar = (state.pos() > 0).then(|| state.eta());
@@ -108,11 +114,14 @@ fn left(state: &ProgressState, ahead: &Ahead) -> String {
     job.map_or(own.clone(), |job| format!("{own}, job {:#}", HumanDuration(job)))
 }
 
-/// Writes data to stdout. A closed pipe (`mixbit inspect | head`) ends the program quietly.
+/// Writes data to stdout.
+///
+/// # Errors
+/// [`ErrorKind::ClosedPipe`](crate::error::ErrorKind) where nobody reads on, as in `mixbit inspect | head`.
 pub fn out(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Err(Error::closed_pipe()),
         other => other.map_err(|e| Error::io("stdout", e)),
     }
 }

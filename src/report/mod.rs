@@ -14,7 +14,7 @@ mod table;
 pub use answer::{Answered, answer_json, logprob_table};
 pub use bits::{bit_table, cell, class_table};
 pub use class_bars::class_bars;
-pub use console::{Console, bytes, error, out};
+pub use console::{Console, bytes, error, out, show_progress};
 pub use evaluation::evaluation_table;
 pub use findings::finding_lines;
 pub use lines::{Line, Lines};

@@ -9,8 +9,8 @@ use super::group::Triangle;
 use super::linalg::Hessian;
 use super::search::search;
 use super::tile::{Kernel, LANES, Lanes, load, row, store, with_wide_vectors};
-use super::{Layout, Result, RoundingError};
-use crate::affine::{self, FloatType, Grid, QuantizeError, Quantized, pack};
+use super::{Layout, Result};
+use crate::affine::{self, FloatType, Grid, Quantized, pack};
 use crate::candidate::Quant;
 
 /// Rows of a task: whole tiles, and enough for the matrix products.
@@ -46,19 +46,9 @@ pub fn gptq(weights: &[f32], quant: Quant, dtype: FloatType, hessian: &Hessian<'
         .collect();
     let mut searched_rows = 0;
     for (index, task) in tasks.into_iter().enumerate() {
-        searched_rows += task.map_err(|error| below(error, index * ROWS))?;
+        searched_rows += task.map_err(|error| error.offset_rows(index * ROWS))?;
     }
     Ok(Gptq { quantized, searched_rows })
-}
-
-/// The error with rows counted from the matrix' start.
-fn below(error: RoundingError, rows: usize) -> RoundingError {
-    match error {
-        RoundingError::Affine(QuantizeError::NotFinite { row, column, group_size, dtype }) => {
-            QuantizeError::NotFinite { row: row + rows, column, group_size, dtype }.into()
-        }
-        other => other,
-    }
 }
 
 /// How some rows of the matrix are rounded.

@@ -22,7 +22,7 @@ pub use search::{search, search_error_into};
 pub use shrink::shrink;
 pub use technique::{Importance, Rounder, Technique};
 
-use crate::affine::{FloatType, QuantizeError, Quantized};
+use crate::affine::{FloatType, QuantizeError, Quantized, same_length};
 use crate::candidate::{Mode, Quant};
 
 /// Why weights cannot be rounded. Says nothing of file and tensor: the caller knows those.
@@ -130,10 +130,6 @@ impl Layout {
         let (group_size, dtype) = (self.group_size, self.rule.dtype);
         QuantizeError::NotFinite { row, column, group_size, dtype }.into()
     }
-}
-
-fn same_length(what: &'static str, found: usize, expected: usize) -> Result<()> {
-    if found == expected { Ok(()) } else { Err(QuantizeError::Length { what, found, expected }.into()) }
 }
 
 /// The weights that errors in each column are counted with: mean squares of the inputs, brought to a mean of 1,

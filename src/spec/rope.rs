@@ -171,6 +171,14 @@ impl Rope {
         Some(freqs.into_iter().map(|f| f as f32).collect())
     }
 
+    /// Length of a text up to which frequencies do not depend on it; `None` where they never do.
+    pub fn steady_positions(&self) -> Option<usize> {
+        match self.scaling {
+            RopeScaling::Dynamic { max_positions, .. } => Some(max_positions as usize),
+            _ => None,
+        }
+    }
+
     /// What the user should know of a scaling that mlx-lm computes in another way than transformers.
     fn differs_from_mlx_lm(&self, config: &ModelConfig) -> Option<String> {
         let RopeScaling::Yarn { truncate, .. } = self.scaling else { return None };

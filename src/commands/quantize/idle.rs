@@ -10,14 +10,6 @@ impl Job<'_> {
     /// Fails where a flag says how to do what is not done; what a preset leaves out is a note. Where bits are `fixed`
     /// nothing is measured.
     pub(super) fn check_idle(&self, fixed: bool) -> Result<()> {
-        let flags = &self.args.calibration;
-        if flags.sequential && self.technique != Technique::Gptq {
-            return Err(Error::usage(format!(
-                "--sequential goes with GPTQ only, and here rounding is {}",
-                self.technique
-            ))
-            .hint("give --rounding gptq, or leave --sequential out"));
-        }
         if fixed && self.calibration.quality == Some(Quality::Best) && self.args.tuning.refine.is_none() {
             let left_out = "the preset best leaves --refine out: it moves bits, and here all bits are fixed";
             self.console.notes(&[left_out.to_owned()]);
@@ -40,7 +32,6 @@ impl Job<'_> {
         let given = [
             ("--sensitivities", args.sensitivities.is_some()),
             ("--method", flags.method.is_some()),
-            ("--fisher", flags.fisher.is_some()),
             ("--sensitivity-samples", flags.sensitivity_samples.is_some()),
         ];
         if args.sensitivities.is_some() && flags.sensitivity_samples.is_some() {

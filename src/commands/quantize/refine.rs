@@ -13,8 +13,8 @@ use crate::commands::measure::digest;
 use crate::commands::opening::open_written;
 use crate::commands::settings::Target as Size;
 use crate::engine::{
-    Change, Engine, Extent, Moment, MomentSettings, Replacements, Student, SwapSettings, Target, Tuned,
-    input_moments, input_of, swap_changes,
+    Change, Engine, Extent, Moment, MomentSettings, Student, SwapSettings, Target, Tuned, input_moments,
+    input_of, swap_changes,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::kept_layers::{self, KeptLayers};
@@ -22,9 +22,11 @@ use crate::kept_rounds::{Moves, RoundSettings, Rounds};
 use crate::nearest;
 use crate::plural::count;
 use crate::record::{Refinement, RefinementRound};
+use crate::report::show_progress;
 use crate::rounding::{self, RoundingError, Technique};
 use crate::spec::TensorSpec;
 use crate::spool::{Spool, Spooled};
+use crate::statistics::{mean, mean_and_stderr};
 use crate::weights::{Warnings, float_type, unroundable};
 
 /// Candidates on either side that a layer may move to in a round.
@@ -61,7 +63,6 @@ impl Job<'_> {
             model: self.source.fingerprint()?,
             target: self.target.to_string(),
             rounding: self.technique.to_string(),
-            sequential: self.calibration.sequential,
             dtype: self.dtype.to_string(),
             rounds,
             seed: self.calibration.seed,
@@ -180,10 +181,7 @@ impl Job<'_> {
             sequences,
             seed: self.calibration.seed,
             memory: self.calibration.memory,
-            progress: &|done, total| {
-                bar.set_length(total as u64);
-                bar.set_position(done as u64);
-            },
+            progress: &|done, total| show_progress(&bar, done as u64, total as u64),
         };
         let alternatives = |path: &str| {
             let candidates = neighbours.get(path).map(Vec::as_slice).unwrap_or_default();
@@ -212,10 +210,7 @@ impl Job<'_> {
             sequences,
             extent: if self.technique == Technique::Gptq { Extent::Full } else { Extent::Diagonal },
             memory: self.calibration.memory,
-            progress: &|done, total| {
-                bar.set_length(total as u64);
-                bar.set_position(done as u64);
-            },
+            progress: &|done, total| show_progress(&bar, done as u64, total as u64),
         };
         input_moments(engine, self.source, &settings, |block, moments| {
             for spec in self.source.manifest().iter().filter(|spec| spec.layer == block) {
@@ -228,7 +223,7 @@ impl Job<'_> {
                 let moments = moments.get(&input_of(spec.role));
                 self.round_layer(spec, path, candidates, moments, &mut spool)?;
             }
-            Ok(Replacements::new())
+            Ok(())
         })?;
         bar.finish_and_clear();
         spool.seal()
@@ -304,13 +299,7 @@ fn cautious(moves: &Moves, caution: f64) -> BTreeMap<String, Vec<(Candidate, f64
 /// Mean fall of the KL divergence from token to token, and its standard error.
 fn fall(before: &[f64], after: &[f64]) -> (f64, f64) {
     let falls: Vec<f64> = before.iter().zip(after).map(|(before, after)| before - after).collect();
-    let (n, mean) = (falls.len().max(1) as f64, mean(&falls));
-    let variance = falls.iter().map(|fall| (fall - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
-    (mean, (variance / n).sqrt())
-}
-
-fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len().max(1) as f64
+    mean_and_stderr(&falls)
 }
 
 /// Where all bits are fixed.

@@ -10,19 +10,18 @@ use rayon::prelude::*;
 
 use super::inputs::{Inputs, Known};
 use super::{Decision, Job};
-use crate::affine::{self, FloatType, Quantized};
+use crate::affine::FloatType;
 use crate::candidate::{Mode, Quant};
 use crate::checkpoint::{SourceTensor, cast};
 use crate::commands::measure::digest;
-use crate::engine::{
-    Engine, Extent, MomentSettings, Moments, Replacements, input_moments, input_moments_where, input_of,
-};
+use crate::engine::{Engine, Extent, MomentSettings, Moments, input_moments, input_moments_where, input_of};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kept_layers::{self, FedBack, KeptLayers};
 use crate::plural::count;
 use crate::record::Feedback;
+use crate::report::show_progress;
 use crate::rounding::{RoundingError, Technique};
-use crate::spec::{Role, TensorSpec};
+use crate::spec::TensorSpec;
 use crate::spool::Spooled;
 use crate::weights::{Codes, float_type, unroundable};
 
@@ -118,7 +117,6 @@ impl Job<'_> {
             seed: self.calibration.seed,
             text: digest(&texts.sequences),
             dtype: self.dtype.to_string(),
-            sequential: self.calibration.sequential,
             bits: String::new(),
         }))
     }
@@ -139,10 +137,7 @@ impl Job<'_> {
         };
         self.console.stage("rounding");
         let bar = self.console.steps_bar("rounding", 1);
-        let progress = |done: usize, total: usize| {
-            bar.set_length(total as u64);
-            bar.set_position(done as u64);
-        };
+        let progress = |done: usize, total: usize| show_progress(&bar, done as u64, total as u64);
         let settings = |extent| MomentSettings {
             sequences: &texts.sequences,
             extent,
@@ -174,7 +169,7 @@ impl Job<'_> {
                     importance.insert(path.to_owned(), moment.diagonals());
                 }
             }
-            Ok(Replacements::new())
+            Ok(())
         })?;
         Ok(Rounded::Searched(importance))
     }
@@ -186,13 +181,14 @@ impl Job<'_> {
         decision: &Decision,
     ) -> Result<Rounded> {
         let kept = RefCell::new(kept);
-        let known = |block| self.known(block, decision, &kept.borrow());
-        let done = if known(None)?.is_some() && self.all_known(decision, &kept.borrow()) {
-            Ok(())
-        } else {
-            input_moments_where(&Engine::start()?, self.source, settings, known, |block, moments| {
+        let is_wanted = |block| !self.is_rounded(block, decision, &kept.borrow());
+        let blocks = (0..self.source.spec().layers.len()).map(Some).chain([None]);
+        let done = if blocks.into_iter().any(is_wanted) {
+            input_moments_where(&Engine::start()?, self.source, settings, is_wanted, |block, moments| {
                 self.feed_back(block, moments, decision, &mut kept.borrow_mut())
             })
+        } else {
+            Ok(())
         };
         let kept = kept.into_inner();
         if let Err(error) = done {
@@ -207,91 +203,31 @@ impl Job<'_> {
         Ok(Rounded::Ready(spooled, feedback))
     }
 
-    fn all_known(&self, decision: &Decision, kept: &KeptLayers) -> bool {
-        let blocks = (0..self.source.spec().layers.len()).map(Some).chain([None]);
-        blocks.flat_map(|block| self.chosen(block, decision)).all(|(_, path, _)| kept.has(path))
+    /// Whether an earlier run has rounded all layers of a block.
+    fn is_rounded(&self, block: Option<usize>, decision: &Decision, kept: &KeptLayers) -> bool {
+        self.chosen(block, decision).all(|(_, path, _)| kept.has(path))
     }
 
-    /// What [`Self::feed_back`] would return, if all layers of a block are done.
-    fn known(
-        &self,
-        block: Option<usize>,
-        decision: &Decision,
-        kept: &KeptLayers,
-    ) -> Result<Option<Replacements>> {
-        if !self.chosen(block, decision).all(|(_, path, _)| kept.has(path)) {
-            return Ok(None);
-        }
-        let mut replaced = Replacements::new();
-        if self.seen_rounded(block) {
-            for (spec, path, quant) in self.chosen(block, decision) {
-                replaced.extend(self.done(spec, path, quant, kept)?);
-            }
-        }
-        Ok(Some(replaced))
-    }
-
-    /// Whether later blocks see what rounding did to this one.
-    fn seen_rounded(&self, block: Option<usize>) -> bool {
-        self.calibration.sequential && block.is_some()
-    }
-
-    /// The weights of a layer that an earlier run has done.
-    fn done(
-        &self,
-        spec: &TensorSpec,
-        path: &str,
-        quant: Quant,
-        kept: &KeptLayers,
-    ) -> Result<Option<(Role, Vec<f32>)>> {
-        let Some(found) = kept.read(path)? else { return Ok(None) };
-        Ok(Some((spec.role, self.replacement(spec, path, quant, &found)?)))
-    }
-
-    /// The weights that these codes stand for.
-    fn replacement(
-        &self,
-        spec: &TensorSpec,
-        path: &str,
-        quant: Quant,
-        found: &Quantized,
-    ) -> Result<Vec<f32>> {
-        let mut decoded = vec![0.0; spec.len()];
-        affine::dequantize(found.as_slices(), quant, float_type(self.dtype)?, &mut decoded)
-            .map_err(|e| Error::engine(format!("layer `{path}`: {e}")))?;
-        Ok(decoded)
-    }
-
-    /// Rounds the layers of a block that are not `kept` yet; returns what they are now, if later blocks are to see it.
+    /// Rounds the layers of a block that are not `kept` yet.
     fn feed_back(
         &self,
         block: Option<usize>,
         moments: &Moments,
         decision: &Decision,
         kept: &mut KeptLayers,
-    ) -> Result<Replacements> {
-        let mut replaced = Replacements::new();
-        let (done, left): (Vec<_>, Vec<_>) =
-            self.chosen(block, decision).partition(|(_, path, _)| kept.has(path));
-        let seen = self.seen_rounded(block);
-        for (spec, path, quant) in done.into_iter().filter(|_| seen) {
-            replaced.extend(self.done(spec, path, quant, kept)?);
-        }
+    ) -> Result<()> {
+        let left: Vec<_> = self.chosen(block, decision).filter(|(_, path, _)| !kept.has(path)).collect();
         for (input, moment) in moments {
             let sharing: Vec<_> =
                 left.iter().filter(|(spec, ..)| input_of(spec.role) == *input).copied().collect();
             for together in sharing.chunks(TOGETHER) {
                 let found = self.fed_back(together, &Inputs::new(moment))?;
-                for ((spec, path, quant), found) in together.iter().zip(found) {
+                for ((spec, path, _), found) in together.iter().zip(found) {
                     kept.add(path, spec.rows(), &found)?;
-                    if seen {
-                        replaced.push((spec.role, self.replacement(spec, path, *quant, &found.quantized)?));
-                    }
                 }
             }
         }
-        kept.flush()?;
-        Ok(replaced)
+        kept.flush()
     }
 
     /// Layers with one input rounded with error feedback, side by side; of experts one after the other.

@@ -1,0 +1,47 @@
+//! Ctrl-C (and SIGTERM, SIGHUP): the first asks the work to stop and clean up after itself, the second ends the program
+//! at once. In a conversation Ctrl-C stops the answer, and the other two the program.
+
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::iterator::Signals;
+
+use crate::interrupt;
+
+/// Whether Ctrl-C stops answers.
+static CONVERSATION: AtomicBool = AtomicBool::new(false);
+/// Whether Ctrl-C, pressed again before the work has noticed, stops the program.
+static IMPATIENT: AtomicBool = AtomicBool::new(true);
+
+/// What the shell calls a program that Ctrl-C has ended.
+const EXIT_CODE: i32 = 130;
+
+/// Installs the handler. Call once, from `main`.
+pub fn install() {
+    // Past a limit on file sizes this would end the program, with what it was writing left behind: with a handler the write
+    // fails instead.
+    let _ = signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
+    // Without a handler Ctrl-C still stops the program, only less cleanly.
+    let Ok(mut signals) = Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };
+    std::thread::spawn(move || signals.forever().for_each(handle));
+}
+
+fn handle(signal: i32) {
+    let again = interrupt::request();
+    let conversation = CONVERSATION.load(Ordering::SeqCst);
+    if (conversation && signal != SIGINT) || (again && IMPATIENT.load(Ordering::SeqCst)) {
+        std::process::exit(EXIT_CODE);
+    }
+    if !conversation {
+        let _ = writeln!(std::io::stderr(), "\ninterrupted: stopping (once more to stop at once)");
+    }
+}
+
+/// From now on Ctrl-C stops an answer and not the program. Where there is another way out, as there is at a terminal,
+/// `always`; else a second one while the first is waiting to be noticed stops the program.
+pub fn converse(always: bool) {
+    CONVERSATION.store(true, Ordering::SeqCst);
+    IMPATIENT.store(!always, Ordering::SeqCst);
+}

@@ -35,10 +35,10 @@ pub struct Size {
     #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with_all = ["bits", "mode"])]
     pub target_size: Option<u64>,
     /// The same bits for every layer, or bits:group; nothing is measured
-    #[arg(long, value_name = "BITS[:GROUP]", conflicts_with_all = ["method", "fisher"])]
+    #[arg(long, value_name = "BITS[:GROUP]", conflicts_with = "method")]
     pub bits: Option<String>,
     /// How codes become numbers [default: affine]; mxfp4, mxfp8 and nvfp4 have one setting each and need no --bits
-    #[arg(long, value_enum, conflicts_with_all = ["method", "fisher"])]
+    #[arg(long, value_enum, conflicts_with = "method")]
     pub mode: Option<Mode>,
 }
 
@@ -92,7 +92,7 @@ pub struct Quantize {
     #[arg(long)]
     pub no_eval: bool,
     /// Use a table that `mixbit analyze` wrote instead of measuring
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["bits", "mode", "method", "fisher"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["bits", "mode", "method"])]
     pub sensitivities: Option<PathBuf>,
     /// Element type of what stays float and of scales and biases
     #[arg(long, value_enum, default_value = "float16")]

@@ -3,8 +3,8 @@
 
 use std::time::Instant;
 
-use mixbit::allocate::{Choice, Layer, Problem};
-use mixbit::candidate::DEFAULT_CANDIDATES;
+use mixbit::choose::allocate::{Choice, Layer, Problem};
+use mixbit::choose::candidate::DEFAULT_CANDIDATES;
 
 /// Sizes of a decoder's seven matrices, with losses that fall by four a bit from a random start.
 fn layers(count: usize) -> Vec<Layer> {

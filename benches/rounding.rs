@@ -3,9 +3,9 @@
 
 use std::time::Instant;
 
-use mixbit::affine::{FloatType, Rows, quantize};
-use mixbit::candidate::Quant;
-use mixbit::rounding::{Hessian, gptq, search};
+use mixbit::numerics::affine::{FloatType, Rows, quantize};
+use mixbit::numerics::quant::Quant;
+use mixbit::numerics::rounding::{Hessian, gptq, search};
 
 const ROWS: usize = 1536;
 const COLUMNS: usize = 6144;

@@ -5,17 +5,17 @@
 #[path = "../tests/common/one_layer.rs"]
 mod one_layer;
 
+use clap::Parser;
+use one_layer::{Setting, measure};
 use std::path::PathBuf;
 
-use clap::Parser;
-use mixbit::candidate::Candidate;
-use mixbit::checkpoint::SourceModel;
-use mixbit::engine::Engine;
+use mixbit::choose::candidate::Candidate;
+use mixbit::choose::scores::Method;
+use mixbit::engine::runtime::Engine;
 use mixbit::error::Result;
-use mixbit::sensitivity::Method;
-use mixbit::text::Text;
-use mixbit::tokenizer::Tokenizer;
-use one_layer::{Setting, measure};
+use mixbit::models::source::SourceModel;
+use mixbit::text::corpus::Text;
+use mixbit::text::tokenizer::Tokenizer;
 
 #[derive(Parser)]
 struct Arguments {

@@ -1,27 +1,31 @@
 //! Everything that mixbit does with a model's files, and what must hold whatever is in them: no panic, and every error names
 //! a file of the model, on one line that can be read.
 
+use clap::Parser;
 use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Mutex;
 
-use clap::Parser;
-use mixbit::checkpoint::{Checkpoint, SourceModel};
-use mixbit::cli::Cli;
-use mixbit::config::ModelConfig;
-use mixbit::contents::FileContents;
-use mixbit::inventory::Inventory;
-use mixbit::model_files::ModelFiles;
-use mixbit::recipe::Recipe;
-use mixbit::record::Record;
-use mixbit::sensitivity::Table;
-use mixbit::stop_tokens::StopTokens;
-use mixbit::text::Text;
-use mixbit::tokenizer::{Message, Tokenizer, render_without_tokenizer};
-use mixbit::{bitmap, check, commands, export, tokenizer};
-
 use crate::models::path_of_model;
+use mixbit::choose::recipe::Recipe;
+use mixbit::choose::table::Table;
+use mixbit::cli::args::Cli;
+use mixbit::cli::commands;
+use mixbit::files::model_files::ModelFiles;
+use mixbit::formats::checkpoint::Checkpoint;
+use mixbit::jobs::check;
+use mixbit::jobs::record::Record;
+use mixbit::jobs::write::companions;
+use mixbit::models::bitmap;
+use mixbit::models::config::ModelConfig;
+use mixbit::models::contents::FileContents;
+use mixbit::models::inventory::Inventory;
+use mixbit::models::source::SourceModel;
+use mixbit::text::corpus::Text;
+use mixbit::text::stop_tokens::StopTokens;
+use mixbit::text::tokenizer;
+use mixbit::text::tokenizer::{Message, Tokenizer, render_without_tokenizer};
 
 /// Characters of an error that somebody reads.
 const LONGEST: usize = 2000;
@@ -95,9 +99,9 @@ impl<'a> Trial<'a> {
             let inventory = Inventory::of_source(&source);
             Ok((inventory.bpw_quantized(), inventory.bpw_model(), inventory.cells().len()))
         });
-        self.step("config to write", || Ok(export::config(&source, source.dtype()?, source.bitmap())));
-        self.step("parts", || export::parts(&source));
-        self.step("base model", || Ok(export::base_model(&source)));
+        self.step("config to write", || Ok(companions::config(&source, source.dtype()?, source.bitmap())));
+        self.step("parts", || companions::parts(&source));
+        self.step("base model", || Ok(companions::base_model(&source)));
     }
 
     /// Tokenizer, template and the tokens that end a text.
@@ -170,7 +174,7 @@ impl<'a> Trial<'a> {
                 page.as_os_str(),
             ];
             if let Ok(cli) = Cli::try_parse_from(arguments) {
-                self.step("report", || commands::run(cli));
+                self.step("report", || commands::dispatch::run(cli));
             }
             let _ = std::fs::remove_file(page);
         }
@@ -183,7 +187,7 @@ impl<'a> Trial<'a> {
     }
 
     /// Does `work`; `None` where it was refused or must not be.
-    fn step<T>(&mut self, name: &str, work: impl FnOnce() -> mixbit::Result<T>) -> Option<T> {
+    fn step<T>(&mut self, name: &str, work: impl FnOnce() -> mixbit::error::Result<T>) -> Option<T> {
         (self.announce)(name);
         let Ok(result) = catch_unwind(AssertUnwindSafe(work)) else {
             let panic = PANIC.lock().ok().and_then(|mut panic| panic.take());

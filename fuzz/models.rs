@@ -1,14 +1,15 @@
 //! The models whose files are mutated, small ones of every kind, and the files that lie beside a model.
 
+use serde_json::{Value, json};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
-use mixbit::checkpoint::{Checkpoint, write_npz};
-use mixbit::model_files::{ModelFiles, write_pack};
-use serde_json::{Value, json};
-
 use crate::Result;
 use crate::mutate::Kind;
+use mixbit::files::model_files::ModelFiles;
+use mixbit::files::write_pack::write_pack;
+use mixbit::formats::checkpoint::Checkpoint;
+use mixbit::formats::npz::write_npz;
 
 /// A file that is mutated, in the model that is opened then.
 #[derive(Debug, Clone, Copy)]

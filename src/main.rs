@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use mixbit::cli::Cli;
+use mixbit::cli::args::Cli;
 use mixbit::error::ErrorKind;
 
 /// MLX frees and allocates every temporary; glibc gives big ones back to the kernel each time, which costs more than
@@ -24,7 +24,7 @@ fn main() -> ExitCode {
     small_pages();
     let cli = Cli::from_arguments();
     mixbit::cli::signals::install();
-    match mixbit::commands::run(cli) {
+    match mixbit::cli::commands::dispatch::run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // Nobody reads on (`mixbit inspect | head`): there is nothing to say, and nothing went wrong.

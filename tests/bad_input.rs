@@ -261,7 +261,7 @@ fn calibration_texts_that_do_not_do() {
     let home = tempfile::tempdir().unwrap();
     let npz = |dtype, array: &[u8]| {
         let path = home.path().join("made.npz");
-        let mut npz = mixbit::checkpoint::NpzWriter::create(&path).unwrap();
+        let mut npz = mixbit::formats::npz::NpzWriter::create(&path).unwrap();
         npz.add("tokens", dtype, &[array.len() / 4], array).unwrap();
         npz.finish().unwrap();
         fs::read(path).unwrap()
@@ -274,9 +274,9 @@ fn calibration_texts_that_do_not_do() {
         ("a.txt", b" \n".to_vec(), "is empty"),
         ("a.jsonl", b"{\"text\": \"a\"}\n{\"text\": 1}\n".to_vec(), "key `text`: line 2: expected a string"),
         ("a.jsonl", b"\n{\"text\"\n".to_vec(), "line 2: not valid JSON"),
-        ("a.npz", npz(mixbit::checkpoint::Dtype::F32, &[0; 8]), "expected integers"),
-        ("a.npz", npz(mixbit::checkpoint::Dtype::I32, &ids), "a.npz: has token id 5000"),
-        ("a.npz", npz(mixbit::checkpoint::Dtype::I32, &[0xff; 8]), "value -1 at 0 is no token id"),
+        ("a.npz", npz(mixbit::numerics::dtype::Dtype::F32, &[0; 8]), "expected integers"),
+        ("a.npz", npz(mixbit::numerics::dtype::Dtype::I32, &ids), "a.npz: has token id 5000"),
+        ("a.npz", npz(mixbit::numerics::dtype::Dtype::I32, &[0xff; 8]), "value -1 at 0 is no token id"),
     ] {
         let file = home.path().join(name);
         fs::write(&file, contents).unwrap();
@@ -367,14 +367,14 @@ fn weights_that_are_no_numbers_stop_what_needs_them() {
 fn big_endian_arrays_are_refused() {
     let home = tempfile::tempdir().unwrap();
     let path = home.path().join("x.npz");
-    let mut npz = mixbit::checkpoint::NpzWriter::create(&path).unwrap();
-    npz.add("a", mixbit::checkpoint::Dtype::F32, &[2], &[0; 8]).unwrap();
+    let mut npz = mixbit::formats::npz::NpzWriter::create(&path).unwrap();
+    npz.add("a", mixbit::numerics::dtype::Dtype::F32, &[2], &[0; 8]).unwrap();
     npz.finish().unwrap();
     let mut bytes = fs::read(&path).unwrap();
     let at = bytes.windows(3).position(|w| w == b"<f4").unwrap();
     bytes[at] = b'>';
     fs::write(&path, bytes).unwrap();
-    let error = mixbit::checkpoint::Checkpoint::open(&path).unwrap_err();
+    let error = mixbit::formats::checkpoint::Checkpoint::open(&path).unwrap_err();
     assert!(error.to_string().contains(">f4"), "{error}");
 }
 
@@ -385,7 +385,7 @@ fn changed_bytes_in_an_npz_are_found() {
     succeeded(&make("convert", &bundled(), &model, &["--format", "npz"]));
     let path = model.join("weights.npz");
     let mut bytes = fs::read(&path).unwrap();
-    let tensor = mixbit::checkpoint::Checkpoint::open(&path).unwrap();
+    let tensor = mixbit::formats::checkpoint::Checkpoint::open(&path).unwrap();
     let data = tensor.get(GATE).unwrap().bytes();
     let at = bytes.windows(data.len()).position(|w| w == &*data).unwrap() + 1000;
     bytes[at] ^= 1;

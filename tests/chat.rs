@@ -3,14 +3,14 @@
 
 mod common;
 
+use common::{bundled, copy_folder, json_file, make, mixbit, stderr, stdout, succeeded};
+use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use common::{bundled, copy_folder, json_file, make, mixbit, stderr, stdout, succeeded};
-use mixbit::tokenizer::Tokenizer;
-use serde_json::Value;
+use mixbit::text::tokenizer::Tokenizer;
 
 fn start(model: &Path, more: &[&str]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_mixbit"))

@@ -3,16 +3,16 @@
 
 mod common;
 
-use std::fs;
-use std::path::{Path, PathBuf};
-
 use common::{
     RawCheckpoint, bundled, copy_folder, fixtures, json_file, make, mixbit, stderr, stdout, succeeded,
 };
-use mixbit::checkpoint::SourceModel;
-use mixbit::spec::{AttentionSpan, RopeScaling};
 use serde_json::{Map, Value, json};
+use std::fs;
+use std::path::{Path, PathBuf};
 use tempfile::TempDir;
+
+use mixbit::models::source::SourceModel;
+use mixbit::models::spec::{AttentionSpan, RopeScaling};
 
 /// A copy of a model whose JSON files are changed.
 struct Variant {

@@ -3,16 +3,17 @@
 
 mod common;
 
-use std::fs;
-use std::path::Path;
-
 use common::{
     RawCheckpoint, bundled, copy_folder, fixtures, golden_cases, json_file, make, stderr, succeeded,
 };
 use half::f16;
-use mixbit::checkpoint::SourceModel;
-use mixbit::engine::{Engine, Model};
 use serde_json::json;
+use std::fs;
+use std::path::Path;
+
+use mixbit::engine::decoder::model::Model;
+use mixbit::engine::runtime::Engine;
+use mixbit::models::source::SourceModel;
 
 fn convert(from: &Path, to: &Path, more: &[&str]) -> std::process::Output {
     make("convert", from, to, more)

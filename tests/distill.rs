@@ -3,15 +3,18 @@
 
 mod common;
 
+use common::{RawCheckpoint, bundled, fixtures, json_file, make, mixbit, stderr, stdout, succeeded};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{RawCheckpoint, bundled, fixtures, json_file, make, mixbit, stderr, stdout, succeeded};
-use mixbit::checkpoint::{SourceModel, extend_f32};
-use mixbit::engine::{Engine, Student, Target, Tuned};
+use mixbit::engine::decoder::load::Tuned;
+use mixbit::engine::learn::student::{Student, Target};
+use mixbit::engine::runtime::Engine;
+use mixbit::models::source::SourceModel;
+use mixbit::numerics::dtype::extend_f32;
 
 const SMALL: [&str; 4] = ["--samples", "8", "--sequence-length", "48"];
 

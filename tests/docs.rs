@@ -1,13 +1,13 @@
 //! What README.md and docs/ show is what mixbit has: commands and flags exist, figures were measured, links lead somewhere.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+use clap::{Command, CommandFactory, Parser};
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 
-use clap::{Command, CommandFactory, Parser};
-use mixbit::cli::Cli;
+use mixbit::cli::args::Cli;
 
 /// Words of README.md: what is read in five minutes.
 const README_WORDS: usize = 1600;

@@ -3,21 +3,26 @@
 
 mod common;
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-
 use common::{
     RawCheckpoint, bundled, copy_folder, fixtures, json_file, make, mixbit, stderr, stdout, succeeded,
 };
-use mixbit::affine::FloatType;
-use mixbit::candidate::Quant;
-use mixbit::checkpoint::{SourceModel, extend_f32};
-use mixbit::engine::{
-    AnalysisSettings, Comparison, Engine, Extent, MomentSettings, Rounding, analyze, input_moments,
-};
-use mixbit::rounding::Technique;
-use mixbit::sensitivity::Method;
 use serde_json::json;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use mixbit::choose::scores::Method;
+use mixbit::engine::decoder::load::Rounding;
+use mixbit::engine::measure::compare::Comparison;
+use mixbit::engine::measure::sensitivities::analyze;
+use mixbit::engine::measure::settings::AnalysisSettings;
+use mixbit::engine::passes::collector::Extent;
+use mixbit::engine::passes::moments::{MomentSettings, input_moments};
+use mixbit::engine::runtime::Engine;
+use mixbit::models::source::SourceModel;
+use mixbit::numerics::affine::FloatType;
+use mixbit::numerics::dtype::extend_f32;
+use mixbit::numerics::quant::Quant;
+use mixbit::numerics::rounding::Technique;
 
 fn untied() -> PathBuf {
     fixtures().join("golden/qwen3-moe-untied")
@@ -103,7 +108,8 @@ fn rounding_to_nearest_is_that_of_each_expert() {
     let (shape, found) = decoded(&float, &format!("{path}.weight"));
     let (same, weights) = decoded(&mixed(), &format!("{path}.weight"));
     assert_eq!((&shape, &same), (&vec![6, 32, 32], &shape));
-    let errors = mixbit::affine::rounding_error(&weights, 32, Quant::affine(3, 32), FloatType::F32).unwrap();
+    let errors =
+        mixbit::numerics::affine::rounding_error(&weights, 32, Quant::affine(3, 32), FloatType::F32).unwrap();
     let differ = found.iter().zip(weights.iter().zip(&errors)).map(|(f, (w, e))| (f - (w + e)).abs());
     assert!(differ.fold(0.0, f32::max) < 1e-6);
 }
@@ -160,7 +166,7 @@ fn predicted_divergence_is_what_is_measured() {
         skip: [].into(),
         seed: 0,
         memory: u64::MAX,
-        costs: mixbit::estimate::StepCosts::default(),
+        costs: mixbit::engine::measure::settings::StepCosts::default(),
         progress: &|_, _| {},
     };
     let mut layers = Vec::new();

@@ -3,18 +3,22 @@
 
 mod common;
 
+use common::{fixtures, golden_cases, json_file};
+use safetensors::SafeTensors;
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use common::{fixtures, golden_cases, json_file};
-use mixbit::checkpoint::SourceModel;
-use mixbit::config::ModelConfig;
-use mixbit::engine::{CacheSettings, Engine, Model, Session, Settings, generate};
-use mixbit::models;
-use mixbit::sample::{Chosen, Sampler, Sampling};
-use mixbit::spec::AttentionSpan;
-use safetensors::SafeTensors;
+use mixbit::engine::cache::sequence::CacheSettings;
+use mixbit::engine::decoder::model::Model;
+use mixbit::engine::generate::generate::{Settings, generate};
+use mixbit::engine::generate::session::Session;
+use mixbit::engine::runtime::Engine;
+use mixbit::models::architectures;
+use mixbit::models::config::ModelConfig;
+use mixbit::models::source::SourceModel;
+use mixbit::models::spec::AttentionSpan;
+use mixbit::text::sampling::{Chosen, Sampler, Sampling};
 
 /// Relative to the largest logit.
 const TOLERANCE: f32 = 1e-4;
@@ -104,7 +108,7 @@ fn every_architecture_has_two_golden_cases() {
         .iter()
         .map(|folder| ModelConfig::from_dir(folder).unwrap().model_type().to_owned())
         .collect();
-    for row in models::rows() {
+    for row in architectures::rows() {
         let name = row.alias_of.unwrap_or(row.model_type);
         let count = types.iter().filter(|found| *found == name).count();
         assert!(
@@ -117,7 +121,7 @@ fn every_architecture_has_two_golden_cases() {
 
 #[test]
 fn aliases_are_the_architecture_they_name() {
-    for row in models::rows() {
+    for row in architectures::rows() {
         let Some(original) = row.alias_of else { continue };
         let case = golden_cases()
             .into_iter()
@@ -126,7 +130,8 @@ fn aliases_are_the_architecture_they_name() {
         let text = fs::read_to_string(case.join("config.json")).unwrap();
         let renamed = text.replace(&format!("\"{original}\""), &format!("\"{}\"", row.model_type));
         let config = ModelConfig::parse(&case.join("config.json"), &renamed).unwrap();
-        let spec = (models::find(&config).unwrap().spec)(&config, &models::TensorShapes::new()).unwrap();
+        let spec = (architectures::find(&config).unwrap().spec)(&config, &architectures::TensorShapes::new())
+            .unwrap();
         let source = SourceModel::open(&case).unwrap();
         assert_eq!(spec.manifest(), source.manifest().clone(), "{}", row.model_type);
     }

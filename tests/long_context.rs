@@ -20,7 +20,7 @@ fn run(more: &[&str]) -> std::process::Output {
 /// On the text that mixbit carries.
 fn eval(more: &[&str]) -> std::process::Output {
     let model = bundled();
-    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/text/default.txt");
+    let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/text/corpus/default.txt");
     let (model, text) = (model.to_str().unwrap(), text.to_str().unwrap());
     mixbit([&["eval", "--model", model, "--data", text], more].concat())
 }
@@ -53,7 +53,7 @@ fn heads_that_rest_on_the_first_token_need_sinks() {
     let model = with_sink(home.path());
     // One document: the first token comes once.
     let text = home.path().join("text.txt");
-    fs::write(&text, mixbit::text::Text::built_in().replace("<|endoftext|>", "")).unwrap();
+    fs::write(&text, mixbit::text::corpus::Text::built_in().replace("<|endoftext|>", "")).unwrap();
     let perplexity = |model: &Path, more: &[&str]| {
         let (model, text) = (model.to_str().unwrap(), text.to_str().unwrap());
         let base =

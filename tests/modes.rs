@@ -1,11 +1,12 @@
 //! Rounding in every mode of MLX against the engine, over random and adversarial groups.
 #![allow(missing_docs, clippy::unwrap_used)]
 
-use mixbit::affine::{FloatType, Rows};
-use mixbit::candidate::{AFFINE_BITS, AFFINE_GROUP_SIZES, Mode, Quant};
-use mixbit::checkpoint::Dtype;
-use mixbit::engine::{Engine, oracle};
-use mixbit::nearest;
+use mixbit::engine::oracle;
+use mixbit::engine::runtime::Engine;
+use mixbit::numerics::affine::{FloatType, Rows};
+use mixbit::numerics::dtype::Dtype;
+use mixbit::numerics::nearest;
+use mixbit::numerics::quant::{AFFINE_BITS, AFFINE_GROUP_SIZES, Mode, Quant};
 
 const COLUMNS: usize = 256;
 const TYPES: [(FloatType, Dtype); 3] =
@@ -23,7 +24,7 @@ fn weights(dtype: FloatType, quant: Quant, random: &mut fastrand::Rng) -> Vec<f3
     let (low, high) = match dtype {
         FloatType::F16 => (-24, 15),
         _ if quant.mode == Mode::Affine => (-140, 120),
-        // Below, MLX's CPU implementation wraps around to huge scales; see `mixbit::microscaling`.
+        // Below, MLX's CPU implementation wraps around to huge scales; see `mixbit::numerics::microscaling`.
         _ => (-110, 120),
     };
     let mut all = Vec::new();

@@ -128,7 +128,7 @@ fn the_list_has_every_command_that_reads_weights() {
 
 #[test]
 fn models_are_opened_in_one_place() {
-    let commands = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/commands");
+    let commands = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cli/commands");
     let mut folders = vec![commands];
     let mut files = 0;
     while let Some(folder) = folders.pop() {

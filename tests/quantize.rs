@@ -3,16 +3,19 @@
 
 mod common;
 
+use common::{RawCheckpoint, bundled, fixtures, json_file, make, mixbit, stderr, stdout, succeeded};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use common::{RawCheckpoint, bundled, fixtures, json_file, make, mixbit, stderr, stdout, succeeded};
-use mixbit::affine::{FloatType, Quantized, Rows, quantize};
-use mixbit::candidate::Quant;
-use mixbit::checkpoint::{Dtype, SourceModel};
-use mixbit::engine::{Engine, Model, oracle};
-use serde_json::{Value, json};
+use mixbit::engine::decoder::model::Model;
+use mixbit::engine::oracle;
+use mixbit::engine::runtime::Engine;
+use mixbit::models::source::SourceModel;
+use mixbit::numerics::affine::{FloatType, Quantized, Rows, quantize};
+use mixbit::numerics::dtype::Dtype;
+use mixbit::numerics::quant::Quant;
 
 fn quantized(from: &Path, out: &Path, target: &str) -> String {
     let output =
@@ -233,12 +236,14 @@ fn scale_search_does_without_a_text() {
     let error = |source: &SourceModel| {
         let part = |part: &str| source.tensor(&format!("{path}.{part}")).unwrap().bytes();
         let [packed, scales, biases] = ["weight", "scales", "biases"].map(part);
-        let parts = mixbit::affine::Quantized { packed: &*packed, scales: &*scales, biases: &*biases };
+        let parts =
+            mixbit::numerics::affine::Quantized { packed: &*packed, scales: &*scales, biases: &*biases };
         let name = format!("{path}.weight");
         let bytes = float.tensor(&name).unwrap().bytes();
         let weights: Vec<f32> = bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
         let mut decoded = vec![0.0; weights.len()];
-        mixbit::affine::dequantize(parts, Quant::affine(3, 64), FloatType::F16, &mut decoded).unwrap();
+        mixbit::numerics::affine::dequantize(parts, Quant::affine(3, 64), FloatType::F16, &mut decoded)
+            .unwrap();
         weights.iter().zip(decoded).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>()
     };
     assert!(error(&search) < 0.9 * error(&rtn));

@@ -3,18 +3,18 @@
 
 mod common;
 
+use common::{bundled, fixtures, json_file, make, mixbit, stderr, stdout, succeeded};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
-use common::{bundled, fixtures, json_file, make, mixbit, stderr, stdout, succeeded};
-use mixbit::bitmap::BitMap;
-use mixbit::candidate::Quant;
-use mixbit::checkpoint::SourceModel;
-use mixbit::config::ModelConfig;
-use mixbit::models::{TensorShapes, find};
-use mixbit::recipe::{BUILTIN, Recipe};
-use serde_json::Value;
+use mixbit::choose::recipe::{BUILTIN, Recipe};
+use mixbit::models::architectures::{TensorShapes, find};
+use mixbit::models::bitmap::BitMap;
+use mixbit::models::config::ModelConfig;
+use mixbit::models::source::SourceModel;
+use mixbit::numerics::quant::Quant;
 
 const QUICK: [&str; 4] = ["--samples", "2", "--sequence-length", "32"];
 

@@ -3,19 +3,20 @@
 
 mod common;
 
+use common::{bundled, copy_folder, fixtures, json_file, make, mixbit, stderr, succeeded};
+use roxmltree::{Document, Node, ParsingOptions};
+use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-
-use common::{bundled, copy_folder, fixtures, json_file, make, mixbit, stderr, succeeded};
-use mixbit::correction::Correction;
-use mixbit::html::{self, Answer, Page, Sample};
-use mixbit::inventory::{ClassBytes, Inventory, LayerEntry};
-use mixbit::spec::Role;
-use roxmltree::{Document, Node, ParsingOptions};
-use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use mixbit::choose::correction::Correction;
+use mixbit::models::inventory::{ClassBytes, Inventory, LayerEntry};
+use mixbit::models::spec::Role;
+use mixbit::report::html;
+use mixbit::report::html::{Answer, Page, Sample};
 
 /// All that a page may link to: names, not places.
 const NAMESPACE: &str = "http://www.w3.org/2000/svg";

@@ -3,12 +3,12 @@
 
 mod common;
 
+use common::{bundled, mixbit, stderr, stdout, succeeded};
+use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
-use common::{bundled, mixbit, stderr, stdout, succeeded};
-use mixbit::tokenizer::Tokenizer;
-use serde_json::{Value, json};
+use mixbit::text::tokenizer::Tokenizer;
 
 fn run(more: &[&str]) -> std::process::Output {
     let model = bundled();
@@ -338,7 +338,7 @@ fn logits_are_numpy_arrays() {
     let arguments =
         ["logits", "--model", model.to_str().unwrap(), "--tokens", "0,5,9", "--out", out.to_str().unwrap()];
     succeeded(&mixbit(arguments));
-    let file = mixbit::checkpoint::Checkpoint::open(&out).unwrap();
+    let file = mixbit::formats::checkpoint::Checkpoint::open(&out).unwrap();
     let logits = file.get("logits").unwrap();
     assert_eq!(logits.shape, [3, 1024]);
     assert_eq!(file.get("tokens").unwrap().bytes(), [0u32, 5, 9].map(u32::to_le_bytes).concat());

@@ -6,18 +6,23 @@ mod common;
 mod one_layer;
 
 use common::bundled;
-use mixbit::affine::{FloatType, rounding_error};
-use mixbit::candidate::Quant;
-use mixbit::checkpoint::SourceModel;
-use mixbit::engine::{
-    AnalysisSettings, Comparison, Engine, Extent, MomentSettings, Rounding, analyze, input_moments,
-    run_forward,
-};
-use mixbit::rounding::Technique;
-use mixbit::sensitivity::{LayerSensitivity, Method};
-use mixbit::text::Text;
-use mixbit::tokenizer::Tokenizer;
 use one_layer::{Setting, measure, measured, rank_correlation, ratios};
+
+use mixbit::choose::scores::{LayerSensitivity, Method};
+use mixbit::engine::decoder::load::Rounding;
+use mixbit::engine::measure::compare::Comparison;
+use mixbit::engine::measure::sensitivities::analyze;
+use mixbit::engine::measure::settings::AnalysisSettings;
+use mixbit::engine::passes::collector::Extent;
+use mixbit::engine::passes::forward::run_forward;
+use mixbit::engine::passes::moments::{MomentSettings, input_moments};
+use mixbit::engine::runtime::Engine;
+use mixbit::models::source::SourceModel;
+use mixbit::numerics::affine::{FloatType, rounding_error};
+use mixbit::numerics::quant::Quant;
+use mixbit::numerics::rounding::Technique;
+use mixbit::text::corpus::Text;
+use mixbit::text::tokenizer::Tokenizer;
 
 fn table(source: &SourceModel, engine: &Engine, method: Method, memory: u64) -> Vec<LayerSensitivity> {
     let sequences: Vec<Vec<u32>> =
@@ -32,7 +37,7 @@ fn table(source: &SourceModel, engine: &Engine, method: Method, memory: u64) -> 
         skip: [].into(),
         seed: 0,
         memory,
-        costs: mixbit::estimate::StepCosts::default(),
+        costs: mixbit::engine::measure::settings::StepCosts::default(),
         progress: &|_, _| {},
     };
     let mut layers = Vec::new();

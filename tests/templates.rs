@@ -3,15 +3,15 @@
 
 mod common;
 
+use common::{bundled, copy_folder, make, mixbit, stderr, stdout, succeeded};
+use serde_json::{Value, json};
 use std::fs;
 use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
-
-use common::{bundled, copy_folder, make, mixbit, stderr, stdout, succeeded};
-use mixbit::tokenizer::Tokenizer;
-use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use mixbit::text::tokenizer::Tokenizer;
 
 const SWITCH: &str = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}\
     {% if add_generation_prompt %}[assistant]{% endif %}\

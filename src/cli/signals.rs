@@ -1,12 +1,11 @@
 //! Ctrl-C (and SIGTERM, SIGHUP): the first asks the work to stop and clean up after itself, the second ends the program
 //! at once. In a conversation Ctrl-C stops the answer, and the other two the program.
 
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::iterator::Signals;
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
-use signal_hook::iterator::Signals;
 
 use crate::interrupt;
 

@@ -1,15 +1,14 @@
 //! Arrays from and to Rust memory, slices, and the operations that mlx-rs has in affine mode only.
 
+use mlx_rs::{Array, Stream};
 use std::ffi::{CString, c_void};
 
-use mlx_rs::{Array, Stream};
-
-use crate::candidate::{Mode, Quant};
-use crate::checkpoint::Dtype;
 use crate::error::{Error, Result};
+use crate::numerics::dtype::Dtype;
+use crate::numerics::quant::{Mode, Quant};
 
 /// MLX's name of a dtype.
-pub(super) fn mlx_dtype(dtype: Dtype) -> mlx_rs::Dtype {
+pub(crate) fn mlx_dtype(dtype: Dtype) -> mlx_rs::Dtype {
     match dtype {
         Dtype::F64 => mlx_rs::Dtype::Float64,
         Dtype::F32 => mlx_rs::Dtype::Float32,
@@ -28,12 +27,12 @@ pub(super) fn mlx_dtype(dtype: Dtype) -> mlx_rs::Dtype {
 }
 
 /// Sizes as MLX wants them.
-pub(super) fn shape(sizes: &[usize]) -> Vec<i32> {
+pub(crate) fn shape(sizes: &[usize]) -> Vec<i32> {
     sizes.iter().map(|&n| n as i32).collect()
 }
 
 /// An array of values that `fill` writes, all of them, in place.
-pub(super) fn filled<E>(sizes: &[usize], fill: impl FnOnce(&mut [f32]) -> Result<(), E>) -> Result<Array, E> {
+pub(crate) fn filled<E>(sizes: &[usize], fill: impl FnOnce(&mut [f32]) -> Result<(), E>) -> Result<Array, E> {
     let count = sizes.iter().product();
     #[cfg(target_os = "linux")]
     {
@@ -59,7 +58,7 @@ pub(super) fn filled<E>(sizes: &[usize], fill: impl FnOnce(&mut [f32]) -> Result
 }
 
 /// Hands `values` over to MLX, which copies them on the CPU and takes them as they are on a GPU.
-pub(super) fn from_vec(values: Vec<f32>, sizes: &[usize]) -> Array {
+pub(crate) fn from_vec(values: Vec<f32>, sizes: &[usize]) -> Array {
     unsafe extern "C" fn free(payload: *mut c_void) {
         // SAFETY: `payload` is the box made below, and MLX calls this once.
         drop(unsafe { Box::from_raw(payload.cast::<Vec<f32>>()) });
@@ -82,7 +81,7 @@ pub(super) fn from_vec(values: Vec<f32>, sizes: &[usize]) -> Array {
 }
 
 /// Copies little-endian `bytes` of `dtype`.
-pub(super) fn from_bytes(bytes: &[u8], dtype: Dtype, sizes: &[usize]) -> Array {
+pub(crate) fn from_bytes(bytes: &[u8], dtype: Dtype, sizes: &[usize]) -> Array {
     assert_eq!(
         bytes.len(),
         sizes.iter().product::<usize>() * dtype.size(),
@@ -93,23 +92,23 @@ pub(super) fn from_bytes(bytes: &[u8], dtype: Dtype, sizes: &[usize]) -> Array {
 }
 
 /// Token ids as an array [1, tokens].
-pub(super) fn from_tokens(tokens: &[u32]) -> Array {
+pub(crate) fn from_tokens(tokens: &[u32]) -> Array {
     Array::from_slice(tokens, &[1, tokens.len() as i32])
 }
 
 /// The values in row-major order, as float32.
-pub(super) fn to_vec(array: &Array) -> Result<Vec<f32>> {
+pub(crate) fn to_vec(array: &Array) -> Result<Vec<f32>> {
     let array = array.as_dtype(mlx_rs::Dtype::Float32)?.contiguous()?;
     array.to_vec_exact::<f32>().map_err(|e| Error::engine(e.to_string()))
 }
 
 /// Evaluates and lends the values of a float32 array in row-major order.
-pub(super) fn as_slice(array: &Array) -> Result<&[f32]> {
+pub(crate) fn as_slice(array: &Array) -> Result<&[f32]> {
     array.try_as_slice::<f32>().map_err(|e| Error::engine(e.to_string()))
 }
 
 /// `array[.., from..to, ..]` along `axis`, without a copy.
-pub(super) fn slice(array: &Array, axis: usize, from: usize, to: usize) -> Result<Array> {
+pub(crate) fn slice(array: &Array, axis: usize, from: usize, to: usize) -> Result<Array> {
     let mut start = vec![0; array.ndim()];
     let mut stop = array.shape().to_vec();
     let strides = vec![1; array.ndim()];
@@ -131,7 +130,7 @@ pub(super) fn slice(array: &Array, axis: usize, from: usize, to: usize) -> Resul
 }
 
 /// `array` with `update` written from position `from` of `axis` on; in place when nobody else holds `array`.
-pub(super) fn slice_update(array: &Array, update: &Array, axis: usize, from: usize) -> Result<Array> {
+pub(crate) fn slice_update(array: &Array, update: &Array, axis: usize, from: usize) -> Result<Array> {
     let mut start = vec![0; array.ndim()];
     let mut stop = array.shape().to_vec();
     let strides = vec![1; array.ndim()];
@@ -155,29 +154,29 @@ pub(super) fn slice_update(array: &Array, update: &Array, axis: usize, from: usi
 
 /// A quantized matrix as MLX stores it.
 #[derive(Debug, Clone)]
-pub(super) struct Packed {
-    pub(super) codes: Array,
-    pub(super) scales: Array,
-    pub(super) biases: Option<Array>,
-    pub(super) quant: Quant,
+pub(crate) struct Packed {
+    pub(crate) codes: Array,
+    pub(crate) scales: Array,
+    pub(crate) biases: Option<Array>,
+    pub(crate) quant: Quant,
 }
 
-pub(super) fn optional_int(value: u32) -> mlx_sys::mlx_optional_int {
+pub(crate) fn optional_int(value: u32) -> mlx_sys::mlx_optional_int {
     mlx_sys::mlx_optional_int { value: value as i32, has_value: true }
 }
 
-pub(super) fn mode_name(mode: Mode) -> Result<CString> {
+pub(crate) fn mode_name(mode: Mode) -> Result<CString> {
     CString::new(mode.name()).map_err(|e| Error::engine(e.to_string()))
 }
 
 impl Packed {
     /// `x @ w.T`.
-    pub(super) fn matmul_transposed(&self, x: &Array) -> Result<Array> {
+    pub(crate) fn matmul_transposed(&self, x: &Array) -> Result<Array> {
         self.product(x, true)
     }
 
     /// `x @ w`.
-    pub(super) fn matmul(&self, x: &Array) -> Result<Array> {
+    pub(crate) fn matmul(&self, x: &Array) -> Result<Array> {
         self.product(x, false)
     }
 
@@ -202,7 +201,7 @@ impl Packed {
     }
 
     /// The matrix in `dtype`, [rows, columns].
-    pub(super) fn dequantize(&self, dtype: Dtype) -> Result<Array> {
+    pub(crate) fn dequantize(&self, dtype: Dtype) -> Result<Array> {
         let mode = mode_name(self.quant.mode)?;
         let none = empty();
         let biases = self.biases.as_ref().unwrap_or(&none);
@@ -224,7 +223,7 @@ impl Packed {
     }
 
     /// The codes of an affine matrix as float32, [rows, groups, group size].
-    pub(super) fn codes(&self) -> Result<Array> {
+    pub(crate) fn codes(&self) -> Result<Array> {
         let Self { codes, scales, quant, .. } = self;
         let (rows, groups) = (scales.shape()[0], scales.shape()[1]);
         let constant = |value: f32| from_vec(vec![value; scales.size()], &[rows as usize, groups as usize]);
@@ -234,7 +233,7 @@ impl Packed {
     }
 
     /// The rows at `indices` alone.
-    pub(super) fn rows(&self, indices: &Array) -> Result<Self> {
+    pub(crate) fn rows(&self, indices: &Array) -> Result<Self> {
         let take = |array: &Array| array.take_axis(indices, 0);
         Ok(Self {
             codes: take(&self.codes)?,
@@ -246,7 +245,7 @@ impl Packed {
 }
 
 /// What mlx-c takes for an argument that is not given.
-pub(super) fn empty() -> Array {
+pub(crate) fn empty() -> Array {
     // SAFETY: a new empty handle, owned from here on.
     unsafe { Array::from_ptr(mlx_sys::mlx_array_new()) }
 }
@@ -261,4 +260,8 @@ fn call(operation: impl FnOnce(*mut mlx_sys::mlx_array, mlx_sys::mlx_stream) -> 
         let array = Array::from_ptr(result);
         if status == 0 { Ok(array) } else { Err(Error::engine("an MLX operation failed on these shapes")) }
     }
+}
+
+pub(crate) fn exception(error: &Error) -> mlx_rs::error::Exception {
+    mlx_rs::error::Exception::custom(error.to_string())
 }

@@ -1,13 +1,14 @@
-//! MLX's own quantization, which [`affine`](crate::affine) and [`microscaling`](crate::microscaling) are tested against.
+//! MLX's own quantization, which [`affine`](crate::numerics::affine) and [`microscaling`](crate::numerics::microscaling) are tested against.
 
 use mlx_rs::{Array, Dtype as MlxDtype, Stream};
 
-use super::Engine;
-use super::array::{self, Packed, empty, mode_name, optional_int};
-use crate::affine::Quantized;
-use crate::candidate::{Mode, Quant};
-use crate::checkpoint::Dtype;
+use super::array;
+use super::array::{Packed, empty, mode_name, optional_int};
+use super::runtime::Engine;
 use crate::error::{Error, Result};
+use crate::numerics::affine::Quantized;
+use crate::numerics::dtype::Dtype;
+use crate::numerics::quant::{Mode, Quant};
 
 /// `mx.quantize` of little-endian `weights` of `dtype`, row-major [rows, columns].
 pub fn quantize(

@@ -3,15 +3,14 @@
 //! MLX's CPU backend runs most operations on the one thread of their stream. Several sequences, each built on a stream of
 //! its own and evaluated together, keep several processors busy. What is computed does not depend on the stream.
 
+use mlx_rs::transforms::eval;
+use mlx_rs::{Array, Device, Stream};
 use std::cell::RefCell;
 use std::thread::available_parallelism;
 
-use mlx_rs::transforms::eval;
-use mlx_rs::{Array, Device, Stream};
-
-use super::Engine;
+use super::runtime::Engine;
 use crate::error::Result;
-use crate::spec::DecoderSpec;
+use crate::models::spec::DecoderSpec;
 
 /// Bytes that the sequences side by side may work on together. One sequence of a model of a billion parameters needs more;
 /// its operations are large enough for the threads inside a product to do.
@@ -24,31 +23,31 @@ thread_local! {
 
 /// How many sequences are computed side by side.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Streams(usize);
+pub(crate) struct Streams(usize);
 
 impl Streams {
     /// `count`, but at least one.
-    pub(super) fn new(count: usize) -> Self {
+    pub(crate) fn new(count: usize) -> Self {
         Self(count.max(1))
     }
 
     /// As many as there are processors, and one on a GPU.
-    pub(super) fn available(gpu: bool) -> Self {
+    pub(crate) fn available(gpu: bool) -> Self {
         Self::new(if gpu { 1 } else { available_parallelism().map_or(1, usize::from) })
     }
 
     /// No more than `most`.
-    pub(super) fn at_most(self, most: usize) -> Self {
+    pub(crate) fn at_most(self, most: usize) -> Self {
         Self::new(self.0.min(most))
     }
 
     /// How many.
-    pub(super) fn count(self) -> usize {
+    pub(crate) fn count(self) -> usize {
         self.0
     }
 
     /// Operations that `build` makes run on the stream of number `index`.
-    pub(super) fn on<T>(self, index: usize, build: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub(crate) fn on<T>(self, index: usize, build: impl FnOnce() -> Result<T>) -> Result<T> {
         let Some(beside) = (index % self.0).checked_sub(1) else { return build() };
         let _before = Default::change(&BESIDE.with_borrow_mut(|streams| {
             while streams.len() <= beside {
@@ -60,7 +59,7 @@ impl Streams {
     }
 
     /// Evaluates what was built on the first `used` streams.
-    pub(super) fn eval<'a>(self, used: usize, outputs: impl IntoIterator<Item = &'a Array>) -> Result<()> {
+    pub(crate) fn eval<'a>(self, used: usize, outputs: impl IntoIterator<Item = &'a Array>) -> Result<()> {
         expect_callers(used.min(self.0));
         let done = eval(outputs);
         expect_callers(1);
@@ -102,7 +101,7 @@ impl Drop for Default {
 
 impl Engine {
     /// For `sequences` on their way through a block and back, each with the gradients of its weights.
-    pub(super) fn streams_for(&self, spec: &DecoderSpec, sequences: &[Vec<u32>]) -> Streams {
+    pub(crate) fn streams_for(&self, spec: &DecoderSpec, sequences: &[Vec<u32>]) -> Streams {
         let tokens = sequences.iter().map(Vec::len).max().unwrap_or(0);
         let heads = spec.num_attention_heads + spec.num_key_value_heads;
         let (width, used) =

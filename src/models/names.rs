@@ -1,6 +1,6 @@
 //! From a checkpoint's tensor names to mlx-lm's.
 
-use crate::spec::DecoderSpec;
+use crate::models::spec::DecoderSpec;
 
 /// Parts of a layer's name that its tensors end with.
 const PARTS: [&str; 3] = ["weight", "scales", "biases"];
@@ -91,7 +91,7 @@ fn is_bare(name: &str) -> bool {
 }
 
 /// Names that all Llama-like checkpoints share: RoPE buffers of old transformers versions are dropped.
-pub(super) fn rename_common(name: &str) -> Rename {
+pub(crate) fn rename_common(name: &str) -> Rename {
     if name.ends_with(".rotary_emb.inv_freq") { Rename::Drop } else { Rename::Keep }
 }
 
@@ -101,7 +101,7 @@ pub(super) fn rename_common(name: &str) -> Rename {
 /// of a float model, and weight, scales and biases of what old versions of mlx-lm quantized.
 /// `<mlp>.experts.gate_up_proj` [experts, 2 * width, hidden] and `<mlp>.experts.down_proj` [experts, hidden, width] are how
 /// transformers 5 holds them in memory (`Qwen3MoeExperts`, `MixtralExperts`): gate above up.
-pub(super) fn rename_experts(name: &str) -> Rename {
+pub(crate) fn rename_experts(name: &str) -> Rename {
     expert(name).unwrap_or_else(|| rename_common(name))
 }
 

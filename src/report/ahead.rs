@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// The stages of a job, and where it is.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Ahead {
+pub(crate) struct Ahead {
     stages: Vec<(&'static str, Duration)>,
     /// Which of them runs, and since when.
     current: Option<(usize, Instant)>,
@@ -15,12 +15,12 @@ pub(super) struct Ahead {
 
 impl Ahead {
     /// A job of these `stages`, in their order, with the time that each is estimated at.
-    pub(super) fn new(stages: Vec<(&'static str, Duration)>) -> Self {
+    pub(crate) fn new(stages: Vec<(&'static str, Duration)>) -> Self {
         Self { stages, ..Self::default() }
     }
 
     /// Stage `name` begins at `now`. One that runs or is over already goes on as a part of the one that runs.
-    pub(super) fn enter(&mut self, name: &str, now: Instant) {
+    pub(crate) fn enter(&mut self, name: &str, now: Instant) {
         let first = self.current.map_or(0, |(index, _)| index + 1);
         let Some(ahead) = self.stages.iter().skip(first).position(|(stage, _)| *stage == name) else {
             return;
@@ -34,7 +34,7 @@ impl Ahead {
 
     /// What is left at `now`, where the bar of a part of the stage that runs has `bar` left. Stages that are over say the more
     /// of how far the estimate is off, the larger a part of the job they are. Nothing is known outside the stages.
-    pub(super) fn left(&self, bar: Duration, now: Instant) -> Option<Duration> {
+    pub(crate) fn left(&self, bar: Duration, now: Instant) -> Option<Duration> {
         let (index, since) = self.current?;
         let rest: f64 = self.stages[index..].iter().map(|(_, time)| time.as_secs_f64()).sum();
         let off = ((self.taken + rest) / (self.estimated + rest).max(f64::MIN_POSITIVE)).clamp(0.5, 2.0);

@@ -1,17 +1,17 @@
 //! An answer as one JSON object, and how likely its tokens were as a table.
 
+use serde::Serialize;
+use serde_json::Value;
 use std::fmt::Write;
 use std::path::Path;
 use std::time::Duration;
 
-use serde::Serialize;
-use serde_json::Value;
-
-use crate::answer::End;
-use crate::engine::{self, Finish, Generation};
+use crate::engine::generate::generate::{Finish, Generation};
+use crate::engine::memory;
 use crate::error::{Error, Result};
-use crate::sample::Logprobs;
-use crate::tokenizer::Tokenizer;
+use crate::text::answer::End;
+use crate::text::sampling::Logprobs;
+use crate::text::tokenizer::Tokenizer;
 
 /// All about one answer.
 #[derive(Debug, Clone, Copy)]
@@ -133,7 +133,7 @@ pub fn answer_json(answered: &Answered<'_>, tokenizer: &Tokenizer) -> Result<Str
         cache_bytes: generation.cache.bytes,
         tokens_forgotten: generation.cache.evicted,
         draft: generation.drafting.map(|found| Draft { drafted: found.drafted, accepted: found.accepted }),
-        peak_memory_bytes: engine::peak_memory(),
+        peak_memory_bytes: memory::peak_memory(),
     };
     let line = serde_json::to_string(&object).map_err(|error| Error::io("stdout", error.into()))?;
     Ok(line + "\n")

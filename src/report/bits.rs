@@ -2,11 +2,11 @@
 
 use std::fmt::Write;
 
-use super::console::bytes;
 use super::paint::Canvas;
 use super::table::{Align, Table};
-use crate::inventory::{ClassBytes, Inventory, LayerEntry};
-use crate::spec::Role;
+use crate::models::inventory::{ClassBytes, Inventory, LayerEntry};
+use crate::models::spec::Role;
+use crate::words::bytes;
 
 /// Width of a cell: `8:128`.
 const WIDTH: usize = 6;

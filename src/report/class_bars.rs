@@ -2,9 +2,9 @@
 
 use std::fmt::Write;
 
-use super::console::bytes;
 use super::paint::{Canvas, unicode};
-use crate::inventory::ClassBytes;
+use crate::models::inventory::ClassBytes;
+use crate::words::bytes;
 
 /// Characters of the longest bar.
 const WIDTH: usize = 48;
@@ -54,7 +54,9 @@ fn draw(columns: &[(&str, ClassBytes)], canvas: Canvas, unicode: bool) -> String
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::draw;
+    use crate::models::inventory::ClassBytes;
+    use crate::report::paint::Canvas;
 
     #[test]
     fn bars_are_as_long_as_their_bytes() {

@@ -1,16 +1,15 @@
 //! Notes, errors and progress on stderr; data on stdout.
 
+use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::fmt;
 use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
-
 use super::ahead::Ahead;
 use super::paint::unicode_bars;
 use crate::error::{Error, Result};
-use crate::estimate::Estimate;
+use crate::progress::{Bar, Progress};
 
 /// Where a command speaks to the user.
 #[derive(Debug)]
@@ -25,9 +24,9 @@ impl Console {
         Self { quiet, ahead: Arc::default() }
     }
 
-    /// From here on bars say what is left of the whole job too, by its `estimate` and what its stages take.
-    pub fn begin_job(&self, estimate: &Estimate) {
-        *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = Ahead::new(estimate.stages.clone());
+    /// From here on bars say what is left of the whole job too, by the `stages` of its estimate and what its stages take.
+    pub fn begin_job(&self, stages: &[(&'static str, Duration)]) {
+        *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = Ahead::new(stages.to_vec());
     }
 
     /// A stage of the estimate begins.
@@ -104,6 +103,55 @@ pub fn show_progress(bar: &ProgressBar, done: u64, total: u64) {
     bar.set_position(done);
 }
 
+impl Progress for Console {
+    fn notes(&self, notes: &[String]) {
+        Self::notes(self, notes);
+    }
+
+    fn line(&self, text: &str) {
+        Self::line(self, text);
+    }
+
+    fn begin_job(&self, stages: &[(&'static str, Duration)]) {
+        Self::begin_job(self, stages);
+    }
+
+    fn stage(&self, name: &str) {
+        Self::stage(self, name);
+    }
+
+    fn steps_bar(&self, verb: &str, total: u64) -> Arc<dyn Bar> {
+        Arc::new(Self::steps_bar(self, verb, total))
+    }
+
+    fn bytes_bar(&self, verb: &str, total: u64) -> Arc<dyn Bar> {
+        Arc::new(Self::bytes_bar(self, verb, total))
+    }
+
+    fn share_bar(&self, verb: &str) -> Arc<dyn Bar> {
+        Arc::new(Self::share_bar(self, verb))
+    }
+}
+
+impl Bar for ProgressBar {
+    fn inc(&self, steps: u64) {
+        Self::inc(self, steps);
+    }
+
+    fn set(&self, done: u64, total: u64) {
+        self.set_length(total);
+        self.set_position(done);
+    }
+
+    fn describe(&self, text: String) {
+        self.set_message(text);
+    }
+
+    fn finish(&self) {
+        self.finish_and_clear();
+    }
+}
+
 /// `5s`, in a job of several stages `5s, job 32s`; before there is a first step nothing is known of the bar itself.
 fn left(state: &ProgressState, ahead: &Ahead) -> String {
     let bar = (state.pos() > 0).then(|| state.eta());
@@ -137,15 +185,4 @@ pub fn error(error: &Error) {
 /// A line on stderr. If nobody reads it (`mixbit run 2>&1 | head`), the work goes on.
 fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
-}
-
-/// Bytes in decimal units, as disks and the Hub count them.
-pub fn bytes(count: u64) -> String {
-    let value = count as f64;
-    match count {
-        0..1_000 => format!("{count} B"),
-        1_000..1_000_000 => format!("{:.1} kB", value / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.2} MB", value / 1e6),
-        _ => format!("{:.3} GB", value / 1e9),
-    }
 }

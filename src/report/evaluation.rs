@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::paint;
-use crate::evaluation::{Divergence, Summary};
+use crate::jobs::evaluation::{Divergence, Summary};
 
 /// The figures, one a line, the last of them the `rate` in tokens a second.
 pub fn evaluation_table(summary: &Summary, rate: f64) -> String {

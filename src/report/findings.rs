@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::paint::Canvas;
-use crate::check::{Finding, Level};
+use crate::jobs::check::{Finding, Level};
 
 /// `level  subject: message; hint`, the level's word coloured when stdout is a terminal.
 pub fn finding_lines(findings: &[Finding]) -> String {

@@ -1,22 +1,24 @@
 //! Everything that prints: data on stdout, the rest on stderr.
-
 mod ahead;
 mod answer;
+mod architecture;
 mod bits;
 mod class_bars;
 mod console;
 mod evaluation;
 mod findings;
-mod lines;
+pub mod html;
+mod page;
 mod paint;
 mod table;
 
 pub use answer::{Answered, answer_json, logprob_table};
+pub use architecture::architecture;
 pub use bits::{bit_table, cell, class_table};
 pub use class_bars::class_bars;
-pub use console::{Console, bytes, error, out, show_progress};
+pub use console::{Console, error, out, show_progress};
 pub use evaluation::evaluation_table;
 pub use findings::finding_lines;
-pub use lines::{Line, Lines};
-pub use paint::plus_minus;
+pub use page::{Found, page};
+pub use paint::{plus_minus, unicode_bars};
 pub use table::{Align, Table};

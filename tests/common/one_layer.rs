@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use mixbit::affine::FloatType;
-use mixbit::candidate::Quant;
-use mixbit::checkpoint::SourceModel;
-use mixbit::engine::{AnalysisSettings, Comparison, Engine, Rounding, analyze};
+use mixbit::choose::scores::Method;
+use mixbit::engine::decoder::load::Rounding;
+use mixbit::engine::measure::compare::Comparison;
+use mixbit::engine::measure::sensitivities::analyze;
+use mixbit::engine::measure::settings::AnalysisSettings;
+use mixbit::engine::runtime::Engine;
 use mixbit::error::Result;
-use mixbit::rounding::Technique;
-use mixbit::sensitivity::Method;
+use mixbit::models::source::SourceModel;
+use mixbit::numerics::affine::FloatType;
+use mixbit::numerics::quant::Quant;
+use mixbit::numerics::rounding::Technique;
 
 /// Enough for the models this is run on.
 const MEMORY: u64 = 4 << 30;
@@ -55,7 +59,7 @@ pub fn measure(
         skip: [].into(),
         seed: 0,
         memory: MEMORY,
-        costs: mixbit::estimate::StepCosts::default(),
+        costs: mixbit::engine::measure::settings::StepCosts::default(),
         progress: &|_, _| {},
     };
     let mut pairs = Vec::new();

@@ -11,7 +11,7 @@ pub fn blas(command: &mut Command) -> Result<()> {
 
     let root = workspace::root();
     let library = root.join("bench-data/libblas-preload.so");
-    let native = root.join("xtask/native");
+    let native = root.join("native");
     let sources = ["blas.cpp", "sgemm.cpp", "threads.hpp"].map(|name| native.join(name));
     if !newer(&library, &sources) {
         let lib = root.join(".engine/lib");

@@ -13,9 +13,9 @@ use super::{engine, wheels};
 use crate::process;
 
 /// What is force-included while bindgen reads.
-pub const HEADER: &str = include_str!("../../native/bindgen.h");
+pub const HEADER: &str = include_str!("../../../native/bindgen.h");
 /// The Rust that finds and opens the library.
-pub const LOADER: &str = include_str!("../../native/loader.rs");
+pub const LOADER: &str = include_str!("../../../native/loader.rs");
 
 /// The text of `bindings.rs`. `lib` is the folder that the program will look for the library in last.
 pub fn generate(mlx_c: &Path, lib: &Path, cache: &Path, scratch: &Path) -> Result<String> {

@@ -1,0 +1,10 @@
+//! What each layer gets: candidates, sensitivity tables, allocation, plans, rules and recipes. Arithmetic only.
+pub mod allocate;
+pub mod candidate;
+pub mod correction;
+pub mod curve;
+pub mod plan;
+pub mod recipe;
+pub mod rules;
+pub mod scores;
+pub mod table;

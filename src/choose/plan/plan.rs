@@ -1,0 +1,483 @@
+//! A plan: layers, their candidates, and the bit map that fits a target.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use crate::choose::allocate::{Allocation, Choice, CurvePoint, Layer, Problem};
+use crate::choose::candidate::Candidate;
+use crate::choose::recipe::{Recipe, Tie};
+use crate::choose::rules::LayerRule;
+use crate::choose::scores::LayerSensitivity;
+use crate::error::{Error, Result};
+use crate::models::bitmap::BitMap;
+use crate::models::inventory::Inventory;
+use crate::models::source::SourceModel;
+use crate::models::spec::{Role, TensorSpec};
+use crate::numerics::dtype::Dtype;
+use crate::numerics::quant::Quant;
+use crate::words::count;
+
+/// The layers to be decided on and what each may become.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    pub(crate) layers: Vec<(&'a TensorSpec, Vec<Candidate>)>,
+    /// Linear layers that no candidate's group divides: they stay float.
+    pub indivisible: Vec<String>,
+    /// Layers that arrive quantized: they stay as they are.
+    pub already: Vec<String>,
+    /// Indices of layers that get the same candidate.
+    pub(crate) ties: Vec<Vec<usize>>,
+    /// The embedding, where the user wants it quantized.
+    embedding: Option<(&'a TensorSpec, Quant)>,
+    dtype: Dtype,
+}
+
+/// A solved plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Solution {
+    /// The new entries.
+    pub bitmap: BitMap,
+    /// Bits a weight over the layers decided on, scales and biases included.
+    pub bpw: f64,
+    /// Predicted KL divergence per token, in nats, where sensitivities were measured.
+    pub kl: Option<f64>,
+    /// No choice within the target has a predicted KL divergence more than this below.
+    pub gap: f64,
+    /// Bytes of the layers decided on.
+    pub bytes: u64,
+}
+
+impl<'a> Plan<'a> {
+    /// The linear layers of `source` that are float, each with the `candidates` that fit, or with what the last of
+    /// `rules` that matches says. `dtype` is that of scales and biases, and of what stays float.
+    pub fn new(
+        source: &'a SourceModel,
+        candidates: &[Candidate],
+        rules: &[LayerRule],
+        dtype: Dtype,
+    ) -> Result<Self> {
+        Self::build(source, candidates, |_| None, rules, dtype)
+    }
+
+    /// The same with what `recipe` says of each layer; `rules` win over it, and layers that they fix leave their tie.
+    pub fn with_recipe(
+        source: &'a SourceModel,
+        recipe: &Recipe,
+        rules: &[LayerRule],
+        dtype: Dtype,
+    ) -> Result<Self> {
+        let applied = recipe.apply(source.manifest())?;
+        let said = |path: &str| applied.candidates.get(path).map(Vec::as_slice);
+        let mut plan = Self::build(source, recipe.default_candidates(), said, rules, dtype)?;
+        applied.ties.iter().try_for_each(|tie| plan.tie(tie, rules))?;
+        Ok(plan)
+    }
+
+    /// `said` goes before `candidates`.
+    fn build<'c>(
+        source: &'a SourceModel,
+        candidates: &'c [Candidate],
+        said: impl Fn(&str) -> Option<&'c [Candidate]>,
+        rules: &[LayerRule],
+        dtype: Dtype,
+    ) -> Result<Self> {
+        let (indivisible, already) = (Vec::new(), Vec::new());
+        let mut plan =
+            Self { layers: Vec::new(), indivisible, already, ties: Vec::new(), embedding: None, dtype };
+        for spec in source.manifest().iter().filter(|spec| spec.quantizable()) {
+            let Some(path) = spec.path() else { continue };
+            if source.bitmap().contains_key(path) {
+                plan.already.push(path.to_owned());
+                continue;
+            }
+            if let Some(rule) = rules.iter().rev().find(|rule| rule.matches(path)) {
+                plan.layers.push((spec, vec![ruled(spec, rule)?]));
+                continue;
+            }
+            match options(spec, said(path).unwrap_or(candidates)) {
+                Some(options) => plan.layers.push((spec, options)),
+                None => plan.indivisible.push(path.to_owned()),
+            }
+        }
+        if plan.layers.is_empty() {
+            return Err(nothing_to_do(source, &plan, candidates));
+        }
+        let paths: Vec<&str> = plan.layers.iter().filter_map(|(spec, _)| spec.path()).collect();
+        let routers = source.manifest().iter().filter(|spec| spec.role == Role::Router);
+        let routers: Vec<&str> = routers.filter_map(TensorSpec::path).collect();
+        LayerRule::check_all(rules, &paths, &routers)?;
+        Ok(plan)
+    }
+
+    /// Ties the layers of `tie` that are to be decided on: each keeps the candidates that all of them have.
+    fn tie(&mut self, tie: &Tie, rules: &[LayerRule]) -> Result<()> {
+        let tied = |path: &str| tie.paths.iter().any(|p| p == path) && !rules.iter().any(|r| r.matches(path));
+        let members = self.layers.iter().enumerate().filter(|(_, (spec, _))| spec.path().is_some_and(tied));
+        let members: Vec<usize> = members.map(|(index, _)| index).collect();
+        let mut common =
+            members.iter().filter_map(|&i| self.layers.get(i)).map(|(_, options)| options.clone());
+        let Some(first) = common.next() else { return Ok(()) };
+        let common = common.fold(first, |mut all, options| {
+            all.retain(|candidate| options.contains(candidate));
+            all
+        });
+        if common.is_empty() {
+            let message = format!("{} have no candidate in common", tie.paths.join(", "));
+            return Err(Error::key(&tie.place, "tie", message)
+                .hint("rules and row lengths leave these layers nothing that all may become: untie them"));
+        }
+        for &index in &members {
+            if let Some((_, options)) = self.layers.get_mut(index) {
+                options.clone_from(&common);
+            }
+        }
+        self.ties.push(members);
+        Ok(())
+    }
+
+    /// Has the embedding quantized too. It is outside `--target-bpw`, and no sensitivity is measured for it.
+    pub fn quantize_embedding(&mut self, source: &'a SourceModel, quant: Quant) -> Result<()> {
+        let spec = source.manifest().iter().find(|spec| spec.role == Role::Embed);
+        let Some((spec, path)) = spec.and_then(|spec| Some((spec, spec.path()?))) else { return Ok(()) };
+        if source.bitmap().contains_key(path) {
+            return Err(Error::file(source.dir(), "the embedding is already quantized")
+                .hint("leave out --quantize-embeddings, or start from the float model"));
+        }
+        if source.spec().tie_word_embeddings && !source.spec().quantized_tied_head {
+            return Err(Error::usage(format!(
+                "the embedding of this {} model cannot be quantized: its head is tied to it, and stock mlx-lm, which \
+                 multiplies by the embedding's raw weight there, crashes on a quantized one",
+                source.config().model_type()
+            ))
+            .hint("leave out --quantize-embeddings; the embedding stays float"));
+        }
+        if quant.packed_columns(spec.columns()).is_none() {
+            return Err(Error::usage(format!(
+                "the embedding has rows of {}, which {quant} cannot divide",
+                spec.columns()
+            ))
+            .hint("choose another group size, such as --quantize-embeddings 8:32"));
+        }
+        self.embedding = Some((spec, quant));
+        Ok(())
+    }
+
+    /// The embedding's entry, where it is to be quantized.
+    pub fn embedding(&self) -> BitMap {
+        let entry = self.embedding.and_then(|(spec, quant)| Some((spec.path()?.to_owned(), quant)));
+        entry.into_iter().collect()
+    }
+
+    /// Weights of the layers decided on.
+    pub fn weights(&self) -> u64 {
+        self.layers.iter().map(|(spec, _)| spec.len() as u64).sum()
+    }
+
+    /// Number of layers decided on.
+    pub fn len(&self) -> usize {
+        self.layers.len()
+    }
+
+    /// Whether there is no layer to decide on (never, once made).
+    pub fn is_empty(&self) -> bool {
+        self.layers.is_empty()
+    }
+
+    /// Least and most bits a weight.
+    pub fn reachable_bpw(&self) -> (f64, f64) {
+        let bytes = |pick: fn(u64, u64) -> u64, start: u64| -> u64 {
+            let sizes = self
+                .layers
+                .iter()
+                .map(|(spec, options)| options.iter().filter_map(|c| self.bytes(spec, *c)).fold(start, pick));
+            sizes.sum()
+        };
+        (self.bpw(bytes(u64::min, u64::MAX)), self.bpw(bytes(u64::max, 0)))
+    }
+
+    /// Bytes of the tensors that are not decided on, as they will be written.
+    pub fn rest_bytes(&self, source: &SourceModel, dtype: Dtype) -> u64 {
+        let mut bitmap = source.bitmap().clone();
+        bitmap.extend(self.embedding());
+        let as_float = Inventory::planned(source, &bitmap, dtype).bytes.total;
+        as_float - self.weights() * dtype.size() as u64
+    }
+
+    /// Bits a weight that are left for the layers decided on when all tensors may take `size` bytes.
+    pub fn bpw_of_model_size(&self, source: &SourceModel, size: u64) -> Result<f64> {
+        let rest = self.rest_bytes(source, self.dtype);
+        let (least, most) = self.reachable_bpw();
+        let bytes = |bpw: f64| rest + (bpw * self.weights() as f64 / 8.0).ceil() as u64;
+        if (bytes(least)..=bytes(most)).contains(&size) {
+            return Ok(self.bpw(size - rest).min(most));
+        }
+        let nearest = if size < bytes(least) { bytes(least) } else { bytes(most) };
+        Err(Error::usage(format!(
+            "a size of {size} bytes cannot be reached: this model goes from {} to {}",
+            bytes(least),
+            bytes(most)
+        ))
+        .hint(format!("the nearest is --target-size {nearest}")))
+    }
+
+    /// Fails unless `target` bits a weight can be kept to.
+    pub fn check_target(&self, target: f64) -> Result<()> {
+        let (least, most) = self.reachable_bpw();
+        if target.is_finite() && (least..=most).contains(&target) {
+            return Ok(());
+        }
+        if self.is_fixed() {
+            return Err(Error::usage(format!(
+                "a target of {target} bpw cannot be reached: recipe and rules fix every layer, at {least:.4} bpw"
+            ))
+            .hint("leave the target out, or leave layers a choice"));
+        }
+        if !target.is_finite() {
+            return Err(Error::usage(format!("a target of {target} bpw is no number of bits"))
+                .hint(format!("this model goes from {least:.3} to {most:.3}")));
+        }
+        let nearest = if target < least { least } else { most };
+        Err(Error::usage(format!(
+            "a target of {target} bpw cannot be reached: this model goes from {least:.3} to {most:.3}"
+        ))
+        .hint(format!("the nearest is --target-bpw {}", round_towards(nearest, least, most))))
+    }
+
+    /// Whether rules and candidates leave nothing to choose.
+    pub fn is_fixed(&self) -> bool {
+        self.layers.iter().all(|(_, options)| options.len() == 1)
+    }
+
+    /// The only solution of a fixed plan: every layer's first option.
+    pub fn fixed(&self) -> Solution {
+        let options = self.layers.iter().filter_map(|(spec, options)| Some((spec, *options.first()?)));
+        let bytes = options.clone().filter_map(|(spec, candidate)| self.bytes(spec, candidate)).sum();
+        let bitmap = options.filter_map(|(spec, c)| Some((spec.path()?.to_owned(), c.quant()?))).collect();
+        Solution { bitmap, bpw: self.bpw(bytes), kl: None, gap: 0.0, bytes }
+    }
+
+    /// The bit map with the least predicted KL divergence at no more than `target` bits a weight.
+    pub fn solve(&self, table: &[LayerSensitivity], target: f64) -> Result<Solution> {
+        let budget = (target * self.weights() as f64 / 8.0).floor() as u64;
+        Ok(self.solution(&self.problem(table)?.solve(budget)?))
+    }
+
+    /// Size against predicted KL divergence over the whole range, a `step` of bits apart.
+    pub fn curve(&self, table: &[LayerSensitivity], step: f64) -> Result<Vec<CurvePoint>> {
+        self.problem(table)?.sampled(self.weights(), step)
+    }
+
+    /// Fails unless `table` has every layer, in its shape and with its candidates.
+    pub fn check_table(&self, table: &[LayerSensitivity]) -> Result<()> {
+        self.problem(table).map(drop)
+    }
+
+    fn problem(&self, table: &[LayerSensitivity]) -> Result<Problem> {
+        let by_path: BTreeMap<&str, &LayerSensitivity> =
+            table.iter().map(|row| (row.path.as_str(), row)).collect();
+        let mut layers = Vec::new();
+        for (spec, options) in &self.layers {
+            let path = spec.path().unwrap_or_default();
+            let row = by_path
+                .get(path)
+                .ok_or_else(|| Error::input(format!("the sensitivity table lacks layer `{path}`")))?;
+            if (row.rows, row.columns) != (spec.rows(), spec.columns()) {
+                return Err(Error::input(format!(
+                    "the sensitivity table has layer `{path}` as {}x{}, the model as {}x{}",
+                    row.rows,
+                    row.columns,
+                    spec.rows(),
+                    spec.columns()
+                )));
+            }
+            let choices = options.iter().map(|&candidate| self.choice(spec, row, candidate));
+            layers.push(Layer { path: path.to_owned(), options: choices.collect::<Result<_>>()? });
+        }
+        Problem::new(layers, &self.ties)
+    }
+
+    pub(crate) fn choice(
+        &self,
+        spec: &TensorSpec,
+        row: &LayerSensitivity,
+        candidate: Candidate,
+    ) -> Result<Choice> {
+        let missing =
+            || Error::input(format!("the sensitivity table lacks {candidate} for layer `{}`", row.path));
+        let loss = match candidate {
+            Candidate::Keep => 0.0,
+            Candidate::Quantized(quant) => {
+                row.scores.iter().find(|score| score.quant == quant).ok_or_else(missing)?.kl
+            }
+        };
+        Ok(Choice { candidate, bytes: self.bytes(spec, candidate).ok_or_else(missing)?, loss })
+    }
+
+    fn solution(&self, allocation: &Allocation) -> Solution {
+        let chosen = self.layers.iter().zip(&allocation.chosen);
+        let bitmap = chosen
+            .filter_map(|((spec, options), &index)| {
+                Some((spec.path()?.to_owned(), options.get(index)?.quant()?))
+            })
+            .collect();
+        Solution {
+            bitmap,
+            bpw: self.bpw(allocation.bytes),
+            kl: Some(allocation.loss),
+            gap: allocation.gap,
+            bytes: allocation.bytes,
+        }
+    }
+
+    pub(crate) fn bytes(&self, spec: &TensorSpec, candidate: Candidate) -> Option<u64> {
+        candidate.bytes(spec.rows(), spec.columns(), self.dtype.size())
+    }
+
+    pub(crate) fn bpw(&self, bytes: u64) -> f64 {
+        bytes as f64 * 8.0 / self.weights() as f64
+    }
+
+    /// The quantized candidates of all layers.
+    pub fn quants(&self) -> Vec<Quant> {
+        let mut quants: Vec<Quant> =
+            self.layers.iter().flat_map(|(_, options)| options.iter().filter_map(|c| c.quant())).collect();
+        quants.sort_unstable();
+        quants.dedup();
+        quants
+    }
+}
+
+/// Those of `candidates` that the layer's rows allow; `None` where none of them quantizes it, though some are meant to.
+fn options(spec: &TensorSpec, candidates: &[Candidate]) -> Option<Vec<Candidate>> {
+    let fits = |c: &&Candidate| c.quant().is_none_or(|q| q.packed_columns(spec.columns()).is_some());
+    let options: Vec<Candidate> = candidates.iter().filter(fits).copied().collect();
+    let quantizes = |list: &[Candidate]| list.iter().any(|c| c.quant().is_some());
+    (!options.is_empty() && quantizes(&options) == quantizes(candidates)).then_some(options)
+}
+
+/// What `rule` makes of a layer, if that can be.
+fn ruled(spec: &TensorSpec, rule: &LayerRule) -> Result<Candidate> {
+    let fits = rule.candidate.quant().is_none_or(|quant| quant.packed_columns(spec.columns()).is_some());
+    if fits {
+        return Ok(rule.candidate);
+    }
+    Err(Error::usage(format!(
+        "layer `{}` has rows of {}, which {} cannot divide",
+        spec.name,
+        spec.columns(),
+        rule.candidate
+    ))
+    .hint("choose another group size for it, or float"))
+}
+
+/// `nearest` to three digits, towards the inside of the range.
+fn round_towards(nearest: f64, least: f64, most: f64) -> f64 {
+    let up = (nearest * 1e3).ceil() / 1e3;
+    let down = (nearest * 1e3).floor() / 1e3;
+    if (least..=most).contains(&up) { up } else { down }
+}
+
+fn nothing_to_do(source: &SourceModel, plan: &Plan<'_>, candidates: &[Candidate]) -> Error {
+    let dir = source.dir();
+    if !plan.already.is_empty() {
+        return Error::file(
+            dir,
+            format!("nothing left to quantize: {} already quantized", count(plan.already.len(), "layer")),
+        )
+        .hint("start from the float model to choose other bits");
+    }
+    let list: Vec<String> = candidates.iter().map(ToString::to_string).collect();
+    let example = plan.indivisible.first().and_then(|path| source.manifest().layer(path));
+    let example = example.map_or_else(String::new, |spec| {
+        format!(": `{}` has rows of {}", spec.path().unwrap_or(&spec.name), spec.columns())
+    });
+    Error::usage(format!("no layer can take any of the candidates {}{example}", list.join(", ")))
+        .hint("a candidate's group size must divide a layer's rows: 32, 64 or 128, and 16 in mode nvfp4")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::choose::candidate::DEFAULT_CANDIDATES;
+    use crate::choose::scores::Score;
+
+    fn bundled() -> SourceModel {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/models/mobilellm-docs-1m");
+        SourceModel::open(&folder).unwrap()
+    }
+
+    fn recipe(text: &str) -> Recipe {
+        Recipe::parse(Path::new("my.toml"), text).unwrap()
+    }
+
+    /// Layers that differ much in what rounding costs them.
+    fn table(source: &SourceModel) -> Vec<LayerSensitivity> {
+        let linear = source.manifest().iter().filter(|spec| spec.quantizable());
+        let rows = linear.enumerate().map(|(i, spec)| {
+            let weight = [1.0, 30.0, 0.02][i % 3] * (1.0 + i as f64 / 10.0);
+            let scores = DEFAULT_CANDIDATES.iter().filter_map(|c| c.quant()).map(|quant| {
+                let error = f64::from(quant.group_size).sqrt() / f64::from(4u32.pow(quant.bits));
+                Score::new(quant, &[weight * error])
+            });
+            let path = spec.path().unwrap().to_owned();
+            LayerSensitivity { path, rows: spec.rows(), columns: spec.columns(), scores: scores.collect() }
+        });
+        rows.collect()
+    }
+
+    fn solved(source: &SourceModel, text: &str, rules: &[LayerRule], target: f64) -> Solution {
+        let plan = Plan::with_recipe(source, &recipe(text), rules, Dtype::F16).unwrap();
+        plan.solve(&table(source), target).unwrap()
+    }
+
+    #[test]
+    fn tied_layers_get_the_same_and_the_budget_is_kept() {
+        let source = bundled();
+        let tied = "tie = [['q', 'k', 'v'], ['gate', 'up']]";
+        let same = |solution: &Solution, block: usize, names: &[&str]| {
+            let path = |name: &&str| format!("model.layers.{block}.{name}_proj");
+            let found: Vec<_> = names.iter().map(|name| solution.bitmap.get(&path(name))).collect();
+            found.windows(2).all(|pair| pair[0] == pair[1])
+        };
+        let attention = ["self_attn.q", "self_attn.k", "self_attn.v"];
+        let mlp = ["feed_forward.gate", "feed_forward.up"];
+        for target in [2.3, 3.0, 3.7, 4.5, 6.1, 12.0] {
+            let (free, tied) = (
+                solved(&source, "candidates = '2,3,4,5,6,8 x 32,64,128 + keep'", &[], target),
+                solved(&source, tied, &[], target),
+            );
+            assert!(tied.bpw <= target && tied.bpw > target - 0.2, "{} of {target}", tied.bpw);
+            assert!(tied.kl.unwrap() >= free.kl.unwrap(), "{target}");
+            for block in 0..4 {
+                assert!(same(&tied, block, &attention) && same(&tied, block, &mlp), "{target} {tied:?}");
+            }
+            assert!((0..4).any(|block| !same(&free, block, &attention)), "the test's layers do differ");
+        }
+    }
+
+    #[test]
+    fn ties_keep_what_all_have_and_rules_by_hand_leave_them() {
+        let source = bundled();
+        let text =
+            "tie = [['q', 'k', 'v']]\ncandidates = '4'\n[[rule]]\nrole = 'v'\ncandidates = '4,8 x 64'\n";
+        let plan = Plan::with_recipe(&source, &recipe(text), &[], Dtype::F16).unwrap();
+        assert!(plan.is_fixed() && plan.reachable_bpw() == (4.5, 4.5));
+        let by_hand: LayerRule = "*.0.*.v_proj=8".parse().unwrap();
+        let plan = Plan::with_recipe(&source, &recipe(text), &[by_hand], Dtype::F16).unwrap();
+        let solution = plan.fixed();
+        let bits = |path: &str| solution.bitmap[path].bits;
+        assert_eq!(
+            (bits("model.layers.0.self_attn.q_proj"), bits("model.layers.0.self_attn.v_proj")),
+            (4, 8)
+        );
+        assert_eq!(bits("model.layers.1.self_attn.v_proj"), 4);
+        let text = "candidates = '4'\ntie = [['q', 'k']]\n[[rule]]\nrole = 'k'\nfloat = true\n";
+        let error = Plan::with_recipe(&source, &recipe(text), &[], Dtype::F16).unwrap_err();
+        let expected =
+            "my.toml:2: key `tie`: model.layers.0.self_attn.k_proj, model.layers.0.self_attn.q_proj have no";
+        assert!(error.to_string().starts_with(expected), "{error}");
+    }
+}

@@ -1,0 +1,83 @@
+//! Arguments of what a model remembers, and of drafting.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+/// What is remembered of a text.
+#[derive(Debug, Args)]
+pub struct Cache {
+    /// Remember so many tokens at most: the first and the latest [default: the model's context]
+    #[arg(long, value_name = "N", help_heading = "Context", value_parser = clap::value_parser!(u32).range(2..))]
+    pub context_size: Option<u32>,
+    /// First tokens that are never forgotten [default: 4]
+    #[arg(long, value_name = "N", help_heading = "Context")]
+    pub num_sink_tokens: Option<u32>,
+    /// How much of a full context is forgotten at a time, the oldest after the first tokens [default: 10]
+    #[arg(long, value_name = "PERCENT", help_heading = "Context", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub eviction_batch_percent: Option<u32>,
+    /// Hold keys and values in so many bits
+    #[arg(long, value_name = "4|8", help_heading = "Context", value_parser = kv_bits)]
+    pub kv_bits: Option<u32>,
+    /// Neighbours in a key or value that share a scale [default: 64, or 32 where heads are not multiples of it]
+    #[arg(long, value_name = "32|64|128", help_heading = "Context", requires = "kv_bits", value_parser = kv_group_size)]
+    pub kv_group_size: Option<u32>,
+    /// Tokens of a prompt that go through the model at a time [default: 512]
+    #[arg(long, value_name = "N", help_heading = "Context", value_parser = clap::value_parser!(u32).range(1..))]
+    pub prefill_step_size: Option<u32>,
+}
+
+impl Cache {
+    /// First tokens that are never forgotten.
+    pub fn sinks(&self) -> usize {
+        self.num_sink_tokens.unwrap_or(4) as usize
+    }
+
+    /// How much of a full context is forgotten at a time.
+    pub fn eviction_percent(&self) -> usize {
+        self.eviction_batch_percent.unwrap_or(10) as usize
+    }
+
+    /// Tokens of a prompt that go through the model at a time.
+    pub fn prefill_step(&self) -> usize {
+        self.prefill_step_size.unwrap_or(512) as usize
+    }
+
+    /// The flags that were given.
+    pub fn given(&self) -> Vec<&'static str> {
+        [
+            ("--context-size", self.context_size),
+            ("--num-sink-tokens", self.num_sink_tokens),
+            ("--eviction-batch-percent", self.eviction_batch_percent),
+            ("--kv-bits", self.kv_bits),
+            ("--prefill-step-size", self.prefill_step_size),
+        ]
+        .into_iter()
+        .filter_map(|(flag, value)| value.map(|_| flag))
+        .collect()
+    }
+}
+
+/// Speculative decoding.
+#[derive(Debug, Args)]
+pub struct Draft {
+    /// Smaller model with the same vocabulary that guesses ahead: the same text up to rounding, sooner
+    #[arg(long, value_name = "MODEL", help_heading = "Speculative decoding")]
+    pub draft_model: Option<PathBuf>,
+    /// Tokens that it guesses at a time
+    #[arg(long, value_name = "N", help_heading = "Speculative decoding", requires = "draft_model", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub num_draft_tokens: u32,
+}
+
+fn kv_bits(text: &str) -> Result<u32, String> {
+    one_of(text, &[4, 8])
+}
+
+fn kv_group_size(text: &str) -> Result<u32, String> {
+    one_of(text, &crate::numerics::quant::AFFINE_GROUP_SIZES)
+}
+
+fn one_of(text: &str, all: &[u32]) -> Result<u32, String> {
+    let found = all.iter().find(|known| text.parse() == Ok(**known)).copied();
+    found.ok_or_else(|| format!("expected one of {all:?}"))
+}

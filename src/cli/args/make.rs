@@ -1,0 +1,140 @@
+//! Arguments of what makes models, and of recipes.
+
+use clap::{ArgGroup, Args, Subcommand};
+use std::path::PathBuf;
+
+use super::command::{FloatDtype, Output, parse_size};
+use super::measure::Calibration;
+use super::share::Hub;
+use super::tune::{Tuning, positive};
+use crate::numerics::quant::Mode;
+
+/// `mixbit convert`.
+#[derive(Debug, Args)]
+pub struct Convert {
+    /// Model to read: folder, pack, or name on the Hub
+    #[arg(long, alias = "model", value_name = "MODEL")]
+    pub hf_path: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub hub: Hub,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub output: Output,
+    /// Element type to write [default: the checkpoint's own]
+    #[arg(long, value_enum)]
+    pub dtype: Option<FloatDtype>,
+}
+
+/// How large the result may be: a target, the same setting for every layer, or a recipe that says it.
+#[derive(Debug, Args)]
+pub struct Size {
+    /// Average bits a weight of the linear layers, scales and biases included; never exceeded
+    #[arg(long, value_name = "BITS", value_parser = positive, conflicts_with_all = ["target_size", "bits", "mode"])]
+    pub target_bpw: Option<f64>,
+    /// Bytes of all tensors, such as 800MB; never exceeded
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with_all = ["bits", "mode"])]
+    pub target_size: Option<u64>,
+    /// The same bits for every layer, or bits:group; nothing is measured
+    #[arg(long, value_name = "BITS[:GROUP]", conflicts_with = "method")]
+    pub bits: Option<String>,
+    /// How codes become numbers [default: affine]; mxfp4, mxfp8 and nvfp4 have one setting each and need no --bits
+    #[arg(long, value_enum, conflicts_with = "method")]
+    pub mode: Option<Mode>,
+}
+
+/// `mixbit quantize`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("size-or-recipe").required(true).multiple(true)
+    .args(["target_bpw", "target_size", "bits", "mode", "recipe"]))]
+#[command(group = ArgGroup::new("distilling").multiple(true).args(["distill", "quality", "recipe"]))]
+pub struct Quantize {
+    /// Model to read: folder, pack, or name on the Hub
+    #[arg(long, alias = "model", value_name = "MODEL")]
+    pub hf_path: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub hub: Hub,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub output: Output,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub size: Size,
+    /// What layers become, and how it is measured: a name that `mixbit recipes` lists, or a file; the other flags
+    /// override it
+    #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["bits", "mode"])]
+    pub recipe: Option<String>,
+    /// With --bits, weights that share a scale: 32, 64 or 128 [default: 64, or what the mode has]
+    #[arg(long, value_name = "GROUP", conflicts_with_all = ["target_bpw", "target_size", "recipe"])]
+    pub group_size: Option<u32>,
+    /// What a layer may become: bits x group sizes, such as "3,4,6 x 64,128", and `+ keep` for float; or settings,
+    /// such as "nvfp4,4:64,keep"
+    /// [default: 2,3,4,5,6,8 x 32,64,128 + keep]
+    #[arg(long, value_name = "LIST", conflicts_with_all = ["bits", "mode"])]
+    pub candidates: Option<String>,
+    /// Fix layers: GLOB=bits[:group[:mode]] or GLOB=float; may be repeated, the last that matches wins
+    #[arg(long, value_name = "RULE")]
+    pub layer: Vec<String>,
+    /// Quantize the embedding too, to BITS[:GROUP]; it is not part of --target-bpw
+    #[arg(long, value_name = "BITS[:GROUP]")]
+    pub quantize_embeddings: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub calibration: Calibration,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tuning: Tuning,
+    /// Text to measure the result on, in any form that --calibration takes [default: a part of the calibration text
+    /// that is held out; nothing where all bits are fixed]
+    #[arg(long, value_name = "FILE", conflicts_with = "no_eval")]
+    pub eval_data: Option<PathBuf>,
+    /// Do not measure the result
+    #[arg(long)]
+    pub no_eval: bool,
+    /// Use a table that `mixbit analyze` wrote instead of measuring
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["bits", "mode", "method"])]
+    pub sensitivities: Option<PathBuf>,
+    /// Element type of what stays float and of scales and biases
+    #[arg(long, value_enum, default_value = "float16")]
+    pub dtype: FloatDtype,
+    /// Print plan and bit map, write nothing
+    #[arg(long, conflicts_with = "resume")]
+    pub dry_run: bool,
+}
+
+/// `mixbit dequantize`.
+#[derive(Debug, Args)]
+pub struct Dequantize {
+    /// Model to read, with quantized layers: folder, pack, or name on the Hub
+    #[arg(long, alias = "model", value_name = "MODEL")]
+    pub hf_path: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub hub: Hub,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub output: Output,
+    /// Element type to write [default: the model's own]
+    #[arg(long, value_enum)]
+    pub dtype: Option<FloatDtype>,
+}
+
+/// `mixbit recipes`.
+#[derive(Debug, Args)]
+pub struct Recipes {
+    #[command(subcommand)]
+    #[allow(missing_docs)]
+    pub command: Option<RecipesCommand>,
+}
+
+/// What to do with recipes.
+#[derive(Debug, Subcommand)]
+pub enum RecipesCommand {
+    /// Print a recipe's TOML: a name that `mixbit recipes` lists, or a file to be checked
+    Show {
+        /// Which
+        #[arg(value_name = "NAME|FILE")]
+        name: String,
+    },
+}

@@ -1,0 +1,132 @@
+//! Arguments of what measures sensitivities and shows them.
+
+use clap::{Args, ValueEnum};
+use std::path::PathBuf;
+
+use super::command::{FloatDtype, parse_size, sequence_length, whole};
+use super::share::Hub;
+use super::template::Template;
+use crate::choose::recipe::Quality;
+use crate::numerics::rounding::Technique;
+
+/// Text that sensitivities are measured on.
+#[derive(Debug, Args)]
+pub struct Calibration {
+    /// Plain UTF-8 text, documents separated by lines `<|endoftext|>`; JSONL with `text` or conversations; or token ids in
+    /// an .npy or .npz [default: a text that mixbit carries]
+    #[arg(long, value_name = "FILE")]
+    pub calibration: Option<PathBuf>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub template: Template,
+    /// How much is done for the result; other flags override what it stands for [default: the recipe's, or balanced]. Times
+    /// and memory are those of 950 M parameters and sequences of 512 tokens on two cores (400 GFLOP a second), of best by
+    /// the estimate; for a model and machine at hand that is printed before the work begins
+    #[arg(long, value_enum)]
+    pub quality: Option<Quality>,
+    /// Sequences of the text: GPTQ sees them all [default: the recipe's, or 64; 16 with --quality fast, 128 with best]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub samples: Option<u32>,
+    /// How many of them, from all over the text, sensitivities are measured on; more hardly change which layer gets how
+    /// many bits [default: the recipe's, or 16; all with --method alignment]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub sensitivity_samples: Option<u32>,
+    /// Tokens in a sequence [default: the recipe's; else 512, or the model's context if that is shorter]
+    #[arg(long, value_name = "T", value_parser = sequence_length)]
+    pub sequence_length: Option<u32>,
+    /// Seed of sequence choice and label sampling [default: the recipe's, or 0]
+    #[arg(long, value_parser = whole::<u64>)]
+    pub seed: Option<u64>,
+    /// How sensitivities are measured [default: fisher]
+    #[arg(long, value_enum)]
+    pub method: Option<MeasureMethod>,
+    /// How weights become codes, and which errors sensitivities are measured for [default: gptq where something is
+    /// measured; where all bits are fixed, search with a --calibration text or --distill, and rtn without]
+    #[arg(long, value_enum)]
+    pub rounding: Option<Rounding>,
+    /// Hidden states in memory; more go to a temporary file (in $TMPDIR) [default: 4MB]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    pub activation_memory: Option<u64>,
+}
+
+/// Bytes of hidden states in memory where nobody says.
+pub const ACTIVATION_MEMORY: u64 = 4_000_000;
+
+/// How sensitivities are measured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum MeasureMethod {
+    /// second order: what rounding does to the KL divergence, by the diagonal of the Fisher information
+    #[default]
+    Fisher,
+    /// first order, as mlx-lm's dynamic_quant does it; to compare
+    Alignment,
+}
+
+/// `mixbit analyze`.
+#[derive(Debug, Args)]
+pub struct Analyze {
+    /// Model to measure: folder, pack, or name on the Hub
+    #[arg(long, alias = "hf-path", value_name = "MODEL")]
+    pub model: PathBuf,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub hub: Hub,
+    /// Table to write
+    #[arg(long, value_name = "FILE.json")]
+    pub out: PathBuf,
+    /// Candidates to measure, such as "3,4,6 x 64,128" [default: 2,3,4,5,6,8 x 32,64,128]
+    #[arg(long, value_name = "LIST")]
+    pub candidates: Option<String>,
+    /// Take candidates and calibration settings from a recipe: a name that `mixbit recipes` lists, or a file
+    #[arg(long, value_name = "NAME|FILE")]
+    pub recipe: Option<String>,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub calibration: Calibration,
+    /// Element type of scales and biases
+    #[arg(long, value_enum, default_value = "float16")]
+    pub dtype: FloatDtype,
+    /// Continue an interrupted measurement after its last finished block
+    #[arg(long)]
+    pub resume: bool,
+    /// Replace the table if it exists; without --resume what an interrupted measurement has left too
+    #[arg(long)]
+    pub overwrite: bool,
+}
+
+/// `mixbit curve`.
+#[derive(Debug, Args)]
+pub struct Curve {
+    /// Table that `mixbit analyze` wrote
+    pub table: PathBuf,
+    /// Comma-separated values instead of a table
+    #[arg(long)]
+    pub csv: bool,
+    /// Draw it as an SVG file
+    #[arg(long, value_name = "FILE", conflicts_with = "csv")]
+    pub svg: Option<PathBuf>,
+    /// Replace the SVG file if it exists
+    #[arg(long, requires = "svg")]
+    pub overwrite: bool,
+}
+
+/// How weights become codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Rounding {
+    /// to nearest, bit-exact with mx.quantize
+    Rtn,
+    /// scale and bias of each group searched, weighted by the layer's inputs
+    Search,
+    /// the same, and later columns make up for the errors of earlier ones
+    Gptq,
+}
+
+impl From<Rounding> for Technique {
+    fn from(rounding: Rounding) -> Self {
+        match rounding {
+            Rounding::Rtn => Self::Rtn,
+            Rounding::Search => Self::Search,
+            Rounding::Gptq => Self::Gptq,
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! `mixbit analyze`: the sensitivity table alone.
+
+use std::slice;
+
+use super::templating::refuse_idle;
+use crate::choose::candidate::{Candidate, DEFAULT_CANDIDATES};
+use crate::choose::plan::Plan;
+use crate::choose::table::Partial;
+use crate::cli::args::Analyze;
+use crate::error::Result;
+use crate::files::output_file;
+use crate::files::output_file::Claim;
+use crate::jobs::estimate::{Work, announce};
+use crate::jobs::measure::{Measure, apart};
+use crate::jobs::opening::{Need, open_after};
+use crate::jobs::settings::{Calibration, recipe};
+use crate::jobs::texts::Texts;
+use crate::models::source::SourceModel;
+use crate::numerics::dtype::float_type;
+use crate::numerics::rounding::Technique;
+use crate::report::Console;
+use crate::words::count;
+
+/// Runs the command.
+pub fn run(args: &Analyze, console: &Console) -> Result<()> {
+    let mut claim = None;
+    let source = open_after(&args.model, Need::Weights, |_| {
+        output_file::check(&args.out, args.overwrite)?;
+        claim = Claim::new(&args.out)?;
+        if !args.resume && !args.overwrite && Partial::waits(&args.out) {
+            return Err(output_file::unfinished(&Partial::path(&args.out)));
+        }
+        Ok(())
+    })?;
+    let dtype = args.dtype.into();
+    let recipe = recipe(args.recipe.as_deref(), args.candidates.as_deref(), console)?;
+    let plan = match (&recipe, &args.candidates) {
+        (Some(recipe), _) => Plan::with_recipe(&source, recipe, &[], dtype)?,
+        (None, Some(list)) => Plan::new(&source, &Candidate::parse_list(list)?, &[], dtype)?,
+        (None, None) => Plan::new(&source, &DEFAULT_CANDIDATES, &[], dtype)?,
+    };
+    let calibration = Calibration::resolve(&args.calibration, recipe.as_ref(), source.spec())?;
+    console.notes(&source.spec().notes);
+    let texts = Texts::prepare(&source, &calibration, true, false, console)?;
+    refuse_idle(&calibration.template, slice::from_ref(&texts.name), texts.has_conversations)?;
+    let technique = calibration.rounding.unwrap_or(Technique::Gptq);
+    let (quants, float) = (plan.quants(), float_type(dtype)?);
+    let work = work(&source, &calibration, &texts, quants.len(), technique)?;
+    let measure = Measure::prepare(&source, &calibration, &texts, technique, quants.clone(), float)?;
+    let of = if args.resume { " for the whole job" } else { "" };
+    let estimate = announce(&work, &quants, float, of, console)?;
+    console.begin_job(&estimate.stages);
+    let measure = measure.with_costs(estimate.steps);
+    let mut partial = Partial::open(&args.out, &measure.measurement, args.resume)?;
+    let finished = partial.finished.clone();
+    if !finished.is_empty() {
+        console.line(&format!(
+            "resuming: {} of {} measured already",
+            finished.len(),
+            count(plan.len(), "layer")
+        ));
+    }
+    if args.resume && finished.is_empty() {
+        let name = args.out.display();
+        console.notes(&[format!("nothing to resume beside {name}: starting from the beginning")]);
+    }
+    let measured = measure.run(&finished, console, |layer| partial.add(layer));
+    let correction = measured.and_then(|()| measure.correct(&partial.finished, technique, console));
+    let correction = correction.map_err(|e| partial.given_up(e))?;
+    let table = partial.finish(&args.out, measure.measurement.clone(), correction)?;
+    drop(claim);
+    console.done(&format!("{} in {}", count(table.layers.len(), "layer"), args.out.display()));
+    Ok(())
+}
+
+/// What measuring sensitivities for so many `candidates` is.
+fn work<'a>(
+    source: &'a SourceModel,
+    calibration: &Calibration,
+    texts: &Texts,
+    candidates: usize,
+    technique: Technique,
+) -> Result<Work<'a>> {
+    let measured = calibration.measured(texts.sequences.len())?;
+    Ok(Work {
+        spec: source.spec(),
+        manifest: source.manifest(),
+        sequences: texts.sequences.len(),
+        measured,
+        length: calibration.sequence_length as usize,
+        whole: apart(texts, measured).sequences.len(),
+        candidates,
+        technique,
+        rounds: false,
+        windows: 0,
+        distill: 0,
+        watched: 0,
+        refine: 0,
+        activations: calibration.memory,
+    })
+}

@@ -1,0 +1,254 @@
+//! `mixbit chat`: a conversation, turn by turn. What the model has seen in earlier turns is not computed again.
+
+use std::path::{Path, PathBuf};
+
+use super::answering::{Loaded, Source, memory, note_greedy, sampler, summary};
+use super::lines::{Line, Lines};
+use super::prompting::{Asked, ask, leaves_out, left_out};
+use super::templating::template_in_use;
+use crate::cli::args::Chat;
+use crate::cli::signals;
+use crate::engine::generate::session::Session;
+use crate::engine::runtime::Engine;
+use crate::error::{Error, ErrorKind, Result};
+use crate::files::output_file;
+use crate::report::{Console, out};
+use crate::text::answer::Answer;
+use crate::text::conversation::{Conversation, HELP, Input, Seen, as_said, encode_after};
+use crate::text::sampling::Sampler;
+use crate::{interrupt, report};
+
+/// Runs the command.
+pub fn run(args: &Chat, console: &Console) -> Result<()> {
+    let source = Source::open(&args.answering, &args.asking, false)?;
+    if !source.tokenizer.has_chat_template() {
+        return Err(Error::file(
+            &args.answering.model,
+            "there is no chat template, so turns cannot be told apart",
+        )
+        .hint("mixbit run continues a text without one; --chat-template FILE gives it one"));
+    }
+    template_in_use(&source.tokenizer)?;
+    console.notes(&source.tokenizer.template_notes());
+    if args.system.as_deref().is_some_and(|text| leaves_out(&source.tokenizer, text)) {
+        return Err(left_out("--system"));
+    }
+    let sampler = sampler(&args.answering.sampling, None, source.checkpoint.spec())?;
+    note_greedy(&args.answering.sampling, console);
+    console.notes(source.file_notes());
+    console.notes(&source.notes());
+    if args.verbose {
+        console.line(&format!("stop tokens: {}", source.stop_tokens()));
+    }
+    console.notes(source.context_note().as_slice());
+    let engine = Engine::start()?;
+    let (loaded, _) = source.load(&engine, args.answering.dtype.map(Into::into))?;
+    let mut lines = Lines::open()?;
+    let mut chat = Talk {
+        console,
+        verbose: args.verbose,
+        prefill: args.asking.prefill_response.clone(),
+        conversation: Conversation::new(args.system.clone()),
+        session: source.session(&loaded),
+        loaded: &loaded,
+        source: &source,
+        sampler,
+        seen: [Seen::default(), Seen::default()],
+        rendered: String::new(),
+        saved: Vec::new(),
+        unsaved: None,
+        long: false,
+    };
+    signals::converse(lines.are_typed());
+    if lines.are_typed() {
+        console.line("/help lists the commands, Ctrl-D ends");
+    }
+    loop {
+        let line = match lines.read() {
+            // What was typed is no text: the conversation need not end with it.
+            Err(error) if lines.are_typed() && error.io_kind() == Some(std::io::ErrorKind::InvalidData) => {
+                report::error(&error);
+                continue;
+            }
+            line => line?,
+        };
+        let result = match line {
+            Line::End => return chat.end(lines.are_typed()),
+            Line::Interrupted => {
+                console.line("Ctrl-D ends");
+                continue;
+            }
+            Line::Text(line) => Input::parse(&line).and_then(|input| chat.obey(input)),
+        };
+        match result {
+            Ok(true) => {}
+            Ok(false) => return chat.end(lines.are_typed()),
+            // Who types can try again; what comes through a pipe must not go on without having been understood.
+            Err(error) if lines.are_typed() && can_go_on(&error) => {
+                report::error(&error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Whether the next line may fare better.
+fn can_go_on(error: &Error) -> bool {
+    !matches!(error.kind(), ErrorKind::Engine(_) | ErrorKind::ClosedPipe)
+}
+
+/// A conversation and what it needs.
+struct Talk<'a> {
+    console: &'a Console,
+    verbose: bool,
+    /// What answers begin with.
+    prefill: Option<String>,
+    conversation: Conversation,
+    session: Session<'a>,
+    loaded: &'a Loaded,
+    source: &'a Source,
+    sampler: Sampler,
+    /// The last prompt with its answer, and without.
+    seen: [Seen; 2],
+    /// The last prompt as the template wrote it.
+    rendered: String,
+    /// Files that this conversation was saved to, and may be again.
+    saved: Vec<PathBuf>,
+    /// The first file that it could not be saved to.
+    unsaved: Option<PathBuf>,
+    /// Whether the user knows that the context is used up.
+    long: bool,
+}
+
+impl Talk<'_> {
+    /// Does what a line asks for; false ends the conversation.
+    fn obey(&mut self, input: Input) -> Result<bool> {
+        match input {
+            Input::Nothing => {}
+            Input::Quit => return Ok(false),
+            Input::Help => self.console.line(HELP),
+            Input::Reset => {
+                self.conversation.reset();
+                self.long = false;
+                self.console.line("what was said is forgotten; the system message stays");
+            }
+            Input::System(text) => {
+                self.console.line(match text.as_str() {
+                    "" => "no system message from now on",
+                    _ => "this is the system message from now on; what was said stays",
+                });
+                if leaves_out(&self.source.tokenizer, &text) {
+                    self.console.notes(&["this model's chat template leaves out system messages".to_owned()]);
+                }
+                self.conversation.system = Some(text);
+            }
+            Input::ShowSystem => self.console.line(&match &self.conversation.system {
+                None => {
+                    "system message: the template's own, if it has one; /system TEXT sets another".to_owned()
+                }
+                Some(text) => format!("system message: {text:?}; /system TEXT sets another"),
+            }),
+            Input::Save(path) => {
+                // Nothing that follows depends on it.
+                if let Err(error) = self.save(&path) {
+                    report::error(&error);
+                    self.unsaved.get_or_insert(path);
+                }
+            }
+            Input::Say(text) => {
+                self.conversation.ask(text);
+                self.answer().inspect_err(|_| self.conversation.take_back())?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// What the end comes to: who types has seen what could not be saved.
+    fn end(&self, typed: bool) -> Result<()> {
+        match self.unsaved.as_ref().filter(|_| !typed) {
+            Some(path) => Err(Error::file(path, "the conversation could not be saved there")
+                .hint("the reason was printed where /save stood")),
+            None => Ok(()),
+        }
+    }
+
+    fn save(&mut self, path: &Path) -> Result<()> {
+        if self.conversation.is_empty() {
+            return Err(Error::input("nothing has been said that could be saved").hint("say something first"));
+        }
+        if path.exists() && !self.saved.iter().any(|saved| saved == path) {
+            output_file::only_files(path)?;
+            return Err(Error::file(
+                path,
+                "already exists, and this conversation was not saved to it before",
+            )
+            .hint("choose another name"));
+        }
+        output_file::check(path, true)?;
+        output_file::write(path, self.conversation.to_jsonl().as_bytes())?;
+        self.saved.push(path.to_owned());
+        self.console.done(&format!("saved to {}", path.display()));
+        Ok(())
+    }
+
+    /// Answers what was said last.
+    fn answer(&mut self) -> Result<()> {
+        let source = self.source;
+        let messages = self.conversation.messages();
+        let Asked { rendered, prefill } = ask(&source.tokenizer, messages, self.prefill.as_deref())?;
+        let rendered = rendered.unwrap_or_default();
+        let [answered, before] = &self.seen;
+        let said = if self.session.has_forgotten() {
+            as_said(&rendered, &self.rendered, before, answered)
+        } else {
+            None
+        };
+        let text = said.unwrap_or_else(|| rendered.clone());
+        let prompt = encode_after(&source.tokenizer, &text, &self.seen)?;
+        self.note_length(prompt.len());
+        let mut answer = Answer::new(&source.tokenizer, &source.ending);
+        out(&answer.begin_with(prefill))?;
+        let mut tokens = Vec::new();
+        // Ctrl-C from here on is meant for this answer.
+        interrupt::take();
+        let result = source.answer(
+            self.loaded,
+            &mut self.session,
+            &prompt,
+            &mut self.sampler,
+            &mut answer,
+            |chosen, text| {
+                tokens.push(chosen.token);
+                out(text)
+            },
+        );
+        let stopped = matches!(&result, Err(error) if matches!(error.kind(), ErrorKind::Interrupted));
+        let generation = if stopped { None } else { Some(result?) };
+        let (rest, answer, _) = answer.finish()?;
+        out(&format!("{rest}\n"))?;
+        if stopped {
+            interrupt::take();
+            self.console.line("stopped");
+        }
+        if let Some(generation) = generation.filter(|_| self.verbose) {
+            summary(self.console, prompt.len(), &generation);
+            memory(self.console, &generation);
+        }
+        let prompt = Seen { text, tokens: prompt };
+        self.rendered = rendered;
+        self.seen = [prompt.answered(&source.tokenizer, &tokens)?, prompt];
+        if stopped && (answer.is_empty() || tokens.is_empty()) {
+            self.conversation.take_back();
+        } else {
+            self.conversation.answered(answer);
+        }
+        Ok(())
+    }
+
+    fn note_length(&mut self, prompt: usize) {
+        if let Some(note) = self.source.length_note(prompt).filter(|_| !self.long) {
+            self.console.notes(&[note]);
+            self.long = true;
+        }
+    }
+}

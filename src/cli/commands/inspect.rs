@@ -1,0 +1,178 @@
+//! `mixbit inspect`: what is in a model or a weight file, from headers alone.
+
+use serde_json::{Value, json};
+use std::path::Path;
+
+use super::report::record;
+use crate::cli::args::Inspect;
+use crate::error::{Error, Result};
+use crate::files::output_file;
+use crate::files::pack::{Pack, PackedFile};
+use crate::formats::checkpoint::Checkpoint;
+use crate::jobs::opening::{Need, open};
+use crate::models::contents::{FileContents, FileLayer};
+use crate::models::inventory::Inventory;
+use crate::report::{
+    Align, Console, Found, Table, architecture, bit_table, cell, class_bars, class_table, out, page,
+};
+use crate::words::{bytes, count};
+
+/// Runs the command.
+pub fn run(args: &Inspect, console: &Console) -> Result<()> {
+    if let Some(path) = &args.html {
+        output_file::check(path, args.overwrite)?;
+        output_file::apart(path, &[&args.model])?;
+    }
+    let extension = args.model.extension().unwrap_or_default();
+    if args.model.is_file() && (extension == "safetensors" || extension == "npz") {
+        return inspect_file(args);
+    }
+    let source = open(&args.model, Need::Headers)?;
+    let inventory = Inventory::of_source(&source);
+    if args.json {
+        return print_json(&json!({
+            "model_type": source.config().model_type(),
+            "parameters": inventory.parameters,
+            "bpw_quantized": inventory.bpw_quantized(),
+            "bpw_model": inventory.bpw_model(),
+            "bytes": inventory.bytes,
+            "layers": inventory.layers,
+            "notes": source.spec().notes,
+            "files": source.files().pack().map(packed_files),
+        }));
+    }
+    if args.layers {
+        let layers = inventory.layers.iter();
+        return print_layers(layers.map(|layer| {
+            [layer.path.clone(), sizes(&layer.shape), cell(Some(layer)), layer.bytes.to_string()]
+        }));
+    }
+    if let Some(path) = &args.html {
+        let record = record(&source, console)?;
+        let page = page(&source, &inventory, &Found::default(), record.as_ref())?;
+        output_file::write(path, page.as_bytes())?;
+        console.done(&format!("the model in {}", path.display()));
+        return Ok(());
+    }
+    console.notes(&source.spec().notes);
+    if let Some(pack) = source.files().pack() {
+        out(&pack_table(pack))?;
+    }
+    let columns = [("size", inventory.bytes)];
+    let linear = || inventory.layers.iter().filter(|layer| layer.role.is_linear());
+    out(&format!(
+        "{}\n\
+         {} of {} quantized; linear layers {:.4} bpw, whole model {:.4} bpw, {}\n\n{}\n{}{}",
+        architecture(&source, &inventory),
+        linear().filter(|layer| layer.bits.is_some()).count(),
+        count(linear().count(), "linear layer"),
+        inventory.bpw_quantized(),
+        inventory.bpw_model(),
+        bytes(inventory.bytes.total),
+        bit_table(&inventory),
+        class_table(&columns),
+        class_bars(&columns),
+    ))
+}
+
+fn packed_files(pack: &Pack) -> Value {
+    let describe =
+        |file: &PackedFile| json!({"name": file.name, "bytes": file.data.len(), "sha256": file.sha256});
+    pack.files().iter().map(describe).collect()
+}
+
+/// The files in a pack, and a line below.
+fn pack_table(pack: &Pack) -> String {
+    let mut table = Table::new(&[("file", Align::Left), ("bytes", Align::Right), ("SHA-256", Align::Left)]);
+    for file in pack.files() {
+        table.row([file.name.clone(), file.data.len().to_string(), file.sha256.clone()]);
+    }
+    format!("{table}\n")
+}
+
+/// A single weight file: nothing but names, types and shapes.
+fn inspect_file(args: &Inspect) -> Result<()> {
+    let path = &args.model;
+    let contents = FileContents::of(&Checkpoint::open(path)?);
+    if args.html.is_some() {
+        return Err(Error::usage("--html draws a model folder, not a single file")
+            .hint("give the folder that holds config.json"));
+    }
+    if args.json {
+        return print_json(&json!({
+            "model_type": Value::Null,
+            "parameters": contents.parameters,
+            "bpw_quantized": contents.bpw_quantized(),
+            "bpw_model": contents.bpw_model(),
+            "bytes": contents.bytes,
+            "layers": contents.layers,
+            "tensors": contents.tensors,
+            "notes": [],
+        }));
+    }
+    if args.layers {
+        return print_layers(contents.layers.iter().map(|layer| {
+            let shape = layer.shape.as_deref().map_or_else(|| "?".to_owned(), sizes);
+            [layer.path.clone(), shape, setting(layer), layer.bytes.to_string()]
+        }));
+    }
+    print_file(path, &contents)
+}
+
+fn print_file(path: &Path, contents: &FileContents) -> Result<()> {
+    let mut table = Table::new(&[
+        ("tensor", Align::Left),
+        ("type", Align::Left),
+        ("shape", Align::Right),
+        ("bytes", Align::Right),
+    ]);
+    for tensor in &contents.tensors {
+        table.row([
+            tensor.name.clone(),
+            tensor.dtype.clone(),
+            sizes(&tensor.shape),
+            tensor.bytes.to_string(),
+        ]);
+    }
+    let columns = [("size", contents.bytes)];
+    let quantized = contents.layers.iter().filter(|layer| layer.mode.is_some()).count();
+    out(&format!(
+        "{}: {}, {}, {quantized} of {} matrices quantized (--layers lists them)\n\n{table}\n{}{}",
+        path.display(),
+        count(contents.tensors.len(), "tensor"),
+        bytes(contents.bytes.total),
+        contents.layers.len(),
+        class_table(&columns),
+        class_bars(&columns),
+    ))
+}
+
+/// `4:64`, `nvfp4`, `float`, or what it may be: `2:64 or 4:32`.
+fn setting(layer: &FileLayer) -> String {
+    match (layer.bits, layer.group_size, layer.mode) {
+        (_, _, None) => "float".to_owned(),
+        (Some(bits), Some(group_size), Some("affine")) => format!("{bits}:{group_size}"),
+        (Some(_), _, Some(mode)) => mode.to_owned(),
+        _ => layer.settings.join(" or "),
+    }
+}
+
+fn sizes(shape: &[usize]) -> String {
+    shape.iter().map(ToString::to_string).collect::<Vec<_>>().join("x")
+}
+
+fn print_json(value: &Value) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::input(e.to_string()))?;
+    out(&format!("{text}\n"))
+}
+
+fn print_layers(rows: impl Iterator<Item = [String; 4]>) -> Result<()> {
+    let mut table = Table::new(&[
+        ("layer", Align::Left),
+        ("shape", Align::Right),
+        ("bits", Align::Right),
+        ("bytes", Align::Right),
+    ]);
+    rows.for_each(|row| table.row(row));
+    out(&table.to_string())
+}

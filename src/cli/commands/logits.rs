@@ -1,0 +1,41 @@
+//! `mixbit logits`: float32 logits of a token sequence in an .npz.
+
+use crate::cli::args::Logits;
+use crate::engine::decoder::model::Model;
+use crate::engine::runtime::Engine;
+use crate::error::{Error, Result};
+use crate::files::output_file;
+use crate::formats::npz::NpzWriter;
+use crate::jobs::opening::{Need, open_after};
+use crate::numerics::dtype::Dtype;
+use crate::report::Console;
+use crate::text::tokenizer::Tokenizer;
+
+/// Runs the command.
+pub fn run(args: &Logits, console: &Console) -> Result<()> {
+    if args.out.extension().is_none_or(|e| e != "npz") {
+        return Err(Error::usage(format!("--out {} must end in .npz", args.out.display())));
+    }
+    let source = open_after(&args.model, Need::Weights, |_| {
+        output_file::check(&args.out, args.overwrite)?;
+        output_file::apart(&args.out, &[&args.model])
+    })?;
+    let tokens = match &args.prompt {
+        Some(text) => Tokenizer::from_files(source.files())?.encode(text, true)?,
+        None => args.tokens.clone(),
+    };
+    console.notes(&source.spec().notes);
+    let engine = Engine::start()?;
+    let model = Model::load(&engine, &source, args.dtype.map(Into::into))?;
+    let logits = model.logits(&tokens, args.step.map(|step| step as usize))?;
+    let shape = [tokens.len(), model.spec().vocab_size];
+    let ids: Vec<u8> = tokens.iter().flat_map(|t| t.cast_signed().to_le_bytes()).collect();
+    let temporary = output_file::new_beside(&args.out)?;
+    let mut npz = NpzWriter::create(temporary.path())?;
+    npz.add("logits", Dtype::F32, &shape, bytemuck::cast_slice(&logits))?;
+    npz.add("tokens", Dtype::I32, &[tokens.len()], &ids)?;
+    npz.finish()?;
+    temporary.persist(&args.out).map_err(|e| Error::io(&args.out, e.error))?;
+    console.done(&format!("logits {shape:?} in {}", args.out.display()));
+    Ok(())
+}

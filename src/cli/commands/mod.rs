@@ -1,0 +1,27 @@
+//! One file per subcommand: arguments, plan, stages, report.
+pub mod analyze;
+pub mod answering;
+pub mod caching;
+pub mod chat;
+pub mod check;
+pub mod convert;
+pub mod curve;
+pub mod dequantize;
+pub mod dispatch;
+pub mod drafting;
+pub mod eval;
+pub mod figures;
+pub mod inspect;
+pub mod lines;
+pub mod logits;
+pub mod models;
+pub mod pack;
+pub mod prompting;
+pub mod quantize;
+pub mod recipes;
+pub mod report;
+pub mod run;
+pub mod streaming;
+pub mod templating;
+pub mod unpack;
+pub mod upload;

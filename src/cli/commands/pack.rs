@@ -1,0 +1,87 @@
+//! `mixbit pack`: a model folder in, one file out.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use crate::cli::args::Pack;
+use crate::error::{Error, Result};
+use crate::files::output_file;
+use crate::files::write_pack::write_pack;
+use crate::jobs::opening::{Need, open_after};
+use crate::jobs::write::{Parts, companions};
+use crate::models::source::SourceModel;
+use crate::report::Console;
+use crate::words::{bytes, count};
+
+/// Runs the command.
+pub fn run(args: &Pack, console: &Console) -> Result<()> {
+    let mut parts = Parts::default();
+    let source = open_after(&args.model, Need::Files, |source| {
+        if source.files().pack().is_some() {
+            return Err(Error::file(source.dir(), "is a pack already").hint("copy the file"));
+        }
+        parts = companions::parts(source)?;
+        check_output(source, &parts, &args.out)?;
+        output_file::check(&args.out, args.overwrite)
+    })?;
+    console.notes(source.checkpoint().notes());
+    let files = source.files();
+    note_left_out(&parts, console);
+    let size = |name: &String| fs::metadata(files.path_of(name)).map_or(0, |metadata| metadata.len());
+    let total: u64 = parts.names.iter().map(size).sum();
+    let bar = console.bytes_bar("packing", total);
+    output_file::write_with(&args.out, |file| {
+        write_pack(file, &args.out, files, &parts.names, &|bytes| bar.inc(bytes))
+    })
+    .map_err(|error| no_room(error, total))?;
+    bar.finish_and_clear();
+    console.done(&format!(
+        "{}, {} in {}",
+        count(parts.names.len(), "file"),
+        bytes(total),
+        args.out.display()
+    ));
+    Ok(())
+}
+
+/// Says how much room the pack, of about `total` bytes, takes where there is too little.
+fn no_room(error: Error, total: u64) -> Error {
+    let size = bytes(total);
+    match error.io_kind() {
+        Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
+            error.hint(format!("the pack takes {size}: make room, or choose another disk for it"))
+        }
+        Some(ErrorKind::FileTooLarge) => error.hint(format!(
+            "the pack takes {size}, and a limit keeps files from becoming so large: raise it (`ulimit -f`), or choose \
+             another disk for it"
+        )),
+        _ => error,
+    }
+}
+
+/// Says what lies in the folder and is no part of the model.
+pub fn note_left_out(parts: &Parts, console: &Console) {
+    if !parts.left_out.is_empty() {
+        console.notes(&[format!("left out, as no part of the model: {}", parts.left_out.join(", "))]);
+    }
+}
+
+/// Fails if `out` is one of the files that it is to be made of, or beside them, where it would be taken for a part of the
+/// model and go when the folder is replaced.
+fn check_output(source: &SourceModel, parts: &Parts, out: &Path) -> Result<()> {
+    let real = fs::canonicalize(out).ok();
+    let same = |name: &&String| real.is_some() && fs::canonicalize(source.files().path_of(name)).ok() == real;
+    if let Some(name) = parts.names.iter().find(same) {
+        return Err(Error::usage(format!("the output {} is the model's own `{name}`", out.display()))
+            .hint("choose another name for --out"));
+    }
+    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match (fs::canonicalize(parent), fs::canonicalize(source.dir())) {
+        (Ok(parent), Ok(model)) if parent.starts_with(&model) => {
+            Err(Error::usage(format!("the output {} is in the model's own folder", out.display()))
+                .hint("choose a place outside of it for --out"))
+        }
+        _ => Ok(()),
+    }
+}

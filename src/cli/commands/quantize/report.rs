@@ -1,0 +1,184 @@
+//! What the command says: the reachable range before any work, tables at the end.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use crate::choose::table::Table;
+use crate::error::Result;
+use crate::jobs::quantize::job::{Decision, Job};
+use crate::jobs::record::{Distillation, Evaluation, Record, Refinement};
+use crate::jobs::settings::Target;
+use crate::models::inventory::Inventory;
+use crate::numerics::quant::Mode;
+use crate::numerics::rounding::Technique;
+use crate::report::{bit_table, class_bars, class_table, out, plus_minus};
+use crate::words::{bytes, count};
+
+impl Job<'_> {
+    /// What is reachable, before any work.
+    pub(crate) fn announce(&self) {
+        let Self { plan, source, console, .. } = self;
+        let (least, most) = plan.reachable_bpw();
+        let rest = plan.rest_bytes(source, self.dtype);
+        let size = |bpw: f64| bytes((bpw * plan.weights() as f64 / 8.0) as u64 + rest);
+        console.line(&format!(
+            "{}, {}; reachable: {least:.3} to {most:.3} bpw, whole model {} to {}",
+            count(plan.len(), "linear layer"),
+            count(plan.weights(), "weight"),
+            size(least),
+            size(most)
+        ));
+        if !plan.already.is_empty() {
+            console
+                .line(&format!("already quantized, passed through: {}", count(plan.already.len(), "layer")));
+        }
+        for layer in &plan.indivisible {
+            console.line(&format!("stays float, no group size divides its rows: {layer}"));
+        }
+        if !plan.embedding().is_empty() {
+            console.line("the embedding is quantized too: outside the target, and not in the prediction");
+        }
+    }
+
+    /// The bit map and what it costs. Without a record nothing was written.
+    pub(crate) fn report(&self, decision: &Decision, record: Option<&Record>) -> Result<()> {
+        let Decision { solution, .. } = decision;
+        let before = Inventory::of_source(self.source);
+        let after = Inventory::planned(self.source, &self.bitmap(decision), self.dtype);
+        let columns = [("before", before.bytes), ("after", after.bytes)];
+        out(&format!("{}\n{}{}", bit_table(&after), class_table(&columns), class_bars(&columns)))?;
+        let all = if self.plan.already.is_empty() {
+            String::new()
+        } else {
+            format!(" over the layers decided here, {:.4} over all linear layers", after.bpw_quantized())
+        };
+        let predicted = solution.kl.map_or_else(String::new, |kl| self.predicted(decision, kl));
+        out(&format!(
+            "\nlayers: {}{} float\nbpw: {:.4}{}{all}, whole model {:.4}\n{predicted}",
+            layers_by_bits(decision),
+            self.plan.len() - solution.bitmap.len() + self.plan.indivisible.len(),
+            solution.bpw,
+            self.below_target(solution.bpw, after.bytes.total),
+            after.bpw_model(),
+        ))?;
+        let Some(record) = record else { return out("dry run: nothing was written\n") };
+        if let Some(refinement) = &record.refinement {
+            out(&refined(refinement))?;
+        }
+        if let Some(distillation) = &record.distillation {
+            out(&distilled(distillation))?;
+        }
+        match &record.evaluation {
+            Some(evaluation) => out(&measured(evaluation))?,
+            None => self.console.line("not measured: `mixbit eval` does it, or --eval-data"),
+        }
+        out(&format!("wrote {}\n", self.args.output.mlx_path.display()))
+    }
+
+    fn predicted(&self, Decision { solution, table, .. }: &Decision, kl: f64) -> String {
+        let gap = 100.0 * solution.gap / kl.abs().max(f64::MIN_POSITIVE);
+        let choice = if gap < 0.005 {
+            "with the best choice of bits".to_owned()
+        } else {
+            format!("within {gap:.2} % of the best choice of bits")
+        };
+        let Some(table) = table else { return String::new() };
+        if table.measurement.method.starts_with("alignment") {
+            return format!("alignment score: {kl:.3e}, {choice}; it is no KL divergence\n");
+        }
+        let other = other_rounding(self.technique, table);
+        let before = if self.tuning.distill.is_some() { ", before distillation" } else { "" };
+        format!("predicted KL divergence: {kl:.3e} nats per token, {choice}{other}{before}\n")
+    }
+
+    fn below_target(&self, bpw: f64, total: u64) -> String {
+        match self.target {
+            Target::Bpw(target) => format!(" of {target} ({:.4} below the target)", target - bpw),
+            Target::Size(size) => format!(" ({} below the target)", bytes(size.saturating_sub(total))),
+            Target::Fixed => String::new(),
+        }
+    }
+}
+
+/// What to know where the `table` scores another rounding than that in force.
+fn other_rounding(technique: Technique, table: &Table) -> String {
+    let scored = table.measurement.rounding;
+    let than = match (technique, scored) {
+        (Technique::Gptq, Technique::Search) if !table.correction.gptq.is_empty() => return String::new(),
+        (now, then) if now == then => return String::new(),
+        (Technique::Rtn, _) => "higher",
+        _ => "lower",
+    };
+    format!("; that is for --rounding {scored}, {technique} comes out {than}")
+}
+
+/// `3 at 4 bits, 2 at 8 bits, `
+fn layers_by_bits(decision: &Decision) -> String {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for quant in decision.solution.bitmap.values() {
+        let name = match quant.mode {
+            Mode::Affine => format!("{} bits", quant.bits),
+            mode => mode.to_string(),
+        };
+        *counts.entry(name).or_default() += 1;
+    }
+    let counts: Vec<String> = counts.iter().map(|(bits, n)| format!("{n} at {bits}, ")).collect();
+    counts.concat()
+}
+
+/// What moving bits did, round by round.
+fn refined(refinement: &Refinement) -> String {
+    let Refinement { rounds, windows, text } = refinement;
+    let kept = rounds.iter().filter(|round| round.kept).count();
+    let moved = if kept > 0 { "; bits were moved by measured changes, so nothing is predicted" } else { "" };
+    let mut lines =
+        format!("refined: {kept} of {} kept, on {windows} {text}{moved}\n", count(rounds.len(), "round"));
+    for (index, round) in rounds.iter().enumerate() {
+        let what = match (round.kl_after, round.stderr) {
+            (Some(after), Some(stderr)) => format!(
+                "{} changed, KL divergence {:.3e} to {after:.3e}, a fall of {:.1e} {} {stderr:.1e}: {}",
+                count(round.swaps, "layer"),
+                round.kl_before,
+                round.kl_before - after,
+                plus_minus(),
+                if round.kept { "kept" } else { "not kept" }
+            ),
+            _ => "no swap is predicted to pay".to_owned(),
+        };
+        let _ = writeln!(lines, "  round {}: {what}", index + 1);
+    }
+    lines
+}
+
+/// What fine-tuning did.
+fn distilled(distillation: &Distillation) -> String {
+    let Distillation { steps, taken, kept, kl_before, kl_after, windows, text, .. } = distillation;
+    let kept = match kept {
+        0 => "none was better than the start, which was kept".to_owned(),
+        kept => format!("kept what step {kept} gave"),
+    };
+    format!(
+        "distilled {}: {taken} of {}, {kept}\n  KL divergence {kl_before:.3e} before, {kl_after:.3e} after, on \
+         {windows} {text}\n",
+        distillation.what(),
+        count(*steps, "step")
+    )
+}
+
+/// The most telling figures of a measurement.
+fn measured(evaluation: &Evaluation) -> String {
+    let summary = &evaluation.summary;
+    let Some(divergence) = &summary.divergence else { return String::new() };
+    format!(
+        "measured on {} ({}):\n  KL divergence {:.3e} {} {:.1e} nats per token\n  perplexity {:.4}, float {:.4}\n  \
+         same likeliest token {:.2} %\n",
+        count(summary.tokens, "token"),
+        evaluation.text,
+        divergence.kl_mean,
+        plus_minus(),
+        divergence.kl_stderr,
+        summary.perplexity,
+        divergence.reference_perplexity,
+        100.0 * divergence.same_top
+    )
+}

@@ -1,0 +1,197 @@
+//! `mixbit report`: one HTML file about a model, with its distance from the float one and a prompt answered by both.
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use super::answering::blamed;
+use super::prompting::{chat_text, encode_chat};
+use super::templating::with_template;
+use crate::cli::args::{ACTIVATION_MEMORY, Report};
+use crate::engine::cache::sequence::CacheSettings;
+use crate::engine::decoder::model::Model;
+use crate::engine::generate::generate::{Finish, Settings, generate};
+use crate::engine::generate::session::Session;
+use crate::engine::runtime::Engine;
+use crate::error::{Error, Result};
+use crate::files::output_file;
+use crate::jobs::opening::{Need, open};
+use crate::jobs::record;
+use crate::jobs::record::Record;
+use crate::jobs::scoring::{Scoring, check_vocabulary};
+use crate::jobs::settings::sequence_length;
+use crate::jobs::texts::{TextInput, built_in_held_out, short_name, windows};
+use crate::models::inventory::Inventory;
+use crate::models::source::SourceModel;
+use crate::report::html::{Answer, Sample};
+use crate::report::{Console, Found, page};
+use crate::text::sampling::{Chosen, Sampler, Sampling};
+use crate::text::stop_tokens::StopTokens;
+use crate::text::tokenizer::Tokenizer;
+
+/// Windows computed together while the distance is measured: as many as `mixbit eval` takes unless it is told otherwise.
+const BATCH: usize = 4;
+
+/// Tokens of an answer at most, where nothing is said.
+const ANSWER: u32 = 160;
+
+/// What is asked when nothing else is said.
+const PROMPT: &str = "Explain in a few sentences why the sky is blue.";
+
+/// Runs the command.
+pub fn run(args: &Report, console: &Console) -> Result<()> {
+    let need = if needs_values(args) { Need::Weights } else { Need::Headers };
+    let source = open(&args.model, need)?;
+    let reference = args.reference.as_deref().map(|path| open(path, Need::Weights)).transpose()?;
+    if let Some(reference) = &reference {
+        check_vocabulary(&source, reference.spec().vocab_size)?;
+    }
+    if let (Some(flag), None, None) = (args.template.given().first(), &args.prompt, &reference) {
+        return Err(Error::usage(format!("{flag} says how prompts are written out, and nothing is asked"))
+            .hint(format!("give --prompt or --reference, or leave {flag} out")));
+    }
+    let record = record(&source, console)?;
+    output_file::check(&args.out, args.overwrite)?;
+    let inputs = [Some(&args.model), args.reference.as_ref(), args.data.as_ref()];
+    output_file::apart(&args.out, &inputs.into_iter().flatten().map(PathBuf::as_path).collect::<Vec<_>>())?;
+    let text = match &reference {
+        Some(reference) => {
+            let recorded = is_recorded(record.as_ref(), reference, console)?;
+            text(args, &source, recorded, console)?
+        }
+        None => None,
+    };
+    let sample = sample(args, &source, reference.as_ref(), console)?;
+    let measured = match (text, &reference) {
+        (Some((name, windows)), Some(reference)) => {
+            let scoring = Scoring { windows: &windows, batch: BATCH, memory: ACTIVATION_MEMORY };
+            Some(scoring.evaluation(&source, reference, name, console)?)
+        }
+        _ => None,
+    };
+    let before = reference.as_ref().map(|reference| Inventory::of_source(reference).bytes);
+    let found = Found { before, measured, sample };
+    let text = page(&source, &Inventory::of_source(&source), &found, record.as_ref())?;
+    output_file::write(&args.out, text.as_bytes())?;
+    console.done(&format!("the report in {}", args.out.display()));
+    Ok(())
+}
+
+/// True if anything is computed: where nothing is asked, headers will do.
+pub fn needs_values(args: &Report) -> bool {
+    args.prompt.is_some() || args.reference.is_some()
+}
+
+/// What was written down when `source` was made; not that of other weights.
+pub fn record(source: &SourceModel, console: &Console) -> Result<Option<Record>> {
+    let record = Record::read(source.files())?;
+    if record.as_ref().is_none_or(|record| record.is_about(source)) {
+        return Ok(record);
+    }
+    console.notes(&[format!("{} is about other weights than these: left out", record::FILE)]);
+    Ok(None)
+}
+
+/// Whether the distance from `reference` is known: it is not where the model was made from another.
+fn is_recorded(record: Option<&Record>, reference: &SourceModel, console: &Console) -> Result<bool> {
+    let Some(record) = record.filter(|record| record.evaluation.is_some()) else { return Ok(false) };
+    let is_same = match &record.measurement {
+        Some(measurement) => measurement.model == reference.fingerprint()?,
+        None => reference.bitmap().is_empty(),
+    };
+    if !is_same {
+        console.notes(&[format!(
+            "{} is not what the model was made from, {} as it was then: the distance from it is measured anew",
+            reference.files().title(),
+            record.base_model
+        )]);
+    }
+    Ok(is_same)
+}
+
+/// What to measure on, and what it is called: the text that was given, or mixbit's own where nothing is `recorded`.
+fn text(
+    args: &Report,
+    source: &SourceModel,
+    recorded: bool,
+    console: &Console,
+) -> Result<Option<(String, Vec<Vec<u32>>)>> {
+    let length = args.sequence_length.unwrap_or_else(|| sequence_length(source.spec())) as usize;
+    if let Some(path) = &args.data {
+        let text = TextInput::open(source, Some(path), &args.template, console)?;
+        let most = args.max_data_tokens.map(|most| most as usize);
+        let windows = windows(source, &text, length, most, console)?.windows;
+        return Ok(Some((short_name(Some(path)), windows)));
+    }
+    if recorded {
+        return Ok(None);
+    }
+    if !Tokenizer::is_in(source.files()) {
+        let name = source.files().title();
+        console.notes(&[format!(
+            "{name} has no tokenizer.json: its distance from the reference is left out, --data with token ids measures it"
+        )]);
+        return Ok(None);
+    }
+    built_in_held_out(source, length).map(Some)
+}
+
+/// The answers, one model after the other; none where there is nothing to compare and nothing was asked.
+pub(crate) fn sample(
+    args: &Report,
+    source: &SourceModel,
+    reference: Option<&SourceModel>,
+    console: &Console,
+) -> Result<Option<Sample>> {
+    let prompt = match (&args.prompt, reference) {
+        (Some(prompt), _) => prompt.as_str(),
+        (None, Some(_)) => PROMPT,
+        (None, None) => return Ok(None),
+    };
+    if prompt.is_empty() {
+        return Err(Error::usage("the prompt is empty").hint("give --prompt TEXT, or leave it out"));
+    }
+    let lacking = reference.into_iter().chain([source]).find(|model| !Tokenizer::is_in(model.files()));
+    if let (Some(model), None) = (lacking, &args.prompt) {
+        let name = model.files().title();
+        console.notes(&[format!("{name} has no tokenizer.json: the answers are left out")]);
+        return Ok(None);
+    }
+    let engine = Engine::start()?;
+    let quantized = if source.bitmap().is_empty() { "this model" } else { "quantized" };
+    let models = reference.map(|model| ("reference", model)).into_iter().chain([(quantized, source)]);
+    let mut answers = Vec::new();
+    for (by, model) in models {
+        console.line(&format!("asking {}", model.files().title()));
+        let tokenizer = with_template(Tokenizer::from_files(model.files())?, &args.template)?;
+        console.notes(&tokenizer.template_notes());
+        let most = args.max_tokens.unwrap_or(ANSWER) as usize;
+        answers.push(answer(&engine, model, &tokenizer, prompt, by, most)?);
+    }
+    Ok(Some(Sample { prompt: prompt.to_owned(), answers }))
+}
+
+/// Loads the model, asks it, and lets go of it.
+fn answer(
+    engine: &Engine,
+    source: &SourceModel,
+    tokenizer: &Tokenizer,
+    prompt: &str,
+    by: &str,
+    max_tokens: usize,
+) -> Result<Answer> {
+    let rendered = chat_text(tokenizer, prompt, None)?;
+    let tokens = encode_chat(tokenizer, rendered.as_deref(), prompt)?;
+    let settings = Settings::new(max_tokens, StopTokens::read(source.config(), tokenizer)?.ids());
+    let mut greedy = Sampler::new(Sampling::default(), 0);
+    let model = Model::load(engine, source, None)?;
+    let mut session = Session::new(&model, CacheSettings::default(), None);
+    let go_on = |_: &Chosen| Ok(ControlFlow::Continue(()));
+    let found = generate(&model, &mut session, &tokens, &mut greedy, &settings, go_on)
+        .map_err(|error| blamed(source, error))?;
+    Ok(Answer {
+        by: format!("{by}: {}", source.files().title()),
+        text: tokenizer.decode(&found.tokens, true)?,
+        tokens: found.tokens.len(),
+        ended: matches!(found.finish, Finish::Stop(_)),
+    })
+}

@@ -1,0 +1,159 @@
+//! `mixbit run`: generate text.
+
+use std::time::{Duration, Instant};
+
+use super::answering::{Source, memory, note_greedy, rates, sampler, summary};
+use super::prompting::prompt;
+use super::templating::template_in_use;
+use crate::cli::args::Run;
+use crate::engine::cache::sequence::CacheFigures;
+use crate::engine::generate::generate::{Finish, Generation, Timings};
+use crate::engine::memory;
+use crate::engine::runtime::Engine;
+use crate::error::{Error, ErrorKind, Result};
+use crate::report::{Answered, Console, answer_json, logprob_table, out};
+use crate::text::answer::{Answer, End, last_boxed};
+use crate::words::bytes;
+
+/// Runs the command.
+pub fn run(args: &Run, console: &Console) -> Result<()> {
+    if args.show.extract_boxed && args.show.logprobs.is_some() && !args.show.json {
+        return Err(Error::usage("--extract-boxed prints nothing but the box, and --logprobs a table")
+            .hint("leave one out; with --json there is room for both"));
+    }
+    let source = Source::open(&args.answering, &args.asking, args.ignore_eos)?;
+    let spec = source.checkpoint.spec();
+    let mut sampler = sampler(&args.answering.sampling, args.show.logprobs, spec)?;
+    note_greedy(&args.answering.sampling, console);
+    let (prompt, asked) = prompt(args, &source.tokenizer)?;
+    let template = if asked.rendered.is_some() { template_in_use(&source.tokenizer)? } else { None };
+    if template.is_some() {
+        console.notes(&source.tokenizer.template_notes());
+    }
+    if args.show.verbose {
+        console.notes(&spec.notes);
+        if let Some((name, path)) = template {
+            console.line(&format!("chat template: {name}, {}", path.display()));
+        }
+        console.line(&format!("prompt text: {:?}", source.tokenizer.decode(&prompt, false)?));
+        console.line(&format!("stop tokens: {}", source.stop_tokens()));
+    }
+    console.notes(source.file_notes());
+    console.notes(&source.notes());
+    console.notes(source.context_note().as_slice());
+    console.notes(source.length_note(prompt.len()).as_slice());
+    let engine = Engine::start()?;
+    let (loaded, load) = source.load(&engine, args.answering.dtype.map(Into::into))?;
+
+    let as_it_comes = !args.show.json && !args.show.extract_boxed;
+    let show = |text: &str| if as_it_comes { out(text) } else { Ok(()) };
+    let mut answer = Answer::new(&source.tokenizer, &source.ending);
+    show(&answer.begin_with(asked.prefill.clone()))?;
+    let (mut logprobs, mut so_far) = (Vec::new(), SoFar::new());
+    let mut session = source.session(&loaded);
+    let result = source.answer(&loaded, &mut session, &prompt, &mut sampler, &mut answer, |chosen, text| {
+        logprobs.extend(chosen.logprobs.clone());
+        so_far.push(chosen.token);
+        show(text)
+    });
+    let generation = match result {
+        // Whoever reads JSON gets an object all the same.
+        Err(error) if args.show.json && matches!(error.kind(), ErrorKind::Interrupted) => {
+            so_far.generation(session.figures())
+        }
+        result => result?,
+    };
+    let (rest, text, end) = answer.finish()?;
+    show(&format!("{rest}\n"))?;
+    let (reading, writing) = rates(prompt.len(), &generation);
+    let answered = Answered {
+        boxed: last_boxed(&text),
+        extract_boxed: args.show.extract_boxed,
+        text: &text,
+        prefill: &asked.prefill,
+        template,
+        end: end.as_ref(),
+        generation: &generation,
+        logprobs: args.show.logprobs.map(|_| logprobs.as_slice()),
+        prompt: &prompt,
+        load,
+        rates: (reading, writing),
+    };
+    report(args, &answered, &source)?;
+    if generation.finish == Finish::Interrupted {
+        return Err(Error::interrupted());
+    }
+    summary(console, prompt.len(), &generation);
+    details(console, args, &generation, end.as_ref(), load);
+    boxed(args, &answered, console)
+}
+
+/// The tokens of an answer that may be interrupted.
+struct SoFar {
+    started: Instant,
+    first: Option<Instant>,
+    tokens: Vec<u32>,
+}
+
+impl SoFar {
+    fn new() -> Self {
+        Self { started: Instant::now(), first: None, tokens: Vec::new() }
+    }
+
+    fn push(&mut self, token: u32) {
+        self.first.get_or_insert_with(Instant::now);
+        self.tokens.push(token);
+    }
+
+    /// What was generated up to now.
+    fn generation(self, cache: CacheFigures) -> Generation {
+        let first = self.first.unwrap_or_else(Instant::now);
+        let timings = Timings { prompt: first - self.started, generation: first.elapsed() };
+        let (tokens, finish) = (self.tokens, Finish::Interrupted);
+        Generation { tokens, finish, reused: 0, timings, cache, drafting: None }
+    }
+}
+
+/// What was not shown while it came.
+fn report(args: &Run, answered: &Answered<'_>, source: &Source) -> Result<()> {
+    if args.show.json {
+        return out(&answer_json(answered, &source.tokenizer)?);
+    }
+    if let Some(content) = answered.boxed.filter(|_| args.show.extract_boxed) {
+        out(&format!("{content}\n"))?;
+    }
+    match answered.logprobs {
+        Some(logprobs) => out(&logprob_table(&answered.generation.tokens, logprobs, &source.tokenizer)?),
+        None => Ok(()),
+    }
+}
+
+fn details(console: &Console, args: &Run, generation: &Generation, end: Option<&End>, load: Duration) {
+    let peak = memory::peak_memory().map_or_else(|| "unknown".to_owned(), bytes);
+    console.line(&format!("peak memory: {peak}, load time: {:.2} s", load.as_secs_f64()));
+    if args.show.verbose {
+        memory(console, generation);
+        console.line(&match (end, generation.finish) {
+            (Some(End::String(string)), _) => format!("finished by stop string {string:?}"),
+            (Some(End::Boxed), _) => "finished by the end of a box".to_owned(),
+            (None, Finish::Stop(token)) => format!("finished by stop token {token}"),
+            (None, Finish::Length | Finish::Enough) => "finished by --max-tokens".to_owned(),
+            (None, Finish::Interrupted) => "interrupted".to_owned(),
+        });
+    }
+}
+
+/// Fails where a box was to be printed and there is none.
+fn boxed(args: &Run, answered: &Answered<'_>, console: &Console) -> Result<()> {
+    if !args.show.extract_boxed || answered.boxed.is_some() {
+        return Ok(());
+    }
+    if !args.show.json {
+        console.line(&format!("the answer: {}", answered.text));
+    }
+    let error = Error::no_answer("there is no \\boxed{} in the answer");
+    Err(match answered.generation.finish {
+        Finish::Length => error.hint("the answer was cut off: raise --max-tokens"),
+        Finish::Stop(_) | Finish::Enough | Finish::Interrupted => error.hint("--final-only asks for one"),
+    })
+}

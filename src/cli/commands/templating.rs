@@ -1,0 +1,94 @@
+//! Flags of chat templates: to a tokenizer's settings, and where they would do nothing.
+
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+
+use crate::cli::args;
+use crate::error::{Error, Result};
+use crate::files::lfs_pointer;
+use crate::text::tokenizer::{ChosenTemplate, Message, TemplateSettings, Tokenizer, kind};
+
+/// The tokenizer with the template that the flags ask for.
+pub fn with_template(tokenizer: Tokenizer, flags: &args::Template) -> Result<Tokenizer> {
+    with_tools(tokenizer, flags, None)
+}
+
+/// The tokenizer with the template and the tools that the flags ask for, which the template has to know.
+pub fn for_answers(tokenizer: Tokenizer, asked: &args::Asking) -> Result<Tokenizer> {
+    let tools = asked.tools.as_deref().map(read_tools).transpose()?;
+    let tokenizer = with_tools(tokenizer, &asked.template, tools.clone())?;
+    let others = [("--tools", tools.is_some()), ("--prefill-response", asked.prefill_response.is_some())];
+    let others = others.into_iter().filter_map(|(flag, given)| given.then_some(flag));
+    if let Some(flag) = asked.template.given().into_iter().chain(others).next()
+        && !tokenizer.has_chat_template()
+    {
+        return Err(Error::usage(format!("{flag} needs a chat template, and this model has none"))
+            .hint("--chat-template FILE gives it one"));
+    }
+    let messages = [Message::new("user", "Hi")];
+    let render = |tools| tokenizer.render_with_tools(&messages, tools).ok().flatten();
+    if tools.as_ref().is_some_and(|tools| !tools.is_empty() && render(Some(tools)) == render(None)) {
+        return Err(Error::usage("--tools: this model's chat template leaves out tools")
+            .hint("describe them in --system, or give a --chat-template that knows tools"));
+    }
+    Ok(tokenizer)
+}
+
+/// Name and file of the chat template of prompts, where there is one.
+pub fn template_in_use(tokenizer: &Tokenizer) -> Result<Option<(&str, &Path)>> {
+    tokenizer.template_in_use().map_err(|error| error.hint("--chat-template NAME chooses one"))
+}
+
+fn with_tools(tokenizer: Tokenizer, flags: &args::Template, tools: Option<Vec<Value>>) -> Result<Tokenizer> {
+    let template = flags.chat_template.as_deref().map(|given| chosen(given, &tokenizer)).transpose()?;
+    let variables = flags.chat_template_config.clone().unwrap_or_default();
+    tokenizer.with_template(TemplateSettings { template, variables, tools })
+}
+
+/// The model's template that is called as `given`, or else the file.
+fn chosen(given: &Path, tokenizer: &Tokenizer) -> Result<ChosenTemplate> {
+    let names = tokenizer.template_names();
+    if let Some(name) = names.iter().find(|name| Path::new(name) == given) {
+        return Ok(ChosenTemplate::Named((*name).to_owned()));
+    }
+    let source = fs::read_to_string(given).map_err(|error| {
+        let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+        Error::io(given, error).hint(match names.len() {
+            0 => "give a Jinja file; the model has no chat template".to_owned(),
+            _ => format!("give a Jinja file, or the name of a template of the model: {}", names.join(", ")),
+        })
+    })?;
+    lfs_pointer::refuse(given, source.as_bytes())?;
+    Ok(ChosenTemplate::Source { path: given.to_owned(), source })
+}
+
+fn read_tools(path: &Path) -> Result<Vec<Value>> {
+    let hint = "expected a list such as [{\"type\": \"function\", \"function\": {\"name\": ..., \"parameters\": ...}}]";
+    let bytes = fs::read(path).map_err(|error| Error::io(path, error))?;
+    lfs_pointer::refuse(path, &bytes)?;
+    let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
+    let value: Value = serde_json::from_slice(text)
+        .map_err(|error| Error::file(path, format!("not valid JSON: {error}")).hint(hint))?;
+    let Value::Array(tools) = value else {
+        let found = kind(&value);
+        return Err(Error::file(path, format!("expected a list of tools, found {found}")).hint(hint));
+    };
+    match tools.iter().position(|tool| !tool.is_object()) {
+        Some(index) => {
+            Err(Error::key(path, format!("[{index}]"), "expected an object that defines a tool").hint(hint))
+        }
+        None => Ok(tools),
+    }
+}
+
+/// Fails where flags say how conversations are written out and there is none: `texts` are what was read, by name.
+pub fn refuse_idle(flags: &args::Template, texts: &[String], conversations: bool) -> Result<()> {
+    let Some(flag) = flags.given().into_iter().next().filter(|_| !conversations) else { return Ok(()) };
+    let found = match texts {
+        [] => "no text is read".to_owned(),
+        texts => format!("there is no conversation in {}", texts.join(" or ")),
+    };
+    Err(Error::usage(format!("{flag} says how conversations are written out, and {found}"))
+        .hint(format!("leave {flag} out, or give JSONL with `messages`")))
+}

@@ -1,0 +1,93 @@
+//! `mixbit unpack`: a pack in, its folder out, or some of its files. Nothing is kept whose SHA-256 is wrong.
+
+use indicatif::ProgressBar;
+use std::fs::{self, File};
+use std::io::{self, Write};
+
+use crate::cli::args::Unpack;
+use crate::error::{Error, ErrorKind, Result};
+use crate::files::output_file;
+use crate::files::output_folder::{OutputFolder, check_destination};
+use crate::files::pack::{Pack, PackedFile};
+use crate::report::Console;
+use crate::words::bytes;
+
+/// Runs the command.
+pub fn run(args: &Unpack, console: &Console) -> Result<()> {
+    if args.pack.is_dir() {
+        return Err(Error::file(&args.pack, "is a folder, not a pack")
+            .hint("give a file that `mixbit pack` wrote; `mixbit pack` makes one of a folder"));
+    }
+    let pack = Pack::open(&args.pack)?;
+    let files = if args.file.is_empty() { pack.files().iter().collect() } else { chosen(args, &pack)? };
+    let total = files.iter().map(|file| file.data.len() as u64).sum();
+    let bar = console.bytes_bar("unpacking", total);
+    if args.file.is_empty() {
+        folder(args, &pack, &bar)?;
+    } else {
+        single_files(args, &pack, &files, &bar)?;
+    }
+    bar.finish_and_clear();
+    let noun = if files.len() == 1 { "file" } else { "files" };
+    console.done(&format!("{} {noun}, {} in {}", files.len(), bytes(total), args.out.display()));
+    Ok(())
+}
+
+/// The files that `--file` names.
+fn chosen<'a>(args: &Unpack, pack: &'a Pack) -> Result<Vec<&'a PackedFile>> {
+    let find = |name: &String| {
+        pack.get(name).ok_or_else(|| {
+            let names: Vec<&str> = pack.files().iter().map(|file| file.name.as_str()).collect();
+            Error::file(&args.pack, format!("has no file `{name}`"))
+                .hint(format!("it has {}", names.join(", ")))
+        })
+    };
+    args.file.iter().map(find).collect()
+}
+
+/// Everything, whole or not at all.
+fn folder(args: &Unpack, pack: &Pack, bar: &ProgressBar) -> Result<()> {
+    check_destination(&args.pack, &args.out, args.overwrite).map_err(|error| match error.kind() {
+        ErrorKind::Usage(_) => error.hint("choose another folder for --out"),
+        _ => error,
+    })?;
+    let folder = OutputFolder::create(&args.out, args.overwrite)?;
+    for file in pack.files() {
+        let path = folder.path().join(&file.name);
+        let io = |e| folder.relocate(Error::io(&path, e));
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(io)?;
+        }
+        copy(pack, file, &File::create_new(&path).map_err(io)?, &io, bar)?;
+    }
+    folder.publish()
+}
+
+/// Each of `files` whole or not at all.
+fn single_files(args: &Unpack, pack: &Pack, files: &[&PackedFile], bar: &ProgressBar) -> Result<()> {
+    let to = |file: &PackedFile| args.out.join(&file.name);
+    for file in files {
+        if let Some(parent) = to(file).parent() {
+            fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
+        }
+        output_file::check(&to(file), args.overwrite)?;
+    }
+    for file in files {
+        let path = to(file);
+        output_file::write_with(&path, |out| copy(pack, file, out, &|e| Error::io(&path, e), bar))?;
+    }
+    Ok(())
+}
+
+fn copy(
+    pack: &Pack,
+    file: &PackedFile,
+    mut to: &File,
+    failed: &dyn Fn(io::Error) -> Error,
+    bar: &ProgressBar,
+) -> Result<()> {
+    pack.copy(file, |chunk| {
+        bar.inc(chunk.len() as u64);
+        to.write_all(chunk).map_err(failed)
+    })
+}

@@ -1,0 +1,388 @@
+//! The caches of one sequence, and what they forget when they are full: the middle, a batch at a time, as in
+//! StreamingLLM (arXiv 2309.17453).
+//!
+//! All layers count positions alike. Full layers, with RoPE or without, hold the sinks and the latest; layers without
+//! RoPE have no positions to mend, and their temperature goes by what the cache holds. Windows and attention chunks that
+//! are shorter than the context forget by themselves, as the model was trained to; longer ones are full layers here.
+
+use mlx_rs::transforms::eval;
+
+use super::layer::KvCache;
+use crate::engine::positions::{Place, Rotation};
+use crate::error::{Error, Result};
+use crate::models::spec::DecoderSpec;
+use crate::numerics::quant::Quant;
+
+/// Evicted positions after which RoPE counts from the cache's start again: float32 knows the angles of position 32768
+/// to a few thousandths, and those of a million no better than to a tenth.
+const TURN_BACK: usize = 1 << 15;
+
+/// How much of a sequence is remembered, and how.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CacheSettings {
+    /// What is forgotten; `None`: nothing.
+    pub context: Option<ContextWindow>,
+    /// In what keys and values are held; `None`: as they are computed.
+    pub quant: Option<Quant>,
+}
+
+/// The first tokens and the latest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContextWindow {
+    size: usize,
+    sinks: usize,
+    batch: usize,
+}
+
+impl ContextWindow {
+    /// Of `size` tokens the first `sinks` stay; when it is full, `percent` of it goes at a time (one token at least).
+    pub fn new(size: usize, sinks: usize, percent: usize) -> Result<Self> {
+        if sinks >= size {
+            return Err(Error::usage(format!(
+                "{sinks} sink tokens leave nothing of a context of {size} tokens"
+            ))
+            .hint("give a larger --context-size or a smaller --num-sink-tokens"));
+        }
+        let batch = (size * percent).div_ceil(100).clamp(1, size - sinks);
+        Ok(Self { size, sinks, batch })
+    }
+
+    /// Tokens that are remembered at most.
+    pub fn size(&self) -> usize {
+        self.size
+    }
+}
+
+/// What a cache came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CacheFigures {
+    /// Tokens that were forgotten.
+    pub evicted: usize,
+    /// Most bytes held at a time.
+    pub bytes: usize,
+}
+
+/// The caches of one sequence.
+#[derive(Debug)]
+pub(crate) struct Caches {
+    layers: Vec<KvCache>,
+    context: Option<ContextWindow>,
+    turn_back: usize,
+    /// Tokens seen.
+    seen: usize,
+    /// Of them, in a full layer's cache.
+    held: usize,
+    /// Positions by which RoPE is ahead of the cache.
+    ahead: usize,
+    figures: CacheFigures,
+}
+
+impl Caches {
+    /// Empty caches, of which the latest `slack` positions can always be taken back.
+    pub(crate) fn new(spec: &DecoderSpec, settings: &CacheSettings, slack: usize) -> Self {
+        let size = settings.context.map(|context| context.size);
+        let layer = |&layer| KvCache::new(layer, size, settings.quant, slack);
+        Self {
+            layers: spec.layers.iter().map(layer).collect(),
+            context: settings.context,
+            turn_back: TURN_BACK,
+            seen: 0,
+            held: 0,
+            ahead: 0,
+            figures: CacheFigures::default(),
+        }
+    }
+
+    /// Where the next token stands.
+    pub(crate) fn place(&self) -> Place {
+        Place {
+            seen: self.seen,
+            held: self.held,
+            rotation: self.held + self.ahead,
+            context: self.context.map(|context| context.size),
+        }
+    }
+
+    pub(crate) fn layer(&mut self, index: usize) -> Option<&mut KvCache> {
+        self.layers.get_mut(index)
+    }
+
+    /// Counts tokens that went through all layers.
+    pub(crate) fn advance(&mut self, tokens: usize) {
+        self.seen += tokens;
+        self.held += tokens;
+        let bytes = self.layers.iter().flat_map(KvCache::arrays).map(mlx_rs::Array::nbytes).sum();
+        self.figures.bytes = self.figures.bytes.max(bytes);
+    }
+
+    /// How many tokens can come next, one at least: a full cache forgets first. Since nothing is forgotten before that,
+    /// the outputs do not depend on how many tokens come at a time.
+    pub(crate) fn make_room(&mut self, spec: &DecoderSpec) -> Result<usize> {
+        let Some(context) = self.context else { return Ok(usize::MAX) };
+        if self.held >= context.size {
+            let dropped = context.batch;
+            self.ahead += dropped;
+            self.held -= dropped;
+            self.figures.evicted += dropped;
+            let turn = |by: i32| Rotation::new(&spec.rope, spec.head_dim, by, context.size);
+            let forward = turn(self.ahead as i32);
+            for layer in &mut self.layers {
+                layer.evict(context.sinks, dropped, &forward)?;
+            }
+            if self.ahead >= self.turn_back {
+                let back = turn(-(self.ahead as i32));
+                for layer in &mut self.layers {
+                    layer.turn_back(context.sinks, &back)?;
+                }
+                self.ahead = 0;
+            }
+        }
+        Ok(context.size - self.held)
+    }
+
+    /// Tokens seen.
+    pub(crate) fn seen(&self) -> usize {
+        self.seen
+    }
+
+    /// Takes the latest `count` tokens back, or says that this cannot be done and leaves all as it is: some layer has let
+    /// go of what would be needed, or they came before something was evicted that would still be there without them.
+    pub(crate) fn trim(&mut self, count: usize) -> bool {
+        if count == 0 {
+            return true;
+        }
+        let evicted = self.context.filter(|_| self.figures.evicted > 0);
+        let least = evicted.map_or(0, |context| context.size - context.batch);
+        let can = count + least <= self.held && self.layers.iter().all(|layer| layer.can_trim(count));
+        if can {
+            self.layers.iter_mut().for_each(|layer| layer.trim(count));
+            self.seen -= count;
+            self.held -= count;
+        }
+        can
+    }
+
+    /// Evaluates what is held, so that the graph behind it can go.
+    pub(crate) fn settle(&self) -> Result<()> {
+        Ok(eval(self.layers.iter().flat_map(KvCache::arrays))?)
+    }
+
+    pub(crate) fn figures(&self) -> CacheFigures {
+        self.figures
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+    use crate::engine::decoder::model::Model;
+    use crate::engine::runtime::Engine;
+    use crate::models::source::SourceModel;
+    use crate::models::spec::{AttentionSpan, RopeScaling};
+
+    const CONTEXT: usize = 24;
+    const SINKS: usize = 3;
+
+    fn goldens() -> Vec<PathBuf> {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden");
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let mut found: Vec<PathBuf> = entries.filter(|p| p.join("golden.safetensors").is_file()).collect();
+        found.sort();
+        assert!(found.len() > 15);
+        found
+    }
+
+    fn tokens(model: &Model, count: usize) -> Vec<u32> {
+        let mut rng = fastrand::Rng::with_seed(5);
+        (0..count).map(|_| rng.u32(0..model.spec().vocab_size as u32)).collect()
+    }
+
+    fn settings(percent: usize) -> CacheSettings {
+        let context = ContextWindow::new(CONTEXT, SINKS, percent).unwrap();
+        CacheSettings { context: Some(context), quant: None }
+    }
+
+    fn streamed(model: &Model, tokens: &[u32], settings: &CacheSettings, step: usize) -> Vec<f32> {
+        let mut logits = Vec::new();
+        let keep = |rows: Vec<f32>| {
+            logits.extend(rows);
+            Ok(())
+        };
+        model.stream(tokens, settings, step, keep).unwrap();
+        logits
+    }
+
+    #[track_caller]
+    fn close(what: &str, found: &[f32], expected: &[f32]) {
+        assert_eq!(found.len(), expected.len(), "{what}");
+        let scale = expected.iter().fold(1e-3f32, |most, x| most.max(x.abs()));
+        let error = found.iter().zip(expected).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+        assert!(error / scale < 2e-4, "{what}: {error} of {scale}");
+    }
+
+    /// What a full cache holds once `count` tokens were seen: the sinks and the latest.
+    fn remembered(tokens: &[u32], count: usize, batch: usize) -> Vec<u32> {
+        let mut held: Vec<u32> = Vec::new();
+        for &token in &tokens[..count] {
+            if held.len() == CONTEXT {
+                held.drain(SINKS..SINKS + batch);
+            }
+            held.push(token);
+        }
+        held
+    }
+
+    /// In one layer keys and values are those of their own token, so that a cache that forgot must give what the model
+    /// gives for a text of the tokens that are left.
+    #[test]
+    fn one_layer_sees_the_text_that_is_left() {
+        let engine = Engine::start().unwrap();
+        let mut spans = Vec::new();
+        for folder in goldens() {
+            let source = SourceModel::open(&folder).unwrap();
+            // Set for the context as a whole, where the model alone sets it for each text.
+            if matches!(source.spec().rope.scaling, RopeScaling::Dynamic { .. }) {
+                continue;
+            }
+            for index in 0..source.spec().layers.len() {
+                let model = Model::load(&engine, &source, None).unwrap().one_layer(index);
+                let (tokens, vocabulary) = (tokens(&model, 4 * CONTEXT), model.spec().vocab_size);
+                let found = streamed(&model, &tokens, &settings(20), 7);
+                let span = model.spec().layers[0].span;
+                spans.push((span, model.spec().layers[0].rope));
+                for count in [CONTEXT - 1, CONTEXT, CONTEXT + 1, CONTEXT + 5, CONTEXT + 6, 4 * CONTEXT] {
+                    let text = match span {
+                        AttentionSpan::Sliding(n) | AttentionSpan::Chunked(n) if n < CONTEXT => {
+                            tokens[..count].to_vec()
+                        }
+                        _ => remembered(&tokens, count, 5),
+                    };
+                    let expected = model.logits(&text, None).unwrap();
+                    let what = format!("{} layer {index} after {count}", folder.display());
+                    let row = &found[(count - 1) * vocabulary..count * vocabulary];
+                    close(&what, row, &expected[expected.len() - vocabulary..]);
+                }
+            }
+        }
+        for (what, there) in [
+            ("full", spans.contains(&(AttentionSpan::Full, true))),
+            ("full without RoPE", spans.contains(&(AttentionSpan::Full, false))),
+            ("window", spans.iter().any(|s| matches!(s.0, AttentionSpan::Sliding(n) if n < CONTEXT))),
+            ("chunk", spans.iter().any(|s| matches!(s.0, AttentionSpan::Chunked(n) if n < CONTEXT))),
+            ("long chunk", spans.iter().any(|s| matches!(s.0, AttentionSpan::Chunked(n) if n > CONTEXT))),
+        ] {
+            assert!(there, "no layer: {what}");
+        }
+    }
+
+    #[test]
+    fn the_outputs_do_not_depend_on_the_step_nor_on_turning_back() {
+        let engine = Engine::start().unwrap();
+        for folder in goldens() {
+            let source = SourceModel::open(&folder).unwrap();
+            let model = Model::load(&engine, &source, None).unwrap();
+            let tokens = tokens(&model, 5 * CONTEXT);
+            let all = streamed(&model, &tokens, &settings(10), 1000);
+            for (step, percent) in [(1, 10), (7, 10), (40, 10)] {
+                let what = format!("{} step {step}", folder.display());
+                close(&what, &streamed(&model, &tokens, &settings(percent), step), &all);
+            }
+            let mut caches = Caches::new(model.spec(), &settings(10), 0);
+            caches.turn_back = 7;
+            let mut found = Vec::new();
+            let keep = |logits| {
+                found.extend(crate::engine::array::to_vec(&logits)?);
+                Ok(())
+            };
+            model.feed(&tokens, &mut caches, 5, false, keep).unwrap();
+            assert!(caches.ahead < 7 && caches.figures.evicted > 70);
+            close(&format!("{} turned back", folder.display()), &found, &all);
+        }
+    }
+
+    fn with_bits(bits: u32, group_size: u32, context: Option<usize>) -> CacheSettings {
+        let context = context.map(|size| ContextWindow::new(size, SINKS, 10).unwrap());
+        CacheSettings { context, quant: Some(Quant::affine(bits, group_size)) }
+    }
+
+    fn bundled(engine: &Engine) -> (Model, Vec<u32>) {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/models/mobilellm-docs-1m");
+        let model = Model::load(engine, &SourceModel::open(&folder).unwrap(), None).unwrap();
+        let tokenizer = crate::text::tokenizer::Tokenizer::from_dir(&folder).unwrap();
+        let tokens = tokenizer.encode(crate::text::corpus::Text::built_in(), true).unwrap();
+        (model, tokens)
+    }
+
+    #[test]
+    fn quantized_keys_and_values_are_smaller_and_close() {
+        let engine = Engine::start().unwrap();
+        let (model, tokens) = bundled(&engine);
+        let (tokens, vocabulary) = (&tokens[..256], model.spec().vocab_size);
+        let float = model.logits(tokens, None).unwrap();
+        let kl = |settings: &CacheSettings, step: usize| {
+            let found = streamed(&model, tokens, settings, step);
+            let kl = crate::numerics::divergence::kl_divergences(&found, &float, vocabulary);
+            kl.iter().sum::<f64>() / kl.len() as f64
+        };
+        // One token at a time multiplies codes, many decode them: two ways to one result.
+        for (bits, least, most) in [(8, 0.0, 1e-4), (4, 1e-4, 2e-2)] {
+            let settings = with_bits(bits, 32, None);
+            let (alone, together) = (kl(&settings, 1), kl(&settings, 50));
+            assert!((least..most).contains(&alone), "{bits} bits: {alone}");
+            assert!((alone - together).abs() < 1e-6 + 0.02 * alone, "{bits} bits: {alone} {together}");
+        }
+        let bytes = |settings| model.stream(tokens, &settings, 64, |_| Ok(())).unwrap().bytes as f64;
+        let whole = bytes(CacheSettings::default());
+        // Scales and biases are float32 here: 64 bits for 32 values.
+        assert!((bytes(with_bits(8, 32, None)) / whole - 10.0 / 32.0).abs() < 1e-6);
+        assert!((bytes(with_bits(4, 32, None)) / whole - 6.0 / 32.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn quantized_caches_forget_and_slide_as_float_ones_do() {
+        let engine = Engine::start().unwrap();
+        let (model, tokens) = bundled(&engine);
+        let tokens = &tokens[..600];
+        let float =
+            streamed(&model, tokens, &CacheSettings { quant: None, ..with_bits(8, 32, Some(64)) }, 16);
+        let found = streamed(&model, tokens, &with_bits(8, 32, Some(64)), 16);
+        let kl = crate::numerics::divergence::kl_divergences(&found, &float, model.spec().vocab_size);
+        // The last as good as the first: nothing piles up.
+        let mean = |kl: &[f64]| kl.iter().sum::<f64>() / kl.len() as f64;
+        assert!(mean(&kl[..200]) < 1e-4 && mean(&kl[400..]) < 1e-4, "{} {}", mean(&kl), mean(&kl[400..]));
+        for folder in goldens() {
+            let model = Model::load(&engine, &SourceModel::open(&folder).unwrap(), None).unwrap();
+            if !model.spec().head_dim.is_multiple_of(32) {
+                continue;
+            }
+            let tokens = super::tests::tokens(&model, 4 * CONTEXT);
+            let all = streamed(&model, &tokens, &with_bits(8, 32, Some(CONTEXT)), 1000);
+            let float = streamed(&model, &tokens, &settings(10), 1000);
+            let scale = float.iter().fold(0f32, |most, x| most.max(x.abs()));
+            let error = all.iter().zip(&float).map(|(a, b)| (a - b).abs()).sum::<f32>() / all.len() as f32;
+            assert!(error / scale < 0.02, "{}: {error} of {scale}", folder.display());
+        }
+    }
+
+    #[test]
+    fn memory_is_flat() {
+        let engine = Engine::start().unwrap();
+        for folder in goldens() {
+            let model = Model::load(&engine, &SourceModel::open(&folder).unwrap(), None).unwrap();
+            let tokens = tokens(&model, 10 * CONTEXT);
+            let bytes =
+                |count: usize| model.stream(&tokens[..count], &settings(10), 8, |_| Ok(())).unwrap().bytes;
+            assert!(bytes(10 * CONTEXT) <= bytes(2 * CONTEXT), "{}", folder.display());
+        }
+    }
+
+    #[test]
+    fn sinks_must_leave_room() {
+        assert!(ContextWindow::new(4, 4, 10).is_err());
+        assert_eq!(ContextWindow::new(5, 4, 100).unwrap().batch, 1);
+        assert_eq!(ContextWindow::new(5, 0, 1).unwrap().batch, 1);
+        assert_eq!(ContextWindow::new(2048, 4, 10).unwrap().batch, 205);
+    }
+}

@@ -1,0 +1,164 @@
+//! Which keys a query sees, as MLX masks, and how positions enter queries and keys.
+
+use mlx_rs::Array;
+use mlx_rs::fast::{self, ScaledDotProductAttentionMask as SdpaMask};
+use mlx_rs::ops::softmax_axis;
+
+use crate::engine::array::Packed;
+use crate::engine::cache::arrays::Held;
+use crate::engine::positions::{Place, Rotation};
+use crate::error::Result;
+use crate::models::spec::{AttentionSpan, DecoderSpec, TemperatureTuning};
+use crate::numerics::dtype::Dtype;
+
+/// The mask of one call.
+#[derive(Debug, Clone)]
+pub(crate) enum Mask {
+    /// Every key is seen.
+    None,
+    /// Every key not after the query.
+    Causal,
+    /// [queries, keys], true where seen.
+    Array(Array),
+}
+
+impl Mask {
+    /// For `queries` positions from `offset` on, over the latest `keys` positions.
+    pub(crate) fn new(span: AttentionSpan, offset: usize, queries: usize, keys: usize) -> Self {
+        let total = offset + queries;
+        let first_key = total - keys;
+        let everything = match span {
+            AttentionSpan::Full => true,
+            AttentionSpan::Sliding(window) => total <= window || (queries == 1 && keys <= window),
+            AttentionSpan::Chunked(chunk) => first_key / chunk == (total - 1) / chunk,
+        };
+        if everything {
+            return if queries == 1 { Self::None } else { Self::Causal };
+        }
+        let seen = |query: usize, key: usize| {
+            key <= query
+                && match span {
+                    AttentionSpan::Full => true,
+                    AttentionSpan::Sliding(window) => query - key < window,
+                    AttentionSpan::Chunked(chunk) => query / chunk == key / chunk,
+                }
+        };
+        let cells: Vec<bool> =
+            (offset..total).flat_map(|query| (first_key..total).map(move |key| seen(query, key))).collect();
+        Self::Array(Array::from_slice(&cells, &[queries as i32, keys as i32]))
+    }
+}
+
+/// Softmax(q k^T scale + mask) v for q [batch, heads, queries, dim] and k, v [batch, kv heads, keys, dim].
+pub(crate) fn attend(q: &Array, k: &Array, v: &Array, scale: f32, mask: &Mask) -> Result<Array> {
+    Ok(match mask {
+        Mask::None => fast::scaled_dot_product_attention(q, k, v, scale, None, None)?,
+        Mask::Causal => fast::scaled_dot_product_attention(q, k, v, scale, SdpaMask::Causal, None)?,
+        Mask::Array(mask) => fast::scaled_dot_product_attention(q, k, v, scale, mask, None)?,
+    })
+}
+
+/// The same with keys and values as a cache holds them. One query that sees all keys multiplies codes, as mlx-lm does;
+/// for more the keys and values of this layer are decoded first.
+pub(crate) fn attend_held(
+    q: &Array,
+    k: &Held,
+    v: &Held,
+    scale: f32,
+    mask: &Mask,
+    dtype: Dtype,
+) -> Result<Array> {
+    match (k, v, mask) {
+        (Held::Quantized(k), Held::Quantized(v), Mask::None) if q.shape()[2] == 1 => {
+            attend_codes(q, k, v, scale)
+        }
+        _ => attend(q, &k.dense(dtype)?, &v.dense(dtype)?, scale, mask),
+    }
+}
+
+fn attend_codes(q: &Array, k: &Packed, v: &Packed, scale: f32) -> Result<Array> {
+    // The query heads of a key head are rows of one product.
+    let sizes = q.shape();
+    let grouped = q.reshape(&[sizes[0], k.codes.shape()[1], -1, sizes[3]])?;
+    let scale = Array::from_f32(scale).as_dtype(q.dtype())?;
+    let scores = k.matmul_transposed(&grouped.multiply(scale)?)?;
+    let weights = softmax_axis(&scores, -1, true)?;
+    Ok(v.matmul(&weights)?.reshape(sizes)?)
+}
+
+/// Factors [1, 1, queries, 1] on the queries of layers without RoPE.
+pub(crate) fn temperatures(tuning: TemperatureTuning, offset: usize, queries: usize) -> Array {
+    let factors: Vec<f32> = (offset..offset + queries)
+        .map(|position| {
+            let steps = ((position as f64 + 1.0) / tuning.floor_scale).floor();
+            (steps.ln_1p() * tuning.attn_scale + 1.0) as f32
+        })
+        .collect();
+    Array::from_slice(&factors, &[1, 1, queries as i32, 1])
+}
+
+/// What all blocks share in one call: positions and masks.
+#[derive(Debug)]
+pub(crate) struct Positions {
+    pub(crate) rotation: Rotation,
+    pub(crate) temperatures: Option<Array>,
+    seen: usize,
+    queries: usize,
+    masks: Vec<(AttentionSpan, usize, Mask)>,
+}
+
+impl Positions {
+    /// Of `queries` tokens from `offset` on, with all before them remembered.
+    pub(crate) fn new(spec: &DecoderSpec, offset: usize, queries: usize) -> Self {
+        Self::at(spec, Place { seen: offset, held: offset, rotation: offset, context: None }, queries)
+    }
+
+    pub(crate) fn at(spec: &DecoderSpec, place: Place, queries: usize) -> Self {
+        let length = place.context.unwrap_or(place.rotation + queries);
+        Self {
+            rotation: Rotation::new(&spec.rope, spec.head_dim, place.rotation as i32, length),
+            temperatures: spec.temperature_tuning.map(|tuning| temperatures(tuning, place.held, queries)),
+            seen: place.seen,
+            queries,
+            masks: Vec::new(),
+        }
+    }
+
+    /// The mask for `span` over the latest `keys` positions.
+    pub(crate) fn mask(&mut self, span: AttentionSpan, keys: usize) -> Mask {
+        if let Some((_, _, mask)) = self.masks.iter().find(|(s, k, _)| *s == span && *k == keys) {
+            return mask.clone();
+        }
+        let mask = Mask::new(span, self.seen, self.queries, keys);
+        self.masks.push((span, keys, mask.clone()));
+        mask
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cells(mask: &Mask) -> Option<Vec<bool>> {
+        match mask {
+            Mask::Array(array) => array.to_vec_exact::<bool>().ok(),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn short_sequences_need_no_array() {
+        assert!(matches!(Mask::new(AttentionSpan::Sliding(8), 0, 8, 8), Mask::Causal));
+        assert!(matches!(Mask::new(AttentionSpan::Sliding(8), 100, 1, 8), Mask::None));
+        assert!(matches!(Mask::new(AttentionSpan::Chunked(8), 0, 8, 8), Mask::Causal));
+        assert!(matches!(Mask::new(AttentionSpan::Full, 5, 1, 6), Mask::None));
+    }
+
+    #[test]
+    fn windows_and_chunks() {
+        let window = cells(&Mask::new(AttentionSpan::Sliding(2), 1, 2, 3)).unwrap();
+        assert_eq!(window, [true, true, false, false, true, true]);
+        let chunk = cells(&Mask::new(AttentionSpan::Chunked(2), 1, 2, 3)).unwrap();
+        assert_eq!(chunk, [true, true, false, false, false, true]);
+    }
+}

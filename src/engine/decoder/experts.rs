@@ -1,0 +1,126 @@
+//! An MLP of experts: a router gives each token to some of them.
+//!
+//! Which experts a token goes to is decided outside MLX: each expert then gets its tokens as one product, and no other
+//! expert's weights are touched. MLX's gathered products would do one token after the other on the CPU. Gradients take the
+//! choice as given.
+
+use mlx_rs::Array;
+use mlx_rs::ops::indexing::take_along_axis;
+use mlx_rs::ops::{concatenate, softmax_axis};
+
+use super::linear::{Linear, Weight};
+use super::load::Loader;
+use super::mlp::{Context, Gated, Matrix, gated};
+use crate::engine::array::to_vec;
+use crate::error::Result;
+use crate::models::spec::{ExpertsSpec, ROUTER, Role};
+
+/// Chooses experts.
+#[derive(Debug, Clone)]
+pub(crate) struct Router {
+    pub(crate) weight: Weight,
+    experts: ExpertsSpec,
+}
+
+/// Which experts the tokens go to.
+pub(crate) struct Choice {
+    /// Of each token, one after the other.
+    experts: Vec<u32>,
+    per_token: usize,
+    /// Of each expert, the places in `experts` that name it.
+    places: Vec<Vec<usize>>,
+}
+
+impl Router {
+    /// The router of block `index`; `None` where its MLP is not made of experts.
+    pub(crate) fn load(loader: &Loader<'_>, index: usize) -> Result<Option<Self>> {
+        let spec = loader.source.spec();
+        let Some(experts) = spec.experts_of(index) else { return Ok(None) };
+        Ok(Some(Self { weight: loader.weight(&spec.mlp_path(index, ROUTER))?, experts }))
+    }
+
+    /// Probabilities [tokens, experts] of x [.., tokens, hidden].
+    pub(crate) fn probabilities(&self, context: Context<'_>, x: &Array) -> Result<Array> {
+        let logits = self.weight.matmul_transposed(x, context.dtype, context.on_gpu)?;
+        Ok(softmax_axis(&logits, -1, true)?.reshape(&[-1, self.experts.count as i32])?)
+    }
+
+    /// The likeliest experts of each token; of equal ones the first. Evaluates.
+    pub(crate) fn choose(&self, probabilities: &Array) -> Result<Choice> {
+        let ExpertsSpec { count, per_token, .. } = self.experts;
+        let values = to_vec(probabilities)?;
+        let mut experts = Vec::with_capacity(values.len() / count * per_token);
+        let mut places = vec![Vec::new(); count];
+        let mut order: Vec<usize> = Vec::new();
+        for token in values.chunks_exact(count) {
+            order.clear();
+            order.extend(0..count);
+            order.sort_by(|&a, &b| token[b].total_cmp(&token[a]));
+            for &expert in &order[..per_token] {
+                places[expert].push(experts.len());
+                experts.push(expert as u32);
+            }
+        }
+        Ok(Choice { experts, per_token, places })
+    }
+
+    /// What the experts of `mlp` make of x [.., tokens, hidden], added up. `observe` sees what goes into each of them.
+    pub(crate) fn forward(
+        &self,
+        context: Context<'_>,
+        mlp: &Gated,
+        x: &Array,
+        probabilities: &Array,
+        choice: &Choice,
+        observe: &mut dyn FnMut(Matrix, &Array),
+    ) -> Result<Array> {
+        let Context { dtype, on_gpu, .. } = context;
+        let count = self.experts.count;
+        let tokens = x.reshape(&[-1, context.spec.hidden_size as i32])?;
+        let used = (0..count).filter(|&expert| !choice.places[expert].is_empty());
+        let mut outputs = Vec::new();
+        for expert in used {
+            let own = tokens.take_axis(choice.tokens(expert), 0)?;
+            let matrix = |role| Matrix { role, index: expert, count };
+            observe(matrix(Role::Gate), &own);
+            let product = |linears: &[Linear], x: &Array| linears[expert].forward(x, dtype, on_gpu);
+            let inner = gated(&product(&mlp.gate, &own)?, &product(&mlp.up, &own)?)?;
+            observe(matrix(Role::Down), &inner);
+            outputs.push(product(&mlp.down, &inner)?);
+        }
+        let outputs = concatenate(&outputs, 0)?.take_axis(choice.back(), 0)?;
+        let per_token = choice.per_token as i32;
+        let outputs = outputs.reshape(&[-1, per_token, context.spec.hidden_size as i32])?;
+        let weights = self.weights(probabilities, choice)?.expand_dims(2)?;
+        Ok(outputs.multiply(weights)?.sum_axis(1, false)?.reshape(x.shape())?)
+    }
+
+    /// What the outputs of each token's experts count, [tokens, experts of each].
+    fn weights(&self, probabilities: &Array, choice: &Choice) -> Result<Array> {
+        let sizes = [-1, choice.per_token as i32];
+        let experts = Array::from_slice(&choice.experts, &[choice.experts.len() as i32]).reshape(&sizes)?;
+        let weights = take_along_axis(probabilities, &experts, 1)?;
+        if !self.experts.normalized {
+            return Ok(weights);
+        }
+        Ok(weights.divide(weights.sum_axis(1, true)?)?)
+    }
+}
+
+impl Choice {
+    /// The tokens of an expert.
+    fn tokens(&self, expert: usize) -> Array {
+        let tokens: Vec<u32> =
+            self.places[expert].iter().map(|place| (place / self.per_token) as u32).collect();
+        Array::from_slice(&tokens, &[tokens.len() as i32])
+    }
+
+    /// Where the output of each place is when the experts' outputs lie one after the other.
+    fn back(&self) -> Array {
+        let mut back = vec![0u32; self.experts.len()];
+        for (at, &place) in self.places.iter().flatten().enumerate() {
+            back[place] = at as u32;
+        }
+        Array::from_slice(&back, &[back.len() as i32])
+    }
+}

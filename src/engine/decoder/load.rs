@@ -1,0 +1,188 @@
+//! Tensors of a checked model folder as MLX arrays. Only the layers of the bit map become quantized ones.
+
+use mlx_rs::Array;
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::linear::{Linear, Weight};
+use crate::engine::array;
+use crate::engine::array::Packed;
+use crate::error::{Error, Result};
+use crate::formats::checkpoint::Tensor;
+use crate::models::bitmap::BitMap;
+use crate::models::source::SourceModel;
+use crate::numerics::affine::{FloatType, QuantizeError};
+use crate::numerics::dtype::{CastReport, Dtype, cast, widen_into};
+use crate::numerics::nearest;
+use crate::numerics::quant::{Mode, Quant};
+
+/// Source bytes that one thread decodes at a time.
+const CHUNK: usize = 1 << 20;
+/// Weights that one task handles, rounded up to whole rows.
+pub(crate) const TASK: usize = 1 << 14;
+
+/// Float layers that are to be read as if they had been quantized.
+#[derive(Debug, Clone)]
+pub struct Rounding {
+    /// The layers, and how.
+    pub bitmap: BitMap,
+    /// Dtype of scales and biases.
+    pub dtype: FloatType,
+}
+
+/// Values of float tensors, row-major, by the tensors' names: they take the place of what is in the file.
+pub type Tuned = BTreeMap<String, Vec<f32>>;
+
+/// Reads arrays in one compute dtype.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Loader<'a> {
+    pub(crate) source: &'a SourceModel,
+    pub(crate) dtype: Dtype,
+    pub(crate) rounding: Option<&'a Rounding>,
+    pub(crate) tuned: Option<&'a Tuned>,
+}
+
+impl<'a> Loader<'a> {
+    pub(crate) fn new(source: &'a SourceModel, dtype: Dtype) -> Self {
+        Self { source, dtype, rounding: None, tuned: None }
+    }
+
+    /// A float tensor in the compute dtype.
+    pub(crate) fn float(&self, name: &str) -> Result<Array> {
+        let tensor = self.source.tensor(name)?;
+        if let Some(values) = self.tuned.and_then(|tuned| tuned.get(name)) {
+            let array = array::from_vec(values.clone(), tensor.shape);
+            return Ok(array.as_dtype(array::mlx_dtype(self.dtype))?);
+        }
+        if self.dtype == Dtype::F32 {
+            return array::filled(tensor.shape, |values| {
+                decode_into(tensor, 0, values);
+                Ok(())
+            });
+        }
+        let mut bytes = Vec::new();
+        let mut report = CastReport::default();
+        for start in (0..tensor.byte_len()).step_by(CHUNK) {
+            let end = (start + CHUNK).min(tensor.byte_len());
+            report.merge(cast(tensor.dtype, &tensor.slice(start, end), self.dtype, &mut bytes));
+            tensor.release(start, end);
+        }
+        if report.overflow {
+            return Err(Error::tensor(
+                tensor.file,
+                name,
+                format!("has values beyond the range of {}", self.dtype),
+            )
+            .hint("use --dtype bfloat16 or float32"));
+        }
+        Ok(array::from_bytes(&bytes, self.dtype, tensor.shape))
+    }
+
+    /// The matrix of the layer at `path`, quantized if the bit map lists it.
+    pub(crate) fn weight(&self, path: &str) -> Result<Weight> {
+        let Some(&quant) = self.source.bitmap().get(path) else {
+            let name = format!("{path}.weight");
+            let rounding =
+                self.rounding.and_then(|rounding| Some((rounding.bitmap.get(path)?, rounding.dtype)));
+            return Ok(Weight::Float(match rounding {
+                Some((&quant, dtype)) => self.rounded(&name, quant, dtype)?,
+                None => self.float(&name)?,
+            }));
+        };
+        let codes = self.raw(&format!("{path}.weight"), Dtype::U32)?;
+        let (scales, biases) = match quant.mode {
+            Mode::Affine => {
+                (self.float(&format!("{path}.scales"))?, Some(self.float(&format!("{path}.biases"))?))
+            }
+            _ => (self.raw(&format!("{path}.scales"), Dtype::U8)?, None),
+        };
+        Ok(Weight::Quantized(Packed { codes, scales, biases, quant }))
+    }
+
+    /// The linear layer at `path`.
+    pub(crate) fn linear(&self, path: &str, bias: bool) -> Result<Linear> {
+        let bias = if bias { Some(self.float(&format!("{path}.bias"))?) } else { None };
+        Ok(Linear { weight: self.weight(path)?, bias })
+    }
+
+    /// The linear layers of `count` experts, whose matrices lie one after the other at `path`.
+    pub(crate) fn experts(&self, path: &str, count: usize) -> Result<Vec<Linear>> {
+        let weights = self.weight(path)?.apart(count)?;
+        Ok(weights.into_iter().map(|weight| Linear { weight, bias: None }).collect())
+    }
+
+    /// A float matrix, rounded and back.
+    fn rounded(&self, name: &str, quant: Quant, dtype: FloatType) -> Result<Array> {
+        let tensor = self.source.tensor(name)?;
+        let columns = tensor.columns();
+        let failed = |e: QuantizeError| Error::tensor(tensor.file, name, e.to_string());
+        let weights = changed(tensor, |_, weights, errors| {
+            nearest::rounding_error_into(weights, columns, quant, dtype, errors).map_err(failed)
+        })?;
+        Ok(weights.as_dtype(array::mlx_dtype(self.dtype))?)
+    }
+
+    fn raw(&self, name: &str, dtype: Dtype) -> Result<Array> {
+        let tensor = self.source.tensor(name)?;
+        if tensor.dtype != dtype {
+            return Err(Error::tensor(tensor.file, name, format!("is {}, expected {dtype}", tensor.dtype)));
+        }
+        let array = array::from_bytes(&tensor.bytes(), dtype, tensor.shape);
+        tensor.release(0, tensor.byte_len());
+        Ok(array)
+    }
+}
+
+/// A matrix whose weights are changed by what `changes` gives for some rows of them, of which it gets the first's number.
+pub(crate) fn changed<E: Send>(
+    tensor: Tensor<'_>,
+    changes: impl Fn(usize, &[f32], &mut [f32]) -> Result<(), E> + Sync,
+) -> Result<Array, E> {
+    let columns = tensor.columns();
+    let step = chunk_weights([tensor.len() / columns, columns]);
+    array::filled(tensor.shape, |weights| {
+        weights.par_chunks_mut(step).enumerate().try_for_each_init(Vec::new, |errors, (chunk, weights)| {
+            decode_rows(tensor, chunk * step, weights);
+            errors.resize(weights.len(), 0.0f32);
+            changes(chunk * step / columns, weights, errors)?;
+            weights.iter_mut().zip(errors).for_each(|(weight, error)| *weight += *error);
+            Ok(())
+        })
+    })
+}
+
+/// Weights of a task: whole rows.
+pub(crate) const fn task_weights(columns: usize) -> usize {
+    TASK.div_ceil(columns) * columns
+}
+
+/// Weights of the tasks that one thread decodes together: many where there are many, as pages at their ends stay mapped.
+pub(crate) fn chunk_weights([rows, columns]: [usize; 2]) -> usize {
+    let tasks = (rows * columns).div_ceil(task_weights(columns));
+    task_weights(columns) * (tasks / 16).clamp(1, 8)
+}
+
+/// Some values as float32.
+pub(crate) fn decode_part(tensor: Tensor<'_>, part: Range<usize>) -> Vec<f32> {
+    let mut values = vec![0.0f32; part.len()];
+    decode_into(tensor, part.start, &mut values);
+    values
+}
+
+/// The values from number `first` on as float32, decoded in parallel.
+fn decode_into(tensor: Tensor<'_>, first: usize, values: &mut [f32]) {
+    let step = CHUNK / tensor.dtype.size();
+    values
+        .par_chunks_mut(step)
+        .enumerate()
+        .for_each(|(chunk, values)| decode_rows(tensor, first + chunk * step, values));
+}
+
+/// The values from number `first` on as float32; the mapped pages are given back.
+pub(crate) fn decode_rows(tensor: Tensor<'_>, first: usize, values: &mut [f32]) {
+    let start = first * tensor.dtype.size();
+    let end = start + values.len() * tensor.dtype.size();
+    widen_into(tensor.dtype, &tensor.slice(start, end), values);
+    tensor.release(start, end);
+}

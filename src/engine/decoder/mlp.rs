@@ -1,0 +1,63 @@
+//! Gated MLPs: the product of two linear layers, through a third.
+
+use mlx_rs::Array;
+use mlx_rs::ops::sigmoid;
+
+use super::linear::Linear;
+use crate::error::Result;
+use crate::models::spec::{DecoderSpec, Role};
+use crate::numerics::dtype::Dtype;
+
+/// One of the matrices of a role: experts have one each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Matrix {
+    pub(crate) role: Role,
+    pub(crate) index: usize,
+    /// How many there are.
+    pub(crate) count: usize,
+}
+
+impl From<Role> for Matrix {
+    fn from(role: Role) -> Self {
+        Self { role, index: 0, count: 1 }
+    }
+}
+
+/// Gated MLPs: one, or one an expert.
+#[derive(Debug, Clone)]
+pub(crate) struct Gated {
+    pub(crate) gate: Vec<Linear>,
+    pub(crate) up: Vec<Linear>,
+    pub(crate) down: Vec<Linear>,
+}
+
+impl Gated {
+    /// Through the only one.
+    pub(crate) fn forward(
+        &self,
+        context: Context<'_>,
+        x: &Array,
+        observe: &mut dyn FnMut(Matrix, &Array),
+    ) -> Result<Array> {
+        observe(Role::Gate.into(), x);
+        let Context { dtype, on_gpu, .. } = context;
+        let gate = self.gate[0].forward(x, dtype, on_gpu)?;
+        let up = self.up[0].forward(x, dtype, on_gpu)?;
+        let gated = gated(&gate, &up)?;
+        observe(Role::Down.into(), &gated);
+        self.down[0].forward(&gated, dtype, on_gpu)
+    }
+}
+
+/// SwiGLU.
+pub(crate) fn gated(gate: &Array, up: &Array) -> Result<Array> {
+    Ok(gate.multiply(sigmoid(gate)?)?.multiply(up)?)
+}
+
+/// What every block needs to know of its surroundings.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Context<'a> {
+    pub(crate) spec: &'a DecoderSpec,
+    pub(crate) dtype: Dtype,
+    pub(crate) on_gpu: bool,
+}

@@ -1,0 +1,8 @@
+//! The decoder in MLX: linear layers, attention, MLPs, blocks, and how they are loaded.
+pub mod attention;
+pub mod block;
+pub mod experts;
+pub mod linear;
+pub mod load;
+pub mod mlp;
+pub mod model;

@@ -1,0 +1,188 @@
+//! A loaded model: tokens in, logits out.
+
+use mlx_rs::Array;
+use mlx_rs::fast::rms_norm;
+
+use super::attention::Positions;
+use super::block::Block;
+use super::linear::Weight;
+use super::load::Loader;
+use super::mlp::Context;
+use crate::engine::array::{from_tokens, slice, to_vec};
+use crate::engine::cache::sequence::{CacheFigures, CacheSettings, Caches};
+use crate::engine::runtime::Engine;
+use crate::error::{Error, Result};
+use crate::models::source::SourceModel;
+use crate::models::spec::DecoderSpec;
+use crate::numerics::dtype::Dtype;
+
+/// A decoder with its weights in memory.
+#[derive(Debug)]
+pub struct Model {
+    spec: DecoderSpec,
+    dtype: Dtype,
+    on_gpu: bool,
+    embed: Weight,
+    head: Head,
+    blocks: Vec<Block>,
+}
+
+/// The layer of the embedding.
+pub(crate) const EMBED: &str = "model.embed_tokens";
+
+/// What comes after the last block.
+#[derive(Debug, Clone)]
+pub(crate) struct Head {
+    pub(crate) norm: Array,
+    /// [vocabulary, hidden]; the embedding where the two are tied.
+    pub(crate) weight: Weight,
+}
+
+impl Head {
+    pub(crate) fn load(loader: &Loader<'_>) -> Result<Self> {
+        let spec = loader.source.spec();
+        let path = if spec.tie_word_embeddings { EMBED } else { spec.head_name };
+        Ok(Self { norm: loader.float("model.norm.weight")?, weight: loader.weight(path)? })
+    }
+
+    /// What the matrix is multiplied with.
+    pub(crate) fn normed(&self, context: Context<'_>, hidden: &Array) -> Result<Array> {
+        Ok(rms_norm(hidden, Some(&self.norm), context.spec.rms_norm_eps)?)
+    }
+
+    /// [1, tokens, hidden] to logits [1, tokens, vocabulary].
+    pub(crate) fn logits(&self, context: Context<'_>, hidden: &Array) -> Result<Array> {
+        self.weight.matmul_transposed(&self.normed(context, hidden)?, context.dtype, context.on_gpu)
+    }
+}
+
+impl Model {
+    /// Loads the model. `dtype` overrides the one that the engine computes in.
+    pub fn load(engine: &Engine, source: &SourceModel, dtype: Option<Dtype>) -> Result<Self> {
+        let dtype = match dtype {
+            Some(dtype) => dtype,
+            None => engine.compute_dtype(source.dtype()?),
+        };
+        let loader = Loader::new(source, dtype);
+        let mut blocks = Vec::new();
+        for index in 0..source.spec().layers.len() {
+            crate::interrupt::check()?;
+            blocks.push(Block::load(&loader, index)?);
+        }
+        let embed = loader.weight(EMBED)?;
+        // One copy serves both ends.
+        let head = if source.spec().tie_word_embeddings {
+            Head { norm: loader.float("model.norm.weight")?, weight: embed.clone() }
+        } else {
+            Head::load(&loader)?
+        };
+        Ok(Self { spec: source.spec().clone(), dtype, on_gpu: engine.gpu, embed, head, blocks })
+    }
+
+    /// What the decoder is made of.
+    pub fn spec(&self) -> &DecoderSpec {
+        &self.spec
+    }
+
+    /// Logits of every position, row-major [tokens, vocabulary], the prompt in chunks of `step` tokens through the
+    /// cache (all at once without it if `step` is `None`).
+    pub fn logits(&self, tokens: &[u32], step: Option<usize>) -> Result<Vec<f32>> {
+        self.check_tokens(tokens)?;
+        let Some(step) = step else {
+            return to_vec(&self.forward(tokens, None, false)?);
+        };
+        let mut logits = Vec::with_capacity(tokens.len() * self.spec.vocab_size);
+        self.stream(tokens, &CacheSettings::default(), step, |rows| {
+            logits.extend(rows);
+            Ok(())
+        })?;
+        Ok(logits)
+    }
+
+    /// Hands the logits of all positions in order to `each`, as rows [some tokens, vocabulary]. The tokens go through a
+    /// cache, `step` at a time.
+    pub fn stream(
+        &self,
+        tokens: &[u32],
+        settings: &CacheSettings,
+        step: usize,
+        mut each: impl FnMut(Vec<f32>) -> Result<()>,
+    ) -> Result<CacheFigures> {
+        self.check_tokens(tokens)?;
+        let mut caches = Caches::new(&self.spec, settings, 0);
+        self.feed(tokens, &mut caches, step, false, |logits| each(to_vec(&logits)?))?;
+        Ok(caches.figures())
+    }
+
+    /// Feeds tokens to the caches, at most `step` at a time and as many as there is room for, and hands the logits of
+    /// each part (or of its last token only) to `each`.
+    pub(crate) fn feed(
+        &self,
+        mut tokens: &[u32],
+        caches: &mut Caches,
+        step: usize,
+        last: bool,
+        mut each: impl FnMut(Array) -> Result<()>,
+    ) -> Result<()> {
+        while !tokens.is_empty() {
+            crate::interrupt::check()?;
+            let count = caches.make_room(&self.spec)?.min(step.max(1)).min(tokens.len());
+            let (now, later) = tokens.split_at(count);
+            each(self.forward(now, Some(caches), last)?)?;
+            // What comes last is evaluated with its logits.
+            if !later.is_empty() {
+                caches.settle()?;
+            }
+            tokens = later;
+        }
+        Ok(())
+    }
+
+    /// Logits [1, tokens, vocabulary], or of the last token only.
+    pub(crate) fn forward(
+        &self,
+        tokens: &[u32],
+        mut caches: Option<&mut Caches>,
+        last: bool,
+    ) -> Result<Array> {
+        let context = Context { spec: &self.spec, dtype: self.dtype, on_gpu: self.on_gpu };
+        let mut positions = match &caches {
+            Some(caches) => Positions::at(&self.spec, caches.place(), tokens.len()),
+            None => Positions::new(&self.spec, 0, tokens.len()),
+        };
+        let mut hidden = self.embed.rows(&from_tokens(tokens), self.dtype)?;
+        for (index, block) in self.blocks.iter().enumerate() {
+            let cache = caches.as_mut().and_then(|caches| caches.layer(index));
+            hidden = block.forward(context, &hidden, &mut positions, cache)?;
+        }
+        if let Some(caches) = caches {
+            caches.advance(tokens.len());
+        }
+        if last {
+            hidden = slice(&hidden, 1, tokens.len() - 1, tokens.len())?;
+        }
+        self.head.logits(context, &hidden)
+    }
+
+    /// The model with one of its layers.
+    #[cfg(test)]
+    pub(crate) fn one_layer(mut self, index: usize) -> Self {
+        self.spec.layers = vec![self.spec.layers[index]];
+        self.blocks = vec![self.blocks.swap_remove(index)];
+        self
+    }
+
+    pub(crate) fn check_tokens(&self, tokens: &[u32]) -> Result<()> {
+        if tokens.is_empty() {
+            return Err(Error::usage("no tokens: the prompt is empty").hint("give at least one token"));
+        }
+        match tokens.iter().find(|&&token| token as usize >= self.spec.vocab_size) {
+            Some(token) => Err(Error::usage(format!(
+                "token id {token} is not below the vocabulary's size {}",
+                self.spec.vocab_size
+            ))
+            .hint("if this id came from a text, tokenizer and model do not belong together")),
+            None => Ok(()),
+        }
+    }
+}

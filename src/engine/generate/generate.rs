@@ -1,0 +1,122 @@
+//! Generating tokens: prompt in chunks through the cache, then one at a time.
+
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+
+use super::session::Session;
+use super::speculation::{Decoder, DraftFigures};
+use crate::engine::cache::sequence::CacheFigures;
+use crate::engine::decoder::model::Model;
+use crate::error::{Error, Result};
+use crate::text::sampling::{Chosen, Sampler};
+
+/// Prompt tokens that go through the model at a time.
+pub const PREFILL_STEP: usize = 512;
+
+/// When to stop, and how the prompt is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Most tokens to generate.
+    pub max_tokens: usize,
+    /// Tokens that end the text; they are not part of it.
+    pub stop: Vec<u32>,
+    /// Prompt tokens that go through the model at a time.
+    pub prefill_step: usize,
+}
+
+impl Settings {
+    /// With a prompt in the usual steps.
+    pub fn new(max_tokens: usize, stop: Vec<u32>) -> Self {
+        Self { max_tokens, stop, prefill_step: PREFILL_STEP }
+    }
+}
+
+/// Why generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finish {
+    /// A stop token came.
+    Stop(u32),
+    /// `max_tokens` were generated.
+    Length,
+    /// Whoever takes the tokens had enough.
+    Enough,
+    /// Ctrl-C was pressed.
+    Interrupted,
+}
+
+/// How long the parts took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timings {
+    /// From the start to the first token.
+    pub prompt: Duration,
+    /// From the first token to the end.
+    pub generation: Duration,
+}
+
+/// What was generated.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generation {
+    /// The tokens, without the one that stopped it.
+    pub tokens: Vec<u32>,
+    /// Why it ended.
+    pub finish: Finish,
+    /// Tokens of the prompt that were in the session's caches.
+    pub reused: usize,
+    /// How long it took.
+    pub timings: Timings,
+    /// What the session's cache came to, turns before included.
+    pub cache: CacheFigures,
+    /// What a draft model's help came to.
+    pub drafting: Option<DraftFigures>,
+}
+
+/// Continues `prompt`, handing each token to `emit` as it comes. What of the prompt is in the `session` is not computed
+/// again; after an interruption the session is still good.
+pub fn generate(
+    model: &Model,
+    session: &mut Session<'_>,
+    prompt: &[u32],
+    sampler: &mut Sampler,
+    settings: &Settings,
+    mut emit: impl FnMut(&Chosen) -> Result<ControlFlow<()>>,
+) -> Result<Generation> {
+    model.check_tokens(prompt)?;
+    let started = Instant::now();
+    sampler.start(prompt);
+    let mut decoder = Decoder::new(model, session, settings.prefill_step);
+    let (reused, mut logits) = decoder.prompt(prompt)?;
+    let mut tokens = Vec::new();
+    let mut first_token = None;
+    let finish = loop {
+        if tokens.len() == settings.max_tokens {
+            break Finish::Length;
+        }
+        if !logits.iter().any(|x| x.is_finite()) || logits.iter().any(|x| x.is_nan()) {
+            return Err(Error::engine("the model's logits are not numbers")
+                .hint("the weights hold NaN or infinite values, or --dtype is too narrow for this model"));
+        }
+        let chosen = sampler.sample(&mut logits);
+        let token = chosen.token;
+        // What was sampled from is as penalties and masks left it.
+        if logits.get(token as usize).is_none_or(|x| x.is_nan() || *x == f32::NEG_INFINITY) {
+            return Err(Error::usage("no token is left to choose from: all of them are banned")
+                .hint("ban fewer with --logit-bias, or lower the penalties"));
+        }
+        first_token.get_or_insert_with(Instant::now);
+        if settings.stop.contains(&token) {
+            break Finish::Stop(token);
+        }
+        tokens.push(token);
+        if emit(&chosen)?.is_break() {
+            break Finish::Enough;
+        }
+        crate::interrupt::check()?;
+        if tokens.len() < settings.max_tokens {
+            logits = decoder.next(token, settings.max_tokens - tokens.len())?;
+        }
+    };
+    let first = first_token.unwrap_or_else(Instant::now);
+    let timings = Timings { prompt: first - started, generation: first.elapsed() };
+    let (cache, drafting) = decoder.figures();
+    Ok(Generation { tokens, finish, reused, timings, cache, drafting })
+}

@@ -1,0 +1,4 @@
+//! Generating text: one session, drafted tokens, one answer.
+pub mod generate;
+pub mod session;
+pub mod speculation;

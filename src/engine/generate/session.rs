@@ -1,0 +1,238 @@
+//! What a model, and the draft model that helps it, remember between two prompts of one conversation: caches, and the
+//! tokens that are in them.
+
+use crate::engine::array::to_vec;
+use crate::engine::cache::sequence::{CacheFigures, CacheSettings, Caches};
+use crate::engine::decoder::model::Model;
+use crate::error::Result;
+
+/// A draft model, which has the vocabulary of the model it helps.
+#[derive(Debug, Clone, Copy)]
+pub struct Draft<'a> {
+    /// The model.
+    pub model: &'a Model,
+    /// Tokens that it guesses at a time.
+    pub tokens: usize,
+    /// What it remembers.
+    pub cache: CacheSettings,
+}
+
+/// What is remembered of one sequence. A prompt that begins as it does is computed from where it parts from it.
+#[derive(Debug)]
+pub struct Session<'a> {
+    pub(crate) memory: Memory,
+    pub(crate) draft: Option<(Draft<'a>, Memory)>,
+}
+
+impl<'a> Session<'a> {
+    /// Nothing seen yet. `cache` says what `model` remembers.
+    pub fn new(model: &Model, cache: CacheSettings, draft: Option<Draft<'a>>) -> Self {
+        let slack = draft.map_or(0, |draft| draft.tokens);
+        Self {
+            memory: Memory::new(model, cache, slack),
+            draft: draft.map(|draft| (draft, Memory::new(draft.model, draft.cache, slack))),
+        }
+    }
+}
+
+impl Session<'_> {
+    /// Whether the middle of what was read is forgotten, so that there is no way back to it.
+    pub fn has_forgotten(&self) -> bool {
+        self.memory.figures().evicted > 0
+    }
+
+    /// What the model's cache came to so far.
+    pub fn figures(&self) -> CacheFigures {
+        self.memory.figures()
+    }
+}
+
+/// The caches of one model and their tokens, guesses that came to nothing included.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    settings: CacheSettings,
+    slack: usize,
+    caches: Caches,
+    tokens: Vec<u32>,
+    /// How many of the last of them were guessed, and not chosen yet.
+    guessed: usize,
+}
+
+impl Memory {
+    fn new(model: &Model, settings: CacheSettings, slack: usize) -> Self {
+        Self {
+            settings,
+            slack,
+            caches: Caches::new(model.spec(), &settings, slack),
+            tokens: Vec::new(),
+            guessed: 0,
+        }
+    }
+
+    /// The tokens that the model has read.
+    pub(crate) fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Keeps what `prompt` begins with and returns how many tokens that is: at least one is left to be computed. Where a
+    /// cache cannot go back, because it holds a window only or has forgotten its middle, nothing is kept.
+    pub(crate) fn resume(&mut self, model: &Model, prompt: &[u32]) -> usize {
+        let most = prompt.len().saturating_sub(1);
+        // What a model without a draft would not have read is not kept.
+        let known = self.tokens.len() - self.guessed;
+        let same = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
+        let common = same.min(most).min(known);
+        if common == 0 || !self.keep(common) {
+            *self = Self::new(model, self.settings, self.slack);
+            return 0;
+        }
+        common
+    }
+
+    /// Takes back all but the first `length` tokens, or says that this cannot be done and leaves all as it is.
+    pub(crate) fn keep(&mut self, length: usize) -> bool {
+        let can = self.caches.trim(self.tokens.len().saturating_sub(length));
+        if can {
+            self.tokens.truncate(length);
+            self.guessed = 0;
+        }
+        can
+    }
+
+    /// The first of the guessed tokens was chosen.
+    pub(crate) fn confirm(&mut self) {
+        self.guessed = self.guessed.saturating_sub(1);
+    }
+
+    /// How many tokens can be read together as if they came one by one, one at least: before something is forgotten, and
+    /// before RoPE changes with the length of the text.
+    pub(crate) fn room(&mut self, model: &Model) -> Result<usize> {
+        let room = self.caches.make_room(model.spec())?;
+        if self.settings.context.is_some() {
+            return Ok(room);
+        }
+        let steady = model.spec().rope.steady_positions().unwrap_or(usize::MAX);
+        Ok(room.min(steady.saturating_sub(self.tokens.len())).max(1))
+    }
+
+    /// Reads one token and those guessed to follow it, for which there must be room, and returns the logits after each.
+    pub(crate) fn read_each(&mut self, model: &Model, tokens: &[u32]) -> Result<Vec<f32>> {
+        crate::interrupt::check()?;
+        let logits = model.forward(tokens, Some(&mut self.caches), false)?;
+        self.tokens.extend(tokens);
+        self.guessed = tokens.len().saturating_sub(1);
+        to_vec(&logits)
+    }
+
+    /// Reads `tokens`, at most `step` at a time. Returns the logits after the last.
+    pub(crate) fn read(&mut self, model: &Model, tokens: &[u32], step: usize) -> Result<Vec<f32>> {
+        let before = self.caches.seen();
+        let mut logits = None;
+        let result = model.feed(tokens, &mut self.caches, step, true, |part| {
+            logits = Some(part);
+            Ok(())
+        });
+        // An interruption leaves some of them read.
+        self.tokens.extend(tokens.iter().take(self.caches.seen() - before));
+        result?;
+        logits.as_ref().map_or_else(|| Ok(Vec::new()), to_vec)
+    }
+
+    pub(crate) fn figures(&self) -> CacheFigures {
+        self.caches.figures()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+    use crate::engine::cache::sequence::ContextWindow;
+    use crate::engine::runtime::Engine;
+    use crate::models::source::SourceModel;
+    use crate::numerics::dtype::Dtype;
+    use crate::numerics::quant::Quant;
+
+    fn models() -> Vec<PathBuf> {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
+        let mut found = vec![fixtures.join("models/mobilellm-docs-1m")];
+        for folder in ["golden", "golden/quantized-by-mlx-lm"] {
+            let entries = std::fs::read_dir(fixtures.join(folder)).unwrap();
+            let folders = entries.map(|entry| entry.unwrap().path());
+            found.extend(folders.filter(|path| path.join("config.json").is_file()));
+        }
+        assert!(found.len() > 20, "{found:?}");
+        found
+    }
+
+    /// The logits of all that comes after `prompt`, token by token as without a draft.
+    fn alone(model: &Model, settings: CacheSettings, prompt: &[u32], text: &[u32]) -> Vec<Vec<f32>> {
+        let mut memory = Memory::new(model, settings, 0);
+        memory.read(model, prompt, 7).unwrap();
+        text.iter().map(|&token| memory.read(model, &[token], 7).unwrap()).collect()
+    }
+
+    /// The logits of all that comes after `prompt`, some tokens together, with guesses that are taken back.
+    fn guessed(model: &Model, settings: CacheSettings, prompt: &[u32], text: &[u32]) -> Vec<Vec<f32>> {
+        let mut rng = fastrand::Rng::with_seed(8);
+        let vocabulary = model.spec().vocab_size;
+        let mut memory = Memory::new(model, settings, 12);
+        memory.read(model, prompt, 7).unwrap();
+        let mut rows = Vec::new();
+        while rows.len() < text.len() {
+            let room = memory.room(model).unwrap();
+            let right = rng.usize(1..12).min(room).min(text.len() - rows.len());
+            let wrong = rng.usize(0..13 - right).min(room - right);
+            let mut tokens = text[rows.len()..][..right].to_vec();
+            tokens.extend((0..wrong).map(|_| rng.u32(0..vocabulary as u32)));
+            let logits = memory.read_each(model, &tokens).unwrap();
+            rows.extend(logits.chunks(vocabulary).take(right).map(<[f32]>::to_vec));
+            assert!(memory.keep(memory.tokens().len() - wrong));
+        }
+        rows
+    }
+
+    /// Largest difference of two texts' logits, relative to the largest of them.
+    fn difference(found: &[Vec<f32>], expected: &[Vec<f32>]) -> f32 {
+        assert_eq!(found.len(), expected.len());
+        let (mut difference, mut largest) = (0.0f32, 0.0f32);
+        for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
+            assert!(found.is_finite() && expected.is_finite());
+            difference = difference.max((found - expected).abs());
+            largest = largest.max(expected.abs());
+        }
+        difference / largest
+    }
+
+    #[test]
+    fn tokens_read_together_give_the_same_logits() {
+        let engine = Engine::start().unwrap();
+        let mut rng = fastrand::Rng::with_seed(9);
+        let mut compared = 0;
+        for (index, folder) in models().into_iter().enumerate() {
+            let half = index.is_multiple_of(5).then_some(Some(Dtype::F16));
+            for dtype in std::iter::once(None).chain(half) {
+                let model = Model::load(&engine, &SourceModel::open(&folder).unwrap(), dtype).unwrap();
+                let head_dim = model.spec().head_dim;
+                let quant = head_dim.is_multiple_of(32).then(|| Quant::affine(8, 32));
+                let window = |size| Some(ContextWindow::new(size, 3, 10).unwrap());
+                for (context, quant) in [(None, None), (window(20), None), (window(40), quant)] {
+                    let settings = CacheSettings { context, quant };
+                    let text: Vec<u32> =
+                        (0..75).map(|_| rng.u32(0..model.spec().vocab_size as u32)).collect();
+                    // Sometimes the last token of the prompt comes alone.
+                    let (prompt, text) = text.split_at([15, 19, 30][rng.usize(0..3)]);
+                    let expected = alone(&model, settings, prompt, text);
+                    let found = guessed(&model, settings, prompt, text);
+                    // A key near the border of two codes may get the other.
+                    let most = if dtype.is_some() || quant.is_some() { 2e-2 } else { 1e-4 };
+                    let difference = difference(&found, &expected);
+                    assert!(difference < most, "{} {dtype:?} {settings:?}: {difference}", folder.display());
+                    compared += found.len();
+                }
+            }
+        }
+        assert!(compared > 3000, "{compared}");
+    }
+}

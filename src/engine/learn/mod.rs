@@ -1,0 +1,3 @@
+//! Gradients of a quantized model's scales, biases and norms.
+pub mod learning;
+pub mod student;

@@ -1,0 +1,72 @@
+//! What rounding some layers really does: KL divergence from the float model, measured.
+
+use std::rc::Rc;
+
+use crate::engine::decoder::block::Block;
+use crate::engine::decoder::load::{Loader, Rounding};
+use crate::engine::decoder::model::Head;
+use crate::engine::passes::forward::{FinalStates, Pass, forward};
+use crate::engine::passes::states::{Kept, Store};
+use crate::engine::runtime::Engine;
+use crate::error::Result;
+use crate::models::source::SourceModel;
+
+/// The float model on some sequences: every block's inputs and what came out, to compare with.
+pub struct Comparison<'a> {
+    loader: Loader<'a>,
+    store: Rc<Store>,
+    inputs: Vec<Vec<Kept>>,
+    float: FinalStates<'a>,
+    tokens: usize,
+}
+
+impl<'a> Comparison<'a> {
+    /// Runs the float model. `sequences` are of one length; past `memory` bytes hidden states go to a temporary file.
+    pub fn new(
+        engine: &Engine,
+        source: &'a SourceModel,
+        sequences: &[Vec<u32>],
+        memory: u64,
+    ) -> Result<Self> {
+        let loader = Loader::new(source, engine.compute_dtype(source.dtype()?));
+        let mut pass = Pass::embed(engine, loader, sequences, 1, memory)?;
+        let mut inputs = Vec::new();
+        for index in 0..source.spec().layers.len() {
+            let block = Block::load_for_many(&loader, pass.context, index)?;
+            inputs.push(pass.advance(&block, None)?);
+        }
+        let tokens = sequences.iter().map(Vec::len).sum();
+        Ok(Self { loader, store: Rc::clone(&pass.store), inputs, float: pass.into_final()?, tokens })
+    }
+
+    /// Mean KL divergence per token, in nats, of the float model and itself with `rounding`. Blocks before the first
+    /// rounded layer are not run again.
+    pub fn kl_divergence(&self, rounding: &Rounding) -> Result<f64> {
+        let manifest = self.loader.source.manifest();
+        let blocks = self.inputs.len();
+        let block_of = |path: &String| manifest.layer(path).and_then(|spec| spec.layer);
+        let first =
+            rounding.bitmap.keys().map(|path| block_of(path).unwrap_or(blocks)).min().unwrap_or(blocks);
+        let loader = Loader { rounding: Some(rounding), ..self.loader };
+        let context = self.float.context;
+        let changed = (first..blocks).map(|index| Block::load(&loader, index)).collect::<Result<Vec<_>>>()?;
+        let head = Head::load(&loader)?;
+        let mut total = 0.0;
+        let sequences: Vec<usize> = (0..self.float.len()).collect();
+        for together in sequences.chunks(self.float.streams.count()) {
+            let input = |&sequence: &usize| match self.inputs.get(first) {
+                Some(inputs) => self.store.get(&inputs[sequence]),
+                None => self.float.state(sequence),
+            };
+            let mut states = together.iter().map(input).collect::<Result<Vec<_>>>()?;
+            for block in &changed {
+                states = forward(context, self.float.streams, block, &states, None)?;
+            }
+            for (&sequence, x) in together.iter().zip(&states) {
+                let found = self.float.divergences(sequence, std::slice::from_ref(x), &head)?;
+                total += found.iter().sum::<f64>();
+            }
+        }
+        Ok(total / self.tokens as f64)
+    }
+}

@@ -1,0 +1,112 @@
+//! Sensitivities: what rounding each layer to each candidate is predicted to do to the model's output.
+//!
+//! One pass forward that keeps each block's input and one back, block by block; every gradient is seen once and serves
+//! all candidates. The formulas are in [`super::scores`].
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::scores::Scorer;
+use super::settings::{AnalysisSettings, StepCosts};
+use crate::choose::scores::{LayerSensitivity, Method};
+use crate::engine::decoder::load::{Loader, Rounding, task_weights};
+use crate::engine::passes::forward::Pass;
+use crate::engine::passes::head::Objective;
+use crate::engine::passes::replay::Replay;
+use crate::engine::runtime::Engine;
+use crate::error::Result;
+use crate::models::source::SourceModel;
+use crate::models::spec::{Role, TensorSpec};
+use crate::numerics::affine::FloatType;
+use crate::numerics::quant::Quant;
+
+/// Weights of the head that are scored together, rounded up to whole tasks.
+const SLAB: usize = 1 << 21;
+
+/// Measures every candidate of every layer that is still float. Rows come from the last block to the first, each handed
+/// to `finished` when it is complete.
+pub fn analyze(
+    engine: &Engine,
+    source: &SourceModel,
+    settings: &AnalysisSettings<'_>,
+    mut finished: impl FnMut(LayerSensitivity) -> Result<()>,
+) -> Result<()> {
+    let blocks = source.spec().layers.len();
+    let alignment = matches!(settings.method, Method::Alignment { .. });
+    let StepCosts { forward, head, backward } = settings.costs;
+    let passes = if alignment { 2 } else { 1 };
+    let all = blocks as u64 * (passes * forward + backward) + head;
+    let done = std::cell::Cell::new(0);
+    let advance = |cost: u64| {
+        done.set(done.get() + cost);
+        (settings.progress)(done.get(), all);
+    };
+    let tick = || advance(forward);
+    let float = Loader::new(source, engine.compute_dtype(source.dtype()?));
+    let embed = |loader| Pass::embed(engine, loader, settings.sequences, 1, settings.memory);
+    let layers = candidates_by_block(source, settings);
+    let rounding = match settings.method {
+        Method::Alignment { at } => Some(uniform(source, at, settings.dtype)),
+        _ => None,
+    };
+    let target = if alignment { Some(embed(float)?.finish(&tick)?) } else { None };
+    let objective = match &target {
+        Some(target) => Objective::Divergence(target),
+        None => Objective::Likelihood { seed: settings.seed },
+    };
+    let mut replay = Replay::forward(embed(Loader { rounding: rounding.as_ref(), ..float })?, &tick)?;
+    let members = layers.get(&None).map(Vec::as_slice).unwrap_or_default();
+    let errors = replay.head(&objective)?;
+    let mut scorer = Scorer::new(source, settings, members, replay.importance(None))?;
+    for rows in members.first().map(|spec| slabs(spec)).into_iter().flatten() {
+        scorer.start(Some(&rows))?;
+        replay.head_rows(&errors, &rows, |sequence, gradient| scorer.add(sequence, &[gradient]))?;
+        scorer.end()?;
+    }
+    scorer.finish(&mut finished)?;
+    replay.leave_head();
+    drop(target);
+    advance(head);
+    for block in (0..blocks).rev() {
+        let members = layers.get(&Some(block)).map(Vec::as_slice).unwrap_or_default();
+        let roles: Vec<Role> = members.iter().map(|spec| spec.role).collect();
+        let mut scorer = Scorer::new(source, settings, members, replay.importance(Some(block)))?;
+        scorer.start(None)?;
+        replay.block(block, &roles, |sequence, gradients| scorer.add(sequence, &gradients))?;
+        scorer.end()?;
+        scorer.finish(&mut finished)?;
+        advance(backward);
+    }
+    Ok(())
+}
+
+/// Parts of the head's rows, such that what is kept of one is small beside the whole.
+fn slabs(spec: &TensorSpec) -> impl Iterator<Item = Range<usize>> {
+    let (rows, columns) = (spec.rows(), spec.columns());
+    let step = SLAB.div_ceil(task_weights(columns)) * task_weights(columns) / columns;
+    (0..rows).step_by(step).map(move |start| start..(start + step).min(rows))
+}
+
+/// Every float linear layer that `quant` fits, rounded to it.
+fn uniform(source: &SourceModel, quant: Quant, dtype: FloatType) -> Rounding {
+    let layers = source.manifest().iter().filter(|spec| spec.quantizable());
+    let fitting = layers.filter(|spec| quant.packed_columns(spec.columns()).is_some());
+    let paths = fitting.filter_map(TensorSpec::path).filter(|path| !source.bitmap().contains_key(*path));
+    Rounding { bitmap: paths.map(|path| (path.to_owned(), quant)).collect(), dtype }
+}
+
+/// The float layers that some candidate fits, by block; `None` is the head.
+fn candidates_by_block<'a>(
+    source: &'a SourceModel,
+    settings: &AnalysisSettings<'_>,
+) -> BTreeMap<Option<usize>, Vec<&'a TensorSpec>> {
+    let mut layers: BTreeMap<Option<usize>, Vec<&TensorSpec>> = BTreeMap::new();
+    for spec in source.manifest().iter().filter(|spec| spec.quantizable()) {
+        let wanted = |path: &str| !source.bitmap().contains_key(path) && !settings.skip.contains(path);
+        let float = spec.path().is_some_and(wanted);
+        if float && settings.candidates.iter().any(|quant| quant.packed_columns(spec.columns()).is_some()) {
+            layers.entry(spec.layer).or_default().push(spec);
+        }
+    }
+    layers
+}

@@ -1,0 +1,190 @@
+//! What giving a layer of a quantized model other bits is predicted to do to it.
+//!
+//! dW is what changes in the layer's weights, G_n the gradient at the quantized model over sequence n, N sequences of T
+//! tokens. To second order KL(float || quantized) changes by
+//!
+//! 1 / (N T) sum_n <G_n, dW> with G of the divergence itself, and
+//! 1 / (2 N T) sum_n <G_n, dW>^2 with G of log p(y), labels y drawn from the quantized model: the Fisher information.
+//!
+//! The first term knows what the errors of all other layers are: where two layers' errors add up, it falls to undo one.
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+use crate::engine::array::{as_slice, to_vec};
+use crate::engine::decoder::load::Loader;
+use crate::engine::passes::forward::Pass;
+use crate::engine::passes::head::Objective;
+use crate::engine::passes::replay::{Gradient, Replay};
+use crate::engine::runtime::Engine;
+use crate::error::{Error, Result};
+use crate::models::source::SourceModel;
+use crate::models::spec::{Role, TensorSpec};
+use crate::numerics::statistics::mean_and_stderr;
+
+/// Weights that one task handles.
+const TASK: usize = 1 << 14;
+
+/// What to run, and how.
+pub struct SwapSettings<'a> {
+    /// Token ids, all of one length.
+    pub sequences: &'a [Vec<u32>],
+    /// Seed of the labels.
+    pub seed: u64,
+    /// Bytes of hidden states in memory; more go to a temporary file.
+    pub memory: u64,
+    /// Called with (steps done, steps in all).
+    pub progress: &'a dyn Fn(usize, usize),
+}
+
+/// A predicted change of the KL divergence per token, in nats.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    /// The change.
+    pub kl: f64,
+    /// Its standard error over the sequences.
+    pub stderr: f64,
+}
+
+/// Weights that a layer may get, row-major.
+pub type Alternatives = Vec<Vec<f32>>;
+
+/// By layer path, the predicted changes of its alternatives, in their order. `alternatives` is asked for one layer after the
+/// other, twice, by path; none for a layer that stays.
+pub fn swap_changes(
+    engine: &Engine,
+    float: &SourceModel,
+    student: &SourceModel,
+    settings: &SwapSettings<'_>,
+    alternatives: &dyn Fn(&str) -> Result<Alternatives>,
+) -> Result<BTreeMap<String, Vec<Change>>> {
+    let blocks = float.spec().layers.len();
+    let (steps, done) = (5 * blocks, std::cell::Cell::new(0));
+    let tick = || {
+        done.set(done.get() + 1);
+        (settings.progress)(done.get(), steps);
+    };
+    let loader = |source| Loader::new(source, engine.compute_dtype(crate::numerics::dtype::Dtype::F32));
+    let embed = |source| Pass::embed(engine, loader(source), settings.sequences, 1, settings.memory);
+    let target = embed(float)?.finish(&tick)?;
+    let run = |objective: &Objective<'_>| {
+        let replay = Replay::forward(embed(student)?, &tick)?;
+        products(replay, loader(student), objective, alternatives, &tick)
+    };
+    let first = run(&Objective::Divergence(&target))?;
+    drop(target);
+    let second = run(&Objective::Likelihood { seed: settings.seed })?;
+    let tokens = settings.sequences.first().map_or(1, Vec::len) as f64;
+    let changes = first.into_iter().map(|(path, first)| {
+        let second = second.get(&path).map(Vec::as_slice).unwrap_or_default();
+        let changes = first.iter().zip(second).map(|(first, second)| change(first, second, tokens));
+        (path, changes.collect())
+    });
+    Ok(changes.collect())
+}
+
+/// From the products of each sequence's gradients with the change of the weights.
+fn change(first: &[f64], second: &[f64], tokens: f64) -> Change {
+    let parts: Vec<f64> = first.iter().zip(second).map(|(a, b)| (a + 0.5 * b * b) / tokens).collect();
+    let (kl, stderr) = mean_and_stderr(&parts);
+    Change { kl, stderr }
+}
+
+/// By layer, alternative and sequence: <G_n, dW>.
+fn products(
+    mut replay: Replay<'_>,
+    loader: Loader<'_>,
+    objective: &Objective<'_>,
+    alternatives: &dyn Fn(&str) -> Result<Alternatives>,
+    tick: &dyn Fn(),
+) -> Result<BTreeMap<String, Vec<Vec<f64>>>> {
+    let mut found = BTreeMap::new();
+    let mut finish = |moves: Vec<Moves<'_>>| {
+        found.extend(moves.into_iter().map(|m| (m.spec.path().unwrap_or_default().to_owned(), m.products)));
+    };
+    let mut head = moves(loader, None, alternatives)?;
+    let errors = replay.head(objective)?;
+    if let Some(rows) = head.first().map(|head| 0..head.spec.rows()) {
+        replay.head_rows(&errors, &rows, |_, gradient| add(&mut head, &[gradient]))?;
+    }
+    replay.leave_head();
+    finish(head);
+    for block in (0..loader.source.spec().layers.len()).rev() {
+        let mut moves = moves(loader, Some(block), alternatives)?;
+        let roles: Vec<Role> = moves.iter().map(|m| m.spec.role).collect();
+        replay.block(block, &roles, |_, gradients| add(&mut moves, &gradients))?;
+        finish(moves);
+        tick();
+    }
+    Ok(found)
+}
+
+/// A layer's changes, and their products with the gradients seen so far.
+struct Moves<'a> {
+    spec: &'a TensorSpec,
+    changes: Vec<Vec<f32>>,
+    products: Vec<Vec<f64>>,
+}
+
+/// Of the layers of a block, or of the head.
+fn moves<'a>(
+    loader: Loader<'a>,
+    block: Option<usize>,
+    alternatives: &dyn Fn(&str) -> Result<Alternatives>,
+) -> Result<Vec<Moves<'a>>> {
+    let mut moves = Vec::new();
+    let layers = loader.source.manifest().iter().filter(|spec| spec.quantizable() && spec.layer == block);
+    for spec in layers {
+        let path = spec.path().unwrap_or_default();
+        let mut changes = alternatives(path)?;
+        if changes.is_empty() {
+            continue;
+        }
+        let now = to_vec(&loader.weight(path)?.dense(loader.dtype)?)?;
+        for change in &mut changes {
+            change.iter_mut().zip(&now).for_each(|(weight, now)| *weight -= now);
+        }
+        moves.push(Moves { spec, products: vec![Vec::new(); changes.len()], changes });
+    }
+    Ok(moves)
+}
+
+fn add(moves: &mut [Moves<'_>], gradients: &[Gradient]) -> Result<()> {
+    for (layer, gradient) in moves.iter_mut().zip(gradients) {
+        debug_assert_eq!(layer.spec.role, gradient.role);
+        let mut sums = vec![0.0; layer.changes.len()];
+        let mut start = 0;
+        for gradient in &gradient.transposed {
+            let gradient = gradient.t().as_dtype(mlx_rs::Dtype::Float32)?.contiguous()?;
+            let gradient = as_slice(&gradient)?;
+            for (sum, change) in sums.iter_mut().zip(&layer.changes) {
+                *sum += dot(gradient, &change[start..start + gradient.len()]);
+            }
+            start += gradient.len();
+        }
+        for (products, product) in layer.products.iter_mut().zip(sums) {
+            if !product.is_finite() {
+                return Err(Error::input(format!(
+                    "layer `{}` has gradients that are not finite",
+                    layer.spec.name
+                )));
+            }
+            products.push(product);
+        }
+    }
+    Ok(())
+}
+
+/// The sum is of parts that do not depend on the number of threads.
+fn dot(a: &[f32], b: &[f32]) -> f64 {
+    let parts: Vec<f64> = a
+        .par_chunks(TASK)
+        .zip(b.par_chunks(TASK))
+        .map(|(a, b)| {
+            let parts = a.chunks(64).zip(b.chunks(64));
+            parts.map(|(a, b)| f64::from(a.iter().zip(b).map(|(a, b)| a * b).sum::<f32>())).sum::<f64>()
+        })
+        .collect();
+    parts.iter().sum()
+}

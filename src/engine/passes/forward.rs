@@ -1,0 +1,229 @@
+//! Many sequences through a model that is never in memory as a whole: block after block, each loaded once.
+
+use mlx_rs::Array;
+use mlx_rs::transforms::eval;
+use std::rc::Rc;
+
+use super::collector::Collector;
+use super::states::{Kept, Store};
+use crate::engine::array::{slice, to_vec};
+use crate::engine::decoder::attention::Positions;
+use crate::engine::decoder::block::{Attended, Block};
+use crate::engine::decoder::load::Loader;
+use crate::engine::decoder::mlp::{Context, Matrix};
+use crate::engine::decoder::model::{EMBED, Head};
+use crate::engine::runtime::Engine;
+use crate::engine::streams::Streams;
+use crate::error::{Error, Result};
+use crate::models::source::SourceModel;
+use crate::models::spec::DecoderSpec;
+
+/// Values of logits that are held at a time, and positions of which there are no more: a product with that many rows loses
+/// nothing.
+const LOGITS: usize = 1 << 24;
+const POSITIONS: usize = 256;
+
+/// Runs the token `sequences` through `source`, up to `batch` together: on the GPU those of one length as one array, on the
+/// CPU side by side. Past `memory` bytes hidden states
+/// go to a temporary file. `tick` is called once a block.
+pub fn run_forward<'a>(
+    engine: &Engine,
+    source: &'a SourceModel,
+    sequences: &[Vec<u32>],
+    batch: usize,
+    memory: u64,
+    tick: &dyn Fn(),
+) -> Result<FinalStates<'a>> {
+    let loader = Loader::new(source, engine.compute_dtype(source.dtype()?));
+    let mut pass = Pass::embed(engine, loader, sequences, if engine.gpu { batch } else { 1 }, memory)?;
+    pass.streams = pass.streams.at_most(batch);
+    pass.finish(tick)
+}
+
+/// Hidden states of some sequences, on their way through the blocks. Sequences of one length may go together.
+pub(crate) struct Pass<'a> {
+    pub(crate) loader: Loader<'a>,
+    pub(crate) context: Context<'a>,
+    pub(crate) streams: Streams,
+    pub(crate) store: Rc<Store>,
+    pub(crate) states: Vec<Kept>,
+    /// Of each sequence, its state and its row in it.
+    places: Vec<(usize, usize)>,
+}
+
+impl<'a> Pass<'a> {
+    /// Embeds the sequences, up to `batch` together. Past `memory` bytes hidden states go to the disk.
+    pub(crate) fn embed(
+        engine: &Engine,
+        loader: Loader<'a>,
+        sequences: &[Vec<u32>],
+        batch: usize,
+        memory: u64,
+    ) -> Result<Self> {
+        let context = Context { spec: loader.source.spec(), dtype: loader.dtype, on_gpu: engine.gpu };
+        check_tokens(context.spec, sequences)?;
+        crate::engine::memory::keep_pages(Some(loader.source.manifest().parameters()));
+        let embed = loader.weight(EMBED)?;
+        let store = Rc::new(Store::new(loader.dtype, memory));
+        let (mut states, mut places) = (Vec::new(), Vec::new());
+        for same_length in sequences.chunk_by(|a, b| a.len() == b.len()) {
+            for together in same_length.chunks(batch.max(1)) {
+                let sizes = [together.len() as i32, together[0].len() as i32];
+                let embedded = embed.rows(&Array::from_slice(&together.concat(), &sizes), context.dtype)?;
+                eval([&embedded])?;
+                places.extend((0..together.len()).map(|row| (states.len(), row)));
+                states.push(store.put(embedded)?);
+            }
+        }
+        let streams = engine.streams_for(context.spec, sequences);
+        Ok(Self { loader, context, streams, store, states, places })
+    }
+
+    /// Through `block`, keeping its inputs, which are returned. A collector sees what its linear layers get.
+    pub(crate) fn advance(
+        &mut self,
+        block: &Block,
+        mut collector: Option<&mut Collector>,
+    ) -> Result<Vec<Kept>> {
+        let mut outputs = Vec::with_capacity(self.states.len());
+        for together in self.states.chunks(self.streams.count()) {
+            let inputs = together.iter().map(|kept| self.store.get(kept)).collect::<Result<Vec<_>>>()?;
+            for y in forward(self.context, self.streams, block, &inputs, collector.as_deref_mut())? {
+                outputs.push(self.store.put(y)?);
+            }
+        }
+        Ok(std::mem::replace(&mut self.states, outputs))
+    }
+
+    /// Through all blocks, keeping no inputs. `tick` is called once a block.
+    pub(crate) fn finish(mut self, tick: &dyn Fn()) -> Result<FinalStates<'a>> {
+        for index in 0..self.context.spec.layers.len() {
+            let block = Block::load_for_many(&self.loader, self.context, index)?;
+            let inputs = std::mem::take(&mut self.states);
+            self.replace(inputs, &block)?;
+            tick();
+        }
+        self.into_final()
+    }
+
+    /// Through `block`, which gives `inputs` up for its outputs.
+    pub(crate) fn replace(&mut self, inputs: Vec<Kept>, block: &Block) -> Result<()> {
+        let mut inputs = inputs.into_iter().peekable();
+        while inputs.peek().is_some() {
+            let together = inputs.by_ref().take(self.streams.count()).map(|kept| self.store.take(kept));
+            let together = together.collect::<Result<Vec<_>>>()?;
+            for y in forward(self.context, self.streams, block, &together, None)? {
+                self.states.push(self.store.put(y)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// After the last block.
+    pub(crate) fn into_final(self) -> Result<FinalStates<'a>> {
+        let Self { loader, context, streams, store, states, places } = self;
+        let mut head = Head::load(&loader)?;
+        if !context.on_gpu {
+            head.weight.decode(context.dtype)?;
+        }
+        Ok(FinalStates { context, head, streams, store, states, places })
+    }
+}
+
+/// What the last block gave for some sequences, and the head: logits on demand, without the blocks.
+pub struct FinalStates<'a> {
+    pub(crate) context: Context<'a>,
+    pub(crate) head: Head,
+    pub(crate) streams: Streams,
+    pub(crate) store: Rc<Store>,
+    states: Vec<Kept>,
+    places: Vec<(usize, usize)>,
+}
+
+impl FinalStates<'_> {
+    /// Number of sequences.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
+    /// Gives the states up; what is left is the head.
+    pub(crate) fn clear(&mut self) {
+        self.places.clear();
+        for kept in self.states.drain(..) {
+            self.store.discard(kept);
+        }
+    }
+
+    /// The hidden states of a sequence [1, tokens, hidden].
+    pub(crate) fn state(&self, sequence: usize) -> Result<Array> {
+        let (state, row) = self.places[sequence];
+        slice(&self.store.get(&self.states[state])?, 0, row, row + 1)
+    }
+
+    /// Logits of the positions `from..to` of a sequence, row-major [positions, vocabulary].
+    pub fn logits(&self, sequence: usize, from: usize, to: usize) -> Result<Vec<f32>> {
+        let state = self.state(sequence)?;
+        to_vec(&self.head.logits(self.context, &slice(&state, 1, from, to)?)?)
+    }
+
+    /// Positions whose logits may be held at a time.
+    pub fn positions_at_once(&self) -> usize {
+        (LOGITS / self.context.spec.vocab_size).clamp(1, POSITIONS)
+    }
+}
+
+/// Some x [batch, tokens, hidden] through a block side by side, evaluated.
+pub(crate) fn forward(
+    context: Context<'_>,
+    streams: Streams,
+    block: &Block,
+    inputs: &[Array],
+    mut collector: Option<&mut Collector>,
+) -> Result<Vec<Array>> {
+    crate::interrupt::check()?;
+    let mut seen = Ok(());
+    let mut observe = |matrix: Matrix, x: &Array| {
+        if let (true, Some(collector)) = (seen.is_ok(), collector.as_deref_mut()) {
+            seen = collector.see(matrix, x);
+        }
+    };
+    let mut attended = Vec::with_capacity(inputs.len());
+    for (index, x) in inputs.iter().enumerate() {
+        let mut positions = Positions::new(context.spec, 0, x.shape()[1] as usize);
+        let built = streams.on(index, || block.attend(context, x, &mut positions, None, &mut observe));
+        attended.push(built?);
+    }
+    if block.router.is_some() {
+        streams.eval(inputs.len(), attended.iter().flat_map(Attended::arrays))?;
+    }
+    let mut outputs = Vec::with_capacity(inputs.len());
+    for (index, attended) in attended.into_iter().enumerate() {
+        let choice = block.choose(&attended)?;
+        outputs.push(streams.on(index, || block.finish(context, &attended, choice.as_ref(), &mut observe))?);
+    }
+    seen?;
+    match collector {
+        Some(collector) => {
+            streams.eval(inputs.len(), outputs.iter().chain(collector.waiting()))?;
+            collector.add()?;
+        }
+        None => streams.eval(inputs.len(), &outputs)?,
+    }
+    Ok(outputs)
+}
+
+fn check_tokens(spec: &DecoderSpec, sequences: &[Vec<u32>]) -> Result<()> {
+    match sequences.iter().flatten().find(|&&token| token as usize >= spec.vocab_size) {
+        Some(token) => Err(Error::input(format!(
+            "token id {token} is not below the vocabulary's size {}",
+            spec.vocab_size
+        ))
+        .hint("tokenizer and model do not belong together")),
+        None => Ok(()),
+    }
+}

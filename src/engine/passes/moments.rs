@@ -1,0 +1,91 @@
+//! Second moments of what goes into each linear layer: E[x_j^2] for scale search, E[x x^T] for GPTQ.
+//!
+//! Layers that share an input share its moments: q, k and v; gate and up. Block after block, so that no more than one
+//! block's moments are held.
+
+use mlx_rs::transforms::eval;
+
+use super::collector::{Collector, Extent, Moments};
+use super::forward::{FinalStates, Pass};
+use crate::engine::decoder::block::Block;
+use crate::engine::decoder::load::Loader;
+use crate::engine::measure::whole_models::advance;
+use crate::engine::runtime::Engine;
+use crate::error::Result;
+use crate::models::source::SourceModel;
+use crate::models::spec::Role;
+
+/// The role under which the moments of a role's input are kept.
+pub fn input_of(role: Role) -> Role {
+    match role {
+        Role::K | Role::V => Role::Q,
+        Role::Up => Role::Gate,
+        other => other,
+    }
+}
+
+/// What to run, and how.
+pub struct MomentSettings<'a> {
+    /// Token ids.
+    pub sequences: &'a [Vec<u32>],
+    /// How much is wanted.
+    pub extent: Extent,
+    /// Bytes of hidden states in memory; more go to a temporary file.
+    pub memory: u64,
+    /// Called with (steps done, steps in all).
+    pub progress: &'a dyn Fn(usize, usize),
+}
+
+/// Hands the moments of each block (the head's as `None`, last) to `each`.
+pub fn input_moments(
+    engine: &Engine,
+    source: &SourceModel,
+    settings: &MomentSettings<'_>,
+    each: impl FnMut(Option<usize>, &Moments) -> Result<()>,
+) -> Result<()> {
+    input_moments_where(engine, source, settings, |_| true, each)
+}
+
+/// Hands the moments of each block that `is_wanted` to `each`; the others are only run.
+pub fn input_moments_where(
+    engine: &Engine,
+    source: &SourceModel,
+    settings: &MomentSettings<'_>,
+    is_wanted: impl Fn(Option<usize>) -> bool,
+    mut each: impl FnMut(Option<usize>, &Moments) -> Result<()>,
+) -> Result<()> {
+    let loader = Loader::new(source, engine.compute_dtype(source.dtype()?));
+    let mut pass = Pass::embed(engine, loader, settings.sequences, 1, settings.memory)?;
+    let blocks = source.spec().layers.len();
+    for index in 0..blocks {
+        let block = Block::load_for_many(&loader, pass.context, index)?;
+        if is_wanted(Some(index)) {
+            let mut collector = Collector::new(settings.extent);
+            advance(&mut pass, &block, &mut collector)?;
+            drop(block);
+            each(Some(index), &collector.estimates()?)?;
+        } else {
+            let inputs = std::mem::take(&mut pass.states);
+            pass.replace(inputs, &block)?;
+        }
+        (settings.progress)(index + 1, blocks);
+    }
+    let last = pass.into_final()?;
+    if source.spec().tie_word_embeddings || !is_wanted(None) {
+        return Ok(());
+    }
+    each(None, &last.head_moments(settings.extent)?)
+}
+
+impl FinalStates<'_> {
+    /// Moments of the head's input.
+    pub(crate) fn head_moments(&self, extent: Extent) -> Result<Moments> {
+        let mut collector = Collector::new(extent);
+        for sequence in 0..self.len() {
+            collector.see(Role::Head.into(), &self.head.normed(self.context, &self.state(sequence)?)?)?;
+            eval(collector.waiting())?;
+            collector.add()?;
+        }
+        collector.estimates()
+    }
+}

@@ -1,0 +1,206 @@
+//! Block-wise replay: one forward pass that keeps each block's input, then the blocks from last to first, each loaded,
+//! recomputed, differentiated and dropped.
+//!
+//! Peak memory is the embedding and head, one block with its gradients, and the hidden states.
+
+use mlx_rs::Array;
+use mlx_rs::transforms::fallible_vjp;
+use std::ops::Range;
+use std::rc::Rc;
+
+use super::collector::{Collector, Extent, Moments};
+use super::forward::{FinalStates, Pass};
+use super::head::{HeadErrors, Objective};
+use super::states::{Kept, Store};
+use crate::engine::array::exception;
+use crate::engine::decoder::attention::Positions;
+use crate::engine::decoder::block::{Attended, Block};
+use crate::engine::decoder::experts::Choice;
+use crate::engine::decoder::linear::Weight;
+use crate::engine::decoder::load::Loader;
+use crate::engine::decoder::mlp::Context;
+use crate::engine::streams::Streams;
+use crate::error::Result;
+use crate::models::spec::Role;
+
+/// A forward pass that kept each block's inputs, on its way back.
+pub(crate) struct Replay<'a> {
+    loader: Loader<'a>,
+    context: Context<'a>,
+    streams: Streams,
+    /// Until the head is left.
+    last: Option<FinalStates<'a>>,
+    store: Rc<Store>,
+    /// E[x_j^2] of the linear layers' inputs, by block; the head's is last.
+    importance: Vec<Moments>,
+    /// Inputs of each block, by block and sequence; given up as the replay comes by.
+    inputs: Vec<Vec<Kept>>,
+    /// Gradient of the objective with respect to the current block's output, by sequence.
+    cotangents: Vec<Kept>,
+}
+
+/// A layer's gradient on one sequence: of its matrix, or of each expert's, [columns, rows]. Differentiation makes it in this
+/// order.
+pub(crate) struct Gradient {
+    pub(crate) role: Role,
+    pub(crate) transposed: Vec<Array>,
+}
+
+impl<'a> Replay<'a> {
+    /// Runs all sequences forward. `tick` is called once a block.
+    pub(crate) fn forward(mut pass: Pass<'a>, tick: &dyn Fn()) -> Result<Self> {
+        let (mut inputs, mut importance) = (Vec::new(), Vec::new());
+        for index in 0..pass.context.spec.layers.len() {
+            let block = Block::load_for_many(&pass.loader, pass.context, index)?;
+            let mut collector = Collector::new(Extent::Diagonal);
+            inputs.push(pass.advance(&block, Some(&mut collector))?);
+            importance.push(collector.moments()?);
+            tick();
+        }
+        let (loader, store) = (pass.loader, Rc::clone(&pass.store));
+        let last = pass.into_final()?;
+        importance.push(last.head_moments(Extent::Diagonal)?);
+        let (context, streams) = (last.context, last.streams);
+        let last = Some(last);
+        Ok(Self { loader, context, streams, last, store, importance, inputs, cotangents: Vec::new() })
+    }
+
+    /// E[x_j^2] of the inputs of a block's linear layers, or of the head's.
+    pub(crate) fn importance(&self, block: Option<usize>) -> &Moments {
+        &self.importance[block.unwrap_or(self.importance.len() - 1)]
+    }
+
+    /// Through the head. What it returns gives the head's own gradients, until [`Self::leave_head`].
+    pub(crate) fn head<'o>(&mut self, objective: &'o Objective<'o>) -> Result<HeadErrors<'o>> {
+        let mut errors = HeadErrors::new(objective);
+        if let Some(last) = &self.last {
+            for _ in 0..last.len() {
+                crate::interrupt::check()?;
+                self.cotangents.push(self.store.put(errors.cotangent(last)?)?);
+            }
+        }
+        Ok(errors)
+    }
+
+    /// Hands the gradients of the head's `rows` to `each`, by sequence.
+    pub(crate) fn head_rows(
+        &self,
+        errors: &HeadErrors<'_>,
+        rows: &Range<usize>,
+        mut each: impl FnMut(usize, Gradient) -> Result<()>,
+    ) -> Result<()> {
+        let Some(last) = &self.last else { return Ok(()) };
+        for sequence in 0..last.len() {
+            crate::interrupt::check()?;
+            let transposed = errors.gradient(last, sequence, rows)?;
+            each(sequence, Gradient { role: Role::Head, transposed: vec![transposed] })?;
+        }
+        Ok(())
+    }
+
+    /// Gives up the head and what went into it.
+    pub(crate) fn leave_head(&mut self) {
+        if let Some(mut last) = self.last.take() {
+            last.clear();
+        }
+    }
+
+    /// Through block `index`: hands the gradients of the matrices with the `roles` to `each`, by sequence.
+    pub(crate) fn block(
+        &mut self,
+        index: usize,
+        roles: &[Role],
+        mut each: impl FnMut(usize, Vec<Gradient>) -> Result<()>,
+    ) -> Result<()> {
+        let context = self.context;
+        let mut block = Block::load_for_many(&self.loader, context, index)?;
+        let (mut weights, mut counts) = (Vec::new(), Vec::new());
+        for role in roles {
+            let linears = block.linears_mut(*role);
+            counts.push(linears.len());
+            for linear in linears {
+                weights.push(linear.weight.dense(context.dtype)?);
+            }
+        }
+        let streams = self.streams;
+        let cotangents = std::mem::take(&mut self.cotangents);
+        let mut waiting = self.inputs.pop().unwrap_or_default().into_iter().zip(cotangents).peekable();
+        while waiting.peek().is_some() {
+            crate::interrupt::check()?;
+            let together = waiting.by_ref().take(streams.count());
+            let together =
+                together.map(|(x, cotangent)| Ok((self.store.take(x)?, self.store.take(cotangent)?)));
+            let together = together.collect::<Result<Vec<_>>>()?;
+            let choices = choices(context, streams, &block, together.iter().map(|(x, _)| x))?;
+            let mut found = Vec::with_capacity(together.len());
+            for (index, ((x, cotangent), choice)) in together.into_iter().zip(&choices).enumerate() {
+                let choice = choice.as_ref();
+                found.push(streams.on(index, || {
+                    block_gradients(context, &block, choice, (roles, &weights), x, cotangent)
+                })?);
+            }
+            streams.eval(found.len(), found.iter().flatten())?;
+            for gradients in found {
+                let mut gradients = gradients.into_iter();
+                let cotangent = gradients.next();
+                let named = roles.iter().zip(&counts).map(|(&role, &count)| Gradient {
+                    role,
+                    transposed: gradients.by_ref().take(count).map(|gradient| gradient.t()).collect(),
+                });
+                each(self.cotangents.len(), named.collect())?;
+                self.cotangents.extend(cotangent.map(|array| self.store.put(array)).transpose()?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The experts that the tokens of each of `xs` go to, before anything is differentiated.
+fn choices<'x>(
+    context: Context<'_>,
+    streams: Streams,
+    block: &Block,
+    xs: impl Iterator<Item = &'x Array>,
+) -> Result<Vec<Option<Choice>>> {
+    if block.router.is_none() {
+        return Ok(xs.map(|_| None).collect());
+    }
+    let mut attended = Vec::new();
+    for (index, x) in xs.enumerate() {
+        let mut positions = Positions::new(context.spec, 0, x.shape()[1] as usize);
+        attended.push(streams.on(index, || block.attend(context, x, &mut positions, None, &mut |_, _| {}))?);
+    }
+    streams.eval(attended.len(), attended.iter().flat_map(Attended::arrays))?;
+    attended.iter().map(|attended| block.choose(attended)).collect()
+}
+
+/// Gradients with respect to the block's input and the weights of its roles, not evaluated yet.
+fn block_gradients(
+    context: Context<'_>,
+    block: &Block,
+    choice: Option<&Choice>,
+    (roles, weights): (&[Role], &[Array]),
+    x: Array,
+    cotangent: Array,
+) -> Result<Vec<Array>> {
+    let tokens = x.shape()[1] as usize;
+    let mut primals = vec![x];
+    primals.extend_from_slice(weights);
+    let (_, gradients) = fallible_vjp(
+        |primals: &[Array]| {
+            let mut block = block.clone();
+            let mut weights = primals[1..].iter();
+            for role in roles {
+                for (linear, weight) in block.linears_mut(*role).iter_mut().zip(weights.by_ref()) {
+                    linear.weight = Weight::Float(weight.clone());
+                }
+            }
+            let mut positions = Positions::new(context.spec, 0, tokens);
+            let y = block.forward_chosen(context, &primals[0], &mut positions, choice);
+            Ok(vec![y.map_err(|e| exception(&e))?])
+        },
+        &primals,
+        &[cotangent],
+    )?;
+    Ok(gradients)
+}

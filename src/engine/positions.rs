@@ -1,0 +1,73 @@
+//! Positions of tokens in attention: rotation, offsets and scale.
+
+use mlx_rs::Array;
+use mlx_rs::fast::{self};
+
+use crate::error::Result;
+use crate::models::spec::Rope;
+
+/// Rotation for positions from `offset` on, made once a call and shared by all layers.
+#[derive(Debug, Clone)]
+pub(crate) struct Rotation {
+    dims: i32,
+    traditional: bool,
+    theta: f32,
+    scale: f32,
+    attention_factor: f32,
+    freqs: Option<Array>,
+    offset: i32,
+}
+
+impl Rotation {
+    /// `length` is that of the sequence, which dynamic scaling looks at.
+    pub(crate) fn new(rope: &Rope, head_dim: usize, offset: i32, length: usize) -> Self {
+        let freqs = rope.freqs(head_dim, length);
+        Self {
+            dims: head_dim as i32,
+            traditional: rope.traditional,
+            theta: rope.theta as f32,
+            scale: rope.scale(),
+            attention_factor: rope.attention_factor(),
+            freqs: freqs.map(|freqs| Array::from_slice(&freqs, &[freqs.len() as i32])),
+            offset,
+        }
+    }
+
+    /// Rotates x [batch, heads, tokens, dim].
+    pub(crate) fn apply(&self, x: &Array) -> Result<Array> {
+        Ok(scaled(self.rotate(x)?, self.attention_factor)?)
+    }
+
+    /// Turns rotated keys [batch, heads, tokens, dim] by the offset, all of them by the same.
+    pub(crate) fn turn(&self, x: &Array) -> Result<Array> {
+        // Each key is the first of a sequence of its own.
+        let each = x.reshape(&[-1, 1, 1, self.dims])?;
+        Ok(self.rotate(&each)?.reshape(x.shape())?)
+    }
+
+    fn rotate(&self, x: &Array) -> Result<Array> {
+        let base = if self.freqs.is_some() { None } else { Some(self.theta) };
+        let freqs = self.freqs.as_ref();
+        Ok(fast::rope(x, self.dims, self.traditional, base, self.scale, self.offset, freqs)?)
+    }
+}
+
+/// Where the first of some new tokens stands.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    /// In the text: borders of attention chunks are counted here, so that a chunk begins as it did in training.
+    pub(crate) seen: usize,
+    /// In a cache that evicts: how many keys it may see, which is what temperatures are for.
+    pub(crate) held: usize,
+    /// As RoPE counts.
+    pub(crate) rotation: usize,
+    /// Positions that the cache holds at most. Dynamic RoPE is set for all of them at once.
+    pub(crate) context: Option<usize>,
+}
+
+fn scaled(x: Array, factor: f32) -> mlx_rs::error::Result<Array> {
+    if (factor - 1.0).abs() < f32::EPSILON {
+        return Ok(x);
+    }
+    x.multiply(Array::from_f32(factor).as_dtype(x.dtype())?)
+}

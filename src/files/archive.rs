@@ -1,0 +1,50 @@
+//! Opening a ZIP whose entries are used where they lie: what every reader of one must refuse.
+
+use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::io::Cursor;
+use std::path::Path;
+use zip::ZipArchive;
+
+use crate::error::{Error, Result};
+
+/// Reads the directory of the ZIP in `bytes`, which the file `path` is; `kind` is what it is called in messages. Names that
+/// are there twice and entries that lie over one another are refused: another reader might take the other one.
+pub fn open_archive<'a>(path: &Path, kind: &str, bytes: &'a [u8]) -> Result<ZipArchive<Cursor<&'a [u8]>>> {
+    let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(|e| damaged(path, kind, &e))?;
+    if archive.has_duplicate_names() {
+        let start = usize::try_from(archive.central_directory_start()).unwrap_or(usize::MAX);
+        let name = twice_in_directory(bytes, start).unwrap_or_else(|| "a name".to_owned());
+        return Err(Error::file(path, format!("`{name}` is in it twice"))
+            .hint("whatever wrote this file is broken: save it again with another tool"));
+    }
+    if archive.has_overlapping_entries().map_err(|e| damaged(path, kind, &e))? {
+        return Err(Error::file(path, "has entries that lie over one another")
+            .hint("the file is damaged, or made to deceive: take it from where it was made"));
+    }
+    Ok(archive)
+}
+
+/// The error for an archive that is not whole.
+pub fn damaged(path: &Path, kind: &str, error: &dyn Display) -> Error {
+    Error::file(path, format!("not a whole {kind} file: {error}"))
+        .hint("the file is truncated or damaged: copy or download it again")
+}
+
+/// The first name that the central directory, which begins at `start`, has twice. (The zip crate tells only that there is
+/// one.)
+fn twice_in_directory(bytes: &[u8], start: usize) -> Option<String> {
+    const FIXED: usize = 46;
+    let mut rest = bytes.get(start..)?;
+    let mut seen = BTreeSet::new();
+    while rest.starts_with(b"PK\x01\x02") {
+        let length = |at: usize| rest.get(at..at + 2).map(|b| usize::from(b[0]) | usize::from(b[1]) << 8);
+        let (name, extra, comment) = (length(28)?, length(30)?, length(32)?);
+        let text = rest.get(FIXED..FIXED + name)?;
+        if !seen.insert(text) {
+            return Some(String::from_utf8_lossy(text).into_owned());
+        }
+        rest = rest.get(FIXED + name + extra + comment..)?;
+    }
+    None
+}

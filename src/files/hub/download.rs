@@ -1,0 +1,401 @@
+//! Downloading what a model needs, and nothing else, into the Hub's cache.
+//!
+//! The hf-hub crate keeps the cache as Python's huggingface_hub does: contents in `blobs/` by their hash, links to them in
+//! `snapshots/COMMIT/`, commits of branches in `refs/`. All files are asked for by commit, so that they belong together.
+//! A download that breaks off, or from which nothing comes any more, is continued where it was; weights are compared with their SHA-256, which is their name.
+
+use crate::files::names::RECORD;
+use crate::progress::Progress;
+use hf_hub::{Cache, CacheRepo, Repo, RepoType};
+use serde::Deserialize;
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::client::Failure;
+use super::headers::{Beginning, Headers};
+use super::name::{Located, Need, Repository};
+use super::reader::Reader;
+use super::settings::Settings;
+use super::transfer::Transfer;
+use crate::error::{Error, Result};
+use crate::files::model_files::ModelFiles;
+use crate::files::names::is_of_a_model;
+use crate::files::pack::safe_name;
+use crate::files::weight_files::{INDEX, weight_files};
+use crate::interrupt;
+
+/// Times that a file is asked for anew without any progress.
+const ATTEMPTS: u32 = 5;
+
+/// What the Hub says about a revision.
+#[derive(Debug, Deserialize)]
+struct Info {
+    /// The commit.
+    sha: String,
+    siblings: Vec<Sibling>,
+}
+
+/// A file of it.
+#[derive(Debug, Deserialize)]
+struct Sibling {
+    rfilename: String,
+    /// Bytes, where they are said.
+    #[serde(default)]
+    size: Option<u64>,
+}
+
+impl Info {
+    /// Names of the files that can lie in a folder.
+    fn names(&self) -> Vec<String> {
+        let names = self.siblings.iter().map(|file| &file.rfilename);
+        names.filter(|name| safe_name(name)).cloned().collect()
+    }
+
+    /// Bytes of the file `name`, where they are said.
+    fn size(&self, name: &str) -> Option<u64> {
+        self.siblings.iter().find(|file| file.rfilename == name)?.size
+    }
+}
+
+/// What `need` names of the model, from the Hub. In offline mode, where the Hub does not answer, and where it is there as
+/// a whole, what the cache has.
+pub(crate) fn fetch(
+    settings: &Settings,
+    repository: &Repository,
+    need: Need,
+    console: &dyn Progress,
+) -> Result<Located> {
+    let cached = cached(settings, repository);
+    if settings.offline {
+        return cached.map(Located::There).map_err(|missing| {
+            let message = format!("{missing} not in the cache, and HF_HUB_OFFLINE is set");
+            let hint = format!("unset it to download the model to {}", settings.cache.display());
+            Error::file(repository.place(settings), message).hint(hint)
+        });
+    }
+    let download = Download::new(settings, repository, console);
+    let info = match download.info(cached.is_err())? {
+        Ok(info) => info,
+        Err(failure) => {
+            let instead = failure.is_passing() || matches!(failure, Failure::Unusable(_));
+            let Some(folder) = cached.ok().filter(|_| instead) else {
+                return Err(failure.explain(settings, repository));
+            };
+            let what = match &failure {
+                Failure::Refused(_) => failure.brief(),
+                Failure::Unusable(what) => format!("the Hub's answer cannot be used ({what})"),
+                _ => "the Hub does not answer".to_owned(),
+            };
+            console.notes(&[format!("{what}: using what the cache has")]);
+            return Ok(Located::There(folder));
+        }
+    };
+    download.check(&info)?;
+    if need == Need::Headers
+        && missing(&download.snapshot(&info.sha)).is_some()
+        && let Some(headers) = download.headers(&info)?
+    {
+        return Ok(Located::Headers(headers));
+    }
+    download.all(&info).map(Located::There)
+}
+
+fn cache(settings: &Settings, repository: &Repository, revision: &str) -> CacheRepo {
+    let repo = Repo::with_revision(repository.id.clone(), RepoType::Model, revision.to_owned());
+    Cache::new(settings.cache.clone()).repo(repo)
+}
+
+/// The folder of the revision as of the last download; an error is the subject of a sentence, and its verb.
+fn cached(settings: &Settings, repository: &Repository) -> std::result::Result<PathBuf, String> {
+    let cache = cache(settings, repository, &repository.revision);
+    let folder = settings.cache.join(Repo::model(repository.id.clone()).folder_name());
+    let reference = fs::read_to_string(folder.join("refs").join(&repository.revision));
+    let commit = reference.map_or_else(|_| repository.revision.clone(), |text| text.trim().to_owned());
+    let folder = cache.pointer_path(&commit);
+    let none = || Some("the model is".to_owned());
+    let missing = if safe_name(&commit) && folder.is_dir() { missing(&folder) } else { none() };
+    missing.map_or(Ok(folder), Err)
+}
+
+/// What a snapshot lacks of config.json and weights, with the verb: another process may be filling it.
+fn missing(folder: &Path) -> Option<String> {
+    if !folder.join("config.json").is_file() {
+        return Some("config.json is".to_owned());
+    }
+    let weights = || {
+        let files = ModelFiles::open(folder)?;
+        weight_files(folder, &files, &files.names()?)
+    };
+    weights().is_err().then(|| "the weights are".to_owned())
+}
+
+struct Download<'a> {
+    settings: &'a Settings,
+    repository: &'a Repository,
+    console: &'a dyn Progress,
+    asking: Reader,
+    downloading: Reader,
+}
+
+impl<'a> Download<'a> {
+    fn new(settings: &'a Settings, repository: &'a Repository, console: &'a dyn Progress) -> Self {
+        let asking = Reader::new(settings, settings.asking);
+        let downloading = Reader::new(settings, settings.downloading);
+        Self { settings, repository, console, asking, downloading }
+    }
+
+    fn at(&self, revision: &str) -> Repo {
+        Repo::with_revision(self.repository.id.clone(), RepoType::Model, revision.to_owned())
+    }
+
+    /// Where the file `name` is.
+    fn url(&self, commit: &str, name: &str) -> String {
+        let repo = self.at(commit);
+        format!("{}/{}/resolve/{}/{}", self.settings.endpoint, repo.url(), repo.url_revision(), encoded(name))
+    }
+
+    /// Commit and files of the revision, with their sizes. With `patient` asked for again after the time that the Hub names.
+    fn info(&self, patient: bool) -> Result<Result<Info, Failure>> {
+        let path = self.at(&self.repository.revision).api_url();
+        let url = format!("{}/api/{path}?blobs=true", self.settings.endpoint);
+        let mut left = ATTEMPTS;
+        loop {
+            let (reader, url) = (self.asking.clone(), url.clone());
+            let result = interrupt::run(move || {
+                serde_json::from_str(&reader.text(&url)?)
+                    .map_err(|e| Failure::Unusable(format!("it is no description of a model: {e}")))
+            })?;
+            left -= 1;
+            match &result {
+                Err(failure) if patient && left > 0 && failure.is_passing() => {
+                    let Some(wait) = failure.after() else { return Ok(result) };
+                    self.console.line(&format!("{}, waiting {} s", failure.brief(), wait.as_secs()));
+                    pause(wait)?;
+                }
+                _ => return Ok(result),
+            }
+        }
+    }
+
+    /// Fails where the Hub's answer names no commit.
+    fn check(&self, info: &Info) -> Result<()> {
+        if !info.sha.is_empty() && info.sha.chars().all(|c| c.is_ascii_hexdigit()) {
+            return Ok(());
+        }
+        let place = self.repository.place(self.settings);
+        Err(Error::file(place, format!("the Hub names a commit `{}`", info.sha)))
+    }
+
+    /// The folder of the cache for what belongs to `commit`.
+    fn snapshot(&self, commit: &str) -> PathBuf {
+        cache(self.settings, self.repository, commit).pointer_path(commit)
+    }
+
+    /// Everything that is needed.
+    fn all(&self, info: &Info) -> Result<PathBuf> {
+        let is_weights = |name: &str| name.ends_with(".safetensors") || name.ends_with(".npz");
+        let wanted = |name: &str| is_of_a_model(name) && !name.starts_with('.') && !is_weights(name);
+        let folder = self.small(info, wanted)?;
+        for name in self.weights(&folder, &info.names())? {
+            self.file(&info.sha, &name, info.size(&name))?;
+        }
+        let branch = cache(self.settings, self.repository, &self.repository.revision);
+        branch.create_ref(&info.sha).map_err(|e| Error::io(&self.settings.cache, e))?;
+        Ok(folder)
+    }
+
+    /// What tells of the weights, and their headers. `None` where they cannot be had without the weights.
+    fn headers(&self, info: &Info) -> Result<Option<Headers>> {
+        const BESIDE: [&str; 3] = ["config.json", INDEX, RECORD];
+        let cached = self.small(info, |name| BESIDE.contains(&name))?;
+        let weights = self.weights(&cached, &info.names())?;
+        if weights.iter().any(|name| name.ends_with(".npz")) {
+            return Ok(None);
+        }
+        let headers = Headers::new(self.settings, self.repository, &info.sha)?;
+        for name in info.names().iter().filter(|name| BESIDE.contains(&name.as_str())) {
+            headers.copy(&cached.join(name), name)?;
+        }
+        let bar = self.console.steps_bar("reading headers", weights.len() as u64);
+        for name in weights {
+            let Some((bytes, size)) = self.beginning(&info.sha, &name)?.into_parts() else { return Ok(None) };
+            headers.write(&name, &bytes, size)?;
+            bar.inc(1);
+        }
+        bar.finish();
+        Ok(Some(headers))
+    }
+
+    /// The weight file `name` to the end of its header.
+    fn beginning(&self, commit: &str, name: &str) -> Result<Beginning> {
+        let mut beginning = Beginning::default();
+        self.persist(name, || {
+            let (reader, url) = (self.downloading.clone(), self.url(commit, name));
+            let mut there = std::mem::take(&mut beginning);
+            let (result, there) = interrupt::run(move || (there.read(&reader, &url), there))?;
+            Ok(match result {
+                Ok(()) => Ok(there),
+                Err(failure) => {
+                    beginning = there;
+                    Err((failure, beginning.len()))
+                }
+            })
+        })
+    }
+
+    /// Fetches the files that are `wanted`, which are not weights. Returns the folder that they are in.
+    fn small(&self, info: &Info, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
+        for name in info.names().iter().filter(|name| wanted(name)) {
+            self.file(&info.sha, name, info.size(name))?;
+        }
+        Ok(self.snapshot(&info.sha))
+    }
+
+    /// Names of the weight files among those of the repository, called `names`, whose index is in `folder`.
+    fn weights(&self, folder: &Path, names: &[String]) -> Result<Vec<String>> {
+        let place = self.repository.place(self.settings);
+        weight_files(Path::new(&place), &ModelFiles::open(folder)?, names)
+    }
+
+    /// One file, unless it is there, with all of its `size` bytes.
+    fn file(&self, commit: &str, name: &str, size: Option<u64>) -> Result<()> {
+        let folder = self.snapshot(commit);
+        if let Some(there) = fs::metadata(folder.join(name)).ok().filter(fs::Metadata::is_file) {
+            let there = there.len();
+            match size {
+                Some(size) if size != there => self
+                    .console
+                    .line(&format!("{name}: the cache has {there} bytes, the Hub {size}: fetching it again")),
+                _ => return Ok(()),
+            }
+        }
+        self.persist(name, || self.attempt(commit, name))
+    }
+
+    /// Asks for the file `name`, by `attempt`, until it comes or there is no hope. A failure comes with the bytes that are
+    /// there.
+    fn persist<T>(
+        &self,
+        name: &str,
+        mut attempt: impl FnMut() -> Result<Result<T, (Failure, u64)>>,
+    ) -> Result<T> {
+        let mut left = ATTEMPTS;
+        let mut before = 0;
+        loop {
+            let (failure, bytes) = match attempt()? {
+                Ok(done) => return Ok(done),
+                Err(failed) => failed,
+            };
+            left = if bytes > before { ATTEMPTS } else { left - 1 };
+            before = bytes;
+            if left == 0 || !failure.is_passing() {
+                return Err(failure.explain_step(self.settings, self.repository, &format!("`{name}`")));
+            }
+            let wait = (Duration::from_millis(100) * 2u32.pow(ATTEMPTS - left))
+                .max(failure.after().unwrap_or_default());
+            let when = match wait.as_secs() {
+                0 => String::new(),
+                seconds => format!(" in {seconds} s"),
+            };
+            self.console.line(&format!("{name}: {}, continuing at {bytes} bytes{when}", failure.brief()));
+            pause(wait)?;
+        }
+    }
+
+    /// Asks for a file once, from where an earlier attempt broke off. A failure comes with the bytes that are there.
+    fn attempt(&self, commit: &str, name: &str) -> Result<Result<(), (Failure, u64)>> {
+        let url = self.url(commit, name);
+        let (reader, asked) = (self.asking.clone(), url.clone());
+        let metadata = match interrupt::run(move || reader.metadata(&asked))? {
+            Ok(metadata) => metadata,
+            Err(failure) => return Ok(Err((failure, 0))),
+        };
+        let etag = &metadata.etag;
+        if !safe_name(etag) || etag.contains('/') {
+            return Ok(Err((Failure::Unusable(format!("`{etag}` is no name of a file's contents")), 0)));
+        }
+        let cache = cache(self.settings, self.repository, commit);
+        let (blob, pointer) = (cache.blob_path(etag), cache.pointer_path(commit).join(name));
+        let lock = self.lock(&blob, name)?;
+        let length = fs::metadata(&blob).map_or(0, |metadata| metadata.len());
+        if length > 0 && metadata.size.is_none_or(|size| size == length) {
+            link(&blob, &pointer, name)?;
+            return Ok(Ok(()));
+        }
+        let bar = self.console.bytes_bar(&format!("downloading {name}"), 0);
+        let transfer = Transfer { reader: self.downloading.clone(), url, metadata, blob, bar };
+        let (done, transfer) = interrupt::run(move || (transfer.run(), transfer))?;
+        transfer.bar.finish();
+        let done = done?;
+        if done.is_ok() {
+            link(&transfer.blob, &pointer, name)?;
+        }
+        drop(lock);
+        Ok(done)
+    }
+
+    /// Keeps other processes from the contents `blob`, once they are done with them.
+    fn lock(&self, blob: &Path, name: &str) -> Result<File> {
+        if let Some(folder) = blob.parent() {
+            fs::create_dir_all(folder).map_err(|e| no_cache(folder, e))?;
+        }
+        let path = blob.with_extension("lock");
+        let file = File::create(&path).map_err(|e| no_cache(&path, e))?;
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::Error(error)) => return Err(Error::io(&path, error)),
+            Err(TryLockError::WouldBlock) => {}
+        }
+        self.console.line(&format!("{name}: another process downloads it, waiting"));
+        interrupt::run(move || file.lock().map(|()| file))?.map_err(|e| Error::io(&path, e))
+    }
+}
+
+/// The cache cannot be written to.
+fn no_cache(path: &Path, error: std::io::Error) -> Error {
+    Error::io(path, error).hint(
+        "this is the Hub's cache: HF_HUB_CACHE, or HF_HOME, names a folder for it that can be written to",
+    )
+}
+
+/// Makes the file `name` of a snapshot, at `pointer`, a link to its contents.
+fn link(blob: &Path, pointer: &Path, name: &str) -> Result<()> {
+    let io = |e| Error::io(pointer, e);
+    if let Some(folder) = pointer.parent() {
+        fs::create_dir_all(folder).map_err(io)?;
+    }
+    let same =
+        fs::canonicalize(blob).is_ok_and(|blob| fs::canonicalize(pointer).is_ok_and(|there| there == blob));
+    if same && pointer.is_symlink() {
+        return Ok(());
+    }
+    // In one step: another process may be reading what is there.
+    let hidden =
+        format!(".{}.{}", pointer.file_name().unwrap_or_default().to_string_lossy(), std::process::id());
+    let made = pointer.with_file_name(hidden);
+    let _ = fs::remove_file(&made);
+    #[cfg(unix)]
+    {
+        // From `snapshots/COMMIT/`, so that the cache can be moved.
+        let up = "../".repeat(2 + name.matches('/').count());
+        let target = Path::new(&up).join("blobs").join(blob.file_name().unwrap_or_default());
+        std::os::unix::fs::symlink(target, &made).map_err(io)?;
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = name;
+        fs::copy(blob, &made).map_err(io)?;
+    }
+    fs::rename(&made, pointer).map_err(io)
+}
+
+/// A file's name as it goes into addresses.
+fn encoded(name: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~/".contains(&byte);
+    name.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+}
+
+fn pause(time: Duration) -> Result<()> {
+    interrupt::run(move || std::thread::sleep(time))
+}

@@ -1,0 +1,190 @@
+//! Names on the Hub, and which of the model's files a command needs.
+
+use super::headers::Headers;
+use super::settings::Settings;
+use crate::progress::Progress;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The branch that is meant where none is named.
+pub(crate) const MAIN: &str = "main";
+
+/// A model on the Hub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repository {
+    /// `organisation/name`.
+    pub id: String,
+    /// Branch, tag or commit.
+    pub revision: String,
+}
+
+impl Repository {
+    /// `organisation/name` or `organisation/name@revision`; `None` for what cannot be a name on the Hub.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (id, revision) = text.split_once('@').unwrap_or((text, MAIN));
+        let (organisation, name) = id.split_once('/')?;
+        let named = |part: &str| {
+            let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            let ends = part.starts_with(['-', '.']) || part.ends_with(['-', '.']);
+            !part.is_empty()
+                && part.chars().all(known)
+                && !ends
+                && !part.contains("..")
+                && !part.contains("--")
+        };
+        let sound = named(organisation) && named(name) && id.len() <= 96 && is_revision(revision);
+        sound.then(|| Self { id: id.to_owned(), revision: revision.to_owned() })
+    }
+
+    /// What messages call it.
+    pub(crate) fn place(&self, settings: &Settings) -> String {
+        format!("{}/{}", settings.endpoint, self.id)
+    }
+
+    /// The revision as it goes into addresses.
+    pub(crate) fn url_revision(&self) -> String {
+        self.revision.replace('/', "%2F")
+    }
+}
+
+/// How much of a model is needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// All of it.
+    Whole,
+    /// config.json, names, types and shapes.
+    Headers,
+}
+
+/// Where a model is.
+#[derive(Debug)]
+pub enum Located {
+    /// In this folder or file.
+    There(PathBuf),
+    /// As far as [`Need::Headers`] asks, in a temporary folder.
+    Headers(Headers),
+}
+
+/// Branches may have slashes, as `refs/pr/1`.
+fn is_revision(text: &str) -> bool {
+    let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | '+');
+    crate::files::pack::safe_name(text) && text.chars().all(known) && !text.starts_with('-')
+}
+
+/// Where the model that the user calls `path` is: a folder or file of that name; otherwise, where it is a name on the Hub,
+/// its folder in the cache, to which it is downloaded if it is not there and all of it is needed. `revision` is for the
+/// latter only.
+///
+/// # Errors
+/// Where there is nothing of that name, neither here nor, if it may be a name there, on the Hub.
+pub fn locate(path: &Path, revision: Option<&str>, need: Need, console: &dyn Progress) -> Result<Located> {
+    let local = path.exists();
+    let repository = path.to_str().filter(|_| !local).and_then(Repository::parse);
+    let Some(mut repository) = repository else {
+        return match revision {
+            None if local => Ok(Located::There(path.to_owned())),
+            None => Err(no_model_at(path)),
+            Some(_) if local => {
+                Err(Error::usage(format!("--revision, but {} is a local model", path.display()))
+                    .hint("leave it out, or give the name of a model on the Hub"))
+            }
+            Some(_) => Err(Error::usage(format!("--revision, but {} is no name on the Hub", path.display()))
+                .hint("models on the Hub are called organisation/name")),
+        };
+    };
+    if let Some(revision) = revision {
+        if path.to_str().is_some_and(|text| text.contains('@')) {
+            return Err(Error::usage("both --revision and @ name a revision").hint("leave one out"));
+        }
+        if !is_revision(revision) {
+            return Err(Error::usage(format!("`{revision}` is no name of a revision"))
+                .hint("give a branch, a tag or a commit"));
+        }
+        revision.clone_into(&mut repository.revision);
+    }
+    let settings = Settings::from_environment()?;
+    super::download::fetch(&settings, &repository, need, console)
+        .map_err(|e| neither(path, &repository.place(&settings), e))
+}
+
+/// True for a folder that holds no model and is called as models on the Hub are.
+pub fn hides_a_name(path: &Path) -> bool {
+    let is_name = path.to_str().is_some_and(|text| Repository::parse(text).is_some());
+    is_name && path.is_dir() && !path.join("config.json").exists()
+}
+
+/// `path` is no name on the Hub, and nothing is there.
+fn no_model_at(path: &Path) -> Error {
+    let error = Error::file(path, "the model folder does not exist");
+    let text = path.to_string_lossy();
+    if text.starts_with('~') {
+        return error
+            .hint("`~` stands for the home folder only where the shell sees it: leave out the quotes");
+    }
+    let why = if text.starts_with(['.', '/']) || text.ends_with('/') || text.matches('/').count() > 1 {
+        "this is a path, and no name on the Hub: those are organisation/name"
+    } else {
+        "models on the Hub are called organisation/name"
+    };
+    error.hint(format!("check the path; {why}"))
+}
+
+/// Where the Hub has no model at `place` either: what was meant may have been a folder.
+fn neither(path: &Path, place: &str, error: Error) -> Error {
+    let nothing = format!("no folder `{}` is here", path.display());
+    let hint = match (error.kind(), error.hint_text()) {
+        (ErrorKind::File { path: at, .. }, _) if at != Path::new(place) => return error,
+        (ErrorKind::File { .. }, Some(hint)) if hint.contains("there is no folder of this name here") => {
+            return error;
+        }
+        (ErrorKind::File { .. }, Some(hint)) => format!("{hint}; {nothing}, if one was meant"),
+        (ErrorKind::File { .. }, None) => nothing,
+        _ => return error,
+    };
+    error.hint(hint)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::files::hub_cache::name_in_cache;
+    use crate::progress::Quiet;
+
+    #[test]
+    fn names_on_the_hub() {
+        let parsed = |text: &str| Repository::parse(text).map(|found| (found.id, found.revision));
+        let pair = |id: &str, revision: &str| Some((id.to_owned(), revision.to_owned()));
+        assert_eq!(parsed("facebook/MobileLLM-R1-140M"), pair("facebook/MobileLLM-R1-140M", "main"));
+        assert_eq!(parsed("a/b.c_d@refs/pr/1"), pair("a/b.c_d", "refs/pr/1"));
+        assert_eq!(parsed("a/b@v1.0"), pair("a/b", "v1.0"));
+        for bad in [
+            "gpt2", "a/b/c", "./model", "../model", "/tmp/x", "a/", "/b", "", "a/b@", "a/b@../x", "a/b@/x",
+            "a/..", "a b/c", "a/b--c", "~/model", "a/b@x y", "a/b@-x", "a\\b/c",
+        ] {
+            assert_eq!(parsed(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_a_path_is_not_looked_up() {
+        let console = Quiet;
+        for path in ["./q45x", "../q45x", "/no/such/q45x", "models/q45x/", "a/b/c", "q45x", "~/q45x"] {
+            let error = locate(Path::new(path), None, Need::Whole, &console).unwrap_err();
+            assert_eq!(error.to_string(), format!("{path}: the model folder does not exist"));
+            assert!(error.hint_text().is_some());
+        }
+        let failed = Error::file("http://hub/a/b", "not found").hint("log in");
+        let error = neither(Path::new("a/b"), "http://hub/a/b", failed);
+        assert_eq!(error.hint_text(), Some("log in; no folder `a/b` is here, if one was meant"));
+        let failed = Error::file("http://hub/a/b/config.json", "damaged").hint("again");
+        assert_eq!(neither(Path::new("a/b"), "http://hub/a/b", failed).hint_text(), Some("again"));
+    }
+
+    #[test]
+    fn folders_of_the_cache_have_names() {
+        let name = |path: &str| name_in_cache(Path::new(path));
+        assert_eq!(name("/x/hub/models--a--b-c/snapshots/123").as_deref(), Some("a/b-c"));
+        assert_eq!(name("/x/models/a"), None);
+    }
+}

@@ -1,0 +1,210 @@
+//! What the environment says about the Hub, by the names that Python's huggingface_hub reads.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+use ureq::http::Uri;
+
+use crate::error::{Error, Result};
+
+const ENDPOINT: &str = "https://huggingface.co";
+/// Seconds, as in huggingface_hub.
+const TIMEOUT: f64 = 10.0;
+
+/// How long there may be silence.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Patience {
+    /// From one byte to the next.
+    pub time: Duration,
+    /// The variable that says so.
+    pub variable: &'static str,
+}
+
+/// A token and where it was found.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Never printed.
+    pub(crate) value: String,
+    /// For messages.
+    pub(crate) from: String,
+}
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "a token from {}", self.from)
+    }
+}
+
+/// Where the Hub is, where its files go, and who asks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// `HF_ENDPOINT`, or the Hub itself.
+    pub endpoint: String,
+    /// `HF_HUB_CACHE`, or `hub` in `HF_HOME`, which is `huggingface` in `XDG_CACHE_HOME` or in `~/.cache`.
+    pub cache: PathBuf,
+    /// `HF_TOKEN`, or what `HF_TOKEN_PATH`, by default `token` in `HF_HOME`, holds.
+    pub token: Option<Token>,
+    /// The file that a token is looked for in.
+    pub token_file: PathBuf,
+    /// `HF_HUB_OFFLINE`: nothing is asked of the Hub.
+    pub offline: bool,
+    /// `HF_HUB_ETAG_TIMEOUT`: for what is asked about models and files.
+    pub asking: Patience,
+    /// `HF_HUB_DOWNLOAD_TIMEOUT`: for their contents.
+    pub downloading: Patience,
+}
+
+impl Settings {
+    /// Those of this process. Fails where a variable has a value that cannot be used.
+    pub fn from_environment() -> Result<Self> {
+        Self::from_variables(&|name| match std::env::var(name) {
+            // What is no text is no token, and to be told.
+            Err(std::env::VarError::NotUnicode(value)) if name.ends_with("TOKEN") => {
+                Some(value.to_string_lossy().into_owned())
+            }
+            found => found.ok(),
+        })
+    }
+
+    fn from_variables(variable: &dyn Fn(&str) -> Option<String>) -> Result<Self> {
+        let get = |name: &str| variable(name).map(|value| value.trim().to_owned()).filter(|v| !v.is_empty());
+        let path = |name: &str| get(name).map(PathBuf::from);
+        let caches = || {
+            path("XDG_CACHE_HOME").unwrap_or_else(|| std::env::home_dir().unwrap_or_default().join(".cache"))
+        };
+        let home = path("HF_HOME").unwrap_or_else(|| caches().join("huggingface"));
+        let token_file = path("HF_TOKEN_PATH").unwrap_or_else(|| home.join("token"));
+        let in_variable = ["HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"]
+            .into_iter()
+            .find_map(|name| Some(Token { value: get(name)?, from: name.to_owned() }));
+        let in_file = || {
+            let value = fs::read_to_string(&token_file).ok()?.trim().to_owned();
+            (!value.is_empty()).then(|| Token { value, from: token_file.display().to_string() })
+        };
+        Ok(Self {
+            endpoint: get("HF_ENDPOINT").map_or_else(|| Ok(ENDPOINT.to_owned()), |text| endpoint(&text))?,
+            asking: patience("HF_HUB_ETAG_TIMEOUT", &get)?,
+            downloading: patience("HF_HUB_DOWNLOAD_TIMEOUT", &get)?,
+            cache: path("HF_HUB_CACHE")
+                .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
+                .unwrap_or_else(|| home.join("hub")),
+            token: in_variable.or_else(in_file).map(sound).transpose()?,
+            offline: get("HF_HUB_OFFLINE").is_some_and(|value| {
+                ["1", "on", "yes", "true"].contains(&value.to_ascii_lowercase().as_str())
+            }),
+            token_file,
+        })
+    }
+
+    /// How to give a token.
+    pub(crate) fn token_hint(&self) -> String {
+        format!(
+            "make a token at {}/settings/tokens and give it as HF_TOKEN, or in the file {} (`hf auth login` writes it)",
+            self.endpoint,
+            self.token_file.display()
+        )
+    }
+}
+
+/// A token that can be sent at all.
+fn sound(token: Token) -> Result<Token> {
+    if token.value.chars().all(|c| c.is_ascii_graphic()) {
+        return Ok(token);
+    }
+    let message = "the token holds spaces, line ends or other characters that no token has";
+    Err(Error::usage(format!("{}: {message}", token.from))
+        .hint("copy the token again: it is of letters, digits and `_`"))
+}
+
+/// The address of a Hub, without a slash at its end.
+fn endpoint(text: &str) -> Result<String> {
+    let address = text.parse::<Uri>().ok().filter(|address| {
+        matches!(address.scheme_str(), Some("http" | "https"))
+            && address.host().is_some_and(|h| !h.is_empty())
+    });
+    match address {
+        Some(address) if address.query().is_none() => Ok(text.trim_end_matches('/').to_owned()),
+        _ => Err(Error::usage(format!("HF_ENDPOINT is `{text}`, not the address of a Hub")).hint(format!(
+            "expected http:// or https:// and a host, such as {ENDPOINT}; without it that is asked"
+        ))),
+    }
+}
+
+fn patience(variable: &'static str, get: &dyn Fn(&str) -> Option<String>) -> Result<Patience> {
+    let Some(text) = get(variable) else {
+        return Ok(Patience { time: Duration::from_secs_f64(TIMEOUT), variable });
+    };
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.001..=1e6).contains(seconds));
+    let time = seconds.map(Duration::from_secs_f64).ok_or_else(|| {
+        Error::usage(format!("{variable} is `{text}`, not a number of seconds"))
+            .hint(format!("expected a number above 0; without it {TIMEOUT} seconds are waited"))
+    })?;
+    Ok(Patience { time, variable })
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn settings(variables: &[(&str, &str)]) -> Settings {
+        Settings::from_variables(&|name| {
+            variables.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned())
+        })
+        .unwrap()
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named() {
+        let with = |name: &str, value: &str| {
+            Settings::from_variables(&|n| (n == name).then(|| value.to_owned())).map_err(|e| e.to_string())
+        };
+        for bad in ["notaurl", "ftp://x", "http://", "localhost:80", "/x", "https://a b", "https://x?y=z"] {
+            let error = with("HF_ENDPOINT", bad).unwrap_err();
+            assert!(error.contains("HF_ENDPOINT") && error.contains(bad), "{error}");
+        }
+        for good in ["http://x", "https://x.org:8443/hub/", "http://127.0.0.1:1"] {
+            assert_eq!(with("HF_ENDPOINT", good).unwrap().endpoint, good.trim_end_matches('/'));
+        }
+        for bad in ["0", "-1", "soon", "inf", "NaN"] {
+            let error = with("HF_HUB_DOWNLOAD_TIMEOUT", bad).unwrap_err();
+            assert!(error.contains("HF_HUB_DOWNLOAD_TIMEOUT"), "{error}");
+        }
+        let found = with("HF_HUB_ETAG_TIMEOUT", "2.5").unwrap();
+        assert_eq!(found.asking.time, Duration::from_millis(2500));
+        assert_eq!(found.downloading.time, Duration::from_secs(10));
+        for bad in ["hf_a\nb", "hf_ä", "hf a"] {
+            let error = with("HF_TOKEN", bad).unwrap_err();
+            assert!(error.contains("HF_TOKEN") && !error.contains(bad), "{error}");
+        }
+    }
+
+    #[test]
+    fn variables_are_those_of_huggingface_hub() {
+        let found = settings(&[("XDG_CACHE_HOME", "/x")]);
+        assert_eq!(found.endpoint, "https://huggingface.co");
+        assert_eq!(found.cache, PathBuf::from("/x/huggingface/hub"));
+        assert_eq!(found.token_file, PathBuf::from("/x/huggingface/token"));
+        assert!(!found.offline && found.token.is_none());
+        let found =
+            settings(&[("HF_HOME", "/h"), ("HF_ENDPOINT", "http://127.0.0.1:1/"), ("HF_HUB_OFFLINE", "1")]);
+        assert_eq!((found.endpoint.as_str(), found.offline), ("http://127.0.0.1:1", true));
+        assert_eq!(found.cache, PathBuf::from("/h/hub"));
+        let found = settings(&[("HF_HOME", "/h"), ("HF_HUB_CACHE", "/c"), ("HF_HUB_OFFLINE", "0")]);
+        assert!(found.cache.ends_with("c") && !found.offline);
+    }
+
+    #[test]
+    fn tokens_are_found_and_never_shown() {
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join("token"), "hf_file\n").unwrap();
+        let folder = home.path().to_str().unwrap();
+        let found = settings(&[("HF_HOME", folder)]).token.unwrap();
+        assert!(found.value == "hf_file" && found.from.ends_with("token"));
+        let found = settings(&[("HF_HOME", folder), ("HF_TOKEN", " hf_variable ")]);
+        assert_eq!(found.token.as_ref().unwrap().value, "hf_variable");
+        assert!(!format!("{found:?}").contains("hf_variable"));
+        let found = settings(&[("HF_HOME", folder), ("HF_TOKEN", "")]);
+        assert_eq!(found.token.unwrap().value, "hf_file");
+    }
+}

@@ -1,0 +1,368 @@
+//! The output folder: it appears whole or not at all, and what was there before is not lost on the way.
+
+use super::json;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+use super::model_files::{ModelFiles, TEMPLATES, is_of_a_file_manager};
+use super::names::is_of_a_model;
+use crate::error::{Error, Result};
+
+/// A folder being written beside its destination; dropped without [`OutputFolder::publish`], it leaves nothing.
+#[derive(Debug)]
+pub struct OutputFolder {
+    work: TempDir,
+    destination: PathBuf,
+    overwrite: bool,
+}
+
+/// Fails if `destination` exists and `overwrite` is off, or lies in, holds or is the folder `source`.
+pub fn check_destination(source: &Path, destination: &Path, overwrite: bool) -> Result<()> {
+    let real = |path: &Path| fs::canonicalize(path).map_err(|e| Error::io(path, e));
+    let source = real(source)?;
+    let (parent, name) = split(destination)?;
+    let mut existing = parent.as_path();
+    while !existing.exists() {
+        existing = match existing.parent() {
+            Some(up) if !up.as_os_str().is_empty() => up,
+            _ => Path::new("."),
+        };
+    }
+    let below = parent.strip_prefix(existing).unwrap_or(Path::new(""));
+    let mut target = real(existing)?.join(below).join(name);
+    if destination.exists() {
+        target = real(destination)?;
+    }
+    if target == source {
+        return Err(Error::usage(format!("the output {} is the input", destination.display()))
+            .hint("choose another folder for --mlx-path"));
+    }
+    if target.starts_with(&source) || source.starts_with(&target) {
+        let (inner, outer) =
+            if target.starts_with(&source) { ("output", "input") } else { ("input", "output") };
+        return Err(Error::usage(format!(
+            "the {inner} lies inside the {outer} folder: {}",
+            target.display()
+        ))
+        .hint("choose a folder beside the input for --mlx-path"));
+    }
+    if fs::symlink_metadata(destination).is_err() {
+        return Ok(());
+    }
+    check_replaceable(destination)?;
+    if !overwrite && !is_empty(destination) {
+        return Err(Error::file(destination, "already exists").hint("--overwrite replaces it"));
+    }
+    Ok(())
+}
+
+/// Fails unless folders can be made where `destination` is to be. Known before the work, and nothing is left of the try.
+pub fn check_writable(destination: &Path) -> Result<()> {
+    let linked = fs::canonicalize(destination).ok().filter(|_| destination.is_symlink());
+    let (parent, name) = split(linked.as_deref().unwrap_or(destination))?;
+    let existing = parent.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
+    partial(existing, name).map(drop)
+}
+
+/// A folder that is to become the one called `name` in `parent`.
+fn partial(parent: &Path, name: &std::ffi::OsStr) -> Result<TempDir> {
+    let prefix = format!(".{}.", name.to_string_lossy());
+    let made = tempfile::Builder::new().prefix(&prefix).suffix(".partial").tempdir_in(parent);
+    made.map_err(|e| Error::io(parent, e).hint("the output's parent folder must be writable"))
+}
+
+/// A note for every folder that was to become `destination`: of runs that were killed, or of one that is still at it.
+pub fn left_behind(destination: &Path) -> Vec<String> {
+    let Ok((parent, name)) = split(destination) else { return Vec::new() };
+    let prefix = format!(".{}.", name.to_string_lossy());
+    let entries = fs::read_dir(parent).into_iter().flatten().flatten();
+    let is_one = |name: &str| {
+        let random = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(".partial"));
+        random.is_some_and(|random| !random.is_empty() && random.chars().all(char::is_alphanumeric))
+    };
+    let found = entries.filter(|entry| is_one(&entry.file_name().to_string_lossy()));
+    let mut found: Vec<PathBuf> = found.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    found.sort();
+    let note = |path: &PathBuf| {
+        format!("{} is what a killed run has left: remove it, unless another run is at work", path.display())
+    };
+    found.iter().map(note).collect()
+}
+
+/// True if nothing is in `folder` but what a file manager has put there.
+fn is_empty(folder: &Path) -> bool {
+    entries(folder).is_ok_and(|entries| entries.is_empty())
+}
+
+/// The entries of `folder` but for the files that file managers put there, which go with it when it is replaced.
+fn entries(folder: &Path) -> std::io::Result<Vec<fs::DirEntry>> {
+    let counts = |entry: &std::io::Result<fs::DirEntry>| {
+        let is_litter = |entry: &fs::DirEntry| {
+            entry.path().is_file() && entry.file_name().to_str().is_some_and(is_of_a_file_manager)
+        };
+        !entry.as_ref().is_ok_and(is_litter)
+    };
+    fs::read_dir(folder)?.filter(counts).collect()
+}
+
+/// Only model folders and empty ones are ever replaced: anything else may be somebody's work.
+fn check_replaceable(destination: &Path) -> Result<()> {
+    let keep = |what: &str| {
+        Error::file(destination, format!("already exists and {what}"))
+            .hint("only a folder that holds a model and nothing else is replaced; choose another, or remove it by hand")
+    };
+    fs::read_dir(destination).map_err(|_| keep("is no folder"))?;
+    let entries = entries(destination).map_err(|e| Error::io(destination, e))?;
+    if entries.is_empty() {
+        return Ok(());
+    }
+    let foreign = |name: &std::ffi::OsStr| name != TEMPLATES;
+    if let Some(folder) = entries.iter().find(|entry| entry.path().is_dir() && foreign(&entry.file_name())) {
+        return Err(keep(&format!("holds the folder `{}`", folder.file_name().to_string_lossy())));
+    }
+    let stray = |name: &std::ffi::OsStr| !name.to_str().is_some_and(is_of_a_model);
+    if let Some(file) = entries.iter().find(|entry| entry.path().is_file() && stray(&entry.file_name())) {
+        return Err(keep(&format!(
+            "holds `{}`, which is no part of a model",
+            file.file_name().to_string_lossy()
+        )));
+    }
+    let weights = |path: &Path| path.extension().is_some_and(|e| e == "safetensors" || e == "npz");
+    if !entries.iter().any(|entry| weights(&entry.path())) {
+        return Err(keep("holds no weights"));
+    }
+    if names_an_architecture(destination) { Ok(()) } else { Err(keep("has no config.json of a model")) }
+}
+
+/// True if the folder's config.json says which architecture it is of.
+fn names_an_architecture(folder: &Path) -> bool {
+    let path = folder.join("config.json");
+    let keys = fs::read(&path).ok().and_then(|bytes| json::parse_object(&path, &bytes).ok());
+    keys.is_some_and(|keys| {
+        keys.get("model_type").is_some_and(|name| name.as_str().is_some_and(|s| !s.is_empty()))
+    })
+}
+
+fn split(destination: &Path) -> Result<(PathBuf, &std::ffi::OsStr)> {
+    let name = destination.file_name().ok_or_else(|| {
+        Error::usage(format!("`{}` is no name for an output folder", destination.display()))
+    })?;
+    let parent = match destination.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    Ok((parent, name))
+}
+
+impl OutputFolder {
+    /// Starts a folder beside `destination`, making the folders above it.
+    pub fn create(destination: &Path, overwrite: bool) -> Result<Self> {
+        // Resolved once: the current folder may be the one that is replaced, and a link is written through.
+        let linked = fs::canonicalize(destination).ok().filter(|_| destination.is_symlink());
+        let destination = linked.as_deref().unwrap_or(destination);
+        let (parent, name) = split(destination)?;
+        fs::create_dir_all(&parent).map_err(|e| Error::io(&parent, e))?;
+        let parent = fs::canonicalize(&parent).map_err(|e| Error::io(&parent, e))?;
+        let work = partial(&parent, name)?;
+        Ok(Self { work, destination: parent.join(name), overwrite })
+    }
+
+    /// Where to write meanwhile.
+    pub fn path(&self) -> &Path {
+        self.work.path()
+    }
+
+    /// Writes a small file.
+    pub fn write(&self, name: &str, contents: &[u8]) -> Result<()> {
+        let path = self.path().join(name);
+        fs::write(&path, contents).map_err(|e| self.describe(e, &path))
+    }
+
+    /// Copies the file `name` of `from`.
+    pub fn copy(&self, from: &ModelFiles, name: &str) -> Result<()> {
+        if let Some(folder) = self.path().join(name).parent() {
+            fs::create_dir_all(folder).map_err(|e| self.describe(e, folder))?;
+        }
+        self.write(name, &from.read(name)?)
+    }
+
+    /// An I/O error under the name that the user knows.
+    fn describe(&self, error: std::io::Error, path: &Path) -> Error {
+        self.relocate(Error::io(path, error))
+    }
+
+    /// The same of an error that speaks of the folder's temporary name.
+    pub fn relocate(&self, error: Error) -> Error {
+        error.relocated(self.path(), &self.destination)
+    }
+
+    /// Moves the folder to its destination. An existing one is moved aside first and put back if that fails.
+    pub fn publish(self) -> Result<()> {
+        let Self { work, destination, overwrite } = self;
+        let fail = |e: std::io::Error| Error::io(&destination, e);
+        make_readable(work.path()).map_err(fail)?;
+        for entry in fs::read_dir(work.path()).map_err(fail)? {
+            let path = entry.map_err(fail)?.path();
+            if path.is_file() {
+                File::open(&path).and_then(|file| file.sync_all()).map_err(fail)?;
+            }
+        }
+        sync_folder(work.path());
+        if fs::symlink_metadata(&destination).is_err() {
+            fs::rename(work.keep(), &destination).map_err(fail)?;
+        } else {
+            if !overwrite && !is_empty(&destination) {
+                return Err(Error::file(&destination, "appeared meanwhile").hint("--overwrite replaces it"));
+            }
+            check_replaceable(&destination)?;
+            let (parent, _) = split(&destination)?;
+            let aside = tempfile::Builder::new().prefix(".replaced.").tempdir_in(&parent).map_err(fail)?;
+            let old = aside.path().join("old");
+            fs::rename(&destination, &old).map_err(fail)?;
+            if let Err(e) = fs::rename(work.path(), &destination) {
+                fs::rename(&old, &destination).map_err(fail)?;
+                return Err(fail(e));
+            }
+            let _ = work.keep();
+        }
+        if let Ok((parent, _)) = split(&destination) {
+            sync_folder(&parent);
+        }
+        Ok(())
+    }
+}
+
+/// Temporary folders are private; a model folder has the rights that any new folder has.
+fn make_readable(path: &Path) -> std::io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let probe = path.join(".mode");
+        fs::create_dir(&probe)?;
+        let mode = fs::metadata(&probe)?.permissions().mode();
+        fs::remove_dir(&probe)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+    }
+    Ok(())
+}
+
+/// Makes a rename durable where the platform can; where it cannot there is nothing to be done about it.
+fn sync_folder(path: &Path) {
+    if let Ok(folder) = File::open(path) {
+        let _ = folder.sync_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dropped_leaves_nothing_and_published_is_whole() {
+        let home = tempfile::tempdir().unwrap();
+        let destination = home.path().join("a/model");
+        let folder = OutputFolder::create(&destination, false).unwrap();
+        folder.write("config.json", b"{}").unwrap();
+        drop(folder);
+        assert_eq!(fs::read_dir(home.path().join("a")).unwrap().count(), 0);
+        let folder = OutputFolder::create(&destination, false).unwrap();
+        folder.write("config.json", b"{}").unwrap();
+        folder.publish().unwrap();
+        assert_eq!(fs::read_dir(home.path().join("a")).unwrap().count(), 1);
+        assert!(destination.join("config.json").is_file());
+    }
+
+    #[test]
+    fn what_a_killed_run_left_is_named() {
+        let home = tempfile::tempdir().unwrap();
+        let destination = home.path().join("model");
+        for name in [".model.aB3dE6.partial", ".model.partial", ".models.aB3dE6.partial", "model.partial"] {
+            fs::create_dir(home.path().join(name)).unwrap();
+        }
+        let [note] = &left_behind(&destination)[..] else { panic!("{:?}", left_behind(&destination)) };
+        assert!(note.contains(".model.aB3dE6.partial is what a killed run has left"), "{note}");
+        assert!(left_behind(Path::new("/")).is_empty());
+    }
+
+    #[test]
+    fn overwrite_replaces_models_only() {
+        let home = tempfile::tempdir().unwrap();
+        let source = home.path().join("in");
+        fs::create_dir(&source).unwrap();
+        let out = home.path().join("out");
+        fs::create_dir(&out).unwrap();
+        check_destination(&source, &out, false).unwrap();
+        let refused = |expected: &str| {
+            let message = check_destination(&source, &out, true).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        };
+        fs::write(out.join("precious.txt"), "x").unwrap();
+        refused("precious.txt");
+        fs::remove_file(out.join("precious.txt")).unwrap();
+        fs::write(out.join("README.md"), "x").unwrap();
+        refused("holds no weights");
+        fs::write(out.join("model.safetensors"), "x").unwrap();
+        refused("config.json");
+        fs::write(out.join("config.json"), r#"{"name": "web"}"#).unwrap();
+        refused("config.json");
+        fs::write(out.join("config.json"), r#"{"model_type": "llama"}"#).unwrap();
+        assert!(check_destination(&source, &out, false).is_err());
+        check_destination(&source, &out, true).unwrap();
+        fs::create_dir(out.join(".git")).unwrap();
+        refused(".git");
+        fs::remove_dir(out.join(".git")).unwrap();
+        let folder = OutputFolder::create(&out, true).unwrap();
+        folder.write("config.json", b"{\"a\":1}").unwrap();
+        folder.publish().unwrap();
+        assert!(!out.join("README.md").exists());
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_file_managers_leave_is_replaced_too() {
+        let home = tempfile::tempdir().unwrap();
+        let (source, out) = (home.path().join("in"), home.path().join("out"));
+        fs::create_dir(&source).unwrap();
+        fs::create_dir(&out).unwrap();
+        for name in [".DS_Store", "._config.json", "._model.safetensors", "Desktop.ini", "Thumbs.db"] {
+            fs::write(out.join(name), "x").unwrap();
+        }
+        // Nothing else: as good as empty.
+        check_destination(&source, &out, false).unwrap();
+        fs::write(out.join("model.safetensors"), "x").unwrap();
+        fs::write(out.join("config.json"), r#"{"model_type": "llama"}"#).unwrap();
+        assert!(check_destination(&source, &out, false).is_err());
+        check_destination(&source, &out, true).unwrap();
+        let folder = OutputFolder::create(&out, true).unwrap();
+        folder.write("config.json", b"{}").unwrap();
+        folder.publish().unwrap();
+        assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
+        // A folder of such a name may hold anything, and a mere beginning is no name of theirs.
+        for name in ["._work", ".DS_Store.txt"] {
+            fs::write(out.join("model.safetensors"), "x").unwrap();
+            fs::write(out.join("config.json"), r#"{"model_type": "llama"}"#).unwrap();
+            let path = out.join(name);
+            if name == "._work" {
+                fs::create_dir(&path).unwrap();
+            } else {
+                fs::write(&path, "x").unwrap();
+            }
+            assert!(check_destination(&source, &out, true).is_err(), "{name}");
+            if name == "._work" {
+                fs::remove_dir(&path).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn input_and_output_must_be_apart() {
+        let home = tempfile::tempdir().unwrap();
+        let source = home.path().join("in");
+        fs::create_dir(&source).unwrap();
+        for bad in [source.clone(), source.join("out"), source.join("x/y"), home.path().to_owned()] {
+            assert!(check_destination(&source, &bad, true).is_err(), "{}", bad.display());
+        }
+        check_destination(&source, &home.path().join("new/out"), false).unwrap();
+    }
+}

@@ -1,0 +1,316 @@
+//! Opening a checkpoint: what is in its weight files, and that they are whole. Headers are validated by the safetensors
+//! crate, offsets against the file's length.
+
+use ::safetensors::SafeTensors;
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use super::entry::{Entry, Piece};
+use super::index::Absent;
+use super::{npz, safetensors};
+use crate::error::{Error, Result};
+use crate::files::json;
+use crate::files::mapped::Mapped;
+use crate::files::model_files::ModelFiles;
+use crate::numerics::dtype::Dtype;
+
+/// A weight file.
+#[derive(Debug)]
+struct WeightFile {
+    path: PathBuf,
+    map: Mapped,
+    checksums: Vec<npz::Checksum>,
+}
+
+/// The tensors of a checkpoint, mapped.
+#[derive(Debug)]
+pub struct Checkpoint {
+    path: PathBuf,
+    files: Vec<WeightFile>,
+    pub(crate) entries: BTreeMap<String, Entry>,
+    pub(crate) absent: Vec<Absent>,
+    pub(crate) notes: Vec<String>,
+}
+
+/// One tensor of a checkpoint.
+#[derive(Debug, Clone, Copy)]
+pub struct Tensor<'a> {
+    /// Element type.
+    pub dtype: Dtype,
+    /// Sizes, outermost first.
+    pub shape: &'a [usize],
+    /// The file it lies in, or begins in.
+    pub file: &'a Path,
+    files: &'a [WeightFile],
+    pieces: &'a [Piece],
+    each: usize,
+    names: &'a [String],
+}
+
+impl<'a> Tensor<'a> {
+    /// Its bytes, little-endian, row-major; not aligned. A copy of those that were stacked.
+    pub fn bytes(&self) -> Cow<'a, [u8]> {
+        self.slice(0, self.byte_len())
+    }
+
+    /// Number of bytes.
+    pub fn byte_len(&self) -> usize {
+        self.pieces.len() * self.each
+    }
+
+    /// Bytes from `start` to `end`, both relative to the tensor. Their pages are mapped in one go. A copy only where a
+    /// stacked tensor goes on in another place.
+    pub fn slice(&self, start: usize, end: usize) -> Cow<'a, [u8]> {
+        let mut parts = self.parts(start, end).map(|(map, start, end)| map.populated(start, end));
+        match (parts.next(), parts.next()) {
+            (None, _) => Cow::Borrowed(&[]),
+            (Some(one), None) => Cow::Borrowed(one),
+            (Some(one), Some(two)) => {
+                let mut all = [one, two].concat();
+                parts.for_each(|part| all.extend(part));
+                Cow::Owned(all)
+            }
+        }
+    }
+
+    /// Tells the kernel that these bytes were read and need not stay mapped, so that resident memory does not grow
+    /// with the checkpoint.
+    pub fn release(&self, start: usize, end: usize) {
+        self.parts(start, end).for_each(|(map, start, end)| map.release(start, end));
+    }
+
+    /// Where the bytes from `start` to `end` lie.
+    fn parts(&self, start: usize, end: usize) -> impl Iterator<Item = (&'a Mapped, usize, usize)> {
+        let Self { files, pieces, each, .. } = *self;
+        let (first, last) = (start / each.max(1), end.div_ceil(each.max(1)));
+        (first..if start < end { last } else { first }).map(move |index| {
+            let Piece { file, start: at } = pieces[index];
+            let (from, to) = (start.max(index * each), end.min((index + 1) * each));
+            (&files[file].map, at + from - index * each, at + to - index * each)
+        })
+    }
+
+    /// Whether it is made of others.
+    pub fn is_stacked(&self) -> bool {
+        self.pieces.len() > 1
+    }
+
+    /// Of a stacked tensor the first part whose bytes are `bad`: its file, and what it is called there.
+    pub fn stored_part(&self, bad: impl Fn(&[u8]) -> bool) -> Option<(&'a Path, &'a str)> {
+        let named = self.pieces.iter().zip(self.names);
+        let mut parts = named.map(|(piece, name)| (&self.files[piece.file], piece.start, name));
+        let found = parts.find(|(file, start, _)| bad(file.map.populated(*start, start + self.each)));
+        found.map(|(file, _, name)| (file.path.as_path(), name.as_str()))
+    }
+
+    /// Size of a row.
+    pub fn columns(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    /// Whether there is no value at all.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Checkpoint {
+    /// Opens the weights of the model folder or pack `path`, or a single `.safetensors` or `.npz` file.
+    pub fn open(path: &Path) -> Result<Self> {
+        let weights = |path: &Path| path.extension().is_some_and(|e| e == "safetensors" || e == "npz");
+        if !path.is_file() || !weights(path) {
+            return Self::from_files(&ModelFiles::open(path)?);
+        }
+        Self::of_file(path, is_npz(path))
+    }
+
+    /// Opens the single safetensors file `path`, whatever it is called.
+    pub fn open_safetensors(path: &Path) -> Result<Self> {
+        Self::of_file(path, false)
+    }
+
+    fn of_file(path: &Path, is_npz: bool) -> Result<Self> {
+        let mut checkpoint = Self::empty(path);
+        let tensors = checkpoint.add(path, Mapped::open(path)?, is_npz).map_err(|e| e.described(|| None))?;
+        for (name, entry) in tensors {
+            checkpoint.insert(name, entry)?;
+        }
+        Ok(checkpoint)
+    }
+
+    pub(crate) fn empty(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            files: Vec::new(),
+            entries: BTreeMap::new(),
+            absent: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// Decisions about the files and names, for the user; one sentence each.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// The folder, pack or file that was opened.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The tensor called `name`.
+    pub fn get(&self, name: &str) -> Option<Tensor<'_>> {
+        self.entries.get(name).map(|entry| self.tensor(entry))
+    }
+
+    /// All tensors, sorted by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Tensor<'_>)> {
+        self.entries.iter().map(|(name, entry)| (name.as_str(), self.tensor(entry)))
+    }
+
+    /// The weight files.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|file| file.path.as_path())
+    }
+
+    /// Bytes of all weight files.
+    pub fn file_bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.map.len() as u64).sum()
+    }
+
+    /// Fails at the first tensor whose bytes are not those that were written, where the format can tell: npz has
+    /// checksums, safetensors none. Reads the data, at several GB/s.
+    pub fn verify(&self) -> Result<()> {
+        for file in &self.files {
+            for checksum in &file.checksums {
+                crate::interrupt::check()?;
+                checksum.verify(&file.path, &file.map, &|start, end| file.map.release(start, end))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn tensor<'a>(&'a self, entry: &'a Entry) -> Tensor<'a> {
+        Tensor {
+            dtype: entry.dtype,
+            shape: &entry.shape,
+            file: &self.files[entry.pieces[0].file].path,
+            files: &self.files,
+            pieces: &entry.pieces,
+            each: entry.each,
+            names: &entry.parts,
+        }
+    }
+
+    /// Opens the weight file `name` of a model. Its tensors are returned, and not taken yet.
+    pub(crate) fn open_file(&mut self, files: &ModelFiles, name: &str) -> Result<Vec<(String, Entry)>> {
+        let path = files.path_of(name);
+        self.add(&path, files.map(name)?, is_npz(&path)).map_err(|error| error.described(|| quantizer(files)))
+    }
+
+    fn add(&mut self, path: &Path, map: Mapped, is_npz: bool) -> Result<Vec<(String, Entry)>, Unreadable> {
+        if map.is_empty() {
+            return Err(Error::file(path, "is empty").hint("the download is incomplete").into());
+        }
+        let file = self.files.len();
+        let (found, checksums) = if is_npz {
+            npz::read_entries(path, &map, file)?
+        } else {
+            (safetensors_entries(path, &map, file)?, Vec::new())
+        };
+        self.files.push(WeightFile { path: path.to_owned(), map, checksums });
+        Ok(found)
+    }
+
+    /// Takes a tensor of a file that was opened, unless there is one of that name.
+    pub(crate) fn insert(&mut self, name: String, entry: Entry) -> Result<()> {
+        let file_of = |entry: &Entry| entry.pieces.first().and_then(|piece| self.files.get(piece.file));
+        if let (Some(earlier), Some(file)) = (self.entries.get(&name).and_then(file_of), file_of(&entry)) {
+            let message = format!("is also in {}", earlier.path.display());
+            return Err(Error::tensor(&file.path, name, message)
+                .hint("keep the files of one checkpoint only in this folder"));
+        }
+        self.entries.insert(name, entry);
+        Ok(())
+    }
+}
+
+fn is_npz(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "npz")
+}
+
+/// Why a weight file cannot be read.
+enum Unreadable {
+    /// A tensor is of a dtype that MLX or mixbit does not have.
+    Dtype {
+        path: PathBuf,
+        tensor: String,
+        dtype: String,
+    },
+    Other(Error),
+}
+
+impl From<Error> for Unreadable {
+    fn from(error: Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+impl Unreadable {
+    /// As an error that names the method by which the model was quantized, where `quantizer` finds one.
+    fn described(self, quantizer: impl FnOnce() -> Option<String>) -> Error {
+        let (path, tensor, dtype) = match self {
+            Self::Dtype { path, tensor, dtype } => (path, tensor, dtype),
+            Self::Other(error) => return error,
+        };
+        let usable = "float64, float32, float16, bfloat16 or MLX's quantized form";
+        match quantizer() {
+            Some(method) => {
+                let message = format!(
+                    "dtype {dtype} is not supported; config.json says that the checkpoint is quantized by {method}"
+                );
+                Error::tensor(path, tensor, message).hint(format!(
+                    "start from the float checkpoint, or dequantize with the tool that made it: what can be used is {usable}"
+                ))
+            }
+            None => Error::tensor(path, tensor, format!("dtype {dtype} is not supported"))
+                .hint(format!("checkpoints in {usable} can be used")),
+        }
+    }
+}
+
+/// The method that a model's config.json says it was quantized by.
+fn quantizer(files: &ModelFiles) -> Option<String> {
+    let config = json::parse(&files.path_of("config.json"), &files.read("config.json").ok()?).ok()?;
+    Some(config.get("quantization_config")?.get("quant_method")?.as_str()?.to_owned())
+}
+
+fn safetensors_entries(path: &Path, map: &[u8], file: usize) -> Result<Vec<(String, Entry)>, Unreadable> {
+    if let Some(name) = safetensors::twice(map) {
+        return Err(Error::tensor(path, name, "is in the header twice")
+            .hint("whatever wrote this file is broken: save the model again with another tool")
+            .into());
+    }
+    let (header, metadata) =
+        SafeTensors::read_metadata(map).map_err(|e| safetensors::malformed(path, map, &e))?;
+    let data = 8 + header;
+    // By name: errors name the first.
+    let tensors: BTreeMap<_, _> = metadata.tensors().into_iter().collect();
+    let mut entries = Vec::new();
+    for (name, info) in tensors {
+        let dtype = info.dtype.to_string();
+        let Some(dtype) = Dtype::from_safetensors(&dtype) else {
+            return Err(Unreadable::Dtype { path: path.to_owned(), tensor: name, dtype });
+        };
+        let (start, end) = info.data_offsets;
+        let entry = Entry::new(file, dtype, info.shape.clone(), [data + start, data + end]);
+        entries.push((name, entry));
+    }
+    Ok(entries)
+}

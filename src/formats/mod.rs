@@ -1,0 +1,8 @@
+//! What the bytes of weight files mean: safetensors (one file or shards with an index) and npz, mapped and never copied whole.
+pub mod checkpoint;
+pub mod entry;
+pub mod index;
+pub mod npy;
+pub mod npz;
+pub mod safetensors;
+pub mod writer;

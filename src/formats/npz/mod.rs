@@ -1,0 +1,10 @@
+//! weights.npz: a stored (uncompressed) ZIP of .npy members, as `mx.savez` and `numpy.savez` write it.
+//!
+//! bfloat16, which numpy lacks, is `<V2`, as MLX has it.
+mod read;
+#[cfg(test)]
+mod tests;
+mod write;
+
+pub(crate) use read::{Checksum, read_entries};
+pub use write::{NpzWriter, write_npz};

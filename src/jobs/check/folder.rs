@@ -1,0 +1,168 @@
+//! A model folder or pack, opened as far as it goes.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::check::Finding;
+use crate::error::{Error, Result};
+use crate::files::model_files::ModelFiles;
+use crate::files::weight_files::INDEX;
+use crate::formats::checkpoint::{Checkpoint, Tensor};
+use crate::models::architectures;
+use crate::models::architectures::TensorShapes;
+use crate::models::config::ModelConfig;
+use crate::models::names::{Names, Rename};
+use crate::models::source::SourceModel;
+use crate::models::spec::{DecoderSpec, Manifest};
+use crate::text::tokenizer::Tokenizer;
+
+/// Places where index and shards disagree that are named.
+const FEW: usize = 3;
+
+/// Its parts; `None` is what could not be opened, which is a finding already.
+pub(crate) struct Folder {
+    pub(crate) files: ModelFiles,
+    pub(crate) config: Option<ModelConfig>,
+    pub(crate) checkpoint: Option<Checkpoint>,
+    /// mlx-lm's name (the stored one where the architecture is unknown) to the stored one.
+    pub(crate) names: BTreeMap<String, String>,
+    pub(crate) spec: Option<DecoderSpec>,
+    pub(crate) manifest: Option<Manifest>,
+    pub(crate) source: Option<SourceModel>,
+    /// Why there is no source, where all that it takes is there.
+    pub(crate) refused: Option<Error>,
+    pub(crate) tokenizer: Option<Tokenizer>,
+}
+
+impl Folder {
+    /// Opens `dir`; the findings say what was refused.
+    pub(crate) fn open(dir: &Path) -> Result<(Self, Vec<Finding>)> {
+        if !dir.exists() {
+            return Err(Error::file(dir, "does not exist")
+                .hint("give a model folder, a pack, or the name of a model on the Hub: organisation/name"));
+        }
+        let files = ModelFiles::open(dir)?;
+        let mut findings = Vec::new();
+        let mut keep = |subject, error: &Error| findings.push(Finding::refusal(subject, error));
+        let config = ModelConfig::from_files(&files).inspect_err(|e| keep("config", e)).ok();
+        let row =
+            config.as_ref().and_then(|c| architectures::find(c).inspect_err(|e| keep("config", e)).ok());
+        let (mut checkpoint, mut wrong) = weights(&files, &mut keep);
+        let renamed = row.zip(checkpoint.as_ref()).map(|(row, checkpoint)| checkpoint.names(row));
+        if let (Some(checkpoint), Some(renamed)) = (&mut checkpoint, renamed) {
+            checkpoint.stack(renamed).iter().take(FEW).for_each(|error| keep("experts", error));
+        }
+        let names = checkpoint.as_ref().map(|c| names(c, renamed)).unwrap_or_default();
+        let mut folder = Self {
+            config,
+            checkpoint,
+            names,
+            spec: None,
+            manifest: None,
+            source: None,
+            refused: None,
+            tokenizer: Tokenizer::from_files(&files).inspect_err(|e| keep("tokenizer", e)).ok(),
+            files,
+        };
+        if let (Some(config), Some(row)) = (&folder.config, row) {
+            folder.spec = (row.spec)(config, &folder.shapes()).inspect_err(|e| keep("config", e)).ok();
+        }
+        wrong.extend(folder.absent(renamed));
+        keep_few(&folder.files, &wrong, &mut keep);
+        if folder.spec.is_some()
+            && folder.checkpoint.is_some()
+            && let Ok((checkpoint, _)) = Checkpoint::whatever_is_there(&folder.files)
+        {
+            match SourceModel::from_checkpoint(folder.files.clone(), checkpoint) {
+                Ok(source) => folder.source = Some(source),
+                Err(error) => folder.refused = Some(error),
+            }
+        }
+        if let Some(source) = &folder.source {
+            folder.spec = Some(source.spec().clone());
+        }
+        let notes = folder.notes(renamed);
+        match &mut folder.spec {
+            Some(_) if folder.source.is_some() => {}
+            Some(spec) => spec.notes.extend(notes),
+            None => findings.extend(notes.into_iter().map(|note| Finding::note("files", note))),
+        }
+        folder.manifest = folder.spec.as_ref().map(DecoderSpec::manifest);
+        Ok((folder, findings))
+    }
+
+    /// The tensor that mlx-lm calls `name`.
+    pub(crate) fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
+        self.checkpoint.as_ref()?.get(self.names.get(name)?)
+    }
+
+    /// Rows of the matrix of the layer at `path`, which packing does not change.
+    pub(crate) fn rows(&self, path: &str) -> Option<usize> {
+        self.tensor(&format!("{path}.weight"))?.shape.first().copied()
+    }
+
+    /// All tensors under mlx-lm's names.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = (&str, Tensor<'_>)> {
+        self.names.keys().filter_map(|name| Some((name.as_str(), self.tensor(name)?)))
+    }
+
+    /// Whether `name` is what an untied head would be called, or a part of it.
+    pub(crate) fn is_head(&self, name: &str) -> bool {
+        self.spec
+            .as_ref()
+            .is_some_and(|spec| name.strip_prefix(spec.head_name).is_some_and(|rest| rest.starts_with('.')))
+    }
+
+    /// Errors about tensors that the index lists, that are in no weight file and have no other place in the decoder.
+    fn absent(&self, names: Option<Names>) -> Vec<Error> {
+        let there = |name: &str| self.names.contains_key(name);
+        let accounted_for = |name: &str| match names {
+            Some(names) => names.account_for(name, self.spec.as_ref(), there),
+            None => there(name),
+        };
+        self.checkpoint.as_ref().map(|checkpoint| checkpoint.absent(accounted_for)).unwrap_or_default()
+    }
+
+    /// Notes on weight files and names.
+    fn notes(&self, names: Option<Names>) -> Vec<String> {
+        let notes = self.checkpoint.iter().flat_map(|checkpoint| checkpoint.notes().iter().cloned());
+        notes.chain(names.and_then(|names| names.note())).collect()
+    }
+
+    fn shapes(&self) -> TensorShapes {
+        self.tensors().map(|(name, tensor)| (name.to_owned(), tensor.shape.to_vec())).collect()
+    }
+}
+
+/// The weights as far as they can be read, and what is wrong with their index.
+fn weights(
+    files: &ModelFiles,
+    keep: &mut impl FnMut(&'static str, &Error),
+) -> (Option<Checkpoint>, Vec<Error>) {
+    match Checkpoint::whatever_is_there(files) {
+        Ok((checkpoint, wrong)) => (Some(checkpoint), wrong),
+        Err(error) => {
+            keep("files", &error);
+            (None, Vec::new())
+        }
+    }
+}
+
+/// The first of what is `wrong` with index and shards, and how much more there is.
+fn keep_few(files: &ModelFiles, wrong: &[Error], keep: &mut impl FnMut(&'static str, &Error)) {
+    wrong.iter().take(FEW).for_each(|error| keep("files", error));
+    if let Some(more) = wrong.len().checked_sub(FEW).filter(|&more| more > 0) {
+        let message = format!("does not agree with the shards in {more} more places");
+        keep("files", &Error::file(files.path_of(INDEX), message));
+    }
+}
+
+fn names(checkpoint: &Checkpoint, names: Option<Names>) -> BTreeMap<String, String> {
+    let renamed = |name: &str| match names.map_or(Rename::Keep, |names| names.rename(name)) {
+        Rename::Keep => Some(name.to_owned()),
+        Rename::To(name) => Some(name),
+        // Experts that could not be stacked, which was said.
+        Rename::Expert { .. } | Rename::Fused(_) | Rename::Drop => None,
+    };
+    checkpoint.iter().filter_map(|(name, _)| Some((renamed(name)?, name.to_owned()))).collect()
+}

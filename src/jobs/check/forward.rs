@@ -1,0 +1,62 @@
+//! Two tokens through the model: what comes out must be numbers.
+
+use super::check::Finding;
+use super::folder::Folder;
+use crate::engine::decoder::model::Model;
+use crate::engine::runtime::Engine;
+use crate::models::source::SourceModel;
+use crate::words::bytes;
+
+/// Logits beyond this are worth a look; beyond the other nothing was trained to give them.
+const LARGE: f32 = 1e4;
+const ABSURD: f32 = 1e6;
+
+const SUBJECT: &str = "forward pass";
+
+/// BOS (or token 0) and the token after it. Left out, with a note, where there is no engine or too little memory.
+pub(crate) fn check(folder: &Folder) -> Option<Finding> {
+    let source = folder.source.as_ref()?;
+    let vocabulary = source.spec().vocab_size as u32;
+    let bos = folder.tokenizer.as_ref().and_then(crate::text::tokenizer::Tokenizer::bos_token_id);
+    let first = bos.filter(|&bos| bos < vocabulary).unwrap_or(0);
+    Some(run(source, &[first, (first + 1) % vocabulary]))
+}
+
+fn run(source: &SourceModel, tokens: &[u32]) -> Finding {
+    let needed = source.manifest().parameters() * 4;
+    if let Some(available) = available_memory().filter(|&available| available < needed) {
+        let message =
+            format!("left out: it takes up to {} of memory, {} are free", bytes(needed), bytes(available));
+        return Finding::note(SUBJECT, message);
+    }
+    let engine = match Engine::start() {
+        Ok(engine) => engine,
+        Err(error) => {
+            return Finding { level: super::check::Level::Note, ..Finding::refusal(SUBJECT, &error) };
+        }
+    };
+    let logits = Model::load(&engine, source, None).and_then(|model| model.logits(tokens, None));
+    let logits = match logits {
+        Ok(logits) => logits,
+        Err(error) => return Finding::refusal(SUBJECT, &error),
+    };
+    let bad = logits.iter().filter(|x| !x.is_finite()).count();
+    if bad > 0 {
+        let message = format!("{bad} of {} logits are NaN or infinite", logits.len());
+        return Finding::problem(SUBJECT, message);
+    }
+    let least = logits.iter().copied().fold(f32::INFINITY, f32::min);
+    let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let range = format!("tokens {tokens:?} give finite logits, from {least:.2} to {most:.2}");
+    match least.abs().max(most.abs()) {
+        largest if largest > ABSURD => Finding::problem(SUBJECT, format!("{range}: absurdly large"))
+            .hint("the model is damaged: take it from its source again, or quantize again"),
+        largest if largest > LARGE => Finding::note(SUBJECT, format!("{range}: very large")),
+        _ => Finding::ok(SUBJECT, range),
+    }
+}
+
+/// Bytes that can be had without swapping, where the system tells.
+fn available_memory() -> Option<u64> {
+    crate::system::proc_bytes("/proc/meminfo", "MemAvailable")
+}

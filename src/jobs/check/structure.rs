@@ -1,0 +1,298 @@
+//! What the decoder is made of: decided from the tensors' names and shapes, beside what config.json claims.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::check::{Finding, list};
+use super::folder::Folder;
+use crate::models::config::ModelConfig;
+use crate::models::spec::{AttentionSpan, DecoderSpec, ExpertsSpec, QkNorm, RopeScaling};
+use crate::words::count;
+
+/// All of it, and what was decided against the config's letter.
+pub(crate) fn check(folder: &Folder) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    findings.extend(mlp(folder));
+    findings.extend(gqa(folder));
+    if let Some(spec) = &folder.spec {
+        findings.push(qk_norm(folder, spec));
+        findings.push(rope(spec));
+        findings.push(attention_scale(folder.config.as_ref(), spec));
+        findings.extend(tying(folder, spec));
+        findings.extend(spec.notes.iter().map(|note| Finding::note("decided", note.clone())));
+    }
+    findings
+}
+
+/// Parts of the MLP of a block: `gate_proj`, `up_proj`, ...; the key is the module's name (`mlp`, `feed_forward`).
+fn mlp_parts(folder: &Folder) -> BTreeMap<usize, BTreeSet<(&str, &str)>> {
+    let mut blocks: BTreeMap<usize, BTreeSet<(&str, &str)>> = BTreeMap::new();
+    for name in folder.names.keys() {
+        let parts: Vec<&str> = name.split('.').collect();
+        if let ["model", "layers", block, module, part, _, ..] = parts[..]
+            && module != "self_attn"
+            && let Ok(block) = block.parse()
+        {
+            blocks.entry(block).or_default().insert((module, part));
+        }
+    }
+    blocks
+}
+
+/// Which MLP the names say there is: one that is gated, in every block, of one width.
+fn mlp(folder: &Folder) -> Option<Finding> {
+    if let Some(spec) = &folder.spec
+        && let Some(experts) = spec.experts
+    {
+        return Some(sparse_mlps(folder, spec, experts));
+    }
+    let blocks = mlp_parts(folder);
+    let (&first, parts) = blocks.first_key_value()?;
+    let differ: Vec<String> =
+        blocks.iter().filter(|(_, p)| *p != parts).map(|(block, _)| block.to_string()).collect();
+    if !differ.is_empty() {
+        let message = format!("the MLP of block {first} has other parts than that of {}", list(&differ));
+        return Some(Finding::problem("mlp", message));
+    }
+    let names: BTreeSet<&str> = parts.iter().map(|(_, part)| *part).collect();
+    let modules: BTreeSet<&str> = parts.iter().map(|(module, _)| *module).collect();
+    let found = parts.iter().map(|(module, part)| format!("{module}.{part}")).collect::<Vec<_>>().join(", ");
+    let expected = BTreeSet::from(["down_proj", "gate_proj", "up_proj"]);
+    if names.contains("switch_mlp") {
+        // What is wrong with the config was said.
+        return None;
+    }
+    if modules.len() != 1 || names != expected {
+        let variant = match &names {
+            names if names.iter().any(|n| ["experts", "router", "shared_expert"].contains(n)) => {
+                "a mixture of experts"
+            }
+            names if names.contains("gate_up_proj") => "gate and up in one matrix",
+            names if names.is_superset(&expected) => "more than one gated MLP",
+            names if names.is_disjoint(&BTreeSet::from(["gate_proj"])) => "no gate",
+            _ => "no gated MLP that is known",
+        };
+        return Some(
+            Finding::problem("mlp", format!("{variant}: {found}")).hint("mixbit runs one gated MLP a block"),
+        );
+    }
+    let module = *modules.first()?;
+    let widths: BTreeSet<usize> = blocks
+        .keys()
+        .filter_map(|block| folder.rows(&format!("model.layers.{block}.{module}.gate_proj")))
+        .collect();
+    let width = widths.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
+    let claims = mlp_claims(folder.config.as_ref());
+    let said: Vec<String> = claims.iter().map(|(key, size)| format!("{key} {size}")).collect();
+    let said = if said.is_empty() { "nothing".to_owned() } else { said.join(", ") };
+    let message = format!("one gated MLP a block ({found}), {width} wide; config.json says {said}");
+    Some(match widths.len() {
+        0 | 1 if claims.iter().all(|(_, size)| widths.contains(size)) => Finding::ok("mlp", message),
+        0 | 1 => Finding::note("mlp", message),
+        _ => Finding::problem("mlp", message),
+    })
+}
+
+/// In which blocks the names say that there are experts, beside the config's.
+fn sparse_mlps(folder: &Folder, spec: &DecoderSpec, experts: ExpertsSpec) -> Finding {
+    let has = |path: String| folder.names.contains_key(&format!("{path}.weight"));
+    let blocks = || spec.layers.iter().enumerate();
+    // What is not there at all is another check's.
+    let has_other = |block: usize, sparse: bool| {
+        has(if sparse { spec.mlp_path(block, "gate_proj") } else { spec.experts_path(block, "gate_proj") })
+    };
+    let differ: Vec<String> =
+        blocks().filter(|(i, layer)| has_other(*i, layer.sparse)).map(|(i, _)| i.to_string()).collect();
+    if !differ.is_empty() {
+        let message =
+            format!("config.json and weights disagree on whether there are experts in {}", list(&differ));
+        return Finding::problem("mlp", message)
+            .hint("num_experts, decoder_sparse_step and mlp_only_layers must be those of the trained model");
+    }
+    let ExpertsSpec { count: all, per_token, intermediate_size: width, normalized } = experts;
+    let sparse = blocks().filter(|(_, layer)| layer.sparse).count();
+    let shares = if normalized { "probabilities brought to a sum of 1" } else { "probabilities as they are" };
+    let others = match spec.layers.len() - sparse {
+        0 => String::new(),
+        others => format!("; {} with one gated MLP, {} wide", count(others, "block"), spec.intermediate_size),
+    };
+    let of = format!("{all} gated experts, {width} wide, {per_token} for a token, {shares}");
+    Finding::ok("mlp", format!("{} with {of}{others}", count(sparse, "block")))
+}
+
+fn mlp_claims(config: Option<&ModelConfig>) -> Vec<(&'static str, usize)> {
+    let claim = |key| Some((key, config?.size(key).ok()??));
+    ["intermediate_size", "intermediate_size_mlp"].into_iter().filter_map(claim).collect()
+}
+
+/// Heads by the shapes of the projections, beside the config's.
+fn gqa(folder: &Folder) -> Option<Finding> {
+    let size = |key| folder.config.as_ref()?.size(key).ok()?;
+    let heads = size("num_attention_heads")?;
+    let claimed = size("num_key_value_heads").unwrap_or(heads);
+    let head_dim = match &folder.spec {
+        Some(spec) => spec.head_dim,
+        None => size("head_dim").or_else(|| size("hidden_size")?.checked_div(heads))?,
+    };
+    let rows = |name| folder.rows(&format!("model.layers.0.self_attn.{name}"));
+    let (q, k) = (rows("q_proj")?, rows("k_proj")?);
+    if head_dim == 0 || q != heads * head_dim || k != claimed * head_dim {
+        let message = format!(
+            "config.json says {heads} query and {} of {head_dim} dimensions, that is {} and {} rows; the weights have {q} and {k}",
+            count(claimed, "key/value head"),
+            heads * head_dim,
+            claimed * head_dim
+        );
+        let hint = "num_attention_heads, num_key_value_heads and head_dim must be those that the model was trained with";
+        return Some(Finding::problem("gqa", message).hint(hint));
+    }
+    if claimed == 0 || heads % claimed != 0 {
+        let message = format!("{claimed} key/value heads do not divide {heads} query heads");
+        return Some(Finding::problem("gqa", message));
+    }
+    Some(Finding::ok(
+        "gqa",
+        format!(
+            "{} of {head_dim} on {}, {} to 1",
+            count(heads, "query head"),
+            count(claimed, "key/value head"),
+            heads / claimed
+        ),
+    ))
+}
+
+fn qk_norm(folder: &Folder, spec: &DecoderSpec) -> Finding {
+    let has = |layer: usize, name: &str| {
+        folder.names.contains_key(&format!("model.layers.{layer}.self_attn.{name}.weight"))
+    };
+    let with = (0..spec.layers.len()).filter(|&i| has(i, "q_norm") && has(i, "k_norm")).count();
+    let any = (0..spec.layers.len()).any(|i| has(i, "q_norm") || has(i, "k_norm"));
+    let subject = "q/k norm";
+    match spec.qk_norm {
+        _ if folder.checkpoint.is_none() => Finding::note(subject, "cannot be looked for without weights"),
+        QkNorm::Weighted if with == spec.layers.len() => {
+            Finding::ok(subject, "q_norm and k_norm with weights in every block, before RoPE")
+        }
+        QkNorm::Weighted => Finding::problem(
+            subject,
+            format!("q_norm and k_norm are in {with} of {} only", count(spec.layers.len(), "block")),
+        ),
+        _ if any => Finding::problem(
+            subject,
+            "the weights have q_norm or k_norm, this architecture has no place for them",
+        ),
+        QkNorm::Weightless => Finding::ok(subject, "without weights (use_qk_norm), in blocks with RoPE"),
+        QkNorm::None => Finding::ok(subject, "none"),
+    }
+}
+
+fn rope(spec: &DecoderSpec) -> Finding {
+    let with = spec.layers.iter().filter(|layer| layer.rope).count();
+    let layout = if spec.rope.traditional { "interleaved pairs" } else { "halves" };
+    let scaling = match spec.rope.scaling {
+        RopeScaling::Default => "no scaling".to_owned(),
+        RopeScaling::Linear { factor } => format!("linear scaling by {factor}"),
+        RopeScaling::Dynamic { factor, .. } => format!("dynamic scaling by {factor}"),
+        RopeScaling::Llama3 { factor, .. } => format!("llama3 scaling by {factor}"),
+        RopeScaling::Yarn { factor, .. } => format!("yarn scaling by {factor}"),
+    };
+    let tail = format!("{layout}, theta {}, {scaling}{}", spec.rope.theta, spans(spec));
+    if with == spec.layers.len() {
+        return Finding::ok("rope", format!("in every block, {tail}"));
+    }
+    let without: Vec<String> = (0..)
+        .zip(&spec.layers)
+        .filter(|(_, layer)| !layer.rope)
+        .map(|(i, _): (usize, _)| i.to_string())
+        .collect();
+    Finding::note(
+        "rope",
+        format!("in {with} of {}, not in {}; {tail}", count(spec.layers.len(), "block"), list(&without)),
+    )
+}
+
+/// Blocks that do not see everything before.
+fn spans(spec: &DecoderSpec) -> String {
+    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+    for layer in &spec.layers {
+        match layer.span {
+            AttentionSpan::Full => {}
+            AttentionSpan::Sliding(n) => *counts.entry(format!("sliding window of {n}")).or_default() += 1,
+            AttentionSpan::Chunked(n) => *counts.entry(format!("chunks of {n}")).or_default() += 1,
+        }
+    }
+    let blocks = spec.layers.len();
+    let described = counts.iter().map(|(span, &found)| match found {
+        _ if found == blocks => format!(", {span} everywhere"),
+        _ => format!(", {span} in {found} of {}", count(blocks, "block")),
+    });
+    described.collect::<Vec<_>>().concat()
+}
+
+/// `attn_scale` looks like a multiplier of the scores and is none.
+fn attention_scale(config: Option<&ModelConfig>, spec: &DecoderSpec) -> Finding {
+    let subject = "attention scale";
+    let scores = format!("scores are multiplied by 1/sqrt({})", spec.head_dim);
+    let given = config.and_then(|config| config.get("attn_scale"));
+    match (&spec.temperature_tuning, given) {
+        (Some(tuning), _) => Finding::note(
+            subject,
+            format!(
+                "{scores}; blocks without RoPE also by temperature tuning with attn_scale {}",
+                tuning.attn_scale
+            ),
+        ),
+        (None, Some(value)) => Finding::ok(
+            subject,
+            format!("{scores}; attn_scale {value} is for temperature tuning, which no block here has"),
+        ),
+        (None, None) => Finding::ok(subject, scores),
+    }
+}
+
+fn tying(folder: &Folder, spec: &DecoderSpec) -> Vec<Finding> {
+    let subject = "head";
+    if folder.checkpoint.is_none() {
+        return Vec::new();
+    }
+    let head = folder.tensor(&format!("{}.weight", spec.head_name));
+    let embedding = folder.tensor("model.embed_tokens.weight");
+    let equal = match (&head, &embedding) {
+        (Some(head), Some(embedding)) => {
+            let equal = head.shape == embedding.shape && head.bytes() == embedding.bytes();
+            head.release(0, head.byte_len());
+            embedding.release(0, embedding.byte_len());
+            equal
+        }
+        _ => false,
+    };
+    let declared = folder.config.as_ref().is_some_and(|config| config.get("tie_word_embeddings").is_some());
+    let mut findings = vec![match (spec.tie_word_embeddings, head.is_some()) {
+        (true, false) => Finding::ok(subject, "tied: the embedding"),
+        (true, true) if equal => {
+            Finding::ok(subject, "tied, and stored once more as a copy of the embedding")
+        }
+        (true, true) => Finding::problem(subject, "said to be tied, but a different one is stored")
+            .hint("set \"tie_word_embeddings\": false in config.json if the head was trained on its own"),
+        (false, true) if equal => Finding::note(subject, "untied, yet equal to the embedding: could be tied"),
+        (false, true) => Finding::ok(subject, "untied: its own matrix"),
+        (false, false) => {
+            Finding::problem(subject, format!("untied, but there is no `{}.weight`", spec.head_name))
+                .hint("set \"tie_word_embeddings\": true in config.json if the head is the embedding")
+        }
+    }];
+    if !declared && !spec.tie_word_embeddings && head.is_some() {
+        findings.push(Finding::note(
+            subject,
+            "tie_word_embeddings is absent: read as false; stock mlx-lm reads it as true (mixbit writes it out)",
+        ));
+    }
+    let quantized = folder.names.contains_key("model.embed_tokens.scales");
+    let llama4 = folder.config.as_ref().is_some_and(|config| config.model_type() == "llama4_text");
+    if quantized && spec.tie_word_embeddings && llama4 {
+        findings.push(Finding::note(
+            subject,
+            "tied to a quantized embedding: stock mlx-lm's llama4_text multiplies by the packed codes and fails",
+        ));
+    }
+    findings
+}

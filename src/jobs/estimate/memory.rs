@@ -1,0 +1,60 @@
+//! How much memory a job needs.
+
+use super::estimate::Work;
+use crate::engine::learn::student::TOGETHER;
+use crate::models::spec::DecoderSpec;
+use crate::numerics::rounding::Technique;
+
+/// Bytes of a process that has loaded the engine and tokenized a text.
+const PROCESS: u64 = 75 << 20;
+/// Bytes that candidates tried side by side take beside a block's weights.
+const TRIED: u64 = 25 << 20;
+/// Bytes of a value.
+const F32: u64 = 4;
+
+impl Work<'_> {
+    /// Peak resident memory in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        let spec = self.spec;
+        let largest_block = self.linear() as u64 / spec.layers.len().max(1) as u64 * F32;
+        let ends = (spec.vocab_size * spec.hidden_size) as u64 * F32;
+        let ends = if spec.tie_word_embeddings { ends } else { 2 * ends };
+        let kept = (self.measured * (spec.layers.len() + 2)).max(2 * self.sequences);
+        let states = (kept * self.length * spec.hidden_size) as u64 * F32;
+        let logits = 3 * (self.length.min(256) * spec.vocab_size) as u64 * F32;
+        // Weights twice, gradients, and four sums of their squares.
+        let measuring = if self.candidates > 0 { 7 * largest_block + 2 * self.routed() + TRIED } else { 0 };
+        // Sums of products, their means and a factor.
+        let sparse = spec.layers.iter().any(|layer| layer.sparse);
+        let sums = self.inputs(sparse).into_iter().map(|i| (i.matrices * i.columns * i.columns) as u64);
+        let moments = sums.sum::<u64>() * F32;
+        let rounding = match (self.rounds, self.technique) {
+            (true, Technique::Gptq) => 2 * largest_block + 3 * moments + self.routed(),
+            (true, Technique::Search) => largest_block + self.routed(),
+            _ => 0,
+        };
+        let evaluating = if self.windows > 0 { largest_block + logits + self.routed() } else { 0 };
+        let tuning = if self.distill + self.refine > 0 { self.learning(14 * largest_block) } else { 0 };
+        if self.sequences == 0 && self.windows == 0 {
+            return PROCESS;
+        }
+        // One stage gives back what the next one takes.
+        let stage = [measuring, rounding, evaluating, tuning].into_iter().max().unwrap_or(0);
+        PROCESS + ends + logits + stage + states.min(self.activations)
+    }
+
+    /// Bytes of what two sequences' tokens are on their way through experts, each token in several of them.
+    fn routed(&self) -> u64 {
+        let Some(experts) = self.spec.experts else { return 0 };
+        let row = 4 * self.spec.hidden_size + 8 * experts.intermediate_size;
+        (2 * self.length * experts.per_token * row) as u64 * F32
+    }
+
+    /// Bytes of distillation, and about those of refinement, beside those of the `block`s: what the way back through one
+    /// keeps of the tokens, and scales and biases with their gradients and moments, in groups of 64.
+    fn learning(&self, block: u64) -> u64 {
+        let DecoderSpec { hidden_size, intermediate_size, num_attention_heads, .. } = self.spec;
+        let token = 12 * hidden_size + 6 * intermediate_size + num_attention_heads * self.length;
+        block + (TOGETHER * token) as u64 * F32 + self.linear() as u64 / 64 * 2 * 5 * F32
+    }
+}

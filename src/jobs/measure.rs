@@ -1,0 +1,269 @@
+//! Sensitivities for a command: engine and progress.
+
+use crate::progress::Progress;
+use std::collections::BTreeMap;
+
+use super::settings::Calibration;
+use super::texts::Texts;
+use crate::choose::correction::{Correction, MEASURED_TOKENS, Measured};
+use crate::choose::curve::{problem, weights};
+use crate::choose::scores::{LayerSensitivity, Method};
+use crate::choose::table::Measurement;
+use crate::engine::measure::factors::{FactorSettings, measure_factors};
+use crate::engine::measure::sensitivities::analyze;
+use crate::engine::measure::settings::{AnalysisSettings, StepCosts};
+use crate::engine::measure::whole_models::{CorrectionSettings, measure_corrections};
+use crate::engine::runtime::Engine;
+use crate::error::Result;
+use crate::jobs::write::check_values;
+use crate::models::bitmap::BitMap;
+use crate::models::source::SourceModel;
+use crate::numerics::affine::FloatType;
+use crate::numerics::quant::{Mode, Quant};
+use crate::numerics::rounding::Technique;
+
+/// A measurement that is ready to start.
+pub struct Measure<'a> {
+    source: &'a SourceModel,
+    texts: &'a Texts,
+    /// The sequences that sensitivities are measured on.
+    measured: Vec<Vec<u32>>,
+    method: Method,
+    memory: u64,
+    costs: StepCosts,
+    /// What it will be made with.
+    pub measurement: Measurement,
+}
+
+impl<'a> Measure<'a> {
+    /// On the `texts`, for the errors that `technique` leaves.
+    pub fn prepare(
+        source: &'a SourceModel,
+        calibration: &Calibration,
+        texts: &'a Texts,
+        technique: Technique,
+        candidates: Vec<Quant>,
+        dtype: FloatType,
+    ) -> Result<Self> {
+        check_values(source, dtype.into())?;
+        let method = calibration.method(&candidates);
+        let sequences = &texts.sequences;
+        let measured = calibration.measured(sequences.len())?;
+        let measurement = Measurement {
+            version: 1,
+            model: source.fingerprint()?,
+            text: digest(sequences),
+            samples: sequences.len(),
+            sensitivity_samples: Some(measured),
+            sequence_length: calibration.sequence_length as usize,
+            seed: calibration.seed,
+            method: method.to_string(),
+            rounding: if technique.is_searched() { Technique::Search } else { Technique::Rtn },
+            dtype,
+            candidates,
+        };
+        Ok(Self {
+            source,
+            texts,
+            measured: spread(sequences, measured).0,
+            method,
+            memory: calibration.memory,
+            costs: StepCosts::default(),
+            measurement,
+        })
+    }
+
+    /// With what the steps were estimated to cost.
+    pub fn with_costs(self, costs: StepCosts) -> Self {
+        Self { costs, ..self }
+    }
+
+    /// Measures every layer whose path is not in `skip` and hands it to `finished`.
+    pub fn run(
+        &self,
+        skip: &[LayerSensitivity],
+        console: &dyn Progress,
+        finished: impl FnMut(LayerSensitivity) -> Result<()>,
+    ) -> Result<()> {
+        let engine = Engine::start()?;
+        console.stage("measuring");
+        let bar = console.share_bar("measuring sensitivities");
+        let settings = AnalysisSettings {
+            sequences: &self.measured,
+            candidates: &self.measurement.candidates,
+            method: self.method,
+            memory: self.memory,
+            technique: self.measurement.rounding,
+            dtype: self.measurement.dtype,
+            seed: self.measurement.seed,
+            skip: skip.iter().map(|layer| layer.path.clone()).collect(),
+            costs: self.costs,
+            progress: &|done, total| bar.set(done, total),
+        };
+        analyze(&engine, self.source, &settings, finished)?;
+        bar.finish();
+        Ok(())
+    }
+}
+
+/// Bits a weight of the whole models that are measured, from the largest; those in reach.
+const SIZES: [f64; 3] = [4.5, 3.0, 2.5];
+
+impl Measure<'_> {
+    /// Measures what the predictions of `layers` are off by if they are rounded by `technique`.
+    pub fn correct(
+        &self,
+        layers: &[LayerSensitivity],
+        technique: Technique,
+        console: &dyn Progress,
+    ) -> Result<Correction> {
+        if matches!(self.method, Method::Alignment { .. }) {
+            return Ok(Correction::default());
+        }
+        let engine = Engine::start()?;
+        let Apart { sequences, others } = apart(self.texts, self.measured.len());
+        let bar = console.steps_bar("measuring whole models", 1);
+        let progress = |done: usize, total: usize| bar.set(done as u64, total as u64);
+        let Measurement { dtype, rounding, candidates, .. } = &self.measurement;
+        let fed_back = technique == Technique::Gptq;
+        let mut correction = Correction::default();
+        if fed_back || rounding.is_searched() {
+            let settings = FactorSettings {
+                sequences: &sequences,
+                seen: if fed_back { &others } else { &[] },
+                quants: &by_bits(candidates),
+                dtype: *dtype,
+                memory: self.memory,
+                progress: &progress,
+            };
+            correction = measure_factors(&engine, self.source, &settings)?;
+        }
+        let models = self.models(layers, &correction, technique)?;
+        let bitmaps: Vec<BitMap> = models.iter().map(|model| model.bitmap.clone()).collect();
+        let settings = CorrectionSettings {
+            sequences: &sequences,
+            bitmaps: &bitmaps,
+            technique: *rounding,
+            dtype: *dtype,
+            memory: self.memory,
+            progress: &progress,
+        };
+        let found = measure_corrections(&engine, self.source, &settings)?;
+        bar.finish();
+        let measured = models.iter().zip(found);
+        correction.measured = measured
+            .map(|(model, measured)| Measured { bpw: model.bpw, predicted: model.predicted, measured })
+            .collect();
+        Ok(correction)
+    }
+
+    /// The best models of the [`SIZES`] that are in reach, as `technique` rounds.
+    fn models(
+        &self,
+        layers: &[LayerSensitivity],
+        correction: &Correction,
+        technique: Technique,
+    ) -> Result<Vec<Whole>> {
+        let problem = problem(&correction.scores_for(technique, layers), self.measurement.dtype.bytes())?;
+        // They are rounded as scores were: GPTQ takes too long for a trial.
+        let scored = correction.scores_for(self.measurement.rounding, layers);
+        let (least, most) = problem.reachable();
+        let mut models = Vec::new();
+        for bpw in SIZES {
+            let budget = (bpw * weights(layers) as f64 / 8.0) as u64;
+            if !(least..=most).contains(&budget) {
+                continue;
+            }
+            let mut model = Whole { bpw, bitmap: BitMap::new(), predicted: 0.0 };
+            for (layer, candidate) in scored.iter().zip(problem.candidates(&problem.solve(budget)?)) {
+                let Some(quant) = candidate.quant() else { continue };
+                let score = layer.scores.iter().find(|score| score.quant == quant);
+                model.predicted += score.map_or(0.0, |score| score.kl);
+                model.bitmap.insert(layer.path.clone(), quant);
+            }
+            models.push(model);
+        }
+        Ok(models)
+    }
+}
+
+/// Sequences that are held out to measure whole models on, and the others, which GPTQ may see.
+pub struct Apart {
+    /// To measure on.
+    pub sequences: Vec<Vec<u32>>,
+    /// To round with.
+    pub others: Vec<Vec<u32>>,
+}
+
+/// Of the sequences that sensitivities were not `measured` on, if there are enough, or of windows that nothing else was
+/// chosen from: texts differ, and more of them say more. Only a short text is measured on what it was predicted from.
+pub fn apart(texts: &Texts, measured: usize) -> Apart {
+    let sequences = &texts.sequences;
+    let wanted = MEASURED_TOKENS.div_ceil(sequences.first().map_or(1, Vec::len).max(1));
+    let count = wanted.min(sequences.len().div_ceil(4));
+    let unseen = spread(sequences, measured).1;
+    if unseen.len() < count && texts.unused.len() >= count {
+        let chosen = spread(&texts.unused, wanted.min(texts.unused.len())).0;
+        return Apart { sequences: chosen, others: sequences.clone() };
+    }
+    if let [only] = &sequences[..] {
+        let (first, second) = only.split_at(only.len() / 2);
+        return Apart { sequences: vec![second.to_vec()], others: vec![first.to_vec()] };
+    }
+    let chosen = spread(if unseen.len() < count { sequences } else { &unseen }, count).0;
+    let others: Vec<_> = sequences.iter().filter(|sequence| !chosen.contains(sequence)).cloned().collect();
+    // A text may say one thing over and over.
+    let others = if others.is_empty() { chosen.clone() } else { others };
+    Apart { sequences: chosen, others }
+}
+
+/// A model to measure.
+struct Whole {
+    bpw: f64,
+    bitmap: BitMap,
+    /// The sum over its layers.
+    predicted: f64,
+}
+
+/// `count` of the sequences, from all over the text, and the others.
+fn spread(sequences: &[Vec<u32>], count: usize) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
+    let all = sequences.len().max(1);
+    let (chosen, others): (Vec<_>, Vec<_>) =
+        sequences.iter().cloned().enumerate().partition(|(index, _)| index * count % all < count);
+    let tokens = |list: Vec<(usize, Vec<u32>)>| list.into_iter().map(|(_, tokens)| tokens).collect();
+    (tokens(chosen), tokens(others))
+}
+
+/// One affine candidate a bit-width, of the group size nearest to 64.
+fn by_bits(candidates: &[Quant]) -> Vec<Quant> {
+    let mut found: BTreeMap<u32, Quant> = BTreeMap::new();
+    for quant in candidates.iter().filter(|quant| quant.mode == Mode::Affine) {
+        let best = found.entry(quant.bits).or_insert(*quant);
+        if quant.group_size.abs_diff(64) < best.group_size.abs_diff(64) {
+            *best = *quant;
+        }
+    }
+    found.into_values().collect()
+}
+
+/// SHA-256 of the tokens.
+pub fn digest(sequences: &[Vec<u32>]) -> String {
+    crate::files::digest::digest(sequences.iter().flatten().map(|token| token.to_le_bytes()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chosen_sequences_come_from_all_over_the_text() {
+        for (all, count) in [(64, 4), (10, 3), (5, 5), (7, 1), (1, 1), (0, 0)] {
+            let sequences: Vec<Vec<u32>> = (0..all).map(|index| vec![index]).collect();
+            let (chosen, others) = spread(&sequences, count);
+            assert_eq!((chosen.len(), others.len()), (count, all as usize - count), "{all} {count}");
+            let gaps = chosen.windows(2).map(|pair| pair[1][0] - pair[0][0]);
+            let widest = (all as usize).div_ceil(count.max(1)) as u32;
+            assert!(gaps.clone().all(|gap| gap <= widest && gap + 1 >= widest), "{all} {count}: {chosen:?}");
+        }
+    }
+}

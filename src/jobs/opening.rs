@@ -1,0 +1,44 @@
+//! Opening the models that commands read: in one place, so that no command computes with weights that nobody verified.
+
+use std::path::Path;
+
+use crate::error::Result;
+use crate::models::source::SourceModel;
+
+/// The part of a model that a command relies on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Names, types and shapes; no value is read.
+    Headers,
+    /// Values, to compute with: what [`SourceModel::verify`] looks at.
+    Weights,
+    /// Everything in the files, to make another model of it: the checksums of a pack and of the Hub's cache, too.
+    Files,
+}
+
+/// Opens the model at `path` as far as `need` says.
+pub fn open(path: &Path, need: Need) -> Result<SourceModel> {
+    open_after(path, need, |_| Ok(()))
+}
+
+/// Opens the model at `path` as far as `need` says, after `checks` that take no time and need headers alone.
+pub fn open_after(
+    path: &Path,
+    need: Need,
+    checks: impl FnOnce(&SourceModel) -> Result<()>,
+) -> Result<SourceModel> {
+    let source = SourceModel::open_headers(path)?;
+    checks(&source)?;
+    if need == Need::Files {
+        source.files().verify()?;
+    }
+    if need != Need::Headers {
+        source.verify()?;
+    }
+    Ok(source)
+}
+
+/// Opens the folder `path` that this run has just written.
+pub fn open_written(path: &Path) -> Result<SourceModel> {
+    SourceModel::open_headers(path)
+}

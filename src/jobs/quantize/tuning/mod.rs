@@ -1,0 +1,11 @@
+//! Fine-tuning of what is float in a quantized model: scales, biases and norms. No engine here: gradients come from outside.
+//!
+//! [`Adam`] moves values, [`TuningRun`] says when to look, what was best and when to stop, and keeps all of it in a file, so
+//! that an interrupted run goes on as if nothing had been.
+mod adam;
+mod progress;
+mod values;
+
+pub use adam::{Adam, Coordinate};
+pub use progress::{LOOK_EVERY, Look, Settings, TuningRun};
+pub use values::{TunedTensor, Values, as_stored};

@@ -1,0 +1,236 @@
+//! Writing the model: quantized, copied and cast tensors, config, model card, report.
+
+use std::fmt::Write;
+
+use super::job::{Decision, Job};
+use super::kept_layers::KeptLayers;
+use super::kept_rounds::Rounds;
+use super::proof::Proof;
+use super::refine::Refined;
+use super::stage::{Staged, producers};
+use super::unfinished;
+use crate::error::Result;
+use crate::files::output_folder::OutputFolder;
+use crate::formats::writer::Produce;
+use crate::jobs::opening::open_written;
+use crate::jobs::quantize::tuning::{TunedTensor, Values};
+use crate::jobs::record;
+use crate::jobs::record::{Distillation, Evaluation, Feedback, Record, Refinement, Wanted};
+use crate::jobs::settings::Target;
+use crate::jobs::write::{Container, CopyTensor, Warnings, companions, write};
+use crate::models::bitmap::BitMap;
+use crate::models::inventory::Inventory;
+use crate::models::source::SourceModel;
+use crate::words::{bytes, count};
+
+/// What was written, and how it came about.
+struct Made {
+    decision: Decision,
+    feedback: Option<Feedback>,
+    refinement: Option<Refinement>,
+    distillation: Option<Distillation>,
+}
+
+impl Job<'_> {
+    /// All entries of the result's bit map.
+    pub(crate) fn bitmap(&self, decision: &Decision) -> BitMap {
+        let mut bitmap = self.source.bitmap().clone();
+        bitmap.extend(decision.solution.bitmap.clone());
+        bitmap.extend(self.plan.embedding());
+        bitmap
+    }
+
+    /// Writes the model and measures it before it appears in its place.
+    pub(crate) fn write_model(&self, decision: Decision, given: Option<Proof>) -> Result<(Decision, Record)> {
+        let Self { args, source, .. } = *self;
+        let output = &args.output;
+        let warnings = Warnings::default();
+        let folder = OutputFolder::create(&output.mlx_path, output.overwrite)?;
+        let rounds = self.tuning.refine.map(|rounds| self.rounds(rounds, &decision)).transpose()?;
+        let moved = rounds.as_ref().and_then(|rounds| rounds.solution.clone());
+        let (was_moved, solution) = (moved.is_some(), moved.unwrap_or(decision.solution));
+        let decision = Decision { solution, ..decision };
+        let kept = self.kept_layers(&decision, was_moved)?;
+        let made = self.make(&folder, decision, kept, rounds, &warnings);
+        let made = made.and_then(|made| warnings.refuse(source).map(|()| made));
+        let made = made.map_err(|e| self.given_up(folder.relocate(e)))?;
+        let evaluation =
+            self.evaluate(folder.path(), given).map_err(|e| self.unmeasured(folder.relocate(e)))?;
+        let Made { decision, feedback, refinement, distillation } = made;
+        let bitmap = self.bitmap(&decision);
+        let weights = Some(open_written(folder.path())?.weights_fingerprint());
+        let record = self.record(&decision, &bitmap, evaluation);
+        let record = Record { weights, feedback, refinement, distillation, ..record };
+        companions::write_card(&folder, source, &how(&record, bitmap.len()))?;
+        folder.write(record::FILE, &record.to_json()?)?;
+        folder.publish()?;
+        unfinished::remove(&output.mlx_path);
+        Ok((decision, record))
+    }
+
+    /// Writes what was decided on to `folder`: rounded, and then refined and distilled where that is asked for.
+    fn make(
+        &self,
+        folder: &OutputFolder,
+        decision: Decision,
+        kept: Option<KeptLayers>,
+        rounds: Option<Rounds>,
+        warnings: &Warnings,
+    ) -> Result<Made> {
+        let Self { args, source, dtype, .. } = *self;
+        let container = args.output.container()?;
+        if !self.tuning.any() {
+            let bitmap = self.bitmap(&decision);
+            let rounded = self.round(folder.path(), &decision, kept)?;
+            let producers = producers(source, dtype, &bitmap, &rounded, warnings);
+            self.console.stage("evaluating");
+            self.write_whole(folder, &producers, &bitmap, container)?;
+            let feedback = rounded.feedback();
+            return Ok(Made { decision, feedback, refinement: None, distillation: None });
+        }
+        let staged = self.staged(&decision, kept, warnings)?;
+        let (decision, staged, refinement) = match rounds {
+            Some(rounds) => {
+                let Refined { decision, staged, record } = self.refine(decision, staged, rounds, warnings)?;
+                (decision, staged, Some(record))
+            }
+            None => (decision, staged, None),
+        };
+        let Staged { folder: staged, feedback } = staged;
+        let student = open_written(staged.path())?;
+        let (values, distillation) = match self.tuning.distill {
+            Some(steps) => {
+                let distilled = self.distill(&student, &decision, steps).map_err(|e| staged.relocate(e))?;
+                (distilled.values, Some(distilled.record))
+            }
+            None => (Values::new(), None),
+        };
+        let producers = tuned(&student, &values, warnings);
+        self.console.stage("evaluating");
+        self.write_whole(folder, &producers, &self.bitmap(&decision), container)?;
+        Ok(Made { decision, feedback, refinement, distillation })
+    }
+
+    /// Rounds what was decided on, to be run before it is written for good. What is `kept` is not done again.
+    pub(crate) fn staged(
+        &self,
+        decision: &Decision,
+        kept: Option<KeptLayers>,
+        warnings: &Warnings,
+    ) -> Result<Staged> {
+        let bitmap = self.bitmap(decision);
+        let folder = OutputFolder::create(&self.args.output.mlx_path, true)?;
+        let rounded = self.round(folder.path(), decision, kept).map_err(|e| folder.relocate(e))?;
+        let producers = producers(self.source, self.dtype, &bitmap, &rounded, warnings);
+        let container = Container::Safetensors { max_shard_size: u64::MAX };
+        self.write_whole(&folder, &producers, &bitmap, container)?;
+        Ok(Staged { folder, feedback: rounded.feedback() })
+    }
+
+    /// All tensors, config.json and tokenizer.
+    fn write_whole(
+        &self,
+        folder: &OutputFolder,
+        producers: &[Box<dyn Produce + '_>],
+        bitmap: &BitMap,
+        container: Container,
+    ) -> Result<()> {
+        let parameters = self.source.manifest().parameters();
+        write(folder, producers, container, parameters, self.console, "quantizing")?;
+        companions::write_config(folder, self.source, self.dtype, bitmap)
+    }
+
+    fn record(&self, decision: &Decision, bitmap: &BitMap, evaluation: Option<Evaluation>) -> Record {
+        let after = Inventory::planned(self.source, bitmap, self.dtype);
+        Record {
+            version: record::VERSION,
+            mixbit: env!("CARGO_PKG_VERSION").to_owned(),
+            mlx: crate::engine::runtime::version().map(str::to_owned),
+            base_model: companions::base_model(self.source),
+            target: match self.target {
+                Target::Bpw(bpw) => Wanted::Bpw(bpw),
+                Target::Size(size) => Wanted::Bytes(size),
+                Target::Fixed => Wanted::Fixed,
+            },
+            recipe: self.recipe.clone(),
+            dtype: self.dtype.to_string(),
+            rounding: self.technique.to_string(),
+            weights: None,
+            bpw_quantized: after.bpw_quantized(),
+            bpw_model: after.bpw_model(),
+            bytes_before: Inventory::of_source(self.source).bytes,
+            bytes_after: after.bytes,
+            predicted_kl: decision.solution.kl,
+            measurement: decision.table.as_ref().map(|table| table.measurement.clone()),
+            sensitivities: decision.table.as_ref().map(|table| table.layers.clone()).unwrap_or_default(),
+            correction: decision.table.as_ref().map(|table| table.correction.clone()).unwrap_or_default(),
+            curve: decision.curve.clone(),
+            feedback: None,
+            refinement: None,
+            distillation: None,
+            evaluation,
+        }
+    }
+}
+
+/// The tensors of a model that was staged, those with new `values` with them.
+fn tuned<'a>(
+    student: &'a SourceModel,
+    values: &'a Values,
+    warnings: &'a Warnings,
+) -> Vec<Box<dyn Produce + 'a>> {
+    student
+        .tensors()
+        .map(|tensor| match values.get(tensor.name) {
+            Some(values) => {
+                Box::new(TunedTensor::new(tensor.name, &tensor.tensor, values)) as Box<dyn Produce>
+            }
+            None => Box::new(CopyTensor::new(tensor, warnings)),
+        })
+        .collect()
+}
+
+/// The model card's account, in Markdown.
+fn how(record: &Record, quantized: usize) -> String {
+    let mut text = format!(
+        "{:.3} bits per weight over the linear layers, {} quantized; what is float is {}. {} of tensors, \
+         {} before.\n",
+        record.bpw_quantized,
+        count(quantized, "layer"),
+        record.dtype,
+        bytes(record.bytes_after.total),
+        bytes(record.bytes_before.total)
+    );
+    if record.refinement.as_ref().is_some_and(|refinement| refinement.rounds.iter().any(|round| round.kept)) {
+        text.push_str("\nBits were moved between layers by measured changes of the KL divergence.\n");
+    }
+    let distilled = record.distillation.as_ref().filter(|distillation| distillation.kept > 0);
+    if let Some(distillation) = distilled {
+        let (steps, what) = (count(distillation.kept, "step"), distillation.what());
+        let _ = write!(text, "\nIts {what} were fine-tuned to the float model's logits, in {steps}.\n");
+    }
+    if let Some(kl) = record.predicted_kl {
+        let before = if distilled.is_some() { ", before fine-tuning" } else { "" };
+        let _ = write!(
+            text,
+            "\nPredicted KL divergence from the float model: {kl:.2e} nats per token{before}.\n"
+        );
+    }
+    if let Some(evaluation) = &record.evaluation
+        && let Some(divergence) = &evaluation.summary.divergence
+    {
+        let _ = write!(
+            text,
+            "\n| measured on {} ({}) | |\n|---|---|\n| KL divergence per token | {:.5} ± {:.5} |\n\
+             | perplexity | {:.4}, float {:.4} |\n| same likeliest token | {:.2} % |\n",
+            count(evaluation.summary.tokens, "token"),
+            evaluation.text,
+            divergence.kl_mean,
+            divergence.kl_stderr,
+            evaluation.summary.perplexity,
+            divergence.reference_perplexity,
+            100.0 * divergence.same_top
+        );
+    }
+    text
+}

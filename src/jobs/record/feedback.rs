@@ -1,0 +1,124 @@
+//! Where error feedback did what scale search would have done.
+
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::record::FILE;
+use crate::numerics::rounding::FEW_TOKENS;
+use crate::words::count;
+
+/// Where error feedback (GPTQ) was no better than scale search.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Feedback {
+    /// Rows of all layers that were rounded with it.
+    pub rows: usize,
+    /// Of those the rows that are as scale search left them, by layer; layers without any are not listed.
+    pub searched_rows: BTreeMap<String, usize>,
+    /// How many experts each MLP has that was rounded with it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub experts: BTreeMap<String, usize>,
+    /// Those to which too few tokens came for it, by layer: all their rows are as scale search left them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub few_tokens: BTreeMap<String, Vec<usize>>,
+}
+
+impl Feedback {
+    /// Names of layers that a sentence has room for.
+    const FEW: usize = 4;
+
+    /// Counts the rows of the layer at `path`.
+    pub fn add(&mut self, path: &str, rows: usize, searched: usize) {
+        self.rows += rows;
+        if searched > 0 {
+            self.searched_rows.insert(path.to_owned(), searched);
+        }
+    }
+
+    /// Counts the `experts` whose matrices the layer at `path` holds, and those with too few tokens.
+    pub fn add_experts(&mut self, path: &str, experts: usize, few_tokens: &[usize]) {
+        if experts > 0 {
+            self.experts.insert(mlp(path).to_owned(), experts);
+        }
+        if !few_tokens.is_empty() {
+            self.few_tokens.insert(path.to_owned(), few_tokens.to_vec());
+        }
+    }
+
+    /// What there is to say.
+    pub fn sentences(&self) -> impl Iterator<Item = String> {
+        [self.sentence(), self.few_tokens_sentence()].into_iter().flatten()
+    }
+
+    /// `2 of 640 rows in 1 layer are as scale search left them (model.layers.0.self_attn.q_proj)`; nothing where there are
+    /// none.
+    fn sentence(&self) -> Option<String> {
+        let (layers, rows) = (self.searched_rows.len(), self.searched_rows.values().sum::<usize>());
+        let names: Vec<&str> = self.searched_rows.keys().map(String::as_str).collect();
+        let names = if layers <= Self::FEW { format!(" ({})", names.join(", ")) } else { String::new() };
+        (rows > 0).then(|| {
+            format!(
+                "{rows} of {} in {} are as scale search left them{}",
+                count(self.rows, "row"),
+                count(self.searched_rows.len(), "layer"),
+                names
+            )
+        })
+    }
+
+    /// `fewer than 32 tokens came to 3 of 16 experts, in model.layers.1.mlp.switch_mlp (0, 7, 12): scale search rounded
+    /// them`; nothing where there are none. Names have room for a few MLPs, else the record has them.
+    fn few_tokens_sentence(&self) -> Option<String> {
+        const ROOM: usize = 4;
+        let mut mlps: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
+        for (path, experts) in &self.few_tokens {
+            mlps.entry(mlp(path)).or_default().extend(experts);
+        }
+        let experts = mlps.values().map(BTreeSet::len).sum::<usize>();
+        let named = mlps.iter().map(|(mlp, experts)| {
+            let numbers: Vec<String> = experts.iter().map(ToString::to_string).collect();
+            format!("{mlp} ({})", numbers.join(", "))
+        });
+        let place = if mlps.len() <= ROOM {
+            named.collect::<Vec<_>>().join(", ")
+        } else {
+            format!("{} (feedback.few_tokens of {FILE} names them)", count(mlps.len(), "block"))
+        };
+        (experts > 0).then(|| {
+            format!(
+                "fewer than {FEW_TOKENS} tokens came to {experts} of {}, in {place}: scale search rounded them",
+                count(self.experts.values().sum::<usize>(), "expert")
+            )
+        })
+    }
+}
+
+/// The path of the MLP that a layer is in.
+fn mlp(path: &str) -> &str {
+    path.rsplit_once('.').map_or(path, |(mlp, _)| mlp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_layers_are_named_and_many_are_counted() {
+        let mut feedback = Feedback::default();
+        feedback.add("a", 10, 0);
+        assert_eq!(feedback.sentence(), None);
+        feedback.add("b", 10, 3);
+        let said = feedback.sentence().unwrap();
+        assert_eq!(said, "3 of 20 rows in 1 layer are as scale search left them (b)");
+        (0..4).for_each(|n| feedback.add(&n.to_string(), 5, 1));
+        assert_eq!(feedback.sentence().unwrap(), "7 of 40 rows in 5 layers are as scale search left them");
+        assert_eq!(feedback.few_tokens_sentence(), None);
+        feedback.add_experts("q_proj", 0, &[]);
+        feedback.add_experts("mlp.up_proj", 16, &[7, 0]);
+        feedback.add_experts("mlp.down_proj", 16, &[3]);
+        let said = feedback.few_tokens_sentence().unwrap();
+        assert_eq!(
+            said,
+            "fewer than 32 tokens came to 3 of 16 experts, in mlp (0, 3, 7): scale search rounded them"
+        );
+    }
+}

@@ -1,0 +1,260 @@
+//! The record and its parts, read and written.
+
+use super::feedback::Feedback;
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::choose::allocate::CurvePoint;
+use crate::choose::correction::Correction;
+use crate::choose::scores::LayerSensitivity;
+use crate::choose::table::Measurement;
+use crate::error::{Error, Result};
+use crate::files::model_files::ModelFiles;
+use crate::jobs::evaluation::{Histogram, Summary};
+use crate::models::inventory::ClassBytes;
+use crate::models::source::SourceModel;
+
+/// Its name in a model folder.
+pub const FILE: &str = crate::files::names::RECORD;
+
+/// The format that is written and read.
+pub const VERSION: u32 = 1;
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Wanted {
+    /// Bits a weight of the linear layers at most.
+    Bpw(f64),
+    /// Bytes of all tensors at most.
+    Bytes(u64),
+    /// What was fixed by hand or recipe.
+    Fixed,
+}
+
+/// How a model was made.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// Version of this format.
+    pub version: u32,
+    /// Version of mixbit.
+    pub mixbit: String,
+    /// Version of MLX, where anything was computed with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mlx: Option<String>,
+    /// Name of the float model.
+    pub base_model: String,
+    /// What was asked for.
+    pub target: Wanted,
+    /// The recipe, if there was one.
+    pub recipe: Option<String>,
+    /// Dtype of scales, biases and what is float.
+    pub dtype: String,
+    /// How weights were rounded.
+    pub rounding: String,
+    /// Bits a weight of the linear layers.
+    pub bpw_quantized: f64,
+    /// Bits a parameter of the whole model.
+    pub bpw_model: f64,
+    /// Fingerprint of the tensors that it is about; older records have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weights: Option<String>,
+    /// Bytes of the float model, as it was.
+    pub bytes_before: ClassBytes,
+    /// Bytes now.
+    pub bytes_after: ClassBytes,
+    /// Predicted KL divergence per token, in nats.
+    pub predicted_kl: Option<f64>,
+    /// How sensitivities were measured.
+    pub measurement: Option<Measurement>,
+    /// What every candidate of every layer is predicted to cost, rounded as said above.
+    #[serde(default, deserialize_with = "or_none")]
+    pub sensitivities: Vec<LayerSensitivity>,
+    /// What their sums are off by; it is in the curve and the prediction already.
+    #[serde(default)]
+    pub correction: Correction,
+    /// Size against predicted cost over the whole range.
+    #[serde(default, deserialize_with = "or_none")]
+    pub curve: Vec<CurvePoint>,
+    /// How error feedback did, where weights were rounded with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub feedback: Option<Feedback>,
+    /// How bits were moved between layers after rounding, if they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refinement: Option<Refinement>,
+    /// How it was fine-tuned after rounding, if it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<Distillation>,
+    /// What was measured.
+    pub evaluation: Option<Evaluation>,
+}
+
+/// Rounds of moving bits between layers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Refinement {
+    /// What was looked at to tell whether a round helped.
+    pub text: String,
+    /// Windows of it.
+    pub windows: usize,
+    /// The rounds, in order.
+    pub rounds: Vec<RefinementRound>,
+}
+
+/// One round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RefinementRound {
+    /// Layers whose setting changed; 0 where nothing was predicted to pay.
+    pub swaps: usize,
+    /// KL divergence per token before, in nats.
+    pub kl_before: f64,
+    /// The same after it.
+    pub kl_after: Option<f64>,
+    /// Standard error of the difference.
+    pub stderr: Option<f64>,
+    /// Whether it was kept: the KL divergence fell by more than that.
+    pub kept: bool,
+}
+
+/// Fine-tuning of scales and biases to the float model's logits.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Distillation {
+    /// Steps asked for.
+    pub steps: usize,
+    /// Steps taken; fewer where nothing improved any more.
+    pub taken: usize,
+    /// The step after which values were kept; 0 where none was better than the start.
+    pub kept: usize,
+    /// How far the first step went, relative to the scales.
+    pub rate: f64,
+    /// Temperature at which the models were compared.
+    pub temperature: f64,
+    /// Whether norms were tuned too.
+    pub norms: bool,
+    /// What was looked at to tell which step was best.
+    pub text: String,
+    /// Windows of it.
+    pub windows: usize,
+    /// KL divergence per token there before the first step, in nats.
+    pub kl_before: f64,
+    /// The same with the values that were kept.
+    pub kl_after: f64,
+}
+
+impl Distillation {
+    /// What was tuned.
+    pub fn what(&self) -> &'static str {
+        if self.norms { "scales, biases and norms" } else { "scales and biases" }
+    }
+}
+
+/// What was measured, and on what.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// Which text.
+    pub text: String,
+    /// Windows of it.
+    pub windows: usize,
+    /// Tokens in each.
+    pub sequence_length: usize,
+    /// The figures.
+    #[serde(flatten)]
+    pub summary: Summary,
+    /// How the KL divergences of the tokens are distributed.
+    pub kl_histogram: Histogram,
+}
+
+/// What is null counts as empty.
+fn or_none<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    value: D,
+) -> std::result::Result<Vec<T>, D::Error> {
+    Ok(Option::deserialize(value)?.unwrap_or_default())
+}
+
+impl Record {
+    /// Whether it is about the tensors of `source`, as far as it says.
+    pub fn is_about(&self, source: &SourceModel) -> bool {
+        self.weights.as_ref().is_none_or(|weights| *weights == source.weights_fingerprint())
+    }
+
+    /// Reads the record among a model's `files`; `None` where there is none.
+    pub fn read(files: &ModelFiles) -> Result<Option<Self>> {
+        if !files.has(FILE) {
+            return Ok(None);
+        }
+        let path = files.path_of(FILE);
+        let text = files.read_text(FILE)?;
+        let bad = |what: String| {
+            Error::file(&path, format!("not a report of this version of mixbit: {what}"))
+                .hint("remove it, or quantize again")
+        };
+        let record: Self = serde_json::from_str(&text).map_err(|e| bad(e.to_string()))?;
+        if record.version != VERSION {
+            return Err(bad(format!("its format is version {}, not {VERSION}", record.version)));
+        }
+        match record.impossible() {
+            Some(key) => Err(bad(format!("`{key}` is a size that no model has"))),
+            None => Ok(Some(record)),
+        }
+    }
+
+    /// The key of a size that no model has, which would overflow where sizes are added up.
+    fn impossible(&self) -> Option<&str> {
+        const MOST_BYTES: u64 = 1 << 60;
+        let possible = |bytes: &ClassBytes| {
+            let ClassBytes { total, embeddings, codes, scales_biases, float } = *bytes;
+            [total, embeddings, codes, scales_biases, float].into_iter().all(|bytes| bytes <= MOST_BYTES)
+        };
+        let sums = |counts: &[usize]| counts.iter().try_fold(0_usize, |sum, &n| sum.checked_add(n)).is_some();
+        let layer = self.sensitivities.iter().find(|layer| !layer.is_possible());
+        let evaluation = self.evaluation.as_ref();
+        if !possible(&self.bytes_before) {
+            return Some("bytes_before");
+        }
+        if !possible(&self.bytes_after) {
+            return Some("bytes_after");
+        }
+        if evaluation.is_some_and(|evaluation| !sums(&evaluation.kl_histogram.counts)) {
+            return Some("kl_histogram");
+        }
+        layer.map(|layer| layer.path.as_str())
+    }
+
+    /// As it is written.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        let mut text = serde_json::to_vec_pretty(self).map_err(|e| Error::input(e.to_string()))?;
+        text.push(b'\n');
+        Ok(text)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read(change: impl FnOnce(&mut Value)) -> Result<Option<Record>> {
+        let bytes = json!({"total": 4, "embeddings": 1, "codes": 1, "scales_biases": 1, "float": 1});
+        let layer = json!({"path": "q_proj", "rows": 64, "columns": 64, "scores": []});
+        let mut record = json!({"version": 1, "mixbit": "0", "base_model": "x", "target": "fixed", "recipe": null,
+            "dtype": "float16", "rounding": "rtn", "bpw_quantized": 4.5, "bpw_model": 5.5, "bytes_before": bytes,
+            "bytes_after": bytes, "predicted_kl": null, "measurement": null, "sensitivities": [layer],
+            "evaluation": null});
+        change(&mut record);
+        let home = tempfile::tempdir().unwrap();
+        std::fs::write(home.path().join(FILE), record.to_string()).unwrap();
+        Record::read(&ModelFiles::open(home.path()).unwrap())
+    }
+
+    #[test]
+    fn sizes_that_overflow_are_refused() {
+        assert!(read(|_| ()).unwrap().is_some());
+        let refused = |change: fn(&mut Value), key: &str| {
+            let error = read(change).unwrap_err().to_string();
+            assert!(error.contains(FILE) && error.contains(key), "{error}");
+        };
+        refused(|record| record["bytes_before"]["float"] = json!(u64::MAX), "`bytes_before` is a size");
+        refused(|record| record["bytes_after"]["total"] = json!(u64::MAX), "`bytes_after` is a size");
+        refused(|record| record["sensitivities"][0]["rows"] = json!(u64::MAX), "`q_proj` is a size");
+    }
+}

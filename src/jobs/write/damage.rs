@@ -1,0 +1,144 @@
+//! Values that are NaN, infinite or out of range: what is said of them, and where they lie in the checkpoint.
+
+use rayon::prelude::*;
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use super::producers::CHUNK;
+use crate::error::{Error, Result};
+use crate::formats::checkpoint::Tensor;
+use crate::models::source::{SourceModel, SourceTensor};
+use crate::numerics::dtype::{CastReport, Dtype, cast};
+use crate::numerics::rounding::RoundingError;
+
+/// What the casts met, by tensor.
+#[derive(Debug, Default)]
+pub struct Warnings {
+    tensors: Mutex<BTreeMap<String, CastReport>>,
+}
+
+impl Warnings {
+    pub(crate) fn add(&self, tensor: &str, report: CastReport) {
+        if report.non_finite > 0 {
+            let mut tensors = self.tensors.lock().unwrap_or_else(PoisonError::into_inner);
+            tensors.entry(tensor.to_owned()).or_default().merge(report);
+        }
+    }
+
+    /// Fails at the first tensor of `source`'s that is damaged: for models that are made to be run.
+    pub fn refuse(&self, source: &SourceModel) -> Result<()> {
+        let tensors = self.tensors.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((name, report)) = tensors.iter().next() else { return Ok(()) };
+        Err(match source.tensor(name) {
+            Ok(tensor) => damaged(&SourceTensor { name, tensor }, report.non_finite),
+            Err(_) => Error::tensor(source.dir(), name, not_numbers(report.non_finite)).hint(DAMAGED),
+        })
+    }
+
+    /// One sentence a tensor.
+    pub fn messages(&self) -> Vec<String> {
+        let tensors = self.tensors.lock().unwrap_or_else(PoisonError::into_inner);
+        tensors
+            .iter()
+            .map(|(name, report)| format!("tensor `{name}` {}", not_numbers(report.non_finite)))
+            .collect()
+    }
+}
+
+fn not_numbers(count: u64) -> String {
+    if count == 1 {
+        return "has a value that is NaN or infinite".to_owned();
+    }
+    format!("has {count} values that are NaN or infinite")
+}
+
+/// Reads all float tensors and fails at the first, by name, with values that are no numbers or beyond `dtype`'s range:
+/// before a measurement, rather than after it.
+pub fn check_values(source: &SourceModel, dtype: Dtype) -> Result<()> {
+    source.tensors().filter(|source| source.tensor.dtype.is_float()).try_for_each(|source| {
+        crate::interrupt::check()?;
+        let size = source.tensor.dtype.size();
+        let step = CHUNK / size * size;
+        let length = source.tensor.byte_len();
+        let report = (0..length.div_ceil(step))
+            .into_par_iter()
+            .map_init(Vec::new, |out, chunk| {
+                let (start, end) = (chunk * step, (chunk * step + step).min(length));
+                out.clear();
+                let report = cast(source.tensor.dtype, &source.tensor.slice(start, end), dtype, out);
+                source.tensor.release(start, end);
+                report
+            })
+            .reduce(CastReport::default, |mut a, b| {
+                a.merge(b);
+                a
+            });
+        check_range(&source, dtype, report)?;
+        match report.non_finite {
+            0 => Ok(()),
+            count => Err(damaged(&source, count)),
+        }
+    })
+}
+
+const DAMAGED: &str = "the model is damaged: nothing can be measured or generated with such weights";
+
+fn damaged(source: &SourceTensor<'_>, values: u64) -> Error {
+    blame(source, Dtype::F32, |found| found.non_finite > 0, not_numbers(values)).hint(DAMAGED)
+}
+
+/// Fails where a cast of `source` to `dtype` met values beyond its range.
+pub(crate) fn check_range(source: &SourceTensor<'_>, dtype: Dtype, report: CastReport) -> Result<()> {
+    if !report.overflow {
+        return Ok(());
+    }
+    let message = format!("has values beyond the range of {dtype}");
+    Err(blame(source, dtype, |found| found.overflow, message).hint(match dtype {
+        Dtype::F16 => "they would become infinite: use --dtype bfloat16 or float32",
+        Dtype::BF16 => "they would become infinite: use --dtype float32",
+        _ => "they would become infinite, and MLX files hold nothing wider",
+    }))
+}
+
+/// An error about `source`, of which a cast to `dtype` meets what is `bad`: under the name that its part with it has in the
+/// checkpoint.
+fn blame(
+    source: &SourceTensor<'_>,
+    dtype: Dtype,
+    bad: impl Fn(CastReport) -> bool,
+    message: String,
+) -> Error {
+    let (file, name) = culprit(&source.tensor, dtype, bad).unwrap_or((source.tensor.file, source.name));
+    Error::tensor(file, name, message)
+}
+
+/// The part of a stacked tensor of which a cast to `dtype` meets what is `bad`: its file and its name there.
+fn culprit<'a>(
+    tensor: &Tensor<'a>,
+    dtype: Dtype,
+    bad: impl Fn(CastReport) -> bool,
+) -> Option<(&'a Path, &'a str)> {
+    tensor.stored_part(|bytes| bad(cast(tensor.dtype, bytes, dtype, &mut Vec::new())))
+}
+
+/// A layer whose weights no rounding takes, with the `error` in rows of the whole layer.
+pub fn unroundable(source: &SourceTensor<'_>, error: RoundingError) -> Error {
+    let tensor = &source.tensor;
+    let read = || cast(tensor.dtype, &tensor.bytes(), Dtype::F32, &mut Vec::new());
+    let hint = match error {
+        RoundingError::Moments { .. } => {
+            "what comes into this layer overflows: weights before it are huge or damaged; `mixbit check` looks for them"
+        }
+        _ if read().non_finite > 0 => DAMAGED,
+        _ => "this layer cannot be quantized: keep it float, or mend the checkpoint",
+    };
+    let error = match culprit(tensor, Dtype::F32, |found| found.non_finite > 0) {
+        Some((file, name)) => {
+            let rows = tensor.shape.iter().rev().nth(1).copied().unwrap_or(1);
+            Error::tensor(file, name, error.in_part(rows).to_string())
+        }
+        None => Error::tensor(tensor.file, source.name, error.to_string()),
+    };
+    error.hint(hint)
+}

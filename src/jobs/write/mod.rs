@@ -1,0 +1,10 @@
+//! Producers of output tensors: copied, cast or quantized from a source, a few megabytes at a time.
+pub mod companions;
+mod damage;
+mod producers;
+mod spool;
+
+pub use companions::Parts;
+pub use damage::{Warnings, check_values, unroundable};
+pub use producers::{CastTensor, Codes, Container, CopyTensor, DequantizeTensor, QuantizeTensor, write};
+pub use spool::{Spool, Spooled};

@@ -1,0 +1,151 @@
+//! MobileLLM-R1: Llama 4's text decoder without experts.
+//!
+//! Config and weights are at odds in several places; what is done about each is said in `notes`.
+
+use super::names::TensorShapes;
+use crate::error::{Error, Result};
+use crate::models::config::{KeyDefault, ModelConfig};
+use crate::models::names::{Rename, rename_common};
+use crate::models::spec::{AttentionSpan, DecoderSpec, QkNorm, RopeScaling, TemperatureTuning};
+
+/// Defaults of transformers' `Llama4TextConfig`.
+pub const DEFAULTS: &[KeyDefault] = &[
+    KeyDefault::size("vocab_size", 202_048),
+    KeyDefault::size("hidden_size", 5120),
+    KeyDefault::size("intermediate_size", 8192),
+    KeyDefault::size("num_hidden_layers", 48),
+    KeyDefault::size("num_attention_heads", 40),
+    KeyDefault::nullable_size("num_key_value_heads", 8),
+    KeyDefault::size("head_dim", 128),
+    KeyDefault::text("hidden_act", "silu"),
+    KeyDefault::size("max_position_embeddings", 131_072),
+    KeyDefault::number("rms_norm_eps", 1e-5),
+    KeyDefault::number("rope_theta", 500_000.0),
+    KeyDefault::boolean("tie_word_embeddings", false),
+    KeyDefault::boolean("attention_bias", false),
+    KeyDefault::boolean("use_qk_norm", true),
+    KeyDefault::size("no_rope_layer_interval", 4),
+    KeyDefault::nullable_size("attention_chunk_size", 8192),
+    KeyDefault::boolean("attn_temperature_tuning", true),
+    KeyDefault::number("floor_scale", 8192.0),
+    KeyDefault::number("attn_scale", 0.1),
+];
+
+/// Interleaved RoPE, weightless q/k norm, layers without RoPE, one gated MLP called `feed_forward`.
+pub fn spec(config: &ModelConfig, shapes: &TensorShapes) -> Result<DecoderSpec> {
+    let config = &config.with_defaults(DEFAULTS);
+    let mut spec = DecoderSpec::from_config(config)?;
+    spec.rope.traditional = true;
+    spec.mlp_name = "feed_forward";
+    spec.head_name = "output";
+    spec.quantized_tied_head = false;
+    set_intermediate_size(config, shapes, &mut spec)?;
+    if config.required("use_qk_norm", ModelConfig::boolean)? {
+        spec.qk_norm = QkNorm::Weightless;
+    }
+    set_rope_layers(config, &mut spec)?;
+    set_chunks(config, &mut spec)?;
+    set_temperature(config, &mut spec)?;
+    if spec.rope.scaling != RopeScaling::Default {
+        spec.notes
+            .push("rope_scaling is applied as transformers does; mlx-lm's llama4_text ignores it".to_owned());
+    }
+    spec.resolved.push(("use_qk_norm", (spec.qk_norm == QkNorm::Weightless).into()));
+    Ok(spec)
+}
+
+/// Llama 4 calls an untied head `lm_head`, mlx-lm `output`.
+pub fn rename(name: &str) -> Rename {
+    match name.strip_prefix("lm_head.") {
+        Some(rest) => Rename::To(format!("output.{rest}")),
+        None => rename_common(name),
+    }
+}
+
+/// `intermediate_size` is the experts' width and `intermediate_size_mlp` the dense MLP's, which hints at a dual MLP
+/// that MobileLLM-R1 does not have: the tensors decide.
+fn set_intermediate_size(config: &ModelConfig, shapes: &TensorShapes, spec: &mut DecoderSpec) -> Result<()> {
+    if let Some(name) = shapes
+        .keys()
+        .find(|n| [".experts.", ".router.", ".shared_expert."].iter().any(|part| n.contains(part)))
+    {
+        return Err(Error::tensor(config.path(), name, "mixture-of-experts blocks are not supported")
+            .hint("only dense llama4_text models such as MobileLLM-R1 can be used"));
+    }
+    let claimed = config.size("intermediate_size_mlp")?;
+    let size =
+        match shapes.get("model.layers.0.feed_forward.gate_proj.weight").and_then(|shape| shape.first()) {
+            Some(&rows) => rows,
+            None => claimed.unwrap_or(spec.intermediate_size),
+        };
+    if claimed.is_some() && claimed != Some(size) {
+        spec.notes.push(format!(
+            "the weights' MLP is {size} wide, the config's intermediate_size_mlp says {}: the weights decide",
+            claimed.unwrap_or_default()
+        ));
+    } else if claimed.is_some_and(|claimed| claimed != spec.intermediate_size) {
+        spec.notes.push(format!(
+            "the config hints at a dual MLP ({} and {size}); the weights have one, {size} wide",
+            spec.intermediate_size
+        ));
+    }
+    spec.intermediate_size = size;
+    spec.resolved.push(("intermediate_size_mlp", size.into()));
+    Ok(())
+}
+
+/// `no_rope_layers[i]` is 1 where RoPE is *applied*. A list of zeros would leave the model without positions.
+fn set_rope_layers(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
+    let count = spec.layers.len();
+    let flags = match config.booleans("no_rope_layers")? {
+        Some(flags) if !flags.is_empty() => flags,
+        _ => {
+            let interval = config.require_size("no_rope_layer_interval")?;
+            (0..count).map(|i| !(i + 1).is_multiple_of(interval)).collect()
+        }
+    };
+    if flags.len() < count {
+        return Err(config.error("no_rope_layers", format!("{} entries for {count} layers", flags.len())));
+    }
+    let artefact = flags[..count].iter().all(|&rope| !rope);
+    if artefact {
+        spec.notes.push(
+            "no_rope_layers turns RoPE off in every layer, a config artefact: applied everywhere".to_owned(),
+        );
+    }
+    for (layer, &rope) in spec.layers.iter_mut().zip(&flags) {
+        layer.rope = rope || artefact;
+    }
+    if spec.qk_norm == QkNorm::Weightless && spec.layers.iter().any(|layer| !layer.rope) {
+        spec.notes.push(
+            "q/k norm is left out in layers without RoPE as transformers does; mlx-lm applies it".to_owned(),
+        );
+    }
+    let resolved: Vec<u8> = spec.layers.iter().map(|layer| layer.rope.into()).collect();
+    spec.resolved.push(("no_rope_layers", resolved.into()));
+    Ok(())
+}
+
+/// Layers with RoPE attend within chunks, 8192 tokens unless the config says otherwise.
+fn set_chunks(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
+    if let Some(chunk) = config.size("attention_chunk_size")? {
+        for layer in spec.layers.iter_mut().filter(|layer| layer.rope) {
+            layer.span = AttentionSpan::Chunked(chunk);
+        }
+    }
+    Ok(())
+}
+
+/// `attn_scale` is no multiplier of the scores: it belongs to the temperature of layers without RoPE.
+fn set_temperature(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
+    let tuning = config.required("attn_temperature_tuning", ModelConfig::boolean)?;
+    if tuning && spec.layers.iter().any(|layer| !layer.rope) {
+        spec.temperature_tuning = Some(TemperatureTuning {
+            floor_scale: config.required("floor_scale", ModelConfig::positive)?,
+            attn_scale: config.required("attn_scale", ModelConfig::number)?,
+        });
+        spec.notes
+            .push("attn_temperature_tuning is applied as transformers does; mlx-lm ignores it".to_owned());
+    }
+    Ok(())
+}

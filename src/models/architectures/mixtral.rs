@@ -1,0 +1,71 @@
+//! Mixtral 8x7B and 8x22B: Mistral's block with experts, which are called `w1` (gate), `w2` (down) and `w3` (up).
+
+use super::names::TensorShapes;
+use crate::error::Result;
+use crate::models::config::{KeyDefault, ModelConfig};
+use crate::models::names::{Rename, rename_experts};
+use crate::models::spec::{DecoderSpec, ExpertsSpec, RopeScaling};
+
+/// Defaults of transformers' `MixtralConfig`.
+pub const DEFAULTS: &[KeyDefault] = &[
+    KeyDefault::size("vocab_size", 32_000),
+    KeyDefault::size("hidden_size", 4096),
+    KeyDefault::size("intermediate_size", 14_336),
+    KeyDefault::size("num_hidden_layers", 32),
+    KeyDefault::size("num_attention_heads", 32),
+    KeyDefault::nullable_size("num_key_value_heads", 8),
+    KeyDefault::text("hidden_act", "silu"),
+    KeyDefault::size("max_position_embeddings", 131_072),
+    KeyDefault::number("rms_norm_eps", 1e-5),
+    KeyDefault::number("rope_theta", 1_000_000.0),
+    KeyDefault::boolean("tie_word_embeddings", false),
+    KeyDefault::size("num_local_experts", 8),
+    KeyDefault::size("num_experts_per_tok", 2),
+];
+
+/// Experts in every block, their probabilities brought to a sum of 1.
+pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
+    let config = &config.with_alias("num_local_experts", "num_experts")?.with_defaults(DEFAULTS);
+    let mut spec = DecoderSpec::from_config(config)?;
+    spec.attention_bias = false;
+    spec.mlp_bias = false;
+    spec.mlp_name = "block_sparse_moe";
+    if config.size("sliding_window")?.is_some() {
+        spec.set_sliding_windows(config, |_| true)?;
+        spec.notes
+            .push("sliding_window is applied as transformers does; mlx-lm's mixtral ignores it".to_owned());
+    }
+    if spec.rope.scaling != RopeScaling::Default {
+        spec.notes
+            .push("rope_scaling is applied as transformers does; mlx-lm's mixtral ignores it".to_owned());
+    }
+    if spec.head_dim * spec.num_attention_heads != spec.hidden_size {
+        spec.notes.push(format!("head_dim is {}; mlx-lm's mixtral does not read it", spec.head_dim));
+    }
+    let experts = ExpertsSpec {
+        count: config.require_size("num_local_experts")?,
+        per_token: config.require_size("num_experts_per_tok")?,
+        intermediate_size: spec.intermediate_size,
+        normalized: true,
+    };
+    // mlx-lm knows the one name only.
+    spec.resolved.push(("num_local_experts", experts.count.into()));
+    spec.set_experts(config, experts, |_| true)?;
+    Ok(spec)
+}
+
+/// The names that mlx-lm gives experts' matrices. transformers 5 calls the experts' block `mlp`, Mixtral's own
+/// checkpoints and mlx-lm `block_sparse_moe`.
+pub fn rename(name: &str) -> Rename {
+    let own = [".mlp.experts.", ".mlp.gate."].iter().find(|part| name.contains(*part));
+    let name_here = own.map(|_| name.replacen(".mlp.", ".block_sparse_moe.", 1));
+    match (rename_experts(name_here.as_deref().unwrap_or(name)), name_here) {
+        (Rename::Expert { stack, index }, _) => {
+            let names = [(".w1.", ".gate_proj."), (".w2.", ".down_proj."), (".w3.", ".up_proj.")];
+            let stack = names.iter().fold(stack, |stack, (theirs, ours)| stack.replace(theirs, ours));
+            Rename::Expert { stack, index }
+        }
+        (Rename::Keep, Some(name)) => Rename::To(name),
+        (other, _) => other,
+    }
+}

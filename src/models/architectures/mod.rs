@@ -1,0 +1,14 @@
+//! Architectures as data: one small file each, and [`registry`], the one table that lists them.
+mod llama;
+mod llama4_text;
+mod mistral;
+mod mixtral;
+mod names;
+mod qwen3;
+mod qwen3_moe;
+mod registry;
+
+pub use crate::models::names::Names;
+pub use crate::models::names::Rename;
+pub use names::TensorShapes;
+pub use registry::{Architecture, find, rows, supported};

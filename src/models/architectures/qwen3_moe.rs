@@ -1,0 +1,64 @@
+//! Qwen3 with experts (Qwen3-30B-A3B): Qwen3's attention, and in most blocks an MLP of which a router chooses a part.
+
+use super::names::TensorShapes;
+use crate::error::Result;
+use crate::models::config::{KeyDefault, ModelConfig};
+use crate::models::spec::{DecoderSpec, ExpertsSpec, QkNorm, RopeScaling};
+
+/// Defaults of transformers' `Qwen3MoeConfig`.
+pub const DEFAULTS: &[KeyDefault] = &[
+    KeyDefault::size("vocab_size", 151_936),
+    KeyDefault::size("hidden_size", 2048),
+    KeyDefault::size("intermediate_size", 6144),
+    KeyDefault::size("num_hidden_layers", 24),
+    KeyDefault::size("num_attention_heads", 32),
+    KeyDefault::nullable_size("num_key_value_heads", 4),
+    KeyDefault::text("hidden_act", "silu"),
+    KeyDefault::size("max_position_embeddings", 32_768),
+    KeyDefault::number("rms_norm_eps", 1e-6),
+    KeyDefault::number("rope_theta", 10_000.0),
+    KeyDefault::boolean("tie_word_embeddings", false),
+    KeyDefault::boolean("attention_bias", false),
+    KeyDefault::boolean("use_sliding_window", false),
+    KeyDefault::nullable_size("sliding_window", 4096),
+    KeyDefault::size("decoder_sparse_step", 1),
+    KeyDefault::size("moe_intermediate_size", 768),
+    KeyDefault::size("num_experts", 128),
+    KeyDefault::size("num_experts_per_tok", 8),
+    KeyDefault::boolean("norm_topk_prob", false),
+];
+
+/// Every `decoder_sparse_step`-th block has experts, unless `mlp_only_layers` names it. A sliding window holds in every
+/// block.
+pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
+    let config = &config.with_alias("num_experts", "num_local_experts")?.with_defaults(DEFAULTS);
+    let mut spec = DecoderSpec::from_config(config)?;
+    spec.qk_norm = QkNorm::Weighted;
+    if config.required("use_sliding_window", ModelConfig::boolean)? {
+        spec.set_sliding_windows(config, |_| true)?;
+        spec.notes.push("sliding windows are applied as transformers does; mlx-lm ignores them".to_owned());
+    }
+    if spec.rope.scaling != RopeScaling::Default {
+        spec.notes
+            .push("rope_scaling is applied as transformers does; mlx-lm's qwen3_moe ignores it".to_owned());
+    }
+    let experts = ExpertsSpec {
+        count: config.require_size("num_experts")?,
+        per_token: config.require_size("num_experts_per_tok")?,
+        intermediate_size: config.require_size("moe_intermediate_size")?,
+        normalized: config.required("norm_topk_prob", ModelConfig::boolean)?,
+    };
+    let step = config.require_size("decoder_sparse_step")?;
+    let dense = config.indices("mlp_only_layers")?.unwrap_or_default();
+    spec.set_experts(config, experts, |block| !dense.contains(&block) && (block + 1).is_multiple_of(step))?;
+    // mlx-lm has no defaults for these, and does not know transformers 5's name for the first.
+    spec.resolved.extend([
+        ("num_experts", experts.count.into()),
+        ("head_dim", spec.head_dim.into()),
+        ("num_key_value_heads", spec.num_key_value_heads.into()),
+        ("norm_topk_prob", experts.normalized.into()),
+        ("decoder_sparse_step", step.into()),
+        ("mlp_only_layers", dense.into()),
+    ]);
+    Ok(spec)
+}

@@ -1,0 +1,362 @@
+//! The bit map: which layers are quantized, each with its own bits, group size and mode.
+//!
+//! In config.json it stands under `quantization` and, identical, under `quantization_config`: a global default and one
+//! entry for every quantized layer. A layer that is not listed is float. mlx-lm's own files list only the layers that
+//! differ from the default; there the presence of `.scales` decides, and their shapes tell the setting, as in mlx-lm's
+//! loader.
+
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+
+use super::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::files::json;
+use crate::formats::checkpoint::{Checkpoint, Tensor};
+use crate::models::spec::{Manifest, TensorSpec};
+use crate::numerics::dtype::Dtype;
+use crate::numerics::quant::{Mode, Quant};
+use crate::words::count;
+
+/// Path of a quantized layer to how it is quantized. A path that is absent is float.
+pub type BitMap = BTreeMap<String, Quant>;
+
+/// A config's `quantization`, as written.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Declared {
+    /// For quantized layers without an entry.
+    pub default: Option<Quant>,
+    /// `None`: declared float.
+    pub layers: BTreeMap<String, Option<Quant>>,
+}
+
+impl Declared {
+    /// Reads `quantization`, or an MLX-like `quantization_config`; entries that cannot be read are given beside it, by path.
+    /// Other tools' formats are an error.
+    pub fn from_config(config: &ModelConfig) -> Result<(Self, BTreeMap<String, Error>)> {
+        let mut bad = BTreeMap::new();
+        let Some((key, value)) = section(config) else { return Ok(Default::default()) };
+        refuse_other_tools(config)?;
+        let object = value.as_object().ok_or_else(|| config.error(key, "expected an object"))?;
+        let mut declared = Self::default();
+        if object.contains_key("bits") || object.contains_key("group_size") {
+            let globals = object.iter().filter(|(_, v)| !v.is_object() && !v.is_boolean());
+            let globals: Map<String, Value> = globals.map(|(k, v)| (k.clone(), v.clone())).collect();
+            declared.default = Some(parse(config, key, &Value::Object(globals))?);
+        }
+        for (path, entry) in object {
+            let nested = format!("{key}.{path}");
+            let is_layer = path.contains('.') || path == "lm_head";
+            let quant = match entry {
+                // mlx-lm takes both for "leave it float".
+                Value::Bool(false) => None,
+                Value::Null if is_layer => None,
+                Value::Bool(true) => {
+                    Some(declared.default.ok_or_else(|| config.error(&nested, "no default to follow")))
+                }
+                // A record of how the model was made, as some tools write it here.
+                Value::Object(record) if !is_layer && !SETTINGS.iter().any(|s| record.contains_key(*s)) => {
+                    continue;
+                }
+                Value::Object(_) => Some(parse(config, &nested, entry)),
+                _ if is_layer => Some(Err(config.error(
+                    &nested,
+                    format!("expected an object with bits and group_size, true or false, found {entry}"),
+                ))),
+                _ => continue,
+            };
+            match quant.transpose() {
+                Ok(quant) => drop(declared.layers.insert(path.clone(), quant)),
+                Err(error) => drop(bad.insert(path.clone(), error)),
+            }
+        }
+        Ok((declared, bad))
+    }
+}
+
+/// The keys of an entry.
+const SETTINGS: [&str; 3] = ["bits", "group_size", "mode"];
+
+/// The config's bit map, and the key that it stands under.
+fn section(config: &ModelConfig) -> Option<(&'static str, &Value)> {
+    let empty = |value: &Value| value.as_object().is_some_and(Map::is_empty);
+    ["quantization", "quantization_config"]
+        .into_iter()
+        .find_map(|key| Some((key, config.get(key).filter(|value| !empty(value))?)))
+}
+
+/// Fails where the config names another tool's quantization method. (`mlx` is a note that some tools leave.)
+pub fn refuse_other_tools(config: &ModelConfig) -> Result<()> {
+    let Some((key, value)) = section(config) else { return Ok(()) };
+    match value.get("quant_method") {
+        None | Some(Value::Null) => Ok(()),
+        Some(Value::String(method)) if method.eq_ignore_ascii_case("mlx") => Ok(()),
+        Some(method) => Err(config
+            .error(key, format!("the checkpoint is quantized by {method}, not by MLX"))
+            .hint("start from the float checkpoint, or dequantize with the tool that made it")),
+    }
+}
+
+/// The parts of a layer that is stored with scales.
+#[derive(Debug, Clone, Copy)]
+pub struct StoredLayer<'a> {
+    /// Columns of the float matrix.
+    pub columns: usize,
+    /// Shape of the codes.
+    pub weight: &'a [usize],
+    /// Shape of the scales.
+    pub scales: &'a [usize],
+    /// Element type of the scales.
+    pub scales_dtype: Dtype,
+    /// Presence of biases, which affine layers alone have.
+    pub biases: bool,
+}
+
+impl<'a> StoredLayer<'a> {
+    /// The parts of the layer of `spec` at `path`; `tensor` finds them by mlx-lm's names. `None` where the codes or the scales
+    /// are missing.
+    pub fn find(spec: &TensorSpec, path: &str, tensor: impl Fn(&str) -> Option<Tensor<'a>>) -> Option<Self> {
+        let scales = tensor(&format!("{path}.scales"))?;
+        Some(Self {
+            columns: spec.columns(),
+            weight: tensor(&spec.name)?.shape,
+            scales: scales.shape,
+            scales_dtype: scales.dtype,
+            biases: tensor(&format!("{path}.biases")).is_some(),
+        })
+    }
+
+    /// Bits, group size and mode as the shapes tell them, by the rule of mlx-lm's loader; `None` where MLX has no such
+    /// setting.
+    pub fn quant(&self) -> Option<Quant> {
+        let divided = |whole: usize, part: usize| {
+            let exact = part != 0 && whole.is_multiple_of(part);
+            u32::try_from(whole / part.max(1)).ok().filter(|_| exact)
+        };
+        let bits = divided(self.weight.last()?.checked_mul(32)?, self.columns)?;
+        let group_size = divided(self.columns, *self.scales.last()?)?;
+        let affine = self.scales_dtype.is_float() && self.biases;
+        let floating = self.scales_dtype == Dtype::U8 && !self.biases;
+        Mode::ALL
+            .into_iter()
+            .filter(|&mode| if mode == Mode::Affine { affine } else { floating })
+            .map(|mode| Quant { bits, group_size, mode })
+            .find(|quant| quant.validate().is_ok())
+    }
+}
+
+/// Each layer's setting, and notes for the user on where it comes from, one sentence each.
+///
+/// An entry of config.json counts, whatever the shapes; layers without one are as their shapes say, as in mlx-lm, or
+/// where these say nothing as the default does. `stored` gives the checkpoint's name of a tensor.
+pub fn resolve(
+    config: &ModelConfig,
+    manifest: &Manifest,
+    checkpoint: &Checkpoint,
+    stored: &BTreeMap<String, String>,
+) -> Result<(BitMap, Vec<String>)> {
+    let (declared, bad) = Declared::from_config(config)?;
+    let (foreign, bad): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        bad.into_iter().partition(|(path, _)| manifest.layer(path).is_none());
+    if let Some((_, error)) = bad.into_iter().next() {
+        return Err(error);
+    }
+    let tensor = |name: &str| stored.get(name).and_then(|name| checkpoint.get(name));
+    let mut map = BitMap::new();
+    let mut inferred: BTreeMap<Quant, usize> = BTreeMap::new();
+    for spec in manifest.iter() {
+        let Some(path) = spec.path() else { continue };
+        let scales_name = format!("{path}.scales");
+        let wrong = |message: &str| Error::tensor(checkpoint.path(), &scales_name, message);
+        let scales = tensor(&scales_name);
+        let quant = match (declared.layers.get(path), &scales) {
+            (Some(Some(quant)), Some(_)) => *quant,
+            (Some(Some(_)), None) => {
+                return Err(wrong("missing")
+                    .hint("config.json lists this layer as quantized; without scales it cannot be read"));
+            }
+            (Some(None) | None, None) => continue,
+            (Some(None), Some(_)) => return Err(wrong("config.json says this layer is float")),
+            (None, Some(_)) if section(config).is_none() => {
+                return Err(wrong("config.json has no `quantization` entry for it")
+                    .hint("config.json is not the one that belongs to these weights"));
+            }
+            (None, Some(_)) => {
+                let shown = StoredLayer::find(spec, path, tensor).and_then(|layer| layer.quant());
+                if let Some(quant) = shown.filter(|quant| declared.default != Some(*quant)) {
+                    *inferred.entry(quant).or_default() += 1;
+                }
+                shown.or(declared.default).ok_or_else(|| {
+                    wrong("config.json has no `quantization` entry for it, and the shapes are of no setting of MLX")
+                        .hint("config.json is not the one that belongs to these weights")
+                })?
+            }
+        };
+        map.insert(path.to_owned(), quant);
+    }
+    let mut notes: Vec<String> = inferred_note(&declared, &inferred).into_iter().collect();
+    // mlx-lm's AWQ writes `false` for norms too.
+    let quantized = declared.layers.iter().filter(|(_, quant)| quant.is_some()).map(|(path, _)| path);
+    let foreign = quantized.filter(|path| manifest.layer(path).is_none()).chain(foreign.keys());
+    notes.extend(foreign_note(&foreign.collect::<Vec<_>>()));
+    Ok((map, notes))
+}
+
+fn inferred_note(declared: &Declared, inferred: &BTreeMap<Quant, usize>) -> Option<String> {
+    let layers = count(inferred.values().sum::<usize>(), "layer");
+    let silent = match declared.default {
+        Some(default) => format!("leaves {layers} to a default of {default}"),
+        None => format!("does not name {layers}"),
+    };
+    let settings: Vec<String> = inferred.iter().map(|(quant, count)| format!("{count} x {quant}")).collect();
+    let settings = settings.join(", ");
+    let note = format!("config.json's bit map {silent}; the tensors' shapes say {settings}, and they decide");
+    (!inferred.is_empty()).then_some(note)
+}
+
+fn foreign_note(foreign: &[&String]) -> Option<String> {
+    let layers = count(foreign.len(), "layer");
+    let first = foreign.first()?;
+    Some(format!(
+        "config.json's bit map lists {layers} that this model does not have, `{first}` first: not read"
+    ))
+}
+
+fn parse(config: &ModelConfig, key: &str, value: &Value) -> Result<Quant> {
+    // mlx-lm's mixed predicates write null where the mode's default is meant.
+    let given = |name: &str| value.get(name).filter(|value| !value.is_null());
+    let mode = match given("mode") {
+        None => Mode::Affine,
+        Some(mode) => {
+            let name = mode.as_str().ok_or_else(|| config.error(key, "mode: expected a string"))?;
+            name.parse().map_err(|e: Error| config.error(key, e.to_string()))?
+        }
+    };
+    let default = mode.default_quant();
+    let size = |name: &str, default: u32| match given(name) {
+        None => Ok(default),
+        Some(v) => json::as_u64(v)
+            .and_then(|n| u32::try_from(n).ok())
+            .ok_or_else(|| config.error(key, format!("{name}: expected an integer, found {v}"))),
+    };
+    let quant = Quant {
+        bits: size("bits", default.bits)?,
+        group_size: size("group_size", default.group_size)?,
+        mode,
+    };
+    quant.validate().map_err(|e| config.error(key, e.to_string()))?;
+    Ok(quant)
+}
+
+/// The value of `quantization` for `map`: the most frequent setting as the default, then every layer.
+pub fn to_config(map: &BitMap) -> Value {
+    let mut counts: BTreeMap<Quant, usize> = BTreeMap::new();
+    for quant in map.values() {
+        *counts.entry(*quant).or_default() += 1;
+    }
+    let default = counts.iter().max_by_key(|(quant, count)| (**count, **quant)).map(|(quant, _)| *quant);
+    let entry =
+        |quant: Quant| json!({"group_size": quant.group_size, "bits": quant.bits, "mode": quant.mode.name()});
+    let mut object = match entry(default.unwrap_or(Mode::Affine.default_quant())) {
+        Value::Object(object) => object,
+        _ => Map::new(),
+    };
+    for (path, quant) in map {
+        object.insert(path.clone(), entry(*quant));
+    }
+    Value::Object(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn config(quantization: &Value) -> ModelConfig {
+        let text = json!({"model_type": "llama", "quantization": quantization}).to_string();
+        ModelConfig::parse(Path::new("config.json"), &text).unwrap()
+    }
+
+    #[test]
+    fn written_maps_read_back() {
+        let map: BitMap =
+            [("a", Quant::affine(4, 64)), ("b", Quant::affine(8, 32)), ("c", Quant::affine(4, 64))]
+                .into_iter()
+                .map(|(path, quant)| (path.to_owned(), quant))
+                .collect();
+        let (declared, _) = Declared::from_config(&config(&to_config(&map))).unwrap();
+        assert_eq!(declared.default, Some(Quant::affine(4, 64)));
+        let layers: BitMap = declared.layers.into_iter().filter_map(|(p, q)| Some((p, q?))).collect();
+        assert_eq!(layers, map);
+    }
+
+    #[test]
+    fn impossible_settings_are_named() {
+        for (value, expected) in [
+            (json!({"bits": 7, "group_size": 64}), "7 bits"),
+            (json!({"bits": 4, "group_size": 64, "x": {"bits": 4, "group_size": 48}}), "quantization.x"),
+            (json!({"bits": 4, "group_size": 64, "mode": "q4_k"}), "q4_k"),
+            (json!({"quant_method": "awq", "bits": 4}), "not by MLX"),
+            (json!({"x": true}), "no default"),
+        ] {
+            let declared = Declared::from_config(&config(&value));
+            let error = declared.map_or_else(|error| error, |(_, mut bad)| bad.pop_first().unwrap().1);
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn null_means_the_default() {
+        let value =
+            json!({"group_size": null, "bits": 4, "mode": "affine", "x": {"group_size": null, "bits": 6}});
+        let (declared, _) = Declared::from_config(&config(&value)).unwrap();
+        assert_eq!(declared.layers.get("x"), Some(&Some(Quant::affine(6, 64))));
+    }
+
+    #[test]
+    fn false_and_null_mean_float() {
+        let value = json!({"bits": 4, "group_size": 64, "x": false, "x.y": null});
+        let (declared, bad) = Declared::from_config(&config(&value)).unwrap();
+        assert_eq!((declared.layers.get("x"), declared.layers.get("x.y")), (Some(&None), Some(&None)));
+        assert!(bad.is_empty());
+    }
+
+    #[test]
+    fn notes_and_records_are_no_layers() {
+        let value = json!({
+            "bits": 4.0, "group_size": 64.0, "quant_method": "mlx", "made_on": "a Tuesday",
+            "calibration": {"samples": 16},
+        });
+        let (declared, bad) = Declared::from_config(&config(&value)).unwrap();
+        assert_eq!(declared, Declared { default: Some(Quant::affine(4, 64)), layers: BTreeMap::new() });
+        assert!(bad.is_empty());
+    }
+
+    #[test]
+    fn shapes_tell_bits_and_group_size() {
+        let layer = |weight, scales, scales_dtype, biases| StoredLayer {
+            columns: 256,
+            weight,
+            scales,
+            scales_dtype,
+            biases,
+        };
+        let floating = |mode: Mode| Some(mode.default_quant());
+        for (stored, expected) in [
+            (layer(&[8, 32], &[8, 4], Dtype::F16, true), Some(Quant::affine(4, 64))),
+            (layer(&[2, 8, 24], &[2, 8, 2], Dtype::BF16, true), Some(Quant::affine(3, 128))),
+            (layer(&[8, 32], &[8, 8], Dtype::U8, false), floating(Mode::Mxfp4)),
+            (layer(&[8, 64], &[8, 8], Dtype::U8, false), floating(Mode::Mxfp8)),
+            (layer(&[8, 32], &[8, 16], Dtype::U8, false), floating(Mode::Nvfp4)),
+            // Seven bits, groups of 48 or 16, a width that is none, biases that do not fit the mode.
+            (layer(&[8, 56], &[8, 4], Dtype::F16, true), None),
+            (layer(&[8, 32], &[8, 5], Dtype::F16, true), None),
+            (layer(&[8, 32], &[8, 16], Dtype::F16, true), None),
+            (layer(&[8, 33], &[8, 4], Dtype::F16, true), None),
+            (layer(&[8, 32], &[8, 4], Dtype::F16, false), None),
+            (layer(&[8, 32], &[8, 8], Dtype::U8, true), None),
+            (layer(&[8, 32], &[8, 0], Dtype::F16, true), None),
+        ] {
+            assert_eq!(stored.quant(), expected, "{stored:?}");
+        }
+    }
+}

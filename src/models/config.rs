@@ -1,0 +1,387 @@
+//! config.json as it comes from the Hub: every key is kept, and the ones that are read are checked.
+//!
+//! Architectures ask for values through the getters here, so that a wrong type, a negative size or an absurd one
+//! is an error that names the file and the key.
+
+use serde_json::{Map, Value};
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::files::json;
+use crate::files::json::Literals;
+use crate::files::model_files::ModelFiles;
+
+/// The largest size (of a layer, a vocabulary, a context) that is taken for meant.
+const MAX_SIZE: u64 = 1 << 31;
+
+const NAME: &str = "config.json";
+
+/// A parsed config.json.
+#[derive(Debug, Clone)]
+pub struct ModelConfig {
+    path: PathBuf,
+    files: Option<ModelFiles>,
+    keys: Map<String, Value>,
+    model_type: String,
+    literals: Literals,
+    defaults: &'static [KeyDefault],
+    added: Vec<&'static str>,
+}
+
+/// A key's value in the config class that transformers 5 has for an architecture.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct KeyDefault {
+    /// The key.
+    pub key: &'static str,
+    /// Its value where config.json does not have it.
+    pub value: DefaultValue,
+    /// True where `null` is a choice of its own (`sliding_window`: none), which the default does not replace.
+    pub nullable: bool,
+}
+
+/// The value of a [`KeyDefault`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[allow(missing_docs, reason = "the kinds of JSON values")]
+pub enum DefaultValue {
+    Size(usize),
+    Number(f64),
+    Boolean(bool),
+    Text(&'static str),
+}
+
+impl KeyDefault {
+    /// A size.
+    pub const fn size(key: &'static str, value: usize) -> Self {
+        Self { key, value: DefaultValue::Size(value), nullable: false }
+    }
+
+    /// A size whose `null` is a choice.
+    pub const fn nullable_size(key: &'static str, value: usize) -> Self {
+        Self { key, value: DefaultValue::Size(value), nullable: true }
+    }
+
+    /// A number.
+    pub const fn number(key: &'static str, value: f64) -> Self {
+        Self { key, value: DefaultValue::Number(value), nullable: false }
+    }
+
+    /// A switch.
+    pub const fn boolean(key: &'static str, value: bool) -> Self {
+        Self { key, value: DefaultValue::Boolean(value), nullable: false }
+    }
+
+    /// A name.
+    pub const fn text(key: &'static str, value: &'static str) -> Self {
+        Self { key, value: DefaultValue::Text(value), nullable: false }
+    }
+
+    /// The value as JSON.
+    pub fn json(&self) -> Value {
+        match self.value {
+            DefaultValue::Size(n) => n.into(),
+            DefaultValue::Number(x) => x.into(),
+            DefaultValue::Boolean(b) => b.into(),
+            DefaultValue::Text(text) => text.into(),
+        }
+    }
+}
+
+impl ModelConfig {
+    /// Reads config.json of the model folder or pack `path`.
+    pub fn from_dir(path: &Path) -> Result<Self> {
+        Self::from_files(&ModelFiles::open(path)?)
+    }
+
+    /// Reads config.json.
+    pub fn from_files(files: &ModelFiles) -> Result<Self> {
+        let text = files.read_text(NAME).map_err(|e| {
+            let hint = match e.io_kind() {
+                Some(ErrorKind::NotFound) if !files.path().exists() => {
+                    "the model folder does not exist; models on the Hub are called organisation/name"
+                }
+                Some(ErrorKind::NotFound) => {
+                    "a model folder holds config.json, *.safetensors and tokenizer.json"
+                }
+                Some(_) => "config.json must be readable UTF-8 text",
+                None => return e,
+            };
+            e.hint(hint)
+        })?;
+        Ok(Self { files: Some(files.clone()), ..Self::parse(&files.path_of(NAME), &text)? })
+    }
+
+    /// Parses `text`; `path` is only for messages.
+    pub fn parse(path: &Path, text: &str) -> Result<Self> {
+        let (value, literals) = json::parse_with_literals(path, text.as_bytes())?;
+        let Value::Object(keys) = value else {
+            return Err(Error::file(path, "expected a JSON object"));
+        };
+        let model_type = match keys.get("model_type") {
+            Some(Value::String(s)) if !s.is_empty() => s.clone(),
+            Some(other) => {
+                return Err(Error::key(path, "model_type", format!("expected a string, found {other}")));
+            }
+            None => {
+                return Err(Error::key(path, "model_type", "missing").hint(format!(
+                    "it names the architecture, one of: {}",
+                    crate::models::architectures::supported()
+                )));
+            }
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            files: None,
+            keys,
+            model_type,
+            literals,
+            defaults: &[],
+            added: Vec::new(),
+        })
+    }
+
+    /// This config with `defaults` for the keys that the file does not have. (A RoPE base may stand in several places; its
+    /// default is left to [`Self::default_of`].)
+    #[must_use]
+    pub fn with_defaults(&self, defaults: &'static [KeyDefault]) -> Self {
+        let mut config = Self { defaults, ..self.clone() };
+        for default in defaults.iter().filter(|default| default.key != "rope_theta") {
+            let absent = match self.keys.get(default.key) {
+                Some(value) => value.is_null() && !default.nullable,
+                None => true,
+            };
+            if absent {
+                config.keys.insert(default.key.to_owned(), default.json());
+                config.added.push(default.key);
+            }
+        }
+        config
+    }
+
+    /// This config with the value of `other` as that of `key`, where both are names for one thing.
+    pub fn with_alias(&self, key: &'static str, other: &str) -> Result<Self> {
+        let mut config = self.clone();
+        match (self.get(key), self.get(other)) {
+            (Some(one), Some(two)) if !json::equal(one, two) => {
+                return Err(self.error(key, format!("is {one}, but {other}, another name for it, is {two}")));
+            }
+            (None, Some(value)) => {
+                config.keys.insert(key.to_owned(), value.clone());
+            }
+            _ => {}
+        }
+        Ok(config)
+    }
+
+    /// The keys that [`Self::with_defaults`] added.
+    pub fn added(&self) -> &[&'static str] {
+        &self.added
+    }
+
+    /// The number that the architecture's class takes where `key` is absent.
+    pub fn default_of(&self, key: &str) -> Option<f64> {
+        let default = self.defaults.iter().find(|default| default.key == key)?;
+        default.json().as_f64()
+    }
+
+    /// The file, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The files that it is one of; `None` where it was only parsed.
+    pub fn files(&self) -> Option<&ModelFiles> {
+        self.files.as_ref()
+    }
+
+    /// The architecture's name.
+    pub fn model_type(&self) -> &str {
+        &self.model_type
+    }
+
+    /// All keys, in the file's order.
+    pub fn keys(&self) -> &Map<String, Value> {
+        &self.keys
+    }
+
+    /// The numbers in it that [`Value`] cannot hold, as it writes them.
+    pub fn literals(&self) -> &Literals {
+        &self.literals
+    }
+
+    /// The value of `key`, unless absent or null. `key` may be dotted.
+    pub fn get(&self, key: &str) -> Option<&Value> {
+        let mut parts = key.split('.');
+        let mut value = self.keys.get(parts.next()?)?;
+        for part in parts {
+            value = value.get(part)?;
+        }
+        (!value.is_null()).then_some(value)
+    }
+
+    /// A positive size, if present.
+    pub fn size(&self, key: &str) -> Result<Option<usize>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        match json::as_u64(value) {
+            Some(n @ 1..MAX_SIZE) => Ok(Some(n as usize)),
+            _ => Err(self.error(key, format!("expected an integer from 1 to {MAX_SIZE}, found {value}"))),
+        }
+    }
+
+    /// A positive size that must be there.
+    pub fn require_size(&self, key: &str) -> Result<usize> {
+        self.required(key, Self::size)
+    }
+
+    /// The value that `get` reads as `key`, which must be there.
+    pub fn required<T>(&self, key: &str, get: fn(&Self, &str) -> Result<Option<T>>) -> Result<T> {
+        get(self, key)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// A finite number, if present.
+    pub fn number(&self, key: &str) -> Result<Option<f64>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        match json::as_f64(value) {
+            Some(x) if x.is_finite() => Ok(Some(x)),
+            _ => Err(self.error(key, format!("expected a finite number, found {value}"))),
+        }
+    }
+
+    /// A finite number above zero, if present.
+    pub fn positive(&self, key: &str) -> Result<Option<f64>> {
+        match self.number(key)? {
+            Some(x) if x <= 0.0 => Err(self.error(key, format!("expected a number above 0, found {x}"))),
+            other => Ok(other),
+        }
+    }
+
+    /// A boolean (0 and 1 count), if present.
+    pub fn boolean(&self, key: &str) -> Result<Option<bool>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(value) => as_bool(value)
+                .map(Some)
+                .ok_or_else(|| self.error(key, format!("expected true or false, found {value}"))),
+        }
+    }
+
+    /// A list of booleans (0 and 1 count), if present.
+    pub fn booleans(&self, key: &str) -> Result<Option<Vec<bool>>> {
+        self.list(key, "a list of 0 and 1", as_bool)
+    }
+
+    /// A list of numbers from 0, if present.
+    pub fn indices(&self, key: &str) -> Result<Option<Vec<usize>>> {
+        self.list(key, "a list of integers from 0", |v| json::as_u64(v).and_then(|n| usize::try_from(n).ok()))
+    }
+
+    /// A list of strings, if present.
+    pub fn strings(&self, key: &str) -> Result<Option<Vec<String>>> {
+        self.list(key, "a list of strings", |v| v.as_str().map(str::to_owned))
+    }
+
+    /// A string, if present.
+    pub fn string(&self, key: &str) -> Result<Option<&str>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::String(s)) => Ok(Some(s)),
+            Some(other) => Err(self.error(key, format!("expected a string, found {other}"))),
+        }
+    }
+
+    fn list<T>(&self, key: &str, what: &str, item: impl Fn(&Value) -> Option<T>) -> Result<Option<Vec<T>>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        value
+            .as_array()
+            .and_then(|items| items.iter().map(&item).collect::<Option<Vec<T>>>())
+            .map(Some)
+            .ok_or_else(|| self.error(key, format!("expected {what}, found {value}")))
+    }
+
+    /// Fails if `key` has a value other than `expected`, which is all that the decoder block can honour.
+    pub fn only(&self, key: &str, expected: &Value) -> Result<()> {
+        match self.get(key) {
+            Some(found) if !json::equal(found, expected) => Err(self
+                .error(key, format!("{found} is not supported, only {expected}"))
+                .hint("mixbit refuses what it cannot reproduce rather than guess")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Fails unless the activation is SiLU, the one the gated MLP here has.
+    pub fn only_silu(&self) -> Result<()> {
+        match self.string("hidden_act")? {
+            None | Some("silu" | "swish") => Ok(()),
+            Some(other) => Err(self.error("hidden_act", format!("`{other}` is not supported, only `silu`"))),
+        }
+    }
+
+    /// An error about `key` of this file.
+    pub fn error(&self, key: &str, message: impl Into<String>) -> Error {
+        Error::key(&self.path, key, message)
+    }
+
+    fn missing(&self, key: &str) -> Error {
+        self.error(key, "missing").hint(format!("a `{}` config needs it", self.model_type))
+    }
+
+    /// The dtype that the config claims for the weights (`dtype` or, before transformers 5, `torch_dtype`).
+    pub fn dtype_name(&self) -> Result<Option<&str>> {
+        Ok(match self.string("dtype")? {
+            Some(name) => Some(name),
+            None => self.string("torch_dtype")?,
+        })
+    }
+}
+
+fn as_bool(value: &Value) -> Option<bool> {
+    match value {
+        Value::Bool(b) => Some(*b),
+        Value::Number(_) => match json::as_u64(value) {
+            Some(0) => Some(false),
+            Some(1) => Some(true),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<ModelConfig> {
+        ModelConfig::parse(Path::new("config.json"), text)
+    }
+
+    #[test]
+    fn malformed_files_are_named() {
+        for (text, expected) in [
+            ("{", "not valid JSON"),
+            ("[]", "expected a JSON object"),
+            ("{}", "key `model_type`: missing"),
+            (r#"{"model_type": 3}"#, "key `model_type`: expected a string"),
+        ] {
+            let message = parse(text).unwrap_err().to_string();
+            assert!(message.contains("config.json") && message.contains(expected), "{message}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_bounded() {
+        let config = parse(r#"{"model_type":"llama","a":-1,"b":0,"c":1e12,"d":2.5,"e":7,"f":null}"#).unwrap();
+        for key in ["a", "b", "c", "d"] {
+            assert!(config.size(key).is_err(), "{key}");
+        }
+        assert_eq!(config.size("e").unwrap(), Some(7));
+        assert_eq!(config.size("f").unwrap(), None);
+        assert!(config.require_size("f").is_err());
+    }
+
+    #[test]
+    fn tagged_floats_are_numbers_but_not_sizes() {
+        let config = parse(r#"{"model_type":"x","a":{"__float__":"Infinity"},"b":[0,1,true]}"#).unwrap();
+        assert!(config.number("a").unwrap_err().to_string().contains("finite"));
+        assert_eq!(config.booleans("b").unwrap(), Some(vec![false, true, true]));
+    }
+}

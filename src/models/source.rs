@@ -1,0 +1,381 @@
+//! A model folder or pack, Hugging Face's or MLX's, opened and checked: config, tensors under mlx-lm's names, bit map.
+
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::bitmap::BitMap;
+use super::config::ModelConfig;
+use super::names::{Names, Rename};
+use super::{architectures, bitmap};
+use crate::error::{Error, Result};
+use crate::files::digest::hexadecimal;
+use crate::files::model_files::ModelFiles;
+use crate::formats::checkpoint::{Checkpoint, Tensor};
+use crate::models::architectures::{Architecture, TensorShapes};
+use crate::models::spec::{DecoderSpec, Manifest, TensorSpec, with_columns};
+use crate::numerics::dtype::Dtype;
+use crate::numerics::quant::{Mode, Quant};
+
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// A model folder or pack whose config and tensors agree: nothing missing, nothing left over, every shape as expected.
+#[derive(Debug)]
+pub struct SourceModel {
+    files: ModelFiles,
+    config: ModelConfig,
+    checkpoint: Checkpoint,
+    spec: DecoderSpec,
+    manifest: Manifest,
+    bitmap: BitMap,
+    stored: BTreeMap<String, String>,
+    tied_head: Option<String>,
+}
+
+/// A stored tensor with the name it gets.
+#[derive(Debug, Clone, Copy)]
+pub struct SourceTensor<'a> {
+    /// mlx-lm's name.
+    pub name: &'a str,
+    /// Where it lies.
+    pub tensor: Tensor<'a>,
+}
+
+impl SourceModel {
+    /// Opens the folder or pack `path`, and fails where [`SourceModel::verify`] does.
+    pub fn open(path: &Path) -> Result<Self> {
+        let model = Self::open_headers(path)?;
+        model.verify()?;
+        Ok(model)
+    }
+
+    /// Opens the folder or pack `path` and reads headers only: for what looks at names, types and shapes and at no value, or
+    /// has other things to check before [`SourceModel::verify`].
+    pub fn open_headers(path: &Path) -> Result<Self> {
+        Self::headers_from_files(ModelFiles::open(path)?)
+    }
+
+    /// Opens the model that `files` are, as [`SourceModel::open_headers`].
+    fn headers_from_files(files: ModelFiles) -> Result<Self> {
+        let config = ModelConfig::from_files(&files)?;
+        let row = architectures::find(&config)?;
+        // Before the weights, whose element types would be refused without a word about who chose them.
+        bitmap::refuse_other_tools(&config)?;
+        let (checkpoint, wrong) = Checkpoint::whatever_is_there(&files)?;
+        if let Some(error) = wrong.into_iter().next() {
+            return Err(error);
+        }
+        Self::assemble(files, config, row, checkpoint)
+    }
+
+    /// The model of `files` whose weights are in `checkpoint`, whatever else their index lists. Values are not looked at.
+    pub fn from_checkpoint(files: ModelFiles, mut checkpoint: Checkpoint) -> Result<Self> {
+        checkpoint.absent.clear();
+        let config = ModelConfig::from_files(&files)?;
+        let row = architectures::find(&config)?;
+        Self::assemble(files, config, row, checkpoint)
+    }
+
+    fn assemble(
+        files: ModelFiles,
+        config: ModelConfig,
+        row: &Architecture,
+        mut checkpoint: Checkpoint,
+    ) -> Result<Self> {
+        let names = checkpoint.names(row);
+        let unstacked = checkpoint.stack(names);
+        let mut stored = rename(&checkpoint, names)?;
+        let shapes: TensorShapes = stored
+            .iter()
+            .filter_map(|(name, original)| Some((name.clone(), checkpoint.get(original)?.shape.to_vec())))
+            .collect();
+        let mut spec = (row.spec)(&config, &shapes)?;
+        let there = |name: &str| stored.contains_key(name);
+        let absent = checkpoint.absent(|name| names.account_for(name, Some(&spec), there));
+        if let Some(error) = absent.into_iter().chain(unstacked).next() {
+            return Err(error);
+        }
+        checkpoint.notes.extend(names.note());
+        spec.notes.extend(checkpoint.notes.iter().cloned());
+        let tied_head = drop_tied_head(&mut spec, &checkpoint, &mut stored)?;
+        let manifest = spec.manifest();
+        let (bitmap, notes) = bitmap::resolve(&config, &manifest, &checkpoint, &stored)?;
+        spec.notes.extend(notes);
+        let model = Self { files, config, checkpoint, spec, manifest, bitmap, stored, tied_head };
+        model.check()?;
+        Ok(model)
+    }
+
+    /// The folder or pack.
+    pub fn dir(&self) -> &Path {
+        self.files.path()
+    }
+
+    /// Its files.
+    pub fn files(&self) -> &ModelFiles {
+        &self.files
+    }
+
+    /// Its config.json.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// What the decoder is made of.
+    pub fn spec(&self) -> &DecoderSpec {
+        &self.spec
+    }
+
+    /// The decoder's tensors, as float.
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The layers that are quantized in this folder.
+    pub fn bitmap(&self) -> &BitMap {
+        &self.bitmap
+    }
+
+    /// The weight files.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// What headers alone cannot tell: [`Checkpoint::verify`], and whether a head that is left out because it is tied to
+    /// the embedding is equal to it.
+    pub fn verify(&self) -> Result<()> {
+        const STEP: usize = 4 << 20;
+        self.checkpoint.verify()?;
+        let Some(name) = &self.tied_head else { return Ok(()) };
+        let embedding = self.tensor(EMBEDDING)?;
+        let Some(head) = self.checkpoint.get(name) else { return Ok(()) };
+        let length = embedding.byte_len();
+        for start in (0..length).step_by(STEP) {
+            let end = (start + STEP).min(length);
+            if head.slice(start, end) != embedding.slice(start, end) {
+                return Err(not_tied(&self.checkpoint, name));
+            }
+            head.release(start, end);
+            embedding.release(start, end);
+        }
+        Ok(())
+    }
+
+    /// The tensor that mlx-lm calls `name`, scales and biases of quantized layers among them.
+    pub fn tensor(&self, name: &str) -> Result<Tensor<'_>> {
+        self.stored
+            .get(name)
+            .and_then(|original| self.checkpoint.get(original))
+            .ok_or_else(|| Error::tensor(self.checkpoint.path(), name, "missing"))
+    }
+
+    /// All tensors, sorted by mlx-lm's names.
+    pub fn tensors(&self) -> impl Iterator<Item = SourceTensor<'_>> {
+        self.stored.iter().filter_map(|(name, original)| {
+            Some(SourceTensor { name, tensor: self.checkpoint.get(original)? })
+        })
+    }
+
+    /// The dtype of this model: the config's, or that of most weights (of the scales where quantized).
+    pub fn dtype(&self) -> Result<Dtype> {
+        if let Some(name) = self.config.dtype_name()?
+            && let Some(dtype) = Dtype::from_name(name)
+        {
+            return Ok(writable(dtype));
+        }
+        let mut values: BTreeMap<Dtype, usize> = BTreeMap::new();
+        for source in self.tensors().filter(|source| source.tensor.dtype.is_float()) {
+            *values.entry(source.tensor.dtype).or_default() += source.tensor.len();
+        }
+        Ok(values
+            .into_iter()
+            .max_by_key(|(_, count)| *count)
+            .map_or(Dtype::F16, |(dtype, _)| writable(dtype)))
+    }
+
+    /// SHA-256 over config.json's keys, and over name, dtype, shape and both ends (64 KiB each) of every tensor: tells
+    /// models apart without reading them whole.
+    pub fn fingerprint(&self) -> Result<String> {
+        let mut hash = Sha256::new();
+        let keys = serde_json::to_vec(self.config.keys());
+        hash.update(keys.map_err(|e| Error::file(self.config.path(), e.to_string()))?);
+        self.hash_weights(&mut hash);
+        Ok(hexadecimal(hash))
+    }
+
+    /// The same over the tensors alone.
+    pub fn weights_fingerprint(&self) -> String {
+        let mut hash = Sha256::new();
+        self.hash_weights(&mut hash);
+        hexadecimal(hash)
+    }
+
+    fn hash_weights(&self, hash: &mut Sha256) {
+        const END: usize = 64 << 10;
+        for SourceTensor { name, tensor } in self.tensors() {
+            let length = tensor.byte_len();
+            hash.update(format!("{name} {} {:?}", tensor.dtype, tensor.shape));
+            for (start, end) in [(0, length.min(END)), (length.saturating_sub(END), length)] {
+                hash.update(tensor.slice(start, end));
+                tensor.release(start, end);
+            }
+        }
+    }
+
+    /// Codes are uint32, floating-point modes' scales uint8, everything else float, biases as their scales.
+    fn check_dtype(&self, source: &SourceTensor<'_>) -> Result<()> {
+        let dtype = source.tensor.dtype;
+        let layer = source.name.rsplit_once('.');
+        let part = layer.and_then(|(layer, part)| Some((layer, part, self.bitmap.get(layer)?)));
+        let expected = match part {
+            Some((_, "weight", _)) if dtype != Dtype::U32 => "codes are uint32",
+            Some((_, "scales", quant)) if quant.mode != Mode::Affine && dtype != Dtype::U8 => {
+                "scales of this mode are uint8"
+            }
+            Some((_, "scales", quant)) if quant.mode == Mode::Affine && !dtype.is_float() => {
+                "scales of affine layers are float"
+            }
+            Some((layer, "biases", _)) if self.tensor(&format!("{layer}.scales"))?.dtype != dtype => {
+                "biases are of the same type as their scales"
+            }
+            None | Some((_, "bias", _)) if !dtype.is_float() => {
+                "weights of float layers are float; packed integers of other tools cannot be read"
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::tensor(source.tensor.file, source.name, format!("is {dtype}: {expected}"))
+            .hint("config.json and the weights do not belong together, or another tool quantized them"))
+    }
+
+    fn check(&self) -> Result<()> {
+        let path = self.checkpoint.path();
+        let mut expected: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for spec in self.manifest.iter() {
+            match spec.path().and_then(|layer| Some((layer, *self.bitmap.get(layer)?))) {
+                None => {
+                    expected.insert(spec.name.clone(), spec.shape.clone());
+                }
+                Some((layer, quant)) => expected.extend(packed_shapes(path, layer, spec, quant)?),
+            }
+        }
+        if let Some(missing) = expected.keys().find(|name| !self.stored.contains_key(*name)) {
+            if missing.strip_suffix(".weight") == Some(self.spec.head_name) {
+                return Err(Error::tensor(
+                    path,
+                    missing,
+                    "missing, and config.json says that the head is not tied",
+                )
+                .hint("set \"tie_word_embeddings\": true in config.json if the embedding is the head; otherwise the download is incomplete"));
+            }
+            return Err(Error::tensor(path, missing, "missing").hint(format!(
+                "a `{}` model with this config needs it: config.json and weights do not belong together, or the download is incomplete{}",
+                self.config.model_type(),
+                if self.spec.experts.is_some() { "; config.json also says which blocks have experts" } else { "" }
+            )));
+        }
+        for source in self.tensors() {
+            self.check_dtype(&source)?;
+            let Some(shape) = expected.get(source.name) else {
+                return Err(Error::tensor(path, source.name, "not part of this architecture").hint(format!(
+                    "a `{}` model with this config has no such tensor; dropping it silently would change the model",
+                    self.config.model_type()
+                )));
+            };
+            if source.tensor.shape != shape.as_slice() {
+                if let ([there, found @ ..], [wanted, each @ ..]) = (source.tensor.shape, &shape[..])
+                    && found == each
+                    && source.tensor.is_stacked()
+                {
+                    let message = format!("{there} experts are there, config.json says {wanted}");
+                    return Err(Error::tensor(path, source.name, message)
+                        .hint("the download is incomplete, or config.json is of another model"));
+                }
+                return Err(Error::tensor(
+                    source.tensor.file,
+                    source.name,
+                    format!("shape {:?}, expected {shape:?}", source.tensor.shape),
+                )
+                .hint(match &self.spec.defaults_taken {
+                    Some(taken) => format!("{taken}; add these keys if the weights have other sizes"),
+                    None => "config.json and the weights do not belong together".to_owned(),
+                }));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// MLX files have no float64: such a model is taken as float32.
+fn writable(dtype: Dtype) -> Dtype {
+    if dtype == Dtype::F64 { Dtype::F32 } else { dtype }
+}
+
+/// mlx-lm's name of each tensor to the checkpoint's.
+fn rename(checkpoint: &Checkpoint, names: Names) -> Result<BTreeMap<String, String>> {
+    let mut stored = BTreeMap::new();
+    for (original, _) in checkpoint.iter() {
+        let name = match names.rename(original) {
+            Rename::Drop => continue,
+            Rename::Keep | Rename::Expert { .. } | Rename::Fused(_) => original.to_owned(),
+            Rename::To(name) => name,
+        };
+        if let Some(other) = stored.insert(name.clone(), original.to_owned()) {
+            return Err(Error::tensor(
+                checkpoint.path(),
+                original,
+                format!("and `{other}` are both `{name}`"),
+            ));
+        }
+    }
+    Ok(stored)
+}
+
+/// A tied head that is stored all the same is a copy of the embedding: left out, and its name in the checkpoint returned.
+/// If it differs ([`SourceModel::verify`] looks at the values), the config is wrong.
+fn drop_tied_head(
+    spec: &mut DecoderSpec,
+    checkpoint: &Checkpoint,
+    stored: &mut BTreeMap<String, String>,
+) -> Result<Option<String>> {
+    let head = format!("{}.weight", spec.head_name);
+    let Some(original) = stored.get(&head).filter(|_| spec.tie_word_embeddings).cloned() else {
+        return Ok(None);
+    };
+    let kind = |name: &str| checkpoint.get(name).map(|tensor| (tensor.dtype, tensor.shape));
+    if kind(&original) != stored.get(EMBEDDING).and_then(|name| kind(name)) {
+        return Err(not_tied(checkpoint, &original));
+    }
+    for part in ["weight", "scales", "biases"] {
+        stored.remove(&format!("{}.{part}", spec.head_name));
+    }
+    spec.notes.push("the embedding is the head: the one that is stored is left out".to_owned());
+    Ok(Some(original))
+}
+
+fn not_tied(checkpoint: &Checkpoint, head: &str) -> Error {
+    Error::tensor(checkpoint.path(), head, "differs from the embedding it is said to be tied to")
+        .hint("set \"tie_word_embeddings\": false in config.json if the head was trained on its own")
+}
+
+fn packed_shapes(
+    path: &Path,
+    layer: &str,
+    spec: &TensorSpec,
+    quant: Quant,
+) -> Result<Vec<(String, Vec<usize>)>> {
+    let columns = spec.columns();
+    let (Some(words), Some(groups)) = (quant.packed_columns(columns), quant.groups(columns)) else {
+        return Err(Error::tensor(
+            path,
+            &spec.name,
+            format!("{columns} columns cannot be quantized as {quant}"),
+        )
+        .hint("the bit map in config.json is wrong for this layer"));
+    };
+    let with = |columns: usize| with_columns(&spec.shape, columns);
+    let mut shapes = vec![(spec.name.clone(), with(words)), (format!("{layer}.scales"), with(groups))];
+    if quant.mode == Mode::Affine {
+        shapes.push((format!("{layer}.biases"), with(groups)));
+    }
+    Ok(shapes)
+}

@@ -1,0 +1,11 @@
+//! What a decoder is made of, and the list of tensors that follows from it.
+//!
+//! Every architecture maps its config to a [`DecoderSpec`]; everything after that (conversion, analysis, the engine)
+//! reads the spec and never the config.
+mod decoder;
+mod manifest;
+mod rope;
+
+pub use decoder::{AttentionSpan, DecoderSpec, ExpertsSpec, LayerSpec, QkNorm, ROUTER, TemperatureTuning};
+pub use manifest::{Manifest, Role, TensorSpec, with_columns};
+pub use rope::{Rope, RopeScaling};

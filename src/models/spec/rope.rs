@@ -1,0 +1,332 @@
+//! Rotary position embedding: base, scaling and layout, read from either spelling of the config.
+
+use serde_json::{Map, Value};
+use std::f64::consts::PI;
+
+use crate::error::Result;
+use crate::models::config::ModelConfig;
+
+/// How positions rotate queries and keys.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rope {
+    /// Base of the geometric series of wavelengths.
+    pub theta: f64,
+    /// Interleaved pairs (2i, 2i+1) instead of halves (i, i + `head_dim`/2).
+    pub traditional: bool,
+    /// What stretches the context.
+    pub scaling: RopeScaling,
+}
+
+/// Context extension, under the names that transformers uses for `rope_type`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RopeScaling {
+    /// None.
+    Default,
+    /// Positions divided by a factor.
+    Linear {
+        /// The divisor.
+        factor: f64,
+    },
+    /// NTK-aware: the base grows with the sequence once it is longer than the trained context.
+    Dynamic {
+        /// Growth factor.
+        factor: f64,
+        /// Trained context in tokens.
+        max_positions: f64,
+    },
+    /// Llama 3: long wavelengths stretched, short ones kept, a ramp between.
+    Llama3 {
+        /// Stretch of the long wavelengths.
+        factor: f64,
+        /// Wavelengths above trained context / this are stretched whole.
+        low_freq_factor: f64,
+        /// Wavelengths below trained context / this are kept.
+        high_freq_factor: f64,
+        /// Trained context in tokens.
+        original_max_positions: f64,
+    },
+    /// `YaRN` (arXiv 2309.00071).
+    Yarn {
+        /// Stretch of the context.
+        factor: f64,
+        /// Trained context in tokens.
+        original_max_positions: f64,
+        /// Rotations above which a dimension is kept.
+        beta_fast: f64,
+        /// Rotations below which a dimension is stretched whole.
+        beta_slow: f64,
+        /// Factor on rotated queries and keys.
+        attention_factor: f64,
+        /// Whether the ramp's ends are rounded to whole dimensions.
+        truncate: bool,
+    },
+}
+
+impl Rope {
+    /// Reads `rope_scaling` and `rope_parameters` as transformers 5 does: the former counts where it says anything, the
+    /// latter otherwise; the base stands in the same object, or else at the top as `rope_theta`, or is the architecture's
+    /// default.
+    pub fn from_config(config: &ModelConfig, traditional: bool) -> Result<Self> {
+        let group = group(config)?;
+        for kind in ["full_attention", "sliding_attention"] {
+            let key = format!("{group}.{kind}");
+            if config.get(&key).is_some() {
+                return Err(config.error(&key, "RoPE parameters that differ by layer type are not supported"));
+            }
+        }
+        let theta = match config.positive(&format!("{group}.rope_theta"))? {
+            Some(theta) => Some(theta),
+            None => config.positive("rope_theta")?.or_else(|| config.default_of("rope_theta")),
+        };
+        let theta = theta.ok_or_else(|| config.error("rope_theta", "missing"))?;
+        config.only(&format!("{group}.partial_rotary_factor"), &1.0.into())?;
+        config.only("partial_rotary_factor", &1.0.into())?;
+        let scaling = RopeScaling::from_config(config, group)?;
+        Ok(Self { theta, traditional, scaling })
+    }
+
+    /// The keys that mlx-lm reads: base and scaling at the top of the config, the kind once. Where `rope_parameters` says
+    /// something else, it is written anew, so that the output has one meaning.
+    pub fn written(&self, config: &ModelConfig) -> Vec<(&'static str, Value)> {
+        let mut keys = vec![("rope_theta", self.theta.into())];
+        let parameters = group(config).ok().and_then(|group| config.get(group)?.as_object());
+        let Some(mut parameters) = parameters.cloned() else { return keys };
+        if parameters.contains_key("rope_type") {
+            parameters.shift_remove("type");
+        }
+        if let Some(original) = self.scaling.original_max_positions() {
+            let key = "original_max_position_embeddings";
+            if parameters.get(key).and_then(Value::as_f64) != Some(original) {
+                parameters.insert(key.to_owned(), (original as u64).into());
+            }
+        }
+        if self.scaling != RopeScaling::Default {
+            keys.push(("rope_scaling", parameters.clone().into()));
+        }
+        if self.contradicts(config, &parameters) {
+            parameters.insert("rope_theta".to_owned(), self.theta.into());
+            keys.push(("rope_parameters", parameters.into()));
+        }
+        keys
+    }
+
+    /// True where the config has `rope_parameters` that say something else than base and `parameters`.
+    fn contradicts(&self, config: &ModelConfig, parameters: &Map<String, Value>) -> bool {
+        let Some(Value::Object(other)) = config.get("rope_parameters") else { return false };
+        let plain = |parameters: &Map<String, Value>| {
+            let mut parameters = parameters.clone();
+            let theta = parameters.shift_remove("rope_theta");
+            (parameters, theta.and_then(|theta| theta.as_f64()))
+        };
+        let (other, theta) = plain(other);
+        plain(parameters).0 != other || theta.is_some_and(|theta| theta != self.theta)
+    }
+
+    /// Notes for the user: keys that contradict each other, and a scaling that mlx-lm computes in another way than
+    /// transformers.
+    pub fn notes(&self, config: &ModelConfig) -> Vec<String> {
+        let mut notes = Vec::new();
+        if let Ok("rope_scaling") = group(config)
+            && let Some(Value::Object(scaling)) = config.get("rope_scaling")
+            && self.contradicts(config, scaling)
+        {
+            notes.push(format!(
+                "config.json has rope_scaling and, different, rope_parameters: rope_scaling is taken with base {}, as transformers does",
+                self.theta
+            ));
+        }
+        notes.extend(self.differs_from_mlx_lm(config));
+        notes
+    }
+
+    /// Wavelength / 2 pi of each pair of dimensions, length `dims` / 2 (what MLX's `rope` calls `freqs`), or `None`
+    /// where base and scale say it all. `sequence` is the length so far, which only dynamic scaling looks at.
+    pub fn freqs(&self, dims: usize, sequence: usize) -> Option<Vec<f32>> {
+        let base = |theta: f64| (0..dims / 2).map(move |i| theta.powf((2 * i) as f64 / dims as f64));
+        let freqs: Vec<f64> = match self.scaling {
+            RopeScaling::Default | RopeScaling::Linear { .. } => return None,
+            RopeScaling::Dynamic { factor, max_positions } => {
+                let length = (sequence as f64).max(max_positions);
+                let growth = factor * length / max_positions - (factor - 1.0);
+                base(self.theta * growth.powf(dims as f64 / (dims as f64 - 2.0))).collect()
+            }
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
+                base(self.theta)
+                    .map(|f| llama3(f, factor, low_freq_factor, high_freq_factor, original_max_positions))
+                    .collect()
+            }
+            RopeScaling::Yarn { factor, original_max_positions, beta_fast, beta_slow, truncate, .. } => {
+                let (low, high) =
+                    yarn_range(dims, self.theta, original_max_positions, beta_fast, beta_slow, truncate);
+                base(self.theta)
+                    .enumerate()
+                    .map(|(i, f)| {
+                        let ramp = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                        1.0 / (ramp / (factor * f) + (1.0 - ramp) / f)
+                    })
+                    .collect()
+            }
+        };
+        Some(freqs.into_iter().map(|f| f as f32).collect())
+    }
+
+    /// Length of a text up to which frequencies do not depend on it; `None` where they never do.
+    pub fn steady_positions(&self) -> Option<usize> {
+        match self.scaling {
+            RopeScaling::Dynamic { max_positions, .. } => Some(max_positions as usize),
+            _ => None,
+        }
+    }
+
+    /// What the user should know of a scaling that mlx-lm computes in another way than transformers.
+    fn differs_from_mlx_lm(&self, config: &ModelConfig) -> Option<String> {
+        let RopeScaling::Yarn { truncate, .. } = self.scaling else { return None };
+        let given = |name: &str| {
+            ["rope_parameters", "rope_scaling"]
+                .iter()
+                .any(|group| config.get(&format!("{group}.{name}")).is_some())
+        };
+        let same = truncate && !given("attention_factor") && given("original_max_position_embeddings");
+        (!same).then(|| {
+            "these yarn settings are applied as transformers does; mlx-lm reads them differently".to_owned()
+        })
+    }
+
+    /// Factor on positions.
+    pub fn scale(&self) -> f32 {
+        match self.scaling {
+            RopeScaling::Linear { factor } => (1.0 / factor) as f32,
+            _ => 1.0,
+        }
+    }
+
+    /// Factor on rotated queries and keys.
+    pub fn attention_factor(&self) -> f32 {
+        match self.scaling {
+            RopeScaling::Yarn { attention_factor, .. } => attention_factor as f32,
+            _ => 1.0,
+        }
+    }
+}
+
+/// The object that the scaling is read from. Python takes an empty one for none.
+fn group(config: &ModelConfig) -> Result<&'static str> {
+    for group in ["rope_scaling", "rope_parameters"] {
+        match config.get(group) {
+            None | Some(Value::Bool(false)) => {}
+            Some(Value::Object(object)) if object.is_empty() => {}
+            Some(Value::Object(_)) => return Ok(group),
+            Some(found) => return Err(config.error(group, format!("expected an object, found {found}"))),
+        }
+    }
+    Ok("rope_parameters")
+}
+
+impl RopeScaling {
+    /// The trained context, where it is written beside the factor.
+    fn original_max_positions(&self) -> Option<f64> {
+        match *self {
+            Self::Llama3 { original_max_positions, .. } | Self::Yarn { original_max_positions, .. } => {
+                Some(original_max_positions)
+            }
+            _ => None,
+        }
+    }
+
+    fn from_config(config: &ModelConfig, group: &str) -> Result<Self> {
+        let key = |name: &str| format!("{group}.{name}");
+        let kind = match config.string(&key("rope_type"))? {
+            Some(kind) => kind,
+            None => config.string(&key("type"))?.unwrap_or("default"),
+        };
+        let required = |name: &str| {
+            let missing = || config.error(&key(name), format!("missing, and `{kind}` needs it"));
+            config.positive(&key(name))?.ok_or_else(missing)
+        };
+        let factor = || required("factor");
+        let max_positions = config.size("max_position_embeddings")?;
+        let original = || -> Result<f64> {
+            let outside = config.positive("original_max_position_embeddings")?;
+            let own = outside.or(config.positive(&key("original_max_position_embeddings"))?);
+            own.or(max_positions.map(|n| n as f64)).ok_or_else(|| {
+                config.error(
+                    &key("original_max_position_embeddings"),
+                    "missing, and no max_position_embeddings",
+                )
+            })
+        };
+        Ok(match kind {
+            "default" => Self::Default,
+            "linear" => Self::Linear { factor: factor()? },
+            "dynamic" => {
+                let trained = max_positions.ok_or_else(|| {
+                    config.error("max_position_embeddings", "missing, and dynamic RoPE scaling needs it")
+                })?;
+                Self::Dynamic { factor: factor()?, max_positions: trained as f64 }
+            }
+            "llama3" => Self::Llama3 {
+                factor: factor()?,
+                low_freq_factor: required("low_freq_factor")?,
+                high_freq_factor: required("high_freq_factor")?,
+                original_max_positions: original()?,
+            },
+            "yarn" => {
+                let factor = factor()?;
+                Self::Yarn {
+                    factor,
+                    original_max_positions: original()?,
+                    beta_fast: config.positive(&key("beta_fast"))?.unwrap_or(32.0),
+                    beta_slow: config.positive(&key("beta_slow"))?.unwrap_or(1.0),
+                    attention_factor: yarn_attention_factor(config, group, factor)?,
+                    truncate: config.boolean(&key("truncate"))?.unwrap_or(true),
+                }
+            }
+            other => {
+                return Err(config.error(
+                    &key("rope_type"),
+                    format!("`{other}` is not supported, only default, linear, dynamic, llama3 and yarn"),
+                ));
+            }
+        })
+    }
+}
+
+/// As transformers' `_compute_yarn_parameters`: given, or from mscale and `mscale_all_dim`, or 0.1 ln(factor) + 1.
+fn yarn_attention_factor(config: &ModelConfig, group: &str, factor: f64) -> Result<f64> {
+    if let Some(given) = config.positive(&format!("{group}.attention_factor"))? {
+        return Ok(given);
+    }
+    let get = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
+    let mscale = config.number(&format!("{group}.mscale"))?.filter(|&x| x != 0.0);
+    let all_dim = config.number(&format!("{group}.mscale_all_dim"))?.filter(|&x| x != 0.0);
+    Ok(match (mscale, all_dim) {
+        (Some(mscale), Some(all_dim)) => get(mscale) / get(all_dim),
+        _ => get(1.0),
+    })
+}
+
+fn llama3(freq: f64, factor: f64, low: f64, high: f64, original: f64) -> f64 {
+    let wavelength = 2.0 * PI * freq;
+    if wavelength > original / low {
+        freq * factor
+    } else if wavelength < original / high {
+        freq
+    } else {
+        let smooth = (original / wavelength - low) / (high - low);
+        freq / ((1.0 - smooth) / factor + smooth)
+    }
+}
+
+fn yarn_range(dims: usize, theta: f64, original: f64, fast: f64, slow: f64, truncate: bool) -> (f64, f64) {
+    let dims = dims as f64;
+    let dim = |rotations: f64| dims * (original / (rotations * 2.0 * PI)).ln() / (2.0 * theta.ln());
+    let (mut low, mut high) = (dim(fast), dim(slow));
+    if truncate {
+        (low, high) = (low.floor(), high.ceil());
+    }
+    let (low, mut high) = (low.max(0.0), high.min(dims - 1.0));
+    if high <= low {
+        high = low + 0.001;
+    }
+    (low, high)
+}

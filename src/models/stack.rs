@@ -1,0 +1,150 @@
+//! Experts' matrices as MLX keeps them, all of one kind in a tensor, whether a checkpoint has a tensor per expert or
+//! several kinds in one tensor.
+
+use std::collections::BTreeMap;
+
+use super::names::{Names, Rename};
+use crate::error::{Error, Result};
+use crate::formats::checkpoint::Checkpoint;
+use crate::formats::entry::{Entry, Piece};
+use crate::models::architectures::Architecture;
+use crate::words::count;
+
+impl Checkpoint {
+    /// The rule that makes the tensors' names those of the architecture `row`.
+    pub fn names(&self, row: &Architecture) -> Names {
+        Names::new(row.rename, self.entries.keys().map(String::as_str))
+    }
+
+    /// Takes the tensors that `names` calls experts for the parts of one, [experts, ..], in the order of their numbers, and
+    /// divides those that hold several matrices of each expert. Nothing is copied. Those that do not make a whole stay as
+    /// they are, and are returned.
+    pub fn stack(&mut self, names: Names) -> Vec<Error> {
+        let mut wrong = self.divide(names);
+        let mut stacks: BTreeMap<String, BTreeMap<usize, String>> = BTreeMap::new();
+        for name in self.entries.keys() {
+            let Rename::Expert { stack, index } = names.rename(name) else { continue };
+            if let Some(other) = stacks.entry(stack).or_default().insert(index, name.clone()) {
+                let message = format!("and `{other}` are both expert {index}");
+                wrong.push(Error::tensor(self.path(), name, message));
+            }
+        }
+        if !stacks.is_empty() {
+            let keeps = |name: &str| matches!(names.rename(name), Rename::Keep | Rename::To(_));
+            let stray = |name: &&String| name.contains(".experts.") && !is_whole(name) && keeps(name);
+            wrong.extend(self.entries.keys().filter(stray).map(|name| {
+                Error::tensor(self.path(), name, "is no expert's weight: expected `.experts.<number>.<name>.weight`")
+                    .hint("another tool's quantized weights, or a name that is wrong: dropping it would change the model")
+            }));
+        }
+        for (name, parts) in stacks {
+            match self.stacked(&name, &parts) {
+                Ok(entry) => {
+                    for part in parts.values() {
+                        self.entries.remove(part);
+                    }
+                    self.entries.insert(name, entry);
+                }
+                Err(error) => wrong.push(error),
+            }
+        }
+        wrong
+    }
+
+    /// Makes one tensor per kind of matrix of those in which each expert has several.
+    fn divide(&mut self, names: Names) -> Vec<Error> {
+        let mut wrong = Vec::new();
+        let fused: Vec<(String, Vec<String>)> = self
+            .entries
+            .keys()
+            .filter_map(|name| match names.rename(name) {
+                Rename::Fused(matrices) => Some((name.clone(), matrices)),
+                _ => None,
+            })
+            .collect();
+        for (name, matrices) in fused {
+            match self.divided(&name, &matrices) {
+                Ok(entries) => {
+                    self.entries.remove(&name);
+                    self.entries.extend(entries);
+                }
+                Err(error) => wrong.push(error),
+            }
+        }
+        wrong
+    }
+
+    fn divided(&self, name: &str, matrices: &[String]) -> Result<Vec<(String, Entry)>> {
+        let entry = &self.entries[name];
+        let count = matrices.len();
+        let ([experts, rows, columns], [piece]) = (&entry.shape[..], &entry.pieces[..]) else {
+            let message =
+                format!("shape {:?}, expected [experts, {count} * width, hidden size]", entry.shape);
+            return Err(Error::tensor(self.path(), name, message));
+        };
+        if !rows.is_multiple_of(count) || *experts == 0 {
+            let message = format!("{rows} rows of {experts} experts hold no {count} matrices of one shape");
+            return Err(Error::tensor(self.path(), name, message));
+        }
+        if let Some(other) = matrices.iter().find(|matrix| self.entries.contains_key(*matrix)) {
+            return Err(Error::tensor(self.path(), name, format!("and `{other}` are both there"))
+                .hint("keep the tensors of one checkpoint only"));
+        }
+        let (height, each) = (rows / count, entry.each / experts / count);
+        let matrix = |(number, matrix): (usize, &String)| {
+            let start = |expert: usize| piece.start + (expert * count + number) * each;
+            // As NumPy would call it.
+            let part = |expert| format!("{name}[{expert}, {}:{}]", number * height, (number + 1) * height);
+            let pieces = (0..*experts).map(|expert| Piece { file: piece.file, start: start(expert) });
+            let entry = Entry {
+                dtype: entry.dtype,
+                shape: vec![*experts, height, *columns],
+                pieces: pieces.collect(),
+                each,
+                parts: (0..*experts).map(part).collect(),
+            };
+            (matrix.clone(), entry)
+        };
+        Ok(matrices.iter().enumerate().map(matrix).collect())
+    }
+
+    fn stacked(&self, name: &str, parts: &BTreeMap<usize, String>) -> Result<Entry> {
+        if self.entries.contains_key(name) {
+            return Err(Error::tensor(self.path(), name, "is there as a whole and expert by expert")
+                .hint("keep the tensors of one checkpoint only"));
+        }
+        let mut whole: Option<Entry> = None;
+        for (expected, (&index, part)) in parts.iter().enumerate() {
+            if index != expected {
+                let there = count(parts.len(), "part");
+                return Err(Error::tensor(self.path(), name, format!("expert {expected} is missing"))
+                    .hint(format!("{there} there, the next is `{part}`: the download is incomplete")));
+            }
+            let entry = &self.entries[part];
+            let whole =
+                whole.get_or_insert_with(|| Entry { pieces: Vec::new(), parts: Vec::new(), ..entry.clone() });
+            if (entry.dtype, &entry.shape) != (whole.dtype, &whole.shape) {
+                let (found, first) = (
+                    format!("{} {:?}", entry.dtype, entry.shape),
+                    format!("{} {:?}", whole.dtype, whole.shape),
+                );
+                return Err(Error::tensor(
+                    self.path(),
+                    part,
+                    format!("is {found}, the first expert's {first}"),
+                )
+                .hint("the experts of a block are of one shape and dtype"));
+            }
+            whole.pieces.extend(&entry.pieces);
+            whole.parts.push(part.clone());
+        }
+        let mut whole = whole.ok_or_else(|| Error::tensor(self.path(), name, "has no experts"))?;
+        whole.shape.insert(0, parts.len());
+        Ok(whole)
+    }
+}
+
+/// True for the tensor of all experts' matrices of one kind.
+fn is_whole(name: &str) -> bool {
+    name.ends_with(".experts.down_proj")
+}

@@ -1,0 +1,137 @@
+//! Which way of rounding is in force, and the error it leaves, whatever the mode of the candidate.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::ops::Range;
+
+use super::rounded::Result;
+use super::search::search_error_into;
+use crate::numerics::affine::FloatType;
+use crate::numerics::nearest;
+use crate::numerics::quant::{Mode, Quant};
+
+/// How weights become codes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Technique {
+    /// To nearest, as `mx.quantize`.
+    #[default]
+    Rtn,
+    /// With searched scales and biases.
+    Search,
+    /// With error feedback over columns.
+    Gptq,
+}
+
+impl Technique {
+    /// Whether candidates are scored with searched scales and biases. GPTQ's own errors are not known before its Hessians;
+    /// scale search ranks layers and candidates as it does.
+    pub fn is_searched(self) -> bool {
+        self != Self::Rtn
+    }
+}
+
+impl fmt::Display for Technique {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Rtn => "rtn",
+            Self::Search => "search",
+            Self::Gptq => "gptq",
+        })
+    }
+}
+
+/// What rounding does to a layer, codes aside: to score candidates.
+#[derive(Debug, Clone, Copy)]
+pub struct Rounder<'a> {
+    /// Dtype of scales and biases.
+    pub dtype: FloatType,
+    /// By scale search where the mode is affine, else to nearest.
+    pub searched: bool,
+    /// Of the layer's input, for scale search.
+    pub importance: Option<Importance<'a>>,
+}
+
+impl Rounder<'_> {
+    /// `Q(W) - W` of float32 weights in rows of `columns`, those from number `first` on, into as many values.
+    pub fn error_into(
+        self,
+        first: usize,
+        weights: &[f32],
+        columns: usize,
+        quant: Quant,
+        out: &mut [f32],
+    ) -> Result<()> {
+        if !self.searched || quant.mode != Mode::Affine {
+            return Ok(nearest::rounding_error_into(weights, columns, quant, self.dtype, out)?);
+        }
+        let rows = first..first + weights.len() / columns;
+        for (rows, importance) in Importance::parts(self.importance, rows) {
+            let part = (rows.start - first) * columns..(rows.end - first) * columns;
+            let (weights, out) = (&weights[part.clone()], &mut out[part]);
+            search_error_into(weights, columns, quant, self.dtype, importance, out)?;
+        }
+        Ok(())
+    }
+}
+
+/// E[x_j^2] of what goes into a layer, or into each of the experts whose matrices lie one after the other.
+#[derive(Debug, Clone, Copy)]
+pub struct Importance<'a> {
+    values: &'a [f32],
+    columns: usize,
+    /// Of one matrix.
+    rows: usize,
+}
+
+impl<'a> Importance<'a> {
+    /// `values` are those of each matrix one after the other; `rows` and `columns` those of all together. `None` where they do
+    /// not go together.
+    pub fn new(values: &'a [f32], rows: usize, columns: usize) -> Option<Self> {
+        let matrices = values.len() / columns.max(1);
+        let fits = matrices > 0 && values.len() == matrices * columns && rows.is_multiple_of(matrices);
+        fits.then(|| Self { values, columns, rows: rows / matrices })
+    }
+
+    /// The `rows` in parts, with what is known of the input of each.
+    pub fn parts(
+        importance: Option<Self>,
+        rows: Range<usize>,
+    ) -> impl Iterator<Item = (Range<usize>, Option<&'a [f32]>)> {
+        let mut left = rows;
+        std::iter::from_fn(move || {
+            let Range { start, end } = left;
+            if start >= end {
+                return None;
+            }
+            let Some(Self { values, columns, rows }) = importance else {
+                left.start = end;
+                return Some((start..end, None));
+            };
+            let matrix = start / rows.max(1);
+            left.start = end.min((matrix + 1) * rows.max(1));
+            Some((start..left.start, values.get(matrix * columns..(matrix + 1) * columns)))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_meet_the_importance_of_their_own_matrix() {
+        // Three matrices [4, 2].
+        let values: Vec<f32> = (0..6u8).map(f32::from).collect();
+        let importance = Importance::new(&values, 12, 2);
+        let parts = |rows| Importance::parts(importance, rows).collect::<Vec<_>>();
+        let of = |matrix: usize| Some(&values[2 * matrix..][..2]);
+        assert_eq!(parts(2..9), [(2..4, of(0)), (4..8, of(1)), (8..9, of(2))]);
+        assert_eq!(parts(4..8), [(4..8, of(1))]);
+        assert!(parts(5..5).is_empty());
+        assert_eq!(Importance::parts(None, 3..7).collect::<Vec<_>>(), [(3..7, None)]);
+        for (values, rows, columns) in [(&values[..5], 12, 2), (&values[..], 10, 2), (&[], 12, 2)] {
+            assert!(Importance::new(values, rows, columns).is_none());
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The settings and versions that made the model.
+
+use super::page::Page;
+use crate::choose::table::Measurement;
+use crate::jobs::record::{Distillation, Feedback, Record, Wanted};
+use crate::words::{bytes, count};
+
+/// Name and value, one a line; `None` without a record.
+pub fn section(page: &Page<'_>) -> Option<Vec<(&'static str, String)>> {
+    let record = page.record?;
+    let mut lines = vec![
+        ("made with", made_with(record)),
+        ("float model", record.base_model.clone()),
+        (
+            "target",
+            match record.target {
+                Wanted::Bpw(bpw) => format!("{bpw} bits per weight of the linear layers at most"),
+                Wanted::Bytes(size) => format!("{} of tensors at most", bytes(size)),
+                Wanted::Fixed => "fixed by hand or recipe".to_owned(),
+            },
+        ),
+        ("recipe", record.recipe.clone().unwrap_or_else(|| "none".to_owned())),
+        ("rounding", record.rounding.clone()),
+        ("scales, biases and float part", record.dtype.clone()),
+    ];
+    let feedback = record.feedback.iter().flat_map(Feedback::sentences);
+    lines.extend(feedback.map(|sentence| ("error feedback", sentence)));
+    lines.extend(record.refinement.iter().map(|refinement| {
+        let kept = refinement.rounds.iter().filter(|round| round.kept).count();
+        let moved = if kept > 0 { "; by measured changes, so nothing is predicted" } else { "" };
+        ("refined", format!("{kept} of {} kept{moved}", count(refinement.rounds.len(), "round")))
+    }));
+    lines.extend(record.distillation.iter().map(|distillation| {
+        let Distillation { kept, steps, rate, kl_before, kl_after, .. } = distillation;
+        let kl = format!("KL divergence {kl_before:.2e} before, {kl_after:.2e} after");
+        let (steps, what) = (count(*steps, "step"), distillation.what());
+        ("distilled", format!("{what}: {kept} of {steps} kept, rate {rate}; {kl}"))
+    }));
+    lines.extend(record.measurement.iter().flat_map(measurement));
+    lines.extend(measured_on(record));
+    Some(lines)
+}
+
+fn made_with(record: &Record) -> String {
+    let mlx = record
+        .mlx
+        .as_ref()
+        .map_or_else(|| "; no MLX version is recorded".to_owned(), |mlx| format!(" and MLX {mlx}"));
+    format!("mixbit {}{mlx}", record.mixbit)
+}
+
+fn measurement(measurement: &Measurement) -> Vec<(&'static str, String)> {
+    let candidates: Vec<String> = measurement.candidates.iter().map(ToString::to_string).collect();
+    vec![
+        (
+            "sensitivities",
+            format!(
+                "{}, seed {}, of {}",
+                measurement.method,
+                measurement.seed,
+                count(measurement.sensitivity_samples.unwrap_or(measurement.samples), "sequence")
+            ),
+        ),
+        (
+            "calibration",
+            format!(
+                "{} of {}",
+                count(measurement.samples, "sequence"),
+                count(measurement.sequence_length, "token")
+            ),
+        ),
+        ("candidates", candidates.join(", ")),
+        ("fingerprint of the float model", measurement.model.clone()),
+        ("SHA-256 of the calibration tokens", measurement.text.clone()),
+    ]
+}
+
+fn measured_on(record: &Record) -> Option<(&'static str, String)> {
+    let evaluation = record.evaluation.as_ref()?;
+    let (windows, length) = (evaluation.windows, evaluation.sequence_length);
+    Some((
+        "measured when made, on",
+        format!("{}: {} of {}", evaluation.text, count(windows, "window"), count(length, "token")),
+    ))
+}

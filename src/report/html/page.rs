@@ -1,0 +1,106 @@
+//! The page: its sections in order.
+
+use super::sample::Sample;
+use serde::Serialize;
+
+use crate::choose::allocate::CurvePoint;
+use crate::choose::correction::Correction;
+use crate::choose::scores::LayerSensitivity;
+use crate::error::Result;
+use crate::jobs::record::{Evaluation, Record};
+use crate::models::inventory::{ClassBytes, Inventory};
+
+/// What a page is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Page<'a> {
+    /// The model's name.
+    pub name: &'a str,
+    /// Its architecture in a line.
+    pub architecture: &'a str,
+    /// What is in it.
+    pub inventory: &'a Inventory,
+    /// What was decided against the config's letter.
+    pub notes: &'a [String],
+    /// Bytes of the float model, where known.
+    pub before: Option<ClassBytes>,
+    /// The record beside the weights of how it was made, where there is one.
+    pub record: Option<&'a Record>,
+    /// How far it is from the float model, where that was measured for this page.
+    pub measured: Option<&'a Evaluation>,
+    /// A prompt and answers to it.
+    pub sample: Option<&'a Sample>,
+    /// Version of the MLX that measured and gave the answers.
+    pub mlx: Option<&'a str>,
+}
+
+impl<'a> Page<'a> {
+    /// What was measured: for this page, or before.
+    pub(crate) fn evaluation(&self) -> Option<&'a Evaluation> {
+        self.measured.or_else(|| self.record?.evaluation.as_ref())
+    }
+}
+
+/// The page.
+pub fn page(page: &Page<'_>) -> Result<String> {
+    super::template::render(
+        "page.html",
+        &Sections {
+            name: page.name,
+            architecture: page.architecture,
+            notes: page.notes,
+            version: env!("CARGO_PKG_VERSION"),
+            mlx: page.mlx,
+            computed: match (page.sample, page.measured) {
+                (Some(_), Some(_)) => "answers and distance",
+                (None, Some(_)) => "distance",
+                _ => "answers",
+            },
+            summary: super::summary::section(page),
+            classes: super::classes::section(page),
+            bits: super::bits::section(page),
+            curve: super::curve::section(page),
+            sensitivity: super::sensitivity::section(page),
+            distance: super::distance::section(page),
+            sample: page.sample.map(super::sample::section),
+            made: super::made::section(page),
+        },
+    )
+}
+
+/// What the page's template is filled with.
+#[derive(Serialize)]
+struct Sections<'a> {
+    name: &'a str,
+    architecture: &'a str,
+    notes: &'a [String],
+    version: &'static str,
+    mlx: Option<&'a str>,
+    /// What MLX was needed for.
+    computed: &'static str,
+    summary: super::summary::Summary,
+    classes: super::classes::Classes,
+    bits: super::bits::Bits,
+    curve: Option<super::curve::Curve>,
+    sensitivity: Option<super::sensitivity::Sensitivity>,
+    distance: Option<super::distance::Distance>,
+    sample: Option<super::sample::Section>,
+    made: Option<Vec<(&'static str, String)>>,
+}
+
+/// What the template of a chart alone is filled with.
+#[derive(Serialize)]
+struct Alone {
+    chart: super::curve::Chart,
+    alone: bool,
+}
+
+/// The chart of size against predicted KL divergence alone, as an SVG file.
+pub fn curve_svg(
+    points: &[CurvePoint],
+    layers: &[LayerSensitivity],
+    scale_bytes: usize,
+    correction: &Correction,
+) -> Result<String> {
+    let chart = super::curve::alone(points, layers, scale_bytes, correction)?;
+    super::template::render("curve.svg", &Alone { chart, alone: true })
+}

@@ -1,0 +1,253 @@
+//! Windows of one length over a text: spread for calibration, consecutive for evaluation, and both from one text without
+//! overlap.
+
+use std::collections::BTreeSet;
+
+use super::text::Text;
+use crate::error::{Error, Result};
+use crate::text::tokenizer::Tokenizer;
+use crate::words::count;
+
+/// Where a text serves both purposes, the last of every so many windows is held out.
+pub const HELD_OUT_EVERY: usize = 8;
+
+/// Windows of one text that share no token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Split {
+    /// To measure on, spread over the text.
+    pub calibration: Vec<Vec<u32>>,
+    /// To score on, in the order of the text. Which ones depends on the text and the length alone.
+    pub held_out: Vec<Vec<u32>>,
+    /// The windows that are held out too and were not asked for, in the order of the text.
+    pub spare: Vec<Vec<u32>>,
+    /// The windows that are not held out and were not asked for, in the order of the text.
+    pub unused: Vec<Vec<u32>>,
+}
+
+/// Windows that follow one another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Windows {
+    /// All of one length.
+    pub windows: Vec<Vec<u32>>,
+    /// Tokens at the end that fill none.
+    pub left_out: usize,
+}
+
+impl Text {
+    /// `samples` sequences of `length` tokens, spread evenly over the text from a start that `seed` chooses. The
+    /// built-in text gives as many as it has.
+    ///
+    /// # Errors
+    /// As [`Text::tokens`], and when the text is too short.
+    pub fn sequences<'t>(
+        &self,
+        tokenizer: impl Into<Option<&'t Tokenizer>>,
+        samples: usize,
+        length: usize,
+        seed: u64,
+    ) -> Result<Vec<Vec<u32>>> {
+        let tokens = self.tokens(tokenizer)?;
+        let windows: Vec<&[u32]> = tokens.chunks_exact(length.max(1)).collect();
+        self.check_enough(tokens.len(), windows.len(), samples, length, samples)?;
+        Ok(picked(&windows, &spread(&windows, samples, seed)))
+    }
+
+    /// The same from the windows that are not held out, and at most `most_held_out` (0 is taken for 1) of those that are,
+    /// spread evenly. Held out is the last of every [`HELD_OUT_EVERY`] windows, or the last of all if there are fewer.
+    ///
+    /// # Errors
+    /// As [`Text::tokens`], and when the text is too short for both.
+    pub fn split<'t>(
+        &self,
+        tokenizer: impl Into<Option<&'t Tokenizer>>,
+        samples: usize,
+        length: usize,
+        seed: u64,
+        most_held_out: usize,
+    ) -> Result<Split> {
+        let tokens = self.tokens(tokenizer)?;
+        let windows: Vec<&[u32]> = tokens.chunks_exact(length.max(1)).collect();
+        let few = windows.len() < HELD_OUT_EVERY;
+        let is_held_out = |index: usize| {
+            if few { index + 1 == windows.len() } else { index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 }
+        };
+        let of = |held_out: bool| -> Vec<&[u32]> {
+            let all = windows.iter().enumerate();
+            all.filter(|(i, _)| is_held_out(*i) == held_out).map(|(_, window)| *window).collect()
+        };
+        let (calibration, held_out) = (of(false), of(true));
+        // The least number of windows of which `samples` are left.
+        let needed = samples + (samples.saturating_sub(1) / (HELD_OUT_EVERY - 1)).max(1);
+        self.check_enough(tokens.len(), calibration.len(), samples, length, needed)?;
+        let most = held_out.len().min(most_held_out.max(1));
+        let chosen: BTreeSet<usize> = (0..most).map(|i| i * held_out.len() / most).collect();
+        let pick = |wanted: bool| {
+            let all = held_out.iter().enumerate().filter(|(index, _)| chosen.contains(index) == wanted);
+            all.map(|(_, window)| window.to_vec()).collect()
+        };
+        let (held_out, spare) = (pick(true), pick(false));
+        let chosen = spread(&calibration, samples, seed);
+        let unused = calibration.iter().enumerate().filter(|(index, _)| !chosen.contains(index));
+        Ok(Split {
+            unused: unused.map(|(_, window)| window.to_vec()).collect(),
+            calibration: picked(&calibration, &chosen),
+            held_out,
+            spare,
+        })
+    }
+
+    /// Consecutive windows of `length` tokens from the start of the text, of at most `max_tokens` together. The last,
+    /// shorter one is left out unless it is the only one.
+    ///
+    /// # Errors
+    /// As [`Text::tokens`], and when there are fewer than 2 tokens, of which nothing can be predicted.
+    pub fn windows<'t>(
+        &self,
+        tokenizer: impl Into<Option<&'t Tokenizer>>,
+        length: usize,
+        max_tokens: Option<usize>,
+    ) -> Result<Windows> {
+        let most = max_tokens.unwrap_or(usize::MAX);
+        if length < 2 || most < 3 {
+            return Err(Error::usage(format!(
+                "windows of {}, {} in all: a window needs 2, and one prediction has no standard error",
+                count(length, "token"),
+                if most == usize::MAX { "any number".to_owned() } else { most.to_string() }
+            ))
+            .hint("give a larger --sequence-length or --max-tokens"));
+        }
+        let tokens = self.first_tokens(tokenizer.into(), most)?;
+        if tokens.len() < 3 {
+            return Err(Error::input(format!(
+                "{} has {}, at least 3 are needed",
+                self.name(),
+                count(tokens.len(), "token")
+            ))
+            .hint("give a longer text"));
+        }
+        if tokens.len() < length {
+            return Ok(Windows { windows: vec![tokens], left_out: 0 });
+        }
+        let whole = tokens.chunks_exact(length);
+        let left_out = whole.remainder().len();
+        Ok(Windows { windows: whole.map(<[u32]>::to_vec).collect(), left_out })
+    }
+
+    /// Fails unless `windows` of `length` tokens do for `samples`, for which the text would have to hold `needed`.
+    fn check_enough(
+        &self,
+        tokens: usize,
+        windows: usize,
+        samples: usize,
+        length: usize,
+        needed: usize,
+    ) -> Result<()> {
+        if windows >= samples || (windows > 0 && self.is_built_in()) {
+            return Ok(());
+        }
+        let verb = if samples == 1 { "s" } else { "" };
+        let held_out = if needed > samples { ", some of them held out for evaluation" } else { "" };
+        Err(Error::input(format!(
+            "{} has {}; {} of {length} need{verb} {}{held_out}",
+            self.name(),
+            count(tokens, "token"),
+            count(samples, "sequence"),
+            needed.saturating_mul(length)
+        ))
+        .hint("give a longer --calibration text, or fewer --samples or a smaller --sequence-length"))
+    }
+}
+
+/// Which of `windows` to take: at most `samples`, evenly apart.
+fn spread(windows: &[&[u32]], samples: usize, seed: u64) -> Vec<usize> {
+    if windows.is_empty() {
+        return Vec::new();
+    }
+    let count = samples.min(windows.len());
+    let start = fastrand::Rng::with_seed(seed).usize(..windows.len());
+    (0..count).map(|i| (start + i * windows.len() / count) % windows.len()).collect()
+}
+
+fn picked(windows: &[&[u32]], chosen: &[usize]) -> Vec<Vec<u32>> {
+    chosen.iter().map(|&index| windows[index].to_vec()).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::text::tests::{open, tokenizer};
+    use super::*;
+
+    /// Token ids 0, 1, 2, ...
+    fn counting(count: u16) -> Text {
+        let header = format!("{{'descr': '<u2', 'fortran_order': False, 'shape': ({count},), }}\n");
+        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+        bytes.extend((header.len() as u16).to_le_bytes());
+        bytes.extend(header.as_bytes());
+        bytes.extend((0..count).flat_map(u16::to_le_bytes));
+        open("a.npy", &bytes).unwrap()
+    }
+
+    #[test]
+    fn windows_follow_one_another() {
+        let (text, tokenizer) = (counting(11), tokenizer());
+        let windows = |length, most| {
+            let Windows { windows, left_out } = text.windows(&tokenizer, length, most).unwrap();
+            (windows, left_out)
+        };
+        assert_eq!(windows(4, None), (vec![vec![0, 1, 2, 3], vec![4, 5, 6, 7]], 3));
+        assert_eq!(windows(4, Some(7)), (vec![vec![0, 1, 2, 3]], 3));
+        assert_eq!(windows(4, Some(8)).1, 0);
+        assert_eq!(windows(4, Some(3)), (vec![vec![0, 1, 2]], 0));
+        assert_eq!(windows(100, None), (vec![(0..11).collect()], 0));
+        let error = counting(1).windows(&tokenizer, 4, None).unwrap_err().to_string();
+        assert!(error.ends_with("has 1 token, at least 3 are needed"), "{error}");
+        assert!(text.windows(&tokenizer, 1, None).is_err() && text.windows(&tokenizer, 4, Some(1)).is_err());
+    }
+
+    #[test]
+    fn too_short_says_what_is_there_and_what_is_needed() {
+        let tokenizer = tokenizer();
+        let error = counting(11).sequences(&tokenizer, 4, 3, 0).unwrap_err().to_string();
+        assert!(error.ends_with("has 11 tokens; 4 sequences of 3 need 12"), "{error}");
+        assert_eq!(counting(12).sequences(&tokenizer, 4, 3, 0).unwrap().len(), 4);
+        let built_in = Text::open(None).unwrap();
+        assert!(built_in.sequences(&tokenizer, 100_000, 512, 0).unwrap().len() > 16);
+        assert!(built_in.sequences(&tokenizer, 1, 1_000_000, 0).is_err());
+    }
+
+    #[test]
+    fn held_out_windows_are_apart_and_always_the_same() {
+        let (text, tokenizer) = (counting(40 * 5 + 3), tokenizer());
+        let split = |samples, seed, most| text.split(&tokenizer, samples, 5, seed, most).unwrap();
+        let first = split(35, 1, 100);
+        let starts = |windows: &[Vec<u32>]| -> BTreeSet<u32> { windows.iter().map(|w| w[0]).collect() };
+        assert_eq!(starts(&first.held_out), BTreeSet::from([35, 75, 115, 155, 195]));
+        assert_eq!(starts(&first.calibration).len(), 35);
+        assert!(starts(&first.calibration).is_disjoint(&starts(&first.held_out)) && first.unused.is_empty());
+        assert!(first.spare.is_empty(), "all that is held out was asked for");
+        let second = split(4, 2, 100);
+        assert_eq!(second.held_out, first.held_out);
+        let few = split(4, 2, 2);
+        assert_eq!(starts(&few.held_out), BTreeSet::from([35, 115]));
+        let apart = starts(&few.held_out).union(&starts(&few.spare)).copied().collect::<BTreeSet<_>>();
+        assert_eq!(apart, starts(&first.held_out), "the rest is spare");
+        assert_eq!(split(4, 2, 0).held_out.len(), 1);
+        let used = starts(&few.calibration).union(&apart).copied().collect::<BTreeSet<_>>();
+        assert!(few.unused.len() == 31 && starts(&few.unused).is_disjoint(&used));
+    }
+
+    #[test]
+    fn both_need_room() {
+        let tokenizer = tokenizer();
+        // As many windows as the error asks for do.
+        for samples in [1, 6, 7, 8, 14, 15, 50] {
+            let needed =
+                (1u16..1000).find(|&n| counting(n * 2).split(&tokenizer, samples, 2, 0, 9).is_ok()).unwrap();
+            let error = counting(needed * 2 - 1).split(&tokenizer, samples, 2, 0, 9).unwrap_err().to_string();
+            let expected = format!(" of 2 need {}, some of them held out for evaluation", needed * 2);
+            let error = error.replace("1 sequence of 2 needs", "1 sequences of 2 need");
+            assert!(error.contains(&expected), "{samples}: {error}");
+        }
+    }
+}

@@ -1,0 +1,9 @@
+//! Filters.
+
+pub(crate) mod markup;
+mod numbers;
+pub(crate) mod order;
+mod sequences;
+pub(crate) mod table;
+mod text;
+mod wrap;

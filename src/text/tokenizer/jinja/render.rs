@@ -1,0 +1,71 @@
+//! One rendering of one template, with its limits.
+
+use minijinja::machinery::ast::Stmt;
+use minijinja::machinery::{CodeGenerator, Instructions, eval, make_string_output};
+use minijinja::{AutoEscape, ErrorKind, Value};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::budget;
+use super::budget::{Exceeded, MOST_BYTES, MOST_MEMORY};
+use super::environment::environment;
+use super::lexer::with_plain_line_ends;
+use super::parser::parse;
+use crate::error::{Error, Result};
+
+/// Instructions that one rendering may execute. A thousand messages take well under a million.
+const FUEL: u64 = 10_000_000;
+
+/// Renders the template `source` from the file `path` over `variables`.
+pub(crate) fn render(path: &Path, source: &str, variables: Value) -> Result<String> {
+    let source = with_plain_line_ends(source.strip_prefix('\u{feff}').unwrap_or(source));
+    let wrong =
+        |line: usize, message: &str| Error::file(path, format!("chat template line {line}: {message}"));
+    let statements = parse(&source).map_err(|e| wrong(e.line, &e.message))?;
+    let (instructions, blocks) = compile(&source, &statements);
+    let environment = environment(FUEL);
+    let mut rendered = String::new();
+    budget::renew();
+    let result = eval(
+        &environment,
+        &instructions,
+        variables,
+        &blocks,
+        &mut make_string_output(&mut rendered),
+        AutoEscape::None,
+    )
+    .map(drop);
+    match (budget::exceeded(), result) {
+        (Some(Exceeded::Output), _) => {
+            Err(Error::file(path, format!("chat template: writes more than {MOST_BYTES} bytes")))
+        }
+        (Some(Exceeded::Memory), _) => {
+            Err(Error::file(path, format!("chat template: needs more than {MOST_MEMORY} bytes of memory")))
+        }
+        (None, Err(e)) => Err(error(path, &e)),
+        (None, Ok(())) => Ok(rendered),
+    }
+}
+
+fn compile<'a>(
+    source: &'a str,
+    statements: &[Stmt<'a>],
+) -> (Instructions<'a>, BTreeMap<&'a str, Instructions<'a>>) {
+    let mut generator = CodeGenerator::new("chat template", source);
+    for statement in statements {
+        generator.compile_stmt(statement);
+    }
+    generator.finish()
+}
+
+fn error(path: &Path, error: &minijinja::Error) -> Error {
+    let line = error.line().map_or(String::new(), |line| format!(" line {line}"));
+    let message = match (error.kind(), error.detail()) {
+        (ErrorKind::OutOfFuel, _) => format!("does not come to an end ({FUEL} instructions executed)"),
+        // What `raise_exception` says stands for itself.
+        (ErrorKind::InvalidOperation, Some(detail)) => detail.to_owned(),
+        (kind, Some(detail)) => format!("{kind}: {detail}"),
+        (kind, None) => kind.to_string(),
+    };
+    Error::file(path, format!("chat template{line}: {message}"))
+}

@@ -1,0 +1,187 @@
+//! From a folder's files to a tokenizer, as transformers' `AutoTokenizer` goes.
+
+use serde_json::json;
+use tokenizers::{DecoderWrapper, PostProcessorWrapper};
+
+use super::class::Class;
+use super::guard::guarded;
+use super::settings::{CONFIG, Settings};
+use super::special::SpecialTokens;
+use super::template_settings::TemplateSettings;
+use super::templates::Templates;
+use super::token::{Token, TokenValue};
+use super::tokenizer::Tokenizer;
+use super::{files, mistral, tekken};
+use crate::error::{Error, Result};
+use crate::files::model_files::ModelFiles;
+use crate::words::count;
+
+pub(crate) const JSON: &str = "tokenizer.json";
+
+/// Reads all files.
+pub(crate) fn load(files: &ModelFiles) -> Result<Tokenizer> {
+    let has_json = files.has(JSON);
+    let name = if has_json { JSON } else { tekken::NAME };
+    if !files.has(name) {
+        return Err(files::no_tokenizer_json(files));
+    }
+    let bytes = files.read(name)?;
+    let path = files.path_of(name);
+    let mut inner = if has_json {
+        guarded(|| tokenizers::Tokenizer::from_bytes(&bytes))
+            .map_err(|e| Error::file(&path, format!("not a tokenizer that can be read: {e}")))?
+    } else {
+        tekken::read(files, &bytes)?
+    };
+    let settings = Settings::read(files, if has_json { &bytes } else { &[] })?;
+    let class = Class::of(&settings, &bytes);
+    let special = SpecialTokens::merge(&settings, class)?;
+    if class.rebuilds() && has_json {
+        inner = guarded(|| class.rebuild(&inner, &settings, special.get("unk_token"))).map_err(|e| {
+            Error::file(
+                &path,
+                format!("no tokenizer of class {} can be made of it: {e}", settings.class_name()),
+            )
+        })?;
+    }
+    let lacking = special.named().filter(|(_, token)| inner.token_to_id(token).is_none());
+    let added_later = lacking.map(|(_, token)| token.to_owned()).collect();
+    let config_path = files.path_of(CONFIG);
+    let wrong_pattern = guarded(|| finish(&mut inner, &settings, class, &special)).map_err(|e| {
+        Error::file(&config_path, format!("the special tokens named here cannot be added: {e}"))
+    })?;
+    let templates = Templates::read(files, &config_path, &settings.config)?;
+    let template_settings = TemplateSettings::default();
+    let byte_fallback = inner.get_decoder().is_some_and(has_byte_fallback);
+    let mut notes = notes(&settings, class);
+    notes.extend(contradiction(&inner, &special));
+    notes.extend(wrong_pattern);
+    Ok(Tokenizer { path, inner, special, added_later, templates, template_settings, byte_fallback, notes })
+}
+
+/// Adds tokens, and sets what is no part of `tokenizer.json`. Returns what to say of a pattern that may be wrong.
+fn finish(
+    inner: &mut tokenizers::Tokenizer,
+    settings: &Settings,
+    class: Class,
+    special: &SpecialTokens,
+) -> tokenizers::Result<Option<String>> {
+    // A stored truncation would cut documents, a stored padding lengthen them; transformers ignores both.
+    inner.with_padding(None).with_truncation(None)?;
+    inner.set_encode_special_tokens(settings.is_set("split_special_tokens"));
+    special.add_to(inner)?;
+    let again: Vec<Token> = match class {
+        Class::Cohere => special.values().map(TokenValue::to_special).collect(),
+        Class::Qwen2 => special.all().into_iter().map(Token::special).collect(),
+        _ => Vec::new(),
+    };
+    inner.add_tokens(again.into_iter().map(Token::into_added))?;
+    if !settings.has_tokenizer_json || class.puts_bos() {
+        let is_put = |flag: &str| settings.is_set(flag) && !settings.has_tokenizer_json;
+        let bos = special.get("bos_token").filter(|_| class.puts_bos() || is_put("add_bos_token"));
+        let eos = special.get("eos_token").filter(|_| is_put("add_eos_token"));
+        put_around(inner, bos, eos)?;
+    }
+    mistral::fix_pattern(inner, settings)
+}
+
+/// Puts these tokens around every text, in place of what `tokenizer.json` puts there. With a `tokenizer.json`,
+/// `add_bos_token` and `add_eos_token` in `tokenizer_config.json` say nothing.
+fn put_around(
+    inner: &mut tokenizers::Tokenizer,
+    bos: Option<&str>,
+    eos: Option<&str>,
+) -> tokenizers::Result<()> {
+    let with_id =
+        |token: Option<&str>| token.and_then(|token| Some((token.to_owned(), inner.token_to_id(token)?)));
+    let (bos, eos) = (with_id(bos), with_id(eos));
+    let piece = |token: &Option<(String, u32)>| {
+        token
+            .iter()
+            .map(|(token, _)| json!({"SpecialToken": {"id": token, "type_id": 0}}))
+            .collect::<Vec<_>>()
+    };
+    let text = |name: &str| json!({"Sequence": {"id": name, "type_id": 0}});
+    let single = [piece(&bos), vec![text("A")], piece(&eos)].concat();
+    let mut tokens = serde_json::Map::new();
+    for (token, id) in bos.iter().chain(&eos) {
+        tokens.insert(token.clone(), json!({"id": token, "ids": [id], "tokens": [token]}));
+    }
+    let template = json!({"type": "TemplateProcessing", "single": single, "pair": [text("A"), text("B")],
+                          "special_tokens": tokens});
+    let processor: PostProcessorWrapper = serde_json::from_value(template)?;
+    inner.with_post_processor(Some(processor));
+    Ok(())
+}
+
+/// Where this tokenizer may give other ids than transformers.
+fn notes(settings: &Settings, class: Class) -> Vec<String> {
+    let mut notes = Vec::new();
+    if class == Class::Other {
+        notes.push(format!(
+            "transformers builds a {} anew from the vocabulary; here tokenizer.json decides, and token ids may differ",
+            settings.class_name()
+        ));
+    }
+    if settings.config.contains_key("auto_map") {
+        notes.push(
+            "tokenizer_config.json names code for the tokenizer (auto_map), which is not run".to_owned(),
+        );
+    }
+    if settings.config.contains_key("fast_tokenizer_files") {
+        notes.push(
+            "tokenizer_config.json lists further tokenizer files (fast_tokenizer_files), which are not read"
+                .to_owned(),
+        );
+    }
+    notes
+}
+
+/// Tokens whose ids in the side files are not those that they have, neither here nor with transformers.
+fn contradiction(inner: &tokenizers::Tokenizer, special: &SpecialTokens) -> Option<String> {
+    let wrong = special.contradicted(inner);
+    let &(file, declared, text, id) = wrong.first()?;
+    let more = match wrong.len() - 1 {
+        0 => String::new(),
+        more => format!(" (and so with {})", count(more, "more token")),
+    };
+    Some(format!("{file} says that `{text}` is {declared}; as with transformers, it is {id}{more}"))
+}
+
+fn has_byte_fallback(decoder: &DecoderWrapper) -> bool {
+    match decoder {
+        DecoderWrapper::ByteFallback(_) => true,
+        DecoderWrapper::Sequence(all) => all.get_decoders().iter().any(has_byte_fallback),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::super::testing::{folder, sentencepiece};
+    use super::super::tokenizer::Tokenizer;
+
+    fn open(change: impl FnOnce(&mut Value)) -> crate::error::Result<Tokenizer> {
+        let mut json = sentencepiece(true);
+        change(&mut json);
+        Tokenizer::from_dir(folder(&[("tokenizer.json", &json.to_string())]).path())
+    }
+
+    /// The tokenizers crate panics on these.
+    #[test]
+    fn damaged_parts_are_errors_that_name_the_file() {
+        for decoder in
+            [json!({"type": "Fuze"}), json!({"typ": "Fuse"}), json!({"type": "Sequence", "decoders": [{}]})]
+        {
+            let error = open(|file| file["decoder"] = decoder).err().unwrap().to_string();
+            assert!(error.contains("tokenizer.json: not a tokenizer that can be read"), "{error}");
+        }
+        for part in ["normalizer", "pre_tokenizer", "post_processor", "model"] {
+            let error = open(|file| file[part] = json!({"type": "Nonesuch"})).err().unwrap().to_string();
+            assert!(error.contains("tokenizer.json: not a tokenizer that can be read"), "{part}: {error}");
+        }
+    }
+}

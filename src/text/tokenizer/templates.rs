@@ -1,0 +1,373 @@
+//! Where a model's chat templates are, and which of them is used: the rules of transformers 5.23, and a note wherever
+//! more than those was needed.
+
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+
+use super::chat::ChatTemplate;
+use super::message::kind;
+use super::tokenizer::read_object;
+use crate::error::{Error, Result};
+use crate::files::model_files::{ModelFiles, TEMPLATES};
+
+const FILE: &str = "chat_template.jinja";
+
+/// A file of processors of earlier versions of transformers, which its tokenizers do not read.
+const LEGACY_FILE: &str = "chat_template.json";
+
+/// The template that is used unless there is a reason for another.
+const DEFAULT: &str = "default";
+
+/// The template that is used when there are tools.
+const TOOL_USE: &str = "tool_use";
+
+/// What takes the place of the model's own templates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChosenTemplate {
+    /// The model's template of this name.
+    Named(String),
+    /// Another template.
+    Source {
+        /// The file that it came from.
+        path: PathBuf,
+        /// Jinja.
+        source: String,
+    },
+}
+
+/// The chat templates of a model, by name.
+#[derive(Default)]
+pub(crate) struct Templates {
+    named: Vec<(String, ChatTemplate)>,
+    /// The name of the only one to use.
+    chosen: Option<String>,
+    /// What was decided beyond transformers' rules.
+    notes: Vec<String>,
+}
+
+impl Templates {
+    /// Those of a model's files: `chat_template.jinja` is called `default`, each `additional_chat_templates/NAME.jinja`
+    /// by its name. Where there are none, `chat_template` of `config` (`tokenizer_config.json`), which is a string, a
+    /// list of `{name, template}` or an object from names to templates.
+    ///
+    /// transformers reads no more than that. Where it would be left without a template for a conversation,
+    /// `chat_template` beside further files, or chat_template.json, is taken, and that is a note.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or what should be a template is something else.
+    pub(crate) fn read(files: &ModelFiles, config_path: &Path, config: &Map<String, Value>) -> Result<Self> {
+        let mut templates = Self::default();
+        templates.read_jinja_files(files)?;
+        if templates.get(DEFAULT).is_some() {
+            return Ok(templates);
+        }
+        let has_files = !templates.named.is_empty();
+        for (name, source) in entries(config_path, config.get("chat_template"))? {
+            if has_files && name != DEFAULT {
+                continue;
+            }
+            if has_files {
+                templates.notes.push(format!(
+                    "chat template: {TEMPLATES} has no `{DEFAULT}`; that of {} is used, which transformers would not read",
+                    file_name(config_path)
+                ));
+            }
+            templates.add(name, config_path.to_owned(), source);
+        }
+        if templates.named.is_empty() && files.has(LEGACY_FILE) {
+            templates.read_legacy_file(files)?;
+        }
+        Ok(templates)
+    }
+
+    fn read_jinja_files(&mut self, files: &ModelFiles) -> Result<()> {
+        if files.pack().is_none() && files.path_of(FILE).is_dir() {
+            return Err(Error::file(
+                files.path_of(FILE),
+                "is a folder, expected a file with the chat template",
+            )
+            .hint("move it elsewhere, or put the template in its place"));
+        }
+        // transformers reads this one first, so that a further file of the same name wins.
+        let mut of_files = vec![(DEFAULT.to_owned(), FILE.to_owned())];
+        for path in files.names().unwrap_or_default() {
+            let name = path.strip_prefix(TEMPLATES).and_then(|rest| rest.strip_prefix('/'));
+            if let Some(name) = name.and_then(|name| name.strip_suffix(".jinja")) {
+                of_files.push((name.to_owned(), path.clone()));
+            }
+        }
+        for (name, path) in of_files {
+            if files.has(&path) {
+                self.add(name, files.path_of(&path), files.read_text(&path)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn read_legacy_file(&mut self, files: &ModelFiles) -> Result<()> {
+        let path = files.path_of(LEGACY_FILE);
+        let object = read_object(files, LEGACY_FILE)?.unwrap_or_default();
+        for (name, source) in entries(&path, object.get("chat_template"))? {
+            self.add(name, path.clone(), source);
+        }
+        if !self.named.is_empty() {
+            let note = "it is the only file with one; transformers' tokenizers do not read it";
+            self.notes.push(format!("chat template: {LEGACY_FILE} is used: {note}"));
+        }
+        Ok(())
+    }
+
+    /// Adds a template, in place of one of the same name. A byte-order mark is no part of it.
+    fn add(&mut self, name: String, path: PathBuf, source: String) {
+        let without_mark = source.strip_prefix('\u{feff}').map(str::to_owned);
+        if without_mark.is_some() {
+            self.notes.push(format!(
+                "chat template: the byte-order mark of {} is left out; transformers would write it before every prompt",
+                file_name(&path)
+            ));
+        }
+        let template = ChatTemplate::new(path, without_mark.unwrap_or(source));
+        match self.named.iter_mut().find(|(other, _)| *other == name) {
+            Some(entry) => entry.1 = template,
+            None => self.named.push((name, template)),
+        }
+    }
+
+    /// Uses this template and no other.
+    ///
+    /// # Errors
+    /// When no template has that name.
+    pub(crate) fn choose(&mut self, chosen: ChosenTemplate) -> Result<()> {
+        match chosen {
+            ChosenTemplate::Named(name) => {
+                if self.get(&name).is_none() {
+                    return Err(Error::input(format!("there is no chat template named `{name}`"))
+                        .hint(format!("the model has {}", self.list())));
+                }
+                self.notes.clear();
+                self.chosen = Some(name);
+            }
+            ChosenTemplate::Source { path, source } => {
+                *self = Self::default();
+                self.add(DEFAULT.to_owned(), path, source);
+            }
+        }
+        Ok(())
+    }
+
+    /// The template for a conversation, as transformers picks it: `tool_use` where there are tools (be it an empty list)
+    /// and a template of that name, else `default`. One that is alone is used whatever its name; that is a note.
+    ///
+    /// # Errors
+    /// When there are several and none is called `default`.
+    pub(crate) fn pick(&self, has_tools: bool) -> Result<Option<(&str, &ChatTemplate)>> {
+        let named = |name: &str| {
+            let entry = self.named.iter().find(|(other, _)| other == name);
+            entry.map(|(name, template)| (name.as_str(), template))
+        };
+        if let Some(name) = &self.chosen {
+            return Ok(named(name));
+        }
+        let tool_use = if has_tools { named(TOOL_USE) } else { None };
+        if let Some(template) = tool_use.or_else(|| named(DEFAULT)) {
+            return Ok(Some(template));
+        }
+        match &self.named[..] {
+            [] => Ok(None),
+            [(name, template)] => Ok(Some((name, template))),
+            [(_, first), ..] => Err(Error::file(
+                first.path(),
+                format!("chat template: none is named `{DEFAULT}`, only {}", self.list()),
+            )
+            .hint(format!("name one of them `{DEFAULT}`, or choose one by its name"))),
+        }
+    }
+
+    /// What the user should know of how the templates were found.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        let mut notes = self.notes.clone();
+        if let ([(name, _)], None) = (&self.named[..], &self.chosen)
+            && name != DEFAULT
+        {
+            notes.push(format!(
+                "chat template: `{name}` is used, the only one; transformers would want one named `{DEFAULT}`"
+            ));
+        }
+        notes
+    }
+
+    /// All names, sorted.
+    pub(crate) fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.named.iter().map(|(name, _)| name.as_str()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// The template of this name.
+    pub(crate) fn get(&self, name: &str) -> Option<&ChatTemplate> {
+        self.named.iter().find_map(|(other, template)| (other == name).then_some(template))
+    }
+
+    fn list(&self) -> String {
+        match self.named.len() {
+            0 => "none".to_owned(),
+            _ => self.names().iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
+        }
+    }
+}
+
+/// Names and sources in the value `chat_template` of the file `path`.
+fn entries(path: &Path, value: Option<&Value>) -> Result<Vec<(String, String)>> {
+    let wrong = |key: String, expected: &str, found: Option<&Value>| {
+        Error::key(path, key, format!("expected {expected}, found {}", found.map_or("nothing", kind)))
+            .hint("take the file from the model's repository again")
+    };
+    let text = |key: String, value: Option<&Value>| match value {
+        Some(Value::String(text)) => Ok(text.clone()),
+        other => Err(wrong(key, "a string", other)),
+    };
+    match value {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::String(source)) => Ok(vec![(DEFAULT.to_owned(), source.clone())]),
+        Some(Value::Object(templates)) => {
+            let entry = |(name, source): (&String, &Value)| {
+                Ok((name.clone(), text(format!("chat_template.{name}"), Some(source))?))
+            };
+            templates.iter().map(entry).collect()
+        }
+        Some(Value::Array(list)) => {
+            let entry = |(index, entry): (usize, &Value)| {
+                let field = |name: &str| text(format!("chat_template[{index}].{name}"), entry.get(name));
+                Ok((field("name")?, field("template")?))
+            };
+            list.iter().enumerate().map(entry).collect()
+        }
+        other => {
+            Err(wrong("chat_template".to_owned(), "a string, an object or a list of {name, template}", other))
+        }
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::message::Message;
+    use super::super::template_settings::TemplateSettings;
+    use super::super::testing::{folder, sentencepiece};
+    use super::super::tokenizer::Tokenizer;
+    use super::*;
+
+    fn open(files: &[(&str, &str)]) -> Result<Tokenizer> {
+        let json = sentencepiece(true).to_string();
+        let mut all = vec![("tokenizer.json", json.as_str())];
+        all.extend(files);
+        Tokenizer::from_dir(folder(&all).path())
+    }
+
+    fn rendered(tokenizer: &Tokenizer) -> Result<Option<String>> {
+        tokenizer.apply_chat_template(&[Message::new("user", "Hi")], true)
+    }
+
+    fn with_tools(files: &[(&str, &str)]) -> Tokenizer {
+        let settings = TemplateSettings { tools: Some(Vec::new()), ..TemplateSettings::default() };
+        open(files).unwrap().with_template(settings).unwrap()
+    }
+
+    const CONFIG: &str = "tokenizer_config.json";
+    const TOOL_USE_FILE: &str = "additional_chat_templates/tool_use.jinja";
+
+    #[test]
+    fn templates_lie_in_many_places() {
+        let list = json!({"chat_template": [{"name": "rag", "template": "R"}, {"name": "default", "template": "D"},
+            {"name": "tool_use", "template": "T"}]});
+        let object = json!({"chat_template": {"tool_use": "T", "default": "D"}}).to_string();
+        let (list, string) = (list.to_string(), r#"{"chat_template": "S"}"#);
+        for (files, expected, expected_with_tools) in [
+            (&[][..], None, None),
+            (&[(CONFIG, r#"{"chat_template": null}"#)], None, None),
+            (&[(CONFIG, r#"{"chat_template": []}"#)], None, None),
+            (&[(CONFIG, string)], Some("S"), Some("S")),
+            (&[(CONFIG, &list)], Some("D"), Some("T")),
+            (&[(CONFIG, &object)], Some("D"), Some("T")),
+            (&[(CONFIG, string), (FILE, "J\n")], Some("J"), Some("J")),
+            // Files take the place of all that the config has.
+            (&[(CONFIG, &object), (FILE, "J")], Some("J"), Some("J")),
+            (&[(FILE, "J"), (TOOL_USE_FILE, "F")], Some("J"), Some("F")),
+            (&[(FILE, "J"), ("additional_chat_templates/default.jinja", "F")], Some("F"), Some("F")),
+        ] {
+            let tokenizer = open(files).unwrap();
+            assert_eq!(rendered(&tokenizer).unwrap().as_deref(), expected, "{files:?}");
+            assert_eq!(rendered(&with_tools(files)).unwrap().as_deref(), expected_with_tools, "{files:?}");
+            assert_eq!(tokenizer.template_notes(), Vec::<String>::new(), "{files:?}");
+        }
+    }
+
+    #[test]
+    fn decisions_are_noted() {
+        let only = r#"{"chat_template": [{"name": "rag", "template": "R"}]}"#;
+        for (files, expected, note) in [
+            (&[(CONFIG, only)][..], "R", "`rag` is used, the only one"),
+            (&[("chat_template.json", r#"{"chat_template": "L"}"#)], "L", "chat_template.json is used"),
+            (&[(FILE, "\u{feff}J")], "J", "the byte-order mark of chat_template.jinja is left out"),
+            (
+                &[(CONFIG, r#"{"chat_template": "S"}"#), (TOOL_USE_FILE, "F")],
+                "S",
+                "has no `default`; that of tokenizer_config.json is used",
+            ),
+        ] {
+            let tokenizer = open(files).unwrap();
+            assert_eq!(rendered(&tokenizer).unwrap().as_deref(), Some(expected));
+            let notes = tokenizer.template_notes();
+            assert!(matches!(&notes[..], [only] if only.contains(note)), "{notes:?}");
+        }
+    }
+
+    #[test]
+    fn a_list_without_default_is_refused_by_name() {
+        let list = json!({"chat_template": [{"name": "tool_use", "template": "T"}, {"name": "rag", "template": "R"}]});
+        let files = [(CONFIG, &*list.to_string())];
+        let tokenizer = open(&files).unwrap();
+        let error = rendered(&tokenizer).unwrap_err();
+        assert!(error.to_string().ends_with("none is named `default`, only `rag`, `tool_use`"), "{error}");
+        assert!(error.hint_text().is_some());
+        assert_eq!(rendered(&with_tools(&files)).unwrap().as_deref(), Some("T"));
+        let chosen = |name: &str| {
+            let template = Some(ChosenTemplate::Named(name.to_owned()));
+            let settings = TemplateSettings { template, ..TemplateSettings::default() };
+            open(&files).unwrap().with_template(settings)
+        };
+        assert_eq!(rendered(&chosen("rag").unwrap()).unwrap().as_deref(), Some("R"));
+        let error = chosen("no").err().unwrap();
+        assert!(error.hint_text().unwrap().contains("`rag`, `tool_use`"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_template_is_named() {
+        for (value, expected) in [
+            (json!(1), "key `chat_template`: expected a string, an object or a list"),
+            (json!({"default": 1}), "key `chat_template.default`: expected a string, found a number"),
+            (json!([{"template": "x"}]), "key `chat_template[0].name`: expected a string, found nothing"),
+            (json!(["x"]), "key `chat_template[0].name`"),
+        ] {
+            let error = open(&[(CONFIG, &json!({"chat_template": value}).to_string())]).err().unwrap();
+            assert!(error.to_string().contains(expected) && error.hint_text().is_some(), "{error}");
+        }
+    }
+
+    #[test]
+    fn another_source_takes_the_place_of_all() {
+        let source = ChosenTemplate::Source { path: "mine.jinja".into(), source: "\u{feff}M{{ 1 +".into() };
+        let settings = TemplateSettings { template: Some(source), ..TemplateSettings::default() };
+        let tokenizer = open(&[(FILE, "J"), (TOOL_USE_FILE, "F")]).unwrap().with_template(settings).unwrap();
+        assert_eq!(tokenizer.template_names(), ["default"]);
+        let error = rendered(&tokenizer).unwrap_err();
+        assert!(error.to_string().contains("mine.jinja: chat template line 1"), "{error}");
+        assert_eq!(tokenizer.template_notes().len(), 1, "the mark");
+    }
+}

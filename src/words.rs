@@ -1,4 +1,4 @@
-//! Counts in messages.
+//! Counts and bytes in words.
 
 use std::fmt::Display;
 
@@ -6,17 +6,6 @@ use std::fmt::Display;
 pub fn count<N: Copy + Display + PartialEq + From<u8>>(number: N, noun: &str) -> String {
     let plural = if number == N::from(1) { "" } else { "s" };
     format!("{number} {noun}{plural}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_is_not_many() {
-        assert_eq!([0_usize, 1, 2].map(|n| count(n, "row")), ["0 rows", "1 row", "2 rows"]);
-        assert_eq!(count(1_u64, "quantized layer"), "1 quantized layer");
-    }
 }
 
 /// Bytes in decimal units, as disks and the Hub count them.
@@ -27,5 +16,16 @@ pub fn bytes(count: u64) -> String {
         1_000..1_000_000 => format!("{:.1} kB", value / 1e3),
         1_000_000..1_000_000_000 => format!("{:.2} MB", value / 1e6),
         _ => format!("{:.3} GB", value / 1e9),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_is_not_many() {
+        assert_eq!([0_usize, 1, 2].map(|n| count(n, "row")), ["0 rows", "1 row", "2 rows"]);
+        assert_eq!(count(1_u64, "quantized layer"), "1 quantized layer");
     }
 }

@@ -117,3 +117,44 @@ impl From<Candidate> for String {
         candidate.to_string()
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::float_cmp)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn notation_round_trips() {
+        for candidate in DEFAULT_CANDIDATES {
+            assert_eq!(candidate.to_string().parse::<Candidate>().unwrap(), candidate);
+            if let Some(quant) = candidate.quant() {
+                quant.validate().unwrap();
+            }
+        }
+        assert_eq!(Candidate::Keep.bpw(10, 2), Some(16.0));
+    }
+
+    #[test]
+    fn refused_lists() {
+        assert!(Candidate::parse_list("").is_err());
+        assert!(Candidate::parse_list("2,3 x 16").is_err());
+    }
+
+    #[test]
+    fn lists() {
+        let all = Candidate::parse_list("2,3,4,5,6,8 x 32,64,128 + keep").unwrap();
+        assert_eq!(all, DEFAULT_CANDIDATES);
+        let some = Candidate::parse_list("keep, 8:32, 4, mxfp4, 4:64").unwrap();
+        assert_eq!(
+            some.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["4:32:mxfp4", "4:64", "8:32", "keep"]
+        );
+    }
+
+    #[test]
+    fn json_is_the_notation() {
+        let quant = Quant::affine(4, 64);
+        assert_eq!(serde_json::to_string(&Candidate::Keep).unwrap(), r#""keep""#);
+        assert_eq!(serde_json::from_str::<Candidate>(r#""4:64""#).unwrap(), Candidate::Quantized(quant));
+    }
+}

@@ -73,7 +73,8 @@ impl<'a> Measure<'a> {
         })
     }
 
-    /// With what the steps were estimated to cost.
+    /// Bars move by these estimated `costs` of the steps.
+    #[must_use]
     pub fn with_costs(self, costs: StepCosts) -> Self {
         Self { costs, ..self }
     }

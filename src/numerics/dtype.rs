@@ -334,6 +334,19 @@ fn cast_f64(block: &[u8], to: Dtype, out: &mut Vec<u8>, report: &mut CastReport)
     }
 }
 
+/// The dtype of scales and biases.
+pub fn float_type(dtype: Dtype) -> Result<FloatType> {
+    match dtype {
+        Dtype::F32 => Ok(FloatType::F32),
+        Dtype::F16 => Ok(FloatType::F16),
+        Dtype::BF16 => Ok(FloatType::Bf16),
+        other => {
+            Err(Error::usage(format!("MLX has no scales in {other}"))
+                .hint("use float16, bfloat16 or float32"))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -402,18 +415,5 @@ mod tests {
         assert_eq!(out, (-1f32).to_le_bytes());
         let (out, _) = one(Dtype::U32, &[1, 2, 3, 4], Dtype::U32);
         assert_eq!(out, [1, 2, 3, 4]);
-    }
-}
-
-/// The dtype of scales and biases.
-pub fn float_type(dtype: Dtype) -> Result<FloatType> {
-    match dtype {
-        Dtype::F32 => Ok(FloatType::F32),
-        Dtype::F16 => Ok(FloatType::F16),
-        Dtype::BF16 => Ok(FloatType::Bf16),
-        other => {
-            Err(Error::usage(format!("MLX has no scales in {other}"))
-                .hint("use float16, bfloat16 or float32"))
-        }
     }
 }

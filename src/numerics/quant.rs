@@ -1,4 +1,4 @@
-//! What a layer may become: one MLX quantization setting, or float.
+//! One MLX quantization setting: bits, group size and mode.
 //!
 //! The exact stored size of every setting is computed here and nowhere else, so that an allocation, a report
 //! and a written file agree to the byte. Notation, on the command line and in tables: `bits`, `bits:group_size`
@@ -225,8 +225,6 @@ impl FromStr for Quant {
 #[allow(clippy::unwrap_used, clippy::float_cmp)]
 mod tests {
     use super::*;
-    use crate::choose::candidate::Candidate;
-    use crate::choose::candidate::DEFAULT_CANDIDATES;
 
     #[test]
     fn sizes_are_exact() {
@@ -241,19 +239,12 @@ mod tests {
         assert_eq!(Mode::Mxfp8.default_quant().bpw(64, 2), Some(8.25));
         assert_eq!(Mode::Nvfp4.default_quant().bpw(64, 2), Some(4.5));
         assert_eq!(Mode::Nvfp4.default_quant().packed_columns(16), Some(2));
-        assert_eq!(Candidate::Keep.bpw(10, 2), Some(16.0));
         assert_eq!(q.bytes(usize::MAX, 1 << 40, 2), None);
         assert_eq!(q.bpw(0, 2), None);
     }
 
     #[test]
     fn notation_round_trips() {
-        for candidate in DEFAULT_CANDIDATES {
-            assert_eq!(candidate.to_string().parse::<Candidate>().unwrap(), candidate);
-            if let Some(quant) = candidate.quant() {
-                quant.validate().unwrap();
-            }
-        }
         for mode in [Mode::Mxfp4, Mode::Mxfp8, Mode::Nvfp4] {
             assert_eq!(mode.name().parse::<Quant>().unwrap(), mode.default_quant());
             assert_eq!(mode.default_quant().to_string().parse::<Quant>().unwrap(), mode.default_quant());
@@ -267,8 +258,6 @@ mod tests {
         for text in ["", "7", "4:16", "x", "4:64:mxfp4", "4:64:affine:1", "4:", "affine", "-4", "4:64:int"] {
             assert!(text.parse::<Quant>().is_err(), "{text}");
         }
-        assert!(Candidate::parse_list("").is_err());
-        assert!(Candidate::parse_list("2,3 x 16").is_err());
     }
 
     #[test]
@@ -304,22 +293,9 @@ mod tests {
     }
 
     #[test]
-    fn lists() {
-        let all = Candidate::parse_list("2,3,4,5,6,8 x 32,64,128 + keep").unwrap();
-        assert_eq!(all, DEFAULT_CANDIDATES);
-        let some = Candidate::parse_list("keep, 8:32, 4, mxfp4, 4:64").unwrap();
-        assert_eq!(
-            some.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            ["4:32:mxfp4", "4:64", "8:32", "keep"]
-        );
-    }
-
-    #[test]
     fn json() {
         let quant: Quant = serde_json::from_str(r#"{"group_size": 64, "bits": 4}"#).unwrap();
         assert_eq!(quant, Quant::affine(4, 64));
         assert_eq!(serde_json::to_string(&quant).unwrap(), r#"{"bits":4,"group_size":64,"mode":"affine"}"#);
-        assert_eq!(serde_json::to_string(&Candidate::Keep).unwrap(), r#""keep""#);
-        assert_eq!(serde_json::from_str::<Candidate>(r#""4:64""#).unwrap(), Candidate::Quantized(quant));
     }
 }

@@ -47,7 +47,7 @@ pub fn analyze(
     let layers = candidates_by_block(source, settings);
     let rounding = match settings.method {
         Method::Alignment { at } => Some(uniform(source, at, settings.dtype)),
-        Method::Fisher => None,
+        Method::FisherDiagonal => None,
     };
     let target = if alignment { Some(embed(float)?.finish(&tick)?) } else { None };
     let objective = match &target {

@@ -57,7 +57,9 @@ fn a_stale_index_on_the_hub_is_one_in_a_folder() {
         for command in [&["inspect", "org/tiny"][..], &["check", "org/tiny"]] {
             let output = setup.run(command);
             succeeded(&output);
-            assert!(stderr(&output).contains("does not belong") || stdout(&output).contains("does not belong"));
+            assert!(
+                stderr(&output).contains("does not belong") || stdout(&output).contains("does not belong")
+            );
         }
         succeeded(&setup.command(&["check", "org/tiny"]).env("HF_HUB_OFFLINE", "1").output().unwrap());
         fs::remove_dir_all(setup.repository()).unwrap();

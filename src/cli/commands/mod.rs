@@ -15,6 +15,7 @@ pub mod inspect;
 pub mod lines;
 pub mod logits;
 pub mod models;
+pub mod opening;
 pub mod pack;
 pub mod prompting;
 pub mod quantize;

@@ -1,14 +1,12 @@
 //! Measuring the result on text that it was not tuned on.
 
-use std::path::Path;
-
 use super::job::Job;
 use crate::cli::commands::templating::refuse_idle;
 use crate::error::Result;
-use crate::jobs::opening::open_written;
 use crate::jobs::record::Evaluation;
 use crate::jobs::scoring::Scoring;
 use crate::jobs::texts::{TextInput, held_out_name, short_name, windows};
+use crate::models::source::SourceModel;
 use crate::words::count;
 
 /// Tokens below which a measurement says little.
@@ -54,9 +52,9 @@ impl Job<'_> {
         refuse_idle(&self.calibration.template, &names, conversations.contains(&true))
     }
 
-    /// Scores the model in `folder` against the float one: on the text that was given, or on what was held out of the
+    /// Scores the model that was `written` against the float one: on the text that was given, or on what was held out of the
     /// calibration text.
-    pub(crate) fn evaluate(&self, folder: &Path, given: Option<Proof>) -> Result<Option<Evaluation>> {
+    pub(crate) fn evaluate(&self, written: &SourceModel, given: Option<Proof>) -> Result<Option<Evaluation>> {
         let proof = match (given, &self.texts) {
             (Some(proof), _) => proof,
             (None, Some(texts)) if !self.args.no_eval => {
@@ -65,8 +63,7 @@ impl Job<'_> {
             }
             _ => return Ok(None),
         };
-        let quantized = open_written(folder)?;
         let scoring = Scoring { windows: &proof.windows, batch: 1, memory: self.calibration.memory };
-        scoring.evaluation(&quantized, self.source, proof.name, self.console).map(Some)
+        scoring.evaluation(written, self.source, proof.name, self.console).map(Some)
     }
 }

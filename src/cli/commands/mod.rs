@@ -22,6 +22,7 @@ pub mod quantize;
 pub mod recipes;
 pub mod report;
 pub mod run;
+pub mod settings;
 pub mod streaming;
 pub mod templating;
 pub mod unpack;

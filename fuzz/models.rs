@@ -99,7 +99,7 @@ pub fn write_all(root: &Path) -> Result<()> {
     )?;
 
     for (model, tokenizer, tokens, eos) in [
-        ("byte-fallback", byte_fallback(), 265, 2),
+        ("byte-fallback", serde_json::from_str::<Value>(BYTE_FALLBACK)?, 265, 2),
         ("unigram", unigram(), 9, 1),
         ("wordpiece", wordpiece(), 9, 2),
     ] {
@@ -227,29 +227,7 @@ fn added(id: u32, content: &str) -> Value {
 }
 
 /// In the manner of Llama 2.
-fn byte_fallback() -> Value {
-    let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(String::from).to_vec();
-    tokens.extend((0..256).map(|byte| format!("<0x{byte:02X}>")));
-    tokens.extend(["▁", "a", "b", "▁a", "▁▁", "ab"].map(String::from));
-    let vocab: serde_json::Map<String, Value> = tokens.into_iter().zip((0..).map(Value::from)).collect();
-    json!({
-        "version": "1.0", "truncation": null, "padding": null,
-        "added_tokens": [added(0, "<unk>"), added(1, "<s>"), added(2, "</s>")],
-        "normalizer": {"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "▁"},
-            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
-        "pre_tokenizer": null,
-        "post_processor": {"type": "TemplateProcessing",
-            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
-            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
-            "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}},
-        "decoder": {"type": "Sequence", "decoders": [
-            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
-            {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
-        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
-            "vocab": vocab, "merges": [["▁", "a"], ["▁", "▁"], ["a", "b"]]}
-    })
-}
+const BYTE_FALLBACK: &str = include_str!("../fixtures/tokenizers/byte_fallback.json");
 
 /// In the manner of T5 and Gemma.
 fn unigram() -> Value {

@@ -195,25 +195,200 @@ fn relative_links_lead_somewhere() {
     assert!(links >= 30, "only {links} links were found");
 }
 
-/// Numbers of a text that say something: with a decimal point, or of three digits or more.
-fn figures(text: &str) -> BTreeSet<&str> {
-    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | ',' | '_' | '-')));
-    let words = words.map(|word| word.trim_matches(['.', ',']));
-    words
-        .filter(|word| word.chars().all(|c| c.is_ascii_digit() || matches!(c, '.' | ',')))
-        .filter(|word| word.contains('.') || word.len() >= 3)
-        .collect()
+/// The part of a page under the heading `title`, to the next one of its level.
+fn section<'a>(text: &'a str, title: &str) -> &'a str {
+    let start = text.find(&format!("\n{title}\n")).unwrap_or_else(|| panic!("there is no {title}"));
+    let level = title.split(' ').next().unwrap();
+    let rest = &text[start + title.len() + 2..];
+    rest.split(&format!("\n{level} ")).next().unwrap()
+}
+
+/// Cells of the rows of all tables in a text.
+fn rows(text: &str) -> Vec<Vec<&str>> {
+    let lines = text.lines().filter_map(|line| line.strip_prefix('|')?.strip_suffix('|'));
+    lines.map(|line| line.split('|').map(str::trim).collect()).collect()
+}
+
+/// The row that begins with `label`, of one cell or two, and has figures where it ends.
+fn row<'a>(rows: &'a [Vec<&'a str>], label: &[&str]) -> &'a [&'a str] {
+    let is_it = |row: &&Vec<&str>| row.starts_with(label) && !row.last().unwrap().ends_with('x');
+    rows.iter().find(is_it).unwrap_or_else(|| panic!("benches/RESULTS.md has no row {label:?}"))
+}
+
+/// Numbers in a cell: not those in brackets, nor in names.
+fn numbers(cell: &str) -> Vec<f64> {
+    let outside = cell.split(" (").next().unwrap();
+    outside.split(' ').filter_map(|word| word.trim_matches(['*', ',']).parse().ok()).collect()
+}
+
+/// README.md's table of divergences: every figure is of the row of its name and size, and a peer's is its best.
+#[test]
+fn divergences_of_the_readme_were_measured() {
+    let (readme, results) = (read(&root().join("README.md")), read(&root().join("benches/RESULTS.md")));
+    let readme = section(&readme, "## Beside mlx-lm and llama.cpp");
+    let measured = rows(section(&results, "### mobilellm-docs-6m"));
+    let kl = |rows: &[Vec<&str>], label: &str| row(rows, &[label])[2].to_owned();
+    let mut figures = 0;
+    for shown in
+        rows(readme).into_iter().filter(|row| row.len() == 5).filter(|row| row[0].parse::<f64>().is_ok())
+    {
+        let bpw = shown[0];
+        for (column, peer) in [(1, "mlx-lm"), (2, "llama.cpp")] {
+            let fits = |row: &&Vec<&str>| {
+                let size = row.get(1).and_then(|cell| cell.parse::<f64>().ok());
+                row[0].starts_with(peer)
+                    && size.is_some_and(|size| size <= bpw.parse::<f64>().unwrap() * 1.02)
+            };
+            let best = measured
+                .iter()
+                .filter(fits)
+                .min_by(|a, b| a[2].parse::<f64>().unwrap().total_cmp(&b[2].parse().unwrap()));
+            let Some(best) = best else {
+                assert_eq!(shown[column], "none this small");
+                continue;
+            };
+            let (figure, name) = shown[column].trim_end_matches(')').split_once(" (").unwrap();
+            let (name, size) = name.split_once(", ").unwrap_or((name, bpw));
+            let method = name.to_lowercase().replace("_quant", "");
+            let is_named = best[0].to_lowercase().starts_with(&format!("{} {method}", peer.to_lowercase()));
+            assert!(best[2] == figure && is_named, "README.md: {shown:?}, benches/RESULTS.md: {best:?}");
+            assert!(
+                (size.parse::<f64>().unwrap() - best[1].parse::<f64>().unwrap()).abs() < 1e-9,
+                "{shown:?}"
+            );
+            figures += 1;
+        }
+        for (column, how) in [(3, "gptq"), (4, "distilled")] {
+            assert_eq!(shown[column], kl(&measured, &format!("{how}, --target-bpw {bpw}")), "{how} at {bpw}");
+            figures += 1;
+        }
+    }
+    assert_eq!(figures, 23);
+    let bundled = rows(section(&results, "### mobilellm-docs-1m"));
+    let [rtn, peer, gptq] = ["rtn, --target-bpw 4.5", "llama.cpp IQ4_XS", "gptq, --target-bpw 4.5"]
+        .map(|label| kl(&bundled, label));
+    let line = format!("then has {rtn}, and\nllama.cpp's IQ4_XS {peer} (GPTQ: {gptq})");
+    assert!(readme.contains(&line), "README.md does not say: {line}");
+}
+
+/// Rows of README.md's table of times: the section of benches/RESULTS.md that they are of, the rows of mlx-lm, of mlx-lm with
+/// the same BLAS and of mixbit there, and the column of the first figure.
+const TIMES: [(&str, &str, [&[&str]; 3], usize); 8] = {
+    const RAM_DISK: [&[&str]; 3] =
+        [&["RAM disk", "mlx-lm"], &["RAM disk", "mlx-lm, same BLAS"], &["RAM disk", "mixbit"]];
+    const LONG: &str = "smollm2-135m, 48 x 256 tokens";
+    const SHORT: &str = "smollm2-135m, 2 x 256 tokens";
+    const EVAL: &str = "smollm2-135m, 2 windows";
+    const RUN: [&[&str]; 3] = [&["mlx-lm"], &["the same, same BLAS"], &["mixbit"]];
+    [
+        ("convert 950 M parameters to float16", "## convert", RAM_DISK, 2),
+        ("quantize them to 4 bits", "## quantize", RAM_DISK, 2),
+        (
+            "measure and quantize 135 M to 5 bits, 12,288 tokens",
+            "## target",
+            [&[], &[LONG, "dynamic_quant, same BLAS"], &[LONG, "mixbit"]],
+            2,
+        ),
+        (
+            "the same with 512 tokens",
+            "## target",
+            [&[SHORT, "dynamic_quant"], &[SHORT, "dynamic_quant, same BLAS"], &[SHORT, "mixbit"]],
+            2,
+        ),
+        (
+            "perplexity, 135 M",
+            "## eval",
+            [&[EVAL, "mlx-lm"], &[EVAL, "mlx-lm, same BLAS"], &[EVAL, "mixbit"]],
+            2,
+        ),
+        ("load 135 M in float16", "## run", RUN, 1),
+        ("read a prompt", "## run", RUN, 2),
+        ("generate", "## run", RUN, 3),
+    ]
+};
+
+#[test]
+fn times_of_the_readme_were_measured() {
+    let (readme, results) = (read(&root().join("README.md")), read(&root().join("benches/RESULTS.md")));
+    let readme = section(&readme, "## Beside mlx-lm and llama.cpp");
+    let shown: Vec<Vec<&str>> =
+        rows(readme).into_iter().filter(|row| row.len() == 5 && row[4].starts_with("`bench ")).collect();
+    let labels: Vec<&str> = shown.iter().map(|row| row[0]).collect();
+    assert_eq!(labels, TIMES.map(|(label, ..)| label), "the rows of README.md, and those that are compared");
+    for (shown, (label, title, sources, first)) in shown.iter().zip(TIMES) {
+        let measured = rows(section(&results, title));
+        for (cell, source) in shown[1..4].iter().zip(sources) {
+            if source.is_empty() {
+                assert_eq!(*cell, "not run");
+                continue;
+            }
+            let figures = numbers(cell);
+            let medians = row(&measured, source)[first..].iter().map(|cell| numbers(cell)[0]);
+            assert!(!figures.is_empty(), "README.md: {label}: {cell}");
+            assert_eq!(
+                figures,
+                medians.take(figures.len()).collect::<Vec<_>>(),
+                "README.md: {label}: {source:?}"
+            );
+        }
+    }
+    assert!(
+        readme.contains("mixbit now takes 62 s") && section(&results, "## target").contains("now take 62 s,")
+    );
+}
+
+/// Paths that a set-up makes, and the file that a reader makes.
+const NOT_COMMITTED: [&str; 3] = [".engine/", ".engine/cargo.toml", "src/models/architectures/newllama.rs"];
+
+#[test]
+fn paths_for_contributors_exist() {
+    let text = read(&root().join("CONTRIBUTING.md"));
+    let is_path = |span: &&str| {
+        let ends =
+            [".rs", ".py", ".md", ".json", ".toml", ".cpp", ".svg"].iter().any(|end| span.ends_with(end));
+        (ends || span.contains('/')) && !span.contains([' ', '(', ':', '"'])
+    };
+    let mut paths: Vec<&str> =
+        prose_and_shell(&text).0.into_iter().flat_map(code_spans).filter(is_path).collect();
+    // Links are checked as such, and their text is a file's name alone.
+    paths.retain(|path| !text.contains(&format!("[`{path}`](")) && !NOT_COMMITTED.contains(path));
+    assert!(paths.len() >= 10, "only {paths:?} were found");
+    for path in paths {
+        assert!(root().join(path).exists(), "CONTRIBUTING.md: {path} is not there");
+    }
+    let picture = text.split("```text\n").nth(1).unwrap().split("```").next().unwrap();
+    let folders: BTreeSet<&str> =
+        picture.split([' ', '\n', ',']).filter_map(|word| word.strip_suffix('/')).collect();
+    for folder in &folders {
+        let there = root().join(folder).is_dir() || root().join("src").join(folder).is_dir();
+        assert!(there, "CONTRIBUTING.md: the picture has {folder}/, which is not there");
+    }
+    for entry in fs::read_dir(root().join("src")).unwrap().map(Result::unwrap) {
+        let name = entry.file_name().into_string().unwrap();
+        assert!(!entry.path().is_dir() || folders.contains(name.as_str()), "the picture lacks src/{name}/");
+    }
 }
 
 #[test]
-fn figures_of_the_readme_were_measured() {
-    let (readme, results) = (read(&root().join("README.md")), read(&root().join("benches/RESULTS.md")));
-    let (_, rest) = readme.split_once("\n## Beside mlx-lm").unwrap();
-    let section = rest.split("\n## ").next().unwrap();
-    let (shown, measured) = (figures(section), figures(&results));
-    assert!(shown.len() >= 60, "only {} figures were found", shown.len());
-    for figure in shown {
-        assert!(measured.contains(figure), "README.md: {figure} is not in benches/RESULTS.md");
+fn the_walk_through_an_architecture_is_its_code() {
+    let text = read(&root().join("CONTRIBUTING.md"));
+    let walk = section(&text, "## Add an architecture");
+    let architectures = root().join("src/models/architectures");
+    let (example, registry) =
+        (read(&architectures.join("qwen3.rs")), read(&architectures.join("registry.rs")));
+    let shown = walk.split("```rust\n").nth(1).unwrap().split("```").next().unwrap();
+    for line in shown.lines().map(str::trim).filter(|line| !line.starts_with("//")) {
+        assert!(example.lines().any(|other| other.trim() == line), "qwen3.rs has no line `{line}`");
+    }
+    let row = walk.split('`').find(|span| span.starts_with("row(")).unwrap().replace("newllama", "qwen3");
+    assert!(registry.contains(&row), "registry.rs has no {row}");
+    let sources = [registry, read(&root().join("tests/goldens.rs"))].concat();
+    for test in [
+        "defaults_are_those_of_transformers",
+        "no_default_is_left_out",
+        "every_architecture_has_two_golden_cases",
+    ] {
+        assert!(walk.contains(test) && sources.contains(&format!("fn {test}()")), "{test}");
     }
 }
 

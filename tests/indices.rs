@@ -161,8 +161,15 @@ fn the_index_decides_over_a_stale_duplicate() {
     folder.write(SECOND, |name| place(name) == SECOND);
     folder.index(of_norm, &[]);
     folder.converts(&format!("`{NORM}` is in several weight files: the place that {INDEX} names counts"));
-    // An index that is wrong elsewhere decides nothing.
-    folder.index(of_norm, &[("model.embed_tokens.weight", FIRST)]);
+    // It does where it is right, though it lists what is not there or is elsewhere.
+    let embedding = "model.embed_tokens.weight";
+    for (name, shard) in [("lm_head.weight", SECOND), ("lm_head.weight", WHOLE), (embedding, FIRST)] {
+        folder.index(of_norm, &[(name, shard)]);
+        folder.converts(&format!("`{NORM}` is in several weight files: the place that {INDEX} names counts"));
+        folder.converts(&format!("{INDEX} does not belong to these weights (it "));
+    }
+    // Where it is wrong it decides nothing.
+    folder.index(of_norm, &[(NORM, FIRST)]);
     fs::remove_dir_all(folder.home.path().join("out")).unwrap();
     folder.refused(&[NORM, "is also in", "one checkpoint only"]);
     // Without an index there is nothing to decide either.

@@ -1,6 +1,7 @@
 //! Single files that commands write: known early to be writable, whole or not there, and in the place of another file only
 //! with `--overwrite`. Every command checks its outputs before it does anything that takes time.
 
+use same_file::Handle;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -99,12 +100,19 @@ impl Claim {
                     return Err(Error::file(output, message)
                         .hint("wait until that is done, or choose another output"));
                 }
-                // Some file systems have no locks. One that a run removed on its way out holds nobody off.
-                _ if path.exists() => return Ok(Some(Self { path, _file: file })),
+                // Some file systems have no locks. One that a run removed on its way out holds nobody off, and there may be
+                // another of its name by now.
+                _ if is_at(&file, &path) => return Ok(Some(Self { path, _file: file })),
                 _ => {}
             }
         }
     }
+}
+
+/// Whether `file`, which is open, is the one that is called `path`.
+fn is_at(file: &File, path: &Path) -> bool {
+    let handle = file.try_clone().and_then(Handle::from_file);
+    handle.and_then(|handle| Ok(handle == Handle::from_path(path)?)).unwrap_or(false)
 }
 
 impl Drop for Claim {
@@ -180,6 +188,38 @@ mod tests {
         assert!(Claim::new(&out).unwrap().is_some());
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
         assert!(Claim::new(&home.path().join("no/out")).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_removed_lock_is_not_its_successor() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("lock");
+        let first = File::create(&path).unwrap();
+        assert!(is_at(&first, &path));
+        fs::remove_file(&path).unwrap();
+        assert!(!is_at(&first, &path));
+        let second = File::create(&path).unwrap();
+        assert!(!is_at(&first, &path) && is_at(&second, &path));
+    }
+
+    #[test]
+    fn a_claim_excludes_all_others_in_a_crowd() {
+        use std::sync::atomic::{AtomicUsize, Ordering};
+        let home = tempfile::tempdir().unwrap();
+        let (out, inside) = (home.path().join("out"), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    for _ in 0..2000 {
+                        let Ok(Some(claim)) = Claim::new(&out) else { continue };
+                        assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
+                        std::thread::yield_now();
+                        inside.fetch_sub(1, Ordering::SeqCst);
+                        drop(claim);
+                    }
+                });
+            }
+        });
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Which of a model's files hold its weights: those that its index names, or those that are called as weights are.
 
+use safetensors::SafeTensors;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -30,33 +31,44 @@ pub(crate) fn read_index(files: &ModelFiles) -> Result<WeightMap> {
         .collect()
 }
 
-/// The weights among the files of a model on the Hub, called `names`: those that its index, read from `files`, names; where all of
-/// these are missing or it cannot be read, those that are called as weights are. `place` is for messages.
+/// The weights among the files of a model on the Hub, called `names`: those that its index, read from `files`, names. Where it is
+/// of other weights, those that are called as weights are, too: it names a file that is missing, or a tensor that is not in
+/// the file that it names. The latter shows only once that file's header is among `files`. `place` is for messages.
 ///
 /// # Errors
-/// Where there are no weights, or some of the shards that the index names and not all.
+/// Where there are no weights, or a shard that the index names is missing and no other file can have its tensors.
 pub fn weight_files(place: &Path, files: &ModelFiles, names: &[String]) -> Result<Vec<String>> {
-    let listed: BTreeSet<String> = match names.iter().any(|name| name == INDEX).then(|| read_index(files)) {
-        Some(Ok(index)) => index.into_values().collect(),
+    let index = match names.iter().any(|name| name == INDEX).then(|| read_index(files)) {
+        Some(Ok(index)) => index,
         Some(Err(error)) if what_is_broken(&error).is_none() => return Err(error),
-        _ => BTreeSet::new(),
+        _ => WeightMap::new(),
     };
-    let (there, missing): (Vec<String>, Vec<String>) =
+    let listed: BTreeSet<String> = index.values().cloned().collect();
+    let (there, missing): (BTreeSet<String>, BTreeSet<String>) =
         listed.into_iter().partition(|name| names.contains(name));
-    let incomplete = |shard: &String| {
-        Error::file(place, format!("its index names `{shard}`, which is not there"))
-            .hint("the model is incomplete on the Hub: tell its author")
-    };
-    match missing.first() {
-        None if !there.is_empty() => return Ok(there),
-        Some(shard) if !there.is_empty() => return Err(incomplete(shard)),
-        _ => {}
+    if missing.is_empty()
+        && !there.is_empty()
+        && there.iter().all(|shard| holds_its_tensors(files, shard, &index))
+    {
+        return Ok(there.into_iter().collect());
     }
     let top: Vec<String> = names.iter().filter(|name| !name.contains('/')).cloned().collect();
-    choose_weights(place, &top).map_err(|error| match missing.first() {
-        Some(shard) if !top.iter().any(|name| is_safetensors(name)) => incomplete(shard),
-        _ => error,
-    })
+    match (choose_weights(place, &top), missing.first()) {
+        (Ok(chosen), _) => Ok(there.into_iter().chain(chosen).collect::<BTreeSet<_>>().into_iter().collect()),
+        (Err(_), None) if !there.is_empty() => Ok(there.into_iter().collect()),
+        (Err(_), Some(shard)) if !there.is_empty() || !top.iter().any(|name| is_safetensors(name)) => {
+            Err(Error::file(place, format!("its index names `{shard}`, which is not there"))
+                .hint("the model is incomplete on the Hub: tell its author"))
+        }
+        (Err(error), _) => Err(error),
+    }
+}
+
+/// Whether the file `shard` has every tensor that `index` says is in it, as far as its header can be read yet.
+fn holds_its_tensors(files: &ModelFiles, shard: &str, index: &WeightMap) -> bool {
+    let Ok(map) = files.map(shard) else { return true };
+    let Ok((_, header)) = SafeTensors::read_metadata(&map) else { return true };
+    index.iter().filter(|(_, file)| *file == shard).all(|(tensor, _)| header.info(tensor).is_some())
 }
 
 pub(crate) fn is_safetensors(name: &str) -> bool {

@@ -1,10 +1,10 @@
 //! The choice of a model's weight files: those that `model.safetensors.index.json` names, where it is of these files,
 //! and otherwise those that are called as weights are.
 //!
-//! Quantized copies on the Hub often carry the index of the float model, so an index that does not agree with the files
-//! does not count, and the files' own headers do. It still says which tensors there must be: [`Checkpoint::absent`].
+//! Quantized copies on the Hub often carry the index of the float model, so an index counts for the tensors that are where
+//! it says, and the files' own headers for the others. It still says which tensors there must be: [`Checkpoint::absent`].
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use super::checkpoint::Checkpoint;
 use super::entry::Entry;
@@ -88,7 +88,7 @@ impl Checkpoint {
         shards.into_iter().map(missing).chain(tensors).collect()
     }
 
-    /// The tensors of the shards that `index` names, as it has them, or, where it is of other files, of all weight files.
+    /// The tensors of the shards that `index` names, as it has them; those that are not where it says, from all weight files.
     fn add_indexed(&mut self, files: &ModelFiles, index: &WeightMap, wrong: &mut Vec<Error>) -> Result<()> {
         let shards: BTreeSet<&str> = index.values().map(String::as_str).collect();
         let outside = |shard: &&str| !safe_name(shard);
@@ -104,11 +104,16 @@ impl Checkpoint {
         let (there, missing): (Vec<&str>, Vec<&str>) =
             shards.into_iter().filter(|shard| safe_name(shard)).partition(|shard| files.has(shard));
         let mut contents = self.open_all(files, there.iter().copied())?;
+        let placed = placed(index, &contents);
         let why = match missing.first() {
             Some(shard) => Some(format!("it names `{shard}`, which is not there")),
-            None => misplaced(index, &contents),
+            None => misplaced(index, &there, &placed),
         };
-        let Some(why) = why else { return self.take_indexed(index, contents) };
+        let Some(why) = why else {
+            self.leave_out_duplicates(index, &placed, &mut contents);
+            self.note_unlisted(index, &contents);
+            return self.take(contents);
+        };
         let names = files.names()?;
         match choose_weights(files.path(), &names) {
             Ok(chosen) => {
@@ -121,6 +126,8 @@ impl Checkpoint {
             }
             Err(_) => {}
         }
+        let notes = self.notes.len();
+        self.leave_out_duplicates(index, &placed, &mut contents);
         self.take(contents)?;
         let absent =
             index.iter().filter(|(tensor, shard)| safe_name(shard) && !self.entries.contains_key(*tensor));
@@ -131,9 +138,12 @@ impl Checkpoint {
                 shard_is_there: there.contains(&shard.as_str()),
             })
             .collect();
-        self.notes.push(format!(
-            "{INDEX} does not belong to these weights ({why}): the tensors are taken from the weight files without it"
-        ));
+        let which =
+            if placed.is_empty() { "the tensors are" } else { "tensors that are not where it says are" };
+        let note = format!(
+            "{INDEX} does not belong to these weights ({why}): {which} taken from the weight files without it"
+        );
+        self.notes.insert(notes, note);
         Ok(())
     }
 
@@ -146,32 +156,36 @@ impl Checkpoint {
         names.map(|name| Ok((name.to_owned(), self.open_file(files, name)?))).collect()
     }
 
-    /// Takes the tensors where `index`, which is right about all that it lists, says that they are: of a tensor that is in
-    /// another shard too, that one is left out.
-    fn take_indexed(&mut self, index: &WeightMap, mut contents: Vec<Contents>) -> Result<()> {
+    /// Leaves out the tensors that are `placed` where `index` says and are in another file too: out of that one.
+    fn leave_out_duplicates(
+        &mut self,
+        index: &WeightMap,
+        placed: &BTreeSet<String>,
+        contents: &mut [Contents],
+    ) {
         let mut stale = Vec::new();
-        let mut unlisted = Vec::new();
-        for (file, tensors) in &mut contents {
-            tensors.retain(|(name, _)| match index.get(name) {
-                Some(shard) if shard != file => {
+        for (file, tensors) in contents {
+            tensors.retain(|(name, _)| {
+                let is_stale = placed.contains(name) && index.get(name) != Some(file);
+                if is_stale {
                     stale.push(name.clone());
-                    false
                 }
-                Some(_) => true,
-                None => {
-                    unlisted.push(name.clone());
-                    true
-                }
+                !is_stale
             });
         }
         if let Some(subject) = subject(&stale) {
             self.notes
                 .push(format!("{subject} in several weight files: the place that {INDEX} names counts"));
         }
+    }
+
+    /// Notes which tensors `index`, which is right about all that it lists, does not list.
+    fn note_unlisted(&mut self, index: &WeightMap, contents: &[Contents]) {
+        let names = contents.iter().flat_map(|(_, tensors)| tensors).map(|(name, _)| name);
+        let unlisted: Vec<String> = names.filter(|name| !index.contains_key(*name)).cloned().collect();
         if let Some(subject) = subject(&unlisted) {
             self.notes.push(format!("{subject} in the weight files and not in {INDEX}: taken all the same"));
         }
-        self.take(contents)
     }
 
     /// Takes all of the tensors, each of which must be there once.
@@ -192,14 +206,15 @@ fn subject(tensors: &[String]) -> Option<String> {
     })
 }
 
-/// Where a tensor is not in the shard that `index` names, though that was opened.
-fn misplaced(index: &WeightMap, contents: &[Contents]) -> Option<String> {
-    let names = |(file, tensors): &'_ Contents| -> (String, BTreeSet<String>) {
-        (file.clone(), tensors.iter().map(|(name, _)| name.clone()).collect())
-    };
-    let shards: BTreeMap<String, BTreeSet<String>> = contents.iter().map(names).collect();
-    let is_there =
-        |(tensor, shard): &(&String, &String)| shards.get(*shard).is_none_or(|names| names.contains(*tensor));
-    let (tensor, shard) = index.iter().find(|entry| !is_there(entry))?;
+/// The tensors that are in the files that `index` says they are in.
+fn placed(index: &WeightMap, contents: &[Contents]) -> BTreeSet<String> {
+    let all = contents.iter().flat_map(|(file, tensors)| tensors.iter().map(move |(name, _)| (name, file)));
+    all.filter(|(name, file)| index.get(*name) == Some(*file)).map(|(name, _)| name.clone()).collect()
+}
+
+/// The first tensor that `index` says is in a shard that is `there` and that is not `placed`, as the reason of a note.
+fn misplaced(index: &WeightMap, there: &[&str], placed: &BTreeSet<String>) -> Option<String> {
+    let (tensor, shard) =
+        index.iter().find(|(tensor, shard)| there.contains(&shard.as_str()) && !placed.contains(*tensor))?;
     Some(format!("it lists `{tensor}` in `{shard}`, which does not hold it"))
 }

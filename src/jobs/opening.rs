@@ -37,8 +37,3 @@ pub fn open_after(
     }
     Ok(source)
 }
-
-/// Opens the folder `path` that this run has just written.
-pub fn open_written(path: &Path) -> Result<SourceModel> {
-    SourceModel::open_headers(path)
-}

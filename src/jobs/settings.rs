@@ -1,6 +1,7 @@
-//! What a command will do, from its flags, the recipe and the defaults, in this order of precedence.
+//! What a command will do, once flags, recipe and defaults are resolved.
 
 use crate::progress::Progress;
+use clap::ValueEnum;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -8,21 +9,27 @@ use crate::choose::candidate::Candidate;
 use crate::choose::plan::Plan;
 use crate::choose::recipe::{Quality, Recipe};
 use crate::choose::scores::Method;
-use crate::cli::args;
-use crate::cli::args::MeasureMethod;
 use crate::error::{Error, Result};
 use crate::models::spec::DecoderSpec;
-use crate::numerics::quant::{Mode, Quant};
+use crate::numerics::quant::Quant;
 use crate::numerics::rounding::Technique;
 use crate::words::count;
 
 /// How sensitivities are measured.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum MeasureMethod {
+    /// second order: what rounding does to the KL divergence, by the diagonal of the Fisher information
+    #[default]
+    Fisher,
+    /// first order, as mlx-lm's dynamic_quant does it; to compare
+    Alignment,
+}
+
+/// Text and settings that sensitivities are measured with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Calibration {
     /// The text; `None` for the one that mixbit carries.
     pub text: Option<PathBuf>,
-    /// How its conversations are written out.
-    pub template: args::Template,
     /// Number of sequences.
     pub samples: u32,
     /// Whether the user asked for just so many.
@@ -41,40 +48,11 @@ pub struct Calibration {
     pub rounding: Option<Technique>,
     /// The preset.
     pub quality: Option<Quality>,
-    method: MeasureMethod,
+    /// How sensitivities are measured.
+    pub method: MeasureMethod,
 }
 
 impl Calibration {
-    /// From flags and recipe, for a model with this architecture.
-    pub fn resolve(flags: &args::Calibration, recipe: Option<&Recipe>, spec: &DecoderSpec) -> Result<Self> {
-        let quality = flags.quality.or_else(|| recipe?.tuning.quality);
-        let recipe = recipe.map(|recipe| recipe.calibration.clone()).unwrap_or_default();
-        Ok(Self {
-            text: flags.calibration.clone().or(recipe.text),
-            template: flags.template.clone(),
-            samples: flags.samples.or(recipe.samples).unwrap_or(match quality {
-                Some(Quality::Fast) => 16,
-                Some(Quality::Balanced) | None => 64,
-                Some(Quality::Best) => 128,
-            }),
-            samples_given: flags.samples.is_some(),
-            sensitivity_samples: flags.sensitivity_samples.or(recipe.sensitivity_samples),
-            sensitivity_samples_given: flags.sensitivity_samples.is_some(),
-            sequence_length: flags
-                .sequence_length
-                .or(recipe.sequence_length)
-                .unwrap_or_else(|| sequence_length(spec)),
-            seed: flags.seed.or(recipe.seed).unwrap_or(0),
-            memory: flags.activation_memory.unwrap_or(args::ACTIVATION_MEMORY),
-            rounding: flags.rounding.map(Into::into).or(quality.map(|quality| match quality {
-                Quality::Fast => Technique::Search,
-                Quality::Balanced | Quality::Best => Technique::Gptq,
-            })),
-            quality,
-            method: flags.method.unwrap_or_default(),
-        })
-    }
-
     /// Of `sequences`, how many sensitivities are measured on. On the trained models tried, 16 led to models as near
     /// the float one as 64 did; alignment, which has more noise, takes all.
     pub fn measured(&self, sequences: usize) -> Result<usize> {
@@ -134,39 +112,6 @@ pub struct Tuning {
 }
 
 impl Tuning {
-    /// From flags and recipe; the preset `quality` asks for what this plan has a use for.
-    pub fn resolve(
-        flags: &args::Tuning,
-        recipe: Option<&Recipe>,
-        quality: Option<Quality>,
-        plan: &Plan<'_>,
-        fixed: bool,
-    ) -> Result<Self> {
-        let best = quality == Some(Quality::Best);
-        let learns = plan.quants().iter().any(|quant| quant.mode == Mode::Affine);
-        let said = recipe.map(|recipe| recipe.tuning).unwrap_or_default();
-        let distill = flags.distill.or(said.distill).or((best && learns).then_some(150));
-        let distill = distill.filter(|steps| *steps > 0);
-        let refine = flags.refine.or(said.refine).or((best && !fixed).then_some(2));
-        for (flag, given) in [
-            ("--distill-rate", flags.distill_rate.is_some()),
-            ("--distill-temperature", flags.distill_temperature.is_some()),
-            ("--distill-norms", flags.distill_norms),
-        ] {
-            if given && distill.is_none() {
-                return Err(Error::usage(format!("{flag} says how to distill, and nothing is distilled"))
-                    .hint("give --distill STEPS"));
-            }
-        }
-        Ok(Self {
-            distill,
-            rate: flags.distill_rate,
-            temperature: flags.distill_temperature.unwrap_or(1.0),
-            norms: flags.distill_norms || said.distill_norms,
-            refine: refine.filter(|rounds| *rounds > 0),
-        })
-    }
-
     /// Whether anything does.
     pub fn any(self) -> bool {
         self.distill.is_some() || self.refine.is_some()
@@ -210,15 +155,6 @@ impl fmt::Display for Target {
 }
 
 impl Target {
-    /// From flags and recipe.
-    pub fn resolve(flags: &args::Size, recipe: Option<&Recipe>) -> Self {
-        match (flags.target_bpw, flags.target_size, recipe.and_then(|recipe| recipe.target_bpw)) {
-            (Some(bpw), _, _) | (None, None, Some(bpw)) => Self::Bpw(bpw),
-            (None, Some(size), _) => Self::Size(size),
-            (None, None, None) => Self::Fixed,
-        }
-    }
-
     /// Fails where there is a choice and no target.
     pub fn check(self, plan: &Plan<'_>, recipe: Option<&Recipe>) -> Result<()> {
         match recipe {

@@ -4,8 +4,6 @@ use crate::progress::{Progress, Quiet};
 use std::path::Path;
 
 use super::settings::Calibration;
-use crate::cli::args;
-use crate::cli::commands::templating::with_template;
 use crate::error::{Error, Result};
 use crate::models::source::SourceModel;
 use crate::text::corpus::{Split, Text, Windows};
@@ -23,6 +21,9 @@ const MOST_SPARE: usize = 16;
 /// With fewer of them chance decides.
 pub const FEW_SPARE: usize = 4;
 
+/// Gives a tokenizer the chat template that conversations are written out with.
+pub type Templated<'a> = &'a dyn Fn(Tokenizer) -> Result<Tokenizer>;
+
 /// A text, and what it takes to make tokens of it.
 pub struct TextInput {
     /// The text.
@@ -37,12 +38,12 @@ impl TextInput {
     pub fn open(
         source: &SourceModel,
         path: Option<&Path>,
-        template: &args::Template,
+        templated: Templated<'_>,
         console: &dyn Progress,
     ) -> Result<Self> {
         let text = Text::open(path)?;
         let tokenizer = text.tokenizer(source.files())?;
-        let tokenizer = tokenizer.map(|tokenizer| with_template(tokenizer, template)).transpose()?;
+        let tokenizer = tokenizer.map(templated).transpose()?;
         if let Some(tokenizer) = tokenizer.as_ref().filter(|_| text.has_conversations()) {
             console.notes(&tokenizer.template_notes());
         }
@@ -73,12 +74,13 @@ impl Texts {
     pub fn prepare(
         source: &SourceModel,
         calibration: &Calibration,
+        templated: Templated<'_>,
         apart: bool,
         watched: bool,
         console: &dyn Progress,
     ) -> Result<Self> {
         let text = calibration.text.as_deref();
-        let TextInput { text, tokenizer } = TextInput::open(source, text, &calibration.template, console)?;
+        let TextInput { text, tokenizer } = TextInput::open(source, text, templated, console)?;
         let length = calibration.sequence_length as usize;
         let samples = calibration.samples as usize;
         let (tokenizer, seed) = (tokenizer.as_ref(), calibration.seed);

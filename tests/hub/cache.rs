@@ -1,11 +1,14 @@
 //! The cache when several fill it at once or something in it is damaged, and answers that are no use.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::process::Stdio;
 
-use super::common::{bundled, fixtures, stderr, stdout, succeeded};
+use super::common::{RawCheckpoint, bundled, fixtures, stderr, stdout, succeeded};
 use super::server::{COMMIT, sha256};
 use super::{Setup, WEIGHTS, upload};
+
+const INDEX: &str = "model.safetensors.index.json";
 
 /// The index that a quantized copy often has: the float model's.
 const FOREIGN: &str = r#"{"weight_map": {"model.norm.weight": "model-00001-of-00004.safetensors"}}"#;
@@ -36,6 +39,49 @@ fn an_index_of_other_shards_does_not_keep_weights_away() {
     setup.hub.state().files.remove("model-00001-of-00002.safetensors");
     setup.refused(&logits, &["its index names `model-00001-of-00002.safetensors`", "incomplete on the Hub"]);
     assert!(stdout(&setup.run(&logits)).is_empty());
+}
+
+#[test]
+fn a_stale_index_on_the_hub_is_one_in_a_folder() {
+    const NORM: &str = "model.norm.weight";
+    let overlay = "model-overlay.safetensors";
+    let setup = Setup::new(&bundled(), &[]);
+    let mut raw = RawCheckpoint::read(&bundled().join(WEIGHTS));
+    let names: Vec<String> = raw.tensors.iter().map(|tensor| tensor.0.clone()).collect();
+    let index = |name: &str, file: &str| {
+        let mut map: BTreeMap<&str, &str> = names.iter().map(|name| (name.as_str(), WEIGHTS)).collect();
+        map.insert(name, file);
+        serde_json::json!({ "weight_map": map }).to_string().into_bytes()
+    };
+    let read = |setup: &Setup| {
+        for command in [&["inspect", "org/tiny"][..], &["check", "org/tiny"]] {
+            let output = setup.run(command);
+            succeeded(&output);
+            assert!(
+                stderr(&output).contains("does not belong") || stdout(&output).contains("does not belong")
+            );
+        }
+        succeeded(&setup.command(&["check", "org/tiny"]).env("HF_HUB_OFFLINE", "1").output().unwrap());
+        fs::remove_dir_all(setup.repository()).unwrap();
+    };
+    // A shard that only a tied head is in is missing.
+    setup.hub.state().files.insert(INDEX.to_owned(), index("lm_head.weight", "gone.safetensors"));
+    read(&setup);
+    // A tensor is in a file that the index does not name.
+    let norm = raw.tensors.iter().position(|tensor| tensor.0 == NORM).unwrap();
+    let norm = RawCheckpoint { tensors: vec![raw.tensors.remove(norm)] };
+    for (file, checkpoint) in [(WEIGHTS, raw), (overlay, norm)] {
+        let path = setup.home.path().join(file);
+        checkpoint.write(&path);
+        setup.hub.state().files.insert(file.to_owned(), fs::read(path).unwrap());
+    }
+    setup.hub.state().files.insert(INDEX.to_owned(), index(NORM, WEIGHTS));
+    read(&setup);
+    // What the index is right about is all that comes.
+    setup.hub.state().files.insert("model.fp16.safetensors".to_owned(), vec![7; 100]);
+    setup.hub.state().files.insert(INDEX.to_owned(), index(NORM, overlay));
+    succeeded(&setup.run(&["check", "org/tiny"]));
+    assert!(!setup.files().contains(&"model.fp16.safetensors".to_owned()));
 }
 
 #[test]

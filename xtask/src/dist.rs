@@ -1,6 +1,6 @@
 //! `cargo xtask dist`: a tarball that runs from any folder.
 //!
-//! `mixbit/` holds the executable, the licences, and on Linux `lib/`, where the executable looks for its engine first.
+//! `mixbit/` holds the executable, the licences, what README.md and docs/ link to, and on Linux `lib/`, where the executable looks for its engine first.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -36,12 +36,7 @@ pub fn run() -> Result<()> {
 /// What goes in: the file, and its name under `mixbit/`; sorted.
 fn contents(root: &Path, mixbit: PathBuf) -> Result<Vec<(PathBuf, String)>> {
     let mut files = vec![(mixbit, "mixbit".to_owned())];
-    for path in list(root)? {
-        let name = name_of(&path);
-        if name == "README.md" || name.starts_with("LICENSE") {
-            files.push((path, name));
-        }
-    }
+    files.extend(pages(root)?);
     if cfg!(target_os = "linux") {
         for path in list(&root.join(".engine/lib"))? {
             let name = format!("lib/{}", name_of(&path));
@@ -49,6 +44,31 @@ fn contents(root: &Path, mixbit: PathBuf) -> Result<Vec<(PathBuf, String)>> {
         }
     }
     Ok(files)
+}
+
+/// The licences, and the pages that people read with what these show.
+fn pages(root: &Path) -> Result<Vec<(PathBuf, String)>> {
+    let mut files = Vec::new();
+    for path in list(root)? {
+        let name = name_of(&path);
+        if is_read(&name) || name.starts_with("LICENSE") {
+            files.push((path, name));
+        }
+    }
+    for folder in ["benches", "docs", "docs/images", "quant-recipes"] {
+        for path in list(&root.join(folder))? {
+            let name = format!("{folder}/{}", name_of(&path));
+            if is_read(&name) {
+                files.push((path, name));
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// Whether a file is read by people: a page, or a picture in one.
+fn is_read(name: &str) -> bool {
+    [".md", ".svg"].iter().any(|end| name.ends_with(end))
 }
 
 fn list(folder: &Path) -> Result<Vec<PathBuf>> {
@@ -75,4 +95,42 @@ fn version() -> Result<String> {
 fn triple() -> Result<String> {
     let text = process::output(std::process::Command::new("rustc").args(["--print", "host-tuple"]))?;
     Ok(text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn links_of_packed_pages_lead_to_what_is_packed() -> Result<()> {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let files = pages(&root)?;
+        let packed: BTreeSet<&str> = files.iter().map(|(_, name)| name.as_str()).collect();
+        assert!(packed.contains("docs/images/curve.svg") && packed.contains("README.md"));
+        // CONTRIBUTING.md is for those who have the sources.
+        for (path, name) in files.iter().filter(|(_, name)| name != "CONTRIBUTING.md") {
+            let text = fs::read_to_string(path)?;
+            let links = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+            for link in
+                links.filter(|link| name.ends_with(".md") && !link.is_empty() && !link.contains("://"))
+            {
+                let mut parts: Vec<&str> = name.split('/').collect();
+                parts.pop();
+                for part in link.split('/') {
+                    if part == ".." {
+                        parts.pop();
+                    } else {
+                        parts.push(part);
+                    }
+                }
+                let target = parts.join("/");
+                let target = target.trim_end_matches('/');
+                let is_packed =
+                    packed.iter().any(|name| *name == target || name.starts_with(&format!("{target}/")));
+                assert!(is_packed, "{name} links to {link}, which is not packed");
+            }
+        }
+        Ok(())
+    }
 }

@@ -7,6 +7,7 @@ use super::command::{FloatDtype, parse_size, sequence_length, whole};
 use super::share::Hub;
 use super::template::Template;
 use crate::choose::recipe::Quality;
+use crate::jobs::settings::MeasureMethod;
 use crate::numerics::rounding::Technique;
 
 /// Text that sensitivities are measured on.
@@ -51,16 +52,6 @@ pub struct Calibration {
 
 /// Bytes of hidden states in memory where nobody says.
 pub const ACTIVATION_MEMORY: u64 = 4_000_000;
-
-/// How sensitivities are measured.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum MeasureMethod {
-    /// second order: what rounding does to the KL divergence, by the diagonal of the Fisher information
-    #[default]
-    Fisher,
-    /// first order, as mlx-lm's dynamic_quant does it; to compare
-    Alignment,
-}
 
 /// `mixbit analyze`.
 #[derive(Debug, Args)]

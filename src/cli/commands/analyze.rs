@@ -2,7 +2,8 @@
 
 use std::slice;
 
-use super::templating::refuse_idle;
+use super::settings;
+use super::templating::{refuse_idle, with_template};
 use crate::choose::candidate::{Candidate, DEFAULT_CANDIDATES};
 use crate::choose::plan::Plan;
 use crate::choose::table::Partial;
@@ -39,10 +40,17 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
         (None, Some(list)) => Plan::new(&source, &Candidate::parse_list(list)?, &[], dtype)?,
         (None, None) => Plan::new(&source, &DEFAULT_CANDIDATES, &[], dtype)?,
     };
-    let calibration = Calibration::resolve(&args.calibration, recipe.as_ref(), source.spec())?;
+    let calibration = settings::calibration(&args.calibration, recipe.as_ref(), source.spec())?;
     console.notes(&source.spec().notes);
-    let texts = Texts::prepare(&source, &calibration, true, false, console)?;
-    refuse_idle(&calibration.template, slice::from_ref(&texts.name), texts.has_conversations)?;
+    let texts = Texts::prepare(
+        &source,
+        &calibration,
+        &|tokenizer| with_template(tokenizer, &args.calibration.template),
+        true,
+        false,
+        console,
+    )?;
+    refuse_idle(&args.calibration.template, slice::from_ref(&texts.name), texts.has_conversations)?;
     let technique = calibration.rounding.unwrap_or(Technique::Gptq);
     let (quants, float) = (plan.quants(), float_type(dtype)?);
     let work = work(&source, &calibration, &texts, quants.len(), technique)?;

@@ -1,10 +1,10 @@
 //! `mixbit convert`: a checkpoint in, an MLX folder of float weights out.
 
 use crate::cli::args::Convert;
+use crate::cli::commands::opening::open_to_write;
 use crate::error::Result;
-use crate::files::output_folder::{OutputFolder, check_destination, check_writable, left_behind};
+use crate::files::output_folder::OutputFolder;
 use crate::formats::writer::Produce;
-use crate::jobs::opening::{Need, open_after};
 use crate::jobs::write::{CastTensor, CopyTensor, Warnings, companions, write};
 use crate::models::bitmap::BitMap;
 use crate::models::source::SourceModel;
@@ -16,18 +16,11 @@ use crate::words::bytes;
 pub fn run(args: &Convert, console: &Console) -> Result<()> {
     let output = &args.output;
     let container = output.container()?;
-    let source = open_after(&args.hf_path, Need::Files, |source| {
-        console.notes(&companions::check_tokenizer(source)?);
-        check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
-        check_writable(&output.mlx_path)?;
-        console.notes(&left_behind(&output.mlx_path));
-        Ok(())
-    })?;
+    let source = open_to_write(&args.hf_path, output, console, |_| Ok(()))?;
     let dtype = match args.dtype {
         Some(dtype) => dtype.into(),
         None => source.dtype()?,
     };
-    console.notes(&source.spec().notes);
     let warnings = Warnings::default();
     let producers = producers(&source, dtype, &warnings);
     let folder = OutputFolder::create(&output.mlx_path, output.overwrite)?;

@@ -1,10 +1,10 @@
 //! `mixbit dequantize`: a model with quantized layers in, an MLX folder of float weights out.
 
 use crate::cli::args::Dequantize;
+use crate::cli::commands::opening::open_to_write;
 use crate::error::{Error, Result};
-use crate::files::output_folder::{OutputFolder, check_destination, check_writable, left_behind};
+use crate::files::output_folder::OutputFolder;
 use crate::formats::writer::Produce;
-use crate::jobs::opening::{Need, open_after};
 use crate::jobs::write::{CastTensor, DequantizeTensor, Warnings, companions, write};
 use crate::models::bitmap::BitMap;
 use crate::models::source::SourceModel;
@@ -16,15 +16,11 @@ use crate::words::{bytes, count};
 pub fn run(args: &Dequantize, console: &Console) -> Result<()> {
     let output = &args.output;
     let container = output.container()?;
-    let source = open_after(&args.hf_path, Need::Files, |source| {
+    let source = open_to_write(&args.hf_path, output, console, |source| {
         if source.bitmap().is_empty() {
             return Err(Error::file(source.dir(), "no layer is quantized: there is nothing to turn back")
                 .hint("`mixbit convert` changes element type and container of a float model"));
         }
-        console.notes(&companions::check_tokenizer(source)?);
-        check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
-        check_writable(&output.mlx_path)?;
-        console.notes(&left_behind(&output.mlx_path));
         Ok(())
     })?;
     let layers = count(source.bitmap().len(), "layer");
@@ -32,7 +28,6 @@ pub fn run(args: &Dequantize, console: &Console) -> Result<()> {
         Some(dtype) => dtype.into(),
         None => source.dtype()?,
     };
-    console.notes(&source.spec().notes);
     let warnings = Warnings::default();
     let producers = producers(&source, dtype, &warnings)?;
     let folder = OutputFolder::create(&output.mlx_path, output.overwrite)?;

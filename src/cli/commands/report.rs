@@ -117,7 +117,12 @@ fn text(
 ) -> Result<Option<(String, Vec<Vec<u32>>)>> {
     let length = args.sequence_length.unwrap_or_else(|| sequence_length(source.spec())) as usize;
     if let Some(path) = &args.data {
-        let text = TextInput::open(source, Some(path), &args.template, console)?;
+        let text = TextInput::open(
+            source,
+            Some(path),
+            &|tokenizer| with_template(tokenizer, &args.template),
+            console,
+        )?;
         let most = args.max_data_tokens.map(|most| most as usize);
         let windows = windows(source, &text, length, most, console)?.windows;
         return Ok(Some((short_name(Some(path)), windows)));

@@ -8,6 +8,7 @@ use crate::files::names::RECORD;
 use crate::progress::Progress;
 use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use serde::Deserialize;
+use std::collections::BTreeSet;
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -197,9 +198,7 @@ impl<'a> Download<'a> {
         let is_weights = |name: &str| name.ends_with(".safetensors") || name.ends_with(".npz");
         let wanted = |name: &str| is_of_a_model(name) && !name.starts_with('.') && !is_weights(name);
         let folder = self.small(info, wanted)?;
-        for name in self.weights(&folder, &info.names())? {
-            self.file(&info.sha, &name, info.size(&name))?;
-        }
+        self.each_weight(info, &folder, |name| self.file(&info.sha, name, info.size(name)))?;
         let branch = cache(self.settings, self.repository, &self.repository.revision);
         branch.create_ref(&info.sha).map_err(|e| Error::io(&self.settings.cache, e))?;
         Ok(folder)
@@ -209,22 +208,47 @@ impl<'a> Download<'a> {
     fn headers(&self, info: &Info) -> Result<Option<Headers>> {
         const BESIDE: [&str; 3] = ["config.json", INDEX, RECORD];
         let cached = self.small(info, |name| BESIDE.contains(&name))?;
-        let weights = self.weights(&cached, &info.names())?;
-        if weights.iter().any(|name| name.ends_with(".npz")) {
+        if self.weights(&cached, info)?.iter().any(|name| name.ends_with(".npz")) {
             return Ok(None);
         }
         let headers = Headers::new(self.settings, self.repository, &info.sha)?;
         for name in info.names().iter().filter(|name| BESIDE.contains(&name.as_str())) {
             headers.copy(&cached.join(name), name)?;
         }
-        let bar = self.console.steps_bar("reading headers", weights.len() as u64);
-        for name in weights {
-            let Some((bytes, size)) = self.beginning(&info.sha, &name)?.into_parts() else { return Ok(None) };
-            headers.write(&name, &bytes, size)?;
+        let bar = self.console.steps_bar("reading headers", self.weights(&cached, info)?.len() as u64);
+        let mut sizes_are_said = true;
+        self.each_weight(info, headers.folder(), |name| {
+            if let Some((bytes, size)) = sizes_are_said
+                .then(|| self.beginning(&info.sha, name))
+                .transpose()?
+                .and_then(Beginning::into_parts)
+            {
+                headers.write(name, &bytes, size)?;
+            } else {
+                sizes_are_said = false;
+            }
             bar.inc(1);
-        }
+            Ok(())
+        })?;
         bar.finish();
-        Ok(Some(headers))
+        Ok(sizes_are_said.then_some(headers))
+    }
+
+    /// Has `get` put the weight files, or their headers, into `folder`, which has the index: those that it names, and the
+    /// others where the headers of these show that it is of other weights.
+    fn each_weight(&self, info: &Info, folder: &Path, mut get: impl FnMut(&str) -> Result<()>) -> Result<()> {
+        let mut done = BTreeSet::new();
+        loop {
+            let mut wanted = self.weights(folder, info)?;
+            wanted.retain(|name| !done.contains(name));
+            if wanted.is_empty() {
+                return Ok(());
+            }
+            for name in wanted {
+                get(&name)?;
+                done.insert(name);
+            }
+        }
     }
 
     /// The weight file `name` to the end of its header.
@@ -252,10 +276,10 @@ impl<'a> Download<'a> {
         Ok(self.snapshot(&info.sha))
     }
 
-    /// Names of the weight files among those of the repository, called `names`, whose index is in `folder`.
-    fn weights(&self, folder: &Path, names: &[String]) -> Result<Vec<String>> {
+    /// Names of the weight files of the repository, whose index is in `folder`.
+    fn weights(&self, folder: &Path, info: &Info) -> Result<Vec<String>> {
         let place = self.repository.place(self.settings);
-        weight_files(Path::new(&place), &ModelFiles::open(folder)?, names)
+        weight_files(Path::new(&place), &ModelFiles::open(folder)?, &info.names())
     }
 
     /// One file, unless it is there, with all of its `size` bytes.

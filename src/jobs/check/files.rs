@@ -12,6 +12,7 @@ use crate::files::called::Called;
 use crate::files::json;
 use crate::files::model_files::ModelFiles;
 use crate::files::pack::Pack;
+use crate::files::weight_files::INDEX;
 use crate::formats::checkpoint::Checkpoint;
 use crate::jobs::record;
 use crate::jobs::record::Record;
@@ -19,8 +20,6 @@ use crate::models::config::ModelConfig;
 use crate::text::stop_tokens::GenerationConfig;
 use crate::text::tokenizer;
 use crate::words::{bytes, count};
-
-const INDEX: &str = "model.safetensors.index.json";
 
 /// The pack, weights, index, other containers beside them, the tokenizer's files.
 pub(crate) fn check(folder: &Folder, progress: Progress<'_>) -> Result<Vec<Finding>> {
@@ -33,7 +32,7 @@ pub(crate) fn check(folder: &Folder, progress: Progress<'_>) -> Result<Vec<Findi
     if let Some(checkpoint) = &folder.checkpoint {
         findings.push(weights(checkpoint)?);
         findings.extend(index(files, total(checkpoint)));
-        findings.extend(unread(files, &weight_files(checkpoint)));
+        findings.extend(unread(files, &files_read(checkpoint)));
     }
     findings.extend(folder.config.as_ref().and_then(generation_config));
     findings.extend(record(folder));
@@ -74,7 +73,8 @@ fn cached(files: &ModelFiles) -> Result<Vec<Finding>> {
     Ok(vec![Finding::ok("cache", what)])
 }
 
-fn weight_files(checkpoint: &Checkpoint) -> BTreeSet<&Path> {
+/// The files that the tensors are taken from.
+fn files_read(checkpoint: &Checkpoint) -> BTreeSet<&Path> {
     checkpoint.iter().map(|(_, tensor)| tensor.file).collect()
 }
 
@@ -88,7 +88,7 @@ fn weights(checkpoint: &Checkpoint) -> Result<Finding> {
         crate::interrupt::check()?;
         return Ok(Finding::refusal("files", &error));
     }
-    let files = weight_files(checkpoint);
+    let files = files_read(checkpoint);
     let tensors = count(checkpoint.iter().count(), "tensor");
     let what = format!("{}, {tensors}, {}", count(files.len(), "weight file"), bytes(total(checkpoint)));
     Ok(Finding::ok("files", what))

@@ -10,6 +10,8 @@ use crate::choose::rules::LayerRule;
 use crate::choose::table::Table;
 use crate::cli::args::Quantize;
 use crate::cli::commands::quantize::command::candidates;
+use crate::cli::commands::settings;
+use crate::cli::commands::templating::with_template;
 use crate::engine::measure::settings::StepCosts;
 use crate::error::{Error, Result};
 use crate::jobs::measure::Measure;
@@ -20,6 +22,7 @@ use crate::models::source::SourceModel;
 use crate::numerics::dtype::{Dtype, float_type};
 use crate::numerics::quant::Mode;
 use crate::numerics::rounding::Technique;
+use crate::text::tokenizer::Tokenizer;
 
 /// What is to be done, resolved from flags and recipe.
 pub(crate) struct Job<'a> {
@@ -66,12 +69,12 @@ impl<'a> Job<'a> {
             })?;
             plan.quantize_embedding(source, quant)?;
         }
-        let target = Target::resolve(&args.size, recipe.as_ref());
+        let target = settings::target(&args.size, recipe.as_ref());
         target.check(&plan, recipe.as_ref())?;
-        let calibration = Calibration::resolve(&args.calibration, recipe.as_ref(), source.spec())?;
+        let calibration = settings::calibration(&args.calibration, recipe.as_ref(), source.spec())?;
         let fixed = target == Target::Fixed || plan.is_fixed();
         let affine = plan.quants().iter().any(|quant| quant.mode == Mode::Affine);
-        let tuning = Tuning::resolve(&args.tuning, recipe.as_ref(), calibration.quality, &plan, fixed)?;
+        let tuning = settings::tuning(&args.tuning, recipe.as_ref(), calibration.quality, &plan, fixed)?;
         let usual = match (fixed, (calibration.text.is_some() || tuning.any()) && affine) {
             (false, _) => Technique::Gptq,
             (true, true) => Technique::Search,
@@ -106,6 +109,11 @@ impl<'a> Job<'a> {
             job.slice()?;
         }
         Ok(job)
+    }
+
+    /// The tokenizer with the chat template that flags ask for.
+    pub(crate) fn templated(&self, tokenizer: Tokenizer) -> Result<Tokenizer> {
+        with_template(tokenizer, &self.args.calibration.template)
     }
 
     /// The table that was given: of this model, for scales of this type, with every layer and candidate.

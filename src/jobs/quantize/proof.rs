@@ -1,14 +1,11 @@
 //! Measuring the result on text that it was not tuned on.
 
-use std::path::Path;
-
 use super::job::Job;
-use crate::cli::commands::templating::refuse_idle;
 use crate::error::Result;
-use crate::jobs::opening::open_written;
 use crate::jobs::record::Evaluation;
 use crate::jobs::scoring::Scoring;
 use crate::jobs::texts::{TextInput, held_out_name, short_name, windows};
+use crate::models::source::SourceModel;
 use crate::words::count;
 
 /// Tokens below which a measurement says little.
@@ -16,8 +13,8 @@ const FEW: usize = 512;
 
 /// Text that was given to measure on, tokenized before the work starts, so that a bad one is known early.
 pub struct Proof {
-    name: String,
-    has_conversations: bool,
+    pub(crate) name: String,
+    pub(crate) has_conversations: bool,
     windows: Vec<Vec<u32>>,
 }
 
@@ -32,7 +29,8 @@ impl Job<'_> {
     /// Windows of `--eval-data`.
     pub(crate) fn proof(&self) -> Result<Option<Proof>> {
         let Some(path) = &self.args.eval_data else { return Ok(None) };
-        let input = TextInput::open(self.source, Some(path), &self.calibration.template, self.console)?;
+        let input =
+            TextInput::open(self.source, Some(path), &|tokenizer| self.templated(tokenizer), self.console)?;
         let text = &input.text;
         let length = self.calibration.sequence_length as usize;
         let windows = windows(self.source, &input, length, None, self.console)?.windows;
@@ -45,18 +43,9 @@ impl Job<'_> {
         Ok(Some(Proof { name: short_name(Some(path)), has_conversations, windows }))
     }
 
-    /// Fails where flags say how conversations are written out, and neither the calibration text nor `proof` has one.
-    pub(crate) fn check_template(&self, proof: Option<&Proof>) -> Result<()> {
-        let texts = self.texts.as_ref().map(|texts| (&texts.name, texts.has_conversations));
-        let texts = texts.into_iter().chain(proof.map(|proof| (&proof.name, proof.has_conversations)));
-        let (names, conversations): (Vec<String>, Vec<bool>) =
-            texts.map(|(name, conversations)| (name.clone(), conversations)).unzip();
-        refuse_idle(&self.calibration.template, &names, conversations.contains(&true))
-    }
-
-    /// Scores the model in `folder` against the float one: on the text that was given, or on what was held out of the
+    /// Scores the model that was `written` against the float one: on the text that was given, or on what was held out of the
     /// calibration text.
-    pub(crate) fn evaluate(&self, folder: &Path, given: Option<Proof>) -> Result<Option<Evaluation>> {
+    pub(crate) fn evaluate(&self, written: &SourceModel, given: Option<Proof>) -> Result<Option<Evaluation>> {
         let proof = match (given, &self.texts) {
             (Some(proof), _) => proof,
             (None, Some(texts)) if !self.args.no_eval => {
@@ -65,8 +54,7 @@ impl Job<'_> {
             }
             _ => return Ok(None),
         };
-        let quantized = open_written(folder)?;
         let scoring = Scoring { windows: &proof.windows, batch: 1, memory: self.calibration.memory };
-        scoring.evaluation(&quantized, self.source, proof.name, self.console).map(Some)
+        scoring.evaluation(written, self.source, proof.name, self.console).map(Some)
     }
 }

@@ -18,7 +18,7 @@ use crate::engine::passes::moments::{MomentSettings, input_moments, input_of};
 use crate::engine::runtime::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::jobs::measure::digest;
-use crate::jobs::opening::open_written;
+use crate::jobs::opening::{Need, open};
 use crate::jobs::record::{Refinement, RefinementRound};
 use crate::jobs::settings::Target as Size;
 use crate::jobs::write::{Spool, Spooled, Warnings, unroundable};
@@ -128,7 +128,7 @@ impl Job<'_> {
         let table = decision.table.as_ref().map(|table| table.layers.clone()).ok_or_else(nothing_to_move)?;
         let exam = Target::new(&engine, source, &slice.windows, memory, &|| {})?;
         let divergences = |folder: &Path| {
-            let student = open_written(folder)?;
+            let student = open(folder, Need::Headers)?;
             let layers = std::collections::BTreeSet::new();
             Student::new(&engine, &student, &layers, false, memory).divergences(&Tuned::new(), &exam)
         };
@@ -181,7 +181,7 @@ impl Job<'_> {
     ) -> Result<Moves> {
         let neighbours = self.plan.neighbours(&decision.solution.bitmap, EACH);
         let spooled = self.round_all(engine, folder, &neighbours, sequences)?;
-        let student = open_written(folder)?;
+        let student = open(folder, Need::Headers)?;
         let bar = self.console.steps_bar("measuring swaps", 1);
         let settings = SwapSettings {
             sequences,

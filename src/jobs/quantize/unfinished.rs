@@ -118,7 +118,8 @@ impl Job<'_> {
     pub(crate) fn divided(&self, apart: bool) -> Result<Texts> {
         let watched = self.tuning.any();
         let prepare = |apart, console: &dyn Progress| {
-            Texts::prepare(self.source, &self.calibration, apart, watched, console)
+            let templated = |tokenizer| self.templated(tokenizer);
+            Texts::prepare(self.source, &self.calibration, &templated, apart, watched, console)
         };
         let kept = if self.args.tuning.resume && !apart {
             KeptLayers::begun(&KeptLayers::path(&self.args.output.mlx_path))

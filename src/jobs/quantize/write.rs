@@ -12,7 +12,7 @@ use super::unfinished;
 use crate::error::Result;
 use crate::files::output_folder::OutputFolder;
 use crate::formats::writer::Produce;
-use crate::jobs::opening::open_written;
+use crate::jobs::opening::{Need, open};
 use crate::jobs::quantize::tuning::{TunedTensor, Values};
 use crate::jobs::record;
 use crate::jobs::record::{Distillation, Evaluation, Feedback, Record, Refinement, Wanted};
@@ -54,11 +54,11 @@ impl Job<'_> {
         let made = self.make(&folder, decision, kept, rounds, &warnings);
         let made = made.and_then(|made| warnings.refuse(source).map(|()| made));
         let made = made.map_err(|e| self.given_up(folder.relocate(e)))?;
-        let evaluation =
-            self.evaluate(folder.path(), given).map_err(|e| self.unmeasured(folder.relocate(e)))?;
+        let written = open(folder.path(), Need::Weights).map_err(|e| folder.relocate(e))?;
+        let evaluation = self.evaluate(&written, given).map_err(|e| self.unmeasured(folder.relocate(e)))?;
         let Made { decision, feedback, refinement, distillation } = made;
         let bitmap = self.bitmap(&decision);
-        let weights = Some(open_written(folder.path())?.weights_fingerprint());
+        let weights = Some(written.weights_fingerprint());
         let record = self.record(&decision, &bitmap, evaluation);
         let record = Record { weights, feedback, refinement, distillation, ..record };
         companions::write_card(&folder, source, &how(&record, bitmap.len()))?;
@@ -97,7 +97,7 @@ impl Job<'_> {
             None => (decision, staged, None),
         };
         let Staged { folder: staged, feedback } = staged;
-        let student = open_written(staged.path())?;
+        let student = open(staged.path(), Need::Headers)?;
         let (values, distillation) = match self.tuning.distill {
             Some(steps) => {
                 let distilled = self.distill(&student, &decision, steps).map_err(|e| staged.relocate(e))?;

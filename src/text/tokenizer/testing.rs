@@ -1,7 +1,7 @@
 //! Tokenizers for the tests of this folder.
 #![allow(clippy::unwrap_used)]
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use std::fs;
 use std::path::Path;
 use tempfile::TempDir;
@@ -33,34 +33,10 @@ pub(crate) fn config(content: &str) -> (&'static str, &str) {
 /// A `tokenizer.json` in the manner of Llama 2: `▁` for spaces, byte fallback, the first space dropped in
 /// decoding. Ids: `<unk> <s> </s>`, 256 bytes, `▁`, `a`, `b`, `▁a`, `▁▁`, `ab`.
 pub(crate) fn sentencepiece(bos: bool) -> Value {
-    let mut vocab: Vec<String> = ["<unk>", "<s>", "</s>"].map(String::from).to_vec();
-    vocab.extend((0..256).map(|byte| format!("<0x{byte:02X}>")));
-    vocab.extend(["▁", "a", "b", "▁a", "▁▁", "ab"].map(String::from));
-    let vocab: serde_json::Map<String, Value> = vocab.into_iter().zip((0..).map(Value::from)).collect();
-    let added = |id: u32, content: &str| {
-        json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
-               "normalized": false, "special": true})
-    };
-    let bos_then_text =
-        json!([{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]);
-    let post_processor = json!({
-        "type": "TemplateProcessing", "single": bos_then_text, "pair": [{"Sequence": {"id": "A", "type_id": 0}},
-        {"Sequence": {"id": "B", "type_id": 0}}],
-        "special_tokens": {"<s>": {"id": "<s>", "ids": [1], "tokens": ["<s>"]}}
-    });
-    json!({
-        "version": "1.0", "truncation": null, "padding": null,
-        "added_tokens": [added(0, "<unk>"), added(1, "<s>"), added(2, "</s>")],
-        "normalizer": {"type": "Sequence", "normalizers": [
-            {"type": "Prepend", "prepend": "▁"},
-            {"type": "Replace", "pattern": {"String": " "}, "content": "▁"}]},
-        "pre_tokenizer": null,
-        "post_processor": if bos { post_processor } else { Value::Null },
-        "decoder": {"type": "Sequence", "decoders": [
-            {"type": "Replace", "pattern": {"String": "▁"}, "content": " "}, {"type": "ByteFallback"},
-            {"type": "Fuse"}, {"type": "Strip", "content": " ", "start": 1, "stop": 0}]},
-        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
-            "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "ignore_merges": false,
-            "vocab": vocab, "merges": [["▁", "a"], ["▁", "▁"], ["a", "b"]]}
-    })
+    let text = include_str!("../../../fixtures/tokenizers/byte_fallback.json");
+    let mut tokenizer: Value = serde_json::from_str(text).unwrap();
+    if !bos {
+        tokenizer["post_processor"] = Value::Null;
+    }
+    tokenizer
 }

@@ -1,8 +1,10 @@
 //! Flags that would do nothing: said, and not passed over.
 
 use crate::choose::recipe::Quality;
+use crate::cli::commands::templating::refuse_idle;
 use crate::error::{Error, Result};
 use crate::jobs::quantize::job::Job;
+use crate::jobs::quantize::proof::Proof;
 use crate::numerics::quant::Mode;
 use crate::numerics::rounding::Technique;
 
@@ -16,6 +18,15 @@ impl Job<'_> {
         }
         self.check_choice(fixed)?;
         self.check_text(fixed)
+    }
+
+    /// Fails where flags say how conversations are written out, and neither the calibration text nor `proof` has one.
+    pub(crate) fn check_template(&self, proof: Option<&Proof>) -> Result<()> {
+        let texts = self.texts.as_ref().map(|texts| (&texts.name, texts.has_conversations));
+        let texts = texts.into_iter().chain(proof.map(|proof| (&proof.name, proof.has_conversations)));
+        let (names, conversations): (Vec<String>, Vec<bool>) =
+            texts.map(|(name, conversations)| (name.clone(), conversations)).unzip();
+        refuse_idle(&self.args.calibration.template, &names, conversations.contains(&true))
     }
 
     /// Flags of the measuring that chooses bits, and of rounding that has a choice.

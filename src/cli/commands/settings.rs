@@ -1,0 +1,85 @@
+//! What a command will do, from its flags, the recipe and the defaults, in this order of precedence.
+
+use crate::choose::plan::Plan;
+use crate::choose::recipe::{Quality, Recipe};
+use crate::cli::args;
+use crate::error::{Error, Result};
+use crate::jobs::settings::{Calibration, Target, Tuning, sequence_length};
+use crate::models::spec::DecoderSpec;
+use crate::numerics::quant::Mode;
+use crate::numerics::rounding::Technique;
+
+/// How sensitivities are measured, from flags and recipe, for a model with this architecture.
+pub fn calibration(
+    flags: &args::Calibration,
+    recipe: Option<&Recipe>,
+    spec: &DecoderSpec,
+) -> Result<Calibration> {
+    let quality = flags.quality.or_else(|| recipe?.tuning.quality);
+    let recipe = recipe.map(|recipe| recipe.calibration.clone()).unwrap_or_default();
+    Ok(Calibration {
+        text: flags.calibration.clone().or(recipe.text),
+        samples: flags.samples.or(recipe.samples).unwrap_or(match quality {
+            Some(Quality::Fast) => 16,
+            Some(Quality::Balanced) | None => 64,
+            Some(Quality::Best) => 128,
+        }),
+        samples_given: flags.samples.is_some(),
+        sensitivity_samples: flags.sensitivity_samples.or(recipe.sensitivity_samples),
+        sensitivity_samples_given: flags.sensitivity_samples.is_some(),
+        sequence_length: flags
+            .sequence_length
+            .or(recipe.sequence_length)
+            .unwrap_or_else(|| sequence_length(spec)),
+        seed: flags.seed.or(recipe.seed).unwrap_or(0),
+        memory: flags.activation_memory.unwrap_or(args::ACTIVATION_MEMORY),
+        rounding: flags.rounding.map(Into::into).or(quality.map(|quality| match quality {
+            Quality::Fast => Technique::Search,
+            Quality::Balanced | Quality::Best => Technique::Gptq,
+        })),
+        quality,
+        method: flags.method.unwrap_or_default(),
+    })
+}
+
+/// What follows rounding, from flags and recipe; the preset `quality` asks for what this plan has a use for.
+pub fn tuning(
+    flags: &args::Tuning,
+    recipe: Option<&Recipe>,
+    quality: Option<Quality>,
+    plan: &Plan<'_>,
+    fixed: bool,
+) -> Result<Tuning> {
+    let best = quality == Some(Quality::Best);
+    let learns = plan.quants().iter().any(|quant| quant.mode == Mode::Affine);
+    let said = recipe.map(|recipe| recipe.tuning).unwrap_or_default();
+    let distill = flags.distill.or(said.distill).or((best && learns).then_some(150));
+    let distill = distill.filter(|steps| *steps > 0);
+    let refine = flags.refine.or(said.refine).or((best && !fixed).then_some(2));
+    for (flag, given) in [
+        ("--distill-rate", flags.distill_rate.is_some()),
+        ("--distill-temperature", flags.distill_temperature.is_some()),
+        ("--distill-norms", flags.distill_norms),
+    ] {
+        if given && distill.is_none() {
+            return Err(Error::usage(format!("{flag} says how to distill, and nothing is distilled"))
+                .hint("give --distill STEPS"));
+        }
+    }
+    Ok(Tuning {
+        distill,
+        rate: flags.distill_rate,
+        temperature: flags.distill_temperature.unwrap_or(1.0),
+        norms: flags.distill_norms || said.distill_norms,
+        refine: refine.filter(|rounds| *rounds > 0),
+    })
+}
+
+/// How large the result may be, from flags and recipe.
+pub fn target(flags: &args::Size, recipe: Option<&Recipe>) -> Target {
+    match (flags.target_bpw, flags.target_size, recipe.and_then(|recipe| recipe.target_bpw)) {
+        (Some(bpw), _, _) | (None, None, Some(bpw)) => Target::Bpw(bpw),
+        (None, Some(size), _) => Target::Size(size),
+        (None, None, None) => Target::Fixed,
+    }
+}

@@ -221,6 +221,9 @@ fn foreign_entries_and_notes_are_left_out() {
         said.contains("lists 2 layers that this model does not have, `audio_tower.layers.0.fc1`"),
         "{said}"
     );
+    let model = variant.file("");
+    let output = mixbit(["run", "--model", model.to_str().unwrap(), "--prompt-tokens", "1,2", "-m", "1"]);
+    assert!(stderr(&output).contains("lists 2 layers that this model does not have"), "{}", stderr(&output));
 }
 
 #[test]

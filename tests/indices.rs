@@ -140,6 +140,8 @@ fn an_index_that_cannot_be_read_does_not_count() {
         (&b"{"[..], "not valid JSON"),
         (b"[]", "key `weight_map`: expected an object"),
         (b"{\"weight_map\": {\"a\": 1}}", "key `weight_map.a`: expected a file name"),
+        (b"{\"weight_map\": {}}", "key `weight_map`: names no tensor"),
+        (b"{\"weight_map\": {\"a\": \"config.json\"}}", "key `weight_map.a`: expected a weight file"),
         (not_text, "not valid JSON: invalid utf-8"),
     ] {
         let folder = Folder::new(true);

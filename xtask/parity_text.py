@@ -57,7 +57,7 @@ CHATS = [(None, "Hi there"), ("Be brief.", " a \n b"), (None, "<s> é </s>")]
 
 
 def trained(tokenizer, trainer):
-    text = (ROOT / "src/text/default.txt").read_text().splitlines()[:400]
+    text = (ROOT / "src/text/corpus/default.txt").read_text().splitlines()[:400]
     tokenizer.train_from_iterator(text + ["déjà vu naïve 日本語 привет 12345; tabs\tand  spaces"] * 20, trainer)
     return json.loads(tokenizer.to_str())
 

@@ -27,23 +27,46 @@ pub fn parse(path: &Path, text: &[u8]) -> Result<Value> {
 /// Parses the contents of a file that holds an object.
 pub fn parse_object(path: &Path, text: &[u8]) -> Result<Map<String, Value>> {
     match parse(path, text)? {
-        Value::Object(object) => Ok(object),
+        Value::Object(object) if !object.contains_key(TAG) => Ok(object),
         _ => Err(Error::file(path, "expected a JSON object")),
     }
 }
 
 /// Parses the contents of a file that will be written again.
 pub fn parse_with_literals(path: &Path, text: &[u8]) -> Result<(Value, Literals)> {
-    let error = |e: &dyn std::fmt::Display| {
+    let error = |e: String| {
         Error::file(path, format!("not valid JSON: {e}")).hint("download the file again, or mend it by hand")
     };
-    let text = std::str::from_utf8(text).map_err(|e| error(&e))?;
+    let text = std::str::from_utf8(text).map_err(|e| error(e.to_string()))?;
+    read(text).map_err(error)
+}
+
+/// The value that `text` is.
+///
+/// # Errors
+/// What is not JSON, with line and column.
+pub fn parse_text(text: &str) -> std::result::Result<Value, String> {
+    read(text).map(|(value, _)| value)
+}
+
+fn read(text: &str) -> std::result::Result<(Value, Literals), String> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let (plain, tagged, literals) = replace_literals(text);
     // `plain` is as long as `text`, so that an error's line and column are those of the file.
-    let value: Value = serde_json::from_str(&plain).map_err(|e| error(&e))?;
-    let value = if tagged == plain { value } else { serde_json::from_str(&tagged).map_err(|e| error(&e))? };
+    let value: Value = serde_json::from_str(&plain).map_err(|e| e.to_string())?;
+    let value =
+        if tagged == plain { value } else { serde_json::from_str(&tagged).map_err(|e| e.to_string())? };
     Ok((value, literals))
+}
+
+/// A value as messages show it: numbers that are not finite as Python writes them.
+pub fn shown(value: &Value) -> String {
+    match as_f64(value).filter(|x| !x.is_finite()) {
+        Some(x) if x.is_nan() => "NaN".to_owned(),
+        Some(x) if x > 0.0 => "Infinity".to_owned(),
+        Some(_) => "-Infinity".to_owned(),
+        None => value.to_string(),
+    }
 }
 
 /// A number, not finite where it is in transformers' tagged spelling.
@@ -66,33 +89,47 @@ pub fn as_u64(value: &Value) -> Option<u64> {
     value.as_u64().or_else(|| value.as_f64().filter(whole).map(|x| x as u64))
 }
 
-/// Equality as in Python, where 1 and 1.0 are equal.
+/// Equality as in Python, where 1 and 1.0 are equal, also inside of arrays and objects.
+#[allow(clippy::float_cmp, reason = "equal numbers are meant")]
 pub fn equal(a: &Value, b: &Value) -> bool {
-    match (as_f64(a), as_f64(b)) {
-        (Some(x), Some(y)) => a == b || (x == y && x.abs() < (1u64 << 53) as f64),
-        _ => a == b,
+    match (a, b) {
+        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| equal(a, b)),
+        (Value::Object(a), Value::Object(b)) => {
+            a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| equal(a, b)))
+        }
+        _ => match (as_f64(a), as_f64(b)) {
+            (Some(x), Some(y)) => a == b || (x == y && x.abs() < (1u64 << 53) as f64),
+            _ => a == b,
+        },
     }
 }
 
-/// The numbers of a file that [`Value`] cannot hold, as the file writes them.
+/// The numbers of a file that [`Value`] cannot hold: by their place in the file the value that stands for each, and how
+/// the file writes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Literals(BTreeMap<String, String>);
+pub struct Literals(BTreeMap<Place, (String, String)>);
+
+/// Keys and indices from the root of a file to a value.
+type Place = Vec<String>;
 
 impl Literals {
-    /// `value` in lines, with every number as it was written.
+    /// `value` in lines, with every number that is still what it was as it was written.
     pub fn write(&self, value: &Value) -> String {
         let mut text = String::new();
-        self.append(value, 0, &mut text);
+        self.append(value, &mut Vec::new(), &mut text);
         text
     }
 
-    fn append(&self, value: &Value, depth: usize, text: &mut String) {
+    fn append(&self, value: &Value, place: &mut Place, text: &mut String) {
+        let depth = place.len();
         let compact = || value.to_string();
         match value {
             Value::Array(items) if !items.is_empty() => {
                 for (i, item) in items.iter().enumerate() {
                     begin_line(text, if i == 0 { '[' } else { ',' }, depth + 1);
-                    self.append(item, depth + 1, text);
+                    place.push(i.to_string());
+                    self.append(item, place, text);
+                    place.pop();
                 }
                 end_lines(text, ']', depth);
             }
@@ -100,13 +137,16 @@ impl Literals {
                 for (i, (key, entry)) in entries.iter().enumerate() {
                     begin_line(text, if i == 0 { '{' } else { ',' }, depth + 1);
                     let _ = write!(text, "{}: ", Value::from(key.as_str()));
-                    self.append(entry, depth + 1, text);
+                    place.push(key.clone());
+                    self.append(entry, place, text);
+                    place.pop();
                 }
                 end_lines(text, '}', depth);
             }
             Value::Number(_) | Value::Object(_) => {
                 let compact = compact();
-                text.push_str(self.0.get(&compact).unwrap_or(&compact));
+                let written = self.0.get(place).filter(|(value, _)| *value == compact);
+                text.push_str(written.map_or(&compact, |(_, literal)| literal));
             }
             _ => text.push_str(&compact()),
         }
@@ -125,6 +165,7 @@ fn end_lines(text: &mut String, bracket: char, depth: usize) {
 fn replace_literals(text: &str) -> (String, String, Literals) {
     let (mut plain, mut tagged) = (String::with_capacity(text.len()), String::with_capacity(text.len()));
     let mut literals = BTreeMap::new();
+    let mut walk = Walk::default();
     let mut rest = text;
     while let Some(first) = rest.chars().next() {
         let length = match first {
@@ -134,17 +175,18 @@ fn replace_literals(text: &str) -> (String, String, Literals) {
         };
         let (token, after) = rest.split_at(length);
         rest = after;
+        walk.pass(token);
         match replacement(token) {
             Some(Replacement::Tagged(name)) => {
                 let value = json!({ TAG: name }).to_string();
                 plain.extend(std::iter::repeat_n('1', token.len()));
                 tagged.push_str(&value);
-                literals.insert(value, name.to_owned());
+                literals.insert(walk.place(), (value, token.to_owned()));
             }
             Some(Replacement::Float(x)) => {
                 plain.push_str(token);
                 tagged.push_str(token);
-                literals.insert(Value::from(x).to_string(), token.to_owned());
+                literals.insert(walk.place(), (Value::from(x).to_string(), token.to_owned()));
             }
             None => {
                 plain.push_str(token);
@@ -153,6 +195,48 @@ fn replace_literals(text: &str) -> (String, String, Literals) {
         }
     }
     (plain, tagged, Literals(literals))
+}
+
+/// The way through a text, token by token.
+#[derive(Default)]
+struct Walk {
+    /// Of every open array the index, of every open object the key that was read last.
+    open: Vec<Step>,
+}
+
+enum Step {
+    Index(usize),
+    Key { name: String, is_next: bool },
+}
+
+impl Walk {
+    fn pass(&mut self, token: &str) {
+        if token.starts_with('"') {
+            if let Some(Step::Key { name, is_next: true }) = self.open.last_mut() {
+                *name = serde_json::from_str(token).unwrap_or_default();
+            }
+            return;
+        }
+        for c in token.chars() {
+            match (c, self.open.last_mut()) {
+                ('[', _) => self.open.push(Step::Index(0)),
+                ('{', _) => self.open.push(Step::Key { name: String::new(), is_next: true }),
+                (']' | '}', _) => drop(self.open.pop()),
+                (',', Some(Step::Index(index))) => *index += 1,
+                (',', Some(Step::Key { is_next, .. })) => *is_next = true,
+                (':', Some(Step::Key { is_next, .. })) => *is_next = false,
+                _ => {}
+            }
+        }
+    }
+
+    fn place(&self) -> Place {
+        let name = |step: &Step| match step {
+            Step::Index(index) => index.to_string(),
+            Step::Key { name, .. } => name.clone(),
+        };
+        self.open.iter().map(name).collect()
+    }
 }
 
 /// Bytes of the string that `text` begins with, quotes included; all of `text` where it does not end.
@@ -204,7 +288,7 @@ fn replacement(token: &str) -> Option<Replacement> {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<(Value, Literals)> {
+    fn read_file(text: &str) -> Result<(Value, Literals)> {
         parse_with_literals(Path::new("some.json"), text.as_bytes())
     }
 
@@ -227,7 +311,7 @@ mod tests {
   "f": {},
   "g": []
 }"#;
-        let (value, literals) = read(text).unwrap();
+        let (value, literals) = read_file(text).unwrap();
         assert_eq!(literals.0.len(), 3, "{literals:?}");
         assert_eq!(literals.write(&value), text);
         let plain = Literals::default().write(&value);
@@ -236,28 +320,48 @@ mod tests {
     }
 
     #[test]
+    fn spellings_stay_where_they_are() {
+        let text = r#"{
+  "aa": 1000000000000000019884624838656,
+  "bb": 1000000000000000019884624838657,
+  "cc": 1e+30
+}"#;
+        let (mut value, literals) = read_file(text).unwrap();
+        assert_eq!(literals.write(&value), text);
+        value["bb"] = json!(5);
+        assert!(literals.write(&value).contains("\"bb\": 5,"), "{}", literals.write(&value));
+    }
+
+    #[test]
+    fn equal_goes_into_lists_and_objects() {
+        assert!(equal(&json!({"a": [1, 2.0]}), &json!({"a": [1.0, 2]})));
+        assert!(!equal(&json!({"a": [1, 2.5]}), &json!({"a": [1, 2]})));
+        assert!(!equal(&json!({"a": 1}), &json!({"a": 1, "b": 2})));
+    }
+
+    #[test]
     fn python_literals_are_numbers() {
         let text = "{\n  \"a\": [\n    0.0,\n    Infinity,\n    NaN\n  ],\n  \"NaN\": \"NaN\",\n  \"b\": -Infinity\n}";
-        let (value, literals) = read(text).unwrap();
+        let (value, literals) = read_file(text).unwrap();
         assert!(as_f64(&value["a"][2]).unwrap().is_nan());
         assert_eq!(as_f64(&value["a"][1]), Some(f64::INFINITY));
         assert_eq!(as_f64(&value["b"]), Some(f64::NEG_INFINITY));
         assert_eq!(value["NaN"], "NaN");
         assert_eq!(literals.write(&value), text);
-        assert_eq!(as_f64(&read("-1e999").unwrap().0), Some(f64::NEG_INFINITY));
+        assert_eq!(as_f64(&read_file("-1e999").unwrap().0), Some(f64::NEG_INFINITY));
     }
 
     #[test]
     fn tagged_floats_stay_as_written() {
         let text = "{\n  \"a\": {\"__float__\":\"Infinity\"}\n}";
-        let (value, literals) = read(text).unwrap();
+        let (value, literals) = read_file(text).unwrap();
         assert_eq!(as_f64(&value["a"]), Some(f64::INFINITY));
         assert_eq!(literals.write(&value), text);
     }
 
     #[test]
     fn marks_and_duplicates_read_as_in_python() {
-        let (value, _) = read("\u{feff}{\"a\": 1, \"b\": 2, \"a\": 3}").unwrap();
+        let (value, _) = read_file("\u{feff}{\"a\": 1, \"b\": 2, \"a\": 3}").unwrap();
         assert_eq!(value, json!({"a": 3, "b": 2}));
     }
 
@@ -271,7 +375,7 @@ mod tests {
             ("{\"a\": 01e999}", "line 1 column 8"),
             ("{\"a\": \"NaN", "line 1 column 10"),
         ] {
-            let message = read(text).unwrap_err().to_string();
+            let message = read_file(text).unwrap_err().to_string();
             assert!(message.contains("some.json") && message.ends_with(place), "{text}: {message}");
         }
         let message = parse(Path::new("x"), b"\"\xff\"").unwrap_err().to_string();

@@ -23,10 +23,19 @@ pub(crate) fn read_index(files: &ModelFiles) -> Result<WeightMap> {
     let value = json::parse(index, &files.read(INDEX)?)?;
     let map = value.get("weight_map").and_then(Value::as_object);
     let map = map.ok_or_else(|| Error::key(index, "weight_map", "expected an object of tensor names"))?;
+    if map.is_empty() {
+        return Err(Error::key(index, "weight_map", "names no tensor"));
+    }
     map.iter()
-        .map(|(name, file)| match file.as_str() {
-            Some(file) => Ok((name.clone(), file.to_owned())),
-            None => Err(Error::key(index, format!("weight_map.{name}"), "expected a file name")),
+        .map(|(name, file)| {
+            let wrong = |what: String| Error::key(index, format!("weight_map.{name}"), what);
+            match file.as_str() {
+                Some(file) if file.ends_with(".safetensors") || file.ends_with(".npz") => {
+                    Ok((name.clone(), file.to_owned()))
+                }
+                Some(file) => Err(wrong(format!("expected a weight file, found `{file}`"))),
+                None => Err(wrong("expected a file name".to_owned())),
+            }
         })
         .collect()
 }

@@ -30,6 +30,7 @@ pub struct SourceModel {
     bitmap: BitMap,
     stored: BTreeMap<String, String>,
     tied_head: Option<String>,
+    file_notes: Vec<String>,
 }
 
 /// A stored tensor with the name it gets.
@@ -100,10 +101,16 @@ impl SourceModel {
         let tied_head = drop_tied_head(&mut spec, &checkpoint, &mut stored)?;
         let manifest = spec.manifest();
         let (bitmap, notes) = bitmap::resolve(&config, &manifest, &checkpoint, &stored)?;
-        spec.notes.extend(notes);
-        let model = Self { files, config, checkpoint, spec, manifest, bitmap, stored, tied_head };
+        spec.notes.extend(notes.iter().cloned());
+        let file_notes = [checkpoint.notes.clone(), notes].concat();
+        let model = Self { files, config, checkpoint, spec, manifest, bitmap, stored, tied_head, file_notes };
         model.check()?;
         Ok(model)
+    }
+
+    /// Decisions about weight files, tensor names and the bit map that the user should know wherever the model is opened.
+    pub fn file_notes(&self) -> &[String] {
+        &self.file_notes
     }
 
     /// The folder or pack.

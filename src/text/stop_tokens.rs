@@ -143,7 +143,7 @@ impl GenerationConfig {
 }
 
 fn unexpected(value: &Value) -> String {
-    format!("expected a token id or a list of them, found {value}")
+    format!("expected a token id or a list of them, found {}", json::shown(value))
 }
 
 fn parse(value: &Value) -> Option<Vec<u32>> {
@@ -154,7 +154,7 @@ fn parse(value: &Value) -> Option<Vec<u32>> {
 }
 
 fn id(value: &Value) -> Option<u32> {
-    value.as_u64().and_then(|n| u32::try_from(n).ok())
+    json::as_u64(value).and_then(|n| u32::try_from(n).ok())
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Map, Value};
 
+use crate::files::json;
+
 /// Set argument by argument: after a group clap would go on with the group's.
 const HEADING: &str = "Chat template";
 
@@ -60,7 +62,7 @@ pub struct Asking {
 
 /// An object of variables that are nobody else's.
 fn variables(text: &str) -> Result<Map<String, Value>, String> {
-    let value: Value = serde_json::from_str(text)
+    let value = json::parse_text(text)
         .map_err(|error| format!("not valid JSON: {error}; expected an object such as {{\"name\": true}}"))?;
     let Value::Object(object) = value else {
         return Err("expected a JSON object such as {\"name\": true}".to_owned());

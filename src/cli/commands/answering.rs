@@ -99,7 +99,7 @@ impl Source {
 
     /// Decisions about the model's weight files, which are to be said.
     pub fn file_notes(&self) -> &[String] {
-        self.checkpoint.checkpoint().notes()
+        self.checkpoint.file_notes()
     }
 
     /// What to say of a context that is larger than the model's own.

@@ -25,7 +25,7 @@ pub fn run(args: &Pack, console: &Console) -> Result<()> {
         check_output(source, &parts, &args.out)?;
         output_file::check(&args.out, args.overwrite)
     })?;
-    console.notes(source.checkpoint().notes());
+    console.notes(source.file_notes());
     let files = source.files();
     note_left_out(&parts, console);
     let size = |name: &String| fs::metadata(files.path_of(name)).map_or(0, |metadata| metadata.len());

@@ -30,15 +30,14 @@ pub fn run(args: &Run, console: &Console) -> Result<()> {
     if template.is_some() {
         console.notes(&source.tokenizer.template_notes());
     }
+    console.notes(if args.show.verbose { &spec.notes } else { source.file_notes() });
     if args.show.verbose {
-        console.notes(&spec.notes);
         if let Some((name, path)) = template {
             console.line(&format!("chat template: {name}, {}", path.display()));
         }
         console.line(&format!("prompt text: {:?}", source.tokenizer.decode(&prompt, false)?));
         console.line(&format!("stop tokens: {}", source.stop_tokens()));
     }
-    console.notes(source.file_notes());
     console.notes(&source.notes());
     console.notes(source.context_note().as_slice());
     console.notes(source.length_note(prompt.len()).as_slice());

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::cli::args;
 use crate::error::{Error, Result};
+use crate::files::json;
 use crate::files::lfs_pointer;
 use crate::text::tokenizer::{ChosenTemplate, Message, TemplateSettings, Tokenizer, kind};
 
@@ -27,8 +28,11 @@ pub fn for_answers(tokenizer: Tokenizer, asked: &args::Asking) -> Result<Tokeniz
             .hint("--chat-template FILE gives it one"));
     }
     let messages = [Message::new("user", "Hi")];
-    let render = |tools| tokenizer.render_with_tools(&messages, tools).ok().flatten();
-    if tools.as_ref().is_some_and(|tools| !tools.is_empty() && render(Some(tools)) == render(None)) {
+    let render = |tools| tokenizer.render_with_tools(&messages, tools);
+    if let Some(tools) = tools.as_deref().filter(|tools| !tools.is_empty())
+        && let (Ok(with), Ok(without)) = (render(Some(tools)), render(None))
+        && with == without
+    {
         return Err(Error::usage("--tools: this model's chat template leaves out tools")
             .hint("describe them in --system, or give a --chat-template that knows tools"));
     }
@@ -67,9 +71,7 @@ fn read_tools(path: &Path) -> Result<Vec<Value>> {
     let hint = "expected a list such as [{\"type\": \"function\", \"function\": {\"name\": ..., \"parameters\": ...}}]";
     let bytes = fs::read(path).map_err(|error| Error::io(path, error))?;
     lfs_pointer::refuse(path, &bytes)?;
-    let text = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(&bytes);
-    let value: Value = serde_json::from_slice(text)
-        .map_err(|error| Error::file(path, format!("not valid JSON: {error}")).hint(hint))?;
+    let value = json::parse(path, &bytes).map_err(|error| error.hint(hint))?;
     let Value::Array(tools) = value else {
         let found = kind(&value);
         return Err(Error::file(path, format!("expected a list of tools, found {found}")).hint(hint));

@@ -25,7 +25,7 @@ pub fn run(args: &Upload, console: &Console) -> Result<()> {
         parts = companions::parts(source)?;
         Ok(())
     })?;
-    console.notes(source.checkpoint().notes());
+    console.notes(source.file_notes());
     note_left_out(&parts, console);
     let settings = Settings::from_environment()?;
     let done = hub::upload(&settings, &repository, args.private, source.files(), &parts.names, console)?;

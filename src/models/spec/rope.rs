@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 use std::f64::consts::PI;
 
 use crate::error::Result;
+use crate::files::json;
 use crate::models::config::ModelConfig;
 
 /// How positions rotate queries and keys.
@@ -97,7 +98,8 @@ impl Rope {
         if let Some(original) = self.scaling.original_max_positions() {
             let key = "original_max_position_embeddings";
             if parameters.get(key).and_then(Value::as_f64) != Some(original) {
-                parameters.insert(key.to_owned(), (original as u64).into());
+                let whole = (original.fract() == 0.0).then_some(original as u64);
+                parameters.insert(key.to_owned(), whole.map_or(original.into(), Value::from));
             }
         }
         if self.scaling != RopeScaling::Default {
@@ -111,6 +113,7 @@ impl Rope {
     }
 
     /// True where the config has `rope_parameters` that say something else than base and `parameters`.
+    #[allow(clippy::float_cmp, reason = "a base is copied, not computed")]
     fn contradicts(&self, config: &ModelConfig, parameters: &Map<String, Value>) -> bool {
         let Some(Value::Object(other)) = config.get("rope_parameters") else { return false };
         let plain = |parameters: &Map<String, Value>| {
@@ -119,7 +122,8 @@ impl Rope {
             (parameters, theta.and_then(|theta| theta.as_f64()))
         };
         let (other, theta) = plain(other);
-        plain(parameters).0 != other || theta.is_some_and(|theta| theta != self.theta)
+        !json::equal(&plain(parameters).0.into(), &other.into())
+            || theta.is_some_and(|theta| theta != self.theta)
     }
 
     /// Notes for the user: keys that contradict each other, and a scaling that mlx-lm computes in another way than

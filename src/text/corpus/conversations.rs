@@ -73,7 +73,13 @@ fn share_gpt(value: &Value, system: Option<&Value>) -> Result<Vec<Message>, NoMe
     let key = "conversations";
     let mut messages = match system {
         Some(Value::String(text)) if !text.is_empty() => vec![Message::new("system", text)],
-        _ => Vec::new(),
+        None | Some(Value::Null | Value::String(_)) => Vec::new(),
+        Some(other) => {
+            return Err(NoMessage {
+                key: "system".to_owned(),
+                problem: format!("expected a string, found {}", kind(other)),
+            });
+        }
     };
     for (index, value) in list(value, key)?.iter().enumerate() {
         let turn = object(value, key, index)?;

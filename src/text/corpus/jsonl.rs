@@ -8,6 +8,7 @@ use std::path::Path;
 use super::conversations;
 use super::conversations::Conversation;
 use crate::error::{Error, Result};
+use crate::files::json;
 use crate::text::tokenizer::{Tokenizer, kind};
 
 /// Extensions that say so.
@@ -34,19 +35,18 @@ pub(crate) fn is_jsonl(path: &Path, text: &str) -> bool {
         return true;
     }
     let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    lines.all(|line| line.starts_with('{') && serde_json::from_str::<Map<String, Value>>(line).is_ok())
+    lines.all(|line| line.starts_with('{') && json::parse_text(line).is_ok_and(|value| value.is_object()))
 }
 
 /// Whether all of `text` is one object such as a line would hold, or a list of them.
 pub(crate) fn is_one_value(text: &str) -> bool {
     const KEYS: [&str; 4] = ["text", "messages", "completion", "conversations"];
     let is_record = |object: &Map<String, Value>| KEYS.iter().any(|key| object.contains_key(*key));
-    let cut_off = |e: &serde_json::Error| e.is_eof() && text.trim_start().starts_with('[');
-    let list = match serde_json::from_str::<Vec<Map<String, Value>>>(text) {
-        Ok(list) => list.iter().any(is_record),
-        Err(e) => cut_off(&e),
-    };
-    list || serde_json::from_str(text).is_ok_and(|object| is_record(&object))
+    match json::parse_text(text) {
+        Ok(Value::Array(list)) => list.iter().filter_map(Value::as_object).any(is_record),
+        Ok(value) => value.as_object().is_some_and(is_record),
+        Err(error) => error.starts_with("EOF") && text.trim_start().starts_with('['),
+    }
 }
 
 /// The lines of `text`; `path` is only for messages.
@@ -57,7 +57,7 @@ pub(crate) fn read(path: &Path, text: &str) -> Result<Vec<Record>> {
 
 impl Record {
     fn parse(path: &Path, line: usize, text: &str) -> Result<Self> {
-        let value: Value = serde_json::from_str(text)
+        let value = json::parse_text(text)
             .map_err(|e| Error::file(path, format!("line {line}: not valid JSON: {e}")).hint(HINT))?;
         let Value::Object(object) = value else {
             return Err(Error::file(

@@ -123,6 +123,9 @@ fn notes(settings: &Settings, class: Class) -> Vec<String> {
             settings.class_name()
         ));
     }
+    if class == Class::CodeLlama {
+        notes.push("`<FILL_ME>` in a text is not split as transformers splits it, for infilling".to_owned());
+    }
     if settings.config.contains_key("auto_map") {
         notes.push(
             "tokenizer_config.json names code for the tokenizer (auto_map), which is not run".to_owned(),

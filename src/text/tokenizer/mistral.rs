@@ -52,7 +52,9 @@ pub(crate) fn fix_pattern(
 /// True for versions of transformers before 5.0.0, pre-releases of it included.
 fn is_before_5(version: &str) -> bool {
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
-    let pre_release = version.strip_prefix("5.0.0").is_some_and(|rest| !rest.is_empty());
+    let rest = version.trim_start_matches("5").trim_start_matches(".0").trim_start_matches(".0");
+    let pre_release =
+        version.starts_with('5') && [".dev", "dev", "a", "b", "rc"].iter().any(|mark| rest.starts_with(mark));
     pre_release || major.is_some_and(|major| major < 5)
 }
 
@@ -70,6 +72,9 @@ mod tests {
             ("5.0.0", false),
             ("5.0.0.dev0", true),
             ("5.0.0rc1", true),
+            ("5.0.dev0", true),
+            ("5.0.0.post1", false),
+            ("5.0.0+local", false),
             ("5.1.0", false),
             ("10", false),
         ] {

@@ -1,12 +1,12 @@
 //! The files beside the vocabulary that decide on tokens, as they are, before anything is merged.
 
-use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 
 use super::token::Token;
 use super::tokenizer::read_object;
 use crate::error::{Error, Result};
+use crate::files::json;
 use crate::files::model_files::ModelFiles;
 
 pub(crate) const CONFIG: &str = "tokenizer_config.json";
@@ -38,11 +38,25 @@ pub(crate) struct Settings {
 
 /// The parts of `tokenizer.json` that say something of tokens outside its model. What is not there is empty; what is wrong
 /// was refused when the whole file was read.
-#[derive(Default, Deserialize)]
-#[serde(default)]
+#[derive(Default)]
 struct Head {
     added_tokens: Vec<Value>,
     padding: Value,
+}
+
+impl Head {
+    /// Where a key is there twice the last one counts, as in the tokenizers crate.
+    fn read(tokenizer_json: &[u8]) -> Self {
+        let Ok(Value::Object(mut keys)) = serde_json::from_slice(tokenizer_json) else {
+            return Self::default();
+        };
+        let mut take = |key: &str| keys.get_mut(key).map(Value::take).unwrap_or_default();
+        let added_tokens = match take("added_tokens") {
+            Value::Array(tokens) => tokens,
+            _ => Vec::new(),
+        };
+        Self { added_tokens, padding: take("padding") }
+    }
 }
 
 impl Settings {
@@ -56,9 +70,9 @@ impl Settings {
         let has_decoder = config.contains_key("added_tokens_decoder");
         let further = |name| if has_decoder { Ok(None) } else { read_object(files, name) };
         let (map, added) = (further(MAP)?, further(ADDED)?);
-        let head: Head = serde_json::from_slice(tokenizer_json).unwrap_or_default();
+        let head = Head::read(tokenizer_json);
         let with_id = |value: &Value| {
-            let id = value.get("id")?.as_u64().and_then(|id| u32::try_from(id).ok())?;
+            let id = json::as_u64(value.get("id")?).and_then(|id| u32::try_from(id).ok())?;
             Some((id, Token::read(value)?))
         };
         // What is wrong with config.json is said where it is needed.

@@ -90,7 +90,7 @@ impl Templates {
         }
         // transformers reads this one first, so that a further file of the same name wins.
         let mut of_files = vec![(DEFAULT.to_owned(), FILE.to_owned())];
-        for path in files.names().unwrap_or_default() {
+        for path in files.names()? {
             let name = path.strip_prefix(TEMPLATES).and_then(|rest| rest.strip_prefix('/'));
             if let Some(name) = name.and_then(|name| name.strip_suffix(".jinja")) {
                 of_files.push((name.to_owned(), path.clone()));

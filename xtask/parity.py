@@ -107,7 +107,7 @@ def check_answer(mixbit, folder):
 
 def check_sinks(mixbit, folder, home):
     """A text of four times the context: bounded with the first tokens kept, much worse without (arXiv 2309.17453)."""
-    text = Path(__file__).resolve().parent.parent / "src/text/default.txt"
+    text = Path(__file__).resolve().parent.parent / "src/text/corpus/default.txt"
     (home / "long.txt").write_text(text.read_text().replace("<|endoftext|>", ""))
 
     def perplexity(*more):

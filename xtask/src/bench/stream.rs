@@ -90,7 +90,7 @@ fn generation_rate(programs: &Programs, model: &Path, count: usize) -> Result<f6
 /// mixbit's own text, without the separators.
 fn one_document() -> Result<std::path::PathBuf> {
     let root = workspace::root();
-    let text = fs::read_to_string(root.join("src/text/default.txt"))?;
+    let text = fs::read_to_string(root.join("src/text/corpus/default.txt"))?;
     let path = root.join("bench-data/long.txt");
     fs::write(&path, text.replace("<|endoftext|>", ""))?;
     Ok(path)

@@ -80,7 +80,7 @@ impl Folders {
 pub fn built_in_text() -> Result<[PathBuf; 2]> {
     const SEPARATOR: &str = "\n<|endoftext|>\n";
     let root = workspace::root();
-    let path = root.join("src/text/default.txt");
+    let path = root.join("src/text/corpus/default.txt");
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let folder = root.join("bench-data");
     fs::create_dir_all(&folder)?;

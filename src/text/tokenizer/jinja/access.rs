@@ -5,7 +5,7 @@ use minijinja::machinery::ast::{Call, CallArg, Expr, Spanned};
 
 use super::expressions::Node;
 use super::lexer::Token;
-use super::parser::{Parsed, Parser};
+use super::parser::{MethodCalls, Parsed, Parser};
 use super::values;
 
 impl<'a> Parser<'a> {
@@ -15,7 +15,8 @@ impl<'a> Parser<'a> {
             Token::Name(name) => {
                 self.advance();
                 let name_node = self.constant(Value::from(name));
-                if !matches!(self.current(), Token::Operator("(")) {
+                let is_call = matches!(self.current(), Token::Operator("("));
+                if !is_call || self.method_calls == MethodCalls::ByAttribute {
                     return self.filter(".attribute", node, vec![name_node]);
                 }
                 let (args, height) = self.arguments()?;

@@ -4,18 +4,18 @@ use minijinja::{Error, ErrorKind, Value};
 use std::cmp::Ordering;
 
 use super::budget;
-use super::values::{Outcome, Python, elements, fail, pairs, type_name};
+use super::values::{Outcome, Python, elements, fail, list_place, pairs, type_name};
 
 /// Python's `left == right`.
 pub(crate) fn equal(left: &Value, right: &Value) -> Outcome<bool> {
-    budget::take(16)?;
+    budget::take_work(16)?;
     if let (Some(left), Some(right)) = (number(left), number(right)) {
         return Ok(left.compare(&right) == Some(Ordering::Equal));
     }
     Ok(match (Python::from(left), Python::from(right)) {
         (Python::Undefined, Python::Undefined) | (Python::None, Python::None) => true,
         (Python::Str(left), Python::Str(right)) => {
-            budget::take(left.len() / 64)?;
+            budget::take_work(left.len() / 64)?;
             left == right
         }
         (Python::Bytes(left), Python::Bytes(right)) => left == right,
@@ -70,9 +70,8 @@ fn equal_dicts(left: &Value, right: &Value) -> Outcome<bool> {
 
 /// Whether two values are one, as `is sameas` asks.
 pub(crate) fn same(left: &Value, right: &Value) -> bool {
-    let items = |value: &Value| value.downcast_object_ref::<Vec<Value>>().map(std::ptr::from_ref);
-    match (items(left), items(right)) {
-        (Some(left), Some(right)) => left == right,
+    match (list_place(left), list_place(right)) {
+        (Some(left), Some(right)) => std::ptr::eq(left, right),
         _ => left.kind() == right.kind() && left == right,
     }
 }
@@ -94,9 +93,28 @@ impl Number {
     fn compare(&self, other: &Self) -> Option<Ordering> {
         match (self, other) {
             (Self::Int(left), Self::Int(right)) => Some(left.cmp(right)),
-            _ => self.float().partial_cmp(&other.float()),
+            (Self::Int(left), Self::Float(right)) => compare_exactly(*left, *right),
+            (Self::Float(left), Self::Int(right)) => compare_exactly(*right, *left).map(Ordering::reverse),
+            (Self::Float(left), Self::Float(right)) => left.partial_cmp(right),
         }
     }
+}
+
+/// The order of an integer and a float as numbers: most large integers are no float.
+fn compare_exactly(integer: i128, float: f64) -> Option<Ordering> {
+    /// 2^127, one above the largest integer.
+    const BOUND: f64 = 170_141_183_460_469_231_731_687_303_715_884_105_728.0;
+    if float.is_nan() {
+        return None;
+    }
+    if float >= BOUND {
+        return Some(Ordering::Less);
+    }
+    if float < -BOUND {
+        return Some(Ordering::Greater);
+    }
+    let whole = integer.cmp(&(float.trunc() as i128));
+    Some(whole.then(0.0f64.total_cmp(&(float.fract() + 0.0))))
 }
 
 /// The number in `value`.
@@ -111,7 +129,7 @@ pub(crate) fn number(value: &Value) -> Option<Number> {
 
 /// The order of two values, `None` where one of them is not a number; an error for types that have no order.
 pub(crate) fn order(left: &Value, right: &Value) -> Outcome<Option<Ordering>> {
-    budget::take(16)?;
+    budget::take_work(16)?;
     if let (Some(left), Some(right)) = (number(left), number(right)) {
         return Ok(left.compare(&right));
     }

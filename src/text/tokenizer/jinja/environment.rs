@@ -4,6 +4,7 @@ use minijinja::value::{Rest, ValueOrKwargs};
 use minijinja::{Environment, Error, Output, State, Value};
 
 use super::arguments::Arguments;
+use super::macros::Macro;
 use super::values::{
     Dict, Outcome, Python, as_given, as_received, fail, iterate, length, list, tuple, type_name,
 };
@@ -76,6 +77,7 @@ fn add_syntax(environment: &mut Environment) {
         _ => fail("a method has a name"),
     });
     add_filter(environment, ".given", |_, args| Ok(as_given(first(args))));
+    add_filter(environment, ".collecting", |_, args| Macro::value(first(args)));
     add_filter(environment, ".missing", |_, args| Ok(Value::from(first(args).is_undefined())));
     add_filter(environment, ".received", |_, args| Ok(as_received(first(args).clone())));
     add_filter(environment, ".iterate", |_, args| iterated(args));

@@ -10,7 +10,7 @@ use minijinja::machinery::ast::{
 
 use super::lexer::Token;
 use super::parser::{Parsed, Parser};
-use super::values;
+use super::{macros, values};
 
 /// An expression and how many expressions it has inside one another.
 pub(crate) struct Node<'a> {
@@ -220,6 +220,8 @@ impl<'a> Parser<'a> {
             Token::Name("none" | "None") => Ok(self.literal(Value::from(()))),
             Token::Name(id) => {
                 self.advance();
+                self.surplus.varargs |= id == macros::VARARGS;
+                self.surplus.kwargs |= id == macros::KWARGS;
                 Ok(Node { expr: Expr::Var(Spanned::new(Var { id }, self.span())), height: 1 })
             }
             Token::Str(mut text) => {

@@ -4,6 +4,10 @@
 //! that lexer and parser are Jinja2's own rules here, and whatever computes is a filter of ours: `environment.rs` has
 //! the list. The engine's syntax tree and compiler are behind its feature `unstable_machinery`, which is why its
 //! version is pinned.
+//!
+//! Not there: the filters `random` and `urlize`, `lipsum`, characters by name (`\N{...}`), `self.block()`, other
+//! templates, `autoescape`, `varargs` in a `call` block, `break` out of a block within a loop, and integers beyond
+//! 128 bits. All are errors.
 
 mod access;
 mod arguments;
@@ -24,6 +28,7 @@ mod lexer;
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod limits;
+mod macros;
 mod methods;
 mod numbers;
 mod operators;

@@ -34,6 +34,25 @@ pub(crate) struct Parser<'a> {
     pub(crate) loop_control: LoopControl,
     /// In an `if`, where unknown filters and tests are errors only when they are come to.
     pub(crate) is_lenient: bool,
+    /// The names of surplus arguments that the macro around this place reads.
+    pub(crate) surplus: Surplus,
+    pub(crate) method_calls: MethodCalls,
+}
+
+/// The tree of `x.name(...)`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum MethodCalls {
+    /// One filter over the value and the name.
+    ByName,
+    /// A call of the attribute, which is what the engine's `call` block takes.
+    ByAttribute,
+}
+
+/// Whether `varargs` and `kwargs` are read.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Surplus {
+    pub(crate) varargs: bool,
+    pub(crate) kwargs: bool,
 }
 
 /// Parses a whole template.
@@ -44,6 +63,8 @@ pub(crate) fn parse(source: &str) -> Parsed<Vec<Stmt<'_>>> {
         depth: 0,
         loop_control: LoopControl::None,
         is_lenient: false,
+        surplus: Surplus::default(),
+        method_calls: MethodCalls::ByName,
     };
     let (statements, end) = parser.statements_until(&[])?;
     match end {

@@ -81,8 +81,8 @@ fn read<'a>(text: &'a str, values: &mut Values) -> Outcome<(Directive<'a>, &'a s
     while let Some(flag) = rest.chars().next().filter(|c| "-+ #0".contains(*c)) {
         match flag {
             '-' => spec.align = Some('<'),
-            '+' => spec.sign = '+',
-            ' ' if spec.sign != '+' => spec.sign = ' ',
+            '+' => spec.sign = Some('+'),
+            ' ' if spec.sign.is_none() => spec.sign = Some(' '),
             '0' => spec.zero = true,
             '#' => spec.alternate = true,
             _ => {}
@@ -93,6 +93,7 @@ fn read<'a>(text: &'a str, values: &mut Values) -> Outcome<(Directive<'a>, &'a s
     if width < 0 {
         spec.align = Some('<');
     }
+    spec.zero &= spec.align.is_none();
     spec.width = usize::try_from(width.unsigned_abs()).unwrap_or(usize::MAX);
     rest = after;
     if let Some(after) = rest.strip_prefix('.') {
@@ -120,7 +121,11 @@ fn write(directive: &Directive, value: &Value) -> Outcome<String> {
     let mut spec = spec.clone();
     match conversion {
         's' | 'r' | 'a' => {
-            let written = if *conversion == 's' { text::str(value)? } else { text::repr(value)? };
+            let written = match conversion {
+                's' => text::str(value)?,
+                'r' => text::repr(value)?,
+                _ => text::ascii(value)?,
+            };
             let written = match spec.precision {
                 Some(most) => written.chars().take(most).collect(),
                 None => written,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::budget;
-use super::budget::{Exceeded, MOST_BYTES, MOST_MEMORY};
+use super::budget::{Exceeded, MOST_BYTES, MOST_MEMORY, MOST_WORK};
 use super::environment::environment;
 use super::lexer::with_plain_line_ends;
 use super::parser::parse;
@@ -15,6 +15,10 @@ use crate::error::{Error, Result};
 
 /// Instructions that one rendering may execute. A thousand messages take well under a million.
 const FUEL: u64 = 10_000_000;
+
+/// The hint where a bound ended the rendering.
+const TOO_MUCH: &str =
+    "shorten the conversation; if it is short, the template is broken, and another can be given";
 
 /// Renders the template `source` from the file `path` over `variables`.
 pub(crate) fn render(path: &Path, source: &str, variables: Value) -> Result<String> {
@@ -37,11 +41,19 @@ pub(crate) fn render(path: &Path, source: &str, variables: Value) -> Result<Stri
     .map(drop);
     match (budget::exceeded(), result) {
         (Some(Exceeded::Output), _) => {
-            Err(Error::file(path, format!("chat template: writes more than {MOST_BYTES} bytes")))
+            Err(Error::file(path, format!("chat template: writes more than {MOST_BYTES} bytes"))
+                .hint(TOO_MUCH))
         }
-        (Some(Exceeded::Memory), _) => {
-            Err(Error::file(path, format!("chat template: needs more than {MOST_MEMORY} bytes of memory")))
-        }
+        (Some(Exceeded::Memory), _) => Err(Error::file(
+            path,
+            format!("chat template: makes more than {MOST_MEMORY} bytes of values altogether"),
+        )
+        .hint(TOO_MUCH)),
+        (Some(Exceeded::Work), _) => Err(Error::file(
+            path,
+            format!("chat template: looks at more than {MOST_WORK} bytes of values altogether"),
+        )
+        .hint(TOO_MUCH)),
         (None, Err(e)) => Err(error(path, &e)),
         (None, Ok(())) => Ok(rendered),
     }

@@ -1,6 +1,7 @@
 //! Tags, parsed as Jinja2 parses them, into the engine's syntax tree.
 
 use minijinja::Value;
+use minijinja::machinery::Span;
 use minijinja::machinery::ast::{
     Break, CallBlock, Continue, EmitExpr, Expr, FilterBlock, ForLoop, IfCond, List, Macro, Set, SetBlock,
     Spanned, Stmt, Var, WithBlock,
@@ -8,7 +9,8 @@ use minijinja::machinery::ast::{
 
 use super::expressions::{Conditional, Node, TupleEnd};
 use super::lexer::Token;
-use super::parser::{LoopControl, Parsed, Parser};
+use super::macros::{KWARGS, VARARGS};
+use super::parser::{LoopControl, MethodCalls, Parsed, Parser};
 
 /// `elif` in a row: each is a block in a block to the compiler.
 const MOST_BRANCHES: usize = 200;
@@ -111,12 +113,7 @@ impl<'a> Parser<'a> {
                 self.skip_name(block);
                 Stmt::WithBlock(Spanned::new(WithBlock { assignments: Vec::new(), body }, span))
             }
-            "macro" => {
-                let name = self.name("the name of the macro")?;
-                let (args, mut body) = self.parameters()?;
-                body.extend(self.body_in(Scope::Function, "endmacro")?);
-                Stmt::Macro(Spanned::new(Macro { name, args, defaults: Vec::new(), body }, span))
-            }
+            "macro" => return self.macro_block(span),
             "call" => Stmt::CallBlock(Spanned::new(self.call_block()?, span)),
             "filter" => {
                 let filter = self.named_filters(None)?.expr;
@@ -133,6 +130,34 @@ impl<'a> Parser<'a> {
             name => return self.fail(format!("unknown tag `{name}`")),
         };
         Ok(vec![statement])
+    }
+
+    /// A macro; one that reads `varargs` or `kwargs` has them as its last parameters, and is wrapped so that calls
+    /// fill them.
+    fn macro_block(&mut self, span: Span) -> Parsed<Vec<Stmt<'a>>> {
+        let name = self.name("the name of the macro")?;
+        let (mut args, mut body) = self.parameters()?;
+        let outer = std::mem::take(&mut self.surplus);
+        body.extend(self.body_in(Scope::Function, "endmacro")?);
+        let is_free = |id: &str| !args.iter().any(|arg| matches!(arg, Expr::Var(var) if var.id == id));
+        let mut collected = Vec::new();
+        if self.surplus.varargs && is_free(VARARGS) {
+            collected.push(self.variable(VARARGS).expr);
+        }
+        if self.surplus.kwargs && is_free(KWARGS) {
+            collected.push(self.variable(KWARGS).expr);
+        }
+        self.surplus.varargs |= outer.varargs;
+        self.surplus.kwargs |= outer.kwargs;
+        let collects = !collected.is_empty();
+        args.extend(collected);
+        let plain = Stmt::Macro(Spanned::new(Macro { name, args, defaults: Vec::new(), body }, span));
+        if !collects {
+            return Ok(vec![plain]);
+        }
+        let inner = self.variable(name);
+        let wrapped = self.filter(".collecting", inner, Vec::new())?.expr;
+        Ok(vec![plain, self.set_to(name, wrapped)])
     }
 
     fn print(&mut self) -> Parsed<Vec<Stmt<'a>>> {
@@ -360,7 +385,9 @@ impl<'a> Parser<'a> {
         } else {
             (Vec::new(), Vec::new())
         };
+        self.method_calls = MethodCalls::ByAttribute;
         let Node { expr, .. } = self.expression()?;
+        self.method_calls = MethodCalls::ByName;
         let Expr::Call(call) = expr else { return self.fail("expected a call of a macro") };
         body.extend(self.body_in(Scope::Function, "endcall")?);
         let macro_decl = Spanned::new(Macro { name: "caller", args, defaults: Vec::new(), body }, span);

@@ -1,5 +1,8 @@
 //! Methods of strings.
 
+use icu_casemap::CaseMapper;
+use icu_casemap::options::TitlecaseOptions;
+use icu_locale_core::LanguageIdentifier;
 use minijinja::Value;
 
 use super::arguments::Arguments;
@@ -116,7 +119,7 @@ pub(crate) fn call(text: &str, name: &str, arguments: Arguments) -> Outcome {
             Ok(match name {
                 "upper" => Value::from(text.to_uppercase()),
                 "lower" => Value::from(text.to_lowercase()),
-                "casefold" => Value::from(text.to_lowercase().replace('ß', "ss").replace('ς', "σ")),
+                "casefold" => Value::from(CaseMapper::new().fold_string(text).into_owned()),
                 "capitalize" => Value::from(capitalize(text)),
                 "swapcase" => Value::from(swap_case(text)),
                 "title" => Value::from(title(text)),
@@ -269,14 +272,30 @@ fn expand_tabs(text: &str, size: i128) -> Outcome<String> {
 
 /// Python's `text.capitalize()`.
 pub(crate) fn capitalize(text: &str) -> String {
-    let mut chars = text.chars();
-    let first: String = chars.next().into_iter().flat_map(char::to_uppercase).collect();
-    first + &chars.as_str().to_lowercase()
+    let rest = text.chars().next().map_or(0, char::len_utf8);
+    let (first, rest) = text.split_at(rest);
+    // Where a sigma is the last letter of a word depends on what is before it.
+    let lower = text.to_lowercase();
+    let rest_lower =
+        lower.get(first.to_lowercase().len()..).map_or_else(|| rest.to_lowercase(), str::to_owned);
+    title_case(first) + &rest_lower
+}
+
+/// A character as it begins a word.
+fn title_case(c: &str) -> String {
+    let options = TitlecaseOptions::default();
+    CaseMapper::new()
+        .titlecase_segment_with_only_case_data_to_string(c, &LanguageIdentifier::UNKNOWN, options)
+        .into_owned()
 }
 
 fn swap_case(text: &str) -> String {
     let swapped = |c: char| -> String {
-        if c.is_uppercase() { c.to_lowercase().collect() } else { c.to_uppercase().collect() }
+        match (c.is_uppercase(), c.is_lowercase()) {
+            (true, _) => c.to_lowercase().collect(),
+            (_, true) => c.to_uppercase().collect(),
+            _ => c.to_string(),
+        }
     };
     text.chars().map(swapped).collect()
 }
@@ -284,13 +303,17 @@ fn swap_case(text: &str) -> String {
 fn title(text: &str) -> String {
     let mut out = String::new();
     let mut in_word = false;
-    for c in text.chars() {
-        if in_word {
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        let ends_word = !chars.peek().is_some_and(|next| next.is_uppercase() || next.is_lowercase());
+        if in_word && c == 'Σ' && ends_word {
+            out.push('ς');
+        } else if in_word {
             out.extend(c.to_lowercase());
         } else {
-            out.extend(c.to_uppercase());
+            out.push_str(&title_case(c.encode_utf8(&mut [0; 4])));
         }
-        in_word = c.is_uppercase() || c.is_lowercase();
+        in_word = c.is_uppercase() || c.is_lowercase() || string_tests::is_title_case(c);
     }
     out
 }

@@ -25,6 +25,29 @@ pub(crate) fn repr(value: &Value) -> Outcome<String> {
     Ok(out)
 }
 
+/// Python's `ascii(value)`: its `repr` with escapes for all that is not ASCII.
+pub(crate) fn ascii(value: &Value) -> Outcome<String> {
+    let written = repr(value)?;
+    budget::take(written.len().saturating_mul(3))?;
+    let mut out = String::new();
+    for c in written.chars() {
+        if c.is_ascii() {
+            out.push(c);
+        } else {
+            escape(&mut out, c);
+        }
+    }
+    Ok(out)
+}
+
+fn escape(out: &mut String, c: char) {
+    match u32::from(c) {
+        code @ ..=0xff => _ = write!(out, "\\x{code:02x}"),
+        code @ ..=0xffff => _ = write!(out, "\\u{code:04x}"),
+        code => _ = write!(out, "\\U{code:08x}"),
+    }
+}
+
 fn write(out: &mut String, value: &Value, depth: usize) -> Outcome<()> {
     let begin = out.len();
     if depth > 200 {
@@ -118,11 +141,7 @@ fn quote(out: &mut String, text: &str, safe: bool) {
             '\t' => out.push_str("\\t"),
             c if c == quote => out.extend(['\\', c]),
             c if is_printable(c) => out.push(c),
-            c => match u32::from(c) {
-                code @ ..=0xff => _ = write!(out, "\\x{code:02x}"),
-                code @ ..=0xffff => _ = write!(out, "\\u{code:04x}"),
-                code => _ = write!(out, "\\U{code:08x}"),
-            },
+            c => escape(out, c),
         }
     }
     out.push(quote);

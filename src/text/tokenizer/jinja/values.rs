@@ -5,6 +5,7 @@ use minijinja::{Error, ErrorKind, State, Value};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::budget::Held;
 use super::{budget, methods};
 
 /// `Result` of everything that a template can call.
@@ -99,7 +100,50 @@ pub(crate) fn type_name(value: &Value) -> &'static str {
 
 /// A list.
 pub(crate) fn list(items: Vec<Value>) -> Value {
-    Value::from_object(items)
+    let held = Held::new(items.len());
+    Value::from_object(List { items, _held: held })
+}
+
+/// A list that a template made. Those among the variables are the engine's own.
+#[derive(Debug)]
+pub(crate) struct List {
+    items: Vec<Value>,
+    _held: Held,
+}
+
+impl Object for List {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        self.items.get(key.as_usize()?).cloned()
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.items.len())
+    }
+}
+
+/// The items of a list of either kind.
+pub(crate) fn list_items(value: &Value) -> Option<&[Value]> {
+    match value.downcast_object_ref::<List>() {
+        Some(list) => Some(&list.items),
+        None => value.downcast_object_ref::<Vec<Value>>().map(Vec::as_slice),
+    }
+}
+
+/// Where a list of either kind is, which is its identity.
+pub(crate) fn list_place(value: &Value) -> Option<*const ()> {
+    match value.downcast_object_ref::<List>() {
+        Some(list) => Some(std::ptr::from_ref(list).cast()),
+        None => value.downcast_object_ref::<Vec<Value>>().map(|items| std::ptr::from_ref(items).cast()),
+    }
+}
+
+/// Whether `value` is a list of either kind.
+pub(crate) fn is_list(value: &Value) -> bool {
+    list_items(value).is_some()
 }
 
 /// A tuple.
@@ -114,8 +158,8 @@ pub(crate) fn int(number: i128) -> Value {
 
 /// The items of anything but a mapping, without looking at what they are.
 pub(crate) fn elements(value: &Value) -> Vec<Value> {
-    match value.downcast_object_ref::<Vec<Value>>() {
-        Some(items) => items.clone(),
+    match list_items(value) {
+        Some(items) => items.to_vec(),
         None => value.try_iter().map(Iterator::collect).unwrap_or_default(),
     }
 }
@@ -187,17 +231,21 @@ pub(crate) fn is_callable(value: &Value) -> bool {
 
 /// An iterator: it can be gone through once, is always true and has no length.
 #[derive(Debug)]
-pub(crate) struct Generator(Mutex<VecDeque<Value>>);
+pub(crate) struct Generator {
+    items: Mutex<VecDeque<Value>>,
+    _held: Held,
+}
 
 impl Generator {
     /// A generator of `items`.
     pub(crate) fn value(items: Vec<Value>) -> Value {
-        Value::from_object(Self(Mutex::new(items.into())))
+        let held = Held::new(items.len());
+        Value::from_object(Self { items: Mutex::new(items.into()), _held: held })
     }
 
     /// The items that were not taken yet.
     pub(crate) fn rest(&self) -> std::sync::MutexGuard<'_, VecDeque<Value>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.items.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -205,7 +205,7 @@ pub(crate) fn map(state: &mut State, arguments: Arguments) -> Outcome {
     for item in items_if_true(&value)? {
         let mut positional = vec![item];
         positional.extend(rest.positional.iter().cloned());
-        budget::take(32)?;
+        budget::take_work(16)?;
         mapped.push(filter(state, Arguments { positional, named: rest.named.clone() })?);
     }
     Ok(Generator::value(mapped))
@@ -249,7 +249,7 @@ fn selected(
             Some(name) => {
                 let mut positional = vec![tested];
                 positional.extend(test.positional.iter().cloned());
-                budget::take(32)?;
+                budget::take_work(16)?;
                 tests::perform(state, name, Arguments { positional, named: test.named.clone() })?
             }
         };

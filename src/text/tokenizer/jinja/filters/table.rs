@@ -10,7 +10,7 @@ use crate::text::tokenizer::jinja::values::Outcome;
 /// What a filter does with its value and its arguments.
 pub(crate) type Filter = fn(&mut State, Arguments) -> Outcome;
 
-/// All of Jinja2's but `random`, `urlize` and `pprint`.
+/// All of Jinja2's but `random` and `urlize`.
 pub(crate) const ALL: [(&str, Filter); 52] = [
     ("abs", |_, a| numbers::abs(a)),
     ("attr", |_, a| sequences::attr(a)),

@@ -48,7 +48,9 @@ pub(crate) fn title(arguments: Arguments) -> Outcome {
         let at_break = rest.starts_with(is_break);
         let end = rest.find(|c| is_break(c) != at_break).unwrap_or(rest.len());
         let (part, after) = rest.split_at(end);
-        out.push_str(&strings::capitalize(part));
+        let (first, others) = part.split_at(part.chars().next().map_or(0, char::len_utf8));
+        out.push_str(&first.to_uppercase());
+        out.push_str(&others.to_lowercase());
         rest = after;
     }
     Ok(Value::from(out))

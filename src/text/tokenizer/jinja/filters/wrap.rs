@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 use crate::text::tokenizer::jinja::arguments::Arguments;
 use crate::text::tokenizer::jinja::format::size;
 use crate::text::tokenizer::jinja::values::{Outcome, Python, elements, fail, pairs, string};
-use crate::text::tokenizer::jinja::{budget, string_parts, text};
+use crate::text::tokenizer::jinja::{budget, string_parts, string_tests, text};
 
 /// `s|wordwrap(width=79, break_long_words=True, wrapstring="\n", break_on_hyphens=True)`.
 pub(crate) fn wordwrap(arguments: Arguments) -> Outcome {
@@ -18,12 +18,13 @@ pub(crate) fn wordwrap(arguments: Arguments) -> Outcome {
         return fail("invalid width 0");
     }
     let is_set = |flag: Option<Value>| flag.is_none_or(|flag| flag.is_true());
-    let (break_words, break_hyphens) = (is_set(break_words), is_set(break_hyphens));
+    let words = if is_set(break_words) { Words::Break } else { Words::Keep };
+    let hyphens = if is_set(break_hyphens) { Hyphens::Break } else { Hyphens::Keep };
     let wrap_string = wrap_string.filter(|wrap| !wrap.is_none()).unwrap_or_else(|| Value::from("\n"));
     let wrap_string = string(&wrap_string)?;
     let wrapped = string_parts::lines(string(&value)?, false)
         .into_iter()
-        .map(|line| wrap(&chunks(line, break_hyphens), width, break_words).join(wrap_string))
+        .map(|line| wrap(&chunks(line, hyphens), width, words, hyphens).join(wrap_string))
         .collect::<Vec<String>>();
     budget::take(wrapped.iter().map(|line| line.len() + wrap_string.len()).sum())?;
     Ok(Value::from(wrapped.join(wrap_string)))
@@ -33,30 +34,95 @@ fn is_space(c: char) -> bool {
     matches!(c, ' ' | '\t' | '\n' | '\r' | '\x0b' | '\x0c')
 }
 
-/// Words and the space between them; a hyphen between letters ends a word.
-fn chunks(line: &str, break_hyphens: bool) -> Vec<Vec<char>> {
+/// Python's `[^\d\W]`.
+fn is_letter(c: char) -> bool {
+    is_word(c) && !string_tests::is_decimal(c)
+}
+
+/// Python's `\w`.
+fn is_word(c: char) -> bool {
+    c == '_' || string_tests::is_alphanumeric(c)
+}
+
+/// Words and the space between them. A hyphen between letters ends a word, and dashes between words are one of
+/// their own.
+fn chunks(line: &str, hyphens: Hyphens) -> Vec<Vec<char>> {
     let chars: Vec<char> = line.chars().collect();
-    let is_letter = |at: Option<usize>| at.and_then(|at| chars.get(at)).is_some_and(|c| c.is_alphabetic());
-    let mut chunks: Vec<Vec<char>> = Vec::new();
-    let mut begins = true;
-    for (i, &c) in chars.iter().enumerate() {
-        let last_is_space = chunks.last().and_then(|chunk| chunk.last()).copied().is_some_and(is_space);
-        match chunks.last_mut() {
-            Some(chunk) if !begins && last_is_space == is_space(c) => chunk.push(c),
-            _ => chunks.push(vec![c]),
-        }
-        begins = break_hyphens
-            && c == '-'
-            && is_letter(i.checked_sub(1))
-            && is_letter(i.checked_sub(2))
-            && is_letter(Some(i + 1))
-            && (is_letter(Some(i + 2)) || (chars.get(i + 2) == Some(&'-') && is_letter(Some(i + 3))));
+    let mut chunks = Vec::new();
+    let mut rest = 0;
+    while rest < chars.len() {
+        let end = match hyphens {
+            Hyphens::Break => end_of_chunk(&chars, rest),
+            Hyphens::Keep => end_of_run(&chars, rest),
+        };
+        chunks.extend(chars.get(rest..end).map(<[char]>::to_vec));
+        rest = end;
     }
     chunks
 }
 
+/// Whether words are broken at their hyphens.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Hyphens {
+    Break,
+    Keep,
+}
+
+/// Where the run of space or of anything else that begins at `start` ends.
+fn end_of_run(chars: &[char], start: usize) -> usize {
+    let Some(&first) = chars.get(start) else { return start };
+    let run = chars.iter().skip(start).take_while(|c| is_space(**c) == is_space(first));
+    start + run.count()
+}
+
+/// Where the chunk that begins at `start` ends, by the alternatives of textwrap's expression in turn.
+fn end_of_chunk(chars: &[char], start: usize) -> usize {
+    let run = end_of_run(chars, start);
+    if chars.get(start).copied().is_some_and(is_space) {
+        return run;
+    }
+    let dashes = dashes(chars, start);
+    if dashes > 0 {
+        return start + dashes;
+    }
+    for at in start + 1..run {
+        if ends_in_hyphen(chars, at) {
+            return at + 1;
+        }
+        if self::dashes(chars, at) > 0 {
+            return at;
+        }
+    }
+    run
+}
+
+/// Dashes at `at`, two or more, between what may end a word and what may begin one; 0 if there are none.
+fn dashes(chars: &[char], at: usize) -> usize {
+    let is_before = |c: &char| is_word(*c) || "!\"'&.,?".contains(*c);
+    if !at.checked_sub(1).and_then(|before| chars.get(before)).is_some_and(is_before) {
+        return 0;
+    }
+    let count = chars.iter().skip(at).take_while(|c| **c == '-').count();
+    let word_follows = chars.get(at + count).copied().is_some_and(is_word);
+    if count > 1 && word_follows { count } else { 0 }
+}
+
+/// Whether a word may be broken behind the hyphen at `at`: between two letters on each side, where each single
+/// letter may have a hyphen of its own.
+fn ends_in_hyphen(chars: &[char], at: usize) -> bool {
+    let letter = |at: Option<usize>| at.and_then(|at| chars.get(at)).copied().is_some_and(is_letter);
+    let hyphen = |at: Option<usize>| at.and_then(|at| chars.get(at)) == Some(&'-');
+    let before = |places: usize| at.checked_sub(places);
+    let after = |places: usize| Some(at + places);
+    hyphen(Some(at))
+        && letter(before(1))
+        && (letter(before(2)) || (hyphen(before(2)) && letter(before(3))))
+        && letter(after(1))
+        && (letter(after(2)) || (hyphen(after(2)) && letter(after(3))))
+}
+
 /// Lines of at most `width` characters, as `textwrap.wrap` makes them.
-fn wrap(chunks: &[Vec<char>], width: usize, break_words: bool) -> Vec<String> {
+fn wrap(chunks: &[Vec<char>], width: usize, words: Words, hyphens: Hyphens) -> Vec<String> {
     let mut rest: std::collections::VecDeque<Vec<char>> = chunks.iter().cloned().collect();
     let mut lines: Vec<String> = Vec::new();
     let blank = |chunk: &Vec<char>| chunk.iter().copied().all(is_space);
@@ -76,8 +142,8 @@ fn wrap(chunks: &[Vec<char>], width: usize, break_words: bool) -> Vec<String> {
         if rest.front().is_some_and(|chunk| chunk.len() > width)
             && let Some(chunk) = rest.pop_front()
         {
-            if break_words {
-                let (head, tail) = chunk.split_at((width - length).min(chunk.len()));
+            if words == Words::Break {
+                let (head, tail) = chunk.split_at(end_of_part(&chunk, width - length, hyphens));
                 line.push(head.to_vec());
                 rest.push_front(tail.to_vec());
             } else if line.is_empty() {
@@ -94,6 +160,22 @@ fn wrap(chunks: &[Vec<char>], width: usize, break_words: bool) -> Vec<String> {
         }
     }
     lines
+}
+
+/// Words that are longer than a line.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Words {
+    Break,
+    Keep,
+}
+
+/// Where a long word is broken so that its first part has `most` characters or fewer: behind its last hyphen, if it
+/// has one behind something else.
+fn end_of_part(word: &[char], most: usize, hyphens: Hyphens) -> usize {
+    let most = most.min(word.len());
+    let part = word.get(..most).unwrap_or_default();
+    let hyphen = if hyphens == Hyphens::Break { part.iter().rposition(|c| *c == '-') } else { None };
+    hyphen.filter(|&at| part.iter().take(at).any(|c| *c != '-')).map_or(most, |at| at + 1)
 }
 
 /// `value|pprint`: Python's `pprint.pformat`, with keys sorted; long strings are not broken.

@@ -6,8 +6,7 @@ use std::path::Path;
 
 use crate::cli::args;
 use crate::error::{Error, Result};
-use crate::files::json;
-use crate::files::lfs_pointer;
+use crate::files::{json, lfs_pointer};
 use crate::text::tokenizer::{ChosenTemplate, Message, TemplateSettings, Tokenizer, kind};
 
 /// The tokenizer with the template that the flags ask for.
@@ -29,6 +28,7 @@ pub fn for_answers(tokenizer: Tokenizer, asked: &args::Asking) -> Result<Tokeniz
     }
     let messages = [Message::new("user", "Hi")];
     let render = |tools| tokenizer.render_with_tools(&messages, tools);
+    // A template that fails says why itself, where it is used.
     if let Some(tools) = tools.as_deref().filter(|tools| !tools.is_empty())
         && let (Ok(with), Ok(without)) = (render(Some(tools)), render(None))
         && with == without
@@ -93,4 +93,31 @@ pub fn refuse_idle(flags: &args::Template, texts: &[String], conversations: bool
     };
     Err(Error::usage(format!("{flag} says how conversations are written out, and {found}"))
         .hint(format!("leave {flag} out, or give JSONL with `messages`")))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// The tokenizer of a model whose template is `template`, for answers with one tool.
+    fn with_one_tool(template: &str) -> Result<Tokenizer> {
+        let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/models/mobilellm-docs-1m");
+        let folder = tempfile::tempdir().unwrap();
+        let (file, tools) = (folder.path().join("t.jinja"), folder.path().join("tools.json"));
+        fs::write(&file, template).unwrap();
+        fs::write(&tools, "\u{feff}[{\"type\": \"function\", \"limit\": Infinity}]").unwrap();
+        let template = args::Template { chat_template: Some(file), ..args::Template::default() };
+        let asked = args::Asking { template, tools: Some(tools), prefill_response: None };
+        for_answers(Tokenizer::from_dir(&model).unwrap(), &asked)
+    }
+
+    #[test]
+    fn a_failing_template_does_not_leave_out_tools() {
+        let error = with_one_tool("{{ messages[0].content }}").err().unwrap();
+        assert!(error.to_string().contains("leaves out tools"), "{error}");
+        let tokenizer = with_one_tool("{{ raise_exception('never') }}").unwrap();
+        let error = tokenizer.apply_chat_template(&[Message::new("user", "Hi")], true).unwrap_err();
+        assert!(error.to_string().contains("never"), "{error}");
+    }
 }

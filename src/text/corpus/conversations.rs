@@ -72,14 +72,10 @@ fn message(mut object: Map<String, Value>, key: &str, index: usize) -> Result<Me
 fn share_gpt(value: &Value, system: Option<&Value>) -> Result<Vec<Message>, NoMessage> {
     let key = "conversations";
     let mut messages = match system {
-        Some(Value::String(text)) if !text.is_empty() => vec![Message::new("system", text)],
-        None | Some(Value::Null | Value::String(_)) => Vec::new(),
-        Some(other) => {
-            return Err(NoMessage {
-                key: "system".to_owned(),
-                problem: format!("expected a string, found {}", kind(other)),
-            });
-        }
+        None => Vec::new(),
+        Some(Value::String(text)) if text.is_empty() => Vec::new(),
+        Some(Value::String(text)) => vec![Message::new("system", text)],
+        Some(other) => return Err(wrong("system".to_owned(), "a string", Some(other))),
     };
     for (index, value) in list(value, key)?.iter().enumerate() {
         let turn = object(value, key, index)?;
@@ -225,6 +221,7 @@ mod tests {
             (json!({"prompt": 1, "completion": "x"}), "prompt"),
             (json!({"prompt": "x", "completion": ["y"]}), "completion[0]"),
             (json!({"prompt": "x", "completion": [{"role": "assistant"}]}), "completion[0].content"),
+            (json!({"conversations": [{"from": "human", "value": "x"}], "system": ["x"]}), "system"),
             (json!({"conversations": [{"from": "human"}]}), "conversations[0].value"),
             (json!({"conversations": [{"value": "x"}]}), "conversations[0].from"),
             (json!({"conversations": [{"from": "x", "value": "x"}]}), "conversations[0].from"),

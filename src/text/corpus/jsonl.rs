@@ -122,6 +122,18 @@ mod tests {
         r#"{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]}"#;
 
     #[test]
+    fn records_are_read_as_python_reads_them() {
+        let lines = b"{\"text\": \"one\", \"score\": NaN}\n{\"text\": \"two\", \"id\": 1e999}\n";
+        for name in ["a.jsonl", "a.txt"] {
+            let text = open(name, lines).unwrap();
+            assert_eq!(text.form(), "JSONL");
+            assert!(text.tokens(&tokenizer()).is_ok());
+        }
+        let error = open("a.json", b"[{\"text\": \"one\", \"score\": NaN}]").unwrap_err();
+        assert!(error.to_string().contains("one JSON value"), "{error}");
+    }
+
+    #[test]
     fn lines_may_be_texts_and_conversations() {
         let tokenizer = tokenizer();
         let lines = format!("{{\"text\": \"one\\ntwo\", \"id\": 3, \"messages\": null}}\n\n{CHAT}\n");

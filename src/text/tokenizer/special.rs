@@ -11,6 +11,7 @@ use super::settings::{ADDED, CONFIG, MAP, Settings};
 use super::token;
 use super::token::{Token, TokenValue};
 use crate::error::{Error, Result};
+use crate::files::json;
 
 /// The names that transformers gives to chat templates, in its order; those of the model's own follow.
 const NAMED: [&str; 7] =
@@ -265,7 +266,7 @@ impl<'a> Merge<'a> {
             });
             let special: Vec<&str> = named.chain(extra).map(TokenValue::content).collect();
             for (content, id) in added {
-                let id = id.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
+                let id = json::as_u64(id).and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
                     Error::key(settings.path_of(ADDED), content, format!("expected a token id, found {id}"))
                 })?;
                 let is_special = special.contains(&content.as_str());
@@ -404,6 +405,8 @@ mod tests {
             ["<e>", "<f>"].map(|token| tokenizer.token_to_id(token))
         };
         assert_eq!(tokens(&[ADDED]), [Some(265), Some(266)]);
+        let floats = ("added_tokens.json", r#"{"<e>": 265.0, "<f>": 266.0}"#);
+        assert_eq!(tokens(&[floats]), [Some(265), Some(266)]);
         assert_eq!(tokens(&[ADDED, OTHER_ORDER]), [Some(265), Some(266)]);
         assert_eq!(tokens(&[OTHER_ORDER]), [Some(266), Some(265)]);
         let eos = ("tokenizer_config.json", r#"{"eos_token": "<f>"}"#);

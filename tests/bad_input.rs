@@ -307,7 +307,8 @@ fn templates_that_fill_the_memory_are_ended() {
             mixbit(["run", "--model", model.to_str().unwrap(), "--prompt", "Hi", "--max-tokens", "1"]);
         assert_eq!(output.status.code(), Some(1), "{template}: {}", stderr(&output));
         let text = stderr(&output);
-        let limits = ["needs more than 536870912 bytes of memory", "writes more than 67108864 bytes"];
+        let limits =
+            ["makes more than 536870912 bytes of values altogether", "writes more than 67108864 bytes"];
         let said = |limit: &&str| text.contains(&format!("chat_template.jinja: chat template: {limit}"));
         assert!(limits.iter().any(said), "{text}");
     }

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::json;
 use super::model_files::ModelFiles;
+use super::pack::safe_name;
 use crate::error::{Error, ErrorKind, Result};
 use crate::words::count;
 
@@ -30,7 +31,8 @@ pub(crate) fn read_index(files: &ModelFiles) -> Result<WeightMap> {
         .map(|(name, file)| {
             let wrong = |what: String| Error::key(index, format!("weight_map.{name}"), what);
             match file.as_str() {
-                Some(file) if file.ends_with(".safetensors") || file.ends_with(".npz") => {
+                // A name outside of the folder is refused where the file would be opened.
+                Some(file) if !safe_name(file) || is_safetensors(file) || file.ends_with(".npz") => {
                     Ok((name.clone(), file.to_owned()))
                 }
                 Some(file) => Err(wrong(format!("expected a weight file, found `{file}`"))),

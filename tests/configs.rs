@@ -1,5 +1,5 @@
 //! Configs as people's tools write them: what they leave out, say twice or spell in their own way.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::float_cmp)]
 
 mod common;
 

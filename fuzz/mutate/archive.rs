@@ -112,10 +112,10 @@ fn anew(original: &[u8], rng: &mut Rng) -> zip::result::ZipResult<Vec<u8>> {
         let mut method = CompressionMethod::Stored;
         match what {
             0 if is_chosen => continue,
-            1 if is_chosen => name = one_of(NAMES, rng).to_owned(),
+            1 if is_chosen => one_of(NAMES, rng).clone_into(&mut name),
             2 if is_chosen => method = CompressionMethod::Deflated,
             _ if is_chosen && contents.starts_with(b"{") => {
-                contents = json::mutate(&contents, words::CONFIG, rng)
+                contents = json::mutate(&contents, words::CONFIG, rng);
             }
             _ if is_chosen => contents = mutate_array(&contents, rng),
             _ => {}

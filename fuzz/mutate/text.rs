@@ -52,7 +52,7 @@ fn change(tokens: &mut Vec<String>, words: &[&str], rng: &mut Rng) {
         }
         2 => tokens.insert(at, tokens[other].clone()),
         3 => tokens.swap(at, other),
-        4 => tokens[at] = one_of(words, rng).to_owned(),
+        4 => one_of(words, rng).clone_into(&mut tokens[at]),
         5 => tokens.insert(at, one_of(words, rng).to_owned()),
         6 => {
             let end = (at + rng.usize(1..40)).min(tokens.len());

@@ -52,9 +52,9 @@ pub(crate) fn fix_pattern(
 /// True for versions of transformers before 5.0.0, pre-releases of it included.
 fn is_before_5(version: &str) -> bool {
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
-    let rest = version.trim_start_matches("5").trim_start_matches(".0").trim_start_matches(".0");
-    let pre_release =
-        version.starts_with('5') && [".dev", "dev", "a", "b", "rc"].iter().any(|mark| rest.starts_with(mark));
+    let marks = [".dev", "dev", "a", "b", "rc"];
+    let is_marked = |rest: &str| marks.iter().any(|mark| rest.trim_start_matches(".0").starts_with(mark));
+    let pre_release = version.strip_prefix('5').is_some_and(is_marked);
     pre_release || major.is_some_and(|major| major < 5)
 }
 

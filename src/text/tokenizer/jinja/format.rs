@@ -8,7 +8,7 @@ use super::values::{Outcome, Python, fail, integer, type_name};
 use super::{budget, numbers, subscripts, text};
 
 /// `[[fill]align][sign][z][#][0][width][grouping][.precision][type]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Spec {
     fill: Option<char>,
     pub(crate) align: Option<char>,
@@ -22,23 +22,6 @@ pub(crate) struct Spec {
     grouping: Option<char>,
     pub(crate) precision: Option<usize>,
     kind: Option<char>,
-}
-
-impl Default for Spec {
-    fn default() -> Self {
-        Self {
-            fill: None,
-            align: None,
-            sign: None,
-            plain_zero: false,
-            alternate: false,
-            zero: false,
-            width: 0,
-            grouping: None,
-            precision: None,
-            kind: None,
-        }
-    }
 }
 
 impl Spec {
@@ -272,7 +255,7 @@ impl Spec {
             }
             digits.trim_end_matches('0').trim_end_matches('.').to_owned()
         };
-        let point = if decimals == LeastDecimals::One { 1 } else { 0 };
+        let point = i64::from(decimals == LeastDecimals::One);
         if exponent < -4 || exponent >= precision as i64 - point {
             let (_, written) = scientific.split_at(digits.len());
             return trimmed(digits) + written;

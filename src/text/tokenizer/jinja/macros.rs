@@ -68,9 +68,9 @@ impl Object for Macro {
         for (name, value) in named {
             let name = string(&name)?;
             if is_own(name) {
-                own.push((name.to_owned(), value))
+                own.push((name.to_owned(), value));
             } else {
-                others.push((name.to_owned(), value))
+                others.push((name.to_owned(), value));
             }
         }
         if self.takes_varargs {

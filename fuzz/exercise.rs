@@ -41,7 +41,7 @@ pub struct Trial<'a> {
     folder: &'a Path,
     /// Told of every step before it is taken.
     announce: &'a dyn Fn(&str),
-    /// What was refused, and why.
+    /// The refused step and its reason.
     pub refusals: Vec<String>,
     /// What must not be: its kind, by which the like are counted together, and what was said.
     pub findings: Vec<(String, String)>,

@@ -26,7 +26,7 @@ use clap::Parser;
 use models::{TARGETS, Target};
 use runner::Tally;
 
-/// What goes wrong in the harness itself.
+/// An error of the harness itself.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// Opens models with one damaged file.
@@ -60,7 +60,7 @@ struct Arguments {
     names: Vec<String>,
 }
 
-/// What `cargo test` and cargo-nextest say to every test target.
+/// Flags that `cargo test` and cargo-nextest give to every test target.
 #[derive(Debug, clap::Args)]
 #[allow(clippy::struct_excessive_bools, reason = "flags of another program")]
 struct TestRunner {
@@ -101,7 +101,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether nothing was found.
+/// True if there are no findings.
 fn run(arguments: &Arguments) -> Result<bool> {
     if arguments.runner.list {
         if !arguments.runner.ignored {
@@ -173,7 +173,7 @@ fn all(arguments: &Arguments, root: &std::path::Path) -> Result<bool> {
     Ok(clean)
 }
 
-/// What is refused undamaged says nothing about damage.
+/// Fails where an undamaged model is refused: such a model says nothing about damage.
 fn exercise_original(root: &std::path::Path, target: &Target) -> Result<()> {
     let folder = root.join(target.model);
     let trial = exercise::Trial::run(&folder, &|_| ());

@@ -70,7 +70,7 @@ pub const TARGETS: &[Target] = &[
     target("quantized", "tokens.npz", Kind::Archive),
 ];
 
-/// What is opened when the model in `folder` is to be opened.
+/// The path to open for the model in `folder`.
 pub fn path_of_model(folder: &Path) -> PathBuf {
     let pack = folder.join(PACK);
     if pack.is_file() { pack } else { folder.to_owned() }

@@ -9,7 +9,7 @@ use zip::{CompressionMethod, ZipArchive, ZipWriter};
 
 use super::{bytes, json, one_of, words};
 
-/// What the records of a ZIP begin with, and how many bytes of each are fields.
+/// First bytes of a ZIP's records, and how many bytes of each are fields.
 const RECORDS: [(&[u8], usize); 5] =
     [(b"PK\x03\x04", 30), (b"PK\x01\x02", 46), (b"PK\x05\x06", 22), (b"PK\x06\x06", 56), (b"PK\x06\x07", 20)];
 

@@ -126,7 +126,7 @@ fn string(text: &str, strings: &[&str], rng: &mut Rng) -> Value {
     })
 }
 
-/// What nobody expects.
+/// Values that nobody expects.
 fn strange(strings: &[&str], rng: &mut Rng) -> Value {
     match rng.u8(..18) {
         0 => Value::Null,

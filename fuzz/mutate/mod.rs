@@ -9,7 +9,7 @@ mod words;
 
 use fastrand::Rng;
 
-/// What a file is, so that it can be changed where that matters.
+/// Kind of a file, which decides how it is mutated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A JSON file of a model: config, index, settings of the tokenizer.

@@ -151,6 +151,23 @@ fn rope_scaling_counts_before_rope_parameters() {
 }
 
 #[test]
+fn messages_write_numbers_as_python_does() {
+    for (key, found) in
+        [("rms_norm_eps", "NaN"), ("hidden_size", "Infinity"), ("no_rope_layers", "[-Infinity]")]
+    {
+        let variant = Variant::of(&bundled());
+        let text = fs::read_to_string(variant.file("config.json")).unwrap();
+        let mut keys: Map<String, Value> = serde_json::from_str(&text).unwrap();
+        keys.remove(key);
+        let text = Value::from(keys).to_string().replacen('{', &format!("{{\"{key}\": {found},"), 1);
+        fs::write(variant.file("config.json"), text).unwrap();
+        let refusal = variant.refusal();
+        assert!(refusal.contains(&format!("key `{key}`: expected")), "{refusal}");
+        assert!(refusal.contains(&format!(", found {found}")), "{refusal}");
+    }
+}
+
+#[test]
 fn equal_numbers_are_equal() {
     let variant = Variant::golden("llama-mha-untied").config(|config| {
         config.insert("partial_rotary_factor".into(), json!(1));

@@ -120,7 +120,11 @@ impl ModelConfig {
         let model_type = match keys.get("model_type") {
             Some(Value::String(s)) if !s.is_empty() => s.clone(),
             Some(other) => {
-                return Err(Error::key(path, "model_type", format!("expected a string, found {other}")));
+                return Err(Error::key(
+                    path,
+                    "model_type",
+                    format!("expected a string, found {}", json::shown(other)),
+                ));
             }
             None => {
                 return Err(Error::key(path, "model_type", "missing").hint(format!(
@@ -163,6 +167,7 @@ impl ModelConfig {
         let mut config = self.clone();
         match (self.get(key), self.get(other)) {
             (Some(one), Some(two)) if !json::equal(one, two) => {
+                let (one, two) = (json::shown(one), json::shown(two));
                 return Err(self.error(key, format!("is {one}, but {other}, another name for it, is {two}")));
             }
             (None, Some(value)) => {
@@ -224,7 +229,10 @@ impl ModelConfig {
         let Some(value) = self.get(key) else { return Ok(None) };
         match json::as_u64(value) {
             Some(n @ 1..MAX_SIZE) => Ok(Some(n as usize)),
-            _ => Err(self.error(key, format!("expected an integer from 1 to {MAX_SIZE}, found {value}"))),
+            _ => Err(self.error(
+                key,
+                format!("expected an integer from 1 to {MAX_SIZE}, found {}", json::shown(value)),
+            )),
         }
     }
 
@@ -243,7 +251,7 @@ impl ModelConfig {
         let Some(value) = self.get(key) else { return Ok(None) };
         match json::as_f64(value) {
             Some(x) if x.is_finite() => Ok(Some(x)),
-            _ => Err(self.error(key, format!("expected a finite number, found {value}"))),
+            _ => Err(self.error(key, format!("expected a finite number, found {}", json::shown(value)))),
         }
     }
 
@@ -259,9 +267,9 @@ impl ModelConfig {
     pub fn boolean(&self, key: &str) -> Result<Option<bool>> {
         match self.get(key) {
             None => Ok(None),
-            Some(value) => as_bool(value)
-                .map(Some)
-                .ok_or_else(|| self.error(key, format!("expected true or false, found {value}"))),
+            Some(value) => as_bool(value).map(Some).ok_or_else(|| {
+                self.error(key, format!("expected true or false, found {}", json::shown(value)))
+            }),
         }
     }
 
@@ -285,7 +293,7 @@ impl ModelConfig {
         match self.get(key) {
             None => Ok(None),
             Some(Value::String(s)) => Ok(Some(s)),
-            Some(other) => Err(self.error(key, format!("expected a string, found {other}"))),
+            Some(other) => Err(self.error(key, format!("expected a string, found {}", json::shown(other)))),
         }
     }
 
@@ -295,14 +303,14 @@ impl ModelConfig {
             .as_array()
             .and_then(|items| items.iter().map(&item).collect::<Option<Vec<T>>>())
             .map(Some)
-            .ok_or_else(|| self.error(key, format!("expected {what}, found {value}")))
+            .ok_or_else(|| self.error(key, format!("expected {what}, found {}", json::shown(value))))
     }
 
     /// Fails if `key` has a value other than `expected`, which is all that the decoder block can honour.
     pub fn only(&self, key: &str, expected: &Value) -> Result<()> {
         match self.get(key) {
             Some(found) if !json::equal(found, expected) => Err(self
-                .error(key, format!("{found} is not supported, only {expected}"))
+                .error(key, format!("{} is not supported, only {expected}", json::shown(found)))
                 .hint("mixbit refuses what it cannot reproduce rather than guess")),
             _ => Ok(()),
         }
@@ -382,6 +390,9 @@ mod tests {
     fn tagged_floats_are_numbers_but_not_sizes() {
         let config = parse(r#"{"model_type":"x","a":{"__float__":"Infinity"},"b":[0,1,true]}"#).unwrap();
         assert!(config.number("a").unwrap_err().to_string().contains("finite"));
+        for error in [config.size("a").unwrap_err(), config.boolean("a").unwrap_err()] {
+            assert!(error.to_string().ends_with("found Infinity"), "{error}");
+        }
         assert_eq!(config.booleans("b").unwrap(), Some(vec![false, true, true]));
     }
 }

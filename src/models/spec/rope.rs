@@ -220,7 +220,10 @@ fn group(config: &ModelConfig) -> Result<&'static str> {
             None | Some(Value::Bool(false)) => {}
             Some(Value::Object(object)) if object.is_empty() => {}
             Some(Value::Object(_)) => return Ok(group),
-            Some(found) => return Err(config.error(group, format!("expected an object, found {found}"))),
+            Some(other) => {
+                let message = format!("expected an object, found {}", json::shown(other));
+                return Err(config.error(group, message));
+            }
         }
     }
     Ok("rope_parameters")

@@ -230,6 +230,8 @@ fn foreign_entries_and_notes_are_left_out() {
         map.insert("audio_tower.layers.1.fc1".into(), json!({"bits": 16, "mode": "dense"}));
         map.insert("quant_method".into(), json!("mlx"));
         map.insert("calibration".into(), json!({"samples": 16}));
+        map.insert("desc_act".into(), json!(true));
+        map.insert("sym".into(), json!(false));
     });
     let source = variant.source();
     assert_eq!(source.bitmap(), &bits);

@@ -45,24 +45,24 @@ impl Declared {
         }
         for (path, entry) in object {
             let nested = format!("{key}.{path}");
-            let is_layer = path.contains('.') || path == "lm_head";
+            let is_layer = path.contains('.') || HEADS.contains(&path.as_str());
             let quant = match entry {
+                // A setting of another tool (`desc_act`), or a record of how the model was made, as some tools write it here.
+                _ if !is_layer && !is_setting(entry) => continue,
                 // mlx-lm takes both for "leave it float".
                 Value::Bool(false) => None,
-                Value::Null if is_layer => None,
+                Value::Null => None,
                 Value::Bool(true) => {
                     Some(declared.default.ok_or_else(|| config.error(&nested, "no default to follow")))
                 }
-                // A record of how the model was made, as some tools write it here.
-                Value::Object(record) if !is_layer && !SETTINGS.iter().any(|s| record.contains_key(*s)) => {
-                    continue;
-                }
                 Value::Object(_) => Some(parse(config, &nested, entry)),
-                _ if is_layer => Some(Err(config.error(
+                _ => Some(Err(config.error(
                     &nested,
-                    format!("expected an object with bits and group_size, true or false, found {entry}"),
+                    format!(
+                        "expected an object with bits and group_size, true or false, found {}",
+                        json::shown(entry)
+                    ),
                 ))),
-                _ => continue,
             };
             match quant.transpose() {
                 Ok(quant) => drop(declared.layers.insert(path.clone(), quant)),
@@ -75,6 +75,14 @@ impl Declared {
 
 /// The keys of an entry.
 const SETTINGS: [&str; 3] = ["bits", "group_size", "mode"];
+
+/// Layers whose paths have no dot.
+const HEADS: [&str; 2] = ["lm_head", "output"];
+
+/// True if `entry` is an object with bits, group size or mode, so that its key is a layer's path even without a dot.
+fn is_setting(entry: &Value) -> bool {
+    entry.as_object().is_some_and(|entry| SETTINGS.iter().any(|key| entry.contains_key(*key)))
+}
 
 /// The config's bit map, and the key that it stands under.
 fn section(config: &ModelConfig) -> Option<(&'static str, &Value)> {
@@ -91,7 +99,7 @@ pub fn refuse_other_tools(config: &ModelConfig) -> Result<()> {
         None | Some(Value::Null) => Ok(()),
         Some(Value::String(method)) if method.eq_ignore_ascii_case("mlx") => Ok(()),
         Some(method) => Err(config
-            .error(key, format!("the checkpoint is quantized by {method}, not by MLX"))
+            .error(key, format!("the checkpoint is quantized by {}, not by MLX", json::shown(method)))
             .hint("start from the float checkpoint, or dequantize with the tool that made it")),
     }
 }
@@ -234,9 +242,9 @@ fn parse(config: &ModelConfig, key: &str, value: &Value) -> Result<Quant> {
     let default = mode.default_quant();
     let size = |name: &str, default: u32| match given(name) {
         None => Ok(default),
-        Some(v) => json::as_u64(v)
-            .and_then(|n| u32::try_from(n).ok())
-            .ok_or_else(|| config.error(key, format!("{name}: expected an integer, found {v}"))),
+        Some(v) => json::as_u64(v).and_then(|n| u32::try_from(n).ok()).ok_or_else(|| {
+            config.error(key, format!("{name}: expected an integer, found {}", json::shown(v)))
+        }),
     };
     let quant = Quant {
         bits: size("bits", default.bits)?,
@@ -296,7 +304,7 @@ mod tests {
             (json!({"bits": 4, "group_size": 64, "x": {"bits": 4, "group_size": 48}}), "quantization.x"),
             (json!({"bits": 4, "group_size": 64, "mode": "q4_k"}), "q4_k"),
             (json!({"quant_method": "awq", "bits": 4}), "not by MLX"),
-            (json!({"x": true}), "no default"),
+            (json!({"x.y": true}), "no default"),
         ] {
             let declared = Declared::from_config(&config(&value));
             let error = declared.map_or_else(|error| error, |(_, mut bad)| bad.pop_first().unwrap().1);
@@ -314,17 +322,19 @@ mod tests {
 
     #[test]
     fn false_and_null_mean_float() {
-        let value = json!({"bits": 4, "group_size": 64, "x": false, "x.y": null});
+        let floats = json!({"lm_head": false, "output": null, "x.y": false, "x.z": null});
+        let mut value = json!({"bits": 4, "group_size": 64});
+        value.as_object_mut().unwrap().extend(floats.as_object().unwrap().clone());
         let (declared, bad) = Declared::from_config(&config(&value)).unwrap();
-        assert_eq!((declared.layers.get("x"), declared.layers.get("x.y")), (Some(&None), Some(&None)));
-        assert!(bad.is_empty());
+        assert!(declared.layers.keys().eq(["lm_head", "output", "x.y", "x.z"]), "{declared:?}");
+        assert!(declared.layers.values().all(Option::is_none) && bad.is_empty());
     }
 
     #[test]
     fn notes_and_records_are_no_layers() {
         let value = json!({
             "bits": 4.0, "group_size": 64.0, "quant_method": "mlx", "made_on": "a Tuesday",
-            "calibration": {"samples": 16},
+            "calibration": {"samples": 16}, "desc_act": true, "sym": false, "damp_percent": null,
         });
         let (declared, bad) = Declared::from_config(&config(&value)).unwrap();
         assert_eq!(declared, Declared { default: Some(Quant::affine(4, 64)), layers: BTreeMap::new() });

@@ -279,3 +279,20 @@ fn a_missing_head_is_said_to_be_perhaps_tied() {
         "{refusal}"
     );
 }
+
+#[test]
+fn stop_tokens_outside_the_vocabulary_are_noted() {
+    let variant = Variant::of(&bundled()).config(|config| config["eos_token_id"] = json!([1, 99_999]));
+    let mut keys = json_file(&variant.file("generation_config.json"));
+    keys["eos_token_id"] = json!(5000);
+    fs::write(variant.file("generation_config.json"), keys.to_string()).unwrap();
+    let model = variant.file("");
+    let output = mixbit(["run", "--model", model.to_str().unwrap(), "--prompt-tokens", "1,2", "-m", "1"]);
+    succeeded(&output);
+    for said in [&stderr(&output), &variant.converted().1] {
+        for (file, id) in [("config.json", 99_999), ("generation_config.json", 5000)] {
+            let note = format!("{file}: key `eos_token_id`: {id} is outside the vocabulary of ");
+            assert!(said.contains(&note), "{said}");
+        }
+    }
+}

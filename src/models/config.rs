@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::files::json;
 use crate::files::json::Literals;
 use crate::files::model_files::ModelFiles;
+use crate::models::defaults::{Effect, KeyDefault};
 
 /// The largest size (of a layer, a vocabulary, a context) that is taken for meant.
 const MAX_SIZE: u64 = 1 << 31;
@@ -27,64 +28,6 @@ pub struct ModelConfig {
     literals: Literals,
     defaults: &'static [KeyDefault],
     added: Vec<&'static str>,
-}
-
-/// A key's value in the config class that transformers 5 has for an architecture.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct KeyDefault {
-    /// The key.
-    pub key: &'static str,
-    /// Its value where config.json does not have it.
-    pub value: DefaultValue,
-    /// True where `null` is a choice of its own (`sliding_window`: none), which the default does not replace.
-    pub nullable: bool,
-}
-
-/// The value of a [`KeyDefault`].
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[allow(missing_docs, reason = "the kinds of JSON values")]
-pub enum DefaultValue {
-    Size(usize),
-    Number(f64),
-    Boolean(bool),
-    Text(&'static str),
-}
-
-impl KeyDefault {
-    /// A size.
-    pub const fn size(key: &'static str, value: usize) -> Self {
-        Self { key, value: DefaultValue::Size(value), nullable: false }
-    }
-
-    /// A size whose `null` is a choice.
-    pub const fn nullable_size(key: &'static str, value: usize) -> Self {
-        Self { key, value: DefaultValue::Size(value), nullable: true }
-    }
-
-    /// A number.
-    pub const fn number(key: &'static str, value: f64) -> Self {
-        Self { key, value: DefaultValue::Number(value), nullable: false }
-    }
-
-    /// A switch.
-    pub const fn boolean(key: &'static str, value: bool) -> Self {
-        Self { key, value: DefaultValue::Boolean(value), nullable: false }
-    }
-
-    /// A name.
-    pub const fn text(key: &'static str, value: &'static str) -> Self {
-        Self { key, value: DefaultValue::Text(value), nullable: false }
-    }
-
-    /// The value as JSON.
-    pub fn json(&self) -> Value {
-        match self.value {
-            DefaultValue::Size(n) => n.into(),
-            DefaultValue::Number(x) => x.into(),
-            DefaultValue::Boolean(b) => b.into(),
-            DefaultValue::Text(text) => text.into(),
-        }
-    }
 }
 
 impl ModelConfig {
@@ -149,12 +92,14 @@ impl ModelConfig {
     #[must_use]
     pub fn with_defaults(&self, defaults: &'static [KeyDefault]) -> Self {
         let mut config = Self { defaults, ..self.clone() };
-        for default in defaults.iter().filter(|default| default.key != "rope_theta") {
-            let absent = match self.keys.get(default.key) {
+        for default in
+            defaults.iter().filter(|default| default.key != "rope_theta" && !default.json().is_null())
+        {
+            let is_absent = match self.keys.get(default.key) {
                 Some(value) => value.is_null() && !default.nullable,
                 None => true,
             };
-            if absent {
+            if is_absent {
                 config.keys.insert(default.key.to_owned(), default.json());
                 config.added.push(default.key);
             }
@@ -181,6 +126,18 @@ impl ModelConfig {
     /// The keys that [`Self::with_defaults`] added.
     pub fn added(&self) -> &[&'static str] {
         &self.added
+    }
+
+    /// The added keys that shapes or the arithmetic of every model depend on.
+    pub fn added_decisive(&self) -> impl Iterator<Item = &'static str> {
+        let is_added = |default: &&KeyDefault| self.added.contains(&default.key);
+        let decisive = self.defaults.iter().filter(|default| default.effect == Effect::Decisive);
+        decisive.filter(is_added).map(|default| default.key)
+    }
+
+    /// The keys of sizes that the architecture's class has.
+    pub fn size_keys(&self) -> impl Iterator<Item = &'static str> {
+        self.defaults.iter().filter(|default| default.is_size()).map(|default| default.key)
     }
 
     /// The number that the architecture's class takes where `key` is absent.

@@ -3,6 +3,7 @@ pub mod architectures;
 pub mod bitmap;
 pub mod config;
 pub mod contents;
+pub mod defaults;
 pub mod inventory;
 pub mod names;
 pub mod source;

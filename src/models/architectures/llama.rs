@@ -2,7 +2,8 @@
 
 use super::names::TensorShapes;
 use crate::error::Result;
-use crate::models::config::{KeyDefault, ModelConfig};
+use crate::models::config::ModelConfig;
+use crate::models::defaults::KeyDefault;
 use crate::models::spec::DecoderSpec;
 
 /// Defaults of transformers' `LlamaConfig`.
@@ -12,8 +13,9 @@ pub const DEFAULTS: &[KeyDefault] = &[
     KeyDefault::size("intermediate_size", 11_008),
     KeyDefault::size("num_hidden_layers", 32),
     KeyDefault::size("num_attention_heads", 32),
+    KeyDefault::optional_size("head_dim"),
     KeyDefault::text("hidden_act", "silu"),
-    KeyDefault::size("max_position_embeddings", 2048),
+    KeyDefault::size("max_position_embeddings", 2048).minor(),
     KeyDefault::number("rms_norm_eps", 1e-6),
     KeyDefault::number("rope_theta", 10_000.0),
     KeyDefault::boolean("tie_word_embeddings", false),

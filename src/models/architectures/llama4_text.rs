@@ -4,7 +4,8 @@
 
 use super::names::TensorShapes;
 use crate::error::{Error, Result};
-use crate::models::config::{KeyDefault, ModelConfig};
+use crate::models::config::ModelConfig;
+use crate::models::defaults::KeyDefault;
 use crate::models::names::{Rename, rename_common};
 use crate::models::spec::{AttentionSpan, DecoderSpec, QkNorm, RopeScaling, TemperatureTuning};
 
@@ -18,17 +19,17 @@ pub const DEFAULTS: &[KeyDefault] = &[
     KeyDefault::nullable_size("num_key_value_heads", 8),
     KeyDefault::size("head_dim", 128),
     KeyDefault::text("hidden_act", "silu"),
-    KeyDefault::size("max_position_embeddings", 131_072),
+    KeyDefault::size("max_position_embeddings", 131_072).minor(),
     KeyDefault::number("rms_norm_eps", 1e-5),
     KeyDefault::number("rope_theta", 500_000.0),
     KeyDefault::boolean("tie_word_embeddings", false),
     KeyDefault::boolean("attention_bias", false),
     KeyDefault::boolean("use_qk_norm", true),
-    KeyDefault::size("no_rope_layer_interval", 4),
-    KeyDefault::nullable_size("attention_chunk_size", 8192),
+    KeyDefault::size("no_rope_layer_interval", 4).minor(),
+    KeyDefault::nullable_size("attention_chunk_size", 8192).minor(),
     KeyDefault::boolean("attn_temperature_tuning", true),
-    KeyDefault::number("floor_scale", 8192.0),
-    KeyDefault::number("attn_scale", 0.1),
+    KeyDefault::number("floor_scale", 8192.0).minor(),
+    KeyDefault::number("attn_scale", 0.1).minor(),
 ];
 
 /// Interleaved RoPE, weightless q/k norm, layers without RoPE, one gated MLP called `feed_forward`.

@@ -152,7 +152,7 @@ impl DecoderSpec {
         config.only_silu()?;
         let tie_word_embeddings = config.required("tie_word_embeddings", ModelConfig::boolean)?;
         let rope = Rope::from_config(config, false)?;
-        let mut resolved = written_sizes(config)?;
+        let mut resolved = written_sizes(config);
         resolved.extend(written_defaults(config));
         resolved.push(("tie_word_embeddings", tie_word_embeddings.into()));
         resolved.extend(rope.written(config));
@@ -268,27 +268,11 @@ impl DecoderSpec {
     }
 }
 
-/// Sizes that config.json writes as floats, 64.0, as the integers that other readers want.
-fn written_sizes(config: &ModelConfig) -> Result<Vec<(&'static str, Value)>> {
-    const SIZES: [&str; 8] = [
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "head_dim",
-        "vocab_size",
-        "max_position_embeddings",
-    ];
-    let mut sizes = Vec::new();
-    for key in SIZES {
-        if config.get(key).is_some_and(Value::is_f64)
-            && let Some(size) = config.size(key)?
-        {
-            sizes.push((key, size.into()));
-        }
-    }
-    Ok(sizes)
+/// Sizes that config.json writes as floats, 64.0, as the integers that other readers want. (An impossible size is the error
+/// of whoever reads it.)
+fn written_sizes(config: &ModelConfig) -> Vec<(&'static str, Value)> {
+    let written_as_floats = config.size_keys().filter(|key| config.get(key).is_some_and(Value::is_f64));
+    written_as_floats.filter_map(|key| Some((key, config.size(key).ok()??.into()))).collect()
 }
 
 /// The keys that the config leaves out, since mlx-lm has no defaults for them, or others (an absent tie is true); and the
@@ -302,23 +286,8 @@ fn written_defaults(config: &ModelConfig) -> Vec<(&'static str, Value)> {
 
 /// A note about the defaults that decide over tensors' shapes and the arithmetic of every model.
 fn defaults_taken(config: &ModelConfig) -> Option<String> {
-    const DECISIVE: [&str; 12] = [
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "head_dim",
-        "vocab_size",
-        "rms_norm_eps",
-        "num_local_experts",
-        "num_experts",
-        "num_experts_per_tok",
-        "moe_intermediate_size",
-    ];
-    let decisive = config.added().iter().filter(|key| DECISIVE.contains(key));
     let taken: Vec<String> =
-        decisive.filter_map(|key| Some(format!("{key} ({})", config.get(key)?))).collect();
+        config.added_decisive().filter_map(|key| Some(format!("{key} ({})", config.get(key)?))).collect();
     (!taken.is_empty()).then(|| absent(config, &taken))
 }
 

@@ -84,7 +84,7 @@ fn is_setting(entry: &Value) -> bool {
     entry.as_object().is_some_and(|entry| SETTINGS.iter().any(|key| entry.contains_key(*key)))
 }
 
-/// The config's bit map, and the key that it stands under.
+/// Returns the config's bit map, and the key that it stands under.
 fn section(config: &ModelConfig) -> Option<(&'static str, &Value)> {
     let empty = |value: &Value| value.as_object().is_some_and(Map::is_empty);
     ["quantization", "quantization_config"]
@@ -120,7 +120,7 @@ pub struct StoredLayer<'a> {
 }
 
 impl<'a> StoredLayer<'a> {
-    /// The parts of the layer of `spec` at `path`; `tensor` finds them by mlx-lm's names. `None` where the codes or the scales
+    /// Finds the parts of the layer of `spec` at `path`; `tensor` finds them by mlx-lm's names. `None` where the codes or the scales
     /// are missing.
     pub fn find(spec: &TensorSpec, path: &str, tensor: impl Fn(&str) -> Option<Tensor<'a>>) -> Option<Self> {
         let scales = tensor(&format!("{path}.scales"))?;
@@ -133,7 +133,7 @@ impl<'a> StoredLayer<'a> {
         })
     }
 
-    /// Bits, group size and mode as the shapes tell them, by the rule of mlx-lm's loader; `None` where MLX has no such
+    /// Returns bits, group size and mode as the shapes tell them, by the rule of mlx-lm's loader; `None` where MLX has no such
     /// setting.
     pub fn quant(&self) -> Option<Quant> {
         let divided = |whole: usize, part: usize| {
@@ -152,7 +152,7 @@ impl<'a> StoredLayer<'a> {
     }
 }
 
-/// Each layer's setting, and notes for the user on where it comes from, one sentence each.
+/// Returns each layer's setting, and notes for the user on where it comes from, one sentence each.
 ///
 /// An entry of config.json counts, whatever the shapes; layers without one are as their shapes say, as in mlx-lm, or
 /// where these say nothing as the default does. `stored` gives the checkpoint's name of a tensor.
@@ -255,7 +255,7 @@ fn parse(config: &ModelConfig, key: &str, value: &Value) -> Result<Quant> {
     Ok(quant)
 }
 
-/// The value of `quantization` for `map`: the most frequent setting as the default, then every layer.
+/// Returns the value of `quantization` for `map`: the most frequent setting as the default, then every layer.
 pub fn to_config(map: &BitMap) -> Value {
     let mut counts: BTreeMap<Quant, usize> = BTreeMap::new();
     for quant in map.values() {

@@ -87,7 +87,7 @@ impl ModelConfig {
         })
     }
 
-    /// This config with `defaults` for the keys that the file does not have. (A RoPE base may stand in several places; its
+    /// Returns this config with `defaults` for the keys that the file does not have. (A RoPE base may stand in several places; its
     /// default is left to [`Self::default_of`].)
     #[must_use]
     pub fn with_defaults(&self, defaults: &'static [KeyDefault]) -> Self {
@@ -107,7 +107,7 @@ impl ModelConfig {
         config
     }
 
-    /// This config with the value of `other` as that of `key`, where both are names for one thing.
+    /// Returns this config with the value of `other` as that of `key`, where both are names for one thing.
     pub fn with_alias(&self, key: &'static str, other: &str) -> Result<Self> {
         let mut config = self.clone();
         match (self.get(key), self.get(other)) {
@@ -123,55 +123,55 @@ impl ModelConfig {
         Ok(config)
     }
 
-    /// The keys that [`Self::with_defaults`] added.
+    /// Returns the keys that [`Self::with_defaults`] added.
     pub fn added(&self) -> &[&'static str] {
         &self.added
     }
 
-    /// The added keys that shapes or the arithmetic of every model depend on.
+    /// Returns the added keys that shapes or the arithmetic of every model depend on.
     pub fn added_decisive(&self) -> impl Iterator<Item = &'static str> {
         let is_added = |default: &&KeyDefault| self.added.contains(&default.key);
         let decisive = self.defaults.iter().filter(|default| default.effect == Effect::Decisive);
         decisive.filter(is_added).map(|default| default.key)
     }
 
-    /// The keys of sizes that the architecture's class has.
+    /// Returns the keys of sizes that the architecture's class has.
     pub fn size_keys(&self) -> impl Iterator<Item = &'static str> {
         self.defaults.iter().filter(|default| default.is_size()).map(|default| default.key)
     }
 
-    /// The number that the architecture's class takes where `key` is absent.
+    /// Returns the number that the architecture's class takes where `key` is absent.
     pub fn default_of(&self, key: &str) -> Option<f64> {
         let default = self.defaults.iter().find(|default| default.key == key)?;
         default.json().as_f64()
     }
 
-    /// The file, for messages.
+    /// Returns the path of the file, for messages.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The files that it is one of; `None` where it was only parsed.
+    /// Returns the files that config.json is one of; `None` where it was only parsed.
     pub fn files(&self) -> Option<&ModelFiles> {
         self.files.as_ref()
     }
 
-    /// The architecture's name.
+    /// Returns the architecture's name.
     pub fn model_type(&self) -> &str {
         &self.model_type
     }
 
-    /// All keys, in the file's order.
+    /// Returns all keys, in the file's order.
     pub fn keys(&self) -> &Map<String, Value> {
         &self.keys
     }
 
-    /// The numbers in it that [`Value`] cannot hold, as it writes them.
+    /// Returns the numbers of the file that [`Value`] cannot hold, as the file writes them.
     pub fn literals(&self) -> &Literals {
         &self.literals
     }
 
-    /// The value of `key`, unless absent or null. `key` may be dotted.
+    /// Returns the value of `key`, unless absent or null. `key` may be dotted.
     pub fn get(&self, key: &str) -> Option<&Value> {
         let mut parts = key.split('.');
         let mut value = self.keys.get(parts.next()?)?;
@@ -181,7 +181,7 @@ impl ModelConfig {
         (!value.is_null()).then_some(value)
     }
 
-    /// A positive size, if present.
+    /// Reads a positive size, if present.
     pub fn size(&self, key: &str) -> Result<Option<usize>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         match json::as_u64(value) {
@@ -193,17 +193,17 @@ impl ModelConfig {
         }
     }
 
-    /// A positive size that must be there.
+    /// Reads a positive size that must be there.
     pub fn require_size(&self, key: &str) -> Result<usize> {
         self.required(key, Self::size)
     }
 
-    /// The value that `get` reads as `key`, which must be there.
+    /// Reads with `get` the value of `key`, which must be there.
     pub fn required<T>(&self, key: &str, get: fn(&Self, &str) -> Result<Option<T>>) -> Result<T> {
         get(self, key)?.ok_or_else(|| self.missing(key))
     }
 
-    /// A finite number, if present.
+    /// Reads a finite number, if present.
     pub fn number(&self, key: &str) -> Result<Option<f64>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         match json::as_f64(value) {
@@ -212,7 +212,7 @@ impl ModelConfig {
         }
     }
 
-    /// A finite number above zero, if present.
+    /// Reads a finite number above zero, if present.
     pub fn positive(&self, key: &str) -> Result<Option<f64>> {
         match self.number(key)? {
             Some(x) if x <= 0.0 => Err(self.error(key, format!("expected a number above 0, found {x}"))),
@@ -220,7 +220,7 @@ impl ModelConfig {
         }
     }
 
-    /// A boolean (0 and 1 count), if present.
+    /// Reads a boolean (0 and 1 count), if present.
     pub fn boolean(&self, key: &str) -> Result<Option<bool>> {
         match self.get(key) {
             None => Ok(None),
@@ -230,22 +230,22 @@ impl ModelConfig {
         }
     }
 
-    /// A list of booleans (0 and 1 count), if present.
+    /// Reads a list of booleans (0 and 1 count), if present.
     pub fn booleans(&self, key: &str) -> Result<Option<Vec<bool>>> {
         self.list(key, "a list of 0 and 1", as_bool)
     }
 
-    /// A list of numbers from 0, if present.
+    /// Reads a list of numbers from 0, if present.
     pub fn indices(&self, key: &str) -> Result<Option<Vec<usize>>> {
         self.list(key, "a list of integers from 0", |v| json::as_u64(v).and_then(|n| usize::try_from(n).ok()))
     }
 
-    /// A list of strings, if present.
+    /// Reads a list of strings, if present.
     pub fn strings(&self, key: &str) -> Result<Option<Vec<String>>> {
         self.list(key, "a list of strings", |v| v.as_str().map(str::to_owned))
     }
 
-    /// A string, if present.
+    /// Reads a string, if present.
     pub fn string(&self, key: &str) -> Result<Option<&str>> {
         match self.get(key) {
             None => Ok(None),
@@ -281,7 +281,7 @@ impl ModelConfig {
         }
     }
 
-    /// An error about `key` of this file.
+    /// Returns an error about `key` of this file.
     pub fn error(&self, key: &str, message: impl Into<String>) -> Error {
         Error::key(&self.path, key, message)
     }
@@ -290,7 +290,7 @@ impl ModelConfig {
         self.error(key, "missing").hint(format!("a `{}` config needs it", self.model_type))
     }
 
-    /// The dtype that the config claims for the weights (`dtype` or, before transformers 5, `torch_dtype`).
+    /// Returns the dtype that the config claims for the weights (`dtype` or, before transformers 5, `torch_dtype`).
     pub fn dtype_name(&self) -> Result<Option<&str>> {
         Ok(match self.string("dtype")? {
             Some(name) => Some(name),

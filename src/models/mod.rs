@@ -1,4 +1,4 @@
-//! Which model a folder holds: config, decoder specification, architectures, tensor names, bit map, inventory.
+//! The model that a folder holds: config, decoder specification, architectures, tensor names, bit map, inventory.
 pub mod architectures;
 pub mod bitmap;
 pub mod config;

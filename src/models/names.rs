@@ -5,23 +5,23 @@ use crate::models::spec::DecoderSpec;
 /// Parts of a layer's name that its tensors end with.
 const PARTS: [&str; 3] = ["weight", "scales", "biases"];
 
-/// The fate of a checkpoint's tensor name.
+/// Fate of a checkpoint's tensor name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rename {
-    /// It is mlx-lm's name already.
+    /// The name is mlx-lm's already.
     Keep,
-    /// mlx-lm calls it this.
+    /// mlx-lm calls the tensor this.
     To(String),
-    /// It is one expert's part of the tensor that mlx-lm calls so.
+    /// The tensor is one expert's part of the tensor that mlx-lm calls so.
     Expert {
         /// The tensor of all experts, one after the other.
         stack: String,
         /// The expert's number.
         index: usize,
     },
-    /// It holds, for every expert, several matrices of one shape, one above the other: those that mlx-lm calls so.
+    /// The tensor holds, for every expert, several matrices of one shape, one above the other: those that mlx-lm calls so.
     Fused(Vec<String>),
-    /// The decoder has no use for it (derived buffers).
+    /// The decoder has no use for the tensor (derived buffers).
     Drop,
 }
 
@@ -36,7 +36,7 @@ pub struct Names {
 }
 
 impl Names {
-    /// The names of a checkpoint whose tensors are called `stored`.
+    /// Reads the names of a checkpoint whose tensors are called `stored`.
     pub fn new<'a>(rule: fn(&str) -> Rename, stored: impl Iterator<Item = &'a str>) -> Self {
         let (mut inside, mut bare) = (false, false);
         for name in stored {
@@ -46,7 +46,7 @@ impl Names {
         Self { rule, bare: bare && !inside }
     }
 
-    /// The fate of the tensor called `name`.
+    /// Returns the fate of the tensor called `name`.
     pub fn rename(&self, name: &str) -> Rename {
         if !self.bare || !is_bare(name) {
             return (self.rule)(name);
@@ -76,7 +76,7 @@ impl Names {
         }
     }
 
-    /// A sentence for the user where names were completed.
+    /// Returns a sentence for the user where names were completed.
     pub fn note(&self) -> Option<String> {
         self.bare.then(|| {
             "the tensors' names lack `model.`, as those that are saved from a base model: it is added"
@@ -90,12 +90,12 @@ fn is_bare(name: &str) -> bool {
     ["layers.", "embed_tokens.", "norm."].iter().any(|part| name.starts_with(part))
 }
 
-/// Names that all Llama-like checkpoints share: RoPE buffers of old transformers versions are dropped.
+/// Renames as all Llama-like checkpoints need it: RoPE buffers of old transformers versions are dropped.
 pub(crate) fn rename_common(name: &str) -> Rename {
     if name.ends_with(".rotary_emb.inv_freq") { Rename::Drop } else { Rename::Keep }
 }
 
-/// Names of experts, and beside them [`rename_common`].
+/// Renames experts, and the rest as [`rename_common`].
 ///
 /// `<mlp>.experts.<number>.<name>.<part>`, one tensor per expert, is a part of `<mlp>.switch_mlp.<name>.<part>`: the weight
 /// of a float model, and weight, scales and biases of what old versions of mlx-lm quantized.

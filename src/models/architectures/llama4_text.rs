@@ -1,6 +1,6 @@
 //! MobileLLM-R1: Llama 4's text decoder without experts.
 //!
-//! Config and weights are at odds in several places; what is done about each is said in `notes`.
+//! Config and weights are at odds in several places; `notes` says what is done about each.
 
 use super::names::TensorShapes;
 use crate::error::{Error, Result};

@@ -55,12 +55,12 @@ const fn alias(
     Architecture { model_type, alias_of: Some(of), defaults, spec, rename }
 }
 
-/// All rows.
+/// Returns all rows.
 pub fn rows() -> &'static [Architecture] {
     ARCHITECTURES
 }
 
-/// The row for the config's `model_type`.
+/// Finds the row for the config's `model_type`.
 pub fn find(config: &ModelConfig) -> Result<&'static Architecture> {
     ARCHITECTURES.iter().find(|row| row.model_type == config.model_type()).ok_or_else(|| {
         config
@@ -69,7 +69,7 @@ pub fn find(config: &ModelConfig) -> Result<&'static Architecture> {
     })
 }
 
-/// The supported `model_type`s, for messages.
+/// Lists the supported `model_type`s, for messages.
 pub fn supported() -> String {
     ARCHITECTURES.iter().map(|row| row.model_type).collect::<Vec<_>>().join(", ")
 }

@@ -173,7 +173,7 @@ fn equal_numbers_are_equal() {
         config.insert("partial_rotary_factor".into(), json!(1));
         config["hidden_size"] = json!(64.0);
         config["num_key_value_heads"] = json!(4.0);
-        config["head_dim"] = json!(16.0);
+        config.insert("head_dim".into(), json!(16.0));
     });
     let (out, _) = variant.converted();
     let text = fs::read_to_string(out.join("config.json")).unwrap();

@@ -5,8 +5,9 @@ use super::kernel::{Grid, decode};
 use super::pack::unpack;
 use rayon::prelude::*;
 
-use super::block::{QuantizeBlock, SnapBlock, with_wide_vectors};
+use super::block::{QuantizeBlock, SnapBlock};
 use crate::numerics::quant::{Mode, Quant};
+use crate::numerics::wide::run_kernel;
 
 /// The largest group size.
 pub(crate) const MAX_GROUP: usize = 128;
@@ -240,7 +241,7 @@ pub fn quantize_into(
         .filter_map(|(block, (((bytes, packed), scales), biases))| {
             let out = Quantized { packed, scales, biases };
             let work = QuantizeBlock { weights: bytes, source: weights.dtype, layout, out };
-            with_wide_vectors(work).err().map(|group| block * groups + group)
+            run_kernel(layout.group_size, work).err().map(|group| block * groups + group)
         })
         .min();
     bad.map_or(Ok(()), |group| Err(layout.not_finite(group, weights.columns)))
@@ -368,7 +369,7 @@ fn snap_groups(
         .enumerate()
         .filter_map(|(block, (weights, out))| {
             let work = SnapBlock { weights, layout, out, write: &write };
-            with_wide_vectors(work).err().map(|group| block * layout.block_groups() + group)
+            run_kernel(layout.group_size, work).err().map(|group| block * layout.block_groups() + group)
         })
         .min();
     bad.map_or(Ok(()), |group| Err(layout.not_finite(group, columns)))

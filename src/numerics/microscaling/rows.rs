@@ -6,10 +6,10 @@ use super::minifloat::{
     E2M1, E2M1_MAX, E4M3, E4M3_MAX, from_e8m0, to_e2m1, to_e2m1_saturated, to_e4m3, to_e8m0_up,
 };
 use crate::numerics::affine::{
-    Block, FloatType, QuantizeError, Quantized, Rows, pack, same_length, unpack, whole_rows,
-    with_wide_vectors,
+    FloatType, QuantizeError, Quantized, Rows, pack, same_length, unpack, whole_rows,
 };
 use crate::numerics::quant::{Mode, Quant};
+use crate::numerics::wide::{Kernel, run_kernel};
 
 /// The largest group size.
 const MAX_GROUP: usize = 32;
@@ -137,7 +137,7 @@ pub fn quantize(weights: Rows<'_>, quant: Quant, dtype: FloatType) -> Result<Qua
         .enumerate()
         .filter_map(|(index, ((bytes, packed), scales))| {
             let work = QuantizeBlock { weights: bytes, source: weights.dtype(), format, packed, scales };
-            with_wide_vectors(work).err().map(|group| index * block + group)
+            run_kernel(format.group_size, work).err().map(|group| index * block + group)
         })
         .min();
     bad.map_or(Ok(out), |group| Err(format.not_finite(group, weights.columns())))
@@ -152,10 +152,8 @@ struct QuantizeBlock<'a> {
     scales: &'a mut [u8],
 }
 
-impl Block for QuantizeBlock<'_> {
-    fn group_size(&self) -> usize {
-        self.format.group_size
-    }
+impl Kernel for QuantizeBlock<'_> {
+    type Output = Result<(), usize>;
 
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
@@ -246,7 +244,7 @@ pub fn rounding_error_into(
         .zip(out.par_chunks_mut(BLOCK))
         .enumerate()
         .filter_map(|(index, (weights, out))| {
-            let failed = with_wide_vectors(ErrorBlock { weights, format, out }).err();
+            let failed = run_kernel(format.group_size, ErrorBlock { weights, format, out }).err();
             failed.map(|group| index * format.block_groups() + group)
         })
         .min();
@@ -260,10 +258,8 @@ struct ErrorBlock<'a> {
     out: &'a mut [f32],
 }
 
-impl Block for ErrorBlock<'_> {
-    fn group_size(&self) -> usize {
-        self.format.group_size
-    }
+impl Kernel for ErrorBlock<'_> {
+    type Output = Result<(), usize>;
 
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]

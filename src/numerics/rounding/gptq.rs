@@ -8,10 +8,11 @@ use super::group::Triangle;
 use super::linalg::Hessian;
 use super::rounded::{Layout, Result};
 use super::search::search;
-use super::tile::{Kernel, LANES, Lanes, load, row, store, with_wide_vectors};
+use super::tile::{LANES, Lanes, load, row, store};
 use crate::numerics::affine;
 use crate::numerics::affine::{FloatType, Grid, Quantized, pack};
 use crate::numerics::quant::Quant;
+use crate::numerics::wide::{Kernel, run_kernel};
 
 /// Rows of a task: whole tiles, and enough for the matrix products.
 const ROWS: usize = 128;
@@ -78,7 +79,7 @@ impl Task<'_> {
         };
         let mut errors = vec![0.0; values.len()];
         let work = Feedback { weights: &values, task: self, errors: &mut errors, out: &mut fed };
-        with_wide_vectors(group_size, work);
+        run_kernel(group_size, work);
         let doubtful: Vec<usize> = (0..rows).filter(|row| !self.is_better(&fed, *row)).collect();
         let searched = self.search_some(&values, &errors, &doubtful)?;
         for row in 0..rows {

@@ -4,9 +4,10 @@ use rayon::prelude::*;
 
 use super::fit::{Rule, choose};
 use super::rounded::{Layout, Result, column_weights};
-use super::tile::{Kernel, LANES, load, nearest_grids, row, with_wide_vectors};
+use super::tile::{LANES, load, nearest_grids, row};
 use crate::numerics::affine::{FloatType, Grid, Quantized, decode, encode, pack, same_length};
 use crate::numerics::quant::Quant;
+use crate::numerics::wide::{Kernel, run_kernel};
 
 /// Weights that one rayon task handles, about.
 const BLOCK: usize = 1 << 16;
@@ -113,7 +114,7 @@ fn run<O: Output>(
         .zip(outputs)
         .enumerate()
         .filter_map(|(task, (weights, out))| {
-            let rounded = with_wide_vectors(layout.group_size, Task { weights, layout, importance, out });
+            let rounded = run_kernel(layout.group_size, Task { weights, layout, importance, out });
             rounded.err().map(|(row, column)| (task * rows + row, column))
         })
         .min();

@@ -13,51 +13,6 @@ pub(crate) type Lanes = [f32; LANES];
 /// Adding it rounds a number of `0..2^22` to an integer, ties to even.
 const ROUND: f32 = 8_388_608.0;
 
-/// Work on groups of a size that is known when it is compiled.
-pub(crate) trait Kernel {
-    /// What it gives.
-    type Output;
-    /// Does it for groups of `GROUP` weights. Implementations are `inline(always)`.
-    fn run<const GROUP: usize>(self) -> Self::Output;
-}
-
-/// Runs `kernel` with the widest vectors that the CPU has.
-pub(crate) fn with_wide_vectors<K: Kernel>(group_size: usize, kernel: K) -> K::Output {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-        fn avx512<K: Kernel>(group_size: usize, kernel: K) -> K::Output {
-            by_group_size(group_size, kernel)
-        }
-        #[target_feature(enable = "avx2")]
-        fn avx2<K: Kernel>(group_size: usize, kernel: K) -> K::Output {
-            by_group_size(group_size, kernel)
-        }
-        if is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl")
-        {
-            // SAFETY: the CPU has all four.
-            return unsafe { avx512(group_size, kernel) };
-        }
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the CPU has AVX2.
-            return unsafe { avx2(group_size, kernel) };
-        }
-    }
-    by_group_size(group_size, kernel)
-}
-
-#[inline(always)]
-fn by_group_size<K: Kernel>(group_size: usize, kernel: K) -> K::Output {
-    match group_size {
-        32 => kernel.run::<32>(),
-        64 => kernel.run::<64>(),
-        _ => kernel.run::<128>(),
-    }
-}
-
 /// A grid a row.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Grids {

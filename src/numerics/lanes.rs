@@ -10,7 +10,7 @@ const LANES: usize = 16;
 /// Values whose sum is taken in float32; longer sums are of these, in float64.
 const RUN: usize = 256;
 
-/// exp(x) for x up to 88, within two units in the last place; 0 below -88. The polynomial is that of Cephes' expf.
+/// Returns exp(x) for x up to 88, within two units in the last place; 0 below -88. The polynomial is that of Cephes' expf.
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     let x = if x < -88.0 { -88.0 } else { x };
@@ -29,7 +29,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     p * f32::from_bits(shifted.to_bits().wrapping_sub(0x4b40_0000 - 127) << 23)
 }
 
-/// `value(a, b)` summed over two rows of one length, in lanes.
+/// Sums `value(a, b)` over two rows of one length, in lanes.
 #[inline(always)]
 fn sum(a: &[f32], b: &[f32], value: impl Fn(f32, f32) -> f32) -> f64 {
     let mut total = 0.0;
@@ -51,7 +51,7 @@ fn sum(a: &[f32], b: &[f32], value: impl Fn(f32, f32) -> f32) -> f64 {
 }
 
 wide! {
-    /// The largest value that is a number; -infinity if there is none.
+    /// Returns the largest value that is a number; -infinity if there is none.
     pub fn largest(row: &[f32]) -> f32 {
         let (full, rest) = row.as_chunks::<LANES>();
         let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -65,7 +65,7 @@ wide! {
 }
 
 wide! {
-    /// sum_i exp(x_i - largest).
+    /// Returns sum_i exp(x_i - largest).
     pub fn sum_of_exponentials(row: &[f32], largest: f32) -> f64 {
         sum(row, row, |x, _| exp(x - largest))
     }
@@ -82,7 +82,7 @@ wide! {
 }
 
 wide! {
-    /// sum_i exp(p_i) (p_i - q_i - shift), of which a p_i of -infinity adds nothing. Both rows come less their largest.
+    /// Returns sum_i exp(p_i) (p_i - q_i - shift), of which a p_i of -infinity adds nothing. Both rows come less their largest.
     pub fn sum_of_divergences(p: &[f32], largest_p: f32, q: &[f32], largest_q: f32, shift: f32) -> f64 {
         sum(p, q, |p, q| {
             let (p, q) = (p - largest_p, q - largest_q);
@@ -126,14 +126,14 @@ wide! {
 }
 
 wide! {
-    /// sum_i weights_i x_i^2.
+    /// Returns sum_i weights_i x_i^2.
     pub fn weighted_square(x: &[f32], weights: &[f32]) -> f64 {
         sum(x, weights, |x, weight| weight * x * x)
     }
 }
 
 wide! {
-    /// `sums += x^2`, elementwise; false if one is not finite then.
+    /// Adds x^2 to `sums`, elementwise; returns false if a sum is not finite then.
     pub fn add_squares(sums: &mut [f32], x: &[f32]) -> bool {
         for (sum, x) in sums.iter_mut().zip(x) {
             *sum += x * x;
@@ -144,7 +144,7 @@ wide! {
 }
 
 wide! {
-    /// Whether every value is finite.
+    /// True if every value is finite.
     pub fn is_finite(x: &[f32]) -> bool {
         sum(x, x, |x, _| 0.0 * x).is_finite()
     }

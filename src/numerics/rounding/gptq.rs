@@ -20,7 +20,7 @@ const ROWS: usize = 128;
 /// leaves at least that much.
 const DOUBTFUL: f32 = 0.5;
 
-/// What [`gptq()`] gives.
+/// Result of [`gptq()`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gptq {
     /// The quantized weight.
@@ -52,18 +52,18 @@ pub fn gptq(weights: &[f32], quant: Quant, dtype: FloatType, hessian: &Hessian<'
     Ok(Gptq { quantized, searched_rows })
 }
 
-/// How some rows of the matrix are rounded.
+/// Settings that some rows of the matrix are rounded with.
 struct Task<'a> {
     quant: Quant,
     layout: Layout,
     hessian: &'a Hessian<'a>,
     importance: &'a [f32],
-    /// What independent errors of a step of 1 lose in each group.
+    /// Loss of independent errors of a step of 1 in each group.
     noise: &'a [f32],
 }
 
 impl Task<'_> {
-    /// Returns how many rows hold what scale search found.
+    /// Rounds the rows and returns the number of those that scale search rounded.
     fn round(&self, weights: &[f32], mut out: Quantized<&mut [u8]>) -> Result<usize> {
         let Layout { columns, group_size, rule: Rule { dtype, bits } } = self.layout;
         let rows = weights.len() / columns;
@@ -104,7 +104,7 @@ impl Task<'_> {
         &fed.grids[row * groups..(row + 1) * groups]
     }
 
-    /// Whether feedback lost so little in a row that scale search cannot have lost less.
+    /// True if feedback lost so little in a row that scale search cannot have lost less.
     fn is_better(&self, fed: &Rounded, row: usize) -> bool {
         let independent: f32 = self
             .grids(fed, row)
@@ -115,7 +115,8 @@ impl Task<'_> {
         fed.losses[row] < DOUBTFUL * independent
     }
 
-    /// Those of the `doubtful` rows where scale search loses no more than feedback, whose errors these are.
+    /// Rounds the `doubtful` rows with scale search and returns those that lose no more than with feedback, whose errors these
+    /// are.
     fn search_some(
         &self,
         weights: &[f32],

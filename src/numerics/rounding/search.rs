@@ -36,7 +36,7 @@ pub fn search(
     Ok(out)
 }
 
-/// The rounding error `Q(W) - W` of [`search()`], including what the cast to `dtype` costs, into `out`, which has as
+/// Writes the rounding error `Q(W) - W` of [`search()`], including what the cast to `dtype` costs, into `out`, which has as
 /// many items as `weights`.
 pub fn search_error_into(
     weights: &[f32],
@@ -53,12 +53,12 @@ pub fn search_error_into(
     run(weights, layout, &importance, outputs)
 }
 
-/// Rows of one task, whole tiles.
+/// Returns the rows of one task, whole tiles.
 fn task_rows(columns: usize) -> usize {
     (BLOCK / columns / LANES).max(1) * LANES
 }
 
-/// Where rounded groups go.
+/// Destination of rounded groups.
 trait Output: Send {
     /// Takes a group: its row and first column, its weights, codes, and the grid as stored.
     fn group(&mut self, row: usize, column: usize, weights: &[f32], codes: &[u8], grid: Grid);
@@ -85,7 +85,7 @@ impl Output for Codes<'_> {
     }
 }
 
-/// What rounding does to some rows.
+/// Rounding errors of some rows.
 struct Errors<'a> {
     columns: usize,
     error: &'a mut [f32],

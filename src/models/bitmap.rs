@@ -47,7 +47,8 @@ impl Declared {
             let nested = format!("{key}.{path}");
             let is_layer = path.contains('.') || HEADS.contains(&path.as_str());
             let quant = match entry {
-                // A setting of another tool (`desc_act`), or a record of how the model was made, as some tools write it here.
+                // A setting of another tool (`desc_act`), or a record of how the model was made, as some tools write it
+                // here.
                 _ if !is_layer && !is_setting(entry) => continue,
                 // mlx-lm takes both for "leave it float".
                 Value::Bool(false) => None,
@@ -120,8 +121,8 @@ pub struct StoredLayer<'a> {
 }
 
 impl<'a> StoredLayer<'a> {
-    /// Finds the parts of the layer of `spec` at `path`; `tensor` finds them by mlx-lm's names. `None` where the codes or the scales
-    /// are missing.
+    /// Finds the parts of the layer of `spec` at `path`; `tensor` finds them by mlx-lm's names. `None` where the codes or
+    /// the scales are missing.
     pub fn find(spec: &TensorSpec, path: &str, tensor: impl Fn(&str) -> Option<Tensor<'a>>) -> Option<Self> {
         let scales = tensor(&format!("{path}.scales"))?;
         Some(Self {
@@ -133,8 +134,8 @@ impl<'a> StoredLayer<'a> {
         })
     }
 
-    /// Returns bits, group size and mode as the shapes tell them, by the rule of mlx-lm's loader; `None` where MLX has no such
-    /// setting.
+    /// Returns bits, group size and mode as the shapes tell them, by the rule of mlx-lm's loader; `None` where MLX has no
+    /// such setting.
     pub fn quant(&self) -> Option<Quant> {
         let divided = |whole: usize, part: usize| {
             let exact = part != 0 && whole.is_multiple_of(part);

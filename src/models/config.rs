@@ -87,8 +87,8 @@ impl ModelConfig {
         })
     }
 
-    /// Returns this config with `defaults` for the keys that the file does not have. (A RoPE base may stand in several places; its
-    /// default is left to [`Self::default_of`].)
+    /// Returns this config with `defaults` for the keys that the file does not have. (A RoPE base may stand in several
+    /// places; its default is left to [`Self::default_of`].)
     #[must_use]
     pub fn with_defaults(&self, defaults: &'static [KeyDefault]) -> Self {
         let mut config = Self { defaults, ..self.clone() };

@@ -80,7 +80,8 @@ impl Inventory {
         })
     }
 
-    /// Counts what `source` will hold with `bitmap`, its float part in `dtype`. Layers that are quantized already keep theirs.
+    /// Counts what `source` will hold with `bitmap`, its float part in `dtype`. Layers that are quantized already keep
+    /// theirs.
     pub fn planned(source: &SourceModel, bitmap: &BitMap, dtype: Dtype) -> Self {
         Self::build(source, bitmap, |spec, layer| match layer {
             None => (spec.len() as u64 * dtype.size() as u64, 0),

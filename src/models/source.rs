@@ -148,8 +148,8 @@ impl SourceModel {
         &self.checkpoint
     }
 
-    /// Checks what headers alone cannot tell: [`Checkpoint::verify`], and that a head which is left out because it is tied to
-    /// the embedding equals the embedding.
+    /// Checks what headers alone cannot tell: [`Checkpoint::verify`], and that a head which is left out because it is tied
+    /// to the embedding equals the embedding.
     pub fn verify(&self) -> Result<()> {
         const STEP: usize = 4 << 20;
         self.checkpoint.verify()?;
@@ -200,8 +200,8 @@ impl SourceModel {
             .map_or(Dtype::F16, |(dtype, _)| writable(dtype)))
     }
 
-    /// Returns a SHA-256 over config.json's keys, and over name, dtype, shape and both ends (64 KiB each) of every tensor: tells
-    /// models apart without reading them whole.
+    /// Returns a SHA-256 over config.json's keys, and over name, dtype, shape and both ends (64 KiB each) of every tensor:
+    /// tells models apart without reading them whole.
     pub fn fingerprint(&self) -> Result<String> {
         let mut hash = Sha256::new();
         let keys = serde_json::to_vec(self.config.keys());

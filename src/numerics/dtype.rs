@@ -302,8 +302,8 @@ fn bf16_bits(x: f32) -> u16 {
     if bits & 0x7fff_ffff > 0x7f80_0000 { nan } else { rounded }
 }
 
-/// Returns the float32 that keeps what rounding once more needs to know: toward zero, the last bit set where anything was lost
-/// (Boldo and Melquiond, 2008). Rounding to nearest instead would round twice.
+/// Returns the float32 that keeps what rounding once more needs to know: toward zero, the last bit set where anything was
+/// lost (Boldo and Melquiond, 2008). Rounding to nearest instead would round twice.
 fn round_to_odd(x: f64) -> f32 {
     let nearest = x as f32;
     let exact = f64::from(nearest).to_bits() == x.to_bits();

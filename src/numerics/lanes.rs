@@ -1,5 +1,5 @@
-//! Maxima, sums and exponentials over rows of float32, in lanes that the compiler makes vectors of. Every instruction set and
-//! number of threads gives the same bits.
+//! Maxima, sums and exponentials over rows of float32, in lanes that the compiler makes vectors of. Every instruction set
+//! and number of threads gives the same bits.
 
 #![allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
 
@@ -82,7 +82,8 @@ wide! {
 }
 
 wide! {
-    /// Returns sum_i exp(p_i) (p_i - q_i - shift), of which a p_i of -infinity adds nothing. Both rows come less their largest.
+    /// Returns sum_i exp(p_i) (p_i - q_i - shift), of which a p_i of -infinity adds nothing. Both rows come less their
+    /// largest.
     pub fn sum_of_divergences(p: &[f32], largest_p: f32, q: &[f32], largest_q: f32, shift: f32) -> f64 {
         sum(p, q, |p, q| {
             let (p, q) = (p - largest_p, q - largest_q);

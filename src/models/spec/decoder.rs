@@ -268,15 +268,15 @@ impl DecoderSpec {
     }
 }
 
-/// Returns the sizes that config.json writes as floats, 64.0, as the integers that other readers want. (An impossible size is the error
-/// of whoever reads it.)
+/// Returns the sizes that config.json writes as floats, 64.0, as the integers that other readers want. (An impossible size
+/// is the error of whoever reads it.)
 fn written_sizes(config: &ModelConfig) -> Vec<(&'static str, Value)> {
     let written_as_floats = config.size_keys().filter(|key| config.get(key).is_some_and(Value::is_f64));
     written_as_floats.filter_map(|key| Some((key, config.size(key).ok()??.into()))).collect()
 }
 
-/// Returns the keys that the config leaves out, since mlx-lm has no defaults for them, or others (an absent tie is true); and the
-/// number that its qwen3 needs where `num_key_value_heads` is null.
+/// Returns the keys that the config leaves out, since mlx-lm has no defaults for them, or others (an absent tie is true);
+/// and the number that its qwen3 needs where `num_key_value_heads` is null.
 fn written_defaults(config: &ModelConfig) -> Vec<(&'static str, Value)> {
     let null = |key: &str| config.keys().get(key).is_some_and(Value::is_null);
     let added = config.added().iter().filter_map(|&key| Some((key, config.get(key)?.clone())));

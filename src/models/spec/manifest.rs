@@ -76,8 +76,8 @@ pub struct TensorSpec {
 }
 
 impl TensorSpec {
-    /// Returns the path of the layer that a matrix belongs to (the name without `.weight`): the key of the bit map. `None` for
-    /// vectors.
+    /// Returns the path of the layer that a matrix belongs to (the name without `.weight`): the key of the bit map. `None`
+    /// for vectors.
     pub fn path(&self) -> Option<&str> {
         if self.shape.len() > 1 { self.name.strip_suffix(".weight") } else { None }
     }

@@ -298,7 +298,8 @@ impl RopeScaling {
     }
 }
 
-/// Reads the factor as transformers' `_compute_yarn_parameters`: given, or from mscale and `mscale_all_dim`, or 0.1 ln(factor) + 1.
+/// Reads the factor as transformers' `_compute_yarn_parameters`: given, or from mscale and `mscale_all_dim`, or 0.1
+/// ln(factor) + 1.
 fn yarn_attention_factor(config: &ModelConfig, group: &str, factor: f64) -> Result<f64> {
     if let Some(given) = config.positive(&format!("{group}.attention_factor"))? {
         return Ok(given);

@@ -40,8 +40,8 @@ pub(crate) fn from_e8m0(code: u8) -> f32 {
     f32::from_bits(if code == 0 { 1 << 22 } else { u32::from(code) << 23 })
 }
 
-/// Returns the least power of two that is not below `value`, a finite positive number, as a code. Below 2^-127, where MLX's CPU
-/// implementation wraps around to enormous scales, this is 2^-127, as on Metal.
+/// Returns the least power of two that is not below `value`, a finite positive number, as a code. Below 2^-127, where MLX's
+/// CPU implementation wraps around to enormous scales, this is 2^-127, as on Metal.
 pub(crate) fn to_e8m0_up(value: f32) -> u8 {
     let bits = value.to_bits();
     let (exponent, mantissa) = ((bits >> 23) as i32, bits & 0x007f_ffff);

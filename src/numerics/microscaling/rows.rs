@@ -69,8 +69,8 @@ impl Format {
         same_length("bytes of biases", length(&quantized.biases), 0)
     }
 
-    /// Returns the scale of a group (values of `dtype`): its largest magnitude becomes the largest code. `None` where a weight is
-    /// not finite.
+    /// Returns the scale of a group (values of `dtype`): its largest magnitude becomes the largest code. `None` where a
+    /// weight is not finite.
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
     fn scale(self, group: &[f32]) -> Option<Scale> {

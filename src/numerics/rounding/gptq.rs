@@ -115,8 +115,8 @@ impl Task<'_> {
         fed.losses[row] < DOUBTFUL * independent
     }
 
-    /// Rounds the `doubtful` rows with scale search and returns those that lose no more than with feedback, whose errors these
-    /// are.
+    /// Rounds the `doubtful` rows with scale search and returns those that lose no more than with feedback, whose errors
+    /// these are.
     fn search_some(
         &self,
         weights: &[f32],

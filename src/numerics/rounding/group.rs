@@ -107,8 +107,8 @@ impl<const GROUP: usize> Triangle<GROUP> {
     /// Returns the best grid, as stored: of those that [`super::fit`] starts from and rtn's, refitted.
     #[inline(always)]
     pub fn choose(&self, values: &[Lanes; GROUP], rule: Rule) -> Grids {
-        /// Bits from which the start is chosen without feedback, on every second weight, at a fraction of the work. With fewer
-        /// bits that costs quality: a tenth more KL divergence at 3 bits per weight, on a trained model.
+        /// Bits from which the start is chosen without feedback, on every second weight, at a fraction of the work. With
+        /// fewer bits that costs quality: a tenth more KL divergence at 3 bits per weight, on a trained model.
         const MANY: u32 = 4;
         let highest = rule.highest();
         let mut codes = [[0.0; LANES]; GROUP];

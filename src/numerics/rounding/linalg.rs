@@ -263,8 +263,8 @@ fn multiply_add<T: Real>(
     }
 }
 
-/// Returns `N` and `p` of `moments / mean + damping`; `None` where a pivot is lost. Exactly, no pivot is below the damping, so
-/// one below half of it says that the precision was too low.
+/// Returns `N` and `p` of `moments / mean + damping`; `None` where a pivot is lost. Exactly, no pivot is below the damping,
+/// so one below half of it says that the precision was too low.
 fn factor<T: Real>(moments: &[f32], n: usize, mean: f64, damping: f64) -> Option<(Vec<f32>, Vec<f32>)> {
     let scale = if mean > 0.0 { 1.0 / mean } else { 0.0 };
     let damping = if mean > 0.0 { damping } else { 1.0 };

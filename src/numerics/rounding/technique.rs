@@ -85,8 +85,8 @@ pub struct Importance<'a> {
 }
 
 impl<'a> Importance<'a> {
-    /// Takes the `values` of each matrix one after the other; `rows` counts those of all matrices. `None` where the numbers do
-    /// not fit.
+    /// Takes the `values` of each matrix one after the other; `rows` counts those of all matrices. `None` where the numbers
+    /// do not fit.
     pub fn new(values: &'a [f32], rows: usize, columns: usize) -> Option<Self> {
         let matrices = values.len() / columns.max(1);
         let fits = matrices > 0 && values.len() == matrices * columns && rows.is_multiple_of(matrices);

@@ -77,7 +77,8 @@ pub(crate) fn nearest_code(value: f32, inverse: f32, bias: f32, highest: f32) ->
     (steps + ROUND) - ROUND
 }
 
-/// Returns the grids that `mx.quantize` would choose for the rows of a tile, in float32. The error is the first row that is not finite.
+/// Returns the grids that `mx.quantize` would choose for the rows of a tile, in float32. The error is the first row that is
+/// not finite.
 #[inline(always)]
 pub(crate) fn nearest_grids<const GROUP: usize>(tile: &[Lanes; GROUP], bits: u32) -> Result<Grids, usize> {
     let mut grids = Grids::ZERO;

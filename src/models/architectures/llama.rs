@@ -13,6 +13,7 @@ pub const DEFAULTS: &[KeyDefault] = &[
     KeyDefault::size("intermediate_size", 11_008),
     KeyDefault::size("num_hidden_layers", 32),
     KeyDefault::size("num_attention_heads", 32),
+    KeyDefault::optional_size("num_key_value_heads"),
     KeyDefault::optional_size("head_dim"),
     KeyDefault::text("hidden_act", "silu"),
     KeyDefault::size("max_position_embeddings", 2048).minor(),

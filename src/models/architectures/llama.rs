@@ -24,7 +24,7 @@ pub const DEFAULTS: &[KeyDefault] = &[
     KeyDefault::boolean("mlp_bias", false),
 ];
 
-/// Nothing but the shared keys; `rope_traditional` is mlx-lm's own key.
+/// Describes the decoder by the shared keys and `rope_traditional`, a key of mlx-lm's own.
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;

@@ -32,7 +32,7 @@ pub const DEFAULTS: &[KeyDefault] = &[
     KeyDefault::number("attn_scale", 0.1).minor(),
 ];
 
-/// Interleaved RoPE, weightless q/k norm, layers without RoPE, one gated MLP called `feed_forward`.
+/// Describes the decoder: interleaved RoPE, weightless q/k norm, layers without RoPE, one gated MLP called `feed_forward`.
 pub fn spec(config: &ModelConfig, shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;
@@ -55,7 +55,7 @@ pub fn spec(config: &ModelConfig, shapes: &TensorShapes) -> Result<DecoderSpec> 
     Ok(spec)
 }
 
-/// Llama 4 calls an untied head `lm_head`, mlx-lm `output`.
+/// Renames an untied head, which is `lm_head` in Llama 4 and `output` in mlx-lm.
 pub fn rename(name: &str) -> Rename {
     match name.strip_prefix("lm_head.") {
         Some(rest) => Rename::To(format!("output.{rest}")),
@@ -63,8 +63,8 @@ pub fn rename(name: &str) -> Rename {
     }
 }
 
-/// `intermediate_size` is the experts' width and `intermediate_size_mlp` the dense MLP's, which hints at a dual MLP
-/// that MobileLLM-R1 does not have: the tensors decide.
+/// Sets the width of the MLP. `intermediate_size` is the experts' width and `intermediate_size_mlp` the dense MLP's, which
+/// hints at a dual MLP that MobileLLM-R1 does not have: the tensors decide.
 fn set_intermediate_size(config: &ModelConfig, shapes: &TensorShapes, spec: &mut DecoderSpec) -> Result<()> {
     if let Some(name) = shapes
         .keys()
@@ -95,7 +95,8 @@ fn set_intermediate_size(config: &ModelConfig, shapes: &TensorShapes, spec: &mut
     Ok(())
 }
 
-/// `no_rope_layers[i]` is 1 where RoPE is *applied*. A list of zeros would leave the model without positions.
+/// Sets the layers with RoPE. `no_rope_layers[i]` is 1 where RoPE is *applied*. A list of zeros would leave the model
+/// without positions.
 fn set_rope_layers(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
     let count = spec.layers.len();
     let flags = match config.booleans("no_rope_layers")? {
@@ -127,7 +128,7 @@ fn set_rope_layers(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
     Ok(())
 }
 
-/// Layers with RoPE attend within chunks, 8192 tokens unless the config says otherwise.
+/// Sets the spans of attention. Layers with RoPE attend within chunks, 8192 tokens unless the config says otherwise.
 fn set_chunks(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
     if let Some(chunk) = config.size("attention_chunk_size")? {
         for layer in spec.layers.iter_mut().filter(|layer| layer.rope) {
@@ -137,7 +138,8 @@ fn set_chunks(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
     Ok(())
 }
 
-/// `attn_scale` is no multiplier of the scores: it belongs to the temperature of layers without RoPE.
+/// Sets temperature tuning. `attn_scale` is no multiplier of the scores: it belongs to the temperature of layers without
+/// RoPE.
 fn set_temperature(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
     let tuning = config.required("attn_temperature_tuning", ModelConfig::boolean)?;
     if tuning && spec.layers.iter().any(|layer| !layer.rope) {

@@ -23,7 +23,7 @@ pub const DEFAULTS: &[KeyDefault] = &[
     KeyDefault::nullable_size("sliding_window", 4096).minor(),
 ];
 
-/// Llama's block; the window holds in every layer. mlx-lm 0.32 runs these models without it.
+/// Describes the decoder: Llama's block; the window holds in every layer. mlx-lm 0.32 runs these models without it.
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;

@@ -20,7 +20,7 @@ const OWN: &[KeyDefault] = &[
     KeyDefault::size("num_experts_per_tok", 2),
 ];
 
-/// Experts in every block, their probabilities brought to a sum of 1.
+/// Describes the decoder: experts in every block, their probabilities brought to a sum of 1.
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_alias("num_local_experts", "num_experts")?.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;
@@ -51,7 +51,7 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     Ok(spec)
 }
 
-/// The names that mlx-lm gives experts' matrices. transformers 5 calls the experts' block `mlp`, Mixtral's own
+/// Renames experts' matrices as mlx-lm does. transformers 5 calls the experts' block `mlp`, Mixtral's own
 /// checkpoints and mlx-lm `block_sparse_moe`.
 pub fn rename(name: &str) -> Rename {
     let own = [".mlp.experts.", ".mlp.gate."].iter().find(|part| name.contains(*part));

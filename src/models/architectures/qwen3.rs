@@ -26,7 +26,7 @@ pub const DEFAULTS: &[KeyDefault] = &[
     KeyDefault::size("max_window_layers", 28).minor(),
 ];
 
-/// Llama's block with a norm of queries and keys; the later blocks may have a sliding window.
+/// Describes the decoder: Llama's block with a norm of queries and keys; the later blocks may have a sliding window.
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;

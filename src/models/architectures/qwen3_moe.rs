@@ -24,8 +24,8 @@ const OWN: &[KeyDefault] = &[
     KeyDefault::boolean("norm_topk_prob", false),
 ];
 
-/// Every `decoder_sparse_step`-th block has experts, unless `mlp_only_layers` names it. A sliding window holds in every
-/// block.
+/// Describes the decoder: every `decoder_sparse_step`-th block has experts, unless `mlp_only_layers` names it. A sliding
+/// window holds in every block.
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_alias("num_experts", "num_local_experts")?.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;

@@ -232,8 +232,8 @@ fn foreign_note(foreign: &[&String]) -> Option<String> {
 
 fn parse(config: &ModelConfig, key: &str, value: &Value) -> Result<Quant> {
     // mlx-lm's mixed predicates write null where the mode's default is meant.
-    let given = |name: &str| value.get(name).filter(|value| !value.is_null());
-    let mode = match given("mode") {
+    let setting = |name: &str| value.get(name).filter(|value| !value.is_null());
+    let mode = match setting("mode") {
         None => Mode::Affine,
         Some(mode) => {
             let name = mode.as_str().ok_or_else(|| config.error(key, "mode: expected a string"))?;
@@ -241,7 +241,7 @@ fn parse(config: &ModelConfig, key: &str, value: &Value) -> Result<Quant> {
         }
     };
     let default = mode.default_quant();
-    let size = |name: &str, default: u32| match given(name) {
+    let size = |name: &str, default: u32| match setting(name) {
         None => Ok(default),
         Some(v) => json::as_u64(v).and_then(|n| u32::try_from(n).ok()).ok_or_else(|| {
             config.error(key, format!("{name}: expected an integer, found {}", json::shown(v)))

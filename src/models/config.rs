@@ -266,8 +266,8 @@ impl ModelConfig {
     /// Fails if `key` has a value other than `expected`, which is all that the decoder block can honour.
     pub fn only(&self, key: &str, expected: &Value) -> Result<()> {
         match self.get(key) {
-            Some(found) if !json::equal(found, expected) => Err(self
-                .error(key, format!("{} is not supported, only {expected}", json::shown(found)))
+            Some(value) if !json::equal(value, expected) => Err(self
+                .error(key, format!("{} is not supported, only {expected}", json::shown(value)))
                 .hint("mixbit refuses what it cannot reproduce rather than guess")),
             _ => Ok(()),
         }

@@ -58,9 +58,14 @@ impl Names {
         }
     }
 
-    /// True if the tensor called `name` has its place in a decoder whose tensors are `there`: under the name or names that
-    /// it gets, or as a head that is the embedding, or because no decoder needs it.
-    pub fn account_for(&self, name: &str, spec: Option<&DecoderSpec>, there: impl Fn(&str) -> bool) -> bool {
+    /// True if the tensor called `name` has its place in a decoder, tensors of which `is_stored` knows by mlx-lm's names: under
+    /// the name or names that it gets, or as a head that is the embedding, or because no decoder needs it.
+    pub fn account_for(
+        &self,
+        name: &str,
+        spec: Option<&DecoderSpec>,
+        is_stored: impl Fn(&str) -> bool,
+    ) -> bool {
         let is_tied_head = |name: &str| {
             spec.is_some_and(|spec| {
                 let rest = name.strip_prefix(spec.head_name).and_then(|rest| rest.strip_prefix('.'));
@@ -68,10 +73,10 @@ impl Names {
             })
         };
         match self.rename(name) {
-            Rename::Keep => there(name) || is_tied_head(name),
-            Rename::To(name) => there(&name) || is_tied_head(&name),
-            Rename::Expert { stack, .. } => there(&stack),
-            Rename::Fused(matrices) => matrices.iter().all(|name| there(name)),
+            Rename::Keep => is_stored(name) || is_tied_head(name),
+            Rename::To(name) => is_stored(&name) || is_tied_head(&name),
+            Rename::Expert { stack, .. } => is_stored(&stack),
+            Rename::Fused(matrices) => matrices.iter().all(|name| is_stored(name)),
             Rename::Drop => true,
         }
     }
@@ -165,10 +170,10 @@ mod tests {
     #[test]
     fn what_an_index_lists_is_accounted_for() {
         let names = Names::new(rename_experts, ["model.norm.weight"].into_iter());
-        let there = |name: &str| name == "a.mlp.switch_mlp.up_proj.weight";
-        assert!(names.account_for("a.mlp.experts.3.up_proj.weight", None, there));
-        assert!(names.account_for("a.rotary_emb.inv_freq", None, there));
-        assert!(!names.account_for("a.mlp.experts.gate_up_proj", None, there), "gate is not there");
-        assert!(!names.account_for("lm_head.weight", None, there));
+        let is_stored = |name: &str| name == "a.mlp.switch_mlp.up_proj.weight";
+        assert!(names.account_for("a.mlp.experts.3.up_proj.weight", None, is_stored));
+        assert!(names.account_for("a.rotary_emb.inv_freq", None, is_stored));
+        assert!(!names.account_for("a.mlp.experts.gate_up_proj", None, is_stored), "gate is not there");
+        assert!(!names.account_for("lm_head.weight", None, is_stored));
     }
 }

@@ -91,8 +91,8 @@ impl SourceModel {
             .filter_map(|(name, original)| Some((name.clone(), checkpoint.get(original)?.shape.to_vec())))
             .collect();
         let mut spec = (row.spec)(&config, &shapes)?;
-        let there = |name: &str| stored.contains_key(name);
-        let absent = checkpoint.absent(|name| names.account_for(name, Some(&spec), there));
+        let is_stored = |name: &str| stored.contains_key(name);
+        let absent = checkpoint.absent(|name| names.account_for(name, Some(&spec), is_stored));
         if let Some(error) = absent.into_iter().chain(unstacked).next() {
             return Err(error);
         }

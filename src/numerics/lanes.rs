@@ -96,7 +96,7 @@ wide! {
 wide! {
     /// Turns both rows, of one length, into exp(x - largest) and returns the sums of p, of q and of p_i (log p_i - log q_i).
     /// A p_i of 0 adds nothing.
-    pub fn exponentials_apart(p: &mut [f32], largest_p: f32, q: &mut [f32], largest_q: f32) -> [f64; 3] {
+    pub fn exponentials_and_divergence(p: &mut [f32], largest_p: f32, q: &mut [f32], largest_q: f32) -> [f64; 3] {
         let mut totals = [0.0; 3];
         for (p, q) in p.chunks_mut(RUN).zip(q.chunks_mut(RUN)) {
             let (full_p, rest_p) = p.as_chunks_mut::<LANES>();
@@ -194,7 +194,7 @@ mod tests {
             let terms = p.iter().zip(&q).map(|(p, q)| weight(p) * f64::from(p - most - (q - 9.0) - 40.0));
             assert_close(sum_of_divergences(&p, most, &q[..count], 9.0, 40.0), terms.sum());
             let (mut both_p, mut both_q) = (p.clone(), q[..count].to_vec());
-            let [sum_p, sum_q, apart] = exponentials_apart(&mut both_p, most, &mut both_q, 9.0);
+            let [sum_p, sum_q, divergence] = exponentials_and_divergence(&mut both_p, most, &mut both_q, 9.0);
             assert_eq!(both_p, row);
             assert_close(sum_p, total);
             assert_close(sum_q, both_q.iter().map(|&q| f64::from(q)).sum());
@@ -206,7 +206,10 @@ mod tests {
             );
             let terms = p.iter().zip(&q).map(|(p, q)| weight(p) * f64::from(p - most - (q - 9.0)));
             let expected = terms.sum::<f64>();
-            assert!((apart - expected).abs() <= 1e-5 * (expected.abs() + total), "{apart} {expected}");
+            assert!(
+                (divergence - expected).abs() <= 1e-5 * (expected.abs() + total),
+                "{divergence} {expected}"
+            );
             let squares: f64 = p.iter().zip(&q).map(|(p, q)| f64::from(p * p * q.abs())).sum();
             let weights: Vec<f32> = q[..count].iter().map(|q| q.abs()).collect();
             assert_close(weighted_square(&p, &weights), squares);

@@ -185,12 +185,12 @@ impl Rope {
     /// Returns a note on a scaling that mlx-lm computes in another way than transformers.
     fn differs_from_mlx_lm(&self, config: &ModelConfig) -> Option<String> {
         let RopeScaling::Yarn { truncate, .. } = self.scaling else { return None };
-        let given = |name: &str| {
+        let is_set = |name: &str| {
             ["rope_parameters", "rope_scaling"]
                 .iter()
                 .any(|group| config.get(&format!("{group}.{name}")).is_some())
         };
-        let same = truncate && !given("attention_factor") && given("original_max_position_embeddings");
+        let same = truncate && !is_set("attention_factor") && is_set("original_max_position_embeddings");
         (!same).then(|| {
             "these yarn settings are applied as transformers does; mlx-lm reads them differently".to_owned()
         })
@@ -301,8 +301,8 @@ impl RopeScaling {
 /// Reads the factor as transformers' `_compute_yarn_parameters`: given, or from mscale and `mscale_all_dim`, or 0.1
 /// ln(factor) + 1.
 fn yarn_attention_factor(config: &ModelConfig, group: &str, factor: f64) -> Result<f64> {
-    if let Some(given) = config.positive(&format!("{group}.attention_factor"))? {
-        return Ok(given);
+    if let Some(factor) = config.positive(&format!("{group}.attention_factor"))? {
+        return Ok(factor);
     }
     let get = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
     let mscale = config.number(&format!("{group}.mscale"))?.filter(|&x| x != 0.0);

@@ -85,8 +85,8 @@ pub(crate) fn to_e2m1_saturated(value: f32) -> u8 {
         return to_e2m1(value);
     }
     let mut best = (f32::INFINITY, 0);
-    for (code, &known) in (0..).zip(&E2M1) {
-        let distance = (value - known).abs();
+    for (code, &magnitude) in (0..).zip(&E2M1) {
+        let distance = (value - magnitude).abs();
         if distance < best.0 {
             best = (distance, code);
         }

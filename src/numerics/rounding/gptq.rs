@@ -72,47 +72,47 @@ impl Task<'_> {
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
             return Err(self.layout.not_finite(at / columns, at % columns / group_size * group_size));
         }
-        let mut fed = Rounded {
+        let mut rounded = Rounded {
             codes: vec![0; values.len()],
             grids: vec![Grid { scale: 0.0, bias: 0.0 }; values.len() / group_size],
             losses: vec![0.0; rows],
         };
         let mut errors = vec![0.0; values.len()];
-        let work = Feedback { weights: &values, task: self, errors: &mut errors, out: &mut fed };
+        let work = Feedback { weights: &values, task: self, errors: &mut errors, out: &mut rounded };
         run_kernel(group_size, work);
-        let doubtful: Vec<usize> = (0..rows).filter(|row| !self.is_better(&fed, *row)).collect();
+        let doubtful: Vec<usize> = (0..rows).filter(|row| !self.is_better(&rounded, *row)).collect();
         let searched = self.search_some(&values, &errors, &doubtful)?;
         for row in 0..rows {
             let [packed, scales, biases] = self.layout.row_of(&mut out, row);
-            if let Some(found) = searched.get(&row) {
-                packed.copy_from_slice(&found.packed);
-                scales.copy_from_slice(&found.scales);
-                biases.copy_from_slice(&found.biases);
+            if let Some(quantized) = searched.get(&row) {
+                packed.copy_from_slice(&quantized.packed);
+                scales.copy_from_slice(&quantized.scales);
+                biases.copy_from_slice(&quantized.biases);
                 continue;
             }
-            pack(&fed.codes[row * columns..(row + 1) * columns], bits, packed);
+            pack(&rounded.codes[row * columns..(row + 1) * columns], bits, packed);
             let (scale, bias): (Vec<f32>, Vec<f32>) =
-                self.grids(&fed, row).iter().map(|grid| (grid.scale, grid.bias)).unzip();
+                self.grids(&rounded, row).iter().map(|grid| (grid.scale, grid.bias)).unzip();
             dtype.narrow(&scale, scales);
             dtype.narrow(&bias, biases);
         }
         Ok(searched.len())
     }
 
-    fn grids<'f>(&self, fed: &'f Rounded, row: usize) -> &'f [Grid] {
+    fn grids<'f>(&self, rounded: &'f Rounded, row: usize) -> &'f [Grid] {
         let groups = self.noise.len();
-        &fed.grids[row * groups..(row + 1) * groups]
+        &rounded.grids[row * groups..(row + 1) * groups]
     }
 
     /// True if feedback lost so little in a row that scale search cannot have lost less.
-    fn is_better(&self, fed: &Rounded, row: usize) -> bool {
+    fn is_better(&self, rounded: &Rounded, row: usize) -> bool {
         let independent: f32 = self
-            .grids(fed, row)
+            .grids(rounded, row)
             .iter()
             .zip(self.noise)
             .map(|(grid, noise)| grid.scale * grid.scale * noise)
             .sum();
-        fed.losses[row] < DOUBTFUL * independent
+        rounded.losses[row] < DOUBTFUL * independent
     }
 
     /// Rounds the `doubtful` rows with scale search and returns those that lose no more than with feedback, whose errors
@@ -127,9 +127,9 @@ impl Task<'_> {
         let gather = |values: &[f32]| -> Vec<f32> {
             doubtful.iter().flat_map(|row| &values[row * columns..(row + 1) * columns]).copied().collect()
         };
-        let mut found = BTreeMap::new();
+        let mut better = BTreeMap::new();
         if doubtful.is_empty() {
-            return Ok(found);
+            return Ok(better);
         }
         let weights = gather(weights);
         let mut searched = search(&weights, columns, self.quant, dtype, Some(self.importance))?;
@@ -151,10 +151,10 @@ impl Task<'_> {
             if fed_back.partial_cmp(by_search) != Some(std::cmp::Ordering::Less) {
                 let [packed, scales, biases] =
                     self.layout.row_of(&mut out, index).map(|bytes| bytes.to_vec());
-                found.insert(row, Quantized { packed, scales, biases });
+                better.insert(row, Quantized { packed, scales, biases });
             }
         }
-        Ok(found)
+        Ok(better)
     }
 }
 

@@ -147,10 +147,10 @@ impl<O: Output> Kernel for Task<'_, O> {
                 }
                 let rtn = nearest_grids(&tile, rule.bits).map_err(|lane| (first + lane, start))?;
                 let choice = choose(&tile, importance, &rtn, rule);
-                for (lane, given) in rows.chunks_exact(columns).enumerate() {
+                for (lane, weights) in rows.chunks_exact(columns).enumerate() {
                     encode(&row(&tile, lane), choice.encode.get(lane), rule.bits, &mut codes);
-                    let given = given.get(start..start + GROUP).unwrap_or_default();
-                    self.out.group(first + lane, start, given, &codes, choice.stored.get(lane));
+                    let weights = weights.get(start..start + GROUP).unwrap_or_default();
+                    self.out.group(first + lane, start, weights, &codes, choice.stored.get(lane));
                 }
             }
         }

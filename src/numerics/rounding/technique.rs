@@ -98,19 +98,19 @@ impl<'a> Importance<'a> {
         importance: Option<Self>,
         rows: Range<usize>,
     ) -> impl Iterator<Item = (Range<usize>, Option<&'a [f32]>)> {
-        let mut left = rows;
+        let mut rest = rows;
         std::iter::from_fn(move || {
-            let Range { start, end } = left;
+            let Range { start, end } = rest;
             if start >= end {
                 return None;
             }
             let Some(Self { values, columns, rows }) = importance else {
-                left.start = end;
+                rest.start = end;
                 return Some((start..end, None));
             };
             let matrix = start / rows.max(1);
-            left.start = end.min((matrix + 1) * rows.max(1));
-            Some((start..left.start, values.get(matrix * columns..(matrix + 1) * columns)))
+            rest.start = end.min((matrix + 1) * rows.max(1));
+            Some((start..rest.start, values.get(matrix * columns..(matrix + 1) * columns)))
         })
     }
 }

@@ -151,15 +151,34 @@ fn rope_scaling_counts_before_rope_parameters() {
 }
 
 #[test]
+fn messages_write_numbers_as_python_does() {
+    for (key, found) in
+        [("rms_norm_eps", "NaN"), ("hidden_size", "Infinity"), ("no_rope_layers", "[-Infinity]")]
+    {
+        let variant = Variant::of(&bundled());
+        let text = fs::read_to_string(variant.file("config.json")).unwrap();
+        let mut keys: Map<String, Value> = serde_json::from_str(&text).unwrap();
+        keys.remove(key);
+        let text = Value::from(keys).to_string().replacen('{', &format!("{{\"{key}\": {found},"), 1);
+        fs::write(variant.file("config.json"), text).unwrap();
+        let refusal = variant.refusal();
+        assert!(refusal.contains(&format!("key `{key}`: expected")), "{refusal}");
+        assert!(refusal.contains(&format!(", found {found}")), "{refusal}");
+    }
+}
+
+#[test]
 fn equal_numbers_are_equal() {
     let variant = Variant::golden("llama-mha-untied").config(|config| {
         config.insert("partial_rotary_factor".into(), json!(1));
         config["hidden_size"] = json!(64.0);
         config["num_key_value_heads"] = json!(4.0);
+        config.insert("head_dim".into(), json!(16.0));
     });
     let (out, _) = variant.converted();
     let text = fs::read_to_string(out.join("config.json")).unwrap();
     assert!(text.contains("\"hidden_size\": 64,") && text.contains("\"num_key_value_heads\": 4,"), "{text}");
+    assert!(text.contains("\"head_dim\": 16,"), "{text}");
 }
 
 #[test]
@@ -213,6 +232,8 @@ fn foreign_entries_and_notes_are_left_out() {
         map.insert("audio_tower.layers.1.fc1".into(), json!({"bits": 16, "mode": "dense"}));
         map.insert("quant_method".into(), json!("mlx"));
         map.insert("calibration".into(), json!({"samples": 16}));
+        map.insert("desc_act".into(), json!(true));
+        map.insert("sym".into(), json!(false));
     });
     let source = variant.source();
     assert_eq!(source.bitmap(), &bits);
@@ -259,4 +280,21 @@ fn a_missing_head_is_said_to_be_perhaps_tied() {
         refusal.contains("output.weight") && refusal.contains("\"tie_word_embeddings\": true"),
         "{refusal}"
     );
+}
+
+#[test]
+fn stop_tokens_outside_the_vocabulary_are_noted() {
+    let variant = Variant::of(&bundled()).config(|config| config["eos_token_id"] = json!([1, 99_999]));
+    let mut keys = json_file(&variant.file("generation_config.json"));
+    keys["eos_token_id"] = json!(5000);
+    fs::write(variant.file("generation_config.json"), keys.to_string()).unwrap();
+    let model = variant.file("");
+    let output = mixbit(["run", "--model", model.to_str().unwrap(), "--prompt-tokens", "1,2", "-m", "1"]);
+    succeeded(&output);
+    for said in [&stderr(&output), &variant.converted().1] {
+        for (file, id) in [("config.json", 99_999), ("generation_config.json", 5000)] {
+            let note = format!("{file}: key `eos_token_id`: {id} is outside the vocabulary of ");
+            assert!(said.contains(&note), "{said}");
+        }
+    }
 }

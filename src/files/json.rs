@@ -59,14 +59,11 @@ fn read(text: &str) -> std::result::Result<(Value, Literals), String> {
     Ok((value, literals))
 }
 
-/// A value as messages show it: numbers that are not finite as Python writes them.
+/// A value as messages show it: numbers that are not finite as Python writes them, also inside of arrays and objects.
 pub fn shown(value: &Value) -> String {
-    match as_f64(value).filter(|x| !x.is_finite()) {
-        Some(x) if x.is_nan() => "NaN".to_owned(),
-        Some(x) if x > 0.0 => "Infinity".to_owned(),
-        Some(_) => "-Infinity".to_owned(),
-        None => value.to_string(),
-    }
+    ["NaN", "Infinity", "-Infinity"]
+        .iter()
+        .fold(value.to_string(), |text, number| text.replace(&json!({ TAG: number }).to_string(), number))
 }
 
 /// A number, not finite where it is in transformers' tagged spelling.
@@ -290,6 +287,13 @@ mod tests {
 
     fn read_file(text: &str) -> Result<(Value, Literals)> {
         parse_with_literals(Path::new("some.json"), text.as_bytes())
+    }
+
+    #[test]
+    fn numbers_are_shown_as_python_writes_them() {
+        for text in ["NaN", "-Infinity", r#"[1,Infinity,{"a":NaN}]"#, r#""NaN""#] {
+            assert_eq!(shown(&parse_text(text).unwrap()), text);
+        }
     }
 
     #[test]

@@ -45,24 +45,25 @@ impl Declared {
         }
         for (path, entry) in object {
             let nested = format!("{key}.{path}");
-            let is_layer = path.contains('.') || path == "lm_head";
+            let is_layer = path.contains('.') || HEADS.contains(&path.as_str());
             let quant = match entry {
+                // A setting of another tool (`desc_act`), or a record of how the model was made, as some tools write it
+                // here.
+                _ if !is_layer && !is_setting(entry) => continue,
                 // mlx-lm takes both for "leave it float".
                 Value::Bool(false) => None,
-                Value::Null if is_layer => None,
+                Value::Null => None,
                 Value::Bool(true) => {
                     Some(declared.default.ok_or_else(|| config.error(&nested, "no default to follow")))
                 }
-                // A record of how the model was made, as some tools write it here.
-                Value::Object(record) if !is_layer && !SETTINGS.iter().any(|s| record.contains_key(*s)) => {
-                    continue;
-                }
                 Value::Object(_) => Some(parse(config, &nested, entry)),
-                _ if is_layer => Some(Err(config.error(
+                _ => Some(Err(config.error(
                     &nested,
-                    format!("expected an object with bits and group_size, true or false, found {entry}"),
+                    format!(
+                        "expected an object with bits and group_size, true or false, found {}",
+                        json::shown(entry)
+                    ),
                 ))),
-                _ => continue,
             };
             match quant.transpose() {
                 Ok(quant) => drop(declared.layers.insert(path.clone(), quant)),
@@ -76,7 +77,15 @@ impl Declared {
 /// The keys of an entry.
 const SETTINGS: [&str; 3] = ["bits", "group_size", "mode"];
 
-/// The config's bit map, and the key that it stands under.
+/// Layers whose paths have no dot.
+const HEADS: [&str; 2] = ["lm_head", "output"];
+
+/// True if `entry` is an object with bits, group size or mode, so that its key is a layer's path even without a dot.
+fn is_setting(entry: &Value) -> bool {
+    entry.as_object().is_some_and(|entry| SETTINGS.iter().any(|key| entry.contains_key(*key)))
+}
+
+/// Returns the config's bit map, and the key that it stands under.
 fn section(config: &ModelConfig) -> Option<(&'static str, &Value)> {
     let empty = |value: &Value| value.as_object().is_some_and(Map::is_empty);
     ["quantization", "quantization_config"]
@@ -91,7 +100,7 @@ pub fn refuse_other_tools(config: &ModelConfig) -> Result<()> {
         None | Some(Value::Null) => Ok(()),
         Some(Value::String(method)) if method.eq_ignore_ascii_case("mlx") => Ok(()),
         Some(method) => Err(config
-            .error(key, format!("the checkpoint is quantized by {method}, not by MLX"))
+            .error(key, format!("the checkpoint is quantized by {}, not by MLX", json::shown(method)))
             .hint("start from the float checkpoint, or dequantize with the tool that made it")),
     }
 }
@@ -112,8 +121,8 @@ pub struct StoredLayer<'a> {
 }
 
 impl<'a> StoredLayer<'a> {
-    /// The parts of the layer of `spec` at `path`; `tensor` finds them by mlx-lm's names. `None` where the codes or the scales
-    /// are missing.
+    /// Finds the parts of the layer of `spec` at `path`; `tensor` finds them by mlx-lm's names. `None` where the codes or
+    /// the scales are missing.
     pub fn find(spec: &TensorSpec, path: &str, tensor: impl Fn(&str) -> Option<Tensor<'a>>) -> Option<Self> {
         let scales = tensor(&format!("{path}.scales"))?;
         Some(Self {
@@ -125,8 +134,8 @@ impl<'a> StoredLayer<'a> {
         })
     }
 
-    /// Bits, group size and mode as the shapes tell them, by the rule of mlx-lm's loader; `None` where MLX has no such
-    /// setting.
+    /// Returns bits, group size and mode as the shapes tell them, by the rule of mlx-lm's loader; `None` where MLX has no
+    /// such setting.
     pub fn quant(&self) -> Option<Quant> {
         let divided = |whole: usize, part: usize| {
             let exact = part != 0 && whole.is_multiple_of(part);
@@ -144,7 +153,7 @@ impl<'a> StoredLayer<'a> {
     }
 }
 
-/// Each layer's setting, and notes for the user on where it comes from, one sentence each.
+/// Returns each layer's setting, and notes for the user on where it comes from, one sentence each.
 ///
 /// An entry of config.json counts, whatever the shapes; layers without one are as their shapes say, as in mlx-lm, or
 /// where these say nothing as the default does. `stored` gives the checkpoint's name of a tensor.
@@ -223,8 +232,8 @@ fn foreign_note(foreign: &[&String]) -> Option<String> {
 
 fn parse(config: &ModelConfig, key: &str, value: &Value) -> Result<Quant> {
     // mlx-lm's mixed predicates write null where the mode's default is meant.
-    let given = |name: &str| value.get(name).filter(|value| !value.is_null());
-    let mode = match given("mode") {
+    let setting = |name: &str| value.get(name).filter(|value| !value.is_null());
+    let mode = match setting("mode") {
         None => Mode::Affine,
         Some(mode) => {
             let name = mode.as_str().ok_or_else(|| config.error(key, "mode: expected a string"))?;
@@ -232,11 +241,11 @@ fn parse(config: &ModelConfig, key: &str, value: &Value) -> Result<Quant> {
         }
     };
     let default = mode.default_quant();
-    let size = |name: &str, default: u32| match given(name) {
+    let size = |name: &str, default: u32| match setting(name) {
         None => Ok(default),
-        Some(v) => json::as_u64(v)
-            .and_then(|n| u32::try_from(n).ok())
-            .ok_or_else(|| config.error(key, format!("{name}: expected an integer, found {v}"))),
+        Some(v) => json::as_u64(v).and_then(|n| u32::try_from(n).ok()).ok_or_else(|| {
+            config.error(key, format!("{name}: expected an integer, found {}", json::shown(v)))
+        }),
     };
     let quant = Quant {
         bits: size("bits", default.bits)?,
@@ -247,7 +256,7 @@ fn parse(config: &ModelConfig, key: &str, value: &Value) -> Result<Quant> {
     Ok(quant)
 }
 
-/// The value of `quantization` for `map`: the most frequent setting as the default, then every layer.
+/// Returns the value of `quantization` for `map`: the most frequent setting as the default, then every layer.
 pub fn to_config(map: &BitMap) -> Value {
     let mut counts: BTreeMap<Quant, usize> = BTreeMap::new();
     for quant in map.values() {
@@ -296,7 +305,7 @@ mod tests {
             (json!({"bits": 4, "group_size": 64, "x": {"bits": 4, "group_size": 48}}), "quantization.x"),
             (json!({"bits": 4, "group_size": 64, "mode": "q4_k"}), "q4_k"),
             (json!({"quant_method": "awq", "bits": 4}), "not by MLX"),
-            (json!({"x": true}), "no default"),
+            (json!({"x.y": true}), "no default"),
         ] {
             let declared = Declared::from_config(&config(&value));
             let error = declared.map_or_else(|error| error, |(_, mut bad)| bad.pop_first().unwrap().1);
@@ -314,17 +323,19 @@ mod tests {
 
     #[test]
     fn false_and_null_mean_float() {
-        let value = json!({"bits": 4, "group_size": 64, "x": false, "x.y": null});
+        let floats = json!({"lm_head": false, "output": null, "x.y": false, "x.z": null});
+        let mut value = json!({"bits": 4, "group_size": 64});
+        value.as_object_mut().unwrap().extend(floats.as_object().unwrap().clone());
         let (declared, bad) = Declared::from_config(&config(&value)).unwrap();
-        assert_eq!((declared.layers.get("x"), declared.layers.get("x.y")), (Some(&None), Some(&None)));
-        assert!(bad.is_empty());
+        assert!(declared.layers.keys().eq(["lm_head", "output", "x.y", "x.z"]), "{declared:?}");
+        assert!(declared.layers.values().all(Option::is_none) && bad.is_empty());
     }
 
     #[test]
     fn notes_and_records_are_no_layers() {
         let value = json!({
             "bits": 4.0, "group_size": 64.0, "quant_method": "mlx", "made_on": "a Tuesday",
-            "calibration": {"samples": 16},
+            "calibration": {"samples": 16}, "desc_act": true, "sym": false, "damp_percent": null,
         });
         let (declared, bad) = Declared::from_config(&config(&value)).unwrap();
         assert_eq!(declared, Declared { default: Some(Quant::affine(4, 64)), layers: BTreeMap::new() });

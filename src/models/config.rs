@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::files::json;
 use crate::files::json::Literals;
 use crate::files::model_files::ModelFiles;
+use crate::models::defaults::{Effect, KeyDefault};
 
 /// The largest size (of a layer, a vocabulary, a context) that is taken for meant.
 const MAX_SIZE: u64 = 1 << 31;
@@ -27,64 +28,6 @@ pub struct ModelConfig {
     literals: Literals,
     defaults: &'static [KeyDefault],
     added: Vec<&'static str>,
-}
-
-/// A key's value in the config class that transformers 5 has for an architecture.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct KeyDefault {
-    /// The key.
-    pub key: &'static str,
-    /// Its value where config.json does not have it.
-    pub value: DefaultValue,
-    /// True where `null` is a choice of its own (`sliding_window`: none), which the default does not replace.
-    pub nullable: bool,
-}
-
-/// The value of a [`KeyDefault`].
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[allow(missing_docs, reason = "the kinds of JSON values")]
-pub enum DefaultValue {
-    Size(usize),
-    Number(f64),
-    Boolean(bool),
-    Text(&'static str),
-}
-
-impl KeyDefault {
-    /// A size.
-    pub const fn size(key: &'static str, value: usize) -> Self {
-        Self { key, value: DefaultValue::Size(value), nullable: false }
-    }
-
-    /// A size whose `null` is a choice.
-    pub const fn nullable_size(key: &'static str, value: usize) -> Self {
-        Self { key, value: DefaultValue::Size(value), nullable: true }
-    }
-
-    /// A number.
-    pub const fn number(key: &'static str, value: f64) -> Self {
-        Self { key, value: DefaultValue::Number(value), nullable: false }
-    }
-
-    /// A switch.
-    pub const fn boolean(key: &'static str, value: bool) -> Self {
-        Self { key, value: DefaultValue::Boolean(value), nullable: false }
-    }
-
-    /// A name.
-    pub const fn text(key: &'static str, value: &'static str) -> Self {
-        Self { key, value: DefaultValue::Text(value), nullable: false }
-    }
-
-    /// The value as JSON.
-    pub fn json(&self) -> Value {
-        match self.value {
-            DefaultValue::Size(n) => n.into(),
-            DefaultValue::Number(x) => x.into(),
-            DefaultValue::Boolean(b) => b.into(),
-            DefaultValue::Text(text) => text.into(),
-        }
-    }
 }
 
 impl ModelConfig {
@@ -120,7 +63,11 @@ impl ModelConfig {
         let model_type = match keys.get("model_type") {
             Some(Value::String(s)) if !s.is_empty() => s.clone(),
             Some(other) => {
-                return Err(Error::key(path, "model_type", format!("expected a string, found {other}")));
+                return Err(Error::key(
+                    path,
+                    "model_type",
+                    format!("expected a string, found {}", json::shown(other)),
+                ));
             }
             None => {
                 return Err(Error::key(path, "model_type", "missing").hint(format!(
@@ -140,17 +87,19 @@ impl ModelConfig {
         })
     }
 
-    /// This config with `defaults` for the keys that the file does not have. (A RoPE base may stand in several places; its
-    /// default is left to [`Self::default_of`].)
+    /// Returns this config with `defaults` for the keys that the file does not have. (A RoPE base may stand in several
+    /// places; its default is left to [`Self::default_of`].)
     #[must_use]
     pub fn with_defaults(&self, defaults: &'static [KeyDefault]) -> Self {
         let mut config = Self { defaults, ..self.clone() };
-        for default in defaults.iter().filter(|default| default.key != "rope_theta") {
-            let absent = match self.keys.get(default.key) {
+        for default in
+            defaults.iter().filter(|default| default.key != "rope_theta" && !default.json().is_null())
+        {
+            let is_absent = match self.keys.get(default.key) {
                 Some(value) => value.is_null() && !default.nullable,
                 None => true,
             };
-            if absent {
+            if is_absent {
                 config.keys.insert(default.key.to_owned(), default.json());
                 config.added.push(default.key);
             }
@@ -158,11 +107,12 @@ impl ModelConfig {
         config
     }
 
-    /// This config with the value of `other` as that of `key`, where both are names for one thing.
+    /// Returns this config with the value of `other` as that of `key`, where both are names for one thing.
     pub fn with_alias(&self, key: &'static str, other: &str) -> Result<Self> {
         let mut config = self.clone();
         match (self.get(key), self.get(other)) {
             (Some(one), Some(two)) if !json::equal(one, two) => {
+                let (one, two) = (json::shown(one), json::shown(two));
                 return Err(self.error(key, format!("is {one}, but {other}, another name for it, is {two}")));
             }
             (None, Some(value)) => {
@@ -173,43 +123,55 @@ impl ModelConfig {
         Ok(config)
     }
 
-    /// The keys that [`Self::with_defaults`] added.
+    /// Returns the keys that [`Self::with_defaults`] added.
     pub fn added(&self) -> &[&'static str] {
         &self.added
     }
 
-    /// The number that the architecture's class takes where `key` is absent.
+    /// Returns the added keys that shapes or the arithmetic of every model depend on.
+    pub fn added_decisive(&self) -> impl Iterator<Item = &'static str> {
+        let is_added = |default: &&KeyDefault| self.added.contains(&default.key);
+        let decisive = self.defaults.iter().filter(|default| default.effect == Effect::Decisive);
+        decisive.filter(is_added).map(|default| default.key)
+    }
+
+    /// Returns the keys of sizes that the architecture's class has.
+    pub fn size_keys(&self) -> impl Iterator<Item = &'static str> {
+        self.defaults.iter().filter(|default| default.is_size()).map(|default| default.key)
+    }
+
+    /// Returns the number that the architecture's class takes where `key` is absent.
     pub fn default_of(&self, key: &str) -> Option<f64> {
         let default = self.defaults.iter().find(|default| default.key == key)?;
         default.json().as_f64()
     }
 
-    /// The file, for messages.
+    /// Returns the path of the file, for messages.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The files that it is one of; `None` where it was only parsed.
+    /// Returns the files that config.json is one of; `None` where it was only parsed.
     pub fn files(&self) -> Option<&ModelFiles> {
         self.files.as_ref()
     }
 
-    /// The architecture's name.
+    /// Returns the architecture's name.
     pub fn model_type(&self) -> &str {
         &self.model_type
     }
 
-    /// All keys, in the file's order.
+    /// Returns all keys, in the file's order.
     pub fn keys(&self) -> &Map<String, Value> {
         &self.keys
     }
 
-    /// The numbers in it that [`Value`] cannot hold, as it writes them.
+    /// Returns the numbers of the file that [`Value`] cannot hold, as the file writes them.
     pub fn literals(&self) -> &Literals {
         &self.literals
     }
 
-    /// The value of `key`, unless absent or null. `key` may be dotted.
+    /// Returns the value of `key`, unless absent or null. `key` may be dotted.
     pub fn get(&self, key: &str) -> Option<&Value> {
         let mut parts = key.split('.');
         let mut value = self.keys.get(parts.next()?)?;
@@ -219,35 +181,38 @@ impl ModelConfig {
         (!value.is_null()).then_some(value)
     }
 
-    /// A positive size, if present.
+    /// Reads a positive size, if present.
     pub fn size(&self, key: &str) -> Result<Option<usize>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         match json::as_u64(value) {
             Some(n @ 1..MAX_SIZE) => Ok(Some(n as usize)),
-            _ => Err(self.error(key, format!("expected an integer from 1 to {MAX_SIZE}, found {value}"))),
+            _ => Err(self.error(
+                key,
+                format!("expected an integer from 1 to {MAX_SIZE}, found {}", json::shown(value)),
+            )),
         }
     }
 
-    /// A positive size that must be there.
+    /// Reads a positive size that must be there.
     pub fn require_size(&self, key: &str) -> Result<usize> {
         self.required(key, Self::size)
     }
 
-    /// The value that `get` reads as `key`, which must be there.
+    /// Reads with `get` the value of `key`, which must be there.
     pub fn required<T>(&self, key: &str, get: fn(&Self, &str) -> Result<Option<T>>) -> Result<T> {
         get(self, key)?.ok_or_else(|| self.missing(key))
     }
 
-    /// A finite number, if present.
+    /// Reads a finite number, if present.
     pub fn number(&self, key: &str) -> Result<Option<f64>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         match json::as_f64(value) {
             Some(x) if x.is_finite() => Ok(Some(x)),
-            _ => Err(self.error(key, format!("expected a finite number, found {value}"))),
+            _ => Err(self.error(key, format!("expected a finite number, found {}", json::shown(value)))),
         }
     }
 
-    /// A finite number above zero, if present.
+    /// Reads a finite number above zero, if present.
     pub fn positive(&self, key: &str) -> Result<Option<f64>> {
         match self.number(key)? {
             Some(x) if x <= 0.0 => Err(self.error(key, format!("expected a number above 0, found {x}"))),
@@ -255,37 +220,37 @@ impl ModelConfig {
         }
     }
 
-    /// A boolean (0 and 1 count), if present.
+    /// Reads a boolean (0 and 1 count), if present.
     pub fn boolean(&self, key: &str) -> Result<Option<bool>> {
         match self.get(key) {
             None => Ok(None),
-            Some(value) => as_bool(value)
-                .map(Some)
-                .ok_or_else(|| self.error(key, format!("expected true or false, found {value}"))),
+            Some(value) => as_bool(value).map(Some).ok_or_else(|| {
+                self.error(key, format!("expected true or false, found {}", json::shown(value)))
+            }),
         }
     }
 
-    /// A list of booleans (0 and 1 count), if present.
+    /// Reads a list of booleans (0 and 1 count), if present.
     pub fn booleans(&self, key: &str) -> Result<Option<Vec<bool>>> {
         self.list(key, "a list of 0 and 1", as_bool)
     }
 
-    /// A list of numbers from 0, if present.
+    /// Reads a list of numbers from 0, if present.
     pub fn indices(&self, key: &str) -> Result<Option<Vec<usize>>> {
         self.list(key, "a list of integers from 0", |v| json::as_u64(v).and_then(|n| usize::try_from(n).ok()))
     }
 
-    /// A list of strings, if present.
+    /// Reads a list of strings, if present.
     pub fn strings(&self, key: &str) -> Result<Option<Vec<String>>> {
         self.list(key, "a list of strings", |v| v.as_str().map(str::to_owned))
     }
 
-    /// A string, if present.
+    /// Reads a string, if present.
     pub fn string(&self, key: &str) -> Result<Option<&str>> {
         match self.get(key) {
             None => Ok(None),
             Some(Value::String(s)) => Ok(Some(s)),
-            Some(other) => Err(self.error(key, format!("expected a string, found {other}"))),
+            Some(other) => Err(self.error(key, format!("expected a string, found {}", json::shown(other)))),
         }
     }
 
@@ -295,14 +260,14 @@ impl ModelConfig {
             .as_array()
             .and_then(|items| items.iter().map(&item).collect::<Option<Vec<T>>>())
             .map(Some)
-            .ok_or_else(|| self.error(key, format!("expected {what}, found {value}")))
+            .ok_or_else(|| self.error(key, format!("expected {what}, found {}", json::shown(value))))
     }
 
     /// Fails if `key` has a value other than `expected`, which is all that the decoder block can honour.
     pub fn only(&self, key: &str, expected: &Value) -> Result<()> {
         match self.get(key) {
-            Some(found) if !json::equal(found, expected) => Err(self
-                .error(key, format!("{found} is not supported, only {expected}"))
+            Some(value) if !json::equal(value, expected) => Err(self
+                .error(key, format!("{} is not supported, only {expected}", json::shown(value)))
                 .hint("mixbit refuses what it cannot reproduce rather than guess")),
             _ => Ok(()),
         }
@@ -316,7 +281,7 @@ impl ModelConfig {
         }
     }
 
-    /// An error about `key` of this file.
+    /// Returns an error about `key` of this file.
     pub fn error(&self, key: &str, message: impl Into<String>) -> Error {
         Error::key(&self.path, key, message)
     }
@@ -325,7 +290,7 @@ impl ModelConfig {
         self.error(key, "missing").hint(format!("a `{}` config needs it", self.model_type))
     }
 
-    /// The dtype that the config claims for the weights (`dtype` or, before transformers 5, `torch_dtype`).
+    /// Returns the dtype that the config claims for the weights (`dtype` or, before transformers 5, `torch_dtype`).
     pub fn dtype_name(&self) -> Result<Option<&str>> {
         Ok(match self.string("dtype")? {
             Some(name) => Some(name),
@@ -382,6 +347,9 @@ mod tests {
     fn tagged_floats_are_numbers_but_not_sizes() {
         let config = parse(r#"{"model_type":"x","a":{"__float__":"Infinity"},"b":[0,1,true]}"#).unwrap();
         assert!(config.number("a").unwrap_err().to_string().contains("finite"));
+        for error in [config.size("a").unwrap_err(), config.boolean("a").unwrap_err()] {
+            assert!(error.to_string().ends_with("found Infinity"), "{error}");
+        }
         assert_eq!(config.booleans("b").unwrap(), Some(vec![false, true, true]));
     }
 }

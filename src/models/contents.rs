@@ -1,4 +1,4 @@
-//! What is in a weight file on its own, as far as names, types and shapes tell without a config.
+//! Contents of a weight file on its own, as far as names, types and shapes tell without a config.
 //!
 //! A quantized layer is a uint32 `.weight` beside `.scales` (and `.biases`, in affine mode). Of a row, that tells
 //! bits x group size, which is often one setting, and sometimes one of two or three: then bits, group size and number of
@@ -17,7 +17,7 @@ const EMBEDDING: &str = "embed_tokens";
 /// One tensor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TensorEntry {
-    /// Its name.
+    /// Name of the tensor.
     pub name: String,
     /// Element type, as MLX calls it.
     pub dtype: String,
@@ -30,7 +30,7 @@ pub struct TensorEntry {
 /// A matrix, or a stack of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FileLayer {
-    /// Its path.
+    /// Path of the layer.
     pub path: String,
     /// Sizes before packing; `None` where those of a quantized layer are not certain.
     pub shape: Option<Vec<usize>>,
@@ -42,7 +42,7 @@ pub struct FileLayer {
     pub mode: Option<&'static str>,
     /// Stored bytes: codes, scales and biases, or float weights.
     pub bytes: u64,
-    /// What a quantized layer may be, where not certain.
+    /// Settings that a quantized layer may have, where not certain.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub settings: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! What is in a model, to the byte: layers, classes of bytes, bits per weight. From headers alone.
+//! Contents of a model, to the byte: layers, classes of bytes, bits per weight. From headers alone.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use crate::numerics::quant::{AFFINE_GROUP_SIZES, Quant};
 /// One matrix, or those of all experts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LayerEntry {
-    /// Its path, such as `model.layers.0.self_attn.q_proj`.
+    /// Path of the layer, such as `model.layers.0.self_attn.q_proj`.
     pub path: String,
     /// Rows and columns, after the number of experts whose matrices these are.
     pub shape: Vec<usize>,
@@ -24,21 +24,21 @@ pub struct LayerEntry {
     pub mode: Option<&'static str>,
     /// Stored bytes: codes, scales and biases, or float weights.
     pub bytes: u64,
-    /// Its block.
+    /// Block that the layer is in.
     #[serde(skip)]
     pub block: Option<usize>,
-    /// What it does.
+    /// Role of the layer.
     #[serde(skip)]
     pub role: Role,
 }
 
 impl LayerEntry {
-    /// Number of weights.
+    /// Returns the number of weights.
     pub fn weights(&self) -> u64 {
         self.shape.iter().map(|&size| size as u64).product()
     }
 
-    /// Whether it is quantized, or could be: some affine group divides its rows.
+    /// True if the layer is quantized, or could be: some affine group divides its rows.
     fn is_quantizable(&self) -> bool {
         let columns = self.shape.last().copied().unwrap_or(0);
         let divides = |group: &u32| columns.is_multiple_of(*group as usize);
@@ -73,14 +73,15 @@ pub struct Inventory {
 }
 
 impl Inventory {
-    /// What `source` holds now.
+    /// Counts what `source` holds now.
     pub fn of_source(source: &SourceModel) -> Self {
         Self::build(source, source.bitmap(), |spec, layer| {
             stored_bytes(source, spec, layer.map(|(path, _)| path))
         })
     }
 
-    /// What `source` will hold with `bitmap`, its float part in `dtype`. Layers that are quantized already keep theirs.
+    /// Counts what `source` will hold with `bitmap`, its float part in `dtype`. Layers that are quantized already keep
+    /// theirs.
     pub fn planned(source: &SourceModel, bitmap: &BitMap, dtype: Dtype) -> Self {
         Self::build(source, bitmap, |spec, layer| match layer {
             None => (spec.len() as u64 * dtype.size() as u64, 0),
@@ -93,7 +94,7 @@ impl Inventory {
         })
     }
 
-    /// `sizes` gives the bytes of codes (or float values) and of scales and biases.
+    /// Counts layers and bytes; `sizes` gives the bytes of codes (or float values) and of scales and biases.
     fn build(
         source: &SourceModel,
         bitmap: &BitMap,

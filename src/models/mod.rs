@@ -1,8 +1,9 @@
-//! Which model a folder holds: config, decoder specification, architectures, tensor names, bit map, inventory.
+//! The model that a folder holds: config, decoder specification, architectures, tensor names, bit map, inventory.
 pub mod architectures;
 pub mod bitmap;
 pub mod config;
 pub mod contents;
+pub mod defaults;
 pub mod inventory;
 pub mod names;
 pub mod source;

@@ -5,23 +5,23 @@ use crate::models::spec::DecoderSpec;
 /// Parts of a layer's name that its tensors end with.
 const PARTS: [&str; 3] = ["weight", "scales", "biases"];
 
-/// The fate of a checkpoint's tensor name.
+/// Fate of a checkpoint's tensor name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rename {
-    /// It is mlx-lm's name already.
+    /// The name is mlx-lm's already.
     Keep,
-    /// mlx-lm calls it this.
+    /// mlx-lm calls the tensor this.
     To(String),
-    /// It is one expert's part of the tensor that mlx-lm calls so.
+    /// The tensor is one expert's part of the tensor that mlx-lm calls so.
     Expert {
         /// The tensor of all experts, one after the other.
         stack: String,
         /// The expert's number.
         index: usize,
     },
-    /// It holds, for every expert, several matrices of one shape, one above the other: those that mlx-lm calls so.
+    /// The tensor holds, for every expert, several matrices of one shape, one above the other: those that mlx-lm calls so.
     Fused(Vec<String>),
-    /// The decoder has no use for it (derived buffers).
+    /// The decoder has no use for the tensor (derived buffers).
     Drop,
 }
 
@@ -36,7 +36,7 @@ pub struct Names {
 }
 
 impl Names {
-    /// The names of a checkpoint whose tensors are called `stored`.
+    /// Reads the names of a checkpoint whose tensors are called `stored`.
     pub fn new<'a>(rule: fn(&str) -> Rename, stored: impl Iterator<Item = &'a str>) -> Self {
         let (mut inside, mut bare) = (false, false);
         for name in stored {
@@ -46,7 +46,7 @@ impl Names {
         Self { rule, bare: bare && !inside }
     }
 
-    /// The fate of the tensor called `name`.
+    /// Returns the fate of the tensor called `name`.
     pub fn rename(&self, name: &str) -> Rename {
         if !self.bare || !is_bare(name) {
             return (self.rule)(name);
@@ -58,9 +58,14 @@ impl Names {
         }
     }
 
-    /// True if the tensor called `name` has its place in a decoder whose tensors are `there`: under the name or names that
-    /// it gets, or as a head that is the embedding, or because no decoder needs it.
-    pub fn account_for(&self, name: &str, spec: Option<&DecoderSpec>, there: impl Fn(&str) -> bool) -> bool {
+    /// True if the tensor called `name` has its place in a decoder, tensors of which `is_stored` knows by mlx-lm's names: under
+    /// the name or names that it gets, or as a head that is the embedding, or because no decoder needs it.
+    pub fn account_for(
+        &self,
+        name: &str,
+        spec: Option<&DecoderSpec>,
+        is_stored: impl Fn(&str) -> bool,
+    ) -> bool {
         let is_tied_head = |name: &str| {
             spec.is_some_and(|spec| {
                 let rest = name.strip_prefix(spec.head_name).and_then(|rest| rest.strip_prefix('.'));
@@ -68,15 +73,15 @@ impl Names {
             })
         };
         match self.rename(name) {
-            Rename::Keep => there(name) || is_tied_head(name),
-            Rename::To(name) => there(&name) || is_tied_head(&name),
-            Rename::Expert { stack, .. } => there(&stack),
-            Rename::Fused(matrices) => matrices.iter().all(|name| there(name)),
+            Rename::Keep => is_stored(name) || is_tied_head(name),
+            Rename::To(name) => is_stored(&name) || is_tied_head(&name),
+            Rename::Expert { stack, .. } => is_stored(&stack),
+            Rename::Fused(matrices) => matrices.iter().all(|name| is_stored(name)),
             Rename::Drop => true,
         }
     }
 
-    /// A sentence for the user where names were completed.
+    /// Returns a sentence for the user where names were completed.
     pub fn note(&self) -> Option<String> {
         self.bare.then(|| {
             "the tensors' names lack `model.`, as those that are saved from a base model: it is added"
@@ -90,12 +95,12 @@ fn is_bare(name: &str) -> bool {
     ["layers.", "embed_tokens.", "norm."].iter().any(|part| name.starts_with(part))
 }
 
-/// Names that all Llama-like checkpoints share: RoPE buffers of old transformers versions are dropped.
+/// Renames as all Llama-like checkpoints need it: RoPE buffers of old transformers versions are dropped.
 pub(crate) fn rename_common(name: &str) -> Rename {
     if name.ends_with(".rotary_emb.inv_freq") { Rename::Drop } else { Rename::Keep }
 }
 
-/// Names of experts, and beside them [`rename_common`].
+/// Renames experts, and the rest as [`rename_common`].
 ///
 /// `<mlp>.experts.<number>.<name>.<part>`, one tensor per expert, is a part of `<mlp>.switch_mlp.<name>.<part>`: the weight
 /// of a float model, and weight, scales and biases of what old versions of mlx-lm quantized.
@@ -165,10 +170,10 @@ mod tests {
     #[test]
     fn what_an_index_lists_is_accounted_for() {
         let names = Names::new(rename_experts, ["model.norm.weight"].into_iter());
-        let there = |name: &str| name == "a.mlp.switch_mlp.up_proj.weight";
-        assert!(names.account_for("a.mlp.experts.3.up_proj.weight", None, there));
-        assert!(names.account_for("a.rotary_emb.inv_freq", None, there));
-        assert!(!names.account_for("a.mlp.experts.gate_up_proj", None, there), "gate is not there");
-        assert!(!names.account_for("lm_head.weight", None, there));
+        let is_stored = |name: &str| name == "a.mlp.switch_mlp.up_proj.weight";
+        assert!(names.account_for("a.mlp.experts.3.up_proj.weight", None, is_stored));
+        assert!(names.account_for("a.rotary_emb.inv_freq", None, is_stored));
+        assert!(!names.account_for("a.mlp.experts.gate_up_proj", None, is_stored), "gate is not there");
+        assert!(!names.account_for("lm_head.weight", None, is_stored));
     }
 }

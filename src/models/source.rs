@@ -38,7 +38,7 @@ pub struct SourceModel {
 pub struct SourceTensor<'a> {
     /// mlx-lm's name.
     pub name: &'a str,
-    /// Where it lies.
+    /// Data in the weight file.
     pub tensor: Tensor<'a>,
 }
 
@@ -91,8 +91,8 @@ impl SourceModel {
             .filter_map(|(name, original)| Some((name.clone(), checkpoint.get(original)?.shape.to_vec())))
             .collect();
         let mut spec = (row.spec)(&config, &shapes)?;
-        let there = |name: &str| stored.contains_key(name);
-        let absent = checkpoint.absent(|name| names.account_for(name, Some(&spec), there));
+        let is_stored = |name: &str| stored.contains_key(name);
+        let absent = checkpoint.absent(|name| names.account_for(name, Some(&spec), is_stored));
         if let Some(error) = absent.into_iter().chain(unstacked).next() {
             return Err(error);
         }
@@ -123,33 +123,33 @@ impl SourceModel {
         &self.files
     }
 
-    /// Its config.json.
+    /// Returns the model's config.json.
     pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
-    /// What the decoder is made of.
+    /// Returns the description of the decoder.
     pub fn spec(&self) -> &DecoderSpec {
         &self.spec
     }
 
-    /// The decoder's tensors, as float.
+    /// Returns the decoder's tensors, as float.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// The layers that are quantized in this folder.
+    /// Returns the layers that are quantized in this folder.
     pub fn bitmap(&self) -> &BitMap {
         &self.bitmap
     }
 
-    /// The weight files.
+    /// Returns the weight files.
     pub fn checkpoint(&self) -> &Checkpoint {
         &self.checkpoint
     }
 
-    /// What headers alone cannot tell: [`Checkpoint::verify`], and whether a head that is left out because it is tied to
-    /// the embedding is equal to it.
+    /// Checks what headers alone cannot tell: [`Checkpoint::verify`], and that a head which is left out because it is tied
+    /// to the embedding equals the embedding.
     pub fn verify(&self) -> Result<()> {
         const STEP: usize = 4 << 20;
         self.checkpoint.verify()?;
@@ -168,7 +168,7 @@ impl SourceModel {
         Ok(())
     }
 
-    /// The tensor that mlx-lm calls `name`, scales and biases of quantized layers among them.
+    /// Returns the tensor that mlx-lm calls `name`, scales and biases of quantized layers among them.
     pub fn tensor(&self, name: &str) -> Result<Tensor<'_>> {
         self.stored
             .get(name)
@@ -176,14 +176,14 @@ impl SourceModel {
             .ok_or_else(|| Error::tensor(self.checkpoint.path(), name, "missing"))
     }
 
-    /// All tensors, sorted by mlx-lm's names.
+    /// Returns all tensors, sorted by mlx-lm's names.
     pub fn tensors(&self) -> impl Iterator<Item = SourceTensor<'_>> {
         self.stored.iter().filter_map(|(name, original)| {
             Some(SourceTensor { name, tensor: self.checkpoint.get(original)? })
         })
     }
 
-    /// The dtype of this model: the config's, or that of most weights (of the scales where quantized).
+    /// Returns the dtype of this model: the config's, or that of most weights (of the scales where quantized).
     pub fn dtype(&self) -> Result<Dtype> {
         if let Some(name) = self.config.dtype_name()?
             && let Some(dtype) = Dtype::from_name(name)
@@ -200,8 +200,8 @@ impl SourceModel {
             .map_or(Dtype::F16, |(dtype, _)| writable(dtype)))
     }
 
-    /// SHA-256 over config.json's keys, and over name, dtype, shape and both ends (64 KiB each) of every tensor: tells
-    /// models apart without reading them whole.
+    /// Returns a SHA-256 over config.json's keys, and over name, dtype, shape and both ends (64 KiB each) of every tensor:
+    /// tells models apart without reading them whole.
     pub fn fingerprint(&self) -> Result<String> {
         let mut hash = Sha256::new();
         let keys = serde_json::to_vec(self.config.keys());
@@ -210,7 +210,7 @@ impl SourceModel {
         Ok(hexadecimal(hash))
     }
 
-    /// The same over the tensors alone.
+    /// Returns a SHA-256 over name, dtype, shape and both ends (64 KiB each) of every tensor.
     pub fn weights_fingerprint(&self) -> String {
         let mut hash = Sha256::new();
         self.hash_weights(&mut hash);

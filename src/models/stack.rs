@@ -11,7 +11,7 @@ use crate::models::architectures::Architecture;
 use crate::words::count;
 
 impl Checkpoint {
-    /// The rule that makes the tensors' names those of the architecture `row`.
+    /// Returns the rule that makes the tensors' names those of the architecture `row`.
     pub fn names(&self, row: &Architecture) -> Names {
         Names::new(row.rename, self.entries.keys().map(String::as_str))
     }

@@ -4,7 +4,7 @@ use rayon::prelude::*;
 
 use super::lanes;
 
-/// KL(reference || model) of each row of logits [rows, vocabulary], in nats.
+/// Returns KL(reference || model) of each row of logits [rows, vocabulary], in nats.
 pub fn kl_divergences(logits: &[f32], reference: &[f32], vocabulary: usize) -> Vec<f64> {
     let rows = logits.par_chunks(vocabulary).zip(reference.par_chunks(vocabulary));
     rows.map(|(row, reference)| Row::new(reference).kl_divergence(&Row::new(row))).collect()
@@ -31,7 +31,7 @@ impl<'a> Row<'a> {
         f64::from(logit - self.largest) - self.log_sum
     }
 
-    /// sum_i p_i (log p_i - log q_i), p this row and q the `other`.
+    /// Returns sum_i p_i (log p_i - log q_i), p this row and q the `other`.
     pub(crate) fn kl_divergence(&self, other: &Row<'_>) -> f64 {
         let shift = (self.log_sum - other.log_sum) as f32;
         let total = lanes::sum_of_divergences(self.logits, self.largest, other.logits, other.largest, shift);

@@ -27,7 +27,7 @@ pub enum Dtype {
 }
 
 impl Dtype {
-    /// Bytes of one element.
+    /// Returns the bytes of one element.
     pub fn size(self) -> usize {
         match self {
             Self::F64 | Self::I64 | Self::U64 => 8,
@@ -37,12 +37,12 @@ impl Dtype {
         }
     }
 
-    /// Whether values are floating-point numbers.
+    /// True if values are floating-point numbers.
     pub fn is_float(self) -> bool {
         matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::BF16)
     }
 
-    /// The name in a safetensors header.
+    /// Returns the name in a safetensors header.
     pub fn safetensors(self) -> &'static str {
         match self {
             Self::F64 => "F64",
@@ -61,7 +61,7 @@ impl Dtype {
         }
     }
 
-    /// From the name in a safetensors header.
+    /// Reads the name in a safetensors header.
     pub fn from_safetensors(name: &str) -> Option<Self> {
         use Dtype as D;
         [
@@ -83,7 +83,7 @@ impl Dtype {
         .find(|dtype| dtype.safetensors() == name)
     }
 
-    /// From the name that PyTorch, MLX and configs use (`float16`, `torch.bfloat16`).
+    /// Reads the name that PyTorch, MLX and configs use (`float16`, `torch.bfloat16`).
     pub fn from_name(name: &str) -> Option<Self> {
         match name.strip_prefix("torch.").unwrap_or(name) {
             "float64" => Some(Self::F64),
@@ -125,7 +125,7 @@ impl fmt::Display for Dtype {
     }
 }
 
-/// What a cast met.
+/// Irregular values that a cast met.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CastReport {
     /// Values that were NaN or infinite before.
@@ -142,7 +142,7 @@ impl CastReport {
     }
 }
 
-/// Values a block; a block's buffers stay in the first cache level.
+/// Values per block; a block's buffers stay in the first cache level.
 const BLOCK: usize = 2048;
 
 /// Casts little-endian `source` of dtype `from` to little-endian `to`, appended to `out`, rounding to nearest even
@@ -185,7 +185,7 @@ pub fn cast(from: Dtype, source: &[u8], to: Dtype, out: &mut Vec<u8>) -> CastRep
     report
 }
 
-/// float32 to float16, the usual conversion, straight from aligned memory into `out`; `false` where it is not aligned.
+/// Casts float32 to float16, the usual conversion, straight from aligned memory into `out`; `false` where it is not aligned.
 /// Only a block that has an infinity or NaN afterwards is looked at for why.
 fn narrow_in_place(block: &[u8], out: &mut Vec<u8>, report: &mut CastReport) -> bool {
     let Ok(values) = bytemuck::try_cast_slice::<u8, f32>(block) else { return false };
@@ -205,7 +205,7 @@ fn narrow_in_place(block: &[u8], out: &mut Vec<u8>, report: &mut CastReport) -> 
     true
 }
 
-/// The least float32 that rounds to infinity in `to`.
+/// Returns the least float32 that rounds to infinity in `to`.
 fn overflow_threshold(to: Dtype) -> f32 {
     match to {
         Dtype::F16 => 65520.0,
@@ -214,7 +214,7 @@ fn overflow_threshold(to: Dtype) -> f32 {
     }
 }
 
-/// Largest finite magnitude and number of non-finite values.
+/// Returns the largest finite magnitude and the number of non-finite values.
 fn scan(values: &[f32]) -> (f32, u64) {
     let mut largest = 0u32;
     let mut non_finite = 0u32;
@@ -234,7 +234,7 @@ pub fn extend_f32(from: Dtype, source: &[u8], out: &mut Vec<f32>) {
     widen_into(from, source, &mut out[start..]);
 }
 
-/// [`extend_f32`] into as many values as there are. Stops at the shorter of the two.
+/// Writes [`extend_f32`] into as many values as there are. Stops at the shorter of the two.
 pub fn widen_into(from: Dtype, source: &[u8], out: &mut [f32]) {
     fn each<const N: usize>(source: &[u8], out: &mut [f32], value: impl Fn([u8; N]) -> f32) {
         out.iter_mut().zip(source.as_chunks().0).for_each(|(out, bytes)| *out = value(*bytes));
@@ -294,7 +294,7 @@ fn push_words(words: impl ExactSizeIterator<Item = u16>, out: &mut Vec<u8>) {
     }
 }
 
-/// Branch-free, so that the loop over it vectorizes; equal to `bf16::from_f32`.
+/// Rounds without branches, so that the loop over it vectorizes; equal to `bf16::from_f32`.
 fn bf16_bits(x: f32) -> u16 {
     let bits = x.to_bits();
     let rounded = (bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16) as u16;
@@ -302,8 +302,8 @@ fn bf16_bits(x: f32) -> u16 {
     if bits & 0x7fff_ffff > 0x7f80_0000 { nan } else { rounded }
 }
 
-/// The float32 that keeps what rounding once more needs to know: toward zero, the last bit set where anything was lost
-/// (Boldo and Melquiond, 2008). Rounding to nearest instead would round twice.
+/// Returns the float32 that keeps what rounding once more needs to know: toward zero, the last bit set where anything was
+/// lost (Boldo and Melquiond, 2008). Rounding to nearest instead would round twice.
 fn round_to_odd(x: f64) -> f32 {
     let nearest = x as f32;
     let exact = f64::from(nearest).to_bits() == x.to_bits();
@@ -334,7 +334,7 @@ fn cast_f64(block: &[u8], to: Dtype, out: &mut Vec<u8>, report: &mut CastReport)
     }
 }
 
-/// The dtype of scales and biases.
+/// Returns the dtype of scales and biases.
 pub fn float_type(dtype: Dtype) -> Result<FloatType> {
     match dtype {
         Dtype::F32 => Ok(FloatType::F32),

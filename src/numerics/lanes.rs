@@ -1,39 +1,18 @@
-//! Maxima, sums and exponentials over rows of float32, in lanes that the compiler makes vectors of, with AVX2 where the
-//! CPU has it. Nothing is fused, so every instruction set and number of threads gives the same bits.
+//! Maxima, sums and exponentials over rows of float32, in lanes that the compiler makes vectors of. Every instruction set
+//! and number of threads gives the same bits.
 
 #![allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
+
+use super::wide::wide;
 
 /// Values side by side.
 const LANES: usize = 16;
 /// Values whose sum is taken in float32; longer sums are of these, in float64.
 const RUN: usize = 256;
 
-/// Defines a function that is compiled for AVX2 too.
-macro_rules! wide {
-    ($(#[$doc:meta])* fn $name:ident($($arg:ident: $type:ty),*) -> $output:ty $body:block) => {
-        $(#[$doc])*
-        pub fn $name($($arg: $type),*) -> $output {
-            #[inline(always)]
-            fn plain($($arg: $type),*) -> $output $body
-            #[cfg(target_arch = "x86_64")]
-            {
-                #[target_feature(enable = "avx2")]
-                fn avx2($($arg: $type),*) -> $output {
-                    plain($($arg),*)
-                }
-                if is_x86_feature_detected!("avx2") {
-                    // SAFETY: the CPU has AVX2.
-                    return unsafe { avx2($($arg),*) };
-                }
-            }
-            plain($($arg),*)
-        }
-    };
-}
-
-/// exp(x) for x up to 88, within two units in the last place; 0 below -88. The polynomial is that of Cephes' expf.
+/// Returns exp(x) for x up to 88, within two units in the last place; 0 below -88. The polynomial is that of Cephes' expf.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     let x = if x < -88.0 { -88.0 } else { x };
     // x = n ln 2 + r. Adding 1.5 * 2^23 leaves no bits for a fraction, and n in the lowest ones. ln 2 is in two parts, the
     // first so short that its product with n is exact.
@@ -50,7 +29,7 @@ fn exp(x: f32) -> f32 {
     p * f32::from_bits(shifted.to_bits().wrapping_sub(0x4b40_0000 - 127) << 23)
 }
 
-/// `value(a, b)` summed over two rows of one length, in lanes.
+/// Sums `value(a, b)` over two rows of one length, in lanes.
 #[inline(always)]
 fn sum(a: &[f32], b: &[f32], value: impl Fn(f32, f32) -> f32) -> f64 {
     let mut total = 0.0;
@@ -72,8 +51,8 @@ fn sum(a: &[f32], b: &[f32], value: impl Fn(f32, f32) -> f32) -> f64 {
 }
 
 wide! {
-    /// The largest value that is a number; -infinity if there is none.
-    fn largest(row: &[f32]) -> f32 {
+    /// Returns the largest value that is a number; -infinity if there is none.
+    pub fn largest(row: &[f32]) -> f32 {
         let (full, rest) = row.as_chunks::<LANES>();
         let mut lanes = [f32::NEG_INFINITY; LANES];
         for values in full {
@@ -86,15 +65,15 @@ wide! {
 }
 
 wide! {
-    /// sum_i exp(x_i - largest).
-    fn sum_of_exponentials(row: &[f32], largest: f32) -> f64 {
+    /// Returns sum_i exp(x_i - largest).
+    pub fn sum_of_exponentials(row: &[f32], largest: f32) -> f64 {
         sum(row, row, |x, _| exp(x - largest))
     }
 }
 
 wide! {
     /// Turns x into exp(x - largest) and returns the sum.
-    fn exponentials(row: &mut [f32], largest: f32) -> f64 {
+    pub fn exponentials(row: &mut [f32], largest: f32) -> f64 {
         for x in row.iter_mut() {
             *x = exp(*x - largest);
         }
@@ -103,8 +82,9 @@ wide! {
 }
 
 wide! {
-    /// sum_i exp(p_i) (p_i - q_i - shift), of which a p_i of -infinity adds nothing. Both rows come less their largest.
-    fn sum_of_divergences(p: &[f32], largest_p: f32, q: &[f32], largest_q: f32, shift: f32) -> f64 {
+    /// Returns sum_i exp(p_i) (p_i - q_i - shift), of which a p_i of -infinity adds nothing. Both rows come less their
+    /// largest.
+    pub fn sum_of_divergences(p: &[f32], largest_p: f32, q: &[f32], largest_q: f32, shift: f32) -> f64 {
         sum(p, q, |p, q| {
             let (p, q) = (p - largest_p, q - largest_q);
             let weight = exp(p);
@@ -116,7 +96,7 @@ wide! {
 wide! {
     /// Turns both rows, of one length, into exp(x - largest) and returns the sums of p, of q and of p_i (log p_i - log q_i).
     /// A p_i of 0 adds nothing.
-    fn exponentials_apart(p: &mut [f32], largest_p: f32, q: &mut [f32], largest_q: f32) -> [f64; 3] {
+    pub fn exponentials_and_divergence(p: &mut [f32], largest_p: f32, q: &mut [f32], largest_q: f32) -> [f64; 3] {
         let mut totals = [0.0; 3];
         for (p, q) in p.chunks_mut(RUN).zip(q.chunks_mut(RUN)) {
             let (full_p, rest_p) = p.as_chunks_mut::<LANES>();
@@ -147,15 +127,15 @@ wide! {
 }
 
 wide! {
-    /// sum_i weights_i x_i^2.
-    fn weighted_square(x: &[f32], weights: &[f32]) -> f64 {
+    /// Returns sum_i weights_i x_i^2.
+    pub fn weighted_square(x: &[f32], weights: &[f32]) -> f64 {
         sum(x, weights, |x, weight| weight * x * x)
     }
 }
 
 wide! {
-    /// `sums += x^2`, elementwise; false if one is not finite then.
-    fn add_squares(sums: &mut [f32], x: &[f32]) -> bool {
+    /// Adds x^2 to `sums`, elementwise; returns false if a sum is not finite then.
+    pub fn add_squares(sums: &mut [f32], x: &[f32]) -> bool {
         for (sum, x) in sums.iter_mut().zip(x) {
             *sum += x * x;
         }
@@ -165,8 +145,8 @@ wide! {
 }
 
 wide! {
-    /// Whether every value is finite.
-    fn is_finite(x: &[f32]) -> bool {
+    /// True if every value is finite.
+    pub fn is_finite(x: &[f32]) -> bool {
         sum(x, x, |x, _| 0.0 * x).is_finite()
     }
 }
@@ -214,7 +194,7 @@ mod tests {
             let terms = p.iter().zip(&q).map(|(p, q)| weight(p) * f64::from(p - most - (q - 9.0) - 40.0));
             assert_close(sum_of_divergences(&p, most, &q[..count], 9.0, 40.0), terms.sum());
             let (mut both_p, mut both_q) = (p.clone(), q[..count].to_vec());
-            let [sum_p, sum_q, apart] = exponentials_apart(&mut both_p, most, &mut both_q, 9.0);
+            let [sum_p, sum_q, divergence] = exponentials_and_divergence(&mut both_p, most, &mut both_q, 9.0);
             assert_eq!(both_p, row);
             assert_close(sum_p, total);
             assert_close(sum_q, both_q.iter().map(|&q| f64::from(q)).sum());
@@ -226,7 +206,10 @@ mod tests {
             );
             let terms = p.iter().zip(&q).map(|(p, q)| weight(p) * f64::from(p - most - (q - 9.0)));
             let expected = terms.sum::<f64>();
-            assert!((apart - expected).abs() <= 1e-5 * (expected.abs() + total), "{apart} {expected}");
+            assert!(
+                (divergence - expected).abs() <= 1e-5 * (expected.abs() + total),
+                "{divergence} {expected}"
+            );
             let squares: f64 = p.iter().zip(&q).map(|(p, q)| f64::from(p * p * q.abs())).sum();
             let weights: Vec<f32> = q[..count].iter().map(|q| q.abs()).collect();
             assert_close(weighted_square(&p, &weights), squares);

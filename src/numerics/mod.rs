@@ -8,3 +8,4 @@ pub mod nearest;
 pub mod quant;
 pub mod rounding;
 pub mod statistics;
+pub(crate) mod wide;

@@ -43,7 +43,7 @@ pub fn dequantize_stored(
     }
 }
 
-/// The rounding error `Q(W) - W` of [`quantize`] then [`dequantize`], including what the cast to `dtype` costs, of
+/// Writes the rounding error `Q(W) - W` of [`quantize`] then [`dequantize`], including what the cast to `dtype` costs, of
 /// float32 weights in rows of `columns`; `out` has as many items.
 pub fn rounding_error_into(
     weights: &[f32],

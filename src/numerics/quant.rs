@@ -36,7 +36,7 @@ impl Mode {
     /// All modes.
     pub const ALL: [Self; 4] = [Self::Affine, Self::Mxfp4, Self::Mxfp8, Self::Nvfp4];
 
-    /// The name MLX uses.
+    /// Returns the name that MLX uses.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Affine => "affine",
@@ -46,7 +46,7 @@ impl Mode {
         }
     }
 
-    /// The only bits and group size of a floating-point mode; MLX's default of 4 and 64 for affine.
+    /// Returns the only bits and group size of a floating-point mode; MLX's default of 4 and 64 for affine.
     pub const fn default_quant(self) -> Quant {
         let (bits, group_size) = match self {
             Self::Affine => (4, DEFAULT_GROUP_SIZE),
@@ -82,18 +82,18 @@ pub struct Quant {
     pub bits: u32,
     /// Neighbours in a row that share a scale.
     pub group_size: u32,
-    /// How a code becomes a number.
+    /// Rule by which a code becomes a number.
     #[serde(default)]
     pub mode: Mode,
 }
 
 impl Quant {
-    /// Affine with `bits` and `group_size`; not validated.
+    /// Makes an affine setting of `bits` and `group_size`; not validated.
     pub const fn affine(bits: u32, group_size: u32) -> Self {
         Self { bits, group_size, mode: Mode::Affine }
     }
 
-    /// What `--bits`, `--group-size` and `--mode` say together. `bits` may be any of the notations that contain them.
+    /// Combines bits, group size and mode as the user names them. `bits` may be any of the notations that contain them.
     pub fn uniform(bits: Option<&str>, group_size: Option<u32>, mode: Option<Mode>) -> Result<Self> {
         let clash =
             |what: String| Error::usage(what).hint("leave one of them out: --bits 4:32:mxfp4 says all three");
@@ -123,7 +123,7 @@ impl Quant {
         Ok(quant)
     }
 
-    /// Whether MLX 0.32 accepts this setting.
+    /// Checks that MLX 0.32 accepts this setting.
     pub fn validate(self) -> Result<()> {
         if self.mode != Mode::Affine {
             let only = self.mode.default_quant();
@@ -148,13 +148,13 @@ impl Quant {
         Ok(())
     }
 
-    /// Groups in a row of `columns` weights; `None` where the group size does not divide the row.
+    /// Returns the groups in a row of `columns` weights; `None` where the group size does not divide the row.
     pub fn groups(self, columns: usize) -> Option<usize> {
         let group_size = self.group_size as usize;
         (group_size != 0 && columns.is_multiple_of(group_size)).then(|| columns / group_size)
     }
 
-    /// `u32` words of codes in a row of `columns` weights (`columns * bits / 32`); `None` where the group size
+    /// Returns the `u32` words of codes in a row of `columns` weights (`columns * bits / 32`); `None` where the group size
     /// does not divide the row, or the row does not fill whole words.
     pub fn packed_columns(self, columns: usize) -> Option<usize> {
         self.groups(columns)?;
@@ -162,7 +162,7 @@ impl Quant {
         bits.is_multiple_of(32).then_some(bits / 32)
     }
 
-    /// Stored bytes of a `rows x columns` weight: codes, scales and biases. `scale_bytes` is the width of the
+    /// Returns the stored bytes of a `rows x columns` weight: codes, scales and biases. `scale_bytes` is the width of the
     /// float type that affine scales and biases take (2 or 4); the floating-point modes have one-byte scales
     /// and no biases. `None` where the group size does not divide the row, or on overflow.
     pub fn bytes(self, rows: usize, columns: usize, scale_bytes: usize) -> Option<u64> {
@@ -172,7 +172,7 @@ impl Quant {
         u64::try_from(row).ok()?.checked_mul(u64::try_from(rows).ok()?)
     }
 
-    /// Stored bits per weight, scales and biases included: 4.5 for `4:64` with 16-bit scales.
+    /// Returns the stored bits per weight, scales and biases included: 4.5 for `4:64` with 16-bit scales.
     /// `None` where the group size does not divide the row.
     pub fn bpw(self, columns: usize, scale_bytes: usize) -> Option<f64> {
         bits_per_weight(self.bytes(1, columns, scale_bytes)?, columns)

@@ -1,11 +1,11 @@
 //! Mean and standard error.
 
-/// Mean of `values`; 0 of none.
+/// Returns the mean of `values`; 0 of none.
 pub fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
-/// Mean of `values` and its standard error, from the variance with n - 1; the error of one value is 0.
+/// Returns the mean of `values` and its standard error, from the variance with n - 1; the error of one value is 0.
 pub fn mean_and_stderr(values: &[f64]) -> (f64, f64) {
     let (n, mean) = (values.len().max(1) as f64, mean(values));
     let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);

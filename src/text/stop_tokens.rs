@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::files::json;
+use crate::models::architectures;
 use crate::models::config::ModelConfig;
 use crate::text::tokenizer::Tokenizer;
 
@@ -40,10 +41,15 @@ impl StopTokens {
     /// As [`StopTokens::read`] has it.
     pub fn of_files(config: &ModelConfig) -> Result<Self> {
         let mut stop = Self::default();
-        stop.add(CONFIG, from_config(config)?);
+        let vocab_size = vocab_size(config)?;
+        let mut add = |file, ids: Vec<u32>| {
+            stop.notes.extend(vocab_size.and_then(|size| outside_note(file, &ids, size)));
+            stop.add(file, ids);
+        };
+        add(CONFIG, from_config(config)?);
         match GenerationConfig::read(config)? {
             GenerationConfig::Absent => {}
-            GenerationConfig::Whole { stop: ids, .. } => stop.add(GENERATION, ids),
+            GenerationConfig::Whole { stop: ids, .. } => add(GENERATION, ids),
             GenerationConfig::Broken(error) => stop.notes.push(format!("{error}; the file is not used")),
         }
         Ok(stop)
@@ -143,6 +149,25 @@ impl GenerationConfig {
     }
 }
 
+/// Rows of the embedding by config.json, or by the defaults of its architecture; `None` for an unknown architecture.
+fn vocab_size(config: &ModelConfig) -> Result<Option<usize>> {
+    match architectures::find(config) {
+        Ok(row) => config.with_defaults(row.defaults).size("vocab_size"),
+        Err(_) => Ok(None),
+    }
+}
+
+/// A note on ids that no model of `vocab_size` tokens writes, so that they never end a text.
+fn outside_note(file: &str, ids: &[u32], vocab_size: usize) -> Option<String> {
+    let outside = ids.iter().filter(|&&id| id as usize >= vocab_size);
+    let outside: Vec<String> = outside.map(u32::to_string).collect();
+    let verb = if outside.len() == 1 { "is" } else { "are" };
+    let names = outside.join(", ");
+    (!outside.is_empty()).then(|| {
+        format!("{file}: key `eos_token_id`: {names} {verb} outside the vocabulary of {vocab_size} tokens, so that no text ends there")
+    })
+}
+
 fn unexpected(value: &Value) -> String {
     format!("expected a token id or a list of them, found {}", json::shown(value))
 }
@@ -182,6 +207,20 @@ mod tests {
         assert_eq!(stop.ids(), [1, 2, 4]);
         assert_eq!(stop.tokens.first(), Some(&(1, vec![CONFIG, GENERATION])));
         assert_eq!(stop.tokens.last(), Some(&(4, vec![CONFIG])));
+    }
+
+    #[test]
+    fn ids_outside_the_vocabulary_are_noted() {
+        let read = |ids: Value| {
+            let keys = json!({"model_type": "llama", "vocab_size": 128, "eos_token_id": ids});
+            let config = ModelConfig::parse(&PathBuf::from(CONFIG), &keys.to_string()).unwrap();
+            StopTokens::of_files(&config).unwrap()
+        };
+        assert!(read(json!([1, 127])).notes().is_empty());
+        let stop = read(json!([1, 128, 99_999]));
+        let note = "config.json: key `eos_token_id`: 128, 99999 are outside the vocabulary of 128 tokens";
+        assert!(stop.notes().concat().starts_with(note), "{:?}", stop.notes());
+        assert_eq!(stop.ids(), [1, 128, 99_999]);
     }
 
     #[test]

@@ -243,7 +243,7 @@ fn row_divergence(logits: &mut [f32], target: &mut [f32], temperature: f64) -> f
         }
     }
     let (most, wanted_most) = (lanes::largest(logits), lanes::largest(target));
-    let [wanted, found, total] = lanes::exponentials_apart(target, wanted_most, logits, most);
+    let [wanted, found, total] = lanes::exponentials_and_divergence(target, wanted_most, logits, most);
     let (over_found, over_wanted) = (factor * (1.0 / found) as f32, factor * (1.0 / wanted) as f32);
     for (z, t) in logits.iter_mut().zip(&*target) {
         *z = *z * over_found - t * over_wanted;

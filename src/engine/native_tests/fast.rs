@@ -17,7 +17,7 @@ fn values(seed: u64, sizes: &[usize]) -> Array {
     from_vec((0..sizes.iter().product()).map(|_| 2.0 * rng.f32() - 1.0).collect(), sizes)
 }
 
-/// The same values behind other strides: made as [batch, tokens, heads, dims].
+/// Returns the values of `values` behind other strides: made as [batch, tokens, heads, dims].
 fn tokens_first(seed: u64, [batch, heads, tokens, dims]: [usize; 4]) -> Array {
     values(seed, &[batch, tokens, heads, dims]).transpose_axes(&[0, 2, 1, 3]).unwrap()
 }

@@ -1,3 +1,5 @@
 //! Tests of the functions that native/ puts in MLX's place on Linux.
 pub mod exponentials;
 pub mod fast;
+#[cfg(target_os = "linux")]
+pub mod in_force;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::check::{Finding, list};
 use super::folder::Folder;
+use crate::files::json;
 use crate::models::config::ModelConfig;
 use crate::models::spec::{AttentionSpan, DecoderSpec, ExpertsSpec, QkNorm, RopeScaling};
 use crate::words::count;
@@ -243,7 +244,10 @@ fn attention_scale(config: Option<&ModelConfig>, spec: &DecoderSpec) -> Finding 
         ),
         (None, Some(value)) => Finding::ok(
             subject,
-            format!("{scores}; attn_scale {value} is for temperature tuning, which no block here has"),
+            format!(
+                "{scores}; attn_scale {} is for temperature tuning, which no block here has",
+                json::shown(value)
+            ),
         ),
         (None, None) => Finding::ok(subject, scores),
     }

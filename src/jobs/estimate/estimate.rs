@@ -7,7 +7,7 @@ use crate::engine::measure::settings::StepCosts;
 use crate::models::spec::{DecoderSpec, Manifest};
 use crate::numerics::rounding::Technique;
 
-/// What this machine does in a second.
+/// Rates of this machine, per second.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rates {
     /// Float32 operations of a matrix product of the model's own sizes.
@@ -20,26 +20,26 @@ pub struct Rates {
     pub fed_back: f64,
 }
 
-/// What is to be done.
+/// Work of a job.
 #[derive(Debug, Clone, Copy)]
 pub struct Work<'a> {
     /// The decoder.
     pub spec: &'a DecoderSpec,
-    /// Its tensors.
+    /// The decoder's tensors.
     pub manifest: &'a Manifest,
     /// Calibration sequences; none if nothing is measured or rounded with a text.
     pub sequences: usize,
-    /// How many of them sensitivities are measured on.
+    /// Number of sequences that sensitivities are measured on.
     pub measured: usize,
     /// Tokens in each, and in each window.
     pub length: usize,
-    /// How many sequences whole models are measured on.
+    /// Number of sequences that whole models are measured on.
     pub whole: usize,
     /// Candidates that sensitivities are measured for; none if they are not.
     pub candidates: usize,
-    /// How layers are rounded, or would be.
+    /// Technique that layers are rounded with, or would be.
     pub technique: Technique,
-    /// Whether they are.
+    /// True if layers are rounded.
     pub rounds: bool,
     /// Windows that the result is evaluated on.
     pub windows: usize,
@@ -60,12 +60,12 @@ pub struct Estimate {
     pub stages: Vec<(&'static str, Duration)>,
     /// Peak resident memory in bytes.
     pub memory: u64,
-    /// Of the measurement.
+    /// Costs of the measurement's steps beside each other.
     pub steps: StepCosts,
 }
 
 impl Work<'_> {
-    /// What it takes at the `rates` of a machine.
+    /// Estimates the work at the `rates` of a machine.
     pub fn estimate(&self, rates: Rates) -> Estimate {
         let times = super::time::Times::new(self, rates);
         Estimate { stages: times.stages(), memory: self.memory(), steps: times.steps() }
@@ -73,14 +73,14 @@ impl Work<'_> {
 }
 
 impl Estimate {
-    /// All stages together.
+    /// Returns the time of all stages.
     pub fn total(&self) -> Duration {
         self.stages.iter().map(|(_, time)| *time).sum()
     }
 }
 
 impl fmt::Display for Estimate {
-    /// `measuring 6.2 s, rounding 3.1 s; 9.3 s in all`
+    /// Writes `measuring 6.2 s, rounding 3.1 s; 9.3 s in all`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, (name, time)) in self.stages.iter().enumerate() {
             write!(f, "{}{name} {}", if index == 0 { "" } else { ", " }, rough(*time))?;
@@ -93,7 +93,7 @@ impl fmt::Display for Estimate {
     }
 }
 
-/// Two digits at most.
+/// Writes a time with two digits at most.
 fn rough(time: Duration) -> String {
     match time.as_secs_f64() {
         seconds if seconds < 0.95 => "under 1 s".to_owned(),

@@ -1,4 +1,4 @@
-//! How much memory a job needs.
+//! Memory that a job needs.
 
 use super::estimate::Work;
 use crate::engine::learn::student::TOGETHER;
@@ -13,7 +13,7 @@ const TRIED: u64 = 25 << 20;
 const F32: u64 = 4;
 
 impl Work<'_> {
-    /// Peak resident memory in bytes.
+    /// Returns the peak resident memory in bytes.
     pub(crate) fn memory(&self) -> u64 {
         let spec = self.spec;
         let largest_block = self.linear() as u64 / spec.layers.len().max(1) as u64 * F32;
@@ -43,15 +43,15 @@ impl Work<'_> {
         PROCESS + ends + logits + stage + states.min(self.activations)
     }
 
-    /// Bytes of what two sequences' tokens are on their way through experts, each token in several of them.
+    /// Returns the bytes of what two sequences' tokens are on their way through experts, each token in several of them.
     fn routed(&self) -> u64 {
         let Some(experts) = self.spec.experts else { return 0 };
         let row = 4 * self.spec.hidden_size + 8 * experts.intermediate_size;
         (2 * self.length * experts.per_token * row) as u64 * F32
     }
 
-    /// Bytes of distillation, and about those of refinement, beside those of the `block`s: what the way back through one
-    /// keeps of the tokens, and scales and biases with their gradients and moments, in groups of 64.
+    /// Returns the bytes of distillation, and about those of refinement, beside those of the `block`s: what the way back
+    /// through one keeps of the tokens, and scales and biases with their gradients and moments, in groups of 64.
     fn learning(&self, block: u64) -> u64 {
         let DecoderSpec { hidden_size, intermediate_size, num_attention_heads, .. } = self.spec;
         let token = 12 * hidden_size + 6 * intermediate_size + num_attention_heads * self.length;

@@ -1,4 +1,4 @@
-//! How long a job will take here and how much memory it needs: operations counted from the shapes, over rates that were
+//! Time and memory that a job takes on this machine: operations counted from the shapes, over rates that were
 //! measured for a moment on this machine.
 mod estimate;
 mod memory;

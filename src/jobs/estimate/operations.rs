@@ -1,49 +1,31 @@
 //! Operations and values, counted from the shapes.
 
 use super::estimate::Work;
-use crate::models::spec::{DecoderSpec, ExpertsSpec, TensorSpec};
+use crate::models::spec::{DecoderSpec, TensorSpec};
 
-/// What goes into some of a block's layers.
+/// An input that some of a block's layers share.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Input {
     pub(crate) columns: f64,
-    /// Rows for a token.
+    /// Rows per token.
     pub(crate) tokens: f64,
-    /// Matrices that have one each.
+    /// Matrices, each with an input of its own.
     pub(crate) matrices: f64,
 }
 
 impl Work<'_> {
-    /// Layers with experts.
-    pub(crate) fn sparse_layers(&self) -> usize {
-        self.spec.layers.iter().filter(|layer| layer.sparse).count()
-    }
-
-    /// Values of a token on its way through experts, in all layers.
-    pub(crate) fn routed_values(&self) -> usize {
-        let values =
-            |experts: ExpertsSpec| experts.per_token * (self.spec.hidden_size + experts.intermediate_size);
-        self.sparse_layers() * self.spec.experts.map_or(0, values)
-    }
-
-    /// Factorizations that GPTQ begins: one a matrix, and of experts one each.
-    pub(crate) fn hessians(&self) -> f64 {
-        let specs = self.manifest.iter().filter(|spec| spec.quantizable());
-        specs.map(|spec| spec.experts().unwrap_or(1)).sum::<usize>() as f64
-    }
-
-    /// Weights of all linear layers.
+    /// Counts the weights of all linear layers.
     pub(crate) fn linear(&self) -> f64 {
         self.matrices().map(|[rows, columns]| rows * columns).sum()
     }
 
-    /// Rows and columns of all linear layers.
+    /// Returns rows and columns of all linear layers.
     pub(crate) fn matrices(&self) -> impl Iterator<Item = [f64; 2]> {
         let specs = self.manifest.iter().filter(|spec| spec.quantizable());
         specs.map(|spec| [spec.rows() as f64, spec.columns() as f64])
     }
 
-    /// Operations of all blocks for a token.
+    /// Counts the operations of all blocks for a token.
     pub(crate) fn block_flops(&self) -> f64 {
         let in_blocks = self.manifest.iter().filter(|spec| spec.layer.is_some() && spec.quantizable());
         let weights: f64 = in_blocks.map(|spec| spec.len() as f64 * self.used(spec)).sum();
@@ -51,7 +33,7 @@ impl Work<'_> {
         2.0 * weights + 4.0 * (self.length * width * self.spec.layers.len()) as f64
     }
 
-    /// Part of a layer that a token meets.
+    /// Returns the share of a layer that a token meets.
     fn used(&self, spec: &TensorSpec) -> f64 {
         match (spec.experts(), self.spec.experts) {
             (Some(_), Some(experts)) => experts.per_token as f64 / experts.count as f64,
@@ -59,19 +41,19 @@ impl Work<'_> {
         }
     }
 
-    /// Operations of the head for a token.
+    /// Counts the operations of the head for a token.
     pub(crate) fn head_flops(&self) -> f64 {
         2.0 * (self.spec.hidden_size * self.spec.vocab_size) as f64
     }
 
-    /// Operations of E[x x^T] for a token, half of which is the other half's mirror image: q, k and v share an input, and
-    /// gate and up.
+    /// Counts the operations of E[x x^T] for a token, half of which is the other half's mirror image: q, k and v share an
+    /// input, and gate and up.
     pub(crate) fn moment_flops(&self) -> f64 {
         let of = |sparse| self.inputs(sparse).iter().map(|i| i.tokens * i.columns * i.columns).sum::<f64>();
         self.spec.layers.iter().map(|layer| of(layer.sparse)).sum()
     }
 
-    /// The four inputs of a block.
+    /// Returns the four inputs of a block.
     pub(crate) fn inputs(&self, sparse: bool) -> [Input; 4] {
         let DecoderSpec { hidden_size, intermediate_size, num_attention_heads, head_dim, .. } = self.spec;
         let one = |columns: usize| Input { columns: columns as f64, tokens: 1.0, matrices: 1.0 };
@@ -87,7 +69,7 @@ impl Work<'_> {
         [attention[0], attention[1], gate, down]
     }
 
-    /// Operations of GPTQ: a factorization and a triangular product a matrix.
+    /// Counts the operations of GPTQ: a factorization and a triangular product per matrix.
     pub(crate) fn feedback_flops(&self) -> f64 {
         let specs = self.manifest.iter().filter(|spec| spec.quantizable());
         let of = |spec: &TensorSpec| {

@@ -1,4 +1,4 @@
-//! What this machine does in a second, tried for a moment, and how long a job will take by that.
+//! Rates of this machine, tried for a moment, and the line that says what a job will take by them.
 
 use super::estimate::{Estimate, Rates, Work};
 use crate::engine::runtime::{Engine, matmul_rate};
@@ -9,9 +9,10 @@ use crate::numerics::rounding::{DAMPING, Hessian, Rounder, Technique, gptq};
 use crate::progress::Progress;
 use crate::words::bytes;
 
-/// Weights that candidates are scored on to see how fast that is, and in rows of how many.
-const TRIED: usize = 1 << 17;
-const COLUMNS: usize = 256;
+/// Weights that rounding is tried on.
+const TRIED_WEIGHTS: usize = 1 << 17;
+/// Columns of their rows.
+const TRIED_COLUMNS: usize = 256;
 
 /// Says what `work` will take, `of` what, where candidates are `quants` with scales in `dtype`.
 pub fn announce(
@@ -33,10 +34,10 @@ pub fn announce(
     Ok(estimate)
 }
 
-/// What this machine does in a second, where matrix products run at `flops`.
+/// Tries the rates of this machine, where matrix products run at `flops`.
 fn rates(flops: f64, quants: &[Quant], dtype: FloatType, technique: Technique) -> Rates {
     let mut rng = fastrand::Rng::with_seed(1);
-    let weights: Vec<f32> = (0..TRIED).map(|_| rng.f32() - 0.5).collect();
+    let weights: Vec<f32> = (0..TRIED_WEIGHTS).map(|_| rng.f32() - 0.5).collect();
     let rounder = Rounder { dtype, searched: technique.is_searched(), importance: None };
     Rates {
         flops,
@@ -46,28 +47,28 @@ fn rates(flops: f64, quants: &[Quant], dtype: FloatType, technique: Technique) -
     }
 }
 
-/// Weights a second that are rounded to one of `quants`.
+/// Tries how many weights per second are rounded to one of `quants`.
 fn rounding_rate(weights: &[f32], quants: &[Quant], rounder: Rounder<'_>) -> f64 {
     let mut errors = vec![0.0; weights.len()];
     let tried = || {
         for quant in quants {
             // Modes that cannot round uniform values of this size do not exist.
-            let _ = rounder.error_into(0, weights, COLUMNS, *quant, &mut errors);
+            let _ = rounder.error_into(0, weights, TRIED_COLUMNS, *quant, &mut errors);
         }
     };
     (weights.len() * quants.len()) as f64 / seconds(tried)
 }
 
-/// Weights a second that GPTQ finds codes for.
+/// Tries how many weights per second GPTQ finds codes for.
 fn feedback_rate(weights: &[f32], dtype: FloatType) -> f64 {
     // Neighbours that go together: where nothing does, scale search is tried as well.
-    let moment = |at: usize| 0.9_f32.powi((at / COLUMNS).abs_diff(at % COLUMNS) as i32);
-    let moments: Vec<f32> = (0..COLUMNS * COLUMNS).map(moment).collect();
-    let Ok(hessian) = Hessian::new(&moments, COLUMNS, DAMPING) else { return 1.0 };
+    let moment = |at: usize| 0.9_f32.powi((at / TRIED_COLUMNS).abs_diff(at % TRIED_COLUMNS) as i32);
+    let moments: Vec<f32> = (0..TRIED_COLUMNS * TRIED_COLUMNS).map(moment).collect();
+    let Ok(hessian) = Hessian::new(&moments, TRIED_COLUMNS, DAMPING) else { return 1.0 };
     weights.len() as f64 / seconds(|| drop(gptq(weights, Quant::affine(4, 64), dtype, &hessian)))
 }
 
-/// The least of some tries: the first wakes threads up, and other programs get in the way.
+/// Returns the least time of some tries: the first wakes threads up, and other programs get in the way.
 fn seconds(mut work: impl FnMut()) -> f64 {
     const TRIES: usize = 4;
     let mut least = f64::INFINITY;

@@ -1,10 +1,11 @@
 //! MobileLLM-R1: Llama 4's text decoder without experts.
 //!
-//! Config and weights are at odds in several places; what is done about each is said in `notes`.
+//! Config and weights are at odds in several places; `notes` says what is done about each.
 
 use super::names::TensorShapes;
 use crate::error::{Error, Result};
-use crate::models::config::{KeyDefault, ModelConfig};
+use crate::models::config::ModelConfig;
+use crate::models::defaults::KeyDefault;
 use crate::models::names::{Rename, rename_common};
 use crate::models::spec::{AttentionSpan, DecoderSpec, QkNorm, RopeScaling, TemperatureTuning};
 
@@ -18,20 +19,20 @@ pub const DEFAULTS: &[KeyDefault] = &[
     KeyDefault::nullable_size("num_key_value_heads", 8),
     KeyDefault::size("head_dim", 128),
     KeyDefault::text("hidden_act", "silu"),
-    KeyDefault::size("max_position_embeddings", 131_072),
+    KeyDefault::size("max_position_embeddings", 131_072).minor(),
     KeyDefault::number("rms_norm_eps", 1e-5),
     KeyDefault::number("rope_theta", 500_000.0),
     KeyDefault::boolean("tie_word_embeddings", false),
     KeyDefault::boolean("attention_bias", false),
     KeyDefault::boolean("use_qk_norm", true),
-    KeyDefault::size("no_rope_layer_interval", 4),
-    KeyDefault::nullable_size("attention_chunk_size", 8192),
+    KeyDefault::size("no_rope_layer_interval", 4).minor(),
+    KeyDefault::nullable_size("attention_chunk_size", 8192).minor(),
     KeyDefault::boolean("attn_temperature_tuning", true),
-    KeyDefault::number("floor_scale", 8192.0),
-    KeyDefault::number("attn_scale", 0.1),
+    KeyDefault::number("floor_scale", 8192.0).minor(),
+    KeyDefault::number("attn_scale", 0.1).minor(),
 ];
 
-/// Interleaved RoPE, weightless q/k norm, layers without RoPE, one gated MLP called `feed_forward`.
+/// Describes the decoder: interleaved RoPE, weightless q/k norm, layers without RoPE, one gated MLP called `feed_forward`.
 pub fn spec(config: &ModelConfig, shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;
@@ -54,7 +55,7 @@ pub fn spec(config: &ModelConfig, shapes: &TensorShapes) -> Result<DecoderSpec> 
     Ok(spec)
 }
 
-/// Llama 4 calls an untied head `lm_head`, mlx-lm `output`.
+/// Renames an untied head, which is `lm_head` in Llama 4 and `output` in mlx-lm.
 pub fn rename(name: &str) -> Rename {
     match name.strip_prefix("lm_head.") {
         Some(rest) => Rename::To(format!("output.{rest}")),
@@ -62,8 +63,8 @@ pub fn rename(name: &str) -> Rename {
     }
 }
 
-/// `intermediate_size` is the experts' width and `intermediate_size_mlp` the dense MLP's, which hints at a dual MLP
-/// that MobileLLM-R1 does not have: the tensors decide.
+/// Sets the width of the MLP. `intermediate_size` is the experts' width and `intermediate_size_mlp` the dense MLP's, which
+/// hints at a dual MLP that MobileLLM-R1 does not have: the tensors decide.
 fn set_intermediate_size(config: &ModelConfig, shapes: &TensorShapes, spec: &mut DecoderSpec) -> Result<()> {
     if let Some(name) = shapes
         .keys()
@@ -94,7 +95,8 @@ fn set_intermediate_size(config: &ModelConfig, shapes: &TensorShapes, spec: &mut
     Ok(())
 }
 
-/// `no_rope_layers[i]` is 1 where RoPE is *applied*. A list of zeros would leave the model without positions.
+/// Sets the layers with RoPE. `no_rope_layers[i]` is 1 where RoPE is *applied*. A list of zeros would leave the model
+/// without positions.
 fn set_rope_layers(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
     let count = spec.layers.len();
     let flags = match config.booleans("no_rope_layers")? {
@@ -126,7 +128,7 @@ fn set_rope_layers(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
     Ok(())
 }
 
-/// Layers with RoPE attend within chunks, 8192 tokens unless the config says otherwise.
+/// Sets the spans of attention. Layers with RoPE attend within chunks, 8192 tokens unless the config says otherwise.
 fn set_chunks(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
     if let Some(chunk) = config.size("attention_chunk_size")? {
         for layer in spec.layers.iter_mut().filter(|layer| layer.rope) {
@@ -136,7 +138,8 @@ fn set_chunks(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
     Ok(())
 }
 
-/// `attn_scale` is no multiplier of the scores: it belongs to the temperature of layers without RoPE.
+/// Sets temperature tuning. `attn_scale` is no multiplier of the scores: it belongs to the temperature of layers without
+/// RoPE.
 fn set_temperature(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
     let tuning = config.required("attn_temperature_tuning", ModelConfig::boolean)?;
     if tuning && spec.layers.iter().any(|layer| !layer.rope) {

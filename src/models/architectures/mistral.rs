@@ -2,7 +2,8 @@
 
 use super::names::TensorShapes;
 use crate::error::Result;
-use crate::models::config::{KeyDefault, ModelConfig};
+use crate::models::config::ModelConfig;
+use crate::models::defaults::KeyDefault;
 use crate::models::spec::{AttentionSpan, DecoderSpec};
 
 /// Defaults of transformers' `MistralConfig`.
@@ -13,15 +14,16 @@ pub const DEFAULTS: &[KeyDefault] = &[
     KeyDefault::size("num_hidden_layers", 32),
     KeyDefault::size("num_attention_heads", 32),
     KeyDefault::nullable_size("num_key_value_heads", 8),
+    KeyDefault::optional_size("head_dim"),
     KeyDefault::text("hidden_act", "silu"),
-    KeyDefault::size("max_position_embeddings", 131_072),
+    KeyDefault::size("max_position_embeddings", 131_072).minor(),
     KeyDefault::number("rms_norm_eps", 1e-6),
     KeyDefault::number("rope_theta", 10_000.0),
     KeyDefault::boolean("tie_word_embeddings", false),
-    KeyDefault::nullable_size("sliding_window", 4096),
+    KeyDefault::nullable_size("sliding_window", 4096).minor(),
 ];
 
-/// Llama's block; the window holds in every layer. mlx-lm 0.32 runs these models without it.
+/// Describes the decoder: Llama's block; the window holds in every layer. mlx-lm 0.32 runs these models without it.
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;

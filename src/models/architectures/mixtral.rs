@@ -1,29 +1,26 @@
 //! Mixtral 8x7B and 8x22B: Mistral's block with experts, which are called `w1` (gate), `w2` (down) and `w3` (up).
 
+use super::mistral;
 use super::names::TensorShapes;
 use crate::error::Result;
-use crate::models::config::{KeyDefault, ModelConfig};
+use crate::models::config::ModelConfig;
+use crate::models::defaults::{KeyDefault, extend, extended_len};
 use crate::models::names::{Rename, rename_experts};
 use crate::models::spec::{DecoderSpec, ExpertsSpec, RopeScaling};
 
-/// Defaults of transformers' `MixtralConfig`.
-pub const DEFAULTS: &[KeyDefault] = &[
-    KeyDefault::size("vocab_size", 32_000),
-    KeyDefault::size("hidden_size", 4096),
-    KeyDefault::size("intermediate_size", 14_336),
-    KeyDefault::size("num_hidden_layers", 32),
-    KeyDefault::size("num_attention_heads", 32),
-    KeyDefault::nullable_size("num_key_value_heads", 8),
-    KeyDefault::text("hidden_act", "silu"),
-    KeyDefault::size("max_position_embeddings", 131_072),
+/// Defaults of transformers' `MixtralConfig`: Mistral's, but for these.
+pub const DEFAULTS: &[KeyDefault] =
+    &extend::<{ extended_len(mistral::DEFAULTS, OWN) }>(mistral::DEFAULTS, OWN);
+
+const OWN: &[KeyDefault] = &[
     KeyDefault::number("rms_norm_eps", 1e-5),
     KeyDefault::number("rope_theta", 1_000_000.0),
-    KeyDefault::boolean("tie_word_embeddings", false),
+    KeyDefault::optional_size("sliding_window"),
     KeyDefault::size("num_local_experts", 8),
     KeyDefault::size("num_experts_per_tok", 2),
 ];
 
-/// Experts in every block, their probabilities brought to a sum of 1.
+/// Describes the decoder: experts in every block, their probabilities brought to a sum of 1.
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_alias("num_local_experts", "num_experts")?.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;
@@ -54,7 +51,7 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     Ok(spec)
 }
 
-/// The names that mlx-lm gives experts' matrices. transformers 5 calls the experts' block `mlp`, Mixtral's own
+/// Renames experts' matrices as mlx-lm does. transformers 5 calls the experts' block `mlp`, Mixtral's own
 /// checkpoints and mlx-lm `block_sparse_moe`.
 pub fn rename(name: &str) -> Rename {
     let own = [".mlp.experts.", ".mlp.gate."].iter().find(|part| name.contains(*part));

@@ -2,7 +2,8 @@
 
 use super::names::TensorShapes;
 use crate::error::Result;
-use crate::models::config::{KeyDefault, ModelConfig};
+use crate::models::config::ModelConfig;
+use crate::models::defaults::KeyDefault;
 use crate::models::spec::{DecoderSpec, QkNorm};
 
 /// Defaults of transformers' `Qwen3Config`.
@@ -15,17 +16,17 @@ pub const DEFAULTS: &[KeyDefault] = &[
     KeyDefault::nullable_size("num_key_value_heads", 32),
     KeyDefault::size("head_dim", 128),
     KeyDefault::text("hidden_act", "silu"),
-    KeyDefault::size("max_position_embeddings", 32_768),
+    KeyDefault::size("max_position_embeddings", 32_768).minor(),
     KeyDefault::number("rms_norm_eps", 1e-6),
     KeyDefault::number("rope_theta", 10_000.0),
     KeyDefault::boolean("tie_word_embeddings", false),
     KeyDefault::boolean("attention_bias", false),
     KeyDefault::boolean("use_sliding_window", false),
-    KeyDefault::nullable_size("sliding_window", 4096),
-    KeyDefault::size("max_window_layers", 28),
+    KeyDefault::nullable_size("sliding_window", 4096).minor(),
+    KeyDefault::size("max_window_layers", 28).minor(),
 ];
 
-/// Llama's block with a norm of queries and keys; the later blocks may have a sliding window.
+/// Describes the decoder: Llama's block with a norm of queries and keys; the later blocks may have a sliding window.
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;

@@ -1,35 +1,31 @@
 //! Qwen3 with experts (Qwen3-30B-A3B): Qwen3's attention, and in most blocks an MLP of which a router chooses a part.
 
 use super::names::TensorShapes;
+use super::qwen3;
 use crate::error::Result;
-use crate::models::config::{KeyDefault, ModelConfig};
+use crate::models::config::ModelConfig;
+use crate::models::defaults::{KeyDefault, extend, extended_len};
 use crate::models::spec::{DecoderSpec, ExpertsSpec, QkNorm, RopeScaling};
 
-/// Defaults of transformers' `Qwen3MoeConfig`.
-pub const DEFAULTS: &[KeyDefault] = &[
-    KeyDefault::size("vocab_size", 151_936),
+/// Defaults of transformers' `Qwen3MoeConfig`: Qwen3's, but for these.
+pub const DEFAULTS: &[KeyDefault] = &extend::<{ extended_len(qwen3::DEFAULTS, OWN) }>(qwen3::DEFAULTS, OWN);
+
+const OWN: &[KeyDefault] = &[
     KeyDefault::size("hidden_size", 2048),
     KeyDefault::size("intermediate_size", 6144),
     KeyDefault::size("num_hidden_layers", 24),
-    KeyDefault::size("num_attention_heads", 32),
     KeyDefault::nullable_size("num_key_value_heads", 4),
-    KeyDefault::text("hidden_act", "silu"),
-    KeyDefault::size("max_position_embeddings", 32_768),
-    KeyDefault::number("rms_norm_eps", 1e-6),
-    KeyDefault::number("rope_theta", 10_000.0),
-    KeyDefault::boolean("tie_word_embeddings", false),
-    KeyDefault::boolean("attention_bias", false),
-    KeyDefault::boolean("use_sliding_window", false),
-    KeyDefault::nullable_size("sliding_window", 4096),
-    KeyDefault::size("decoder_sparse_step", 1),
+    KeyDefault::optional_size("head_dim"),
+    KeyDefault::optional_size("max_window_layers"),
+    KeyDefault::size("decoder_sparse_step", 1).minor(),
     KeyDefault::size("moe_intermediate_size", 768),
     KeyDefault::size("num_experts", 128),
     KeyDefault::size("num_experts_per_tok", 8),
     KeyDefault::boolean("norm_topk_prob", false),
 ];
 
-/// Every `decoder_sparse_step`-th block has experts, unless `mlp_only_layers` names it. A sliding window holds in every
-/// block.
+/// Describes the decoder: every `decoder_sparse_step`-th block has experts, unless `mlp_only_layers` names it. A sliding
+/// window holds in every block.
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_alias("num_experts", "num_local_experts")?.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;

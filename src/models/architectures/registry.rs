@@ -3,7 +3,8 @@
 use super::names::TensorShapes;
 use super::{llama, llama4_text, mistral, mixtral, qwen3, qwen3_moe};
 use crate::error::Result;
-use crate::models::config::{KeyDefault, ModelConfig};
+use crate::models::config::ModelConfig;
+use crate::models::defaults::KeyDefault;
 use crate::models::names::{Rename, rename_common, rename_experts};
 use crate::models::spec::DecoderSpec;
 
@@ -54,12 +55,12 @@ const fn alias(
     Architecture { model_type, alias_of: Some(of), defaults, spec, rename }
 }
 
-/// All rows.
+/// Returns all rows.
 pub fn rows() -> &'static [Architecture] {
     ARCHITECTURES
 }
 
-/// The row for the config's `model_type`.
+/// Finds the row for the config's `model_type`.
 pub fn find(config: &ModelConfig) -> Result<&'static Architecture> {
     ARCHITECTURES.iter().find(|row| row.model_type == config.model_type()).ok_or_else(|| {
         config
@@ -68,7 +69,7 @@ pub fn find(config: &ModelConfig) -> Result<&'static Architecture> {
     })
 }
 
-/// The supported `model_type`s, for messages.
+/// Lists the supported `model_type`s, for messages.
 pub fn supported() -> String {
     ARCHITECTURES.iter().map(|row| row.model_type).collect::<Vec<_>>().join(", ")
 }
@@ -95,6 +96,9 @@ mod tests {
             for default in row.defaults {
                 let (name, entry) = (row.model_type, &class[default.key]);
                 assert!(json::equal(&entry[0], &default.json()), "{name} {}: {entry}", default.key);
+                if entry[0].is_null() {
+                    continue;
+                }
                 // Older versions take null for as many as there are query heads, whatever the class.
                 let null = entry[1] == true || default.key == "num_key_value_heads";
                 assert_eq!(default.nullable, null, "{name} {}", default.key);
@@ -110,7 +114,8 @@ mod tests {
         for row in rows() {
             let class = &classes[row.alias_of.unwrap_or(row.model_type)];
             for key in &read {
-                let listed = row.defaults.iter().any(|default| default.key == *key);
+                let listed =
+                    row.defaults.iter().any(|default| default.key == *key && !default.json().is_null());
                 // Llama 4's experts are refused.
                 let refused =
                     row.model_type == "llama4_text" && key.starts_with("num_") && key.contains("expert");

@@ -7,14 +7,14 @@ use serde_json::Value;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 
-/// Which keys a query sees, beside causality.
+/// Keys that a query sees, beside causality.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttentionSpan {
-    /// All before it.
+    /// All keys before the query.
     Full,
-    /// The latest so many, itself included.
+    /// The latest so many keys, the query's own included.
     Sliding(usize),
-    /// Those of its own chunk of so many positions.
+    /// Keys in the query's own chunk of so many positions.
     Chunked(usize),
 }
 
@@ -42,11 +42,11 @@ pub struct TemperatureTuning {
 /// One decoder block's own choices.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerSpec {
-    /// Whether queries and keys are rotated.
+    /// True if queries and keys are rotated.
     pub rope: bool,
-    /// Which keys are seen.
+    /// Keys that a query sees.
     pub span: AttentionSpan,
-    /// Whether its MLP is the decoder's experts.
+    /// True if the block's MLP is the decoder's experts.
     pub sparse: bool,
 }
 
@@ -54,19 +54,19 @@ pub struct LayerSpec {
 /// with its probabilities (softmax over all experts).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExpertsSpec {
-    /// How many there are.
+    /// Number of experts.
     pub count: usize,
-    /// How many a token goes to.
+    /// Number of experts per token.
     pub per_token: usize,
-    /// Width of each.
+    /// Width of each expert.
     pub intermediate_size: usize,
-    /// Whether the probabilities of the chosen ones are brought to a sum of 1.
+    /// True if the probabilities of the chosen experts are brought to a sum of 1.
     pub normalized: bool,
 }
 
 /// Name of the router inside an MLP of experts.
 pub const ROUTER: &str = "gate";
-/// Where an MLP keeps its experts' matrices, one after the other.
+/// Name of the experts' matrices, one after the other, inside an MLP.
 const EXPERTS: &str = "switch_mlp";
 
 /// A decoder: pre-norm blocks of grouped-query attention and a SiLU-gated MLP.
@@ -101,21 +101,21 @@ pub struct DecoderSpec {
     pub attention_bias: bool,
     /// Bias of the gate, up and down projections.
     pub mlp_bias: bool,
-    /// Whether the head is the embedding.
+    /// True if the head is the embedding.
     pub tie_word_embeddings: bool,
-    /// Whether stock mlx-lm can run a tied head whose embedding is quantized.
+    /// True if stock mlx-lm can run a tied head whose embedding is quantized.
     pub quantized_tied_head: bool,
     /// Name of the MLP inside a block.
     pub mlp_name: &'static str,
     /// Name of an untied head.
     pub head_name: &'static str,
-    /// One entry a block.
+    /// One entry per block.
     pub layers: Vec<LayerSpec>,
     /// Config keys whose resolved value must be written so that stock mlx-lm reads the same model from the output.
     pub resolved: Vec<(&'static str, Value)>,
     /// The defaults that sizes were taken from, as one sentence.
     pub defaults_taken: Option<String>,
-    /// What was decided against the config's letter, or what the user should know; one sentence each.
+    /// Notes for the user, one sentence each: decisions against the config's letter, and the like.
     pub notes: Vec<String>,
 }
 
@@ -152,7 +152,7 @@ impl DecoderSpec {
         config.only_silu()?;
         let tie_word_embeddings = config.required("tie_word_embeddings", ModelConfig::boolean)?;
         let rope = Rope::from_config(config, false)?;
-        let mut resolved = written_sizes(config)?;
+        let mut resolved = written_sizes(config);
         resolved.extend(written_defaults(config));
         resolved.push(("tie_word_embeddings", tie_word_embeddings.into()));
         resolved.extend(rope.written(config));
@@ -247,52 +247,36 @@ impl DecoderSpec {
         Ok(())
     }
 
-    /// The experts of block `layer`, if its MLP is made of them.
+    /// Returns the experts of block `layer`, if its MLP is made of them.
     pub fn experts_of(&self, layer: usize) -> Option<ExpertsSpec> {
         self.experts.filter(|_| self.layers[layer].sparse)
     }
 
-    /// Path of what block `layer` calls `name` in its MLP.
+    /// Returns the path of what block `layer` calls `name` in its MLP.
     pub fn mlp_path(&self, layer: usize, name: &str) -> String {
         format!("model.layers.{layer}.{}.{name}", self.mlp_name)
     }
 
-    /// Path of the experts' matrices called `name`, one after the other.
+    /// Returns the path of the experts' matrices called `name`, one after the other.
     pub fn experts_path(&self, layer: usize, name: &str) -> String {
         self.mlp_path(layer, &format!("{EXPERTS}.{name}"))
     }
 
-    /// The tensors of this decoder under mlx-lm's names.
+    /// Returns the tensors of this decoder under mlx-lm's names.
     pub fn manifest(&self) -> Manifest {
         Manifest::new(self)
     }
 }
 
-/// Sizes that config.json writes as floats, 64.0, as the integers that other readers want.
-fn written_sizes(config: &ModelConfig) -> Result<Vec<(&'static str, Value)>> {
-    const SIZES: [&str; 8] = [
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "head_dim",
-        "vocab_size",
-        "max_position_embeddings",
-    ];
-    let mut sizes = Vec::new();
-    for key in SIZES {
-        if config.get(key).is_some_and(Value::is_f64)
-            && let Some(size) = config.size(key)?
-        {
-            sizes.push((key, size.into()));
-        }
-    }
-    Ok(sizes)
+/// Returns the sizes that config.json writes as floats, 64.0, as the integers that other readers want. (An impossible size
+/// is the error of whoever reads it.)
+fn written_sizes(config: &ModelConfig) -> Vec<(&'static str, Value)> {
+    let written_as_floats = config.size_keys().filter(|key| config.get(key).is_some_and(Value::is_f64));
+    written_as_floats.filter_map(|key| Some((key, config.size(key).ok()??.into()))).collect()
 }
 
-/// The keys that the config leaves out, since mlx-lm has no defaults for them, or others (an absent tie is true); and the
-/// number that its qwen3 needs where `num_key_value_heads` is null.
+/// Returns the keys that the config leaves out, since mlx-lm has no defaults for them, or others (an absent tie is true);
+/// and the number that its qwen3 needs where `num_key_value_heads` is null.
 fn written_defaults(config: &ModelConfig) -> Vec<(&'static str, Value)> {
     let null = |key: &str| config.keys().get(key).is_some_and(Value::is_null);
     let added = config.added().iter().filter_map(|&key| Some((key, config.get(key)?.clone())));
@@ -300,25 +284,10 @@ fn written_defaults(config: &ModelConfig) -> Vec<(&'static str, Value)> {
     added.chain(heads.map(|heads| ("num_key_value_heads", heads.clone()))).collect()
 }
 
-/// A note about the defaults that decide over tensors' shapes and the arithmetic of every model.
+/// Returns a note about the defaults that decide over tensors' shapes and the arithmetic of every model.
 fn defaults_taken(config: &ModelConfig) -> Option<String> {
-    const DECISIVE: [&str; 12] = [
-        "hidden_size",
-        "intermediate_size",
-        "num_hidden_layers",
-        "num_attention_heads",
-        "num_key_value_heads",
-        "head_dim",
-        "vocab_size",
-        "rms_norm_eps",
-        "num_local_experts",
-        "num_experts",
-        "num_experts_per_tok",
-        "moe_intermediate_size",
-    ];
-    let decisive = config.added().iter().filter(|key| DECISIVE.contains(key));
     let taken: Vec<String> =
-        decisive.filter_map(|key| Some(format!("{key} ({})", config.get(key)?))).collect();
+        config.added_decisive().filter_map(|key| Some(format!("{key} ({})", config.get(key)?))).collect();
     (!taken.is_empty()).then(|| absent(config, &taken))
 }
 

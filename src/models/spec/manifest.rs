@@ -5,7 +5,7 @@ use std::fmt;
 
 use super::decoder::{DecoderSpec, ExpertsSpec, QkNorm, ROUTER};
 
-/// What a tensor does in the decoder. Displayed as the column names of the bit map.
+/// Role of a tensor in the decoder. Displayed as the column names of the bit map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
     /// Query projection.
@@ -22,7 +22,7 @@ pub enum Role {
     Up,
     /// Down projection of the MLP.
     Down,
-    /// What chooses the experts of an MLP that is made of them.
+    /// Router, which chooses the experts of an MLP that is made of them.
     Router,
     /// Token embedding.
     Embed,
@@ -36,8 +36,8 @@ impl Role {
     /// The roles that a block's columns show, in order.
     pub const BLOCK: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
 
-    /// Whether a matrix that does this is a linear layer, to be quantized by default and counted by `--target-bpw`.
-    /// Embeddings stay float, and routers, which are small and decide what all else of a token's MLP is.
+    /// True if a matrix of this role is a linear layer, to be quantized by default and counted in bits per weight.
+    /// Embeddings stay float, and routers, which are small and decide over everything else in a token's MLP.
     pub fn is_linear(self) -> bool {
         !matches!(self, Self::Embed | Self::Router | Self::Norm)
     }
@@ -69,51 +69,51 @@ pub struct TensorSpec {
     /// Rows then columns of a matrix, after the number of experts where theirs lie one after the other; one size of a
     /// vector.
     pub shape: Vec<usize>,
-    /// What it does.
+    /// Role of the tensor.
     pub role: Role,
-    /// Its block.
+    /// Block that the tensor is in.
     pub layer: Option<usize>,
 }
 
 impl TensorSpec {
-    /// Path of the layer that a matrix belongs to (the name without `.weight`): the key of the bit map. `None` for
-    /// vectors.
+    /// Returns the path of the layer that a matrix belongs to (the name without `.weight`): the key of the bit map. `None`
+    /// for vectors.
     pub fn path(&self) -> Option<&str> {
         if self.shape.len() > 1 { self.name.strip_suffix(".weight") } else { None }
     }
 
-    /// Whether this is a linear layer's matrix; see [`Role::is_linear`].
+    /// True if this is a linear layer's matrix; see [`Role::is_linear`].
     pub fn quantizable(&self) -> bool {
         self.shape.len() > 1 && self.role.is_linear()
     }
 
-    /// Rows of the matrix; of all experts' together.
+    /// Returns the rows of the matrix, or of all experts' matrices.
     pub fn rows(&self) -> usize {
         self.len() / self.columns().max(1)
     }
 
-    /// Columns of the matrix.
+    /// Returns the columns of the matrix.
     pub fn columns(&self) -> usize {
         self.shape.last().copied().unwrap_or(0)
     }
 
-    /// How many experts' matrices lie one after the other; `None` where there is but one matrix.
+    /// Returns the number of experts whose matrices lie one after the other; `None` for a single matrix.
     pub fn experts(&self) -> Option<usize> {
         if let [experts, _, _] = self.shape[..] { Some(experts) } else { None }
     }
 
-    /// Number of values.
+    /// Returns the number of values.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// Whether there is no value at all.
+    /// True if there is no value at all.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// `shape` with other columns.
+/// Returns `shape` with other columns.
 pub fn with_columns(shape: &[usize], columns: usize) -> Vec<usize> {
     let mut shape = shape.to_vec();
     if let Some(last) = shape.last_mut() {
@@ -143,22 +143,22 @@ impl Manifest {
         Self { tensors: builder.tensors }
     }
 
-    /// The tensor called `name`.
+    /// Returns the tensor called `name`.
     pub fn get(&self, name: &str) -> Option<&TensorSpec> {
         self.tensors.get(name)
     }
 
-    /// All tensors, sorted by name.
+    /// Returns all tensors, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = &TensorSpec> {
         self.tensors.values()
     }
 
-    /// The matrix of the layer at `path`.
+    /// Returns the matrix of the layer at `path`.
     pub fn layer(&self, path: &str) -> Option<&TensorSpec> {
         self.tensors.get(&format!("{path}.weight")).filter(|t| t.shape.len() > 1)
     }
 
-    /// Number of values in all tensors.
+    /// Returns the number of values in all tensors.
     pub fn parameters(&self) -> u64 {
         self.iter().map(|t| t.len() as u64).sum()
     }

@@ -1,4 +1,4 @@
-//! What a decoder is made of, and the list of tensors that follows from it.
+//! Description of a decoder, and the list of tensors that follows from it.
 //!
 //! Every architecture maps its config to a [`DecoderSpec`]; everything after that (conversion, analysis, the engine)
 //! reads the spec and never the config.

@@ -7,14 +7,14 @@ use crate::error::Result;
 use crate::files::json;
 use crate::models::config::ModelConfig;
 
-/// How positions rotate queries and keys.
+/// Rotation of queries and keys by their positions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
     /// Base of the geometric series of wavelengths.
     pub theta: f64,
     /// Interleaved pairs (2i, 2i+1) instead of halves (i, i + `head_dim`/2).
     pub traditional: bool,
-    /// What stretches the context.
+    /// Extension of the context.
     pub scaling: RopeScaling,
 }
 
@@ -58,7 +58,7 @@ pub enum RopeScaling {
         beta_slow: f64,
         /// Factor on rotated queries and keys.
         attention_factor: f64,
-        /// Whether the ramp's ends are rounded to whole dimensions.
+        /// True if the ramp's ends are rounded to whole dimensions.
         truncate: bool,
     },
 }
@@ -174,7 +174,7 @@ impl Rope {
         Some(freqs.into_iter().map(|f| f as f32).collect())
     }
 
-    /// Length of a text up to which frequencies do not depend on it; `None` where they never do.
+    /// Returns the length of a text up to which frequencies do not depend on it; `None` where they never do.
     pub fn steady_positions(&self) -> Option<usize> {
         match self.scaling {
             RopeScaling::Dynamic { max_positions, .. } => Some(max_positions as usize),
@@ -182,21 +182,21 @@ impl Rope {
         }
     }
 
-    /// What the user should know of a scaling that mlx-lm computes in another way than transformers.
+    /// Returns a note on a scaling that mlx-lm computes in another way than transformers.
     fn differs_from_mlx_lm(&self, config: &ModelConfig) -> Option<String> {
         let RopeScaling::Yarn { truncate, .. } = self.scaling else { return None };
-        let given = |name: &str| {
+        let is_set = |name: &str| {
             ["rope_parameters", "rope_scaling"]
                 .iter()
                 .any(|group| config.get(&format!("{group}.{name}")).is_some())
         };
-        let same = truncate && !given("attention_factor") && given("original_max_position_embeddings");
+        let same = truncate && !is_set("attention_factor") && is_set("original_max_position_embeddings");
         (!same).then(|| {
             "these yarn settings are applied as transformers does; mlx-lm reads them differently".to_owned()
         })
     }
 
-    /// Factor on positions.
+    /// Returns the factor on positions.
     pub fn scale(&self) -> f32 {
         match self.scaling {
             RopeScaling::Linear { factor } => (1.0 / factor) as f32,
@@ -204,7 +204,7 @@ impl Rope {
         }
     }
 
-    /// Factor on rotated queries and keys.
+    /// Returns the factor on rotated queries and keys.
     pub fn attention_factor(&self) -> f32 {
         match self.scaling {
             RopeScaling::Yarn { attention_factor, .. } => attention_factor as f32,
@@ -213,21 +213,24 @@ impl Rope {
     }
 }
 
-/// The object that the scaling is read from. Python takes an empty one for none.
+/// Returns the key of the object that the scaling is read from. Python takes an empty one for none.
 fn group(config: &ModelConfig) -> Result<&'static str> {
     for group in ["rope_scaling", "rope_parameters"] {
         match config.get(group) {
             None | Some(Value::Bool(false)) => {}
             Some(Value::Object(object)) if object.is_empty() => {}
             Some(Value::Object(_)) => return Ok(group),
-            Some(found) => return Err(config.error(group, format!("expected an object, found {found}"))),
+            Some(other) => {
+                let message = format!("expected an object, found {}", json::shown(other));
+                return Err(config.error(group, message));
+            }
         }
     }
     Ok("rope_parameters")
 }
 
 impl RopeScaling {
-    /// The trained context, where it is written beside the factor.
+    /// Returns the trained context, where it is written beside the factor.
     fn original_max_positions(&self) -> Option<f64> {
         match *self {
             Self::Llama3 { original_max_positions, .. } | Self::Yarn { original_max_positions, .. } => {
@@ -295,10 +298,11 @@ impl RopeScaling {
     }
 }
 
-/// As transformers' `_compute_yarn_parameters`: given, or from mscale and `mscale_all_dim`, or 0.1 ln(factor) + 1.
+/// Reads the factor as transformers' `_compute_yarn_parameters`: given, or from mscale and `mscale_all_dim`, or 0.1
+/// ln(factor) + 1.
 fn yarn_attention_factor(config: &ModelConfig, group: &str, factor: f64) -> Result<f64> {
-    if let Some(given) = config.positive(&format!("{group}.attention_factor"))? {
-        return Ok(given);
+    if let Some(factor) = config.positive(&format!("{group}.attention_factor"))? {
+        return Ok(factor);
     }
     let get = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * factor.ln() + 1.0 };
     let mscale = config.number(&format!("{group}.mscale"))?.filter(|&x| x != 0.0);

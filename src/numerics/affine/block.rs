@@ -1,45 +1,9 @@
-//! What one rayon task does: a block of groups, compiled for the widest vectors the CPU has.
+//! Work of one rayon task: a block of groups. The error is the number of the first group that is not finite.
 
 use super::kernel::{encode, round_to_nearest_grid, snap};
 use super::pack::pack;
-use super::rows::{Layout, MAX_GROUP, Quantized};
-
-/// A loop over groups. The error is the number of the first group that is not finite.
-pub(crate) trait Block: Sized {
-    /// Does the work for groups of `GROUP` weights. Implementations are `inline(always)`.
-    fn run<const GROUP: usize>(self) -> Result<(), usize>;
-
-    /// The `GROUP` to be called with: 16, 32, 64 or 128.
-    fn group_size(&self) -> usize;
-}
-
-/// Runs `block` with AVX2 where the CPU has it. Only the width of the vectors differs: without fused operations
-/// every instruction set rounds alike.
-pub(crate) fn with_wide_vectors(block: impl Block) -> Result<(), usize> {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx2")]
-        fn avx2(block: impl Block) -> Result<(), usize> {
-            by_group_size(block)
-        }
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the CPU has AVX2.
-            return unsafe { avx2(block) };
-        }
-    }
-    by_group_size(block)
-}
-
-#[inline(always)]
-#[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
-fn by_group_size(block: impl Block) -> Result<(), usize> {
-    match block.group_size() {
-        16 => block.run::<16>(),
-        32 => block.run::<32>(),
-        64 => block.run::<64>(),
-        _ => block.run::<MAX_GROUP>(),
-    }
-}
+use super::rows::{Layout, Quantized};
+use crate::numerics::wide::Kernel;
 
 /// Weights (bytes of type `source`) to codes, scales and biases.
 pub(crate) struct QuantizeBlock<'a> {
@@ -49,10 +13,8 @@ pub(crate) struct QuantizeBlock<'a> {
     pub out: Quantized<&'a mut [u8]>,
 }
 
-impl Block for QuantizeBlock<'_> {
-    fn group_size(&self) -> usize {
-        self.layout.group_size
-    }
+impl Kernel for QuantizeBlock<'_> {
+    type Output = Result<(), usize>;
 
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
@@ -87,10 +49,8 @@ pub(crate) struct SnapBlock<'a, F> {
     pub write: F,
 }
 
-impl<F: Fn(&[f32], &[f32], &mut [f32])> Block for SnapBlock<'_, F> {
-    fn group_size(&self) -> usize {
-        self.layout.group_size
-    }
+impl<F: Fn(&[f32], &[f32], &mut [f32])> Kernel for SnapBlock<'_, F> {
+    type Output = Result<(), usize>;
 
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]

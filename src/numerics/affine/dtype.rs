@@ -23,7 +23,7 @@ pub enum FloatType {
 }
 
 impl FloatType {
-    /// MLX's name.
+    /// Returns MLX's name.
     pub const fn name(self) -> &'static str {
         match self {
             Self::F32 => "float32",
@@ -32,7 +32,7 @@ impl FloatType {
         }
     }
 
-    /// Bytes of one value.
+    /// Returns the bytes of one value.
     pub const fn bytes(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -40,7 +40,7 @@ impl FloatType {
         }
     }
 
-    /// Bytes of this type to float32. Stops at the shorter of the two.
+    /// Converts bytes of this type to float32. Stops at the shorter of the two.
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
     pub fn widen(self, bytes: &[u8], out: &mut [f32]) {
@@ -60,7 +60,7 @@ impl FloatType {
         }
     }
 
-    /// Float32 to bytes of this type, rounded to nearest, ties to even. Stops at the shorter of the two.
+    /// Converts float32 to bytes of this type, rounded to nearest, ties to even. Stops at the shorter of the two.
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
     pub fn narrow(self, values: &[f32], out: &mut [u8]) {
@@ -80,7 +80,7 @@ impl FloatType {
         }
     }
 
-    /// What `value` becomes when it is stored in this type and read back.
+    /// Rounds `value` as storing it in this type and reading it back does.
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
     pub fn round(self, value: f32) -> f32 {
@@ -91,7 +91,7 @@ impl FloatType {
         }
     }
 
-    /// [`FloatType::round`] of every value, in place.
+    /// Rounds every value in place, as [`FloatType::round`].
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
     pub fn round_all(self, values: &mut [f32]) {

@@ -8,7 +8,7 @@ const MIN_SCALE: f32 = 1e-7;
 /// Adding it rounds a number of `0..2^22` to an integer, ties to even, and leaves that in the low bits.
 const ROUND: f32 = 8_388_608.0;
 
-/// What a group's codes stand for: `scale * code + bias`.
+/// Grid of a group: a code stands for `scale * code + bias`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Grid {
     /// Distance of two neighbouring codes. Negative where the edge that is kept exact is the maximum.
@@ -17,13 +17,13 @@ pub struct Grid {
     pub bias: f32,
 }
 
-/// The highest code, `2^bits - 1`.
+/// Returns the highest code, `2^bits - 1`.
 #[inline]
 pub(crate) fn highest_code(bits: u32) -> f32 {
     ((1_u32 << bits) - 1) as f32
 }
 
-/// The grid that `mx.quantize` gives to a group, in float32. The extreme of greater magnitude gets code 0 and
+/// Returns the grid that `mx.quantize` gives to a group, in float32. The extreme of greater magnitude gets code 0 and
 /// is kept exact, and the scale is stretched so that zero falls on a code too. `None` where a weight is not
 /// finite or the range overflows.
 #[inline(always)]
@@ -44,7 +44,7 @@ pub fn round_to_nearest_grid(group: &[f32], bits: u32) -> Option<Grid> {
     width.is_finite().then_some(grid)
 }
 
-/// Minimum and maximum; `None` where the group holds a value that is not finite, or nothing.
+/// Returns minimum and maximum; `None` where the group holds a value that is not finite, or nothing.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "inner loops")]
 fn extremes(group: &[f32]) -> Option<(f32, f32)> {
@@ -67,14 +67,14 @@ const fn ordered(bits: i32) -> i32 {
     bits ^ ((bits >> 31) & i32::MAX)
 }
 
-/// `f32::round_ties_even`, which is a library call on x86-64 without SSE4.1.
+/// Rounds as `f32::round_ties_even`, which is a library call on x86-64 without SSE4.1.
 #[inline]
 fn round_ties_even(value: f32) -> f32 {
     let magnitude = value.abs();
     if magnitude < ROUND { ((magnitude + ROUND) - ROUND).copysign(value) } else { value }
 }
 
-/// The code nearest to `value`, as float32 plus [`ROUND`].
+/// Returns the code nearest to `value`, as float32 plus [`ROUND`].
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "inner loops")]
 fn nearest(value: f32, grid: Grid, highest: f32) -> f32 {
@@ -85,7 +85,7 @@ fn nearest(value: f32, grid: Grid, highest: f32) -> f32 {
     steps + ROUND
 }
 
-/// The codes nearest to the weights of a group on `grid`.
+/// Writes the codes nearest to the weights of a group on `grid`.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
 pub fn encode(group: &[f32], grid: Grid, bits: u32, codes: &mut [u8]) {
@@ -95,7 +95,7 @@ pub fn encode(group: &[f32], grid: Grid, bits: u32, codes: &mut [u8]) {
     }
 }
 
-/// What codes stand for: `scale * code + bias` in float32, two roundings.
+/// Decodes `scale * code + bias` in float32, with two roundings.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
 pub fn decode(codes: &[u8], grid: Grid, out: &mut [f32]) {
@@ -104,7 +104,7 @@ pub fn decode(codes: &[u8], grid: Grid, out: &mut [f32]) {
     }
 }
 
-/// [`encode`] on `grid` and [`decode`] on `stored`, which is `grid` as it is read back, without the codes.
+/// Encodes on `grid` and decodes on `stored`, which is `grid` as it is read back, without the codes.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
 pub(crate) fn snap(group: &mut [f32], grid: Grid, stored: Grid, bits: u32) {

@@ -15,7 +15,6 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use block::{Block, with_wide_vectors};
 pub use dtype::FloatType;
 pub use kernel::{Grid, decode, encode, round_to_nearest_grid};
 pub use pack::{pack, unpack};

@@ -5,16 +5,17 @@ use super::kernel::{Grid, decode};
 use super::pack::unpack;
 use rayon::prelude::*;
 
-use super::block::{QuantizeBlock, SnapBlock, with_wide_vectors};
+use super::block::{QuantizeBlock, SnapBlock};
 use crate::numerics::quant::{Mode, Quant};
+use crate::numerics::wide::run_kernel;
 
 /// The largest group size.
 pub(crate) const MAX_GROUP: usize = 128;
 /// Weights that one rayon task handles; a multiple of every group size.
 const BLOCK: usize = 1 << 15;
 
-/// Why weights cannot be quantized, or quantized weights not read. Says nothing of file and tensor: the caller
-/// knows those and puts them in front.
+/// Reason why weights cannot be quantized, or quantized weights not be read. It does not name file and tensor: the caller
+/// knows them and puts them in front.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum QuantizeError {
@@ -32,11 +33,11 @@ pub enum QuantizeError {
     /// A buffer does not have the size that goes with the others.
     #[error("{what}: {found} where {expected} were expected")]
     Length {
-        /// Which buffer, and the unit.
+        /// Name of the buffer, and the unit.
         what: &'static str,
-        /// Its length.
+        /// Length of the buffer.
         found: usize,
-        /// The length it should have.
+        /// Length that the buffer should have.
         expected: usize,
     },
     /// A weight is NaN or infinite in the type it is quantized in, or two of a group lie further apart than
@@ -65,38 +66,38 @@ pub struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Rows of `columns` weights; `bytes` must hold a whole number of them.
+    /// Takes rows of `columns` weights; `bytes` must hold a whole number of them.
     pub fn new(bytes: &'a [u8], dtype: FloatType, columns: usize) -> Result<Self> {
         whole_rows("bytes of weights", bytes.len(), columns.saturating_mul(dtype.bytes()))?;
         Ok(Self { bytes, dtype, columns })
     }
 
-    /// The same of values in memory (on a little-endian machine, as all that run MLX).
+    /// Takes rows of values in memory (on a little-endian machine, as all that run MLX).
     pub fn from_f32(weights: &'a [f32], columns: usize) -> Result<Self> {
         Self::new(bytemuck::cast_slice(weights), FloatType::F32, columns)
     }
 
-    /// Little-endian, of [`Rows::dtype`].
+    /// Returns little-endian values of [`Rows::dtype`].
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
     }
 
-    /// The type of the weights.
+    /// Returns the type of the weights.
     pub fn dtype(&self) -> FloatType {
         self.dtype
     }
 
-    /// Weights in a row.
+    /// Returns the weights in a row.
     pub fn columns(&self) -> usize {
         self.columns
     }
 
-    /// How many weights.
+    /// Returns the number of weights.
     pub fn len(&self) -> usize {
         self.bytes.len() / self.dtype.bytes()
     }
 
-    /// Whether there are none.
+    /// True if there are no weights.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -104,7 +105,7 @@ impl<'a> Rows<'a> {
 
 /// A quantized weight as MLX stores it, little-endian: `packed` is `u32` `[rows, columns * bits / 32]`,
 /// `scales` and `biases` are `[rows, columns / group_size]`: floats in affine mode; in the floating-point modes one byte
-/// a scale, and no biases. Owned, borrowed or borrowed for writing.
+/// per scale, and no biases. Owned, borrowed or borrowed for writing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Quantized<B = Vec<u8>> {
     /// Codes, least significant bit first.
@@ -116,7 +117,7 @@ pub struct Quantized<B = Vec<u8>> {
 }
 
 impl Quantized {
-    /// Room for `weights` weights.
+    /// Makes room for `weights` weights.
     fn zeroed(weights: usize, layout: Layout) -> Self {
         let groups = weights / layout.group_size;
         let floats = groups * layout.dtype.bytes();
@@ -127,19 +128,19 @@ impl Quantized {
         }
     }
 
-    /// Adds the rows of `below`.
+    /// Appends the rows of `below`.
     pub fn extend(&mut self, below: &Self) {
         self.packed.extend_from_slice(&below.packed);
         self.scales.extend_from_slice(&below.scales);
         self.biases.extend_from_slice(&below.biases);
     }
 
-    /// Borrows it.
+    /// Borrows the buffers.
     pub fn as_slices(&self) -> Quantized<&[u8]> {
         Quantized { packed: &self.packed, scales: &self.scales, biases: &self.biases }
     }
 
-    /// Borrows it for writing.
+    /// Borrows the buffers for writing.
     pub fn as_mut_slices(&mut self) -> Quantized<&mut [u8]> {
         Quantized { packed: &mut self.packed, scales: &mut self.scales, biases: &mut self.biases }
     }
@@ -161,7 +162,7 @@ impl Layout {
         Ok(Self { bits: quant.bits, group_size: quant.group_size as usize, dtype })
     }
 
-    /// Also checks the row.
+    /// Checks the setting and the row.
     fn for_rows(quant: Quant, dtype: FloatType, columns: usize) -> Result<Self> {
         let layout = Self::new(quant, dtype)?;
         if !columns.is_multiple_of(layout.group_size) {
@@ -170,12 +171,12 @@ impl Layout {
         Ok(layout)
     }
 
-    /// Bytes of one group's codes.
+    /// Returns the bytes of one group's codes.
     pub(crate) const fn group_bytes(self) -> usize {
         self.group_size * self.bits as usize / 8
     }
 
-    /// Groups in a block.
+    /// Returns the groups in a block.
     const fn block_groups(self) -> usize {
         BLOCK / self.group_size
     }
@@ -187,7 +188,7 @@ impl Layout {
         same_length("bytes of biases", sizes[2], floats)
     }
 
-    /// `grid` as it is read back.
+    /// Returns `grid` as it is read back.
     #[inline]
     pub(crate) fn stored(self, grid: Grid) -> Grid {
         Grid { scale: self.dtype.round(grid.scale), bias: self.dtype.round(grid.bias) }
@@ -217,7 +218,7 @@ pub fn quantize(weights: Rows<'_>, quant: Quant, dtype: FloatType) -> Result<Qua
     Ok(out)
 }
 
-/// [`quantize`] into the caller's buffers, whose sizes must be exactly those of the result.
+/// Quantizes as [`quantize`], into the caller's buffers, whose sizes must be exactly those of the result.
 pub fn quantize_into(
     weights: Rows<'_>,
     quant: Quant,
@@ -240,7 +241,7 @@ pub fn quantize_into(
         .filter_map(|(block, (((bytes, packed), scales), biases))| {
             let out = Quantized { packed, scales, biases };
             let work = QuantizeBlock { weights: bytes, source: weights.dtype, layout, out };
-            with_wide_vectors(work).err().map(|group| block * groups + group)
+            run_kernel(layout.group_size, work).err().map(|group| block * groups + group)
         })
         .min();
     bad.map_or(Ok(()), |group| Err(layout.not_finite(group, weights.columns)))
@@ -316,7 +317,7 @@ fn decode_groups<T: Send>(
     Ok(())
 }
 
-/// [`quantize`] then [`dequantize`], without the codes: what is left of `weights` (float32, rows of `columns`)
+/// Quantizes and dequantizes, without the codes: what is left of `weights` (float32, rows of `columns`)
 /// is written to `out`, of the same length.
 pub fn quantize_dequantize(
     weights: &[f32],
@@ -328,14 +329,14 @@ pub fn quantize_dequantize(
     snap_groups(weights, columns, quant, dtype, out, |_, snapped, out| out.copy_from_slice(snapped))
 }
 
-/// The rounding error `Q(W) - W` of [`quantize_dequantize`], including what the cast to `dtype` costs.
+/// Returns the rounding error `Q(W) - W` of [`quantize_dequantize`], including what the cast to `dtype` costs.
 pub fn rounding_error(weights: &[f32], columns: usize, quant: Quant, dtype: FloatType) -> Result<Vec<f32>> {
     let mut error = vec![0.0; weights.len()];
     rounding_error_into(weights, columns, quant, dtype, &mut error)?;
     Ok(error)
 }
 
-/// [`rounding_error`] into `out`, which has as many items as `weights`; a kept buffer saves a third of the time.
+/// Writes [`rounding_error`] to `out`, which has as many items as `weights`; a kept buffer saves a third of the time.
 pub fn rounding_error_into(
     weights: &[f32],
     columns: usize,
@@ -368,7 +369,7 @@ fn snap_groups(
         .enumerate()
         .filter_map(|(block, (weights, out))| {
             let work = SnapBlock { weights, layout, out, write: &write };
-            with_wide_vectors(work).err().map(|group| block * layout.block_groups() + group)
+            run_kernel(layout.group_size, work).err().map(|group| block * layout.block_groups() + group)
         })
         .min();
     bad.map_or(Ok(()), |group| Err(layout.not_finite(group, columns)))

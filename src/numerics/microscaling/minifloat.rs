@@ -12,11 +12,11 @@ const E8M0_BIAS: i32 = 127;
 /// Differences of magnitudes up to here and E2M1's are far from falling together in float32.
 const E2M1_DISTINCT: f32 = 16.0;
 
-/// What the codes of E2M1 stand for.
+/// Values of the codes of E2M1.
 pub(crate) const E2M1: [f32; 16] =
     [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 
-/// What the codes of E4M3 stand for.
+/// Values of the codes of E4M3.
 pub(crate) const E4M3: [f32; 256] = e4m3_table();
 
 const fn e4m3_table() -> [f32; 256] {
@@ -35,13 +35,13 @@ const fn e4m3_table() -> [f32; 256] {
     table
 }
 
-/// `2^(code - 127)`; code 0 is the subnormal 2^-127, code 255 (which is NaN to OCP) infinity, as in MLX.
+/// Returns `2^(code - 127)`; code 0 is the subnormal 2^-127, code 255 (which is NaN to OCP) infinity, as in MLX.
 pub(crate) fn from_e8m0(code: u8) -> f32 {
     f32::from_bits(if code == 0 { 1 << 22 } else { u32::from(code) << 23 })
 }
 
-/// The least power of two that is not below `value`, a finite positive number, as a code. Below 2^-127, where MLX's CPU
-/// implementation wraps around to enormous scales, this is 2^-127, as on Metal.
+/// Returns the least power of two that is not below `value`, a finite positive number, as a code. Below 2^-127, where MLX's
+/// CPU implementation wraps around to enormous scales, this is 2^-127, as on Metal.
 pub(crate) fn to_e8m0_up(value: f32) -> u8 {
     let bits = value.to_bits();
     let (exponent, mantissa) = ((bits >> 23) as i32, bits & 0x007f_ffff);
@@ -52,7 +52,7 @@ pub(crate) fn to_e8m0_up(value: f32) -> u8 {
     code as u8
 }
 
-/// The nearest E4M3, ties to even, saturating. `value` is no NaN.
+/// Returns the nearest E4M3, ties to even, saturating. `value` is no NaN.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
 pub(crate) fn to_e4m3(value: f32) -> u8 {
@@ -66,7 +66,7 @@ pub(crate) fn to_e4m3(value: f32) -> u8 {
     (code | (bits >> 24) & 0x80) as u8
 }
 
-/// The nearest E2M1, ties towards zero, saturating. `value` is no NaN.
+/// Returns the nearest E2M1, ties towards zero, saturating. `value` is no NaN.
 #[inline(always)]
 #[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
 pub(crate) fn to_e2m1(value: f32) -> u8 {
@@ -78,15 +78,15 @@ pub(crate) fn to_e2m1(value: f32) -> u8 {
     code | u8::from(value < 0.0 && code > 0) << 3
 }
 
-/// [`to_e2m1`] as MLX does it far beyond the range, where the differences it takes in float32 fall together and the first
+/// Rounds to E2M1 as MLX does it far beyond the range, where the differences it takes in float32 fall together and the first
 /// of the smallest wins: a code may come out small, even 0.
 pub(crate) fn to_e2m1_saturated(value: f32) -> u8 {
     if value.abs() <= E2M1_DISTINCT {
         return to_e2m1(value);
     }
     let mut best = (f32::INFINITY, 0);
-    for (code, &known) in (0..).zip(&E2M1) {
-        let distance = (value - known).abs();
+    for (code, &magnitude) in (0..).zip(&E2M1) {
+        let distance = (value - magnitude).abs();
         if distance < best.0 {
             best = (distance, code);
         }
@@ -98,7 +98,7 @@ pub(crate) fn to_e2m1_saturated(value: f32) -> u8 {
 mod tests {
     use super::*;
 
-    /// The first code of the smallest distance, or the even one of two.
+    /// Returns the first code of the smallest distance, or the even one of two.
     fn nearest(table: &[f32], value: f32, even: bool) -> usize {
         let distance = |code: usize| (f64::from(table[code]) - f64::from(value)).abs();
         let usable = |code: &usize| !table[*code].is_nan();

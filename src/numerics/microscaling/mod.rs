@@ -5,9 +5,9 @@
 //! which `mlx_lm.convert` does not use either, is not written.
 //!
 //! Codes and scales are bit-exact with `mx.quantize` of MLX 0.32 on the CPU, with one exception: where that computes an
-//! exponent below E8M0's range (the largest weight of a group is under 1e-37 in mxfp4, 2e-36 in mxfp8) it wraps around to
-//! a huge scale, and this clamps. As in [`affine`](crate::numerics::affine), weights are first rounded to the type they are quantized in, which
-//! here is not stored, but in which MLX divides.
+//! exponent below E8M0's range (the largest weight of a group is under 1e-37 in mxfp4, 2e-36 in mxfp8) it wraps around to a
+//! huge scale, and this clamps. As in [`affine`](crate::numerics::affine), weights are first rounded to the type they are
+//! quantized in, which here is not stored, but in which MLX divides.
 mod minifloat;
 mod rows;
 #[cfg(test)]

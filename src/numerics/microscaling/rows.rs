@@ -6,10 +6,10 @@ use super::minifloat::{
     E2M1, E2M1_MAX, E4M3, E4M3_MAX, from_e8m0, to_e2m1, to_e2m1_saturated, to_e4m3, to_e8m0_up,
 };
 use crate::numerics::affine::{
-    Block, FloatType, QuantizeError, Quantized, Rows, pack, same_length, unpack, whole_rows,
-    with_wide_vectors,
+    FloatType, QuantizeError, Quantized, Rows, pack, same_length, unpack, whole_rows,
 };
 use crate::numerics::quant::{Mode, Quant};
+use crate::numerics::wide::{Kernel, run_kernel};
 
 /// The largest group size.
 const MAX_GROUP: usize = 32;
@@ -27,7 +27,7 @@ struct Format {
     dtype: FloatType,
 }
 
-/// What a group's codes are multiplied with.
+/// Scale of a group, which its codes are multiplied with.
 #[derive(Debug, Clone, Copy)]
 struct Scale {
     code: u8,
@@ -42,7 +42,7 @@ impl Format {
         Ok(Self { mode: quant.mode, bits: quant.bits, group_size: quant.group_size as usize, dtype })
     }
 
-    /// Also checks the row.
+    /// Checks the setting and the row.
     fn for_rows(quant: Quant, dtype: FloatType, columns: usize) -> Result<Self> {
         let format = Self::new(quant, dtype)?;
         if !columns.is_multiple_of(format.group_size) {
@@ -51,12 +51,12 @@ impl Format {
         Ok(format)
     }
 
-    /// Bytes of one group's codes.
+    /// Returns the bytes of one group's codes.
     const fn group_bytes(self) -> usize {
         self.group_size * self.bits as usize / 8
     }
 
-    /// Groups in a block.
+    /// Returns the groups in a block.
     const fn block_groups(self) -> usize {
         BLOCK / self.group_size
     }
@@ -69,8 +69,8 @@ impl Format {
         same_length("bytes of biases", length(&quantized.biases), 0)
     }
 
-    /// The scale of a group (values of `dtype`): its largest magnitude becomes the largest code. `None` where a weight is
-    /// not finite.
+    /// Returns the scale of a group (values of `dtype`): its largest magnitude becomes the largest code. `None` where a
+    /// weight is not finite.
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
     fn scale(self, group: &[f32]) -> Option<Scale> {
@@ -90,14 +90,14 @@ impl Format {
         if self.mode == Mode::Nvfp4 { E4M3[usize::from(code)] } else { from_e8m0(code) }
     }
 
-    /// What a code stands for, before the scale.
+    /// Returns the value of a code, before the scale.
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
     fn code_value(self, code: u8) -> f32 {
         if self.bits == 8 { E4M3[usize::from(code)] } else { E2M1[usize::from(code & 15)] }
     }
 
-    /// The codes nearest to the weights of a group.
+    /// Writes the codes nearest to the weights of a group.
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
     fn encode(self, group: &[f32], scale: Scale, codes: &mut [u8]) {
@@ -137,7 +137,7 @@ pub fn quantize(weights: Rows<'_>, quant: Quant, dtype: FloatType) -> Result<Qua
         .enumerate()
         .filter_map(|(index, ((bytes, packed), scales))| {
             let work = QuantizeBlock { weights: bytes, source: weights.dtype(), format, packed, scales };
-            with_wide_vectors(work).err().map(|group| index * block + group)
+            run_kernel(format.group_size, work).err().map(|group| index * block + group)
         })
         .min();
     bad.map_or(Ok(out), |group| Err(format.not_finite(group, weights.columns())))
@@ -152,10 +152,8 @@ struct QuantizeBlock<'a> {
     scales: &'a mut [u8],
 }
 
-impl Block for QuantizeBlock<'_> {
-    fn group_size(&self) -> usize {
-        self.format.group_size
-    }
+impl Kernel for QuantizeBlock<'_> {
+    type Output = Result<(), usize>;
 
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
@@ -229,7 +227,7 @@ fn decode_groups<T: Send>(
     Ok(())
 }
 
-/// The rounding error `Q(W) - W` of [`quantize`] then [`dequantize`], including what the cast to `dtype` costs, into
+/// Writes the rounding error `Q(W) - W` of [`quantize`] then [`dequantize`], including what the cast to `dtype` costs, into
 /// `out`, which has as many items as `weights` (float32, rows of `columns`).
 pub fn rounding_error_into(
     weights: &[f32],
@@ -246,7 +244,7 @@ pub fn rounding_error_into(
         .zip(out.par_chunks_mut(BLOCK))
         .enumerate()
         .filter_map(|(index, (weights, out))| {
-            let failed = with_wide_vectors(ErrorBlock { weights, format, out }).err();
+            let failed = run_kernel(format.group_size, ErrorBlock { weights, format, out }).err();
             failed.map(|group| index * format.block_groups() + group)
         })
         .min();
@@ -260,10 +258,8 @@ struct ErrorBlock<'a> {
     out: &'a mut [f32],
 }
 
-impl Block for ErrorBlock<'_> {
-    fn group_size(&self) -> usize {
-        self.format.group_size
-    }
+impl Kernel for ErrorBlock<'_> {
+    type Output = Result<(), usize>;
 
     #[inline(always)]
     #[allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]

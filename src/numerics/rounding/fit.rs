@@ -12,7 +12,7 @@ use crate::numerics::affine::FloatType;
 
 /// Rounds of refitting after the best start.
 pub(crate) const REFITS: usize = 4;
-/// By how much a grid must be better than rtn's: more than sums in float32 can be mistaken.
+/// Share by which a grid must be better than rtn's: more than sums in float32 can be mistaken.
 pub(crate) const MARGIN: f32 = 1.0 - 1.0 / 16_384.0;
 
 /// Steps cut from the lower and upper end of the range.
@@ -52,7 +52,7 @@ const STARTS: [Start; 9] = [
     (0.2, 0.0),
 ];
 
-/// What the search is to be measured by, and what it may choose.
+/// Type and bits that the search is measured by and may choose from.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rule {
     pub bits: u32,
@@ -75,7 +75,7 @@ impl Rule {
     }
 }
 
-/// Minimum and maximum of every row.
+/// Returns minimum and maximum of every row.
 #[inline(always)]
 pub(crate) fn ranges<const GROUP: usize>(tile: &[Lanes; GROUP]) -> (Lanes, Lanes) {
     let (mut low, mut high) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
@@ -87,7 +87,7 @@ pub(crate) fn ranges<const GROUP: usize>(tile: &[Lanes; GROUP]) -> (Lanes, Lanes
     (low, high)
 }
 
-/// The grid over a range that is cut at both ends.
+/// Returns the grid over a range that is cut at both ends.
 #[inline(always)]
 pub(crate) fn cut((low, high): &(Lanes, Lanes), start: Start, rule: Rule) -> Grids {
     let mut grids = Grids::ZERO;
@@ -111,7 +111,7 @@ pub(crate) struct Moments {
 impl Moments {
     pub const ZERO: Self = Self { qq: [0.0; LANES], q1: [0.0; LANES], qe: [0.0; LANES], e1: [0.0; LANES] };
 
-    /// The least-squares grid for the codes, `total` being the sum of weights: the scale is rounded to its
+    /// Returns the least-squares grid for the codes, `total` being the sum of weights: the scale is rounded to its
     /// type first and the bias then suits the rounded scale.
     #[inline(always)]
     pub fn refit(&self, grids: &Grids, total: f32, dtype: FloatType) -> Grids {
@@ -127,7 +127,7 @@ impl Moments {
     }
 }
 
-/// The weighted squared error of nearest codes on `grids`, of one in `every` weights.
+/// Returns the weighted squared error of nearest codes on `grids`, of one in `every` weights.
 #[inline(always)]
 pub(crate) fn error<const GROUP: usize>(
     tile: &[Lanes; GROUP],
@@ -148,7 +148,7 @@ pub(crate) fn error<const GROUP: usize>(
     error
 }
 
-/// [`error`] with the sums for a refit.
+/// Returns [`error`] with the sums for a refit.
 #[inline(always)]
 fn error_and_moments<const GROUP: usize>(
     tile: &[Lanes; GROUP],
@@ -172,7 +172,7 @@ fn error_and_moments<const GROUP: usize>(
     (error, sums)
 }
 
-/// The error of rtn: codes from the float32 grid, values from the stored one.
+/// Returns the error of rtn: codes from the float32 grid, values from the stored one.
 #[inline(always)]
 fn error_of_rtn<const GROUP: usize>(
     tile: &[Lanes; GROUP],
@@ -193,14 +193,14 @@ fn error_of_rtn<const GROUP: usize>(
     error
 }
 
-/// Grids as stored, and those that codes are taken from: the same, except where rtn was not to be beaten.
+/// Grids as stored, and grids that codes are taken from, which are equal, except where rtn was not to be beaten.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Choice {
     pub encode: Grids,
     pub stored: Grids,
 }
 
-/// The best grid found for every row of a tile. `rtn` is what `mx.quantize` chooses, in float32.
+/// Returns the best grid for every row of a tile. `rtn` is what `mx.quantize` chooses, in float32.
 #[inline(always)]
 pub(crate) fn choose<const GROUP: usize>(
     tile: &[Lanes; GROUP],

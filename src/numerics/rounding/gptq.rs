@@ -8,10 +8,11 @@ use super::group::Triangle;
 use super::linalg::Hessian;
 use super::rounded::{Layout, Result};
 use super::search::search;
-use super::tile::{Kernel, LANES, Lanes, load, row, store, with_wide_vectors};
+use super::tile::{LANES, Lanes, load, row, store};
 use crate::numerics::affine;
 use crate::numerics::affine::{FloatType, Grid, Quantized, pack};
 use crate::numerics::quant::Quant;
+use crate::numerics::wide::{Kernel, run_kernel};
 
 /// Rows of a task: whole tiles, and enough for the matrix products.
 const ROWS: usize = 128;
@@ -19,7 +20,7 @@ const ROWS: usize = 128;
 /// leaves at least that much.
 const DOUBTFUL: f32 = 0.5;
 
-/// What [`gptq()`] gives.
+/// Result of [`gptq()`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Gptq {
     /// The quantized weight.
@@ -51,18 +52,18 @@ pub fn gptq(weights: &[f32], quant: Quant, dtype: FloatType, hessian: &Hessian<'
     Ok(Gptq { quantized, searched_rows })
 }
 
-/// How some rows of the matrix are rounded.
+/// Settings that some rows of the matrix are rounded with.
 struct Task<'a> {
     quant: Quant,
     layout: Layout,
     hessian: &'a Hessian<'a>,
     importance: &'a [f32],
-    /// What independent errors of a step of 1 lose in each group.
+    /// Loss of independent errors of a step of 1 in each group.
     noise: &'a [f32],
 }
 
 impl Task<'_> {
-    /// Returns how many rows hold what scale search found.
+    /// Rounds the rows and returns the number of those that scale search rounded.
     fn round(&self, weights: &[f32], mut out: Quantized<&mut [u8]>) -> Result<usize> {
         let Layout { columns, group_size, rule: Rule { dtype, bits } } = self.layout;
         let rows = weights.len() / columns;
@@ -71,50 +72,51 @@ impl Task<'_> {
         if let Some(at) = values.iter().position(|value| !value.is_finite()) {
             return Err(self.layout.not_finite(at / columns, at % columns / group_size * group_size));
         }
-        let mut fed = Rounded {
+        let mut rounded = Rounded {
             codes: vec![0; values.len()],
             grids: vec![Grid { scale: 0.0, bias: 0.0 }; values.len() / group_size],
             losses: vec![0.0; rows],
         };
         let mut errors = vec![0.0; values.len()];
-        let work = Feedback { weights: &values, task: self, errors: &mut errors, out: &mut fed };
-        with_wide_vectors(group_size, work);
-        let doubtful: Vec<usize> = (0..rows).filter(|row| !self.is_better(&fed, *row)).collect();
+        let work = Feedback { weights: &values, task: self, errors: &mut errors, out: &mut rounded };
+        run_kernel(group_size, work);
+        let doubtful: Vec<usize> = (0..rows).filter(|row| !self.is_better(&rounded, *row)).collect();
         let searched = self.search_some(&values, &errors, &doubtful)?;
         for row in 0..rows {
             let [packed, scales, biases] = self.layout.row_of(&mut out, row);
-            if let Some(found) = searched.get(&row) {
-                packed.copy_from_slice(&found.packed);
-                scales.copy_from_slice(&found.scales);
-                biases.copy_from_slice(&found.biases);
+            if let Some(quantized) = searched.get(&row) {
+                packed.copy_from_slice(&quantized.packed);
+                scales.copy_from_slice(&quantized.scales);
+                biases.copy_from_slice(&quantized.biases);
                 continue;
             }
-            pack(&fed.codes[row * columns..(row + 1) * columns], bits, packed);
+            pack(&rounded.codes[row * columns..(row + 1) * columns], bits, packed);
             let (scale, bias): (Vec<f32>, Vec<f32>) =
-                self.grids(&fed, row).iter().map(|grid| (grid.scale, grid.bias)).unzip();
+                self.grids(&rounded, row).iter().map(|grid| (grid.scale, grid.bias)).unzip();
             dtype.narrow(&scale, scales);
             dtype.narrow(&bias, biases);
         }
         Ok(searched.len())
     }
 
-    fn grids<'f>(&self, fed: &'f Rounded, row: usize) -> &'f [Grid] {
+    fn grids<'f>(&self, rounded: &'f Rounded, row: usize) -> &'f [Grid] {
         let groups = self.noise.len();
-        &fed.grids[row * groups..(row + 1) * groups]
+        &rounded.grids[row * groups..(row + 1) * groups]
     }
 
-    /// Whether feedback lost so little in a row that scale search cannot have lost less.
-    fn is_better(&self, fed: &Rounded, row: usize) -> bool {
+    /// True if feedback lost so little in a row that scale search cannot have lost less.
+    fn is_better(&self, rounded: &Rounded, row: usize) -> bool {
         let independent: f32 = self
-            .grids(fed, row)
+            .grids(rounded, row)
             .iter()
             .zip(self.noise)
             .map(|(grid, noise)| grid.scale * grid.scale * noise)
             .sum();
-        fed.losses[row] < DOUBTFUL * independent
+        rounded.losses[row] < DOUBTFUL * independent
     }
 
-    /// Those of the `doubtful` rows where scale search loses no more than feedback, whose errors these are.
+    /// Rounds the `doubtful` rows with scale search and returns those that lose no more than with feedback, whose errors
+    /// these are.
     fn search_some(
         &self,
         weights: &[f32],
@@ -125,9 +127,9 @@ impl Task<'_> {
         let gather = |values: &[f32]| -> Vec<f32> {
             doubtful.iter().flat_map(|row| &values[row * columns..(row + 1) * columns]).copied().collect()
         };
-        let mut found = BTreeMap::new();
+        let mut better = BTreeMap::new();
         if doubtful.is_empty() {
-            return Ok(found);
+            return Ok(better);
         }
         let weights = gather(weights);
         let mut searched = search(&weights, columns, self.quant, dtype, Some(self.importance))?;
@@ -149,10 +151,10 @@ impl Task<'_> {
             if fed_back.partial_cmp(by_search) != Some(std::cmp::Ordering::Less) {
                 let [packed, scales, biases] =
                     self.layout.row_of(&mut out, index).map(|bytes| bytes.to_vec());
-                found.insert(row, Quantized { packed, scales, biases });
+                better.insert(row, Quantized { packed, scales, biases });
             }
         }
-        Ok(found)
+        Ok(better)
     }
 }
 

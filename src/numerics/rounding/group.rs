@@ -11,13 +11,13 @@ pub(crate) struct Triangle<const GROUP: usize> {
     /// `later[j][i]` is `N[i][j]` for `i > j`, 1 for `i = j`.
     later: Vec<[f32; GROUP]>,
     pivots: [f32; GROUP],
-    /// What a bias of 1 leaves in each column, and its loss.
+    /// Errors that a bias of 1 leaves in each column, and their loss.
     ones: [f32; GROUP],
     total: f32,
 }
 
 impl<const GROUP: usize> Triangle<GROUP> {
-    /// From the factors of a matrix of `columns` columns, for the group at column `start`.
+    /// Takes the group at column `start` from the factors of a matrix of `columns` columns.
     pub fn new(unit: &[f32], pivots: &[f32], columns: usize, start: usize) -> Self {
         let mut this =
             Self { later: vec![[0.0; GROUP]; GROUP], pivots: [0.0; GROUP], ones: [0.0; GROUP], total: 0.0 };
@@ -33,7 +33,7 @@ impl<const GROUP: usize> Triangle<GROUP> {
         this
     }
 
-    /// What is lost when `values` are rounded on `grids` from the last column to the first, and the codes.
+    /// Rounds `values` on `grids` from the last column to the first, writes the codes and returns the losses.
     #[inline(always)]
     pub fn feed_back(
         &self,
@@ -86,7 +86,7 @@ impl<const GROUP: usize> Triangle<GROUP> {
         (loss, sums)
     }
 
-    /// What the columns of the group should be, such that rounding none of them loses nothing: `targets` are the
+    /// Returns the values of the group's columns at which nothing is lost before rounding: `targets` are the
     /// `weights` with what later groups contribute.
     #[inline(always)]
     pub fn ideal(&self, weights: &[Lanes; GROUP], targets: &[Lanes; GROUP]) -> [Lanes; GROUP] {
@@ -104,11 +104,11 @@ impl<const GROUP: usize> Triangle<GROUP> {
         values
     }
 
-    /// The best grid found, as stored: of those that [`super::fit`] starts from and rtn's, refitted.
+    /// Returns the best grid, as stored: of those that [`super::fit`] starts from and rtn's, refitted.
     #[inline(always)]
     pub fn choose(&self, values: &[Lanes; GROUP], rule: Rule) -> Grids {
-        /// Bits from which the start is chosen without feedback, on every second weight, at a fraction of the work. With fewer
-        /// bits that costs quality: a tenth more KL divergence at 3 bits a weight, on a trained model.
+        /// Bits from which the start is chosen without feedback, on every second weight, at a fraction of the work. With
+        /// fewer bits that costs quality: a tenth more KL divergence at 3 bits per weight, on a trained model.
         const MANY: u32 = 4;
         let highest = rule.highest();
         let mut codes = [[0.0; LANES]; GROUP];

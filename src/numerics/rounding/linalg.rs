@@ -15,7 +15,7 @@ use crate::numerics::affine::same_length;
 const PANEL: usize = 128;
 /// Rows of a task of the factorization.
 const ROWS: usize = 256;
-/// How often damping is raised tenfold before giving up.
+/// Times that damping is raised tenfold before giving up.
 const RETRIES: i32 = 2;
 
 /// The type that a factorization was done in.
@@ -71,28 +71,28 @@ impl<'a> Hessian<'a> {
         Err(RoundingError::Indefinite)
     }
 
-    /// Columns of the layer.
+    /// Returns the columns of the layer.
     pub fn columns(&self) -> usize {
         self.columns
     }
 
-    /// The damping that it took.
+    /// Returns the damping that factoring took.
     pub fn damping(&self) -> f64 {
         self.damping
     }
 
-    /// The type that it took.
+    /// Returns the type that factoring took.
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// The diagonal of `H`: mean squares of the inputs.
+    /// Returns the diagonal of `H`: mean squares of the inputs.
     pub fn diagonal(&self) -> Vec<f32> {
         self.moments.iter().step_by(self.columns + 1).copied().collect()
     }
 
-    /// What rounding errors that know nothing of each other lose in each group, in units of the factors, for a step of 1:
-    /// the variance of a uniform error in every column.
+    /// Returns the loss of independent rounding errors in each group, in units of the factors, for a step of 1: the variance
+    /// of a uniform error in every column.
     pub(crate) fn noise(&self, group_size: usize) -> Vec<f32> {
         let diagonal = self.diagonal();
         let mean = diagonal.iter().map(|&h| f64::from(h)).sum::<f64>() / self.columns as f64;
@@ -104,12 +104,12 @@ impl<'a> Hessian<'a> {
             .collect()
     }
 
-    /// `p`, of the Hessian brought to a mean of 1 on its diagonal.
+    /// Returns `p`, of the Hessian brought to a mean of 1 on its diagonal.
     pub(crate) fn pivots(&self) -> &[f32] {
         &self.pivots
     }
 
-    /// `N`.
+    /// Returns `N`.
     pub(crate) fn unit(&self) -> &[f32] {
         &self.unit
     }
@@ -125,7 +125,7 @@ impl<'a> Hessian<'a> {
         }
     }
 
-    /// `d H d^T` for every row `d` of `errors`.
+    /// Returns `d H d^T` for every row `d` of `errors`.
     pub(crate) fn losses(&self, errors: &[f32]) -> Vec<f64> {
         let n = self.columns;
         let rows = errors.len() / n;
@@ -159,7 +159,7 @@ impl<'a> Hessian<'a> {
 /// A number that matrices are made of.
 pub(crate) trait Real: Copy + Default + Send + Sync + Into<f64> {
     fn from_f64(value: f64) -> Self;
-    /// `c += alpha a b`, by matrixmultiply.
+    /// Computes `c += alpha a b`, by matrixmultiply.
     ///
     /// # Safety
     /// All that the sizes and strides address must lie within what the pointers point to.
@@ -222,7 +222,7 @@ impl<'a, T> Matrix<'a, T> {
         Self { strides: (self.strides.1, self.strides.0), ..self }
     }
 
-    /// Whether `rows` and `columns` lie within the slice.
+    /// True if `rows` and `columns` lie within the slice.
     fn holds(self, rows: usize, columns: usize) -> bool {
         rows > 0
             && columns > 0
@@ -234,7 +234,7 @@ impl<'a, T> Matrix<'a, T> {
     }
 }
 
-/// `c += alpha a b` on this thread: `a` is `m x k`, `b` is `k x n`, `c` comes with the stride of its rows.
+/// Computes `c += alpha a b` on this thread: `a` is `m x k`, `b` is `k x n`, `c` comes with the stride of its rows.
 fn multiply_add<T: Real>(
     m: usize,
     k: usize,
@@ -263,8 +263,8 @@ fn multiply_add<T: Real>(
     }
 }
 
-/// `N` and `p` of `moments / mean + damping`; `None` where a pivot is lost. Exactly, no pivot is below the damping, so
-/// one below half of it says that the precision was too low.
+/// Returns `N` and `p` of `moments / mean + damping`; `None` where a pivot is lost. Exactly, no pivot is below the damping,
+/// so one below half of it says that the precision was too low.
 fn factor<T: Real>(moments: &[f32], n: usize, mean: f64, damping: f64) -> Option<(Vec<f32>, Vec<f32>)> {
     let scale = if mean > 0.0 { 1.0 / mean } else { 0.0 };
     let damping = if mean > 0.0 { damping } else { 1.0 };
@@ -298,7 +298,7 @@ fn factor<T: Real>(moments: &[f32], n: usize, mean: f64, damping: f64) -> Option
     Some(unit(&matrix, n))
 }
 
-/// From `L` to `N` and `p`.
+/// Turns `L` into `N` and `p`.
 fn unit<T: Real>(matrix: &[T], n: usize) -> (Vec<f32>, Vec<f32>) {
     let diagonal: Vec<f64> = matrix.iter().step_by(n + 1).map(|&l| l.into()).collect();
     let inverse: Vec<f64> = diagonal.iter().map(|l| 1.0 / l).collect();
@@ -343,7 +343,7 @@ impl Block {
         Some(Self { width, values })
     }
 
-    /// The inverse, lower triangular too.
+    /// Returns the inverse, lower triangular too.
     fn inverse(&self) -> Vec<f64> {
         let n = self.width;
         let mut inverse = vec![0.0; n * n];

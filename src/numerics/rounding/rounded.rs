@@ -3,7 +3,7 @@
 use crate::numerics::affine::{FloatType, QuantizeError, Quantized, same_length};
 use crate::numerics::quant::{Mode, Quant};
 
-/// Why weights cannot be rounded. Says nothing of file and tensor: the caller knows those.
+/// Reason why weights cannot be rounded. It does not name file and tensor: the caller knows them.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RoundingError {
@@ -15,7 +15,7 @@ pub enum RoundingError {
     Importance {
         /// The column.
         column: usize,
-        /// What was given for it.
+        /// Value in that place.
         value: f32,
     },
     /// A value of the second moments of the inputs is not finite.
@@ -25,7 +25,7 @@ pub enum RoundingError {
         row: usize,
         /// The column, from 0.
         column: usize,
-        /// What was given for it.
+        /// Value in that place.
         value: f32,
     },
     /// The second moments are so far from positive semidefinite that no damping helps.
@@ -34,7 +34,7 @@ pub enum RoundingError {
 }
 
 impl RoundingError {
-    /// The same of rows that begin with row `first` of something larger.
+    /// Turns an error of rows that begin with row `first` of a matrix into one of the matrix.
     #[must_use]
     pub fn offset_rows(mut self, first: usize) -> Self {
         if let Self::Affine(QuantizeError::NotFinite { row, .. }) = &mut self {
@@ -43,7 +43,7 @@ impl RoundingError {
         self
     }
 
-    /// The same of one of the parts of so many rows that it was made of.
+    /// Turns an error of a matrix that was put together from parts of `rows` rows into one of the part.
     #[must_use]
     pub fn in_part(mut self, rows: usize) -> Self {
         if let Self::Affine(QuantizeError::NotFinite { row, .. }) = &mut self {
@@ -82,12 +82,12 @@ impl Layout {
         Ok(Self { rule: super::fit::Rule { bits: quant.bits, dtype }, group_size, columns })
     }
 
-    /// Bytes of a row's codes.
+    /// Returns the bytes of a row's codes.
     pub(crate) const fn packed_row(self) -> usize {
         self.columns * self.rule.bits as usize / 8
     }
 
-    /// Bytes of a row's scales.
+    /// Returns the bytes of a row's scales.
     pub(crate) const fn scales_row(self) -> usize {
         self.columns / self.group_size * self.rule.dtype.bytes()
     }
@@ -97,7 +97,7 @@ impl Layout {
         Quantized { packed: vec![0; rows * self.packed_row()], biases: scales.clone(), scales }
     }
 
-    /// Codes, scales and biases of one row.
+    /// Returns codes, scales and biases of one row.
     pub(crate) fn row_of<'a>(self, out: &'a mut Quantized<&mut [u8]>, row: usize) -> [&'a mut [u8]; 3] {
         let part = |bytes: &'a mut [u8], size: usize| &mut bytes[row * size..(row + 1) * size];
         let scales = self.scales_row();
@@ -110,7 +110,7 @@ impl Layout {
     }
 }
 
-/// The weights that errors in each column are counted with: mean squares of the inputs, brought to a mean of 1,
+/// Returns the weights that errors in each column are counted with: mean squares of the inputs, brought to a mean of 1,
 /// and a little for every column, so that those that calibration never used are not given up. All 1 where nothing
 /// is known.
 pub(crate) fn column_weights(importance: Option<&[f32]>, columns: usize) -> Result<Vec<f32>> {

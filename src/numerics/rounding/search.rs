@@ -4,9 +4,10 @@ use rayon::prelude::*;
 
 use super::fit::{Rule, choose};
 use super::rounded::{Layout, Result, column_weights};
-use super::tile::{Kernel, LANES, load, nearest_grids, row, with_wide_vectors};
+use super::tile::{LANES, load, nearest_grids, row};
 use crate::numerics::affine::{FloatType, Grid, Quantized, decode, encode, pack, same_length};
 use crate::numerics::quant::Quant;
+use crate::numerics::wide::{Kernel, run_kernel};
 
 /// Weights that one rayon task handles, about.
 const BLOCK: usize = 1 << 16;
@@ -35,7 +36,7 @@ pub fn search(
     Ok(out)
 }
 
-/// The rounding error `Q(W) - W` of [`search()`], including what the cast to `dtype` costs, into `out`, which has as
+/// Writes the rounding error `Q(W) - W` of [`search()`], including what the cast to `dtype` costs, into `out`, which has as
 /// many items as `weights`.
 pub fn search_error_into(
     weights: &[f32],
@@ -52,12 +53,12 @@ pub fn search_error_into(
     run(weights, layout, &importance, outputs)
 }
 
-/// Rows of one task, whole tiles.
+/// Returns the rows of one task, whole tiles.
 fn task_rows(columns: usize) -> usize {
     (BLOCK / columns / LANES).max(1) * LANES
 }
 
-/// Where rounded groups go.
+/// Destination of rounded groups.
 trait Output: Send {
     /// Takes a group: its row and first column, its weights, codes, and the grid as stored.
     fn group(&mut self, row: usize, column: usize, weights: &[f32], codes: &[u8], grid: Grid);
@@ -84,7 +85,7 @@ impl Output for Codes<'_> {
     }
 }
 
-/// What rounding does to some rows.
+/// Rounding errors of some rows.
 struct Errors<'a> {
     columns: usize,
     error: &'a mut [f32],
@@ -113,7 +114,7 @@ fn run<O: Output>(
         .zip(outputs)
         .enumerate()
         .filter_map(|(task, (weights, out))| {
-            let rounded = with_wide_vectors(layout.group_size, Task { weights, layout, importance, out });
+            let rounded = run_kernel(layout.group_size, Task { weights, layout, importance, out });
             rounded.err().map(|(row, column)| (task * rows + row, column))
         })
         .min();
@@ -146,10 +147,10 @@ impl<O: Output> Kernel for Task<'_, O> {
                 }
                 let rtn = nearest_grids(&tile, rule.bits).map_err(|lane| (first + lane, start))?;
                 let choice = choose(&tile, importance, &rtn, rule);
-                for (lane, given) in rows.chunks_exact(columns).enumerate() {
+                for (lane, weights) in rows.chunks_exact(columns).enumerate() {
                     encode(&row(&tile, lane), choice.encode.get(lane), rule.bits, &mut codes);
-                    let given = given.get(start..start + GROUP).unwrap_or_default();
-                    self.out.group(first + lane, start, given, &codes, choice.stored.get(lane));
+                    let weights = weights.get(start..start + GROUP).unwrap_or_default();
+                    self.out.group(first + lane, start, weights, &codes, choice.stored.get(lane));
                 }
             }
         }

@@ -23,11 +23,11 @@ pub fn shrink(moments: &mut [f32], columns: usize, inputs: usize) -> f64 {
     }
     let factor = (1.0 - chance / off).max(0.0);
     moments.par_chunks_mut(columns).enumerate().for_each(|(index, row)| {
-        let kept = row[index];
+        let diagonal = row[index];
         for h in row.iter_mut() {
             *h *= factor as f32;
         }
-        row[index] = kept;
+        row[index] = diagonal;
     });
     factor
 }
@@ -69,12 +69,12 @@ mod tests {
         for shared in [0.02, 0.2] {
             let mut before = 0.0;
             for inputs in [32, 256, 4096] {
-                let found = moments(inputs, shared, 1);
-                let mut shrunk = found.clone();
+                let measured = moments(inputs, shared, 1);
+                let mut shrunk = measured.clone();
                 let factor = shrink(&mut shrunk, COLUMNS, inputs);
                 assert!(factor >= before && factor < 1.0, "{shared} {inputs}: {factor}");
                 before = factor;
-                let (with, without) = (error(&shrunk, shared), error(&found, shared));
+                let (with, without) = (error(&shrunk, shared), error(&measured, shared));
                 let most = if inputs == 32 && shared < 0.1 { 0.3 } else { 1.05 };
                 assert!(with < most * without, "{shared} {inputs}: {with} {without}");
             }
@@ -83,12 +83,12 @@ mod tests {
 
     #[test]
     fn the_diagonal_stays_and_chance_alone_goes() {
-        let found = moments(64, 0.0, 2);
-        let mut shrunk = found.clone();
+        let measured = moments(64, 0.0, 2);
+        let mut shrunk = measured.clone();
         let factor = shrink(&mut shrunk, COLUMNS, 64);
         assert!(factor < 0.1, "{factor}");
         for i in 0..COLUMNS {
-            assert_eq!(shrunk[i * (COLUMNS + 1)].to_bits(), found[i * (COLUMNS + 1)].to_bits());
+            assert_eq!(shrunk[i * (COLUMNS + 1)].to_bits(), measured[i * (COLUMNS + 1)].to_bits());
         }
     }
 

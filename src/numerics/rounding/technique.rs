@@ -1,4 +1,4 @@
-//! Which way of rounding is in force, and the error it leaves, whatever the mode of the candidate.
+//! Techniques of rounding, and the error that one leaves, whatever the mode of the candidate.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -10,7 +10,7 @@ use crate::numerics::affine::FloatType;
 use crate::numerics::nearest;
 use crate::numerics::quant::{Mode, Quant};
 
-/// How weights become codes.
+/// Technique by which weights become codes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Technique {
@@ -24,7 +24,7 @@ pub enum Technique {
 }
 
 impl Technique {
-    /// Whether candidates are scored with searched scales and biases. GPTQ's own errors are not known before its Hessians;
+    /// True if candidates are scored with searched scales and biases. GPTQ's own errors are not known before its Hessians;
     /// scale search ranks layers and candidates as it does.
     pub fn is_searched(self) -> bool {
         self != Self::Rtn
@@ -41,19 +41,19 @@ impl fmt::Display for Technique {
     }
 }
 
-/// What rounding does to a layer, codes aside: to score candidates.
+/// Rounding of a layer without codes, to score candidates.
 #[derive(Debug, Clone, Copy)]
 pub struct Rounder<'a> {
     /// Dtype of scales and biases.
     pub dtype: FloatType,
     /// By scale search where the mode is affine, else to nearest.
     pub searched: bool,
-    /// Of the layer's input, for scale search.
+    /// Mean squares of the layer's input, for scale search.
     pub importance: Option<Importance<'a>>,
 }
 
 impl Rounder<'_> {
-    /// `Q(W) - W` of float32 weights in rows of `columns`, those from number `first` on, into as many values.
+    /// Writes `Q(W) - W` of float32 weights in rows of `columns`, those from number `first` on, to as many values of `out`.
     pub fn error_into(
         self,
         first: usize,
@@ -80,37 +80,37 @@ impl Rounder<'_> {
 pub struct Importance<'a> {
     values: &'a [f32],
     columns: usize,
-    /// Of one matrix.
+    /// Rows of one matrix.
     rows: usize,
 }
 
 impl<'a> Importance<'a> {
-    /// `values` are those of each matrix one after the other; `rows` and `columns` those of all together. `None` where they do
-    /// not go together.
+    /// Takes the `values` of each matrix one after the other; `rows` counts those of all matrices. `None` where the numbers
+    /// do not fit.
     pub fn new(values: &'a [f32], rows: usize, columns: usize) -> Option<Self> {
         let matrices = values.len() / columns.max(1);
         let fits = matrices > 0 && values.len() == matrices * columns && rows.is_multiple_of(matrices);
         fits.then(|| Self { values, columns, rows: rows / matrices })
     }
 
-    /// The `rows` in parts, with what is known of the input of each.
+    /// Splits `rows` by matrix, each part with the importance of its matrix if it is known.
     pub fn parts(
         importance: Option<Self>,
         rows: Range<usize>,
     ) -> impl Iterator<Item = (Range<usize>, Option<&'a [f32]>)> {
-        let mut left = rows;
+        let mut rest = rows;
         std::iter::from_fn(move || {
-            let Range { start, end } = left;
+            let Range { start, end } = rest;
             if start >= end {
                 return None;
             }
             let Some(Self { values, columns, rows }) = importance else {
-                left.start = end;
+                rest.start = end;
                 return Some((start..end, None));
             };
             let matrix = start / rows.max(1);
-            left.start = end.min((matrix + 1) * rows.max(1));
-            Some((start..left.start, values.get(matrix * columns..(matrix + 1) * columns)))
+            rest.start = end.min((matrix + 1) * rows.max(1));
+            Some((start..rest.start, values.get(matrix * columns..(matrix + 1) * columns)))
         })
     }
 }

@@ -358,7 +358,7 @@ fn gptq_is_the_published_one_with_better_grids() {
     }
 }
 
-/// What scale search and rtn lose.
+/// Losses of scale search and rtn.
 fn other_losses(weights: &[f32], h: &[f32], columns: usize, quant: Quant, dtype: FloatType) -> [f64; 2] {
     let diagonal: Vec<f32> = h.iter().step_by(columns + 1).copied().collect();
     let searched = search(weights, columns, quant, dtype, Some(&diagonal)).unwrap();

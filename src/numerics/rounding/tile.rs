@@ -8,57 +8,12 @@ use crate::numerics::affine::{FloatType, Grid, round_to_nearest_grid};
 
 /// Rows in a tile.
 pub(crate) const LANES: usize = 16;
-/// One number a row.
+/// One number per row.
 pub(crate) type Lanes = [f32; LANES];
 /// Adding it rounds a number of `0..2^22` to an integer, ties to even.
 const ROUND: f32 = 8_388_608.0;
 
-/// Work on groups of a size that is known when it is compiled.
-pub(crate) trait Kernel {
-    /// What it gives.
-    type Output;
-    /// Does it for groups of `GROUP` weights. Implementations are `inline(always)`.
-    fn run<const GROUP: usize>(self) -> Self::Output;
-}
-
-/// Runs `kernel` with the widest vectors that the CPU has.
-pub(crate) fn with_wide_vectors<K: Kernel>(group_size: usize, kernel: K) -> K::Output {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-        fn avx512<K: Kernel>(group_size: usize, kernel: K) -> K::Output {
-            by_group_size(group_size, kernel)
-        }
-        #[target_feature(enable = "avx2")]
-        fn avx2<K: Kernel>(group_size: usize, kernel: K) -> K::Output {
-            by_group_size(group_size, kernel)
-        }
-        if is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512dq")
-            && is_x86_feature_detected!("avx512vl")
-        {
-            // SAFETY: the CPU has all four.
-            return unsafe { avx512(group_size, kernel) };
-        }
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the CPU has AVX2.
-            return unsafe { avx2(group_size, kernel) };
-        }
-    }
-    by_group_size(group_size, kernel)
-}
-
-#[inline(always)]
-fn by_group_size<K: Kernel>(group_size: usize, kernel: K) -> K::Output {
-    match group_size {
-        32 => kernel.run::<32>(),
-        64 => kernel.run::<64>(),
-        _ => kernel.run::<128>(),
-    }
-}
-
-/// A grid a row.
+/// One grid per row.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Grids {
     pub scale: Lanes,
@@ -73,7 +28,7 @@ impl Grids {
         Grid { scale: self.scale[lane], bias: self.bias[lane] }
     }
 
-    /// Each as it is read back.
+    /// Returns each grid as it is read back.
     #[inline(always)]
     pub fn stored(mut self, dtype: FloatType) -> Self {
         dtype.round_all(&mut self.scale);
@@ -81,7 +36,7 @@ impl Grids {
         self
     }
 
-    /// One over each scale.
+    /// Returns one over each scale.
     #[inline(always)]
     pub fn inverse(&self) -> Lanes {
         self.scale.map(|scale| 1.0 / scale)
@@ -103,7 +58,7 @@ pub(crate) fn replace(values: &mut Lanes, take: &[bool; LANES], other: &Lanes) {
     }
 }
 
-/// Where `a` is less than `b`; nowhere that one is NaN.
+/// Returns where `a` is less than `b`; nowhere that one is NaN.
 #[inline(always)]
 pub(crate) fn less(a: &Lanes, b: &Lanes) -> [bool; LANES] {
     let mut out = [false; LANES];
@@ -113,7 +68,7 @@ pub(crate) fn less(a: &Lanes, b: &Lanes) -> [bool; LANES] {
     out
 }
 
-/// The code nearest to `value`, as a float; `inverse` is one over the scale. NaN gives 0.
+/// Returns the code nearest to `value`, as a float; `inverse` is one over the scale. NaN gives 0.
 #[inline(always)]
 pub(crate) fn nearest_code(value: f32, inverse: f32, bias: f32, highest: f32) -> f32 {
     let steps = (value - bias) * inverse;
@@ -122,7 +77,8 @@ pub(crate) fn nearest_code(value: f32, inverse: f32, bias: f32, highest: f32) ->
     (steps + ROUND) - ROUND
 }
 
-/// What `mx.quantize` would choose for each row of a tile, in float32. The error is the first row that is not finite.
+/// Returns the grids that `mx.quantize` would choose for the rows of a tile, in float32. The error is the first row that is
+/// not finite.
 #[inline(always)]
 pub(crate) fn nearest_grids<const GROUP: usize>(tile: &[Lanes; GROUP], bits: u32) -> Result<Grids, usize> {
     let mut grids = Grids::ZERO;
@@ -138,7 +94,7 @@ pub(crate) fn nearest_grids<const GROUP: usize>(tile: &[Lanes; GROUP], bits: u32
     Ok(grids)
 }
 
-/// Minimum and maximum of every row, and the bits of its greatest magnitude, NaN above all.
+/// Returns minimum and maximum of every row, and the bits of its greatest magnitude, NaN above all.
 #[inline(always)]
 fn extremes<const GROUP: usize>(tile: &[Lanes; GROUP]) -> (Lanes, Lanes, [u32; LANES]) {
     let (mut low, mut high, mut largest) = (tile[0], tile[0], [0_u32; LANES]);
@@ -153,7 +109,7 @@ fn extremes<const GROUP: usize>(tile: &[Lanes; GROUP]) -> (Lanes, Lanes, [u32; L
     (low, high, largest)
 }
 
-/// One row of a tile.
+/// Returns one row of a tile.
 #[inline(always)]
 pub(crate) fn row<const GROUP: usize>(tile: &[Lanes; GROUP], lane: usize) -> [f32; GROUP] {
     let mut row = [0.0; GROUP];
@@ -161,7 +117,7 @@ pub(crate) fn row<const GROUP: usize>(tile: &[Lanes; GROUP], lane: usize) -> [f3
     row
 }
 
-/// The group at column `start` of up to [`LANES`] rows; rows that are missing are zero.
+/// Loads the group at column `start` of up to [`LANES`] rows; rows that are missing are zero.
 #[inline(always)]
 pub(crate) fn load<const GROUP: usize>(rows: &[f32], columns: usize, start: usize) -> [Lanes; GROUP] {
     let mut tile = [[0.0; LANES]; GROUP];
@@ -172,7 +128,7 @@ pub(crate) fn load<const GROUP: usize>(rows: &[f32], columns: usize, start: usiz
     tile
 }
 
-/// The inverse of [`load`].
+/// Stores a group, the inverse of [`load`].
 #[inline(always)]
 pub(crate) fn store<const GROUP: usize>(
     tile: &[Lanes; GROUP],

@@ -13,12 +13,13 @@ pub const COMPAT: &str = include_str!("../../../native/compat.hpp");
 /// What the library has beside mlx-c.
 pub const OURS: &str = include_str!("../../../native/mixbit.h");
 /// Our own sources by name: the BLAS forwarders, matrix products, the functions that stand in for MLX's, and what they share.
-pub const NATIVE: [(&str, &str); 10] = [
+pub const NATIVE: [(&str, &str); 11] = [
     ("blas.cpp", include_str!("../../../native/blas.cpp")),
     ("sgemm.cpp", include_str!("../../../native/sgemm.cpp")),
     ("exponentials.cpp", include_str!("../../../native/exponentials.cpp")),
     ("attention.cpp", include_str!("../../../native/attention.cpp")),
     ("norm.cpp", include_str!("../../../native/norm.cpp")),
+    ("probe.cpp", include_str!("../../../native/probe.cpp")),
     ("unfilled.cpp", include_str!("../../../native/unfilled.cpp")),
     ("rope.cpp", include_str!("../../../native/rope.cpp")),
     ("nodes.hpp", include_str!("../../../native/nodes.hpp")),

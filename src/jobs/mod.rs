@@ -8,5 +8,6 @@ pub mod quantize;
 pub mod record;
 pub mod scoring;
 pub mod settings;
+pub mod template;
 pub mod texts;
 pub mod write;

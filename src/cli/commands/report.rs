@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use super::answering::blamed;
 use super::prompting::{chat_text, encode_chat};
-use super::templating::with_template;
-use crate::cli::args::{ACTIVATION_MEMORY, Report};
+use super::settings;
+use crate::cli::args::Report;
+use crate::jobs::settings::ACTIVATION_MEMORY;
 use crate::engine::cache::sequence::CacheSettings;
 use crate::engine::decoder::model::Model;
 use crate::engine::generate::generate::{Finish, Settings, generate};
@@ -120,7 +121,7 @@ fn text(
         let text = TextInput::open(
             source,
             Some(path),
-            &|tokenizer| with_template(tokenizer, &args.template),
+            &settings::template(&args.template),
             console,
         )?;
         let most = args.max_data_tokens.map(|most| most as usize);
@@ -167,7 +168,7 @@ pub(crate) fn sample(
     let mut answers = Vec::new();
     for (by, model) in models {
         console.line(&format!("asking {}", model.files().title()));
-        let tokenizer = with_template(Tokenizer::from_files(model.files())?, &args.template)?;
+        let tokenizer = settings::template(&args.template).apply(Tokenizer::from_files(model.files())?)?;
         console.notes(&tokenizer.template_notes());
         let most = args.max_tokens.unwrap_or(ANSWER) as usize;
         answers.push(answer(&engine, model, &tokenizer, prompt, by, most)?);

@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use super::caching::{cache_settings, context_note};
 use super::figures::print_figures;
-use super::templating::{refuse_idle, with_template};
+use super::settings;
+use super::templating::refuse_idle;
 use crate::cli::args::Eval;
 use crate::engine::decoder::model::Model;
 use crate::engine::runtime::Engine;
@@ -37,7 +38,7 @@ pub fn run(args: &Eval, source: &SourceModel, console: &Console) -> Result<()> {
     let TextInput { text, tokenizer } = TextInput::open(
         source,
         Some(&args.data),
-        &|tokenizer| with_template(tokenizer, &args.template),
+        &settings::template(&args.template),
         console,
     )?;
     refuse_idle(&args.template, &[text.name()], text.has_conversations())?;

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::figures::print_figures;
-use super::streaming;
 use super::settings;
+use super::streaming;
 use super::templating::refuse_idle;
 use crate::cli::args::Eval;
 use crate::engine::runtime::Engine;

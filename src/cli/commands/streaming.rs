@@ -35,12 +35,8 @@ pub fn run(args: &Eval, source: &SourceModel, console: &Console) -> Result<()> {
         ))
         .hint("give a larger --max-tokens, or leave it out"));
     }
-    let TextInput { text, tokenizer } = TextInput::open(
-        source,
-        Some(&args.data),
-        &settings::template(&args.template),
-        console,
-    )?;
+    let TextInput { text, tokenizer } =
+        TextInput::open(source, Some(&args.data), &settings::template(&args.template), console)?;
     refuse_idle(&args.template, &[text.name()], text.has_conversations())?;
     let tokens = text.windows(tokenizer.as_ref(), usize::MAX, args.max_tokens)?.windows.concat();
     let engine = Engine::start()?;

@@ -54,8 +54,16 @@ impl<'a> Job<'a> {
         settings: Quantization,
         progress: &'a dyn Progress,
     ) -> Result<Self> {
-        let mut job =
-            Self { technique: Technique::Rtn, settings, progress, source, plan, table: None, texts: None, proof: None };
+        let mut job = Self {
+            technique: Technique::Rtn,
+            settings,
+            progress,
+            source,
+            plan,
+            table: None,
+            texts: None,
+            proof: None,
+        };
         job.technique = job.settings.calibration.rounding.unwrap_or_else(|| job.usual_technique());
         job.table = job.read_table()?;
         Ok(job)
@@ -111,8 +119,10 @@ impl<'a> Job<'a> {
     pub fn read_texts(&mut self) -> Result<()> {
         let Quantization { calibration, tuning, evaluation, .. } = &self.settings;
         // Scale search does without a text where all bits are fixed, and so does rounding to nearest.
-        let needs_text =
-            !self.is_fixed() || self.technique == Technique::Gptq || calibration.text.is_some() || tuning.any();
+        let needs_text = !self.is_fixed()
+            || self.technique == Technique::Gptq
+            || calibration.text.is_some()
+            || tuning.any();
         if needs_text {
             let holds_out = *evaluation == EvaluationText::HeldOut || tuning.any();
             self.texts = Some(self.divided(holds_out)?);

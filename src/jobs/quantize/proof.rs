@@ -38,7 +38,8 @@ impl Job<'_> {
         let tokens: usize = windows.iter().map(Vec::len).sum();
         if tokens < FEW {
             let tokens = count(tokens, "token");
-            self.progress.notes(&[format!("{} gives {tokens} to measure on: so few say little", text.name())]);
+            self.progress
+                .notes(&[format!("{} gives {tokens} to measure on: so few say little", text.name())]);
         }
         let has_conversations = text.has_conversations();
         self.proof = Some(Proof { name: short_name(Some(path)), has_conversations, windows });

@@ -1,15 +1,11 @@
 //! Settings of a quantization, as plain values.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use crate::error::Result;
-use crate::files::output_file::Claim;
-use crate::files::output_folder::{check_destination, check_writable, left_behind};
 use crate::jobs::settings::{Calibration, Target, Tuning};
-use crate::jobs::write::Container;
+use crate::jobs::write::Output;
 use crate::models::source::SourceModel;
 use crate::numerics::dtype::Dtype;
-use crate::progress::Progress;
 
 /// Settings of a quantization. The layers' candidates are in its [`Plan`](crate::choose::plan::Plan).
 #[derive(Debug, Clone, PartialEq)]
@@ -61,33 +57,4 @@ pub enum EvaluationText {
     File(PathBuf),
     /// None: the result is not measured.
     Nothing,
-}
-
-/// Folder that a model is written to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Output {
-    /// Path of the folder.
-    pub path: PathBuf,
-    /// Replaces a model of mixbit's that is there.
-    pub overwrite: bool,
-    /// Format of the weight files.
-    pub container: Container,
-}
-
-impl Output {
-    /// A new folder at `path`, with safetensors files of at most 5 GB.
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        let container = Container::Safetensors { max_shard_size: 5_000_000_000 };
-        Self { path: path.into(), overwrite: false, container }
-    }
-
-    /// Fails where the model in `source` cannot be written here, and keeps other runs from writing here until the claim
-    /// is dropped.
-    pub fn claim(&self, source: &Path, progress: &dyn Progress) -> Result<Option<Claim>> {
-        check_destination(source, &self.path, self.overwrite)?;
-        check_writable(&self.path)?;
-        let claim = Claim::new(&self.path)?;
-        progress.notes(&left_behind(&self.path));
-        Ok(claim)
-    }
 }

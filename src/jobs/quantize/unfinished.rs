@@ -95,8 +95,10 @@ impl Job<'_> {
 
     /// The same once the model is made, and only measuring it has failed: nothing that is done is lost.
     pub(crate) fn unmeasured(&self, error: Error) -> Error {
-        let (given, spare) =
-            (matches!(self.settings.evaluation, EvaluationText::File(_)), self.texts.as_ref().map_or(0, |texts| texts.spare.len()));
+        let (given, spare) = (
+            matches!(self.settings.evaluation, EvaluationText::File(_)),
+            self.texts.as_ref().map_or(0, |texts| texts.spare.len()),
+        );
         // What --distill and --refine look at would be something else without the measuring.
         let resumable = self.has_kept() && (given || spare >= FEW_SPARE || !self.settings.tuning.any());
         match error.kind() {

@@ -16,87 +16,86 @@ use crate::words::{bytes, count};
 
 /// Says which sizes are reachable, before any work.
 pub fn announce(job: &Job<'_>) {
-        let Job { plan, source, progress: console, settings, .. } = job;
-        let (least, most) = plan.reachable_bpw();
-        let rest = plan.rest_bytes(source, settings.dtype);
-        let size = |bpw: f64| bytes((bpw * plan.weights() as f64 / 8.0) as u64 + rest);
-        console.line(&format!(
-            "{}, {}; reachable: {least:.3} to {most:.3} bpw, whole model {} to {}",
-            count(plan.len(), "linear layer"),
-            count(plan.weights(), "weight"),
-            size(least),
-            size(most)
-        ));
-        if !plan.already.is_empty() {
-            console
-                .line(&format!("already quantized, passed through: {}", count(plan.already.len(), "layer")));
-        }
-        for layer in &plan.indivisible {
-            console.line(&format!("stays float, no group size divides its rows: {layer}"));
-        }
-        if !plan.embedding().is_empty() {
-            console.line("the embedding is quantized too: outside the target, and not in the prediction");
-        }
+    let Job { plan, source, progress: console, settings, .. } = job;
+    let (least, most) = plan.reachable_bpw();
+    let rest = plan.rest_bytes(source, settings.dtype);
+    let size = |bpw: f64| bytes((bpw * plan.weights() as f64 / 8.0) as u64 + rest);
+    console.line(&format!(
+        "{}, {}; reachable: {least:.3} to {most:.3} bpw, whole model {} to {}",
+        count(plan.len(), "linear layer"),
+        count(plan.weights(), "weight"),
+        size(least),
+        size(most)
+    ));
+    if !plan.already.is_empty() {
+        console.line(&format!("already quantized, passed through: {}", count(plan.already.len(), "layer")));
     }
+    for layer in &plan.indivisible {
+        console.line(&format!("stays float, no group size divides its rows: {layer}"));
+    }
+    if !plan.embedding().is_empty() {
+        console.line("the embedding is quantized too: outside the target, and not in the prediction");
+    }
+}
 
 /// Prints the bit map and its cost. Without a record nothing was written.
 pub fn print(job: &Job<'_>, decision: &Decision, record: Option<&Record>) -> Result<()> {
-        let Decision { solution, .. } = decision;
-        let before = Inventory::of_source(job.source);
-        let after = Inventory::planned(job.source, &job.bitmap(decision), job.settings.dtype);
-        let columns = [("before", before.bytes), ("after", after.bytes)];
-        out(&format!("{}\n{}{}", bit_table(&after), class_table(&columns), class_bars(&columns)))?;
-        let all = if job.plan.already.is_empty() {
-            String::new()
-        } else {
-            format!(" over the layers decided here, {:.4} over all linear layers", after.bpw_quantized())
-        };
-        let predicted = solution.kl.map_or_else(String::new, |kl| predicted_line(job, decision, kl));
-        out(&format!(
-            "\nlayers: {}{} float\nbpw: {:.4}{}{all}, whole model {:.4}\n{predicted}",
-            layers_by_bits(decision),
-            job.plan.len() - solution.bitmap.len() + job.plan.indivisible.len(),
-            solution.bpw,
-            below_target(job.settings.target, solution.bpw, after.bytes.total),
-            after.bpw_model(),
-        ))?;
-        let Some(record) = record else { return out("dry run: nothing was written\n") };
-        if let Some(refinement) = &record.refinement {
-            out(&refined(refinement))?;
-        }
-        if let Some(distillation) = &record.distillation {
-            out(&distilled(distillation))?;
-        }
-        match &record.evaluation {
-            Some(evaluation) => out(&measured(evaluation))?,
-            None => job.progress.line("not measured: `mixbit eval` does it, or --eval-data"),
-        }
-        out(&format!("wrote {}\n", job.settings.output.path.display()))
+    let Decision { solution, .. } = decision;
+    let before = Inventory::of_source(job.source);
+    let after = Inventory::planned(job.source, &job.bitmap(decision), job.settings.dtype);
+    let columns = [("before", before.bytes), ("after", after.bytes)];
+    out(&format!("{}\n{}{}", bit_table(&after), class_table(&columns), class_bars(&columns)))?;
+    let all = if job.plan.already.is_empty() {
+        String::new()
+    } else {
+        format!(" over the layers decided here, {:.4} over all linear layers", after.bpw_quantized())
+    };
+    let predicted = solution.kl.map_or_else(String::new, |kl| predicted_line(job, decision, kl));
+    out(&format!(
+        "\nlayers: {}{} float\nbpw: {:.4}{}{all}, whole model {:.4}\n{predicted}",
+        layers_by_bits(decision),
+        job.plan.len() - solution.bitmap.len() + job.plan.indivisible.len(),
+        solution.bpw,
+        below_target(job.settings.target, solution.bpw, after.bytes.total),
+        after.bpw_model(),
+    ))?;
+    let Some(record) = record else { return out("dry run: nothing was written\n") };
+    if let Some(refinement) = &record.refinement {
+        out(&refined(refinement))?;
     }
+    if let Some(distillation) = &record.distillation {
+        out(&distilled(distillation))?;
+    }
+    match &record.evaluation {
+        Some(evaluation) => out(&measured(evaluation))?,
+        None => job.progress.line("not measured: `mixbit eval` does it, or --eval-data"),
+    }
+    out(&format!("wrote {}\n", job.settings.output.path.display()))
+}
 
 fn predicted_line(job: &Job<'_>, Decision { solution, table, .. }: &Decision, kl: f64) -> String {
-        let gap = 100.0 * solution.gap / kl.abs().max(f64::MIN_POSITIVE);
-        let choice = if gap < 0.005 {
-            "with the best choice of bits".to_owned()
-        } else {
-            format!("within {gap:.2} % of the best choice of bits")
-        };
-        let Some(table) = table else { return String::new() };
-        if table.measurement.method.starts_with("alignment") {
-            return format!("alignment score: {kl:.3e}, {choice}; it is no KL divergence\n");
-        }
-        let other = other_rounding(job.technique, table);
-        let before = if job.settings.tuning.distill.is_some() { ", before distillation" } else { "" };
-        format!("predicted KL divergence: {kl:.3e} nats per token, {choice}{other}{before}\n")
+    let gap = 100.0 * solution.gap / kl.abs().max(f64::MIN_POSITIVE);
+    let choice = if gap < 0.005 {
+        "with the best choice of bits".to_owned()
+    } else {
+        format!("within {gap:.2} % of the best choice of bits")
+    };
+    let Some(table) = table else { return String::new() };
+    if table.measurement.method.starts_with("alignment") {
+        return format!("alignment score: {kl:.3e}, {choice}; it is no KL divergence\n");
     }
+    let other = other_rounding(job.technique, table);
+    let before = if job.settings.tuning.distill.is_some() { ", before distillation" } else { "" };
+    format!("predicted KL divergence: {kl:.3e} nats per token, {choice}{other}{before}\n")
+}
 
 fn below_target(target: Target, bpw: f64, total: u64) -> String {
-        match target {
-            Target::Bpw(target) => format!(" of {target} ({:.4} below the target)", target - bpw),
-            Target::Size(size) => format!(" ({} below the target)", bytes(size.saturating_sub(total))),
-            Target::Fixed => String::new(),
-        }
+    match target {
+        Target::Bpw(target) => format!(" of {target} ({:.4} below the target)", target - bpw),
+        Target::Size(size) => format!(" ({} below the target)", bytes(size.saturating_sub(total))),
+        Target::Fixed => String::new(),
     }
+}
 
 /// What to know where the `table` scores another rounding than that in force.
 fn other_rounding(technique: Technique, table: &Table) -> String {

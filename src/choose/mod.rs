@@ -8,3 +8,6 @@ pub mod recipe;
 pub mod rules;
 pub mod scores;
 pub mod table;
+
+pub use candidate::DEFAULT_CANDIDATES;
+pub use plan::Plan;

@@ -8,7 +8,7 @@ use super::texts::Texts;
 use crate::choose::correction::{Correction, MEASURED_TOKENS, Measured};
 use crate::choose::curve::{problem, weights};
 use crate::choose::scores::{LayerSensitivity, Method};
-use crate::choose::table::Measurement;
+use crate::choose::table::{Measurement, Table};
 use crate::engine::measure::factors::{FactorSettings, measure_factors};
 use crate::engine::measure::sensitivities::analyze;
 use crate::engine::measure::settings::{AnalysisSettings, StepCosts};
@@ -30,6 +30,7 @@ pub struct Measure<'a> {
     measured: Vec<Vec<u32>>,
     method: Method,
     memory: u64,
+    technique: Technique,
     costs: StepCosts,
     /// What it will be made with.
     pub measurement: Measurement,
@@ -68,6 +69,7 @@ impl<'a> Measure<'a> {
             measured: spread(sequences, measured).0,
             method,
             memory: calibration.memory,
+            technique,
             costs: StepCosts::default(),
             measurement,
         })
@@ -77,6 +79,17 @@ impl<'a> Measure<'a> {
     #[must_use]
     pub fn with_costs(self, costs: StepCosts) -> Self {
         Self { costs, ..self }
+    }
+
+    /// Measures all layers, and how far off predictions for whole models are.
+    pub fn table(&self, console: &dyn Progress) -> Result<Table> {
+        let mut layers = Vec::new();
+        self.run(&[], console, |layer| {
+            layers.push(layer);
+            Ok(())
+        })?;
+        let correction = self.correct(&layers, console)?;
+        Ok(Table { measurement: self.measurement.clone(), layers, correction })
     }
 
     /// Measures every layer whose path is not in `skip` and hands it to `finished`.
@@ -111,13 +124,8 @@ impl<'a> Measure<'a> {
 const SIZES: [f64; 3] = [4.5, 3.0, 2.5];
 
 impl Measure<'_> {
-    /// Measures what the predictions of `layers` are off by if they are rounded by `technique`.
-    pub fn correct(
-        &self,
-        layers: &[LayerSensitivity],
-        technique: Technique,
-        console: &dyn Progress,
-    ) -> Result<Correction> {
+    /// Measures how far off the predictions of `layers` are.
+    pub fn correct(&self, layers: &[LayerSensitivity], console: &dyn Progress) -> Result<Correction> {
         if matches!(self.method, Method::Alignment { .. }) {
             return Ok(Correction::default());
         }
@@ -126,7 +134,7 @@ impl Measure<'_> {
         let bar = console.steps_bar("measuring whole models", 1);
         let progress = |done: usize, total: usize| bar.set(done as u64, total as u64);
         let Measurement { dtype, rounding, candidates, .. } = &self.measurement;
-        let fed_back = technique == Technique::Gptq;
+        let fed_back = self.technique == Technique::Gptq;
         let mut correction = Correction::default();
         if fed_back || rounding.is_searched() {
             let settings = FactorSettings {
@@ -139,7 +147,7 @@ impl Measure<'_> {
             };
             correction = measure_factors(&engine, self.source, &settings)?;
         }
-        let models = self.models(layers, &correction, technique)?;
+        let models = self.models(layers, &correction)?;
         let bitmaps: Vec<BitMap> = models.iter().map(|model| model.bitmap.clone()).collect();
         let settings = CorrectionSettings {
             sequences: &sequences,
@@ -158,14 +166,10 @@ impl Measure<'_> {
         Ok(correction)
     }
 
-    /// The best models of the [`SIZES`] that are in reach, as `technique` rounds.
-    fn models(
-        &self,
-        layers: &[LayerSensitivity],
-        correction: &Correction,
-        technique: Technique,
-    ) -> Result<Vec<Whole>> {
-        let problem = problem(&correction.scores_for(technique, layers), self.measurement.dtype.bytes())?;
+    /// The best models of the [`SIZES`] that are in reach, as the technique in force rounds.
+    fn models(&self, layers: &[LayerSensitivity], correction: &Correction) -> Result<Vec<Whole>> {
+        let scores = correction.scores_for(self.technique, layers);
+        let problem = problem(&scores, self.measurement.dtype.bytes())?;
         // They are rounded as scores were: GPTQ takes too long for a trial.
         let scored = correction.scores_for(self.measurement.rounding, layers);
         let (least, most) = problem.reachable();

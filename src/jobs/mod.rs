@@ -1,12 +1,32 @@
-//! Jobs without a terminal: quantize, write, evaluate, check, estimate, record.
+//! Jobs without a terminal: open a model, analyze, quantize, evaluate, check, convert.
+//!
+//! Each job is a function of a [`SourceModel`](crate::models::source::SourceModel), plain settings and a
+//! [`Progress`](crate::progress::Progress). Nothing here prints or ends the process.
+pub(crate) mod analyze;
 pub mod check;
-pub mod estimate;
+pub(crate) mod convert;
+pub(crate) mod dequantize;
+pub(crate) mod estimate;
+pub(crate) mod evaluate;
 pub mod evaluation;
-pub mod measure;
-pub mod opening;
+pub(crate) mod measure;
+pub(crate) mod opening;
 pub mod quantize;
 pub mod record;
-pub mod scoring;
-pub mod settings;
-pub mod texts;
+pub(crate) mod scoring;
+pub(crate) mod settings;
+pub(crate) mod template;
+pub(crate) mod texts;
+#[doc(hidden)]
 pub mod write;
+
+pub use analyze::analyze;
+pub use check::check;
+pub use convert::convert;
+pub use dequantize::dequantize;
+pub use evaluate::{EvaluationSettings, evaluate};
+pub use opening::{Need, open, open_after};
+pub use quantize::{EvaluationText, Quantization, QuantizedModel, quantize};
+pub use settings::{ACTIVATION_MEMORY, Calibration, MeasureMethod, Target, Tuning, sequence_length};
+pub use template::Template;
+pub use write::{Container, Output, Written};

@@ -1,6 +1,5 @@
 //! What a command will do, once flags, recipe and defaults are resolved.
 
-use crate::progress::Progress;
 use clap::ValueEnum;
 use std::fmt;
 use std::path::PathBuf;
@@ -10,9 +9,11 @@ use crate::choose::plan::Plan;
 use crate::choose::recipe::{Quality, Recipe};
 use crate::choose::scores::Method;
 use crate::error::{Error, Result};
+use crate::jobs::template::Template;
 use crate::models::spec::DecoderSpec;
 use crate::numerics::quant::Quant;
 use crate::numerics::rounding::Technique;
+use crate::progress::Progress;
 use crate::words::count;
 
 /// How sensitivities are measured.
@@ -50,9 +51,32 @@ pub struct Calibration {
     pub quality: Option<Quality>,
     /// How sensitivities are measured.
     pub method: MeasureMethod,
+    /// Chat template for conversations in the text.
+    pub template: Template,
 }
 
+/// Bytes of hidden states in memory where nothing else is set.
+pub const ACTIVATION_MEMORY: u64 = 4_000_000;
+
 impl Calibration {
+    /// Settings of the preset balanced for a model of this architecture, on the built-in text.
+    pub fn of_model(spec: &DecoderSpec) -> Self {
+        Self {
+            text: None,
+            samples: 64,
+            samples_given: false,
+            sensitivity_samples: None,
+            sensitivity_samples_given: false,
+            sequence_length: sequence_length(spec),
+            seed: 0,
+            memory: ACTIVATION_MEMORY,
+            rounding: None,
+            quality: None,
+            method: MeasureMethod::default(),
+            template: Template::default(),
+        }
+    }
+
     /// Of `sequences`, how many sensitivities are measured on. On the trained models tried, 16 led to models as near
     /// the float one as 64 did; alignment, which has more noise, takes all.
     pub fn measured(&self, sequences: usize) -> Result<usize> {
@@ -111,9 +135,15 @@ pub struct Tuning {
     pub refine: Option<u32>,
 }
 
+impl Default for Tuning {
+    fn default() -> Self {
+        Self { distill: None, rate: None, temperature: 1.0, norms: false, refine: None }
+    }
+}
+
 impl Tuning {
     /// Whether anything does.
-    pub fn any(self) -> bool {
+    pub const fn any(self) -> bool {
         self.distill.is_some() || self.refine.is_some()
     }
 }

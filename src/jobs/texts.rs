@@ -4,9 +4,11 @@ use crate::progress::{Progress, Quiet};
 use std::path::Path;
 
 use super::settings::Calibration;
+use super::template::Template;
 use crate::error::{Error, Result};
+use crate::jobs::write::companions;
 use crate::models::source::SourceModel;
-use crate::text::corpus::{Split, Text, Windows};
+use crate::text::corpus::{Split, Text, Windows, holds_token_ids};
 use crate::text::tokenizer::Tokenizer;
 use crate::words::count;
 
@@ -20,9 +22,6 @@ const FEW_TOKENS: usize = 4096;
 const MOST_SPARE: usize = 16;
 /// With fewer of them chance decides.
 pub const FEW_SPARE: usize = 4;
-
-/// Gives a tokenizer the chat template that conversations are written out with.
-pub type Templated<'a> = &'a dyn Fn(Tokenizer) -> Result<Tokenizer>;
 
 /// A text, and what it takes to make tokens of it.
 pub struct TextInput {
@@ -38,17 +37,26 @@ impl TextInput {
     pub fn open(
         source: &SourceModel,
         path: Option<&Path>,
-        templated: Templated<'_>,
+        template: &Template,
         console: &dyn Progress,
     ) -> Result<Self> {
         let text = Text::open(path)?;
         let tokenizer = text.tokenizer(source.files())?;
-        let tokenizer = tokenizer.map(templated).transpose()?;
+        let tokenizer = tokenizer.map(|tokenizer| template.apply(tokenizer)).transpose()?;
         if let Some(tokenizer) = tokenizer.as_ref().filter(|_| text.has_conversations()) {
             console.notes(&tokenizer.template_notes());
         }
         Ok(Self { text, tokenizer })
     }
+}
+
+/// Uses of a calibration text beside calibration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Uses {
+    /// Some windows are held out to score the result on.
+    pub scoring: bool,
+    /// Some windows tell which steps of refinement and distillation help; a short text gives up sequences for them.
+    pub tuning: bool,
 }
 
 /// Token windows that share no token.
@@ -69,22 +77,19 @@ pub struct Texts {
 }
 
 impl Texts {
-    /// Tokenizes the text and chooses the windows; without `apart` none is given to score on. Where it is
-    /// to be `watched` what steps after rounding do, a short text gives up some of its sequences for it.
+    /// Tokenizes the calibration text and divides it into sequences and what `uses` ask for.
     pub fn prepare(
         source: &SourceModel,
         calibration: &Calibration,
-        templated: Templated<'_>,
-        apart: bool,
-        watched: bool,
+        uses: Uses,
         console: &dyn Progress,
     ) -> Result<Self> {
         let text = calibration.text.as_deref();
-        let TextInput { text, tokenizer } = TextInput::open(source, text, templated, console)?;
+        let TextInput { text, tokenizer } = TextInput::open(source, text, &calibration.template, console)?;
         let length = calibration.sequence_length as usize;
         let samples = calibration.samples as usize;
         let (tokenizer, seed) = (tokenizer.as_ref(), calibration.seed);
-        let Split { calibration: mut sequences, held_out, spare, mut unused } = if apart {
+        let Split { calibration: mut sequences, held_out, spare, mut unused } = if uses.scoring {
             text.split(tokenizer, samples, length, seed, MOST_HELD_OUT)?
         } else {
             undivided(&text, tokenizer, samples, length, seed)?
@@ -96,7 +101,7 @@ impl Texts {
             spare.extend(more);
             unused = others;
         }
-        if watched && spare.len() < FEW_SPARE && !calibration.samples_given {
+        if uses.tuning && spare.len() < FEW_SPARE && !calibration.samples_given {
             spare.extend(set_aside(&mut sequences));
         }
         let kept = match held_out.len() {
@@ -104,7 +109,7 @@ impl Texts {
             windows => format!(", {windows} x {length} held out"),
         };
         let found = sequences.len();
-        let watching = if watched && spare.len() >= FEW_SPARE {
+        let watching = if uses.tuning && spare.len() >= FEW_SPARE {
             format!(", {} x {length} to tell which steps help", spare.len())
         } else {
             String::new()
@@ -254,4 +259,18 @@ fn check(
 pub fn short_name(path: Option<&Path>) -> String {
     let name = path.map(|path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned());
     name.unwrap_or_else(|| "the built-in text".to_owned())
+}
+
+/// Fails where `source` has no tokenizer, unless all `texts` are token ids; what else is to know is a note. A text that
+/// is `None` is the built-in one.
+pub fn check_tokenizer(source: &SourceModel, texts: &[Option<&Path>], progress: &dyn Progress) -> Result<()> {
+    let needs_none = texts.iter().all(|text| text.is_some_and(holds_token_ids));
+    if !needs_none || Tokenizer::is_in(source.files()) {
+        progress.notes(&companions::check_tokenizer(source)?);
+        return Ok(());
+    }
+    if companions::check_tokenizer(source).is_err() {
+        progress.notes(&["there is no tokenizer: the result has none either".to_owned()]);
+    }
+    Ok(())
 }

@@ -50,9 +50,6 @@ pub struct Calibration {
     pub activation_memory: Option<u64>,
 }
 
-/// Bytes of hidden states in memory where nobody says.
-pub const ACTIVATION_MEMORY: u64 = 4_000_000;
-
 /// `mixbit analyze`.
 #[derive(Debug, Args)]
 pub struct Analyze {

@@ -3,7 +3,7 @@
 use std::slice;
 
 use super::settings;
-use super::templating::{refuse_idle, with_template};
+use super::templating::refuse_idle;
 use crate::choose::candidate::{Candidate, DEFAULT_CANDIDATES};
 use crate::choose::plan::Plan;
 use crate::choose::table::Partial;
@@ -15,7 +15,7 @@ use crate::jobs::estimate::{Work, announce};
 use crate::jobs::measure::{Measure, apart};
 use crate::jobs::opening::{Need, open_after};
 use crate::jobs::settings::{Calibration, recipe};
-use crate::jobs::texts::Texts;
+use crate::jobs::texts::{Texts, Uses};
 use crate::models::source::SourceModel;
 use crate::numerics::dtype::float_type;
 use crate::numerics::rounding::Technique;
@@ -42,14 +42,7 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     };
     let calibration = settings::calibration(&args.calibration, recipe.as_ref(), source.spec())?;
     console.notes(&source.spec().notes);
-    let texts = Texts::prepare(
-        &source,
-        &calibration,
-        &|tokenizer| with_template(tokenizer, &args.calibration.template),
-        true,
-        false,
-        console,
-    )?;
+    let texts = Texts::prepare(&source, &calibration, Uses { scoring: true, tuning: false }, console)?;
     refuse_idle(&args.calibration.template, slice::from_ref(&texts.name), texts.has_conversations)?;
     let technique = calibration.rounding.unwrap_or(Technique::Gptq);
     let (quants, float) = (plan.quants(), float_type(dtype)?);
@@ -73,7 +66,7 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
         console.notes(&[format!("nothing to resume beside {name}: starting from the beginning")]);
     }
     let measured = measure.run(&finished, console, |layer| partial.add(layer));
-    let correction = measured.and_then(|()| measure.correct(&partial.finished, technique, console));
+    let correction = measured.and_then(|()| measure.correct(&partial.finished, console));
     let correction = correction.map_err(|e| partial.given_up(e))?;
     let table = partial.finish(&args.out, measure.measurement.clone(), correction)?;
     drop(claim);

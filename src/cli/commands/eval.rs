@@ -5,8 +5,9 @@ use std::path::Path;
 use std::time::Instant;
 
 use super::figures::print_figures;
+use super::settings;
 use super::streaming;
-use super::templating::{refuse_idle, with_template};
+use super::templating::refuse_idle;
 use crate::cli::args::Eval;
 use crate::engine::runtime::Engine;
 use crate::error::{Error, Result};
@@ -39,12 +40,7 @@ pub fn run(args: &Eval, console: &Console) -> Result<()> {
         _ => None,
     };
     let length = args.sequence_length.unwrap_or_else(|| sequence_length(source.spec())) as usize;
-    let text = TextInput::open(
-        &source,
-        Some(&args.data),
-        &|tokenizer| with_template(tokenizer, &args.template),
-        console,
-    )?;
+    let text = TextInput::open(&source, Some(&args.data), &settings::template(&args.template), console)?;
     refuse_idle(&args.template, &[text.text.name()], text.text.has_conversations())?;
     let Windows { windows, left_out } = windows(&source, &text, length, args.max_tokens, console)?;
     if let Some(kept) = &kept {

@@ -1,13 +1,12 @@
 //! Opening the model that a command makes another of.
 
-use crate::cli::args::Output;
+use std::path::Path;
+
 use crate::error::Result;
-use crate::files::output_folder::{check_destination, check_writable, left_behind};
 use crate::jobs::opening::{Need, open_after};
-use crate::jobs::write::companions;
+use crate::jobs::write::{Output, companions};
 use crate::models::source::SourceModel;
 use crate::report::Console;
-use std::path::Path;
 
 /// Opens the model at `path`, all of which goes into `output`, after `checks` of its headers, of its tokenizer and of the
 /// destination.
@@ -20,10 +19,7 @@ pub fn open_to_write(
     let source = open_after(path, Need::Files, |source| {
         checks(source)?;
         console.notes(&companions::check_tokenizer(source)?);
-        check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
-        check_writable(&output.mlx_path)?;
-        console.notes(&left_behind(&output.mlx_path));
-        Ok(())
+        output.check(source.dir(), console)
     })?;
     console.notes(&source.spec().notes);
     Ok(source)

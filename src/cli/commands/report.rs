@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use super::answering::blamed;
 use super::prompting::{chat_text, encode_chat};
-use super::templating::with_template;
-use crate::cli::args::{ACTIVATION_MEMORY, Report};
+use super::settings;
+use crate::cli::args::Report;
 use crate::engine::cache::sequence::CacheSettings;
 use crate::engine::decoder::model::Model;
 use crate::engine::generate::generate::{Finish, Settings, generate};
@@ -14,12 +14,11 @@ use crate::engine::generate::session::Session;
 use crate::engine::runtime::Engine;
 use crate::error::{Error, Result};
 use crate::files::output_file;
+use crate::jobs::evaluate::{EvaluationSettings, evaluate_on};
 use crate::jobs::opening::{Need, open};
 use crate::jobs::record;
 use crate::jobs::record::Record;
-use crate::jobs::scoring::{Scoring, check_vocabulary};
-use crate::jobs::settings::sequence_length;
-use crate::jobs::texts::{TextInput, built_in_held_out, short_name, windows};
+use crate::jobs::scoring::check_vocabulary;
 use crate::models::inventory::Inventory;
 use crate::models::source::SourceModel;
 use crate::report::html::{Answer, Sample};
@@ -27,9 +26,6 @@ use crate::report::{Console, Found, page};
 use crate::text::sampling::{Chosen, Sampler, Sampling};
 use crate::text::stop_tokens::StopTokens;
 use crate::text::tokenizer::Tokenizer;
-
-/// Windows computed together while the distance is measured: as many as `mixbit eval` takes unless it is told otherwise.
-const BATCH: usize = 4;
 
 /// Tokens of an answer at most, where nothing is said.
 const ANSWER: u32 = 160;
@@ -63,8 +59,7 @@ pub fn run(args: &Report, console: &Console) -> Result<()> {
     let sample = sample(args, &source, reference.as_ref(), console)?;
     let measured = match (text, &reference) {
         (Some((name, windows)), Some(reference)) => {
-            let scoring = Scoring { windows: &windows, batch: BATCH, memory: ACTIVATION_MEMORY };
-            Some(scoring.evaluation(&source, reference, name, console)?)
+            Some(evaluate_on(&source, reference, name, &windows, console)?)
         }
         _ => None,
     };
@@ -115,29 +110,23 @@ fn text(
     recorded: bool,
     console: &Console,
 ) -> Result<Option<(String, Vec<Vec<u32>>)>> {
-    let length = args.sequence_length.unwrap_or_else(|| sequence_length(source.spec())) as usize;
-    if let Some(path) = &args.data {
-        let text = TextInput::open(
-            source,
-            Some(path),
-            &|tokenizer| with_template(tokenizer, &args.template),
-            console,
-        )?;
-        let most = args.max_data_tokens.map(|most| most as usize);
-        let windows = windows(source, &text, length, most, console)?.windows;
-        return Ok(Some((short_name(Some(path)), windows)));
-    }
-    if recorded {
+    if recorded && args.data.is_none() {
         return Ok(None);
     }
-    if !Tokenizer::is_in(source.files()) {
+    if args.data.is_none() && !Tokenizer::is_in(source.files()) {
         let name = source.files().title();
         console.notes(&[format!(
             "{name} has no tokenizer.json: its distance from the reference is left out, --data with token ids measures it"
         )]);
         return Ok(None);
     }
-    built_in_held_out(source, length).map(Some)
+    let settings = EvaluationSettings {
+        text: args.data.clone(),
+        template: settings::template(&args.template),
+        sequence_length: args.sequence_length,
+        max_tokens: args.max_data_tokens.map(|most| most as usize),
+    };
+    settings.windows(source, console).map(Some)
 }
 
 /// The answers, one model after the other; none where there is nothing to compare and nothing was asked.
@@ -167,7 +156,7 @@ pub(crate) fn sample(
     let mut answers = Vec::new();
     for (by, model) in models {
         console.line(&format!("asking {}", model.files().title()));
-        let tokenizer = with_template(Tokenizer::from_files(model.files())?, &args.template)?;
+        let tokenizer = settings::template(&args.template).apply(Tokenizer::from_files(model.files())?)?;
         console.notes(&tokenizer.template_notes());
         let most = args.max_tokens.unwrap_or(ANSWER) as usize;
         answers.push(answer(&engine, model, &tokenizer, prompt, by, most)?);

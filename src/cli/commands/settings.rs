@@ -4,7 +4,11 @@ use crate::choose::plan::Plan;
 use crate::choose::recipe::{Quality, Recipe};
 use crate::cli::args;
 use crate::error::{Error, Result};
-use crate::jobs::settings::{Calibration, Target, Tuning, sequence_length};
+use crate::jobs::quantize::{EvaluationText, Quantization};
+use crate::jobs::settings::{ACTIVATION_MEMORY, Calibration, Target, Tuning, sequence_length};
+use crate::jobs::template::Template;
+use crate::jobs::write::Output;
+use crate::models::source::SourceModel;
 use crate::models::spec::DecoderSpec;
 use crate::numerics::quant::Mode;
 use crate::numerics::rounding::Technique;
@@ -32,13 +36,14 @@ pub fn calibration(
             .or(recipe.sequence_length)
             .unwrap_or_else(|| sequence_length(spec)),
         seed: flags.seed.or(recipe.seed).unwrap_or(0),
-        memory: flags.activation_memory.unwrap_or(args::ACTIVATION_MEMORY),
+        memory: flags.activation_memory.unwrap_or(ACTIVATION_MEMORY),
         rounding: flags.rounding.map(Into::into).or(quality.map(|quality| match quality {
             Quality::Fast => Technique::Search,
             Quality::Balanced | Quality::Best => Technique::Gptq,
         })),
         quality,
         method: flags.method.unwrap_or_default(),
+        template: template(&flags.template),
     })
 }
 
@@ -82,4 +87,47 @@ pub fn target(flags: &args::Size, recipe: Option<&Recipe>) -> Target {
         (None, Some(size), _) => Target::Size(size),
         (None, None, None) => Target::Fixed,
     }
+}
+
+/// The chat template that flags ask for.
+pub fn template(flags: &args::Template) -> Template {
+    let variables = flags.chat_template_config.clone().unwrap_or_default();
+    Template { name_or_file: flags.chat_template.clone(), variables }
+}
+
+/// The folder to write.
+pub fn output(flags: &args::Output) -> Result<Output> {
+    let container = flags.container()?;
+    Ok(Output { path: flags.mlx_path.clone(), overwrite: flags.overwrite, container })
+}
+
+/// A quantization by `plan`, from flags and recipe.
+pub fn quantization(
+    args: &args::Quantize,
+    output: Output,
+    source: &SourceModel,
+    recipe: Option<&Recipe>,
+    plan: &Plan<'_>,
+) -> Result<Quantization> {
+    let target = target(&args.size, recipe);
+    target.check(plan, recipe)?;
+    let calibration = calibration(&args.calibration, recipe, source.spec())?;
+    let fixed = target == Target::Fixed || plan.is_fixed();
+    let tuning = tuning(&args.tuning, recipe, calibration.quality, plan, fixed)?;
+    let evaluation = match &args.eval_data {
+        Some(path) => EvaluationText::File(path.clone()),
+        None if args.no_eval => EvaluationText::Nothing,
+        None => EvaluationText::HeldOut,
+    };
+    Ok(Quantization {
+        target,
+        dtype: args.dtype.into(),
+        recipe: recipe.map(|recipe| recipe.name.clone()),
+        calibration,
+        tuning,
+        sensitivities: args.sensitivities.clone(),
+        evaluation,
+        output,
+        resume: args.tuning.resume,
+    })
 }

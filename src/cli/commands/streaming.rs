@@ -6,7 +6,8 @@ use std::time::Instant;
 
 use super::caching::{cache_settings, context_note};
 use super::figures::print_figures;
-use super::templating::{refuse_idle, with_template};
+use super::settings;
+use super::templating::refuse_idle;
 use crate::cli::args::Eval;
 use crate::engine::decoder::model::Model;
 use crate::engine::runtime::Engine;
@@ -34,12 +35,8 @@ pub fn run(args: &Eval, source: &SourceModel, console: &Console) -> Result<()> {
         ))
         .hint("give a larger --max-tokens, or leave it out"));
     }
-    let TextInput { text, tokenizer } = TextInput::open(
-        source,
-        Some(&args.data),
-        &|tokenizer| with_template(tokenizer, &args.template),
-        console,
-    )?;
+    let TextInput { text, tokenizer } =
+        TextInput::open(source, Some(&args.data), &settings::template(&args.template), console)?;
     refuse_idle(&args.template, &[text.name()], text.has_conversations())?;
     let tokens = text.windows(tokenizer.as_ref(), usize::MAX, args.max_tokens)?.windows.concat();
     let engine = Engine::start()?;

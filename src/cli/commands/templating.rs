@@ -4,20 +4,16 @@ use serde_json::Value;
 use std::fs;
 use std::path::Path;
 
+use super::settings;
 use crate::cli::args;
 use crate::error::{Error, Result};
 use crate::files::{json, lfs_pointer};
-use crate::text::tokenizer::{ChosenTemplate, Message, TemplateSettings, Tokenizer, kind};
-
-/// The tokenizer with the template that the flags ask for.
-pub fn with_template(tokenizer: Tokenizer, flags: &args::Template) -> Result<Tokenizer> {
-    with_tools(tokenizer, flags, None)
-}
+use crate::text::tokenizer::{Message, Tokenizer, kind};
 
 /// The tokenizer with the template and the tools that the flags ask for, which the template has to know.
 pub fn for_answers(tokenizer: Tokenizer, asked: &args::Asking) -> Result<Tokenizer> {
     let tools = asked.tools.as_deref().map(read_tools).transpose()?;
-    let tokenizer = with_tools(tokenizer, &asked.template, tools.clone())?;
+    let tokenizer = settings::template(&asked.template).apply_with_tools(tokenizer, tools.clone())?;
     let others = [("--tools", tools.is_some()), ("--prefill-response", asked.prefill_response.is_some())];
     let others = others.into_iter().filter_map(|(flag, given)| given.then_some(flag));
     if let Some(flag) = asked.template.given().into_iter().chain(others).next()
@@ -42,29 +38,6 @@ pub fn for_answers(tokenizer: Tokenizer, asked: &args::Asking) -> Result<Tokeniz
 /// Name and file of the chat template of prompts, where there is one.
 pub fn template_in_use(tokenizer: &Tokenizer) -> Result<Option<(&str, &Path)>> {
     tokenizer.template_in_use().map_err(|error| error.hint("--chat-template NAME chooses one"))
-}
-
-fn with_tools(tokenizer: Tokenizer, flags: &args::Template, tools: Option<Vec<Value>>) -> Result<Tokenizer> {
-    let template = flags.chat_template.as_deref().map(|given| chosen(given, &tokenizer)).transpose()?;
-    let variables = flags.chat_template_config.clone().unwrap_or_default();
-    tokenizer.with_template(TemplateSettings { template, variables, tools })
-}
-
-/// The model's template that is called as `given`, or else the file.
-fn chosen(given: &Path, tokenizer: &Tokenizer) -> Result<ChosenTemplate> {
-    let names = tokenizer.template_names();
-    if let Some(name) = names.iter().find(|name| Path::new(name) == given) {
-        return Ok(ChosenTemplate::Named((*name).to_owned()));
-    }
-    let source = fs::read_to_string(given).map_err(|error| {
-        let names: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
-        Error::io(given, error).hint(match names.len() {
-            0 => "give a Jinja file; the model has no chat template".to_owned(),
-            _ => format!("give a Jinja file, or the name of a template of the model: {}", names.join(", ")),
-        })
-    })?;
-    lfs_pointer::refuse(given, source.as_bytes())?;
-    Ok(ChosenTemplate::Source { path: given.to_owned(), source })
 }
 
 fn read_tools(path: &Path) -> Result<Vec<Value>> {

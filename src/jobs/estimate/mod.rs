@@ -6,5 +6,5 @@ mod operations;
 mod rates;
 mod time;
 
-pub use estimate::{Estimate, Rates, Work};
+pub use estimate::Work;
 pub use rates::announce;

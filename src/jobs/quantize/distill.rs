@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::job::{Decision, Job};
 use super::refine::nothing_to_move;
-use crate::choose::recipe::Recipe;
+use super::settings::EvaluationText;
 use crate::engine::learn::student::{Student, Target};
 use crate::engine::runtime::Engine;
 use crate::error::{Error, Result};
@@ -13,7 +13,7 @@ use crate::jobs::quantize::tuning::{
     Adam, Coordinate, LOOK_EVERY, Look, Settings, TuningRun, Values, as_stored,
 };
 use crate::jobs::record::Distillation;
-use crate::jobs::settings::{Target as Size, Tuning};
+use crate::jobs::settings::Target as Size;
 use crate::jobs::texts::FEW_SPARE;
 use crate::models::source::SourceModel;
 use crate::numerics::affine::FloatType;
@@ -50,23 +50,20 @@ fn usual_rate(bpw: f64) -> f64 {
 }
 
 impl Job<'_> {
-    /// Fails where no layer can learn or move, or nothing can be gone on with, as far as that is known before anything is
-    /// chosen.
-    pub(crate) fn check_tuning(&self, recipe: Option<&Recipe>) -> Result<()> {
-        let (flags, Tuning { distill, refine, .. }) = (&self.args.tuning, self.tuning);
-        // What no flag says is the recipe's.
-        let blame = |key: &str, is_flag: bool, error: Error| match recipe {
-            Some(recipe) if !is_flag => recipe.blame(key, &error),
-            _ => error,
-        };
-        if refine.is_some() && (self.target == Size::Fixed || self.plan.is_fixed()) {
-            return Err(blame("refine", flags.refine.is_some(), nothing_to_move()));
-        }
-        let quants = self.plan.quants();
-        if distill.is_some() && quants.iter().all(|quant| quant.mode != Mode::Affine) {
-            return Err(blame("distill", flags.distill.is_some(), nothing_learns()));
-        }
-        if flags.resume && distill.is_none() && refine.is_none() && self.technique != Technique::Gptq {
+    /// Fails where refinement is asked for and no layer has a choice.
+    pub(crate) fn check_refinement(&self) -> Result<()> {
+        if self.settings.tuning.refine.is_some() && self.is_fixed() { Err(nothing_to_move()) } else { Ok(()) }
+    }
+
+    /// Fails where distillation is asked for and no layer can learn.
+    pub(crate) fn check_distillation(&self) -> Result<()> {
+        let learns = self.has_affine_layers();
+        if self.settings.tuning.distill.is_some() && !learns { Err(nothing_learns()) } else { Ok(()) }
+    }
+
+    /// Fails where a run is to be resumed that keeps nothing on its way.
+    pub(crate) fn check_resumption(&self) -> Result<()> {
+        if self.settings.resume && !self.settings.tuning.any() && self.technique != Technique::Gptq {
             return Err(Error::usage(
                 "--resume has nothing to go on with: only GPTQ, --refine and --distill keep what is done",
             )
@@ -87,7 +84,7 @@ impl Job<'_> {
                 name: apart,
             });
         }
-        if self.args.no_eval || self.args.eval_data.is_some() {
+        if self.settings.evaluation != EvaluationText::HeldOut {
             let windows = [&texts.held_out[..], &texts.spare].concat();
             return Ok(Slice { sequences: texts.sequences.clone(), windows, name: apart });
         }
@@ -110,7 +107,7 @@ impl Job<'_> {
 
     /// Bits a weight, as far as they are known before any are chosen.
     fn bpw(&self) -> Result<f64> {
-        match self.target {
+        match self.settings.target {
             Size::Bpw(bpw) => Ok(bpw),
             Size::Size(size) => self.plan.bpw_of_model_size(self.source, size),
             Size::Fixed => {
@@ -129,13 +126,13 @@ impl Job<'_> {
             text: digest(&slice.sequences),
             slice: digest(&slice.windows),
             steps: steps as usize,
-            rate: match self.tuning.rate {
+            rate: match self.settings.tuning.rate {
                 Some(rate) => rate,
                 None => usual_rate(self.bpw()?),
             },
-            temperature: self.tuning.temperature,
-            norms: self.tuning.norms,
-            seed: self.calibration.seed,
+            temperature: self.settings.tuning.temperature,
+            norms: self.settings.tuning.norms,
+            seed: self.settings.calibration.seed,
         })
     }
 
@@ -146,26 +143,26 @@ impl Job<'_> {
         decision: &Decision,
         steps: u32,
     ) -> Result<Distilled> {
-        let Self { console, source, .. } = self;
-        let tuning = self.tuning;
-        let (engine, memory, slice) = (Engine::start()?, self.calibration.memory, self.slice()?);
+        let Self { progress, source, .. } = self;
+        let tuning = self.settings.tuning;
+        let (engine, memory, slice) = (Engine::start()?, self.settings.calibration.memory, self.slice()?);
         let layers = learning(decision)?;
         let paths: BTreeSet<String> = layers.iter().map(|(path, _)| path.clone()).collect();
         let learner = Student::new(&engine, student, &paths, tuning.norms, memory);
         let (values, dtypes) = values(student, &learner.names())?;
         let settings = Settings { student: student.fingerprint()?, ..self.distill_settings(&slice, steps)? };
-        console.stage("distilling");
-        let bar = console.steps_bar("running the float model", 2 * source.spec().layers.len() as u64);
+        progress.stage("distilling");
+        let bar = progress.steps_bar("running the float model", 2 * source.spec().layers.len() as u64);
         let tick = || bar.inc(1);
         let lesson = Target::new(&engine, source, &slice.sequences, memory, &tick)?;
         let exam = Target::new(&engine, source, &slice.windows, memory, &tick)?;
         bar.finish();
         let run = Run { learner, lesson, exam, dtypes, settings };
-        let progress = run.steps(self, coordinates(&layers, &values), values)?;
-        let (first, best) = (progress.first_look(), progress.best_look());
+        let tuned = run.steps(self, coordinates(&layers, &values), values)?;
+        let (first, best) = (tuned.first_look(), tuned.best_look());
         let record = Distillation {
             steps: run.settings.steps,
-            taken: progress.step(),
+            taken: tuned.step(),
             kept: best.step,
             rate: run.settings.rate,
             temperature: run.settings.temperature,
@@ -175,7 +172,7 @@ impl Job<'_> {
             kl_before: first.kl,
             kl_after: best.kl,
         };
-        Ok(Distilled { values: progress.best, record })
+        Ok(Distilled { values: tuned.best, record })
     }
 }
 
@@ -192,11 +189,11 @@ impl Run<'_> {
     /// Takes the steps, or those that are left.
     fn steps(&self, job: &Job<'_>, coordinates: Vec<Coordinate>, values: Values) -> Result<TuningRun> {
         let Self { settings, .. } = self;
-        let path = TuningRun::path(&job.args.output.mlx_path);
+        let path = TuningRun::path(&job.settings.output.path);
         let mut adam = Adam::new(coordinates, &values);
-        let mut progress = if job.args.tuning.resume && path.exists() {
+        let mut progress = if job.settings.resume && path.exists() {
             let progress = TuningRun::read(&path, settings, &mut adam)?;
-            job.console.line(&format!(
+            job.progress.line(&format!(
                 "resuming: {} of {} taken already",
                 progress.step(),
                 count(settings.steps, "step")
@@ -207,7 +204,7 @@ impl Run<'_> {
             TuningRun::new(settings.clone(), values, kl)
         };
         // Of what is left: steps of an earlier run would count for this one's rate.
-        let bar = job.console.steps_bar("distilling", (settings.steps - progress.step()) as u64);
+        let bar = job.progress.steps_bar("distilling", (settings.steps - progress.step()) as u64);
         while !progress.is_over() {
             let from = progress.step();
             let to = (from + LOOK_EVERY).min(settings.steps);

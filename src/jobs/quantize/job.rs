@@ -1,167 +1,153 @@
-//! A quantization from its arguments to its report.
+//! A quantization, stage by stage: plan, texts, decision, model.
 
-use crate::progress::Progress;
 use std::path::Path;
 
+use super::proof::Proof;
+use super::settings::{EvaluationText, Quantization};
 use crate::choose::allocate::CurvePoint;
 use crate::choose::curve::STEP;
 use crate::choose::plan::{Plan, Solution};
-use crate::choose::rules::LayerRule;
 use crate::choose::table::Table;
-use crate::cli::args::Quantize;
-use crate::cli::commands::quantize::command::candidates;
-use crate::cli::commands::settings;
-use crate::cli::commands::templating::with_template;
 use crate::engine::measure::settings::StepCosts;
 use crate::error::{Error, Result};
 use crate::jobs::measure::Measure;
-use crate::jobs::settings::{Calibration, Target, Tuning, recipe};
+use crate::jobs::settings::Target;
 use crate::jobs::texts::Texts;
 use crate::jobs::write::check_values;
 use crate::models::source::SourceModel;
-use crate::numerics::dtype::{Dtype, float_type};
+use crate::numerics::dtype::float_type;
 use crate::numerics::quant::Mode;
 use crate::numerics::rounding::Technique;
-use crate::text::tokenizer::Tokenizer;
+use crate::progress::Progress;
 
-/// What is to be done, resolved from flags and recipe.
-pub(crate) struct Job<'a> {
-    pub(crate) args: &'a Quantize,
-    pub(crate) console: &'a dyn Progress,
+/// A quantization of `source`, with all that is resolved before its stages begin.
+pub struct Job<'a> {
+    pub(crate) settings: Quantization,
+    pub(crate) progress: &'a dyn Progress,
     pub(crate) source: &'a SourceModel,
-    pub(crate) dtype: Dtype,
-    pub(crate) recipe: Option<String>,
     pub(crate) plan: Plan<'a>,
-    pub(crate) target: Target,
-    pub(crate) calibration: Calibration,
     pub(crate) technique: Technique,
-    pub(crate) tuning: Tuning,
-    /// The table that `--sensitivities` names, where there is a choice.
-    pub(crate) given: Option<Table>,
-    /// Where something is measured.
+    /// The table that the settings name, where there is a choice.
+    pub(crate) table: Option<Table>,
+    /// The calibration text, where something is measured.
     pub(crate) texts: Option<Texts>,
+    /// The evaluation text, where it is a file.
+    pub(crate) proof: Option<Proof>,
 }
 
-/// What was decided, and what it was decided on.
+/// What every layer gets, and the measurement that says so.
 pub struct Decision {
-    pub(crate) solution: Solution,
-    pub(crate) table: Option<Table>,
-    pub(crate) curve: Vec<CurvePoint>,
+    /// The bit map, its size and its predicted KL divergence.
+    pub solution: Solution,
+    /// Sensitivities of all layers, where there was a choice.
+    pub table: Option<Table>,
+    /// Predicted KL divergence over all sizes, where there was a choice.
+    pub curve: Vec<CurvePoint>,
 }
 
 impl<'a> Job<'a> {
-    pub(crate) fn resolve(
-        args: &'a Quantize,
+    /// Resolves `settings` for `source`, of which `plan` says what layers may become, and reads the sensitivity table
+    /// where one is named.
+    pub fn new(
         source: &'a SourceModel,
-        console: &'a dyn Progress,
+        plan: Plan<'a>,
+        settings: Quantization,
+        progress: &'a dyn Progress,
     ) -> Result<Self> {
-        let dtype: Dtype = args.dtype.into();
-        let rules: Vec<LayerRule> = args.layer.iter().map(|rule| rule.parse()).collect::<Result<_>>()?;
-        let recipe = recipe(args.recipe.as_deref(), args.candidates.as_deref(), console)?;
-        let mut plan = match &recipe {
-            Some(recipe) => Plan::with_recipe(source, recipe, &rules, dtype)?,
-            None => Plan::new(source, &candidates(args)?, &rules, dtype)?,
-        };
-        if let Some(setting) = &args.quantize_embeddings {
-            let quant = setting.parse().map_err(|e: Error| {
-                let hint = e.hint_text().unwrap_or_default().to_owned();
-                Error::usage(format!("--quantize-embeddings: {e}")).hint(hint)
-            })?;
-            plan.quantize_embedding(source, quant)?;
-        }
-        let target = settings::target(&args.size, recipe.as_ref());
-        target.check(&plan, recipe.as_ref())?;
-        let calibration = settings::calibration(&args.calibration, recipe.as_ref(), source.spec())?;
-        let fixed = target == Target::Fixed || plan.is_fixed();
-        let affine = plan.quants().iter().any(|quant| quant.mode == Mode::Affine);
-        let tuning = settings::tuning(&args.tuning, recipe.as_ref(), calibration.quality, &plan, fixed)?;
-        let usual = match (fixed, (calibration.text.is_some() || tuning.any()) && affine) {
-            (false, _) => Technique::Gptq,
-            (true, true) => Technique::Search,
-            (true, false) => Technique::Rtn,
-        };
-        let technique = calibration.rounding.unwrap_or(usual);
         let mut job = Self {
-            args,
-            console,
+            technique: Technique::Rtn,
+            settings,
+            progress,
             source,
-            dtype,
-            recipe: recipe.as_ref().map(|recipe| recipe.name.clone()),
             plan,
-            target,
-            calibration,
-            technique,
-            tuning,
-            given: None,
+            table: None,
             texts: None,
+            proof: None,
         };
-        job.given = job.read_table(fixed)?;
-        job.announce();
-        job.check_target()?;
-        job.check_tuning(recipe.as_ref())?;
-        job.check_idle(fixed)?;
-        // Scale search does without a text where all bits are fixed, and so does rounding to nearest.
-        if !fixed || technique == Technique::Gptq || job.calibration.text.is_some() || tuning.any() {
-            let apart = !(args.no_eval || args.eval_data.is_some()) || tuning.any();
-            job.texts = Some(job.divided(apart)?);
-        }
-        if tuning.any() {
-            job.slice()?;
-        }
+        job.technique = job.settings.calibration.rounding.unwrap_or_else(|| job.usual_technique());
+        job.table = job.read_table()?;
         Ok(job)
     }
 
-    /// The tokenizer with the chat template that flags ask for.
-    pub(crate) fn templated(&self, tokenizer: Tokenizer) -> Result<Tokenizer> {
-        with_template(tokenizer, &self.args.calibration.template)
+    /// True if nothing has to be chosen.
+    pub fn is_fixed(&self) -> bool {
+        self.settings.target == Target::Fixed || self.plan.is_fixed()
     }
 
-    /// The table that was given: of this model, for scales of this type, with every layer and candidate.
-    fn read_table(&self, fixed: bool) -> Result<Option<Table>> {
-        let Some(path) = self.args.sensitivities.as_deref().filter(|_| !fixed) else { return Ok(None) };
+    /// True if a layer may become affine, which is the mode with scales and biases to search and to learn.
+    pub(crate) fn has_affine_layers(&self) -> bool {
+        self.plan.quants().iter().any(|quant| quant.mode == Mode::Affine)
+    }
+
+    fn usual_technique(&self) -> Technique {
+        if !self.is_fixed() {
+            return Technique::Gptq;
+        }
+        let has_text = self.settings.calibration.text.is_some() || self.settings.tuning.any();
+        if has_text && self.has_affine_layers() { Technique::Search } else { Technique::Rtn }
+    }
+
+    /// The table that the settings name: of this model, for scales of this type, with every layer and candidate.
+    fn read_table(&self) -> Result<Option<Table>> {
+        let Some(path) = self.settings.sensitivities.as_deref().filter(|_| !self.is_fixed()) else {
+            return Ok(None);
+        };
         let table = Table::read(path)?;
-        table.check(path, &self.source.fingerprint()?, float_type(self.dtype)?)?;
+        table.check(path, &self.source.fingerprint()?, float_type(self.settings.dtype)?)?;
         self.plan.check_table(&table.layers).map_err(|e| wrong_table(path, &e))?;
         Ok(Some(table))
     }
 
-    fn check_target(&self) -> Result<()> {
-        match self.target {
+    /// Fails where the plan cannot reach the target, or refinement, distillation or a resumption has nothing to do.
+    pub fn check(&self) -> Result<()> {
+        self.check_target()?;
+        self.check_refinement()?;
+        self.check_distillation()?;
+        self.check_resumption()
+    }
+
+    /// Fails where the plan cannot reach the target.
+    pub(crate) fn check_target(&self) -> Result<()> {
+        match self.settings.target {
             Target::Bpw(bpw) => self.plan.check_target(bpw),
             Target::Size(size) => self.plan.bpw_of_model_size(self.source, size).map(drop),
             Target::Fixed => Ok(()),
         }
     }
 
-    /// Chooses what every layer gets, measuring sensitivities if there is a choice and no table.
-    pub(crate) fn decide(&self, costs: StepCosts) -> Result<Decision> {
-        let Self { args, console, source, plan, given, .. } = self;
+    /// Tokenizes the calibration text, where something is measured, and the evaluation text.
+    pub fn read_texts(&mut self) -> Result<()> {
+        let Quantization { calibration, tuning, evaluation, .. } = &self.settings;
+        // Scale search does without a text where all bits are fixed, and so does rounding to nearest.
+        let needs_text = !self.is_fixed()
+            || self.technique == Technique::Gptq
+            || calibration.text.is_some()
+            || tuning.any();
+        if needs_text {
+            let holds_out = *evaluation == EvaluationText::HeldOut || tuning.any();
+            self.texts = Some(self.divided(holds_out)?);
+        }
+        if self.settings.tuning.any() {
+            self.slice()?;
+        }
+        Ok(())
+    }
+
+    /// Chooses what every layer gets, measuring sensitivities if there is a choice and no table. Bars move by the
+    /// estimated `costs` of the measurement's steps.
+    pub fn decide(&self, costs: StepCosts) -> Result<Decision> {
+        let Self { settings, source, plan, .. } = self;
         let fixed = || Decision { solution: plan.fixed(), table: None, curve: Vec::new() };
-        let target = match self.target {
+        let target = match settings.target {
             Target::Bpw(bpw) => bpw,
             Target::Size(size) => plan.bpw_of_model_size(source, size)?,
             Target::Fixed => return Ok(fixed()),
         };
-        let (false, Some(texts)) = (plan.is_fixed(), &self.texts) else { return Ok(fixed()) };
-        let float = float_type(self.dtype)?;
-        let table = if let Some(table) = given {
-            check_values(source, self.dtype)?;
-            table.clone()
-        } else {
-            let (calibration, technique) = (&self.calibration, self.technique);
-            let measure = Measure::prepare(source, calibration, texts, technique, plan.quants(), float)?
-                .with_costs(costs);
-            let mut layers = Vec::new();
-            measure.run(&[], *console, |layer| {
-                layers.push(layer);
-                Ok(())
-            })?;
-            let correction = measure.correct(&layers, technique, *console)?;
-            Table { measurement: measure.measurement, layers, correction }
-        };
+        let Some(texts) = self.texts.as_ref().filter(|_| !plan.is_fixed()) else { return Ok(fixed()) };
+        let table = self.measured_table(texts, costs)?;
         let correction = &table.correction;
         let layers = correction.scores_for(self.technique, &table.layers);
-        let mut solution = plan.solve(&layers, target).map_err(|e| match &args.sensitivities {
+        let mut solution = plan.solve(&layers, target).map_err(|e| match &settings.sensitivities {
             Some(path) => wrong_table(path, &e),
             None => e,
         })?;
@@ -172,6 +158,20 @@ impl<'a> Job<'a> {
         let curve = correction.curve(plan.curve(&layers, STEP)?);
         let table = Table { layers, ..table };
         Ok(Decision { solution, table: Some(table), curve })
+    }
+
+    /// The table that was read, or one that is measured on `texts` now.
+    fn measured_table(&self, texts: &Texts, costs: StepCosts) -> Result<Table> {
+        let Self { settings, source, plan, technique, progress, .. } = self;
+        if let Some(table) = &self.table {
+            check_values(source, settings.dtype)?;
+            return Ok(table.clone());
+        }
+        let float = float_type(settings.dtype)?;
+        let measure =
+            Measure::prepare(source, &settings.calibration, texts, *technique, plan.quants(), float)?
+                .with_costs(costs);
+        measure.table(*progress)
     }
 }
 

@@ -1,13 +1,21 @@
 //! Quantizing a model: reachable sizes, sensitivities, allocation, rounding, fine-tuning, proof.
-pub mod distill;
-pub mod inputs;
-pub mod job;
-pub mod kept_layers;
-pub mod kept_rounds;
-pub mod proof;
-pub mod refine;
-pub mod round;
-pub mod stage;
-pub mod tuning;
-pub mod unfinished;
-pub mod write;
+pub(crate) mod distill;
+pub(crate) mod estimate;
+pub(crate) mod inputs;
+pub(crate) mod job;
+pub(crate) mod kept_layers;
+pub(crate) mod kept_rounds;
+pub(crate) mod proof;
+pub(crate) mod refine;
+pub(crate) mod round;
+pub(crate) mod settings;
+pub(crate) mod stage;
+pub(crate) mod tuning;
+pub(crate) mod unfinished;
+mod whole;
+pub(crate) mod write;
+
+pub use estimate::Extent;
+pub use job::{Decision, Job};
+pub use settings::{EvaluationText, Quantization};
+pub use whole::{QuantizedModel, quantize};

@@ -1,6 +1,7 @@
 //! Measuring the result on text that it was not tuned on.
 
 use super::job::Job;
+use super::settings::EvaluationText;
 use crate::error::Result;
 use crate::jobs::record::Evaluation;
 use crate::jobs::scoring::Scoring;
@@ -26,35 +27,33 @@ impl Proof {
 }
 
 impl Job<'_> {
-    /// Windows of `--eval-data`.
-    pub(crate) fn proof(&self) -> Result<Option<Proof>> {
-        let Some(path) = &self.args.eval_data else { return Ok(None) };
-        let input =
-            TextInput::open(self.source, Some(path), &|tokenizer| self.templated(tokenizer), self.console)?;
+    /// Tokenizes the evaluation text, where it is a file.
+    pub fn read_evaluation_text(&mut self) -> Result<()> {
+        let EvaluationText::File(path) = &self.settings.evaluation else { return Ok(()) };
+        let template = &self.settings.calibration.template;
+        let input = TextInput::open(self.source, Some(path), template, self.progress)?;
         let text = &input.text;
-        let length = self.calibration.sequence_length as usize;
-        let windows = windows(self.source, &input, length, None, self.console)?.windows;
+        let length = self.settings.calibration.sequence_length as usize;
+        let windows = windows(self.source, &input, length, None, self.progress)?.windows;
         let tokens: usize = windows.iter().map(Vec::len).sum();
         if tokens < FEW {
             let tokens = count(tokens, "token");
-            self.console.notes(&[format!("{} gives {tokens} to measure on: so few say little", text.name())]);
+            self.progress
+                .notes(&[format!("{} gives {tokens} to measure on: so few say little", text.name())]);
         }
         let has_conversations = text.has_conversations();
-        Ok(Some(Proof { name: short_name(Some(path)), has_conversations, windows }))
+        self.proof = Some(Proof { name: short_name(Some(path)), has_conversations, windows });
+        Ok(())
     }
 
-    /// Scores the model that was `written` against the float one: on the text that was given, or on what was held out of the
-    /// calibration text.
-    pub(crate) fn evaluate(&self, written: &SourceModel, given: Option<Proof>) -> Result<Option<Evaluation>> {
-        let proof = match (given, &self.texts) {
-            (Some(proof), _) => proof,
-            (None, Some(texts)) if !self.args.no_eval => {
-                let (name, windows) = (held_out_name(&texts.name), texts.held_out.clone());
-                Proof { name, has_conversations: texts.has_conversations, windows }
-            }
+    /// Scores the model that was `written` against the float one, on the evaluation text.
+    pub(crate) fn evaluate(&self, written: &SourceModel) -> Result<Option<Evaluation>> {
+        let (name, windows) = match (&self.settings.evaluation, &self.proof, &self.texts) {
+            (EvaluationText::File(_), Some(proof), _) => (proof.name.clone(), &proof.windows),
+            (EvaluationText::HeldOut, _, Some(texts)) => (held_out_name(&texts.name), &texts.held_out),
             _ => return Ok(None),
         };
-        let scoring = Scoring { windows: &proof.windows, batch: 1, memory: self.calibration.memory };
-        scoring.evaluation(written, self.source, proof.name, self.console).map(Some)
+        let scoring = Scoring { windows, batch: 1, memory: self.settings.calibration.memory };
+        scoring.evaluation(written, self.source, name, self.progress).map(Some)
     }
 }

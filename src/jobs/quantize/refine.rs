@@ -48,16 +48,16 @@ pub struct Refined {
 impl Job<'_> {
     /// The rounds that an interrupted run has done from `decision`, or none yet.
     pub(crate) fn rounds(&self, rounds: u32, decision: &Decision) -> Result<Rounds> {
-        let path = Rounds::path(&self.args.output.mlx_path);
+        let path = Rounds::path(&self.settings.output.path);
         let settings = RoundSettings { start: self.start(decision)?, ..self.round_settings(rounds)? };
-        if !self.args.tuning.resume {
+        if !self.settings.resume {
             kept_layers::remove(&path);
-            kept_layers::remove(&KeptLayers::next_path(&self.args.output.mlx_path));
+            kept_layers::remove(&KeptLayers::next_path(&self.settings.output.path));
             return Ok(Rounds::new(settings));
         }
         let Some(found) = Rounds::read(&path, &settings)? else { return Ok(Rounds::new(settings)) };
         let done = count(found.done.len(), "round");
-        self.console.line(&format!("resuming: {done} of --refine {rounds} done already"));
+        self.progress.line(&format!("resuming: {done} of --refine {rounds} done already"));
         Ok(found)
     }
 
@@ -67,11 +67,11 @@ impl Job<'_> {
         Ok(RoundSettings {
             mixbit: env!("CARGO_PKG_VERSION").to_owned(),
             model: self.source.fingerprint()?,
-            target: self.target.to_string(),
+            target: self.settings.target.to_string(),
             rounding: self.technique.to_string(),
-            dtype: self.dtype.to_string(),
+            dtype: self.settings.dtype.to_string(),
             rounds,
-            seed: self.calibration.seed,
+            seed: self.settings.calibration.seed,
             text: digest(&slice.sequences),
             slice: digest(&slice.windows),
             start: String::new(),
@@ -117,10 +117,10 @@ impl Job<'_> {
         if rounds.is_over() {
             return Ok((decision, staged));
         }
-        let Self { console, source, plan, .. } = self;
-        let output = &self.args.output.mlx_path;
-        let (engine, memory, slice) = (Engine::start()?, self.calibration.memory, self.slice()?);
-        let target = match self.target {
+        let Self { progress, source, plan, .. } = self;
+        let output = &self.settings.output.path;
+        let (engine, memory, slice) = (Engine::start()?, self.settings.calibration.memory, self.slice()?);
+        let target = match self.settings.target {
             Size::Bpw(bpw) => bpw,
             Size::Size(size) => plan.bpw_of_model_size(source, size)?,
             Size::Fixed => return Err(nothing_to_move()),
@@ -132,10 +132,10 @@ impl Job<'_> {
             let layers = std::collections::BTreeSet::new();
             Student::new(&engine, &student, &layers, false, memory).divergences(&Tuned::new(), &exam)
         };
-        console.stage("refining");
+        progress.stage("refining");
         let mut before = divergences(staged.folder.path())?;
         while !rounds.is_over() {
-            console.line(&format!("refining, round {} of {}", rounds.done.len() + 1, rounds.most()));
+            progress.line(&format!("refining, round {} of {}", rounds.done.len() + 1, rounds.most()));
             let known = match rounds.take_moves() {
                 Some(moves) => moves,
                 None => self.moves(&engine, &decision, staged.folder.path(), &slice.sequences)?,
@@ -182,11 +182,11 @@ impl Job<'_> {
         let neighbours = self.plan.neighbours(&decision.solution.bitmap, EACH);
         let spooled = self.round_all(engine, folder, &neighbours, sequences)?;
         let student = open(folder, Need::Headers)?;
-        let bar = self.console.steps_bar("measuring swaps", 1);
+        let bar = self.progress.steps_bar("measuring swaps", 1);
         let settings = SwapSettings {
             sequences,
-            seed: self.calibration.seed,
-            memory: self.calibration.memory,
+            seed: self.settings.calibration.seed,
+            memory: self.settings.calibration.memory,
             progress: &|done, total| bar.set(done as u64, total as u64),
         };
         let alternatives = |path: &str| {
@@ -211,11 +211,11 @@ impl Job<'_> {
         sequences: &[Vec<u32>],
     ) -> Result<Spooled> {
         let mut spool = Spool::create(folder)?;
-        let bar = self.console.steps_bar("rounding neighbours", 1);
+        let bar = self.progress.steps_bar("rounding neighbours", 1);
         let settings = MomentSettings {
             sequences,
             extent: if self.technique == Technique::Gptq { Extent::Full } else { Extent::Diagonal },
-            memory: self.calibration.memory,
+            memory: self.settings.calibration.memory,
             progress: &|done, total| bar.set(done as u64, total as u64),
         };
         input_moments(engine, self.source, &settings, |block, moments| {
@@ -244,7 +244,7 @@ impl Job<'_> {
         moments: Option<&Moment>,
         spool: &mut Spool,
     ) -> Result<()> {
-        let (dtype, columns) = (float_type(self.dtype)?, spec.columns());
+        let (dtype, columns) = (float_type(self.settings.dtype)?, spec.columns());
         let tensor = SourceTensor { name: &spec.name, tensor: self.source.tensor(&spec.name)? };
         let quants: Vec<Quant> = candidates.iter().filter_map(|candidate| candidate.quant()).collect();
         let mut codes = vec![Quantized::default(); quants.len()];
@@ -278,7 +278,7 @@ impl Job<'_> {
 
     /// The weights of a layer as `candidate` would have them.
     fn decoded(&self, path: &str, candidate: Candidate, spooled: &Spooled) -> Result<Vec<f32>> {
-        let dtype = float_type(self.dtype)?;
+        let dtype = float_type(self.settings.dtype)?;
         let name = format!("{path}.weight");
         let tensor = SourceTensor { name: &name, tensor: self.source.tensor(&name)? };
         let Candidate::Quantized(quant) = candidate else { return Ok(self.weights(&tensor, dtype)) };

@@ -66,16 +66,16 @@ impl Job<'_> {
     /// that moved them and not in their place yet.
     pub(crate) fn kept_layers(&self, decision: &Decision, moved: bool) -> Result<Option<KeptLayers>> {
         let Some(settings) = self.settings_for(decision)? else { return Ok(None) };
-        let output = &self.args.output.mlx_path;
+        let output = &self.settings.output.path;
         let (path, next) = (KeptLayers::path(output), KeptLayers::next_path(output));
         let are_these = |path: &Path| KeptLayers::begun(path).as_ref() == Some(&settings);
         if moved && are_these(&next) {
             fs::rename(&next, &path).map_err(|e| Error::io(&path, e))?;
         }
-        let resume = self.args.tuning.resume && (!moved || are_these(&path));
+        let resume = self.settings.resume && (!moved || are_these(&path));
         let kept = KeptLayers::open(&path, &settings, resume)?;
         if kept.found() > 0 {
-            self.console.line(&format!("resuming: {} rounded already", count(kept.found(), "layer")));
+            self.progress.line(&format!("resuming: {} rounded already", count(kept.found(), "layer")));
         }
         Ok(Some(kept))
     }
@@ -83,14 +83,14 @@ impl Job<'_> {
     /// The same for a round of refinement, whose layers wait beside those that are the best so far.
     pub(crate) fn kept_layers_of_round(&self, next: &Decision) -> Result<Option<KeptLayers>> {
         let Some(settings) = self.settings_for(next)? else { return Ok(None) };
-        let path = KeptLayers::next_path(&self.args.output.mlx_path);
-        let resume = self.args.tuning.resume && KeptLayers::begun(&path).as_ref() == Some(&settings);
+        let path = KeptLayers::next_path(&self.settings.output.path);
+        let resume = self.settings.resume && KeptLayers::begun(&path).as_ref() == Some(&settings);
         KeptLayers::open(&path, &settings, resume).map(Some)
     }
 
     /// Puts the layers of a round in the place of those before, if it was `kept`, and else away.
     pub(crate) fn settle_layers(&self, kept: bool) -> Result<()> {
-        let output = &self.args.output.mlx_path;
+        let output = &self.settings.output.path;
         let (path, next) = (KeptLayers::path(output), KeptLayers::next_path(output));
         if kept && next.exists() {
             return fs::rename(&next, &path).map_err(|e| Error::io(&path, e));
@@ -112,12 +112,12 @@ impl Job<'_> {
         Ok(Some(kept_layers::Settings {
             mixbit: env!("CARGO_PKG_VERSION").to_owned(),
             model: self.source.fingerprint()?,
-            target: self.target.to_string(),
+            target: self.settings.target.to_string(),
             samples: texts.sequences.len(),
-            sequence_length: self.calibration.sequence_length as usize,
-            seed: self.calibration.seed,
+            sequence_length: self.settings.calibration.sequence_length as usize,
+            seed: self.settings.calibration.seed,
             text: digest(&texts.sequences),
-            dtype: self.dtype.to_string(),
+            dtype: self.settings.dtype.to_string(),
             bits: String::new(),
         }))
     }
@@ -136,13 +136,13 @@ impl Job<'_> {
                 _ => Rounded::Nearest,
             });
         };
-        self.console.stage("rounding");
-        let bar = self.console.steps_bar("rounding", 1);
+        self.progress.stage("rounding");
+        let bar = self.progress.steps_bar("rounding", 1);
         let progress = |done: usize, total: usize| bar.set(done as u64, total as u64);
         let settings = |extent| MomentSettings {
             sequences: &texts.sequences,
             extent,
-            memory: self.calibration.memory,
+            memory: self.settings.calibration.memory,
             progress: &progress,
         };
         let rounded = match self.technique {
@@ -156,7 +156,7 @@ impl Job<'_> {
         bar.finish();
         if let Some(feedback) = rounded.feedback() {
             for sentence in feedback.sentences() {
-                self.console.line(&format!("error feedback: {sentence}"));
+                self.progress.line(&format!("error feedback: {sentence}"));
             }
         }
         Ok(rounded)
@@ -235,7 +235,7 @@ impl Job<'_> {
     fn fed_back(&self, layers: &[(&TensorSpec, &str, Quant)], inputs: &Inputs<'_>) -> Result<Vec<FedBack>> {
         let experts = if inputs.matrices() > 1 { inputs.matrices() } else { 0 };
         let mut found = vec![FedBack { experts, ..FedBack::default() }; layers.len()];
-        let dtype = float_type(self.dtype)?;
+        let dtype = float_type(self.settings.dtype)?;
         for index in 0..inputs.matrices() {
             crate::interrupt::check()?;
             let known = inputs.of(index);
@@ -273,7 +273,7 @@ impl Job<'_> {
         let row = tensor.columns() * tensor.dtype.size();
         let (start, end) = (rows.start * row, rows.end * row);
         let mut bytes = Vec::new();
-        cast(tensor.dtype, &tensor.slice(start, end), self.dtype, &mut bytes);
+        cast(tensor.dtype, &tensor.slice(start, end), self.settings.dtype, &mut bytes);
         tensor.release(start, end);
         let mut weights = vec![0.0; rows.len() * tensor.columns()];
         dtype.widen(&bytes, &mut weights);

@@ -8,11 +8,12 @@ use super::job::Job;
 use super::kept_layers;
 use super::kept_layers::KeptLayers;
 use super::kept_rounds::Rounds;
+use super::settings::EvaluationText;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::output_file;
 use crate::jobs::measure::digest;
 use crate::jobs::quantize::tuning::TuningRun;
-use crate::jobs::texts::{FEW_SPARE, Texts};
+use crate::jobs::texts::{FEW_SPARE, Texts, Uses};
 use crate::numerics::rounding::Technique;
 
 /// All files in which a run keeps what it has done while it makes `output`.
@@ -29,10 +30,10 @@ pub(crate) fn remove(output: &Path) {
 
 impl Job<'_> {
     /// Fails where a new start would lose what is there, or --resume could not go on with it.
-    pub(crate) fn check_unfinished(&self) -> Result<()> {
-        let output = &self.args.output;
-        let [layers, _, rounds, steps] = files(&output.mlx_path);
-        if !self.args.tuning.resume {
+    pub fn check_unfinished(&self) -> Result<()> {
+        let output = &self.settings.output;
+        let [layers, _, rounds, steps] = files(&output.path);
+        if !self.settings.resume {
             if KeptLayers::wait(&layers, None)? && !output.overwrite {
                 return Err(output_file::unfinished(&layers));
             }
@@ -40,8 +41,8 @@ impl Job<'_> {
             return waiting.map_or(Ok(()), |path| Err(output_file::unfinished(path)));
         }
         let dropped = [
-            (&rounds, "--refine", self.tuning.refine.is_none()),
-            (&steps, "--distill", self.tuning.distill.is_none()),
+            (&rounds, "--refine", self.settings.tuning.refine.is_none()),
+            (&steps, "--distill", self.settings.tuning.distill.is_none()),
         ];
         if let Some((path, flag, _)) = dropped.into_iter().find(|(path, _, none)| *none && path.exists()) {
             return Err(Error::file(path, format!("was begun with {flag}, and now there is none"))
@@ -49,26 +50,26 @@ impl Job<'_> {
         }
         let rounding = self.rounding_settings()?;
         let mut found = rounding.is_some() && KeptLayers::wait(&layers, rounding.as_ref())?;
-        if let Some(wanted) = self.tuning.refine {
+        if let Some(wanted) = self.settings.tuning.refine {
             found |= Rounds::wait(&rounds, &self.round_settings(wanted)?)?;
         }
-        if let Some(wanted) = self.tuning.distill.filter(|_| steps.exists()) {
+        if let Some(wanted) = self.settings.tuning.distill.filter(|_| steps.exists()) {
             TuningRun::check(&steps, &self.distill_settings(&self.slice()?, wanted)?)?;
             found = true;
         }
         if !found {
-            let name = output.mlx_path.display();
-            self.console.notes(&[format!("nothing to resume beside {name}: starting from the beginning")]);
+            let name = output.path.display();
+            self.progress.notes(&[format!("nothing to resume beside {name}: starting from the beginning")]);
         }
         Ok(())
     }
 
     /// Whether this run has kept something that --resume goes on with.
     pub(crate) fn has_kept(&self) -> bool {
-        let [layers, _, rounds, steps] = files(&self.args.output.mlx_path);
+        let [layers, _, rounds, steps] = files(&self.settings.output.path);
         (self.technique == Technique::Gptq && layers.exists())
-            || (self.tuning.refine.is_some() && rounds.exists())
-            || (self.tuning.distill.is_some() && steps.exists())
+            || (self.settings.tuning.refine.is_some() && rounds.exists())
+            || (self.settings.tuning.distill.is_some() && steps.exists())
     }
 
     /// What is left after an `error` while the model was made: what is done stays where --resume can help.
@@ -84,9 +85,9 @@ impl Job<'_> {
                 error.hint("the same command with --resume goes on after what is done")
             }
             // An earlier run's work is worth more than a tidy folder.
-            _ if self.args.tuning.resume => error,
+            _ if self.settings.resume => error,
             _ => {
-                remove(&self.args.output.mlx_path);
+                remove(&self.settings.output.path);
                 error
             }
         }
@@ -94,10 +95,12 @@ impl Job<'_> {
 
     /// The same once the model is made, and only measuring it has failed: nothing that is done is lost.
     pub(crate) fn unmeasured(&self, error: Error) -> Error {
-        let (given, spare) =
-            (self.args.eval_data.is_some(), self.texts.as_ref().map_or(0, |texts| texts.spare.len()));
+        let (given, spare) = (
+            matches!(self.settings.evaluation, EvaluationText::File(_)),
+            self.texts.as_ref().map_or(0, |texts| texts.spare.len()),
+        );
         // What --distill and --refine look at would be something else without the measuring.
-        let resumable = self.has_kept() && (given || spare >= FEW_SPARE || !self.tuning.any());
+        let resumable = self.has_kept() && (given || spare >= FEW_SPARE || !self.settings.tuning.any());
         match error.kind() {
             ErrorKind::File { .. } | ErrorKind::Tensor { .. } | ErrorKind::Input(_) if resumable => {
                 error.hint(format!(
@@ -116,19 +119,18 @@ impl Job<'_> {
     /// The calibration text, with a part of it set `apart` to measure on if need be. Where layers were rounded with a part set
     /// apart that is not wanted any more, it still is, so that they can be gone on with.
     pub(crate) fn divided(&self, apart: bool) -> Result<Texts> {
-        let watched = self.tuning.any();
-        let prepare = |apart, console: &dyn Progress| {
-            let templated = |tokenizer| self.templated(tokenizer);
-            Texts::prepare(self.source, &self.calibration, &templated, apart, watched, console)
+        let prepare = |scoring, progress: &dyn Progress| {
+            let uses = Uses { scoring, tuning: self.settings.tuning.any() };
+            Texts::prepare(self.source, &self.settings.calibration, uses, progress)
         };
-        let kept = if self.args.tuning.resume && !apart {
-            KeptLayers::begun(&KeptLayers::path(&self.args.output.mlx_path))
+        let kept = if self.settings.resume && !apart {
+            KeptLayers::begun(&KeptLayers::path(&self.settings.output.path))
         } else {
             None
         };
         let was_apart = kept.is_some_and(|kept| {
             prepare(true, &Quiet).is_ok_and(|texts| digest(&texts.sequences) == kept.text)
         });
-        prepare(apart || was_apart, self.console)
+        prepare(apart || was_apart, self.progress)
     }
 }

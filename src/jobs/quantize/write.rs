@@ -5,7 +5,6 @@ use std::fmt::Write;
 use super::job::{Decision, Job};
 use super::kept_layers::KeptLayers;
 use super::kept_rounds::Rounds;
-use super::proof::Proof;
 use super::refine::Refined;
 use super::stage::{Staged, producers};
 use super::unfinished;
@@ -33,7 +32,7 @@ struct Made {
 
 impl Job<'_> {
     /// All entries of the result's bit map.
-    pub(crate) fn bitmap(&self, decision: &Decision) -> BitMap {
+    pub fn bitmap(&self, decision: &Decision) -> BitMap {
         let mut bitmap = self.source.bitmap().clone();
         bitmap.extend(decision.solution.bitmap.clone());
         bitmap.extend(self.plan.embedding());
@@ -41,12 +40,11 @@ impl Job<'_> {
     }
 
     /// Writes the model and measures it before it appears in its place.
-    pub(crate) fn write_model(&self, decision: Decision, given: Option<Proof>) -> Result<(Decision, Record)> {
-        let Self { args, source, .. } = *self;
-        let output = &args.output;
+    pub fn write_model(&self, decision: Decision) -> Result<(Decision, Record)> {
+        let (source, output) = (self.source, &self.settings.output);
         let warnings = Warnings::default();
-        let folder = OutputFolder::create(&output.mlx_path, output.overwrite)?;
-        let rounds = self.tuning.refine.map(|rounds| self.rounds(rounds, &decision)).transpose()?;
+        let folder = OutputFolder::create(&output.path, output.overwrite)?;
+        let rounds = self.settings.tuning.refine.map(|rounds| self.rounds(rounds, &decision)).transpose()?;
         let moved = rounds.as_ref().and_then(|rounds| rounds.solution.clone());
         let (was_moved, solution) = (moved.is_some(), moved.unwrap_or(decision.solution));
         let decision = Decision { solution, ..decision };
@@ -55,7 +53,7 @@ impl Job<'_> {
         let made = made.and_then(|made| warnings.refuse(source).map(|()| made));
         let made = made.map_err(|e| self.given_up(folder.relocate(e)))?;
         let written = open(folder.path(), Need::Weights).map_err(|e| folder.relocate(e))?;
-        let evaluation = self.evaluate(&written, given).map_err(|e| self.unmeasured(folder.relocate(e)))?;
+        let evaluation = self.evaluate(&written).map_err(|e| self.unmeasured(folder.relocate(e)))?;
         let Made { decision, feedback, refinement, distillation } = made;
         let bitmap = self.bitmap(&decision);
         let weights = Some(written.weights_fingerprint());
@@ -64,7 +62,7 @@ impl Job<'_> {
         companions::write_card(&folder, source, &how(&record, bitmap.len()))?;
         folder.write(record::FILE, &record.to_json()?)?;
         folder.publish()?;
-        unfinished::remove(&output.mlx_path);
+        unfinished::remove(&output.path);
         Ok((decision, record))
     }
 
@@ -77,13 +75,12 @@ impl Job<'_> {
         rounds: Option<Rounds>,
         warnings: &Warnings,
     ) -> Result<Made> {
-        let Self { args, source, dtype, .. } = *self;
-        let container = args.output.container()?;
-        if !self.tuning.any() {
+        let (source, dtype, container) = (self.source, self.settings.dtype, self.settings.output.container);
+        if !self.settings.tuning.any() {
             let bitmap = self.bitmap(&decision);
             let rounded = self.round(folder.path(), &decision, kept)?;
             let producers = producers(source, dtype, &bitmap, &rounded, warnings);
-            self.console.stage("evaluating");
+            self.progress.stage("evaluating");
             self.write_whole(folder, &producers, &bitmap, container)?;
             let feedback = rounded.feedback();
             return Ok(Made { decision, feedback, refinement: None, distillation: None });
@@ -98,7 +95,7 @@ impl Job<'_> {
         };
         let Staged { folder: staged, feedback } = staged;
         let student = open(staged.path(), Need::Headers)?;
-        let (values, distillation) = match self.tuning.distill {
+        let (values, distillation) = match self.settings.tuning.distill {
             Some(steps) => {
                 let distilled = self.distill(&student, &decision, steps).map_err(|e| staged.relocate(e))?;
                 (distilled.values, Some(distilled.record))
@@ -106,7 +103,7 @@ impl Job<'_> {
             None => (Values::new(), None),
         };
         let producers = tuned(&student, &values, warnings);
-        self.console.stage("evaluating");
+        self.progress.stage("evaluating");
         self.write_whole(folder, &producers, &self.bitmap(&decision), container)?;
         Ok(Made { decision, feedback, refinement, distillation })
     }
@@ -119,9 +116,9 @@ impl Job<'_> {
         warnings: &Warnings,
     ) -> Result<Staged> {
         let bitmap = self.bitmap(decision);
-        let folder = OutputFolder::create(&self.args.output.mlx_path, true)?;
+        let folder = OutputFolder::create(&self.settings.output.path, true)?;
         let rounded = self.round(folder.path(), decision, kept).map_err(|e| folder.relocate(e))?;
-        let producers = producers(self.source, self.dtype, &bitmap, &rounded, warnings);
+        let producers = producers(self.source, self.settings.dtype, &bitmap, &rounded, warnings);
         let container = Container::Safetensors { max_shard_size: u64::MAX };
         self.write_whole(&folder, &producers, &bitmap, container)?;
         Ok(Staged { folder, feedback: rounded.feedback() })
@@ -136,24 +133,24 @@ impl Job<'_> {
         container: Container,
     ) -> Result<()> {
         let parameters = self.source.manifest().parameters();
-        write(folder, producers, container, parameters, self.console, "quantizing")?;
-        companions::write_config(folder, self.source, self.dtype, bitmap)
+        write(folder, producers, container, parameters, self.progress, "quantizing")?;
+        companions::write_config(folder, self.source, self.settings.dtype, bitmap)
     }
 
     fn record(&self, decision: &Decision, bitmap: &BitMap, evaluation: Option<Evaluation>) -> Record {
-        let after = Inventory::planned(self.source, bitmap, self.dtype);
+        let after = Inventory::planned(self.source, bitmap, self.settings.dtype);
         Record {
             version: record::VERSION,
             mixbit: env!("CARGO_PKG_VERSION").to_owned(),
             mlx: crate::engine::runtime::version().map(str::to_owned),
             base_model: companions::base_model(self.source),
-            target: match self.target {
+            target: match self.settings.target {
                 Target::Bpw(bpw) => Wanted::Bpw(bpw),
                 Target::Size(size) => Wanted::Bytes(size),
                 Target::Fixed => Wanted::Fixed,
             },
-            recipe: self.recipe.clone(),
-            dtype: self.dtype.to_string(),
+            recipe: self.settings.recipe.clone(),
+            dtype: self.settings.dtype.to_string(),
             rounding: self.technique.to_string(),
             weights: None,
             bpw_quantized: after.bpw_quantized(),

@@ -1,10 +1,12 @@
 //! Producers of output tensors: copied, cast or quantized from a source, a few megabytes at a time.
 pub mod companions;
 mod damage;
+mod output;
 mod producers;
 mod spool;
 
 pub use companions::Parts;
 pub use damage::{Warnings, check_values, unroundable};
+pub use output::{Output, Written};
 pub use producers::{CastTensor, Codes, Container, CopyTensor, DequantizeTensor, QuantizeTensor, write};
 pub use spool::{Spool, Spooled};

@@ -1,69 +1,95 @@
 //! `mixbit quantize`, from arguments to report.
 
+use super::{idle, report};
 use crate::choose::candidate::{Candidate, DEFAULT_CANDIDATES};
+use crate::choose::plan::Plan;
+use crate::choose::recipe::Recipe;
+use crate::choose::rules::LayerRule;
 use crate::cli::args::Quantize;
-use crate::error::Result;
-use crate::files::output_file::Claim;
-use crate::files::output_folder::{check_destination, check_writable, left_behind};
+use crate::cli::commands::settings;
+use crate::error::{Error, Result};
+use crate::files::output_folder::check_destination;
 use crate::jobs::opening::{Need, open_after};
-use crate::jobs::quantize::job::Job;
-use crate::jobs::write::companions;
+use crate::jobs::quantize::{Extent, Job};
+use crate::jobs::settings::recipe;
+use crate::jobs::texts::check_tokenizer;
 use crate::models::source::SourceModel;
 use crate::numerics::quant::Quant;
 use crate::report::Console;
-use crate::text::corpus::holds_token_ids;
-use crate::text::tokenizer::Tokenizer;
 
 /// Runs the command.
 pub fn run(args: &Quantize, console: &Console) -> Result<()> {
-    let output = &args.output;
-    output.container()?;
+    let output = settings::output(&args.output)?;
     let mut claim = None;
     let source = open_after(&args.hf_path, Need::Files, |source| {
-        check_tokenizer(args, source, console)?;
-        check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
-        if !args.dry_run {
-            check_writable(&output.mlx_path)?;
-            claim = Claim::new(&output.mlx_path)?;
-            console.notes(&left_behind(&output.mlx_path));
+        let calibration = args.calibration.calibration.as_deref();
+        let evaluation = args.eval_data.as_deref().or(calibration);
+        check_tokenizer(source, &[calibration, evaluation], console)?;
+        if args.dry_run {
+            return check_destination(source.dir(), &output.path, output.overwrite);
         }
+        claim = output.claim(source.dir(), console)?;
         Ok(())
     })?;
     console.notes(&source.spec().notes);
-    let job = Job::resolve(args, &source, console)?;
+    let recipe = recipe(args.recipe.as_deref(), args.candidates.as_deref(), console)?;
+    let plan = plan(args, &source, recipe.as_ref())?;
+    let settings = settings::quantization(args, output, &source, recipe.as_ref(), &plan)?;
+    let mut job = Job::new(&source, plan, settings, console)?;
+    report::announce(&job);
+    check(args, &job, recipe.as_ref())?;
+    job.read_texts()?;
     if !args.dry_run {
         job.check_unfinished()?;
     }
-    let proof = job.proof()?;
-    job.check_template(proof.as_ref())?;
-    let costs = job.estimate(proof.as_ref())?.map(|estimate| estimate.steps).unwrap_or_default();
+    job.read_evaluation_text()?;
+    idle::check_template(args, &job)?;
+    let costs = job.estimate(if args.dry_run { Extent::Decision } else { Extent::Model })?;
     let decision = job.decide(costs)?;
     if args.dry_run {
-        return job.report(&decision, None);
+        return report::print(&job, &decision, None);
     }
-    let (decision, record) = job.write_model(decision, proof)?;
+    let (decision, record) = job.write_model(decision)?;
     drop(claim);
-    job.report(&decision, Some(&record))
+    report::print(&job, &decision, Some(&record))
 }
 
-/// Fails where there is no tokenizer, unless nothing has to be tokenized.
-fn check_tokenizer(args: &Quantize, source: &SourceModel, console: &Console) -> Result<()> {
-    let given = args.calibration.calibration.iter().chain(&args.eval_data);
-    let ids = args.calibration.calibration.is_some() && given.into_iter().all(|path| holds_token_ids(path));
-    if !ids || Tokenizer::is_in(source.files()) {
-        console.notes(&companions::check_tokenizer(source)?);
-        return Ok(());
+/// What layers may become, from flags and recipe.
+fn plan<'a>(args: &Quantize, source: &'a SourceModel, recipe: Option<&Recipe>) -> Result<Plan<'a>> {
+    let dtype = args.dtype.into();
+    let rules: Vec<LayerRule> = args.layer.iter().map(|rule| rule.parse()).collect::<Result<_>>()?;
+    let mut plan = match recipe {
+        Some(recipe) => Plan::with_recipe(source, recipe, &rules, dtype)?,
+        None => Plan::new(source, &candidates(args)?, &rules, dtype)?,
+    };
+    if let Some(setting) = &args.quantize_embeddings {
+        let quant = setting.parse().map_err(|e: Error| {
+            let hint = e.hint_text().unwrap_or_default().to_owned();
+            Error::usage(format!("--quantize-embeddings: {e}")).hint(hint)
+        })?;
+        plan.quantize_embedding(source, quant)?;
     }
-    if companions::check_tokenizer(source).is_err() {
-        console.notes(&["there is no tokenizer: the result has none either".to_owned()]);
-    }
-    Ok(())
+    Ok(plan)
 }
 
-pub(crate) fn candidates(args: &Quantize) -> Result<Vec<Candidate>> {
+fn candidates(args: &Quantize) -> Result<Vec<Candidate>> {
     let size = &args.size;
     if size.bits.is_some() || size.mode.is_some() {
         return Ok(vec![Quant::uniform(size.bits.as_deref(), args.group_size, size.mode)?.into()]);
     }
     args.candidates.as_deref().map_or(Ok(DEFAULT_CANDIDATES.to_vec()), Candidate::parse_list)
+}
+
+/// Fails where the job cannot be done, or flags would do nothing.
+fn check(args: &Quantize, job: &Job<'_>, recipe: Option<&Recipe>) -> Result<()> {
+    // What no flag says is the recipe's.
+    let blame = |key: &str, flag: Option<u32>, error: Error| match recipe {
+        Some(recipe) if flag.is_none() => recipe.blame(key, &error),
+        _ => error,
+    };
+    job.check_target()?;
+    job.check_refinement().map_err(|error| blame("refine", args.tuning.refine, error))?;
+    job.check_distillation().map_err(|error| blame("distill", args.tuning.distill, error))?;
+    job.check_resumption()?;
+    idle::check(args, job)
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use crate::choose::table::Table;
 use crate::error::Result;
-use crate::jobs::quantize::job::{Decision, Job};
+use crate::jobs::quantize::{Decision, Job};
 use crate::jobs::record::{Distillation, Evaluation, Record, Refinement};
 use crate::jobs::settings::Target;
 use crate::models::inventory::Inventory;
@@ -14,89 +14,86 @@ use crate::numerics::rounding::Technique;
 use crate::report::{bit_table, class_bars, class_table, out, plus_minus};
 use crate::words::{bytes, count};
 
-impl Job<'_> {
-    /// What is reachable, before any work.
-    pub(crate) fn announce(&self) {
-        let Self { plan, source, console, .. } = self;
-        let (least, most) = plan.reachable_bpw();
-        let rest = plan.rest_bytes(source, self.dtype);
-        let size = |bpw: f64| bytes((bpw * plan.weights() as f64 / 8.0) as u64 + rest);
-        console.line(&format!(
-            "{}, {}; reachable: {least:.3} to {most:.3} bpw, whole model {} to {}",
-            count(plan.len(), "linear layer"),
-            count(plan.weights(), "weight"),
-            size(least),
-            size(most)
-        ));
-        if !plan.already.is_empty() {
-            console
-                .line(&format!("already quantized, passed through: {}", count(plan.already.len(), "layer")));
-        }
-        for layer in &plan.indivisible {
-            console.line(&format!("stays float, no group size divides its rows: {layer}"));
-        }
-        if !plan.embedding().is_empty() {
-            console.line("the embedding is quantized too: outside the target, and not in the prediction");
-        }
+/// Says which sizes are reachable, before any work.
+pub fn announce(job: &Job<'_>) {
+    let Job { plan, source, progress: console, settings, .. } = job;
+    let (least, most) = plan.reachable_bpw();
+    let rest = plan.rest_bytes(source, settings.dtype);
+    let size = |bpw: f64| bytes((bpw * plan.weights() as f64 / 8.0) as u64 + rest);
+    console.line(&format!(
+        "{}, {}; reachable: {least:.3} to {most:.3} bpw, whole model {} to {}",
+        count(plan.len(), "linear layer"),
+        count(plan.weights(), "weight"),
+        size(least),
+        size(most)
+    ));
+    if !plan.already.is_empty() {
+        console.line(&format!("already quantized, passed through: {}", count(plan.already.len(), "layer")));
     }
-
-    /// The bit map and what it costs. Without a record nothing was written.
-    pub(crate) fn report(&self, decision: &Decision, record: Option<&Record>) -> Result<()> {
-        let Decision { solution, .. } = decision;
-        let before = Inventory::of_source(self.source);
-        let after = Inventory::planned(self.source, &self.bitmap(decision), self.dtype);
-        let columns = [("before", before.bytes), ("after", after.bytes)];
-        out(&format!("{}\n{}{}", bit_table(&after), class_table(&columns), class_bars(&columns)))?;
-        let all = if self.plan.already.is_empty() {
-            String::new()
-        } else {
-            format!(" over the layers decided here, {:.4} over all linear layers", after.bpw_quantized())
-        };
-        let predicted = solution.kl.map_or_else(String::new, |kl| self.predicted(decision, kl));
-        out(&format!(
-            "\nlayers: {}{} float\nbpw: {:.4}{}{all}, whole model {:.4}\n{predicted}",
-            layers_by_bits(decision),
-            self.plan.len() - solution.bitmap.len() + self.plan.indivisible.len(),
-            solution.bpw,
-            self.below_target(solution.bpw, after.bytes.total),
-            after.bpw_model(),
-        ))?;
-        let Some(record) = record else { return out("dry run: nothing was written\n") };
-        if let Some(refinement) = &record.refinement {
-            out(&refined(refinement))?;
-        }
-        if let Some(distillation) = &record.distillation {
-            out(&distilled(distillation))?;
-        }
-        match &record.evaluation {
-            Some(evaluation) => out(&measured(evaluation))?,
-            None => self.console.line("not measured: `mixbit eval` does it, or --eval-data"),
-        }
-        out(&format!("wrote {}\n", self.args.output.mlx_path.display()))
+    for layer in &plan.indivisible {
+        console.line(&format!("stays float, no group size divides its rows: {layer}"));
     }
-
-    fn predicted(&self, Decision { solution, table, .. }: &Decision, kl: f64) -> String {
-        let gap = 100.0 * solution.gap / kl.abs().max(f64::MIN_POSITIVE);
-        let choice = if gap < 0.005 {
-            "with the best choice of bits".to_owned()
-        } else {
-            format!("within {gap:.2} % of the best choice of bits")
-        };
-        let Some(table) = table else { return String::new() };
-        if table.measurement.method.starts_with("alignment") {
-            return format!("alignment score: {kl:.3e}, {choice}; it is no KL divergence\n");
-        }
-        let other = other_rounding(self.technique, table);
-        let before = if self.tuning.distill.is_some() { ", before distillation" } else { "" };
-        format!("predicted KL divergence: {kl:.3e} nats per token, {choice}{other}{before}\n")
+    if !plan.embedding().is_empty() {
+        console.line("the embedding is quantized too: outside the target, and not in the prediction");
     }
+}
 
-    fn below_target(&self, bpw: f64, total: u64) -> String {
-        match self.target {
-            Target::Bpw(target) => format!(" of {target} ({:.4} below the target)", target - bpw),
-            Target::Size(size) => format!(" ({} below the target)", bytes(size.saturating_sub(total))),
-            Target::Fixed => String::new(),
-        }
+/// Prints the bit map and its cost. Without a record nothing was written.
+pub fn print(job: &Job<'_>, decision: &Decision, record: Option<&Record>) -> Result<()> {
+    let Decision { solution, .. } = decision;
+    let before = Inventory::of_source(job.source);
+    let after = Inventory::planned(job.source, &job.bitmap(decision), job.settings.dtype);
+    let columns = [("before", before.bytes), ("after", after.bytes)];
+    out(&format!("{}\n{}{}", bit_table(&after), class_table(&columns), class_bars(&columns)))?;
+    let all = if job.plan.already.is_empty() {
+        String::new()
+    } else {
+        format!(" over the layers decided here, {:.4} over all linear layers", after.bpw_quantized())
+    };
+    let predicted = solution.kl.map_or_else(String::new, |kl| predicted_line(job, decision, kl));
+    out(&format!(
+        "\nlayers: {}{} float\nbpw: {:.4}{}{all}, whole model {:.4}\n{predicted}",
+        layers_by_bits(decision),
+        job.plan.len() - solution.bitmap.len() + job.plan.indivisible.len(),
+        solution.bpw,
+        below_target(job.settings.target, solution.bpw, after.bytes.total),
+        after.bpw_model(),
+    ))?;
+    let Some(record) = record else { return out("dry run: nothing was written\n") };
+    if let Some(refinement) = &record.refinement {
+        out(&refined(refinement))?;
+    }
+    if let Some(distillation) = &record.distillation {
+        out(&distilled(distillation))?;
+    }
+    match &record.evaluation {
+        Some(evaluation) => out(&measured(evaluation))?,
+        None => job.progress.line("not measured: `mixbit eval` does it, or --eval-data"),
+    }
+    out(&format!("wrote {}\n", job.settings.output.path.display()))
+}
+
+fn predicted_line(job: &Job<'_>, Decision { solution, table, .. }: &Decision, kl: f64) -> String {
+    let gap = 100.0 * solution.gap / kl.abs().max(f64::MIN_POSITIVE);
+    let choice = if gap < 0.005 {
+        "with the best choice of bits".to_owned()
+    } else {
+        format!("within {gap:.2} % of the best choice of bits")
+    };
+    let Some(table) = table else { return String::new() };
+    if table.measurement.method.starts_with("alignment") {
+        return format!("alignment score: {kl:.3e}, {choice}; it is no KL divergence\n");
+    }
+    let other = other_rounding(job.technique, table);
+    let before = if job.settings.tuning.distill.is_some() { ", before distillation" } else { "" };
+    format!("predicted KL divergence: {kl:.3e} nats per token, {choice}{other}{before}\n")
+}
+
+fn below_target(target: Target, bpw: f64, total: u64) -> String {
+    match target {
+        Target::Bpw(target) => format!(" of {target} ({:.4} below the target)", target - bpw),
+        Target::Size(size) => format!(" ({} below the target)", bytes(size.saturating_sub(total))),
+        Target::Fixed => String::new(),
     }
 }
 

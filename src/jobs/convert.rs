@@ -1,0 +1,52 @@
+//! A checkpoint as an MLX folder of float weights.
+
+use crate::error::Result;
+use crate::files::output_folder::OutputFolder;
+use crate::formats::writer::Produce;
+use crate::jobs::write::{CastTensor, CopyTensor, Output, Warnings, Written, companions, write};
+use crate::models::bitmap::BitMap;
+use crate::models::source::SourceModel;
+use crate::numerics::dtype::Dtype;
+use crate::progress::Progress;
+use crate::words::bytes;
+
+/// Writes `source` to `output` with all float tensors as `dtype`. Layers that are quantized already stay as they are.
+///
+/// # Errors
+/// When the output is taken, a weight is not a number, the disk is full, or the work is interrupted.
+pub fn convert(
+    source: &SourceModel,
+    dtype: Dtype,
+    output: &Output,
+    progress: &dyn Progress,
+) -> Result<Written> {
+    let warnings = Warnings::default();
+    let producers = producers(source, dtype, &warnings);
+    let folder = OutputFolder::create(&output.path, output.overwrite)?;
+    let parameters = source.manifest().parameters();
+    let shards = write(&folder, &producers, output.container, parameters, progress, "converting")?;
+    let how = format!("Weights: {dtype}, {}.", bytes(shards.total_bytes));
+    companions::write_companions(&folder, source, dtype, source.bitmap(), &how)?;
+    folder.publish()?;
+    Ok(Written { bytes: shards.total_bytes, warnings: warnings.messages() })
+}
+
+/// A cast for every float tensor; layers that are quantized already pass through.
+fn producers<'a>(
+    source: &'a SourceModel,
+    dtype: Dtype,
+    warnings: &'a Warnings,
+) -> Vec<Box<dyn Produce + 'a>> {
+    let bitmap: &BitMap = source.bitmap();
+    source
+        .tensors()
+        .map(|source| {
+            let layer = source.name.rsplit_once('.').map_or(source.name, |(layer, _)| layer);
+            if bitmap.contains_key(layer) && !source.name.ends_with(".bias") {
+                Box::new(CopyTensor::new(source, warnings)) as Box<dyn Produce>
+            } else {
+                Box::new(CastTensor::new(source, dtype, warnings))
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,52 @@
+//! The folder that a job writes a model to.
+
+use std::path::{Path, PathBuf};
+
+use super::producers::Container;
+use crate::error::Result;
+use crate::files::output_file::Claim;
+use crate::files::output_folder::{check_destination, check_writable, left_behind};
+use crate::progress::Progress;
+
+/// Folder that a model is written to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    /// Path of the folder.
+    pub path: PathBuf,
+    /// Replaces a model of mixbit's that is there.
+    pub overwrite: bool,
+    /// Format of the weight files.
+    pub container: Container,
+}
+
+impl Output {
+    /// A new folder at `path`, with safetensors files of at most 5 GB.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        let container = Container::Safetensors { max_shard_size: 5_000_000_000 };
+        Self { path: path.into(), overwrite: false, container }
+    }
+
+    /// Fails where the model in `source` cannot be written here.
+    pub fn check(&self, source: &Path, progress: &dyn Progress) -> Result<()> {
+        check_destination(source, &self.path, self.overwrite)?;
+        check_writable(&self.path)?;
+        progress.notes(&left_behind(&self.path));
+        Ok(())
+    }
+
+    /// Fails where the model in `source` cannot be written here, and keeps other runs from writing here until the claim
+    /// is dropped.
+    pub fn claim(&self, source: &Path, progress: &dyn Progress) -> Result<Option<Claim>> {
+        self.check(source, progress)?;
+        Claim::new(&self.path)
+    }
+}
+
+/// A model that was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// Bytes of all tensors.
+    pub bytes: u64,
+    /// Tensors that hold values that are no numbers, one sentence each.
+    pub warnings: Vec<String>,
+}

@@ -1,0 +1,120 @@
+//! What other crates may use: every public item of the documented modules, in a snapshot. A change of it is a change of
+//! the library's interface, which CHANGELOG.md has to name.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use syn::spanned::Spanned;
+use syn::{Attribute, ImplItem, Item, ItemImpl, TraitItem, UseTree, Visibility};
+
+/// Public items by their full names, in the order of the sources.
+#[derive(Default)]
+struct Listing {
+    lines: Vec<String>,
+}
+
+impl Listing {
+    /// Adds what the module `name` has, whose source is `file` and whose submodules are in `folder`.
+    fn module(&mut self, name: &str, file: &Path, folder: &Path) {
+        let source = fs::read_to_string(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        let parsed = syn::parse_file(&source).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        for item in &parsed.items {
+            self.item(name, item, folder);
+        }
+    }
+
+    fn item(&mut self, module: &str, item: &Item, folder: &Path) {
+        let mut add = |text: String| self.lines.push(format!("{module}: {text}"));
+        match item {
+            Item::Mod(item) if is_public(&item.vis, &item.attrs) => {
+                let (name, inner) = (item.ident.to_string(), folder.join(item.ident.to_string()));
+                let file = folder.join(format!("{name}.rs"));
+                let file = if file.exists() { file } else { inner.join("mod.rs") };
+                self.module(&format!("{module}::{name}"), &file, &inner);
+            }
+            Item::Use(item) if is_public(&item.vis, &item.attrs) => {
+                for name in names(&item.tree, "") {
+                    add(format!("use {name}"));
+                }
+            }
+            Item::Fn(item) if is_public(&item.vis, &item.attrs) => add(text(&item.sig)),
+            Item::Const(item) if is_public(&item.vis, &item.attrs) => {
+                add(format!("const {}: {}", item.ident, text(&item.ty)));
+            }
+            Item::Type(item) if is_public(&item.vis, &item.attrs) => {
+                add(format!("type {} = {}", item.ident, text(&item.ty)));
+            }
+            Item::Struct(item) if is_public(&item.vis, &item.attrs) => {
+                add(format!("struct {}{}", item.ident, text(&item.generics)));
+                for field in item.fields.iter().filter(|field| is_public(&field.vis, &field.attrs)) {
+                    let name = field.ident.as_ref().map_or_else(|| "0".to_owned(), ToString::to_string);
+                    add(format!("{}.{name}: {}", item.ident, text(&field.ty)));
+                }
+            }
+            Item::Enum(item) if is_public(&item.vis, &item.attrs) => {
+                let variants: Vec<String> = item.variants.iter().map(|v| v.ident.to_string()).collect();
+                add(format!("enum {}{} {{ {} }}", item.ident, text(&item.generics), variants.join(", ")));
+            }
+            Item::Trait(item) if is_public(&item.vis, &item.attrs) => {
+                add(format!("trait {}{}", item.ident, text(&item.generics)));
+                for function in &item.items {
+                    if let TraitItem::Fn(function) = function {
+                        add(format!("{}: {}", item.ident, text(&function.sig)));
+                    }
+                }
+            }
+            Item::Impl(item) if item.trait_.is_none() => self.methods(module, item),
+            _ => {}
+        }
+    }
+
+    fn methods(&mut self, module: &str, item: &ItemImpl) {
+        for member in &item.items {
+            let line = match member {
+                ImplItem::Fn(method) if is_public(&method.vis, &method.attrs) => text(&method.sig),
+                ImplItem::Const(constant) if is_public(&constant.vis, &constant.attrs) => {
+                    format!("const {}: {}", constant.ident, text(&constant.ty))
+                }
+                _ => continue,
+            };
+            self.lines.push(format!("{module}: {}: {line}", text(&item.self_ty)));
+        }
+    }
+}
+
+/// True if an item is public and has not been left out of the documentation.
+fn is_public(visibility: &Visibility, attributes: &[Attribute]) -> bool {
+    let hides = |attribute: &Attribute| {
+        let is_doc = attribute.path().is_ident("doc");
+        is_doc && attribute.meta.require_list().is_ok_and(|list| list.tokens.to_string() == "hidden")
+    };
+    matches!(visibility, Visibility::Public(_)) && !attributes.iter().any(hides)
+}
+
+/// Names that a `use` makes public.
+fn names(tree: &UseTree, before: &str) -> Vec<String> {
+    match tree {
+        UseTree::Path(path) => names(&path.tree, &format!("{before}{}::", path.ident)),
+        UseTree::Name(name) => vec![format!("{before}{}", name.ident)],
+        UseTree::Rename(rename) => vec![format!("{before}{} as {}", rename.ident, rename.rename)],
+        UseTree::Glob(_) => vec![format!("{before}*")],
+        UseTree::Group(group) => group.items.iter().flat_map(|item| names(item, before)).collect(),
+    }
+}
+
+/// The source of `node` on one line.
+fn text(node: &impl Spanned) -> String {
+    let source = node.span().source_text().unwrap_or_default();
+    let line = source.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.replace("( ", "(").replace(", )", ")").replace(",)", ")")
+}
+
+#[test]
+fn public_items_are_those_listed() {
+    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut listing = Listing::default();
+    listing.module("mixbit", &source.join("lib.rs"), &source);
+    assert!(listing.lines.len() > 100, "the listing has {} lines", listing.lines.len());
+    insta::assert_snapshot!("public_api", listing.lines.join("\n"));
+}

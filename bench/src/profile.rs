@@ -7,10 +7,10 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::json;
+use xtask::{build, process, smollm2, workspace};
 
-use super::report::{Report, row};
-use super::trained::{Folders, Trained};
-use crate::{process, smollm2, workspace};
+use crate::report::{Report, row};
+use crate::trained::{Folders, Trained};
 
 /// Samples a second of processor time.
 const FREQUENCY: u32 = 997;
@@ -51,7 +51,7 @@ type Times = Vec<(&'static str, f64)>;
 
 /// Runs the bench.
 pub fn run(options: &Options) -> Result<Report> {
-    let mixbit = workspace::root().join(workspace::release()?);
+    let mixbit = workspace::root().join(build::build_mixbit()?);
     let folder = workspace::root().join("bench-data/profile");
     fs::create_dir_all(&folder)?;
     let trained = options.folders.main()?;

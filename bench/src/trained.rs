@@ -5,8 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-
-use crate::workspace;
+use xtask::workspace;
 
 /// Folders of further models and of texts.
 #[derive(Args, Clone)]

@@ -5,9 +5,9 @@ use std::process::Command;
 
 use anyhow::Result;
 use clap::Args;
+use xtask::{process, workspace};
 
-use super::trained::Folders;
-use crate::{process, workspace};
+use crate::trained::Folders;
 
 /// What to measure on.
 #[derive(Args)]

@@ -3,9 +3,9 @@
 use anyhow::Result;
 use serde_json::json;
 
-use super::report::Report;
-use super::turns::{self, Job};
-use super::{Options, checkpoint};
+use crate::report::Report;
+use crate::turns::{self, Job};
+use crate::{Options, checkpoint};
 
 /// Runs the bench.
 pub fn run(options: Options) -> Result<Report> {

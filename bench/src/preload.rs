@@ -7,7 +7,7 @@ use anyhow::Result;
 /// Makes `command` load it. Linux only: on macOS both use Accelerate and Metal.
 #[cfg(target_os = "linux")]
 pub fn blas(command: &mut Command) -> Result<()> {
-    use crate::{process, workspace};
+    use xtask::{process, workspace};
 
     let root = workspace::root();
     let library = root.join("bench-data/libblas-preload.so");

@@ -11,14 +11,14 @@ use std::process::Command;
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
+use xtask::{smollm2, workspace};
 
-use super::floor::{self, Floor};
-use super::measure::{self, Samples};
-use super::peers::{Programs, Who};
-use super::report::{Report, row};
-use super::trained::{self, Trained};
-use super::{AllOptions, table};
-use crate::{smollm2, workspace};
+use crate::floor::{self, Floor};
+use crate::measure::{self, Samples};
+use crate::peers::{Programs, Who};
+use crate::report::{Report, row};
+use crate::trained::{self, Trained};
+use crate::{TrainedOptions, table};
 
 const TARGET: &str = "5";
 
@@ -49,38 +49,36 @@ const SENSITIVITY_SAMPLES: usize = 16;
 #[derive(Args)]
 pub struct Options {
     #[command(flatten)]
-    pub all: AllOptions,
+    pub trained: TrainedOptions,
     /// Leave SmolLM2-135M out
     #[arg(long)]
     pub small: bool,
 }
 
-/// Runs the bench, without the larger model if `small`.
-pub fn run(options: &AllOptions, small: bool) -> Result<Report> {
+/// Runs the bench.
+pub fn run(options: &Options) -> Result<Report> {
+    let Options { trained: TrainedOptions { common, folders }, small } = options;
     let programs = Programs::ready()?;
     let floor = Floor::measure(&programs)?;
-    let Trained { model, calibration, .. } = options.folders.main()?;
+    let Trained { model, calibration, .. } = folders.main()?;
     let name = model.file_name().unwrap_or_default().to_string_lossy().into_owned();
     // What the built-in text has is less than 48 sequences.
-    let samples = if options.folders.texts.is_some() { 48 } else { 24 };
+    let samples = if folders.texts.is_some() { 48 } else { 24 };
     let mut cases = Vec::new();
-    if !small {
+    if !*small {
         let large = smollm2::ensure()?;
-        let text = if options.folders.texts.is_some() {
-            calibration.clone()
-        } else {
-            trained::built_in_text()?[0].clone()
-        };
+        let text =
+            if folders.texts.is_some() { calibration.clone() } else { trained::built_in_text()?[0].clone() };
         for (samples, plain) in [(2, true), (48, false)] {
             let (name, model, text) = (smollm2::NAME.to_owned(), large.clone(), text.clone());
             cases.push(Case { name, model, text, samples, plain });
         }
     }
     cases.insert(0, Case { name, model, text: calibration, samples, plain: true });
-    let mut report = empty(options.runs);
+    let mut report = empty(common.runs);
     let mut facts = Vec::new();
     for case in &cases {
-        let samples = case.samples(&programs, options.runs)?;
+        let samples = case.samples(&programs, common.runs)?;
         let tokens = (case.samples * LENGTH) as f64;
         let measured = (case.samples.min(SENSITIVITY_SAMPLES) * LENGTH) as f64;
         let least =
@@ -90,7 +88,7 @@ pub fn run(options: &AllOptions, small: bool) -> Result<Report> {
             STEPS.iter().zip(&samples).map(|((.., name), samples)| samples.json(name)).collect();
         facts.push(json!({ "model": case.name, "tokens": tokens, "floor_seconds": least, "rows": rows }));
     }
-    report.facts = json!({ "runs": options.runs, "matmul_flops": floor.flops, "cases": facts });
+    report.facts = json!({ "runs": common.runs, "matmul_flops": floor.flops, "cases": facts });
     Ok(report)
 }
 

@@ -5,11 +5,11 @@ use std::process::Command;
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
+use xtask::{build, workspace};
 
-use super::measure::{self, Samples};
-use super::report::{Report, row};
-use super::{checkpoint, table};
-use crate::workspace;
+use crate::measure::{self, Samples};
+use crate::report::{Report, row};
+use crate::{checkpoint, table};
 
 const SAMPLES: usize = 16;
 const LENGTH: usize = 512;
@@ -31,7 +31,7 @@ pub struct Options {
 /// Runs the bench.
 pub fn run(options: &Options) -> Result<Report> {
     let root = workspace::root();
-    let mixbit = root.join(workspace::release()?);
+    let mixbit = root.join(build::build_mixbit()?);
     let mut rows = Vec::new();
     for checkpoint in [checkpoint::mobilellm_r1_950m()?, checkpoint::mobilellm_r1_deep()?] {
         let model = checkpoint.ensure()?;

@@ -6,14 +6,14 @@
 use anyhow::Result;
 use serde_json::json;
 
-use super::report::Report;
-use super::turns::{self, Job};
-use super::{Options, checkpoint};
+use crate::report::Report;
+use crate::turns::{self, Job};
+use crate::{Options, checkpoint};
 
 /// Runs the bench.
 pub fn run(options: Options) -> Result<Report> {
     let checkpoint = checkpoint::mobilellm_r1_950m()?;
-    let (all, linear) = (checkpoint.matrix_bytes(true), checkpoint.matrix_bytes(false));
+    let (all, linear) = (checkpoint.matrix_bytes(), checkpoint.linear_bytes());
     let mlx_lm = [
         "convert",
         "-q",

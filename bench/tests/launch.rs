@@ -1,7 +1,7 @@
 //! What a program is found to take does not depend on what the bench that starts it holds.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
-#[path = "../src/bench/launch.rs"]
+#[path = "../src/launch.rs"]
 #[allow(dead_code, reason = "the other side of it is in the program")]
 mod launch;
 
@@ -15,7 +15,7 @@ use launch::Ended;
 fn run(command: &mut Command) -> (Ended, String) {
     let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("launch-{}.log", std::process::id()));
     let file = fs::File::create(&log).unwrap();
-    let ended = launch::run(Path::new(env!("CARGO_BIN_EXE_xtask")), command, file).unwrap();
+    let ended = launch::run(Path::new(env!("CARGO_BIN_EXE_bench")), command, file).unwrap();
     let said = fs::read_to_string(&log).unwrap();
     fs::remove_file(log).unwrap();
     (ended, said)

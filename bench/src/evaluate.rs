@@ -6,13 +6,13 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use xtask::{smollm2, workspace};
 
-use super::floor::{self, Floor};
-use super::measure;
-use super::peers::{Programs, Who};
-use super::report::{Report, row};
-use super::{AllOptions, table, trained};
-use crate::{smollm2, workspace};
+use crate::floor::{self, Floor};
+use crate::measure;
+use crate::peers::{Programs, Who};
+use crate::report::{Report, row};
+use crate::{TrainedOptions, table, trained};
 
 const LENGTH: usize = 256;
 
@@ -25,7 +25,7 @@ struct Case {
 }
 
 /// Runs the bench.
-pub fn run(options: &AllOptions) -> Result<Report> {
+pub fn run(options: &TrainedOptions) -> Result<Report> {
     let programs = Programs::ready()?;
     let floor = Floor::measure(&programs)?;
     let main = options.folders.main()?;
@@ -43,7 +43,7 @@ pub fn run(options: &AllOptions) -> Result<Report> {
         name: "eval",
         title: format!(
             "perplexity on windows of {LENGTH} tokens, float32; runs in turns: {}, median (lowest-highest)",
-            options.runs
+            options.common.runs
         ),
         ratios: vec![row(&["mixbit's speed over", "mlx-lm", "mlx-lm, same BLAS"])],
         rows: vec![row(&["model", "", "tokens a second"])],
@@ -57,9 +57,9 @@ pub fn run(options: &AllOptions) -> Result<Report> {
     let mut facts = Vec::new();
     for case in &cases {
         let most = floor.flops / 2.0 / floor::parameters(&programs, &case.model)?;
-        facts.push(case.measure(&programs, options.runs, most, &mut report)?);
+        facts.push(case.measure(&programs, options.common.runs, most, &mut report)?);
     }
-    report.facts = json!({ "runs": options.runs, "matmul_flops": floor.flops, "cases": facts });
+    report.facts = json!({ "runs": options.common.runs, "matmul_flops": floor.flops, "cases": facts });
     Ok(report)
 }
 

@@ -7,13 +7,13 @@ use std::process::Command;
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use xtask::workspace;
 
-use super::Options;
-use super::measure::{self, Samples};
-use super::peers::{Programs, Who};
-use super::report::{Report, Rows, row};
-use super::table;
-use crate::workspace;
+use crate::Options;
+use crate::measure::{self, Samples};
+use crate::peers::{Programs, Who};
+use crate::report::{Report, Rows, row};
+use crate::table;
 
 /// What runs, in this order.
 const STEPS: [Step; 6] = [
@@ -237,7 +237,7 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::measure::Sample;
+    use crate::measure::Sample;
 
     fn place() -> Place {
         let samples = |seconds: f64| Samples(vec![Sample { seconds, peak: 2e6 * seconds }]);

@@ -6,10 +6,10 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+use xtask::process;
 
-use super::launch::{self, Ended};
-use super::table;
-use crate::process;
+use crate::launch::{self, Ended};
+use crate::table;
 
 /// What one run took.
 pub struct Sample {

@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
+use xtask::process;
 
-use super::peers::{Programs, Who};
-use crate::process;
+use crate::peers::{Programs, Who};
 
 /// A float32 product of 2048 x 2048 matrices by the BLAS that mixbit uses, the best of some.
 const MATMUL: &str = "

@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Result;
+use xtask::{build, python, workspace};
 
-use super::preload;
-use crate::{python, workspace};
+use crate::preload;
 
 /// Who runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ pub struct Programs {
 impl Programs {
     /// Builds and installs what is missing.
     pub fn ready() -> Result<Self> {
-        Ok(Self { python: python::venv()?, mixbit: workspace::root().join(workspace::release()?) })
+        Ok(Self { python: python::reference()?, mixbit: workspace::root().join(build::build_mixbit()?) })
     }
 
     /// A command of `who`, without arguments: Python or mixbit. Nothing is to be looked up elsewhere.
@@ -55,10 +55,10 @@ impl Programs {
         Ok(command)
     }
 
-    /// A Python script of this folder.
+    /// Returns a command of `who` that runs a Python script of `bench/peers`.
     pub fn script(&self, who: Who, name: &str) -> Result<Command> {
         let mut command = self.command(who)?;
-        command.arg(workspace::root().join("xtask").join(name));
+        command.arg(workspace::root().join("bench/peers").join(name));
         Ok(command)
     }
 }

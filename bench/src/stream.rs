@@ -6,14 +6,14 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use xtask::{process, smollm2, workspace};
 
-use super::Options;
-use super::generate::figure;
-use super::measure;
-use super::peers::{Programs, Who};
-use super::report::{Report, row};
-use super::table;
-use crate::{process, smollm2, workspace};
+use crate::Options;
+use crate::generate::figure;
+use crate::measure;
+use crate::peers::{Programs, Who};
+use crate::report::{Report, row};
+use crate::table;
 
 const CONTEXT: usize = 256;
 /// Tokens of the text; the last is ten contexts.

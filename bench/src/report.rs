@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::table;
+use crate::table;
 
 /// Lines of cells; the first line is the header.
 pub type Rows = Vec<Vec<String>>;

@@ -6,12 +6,12 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde_json::json;
+use xtask::{smollm2, workspace};
 
-use super::floor::Floor;
-use super::peers::{Programs, Who};
-use super::report::{Report, row};
-use super::{Options, measure, table};
-use crate::{smollm2, workspace};
+use crate::floor::Floor;
+use crate::peers::{Programs, Who};
+use crate::report::{Report, row};
+use crate::{Options, measure, table};
 
 const PROMPT_TOKENS: u32 = 256;
 const NEW_TOKENS: u32 = 64;

@@ -10,12 +10,12 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::{Value, json};
+use xtask::{process, workspace};
 
-use super::peers::{Programs, Who};
-use super::report::{Report, row};
-use super::trained::{Folders, Trained};
-use super::{AllOptions, llama_cpp};
-use crate::{process, workspace};
+use crate::peers::{Programs, Who};
+use crate::report::{Report, row};
+use crate::trained::{Folders, Trained};
+use crate::{TrainedOptions, llama_cpp};
 
 const TARGETS: [f64; 7] = [2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0];
 /// Ways to round; the last two are GPTQ with refinement or distillation after it.
@@ -59,8 +59,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// The usual amounts, on the folders of `options`.
-    pub fn all(options: &AllOptions) -> Self {
+    /// Returns the usual amounts, for the folders of `options`.
+    pub fn from_trained(options: &TrainedOptions) -> Self {
         Self {
             model: None,
             calibration: None,
@@ -72,7 +72,7 @@ impl Options {
             refine: 2,
             distill: 150,
             no_peers: false,
-            json: options.json,
+            json: options.common.json,
         }
     }
 
@@ -240,7 +240,7 @@ impl Bench<'_> {
         let model = self.trained.model.clone();
         self.evaluate(&model, &["--save-reference", &kept, "--overwrite"])?;
         let mut command = Command::new(python);
-        command.arg(workspace::root().join("xtask/bench_llama_cpp.py"));
+        command.arg(workspace::root().join("bench/peers/bench_llama_cpp.py"));
         command.arg("--model").arg(&self.trained.model).arg("--reference").arg(&reference);
         command.arg("--out").arg(self.work.join("llama.cpp")).env("GGML_NO_BACKTRACE", "1");
         for row in self.peer_rows(&mut command)? {

@@ -5,7 +5,8 @@ use std::process::Command;
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
-use xtask::{build, workspace};
+use xtask::build::{Profile, build_mixbit};
+use xtask::workspace;
 
 use crate::measure::{self, Samples};
 use crate::report::{Report, row};
@@ -31,7 +32,7 @@ pub struct Options {
 /// Runs the bench.
 pub fn run(options: &Options) -> Result<Report> {
     let root = workspace::root();
-    let mixbit = root.join(build::build_mixbit()?);
+    let mixbit = root.join(build_mixbit(Profile::Release)?);
     let mut rows = Vec::new();
     for checkpoint in [checkpoint::mobilellm_r1_950m()?, checkpoint::mobilellm_r1_deep()?] {
         let model = checkpoint.ensure()?;

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Result;
-use xtask::{build, python, workspace};
+use xtask::build::{Profile, build_mixbit};
+use xtask::{python, workspace};
 
 use crate::preload;
 
@@ -42,7 +43,10 @@ pub struct Programs {
 impl Programs {
     /// Builds and installs what is missing.
     pub fn ready() -> Result<Self> {
-        Ok(Self { python: python::reference()?, mixbit: workspace::root().join(build::build_mixbit()?) })
+        Ok(Self {
+            python: python::reference()?,
+            mixbit: workspace::root().join(build_mixbit(Profile::Release)?),
+        })
     }
 
     /// A command of `who`, without arguments: Python or mixbit. Nothing is to be looked up elsewhere.

@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::json;
-use xtask::{build, process, smollm2, workspace};
+use xtask::build::{Profile, build_mixbit};
+use xtask::{process, smollm2, workspace};
 
 use crate::report::{Report, row};
 use crate::trained::{Folders, Trained};
@@ -51,7 +52,7 @@ type Times = Vec<(&'static str, f64)>;
 
 /// Runs the bench.
 pub fn run(options: &Options) -> Result<Report> {
-    let mixbit = workspace::root().join(build::build_mixbit()?);
+    let mixbit = workspace::root().join(build_mixbit(Profile::Release)?);
     let folder = workspace::root().join("bench-data/profile");
     fs::create_dir_all(&folder)?;
     let trained = options.folders.main()?;

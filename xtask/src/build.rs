@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
+use clap::ValueEnum;
 
 use crate::{process, workspace};
 
@@ -20,21 +21,35 @@ pub fn set_up_engine() -> Result<()> {
     Ok(())
 }
 
-/// Sets the engine up, builds the release mixbit, and returns its path as [`workspace::target`] gives it.
-pub fn build_mixbit() -> Result<PathBuf> {
+/// A way to compile mixbit.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum Profile {
+    /// As the tests do
+    Dev,
+    /// As it is released
+    Release,
+}
+
+/// Sets the engine up, builds mixbit, and returns its path as [`workspace::target`] gives it.
+pub fn build_mixbit(profile: Profile) -> Result<PathBuf> {
     set_up_engine()?;
-    build(&["--release", "--package", "mixbit"])?;
-    Ok(workspace::target()?.join("release/mixbit"))
+    let (arguments, path) = match profile {
+        Profile::Dev => (["--workspace", "--bin", "mixbit"], "debug/mixbit"),
+        Profile::Release => (["--release", "--package", "mixbit"], "release/mixbit"),
+    };
+    build(&arguments)?;
+    Ok(workspace::target()?.join(path))
 }
 
 /// Sets the engine up, builds the benches, and returns the path of their program.
 pub fn build_bench() -> Result<PathBuf> {
     set_up_engine()?;
-    // Of the whole workspace, so that dependencies have the features that the tests compile them with.
     build(&["--workspace", "--bin", "bench"])?;
     Ok(workspace::root().join(workspace::target()?).join("debug/bench"))
 }
 
+/// Runs `cargo build`. With `--workspace` dependencies get the features that the tests compile them with, so that they are not
+/// compiled once more.
 fn build(arguments: &[&str]) -> Result<()> {
     process::run(process::cargo().arg("build").args(arguments).current_dir(workspace::root()))
 }

@@ -8,12 +8,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use flate2::{Compression, write::GzEncoder};
 
-use xtask::{build, process, workspace};
+use xtask::build::{Profile, build_mixbit};
+use xtask::{process, workspace};
 
 /// Builds the release and packs it.
 pub fn run() -> Result<()> {
     let root = workspace::root();
-    let mixbit = root.join(build::build_mixbit()?);
+    let mixbit = root.join(build_mixbit(Profile::Release)?);
     let folder = root.join(workspace::target()?).join("dist");
     fs::create_dir_all(&folder)?;
     let path = folder.join(format!("mixbit-{}-{}.tar.gz", version()?, triple()?));

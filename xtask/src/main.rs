@@ -25,12 +25,18 @@ struct Cli {
 enum Task {
     /// Fetch and build the MLX engine (Linux; nothing to do on macOS)
     Setup,
-    /// Run all tests
-    Test,
+    /// Run all tests, or one part of them
+    Test {
+        /// Only this part
+        part: Option<test::Part>,
+    },
     /// Convert, quantize, inspect and run a small model, showing each command
     Demo,
     /// Compare mixbit with mlx-lm on this machine
     Parity {
+        /// How mixbit is compiled; comparing takes longer with dev, compiling with release
+        #[arg(long, value_enum, default_value = "release")]
+        profile: build::Profile,
         /// Arguments of xtask/parity.py
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
@@ -52,9 +58,9 @@ fn main() -> ExitCode {
     failure::exit_code(match Cli::parse().command {
         None => Cli::command().print_help().map_err(Into::into),
         Some(Task::Setup) => build::set_up_engine(),
-        Some(Task::Test) => test::run(),
+        Some(Task::Test { part }) => test::run(part),
         Some(Task::Demo) => demo::run(),
-        Some(Task::Parity { arguments }) => parity::run(&arguments),
+        Some(Task::Parity { profile, arguments }) => parity::run(profile, &arguments),
         Some(Task::Bench { arguments }) => bench::run(&arguments),
         Some(Task::Smollm2) => smollm2::ensure().map(|folder| println!("{}", folder.display())),
         Some(Task::Dist) => dist::run(),

@@ -1,4 +1,4 @@
-//! `cargo xtask bench analyze`: time and peak memory of sensitivities, and that memory does not grow with depth.
+//! `cargo xtask bench analyze`: time and peak memory of sensitivities; memory must not grow with depth.
 
 use std::process::Command;
 
@@ -15,7 +15,7 @@ use crate::{checkpoint, table};
 const SAMPLES: usize = 16;
 const LENGTH: usize = 512;
 
-/// What to measure.
+/// Options of the bench.
 #[derive(Args)]
 pub struct Options {
     /// How often each model is measured
@@ -50,7 +50,7 @@ pub fn run(options: &Options) -> Result<Report> {
         rows.push((checkpoint, samples));
     }
     let growth = rows[1].1.medians()[1] / rows[0].1.medians()[1];
-    let mut cells = vec![row(&["", "seconds", "peak MB", "GFLOP a second"])];
+    let mut cells = vec![row(&["", "seconds", "peak MB", "GFLOP per second"])];
     for (checkpoint, samples) in &rows {
         // Forward, and twice that back; the tied head counts as a layer, without a gradient of its own.
         let flops = 6.0 * (SAMPLES * LENGTH * checkpoint.parameters()) as f64;

@@ -1,4 +1,4 @@
-//! `cargo xtask bench convert`: float32 to float16, time and peak memory, beside what copying and reading cost.
+//! `cargo xtask bench convert`: time and peak memory of float32 to float16, beside copying and reading the same bytes.
 
 use anyhow::Result;
 use serde_json::json;

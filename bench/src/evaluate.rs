@@ -1,4 +1,4 @@
-//! `cargo xtask bench eval`: tokens a second of computing a perplexity, beside mlx-lm's `perplexity`.
+//! `cargo xtask bench eval`: tokens per second of computing a perplexity, beside mlx-lm's `perplexity`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ use crate::{TrainedOptions, table, trained};
 
 const LENGTH: usize = 256;
 
-/// A model, its text, and how much of it.
+/// A model, its text, and the number of windows to evaluate.
 struct Case {
     name: String,
     model: PathBuf,
@@ -46,9 +46,9 @@ pub fn run(options: &TrainedOptions) -> Result<Report> {
             options.common.runs
         ),
         ratios: vec![row(&["mixbit's speed over", "mlx-lm", "mlx-lm, same BLAS"])],
-        rows: vec![row(&["model", "", "tokens a second"])],
+        rows: vec![row(&["model", "", "tokens per second"])],
         notes: vec![
-            "Without loading the model. Floor: 2 operations a parameter and token at the rate of a large matrix \
+            "Without loading the model. Floor: 2 operations per parameter and token at the rate of a large matrix \
              product."
                 .to_owned(),
         ],

@@ -16,8 +16,8 @@ use crate::{Options, measure, table};
 const PROMPT_TOKENS: u32 = 256;
 const NEW_TOKENS: u32 = 64;
 
-/// What runs: who, the type that mlx-lm's weights are made, the name in tables. mlx-lm computes in the file's float16, for
-/// which processors without Apple's units are slow.
+/// Programs in the order they run: which one, the type that mlx-lm's weights are cast to, the name in tables. mlx-lm computes
+/// in the file's float16, which is slow on processors without Apple's units.
 const STEPS: [(Who, Option<&str>, &str); 4] = [
     (Who::MlxLm, None, "mlx-lm"),
     (Who::MlxLm, Some("float32"), "mlx-lm, weights made float32"),
@@ -26,7 +26,7 @@ const STEPS: [(Who, Option<&str>, &str); 4] = [
 ];
 const MIXBIT: usize = 3;
 
-/// What each run said.
+/// Figures that each run of a program printed.
 #[derive(Default)]
 struct Rates {
     load: Vec<f64>,
@@ -70,12 +70,13 @@ fn command(programs: &Programs, who: Who, dtype: Option<&str>, model: &Path) -> 
     Ok(command)
 }
 
-/// The number between `before` and `after`, where they were last printed.
-pub fn figure(said: &str, before: &str, after: &str) -> Result<f64> {
-    said.lines()
+/// Returns the number between `before` and `after` on the last line that has both.
+pub fn figure(output: &str, before: &str, after: &str) -> Result<f64> {
+    output
+        .lines()
         .rev()
         .find_map(|line| line.split_once(before)?.1.split_once(after)?.0.trim().parse().ok())
-        .with_context(|| format!("no `{before}..{after}` in:\n{said}"))
+        .with_context(|| format!("no `{before}..{after}` in:\n{output}"))
 }
 
 fn report(runs: u32, floor: &Floor, rows: &[Rates; 4]) -> Report {
@@ -98,7 +99,7 @@ fn report(runs: u32, floor: &Floor, rows: &[Rates; 4]) -> Report {
             table::spread(&rates.generation, 1),
         ]);
     }
-    // Reading the float16 file; two operations a weight and token; reading all linear weights in float32 a token.
+    // Reading the float16 file; two operations per weight and token; reading all linear weights in float32 per token.
     let bounds = [
         2.0 * smollm2::PARAMETERS / floor.bandwidth,
         floor.flops / (2.0 * smollm2::LINEAR),
@@ -129,7 +130,7 @@ fn report(runs: u32, floor: &Floor, rows: &[Rates; 4]) -> Report {
         rows: lines,
         notes: vec![
             "Floors: reading the file from memory; the prompt's operations at the rate of a large matrix product; \
-             reading the float32 weights once a token."
+             reading the float32 weights once per token."
                 .to_owned(),
         ],
         facts: json!({

@@ -1,4 +1,4 @@
-//! The programs that are compared, and their columns.
+//! Programs that are compared, and their names in tables.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -9,7 +9,7 @@ use xtask::{python, workspace};
 
 use crate::preload;
 
-/// Who runs.
+/// A program that is compared.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Who {
     /// mlx-lm as PyPI has it.
@@ -21,10 +21,10 @@ pub enum Who {
 }
 
 impl Who {
-    /// In the order they run.
+    /// All programs, in the order they run.
     pub const ALL: [Self; 3] = [Self::MlxLm, Self::MlxLmBlas, Self::Mixbit];
 
-    /// As tables have it.
+    /// Returns the name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::MlxLm => "mlx-lm",
@@ -34,14 +34,14 @@ impl Who {
     }
 }
 
-/// Where the programs are.
+/// Paths of the programs.
 pub struct Programs {
     python: PathBuf,
     mixbit: PathBuf,
 }
 
 impl Programs {
-    /// Builds and installs what is missing.
+    /// Builds mixbit and installs mlx-lm where they are missing.
     pub fn ready() -> Result<Self> {
         Ok(Self {
             python: python::reference()?,
@@ -49,7 +49,7 @@ impl Programs {
         })
     }
 
-    /// A command of `who`, without arguments: Python or mixbit. Nothing is to be looked up elsewhere.
+    /// Returns a command of `who` without arguments, Python or mixbit, that asks nothing of the Hub.
     pub fn command(&self, who: Who) -> Result<Command> {
         let mut command = Command::new(if who == Who::Mixbit { &self.mixbit } else { &self.python });
         if who == Who::MlxLmBlas {

@@ -13,10 +13,11 @@ use xtask::{process, smollm2, workspace};
 use crate::report::{Report, row};
 use crate::trained::{Folders, Trained};
 
-/// Samples a second of processor time.
+/// Samples per second of processor time.
 const FREQUENCY: u32 = 997;
 
-/// Kinds of work. A sampled function is of the first whose library and a part of its name fit; an empty part fits every name.
+/// Kinds of work: name, library, parts of function names. A sampled function is of the first kind whose library and one of
+/// whose parts fit; an empty part fits every name.
 const KINDS: [(&str, &str, &[&str]); 15] = [
     (WAITING, "openblas", &["thread_server"]),
     ("matrix products: kernels", "openblas", &["kernel"]),
@@ -37,7 +38,7 @@ const KINDS: [(&str, &str, &[&str]); 15] = [
 const WAITING: &str = "waiting for another thread";
 const OTHER: &str = "other";
 
-/// What to profile on.
+/// Options of the bench.
 #[derive(Args)]
 pub struct Options {
     #[command(flatten)]
@@ -65,7 +66,7 @@ pub fn run(options: &Options) -> Result<Report> {
     Ok(Report {
         name: "profile",
         title: format!(
-            "{}: seconds of processor time and their share, {FREQUENCY} samples a second; 48 x 256 tokens to \
+            "{}: seconds of processor time and their share, {FREQUENCY} samples per second; 48 x 256 tokens to \
              calibrate on, 24 x 256 to evaluate; run: 64 tokens of {} in float16",
             trained.name(),
             smollm2::NAME
@@ -83,13 +84,13 @@ pub fn run(options: &Options) -> Result<Report> {
 fn commands(trained: &Trained, folder: &Path) -> Result<Vec<(&'static str, Vec<PathBuf>)>> {
     let Trained { model, calibration, data } = trained;
     let words = |words: &[&str]| words.iter().map(PathBuf::from).collect::<Vec<_>>();
-    let given = |command: &str, from: &str, to: &str, out: &str| {
+    let calibrated = |command: &str, from: &str, to: &str, out: &str| {
         let mut all = words(&[command, "--overwrite", "--samples", "48", "--sequence-length", "256", from]);
         all.extend([model.clone(), to.into(), folder.join(out), "--calibration".into(), calibration.clone()]);
         all
     };
     let quantized = folder.join("quantized");
-    let mut quantize = given("quantize", "--hf-path", "--mlx-path", "quantized");
+    let mut quantize = calibrated("quantize", "--hf-path", "--mlx-path", "quantized");
     quantize.extend(words(&["--target-bpw", "4.5"]));
     // Of a small model little but threads waking each other would be seen.
     let mut answer = words(&["run", "--prompt", "The", "--max-tokens", "64", "--model"]);
@@ -97,7 +98,7 @@ fn commands(trained: &Trained, folder: &Path) -> Result<Vec<(&'static str, Vec<P
     let mut eval = words(&["eval", "--sequence-length", "256", "--max-tokens", "6144", "--model"]);
     eval.extend([quantized, "--reference".into(), model.clone(), "--data".into(), data.clone()]);
     Ok(vec![
-        ("analyze", given("analyze", "--model", "--out", "table.json")),
+        ("analyze", calibrated("analyze", "--model", "--out", "table.json")),
         ("quantize", quantize),
         ("run", answer),
         ("eval", eval),

@@ -18,10 +18,10 @@ use crate::trained::{Folders, Trained};
 use crate::{TrainedOptions, llama_cpp};
 
 const TARGETS: [f64; 7] = [2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0];
-/// Ways to round; the last two are GPTQ with refinement or distillation after it.
+/// Ways to quantize; the last two are GPTQ with refinement or distillation after it.
 const WAYS: [&str; 5] = ["rtn", "search", "gptq", "refined", "distilled"];
 
-/// What to measure on.
+/// Options of the bench.
 #[derive(Args)]
 pub struct Options {
     /// One trained model, instead of the bundled one and those of --models
@@ -106,7 +106,7 @@ struct Bench<'a> {
     missing: Vec<String>,
 }
 
-/// Runs the bench; a report a model.
+/// Runs the bench; one report per model.
 pub fn run(options: &Options) -> Result<Vec<Report>> {
     options.models()?.iter().map(|trained| on(options, trained)).collect()
 }
@@ -151,7 +151,7 @@ impl Bench<'_> {
                 continue;
             }
             let scored = ["--rounding", rounding, "--out", &table, "--overwrite"];
-            // What follows GPTQ goes on from its table.
+            // Refinement and distillation use GPTQ's table.
             if after.is_empty() {
                 self.mixbit(&[&["analyze", "--quiet", "--model", &model], &scored[..], &sized].concat())?;
             }
@@ -202,7 +202,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// The scores of a model folder against the float model.
+    /// Evaluates a model folder against the float model; returns the scores.
     fn evaluate(&self, folder: &Path, further: &[&str]) -> Result<Value> {
         let length = self.options.sequence_length;
         let mut command = self.programs.command(Who::Mixbit)?;
@@ -251,7 +251,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// What a script printed, a line a model; failures are kept for the notes.
+    /// Runs a script and returns the rows that it printed, one per model; failures go to the notes.
     fn peer_rows(&mut self, command: &mut Command) -> Result<Vec<Value>> {
         let output = command.output()?;
         let mut rows = Vec::new();
@@ -276,7 +276,7 @@ impl Bench<'_> {
         Ok(rows)
     }
 
-    /// The peer with the lowest KL divergence among those that are no larger than `bpw`, with 0.05 of leniency.
+    /// Returns the peer with the lowest KL divergence among those of at most `bpw` + 0.05 bits per weight.
     fn best_peer(&self, bpw: f64) -> Option<&Row> {
         let peers = self.rows.iter().filter(|row| row.peer && row.bpw <= bpw + 0.05);
         peers.min_by(|a, b| a.kl().total_cmp(&b.kl()))
@@ -333,7 +333,7 @@ impl Bench<'_> {
             name: "quality",
             title: format!(
                 "{name}: calibrated on {} x {length} tokens, evaluated on {} x {length} others; KL divergence from the \
-                 float model in nats a token; float perplexity {:.3}",
+                 float model in nats per token; float perplexity {:.3}",
                 self.options.samples,
                 self.options.windows,
                 float.unwrap_or(f64::NAN),

@@ -1,7 +1,7 @@
 //! `cargo xtask bench quantize`: float32 to 4 bits in groups of 64, beside `mlx_lm.convert -q`.
 //!
-//! mlx-lm quantizes the embedding too, which mixbit keeps float: beside the time of the whole, the rate compares the bytes
-//! of input that were quantized.
+//! mlx-lm quantizes the embedding too, which mixbit keeps float. So beside the times, a rate compares the bytes of input that
+//! were quantized.
 
 use anyhow::Result;
 use serde_json::json;

@@ -1,5 +1,5 @@
-//! `cargo xtask bench sensitivity`: how well sensitivities predict, on trained models. The measuring is in
-//! `benches/sensitivity.rs`, which has the library at hand.
+//! `cargo xtask bench sensitivity`: predictions of sensitivities beside measured KL divergences, on trained models.
+//! `benches/sensitivity.rs` measures, in a release build of the library.
 
 use std::process::Command;
 
@@ -9,14 +9,14 @@ use xtask::{process, workspace};
 
 use crate::trained::Folders;
 
-/// What to measure on.
+/// Options of the bench.
 #[derive(Args)]
 pub struct Options {
     #[command(flatten)]
     folders: Folders,
 }
 
-/// Runs it.
+/// Runs the bench.
 pub fn run(options: &Options) -> Result<()> {
     for trained in options.folders.all()? {
         let mut command = Command::new("cargo");

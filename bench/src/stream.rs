@@ -16,10 +16,10 @@ use crate::report::{Report, row};
 use crate::table;
 
 const CONTEXT: usize = 256;
-/// Tokens of the text; the last is ten contexts.
+/// Lengths of the text in tokens; the last is ten contexts.
 const LENGTHS: [usize; 2] = [512, 10 * CONTEXT];
 const SINKS: [usize; 3] = [0, 1, 4];
-/// Tokens that are generated, with the same small context.
+/// Numbers of tokens to generate.
 const GENERATED: [usize; 2] = [64, 640];
 
 /// Runs the bench.
@@ -36,7 +36,7 @@ pub fn run(options: Options) -> Result<Report> {
             options.runs
         ),
         ratios: vec![row(&["tokens", "first tokens kept", "perplexity", "forgotten", "cache, MB"])],
-        rows: vec![row(&["tokens generated", "tokens a second"])],
+        rows: vec![row(&["tokens generated", "tokens per second"])],
         notes: Vec::new(),
         facts: json!({}),
     };
@@ -87,7 +87,7 @@ fn generation_rate(programs: &Programs, model: &Path, count: usize) -> Result<f6
     figure(&fs::read_to_string(&log)?, &format!("generation: {count} tokens, "), " tokens/s")
 }
 
-/// mixbit's own text, without the separators.
+/// Writes mixbit's own text without the separators, and returns its path.
 fn one_document() -> Result<std::path::PathBuf> {
     let root = workspace::root();
     let text = fs::read_to_string(root.join("src/text/corpus/default.txt"))?;

@@ -1,8 +1,8 @@
-//! `cargo xtask bench target`: from a checkpoint and a text to a model of 5 bits a weight, beside mlx-lm's `dynamic_quant`
+//! `cargo xtask bench target`: from a checkpoint and a text to a model of 5 bits per weight, beside mlx-lm's `dynamic_quant`
 //! with 4 and 5 bits on the same tokens.
 //!
-//! dynamic_quant rounds to nearest and measures nothing afterwards; mixbit is timed doing just that, and as it comes: with
-//! GPTQ, and the evaluation at the end.
+//! dynamic_quant rounds to nearest and measures nothing afterwards. mixbit is timed doing just that, and with its defaults: GPTQ,
+//! and an evaluation at the end.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use crate::{TrainedOptions, table};
 
 const TARGET: &str = "5";
 
-/// What runs, in this order: who, mixbit's arguments, its name in tables.
+/// Steps in the order they run: program, mixbit's arguments, name in tables.
 const STEPS: [(Who, &[&str], &str); 5] = [
     (Who::MlxLm, &[], "dynamic_quant"),
     (Who::MlxLmBlas, &[], "dynamic_quant, same BLAS"),
@@ -31,21 +31,21 @@ const STEPS: [(Who, &[&str], &str); 5] = [
     (Who::Mixbit, &[], "mixbit"),
 ];
 
-/// A model, its text, and how much of it.
+/// A model, its text, and the number of sequences to calibrate on.
 struct Case {
     name: String,
     model: PathBuf,
     text: PathBuf,
     samples: usize,
-    /// Whether mlx-lm as it comes runs: it may take an hour.
+    /// True if mlx-lm runs with its own BLAS too, which may take an hour.
     plain: bool,
 }
 
 const LENGTH: usize = 256;
-/// Of the sequences, how many mixbit measures sensitivities on.
+/// Number of sequences that mixbit measures sensitivities on.
 const SENSITIVITY_SAMPLES: usize = 16;
 
-/// What to run.
+/// Options of the bench.
 #[derive(Args)]
 pub struct Options {
     #[command(flatten)]
@@ -96,7 +96,7 @@ fn empty(runs: u32) -> Report {
     Report {
         name: "target",
         title: format!(
-            "measure, choose, quantize to {TARGET} bits a weight and write; float32; runs in turns: {runs} (of mlx-lm \
+            "measure, choose, quantize to {TARGET} bits per weight and write; float32; runs in turns: {runs} (of mlx-lm \
              as it comes one), median (lowest-highest)"
         ),
         ratios: vec![row(&[
@@ -109,7 +109,7 @@ fn empty(runs: u32) -> Report {
         rows: vec![row(&["model", "", "seconds", "peak MB"])],
         notes: vec![format!(
             "Floor: mixbit's passes forward and back over the {SENSITIVITY_SAMPLES} sequences that sensitivities are \
-                 measured on, 6 operations a parameter and token, and forward over all for GPTQ, 2, at the rate of a \
+                 measured on, 6 operations per parameter and token, and forward over all for GPTQ, 2, at the rate of a \
                  large matrix product. dynamic_quant goes forward and back over all."
         )],
         facts: json!({}),

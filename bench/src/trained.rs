@@ -1,4 +1,4 @@
-//! Trained models and their texts: the bundled ones, and those of folders that are given.
+//! Trained models and their texts: the bundled ones, and those in folders that the user names.
 
 use std::fs;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ pub struct Folders {
 
 /// A model with text to calibrate on and other text to evaluate on.
 pub struct Trained {
-    /// Its folder.
+    /// Folder of the model.
     pub model: PathBuf,
     /// Text to calibrate on.
     pub calibration: PathBuf,
@@ -30,14 +30,14 @@ pub struct Trained {
 }
 
 impl Trained {
-    /// The folder's name.
+    /// Returns the name of the model's folder.
     pub fn name(&self) -> String {
         self.model.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 }
 
 impl Folders {
-    /// The bundled model, and the others by name.
+    /// Returns the bundled model, then the others by name.
     pub fn all(&self) -> Result<Vec<Trained>> {
         let mut models = vec![workspace::root().join("fixtures/models/mobilellm-docs-1m")];
         if let Some(folder) = &self.models {
@@ -53,7 +53,7 @@ impl Folders {
         models.into_iter().map(|model| self.with_texts(model)).collect()
     }
 
-    /// The one that most is measured on: the largest there is.
+    /// Returns the model that most is measured on: the largest.
     pub fn main(&self) -> Result<Trained> {
         let size = |trained: &Trained| {
             fs::metadata(trained.model.join("model.safetensors")).map_or(0, |data| data.len())
@@ -75,7 +75,8 @@ impl Folders {
     }
 }
 
-/// The documents of the text that mixbit carries, two of three to calibrate on.
+/// Writes the documents of the text that mixbit carries into two files: two of three to calibrate on, the others to evaluate
+/// on.
 pub fn built_in_text() -> Result<[PathBuf; 2]> {
     const SEPARATOR: &str = "\n<|endoftext|>\n";
     let root = workspace::root();

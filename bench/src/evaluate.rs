@@ -88,8 +88,8 @@ impl Case {
         let folder = workspace::root().join("bench-data");
         let (scores, log) = (folder.join("eval.json"), folder.join("eval.log"));
         measure::child(&self.command(programs, who, &scores)?, &log)?;
-        let said: Value = serde_json::from_str(&fs::read_to_string(&scores)?)?;
-        said["tokens_per_second"].as_f64().context("no tokens_per_second in the scores")
+        let scores: Value = serde_json::from_str(&fs::read_to_string(&scores)?)?;
+        scores["tokens_per_second"].as_f64().context("no tokens_per_second in the scores")
     }
 
     fn command(&self, programs: &Programs, who: Who, scores: &Path) -> Result<Command> {

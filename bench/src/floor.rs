@@ -36,11 +36,11 @@ pub struct Floor {
 impl Floor {
     /// Measures both, which takes some seconds.
     pub fn measure(programs: &Programs) -> Result<Self> {
-        let said = process::output(programs.command(Who::MlxLmBlas)?.args(["-c", MATMUL]))?;
-        let flops = said.trim().parse().context("the matrix product printed no rate")?;
+        let printed = process::output(programs.command(Who::MlxLmBlas)?.args(["-c", MATMUL]))?;
+        let flops = printed.trim().parse().context("the matrix product printed no rate")?;
         // In a process of its own: a child's peak of memory begins with what its parent held.
-        let said = process::output(Command::new(std::env::current_exe()?).arg("bandwidth"))?;
-        let bandwidth = said.trim().parse().context("no rate of reading memory was printed")?;
+        let printed = process::output(Command::new(std::env::current_exe()?).arg("bandwidth"))?;
+        let bandwidth = printed.trim().parse().context("no rate of reading memory was printed")?;
         Ok(Self { flops, bandwidth })
     }
 }
@@ -64,7 +64,7 @@ pub fn bandwidth() -> f64 {
 /// Returns the number of parameters in a model folder.
 pub fn parameters(programs: &Programs, model: &Path) -> Result<f64> {
     let mut command = programs.command(Who::Mixbit)?;
-    let said: Value =
+    let inventory: Value =
         serde_json::from_str(&process::output(command.args(["inspect", "--json"]).arg(model))?)?;
-    said["parameters"].as_f64().context("inspect gave no parameters")
+    inventory["parameters"].as_f64().context("inspect gave no parameters")
 }

@@ -45,10 +45,14 @@ pub fn run(options: Options) -> Result<Report> {
         eprintln!("bench: run {run} of {}", options.runs);
         for ((who, dtype, _), rates) in STEPS.into_iter().zip(&mut rows) {
             measure::child(&command(&programs, who, dtype, &model)?, &log)?;
-            let said = fs::read_to_string(&log)?;
-            rates.load.push(figure(&said, "load time: ", " s")?);
-            rates.prompt.push(figure(&said, &format!("prompt: {PROMPT_TOKENS} tokens, "), " tokens/s")?);
-            rates.generation.push(figure(&said, &format!("generation: {NEW_TOKENS} tokens, "), " tokens/s")?);
+            let log_text = fs::read_to_string(&log)?;
+            rates.load.push(figure(&log_text, "load time: ", " s")?);
+            rates.prompt.push(figure(&log_text, &format!("prompt: {PROMPT_TOKENS} tokens, "), " tokens/s")?);
+            rates.generation.push(figure(
+                &log_text,
+                &format!("generation: {NEW_TOKENS} tokens, "),
+                " tokens/s",
+            )?);
         }
     }
     Ok(report(options.runs, &floor, &rows))
@@ -149,9 +153,9 @@ mod tests {
 
     #[test]
     fn figures_are_read() -> Result<()> {
-        let said = "noise\nprompt: 256 tokens, 1234.5 tokens/s\npeak memory: 1.2 GB, load time: 0.25 s\n";
-        assert!((figure(said, "prompt: 256 tokens, ", " tokens/s")? - 1234.5).abs() < 1e-9);
-        assert!((figure(said, "load time: ", " s")? - 0.25).abs() < 1e-9);
+        let log_text = "noise\nprompt: 256 tokens, 1234.5 tokens/s\npeak memory: 1.2 GB, load time: 0.25 s\n";
+        assert!((figure(log_text, "prompt: 256 tokens, ", " tokens/s")? - 1234.5).abs() < 1e-9);
+        assert!((figure(log_text, "load time: ", " s")? - 0.25).abs() < 1e-9);
         assert!(figure("nothing", "load time: ", " s").is_err());
         Ok(())
     }

@@ -30,7 +30,7 @@ pub fn blas(command: &mut Command) -> Result<()> {
 #[cfg(target_os = "linux")]
 fn newer(file: &std::path::Path, sources: &[std::path::PathBuf]) -> bool {
     let time = |path: &std::path::Path| std::fs::metadata(path).and_then(|data| data.modified()).ok();
-    time(file).is_some_and(|made| sources.iter().all(|source| time(source).is_some_and(|at| at < made)))
+    time(file).is_some_and(|written| sources.iter().all(|source| time(source).is_some_and(|at| at < written)))
 }
 
 /// Leaves `command` as it is.

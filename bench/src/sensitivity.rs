@@ -1,8 +1,6 @@
 //! `cargo xtask bench sensitivity`: predictions of sensitivities beside measured KL divergences, on trained models.
 //! `benches/sensitivity.rs` measures, in a release build of the library.
 
-use std::process::Command;
-
 use anyhow::Result;
 use clap::Args;
 use xtask::{process, workspace};
@@ -19,7 +17,7 @@ pub struct Options {
 /// Runs the bench.
 pub fn run(options: &Options) -> Result<()> {
     for trained in options.folders.all()? {
-        let mut command = Command::new("cargo");
+        let mut command = process::cargo();
         command.current_dir(workspace::root());
         command.args(["bench", "--quiet", "--bench", "sensitivity", "--", "--model"]).arg(&trained.model);
         if options.folders.texts.is_some() {

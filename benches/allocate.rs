@@ -6,7 +6,7 @@ use std::time::Instant;
 use mixbit::choose::allocate::{Choice, Layer, Problem};
 use mixbit::choose::candidate::DEFAULT_CANDIDATES;
 
-/// Sizes of a decoder's seven matrices, with losses that fall by four a bit from a random start.
+/// Returns layers of the sizes of a decoder's seven matrices, with losses that fall by four per bit from a random start.
 fn layers(count: usize) -> Vec<Layer> {
     let shapes =
         [(1536, 1536), (384, 1536), (384, 1536), (1536, 1536), (6144, 1536), (6144, 1536), (1536, 6144)];

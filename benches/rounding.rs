@@ -10,7 +10,7 @@ use mixbit::numerics::rounding::{Hessian, gptq, search};
 const ROWS: usize = 1536;
 const COLUMNS: usize = 6144;
 
-/// The least of several times, in seconds.
+/// Returns the least of several times, in seconds.
 fn seconds<T>(times: usize, mut work: impl FnMut() -> T) -> f64 {
     let time = |_| {
         let start = Instant::now();
@@ -20,13 +20,13 @@ fn seconds<T>(times: usize, mut work: impl FnMut() -> T) -> f64 {
     (0..times).map(time).fold(f64::INFINITY, f64::min)
 }
 
-/// About normal, of unit variance.
+/// Returns nearly normal values of unit variance.
 fn normals(count: usize) -> Vec<f32> {
     let mut rng = fastrand::Rng::with_seed(1);
     (0..count).map(|_| (0..6).map(|_| rng.f32() - 0.5).sum::<f32>() * 2_f32.sqrt()).collect()
 }
 
-/// Moments with a diagonal of unequal sizes and neighbours that go together.
+/// Returns moments with a diagonal of unequal sizes and correlated neighbours.
 fn moments() -> Vec<f32> {
     let mut rng = fastrand::Rng::with_seed(2);
     let size: Vec<f32> = (0..COLUMNS).map(|_| 0.2 + rng.f32() * 3.0).collect();

@@ -1,5 +1,5 @@
-//! Everything that mixbit does with a model's files, and what must hold whatever is in them: no panic, and every error names
-//! a file of the model, on one line that can be read.
+//! All that mixbit does with a model's files. Whatever is in them, there must be no panic, and every error must name a file of
+//! the model, on one line that can be read.
 
 use clap::Parser;
 use std::fmt::Display;
@@ -27,23 +27,23 @@ use mixbit::text::stop_tokens::StopTokens;
 use mixbit::text::tokenizer;
 use mixbit::text::tokenizer::{Message, Tokenizer, render_without_tokenizer};
 
-/// Characters of an error that somebody reads.
+/// Most characters of an error that somebody reads.
 const LONGEST: usize = 2000;
 
 /// Text that is tokenized: words, spaces, marks, scripts, an emoji of several parts, special tokens, a control character.
 const TEXT: &str = "Hello, world!  a ab\tbaba 12345 \n\n π 日本語 👩‍👩‍👧 é\u{301} <s>a</s> <|eot|> [CLS] \u{0} z";
 
-/// Where the last panic came from and what it said.
+/// Place and message of the last panic.
 static PANIC: Mutex<Option<(String, String)>> = Mutex::new(None);
 
 /// One model, opened.
 pub struct Trial<'a> {
     folder: &'a Path,
-    /// Told of every step before it is taken.
+    /// Called with the name of every step before it is taken.
     announce: &'a dyn Fn(&str),
     /// The refused step and its reason.
     pub refusals: Vec<String>,
-    /// What must not be: its kind, by which the like are counted together, and what was said.
+    /// Findings: the kind, by which like ones are counted, and the message.
     pub findings: Vec<(String, String)>,
 }
 
@@ -80,7 +80,7 @@ impl<'a> Trial<'a> {
         trial
     }
 
-    /// Weights, config and what is made of both.
+    /// Opens weights and config, and all that is made of both.
     fn weights(&mut self, files: &ModelFiles) {
         if let Some(checkpoint) = self.step("weights", || Checkpoint::from_files(files)) {
             self.step("contents", || Ok(FileContents::of(&checkpoint).bpw_model()));
@@ -104,7 +104,7 @@ impl<'a> Trial<'a> {
         self.step("base model", || Ok(companions::base_model(&source)));
     }
 
-    /// Tokenizer, template and the tokens that end a text.
+    /// Opens tokenizer, template and the tokens that end a text.
     fn tokens(&mut self, files: &ModelFiles) {
         let messages = [
             Message::new("system", "Be brief."),
@@ -148,7 +148,7 @@ impl<'a> Trial<'a> {
         }
     }
 
-    /// What lies beside a model, where it is there.
+    /// Opens the files beside a model that are there.
     fn beside(&mut self) {
         let folder = self.folder;
         let named = |name: &str| Some(folder.join(name)).filter(|path| path.is_file());
@@ -186,7 +186,7 @@ impl<'a> Trial<'a> {
         }
     }
 
-    /// Does `work`; `None` where it was refused or must not be.
+    /// Does `work`; `None` if it was refused, panicked or gave a bad error.
     fn step<T>(&mut self, name: &str, work: impl FnOnce() -> mixbit::error::Result<T>) -> Option<T> {
         (self.announce)(name);
         let Ok(result) = catch_unwind(AssertUnwindSafe(work)) else {
@@ -224,7 +224,7 @@ impl<'a> Trial<'a> {
     }
 }
 
-/// A place in the source without where the machine keeps it.
+/// Returns a place in the source without the machine's folders.
 fn short(place: &impl Display) -> String {
     let place = place.to_string();
     let parts: Vec<&str> = place.split('/').collect();

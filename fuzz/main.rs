@@ -143,7 +143,7 @@ fn only_target(arguments: &Arguments) -> Result<Target> {
     }
 }
 
-/// Opens one mutation in this process, and says what came of it.
+/// Opens one mutation in this process, and prints the outcome.
 fn one(arguments: &Arguments, root: &std::path::Path, number: u64) -> Result<bool> {
     let target = only_target(arguments)?;
     let folder = arguments.write_to.clone().unwrap_or_else(|| root.join("patient"));

@@ -14,16 +14,16 @@ use mixbit::formats::npz::write_npz;
 /// A file that is mutated, in the model that is opened then.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
-    /// The folder.
+    /// Name of the model's folder.
     pub model: &'static str,
-    /// The file in it.
+    /// Name of the file in the folder.
     pub file: &'static str,
-    /// What it is.
+    /// Kind of the file.
     pub kind: Kind,
 }
 
 impl Target {
-    /// `MODEL/FILE`.
+    /// Returns the target's name, `MODEL/FILE`.
     pub fn name(&self) -> String {
         format!("{}/{}", self.model, self.file)
     }
@@ -33,10 +33,10 @@ const fn target(model: &'static str, file: &'static str, kind: Kind) -> Target {
     Target { model, file, kind }
 }
 
-/// The pack in its folder, which is opened as a model itself.
+/// Name of the pack in its folder, which is opened as a model itself.
 pub const PACK: &str = "model.mlxpack";
 
-/// All of them.
+/// Returns all targets.
 pub const TARGETS: &[Target] = &[
     target("sharded", "config.json", Kind::Json),
     target("sharded", "generation_config.json", Kind::Json),
@@ -70,7 +70,7 @@ pub const TARGETS: &[Target] = &[
     target("quantized", "tokens.npz", Kind::Archive),
 ];
 
-/// The path to open for the model in `folder`.
+/// Returns the path to open for the model in `folder`.
 pub fn path_of_model(folder: &Path) -> PathBuf {
     let pack = folder.join(PACK);
     if pack.is_file() { pack } else { folder.to_owned() }
@@ -171,7 +171,7 @@ fn write(path: &Path, value: &Value) -> Result<()> {
     Ok(fs::write(path, serde_json::to_vec(value)?)?)
 }
 
-/// A record, a sensitivity table, a recipe and texts.
+/// Writes a record, a sensitivity table, a recipe and texts.
 fn write_beside(folder: &Path) -> Result<()> {
     let layers = json!([{"path": "model.layers.0.self_attn.q_proj", "rows": 64, "columns": 64, "scores": [
         {"bits": 3, "group_size": 64, "mode": "affine", "kl": 0.02, "stderr": 0.001},
@@ -226,10 +226,10 @@ fn added(id: u32, content: &str) -> Value {
         "special": true})
 }
 
-/// In the manner of Llama 2.
+/// Returns a tokenizer in the manner of Llama 2.
 const BYTE_FALLBACK: &str = include_str!("../fixtures/tokenizers/byte_fallback.json");
 
-/// In the manner of T5 and Gemma.
+/// Returns a tokenizer in the manner of T5 and Gemma.
 fn unigram() -> Value {
     json!({
         "version": "1.0", "truncation": {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0},
@@ -250,7 +250,7 @@ fn unigram() -> Value {
     })
 }
 
-/// In the manner of BERT.
+/// Returns a tokenizer in the manner of BERT.
 fn wordpiece() -> Value {
     json!({
         "version": "1.0", "truncation": null, "padding": null,

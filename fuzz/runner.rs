@@ -1,4 +1,4 @@
-//! Starts workers, watches them, and counts what they find.
+//! Starts workers, watches them, and counts their findings.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,10 +12,10 @@ use crate::Result;
 use crate::models::Target;
 use crate::worker::MARK;
 
-/// What one step may take, of which the longest renders several times a template that does not end.
+/// Longest time of one step; the slowest renders a template that does not end several times.
 const MOST_TIME: Duration = Duration::from_secs(10);
 
-/// Of one kind: how often, and the first.
+/// Findings of one kind: their number, and the first.
 #[derive(Debug)]
 pub struct Finding {
     pub count: u64,
@@ -23,13 +23,13 @@ pub struct Finding {
     pub message: String,
 }
 
-/// What came of the mutations of one file.
+/// Outcomes of the mutations of one file.
 #[derive(Debug, Default)]
 pub struct Tally {
     pub opened: u64,
     pub refused: u64,
     pub findings: BTreeMap<String, Finding>,
-    /// Of one mutation, in milliseconds.
+    /// Longest time of one mutation, in milliseconds.
     pub slowest: (u64, u64),
     pub took: Duration,
 }
@@ -41,7 +41,7 @@ impl Tally {
     }
 }
 
-/// What a worker was about when it was last heard of.
+/// State of a worker when it was last heard of.
 #[derive(Debug, Default)]
 struct Place {
     number: u64,
@@ -49,7 +49,7 @@ struct Place {
     done: bool,
 }
 
-/// All mutations of `target`, in as many workers as it takes.
+/// Opens all mutations of `target`, in as many workers as it takes.
 pub fn run(root: &Path, target: &Target, seed: u64, mutations: u64, engine: bool) -> Result<Tally> {
     let start = Instant::now();
     let mut tally = Tally::default();
@@ -101,7 +101,7 @@ fn start_worker(
     Ok(command.spawn()?)
 }
 
-/// The lines that `child` writes for the runner.
+/// Returns the lines that `child` writes for the runner.
 fn listen(child: &mut Child) -> Receiver<String> {
     let (sender, lines) = mpsc::channel();
     if let Some(output) = child.stdout.take() {
@@ -118,7 +118,7 @@ fn listen(child: &mut Child) -> Receiver<String> {
     lines
 }
 
-/// Counts what the worker says, until it ends (false) or takes too long (true).
+/// Counts the outcomes that the worker prints, until it ends (false) or takes too long (true).
 fn follow(lines: &Receiver<String>, place: &mut Place, tally: &mut Tally) -> bool {
     let mut deadline = Instant::now() + MOST_TIME;
     loop {
@@ -161,7 +161,7 @@ fn died(tally: &mut Tally, place: &Place, status: ExitStatus, timed_out: bool, s
     }
 }
 
-/// The last line that begins with `error: `, or the last of all.
+/// Returns the last line that begins with `error: `, or the last of all.
 fn last_error(errors: &Path) -> String {
     let text = std::fs::read(errors).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);

@@ -1,5 +1,5 @@
-//! The process that opens mutated models. It says on standard output what it is about to do, so that the one that started it
-//! knows what it did when it died.
+//! The process that opens mutated models. It prints each step before it takes it, so that the process that started it knows
+//! the step at which it died.
 
 use std::fs;
 use std::io::Write;
@@ -13,14 +13,14 @@ use crate::exercise::{Trial, catch_panics};
 use crate::models::Target;
 use crate::mutate::mutate;
 
-/// What lines begin with that are meant for the runner.
+/// Start of the lines that are meant for the runner.
 pub const MARK: &str = "\u{1}fuzz\t";
 
 /// Bytes of address space that a worker may take.
 #[cfg(target_os = "linux")]
 const MOST_MEMORY: u64 = 4 << 30;
 
-/// The generator of mutation `number` of `target`: the same on every machine, and for every number of mutations.
+/// Returns the generator of mutation `number` of `target`, equal on every machine and for every number of mutations.
 pub fn generator(seed: u64, target: &Target, number: u64) -> Rng {
     let mut mixed = seed ^ number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
     for byte in target.name().bytes() {
@@ -29,7 +29,7 @@ pub fn generator(seed: u64, target: &Target, number: u64) -> Rng {
     Rng::with_seed(mixed)
 }
 
-/// A folder like `model`, but for mutation `number` of the target's file. All other files are links.
+/// A model folder whose files are links, but for a mutation of the target's file.
 pub struct Patient {
     folder: PathBuf,
     path: PathBuf,
@@ -37,7 +37,7 @@ pub struct Patient {
 }
 
 impl Patient {
-    /// Makes `folder` of the model in `model`.
+    /// Links the files of the model in `model` into `folder`.
     pub fn new(model: &Path, target: &Target, folder: &Path) -> Result<Self> {
         link(model, folder)?;
         let original = fs::read(model.join(target.file))?;
@@ -79,7 +79,7 @@ pub fn run(model: &Path, target: &Target, seed: u64, first: u64, end: u64) -> Re
     Ok(())
 }
 
-/// Opens the model in `folder` and says what came of it.
+/// Opens the model in `folder` and prints the outcome.
 pub fn open(folder: &Path) {
     let start = Instant::now();
     let trial = Trial::run(folder, &|step| say(&format!("step\t{step}")));

@@ -48,7 +48,7 @@ impl Patient {
         raw.write_with(&self.file(WEIGHTS), &header);
     }
 
-    /// Converts, which must fail with all of `expected` in the message, a hint, and nothing left.
+    /// Runs `convert`, which must fail with all of `expected` in the message, a hint, and no output.
     #[track_caller]
     fn refused(&self, expected: &[&str]) {
         let model = self.home.path().join("model");
@@ -289,7 +289,7 @@ fn calibration_texts_that_do_not_do() {
     }
 }
 
-/// None of these writes much, or takes many steps.
+/// Templates that write little and take few steps, but much memory.
 #[test]
 fn templates_that_fill_the_memory_are_ended() {
     let patient = Patient::new();
@@ -433,7 +433,7 @@ fn candidates_that_no_layer_can_take_are_named() {
     }
 }
 
-/// What could be waited on for ever is not opened.
+/// Files that could be waited on for ever are not opened.
 #[cfg(unix)]
 #[test]
 fn fifos_in_a_model_folder() {

@@ -8,7 +8,7 @@ use std::process::Output;
 
 use common::{bundled, make, stderr, succeeded};
 
-/// A dry run, which ends before anything is measured where bits are fixed.
+/// Runs `quantize --dry-run`, which measures nothing where bits are fixed.
 fn dry(more: &[&str]) -> Output {
     let home = tempfile::tempdir().unwrap();
     let out = home.path().join("out");

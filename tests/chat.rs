@@ -33,7 +33,7 @@ fn chat(lines: &str, more: &[&str]) -> Output {
     chat_with(&bundled(), lines, more)
 }
 
-/// (tokens of the prompt, of which from the turns before) of each turn.
+/// Returns for each turn the tokens of the prompt, and the number of them from the turns before.
 fn prompts(output: &Output) -> Vec<(usize, usize)> {
     let text = stderr(output);
     let number = |word: Option<&str>| word.unwrap().trim_start_matches('(').parse().unwrap();
@@ -79,7 +79,7 @@ fn only_new_tokens_go_through_the_model() {
     }
 }
 
-/// Two turns with `more` flags are computed once and say what they would if all were new, without a draft model.
+/// Two turns with `more` flags are computed once and answer as if all were new, without a draft model.
 fn saves_work_and_changes_nothing(model: &Path, more: &[&str]) {
     let asked = "What is a trait?\nAnd a PEP?\n";
     let output = chat_with(model, asked, &[&["-m", "12", "--verbose"], more].concat());
@@ -198,7 +198,7 @@ fn commands_say_what_they_did() {
     assert_eq!(lines.len(), 5, "{text}");
 }
 
-/// This model's template takes off the line ends that its answers begin with.
+/// The model's template removes the line ends that its answers begin with.
 #[test]
 fn what_is_forgotten_is_not_read_again() {
     let asked = "What is a trait?\nAnd a PEP?\nWhat is a PEP?\nAnd what is a trait?\n";

@@ -1,4 +1,4 @@
-//! Configs as people's tools write them: what they leave out, say twice or spell in their own way.
+//! Configs as people's tools write them: keys that are absent, there twice or spelled in their own way.
 #![allow(missing_docs, clippy::unwrap_used, clippy::float_cmp)]
 
 mod common;
@@ -58,7 +58,7 @@ impl Variant {
         format!("{error}; {}", error.hint_text().unwrap_or_default())
     }
 
-    /// The output's folder and what `convert` said.
+    /// Converts; returns the output's folder and the messages of `convert`.
     #[track_caller]
     fn converted(&self) -> (PathBuf, String) {
         let out = self.home.path().join("out");
@@ -198,7 +198,7 @@ fn experts_are_counted_under_either_name() {
     }
 }
 
-/// The bundled model with three settings.
+/// Returns the bundled model with three settings.
 fn mixed() -> Variant {
     let home = tempfile::tempdir().unwrap();
     let out = home.path().join("model");

@@ -18,7 +18,7 @@ use mixbit::numerics::dtype::extend_f32;
 
 const SMALL: [&str; 4] = ["--samples", "8", "--sequence-length", "48"];
 
-/// Values of the tensors that learn.
+/// Returns the values of the tensors that learn.
 fn values(source: &SourceModel, names: &[String]) -> Tuned {
     let decoded = names.iter().map(|name| {
         let tensor = source.tensor(name).unwrap();

@@ -1,4 +1,4 @@
-//! What README.md and docs/ show is what mixbit has: commands and flags exist, figures were measured, links lead somewhere.
+//! README.md and docs/ against mixbit: commands and flags exist, figures were measured, links lead somewhere.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use clap::{Command, CommandFactory, Parser};
@@ -9,7 +9,7 @@ use std::process::Command as Process;
 
 use mixbit::cli::args::Cli;
 
-/// Words of README.md: what is read in five minutes.
+/// Most words of README.md: five minutes of reading.
 const README_WORDS: usize = 1600;
 /// Flags that clap adds to every command.
 const FLAGS_OF_CLAP: [&str; 2] = ["help", "version"];
@@ -29,13 +29,13 @@ fn pages_in(folder: &str) -> Vec<PathBuf> {
     pages
 }
 
-/// Pages that tell users how to call mixbit.
+/// Returns the pages that tell users how to call mixbit.
 fn manual() -> Vec<PathBuf> {
     let pages = [vec![root().join("README.md"), root().join("quant-recipes/README.md")], pages_in("docs")];
     pages.concat()
 }
 
-/// Lines outside of fences, and lines of the fences that are marked `sh`.
+/// Returns the lines outside of fences, and the lines of fences that are marked `sh`.
 fn prose_and_shell(text: &str) -> (Vec<&str>, Vec<&str>) {
     let (mut prose, mut shell, mut fence) = (Vec::new(), Vec::new(), None);
     for line in text.lines() {
@@ -51,12 +51,12 @@ fn prose_and_shell(text: &str) -> (Vec<&str>, Vec<&str>) {
     (prose, shell)
 }
 
-/// Contents of `code spans` in a line.
+/// Returns the contents of `code spans` in a line.
 fn code_spans(line: &str) -> Vec<&str> {
     line.split('`').skip(1).step_by(2).collect()
 }
 
-/// Words of a command as a shell divides them: quotes hold words together, ` # ` begins a comment.
+/// Splits a command as a shell does: quotes hold words together, ` # ` begins a comment.
 fn shell_words(line: &str) -> Vec<String> {
     let (mut words, mut word, mut quote) = (Vec::new(), None::<String>, None);
     for character in line.chars() {
@@ -88,7 +88,7 @@ fn long_flags(command: &Command) -> BTreeSet<String> {
     names.chain(hidden).flatten().map(str::to_owned).collect()
 }
 
-/// The long flags among `words`, without what follows an equals sign.
+/// Returns the long flags among `words`, without their values after an equals sign.
 fn flags_among<'a>(words: &[&'a str]) -> Vec<&'a str> {
     let flags = words.iter().filter_map(|word| word.strip_prefix("--"));
     flags.filter_map(|flag| flag.split(['=', ',']).next()).filter(|flag| !flag.is_empty()).collect()
@@ -160,7 +160,7 @@ fn every_flag_is_documented() {
     }
 }
 
-/// A heading as GitHub turns it into an anchor.
+/// Returns the anchor that GitHub makes of a heading.
 fn anchor(heading: &str) -> String {
     let kept = heading.trim().to_lowercase();
     kept.chars()
@@ -195,7 +195,7 @@ fn relative_links_lead_somewhere() {
     assert!(links >= 30, "only {links} links were found");
 }
 
-/// The part of a page under the heading `title`, to the next one of its level.
+/// Returns the part of a page under the heading `title`, to the next one of its level.
 fn section<'a>(text: &'a str, title: &str) -> &'a str {
     let start = text.find(&format!("\n{title}\n")).unwrap_or_else(|| panic!("there is no {title}"));
     let level = title.split(' ').next().unwrap();
@@ -203,19 +203,19 @@ fn section<'a>(text: &'a str, title: &str) -> &'a str {
     rest.split(&format!("\n{level} ")).next().unwrap()
 }
 
-/// Cells of the rows of all tables in a text.
+/// Returns the cells of the rows of all tables in a text.
 fn rows(text: &str) -> Vec<Vec<&str>> {
     let lines = text.lines().filter_map(|line| line.strip_prefix('|')?.strip_suffix('|'));
     lines.map(|line| line.split('|').map(str::trim).collect()).collect()
 }
 
-/// The row that begins with `label`, of one cell or two, and has figures where it ends.
+/// Returns the row that begins with `label`, of one cell or two, and ends with figures.
 fn row<'a>(rows: &'a [Vec<&'a str>], label: &[&str]) -> &'a [&'a str] {
     let is_it = |row: &&Vec<&str>| row.starts_with(label) && !row.last().unwrap().ends_with('x');
     rows.iter().find(is_it).unwrap_or_else(|| panic!("benches/RESULTS.md has no row {label:?}"))
 }
 
-/// Numbers in a cell: not those in brackets, nor in names.
+/// Returns the numbers in a cell, without those in brackets and in names.
 fn numbers(cell: &str) -> Vec<f64> {
     let outside = cell.split(" (").next().unwrap();
     outside.split(' ').filter_map(|word| word.trim_matches(['*', ',']).parse().ok()).collect()

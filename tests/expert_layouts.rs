@@ -1,4 +1,4 @@
-//! Experts as other versions of transformers and mlx-lm store them: the same model comes of all of them.
+//! Experts as other versions of transformers and mlx-lm store them: all become one model.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
@@ -14,10 +14,10 @@ use tempfile::TempDir;
 type Stored = (String, String, Vec<usize>, Vec<u8>);
 
 const WEIGHTS: &str = "model.safetensors";
-/// Experts of a block, in both models.
+/// Number of experts of a block, in both models.
 const EXPERTS: usize = 8;
 
-/// The tensors of a folder with one weight file.
+/// Returns the tensors of a folder with one weight file.
 fn tensors(folder: &Path) -> BTreeMap<String, Stored> {
     let raw = RawCheckpoint::read(&folder.join(WEIGHTS));
     raw.tensors.into_iter().map(|tensor| (tensor.0.clone(), tensor)).collect()
@@ -49,7 +49,7 @@ fn fuse(tensors: &mut BTreeMap<String, Stored>, mlp: &str, parts: [&str; 3]) {
     }
 }
 
-/// A model of fixtures/golden with its experts fused, and what it was made of.
+/// Returns a model of fixtures/golden with its experts fused, and the folder that it was made from.
 fn fused(name: &str) -> (TempDir, PathBuf, PathBuf) {
     let home = tempfile::tempdir().unwrap();
     let (plain, fused) = (fixtures().join("golden").join(name), home.path().join("fused"));

@@ -1,4 +1,4 @@
-//! Models with experts: their tensors are stacked, each expert is rounded by what came to it, and what is wrong is said.
+//! Models with experts: their tensors are stacked, each expert is rounded by its own inputs, and faults are named.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
@@ -32,12 +32,12 @@ fn mixed() -> PathBuf {
     fixtures().join("golden/qwen3-moe-mixed")
 }
 
-/// Ids that look like a text in which some experts are asked more than others.
+/// Returns ids that look like a text in which some experts are used more than others.
 fn sequences(count: u32, length: u32) -> Vec<Vec<u32>> {
     (0..count).map(|s| (0..length).map(|i| (i * i * (s + 3) + 7 * s) % 64).collect()).collect()
 }
 
-/// The tokens as a file for `--calibration`.
+/// Writes the tokens as a file for `--calibration`.
 fn token_file(home: &Path, count: u32, length: u32) -> String {
     let file = home.join("tokens.npy");
     let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
@@ -50,7 +50,7 @@ fn token_file(home: &Path, count: u32, length: u32) -> String {
     file.to_str().unwrap().to_owned()
 }
 
-/// Shards of one model, one after the other.
+/// Returns the tensors of all shards of a model.
 fn all_tensors(folder: &Path) -> Vec<(String, String, Vec<usize>, Vec<u8>)> {
     let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let weights = files.filter(|path| {
@@ -114,7 +114,7 @@ fn rounding_to_nearest_is_that_of_each_expert() {
     assert!(differ.fold(0.0, f32::max) < 1e-6);
 }
 
-/// What comes to an expert is what the router sends there; all of them together get each token as often as is said.
+/// An expert's inputs are the tokens that the router sends there; all experts get each token as often as the config says.
 #[test]
 fn moments_are_those_of_each_experts_tokens() {
     let source = SourceModel::open(&mixed()).unwrap();
@@ -149,7 +149,7 @@ fn moments_are_those_of_each_experts_tokens() {
     }
 }
 
-/// Of a model that is rounded throughout, the first-order change of the KL divergence is the difference of two alignments:
+/// In a model that is rounded throughout, the first-order change of the KL divergence is the difference of two alignments:
 /// gradients of experts, routers' choices held, are slopes.
 #[test]
 fn predicted_divergence_is_what_is_measured() {

@@ -20,7 +20,7 @@ use mixbit::models::source::SourceModel;
 use mixbit::models::spec::AttentionSpan;
 use mixbit::text::sampling::{Chosen, Sampler, Sampling};
 
-/// Relative to the largest logit.
+/// Largest difference, relative to the largest logit.
 const TOLERANCE: f32 = 1e-4;
 
 fn golden(folder: &Path) -> (Vec<u32>, Vec<f32>) {

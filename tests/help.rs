@@ -1,4 +1,4 @@
-//! What the user reads: help texts and tables, as snapshots (`INSTA_UPDATE=always cargo test` renews them).
+//! Texts that users read: help texts and tables, as snapshots (`INSTA_UPDATE=always cargo test` renews them).
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;

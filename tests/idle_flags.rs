@@ -1,4 +1,4 @@
-//! Flags that would do nothing beside others are wrong usage: the message names both, and nothing is begun.
+//! Flags that would do nothing beside others are wrong usage: the message names both, and nothing is started.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;

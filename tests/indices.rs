@@ -1,4 +1,4 @@
-//! Indices that are not of the weight files beside them: the files decide, with a note, and what is missing stays an error.
+//! Indices of other weight files than those beside them: the files decide, with a note, and missing tensors stay an error.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
@@ -17,7 +17,7 @@ const FIRST: &str = "model-00001-of-00002.safetensors";
 const SECOND: &str = "model-00002-of-00002.safetensors";
 const NORM: &str = "model.norm.weight";
 
-/// The bundled model in one file or two, with whatever index.
+/// The bundled model in one file or two, with any index.
 struct Folder {
     home: TempDir,
     raw: RawCheckpoint,
@@ -41,13 +41,13 @@ impl Folder {
         self.home.path().join("model").join(name)
     }
 
-    /// Makes a weight file of the tensors that it `has`.
+    /// Writes a weight file with the tensors for which `has` is true.
     fn write(&self, file: &str, has: impl Fn(&str) -> bool) {
         let tensors = self.raw.tensors.iter().filter(|tensor| has(&tensor.0)).cloned().collect();
         RawCheckpoint { tensors }.write(&self.file(file));
     }
 
-    /// Makes an index that has each tensor in a shard, and `more`.
+    /// Writes an index with each tensor in a shard, and `more`.
     fn index(&self, shard: impl Fn(&str) -> String, more: &[(&str, &str)]) {
         let mut map: BTreeMap<String, String> =
             self.raw.tensors.iter().map(|tensor| (tensor.0.clone(), shard(&tensor.0))).collect();
@@ -56,7 +56,7 @@ impl Folder {
         fs::write(self.file(INDEX), index.to_string()).unwrap();
     }
 
-    /// Converts to the very weights of the bundled model, with a note, and without an index.
+    /// Runs `convert`, which must give the bundled model's weights, a note, and no index.
     #[track_caller]
     fn converts(&self, note: &str) {
         let (out, expected) = (self.home.path().join("out"), self.home.path().join("expected"));
@@ -92,7 +92,7 @@ impl Folder {
     }
 }
 
-/// Where tensors are in two shards.
+/// Returns the shard of a tensor, one of two.
 fn place(name: &str) -> String {
     if name.contains("layers") { FIRST } else { SECOND }.to_owned()
 }

@@ -35,7 +35,7 @@ fn only_the_engine_uses_mlx() {
 #[test]
 fn files_stay_readable_in_a_sitting() {
     let mut files = all_sources();
-    for folder in ["tests", "fuzz", "benches", "xtask/src"] {
+    for folder in ["tests", "fuzz", "benches", "xtask/src", "bench/src"] {
         sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut files);
     }
     for path in files {
@@ -117,4 +117,152 @@ fn mod_files_define_nothing() {
             assert!(lists, "{} defines something: {statement}", path.display());
         }
     }
+}
+
+/// The most doc lines in src/ that may begin with a word of [`DEPENDENT_STARTS`]. It may only shrink.
+const DEPENDENT_DOC_LINES: usize = 750;
+
+/// First words of a doc line that mostly needs the item before it to be understood.
+const DEPENDENT_STARTS: [&str; 8] = ["The same", "What", "Those", "Of", "How", "Whether", "Which", "Where"];
+
+/// True if a line is a doc comment that begins with a word of [`DEPENDENT_STARTS`].
+fn is_dependent_doc(line: &str) -> bool {
+    let line = line.trim_start();
+    let Some(doc) = ["/// ", "//! "].iter().find_map(|start| line.strip_prefix(start)) else { return false };
+    DEPENDENT_STARTS.iter().any(|start| {
+        let rest = doc.strip_prefix(start);
+        rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_'))
+    })
+}
+
+#[test]
+fn doc_lines_stand_alone() {
+    let texts = all_sources().into_iter().map(|path| fs::read_to_string(path).unwrap());
+    let count: usize = texts.map(|text| text.lines().filter(|line| is_dependent_doc(line)).count()).sum();
+    assert!(
+        count <= DEPENDENT_DOC_LINES,
+        "{count} doc lines begin with one of {DEPENDENT_STARTS:?}, at most {DEPENDENT_DOC_LINES} may: say what the item is, \
+         or begin with a verb"
+    );
+}
+
+/// Command-line flags in the string literals of files below cli/, with their number. The list may only shrink: messages of
+/// the library name settings, and the command line adds its flags.
+const FLAGS_BELOW_CLI: [(&str, usize); 31] = [
+    ("choose/plan/plan.rs", 5),
+    ("choose/recipe/recipe.rs", 1),
+    ("choose/rules.rs", 3),
+    ("choose/table.rs", 10),
+    ("engine/cache/sequence.rs", 2),
+    ("engine/decoder/load.rs", 1),
+    ("engine/generate/generate.rs", 2),
+    ("engine/measure/scores.rs", 1),
+    ("engine/passes/states.rs", 1),
+    ("files/hub/name.rs", 3),
+    ("files/journal.rs", 2),
+    ("files/output_file.rs", 5),
+    ("files/output_folder.rs", 4),
+    ("jobs/check/magnitudes.rs", 1),
+    ("jobs/evaluation/reference.rs", 4),
+    ("jobs/quantize/distill.rs", 11),
+    ("jobs/quantize/job.rs", 2),
+    ("jobs/quantize/kept_layers.rs", 5),
+    ("jobs/quantize/kept_rounds.rs", 4),
+    ("jobs/quantize/refine.rs", 6),
+    ("jobs/quantize/tuning/progress.rs", 5),
+    ("jobs/quantize/unfinished.rs", 8),
+    ("jobs/settings.rs", 6),
+    ("jobs/texts.rs", 4),
+    ("jobs/write/companions.rs", 4),
+    ("jobs/write/damage.rs", 2),
+    ("numerics/quant.rs", 7),
+    ("report/html/curve.rs", 1),
+    ("text/answer/answer.rs", 1),
+    ("text/conversation.rs", 1),
+    ("text/corpus/windows.rs", 5),
+];
+
+/// The string literals of a source, without those in comments and unit tests.
+fn string_literals(text: &str) -> Vec<&str> {
+    let code = text.split("mod tests {").next().unwrap();
+    let mut literals = Vec::new();
+    let mut rest = code;
+    while let Some(at) = rest.find(['"', '\'', '/']) {
+        let (before, after) = (&rest[..at], &rest[at + 1..]);
+        rest = match &rest[at..=at] {
+            "/" if after.starts_with('/') => after.split_once('\n').map_or("", |(_, next)| next),
+            "/" => after,
+            // A character; a lifetime has no second quote.
+            "'" if after.starts_with('\\') => after[2..].split_once('\'').unwrap().1,
+            "'" => {
+                let mut characters = after.chars();
+                characters.next();
+                if characters.next() == Some('\'') { characters.as_str() } else { after }
+            }
+            _ => {
+                let hashes = before.len() - before.trim_end_matches('#').len();
+                let is_raw = before[..before.len() - hashes].ends_with('r');
+                let end = if is_raw { raw_end(after, hashes) } else { plain_end(after) };
+                literals.push(&after[..end]);
+                &after[end + 1..]
+            }
+        };
+    }
+    literals
+}
+
+/// Where the raw literal that begins at `text` ends.
+fn raw_end(text: &str, hashes: usize) -> usize {
+    text.find(&format!("\"{}", "#".repeat(hashes))).unwrap()
+}
+
+/// Where the literal that begins at `text` ends: at the first quote without a backslash before it.
+fn plain_end(text: &str) -> usize {
+    let mut is_escaped = false;
+    text.find(|c| {
+        let ends = c == '"' && !is_escaped;
+        is_escaped = c == '\\' && !is_escaped;
+        ends
+    })
+    .unwrap()
+}
+
+/// The number of flags in a text: two hyphens and a letter, with no hyphen before them.
+fn flags(text: &str) -> usize {
+    let is_flag = |at: usize| {
+        let next = text[at + 2..].chars().next();
+        !text[..at].ends_with('-') && next.is_some_and(|c| c.is_ascii_alphabetic())
+    };
+    text.match_indices("--").filter(|(at, _)| is_flag(*at)).count()
+}
+
+#[test]
+fn literals_are_found_in_sources() {
+    let source = r##"x('"', '\'', "a\"b", r"\", r#"c"d"#); // "no"
+        /// "no" either
+        fn f<'a>(x: &'a str) -> &'a str { "e/f" }
+        mod tests { "no" }"##;
+    assert_eq!(string_literals(source), [r#"a\"b"#, r"\", "c\"d", "e/f"]);
+    assert_eq!(flags("--model needs --bits-per-weight, not ---- nor -b nor a -- b"), 2);
+}
+
+#[test]
+fn flags_stay_in_the_command_line() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut counts = Vec::new();
+    for path in all_sources() {
+        let place = path.strip_prefix(&src).unwrap().to_str().unwrap().replace('\\', "/");
+        let is_test = ["tests.rs", "testing.rs"].iter().any(|name| place.ends_with(name));
+        if place.starts_with("cli/") || place.contains("native_tests/") || is_test {
+            continue;
+        }
+        let text = fs::read_to_string(&path).unwrap();
+        let count: usize = string_literals(&text).into_iter().map(flags).sum();
+        if count > 0 {
+            counts.push((place, count));
+        }
+    }
+    counts.sort();
+    let listed: Vec<_> = FLAGS_BELOW_CLI.iter().map(|(place, count)| ((*place).to_owned(), *count)).collect();
+    assert_eq!(counts, listed, "flags below the command line, and those that are listed");
 }

@@ -1,4 +1,4 @@
-//! A clone without git-lfs has pointers in the place of files: each is named, whatever it is opened for.
+//! A clone without git-lfs has pointers in place of files: each is named, whatever it is opened for.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;

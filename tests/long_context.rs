@@ -17,7 +17,7 @@ fn run(more: &[&str]) -> std::process::Output {
     mixbit([&["run", "--model", model.to_str().unwrap()], more].concat())
 }
 
-/// On the text that mixbit carries.
+/// Evaluates on the text that mixbit carries.
 fn eval(more: &[&str]) -> std::process::Output {
     let model = bundled();
     let text = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/text/corpus/default.txt");

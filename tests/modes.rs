@@ -18,7 +18,7 @@ fn every_setting() -> Vec<Quant> {
     affine.chain([Mode::Mxfp4, Mode::Mxfp8, Mode::Nvfp4].map(Mode::default_quant)).collect()
 }
 
-/// Groups of every kind that is hard on a quantizer, scaled by powers of two over most of the range of `dtype`.
+/// Returns groups of every kind that is hard on a quantizer, scaled by powers of two over most of the range of `dtype`.
 fn weights(dtype: FloatType, quant: Quant, random: &mut fastrand::Rng) -> Vec<f32> {
     let size = quant.group_size as usize;
     let (low, high) = match dtype {

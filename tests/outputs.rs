@@ -1,4 +1,4 @@
-//! Outputs that cannot be written, and outputs that two runs want.
+//! Outputs that cannot be written, and outputs of two runs at once.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
@@ -32,7 +32,7 @@ fn a_limit_on_file_sizes_leaves_nothing_behind() {
     }
 }
 
-/// What makes `out` from the bundled model in `home`, taking its time.
+/// Returns a command that makes `out` from the bundled model in `home`, and takes a while.
 fn command(home: &Path, command: &str) -> Command {
     let (model, out) = (bundled(), home.join("out"));
     let (model, out) = (model.to_str().unwrap(), out.to_str().unwrap());

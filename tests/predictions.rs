@@ -1,4 +1,4 @@
-//! What is predicted for whole models, against what is then measured on text apart.
+//! Predictions for whole models, against measurements on held-out text.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
@@ -19,7 +19,7 @@ fn table(out: &Path, more: &[&str]) -> Value {
     json_file(out)
 }
 
-/// What was predicted of a model made in `out`, over what was then measured.
+/// Returns the predicted KL divergence of a model made in `out`, over the measured one.
 fn predicted_over_measured(out: &Path, more: &[&str]) -> f64 {
     succeeded(&make("quantize", &bundled(), out, &[more, &LENGTH].concat()));
     let record = json_file(&out.join("mixbit-report.json"));

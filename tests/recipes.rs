@@ -26,7 +26,7 @@ fn bitmap(model: &Path) -> BitMap {
     SourceModel::open(model).unwrap().bitmap().clone()
 }
 
-/// Path -> bits of a case of fixtures/golden/recipes.
+/// Returns the bits by path of a case of fixtures/golden/recipes.
 fn expected(bits: &Value) -> BTreeMap<String, u32> {
     let mut found = BTreeMap::new();
     for (path, digits) in bits.as_object().unwrap() {

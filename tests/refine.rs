@@ -70,10 +70,10 @@ fn fixed_bits_leave_nothing_to_move() {
     assert!(!out.exists());
 }
 
-/// Where a round is kept: sensitivities of the first order leave something to gain.
+/// Flags with which a round is kept: sensitivities of the first order leave something to gain.
 const GAIN: [&str; 8] =
     ["--target-bpw", "3", "--method", "alignment", "--samples", "16", "--sequence-length", "96"];
-/// Where none is.
+/// Flags with which no round is kept.
 const NO_GAIN: [&str; 6] = ["--target-bpw", "3.2", "--samples", "8", "--sequence-length", "48"];
 
 fn arguments(out: &Path, flags: &[&str], more: &[&str]) -> Vec<String> {
@@ -83,7 +83,7 @@ fn arguments(out: &Path, flags: &[&str], more: &[&str]) -> Vec<String> {
     [&paths[..], &tuning, flags, more].concat().into_iter().map(str::to_owned).collect()
 }
 
-/// Starts it and ends it with `signal` as soon as a round is done.
+/// Starts `quantize` and ends it with `signal` as soon as a round is done.
 fn interrupted(out: &Path, flags: &[&str], signal: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_mixbit"));
     child.args(arguments(out, flags, &[])).stderr(Stdio::piped()).stdout(Stdio::null());

@@ -1,4 +1,4 @@
-//! `mixbit report`, `inspect --html` and `curve --svg`: the documents are taken apart and held against their sources.
+//! `mixbit report`, `inspect --html` and `curve --svg`: documents are parsed and compared with their sources.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
@@ -18,10 +18,10 @@ use mixbit::models::spec::Role;
 use mixbit::report::html;
 use mixbit::report::html::{Answer, Page, Sample};
 
-/// All that a page may link to: names, not places.
+/// Addresses that a page may contain: names, not places.
 const NAMESPACE: &str = "http://www.w3.org/2000/svg";
 
-/// The bundled model at 4 bits a weight, with a record; made once.
+/// Returns the bundled model at 4 bits per weight, with a record; made once.
 fn quantized() -> PathBuf {
     static MADE: OnceLock<TempDir> = OnceLock::new();
     let home = MADE.get_or_init(|| {
@@ -33,7 +33,7 @@ fn quantized() -> PathBuf {
     home.path().join("small")
 }
 
-/// A copy of it whose record is changed.
+/// Copies the quantized model and changes its record.
 fn with_record(home: &Path, change: impl FnOnce(&mut Value)) -> PathBuf {
     let model = home.join("model");
     copy_folder(&quantized(), &model);
@@ -51,7 +51,7 @@ fn report(model: &Path, out: &Path, more: &[&str]) -> String {
     fs::read_to_string(out).unwrap()
 }
 
-/// Parses a document and checks what goes for all of them.
+/// Parses a document and checks the rules that hold for all.
 fn parsed(text: &str) -> Document<'_> {
     let options = ParsingOptions { allow_dtd: true, ..ParsingOptions::default() };
     let document = Document::parse_with_options(text, options).unwrap_or_else(|e| panic!("{e}"));
@@ -105,7 +105,7 @@ fn section<'a, 'input>(document: &'a Document<'input>, id: &str) -> Node<'a, 'in
     found.unwrap_or_else(|| panic!("no section {id}"))
 }
 
-/// The rows of the table in the section's `details`, cell by cell.
+/// Returns the rows of the table in the section's `details`, cell by cell.
 fn alternative(document: &Document<'_>, id: &str) -> Vec<Vec<String>> {
     let section = section(document, id);
     let details = section.descendants().find(|node| node.has_tag_name("details")).unwrap();

@@ -1,5 +1,5 @@
-//! `mixbit report --reference`: the distance from the float model is measured where it is asked for or not known, or left
-//! out where the weights are not those that it was measured of.
+//! `mixbit report --reference`: the distance from the float model is measured where it is asked for or not known, and omitted
+//! where it was measured of other weights.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
@@ -15,7 +15,7 @@ use serde_json::Value;
 
 const TEXT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
 
-/// The bundled model at 4 bits a weight, with a record or without.
+/// Returns the bundled model at 4 bits per weight, with a record or without.
 fn quantized(home: &Path, recorded: bool) -> PathBuf {
     let model = home.join("small");
     let settings = ["--target-bpw", "4", "--samples", "4", "--sequence-length", "64"];
@@ -48,7 +48,7 @@ fn text_of(node: Node<'_, '_>) -> String {
     node.descendants().filter(Node::is_text).filter_map(|node| node.text()).collect()
 }
 
-/// Cells of the rows of all tables in a section.
+/// Returns the cells of the rows of all tables in a section.
 fn rows(section: Node<'_, '_>) -> Vec<Vec<String>> {
     let rows = section.descendants().filter(|node| node.has_tag_name("tr"));
     rows.map(|row| row.children().filter(Node::is_element).map(text_of).collect()).collect()

@@ -1,4 +1,4 @@
-//! `mixbit quantize --rounding gptq`: what error feedback could not improve is said, and an interrupted run goes on.
+//! `mixbit quantize --rounding gptq`: layers that error feedback could not improve are named, and an interrupted run resumes.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
@@ -57,7 +57,7 @@ fn quantize(out: &Path, more: &[&str]) -> Output {
     make("quantize", &bundled(), out, &[&FLAGS[..], &["float16"], more].concat())
 }
 
-/// Runs it until some layers are done, and ends it with `signal`.
+/// Runs `quantize` until some layers are done, and ends it with `signal`.
 fn interrupted(out: &Path, signal: &str) -> Output {
     let (from, to) = (bundled(), out.to_str().unwrap());
     let mut child = Command::new(env!("CARGO_BIN_EXE_mixbit"));
@@ -134,7 +134,7 @@ fn an_error_leaves_nothing() {
     assert_eq!(left, ["model"]);
 }
 
-/// Rows come in parts, and what is wrong is named by its place in the whole matrix.
+/// Rows come in parts, and bad values are named by their place in the whole matrix.
 #[test]
 fn an_error_names_the_row() {
     const ROWS: usize = 8256;

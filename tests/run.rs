@@ -76,7 +76,7 @@ fn the_prompt_may_come_from_stdin_or_as_tokens() {
     assert!(stderr(&tokens).contains("prompt: 3 tokens") && stderr(&tokens).contains("generation: 4 tokens"));
 }
 
-/// The JSON object of a run, and nothing else on stdout.
+/// Returns the JSON object of a run, which must be all of its standard output.
 fn answer_json(more: &[&str]) -> Value {
     let output = run(&[&["--json"], more].concat());
     succeeded(&output);

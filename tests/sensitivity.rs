@@ -1,4 +1,4 @@
-//! Sensitivities are what they claim to be: the KL divergence that rounding a layer causes.
+//! Sensitivities against the KL divergence that rounding a layer causes.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;

@@ -18,7 +18,7 @@ const SWITCH: &str = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% end
     {% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}";
 const OFF: &str = r#"{"enable_thinking": false}"#;
 
-/// A copy of the model with this template, and these beside it.
+/// Copies the model with this template, and these beside it.
 fn model_of(template: Option<&str>, others: &[(&str, &str)]) -> TempDir {
     let home = tempfile::tempdir().unwrap();
     copy_folder(&bundled(), home.path());
@@ -39,7 +39,7 @@ fn run(model: &Path, more: &[&str]) -> Output {
     mixbit([&asked[..], more].concat())
 }
 
-/// The answer's object, with the prompt as text.
+/// Returns the answer's object, with the prompt as text.
 fn answer(model: &Path, more: &[&str]) -> (Value, String) {
     let output = run(model, &[&["--json"], more].concat());
     succeeded(&output);
@@ -175,7 +175,7 @@ fn turns_of_a_chat_begin_with_the_prefill() {
     assert_eq!(saved["messages"][1]["content"], first["text"]);
 }
 
-/// Templates of models that think leave the thoughts of earlier turns out.
+/// Templates of models that think omit the thoughts of earlier turns.
 #[test]
 fn a_template_may_rewrite_earlier_answers() {
     let forgets = "{% for m in messages %}[{{ m.role }}]{{ m.content if m.role == 'user' else 'said' }}{% endfor %}\

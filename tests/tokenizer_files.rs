@@ -10,7 +10,7 @@ use common::{bundled, copy_folder, json_file, make, mixbit, stderr, stdout, succ
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// A copy of the bundled model, with the file `name` changed.
+/// Copies the bundled model, with the file `name` changed.
 fn model(name: &str, change: impl FnOnce(&mut Value)) -> TempDir {
     let home = tempfile::tempdir().unwrap();
     copy_folder(&bundled(), home.path());

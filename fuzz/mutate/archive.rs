@@ -38,7 +38,7 @@ pub fn mutate(original: &[u8], rng: &mut Rng) -> Vec<u8> {
     anew(original, rng).unwrap_or_else(|_| bytes::mutate(original, rng))
 }
 
-/// An array of numpy with its header changed.
+/// Returns an array of numpy with its header changed.
 pub fn mutate_array(original: &[u8], rng: &mut Rng) -> Vec<u8> {
     const REPLACED: [(&str, &[&str]); 8] = [
         ("'<", &["'>", "'|", "'="]),
@@ -78,7 +78,7 @@ pub fn mutate_array(original: &[u8], rng: &mut Rng) -> Vec<u8> {
     bytes
 }
 
-/// One field of one record.
+/// Changes one field of one record.
 fn fields(original: &[u8], rng: &mut Rng) -> Vec<u8> {
     let mut bytes = original.to_vec();
     let (magic, length) = RECORDS[rng.usize(..RECORDS.len())];
@@ -96,7 +96,7 @@ fn fields(original: &[u8], rng: &mut Rng) -> Vec<u8> {
     bytes
 }
 
-/// The archive written again, with the contents or the name of an entry changed, or the entry left out or written twice.
+/// Writes the archive again, with the contents or the name of an entry changed, or the entry left out or written twice.
 fn anew(original: &[u8], rng: &mut Rng) -> zip::result::ZipResult<Vec<u8>> {
     let mut archive = ZipArchive::new(Cursor::new(original))?;
     let chosen = rng.usize(..archive.len());

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use fastrand::Rng;
 
-/// One to four changes.
+/// Makes one to four changes.
 pub fn mutate(original: &[u8], rng: &mut Rng) -> Vec<u8> {
     let mut bytes = original.to_vec();
     for _ in 0..rng.usize(1..5) {

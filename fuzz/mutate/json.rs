@@ -1,15 +1,15 @@
-//! Keys and values of JSON: renamed, removed, repeated, swapped, and replaced by what nobody expects there.
+//! Keys and values of JSON: renamed, removed, repeated, swapped, and replaced by unexpected ones.
 
 use fastrand::Rng;
 use serde_json::{Value, json};
 
 use super::{bytes, one_of, words};
 
-/// Strings that begin so stand for JSON that [`Value`] cannot hold; see [`write`].
+/// Start of strings that stand for JSON that [`Value`] cannot hold; see [`write`].
 const RAW: &str = "RAW:";
 const TWICE: &str = "TWICE:";
 
-/// One to three changes of the value; of the bytes where `original` is no JSON. `strings` are what strings may become.
+/// Makes one to three changes of the value, or of the bytes where `original` is no JSON. Strings may become one of `strings`.
 pub fn mutate(original: &[u8], strings: &[&str], rng: &mut Rng) -> Vec<u8> {
     let Ok(mut value) = serde_json::from_slice::<Value>(original) else {
         return bytes::mutate(original, rng);
@@ -28,7 +28,7 @@ pub fn mutate_line(original: &[u8], rng: &mut Rng) -> Vec<u8> {
     lines.join(&b'\n')
 }
 
-/// One change somewhere, near the root more often than deep down.
+/// Makes one change somewhere, near the root more often than deep down.
 pub fn change(root: &mut Value, strings: &[&str], rng: &mut Rng) {
     let other = pick(&mut root.clone(), rng).clone();
     let place = pick(root, rng);
@@ -78,7 +78,7 @@ pub fn change(root: &mut Value, strings: &[&str], rng: &mut Rng) {
     }
 }
 
-/// A value somewhere below.
+/// Returns a value somewhere below.
 fn pick<'v>(value: &'v mut Value, rng: &mut Rng) -> &'v mut Value {
     let children = match value {
         Value::Array(list) => list.len(),
@@ -96,7 +96,7 @@ fn pick<'v>(value: &'v mut Value, rng: &mut Rng) -> &'v mut Value {
     }
 }
 
-/// A number near `value`, or one that a check may forget.
+/// Returns a number near `value`, or one that a check may forget.
 fn near(value: &Value, rng: &mut Rng) -> Value {
     let number = value.as_f64().unwrap_or_default();
     let whole = value.as_i64().unwrap_or_default();
@@ -126,7 +126,7 @@ fn string(text: &str, strings: &[&str], rng: &mut Rng) -> Value {
     })
 }
 
-/// Values that nobody expects.
+/// Returns an unexpected value.
 fn strange(strings: &[&str], rng: &mut Rng) -> Value {
     match rng.u8(..18) {
         0 => Value::Null,
@@ -153,7 +153,7 @@ fn strange(strings: &[&str], rng: &mut Rng) -> Value {
     }
 }
 
-/// The text of `value`, with what stands for raw JSON and for a name that is there twice.
+/// Writes `value` as text, with raw JSON and names that are there twice in place of the strings that stand for them.
 pub fn write(value: &Value) -> Vec<u8> {
     const DEEP: usize = 100_000;
     let mut text = value.to_string();

@@ -1,4 +1,4 @@
-//! Mutations of a file: of its bytes, and of what they mean. All randomness comes from the generator that is handed in.
+//! Mutations of a file: of its bytes, and of their meaning. All randomness comes from the generator that is passed in.
 
 mod archive;
 mod bytes;
@@ -30,7 +30,7 @@ pub enum Kind {
     Array,
 }
 
-/// One file out of `original`: usually damaged, sometimes only changed.
+/// Returns one mutation of `original`: usually damaged, sometimes only changed.
 pub fn mutate(kind: Kind, original: &[u8], rng: &mut Rng) -> Vec<u8> {
     if rng.u8(..4) == 0 {
         return bytes::mutate(original, rng);
@@ -49,7 +49,7 @@ pub fn mutate(kind: Kind, original: &[u8], rng: &mut Rng) -> Vec<u8> {
     }
 }
 
-/// One of `all`, which are not empty.
+/// Returns one of `all`, which are not empty.
 fn one_of<'a, T: ?Sized>(all: &[&'a T], rng: &mut Rng) -> &'a T {
     all[rng.usize(..all.len())]
 }

@@ -1,4 +1,4 @@
-//! Safetensors: the length of the header, the header, and what offsets, shapes and dtypes in it say.
+//! Safetensors: the length of the header, the header, and offsets, shapes and dtypes in it.
 
 use fastrand::Rng;
 use serde_json::{Value, json};
@@ -40,14 +40,14 @@ pub fn mutate(original: &[u8], rng: &mut Rng) -> Vec<u8> {
     [declared.to_le_bytes().as_slice(), &header, &data].concat()
 }
 
-/// Lengths of a header that are wrong, or nearly right.
+/// Returns a length of a header that is wrong, or nearly right.
 fn length_of(header: u64, data: u64, rng: &mut Rng) -> u64 {
     let all =
         [0, 1, header - 1, header + 1, header + data, header + data + 1, 100_000_001, 1 << 63, u64::MAX];
     all[rng.usize(..all.len())]
 }
 
-/// The header with one or two entries changed.
+/// Changes one or two entries of the header.
 fn entries(header: &[u8], data: u64, rng: &mut Rng) -> Vec<u8> {
     let Ok(Value::Object(mut map)) = serde_json::from_slice(header) else {
         return bytes::mutate(header, rng);

@@ -4,10 +4,10 @@ use fastrand::Rng;
 
 use super::{bytes, one_of};
 
-/// How deep is nested at most.
+/// Greatest depth of nesting.
 const DEEPEST: u32 = 14;
 
-/// One to three changes.
+/// Makes one to three changes.
 pub fn mutate(original: &[u8], words: &[&str], rng: &mut Rng) -> Vec<u8> {
     let Ok(text) = std::str::from_utf8(original) else { return bytes::mutate(original, rng) };
     let mut tokens: Vec<String> = tokens(text).into_iter().map(str::to_owned).collect();
@@ -17,7 +17,7 @@ pub fn mutate(original: &[u8], words: &[&str], rng: &mut Rng) -> Vec<u8> {
     tokens.concat().into_bytes()
 }
 
-/// Words, runs of white space, and marks; those of two characters that belong together are one.
+/// Splits a text into words, runs of white space, and marks; two characters that belong together are one mark.
 fn tokens(text: &str) -> Vec<&str> {
     const PAIRS: [&str; 12] = ["{{", "}}", "{%", "%}", "{#", "#}", "==", "!=", "//", "**", "<|", "|>"];
     let mut tokens = Vec::new();

@@ -1,6 +1,6 @@
-//! What names and values are replaced by, for each language.
+//! Words that names and values are replaced by, for each language.
 
-/// Of config.json and what lies beside it.
+/// Words of config.json and the files beside it.
 pub const CONFIG: &[&str] = &[
     "",
     "llama",
@@ -55,7 +55,7 @@ pub const CONFIG: &[&str] = &[
     "a\nb",
 ];
 
-/// Of tokenizer.json.
+/// Words of tokenizer.json.
 pub const TOKENIZER: &[&str] = &[
     "",
     "BPE",
@@ -140,7 +140,7 @@ pub const TOKENIZER: &[&str] = &[
     "\u{0}",
 ];
 
-/// Of chat templates.
+/// Words of chat templates.
 pub const TEMPLATE: &[&str] = &[
     "{{",
     "}}",
@@ -279,7 +279,7 @@ pub const ENDLESS: &[&str] = &[
     "{% for a in range(9999) %}{% for b in range(9999) %}{{ a }}{% endfor %}{% endfor %}",
 ];
 
-/// Of TOML.
+/// Words of TOML.
 pub const TOML: &[&str] = &[
     "",
     "=",

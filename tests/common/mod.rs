@@ -1,4 +1,4 @@
-//! What the integration tests share: the binary, fixtures, and a checkpoint to damage.
+//! Shared by the integration tests: the binary, fixtures, and a checkpoint to damage.
 #![allow(dead_code, missing_docs, reason = "each test binary uses a part of this")]
 
 use std::fs;
@@ -11,12 +11,12 @@ pub fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures")
 }
 
-/// The trained model that is bundled.
+/// Returns the folder of the bundled trained model.
 pub fn bundled() -> PathBuf {
     fixtures().join("models/mobilellm-docs-1m")
 }
 
-/// Folders below fixtures/golden that hold a model and its golden logits.
+/// Returns the folders below fixtures/golden that hold a model and its golden logits.
 pub fn golden_cases() -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut folders = vec![fixtures().join("golden")];

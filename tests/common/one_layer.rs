@@ -14,20 +14,20 @@ use mixbit::numerics::affine::FloatType;
 use mixbit::numerics::quant::Quant;
 use mixbit::numerics::rounding::Technique;
 
-/// Enough for the models this is run on.
+/// Bytes of memory, enough for the models this is run on.
 const MEMORY: u64 = 4 << 30;
 
-/// What to predict from, what to measure on, and for which candidates.
+/// Tokens to predict from, tokens to measure on, and the candidates.
 pub struct Setting {
     pub sequences: Vec<Vec<u32>>,
     pub windows: Vec<Vec<u32>>,
     pub candidates: Vec<Quant>,
 }
 
-/// KL divergence per token of every layer and candidate, measured.
+/// Measured KL divergence per token of every layer and candidate.
 pub type Measured = BTreeMap<(String, Quant), f64>;
 
-/// Rounds one layer at a time and measures.
+/// Rounds one layer at a time and measures the KL divergence.
 pub fn measured(engine: &Engine, source: &SourceModel, setting: &Setting) -> Result<Measured> {
     let comparison = Comparison::new(engine, source, &setting.windows, MEMORY)?;
     let mut found = BTreeMap::new();
@@ -42,7 +42,7 @@ pub fn measured(engine: &Engine, source: &SourceModel, setting: &Setting) -> Res
     Ok(found)
 }
 
-/// (candidate, predicted, measured) of every layer and candidate.
+/// Returns (candidate, predicted, measured) of every layer and candidate.
 pub fn measure(
     engine: &Engine,
     source: &SourceModel,
@@ -74,7 +74,7 @@ pub fn measure(
     Ok(pairs)
 }
 
-/// Spearman's: the correlation of ranks.
+/// Returns Spearman's correlation, that of ranks.
 pub fn rank_correlation(pairs: &[(f64, f64)]) -> f64 {
     let ranks = |value: fn(&(f64, f64)) -> f64| {
         let mut order: Vec<usize> = (0..pairs.len()).collect();
@@ -90,7 +90,7 @@ pub fn rank_correlation(pairs: &[(f64, f64)]) -> f64 {
     product(&a, &b) / (product(&a, &a) * product(&b, &b)).sqrt()
 }
 
-/// Predicted over measured: least, median, greatest.
+/// Returns predicted over measured: least, median, greatest.
 pub fn ratios(pairs: &[(f64, f64)]) -> [f64; 3] {
     let mut ratios: Vec<f64> = pairs.iter().map(|(predicted, measured)| predicted / measured).collect();
     ratios.sort_by(f64::total_cmp);

@@ -1,9 +1,9 @@
 //! The bundled model with heads that rest on the first token, as most heads of larger models do most of the time (the
 //! attention sinks of arXiv 2309.17453); the trained models here are too small to have grown any.
 //!
-//! A block goes before the others. Its heads look at the first token, whose value is nothing; where that is gone, they see
-//! the mean of the others' values, and that gets in the way. Two channels are added to the residual stream, which no other
-//! block sees: one is the same for all tokens, one is there for the first alone.
+//! A block is put before the others. Its heads look at the first token, whose value is zero; without that token they see the
+//! mean of the others' values, which disturbs the text. Two channels are added to the residual stream, which no other block
+//! sees: one is equal for all tokens, one is set for the first alone.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ const HEAD: usize = 32;
 const HEADS: usize = 4;
 const LAYERS: usize = 4;
 
-/// Writes it below `home`.
+/// Writes the model below `home`.
 pub fn with_sink(home: &Path) -> PathBuf {
     let model = home.join("sink");
     copy_folder(&bundled(), &model);
@@ -50,7 +50,7 @@ fn later(name: &str) -> String {
         .fold(name.to_owned(), |name, i| name.replace(&format!("layers.{i}."), &format!("layers.{}.", i + 1)))
 }
 
-/// The same layer in a wider stream.
+/// Returns shape and values of a layer's tensor in the wider stream.
 fn widened(name: &str, mut shape: Vec<usize>, mut values: Vec<f32>) -> (Vec<usize>, Vec<f32>) {
     if shape.len() == 1 {
         // The mean of the norm is over more channels.

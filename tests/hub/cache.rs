@@ -1,4 +1,4 @@
-//! The cache when several fill it at once or something in it is damaged, and answers that are no use.
+//! The cache when several processes fill it at once or something in it is damaged, and useless answers of the Hub.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,7 @@ use super::{Setup, WEIGHTS, upload};
 
 const INDEX: &str = "model.safetensors.index.json";
 
-/// The index that a quantized copy often has: the float model's.
+/// Returns the index that a quantized copy often has: the float model's.
 const FOREIGN: &str = r#"{"weight_map": {"model.norm.weight": "model-00001-of-00004.safetensors"}}"#;
 
 #[test]

@@ -6,11 +6,11 @@ use std::process::Output;
 use super::common::{bundled, fixtures, mixbit, stderr, stdout, succeeded};
 use super::{Setup, WEIGHTS};
 
-/// As much as is asked for at first.
+/// Bytes of the first request.
 const FIRST: usize = 64 << 10;
 
 impl Setup {
-    /// With a folder for temporary files of its own.
+    /// Returns the command with a folder for temporary files of its own.
     fn look(&self, arguments: &[&str]) -> Output {
         let folder = self.home.path().join("tmp");
         fs::create_dir_all(&folder).unwrap();
@@ -20,7 +20,7 @@ impl Setup {
         output
     }
 
-    /// Ranges of the weights that were asked for.
+    /// Returns the ranges of the weights that were requested.
     fn ranges(&self) -> Vec<String> {
         let requests = self.hub.requests("GET /cdn/").into_iter();
         requests.map(|line| line.rsplit(' ').next().unwrap().to_owned()).collect()

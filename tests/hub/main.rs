@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 const WEIGHTS: &str = "model.safetensors";
 
-/// The Hub with a model, and an empty cache.
+/// A Hub with a model, and an empty cache.
 struct Setup {
     hub: Hub,
     home: TempDir,
@@ -63,13 +63,13 @@ impl Setup {
         self.command(arguments).output().unwrap()
     }
 
-    /// Fails with all of `expected` in the message, and a hint.
+    /// Runs a command that must fail with all of `expected` in the message, and a hint.
     #[track_caller]
     fn refused(&self, arguments: &[&str], expected: &[&str]) {
         self.refused_with(1, arguments, expected);
     }
 
-    /// The same where it is the flags that are wrong.
+    /// Runs a command that must fail for wrong flags, with all of `expected` in the message.
     #[track_caller]
     fn misused(&self, arguments: &[&str], expected: &[&str]) {
         self.refused_with(2, arguments, expected);

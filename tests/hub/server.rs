@@ -14,48 +14,48 @@ use sha2::{Digest, Sha256};
 #[derive(Default)]
 #[allow(clippy::struct_excessive_bools)]
 pub struct State {
-    /// Contents by name.
+    /// Contents of files, by name.
     pub files: BTreeMap<String, Vec<u8>>,
-    /// The branches that there are beside `main`.
+    /// Branches beside `main`.
     pub branches: Vec<String>,
-    /// Nothing without this token.
+    /// Token that every request needs.
     pub token: Option<String>,
-    /// Everything is answered with this status and error code.
+    /// Status and error code of every answer.
     pub refusal: Option<(u16, &'static str)>,
-    /// Requests whose path contains this are answered so, once each, and may be repeated after a second.
+    /// A part of paths, and the answer that such a request gets once; it may be repeated after a second.
     pub passing: Vec<(&'static str, u16)>,
-    /// Files are elsewhere.
+    /// True if files are on another server.
     pub redirect: Option<String>,
-    /// Files have no hash.
+    /// True if files have no hash.
     pub nameless: bool,
-    /// Nobody is told how large files are before they come.
+    /// True if nobody is told how large files are before they come.
     pub sizeless: bool,
-    /// Files come from their beginning to their end, whatever is asked for.
+    /// True if files come from their beginning to their end, whatever range is requested.
     pub rangeless: bool,
-    /// With those that may be repeated: when, and what time it is, as HTTP has dates.
+    /// Dates sent with requests that may be repeated: when to do so, and the time now.
     pub after: Option<(String, String)>,
-    /// How often the contents of a file break off in the middle.
+    /// Number of times that the contents of a file break off in the middle.
     pub breaks: BTreeMap<String, usize>,
-    /// After a break the connection stays open, and nothing comes.
+    /// True if the connection stays open after a break, and nothing comes.
     pub stall: bool,
-    /// How often requests whose path contains this are not answered.
+    /// Number of times that requests whose path contains this are not answered.
     pub silent: BTreeMap<&'static str, usize>,
-    /// Where large contents are, if not here.
+    /// Address of large contents, if they are on another server.
     pub store: Option<String>,
     /// Paths of requests that came with a token.
     pub with_token: Vec<String>,
-    /// Contents of weights are sent with one bit changed.
+    /// True if contents of weights are sent with one bit changed.
     pub damage: bool,
-    /// How often a part of an upload fails.
+    /// Number of times that a part of an upload fails.
     pub put_failures: usize,
-    /// Bytes of a part where uploads come in several.
+    /// Bytes of a part, where uploads come in several.
     pub chunk: Option<usize>,
-    /// Large contents that were uploaded, by SHA-256; of those in parts, the parts.
+    /// Uploaded large contents by SHA-256, as one or several parts.
     pub stored: BTreeMap<String, Vec<u8>>,
     parts: BTreeMap<usize, Vec<u8>>,
-    /// `METHOD path range` of every request.
+    /// Every request as `METHOD path range`.
     pub log: Vec<String>,
-    /// JSON that was posted, by path.
+    /// Posted JSON, by path.
     pub posted: Vec<(String, Value)>,
 }
 
@@ -71,7 +71,7 @@ struct Request {
     body: Vec<u8>,
 }
 
-/// Status, headers, contents, and how many of these are sent.
+/// Status, headers, contents, and the number of bytes of these that are sent.
 type Response = (u16, Vec<(String, String)>, Vec<u8>, Option<usize>);
 
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
@@ -101,7 +101,7 @@ impl Hub {
         self.state.lock().unwrap()
     }
 
-    /// The requests so far that contain `part`.
+    /// Returns the requests so far that contain `part`.
     pub fn requests(&self, part: &str) -> Vec<String> {
         self.state().log.iter().filter(|line| line.contains(part)).cloned().collect()
     }
@@ -266,7 +266,7 @@ fn contents(
     (206, headers, part, sent)
 }
 
-/// The half of `length` bytes, if the contents of `name` are to break off.
+/// Returns half of `length`, if the contents of `name` are to break off.
 fn broken(state: &mut State, name: &str, length: usize) -> Option<usize> {
     let left = state.breaks.get_mut(name).filter(|left| **left > 0)?;
     *left -= 1;
@@ -337,7 +337,7 @@ fn finish(state: &mut State, request: &Request, oid: &str) -> Response {
     plain(200, &json!({}))
 }
 
-/// Puts what was committed in the place of all files.
+/// Replaces all files by the committed ones.
 fn commit(state: &mut State, request: &Request, url: &str) -> Response {
     assert_eq!(request.headers["content-type"], "application/x-ndjson");
     let text = String::from_utf8(request.body.clone()).unwrap();

@@ -91,7 +91,7 @@ fn truncated_files_and_files_that_are_no_packs() {
     assert!(stderr(&output).contains("is a folder, not a pack"), "{}", stderr(&output));
 }
 
-/// Replaces `from` by `to` wherever it is, in local headers as in the central directory.
+/// Replaces `from` by `to` in local headers and in the central directory.
 fn rename(bytes: &mut [u8], from: &str, to: &str) {
     assert_eq!(from.len(), to.len());
     let at: Vec<usize> =
@@ -128,7 +128,7 @@ fn names_that_lead_out_of_the_folder_or_are_there_twice() {
     packed.refused("is a ZIP but no pack");
 }
 
-/// A pack made by hand of `entries`, as other tools might make one.
+/// Returns a pack made by hand of `entries`, as other tools might make one.
 fn by_hand(path: &Path, entries: &[(&str, &[u8], SimpleFileOptions)]) {
     let mut zip = ZipWriter::new(File::create(path).unwrap());
     let mut files = serde_json::Map::new();

@@ -66,13 +66,13 @@ impl Packed {
         fs::write(self.file(), bytes).unwrap();
     }
 
-    /// Where the contents of `name` begin.
+    /// Returns the offset of the contents of `name`.
     fn data(&self, name: &str) -> usize {
         let mut archive = self.archive();
         archive.by_name(name).unwrap().data_start().unwrap() as usize
     }
 
-    /// Opening and unpacking fail with `expected` in the message, a hint, and nothing left.
+    /// Opens and unpacks, which must fail with `expected` in the message, a hint, and no output.
     #[track_caller]
     fn refused(&self, expected: &str) {
         let file = self.file();

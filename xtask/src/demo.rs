@@ -6,7 +6,8 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{process, workspace};
+use xtask::build::{Profile, build_mixbit};
+use xtask::{process, workspace};
 
 const MODEL: &str = "fixtures/models/mobilellm-docs-1m";
 const FLOAT: &str = "target/demo/mobilellm-fp16";
@@ -15,7 +16,7 @@ const QUESTION: &str = "What is a trait in Rust?";
 
 /// Builds mixbit and runs every step, each printed as one would type it.
 pub fn run() -> Result<()> {
-    let mixbit = workspace::release()?;
+    let mixbit = build_mixbit(Profile::Release)?;
     let folder = workspace::root().join("target/demo");
     if folder.exists() {
         fs::remove_dir_all(&folder)?;

@@ -1,6 +1,7 @@
 //! `cargo xtask dist`: a tarball that runs from any folder.
 //!
-//! `mixbit/` holds the executable, the licences, what README.md and docs/ link to, and on Linux `lib/`, where the executable looks for its engine first.
+//! `mixbit/` holds the executable, the licences, README.md, docs/ and the pages and pictures that these link to, and on
+//! Linux `lib/`, in which the executable looks for its engine first.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -8,12 +9,13 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use flate2::{Compression, write::GzEncoder};
 
-use crate::{process, workspace};
+use xtask::build::{Profile, build_mixbit};
+use xtask::{process, workspace};
 
 /// Builds the release and packs it.
 pub fn run() -> Result<()> {
     let root = workspace::root();
-    let mixbit = root.join(workspace::release()?);
+    let mixbit = root.join(build_mixbit(Profile::Release)?);
     let folder = root.join(workspace::target()?).join("dist");
     fs::create_dir_all(&folder)?;
     let path = folder.join(format!("mixbit-{}-{}.tar.gz", version()?, triple()?));
@@ -33,7 +35,7 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// What goes in: the file, and its name under `mixbit/`; sorted.
+/// Returns the files to pack, each with its name under `mixbit/`.
 fn contents(root: &Path, mixbit: PathBuf) -> Result<Vec<(PathBuf, String)>> {
     let mut files = vec![(mixbit, "mixbit".to_owned())];
     files.extend(pages(root)?);
@@ -46,7 +48,7 @@ fn contents(root: &Path, mixbit: PathBuf) -> Result<Vec<(PathBuf, String)>> {
     Ok(files)
 }
 
-/// The licences, and the pages that people read with what these show.
+/// Returns licences, pages and the pictures on them, each with its name under `mixbit/`.
 fn pages(root: &Path) -> Result<Vec<(PathBuf, String)>> {
     let mut files = Vec::new();
     for path in list(root)? {
@@ -66,7 +68,7 @@ fn pages(root: &Path) -> Result<Vec<(PathBuf, String)>> {
     Ok(files)
 }
 
-/// Whether a file is read by people: a page, or a picture in one.
+/// True if a file is read by people: a page, or a picture on one.
 fn is_read(name: &str) -> bool {
     [".md", ".svg"].iter().any(|end| name.ends_with(end))
 }

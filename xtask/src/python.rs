@@ -1,4 +1,4 @@
-//! Finding Python, and the virtual environment with the reference implementation (mlx-lm).
+//! Finding Python, and virtual environments with pinned packages: mlx-lm and further peers.
 
 use std::ffi::OsString;
 use std::fs;
@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{process, workspace};
 
-/// `PYTHON` if set, else `python3`; an error that says how to get it when it does not run.
+/// Returns `PYTHON` if set, else `python3`; an error says how to get it when it does not run.
 pub fn find() -> Result<OsString> {
     let python = std::env::var_os("PYTHON").unwrap_or_else(|| "python3".into());
     if process::output(Command::new(&python).arg("--version")).is_err() {
@@ -22,9 +22,9 @@ pub fn find() -> Result<OsString> {
     Ok(python)
 }
 
-/// The same, with pip.
+/// Returns the Python of [`find`] if it has pip.
 #[cfg(target_os = "linux")]
-pub fn with_pip() -> Result<OsString> {
+pub fn find_with_pip() -> Result<OsString> {
     let python = find()?;
     if process::output(Command::new(&python).args(["-m", "pip", "--version"])).is_err() {
         bail!(
@@ -36,28 +36,72 @@ pub fn with_pip() -> Result<OsString> {
     Ok(python)
 }
 
-/// The python of `.venv/`, which has what `xtask/requirements.txt` pins. Made anew when the pins change.
-pub fn venv() -> Result<PathBuf> {
-    let root = workspace::root();
-    let folder = root.join(".venv");
-    let requirements = root.join("xtask/requirements.txt");
-    let python = folder.join("bin/python");
-    let stamp = folder.join("requirements.txt");
-    let wanted = fs::read_to_string(&requirements)
-        .with_context(|| format!("cannot read {}", requirements.display()))?;
-    if python.exists() && fs::read_to_string(&stamp).is_ok_and(|found| found == wanted) {
-        return Ok(python);
+/// A virtual environment in the workspace, and the pins of its packages.
+pub struct Environment {
+    /// Folder of the environment, from the workspace's root.
+    pub folder: &'static str,
+    /// File of pins, from the workspace's root: a comment, then one requirement per line.
+    pub requirements: &'static str,
+}
+
+/// mlx-lm and transformers, which parity and the benches compare with.
+const REFERENCE: Environment = Environment { folder: ".venv", requirements: "xtask/requirements.txt" };
+
+/// Returns the Python of `.venv/`, installed first if its pins have changed.
+pub fn reference() -> Result<PathBuf> {
+    if !REFERENCE.is_current()? {
+        REFERENCE.create()?;
+        REFERENCE.install(&[])?;
+        REFERENCE.mark_current()?;
     }
-    eprintln!("venv: installing {}", wanted.lines().skip(1).collect::<Vec<_>>().join(", "));
-    process::output(Command::new(find()?).args(["-m", "venv", "--clear"]).arg(&folder)).context(
-        "cannot make a virtual environment\nhint: apt install python3-venv; without root: `python3 -m pip install \
-         --user virtualenv && python3 -m virtualenv .venv`, then set PYTHON to .venv/bin/python",
-    )?;
-    process::output(
-        Command::new(&python)
-            .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"])
-            .arg(&requirements),
-    )?;
-    fs::write(&stamp, wanted)?;
-    Ok(python)
+    Ok(REFERENCE.python())
+}
+
+impl Environment {
+    /// Returns the path of the environment's Python, whether or not it is there.
+    pub fn python(&self) -> PathBuf {
+        workspace::root().join(self.folder).join("bin/python")
+    }
+
+    /// True if [`Self::mark_current`] was called since the pins changed.
+    pub fn is_current(&self) -> Result<bool> {
+        let pins = self.pins()?;
+        Ok(fs::read_to_string(self.stamp()).is_ok_and(|installed| installed == pins))
+    }
+
+    /// Makes the environment anew, without packages.
+    pub fn create(&self) -> Result<()> {
+        let folder = workspace::root().join(self.folder);
+        process::output(Command::new(find()?).args(["-m", "venv", "--clear"]).arg(folder)).context(
+            "cannot make a virtual environment\nhint: apt install python3-venv; without root: `python3 -m pip \
+             install --user virtualenv && python3 -m virtualenv .venv`, then set PYTHON to .venv/bin/python",
+        )?;
+        Ok(())
+    }
+
+    /// Installs the pinned packages, with `variables` set for pip.
+    pub fn install(&self, variables: &[(&str, &str)]) -> Result<()> {
+        eprintln!("venv: installing {}", self.pins()?.lines().skip(1).collect::<Vec<_>>().join(", "));
+        process::output(
+            Command::new(self.python())
+                .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--requirement"])
+                .arg(workspace::root().join(self.requirements))
+                .envs(variables.iter().copied()),
+        )?;
+        Ok(())
+    }
+
+    /// Notes that the environment has what the pins say, so far as it can be had.
+    pub fn mark_current(&self) -> Result<()> {
+        Ok(fs::write(self.stamp(), self.pins()?)?)
+    }
+
+    fn stamp(&self) -> PathBuf {
+        workspace::root().join(self.folder).join("requirements.txt")
+    }
+
+    fn pins(&self) -> Result<String> {
+        let path = workspace::root().join(self.requirements);
+        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+    }
 }

@@ -12,12 +12,12 @@ use quote::quote;
 use super::{engine, wheels};
 use crate::process;
 
-/// What is force-included while bindgen reads.
+/// Header that is force-included while bindgen reads mlx-c's.
 pub const HEADER: &str = include_str!("../../../native/bindgen.h");
-/// The Rust that finds and opens the library.
+/// Rust source that finds and opens the library.
 pub const LOADER: &str = include_str!("../../../native/loader.rs");
 
-/// The text of `bindings.rs`. `lib` is the folder that the program will look for the library in last.
+/// Returns the text of `bindings.rs`. `lib` is the folder that the program will look for the library in last.
 pub fn generate(mlx_c: &Path, lib: &Path, cache: &Path, scratch: &Path) -> Result<String> {
     eprintln!("setup: writing bindings");
     let header = scratch.join("bindgen.h");
@@ -43,7 +43,7 @@ pub fn generate(mlx_c: &Path, lib: &Path, cache: &Path, scratch: &Path) -> Resul
     Ok(loader + "\n" + &load_lazily(&generated.to_string())?)
 }
 
-/// Has libclang loaded, from the system or from its wheel; returns the extra arguments that it needs.
+/// Loads libclang, from the system or from its wheel; returns the extra arguments that it needs.
 fn find_libclang(cache: &Path, scratch: &Path) -> Result<Vec<String>> {
     if clang_sys::load().is_ok() {
         return Ok(Vec::new());
@@ -60,8 +60,8 @@ fn find_libclang(cache: &Path, scratch: &Path) -> Result<Vec<String>> {
     Ok(vec![format!("-I{}", include.trim())])
 }
 
-/// Replaces every `extern "C" { fn f(..); }` by a function that resolves `f` and calls it. What cannot be handed
-/// on so, and mlx-rs does not use, is dropped: functions with a variable number of arguments, and variables.
+/// Replaces every `extern "C" { fn f(..); }` by a function that resolves `f` and calls it. Drops variables, and functions
+/// with a variable number of arguments: they cannot be wrapped, and mlx-rs does not use them.
 fn load_lazily(bindings: &str) -> Result<String> {
     let mut file = syn::parse_file(bindings).context("cannot parse what bindgen wrote")?;
     let items = std::mem::take(&mut file.items);

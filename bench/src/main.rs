@@ -1,4 +1,5 @@
 //! `cargo xtask bench`: mixbit and its peers on the same input and machine, run in turns.
+#![allow(clippy::print_stdout, reason = "results go to standard output")]
 
 mod analyze;
 mod checkpoint;
@@ -22,16 +23,27 @@ mod target;
 mod trained;
 mod turns;
 
+use std::process::ExitCode;
+
 use anyhow::Result;
-use clap::{Args, Subcommand};
+use clap::{Args, Parser, Subcommand};
+use xtask::failure;
 
-pub use self::floor::bandwidth;
-pub use self::launch::Launch;
-use self::report::Report;
+use report::Report;
 
-/// The benches.
+/// Measure mixbit beside its peers: everything that has one, or one bench.
+#[derive(Parser)]
+#[command(name = "cargo xtask bench", bin_name = "cargo xtask bench", args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(flatten)]
+    options: TrainedOptions,
+    #[command(subcommand)]
+    bench: Option<Bench>,
+}
+
+/// The benches, and two helpers that they start as processes of their own.
 #[derive(Subcommand)]
-pub enum Bench {
+enum Bench {
     /// Convert a 950M-parameter checkpoint from float32 to float16
     Convert(Options),
     /// Quantize the same checkpoint to 4 bits
@@ -42,8 +54,8 @@ pub enum Bench {
     Run(Options),
     /// A text and an answer of ten times the context, with and without the first tokens kept
     Stream(Options),
-    /// Perplexity: tokens a second
-    Eval(AllOptions),
+    /// Perplexity: tokens per second
+    Eval(TrainedOptions),
     /// Held-out KL divergence and perplexity at several sizes, beside other quantizers
     Quality(quality::Options),
     /// Time and memory of sensitivities: MobileLLM-R1-950M's shape, and the same with twice the blocks
@@ -52,11 +64,17 @@ pub enum Bench {
     Sensitivity(sensitivity::Options),
     /// Where analyze, quantize, run and eval spend processor time, by perf
     Profile(profile::Options),
+    /// Run a program and print its time, peak memory and status
+    #[command(hide = true)]
+    Launch(launch::Launch),
+    /// Print how many bytes of memory are read per second
+    #[command(hide = true)]
+    Bandwidth,
 }
 
-/// How often, and how it is printed.
+/// Repetitions of a bench and the form of its results.
 #[derive(Args, Clone, Copy)]
-pub struct Options {
+struct Options {
     /// How often each program runs
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     runs: u32,
@@ -65,47 +83,52 @@ pub struct Options {
     json: bool,
 }
 
-/// The same, with trained models.
+/// Options of a bench that runs on trained models.
 #[derive(Args, Clone)]
-pub struct AllOptions {
-    /// How often each program runs
-    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
-    runs: u32,
-    /// Print JSON instead of tables
-    #[arg(long)]
-    json: bool,
+struct TrainedOptions {
+    #[command(flatten)]
+    common: Options,
     #[command(flatten)]
     folders: trained::Folders,
 }
 
-/// Runs one bench, or without a name all that have peers.
-pub fn run(bench: Option<&Bench>, options: &AllOptions) -> Result<()> {
+fn main() -> ExitCode {
+    let Cli { options, bench } = Cli::parse();
+    failure::exit_code(run(bench.as_ref(), &options))
+}
+
+/// Runs one bench, or without a name all that have peers, and prints their reports.
+fn run(bench: Option<&Bench>, options: &TrainedOptions) -> Result<()> {
     let (reports, json) = match bench {
-        None => (all(options)?, options.json),
+        None => (run_all(options)?, options.common.json),
         Some(Bench::Convert(options)) => (vec![convert::run(*options)?], options.json),
         Some(Bench::Quantize(options)) => (vec![quantize::run(*options)?], options.json),
-        Some(Bench::Target(options)) => (vec![target::run(&options.all, options.small)?], options.all.json),
+        Some(Bench::Target(options)) => (vec![target::run(options)?], options.trained.common.json),
         Some(Bench::Run(options)) => (vec![generate::run(*options)?], options.json),
         Some(Bench::Stream(options)) => (vec![stream::run(*options)?], options.json),
-        Some(Bench::Eval(options)) => (vec![evaluate::run(options)?], options.json),
+        Some(Bench::Eval(options)) => (vec![evaluate::run(options)?], options.common.json),
         Some(Bench::Quality(options)) => (quality::run(options)?, options.json),
         Some(Bench::Analyze(options)) => (vec![analyze::run(options)?], options.json),
         Some(Bench::Profile(options)) => (vec![profile::run(options)?], options.json),
         Some(Bench::Sensitivity(options)) => return sensitivity::run(options),
+        Some(Bench::Launch(launch)) => return launch.serve(),
+        Some(Bench::Bandwidth) => {
+            println!("{}", floor::bandwidth());
+            return Ok(());
+        }
     };
     report::print(&reports, json);
     Ok(())
 }
 
-fn all(options: &AllOptions) -> Result<Vec<Report>> {
-    let simple = Options { runs: options.runs, json: options.json };
+fn run_all(options: &TrainedOptions) -> Result<Vec<Report>> {
     let mut reports = vec![
-        convert::run(simple)?,
-        quantize::run(simple)?,
-        target::run(options, false)?,
-        generate::run(simple)?,
+        convert::run(options.common)?,
+        quantize::run(options.common)?,
+        target::run(&target::Options { trained: options.clone(), small: false })?,
+        generate::run(options.common)?,
         evaluate::run(options)?,
     ];
-    reports.extend(quality::run(&quality::Options::all(options))?);
+    reports.extend(quality::run(&quality::Options::from_trained(options))?);
     Ok(reports)
 }

@@ -1,14 +1,15 @@
-//! The programs that are compared, and their columns.
+//! Programs that are compared, and their names in tables.
 
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Result;
+use xtask::build::{Profile, build_mixbit};
+use xtask::{python, workspace};
 
-use super::preload;
-use crate::{python, workspace};
+use crate::preload;
 
-/// Who runs.
+/// A program that is compared.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Who {
     /// mlx-lm as PyPI has it.
@@ -20,10 +21,10 @@ pub enum Who {
 }
 
 impl Who {
-    /// In the order they run.
+    /// All programs, in the order they run.
     pub const ALL: [Self; 3] = [Self::MlxLm, Self::MlxLmBlas, Self::Mixbit];
 
-    /// As tables have it.
+    /// Returns the name in tables.
     pub fn name(self) -> &'static str {
         match self {
             Self::MlxLm => "mlx-lm",
@@ -33,19 +34,22 @@ impl Who {
     }
 }
 
-/// Where the programs are.
+/// Paths of the programs.
 pub struct Programs {
     python: PathBuf,
     mixbit: PathBuf,
 }
 
 impl Programs {
-    /// Builds and installs what is missing.
+    /// Builds mixbit and installs mlx-lm where they are missing.
     pub fn ready() -> Result<Self> {
-        Ok(Self { python: python::venv()?, mixbit: workspace::root().join(workspace::release()?) })
+        Ok(Self {
+            python: python::reference()?,
+            mixbit: workspace::root().join(build_mixbit(Profile::Release)?),
+        })
     }
 
-    /// A command of `who`, without arguments: Python or mixbit. Nothing is to be looked up elsewhere.
+    /// Returns a command of `who` without arguments, Python or mixbit, that asks nothing of the Hub.
     pub fn command(&self, who: Who) -> Result<Command> {
         let mut command = Command::new(if who == Who::Mixbit { &self.mixbit } else { &self.python });
         if who == Who::MlxLmBlas {
@@ -55,10 +59,10 @@ impl Programs {
         Ok(command)
     }
 
-    /// A Python script of this folder.
+    /// Returns a command of `who` that runs a Python script of `bench/peers`.
     pub fn script(&self, who: Who, name: &str) -> Result<Command> {
         let mut command = self.command(who)?;
-        command.arg(workspace::root().join("xtask").join(name));
+        command.arg(workspace::root().join("bench/peers").join(name));
         Ok(command)
     }
 }

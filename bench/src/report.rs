@@ -1,32 +1,32 @@
-//! What a bench found: ratios first, then the figures they come from.
+//! Results of a bench: ratios first, then the figures they come from.
 
 use std::fmt::Write;
 
 use serde_json::{Value, json};
 
-use super::table;
+use crate::table;
 
 /// Lines of cells; the first line is the header.
 pub type Rows = Vec<Vec<String>>;
 
 /// The result of one bench.
 pub struct Report {
-    /// The bench's name.
+    /// Name of the bench.
     pub name: &'static str,
-    /// What was done, on what, how often.
+    /// Sentence that names the work, the input and the number of runs.
     pub title: String,
-    /// mixbit beside its peers.
+    /// Ratios of mixbit and its peers.
     pub ratios: Rows,
-    /// What was measured.
+    /// Measured figures.
     pub rows: Rows,
-    /// What a reader of the figures has to know.
+    /// Remarks that a reader of the figures needs.
     pub notes: Vec<String>,
-    /// All samples, for programs.
+    /// All samples as JSON.
     pub facts: Value,
 }
 
 impl Report {
-    /// As Markdown.
+    /// Returns the report as Markdown.
     pub fn text(&self) -> String {
         let mut text = format!("## {}\n\n{}.\n", self.name, self.title);
         for rows in [&self.ratios, &self.rows] {
@@ -40,7 +40,7 @@ impl Report {
         text
     }
 
-    /// As an object with the bench's name.
+    /// Returns the report as a JSON object with the bench's name.
     pub fn json(&self) -> Value {
         let mut value = json!({ "bench": self.name, "title": self.title });
         if let (Value::Object(value), Value::Object(facts)) = (&mut value, &self.facts) {
@@ -50,7 +50,7 @@ impl Report {
     }
 }
 
-/// A line of cells.
+/// Returns a line of cells.
 pub fn row(cells: &[&str]) -> Vec<String> {
     cells.iter().map(|cell| (*cell).to_owned()).collect()
 }

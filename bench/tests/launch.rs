@@ -1,7 +1,7 @@
-//! What a program is found to take does not depend on what the bench that starts it holds.
+//! The measured memory of a program does not depend on how much the bench that starts it holds.
 #![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
-#[path = "../src/bench/launch.rs"]
+#[path = "../src/launch.rs"]
 #[allow(dead_code, reason = "the other side of it is in the program")]
 mod launch;
 
@@ -15,14 +15,14 @@ use launch::Ended;
 fn run(command: &mut Command) -> (Ended, String) {
     let log = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("launch-{}.log", std::process::id()));
     let file = fs::File::create(&log).unwrap();
-    let ended = launch::run(Path::new(env!("CARGO_BIN_EXE_xtask")), command, file).unwrap();
-    let said = fs::read_to_string(&log).unwrap();
+    let ended = launch::run(Path::new(env!("CARGO_BIN_EXE_bench")), command, file).unwrap();
+    let output = fs::read_to_string(&log).unwrap();
     fs::remove_file(log).unwrap();
-    (ended, said)
+    (ended, output)
 }
 
 #[test]
-fn a_program_has_its_own_peak() {
+fn peak_is_the_programs_own() {
     let held = black_box(vec![1u8; 100 << 20]);
     let (small, _) = run(&mut Command::new("true"));
     assert_eq!(small.status, 0);
@@ -35,7 +35,7 @@ fn a_program_has_its_own_peak() {
 }
 
 #[test]
-fn it_is_started_as_it_was_meant_to_be() {
+fn arguments_variables_and_folder_arrive() {
     let script = "echo \"$1 $GREETING ${HOME-gone} $PWD\"; echo more >&2; exit 3";
     let mut command = Command::new("sh");
     command.args(["-c", script, "--", "--env"]).env("GREETING", "-hello").env_remove("HOME").current_dir("/");

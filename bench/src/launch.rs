@@ -1,6 +1,6 @@
-//! Starting a program from a small process. What a process had in memory before it turned into the program that it runs is
-//! counted in that program's peak, on Linux even where the two only share it: a bench that has grown would be found in all
-//! that it starts. So xtask starts itself anew, and that starts the program.
+//! Starting a program from a small process. A program's peak memory includes that of the process which turned into it, on Linux
+//! even where the two only share it, so a bench that has grown would show in all programs that it starts. Hence the bench
+//! starts itself anew, and that process starts the program.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -12,10 +12,10 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 
-/// What to start. Its output goes to standard error.
+/// A program to start. Its output goes to standard error.
 #[derive(Args)]
 pub struct Launch {
-    /// Name and value of a variable that is the program's alone: what is preloaded into it would be in the launcher too
+    /// Name and value of a variable for the program alone: a preloaded library would be in the launcher too
     #[arg(long, num_args = 2, value_names = ["NAME", "VALUE"], allow_hyphen_values = true)]
     env: Vec<OsString>,
     /// The program and its arguments
@@ -23,18 +23,18 @@ pub struct Launch {
     command: Vec<OsString>,
 }
 
-/// How a program went.
+/// Time, memory and status of a program that has ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// From start to end.
+    /// Seconds from start to end.
     pub seconds: f64,
-    /// Peak resident set in bytes; what `launcher` takes itself, a few MB, is the least that is found.
+    /// Peak resident set in bytes; at least the few MB of the launcher itself.
     pub peak: f64,
-    /// As `wait` gives it: 0 for success.
+    /// Status as `wait` returns it: 0 for success.
     pub status: libc::c_int,
 }
 
-/// Runs a command to its end from a new process of `launcher`, which is xtask. What both print goes to `log`.
+/// Runs a command to its end from a new process of `launcher`, the program of the benches. Both print to `log`.
 pub fn run(launcher: &Path, command: &Command, log: File) -> Result<Ended> {
     let mut launched = Command::new(launcher);
     launched.arg("launch");
@@ -51,8 +51,8 @@ pub fn run(launcher: &Path, command: &Command, log: File) -> Result<Ended> {
     launched.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
     let output = launched.spawn().and_then(std::process::Child::wait_with_output);
     let output = output.with_context(|| format!("cannot start {}", launcher.display()))?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    let mut numbers = said.split_whitespace();
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let mut numbers = stdout.split_whitespace();
     let mut number = || numbers.next()?.parse::<f64>().ok();
     match (number(), number(), number()) {
         (Some(seconds), Some(peak), Some(status)) => {

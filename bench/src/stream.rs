@@ -6,20 +6,20 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use xtask::{process, smollm2, workspace};
 
-use super::Options;
-use super::generate::figure;
-use super::measure;
-use super::peers::{Programs, Who};
-use super::report::{Report, row};
-use super::table;
-use crate::{process, smollm2, workspace};
+use crate::Options;
+use crate::generate::figure;
+use crate::measure;
+use crate::peers::{Programs, Who};
+use crate::report::{Report, row};
+use crate::table;
 
 const CONTEXT: usize = 256;
-/// Tokens of the text; the last is ten contexts.
+/// Lengths of the text in tokens; the last is ten contexts.
 const LENGTHS: [usize; 2] = [512, 10 * CONTEXT];
 const SINKS: [usize; 3] = [0, 1, 4];
-/// Tokens that are generated, with the same small context.
+/// Numbers of tokens to generate.
 const GENERATED: [usize; 2] = [64, 640];
 
 /// Runs the bench.
@@ -36,7 +36,7 @@ pub fn run(options: Options) -> Result<Report> {
             options.runs
         ),
         ratios: vec![row(&["tokens", "first tokens kept", "perplexity", "forgotten", "cache, MB"])],
-        rows: vec![row(&["tokens generated", "tokens a second"])],
+        rows: vec![row(&["tokens generated", "tokens per second"])],
         notes: Vec::new(),
         facts: json!({}),
     };
@@ -47,8 +47,9 @@ pub fn run(options: Options) -> Result<Report> {
             command.arg("eval").arg("--model").arg(&model).arg("--data").arg(&text);
             command.args(["--json", "-", "--stream", "--context-size", &CONTEXT.to_string()]);
             command.args(["--max-tokens", &length.to_string(), "--num-sink-tokens", &sinks.to_string()]);
-            let said: Value = serde_json::from_str(&process::output(&mut command)?)?;
-            let number = |key: &str| said[key].as_f64().with_context(|| format!("no {key} in eval's JSON"));
+            let figures: Value = serde_json::from_str(&process::output(&mut command)?)?;
+            let number =
+                |key: &str| figures[key].as_f64().with_context(|| format!("no {key} in eval's JSON"));
             report.ratios.push(vec![
                 length.to_string(),
                 sinks.to_string(),
@@ -56,7 +57,7 @@ pub fn run(options: Options) -> Result<Report> {
                 format!("{:.0}", number("tokens_forgotten")?),
                 format!("{:.1}", number("cache_bytes")? / 1e6),
             ]);
-            facts.push(json!({ "tokens": length, "sinks": sinks, "figures": said }));
+            facts.push(json!({ "tokens": length, "sinks": sinks, "figures": figures }));
         }
     }
     let mut rates = Vec::new();
@@ -87,7 +88,7 @@ fn generation_rate(programs: &Programs, model: &Path, count: usize) -> Result<f6
     figure(&fs::read_to_string(&log)?, &format!("generation: {count} tokens, "), " tokens/s")
 }
 
-/// mixbit's own text, without the separators.
+/// Writes mixbit's own text without the separators, and returns its path.
 fn one_document() -> Result<std::path::PathBuf> {
     let root = workspace::root();
     let text = fs::read_to_string(root.join("src/text/corpus/default.txt"))?;

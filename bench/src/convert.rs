@@ -1,11 +1,11 @@
-//! `cargo xtask bench convert`: float32 to float16, time and peak memory, beside what copying and reading cost.
+//! `cargo xtask bench convert`: time and peak memory of float32 to float16, beside copying and reading the same bytes.
 
 use anyhow::Result;
 use serde_json::json;
 
-use super::report::Report;
-use super::turns::{self, Job};
-use super::{Options, checkpoint};
+use crate::report::Report;
+use crate::turns::{self, Job};
+use crate::{Options, checkpoint};
 
 /// Runs the bench.
 pub fn run(options: Options) -> Result<Report> {

@@ -1,5 +1,5 @@
-//! Programs that read the same folder and write another, in turns, to a RAM disk and to the disk; and beside them what the
-//! hardware allows: nothing is faster than reading the input and writing the output.
+//! Programs that read one folder and write another, in turns, to a RAM disk and to the disk; and beside them the limits of
+//! the hardware: nothing is faster than reading the input and writing the output.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,15 +7,15 @@ use std::process::Command;
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use xtask::workspace;
 
-use super::Options;
-use super::measure::{self, Samples};
-use super::peers::{Programs, Who};
-use super::report::{Report, Rows, row};
-use super::table;
-use crate::workspace;
+use crate::Options;
+use crate::measure::{self, Samples};
+use crate::peers::{Programs, Who};
+use crate::report::{Report, Rows, row};
+use crate::table;
 
-/// What runs, in this order.
+/// Steps in the order they run.
 const STEPS: [Step; 6] = [
     Step::Program(Who::MlxLm),
     Step::Program(Who::MlxLmBlas),
@@ -45,32 +45,32 @@ impl Step {
     }
 }
 
-/// What is compared.
+/// Work that the programs are compared at.
 pub struct Job {
-    /// The bench's name.
+    /// Name of the bench.
     pub name: &'static str,
-    /// A model folder.
+    /// Model folder to read.
     pub input: PathBuf,
-    /// What mlx-lm and mixbit are asked to do, before the folders.
+    /// Arguments of mlx-lm and of mixbit, before the folders.
     pub arguments: [Vec<&'static str>; 2],
-    /// What is done and how much of it, for a further column of the two programs: the unit (per second) and the amounts.
+    /// A further column for the two programs: its unit, per second, and the amount of work that each does.
     pub work: Option<(&'static str, [f64; 2])>,
 }
 
-/// Everything that stays the same from run to run.
+/// Values that all runs share.
 struct Setting<'a> {
     job: &'a Job,
     programs: Programs,
     log: PathBuf,
 }
 
-/// All samples taken in one place, a row per step.
+/// All samples with the outputs in one place, one row per step.
 struct Place {
     name: String,
     rows: Vec<Samples>,
 }
 
-/// Measures; the report has the `title` and, for programs, the `facts`.
+/// Measures; the report has the `title`, and its JSON the `facts`.
 pub fn run(job: &Job, options: Options, title: &str, facts: &Value) -> Result<Report> {
     let root = workspace::root();
     let log = root.join("bench-data").join(format!("{}.log", job.name));
@@ -86,7 +86,7 @@ pub fn run(job: &Job, options: Options, title: &str, facts: &Value) -> Result<Re
 }
 
 impl Setting<'_> {
-    /// Measures with the outputs in `folder`, which is gone afterwards.
+    /// Measures with the outputs in `folder`, which is removed afterwards.
     fn place(&self, name: &str, folder: &Path, runs: u32) -> Result<Place> {
         let mut rows: Vec<Samples> = STEPS.iter().map(|_| Samples::default()).collect();
         remove(folder)?;
@@ -152,7 +152,7 @@ fn remove(folder: &Path) -> Result<()> {
 }
 
 impl Job {
-    /// Work per second of each run, of those that do any.
+    /// Returns the work per second of each run; `None` for steps that do no work.
     fn rates(&self, step: Step, samples: &Samples) -> Option<Vec<f64>> {
         let Step::Program(who) = step else { return None };
         let amount = self.work?.1[usize::from(who == Who::Mixbit)];
@@ -161,7 +161,7 @@ impl Job {
 }
 
 impl Place {
-    /// A peer's time over mixbit's, the same of peak memory, and mixbit's rate of work over the peer's.
+    /// Returns a peer's time over mixbit's, its peak memory over mixbit's, and mixbit's rate of work over the peer's.
     fn ratios(&self, job: &Job, index: usize) -> (f64, f64, Option<f64>) {
         let ([time, memory], [our_time, our_memory]) =
             (self.rows[index].medians(), self.rows[MIXBIT].medians());
@@ -237,7 +237,7 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bench::measure::Sample;
+    use crate::measure::Sample;
 
     fn place() -> Place {
         let samples = |seconds: f64| Samples(vec![Sample { seconds, peak: 2e6 * seconds }]);

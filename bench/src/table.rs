@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-/// The middle sample, or the mean of the two in the middle. Zero of none.
+/// Returns the middle sample, or the mean of the two in the middle; zero of none.
 pub fn median(samples: &[f64]) -> f64 {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -14,7 +14,7 @@ pub fn median(samples: &[f64]) -> f64 {
     }
 }
 
-/// Median, lowest and highest: `1.23 (1.20-1.40)`; of a single sample only itself.
+/// Returns median, lowest and highest as `1.23 (1.20-1.40)`; a single sample alone.
 pub fn spread(samples: &[f64], decimals: usize) -> String {
     if let [only] = samples {
         return format!("{only:.decimals$}");
@@ -24,7 +24,7 @@ pub fn spread(samples: &[f64], decimals: usize) -> String {
     format!("{:.decimals$} ({low:.decimals$}-{high:.decimals$})", median(samples))
 }
 
-/// A Markdown table with its columns aligned, the first to the left and the rest to the right; the first row is the header.
+/// Returns a Markdown table whose first row is the header. The first column is aligned to the left, the others to the right.
 pub fn markdown(rows: &[Vec<String>]) -> String {
     let count = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {

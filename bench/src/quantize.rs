@@ -1,19 +1,19 @@
 //! `cargo xtask bench quantize`: float32 to 4 bits in groups of 64, beside `mlx_lm.convert -q`.
 //!
-//! mlx-lm quantizes the embedding too, which mixbit keeps float: beside the time of the whole, the rate compares the bytes
-//! of input that were quantized.
+//! mlx-lm quantizes the embedding too, which mixbit keeps float. So beside the times, a rate compares the bytes of input that
+//! were quantized.
 
 use anyhow::Result;
 use serde_json::json;
 
-use super::report::Report;
-use super::turns::{self, Job};
-use super::{Options, checkpoint};
+use crate::report::Report;
+use crate::turns::{self, Job};
+use crate::{Options, checkpoint};
 
 /// Runs the bench.
 pub fn run(options: Options) -> Result<Report> {
     let checkpoint = checkpoint::mobilellm_r1_950m()?;
-    let (all, linear) = (checkpoint.matrix_bytes(true), checkpoint.matrix_bytes(false));
+    let (all, linear) = (checkpoint.matrix_bytes(), checkpoint.linear_bytes());
     let mlx_lm = [
         "convert",
         "-q",

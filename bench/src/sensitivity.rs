@@ -1,25 +1,23 @@
-//! `cargo xtask bench sensitivity`: how well sensitivities predict, on trained models. The measuring is in
-//! `benches/sensitivity.rs`, which has the library at hand.
-
-use std::process::Command;
+//! `cargo xtask bench sensitivity`: predictions of sensitivities beside measured KL divergences, on trained models.
+//! `benches/sensitivity.rs` measures, in a release build of the library.
 
 use anyhow::Result;
 use clap::Args;
+use xtask::{process, workspace};
 
-use super::trained::Folders;
-use crate::{process, workspace};
+use crate::trained::Folders;
 
-/// What to measure on.
+/// Options of the bench.
 #[derive(Args)]
 pub struct Options {
     #[command(flatten)]
     folders: Folders,
 }
 
-/// Runs it.
+/// Runs the bench.
 pub fn run(options: &Options) -> Result<()> {
     for trained in options.folders.all()? {
-        let mut command = Command::new("cargo");
+        let mut command = process::cargo();
         command.current_dir(workspace::root());
         command.args(["bench", "--quiet", "--bench", "sensitivity", "--", "--model"]).arg(&trained.model);
         if options.folders.texts.is_some() {

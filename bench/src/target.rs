@@ -1,8 +1,8 @@
-//! `cargo xtask bench target`: from a checkpoint and a text to a model of 5 bits a weight, beside mlx-lm's `dynamic_quant`
+//! `cargo xtask bench target`: from a checkpoint and a text to a model of 5 bits per weight, beside mlx-lm's `dynamic_quant`
 //! with 4 and 5 bits on the same tokens.
 //!
-//! dynamic_quant rounds to nearest and measures nothing afterwards; mixbit is timed doing just that, and as it comes: with
-//! GPTQ, and the evaluation at the end.
+//! dynamic_quant rounds to nearest and measures nothing afterwards. mixbit is timed doing just that, and with its defaults: GPTQ,
+//! and an evaluation at the end.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,18 +11,18 @@ use std::process::Command;
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
+use xtask::{smollm2, workspace};
 
-use super::floor::{self, Floor};
-use super::measure::{self, Samples};
-use super::peers::{Programs, Who};
-use super::report::{Report, row};
-use super::trained::{self, Trained};
-use super::{AllOptions, table};
-use crate::{smollm2, workspace};
+use crate::floor::{self, Floor};
+use crate::measure::{self, Samples};
+use crate::peers::{Programs, Who};
+use crate::report::{Report, row};
+use crate::trained::{self, Trained};
+use crate::{TrainedOptions, table};
 
 const TARGET: &str = "5";
 
-/// What runs, in this order: who, mixbit's arguments, its name in tables.
+/// Steps in the order they run: program, mixbit's arguments, name in tables.
 const STEPS: [(Who, &[&str], &str); 5] = [
     (Who::MlxLm, &[], "dynamic_quant"),
     (Who::MlxLmBlas, &[], "dynamic_quant, same BLAS"),
@@ -31,56 +31,54 @@ const STEPS: [(Who, &[&str], &str); 5] = [
     (Who::Mixbit, &[], "mixbit"),
 ];
 
-/// A model, its text, and how much of it.
+/// A model, its text, and the number of sequences to calibrate on.
 struct Case {
     name: String,
     model: PathBuf,
     text: PathBuf,
     samples: usize,
-    /// Whether mlx-lm as it comes runs: it may take an hour.
+    /// True if mlx-lm runs with its own BLAS too, which may take an hour.
     plain: bool,
 }
 
 const LENGTH: usize = 256;
-/// Of the sequences, how many mixbit measures sensitivities on.
+/// Number of sequences that mixbit measures sensitivities on.
 const SENSITIVITY_SAMPLES: usize = 16;
 
-/// What to run.
+/// Options of the bench.
 #[derive(Args)]
 pub struct Options {
     #[command(flatten)]
-    pub all: AllOptions,
+    pub trained: TrainedOptions,
     /// Leave SmolLM2-135M out
     #[arg(long)]
     pub small: bool,
 }
 
-/// Runs the bench, without the larger model if `small`.
-pub fn run(options: &AllOptions, small: bool) -> Result<Report> {
+/// Runs the bench.
+pub fn run(options: &Options) -> Result<Report> {
+    let Options { trained: TrainedOptions { common, folders }, small } = options;
     let programs = Programs::ready()?;
     let floor = Floor::measure(&programs)?;
-    let Trained { model, calibration, .. } = options.folders.main()?;
+    let Trained { model, calibration, .. } = folders.main()?;
     let name = model.file_name().unwrap_or_default().to_string_lossy().into_owned();
     // What the built-in text has is less than 48 sequences.
-    let samples = if options.folders.texts.is_some() { 48 } else { 24 };
+    let samples = if folders.texts.is_some() { 48 } else { 24 };
     let mut cases = Vec::new();
-    if !small {
+    if !*small {
         let large = smollm2::ensure()?;
-        let text = if options.folders.texts.is_some() {
-            calibration.clone()
-        } else {
-            trained::built_in_text()?[0].clone()
-        };
+        let text =
+            if folders.texts.is_some() { calibration.clone() } else { trained::built_in_text()?[0].clone() };
         for (samples, plain) in [(2, true), (48, false)] {
             let (name, model, text) = (smollm2::NAME.to_owned(), large.clone(), text.clone());
             cases.push(Case { name, model, text, samples, plain });
         }
     }
     cases.insert(0, Case { name, model, text: calibration, samples, plain: true });
-    let mut report = empty(options.runs);
+    let mut report = empty(common.runs);
     let mut facts = Vec::new();
     for case in &cases {
-        let samples = case.samples(&programs, options.runs)?;
+        let samples = case.samples(&programs, common.runs)?;
         let tokens = (case.samples * LENGTH) as f64;
         let measured = (case.samples.min(SENSITIVITY_SAMPLES) * LENGTH) as f64;
         let least =
@@ -90,7 +88,7 @@ pub fn run(options: &AllOptions, small: bool) -> Result<Report> {
             STEPS.iter().zip(&samples).map(|((.., name), samples)| samples.json(name)).collect();
         facts.push(json!({ "model": case.name, "tokens": tokens, "floor_seconds": least, "rows": rows }));
     }
-    report.facts = json!({ "runs": options.runs, "matmul_flops": floor.flops, "cases": facts });
+    report.facts = json!({ "runs": common.runs, "matmul_flops": floor.flops, "cases": facts });
     Ok(report)
 }
 
@@ -98,7 +96,7 @@ fn empty(runs: u32) -> Report {
     Report {
         name: "target",
         title: format!(
-            "measure, choose, quantize to {TARGET} bits a weight and write; float32; runs in turns: {runs} (of mlx-lm \
+            "measure, choose, quantize to {TARGET} bits per weight and write; float32; runs in turns: {runs} (of mlx-lm \
              as it comes one), median (lowest-highest)"
         ),
         ratios: vec![row(&[
@@ -111,7 +109,7 @@ fn empty(runs: u32) -> Report {
         rows: vec![row(&["model", "", "seconds", "peak MB"])],
         notes: vec![format!(
             "Floor: mixbit's passes forward and back over the {SENSITIVITY_SAMPLES} sequences that sensitivities are \
-                 measured on, 6 operations a parameter and token, and forward over all for GPTQ, 2, at the rate of a \
+                 measured on, 6 operations per parameter and token, and forward over all for GPTQ, 2, at the rate of a \
                  large matrix product. dynamic_quant goes forward and back over all."
         )],
         facts: json!({}),

@@ -1,12 +1,11 @@
-//! Trained models and their texts: the bundled ones, and those of folders that are given.
+//! Trained models and their texts: the bundled ones, and those in folders that the user names.
 
 use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 use clap::Args;
-
-use crate::workspace;
+use xtask::workspace;
 
 /// Folders of further models and of texts.
 #[derive(Args, Clone)]
@@ -22,7 +21,7 @@ pub struct Folders {
 
 /// A model with text to calibrate on and other text to evaluate on.
 pub struct Trained {
-    /// Its folder.
+    /// Folder of the model.
     pub model: PathBuf,
     /// Text to calibrate on.
     pub calibration: PathBuf,
@@ -31,30 +30,30 @@ pub struct Trained {
 }
 
 impl Trained {
-    /// The folder's name.
+    /// Returns the name of the model's folder.
     pub fn name(&self) -> String {
         self.model.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
 }
 
 impl Folders {
-    /// The bundled model, and the others by name.
+    /// Returns the bundled model, then the others by name.
     pub fn all(&self) -> Result<Vec<Trained>> {
         let mut models = vec![workspace::root().join("fixtures/models/mobilellm-docs-1m")];
         if let Some(folder) = &self.models {
             let entries =
                 fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?;
-            let mut found: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-            found.retain(|path| {
+            let mut others: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+            others.retain(|path| {
                 path.join("config.json").is_file() && path.file_name() != models[0].file_name()
             });
-            found.sort();
-            models.extend(found);
+            others.sort();
+            models.extend(others);
         }
         models.into_iter().map(|model| self.with_texts(model)).collect()
     }
 
-    /// The one that most is measured on: the largest there is.
+    /// Returns the model that most is measured on: the largest.
     pub fn main(&self) -> Result<Trained> {
         let size = |trained: &Trained| {
             fs::metadata(trained.model.join("model.safetensors")).map_or(0, |data| data.len())
@@ -76,7 +75,8 @@ impl Folders {
     }
 }
 
-/// The documents of the text that mixbit carries, two of three to calibrate on.
+/// Writes the documents of the text that mixbit carries into two files: two of three to calibrate on, the others to evaluate
+/// on.
 pub fn built_in_text() -> Result<[PathBuf; 2]> {
     const SEPARATOR: &str = "\n<|endoftext|>\n";
     let root = workspace::root();

@@ -7,15 +7,17 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::json;
+use xtask::build::{Profile, build_mixbit};
+use xtask::{process, smollm2, workspace};
 
-use super::report::{Report, row};
-use super::trained::{Folders, Trained};
-use crate::{process, smollm2, workspace};
+use crate::report::{Report, row};
+use crate::trained::{Folders, Trained};
 
-/// Samples a second of processor time.
+/// Samples per second of processor time.
 const FREQUENCY: u32 = 997;
 
-/// Kinds of work. A sampled function is of the first whose library and a part of its name fit; an empty part fits every name.
+/// Kinds of work: name, library, parts of function names. A sampled function is of the first kind whose library and one of
+/// whose parts fit; an empty part fits every name.
 const KINDS: [(&str, &str, &[&str]); 15] = [
     (WAITING, "openblas", &["thread_server"]),
     ("matrix products: kernels", "openblas", &["kernel"]),
@@ -36,7 +38,7 @@ const KINDS: [(&str, &str, &[&str]); 15] = [
 const WAITING: &str = "waiting for another thread";
 const OTHER: &str = "other";
 
-/// What to profile on.
+/// Options of the bench.
 #[derive(Args)]
 pub struct Options {
     #[command(flatten)]
@@ -51,7 +53,7 @@ type Times = Vec<(&'static str, f64)>;
 
 /// Runs the bench.
 pub fn run(options: &Options) -> Result<Report> {
-    let mixbit = workspace::root().join(workspace::release()?);
+    let mixbit = workspace::root().join(build_mixbit(Profile::Release)?);
     let folder = workspace::root().join("bench-data/profile");
     fs::create_dir_all(&folder)?;
     let trained = options.folders.main()?;
@@ -64,7 +66,7 @@ pub fn run(options: &Options) -> Result<Report> {
     Ok(Report {
         name: "profile",
         title: format!(
-            "{}: seconds of processor time and their share, {FREQUENCY} samples a second; 48 x 256 tokens to \
+            "{}: seconds of processor time and their share, {FREQUENCY} samples per second; 48 x 256 tokens to \
              calibrate on, 24 x 256 to evaluate; run: 64 tokens of {} in float16",
             trained.name(),
             smollm2::NAME
@@ -82,13 +84,13 @@ pub fn run(options: &Options) -> Result<Report> {
 fn commands(trained: &Trained, folder: &Path) -> Result<Vec<(&'static str, Vec<PathBuf>)>> {
     let Trained { model, calibration, data } = trained;
     let words = |words: &[&str]| words.iter().map(PathBuf::from).collect::<Vec<_>>();
-    let given = |command: &str, from: &str, to: &str, out: &str| {
+    let calibrated = |command: &str, from: &str, to: &str, out: &str| {
         let mut all = words(&[command, "--overwrite", "--samples", "48", "--sequence-length", "256", from]);
         all.extend([model.clone(), to.into(), folder.join(out), "--calibration".into(), calibration.clone()]);
         all
     };
     let quantized = folder.join("quantized");
-    let mut quantize = given("quantize", "--hf-path", "--mlx-path", "quantized");
+    let mut quantize = calibrated("quantize", "--hf-path", "--mlx-path", "quantized");
     quantize.extend(words(&["--target-bpw", "4.5"]));
     // Of a small model little but threads waking each other would be seen.
     let mut answer = words(&["run", "--prompt", "The", "--max-tokens", "64", "--model"]);
@@ -96,7 +98,7 @@ fn commands(trained: &Trained, folder: &Path) -> Result<Vec<(&'static str, Vec<P
     let mut eval = words(&["eval", "--sequence-length", "256", "--max-tokens", "6144", "--model"]);
     eval.extend([quantized, "--reference".into(), model.clone(), "--data".into(), data.clone()]);
     Ok(vec![
-        ("analyze", given("analyze", "--model", "--out", "table.json")),
+        ("analyze", calibrated("analyze", "--model", "--out", "table.json")),
         ("quantize", quantize),
         ("run", answer),
         ("eval", eval),
@@ -122,9 +124,9 @@ fn sampled(mixbit: &Path, arguments: &[PathBuf], data: &Path) -> Result<Times> {
         "-t",
         "|",
     ]);
-    let said = process::output(report.arg("-i").arg(data))?;
+    let listing = process::output(report.arg("-i").arg(data))?;
     let mut times: Times = Vec::new();
-    for line in said.lines().filter(|line| !line.starts_with('#')) {
+    for line in listing.lines().filter(|line| !line.starts_with('#')) {
         let mut fields = line.splitn(4, '|').skip(1);
         let (Some(samples), Some(library), Some(function)) = (fields.next(), fields.next(), fields.next())
         else {
@@ -132,7 +134,7 @@ fn sampled(mixbit: &Path, arguments: &[PathBuf], data: &Path) -> Result<Times> {
         };
         let seconds = samples.trim().parse::<f64>()? / f64::from(FREQUENCY);
         let kind = kind(library, function);
-        match times.iter_mut().find(|(known, _)| *known == kind) {
+        match times.iter_mut().find(|(name, _)| *name == kind) {
             Some((_, time)) => *time += seconds,
             None => times.push((kind, seconds)),
         }
@@ -143,9 +145,9 @@ fn sampled(mixbit: &Path, arguments: &[PathBuf], data: &Path) -> Result<Times> {
 fn kind(library: &str, function: &str) -> &'static str {
     // The program's own name is a part of its library's.
     let fits = |of: &str| if of == "mixbit" { library.trim() == of } else { library.contains(of) };
-    let found =
+    let fitting =
         KINDS.iter().find(|(_, of, parts)| fits(of) && parts.iter().any(|part| function.contains(part)));
-    found.map_or(OTHER, |(kind, ..)| kind)
+    fitting.map_or(OTHER, |(kind, ..)| kind)
 }
 
 fn table(columns: &[(&'static str, Times)]) -> Vec<Vec<String>> {

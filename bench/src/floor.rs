@@ -1,4 +1,4 @@
-//! What the machine allows: the rates that floors are computed from.
+//! Rates of the machine that floors are computed from: matrix products and reading memory.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -7,11 +7,12 @@ use std::time::Instant;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
+use xtask::process;
 
-use super::peers::{Programs, Who};
-use crate::process;
+use crate::peers::{Programs, Who};
 
-/// A float32 product of 2048 x 2048 matrices by the BLAS that mixbit uses, the best of some.
+/// Python that prints the operations per second of a float32 product of 2048 x 2048 matrices, the best of 20, by the BLAS that
+/// mixbit uses.
 const MATMUL: &str = "
 import time, mlx.core as mx
 a, b = mx.random.normal((2048, 2048)), mx.random.normal((2048, 2048))
@@ -26,25 +27,25 @@ print(2 * 2048**3 / best)
 
 /// Rates of this machine.
 pub struct Floor {
-    /// Float32 operations a second of a large matrix product.
+    /// Float32 operations per second of a large matrix product.
     pub flops: f64,
-    /// Bytes a second of reading memory with all threads.
+    /// Bytes per second of reading memory with all threads.
     pub bandwidth: f64,
 }
 
 impl Floor {
-    /// Measures both; some seconds.
+    /// Measures both, which takes some seconds.
     pub fn measure(programs: &Programs) -> Result<Self> {
-        let said = process::output(programs.command(Who::MlxLmBlas)?.args(["-c", MATMUL]))?;
-        let flops = said.trim().parse().context("the matrix product printed no rate")?;
+        let printed = process::output(programs.command(Who::MlxLmBlas)?.args(["-c", MATMUL]))?;
+        let flops = printed.trim().parse().context("the matrix product printed no rate")?;
         // In a process of its own: a child's peak of memory begins with what its parent held.
-        let said = process::output(Command::new(std::env::current_exe()?).arg("bandwidth"))?;
-        let bandwidth = said.trim().parse().context("no rate of reading memory was printed")?;
+        let printed = process::output(Command::new(std::env::current_exe()?).arg("bandwidth"))?;
+        let bandwidth = printed.trim().parse().context("no rate of reading memory was printed")?;
         Ok(Self { flops, bandwidth })
     }
 }
 
-/// Bytes a second of reading memory with all threads: the best of several reads of 512 MB.
+/// Measures the bytes per second of reading memory with all threads: the best of several reads of 512 MB.
 pub fn bandwidth() -> f64 {
     let words = vec![1u64; 64 << 20];
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -60,10 +61,10 @@ pub fn bandwidth() -> f64 {
     (0..5).map(|_| read()).fold(0.0, f64::max)
 }
 
-/// The parameters of a model folder.
+/// Returns the number of parameters in a model folder.
 pub fn parameters(programs: &Programs, model: &Path) -> Result<f64> {
     let mut command = programs.command(Who::Mixbit)?;
-    let said: Value =
+    let inventory: Value =
         serde_json::from_str(&process::output(command.args(["inspect", "--json"]).arg(model))?)?;
-    said["parameters"].as_f64().context("inspect gave no parameters")
+    inventory["parameters"].as_f64().context("inspect gave no parameters")
 }

@@ -6,18 +6,18 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde_json::json;
+use xtask::{smollm2, workspace};
 
-use super::floor::Floor;
-use super::peers::{Programs, Who};
-use super::report::{Report, row};
-use super::{Options, measure, table};
-use crate::{smollm2, workspace};
+use crate::floor::Floor;
+use crate::peers::{Programs, Who};
+use crate::report::{Report, row};
+use crate::{Options, measure, table};
 
 const PROMPT_TOKENS: u32 = 256;
 const NEW_TOKENS: u32 = 64;
 
-/// What runs: who, the type that mlx-lm's weights are made, the name in tables. mlx-lm computes in the file's float16, for
-/// which processors without Apple's units are slow.
+/// Programs in the order they run: which one, the type that mlx-lm's weights are cast to, the name in tables. mlx-lm computes
+/// in the file's float16, which is slow on processors without Apple's units.
 const STEPS: [(Who, Option<&str>, &str); 4] = [
     (Who::MlxLm, None, "mlx-lm"),
     (Who::MlxLm, Some("float32"), "mlx-lm, weights made float32"),
@@ -26,7 +26,7 @@ const STEPS: [(Who, Option<&str>, &str); 4] = [
 ];
 const MIXBIT: usize = 3;
 
-/// What each run said.
+/// Figures that each run of a program printed.
 #[derive(Default)]
 struct Rates {
     load: Vec<f64>,
@@ -45,10 +45,14 @@ pub fn run(options: Options) -> Result<Report> {
         eprintln!("bench: run {run} of {}", options.runs);
         for ((who, dtype, _), rates) in STEPS.into_iter().zip(&mut rows) {
             measure::child(&command(&programs, who, dtype, &model)?, &log)?;
-            let said = fs::read_to_string(&log)?;
-            rates.load.push(figure(&said, "load time: ", " s")?);
-            rates.prompt.push(figure(&said, &format!("prompt: {PROMPT_TOKENS} tokens, "), " tokens/s")?);
-            rates.generation.push(figure(&said, &format!("generation: {NEW_TOKENS} tokens, "), " tokens/s")?);
+            let log_text = fs::read_to_string(&log)?;
+            rates.load.push(figure(&log_text, "load time: ", " s")?);
+            rates.prompt.push(figure(&log_text, &format!("prompt: {PROMPT_TOKENS} tokens, "), " tokens/s")?);
+            rates.generation.push(figure(
+                &log_text,
+                &format!("generation: {NEW_TOKENS} tokens, "),
+                " tokens/s",
+            )?);
         }
     }
     Ok(report(options.runs, &floor, &rows))
@@ -70,12 +74,13 @@ fn command(programs: &Programs, who: Who, dtype: Option<&str>, model: &Path) -> 
     Ok(command)
 }
 
-/// The number between `before` and `after`, where they were last printed.
-pub fn figure(said: &str, before: &str, after: &str) -> Result<f64> {
-    said.lines()
+/// Returns the number between `before` and `after` on the last line that has both.
+pub fn figure(output: &str, before: &str, after: &str) -> Result<f64> {
+    output
+        .lines()
         .rev()
         .find_map(|line| line.split_once(before)?.1.split_once(after)?.0.trim().parse().ok())
-        .with_context(|| format!("no `{before}..{after}` in:\n{said}"))
+        .with_context(|| format!("no `{before}..{after}` in:\n{output}"))
 }
 
 fn report(runs: u32, floor: &Floor, rows: &[Rates; 4]) -> Report {
@@ -98,7 +103,7 @@ fn report(runs: u32, floor: &Floor, rows: &[Rates; 4]) -> Report {
             table::spread(&rates.generation, 1),
         ]);
     }
-    // Reading the float16 file; two operations a weight and token; reading all linear weights in float32 a token.
+    // Reading the float16 file; two operations per weight and token; reading all linear weights in float32 per token.
     let bounds = [
         2.0 * smollm2::PARAMETERS / floor.bandwidth,
         floor.flops / (2.0 * smollm2::LINEAR),
@@ -129,7 +134,7 @@ fn report(runs: u32, floor: &Floor, rows: &[Rates; 4]) -> Report {
         rows: lines,
         notes: vec![
             "Floors: reading the file from memory; the prompt's operations at the rate of a large matrix product; \
-             reading the float32 weights once a token."
+             reading the float32 weights once per token."
                 .to_owned(),
         ],
         facts: json!({
@@ -148,9 +153,9 @@ mod tests {
 
     #[test]
     fn figures_are_read() -> Result<()> {
-        let said = "noise\nprompt: 256 tokens, 1234.5 tokens/s\npeak memory: 1.2 GB, load time: 0.25 s\n";
-        assert!((figure(said, "prompt: 256 tokens, ", " tokens/s")? - 1234.5).abs() < 1e-9);
-        assert!((figure(said, "load time: ", " s")? - 0.25).abs() < 1e-9);
+        let log_text = "noise\nprompt: 256 tokens, 1234.5 tokens/s\npeak memory: 1.2 GB, load time: 0.25 s\n";
+        assert!((figure(log_text, "prompt: 256 tokens, ", " tokens/s")? - 1234.5).abs() < 1e-9);
+        assert!((figure(log_text, "load time: ", " s")? - 0.25).abs() < 1e-9);
         assert!(figure("nothing", "load time: ", " s").is_err());
         Ok(())
     }

@@ -1,13 +1,13 @@
-//! Giving mlx-lm the BLAS that mixbit uses, so that a comparison is not one of linear algebra libraries.
+//! The BLAS that mixbit uses, preloaded into mlx-lm, so that a comparison is not one of linear algebra libraries.
 
 use std::process::Command;
 
 use anyhow::Result;
 
-/// Makes `command` load it. Linux only: on macOS both use Accelerate and Metal.
+/// Makes `command` preload the BLAS. Linux only: on macOS both programs use Accelerate and Metal.
 #[cfg(target_os = "linux")]
 pub fn blas(command: &mut Command) -> Result<()> {
-    use crate::{process, workspace};
+    use xtask::{process, workspace};
 
     let root = workspace::root();
     let library = root.join("bench-data/libblas-preload.so");
@@ -26,14 +26,14 @@ pub fn blas(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Whether `file` is there and was written after all `sources`.
+/// True if `file` is there and was written after all `sources`.
 #[cfg(target_os = "linux")]
 fn newer(file: &std::path::Path, sources: &[std::path::PathBuf]) -> bool {
     let time = |path: &std::path::Path| std::fs::metadata(path).and_then(|data| data.modified()).ok();
-    time(file).is_some_and(|made| sources.iter().all(|source| time(source).is_some_and(|at| at < made)))
+    time(file).is_some_and(|written| sources.iter().all(|source| time(source).is_some_and(|at| at < written)))
 }
 
-/// Nothing to do.
+/// Leaves `command` as it is.
 #[cfg(not(target_os = "linux"))]
 pub fn blas(_command: &mut Command) -> Result<()> {
     Ok(())

@@ -1,7 +1,7 @@
 """Make a trained model with experts (`qwen3_moe`) out of a small dense one: none that is published is small enough.
 
     .venv/bin/pip install torch
-    .venv/bin/python xtask/upcycle.py --model DENSE --text TEXT --out FOLDER
+    .venv/bin/python bench/peers/upcycle.py --model DENSE --text TEXT --out FOLDER
 
 DENSE is a `llama4_text` model with RoPE in every layer, as fixtures/models/mobilellm-docs-1m is. Its attention stays as it
 is: weightless norms become weights of 1, and interleaved RoPE the other kind by another order of rows. Each MLP is parted

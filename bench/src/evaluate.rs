@@ -1,4 +1,4 @@
-//! `cargo xtask bench eval`: tokens a second of computing a perplexity, beside mlx-lm's `perplexity`.
+//! `cargo xtask bench eval`: tokens per second of computing a perplexity, beside mlx-lm's `perplexity`.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,17 +6,17 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
+use xtask::{smollm2, workspace};
 
-use super::floor::{self, Floor};
-use super::measure;
-use super::peers::{Programs, Who};
-use super::report::{Report, row};
-use super::{AllOptions, table, trained};
-use crate::{smollm2, workspace};
+use crate::floor::{self, Floor};
+use crate::measure;
+use crate::peers::{Programs, Who};
+use crate::report::{Report, row};
+use crate::{TrainedOptions, table, trained};
 
 const LENGTH: usize = 256;
 
-/// A model, its text, and how much of it.
+/// A model, its text, and the number of windows to evaluate.
 struct Case {
     name: String,
     model: PathBuf,
@@ -25,7 +25,7 @@ struct Case {
 }
 
 /// Runs the bench.
-pub fn run(options: &AllOptions) -> Result<Report> {
+pub fn run(options: &TrainedOptions) -> Result<Report> {
     let programs = Programs::ready()?;
     let floor = Floor::measure(&programs)?;
     let main = options.folders.main()?;
@@ -43,12 +43,12 @@ pub fn run(options: &AllOptions) -> Result<Report> {
         name: "eval",
         title: format!(
             "perplexity on windows of {LENGTH} tokens, float32; runs in turns: {}, median (lowest-highest)",
-            options.runs
+            options.common.runs
         ),
         ratios: vec![row(&["mixbit's speed over", "mlx-lm", "mlx-lm, same BLAS"])],
-        rows: vec![row(&["model", "", "tokens a second"])],
+        rows: vec![row(&["model", "", "tokens per second"])],
         notes: vec![
-            "Without loading the model. Floor: 2 operations a parameter and token at the rate of a large matrix \
+            "Without loading the model. Floor: 2 operations per parameter and token at the rate of a large matrix \
              product."
                 .to_owned(),
         ],
@@ -57,9 +57,9 @@ pub fn run(options: &AllOptions) -> Result<Report> {
     let mut facts = Vec::new();
     for case in &cases {
         let most = floor.flops / 2.0 / floor::parameters(&programs, &case.model)?;
-        facts.push(case.measure(&programs, options.runs, most, &mut report)?);
+        facts.push(case.measure(&programs, options.common.runs, most, &mut report)?);
     }
-    report.facts = json!({ "runs": options.runs, "matmul_flops": floor.flops, "cases": facts });
+    report.facts = json!({ "runs": options.common.runs, "matmul_flops": floor.flops, "cases": facts });
     Ok(report)
 }
 
@@ -88,8 +88,8 @@ impl Case {
         let folder = workspace::root().join("bench-data");
         let (scores, log) = (folder.join("eval.json"), folder.join("eval.log"));
         measure::child(&self.command(programs, who, &scores)?, &log)?;
-        let said: Value = serde_json::from_str(&fs::read_to_string(&scores)?)?;
-        said["tokens_per_second"].as_f64().context("no tokens_per_second in the scores")
+        let scores: Value = serde_json::from_str(&fs::read_to_string(&scores)?)?;
+        scores["tokens_per_second"].as_f64().context("no tokens_per_second in the scores")
     }
 
     fn command(&self, programs: &Programs, who: Who, scores: &Path) -> Result<Command> {

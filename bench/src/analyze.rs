@@ -1,20 +1,21 @@
-//! `cargo xtask bench analyze`: time and peak memory of sensitivities, and that memory does not grow with depth.
+//! `cargo xtask bench analyze`: time and peak memory of sensitivities; memory must not grow with depth.
 
 use std::process::Command;
 
 use anyhow::Result;
 use clap::Args;
 use serde_json::json;
+use xtask::build::{Profile, build_mixbit};
+use xtask::workspace;
 
-use super::measure::{self, Samples};
-use super::report::{Report, row};
-use super::{checkpoint, table};
-use crate::workspace;
+use crate::measure::{self, Samples};
+use crate::report::{Report, row};
+use crate::{checkpoint, table};
 
 const SAMPLES: usize = 16;
 const LENGTH: usize = 512;
 
-/// What to measure.
+/// Options of the bench.
 #[derive(Args)]
 pub struct Options {
     /// How often each model is measured
@@ -31,7 +32,7 @@ pub struct Options {
 /// Runs the bench.
 pub fn run(options: &Options) -> Result<Report> {
     let root = workspace::root();
-    let mixbit = root.join(workspace::release()?);
+    let mixbit = root.join(build_mixbit(Profile::Release)?);
     let mut rows = Vec::new();
     for checkpoint in [checkpoint::mobilellm_r1_950m()?, checkpoint::mobilellm_r1_deep()?] {
         let model = checkpoint.ensure()?;
@@ -49,7 +50,7 @@ pub fn run(options: &Options) -> Result<Report> {
         rows.push((checkpoint, samples));
     }
     let growth = rows[1].1.medians()[1] / rows[0].1.medians()[1];
-    let mut cells = vec![row(&["", "seconds", "peak MB", "GFLOP a second"])];
+    let mut cells = vec![row(&["", "seconds", "peak MB", "GFLOP per second"])];
     for (checkpoint, samples) in &rows {
         // Forward, and twice that back; the tied head counts as a layer, without a gradient of its own.
         let flops = 6.0 * (SAMPLES * LENGTH * checkpoint.parameters()) as f64;

@@ -10,18 +10,18 @@ use std::process::Command;
 use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::{Value, json};
+use xtask::{process, workspace};
 
-use super::peers::{Programs, Who};
-use super::report::{Report, row};
-use super::trained::{Folders, Trained};
-use super::{AllOptions, llama_cpp};
-use crate::{process, workspace};
+use crate::peers::{Programs, Who};
+use crate::report::{Report, row};
+use crate::trained::{Folders, Trained};
+use crate::{TrainedOptions, llama_cpp};
 
 const TARGETS: [f64; 7] = [2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0];
-/// Ways to round; the last two are GPTQ with refinement or distillation after it.
+/// Ways to quantize; the last two are GPTQ with refinement or distillation after it.
 const WAYS: [&str; 5] = ["rtn", "search", "gptq", "refined", "distilled"];
 
-/// What to measure on.
+/// Options of the bench.
 #[derive(Args)]
 pub struct Options {
     /// One trained model, instead of the bundled one and those of --models
@@ -59,8 +59,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// The usual amounts, on the folders of `options`.
-    pub fn all(options: &AllOptions) -> Self {
+    /// Returns the usual amounts, for the folders of `options`.
+    pub fn from_trained(options: &TrainedOptions) -> Self {
         Self {
             model: None,
             calibration: None,
@@ -72,7 +72,7 @@ impl Options {
             refine: 2,
             distill: 150,
             no_peers: false,
-            json: options.json,
+            json: options.common.json,
         }
     }
 
@@ -106,7 +106,7 @@ struct Bench<'a> {
     missing: Vec<String>,
 }
 
-/// Runs the bench; a report a model.
+/// Runs the bench; one report per model.
 pub fn run(options: &Options) -> Result<Vec<Report>> {
     options.models()?.iter().map(|trained| on(options, trained)).collect()
 }
@@ -151,7 +151,7 @@ impl Bench<'_> {
                 continue;
             }
             let scored = ["--rounding", rounding, "--out", &table, "--overwrite"];
-            // What follows GPTQ goes on from its table.
+            // Refinement and distillation use GPTQ's table.
             if after.is_empty() {
                 self.mixbit(&[&["analyze", "--quiet", "--model", &model], &scored[..], &sized].concat())?;
             }
@@ -178,8 +178,8 @@ impl Bench<'_> {
         let model = self.trained.model.to_string_lossy();
         let paths =
             ["quantize", "--quiet", "--overwrite", "--hf-path", &model, "--mlx-path", &out.to_string_lossy()];
-        let said = match self.mixbit(&[&paths[..], arguments].concat()) {
-            Ok(said) => said,
+        let printed = match self.mixbit(&[&paths[..], arguments].concat()) {
+            Ok(printed) => printed,
             // A row of the table, as a peer's failure is.
             Err(error) if error.to_string().contains("cannot be reached") => {
                 self.missing.push(format!("{name}: the size cannot be reached"));
@@ -187,7 +187,7 @@ impl Bench<'_> {
             }
             Err(error) => return Err(error),
         };
-        let predicted = said.lines().find_map(|line| {
+        let predicted = printed.lines().find_map(|line| {
             line.strip_prefix("predicted KL divergence: ")?.split_whitespace().next()?.parse().ok()
         });
         self.score(name.to_owned(), false, &out, predicted)
@@ -202,7 +202,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// The scores of a model folder against the float model.
+    /// Evaluates a model folder against the float model; returns the scores.
     fn evaluate(&self, folder: &Path, further: &[&str]) -> Result<Value> {
         let length = self.options.sequence_length;
         let mut command = self.programs.command(Who::Mixbit)?;
@@ -236,11 +236,11 @@ impl Bench<'_> {
             return Ok(());
         };
         let reference = self.work.join("reference.safetensors");
-        let kept = reference.to_string_lossy().into_owned();
+        let reference_path = reference.to_string_lossy().into_owned();
         let model = self.trained.model.clone();
-        self.evaluate(&model, &["--save-reference", &kept, "--overwrite"])?;
+        self.evaluate(&model, &["--save-reference", &reference_path, "--overwrite"])?;
         let mut command = Command::new(python);
-        command.arg(workspace::root().join("xtask/bench_llama_cpp.py"));
+        command.arg(workspace::root().join("bench/peers/bench_llama_cpp.py"));
         command.arg("--model").arg(&self.trained.model).arg("--reference").arg(&reference);
         command.arg("--out").arg(self.work.join("llama.cpp")).env("GGML_NO_BACKTRACE", "1");
         for row in self.peer_rows(&mut command)? {
@@ -251,21 +251,21 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// What a script printed, a line a model; failures are kept for the notes.
+    /// Runs a script and returns the rows that it printed, one per model; failures go to the notes.
     fn peer_rows(&mut self, command: &mut Command) -> Result<Vec<Value>> {
         let output = command.output()?;
         let mut rows = Vec::new();
-        let said = String::from_utf8_lossy(&output.stdout);
+        let printed = String::from_utf8_lossy(&output.stdout);
         if !output.status.success() {
             // A peer that breaks off is a gap in the table.
-            let said = String::from_utf8_lossy(&output.stderr);
+            let printed = String::from_utf8_lossy(&output.stderr);
             // Progress bars begin their lines anew.
-            let last = said.split(['\n', '\r']).rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+            let last = printed.split(['\n', '\r']).rfind(|line| !line.trim().is_empty()).unwrap_or_default();
             let script = command.get_args().next().map(Path::new).and_then(Path::file_name);
             let script = script.unwrap_or_default().to_string_lossy();
             self.missing.push(format!("{script} broke off: {}", last.trim()));
         }
-        for line in said.lines().filter(|line| line.starts_with('{')) {
+        for line in printed.lines().filter(|line| line.starts_with('{')) {
             let row: Value = serde_json::from_str(line)?;
             if let Some(failed) = row["failed"].as_str() {
                 self.missing.push(format!("{}: {failed}", row["name"].as_str().unwrap_or_default()));
@@ -276,7 +276,7 @@ impl Bench<'_> {
         Ok(rows)
     }
 
-    /// The peer with the lowest KL divergence among those that are no larger than `bpw`, with 0.05 of leniency.
+    /// Returns the peer with the lowest KL divergence among those of at most `bpw` + 0.05 bits per weight.
     fn best_peer(&self, bpw: f64) -> Option<&Row> {
         let peers = self.rows.iter().filter(|row| row.peer && row.bpw <= bpw + 0.05);
         peers.min_by(|a, b| a.kl().total_cmp(&b.kl()))
@@ -333,7 +333,7 @@ impl Bench<'_> {
             name: "quality",
             title: format!(
                 "{name}: calibrated on {} x {length} tokens, evaluated on {} x {length} others; KL divergence from the \
-                 float model in nats a token; float perplexity {:.3}",
+                 float model in nats per token; float perplexity {:.3}",
                 self.options.samples,
                 self.options.windows,
                 float.unwrap_or(f64::NAN),

@@ -1,4 +1,4 @@
-//! Running a program under the clock: its time and the peak of its memory.
+//! Running a program under the clock: time and peak memory.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -6,14 +6,14 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
+use xtask::process;
 
-use super::launch::{self, Ended};
-use super::table;
-use crate::process;
+use crate::launch::{self, Ended};
+use crate::table;
 
-/// What one run took.
+/// Time and memory of one run.
 pub struct Sample {
-    /// From start to end.
+    /// Seconds from start to end.
     pub seconds: f64,
     /// Peak resident set in bytes, as the kernel counts it: mapped files are in it as far as they were touched.
     pub peak: f64,
@@ -24,22 +24,22 @@ pub struct Sample {
 pub struct Samples(pub Vec<Sample>);
 
 impl Samples {
-    /// Of each run.
+    /// Returns the seconds of each run.
     pub fn seconds(&self) -> Vec<f64> {
         self.0.iter().map(|sample| sample.seconds).collect()
     }
 
-    /// Peak memory of each run in MB (1e6 bytes).
+    /// Returns the peak memory of each run in MB (1e6 bytes).
     pub fn megabytes(&self) -> Vec<f64> {
         self.0.iter().map(|sample| sample.peak / 1e6).collect()
     }
 
-    /// Medians of [`Self::seconds`] and [`Self::megabytes`].
+    /// Returns the medians of [`Self::seconds`] and [`Self::megabytes`].
     pub fn medians(&self) -> [f64; 2] {
         [self.seconds(), self.megabytes()].map(|values| table::median(&values))
     }
 
-    /// Name and samples, for programs.
+    /// Returns name and samples as JSON.
     pub fn json(&self, name: &str) -> Value {
         let peaks: Vec<f64> = self.0.iter().map(|sample| sample.peak).collect();
         json!({ "name": name, "seconds": self.seconds(), "peak_bytes": peaks })
@@ -49,16 +49,16 @@ impl Samples {
 /// Runs a command to its end; what it prints goes to `log`, and into the error when it fails.
 pub fn child(command: &Command, log: &Path) -> Result<Sample> {
     let file = File::create(log).with_context(|| format!("cannot write {}", log.display()))?;
-    let launcher = std::env::current_exe().context("cannot find xtask's own program")?;
+    let launcher = std::env::current_exe().context("cannot find the program of the benches")?;
     let Ended { seconds, peak, status } = launch::run(&launcher, command, file)?;
     if status != 0 {
-        let said = fs::read_to_string(log).unwrap_or_default();
-        bail!("`{}` failed\n{}", process::line(command), said.trim());
+        let output = fs::read_to_string(log).unwrap_or_default();
+        bail!("`{}` failed\n{}", process::line(command), output.trim());
     }
     Ok(Sample { seconds, peak })
 }
 
-/// Writes what the kernel still holds back, so that one run does not pay for another's output.
+/// Flushes the kernel's caches to disk, so that one run does not pay for another's output.
 pub fn sync() {
     // SAFETY: takes nothing and always succeeds.
     unsafe { libc::sync() };

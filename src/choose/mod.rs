@@ -1,4 +1,4 @@
-//! What each layer gets: candidates, sensitivity tables, allocation, plans, rules and recipes. Arithmetic only.
+//! Choice of each layer's bits: candidates, sensitivity tables, allocation, plans, rules and recipes. Arithmetic only.
 pub mod allocate;
 pub mod candidate;
 pub mod correction;
@@ -8,3 +8,4 @@ pub mod recipe;
 pub mod rules;
 pub mod scores;
 pub mod table;
+pub mod table_journal;

@@ -2,11 +2,11 @@
 pub mod distill;
 pub mod inputs;
 pub mod job;
-pub mod kept_layers;
-pub mod kept_rounds;
 pub mod proof;
 pub mod refine;
+pub mod refinement_journal;
 pub mod round;
+pub mod rounding_journal;
 pub mod stage;
 pub mod tuning;
 pub mod unfinished;

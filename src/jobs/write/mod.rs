@@ -8,3 +8,4 @@ pub use companions::Parts;
 pub use damage::{Warnings, check_values, unroundable};
 pub use producers::{CastTensor, Codes, Container, CopyTensor, DequantizeTensor, QuantizeTensor, write};
 pub use spool::{Spool, Spooled};
+pub(crate) use spool::{parts, ranges};

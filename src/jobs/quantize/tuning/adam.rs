@@ -13,7 +13,7 @@ const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
 const EPSILON: f64 = 1e-12;
 
-/// What moves together.
+/// Tensors that move together.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Coordinate {
     /// Scales and biases of a layer, by the tensors' names, and the middle of its codes.

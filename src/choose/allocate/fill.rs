@@ -16,7 +16,7 @@ use super::problem::{Change, Unit, Upgrade};
 
 /// Starts with one unit moved: those that cost least at the multiplier's price.
 const SINGLES: usize = 64;
-/// Of these, how many are also tried two at a time.
+/// Number of those starts that are also tried two at a time.
 const PAIRED: usize = 24;
 
 /// A unit moved to another option.

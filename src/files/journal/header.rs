@@ -27,13 +27,13 @@ pub struct Header {
 }
 
 impl Header {
-    /// Header without settings of a `kind` of work, such as `rounding`.
+    /// Begins a header without settings, for a `kind` of work such as `rounding`.
     pub fn new(kind: &str) -> Self {
         Self { journal: VERSION, kind: kind.to_owned(), settings: Vec::new() }
     }
 
     /// Adds a setting, by its name in one word or in words for people, such as `samples` and `the model`. An empty value is
-    /// not known yet, and [`Journal::has_unfinished`] does not compare it. A later value replaces an earlier one.
+    /// not known yet, and [`super::Journal::has_unfinished`] does not compare it. A later value replaces an earlier one.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl ToString) -> Self {
         let value = value.to_string();

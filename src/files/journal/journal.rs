@@ -1,9 +1,9 @@
 //! Unfinished work in a file beside the output, so that an interrupted run can be resumed.
 //!
-//! The first line is a [`Header`]. Entries follow: a line of JSON with the
-//! payload's length and the SHA-256 of entry and payload, then the payload. A last entry that is not whole is dropped, as a
-//! kill leaves one, and its work is done again. Damage anywhere else is an error. Work of which only the newest state counts
-//! is a journal of one entry, which is replaced in one step.
+//! The first line is a [`Header`]. Entries follow: a line of JSON with the payload's length and the SHA-256 of entry and
+//! payload, then the payload. A last entry that is not whole, as a kill leaves one, is dropped, and its work is done again.
+//! Damage anywhere else is an error. Where only the newest state counts, the journal has one entry, which is replaced in one
+//! step.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -215,13 +215,13 @@ pub fn remove(path: &Path) {
     let _ = fs::remove_file(path);
 }
 
-/// The error for unfinished work at `path` that a new start would lose.
+/// Returns the error for unfinished work at `path` that a new start would lose.
 pub fn unfinished(path: &Path) -> Error {
     Error::file(path, "holds what an interrupted run has done")
         .hint("setting `resume` goes on with it, setting `overwrite` starts anew")
 }
 
-/// The error for a journal at `path` with other bytes than were written.
+/// Returns the error for a journal at `path` with other bytes than were written.
 pub fn damaged(path: &Path) -> Error {
     Error::file(path, "damaged: its SHA-256 is not the one that was written with it").hint(ANEW)
 }

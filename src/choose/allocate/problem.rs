@@ -103,7 +103,7 @@ impl Upgrade {
         Self { unit, from, to, change, slope: change.slope() }
     }
 
-    /// Steepest first, then the lower unit, then the smaller option.
+    /// Orders upgrades: steepest first, then the lower unit, then the smaller option.
     pub(crate) fn order(&self, other: &Self) -> std::cmp::Ordering {
         other.slope.total_cmp(&self.slope).then_with(|| (self.unit, self.to).cmp(&(other.unit, other.to)))
     }

@@ -85,7 +85,7 @@ impl RoundingJournal {
         Ok(opened)
     }
 
-    /// Number of layers.
+    /// Returns the number of layers.
     pub fn len(&self) -> usize {
         self.layers.len()
     }

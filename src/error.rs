@@ -136,6 +136,23 @@ impl Error {
         self
     }
 
+    /// Rewrites message and hint by `rewrite`; paths, tensors and keys stay.
+    #[must_use]
+    pub fn reworded(mut self, rewrite: impl Fn(&str) -> String) -> Self {
+        match &mut *self.kind {
+            ErrorKind::File { message, .. }
+            | ErrorKind::Tensor { message, .. }
+            | ErrorKind::Key { message, .. }
+            | ErrorKind::Usage(message)
+            | ErrorKind::Input(message)
+            | ErrorKind::Engine(message)
+            | ErrorKind::NoAnswer(message) => *message = rewrite(message),
+            ErrorKind::Io { .. } | ErrorKind::Interrupted | ErrorKind::ClosedPipe => {}
+        }
+        self.hint = self.hint.as_deref().map(rewrite);
+        self
+    }
+
     /// What went wrong.
     pub fn kind(&self) -> &ErrorKind {
         &self.kind

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use crate::error::{Error, Result};
 use crate::numerics::quant::{AFFINE_BITS, AFFINE_GROUP_SIZES, Quant, bits_per_weight};
 
-/// What one layer may get. Serialized as its notation (`"4:64"`, `"keep"`), so that it can be a key.
+/// Quantization that one layer may get, or float. Serialized as its notation (`"4:64"`, `"keep"`), so that it can be a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub enum Candidate {
@@ -18,7 +18,7 @@ pub enum Candidate {
 }
 
 impl Candidate {
-    /// The setting, or `None` for float.
+    /// Returns the setting, or `None` for float.
     pub const fn quant(self) -> Option<Quant> {
         match self {
             Self::Quantized(quant) => Some(quant),
@@ -26,7 +26,7 @@ impl Candidate {
         }
     }
 
-    /// Stored bytes of a `rows x columns` weight, as [`Quant::bytes`]; `float_bytes` is the width of the float
+    /// Returns the stored bytes of a `rows x columns` weight, as [`Quant::bytes`]; `float_bytes` is the width of the float
     /// type, which is also that of scales and biases.
     pub fn bytes(self, rows: usize, columns: usize, float_bytes: usize) -> Option<u64> {
         match self {
@@ -35,7 +35,7 @@ impl Candidate {
         }
     }
 
-    /// Stored bits per weight, as [`Quant::bpw`].
+    /// Returns the stored bits per weight, as [`Quant::bpw`].
     pub fn bpw(self, columns: usize, float_bytes: usize) -> Option<f64> {
         bits_per_weight(self.bytes(1, columns, float_bytes)?, columns)
     }
@@ -109,7 +109,7 @@ const fn default_candidates() -> [Candidate; 19] {
     all
 }
 
-/// Every affine setting, and float: what a layer may get unless the user says otherwise. Sorted.
+/// Candidates unless the user says otherwise: every affine setting, and float. Sorted.
 pub const DEFAULT_CANDIDATES: [Candidate; 19] = default_candidates();
 
 impl From<Candidate> for String {

@@ -1,14 +1,14 @@
-//! What second-order predictions are off by, measured.
+//! Measured corrections of second-order predictions.
 //!
 //! Sensitivities predict the KL divergence of one layer's rounding well, and of a whole model's as long as it is small.
-//! What they do not know is measured beside them, on a part of the text:
+//! The rest is measured on a part of the text:
 //!
 //! - the scores of the diagonal form take the errors of a layer's weights for independent. With few bits they are not: the
 //!   mean square of the layer's output error, tr(E H E^T), is above what the diagonal of H gives; with GPTQ, which is made
-//!   for that, far below it. The ratio is tried on some layers, a bit-width;
-//! - what rounding the whole model does where many bits are taken away, and on sequences that sensitivities did not see:
-//!   measured over predicted KL divergence at a few sizes. Between them the logarithms are interpolated; outside, the
-//!   nearest ratio holds.
+//!   for that, far below it. The ratio is tried on some layers, per bit-width;
+//! - rounding the whole model does more where many bits are taken away, and on sequences that sensitivities did not see:
+//!   the ratio of measured over predicted KL divergence is taken at a few sizes. Between them the logarithms are
+//!   interpolated; outside, the nearest ratio holds.
 
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
@@ -20,10 +20,10 @@ use crate::choose::allocate::CurvePoint;
 use crate::numerics::quant::Mode;
 use crate::numerics::rounding::Technique;
 
-/// Tokens that whole models are measured on, about.
+/// Tokens, about, that whole models are measured on.
 pub const MEASURED_TOKENS: usize = 4096;
 
-/// A factor a bit-width.
+/// Factors by bit-width.
 pub type ByBits = BTreeMap<u32, f64>;
 /// Factors of some layers, by path.
 pub type ByLayer = BTreeMap<String, ByBits>;
@@ -31,10 +31,10 @@ pub type ByLayer = BTreeMap<String, ByBits>;
 /// Measured corrections of predictions. An empty one changes nothing.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Correction {
-    /// What scale search's output error is of that which scores stand for, where they know the diagonal alone.
+    /// Output error of scale search over that of the scores, where these know the diagonal alone.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub search: ByLayer,
-    /// What GPTQ's is.
+    /// Output error of GPTQ over that of the scores.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub gptq: ByLayer,
     /// Whole models rounded as the sensitivities were scored, from the smallest predicted divergence to the largest.
@@ -42,35 +42,36 @@ pub struct Correction {
     pub measured: Vec<Measured>,
 }
 
-/// One whole model.
+/// A whole model, predicted and measured.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Measured {
-    /// Its bits a weight.
+    /// Bits per weight.
     pub bpw: f64,
     /// Predicted KL divergence per token: the sum over its layers.
     pub predicted: f64,
-    /// Measured.
+    /// Measured KL divergence per token.
     pub measured: f64,
 }
 
 impl Correction {
-    /// Whether it changes nothing.
+    /// True if predictions stay as they are.
     pub fn is_empty(&self) -> bool {
         self.search.is_empty() && self.gptq.is_empty() && self.measured.is_empty()
     }
 
-    /// Paths of the layers that factors were tried on.
+    /// Returns the paths of the layers that factors were tried on.
     pub fn layers(&self) -> impl Iterator<Item = &String> {
         self.search.keys().chain(self.gptq.keys())
     }
 
-    /// What no measurement finds, if there is such a thing.
-    pub fn wrong(&self) -> Option<String> {
+    /// Describes the first value that no measurement can give, if there is one.
+    pub fn impossible_value(&self) -> Option<String> {
         const FACTORS: RangeInclusive<f64> = 0.0..=1e6;
         let factors =
             [("search", &self.search), ("gptq", &self.gptq)].into_iter().flat_map(|(way, layers)| {
-                let by_bits =
-                    layers.iter().flat_map(|(path, factors)| factors.iter().map(move |found| (path, found)));
+                let by_bits = layers
+                    .iter()
+                    .flat_map(|(path, factors)| factors.iter().map(move |factor| (path, factor)));
                 by_bits.map(move |(path, (bits, factor))| (way, path, bits, *factor))
             });
         let unlikely = |(_, _, _, factor): &(&str, &String, &u32, f64)| !FACTORS.contains(factor);
@@ -86,11 +87,11 @@ impl Correction {
         Some(format!("`measured` has {measured} for {predicted} predicted at {bpw} bpw"))
     }
 
-    /// Scores as they are for `technique`: those of affine candidates times the factors of the layer. Where it is not known
-    /// what GPTQ leaves, as for scale search.
+    /// Returns the scores for `technique`: those of affine candidates times the factors of the layer. Without factors of
+    /// GPTQ those of scale search serve for it.
     pub fn scores_for(&self, technique: Technique, layers: &[LayerSensitivity]) -> Vec<LayerSensitivity> {
-        let known = technique == Technique::Gptq && !self.gptq.is_empty();
-        let factors = if known { &self.gptq } else { &self.search };
+        let has_gptq = technique == Technique::Gptq && !self.gptq.is_empty();
+        let factors = if has_gptq { &self.gptq } else { &self.search };
         let mut layers = layers.to_vec();
         for layer in &mut layers {
             let Some(factors) = factors_at(factors, &layer.path) else { continue };
@@ -103,7 +104,7 @@ impl Correction {
         layers
     }
 
-    /// The KL divergence to expect of a whole model whose layers' predictions add up to `predicted`.
+    /// Returns the KL divergence to expect of a whole model whose layers' predictions add up to `predicted`.
     pub fn whole(&self, predicted: f64) -> f64 {
         let usable = |point: &&Measured| point.predicted > 0.0 && point.measured > 0.0;
         let points: Vec<[f64; 2]> = self
@@ -125,7 +126,7 @@ impl Correction {
         predicted * ratio.exp()
     }
 
-    /// The same for a curve, which stays one that does not rise with size.
+    /// Corrects a curve, which stays one that does not rise with size.
     pub fn curve(&self, mut points: Vec<CurvePoint>) -> Vec<CurvePoint> {
         let mut most = f64::INFINITY;
         for point in &mut points {
@@ -136,8 +137,8 @@ impl Correction {
     }
 }
 
-/// The factors of the layer at `path`: its own, or else those of the layer of its kind in the next block that was measured,
-/// or the last; of a kind that was not measured at all, the mean of all.
+/// Returns the factors of the layer at `path`: its own, or else those of the layer of its kind in the next block that was
+/// measured, or the last; of a kind that was not measured at all, the mean of all.
 fn factors_at<'a>(measured: &'a ByLayer, path: &str) -> Option<Cow<'a, ByBits>> {
     if let Some((block, kind)) = place(path) {
         let mut of_kind: Vec<(usize, &ByBits)> = measured
@@ -159,12 +160,12 @@ fn factors_at<'a>(measured: &'a ByLayer, path: &str) -> Option<Cow<'a, ByBits>> 
     (!means.is_empty()).then_some(Cow::Owned(means))
 }
 
-/// The factor of the bit-width nearest to `bits`.
+/// Returns the factor of the bit-width nearest to `bits`.
 fn nearest(factors: &ByBits, bits: u32) -> f64 {
     factors.iter().min_by_key(|(at, _)| at.abs_diff(bits)).map_or(1.0, |(_, factor)| *factor)
 }
 
-/// The block that the layer at `path` is in, and what it is called there.
+/// Splits a layer's path into the number of its block and its name there.
 fn place(path: &str) -> Option<(usize, &str)> {
     let (block, kind) = path.split_once(".layers.")?.1.split_once('.')?;
     Some((block.parse().ok()?, kind))
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn layers_take_the_factors_of_their_kind_in_the_next_block_that_has_any() {
+    fn layers_take_factors_of_their_kind() {
         let at_2 = |path: &str| scored(&correction(), Technique::Gptq, path)[0];
         let of_block = |block| at_2(&format!("model.layers.{block}.down"));
         let found: Vec<f64> = [0, 1, 9, 10, 11].into_iter().map(of_block).collect();
@@ -235,19 +236,19 @@ mod tests {
     }
 
     #[test]
-    fn what_no_measurement_finds_is_said() {
-        assert_eq!(correction().wrong(), None);
+    fn impossible_values_are_named() {
+        assert_eq!(correction().impossible_value(), None);
         let path = "model.layers.0.down".to_owned();
         for factor in [-1.0, f64::NAN, 1e300] {
             let wrong = Correction { gptq: [(path.clone(), [(3, factor)].into())].into(), ..correction() };
-            assert!(wrong.wrong().unwrap().contains("`model.layers.0.down` with 3 bits"));
+            assert!(wrong.impossible_value().unwrap().contains("`model.layers.0.down` with 3 bits"));
         }
         for (predicted, measured) in [(-1.0, 1.0), (1.0, -1.0), (1e-300, 1e300), (1.0, f64::INFINITY)] {
             let wrong = Correction {
                 measured: vec![Measured { bpw: 3.0, predicted, measured }],
                 ..Correction::default()
             };
-            assert!(wrong.wrong().unwrap().contains("at 3 bpw"));
+            assert!(wrong.impossible_value().unwrap().contains("at 3 bpw"));
         }
     }
 

@@ -5,12 +5,12 @@ use super::scores::LayerSensitivity;
 use crate::choose::allocate::{Choice, Layer, Problem};
 use crate::error::Result;
 
-/// Every candidate of a table, and float at no cost, in layers whose scales take `width` bytes.
+/// Returns the choice between every candidate of a table, and float at no cost, where scales take `width` bytes.
 pub fn problem(layers: &[LayerSensitivity], width: usize) -> Result<Problem> {
     Problem::new(layers.iter().map(|layer| options(layer, width)).collect(), &[])
 }
 
-/// Weights of all layers.
+/// Returns the number of weights of all layers.
 pub fn weights(layers: &[LayerSensitivity]) -> u64 {
     layers.iter().map(|layer| (layer.rows * layer.columns) as u64).sum()
 }
@@ -23,5 +23,5 @@ fn options(layer: &LayerSensitivity, width: usize) -> Layer {
     Layer { path: layer.path.clone(), options: options.collect() }
 }
 
-/// Steps of bits a weight.
+/// Distance of a curve's points, in bits per weight.
 pub const STEP: f64 = 0.25;

@@ -1,4 +1,4 @@
-//! What each layer gets: candidates, sensitivity tables, allocation, plans, rules and recipes. Arithmetic only.
+//! Choice of each layer's bits: candidates, sensitivity tables, allocation, plans, rules and recipes. Arithmetic only.
 pub mod allocate;
 pub mod candidate;
 pub mod correction;
@@ -8,6 +8,7 @@ pub mod recipe;
 pub mod rules;
 pub mod scores;
 pub mod table;
+pub mod table_journal;
 
 pub use candidate::DEFAULT_CANDIDATES;
 pub use plan::Plan;

@@ -11,17 +11,17 @@ use crate::error::{Error, Result};
 pub struct LayerRule {
     text: String,
     pattern: Pattern,
-    /// What the layers that match become.
+    /// Candidate of the layers that match.
     pub candidate: Candidate,
 }
 
 impl LayerRule {
-    /// Whether the layer at `path` is meant.
+    /// True if the rule is about the layer at `path`.
     pub fn matches(&self, path: &str) -> bool {
         self.pattern.matches(path)
     }
 
-    /// Fails for a rule that none of `paths` matches, which is a misspelt one. `routers` stay float, and may be told to.
+    /// Fails for a rule that matches none of `paths`, which is a misspelt one. `routers` stay float, and may be told to.
     pub fn check_all(rules: &[Self], paths: &[&str], routers: &[&str]) -> Result<()> {
         let matched = |rule: &&Self| paths.iter().any(|path| rule.matches(path));
         for rule in rules.iter().filter(|rule| !matched(rule)) {
@@ -30,18 +30,21 @@ impl LayerRule {
                 continue;
             }
             if let Some(router) = router {
-                return Err(Error::usage(format!("--layer {}: `{router}` is a router", rule.text)).hint(
-                    "routers stay float: they are small, and decide what all else of a token's MLP is",
-                ));
+                return Err(Error::usage(format!("setting `layer` {}: `{router}` is a router", rule.text))
+                    .hint(
+                        "routers stay float: they are small, and decide what all else of a token's MLP is",
+                    ));
             }
             let example = paths.iter().find(|path| path.contains(".switch_mlp.")).or(paths.first());
             let experts = if routers.is_empty() { "" } else { "; all experts of a block are one layer" };
-            return Err(Error::usage(format!("--layer {}: no float linear layer matches", rule.text)).hint(
-                format!(
-                    "layers are called like `{}`{experts}; `*` stands for anything",
-                    example.unwrap_or(&"")
-                ),
-            ));
+            return Err(Error::usage(format!(
+                "setting `layer` {}: no float linear layer matches",
+                rule.text
+            ))
+            .hint(format!(
+                "layers are called like `{}`{experts}; `*` stands for anything",
+                example.unwrap_or(&"")
+            )));
         }
         Ok(())
     }
@@ -52,7 +55,7 @@ impl FromStr for LayerRule {
 
     fn from_str(text: &str) -> Result<Self> {
         let malformed = |why: String| {
-            Error::usage(format!("--layer {text}: {why}"))
+            Error::usage(format!("setting `layer` {text}: {why}"))
                 .hint("write GLOB=bits, GLOB=bits:group or GLOB=float, such as '*.v_proj=6:64'")
         };
         let (glob, candidate) = text.split_once('=').ok_or_else(|| malformed("no `=`".to_owned()))?;
@@ -83,8 +86,8 @@ mod tests {
         let check =
             |rule: &str| LayerRule::check_all(&[rule.parse().unwrap()], &["a.switch_mlp.up"], &["a.gate"]);
         assert!(check("*.gate=float").is_ok() && check("a.*=4").is_ok());
-        let said = |rule: &str| check(rule).unwrap_err().to_string();
-        assert!(said("*.gate=8").contains("`a.gate` is a router"));
-        assert!(said("*.experts.*=8").contains("no float linear layer matches"));
+        let message = |rule: &str| check(rule).unwrap_err().to_string();
+        assert!(message("*.gate=8").contains("`a.gate` is a router"));
+        assert!(message("*.experts.*=8").contains("no float linear layer matches"));
     }
 }

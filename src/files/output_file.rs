@@ -122,15 +122,6 @@ impl Drop for Claim {
     }
 }
 
-/// What to do where unfinished work cannot be gone on with.
-pub const ANEW: &str = "--overwrite instead of --resume starts anew";
-
-/// The error for unfinished work at `path` that a new start would lose.
-pub fn unfinished(path: &Path) -> Error {
-    Error::file(path, "holds what an interrupted run has done")
-        .hint("--resume goes on with it, --overwrite starts anew")
-}
-
 /// What lies beside the file or folder `output` while that is being made, with `suffix` after its name.
 pub fn beside(output: &Path, suffix: &str) -> PathBuf {
     let mut name = output.file_name().unwrap_or(output.as_os_str()).to_owned();

@@ -32,7 +32,7 @@ pub struct Measure<'a> {
     memory: u64,
     technique: Technique,
     costs: StepCosts,
-    /// What it will be made with.
+    /// Settings of the measurement.
     pub measurement: Measurement,
 }
 
@@ -120,7 +120,7 @@ impl<'a> Measure<'a> {
     }
 }
 
-/// Bits a weight of the whole models that are measured, from the largest; those in reach.
+/// Bits per weight of the whole models that are measured, from the largest; those in reach.
 const SIZES: [f64; 3] = [4.5, 3.0, 2.5];
 
 impl Measure<'_> {
@@ -200,7 +200,7 @@ pub struct Apart {
     pub others: Vec<Vec<u32>>,
 }
 
-/// Of the sequences that sensitivities were not `measured` on, if there are enough, or of windows that nothing else was
+/// Holds sequences out that sensitivities were not `measured` on, if there are enough, or windows that nothing else was
 /// chosen from: texts differ, and more of them say more. Only a short text is measured on what it was predicted from.
 pub fn apart(texts: &Texts, measured: usize) -> Apart {
     let sequences = &texts.sequences;

@@ -16,7 +16,7 @@ use super::problem::{Change, Unit, Upgrade};
 
 /// Starts with one unit moved: those that cost least at the multiplier's price.
 const SINGLES: usize = 64;
-/// Of these, how many are also tried two at a time.
+/// Number of those starts that are also tried two at a time.
 const PAIRED: usize = 24;
 
 /// A unit moved to another option.
@@ -50,7 +50,7 @@ fn bytes(moves: &[Move]) -> i64 {
     moves.iter().map(|m| m.change.bytes).sum()
 }
 
-/// No move, single moves, and pairs of them, that fit into `room`.
+/// Returns the starts: no move, single moves, and pairs of them, that fit into `room`.
 fn starts(units: &[Unit], state: &[usize], price: f64, room: i64) -> Vec<Vec<Move>> {
     let mut moves = Vec::new();
     for (unit, (this, &from)) in units.iter().zip(state).enumerate() {
@@ -77,7 +77,7 @@ fn starts(units: &[Unit], state: &[usize], price: f64, room: i64) -> Vec<Vec<Mov
     starts
 }
 
-/// Every upgrade from `state` that takes at most `room` bytes, steepest first.
+/// Returns every upgrade from `state` that takes at most `room` bytes, steepest first.
 fn upgrades(units: &[Unit], state: &[usize], room: i64) -> Vec<Upgrade> {
     let mut upgrades = Vec::new();
     for (unit, (this, &from)) in units.iter().zip(state).enumerate() {
@@ -88,7 +88,7 @@ fn upgrades(units: &[Unit], state: &[usize], room: i64) -> Vec<Upgrade> {
     upgrades
 }
 
-/// For each upgrade, the bytes of the smallest from there on.
+/// Returns, for each upgrade, the bytes of the smallest from there on.
 fn smallest_of_rest(upgrades: &[Upgrade]) -> Vec<i64> {
     let mut smallest: Vec<i64> = upgrades.iter().map(|upgrade| upgrade.change.bytes).collect();
     for i in (1..smallest.len()).rev() {
@@ -134,7 +134,7 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// The change of loss and the moves of the end reached from `start`, if that is below `limit`.
+    /// Fills the budget from `start`. Returns the change of loss and the moves, if the change is below `limit`.
     fn from(&mut self, start: Vec<Move>, room: i64, limit: f64) -> Option<(f64, Vec<Move>)> {
         let mut before = Vec::with_capacity(start.len());
         let (mut room, mut loss) = (room, 0.0);
@@ -158,7 +158,8 @@ impl Run<'_> {
         (loss < limit).then_some((loss, moves))
     }
 
-    /// The steepest upgrade, of a moved unit or from position `at` on, that fits into `room`; `None` too where no filling can get `loss` below `limit`.
+    /// Finds the steepest upgrade, of a moved unit or from position `at` on, that fits into `room`; `None` too where no
+    /// filling can get `loss` below `limit`.
     fn next(&mut self, at: &mut usize, room: i64, loss: f64, limit: f64) -> Option<Move> {
         loop {
             if self.smallest.get(*at).is_some_and(|&bytes| bytes > room) {

@@ -1,4 +1,4 @@
-//! Which candidate every layer gets: the least predicted loss that fits a budget of bytes.
+//! Allocation: every layer gets a candidate, with the least predicted loss that fits a budget of bytes.
 //!
 //! A multiple-choice knapsack. Per unit (a layer, or layers tied together) the options are pruned to those that
 //! no smaller one beats, and of these the lower convex hull is found. The hulls' edges of all units, steepest

@@ -25,7 +25,7 @@ pub struct Layer {
     pub options: Vec<Choice>,
 }
 
-/// What every layer gets.
+/// A candidate for every layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Allocation {
     /// Per layer, the index of its option.
@@ -47,10 +47,10 @@ pub struct Point {
     pub loss: f64,
 }
 
-/// What a size can buy, solved.
+/// The best that a size can buy.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct CurvePoint {
-    /// Bits a weight.
+    /// Bits per weight.
     pub bpw: f64,
     /// Bytes of all layers.
     pub bytes: u64,
@@ -66,7 +66,7 @@ pub(crate) struct Unit {
 }
 
 impl Unit {
-    /// What the unit's bytes and loss change by from one option to another.
+    /// Returns the change of the unit's bytes and loss from one option to another.
     pub(crate) fn change(&self, from: usize, to: usize) -> Change {
         let (from, to) = (&self.options[from], &self.options[to]);
         Change { bytes: to.bytes as i64 - from.bytes as i64, loss: to.loss - from.loss }
@@ -81,7 +81,7 @@ pub(crate) struct Change {
 }
 
 impl Change {
-    /// Loss saved per byte spent.
+    /// Returns the loss saved per byte spent.
     fn slope(self) -> f64 {
         -self.loss / self.bytes as f64
     }
@@ -103,7 +103,7 @@ impl Upgrade {
         Self { unit, from, to, change, slope: change.slope() }
     }
 
-    /// Steepest first, then the lower unit, then the smaller option.
+    /// Orders upgrades: steepest first, then the lower unit, then the smaller option.
     pub(crate) fn order(&self, other: &Self) -> std::cmp::Ordering {
         other.slope.total_cmp(&self.slope).then_with(|| (self.unit, self.to).cmp(&(other.unit, other.to)))
     }
@@ -146,24 +146,25 @@ impl Problem {
         Ok(Self { units, layers, path, curve })
     }
 
-    /// The fewest bytes any allocation takes, and those beyond which nothing improves.
+    /// Returns the fewest bytes any allocation takes, and those beyond which nothing improves.
     pub fn reachable(&self) -> (u64, u64) {
         let bytes = |point: Option<&Point>| point.map_or(0, |p| p.bytes);
         (bytes(self.curve.first()), bytes(self.curve.last()))
     }
 
-    /// The best that each size can buy: the hull path, rising in bytes and falling in loss.
+    /// Returns the best that each size can buy: the hull path, rising in bytes and falling in loss.
     pub fn curve(&self) -> &[Point] {
         &self.curve
     }
 
-    /// What each layer became, in the order the layers were given in.
+    /// Returns the candidate of each layer, in the order of the layers.
     pub fn candidates<'p>(&'p self, allocation: &'p Allocation) -> impl Iterator<Item = Candidate> + 'p {
         let chosen = self.layers.iter().zip(&allocation.chosen);
         chosen.filter_map(|(layer, &index)| Some(layer.options.get(index)?.candidate))
     }
 
-    /// Solutions from the least to the most that can be spent, a `step` of bits apart over so many `weights`.
+    /// Solves for sizes from the least to the most that can be spent, in steps of `step` bits per weight over so many
+    /// `weights`.
     pub fn sampled(&self, weights: u64, step: f64) -> Result<Vec<CurvePoint>> {
         let bpw = |bytes: u64| bytes as f64 * 8.0 / weights.max(1) as f64;
         let (least, most) = self.reachable();
@@ -181,7 +182,10 @@ impl Problem {
         budgets.into_iter().map(solved).collect()
     }
 
-    /// The allocation for `budget` bytes; an error where even the smallest does not fit.
+    /// Finds the allocation for `budget` bytes.
+    ///
+    /// # Errors
+    /// When even the smallest does not fit.
     pub fn solve(&self, budget: u64) -> Result<Allocation> {
         let (min, max) = self.reachable();
         if budget < min {
@@ -238,7 +242,7 @@ fn check(layer: &Layer) -> Result<()> {
     Ok(())
 }
 
-/// Sums and differences of any allocations must fit 63 bits.
+/// Fails unless sums and differences of any allocations fit 63 bits.
 fn check_total(layers: &[Layer]) -> Result<()> {
     let largest = layers.iter().map(|layer| layer.options.iter().map(|o| o.bytes).max().unwrap_or(0));
     let total = largest.map(u128::from).sum::<u128>();
@@ -248,7 +252,7 @@ fn check_total(layers: &[Layer]) -> Result<()> {
     Err(Error::input(format!("the layers take up to {total} bytes, more than 63 bits can count")))
 }
 
-/// One unit per tie and per layer that is in none, in order of their first layers.
+/// Returns one unit per tie and per layer that is in none, in order of their first layers.
 fn units(layers: &[Layer], ties: &[Vec<usize>]) -> Result<Vec<Unit>> {
     let mut tie_of = vec![None; layers.len()];
     for (tie, members) in ties.iter().enumerate() {
@@ -278,7 +282,7 @@ fn units(layers: &[Layer], ties: &[Vec<usize>]) -> Result<Vec<Unit>> {
     Ok(units)
 }
 
-/// Layers joined: the candidates they all have, bytes and losses added up, without those that a smaller or
+/// Joins layers: the candidates they all have, bytes and losses added up, without those that a smaller or
 /// equal one matches.
 fn unit(layers: &[Layer], members: Vec<usize>) -> Result<Unit> {
     let mut options = members.first().map_or_else(Vec::new, |&first| layers[first].options.clone());
@@ -310,7 +314,7 @@ fn unit(layers: &[Layer], members: Vec<usize>) -> Result<Unit> {
     Ok(Unit { layers: members, options })
 }
 
-/// The lower convex hull of options in order of rising bytes and falling loss: their indices. Slopes along it
+/// Returns the lower convex hull of options in order of rising bytes and falling loss: their indices. Slopes along it
 /// strictly fall.
 fn hull(options: &[Choice]) -> Vec<usize> {
     let slope = |from: usize, to: usize| {

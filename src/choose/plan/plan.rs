@@ -17,7 +17,7 @@ use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::Quant;
 use crate::words::count;
 
-/// The layers to be decided on and what each may become.
+/// Layers to be decided on, each with its candidates.
 #[derive(Debug)]
 pub struct Plan<'a> {
     pub(crate) layers: Vec<(&'a TensorSpec, Vec<Candidate>)>,
@@ -37,19 +37,19 @@ pub struct Plan<'a> {
 pub struct Solution {
     /// The new entries.
     pub bitmap: BitMap,
-    /// Bits a weight over the layers decided on, scales and biases included.
+    /// Bits per weight over the layers decided on, scales and biases included.
     pub bpw: f64,
     /// Predicted KL divergence per token, in nats, where sensitivities were measured.
     pub kl: Option<f64>,
-    /// No choice within the target has a predicted KL divergence more than this below.
+    /// Most by which the predicted KL divergence of another choice within the target can be below `kl`.
     pub gap: f64,
     /// Bytes of the layers decided on.
     pub bytes: u64,
 }
 
 impl<'a> Plan<'a> {
-    /// The linear layers of `source` that are float, each with the `candidates` that fit, or with what the last of
-    /// `rules` that matches says. `dtype` is that of scales and biases, and of what stays float.
+    /// Plans for the linear layers of `source` that are float: each gets the `candidates` that fit, or what the last of
+    /// `rules` that matches says. Scales, biases and what stays float have the type `dtype`.
     pub fn new(
         source: &'a SourceModel,
         candidates: &[Candidate],
@@ -59,7 +59,8 @@ impl<'a> Plan<'a> {
         Self::build(source, candidates, |_| None, rules, dtype)
     }
 
-    /// The same with what `recipe` says of each layer; `rules` win over it, and layers that they fix leave their tie.
+    /// Plans with the candidates that `recipe` has for each layer; `rules` win over it, and layers that they fix leave
+    /// their tie.
     pub fn with_recipe(
         source: &'a SourceModel,
         recipe: &Recipe,
@@ -67,17 +68,17 @@ impl<'a> Plan<'a> {
         dtype: Dtype,
     ) -> Result<Self> {
         let applied = recipe.apply(source.manifest())?;
-        let said = |path: &str| applied.candidates.get(path).map(Vec::as_slice);
-        let mut plan = Self::build(source, recipe.default_candidates(), said, rules, dtype)?;
+        let by_recipe = |path: &str| applied.candidates.get(path).map(Vec::as_slice);
+        let mut plan = Self::build(source, recipe.default_candidates(), by_recipe, rules, dtype)?;
         applied.ties.iter().try_for_each(|tie| plan.tie(tie, rules))?;
         Ok(plan)
     }
 
-    /// `said` goes before `candidates`.
+    /// Plans with the candidates that `by_recipe` returns for a layer's path, or else with `candidates`.
     fn build<'c>(
         source: &'a SourceModel,
         candidates: &'c [Candidate],
-        said: impl Fn(&str) -> Option<&'c [Candidate]>,
+        by_recipe: impl Fn(&str) -> Option<&'c [Candidate]>,
         rules: &[LayerRule],
         dtype: Dtype,
     ) -> Result<Self> {
@@ -94,7 +95,7 @@ impl<'a> Plan<'a> {
                 plan.layers.push((spec, vec![ruled(spec, rule)?]));
                 continue;
             }
-            match options(spec, said(path).unwrap_or(candidates)) {
+            match options(spec, by_recipe(path).unwrap_or(candidates)) {
                 Some(options) => plan.layers.push((spec, options)),
                 None => plan.indivisible.push(path.to_owned()),
             }
@@ -135,13 +136,13 @@ impl<'a> Plan<'a> {
         Ok(())
     }
 
-    /// Has the embedding quantized too. It is outside `--target-bpw`, and no sensitivity is measured for it.
+    /// Has the embedding quantized too. It is outside the target, and no sensitivity is measured for it.
     pub fn quantize_embedding(&mut self, source: &'a SourceModel, quant: Quant) -> Result<()> {
         let spec = source.manifest().iter().find(|spec| spec.role == Role::Embed);
         let Some((spec, path)) = spec.and_then(|spec| Some((spec, spec.path()?))) else { return Ok(()) };
         if source.bitmap().contains_key(path) {
             return Err(Error::file(source.dir(), "the embedding is already quantized")
-                .hint("leave out --quantize-embeddings, or start from the float model"));
+                .hint("leave out setting `quantize_embeddings`, or start from the float model"));
         }
         if source.spec().tie_word_embeddings && !source.spec().quantized_tied_head {
             return Err(Error::usage(format!(
@@ -149,41 +150,41 @@ impl<'a> Plan<'a> {
                  multiplies by the embedding's raw weight there, crashes on a quantized one",
                 source.config().model_type()
             ))
-            .hint("leave out --quantize-embeddings; the embedding stays float"));
+            .hint("leave out setting `quantize_embeddings`; the embedding stays float"));
         }
         if quant.packed_columns(spec.columns()).is_none() {
             return Err(Error::usage(format!(
                 "the embedding has rows of {}, which {quant} cannot divide",
                 spec.columns()
             ))
-            .hint("choose another group size, such as --quantize-embeddings 8:32"));
+            .hint("choose another group size, such as setting `quantize_embeddings` 8:32"));
         }
         self.embedding = Some((spec, quant));
         Ok(())
     }
 
-    /// The embedding's entry, where it is to be quantized.
+    /// Returns the embedding's entry, where it is to be quantized.
     pub fn embedding(&self) -> BitMap {
         let entry = self.embedding.and_then(|(spec, quant)| Some((spec.path()?.to_owned(), quant)));
         entry.into_iter().collect()
     }
 
-    /// Weights of the layers decided on.
+    /// Returns the number of weights of the layers decided on.
     pub fn weights(&self) -> u64 {
         self.layers.iter().map(|(spec, _)| spec.len() as u64).sum()
     }
 
-    /// Number of layers decided on.
+    /// Returns the number of layers decided on.
     pub fn len(&self) -> usize {
         self.layers.len()
     }
 
-    /// Whether there is no layer to decide on (never, once made).
+    /// True if there is no layer to decide on, which no finished plan is.
     pub fn is_empty(&self) -> bool {
         self.layers.is_empty()
     }
 
-    /// Least and most bits a weight.
+    /// Returns the least and the most bits per weight.
     pub fn reachable_bpw(&self) -> (f64, f64) {
         let bytes = |pick: fn(u64, u64) -> u64, start: u64| -> u64 {
             let sizes = self
@@ -195,7 +196,7 @@ impl<'a> Plan<'a> {
         (self.bpw(bytes(u64::min, u64::MAX)), self.bpw(bytes(u64::max, 0)))
     }
 
-    /// Bytes of the tensors that are not decided on, as they will be written.
+    /// Returns the bytes of the tensors that are not decided on, as they will be written.
     pub fn rest_bytes(&self, source: &SourceModel, dtype: Dtype) -> u64 {
         let mut bitmap = source.bitmap().clone();
         bitmap.extend(self.embedding());
@@ -203,7 +204,7 @@ impl<'a> Plan<'a> {
         as_float - self.weights() * dtype.size() as u64
     }
 
-    /// Bits a weight that are left for the layers decided on when all tensors may take `size` bytes.
+    /// Returns the bits per weight for the layers decided on when all tensors may take `size` bytes.
     pub fn bpw_of_model_size(&self, source: &SourceModel, size: u64) -> Result<f64> {
         let rest = self.rest_bytes(source, self.dtype);
         let (least, most) = self.reachable_bpw();
@@ -217,10 +218,10 @@ impl<'a> Plan<'a> {
             bytes(least),
             bytes(most)
         ))
-        .hint(format!("the nearest is --target-size {nearest}")))
+        .hint(format!("the nearest is setting `target_size` {nearest}")))
     }
 
-    /// Fails unless `target` bits a weight can be kept to.
+    /// Fails unless `target` bits per weight can be kept to.
     pub fn check_target(&self, target: f64) -> Result<()> {
         let (least, most) = self.reachable_bpw();
         if target.is_finite() && (least..=most).contains(&target) {
@@ -240,15 +241,15 @@ impl<'a> Plan<'a> {
         Err(Error::usage(format!(
             "a target of {target} bpw cannot be reached: this model goes from {least:.3} to {most:.3}"
         ))
-        .hint(format!("the nearest is --target-bpw {}", round_towards(nearest, least, most))))
+        .hint(format!("the nearest is setting `target_bpw` {}", round_towards(nearest, least, most))))
     }
 
-    /// Whether rules and candidates leave nothing to choose.
+    /// True if rules and candidates leave nothing to choose.
     pub fn is_fixed(&self) -> bool {
         self.layers.iter().all(|(_, options)| options.len() == 1)
     }
 
-    /// The only solution of a fixed plan: every layer's first option.
+    /// Returns the only solution of a fixed plan: every layer's first option.
     pub fn fixed(&self) -> Solution {
         let options = self.layers.iter().filter_map(|(spec, options)| Some((spec, *options.first()?)));
         let bytes = options.clone().filter_map(|(spec, candidate)| self.bytes(spec, candidate)).sum();
@@ -256,13 +257,13 @@ impl<'a> Plan<'a> {
         Solution { bitmap, bpw: self.bpw(bytes), kl: None, gap: 0.0, bytes }
     }
 
-    /// The bit map with the least predicted KL divergence at no more than `target` bits a weight.
+    /// Finds the bit map with the least predicted KL divergence at no more than `target` bits per weight.
     pub fn solve(&self, table: &[LayerSensitivity], target: f64) -> Result<Solution> {
         let budget = (target * self.weights() as f64 / 8.0).floor() as u64;
         Ok(self.solution(&self.problem(table)?.solve(budget)?))
     }
 
-    /// Size against predicted KL divergence over the whole range, a `step` of bits apart.
+    /// Computes size against predicted KL divergence over the whole range, in steps of `step` bits per weight.
     pub fn curve(&self, table: &[LayerSensitivity], step: f64) -> Result<Vec<CurvePoint>> {
         self.problem(table)?.sampled(self.weights(), step)
     }
@@ -337,7 +338,7 @@ impl<'a> Plan<'a> {
         bytes as f64 * 8.0 / self.weights() as f64
     }
 
-    /// The quantized candidates of all layers.
+    /// Returns the quantized candidates of all layers, each once.
     pub fn quants(&self) -> Vec<Quant> {
         let mut quants: Vec<Quant> =
             self.layers.iter().flat_map(|(_, options)| options.iter().filter_map(|c| c.quant())).collect();
@@ -347,7 +348,7 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Those of `candidates` that the layer's rows allow; `None` where none of them quantizes it, though some are meant to.
+/// Returns the `candidates` that the layer's rows allow; `None` where none of them quantizes it, though some are meant to.
 fn options(spec: &TensorSpec, candidates: &[Candidate]) -> Option<Vec<Candidate>> {
     let fits = |c: &&Candidate| c.quant().is_none_or(|q| q.packed_columns(spec.columns()).is_some());
     let options: Vec<Candidate> = candidates.iter().filter(fits).copied().collect();
@@ -355,7 +356,10 @@ fn options(spec: &TensorSpec, candidates: &[Candidate]) -> Option<Vec<Candidate>
     (!options.is_empty() && quantizes(&options) == quantizes(candidates)).then_some(options)
 }
 
-/// What `rule` makes of a layer, if that can be.
+/// Returns the candidate that `rule` gives a layer.
+///
+/// # Errors
+/// When the layer's rows do not allow it.
 fn ruled(spec: &TensorSpec, rule: &LayerRule) -> Result<Candidate> {
     let fits = rule.candidate.quant().is_none_or(|quant| quant.packed_columns(spec.columns()).is_some());
     if fits {
@@ -370,7 +374,7 @@ fn ruled(spec: &TensorSpec, rule: &LayerRule) -> Result<Candidate> {
     .hint("choose another group size for it, or float"))
 }
 
-/// `nearest` to three digits, towards the inside of the range.
+/// Rounds `nearest` to three digits, towards the inside of the range.
 fn round_towards(nearest: f64, least: f64, most: f64) -> f64 {
     let up = (nearest * 1e3).ceil() / 1e3;
     let down = (nearest * 1e3).floor() / 1e3;

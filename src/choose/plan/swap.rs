@@ -9,35 +9,35 @@ use crate::choose::scores::LayerSensitivity;
 use crate::error::Result;
 use crate::models::bitmap::BitMap;
 
-/// What a layer has in a bit map.
-fn now(bitmap: &BitMap, path: &str) -> Candidate {
+/// Returns the candidate that a layer has in a bit map.
+fn current(bitmap: &BitMap, path: &str) -> Candidate {
     bitmap.get(path).map_or(Candidate::Keep, |&quant| Candidate::Quantized(quant))
 }
 
 impl Plan<'_> {
-    /// Per layer that has a choice, the candidates next to what `bitmap` gives it: up to `each` of the next smaller and of
-    /// the next larger ones.
+    /// Returns, per layer that has a choice, the candidates next to the one in `bitmap`: up to `each` of the next smaller
+    /// and of the next larger ones.
     pub fn neighbours(&self, bitmap: &BitMap, each: usize) -> BTreeMap<String, Vec<Candidate>> {
         let mut neighbours = BTreeMap::new();
         for (spec, options) in &self.layers {
             let path = spec.path().unwrap_or_default();
-            let Some(size) = self.bytes(spec, now(bitmap, path)) else { continue };
+            let Some(size) = self.bytes(spec, current(bitmap, path)) else { continue };
             let sized =
                 options.iter().filter_map(|&candidate| Some((self.bytes(spec, candidate)?, candidate)));
             let mut sized: Vec<(u64, Candidate)> = sized.collect();
             sized.sort_unstable();
             let smaller = sized.iter().rev().filter(|(bytes, _)| *bytes < size).take(each);
             let larger = sized.iter().filter(|(bytes, _)| *bytes > size).take(each);
-            let found: Vec<Candidate> = smaller.chain(larger).map(|(_, candidate)| *candidate).collect();
-            if !found.is_empty() {
-                neighbours.insert(path.to_owned(), found);
+            let nearest: Vec<Candidate> = smaller.chain(larger).map(|(_, candidate)| *candidate).collect();
+            if !nearest.is_empty() {
+                neighbours.insert(path.to_owned(), nearest);
             }
         }
         neighbours
     }
 
-    /// The bit map at no more than `target` bits a weight that gains most over `bitmap`, where each layer may have what
-    /// `losses` lists, at that change of the KL divergence. The predictions are those of `table`.
+    /// Finds the bit map at no more than `target` bits per weight that gains most over that of `solution`, where `losses`
+    /// lists what each layer may become and how the KL divergence changes then. Predictions come from `table`.
     pub fn swap(
         &self,
         solution: &Solution,
@@ -53,7 +53,7 @@ impl Plan<'_> {
                 Some(Choice { candidate, bytes, loss })
             };
             let listed = losses.get(path).map(Vec::as_slice).unwrap_or_default();
-            let mut options: Vec<Choice> = choice(now(&solution.bitmap, path), 0.0).into_iter().collect();
+            let mut options: Vec<Choice> = choice(current(&solution.bitmap, path), 0.0).into_iter().collect();
             options.extend(listed.iter().filter_map(|&(candidate, loss)| choice(candidate, loss)));
             layers.push(Layer { path: path.to_owned(), options });
         }
@@ -69,13 +69,13 @@ impl Plan<'_> {
         Ok(Solution { bitmap, bpw: self.bpw(allocation.bytes), kl: Some(kl), gap, bytes: allocation.bytes })
     }
 
-    /// The KL divergence that `table` predicts for `bitmap`.
+    /// Returns the KL divergence that `table` predicts for `bitmap`.
     fn predicted(&self, bitmap: &BitMap, table: &[LayerSensitivity]) -> Result<f64> {
         let mut total = 0.0;
         for (spec, _) in &self.layers {
             let path = spec.path().unwrap_or_default();
             if let Some(row) = table.iter().find(|row| row.path == path) {
-                total += self.choice(spec, row, now(bitmap, path))?.loss;
+                total += self.choice(spec, row, current(bitmap, path))?.loss;
             }
         }
         Ok(total)

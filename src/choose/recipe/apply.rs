@@ -9,12 +9,12 @@ use crate::error::{Error, Result};
 use crate::models::spec::{Manifest, Role, TensorSpec};
 use crate::words::count;
 
-/// What a recipe means for one model.
+/// A recipe's meaning for one model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Applied {
-    /// Path of every linear layer to what it may become, whether its rows allow it or not.
+    /// Candidates of every linear layer, by path, even those that its rows do not allow.
     pub candidates: BTreeMap<String, Vec<Candidate>>,
-    /// Layers that get the same.
+    /// Groups of layers, each of which gets one candidate.
     pub ties: Vec<Tie>,
 }
 
@@ -23,12 +23,15 @@ pub struct Applied {
 pub struct Tie {
     /// `FILE:LINE` of the tie, for messages.
     pub place: PathBuf,
-    /// Two layers or more.
+    /// Paths of the layers, two or more.
     pub paths: Vec<String>,
 }
 
 impl Recipe {
-    /// Fails where the model is not what the recipe was made for: another number of blocks or layers than it expects,
+    /// Applies the recipe to a model.
+    ///
+    /// # Errors
+    /// When the model is not what the recipe was made for: another number of blocks or layers than it expects,
     /// a block number that is not there, or a rule that selects nothing (unless it is optional).
     pub fn apply(&self, manifest: &Manifest) -> Result<Applied> {
         let model = Shape::of(manifest);
@@ -44,22 +47,22 @@ impl Recipe {
         Ok(Applied { candidates: candidates.collect(), ties: self.tied_layers(manifest, &model) })
     }
 
-    /// What layers that no rule selects may become.
+    /// Returns the candidates of layers that no rule selects.
     pub fn default_candidates(&self) -> &[Candidate] {
         self.candidates.as_deref().unwrap_or(&DEFAULT_CANDIDATES)
     }
 
     fn check_expectations(&self, model: &Shape) -> Result<()> {
-        for (key, expected, found) in [
+        for (key, expected, actual) in [
             ("expect.blocks", self.expect.blocks, model.blocks),
             ("expect.linear_layers", self.expect.linear_layers, model.linear_layers),
         ] {
             if let Some((line, expected)) = expected
-                && expected != found
+                && expected != actual
             {
                 let what = key.trim_start_matches("expect.").replace('_', " ");
                 let message =
-                    format!("the recipe is for models with {expected} {what}; this one has {found}");
+                    format!("the recipe is for models with {expected} {what}; this one has {actual}");
                 return Err(self.mismatch(line, key, message));
             }
         }
@@ -108,7 +111,8 @@ impl Recipe {
 }
 
 impl Rule {
-    /// Whether the matrix `spec` of a decoder with `depth` blocks is meant. Embeddings must be named by their role; routers are never meant.
+    /// True if the rule selects the matrix `spec` of a decoder with `depth` blocks. Embeddings must be named by their role;
+    /// routers are never selected.
     fn selects(&self, spec: &TensorSpec, depth: usize) -> bool {
         let Some(path) = spec.path() else { return false };
         let in_blocks = |block: usize| self.blocks.iter().any(|blocks| blocks.contains(block, depth));
@@ -119,7 +123,7 @@ impl Rule {
     }
 }
 
-/// What a recipe can depend on.
+/// Sizes and names of a model that a recipe can depend on.
 struct Shape {
     blocks: usize,
     linear_layers: usize,

@@ -1,4 +1,4 @@
-//! Which blocks a rule means, for a decoder of any depth: `0`, `-1`, `"0..4"`, `"7/8.."`, `"1/8+2.. step 3"`.
+//! Selection of a rule's blocks, for a decoder of any depth: `0`, `-1`, `"0..4"`, `"7/8.."`, `"1/8+2.. step 3"`.
 //!
 //! A bound is a block number, a number from the end (`-1` is the last block), or a fraction of the depth, rounded down;
 //! each may be followed by `+n` or `-n`. The end of a range is outside it.
@@ -34,7 +34,7 @@ impl Bound {
         base.saturating_add(self.offset)
     }
 
-    /// Whether this is a number, which a decoder may be too shallow for; fractions adapt themselves.
+    /// True if this is a number, which a decoder may be too shallow for; fractions adapt themselves.
     fn is_number(self) -> bool {
         !matches!(self.base, Base::Fraction(..))
     }
@@ -79,13 +79,13 @@ pub struct Blocks {
 }
 
 impl Blocks {
-    /// The block with this number; from the end if negative.
+    /// Selects the block with this number; from the end if negative.
     pub fn single(number: i64) -> Self {
         let base = if number < 0 { Base::End } else { Base::Start };
         Self { start: Bound { base, offset: number }, end: None, step: 1 }
     }
 
-    /// Whether `block` is meant in a decoder of `depth` blocks.
+    /// True if `block` is selected in a decoder of `depth` blocks.
     pub fn contains(self, block: usize, depth: usize) -> bool {
         let block = block as i64;
         let start = self.start.at(depth);
@@ -93,7 +93,7 @@ impl Blocks {
         block >= start && block < end.at(depth) && (block - start) % i64::from(self.step) == 0
     }
 
-    /// Whether all numbers exist in a decoder of `depth` blocks.
+    /// True if all numbers exist in a decoder of `depth` blocks.
     pub fn fits(self, depth: usize) -> bool {
         let inside = |bound: Bound, most: i64| !bound.is_number() || (0..=most).contains(&bound.at(depth));
         let last = depth as i64;

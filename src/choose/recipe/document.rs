@@ -18,41 +18,41 @@ pub struct Document {
 }
 
 impl Document {
-    /// Reads it as `T`; a key of a wrong name or type is an error at its line.
+    /// Reads the text as `T`; a key of a wrong name or type is an error at its line.
     pub fn parse<T: serde::de::DeserializeOwned>(&self) -> Result<T> {
         toml::from_str(&self.text).map_err(|e| self.toml_error(&e))
     }
 
-    /// Line of a byte, from 1.
+    /// Returns the line of a byte, from 1.
     pub fn line(&self, at: usize) -> usize {
         1 + self.text.bytes().take(at).filter(|&byte| byte == b'\n').count()
     }
 
-    /// Line of a key at the top level, from 1.
+    /// Returns the line of a key at the top level, from 1.
     pub fn line_of(&self, key: &str) -> usize {
         let table = DeTable::parse(&self.text).ok();
-        let found = table.and_then(|table| {
+        let start = table.and_then(|table| {
             table.get_ref().iter().find(|(name, _)| name.get_ref() == key).map(|(name, _)| name.span().start)
         });
-        found.map_or(1, |at| self.line(at))
+        start.map_or(1, |at| self.line(at))
     }
 
-    /// `FILE:LINE`.
+    /// Returns `FILE:LINE`.
     pub fn place(&self, line: usize) -> PathBuf {
         PathBuf::from(format!("{}:{line}", self.path.display()))
     }
 
-    /// An error at `line` about `key`.
+    /// Returns an error at `line` about `key`.
     pub fn error(&self, line: usize, key: &str, message: impl Into<String>) -> Error {
         Error::key(self.place(line), key, message).hint(HINT)
     }
 
-    /// An error about the whole.
+    /// Returns an error about the whole recipe.
     pub fn whole(&self, message: impl Into<String>) -> Error {
         Error::file(self.place(1), message).hint(HINT)
     }
 
-    /// The folder that paths in the recipe are relative to.
+    /// Returns the folder that paths in the recipe are relative to.
     pub fn folder(&self) -> &Path {
         self.path.parent().unwrap_or(Path::new(""))
     }
@@ -80,7 +80,7 @@ impl Document {
         self.error(line, &key, message)
     }
 
-    /// What looks like a key on a line that is not TOML.
+    /// Returns the word that looks like a key, on a line that is not TOML.
     fn first_word(&self, line: usize) -> String {
         let line = self.text.lines().nth(line - 1).unwrap_or_default();
         let line = line.trim_start_matches(['[', ' ', '\t']);

@@ -153,7 +153,7 @@ impl Reader<'_> {
         self.document.error(self.line(value), key, message)
     }
 
-    /// The same error at a key of the recipe, with its own hint.
+    /// Returns the error `cause` at a key of the recipe, with its own hint.
     fn because<T>(&self, value: &Spanned<T>, key: &str, cause: &Error) -> Error {
         let error = self.error(value, key, cause.to_string());
         match cause.hint_text() {
@@ -242,8 +242,8 @@ impl Reader<'_> {
             for name in tie.get_ref() {
                 let role =
                     Role::BLOCK.into_iter().find(|role| role.to_string() == *name).ok_or_else(|| {
-                        let known = Role::BLOCK.map(|role| role.to_string()).join(", ");
-                        self.error(tie, "tie", format!("`{name}` is no role in a block, which are {known}"))
+                        let names = Role::BLOCK.map(|role| role.to_string()).join(", ");
+                        self.error(tie, "tie", format!("`{name}` is no role in a block, which are {names}"))
                     })?;
                 if seen.contains(&role) {
                     return Err(self.error(tie, "tie", format!("names `{name}` twice")));
@@ -282,7 +282,7 @@ impl Reader<'_> {
         Ok(Rule { line, roles, layers, blocks, candidates, optional: raw.get_ref().optional })
     }
 
-    /// Every item of a selector, each read by `read`.
+    /// Reads every item of a selector by `read`.
     fn list<T>(
         &self,
         raw: Option<&Spanned<OneOrMany>>,
@@ -297,7 +297,7 @@ impl Reader<'_> {
         items.iter().map(|item| read(item).map_err(|why| self.error(raw, key, why))).collect()
     }
 
-    /// What a rule makes of its layers.
+    /// Returns the candidates that a rule gives its layers.
     fn setting(&self, raw: &Spanned<RawRule>) -> Result<Vec<Candidate>> {
         let rule = raw.get_ref();
         let quant = [
@@ -308,8 +308,8 @@ impl Reader<'_> {
         let quant = quant.into_iter().find_map(|(key, line)| Some((key, line?)));
         let float = rule.float.as_ref().map(|v| ("float", self.line(v)));
         let list = rule.candidates.as_ref().map(|v| ("candidates", self.line(v)));
-        let said: Vec<(&str, usize)> = [quant, float, list].into_iter().flatten().collect();
-        if let [(first, first_line), (second, line), ..] = said[..] {
+        let settings: Vec<(&str, usize)> = [quant, float, list].into_iter().flatten().collect();
+        if let [(first, first_line), (second, line), ..] = settings[..] {
             let message = format!("contradicts `{first}` on line {first_line}: a rule says one of the two");
             return Err(self.document.error(line, &format!("rule.{second}"), message));
         }
@@ -357,9 +357,9 @@ impl Reader<'_> {
 }
 
 fn role_called(name: &str) -> Result<Role, String> {
-    let known = [&Role::BLOCK[..], &[Role::Head, Role::Embed]].concat();
-    known.iter().find(|role| role.to_string() == name).copied().ok_or_else(|| {
-        let names: Vec<String> = known.iter().map(ToString::to_string).collect();
+    let roles = [&Role::BLOCK[..], &[Role::Head, Role::Embed]].concat();
+    roles.iter().find(|role| role.to_string() == name).copied().ok_or_else(|| {
+        let names: Vec<String> = roles.iter().map(ToString::to_string).collect();
         format!("there is no role `{name}`, only {}", names.join(", "))
     })
 }

@@ -16,35 +16,35 @@ use crate::models::spec::Role;
 /// A recipe, checked as far as that goes without a model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Recipe {
-    /// Its file's name without `.toml`.
+    /// Name of the file without `.toml`.
     pub name: String,
     /// One line for people.
     pub description: String,
-    /// Bits a weight, unless the command line says otherwise.
+    /// Bits per weight, unless the command line says otherwise.
     pub target_bpw: Option<f64>,
-    /// What layers that no rule selects may become; `None` for [`crate::choose::candidate::DEFAULT_CANDIDATES`].
+    /// Candidates of layers that no rule selects; `None` for [`crate::choose::candidate::DEFAULT_CANDIDATES`].
     pub candidates: Option<Vec<Candidate>>,
-    /// How to measure, unless the command line says otherwise.
+    /// Settings of the measurement, unless the command line says otherwise.
     pub calibration: Calibration,
-    /// What follows, unless the command line says otherwise.
+    /// Settings of the work that follows, unless the command line says otherwise.
     pub tuning: Tuning,
-    /// In the file's order; the last that selects a layer decides.
+    /// Rules in the file's order; the last that selects a layer decides.
     pub(crate) rules: Vec<Rule>,
     pub(crate) ties: Vec<RoleTie>,
     pub(crate) expect: Expect,
     pub(crate) document: Document,
 }
 
-/// How sensitivities are measured, where the recipe says so.
+/// Settings of the measurement, where the recipe has them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Calibration {
     /// A text, found from the current folder.
     pub text: Option<PathBuf>,
     /// Number of sequences.
     pub samples: Option<u32>,
-    /// How many of them sensitivities are measured on.
+    /// Number of sequences that sensitivities are measured on.
     pub sensitivity_samples: Option<u32>,
-    /// Tokens in each.
+    /// Tokens per sequence.
     pub sequence_length: Option<u32>,
     /// Seed of sequence choice and labels.
     pub seed: Option<u64>,
@@ -68,7 +68,7 @@ pub(crate) struct RoleTie {
     pub(crate) roles: Vec<Role>,
 }
 
-/// What the recipe was made for, each with its line.
+/// Sizes that the recipe was made for, each with its line.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Expect {
     pub(crate) blocks: Option<(usize, usize)>,
@@ -76,7 +76,7 @@ pub(crate) struct Expect {
 }
 
 impl Recipe {
-    /// The recipe called `name`, or the one in the file `name`. A name goes first; `./name` is always a file.
+    /// Reads the recipe called `name`, or the one in the file `name`. A name goes first; `./name` is always a file.
     pub fn load(name: &str) -> Result<Self> {
         if let Some(recipe) = Self::builtin(name) {
             return recipe;
@@ -88,16 +88,16 @@ impl Recipe {
                 .hint(format!("there is: {}; or give a file, such as ./{name}.toml", names())));
         }
         let text = fs::read_to_string(path).map_err(|e| {
-            let hint = format!("--recipe takes a TOML file, or one of: {}", names());
+            let hint = format!("setting `recipe` takes a TOML file, or one of: {}", names());
             Error::io(path, e).hint(hint)
         })?;
         lfs_pointer::refuse(path, text.as_bytes())?;
         Self::parse(path, &text)
     }
 
-    /// The recipe of that name that mixbit carries.
+    /// Returns the recipe of that name that mixbit carries.
     pub fn builtin(name: &str) -> Option<Result<Self>> {
-        let (name, text) = BUILTIN.iter().find(|(known, _)| *known == name)?;
+        let (name, text) = BUILTIN.iter().find(|(builtin, _)| *builtin == name)?;
         Some(Self::parse(&Path::new("quant-recipes").join(format!("{name}.toml")), text))
     }
 
@@ -106,14 +106,14 @@ impl Recipe {
         super::parse::recipe(Document { path: path.to_owned(), text: text.to_owned() })
     }
 
-    /// What is wrong with what the recipe asks for, at its `key`.
+    /// Returns the error `cause` as one at the recipe's `key`.
     pub fn blame(&self, key: &str, cause: &Error) -> Error {
         let line = self.document.line_of(key);
         let message = cause.to_string();
         self.document.error(line, key, message).hint(format!("leave `{key}` out of the recipe, or change it"))
     }
 
-    /// The TOML.
+    /// Returns the TOML.
     pub fn text(&self) -> &str {
         &self.document.text
     }

@@ -33,7 +33,7 @@ fn apply(text: &str, blocks: usize) -> Result<Applied> {
     parse(text).unwrap().apply(&manifest("llama", blocks, true))
 }
 
-/// What is said about a recipe that cannot be used.
+/// Checks the error for a recipe that cannot be used.
 #[track_caller]
 fn refused<T: std::fmt::Debug>(result: Result<T>, expected: &str) {
     let error = result.unwrap_err();

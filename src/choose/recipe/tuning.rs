@@ -1,4 +1,4 @@
-//! What a recipe says of the work after bits are chosen.
+//! Settings of a recipe for the work after bits are chosen.
 
 use clap::ValueEnum;
 
@@ -13,14 +13,14 @@ pub enum Quality {
     Best,
 }
 
-/// What follows rounding, where the recipe says so.
+/// Settings of the work that follows rounding, where the recipe has them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tuning {
     /// The preset.
     pub quality: Option<Quality>,
     /// Steps of distillation at most.
     pub distill: Option<u32>,
-    /// Whether norms learn too.
+    /// True if norms learn too.
     pub distill_norms: bool,
     /// Rounds of refinement at most.
     pub refine: Option<u32>,

@@ -6,9 +6,11 @@ use super::settings;
 use super::templating::refuse_idle;
 use crate::choose::candidate::{Candidate, DEFAULT_CANDIDATES};
 use crate::choose::plan::Plan;
-use crate::choose::table::Partial;
+use crate::choose::table_journal::TableJournal;
 use crate::cli::args::Analyze;
 use crate::error::Result;
+use crate::files::journal;
+use crate::files::journal::{Journal, Start};
 use crate::files::output_file;
 use crate::files::output_file::Claim;
 use crate::jobs::estimate::{Work, announce};
@@ -28,8 +30,9 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     let source = open_after(&args.model, Need::Weights, |_| {
         output_file::check(&args.out, args.overwrite)?;
         claim = Claim::new(&args.out)?;
-        if !args.resume && !args.overwrite && Partial::waits(&args.out) {
-            return Err(output_file::unfinished(&Partial::path(&args.out)));
+        let unfinished = TableJournal::path(&args.out);
+        if !args.resume && !args.overwrite && Journal::has_unfinished(&unfinished, None)? {
+            return Err(journal::unfinished(&unfinished));
         }
         Ok(())
     })?;
@@ -52,29 +55,31 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     let estimate = announce(&work, &quants, float, of, console)?;
     console.begin_job(&estimate.stages);
     let measure = measure.with_costs(estimate.steps);
-    let mut partial = Partial::open(&args.out, &measure.measurement, args.resume)?;
-    let finished = partial.finished.clone();
-    if !finished.is_empty() {
+    let start = Start::resumed_if(args.resume);
+    let mut journal = TableJournal::open(&args.out, &measure.measurement, start)?;
+    let measured = journal.layers.clone();
+    if !measured.is_empty() {
         console.line(&format!(
             "resuming: {} of {} measured already",
-            finished.len(),
+            measured.len(),
             count(plan.len(), "layer")
         ));
     }
-    if args.resume && finished.is_empty() {
+    if args.resume && measured.is_empty() {
         let name = args.out.display();
         console.notes(&[format!("nothing to resume beside {name}: starting from the beginning")]);
     }
-    let measured = measure.run(&finished, console, |layer| partial.add(layer));
-    let correction = measured.and_then(|()| measure.correct(&partial.finished, console));
-    let correction = correction.map_err(|e| partial.given_up(e))?;
-    let table = partial.finish(&args.out, measure.measurement.clone(), correction)?;
+    let correction = measure
+        .run(&measured, console, |layer| journal.append(layer))
+        .and_then(|()| measure.correct(&journal.layers, console))
+        .map_err(|e| journal.with_resume_hint(e))?;
+    let table = journal.finish(&args.out, measure.measurement.clone(), correction)?;
     drop(claim);
     console.done(&format!("{} in {}", count(table.layers.len(), "layer"), args.out.display()));
     Ok(())
 }
 
-/// What measuring sensitivities for so many `candidates` is.
+/// Describes the work of measuring sensitivities for so many `candidates`.
 fn work<'a>(
     source: &'a SourceModel,
     calibration: &Calibration,

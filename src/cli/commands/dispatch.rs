@@ -1,5 +1,6 @@
 //! From the parsed command line to the subcommand that it names.
 
+use super::flag_names::flags_in;
 use crate::cli::args::{Cli, Command};
 use crate::error::{Error, Result};
 use crate::files::hub_cache;
@@ -19,7 +20,7 @@ pub fn run(mut cli: Cli) -> Result<()> {
     let hiding = super::models::hiding(&mut cli.command);
     let headers = super::models::locate(&mut cli.command, &console)?;
     obey(cli.command, &console).map_err(|error| {
-        let error = super::models::hidden(&hiding, error);
+        let error = super::models::hidden(&hiding, flags_in(error));
         let error = match hub_cache::hint_in_cache(&error) {
             Some(hint) => error.hint(hint),
             None => error,

@@ -11,6 +11,7 @@ pub mod dispatch;
 pub mod drafting;
 pub mod eval;
 pub mod figures;
+pub mod flag_names;
 pub mod inspect;
 pub mod lines;
 pub mod logits;

@@ -8,6 +8,7 @@ use super::settings::EvaluationText;
 use crate::engine::learn::student::{Student, Target};
 use crate::engine::runtime::Engine;
 use crate::error::{Error, Result};
+use crate::files::journal;
 use crate::jobs::measure::digest;
 use crate::jobs::quantize::tuning::{
     Adam, Coordinate, LOOK_EVERY, Look, Settings, TuningRun, Values, as_stored,
@@ -120,7 +121,6 @@ impl Job<'_> {
     /// What steps are taken with, but for the model at the start.
     pub(crate) fn distill_settings(&self, slice: &Slice, steps: u32) -> Result<Settings> {
         Ok(Settings {
-            version: 1,
             model: self.source.fingerprint()?,
             student: String::new(),
             text: digest(&slice.sequences),
@@ -191,17 +191,17 @@ impl Run<'_> {
         let Self { settings, .. } = self;
         let path = TuningRun::path(&job.settings.output.path);
         let mut adam = Adam::new(coordinates, &values);
-        let mut progress = if job.settings.resume && path.exists() {
-            let progress = TuningRun::read(&path, settings, &mut adam)?;
-            job.progress.line(&format!(
-                "resuming: {} of {} taken already",
-                progress.step(),
-                count(settings.steps, "step")
-            ));
-            progress
-        } else {
-            let kl = self.look(&values)?;
-            TuningRun::new(settings.clone(), values, kl)
+        let mut resumed = None;
+        if job.settings.resume {
+            resumed = TuningRun::read(&path, settings, &mut adam)?;
+        }
+        let mut progress = match resumed {
+            Some(progress) => {
+                let steps = count(settings.steps, "step");
+                job.progress.line(&format!("resuming: {} of {steps} taken already", progress.step()));
+                progress
+            }
+            None => TuningRun::new(settings.clone(), values.clone(), self.look(&values)?),
         };
         // Of what is left: steps of an earlier run would count for this one's rate.
         let bar = job.progress.steps_bar("distilling", (settings.steps - progress.step()) as u64);
@@ -240,7 +240,7 @@ impl Run<'_> {
 fn resumable(error: Error, kept: usize) -> Error {
     match error.kind() {
         crate::error::ErrorKind::Interrupted if kept > 0 => {
-            error.hint(format!("the same command with --resume goes on after step {kept}"))
+            error.hint(journal::resume_after(&format!("step {kept}")))
         }
         _ => error,
     }

@@ -5,9 +5,8 @@ use std::path::Path;
 
 use super::inputs::Inputs;
 use super::job::{Decision, Job};
-use super::kept_layers;
-use super::kept_layers::KeptLayers;
-use super::kept_rounds::{Moves, RoundSettings, Rounds};
+use super::refinement_journal::{self, Moves, RefinementJournal};
+use super::rounding_journal::RoundingJournal;
 use super::stage::Staged;
 use crate::choose::candidate::Candidate;
 use crate::engine::decoder::load::Tuned;
@@ -17,6 +16,7 @@ use crate::engine::passes::collector::{Extent, Moment};
 use crate::engine::passes::moments::{MomentSettings, input_moments, input_of};
 use crate::engine::runtime::Engine;
 use crate::error::{Error, ErrorKind, Result};
+use crate::files::journal::{self, Header, Start};
 use crate::jobs::measure::digest;
 use crate::jobs::opening::{Need, open};
 use crate::jobs::record::{Refinement, RefinementRound};
@@ -46,36 +46,38 @@ pub struct Refined {
 }
 
 impl Job<'_> {
-    /// The rounds that an interrupted run has done from `decision`, or none yet.
-    pub(crate) fn rounds(&self, rounds: u32, decision: &Decision) -> Result<Rounds> {
-        let path = Rounds::path(&self.settings.output.path);
-        let settings = RoundSettings { start: self.start(decision)?, ..self.round_settings(rounds)? };
-        if !self.settings.resume {
-            kept_layers::remove(&path);
-            kept_layers::remove(&KeptLayers::next_path(&self.settings.output.path));
-            return Ok(Rounds::new(settings));
+    /// Opens the journal of so many rounds from `decision`, and resumes it if the user asks for that.
+    pub(crate) fn refinement_journal(&self, rounds: u32, decision: &Decision) -> Result<RefinementJournal> {
+        let output = &self.settings.output.path;
+        let header = self.refinement_header(rounds)?.with(refinement_journal::START, self.start(decision)?);
+        let start = Start::resumed_if(self.settings.resume);
+        if start == Start::Anew {
+            journal::remove(&RoundingJournal::next_path(output));
         }
-        let Some(found) = Rounds::read(&path, &settings)? else { return Ok(Rounds::new(settings)) };
-        let done = count(found.done.len(), "round");
-        self.progress.line(&format!("resuming: {done} of --refine {rounds} done already"));
-        Ok(found)
+        let path = RefinementJournal::path(output);
+        let journal = RefinementJournal::open(&path, header, rounds as usize, start)?;
+        if !journal.done.is_empty() {
+            let done = count(journal.done.len(), "round");
+            self.progress.line(&format!("resuming: {done} of --refine {rounds} done already"));
+        }
+        Ok(journal)
     }
 
-    /// What rounds are made with, but for the start.
-    pub(crate) fn round_settings(&self, rounds: u32) -> Result<RoundSettings> {
+    /// Returns the header of the journal of so many rounds, without what they begin with.
+    pub(crate) fn refinement_header(&self, rounds: u32) -> Result<Header> {
         let slice = self.slice()?;
-        Ok(RoundSettings {
-            mixbit: env!("CARGO_PKG_VERSION").to_owned(),
-            model: self.source.fingerprint()?,
-            target: self.settings.target.to_string(),
-            rounding: self.technique.to_string(),
-            dtype: self.settings.dtype.to_string(),
-            rounds,
-            seed: self.settings.calibration.seed,
-            text: digest(&slice.sequences),
-            slice: digest(&slice.windows),
-            start: String::new(),
-        })
+        let header = Header::new("refinement")
+            .with("mixbit's version", env!("CARGO_PKG_VERSION"))
+            .with("the model", self.source.fingerprint()?)
+            .with("the target", &self.settings.target)
+            .with("rounding", self.technique)
+            .with("dtype", self.settings.dtype)
+            .with("refine", rounds)
+            .with("seed", self.settings.calibration.seed)
+            .with("the calibration text", digest(&slice.sequences))
+            .with("the text looked at", digest(&slice.windows))
+            .with(refinement_journal::START, "");
+        Ok(header)
     }
 
     /// SHA-256 of what layers get, what that was chosen by, and what they may become in a round.
@@ -92,14 +94,15 @@ impl Job<'_> {
         &self,
         decision: Decision,
         staged: Staged,
-        mut rounds: Rounds,
+        mut rounds: RefinementJournal,
         warnings: &Warnings,
     ) -> Result<Refined> {
         let refined = self.refine_on(decision, staged, &mut rounds, warnings);
         let (decision, staged) = refined.map_err(|error| match error.kind() {
             // Rounding would count the layers of this round as if there were no others.
-            ErrorKind::Interrupted if !rounds.done.is_empty() => error
-                .hint(format!("the same command with --resume goes on after round {}", rounds.done.len())),
+            ErrorKind::Interrupted if !rounds.done.is_empty() => {
+                error.hint(journal::resume_after(&format!("round {}", rounds.done.len())))
+            }
             _ => error,
         })?;
         let slice = self.slice()?;
@@ -111,14 +114,13 @@ impl Job<'_> {
         &self,
         mut decision: Decision,
         mut staged: Staged,
-        rounds: &mut Rounds,
+        rounds: &mut RefinementJournal,
         warnings: &Warnings,
     ) -> Result<(Decision, Staged)> {
         if rounds.is_over() {
             return Ok((decision, staged));
         }
         let Self { progress, source, plan, .. } = self;
-        let output = &self.settings.output.path;
         let (engine, memory, slice) = (Engine::start()?, self.settings.calibration.memory, self.slice()?);
         let target = match self.settings.target {
             Size::Bpw(bpw) => bpw,
@@ -135,7 +137,7 @@ impl Job<'_> {
         progress.stage("refining");
         let mut before = divergences(staged.folder.path())?;
         while !rounds.is_over() {
-            progress.line(&format!("refining, round {} of {}", rounds.done.len() + 1, rounds.most()));
+            progress.line(&format!("refining, round {} of {}", rounds.done.len() + 1, rounds.max_rounds));
             let known = match rounds.take_moves() {
                 Some(moves) => moves,
                 None => self.moves(&engine, &decision, staged.folder.path(), &slice.sequences)?,
@@ -146,12 +148,12 @@ impl Job<'_> {
             let (swaps, kl_before) = (known.keys().filter(moved).count(), mean(&before));
             if swaps == 0 {
                 let (kl_after, stderr, kept) = (None, None, false);
-                rounds.refused(RefinementRound { swaps, kl_before, kl_after, stderr, kept }, known);
-                rounds.save(&Rounds::path(output))?;
+                rounds.refuse(RefinementRound { swaps, kl_before, kl_after, stderr, kept }, known);
+                rounds.save()?;
                 break;
             }
             let next = Decision { solution, table: decision.table.clone(), curve: decision.curve.clone() };
-            let next_staged = self.staged(&next, self.kept_layers_of_round(&next)?, warnings)?;
+            let next_staged = self.staged(&next, self.rounding_journal_of_round(&next)?, warnings)?;
             let after = divergences(next_staged.folder.path())?;
             let (fall, stderr) = fall(&before, &after);
             let kept = fall > stderr;
@@ -161,11 +163,11 @@ impl Job<'_> {
                 (decision, staged, before) = (next, next_staged, after);
                 // What was predicted goes for other bits.
                 decision.solution.kl = None;
-                rounds.kept(round, decision.solution.clone());
+                rounds.keep(round, decision.solution.clone());
             } else {
-                rounds.refused(round, known);
+                rounds.refuse(round, known);
             }
-            rounds.save(&Rounds::path(output))?;
+            rounds.save()?;
             self.settle_layers(kept)?;
         }
         Ok((decision, staged))

@@ -9,14 +9,14 @@ use std::path::Path;
 
 use super::inputs::{Inputs, Known};
 use super::job::{Decision, Job};
-use super::kept_layers;
-use super::kept_layers::{FedBack, KeptLayers};
+use super::rounding_journal::{self, GptqLayer, RoundingJournal};
 use crate::engine::passes::collector::{Extent, Moments};
 use crate::engine::passes::moments::{MomentSettings, input_moments, input_moments_where, input_of};
 use crate::engine::runtime::Engine;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
+use crate::files::journal::{self, Header, Journal, Start};
 use crate::jobs::measure::digest;
-use crate::jobs::record::Feedback;
+use crate::jobs::record::GptqStats;
 use crate::jobs::write::{Codes, Spooled, unroundable};
 use crate::models::source::SourceTensor;
 use crate::models::spec::TensorSpec;
@@ -37,7 +37,7 @@ pub enum Rounded {
     /// E[x_j^2] of the layers' inputs, by path; none without a text.
     Searched(BTreeMap<String, Vec<f32>>),
     /// The codes. Layers in other modes than affine are not among them.
-    Ready(Spooled, Feedback),
+    Ready(Spooled, GptqStats),
 }
 
 impl Rounded {
@@ -53,83 +53,81 @@ impl Rounded {
     }
 
     /// How error feedback did, if there was any.
-    pub fn feedback(&self) -> Option<Feedback> {
+    pub fn feedback(&self) -> Option<GptqStats> {
         if let Self::Ready(_, feedback) = self { Some(feedback.clone()) } else { None }
     }
 }
 
 impl Job<'_> {
-    /// Opens the file of layers that are done, where rounding takes long enough to be interrupted, and goes on with it if
-    /// --resume says so.
+    /// Opens the journal of rounded layers, where rounding takes long enough to be interrupted, and resumes it if the user
+    /// asks for that.
     ///
     /// Where bits were `moved` since the beginning, the layers that are done may be those of an earlier round, or of the one
     /// that moved them and not in their place yet.
-    pub(crate) fn kept_layers(&self, decision: &Decision, moved: bool) -> Result<Option<KeptLayers>> {
-        let Some(settings) = self.settings_for(decision)? else { return Ok(None) };
+    pub(crate) fn rounding_journal(
+        &self,
+        decision: &Decision,
+        moved: bool,
+    ) -> Result<Option<RoundingJournal>> {
+        let Some(header) = self.header_for(decision)? else { return Ok(None) };
         let output = &self.settings.output.path;
-        let (path, next) = (KeptLayers::path(output), KeptLayers::next_path(output));
-        let are_these = |path: &Path| KeptLayers::begun(path).as_ref() == Some(&settings);
-        if moved && are_these(&next) {
+        let (path, next) = (RoundingJournal::path(output), RoundingJournal::next_path(output));
+        let is_for_decision = |path: &Path| Journal::peek(path).as_ref() == Some(&header);
+        if moved && is_for_decision(&next) {
             fs::rename(&next, &path).map_err(|e| Error::io(&path, e))?;
         }
-        let resume = self.settings.resume && (!moved || are_these(&path));
-        let kept = KeptLayers::open(&path, &settings, resume)?;
-        if kept.found() > 0 {
-            self.progress.line(&format!("resuming: {} rounded already", count(kept.found(), "layer")));
+        let resume = self.settings.resume && (!moved || is_for_decision(&path));
+        let journal = RoundingJournal::open(&path, &header, Start::resumed_if(resume))?;
+        if !journal.is_empty() {
+            self.progress.line(&format!("resuming: {} rounded already", count(journal.len(), "layer")));
         }
-        Ok(Some(kept))
+        Ok(Some(journal))
     }
 
-    /// The same for a round of refinement, whose layers wait beside those that are the best so far.
-    pub(crate) fn kept_layers_of_round(&self, next: &Decision) -> Result<Option<KeptLayers>> {
-        let Some(settings) = self.settings_for(next)? else { return Ok(None) };
-        let path = KeptLayers::next_path(&self.settings.output.path);
-        let resume = self.settings.resume && KeptLayers::begun(&path).as_ref() == Some(&settings);
-        KeptLayers::open(&path, &settings, resume).map(Some)
+    /// Opens the journal of a round of refinement, beside that of the best layers so far.
+    pub(crate) fn rounding_journal_of_round(&self, next: &Decision) -> Result<Option<RoundingJournal>> {
+        let Some(header) = self.header_for(next)? else { return Ok(None) };
+        let path = RoundingJournal::next_path(&self.settings.output.path);
+        let resume = self.settings.resume && Journal::peek(&path).as_ref() == Some(&header);
+        RoundingJournal::open(&path, &header, Start::resumed_if(resume)).map(Some)
     }
 
     /// Puts the layers of a round in the place of those before, if it was `kept`, and else away.
     pub(crate) fn settle_layers(&self, kept: bool) -> Result<()> {
         let output = &self.settings.output.path;
-        let (path, next) = (KeptLayers::path(output), KeptLayers::next_path(output));
+        let (path, next) = (RoundingJournal::path(output), RoundingJournal::next_path(output));
         if kept && next.exists() {
             return fs::rename(&next, &path).map_err(|e| Error::io(&path, e));
         }
-        kept_layers::remove(&next);
+        journal::remove(&next);
         Ok(())
     }
 
-    fn settings_for(&self, decision: &Decision) -> Result<Option<kept_layers::Settings>> {
-        let Some(settings) = self.rounding_settings()? else { return Ok(None) };
+    fn header_for(&self, decision: &Decision) -> Result<Option<Header>> {
+        let Some(header) = self.rounding_header()? else { return Ok(None) };
         let bits =
             serde_json::to_string(&decision.solution.bitmap).map_err(|e| Error::input(e.to_string()))?;
-        Ok(Some(kept_layers::Settings { bits: crate::files::digest::digest([bits.as_bytes()]), ..settings }))
+        Ok(Some(header.with(rounding_journal::BITS, crate::files::digest::digest([bits.as_bytes()]))))
     }
 
-    /// What layers are rounded with where they are kept, but for the bit map.
-    pub(crate) fn rounding_settings(&self) -> Result<Option<kept_layers::Settings>> {
+    /// Returns the header of the journal where layers are kept, without the bit map.
+    pub(crate) fn rounding_header(&self) -> Result<Option<Header>> {
         let (Technique::Gptq, Some(texts)) = (self.technique, &self.texts) else { return Ok(None) };
-        Ok(Some(kept_layers::Settings {
-            mixbit: env!("CARGO_PKG_VERSION").to_owned(),
-            model: self.source.fingerprint()?,
-            target: self.settings.target.to_string(),
-            samples: texts.sequences.len(),
-            sequence_length: self.settings.calibration.sequence_length as usize,
-            seed: self.settings.calibration.seed,
-            text: digest(&texts.sequences),
-            dtype: self.settings.dtype.to_string(),
-            bits: String::new(),
-        }))
+        let header = Header::new("rounding")
+            .with("mixbit's version", env!("CARGO_PKG_VERSION"))
+            .with("the model", self.source.fingerprint()?)
+            .with("the target", &self.settings.target)
+            .with("samples", texts.sequences.len())
+            .with("sequence_length", self.settings.calibration.sequence_length)
+            .with("seed", self.settings.calibration.seed)
+            .with(rounding_journal::TEXT, digest(&texts.sequences))
+            .with("dtype", self.settings.dtype)
+            .with(rounding_journal::BITS, "");
+        Ok(Some(header))
     }
 
-    /// Rounds what was decided on, as far as that needs the layers' inputs. What is `kept` is not done again; without it files
-    /// go to `folder`, without names.
-    pub(crate) fn round(
-        &self,
-        folder: &Path,
-        decision: &Decision,
-        kept: Option<KeptLayers>,
-    ) -> Result<Rounded> {
+    /// Rounds what was decided on, as far as that needs the layers' inputs. Layers in the `journal` are not done again.
+    pub(crate) fn round(&self, decision: &Decision, journal: Option<RoundingJournal>) -> Result<Rounded> {
         let Some(texts) = &self.texts else {
             return Ok(match self.technique {
                 Technique::Search => Rounded::Searched(BTreeMap::new()),
@@ -145,13 +143,11 @@ impl Job<'_> {
             memory: self.settings.calibration.memory,
             progress: &progress,
         };
-        let rounded = match self.technique {
-            Technique::Rtn => Rounded::Nearest,
-            Technique::Search => self.importance(&settings(Extent::Diagonal), decision)?,
-            Technique::Gptq => {
-                let kept = kept.map_or_else(|| KeptLayers::unnamed(folder), Ok)?;
-                self.feedback(&settings(Extent::Full), kept, decision)?
-            }
+        let rounded = match (self.technique, journal) {
+            (Technique::Gptq, Some(journal)) => self.gptq(&settings(Extent::Full), journal, decision)?,
+            (Technique::Search, _) => self.importance(&settings(Extent::Diagonal), decision)?,
+            (Technique::Rtn, _) => Rounded::Nearest,
+            (Technique::Gptq, None) => return Err(Error::input("gptq has no journal to keep layers in")),
         };
         bar.finish();
         if let Some(feedback) = rounded.feedback() {
@@ -175,66 +171,63 @@ impl Job<'_> {
         Ok(Rounded::Searched(importance))
     }
 
-    fn feedback(
+    fn gptq(
         &self,
         settings: &MomentSettings<'_>,
-        kept: KeptLayers,
+        journal: RoundingJournal,
         decision: &Decision,
     ) -> Result<Rounded> {
-        let kept = RefCell::new(kept);
-        let is_wanted = |block| !self.is_rounded(block, decision, &kept.borrow());
+        let journal = RefCell::new(journal);
+        let is_wanted = |block| !self.is_rounded(block, decision, &journal.borrow());
         let blocks = (0..self.source.spec().layers.len()).map(Some).chain([None]);
         let done = if blocks.into_iter().any(is_wanted) {
             input_moments_where(&Engine::start()?, self.source, settings, is_wanted, |block, moments| {
-                self.feed_back(block, moments, decision, &mut kept.borrow_mut())
+                self.gptq_block(block, moments, decision, &mut journal.borrow_mut())
             })
         } else {
             Ok(())
         };
-        let kept = kept.into_inner();
-        if let Err(error) = done {
-            let interrupted = matches!(error.kind(), ErrorKind::Interrupted);
-            let hint = if interrupted { kept.interrupted() } else { None };
-            return Err(match hint {
-                Some(hint) => error.hint(hint),
-                None => error,
-            });
-        }
-        let (spooled, feedback) = kept.seal()?;
-        Ok(Rounded::Ready(spooled, feedback))
+        let journal = journal.into_inner();
+        done.map_err(|error| journal.with_resume_hint(error))?;
+        let (spooled, stats) = journal.seal()?;
+        Ok(Rounded::Ready(spooled, stats))
     }
 
-    /// Whether an earlier run has rounded all layers of a block.
-    fn is_rounded(&self, block: Option<usize>, decision: &Decision, kept: &KeptLayers) -> bool {
-        self.chosen(block, decision).all(|(_, path, _)| kept.has(path))
+    /// True if the journal has all layers of a block.
+    fn is_rounded(&self, block: Option<usize>, decision: &Decision, journal: &RoundingJournal) -> bool {
+        self.chosen(block, decision).all(|(_, path, _)| journal.has(path))
     }
 
-    /// Rounds the layers of a block that are not `kept` yet.
-    fn feed_back(
+    /// Rounds the layers of a block that are not in the journal yet.
+    fn gptq_block(
         &self,
         block: Option<usize>,
         moments: &Moments,
         decision: &Decision,
-        kept: &mut KeptLayers,
+        journal: &mut RoundingJournal,
     ) -> Result<()> {
-        let left: Vec<_> = self.chosen(block, decision).filter(|(_, path, _)| !kept.has(path)).collect();
+        let left: Vec<_> = self.chosen(block, decision).filter(|(_, path, _)| !journal.has(path)).collect();
         for (input, moment) in moments {
             let sharing: Vec<_> =
                 left.iter().filter(|(spec, ..)| input_of(spec.role) == *input).copied().collect();
-            for together in sharing.chunks(TOGETHER) {
-                let found = self.fed_back(together, &Inputs::new(moment))?;
-                for ((spec, path, _), found) in together.iter().zip(found) {
-                    kept.add(path, spec.rows(), &found)?;
+            for layers in sharing.chunks(TOGETHER) {
+                let rounded = self.gptq_layers(layers, &Inputs::new(moment))?;
+                for ((spec, path, _), rounded) in layers.iter().zip(rounded) {
+                    journal.append(path, spec.rows(), &rounded)?;
                 }
             }
         }
-        kept.flush()
+        journal.flush()
     }
 
-    /// Layers with one input rounded with error feedback, side by side; of experts one after the other.
-    fn fed_back(&self, layers: &[(&TensorSpec, &str, Quant)], inputs: &Inputs<'_>) -> Result<Vec<FedBack>> {
+    /// Rounds layers with one input with GPTQ, side by side; those of experts one after the other.
+    fn gptq_layers(
+        &self,
+        layers: &[(&TensorSpec, &str, Quant)],
+        inputs: &Inputs<'_>,
+    ) -> Result<Vec<GptqLayer>> {
         let experts = if inputs.matrices() > 1 { inputs.matrices() } else { 0 };
-        let mut found = vec![FedBack { experts, ..FedBack::default() }; layers.len()];
+        let mut found = vec![GptqLayer { experts, ..GptqLayer::default() }; layers.len()];
         let dtype = float_type(self.settings.dtype)?;
         for index in 0..inputs.matrices() {
             crate::interrupt::check()?;

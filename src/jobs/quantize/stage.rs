@@ -3,7 +3,7 @@
 use super::round::Rounded;
 use crate::files::output_folder::OutputFolder;
 use crate::formats::writer::Produce;
-use crate::jobs::record::Feedback;
+use crate::jobs::record::GptqStats;
 use crate::jobs::write::{CastTensor, CopyTensor, QuantizeTensor, Warnings};
 use crate::models::bitmap::BitMap;
 use crate::models::source::SourceModel;
@@ -14,7 +14,7 @@ pub struct Staged {
     /// Where it is written meanwhile.
     pub folder: OutputFolder,
     /// How error feedback did.
-    pub feedback: Option<Feedback>,
+    pub feedback: Option<GptqStats>,
 }
 
 /// Quantizes what `bitmap` lists and is float yet, copies what is quantized already, casts the rest.

@@ -1,70 +1,83 @@
-//! What an interrupted run has left beside the output: gone on with or in the way, known before any work and before
-//! anything of it is touched; and what a run leaves that fails.
+//! Work that an interrupted run has left beside the output: resumed or in the way, known before any work and before anything
+//! of it is touched; and what a run leaves that fails.
 
 use crate::progress::{Progress, Quiet};
 use std::path::{Path, PathBuf};
 
 use super::job::Job;
-use super::kept_layers;
-use super::kept_layers::KeptLayers;
-use super::kept_rounds::Rounds;
+use super::refinement_journal::RefinementJournal;
+use super::rounding_journal::{self, RoundingJournal};
 use super::settings::EvaluationText;
 use crate::error::{Error, ErrorKind, Result};
-use crate::files::output_file;
+use crate::files::journal;
+use crate::files::journal::{ANEW, Header, Journal};
 use crate::jobs::measure::digest;
 use crate::jobs::quantize::tuning::TuningRun;
 use crate::jobs::texts::{FEW_SPARE, Texts, Uses};
 use crate::numerics::rounding::Technique;
 
-/// All files in which a run keeps what it has done while it makes `output`.
+/// Returns the paths of all journals that a run writes while it makes `output`.
 pub(crate) fn files(output: &Path) -> [PathBuf; 4] {
-    [KeptLayers::path(output), KeptLayers::next_path(output), Rounds::path(output), TuningRun::path(output)]
+    [
+        RoundingJournal::path(output),
+        RoundingJournal::next_path(output),
+        RefinementJournal::path(output),
+        TuningRun::path(output),
+    ]
 }
 
-/// Removes them.
+/// Removes all journals.
 pub(crate) fn remove(output: &Path) {
     for path in files(output) {
-        kept_layers::remove(&path);
+        journal::remove(&path);
     }
 }
 
 impl Job<'_> {
-    /// Fails where a new start would lose what is there, or --resume could not go on with it.
+    /// Fails where a new start would lose what is there, or it cannot be resumed.
     pub fn check_unfinished(&self) -> Result<()> {
         let output = &self.settings.output;
         let [layers, _, rounds, steps] = files(&output.path);
         if !self.settings.resume {
-            if KeptLayers::wait(&layers, None)? && !output.overwrite {
-                return Err(output_file::unfinished(&layers));
+            for path in [&layers, &rounds, &steps] {
+                if Journal::has_unfinished(path, None)? && !output.overwrite {
+                    return Err(journal::unfinished(path));
+                }
             }
-            let waiting = [&rounds, &steps].into_iter().find(|path| path.exists() && !output.overwrite);
-            return waiting.map_or(Ok(()), |path| Err(output_file::unfinished(path)));
+            return Ok(());
         }
         let dropped = [
-            (&rounds, "--refine", self.settings.tuning.refine.is_none()),
-            (&steps, "--distill", self.settings.tuning.distill.is_none()),
+            (&rounds, "refine", self.settings.tuning.refine.is_none()),
+            (&steps, "distill", self.settings.tuning.distill.is_none()),
         ];
-        if let Some((path, flag, _)) = dropped.into_iter().find(|(path, _, none)| *none && path.exists()) {
-            return Err(Error::file(path, format!("was begun with {flag}, and now there is none"))
-                .hint(format!("give {flag} again, or {}", output_file::ANEW)));
+        if let Some((path, setting, _)) = dropped.into_iter().find(|(path, _, none)| *none && path.exists()) {
+            let message = format!("was begun with setting `{setting}`, and now there is none");
+            return Err(Error::file(path, message).hint(format!("give setting `{setting}` again, or {ANEW}")));
         }
-        let rounding = self.rounding_settings()?;
-        let mut found = rounding.is_some() && KeptLayers::wait(&layers, rounding.as_ref())?;
-        if let Some(wanted) = self.settings.tuning.refine {
-            found |= Rounds::wait(&rounds, &self.round_settings(wanted)?)?;
+        let headers = [
+            (layers, self.rounding_header()?),
+            (rounds, self.settings.tuning.refine.map(|rounds| self.refinement_header(rounds)).transpose()?),
+            (steps, self.settings.tuning.distill.map(|steps| self.distill_header(steps)).transpose()?),
+        ];
+        let mut resumes = false;
+        for (path, header) in headers {
+            if let Some(header) = header {
+                resumes |= Journal::has_unfinished(&path, Some(&header))?;
+            }
         }
-        if let Some(wanted) = self.settings.tuning.distill.filter(|_| steps.exists()) {
-            TuningRun::check(&steps, &self.distill_settings(&self.slice()?, wanted)?)?;
-            found = true;
-        }
-        if !found {
+        if !resumes {
             let name = output.path.display();
             self.progress.notes(&[format!("nothing to resume beside {name}: starting from the beginning")]);
         }
         Ok(())
     }
 
-    /// Whether this run has kept something that --resume goes on with.
+    /// Returns the header of the journal of so many steps, without the model at the start.
+    fn distill_header(&self, steps: u32) -> Result<Header> {
+        Ok(self.distill_settings(&self.slice()?, steps)?.header())
+    }
+
+    /// True if this run has kept something that can be resumed.
     pub(crate) fn has_kept(&self) -> bool {
         let [layers, _, rounds, steps] = files(&self.settings.output.path);
         (self.technique == Technique::Gptq && layers.exists())
@@ -72,8 +85,8 @@ impl Job<'_> {
             || (self.settings.tuning.distill.is_some() && steps.exists())
     }
 
-    /// What is left after an `error` while the model was made: what is done stays where --resume can help.
-    pub(crate) fn given_up(&self, error: Error) -> Error {
+    /// Adds to an `error` while the model was made how to resume, and keeps what is done where that helps.
+    pub(crate) fn with_resume_hint(&self, error: Error) -> Error {
         match error.kind() {
             _ if !self.has_kept() => error,
             ErrorKind::Interrupted | ErrorKind::Io { .. } | ErrorKind::Engine(_)
@@ -82,7 +95,7 @@ impl Job<'_> {
                 error
             }
             ErrorKind::Interrupted | ErrorKind::Io { .. } | ErrorKind::Engine(_) => {
-                error.hint("the same command with --resume goes on after what is done")
+                error.hint(journal::resume_after("what is done"))
             }
             // An earlier run's work is worth more than a tidy folder.
             _ if self.settings.resume => error,
@@ -93,44 +106,47 @@ impl Job<'_> {
         }
     }
 
-    /// The same once the model is made, and only measuring it has failed: nothing that is done is lost.
+    /// Adds to an `error` while the finished model was measured how to resume: nothing that is done is lost.
     pub(crate) fn unmeasured(&self, error: Error) -> Error {
         let (given, spare) = (
             matches!(self.settings.evaluation, EvaluationText::File(_)),
             self.texts.as_ref().map_or(0, |texts| texts.spare.len()),
         );
-        // What --distill and --refine look at would be something else without the measuring.
+        // Distillation and refinement would look at something else without the measuring.
         let resumable = self.has_kept() && (given || spare >= FEW_SPARE || !self.settings.tuning.any());
         match error.kind() {
             ErrorKind::File { .. } | ErrorKind::Tensor { .. } | ErrorKind::Input(_) if resumable => {
                 error.hint(format!(
                     "see what `mixbit check` says of the float model; what is done is kept: the same command with \
-                     --resume and {} writes the result",
-                    if given { "other --eval-data, or --no-eval in its place," } else { "--no-eval" }
+                     setting `resume` and {} writes the result",
+                    if given {
+                        "other setting `eval_data`, or setting `no_eval` in its place,"
+                    } else {
+                        "setting `no_eval`"
+                    }
                 ))
             }
             ErrorKind::File { .. } | ErrorKind::Tensor { .. } | ErrorKind::Input(_) => error.hint(
-                "see what `mixbit check` says of the float model; --no-eval writes the result all the same",
+                "see what `mixbit check` says of the float model; setting `no_eval` writes the result all the same",
             ),
-            _ => self.given_up(error),
+            _ => self.with_resume_hint(error),
         }
     }
 
-    /// The calibration text, with a part of it set `apart` to measure on if need be. Where layers were rounded with a part set
-    /// apart that is not wanted any more, it still is, so that they can be gone on with.
+    /// Reads the calibration text, with a part of it set `apart` to measure on if need be. Where layers were rounded with a
+    /// part set apart that is not wanted any more, it still is, so that they can be resumed.
     pub(crate) fn divided(&self, apart: bool) -> Result<Texts> {
         let prepare = |scoring, progress: &dyn Progress| {
             let uses = Uses { scoring, tuning: self.settings.tuning.any() };
             Texts::prepare(self.source, &self.settings.calibration, uses, progress)
         };
-        let kept = if self.settings.resume && !apart {
-            KeptLayers::begun(&KeptLayers::path(&self.settings.output.path))
-        } else {
-            None
-        };
-        let was_apart = kept.is_some_and(|kept| {
-            prepare(true, &Quiet).is_ok_and(|texts| digest(&texts.sequences) == kept.text)
-        });
+        let mut header = None;
+        if self.settings.resume && !apart {
+            header = Journal::peek(&RoundingJournal::path(&self.settings.output.path));
+        }
+        let text = header.as_ref().and_then(|header| header.value(rounding_journal::TEXT));
+        let was_apart = text
+            .is_some_and(|text| prepare(true, &Quiet).is_ok_and(|texts| digest(&texts.sequences) == text));
         prepare(apart || was_apart, self.progress)
     }
 }

@@ -3,9 +3,9 @@
 use std::fmt::Write;
 
 use super::job::{Decision, Job};
-use super::kept_layers::KeptLayers;
-use super::kept_rounds::Rounds;
 use super::refine::Refined;
+use super::refinement_journal::RefinementJournal;
+use super::rounding_journal::RoundingJournal;
 use super::stage::{Staged, producers};
 use super::unfinished;
 use crate::error::Result;
@@ -14,7 +14,7 @@ use crate::formats::writer::Produce;
 use crate::jobs::opening::{Need, open};
 use crate::jobs::quantize::tuning::{TunedTensor, Values};
 use crate::jobs::record;
-use crate::jobs::record::{Distillation, Evaluation, Feedback, Record, Refinement, Wanted};
+use crate::jobs::record::{Distillation, Evaluation, GptqStats, Record, Refinement, Wanted};
 use crate::jobs::settings::Target;
 use crate::jobs::write::{Container, CopyTensor, Warnings, companions, write};
 use crate::models::bitmap::BitMap;
@@ -25,7 +25,7 @@ use crate::words::{bytes, count};
 /// What was written, and how it came about.
 struct Made {
     decision: Decision,
-    feedback: Option<Feedback>,
+    feedback: Option<GptqStats>,
     refinement: Option<Refinement>,
     distillation: Option<Distillation>,
 }
@@ -44,14 +44,19 @@ impl Job<'_> {
         let (source, output) = (self.source, &self.settings.output);
         let warnings = Warnings::default();
         let folder = OutputFolder::create(&output.path, output.overwrite)?;
-        let rounds = self.settings.tuning.refine.map(|rounds| self.rounds(rounds, &decision)).transpose()?;
+        let rounds = self
+            .settings
+            .tuning
+            .refine
+            .map(|rounds| self.refinement_journal(rounds, &decision))
+            .transpose()?;
         let moved = rounds.as_ref().and_then(|rounds| rounds.solution.clone());
         let (was_moved, solution) = (moved.is_some(), moved.unwrap_or(decision.solution));
         let decision = Decision { solution, ..decision };
-        let kept = self.kept_layers(&decision, was_moved)?;
-        let made = self.make(&folder, decision, kept, rounds, &warnings);
+        let layers = self.rounding_journal(&decision, was_moved)?;
+        let made = self.make(&folder, decision, layers, rounds, &warnings);
         let made = made.and_then(|made| warnings.refuse(source).map(|()| made));
-        let made = made.map_err(|e| self.given_up(folder.relocate(e)))?;
+        let made = made.map_err(|e| self.with_resume_hint(folder.relocate(e)))?;
         let written = open(folder.path(), Need::Weights).map_err(|e| folder.relocate(e))?;
         let evaluation = self.evaluate(&written).map_err(|e| self.unmeasured(folder.relocate(e)))?;
         let Made { decision, feedback, refinement, distillation } = made;
@@ -71,21 +76,21 @@ impl Job<'_> {
         &self,
         folder: &OutputFolder,
         decision: Decision,
-        kept: Option<KeptLayers>,
-        rounds: Option<Rounds>,
+        layers: Option<RoundingJournal>,
+        rounds: Option<RefinementJournal>,
         warnings: &Warnings,
     ) -> Result<Made> {
         let (source, dtype, container) = (self.source, self.settings.dtype, self.settings.output.container);
         if !self.settings.tuning.any() {
             let bitmap = self.bitmap(&decision);
-            let rounded = self.round(folder.path(), &decision, kept)?;
+            let rounded = self.round(&decision, layers)?;
             let producers = producers(source, dtype, &bitmap, &rounded, warnings);
             self.progress.stage("evaluating");
             self.write_whole(folder, &producers, &bitmap, container)?;
             let feedback = rounded.feedback();
             return Ok(Made { decision, feedback, refinement: None, distillation: None });
         }
-        let staged = self.staged(&decision, kept, warnings)?;
+        let staged = self.staged(&decision, layers, warnings)?;
         let (decision, staged, refinement) = match rounds {
             Some(rounds) => {
                 let Refined { decision, staged, record } = self.refine(decision, staged, rounds, warnings)?;
@@ -108,16 +113,16 @@ impl Job<'_> {
         Ok(Made { decision, feedback, refinement, distillation })
     }
 
-    /// Rounds what was decided on, to be run before it is written for good. What is `kept` is not done again.
+    /// Rounds what was decided on, to be run before it is written for good. `layers` that are done are not done again.
     pub(crate) fn staged(
         &self,
         decision: &Decision,
-        kept: Option<KeptLayers>,
+        layers: Option<RoundingJournal>,
         warnings: &Warnings,
     ) -> Result<Staged> {
         let bitmap = self.bitmap(decision);
         let folder = OutputFolder::create(&self.settings.output.path, true)?;
-        let rounded = self.round(folder.path(), decision, kept).map_err(|e| folder.relocate(e))?;
+        let rounded = self.round(decision, layers).map_err(|e| folder.relocate(e))?;
         let producers = producers(self.source, self.settings.dtype, &bitmap, &rounded, warnings);
         let container = Container::Safetensors { max_shard_size: u64::MAX };
         self.write_whole(&folder, &producers, &bitmap, container)?;

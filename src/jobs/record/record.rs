@@ -1,6 +1,6 @@
 //! The record and its parts, read and written.
 
-use super::feedback::Feedback;
+use super::gptq_stats::GptqStats;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::choose::allocate::CurvePoint;
@@ -77,7 +77,7 @@ pub struct Record {
     pub curve: Vec<CurvePoint>,
     /// How error feedback did, where weights were rounded with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub feedback: Option<Feedback>,
+    pub feedback: Option<GptqStats>,
     /// How bits were moved between layers after rounding, if they were.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refinement: Option<Refinement>,

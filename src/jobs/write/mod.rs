@@ -10,3 +10,4 @@ pub use damage::{Warnings, check_values, unroundable};
 pub use output::{Output, Written};
 pub use producers::{CastTensor, Codes, Container, CopyTensor, DequantizeTensor, QuantizeTensor, write};
 pub use spool::{Spool, Spooled};
+pub(crate) use spool::{parts, ranges};

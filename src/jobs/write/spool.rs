@@ -2,7 +2,6 @@
 //! names, and memory does not grow with the model.
 
 use memmap2::Mmap;
-use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -12,83 +11,57 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, Result};
 use crate::numerics::affine::Quantized;
 
-/// Takes layers.
+/// A file without a name that takes layers.
 #[derive(Debug)]
 pub struct Spool {
-    /// The file, or its folder if it has no name.
-    place: PathBuf,
+    folder: PathBuf,
     file: BufWriter<File>,
     length: usize,
     layers: BTreeMap<String, Quantized<Range<usize>>>,
 }
 
 impl Spool {
-    /// An unnamed file in `folder`, gone when it is dropped.
+    /// Opens a file without a name in `folder`, gone when it is dropped.
     pub fn create(folder: &Path) -> Result<Self> {
         let file = tempfile::tempfile_in(folder).map_err(|e| Error::io(folder, e))?;
-        Ok(Self::go_on(folder, file, 0, BTreeMap::new()))
-    }
-
-    /// A `file` at `place` that holds `layers`, is so long and takes more at its end. Nobody else writes it.
-    pub(crate) fn go_on(
-        place: &Path,
-        file: File,
-        length: usize,
-        layers: BTreeMap<String, Quantized<Range<usize>>>,
-    ) -> Self {
-        Self { place: place.to_owned(), file: BufWriter::with_capacity(1 << 20, file), length, layers }
-    }
-
-    /// Number of layers.
-    pub fn len(&self) -> usize {
-        self.layers.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.layers.is_empty()
-    }
-
-    /// Adds a line of JSON, which is passed over when layers are read.
-    pub(crate) fn line(&mut self, value: &impl Serialize) -> Result<()> {
-        let mut text = serde_json::to_vec(value).map_err(|e| Error::file(&self.place, e.to_string()))?;
-        text.push(b'\n');
-        self.put(&text).map(drop)
-    }
-
-    /// Hands what was added to the system.
-    pub(crate) fn flush(&mut self) -> Result<()> {
-        self.file.flush().map_err(|e| Error::io(&self.place, e))
+        let file = BufWriter::with_capacity(1 << 20, file);
+        Ok(Self { folder: folder.to_owned(), file, length: 0, layers: BTreeMap::new() })
     }
 
     /// Adds the layer at `path`.
     pub fn add(&mut self, path: &str, layer: &Quantized) -> Result<()> {
-        let parts = Quantized {
-            packed: self.put(&layer.packed)?,
-            scales: self.put(&layer.scales)?,
-            biases: self.put(&layer.biases)?,
-        };
-        self.layers.insert(path.to_owned(), parts);
+        for part in parts(layer) {
+            self.file.write_all(part).map_err(|e| Error::io(&self.folder, e))?;
+        }
+        let ranges = ranges(self.length, parts(layer).map(<[u8]>::len));
+        self.length = ranges.biases.end;
+        self.layers.insert(path.to_owned(), ranges);
         Ok(())
     }
 
     /// Ends taking: from here on layers are read.
     pub fn seal(self) -> Result<Spooled> {
-        let failed = |e: std::io::Error| Error::io(&self.place, e);
-        let file = self.file.into_inner().map_err(|e| failed(e.into_error()))?;
-        // SAFETY: the file has no name, or is ours by its lock: nobody else changes it.
-        let map = if self.length == 0 { None } else { Some(unsafe { Mmap::map(&file) }.map_err(failed)?) };
-        Ok(Spooled { map, layers: self.layers, _file: file })
-    }
-
-    fn put(&mut self, bytes: &[u8]) -> Result<Range<usize>> {
-        self.file.write_all(bytes).map_err(|e| Error::io(&self.place, e))?;
-        self.length += bytes.len();
-        Ok(self.length - bytes.len()..self.length)
+        let file = self.file.into_inner().map_err(|e| Error::io(&self.folder, e.into_error()))?;
+        Spooled::map(&self.folder, file, self.layers)
     }
 }
 
-/// Gives layers back.
+/// Returns the parts of a layer in the order in which files hold them.
+pub(crate) fn parts(layer: &Quantized) -> [&[u8]; 3] {
+    [&layer.packed, &layer.scales, &layer.biases]
+}
+
+/// Returns where the parts of a layer are whose first byte is at `start`, from the parts' lengths.
+pub(crate) fn ranges(start: usize, [packed, scales, biases]: [usize; 3]) -> Quantized<Range<usize>> {
+    let (scales_at, biases_at) = (start + packed, start + packed + scales);
+    Quantized {
+        packed: start..scales_at,
+        scales: scales_at..biases_at,
+        biases: biases_at..biases_at + biases,
+    }
+}
+
+/// Layers in a file, mapped into memory.
 #[derive(Debug)]
 pub struct Spooled {
     map: Option<Mmap>,
@@ -98,6 +71,20 @@ pub struct Spooled {
 }
 
 impl Spooled {
+    /// Maps a `file` at `place` with `layers` in it. The file has no name or is locked: nobody else changes it.
+    pub(crate) fn map(
+        place: &Path,
+        file: File,
+        layers: BTreeMap<String, Quantized<Range<usize>>>,
+    ) -> Result<Self> {
+        let mut map = None;
+        if !layers.is_empty() {
+            // SAFETY: nobody else changes the file.
+            map = Some(unsafe { Mmap::map(&file) }.map_err(|e| Error::io(place, e))?);
+        }
+        Ok(Self { map, layers, _file: file })
+    }
+
     /// Tells the kernel that `part` of a layer was read and need not stay mapped, so that resident memory does not grow
     /// with the model.
     pub fn release(&self, part: &[u8]) {
@@ -107,7 +94,7 @@ impl Spooled {
         }
     }
 
-    /// The layer at `path`, if it was added.
+    /// Returns the layer at `path`, if it was added.
     pub fn get(&self, path: &str) -> Option<Quantized<&[u8]>> {
         let parts = self.layers.get(path)?;
         let bytes = |range: &Range<usize>| self.map.as_ref()?.get(range.clone());

@@ -2,7 +2,7 @@
 
 use super::page::Page;
 use crate::choose::table::Measurement;
-use crate::jobs::record::{Distillation, Feedback, Record, Wanted};
+use crate::jobs::record::{Distillation, GptqStats, Record, Wanted};
 use crate::words::{bytes, count};
 
 /// Name and value, one a line; `None` without a record.
@@ -23,7 +23,7 @@ pub fn section(page: &Page<'_>) -> Option<Vec<(&'static str, String)>> {
         ("rounding", record.rounding.clone()),
         ("scales, biases and float part", record.dtype.clone()),
     ];
-    let feedback = record.feedback.iter().flat_map(Feedback::sentences);
+    let feedback = record.feedback.iter().flat_map(GptqStats::sentences);
     lines.extend(feedback.map(|sentence| ("error feedback", sentence)));
     lines.extend(record.refinement.iter().map(|refinement| {
         let kept = refinement.rounds.iter().filter(|round| round.kept).count();

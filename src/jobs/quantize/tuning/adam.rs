@@ -13,7 +13,7 @@ const BETA1: f64 = 0.9;
 const BETA2: f64 = 0.999;
 const EPSILON: f64 = 1e-12;
 
-/// What moves together.
+/// Tensors that move together.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Coordinate {
     /// Scales and biases of a layer, by the tensors' names, and the middle of its codes.
@@ -42,7 +42,7 @@ pub struct Adam {
 }
 
 impl Adam {
-    /// For the `coordinates` of `values`, which are those at the start.
+    /// Begins with moments of zero, for the `coordinates` of `values`, which are those at the start.
     pub fn new(coordinates: Vec<Coordinate>, values: &Values) -> Self {
         let units = coordinates.iter().filter_map(|coordinate| {
             let (Coordinate::Affine { scales: name, .. } | Coordinate::Plain(name)) = coordinate;
@@ -52,7 +52,7 @@ impl Adam {
         Self { units: units.collect(), coordinates, first: zeros(), second: zeros() }
     }
 
-    /// One step, the `step`-th from 1 on, down the `gradients`.
+    /// Takes a step, the `step`-th from 1 on, down the `gradients`.
     pub fn step(&mut self, step: usize, rate: f64, values: &mut Values, gradients: &Values) {
         let bias = |beta: f64| 1.0 - beta.powf(step as f64);
         let corrections = (1.0 / bias(BETA1), 1.0 / bias(BETA2));
@@ -85,7 +85,7 @@ impl Adam {
     }
 }
 
-/// Updates the moments of the tensor `name`: the direction to go in, each value of about 1.
+/// Updates the moments of the tensor `name`. Returns the direction to go in, each value of about 1.
 fn moved(
     first: &mut Values,
     second: &mut Values,

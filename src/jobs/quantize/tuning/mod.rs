@@ -1,7 +1,7 @@
 //! Fine-tuning of what is float in a quantized model: scales, biases and norms. No engine here: gradients come from outside.
 //!
-//! [`Adam`] moves values, [`TuningRun`] says when to look, what was best and when to stop, and keeps all of it in a file, so
-//! that an interrupted run goes on as if nothing had been.
+//! [`Adam`] moves values, [`TuningRun`] says when to look, what was best and when to stop, and keeps all of it in a journal, so
+//! that an interrupted run can be resumed.
 mod adam;
 mod progress;
 mod values;

@@ -11,7 +11,7 @@ use crate::numerics::dtype::{Dtype, push_f32};
 /// Values of tensors, row-major, by the tensors' names.
 pub type Values = BTreeMap<String, Vec<f32>>;
 
-/// The `values` as they will be read back once they are stored, each tensor in its own type.
+/// Returns the `values` as they will be read back once they are stored, each tensor in its own type.
 pub fn as_stored(values: &Values, dtypes: &BTreeMap<String, FloatType>) -> Values {
     let mut stored = values.clone();
     for (name, values) in &mut stored {
@@ -31,7 +31,7 @@ pub struct TunedTensor<'a> {
 }
 
 impl<'a> TunedTensor<'a> {
-    /// In place of `tensor`, of its type and shape.
+    /// Puts `values` in the place of those of `tensor`; type and shape stay.
     pub fn new(name: &str, tensor: &Tensor<'_>, values: &'a [f32]) -> Self {
         Self { name: name.to_owned(), dtype: tensor.dtype, shape: tensor.shape.to_vec(), values }
     }

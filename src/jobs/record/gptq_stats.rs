@@ -1,4 +1,4 @@
-//! Where error feedback did what scale search would have done.
+//! Rows and experts that GPTQ left to scale search.
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,22 +7,22 @@ use super::record::FILE;
 use crate::numerics::rounding::FEW_TOKENS;
 use crate::words::count;
 
-/// Where error feedback (GPTQ) was no better than scale search.
+/// Rows and experts for which GPTQ was no better than scale search.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Feedback {
+pub struct GptqStats {
     /// Rows of all layers that were rounded with it.
     pub rows: usize,
-    /// Of those the rows that are as scale search left them, by layer; layers without any are not listed.
+    /// Rows that are as scale search left them, by layer; layers without any are not listed.
     pub searched_rows: BTreeMap<String, usize>,
-    /// How many experts each MLP has that was rounded with it.
+    /// Number of experts of each MLP that was rounded with it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub experts: BTreeMap<String, usize>,
-    /// Those to which too few tokens came for it, by layer: all their rows are as scale search left them.
+    /// Experts to which too few tokens came for it, by layer: all their rows are as scale search left them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub few_tokens: BTreeMap<String, Vec<usize>>,
 }
 
-impl Feedback {
+impl GptqStats {
     /// Names of layers that a sentence has room for.
     const FEW: usize = 4;
 
@@ -44,7 +44,7 @@ impl Feedback {
         }
     }
 
-    /// What there is to say.
+    /// Returns the sentences for people.
     pub fn sentences(&self) -> impl Iterator<Item = String> {
         [self.sentence(), self.few_tokens_sentence()].into_iter().flatten()
     }
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn few_layers_are_named_and_many_are_counted() {
-        let mut feedback = Feedback::default();
+        let mut feedback = GptqStats::default();
         feedback.add("a", 10, 0);
         assert_eq!(feedback.sentence(), None);
         feedback.add("b", 10, 3);

@@ -7,8 +7,7 @@ use common::{RawCheckpoint, bundled, fixtures, json_file, make, mixbit, stderr, 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::process::Command;
 
 use mixbit::engine::decoder::load::Tuned;
 use mixbit::engine::learn::student::{Student, Target};
@@ -155,7 +154,7 @@ fn where_no_step_helps_the_start_is_kept() {
 }
 
 #[test]
-fn an_interrupted_run_goes_on_and_ends_the_same() {
+fn resumed_distillation_gives_the_same_bytes() {
     let home = tempfile::tempdir().unwrap();
     let (whole, parts) = (home.path().join("whole"), home.path().join("parts"));
     let gptq = ["--bits", "3", "--rounding", "gptq", "--no-eval", "--distill", "60"];
@@ -168,14 +167,9 @@ fn an_interrupted_run_goes_on_and_ends_the_same() {
         arguments.extend(flags.iter().chain(more).map(ToString::to_string));
         arguments
     };
-    let mut child = Command::new(env!("CARGO_BIN_EXE_mixbit"));
-    let child = child.args(arguments(&[])).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mixbit"));
     let partial = home.path().join("parts.partial");
-    while !partial.exists() {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
-    let output = child.wait_with_output().unwrap();
+    let output = common::interrupted(command.args(arguments(&[])), "-INT", || partial.exists());
     assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
     assert!(stderr(&output).contains("--resume goes on after step"), "{}", stderr(&output));
     let mut left: Vec<_> = fs::read_dir(home.path()).unwrap().map(|e| e.unwrap().file_name()).collect();

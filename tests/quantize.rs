@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use mixbit::engine::decoder::model::Model;
 use mixbit::engine::oracle;
@@ -202,6 +203,34 @@ fn a_table_is_measured_once_and_serves_every_target() {
 }
 
 /// Every step lowers the KL divergence on held-out text.
+#[test]
+fn resumed_analysis_gives_the_same_bytes() {
+    let home = tempfile::tempdir().unwrap();
+    let (whole, parts) = (home.path().join("whole.json"), home.path().join("parts.json"));
+    let arguments = |out: &Path, more: &[&str]| {
+        let (model, out) = (bundled(), out.to_str().unwrap());
+        let paths = ["analyze", "--model", model.to_str().unwrap(), "--out", out];
+        let text = ["--samples", "32", "--sequence-length", "256"];
+        [&paths[..], &text, more].concat().into_iter().map(str::to_owned).collect::<Vec<String>>()
+    };
+    succeeded(&mixbit(arguments(&whole, &[])));
+    let journal = home.path().join("parts.json.partial");
+    let lines = || fs::read(&journal).map_or(0, |text| text.split(|byte| *byte == b'\n').count());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mixbit"));
+    let stopped = common::interrupted(command.args(arguments(&parts, &[])), "-INT", || lines() > 3);
+    assert!(stderr(&stopped).contains("with --resume goes on after "), "{}", stderr(&stopped));
+    let anew = mixbit(arguments(&parts, &[]));
+    assert!(stderr(&anew).contains("--resume goes on with it, --overwrite starts anew"), "{}", stderr(&anew));
+    let other = mixbit(arguments(&parts, &["--resume", "--method", "alignment"]));
+    let expected = "--method was fisher-diagonal, now it is alignment at 4:64\n";
+    assert!(stderr(&other).contains(expected), "{}", stderr(&other));
+    let resumed = mixbit(arguments(&parts, &["--resume"]));
+    succeeded(&resumed);
+    assert!(stderr(&resumed).contains("of 28 layers measured already"), "{}", stderr(&resumed));
+    assert!(fs::read(&whole).unwrap() == fs::read(&parts).unwrap());
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 2, "the journal is gone");
+}
+
 #[test]
 fn better_rounding_is_closer() {
     let home = tempfile::tempdir().unwrap();

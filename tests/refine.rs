@@ -5,8 +5,7 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::process::{Command, Output};
 
 use common::{bundled, json_file, make, mixbit, stderr, stdout, succeeded};
 
@@ -85,19 +84,13 @@ fn arguments(out: &Path, flags: &[&str], more: &[&str]) -> Vec<String> {
 
 /// Starts `quantize` and ends it with `signal` as soon as a round is done.
 fn interrupted(out: &Path, flags: &[&str], signal: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_mixbit"));
-    child.args(arguments(out, flags, &[])).stderr(Stdio::piped()).stdout(Stdio::null());
-    let mut child = child.spawn().unwrap();
-    while !out.with_extension("refining").exists() {
-        assert!(child.try_wait().unwrap().is_none(), "it should have kept the round");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
-    child.wait_with_output().unwrap()
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mixbit"));
+    command.args(arguments(out, flags, &[]));
+    common::interrupted(&mut command, signal, || out.with_extension("refining").exists())
 }
 
 #[test]
-fn an_interrupted_refinement_goes_on_after_its_rounds_and_ends_the_same() {
+fn resumed_refinement_gives_the_same_bytes() {
     for (size, rounding, signal) in
         [(&GAIN[..], "gptq", "-KILL"), (&NO_GAIN, "gptq", "-INT"), (&GAIN, "search", "-INT")]
     {

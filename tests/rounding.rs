@@ -5,8 +5,7 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
-use std::time::Duration;
+use std::process::{Command, Output};
 
 use common::{RawCheckpoint, bundled, copy_folder, json_file, make, mixbit, stderr, succeeded};
 use serde_json::Value;
@@ -60,21 +59,15 @@ fn quantize(out: &Path, more: &[&str]) -> Output {
 /// Runs `quantize` until some layers are done, and ends it with `signal`.
 fn interrupted(out: &Path, signal: &str) -> Output {
     let (from, to) = (bundled(), out.to_str().unwrap());
-    let mut child = Command::new(env!("CARGO_BIN_EXE_mixbit"));
-    child.args(["quantize", "--hf-path", from.to_str().unwrap(), "--mlx-path", to]);
-    child.args(FLAGS).arg("float16");
-    let mut child = child.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    let kept = out.with_file_name("parts.rounding");
-    while fs::metadata(&kept).map_or(0, |file| file.len()) < 4096 {
-        assert!(child.try_wait().unwrap().is_none(), "it should have kept what is done");
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
-    child.wait_with_output().unwrap()
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mixbit"));
+    command.args(["quantize", "--hf-path", from.to_str().unwrap(), "--mlx-path", to]);
+    let journal = out.with_file_name("parts.rounding");
+    let has_layers = || fs::metadata(&journal).is_ok_and(|file| file.len() > 4096);
+    common::interrupted(command.args(FLAGS).arg("float16"), signal, has_layers)
 }
 
 #[test]
-fn an_interrupted_rounding_goes_on_and_ends_the_same() {
+fn resumed_rounding_gives_the_same_bytes() {
     for signal in ["-INT", "-KILL"] {
         let home = tempfile::tempdir().unwrap();
         let (whole, parts) = (home.path().join("whole"), home.path().join("parts"));

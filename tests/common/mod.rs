@@ -3,7 +3,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
@@ -125,4 +126,15 @@ impl RawCheckpoint {
         self.tensors.iter().for_each(|tensor| bytes.extend(&tensor.3));
         fs::write(path, bytes).unwrap();
     }
+}
+
+/// Runs `command` until `is_time`, and ends it with `signal`.
+pub fn interrupted(command: &mut Command, signal: &str, is_time: impl Fn() -> bool) -> Output {
+    let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    while !is_time() {
+        assert!(child.try_wait().unwrap().is_none(), "it should have kept what is done");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+    child.wait_with_output().unwrap()
 }

@@ -35,6 +35,10 @@ impl Header {
     /// Adds a setting, by its name in one word or in words for people, such as `samples` and `the model`. An empty value is
     /// not known yet, and [`super::Journal::has_unfinished`] does not compare it. A later value replaces an earlier one.
     #[must_use]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "a list of settings is easier to read without references"
+    )]
     pub fn with(mut self, name: &str, value: impl ToString) -> Self {
         let value = value.to_string();
         match self.settings.iter_mut().find(|(other, _)| other == name) {

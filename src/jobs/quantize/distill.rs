@@ -201,7 +201,10 @@ impl Run<'_> {
                 job.progress.line(&format!("resuming: {} of {steps} taken already", progress.step()));
                 progress
             }
-            None => TuningRun::new(settings.clone(), values.clone(), self.look(&values)?),
+            None => {
+                let kl = self.look(&values)?;
+                TuningRun::new(settings.clone(), values, kl)
+            }
         };
         // Of what is left: steps of an earlier run would count for this one's rate.
         let bar = job.progress.steps_bar("distilling", (settings.steps - progress.step()) as u64);

@@ -69,7 +69,7 @@ impl Job<'_> {
         let header = Header::new("refinement")
             .with("mixbit's version", env!("CARGO_PKG_VERSION"))
             .with("the model", self.source.fingerprint()?)
-            .with("the target", &self.settings.target)
+            .with("the target", self.settings.target)
             .with("rounding", self.technique)
             .with("dtype", self.settings.dtype)
             .with("refine", rounds)

@@ -48,9 +48,10 @@ impl RefinementJournal {
     /// Opens the journal at `path`, for so many rounds at most.
     pub fn open(path: &Path, header: Header, max_rounds: usize, start: Start) -> Result<Self> {
         let mut resumed = None;
-        match start {
-            Start::Anew => journal::remove(path),
-            Start::Resumed => resumed = Journal::read::<Self>(path, &header)?,
+        if start == Start::Resumed {
+            resumed = Journal::read::<Self>(path, &header)?;
+        } else {
+            journal::remove(path);
         }
         let path = path.to_owned();
         Ok(match resumed {

@@ -116,7 +116,7 @@ impl Job<'_> {
         let header = Header::new("rounding")
             .with("mixbit's version", env!("CARGO_PKG_VERSION"))
             .with("the model", self.source.fingerprint()?)
-            .with("the target", &self.settings.target)
+            .with("the target", self.settings.target)
             .with("samples", texts.sequences.len())
             .with("sequence_length", self.settings.calibration.sequence_length)
             .with("seed", self.settings.calibration.seed)

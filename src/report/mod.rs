@@ -1,5 +1,5 @@
-//! Everything that prints: data on stdout, the rest on stderr.
-mod ahead;
+//! Output for people: data on stdout, everything else on stderr, and reports as HTML.
+
 mod answer;
 mod architecture;
 mod bits;
@@ -10,6 +10,7 @@ mod findings;
 pub mod html;
 mod page;
 mod paint;
+mod remaining;
 mod table;
 
 pub use answer::{Answered, answer_json, logprob_table};
@@ -19,6 +20,6 @@ pub use class_bars::class_bars;
 pub use console::{Console, error, out, show_progress};
 pub use evaluation::evaluation_table;
 pub use findings::finding_lines;
-pub use page::{Found, page};
+pub use page::{PageInputs, page};
 pub use paint::{plus_minus, unicode_bars};
 pub use table::{Align, Table};

@@ -11,7 +11,7 @@ pub enum Align {
     Right,
 }
 
-/// A table with a header row.
+/// Table with a header row.
 #[derive(Debug, Clone)]
 pub struct Table {
     align: Vec<Align>,
@@ -19,7 +19,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table whose columns are called and aligned so.
+    /// Makes a table from the names and alignments of its columns.
     pub fn new(columns: &[(&str, Align)]) -> Self {
         Self {
             align: columns.iter().map(|(_, align)| *align).collect(),

@@ -23,7 +23,7 @@ use crate::jobs::texts::{TextInput, built_in_held_out, short_name, windows};
 use crate::models::inventory::Inventory;
 use crate::models::source::SourceModel;
 use crate::report::html::{Answer, Sample};
-use crate::report::{Console, Found, page};
+use crate::report::{Console, PageInputs, page};
 use crate::text::sampling::{Chosen, Sampler, Sampling};
 use crate::text::stop_tokens::StopTokens;
 use crate::text::tokenizer::Tokenizer;
@@ -69,8 +69,8 @@ pub fn run(args: &Report, console: &Console) -> Result<()> {
         _ => None,
     };
     let before = reference.as_ref().map(|reference| Inventory::of_source(reference).bytes);
-    let found = Found { before, measured, sample };
-    let text = page(&source, &Inventory::of_source(&source), &found, record.as_ref())?;
+    let inputs = PageInputs { before, measured, sample };
+    let text = page(&source, &Inventory::of_source(&source), &inputs, record.as_ref())?;
     output_file::write(&args.out, text.as_bytes())?;
     console.done(&format!("the report in {}", args.out.display()));
     Ok(())

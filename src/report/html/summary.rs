@@ -1,4 +1,4 @@
-//! The figures at the top of the page.
+//! Figures at the top of the page.
 
 use serde::Serialize;
 
@@ -6,12 +6,12 @@ use super::page::Page;
 use super::template::{kl, kl_plus_minus, share};
 use crate::words::{bytes, count};
 
-/// What the page is about in a sentence, and its most telling figures.
+/// Description of the model in a sentence, and its most important figures.
 #[derive(Debug, Serialize)]
 pub struct Summary {
     sentence: String,
     cards: Vec<Card>,
-    /// The record is of other weights.
+    /// True if the record describes other weights.
     stale: bool,
 }
 
@@ -27,7 +27,7 @@ fn are_quantized(layers: usize) -> &'static str {
     if layers == 1 { "is quantized" } else { "are quantized" }
 }
 
-/// Computes it.
+/// Computes the summary of a page.
 pub fn section(page: &Page<'_>) -> Summary {
     let linear = || page.inventory.layers.iter().filter(|layer| layer.role.is_linear());
     let quantized = linear().filter(|layer| layer.bits.is_some()).count();
@@ -49,7 +49,7 @@ pub fn section(page: &Page<'_>) -> Summary {
     Summary { sentence, cards, stale: record.is_some_and(|r| r.bytes_after != page.inventory.bytes) }
 }
 
-/// `± 0.00003`.
+/// Formats a standard error to the places of its value: `± 0.00003`.
 fn error(value: f64, error: f64) -> String {
     let written = kl_plus_minus(value, error);
     written.split_once(' ').map_or_else(String::new, |(_, error)| error.replace(' ', "\u{a0}"))
@@ -78,7 +78,8 @@ fn bits(page: &Page<'_>) -> Card {
     }
 }
 
-/// KL divergence, perplexity and same likeliest token where they were measured; else what was predicted.
+/// Returns cards of KL divergence, perplexity and same likeliest token where they were measured; else of the predicted
+/// divergence.
 fn measured(page: &Page<'_>) -> Vec<Card> {
     let predicted = page.record.and_then(|record| record.predicted_kl);
     let divergence = |value: f64, more: String| Card {

@@ -169,8 +169,9 @@ fn format_remaining(state: &ProgressState, remaining: &RemainingTime) -> String 
 
 /// Writes data to stdout.
 ///
-/// # Errors [`ErrorKind::ClosedPipe`](crate::error::ErrorKind) where the reader has closed the pipe, as in `mixbit
-/// inspect | head`.
+/// # Errors
+/// [`ErrorKind::ClosedPipe`](crate::error::ErrorKind) where the reader has closed the pipe, as in
+/// `mixbit inspect | head`.
 pub fn out(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {

@@ -21,7 +21,7 @@ use crate::words::{bytes, count};
 pub fn run(args: &Inspect, console: &Console) -> Result<()> {
     if let Some(path) = &args.html {
         output_file::check(path, args.overwrite)?;
-        output_file::apart(path, &[&args.model])?;
+        output_file::refuse_inputs(path, &[&args.model])?;
     }
     let extension = args.model.extension().unwrap_or_default();
     if args.model.is_file() && (extension == "safetensors" || extension == "npz") {

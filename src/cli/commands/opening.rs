@@ -2,7 +2,7 @@
 
 use crate::cli::args::Output;
 use crate::error::Result;
-use crate::files::output_folder::{check_destination, check_writable, left_behind};
+use crate::files::output_folder::{check_destination, check_writable, leftover_notes};
 use crate::jobs::opening::{Need, open_after};
 use crate::jobs::write::companions;
 use crate::models::source::SourceModel;
@@ -22,7 +22,7 @@ pub fn open_to_write(
         console.notes(&companions::check_tokenizer(source)?);
         check_destination(source.dir(), &output.mlx_path, output.overwrite)?;
         check_writable(&output.mlx_path)?;
-        console.notes(&left_behind(&output.mlx_path));
+        console.notes(&leftover_notes(&output.mlx_path));
         Ok(())
     })?;
     console.notes(&source.spec().notes);

@@ -52,7 +52,10 @@ pub fn run(args: &Report, console: &Console) -> Result<()> {
     let record = record(&source, console)?;
     output_file::check(&args.out, args.overwrite)?;
     let inputs = [Some(&args.model), args.reference.as_ref(), args.data.as_ref()];
-    output_file::apart(&args.out, &inputs.into_iter().flatten().map(PathBuf::as_path).collect::<Vec<_>>())?;
+    output_file::refuse_inputs(
+        &args.out,
+        &inputs.into_iter().flatten().map(PathBuf::as_path).collect::<Vec<_>>(),
+    )?;
     let text = match &reference {
         Some(reference) => {
             let recorded = is_recorded(record.as_ref(), reference, console)?;

@@ -4,7 +4,7 @@ use crate::choose::candidate::{Candidate, DEFAULT_CANDIDATES};
 use crate::cli::args::Quantize;
 use crate::error::Result;
 use crate::files::output_file::Claim;
-use crate::files::output_folder::{check_destination, check_writable, left_behind};
+use crate::files::output_folder::{check_destination, check_writable, leftover_notes};
 use crate::jobs::opening::{Need, open_after};
 use crate::jobs::quantize::job::Job;
 use crate::jobs::write::companions;
@@ -25,7 +25,7 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
         if !args.dry_run {
             check_writable(&output.mlx_path)?;
             claim = Claim::new(&output.mlx_path)?;
-            console.notes(&left_behind(&output.mlx_path));
+            console.notes(&leftover_notes(&output.mlx_path));
         }
         Ok(())
     })?;

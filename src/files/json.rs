@@ -273,7 +273,7 @@ fn replacement(token: &str) -> Option<Replacement> {
     }
     let digits = token.strip_prefix('-').unwrap_or(token);
     let fits = token.parse::<i64>().is_ok() || token.parse::<u64>().is_ok();
-    // "infinity" and its like are numbers to Rust; a leading zero is none to JSON.
+    // "infinity", "inf" and "nan" are numbers to Rust; a number with a leading zero is none to JSON.
     let begins_with_digit = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
     let number = begins_with_digit(digits) && !digits.strip_prefix('0').is_some_and(begins_with_digit);
     let value: f64 = token.parse().ok().filter(|_| number && !fits)?;

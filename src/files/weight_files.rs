@@ -60,26 +60,26 @@ pub fn weight_files(place: &Path, files: &ModelFiles, names: &[String]) -> Resul
         }
     }
     let listed: BTreeSet<String> = index.values().cloned().collect();
-    let (there, missing): (BTreeSet<String>, BTreeSet<String>) =
+    let (present, missing): (BTreeSet<String>, BTreeSet<String>) =
         listed.into_iter().partition(|name| names.contains(name));
     if missing.is_empty()
-        && !there.is_empty()
-        && there.iter().all(|shard| holds_its_tensors(files, shard, &index))
+        && !present.is_empty()
+        && present.iter().all(|shard| holds_its_tensors(files, shard, &index))
     {
-        return Ok(there.into_iter().collect());
+        return Ok(present.into_iter().collect());
     }
     let top: Vec<String> = names.iter().filter(|name| !name.contains('/')).cloned().collect();
     let error = match choose_weights(place, &top) {
         Ok(chosen) => {
-            let weights: BTreeSet<String> = there.into_iter().chain(chosen).collect();
+            let weights: BTreeSet<String> = present.into_iter().chain(chosen).collect();
             return Ok(weights.into_iter().collect());
         }
         Err(error) => error,
     };
     let Some(shard) = missing.first() else {
-        return if there.is_empty() { Err(error) } else { Ok(there.into_iter().collect()) };
+        return if present.is_empty() { Err(error) } else { Ok(present.into_iter().collect()) };
     };
-    if there.is_empty() && top.iter().any(|name| is_safetensors(name)) {
+    if present.is_empty() && top.iter().any(|name| is_safetensors(name)) {
         return Err(error);
     }
     Err(Error::file(place, format!("its index names `{shard}`, which is not there"))
@@ -145,12 +145,13 @@ fn check_numbering(dir: &Path, files: &[String]) -> Result<()> {
     for set in files.iter().filter_map(promised) {
         *sets.entry(set).or_default() += 1;
     }
-    for ((stem, total), there) in sets {
+    for ((stem, total), present) in sets {
         let Ok(expected) = total.parse::<usize>() else { continue };
         let width = total.len();
         let name = |number: usize| format!("{stem}-{number:0width$}-of-{total}.safetensors");
         if let Some(missing) = (1..=expected).map(name).find(|name| !files.contains(name)) {
-            let message = format!("the shards' names promise {}, {there} are there", count(expected, "file"));
+            let message =
+                format!("the shards' names promise {}, {present} are there", count(expected, "file"));
             return Err(
                 Error::file(dir, message).hint(format!("the download is incomplete: fetch `{missing}`"))
             );

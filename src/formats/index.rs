@@ -102,13 +102,13 @@ impl Checkpoint {
                     .hint("an index may only name files beside it"),
             );
         }
-        let (there, missing): (Vec<&str>, Vec<&str>) =
+        let (present, missing): (Vec<&str>, Vec<&str>) =
             shards.into_iter().filter(|shard| safe_name(shard)).partition(|shard| files.has(shard));
-        let mut contents = self.open_all(files, there.iter().copied())?;
+        let mut contents = self.open_all(files, present.iter().copied())?;
         let placed = placed(index, &contents);
         let why = match missing.first() {
             Some(shard) => Some(format!("it names `{shard}`, which is not there")),
-            None => misplaced(index, &there, &placed),
+            None => misplaced(index, &present, &placed),
         };
         let Some(why) = why else {
             self.remove_duplicates(index, &placed, &mut contents);
@@ -118,11 +118,11 @@ impl Checkpoint {
         let names = files.names()?;
         match choose_weights(files.path(), &names) {
             Ok(chosen) => {
-                let further = chosen.iter().map(String::as_str).filter(|name| !there.contains(name));
+                let further = chosen.iter().map(String::as_str).filter(|name| !present.contains(name));
                 contents.extend(self.open_all(files, further)?);
             }
             // Without any weights it is the index that says what is missing.
-            Err(error) if there.is_empty() && names.iter().any(|name| is_safetensors(name)) => {
+            Err(error) if present.is_empty() && names.iter().any(|name| is_safetensors(name)) => {
                 return Err(error);
             }
             Err(_) => {}
@@ -136,7 +136,7 @@ impl Checkpoint {
             .map(|(tensor, shard)| Absent {
                 tensor: tensor.clone(),
                 shard: shard.clone(),
-                shard_is_there: there.contains(&shard.as_str()),
+                shard_is_there: present.contains(&shard.as_str()),
             })
             .collect();
         let which =
@@ -210,8 +210,9 @@ fn placed(index: &WeightMap, contents: &[Contents]) -> BTreeSet<String> {
 
 /// Returns, as the reason of a note, the first tensor that `index` says is in a shard that is `there` and that is not
 /// `placed`.
-fn misplaced(index: &WeightMap, there: &[&str], placed: &BTreeSet<String>) -> Option<String> {
-    let (tensor, shard) =
-        index.iter().find(|(tensor, shard)| there.contains(&shard.as_str()) && !placed.contains(*tensor))?;
+fn misplaced(index: &WeightMap, present: &[&str], placed: &BTreeSet<String>) -> Option<String> {
+    let (tensor, shard) = index
+        .iter()
+        .find(|(tensor, shard)| present.contains(&shard.as_str()) && !placed.contains(*tensor))?;
     Some(format!("it lists `{tensor}` in `{shard}`, which does not hold it"))
 }

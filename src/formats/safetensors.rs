@@ -113,13 +113,13 @@ fn wrong_entry(info: &TensorInfo, data: usize) -> Option<String> {
     if from > to || to > data {
         return Some(format!("its offsets {from}..{to} are not within the data of {data} bytes"));
     }
-    let (shape, dtype, given) = (&info.shape, info.dtype, to - from);
+    let (shape, dtype, claimed) = (&info.shape, info.dtype, to - from);
     let needed = match bytes(info) {
-        Some(needed) if needed == given => return None,
+        Some(needed) if needed == claimed => return None,
         Some(needed) => needed.to_string(),
         None => "too many".to_owned(),
     };
-    Some(format!("shape {shape:?} in {dtype} takes {needed} bytes, its offsets {from}..{to} give {given}"))
+    Some(format!("shape {shape:?} in {dtype} takes {needed} bytes, its offsets {from}..{to} give {claimed}"))
 }
 
 fn bytes(info: &TensorInfo) -> Option<usize> {

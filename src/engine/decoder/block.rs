@@ -186,11 +186,13 @@ impl Block {
         observe: &mut dyn FnMut(Matrix, &Array),
     ) -> Result<Array> {
         let Attended { stream, normed, probabilities } = attended;
-        let added = match (&self.router, probabilities, choice) {
-            (Some(router), Some(probabilities), Some(choice)) => {
-                router.forward(context, &self.mlp, normed, probabilities, choice, observe)?
-            }
-            _ => self.mlp.forward(context, normed, observe)?,
+        let added = if let Some(router) = &self.router
+            && let Some(probabilities) = probabilities
+            && let Some(choice) = choice
+        {
+            router.forward(context, &self.mlp, normed, probabilities, choice, observe)?
+        } else {
+            self.mlp.forward(context, normed, observe)?
         };
         Ok(stream.add(added)?)
     }

@@ -79,6 +79,10 @@ fn unstack_experts(all: &Array, count: usize) -> Result<Vec<Array>> {
     if all.ndim() == 2 { Ok(vec![all.clone()]) } else { split_experts(all, count) }
 }
 
+fn missing_values() -> Error {
+    Error::engine("a layer's scales or biases are missing")
+}
+
 fn not_quantized(path: &str) -> Error {
     Error::engine(format!("layer `{path}` is not quantized and has no scales to learn"))
 }
@@ -145,13 +149,14 @@ impl<'a> LearningBlock<'a> {
                 let mut block = self.block.clone();
                 let mut values = primals[1..].iter();
                 for (role, codes) in &self.codes {
-                    let (Some(scales), Some(biases)) = (values.next(), values.next()) else { break };
-                    let failed = |e: Error| exception(&e);
-                    let [scales, biases] =
-                        [scales, biases].map(|all| unstack_experts(all, codes.len()).map_err(failed));
-                    let each = codes.iter().zip(scales?).zip(biases?);
-                    for (linear, ((codes, scales), biases)) in block.linears_mut(*role).iter_mut().zip(each) {
-                        linear.weight = Weight::Float(decode(codes, &scales, &biases)?);
+                    let mut next_values = || -> mlx_rs::error::Result<Vec<Array>> {
+                        let stacked = values.next().ok_or_else(|| exception(&missing_values()))?;
+                        unstack_experts(stacked, codes.len()).map_err(|e| exception(&e))
+                    };
+                    let (scales, biases) = (next_values()?, next_values()?);
+                    let linears = block.linears_mut(*role).iter_mut();
+                    for (((linear, codes), scales), biases) in linears.zip(codes).zip(&scales).zip(&biases) {
+                        linear.weight = Weight::Float(decode(codes, scales, biases)?);
                     }
                 }
                 for (name, value) in self.norms.iter().zip(values) {
@@ -212,12 +217,8 @@ impl<'a> LearningHead<'a> {
                 let mut values = primals[1..].iter();
                 let weight = match &self.codes {
                     Some(codes) => {
-                        let (Some(scales), Some(biases)) = (values.next(), values.next()) else {
-                            return Err(exception(&Error::engine(
-                                "the head's scales and biases are missing",
-                            )));
-                        };
-                        Weight::Float(decode(codes, scales, biases)?)
+                        let mut next = || values.next().ok_or_else(|| exception(&missing_values()));
+                        Weight::Float(decode(codes, next()?, next()?)?)
                     }
                     None => head.weight.clone(),
                 };

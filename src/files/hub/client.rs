@@ -139,8 +139,8 @@ impl Refusal {
         let place = repository.place(settings);
         let Self { status, code, message, .. } = self;
         let (status, code) = (*status, code.as_deref());
-        let said = if message.is_empty() { String::new() } else { format!(": {message}") };
-        let refused = |what: &str| Error::file(&place, format!("{what} (HTTP {status}{said})"));
+        let detail = if message.is_empty() { String::new() } else { format!(": {message}") };
+        let refused = |what: &str| Error::file(&place, format!("{what} (HTTP {status}{detail})"));
         if self.is_of_a_store(settings) {
             return refused(&format!("the store {}, where the Hub keeps large files, refused", self.host)).hint(
                 "this has nothing to do with the token: the address that the Hub gave may have expired, so try again",

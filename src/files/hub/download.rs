@@ -247,16 +247,16 @@ impl<'a> Download<'a> {
     /// those that the index names, then for the others where these headers show that the index belongs to other
     /// weights.
     fn each_weight(&self, info: &Info, folder: &Path, mut get: impl FnMut(&str) -> Result<()>) -> Result<()> {
-        let mut done = BTreeSet::new();
+        let mut fetched = BTreeSet::new();
         loop {
             let mut wanted = self.weights(folder, info)?;
-            wanted.retain(|name| !done.contains(name));
+            wanted.retain(|name| !fetched.contains(name));
             if wanted.is_empty() {
                 return Ok(());
             }
             for name in wanted {
                 get(&name)?;
-                done.insert(name);
+                fetched.insert(name);
             }
         }
     }

@@ -128,11 +128,11 @@ fn send(
     }
     let (settings, href) = (settings.clone(), href.to_owned());
     let finish = json!({"oid": object.oid, "parts": parts}).to_string();
-    let done = interrupt::run(move || {
+    let result = interrupt::run(move || {
         let request = Client::new(&settings).agent().post(href).header("Accept", KIND);
         accepted(request.header("Content-Type", KIND).send(finish.as_bytes())?).map(|_| ())
     })?;
-    done.map_err(explain)
+    result.map_err(explain)
 }
 
 /// Sends bytes to an address that needs no token; again where that may help.
@@ -181,10 +181,8 @@ struct Reader<'a> {
 
 impl Read for Reader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let rest = self.data.get(self.at..).unwrap_or_default();
-        let length = rest.len().min(buffer.len());
-        let (Some(to), Some(from)) = (buffer.get_mut(..length), rest.get(..length)) else { return Ok(0) };
-        to.copy_from_slice(from);
+        let mut rest = self.data.get(self.at..).unwrap_or_default();
+        let length = rest.read(buffer)?;
         let before = self.at;
         self.at += length;
         self.data.release(before, self.at);

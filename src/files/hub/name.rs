@@ -132,17 +132,16 @@ fn no_model_at(path: &Path) -> Error {
 /// Adds to the Hub's `error`, where it has no model at `place`, that there is no folder `path` either: one may have
 /// been meant.
 fn neither(path: &Path, place: &str, error: Error) -> Error {
+    let ErrorKind::File { path: at, .. } = error.kind() else { return error };
+    if at != Path::new(place) {
+        return error;
+    }
     let nothing = format!("no folder `{}` is here", path.display());
-    let hint = match (error.kind(), error.hint_text()) {
-        (ErrorKind::File { path: at, .. }, _) if at != Path::new(place) => return error,
-        (ErrorKind::File { .. }, Some(hint)) if hint.contains("there is no folder of this name here") => {
-            return error;
-        }
-        (ErrorKind::File { .. }, Some(hint)) => format!("{hint}; {nothing}, if one was meant"),
-        (ErrorKind::File { .. }, None) => nothing,
-        _ => return error,
-    };
-    error.hint(hint)
+    let Some(hint) = error.hint_text().map(str::to_owned) else { return error.hint(nothing) };
+    if hint.contains("there is no folder of this name here") {
+        return error;
+    }
+    error.hint(format!("{hint}; {nothing}, if one was meant"))
 }
 
 #[cfg(test)]

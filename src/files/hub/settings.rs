@@ -181,17 +181,17 @@ mod tests {
 
     #[test]
     fn variables_are_those_of_huggingface_hub() {
-        let found = settings(&[("XDG_CACHE_HOME", "/x")]);
-        assert_eq!(found.endpoint, "https://huggingface.co");
-        assert_eq!(found.cache, PathBuf::from("/x/huggingface/hub"));
-        assert_eq!(found.token_file, PathBuf::from("/x/huggingface/token"));
-        assert!(!found.offline && found.token.is_none());
-        let found =
+        let read = settings(&[("XDG_CACHE_HOME", "/x")]);
+        assert_eq!(read.endpoint, "https://huggingface.co");
+        assert_eq!(read.cache, PathBuf::from("/x/huggingface/hub"));
+        assert_eq!(read.token_file, PathBuf::from("/x/huggingface/token"));
+        assert!(!read.offline && read.token.is_none());
+        let read =
             settings(&[("HF_HOME", "/h"), ("HF_ENDPOINT", "http://127.0.0.1:1/"), ("HF_HUB_OFFLINE", "1")]);
-        assert_eq!((found.endpoint.as_str(), found.offline), ("http://127.0.0.1:1", true));
-        assert_eq!(found.cache, PathBuf::from("/h/hub"));
-        let found = settings(&[("HF_HOME", "/h"), ("HF_HUB_CACHE", "/c"), ("HF_HUB_OFFLINE", "0")]);
-        assert!(found.cache.ends_with("c") && !found.offline);
+        assert_eq!((read.endpoint.as_str(), read.offline), ("http://127.0.0.1:1", true));
+        assert_eq!(read.cache, PathBuf::from("/h/hub"));
+        let read = settings(&[("HF_HOME", "/h"), ("HF_HUB_CACHE", "/c"), ("HF_HUB_OFFLINE", "0")]);
+        assert!(read.cache.ends_with("c") && !read.offline);
     }
 
     #[test]
@@ -199,12 +199,12 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         fs::write(home.path().join("token"), "hf_file\n").unwrap();
         let folder = home.path().to_str().unwrap();
-        let found = settings(&[("HF_HOME", folder)]).token.unwrap();
-        assert!(found.value == "hf_file" && found.from.ends_with("token"));
-        let found = settings(&[("HF_HOME", folder), ("HF_TOKEN", " hf_variable ")]);
-        assert_eq!(found.token.as_ref().unwrap().value, "hf_variable");
-        assert!(!format!("{found:?}").contains("hf_variable"));
-        let found = settings(&[("HF_HOME", folder), ("HF_TOKEN", "")]);
-        assert_eq!(found.token.unwrap().value, "hf_file");
+        let read = settings(&[("HF_HOME", folder)]).token.unwrap();
+        assert!(read.value == "hf_file" && read.from.ends_with("token"));
+        let read = settings(&[("HF_HOME", folder), ("HF_TOKEN", " hf_variable ")]);
+        assert_eq!(read.token.as_ref().unwrap().value, "hf_variable");
+        assert!(!format!("{read:?}").contains("hf_variable"));
+        let read = settings(&[("HF_HOME", folder), ("HF_TOKEN", "")]);
+        assert_eq!(read.token.unwrap().value, "hf_file");
     }
 }

@@ -50,10 +50,12 @@ pub fn page(page: &Page<'_>) -> Result<String> {
             notes: page.notes,
             version: env!("CARGO_PKG_VERSION"),
             mlx: page.mlx,
-            computed: match (page.sample, page.measured) {
-                (Some(_), Some(_)) => "answers and distance",
-                (None, Some(_)) => "distance",
-                _ => "answers",
+            computed: if page.measured.is_none() {
+                "answers"
+            } else if page.sample.is_none() {
+                "distance"
+            } else {
+                "answers and distance"
             },
             summary: super::summary::section(page),
             classes: super::classes::section(page),

@@ -32,17 +32,16 @@ pub fn section(page: &Page<'_>) -> Summary {
     let linear = || page.inventory.layers.iter().filter(|layer| layer.role.is_linear());
     let quantized = linear().filter(|layer| layer.bits.is_some()).count();
     let record = page.record;
-    let of = record.map_or_else(String::new, |record| format!(" of {}", record.base_model));
-    let sentence = match (quantized, page.before) {
-        (0, _) => "A float model: none of its layers is quantized.".to_owned(),
-        (n, Some(before)) => format!(
-            "{n} of {}{of} {}: {} where the float model had {}.",
-            count(linear().count(), "linear layer"),
-            are_quantized(n),
-            bytes(page.inventory.bytes.total),
-            bytes(before.total)
-        ),
-        (n, None) => format!("{n} of {}{of} {}.", count(linear().count(), "linear layer"), are_quantized(n)),
+    let sentence = if quantized == 0 {
+        "A float model: none of its layers is quantized.".to_owned()
+    } else {
+        let of_model = record.map_or_else(String::new, |record| format!(" of {}", record.base_model));
+        let sizes = page.before.map_or_else(String::new, |before| {
+            let now = bytes(page.inventory.bytes.total);
+            format!(": {now} where the float model had {}", bytes(before.total))
+        });
+        let layers = count(linear().count(), "linear layer");
+        format!("{quantized} of {layers}{of_model} {}{sizes}.", are_quantized(quantized))
     };
     let mut cards = vec![size(page), bits(page)];
     cards.extend(measured(page));

@@ -109,11 +109,7 @@ pub(crate) fn as_slice(array: &Array) -> Result<&[f32]> {
 
 /// Returns `array[.., from..to, ..]` along `axis`, without a copy.
 pub(crate) fn slice(array: &Array, axis: usize, from: usize, to: usize) -> Result<Array> {
-    let mut start = vec![0; array.ndim()];
-    let mut stop = array.shape().to_vec();
-    let strides = vec![1; array.ndim()];
-    start[axis] = from as i32;
-    stop[axis] = to as i32;
+    let (start, stop, strides) = slice_bounds(array, axis, from as i32, to as i32);
     call(|result, stream| unsafe {
         mlx_sys::mlx_slice(
             result,
@@ -131,11 +127,7 @@ pub(crate) fn slice(array: &Array, axis: usize, from: usize, to: usize) -> Resul
 
 /// Returns `array` with `update` written from position `from` of `axis` on; in place when nobody else holds `array`.
 pub(crate) fn slice_update(array: &Array, update: &Array, axis: usize, from: usize) -> Result<Array> {
-    let mut start = vec![0; array.ndim()];
-    let mut stop = array.shape().to_vec();
-    let strides = vec![1; array.ndim()];
-    start[axis] = from as i32;
-    stop[axis] = from as i32 + update.shape()[axis];
+    let (start, stop, strides) = slice_bounds(array, axis, from as i32, from as i32 + update.shape()[axis]);
     call(|result, stream| unsafe {
         mlx_sys::mlx_slice_update(
             result,
@@ -150,6 +142,15 @@ pub(crate) fn slice_update(array: &Array, update: &Array, axis: usize, from: usi
             stream,
         )
     })
+}
+
+/// Returns start, stop and strides by axis, as mlx-c takes them, of `from..to` along `axis` and all of the others.
+fn slice_bounds(array: &Array, axis: usize, from: i32, to: i32) -> (Vec<i32>, Vec<i32>, Vec<i32>) {
+    let mut start = vec![0; array.ndim()];
+    let mut stop = array.shape().to_vec();
+    start[axis] = from;
+    stop[axis] = to;
+    (start, stop, vec![1; array.ndim()])
 }
 
 /// Quantized matrix as MLX stores it: packed codes, scales, and biases in affine mode.
@@ -269,6 +270,20 @@ fn call(operation: impl FnOnce(*mut mlx_sys::mlx_array, mlx_sys::mlx_stream) -> 
     }
 }
 
-pub(crate) fn exception(error: &Error) -> mlx_rs::error::Exception {
-    mlx_rs::error::Exception::custom(error.to_string())
+/// Differentiates `function` at `primals`: returns the products of `cotangent` with the derivatives of its value with
+/// respect to each of them, not evaluated yet.
+pub(crate) fn vector_jacobian_products(
+    mut function: impl FnMut(&[Array]) -> Result<Array>,
+    primals: &[Array],
+    cotangent: Array,
+) -> Result<Vec<Array>> {
+    let (_, gradients) = mlx_rs::transforms::fallible_vjp(
+        |primals: &[Array]| {
+            let value = function(primals).map_err(|e| mlx_rs::error::Exception::custom(e.to_string()))?;
+            Ok(vec![value])
+        },
+        primals,
+        &[cotangent],
+    )?;
+    Ok(gradients)
 }

@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn input_and_output_must_be_apart() {
+    fn input_and_output_must_be_separate() {
         let home = tempfile::tempdir().unwrap();
         let source = home.path().join("in");
         fs::create_dir(&source).unwrap();

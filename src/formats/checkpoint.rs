@@ -176,11 +176,6 @@ impl Checkpoint {
         self.files.iter().map(|file| file.path.as_path())
     }
 
-    /// Returns the bytes of all weight files.
-    pub fn file_bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.map.len() as u64).sum()
-    }
-
     /// Checks the bytes of all tensors where the format has checksums: npz has, safetensors has none. Reads the data,
     /// at several GB/s.
     pub fn verify(&self) -> Result<()> {

@@ -98,12 +98,6 @@ impl Console {
     }
 }
 
-/// Moves a bar to `done` of `total`.
-pub fn show_progress(bar: &ProgressBar, done: u64, total: u64) {
-    bar.set_length(total);
-    bar.set_position(done);
-}
-
 impl Progress for Console {
     fn notes(&self, notes: &[String]) {
         Self::notes(self, notes);

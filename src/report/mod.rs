@@ -17,7 +17,7 @@ pub use answer::{Answered, answer_json, logprob_table};
 pub use architecture::architecture;
 pub use bits::{bit_table, cell, class_table};
 pub use class_bars::class_bars;
-pub use console::{Console, error, out, show_progress};
+pub use console::{Console, error, out};
 pub use evaluation::evaluation_table;
 pub use findings::finding_lines;
 pub use page::{PageInputs, page};

@@ -239,7 +239,7 @@ mod tests {
     /// In one layer keys and values depend on their own token only, so that a cache that evicted must give what the
     /// model gives for a text of the remaining tokens.
     #[test]
-    fn one_layer_sees_the_text_that_is_left() {
+    fn one_layer_sees_the_remembered_text() {
         let engine = Engine::start().unwrap();
         let mut spans = Vec::new();
         for folder in goldens() {
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn the_outputs_do_not_depend_on_the_step_nor_on_turning_back() {
+    fn outputs_depend_on_neither_step_nor_turning_back() {
         let engine = Engine::start().unwrap();
         for folder in goldens() {
             let source = SourceModel::open(&folder).unwrap();

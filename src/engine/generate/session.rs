@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_read_together_give_the_same_logits() {
+    fn tokens_read_in_one_pass_give_the_same_logits() {
         let engine = Engine::start().unwrap();
         let mut rng = fastrand::Rng::with_seed(9);
         let mut compared = 0;

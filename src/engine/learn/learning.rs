@@ -2,11 +2,11 @@
 //! bias`.
 
 use mlx_rs::Array;
-use mlx_rs::transforms::{eval, fallible_vjp};
+use mlx_rs::transforms::eval;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 
-use crate::engine::array::{Packed, exception};
+use crate::engine::array::{Packed, vector_jacobian_products};
 use crate::engine::decoder::attention::Positions;
 use crate::engine::decoder::block::Block;
 use crate::engine::decoder::linear::{Weight, split_experts};
@@ -45,10 +45,11 @@ impl LearningTensors {
 }
 
 /// Computes the matrix [rows, columns] of `codes` [rows, groups, group size] with scales and biases [rows, groups].
-fn decode(codes: &Array, scales: &Array, biases: &Array) -> mlx_rs::error::Result<Array> {
+fn decode(codes: &Array, scales: &Array, biases: &Array) -> Result<Array> {
     let size = codes.shape();
     let (rows, columns) = (size[0], size[1] * size[2]);
-    codes.multiply(scales.expand_dims(2)?)?.add(biases.expand_dims(2)?)?.reshape(&[rows, columns])
+    let decoded = codes.multiply(scales.expand_dims(2)?)?.add(biases.expand_dims(2)?)?;
+    Ok(decoded.reshape(&[rows, columns])?)
 }
 
 /// Returns the codes of an affine matrix and appends its scales and biases to `primals`.
@@ -144,35 +145,34 @@ impl<'a> LearningBlock<'a> {
         let choice = self.block.choose_for(self.context, &x)?;
         let mut primals = vec![x];
         primals.extend_from_slice(&self.values);
-        let (_, gradients) = fallible_vjp(
-            |primals: &[Array]| {
-                let mut block = self.block.clone();
-                let mut values = primals[1..].iter();
-                for (role, codes) in &self.codes {
-                    let mut next_values = || -> mlx_rs::error::Result<Vec<Array>> {
-                        let stacked = values.next().ok_or_else(|| exception(&missing_values()))?;
-                        unstack_experts(stacked, codes.len()).map_err(|e| exception(&e))
-                    };
-                    let (scales, biases) = (next_values()?, next_values()?);
-                    let linears = block.linears_mut(*role).iter_mut();
-                    for (((linear, codes), scales), biases) in linears.zip(codes).zip(&scales).zip(&biases) {
-                        linear.weight = Weight::Float(decode(codes, scales, biases)?);
-                    }
-                }
-                for (name, value) in self.norms.iter().zip(values) {
-                    if let Some((_, norm)) = block.norms_mut().find(|(local, _)| local == name) {
-                        *norm = value.clone();
-                    }
-                }
-                let mut positions = Positions::new(self.context.spec, 0, tokens);
-                let y = block.forward_chosen(self.context, &primals[0], &mut positions, choice.as_ref());
-                Ok(vec![y.map_err(|e| exception(&e))?])
-            },
-            &primals,
-            std::slice::from_ref(cotangent),
-        )?;
+        let output = |primals: &[Array]| {
+            let block = self.block_with(&primals[1..])?;
+            let mut positions = Positions::new(self.context.spec, 0, tokens);
+            block.forward_chosen(self.context, &primals[0], &mut positions, choice.as_ref())
+        };
+        let gradients = vector_jacobian_products(output, &primals, cotangent.clone())?;
         eval(&gradients)?;
         Ok(gradients)
+    }
+
+    /// Returns the block with these `values` of what learns.
+    fn block_with(&self, values: &[Array]) -> Result<Block> {
+        let mut block = self.block.clone();
+        let mut values = values.iter();
+        for (role, codes) in &self.codes {
+            let scales = unstack_experts(values.next().ok_or_else(missing_values)?, codes.len())?;
+            let biases = unstack_experts(values.next().ok_or_else(missing_values)?, codes.len())?;
+            let linears = block.linears_mut(*role).iter_mut();
+            for (((linear, codes), scales), biases) in linears.zip(codes).zip(&scales).zip(&biases) {
+                linear.weight = Weight::Float(decode(codes, scales, biases)?);
+            }
+        }
+        for (name, value) in self.norms.iter().zip(values) {
+            if let Some((_, norm)) = block.norms_mut().find(|(local, _)| local == name) {
+                *norm = value.clone();
+            }
+        }
+        Ok(block)
     }
 }
 
@@ -212,23 +212,20 @@ impl<'a> LearningHead<'a> {
         let FinalStates { context, head, .. } = &self.last;
         let mut primals = vec![part];
         primals.extend_from_slice(&self.values);
-        let (_, gradients) = fallible_vjp(
-            |primals: &[Array]| {
-                let mut values = primals[1..].iter();
-                let weight = match &self.codes {
-                    Some(codes) => {
-                        let mut next = || values.next().ok_or_else(|| exception(&missing_values()));
-                        Weight::Float(decode(codes, next()?, next()?)?)
-                    }
-                    None => head.weight.clone(),
-                };
-                let norm = values.next().filter(|_| self.norms).unwrap_or(&head.norm).clone();
-                let head = Head { norm, weight };
-                Ok(vec![head.logits(*context, &primals[0]).map_err(|e| exception(&e))?])
-            },
-            &primals,
-            &[cotangent],
-        )?;
+        let logits = |primals: &[Array]| {
+            let mut values = primals[1..].iter();
+            let weight = match &self.codes {
+                Some(codes) => {
+                    let scales = values.next().ok_or_else(missing_values)?;
+                    let biases = values.next().ok_or_else(missing_values)?;
+                    Weight::Float(decode(codes, scales, biases)?)
+                }
+                None => head.weight.clone(),
+            };
+            let norm = values.next().filter(|_| self.norms).unwrap_or(&head.norm).clone();
+            Head { norm, weight }.logits(*context, &primals[0])
+        };
+        let gradients = vector_jacobian_products(logits, &primals, cotangent)?;
         eval(&gradients)?;
         Ok(gradients)
     }

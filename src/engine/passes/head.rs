@@ -4,12 +4,12 @@
 //! is enough to compute a part of its logits' gradients again.
 
 use mlx_rs::Array;
-use mlx_rs::transforms::{eval, fallible_vjp};
+use mlx_rs::transforms::eval;
 use rayon::prelude::*;
 use std::ops::Range;
 
 use super::forward::FinalStates;
-use crate::engine::array::{exception, from_vec, slice, to_vec};
+use crate::engine::array::{from_vec, slice, to_vec, vector_jacobian_products};
 use crate::engine::decoder::mlp::Context;
 use crate::engine::decoder::model::Head;
 use crate::error::Result;
@@ -173,12 +173,8 @@ fn parts_of(last: &FinalStates<'_>, hidden: &Array) -> impl Iterator<Item = Rang
 
 /// Computes the gradient with respect to the hidden states `part`.
 fn hidden_gradient(context: Context<'_>, head: &Head, part: Array, cotangent: Array) -> Result<Array> {
-    let (_, mut gradients) = fallible_vjp(
-        |primals: &[Array]| Ok(vec![head.logits(context, &primals[0]).map_err(|e| exception(&e))?]),
-        &[part],
-        &[cotangent],
-    )?;
-    Ok(gradients.swap_remove(0))
+    let logits = |primals: &[Array]| head.logits(context, &primals[0]);
+    Ok(vector_jacobian_products(logits, &[part], cotangent)?.swap_remove(0))
 }
 
 /// Turns rows of logits into gradients of log p(y) with respect to them, onehot(y) - softmax, with a sampled label y.

@@ -4,7 +4,6 @@
 //! Peak memory is the embedding and head, one block with its gradients, and the hidden states.
 
 use mlx_rs::Array;
-use mlx_rs::transforms::fallible_vjp;
 use std::ops::Range;
 use std::rc::Rc;
 
@@ -12,7 +11,7 @@ use super::collector::{Collector, Extent, Moments};
 use super::forward::{FinalStates, Pass};
 use super::head::{HeadBackward, Objective};
 use super::states::{HiddenStates, StoredState};
-use crate::engine::array::exception;
+use crate::engine::array::vector_jacobian_products;
 use crate::engine::decoder::attention::Positions;
 use crate::engine::decoder::block::{Attended, Block};
 use crate::engine::decoder::experts::Choice;
@@ -188,8 +187,8 @@ fn block_gradients(
     let tokens = x.shape()[1] as usize;
     let mut primals = vec![x];
     primals.extend_from_slice(weights);
-    let (_, gradients) = fallible_vjp(
-        |primals: &[Array]| {
+    vector_jacobian_products(
+        |primals| {
             let mut block = block.clone();
             let mut weights = primals[1..].iter();
             for role in roles {
@@ -198,11 +197,9 @@ fn block_gradients(
                 }
             }
             let mut positions = Positions::new(context.spec, 0, tokens);
-            let y = block.forward_chosen(context, &primals[0], &mut positions, choice);
-            Ok(vec![y.map_err(|e| exception(&e))?])
+            block.forward_chosen(context, &primals[0], &mut positions, choice)
         },
         &primals,
-        &[cotangent],
-    )?;
-    Ok(gradients)
+        cotangent,
+    )
 }

@@ -36,7 +36,7 @@ pub struct Checkpoint {
 /// Tensor of a checkpoint.
 #[derive(Debug, Clone, Copy)]
 pub struct Tensor<'a> {
-    /// Element type.
+    /// Type of the elements.
     pub dtype: Dtype,
     /// Sizes, outermost first.
     pub shape: &'a [usize],

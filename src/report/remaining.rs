@@ -63,7 +63,7 @@ mod tests {
         assert_eq!(remaining.at(Duration::ZERO, start + seconds(4)), Some(seconds(31)));
         // A bar that knows of more.
         assert_eq!(remaining.at(seconds(9), start + seconds(4)), Some(seconds(34)));
-        // What runs already, and what is no stage.
+        // A stage that runs already, and a name of no stage.
         for name in ["a", "other"] {
             remaining.enter(name, start + seconds(5));
             assert_eq!(remaining.at(Duration::ZERO, start + seconds(5)), Some(seconds(30)));

@@ -31,7 +31,7 @@ impl Settings {
     }
 }
 
-/// Why generation ended.
+/// Reason why generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
     /// A stop token came.

@@ -9,7 +9,7 @@ use crate::error::Result;
 /// Draft model, which has the vocabulary of the model it helps.
 #[derive(Debug, Clone, Copy)]
 pub struct Draft<'a> {
-    /// The model.
+    /// Draft model.
     pub model: &'a Model,
     /// Tokens that the draft model guesses at a time.
     pub tokens: usize,

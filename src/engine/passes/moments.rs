@@ -25,7 +25,7 @@ pub fn input_of(role: Role) -> Role {
 
 /// Sequences to run and the moments to collect.
 pub struct MomentSettings<'a> {
-    /// Token ids.
+    /// Token ids of the sequences.
     pub sequences: &'a [Vec<u32>],
     /// Part of the moments that is collected.
     pub extent: Extent,

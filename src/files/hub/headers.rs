@@ -128,7 +128,7 @@ impl Beginning {
         let Some(length) = self.bytes.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)) else {
             return FIRST_BYTES.min(most);
         };
-        // Neither is a header, and of what is none no more is fetched.
+        // Bytes with an impossible length, or without a brace, are no header: nothing further is fetched.
         let is_header = length <= MAX_HEADER_BYTES.min(most.saturating_sub(8))
             && self.bytes.get(8).is_none_or(|&byte| byte == b'{');
         if is_header { 8 + length } else { 8 }

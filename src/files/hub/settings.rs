@@ -58,7 +58,7 @@ impl Settings {
     /// Reads the settings of this process. Fails where a variable has a value that cannot be used.
     pub fn from_environment() -> Result<Self> {
         Self::from_variables(&|name| match std::env::var(name) {
-            // What is no text is no token, and to be told.
+            // A value that is no text is kept here, so that it is refused as a token and not ignored.
             Err(std::env::VarError::NotUnicode(value)) if name.ends_with("TOKEN") => {
                 Some(value.to_string_lossy().into_owned())
             }

@@ -32,7 +32,7 @@ impl Transfer {
         let size = match self.append(&part, length())? {
             Ok(size) => size,
             Err(failure) => {
-                // Nothing lies behind what is there: it cannot be the file's beginning.
+                // The server has nothing after these bytes: they cannot be the file's beginning.
                 if failure.is_status(416) {
                     let _ = fs::remove_file(&part);
                     return Ok(Err((Failure::Broken("what was there is not of this file".to_owned()), 0)));
@@ -97,7 +97,7 @@ mod tests {
     use super::super::settings::Settings;
     use super::*;
 
-    /// A bar that keeps what it was told.
+    /// Bar that records its last position and length.
     #[derive(Default)]
     struct Shown {
         done: AtomicU64,

@@ -40,7 +40,7 @@ impl<'a> Page<'a> {
     }
 }
 
-/// Renders the page.
+/// Renders the page about a model as HTML.
 pub fn page(page: &Page<'_>) -> Result<String> {
     super::template::render(
         "page.html",

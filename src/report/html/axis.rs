@@ -79,6 +79,11 @@ impl Axis {
     }
 }
 
+/// Returns the least and the greatest of values that are not negative.
+pub fn extremes(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    values.fold((f64::INFINITY, 0.0), |(low, high), value| (low.min(value), high.max(value)))
+}
+
 /// Formats a power of ten as `10⁻³`.
 pub fn power_of_ten(exponent: i32) -> String {
     let superscript = |c| match c {

@@ -113,7 +113,8 @@ fn layer_row(layer: &LayerEntry, kl: Option<f64>) -> Layer {
     Layer { path: layer.path.clone(), shape: sizes(layer), setting: setting(layer), bytes: layer.bytes, kl }
 }
 
-fn scores(record: &Record) -> BTreeMap<&str, &LayerSensitivity> {
+/// Returns a record's sensitivities by layer path.
+pub fn scores(record: &Record) -> BTreeMap<&str, &LayerSensitivity> {
     record.sensitivities.iter().map(|layer| (layer.path.as_str(), layer)).collect()
 }
 

@@ -4,7 +4,7 @@
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-use super::axis::{Axis, Tick, place};
+use super::axis::{Axis, Tick, extremes, place};
 use super::frame::Frame;
 use super::page::Page;
 use super::template::{kl, kl_plus_minus};
@@ -182,17 +182,11 @@ impl<'a> Points<'a> {
         let entries = self.legend();
         let narrow = variant == "narrow";
         let above = if narrow { 18.0 * entries.len() as f64 + 38.0 } else { 26.0 };
-        let (left, right, top, bottom) =
-            (52.0, width - if narrow { 30.0 } else { 16.0 }, above, height - 62.0);
-        let curve = || self.curve.iter().copied();
-        let others = || self.uniform.iter().map(|(_, point)| point);
-        let chosen = self.chosen.iter();
-        let (low, high) = ends(curve().chain(others()).map(|p| p.bpw).chain(chosen.clone().map(|c| c.bpw)));
+        let (left, right) = (52.0, width - if narrow { 30.0 } else { 16.0 });
+        let (top, bottom) = (above, height - 62.0);
+        let (low, high) = extremes(self.bpws());
         let x = Axis::linear((low - 0.1, high + 0.1), (left, right));
-        let measured = chosen.clone().filter_map(|c| c.measured).map(|(kl, _)| kl);
-        let predicted = chosen.filter_map(|c| c.predicted);
-        let costs = curve().chain(others()).map(|p| p.kl).chain(measured).chain(predicted);
-        let y = Axis::decades(ends(costs), (bottom, top));
+        let y = Axis::decades(extremes(self.divergences()), (bottom, top));
         let legend_at = if narrow { (left - 36.0, 12.0) } else { (right - 330.0, top + 18.0) };
         let x_ticks = x.ticks(if narrow { 7 } else { 10 });
         Chart {
@@ -213,7 +207,7 @@ impl<'a> Points<'a> {
                 x_label: "bits per weight of the linear layers, and their bytes",
                 y_label: "KL, nats per token",
             },
-            line: path(curve().map(|p| (x.at(p.bpw), y.at(p.kl)))),
+            line: path(self.curve.iter().map(|p| (x.at(p.bpw), y.at(p.kl)))),
             uniform: self.uniform.iter().map(|(bits, p)| uniform_mark(*bits, p, &x, &y)).collect(),
             model: self.chosen.map(|chosen| model(&chosen, &x, &y)),
             legend: entries
@@ -227,6 +221,23 @@ impl<'a> Points<'a> {
                 })
                 .collect(),
         }
+    }
+
+    /// Returns all predicted points.
+    fn predictions(&self) -> impl Iterator<Item = &CurvePoint> {
+        self.curve.iter().copied().chain(self.uniform.iter().map(|(_, point)| point))
+    }
+
+    /// Returns the bits per weight of everything that is drawn.
+    fn bpws(&self) -> impl Iterator<Item = f64> {
+        self.predictions().map(|point| point.bpw).chain(self.chosen.map(|chosen| chosen.bpw))
+    }
+
+    /// Returns the KL divergences of everything that is drawn.
+    fn divergences(&self) -> impl Iterator<Item = f64> {
+        let measured = self.chosen.and_then(|chosen| chosen.measured).map(|(kl, _)| kl);
+        let predicted = self.chosen.and_then(|chosen| chosen.predicted);
+        self.predictions().map(|point| point.kl).chain(measured).chain(predicted)
     }
 
     fn legend(&self) -> Vec<(&'static str, String)> {
@@ -271,11 +282,6 @@ impl<'a> Points<'a> {
         let table = if table { " The table below holds all points." } else { "" };
         format!("{ends}{chosen}{table}")
     }
-}
-
-/// Returns the least and the greatest value.
-fn ends(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    values.fold((f64::INFINITY, 0.0), |(low, high), value| (low.min(value), high.max(value)))
 }
 
 fn uniform_mark(bits: u32, point: &CurvePoint, x: &Axis, y: &Axis) -> Mark {

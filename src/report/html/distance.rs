@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::axis::{Axis, place};
+use super::axis::{Axis, extremes, place};
 use super::frame::Frame;
 use super::page::Page;
 use super::template::{kl, kl_plus_minus, share};
@@ -109,8 +109,7 @@ fn bins(histogram: &Histogram) -> Vec<Bin> {
 
 fn chart(bins: &[Bin], d: &Divergence, variant: &'static str, width: f64, height: f64) -> Chart {
     let (left, right, top, bottom) = (46.0, width - 18.0, 30.0, height - 44.0);
-    let (low, high) =
-        bins.iter().fold((f64::INFINITY, 0.0f64), |(low, high), bin| (low.min(bin.from), high.max(bin.to)));
+    let (low, high) = extremes(bins.iter().flat_map(|bin| [bin.from, bin.to]));
     let x = Axis::decades((low * 1.001, high * 0.999), (left, right));
     let most = bins.iter().map(|bin| bin.share).fold(0.0, f64::max);
     let y = Axis::linear((0.0, 100.0 * most), (bottom, top));

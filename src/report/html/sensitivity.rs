@@ -1,10 +1,9 @@
 //! Sensitivity of each layer: one panel per role, over the blocks, with a line for each of some bit widths.
 
 use serde::Serialize;
-use std::collections::BTreeMap;
 
-use super::axis::Axis;
-use super::bits::cost;
+use super::axis::{Axis, extremes};
+use super::bits::{cost, scores};
 use super::curve::path;
 use super::frame::Frame;
 use super::page::Page;
@@ -76,41 +75,42 @@ struct Measured<'a> {
 /// Computes the panels of a page; `None` without sensitivities.
 pub fn section(page: &Page<'_>) -> Option<Sensitivity> {
     let record = page.record.filter(|record| !record.sensitivities.is_empty())?;
-    let scores: BTreeMap<&str, &LayerSensitivity> =
-        record.sensitivities.iter().map(|layer| (layer.path.as_str(), layer)).collect();
-    let measured: Vec<Measured<'_>> = page
-        .inventory
-        .layers
-        .iter()
-        .filter_map(|entry| {
-            let layer = scores.get(entry.path.as_str())?;
-            Some(Measured {
-                entry,
-                costs: BITS.map(|bits| at_bits(layer, bits)),
-                chosen: cost(entry, Some(layer)),
-            })
-        })
-        .collect();
-    let shown = measured.iter().filter(|m| m.entry.block.is_some());
-    let values =
-        shown.flat_map(|m| m.costs.iter().copied().chain([m.chosen])).flatten().filter(|kl| *kl > 0.0);
-    let range = values.fold((f64::INFINITY, 0.0f64), |(low, high), kl| (low.min(kl), high.max(kl)));
-    let blocks = measured.iter().filter_map(|m| m.entry.block).max().map_or(0, |last| last + 1);
-    let panels = Role::BLOCK.iter().filter_map(|&role| {
-        let mut layers: Vec<_> =
-            measured.iter().filter(|m| m.entry.role == role && m.entry.block.is_some()).collect();
-        layers.sort_by_key(|m| m.entry.block);
-        (!layers.is_empty() && range.1 > 0.0).then(|| panel(role, &layers, blocks, range))
-    });
+    let scores = scores(record);
+    let mut measured = Vec::new();
+    for entry in &page.inventory.layers {
+        if let Some(&layer) = scores.get(entry.path.as_str()) {
+            let costs = BITS.map(|bits| at_bits(layer, bits));
+            measured.push(Measured { entry, costs, chosen: cost(entry, Some(layer)) });
+        }
+    }
+    let (in_blocks, outside): (Vec<_>, Vec<_>) = measured.iter().partition(|m| m.entry.block.is_some());
+    let row =
+        |m: &Measured<'_>| Row { path: m.entry.path.clone(), costs: m.costs.to_vec(), chosen: m.chosen };
     Some(Sensitivity {
-        panels: panels.collect(),
+        panels: panels(&in_blocks),
         bits: BITS.to_vec(),
-        outside: measured.iter().filter(|m| m.entry.block.is_none()).map(|m| m.entry.path.clone()).collect(),
-        rows: measured
-            .iter()
-            .map(|m| Row { path: m.entry.path.clone(), costs: m.costs.to_vec(), chosen: m.chosen })
-            .collect(),
+        rows: measured.iter().map(row).collect(),
+        outside: outside.iter().map(|m| m.entry.path.clone()).collect(),
     })
+}
+
+/// Draws a panel for each role that layers of blocks have; none where no divergence is above zero.
+fn panels(layers: &[&Measured<'_>]) -> Vec<Panel> {
+    let values = layers.iter().flat_map(|m| m.costs.into_iter().chain([m.chosen])).flatten();
+    let (least, greatest) = extremes(values.filter(|kl| *kl > 0.0));
+    if greatest <= 0.0 {
+        return Vec::new();
+    }
+    let blocks = layers.iter().filter_map(|m| m.entry.block).max().map_or(0, |last| last + 1);
+    let mut panels = Vec::new();
+    for role in Role::BLOCK {
+        let mut layers: Vec<_> = layers.iter().copied().filter(|m| m.entry.role == role).collect();
+        layers.sort_by_key(|m| m.entry.block);
+        if !layers.is_empty() {
+            panels.push(panel(role, &layers, blocks, (least, greatest)));
+        }
+    }
+    panels
 }
 
 /// Returns the predicted KL divergence at `bits` in groups of 64, else of 32, else of 128.

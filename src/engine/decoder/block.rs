@@ -144,15 +144,6 @@ impl Block {
         self.finish(context, &attended, choice, &mut |_, _| {})
     }
 
-    /// Chooses the experts of a whole sequence x's tokens; `None` where the MLP has none. Evaluates.
-    pub(crate) fn choose_for(&self, context: Context<'_>, x: &Array) -> Result<Option<Choice>> {
-        if self.router.is_none() {
-            return Ok(None);
-        }
-        let mut positions = Positions::new(context.spec, 0, x.shape()[1] as usize);
-        self.choose(&self.attend(context, x, &mut positions, None, &mut |_, _| {})?)
-    }
-
     /// Computes attention, up to the MLP's input. `observe` sees the inputs of the linear layers: of q (which k and v
     /// share) and o.
     pub(crate) fn attend(

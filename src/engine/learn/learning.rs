@@ -14,6 +14,8 @@ use crate::engine::decoder::load::Loader;
 use crate::engine::decoder::mlp::Context;
 use crate::engine::decoder::model::Head;
 use crate::engine::passes::forward::FinalStates;
+use crate::engine::passes::replay::choose_experts;
+use crate::engine::streams::Streams;
 use crate::error::{Error, Result};
 use crate::models::source::SourceModel;
 use crate::models::spec::Role;
@@ -142,7 +144,8 @@ impl<'a> LearningBlock<'a> {
     /// Computes the gradients with respect to the input `x` and the values that learn.
     pub(crate) fn gradients(&self, x: Array, cotangent: &Array) -> Result<Vec<Array>> {
         let tokens = x.shape()[1] as usize;
-        let choice = self.block.choose_for(self.context, &x)?;
+        let one = Streams::new(1);
+        let choice = choose_experts(self.context, one, &self.block, std::iter::once(&x))?.swap_remove(0);
         let mut primals = vec![x];
         primals.extend_from_slice(&self.values);
         let output = |primals: &[Array]| {

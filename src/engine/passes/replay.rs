@@ -156,8 +156,9 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// Chooses the experts of each of the inputs `xs`, before anything is differentiated.
-fn choose_experts<'x>(
+/// Chooses the experts of each of the inputs `xs` [batch, tokens, hidden], before anything is differentiated; `None` where
+/// the MLP has none. Evaluates.
+pub(crate) fn choose_experts<'x>(
     context: Context<'_>,
     streams: Streams,
     block: &Block,

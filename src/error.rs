@@ -1,7 +1,7 @@
-//! The one error type: what is wrong, where (file, tensor, key), and what to do about it.
+//! The error type: what is wrong, where (file, tensor, key), and what to do about it.
 //!
-//! The message is one lower-case sentence without a full stop; the hint, when there is one, is printed on a
-//! line of its own. The kind decides the exit code.
+//! The message is one lower-case sentence without a full stop; the hint, when there is one, is printed on a line of its
+//! own. The kind decides the exit code.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// `Result` with mixbit's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong.
+/// Kind of an error, with its place and message.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -26,7 +26,7 @@ pub enum ErrorKind {
     File {
         /// The file or folder.
         path: PathBuf,
-        /// What was found and what was expected.
+        /// Fault: what was found and what was expected.
         message: String,
     },
     /// A tensor is missing, superfluous, misshapen or has values that cannot be used.
@@ -36,7 +36,7 @@ pub enum ErrorKind {
         path: PathBuf,
         /// The tensor's name in that file.
         tensor: String,
-        /// What was found and what was expected.
+        /// Fault: what was found and what was expected.
         message: String,
     },
     /// A config key is missing or has a value that cannot be honoured.
@@ -46,7 +46,7 @@ pub enum ErrorKind {
         path: PathBuf,
         /// The key, dotted where nested.
         key: String,
-        /// What was found and what was expected.
+        /// Fault: what was found and what was expected.
         message: String,
     },
     /// The arguments, taken together or for this model, ask for something that cannot be done.
@@ -77,54 +77,54 @@ pub struct Error {
 }
 
 impl Error {
-    /// I/O failure at `path`.
+    /// Makes an error for an I/O failure at `path`.
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
         ErrorKind::Io { path: path.as_ref().to_owned(), source }.into()
     }
 
-    /// `path` is not what it should be.
+    /// Makes an error for a file that is not what it should be.
     pub fn file(path: impl AsRef<Path>, message: impl Into<String>) -> Self {
         ErrorKind::File { path: path.as_ref().to_owned(), message: cut(message.into()) }.into()
     }
 
-    /// `tensor` in `path` is not what it should be.
+    /// Makes an error for a `tensor` of `path` that is not what it should be.
     pub fn tensor(path: impl AsRef<Path>, tensor: impl Into<String>, message: impl Into<String>) -> Self {
         let (tensor, message) = (cut(tensor.into()), cut(message.into()));
         ErrorKind::Tensor { path: path.as_ref().to_owned(), tensor, message }.into()
     }
 
-    /// `key` in `path` is missing or cannot be honoured.
+    /// Makes an error for a `key` in `path` that is missing or cannot be honoured.
     pub fn key(path: impl AsRef<Path>, key: impl Into<String>, message: impl Into<String>) -> Self {
         let (key, message) = (cut(key.into()), cut(message.into()));
         ErrorKind::Key { path: path.as_ref().to_owned(), key, message }.into()
     }
 
-    /// The arguments contradict each other or the input.
+    /// Makes an error for arguments that contradict each other or the input.
     pub fn usage(message: impl Into<String>) -> Self {
         ErrorKind::Usage(message.into()).into()
     }
 
-    /// What is worked on, which is no one file, cannot be used.
+    /// Makes an error for an input, not one file alone, that cannot be used.
     pub fn input(message: impl Into<String>) -> Self {
         ErrorKind::Input(cut(message.into())).into()
     }
 
-    /// The engine failed.
+    /// Makes an error for a failure of the engine.
     pub fn engine(message: impl Into<String>) -> Self {
         ErrorKind::Engine(message.into()).into()
     }
 
-    /// What was asked for is not in the model's answer.
+    /// Makes an error for a model's answer without what was asked for.
     pub fn no_answer(message: impl Into<String>) -> Self {
         ErrorKind::NoAnswer(message.into()).into()
     }
 
-    /// The user pressed Ctrl-C.
+    /// Makes the error for Ctrl-C.
     pub fn interrupted() -> Self {
         ErrorKind::Interrupted.into()
     }
 
-    /// Nobody reads the output any more.
+    /// Makes the error for output that nobody reads any more.
     pub fn closed_pipe() -> Self {
         ErrorKind::ClosedPipe.into()
     }
@@ -153,12 +153,12 @@ impl Error {
         self
     }
 
-    /// What went wrong.
+    /// Returns the kind of the error.
     pub fn kind(&self) -> &ErrorKind {
         &self.kind
     }
 
-    /// The system's kind of error, where reading or writing failed.
+    /// Returns the system's kind of error, where reading or writing failed.
     pub fn io_kind(&self) -> Option<std::io::ErrorKind> {
         match &*self.kind {
             ErrorKind::Io { source, .. } => Some(source.kind()),
@@ -166,7 +166,7 @@ impl Error {
         }
     }
 
-    /// What the user can do next: what was said where the error arose, or what goes for its kind.
+    /// Returns what the user can do next: the hint that was added to the error, or the one for its kind.
     pub fn hint_text(&self) -> Option<&str> {
         self.hint.as_deref().or_else(|| match &*self.kind {
             ErrorKind::Io { source, .. } => io_hint(source.kind()),
@@ -203,9 +203,9 @@ impl Error {
         self
     }
 
-    /// Exit code: 1 for input that cannot be used, 2 for wrong flags (as clap has it), 3 where an answer lacks what was asked
-    /// for, 70 for the engine (a fault of ours or of the installation), 130 after Ctrl-C; 0 where nobody reads on. `--help`
-    /// lists them.
+    /// Returns the exit code: 1 for input that cannot be used, 2 for wrong flags (as clap has it), 3 where an answer
+    /// lacks what was asked for, 70 for the engine (a fault of mixbit or of the installation), 130 after Ctrl-C; 0
+    /// where nobody reads the output any more. `--help` lists them.
     pub fn exit_code(&self) -> u8 {
         match *self.kind {
             ErrorKind::Usage(_) => 2,
@@ -235,20 +235,20 @@ fn io_hint(kind: std::io::ErrorKind) -> Option<&'static str> {
     })
 }
 
-/// At most a thousand characters of `text`, its begin and its end: what is quoted of a file may be as long as the file.
+/// Shortens `text` to a thousand characters, its begin and its end: a quotation of a file may be as long as the file.
 pub(crate) fn cut(text: String) -> String {
-    const MOST: usize = 1000;
-    const END: usize = 200;
+    const MAX_CHARACTERS: usize = 1000;
+    const END_CHARACTERS: usize = 200;
     let count = text.chars().count();
-    if count <= MOST {
+    if count <= MAX_CHARACTERS {
         return text;
     }
-    let begin: String = text.chars().take(MOST - END).collect();
-    let end: String = text.chars().skip(count - END).collect();
+    let begin: String = text.chars().take(MAX_CHARACTERS - END_CHARACTERS).collect();
+    let end: String = text.chars().skip(count - END_CHARACTERS).collect();
     format!("{begin} ... {end}")
 }
 
-/// `text` on one line, with control characters escaped: what is quoted of a file must not rule the terminal.
+/// Puts `text` on one line, with control characters escaped: a quotation of a file must not control the terminal.
 pub(crate) fn one_line(text: &str) -> String {
     if !text.contains(char::is_control) {
         return text.to_owned();

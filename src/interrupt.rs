@@ -1,4 +1,4 @@
-//! A request to stop: the work looks for it now and then, ends with an error, and cleans up after itself.
+//! Requests to stop: long work checks for one now and then, ends with an error, and cleans up after itself.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -6,17 +6,17 @@ use std::time::Duration;
 
 use crate::error::{Error, Result};
 
-/// How often [`run`] looks.
-const POLL: Duration = Duration::from_millis(50);
+/// Time between two checks of [`run`].
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Asks the work to stop. Returns whether it was asked before and has not noticed yet.
+/// Requests a stop. Returns true if an earlier request has not been noticed yet.
 pub fn request() -> bool {
     INTERRUPTED.swap(true, Ordering::SeqCst)
 }
 
-/// Whether a stop was requested since this was last asked.
+/// Withdraws a request to stop. Returns true if there was one.
 pub fn take() -> bool {
     INTERRUPTED.swap(false, Ordering::SeqCst)
 }
@@ -26,13 +26,14 @@ pub fn check() -> Result<()> {
     if INTERRUPTED.load(Ordering::Relaxed) { Err(Error::interrupted()) } else { Ok(()) }
 }
 
-/// Runs `work`, which cannot look for a request itself, on a thread of its own, and does not wait for it once there is one.
+/// Runs `work`, which cannot check for a request itself, on a thread of its own, and stops waiting for it once there is
+/// a request.
 pub fn run<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     let (sender, receiver) = mpsc::channel();
     let thread = std::thread::spawn(move || sender.send(work()));
     loop {
-        match receiver.recv_timeout(POLL) {
-            Ok(done) => return Ok(done),
+        match receiver.recv_timeout(POLL_INTERVAL) {
+            Ok(result) => return Ok(result),
             Err(RecvTimeoutError::Timeout) => check()?,
             Err(RecvTimeoutError::Disconnected) => match thread.join() {
                 Err(panic) => std::panic::resume_unwind(panic),

@@ -1,48 +1,48 @@
-//! How a job speaks while it works. The library knows no terminal: whoever starts a job brings a [`Progress`].
+//! Progress of jobs. The library knows no terminal: whoever starts a job brings a [`Progress`].
 
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Takes what a job has to say: notes, lines, stages, and bars for long work.
+/// Receiver of a job's messages: notes, lines, stages, and bars for long work.
 pub trait Progress: Sync {
-    /// Facts that the user should know, one sentence each: decisions that were made for them, and doubts.
+    /// Takes facts that the user should know, one sentence each: decisions that were made for them, and doubts.
     fn notes(&self, notes: &[String]);
 
-    /// A line about where the job is.
+    /// Takes a line about the job's state.
     fn line(&self, text: &str);
 
-    /// The job's stages and how long each is estimated to take.
+    /// Takes the job's stages with the estimated time of each.
     fn begin_job(&self, stages: &[(&'static str, Duration)]);
 
-    /// The stage of the job's estimate that begins now.
+    /// Takes the name of the stage that begins now.
     fn stage(&self, name: &str);
 
-    /// A bar over `total` steps.
+    /// Starts a bar over `total` steps.
     fn steps_bar(&self, verb: &str, total: u64) -> Arc<dyn Bar>;
 
-    /// A bar over `total` bytes.
+    /// Starts a bar over `total` bytes.
     fn bytes_bar(&self, verb: &str, total: u64) -> Arc<dyn Bar>;
 
-    /// A bar over work whose units say nothing to a reader.
+    /// Starts a bar that shows percent, for work whose units mean nothing to a reader.
     fn share_bar(&self, verb: &str) -> Arc<dyn Bar>;
 }
 
-/// A bar: how much of a piece of work is done.
+/// Bar that shows how much of some work is done.
 pub trait Bar: Send + Sync {
-    /// Adds `steps` to those that are done.
+    /// Adds `steps` to the finished ones.
     fn inc(&self, steps: u64);
 
-    /// Sets steps done and in total.
+    /// Sets finished and total steps.
     fn set(&self, done: u64, total: u64);
 
     /// Replaces the words before the bar.
     fn describe(&self, text: String);
 
-    /// Takes the bar away.
+    /// Removes the bar.
     fn finish(&self);
 }
 
-/// A [`Progress`] that drops everything it is told.
+/// [`Progress`] that drops all messages.
 #[derive(Debug, Clone, Copy)]
 pub struct Quiet;
 

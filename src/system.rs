@@ -1,11 +1,11 @@
-//! Memory as the operating system counts it.
+//! Memory of the process and its mappings, as the operating system counts it.
 
 use memmap2::Mmap;
 
 /// Bytes of the smallest page of the platforms that MLX runs on.
-pub const PAGE: usize = 4096;
+pub const PAGE_BYTES: usize = 4096;
 
-/// Bytes that the file `path` of /proc says after `key`, where there is such a file.
+/// Reads the bytes that the file `path` of /proc has for `key`, where there is such a file.
 pub fn proc_bytes(path: &str, key: &str) -> Option<u64> {
     let text = std::fs::read_to_string(path).ok()?;
     let value = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))?;
@@ -17,7 +17,7 @@ pub fn proc_bytes(path: &str, key: &str) -> Option<u64> {
 pub fn release_pages(map: &Mmap, start: usize, end: usize) {
     #[cfg(unix)]
     {
-        let (from, to) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);
+        let (from, to) = (start.next_multiple_of(PAGE_BYTES), end / PAGE_BYTES * PAGE_BYTES);
         if from < to && to <= map.len() {
             // SAFETY: the mapping is shared, read-only and backed by a file, so dropped pages come back as they were when
             // they are read again.

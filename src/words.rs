@@ -2,13 +2,13 @@
 
 use std::fmt::Display;
 
-/// `1 tensor`, `2 tensors`.
+/// Formats a number with its noun: `1 tensor`, `2 tensors`.
 pub fn count<N: Copy + Display + PartialEq + From<u8>>(number: N, noun: &str) -> String {
     let plural = if number == N::from(1) { "" } else { "s" };
     format!("{number} {noun}{plural}")
 }
 
-/// Bytes in decimal units, as disks and the Hub count them.
+/// Formats bytes in decimal units, as disks and the Hub count them: `4.20 MB`.
 pub fn bytes(count: u64) -> String {
     let value = count as f64;
     match count {

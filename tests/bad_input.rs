@@ -2,57 +2,23 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
+#[path = "common/damaged_model.rs"]
+#[allow(dead_code, reason = "two test binaries use a part of it each")]
+mod damaged_model;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use common::{RawCheckpoint, bundled, copy_folder, make, mixbit, stderr, succeeded};
+use common::{RawCheckpoint, bundled, make, mixbit, stderr, succeeded};
+use damaged_model::{DamagedModel, GATE, WEIGHTS};
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
-const WEIGHTS: &str = "model.safetensors";
-const GATE: &str = "model.layers.1.feed_forward.gate_proj.weight";
-
-/// A copy of the bundled model to damage.
-struct Patient {
-    home: TempDir,
-}
-
-impl Patient {
-    fn new() -> Self {
-        let home = tempfile::tempdir().unwrap();
-        copy_folder(&bundled(), &home.path().join("model"));
-        Self { home }
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.home.path().join("model").join(name)
-    }
-
-    fn weights(&self, change: impl FnOnce(&mut RawCheckpoint)) {
-        let mut raw = RawCheckpoint::read(&self.file(WEIGHTS));
-        change(&mut raw);
-        raw.write(&self.file(WEIGHTS));
-    }
-
-    fn config(&self, change: impl FnOnce(&mut Value)) {
-        let mut config = common::json_file(&self.file("config.json"));
-        change(&mut config);
-        fs::write(self.file("config.json"), config.to_string()).unwrap();
-    }
-
-    fn header(&self, change: impl FnOnce(&mut serde_json::Map<String, Value>)) {
-        let raw = RawCheckpoint::read(&self.file(WEIGHTS));
-        let mut header = raw.header();
-        change(&mut header);
-        raw.write_with(&self.file(WEIGHTS), &header);
-    }
-
-    /// Runs `convert`, which must fail with all of `expected` in the message, a hint, and no output.
+impl DamagedModel {
+    /// Converts, which must fail with all of `expected` in the message, a hint, and nothing left.
     #[track_caller]
     fn refused(&self, expected: &[&str]) {
-        let model = self.home.path().join("model");
-        let out = self.home.path().join("out");
+        let model = self.home().join("model");
+        let out = self.home().join("out");
         let output =
             mixbit([Path::new("convert"), "--hf-path".as_ref(), &model, "--mlx-path".as_ref(), &out]);
         let text = stderr(&output);
@@ -62,28 +28,28 @@ impl Patient {
         }
         assert_eq!(text.matches("error: ").count(), 1, "{text}");
         assert!(text.contains("hint: "), "{text}");
-        assert_eq!(fs::read_dir(self.home.path()).unwrap().count(), 1, "something was left behind");
+        assert_eq!(fs::read_dir(self.home()).unwrap().count(), 1, "something was left behind");
     }
 }
 
 #[test]
 fn truncated_weights() {
-    let patient = Patient::new();
-    let bytes = fs::read(patient.file(WEIGHTS)).unwrap();
+    let damaged = DamagedModel::new();
+    let bytes = fs::read(damaged.file(WEIGHTS)).unwrap();
     for length in [0, 5, 100, bytes.len() / 2, bytes.len() - 1] {
-        fs::write(patient.file(WEIGHTS), &bytes[..length]).unwrap();
-        patient.refused(&[WEIGHTS]);
+        fs::write(damaged.file(WEIGHTS), &bytes[..length]).unwrap();
+        damaged.refused(&[WEIGHTS]);
     }
 }
 
 #[test]
 fn header_longer_than_the_file() {
-    let patient = Patient::new();
-    let mut bytes = fs::read(patient.file(WEIGHTS)).unwrap();
+    let damaged = DamagedModel::new();
+    let mut bytes = fs::read(damaged.file(WEIGHTS)).unwrap();
     for length in [bytes.len() as u64, u64::MAX, 1 << 40] {
         bytes[..8].copy_from_slice(&length.to_le_bytes());
-        fs::write(patient.file(WEIGHTS), &bytes).unwrap();
-        patient.refused(&[WEIGHTS, "header claims"]);
+        fs::write(damaged.file(WEIGHTS), &bytes).unwrap();
+        damaged.refused(&[WEIGHTS, "header claims"]);
     }
 }
 
@@ -95,9 +61,9 @@ fn offsets_that_overlap_or_leave_the_file() {
         (json!([196_608, 0]), "offsets 196608..0 are not within the data of "),
         (json!([0, 4]), "shape [384, 128] in F32 takes 196608 bytes, its offsets 0..4 give 4"),
     ] {
-        let patient = Patient::new();
-        patient.header(|header| header[GATE]["data_offsets"] = offsets.clone());
-        patient.refused(&[WEIGHTS, "tensor `model.", "not a whole safetensors file", expected]);
+        let damaged = DamagedModel::new();
+        damaged.edit_header(|header| header[GATE]["data_offsets"] = offsets.clone());
+        damaged.refused(&[WEIGHTS, "tensor `model.", "not a whole safetensors file", expected]);
     }
     for (key, value, expected) in [
         ("shape", json!([384, 127]), "shape [384, 127] in F32 takes 195072 bytes"),
@@ -106,72 +72,72 @@ fn offsets_that_overlap_or_leave_the_file() {
         ("dtype", json!("F17"), "its entry in the header cannot be read: unknown variant `F17`"),
         ("shape", json!([-1]), "its entry in the header cannot be read: "),
     ] {
-        let patient = Patient::new();
-        patient.header(|header| header[GATE][key] = value.clone());
-        patient.refused(&[GATE, "not a whole safetensors file", expected]);
+        let damaged = DamagedModel::new();
+        damaged.edit_header(|header| header[GATE][key] = value.clone());
+        damaged.refused(&[GATE, "not a whole safetensors file", expected]);
     }
 }
 
 #[test]
 fn header_that_is_no_json() {
-    let patient = Patient::new();
-    let mut bytes = fs::read(patient.file(WEIGHTS)).unwrap();
+    let damaged = DamagedModel::new();
+    let mut bytes = fs::read(damaged.file(WEIGHTS)).unwrap();
     bytes[8..12].copy_from_slice(b"oops");
-    fs::write(patient.file(WEIGHTS), &bytes).unwrap();
-    patient.refused(&[WEIGHTS, "not a whole safetensors file: invalid JSON in header"]);
+    fs::write(damaged.file(WEIGHTS), &bytes).unwrap();
+    damaged.refused(&[WEIGHTS, "not a whole safetensors file: invalid JSON in header"]);
 }
 
 #[test]
 fn index_that_names_what_is_not_there() {
-    let index = |patient: &Patient, name: &str, file: &str| {
-        let raw = RawCheckpoint::read(&patient.file(WEIGHTS));
+    let index = |damaged: &DamagedModel, name: &str, file: &str| {
+        let raw = RawCheckpoint::read(&damaged.file(WEIGHTS));
         let mut map: serde_json::Map<String, Value> =
             raw.tensors.iter().map(|tensor| (tensor.0.clone(), json!(WEIGHTS))).collect();
         map.insert(name.to_owned(), json!(file));
-        fs::write(patient.file("model.safetensors.index.json"), json!({"weight_map": map}).to_string())
+        fs::write(damaged.file("model.safetensors.index.json"), json!({"weight_map": map}).to_string())
             .unwrap();
     };
-    let patient = Patient::new();
-    patient.weights(|raw| raw.remove(GATE));
-    index(&patient, GATE, "model-00002-of-00002.safetensors");
-    patient.refused(&["model-00002-of-00002.safetensors", "not there"]);
-    index(&patient, GATE, WEIGHTS);
-    patient.refused(&[GATE, "is said to be in `model.safetensors`, and is in none"]);
-    index(&patient, GATE, "../model/model.safetensors");
-    patient.refused(&[GATE, "outside the folder"]);
-    index(&patient, GATE, "/etc/hostname");
-    patient.refused(&[GATE, "outside the folder"]);
+    let damaged = DamagedModel::new();
+    damaged.edit_weights(|raw| raw.remove(GATE));
+    index(&damaged, GATE, "model-00002-of-00002.safetensors");
+    damaged.refused(&["model-00002-of-00002.safetensors", "not there"]);
+    index(&damaged, GATE, WEIGHTS);
+    damaged.refused(&[GATE, "is said to be in `model.safetensors`, and is in none"]);
+    index(&damaged, GATE, "../model/model.safetensors");
+    damaged.refused(&[GATE, "outside the folder"]);
+    index(&damaged, GATE, "/etc/hostname");
+    damaged.refused(&[GATE, "outside the folder"]);
 }
 
 #[test]
 fn shards_without_an_index_must_be_all_there() {
-    let patient = Patient::new();
-    fs::rename(patient.file(WEIGHTS), patient.file("model-00001-of-00002.safetensors")).unwrap();
-    patient.refused(&["promise 2 files, 1 are there"]);
+    let damaged = DamagedModel::new();
+    fs::rename(damaged.file(WEIGHTS), damaged.file("model-00001-of-00002.safetensors")).unwrap();
+    damaged.refused(&["promise 2 files, 1 are there"]);
 }
 
 #[test]
 fn missing_extra_and_misshapen_tensors() {
-    let patient = Patient::new();
-    patient.weights(|raw| raw.remove(GATE));
-    patient.refused(&[GATE, "missing"]);
-    let patient = Patient::new();
-    patient.weights(|raw| raw.tensors.push(("surprise".into(), "F32".into(), vec![1], vec![0; 4])));
-    patient.refused(&["`surprise`", "not part of this architecture"]);
-    let patient = Patient::new();
-    patient.weights(|raw| raw.get_mut(GATE).2 = vec![128, 384]);
-    patient.refused(&[GATE, "shape [128, 384], expected [384, 128]"]);
+    let damaged = DamagedModel::new();
+    damaged.edit_weights(|raw| raw.remove(GATE));
+    damaged.refused(&[GATE, "missing"]);
+    let damaged = DamagedModel::new();
+    damaged.edit_weights(|raw| raw.tensors.push(("surprise".into(), "F32".into(), vec![1], vec![0; 4])));
+    damaged.refused(&["`surprise`", "not part of this architecture"]);
+    let damaged = DamagedModel::new();
+    damaged.edit_weights(|raw| raw.get_mut(GATE).2 = vec![128, 384]);
+    damaged.refused(&[GATE, "shape [128, 384], expected [384, 128]"]);
 }
 
 #[test]
 fn weights_that_are_no_numbers_are_named() {
-    let patient = Patient::new();
-    patient.weights(|raw| {
+    let damaged = DamagedModel::new();
+    damaged.edit_weights(|raw| {
         let data = &mut raw.get_mut(GATE).3;
         data[..4].copy_from_slice(&f32::NAN.to_le_bytes());
         data[4..8].copy_from_slice(&f32::INFINITY.to_le_bytes());
     });
-    let (model, out) = (patient.file(""), patient.home.path().join("out"));
+    let (model, out) = (damaged.file(""), damaged.home().join("out"));
     let output =
         mixbit(["convert", "--hf-path", model.to_str().unwrap(), "--mlx-path", out.to_str().unwrap()]);
     succeeded(&output);
@@ -184,9 +150,9 @@ fn weights_that_are_no_numbers_are_named() {
 
 #[test]
 fn configs_that_cannot_be_honoured() {
-    let patient = Patient::new();
-    fs::write(patient.file("config.json"), "{ \"model_type\": ").unwrap();
-    patient.refused(&["config.json", "not valid JSON"]);
+    let damaged = DamagedModel::new();
+    fs::write(damaged.file("config.json"), "{ \"model_type\": ").unwrap();
+    damaged.refused(&["config.json", "not valid JSON"]);
     for (key, value, expected) in [
         ("model_type", json!("gpt9"), "`gpt9` is not supported"),
         ("model_type", Value::Null, "model_type"),
@@ -204,9 +170,9 @@ fn configs_that_cannot_be_honoured() {
             "scales",
         ),
     ] {
-        let patient = Patient::new();
-        patient.config(|config| config[key] = value.clone());
-        let model = patient.file("");
+        let damaged = DamagedModel::new();
+        damaged.edit_json("config.json", |config| config[key] = value.clone());
+        let model = damaged.file("");
         let output = mixbit(["inspect", model.to_str().unwrap()]);
         assert_eq!(output.status.code(), Some(1));
         assert!(stderr(&output).contains(expected), "{key} {value}: {}", stderr(&output));
@@ -215,14 +181,14 @@ fn configs_that_cannot_be_honoured() {
 
 #[test]
 fn pickles_and_folders_without_weights_or_tokenizer() {
-    let patient = Patient::new();
-    fs::rename(patient.file(WEIGHTS), patient.file("pytorch_model.bin")).unwrap();
-    patient.refused(&["no weights", "pickle"]);
-    let patient = Patient::new();
-    fs::remove_file(patient.file("tokenizer.json")).unwrap();
-    fs::remove_file(patient.file("tokenizer_config.json")).unwrap();
-    fs::remove_file(patient.file("chat_template.jinja")).unwrap();
-    patient.refused(&["no tokenizer"]);
+    let damaged = DamagedModel::new();
+    fs::rename(damaged.file(WEIGHTS), damaged.file("pytorch_model.bin")).unwrap();
+    damaged.refused(&["no weights", "pickle"]);
+    let damaged = DamagedModel::new();
+    fs::remove_file(damaged.file("tokenizer.json")).unwrap();
+    fs::remove_file(damaged.file("tokenizer_config.json")).unwrap();
+    fs::remove_file(damaged.file("chat_template.jinja")).unwrap();
+    damaged.refused(&["no tokenizer"]);
     let output = mixbit(["inspect", "no/such/folder"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("the model folder does not exist"), "{}", stderr(&output));
@@ -230,14 +196,14 @@ fn pickles_and_folders_without_weights_or_tokenizer() {
 
 #[test]
 fn output_and_input_must_be_apart() {
-    let patient = Patient::new();
-    let model = patient.file("");
+    let damaged = DamagedModel::new();
+    let model = damaged.file("");
     let model = model.to_str().unwrap();
-    let around = patient.home.path().to_str().unwrap().to_owned();
+    let around = damaged.home().to_str().unwrap().to_owned();
     for (out, code) in [(model.to_owned(), 2), (format!("{model}/out"), 2), (around, 2)] {
         let output = mixbit(["convert", "--hf-path", model, "--mlx-path", &out, "--overwrite"]);
         assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
-        assert!(patient.file(WEIGHTS).is_file() && !patient.file("out").exists());
+        assert!(damaged.file(WEIGHTS).is_file() && !damaged.file("out").exists());
     }
 }
 
@@ -292,8 +258,8 @@ fn calibration_texts_that_do_not_do() {
 /// Templates that write little and take few steps, but much memory.
 #[test]
 fn templates_that_fill_the_memory_are_ended() {
-    let patient = Patient::new();
-    let model = patient.file("");
+    let damaged = DamagedModel::new();
+    let model = damaged.file("");
     for template in [
         "{% set x = namespace(s='a') %}{% for i in range(30) %}{% set x.s = x.s ~ x.s %}{% endfor %}{{ x.s|length }}",
         "{% set x = namespace(s='a') %}{% for i in range(30) %}{% set x.s = x.s + x.s %}{% endfor %}{{ x.s|length }}",
@@ -302,7 +268,7 @@ fn templates_that_fill_the_memory_are_ended() {
         "{% macro f(s, n) %}{% if n %}{{ f(s ~ s, n - 1) }}{% else %}{{ s|length }}{% endif %}{% endmacro %}{{ f('a', 30) }}",
         "{{ ('a' * 90000000)|replace('a', 'aaaaaaaa')|length }}",
     ] {
-        fs::write(patient.file("chat_template.jinja"), template).unwrap();
+        fs::write(damaged.file("chat_template.jinja"), template).unwrap();
         let output =
             mixbit(["run", "--model", model.to_str().unwrap(), "--prompt", "Hi", "--max-tokens", "1"]);
         assert_eq!(output.status.code(), Some(1), "{template}: {}", stderr(&output));
@@ -316,31 +282,31 @@ fn templates_that_fill_the_memory_are_ended() {
 
 #[test]
 fn conversations_need_a_chat_template() {
-    let patient = Patient::new();
-    fs::remove_file(patient.file("chat_template.jinja")).unwrap();
-    let file = patient.home.path().join("chat.jsonl");
+    let damaged = DamagedModel::new();
+    fs::remove_file(damaged.file("chat_template.jinja")).unwrap();
+    let file = damaged.home().join("chat.jsonl");
     fs::write(&file, r#"{"messages": [{"role": "user", "content": "Hi"}]}"#).unwrap();
     let more = ["--target-bpw", "4.5", "--calibration", file.to_str().unwrap()];
-    let output = make("quantize", &patient.file(""), &patient.home.path().join("out"), &more);
+    let output = make("quantize", &damaged.file(""), &damaged.home().join("out"), &more);
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     assert!(stderr(&output).contains("line 1: this model has no chat template"), "{}", stderr(&output));
 }
 
 #[test]
 fn damaged_tokenizers_are_found_at_conversion() {
-    let patient = Patient::new();
-    fs::write(patient.file("tokenizer.json"), "{}").unwrap();
-    patient.refused(&["tokenizer.json"]);
-    let patient = Patient::new();
-    patient.config(|config| config["eos_token_id"] = json!(-1));
-    patient.refused(&["eos_token_id"]);
+    let damaged = DamagedModel::new();
+    fs::write(damaged.file("tokenizer.json"), "{}").unwrap();
+    damaged.refused(&["tokenizer.json"]);
+    let damaged = DamagedModel::new();
+    damaged.edit_json("config.json", |config| config["eos_token_id"] = json!(-1));
+    damaged.refused(&["eos_token_id"]);
 }
 
 #[test]
 fn weights_that_are_no_numbers_stop_what_needs_them() {
-    let patient = Patient::new();
-    patient.weights(|raw| raw.get_mut(GATE).3[..4].copy_from_slice(&f32::NAN.to_le_bytes()));
-    let (model, out) = (patient.file(""), patient.home.path().join("out"));
+    let damaged = DamagedModel::new();
+    damaged.edit_weights(|raw| raw.get_mut(GATE).3[..4].copy_from_slice(&f32::NAN.to_le_bytes()));
+    let (model, out) = (damaged.file(""), damaged.home().join("out"));
     let (model, out) = (model.to_str().unwrap(), out.to_str().unwrap());
     for arguments in [
         &["run", "--model", model, "--prompt", "x"][..],
@@ -408,16 +374,16 @@ fn changed_bytes_in_an_npz_are_found() {
 
 #[test]
 fn a_name_that_a_header_has_twice_is_named() {
-    let patient = Patient::new();
-    let raw = RawCheckpoint::read(&patient.file(WEIGHTS));
+    let damaged = DamagedModel::new();
+    let raw = RawCheckpoint::read(&damaged.file(WEIGHTS));
     let header = serde_json::to_string(&raw.header()).unwrap();
     let entry = raw.header()[GATE].to_string();
     let header = format!("{},\"{GATE}\":{entry}}}", header.strip_suffix('}').unwrap());
     let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
     bytes.extend(header.into_bytes());
     raw.tensors.iter().for_each(|tensor| bytes.extend(&tensor.3));
-    fs::write(patient.file(WEIGHTS), bytes).unwrap();
-    patient.refused(&[WEIGHTS, GATE, "in the header twice"]);
+    fs::write(damaged.file(WEIGHTS), bytes).unwrap();
+    damaged.refused(&[WEIGHTS, GATE, "in the header twice"]);
 }
 
 #[test]
@@ -438,11 +404,11 @@ fn candidates_that_no_layer_can_take_are_named() {
 #[test]
 fn fifos_in_a_model_folder() {
     for (name, reported) in [("pipe", true), ("README.md", true), ("config.json", false), (WEIGHTS, false)] {
-        let patient = Patient::new();
-        let _ = fs::remove_file(patient.file(name));
-        let made = std::process::Command::new("mkfifo").arg(patient.file(name)).status();
+        let damaged = DamagedModel::new();
+        let _ = fs::remove_file(damaged.file(name));
+        let made = std::process::Command::new("mkfifo").arg(damaged.file(name)).status();
         assert!(made.unwrap().success());
-        let (model, home) = (patient.file(""), patient.home.path());
+        let (model, home) = (damaged.file(""), damaged.home());
         let (pack, page) = (home.join("x.mlxpack"), home.join("report.html"));
         let run = |command: &str, out: &Path| mixbit([Path::new(command), &model, "--out".as_ref(), out]);
         let output = run("pack", &pack);
@@ -456,13 +422,11 @@ fn fifos_in_a_model_folder() {
 
 #[test]
 fn weight_files_are_no_models() {
-    let patient = Patient::new();
-    let file = patient.file(WEIGHTS);
-    let npz = patient.home.path().join("npz");
+    let damaged = DamagedModel::new();
+    let file = damaged.file(WEIGHTS);
+    let npz = damaged.home().join("npz");
     succeeded(&make("convert", &bundled(), &npz, &["--format", "npz"]));
-    for (path, folder) in
-        [(&file, patient.home.path().join("model")), (&npz.join("weights.npz"), npz.clone())]
-    {
+    for (path, folder) in [(&file, damaged.home().join("model")), (&npz.join("weights.npz"), npz.clone())] {
         for arguments in [&["run", "--prompt", "x", "--model"][..], &["pack", "--out", "x.mlxpack"]] {
             let output = mixbit([arguments, &[path.to_str().unwrap()]].concat());
             let text = stderr(&output);
@@ -473,13 +437,13 @@ fn weight_files_are_no_models() {
     }
     fs::remove_dir_all(&npz).unwrap();
     fs::write(&file, "version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 3\n").unwrap();
-    patient.refused(&["model.safetensors: is a Git LFS pointer", "git lfs pull"]);
+    damaged.refused(&["model.safetensors: is a Git LFS pointer", "git lfs pull"]);
 }
 
 #[test]
 fn other_tools_dtypes_are_named_with_their_method() {
-    let patient = Patient::new();
-    patient.weights(|raw| {
+    let damaged = DamagedModel::new();
+    damaged.edit_weights(|raw| {
         for (name, dtype, shape, data) in &mut raw.tensors {
             if name.contains("self_attn") {
                 "F8_E4M3".clone_into(dtype);
@@ -488,7 +452,7 @@ fn other_tools_dtypes_are_named_with_their_method() {
         }
     });
     let first = "tensor `model.layers.0.self_attn.k_proj.weight`: dtype F8_E4M3 is not supported";
-    (0..5).for_each(|_| patient.refused(&[first]));
-    patient.config(|config| config["quantization_config"] = json!({"quant_method": "fp8"}));
-    patient.refused(&["key `quantization_config`: the checkpoint is quantized by \"fp8\"", "float"]);
+    (0..5).for_each(|_| damaged.refused(&[first]));
+    damaged.edit_json("config.json", |config| config["quantization_config"] = json!({"quant_method": "fp8"}));
+    damaged.refused(&["key `quantization_config`: the checkpoint is quantized by \"fp8\"", "float"]);
 }

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::{Mode, Quant};
 
-/// MLX's name of a dtype.
+/// Returns MLX's name of a dtype.
 pub(crate) fn mlx_dtype(dtype: Dtype) -> mlx_rs::Dtype {
     match dtype {
         Dtype::F64 => mlx_rs::Dtype::Float64,
@@ -26,12 +26,12 @@ pub(crate) fn mlx_dtype(dtype: Dtype) -> mlx_rs::Dtype {
     }
 }
 
-/// Sizes as MLX wants them.
+/// Converts sizes to the integers that MLX takes.
 pub(crate) fn shape(sizes: &[usize]) -> Vec<i32> {
     sizes.iter().map(|&n| n as i32).collect()
 }
 
-/// An array of values that `fill` writes, all of them, in place.
+/// Returns an array of shape `sizes` whose values `fill` writes in place, all of them.
 pub(crate) fn filled<E>(sizes: &[usize], fill: impl FnOnce(&mut [f32]) -> Result<(), E>) -> Result<Array, E> {
     let count = sizes.iter().product();
     #[cfg(target_os = "linux")]
@@ -57,7 +57,7 @@ pub(crate) fn filled<E>(sizes: &[usize], fill: impl FnOnce(&mut [f32]) -> Result
     Ok(from_vec(values, sizes))
 }
 
-/// Hands `values` over to MLX, which copies them on the CPU and takes them as they are on a GPU.
+/// Makes an array of `values`, which MLX copies on the CPU and takes over without a copy on a GPU.
 pub(crate) fn from_vec(values: Vec<f32>, sizes: &[usize]) -> Array {
     unsafe extern "C" fn free(payload: *mut c_void) {
         // SAFETY: `payload` is the box made below, and MLX calls this once.
@@ -80,7 +80,7 @@ pub(crate) fn from_vec(values: Vec<f32>, sizes: &[usize]) -> Array {
     }
 }
 
-/// Copies little-endian `bytes` of `dtype`.
+/// Makes an array from a copy of little-endian `bytes` of `dtype`.
 pub(crate) fn from_bytes(bytes: &[u8], dtype: Dtype, sizes: &[usize]) -> Array {
     assert_eq!(
         bytes.len(),
@@ -91,29 +91,25 @@ pub(crate) fn from_bytes(bytes: &[u8], dtype: Dtype, sizes: &[usize]) -> Array {
     unsafe { Array::from_raw_data(bytes.as_ptr().cast(), &shape(sizes), mlx_dtype(dtype)) }
 }
 
-/// Token ids as an array [1, tokens].
+/// Makes an array [1, tokens] of token ids.
 pub(crate) fn from_tokens(tokens: &[u32]) -> Array {
     Array::from_slice(tokens, &[1, tokens.len() as i32])
 }
 
-/// The values in row-major order, as float32.
+/// Returns an array's values in row-major order, as float32.
 pub(crate) fn to_vec(array: &Array) -> Result<Vec<f32>> {
     let array = array.as_dtype(mlx_rs::Dtype::Float32)?.contiguous()?;
     array.to_vec_exact::<f32>().map_err(|e| Error::engine(e.to_string()))
 }
 
-/// Evaluates and lends the values of a float32 array in row-major order.
+/// Evaluates a float32 array and lends its values in row-major order.
 pub(crate) fn as_slice(array: &Array) -> Result<&[f32]> {
     array.try_as_slice::<f32>().map_err(|e| Error::engine(e.to_string()))
 }
 
-/// `array[.., from..to, ..]` along `axis`, without a copy.
+/// Returns `array[.., from..to, ..]` along `axis`, without a copy.
 pub(crate) fn slice(array: &Array, axis: usize, from: usize, to: usize) -> Result<Array> {
-    let mut start = vec![0; array.ndim()];
-    let mut stop = array.shape().to_vec();
-    let strides = vec![1; array.ndim()];
-    start[axis] = from as i32;
-    stop[axis] = to as i32;
+    let (start, stop, strides) = slice_bounds(array, axis, from as i32, to as i32);
     call(|result, stream| unsafe {
         mlx_sys::mlx_slice(
             result,
@@ -129,13 +125,9 @@ pub(crate) fn slice(array: &Array, axis: usize, from: usize, to: usize) -> Resul
     })
 }
 
-/// `array` with `update` written from position `from` of `axis` on; in place when nobody else holds `array`.
+/// Returns `array` with `update` written from position `from` of `axis` on; in place when nobody else holds `array`.
 pub(crate) fn slice_update(array: &Array, update: &Array, axis: usize, from: usize) -> Result<Array> {
-    let mut start = vec![0; array.ndim()];
-    let mut stop = array.shape().to_vec();
-    let strides = vec![1; array.ndim()];
-    start[axis] = from as i32;
-    stop[axis] = from as i32 + update.shape()[axis];
+    let (start, stop, strides) = slice_bounds(array, axis, from as i32, from as i32 + update.shape()[axis]);
     call(|result, stream| unsafe {
         mlx_sys::mlx_slice_update(
             result,
@@ -152,7 +144,16 @@ pub(crate) fn slice_update(array: &Array, update: &Array, axis: usize, from: usi
     })
 }
 
-/// A quantized matrix as MLX stores it.
+/// Returns start, stop and strides by axis, as mlx-c takes them, of `from..to` along `axis` and all of the others.
+fn slice_bounds(array: &Array, axis: usize, from: i32, to: i32) -> (Vec<i32>, Vec<i32>, Vec<i32>) {
+    let mut start = vec![0; array.ndim()];
+    let mut stop = array.shape().to_vec();
+    start[axis] = from;
+    stop[axis] = to;
+    (start, stop, vec![1; array.ndim()])
+}
+
+/// Quantized matrix as MLX stores it: packed codes, scales, and biases in affine mode.
 #[derive(Debug, Clone)]
 pub(crate) struct Packed {
     pub(crate) codes: Array,
@@ -169,18 +170,25 @@ pub(crate) fn mode_name(mode: Mode) -> Result<CString> {
     CString::new(mode.name()).map_err(|e| Error::engine(e.to_string()))
 }
 
+/// Side of a product on which a stored matrix [rows, columns] is summed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Orientation {
+    AsStored,
+    Transposed,
+}
+
 impl Packed {
-    /// `x @ w.T`.
+    /// Computes `x @ w.T`.
     pub(crate) fn matmul_transposed(&self, x: &Array) -> Result<Array> {
-        self.product(x, true)
+        self.product(x, Orientation::Transposed)
     }
 
-    /// `x @ w`.
+    /// Computes `x @ w`.
     pub(crate) fn matmul(&self, x: &Array) -> Result<Array> {
-        self.product(x, false)
+        self.product(x, Orientation::AsStored)
     }
 
-    fn product(&self, x: &Array, transposed: bool) -> Result<Array> {
+    fn product(&self, x: &Array, orientation: Orientation) -> Result<Array> {
         let mode = mode_name(self.quant.mode)?;
         let none = empty();
         let biases = self.biases.as_ref().unwrap_or(&none);
@@ -191,7 +199,7 @@ impl Packed {
                 self.codes.as_ptr(),
                 self.scales.as_ptr(),
                 biases.as_ptr(),
-                transposed,
+                orientation == Orientation::Transposed,
                 optional_int(self.quant.group_size),
                 optional_int(self.quant.bits),
                 mode.as_ptr(),
@@ -200,7 +208,7 @@ impl Packed {
         })
     }
 
-    /// The matrix in `dtype`, [rows, columns].
+    /// Decodes the matrix to `dtype`, [rows, columns].
     pub(crate) fn dequantize(&self, dtype: Dtype) -> Result<Array> {
         let mode = mode_name(self.quant.mode)?;
         let none = empty();
@@ -222,7 +230,7 @@ impl Packed {
         })
     }
 
-    /// The codes of an affine matrix as float32, [rows, groups, group size].
+    /// Returns the codes of an affine matrix as float32, [rows, groups, group size].
     pub(crate) fn codes(&self) -> Result<Array> {
         let Self { codes, scales, quant, .. } = self;
         let (rows, groups) = (scales.shape()[0], scales.shape()[1]);
@@ -232,7 +240,7 @@ impl Packed {
         Ok(plain.dequantize(Dtype::F32)?.reshape(&[rows, groups, quant.group_size as i32])?)
     }
 
-    /// The rows at `indices` alone.
+    /// Returns the matrix of the rows at `indices` alone.
     pub(crate) fn rows(&self, indices: &Array) -> Result<Self> {
         let take = |array: &Array| array.take_axis(indices, 0);
         Ok(Self {
@@ -244,7 +252,7 @@ impl Packed {
     }
 }
 
-/// What mlx-c takes for an argument that is not given.
+/// Returns the handle that mlx-c takes for an absent argument.
 pub(crate) fn empty() -> Array {
     // SAFETY: a new empty handle, owned from here on.
     unsafe { Array::from_ptr(mlx_sys::mlx_array_new()) }
@@ -262,6 +270,20 @@ fn call(operation: impl FnOnce(*mut mlx_sys::mlx_array, mlx_sys::mlx_stream) -> 
     }
 }
 
-pub(crate) fn exception(error: &Error) -> mlx_rs::error::Exception {
-    mlx_rs::error::Exception::custom(error.to_string())
+/// Differentiates `function` at `primals`: returns the products of `cotangent` with the derivatives of its value with
+/// respect to each of them, not evaluated yet.
+pub(crate) fn vector_jacobian_products(
+    mut function: impl FnMut(&[Array]) -> Result<Array>,
+    primals: &[Array],
+    cotangent: Array,
+) -> Result<Vec<Array>> {
+    let (_, gradients) = mlx_rs::transforms::fallible_vjp(
+        |primals: &[Array]| {
+            let value = function(primals).map_err(|e| mlx_rs::error::Exception::custom(e.to_string()))?;
+            Ok(vec![value])
+        },
+        primals,
+        &[cotangent],
+    )?;
+    Ok(gradients)
 }

@@ -1,15 +1,16 @@
-//! Memory of the process: pages kept and given back, and the peak.
+//! Memory of the process: how long freed pages stay mapped, and peak use.
 
-/// From now on memory that is free stays with the process for a while, because the next temporary wants the pages again:
-/// clearing them anew took about a tenth of analyze's time on a model of a billion parameters. It is wanted again within a
-/// pass through a block, a time that grows with the `parameters` of the model; without them it stays a minute.
+/// Keeps freed memory in the process for a while, because the next temporary array needs the pages again: clearing them
+/// anew took about a tenth of analyze's time on a model of a billion parameters. The delay is about the time of one
+/// pass through a block, which grows with the model's `parameters`; without them it is a minute.
 pub(crate) fn keep_pages(parameters: Option<u64>) {
     #[cfg(target_os = "linux")]
     {
         const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
-        const LONGEST: u64 = 60_000;
+        const MAX_MILLISECONDS: u64 = 60_000;
         // 0.05 s for 5 M, 1.3 s for 135 M, where 0.1 s takes 9 % longer; more only holds memory.
-        let milliseconds = parameters.map_or(LONGEST, |count| (count / 100_000).min(LONGEST));
+        let milliseconds =
+            parameters.map_or(MAX_MILLISECONDS, |count| (count / 100_000).min(MAX_MILLISECONDS));
         // SAFETY: sets a number.
         unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, milliseconds as libc::c_long) };
     }
@@ -17,7 +18,7 @@ pub(crate) fn keep_pages(parameters: Option<u64>) {
     let _ = parameters;
 }
 
-/// Gives memory that is free back to the system, between two pieces of work. Tokenizing leaves much.
+/// Returns freed memory to the system, between two stages of a job. Tokenizing leaves much of it.
 pub fn give_back() {
     #[cfg(target_os = "linux")]
     {
@@ -28,7 +29,7 @@ pub fn give_back() {
     }
 }
 
-/// Peak resident memory of this process in bytes, where the system tells.
+/// Returns the peak resident memory of this process in bytes, where the system reports it.
 pub fn peak_memory() -> Option<u64> {
     #[cfg(target_os = "linux")]
     {

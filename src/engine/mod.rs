@@ -1,8 +1,9 @@
 //! The engine: the only place that uses MLX.
 //!
-//! MLX's state is per thread and its arrays are not to be shared, so one thread owns an [`Engine`] and all that is made
-//! with it. On the CPU everything is computed in float32, whatever the file's dtype: half-precision arithmetic is thirty
-//! times slower there. On Metal the checkpoint's dtype and the quantized kernels are used as they are.
+//! MLX's state is per thread and its arrays cannot be shared, so one thread owns an [`Engine`](runtime::Engine) and all
+//! arrays made with it. On the CPU everything is computed in float32, whatever the file's dtype: half-precision
+//! arithmetic is thirty times slower there. On Metal the checkpoint's dtype and the quantized kernels are used as they
+//! are.
 pub mod array;
 pub mod cache;
 pub mod decoder;

@@ -10,7 +10,7 @@ use crate::numerics::affine::Quantized;
 use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::{Mode, Quant};
 
-/// `mx.quantize` of little-endian `weights` of `dtype`, row-major [rows, columns].
+/// Runs `mx.quantize` on little-endian `weights` of `dtype`, row-major [rows, columns].
 pub fn quantize(
     _: &Engine,
     weights: &[u8],
@@ -52,8 +52,8 @@ pub fn quantize(
     Ok(Quantized { packed, scales, biases })
 }
 
-/// `mx.dequantize` to little-endian values of `dtype`, row-major [rows, columns]; affine scales and biases are of `dtype`
-/// too.
+/// Runs `mx.dequantize` to little-endian values of `dtype`, row-major [rows, columns]; affine scales and biases are of
+/// `dtype` too.
 pub fn dequantize(
     _: &Engine,
     quantized: Quantized<&[u8]>,

@@ -6,7 +6,7 @@ use mlx_rs::fast::{self};
 use crate::error::Result;
 use crate::models::spec::Rope;
 
-/// Rotation for positions from `offset` on, made once a call and shared by all layers.
+/// RoPE for positions from `offset` on, made once per call and shared by all layers.
 #[derive(Debug, Clone)]
 pub(crate) struct Rotation {
     dims: i32,
@@ -19,7 +19,8 @@ pub(crate) struct Rotation {
 }
 
 impl Rotation {
-    /// `length` is that of the sequence, which dynamic scaling looks at.
+    /// Makes the rotation for positions from `offset` on in a sequence of `length` tokens, which dynamic scaling
+    /// depends on.
     pub(crate) fn new(rope: &Rope, head_dim: usize, offset: i32, length: usize) -> Self {
         let freqs = rope.freqs(head_dim, length);
         Self {
@@ -38,7 +39,7 @@ impl Rotation {
         Ok(scaled(self.rotate(x)?, self.attention_factor)?)
     }
 
-    /// Turns rotated keys [batch, heads, tokens, dim] by the offset, all of them by the same.
+    /// Rotates already rotated keys [batch, heads, tokens, dim] further, all of them by the offset.
     pub(crate) fn turn(&self, x: &Array) -> Result<Array> {
         // Each key is the first of a sequence of its own.
         let each = x.reshape(&[-1, 1, 1, self.dims])?;
@@ -52,16 +53,17 @@ impl Rotation {
     }
 }
 
-/// Where the first of some new tokens stands.
+/// Position of the first of some new tokens, as each part of attention counts it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place {
-    /// In the text: borders of attention chunks are counted here, so that a chunk begins as it did in training.
+    /// Tokens before it in the text. Borders of attention chunks are counted here, so that a chunk begins as it did in
+    /// training.
     pub(crate) seen: usize,
-    /// In a cache that evicts: how many keys it may see, which is what temperatures are for.
+    /// Keys before it in a cache that evicts: the number it may attend to, which temperatures depend on.
     pub(crate) held: usize,
-    /// As RoPE counts.
+    /// Position that RoPE rotates by.
     pub(crate) rotation: usize,
-    /// Positions that the cache holds at most. Dynamic RoPE is set for all of them at once.
+    /// Most positions that the cache holds. Dynamic RoPE is set for all of them at once.
     pub(crate) context: Option<usize>,
 }
 

@@ -10,7 +10,7 @@ use super::streams::Streams;
 use crate::error::{Error, Result};
 use crate::numerics::dtype::Dtype;
 
-/// The loaded library and where it computes. Not to be sent to another thread.
+/// MLX, loaded, and the device and streams that it computes on. Cannot be sent to another thread.
 #[derive(Debug)]
 pub struct Engine {
     pub(crate) gpu: bool,
@@ -19,7 +19,7 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Loads MLX. On Linux that is the CPU build that `cargo xtask setup` has put together.
+    /// Loads MLX. On Linux this is the CPU build that `cargo xtask setup` put together.
     pub fn start() -> Result<Self> {
         #[cfg(target_os = "linux")]
         mlx_sys::mixbit_engine_load().map_err(|message| match message.rsplit_once("\nhint: ") {
@@ -33,13 +33,14 @@ impl Engine {
         Ok(Self { gpu, streams: Streams::available(gpu), one_thread: PhantomData })
     }
 
-    /// Computes up to `count` sequences side by side on the CPU, whatever its processors. The results are the same.
+    /// Sets how many sequences are computed in parallel on the CPU, whatever its processors. Results do not depend on
+    /// it.
     #[must_use]
     pub fn side_by_side(self, count: usize) -> Self {
         Self { streams: if self.gpu { self.streams } else { Streams::new(count) }, ..self }
     }
 
-    /// The dtype to compute a model of `stored` dtype in.
+    /// Returns the dtype to compute in for a model of dtype `stored`.
     pub fn compute_dtype(&self, stored: Dtype) -> Dtype {
         match stored {
             Dtype::F16 | Dtype::BF16 if self.gpu => stored,
@@ -48,10 +49,10 @@ impl Engine {
     }
 }
 
-/// The version of MLX, once an engine was started.
+/// Version of MLX, set when an engine is first started.
 static VERSION: OnceLock<String> = OnceLock::new();
 
-/// Version of the MLX that this process computes with; `None` as long as it has not computed anything.
+/// Returns the version of the MLX that this process computes with; `None` before an engine was started.
 pub fn version() -> Option<&'static str> {
     VERSION.get().map(String::as_str)
 }
@@ -62,15 +63,15 @@ fn mlx_version() -> String {
         let mut text = mlx_sys::mlx_string_new();
         let status = mlx_sys::mlx_version(&raw mut text);
         let data = mlx_sys::mlx_string_data(text);
-        let known = status == 0 && !data.is_null();
-        let version = known.then(|| CStr::from_ptr(data).to_string_lossy().into_owned());
+        let is_filled = status == 0 && !data.is_null();
+        let version = is_filled.then(|| CStr::from_ptr(data).to_string_lossy().into_owned());
         mlx_sys::mlx_string_free(text);
         version.unwrap_or_else(|| "of an unknown version".to_owned())
     }
 }
 
-/// Float32 operations a second of a product [rows, inner] x [inner, columns], tried for two fifths of a second, or for up to two
-/// while other programs leave no time for a few tries.
+/// Measures the float32 operations per second of a product [rows, inner] x [inner, columns]. Tries for two fifths of a
+/// second, or for up to two seconds while other programs leave no time for a few tries.
 pub fn matmul_rate(_: &Engine, [rows, inner, columns]: [usize; 3]) -> Result<f64> {
     let matrix =
         |rows: usize, columns: usize| super::array::from_vec(vec![0.5; rows * columns], &[rows, columns]);

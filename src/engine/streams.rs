@@ -1,7 +1,7 @@
-//! Sequences side by side.
+//! Sequences computed in parallel.
 //!
-//! MLX's CPU backend runs most operations on the one thread of their stream. Several sequences, each built on a stream of
-//! its own and evaluated together, keep several processors busy. What is computed does not depend on the stream.
+//! MLX's CPU backend runs most operations on the one thread of their stream. Several sequences, each built on a stream
+//! of its own and all evaluated at once, keep several processors busy. Results do not depend on the stream.
 
 use mlx_rs::transforms::eval;
 use mlx_rs::{Array, Device, Stream};
@@ -12,63 +12,63 @@ use super::runtime::Engine;
 use crate::error::Result;
 use crate::models::spec::DecoderSpec;
 
-/// Bytes that the sequences side by side may work on together. One sequence of a model of a billion parameters needs more;
-/// its operations are large enough for the threads inside a product to do.
-const TOGETHER: usize = 192 << 20;
+/// Most bytes that the sequences computed in parallel may work on. A single sequence of a model of a billion parameters
+/// needs more; its operations are large enough for the threads inside a product to keep the processors busy.
+const BYTES_IN_PARALLEL: usize = 192 << 20;
 
 thread_local! {
-    /// The streams that were made beside the default one: MLX keeps a stream's thread until the process ends.
-    static BESIDE: RefCell<Vec<Stream>> = const { RefCell::new(Vec::new()) };
+    /// Streams made in addition to the default one: MLX keeps a stream's thread until the process ends.
+    static EXTRA_STREAMS: RefCell<Vec<Stream>> = const { RefCell::new(Vec::new()) };
 }
 
-/// How many sequences are computed side by side.
+/// Number of sequences computed in parallel.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Streams(usize);
 
 impl Streams {
-    /// `count`, but at least one.
+    /// Returns `count` streams, at least one.
     pub(crate) fn new(count: usize) -> Self {
         Self(count.max(1))
     }
 
-    /// As many as there are processors, and one on a GPU.
+    /// Returns one stream per processor, and one on a GPU.
     pub(crate) fn available(gpu: bool) -> Self {
         Self::new(if gpu { 1 } else { available_parallelism().map_or(1, usize::from) })
     }
 
-    /// No more than `most`.
+    /// Returns these streams, limited to `most`.
     pub(crate) fn at_most(self, most: usize) -> Self {
         Self::new(self.0.min(most))
     }
 
-    /// How many.
+    /// Returns the number of streams.
     pub(crate) fn count(self) -> usize {
         self.0
     }
 
-    /// Operations that `build` makes run on the stream of number `index`.
+    /// Runs `build` with its operations on stream number `index`.
     pub(crate) fn on<T>(self, index: usize, build: impl FnOnce() -> Result<T>) -> Result<T> {
-        let Some(beside) = (index % self.0).checked_sub(1) else { return build() };
-        let _before = Default::change(&BESIDE.with_borrow_mut(|streams| {
-            while streams.len() <= beside {
+        let Some(extra) = (index % self.0).checked_sub(1) else { return build() };
+        let _restored = DefaultStream::change(&EXTRA_STREAMS.with_borrow_mut(|streams| {
+            while streams.len() <= extra {
                 streams.push(Stream::new_with_device(&Device::cpu()));
             }
-            streams[beside].clone()
+            streams[extra].clone()
         }));
         build()
     }
 
-    /// Evaluates what was built on the first `used` streams.
+    /// Evaluates `outputs`, which were built on the first `used` streams.
     pub(crate) fn eval<'a>(self, used: usize, outputs: impl IntoIterator<Item = &'a Array>) -> Result<()> {
         expect_callers(used.min(self.0));
-        let done = eval(outputs);
+        let result = eval(outputs);
         expect_callers(1);
-        Ok(done?)
+        Ok(result?)
     }
 }
 
-/// Tells our part of the CPU build how many streams are about to compute: with as many as there are processors each does its
-/// products alone.
+/// Tells mixbit's part of the CPU build how many streams are about to compute. With as many as there are processors,
+/// each computes its products on one thread.
 fn expect_callers(streams: usize) {
     #[cfg(target_os = "linux")]
     // SAFETY: sets a number.
@@ -79,20 +79,20 @@ fn expect_callers(streams: usize) {
     let _ = streams;
 }
 
-/// Puts the thread's default stream back when dropped. MLX's own default is set, not the one that mlx-rs keeps on top of
-/// it: differentiation asks MLX.
-struct Default(Stream);
+/// Guard that restores the thread's default stream when dropped. MLX's own default is set, not the one that mlx-rs
+/// keeps on top of it: differentiation asks MLX.
+struct DefaultStream(Stream);
 
-impl Default {
+impl DefaultStream {
     fn change(stream: &Stream) -> Self {
-        let before = Self(Stream::new());
+        let previous = Self(Stream::new());
         // SAFETY: a valid stream of this thread.
         unsafe { mlx_sys::mlx_set_default_stream(stream.as_ptr()) };
-        before
+        previous
     }
 }
 
-impl Drop for Default {
+impl Drop for DefaultStream {
     fn drop(&mut self) {
         // SAFETY: a valid stream of this thread.
         unsafe { mlx_sys::mlx_set_default_stream(self.0.as_ptr()) };
@@ -100,7 +100,8 @@ impl Drop for Default {
 }
 
 impl Engine {
-    /// For `sequences` on their way through a block and back, each with the gradients of its weights.
+    /// Returns the streams for `sequences` that go forward and backward through a block, each with the gradients of its
+    /// weights.
     pub(crate) fn streams_for(&self, spec: &DecoderSpec, sequences: &[Vec<u32>]) -> Streams {
         let tokens = sequences.iter().map(Vec::len).max().unwrap_or(0);
         let heads = spec.num_attention_heads + spec.num_key_value_heads;
@@ -113,6 +114,6 @@ impl Engine {
         let positions = 8 * tokens * (spec.hidden_size + used);
         let scores = 5 * spec.num_attention_heads * tokens * tokens;
         let bytes = (weights + positions + scores) * size_of::<f32>();
-        self.streams.at_most(TOGETHER / bytes.max(1))
+        self.streams.at_most(BYTES_IN_PARALLEL / bytes.max(1))
     }
 }

@@ -1,4 +1,4 @@
-//! Opening a ZIP whose entries are used where they lie: what every reader of one must refuse.
+//! ZIP archives whose entries are used where they lie, and the archives that every reader must refuse.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -8,8 +8,8 @@ use zip::ZipArchive;
 
 use crate::error::{Error, Result};
 
-/// Reads the directory of the ZIP in `bytes`, which the file `path` is; `kind` is what it is called in messages. Names that
-/// are there twice and entries that lie over one another are refused: another reader might take the other one.
+/// Reads the directory of the ZIP in `bytes`, the contents of the file `path`; messages call it a `kind` file. Names
+/// that are in it twice and entries that lie over one another are refused: another reader might take the other one.
 pub fn open_archive<'a>(path: &Path, kind: &str, bytes: &'a [u8]) -> Result<ZipArchive<Cursor<&'a [u8]>>> {
     let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(|e| damaged(path, kind, &e))?;
     if archive.has_duplicate_names() {
@@ -25,14 +25,14 @@ pub fn open_archive<'a>(path: &Path, kind: &str, bytes: &'a [u8]) -> Result<ZipA
     Ok(archive)
 }
 
-/// The error for an archive that is not whole.
+/// Returns the error for an archive that is not whole.
 pub fn damaged(path: &Path, kind: &str, error: &dyn Display) -> Error {
     Error::file(path, format!("not a whole {kind} file: {error}"))
         .hint("the file is truncated or damaged: copy or download it again")
 }
 
-/// The first name that the central directory, which begins at `start`, has twice. (The zip crate tells only that there is
-/// one.)
+/// Returns the first name that the central directory, which begins at `start`, has twice. (The zip crate tells only
+/// that there is one.)
 fn twice_in_directory(bytes: &[u8], start: usize) -> Option<String> {
     const FIXED: usize = 46;
     let mut rest = bytes.get(start..)?;

@@ -1,13 +1,13 @@
-//! SHA-256 as it is written: in hexadecimal, lower case.
+//! SHA-256 in hexadecimal, lower case.
 
 use sha2::{Digest, Sha256};
 
-/// What has gone into `hash`.
+/// Returns the digest of `hash` in hexadecimal.
 pub fn hexadecimal(hash: Sha256) -> String {
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
 }
 
-/// Of some bytes, one part after the other.
+/// Returns the SHA-256 of some bytes, one part after the other, in hexadecimal.
 pub fn digest<T: AsRef<[u8]>>(parts: impl IntoIterator<Item = T>) -> String {
     let mut hash = Sha256::new();
     parts.into_iter().for_each(|part| hash.update(part));

@@ -1,18 +1,18 @@
-//! The Hub's cache on disk: what a path in it says about the model.
+//! The Hub's cache on disk: what a path in it tells about the model.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind};
 
-/// The Hub's name of the model whose folder in a cache `path` is.
+/// Returns the Hub's name of the model whose folder in a cache `path` is, or lies in.
 pub fn name_in_cache(path: &Path) -> Option<String> {
     let cached = path.iter().filter_map(|part| part.to_str()?.strip_prefix("models--")).next_back()?;
     let (organisation, name) = cached.split_once("--")?;
     Some(format!("{organisation}/{name}"))
 }
 
-/// The contents that `path`, a file in a snapshot of a cache, leads to.
+/// Returns the contents that `path`, a file in a snapshot of a cache, links to.
 pub fn blob_in_cache(path: &Path) -> Option<PathBuf> {
     let whole = fs::canonicalize(path).ok().filter(|whole| whole.is_file() && path.is_symlink())?;
     let folder = whole.parent()?;
@@ -20,7 +20,7 @@ pub fn blob_in_cache(path: &Path) -> Option<PathBuf> {
     is_cache.then_some(whole)
 }
 
-/// The hint of an error; where it is about a file in the Hub's cache, with what makes that come again.
+/// Returns the hint of an error. For a file in the Hub's cache it also says how to make the file be downloaded again.
 pub fn hint_in_cache(error: &Error) -> Option<String> {
     let hint = error.hint_text().map(str::to_owned);
     let (ErrorKind::Io { path, .. } | ErrorKind::File { path, .. } | ErrorKind::Tensor { path, .. }) =

@@ -1,10 +1,10 @@
-//! JSON as Python's `json` module reads and writes it, which is what Hugging Face's files are made with: `NaN`,
-//! `Infinity` and `-Infinity` are numbers, integers have any length, and a byte-order mark is no error.
+//! JSON as Python's `json` module reads and writes it, which makes Hugging Face's files: `NaN`, `Infinity` and
+//! `-Infinity` are numbers, integers have any length, and a byte-order mark is no error.
 //!
 //! `serde_json` has no values for these. A number that is not finite becomes transformers' tagged spelling of it,
 //! `{"__float__": "Infinity"}`; a long integer becomes the nearest float. [`Literals`] remembers how they were written,
-//! so that a file that is written again says the same. (The feature `arbitrary_precision` would keep long integers, and
-//! change how all crates read numbers, the tokenizers too.)
+//! so that a file that is written again has the same numbers. (The feature `arbitrary_precision` would keep long
+//! integers, and change how all crates read numbers, the tokenizers too.)
 
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ const TAG: &str = "__float__";
 /// Parses the contents of a file; `path` is only for messages.
 ///
 /// # Errors
-/// Names line and column of what is not JSON.
+/// Names line and column of the first fault.
 pub fn parse(path: &Path, text: &[u8]) -> Result<Value> {
     parse_with_literals(path, text).map(|(value, _)| value)
 }
@@ -41,10 +41,10 @@ pub fn parse_with_literals(path: &Path, text: &[u8]) -> Result<(Value, Literals)
     read(text).map_err(error)
 }
 
-/// The value that `text` is.
+/// Parses `text`.
 ///
 /// # Errors
-/// What is not JSON, with line and column.
+/// Describes the first fault, with line and column.
 pub fn parse_text(text: &str) -> std::result::Result<Value, String> {
     read(text).map(|(value, _)| value)
 }
@@ -59,14 +59,14 @@ fn read(text: &str) -> std::result::Result<(Value, Literals), String> {
     Ok((value, literals))
 }
 
-/// A value as messages show it: numbers that are not finite as Python writes them, also inside of arrays and objects.
+/// Formats a value for messages: numbers that are not finite as Python writes them, also inside of arrays and objects.
 pub fn shown(value: &Value) -> String {
     ["NaN", "Infinity", "-Infinity"]
         .iter()
         .fold(value.to_string(), |text, number| text.replace(&json!({ TAG: number }).to_string(), number))
 }
 
-/// A number, not finite where it is in transformers' tagged spelling.
+/// Returns a number, also one that is not finite in transformers' tagged spelling.
 pub fn as_f64(value: &Value) -> Option<f64> {
     if let Some(x) = value.as_f64() {
         return Some(x);
@@ -79,14 +79,14 @@ pub fn as_f64(value: &Value) -> Option<f64> {
     }
 }
 
-/// An integer from 0, also where it is written as a float: 64.0.
+/// Returns an integer from 0, also where it is written as a float: 64.0.
 pub fn as_u64(value: &Value) -> Option<u64> {
     const EXACT: f64 = (1u64 << 53) as f64;
     let whole = |x: &f64| x.fract() == 0.0 && (0.0..=EXACT).contains(x);
     value.as_u64().or_else(|| value.as_f64().filter(whole).map(|x| x as u64))
 }
 
-/// Equality as in Python, where 1 and 1.0 are equal, also inside of arrays and objects.
+/// True for values that are equal in Python, where 1 and 1.0 are, also inside of arrays and objects.
 #[allow(clippy::float_cmp, reason = "equal numbers are meant")]
 pub fn equal(a: &Value, b: &Value) -> bool {
     match (a, b) {
@@ -101,8 +101,8 @@ pub fn equal(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// The numbers of a file that [`Value`] cannot hold: by their place in the file the value that stands for each, and how
-/// the file writes it.
+/// Numbers of a file that [`Value`] cannot hold: by their place in the file, the value that stands for each, and the
+/// file's spelling.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Literals(BTreeMap<Place, (String, String)>);
 
@@ -110,7 +110,7 @@ pub struct Literals(BTreeMap<Place, (String, String)>);
 type Place = Vec<String>;
 
 impl Literals {
-    /// `value` in lines, with every number that is still what it was as it was written.
+    /// Writes `value` in indented lines, with every unchanged number in its original spelling.
     pub fn write(&self, value: &Value) -> String {
         let mut text = String::new();
         self.append(value, &mut Vec::new(), &mut text);
@@ -158,7 +158,8 @@ fn end_lines(text: &mut String, bracket: char, depth: usize) {
     let _ = write!(text, "\n{}{bracket}", "  ".repeat(depth));
 }
 
-/// `text` with every number that [`Value`] cannot hold as digits of the same length, and as a value that it can hold.
+/// Returns `text` twice: with every number that [`Value`] cannot hold replaced by digits of the same length, and
+/// replaced by a value that it can hold.
 fn replace_literals(text: &str) -> (String, String, Literals) {
     let (mut plain, mut tagged) = (String::with_capacity(text.len()), String::with_capacity(text.len()));
     let mut literals = BTreeMap::new();
@@ -194,10 +195,10 @@ fn replace_literals(text: &str) -> (String, String, Literals) {
     (plain, tagged, Literals(literals))
 }
 
-/// The way through a text, token by token.
+/// Position in a text that is read token by token.
 #[derive(Default)]
 struct Walk {
-    /// Of every open array the index, of every open object the key that was read last.
+    /// Index for every open array, and last key for every open object.
     open: Vec<Step>,
 }
 
@@ -236,7 +237,7 @@ impl Walk {
     }
 }
 
-/// Bytes of the string that `text` begins with, quotes included; all of `text` where it does not end.
+/// Returns the bytes of the string that `text` begins with, quotes included; all of `text` where it does not end.
 fn string_length(text: &str) -> usize {
     let mut escaped = false;
     for (i, byte) in text.bytes().enumerate().skip(1) {
@@ -259,7 +260,7 @@ enum Replacement {
     Float(f64),
 }
 
-/// The stand-in for a literal outside of strings that `serde_json` reads as something else, or not at all.
+/// Returns the replacement for a literal outside of strings that `serde_json` reads as something else, or not at all.
 fn replacement(token: &str) -> Option<Replacement> {
     match token {
         "NaN" => return Some(Replacement::Tagged("NaN")),
@@ -269,7 +270,7 @@ fn replacement(token: &str) -> Option<Replacement> {
     }
     let digits = token.strip_prefix('-').unwrap_or(token);
     let fits = token.parse::<i64>().is_ok() || token.parse::<u64>().is_ok();
-    // "infinity" and its like are numbers to Rust; a leading zero is none to JSON.
+    // "infinity", "inf" and "nan" are numbers to Rust; a number with a leading zero is none to JSON.
     let begins_with_digit = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
     let number = begins_with_digit(digits) && !digits.strip_prefix('0').is_some_and(begins_with_digit);
     let value: f64 = token.parse().ok().filter(|_| number && !fits)?;

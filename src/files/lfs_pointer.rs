@@ -1,16 +1,16 @@
-//! What git has in the place of a large file that was not fetched: a pointer of Git LFS.
+//! Git LFS pointers: small files that git has in the place of large ones that were not fetched.
 
 use std::path::Path;
 
 use crate::error::{Error, Result};
 
 const START: &[u8] = b"version https://git-lfs.github.com/spec/";
-/// By its specification a pointer is shorter.
-const MOST: usize = 1024;
+/// Bytes that a pointer has fewer than, by its specification.
+const MAX_BYTES: usize = 1024;
 
-/// Fails where the `bytes` of the file `path` are a pointer and not the file.
+/// Fails where the `bytes` of the file `path` are a Git LFS pointer.
 pub fn refuse(path: &Path, bytes: &[u8]) -> Result<()> {
-    if bytes.len() >= MOST || !bytes.starts_with(START) {
+    if bytes.len() >= MAX_BYTES || !bytes.starts_with(START) {
         return Ok(());
     }
     Err(Error::file(path, "is a Git LFS pointer, not the file")

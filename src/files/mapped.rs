@@ -1,4 +1,4 @@
-//! Mapped bytes: a file of its own, or a part of one.
+//! Mapped bytes of a file, or of a part of one.
 
 use memmap2::Mmap;
 use sha2::{Digest, Sha256};
@@ -12,10 +12,10 @@ use super::lfs_pointer;
 use crate::error::{Error, Result};
 use crate::system::release_pages;
 
-/// A file's bytes, mapped. Clones share the mapping.
+/// Bytes of a file, mapped. Clones share the mapping.
 #[derive(Debug, Clone)]
 pub struct Mapped {
-    /// Nothing cannot be mapped.
+    /// Mapping; `None` for an empty file, which cannot be mapped.
     map: Option<Arc<Mmap>>,
     start: usize,
     end: usize,
@@ -36,17 +36,17 @@ impl Mapped {
         Ok(Self { map: Some(Arc::new(map)), start: 0, end })
     }
 
-    /// The bytes from `start` to `end` of these; `None` where there are not as many.
+    /// Returns the bytes from `start` to `end` of these; `None` where there are not as many.
     pub fn part(&self, start: usize, end: usize) -> Option<Self> {
         self.get(start..end)?;
         Some(Self { map: self.map.clone(), start: self.start + start, end: self.start + end })
     }
 
-    /// Bytes from `start` to `end`. Their pages are mapped in one go.
+    /// Returns the bytes from `start` to `end` and maps their pages in one go.
     pub fn populated(&self, start: usize, end: usize) -> &[u8] {
         #[cfg(target_os = "linux")]
         if let Some(map) = &self.map {
-            let from = (self.start + start) / crate::system::PAGE * crate::system::PAGE;
+            let from = (self.start + start) / crate::system::PAGE_BYTES * crate::system::PAGE_BYTES;
             let length = self.start + end - from;
             // Only a hint: without it the pages come one fault at a time.
             let _ = map.advise_range(memmap2::Advice::PopulateRead, from, length);
@@ -62,19 +62,19 @@ impl Mapped {
         }
     }
 
-    /// Hands the bytes to `read` in chunks of a few MB, in order, and releases each one after it. Stops at Ctrl-C.
+    /// Hands the bytes to `read` in chunks of 8 MiB, in order, and releases each one after it. Stops at Ctrl-C.
     pub fn chunks(&self, mut read: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        const CHUNK: usize = 8 << 20;
-        for start in (0..self.len()).step_by(CHUNK) {
+        const CHUNK_BYTES: usize = 8 << 20;
+        for start in (0..self.len()).step_by(CHUNK_BYTES) {
             crate::interrupt::check()?;
-            let end = (start + CHUNK).min(self.len());
+            let end = (start + CHUNK_BYTES).min(self.len());
             read(self.populated(start, end))?;
             self.release(start, end);
         }
         Ok(())
     }
 
-    /// SHA-256 of all bytes, in hexadecimal. Stops at Ctrl-C.
+    /// Computes the SHA-256 of all bytes, in hexadecimal. Stops at Ctrl-C.
     pub fn sha256(&self) -> Result<String> {
         let mut hash = Sha256::new();
         self.chunks(|chunk| {

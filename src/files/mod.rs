@@ -1,7 +1,7 @@
-//! Where bytes are: folders, packs, the Hub and its cache, mapped files, and output that appears whole or not at all.
+//! Places of bytes: folders, packs, the Hub and its cache, mapped files, and output that appears whole or not at all.
 pub mod archive;
-pub mod called;
 pub mod digest;
+pub mod hashed;
 pub mod hub;
 pub mod hub_cache;
 pub mod journal;

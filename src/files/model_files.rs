@@ -1,6 +1,6 @@
-//! A model folder or a pack, read through one interface.
+//! Files of a model, read through one interface from a folder or a pack.
 
-use super::called::Called;
+use super::hashed::HashedFile;
 use super::mapped::Mapped;
 use super::pack::Pack;
 use std::fs::{self, File};
@@ -12,10 +12,10 @@ use super::lfs_pointer;
 use crate::error::{Error, Result};
 use crate::files::hub_cache;
 
-/// The folder of the Hub's repositories that further chat templates lie in, the only one that a model has.
+/// Folder of further chat templates in the Hub's repositories, the only folder that a model has.
 pub const TEMPLATES: &str = "additional_chat_templates";
 
-/// A model folder or a pack.
+/// Files of a model folder or a pack.
 #[derive(Debug, Clone)]
 pub struct ModelFiles {
     path: PathBuf,
@@ -23,30 +23,29 @@ pub struct ModelFiles {
 }
 
 impl ModelFiles {
-    /// The files in the folder or pack `path`. A pack's structure is checked; of a folder nothing is, not even that it
-    /// exists.
+    /// Opens the folder or pack `path`. A pack's structure is checked; of a folder nothing is, not even that it exists.
     pub fn open(path: &Path) -> Result<Self> {
         let pack = if path.is_file() { Some(Arc::new(Pack::open(path)?)) } else { None };
         Ok(Self { path: path.to_owned(), pack })
     }
 
-    /// The folder or the pack.
+    /// Returns the path of the folder or the pack.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The pack, if it is one.
+    /// Returns the pack, if this is one.
     pub fn pack(&self) -> Option<&Pack> {
         self.pack.as_deref()
     }
 
-    /// What messages call the file `name`: in a pack, as if that were a folder.
+    /// Returns the path of the file `name` for messages: in a pack, as if that were a folder.
     pub fn path_of(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// The folder's own name whatever the path to it, the pack's without its extension, or that on the Hub of what is in
-    /// its cache.
+    /// Returns the model's name: that on the Hub for a folder in its cache, otherwise the folder's own name whatever
+    /// the path to it, or the pack's without its extension.
     pub fn title(&self) -> String {
         let path = fs::canonicalize(&self.path).unwrap_or_else(|_| self.path.clone());
         if let Some(name) = hub_cache::name_in_cache(&path) {
@@ -56,8 +55,8 @@ impl ModelFiles {
         name.map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned())
     }
 
-    /// Names of the files, sorted; those of further chat templates begin with their folder's. Hidden files and other
-    /// folders are not among them.
+    /// Returns the names of the files, sorted; those of further chat templates begin with their folder's. Hidden files
+    /// and other folders are not among them.
     pub fn names(&self) -> Result<Vec<String>> {
         if let Some(pack) = &self.pack {
             return Ok(pack.files().iter().map(|file| file.name.clone()).collect());
@@ -70,7 +69,7 @@ impl ModelFiles {
         Ok(names)
     }
 
-    /// Whether there is a file called `name`.
+    /// True if there is a file called `name`.
     pub fn has(&self, name: &str) -> bool {
         match &self.pack {
             Some(pack) => pack.get(name).is_some(),
@@ -78,11 +77,11 @@ impl ModelFiles {
         }
     }
 
-    /// The contents of the file `name`, which must be there.
+    /// Reads the file `name`, which must exist.
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
         let path = self.path_of(name);
         let Some(pack) = &self.pack else {
-            only_files(&path)?;
+            refuse_special_file(&path)?;
             let bytes = fs::read(&path).map_err(|e| Error::io(&path, e))?;
             lfs_pointer::refuse(&path, &bytes)?;
             return Ok(bytes);
@@ -93,28 +92,28 @@ impl ModelFiles {
         }
     }
 
-    /// The contents of the file `name` as text.
+    /// Reads the file `name` as text.
     pub fn read_text(&self, name: &str) -> Result<String> {
         let text = String::from_utf8(self.read(name)?);
         text.map_err(|e| Error::io(self.path_of(name), io::Error::new(io::ErrorKind::InvalidData, e)))
     }
 
-    /// Fails unless the files of a pack are those that were packed, and those of a folder in the Hub's cache, as far as they
-    /// are called by their SHA-256, those that were downloaded; other folders record nothing to compare with.
+    /// Fails unless a pack's files are those that were packed. In a folder of the Hub's cache, files named by their
+    /// SHA-256 must be those that were downloaded; other folders record nothing to compare with.
     pub fn verify(&self) -> Result<()> {
-        self.pack.as_ref().map_or_else(|| super::called::verify(self), |pack| pack.verify())
+        self.pack.as_ref().map_or_else(|| super::hashed::verify(self), |pack| pack.verify())
     }
 
-    /// The files of a folder that are called by their SHA-256.
-    pub fn called(&self) -> Vec<Called> {
-        super::called::called(self)
+    /// Returns the files of a folder that are named by their SHA-256.
+    pub fn hashed_files(&self) -> Vec<HashedFile> {
+        super::hashed::hashed_files(self)
     }
 
-    /// The file `name`, mapped.
+    /// Maps the file `name`.
     pub fn map(&self, name: &str) -> Result<Mapped> {
         let path = self.path_of(name);
         let Some(pack) = &self.pack else {
-            only_files(&path)?;
+            refuse_special_file(&path)?;
             return Mapped::open(&path);
         };
         match pack.get(name) {
@@ -124,7 +123,7 @@ impl ModelFiles {
     }
 }
 
-/// Whether `path` is a file that begins as packs do, as every ZIP does.
+/// True if `path` is a file that begins as packs do, as every ZIP does.
 pub fn is_pack(path: &Path) -> bool {
     let mut start = [0; 4];
     let mut read = || File::open(path).and_then(|mut file| file.read_exact(&mut start));
@@ -132,22 +131,24 @@ pub fn is_pack(path: &Path) -> bool {
 }
 
 /// Fails where `path`, in a model folder, is something that reading could wait on for ever: a FIFO, a device, a socket.
-pub fn only_files(path: &Path) -> Result<()> {
+pub fn refuse_special_file(path: &Path) -> Result<()> {
     match fs::metadata(path) {
-        Ok(found) if !found.is_file() && !found.is_dir() => Err(Error::file(path, "is no regular file")
-            .hint("a model is made of files and links to files: move this elsewhere")),
+        Ok(metadata) if !metadata.is_file() && !metadata.is_dir() => {
+            Err(Error::file(path, "is no regular file")
+                .hint("a model is made of files and links to files: move this elsewhere"))
+        }
         _ => Ok(()),
     }
 }
 
-/// True for files that macOS (Finder, AppleDouble) or Windows (Explorer) puts into folders by itself: no part of a model,
-/// and nobody's work.
-pub fn is_of_a_file_manager(name: &str) -> bool {
+/// True for files that macOS (Finder, AppleDouble) or Windows (Explorer) puts into folders by itself: no part of a
+/// model, and nobody's work.
+pub fn is_file_manager_file(name: &str) -> bool {
     const NAMES: [&str; 3] = [".DS_Store", "desktop.ini", "Thumbs.db"];
-    name.starts_with("._") || NAMES.iter().any(|known| name.eq_ignore_ascii_case(known))
+    name.starts_with("._") || NAMES.iter().any(|litter| name.eq_ignore_ascii_case(litter))
 }
 
-/// Names of the files in a folder that are not hidden. Snapshots in the Hub's cache hold links to files.
+/// Returns the names of the files in a folder that are not hidden. Snapshots in the Hub's cache hold links to files.
 fn files_in(folder: &Path) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in fs::read_dir(folder)? {

@@ -1,18 +1,18 @@
-//! Names of files: which belong to a model, to its tokenizer, and which are its weights.
+//! Names of files: which belong to a model and to its tokenizer.
 
 use std::path::Path;
 
 use super::model_files::TEMPLATES;
 
-/// The record of how a model was made, beside its weights.
+/// Record of how a model was made, beside its weights.
 pub const RECORD: &str = "mixbit-report.json";
 
-/// Whether a file of this name belongs to a tokenizer.
-pub fn is_file_of_one(name: &str) -> bool {
+/// True if a file of this name belongs to a tokenizer.
+pub fn is_tokenizer_file(name: &str) -> bool {
     if let Some(template) = name.strip_prefix(TEMPLATES).and_then(|rest| rest.strip_prefix('/')) {
         return has_extension(template, "jinja");
     }
-    NAMES.contains(&name)
+    TOKENIZER_FILES.contains(&name)
         || has_extension(name, "tiktoken")
         || (name.starts_with("tokenization") && has_extension(name, "py"))
 }
@@ -21,8 +21,8 @@ pub(crate) fn has_extension(name: &str, extension: &str) -> bool {
     Path::new(name).extension().is_some_and(|e| e == extension)
 }
 
-/// Whether a file of this name is one that models have: weights, what describes them, what the Hub adds.
-pub fn is_of_a_model(name: &str) -> bool {
+/// True if a file of this name is one that models have: weights, what describes them, what the Hub adds.
+pub fn is_model_file(name: &str) -> bool {
     const NAMES: [&str; 8] = [
         "README.md",
         "LICENSE",
@@ -34,11 +34,11 @@ pub fn is_of_a_model(name: &str) -> bool {
         ".gitattributes",
     ];
     let weights = name.starts_with("model") && name.ends_with(".safetensors");
-    weights || NAMES.contains(&name) || is_file_of_one(name)
+    weights || NAMES.contains(&name) || is_tokenizer_file(name)
 }
 
-/// Names that transformers and mlx-lm look for.
-const NAMES: [&str; 13] = [
+/// Names of tokenizer files that transformers and mlx-lm look for.
+const TOKENIZER_FILES: [&str; 13] = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",

@@ -1,4 +1,4 @@
-//! Single files that commands write: known early to be writable, whole or not there, and in the place of another file only
+//! Single files that commands write: known early to be writable, whole or not there, and replacing another file only
 //! with `--overwrite`. Every command checks its outputs before it does anything that takes time.
 
 use same_file::Handle;
@@ -9,19 +9,19 @@ use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result};
 
-/// Fails where `path` is something that a file must not take the place of: a device, a FIFO, a folder.
+/// Fails where `path` is something that a file must not replace: a device, a FIFO, a folder.
 pub fn only_files(path: &Path) -> Result<()> {
     match fs::symlink_metadata(path) {
-        Ok(found) if found.is_dir() => {
+        Ok(metadata) if metadata.is_dir() => {
             Err(Error::file(path, "is a directory").hint("give the name of a file"))
         }
-        Ok(found) if !found.is_file() => Err(Error::file(path, "is there and is no regular file")
+        Ok(metadata) if !metadata.is_file() => Err(Error::file(path, "is there and is no regular file")
             .hint("give the name of a file; what is there is not replaced")),
         _ => Ok(()),
     }
 }
 
-/// Appends nothing, but fails early when `path` cannot be written to, or exists and `overwrite` is off.
+/// Fails early, and writes nothing, where `path` cannot be written to, or exists and `overwrite` is off.
 pub fn check(path: &Path, overwrite: bool) -> Result<()> {
     if path == Path::new("-") {
         return Err(Error::usage("`-` is no name for this output: it is a file")
@@ -44,14 +44,14 @@ pub fn check(path: &Path, overwrite: bool) -> Result<()> {
     Ok(())
 }
 
-/// Fails where `path` is one of the `inputs`, or a file in a model folder that is one: `--overwrite` is not meant for what
-/// the work is done from. Pages and pictures are no part of a model.
-pub fn apart(path: &Path, inputs: &[&Path]) -> Result<()> {
-    let Ok(found) = path.canonicalize() else { return Ok(()) };
-    let drawn = found.extension().is_some_and(|extension| extension == "html" || extension == "svg");
+/// Fails where `path` is one of the `inputs`, or a file in an input folder: `--overwrite` must not replace what the
+/// work reads. Pages and pictures are no part of a model and may be in its folder.
+pub fn refuse_inputs(path: &Path, inputs: &[&Path]) -> Result<()> {
+    let Ok(output) = path.canonicalize() else { return Ok(()) };
+    let is_report = output.extension().is_some_and(|extension| extension == "html" || extension == "svg");
     for input in inputs {
-        let Ok(whole) = input.canonicalize() else { continue };
-        if found == whole || (found.starts_with(&whole) && !drawn) {
+        let Ok(input_path) = input.canonicalize() else { continue };
+        if output == input_path || (output.starts_with(&input_path) && !is_report) {
             let message = format!("would take the place of what is read: {}", input.display());
             return Err(Error::file(path, message).hint("choose another path for the output"));
         }
@@ -59,12 +59,12 @@ pub fn apart(path: &Path, inputs: &[&Path]) -> Result<()> {
     Ok(())
 }
 
-/// Writes `path`, replacing what was there in one step.
+/// Writes `path`, replacing an earlier file in one step.
 pub fn write(path: &Path, contents: &[u8]) -> Result<()> {
     write_with(path, |mut file| file.write_all(contents).map_err(|e| Error::io(path, e)))
 }
 
-/// The same with contents that `fill` writes. The file has no other name until it returns.
+/// Writes `path` with contents that `fill` writes, replacing an earlier file in one step at the end.
 pub fn write_with(path: &Path, fill: impl FnOnce(&File) -> Result<()>) -> Result<()> {
     only_files(path)?;
     let file = new_beside(path)?;
@@ -74,7 +74,8 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&File) -> Result<()>) -> Result
     Ok(())
 }
 
-/// Keeps other runs from making one output at the same time: a file beside it, locked, which goes when this goes.
+/// Claim on an output, so that no other run makes it at the same time: a locked file beside it, removed when this is
+/// dropped.
 #[derive(Debug)]
 pub struct Claim {
     path: PathBuf,
@@ -82,7 +83,7 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Claims the file or folder `output`. There is nothing to claim where the folder that it is to be in is not there yet.
+    /// Claims the file or folder `output`. Returns `None` where the folder around it does not exist yet.
     ///
     /// # Errors
     /// Where another run has claimed it.
@@ -109,7 +110,7 @@ impl Claim {
     }
 }
 
-/// Whether `file`, which is open, is the one that is called `path`.
+/// True if `file`, which is open, is the one that is called `path`.
 fn is_at(file: &File, path: &Path) -> bool {
     let handle = file.try_clone().and_then(Handle::from_file);
     handle.and_then(|handle| Ok(handle == Handle::from_path(path)?)).unwrap_or(false)
@@ -122,14 +123,15 @@ impl Drop for Claim {
     }
 }
 
-/// What lies beside the file or folder `output` while that is being made, with `suffix` after its name.
+/// Returns the path of what lies beside the file or folder `output` while that is being made, with `suffix` after its
+/// name.
 pub fn beside(output: &Path, suffix: &str) -> PathBuf {
     let mut name = output.file_name().unwrap_or(output.as_os_str()).to_owned();
     name.push(suffix);
     output.with_file_name(name)
 }
 
-/// A file that is to take the place of `path`, beside it, and readable by whom the umask allows.
+/// Creates a file beside `path` that is to replace it, readable as the umask allows.
 pub fn new_beside(path: &Path) -> Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     #[cfg(unix)]
@@ -156,10 +158,15 @@ mod tests {
             home.path().join(name)
         };
         let (text, config, page) = (file("text"), file("config.json"), file("page.html"));
-        assert!(apart(&text, &[&text]).is_err());
-        assert!(apart(&home.path().join(".").join("text"), &[Path::new("nowhere"), &text]).is_err());
-        assert!(apart(&config, &[home.path()]).is_err() && apart(&page, &[home.path()]).is_ok());
-        assert!(apart(&config, &[&text]).is_ok() && apart(&home.path().join("new"), &[home.path()]).is_ok());
+        assert!(refuse_inputs(&text, &[&text]).is_err());
+        assert!(refuse_inputs(&home.path().join(".").join("text"), &[Path::new("nowhere"), &text]).is_err());
+        assert!(
+            refuse_inputs(&config, &[home.path()]).is_err() && refuse_inputs(&page, &[home.path()]).is_ok()
+        );
+        assert!(
+            refuse_inputs(&config, &[&text]).is_ok()
+                && refuse_inputs(&home.path().join("new"), &[home.path()]).is_ok()
+        );
         assert!(check(Path::new("-"), true).is_err());
     }
 

@@ -1,15 +1,15 @@
-//! The output folder: it appears whole or not at all, and what was there before is not lost on the way.
+//! Output folders, which appear whole or not at all and never lose what was there before.
 
 use super::json;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-use super::model_files::{ModelFiles, TEMPLATES, is_of_a_file_manager};
-use super::names::is_of_a_model;
+use super::model_files::{ModelFiles, TEMPLATES, is_file_manager_file};
+use super::names::is_model_file;
 use crate::error::{Error, Result};
 
-/// A folder being written beside its destination; dropped without [`OutputFolder::publish`], it leaves nothing.
+/// Folder being written beside its destination; dropped without [`OutputFolder::publish`], it leaves nothing.
 #[derive(Debug)]
 pub struct OutputFolder {
     work: TempDir,
@@ -57,23 +57,24 @@ pub fn check_destination(source: &Path, destination: &Path, overwrite: bool) -> 
     Ok(())
 }
 
-/// Fails unless folders can be made where `destination` is to be. Known before the work, and nothing is left of the try.
+/// Fails unless folders can be made at the place of `destination`. Tried before the work; nothing remains of the try.
 pub fn check_writable(destination: &Path) -> Result<()> {
     let linked = fs::canonicalize(destination).ok().filter(|_| destination.is_symlink());
     let (parent, name) = split(linked.as_deref().unwrap_or(destination))?;
     let existing = parent.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
-    partial(existing, name).map(drop)
+    create_partial(existing, name).map(drop)
 }
 
-/// A folder that is to become the one called `name` in `parent`.
-fn partial(parent: &Path, name: &std::ffi::OsStr) -> Result<TempDir> {
+/// Creates the temporary folder that is to become the one called `name` in `parent`.
+fn create_partial(parent: &Path, name: &std::ffi::OsStr) -> Result<TempDir> {
     let prefix = format!(".{}.", name.to_string_lossy());
-    let made = tempfile::Builder::new().prefix(&prefix).suffix(".partial").tempdir_in(parent);
-    made.map_err(|e| Error::io(parent, e).hint("the output's parent folder must be writable"))
+    let folder = tempfile::Builder::new().prefix(&prefix).suffix(".partial").tempdir_in(parent);
+    folder.map_err(|e| Error::io(parent, e).hint("the output's parent folder must be writable"))
 }
 
-/// A note for every folder that was to become `destination`: of runs that were killed, or of one that is still at it.
-pub fn left_behind(destination: &Path) -> Vec<String> {
+/// Returns a note for every temporary folder that was to become `destination`: of runs that were killed, or of one that
+/// still works.
+pub fn leftover_notes(destination: &Path) -> Vec<String> {
     let Ok((parent, name)) = split(destination) else { return Vec::new() };
     let prefix = format!(".{}.", name.to_string_lossy());
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
@@ -81,13 +82,13 @@ pub fn left_behind(destination: &Path) -> Vec<String> {
         let random = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(".partial"));
         random.is_some_and(|random| !random.is_empty() && random.chars().all(char::is_alphanumeric))
     };
-    let found = entries.filter(|entry| is_one(&entry.file_name().to_string_lossy()));
-    let mut found: Vec<PathBuf> = found.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
-    found.sort();
+    let partial = entries.filter(|entry| is_one(&entry.file_name().to_string_lossy()));
+    let mut folders: Vec<PathBuf> = partial.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    folders.sort();
     let note = |path: &PathBuf| {
         format!("{} is what a killed run has left: remove it, unless another run is at work", path.display())
     };
-    found.iter().map(note).collect()
+    folders.iter().map(note).collect()
 }
 
 /// True if nothing is in `folder` but what a file manager has put there.
@@ -95,18 +96,19 @@ fn is_empty(folder: &Path) -> bool {
     entries(folder).is_ok_and(|entries| entries.is_empty())
 }
 
-/// The entries of `folder` but for the files that file managers put there, which go with it when it is replaced.
+/// Returns the entries of `folder` but for the files that file managers put there, which go with it when it is
+/// replaced.
 fn entries(folder: &Path) -> std::io::Result<Vec<fs::DirEntry>> {
     let counts = |entry: &std::io::Result<fs::DirEntry>| {
         let is_litter = |entry: &fs::DirEntry| {
-            entry.path().is_file() && entry.file_name().to_str().is_some_and(is_of_a_file_manager)
+            entry.path().is_file() && entry.file_name().to_str().is_some_and(is_file_manager_file)
         };
         !entry.as_ref().is_ok_and(is_litter)
     };
     fs::read_dir(folder)?.filter(counts).collect()
 }
 
-/// Only model folders and empty ones are ever replaced: anything else may be somebody's work.
+/// Fails unless `destination` is a model folder or empty: anything else may be somebody's work.
 fn check_replaceable(destination: &Path) -> Result<()> {
     let keep = |what: &str| {
         Error::file(destination, format!("already exists and {what}"))
@@ -121,7 +123,7 @@ fn check_replaceable(destination: &Path) -> Result<()> {
     if let Some(folder) = entries.iter().find(|entry| entry.path().is_dir() && foreign(&entry.file_name())) {
         return Err(keep(&format!("holds the folder `{}`", folder.file_name().to_string_lossy())));
     }
-    let stray = |name: &std::ffi::OsStr| !name.to_str().is_some_and(is_of_a_model);
+    let stray = |name: &std::ffi::OsStr| !name.to_str().is_some_and(is_model_file);
     if let Some(file) = entries.iter().find(|entry| entry.path().is_file() && stray(&entry.file_name())) {
         return Err(keep(&format!(
             "holds `{}`, which is no part of a model",
@@ -135,7 +137,7 @@ fn check_replaceable(destination: &Path) -> Result<()> {
     if names_an_architecture(destination) { Ok(()) } else { Err(keep("has no config.json of a model")) }
 }
 
-/// True if the folder's config.json says which architecture it is of.
+/// True if the folder's config.json names an architecture.
 fn names_an_architecture(folder: &Path) -> bool {
     let path = folder.join("config.json");
     let keys = fs::read(&path).ok().and_then(|bytes| json::parse_object(&path, &bytes).ok());
@@ -164,11 +166,11 @@ impl OutputFolder {
         let (parent, name) = split(destination)?;
         fs::create_dir_all(&parent).map_err(|e| Error::io(&parent, e))?;
         let parent = fs::canonicalize(&parent).map_err(|e| Error::io(&parent, e))?;
-        let work = partial(&parent, name)?;
+        let work = create_partial(&parent, name)?;
         Ok(Self { work, destination: parent.join(name), overwrite })
     }
 
-    /// Where to write meanwhile.
+    /// Returns the folder to write to until it is published.
     pub fn path(&self) -> &Path {
         self.work.path()
     }
@@ -187,12 +189,12 @@ impl OutputFolder {
         self.write(name, &from.read(name)?)
     }
 
-    /// An I/O error under the name that the user knows.
+    /// Returns an I/O error with the path that the user knows.
     fn describe(&self, error: std::io::Error, path: &Path) -> Error {
         self.relocate(Error::io(path, error))
     }
 
-    /// The same of an error that speaks of the folder's temporary name.
+    /// Replaces the folder's temporary path in an error by its destination.
     pub fn relocate(&self, error: Error) -> Error {
         error.relocated(self.path(), &self.destination)
     }
@@ -233,7 +235,7 @@ impl OutputFolder {
     }
 }
 
-/// Temporary folders are private; a model folder has the rights that any new folder has.
+/// Gives the folder the permissions of any new folder: temporary ones are private.
 fn make_readable(path: &Path) -> std::io::Result<()> {
     #[cfg(unix)]
     {
@@ -247,7 +249,7 @@ fn make_readable(path: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Makes a rename durable where the platform can; where it cannot there is nothing to be done about it.
+/// Makes a rename durable where the platform can.
 fn sync_folder(path: &Path) {
     if let Ok(folder) = File::open(path) {
         let _ = folder.sync_all();
@@ -280,9 +282,9 @@ mod tests {
         for name in [".model.aB3dE6.partial", ".model.partial", ".models.aB3dE6.partial", "model.partial"] {
             fs::create_dir(home.path().join(name)).unwrap();
         }
-        let [note] = &left_behind(&destination)[..] else { panic!("{:?}", left_behind(&destination)) };
+        let [note] = &leftover_notes(&destination)[..] else { panic!("{:?}", leftover_notes(&destination)) };
         assert!(note.contains(".model.aB3dE6.partial is what a killed run has left"), "{note}");
-        assert!(left_behind(Path::new("/")).is_empty());
+        assert!(leftover_notes(Path::new("/")).is_empty());
     }
 
     #[test]
@@ -356,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn input_and_output_must_be_apart() {
+    fn input_and_output_must_be_separate() {
         let home = tempfile::tempdir().unwrap();
         let source = home.path().join("in");
         fs::create_dir(&source).unwrap();

@@ -1,9 +1,9 @@
-//! A pack: a model in one file. A plain ZIP without compression, so that its entries can be mapped where they lie, and
+//! Packs: models in one file. A plain ZIP without compression, so that its entries can be mapped where they lie, and
 //! listed and extracted by any tool that knows ZIP.
 //!
-//! [`MANIFEST`], its last entry, records size and SHA-256 of every other one. Structure is checked whenever a pack is
-//! opened, the CRC-32 of small files when they are read, and CRC-32 and SHA-256 of all, which means reading
-//! everything, by `mixbit check`, `mixbit unpack` and whatever makes another model of it.
+//! [`MANIFEST`], the last entry, records size and SHA-256 of every other one. Structure is checked whenever a pack is
+//! opened, the CRC-32 of small files when they are read, and CRC-32 and SHA-256 of all, which means reading everything,
+//! by `mixbit check`, `mixbit unpack` and whatever makes another model of it.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -16,53 +16,53 @@ use super::digest::hexadecimal;
 use super::mapped::Mapped;
 use crate::error::{Error, Result};
 
-/// The entry that records the others.
+/// Name of the entry that records the others.
 pub const MANIFEST: &str = "mixbit-pack.json";
 
-/// What a ZIP begins with, unless it is empty.
+/// First bytes of a ZIP that is not empty.
 pub(crate) const MAGIC: [u8; 4] = *b"PK\x03\x04";
 
 const KIND: &str = "pack";
 const VERSION: u32 = 1;
-/// No pack has so many files that its manifest is larger.
-const MOST_MANIFEST: u64 = 16 << 20;
+/// Most bytes of a manifest: no pack has so many files that it is larger.
+const MAX_MANIFEST_BYTES: u64 = 16 << 20;
 
-/// The contents of [`MANIFEST`].
+/// Contents of [`MANIFEST`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Manifest {
-    /// Of this format.
+    /// Version of the format.
     pub(crate) version: u32,
-    /// By name.
-    pub(crate) files: BTreeMap<String, Recorded>,
+    /// Recorded files by name.
+    pub(crate) files: BTreeMap<String, FileRecord>,
 }
 
-/// What is recorded of a file.
+/// Recorded size and SHA-256 of a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Recorded {
+pub(crate) struct FileRecord {
     pub(crate) bytes: u64,
-    /// In hexadecimal, lower case.
+    /// SHA-256 in hexadecimal, lower case.
     pub(crate) sha256: String,
 }
 
 impl Manifest {
-    pub(crate) fn new(files: BTreeMap<String, Recorded>) -> Self {
+    pub(crate) fn new(files: BTreeMap<String, FileRecord>) -> Self {
         Self { version: VERSION, files }
     }
 }
 
-/// A file in a pack.
+/// File in a pack.
 #[derive(Debug, Clone)]
 pub struct PackedFile {
-    /// Its name.
+    /// Name of the file.
     pub name: String,
-    /// Its contents.
+    /// Contents of the file.
     pub data: Mapped,
-    /// SHA-256 of its contents as the pack records it, in hexadecimal.
+    /// SHA-256 of the contents as the pack records it, in hexadecimal.
     pub sha256: String,
     crc32: u32,
 }
 
-/// A pack, mapped.
+/// Mapped pack.
 #[derive(Debug)]
 pub struct Pack {
     path: PathBuf,
@@ -70,7 +70,7 @@ pub struct Pack {
 }
 
 impl Pack {
-    /// Opens the file `path` and checks its structure. Contents are not read.
+    /// Opens the pack `path` and checks its structure. Contents are not read.
     pub fn open(path: &Path) -> Result<Self> {
         let map = Mapped::open(path)?;
         if map.is_empty() {
@@ -108,7 +108,7 @@ impl Pack {
         let mut entries = BTreeMap::new();
         let mut folded = BTreeSet::new();
         for index in 0..archive.len() {
-            let (name, data, crc32) = entry(path, &map, &mut archive, index)?;
+            let (name, data, crc32) = read_entry(path, &map, &mut archive, index)?;
             if !folded.insert(name.to_lowercase()) {
                 return Err(Error::file(
                     path,
@@ -119,23 +119,23 @@ impl Pack {
             entries.insert(name, (data, crc32));
         }
         let Some((data, crc32)) = entries.remove(MANIFEST) else { return Err(no_pack()) };
-        let manifest = manifest(&path.join(MANIFEST), &data, crc32)?;
+        let manifest = read_manifest(&path.join(MANIFEST), &data, crc32)?;
         archive.validate_header_consistency().map_err(|e| damaged(path, KIND, &e))?;
-        Ok(Self { path: path.to_owned(), files: recorded(path, entries, manifest)? })
+        Ok(Self { path: path.to_owned(), files: match_records(path, entries, manifest)? })
     }
 
-    /// Its files but the manifest, sorted by name.
+    /// Returns the files but for the manifest, sorted by name.
     pub fn files(&self) -> &[PackedFile] {
         &self.files
     }
 
-    /// The file called `name`.
+    /// Returns the file called `name`.
     pub fn get(&self, name: &str) -> Option<&PackedFile> {
         let index = self.files.binary_search_by(|file| file.name.as_str().cmp(name)).ok()?;
         self.files.get(index)
     }
 
-    /// The contents of a small file, whose checksums are checked.
+    /// Reads a small file and checks its checksums.
     pub fn read(&self, file: &PackedFile) -> Result<Vec<u8>> {
         check_crc32(&self.path.join(&file.name), &file.data, file.crc32)?;
         let mut contents = Vec::new();
@@ -159,25 +159,25 @@ impl Pack {
             crc32.update(chunk);
             write(chunk)
         })?;
-        let found = hexadecimal(hash);
-        if found == file.sha256 {
+        let actual = hexadecimal(hash);
+        if actual == file.sha256 {
             // Other tools would refuse it, and whoever changed a checksum may have changed more.
-            return same_crc32(&self.path.join(&file.name), crc32.finalize(), file.crc32);
+            return compare_crc32(&self.path.join(&file.name), crc32.finalize(), file.crc32);
         }
-        let message = format!("is damaged: its SHA-256 is {found}, the pack records {}", file.sha256);
+        let message = format!("is damaged: its SHA-256 is {actual}, the pack records {}", file.sha256);
         Err(Error::file(self.path.join(&file.name), message)
             .hint("the pack was changed after it was made: copy or download it again"))
     }
 }
 
-/// Whether `name` stays inside the folder that it is extracted to, on every system.
+/// True if `name` stays inside the folder that it is extracted to, on every system.
 pub fn safe_name(name: &str) -> bool {
     let harmless = |part: &str| !part.is_empty() && part != "." && part != "..";
     name.split('/').all(harmless) && !name.contains(|c: char| c == '\\' || c == ':' || c.is_control())
 }
 
-/// Name, contents and CRC-32 of an entry.
-fn entry(
+/// Returns name, contents and CRC-32 of an entry.
+fn read_entry(
     path: &Path,
     map: &Mapped,
     archive: &mut ZipArchive<std::io::Cursor<&[u8]>>,
@@ -206,11 +206,11 @@ fn entry(
     Ok((text, data, crc32))
 }
 
-fn manifest(path: &Path, data: &Mapped, crc32: u32) -> Result<Manifest> {
+fn read_manifest(path: &Path, data: &Mapped, crc32: u32) -> Result<Manifest> {
     let bad = |what: String| {
         Error::file(path, what).hint("the pack was made by another version of mixbit, or changed since")
     };
-    if data.len() as u64 > MOST_MANIFEST {
+    if data.len() as u64 > MAX_MANIFEST_BYTES {
         return Err(bad(format!("{} bytes are too many", data.len())));
     }
     check_crc32(path, data, crc32)?;
@@ -222,8 +222,8 @@ fn manifest(path: &Path, data: &Mapped, crc32: u32) -> Result<Manifest> {
     Err(bad(format!("its format is version {}, not {VERSION}", manifest.version)))
 }
 
-/// The entries with what the manifest records of them: it must list them all, and nothing else.
-fn recorded(
+/// Combines the entries with the manifest's records: it must list all of them, and nothing else.
+fn match_records(
     path: &Path,
     entries: BTreeMap<String, (Mapped, u32)>,
     mut manifest: Manifest,
@@ -231,14 +231,14 @@ fn recorded(
     let hint = "the pack was changed after it was made: take it from where it was made";
     let mut files = Vec::new();
     for (name, (data, crc32)) in entries {
-        let Some(recorded) = manifest.files.remove(&name) else {
+        let Some(record) = manifest.files.remove(&name) else {
             return Err(Error::file(path, format!("`{name}` is in it but not in {MANIFEST}")).hint(hint));
         };
-        if recorded.bytes != data.len() as u64 {
-            let message = format!("`{name}` has {} bytes, {MANIFEST} says {}", data.len(), recorded.bytes);
+        if record.bytes != data.len() as u64 {
+            let message = format!("`{name}` has {} bytes, {MANIFEST} says {}", data.len(), record.bytes);
             return Err(Error::file(path, message).hint(hint));
         }
-        files.push(PackedFile { name, data, sha256: recorded.sha256, crc32 });
+        files.push(PackedFile { name, data, sha256: record.sha256, crc32 });
     }
     match manifest.files.keys().next() {
         Some(name) => {
@@ -249,14 +249,14 @@ fn recorded(
 }
 
 fn check_crc32(path: &Path, data: &[u8], expected: u32) -> Result<()> {
-    same_crc32(path, crc32fast::hash(data), expected)
+    compare_crc32(path, crc32fast::hash(data), expected)
 }
 
-fn same_crc32(path: &Path, found: u32, expected: u32) -> Result<()> {
-    if found == expected {
+fn compare_crc32(path: &Path, actual: u32, expected: u32) -> Result<()> {
+    if actual == expected {
         return Ok(());
     }
-    Err(Error::file(path, format!("is damaged: its CRC-32 is {found:08x}, the pack says {expected:08x}"))
+    Err(Error::file(path, format!("is damaged: its CRC-32 is {actual:08x}, the pack says {expected:08x}"))
         .hint("the pack was changed after it was made: copy or download it again"))
 }
 

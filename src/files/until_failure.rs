@@ -1,19 +1,20 @@
-//! Output that fails once. A `ZipWriter` that is dropped before its end writes the end, and prints that it cannot: what is
-//! to be said of a full disk has been said by then.
+//! Output that fails once. A `ZipWriter` that is dropped before its end writes the end, and prints that it cannot; a
+//! full disk has been reported by then.
 
 use std::io::{self, Seek, SeekFrom, Write};
 
-/// The output of a `ZipWriter`: once writing has failed, it takes everything, says where that would be, and writes nothing.
+/// Output of a `ZipWriter`: once writing has failed, it accepts everything, reports the positions where that would be,
+/// and writes nothing.
 #[derive(Debug)]
 pub(crate) struct UntilFailure<W> {
     inner: W,
     failed: bool,
-    /// Where the next byte goes, or would go.
+    /// Position of the next byte, written or not.
     position: u64,
 }
 
 impl<W> UntilFailure<W> {
-    /// Output to `inner`, which is at its beginning.
+    /// Makes output to `inner`, which is at its beginning.
     pub(crate) fn new(inner: W) -> Self {
         Self { inner, failed: false, position: 0 }
     }
@@ -60,7 +61,7 @@ impl<W: Seek> Seek for UntilFailure<W> {
 mod tests {
     use super::*;
 
-    /// A disk with room for two bytes.
+    /// Disk with room for two bytes.
     struct Small(Vec<u8>);
 
     impl Write for Small {

@@ -1,4 +1,4 @@
-//! Which of a model's files hold its weights: those that its index names, or those that are called as weights are.
+//! Choice of the files that hold a model's weights: those that its index names, or those with names of weight files.
 
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -11,12 +11,12 @@ use super::pack::safe_name;
 use crate::error::{Error, ErrorKind, Result};
 use crate::words::count;
 
-/// The file that says which shard each tensor is in.
+/// Name of the index, which says which shard each tensor is in.
 pub const INDEX: &str = "model.safetensors.index.json";
 
 const NPZ: &str = "weights.npz";
 
-/// Tensors' names to the files that an index says they are in.
+/// Names of tensors, with the files that an index says they are in.
 pub(crate) type WeightMap = BTreeMap<String, String>;
 
 pub(crate) fn read_index(files: &ModelFiles) -> Result<WeightMap> {
@@ -42,40 +42,51 @@ pub(crate) fn read_index(files: &ModelFiles) -> Result<WeightMap> {
         .collect()
 }
 
-/// The weights among the files of a model on the Hub, called `names`: those that its index, read from `files`, names. Where it is
-/// of other weights, those that are called as weights are, too: it names a file that is missing, or a tensor that is not in
-/// the file that it names. The latter shows only once that file's header is among `files`. `place` is for messages.
+/// Returns the weight files of a model on the Hub whose files are called `names`: those that its index, read from
+/// `files`, names. Where the index belongs to other weights, files with names of weight files are added. It does if it
+/// names a file that is missing, or a tensor that is not in its file, which shows only once that file's header is among
+/// `files`. `place` is for messages.
 ///
 /// # Errors
 /// Where there are no weights, or a shard that the index names is missing and no other file can have its tensors.
 pub fn weight_files(place: &Path, files: &ModelFiles, names: &[String]) -> Result<Vec<String>> {
-    let index = match names.iter().any(|name| name == INDEX).then(|| read_index(files)) {
-        Some(Ok(index)) => index,
-        Some(Err(error)) if what_is_broken(&error).is_none() => return Err(error),
-        _ => WeightMap::new(),
-    };
+    let mut index = WeightMap::new();
+    if names.iter().any(|name| name == INDEX) {
+        match read_index(files) {
+            Ok(read) => index = read,
+            // An index with a fault does not count; any other error is one of reading.
+            Err(error) if index_fault(&error).is_none() => return Err(error),
+            Err(_) => {}
+        }
+    }
     let listed: BTreeSet<String> = index.values().cloned().collect();
-    let (there, missing): (BTreeSet<String>, BTreeSet<String>) =
+    let (present, missing): (BTreeSet<String>, BTreeSet<String>) =
         listed.into_iter().partition(|name| names.contains(name));
     if missing.is_empty()
-        && !there.is_empty()
-        && there.iter().all(|shard| holds_its_tensors(files, shard, &index))
+        && !present.is_empty()
+        && present.iter().all(|shard| holds_its_tensors(files, shard, &index))
     {
-        return Ok(there.into_iter().collect());
+        return Ok(present.into_iter().collect());
     }
     let top: Vec<String> = names.iter().filter(|name| !name.contains('/')).cloned().collect();
-    match (choose_weights(place, &top), missing.first()) {
-        (Ok(chosen), _) => Ok(there.into_iter().chain(chosen).collect::<BTreeSet<_>>().into_iter().collect()),
-        (Err(_), None) if !there.is_empty() => Ok(there.into_iter().collect()),
-        (Err(_), Some(shard)) if !there.is_empty() || !top.iter().any(|name| is_safetensors(name)) => {
-            Err(Error::file(place, format!("its index names `{shard}`, which is not there"))
-                .hint("the model is incomplete on the Hub: tell its author"))
+    let error = match choose_weights(place, &top) {
+        Ok(chosen) => {
+            let weights: BTreeSet<String> = present.into_iter().chain(chosen).collect();
+            return Ok(weights.into_iter().collect());
         }
-        (Err(error), _) => Err(error),
+        Err(error) => error,
+    };
+    let Some(shard) = missing.first() else {
+        return if present.is_empty() { Err(error) } else { Ok(present.into_iter().collect()) };
+    };
+    if present.is_empty() && top.iter().any(|name| is_safetensors(name)) {
+        return Err(error);
     }
+    Err(Error::file(place, format!("its index names `{shard}`, which is not there"))
+        .hint("the model is incomplete on the Hub: tell its author"))
 }
 
-/// Whether the file `shard` has every tensor that `index` says is in it, as far as its header can be read yet.
+/// True if the file `shard` has every tensor that `index` says is in it, as far as its header can be read yet.
 fn holds_its_tensors(files: &ModelFiles, shard: &str, index: &WeightMap) -> bool {
     let Ok(map) = files.map(shard) else { return true };
     let Ok((_, header)) = SafeTensors::read_metadata(&map) else { return true };
@@ -87,7 +98,7 @@ pub(crate) fn is_safetensors(name: &str) -> bool {
     name.ends_with(".safetensors") && !name.starts_with('.')
 }
 
-/// The weights among a model's files, called `names`, where there is no index. `dir` is for messages.
+/// Returns the weights among a model's files, called `names`, without an index. `dir` is for messages.
 pub(crate) fn choose_weights(dir: &Path, names: &[String]) -> Result<Vec<String>> {
     let any: Vec<String> = names.iter().filter(|name| is_safetensors(name)).cloned().collect();
     let models: Vec<String> = any.iter().filter(|name| name.starts_with("model")).cloned().collect();
@@ -123,7 +134,7 @@ pub(crate) fn choose_weights(dir: &Path, names: &[String]) -> Result<Vec<String>
     })
 }
 
-/// Shards called `model-00001-of-00003` must be all there.
+/// Fails unless all shards called like `model-00001-of-00003` exist.
 fn check_numbering(dir: &Path, files: &[String]) -> Result<()> {
     let promised = |name: &String| -> Option<(String, String)> {
         let (numbered, total) = name.strip_suffix(".safetensors")?.rsplit_once("-of-")?;
@@ -134,12 +145,13 @@ fn check_numbering(dir: &Path, files: &[String]) -> Result<()> {
     for set in files.iter().filter_map(promised) {
         *sets.entry(set).or_default() += 1;
     }
-    for ((stem, total), there) in sets {
+    for ((stem, total), present) in sets {
         let Ok(expected) = total.parse::<usize>() else { continue };
         let width = total.len();
         let name = |number: usize| format!("{stem}-{number:0width$}-of-{total}.safetensors");
         if let Some(missing) = (1..=expected).map(name).find(|name| !files.contains(name)) {
-            let message = format!("the shards' names promise {}, {there} are there", count(expected, "file"));
+            let message =
+                format!("the shards' names promise {}, {present} are there", count(expected, "file"));
             return Err(
                 Error::file(dir, message).hint(format!("the download is incomplete: fetch `{missing}`"))
             );
@@ -148,8 +160,8 @@ fn check_numbering(dir: &Path, files: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The fault in an index, where its contents are the reason that reading it failed.
-pub(crate) fn what_is_broken(error: &Error) -> Option<String> {
+/// Returns the fault in an index, where its contents are the reason that reading it failed.
+pub(crate) fn index_fault(error: &Error) -> Option<String> {
     match error.kind() {
         ErrorKind::Io { source, .. } if source.kind() == std::io::ErrorKind::InvalidData => {
             Some("it is no UTF-8 text".to_owned())

@@ -1,4 +1,4 @@
-//! Writing a pack.
+//! Writer of packs.
 
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -10,19 +10,19 @@ use zip::{CompressionMethod, DateTime, System, ZIP64_BYTES_THR, ZipWriter};
 
 use super::digest::hexadecimal;
 use super::model_files::ModelFiles;
-use super::pack::{MANIFEST, Manifest, Recorded};
+use super::pack::{FileRecord, MANIFEST, Manifest};
 use super::until_failure::UntilFailure;
 use crate::error::{Error, Result};
 
-/// What the data of weight files begins at a multiple of: the largest page of the systems that MLX runs on (Apple's), so
-/// that anybody can map them, too.
-const WEIGHTS: u16 = 16 << 10;
-/// The same of other files.
-const OTHERS: u16 = 64;
+/// Alignment of weight files' data in bytes: the largest page of the systems that MLX runs on (Apple's), so that all of
+/// them can map it.
+const WEIGHT_ALIGNMENT: u16 = 16 << 10;
+/// Alignment of other files' data in bytes.
+const OTHER_ALIGNMENT: u16 = 64;
 
-/// Writes the files `names` of `files` into `file`, which will be called `path`, in the order of their names. The manifest
-/// comes last because hashes are known once everything was read: the files are read only once. `progress` is told of bytes
-/// written.
+/// Writes the files `names` of `files` into `file`, which will be called `path`, in the order of their names. The
+/// manifest comes last because hashes are known once everything was read: the files are read only once. `progress` is
+/// called with the bytes of each write.
 pub fn write_pack(
     file: &File,
     path: &Path,
@@ -44,7 +44,7 @@ pub fn write_pack(
             progress(chunk.len() as u64);
             written.map_err(io)
         })?;
-        recorded.insert(name.clone(), Recorded { bytes, sha256: hexadecimal(hash) });
+        recorded.insert(name.clone(), FileRecord { bytes, sha256: hexadecimal(hash) });
     }
     let mut text = serde_json::to_vec_pretty(&Manifest::new(recorded)).map_err(|e| io(e.into()))?;
     text.push(b'\n');
@@ -54,7 +54,7 @@ pub fn write_pack(
     buffered.flush().map_err(io)
 }
 
-/// The same on every system and at all times.
+/// Returns an entry's options, which are the same on every system and at all times.
 fn options(name: &str, bytes: u64) -> SimpleFileOptions {
     let weights = name.ends_with(".safetensors") || name.ends_with(".npz");
     SimpleFileOptions::default()
@@ -62,6 +62,6 @@ fn options(name: &str, bytes: u64) -> SimpleFileOptions {
         .last_modified_time(DateTime::default())
         .system(System::Unix)
         .unix_permissions(0o644)
-        .with_alignment(if weights { WEIGHTS } else { OTHERS })
+        .with_alignment(if weights { WEIGHT_ALIGNMENT } else { OTHER_ALIGNMENT })
         .large_file(bytes >= ZIP64_BYTES_THR)
 }

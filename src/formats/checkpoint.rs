@@ -1,5 +1,5 @@
-//! Opening a checkpoint: what is in its weight files, and that they are whole. Headers are validated by the safetensors
-//! crate, offsets against the file's length.
+//! Checkpoints: the tensors of mapped weight files, opened and checked. Headers are validated by the safetensors crate,
+//! offsets against the file's length.
 
 use ::safetensors::SafeTensors;
 use std::borrow::Cow;
@@ -15,7 +15,7 @@ use crate::files::mapped::Mapped;
 use crate::files::model_files::ModelFiles;
 use crate::numerics::dtype::Dtype;
 
-/// A weight file.
+/// Mapped weight file with the checksums that its format has.
 #[derive(Debug)]
 struct WeightFile {
     path: PathBuf,
@@ -23,7 +23,7 @@ struct WeightFile {
     checksums: Vec<npz::Checksum>,
 }
 
-/// The tensors of a checkpoint, mapped.
+/// Tensors of a checkpoint, in mapped files.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
@@ -33,14 +33,14 @@ pub struct Checkpoint {
     pub(crate) notes: Vec<String>,
 }
 
-/// One tensor of a checkpoint.
+/// Tensor of a checkpoint.
 #[derive(Debug, Clone, Copy)]
 pub struct Tensor<'a> {
-    /// Element type.
+    /// Type of the elements.
     pub dtype: Dtype,
     /// Sizes, outermost first.
     pub shape: &'a [usize],
-    /// The file it lies in, or begins in.
+    /// File that the tensor lies in, or begins in.
     pub file: &'a Path,
     files: &'a [WeightFile],
     pieces: &'a [Piece],
@@ -49,29 +49,25 @@ pub struct Tensor<'a> {
 }
 
 impl<'a> Tensor<'a> {
-    /// Its bytes, little-endian, row-major; not aligned. A copy of those that were stacked.
+    /// Returns the tensor's bytes, little-endian, row-major, not aligned; a copy where the tensor was stacked.
     pub fn bytes(&self) -> Cow<'a, [u8]> {
         self.slice(0, self.byte_len())
     }
 
-    /// Number of bytes.
+    /// Returns the number of bytes.
     pub fn byte_len(&self) -> usize {
         self.pieces.len() * self.each
     }
 
-    /// Bytes from `start` to `end`, both relative to the tensor. Their pages are mapped in one go. A copy only where a
-    /// stacked tensor goes on in another place.
+    /// Returns the bytes from `start` to `end`, both relative to the tensor, and maps their pages in one go. A copy
+    /// only where a stacked tensor continues in another place.
     pub fn slice(&self, start: usize, end: usize) -> Cow<'a, [u8]> {
         let mut parts = self.parts(start, end).map(|(map, start, end)| map.populated(start, end));
-        match (parts.next(), parts.next()) {
-            (None, _) => Cow::Borrowed(&[]),
-            (Some(one), None) => Cow::Borrowed(one),
-            (Some(one), Some(two)) => {
-                let mut all = [one, two].concat();
-                parts.for_each(|part| all.extend(part));
-                Cow::Owned(all)
-            }
-        }
+        let Some(first) = parts.next() else { return Cow::Borrowed(&[]) };
+        let Some(second) = parts.next() else { return Cow::Borrowed(first) };
+        let mut bytes = [first, second].concat();
+        parts.for_each(|part| bytes.extend(part));
+        Cow::Owned(bytes)
     }
 
     /// Tells the kernel that these bytes were read and need not stay mapped, so that resident memory does not grow
@@ -80,7 +76,7 @@ impl<'a> Tensor<'a> {
         self.parts(start, end).for_each(|(map, start, end)| map.release(start, end));
     }
 
-    /// Where the bytes from `start` to `end` lie.
+    /// Returns the places of the bytes from `start` to `end`: mapping, start and end in it.
     fn parts(&self, start: usize, end: usize) -> impl Iterator<Item = (&'a Mapped, usize, usize)> {
         let Self { files, pieces, each, .. } = *self;
         let (first, last) = (start / each.max(1), end.div_ceil(each.max(1)));
@@ -91,30 +87,31 @@ impl<'a> Tensor<'a> {
         })
     }
 
-    /// Whether it is made of others.
+    /// True if the tensor was stacked from others.
     pub fn is_stacked(&self) -> bool {
         self.pieces.len() > 1
     }
 
-    /// Of a stacked tensor the first part whose bytes are `bad`: its file, and what it is called there.
+    /// Returns the first part of a stacked tensor whose bytes are `bad`: its file and its name there.
     pub fn stored_part(&self, bad: impl Fn(&[u8]) -> bool) -> Option<(&'a Path, &'a str)> {
-        let named = self.pieces.iter().zip(self.names);
-        let mut parts = named.map(|(piece, name)| (&self.files[piece.file], piece.start, name));
-        let found = parts.find(|(file, start, _)| bad(file.map.populated(*start, start + self.each)));
-        found.map(|(file, _, name)| (file.path.as_path(), name.as_str()))
+        self.pieces.iter().zip(self.names).find_map(|(piece, name)| {
+            let file = &self.files[piece.file];
+            let bytes = file.map.populated(piece.start, piece.start + self.each);
+            bad(bytes).then_some((file.path.as_path(), name.as_str()))
+        })
     }
 
-    /// Size of a row.
+    /// Returns the size of a row.
     pub fn columns(&self) -> usize {
         self.shape.last().copied().unwrap_or(1)
     }
 
-    /// Number of values.
+    /// Returns the number of values.
     pub fn len(&self) -> usize {
         self.shape.iter().product()
     }
 
-    /// Whether there is no value at all.
+    /// True if the tensor has no value.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -127,17 +124,17 @@ impl Checkpoint {
         if !path.is_file() || !weights(path) {
             return Self::from_files(&ModelFiles::open(path)?);
         }
-        Self::of_file(path, is_npz(path))
+        Self::open_file_as(path, Format::of(path))
     }
 
     /// Opens the single safetensors file `path`, whatever it is called.
     pub fn open_safetensors(path: &Path) -> Result<Self> {
-        Self::of_file(path, false)
+        Self::open_file_as(path, Format::Safetensors)
     }
 
-    fn of_file(path: &Path, is_npz: bool) -> Result<Self> {
+    fn open_file_as(path: &Path, format: Format) -> Result<Self> {
         let mut checkpoint = Self::empty(path);
-        let tensors = checkpoint.add(path, Mapped::open(path)?, is_npz).map_err(|e| e.described(|| None))?;
+        let tensors = checkpoint.add(path, Mapped::open(path)?, format).map_err(|e| e.describe(|| None))?;
         for (name, entry) in tensors {
             checkpoint.insert(name, entry)?;
         }
@@ -154,38 +151,33 @@ impl Checkpoint {
         }
     }
 
-    /// Decisions about the files and names, for the user; one sentence each.
+    /// Returns notes for the user about decisions on files and names, one sentence each.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// The folder, pack or file that was opened.
+    /// Returns the folder, pack or file that was opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The tensor called `name`.
+    /// Returns the tensor called `name`.
     pub fn get(&self, name: &str) -> Option<Tensor<'_>> {
         self.entries.get(name).map(|entry| self.tensor(entry))
     }
 
-    /// All tensors, sorted by name.
+    /// Returns all tensors, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Tensor<'_>)> {
         self.entries.iter().map(|(name, entry)| (name.as_str(), self.tensor(entry)))
     }
 
-    /// The weight files.
+    /// Returns the paths of the weight files.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(|file| file.path.as_path())
     }
 
-    /// Bytes of all weight files.
-    pub fn file_bytes(&self) -> u64 {
-        self.files.iter().map(|file| file.map.len() as u64).sum()
-    }
-
-    /// Fails at the first tensor whose bytes are not those that were written, where the format can tell: npz has
-    /// checksums, safetensors none. Reads the data, at several GB/s.
+    /// Checks the bytes of all tensors where the format has checksums: npz has, safetensors has none. Reads the data,
+    /// at several GB/s.
     pub fn verify(&self) -> Result<()> {
         for file in &self.files {
             for checksum in &file.checksums {
@@ -208,30 +200,32 @@ impl Checkpoint {
         }
     }
 
-    /// Opens the weight file `name` of a model. Its tensors are returned, and not taken yet.
+    /// Opens the weight file `name` of a model and returns its tensors, which are not inserted yet.
     pub(crate) fn open_file(&mut self, files: &ModelFiles, name: &str) -> Result<Vec<(String, Entry)>> {
         let path = files.path_of(name);
-        self.add(&path, files.map(name)?, is_npz(&path)).map_err(|error| error.described(|| quantizer(files)))
+        self.add(&path, files.map(name)?, Format::of(&path))
+            .map_err(|error| error.describe(|| quantizer(files)))
     }
 
-    fn add(&mut self, path: &Path, map: Mapped, is_npz: bool) -> Result<Vec<(String, Entry)>, Unreadable> {
+    fn add(&mut self, path: &Path, map: Mapped, format: Format) -> Result<Vec<(String, Entry)>, Unreadable> {
         if map.is_empty() {
             return Err(Error::file(path, "is empty").hint("the download is incomplete").into());
         }
         let file = self.files.len();
-        let (found, checksums) = if is_npz {
-            npz::read_entries(path, &map, file)?
-        } else {
-            (safetensors_entries(path, &map, file)?, Vec::new())
+        let (entries, checksums) = match format {
+            Format::Npz => npz::read_entries(path, &map, file)?,
+            Format::Safetensors => (safetensors_entries(path, &map, file)?, Vec::new()),
         };
         self.files.push(WeightFile { path: path.to_owned(), map, checksums });
-        Ok(found)
+        Ok(entries)
     }
 
-    /// Takes a tensor of a file that was opened, unless there is one of that name.
+    /// Inserts a tensor of an opened file.
     pub(crate) fn insert(&mut self, name: String, entry: Entry) -> Result<()> {
         let file_of = |entry: &Entry| entry.pieces.first().and_then(|piece| self.files.get(piece.file));
-        if let (Some(earlier), Some(file)) = (self.entries.get(&name).and_then(file_of), file_of(&entry)) {
+        if let Some(earlier) = self.entries.get(&name).and_then(file_of)
+            && let Some(file) = file_of(&entry)
+        {
             let message = format!("is also in {}", earlier.path.display());
             return Err(Error::tensor(&file.path, name, message)
                 .hint("keep the files of one checkpoint only in this folder"));
@@ -241,13 +235,23 @@ impl Checkpoint {
     }
 }
 
-fn is_npz(path: &Path) -> bool {
-    path.extension().is_some_and(|e| e == "npz")
+/// Format of a weight file.
+#[derive(Debug, Clone, Copy)]
+enum Format {
+    Safetensors,
+    Npz,
 }
 
-/// Why a weight file cannot be read.
+impl Format {
+    /// Returns the format that the extension of `path` stands for: safetensors unless it is `npz`.
+    fn of(path: &Path) -> Self {
+        if path.extension().is_some_and(|e| e == "npz") { Self::Npz } else { Self::Safetensors }
+    }
+}
+
+/// Reason why a weight file cannot be read.
 enum Unreadable {
-    /// A tensor is of a dtype that MLX or mixbit does not have.
+    /// A tensor has a dtype that MLX or mixbit does not support.
     Dtype {
         path: PathBuf,
         tensor: String,
@@ -263,8 +267,9 @@ impl From<Error> for Unreadable {
 }
 
 impl Unreadable {
-    /// As an error that names the method by which the model was quantized, where `quantizer` finds one.
-    fn described(self, quantizer: impl FnOnce() -> Option<String>) -> Error {
+    /// Turns the reason into an error, which names the method that the model was quantized with where `quantizer`
+    /// returns one.
+    fn describe(self, quantizer: impl FnOnce() -> Option<String>) -> Error {
         let (path, tensor, dtype) = match self {
             Self::Dtype { path, tensor, dtype } => (path, tensor, dtype),
             Self::Other(error) => return error,
@@ -285,14 +290,14 @@ impl Unreadable {
     }
 }
 
-/// The method that a model's config.json says it was quantized by.
+/// Returns the quantization method that a model's config.json names.
 fn quantizer(files: &ModelFiles) -> Option<String> {
     let config = json::parse(&files.path_of("config.json"), &files.read("config.json").ok()?).ok()?;
     Some(config.get("quantization_config")?.get("quant_method")?.as_str()?.to_owned())
 }
 
 fn safetensors_entries(path: &Path, map: &[u8], file: usize) -> Result<Vec<(String, Entry)>, Unreadable> {
-    if let Some(name) = safetensors::twice(map) {
+    if let Some(name) = safetensors::duplicate_name(map) {
         return Err(Error::tensor(path, name, "is in the header twice")
             .hint("whatever wrote this file is broken: save the model again with another tool")
             .into());

@@ -1,8 +1,9 @@
-//! The choice of a model's weight files: those that `model.safetensors.index.json` names, where it is of these files,
-//! and otherwise those that are called as weights are.
+//! The choice of a model's weight files: those that `model.safetensors.index.json` names, if it belongs to these files,
+//! and otherwise those with names of weight files.
 //!
-//! Quantized copies on the Hub often carry the index of the float model, so an index counts for the tensors that are where
-//! it says, and the files' own headers for the others. It still says which tensors there must be: [`Checkpoint::absent`].
+//! Quantized copies on the Hub often carry the index of the float model. So an index counts for the tensors that are
+//! where it says, and the files' own headers count for the others. The index still says which tensors there must be:
+//! [`Checkpoint::absent`].
 
 use std::collections::BTreeSet;
 
@@ -11,15 +12,13 @@ use super::entry::Entry;
 use crate::error::{Error, Result};
 use crate::files::model_files::ModelFiles;
 use crate::files::pack::safe_name;
-use crate::files::weight_files::{
-    INDEX, WeightMap, choose_weights, is_safetensors, read_index, what_is_broken,
-};
+use crate::files::weight_files::{INDEX, WeightMap, choose_weights, index_fault, is_safetensors, read_index};
 use crate::words::count;
 
-/// The tensors of a weight file that was opened.
+/// Name and tensors of an opened weight file.
 type Contents = (String, Vec<(String, Entry)>);
 
-/// A tensor that an index lists and that is in none of the files.
+/// Tensor that an index lists and that is in none of the files.
 #[derive(Debug)]
 pub(crate) struct Absent {
     tensor: String,
@@ -31,27 +30,28 @@ impl Checkpoint {
     /// Opens the weights among `files`.
     ///
     /// # Errors
-    /// As [`Checkpoint::whatever_is_there`], and where a tensor that the index lists is in none of the files.
+    /// Those of [`Checkpoint::open_with_faults`], and where a tensor that the index lists is in none of the files.
     pub fn from_files(files: &ModelFiles) -> Result<Self> {
-        let (checkpoint, mut wrong) = Self::whatever_is_there(files)?;
-        wrong.extend(checkpoint.absent(|_| false));
-        wrong.into_iter().next().map_or(Ok(checkpoint), Err)
+        let (checkpoint, mut faults) = Self::open_with_faults(files)?;
+        faults.extend(checkpoint.absent(|_| false));
+        faults.into_iter().next().map_or(Ok(checkpoint), Err)
     }
 
-    /// The weights among `files`, and what is wrong with their index beside the tensors that are [`Checkpoint::absent`].
+    /// Opens the weights among `files`. Returns them with the faults of their index, but for the tensors that are
+    /// [`Checkpoint::absent`].
     ///
     /// # Errors
-    /// Where there is no weight file, or one that is no weight file, or a tensor is in two and no index says which counts.
-    pub fn whatever_is_there(files: &ModelFiles) -> Result<(Self, Vec<Error>)> {
+    /// Where there is no weight file, or a file is not one, or a tensor is in two files and no index says which counts.
+    pub fn open_with_faults(files: &ModelFiles) -> Result<(Self, Vec<Error>)> {
         let mut checkpoint = Self::empty(files.path());
-        let mut wrong = Vec::new();
+        let mut faults = Vec::new();
         if files.has(INDEX) {
             match read_index(files) {
                 Ok(index) => {
-                    checkpoint.add_indexed(files, &index, &mut wrong)?;
-                    return Ok((checkpoint, wrong));
+                    checkpoint.add_indexed(files, &index, &mut faults)?;
+                    return Ok((checkpoint, faults));
                 }
-                Err(error) => match what_is_broken(&error) {
+                Err(error) => match index_fault(&error) {
                     Some(why) => checkpoint.notes.push(format!(
                         "{INDEX} cannot be read ({why}): the tensors are taken from the weight files without it"
                     )),
@@ -61,12 +61,12 @@ impl Checkpoint {
         }
         let names = choose_weights(files.path(), &files.names()?)?;
         let contents = checkpoint.open_all(files, names.iter().map(String::as_str))?;
-        checkpoint.take(contents)?;
-        Ok((checkpoint, wrong))
+        checkpoint.insert_all(contents)?;
+        Ok((checkpoint, faults))
     }
 
-    /// An error for each shard that is not there, and for each tensor that is not in a shard that is, of those tensors that
-    /// the index lists, that are in none of the files and that are not `accounted_for`.
+    /// Returns the errors for tensors that the index lists, that are in none of the files and that are not
+    /// `accounted_for`: one for each missing shard, and one for each tensor that is not in an existing shard.
     pub fn absent(&self, accounted_for: impl Fn(&str) -> bool) -> Vec<Error> {
         let index = self.path().join(INDEX);
         let (mut shards, mut tensors) = (BTreeSet::new(), Vec::new());
@@ -88,54 +88,55 @@ impl Checkpoint {
         shards.into_iter().map(missing).chain(tensors).collect()
     }
 
-    /// The tensors of the shards that `index` names, as it has them; those that are not where it says, from all weight files.
-    fn add_indexed(&mut self, files: &ModelFiles, index: &WeightMap, wrong: &mut Vec<Error>) -> Result<()> {
+    /// Inserts the tensors of the shards that `index` names; tensors that are not where it says are taken from all
+    /// weight files.
+    fn add_indexed(&mut self, files: &ModelFiles, index: &WeightMap, faults: &mut Vec<Error>) -> Result<()> {
         let shards: BTreeSet<&str> = index.values().map(String::as_str).collect();
         let outside = |shard: &&str| !safe_name(shard);
         for shard in shards.iter().copied().filter(outside) {
             let tensor =
                 index.iter().find(|(_, file)| *file == shard).map_or("", |(tensor, _)| tensor.as_str());
             let message = format!("lies outside the folder, in `{shard}`");
-            wrong.push(
+            faults.push(
                 Error::tensor(files.path_of(INDEX), tensor, message)
                     .hint("an index may only name files beside it"),
             );
         }
-        let (there, missing): (Vec<&str>, Vec<&str>) =
+        let (present, missing): (Vec<&str>, Vec<&str>) =
             shards.into_iter().filter(|shard| safe_name(shard)).partition(|shard| files.has(shard));
-        let mut contents = self.open_all(files, there.iter().copied())?;
+        let mut contents = self.open_all(files, present.iter().copied())?;
         let placed = placed(index, &contents);
         let why = match missing.first() {
             Some(shard) => Some(format!("it names `{shard}`, which is not there")),
-            None => misplaced(index, &there, &placed),
+            None => misplaced(index, &present, &placed),
         };
         let Some(why) = why else {
-            self.leave_out_duplicates(index, &placed, &mut contents);
+            self.remove_duplicates(index, &placed, &mut contents);
             self.note_unlisted(index, &contents);
-            return self.take(contents);
+            return self.insert_all(contents);
         };
         let names = files.names()?;
         match choose_weights(files.path(), &names) {
             Ok(chosen) => {
-                let further = chosen.iter().map(String::as_str).filter(|name| !there.contains(name));
+                let further = chosen.iter().map(String::as_str).filter(|name| !present.contains(name));
                 contents.extend(self.open_all(files, further)?);
             }
             // Without any weights it is the index that says what is missing.
-            Err(error) if there.is_empty() && names.iter().any(|name| is_safetensors(name)) => {
+            Err(error) if present.is_empty() && names.iter().any(|name| is_safetensors(name)) => {
                 return Err(error);
             }
             Err(_) => {}
         }
         let notes = self.notes.len();
-        self.leave_out_duplicates(index, &placed, &mut contents);
-        self.take(contents)?;
+        self.remove_duplicates(index, &placed, &mut contents);
+        self.insert_all(contents)?;
         let absent =
             index.iter().filter(|(tensor, shard)| safe_name(shard) && !self.entries.contains_key(*tensor));
         self.absent = absent
             .map(|(tensor, shard)| Absent {
                 tensor: tensor.clone(),
                 shard: shard.clone(),
-                shard_is_there: there.contains(&shard.as_str()),
+                shard_is_there: present.contains(&shard.as_str()),
             })
             .collect();
         let which =
@@ -147,7 +148,7 @@ impl Checkpoint {
         Ok(())
     }
 
-    /// Opens the files called `names`.
+    /// Opens the files `names`.
     fn open_all<'a>(
         &mut self,
         files: &ModelFiles,
@@ -156,13 +157,8 @@ impl Checkpoint {
         names.map(|name| Ok((name.to_owned(), self.open_file(files, name)?))).collect()
     }
 
-    /// Leaves out the tensors that are `placed` where `index` says and are in another file too: out of that one.
-    fn leave_out_duplicates(
-        &mut self,
-        index: &WeightMap,
-        placed: &BTreeSet<String>,
-        contents: &mut [Contents],
-    ) {
+    /// Removes tensors that are `placed` where `index` says from the other files that have them too.
+    fn remove_duplicates(&mut self, index: &WeightMap, placed: &BTreeSet<String>, contents: &mut [Contents]) {
         let mut stale = Vec::new();
         for (file, tensors) in contents {
             tensors.retain(|(name, _)| {
@@ -179,7 +175,7 @@ impl Checkpoint {
         }
     }
 
-    /// Notes which tensors `index`, which is right about all that it lists, does not list.
+    /// Adds a note on the tensors that `index`, which is right about all that it lists, does not list.
     fn note_unlisted(&mut self, index: &WeightMap, contents: &[Contents]) {
         let names = contents.iter().flat_map(|(_, tensors)| tensors).map(|(name, _)| name);
         let unlisted: Vec<String> = names.filter(|name| !index.contains_key(*name)).cloned().collect();
@@ -188,8 +184,8 @@ impl Checkpoint {
         }
     }
 
-    /// Takes all of the tensors, each of which must be there once.
-    fn take(&mut self, contents: Vec<Contents>) -> Result<()> {
+    /// Inserts all of the tensors, each of which must exist once.
+    fn insert_all(&mut self, contents: Vec<Contents>) -> Result<()> {
         for (name, entry) in contents.into_iter().flat_map(|(_, tensors)| tensors) {
             self.insert(name, entry)?;
         }
@@ -197,7 +193,7 @@ impl Checkpoint {
     }
 }
 
-/// The beginning of a sentence about where `tensors` are, if there are any.
+/// Returns the beginning of a sentence about where `tensors` are, if there are any.
 fn subject(tensors: &[String]) -> Option<String> {
     let first = tensors.first()?;
     Some(match tensors.len() - 1 {
@@ -206,15 +202,17 @@ fn subject(tensors: &[String]) -> Option<String> {
     })
 }
 
-/// The tensors that are in the files that `index` says they are in.
+/// Returns the tensors that are in the files that `index` says they are in.
 fn placed(index: &WeightMap, contents: &[Contents]) -> BTreeSet<String> {
     let all = contents.iter().flat_map(|(file, tensors)| tensors.iter().map(move |(name, _)| (name, file)));
     all.filter(|(name, file)| index.get(*name) == Some(*file)).map(|(name, _)| name.clone()).collect()
 }
 
-/// The first tensor that `index` says is in a shard that is `there` and that is not `placed`, as the reason of a note.
-fn misplaced(index: &WeightMap, there: &[&str], placed: &BTreeSet<String>) -> Option<String> {
-    let (tensor, shard) =
-        index.iter().find(|(tensor, shard)| there.contains(&shard.as_str()) && !placed.contains(*tensor))?;
+/// Returns, as the reason of a note, the first tensor that `index` says is in a shard that is `there` and that is not
+/// `placed`.
+fn misplaced(index: &WeightMap, present: &[&str], placed: &BTreeSet<String>) -> Option<String> {
+    let (tensor, shard) = index
+        .iter()
+        .find(|(tensor, shard)| present.contains(&shard.as_str()) && !placed.contains(*tensor))?;
     Some(format!("it lists `{tensor}` in `{shard}`, which does not hold it"))
 }

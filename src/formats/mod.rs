@@ -1,4 +1,4 @@
-//! What the bytes of weight files mean: safetensors (one file or shards with an index) and npz, mapped and never copied whole.
+//! Formats of weight files: safetensors (one file or shards with an index) and npz, mapped and never copied whole.
 pub mod checkpoint;
 pub mod entry;
 pub mod index;

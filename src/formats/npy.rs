@@ -1,12 +1,13 @@
-//! What is checked of the header of a numpy array before npyz parses it: npyz multiplies the sizes of any shape, and its
-//! parser calls itself for every bracket.
+//! Checks of a numpy array's header before npyz parses it: npyz multiplies the sizes of any shape, and its parser calls
+//! itself for every bracket.
 
 /// Bytes of the longest header that numpy itself reads.
-const LONGEST: usize = 10_000;
-/// Brackets inside one another; a shape in its dictionary is two.
-const DEEPEST: usize = 16;
+const MAX_HEADER_BYTES: usize = 10_000;
+/// Most brackets inside one another; a shape in its dictionary is two.
+const MAX_DEPTH: usize = 16;
 
-/// What keeps the array that begins with `bytes` from being parsed. What is no array at all, npyz will say.
+/// Returns the reason not to parse the array that begins with `bytes`, if there is one. Bytes that are no array at all
+/// are left for npyz to refuse.
 pub(crate) fn refusal(bytes: &[u8]) -> Option<String> {
     let version = *bytes.strip_prefix(b"\x93NUMPY")?.first()?;
     let rest = bytes.get(8..)?;
@@ -17,8 +18,8 @@ pub(crate) fn refusal(bytes: &[u8]) -> Option<String> {
         let (length, rest) = rest.split_first_chunk()?;
         (u32::from_le_bytes(*length) as usize, rest)
     };
-    if length > LONGEST {
-        return Some(format!("its header has {length} bytes, that of an array {LONGEST} at most"));
+    if length > MAX_HEADER_BYTES {
+        return Some(format!("its header has {length} bytes, that of an array {MAX_HEADER_BYTES} at most"));
     }
     let header = String::from_utf8_lossy(rest.get(..length)?);
     let depth = header.bytes().scan(0_usize, |depth, byte| {
@@ -29,7 +30,7 @@ pub(crate) fn refusal(bytes: &[u8]) -> Option<String> {
         }
         Some(*depth)
     });
-    if depth.max() > Some(DEEPEST) {
+    if depth.max() > Some(MAX_DEPTH) {
         return Some("its header has too many brackets inside one another".to_owned());
     }
     let shape = header.split_once("shape")?.1.split_once('(')?.1.split_once(')')?.0;

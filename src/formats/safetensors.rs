@@ -1,4 +1,4 @@
-//! What is wrong with a safetensors file's header: the crate that reads it says that something is, and often not with
+//! Faults of a safetensors file's header: the crate that reads it reports that there is one, and often not in
 //! which tensor.
 
 use safetensors::SafeTensorError;
@@ -12,15 +12,15 @@ use std::path::Path;
 use crate::error::Error;
 use crate::words::count;
 
-/// The JSON text, if the file is long enough for it.
+/// Returns the header's JSON text, if the file is long enough for it.
 fn header(map: &[u8]) -> Option<&[u8]> {
     let length = usize::try_from(u64::from_le_bytes(*map.first_chunk()?)).ok()?;
     map.get(8..length.checked_add(8)?)
 }
 
-/// The first name that a safetensors header has twice, of which a JSON parser would keep one. `None` also where there is
-/// no readable header: that is found out elsewhere.
-pub(crate) fn twice(map: &[u8]) -> Option<String> {
+/// Returns the first name that a safetensors header has twice, of which a JSON parser would keep one. `None` also where
+/// there is no readable header, which is refused elsewhere.
+pub(crate) fn duplicate_name(map: &[u8]) -> Option<String> {
     struct Names(Option<String>);
     impl<'de> Visitor<'de> for Names {
         type Value = Self;
@@ -44,35 +44,34 @@ pub(crate) fn twice(map: &[u8]) -> Option<String> {
     serde_json::Deserializer::from_slice(header(map)?).deserialize_map(Names(None)).ok()?.0
 }
 
-/// What the crate's `error` about a file means.
+/// Explains the crate's `error` about a file.
 pub(crate) fn malformed(path: &Path, map: &[u8], error: &SafeTensorError) -> Error {
-    let whole = "not a whole safetensors file";
-    let length = map.first_chunk::<8>().map(|b| u64::from_le_bytes(*b));
-    let error = match (length, wrong_tensor(map)) {
-        (None, _) => {
-            let detail = format!("{}, too few for a safetensors header", count(map.len(), "byte"));
-            Error::file(path, format!("{whole}: {detail}"))
-        }
-        (Some(length), _) if length.saturating_add(8) > map.len() as u64 => {
-            let detail = format!("the header claims {length} bytes, the file has {}", map.len());
-            Error::file(path, format!("{whole}: {detail}"))
-        }
-        (Some(_), _) if claimed(map).is_some_and(|claimed| claimed > map.len() as u64) => {
-            let detail = format!(
-                "by its header it has {} bytes, {} are there",
-                claimed(map).unwrap_or_default(),
-                map.len()
-            );
-            Error::file(path, format!("{whole}: {detail}"))
-        }
-        (Some(_), Some((name, detail))) => Error::tensor(path, name, format!("{whole}: {detail}")),
-        (Some(_), None) => Error::file(path, format!("{whole}: {error}")),
+    const FAULT: &str = "not a whole safetensors file";
+    let error = if let Some(detail) = wrong_length(map) {
+        Error::file(path, format!("{FAULT}: {detail}"))
+    } else if let Some((name, detail)) = wrong_tensor(map) {
+        Error::tensor(path, name, format!("{FAULT}: {detail}"))
+    } else {
+        Error::file(path, format!("{FAULT}: {error}"))
     };
     error.hint("the file is truncated or damaged: download it again")
 }
 
-/// Bytes of a whole file with this header, if its tensors lie one after the other.
-fn claimed(map: &[u8]) -> Option<u64> {
+/// Compares the file's length with those that it begins with: of the header, and by the header of the tensors.
+fn wrong_length(map: &[u8]) -> Option<String> {
+    let actual = map.len() as u64;
+    let Some(header) = map.first_chunk::<8>().map(|bytes| u64::from_le_bytes(*bytes)) else {
+        return Some(format!("{}, too few for a safetensors header", count(map.len(), "byte")));
+    };
+    if header.saturating_add(8) > actual {
+        return Some(format!("the header claims {header} bytes, the file has {actual}"));
+    }
+    let claimed = claimed_length(map).filter(|&claimed| claimed > actual)?;
+    Some(format!("by its header it has {claimed} bytes, {actual} are there"))
+}
+
+/// Returns the bytes of a complete file with this header, if its tensors lie one after the other.
+fn claimed_length(map: &[u8]) -> Option<u64> {
     let text = header(map)?;
     let entries: Map<String, Value> = serde_json::from_slice(text).ok()?;
     let offsets = entries.values().filter_map(|tensor| {
@@ -85,7 +84,7 @@ fn claimed(map: &[u8]) -> Option<u64> {
     (text.len() as u64 + 8).checked_add(end).filter(|_| sum == end)
 }
 
-/// The first tensor, as they lie in the file, whose entry cannot be, and why.
+/// Returns the first tensor, in the order of the file, whose entry is impossible, and the reason.
 fn wrong_tensor(map: &[u8]) -> Option<(String, String)> {
     let text = header(map)?;
     let entries: Map<String, Value> = serde_json::from_slice(text).ok()?;
@@ -108,19 +107,19 @@ fn wrong_tensor(map: &[u8]) -> Option<(String, String)> {
     alone.or_else(|| gap.next())
 }
 
-/// What is wrong with an entry of a file with so many bytes of `data`.
+/// Returns the fault of an entry in a file with `data` bytes of tensors.
 fn wrong_entry(info: &TensorInfo, data: usize) -> Option<String> {
     let (from, to) = info.data_offsets;
     if from > to || to > data {
         return Some(format!("its offsets {from}..{to} are not within the data of {data} bytes"));
     }
-    let (shape, dtype, found) = (&info.shape, info.dtype, to - from);
+    let (shape, dtype, claimed) = (&info.shape, info.dtype, to - from);
     let needed = match bytes(info) {
-        Some(needed) if needed == found => return None,
+        Some(needed) if needed == claimed => return None,
         Some(needed) => needed.to_string(),
         None => "too many".to_owned(),
     };
-    Some(format!("shape {shape:?} in {dtype} takes {needed} bytes, its offsets {from}..{to} give {found}"))
+    Some(format!("shape {shape:?} in {dtype} takes {needed} bytes, its offsets {from}..{to} give {claimed}"))
 }
 
 fn bytes(info: &TensorInfo) -> Option<usize> {

@@ -1,6 +1,6 @@
-//! Writing safetensors: the layout is decided first, then chunks are produced in parallel and written in place.
+//! Writer of safetensors files: the layout is decided first, then chunks are produced in parallel and written in place.
 //!
-//! Nothing is held but one chunk per thread, so peak memory does not grow with the model.
+//! One chunk per thread is in memory, so peak memory does not grow with the model.
 
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::error::{Error, Result};
 use crate::numerics::dtype::Dtype;
 
-/// A tensor to be written.
+/// Tensor to be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutputTensor {
-    /// Its name.
+    /// Name of the tensor.
     pub name: String,
     /// Element type.
     pub dtype: Dtype,
@@ -24,26 +24,26 @@ pub struct OutputTensor {
 }
 
 impl OutputTensor {
-    /// Bytes of its data.
+    /// Returns the bytes of the tensor's data.
     pub fn bytes(&self) -> u64 {
         self.shape.iter().map(|&n| n as u64).product::<u64>() * self.dtype.size() as u64
     }
 }
 
-/// Makes one or more tensors, chunk by chunk.
+/// Producer of one or more tensors, chunk by chunk.
 pub trait Produce: Sync {
-    /// The tensors it makes.
+    /// Returns the tensors that it produces.
     fn outputs(&self) -> Vec<OutputTensor>;
-    /// Number of chunks; each may be made on its own, on any thread.
+    /// Returns the number of chunks; each may be produced on its own, on any thread.
     fn chunks(&self) -> usize;
-    /// Makes chunk `index` and hands its bytes to `sink(output, offset in the tensor, bytes)`.
+    /// Produces chunk `index` and hands its bytes to `sink(output, offset in the tensor, bytes)`.
     fn produce(&self, index: usize, sink: &mut Sink<'_>) -> Result<()>;
 }
 
-/// Takes `(output, offset in the tensor, bytes)`.
+/// Receiver of `(output, offset in the tensor, bytes)`.
 pub type Sink<'a> = dyn FnMut(usize, u64, &[u8]) -> Result<()> + 'a;
 
-/// How the tensors were laid out.
+/// Files that the tensors were written to.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Shards {
     /// Names of the files.
@@ -58,7 +58,8 @@ struct Placed {
 }
 
 /// Writes the tensors of all `producers` into `dir` as model.safetensors, or as shards of at most `max_shard_bytes`,
-/// sorted by name, with an index as mlx-lm writes it; `parameters` goes there; `progress` is told of bytes written.
+/// sorted by name, with an index as mlx-lm writes it, which records `parameters`. `progress` is called with the bytes
+/// of each write.
 pub fn write_safetensors(
     dir: &Path,
     producers: &[Box<dyn Produce + '_>],
@@ -67,7 +68,7 @@ pub fn write_safetensors(
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Shards> {
     let outputs: Vec<Vec<OutputTensor>> = producers.iter().map(|p| p.outputs()).collect();
-    let (groups, total_bytes) = group(&outputs, max_shard_bytes);
+    let (groups, total_bytes) = split_into_shards(&outputs, max_shard_bytes);
     let names = shard_names(groups.len());
     let mut places: BTreeMap<&str, Placed> = BTreeMap::new();
     let mut files = Vec::new();
@@ -78,9 +79,9 @@ pub fn write_safetensors(
             places.insert(&tensor.name, Placed { shard, offset });
             offset += tensor.bytes();
         }
-        files.push(create(&dir.join(name), &header, offset)?);
+        files.push(create_shard(&dir.join(name), &header, offset)?);
     }
-    run(producers, &outputs, &places, &files, progress)?;
+    write_chunks(producers, &outputs, &places, &files, progress)?;
     for (path, file) in &files {
         file.sync_all().map_err(|e| Error::io(path, e))?;
     }
@@ -88,8 +89,8 @@ pub fn write_safetensors(
     Ok(Shards { files: names, total_bytes })
 }
 
-/// Splits the sorted tensors into shards.
-fn group(outputs: &[Vec<OutputTensor>], max_shard_bytes: u64) -> (Vec<Vec<&OutputTensor>>, u64) {
+/// Sorts the tensors and splits them into shards. Returns the shards and the bytes of all tensors.
+fn split_into_shards(outputs: &[Vec<OutputTensor>], max_shard_bytes: u64) -> (Vec<Vec<&OutputTensor>>, u64) {
     let mut sorted: Vec<&OutputTensor> = outputs.iter().flatten().collect();
     sorted.sort_by(|a, b| a.name.cmp(&b.name));
     let mut groups: Vec<Vec<&OutputTensor>> = vec![Vec::new()];
@@ -116,7 +117,7 @@ fn shard_names(count: usize) -> Vec<String> {
     }
 }
 
-/// Length and JSON header, padded with spaces so that the data is aligned to 64 bytes.
+/// Makes the file's beginning: length and JSON header, padded with spaces so that the data is aligned to 64 bytes.
 fn header(tensors: &[&OutputTensor]) -> Result<Vec<u8>> {
     let mut map = Map::new();
     map.insert("__metadata__".to_owned(), json!({"format": "mlx"}));
@@ -136,7 +137,7 @@ fn header(tensors: &[&OutputTensor]) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-fn create(path: &Path, header: &[u8], length: u64) -> Result<(PathBuf, File)> {
+fn create_shard(path: &Path, header: &[u8], length: u64) -> Result<(PathBuf, File)> {
     let io = |e| Error::io(path, e);
     let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(io)?;
     file.set_len(length).map_err(io)?;
@@ -149,7 +150,7 @@ fn write_at(file: &File, bytes: &[u8], offset: u64) -> std::io::Result<()> {
     std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
 }
 
-/// Starts writing this part to disk while the next is made, so that the final sync finds little left to do.
+/// Starts writing a part to disk while the next is made, so that the final sync has little to do.
 fn start_writeback(file: &File, offset: u64, length: usize) {
     #[cfg(target_os = "linux")]
     {
@@ -168,7 +169,7 @@ fn start_writeback(file: &File, offset: u64, length: usize) {
     let _ = (file, offset, length);
 }
 
-fn run(
+fn write_chunks(
     producers: &[Box<dyn Produce + '_>],
     outputs: &[Vec<OutputTensor>],
     places: &BTreeMap<&str, Placed>,

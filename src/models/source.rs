@@ -62,7 +62,7 @@ impl SourceModel {
         let row = architectures::find(&config)?;
         // Before the weights, whose element types would be refused without a word about who chose them.
         bitmap::refuse_other_tools(&config)?;
-        let (checkpoint, wrong) = Checkpoint::whatever_is_there(&files)?;
+        let (checkpoint, wrong) = Checkpoint::open_with_faults(&files)?;
         if let Some(error) = wrong.into_iter().next() {
             return Err(error);
         }

@@ -1,4 +1,4 @@
-//! An answer as one JSON object, and how likely its tokens were as a table.
+//! Answers as one JSON object, and the log-probabilities of their tokens as a table.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -13,30 +13,30 @@ use crate::text::answer::End;
 use crate::text::sampling::Logprobs;
 use crate::text::tokenizer::Tokenizer;
 
-/// All about one answer.
+/// An answer with everything that is reported about it.
 #[derive(Debug, Clone, Copy)]
 pub struct Answered<'a> {
-    /// What was shown.
+    /// Text that was shown.
     pub text: &'a str,
-    /// What of it was given to the model; its tokens are among the prompt's.
+    /// Beginning of the text that the model was given; its tokens are among the prompt's.
     pub prefill: &'a str,
     /// Name and file of the chat template that wrote the prompt.
     pub template: Option<(&'a str, &'a Path)>,
     /// The content of the last box, if there is one.
     pub boxed: Option<&'a str>,
-    /// Whether that is asked for.
+    /// True if the last box is asked for.
     pub extract_boxed: bool,
-    /// What ended the text before the model did.
+    /// End that came before the model's own, if any.
     pub end: Option<&'a End>,
-    /// Tokens and times.
+    /// Tokens, times and statistics.
     pub generation: &'a Generation,
-    /// One a token, where asked for.
+    /// Log-probabilities, one entry per token, where asked for.
     pub logprobs: Option<&'a [Logprobs]>,
-    /// The prompt's tokens.
+    /// Tokens of the prompt.
     pub prompt: &'a [u32],
-    /// How long loading took.
+    /// Time that loading took.
     pub load: Duration,
-    /// Tokens a second: of the prompt, of the answer.
+    /// Tokens per second: of the prompt, of the answer.
     pub rates: (f64, f64),
 }
 
@@ -100,7 +100,7 @@ struct Timings {
     generation_tokens_per_second: f64,
 }
 
-/// The object on one line.
+/// Writes the answer as a JSON object on one line.
 pub fn answer_json(answered: &Answered<'_>, tokenizer: &Tokenizer) -> Result<String> {
     let generation = answered.generation;
     let (finish_reason, stopped_by) = match (answered.end, generation.finish) {
@@ -111,7 +111,8 @@ pub fn answer_json(answered: &Answered<'_>, tokenizer: &Tokenizer) -> Result<Str
         (None, Finish::Interrupted) => ("interrupted", None),
     };
     let logprobs = answered.logprobs.map(|logprobs| {
-        generation.tokens.iter().zip(logprobs).map(|(&token, found)| entry(token, found, tokenizer)).collect()
+        let pairs = generation.tokens.iter().zip(logprobs);
+        pairs.map(|(&token, logprobs)| entry(token, logprobs, tokenizer)).collect()
     });
     let object = Object {
         text: answered.text,
@@ -132,27 +133,29 @@ pub fn answer_json(answered: &Answered<'_>, tokenizer: &Tokenizer) -> Result<Str
         },
         cache_bytes: generation.cache.bytes,
         tokens_forgotten: generation.cache.evicted,
-        draft: generation.drafting.map(|found| Draft { drafted: found.drafted, accepted: found.accepted }),
+        draft: generation
+            .drafting
+            .map(|figures| Draft { drafted: figures.drafted, accepted: figures.accepted }),
         peak_memory_bytes: memory::peak_memory(),
     };
     let line = serde_json::to_string(&object).map_err(|error| Error::io("stdout", error.into()))?;
     Ok(line + "\n")
 }
 
-fn entry(token: u32, found: &Logprobs, tokenizer: &Tokenizer) -> Result<TokenLogprob> {
+fn entry(token: u32, logprobs: &Logprobs, tokenizer: &Tokenizer) -> Result<TokenLogprob> {
     let one = |token, logprob| {
         let text = tokenizer.decode(&[token], false)?;
         Ok(TokenLogprob { token, text, logprob, top: Vec::new() })
     };
-    let top = found.top.iter().map(|&(token, logprob)| one(token, logprob)).collect::<Result<_>>()?;
-    Ok(TokenLogprob { top, ..one(token, found.chosen)? })
+    let top = logprobs.top.iter().map(|&(token, logprob)| one(token, logprob)).collect::<Result<_>>()?;
+    Ok(TokenLogprob { top, ..one(token, logprobs.chosen)? })
 }
 
-/// A line a token: its log-probability, the token, and those that were likeliest in its place, separated by tabs.
+/// Writes one line per token: its log-probability, the token, and the likeliest tokens in its place, separated by tabs.
 pub fn logprob_table(tokens: &[u32], logprobs: &[Logprobs], tokenizer: &Tokenizer) -> Result<String> {
     let mut table = String::new();
-    for (&token, found) in tokens.iter().zip(logprobs) {
-        let entry = entry(token, found, tokenizer)?;
+    for (&token, logprobs) in tokens.iter().zip(logprobs) {
+        let entry = entry(token, logprobs, tokenizer)?;
         let _ = write!(table, "{:.4}\t{:?}", entry.logprob, entry.text);
         for other in entry.top {
             let _ = write!(table, "\t{:?} {:.4}", other.text, other.logprob);

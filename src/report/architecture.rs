@@ -1,10 +1,10 @@
-//! The architecture of a model in lines.
+//! One-line description of a model's architecture.
 
 use crate::models::inventory::Inventory;
 use crate::models::source::SourceModel;
 use crate::words::count;
 
-/// What kind of model it is, in a line.
+/// Describes a model's architecture and sizes in one line.
 pub fn architecture(source: &SourceModel, inventory: &Inventory) -> String {
     let spec = source.spec();
     let experts = spec.experts.map_or_else(String::new, |experts| {

@@ -11,8 +11,8 @@ use crate::words::bytes;
 /// Width of a cell: `8:128`.
 const WIDTH: usize = 6;
 
-/// A row a block and a column a role; a cell holds the bits, and the group size where it is not 64. Shaded when stdout is
-/// a terminal with colours.
+/// Draws the bit map with one row per block and one column per role; a cell holds the bits, and the group size where it
+/// is not 64. Shaded when stdout is a terminal with colours.
 pub fn bit_table(inventory: &Inventory) -> String {
     draw(inventory, Canvas::stdout())
 }
@@ -42,7 +42,7 @@ fn draw(inventory: &Inventory, canvas: Canvas) -> String {
     text
 }
 
-/// `4`, `4:32`, `4:32:mxfp4`, or `float`.
+/// Formats the quantization of a layer as `4`, `4:32`, `mxfp4` or `float`.
 pub fn cell(entry: Option<&LayerEntry>) -> String {
     let Some(entry) = entry else { return "-".to_owned() };
     match (entry.bits, entry.group_size, entry.mode) {
@@ -53,7 +53,8 @@ pub fn cell(entry: Option<&LayerEntry>) -> String {
     }
 }
 
-/// From dark to bright with the bits, and readable in either theme: both colours of a cell are set. Float is dim.
+/// Colours a cell from dark to bright with the bits. Both colours of a cell are set, so that it is readable in either
+/// theme. Float is dim.
 fn paint(entry: Option<&LayerEntry>, text: &str, canvas: Canvas) -> String {
     let code = match entry.and_then(|entry| entry.bits) {
         None => "2",
@@ -67,7 +68,7 @@ fn paint(entry: Option<&LayerEntry>, text: &str, canvas: Canvas) -> String {
     canvas.paint(code, text)
 }
 
-/// Bytes by class, in named columns.
+/// Makes a table of bytes by class, with one named column per model.
 pub fn class_table(columns: &[(&str, ClassBytes)]) -> Table {
     let mut header = vec![("bytes", Align::Left)];
     header.extend(columns.iter().map(|(name, _)| (*name, Align::Right)));

@@ -9,7 +9,7 @@ use crate::words::bytes;
 /// Characters of the longest bar.
 const WIDTH: usize = 48;
 
-/// Name, character and the same in ASCII, colour and value: told apart by any.
+/// Name, characters (Unicode, ASCII), colour and value of a class; any of the first three tells it from the others.
 type Class = (&'static str, [char; 2], &'static str, fn(&ClassBytes) -> u64);
 const CLASSES: [Class; 4] = [
     ("embeddings", ['▒', '%'], "33", |bytes| bytes.embeddings),
@@ -18,7 +18,7 @@ const CLASSES: [Class; 4] = [
     ("other float", ['░', '.'], "37", |bytes| bytes.float),
 ];
 
-/// One bar a column, to the same scale, and what the characters mean; nothing where stdout is no terminal.
+/// Draws one bar per column, all to the same scale, and the legend; empty where stdout is no terminal.
 pub fn class_bars(columns: &[(&str, ClassBytes)]) -> String {
     draw(columns, Canvas::stdout(), unicode())
 }

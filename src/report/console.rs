@@ -6,61 +6,62 @@ use std::io::{IsTerminal, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::ahead::Ahead;
 use super::paint::unicode_bars;
+use super::remaining::RemainingTime;
 use crate::error::{Error, Result};
 use crate::progress::{Bar, Progress};
 
-/// Where a command speaks to the user.
+/// Console of a command: stderr for notes and bars, unless quiet.
 #[derive(Debug)]
 pub struct Console {
     quiet: bool,
-    ahead: Arc<Mutex<Ahead>>,
+    remaining: Arc<Mutex<RemainingTime>>,
 }
 
 impl Console {
-    /// `quiet` leaves data and errors.
+    /// Makes a console; with `quiet` only data and errors are written.
     pub fn new(quiet: bool) -> Self {
-        Self { quiet, ahead: Arc::default() }
+        Self { quiet, remaining: Arc::default() }
     }
 
-    /// From here on bars say what is left of the whole job too, by the `stages` of its estimate and what its stages take.
+    /// Makes bars show the remaining time of the whole job too, from the estimates of its `stages` and the time that
+    /// finished ones took.
     pub fn begin_job(&self, stages: &[(&'static str, Duration)]) {
-        *self.ahead.lock().unwrap_or_else(PoisonError::into_inner) = Ahead::new(stages.to_vec());
+        *self.remaining.lock().unwrap_or_else(PoisonError::into_inner) = RemainingTime::new(stages.to_vec());
     }
 
-    /// A stage of the estimate begins.
+    /// Begins a stage of the estimate.
     pub fn stage(&self, name: &str) {
-        self.ahead.lock().unwrap_or_else(PoisonError::into_inner).enter(name, Instant::now());
+        self.remaining.lock().unwrap_or_else(PoisonError::into_inner).enter(name, Instant::now());
     }
 
-    /// One line each that the user should know.
+    /// Writes one line per note, unless quiet.
     pub fn notes(&self, notes: &[String]) {
         for note in notes {
             self.line(&format!("note: {note}"));
         }
     }
 
-    /// One line each that the user must see, quiet or not.
+    /// Writes one line per warning, quiet or not.
     pub fn warnings(&self, warnings: &[String]) {
         for warning in warnings {
-            say(&format!("warning: {warning}"));
+            write_stderr(&format!("warning: {warning}"));
         }
     }
 
-    /// A line on stderr.
+    /// Writes a line to stderr, unless quiet.
     pub fn line(&self, text: &str) {
         if !self.quiet {
-            say(text);
+            write_stderr(text);
         }
     }
 
-    /// The last line of a command that wrote something.
+    /// Writes the last line of a command that wrote something.
     pub fn done(&self, text: &str) {
         self.line(&format!("done: {text}"));
     }
 
-    /// A bar over bytes.
+    /// Starts a bar over `total` bytes.
     pub fn bytes_bar(&self, verb: &str, total: u64) -> ProgressBar {
         self.bar(
             verb,
@@ -69,12 +70,12 @@ impl Console {
         )
     }
 
-    /// A bar over steps.
+    /// Starts a bar over `total` steps.
     pub fn steps_bar(&self, verb: &str, total: u64) -> ProgressBar {
         self.bar(verb, total, "{msg} [{bar:30}] {pos}/{len} {per_sec} eta {left}")
     }
 
-    /// A bar over work whose units say nothing.
+    /// Starts a bar that shows percent, for work whose units mean nothing to the user.
     pub fn share_bar(&self, verb: &str) -> ProgressBar {
         self.bar(verb, 1, "{msg} [{bar:30}] {percent} % elapsed {elapsed} eta {left}")
     }
@@ -84,23 +85,17 @@ impl Console {
             return ProgressBar::hidden();
         }
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let ahead = Arc::clone(&self.ahead);
-        let left = move |state: &ProgressState, out: &mut dyn fmt::Write| {
-            let ahead = ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        let remaining = Arc::clone(&self.remaining);
+        let write_remaining = move |state: &ProgressState, out: &mut dyn fmt::Write| {
+            let remaining = remaining.lock().unwrap_or_else(PoisonError::into_inner);
             // Nobody is there to take an error.
-            let _ = out.write_str(&left(state, &ahead));
+            let _ = out.write_str(&format_remaining(state, &remaining));
         };
-        let style = style.with_key("left", left);
+        let style = style.with_key("left", write_remaining);
         let style = if unicode_bars() { style } else { style.progress_chars("#>.") };
         let target = ProgressDrawTarget::stderr();
         ProgressBar::with_draw_target(Some(total), target).with_style(style).with_message(verb.to_owned())
     }
-}
-
-/// Moves a bar to `done` of `total`.
-pub fn show_progress(bar: &ProgressBar, done: u64, total: u64) {
-    bar.set_length(total);
-    bar.set_position(done);
 }
 
 impl Progress for Console {
@@ -152,20 +147,25 @@ impl Bar for ProgressBar {
     }
 }
 
-/// `5s`, in a job of several stages `5s, job 32s`; before there is a first step nothing is known of the bar itself.
-fn left(state: &ProgressState, ahead: &Ahead) -> String {
+/// Formats the remaining time as `5s`, in a job of several stages as `5s, job 32s`; `-` for a bar before its first
+/// step.
+fn format_remaining(state: &ProgressState, remaining: &RemainingTime) -> String {
     let bar = (state.pos() > 0).then(|| state.eta());
-    // The first steps say little.
-    let telling = bar.filter(|_| state.elapsed() > Duration::from_secs(2));
-    let job = ahead.left(telling.unwrap_or_default(), Instant::now());
-    let own = bar.map_or_else(|| "-".to_owned(), |bar| format!("{:#}", HumanDuration(bar)));
-    job.map_or(own.clone(), |job| format!("{own}, job {:#}", HumanDuration(job)))
+    // The rate of the first two seconds is no estimate.
+    let reliable = bar.filter(|_| state.elapsed() > Duration::from_secs(2));
+    let job = remaining.at(reliable.unwrap_or_default(), Instant::now());
+    let bar_text = bar.map_or_else(|| "-".to_owned(), |bar| format!("{:#}", HumanDuration(bar)));
+    match job {
+        Some(job) => format!("{bar_text}, job {:#}", HumanDuration(job)),
+        None => bar_text,
+    }
 }
 
 /// Writes data to stdout.
 ///
 /// # Errors
-/// [`ErrorKind::ClosedPipe`](crate::error::ErrorKind) where nobody reads on, as in `mixbit inspect | head`.
+/// [`ErrorKind::ClosedPipe`](crate::error::ErrorKind) where the reader has closed the pipe, as in
+/// `mixbit inspect | head`.
 pub fn out(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
@@ -174,15 +174,15 @@ pub fn out(text: &str) -> Result<()> {
     }
 }
 
-/// The error and its hint.
+/// Writes the error and its hint to stderr.
 pub fn error(error: &Error) {
-    say(&format!("error: {error}"));
+    write_stderr(&format!("error: {error}"));
     if let Some(hint) = error.hint_text() {
-        say(&format!("hint: {hint}"));
+        write_stderr(&format!("hint: {hint}"));
     }
 }
 
-/// A line on stderr. If nobody reads it (`mixbit run 2>&1 | head`), the work goes on.
-fn say(line: &str) {
+/// Writes a line to stderr. If nobody reads it (`mixbit run 2>&1 | head`), the work continues.
+fn write_stderr(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }

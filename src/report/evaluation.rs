@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::paint;
 use crate::jobs::evaluation::{Divergence, Summary};
 
-/// The figures, one a line, the last of them the `rate` in tokens a second.
+/// Formats the figures, one per line, followed by the `rate` in tokens per second.
 pub fn evaluation_table(summary: &Summary, rate: f64) -> String {
     let text = figures(summary) + &format!("tokens per second    {rate:.0}\n");
     if paint::unicode() { text } else { text.replace('±', "+-").replace('Δ', "d") }

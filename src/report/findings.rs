@@ -1,11 +1,11 @@
-//! Findings of a check, one a line.
+//! Findings of a check, one per line.
 
 use std::fmt::Write;
 
 use super::paint::Canvas;
 use crate::jobs::check::{Finding, Level};
 
-/// `level  subject: message; hint`, the level's word coloured when stdout is a terminal.
+/// Formats findings as `level  subject: message; hint`, the level's word coloured when stdout is a terminal.
 pub fn finding_lines(findings: &[Finding]) -> String {
     lines(findings, Canvas::stdout())
 }

@@ -1,5 +1,5 @@
-//! Everything that prints: data on stdout, the rest on stderr.
-mod ahead;
+//! Output for people: data on stdout, everything else on stderr, and reports as HTML.
+
 mod answer;
 mod architecture;
 mod bits;
@@ -10,15 +10,16 @@ mod findings;
 pub mod html;
 mod page;
 mod paint;
+mod remaining;
 mod table;
 
 pub use answer::{Answered, answer_json, logprob_table};
 pub use architecture::architecture;
 pub use bits::{bit_table, cell, class_table};
 pub use class_bars::class_bars;
-pub use console::{Console, error, out, show_progress};
+pub use console::{Console, error, out};
 pub use evaluation::evaluation_table;
 pub use findings::finding_lines;
-pub use page::{Found, page};
+pub use page::{PageInputs, page};
 pub use paint::{plus_minus, unicode_bars};
 pub use table::{Align, Table};

@@ -1,4 +1,4 @@
-//! From a model and what was measured to the HTML report.
+//! The HTML report of a model and what was measured of it.
 
 use super::architecture::architecture;
 use super::html;
@@ -9,14 +9,14 @@ use crate::models::inventory::{ClassBytes, Inventory};
 use crate::models::source::SourceModel;
 use crate::report::html::{Page, Sample};
 
-/// The page about `source`; sections that nothing is known for say so.
+/// Renders the page about `source`; a section without data says so.
 pub fn page(
     source: &SourceModel,
     inventory: &Inventory,
-    found: &Found,
+    inputs: &PageInputs,
     record: Option<&Record>,
 ) -> Result<String> {
-    let Found { before, measured, sample } = found;
+    let PageInputs { before, measured, sample } = inputs;
     html::page(&Page {
         name: &source.files().title(),
         architecture: &architecture(source, inventory),
@@ -30,13 +30,13 @@ pub fn page(
     })
 }
 
-/// What was found out for a page.
+/// Measurements and answers that a page shows, beside what the model's record holds.
 #[derive(Default)]
-pub struct Found {
-    /// Bytes of the reference.
+pub struct PageInputs {
+    /// Bytes of the reference model.
     pub(crate) before: Option<ClassBytes>,
-    /// How far the model is from it.
+    /// Distance of the model from the reference.
     pub(crate) measured: Option<Evaluation>,
-    /// What both answered.
+    /// Answers of both models.
     pub(crate) sample: Option<Sample>,
 }

@@ -5,13 +5,13 @@ use std::fmt::{self, Write};
 /// Alignment of a column.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Align {
-    /// Text.
+    /// Left, for text.
     Left,
-    /// Numbers.
+    /// Right, for numbers.
     Right,
 }
 
-/// A table with a header row.
+/// Table with a header row.
 #[derive(Debug, Clone)]
 pub struct Table {
     align: Vec<Align>,
@@ -19,7 +19,7 @@ pub struct Table {
 }
 
 impl Table {
-    /// A table whose columns are called and aligned so.
+    /// Makes a table from the names and alignments of its columns.
     pub fn new(columns: &[(&str, Align)]) -> Self {
         Self {
             align: columns.iter().map(|(_, align)| *align).collect(),

@@ -1,9 +1,12 @@
 //! `mixbit check`: every check can fail, the bundled model passes, and folders that nothing else takes get findings too.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod chained;
 #[path = "../common/mod.rs"]
 mod common;
-mod patient;
+#[path = "../common/damaged_model.rs"]
+#[allow(dead_code, reason = "two test binaries use a part of it each")]
+mod damaged_model;
 mod structure;
 mod tokens;
 
@@ -11,8 +14,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::process::Command;
 
+use chained::{DamagedModel, EMBEDDING, GATE, WEIGHTS, fill, findings};
 use common::{bundled, fixtures, make, mixbit, stderr, stdout, succeeded};
-use patient::{EMBEDDING, GATE, Patient, WEIGHTS, fill, findings};
 use serde_json::{Value, json};
 
 #[test]
@@ -78,38 +81,38 @@ fn what_is_no_folder_is_an_error() {
 
 #[test]
 fn files() {
-    let patient = Patient::new();
-    let bytes = fs::read(patient.file(WEIGHTS)).unwrap();
-    fs::write(patient.file(WEIGHTS), &bytes[..bytes.len() - 1]).unwrap();
-    patient.finds("problem", "files", "not a whole safetensors file").finds("ok", "eos", "<|eot_id|>");
-    let patient = Patient::new();
-    fs::rename(patient.file(WEIGHTS), patient.file("model-00001-of-00002.safetensors")).unwrap();
-    patient.finds("problem", "files", "promise 2 files, 1 are there");
-    Patient::new().text("pytorch_model.bin", "").finds("note", "files", "not read: `pytorch_model.bin`");
-    Patient::new().text("generation_config.json", "{").finds("note", "files", "generation_config.json");
-    Patient::new().text("tokenizer.json", "{}").finds("problem", "tokenizer", "tokenizer.json");
-    let patient = Patient::of(&fixtures().join("golden/llama-sharded-inv-freq"));
+    let damaged = DamagedModel::new();
+    let bytes = fs::read(damaged.file(WEIGHTS)).unwrap();
+    fs::write(damaged.file(WEIGHTS), &bytes[..bytes.len() - 1]).unwrap();
+    damaged.finds("problem", "files", "not a whole safetensors file").finds("ok", "eos", "<|eot_id|>");
+    let damaged = DamagedModel::new();
+    fs::rename(damaged.file(WEIGHTS), damaged.file("model-00001-of-00002.safetensors")).unwrap();
+    damaged.finds("problem", "files", "promise 2 files, 1 are there");
+    DamagedModel::new().text("pytorch_model.bin", "").finds("note", "files", "not read: `pytorch_model.bin`");
+    DamagedModel::new().text("generation_config.json", "{").finds("note", "files", "generation_config.json");
+    DamagedModel::new().text("tokenizer.json", "{}").finds("problem", "tokenizer", "tokenizer.json");
+    let damaged = DamagedModel::of(&fixtures().join("golden/llama-sharded-inv-freq"));
     let wrong = |index: &mut Value| index["metadata"]["total_size"] = json!(17);
-    patient.json("model.safetensors.index.json", wrong).finds("note", "files", "says total_size 17");
+    damaged.json("model.safetensors.index.json", wrong).finds("note", "files", "says total_size 17");
 }
 
 #[test]
 fn an_index_that_names_too_much_does_not_end_the_check() {
     let index = |change: fn(&mut Value)| {
-        let patient = Patient::of(&fixtures().join("golden/llama-sharded-inv-freq"));
-        patient.json("model.safetensors.index.json", change)
+        let damaged = DamagedModel::of(&fixtures().join("golden/llama-sharded-inv-freq"));
+        damaged.json("model.safetensors.index.json", change)
     };
-    let patient = index(|index| {
+    let damaged = index(|index| {
         let shard = index["weight_map"].as_object().unwrap().values().next().unwrap().clone();
         index["weight_map"]["surprise"] = shard;
     });
-    patient
+    damaged
         .finds("problem", "files", "tensor `surprise`: is said to be in")
         .finds("ok", "shapes", "all as config.json says")
         .finds("ok", "values", "all finite")
         .finds("ok", "forward pass", "finite logits");
-    let patient = index(|index| index["weight_map"]["surprise"] = json!("gone.safetensors"));
-    patient.finds("problem", "files", "names the shard `gone.safetensors`").finds(
+    let damaged = index(|index| index["weight_map"]["surprise"] = json!("gone.safetensors"));
+    damaged.finds("problem", "files", "names the shard `gone.safetensors`").finds(
         "ok",
         "values",
         "all finite",
@@ -118,7 +121,7 @@ fn an_index_that_names_too_much_does_not_end_the_check() {
     index(|index| index["weight_map"]["model.norm.weight"] = json!("gone.safetensors"))
         .finds("note", "decided", "does not belong to these weights (it names `gone.safetensors`")
         .finds("ok", "shapes", "all as config.json says");
-    let broken = Patient::of(&fixtures().join("golden/llama-sharded-inv-freq"));
+    let broken = DamagedModel::of(&fixtures().join("golden/llama-sharded-inv-freq"));
     broken.text("model.safetensors.index.json", "{").finds(
         "note",
         "decided",
@@ -130,15 +133,15 @@ fn an_index_that_names_too_much_does_not_end_the_check() {
 fn records_that_cannot_be_read() {
     let name = "mixbit-report.json";
     for garbage in ["", "{\"version\": 1, \"mix", "[]", "{}", "{\"version\": 1}"] {
-        Patient::new().text(name, garbage).finds("problem", "files", name);
+        DamagedModel::new().text(name, garbage).finds("problem", "files", name);
     }
-    Patient::new().text(name, "{\"version\": 7}").finds("note", "files", name);
+    DamagedModel::new().text(name, "{\"version\": 7}").finds("note", "files", name);
 }
 
 #[test]
 fn absurd_values() {
     let filled = |name: &'static str, value: fn(usize) -> Option<f32>| {
-        Patient::new().weights(|raw| fill(raw, name, value))
+        DamagedModel::new().weights(|raw| fill(raw, name, value))
     };
     filled(GATE, |i| (i == 5).then_some(1e30)).finds(
         "problem",
@@ -159,7 +162,7 @@ fn absurd_values() {
     filled(norm, |i| (i == 5).then_some(900.0)).finds("ok", "magnitudes", "nothing in 38 tensors");
     // Scaled as a whole, where every value is like the others.
     let scaled = |name: &'static str, factor: f32| {
-        Patient::new().weights(|raw| {
+        DamagedModel::new().weights(|raw| {
             for value in raw.get_mut(name).3.chunks_exact_mut(4) {
                 let scaled = f32::from_le_bytes([value[0], value[1], value[2], value[3]]) * factor;
                 value.copy_from_slice(&scaled.to_le_bytes());
@@ -179,7 +182,8 @@ fn absurd_values() {
     let layer = "model.layers.1.feed_forward.gate_proj";
     let parts = [format!("{layer}.scales"), format!("{layer}.biases")];
     let quantized = |change: &dyn Fn(&str, &mut Vec<u8>)| {
-        Patient::of(&out).weights(|raw| parts.iter().for_each(|part| change(part, &mut raw.get_mut(part).3)))
+        DamagedModel::of(&out)
+            .weights(|raw| parts.iter().for_each(|part| change(part, &mut raw.get_mut(part).3)))
     };
     // 1e30 in bfloat16, and all scaled by 2^20.
     let one = |part: &str| {
@@ -199,7 +203,7 @@ fn absurd_values() {
         }
     });
     all.finds("problem", "magnitudes", "times the median of the same in other blocks");
-    Patient::of(&out).finds("ok", "magnitudes", "nothing in 38 tensors").finds(
+    DamagedModel::of(&out).finds("ok", "magnitudes", "nothing in 38 tensors").finds(
         "ok",
         "outliers",
         "of the quantized linear layers' weights",
@@ -211,28 +215,28 @@ fn a_flipped_bit_in_an_npz() {
     let home = tempfile::tempdir().unwrap();
     let out = home.path().join("out");
     succeeded(&make("convert", &bundled(), &out, &["--format", "npz"]));
-    let patient = Patient::of(&out).finds("ok", "files", "1 weight file");
-    let mut bytes = fs::read(patient.file("weights.npz")).unwrap();
+    let damaged = DamagedModel::of(&out).finds("ok", "files", "1 weight file");
+    let mut bytes = fs::read(damaged.file("weights.npz")).unwrap();
     let middle = bytes.len() / 2;
     bytes[middle] ^= 1;
-    fs::write(patient.file("weights.npz"), bytes).unwrap();
-    patient.finds("problem", "files", "CRC-32");
+    fs::write(damaged.file("weights.npz"), bytes).unwrap();
+    damaged.finds("problem", "files", "CRC-32");
 }
 
 #[test]
 fn folders_that_cannot_be_opened_still_get_findings() {
-    Patient::new()
+    DamagedModel::new()
         .config("model_type", json!("gpt9"))
         .finds("problem", "config", "`gpt9` is not supported")
         .finds("ok", "values", "all finite")
         .finds("ok", "eos", "<|eot_id|>");
-    let patient = Patient::new();
-    fs::remove_file(patient.file("config.json")).unwrap();
-    patient.finds("problem", "config", "config.json").finds("ok", "vocabulary", "1024 rows");
-    let patient = Patient::new();
-    fs::remove_file(patient.file(WEIGHTS)).unwrap();
-    patient.finds("problem", "files", "no weights").finds("ok", "rope", "in every block");
-    Patient::new()
+    let damaged = DamagedModel::new();
+    fs::remove_file(damaged.file("config.json")).unwrap();
+    damaged.finds("problem", "config", "config.json").finds("ok", "vocabulary", "1024 rows");
+    let damaged = DamagedModel::new();
+    fs::remove_file(damaged.file(WEIGHTS)).unwrap();
+    damaged.finds("problem", "files", "no weights").finds("ok", "rope", "in every block");
+    DamagedModel::new()
         .config("hidden_act", json!("gelu"))
         .finds("problem", "config", "`gelu`")
         .finds("ok", "gqa", "4 to 1");
@@ -240,11 +244,12 @@ fn folders_that_cannot_be_opened_still_get_findings() {
 
 #[test]
 fn values() {
-    Patient::new()
+    DamagedModel::new()
         .weights(|raw| fill(raw, GATE, |i| (i < 2).then_some(f32::NAN)))
         .finds("problem", "values", &format!("`{GATE}` (2)"))
         .finds("problem", "forward pass", "NaN or infinite");
-    let filled = |name, value: fn(usize) -> Option<f32>| Patient::new().weights(|raw| fill(raw, name, value));
+    let filled =
+        |name, value: fn(usize) -> Option<f32>| DamagedModel::new().weights(|raw| fill(raw, name, value));
     filled(GATE, |_| Some(0.0)).finds("problem", "rows", "nothing but zeros");
     filled(GATE, |_| Some(0.5)).finds("problem", "rows", "nothing but zeros or constant rows in 1 tensor");
     filled("model.norm.weight", |_| Some(0.0)).finds("problem", "rows", "`model.norm.weight`");
@@ -286,7 +291,7 @@ fn references() {
     ));
     let (original, bundled) = (Some(bundled()), bundled());
     let beside = original.as_deref();
-    Patient::of(&out)
+    DamagedModel::of(&out)
         .finds_beside(beside, "ok", "reference shapes", "885888 parameters")
         .finds_beside(beside, "ok", "reference config", "the same decoder")
         .finds_beside(beside, "ok", "reference values", "14 float tensors, relative RMS difference")
@@ -300,7 +305,7 @@ fn references() {
         .config("eos_token_id", json!([1, 4]))
         .json("tokenizer.json", |tokenizer| tokenizer["post_processor"] = Value::Null)
         .finds_beside(beside, "problem", "reference tokenizer", "gives other ids");
-    Patient::new()
+    DamagedModel::new()
         .finds_beside(beside, "ok", "reference values", "38 float tensors, all equal")
         .weights(|raw| fill(raw, GATE, |i| (i < 64).then_some(0.25)))
         .finds_beside(
@@ -310,8 +315,13 @@ fn references() {
             &format!("1 of 38 float tensors differ by more than rounding: `{GATE}`"),
         );
     let other = fixtures().join("golden/llama4-text-tied");
-    Patient::of(&other).finds_beside(beside, "problem", "reference shapes", "of another shape");
-    Patient::new().config("model_type", json!("x")).finds_beside(beside, "note", "reference", "not compared");
+    DamagedModel::of(&other).finds_beside(beside, "problem", "reference shapes", "of another shape");
+    DamagedModel::new().config("model_type", json!("x")).finds_beside(
+        beside,
+        "note",
+        "reference",
+        "not compared",
+    );
     let (code, findings) = findings(&bundled, Some(home.path()));
     assert_eq!(code, 1);
     assert!(findings.iter().any(|f| f["level"] == "problem" && f["subject"] == "reference"), "{findings:#?}");

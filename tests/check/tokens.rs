@@ -4,42 +4,42 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::patient::{Patient, findings};
+use crate::chained::{DamagedModel, findings};
 
 #[test]
 fn vocabularies_and_the_ends_of_texts() {
     let extra = |config: &mut Value| config["extra_special_tokens"] = json!(["<x>"]);
-    Patient::new().json("tokenizer_config.json", extra).finds(
+    DamagedModel::new().json("tokenizer_config.json", extra).finds(
         "problem",
         "vocabulary",
         "ids up to 1024 have no row",
     );
-    Patient::new().config("vocab_size", json!(2048)).finds("ok", "vocabulary", "1024 rows");
-    Patient::new().config("bos_token_id", json!(3)).finds("note", "bos", "config.json names 3");
-    Patient::new().json("generation_config.json", |config| config["bos_token_id"] = json!(3)).finds(
+    DamagedModel::new().config("vocab_size", json!(2048)).finds("ok", "vocabulary", "1024 rows");
+    DamagedModel::new().config("bos_token_id", json!(3)).finds("note", "bos", "config.json names 3");
+    DamagedModel::new().json("generation_config.json", |config| config["bos_token_id"] = json!(3)).finds(
         "note",
         "bos",
         "generation_config.json 3",
     );
-    Patient::new().config("pad_token_id", json!(9000)).finds("note", "pad", "config.json names 9000");
-    Patient::new()
+    DamagedModel::new().config("pad_token_id", json!(9000)).finds("note", "pad", "config.json names 9000");
+    DamagedModel::new()
         .json("tokenizer.json", |tokenizer| {
             let bos = tokenizer["post_processor"]["single"][0].clone();
             tokenizer["post_processor"]["single"].as_array_mut().unwrap().insert(0, bos);
         })
         .finds("problem", "bos", "2 times");
     let no_eos = |name| {
-        move |patient: Patient| {
-            patient.json(name, |v| drop(v.as_object_mut().unwrap().remove("eos_token_id")))
+        move |damaged: DamagedModel| {
+            damaged.json(name, |v| drop(v.as_object_mut().unwrap().remove("eos_token_id")))
         }
     };
-    let patient = no_eos("generation_config.json")(no_eos("config.json")(Patient::new()));
-    patient
+    let damaged = no_eos("generation_config.json")(no_eos("config.json")(DamagedModel::new()));
+    damaged
         .finds("ok", "eos", "4 `<|eot_id|>`")
         .json("tokenizer_config.json", |config| config["eos_token"] = Value::Null)
         .finds("problem", "eos", "no token ends a text");
     let eos = |ids: Value| {
-        Patient::new()
+        DamagedModel::new()
             .config("eos_token_id", ids.clone())
             .json("generation_config.json", |config| config["eos_token_id"] = ids)
     };
@@ -61,7 +61,7 @@ fn vocabularies_and_the_ends_of_texts() {
         );
     one.json("tokenizer_config.json", |config| config["eos_token"] = Value::Null)
         .finds("note", "template", template);
-    Patient::new().config("eos_token_id", json!(1)).finds(
+    DamagedModel::new().config("eos_token_id", json!(1)).finds(
         "note",
         "eos",
         "config.json says [1], generation_config.json [1, 4]",
@@ -78,20 +78,20 @@ fn a_tokenizer_of_another_model() {
             tokenizer["model"]["merges"] = json!([]);
         }
     };
-    let smaller = |most| Patient::new().json("tokenizer.json", cut(most));
+    let smaller = |most| DamagedModel::new().json("tokenizer.json", cut(most));
     smaller(1000).finds("ok", "vocabulary", "the embedding 1024 rows");
     smaller(700).finds("note", "vocabulary", "324 rows without a token, more than padding");
     let ordinary = |name: &'static str| {
-        move |patient: Patient| patient.json(name, |value| value["eos_token_id"] = json!([300]))
+        move |damaged: DamagedModel| damaged.json(name, |value| value["eos_token_id"] = json!([300]))
     };
-    ordinary("config.json")(ordinary("generation_config.json")(Patient::new()))
+    ordinary("config.json")(ordinary("generation_config.json")(DamagedModel::new()))
         .finds(
             "problem",
             "eos",
             "4 `<|eot_id|>`, is not among those of the configs, and ordinary text is: 300",
         )
         .finds("ok", "vocabulary", "the embedding 1024 rows");
-    ordinary("config.json")(Patient::new()).finds("problem", "eos", "ordinary text ends an answer: 300");
+    ordinary("config.json")(DamagedModel::new()).finds("problem", "eos", "ordinary text ends an answer: 300");
     // What may be and something that does not fit are more than either.
     ordinary("config.json")(smaller(700)).finds("problem", "vocabulary", "324 rows without a token");
     smaller(700).template(|t| t.replace("<|start_header_id|>", "<|im_start|>")).finds(
@@ -99,7 +99,7 @@ fn a_tokenizer_of_another_model() {
         "vocabulary",
         "324 rows without a token",
     );
-    Patient::new().template(|t| t.replace("<|start_header_id|>", "<|im_start|>")).finds(
+    DamagedModel::new().template(|t| t.replace("<|start_header_id|>", "<|im_start|>")).finds(
         "note",
         "template",
         "writes `<|im_start|>`, which the tokenizer takes for ordinary text",
@@ -114,12 +114,12 @@ fn a_tokenizer_of_another_model() {
 #[test]
 fn files_of_two_tokenizers() {
     let named = |key: &'static str| {
-        let patient = Patient::new().json("tokenizer.json", |tokenizer| {
+        let damaged = DamagedModel::new().json("tokenizer.json", |tokenizer| {
             let vocabulary = tokenizer["model"]["vocab"].as_object_mut().unwrap();
             vocabulary.retain(|_, id| id.as_u64().unwrap() < 1000);
             tokenizer["model"]["merges"] = json!([]);
         });
-        patient.json("tokenizer_config.json", |config| config[key] = json!("<|other|>"))
+        damaged.json("tokenizer_config.json", |config| config[key] = json!("<|other|>"))
     };
     named("bos_token").finds(
         "problem",
@@ -132,7 +132,7 @@ fn files_of_two_tokenizers() {
         "`<|other|>`, is not among those of the configs, and tokenizer.json lacks it",
     );
     let declared = |id: &str| {
-        Patient::new().json("tokenizer_config.json", |config| {
+        DamagedModel::new().json("tokenizer_config.json", |config| {
             config["added_tokens_decoder"] =
                 json!({"0": {"content": "<|begin_of_text|>", "special": true}, id: {"content": "<|eot_id|>", "special": true}});
         })
@@ -148,44 +148,40 @@ fn files_of_two_tokenizers() {
 
 #[test]
 fn templates() {
-    Patient::new().finds("note", "template", "the tokenizer adds it too");
-    Patient::new()
+    DamagedModel::new().finds("note", "template", "the tokenizer adds it too");
+    DamagedModel::new()
         .json("tokenizer_config.json", |config| drop(config.as_object_mut().unwrap().remove("bos_token")))
         .template(|template| template.replacen("{{- bos_token }}", "<|begin_of_text|>", 1))
         .finds("note", "template", "the tokenizer adds it too");
-    Patient::new().template(|t| t.replacen("{{- bos_token }}", "{{- bos_token }}{{- bos_token }}", 1)).finds(
-        "problem",
-        "template",
-        "writes BOS (0 `<|begin_of_text|>`) 2 times",
-    );
-    Patient::new().template(|t| t.replacen("{{- bos_token }}", "", 1)).finds(
+    DamagedModel::new()
+        .template(|t| t.replacen("{{- bos_token }}", "{{- bos_token }}{{- bos_token }}", 1))
+        .finds("problem", "template", "writes BOS (0 `<|begin_of_text|>`) 2 times");
+    DamagedModel::new().template(|t| t.replacen("{{- bos_token }}", "", 1)).finds(
         "note",
         "template",
         "renders without BOS",
     );
-    Patient::new().template(|t| t + "{% if").finds("problem", "template", "is not closed with `%}`");
-    Patient::new().template(|t| t.replace("message['content'] | trim", "''")).finds(
+    DamagedModel::new().template(|t| t + "{% if").finds("problem", "template", "is not closed with `%}`");
+    DamagedModel::new().template(|t| t.replace("message['content'] | trim", "''")).finds(
         "problem",
         "template",
         "leaves out what the user says",
     );
     // Whatever the token is called, it comes before an answer.
-    Patient::new().template(|t| t.replace("<|start_header_id|>assistant", "<|end_of_text|>assistant")).finds(
-        "problem",
-        "eos",
-        "1 `<|end_of_text|>` begins a turn",
-    );
-    let patient = Patient::new();
-    fs::remove_file(patient.file("chat_template.jinja")).unwrap();
-    patient.finds("ok", "template", "none");
+    DamagedModel::new()
+        .template(|t| t.replace("<|start_header_id|>assistant", "<|end_of_text|>assistant"))
+        .finds("problem", "eos", "1 `<|end_of_text|>` begins a turn");
+    let damaged = DamagedModel::new();
+    fs::remove_file(damaged.file("chat_template.jinja")).unwrap();
+    damaged.finds("ok", "template", "none");
 }
 
 #[test]
 fn further_templates_are_tried() {
     let named = |name: &str, source: &str| {
-        let patient = Patient::new();
-        fs::create_dir(patient.file("additional_chat_templates")).unwrap();
-        patient.text(&format!("additional_chat_templates/{name}.jinja"), source)
+        let damaged = DamagedModel::new();
+        fs::create_dir(damaged.file("additional_chat_templates")).unwrap();
+        damaged.text(&format!("additional_chat_templates/{name}.jinja"), source)
     };
     let with_tools = "{{ tools[0].function.name }}{{ messages[0].content }}";
     named("tool_use", with_tools).finds("ok", "template", "`tool_use` renders too");
@@ -198,24 +194,25 @@ fn further_templates_are_tried() {
     named("rag", "documents").finds("note", "template", "`rag` leaves out what the user says");
     // The one in use.
     named("default", "{{ raise_exception('no') }}").finds("problem", "template", "default.jinja");
-    Patient::new().template(|t| format!("\u{feff}{t}")).finds("note", "template", "byte-order mark");
+    DamagedModel::new().template(|t| format!("\u{feff}{t}")).finds("note", "template", "byte-order mark");
 }
 
 #[test]
 fn templates_without_a_tokenizer() {
-    let without = |patient: Patient| {
-        fs::remove_file(patient.file("tokenizer.json")).unwrap();
-        patient.finds("problem", "tokenizer", "no tokenizer.json")
+    let without = |damaged: DamagedModel| {
+        fs::remove_file(damaged.file("tokenizer.json")).unwrap();
+        damaged.finds("problem", "tokenizer", "no tokenizer.json")
     };
-    without(Patient::new()).finds("ok", "template", "renders; without a tokenizer");
-    let broken = without(Patient::new().template(|t| t + "{% if"));
+    without(DamagedModel::new()).finds("ok", "template", "renders; without a tokenizer");
+    let broken = without(DamagedModel::new().template(|t| t + "{% if"));
     broken.finds("problem", "template", "is not closed with `%}`");
-    let silent = without(Patient::new().template(|t| t.replace("message['content'] | trim", "''")));
+    let silent = without(DamagedModel::new().template(|t| t.replace("message['content'] | trim", "''")));
     silent.finds("problem", "template", "leaves out what the user says");
     // Said once, where it keeps the tokenizer from being read.
-    let patient = Patient::new().json("tokenizer_config.json", |config| config["chat_template"] = json!(3));
-    fs::remove_file(patient.file("chat_template.jinja")).unwrap();
-    let (_, findings) = findings(&patient.path(), None);
+    let damaged =
+        DamagedModel::new().json("tokenizer_config.json", |config| config["chat_template"] = json!(3));
+    fs::remove_file(damaged.file("chat_template.jinja")).unwrap();
+    let (_, findings) = findings(&damaged.path(), None);
     let said = findings.iter().filter(|f| f["message"].as_str().unwrap().contains("`chat_template`"));
     assert_eq!(said.count(), 1, "{findings:#?}");
 }

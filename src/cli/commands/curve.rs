@@ -14,7 +14,7 @@ use crate::words::bytes;
 pub fn run(args: &Curve, console: &Console) -> Result<()> {
     if let Some(path) = &args.svg {
         output_file::check(path, args.overwrite)?;
-        output_file::apart(path, &[&args.table])?;
+        output_file::refuse_inputs(path, &[&args.table])?;
     }
     let Table { measurement, layers, correction } = Table::read(&args.table)?;
     let technique = if correction.gptq.is_empty() { measurement.rounding } else { Technique::Gptq };

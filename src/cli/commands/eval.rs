@@ -80,7 +80,7 @@ fn check_outputs(args: &Eval) -> Result<()> {
     for path in json.into_iter().chain(args.save_reference.as_deref()) {
         output_file::check(path, args.overwrite)?;
         let reference = args.reference.as_deref().unwrap_or(&args.model);
-        output_file::apart(path, &[&args.model, reference, &args.data])?;
+        output_file::refuse_inputs(path, &[&args.model, reference, &args.data])?;
     }
     Ok(())
 }

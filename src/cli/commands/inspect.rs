@@ -13,7 +13,7 @@ use crate::jobs::opening::{Need, open};
 use crate::models::contents::{FileContents, FileLayer};
 use crate::models::inventory::Inventory;
 use crate::report::{
-    Align, Console, Found, Table, architecture, bit_table, cell, class_bars, class_table, out, page,
+    Align, Console, PageInputs, Table, architecture, bit_table, cell, class_bars, class_table, out, page,
 };
 use crate::words::{bytes, count};
 
@@ -21,7 +21,7 @@ use crate::words::{bytes, count};
 pub fn run(args: &Inspect, console: &Console) -> Result<()> {
     if let Some(path) = &args.html {
         output_file::check(path, args.overwrite)?;
-        output_file::apart(path, &[&args.model])?;
+        output_file::refuse_inputs(path, &[&args.model])?;
     }
     let extension = args.model.extension().unwrap_or_default();
     if args.model.is_file() && (extension == "safetensors" || extension == "npz") {
@@ -49,7 +49,7 @@ pub fn run(args: &Inspect, console: &Console) -> Result<()> {
     }
     if let Some(path) = &args.html {
         let record = record(&source, console)?;
-        let page = page(&source, &inventory, &Found::default(), record.as_ref())?;
+        let page = page(&source, &inventory, &PageInputs::default(), record.as_ref())?;
         output_file::write(path, page.as_bytes())?;
         console.done(&format!("the model in {}", path.display()));
         return Ok(());

@@ -18,7 +18,7 @@ pub fn run(args: &Logits, console: &Console) -> Result<()> {
     }
     let source = open_after(&args.model, Need::Weights, |_| {
         output_file::check(&args.out, args.overwrite)?;
-        output_file::apart(&args.out, &[&args.model])
+        output_file::refuse_inputs(&args.out, &[&args.model])
     })?;
     let tokens = match &args.prompt {
         Some(text) => Tokenizer::from_files(source.files())?.encode(text, true)?,

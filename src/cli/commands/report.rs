@@ -22,7 +22,7 @@ use crate::jobs::scoring::check_vocabulary;
 use crate::models::inventory::Inventory;
 use crate::models::source::SourceModel;
 use crate::report::html::{Answer, Sample};
-use crate::report::{Console, Found, page};
+use crate::report::{Console, PageInputs, page};
 use crate::text::sampling::{Chosen, Sampler, Sampling};
 use crate::text::stop_tokens::StopTokens;
 use crate::text::tokenizer::Tokenizer;
@@ -48,7 +48,10 @@ pub fn run(args: &Report, console: &Console) -> Result<()> {
     let record = record(&source, console)?;
     output_file::check(&args.out, args.overwrite)?;
     let inputs = [Some(&args.model), args.reference.as_ref(), args.data.as_ref()];
-    output_file::apart(&args.out, &inputs.into_iter().flatten().map(PathBuf::as_path).collect::<Vec<_>>())?;
+    output_file::refuse_inputs(
+        &args.out,
+        &inputs.into_iter().flatten().map(PathBuf::as_path).collect::<Vec<_>>(),
+    )?;
     let text = match &reference {
         Some(reference) => {
             let recorded = is_recorded(record.as_ref(), reference, console)?;
@@ -64,8 +67,8 @@ pub fn run(args: &Report, console: &Console) -> Result<()> {
         _ => None,
     };
     let before = reference.as_ref().map(|reference| Inventory::of_source(reference).bytes);
-    let found = Found { before, measured, sample };
-    let text = page(&source, &Inventory::of_source(&source), &found, record.as_ref())?;
+    let inputs = PageInputs { before, measured, sample };
+    let text = page(&source, &Inventory::of_source(&source), &inputs, record.as_ref())?;
     output_file::write(&args.out, text.as_bytes())?;
     console.done(&format!("the report in {}", args.out.display()));
     Ok(())

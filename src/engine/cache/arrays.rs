@@ -1,5 +1,5 @@
-//! The arrays behind a layer's cache: keys or values as they are, or as codes, scales and biases. All have the positions
-//! in the same axis, so that what is done to one is done to each.
+//! The arrays behind a layer's cache: keys or values in float, or as codes, scales and biases. Positions are the same
+//! axis in all of them, so that every change applies to each.
 
 use mlx_rs::Array;
 use mlx_rs::ops::{concatenate, quantize, zeros_dtype};
@@ -9,19 +9,19 @@ use crate::error::Result;
 use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::Quant;
 
-/// Positions that a growing buffer gains at a time.
-const STEP: usize = 256;
-/// The axis of positions in [batch, heads, positions, dim].
+/// Positions by which a growing buffer is enlarged.
+const GROWTH_POSITIONS: usize = 256;
+/// Axis of positions in [batch, heads, positions, dim].
 pub(crate) const AXIS: usize = 2;
 
-/// Keys or values [batch, heads, positions, dim], as attention gets them.
+/// Keys or values [batch, heads, positions, dim], float or quantized, as attention gets them.
 #[derive(Debug, Clone)]
-pub(crate) enum Held {
+pub(crate) enum CachedArray {
     Float(Array),
     Quantized(Packed),
 }
 
-impl Held {
+impl CachedArray {
     pub(crate) fn positions(&self) -> usize {
         let array = match self {
             Self::Float(array) => array,
@@ -30,7 +30,7 @@ impl Held {
         array.shape()[AXIS] as usize
     }
 
-    /// In float.
+    /// Returns the values as floats of `dtype`.
     pub(crate) fn dense(&self, dtype: Dtype) -> Result<Array> {
         match self {
             Self::Float(array) => Ok(array.clone()),
@@ -39,81 +39,81 @@ impl Held {
     }
 }
 
-/// A buffer of positions. Its user knows how many of them are filled.
+/// Growing or ring buffer of keys or values by position. Its user counts how many positions are filled.
 #[derive(Debug)]
-pub(crate) struct Store {
+pub(crate) struct KvBuffer {
     quant: Option<Quant>,
-    /// One array, or codes, scales and biases; none before the first position.
+    /// One array, or codes, scales and biases; empty before the first position.
     parts: Vec<Array>,
 }
 
-/// What to do with a ring when positions are appended.
+/// State of a ring buffer, and how much of it stays when positions are appended.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Append {
-    /// The slot of the oldest position.
+    /// Slot of the oldest position.
     pub(crate) oldest: usize,
-    /// Positions held.
+    /// Filled positions.
     pub(crate) filled: usize,
-    /// How many of the latest of them stay before the new ones are counted.
-    pub(crate) kept: usize,
-    /// Positions to hold after that at most.
+    /// Number of latest positions that stay in addition to the new ones.
+    pub(crate) retained: usize,
+    /// Most positions to store afterwards.
     pub(crate) most: usize,
-    /// How many of the latest are handed to attention.
+    /// Number of latest positions that attention sees.
     pub(crate) visible: usize,
 }
 
-impl Store {
+impl KvBuffer {
     pub(crate) fn new(quant: Option<Quant>) -> Self {
         Self { quant, parts: Vec::new() }
     }
 
-    /// The arrays held, to be evaluated.
+    /// Returns the stored arrays, to be evaluated.
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.parts.iter()
     }
 
-    /// Positions that there is room for.
+    /// Returns the number of positions that the buffer has room for.
     pub(crate) fn capacity(&self) -> usize {
         self.parts.first().map_or(0, |part| part.shape()[AXIS] as usize)
     }
 
-    /// Writes `new` after the `filled` positions, into a buffer that grows by whole steps up to `most` positions.
-    pub(crate) fn grow(&mut self, new: &Array, filled: usize, most: usize) -> Result<Held> {
+    /// Writes `new` after the `filled` positions, into a buffer that grows in whole steps up to `most` positions.
+    pub(crate) fn grow(&mut self, new: &Array, filled: usize, most: usize) -> Result<CachedArray> {
         let new = self.encode(new)?;
         let mut parts = std::mem::take(&mut self.parts).into_iter();
-        let mut seen = Vec::new();
+        let mut visible_parts = Vec::new();
         for new in new {
             let (stored, visible) = grow(parts.next(), &new, filled, most)?;
             self.parts.push(stored);
-            seen.push(visible);
+            visible_parts.push(visible);
         }
-        Ok(self.held(seen))
+        Ok(self.assemble(visible_parts))
     }
 
-    /// Writes `new` over the slot of a full ring.
-    pub(crate) fn replace(&mut self, new: &Array, slot: usize) -> Result<Held> {
+    /// Writes `new` into one slot of a full ring.
+    pub(crate) fn replace(&mut self, new: &Array, slot: usize) -> Result<CachedArray> {
         let new = self.encode(new)?;
         let parts = std::mem::take(&mut self.parts);
         for (part, new) in parts.into_iter().zip(new) {
             self.parts.push(slice_update(&part, &new, AXIS, slot)?);
         }
-        Ok(self.held(self.parts.clone()))
+        Ok(self.assemble(self.parts.clone()))
     }
 
-    /// Puts a ring in order and appends `new`.
-    pub(crate) fn append(&mut self, new: &Array, how: Append) -> Result<Held> {
+    /// Puts a ring's positions in order and appends `new`.
+    pub(crate) fn append(&mut self, new: &Array, how: Append) -> Result<CachedArray> {
         let new = self.encode(new)?;
         let mut parts = std::mem::take(&mut self.parts).into_iter();
-        let mut seen = Vec::new();
+        let mut visible_parts = Vec::new();
         for new in new {
             let (stored, visible) = append(parts.next(), new, how)?;
             self.parts.push(stored);
-            seen.push(visible);
+            visible_parts.push(visible);
         }
-        Ok(self.held(seen))
+        Ok(self.assemble(visible_parts))
     }
 
-    /// Takes `dropped` of the `filled` positions out after the first `sinks`. `first` replaces the sinks where given.
+    /// Removes `dropped` of the `filled` positions after the first `sinks`. `first`, if present, replaces the sinks.
     pub(crate) fn evict(
         &mut self,
         sinks: usize,
@@ -133,7 +133,8 @@ impl Store {
         Ok(())
     }
 
-    /// Replaces the positions `from..to` by what `change` makes of them in float32, and cuts the buffer there.
+    /// Replaces the positions `from..to` by what `change` returns for them in float32, and cuts the buffer there.
+    /// `first`, if present, is put before them.
     pub(crate) fn rewrite(
         &mut self,
         from: usize,
@@ -151,13 +152,13 @@ impl Store {
         Ok(())
     }
 
-    /// A copy of the positions `from..to` in float32.
+    /// Returns a copy of the positions `from..to` in float32.
     pub(crate) fn float(&self, from: usize, to: usize) -> Result<Array> {
         let parts = self.parts.iter().map(|part| slice(part, AXIS, from, to)).collect::<Result<_>>()?;
-        Ok(self.held(parts).dense(Dtype::F32)?.as_dtype(mlx_rs::Dtype::Float32)?)
+        Ok(self.assemble(parts).dense(Dtype::F32)?.as_dtype(mlx_rs::Dtype::Float32)?)
     }
 
-    /// Forgets everything.
+    /// Removes all positions.
     pub(crate) fn clear(&mut self) {
         self.parts.clear();
     }
@@ -168,18 +169,20 @@ impl Store {
         Ok(vec![codes, scales, biases])
     }
 
-    fn held(&self, parts: Vec<Array>) -> Held {
+    /// Puts `parts`, as `encode` returned them, together again.
+    fn assemble(&self, parts: Vec<Array>) -> CachedArray {
         let mut parts = parts.into_iter();
-        match (self.quant, parts.next(), parts.next(), parts.next()) {
-            (Some(quant), Some(codes), Some(scales), biases) => {
-                Held::Quantized(Packed { codes, scales, biases, quant })
-            }
-            (_, part, ..) => Held::Float(part.unwrap_or_else(crate::engine::array::empty)),
+        let first = parts.next().unwrap_or_else(crate::engine::array::empty);
+        if let Some(quant) = self.quant
+            && let Some(scales) = parts.next()
+        {
+            return CachedArray::Quantized(Packed { codes: first, scales, biases: parts.next(), quant });
         }
+        CachedArray::Float(first)
     }
 }
 
-/// The buffer with `new` at `filled`, and its filled part.
+/// Returns the buffer with `new` at position `filled`, and its filled part.
 fn grow(buffer: Option<Array>, new: &Array, filled: usize, most: usize) -> Result<(Array, Array)> {
     let count = new.shape()[AXIS] as usize;
     let capacity = buffer.as_ref().map_or(0, |b| b.shape()[AXIS] as usize);
@@ -187,7 +190,7 @@ fn grow(buffer: Option<Array>, new: &Array, filled: usize, most: usize) -> Resul
         Some(buffer) if filled + count <= capacity => buffer,
         old => {
             let mut shape = new.shape().to_vec();
-            let gained = count.next_multiple_of(STEP).min(most.saturating_sub(filled)).max(count);
+            let gained = count.next_multiple_of(GROWTH_POSITIONS).min(most.saturating_sub(filled)).max(count);
             shape[AXIS] = gained as i32;
             let room = zeros_dtype(&shape, new.dtype())?;
             match old {
@@ -203,9 +206,9 @@ fn grow(buffer: Option<Array>, new: &Array, filled: usize, most: usize) -> Resul
     Ok((updated, visible))
 }
 
-/// What is stored of ring and `new`, and what is visible.
+/// Returns the positions of the ring and `new` to store, and those that attention sees.
 fn append(buffer: Option<Array>, new: Array, how: Append) -> Result<(Array, Array)> {
-    let Append { oldest, filled, kept, most, visible } = how;
+    let Append { oldest, filled, retained, most, visible } = how;
     let all = match buffer {
         None => new,
         Some(ring) => {
@@ -215,7 +218,7 @@ fn append(buffer: Option<Array>, new: Array, how: Append) -> Result<(Array, Arra
                 let parts = [slice(&ring, AXIS, oldest, filled)?, slice(&ring, AXIS, 0, oldest)?];
                 concatenate(&parts, AXIS as i32)?
             };
-            concatenate(&[slice(&ordered, AXIS, filled - kept, filled)?, new], AXIS as i32)?
+            concatenate(&[slice(&ordered, AXIS, filled - retained, filled)?, new], AXIS as i32)?
         }
     };
     let length = all.shape()[AXIS] as usize;

@@ -1,42 +1,44 @@
-//! Keys and values of earlier tokens in one layer: all of them, the first and the latest, or those of a window or chunk.
+//! Keys and values of earlier tokens in one layer: all of them, the first and the latest, or the latest of a window or
+//! chunk.
 //!
-//! Positions are those in the cache, as in StreamingLLM (arXiv 2309.17453). RoPE lets attention see differences of
-//! positions only, so when the middle goes, the latest keys stay as they are and the few sinks are turned forward to
-//! close the gap, always from the keys as they first came. Keys cached before RoPE would have to be rotated at every use,
-//! all of them; turning the latest back at each eviction would let roundings pile up in half precision or quantized.
+//! Positions are counted in the cache, as in StreamingLLM (arXiv 2309.17453). RoPE lets attention see differences of
+//! positions only, so when the middle is evicted, the latest keys stay as they are and the few sinks are rotated
+//! forward to close the gap, always from their original keys. Keys cached before RoPE would all have to be rotated at
+//! every use; rotating the latest back at each eviction would accumulate rounding errors in half precision or
+//! quantized.
 
 use mlx_rs::Array;
 use mlx_rs::ops::zeros_dtype;
 
-use super::arrays::{AXIS, Append, Held, Store};
+use super::arrays::{AXIS, Append, CachedArray, KvBuffer};
 use crate::engine::array::slice_update;
 use crate::engine::positions::Rotation;
 use crate::error::Result;
 use crate::models::spec::{AttentionSpan, LayerSpec};
 use crate::numerics::quant::Quant;
 
-/// One layer's cache.
+/// Keys and values of one layer.
 #[derive(Debug)]
 pub(crate) struct KvCache {
     span: AttentionSpan,
     rope: bool,
-    /// Positions that a ring holds beyond its window, so that as many of the latest can be taken back.
+    /// Positions that a ring stores beyond its window, so that as many of the latest can be removed again.
     slack: usize,
-    /// Positions that a full layer comes to hold.
+    /// Most positions that a layer with full attention stores.
     most: usize,
     seen: usize,
     filled: usize,
-    /// Of a full ring: the slot of its oldest position.
+    /// Slot of the oldest position in a full ring.
     oldest: usize,
-    keys: Store,
-    values: Store,
-    /// The sinks' keys at their first positions, once something was evicted.
+    keys: KvBuffer,
+    values: KvBuffer,
+    /// Keys of the sinks at their original positions, once something was evicted.
     sinks: Option<Array>,
 }
 
 impl KvCache {
-    /// For one `layer` of a model that remembers `context` positions at most. Windows and chunks that are not smaller
-    /// never end within it.
+    /// Makes the cache for one `layer` of a model that remembers at most `context` positions. Windows and chunks that
+    /// are not smaller never end within it.
     pub(crate) fn new(layer: LayerSpec, context: Option<usize>, quant: Option<Quant>, slack: usize) -> Self {
         let span = match layer.span {
             AttentionSpan::Sliding(n) | AttentionSpan::Chunked(n)
@@ -54,25 +56,25 @@ impl KvCache {
             seen: 0,
             filled: 0,
             oldest: 0,
-            keys: Store::new(quant),
-            values: Store::new(quant),
+            keys: KvBuffer::new(quant),
+            values: KvBuffer::new(quant),
             sinks: None,
         }
     }
 
-    /// Which of the held keys a query sees.
+    /// Returns which of the cached keys a query attends to.
     pub(crate) fn span(&self) -> AttentionSpan {
         self.span
     }
 
-    /// The arrays held, to be evaluated.
+    /// Returns the stored arrays, to be evaluated.
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
         self.keys.arrays().chain(self.values.arrays()).chain(&self.sinks)
     }
 
-    /// Takes the new keys and values in and returns those to attend to: the latest positions, in order unless there is
-    /// one query only, to which order does not matter.
-    pub(crate) fn update(&mut self, keys: &Array, values: &Array) -> Result<(Held, Held)> {
+    /// Adds new keys and values and returns the keys and values to attend to: the latest positions, in order unless
+    /// there is only one query, for which the order does not matter.
+    pub(crate) fn update(&mut self, keys: &Array, values: &Array) -> Result<(CachedArray, CachedArray)> {
         let count = keys.shape()[AXIS] as usize;
         self.seen += count;
         let AttentionSpan::Sliding(window) = self.span else {
@@ -90,34 +92,33 @@ impl KvCache {
         let how = Append {
             oldest: std::mem::take(&mut self.oldest),
             filled: self.filled,
-            kept: self.filled.min(window - 1 + self.slack),
+            retained: self.filled.min(window - 1 + self.slack),
             most: window + self.slack,
             visible: window - 1 + count,
         };
-        self.filled = (how.kept + count).min(how.most);
+        self.filled = (how.retained + count).min(how.most);
         Ok((self.keys.append(keys, how)?, self.values.append(values, how)?))
     }
 
-    /// Whether the latest `count` positions can be taken back, with all that the next token is to see left.
+    /// True if the latest `count` positions can be removed and all that the next token attends to remains.
     pub(crate) fn can_trim(&self, count: usize) -> bool {
-        let (Some(left), Some(seen)) = (self.filled.checked_sub(count), self.seen.checked_sub(count)) else {
-            return false;
-        };
+        let Some(remaining) = self.filled.checked_sub(count) else { return false };
+        let Some(seen) = self.seen.checked_sub(count) else { return false };
         match self.span {
             AttentionSpan::Full => true,
-            AttentionSpan::Sliding(window) => self.oldest == 0 && left >= seen.min(window - 1),
-            AttentionSpan::Chunked(chunk) => left >= seen % chunk,
+            AttentionSpan::Sliding(window) => self.oldest == 0 && remaining >= seen.min(window - 1),
+            AttentionSpan::Chunked(chunk) => remaining >= seen % chunk,
         }
     }
 
-    /// Takes the latest `count` positions back.
+    /// Removes the latest `count` positions.
     pub(crate) fn trim(&mut self, count: usize) {
         self.filled -= count;
         self.seen -= count;
     }
 
-    /// Takes `dropped` positions out after the first `sinks`, which `forward` turns by as many as were taken out so far.
-    /// Windows forget by themselves; of chunks those are dropped that are over.
+    /// Removes `dropped` positions after the first `sinks`, which `forward` rotates by all positions removed so far.
+    /// Windows evict by themselves; chunks drop what lies before the current chunk.
     pub(crate) fn evict(&mut self, sinks: usize, dropped: usize, forward: &Rotation) -> Result<()> {
         match self.span {
             AttentionSpan::Sliding(_) => Ok(()),
@@ -151,7 +152,7 @@ impl KvCache {
         Ok(())
     }
 
-    /// Turns all keys but the sinks by `back`, and the sinks to their first positions.
+    /// Rotates all keys but the sinks by `back`, and the sinks to their original positions.
     pub(crate) fn turn_back(&mut self, sinks: usize, back: &Rotation) -> Result<()> {
         if !self.rope || self.filled == 0 {
             return Ok(());
@@ -161,7 +162,7 @@ impl KvCache {
     }
 }
 
-/// A copy that does not keep a larger buffer alive.
+/// Returns a copy that does not keep a larger buffer alive.
 fn own(array: &Array) -> Result<Array> {
     slice_update(&zeros_dtype(array.shape(), array.dtype())?, array, AXIS, 0)
 }

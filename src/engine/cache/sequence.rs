@@ -1,9 +1,10 @@
-//! The caches of one sequence, and what they forget when they are full: the middle, a batch at a time, as in
-//! StreamingLLM (arXiv 2309.17453).
+//! The caches of one sequence, and eviction when they are full: from the middle, a batch at a time, as in StreamingLLM
+//! (arXiv 2309.17453).
 //!
-//! All layers count positions alike. Full layers, with RoPE or without, hold the sinks and the latest; layers without
-//! RoPE have no positions to mend, and their temperature goes by what the cache holds. Windows and attention chunks that
-//! are shorter than the context forget by themselves, as the model was trained to; longer ones are full layers here.
+//! All layers count positions alike. Layers with full attention, with RoPE or without, store the sinks and the latest
+//! tokens. Layers without RoPE have no positions to correct, and their temperature depends on what the cache stores.
+//! Windows and attention chunks shorter than the context evict by themselves, as the model was trained to; longer ones
+//! are treated as full attention here.
 
 use mlx_rs::transforms::eval;
 
@@ -13,20 +14,20 @@ use crate::error::{Error, Result};
 use crate::models::spec::DecoderSpec;
 use crate::numerics::quant::Quant;
 
-/// Evicted positions after which RoPE counts from the cache's start again: float32 knows the angles of position 32768
-/// to a few thousandths, and those of a million no better than to a tenth.
-const TURN_BACK: usize = 1 << 15;
+/// Evicted positions after which RoPE counts from the cache's start again: float32 represents the angles of position
+/// 32768 to a few thousandths, and those of position a million no better than to a tenth.
+const TURN_BACK_POSITIONS: usize = 1 << 15;
 
-/// How much of a sequence is remembered, and how.
+/// Context and precision of a sequence's keys and values.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CacheSettings {
-    /// What is forgotten; `None`: nothing.
+    /// Context beyond which tokens are evicted; `None`: nothing is evicted.
     pub context: Option<ContextWindow>,
-    /// In what keys and values are held; `None`: as they are computed.
+    /// Quantization of keys and values; `None`: they are stored as computed.
     pub quant: Option<Quant>,
 }
 
-/// The first tokens and the latest.
+/// Limited context: the first tokens and the latest stay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ContextWindow {
     size: usize,
@@ -35,7 +36,8 @@ pub struct ContextWindow {
 }
 
 impl ContextWindow {
-    /// Of `size` tokens the first `sinks` stay; when it is full, `percent` of it goes at a time (one token at least).
+    /// Makes a context of `size` tokens whose first `sinks` stay. When it is full, `percent` of it is evicted at a
+    /// time, at least one token.
     pub fn new(size: usize, sinks: usize, percent: usize) -> Result<Self> {
         if sinks >= size {
             return Err(Error::usage(format!(
@@ -47,30 +49,30 @@ impl ContextWindow {
         Ok(Self { size, sinks, batch })
     }
 
-    /// Tokens that are remembered at most.
+    /// Returns the most tokens that the cache stores.
     pub fn size(&self) -> usize {
         self.size
     }
 }
 
-/// What a cache came to.
+/// Statistics of a cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CacheFigures {
-    /// Tokens that were forgotten.
+    /// Evicted tokens.
     pub evicted: usize,
-    /// Most bytes held at a time.
+    /// Most bytes stored at a time.
     pub bytes: usize,
 }
 
-/// The caches of one sequence.
+/// Caches of all layers for one sequence.
 #[derive(Debug)]
 pub(crate) struct Caches {
     layers: Vec<KvCache>,
     context: Option<ContextWindow>,
     turn_back: usize,
-    /// Tokens seen.
+    /// Tokens read.
     seen: usize,
-    /// Of them, in a full layer's cache.
+    /// Tokens in the cache of a layer with full attention.
     held: usize,
     /// Positions by which RoPE is ahead of the cache.
     ahead: usize,
@@ -78,14 +80,14 @@ pub(crate) struct Caches {
 }
 
 impl Caches {
-    /// Empty caches, of which the latest `slack` positions can always be taken back.
+    /// Makes empty caches, of which the latest `slack` positions can always be removed again.
     pub(crate) fn new(spec: &DecoderSpec, settings: &CacheSettings, slack: usize) -> Self {
         let size = settings.context.map(|context| context.size);
         let layer = |&layer| KvCache::new(layer, size, settings.quant, slack);
         Self {
             layers: spec.layers.iter().map(layer).collect(),
             context: settings.context,
-            turn_back: TURN_BACK,
+            turn_back: TURN_BACK_POSITIONS,
             seen: 0,
             held: 0,
             ahead: 0,
@@ -93,7 +95,7 @@ impl Caches {
         }
     }
 
-    /// Where the next token stands.
+    /// Returns the position of the next token.
     pub(crate) fn place(&self) -> Place {
         Place {
             seen: self.seen,
@@ -107,7 +109,7 @@ impl Caches {
         self.layers.get_mut(index)
     }
 
-    /// Counts tokens that went through all layers.
+    /// Counts `tokens` that went through all layers.
     pub(crate) fn advance(&mut self, tokens: usize) {
         self.seen += tokens;
         self.held += tokens;
@@ -115,8 +117,8 @@ impl Caches {
         self.figures.bytes = self.figures.bytes.max(bytes);
     }
 
-    /// How many tokens can come next, one at least: a full cache forgets first. Since nothing is forgotten before that,
-    /// the outputs do not depend on how many tokens come at a time.
+    /// Returns how many tokens can be read next, at least one: a full cache evicts first. Since nothing is evicted
+    /// before that, outputs do not depend on how many tokens are read at a time.
     pub(crate) fn make_room(&mut self, spec: &DecoderSpec) -> Result<usize> {
         let Some(context) = self.context else { return Ok(usize::MAX) };
         if self.held >= context.size {
@@ -140,29 +142,29 @@ impl Caches {
         Ok(context.size - self.held)
     }
 
-    /// Tokens seen.
+    /// Returns the number of tokens read.
     pub(crate) fn seen(&self) -> usize {
         self.seen
     }
 
-    /// Takes the latest `count` tokens back, or says that this cannot be done and leaves all as it is: some layer has let
-    /// go of what would be needed, or they came before something was evicted that would still be there without them.
+    /// Removes the latest `count` tokens and returns true; or returns false and changes nothing, where some layer lacks
+    /// what would be needed, or where something was evicted that would still be there without them.
     pub(crate) fn trim(&mut self, count: usize) -> bool {
         if count == 0 {
             return true;
         }
         let evicted = self.context.filter(|_| self.figures.evicted > 0);
         let least = evicted.map_or(0, |context| context.size - context.batch);
-        let can = count + least <= self.held && self.layers.iter().all(|layer| layer.can_trim(count));
-        if can {
-            self.layers.iter_mut().for_each(|layer| layer.trim(count));
-            self.seen -= count;
-            self.held -= count;
+        if count + least > self.held || !self.layers.iter().all(|layer| layer.can_trim(count)) {
+            return false;
         }
-        can
+        self.layers.iter_mut().for_each(|layer| layer.trim(count));
+        self.seen -= count;
+        self.held -= count;
+        true
     }
 
-    /// Evaluates what is held, so that the graph behind it can go.
+    /// Evaluates the stored arrays, so that the graph behind them can be freed.
     pub(crate) fn settle(&self) -> Result<()> {
         Ok(eval(self.layers.iter().flat_map(KvCache::arrays))?)
     }
@@ -177,7 +179,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::*;
-    use crate::engine::decoder::model::Model;
+    use crate::engine::decoder::model::{LogitsOf, Model};
     use crate::engine::runtime::Engine;
     use crate::models::source::SourceModel;
     use crate::models::spec::{AttentionSpan, RopeScaling};
@@ -188,10 +190,10 @@ mod tests {
     fn goldens() -> Vec<PathBuf> {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden");
         let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-        let mut found: Vec<PathBuf> = entries.filter(|p| p.join("golden.safetensors").is_file()).collect();
-        found.sort();
-        assert!(found.len() > 15);
-        found
+        let mut folders: Vec<PathBuf> = entries.filter(|p| p.join("golden.safetensors").is_file()).collect();
+        folders.sort();
+        assert!(folders.len() > 15);
+        folders
     }
 
     fn tokens(model: &Model, count: usize) -> Vec<u32> {
@@ -215,14 +217,14 @@ mod tests {
     }
 
     #[track_caller]
-    fn close(what: &str, found: &[f32], expected: &[f32]) {
-        assert_eq!(found.len(), expected.len(), "{what}");
+    fn assert_close(what: &str, logits: &[f32], expected: &[f32]) {
+        assert_eq!(logits.len(), expected.len(), "{what}");
         let scale = expected.iter().fold(1e-3f32, |most, x| most.max(x.abs()));
-        let error = found.iter().zip(expected).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
+        let error = logits.iter().zip(expected).fold(0f32, |most, (a, b)| most.max((a - b).abs()));
         assert!(error / scale < 2e-4, "{what}: {error} of {scale}");
     }
 
-    /// What a full cache holds once `count` tokens were seen: the sinks and the latest.
+    /// Tokens in a full cache once `count` tokens were read: the sinks and the latest.
     fn remembered(tokens: &[u32], count: usize, batch: usize) -> Vec<u32> {
         let mut held: Vec<u32> = Vec::new();
         for &token in &tokens[..count] {
@@ -234,10 +236,10 @@ mod tests {
         held
     }
 
-    /// In one layer keys and values are those of their own token, so that a cache that forgot must give what the model
-    /// gives for a text of the tokens that are left.
+    /// In one layer keys and values depend on their own token only, so that a cache that evicted must give what the
+    /// model gives for a text of the remaining tokens.
     #[test]
-    fn one_layer_sees_the_text_that_is_left() {
+    fn one_layer_sees_the_remembered_text() {
         let engine = Engine::start().unwrap();
         let mut spans = Vec::new();
         for folder in goldens() {
@@ -249,7 +251,7 @@ mod tests {
             for index in 0..source.spec().layers.len() {
                 let model = Model::load(&engine, &source, None).unwrap().one_layer(index);
                 let (tokens, vocabulary) = (tokens(&model, 4 * CONTEXT), model.spec().vocab_size);
-                let found = streamed(&model, &tokens, &settings(20), 7);
+                let logits = streamed(&model, &tokens, &settings(20), 7);
                 let span = model.spec().layers[0].span;
                 spans.push((span, model.spec().layers[0].rope));
                 for count in [CONTEXT - 1, CONTEXT, CONTEXT + 1, CONTEXT + 5, CONTEXT + 6, 4 * CONTEXT] {
@@ -261,8 +263,8 @@ mod tests {
                     };
                     let expected = model.logits(&text, None).unwrap();
                     let what = format!("{} layer {index} after {count}", folder.display());
-                    let row = &found[(count - 1) * vocabulary..count * vocabulary];
-                    close(&what, row, &expected[expected.len() - vocabulary..]);
+                    let row = &logits[(count - 1) * vocabulary..count * vocabulary];
+                    assert_close(&what, row, &expected[expected.len() - vocabulary..]);
                 }
             }
         }
@@ -278,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn the_outputs_do_not_depend_on_the_step_nor_on_turning_back() {
+    fn outputs_depend_on_neither_step_nor_turning_back() {
         let engine = Engine::start().unwrap();
         for folder in goldens() {
             let source = SourceModel::open(&folder).unwrap();
@@ -287,18 +289,18 @@ mod tests {
             let all = streamed(&model, &tokens, &settings(10), 1000);
             for (step, percent) in [(1, 10), (7, 10), (40, 10)] {
                 let what = format!("{} step {step}", folder.display());
-                close(&what, &streamed(&model, &tokens, &settings(percent), step), &all);
+                assert_close(&what, &streamed(&model, &tokens, &settings(percent), step), &all);
             }
             let mut caches = Caches::new(model.spec(), &settings(10), 0);
             caches.turn_back = 7;
-            let mut found = Vec::new();
+            let mut turned = Vec::new();
             let keep = |logits| {
-                found.extend(crate::engine::array::to_vec(&logits)?);
+                turned.extend(crate::engine::array::to_vec(&logits)?);
                 Ok(())
             };
-            model.feed(&tokens, &mut caches, 5, false, keep).unwrap();
+            model.feed(&tokens, &mut caches, 5, LogitsOf::EveryToken, keep).unwrap();
             assert!(caches.ahead < 7 && caches.figures.evicted > 70);
-            close(&format!("{} turned back", folder.display()), &found, &all);
+            assert_close(&format!("{} turned back", folder.display()), &turned, &all);
         }
     }
 
@@ -322,16 +324,17 @@ mod tests {
         let (tokens, vocabulary) = (&tokens[..256], model.spec().vocab_size);
         let float = model.logits(tokens, None).unwrap();
         let kl = |settings: &CacheSettings, step: usize| {
-            let found = streamed(&model, tokens, settings, step);
-            let kl = crate::numerics::divergence::kl_divergences(&found, &float, vocabulary);
+            let logits = streamed(&model, tokens, settings, step);
+            let kl = crate::numerics::divergence::kl_divergences(&logits, &float, vocabulary);
             kl.iter().sum::<f64>() / kl.len() as f64
         };
         // One token at a time multiplies codes, many decode them: two ways to one result.
         for (bits, least, most) in [(8, 0.0, 1e-4), (4, 1e-4, 2e-2)] {
             let settings = with_bits(bits, 32, None);
-            let (alone, together) = (kl(&settings, 1), kl(&settings, 50));
-            assert!((least..most).contains(&alone), "{bits} bits: {alone}");
-            assert!((alone - together).abs() < 1e-6 + 0.02 * alone, "{bits} bits: {alone} {together}");
+            let (one_by_one, in_steps) = (kl(&settings, 1), kl(&settings, 50));
+            assert!((least..most).contains(&one_by_one), "{bits} bits: {one_by_one}");
+            let difference = (one_by_one - in_steps).abs();
+            assert!(difference < 1e-6 + 0.02 * one_by_one, "{bits} bits: {one_by_one} {in_steps}");
         }
         let bytes = |settings| model.stream(tokens, &settings, 64, |_| Ok(())).unwrap().bytes as f64;
         let whole = bytes(CacheSettings::default());
@@ -347,8 +350,8 @@ mod tests {
         let tokens = &tokens[..600];
         let float =
             streamed(&model, tokens, &CacheSettings { quant: None, ..with_bits(8, 32, Some(64)) }, 16);
-        let found = streamed(&model, tokens, &with_bits(8, 32, Some(64)), 16);
-        let kl = crate::numerics::divergence::kl_divergences(&found, &float, model.spec().vocab_size);
+        let quantized = streamed(&model, tokens, &with_bits(8, 32, Some(64)), 16);
+        let kl = crate::numerics::divergence::kl_divergences(&quantized, &float, model.spec().vocab_size);
         // The last as good as the first: nothing piles up.
         let mean = |kl: &[f64]| kl.iter().sum::<f64>() / kl.len() as f64;
         assert!(mean(&kl[..200]) < 1e-4 && mean(&kl[400..]) < 1e-4, "{} {}", mean(&kl), mean(&kl[400..]));

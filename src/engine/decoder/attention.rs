@@ -1,17 +1,17 @@
-//! Which keys a query sees, as MLX masks, and how positions enter queries and keys.
+//! Attention: which keys a query attends to, as MLX masks, and how positions enter queries and keys.
 
 use mlx_rs::Array;
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask as SdpaMask};
 use mlx_rs::ops::softmax_axis;
 
 use crate::engine::array::Packed;
-use crate::engine::cache::arrays::Held;
+use crate::engine::cache::arrays::CachedArray;
 use crate::engine::positions::{Place, Rotation};
 use crate::error::Result;
 use crate::models::spec::{AttentionSpan, DecoderSpec, TemperatureTuning};
 use crate::numerics::dtype::Dtype;
 
-/// The mask of one call.
+/// Attention mask of one call.
 #[derive(Debug, Clone)]
 pub(crate) enum Mask {
     /// Every key is seen.
@@ -23,7 +23,7 @@ pub(crate) enum Mask {
 }
 
 impl Mask {
-    /// For `queries` positions from `offset` on, over the latest `keys` positions.
+    /// Makes the mask of `queries` positions from `offset` on, over the latest `keys` positions.
     pub(crate) fn new(span: AttentionSpan, offset: usize, queries: usize, keys: usize) -> Self {
         let total = offset + queries;
         let first_key = total - keys;
@@ -49,7 +49,7 @@ impl Mask {
     }
 }
 
-/// Softmax(q k^T scale + mask) v for q [batch, heads, queries, dim] and k, v [batch, kv heads, keys, dim].
+/// Computes softmax(q k^T scale + mask) v for q [batch, heads, queries, dim] and k, v [batch, kv heads, keys, dim].
 pub(crate) fn attend(q: &Array, k: &Array, v: &Array, scale: f32, mask: &Mask) -> Result<Array> {
     Ok(match mask {
         Mask::None => fast::scaled_dot_product_attention(q, k, v, scale, None, None)?,
@@ -58,18 +58,18 @@ pub(crate) fn attend(q: &Array, k: &Array, v: &Array, scale: f32, mask: &Mask) -
     })
 }
 
-/// The same with keys and values as a cache holds them. One query that sees all keys multiplies codes, as mlx-lm does;
-/// for more the keys and values of this layer are decoded first.
-pub(crate) fn attend_held(
+/// Computes attention over keys and values as a cache stores them. One query that attends to all keys multiplies codes,
+/// as mlx-lm does; for more queries the keys and values of this layer are decoded first.
+pub(crate) fn attend_cached(
     q: &Array,
-    k: &Held,
-    v: &Held,
+    k: &CachedArray,
+    v: &CachedArray,
     scale: f32,
     mask: &Mask,
     dtype: Dtype,
 ) -> Result<Array> {
     match (k, v, mask) {
-        (Held::Quantized(k), Held::Quantized(v), Mask::None) if q.shape()[2] == 1 => {
+        (CachedArray::Quantized(k), CachedArray::Quantized(v), Mask::None) if q.shape()[2] == 1 => {
             attend_codes(q, k, v, scale)
         }
         _ => attend(q, &k.dense(dtype)?, &v.dense(dtype)?, scale, mask),
@@ -86,7 +86,7 @@ fn attend_codes(q: &Array, k: &Packed, v: &Packed, scale: f32) -> Result<Array> 
     Ok(v.matmul(&weights)?.reshape(sizes)?)
 }
 
-/// Factors [1, 1, queries, 1] on the queries of layers without RoPE.
+/// Returns the factors [1, 1, queries, 1] on the queries of layers without RoPE.
 pub(crate) fn temperatures(tuning: TemperatureTuning, offset: usize, queries: usize) -> Array {
     let factors: Vec<f32> = (offset..offset + queries)
         .map(|position| {
@@ -97,7 +97,7 @@ pub(crate) fn temperatures(tuning: TemperatureTuning, offset: usize, queries: us
     Array::from_slice(&factors, &[1, 1, queries as i32, 1])
 }
 
-/// What all blocks share in one call: positions and masks.
+/// Positions and masks of one call, shared by all blocks.
 #[derive(Debug)]
 pub(crate) struct Positions {
     pub(crate) rotation: Rotation,
@@ -108,11 +108,12 @@ pub(crate) struct Positions {
 }
 
 impl Positions {
-    /// Of `queries` tokens from `offset` on, with all before them remembered.
+    /// Makes the positions of `queries` tokens from `offset` on, with all tokens before them remembered.
     pub(crate) fn new(spec: &DecoderSpec, offset: usize, queries: usize) -> Self {
         Self::at(spec, Place { seen: offset, held: offset, rotation: offset, context: None }, queries)
     }
 
+    /// Makes the positions of `queries` tokens, the first of them at `place`.
     pub(crate) fn at(spec: &DecoderSpec, place: Place, queries: usize) -> Self {
         let length = place.context.unwrap_or(place.rotation + queries);
         Self {
@@ -124,7 +125,7 @@ impl Positions {
         }
     }
 
-    /// The mask for `span` over the latest `keys` positions.
+    /// Returns the mask for `span` over the latest `keys` positions.
     pub(crate) fn mask(&mut self, span: AttentionSpan, keys: usize) -> Mask {
         if let Some((_, _, mask)) = self.masks.iter().find(|(s, k, _)| *s == span && *k == keys) {
             return mask.clone();

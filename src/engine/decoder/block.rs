@@ -4,7 +4,7 @@ use mlx_rs::Array;
 use mlx_rs::fast::rms_norm;
 use std::slice::from_mut;
 
-use super::attention::{Positions, attend, attend_held};
+use super::attention::{Positions, attend, attend_cached};
 use super::experts::{Choice, Router};
 use super::linear::Linear;
 use super::load::Loader;
@@ -13,7 +13,7 @@ use crate::engine::cache::layer::KvCache;
 use crate::error::Result;
 use crate::models::spec::{DecoderSpec, LayerSpec, QkNorm, Role};
 
-/// The weights of one block.
+/// Weights of one block.
 #[derive(Debug, Clone)]
 pub(crate) struct Block {
     pub(crate) layer: LayerSpec,
@@ -22,7 +22,7 @@ pub(crate) struct Block {
     pub(crate) v: Linear,
     pub(crate) o: Linear,
     pub(crate) mlp: Gated,
-    /// Where the MLP is made of experts.
+    /// Router of an MLP of experts.
     pub(crate) router: Option<Router>,
     q_norm: Option<Array>,
     k_norm: Option<Array>,
@@ -30,18 +30,18 @@ pub(crate) struct Block {
     post_attention_norm: Array,
 }
 
-/// A block's way up to its MLP.
+/// Outputs of a block's attention: the inputs of its MLP.
 pub(crate) struct Attended {
-    /// The residual stream.
+    /// Residual stream [batch, tokens, hidden].
     stream: Array,
-    /// What the MLP gets.
+    /// Normed input of the MLP [batch, tokens, hidden].
     normed: Array,
-    /// Of the experts, [tokens, experts].
+    /// Probabilities of the experts, [tokens, experts].
     probabilities: Option<Array>,
 }
 
 impl Attended {
-    /// All of it.
+    /// Returns all arrays, to be evaluated.
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
         [&self.stream, &self.normed].into_iter().chain(&self.probabilities)
     }
@@ -74,21 +74,24 @@ impl Block {
         })
     }
 
-    /// Loads a block that many sequences go through: on the CPU, which decodes quantized matrices for products with many
-    /// rows, this is done here once and not for each of them.
+    /// Loads a block that many sequences go through. On the CPU, which decodes quantized matrices for products with
+    /// many rows, all of them are decoded here once and not for each sequence.
     pub(crate) fn load_for_many(loader: &Loader<'_>, context: Context<'_>, index: usize) -> Result<Self> {
         let mut block = Self::load(loader, index)?;
         if !context.on_gpu {
-            let Self { q, k, v, o, mlp: Gated { gate, up, down }, router, .. } = &mut block;
-            let mlps = [gate, up, down].into_iter().flatten();
-            let linears = [q, k, v, o].into_iter().chain(mlps).map(|linear| &mut linear.weight);
-            let router = router.as_mut().map(|router| &mut router.weight);
-            linears.chain(router).try_for_each(|weight| weight.decode(context.dtype))?;
+            for role in Role::BLOCK {
+                for linear in block.linears_mut(role) {
+                    linear.weight.decode(context.dtype)?;
+                }
+            }
+            if let Some(router) = &mut block.router {
+                router.weight.decode(context.dtype)?;
+            }
         }
         Ok(block)
     }
 
-    /// The linear layers of `role`: one, or one an expert.
+    /// Returns the linear layers of `role`: one, or one per expert.
     pub(crate) fn linears_mut(&mut self, role: Role) -> &mut [Linear] {
         match role {
             Role::Q => from_mut(&mut self.q),
@@ -102,7 +105,7 @@ impl Block {
         }
     }
 
-    /// The weights of the norms that this block has, by the rest of their names.
+    /// Returns the weights of this block's norms, with their names inside the block.
     pub(crate) fn norms_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut Array)> {
         let Self { q_norm, k_norm, input_norm, post_attention_norm, .. } = self;
         [
@@ -115,7 +118,8 @@ impl Block {
         .filter_map(|(name, norm)| Some((name, norm?)))
     }
 
-    /// x [batch, tokens, hidden] to the same. Without a cache the tokens are the whole sequence.
+    /// Computes the block's output [batch, tokens, hidden] from x of that shape. Without a cache the tokens are the
+    /// whole sequence.
     pub(crate) fn forward(
         &self,
         context: Context<'_>,
@@ -128,7 +132,7 @@ impl Block {
         self.finish(context, &attended, choice.as_ref(), &mut |_, _| {})
     }
 
-    /// The same of a whole sequence for which the experts are chosen.
+    /// Computes the block's output for a whole sequence x, with its experts already chosen.
     pub(crate) fn forward_chosen(
         &self,
         context: Context<'_>,
@@ -140,16 +144,8 @@ impl Block {
         self.finish(context, &attended, choice, &mut |_, _| {})
     }
 
-    /// The experts that the tokens of a whole sequence x go to, if there are any. Evaluates.
-    pub(crate) fn choose_for(&self, context: Context<'_>, x: &Array) -> Result<Option<Choice>> {
-        if self.router.is_none() {
-            return Ok(None);
-        }
-        let mut positions = Positions::new(context.spec, 0, x.shape()[1] as usize);
-        self.choose(&self.attend(context, x, &mut positions, None, &mut |_, _| {})?)
-    }
-
-    /// Up to the MLP, showing `observe` the input of the linear layers: of q (and k and v) and o.
+    /// Computes attention, up to the MLP's input. `observe` sees the inputs of the linear layers: of q (which k and v
+    /// share) and o.
     pub(crate) fn attend(
         &self,
         context: Context<'_>,
@@ -166,13 +162,13 @@ impl Block {
         Ok(Attended { probabilities: probabilities.transpose()?, stream, normed })
     }
 
-    /// The experts that the tokens go to, if there are any. Evaluates.
+    /// Chooses the experts of the tokens; `None` where the MLP has none. Evaluates.
     pub(crate) fn choose(&self, attended: &Attended) -> Result<Option<Choice>> {
-        let chosen = self.router.as_ref().zip(attended.probabilities.as_ref());
-        chosen.map(|(router, probabilities)| router.choose(probabilities)).transpose()
+        let Some(router) = &self.router else { return Ok(None) };
+        attended.probabilities.as_ref().map(|probabilities| router.choose(probabilities)).transpose()
     }
 
-    /// Through the MLP, showing `observe` the input of gate (and up) and down.
+    /// Computes the MLP and the block's output. `observe` sees the inputs of gate (which up shares) and down.
     pub(crate) fn finish(
         &self,
         context: Context<'_>,
@@ -181,11 +177,13 @@ impl Block {
         observe: &mut dyn FnMut(Matrix, &Array),
     ) -> Result<Array> {
         let Attended { stream, normed, probabilities } = attended;
-        let added = match (&self.router, probabilities, choice) {
-            (Some(router), Some(probabilities), Some(choice)) => {
-                router.forward(context, &self.mlp, normed, probabilities, choice, observe)?
-            }
-            _ => self.mlp.forward(context, normed, observe)?,
+        let added = if let Some(router) = &self.router
+            && let Some(probabilities) = probabilities
+            && let Some(choice) = choice
+        {
+            router.forward(context, &self.mlp, normed, probabilities, choice, observe)?
+        } else {
+            self.mlp.forward(context, normed, observe)?
         };
         Ok(stream.add(added)?)
     }
@@ -203,20 +201,20 @@ impl Block {
         let linear = |linear: &Linear| linear.forward(x, dtype, on_gpu);
         let projected = [linear(&self.q)?, linear(&self.k)?, linear(&self.v)?];
         let (q, k, v) = self.heads(context, projected, positions)?;
-        let scale = scale(spec);
+        let scale = attention_scale(spec);
         let out = if let Some(cache) = cache {
             let (k, v) = cache.update(&k, &v)?;
-            attend_held(&q, &k, &v, scale, &positions.mask(cache.span(), k.positions()), dtype)?
+            attend_cached(&q, &k, &v, scale, &positions.mask(cache.span(), k.positions()), dtype)?
         } else {
             attend(&q, &k, &v, scale, &positions.mask(self.layer.span, x.shape()[1] as usize))?
         };
-        let out = beside(&out)?;
+        let out = concatenate_heads(&out)?;
         observe(Role::O.into(), &out);
         self.o.forward(&out, dtype, on_gpu)
     }
 
-    /// What the linear layers give for queries, keys and values [batch, tokens, ..] to heads [batch, heads, tokens, dim]
-    /// that know their positions.
+    /// Splits queries, keys and values [batch, tokens, ..] into heads [batch, heads, tokens, dim] and applies their
+    /// positions.
     fn heads(
         &self,
         context: Context<'_>,
@@ -238,7 +236,7 @@ impl Block {
         Ok((q, k, v))
     }
 
-    /// Norm per head, heads before tokens, rotation.
+    /// Applies the norm per head, puts heads before tokens, and rotates.
     fn positioned(
         &self,
         context: Context<'_>,
@@ -257,14 +255,14 @@ impl Block {
     }
 }
 
-/// The factor on scores of queries and keys.
-fn scale(spec: &DecoderSpec) -> f32 {
+/// Returns the factor on the products of queries and keys.
+fn attention_scale(spec: &DecoderSpec) -> f32 {
     (spec.head_dim as f32).powf(-0.5)
 }
 
-/// Heads [batch, heads, tokens, dim] beside each other: [batch, tokens, heads * dim].
-fn beside(heads: &Array) -> Result<Array> {
+/// Concatenates heads [batch, heads, tokens, dim] to [batch, tokens, heads * dim].
+fn concatenate_heads(heads: &Array) -> Result<Array> {
     let sizes = heads.shape();
-    let together = [sizes[0], sizes[2], sizes[1] * sizes[3]];
-    Ok(heads.transpose_axes(&[0, 2, 1, 3])?.reshape(&together)?)
+    let concatenated = [sizes[0], sizes[2], sizes[1] * sizes[3]];
+    Ok(heads.transpose_axes(&[0, 2, 1, 3])?.reshape(&concatenated)?)
 }

@@ -1,8 +1,8 @@
 //! An MLP of experts: a router gives each token to some of them.
 //!
-//! Which experts a token goes to is decided outside MLX: each expert then gets its tokens as one product, and no other
-//! expert's weights are touched. MLX's gathered products would do one token after the other on the CPU. Gradients take the
-//! choice as given.
+//! The choice of a token's experts is made outside MLX: each expert then gets its tokens as one product, and no other
+//! expert's weights are touched. MLX's gathered products would compute one token after the other on the CPU. Gradients
+//! take the choice as constant.
 
 use mlx_rs::Array;
 use mlx_rs::ops::indexing::take_along_axis;
@@ -15,37 +15,37 @@ use crate::engine::array::to_vec;
 use crate::error::Result;
 use crate::models::spec::{ExpertsSpec, ROUTER, Role};
 
-/// Chooses experts.
+/// Router that chooses experts.
 #[derive(Debug, Clone)]
 pub(crate) struct Router {
     pub(crate) weight: Weight,
     experts: ExpertsSpec,
 }
 
-/// Which experts the tokens go to.
+/// Experts chosen for the tokens of a sequence.
 pub(crate) struct Choice {
-    /// Of each token, one after the other.
+    /// Chosen experts of each token, token after token.
     experts: Vec<u32>,
     per_token: usize,
-    /// Of each expert, the places in `experts` that name it.
+    /// For each expert, the indices in `experts` that name it.
     places: Vec<Vec<usize>>,
 }
 
 impl Router {
-    /// The router of block `index`; `None` where its MLP is not made of experts.
+    /// Loads the router of block `index`; `None` where its MLP has no experts.
     pub(crate) fn load(loader: &Loader<'_>, index: usize) -> Result<Option<Self>> {
         let spec = loader.source.spec();
         let Some(experts) = spec.experts_of(index) else { return Ok(None) };
         Ok(Some(Self { weight: loader.weight(&spec.mlp_path(index, ROUTER))?, experts }))
     }
 
-    /// Probabilities [tokens, experts] of x [.., tokens, hidden].
+    /// Computes the probabilities [tokens, experts] of x [.., tokens, hidden].
     pub(crate) fn probabilities(&self, context: Context<'_>, x: &Array) -> Result<Array> {
         let logits = self.weight.matmul_transposed(x, context.dtype, context.on_gpu)?;
         Ok(softmax_axis(&logits, -1, true)?.reshape(&[-1, self.experts.count as i32])?)
     }
 
-    /// The likeliest experts of each token; of equal ones the first. Evaluates.
+    /// Chooses the likeliest experts of each token, among equal ones the first. Evaluates.
     pub(crate) fn choose(&self, probabilities: &Array) -> Result<Choice> {
         let ExpertsSpec { count, per_token, .. } = self.experts;
         let values = to_vec(probabilities)?;
@@ -64,7 +64,8 @@ impl Router {
         Ok(Choice { experts, per_token, places })
     }
 
-    /// What the experts of `mlp` make of x [.., tokens, hidden], added up. `observe` sees what goes into each of them.
+    /// Computes the weighted sum of the chosen experts' outputs for x [.., tokens, hidden]. `observe` sees the input of
+    /// each expert's layers.
     pub(crate) fn forward(
         &self,
         context: Context<'_>,
@@ -88,14 +89,14 @@ impl Router {
             observe(matrix(Role::Down), &inner);
             outputs.push(product(&mlp.down, &inner)?);
         }
-        let outputs = concatenate(&outputs, 0)?.take_axis(choice.back(), 0)?;
+        let outputs = concatenate(&outputs, 0)?.take_axis(choice.output_rows(), 0)?;
         let per_token = choice.per_token as i32;
         let outputs = outputs.reshape(&[-1, per_token, context.spec.hidden_size as i32])?;
         let weights = self.weights(probabilities, choice)?.expand_dims(2)?;
         Ok(outputs.multiply(weights)?.sum_axis(1, false)?.reshape(x.shape())?)
     }
 
-    /// What the outputs of each token's experts count, [tokens, experts of each].
+    /// Returns the factors on the outputs of each token's experts, [tokens, experts per token].
     fn weights(&self, probabilities: &Array, choice: &Choice) -> Result<Array> {
         let sizes = [-1, choice.per_token as i32];
         let experts = Array::from_slice(&choice.experts, &[choice.experts.len() as i32]).reshape(&sizes)?;
@@ -108,19 +109,20 @@ impl Router {
 }
 
 impl Choice {
-    /// The tokens of an expert.
+    /// Returns the indices of an expert's tokens.
     fn tokens(&self, expert: usize) -> Array {
         let tokens: Vec<u32> =
             self.places[expert].iter().map(|place| (place / self.per_token) as u32).collect();
         Array::from_slice(&tokens, &[tokens.len() as i32])
     }
 
-    /// Where the output of each place is when the experts' outputs lie one after the other.
-    fn back(&self) -> Array {
-        let mut back = vec![0u32; self.experts.len()];
-        for (at, &place) in self.places.iter().flatten().enumerate() {
-            back[place] = at as u32;
+    /// Returns, for each chosen expert of each token, the row of its output among all experts' outputs, expert after
+    /// expert.
+    fn output_rows(&self) -> Array {
+        let mut rows = vec![0u32; self.experts.len()];
+        for (row, &place) in self.places.iter().flatten().enumerate() {
+            rows[place] = row as u32;
         }
-        Array::from_slice(&back, &[back.len() as i32])
+        Array::from_slice(&rows, &[rows.len() as i32])
     }
 }

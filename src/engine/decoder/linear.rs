@@ -7,7 +7,7 @@ use crate::engine::array::Packed;
 use crate::error::Result;
 use crate::numerics::dtype::Dtype;
 
-/// A weight matrix [rows, columns].
+/// Weight matrix [rows, columns], float or quantized.
 #[derive(Debug, Clone)]
 pub(crate) enum Weight {
     Float(Array),
@@ -15,7 +15,7 @@ pub(crate) enum Weight {
 }
 
 impl Weight {
-    /// The matrix in float.
+    /// Returns the matrix as floats of `dtype`.
     pub(crate) fn dense(&self, dtype: Dtype) -> Result<Array> {
         match self {
             Self::Float(weight) => Ok(weight.clone()),
@@ -23,7 +23,7 @@ impl Weight {
         }
     }
 
-    /// Decodes a quantized matrix for good.
+    /// Replaces a quantized matrix by its decoded values.
     pub(crate) fn decode(&mut self, dtype: Dtype) -> Result<()> {
         if let Self::Quantized(packed) = self {
             let dense = packed.dequantize(dtype)?;
@@ -33,24 +33,28 @@ impl Weight {
         Ok(())
     }
 
-    /// The matrices that lie one after the other, `count` of them; without a copy.
-    pub(crate) fn apart(self, count: usize) -> Result<Vec<Self>> {
+    /// Splits the stored matrix of `count` experts, which lie one after the other, into one matrix per expert; without
+    /// a copy.
+    pub(crate) fn split_experts(self, count: usize) -> Result<Vec<Self>> {
         match self {
-            Self::Float(weight) => Ok(apart(&weight, count)?.into_iter().map(Self::Float).collect()),
+            Self::Float(weight) => Ok(split_experts(&weight, count)?.into_iter().map(Self::Float).collect()),
             Self::Quantized(Packed { codes, scales, biases, quant }) => {
-                let both = apart(&codes, count)?.into_iter().zip(apart(&scales, count)?);
-                let mut biases = biases.map(|biases| apart(&biases, count)).transpose()?.map(Vec::into_iter);
-                let packed = both.map(|(codes, scales)| {
-                    let biases = biases.as_mut().and_then(Iterator::next);
-                    Self::Quantized(Packed { codes, scales, biases, quant })
+                let codes = split_experts(&codes, count)?;
+                let scales = split_experts(&scales, count)?;
+                let mut biases = match biases {
+                    Some(biases) => split_experts(&biases, count)?.into_iter(),
+                    None => Vec::new().into_iter(),
+                };
+                let experts = codes.into_iter().zip(scales).map(|(codes, scales)| {
+                    Self::Quantized(Packed { codes, scales, biases: biases.next(), quant })
                 });
-                Ok(packed.collect())
+                Ok(experts.collect())
             }
         }
     }
 
-    /// `x @ w.T` for x [batch, tokens, columns]. On the CPU a quantized matrix is decoded once for many rows, because
-    /// MLX's quantized product there runs at a hundredth of the rate of the dense one.
+    /// Computes `x @ w.T` for x [batch, tokens, columns]. On the CPU a quantized matrix is decoded once for many rows,
+    /// because MLX's quantized product there runs at a hundredth of the rate of the dense one.
     pub(crate) fn matmul_transposed(&self, x: &Array, dtype: Dtype, on_gpu: bool) -> Result<Array> {
         match self {
             Self::Float(weight) => Ok(x.matmul(weight.t())?),
@@ -59,7 +63,7 @@ impl Weight {
         }
     }
 
-    /// The rows at `indices` in float.
+    /// Returns the rows at `indices` as floats of `dtype`.
     pub(crate) fn rows(&self, indices: &Array, dtype: Dtype) -> Result<Array> {
         match self {
             Self::Float(weight) => Ok(weight.take_axis(indices, 0)?),
@@ -68,8 +72,8 @@ impl Weight {
     }
 }
 
-/// The parts of an array [count, ..], each without the first axis.
-pub(crate) fn apart(array: &Array, count: usize) -> Result<Vec<Array>> {
+/// Splits an array [count, ..] into `count` arrays without the first axis.
+pub(crate) fn split_experts(array: &Array, count: usize) -> Result<Vec<Array>> {
     let parts = array.split_equal(count as i32, 0)?;
     parts.iter().map(|part| Ok(part.squeeze_axes(&[0])?)).collect()
 }
@@ -82,7 +86,7 @@ fn rows(x: &Array) -> usize {
     x.size() / columns
 }
 
-/// A linear layer.
+/// Linear layer: weight [rows, columns] and optional bias [rows].
 #[derive(Debug, Clone)]
 pub(crate) struct Linear {
     pub(crate) weight: Weight,
@@ -90,7 +94,7 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
-    /// `x @ w.T + b`.
+    /// Computes `x @ w.T + b`.
     pub(crate) fn forward(&self, x: &Array, dtype: Dtype, on_gpu: bool) -> Result<Array> {
         let y = self.weight.matmul_transposed(x, dtype, on_gpu)?;
         Ok(match &self.bias {

@@ -1,4 +1,4 @@
-//! Tensors of a checked model folder as MLX arrays. Only the layers of the bit map become quantized ones.
+//! Tensors of a checked model folder as MLX arrays. Only layers that the bit map lists become quantized ones.
 
 use mlx_rs::Array;
 use rayon::prelude::*;
@@ -18,23 +18,23 @@ use crate::numerics::nearest;
 use crate::numerics::quant::{Mode, Quant};
 
 /// Source bytes that one thread decodes at a time.
-const CHUNK: usize = 1 << 20;
+const CHUNK_BYTES: usize = 1 << 20;
 /// Weights that one task handles, rounded up to whole rows.
 pub(crate) const TASK: usize = 1 << 14;
 
-/// Float layers that are to be read as if they had been quantized.
+/// Float layers to read as if they had been quantized.
 #[derive(Debug, Clone)]
 pub struct Rounding {
-    /// The layers, and how.
+    /// The layers, with the quantization of each.
     pub bitmap: BitMap,
     /// Dtype of scales and biases.
     pub dtype: FloatType,
 }
 
-/// Values of float tensors, row-major, by the tensors' names: they take the place of what is in the file.
+/// Values of float tensors, row-major, by the tensors' names: they replace those in the file.
 pub type Tuned = BTreeMap<String, Vec<f32>>;
 
-/// Reads arrays in one compute dtype.
+/// Reads a model's tensors as arrays in one compute dtype.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Loader<'a> {
     pub(crate) source: &'a SourceModel,
@@ -48,7 +48,7 @@ impl<'a> Loader<'a> {
         Self { source, dtype, rounding: None, tuned: None }
     }
 
-    /// A float tensor in the compute dtype.
+    /// Reads a float tensor in the compute dtype.
     pub(crate) fn float(&self, name: &str) -> Result<Array> {
         let tensor = self.source.tensor(name)?;
         if let Some(values) = self.tuned.and_then(|tuned| tuned.get(name)) {
@@ -63,8 +63,8 @@ impl<'a> Loader<'a> {
         }
         let mut bytes = Vec::new();
         let mut report = CastReport::default();
-        for start in (0..tensor.byte_len()).step_by(CHUNK) {
-            let end = (start + CHUNK).min(tensor.byte_len());
+        for start in (0..tensor.byte_len()).step_by(CHUNK_BYTES) {
+            let end = (start + CHUNK_BYTES).min(tensor.byte_len());
             report.merge(cast(tensor.dtype, &tensor.slice(start, end), self.dtype, &mut bytes));
             tensor.release(start, end);
         }
@@ -79,7 +79,7 @@ impl<'a> Loader<'a> {
         Ok(array::from_bytes(&bytes, self.dtype, tensor.shape))
     }
 
-    /// The matrix of the layer at `path`, quantized if the bit map lists it.
+    /// Reads the matrix of the layer at `path`, quantized if the bit map lists it.
     pub(crate) fn weight(&self, path: &str) -> Result<Weight> {
         let Some(&quant) = self.source.bitmap().get(path) else {
             let name = format!("{path}.weight");
@@ -100,24 +100,24 @@ impl<'a> Loader<'a> {
         Ok(Weight::Quantized(Packed { codes, scales, biases, quant }))
     }
 
-    /// The linear layer at `path`.
+    /// Reads the linear layer at `path`, with its bias if `bias`.
     pub(crate) fn linear(&self, path: &str, bias: bool) -> Result<Linear> {
         let bias = if bias { Some(self.float(&format!("{path}.bias"))?) } else { None };
         Ok(Linear { weight: self.weight(path)?, bias })
     }
 
-    /// The linear layers of `count` experts, whose matrices lie one after the other at `path`.
+    /// Reads the linear layers of `count` experts, whose matrices lie one after the other at `path`.
     pub(crate) fn experts(&self, path: &str, count: usize) -> Result<Vec<Linear>> {
-        let weights = self.weight(path)?.apart(count)?;
+        let weights = self.weight(path)?.split_experts(count)?;
         Ok(weights.into_iter().map(|weight| Linear { weight, bias: None }).collect())
     }
 
-    /// A float matrix, rounded and back.
+    /// Reads a float matrix, quantizes it to nearest and decodes it again.
     fn rounded(&self, name: &str, quant: Quant, dtype: FloatType) -> Result<Array> {
         let tensor = self.source.tensor(name)?;
         let columns = tensor.columns();
         let failed = |e: QuantizeError| Error::tensor(tensor.file, name, e.to_string());
-        let weights = changed(tensor, |_, weights, errors| {
+        let weights = load_changed(tensor, |_, weights, errors| {
             nearest::rounding_error_into(weights, columns, quant, dtype, errors).map_err(failed)
         })?;
         Ok(weights.as_dtype(array::mlx_dtype(self.dtype))?)
@@ -134,8 +134,9 @@ impl<'a> Loader<'a> {
     }
 }
 
-/// A matrix whose weights are changed by what `changes` gives for some rows of them, of which it gets the first's number.
-pub(crate) fn changed<E: Send>(
+/// Reads a matrix and adds the changes that `changes` writes for blocks of whole rows; it is called with the first
+/// row's number, the rows' weights and a buffer of zeros for the changes.
+pub(crate) fn load_changed<E: Send>(
     tensor: Tensor<'_>,
     changes: impl Fn(usize, &[f32], &mut [f32]) -> Result<(), E> + Sync,
 ) -> Result<Array, E> {
@@ -152,34 +153,35 @@ pub(crate) fn changed<E: Send>(
     })
 }
 
-/// Weights of a task: whole rows.
+/// Returns the weights of one task: whole rows.
 pub(crate) const fn task_weights(columns: usize) -> usize {
     TASK.div_ceil(columns) * columns
 }
 
-/// Weights of the tasks that one thread decodes together: many where there are many, as pages at their ends stay mapped.
+/// Returns the weights of the tasks that one thread decodes in one go: many where the matrix has many, as pages at
+/// their ends stay mapped.
 pub(crate) fn chunk_weights([rows, columns]: [usize; 2]) -> usize {
     let tasks = (rows * columns).div_ceil(task_weights(columns));
     task_weights(columns) * (tasks / 16).clamp(1, 8)
 }
 
-/// Some values as float32.
+/// Reads the values number `part` of a tensor as float32.
 pub(crate) fn decode_part(tensor: Tensor<'_>, part: Range<usize>) -> Vec<f32> {
     let mut values = vec![0.0f32; part.len()];
     decode_into(tensor, part.start, &mut values);
     values
 }
 
-/// The values from number `first` on as float32, decoded in parallel.
+/// Decodes the values from number `first` on as float32, in parallel.
 fn decode_into(tensor: Tensor<'_>, first: usize, values: &mut [f32]) {
-    let step = CHUNK / tensor.dtype.size();
+    let step = CHUNK_BYTES / tensor.dtype.size();
     values
         .par_chunks_mut(step)
         .enumerate()
         .for_each(|(chunk, values)| decode_rows(tensor, first + chunk * step, values));
 }
 
-/// The values from number `first` on as float32; the mapped pages are given back.
+/// Decodes the values from number `first` on as float32 and gives the mapped pages back.
 pub(crate) fn decode_rows(tensor: Tensor<'_>, first: usize, values: &mut [f32]) {
     let start = first * tensor.dtype.size();
     let end = start + values.len() * tensor.dtype.size();

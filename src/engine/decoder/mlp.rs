@@ -1,4 +1,4 @@
-//! Gated MLPs: the product of two linear layers, through a third.
+//! Gated MLPs: the product of two linear layers goes through a third.
 
 use mlx_rs::Array;
 use mlx_rs::ops::sigmoid;
@@ -8,12 +8,12 @@ use crate::error::Result;
 use crate::models::spec::{DecoderSpec, Role};
 use crate::numerics::dtype::Dtype;
 
-/// One of the matrices of a role: experts have one each.
+/// One matrix of a role, or of one of its experts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Matrix {
     pub(crate) role: Role,
     pub(crate) index: usize,
-    /// How many there are.
+    /// Number of matrices of this role.
     pub(crate) count: usize,
 }
 
@@ -23,7 +23,7 @@ impl From<Role> for Matrix {
     }
 }
 
-/// Gated MLPs: one, or one an expert.
+/// Gated MLPs: one, or one per expert.
 #[derive(Debug, Clone)]
 pub(crate) struct Gated {
     pub(crate) gate: Vec<Linear>,
@@ -32,7 +32,7 @@ pub(crate) struct Gated {
 }
 
 impl Gated {
-    /// Through the only one.
+    /// Computes the output of an MLP without experts.
     pub(crate) fn forward(
         &self,
         context: Context<'_>,
@@ -49,12 +49,12 @@ impl Gated {
     }
 }
 
-/// SwiGLU.
+/// Computes SwiGLU: silu(gate) * up.
 pub(crate) fn gated(gate: &Array, up: &Array) -> Result<Array> {
     Ok(gate.multiply(sigmoid(gate)?)?.multiply(up)?)
 }
 
-/// What every block needs to know of its surroundings.
+/// Architecture, compute dtype and device, as every block needs them.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Context<'a> {
     pub(crate) spec: &'a DecoderSpec,

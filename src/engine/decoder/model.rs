@@ -16,7 +16,7 @@ use crate::models::source::SourceModel;
 use crate::models::spec::DecoderSpec;
 use crate::numerics::dtype::Dtype;
 
-/// A decoder with its weights in memory.
+/// Decoder with its weights in memory.
 #[derive(Debug)]
 pub struct Model {
     spec: DecoderSpec,
@@ -27,15 +27,22 @@ pub struct Model {
     blocks: Vec<Block>,
 }
 
-/// The layer of the embedding.
+/// Path of the embedding's layer.
 pub(crate) const EMBED: &str = "model.embed_tokens";
 
-/// What comes after the last block.
+/// Final norm and output matrix, which come after the last block.
 #[derive(Debug, Clone)]
 pub(crate) struct Head {
     pub(crate) norm: Array,
-    /// [vocabulary, hidden]; the embedding where the two are tied.
+    /// Matrix [vocabulary, hidden]; the embedding where the two are tied.
     pub(crate) weight: Weight,
+}
+
+/// Tokens of a pass whose logits are computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LogitsOf {
+    EveryToken,
+    LastToken,
 }
 
 impl Head {
@@ -45,12 +52,12 @@ impl Head {
         Ok(Self { norm: loader.float("model.norm.weight")?, weight: loader.weight(path)? })
     }
 
-    /// What the matrix is multiplied with.
+    /// Applies the final norm to the last hidden states [.., tokens, hidden].
     pub(crate) fn normed(&self, context: Context<'_>, hidden: &Array) -> Result<Array> {
         Ok(rms_norm(hidden, Some(&self.norm), context.spec.rms_norm_eps)?)
     }
 
-    /// [1, tokens, hidden] to logits [1, tokens, vocabulary].
+    /// Computes the logits [1, tokens, vocabulary] of hidden states [1, tokens, hidden].
     pub(crate) fn logits(&self, context: Context<'_>, hidden: &Array) -> Result<Array> {
         self.weight.matmul_transposed(&self.normed(context, hidden)?, context.dtype, context.on_gpu)
     }
@@ -79,17 +86,17 @@ impl Model {
         Ok(Self { spec: source.spec().clone(), dtype, on_gpu: engine.gpu, embed, head, blocks })
     }
 
-    /// What the decoder is made of.
+    /// Returns the decoder's architecture.
     pub fn spec(&self) -> &DecoderSpec {
         &self.spec
     }
 
-    /// Logits of every position, row-major [tokens, vocabulary], the prompt in chunks of `step` tokens through the
-    /// cache (all at once without it if `step` is `None`).
+    /// Computes the logits of every position, row-major [tokens, vocabulary], with the prompt in chunks of `step`
+    /// tokens through the cache (all at once without it if `step` is `None`).
     pub fn logits(&self, tokens: &[u32], step: Option<usize>) -> Result<Vec<f32>> {
         self.check_tokens(tokens)?;
         let Some(step) = step else {
-            return to_vec(&self.forward(tokens, None, false)?);
+            return to_vec(&self.forward(tokens, None, LogitsOf::EveryToken)?);
         };
         let mut logits = Vec::with_capacity(tokens.len() * self.spec.vocab_size);
         self.stream(tokens, &CacheSettings::default(), step, |rows| {
@@ -110,26 +117,26 @@ impl Model {
     ) -> Result<CacheFigures> {
         self.check_tokens(tokens)?;
         let mut caches = Caches::new(&self.spec, settings, 0);
-        self.feed(tokens, &mut caches, step, false, |logits| each(to_vec(&logits)?))?;
+        self.feed(tokens, &mut caches, step, LogitsOf::EveryToken, |logits| each(to_vec(&logits)?))?;
         Ok(caches.figures())
     }
 
     /// Feeds tokens to the caches, at most `step` at a time and as many as there is room for, and hands the logits of
-    /// each part (or of its last token only) to `each`.
+    /// each part (or of its last token) to `each`.
     pub(crate) fn feed(
         &self,
         mut tokens: &[u32],
         caches: &mut Caches,
         step: usize,
-        last: bool,
+        logits: LogitsOf,
         mut each: impl FnMut(Array) -> Result<()>,
     ) -> Result<()> {
         while !tokens.is_empty() {
             crate::interrupt::check()?;
             let count = caches.make_room(&self.spec)?.min(step.max(1)).min(tokens.len());
             let (now, later) = tokens.split_at(count);
-            each(self.forward(now, Some(caches), last)?)?;
-            // What comes last is evaluated with its logits.
+            each(self.forward(now, Some(caches), logits)?)?;
+            // The last part is evaluated with its logits.
             if !later.is_empty() {
                 caches.settle()?;
             }
@@ -138,12 +145,12 @@ impl Model {
         Ok(())
     }
 
-    /// Logits [1, tokens, vocabulary], or of the last token only.
+    /// Computes the logits [1, tokens, vocabulary], or those of the last token [1, 1, vocabulary].
     pub(crate) fn forward(
         &self,
         tokens: &[u32],
         mut caches: Option<&mut Caches>,
-        last: bool,
+        logits: LogitsOf,
     ) -> Result<Array> {
         let context = Context { spec: &self.spec, dtype: self.dtype, on_gpu: self.on_gpu };
         let mut positions = match &caches {
@@ -158,13 +165,13 @@ impl Model {
         if let Some(caches) = caches {
             caches.advance(tokens.len());
         }
-        if last {
+        if logits == LogitsOf::LastToken {
             hidden = slice(&hidden, 1, tokens.len() - 1, tokens.len())?;
         }
         self.head.logits(context, &hidden)
     }
 
-    /// The model with one of its layers.
+    /// Returns the model with one of its layers.
     #[cfg(test)]
     pub(crate) fn one_layer(mut self, index: usize) -> Self {
         self.spec.layers = vec![self.spec.layers[index]];

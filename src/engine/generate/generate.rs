@@ -1,4 +1,4 @@
-//! Generating tokens: prompt in chunks through the cache, then one at a time.
+//! Generation of tokens: the prompt in chunks through the cache, then one token at a time.
 
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -13,38 +13,38 @@ use crate::text::sampling::{Chosen, Sampler};
 /// Prompt tokens that go through the model at a time.
 pub const PREFILL_STEP: usize = 512;
 
-/// When to stop, and how the prompt is read.
+/// Limits of a generation, and how the prompt is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Most tokens to generate.
     pub max_tokens: usize,
-    /// Tokens that end the text; they are not part of it.
+    /// Tokens that end the text; the text does not include them.
     pub stop: Vec<u32>,
     /// Prompt tokens that go through the model at a time.
     pub prefill_step: usize,
 }
 
 impl Settings {
-    /// With a prompt in the usual steps.
+    /// Makes settings with a prompt in the usual steps.
     pub fn new(max_tokens: usize, stop: Vec<u32>) -> Self {
         Self { max_tokens, stop, prefill_step: PREFILL_STEP }
     }
 }
 
-/// Why generation ended.
+/// Reason why generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {
     /// A stop token came.
     Stop(u32),
     /// `max_tokens` were generated.
     Length,
-    /// Whoever takes the tokens had enough.
+    /// The consumer of the tokens asked to stop.
     Enough,
     /// Ctrl-C was pressed.
     Interrupted,
 }
 
-/// How long the parts took.
+/// Durations of the prompt and of the generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timings {
     /// From the start to the first token.
@@ -53,25 +53,25 @@ pub struct Timings {
     pub generation: Duration,
 }
 
-/// What was generated.
+/// Generated tokens, and how they were generated.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Generation {
     /// The tokens, without the one that stopped it.
     pub tokens: Vec<u32>,
-    /// Why it ended.
+    /// Reason why generation ended.
     pub finish: Finish,
     /// Tokens of the prompt that were in the session's caches.
     pub reused: usize,
-    /// How long it took.
+    /// Durations of prompt and generation.
     pub timings: Timings,
-    /// What the session's cache came to, turns before included.
+    /// Statistics of the session's cache, earlier turns included.
     pub cache: CacheFigures,
-    /// What a draft model's help came to.
+    /// Statistics of the draft model, where there is one.
     pub drafting: Option<DraftFigures>,
 }
 
-/// Continues `prompt`, handing each token to `emit` as it comes. What of the prompt is in the `session` is not computed
-/// again; after an interruption the session is still good.
+/// Continues `prompt`, handing each token to `emit` as it comes. The part of the prompt that is in the `session` is not
+/// computed again; the session stays valid after an interruption.
 pub fn generate(
     model: &Model,
     session: &mut Session<'_>,
@@ -97,7 +97,7 @@ pub fn generate(
         }
         let chosen = sampler.sample(&mut logits);
         let token = chosen.token;
-        // What was sampled from is as penalties and masks left it.
+        // The sampler has applied penalties and masks to the logits.
         if logits.get(token as usize).is_none_or(|x| x.is_nan() || *x == f32::NEG_INFINITY) {
             return Err(Error::usage("no token is left to choose from: all of them are banned")
                 .hint("ban fewer with --logit-bias, or lower the penalties"));

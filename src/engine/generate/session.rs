@@ -1,23 +1,23 @@
-//! What a model, and the draft model that helps it, remember between two prompts of one conversation: caches, and the
+//! State that a model, and the draft model that helps it, keep between two prompts of one conversation: caches, and the
 //! tokens that are in them.
 
 use crate::engine::array::to_vec;
 use crate::engine::cache::sequence::{CacheFigures, CacheSettings, Caches};
-use crate::engine::decoder::model::Model;
+use crate::engine::decoder::model::{LogitsOf, Model};
 use crate::error::Result;
 
-/// A draft model, which has the vocabulary of the model it helps.
+/// Draft model, which has the vocabulary of the model it helps.
 #[derive(Debug, Clone, Copy)]
 pub struct Draft<'a> {
-    /// The model.
+    /// Draft model.
     pub model: &'a Model,
-    /// Tokens that it guesses at a time.
+    /// Tokens that the draft model guesses at a time.
     pub tokens: usize,
-    /// What it remembers.
+    /// Context and precision of the draft model's cache.
     pub cache: CacheSettings,
 }
 
-/// What is remembered of one sequence. A prompt that begins as it does is computed from where it parts from it.
+/// Memory of one sequence. A prompt that begins with the same tokens is computed from where it differs.
 #[derive(Debug)]
 pub struct Session<'a> {
     pub(crate) memory: Memory,
@@ -25,7 +25,7 @@ pub struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Nothing seen yet. `cache` says what `model` remembers.
+    /// Starts a session. `cache` sets the context and precision of `model`'s cache.
     pub fn new(model: &Model, cache: CacheSettings, draft: Option<Draft<'a>>) -> Self {
         let slack = draft.map_or(0, |draft| draft.tokens);
         Self {
@@ -36,25 +36,25 @@ impl<'a> Session<'a> {
 }
 
 impl Session<'_> {
-    /// Whether the middle of what was read is forgotten, so that there is no way back to it.
+    /// True if tokens in the middle were evicted, so that the caches cannot go back before them.
     pub fn has_forgotten(&self) -> bool {
         self.memory.figures().evicted > 0
     }
 
-    /// What the model's cache came to so far.
+    /// Returns the statistics of the model's cache so far.
     pub fn figures(&self) -> CacheFigures {
         self.memory.figures()
     }
 }
 
-/// The caches of one model and their tokens, guesses that came to nothing included.
+/// Caches of one model and the tokens in them, rejected guesses included.
 #[derive(Debug)]
 pub(crate) struct Memory {
     settings: CacheSettings,
     slack: usize,
     caches: Caches,
     tokens: Vec<u32>,
-    /// How many of the last of them were guessed, and not chosen yet.
+    /// Number of last tokens that were guessed and not chosen yet.
     guessed: usize,
 }
 
@@ -69,43 +69,45 @@ impl Memory {
         }
     }
 
-    /// The tokens that the model has read.
+    /// Returns the tokens that the model has read.
     pub(crate) fn tokens(&self) -> &[u32] {
         &self.tokens
     }
 
-    /// Keeps what `prompt` begins with and returns how many tokens that is: at least one is left to be computed. Where a
-    /// cache cannot go back, because it holds a window only or has forgotten its middle, nothing is kept.
+    /// Keeps the tokens that `prompt` begins with and returns their number; at least one token of the prompt is not
+    /// among them. Where a cache cannot go back, because it has a window only or has evicted its middle, nothing is
+    /// kept.
     pub(crate) fn resume(&mut self, model: &Model, prompt: &[u32]) -> usize {
         let most = prompt.len().saturating_sub(1);
-        // What a model without a draft would not have read is not kept.
-        let known = self.tokens.len() - self.guessed;
+        // Tokens that a model without a draft would not have read are not kept.
+        let chosen = self.tokens.len() - self.guessed;
         let same = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
-        let common = same.min(most).min(known);
-        if common == 0 || !self.keep(common) {
+        let common = same.min(most).min(chosen);
+        if common == 0 || !self.truncate(common) {
             *self = Self::new(model, self.settings, self.slack);
             return 0;
         }
         common
     }
 
-    /// Takes back all but the first `length` tokens, or says that this cannot be done and leaves all as it is.
-    pub(crate) fn keep(&mut self, length: usize) -> bool {
-        let can = self.caches.trim(self.tokens.len().saturating_sub(length));
-        if can {
+    /// Removes all but the first `length` tokens and returns true; or returns false and changes nothing where that
+    /// cannot be done.
+    pub(crate) fn truncate(&mut self, length: usize) -> bool {
+        let trimmed = self.caches.trim(self.tokens.len().saturating_sub(length));
+        if trimmed {
             self.tokens.truncate(length);
             self.guessed = 0;
         }
-        can
+        trimmed
     }
 
-    /// The first of the guessed tokens was chosen.
+    /// Marks the first of the guessed tokens as chosen.
     pub(crate) fn confirm(&mut self) {
         self.guessed = self.guessed.saturating_sub(1);
     }
 
-    /// How many tokens can be read together as if they came one by one, one at least: before something is forgotten, and
-    /// before RoPE changes with the length of the text.
+    /// Returns how many tokens can be read in one pass as if they came one by one, at least one: before something is
+    /// evicted, and before RoPE changes with the length of the text.
     pub(crate) fn room(&mut self, model: &Model) -> Result<usize> {
         let room = self.caches.make_room(model.spec())?;
         if self.settings.context.is_some() {
@@ -115,20 +117,20 @@ impl Memory {
         Ok(room.min(steady.saturating_sub(self.tokens.len())).max(1))
     }
 
-    /// Reads one token and those guessed to follow it, for which there must be room, and returns the logits after each.
+    /// Reads one token and the guesses that follow it, for which there must be room, and returns the logits after each.
     pub(crate) fn read_each(&mut self, model: &Model, tokens: &[u32]) -> Result<Vec<f32>> {
         crate::interrupt::check()?;
-        let logits = model.forward(tokens, Some(&mut self.caches), false)?;
+        let logits = model.forward(tokens, Some(&mut self.caches), LogitsOf::EveryToken)?;
         self.tokens.extend(tokens);
         self.guessed = tokens.len().saturating_sub(1);
         to_vec(&logits)
     }
 
-    /// Reads `tokens`, at most `step` at a time. Returns the logits after the last.
+    /// Reads `tokens`, at most `step` at a time, and returns the logits after the last.
     pub(crate) fn read(&mut self, model: &Model, tokens: &[u32], step: usize) -> Result<Vec<f32>> {
         let before = self.caches.seen();
         let mut logits = None;
-        let result = model.feed(tokens, &mut self.caches, step, true, |part| {
+        let result = model.feed(tokens, &mut self.caches, step, LogitsOf::LastToken, |part| {
             logits = Some(part);
             Ok(())
         });
@@ -156,24 +158,24 @@ mod tests {
 
     fn models() -> Vec<PathBuf> {
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
-        let mut found = vec![fixtures.join("models/mobilellm-docs-1m")];
+        let mut folders = vec![fixtures.join("models/mobilellm-docs-1m")];
         for folder in ["golden", "golden/quantized-by-mlx-lm"] {
             let entries = std::fs::read_dir(fixtures.join(folder)).unwrap();
-            let folders = entries.map(|entry| entry.unwrap().path());
-            found.extend(folders.filter(|path| path.join("config.json").is_file()));
+            let paths = entries.map(|entry| entry.unwrap().path());
+            folders.extend(paths.filter(|path| path.join("config.json").is_file()));
         }
-        assert!(found.len() > 20, "{found:?}");
-        found
+        assert!(folders.len() > 20, "{folders:?}");
+        folders
     }
 
-    /// The logits of all that comes after `prompt`, token by token as without a draft.
+    /// Logits after each token of `text`, read after `prompt` one by one, as without a draft.
     fn alone(model: &Model, settings: CacheSettings, prompt: &[u32], text: &[u32]) -> Vec<Vec<f32>> {
         let mut memory = Memory::new(model, settings, 0);
         memory.read(model, prompt, 7).unwrap();
         text.iter().map(|&token| memory.read(model, &[token], 7).unwrap()).collect()
     }
 
-    /// The logits of all that comes after `prompt`, some tokens together, with guesses that are taken back.
+    /// Logits after each token of `text`, read after `prompt` several at a time, with guesses that are removed again.
     fn guessed(model: &Model, settings: CacheSettings, prompt: &[u32], text: &[u32]) -> Vec<Vec<f32>> {
         let mut rng = fastrand::Rng::with_seed(8);
         let vocabulary = model.spec().vocab_size;
@@ -188,25 +190,25 @@ mod tests {
             tokens.extend((0..wrong).map(|_| rng.u32(0..vocabulary as u32)));
             let logits = memory.read_each(model, &tokens).unwrap();
             rows.extend(logits.chunks(vocabulary).take(right).map(<[f32]>::to_vec));
-            assert!(memory.keep(memory.tokens().len() - wrong));
+            assert!(memory.truncate(memory.tokens().len() - wrong));
         }
         rows
     }
 
     /// Largest difference of two texts' logits, relative to the largest of them.
-    fn difference(found: &[Vec<f32>], expected: &[Vec<f32>]) -> f32 {
-        assert_eq!(found.len(), expected.len());
+    fn difference(logits: &[Vec<f32>], expected: &[Vec<f32>]) -> f32 {
+        assert_eq!(logits.len(), expected.len());
         let (mut difference, mut largest) = (0.0f32, 0.0f32);
-        for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
-            assert!(found.is_finite() && expected.is_finite());
-            difference = difference.max((found - expected).abs());
+        for (logit, expected) in logits.iter().flatten().zip(expected.iter().flatten()) {
+            assert!(logit.is_finite() && expected.is_finite());
+            difference = difference.max((logit - expected).abs());
             largest = largest.max(expected.abs());
         }
         difference / largest
     }
 
     #[test]
-    fn tokens_read_together_give_the_same_logits() {
+    fn tokens_read_in_one_pass_give_the_same_logits() {
         let engine = Engine::start().unwrap();
         let mut rng = fastrand::Rng::with_seed(9);
         let mut compared = 0;
@@ -224,12 +226,12 @@ mod tests {
                     // Sometimes the last token of the prompt comes alone.
                     let (prompt, text) = text.split_at([15, 19, 30][rng.usize(0..3)]);
                     let expected = alone(&model, settings, prompt, text);
-                    let found = guessed(&model, settings, prompt, text);
+                    let logits = guessed(&model, settings, prompt, text);
                     // A key near the border of two codes may get the other.
                     let most = if dtype.is_some() || quant.is_some() { 2e-2 } else { 1e-4 };
-                    let difference = difference(&found, &expected);
+                    let difference = difference(&logits, &expected);
                     assert!(difference < most, "{} {dtype:?} {settings:?}: {difference}", folder.display());
-                    compared += found.len();
+                    compared += logits.len();
                 }
             }
         }

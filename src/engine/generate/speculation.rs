@@ -1,11 +1,12 @@
-//! Where the next token's logits come from: the model, token by token, or with a draft model that guesses ahead
+//! The source of the next token's logits: the model, token by token, or with a draft model that guesses ahead
 //! (speculative decoding).
 //!
-//! The draft model's likeliest tokens go through the model together, and each of the logits is handed out only when the
-//! sampler has chosen the tokens before it. So whatever the sampler does, with or without temperature, the tokens are those
-//! that it would have chosen without a draft, from the same random numbers, up to rounding: products of several rows add up
-//! in another order than those of one. Accepting drafts by comparing probabilities (arXiv 2211.17192) keeps the distribution
-//! only, takes a few more of them where the temperature is high, and would have to know the sampler's every mask and penalty.
+//! The draft model's likeliest tokens go through the model in one pass, and each of the logits is returned only when
+//! the sampler has chosen the tokens before it. So whatever the sampler does, with or without temperature, it chooses
+//! the tokens that it would have chosen without a draft, from the same random numbers, up to rounding: products of
+//! several rows add up in another order than those of one. Accepting drafts by comparing probabilities (arXiv
+//! 2211.17192) keeps the distribution only, accepts a few more where the temperature is high, and would have to know
+//! the sampler's every mask and penalty.
 
 use std::collections::VecDeque;
 
@@ -15,23 +16,23 @@ use crate::engine::decoder::model::Model;
 use crate::error::{Error, Result};
 use crate::text::sampling::argmax;
 
-/// What drafting came to.
+/// Statistics of drafting.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct DraftFigures {
-    /// Tokens guessed.
+    /// Guessed tokens.
     pub drafted: usize,
-    /// Of them, those that the model's sampler chose, too.
+    /// Guessed tokens that the model's sampler also chose.
     pub accepted: usize,
 }
 
-/// The logits of one text as it grows.
+/// Source of the logits of one growing text.
 pub(crate) struct Decoder<'a> {
     target: Reader<'a>,
     speculation: Option<Speculation<'a>>,
 }
 
 impl<'a> Decoder<'a> {
-    /// What is read goes to the `session`, prompts `step` tokens at a time.
+    /// Makes a decoder that reads into the `session`, prompts `step` tokens at a time.
     pub(crate) fn new(model: &'a Model, session: &'a mut Session<'_>, step: usize) -> Self {
         let speculation = session.draft.as_mut().map(|(draft, memory)| Speculation {
             draft: Reader { model: draft.model, memory, step },
@@ -43,7 +44,7 @@ impl<'a> Decoder<'a> {
         Self { target: Reader { model, memory: &mut session.memory, step }, speculation }
     }
 
-    /// How many tokens of the prompt were remembered, and the logits after it.
+    /// Reads a prompt. Returns how many of its tokens were in the session, and the logits after it.
     pub(crate) fn prompt(&mut self, tokens: &[u32]) -> Result<(usize, Vec<f32>)> {
         if let Some(Speculation { draft, .. }) = &mut self.speculation {
             draft.memory.resume(draft.model, tokens);
@@ -53,7 +54,7 @@ impl<'a> Decoder<'a> {
         Ok((reused, logits))
     }
 
-    /// The logits after one more token; at most `wanted` more rows will be asked for, this one included.
+    /// Returns the logits after one more token; at most `wanted` more rows will be asked for, this one included.
     pub(crate) fn next(&mut self, token: u32, wanted: usize) -> Result<Vec<f32>> {
         match &mut self.speculation {
             Some(speculation) => speculation.next(&mut self.target, token, wanted),
@@ -66,7 +67,7 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// A model and what it remembers.
+/// Model with its caches.
 struct Reader<'a> {
     model: &'a Model,
     memory: &'a mut Memory,
@@ -74,12 +75,12 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    /// The logits after the last of `tokens`.
+    /// Reads `tokens` and returns the logits after the last.
     fn read(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         self.memory.read(self.model, tokens, self.step)
     }
 
-    /// The logits after each of `tokens`, for which there must be room.
+    /// Reads `tokens`, for which there must be room, and returns the logits after each.
     fn read_each(&mut self, tokens: &[u32]) -> Result<Vec<f32>> {
         self.memory.read_each(self.model, tokens)
     }
@@ -88,9 +89,9 @@ impl Reader<'_> {
         self.memory.room(self.model)
     }
 
-    /// Takes back what comes after the first `length` tokens.
-    fn keep(&mut self, length: usize) -> Result<()> {
-        if self.memory.keep(length) {
+    /// Removes all but the first `length` tokens.
+    fn truncate(&mut self, length: usize) -> Result<()> {
+        if self.memory.truncate(length) {
             Ok(())
         } else {
             Err(Error::engine("drafted tokens cannot be taken back"))
@@ -99,12 +100,12 @@ impl Reader<'_> {
 }
 
 struct Speculation<'a> {
-    /// Has read the text, or the beginning of it, and guesses.
+    /// Draft model, which has read the text, or the beginning of it.
     draft: Reader<'a>,
     tokens: usize,
-    /// Guesses that were not judged yet. The model has read them all, the draft model all but the last.
+    /// Guesses that were not checked yet. The model has read them all, the draft model all but the last.
     drafted: VecDeque<u32>,
-    /// The model's logits after each of them.
+    /// Logits of the model after each of these guesses.
     rows: VecDeque<Vec<f32>>,
     figures: DraftFigures,
 }
@@ -121,12 +122,12 @@ impl Speculation<'_> {
         }
         if !self.drafted.is_empty() {
             let text = target.memory.tokens().len() - self.drafted.len();
-            target.keep(text)?;
-            self.draft.keep(text)?;
+            target.truncate(text)?;
+            self.draft.truncate(text)?;
             self.drafted.clear();
             self.rows.clear();
         }
-        // The model forgets no sooner than it would without a draft.
+        // The model evicts no sooner than it would without a draft.
         let count = self.tokens.min(target.room()? - 1).min(wanted.saturating_sub(1));
         self.guess(target.memory.tokens(), token, count)?;
         self.judge(target, token)
@@ -139,7 +140,7 @@ impl Speculation<'_> {
         }
         let unread = text.get(self.draft.memory.tokens().len()..).unwrap_or_default();
         let mut logits = self.draft.read(&[unread, &[token]].concat())?;
-        // Nothing is forgotten in between, so that guesses can be taken back.
+        // Nothing is evicted in between, so that guesses can be removed again.
         let count = count.min(self.draft.room()?);
         loop {
             let guess = argmax(&logits);
@@ -188,7 +189,7 @@ mod tests {
         CacheSettings { context, quant: None }
     }
 
-    /// Up to `max_tokens` after `prompt`.
+    /// Answers `prompt` with up to `max_tokens`.
     fn answer(
         model: &Model,
         session: &mut Session<'_>,
@@ -229,17 +230,17 @@ mod tests {
                 let alone = answer(model, &mut Session::new(model, cache, None), &prompt, &sampling, 60);
                 let draft = Draft { model: helper, tokens: rng.usize(1..6), cache };
                 let mut session = Session::new(model, cache, Some(draft));
-                let found = answer(model, &mut session, &prompt, &sampling, 60);
-                assert_eq!(found.tokens, alone.tokens, "{} case {case} {cache:?}", names[index]);
-                assert_eq!(found.cache.evicted, alone.cache.evicted);
-                let DraftFigures { drafted, accepted: taken } = found.drafting.unwrap();
+                let drafted_answer = answer(model, &mut session, &prompt, &sampling, 60);
+                assert_eq!(drafted_answer.tokens, alone.tokens, "{} case {case} {cache:?}", names[index]);
+                assert_eq!(drafted_answer.cache.evicted, alone.cache.evicted);
+                let DraftFigures { drafted, accepted: taken } = drafted_answer.drafting.unwrap();
                 accepted += taken;
                 rejected += drafted - taken;
                 if case == 0 {
                     assert!(
                         taken == drafted && drafted > 0,
                         "a model agrees with itself: {:?}",
-                        found.drafting
+                        drafted_answer.drafting
                     );
                 }
             }
@@ -261,13 +262,13 @@ mod tests {
             let alone = answer(&model, &mut Session::new(&model, cache, None), &prompt, &greedy, 80);
             let draft = Draft { model: &helper, tokens: 1 + case, cache };
             let mut session = Session::new(&model, cache, Some(draft));
-            let found = answer(&model, &mut session, &prompt, &greedy, 80);
-            assert_eq!(found.tokens, alone.tokens);
+            let drafted_answer = answer(&model, &mut session, &prompt, &greedy, 80);
+            assert_eq!(drafted_answer.tokens, alone.tokens);
         }
     }
 
-    /// Turns of one session, the text once longer than what is remembered, and now and then parted from: the texts of
-    /// sessions that are new each time.
+    /// Compares turns of one session, in which the text once exceeds the context and sometimes departs from what was
+    /// read, with a new session for each turn.
     #[test]
     fn a_session_with_a_draft_changes_nothing() {
         let engine = Engine::start().unwrap();
@@ -293,14 +294,14 @@ mod tests {
                     let limit = model.spec().vocab_size as u32;
                     text.extend((0..rng.usize(1..9)).map(|_| rng.u32(0..limit)));
                     let sampling = Sampling { temperature: 0.3 * (turn % 2) as f32, ..Sampling::default() };
-                    let found = answer(model, &mut session, &text, &sampling, 13);
+                    let drafted_answer = answer(model, &mut session, &text, &sampling, 13);
                     let fresh = answer(model, &mut Session::new(model, cache, None), &text, &sampling, 13);
-                    assert_eq!(found.tokens, fresh.tokens, "turn {turn} {cache:?}");
-                    assert_eq!(found.cache.evicted, fresh.cache.evicted, "turn {turn} {cache:?}");
-                    reused += found.reused;
-                    again += usize::from(turn > 0 && found.reused == 0);
-                    forgotten += usize::from(found.reused > 0 && found.cache.evicted > 0);
-                    text.extend(&found.tokens);
+                    assert_eq!(drafted_answer.tokens, fresh.tokens, "turn {turn} {cache:?}");
+                    assert_eq!(drafted_answer.cache.evicted, fresh.cache.evicted, "turn {turn} {cache:?}");
+                    reused += drafted_answer.reused;
+                    again += usize::from(turn > 0 && drafted_answer.reused == 0);
+                    forgotten += usize::from(drafted_answer.reused > 0 && drafted_answer.cache.evicted > 0);
+                    text.extend(&drafted_answer.tokens);
                 }
             }
         }

@@ -1,9 +1,10 @@
 //! A quantized model that learns from the float one: gradients of the KL divergence with respect to the scales and biases
 //! of its affine layers, and to its norms.
 //!
-//! Codes stay. With W = scale q + bias for each group, the gradients are those of W times the codes, summed over the group,
-//! and summed. Block by block, forward and back, as in [`crate::engine::passes::replay`]: of the float weights no more than one block's are
-//! in memory. The float model is there as its last hidden states, from which a row of logits is one product.
+//! Codes stay. With W = scale q + bias for each group, the gradient of the scale is the gradient of W times the codes,
+//! summed over the group, and the gradient of the bias is that of W, summed over the group. Computed block by block,
+//! forward and backward, as in [`crate::engine::passes::replay`]: the float weights of one block are in memory at a
+//! time. The float model is represented by its last hidden states, from which a row of logits is one product.
 
 use mlx_rs::Array;
 use mlx_rs::transforms::eval;
@@ -11,7 +12,7 @@ use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
 use std::rc::Rc;
 
-use super::learning::{FINAL_NORM, LearningBlock, LearningHead, Members, divergence};
+use super::learning::{FINAL_NORM, LearningBlock, LearningHead, LearningTensors, divergence};
 use crate::engine::array::{from_vec, slice, to_vec};
 use crate::engine::decoder::block::Block;
 use crate::engine::decoder::load::{Loader, Tuned};
@@ -22,14 +23,15 @@ use crate::models::source::SourceModel;
 use crate::numerics::divergence;
 use crate::numerics::dtype::Dtype;
 
-/// Sequences, all of one length, and what the float model makes of them.
+/// Sequences, all of one length, with the float model's last hidden states for them.
 pub struct Target<'a> {
     sequences: &'a [Vec<u32>],
     float: FinalStates<'a>,
 }
 
 impl<'a> Target<'a> {
-    /// Runs the float model on `sequences`. Past `memory` bytes its last hidden states go to a temporary file.
+    /// Runs the float model of `source` on `sequences`. Past `memory` bytes its last hidden states go to a temporary
+    /// file. `tick` is called once per block.
     pub fn new(
         engine: &Engine,
         source: &'a SourceModel,
@@ -37,39 +39,39 @@ impl<'a> Target<'a> {
         memory: u64,
         tick: &dyn Fn(),
     ) -> Result<Self> {
-        let together = together(sequences);
-        Ok(Self { sequences, float: run_forward(engine, source, sequences, together, memory, tick)? })
+        let batch = sequences_per_pass(sequences);
+        Ok(Self { sequences, float: run_forward(engine, source, sequences, batch, memory, tick)? })
     }
 
-    /// Number of sequences.
+    /// Returns the number of sequences.
     pub fn len(&self) -> usize {
         self.sequences.len()
     }
 
-    /// Whether there are none.
+    /// True if there is no sequence.
     pub fn is_empty(&self) -> bool {
         self.sequences.is_empty()
     }
 }
 
-/// Sequences of this length that go through a block together.
-fn together(sequences: &[Vec<u32>]) -> usize {
-    (TOGETHER / sequences.first().map_or(1, Vec::len).max(1)).max(1)
+/// Returns how many sequences of this length go through a block in one array.
+fn sequences_per_pass(sequences: &[Vec<u32>]) -> usize {
+    (TOKENS_PER_PASS / sequences.first().map_or(1, Vec::len).max(1)).max(1)
 }
 
-/// A quantized model in its folder, and which of its tensors learn.
+/// Quantized model in its folder, and which of its tensors learn.
 pub struct Student<'a> {
     engine: &'a Engine,
     loader: Loader<'a>,
     memory: u64,
-    blocks: Vec<Members>,
+    blocks: Vec<LearningTensors>,
     head: Option<String>,
     norms: bool,
 }
 
 impl<'a> Student<'a> {
-    /// The affine layers of `source` whose paths are in `layers` learn, and all norms if `norms`. Past `memory` bytes hidden
-    /// states go to a temporary file. Computed in float32.
+    /// Makes a student in which the affine layers of `source` whose paths are in `layers` learn, and all norms if
+    /// `norms`. Past `memory` bytes hidden states go to a temporary file. Computed in float32.
     pub fn new(
         engine: &'a Engine,
         source: &'a SourceModel,
@@ -78,40 +80,42 @@ impl<'a> Student<'a> {
         memory: u64,
     ) -> Self {
         let learns = |path: &str| layers.contains(path).then(|| path.to_owned());
-        let blocks = (0..source.spec().layers.len()).map(|index| Members::new(source, index, layers, norms));
+        let blocks =
+            (0..source.spec().layers.len()).map(|index| LearningTensors::new(source, index, layers, norms));
         let head = if source.spec().tie_word_embeddings { None } else { learns(source.spec().head_name) };
         let loader = Loader::new(source, Dtype::F32);
         Self { engine, loader, memory, blocks: blocks.collect(), head, norms }
     }
 
-    /// Names of the tensors that learn.
+    /// Returns the names of the tensors that learn.
     pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.blocks.iter().flat_map(Members::names).collect();
+        let mut names: Vec<String> = self.blocks.iter().flat_map(LearningTensors::names).collect();
         names.extend(self.head.iter().flat_map(|path| [format!("{path}.scales"), format!("{path}.biases")]));
         names.extend(self.norms.then(|| FINAL_NORM.to_owned()));
         names
     }
 
-    /// KL(float || student) of every token of the `target`, with these values of what learns.
+    /// Computes KL(float || student) of every token of the `target`, in nats, with these values of the tensors that
+    /// learn.
     pub fn divergences(&self, values: &Tuned, target: &Target<'_>) -> Result<Vec<f64>> {
         let loader = Loader { tuned: Some(values), ..self.loader };
         let sequences = target.sequences;
-        let found =
-            Pass::embed(self.engine, loader, sequences, together(sequences), self.memory)?.finish(&|| {})?;
+        let batch = sequences_per_pass(sequences);
+        let student = Pass::embed(self.engine, loader, sequences, batch, self.memory)?.finish(&|| {})?;
         let mut divergences = Vec::new();
         for (sequence, tokens) in sequences.iter().enumerate() {
-            for start in (0..tokens.len()).step_by(found.positions_at_once()) {
-                let end = (start + found.positions_at_once()).min(tokens.len());
+            for start in (0..tokens.len()).step_by(student.positions_at_once()) {
+                let end = (start + student.positions_at_once()).min(tokens.len());
                 let reference = target.float.logits(sequence, start, end)?;
-                let logits = found.logits(sequence, start, end)?;
+                let logits = student.logits(sequence, start, end)?;
                 divergences.extend(divergence::kl_divergences(&logits, &reference, self.vocabulary()));
             }
         }
         Ok(divergences)
     }
 
-    /// Mean over the tokens of the `target`'s sequences `chosen` of temperature^2 KL(float || student), both at this
-    /// temperature, and its gradients with respect to the `values` of what learns.
+    /// Computes the mean over the tokens of the `target`'s sequences `chosen` of temperature^2 KL(float || student),
+    /// both at this temperature, and its gradients with respect to the `values` of the tensors that learn.
     pub fn gradients(
         &self,
         values: &Tuned,
@@ -122,7 +126,8 @@ impl<'a> Student<'a> {
         let loader = Loader { tuned: Some(values), ..self.loader };
         let sequences: Vec<Vec<u32>> =
             chosen.iter().filter_map(|&index| target.sequences.get(index).cloned()).collect();
-        let mut pass = Pass::embed(self.engine, loader, &sequences, together(&sequences), self.memory)?;
+        let mut pass =
+            Pass::embed(self.engine, loader, &sequences, sequences_per_pass(&sequences), self.memory)?;
         let context = pass.context;
         let mut inputs = Vec::new();
         for index in 0..self.blocks.len() {
@@ -133,19 +138,18 @@ impl<'a> Student<'a> {
         let mut gradients = Tuned::new();
         let head = LearningHead::new(&loader, pass.into_final()?, self.head.as_deref(), self.norms)?;
         let (loss, mut cotangents) = head.pass(target, chosen, temperature, &mut gradients)?;
-        for (index, members) in self.blocks.iter().enumerate().rev() {
-            let block = LearningBlock::load(&loader, context, index, members)?;
-            let kept = inputs.pop().unwrap_or_default();
-            for (kept, cotangent) in kept.into_iter().zip(&mut cotangents) {
+        for (index, tensors) in self.blocks.iter().enumerate().rev() {
+            let block = LearningBlock::load(&loader, context, index, tensors)?;
+            let states = inputs.pop().unwrap_or_default();
+            for (state, cotangent) in states.into_iter().zip(&mut cotangents) {
                 crate::interrupt::check()?;
-                let mut found = block.gradients(store.take(kept)?, cotangent)?.into_iter();
-                if let Some(input) = found.next() {
+                let mut block_gradients = block.gradients(store.take(state)?, cotangent)?.into_iter();
+                if let Some(input) = block_gradients.next() {
                     *cotangent = input;
                 }
-                members
-                    .names()
-                    .zip(found)
-                    .try_for_each(|(name, gradient)| add(&mut gradients, name, &gradient))?;
+                for (name, gradient) in tensors.names().zip(block_gradients) {
+                    add_gradient(&mut gradients, name, &gradient)?;
+                }
             }
         }
         Ok((loss, gradients))
@@ -157,7 +161,8 @@ impl<'a> Student<'a> {
 }
 
 impl LearningHead<'_> {
-    /// The loss, and its gradients with respect to the last hidden states, grouped as they go through the blocks.
+    /// Computes the loss and its gradients with respect to the last hidden states, grouped as they go through the
+    /// blocks. Adds the head's own to `gradients`.
     fn pass(
         &self,
         target: &Target<'_>,
@@ -183,31 +188,32 @@ impl LearningHead<'_> {
                     *value /= tokens as f32;
                 }
                 let cotangent = from_vec(logits, &[1, end - start, vocabulary]);
-                let mut found = self.gradients(slice(&hidden, 1, start, end)?, cotangent)?.into_iter();
-                parts.extend(found.next());
-                self.names
-                    .iter()
-                    .zip(found)
-                    .try_for_each(|(name, gradient)| add(gradients, name.clone(), &gradient))?;
+                let mut head_gradients =
+                    self.gradients(slice(&hidden, 1, start, end)?, cotangent)?.into_iter();
+                parts.extend(head_gradients.next());
+                for (name, gradient) in self.names.iter().zip(head_gradients) {
+                    add_gradient(gradients, name.clone(), &gradient)?;
+                }
             }
             rows.push(mlx_rs::ops::concatenate(&parts, 1)?);
         }
-        let together = rows.chunks(together(target.sequences)).map(|rows| mlx_rs::ops::concatenate(rows, 0));
-        let together = together.collect::<Result<Vec<Array>, _>>()?;
-        eval(&together)?;
-        Ok((loss / tokens.max(1) as f64, together))
+        let batches = rows.chunks(sequences_per_pass(target.sequences));
+        let cotangents =
+            batches.map(|rows| mlx_rs::ops::concatenate(rows, 0)).collect::<Result<Vec<Array>, _>>()?;
+        eval(&cotangents)?;
+        Ok((loss / tokens.max(1) as f64, cotangents))
     }
 }
 
-/// Adds to the gradient of the tensor called `name`.
-fn add(gradients: &mut Tuned, name: String, gradient: &Array) -> Result<()> {
-    let found = to_vec(gradient)?;
+/// Adds `gradient` to that of the tensor called `name`.
+fn add_gradient(gradients: &mut Tuned, name: String, gradient: &Array) -> Result<()> {
+    let values = to_vec(gradient)?;
     match gradients.entry(name) {
-        Entry::Vacant(entry) => drop(entry.insert(found)),
-        Entry::Occupied(mut entry) => entry.get_mut().iter_mut().zip(found).for_each(|(sum, g)| *sum += g),
+        Entry::Vacant(entry) => drop(entry.insert(values)),
+        Entry::Occupied(mut entry) => entry.get_mut().iter_mut().zip(values).for_each(|(sum, g)| *sum += g),
     }
     Ok(())
 }
 
-/// Tokens of a step that go through a block together.
-pub const TOGETHER: usize = 1024;
+/// Tokens of a step that go through a block in one array.
+pub const TOKENS_PER_PASS: usize = 1024;

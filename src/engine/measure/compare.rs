@@ -1,4 +1,4 @@
-//! What rounding some layers really does: KL divergence from the float model, measured.
+//! The measured effect of rounding some layers: KL divergence from the float model.
 
 use std::rc::Rc;
 
@@ -6,22 +6,23 @@ use crate::engine::decoder::block::Block;
 use crate::engine::decoder::load::{Loader, Rounding};
 use crate::engine::decoder::model::Head;
 use crate::engine::passes::forward::{FinalStates, Pass, forward};
-use crate::engine::passes::states::{Kept, Store};
+use crate::engine::passes::states::{HiddenStates, StoredState};
 use crate::engine::runtime::Engine;
 use crate::error::Result;
 use crate::models::source::SourceModel;
 
-/// The float model on some sequences: every block's inputs and what came out, to compare with.
+/// Float model on some sequences: every block's inputs and the last hidden states, to compare with.
 pub struct Comparison<'a> {
     loader: Loader<'a>,
-    store: Rc<Store>,
-    inputs: Vec<Vec<Kept>>,
+    store: Rc<HiddenStates>,
+    inputs: Vec<Vec<StoredState>>,
     float: FinalStates<'a>,
     tokens: usize,
 }
 
 impl<'a> Comparison<'a> {
-    /// Runs the float model. `sequences` are of one length; past `memory` bytes hidden states go to a temporary file.
+    /// Runs the float model on `sequences`, all of one length. Past `memory` bytes hidden states go to a temporary
+    /// file.
     pub fn new(
         engine: &Engine,
         source: &'a SourceModel,
@@ -39,8 +40,8 @@ impl<'a> Comparison<'a> {
         Ok(Self { loader, store: Rc::clone(&pass.store), inputs, float: pass.into_final()?, tokens })
     }
 
-    /// Mean KL divergence per token, in nats, of the float model and itself with `rounding`. Blocks before the first
-    /// rounded layer are not run again.
+    /// Computes the mean KL divergence per token, in nats, of the model with `rounding` from the float model. Blocks
+    /// before the first rounded layer are not run again.
     pub fn kl_divergence(&self, rounding: &Rounding) -> Result<f64> {
         let manifest = self.loader.source.manifest();
         let blocks = self.inputs.len();
@@ -53,18 +54,18 @@ impl<'a> Comparison<'a> {
         let head = Head::load(&loader)?;
         let mut total = 0.0;
         let sequences: Vec<usize> = (0..self.float.len()).collect();
-        for together in sequences.chunks(self.float.streams.count()) {
+        for batch in sequences.chunks(self.float.streams.count()) {
             let input = |&sequence: &usize| match self.inputs.get(first) {
                 Some(inputs) => self.store.get(&inputs[sequence]),
                 None => self.float.state(sequence),
             };
-            let mut states = together.iter().map(input).collect::<Result<Vec<_>>>()?;
+            let mut states = batch.iter().map(input).collect::<Result<Vec<_>>>()?;
             for block in &changed {
                 states = forward(context, self.float.streams, block, &states, None)?;
             }
-            for (&sequence, x) in together.iter().zip(&states) {
-                let found = self.float.divergences(sequence, std::slice::from_ref(x), &head)?;
-                total += found.iter().sum::<f64>();
+            for (&sequence, x) in batch.iter().zip(&states) {
+                let divergences = self.float.divergences(sequence, std::slice::from_ref(x), &head)?;
+                total += divergences.iter().sum::<f64>();
             }
         }
         Ok(total / self.tokens as f64)

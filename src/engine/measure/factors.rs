@@ -1,9 +1,10 @@
-//! What the scores of single weights are off by in whole layers, tried on some rows of a few blocks.
+//! Correction factors for whole layers, whose error differs from the sum over single weights that scores stand for.
+//! Measured on some rows of a few blocks.
 
 use mlx_rs::Array;
 use std::collections::BTreeSet;
 
-use super::scores::unrounded;
+use super::scores::rounding_failed;
 use super::whole_models::{advance, float_layers};
 use crate::choose::correction::{ByBits, Correction};
 use crate::engine::array::{from_vec, to_vec};
@@ -22,26 +23,27 @@ use crate::numerics::quant::Quant;
 use crate::numerics::rounding::{DAMPING, Hessian, RoundingError, gptq, search_error_into};
 
 /// Rows of each matrix that are tried.
-const ROWS: usize = 16;
+const TRIED_ROWS: usize = 16;
 
-/// What to try.
+/// Sequences and quantizations to try.
 pub struct FactorSettings<'a> {
-    /// Token ids that errors are weighed on.
+    /// Token ids of the text that errors are weighed with.
     pub sequences: &'a [Vec<u32>],
-    /// Others, that GPTQ sees: on what it has seen it looks better than it is. Empty where it is not asked for.
+    /// Token ids of another text, for GPTQ's Hessians: on the text of its Hessian GPTQ looks better than it is. Empty
+    /// where GPTQ is not asked for.
     pub seen: &'a [Vec<u32>],
-    /// Bits and group sizes, one a bit-width.
+    /// Bits and group sizes, one of each bit width.
     pub quants: &'a [Quant],
     /// Dtype of scales and biases.
     pub dtype: FloatType,
-    /// Bytes of hidden states in memory; more go to a temporary file.
+    /// Most bytes of hidden states in memory; more go to a temporary file.
     pub memory: u64,
-    /// Called with (steps done, steps in all).
+    /// Called with (steps done, total steps).
     pub progress: &'a dyn Fn(usize, usize),
 }
 
-/// Tries scale search, and GPTQ if it is asked for, on every layer of two blocks: the first, which is like no other, and
-/// the one in the middle. Of both, the output error over that which scores stand for.
+/// Tries scale search, and GPTQ if it is asked for, on every layer of two blocks: the first, which differs from all
+/// others, and the one in the middle. A factor is the output error divided by the error that scores stand for.
 pub fn measure_factors(
     engine: &Engine,
     source: &SourceModel,
@@ -61,7 +63,7 @@ pub fn measure_factors(
         advance(&mut seen, &block, &mut collectors[1])?;
         if tried.contains(&index) {
             let [others, seen] = &mut collectors;
-            let inputs = Inputs { seen: seen.estimates()?, others: others.moments()? };
+            let inputs = BlockMoments { seen: seen.take_estimates()?, others: others.take_moments()? };
             try_block(source, settings, index, &inputs, &mut factors)?;
         }
         (settings.progress)(index + 1, last + 1);
@@ -69,11 +71,11 @@ pub fn measure_factors(
     Ok(factors)
 }
 
-/// E[x x^T] of a block's inputs.
-struct Inputs {
-    /// That rounding sees; none where GPTQ is not asked for.
+/// E[x x^T] of a block's inputs, on two texts.
+struct BlockMoments {
+    /// Moments that GPTQ rounds with; empty where it is not asked for.
     seen: Moments,
-    /// That errors are weighed with.
+    /// Moments that errors are weighed with.
     others: Moments,
 }
 
@@ -81,32 +83,33 @@ fn try_block(
     source: &SourceModel,
     settings: &FactorSettings<'_>,
     block: usize,
-    inputs: &Inputs,
+    inputs: &BlockMoments,
     factors: &mut Correction,
 ) -> Result<()> {
     for (&role, moments) in &inputs.others {
         let specs = || float_layers(source, block).filter(|spec| input_of(spec.role) == role);
         let Some(columns) = specs().map(TensorSpec::columns).next() else { continue };
-        // Of experts the one that is used most.
+        // One expert represents all: the one that gets the most tokens.
         let busiest = moments.busiest();
-        let others = Weighing::new(moments.of(busiest), columns);
+        let others = ErrorWeights::new(moments.of(busiest), columns);
         let mut hessian = None;
         for spec in specs() {
             crate::interrupt::check()?;
-            let seen = inputs.seen.get(&role).map(|seen| seen.of(busiest));
-            if let (None, Some(seen)) = (&hessian, seen.filter(|seen| !seen.is_empty())) {
-                let found = Hessian::new(seen, columns, DAMPING);
-                hessian = Some(found.map_err(|e| unrounded(spec, &e))?);
+            let seen = inputs.seen.get(&role).map(|seen| seen.of(busiest)).unwrap_or_default();
+            if hessian.is_none() && !seen.is_empty() {
+                let factored = Hessian::new(seen, columns, DAMPING);
+                hessian = Some(factored.map_err(|e| rounding_failed(spec, &e))?);
             }
             let rows = spec.rows() / spec.experts().unwrap_or(1);
             let first = busiest * rows * columns;
-            let weights = decode_part(source.tensor(&spec.name)?, first..first + rows.min(ROWS) * columns);
-            let layer = Tried { spec, weights: &weights, others: &others, settings };
+            let weights =
+                decode_part(source.tensor(&spec.name)?, first..first + rows.min(TRIED_ROWS) * columns);
+            let layer = TriedRows { spec, weights: &weights, others: &others, settings };
             let path = spec.path().unwrap_or_default();
             let [search, gptq] = layer.factors(hessian.as_ref())?;
-            for (all, found) in [(&mut factors.search, search), (&mut factors.gptq, gptq)] {
-                if !found.is_empty() {
-                    all.insert(path.to_owned(), found);
+            for (by_path, by_bits) in [(&mut factors.search, search), (&mut factors.gptq, gptq)] {
+                if !by_bits.is_empty() {
+                    by_path.insert(path.to_owned(), by_bits);
                 }
             }
         }
@@ -114,13 +117,13 @@ fn try_block(
     Ok(())
 }
 
-/// What errors are weighed with: H = E[x x^T].
-struct Weighing {
+/// Error weights H = E[x x^T] of a matrix's input.
+struct ErrorWeights {
     moments: Array,
     diagonal: Vec<f32>,
 }
 
-impl Weighing {
+impl ErrorWeights {
     fn new(moments: &[f32], columns: usize) -> Self {
         Self {
             moments: from_vec(moments.to_vec(), &[columns, columns]),
@@ -128,7 +131,7 @@ impl Weighing {
         }
     }
 
-    /// tr(E H E^T).
+    /// Computes tr(E H E^T).
     fn loss(&self, errors: &[f32]) -> Result<f64> {
         let columns = self.diagonal.len();
         let errors = from_vec(errors.to_vec(), &[errors.len() / columns, columns]);
@@ -136,7 +139,7 @@ impl Weighing {
         Ok(products.iter().map(|&product| f64::from(product)).sum())
     }
 
-    /// The same if the errors had nothing to do with one another.
+    /// Computes tr(E diag(H) E^T): the loss if the errors were independent.
     fn independent(&self, errors: &[f32]) -> f64 {
         let rows = errors.chunks_exact(self.diagonal.len());
         let weighed = rows.flat_map(|row| row.iter().zip(&self.diagonal));
@@ -144,24 +147,25 @@ impl Weighing {
     }
 }
 
-/// Rows of a layer.
-struct Tried<'a> {
+/// Rows of a layer that are tried.
+struct TriedRows<'a> {
     spec: &'a TensorSpec,
     weights: &'a [f32],
-    others: &'a Weighing,
+    others: &'a ErrorWeights,
     settings: &'a FactorSettings<'a>,
 }
 
-impl Tried<'_> {
-    /// The factors of scale search, and those of GPTQ if there is a `hessian`.
+impl TriedRows<'_> {
+    /// Computes the factors of scale search, and those of GPTQ if there is a `hessian`.
     fn factors(&self, hessian: Option<&Hessian<'_>>) -> Result<[ByBits; 2]> {
-        let (mut search, mut fed_back) = (ByBits::new(), ByBits::new());
+        let (mut search, mut gptq_factors) = (ByBits::new(), ByBits::new());
         let others = self.others;
         let columns = others.diagonal.len();
         let importance = hessian.map_or_else(|| others.diagonal.clone(), Hessian::diagonal);
         let fits = |quant: &&Quant| quant.packed_columns(columns).is_some();
         for &quant in self.settings.quants.iter().filter(fits) {
-            let errors = self.search(quant, &importance).map_err(|e| unrounded(self.spec, &e))?;
+            let errors =
+                self.search_errors(quant, &importance).map_err(|e| rounding_failed(self.spec, &e))?;
             let loss = others.loss(&errors)?;
             let scored = others.independent(&errors);
             if scored <= 0.0 {
@@ -169,27 +173,27 @@ impl Tried<'_> {
             }
             search.insert(quant.bits, loss / scored);
             if let Some(hessian) = hessian {
-                let errors = self.feed_back(quant, hessian).map_err(|e| unrounded(self.spec, &e))?;
-                fed_back.insert(quant.bits, others.loss(&errors)? / scored);
+                let errors = self.gptq_errors(quant, hessian).map_err(|e| rounding_failed(self.spec, &e))?;
+                gptq_factors.insert(quant.bits, others.loss(&errors)? / scored);
             }
         }
-        Ok([search, fed_back])
+        Ok([search, gptq_factors])
     }
 
-    /// `Q(W) - W` of scale search.
-    fn search(&self, quant: Quant, importance: &[f32]) -> Result<Vec<f32>, RoundingError> {
+    /// Computes `Q(W) - W` for scale search.
+    fn search_errors(&self, quant: Quant, importance: &[f32]) -> Result<Vec<f32>, RoundingError> {
         let mut errors = vec![0.0; self.weights.len()];
         let (columns, dtype) = (self.others.diagonal.len(), self.settings.dtype);
         search_error_into(self.weights, columns, quant, dtype, Some(importance), &mut errors)?;
         Ok(errors)
     }
 
-    /// The same of GPTQ.
-    fn feed_back(&self, quant: Quant, hessian: &Hessian<'_>) -> Result<Vec<f32>, RoundingError> {
+    /// Computes `Q(W) - W` for GPTQ.
+    fn gptq_errors(&self, quant: Quant, hessian: &Hessian<'_>) -> Result<Vec<f32>, RoundingError> {
         let mut errors = vec![0.0; self.weights.len()];
         let dtype = self.settings.dtype;
-        let found = gptq(self.weights, quant, dtype, hessian)?;
-        affine::dequantize(found.quantized.as_slices(), quant, dtype, &mut errors)?;
+        let rounded = gptq(self.weights, quant, dtype, hessian)?;
+        affine::dequantize(rounded.quantized.as_slices(), quant, dtype, &mut errors)?;
         errors.iter_mut().zip(self.weights).for_each(|(rounded, weight)| *rounded -= weight);
         Ok(errors)
     }

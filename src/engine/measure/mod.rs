@@ -1,4 +1,4 @@
-//! What rounding a layer costs, from gradients.
+//! Measurements of the cost of rounding layers, from gradients and by running rounded models.
 pub mod compare;
 pub mod factors;
 pub mod scores;

@@ -1,4 +1,4 @@
-//! From gradients to scores: two formulas over the same backward pass.
+//! Scores from gradients: two formulas over the same backward pass.
 //!
 //! dW is a candidate's actual rounding error Q_c(W) - W, G_n the gradient over sequence n, N sequences of T tokens.
 //!
@@ -29,12 +29,12 @@ use crate::numerics::lanes;
 use crate::numerics::quant::{Mode, Quant};
 use crate::numerics::rounding::{Importance, Rounder, RoundingError};
 
-/// Parts of the sequences whose diagonal scores are compared to get a standard error.
-const GROUPS: usize = 4;
-/// The bits that are tried on all rows, to nearest.
-const ANCHOR: u32 = 4;
+/// Groups of sequences whose diagonal scores are compared to get a standard error.
+const SEQUENCE_GROUPS: usize = 4;
+/// Bits of the candidates that are tried on all rows, rounded to nearest.
+const ANCHOR_BITS: u32 = 4;
 
-/// Scores the candidates of the layers of one block.
+/// Scorer of the candidates of one block's layers.
 pub(crate) struct Scorer<'a> {
     settings: &'a AnalysisSettings<'a>,
     layers: Vec<ScoredLayer<'a>>,
@@ -43,28 +43,28 @@ pub(crate) struct Scorer<'a> {
 struct ScoredLayer<'a> {
     spec: &'a TensorSpec,
     tensor: Tensor<'a>,
-    /// Those that are being scored.
+    /// Rows that are being scored.
     rows: Range<usize>,
     candidates: Vec<Quant>,
-    /// E[x_j^2] of the layer's input, or of the experts' one after the other; empty where it is not known.
+    /// E[x_j^2] of the layer's input, or of the experts' one after the other; empty where it is unknown.
     importance: Vec<f32>,
-    /// Of the rows that are being scored.
+    /// Sums over sequences for the rows that are being scored.
     sums: Sums,
-    /// Scores of parts of the text, by candidate: products while there are rows to come.
+    /// Scores by candidate and part of the text; sums of products while rows remain.
     parts: Vec<Vec<f64>>,
-    /// What is known of the rows before.
+    /// Scores of the tasks of earlier rows.
     tasks: Vec<Task>,
 }
 
-/// What is kept of some rows from one sequence to the next.
+/// Values kept for some rows from one sequence to the next.
 enum Sums {
-    /// Of each group of sequences the sum of squared gradients, [columns, rows].
+    /// Sum of squared gradients for each group of sequences, [columns, rows].
     Squares { groups: Vec<Group> },
     /// Rounding errors by candidate, [columns, rows].
     Products { errors: Vec<Vec<bf16>> },
 }
 
-/// Squared gradients of some sequences; none before the first.
+/// Sum of squared gradients of some sequences; empty before the first.
 #[derive(Default)]
 struct Group {
     squares: Vec<f32>,
@@ -72,7 +72,7 @@ struct Group {
 }
 
 impl<'a> Scorer<'a> {
-    /// `importance` is E[x_j^2] of the layers' inputs.
+    /// Makes a scorer of the layers `specs`. `importance` is E[x_j^2] of their inputs.
     pub(crate) fn new(
         source: &'a SourceModel,
         settings: &'a AnalysisSettings<'a>,
@@ -97,13 +97,13 @@ impl<'a> Scorer<'a> {
         Ok(Self { settings, layers: layers.collect::<Result<_>>()? })
     }
 
-    /// What follows is about these rows of every layer, all if `None`.
+    /// Starts scoring these rows of every layer, all rows if `None`.
     pub(crate) fn start(&mut self, rows: Option<&Range<usize>>) -> Result<()> {
         let settings = self.settings;
         for layer in &mut self.layers {
             layer.rows = rows.cloned().unwrap_or(0..layer.spec.rows());
             layer.sums = if settings.method == Method::FisherDiagonal {
-                let groups = GROUPS.min(settings.sequences.len());
+                let groups = SEQUENCE_GROUPS.min(settings.sequences.len());
                 Sums::Squares { groups: (0..groups).map(|_| Group::default()).collect() }
             } else {
                 Sums::Products { errors: layer.rounding_errors(settings)? }
@@ -112,10 +112,10 @@ impl<'a> Scorer<'a> {
         Ok(())
     }
 
-    /// Adds the gradients of a sequence.
+    /// Adds the gradients of one sequence.
     pub(crate) fn add(&mut self, sequence: usize, gradients: &[Gradient]) -> Result<()> {
         let total = self.settings.sequences.len();
-        let group = sequence * GROUPS.min(total) / total;
+        let group = sequence * SEQUENCE_GROUPS.min(total) / total;
         for (layer, gradient) in self.layers.iter_mut().zip(gradients) {
             debug_assert_eq!(layer.spec.role, gradient.role);
             let plain = |part: &Array| part.as_dtype(mlx_rs::Dtype::Float32)?.contiguous();
@@ -135,12 +135,12 @@ impl<'a> Scorer<'a> {
         Ok(())
     }
 
-    /// All sequences were seen.
-    pub(crate) fn end(&mut self) -> Result<()> {
+    /// Scores the current rows, once all sequences were added.
+    pub(crate) fn score_rows(&mut self) -> Result<()> {
         self.layers.iter_mut().try_for_each(|layer| layer.try_candidates(self.settings))
     }
 
-    /// All rows were.
+    /// Hands each layer's scores to `finished`, once all rows were scored.
     pub(crate) fn finish(self, finished: &mut impl FnMut(LayerSensitivity) -> Result<()>) -> Result<()> {
         for mut layer in self.layers {
             layer.add_up(self.settings);
@@ -158,7 +158,7 @@ impl<'a> Scorer<'a> {
 }
 
 impl ScoredLayer<'_> {
-    /// Adds the gradient of one sequence, of each matrix; false if it is not finite.
+    /// Adds the gradient of one sequence, one slice per matrix; returns false if it is not finite.
     fn add(&mut self, gradient: &[&[f32]], group: usize, sequence: usize) -> bool {
         match &mut self.sums {
             Sums::Squares { groups } => {
@@ -169,23 +169,23 @@ impl ScoredLayer<'_> {
                     group.squares = values.map(|x| x * x).collect();
                     return all_finite(&group.squares);
                 }
-                let mut left = group.squares.as_mut_slice();
+                let mut remaining = group.squares.as_mut_slice();
                 gradient.iter().all(|part| {
-                    let (squares, rest) = std::mem::take(&mut left).split_at_mut(part.len());
-                    left = rest;
+                    let (squares, rest) = std::mem::take(&mut remaining).split_at_mut(part.len());
+                    remaining = rest;
                     add_squares(squares, part)
                 })
             }
             Sums::Products { errors } => {
                 let mut finite = true;
                 for (parts, errors) in self.parts.iter_mut().zip(errors) {
-                    let mut left = errors.as_slice();
-                    let products = gradient.iter().map(|part| {
-                        let (errors, rest) = left.split_at(part.len());
-                        left = rest;
-                        dot(part, errors)
-                    });
-                    let product: f64 = products.sum();
+                    let mut remaining = errors.as_slice();
+                    let mut product = 0.0;
+                    for part in gradient {
+                        let (part_errors, rest) = remaining.split_at(part.len());
+                        remaining = rest;
+                        product += dot(part, part_errors);
+                    }
                     finite &= product.is_finite();
                     parts.resize(parts.len().max(sequence + 1), 0.0);
                     parts[sequence] += product;
@@ -195,13 +195,13 @@ impl ScoredLayer<'_> {
         }
     }
 
-    /// Tries the candidates on each group's squares.
+    /// Scores the candidates on each group's squares.
     fn try_candidates(&mut self, settings: &AnalysisSettings<'_>) -> Result<()> {
         let columns = self.spec.columns();
         let matrices = self.spec.experts().unwrap_or(1);
         let Sums::Squares { groups } = &mut self.sums else { return Ok(()) };
         for group in groups.iter_mut() {
-            group.squares = transposed(&group.squares, columns, self.rows.len() / matrices, matrices);
+            group.squares = transpose(&group.squares, columns, self.rows.len() / matrices, matrices);
         }
         let (count, step) = (self.rows.len() * columns, chunk_weights([self.rows.len(), columns]));
         let tasks = {
@@ -212,9 +212,9 @@ impl ScoredLayer<'_> {
                 let start = chunk * step;
                 weights.resize((count - start).min(step), 0.0);
                 decode_rows(this.tensor, this.rows.start * columns + start, weights);
-                this.tried(rounder, weights, start)
+                this.score_tasks(rounder, weights, start)
             });
-            chunks.collect::<Result<Vec<_>, _>>().map_err(|e| unrounded(this.spec, &e))?
+            chunks.collect::<Result<Vec<_>, _>>().map_err(|e| rounding_failed(this.spec, &e))?
         };
         self.tasks.extend(tasks.into_iter().flatten());
         if let Sums::Squares { groups } = &mut self.sums {
@@ -225,40 +225,45 @@ impl ScoredLayer<'_> {
         Ok(())
     }
 
-    /// What candidates do to `weights`, whose squares begin at `start`.
-    fn tried(&self, full: Rounder<'_>, weights: &[f32], start: usize) -> Result<Vec<Task>, RoundingError> {
+    /// Scores the candidates on `weights`, whose squares begin at `start`.
+    fn score_tasks(
+        &self,
+        full: Rounder<'_>,
+        weights: &[f32],
+        start: usize,
+    ) -> Result<Vec<Task>, RoundingError> {
         let columns = self.spec.columns();
         let nearest = Rounder { searched: false, ..full };
-        let plan = Plan::new(&self.candidates, self.spec, full.searched);
+        let plan = ScoringPlan::new(&self.candidates, self.spec, full.searched);
         let Sums::Squares { groups } = &self.sums else { return Ok(Vec::new()) };
         let mut errors = vec![0.0; task_weights(columns).min(weights.len())];
         let tasks = weights.chunks(task_weights(columns)).enumerate().map(|(task, weights)| {
             let (task, start) = (start / task_weights(columns) + task, start + task * task_weights(columns));
             let errors = &mut errors[..weights.len()];
-            let mut sums = |rounder: Rounder<'_>, candidate: usize| {
+            let mut sums = |rounder: Rounder<'_>, candidate: usize| -> Result<Vec<f64>, RoundingError> {
                 let first = self.rows.start + start / columns;
                 rounder.error_into(first, weights, columns, self.candidates[candidate], errors)?;
                 let squares = groups.iter().map(|group| &group.squares[start..][..errors.len()]);
                 Ok(squares.map(|squares| lanes::weighted_square(errors, squares)).collect())
             };
-            let whole = (self.tasks.len() + task).is_multiple_of(plan.every);
-            let all = if whole { 0..self.candidates.len() } else { 0..0 };
-            Ok(Task {
-                full: all.map(|candidate| sums(full, candidate)).collect::<Result<_, RoundingError>>()?,
-                anchors: plan.anchors.iter().map(|&candidate| sums(nearest, candidate)).collect::<Result<
-                    _,
-                    RoundingError,
-                >>(
-                )?,
-            })
+            let mut scored = Task { full: Vec::new(), anchors: Vec::new() };
+            if (self.tasks.len() + task).is_multiple_of(plan.every) {
+                for candidate in 0..self.candidates.len() {
+                    scored.full.push(sums(full, candidate)?);
+                }
+            }
+            for &candidate in &plan.anchors {
+                scored.anchors.push(sums(nearest, candidate)?);
+            }
+            Ok(scored)
         });
         tasks.collect()
     }
 
-    /// From what is known of all rows to scores of the parts of the text.
+    /// Computes the scores of the parts of the text from the tasks of all rows.
     fn add_up(&mut self, settings: &AnalysisSettings<'_>) {
         let tokens = settings.sequences.first().map_or(1, Vec::len) as f64;
-        let plan = Plan::new(&self.candidates, self.spec, settings.technique.is_searched());
+        let plan = ScoringPlan::new(&self.candidates, self.spec, settings.technique.is_searched());
         match &self.sums {
             Sums::Squares { groups } => {
                 for (candidate, parts) in self.parts.iter_mut().enumerate() {
@@ -281,7 +286,7 @@ impl ScoredLayer<'_> {
         Rounder { dtype: settings.dtype, searched: settings.technique.is_searched(), importance }
     }
 
-    /// `Q(W) - W` of each candidate, in two bytes a weight: there are many, and they only enter sums.
+    /// `Q(W) - W` of each candidate, in two bytes per weight: there are many, and they only enter sums.
     fn rounding_errors(&self, settings: &AnalysisSettings<'_>) -> Result<Vec<Vec<bf16>>> {
         let columns = self.spec.columns();
         let weights = decode_part(self.tensor, self.rows.start * columns..self.rows.end * columns);
@@ -300,29 +305,29 @@ impl ScoredLayer<'_> {
                 },
             )?;
             let matrices = self.spec.experts().unwrap_or(1);
-            Ok(transposed(&rounded, self.rows.len() / matrices, columns, matrices))
+            Ok(transpose(&rounded, self.rows.len() / matrices, columns, matrices))
         };
         let all = self.candidates.iter().map(rounded);
-        all.collect::<Result<_, RoundingError>>().map_err(|e| unrounded(self.spec, &e))
+        all.collect::<Result<_, RoundingError>>().map_err(|e| rounding_failed(self.spec, &e))
     }
 }
 
-/// Which rows which candidates are tried on.
-struct Plan {
-    /// Every so many tasks all candidates are tried as they will be rounded.
+/// The rows that each candidate is tried on.
+struct ScoringPlan {
+    /// All candidates are tried, as they will be rounded, on one of this many tasks.
     every: usize,
-    /// Candidates that are tried on all rows, to nearest, if that is not every task.
+    /// Candidates that are tried on all rows, rounded to nearest, if `every` is not 1.
     anchors: Vec<usize>,
-    /// For each candidate the number of its anchor.
+    /// Index of each candidate's anchor.
     anchor_of: Vec<usize>,
 }
 
-impl Plan {
+impl ScoringPlan {
     fn new(candidates: &[Quant], spec: &TensorSpec, searched: bool) -> Self {
         let kinds: BTreeSet<(Mode, u32)> = candidates.iter().map(kind).collect();
         let anchor = |wanted: &(Mode, u32)| {
             let members = candidates.iter().enumerate().filter(|(_, quant)| kind(quant) == *wanted);
-            members.min_by_key(|(_, quant)| quant.bits.abs_diff(ANCHOR)).map_or(0, |(index, _)| index)
+            members.min_by_key(|(_, quant)| quant.bits.abs_diff(ANCHOR_BITS)).map_or(0, |(index, _)| index)
         };
         let anchors: Vec<usize> = kinds.iter().map(anchor).collect();
         // With nothing to search and no second candidate of a kind there is nothing to save.
@@ -333,38 +338,38 @@ impl Plan {
         Self { every, anchors: if every > 1 { anchors } else { Vec::new() }, anchor_of }
     }
 
-    /// The sum over all rows for a candidate and a group of sequences: where some rows have no full sums, the anchor's, times
-    /// what the full one is beside it where both are known.
+    /// Estimates the sum over all rows for a candidate and a group of sequences. Where some rows have no full sums,
+    /// this is the anchor's sum over all rows, times the ratio of both sums where both are known.
     fn total(&self, tasks: &[Task], candidate: usize, group: usize) -> f64 {
-        let of = |sums: &[Vec<f64>], index: usize| sums.get(index).map(|sums| sums[group]);
-        let full: f64 = tasks.iter().filter_map(|task| of(&task.full, candidate)).sum();
-        let anchor = |task: &Task| of(&task.anchors, self.anchor_of[candidate]).unwrap_or_default();
-        let both: f64 = tasks.iter().filter(|task| !task.full.is_empty()).map(anchor).sum();
-        let all: f64 = tasks.iter().map(anchor).sum();
-        if both > 0.0 { full * all / both } else { full }
+        let sum_of = |sums: &[Vec<f64>], index: usize| sums.get(index).map(|sums| sums[group]);
+        let full: f64 = tasks.iter().filter_map(|task| sum_of(&task.full, candidate)).sum();
+        let anchor = |task: &Task| sum_of(&task.anchors, self.anchor_of[candidate]).unwrap_or_default();
+        let anchor_beside_full: f64 = tasks.iter().filter(|task| !task.full.is_empty()).map(anchor).sum();
+        let anchor_total: f64 = tasks.iter().map(anchor).sum();
+        if anchor_beside_full > 0.0 { full * anchor_total / anchor_beside_full } else { full }
     }
 }
 
-/// Errors of candidates of one kind go together.
+/// Returns the kind of a candidate; candidates of one kind share an anchor.
 fn kind(quant: &Quant) -> (Mode, u32) {
     (quant.mode, quant.group_size)
 }
 
 /// Sums over some rows of a matrix, by candidate and group of sequences.
 struct Task {
-    /// As the weights will be rounded; empty where that was left out.
+    /// Sums with the weights rounded as they will be; empty where that was left out.
     full: Vec<Vec<f64>>,
-    /// Of the anchors, to nearest.
+    /// Sums of the anchors, rounded to nearest.
     anchors: Vec<Vec<f64>>,
 }
 
-pub(crate) fn unrounded(spec: &TensorSpec, error: &RoundingError) -> Error {
+pub(crate) fn rounding_failed(spec: &TensorSpec, error: &RoundingError) -> Error {
     Error::usage(format!("tensor `{}`: {error}", spec.name))
         .hint("use --dtype bfloat16 or float32 if the values are too large for float16")
 }
 
-/// Matrices [rows, columns], one after the other, to [columns, rows].
-fn transposed<T: Copy + Default + Send + Sync>(
+/// Transposes matrices [rows, columns], one after the other, to [columns, rows].
+fn transpose<T: Copy + Default + Send + Sync>(
     values: &[T],
     rows: usize,
     columns: usize,
@@ -390,7 +395,8 @@ fn transpose_into<T: Copy + Send + Sync>(values: &[T], rows: usize, columns: usi
     });
 }
 
-/// The sum is of parts that do not depend on the number of threads, so that the same input gives the same table.
+/// Computes a dot product, summed in parts that do not depend on the number of threads, so that the same input gives
+/// the same table.
 fn dot(gradient: &[f32], errors: &[bf16]) -> f64 {
     let parts: Vec<f64> = gradient
         .par_chunks(TASK)
@@ -410,7 +416,7 @@ fn dot(gradient: &[f32], errors: &[bf16]) -> f64 {
     parts.iter().sum()
 }
 
-/// `sum += gradient^2`, elementwise; false on values that are not finite.
+/// Computes `sum += gradient^2` elementwise; returns false for values that are not finite.
 fn add_squares(sum: &mut [f32], gradient: &[f32]) -> bool {
     sum.par_chunks_mut(1 << 16)
         .zip(gradient.par_chunks(1 << 16))
@@ -418,7 +424,7 @@ fn add_squares(sum: &mut [f32], gradient: &[f32]) -> bool {
         .reduce(|| true, |a, b| a && b)
 }
 
-/// Whether squares are numbers.
+/// True if all squares are finite.
 fn all_finite(squares: &[f32]) -> bool {
     squares.par_chunks(1 << 16).all(lanes::is_finite)
 }
@@ -431,13 +437,13 @@ mod tests {
     fn transposing_swaps_rows_and_columns() {
         for (rows, columns) in [(1, 1), (3, 70), (70, 33), (32, 64)] {
             let values: Vec<u32> = (0..rows * columns).map(|i| i as u32).collect();
-            let found = transposed(&values, rows, columns, 1);
-            for (index, &value) in found.iter().enumerate() {
+            let transposed = transpose(&values, rows, columns, 1);
+            for (index, &value) in transposed.iter().enumerate() {
                 assert_eq!(value as usize, index % rows * columns + index / rows);
             }
-            assert_eq!(transposed(&found, columns, rows, 1), values);
-            let twice = transposed(&[&values[..], &values].concat(), rows, columns, 2);
-            assert_eq!(twice, [&found[..], &found].concat());
+            assert_eq!(transpose(&transposed, columns, rows, 1), values);
+            let twice = transpose(&[&values[..], &values].concat(), rows, columns, 2);
+            assert_eq!(twice, [&transposed[..], &transposed].concat());
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Sensitivities: what rounding each layer to each candidate is predicted to do to the model's output.
+//! Sensitivities: the predicted effect on the model's output of rounding each layer to each candidate.
 //!
-//! One pass forward that keeps each block's input and one back, block by block; every gradient is seen once and serves
-//! all candidates. The formulas are in [`super::scores`].
+//! One forward pass that keeps each block's inputs and one backward pass, block by block; every gradient is computed
+//! once and serves all candidates. The formulas are in [`super::scores`].
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -20,11 +20,11 @@ use crate::models::spec::{Role, TensorSpec};
 use crate::numerics::affine::FloatType;
 use crate::numerics::quant::Quant;
 
-/// Weights of the head that are scored together, rounded up to whole tasks.
-const SLAB: usize = 1 << 21;
+/// Weights of the head that are scored at a time, rounded up to whole tasks.
+const SLAB_WEIGHTS: usize = 1 << 21;
 
-/// Measures every candidate of every layer that is still float. Rows come from the last block to the first, each handed
-/// to `finished` when it is complete.
+/// Measures every candidate of every layer that is still float. Layers come from the last block to the first; each is
+/// handed to `finished` when it is complete.
 pub fn analyze(
     engine: &Engine,
     source: &SourceModel,
@@ -35,11 +35,11 @@ pub fn analyze(
     let alignment = matches!(settings.method, Method::Alignment { .. });
     let StepCosts { forward, head, backward } = settings.costs;
     let passes = if alignment { 2 } else { 1 };
-    let all = blocks as u64 * (passes * forward + backward) + head;
+    let total_cost = blocks as u64 * (passes * forward + backward) + head;
     let done = std::cell::Cell::new(0);
     let advance = |cost: u64| {
         done.set(done.get() + cost);
-        (settings.progress)(done.get(), all);
+        (settings.progress)(done.get(), total_cost);
     };
     let tick = || advance(forward);
     let float = Loader::new(source, engine.compute_dtype(source.dtype()?));
@@ -56,12 +56,15 @@ pub fn analyze(
     };
     let mut replay = Replay::forward(embed(Loader { rounding: rounding.as_ref(), ..float })?, &tick)?;
     let members = layers.get(&None).map(Vec::as_slice).unwrap_or_default();
-    let errors = replay.head(&objective)?;
+    let head_backward = replay.head(&objective)?;
     let mut scorer = Scorer::new(source, settings, members, replay.importance(None))?;
-    for rows in members.first().map(|spec| slabs(spec)).into_iter().flatten() {
-        scorer.start(Some(&rows))?;
-        replay.head_rows(&errors, &rows, |sequence, gradient| scorer.add(sequence, &[gradient]))?;
-        scorer.end()?;
+    if let Some(spec) = members.first() {
+        for rows in slabs(spec) {
+            scorer.start(Some(&rows))?;
+            replay
+                .head_rows(&head_backward, &rows, |sequence, gradient| scorer.add(sequence, &[gradient]))?;
+            scorer.score_rows()?;
+        }
     }
     scorer.finish(&mut finished)?;
     replay.leave_head();
@@ -73,21 +76,21 @@ pub fn analyze(
         let mut scorer = Scorer::new(source, settings, members, replay.importance(Some(block)))?;
         scorer.start(None)?;
         replay.block(block, &roles, |sequence, gradients| scorer.add(sequence, &gradients))?;
-        scorer.end()?;
+        scorer.score_rows()?;
         scorer.finish(&mut finished)?;
         advance(backward);
     }
     Ok(())
 }
 
-/// Parts of the head's rows, such that what is kept of one is small beside the whole.
+/// Returns parts of the head's rows, such that the values kept for one part are small beside those for the whole.
 fn slabs(spec: &TensorSpec) -> impl Iterator<Item = Range<usize>> {
     let (rows, columns) = (spec.rows(), spec.columns());
-    let step = SLAB.div_ceil(task_weights(columns)) * task_weights(columns) / columns;
+    let step = SLAB_WEIGHTS.div_ceil(task_weights(columns)) * task_weights(columns) / columns;
     (0..rows).step_by(step).map(move |start| start..(start + step).min(rows))
 }
 
-/// Every float linear layer that `quant` fits, rounded to it.
+/// Returns the rounding of every float linear layer that `quant` fits.
 fn uniform(source: &SourceModel, quant: Quant, dtype: FloatType) -> Rounding {
     let layers = source.manifest().iter().filter(|spec| spec.quantizable());
     let fitting = layers.filter(|spec| quant.packed_columns(spec.columns()).is_some());
@@ -95,16 +98,18 @@ fn uniform(source: &SourceModel, quant: Quant, dtype: FloatType) -> Rounding {
     Rounding { bitmap: paths.map(|path| (path.to_owned(), quant)).collect(), dtype }
 }
 
-/// The float layers that some candidate fits, by block; `None` is the head.
+/// Returns the float layers that some candidate fits, by block; `None` is the head.
 fn candidates_by_block<'a>(
     source: &'a SourceModel,
     settings: &AnalysisSettings<'_>,
 ) -> BTreeMap<Option<usize>, Vec<&'a TensorSpec>> {
     let mut layers: BTreeMap<Option<usize>, Vec<&TensorSpec>> = BTreeMap::new();
     for spec in source.manifest().iter().filter(|spec| spec.quantizable()) {
-        let wanted = |path: &str| !source.bitmap().contains_key(path) && !settings.skip.contains(path);
-        let float = spec.path().is_some_and(wanted);
-        if float && settings.candidates.iter().any(|quant| quant.packed_columns(spec.columns()).is_some()) {
+        let Some(path) = spec.path() else { continue };
+        if source.bitmap().contains_key(path) || settings.skip.contains(path) {
+            continue;
+        }
+        if settings.candidates.iter().any(|quant| quant.packed_columns(spec.columns()).is_some()) {
             layers.entry(spec.layer).or_default().push(spec);
         }
     }

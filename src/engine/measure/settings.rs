@@ -1,4 +1,4 @@
-//! Settings of an analysis, and what its steps are expected to cost.
+//! Settings of an analysis, and the expected costs of its steps.
 
 use std::collections::BTreeSet;
 
@@ -7,38 +7,38 @@ use crate::numerics::affine::FloatType;
 use crate::numerics::quant::Quant;
 use crate::numerics::rounding::Technique;
 
-/// What to measure.
+/// Sequences, candidates and method of a measurement.
 pub struct AnalysisSettings<'a> {
     /// Token ids, all of one length.
     pub sequences: &'a [Vec<u32>],
     /// Quantized candidates; those whose group does not divide a layer's rows are left out for that layer.
     pub candidates: &'a [Quant],
-    /// How.
+    /// Formula of the scores.
     pub method: Method,
-    /// How weights will be rounded: the errors that are scored.
+    /// Rounding technique of the scored errors: the one that weights will be rounded with.
     pub technique: Technique,
-    /// Dtype of scales and biases, which the weights are cast to first.
+    /// Dtype of scales and biases; weights are cast to it first.
     pub dtype: FloatType,
     /// Paths of layers that were measured before.
     pub skip: BTreeSet<String>,
-    /// Seed of the labels.
+    /// Seed of the sampled labels.
     pub seed: u64,
-    /// Bytes of hidden states in memory; more go to a temporary file.
+    /// Most bytes of hidden states in memory; more go to a temporary file.
     pub memory: u64,
-    /// What the steps cost beside each other.
+    /// Relative costs of the steps.
     pub costs: StepCosts,
-    /// Called with (work done, work in all), in the units of `costs`.
+    /// Called with (work done, total work), in the units of `costs`.
     pub progress: &'a dyn Fn(u64, u64),
 }
 
-/// What the steps of a measurement cost beside each other, so that a bar moves evenly.
+/// Relative costs of a measurement's steps, so that a progress bar moves evenly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StepCosts {
-    /// A block forward.
+    /// Forward pass through a block.
     pub forward: u64,
-    /// The head.
+    /// Backward pass through the head.
     pub head: u64,
-    /// A block back, with the scores of its candidates.
+    /// Backward pass through a block, with the scores of its candidates.
     pub backward: u64,
 }
 

@@ -1,19 +1,20 @@
-//! What giving a layer of a quantized model other bits is predicted to do to it.
+//! Predicted effect of giving a layer of a quantized model other bits.
 //!
-//! dW is what changes in the layer's weights, G_n the gradient at the quantized model over sequence n, N sequences of T
-//! tokens. To second order KL(float || quantized) changes by
+//! dW is the change of the layer's weights, G_n the gradient at the quantized model over sequence n, for N sequences of
+//! T tokens. To second order KL(float || quantized) changes by
 //!
 //! 1 / (N T) sum_n <G_n, dW> with G of the divergence itself, and
 //! 1 / (2 N T) sum_n <G_n, dW>^2 with G of log p(y), labels y drawn from the quantized model: the Fisher information.
 //!
-//! The first term knows what the errors of all other layers are: where two layers' errors add up, it falls to undo one.
+//! The first term depends on the errors of all other layers: where two layers' errors add up, it is negative for
+//! undoing one.
 
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
 use crate::engine::array::{as_slice, to_vec};
-use crate::engine::decoder::load::Loader;
+use crate::engine::decoder::load::{Loader, TASK};
 use crate::engine::passes::forward::Pass;
 use crate::engine::passes::head::Objective;
 use crate::engine::passes::replay::{Gradient, Replay};
@@ -23,35 +24,32 @@ use crate::models::source::SourceModel;
 use crate::models::spec::{Role, TensorSpec};
 use crate::numerics::statistics::mean_and_stderr;
 
-/// Weights that one task handles.
-const TASK: usize = 1 << 14;
-
-/// What to run, and how.
+/// Sequences to run, with seed and memory.
 pub struct SwapSettings<'a> {
     /// Token ids, all of one length.
     pub sequences: &'a [Vec<u32>],
-    /// Seed of the labels.
+    /// Seed of the sampled labels.
     pub seed: u64,
-    /// Bytes of hidden states in memory; more go to a temporary file.
+    /// Most bytes of hidden states in memory; more go to a temporary file.
     pub memory: u64,
-    /// Called with (steps done, steps in all).
+    /// Called with (steps done, total steps).
     pub progress: &'a dyn Fn(usize, usize),
 }
 
-/// A predicted change of the KL divergence per token, in nats.
+/// Predicted change of the KL divergence per token, in nats.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Change {
-    /// The change.
+    /// Mean change over the sequences.
     pub kl: f64,
-    /// Its standard error over the sequences.
+    /// Standard error of the mean over the sequences.
     pub stderr: f64,
 }
 
-/// Weights that a layer may get, row-major.
+/// Alternative weights of a layer, each row-major.
 pub type Alternatives = Vec<Vec<f32>>;
 
-/// By layer path, the predicted changes of its alternatives, in their order. `alternatives` is asked for one layer after the
-/// other, twice, by path; none for a layer that stays.
+/// Predicts, by layer path, the changes of the KL divergence for each of the layer's alternatives, in their order.
+/// `alternatives` is called with one layer's path after the other, twice, and returns none for a layer that stays.
 pub fn swap_changes(
     engine: &Engine,
     float: &SourceModel,
@@ -84,14 +82,14 @@ pub fn swap_changes(
     Ok(changes.collect())
 }
 
-/// From the products of each sequence's gradients with the change of the weights.
+/// Computes the predicted change from the products of each sequence's gradients with the change of the weights.
 fn change(first: &[f64], second: &[f64], tokens: f64) -> Change {
     let parts: Vec<f64> = first.iter().zip(second).map(|(a, b)| (a + 0.5 * b * b) / tokens).collect();
     let (kl, stderr) = mean_and_stderr(&parts);
     Change { kl, stderr }
 }
 
-/// By layer, alternative and sequence: <G_n, dW>.
+/// Computes <G_n, dW> by layer, alternative and sequence.
 fn products(
     mut replay: Replay<'_>,
     loader: Loader<'_>,
@@ -99,41 +97,43 @@ fn products(
     alternatives: &dyn Fn(&str) -> Result<Alternatives>,
     tick: &dyn Fn(),
 ) -> Result<BTreeMap<String, Vec<Vec<f64>>>> {
-    let mut found = BTreeMap::new();
-    let mut finish = |moves: Vec<Moves<'_>>| {
-        found.extend(moves.into_iter().map(|m| (m.spec.path().unwrap_or_default().to_owned(), m.products)));
+    let mut products = BTreeMap::new();
+    let mut finish = |layers: Vec<LayerChanges<'_>>| {
+        for layer in layers {
+            products.insert(layer.spec.path().unwrap_or_default().to_owned(), layer.products);
+        }
     };
-    let mut head = moves(loader, None, alternatives)?;
-    let errors = replay.head(objective)?;
+    let mut head = load_changes(loader, None, alternatives)?;
+    let head_backward = replay.head(objective)?;
     if let Some(rows) = head.first().map(|head| 0..head.spec.rows()) {
-        replay.head_rows(&errors, &rows, |_, gradient| add(&mut head, &[gradient]))?;
+        replay.head_rows(&head_backward, &rows, |_, gradient| add_products(&mut head, &[gradient]))?;
     }
     replay.leave_head();
     finish(head);
     for block in (0..loader.source.spec().layers.len()).rev() {
-        let mut moves = moves(loader, Some(block), alternatives)?;
-        let roles: Vec<Role> = moves.iter().map(|m| m.spec.role).collect();
-        replay.block(block, &roles, |_, gradients| add(&mut moves, &gradients))?;
-        finish(moves);
+        let mut layers = load_changes(loader, Some(block), alternatives)?;
+        let roles: Vec<Role> = layers.iter().map(|layer| layer.spec.role).collect();
+        replay.block(block, &roles, |_, gradients| add_products(&mut layers, &gradients))?;
+        finish(layers);
         tick();
     }
-    Ok(found)
+    Ok(products)
 }
 
-/// A layer's changes, and their products with the gradients seen so far.
-struct Moves<'a> {
+/// Changes of a layer's weights, and their products with the gradients computed so far.
+struct LayerChanges<'a> {
     spec: &'a TensorSpec,
     changes: Vec<Vec<f32>>,
     products: Vec<Vec<f64>>,
 }
 
-/// Of the layers of a block, or of the head.
-fn moves<'a>(
+/// Loads the changes of the layers of a block, or of the head for `None`.
+fn load_changes<'a>(
     loader: Loader<'a>,
     block: Option<usize>,
     alternatives: &dyn Fn(&str) -> Result<Alternatives>,
-) -> Result<Vec<Moves<'a>>> {
-    let mut moves = Vec::new();
+) -> Result<Vec<LayerChanges<'a>>> {
+    let mut layer_changes = Vec::new();
     let layers = loader.source.manifest().iter().filter(|spec| spec.quantizable() && spec.layer == block);
     for spec in layers {
         let path = spec.path().unwrap_or_default();
@@ -141,17 +141,17 @@ fn moves<'a>(
         if changes.is_empty() {
             continue;
         }
-        let now = to_vec(&loader.weight(path)?.dense(loader.dtype)?)?;
+        let weights = to_vec(&loader.weight(path)?.dense(loader.dtype)?)?;
         for change in &mut changes {
-            change.iter_mut().zip(&now).for_each(|(weight, now)| *weight -= now);
+            change.iter_mut().zip(&weights).for_each(|(change, weight)| *change -= weight);
         }
-        moves.push(Moves { spec, products: vec![Vec::new(); changes.len()], changes });
+        layer_changes.push(LayerChanges { spec, products: vec![Vec::new(); changes.len()], changes });
     }
-    Ok(moves)
+    Ok(layer_changes)
 }
 
-fn add(moves: &mut [Moves<'_>], gradients: &[Gradient]) -> Result<()> {
-    for (layer, gradient) in moves.iter_mut().zip(gradients) {
+fn add_products(layers: &mut [LayerChanges<'_>], gradients: &[Gradient]) -> Result<()> {
+    for (layer, gradient) in layers.iter_mut().zip(gradients) {
         debug_assert_eq!(layer.spec.role, gradient.role);
         let mut sums = vec![0.0; layer.changes.len()];
         let mut start = 0;
@@ -176,7 +176,7 @@ fn add(moves: &mut [Moves<'_>], gradients: &[Gradient]) -> Result<()> {
     Ok(())
 }
 
-/// The sum is of parts that do not depend on the number of threads.
+/// Sums products in parts that do not depend on the number of threads.
 fn dot(a: &[f32], b: &[f32]) -> f64 {
     let parts: Vec<f64> = a
         .par_chunks(TASK)

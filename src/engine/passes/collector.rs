@@ -1,4 +1,4 @@
-//! Adding up second moments of what goes into matrices, sequence after sequence.
+//! Second moments of matrices' inputs, summed sequence after sequence.
 
 use mlx_rs::Array;
 use mlx_rs::transforms::eval;
@@ -10,54 +10,55 @@ use crate::error::Result;
 use crate::models::spec::Role;
 use crate::numerics::rounding::shrink;
 
-/// How much of the moments is wanted.
+/// Part of the second moments that is collected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
-    /// E[x_j^2], a value a column.
+    /// E[x_j^2], one value per column.
     Diagonal,
     /// E[x x^T], row-major [columns, columns].
     Full,
 }
 
-/// Moments by the role whose input they are of; see [`super::moments::input_of`].
+/// Moments by the role whose input they describe; see [`super::moments::input_of`].
 pub type Moments = BTreeMap<Role, Moment>;
 
-/// Moments of the input of a matrix, or of those of many experts.
+/// Moments of the input of a matrix, or of the inputs of each expert's matrix.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Moment {
     columns: usize,
     extent: Extent,
-    /// By expert; empty for those that no token came to.
+    /// Moments by expert; empty for experts that got no token.
     values: Vec<Vec<f32>>,
-    /// Tokens that were seen, by expert.
+    /// Tokens by expert.
     tokens: Vec<usize>,
 }
 
-/// Tokens that all experts' mean counts for beside an expert's own.
-const SHARED: usize = 16;
+/// Tokens that the mean over all experts counts for, beside an expert's own.
+const SHARED_TOKENS: usize = 16;
 
 impl Moment {
-    /// Columns of a matrix.
+    /// Returns the columns of the matrix.
     pub fn columns(&self) -> usize {
         self.columns
     }
 
-    /// Tokens that were seen, by expert; one number where there are none.
+    /// Returns the number of tokens by expert; one number for a matrix without experts.
     pub fn tokens(&self) -> &[usize] {
         &self.tokens
     }
 
-    /// What is known of the input of expert `index`; nothing where no token came to it.
+    /// Returns the moments of the input of expert `index`; empty where it got no token.
     pub fn of(&self, index: usize) -> &[f32] {
         &self.values[index]
     }
 
-    /// The expert to which most tokens came.
+    /// Returns the expert that got the most tokens.
     pub fn busiest(&self) -> usize {
         (0..self.tokens.len()).rev().max_by_key(|&index| self.tokens[index]).unwrap_or(0)
     }
 
-    /// E[x_j^2] of each matrix, one after the other. To an expert that has seen few tokens what all have seen counts too.
+    /// Returns E[x_j^2] of each matrix, one after the other. For an expert that got few tokens the mean over all
+    /// experts is mixed in.
     pub fn diagonals(&self) -> Vec<f32> {
         let step = match self.extent {
             Extent::Diagonal => 1,
@@ -76,8 +77,8 @@ impl Moment {
         for (index, &tokens) in self.tokens.iter().enumerate() {
             let own = own(index).chain(std::iter::repeat(0.0));
             let mixed = shared.iter().zip(own).map(|(sum, x)| {
-                let both = SHARED as f64 * sum / all + tokens as f64 * f64::from(x);
-                (both / (SHARED + tokens) as f64) as f32
+                let both = SHARED_TOKENS as f64 * sum / all + tokens as f64 * f64::from(x);
+                (both / (SHARED_TOKENS + tokens) as f64) as f32
             });
             diagonals.extend(mixed);
         }
@@ -85,65 +86,66 @@ impl Moment {
     }
 }
 
-/// Rows that go into one product E[x x^T] at least, if there are so many: the sum of products is as large as the square of
-/// the columns, and to read and write it takes longer than a few rows' product.
-const ROWS: usize = 1024;
+/// Fewest rows of one product E[x x^T], if there are so many. The sum of products is as large as the square of the
+/// columns, and reading and writing it takes longer than a few rows' product.
+const ROWS_PER_PRODUCT: usize = 1024;
 
-/// Adds up moments over sequences.
+/// Sums moments over sequences.
 pub(crate) struct Collector {
     extent: Extent,
-    /// What is yet to be added: squares, or whole inputs to go into one product.
-    waiting: BTreeMap<Matrix, Vec<Array>>,
+    /// Squares, or whole inputs for one product, that are not added yet.
+    pending: BTreeMap<Matrix, Vec<Array>>,
     sums: BTreeMap<Matrix, Array>,
     tokens: BTreeMap<Matrix, usize>,
 }
 
 impl Collector {
     pub(crate) fn new(extent: Extent) -> Self {
-        Self { extent, waiting: BTreeMap::new(), sums: BTreeMap::new(), tokens: BTreeMap::new() }
+        Self { extent, pending: BTreeMap::new(), sums: BTreeMap::new(), tokens: BTreeMap::new() }
     }
 
-    /// An input [batch, tokens, columns], not evaluated yet.
+    /// Takes an input [batch, tokens, columns], which is not evaluated yet.
     pub(crate) fn see(&mut self, matrix: Matrix, x: &Array) -> Result<()> {
         let columns = x.shape().last().copied().unwrap_or(1);
         let x = x.reshape(&[-1, columns])?.as_dtype(mlx_rs::Dtype::Float32)?;
         *self.tokens.entry(matrix).or_default() += x.shape().first().map_or(0, |&rows| rows as usize);
-        let waiting = match self.extent {
+        let pending = match self.extent {
             Extent::Full => x,
             Extent::Diagonal => x.square()?.sum_axis(0, false)?,
         };
-        self.waiting.entry(matrix).or_default().push(waiting);
+        self.pending.entry(matrix).or_default().push(pending);
         Ok(())
     }
 
-    /// What was seen and is not added yet, to be evaluated beside what it is the input of.
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = &Array> {
-        self.waiting.values().flatten()
+    /// Returns what is not added yet, to be evaluated with the outputs of the same matrices.
+    pub(crate) fn pending(&self) -> impl Iterator<Item = &Array> {
+        self.pending.values().flatten()
     }
 
-    /// Adds what has been evaluated, inputs only where they are many. How many were evaluated together changes nothing.
+    /// Adds what has been evaluated, whole inputs only where they are many. The result does not depend on how many were
+    /// evaluated at once.
     pub(crate) fn add(&mut self) -> Result<()> {
-        for (matrix, waiting) in std::mem::take(&mut self.waiting) {
-            let mut together = Vec::new();
-            for seen in waiting {
-                together.push(seen);
-                if self.extent == Extent::Diagonal || are_many(&together) {
-                    self.add_up(matrix, std::mem::take(&mut together))?;
+        for (matrix, pending) in std::mem::take(&mut self.pending) {
+            let mut inputs = Vec::new();
+            for input in pending {
+                inputs.push(input);
+                if self.extent == Extent::Diagonal || are_many(&inputs) {
+                    self.add_up(matrix, std::mem::take(&mut inputs))?;
                 }
             }
-            if !together.is_empty() {
-                self.waiting.insert(matrix, together);
+            if !inputs.is_empty() {
+                self.pending.insert(matrix, inputs);
             }
         }
         Ok(())
     }
 
-    fn add_up(&mut self, matrix: Matrix, mut together: Vec<Array>) -> Result<()> {
-        let x = match together.len() {
-            1 => together.remove(0),
-            _ => mlx_rs::ops::concatenate(&together, 0)?,
+    fn add_up(&mut self, matrix: Matrix, mut inputs: Vec<Array>) -> Result<()> {
+        let x = match inputs.len() {
+            1 => inputs.remove(0),
+            _ => mlx_rs::ops::concatenate(&inputs, 0)?,
         };
-        drop(together);
+        drop(inputs);
         let mut sum = match self.extent {
             Extent::Full => x.t().matmul(&x)?,
             Extent::Diagonal => x,
@@ -156,10 +158,10 @@ impl Collector {
         Ok(())
     }
 
-    /// Means over all that was seen, which is given up.
-    pub(crate) fn moments(&mut self) -> Result<Moments> {
-        for (matrix, waiting) in std::mem::take(&mut self.waiting) {
-            self.add_up(matrix, waiting)?;
+    /// Returns the means over all inputs and forgets them.
+    pub(crate) fn take_moments(&mut self) -> Result<Moments> {
+        for (matrix, pending) in std::mem::take(&mut self.pending) {
+            self.add_up(matrix, pending)?;
         }
         let mut moments = Moments::new();
         for (matrix, sum) in std::mem::take(&mut self.sums) {
@@ -183,9 +185,9 @@ impl Collector {
         Ok(moments)
     }
 
-    /// The same as an estimate for other texts: see [`shrink`].
-    pub(crate) fn estimates(&mut self) -> Result<Moments> {
-        let mut moments = self.moments()?;
+    /// Returns the means over all inputs as estimates for other texts, and forgets the inputs: see [`shrink`].
+    pub(crate) fn take_estimates(&mut self) -> Result<Moments> {
+        let mut moments = self.take_moments()?;
         if self.extent == Extent::Full {
             for Moment { columns, values, tokens, .. } in moments.values_mut() {
                 for (values, &tokens) in values.iter_mut().zip(&*tokens).filter(|(_, tokens)| **tokens > 0) {
@@ -197,10 +199,10 @@ impl Collector {
     }
 }
 
-/// Whether a product of these inputs costs more than to add it up.
+/// True if a product of these inputs costs more than adding it to the sum.
 fn are_many(inputs: &[Array]) -> bool {
     let size = |axis: usize| inputs.iter().map(move |x| x.shape()[axis] as usize);
-    size(0).sum::<usize>() >= (size(1).max().unwrap_or(0) / 2).min(ROWS)
+    size(0).sum::<usize>() >= (size(1).max().unwrap_or(0) / 2).min(ROWS_PER_PRODUCT)
 }
 
 #[cfg(test)]
@@ -209,7 +211,7 @@ mod tests {
     use crate::engine::array::from_vec;
     use crate::engine::runtime::Engine;
 
-    /// Moments of an expert that saw `rows` of two columns, of three experts.
+    /// Moments of three experts that got `rows` of two columns each.
     fn seen(extent: Extent, rows: [&[f32]; 3]) -> Moment {
         Engine::start().unwrap();
         let mut collector = Collector::new(extent);
@@ -217,9 +219,9 @@ mod tests {
             let x = from_vec(rows.to_vec(), &[1, rows.len() / 2, 2]);
             collector.see(Matrix { role: Role::Gate, index, count: 3 }, &x).unwrap();
         }
-        eval(collector.waiting()).unwrap();
+        eval(collector.pending()).unwrap();
         collector.add().unwrap();
-        collector.moments().unwrap().remove(&Role::Gate).unwrap()
+        collector.take_moments().unwrap().remove(&Role::Gate).unwrap()
     }
 
     #[test]
@@ -237,10 +239,10 @@ mod tests {
                     [0, 1].map(|i| (16.0 * all[i] + tokens * own[i]) / (16.0 + tokens))
                 },
             );
-            let found = moment.diagonals();
-            assert_eq!(found.len(), 6);
-            for (found, expected) in found.iter().zip(expected) {
-                assert!((found - expected).abs() < 1e-5, "{extent:?} {found} {expected}");
+            let diagonals = moment.diagonals();
+            assert_eq!(diagonals.len(), 6);
+            for (value, expected) in diagonals.iter().zip(expected) {
+                assert!((value - expected).abs() < 1e-5, "{extent:?} {value} {expected}");
             }
         }
     }

@@ -1,11 +1,12 @@
-//! Many sequences through a model that is never in memory as a whole: block after block, each loaded once.
+//! Forward pass of many sequences through a model that is never in memory as a whole: block after block, each loaded
+//! once.
 
 use mlx_rs::Array;
 use mlx_rs::transforms::eval;
 use std::rc::Rc;
 
 use super::collector::Collector;
-use super::states::{Kept, Store};
+use super::states::{HiddenStates, StoredState};
 use crate::engine::array::{slice, to_vec};
 use crate::engine::decoder::attention::Positions;
 use crate::engine::decoder::block::{Attended, Block};
@@ -18,14 +19,13 @@ use crate::error::{Error, Result};
 use crate::models::source::SourceModel;
 use crate::models::spec::DecoderSpec;
 
-/// Values of logits that are held at a time, and positions of which there are no more: a product with that many rows loses
-/// nothing.
-const LOGITS: usize = 1 << 24;
-const POSITIONS: usize = 256;
+/// Most values of logits in memory at a time.
+const LOGIT_VALUES: usize = 1 << 24;
+/// Most positions whose logits are computed at once: a product with that many rows is as fast as a larger one.
+const LOGIT_POSITIONS: usize = 256;
 
-/// Runs the token `sequences` through `source`, up to `batch` together: on the GPU those of one length as one array, on the
-/// CPU side by side. Past `memory` bytes hidden states
-/// go to a temporary file. `tick` is called once a block.
+/// Runs the token `sequences` through `source`, up to `batch` at a time: on the GPU those of one length as one array,
+/// on the CPU in parallel. Past `memory` bytes hidden states go to a temporary file. `tick` is called once per block.
 pub fn run_forward<'a>(
     engine: &Engine,
     source: &'a SourceModel,
@@ -40,19 +40,20 @@ pub fn run_forward<'a>(
     pass.finish(tick)
 }
 
-/// Hidden states of some sequences, on their way through the blocks. Sequences of one length may go together.
+/// Hidden states of some sequences, on their way through the blocks. Sequences of one length may share an array.
 pub(crate) struct Pass<'a> {
     pub(crate) loader: Loader<'a>,
     pub(crate) context: Context<'a>,
     pub(crate) streams: Streams,
-    pub(crate) store: Rc<Store>,
-    pub(crate) states: Vec<Kept>,
-    /// Of each sequence, its state and its row in it.
+    pub(crate) store: Rc<HiddenStates>,
+    pub(crate) states: Vec<StoredState>,
+    /// For each sequence, the index of its state and its row in it.
     places: Vec<(usize, usize)>,
 }
 
 impl<'a> Pass<'a> {
-    /// Embeds the sequences, up to `batch` together. Past `memory` bytes hidden states go to the disk.
+    /// Embeds the sequences, up to `batch` of one length in one array. Past `memory` bytes hidden states go to a
+    /// temporary file.
     pub(crate) fn embed(
         engine: &Engine,
         loader: Loader<'a>,
@@ -64,14 +65,14 @@ impl<'a> Pass<'a> {
         check_tokens(context.spec, sequences)?;
         crate::engine::memory::keep_pages(Some(loader.source.manifest().parameters()));
         let embed = loader.weight(EMBED)?;
-        let store = Rc::new(Store::new(loader.dtype, memory));
+        let store = Rc::new(HiddenStates::new(loader.dtype, memory));
         let (mut states, mut places) = (Vec::new(), Vec::new());
         for same_length in sequences.chunk_by(|a, b| a.len() == b.len()) {
-            for together in same_length.chunks(batch.max(1)) {
-                let sizes = [together.len() as i32, together[0].len() as i32];
-                let embedded = embed.rows(&Array::from_slice(&together.concat(), &sizes), context.dtype)?;
+            for batch in same_length.chunks(batch.max(1)) {
+                let sizes = [batch.len() as i32, batch[0].len() as i32];
+                let embedded = embed.rows(&Array::from_slice(&batch.concat(), &sizes), context.dtype)?;
                 eval([&embedded])?;
-                places.extend((0..together.len()).map(|row| (states.len(), row)));
+                places.extend((0..batch.len()).map(|row| (states.len(), row)));
                 states.push(store.put(embedded)?);
             }
         }
@@ -79,15 +80,16 @@ impl<'a> Pass<'a> {
         Ok(Self { loader, context, streams, store, states, places })
     }
 
-    /// Through `block`, keeping its inputs, which are returned. A collector sees what its linear layers get.
+    /// Runs the states through `block` and returns its inputs, which stay stored. `collector` sees the inputs of its
+    /// linear layers.
     pub(crate) fn advance(
         &mut self,
         block: &Block,
         mut collector: Option<&mut Collector>,
-    ) -> Result<Vec<Kept>> {
+    ) -> Result<Vec<StoredState>> {
         let mut outputs = Vec::with_capacity(self.states.len());
-        for together in self.states.chunks(self.streams.count()) {
-            let inputs = together.iter().map(|kept| self.store.get(kept)).collect::<Result<Vec<_>>>()?;
+        for states in self.states.chunks(self.streams.count()) {
+            let inputs = states.iter().map(|state| self.store.get(state)).collect::<Result<Vec<_>>>()?;
             for y in forward(self.context, self.streams, block, &inputs, collector.as_deref_mut())? {
                 outputs.push(self.store.put(y)?);
             }
@@ -95,7 +97,7 @@ impl<'a> Pass<'a> {
         Ok(std::mem::replace(&mut self.states, outputs))
     }
 
-    /// Through all blocks, keeping no inputs. `tick` is called once a block.
+    /// Runs the states through all blocks without keeping their inputs. `tick` is called once per block.
     pub(crate) fn finish(mut self, tick: &dyn Fn()) -> Result<FinalStates<'a>> {
         for index in 0..self.context.spec.layers.len() {
             let block = Block::load_for_many(&self.loader, self.context, index)?;
@@ -106,20 +108,20 @@ impl<'a> Pass<'a> {
         self.into_final()
     }
 
-    /// Through `block`, which gives `inputs` up for its outputs.
-    pub(crate) fn replace(&mut self, inputs: Vec<Kept>, block: &Block) -> Result<()> {
+    /// Runs `inputs` through `block` and replaces them by its outputs.
+    pub(crate) fn replace(&mut self, inputs: Vec<StoredState>, block: &Block) -> Result<()> {
         let mut inputs = inputs.into_iter().peekable();
         while inputs.peek().is_some() {
-            let together = inputs.by_ref().take(self.streams.count()).map(|kept| self.store.take(kept));
-            let together = together.collect::<Result<Vec<_>>>()?;
-            for y in forward(self.context, self.streams, block, &together, None)? {
+            let states = inputs.by_ref().take(self.streams.count());
+            let arrays = states.map(|state| self.store.take(state)).collect::<Result<Vec<_>>>()?;
+            for y in forward(self.context, self.streams, block, &arrays, None)? {
                 self.states.push(self.store.put(y)?);
             }
         }
         Ok(())
     }
 
-    /// After the last block.
+    /// Loads the head for the states, which went through the last block.
     pub(crate) fn into_final(self) -> Result<FinalStates<'a>> {
         let Self { loader, context, streams, store, states, places } = self;
         let mut head = Head::load(&loader)?;
@@ -130,54 +132,55 @@ impl<'a> Pass<'a> {
     }
 }
 
-/// What the last block gave for some sequences, and the head: logits on demand, without the blocks.
+/// Last hidden states of some sequences, and the head: logits on demand, without the blocks.
 pub struct FinalStates<'a> {
     pub(crate) context: Context<'a>,
     pub(crate) head: Head,
     pub(crate) streams: Streams,
-    pub(crate) store: Rc<Store>,
-    states: Vec<Kept>,
+    pub(crate) store: Rc<HiddenStates>,
+    states: Vec<StoredState>,
     places: Vec<(usize, usize)>,
 }
 
 impl FinalStates<'_> {
-    /// Number of sequences.
+    /// Returns the number of sequences.
     pub fn len(&self) -> usize {
         self.places.len()
     }
 
-    /// Whether there are none.
+    /// True if there is no sequence.
     pub fn is_empty(&self) -> bool {
         self.places.is_empty()
     }
 
-    /// Gives the states up; what is left is the head.
+    /// Discards the states; only the head remains.
     pub(crate) fn clear(&mut self) {
         self.places.clear();
-        for kept in self.states.drain(..) {
-            self.store.discard(kept);
+        for state in self.states.drain(..) {
+            self.store.discard(state);
         }
     }
 
-    /// The hidden states of a sequence [1, tokens, hidden].
+    /// Returns the hidden states of a sequence [1, tokens, hidden].
     pub(crate) fn state(&self, sequence: usize) -> Result<Array> {
         let (state, row) = self.places[sequence];
         slice(&self.store.get(&self.states[state])?, 0, row, row + 1)
     }
 
-    /// Logits of the positions `from..to` of a sequence, row-major [positions, vocabulary].
+    /// Computes the logits of the positions `from..to` of a sequence, row-major [positions, vocabulary].
     pub fn logits(&self, sequence: usize, from: usize, to: usize) -> Result<Vec<f32>> {
         let state = self.state(sequence)?;
         to_vec(&self.head.logits(self.context, &slice(&state, 1, from, to)?)?)
     }
 
-    /// Positions whose logits may be held at a time.
+    /// Returns the most positions whose logits may be in memory at a time.
     pub fn positions_at_once(&self) -> usize {
-        (LOGITS / self.context.spec.vocab_size).clamp(1, POSITIONS)
+        (LOGIT_VALUES / self.context.spec.vocab_size).clamp(1, LOGIT_POSITIONS)
     }
 }
 
-/// Some x [batch, tokens, hidden] through a block side by side, evaluated.
+/// Runs `inputs`, each [batch, tokens, hidden], through a block in parallel and evaluates the outputs. `collector` sees
+/// the inputs of its linear layers.
 pub(crate) fn forward(
     context: Context<'_>,
     streams: Streams,
@@ -186,10 +189,12 @@ pub(crate) fn forward(
     mut collector: Option<&mut Collector>,
 ) -> Result<Vec<Array>> {
     crate::interrupt::check()?;
-    let mut seen = Ok(());
+    let mut collected = Ok(());
     let mut observe = |matrix: Matrix, x: &Array| {
-        if let (true, Some(collector)) = (seen.is_ok(), collector.as_deref_mut()) {
-            seen = collector.see(matrix, x);
+        if let Some(collector) = collector.as_deref_mut()
+            && collected.is_ok()
+        {
+            collected = collector.see(matrix, x);
         }
     };
     let mut attended = Vec::with_capacity(inputs.len());
@@ -206,10 +211,10 @@ pub(crate) fn forward(
         let choice = block.choose(&attended)?;
         outputs.push(streams.on(index, || block.finish(context, &attended, choice.as_ref(), &mut observe))?);
     }
-    seen?;
+    collected?;
     match collector {
         Some(collector) => {
-            streams.eval(inputs.len(), outputs.iter().chain(collector.waiting()))?;
+            streams.eval(inputs.len(), outputs.iter().chain(collector.pending()))?;
             collector.add()?;
         }
         None => streams.eval(inputs.len(), &outputs)?,

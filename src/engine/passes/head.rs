@@ -1,29 +1,29 @@
-//! Through the head, where every way back starts: cotangents of the last hidden states, and the head's own gradients.
+//! Backward pass through the head: cotangents of the last hidden states, and the head's own gradients.
 //!
-//! A head may be the largest matrix by far. Its gradients are made some rows at a time: what is kept of each position is
-//! enough to compute a part of its logits' gradients again.
+//! A head may be the largest matrix by far. Its gradients are computed some rows at a time: what is stored per position
+//! is enough to compute a part of its logits' gradients again.
 
 use mlx_rs::Array;
-use mlx_rs::transforms::{eval, fallible_vjp};
+use mlx_rs::transforms::eval;
 use rayon::prelude::*;
 use std::ops::Range;
 
 use super::forward::FinalStates;
-use crate::engine::array::{exception, from_vec, slice, to_vec};
+use crate::engine::array::{from_vec, slice, to_vec, vector_jacobian_products};
 use crate::engine::decoder::mlp::Context;
 use crate::engine::decoder::model::Head;
 use crate::error::Result;
 use crate::numerics::lanes;
 
-/// What is differentiated, summed over the tokens of a sequence.
+/// Function that is differentiated, summed over the tokens of a sequence.
 pub(crate) enum Objective<'a> {
     /// log p(y_t), with labels y_t drawn from the model's own distribution: its squares are the Fisher information.
     Likelihood { seed: u64 },
-    /// The KL divergence of the model from the one whose last hidden states these are.
+    /// The KL divergence of the model from the reference with these last hidden states.
     Divergence(&'a FinalStates<'a>),
 }
 
-/// A distribution over the vocabulary: softmax of its logits.
+/// Distribution over the vocabulary: softmax of its logits.
 #[derive(Debug, Clone, Copy)]
 struct Softmax {
     largest: f32,
@@ -40,32 +40,32 @@ impl Softmax {
         this
     }
 
-    /// Turns some of the logits into probabilities.
+    /// Turns a part of the logits into probabilities.
     fn of_part(self, logits: &mut [f32]) {
         lanes::exponentials(logits, self.largest);
         scale(logits, 1.0 / self.total);
     }
 }
 
-/// What is kept of a position.
+/// Values stored per position to compute gradients of its logits again.
 #[derive(Debug, Clone, Copy)]
 enum Position {
-    Drawn { model: Softmax, label: usize },
+    Sampled { model: Softmax, label: usize },
     Compared { model: Softmax, target: Softmax },
 }
 
-/// The way back through the head, of some sequences.
-pub(crate) struct HeadErrors<'a> {
+/// Backward pass of some sequences through the head.
+pub(crate) struct HeadBackward<'a> {
     objective: &'a Objective<'a>,
     positions: Vec<Vec<Position>>,
 }
 
-impl<'a> HeadErrors<'a> {
+impl<'a> HeadBackward<'a> {
     pub(crate) fn new(objective: &'a Objective<'a>) -> Self {
         Self { objective, positions: Vec::new() }
     }
 
-    /// The cotangent of the last hidden states of the next sequence.
+    /// Computes the cotangent of the last hidden states of the next sequence.
     pub(crate) fn cotangent(&mut self, last: &FinalStates<'_>) -> Result<Array> {
         let sequence = self.positions.len();
         let hidden = last.state(sequence)?;
@@ -75,11 +75,11 @@ impl<'a> HeadErrors<'a> {
             let mut values = last.logits(sequence, part.start, part.end)?;
             positions.extend(match self.objective {
                 Objective::Likelihood { seed } => {
-                    score(&mut values, vocabulary, seed ^ ((sequence as u64 + 1) << 32), part.start)
+                    score_gradients(&mut values, vocabulary, seed ^ ((sequence as u64 + 1) << 32), part.start)
                 }
                 Objective::Divergence(target) => {
                     let target = target.logits(sequence, part.start, part.end)?;
-                    compare(&mut values, target, vocabulary)
+                    divergence_gradients(&mut values, target, vocabulary)
                 }
             });
             let hidden = slice(&hidden, 1, part.start, part.end)?;
@@ -94,7 +94,7 @@ impl<'a> HeadErrors<'a> {
         Ok(cotangent)
     }
 
-    /// The gradient of the head's `rows` on a sequence whose cotangent is known, [columns, rows].
+    /// Computes the gradient of the head's `rows` on a sequence whose cotangent was computed, [columns, rows].
     pub(crate) fn gradient(
         &self,
         last: &FinalStates<'_>,
@@ -121,7 +121,7 @@ impl<'a> HeadErrors<'a> {
         Ok(total.unwrap_or_else(|| Array::from_f32(0.0)))
     }
 
-    /// Turns logits of some rows of the head into their gradients.
+    /// Turns logits of some rows of the head into gradients with respect to them.
     fn part(
         &self,
         sequence: usize,
@@ -129,7 +129,7 @@ impl<'a> HeadErrors<'a> {
         rows: &Range<usize>,
         logits: &mut [f32],
     ) -> Result<()> {
-        let mut others = match self.objective {
+        let mut target_logits = match self.objective {
             Objective::Likelihood { .. } => Vec::new(),
             Objective::Divergence(target) => {
                 let weight =
@@ -142,7 +142,7 @@ impl<'a> HeadErrors<'a> {
         let logits = logits.par_chunks_mut(rows.len()).zip(positions);
         match self.objective {
             Objective::Likelihood { .. } => logits.for_each(|(logits, position)| {
-                if let Position::Drawn { model, label } = *position {
+                if let Position::Sampled { model, label } = *position {
                     model.of_part(logits);
                     scale(logits, -1.0);
                     if rows.contains(&label) {
@@ -151,11 +151,12 @@ impl<'a> HeadErrors<'a> {
                 }
             }),
             Objective::Divergence(_) => {
-                logits.zip(others.par_chunks_mut(rows.len())).for_each(|((logits, position), others)| {
+                let pairs = logits.zip(target_logits.par_chunks_mut(rows.len()));
+                pairs.for_each(|((logits, position), target_logits)| {
                     if let Position::Compared { model, target } = *position {
                         model.of_part(logits);
-                        target.of_part(others);
-                        logits.iter_mut().zip(others).for_each(|(x, t)| *x -= *t);
+                        target.of_part(target_logits);
+                        logits.iter_mut().zip(target_logits).for_each(|(x, t)| *x -= *t);
                     }
                 });
             }
@@ -164,54 +165,50 @@ impl<'a> HeadErrors<'a> {
     }
 }
 
-/// Positions whose logits are held together.
+/// Returns ranges of positions whose logits are in memory at one time.
 fn parts_of(last: &FinalStates<'_>, hidden: &Array) -> impl Iterator<Item = Range<usize>> {
     let (tokens, step) = (hidden.shape()[1] as usize, last.positions_at_once());
     (0..tokens).step_by(step).map(move |start| start..(start + step).min(tokens))
 }
 
-/// The gradient with respect to the hidden states `part`.
+/// Computes the gradient with respect to the hidden states `part`.
 fn hidden_gradient(context: Context<'_>, head: &Head, part: Array, cotangent: Array) -> Result<Array> {
-    let (_, mut gradients) = fallible_vjp(
-        |primals: &[Array]| Ok(vec![head.logits(context, &primals[0]).map_err(|e| exception(&e))?]),
-        &[part],
-        &[cotangent],
-    )?;
-    Ok(gradients.swap_remove(0))
+    let logits = |primals: &[Array]| head.logits(context, &primals[0]);
+    Ok(vector_jacobian_products(logits, &[part], cotangent)?.swap_remove(0))
 }
 
-/// Turns rows of logits into gradients of log p(y) with respect to them, onehot(y) - softmax, with y drawn.
-fn score(logits: &mut [f32], vocabulary: usize, seed: u64, first: usize) -> Vec<Position> {
+/// Turns rows of logits into gradients of log p(y) with respect to them, onehot(y) - softmax, with a sampled label y.
+fn score_gradients(logits: &mut [f32], vocabulary: usize, seed: u64, first: usize) -> Vec<Position> {
     let rows = logits.par_chunks_mut(vocabulary).enumerate();
     rows.map(|(row, logits)| {
         let mut rng = fastrand::Rng::with_seed(seed.wrapping_add((first + row) as u64));
         let model = Softmax::of(logits);
-        let label = drawn(logits, rng.f64());
+        let label = sample_label(logits, rng.f64());
         scale(logits, -1.0);
         logits[label] += 1.0;
-        Position::Drawn { model, label }
+        Position::Sampled { model, label }
     })
     .collect()
 }
 
 /// Turns rows of logits z into gradients of KL(target || softmax z) with respect to them, softmax z - target.
-fn compare(logits: &mut [f32], mut target: Vec<f32>, vocabulary: usize) -> Vec<Position> {
+fn divergence_gradients(logits: &mut [f32], mut target: Vec<f32>, vocabulary: usize) -> Vec<Position> {
     let rows = logits.par_chunks_mut(vocabulary).zip(target.par_chunks_mut(vocabulary));
-    rows.map(|(logits, others)| {
-        let (model, target) = (Softmax::of(logits), Softmax::of(others));
-        logits.iter_mut().zip(others).for_each(|(x, t)| *x -= *t);
+    rows.map(|(logits, target_logits)| {
+        let (model, target) = (Softmax::of(logits), Softmax::of(target_logits));
+        logits.iter_mut().zip(target_logits).for_each(|(x, t)| *x -= *t);
         Position::Compared { model, target }
     })
     .collect()
 }
 
-/// The index at which the weights before it and its own come to more than `left`.
-fn drawn(weights: &[f32], mut left: f64) -> usize {
+/// Returns the first index at which the sum of weights exceeds `remaining`.
+fn sample_label(weights: &[f32], mut remaining: f64) -> usize {
     let mut last = 0;
     for (index, &weight) in weights.iter().enumerate().filter(|(_, weight)| **weight > 0.0) {
         last = index;
-        left -= f64::from(weight);
-        if left < 0.0 {
+        remaining -= f64::from(weight);
+        if remaining < 0.0 {
             break;
         }
     }

@@ -1,7 +1,6 @@
-//! Second moments of what goes into each linear layer: E[x_j^2] for scale search, E[x x^T] for GPTQ.
+//! Second moments of the input of each linear layer: E[x_j^2] for scale search, E[x x^T] for GPTQ.
 //!
-//! Layers that share an input share its moments: q, k and v; gate and up. Block after block, so that no more than one
-//! block's moments are held.
+//! Layers that share an input share its moments: q, k and v; gate and up. One block's moments are in memory at a time.
 
 use mlx_rs::transforms::eval;
 
@@ -15,7 +14,7 @@ use crate::error::Result;
 use crate::models::source::SourceModel;
 use crate::models::spec::Role;
 
-/// The role under which the moments of a role's input are kept.
+/// Returns the role under which the moments of a role's input are stored.
 pub fn input_of(role: Role) -> Role {
     match role {
         Role::K | Role::V => Role::Q,
@@ -24,15 +23,15 @@ pub fn input_of(role: Role) -> Role {
     }
 }
 
-/// What to run, and how.
+/// Sequences to run and the moments to collect.
 pub struct MomentSettings<'a> {
-    /// Token ids.
+    /// Token ids of the sequences.
     pub sequences: &'a [Vec<u32>],
-    /// How much is wanted.
+    /// Part of the moments that is collected.
     pub extent: Extent,
-    /// Bytes of hidden states in memory; more go to a temporary file.
+    /// Most bytes of hidden states in memory; more go to a temporary file.
     pub memory: u64,
-    /// Called with (steps done, steps in all).
+    /// Called with (steps done, total steps).
     pub progress: &'a dyn Fn(usize, usize),
 }
 
@@ -63,7 +62,7 @@ pub fn input_moments_where(
             let mut collector = Collector::new(settings.extent);
             advance(&mut pass, &block, &mut collector)?;
             drop(block);
-            each(Some(index), &collector.estimates()?)?;
+            each(Some(index), &collector.take_estimates()?)?;
         } else {
             let inputs = std::mem::take(&mut pass.states);
             pass.replace(inputs, &block)?;
@@ -78,14 +77,14 @@ pub fn input_moments_where(
 }
 
 impl FinalStates<'_> {
-    /// Moments of the head's input.
+    /// Computes the moments of the head's input.
     pub(crate) fn head_moments(&self, extent: Extent) -> Result<Moments> {
         let mut collector = Collector::new(extent);
         for sequence in 0..self.len() {
             collector.see(Role::Head.into(), &self.head.normed(self.context, &self.state(sequence)?)?)?;
-            eval(collector.waiting())?;
+            eval(collector.pending())?;
             collector.add()?;
         }
-        collector.estimates()
+        collector.take_estimates()
     }
 }

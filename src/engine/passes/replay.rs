@@ -4,15 +4,14 @@
 //! Peak memory is the embedding and head, one block with its gradients, and the hidden states.
 
 use mlx_rs::Array;
-use mlx_rs::transforms::fallible_vjp;
 use std::ops::Range;
 use std::rc::Rc;
 
 use super::collector::{Collector, Extent, Moments};
 use super::forward::{FinalStates, Pass};
-use super::head::{HeadErrors, Objective};
-use super::states::{Kept, Store};
-use crate::engine::array::exception;
+use super::head::{HeadBackward, Objective};
+use super::states::{HiddenStates, StoredState};
+use crate::engine::array::vector_jacobian_products;
 use crate::engine::decoder::attention::Positions;
 use crate::engine::decoder::block::{Attended, Block};
 use crate::engine::decoder::experts::Choice;
@@ -23,38 +22,38 @@ use crate::engine::streams::Streams;
 use crate::error::Result;
 use crate::models::spec::Role;
 
-/// A forward pass that kept each block's inputs, on its way back.
+/// Backward pass over the blocks, after a forward pass that kept each block's inputs.
 pub(crate) struct Replay<'a> {
     loader: Loader<'a>,
     context: Context<'a>,
     streams: Streams,
-    /// Until the head is left.
+    /// Last hidden states and head, until [`Self::leave_head`].
     last: Option<FinalStates<'a>>,
-    store: Rc<Store>,
+    store: Rc<HiddenStates>,
     /// E[x_j^2] of the linear layers' inputs, by block; the head's is last.
     importance: Vec<Moments>,
-    /// Inputs of each block, by block and sequence; given up as the replay comes by.
-    inputs: Vec<Vec<Kept>>,
+    /// Inputs of each block, by block and sequence; taken as the backward pass reaches the block.
+    inputs: Vec<Vec<StoredState>>,
     /// Gradient of the objective with respect to the current block's output, by sequence.
-    cotangents: Vec<Kept>,
+    cotangents: Vec<StoredState>,
 }
 
-/// A layer's gradient on one sequence: of its matrix, or of each expert's, [columns, rows]. Differentiation makes it in this
-/// order.
+/// Gradient of a layer on one sequence: of its matrix, or of each expert's, [columns, rows]. Differentiation gives it
+/// in this order.
 pub(crate) struct Gradient {
     pub(crate) role: Role,
     pub(crate) transposed: Vec<Array>,
 }
 
 impl<'a> Replay<'a> {
-    /// Runs all sequences forward. `tick` is called once a block.
+    /// Runs all sequences forward. `tick` is called once per block.
     pub(crate) fn forward(mut pass: Pass<'a>, tick: &dyn Fn()) -> Result<Self> {
         let (mut inputs, mut importance) = (Vec::new(), Vec::new());
         for index in 0..pass.context.spec.layers.len() {
             let block = Block::load_for_many(&pass.loader, pass.context, index)?;
             let mut collector = Collector::new(Extent::Diagonal);
             inputs.push(pass.advance(&block, Some(&mut collector))?);
-            importance.push(collector.moments()?);
+            importance.push(collector.take_moments()?);
             tick();
         }
         let (loader, store) = (pass.loader, Rc::clone(&pass.store));
@@ -65,14 +64,15 @@ impl<'a> Replay<'a> {
         Ok(Self { loader, context, streams, last, store, importance, inputs, cotangents: Vec::new() })
     }
 
-    /// E[x_j^2] of the inputs of a block's linear layers, or of the head's.
+    /// Returns E[x_j^2] of the inputs of a block's linear layers, or of the head's.
     pub(crate) fn importance(&self, block: Option<usize>) -> &Moments {
         &self.importance[block.unwrap_or(self.importance.len() - 1)]
     }
 
-    /// Through the head. What it returns gives the head's own gradients, until [`Self::leave_head`].
-    pub(crate) fn head<'o>(&mut self, objective: &'o Objective<'o>) -> Result<HeadErrors<'o>> {
-        let mut errors = HeadErrors::new(objective);
+    /// Runs the backward pass through the head. The returned value gives the head's own gradients, until
+    /// [`Self::leave_head`].
+    pub(crate) fn head<'o>(&mut self, objective: &'o Objective<'o>) -> Result<HeadBackward<'o>> {
+        let mut errors = HeadBackward::new(objective);
         if let Some(last) = &self.last {
             for _ in 0..last.len() {
                 crate::interrupt::check()?;
@@ -85,7 +85,7 @@ impl<'a> Replay<'a> {
     /// Hands the gradients of the head's `rows` to `each`, by sequence.
     pub(crate) fn head_rows(
         &self,
-        errors: &HeadErrors<'_>,
+        errors: &HeadBackward<'_>,
         rows: &Range<usize>,
         mut each: impl FnMut(usize, Gradient) -> Result<()>,
     ) -> Result<()> {
@@ -98,14 +98,15 @@ impl<'a> Replay<'a> {
         Ok(())
     }
 
-    /// Gives up the head and what went into it.
+    /// Discards the head and its inputs.
     pub(crate) fn leave_head(&mut self) {
         if let Some(mut last) = self.last.take() {
             last.clear();
         }
     }
 
-    /// Through block `index`: hands the gradients of the matrices with the `roles` to `each`, by sequence.
+    /// Runs the backward pass through block `index` and hands the gradients of the matrices with the `roles` to `each`,
+    /// by sequence.
     pub(crate) fn block(
         &mut self,
         index: usize,
@@ -124,23 +125,23 @@ impl<'a> Replay<'a> {
         }
         let streams = self.streams;
         let cotangents = std::mem::take(&mut self.cotangents);
-        let mut waiting = self.inputs.pop().unwrap_or_default().into_iter().zip(cotangents).peekable();
-        while waiting.peek().is_some() {
+        let mut sequences = self.inputs.pop().unwrap_or_default().into_iter().zip(cotangents).peekable();
+        while sequences.peek().is_some() {
             crate::interrupt::check()?;
-            let together = waiting.by_ref().take(streams.count());
-            let together =
-                together.map(|(x, cotangent)| Ok((self.store.take(x)?, self.store.take(cotangent)?)));
-            let together = together.collect::<Result<Vec<_>>>()?;
-            let choices = choices(context, streams, &block, together.iter().map(|(x, _)| x))?;
-            let mut found = Vec::with_capacity(together.len());
-            for (index, ((x, cotangent), choice)) in together.into_iter().zip(&choices).enumerate() {
+            let mut batch = Vec::with_capacity(streams.count());
+            for (x, cotangent) in sequences.by_ref().take(streams.count()) {
+                batch.push((self.store.take(x)?, self.store.take(cotangent)?));
+            }
+            let choices = choose_experts(context, streams, &block, batch.iter().map(|(x, _)| x))?;
+            let mut batch_gradients = Vec::with_capacity(batch.len());
+            for (index, ((x, cotangent), choice)) in batch.into_iter().zip(&choices).enumerate() {
                 let choice = choice.as_ref();
-                found.push(streams.on(index, || {
+                batch_gradients.push(streams.on(index, || {
                     block_gradients(context, &block, choice, (roles, &weights), x, cotangent)
                 })?);
             }
-            streams.eval(found.len(), found.iter().flatten())?;
-            for gradients in found {
+            streams.eval(batch_gradients.len(), batch_gradients.iter().flatten())?;
+            for gradients in batch_gradients {
                 let mut gradients = gradients.into_iter();
                 let cotangent = gradients.next();
                 let named = roles.iter().zip(&counts).map(|(&role, &count)| Gradient {
@@ -155,8 +156,9 @@ impl<'a> Replay<'a> {
     }
 }
 
-/// The experts that the tokens of each of `xs` go to, before anything is differentiated.
-fn choices<'x>(
+/// Chooses the experts of each of the inputs `xs` [batch, tokens, hidden], before anything is differentiated; `None` where
+/// the MLP has none. Evaluates.
+pub(crate) fn choose_experts<'x>(
     context: Context<'_>,
     streams: Streams,
     block: &Block,
@@ -174,7 +176,7 @@ fn choices<'x>(
     attended.iter().map(|attended| block.choose(attended)).collect()
 }
 
-/// Gradients with respect to the block's input and the weights of its roles, not evaluated yet.
+/// Returns the gradients with respect to the block's input and the weights of its roles, not evaluated yet.
 fn block_gradients(
     context: Context<'_>,
     block: &Block,
@@ -186,8 +188,8 @@ fn block_gradients(
     let tokens = x.shape()[1] as usize;
     let mut primals = vec![x];
     primals.extend_from_slice(weights);
-    let (_, gradients) = fallible_vjp(
-        |primals: &[Array]| {
+    vector_jacobian_products(
+        |primals| {
             let mut block = block.clone();
             let mut weights = primals[1..].iter();
             for role in roles {
@@ -196,11 +198,9 @@ fn block_gradients(
                 }
             }
             let mut positions = Positions::new(context.spec, 0, tokens);
-            let y = block.forward_chosen(context, &primals[0], &mut positions, choice);
-            Ok(vec![y.map_err(|e| exception(&e))?])
+            block.forward_chosen(context, &primals[0], &mut positions, choice)
         },
         &primals,
-        &[cotangent],
-    )?;
-    Ok(gradients)
+        cotangent,
+    )
 }

@@ -1,4 +1,4 @@
-//! Requests to the Hub, and what its refusals mean.
+//! Requests to the Hub, and explanations of its refusals.
 
 use serde_json::Value;
 use std::time::{Duration, SystemTime};
@@ -6,33 +6,33 @@ use ureq::http::Response;
 use ureq::{Agent, Body, ResponseExt};
 
 use super::name::Repository;
-use super::settings::{Patience, Settings};
+use super::settings::{Settings, Timeout};
 use crate::error::Error;
 
-/// Why a request has no answer that can be used.
+/// Reason why a request has no usable answer.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// The Hub, or a store that it sends to, said no.
+    /// The Hub, or a store that it redirects to, refused.
     Refused(Refusal),
     /// There was no answer, or it broke off.
     Broken(String),
-    /// What came will not be of use next time either.
+    /// The answer cannot be used, and will not be next time either.
     Unusable(String),
-    /// Nothing came from this address for so long.
-    Silent(String, Patience),
-    /// What came is not what was asked for.
+    /// Nothing came from this address before the time ran out.
+    Silent(String, Timeout),
+    /// The answer is not what was asked for.
     Damaged(String),
 }
 
-/// An answer that is none of success.
+/// Answer with another status than success.
 #[derive(Debug, Default)]
 pub(crate) struct Refusal {
-    /// Of HTTP.
+    /// Status of HTTP.
     pub(crate) status: u16,
-    /// The Hub's own.
+    /// Error code of the Hub.
     code: Option<String>,
     message: String,
-    /// After which time to ask again.
+    /// Time after which to ask again.
     pub(crate) after: Option<Duration>,
     /// Host and port that answered, where they are known.
     host: String,
@@ -50,7 +50,7 @@ impl From<ureq::Error> for Failure {
 }
 
 impl Failure {
-    /// Whether asking again may help.
+    /// True if asking again may help.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
             Self::Refused(refusal) => matches!(refusal.status, 408 | 429 | 500..),
@@ -59,7 +59,7 @@ impl Failure {
         }
     }
 
-    /// In a few words.
+    /// Describes the failure in a few words.
     pub(crate) fn brief(&self) -> String {
         match self {
             Self::Refused(Refusal { status, host, .. }) if host.is_empty() => format!("HTTP {status}"),
@@ -69,7 +69,7 @@ impl Failure {
         }
     }
 
-    /// How long the other side wants to be left alone, up to a minute.
+    /// Returns how long to wait before asking again, where the other side says it; at most a minute.
     pub(crate) fn after(&self) -> Option<Duration> {
         const MOST: Duration = Duration::from_mins(1);
         match self {
@@ -78,12 +78,12 @@ impl Failure {
         }
     }
 
-    /// Whether this is the HTTP status `status`.
+    /// True if this is the HTTP status `status`.
     pub(crate) fn is_status(&self, status: u16) -> bool {
         matches!(self, Self::Refused(refusal) if refusal.status == status)
     }
 
-    /// For the user, with what failed.
+    /// Explains the failure to the user, with the step that failed.
     pub(crate) fn explain_step(&self, settings: &Settings, repository: &Repository, step: &str) -> Error {
         let place = repository.place(settings);
         let error = self.explain(settings, repository);
@@ -92,7 +92,7 @@ impl Failure {
         Error::file(&place, format!("{step}: {rest}")).hint(error.hint_text().unwrap_or_default())
     }
 
-    /// For the user.
+    /// Explains the failure to the user.
     pub(crate) fn explain(&self, settings: &Settings, repository: &Repository) -> Error {
         let place = repository.place(settings);
         let refusal = match self {
@@ -112,7 +112,7 @@ impl Failure {
                 return Error::file(place, format!("the Hub's answer cannot be used: {what}"))
                     .hint("check HF_ENDPOINT if it is set, and whether something between here and the Hub answers in its place. With HF_HUB_OFFLINE=1 only the cache is used");
             }
-            Self::Silent(address, Patience { time, variable }) => {
+            Self::Silent(address, Timeout { time, variable }) => {
                 let message = format!("nothing came from {address} for {} s", time.as_secs_f64());
                 return Error::file(place, message).hint(format!(
                     "check the connection; what was downloaded so far is kept. {variable} sets how many seconds to wait, \
@@ -129,7 +129,7 @@ impl Failure {
 }
 
 impl Refusal {
-    /// Whether it was not the Hub that refused, but a store that it sends to.
+    /// True if a store refused that the Hub redirects to, not the Hub.
     fn is_of_a_store(&self, settings: &Settings) -> bool {
         let hub = settings.endpoint.split_once("://").map_or("", |(_, rest)| rest);
         !self.host.is_empty() && hub.split('/').next() != Some(self.host.as_str())
@@ -139,8 +139,8 @@ impl Refusal {
         let place = repository.place(settings);
         let Self { status, code, message, .. } = self;
         let (status, code) = (*status, code.as_deref());
-        let said = if message.is_empty() { String::new() } else { format!(": {message}") };
-        let refused = |what: &str| Error::file(&place, format!("{what} (HTTP {status}{said})"));
+        let detail = if message.is_empty() { String::new() } else { format!(": {message}") };
+        let refused = |what: &str| Error::file(&place, format!("{what} (HTTP {status}{detail})"));
         if self.is_of_a_store(settings) {
             return refused(&format!("the store {}, where the Hub keeps large files, refused", self.host)).hint(
                 "this has nothing to do with the token: the address that the Hub gave may have expired, so try again",
@@ -180,10 +180,10 @@ impl Refusal {
     }
 }
 
-/// How long the Hub may take over what was sent to it.
+/// Time that the Hub may take for what was sent to it.
 const UPLOAD_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// Sends to the Hub.
+/// Client that sends to the Hub.
 pub(crate) struct Client<'a> {
     pub(crate) settings: &'a Settings,
     agent: Agent,
@@ -202,7 +202,7 @@ impl<'a> Client<'a> {
         Self { settings, agent: config.into() }
     }
 
-    /// Without the token.
+    /// Returns the HTTP client, which does not send the token.
     pub(crate) fn agent(&self) -> &Agent {
         &self.agent
     }
@@ -219,7 +219,7 @@ impl<'a> Client<'a> {
     }
 }
 
-/// A response of success.
+/// Returns a response of success; any other is a refusal.
 pub(crate) fn accepted(mut response: Response<Body>) -> Result<Response<Body>, Failure> {
     if response.status().is_success() {
         return Ok(response);
@@ -239,7 +239,7 @@ pub(crate) fn accepted(mut response: Response<Body>) -> Result<Response<Body>, F
     Err(Failure::Refused(Refusal { status, code, message: message.unwrap_or_default(), after, host }))
 }
 
-/// How long a `Retry-After` is: seconds, or the time from `now` to a date.
+/// Returns the time that a `Retry-After` stands for: seconds, or the time from `now` to a date.
 fn retry_after(text: &str, now: SystemTime) -> Option<Duration> {
     let seconds = text.parse().ok().map(Duration::from_secs);
     seconds.or_else(|| Some(httpdate::parse_http_date(text).ok()?.duration_since(now).unwrap_or_default()))

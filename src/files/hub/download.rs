@@ -1,8 +1,9 @@
-//! Downloading what a model needs, and nothing else, into the Hub's cache.
+//! Downloads of the files that a model needs, and no others, into the Hub's cache.
 //!
-//! The hf-hub crate keeps the cache as Python's huggingface_hub does: contents in `blobs/` by their hash, links to them in
-//! `snapshots/COMMIT/`, commits of branches in `refs/`. All files are asked for by commit, so that they belong together.
-//! A download that breaks off, or from which nothing comes any more, is continued where it was; weights are compared with their SHA-256, which is their name.
+//! The hf-hub crate keeps the cache as Python's huggingface_hub does: contents in `blobs/` by their hash, links to them
+//! in `snapshots/COMMIT/`, commits of branches in `refs/`. All files are asked for by commit, so that they belong
+//! together. A download that breaks off, or stalls, is resumed where it was; weights are compared with their SHA-256,
+//! which is their name.
 
 use crate::files::names::RECORD;
 use crate::progress::Progress;
@@ -21,46 +22,46 @@ use super::settings::Settings;
 use super::transfer::Transfer;
 use crate::error::{Error, Result};
 use crate::files::model_files::ModelFiles;
-use crate::files::names::is_of_a_model;
+use crate::files::names::is_model_file;
 use crate::files::pack::safe_name;
 use crate::files::weight_files::{INDEX, weight_files};
 use crate::interrupt;
 
-/// Times that a file is asked for anew without any progress.
+/// Times that a file is requested in a row without any progress.
 const ATTEMPTS: u32 = 5;
 
-/// What the Hub says about a revision.
+/// The Hub's description of a revision.
 #[derive(Debug, Deserialize)]
 struct Info {
-    /// The commit.
+    /// Commit of the revision.
     sha: String,
     siblings: Vec<Sibling>,
 }
 
-/// A file of it.
+/// File of a revision.
 #[derive(Debug, Deserialize)]
 struct Sibling {
     rfilename: String,
-    /// Bytes, where they are said.
+    /// Bytes, where the Hub says them.
     #[serde(default)]
     size: Option<u64>,
 }
 
 impl Info {
-    /// Names of the files that can lie in a folder.
+    /// Returns the names of the files that can lie in a folder.
     fn names(&self) -> Vec<String> {
         let names = self.siblings.iter().map(|file| &file.rfilename);
         names.filter(|name| safe_name(name)).cloned().collect()
     }
 
-    /// Bytes of the file `name`, where they are said.
+    /// Returns the bytes of the file `name`, where the Hub says them.
     fn size(&self, name: &str) -> Option<u64> {
         self.siblings.iter().find(|file| file.rfilename == name)?.size
     }
 }
 
-/// What `need` names of the model, from the Hub. In offline mode, where the Hub does not answer, and where it is there as
-/// a whole, what the cache has.
+/// Fetches the part of a model that `need` names. The cache is used as it is in offline mode, and where the Hub does
+/// not answer but the cache has the whole model.
 pub(crate) fn fetch(
     settings: &Settings,
     repository: &Repository,
@@ -76,11 +77,12 @@ pub(crate) fn fetch(
         });
     }
     let download = Download::new(settings, repository, console);
-    let info = match download.info(cached.is_err())? {
+    let retries = if cached.is_err() { Retries::WhenAsked } else { Retries::Never };
+    let info = match download.info(retries)? {
         Ok(info) => info,
         Err(failure) => {
-            let instead = failure.is_passing() || matches!(failure, Failure::Unusable(_));
-            let Some(folder) = cached.ok().filter(|_| instead) else {
+            let may_use_cache = failure.is_passing() || matches!(failure, Failure::Unusable(_));
+            let Some(folder) = cached.ok().filter(|_| may_use_cache) else {
                 return Err(failure.explain(settings, repository));
             };
             let what = match &failure {
@@ -107,7 +109,8 @@ fn cache(settings: &Settings, repository: &Repository, revision: &str) -> CacheR
     Cache::new(settings.cache.clone()).repo(repo)
 }
 
-/// The folder of the revision as of the last download; an error is the subject of a sentence, and its verb.
+/// Returns the cache's folder of the revision as of the last download; an error is the subject of a sentence, and its
+/// verb.
 fn cached(settings: &Settings, repository: &Repository) -> std::result::Result<PathBuf, String> {
     let cache = cache(settings, repository, &repository.revision);
     let folder = settings.cache.join(Repo::model(repository.id.clone()).folder_name());
@@ -119,7 +122,7 @@ fn cached(settings: &Settings, repository: &Repository) -> std::result::Result<P
     missing.map_or(Ok(folder), Err)
 }
 
-/// What a snapshot lacks of config.json and weights, with the verb: another process may be filling it.
+/// Returns what a snapshot lacks of config.json and weights, with the verb: another process may be filling it.
 fn missing(folder: &Path) -> Option<String> {
     if !folder.join("config.json").is_file() {
         return Some("config.json is".to_owned());
@@ -129,6 +132,14 @@ fn missing(folder: &Path) -> Option<String> {
         weight_files(folder, &files, &files.names()?)
     };
     weights().is_err().then(|| "the weights are".to_owned())
+}
+
+/// Repetition of a request that failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Retries {
+    Never,
+    /// After the time that the Hub names, where it names one.
+    WhenAsked,
 }
 
 struct Download<'a> {
@@ -150,26 +161,26 @@ impl<'a> Download<'a> {
         Repo::with_revision(self.repository.id.clone(), RepoType::Model, revision.to_owned())
     }
 
-    /// Where the file `name` is.
+    /// Returns the address of the file `name`.
     fn url(&self, commit: &str, name: &str) -> String {
         let repo = self.at(commit);
         format!("{}/{}/resolve/{}/{}", self.settings.endpoint, repo.url(), repo.url_revision(), encoded(name))
     }
 
-    /// Commit and files of the revision, with their sizes. With `patient` asked for again after the time that the Hub names.
-    fn info(&self, patient: bool) -> Result<Result<Info, Failure>> {
+    /// Asks for commit and files of the revision, with their sizes.
+    fn info(&self, retries: Retries) -> Result<Result<Info, Failure>> {
         let path = self.at(&self.repository.revision).api_url();
         let url = format!("{}/api/{path}?blobs=true", self.settings.endpoint);
-        let mut left = ATTEMPTS;
+        let mut attempts = if retries == Retries::WhenAsked { ATTEMPTS } else { 1 };
         loop {
             let (reader, url) = (self.asking.clone(), url.clone());
             let result = interrupt::run(move || {
                 serde_json::from_str(&reader.text(&url)?)
                     .map_err(|e| Failure::Unusable(format!("it is no description of a model: {e}")))
             })?;
-            left -= 1;
+            attempts -= 1;
             match &result {
-                Err(failure) if patient && left > 0 && failure.is_passing() => {
+                Err(failure) if attempts > 0 && failure.is_passing() => {
                     let Some(wait) = failure.after() else { return Ok(result) };
                     self.console.line(&format!("{}, waiting {} s", failure.brief(), wait.as_secs()));
                     pause(wait)?;
@@ -188,15 +199,15 @@ impl<'a> Download<'a> {
         Err(Error::file(place, format!("the Hub names a commit `{}`", info.sha)))
     }
 
-    /// The folder of the cache for what belongs to `commit`.
+    /// Returns the cache's folder for `commit`.
     fn snapshot(&self, commit: &str) -> PathBuf {
         cache(self.settings, self.repository, commit).pointer_path(commit)
     }
 
-    /// Everything that is needed.
+    /// Fetches all files of the model and returns their folder.
     fn all(&self, info: &Info) -> Result<PathBuf> {
         let is_weights = |name: &str| name.ends_with(".safetensors") || name.ends_with(".npz");
-        let wanted = |name: &str| is_of_a_model(name) && !name.starts_with('.') && !is_weights(name);
+        let wanted = |name: &str| is_model_file(name) && !name.starts_with('.') && !is_weights(name);
         let folder = self.small(info, wanted)?;
         self.each_weight(info, &folder, |name| self.file(&info.sha, name, info.size(name)))?;
         let branch = cache(self.settings, self.repository, &self.repository.revision);
@@ -204,7 +215,8 @@ impl<'a> Download<'a> {
         Ok(folder)
     }
 
-    /// What tells of the weights, and their headers. `None` where they cannot be had without the weights.
+    /// Fetches the files that describe the weights, and the weights' headers. `None` where headers cannot be had
+    /// without the weights.
     fn headers(&self, info: &Info) -> Result<Option<Headers>> {
         const BESIDE: [&str; 3] = ["config.json", INDEX, RECORD];
         let cached = self.small(info, |name| BESIDE.contains(&name))?;
@@ -216,59 +228,57 @@ impl<'a> Download<'a> {
             headers.copy(&cached.join(name), name)?;
         }
         let bar = self.console.steps_bar("reading headers", self.weights(&cached, info)?.len() as u64);
-        let mut sizes_are_said = true;
+        let mut sizes_are_known = true;
         self.each_weight(info, headers.folder(), |name| {
-            if let Some((bytes, size)) = sizes_are_said
-                .then(|| self.beginning(&info.sha, name))
-                .transpose()?
-                .and_then(Beginning::into_parts)
-            {
-                headers.write(name, &bytes, size)?;
-            } else {
-                sizes_are_said = false;
+            if sizes_are_known {
+                match self.beginning(&info.sha, name)?.into_parts() {
+                    Some((bytes, size)) => headers.write(name, &bytes, size)?,
+                    None => sizes_are_known = false,
+                }
             }
             bar.inc(1);
             Ok(())
         })?;
         bar.finish();
-        Ok(sizes_are_said.then_some(headers))
+        Ok(sizes_are_known.then_some(headers))
     }
 
-    /// Has `get` put the weight files, or their headers, into `folder`, which has the index: those that it names, and the
-    /// others where the headers of these show that it is of other weights.
+    /// Calls `get` for each weight file, which puts it, or its header, into `folder`, which has the index: first for
+    /// those that the index names, then for the others where these headers show that the index belongs to other
+    /// weights.
     fn each_weight(&self, info: &Info, folder: &Path, mut get: impl FnMut(&str) -> Result<()>) -> Result<()> {
-        let mut done = BTreeSet::new();
+        let mut fetched = BTreeSet::new();
         loop {
             let mut wanted = self.weights(folder, info)?;
-            wanted.retain(|name| !done.contains(name));
+            wanted.retain(|name| !fetched.contains(name));
             if wanted.is_empty() {
                 return Ok(());
             }
             for name in wanted {
                 get(&name)?;
-                done.insert(name);
+                fetched.insert(name);
             }
         }
     }
 
-    /// The weight file `name` to the end of its header.
+    /// Fetches the weight file `name` to the end of its header.
     fn beginning(&self, commit: &str, name: &str) -> Result<Beginning> {
         let mut beginning = Beginning::default();
         self.persist(name, || {
             let (reader, url) = (self.downloading.clone(), self.url(commit, name));
-            let mut there = std::mem::take(&mut beginning);
-            let (result, there) = interrupt::run(move || (there.read(&reader, &url), there))?;
+            let mut fetched = std::mem::take(&mut beginning);
+            let (result, fetched) = interrupt::run(move || (fetched.read(&reader, &url), fetched))?;
             Ok(match result {
-                Ok(()) => Ok(there),
+                Ok(()) => Ok(fetched),
                 Err(failure) => {
-                    beginning = there;
+                    beginning = fetched;
                     Err((failure, beginning.len()))
                 }
             })
         })
     }
 
-    /// Fetches the files that are `wanted`, which are not weights. Returns the folder that they are in.
+    /// Fetches the files that are `wanted`, which are not weights. Returns their folder.
     fn small(&self, info: &Info, wanted: impl Fn(&str) -> bool) -> Result<PathBuf> {
         for name in info.names().iter().filter(|name| wanted(name)) {
             self.file(&info.sha, name, info.size(name))?;
@@ -276,47 +286,44 @@ impl<'a> Download<'a> {
         Ok(self.snapshot(&info.sha))
     }
 
-    /// Names of the weight files of the repository, whose index is in `folder`.
+    /// Returns the names of the repository's weight files; its index is in `folder`.
     fn weights(&self, folder: &Path, info: &Info) -> Result<Vec<String>> {
         let place = self.repository.place(self.settings);
         weight_files(Path::new(&place), &ModelFiles::open(folder)?, &info.names())
     }
 
-    /// One file, unless it is there, with all of its `size` bytes.
+    /// Fetches one file, unless it is there with all of its `size` bytes.
     fn file(&self, commit: &str, name: &str, size: Option<u64>) -> Result<()> {
         let folder = self.snapshot(commit);
-        if let Some(there) = fs::metadata(folder.join(name)).ok().filter(fs::Metadata::is_file) {
-            let there = there.len();
-            match size {
-                Some(size) if size != there => self
-                    .console
-                    .line(&format!("{name}: the cache has {there} bytes, the Hub {size}: fetching it again")),
-                _ => return Ok(()),
-            }
+        if let Some(metadata) = fs::metadata(folder.join(name)).ok().filter(fs::Metadata::is_file) {
+            let cached = metadata.len();
+            let Some(size) = size.filter(|&size| size != cached) else { return Ok(()) };
+            self.console
+                .line(&format!("{name}: the cache has {cached} bytes, the Hub {size}: fetching it again"));
         }
         self.persist(name, || self.attempt(commit, name))
     }
 
-    /// Asks for the file `name`, by `attempt`, until it comes or there is no hope. A failure comes with the bytes that are
-    /// there.
+    /// Repeats `attempt` for the file `name` until it succeeds or cannot succeed any more. A failure comes with the
+    /// bytes that are there.
     fn persist<T>(
         &self,
         name: &str,
         mut attempt: impl FnMut() -> Result<Result<T, (Failure, u64)>>,
     ) -> Result<T> {
-        let mut left = ATTEMPTS;
-        let mut before = 0;
+        let mut attempts = ATTEMPTS;
+        let mut previous_bytes = 0;
         loop {
             let (failure, bytes) = match attempt()? {
-                Ok(done) => return Ok(done),
+                Ok(value) => return Ok(value),
                 Err(failed) => failed,
             };
-            left = if bytes > before { ATTEMPTS } else { left - 1 };
-            before = bytes;
-            if left == 0 || !failure.is_passing() {
+            attempts = if bytes > previous_bytes { ATTEMPTS } else { attempts - 1 };
+            previous_bytes = bytes;
+            if attempts == 0 || !failure.is_passing() {
                 return Err(failure.explain_step(self.settings, self.repository, &format!("`{name}`")));
             }
-            let wait = (Duration::from_millis(100) * 2u32.pow(ATTEMPTS - left))
+            let wait = (Duration::from_millis(100) * 2u32.pow(ATTEMPTS - attempts))
                 .max(failure.after().unwrap_or_default());
             let when = match wait.as_secs() {
                 0 => String::new(),
@@ -327,7 +334,7 @@ impl<'a> Download<'a> {
         }
     }
 
-    /// Asks for a file once, from where an earlier attempt broke off. A failure comes with the bytes that are there.
+    /// Requests a file once, from where an earlier attempt broke off. A failure comes with the bytes that are there.
     fn attempt(&self, commit: &str, name: &str) -> Result<Result<(), (Failure, u64)>> {
         let url = self.url(commit, name);
         let (reader, asked) = (self.asking.clone(), url.clone());
@@ -349,17 +356,17 @@ impl<'a> Download<'a> {
         }
         let bar = self.console.bytes_bar(&format!("downloading {name}"), 0);
         let transfer = Transfer { reader: self.downloading.clone(), url, metadata, blob, bar };
-        let (done, transfer) = interrupt::run(move || (transfer.run(), transfer))?;
+        let (result, transfer) = interrupt::run(move || (transfer.run(), transfer))?;
         transfer.bar.finish();
-        let done = done?;
-        if done.is_ok() {
+        let outcome = result?;
+        if outcome.is_ok() {
             link(&transfer.blob, &pointer, name)?;
         }
         drop(lock);
-        Ok(done)
+        Ok(outcome)
     }
 
-    /// Keeps other processes from the contents `blob`, once they are done with them.
+    /// Locks the contents `blob` against other processes, once they are done with them.
     fn lock(&self, blob: &Path, name: &str) -> Result<File> {
         if let Some(folder) = blob.parent() {
             fs::create_dir_all(folder).map_err(|e| no_cache(folder, e))?;
@@ -376,7 +383,7 @@ impl<'a> Download<'a> {
     }
 }
 
-/// The cache cannot be written to.
+/// Returns the error for a cache that cannot be written to.
 fn no_cache(path: &Path, error: std::io::Error) -> Error {
     Error::io(path, error).hint(
         "this is the Hub's cache: HF_HUB_CACHE, or HF_HOME, names a folder for it that can be written to",
@@ -390,31 +397,31 @@ fn link(blob: &Path, pointer: &Path, name: &str) -> Result<()> {
         fs::create_dir_all(folder).map_err(io)?;
     }
     let same =
-        fs::canonicalize(blob).is_ok_and(|blob| fs::canonicalize(pointer).is_ok_and(|there| there == blob));
+        fs::canonicalize(blob).is_ok_and(|blob| fs::canonicalize(pointer).is_ok_and(|target| target == blob));
     if same && pointer.is_symlink() {
         return Ok(());
     }
     // In one step: another process may be reading what is there.
     let hidden =
         format!(".{}.{}", pointer.file_name().unwrap_or_default().to_string_lossy(), std::process::id());
-    let made = pointer.with_file_name(hidden);
-    let _ = fs::remove_file(&made);
+    let temporary = pointer.with_file_name(hidden);
+    let _ = fs::remove_file(&temporary);
     #[cfg(unix)]
     {
         // From `snapshots/COMMIT/`, so that the cache can be moved.
         let up = "../".repeat(2 + name.matches('/').count());
         let target = Path::new(&up).join("blobs").join(blob.file_name().unwrap_or_default());
-        std::os::unix::fs::symlink(target, &made).map_err(io)?;
+        std::os::unix::fs::symlink(target, &temporary).map_err(io)?;
     }
     #[cfg(not(unix))]
     {
         let _ = name;
-        fs::copy(blob, &made).map_err(io)?;
+        fs::copy(blob, &temporary).map_err(io)?;
     }
-    fs::rename(&made, pointer).map_err(io)
+    fs::rename(&temporary, pointer).map_err(io)
 }
 
-/// A file's name as it goes into addresses.
+/// Encodes a file's name for addresses.
 fn encoded(name: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.~/".contains(&byte);
     name.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()

@@ -1,7 +1,8 @@
-//! A model of which only the headers are fetched, for commands that look at names, types and shapes and at no value.
+//! Models of which only the headers are fetched, for commands that look at names, types and shapes and at no value.
 //!
-//! The headers come in ranges, into a temporary folder whose weight files are as long as those on the Hub and have holes
-//! where the values would be: what opens a model sees no difference. Nothing that looks like weights goes into the cache.
+//! The headers come in ranges, into a temporary folder whose weight files are as long as those on the Hub and have
+//! holes where the values would be: code that opens a model sees no difference. Nothing that looks like weights goes
+//! into the cache.
 
 use hf_hub::Repo;
 use std::fs::{self, File};
@@ -15,12 +16,12 @@ use super::reader::Reader;
 use super::settings::Settings;
 use crate::error::{Error, Result};
 
-/// Bytes that are asked for before the header's length is known: most headers are not longer.
-const FIRST: u64 = 64 << 10;
-/// Longer headers are refused when the file is opened, by the safetensors crate.
-const MOST: u64 = 100_000_000;
+/// Bytes that are requested before the header's length is known: most headers are not longer.
+const FIRST_BYTES: u64 = 64 << 10;
+/// Most bytes of a header; the safetensors crate refuses longer ones when the file is opened.
+const MAX_HEADER_BYTES: u64 = 100_000_000;
 
-/// The temporary folder; it goes when this goes.
+/// Temporary folder of a model's headers, removed when this is dropped.
 #[derive(Debug)]
 pub struct Headers {
     _home: TempDir,
@@ -28,16 +29,16 @@ pub struct Headers {
     place: PathBuf,
 }
 
-/// The beginning of a file on the Hub.
+/// Beginning of a file on the Hub.
 #[derive(Debug, Default)]
 pub(crate) struct Beginning {
     bytes: Vec<u8>,
-    /// Bytes of the whole file, where they are said.
+    /// Bytes of the whole file, where the server says them.
     size: Option<u64>,
 }
 
 impl Headers {
-    /// An empty folder, called as one of the cache so that its model has the name that it has on the Hub.
+    /// Makes an empty folder, named like one of the cache so that its model has the name that it has on the Hub.
     pub(crate) fn new(settings: &Settings, repository: &Repository, commit: &str) -> Result<Self> {
         let parent = std::env::temp_dir();
         let home = tempfile::Builder::new().prefix("mixbit-headers-").tempdir_in(&parent);
@@ -48,22 +49,22 @@ impl Headers {
         Ok(Self { _home: home, folder, place: repository.place(settings).into() })
     }
 
-    /// The folder, a model as far as headers go.
+    /// Returns the folder, a model as far as headers go.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Speaks of the model on the Hub where an error speaks of the folder.
+    /// Replaces the folder's path in an error by the model's place on the Hub.
     pub fn relocated(&self, error: Error) -> Error {
         error.relocated(&self.folder, &self.place)
     }
 
-    /// Puts the whole file `from` into the folder.
+    /// Copies the whole file `from` into the folder.
     pub(crate) fn copy(&self, from: &Path, name: &str) -> Result<()> {
         fs::copy(from, self.folder.join(name)).map(drop).map_err(|e| Error::io(from, e))
     }
 
-    /// Makes the weight file `name`, of `size` bytes, of which only the `beginning` is there.
+    /// Makes the weight file `name`, of `size` bytes, of which only the `beginning` has contents.
     pub(crate) fn write(&self, name: &str, beginning: &[u8], size: u64) -> Result<()> {
         let path = self.folder.join(name);
         let write = || {
@@ -77,7 +78,7 @@ impl Headers {
 }
 
 impl Beginning {
-    /// The bytes, and the size of the whole file; `None` where nobody says it.
+    /// Returns the bytes, and the size of the whole file; `None` where the server does not say it.
     pub(crate) fn into_parts(self) -> Option<(Vec<u8>, u64)> {
         let size = self.size?;
         Some((self.bytes, size))
@@ -87,8 +88,9 @@ impl Beginning {
         self.bytes.len() as u64
     }
 
-    /// Asks for what is missing of the header of the safetensors file at `url`, in one range or two. Of a server that sends
-    /// whole files whatever is asked for, no more is read either; where one does not say how long the file is, less may be.
+    /// Requests the missing part of the header of the safetensors file at `url`, in one range or two. From a server
+    /// that sends whole files whatever is requested, no more is read either; where it does not say how long the file
+    /// is, less may be.
     pub(crate) fn read(&mut self, reader: &Reader, url: &str) -> Result<(), Failure> {
         while self.len() < self.wanted() {
             let (before, wanted) = (self.len(), self.wanted());
@@ -119,15 +121,16 @@ impl Beginning {
         Ok(())
     }
 
-    /// How much of the file is needed, as far as is known. What is no header is left to be found when the file is opened.
+    /// Returns the bytes of the file that are needed, as far as is known. A file without a header is left to be refused
+    /// when it is opened.
     fn wanted(&self) -> u64 {
         let most = self.size.unwrap_or(u64::MAX);
         let Some(length) = self.bytes.first_chunk().map(|bytes| u64::from_le_bytes(*bytes)) else {
-            return FIRST.min(most);
+            return FIRST_BYTES.min(most);
         };
-        // Neither is a header, and of what is none no more is fetched.
-        let is_header =
-            length <= MOST.min(most.saturating_sub(8)) && self.bytes.get(8).is_none_or(|&byte| byte == b'{');
+        // Bytes with an impossible length, or without a brace, are no header: nothing further is fetched.
+        let is_header = length <= MAX_HEADER_BYTES.min(most.saturating_sub(8))
+            && self.bytes.get(8).is_none_or(|&byte| byte == b'{');
         if is_header { 8 + length } else { 8 }
     }
 }

@@ -1,4 +1,4 @@
-//! Uploading large files: git-LFS's batch API, with its plain transfer and the Hub's in several parts.
+//! Uploads of large files: git-LFS's batch API, with its plain transfer and the Hub's in several parts.
 
 use serde_json::{Value, json};
 use std::io::Read;
@@ -18,12 +18,12 @@ const KIND: &str = "application/vnd.git-lfs+json";
 /// Times that a part is sent.
 const ATTEMPTS: u32 = 5;
 
-/// A file by its contents.
+/// File with the hash of its contents.
 #[derive(Debug, Clone)]
 pub(crate) struct Object {
     pub(crate) name: String,
     pub(crate) data: Mapped,
-    /// Its SHA-256, in hexadecimal.
+    /// SHA-256 in hexadecimal, lower case.
     pub(crate) oid: String,
 }
 
@@ -33,11 +33,10 @@ impl Object {
     }
 }
 
-/// Called with bytes sent.
+/// Callback with the number of bytes sent.
 pub(crate) type Progress = Arc<dyn Fn(u64) + Send + Sync>;
 
-/// Makes sure that the Hub has the contents of `objects`; what it has already is not sent. Returns the number of those that
-/// were.
+/// Uploads the contents of `objects` that the Hub does not have yet. Returns their number.
 pub(crate) fn upload(
     settings: &Settings,
     repository: &Repository,
@@ -88,7 +87,7 @@ fn post(settings: &Settings, path: String, value: Value) -> Result<Result<Value,
     })
 }
 
-/// Sends the contents where `action` says: in one piece, or in the parts that its header lists by number.
+/// Sends the contents to the address in `action`: in one piece, or in the parts that its header lists by number.
 fn send(
     settings: &Settings,
     repository: &Repository,
@@ -129,14 +128,14 @@ fn send(
     }
     let (settings, href) = (settings.clone(), href.to_owned());
     let finish = json!({"oid": object.oid, "parts": parts}).to_string();
-    let done = interrupt::run(move || {
+    let result = interrupt::run(move || {
         let request = Client::new(&settings).agent().post(href).header("Accept", KIND);
         accepted(request.header("Content-Type", KIND).send(finish.as_bytes())?).map(|_| ())
     })?;
-    done.map_err(explain)
+    result.map_err(explain)
 }
 
-/// Sends bytes to an address of its own, which needs no token; again where that may help.
+/// Sends bytes to an address that needs no token; again where that may help.
 fn put(
     settings: &Settings,
     href: &str,
@@ -148,14 +147,14 @@ fn put(
     loop {
         let sent = Arc::new(Mutex::new(0));
         let (settings, href, headers) = (settings.clone(), href.to_owned(), headers.to_vec());
-        let (data, told) = (data.clone(), Arc::clone(progress));
+        let (data, progress) = (data.clone(), Arc::clone(progress));
         let counted = Arc::clone(&sent);
         let result = interrupt::run(move || {
             let mut request = Client::new(&settings).agent().put(href);
             for (name, value) in &headers {
                 request = request.header(name, value);
             }
-            let mut reader = Reader { data: &data, at: 0, told: &*told, counted: &counted };
+            let mut reader = Reader { data: &data, at: 0, progress: &*progress, counted: &counted };
             let request = request.header("Content-Length", data.len().to_string());
             accepted(request.send(SendBody::from_reader(&mut reader))?)
         })?;
@@ -171,28 +170,26 @@ fn put(
     }
 }
 
-/// Mapped bytes, which are not kept in memory once sent.
+/// Reader of mapped bytes, which are not kept in memory once sent.
 struct Reader<'a> {
     data: &'a Mapped,
     at: usize,
-    told: &'a dyn Fn(u64),
-    /// The most that was told of: what is sent once more is not counted again.
+    progress: &'a dyn Fn(u64),
+    /// Most bytes that were reported: bytes that are sent again are not counted again.
     counted: &'a Mutex<usize>,
 }
 
 impl Read for Reader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let rest = self.data.get(self.at..).unwrap_or_default();
-        let length = rest.len().min(buffer.len());
-        let (Some(to), Some(from)) = (buffer.get_mut(..length), rest.get(..length)) else { return Ok(0) };
-        to.copy_from_slice(from);
+        let mut rest = self.data.get(self.at..).unwrap_or_default();
+        let length = rest.read(buffer)?;
         let before = self.at;
         self.at += length;
         self.data.release(before, self.at);
         if let Ok(mut counted) = self.counted.lock()
             && self.at > *counted
         {
-            (self.told)((self.at - *counted) as u64);
+            (self.progress)((self.at - *counted) as u64);
             *counted = self.at;
         }
         Ok(length)

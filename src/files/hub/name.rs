@@ -1,4 +1,4 @@
-//! Names on the Hub, and which of the model's files a command needs.
+//! Names of models on the Hub, and the part of a model that a command needs.
 
 use super::headers::Headers;
 use super::settings::Settings;
@@ -7,10 +7,10 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// The branch that is meant where none is named.
+/// Branch of a name that names none.
 pub(crate) const MAIN: &str = "main";
 
-/// A model on the Hub.
+/// Model on the Hub, at a revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Repository {
     /// `organisation/name`.
@@ -20,16 +20,16 @@ pub struct Repository {
 }
 
 impl Repository {
-    /// `organisation/name` or `organisation/name@revision`; `None` for what cannot be a name on the Hub.
+    /// Parses `organisation/name` or `organisation/name@revision`; `None` for text that cannot be a name on the Hub.
     pub fn parse(text: &str) -> Option<Self> {
         let (id, revision) = text.split_once('@').unwrap_or((text, MAIN));
         let (organisation, name) = id.split_once('/')?;
         let named = |part: &str| {
-            let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-            let ends = part.starts_with(['-', '.']) || part.ends_with(['-', '.']);
+            let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            let has_bad_end = part.starts_with(['-', '.']) || part.ends_with(['-', '.']);
             !part.is_empty()
-                && part.chars().all(known)
-                && !ends
+                && part.chars().all(is_allowed)
+                && !has_bad_end
                 && !part.contains("..")
                 && !part.contains("--")
         };
@@ -37,44 +37,43 @@ impl Repository {
         sound.then(|| Self { id: id.to_owned(), revision: revision.to_owned() })
     }
 
-    /// What messages call it.
+    /// Returns the model's address, for messages.
     pub(crate) fn place(&self, settings: &Settings) -> String {
         format!("{}/{}", settings.endpoint, self.id)
     }
 
-    /// The revision as it goes into addresses.
+    /// Encodes the revision for addresses.
     pub(crate) fn url_revision(&self) -> String {
         self.revision.replace('/', "%2F")
     }
 }
 
-/// How much of a model is needed.
+/// Part of a model that is needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
-    /// All of it.
+    /// The whole model.
     Whole,
     /// config.json, names, types and shapes.
     Headers,
 }
 
-/// Where a model is.
+/// Place of a model.
 #[derive(Debug)]
 pub enum Located {
-    /// In this folder or file.
+    /// A folder or file with the whole model.
     There(PathBuf),
-    /// As far as [`Need::Headers`] asks, in a temporary folder.
+    /// A temporary folder with the headers that [`Need::Headers`] asks for.
     Headers(Headers),
 }
 
-/// Branches may have slashes, as `refs/pr/1`.
+/// True for a name of a revision. Branches may have slashes, as `refs/pr/1`.
 fn is_revision(text: &str) -> bool {
-    let known = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | '+');
-    crate::files::pack::safe_name(text) && text.chars().all(known) && !text.starts_with('-')
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '/' | '+');
+    crate::files::pack::safe_name(text) && text.chars().all(is_allowed) && !text.starts_with('-')
 }
 
-/// Where the model that the user calls `path` is: a folder or file of that name; otherwise, where it is a name on the Hub,
-/// its folder in the cache, to which it is downloaded if it is not there and all of it is needed. `revision` is for the
-/// latter only.
+/// Finds the model that the user calls `path`: a folder or file of that name; otherwise, where it is a name on the Hub,
+/// its folder in the cache, to which missing parts that are needed are downloaded. `revision` is for the latter only.
 ///
 /// # Errors
 /// Where there is nothing of that name, neither here nor, if it may be a name there, on the Hub.
@@ -114,7 +113,7 @@ pub fn hides_a_name(path: &Path) -> bool {
     is_name && path.is_dir() && !path.join("config.json").exists()
 }
 
-/// `path` is no name on the Hub, and nothing is there.
+/// Returns the error for a `path` that is neither a name on the Hub nor a file.
 fn no_model_at(path: &Path) -> Error {
     let error = Error::file(path, "the model folder does not exist");
     let text = path.to_string_lossy();
@@ -130,19 +129,19 @@ fn no_model_at(path: &Path) -> Error {
     error.hint(format!("check the path; {why}"))
 }
 
-/// Where the Hub has no model at `place` either: what was meant may have been a folder.
+/// Adds to the Hub's `error`, where it has no model at `place`, that there is no folder `path` either: one may have
+/// been meant.
 fn neither(path: &Path, place: &str, error: Error) -> Error {
+    let ErrorKind::File { path: at, .. } = error.kind() else { return error };
+    if at != Path::new(place) {
+        return error;
+    }
     let nothing = format!("no folder `{}` is here", path.display());
-    let hint = match (error.kind(), error.hint_text()) {
-        (ErrorKind::File { path: at, .. }, _) if at != Path::new(place) => return error,
-        (ErrorKind::File { .. }, Some(hint)) if hint.contains("there is no folder of this name here") => {
-            return error;
-        }
-        (ErrorKind::File { .. }, Some(hint)) => format!("{hint}; {nothing}, if one was meant"),
-        (ErrorKind::File { .. }, None) => nothing,
-        _ => return error,
-    };
-    error.hint(hint)
+    let Some(hint) = error.hint_text().map(str::to_owned) else { return error.hint(nothing) };
+    if hint.contains("there is no folder of this name here") {
+        return error;
+    }
+    error.hint(format!("{hint}; {nothing}, if one was meant"))
 }
 
 #[cfg(test)]
@@ -153,7 +152,8 @@ mod tests {
 
     #[test]
     fn names_on_the_hub() {
-        let parsed = |text: &str| Repository::parse(text).map(|found| (found.id, found.revision));
+        let parsed =
+            |text: &str| Repository::parse(text).map(|repository| (repository.id, repository.revision));
         let pair = |id: &str, revision: &str| Some((id.to_owned(), revision.to_owned()));
         assert_eq!(parsed("facebook/MobileLLM-R1-140M"), pair("facebook/MobileLLM-R1-140M", "main"));
         assert_eq!(parsed("a/b.c_d@refs/pr/1"), pair("a/b.c_d", "refs/pr/1"));

@@ -1,5 +1,4 @@
-//! Reading from the Hub and from the stores that it sends to, with the token for the Hub alone and never without an end
-//! to waiting.
+//! Reads from the Hub and from the stores that it redirects to. The token goes to the Hub alone, and every wait ends.
 //!
 //! Redirects are followed here, one request at a time: the hf-hub crate (0.5) gives its token to the first address that
 //! the Hub redirects to, and ureq compares hosts only, where two ports are two servers.
@@ -9,50 +8,50 @@ use ureq::http::{HeaderMap, Response, Uri};
 use ureq::{Agent, Body};
 
 use super::client::{Failure, accepted};
-use super::settings::{Patience, Settings};
+use super::settings::{Settings, Timeout};
 
 const REDIRECTS: usize = 10;
 
-/// What the Hub says about a file.
+/// The Hub's description of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Metadata {
-    /// The hash that its contents are called by.
+    /// Hash that the contents are named by.
     pub(crate) etag: String,
-    /// Bytes, where it is said.
+    /// Bytes, where the server says them.
     pub(crate) size: Option<u64>,
 }
 
-/// Asks for what can be read.
+/// Client that reads.
 #[derive(Debug, Clone)]
 pub(crate) struct Reader {
     hub: Option<String>,
     token: Option<String>,
-    patience: Patience,
+    timeout: Timeout,
     agent: Agent,
 }
 
-/// Contents as they come.
+/// Contents that are being received.
 pub(crate) struct Contents {
     reader: Reader,
-    /// From where.
+    /// Address that they come from.
     address: String,
     body: Box<dyn Read>,
-    /// The byte that they begin with.
+    /// Number of their first byte.
     pub(crate) start: u64,
-    /// Bytes of the whole, where it is said.
+    /// Bytes of the whole file, where the server says them.
     pub(crate) size: Option<u64>,
 }
 
 impl Reader {
-    pub(crate) fn new(settings: &Settings, patience: Patience) -> Self {
+    pub(crate) fn new(settings: &Settings, timeout: Timeout) -> Self {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
-            .timeout_resolve(Some(patience.time))
-            .timeout_connect(Some(patience.time))
-            .timeout_per_write(Some(patience.time))
-            .timeout_recv_response(Some(patience.time))
-            .timeout_per_read(Some(patience.time))
+            .timeout_resolve(Some(timeout.time))
+            .timeout_connect(Some(timeout.time))
+            .timeout_per_write(Some(timeout.time))
+            .timeout_recv_response(Some(timeout.time))
+            .timeout_per_read(Some(timeout.time))
             .user_agent(concat!("mixbit/", env!("CARGO_PKG_VERSION")));
         // Tests talk with this machine.
         #[cfg(test)]
@@ -61,19 +60,20 @@ impl Reader {
         Self {
             hub: origin(&settings.endpoint),
             token: settings.token.as_ref().map(|token| token.value.clone()),
-            patience,
+            timeout,
             agent: config.into(),
         }
     }
 
-    /// The text at `url`.
+    /// Reads the text at `url`.
     pub(crate) fn text(&self, url: &str) -> Result<String, Failure> {
         let (address, response) = self.get(url, None)?;
         let text = accepted(response)?.body_mut().read_to_string();
         text.map_err(|error| self.failure(&address, error))
     }
 
-    /// What the Hub says about the file at `url`: its own answer, not that of the store which has large ones.
+    /// Asks the Hub for its description of the file at `url`: its own answer, not that of the store which has large
+    /// files.
     pub(crate) fn metadata(&self, url: &str) -> Result<Metadata, Failure> {
         let mut address = url.to_owned();
         for _ in 0..REDIRECTS {
@@ -97,14 +97,14 @@ impl Reader {
         Err(too_many())
     }
 
-    /// The contents at `url` from the byte `start` on, or from an earlier one.
+    /// Requests the contents at `url` from the byte `start` on. They may begin earlier.
     pub(crate) fn contents(&self, url: &str, start: u64) -> Result<Contents, Failure> {
         let range = format!("bytes={start}-");
         self.range(url, start, (start > 0).then_some(range.as_str()))
     }
 
-    /// The contents at `url` from the byte `start` on, or from an earlier one, to `end` (which is not among them) or to a
-    /// later one: not every server knows ranges.
+    /// Requests the contents at `url` from the byte `start` up to `end`, which is excluded. They may begin earlier and
+    /// end later: not every server knows ranges.
     pub(crate) fn part(&self, url: &str, start: u64, end: u64) -> Result<Contents, Failure> {
         self.range(url, start, Some(&format!("bytes={start}-{}", end.saturating_sub(1))))
     }
@@ -129,7 +129,7 @@ impl Reader {
         Ok(Contents { reader: self.clone(), address, body, start: from, size })
     }
 
-    /// The last response, after all redirects, and where it came from.
+    /// Returns the last response, after all redirects, and its address.
     fn get(&self, url: &str, range: Option<&str>) -> Result<(String, Response<Body>), Failure> {
         let mut address = url.to_owned();
         for _ in 0..REDIRECTS {
@@ -153,7 +153,7 @@ impl Reader {
         }
     }
 
-    /// Whether `address` is on the Hub itself: its protocol, host and port.
+    /// True if `address` is on the Hub itself: its protocol, host and port.
     fn is_hub(&self, address: &str) -> bool {
         self.hub.is_some() && origin(address) == self.hub
     }
@@ -163,7 +163,7 @@ impl Reader {
             // What follows the `?` may be a key.
             ureq::Error::Timeout(_) => {
                 let shown = address.split('?').next().unwrap_or_default();
-                Failure::Silent(shown.to_owned(), self.patience)
+                Failure::Silent(shown.to_owned(), self.timeout)
             }
             other => other.into(),
         }
@@ -171,7 +171,7 @@ impl Reader {
 }
 
 impl Contents {
-    /// Some more bytes; 0 at the end.
+    /// Reads some more bytes; 0 at the end.
     pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize, Failure> {
         self.body.read(buffer).map_err(|error| self.reader.failure(&self.address, error.into()))
     }
@@ -190,13 +190,13 @@ fn described(etag: &str, size: Option<String>) -> Metadata {
     Metadata { etag, size: size.and_then(|size| size.parse().ok()) }
 }
 
-/// Protocol, host and port, in lower case.
+/// Returns protocol, host and port, in lower case.
 fn origin(address: &str) -> Option<String> {
     let uri: Uri = address.parse().ok()?;
     Some(format!("{}://{}", uri.scheme_str()?, uri.authority()?).to_ascii_lowercase())
 }
 
-/// Where a response to a request to `address` redirects to.
+/// Returns the address that a response to a request to `address` redirects to.
 fn redirected(address: &str, response: &Response<Body>) -> Result<Option<String>, Failure> {
     let moved = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
     let Some(location) = header(response.headers(), "location").filter(|_| moved) else { return Ok(None) };
@@ -211,7 +211,7 @@ fn redirected(address: &str, response: &Response<Body>) -> Result<Option<String>
     }
 }
 
-/// The address that `location` is, seen from `address`.
+/// Resolves `location` relative to `address`.
 fn resolve(address: &str, location: &str) -> Option<String> {
     let location = location.split('#').next().unwrap_or_default();
     if location.contains("://") && !location.starts_with('/') {

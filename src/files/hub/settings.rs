@@ -1,4 +1,4 @@
-//! What the environment says about the Hub, by the names that Python's huggingface_hub reads.
+//! Settings of the Hub from the environment, by the names that Python's huggingface_hub reads.
 
 use std::fs;
 use std::path::PathBuf;
@@ -8,24 +8,24 @@ use ureq::http::Uri;
 use crate::error::{Error, Result};
 
 const ENDPOINT: &str = "https://huggingface.co";
-/// Seconds, as in huggingface_hub.
-const TIMEOUT: f64 = 10.0;
+/// Timeout in seconds, as in huggingface_hub.
+const TIMEOUT_SECONDS: f64 = 10.0;
 
-/// How long there may be silence.
+/// Longest silence of the other side.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Patience {
-    /// From one byte to the next.
+pub struct Timeout {
+    /// Time from one byte to the next.
     pub time: Duration,
-    /// The variable that says so.
+    /// Environment variable that sets it.
     pub variable: &'static str,
 }
 
-/// A token and where it was found.
+/// Token and its source.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
-    /// Never printed.
+    /// The token, which is never printed.
     pub(crate) value: String,
-    /// For messages.
+    /// Variable or file that holds it, for messages.
     pub(crate) from: String,
 }
 
@@ -35,7 +35,7 @@ impl std::fmt::Debug for Token {
     }
 }
 
-/// Where the Hub is, where its files go, and who asks.
+/// Address of the Hub, place of its files, and token.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Settings {
     /// `HF_ENDPOINT`, or the Hub itself.
@@ -44,25 +44,25 @@ pub struct Settings {
     pub cache: PathBuf,
     /// `HF_TOKEN`, or what `HF_TOKEN_PATH`, by default `token` in `HF_HOME`, holds.
     pub token: Option<Token>,
-    /// The file that a token is looked for in.
+    /// File that a token is looked for in.
     pub token_file: PathBuf,
-    /// `HF_HUB_OFFLINE`: nothing is asked of the Hub.
+    /// `HF_HUB_OFFLINE`: nothing is requested from the Hub.
     pub offline: bool,
-    /// `HF_HUB_ETAG_TIMEOUT`: for what is asked about models and files.
-    pub asking: Patience,
-    /// `HF_HUB_DOWNLOAD_TIMEOUT`: for their contents.
-    pub downloading: Patience,
+    /// `HF_HUB_ETAG_TIMEOUT`: for requests about models and files.
+    pub asking: Timeout,
+    /// `HF_HUB_DOWNLOAD_TIMEOUT`: for contents of files.
+    pub downloading: Timeout,
 }
 
 impl Settings {
-    /// Those of this process. Fails where a variable has a value that cannot be used.
+    /// Reads the settings of this process. Fails where a variable has a value that cannot be used.
     pub fn from_environment() -> Result<Self> {
         Self::from_variables(&|name| match std::env::var(name) {
-            // What is no text is no token, and to be told.
+            // A value that is no text is kept here, so that it is refused as a token and not ignored.
             Err(std::env::VarError::NotUnicode(value)) if name.ends_with("TOKEN") => {
                 Some(value.to_string_lossy().into_owned())
             }
-            found => found.ok(),
+            value => value.ok(),
         })
     }
 
@@ -83,12 +83,12 @@ impl Settings {
         };
         Ok(Self {
             endpoint: get("HF_ENDPOINT").map_or_else(|| Ok(ENDPOINT.to_owned()), |text| endpoint(&text))?,
-            asking: patience("HF_HUB_ETAG_TIMEOUT", &get)?,
-            downloading: patience("HF_HUB_DOWNLOAD_TIMEOUT", &get)?,
+            asking: timeout("HF_HUB_ETAG_TIMEOUT", &get)?,
+            downloading: timeout("HF_HUB_DOWNLOAD_TIMEOUT", &get)?,
             cache: path("HF_HUB_CACHE")
                 .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
                 .unwrap_or_else(|| home.join("hub")),
-            token: in_variable.or_else(in_file).map(sound).transpose()?,
+            token: in_variable.or_else(in_file).map(check_token).transpose()?,
             offline: get("HF_HUB_OFFLINE").is_some_and(|value| {
                 ["1", "on", "yes", "true"].contains(&value.to_ascii_lowercase().as_str())
             }),
@@ -96,7 +96,7 @@ impl Settings {
         })
     }
 
-    /// How to give a token.
+    /// Returns a hint on how to give a token.
     pub(crate) fn token_hint(&self) -> String {
         format!(
             "make a token at {}/settings/tokens and give it as HF_TOKEN, or in the file {} (`hf auth login` writes it)",
@@ -106,8 +106,8 @@ impl Settings {
     }
 }
 
-/// A token that can be sent at all.
-fn sound(token: Token) -> Result<Token> {
+/// Fails for a token that cannot be sent.
+fn check_token(token: Token) -> Result<Token> {
     if token.value.chars().all(|c| c.is_ascii_graphic()) {
         return Ok(token);
     }
@@ -116,7 +116,7 @@ fn sound(token: Token) -> Result<Token> {
         .hint("copy the token again: it is of letters, digits and `_`"))
 }
 
-/// The address of a Hub, without a slash at its end.
+/// Checks the address of a Hub and removes a slash at its end.
 fn endpoint(text: &str) -> Result<String> {
     let address = text.parse::<Uri>().ok().filter(|address| {
         matches!(address.scheme_str(), Some("http" | "https"))
@@ -130,16 +130,16 @@ fn endpoint(text: &str) -> Result<String> {
     }
 }
 
-fn patience(variable: &'static str, get: &dyn Fn(&str) -> Option<String>) -> Result<Patience> {
+fn timeout(variable: &'static str, get: &dyn Fn(&str) -> Option<String>) -> Result<Timeout> {
     let Some(text) = get(variable) else {
-        return Ok(Patience { time: Duration::from_secs_f64(TIMEOUT), variable });
+        return Ok(Timeout { time: Duration::from_secs_f64(TIMEOUT_SECONDS), variable });
     };
     let seconds = text.parse::<f64>().ok().filter(|seconds| (0.001..=1e6).contains(seconds));
     let time = seconds.map(Duration::from_secs_f64).ok_or_else(|| {
         Error::usage(format!("{variable} is `{text}`, not a number of seconds"))
-            .hint(format!("expected a number above 0; without it {TIMEOUT} seconds are waited"))
+            .hint(format!("expected a number above 0; without it {TIMEOUT_SECONDS} seconds are waited"))
     })?;
-    Ok(Patience { time, variable })
+    Ok(Timeout { time, variable })
 }
 
 #[cfg(test)]
@@ -170,9 +170,9 @@ mod tests {
             let error = with("HF_HUB_DOWNLOAD_TIMEOUT", bad).unwrap_err();
             assert!(error.contains("HF_HUB_DOWNLOAD_TIMEOUT"), "{error}");
         }
-        let found = with("HF_HUB_ETAG_TIMEOUT", "2.5").unwrap();
-        assert_eq!(found.asking.time, Duration::from_millis(2500));
-        assert_eq!(found.downloading.time, Duration::from_secs(10));
+        let settings = with("HF_HUB_ETAG_TIMEOUT", "2.5").unwrap();
+        assert_eq!(settings.asking.time, Duration::from_millis(2500));
+        assert_eq!(settings.downloading.time, Duration::from_secs(10));
         for bad in ["hf_a\nb", "hf_ä", "hf a"] {
             let error = with("HF_TOKEN", bad).unwrap_err();
             assert!(error.contains("HF_TOKEN") && !error.contains(bad), "{error}");
@@ -181,17 +181,17 @@ mod tests {
 
     #[test]
     fn variables_are_those_of_huggingface_hub() {
-        let found = settings(&[("XDG_CACHE_HOME", "/x")]);
-        assert_eq!(found.endpoint, "https://huggingface.co");
-        assert_eq!(found.cache, PathBuf::from("/x/huggingface/hub"));
-        assert_eq!(found.token_file, PathBuf::from("/x/huggingface/token"));
-        assert!(!found.offline && found.token.is_none());
-        let found =
+        let read = settings(&[("XDG_CACHE_HOME", "/x")]);
+        assert_eq!(read.endpoint, "https://huggingface.co");
+        assert_eq!(read.cache, PathBuf::from("/x/huggingface/hub"));
+        assert_eq!(read.token_file, PathBuf::from("/x/huggingface/token"));
+        assert!(!read.offline && read.token.is_none());
+        let read =
             settings(&[("HF_HOME", "/h"), ("HF_ENDPOINT", "http://127.0.0.1:1/"), ("HF_HUB_OFFLINE", "1")]);
-        assert_eq!((found.endpoint.as_str(), found.offline), ("http://127.0.0.1:1", true));
-        assert_eq!(found.cache, PathBuf::from("/h/hub"));
-        let found = settings(&[("HF_HOME", "/h"), ("HF_HUB_CACHE", "/c"), ("HF_HUB_OFFLINE", "0")]);
-        assert!(found.cache.ends_with("c") && !found.offline);
+        assert_eq!((read.endpoint.as_str(), read.offline), ("http://127.0.0.1:1", true));
+        assert_eq!(read.cache, PathBuf::from("/h/hub"));
+        let read = settings(&[("HF_HOME", "/h"), ("HF_HUB_CACHE", "/c"), ("HF_HUB_OFFLINE", "0")]);
+        assert!(read.cache.ends_with("c") && !read.offline);
     }
 
     #[test]
@@ -199,12 +199,12 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         fs::write(home.path().join("token"), "hf_file\n").unwrap();
         let folder = home.path().to_str().unwrap();
-        let found = settings(&[("HF_HOME", folder)]).token.unwrap();
-        assert!(found.value == "hf_file" && found.from.ends_with("token"));
-        let found = settings(&[("HF_HOME", folder), ("HF_TOKEN", " hf_variable ")]);
-        assert_eq!(found.token.as_ref().unwrap().value, "hf_variable");
-        assert!(!format!("{found:?}").contains("hf_variable"));
-        let found = settings(&[("HF_HOME", folder), ("HF_TOKEN", "")]);
-        assert_eq!(found.token.unwrap().value, "hf_file");
+        let read = settings(&[("HF_HOME", folder)]).token.unwrap();
+        assert!(read.value == "hf_file" && read.from.ends_with("token"));
+        let read = settings(&[("HF_HOME", folder), ("HF_TOKEN", " hf_variable ")]);
+        assert_eq!(read.token.as_ref().unwrap().value, "hf_variable");
+        assert!(!format!("{read:?}").contains("hf_variable"));
+        let read = settings(&[("HF_HOME", folder), ("HF_TOKEN", "")]);
+        assert_eq!(read.token.unwrap().value, "hf_file");
     }
 }

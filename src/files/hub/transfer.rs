@@ -1,4 +1,4 @@
-//! One file on its way into the cache: to `blobs/HASH.part`, continued where that ends, and to its name when it is whole.
+//! Transfer of one file into the cache: to `blobs/HASH.part`, resumed where that ends, and renamed when it is whole.
 
 use crate::progress::Bar;
 use std::fs::{self, OpenOptions};
@@ -11,18 +11,18 @@ use super::reader::{Metadata, Reader};
 use crate::error::{Error, Result};
 use crate::files::mapped::Mapped;
 
-/// A file that is to be fetched.
+/// File that is to be fetched.
 pub(crate) struct Transfer {
     pub(crate) reader: Reader,
     pub(crate) url: String,
     pub(crate) metadata: Metadata,
-    /// Where its contents go.
+    /// File that the contents go to.
     pub(crate) blob: PathBuf,
     pub(crate) bar: Arc<dyn Bar>,
 }
 
 impl Transfer {
-    /// Fetches what is missing. A failure comes with the bytes that are there, an error says what is wrong on this side.
+    /// Fetches the missing part. A failure comes with the bytes that are there; an error is a fault on this side.
     pub(crate) fn run(&self) -> Result<Result<(), (Failure, u64)>> {
         let part = self.blob.with_extension("part");
         let length = || fs::metadata(&part).map_or(0, |metadata| metadata.len());
@@ -32,7 +32,7 @@ impl Transfer {
         let size = match self.append(&part, length())? {
             Ok(size) => size,
             Err(failure) => {
-                // Nothing lies behind what is there: it cannot be the file's beginning.
+                // The server has nothing after these bytes: they cannot be the file's beginning.
                 if failure.is_status(416) {
                     let _ = fs::remove_file(&part);
                     return Ok(Err((Failure::Broken("what was there is not of this file".to_owned()), 0)));
@@ -48,7 +48,7 @@ impl Transfer {
         Ok(Ok(()))
     }
 
-    /// Appends to `part`, which has `length` bytes. Returns the bytes of the whole, where they are known.
+    /// Appends to `part`, which has `length` bytes. Returns the bytes of the whole file, where they are known.
     fn append(&self, part: &Path, length: u64) -> Result<Result<Option<u64>, Failure>> {
         let io = |e| Error::io(part, e);
         let mut contents = match self.reader.contents(&self.url, length) {
@@ -73,17 +73,18 @@ impl Transfer {
     }
 }
 
-/// Contents of the right length, and of the SHA-256 that large files are called by (small ones have another hash).
+/// Fails unless the contents have the right length, and the SHA-256 that large files are named by (small ones have
+/// another hash).
 fn check_contents(path: &Path, etag: &str, size: u64) -> std::result::Result<(), String> {
-    let found = fs::metadata(path).map_or(0, |metadata| metadata.len());
-    if found != size {
-        return Err(format!("{found} bytes came, {size} were announced"));
+    let length = fs::metadata(path).map_or(0, |metadata| metadata.len());
+    if length != size {
+        return Err(format!("{length} bytes came, {size} were announced"));
     }
     if etag.len() != 64 || size == 0 {
         return Ok(());
     }
-    let found = Mapped::open(path).and_then(|map| map.sha256()).map_err(|e| e.to_string())?;
-    if found == etag { Ok(()) } else { Err(format!("its SHA-256 is {found}, the Hub says {etag}")) }
+    let sha256 = Mapped::open(path).and_then(|map| map.sha256()).map_err(|e| e.to_string())?;
+    if sha256 == etag { Ok(()) } else { Err(format!("its SHA-256 is {sha256}, the Hub says {etag}")) }
 }
 
 #[cfg(test)]
@@ -96,7 +97,7 @@ mod tests {
     use super::super::settings::Settings;
     use super::*;
 
-    /// A bar that keeps what it was told.
+    /// Bar that records its last position and length.
     #[derive(Default)]
     struct Shown {
         done: AtomicU64,

@@ -1,4 +1,4 @@
-//! Uploading a model: small files in the commit itself, large ones through git-LFS before it.
+//! Uploads of models: small files in the commit itself, large ones through git-LFS before it.
 
 use crate::progress::Progress;
 use base64::Engine;
@@ -17,23 +17,23 @@ use crate::interrupt;
 use crate::words::count;
 
 /// Bytes from a file's beginning by which the Hub decides how it is stored.
-const SAMPLE: usize = 512;
+const SAMPLE_BYTES: usize = 512;
 
 const JSON: &str = "application/json";
 
-/// What was uploaded.
+/// Result of an upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upload {
-    /// Where the commit is to be seen.
+    /// Address of the commit.
     pub url: String,
-    /// Number of files in it.
+    /// Number of files in the commit.
     pub files: usize,
     /// Number of large files that the Hub did not have yet.
     pub sent: usize,
 }
 
-/// Puts the files `names` of `files` into one commit on the branch `repository.revision`. Model and branch are made if they
-/// are not there; a model that is there keeps what it has beside these files, and its visibility.
+/// Puts the files `names` of `files` into one commit on the branch `repository.revision`. Model and branch are created
+/// if they do not exist; an existing model keeps its other files, and its visibility.
 pub fn upload(
     settings: &Settings,
     repository: &Repository,
@@ -87,7 +87,7 @@ impl Uploader<'_> {
         failure.explain_step(self.settings, self.repository, step)
     }
 
-    /// Makes something that may be there already.
+    /// Creates something that may exist already.
     fn make(&self, path: String, value: &Value, step: &str) -> Result<()> {
         match self.post(path, JSON, value.to_string())? {
             Ok(_) => Ok(()),
@@ -96,7 +96,7 @@ impl Uploader<'_> {
         }
     }
 
-    /// The model, and the branch.
+    /// Creates the model and the branch.
     fn create(&self, private: bool) -> Result<()> {
         let (organisation, name) = self.repository.id.split_once('/').unwrap_or_default();
         let model = json!({"name": name, "organization": organisation, "type": "model", "private": private});
@@ -108,12 +108,12 @@ impl Uploader<'_> {
         Ok(())
     }
 
-    /// The large files, and the lines of the commit for the small ones: the Hub decides which is which.
+    /// Returns the large files, and the commit's lines for the small ones: the Hub decides which is which.
     fn sort(&self, files: &ModelFiles, names: &[String]) -> Result<(Vec<Object>, Vec<Value>)> {
         let mut described = Vec::new();
         for name in names {
             let data = files.map(name)?;
-            let sample = BASE64_STANDARD.encode(data.get(..SAMPLE.min(data.len())).unwrap_or_default());
+            let sample = BASE64_STANDARD.encode(data.get(..SAMPLE_BYTES.min(data.len())).unwrap_or_default());
             described.push(json!({"path": name, "size": data.len(), "sample": sample}));
         }
         let path = format!("api/models/{}/preupload/{}", self.repository.id, self.repository.url_revision());
@@ -140,7 +140,7 @@ impl Uploader<'_> {
         Ok((large, lines))
     }
 
-    /// The commit's address, if the Hub tells it.
+    /// Commits and returns the commit's address, if the Hub tells it.
     fn commit(&self, lines: &[Value]) -> Result<Option<String>> {
         let text: String = lines.iter().map(|line| format!("{line}\n")).collect::<Vec<_>>().concat();
         let path = format!("api/models/{}/commit/{}", self.repository.id, self.repository.url_revision());

@@ -1,4 +1,4 @@
-//! weights.npz: a stored (uncompressed) ZIP of .npy members, as `mx.savez` and `numpy.savez` write it.
+//! weights.npz: stored (uncompressed) ZIP of .npy members, as `mx.savez` and `numpy.savez` write it.
 //!
 //! bfloat16, which numpy lacks, is `<V2`, as MLX has it.
 mod read;

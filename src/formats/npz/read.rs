@@ -10,7 +10,7 @@ use crate::files::archive::{damaged, open_archive};
 use crate::formats::entry::Entry;
 use crate::numerics::dtype::Dtype;
 
-/// What the archive's directory says of a member's bytes.
+/// Checksum of a member's bytes, as the archive's directory has it.
 #[derive(Debug)]
 pub(crate) struct Checksum {
     name: String,
@@ -23,7 +23,8 @@ impl Checksum {
     /// Bytes that one thread reads at a time.
     const CHUNK: usize = 4 << 20;
 
-    /// Fails unless the bytes of the member are those that were written; `release` is told of parts that were read.
+    /// Fails unless the bytes of the member are those that were written; `release` is called with the parts that were
+    /// read.
     pub(crate) fn verify(
         &self,
         file: &Path,
@@ -44,20 +45,20 @@ impl Checksum {
                 hash.combine(&next);
                 hash
             });
-        let found = hash.finalize();
-        if found == self.crc32 {
+        let actual = hash.finalize();
+        if actual == self.crc32 {
             return Ok(());
         }
-        let message = format!("is damaged: its CRC-32 is {found:08x}, the archive says {:08x}", self.crc32);
+        let message = format!("is damaged: its CRC-32 is {actual:08x}, the archive says {:08x}", self.crc32);
         Err(Error::tensor(file, &self.name, message)
             .hint("the file was changed after it was written: take it again"))
     }
 }
 
-/// Named tensors, and the checksums of the members they are in.
+/// Named tensors, and the checksums of their members.
 pub(crate) type Members = (Vec<(String, Entry)>, Vec<Checksum>);
 
-/// The members of a mapped npz.
+/// Reads the directory and the headers of a mapped npz.
 pub(crate) fn read_entries(path: &Path, map: &[u8], file: usize) -> Result<Members> {
     let damaged = |e: &dyn std::fmt::Display| damaged(path, "npz", e);
     let mut archive = open_archive(path, "npz", map)?;
@@ -97,7 +98,7 @@ fn member_entry(path: &Path, name: &str, map: &[u8], span: (usize, usize), file:
     let header = NpyHeader::from_reader(&mut reader).map_err(|e| Error::tensor(path, name, e.to_string()))?;
     let dtype = match header.dtype() {
         DType::Plain(kind) if kind.endianness() != Endianness::Big => {
-            from_npy(kind.type_char(), kind.size_field())
+            dtype_from_npy(kind.type_char(), kind.size_field())
         }
         _ => None,
     };
@@ -121,7 +122,7 @@ fn member_entry(path: &Path, name: &str, map: &[u8], span: (usize, usize), file:
     Ok(Entry::new(file, dtype, shape, [data, end]))
 }
 
-fn from_npy(kind: TypeChar, size: u64) -> Option<Dtype> {
+fn dtype_from_npy(kind: TypeChar, size: u64) -> Option<Dtype> {
     Some(match (kind, size) {
         (TypeChar::Float, 8) => Dtype::F64,
         (TypeChar::Float, 4) => Dtype::F32,
@@ -158,7 +159,7 @@ fn descr(dtype: Dtype) -> &'static str {
     }
 }
 
-/// Version 1.0 header, padded so that the data is a multiple of 64 bytes into the member.
+/// Makes a version 1.0 header, padded so that the data is a multiple of 64 bytes into the member.
 pub(crate) fn npy_header(dtype: Dtype, shape: &[usize]) -> Vec<u8> {
     let sizes: Vec<String> = shape.iter().map(|n| format!("{n},")).collect();
     let sizes = sizes.join(" ");
@@ -172,5 +173,5 @@ pub(crate) fn npy_header(dtype: Dtype, shape: &[usize]) -> Vec<u8> {
     header
 }
 
-/// Arrays from this size on get a zip64 member: what ZIP can say in 32 bits, less the npy header.
-pub(crate) const LARGE: u64 = u32::MAX as u64 - 4096;
+/// Bytes from which an array gets a zip64 member: 32 bits, less the npy header.
+pub(crate) const ZIP64_BYTES: u64 = u32::MAX as u64 - 4096;

@@ -22,7 +22,7 @@ fn fields(signature: [u8; 4], shorts: &[u16], longs: &[u32], more_shorts: &[u16]
     bytes
 }
 
-/// zip64's extra field.
+/// Extra field of zip64.
 fn extra(values: &[u64]) -> Vec<u8> {
     let mut bytes = [1u16, values.len() as u16 * 8].map(u16::to_le_bytes).concat();
     bytes.extend(values.iter().flat_map(|n| n.to_le_bytes()));

@@ -1,4 +1,4 @@
-//! Writing an .npz, member by member.
+//! Writer of .npz files, member by member.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
-use super::read::{LARGE, npy_header};
+use super::read::{ZIP64_BYTES, npy_header};
 use crate::error::{Error, Result};
 use crate::files::until_failure::UntilFailure;
 use crate::formats::checkpoint::Checkpoint;
 use crate::numerics::dtype::Dtype;
 
-/// Writes an npz member by member; members over 4 GB become zip64.
+/// Writer of an npz; members over 4 GB become zip64.
 pub struct NpzWriter {
     path: PathBuf,
     zip: ZipWriter<UntilFailure<BufWriter<File>>>,
@@ -35,7 +35,7 @@ impl NpzWriter {
     pub(super) fn start(&mut self, name: &str, dtype: Dtype, shape: &[usize], length: usize) -> Result<()> {
         let options = SimpleFileOptions::default()
             .compression_method(CompressionMethod::Stored)
-            .large_file(length as u64 >= LARGE);
+            .large_file(length as u64 >= ZIP64_BYTES);
         self.zip.start_file(format!("{name}.npy"), options).map_err(|e| Error::io(&self.path, e.into()))?;
         self.write(&npy_header(dtype, shape))
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::check::{Finding, Level, Progress, list};
 use super::folder::Folder;
 use crate::error::Result;
-use crate::files::called::Called;
+use crate::files::hashed::HashedFile;
 use crate::files::json;
 use crate::files::model_files::ModelFiles;
 use crate::files::pack::Pack;
@@ -60,16 +60,16 @@ fn packed(pack: &Pack, progress: Progress<'_>) -> Result<Vec<Finding>> {
 
 /// Whether the files that the Hub's cache calls by their SHA-256 are what they are called by.
 fn cached(files: &ModelFiles) -> Result<Vec<Finding>> {
-    let called = files.called();
-    let checked: Vec<Result<()>> = called.par_iter().map(Called::verify).collect();
+    let hashed = files.hashed_files();
+    let checked: Vec<Result<()>> = hashed.par_iter().map(HashedFile::verify).collect();
     crate::interrupt::check()?;
     let damaged: Vec<Finding> =
         checked.iter().filter_map(|result| Some(Finding::refusal("cache", result.as_ref().err()?))).collect();
-    if called.is_empty() || !damaged.is_empty() {
+    if hashed.is_empty() || !damaged.is_empty() {
         return Ok(damaged);
     }
     let what =
-        format!("{} of the Hub's cache, every SHA-256 as it is called", count(called.len(), "large file"));
+        format!("{} of the Hub's cache, every SHA-256 as it is called", count(hashed.len(), "large file"));
     Ok(vec![Finding::ok("cache", what)])
 }
 

@@ -71,7 +71,7 @@ impl Folder {
         keep_few(&folder.files, &wrong, &mut keep);
         if folder.spec.is_some()
             && folder.checkpoint.is_some()
-            && let Ok((checkpoint, _)) = Checkpoint::whatever_is_there(&folder.files)
+            && let Ok((checkpoint, _)) = Checkpoint::open_with_faults(&folder.files)
         {
             match SourceModel::from_checkpoint(folder.files.clone(), checkpoint) {
                 Ok(source) => folder.source = Some(source),
@@ -139,7 +139,7 @@ fn weights(
     files: &ModelFiles,
     keep: &mut impl FnMut(&'static str, &Error),
 ) -> (Option<Checkpoint>, Vec<Error>) {
-    match Checkpoint::whatever_is_there(files) {
+    match Checkpoint::open_with_faults(files) {
         Ok((checkpoint, wrong)) => (Some(checkpoint), wrong),
         Err(error) => {
             keep("files", &error);

@@ -1,7 +1,7 @@
 //! Memory that a job needs.
 
 use super::estimate::Work;
-use crate::engine::learn::student::TOGETHER;
+use crate::engine::learn::student::TOKENS_PER_PASS;
 use crate::models::spec::DecoderSpec;
 use crate::numerics::rounding::Technique;
 
@@ -55,6 +55,6 @@ impl Work<'_> {
     fn learning(&self, block: u64) -> u64 {
         let DecoderSpec { hidden_size, intermediate_size, num_attention_heads, .. } = self.spec;
         let token = 12 * hidden_size + 6 * intermediate_size + num_attention_heads * self.length;
-        block + (TOGETHER * token) as u64 * F32 + self.linear() as u64 / 64 * 2 * 5 * F32
+        block + (TOKENS_PER_PASS * token) as u64 * F32 + self.linear() as u64 / 64 * 2 * 5 * F32
     }
 }

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::files::hub_cache;
-use crate::files::model_files::{ModelFiles, TEMPLATES, only_files};
-use crate::files::names::is_of_a_model;
+use crate::files::model_files::{ModelFiles, TEMPLATES, refuse_special_file};
+use crate::files::names::is_model_file;
 use crate::files::output_folder::OutputFolder;
 use crate::models::bitmap;
 use crate::models::bitmap::BitMap;
@@ -77,12 +77,12 @@ pub fn parts(source: &SourceModel) -> Result<Parts> {
             return false;
         }
         let is_weights = name.ends_with(".safetensors") || name.ends_with(".npz");
-        if is_weights { weights.contains(&files.path_of(name).as_path()) } else { is_of_a_model(name) }
+        if is_weights { weights.contains(&files.path_of(name).as_path()) } else { is_model_file(name) }
     };
     let (names, mut left_out): (Vec<_>, Vec<_>) = files.names()?.into_iter().partition(is_part);
     for entry in fs::read_dir(files.path()).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        only_files(&entry.path())?;
+        refuse_special_file(&entry.path())?;
         if entry.path().is_dir() && name != TEMPLATES {
             left_out.push(format!("{name}/"));
         } else if name.starts_with('.') {

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::producers::Container;
 use crate::error::Result;
 use crate::files::output_file::Claim;
-use crate::files::output_folder::{check_destination, check_writable, left_behind};
+use crate::files::output_folder::{check_destination, check_writable, leftover_notes};
 use crate::progress::Progress;
 
 /// Folder that a model is written to.
@@ -30,7 +30,7 @@ impl Output {
     pub fn check(&self, source: &Path, progress: &dyn Progress) -> Result<()> {
         check_destination(source, &self.path, self.overwrite)?;
         check_writable(&self.path)?;
-        progress.notes(&left_behind(&self.path));
+        progress.notes(&leftover_notes(&self.path));
         Ok(())
     }
 

@@ -1,22 +1,22 @@
-//! From values to places on paper: linear and logarithmic axes, their ticks and how they are labelled.
+//! Linear and logarithmic axes: from values to pixels, with ticks and labels.
 
 use serde::Serialize;
 
-/// Places are rounded to a tenth of a pixel: smaller files, and the same on every machine.
+/// Rounds a position to a tenth of a pixel: smaller files, and the same on every machine.
 pub fn place(pixels: f64) -> f64 {
     (pixels * 10.0).round() / 10.0
 }
 
-/// A labelled place on an axis.
+/// Labelled position on an axis.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Tick {
-    /// Pixels.
+    /// Position in pixels.
     pub at: f64,
-    /// What is written there; empty for a line alone.
+    /// Label; empty for a line alone.
     pub label: String,
 }
 
-/// An axis that runs from one pixel to another. Upwards for `y`: `from` is then the greater.
+/// Axis that runs from one pixel to another. For `y`, which runs upwards, `from` is the greater.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Axis {
     low: f64,
@@ -27,41 +27,42 @@ pub struct Axis {
 }
 
 impl Axis {
-    /// Equal steps of `values`. Neither end is moved, but an empty range is widened.
+    /// Makes a linear axis over a range of values. Neither end is moved, but an empty range is widened.
     pub fn linear((low, high): (f64, f64), (from, to): (f64, f64)) -> Self {
         let high = if high > low { high } else { low + 1.0 };
         Self { low, high, logarithmic: false, from, to }
     }
 
-    /// Equal ratios of positive values, between whole powers of ten.
+    /// Makes a logarithmic axis over a range of positive values, widened to whole powers of ten.
     pub fn decades((low, high): (f64, f64), (from, to): (f64, f64)) -> Self {
         let low = low.max(f64::MIN_POSITIVE).log10().floor();
         let high = high.max(f64::MIN_POSITIVE).log10().ceil().max(low + 1.0);
         Self { low, high, logarithmic: true, from, to }
     }
 
-    /// The pixel of `value`; what is outside stays at the edge.
+    /// Returns the pixel of `value`; values outside the range are put at its edge.
     pub fn at(&self, value: f64) -> f64 {
         let value = if self.logarithmic { value.max(f64::MIN_POSITIVE).log10() } else { value }
             .clamp(self.low, self.high);
         place(self.from + (value - self.low) / (self.high - self.low) * (self.to - self.from))
     }
 
-    /// About `most` labelled ticks: powers of ten, or multiples of 1, 2 or 5.
+    /// Returns about `most` labelled ticks: powers of ten, or multiples of 1, 2 or 5.
     pub fn ticks(&self, most: usize) -> Vec<Tick> {
         let step = self.step(most);
         let first = (self.low / step - 1e-9).ceil();
         let count = ((self.high / step + 1e-9).floor() - first).max(0.0) as usize;
-        let values = (0..=count).map(|n| (first + n as f64) * step);
-        values
-            .map(|value| Tick {
-                at: self.at(if self.logarithmic { 10f64.powf(value) } else { value }),
-                label: if self.logarithmic { power_of_ten(value as i32) } else { decimal(value, step) },
-            })
-            .collect()
+        let tick = |value: f64| {
+            if self.logarithmic {
+                Tick { at: self.at(10f64.powf(value)), label: power_of_ten(value as i32) }
+            } else {
+                Tick { at: self.at(value), label: decimal(value, step) }
+            }
+        };
+        (0..=count).map(|n| tick((first + n as f64) * step)).collect()
     }
 
-    /// At least `least`, for values that are whole numbers.
+    /// Returns about `most` labelled ticks at whole numbers.
     pub fn whole_ticks(&self, most: usize) -> Vec<Tick> {
         let step = self.step(most).max(1.0);
         let count = ((self.high / step).floor() - (self.low / step).ceil()).max(0.0) as usize;
@@ -78,7 +79,12 @@ impl Axis {
     }
 }
 
-/// `10⁻³`.
+/// Returns the least and the greatest of values that are not negative.
+pub fn extremes(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    values.fold((f64::INFINITY, 0.0), |(low, high), value| (low.min(value), high.max(value)))
+}
+
+/// Formats a power of ten as `10⁻³`.
 pub fn power_of_ten(exponent: i32) -> String {
     let superscript = |c| match c {
         '-' => '⁻',

@@ -1,4 +1,4 @@
-//! The bit map: a row a block, a column a role, and every layer in a table.
+//! Bit map with one row per block and one column per role, and a table of every layer.
 
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -8,12 +8,13 @@ use crate::choose::scores::LayerSensitivity;
 use crate::jobs::record::Record;
 use crate::models::inventory::LayerEntry;
 use crate::models::spec::Role;
+use crate::numerics::quant::Quant;
 use crate::report::bits::cell;
 
-/// Blocks in one table; more of them stand side by side.
-const ROWS: usize = 16;
-/// So many blocks are still put into one table.
-const ONE_TABLE: usize = 20;
+/// Blocks in one table; further blocks go into tables beside it.
+const ROWS_PER_TABLE: usize = 16;
+/// Most blocks that go into one table.
+const ONE_TABLE_BLOCKS: usize = 20;
 
 /// Heat map, its legend and the list of layers.
 #[derive(Debug, Serialize)]
@@ -25,7 +26,7 @@ pub struct Bits {
     legend: Vec<Share>,
     layers: Vec<Layer>,
     predicted: bool,
-    /// Whether any layer's groups are not of 64.
+    /// True if some layer's groups are not of 64.
     groups: bool,
 }
 
@@ -47,17 +48,17 @@ struct Cell {
     role: String,
     class: String,
     bits: String,
-    /// Where it is not 64.
+    /// Group size where it is not 64.
     group: String,
     title: String,
 }
 
-/// How much of the linear layers' weights has this many bits.
+/// Share of the linear layers' weights that have this many bits.
 #[derive(Debug, Serialize)]
 struct Share {
     class: String,
     bits: String,
-    /// 0 to 1.
+    /// Share of the weights, 0 to 1.
     of_weights: f64,
     layers: usize,
 }
@@ -71,7 +72,7 @@ struct Layer {
     kl: Option<f64>,
 }
 
-/// Computes it.
+/// Computes the bit map of a page.
 pub fn section(page: &Page<'_>) -> Bits {
     let inventory = page.inventory;
     let scores = page.record.map(scores).unwrap_or_default();
@@ -85,7 +86,7 @@ pub fn section(page: &Page<'_>) -> Bits {
     };
     let cells = inventory.cells();
     let blocks = cells.keys().map(|(block, _)| block + 1).max().unwrap_or(0);
-    let rows = if blocks > ONE_TABLE { ROWS } else { ONE_TABLE };
+    let rows = if blocks > ONE_TABLE_BLOCKS { ROWS_PER_TABLE } else { ONE_TABLE_BLOCKS };
     let row = |block: usize| Row {
         block,
         cells: Role::BLOCK
@@ -102,33 +103,33 @@ pub fn section(page: &Page<'_>) -> Bits {
         tables: tables.collect(),
         others: inventory.layers.iter().filter(|layer| layer.block.is_none()).map(describe).collect(),
         legend: legend(&inventory.layers),
-        layers: inventory.layers.iter().map(|layer| listed(layer, kl(layer))).collect(),
+        layers: inventory.layers.iter().map(|layer| layer_row(layer, kl(layer))).collect(),
         predicted: !scores.is_empty(),
         groups: inventory.layers.iter().any(|layer| layer.group_size.is_some_and(|size| size != 64)),
     }
 }
 
-fn listed(layer: &LayerEntry, kl: Option<f64>) -> Layer {
+fn layer_row(layer: &LayerEntry, kl: Option<f64>) -> Layer {
     Layer { path: layer.path.clone(), shape: sizes(layer), setting: setting(layer), bytes: layer.bytes, kl }
 }
 
-fn scores(record: &Record) -> BTreeMap<&str, &LayerSensitivity> {
+/// Returns a record's sensitivities by layer path.
+pub fn scores(record: &Record) -> BTreeMap<&str, &LayerSensitivity> {
     record.sensitivities.iter().map(|layer| (layer.path.as_str(), layer)).collect()
 }
 
-/// What the setting that `layer` has is predicted to cost; float costs nothing.
+/// Returns the predicted KL divergence of the layer's own setting; zero for float, `None` where it was not measured.
 pub fn cost(layer: &LayerEntry, scores: Option<&LayerSensitivity>) -> Option<f64> {
     let scores = scores?;
     let Some(bits) = layer.bits else { return Some(0.0) };
-    let is_it = |mode: &str, group_size| Some(mode) == layer.mode && Some(group_size) == layer.group_size;
-    let score = scores
-        .scores
-        .iter()
-        .find(|score| score.quant.bits == bits && is_it(score.quant.mode.name(), score.quant.group_size));
-    score.map(|score| score.kl)
+    let has_setting = |quant: &Quant| {
+        let is_of_mode = Some(quant.mode.name()) == layer.mode;
+        quant.bits == bits && is_of_mode && Some(quant.group_size) == layer.group_size
+    };
+    scores.scores.iter().find(|score| has_setting(&score.quant)).map(|score| score.kl)
 }
 
-/// `b4`, or `float`.
+/// Returns the CSS class of a layer's bits: `b4`, or `float`.
 fn class(layer: &LayerEntry) -> String {
     layer.bits.map_or_else(|| "float".to_owned(), |bits| format!("b{bits}"))
 }
@@ -147,7 +148,7 @@ fn title(layer: &LayerEntry, kl: Option<f64>) -> String {
     format!("{}: {}; {}, {size}{cost}", layer.path, setting(layer), sizes(layer))
 }
 
-/// `96 × 64`
+/// Formats a shape as `96 × 64`.
 fn sizes(layer: &LayerEntry) -> String {
     layer.shape.iter().map(ToString::to_string).collect::<Vec<_>>().join(" × ")
 }

@@ -1,4 +1,4 @@
-//! Where the bytes went: a stacked bar before and after, and its table.
+//! Bytes by class before and after: a stacked bar each, and a table.
 
 use serde::Serialize;
 
@@ -9,7 +9,7 @@ use crate::models::inventory::ClassBytes;
 const HEIGHT: f64 = 30.0;
 const GAP: f64 = 30.0;
 
-/// Classes by name and the colour's class, in the order of the bars.
+/// Name, CSS class and value of a class of bytes, in the order of the bars.
 type Class = (&'static str, &'static str, fn(&ClassBytes) -> u64);
 const CLASSES: [Class; 4] = [
     ("embeddings", "embeddings", |bytes| bytes.embeddings),
@@ -36,7 +36,7 @@ struct Bar {
     total: u64,
     y: f64,
     thickness: f64,
-    /// Percent of the paper.
+    /// End of the bar in percent of the drawing's width.
     end: f64,
     segments: Vec<Segment>,
 }
@@ -55,11 +55,11 @@ struct Row {
     name: &'static str,
     class: &'static str,
     bytes: Vec<u64>,
-    /// Of the bytes now.
+    /// Share of the model's bytes, 0 to 1.
     share: f64,
 }
 
-/// Computes it.
+/// Computes the bars and the table of a page.
 pub fn section(page: &Page<'_>) -> Classes {
     let now = page.inventory.bytes;
     let columns = match page.before {

@@ -1,9 +1,11 @@
-//! Size against predicted KL divergence: what mixed bits can reach, what uniform bits would give, and where the model is.
+//! Chart of size against predicted KL divergence: what mixed bits can reach, what uniform bits would give, and where
+//! the model is.
 
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-use super::axis::{Axis, Tick, place};
+use super::axis::{Axis, Tick, extremes, place};
+use super::frame::Frame;
 use super::page::Page;
 use super::template::{kl, kl_plus_minus};
 use crate::choose::allocate::CurvePoint;
@@ -17,10 +19,10 @@ use crate::words::bytes;
 
 /// Uniform bits that are shown, in groups of 64: the sizes that `mlx_lm.convert -q` gives the linear layers.
 const UNIFORM_BITS: [u32; 5] = [3, 4, 5, 6, 8];
-/// As much is shown beyond the greatest uniform or the chosen size, in bits; after that comes nothing but float layers.
-const BEYOND: f64 = 0.25;
+/// Bits per weight that are shown beyond the greatest uniform or chosen size; further points only make layers float.
+const SHOWN_BEYOND_BPW: f64 = 0.25;
 
-/// Charts and their table.
+/// Charts of size against KL divergence, and their table.
 #[derive(Debug, Serialize)]
 pub struct Curve {
     charts: Vec<Chart>,
@@ -28,23 +30,11 @@ pub struct Curve {
     rows: Vec<Row>,
 }
 
-/// One drawing.
+/// Drawing of size against KL divergence.
 #[derive(Debug, Serialize)]
 pub struct Chart {
-    id: &'static str,
-    variant: &'static str,
-    title: &'static str,
-    description: String,
-    width: f64,
-    height: f64,
-    left: f64,
-    right: f64,
-    top: f64,
-    bottom: f64,
-    x_ticks: Vec<Tick>,
-    y_ticks: Vec<Tick>,
-    x_label: &'static str,
-    y_label: &'static str,
+    #[serde(flatten)]
+    frame: Frame,
     /// Bytes of the linear layers at each tick of x.
     sizes: Vec<Tick>,
     line: String,
@@ -61,14 +51,14 @@ struct Mark {
     title: String,
 }
 
-/// Where the model is.
+/// Marks of the model's own size and divergence.
 #[derive(Debug, Serialize)]
 struct Model {
     x: f64,
     label: String,
     predicted: Option<Mark>,
     measured: Option<Mark>,
-    /// One standard error up and down from what was measured.
+    /// Pixels of the measured divergence minus and plus one standard error.
     error: Option<(f64, f64)>,
 }
 
@@ -88,25 +78,25 @@ struct Row {
     kl: f64,
 }
 
-/// The model's own point.
+/// Size and divergence of the model.
 #[derive(Debug, Clone, Copy)]
 struct Chosen {
     bpw: f64,
     bytes: u64,
     predicted: Option<f64>,
-    /// Mean and standard error.
+    /// Measured mean and its standard error, in nats per token.
     measured: Option<(f64, f64)>,
 }
 
-/// What is drawn, whatever the size of the paper.
+/// Points that are drawn, whatever the size of the drawing.
 struct Points<'a> {
     curve: Vec<&'a CurvePoint>,
     uniform: Vec<(u32, CurvePoint)>,
     chosen: Option<Chosen>,
 }
 
-/// Predicted size and KL divergence of uniform bits in groups of 64, with the bits. As in mlx-lm, a layer whose rows 64
-/// does not divide stays float. Bits that a layer was not measured at are left out.
+/// Predicts size and KL divergence of uniform bits in groups of 64, by bits. As in mlx-lm, a layer whose rows are not
+/// divisible by 64 stays float. Bits that a layer was not measured at are left out.
 pub fn uniform_points(
     layers: &[LayerSensitivity],
     scale_bytes: usize,
@@ -130,7 +120,7 @@ pub fn uniform_points(
     UNIFORM_BITS.into_iter().filter_map(point).collect()
 }
 
-/// Computes it; `None` without a curve that can be drawn.
+/// Computes the charts of a page; `None` without a curve that can be drawn.
 pub fn section(page: &Page<'_>) -> Option<Curve> {
     let record = page.record?;
     let scale_bytes = record.measurement.as_ref()?.dtype.bytes();
@@ -143,7 +133,7 @@ pub fn section(page: &Page<'_>) -> Option<Curve> {
     })
 }
 
-/// The chart of a table alone.
+/// Draws the chart of a sensitivity table without a model.
 pub fn alone(
     points: &[CurvePoint],
     layers: &[LayerSensitivity],
@@ -158,7 +148,7 @@ pub fn alone(
     Ok(points.chart("alone", 820.0, 420.0))
 }
 
-/// The model's point over the layers that were measured.
+/// Returns the model's point, over the layers that were measured.
 fn chosen(page: &Page<'_>, record: &Record) -> Option<Chosen> {
     let stored: BTreeMap<&str, u64> =
         page.inventory.layers.iter().map(|layer| (layer.path.as_str(), layer.bytes)).collect();
@@ -181,7 +171,7 @@ impl<'a> Points<'a> {
         let chosen = chosen.filter(|chosen| chosen.bpw.is_finite());
         let last = uniform.last().map_or(0.0, |(_, point)| point.bpw).max(chosen.map_or(0.0, |c| c.bpw));
         let drawn = |point: &&CurvePoint| {
-            let inside = last == 0.0 || point.bpw <= last + BEYOND;
+            let inside = last == 0.0 || point.bpw <= last + SHOWN_BEYOND_BPW;
             inside && point.kl > 0.0 && point.kl.is_finite() && point.bpw.is_finite() && point.bpw > 0.0
         };
         let curve: Vec<_> = curve.iter().filter(drawn).collect();
@@ -192,36 +182,32 @@ impl<'a> Points<'a> {
         let entries = self.legend();
         let narrow = variant == "narrow";
         let above = if narrow { 18.0 * entries.len() as f64 + 38.0 } else { 26.0 };
-        let (left, right, top, bottom) =
-            (52.0, width - if narrow { 30.0 } else { 16.0 }, above, height - 62.0);
-        let curve = || self.curve.iter().copied();
-        let others = || self.uniform.iter().map(|(_, point)| point);
-        let chosen = self.chosen.iter();
-        let (low, high) = ends(curve().chain(others()).map(|p| p.bpw).chain(chosen.clone().map(|c| c.bpw)));
+        let (left, right) = (52.0, width - if narrow { 30.0 } else { 16.0 });
+        let (top, bottom) = (above, height - 62.0);
+        let (low, high) = extremes(self.bpws());
         let x = Axis::linear((low - 0.1, high + 0.1), (left, right));
-        let measured = chosen.clone().filter_map(|c| c.measured).map(|(kl, _)| kl);
-        let predicted = chosen.filter_map(|c| c.predicted);
-        let costs = curve().chain(others()).map(|p| p.kl).chain(measured).chain(predicted);
-        let y = Axis::decades(ends(costs), (bottom, top));
+        let y = Axis::decades(extremes(self.divergences()), (bottom, top));
         let legend_at = if narrow { (left - 36.0, 12.0) } else { (right - 330.0, top + 18.0) };
         let x_ticks = x.ticks(if narrow { 7 } else { 10 });
         Chart {
-            id: "curve",
-            variant,
-            title: "Size against predicted KL divergence",
-            description: self.description(variant != "alone"),
-            width,
-            height,
-            left,
-            right,
-            top,
-            bottom,
             sizes: self.sizes(x_ticks.iter().step_by(if narrow { 2 } else { 1 })),
-            x_ticks,
-            y_ticks: y.ticks(8),
-            x_label: "bits per weight of the linear layers, and their bytes",
-            y_label: "KL, nats per token",
-            line: path(curve().map(|p| (x.at(p.bpw), y.at(p.kl)))),
+            frame: Frame {
+                id: "curve".to_owned(),
+                variant,
+                title: "Size against predicted KL divergence".to_owned(),
+                description: self.description(variant != "alone"),
+                width,
+                height,
+                left,
+                right,
+                top,
+                bottom,
+                x_ticks,
+                y_ticks: y.ticks(8),
+                x_label: "bits per weight of the linear layers, and their bytes",
+                y_label: "KL, nats per token",
+            },
+            line: path(self.curve.iter().map(|p| (x.at(p.bpw), y.at(p.kl)))),
             uniform: self.uniform.iter().map(|(bits, p)| uniform_mark(*bits, p, &x, &y)).collect(),
             model: self.chosen.map(|chosen| model(&chosen, &x, &y)),
             legend: entries
@@ -235,6 +221,23 @@ impl<'a> Points<'a> {
                 })
                 .collect(),
         }
+    }
+
+    /// Returns all predicted points.
+    fn predictions(&self) -> impl Iterator<Item = &CurvePoint> {
+        self.curve.iter().copied().chain(self.uniform.iter().map(|(_, point)| point))
+    }
+
+    /// Returns the bits per weight of everything that is drawn.
+    fn bpws(&self) -> impl Iterator<Item = f64> {
+        self.predictions().map(|point| point.bpw).chain(self.chosen.map(|chosen| chosen.bpw))
+    }
+
+    /// Returns the KL divergences of everything that is drawn.
+    fn divergences(&self) -> impl Iterator<Item = f64> {
+        let measured = self.chosen.and_then(|chosen| chosen.measured).map(|(kl, _)| kl);
+        let predicted = self.chosen.and_then(|chosen| chosen.predicted);
+        self.predictions().map(|point| point.kl).chain(measured).chain(predicted)
     }
 
     fn legend(&self) -> Vec<(&'static str, String)> {
@@ -253,7 +256,7 @@ impl<'a> Points<'a> {
         entries
     }
 
-    /// Bytes of the linear layers at ticks of bits a weight.
+    /// Returns the bytes of the linear layers at ticks of bits per weight.
     fn sizes<'t>(&self, ticks: impl Iterator<Item = &'t Tick>) -> Vec<Tick> {
         let per_bit = self.curve.last().map_or(0.0, |point| point.bytes as f64 / point.bpw);
         let sizes = ticks.map(|tick| {
@@ -263,7 +266,7 @@ impl<'a> Points<'a> {
         sizes.collect()
     }
 
-    /// In words; a page has a `table` as well.
+    /// Describes the chart in words; a page has a `table` as well.
     fn description(&self, table: bool) -> String {
         let ends = match self.curve[..] {
             [first, .., last] => format!(
@@ -279,11 +282,6 @@ impl<'a> Points<'a> {
         let table = if table { " The table below holds all points." } else { "" };
         format!("{ends}{chosen}{table}")
     }
-}
-
-/// The least and the greatest.
-fn ends(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    values.fold((f64::INFINITY, 0.0), |(low, high), value| (low.min(value), high.max(value)))
 }
 
 fn uniform_mark(bits: u32, point: &CurvePoint, x: &Axis, y: &Axis) -> Mark {
@@ -313,7 +311,7 @@ fn model(chosen: &Chosen, x: &Axis, y: &Axis) -> Model {
     }
 }
 
-/// A line through `points`.
+/// Returns the SVG path of a line through `points`.
 pub fn path(points: impl Iterator<Item = (f64, f64)>) -> String {
     let parts = points
         .enumerate()
@@ -321,7 +319,7 @@ pub fn path(points: impl Iterator<Item = (f64, f64)>) -> String {
     parts.collect()
 }
 
-/// How the allocation compares with uniform bits of the nearest size at or below the model's.
+/// Compares the allocation, in a sentence, with uniform bits of the nearest size at or below the model's.
 fn gain(points: &Points<'_>) -> Option<String> {
     let most = points.chosen.map_or(f64::INFINITY, |chosen| chosen.bpw + 1e-9);
     let (bits, uniform) = points.uniform.iter().rfind(|(_, point)| point.bpw <= most)?;
@@ -374,9 +372,9 @@ mod tests {
     #[test]
     fn uniform_points_are_sums() {
         let layers = [layer(64, &[(3, 0.5), (4, 0.2)]), layer(128, &[(4, 0.1)]), layer(50, &[])];
-        let found = uniform_points(&layers, 2, &Correction::default());
-        assert_eq!(found.iter().map(|(bits, _)| *bits).collect::<Vec<_>>(), [4], "3 bits lack a layer");
-        let point = found[0].1;
+        let points = uniform_points(&layers, 2, &Correction::default());
+        assert_eq!(points.iter().map(|(bits, _)| *bits).collect::<Vec<_>>(), [4], "3 bits lack a layer");
+        let point = points[0].1;
         assert_eq!(point.bytes, 2 * (36 + 72 + 100));
         assert!((point.kl - 0.3).abs() < 1e-12);
         assert!((point.bpw - point.bytes as f64 * 8.0 / 484.0).abs() < 1e-12);

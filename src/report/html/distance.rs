@@ -1,49 +1,38 @@
-//! How far the model is from the float one: the distribution of KL divergences and the figures.
+//! Distance of the model from the float one: the distribution of KL divergences, and figures.
 
 use serde::Serialize;
 
-use super::axis::{Axis, Tick, place};
+use super::axis::{Axis, extremes, place};
+use super::frame::Frame;
 use super::page::Page;
 use super::template::{kl, kl_plus_minus, share};
 use crate::jobs::evaluation::{Divergence, Histogram, Summary};
 use crate::words::count;
 
-/// Empty bins are left out at both ends, but so many are shown at least.
+/// Fewest bins that are shown; further empty bins at both ends are left out.
 const FEWEST_BINS: usize = 10;
 
-/// Chart and figures.
+/// Charts and figures of the distance from the float model.
 #[derive(Debug, Serialize)]
 pub struct Distance {
     text: String,
-    /// How much of it.
+    /// Amount of text that was measured on.
     amount: String,
-    /// Whether it was measured for this page, and not when the model was made.
+    /// True if the distance was measured for this page, false if when the model was made.
     measured_here: bool,
-    /// Name, value and standard error.
+    /// Name, value and standard error of each figure.
     figures: Vec<[String; 3]>,
-    /// The same, of the divergence alone.
+    /// Name and value of each figure of the divergence.
     divergence: Vec<[String; 2]>,
-    /// One a width of the page; none without divergences.
+    /// Charts, one per width of the page; empty without divergences.
     charts: Vec<Chart>,
     bins: Vec<Bin>,
 }
 
 #[derive(Debug, Serialize)]
 struct Chart {
-    id: &'static str,
-    variant: &'static str,
-    title: String,
-    description: String,
-    width: f64,
-    height: f64,
-    left: f64,
-    right: f64,
-    top: f64,
-    bottom: f64,
-    x_ticks: Vec<Tick>,
-    y_ticks: Vec<Tick>,
-    x_label: &'static str,
-    y_label: &'static str,
+    #[serde(flatten)]
+    frame: Frame,
     bars: Vec<Bar>,
     marks: Vec<Mark>,
 }
@@ -69,12 +58,12 @@ struct Bar {
 struct Mark {
     x: f64,
     label: String,
-    /// Where its label is anchored.
+    /// Text anchor of the label.
     anchor: &'static str,
     text_x: f64,
 }
 
-/// Computes it; `None` where nothing was measured.
+/// Computes the section; `None` where nothing was measured.
 pub fn section(page: &Page<'_>) -> Option<Distance> {
     let evaluation = page.evaluation()?;
     let bins = bins(&evaluation.kl_histogram);
@@ -97,17 +86,15 @@ pub fn section(page: &Page<'_>) -> Option<Distance> {
     })
 }
 
-/// The bins from the first to the last that holds a token.
+/// Returns the bins from the first to the last that holds a token.
 fn bins(histogram: &Histogram) -> Vec<Bin> {
     let Histogram { least, per_decade, counts } = histogram;
     let total: usize = counts.iter().sum();
-    let sound = *least > 0.0 && *per_decade > 0.0 && least.is_finite() && per_decade.is_finite();
-    let (Some(first), Some(last)) = (counts.iter().position(|n| *n > 0), counts.iter().rposition(|n| *n > 0))
-    else {
-        return Vec::new();
-    };
+    let is_sound = *least > 0.0 && *per_decade > 0.0 && least.is_finite() && per_decade.is_finite();
+    let Some(first) = counts.iter().position(|n| *n > 0) else { return Vec::new() };
+    let last = counts.iter().rposition(|n| *n > 0).unwrap_or(first);
     let edge = |bin: usize| least * 10f64.powf(bin as f64 / per_decade);
-    if !sound || !edge(counts.len()).is_finite() {
+    if !is_sound || !edge(counts.len()).is_finite() {
         return Vec::new();
     }
     let last = last.max(first + FEWEST_BINS).min(counts.len() - 1);
@@ -122,8 +109,7 @@ fn bins(histogram: &Histogram) -> Vec<Bin> {
 
 fn chart(bins: &[Bin], d: &Divergence, variant: &'static str, width: f64, height: f64) -> Chart {
     let (left, right, top, bottom) = (46.0, width - 18.0, 30.0, height - 44.0);
-    let (low, high) =
-        bins.iter().fold((f64::INFINITY, 0.0f64), |(low, high), bin| (low.min(bin.from), high.max(bin.to)));
+    let (low, high) = extremes(bins.iter().flat_map(|bin| [bin.from, bin.to]));
     let x = Axis::decades((low * 1.001, high * 0.999), (left, right));
     let most = bins.iter().map(|bin| bin.share).fold(0.0, f64::max);
     let y = Axis::linear((0.0, 100.0 * most), (bottom, top));
@@ -143,8 +129,8 @@ fn chart(bins: &[Bin], d: &Divergence, variant: &'static str, width: f64, height
             ),
         }
     });
-    Chart {
-        id: "kl",
+    let frame = Frame {
+        id: "kl".to_owned(),
         variant,
         title: "Distribution of the KL divergence per token".to_owned(),
         description: format!(
@@ -164,12 +150,11 @@ fn chart(bins: &[Bin], d: &Divergence, variant: &'static str, width: f64, height
         y_ticks: y.ticks(5),
         x_label: "KL divergence of a token, nats",
         y_label: "tokens, %",
-        bars: bars.collect(),
-        marks: marks(&x, d),
-    }
+    };
+    Chart { frame, bars: bars.collect(), marks: marks(&x, d) }
 }
 
-/// Median and mean, labelled on the sides that face away from each other.
+/// Marks median and mean, labelled on the sides that face away from each other.
 fn marks(x: &Axis, d: &Divergence) -> Vec<Mark> {
     let mut values = [("median", d.kl_median), ("mean", d.kl_mean)];
     values.sort_by(|a, b| a.1.total_cmp(&b.1));
@@ -181,7 +166,7 @@ fn marks(x: &Axis, d: &Divergence) -> Vec<Mark> {
     marks.collect()
 }
 
-/// What llama.cpp's `--kl-divergence` prints.
+/// Returns the figures that llama.cpp's `--kl-divergence` prints, but for those of the divergence.
 fn figures(summary: &Summary) -> Vec<[String; 3]> {
     let mut rows = Vec::new();
     let mut row = |name: &str, value: String, error: String| rows.push([name.to_owned(), value, error]);
@@ -203,7 +188,7 @@ fn figures(summary: &Summary) -> Vec<[String; 3]> {
     rows
 }
 
-/// Mean, extremes and percentiles, falling.
+/// Returns the mean, the extremes and the percentiles of the divergence, falling.
 fn divergence_figures(d: &Divergence) -> Vec<[String; 2]> {
     let mut rows = vec![
         ["mean".to_owned(), kl_plus_minus(d.kl_mean, d.kl_stderr)],
@@ -224,10 +209,11 @@ mod tests {
     #[test]
     fn empty_bins_at_the_ends_are_left_out() {
         let mut histogram = Histogram::of([2e-4, 3e-4, 0.5].into_iter());
-        let found = bins(&histogram);
-        assert_eq!(found.iter().map(|bin| bin.count).sum::<usize>(), 3);
-        assert!(found[0].count > 0 && found[0].from <= 2e-4 && found[0].to > 2e-4, "{found:?}");
-        assert!(found.iter().any(|bin| bin.from <= 0.5 && bin.to > 0.5 && bin.count == 1));
+        let bins_shown = bins(&histogram);
+        assert_eq!(bins_shown.iter().map(|bin| bin.count).sum::<usize>(), 3);
+        let first = &bins_shown[0];
+        assert!(first.count > 0 && first.from <= 2e-4 && first.to > 2e-4, "{bins_shown:?}");
+        assert!(bins_shown.iter().any(|bin| bin.from <= 0.5 && bin.to > 0.5 && bin.count == 1));
         assert!(bins(&Histogram::of([].into_iter())).is_empty());
         histogram.per_decade = 0.0;
         assert!(bins(&histogram).is_empty(), "a damaged record draws nothing");

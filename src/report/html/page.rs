@@ -1,4 +1,4 @@
-//! The page: its sections in order.
+//! The page and the order of its sections.
 
 use super::sample::Sample;
 use serde::Serialize;
@@ -10,22 +10,22 @@ use crate::error::Result;
 use crate::jobs::record::{Evaluation, Record};
 use crate::models::inventory::{ClassBytes, Inventory};
 
-/// What a page is made of.
+/// Model, record and measurements that a page is made from.
 #[derive(Debug, Clone, Copy)]
 pub struct Page<'a> {
-    /// The model's name.
+    /// Name of the model.
     pub name: &'a str,
-    /// Its architecture in a line.
+    /// Architecture of the model in one line.
     pub architecture: &'a str,
-    /// What is in it.
+    /// Layers and bytes of the model.
     pub inventory: &'a Inventory,
-    /// What was decided against the config's letter.
+    /// Decisions that depart from the letter of the config.
     pub notes: &'a [String],
     /// Bytes of the float model, where known.
     pub before: Option<ClassBytes>,
-    /// The record beside the weights of how it was made, where there is one.
+    /// Record, stored beside the weights, of how the model was made, where there is one.
     pub record: Option<&'a Record>,
-    /// How far it is from the float model, where that was measured for this page.
+    /// Distance from the float model, where it was measured for this page.
     pub measured: Option<&'a Evaluation>,
     /// A prompt and answers to it.
     pub sample: Option<&'a Sample>,
@@ -34,13 +34,13 @@ pub struct Page<'a> {
 }
 
 impl<'a> Page<'a> {
-    /// What was measured: for this page, or before.
+    /// Returns the evaluation that was measured for this page, or else the record's.
     pub(crate) fn evaluation(&self) -> Option<&'a Evaluation> {
         self.measured.or_else(|| self.record?.evaluation.as_ref())
     }
 }
 
-/// The page.
+/// Renders the page about a model as HTML.
 pub fn page(page: &Page<'_>) -> Result<String> {
     super::template::render(
         "page.html",
@@ -50,10 +50,12 @@ pub fn page(page: &Page<'_>) -> Result<String> {
             notes: page.notes,
             version: env!("CARGO_PKG_VERSION"),
             mlx: page.mlx,
-            computed: match (page.sample, page.measured) {
-                (Some(_), Some(_)) => "answers and distance",
-                (None, Some(_)) => "distance",
-                _ => "answers",
+            computed: if page.measured.is_none() {
+                "answers"
+            } else if page.sample.is_none() {
+                "distance"
+            } else {
+                "answers and distance"
             },
             summary: super::summary::section(page),
             classes: super::classes::section(page),
@@ -62,12 +64,12 @@ pub fn page(page: &Page<'_>) -> Result<String> {
             sensitivity: super::sensitivity::section(page),
             distance: super::distance::section(page),
             sample: page.sample.map(super::sample::section),
-            made: super::made::section(page),
+            provenance: super::provenance::section(page),
         },
     )
 }
 
-/// What the page's template is filled with.
+/// Values that the page's template is filled with.
 #[derive(Serialize)]
 struct Sections<'a> {
     name: &'a str,
@@ -75,7 +77,7 @@ struct Sections<'a> {
     notes: &'a [String],
     version: &'static str,
     mlx: Option<&'a str>,
-    /// What MLX was needed for.
+    /// Parts of the page that MLX computed.
     computed: &'static str,
     summary: super::summary::Summary,
     classes: super::classes::Classes,
@@ -84,17 +86,17 @@ struct Sections<'a> {
     sensitivity: Option<super::sensitivity::Sensitivity>,
     distance: Option<super::distance::Distance>,
     sample: Option<super::sample::Section>,
-    made: Option<Vec<(&'static str, String)>>,
+    provenance: Option<Vec<(&'static str, String)>>,
 }
 
-/// What the template of a chart alone is filled with.
+/// Values that the template of a chart alone is filled with.
 #[derive(Serialize)]
 struct Alone {
     chart: super::curve::Chart,
     alone: bool,
 }
 
-/// The chart of size against predicted KL divergence alone, as an SVG file.
+/// Renders the chart of size against predicted KL divergence alone, as an SVG file.
 pub fn curve_svg(
     points: &[CurvePoint],
     layers: &[LayerSensitivity],

@@ -7,45 +7,45 @@ use crate::words::count;
 /// A prompt and answers to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample {
-    /// What was asked.
+    /// Prompt that was asked.
     pub prompt: String,
-    /// The answers: the float model's first, where it was asked.
+    /// Answers, the float model's first, where it was asked.
     pub answers: Vec<Answer>,
 }
 
-/// What one model said.
+/// Answer of one model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// Who said it.
+    /// Name of the model.
     pub by: String,
-    /// What was said.
+    /// Text of the answer.
     pub text: String,
-    /// How many tokens that is.
+    /// Number of tokens of the answer.
     pub tokens: usize,
-    /// Whether it came to an end by itself.
+    /// True if the answer ended by itself, false if it was cut off.
     pub ended: bool,
 }
 
-/// The section.
+/// Prompt and answers as the page shows them.
 #[derive(Debug, Serialize)]
 pub struct Section {
     prompt: String,
-    answers: Vec<Said>,
-    /// How the answers compare; empty for one alone.
+    answers: Vec<AnswerParts>,
+    /// Comparison of the answers in a sentence; empty for one alone.
     comparison: String,
 }
 
 #[derive(Debug, Serialize)]
-struct Said {
+struct AnswerParts {
     by: String,
-    /// What all of them say.
+    /// Beginning that all answers share.
     same: String,
-    /// From where they part.
+    /// Rest of the answer, from the first difference on.
     other: String,
     length: String,
 }
 
-/// Finds where the answers part.
+/// Splits the answers at their first difference.
 pub fn section(sample: &Sample) -> Section {
     let common = match &sample.answers[..] {
         [first, others @ ..] => others
@@ -56,7 +56,7 @@ pub fn section(sample: &Sample) -> Section {
     let answers = sample.answers.iter().map(|answer| {
         let (same, other) = answer.text.split_at_checked(common).unwrap_or((&answer.text, ""));
         let end = if answer.ended { "then it ended" } else { "then it was cut off" };
-        Said {
+        AnswerParts {
             by: answer.by.clone(),
             same: same.to_owned(),
             other: other.to_owned(),
@@ -83,7 +83,7 @@ fn comparison(sample: &Sample, common: usize) -> String {
     }
 }
 
-/// Bytes of the longest text that both begin with.
+/// Returns the bytes of the longest text that both begin with.
 fn common_prefix(a: &str, b: &str) -> usize {
     a.chars().zip(b.chars()).take_while(|(a, b)| a == b).map(|(c, _)| c.len_utf8()).sum()
 }
@@ -100,10 +100,10 @@ mod tests {
 
     #[test]
     fn answers_part_between_characters() {
-        let found = sample(&["naïve é", "naïve è!"]);
-        let parts: Vec<_> = found.answers.iter().map(|a| (a.same.as_str(), a.other.as_str())).collect();
+        let section = sample(&["naïve é", "naïve è!"]);
+        let parts: Vec<_> = section.answers.iter().map(|a| (a.same.as_str(), a.other.as_str())).collect();
         assert_eq!(parts, [("naïve ", "é"), ("naïve ", "è!")]);
-        assert!(found.comparison.contains("6 characters"), "{}", found.comparison);
+        assert!(section.comparison.contains("6 characters"), "{}", section.comparison);
         assert_eq!(sample(&["a", "a"]).comparison, "Both say the same.");
         assert_eq!(sample(&["a"]).comparison, "");
         assert_eq!(sample(&["", "b"]).answers[1].other, "b");

@@ -1,11 +1,11 @@
-//! How sensitive each layer is: a panel a role, over the blocks, with a line for each of some bit-widths.
+//! Sensitivity of each layer: one panel per role, over the blocks, with a line for each of some bit widths.
 
 use serde::Serialize;
-use std::collections::BTreeMap;
 
-use super::axis::{Axis, Tick};
-use super::bits::cost;
+use super::axis::{Axis, extremes};
+use super::bits::{cost, scores};
 use super::curve::path;
+use super::frame::Frame;
 use super::page::Page;
 use super::template::kl;
 use crate::choose::scores::{LayerSensitivity, Score};
@@ -13,16 +13,16 @@ use crate::models::inventory::LayerEntry;
 use crate::models::spec::Role;
 use crate::numerics::quant::Mode;
 
-/// What is shown.
+/// Bit widths that panels show.
 const BITS: [u32; 4] = [2, 3, 4, 8];
 const WIDTH: f64 = 320.0;
 const HEIGHT: f64 = 210.0;
-/// Height of a label.
-const LABEL: f64 = 11.0;
-/// Up to so many blocks each has a dot.
-const DOTS: usize = 24;
+/// Height of a label in pixels.
+const LABEL_HEIGHT: f64 = 11.0;
+/// Most blocks that are drawn with a dot each.
+const DOTTED_BLOCKS: usize = 24;
 
-/// Panels and their table.
+/// Panels of the sensitivities, and their table.
 #[derive(Debug, Serialize)]
 pub struct Sensitivity {
     panels: Vec<Panel>,
@@ -34,22 +34,10 @@ pub struct Sensitivity {
 
 #[derive(Debug, Serialize)]
 struct Panel {
-    id: String,
-    variant: &'static str,
+    #[serde(flatten)]
+    frame: Frame,
     role: String,
-    title: String,
-    description: String,
-    width: f64,
-    height: f64,
-    left: f64,
-    right: f64,
-    top: f64,
-    bottom: f64,
-    x_ticks: Vec<Tick>,
-    y_ticks: Vec<Tick>,
-    x_label: &'static str,
-    y_label: &'static str,
-    /// More blocks than a dot each has room for.
+    /// True if there are more blocks than have room for a dot each.
     many: bool,
     lines: Vec<Line>,
     chosen: Vec<Dot>,
@@ -77,54 +65,55 @@ struct Row {
     chosen: Option<f64>,
 }
 
-/// A layer with what it costs.
+/// Layer with its predicted KL divergences.
 struct Measured<'a> {
     entry: &'a LayerEntry,
     costs: [Option<f64>; BITS.len()],
     chosen: Option<f64>,
 }
 
-/// Computes it; `None` without sensitivities.
+/// Computes the panels of a page; `None` without sensitivities.
 pub fn section(page: &Page<'_>) -> Option<Sensitivity> {
     let record = page.record.filter(|record| !record.sensitivities.is_empty())?;
-    let scores: BTreeMap<&str, &LayerSensitivity> =
-        record.sensitivities.iter().map(|layer| (layer.path.as_str(), layer)).collect();
-    let measured: Vec<Measured<'_>> = page
-        .inventory
-        .layers
-        .iter()
-        .filter_map(|entry| {
-            let layer = scores.get(entry.path.as_str())?;
-            Some(Measured {
-                entry,
-                costs: BITS.map(|bits| at_bits(layer, bits)),
-                chosen: cost(entry, Some(layer)),
-            })
-        })
-        .collect();
-    let shown = measured.iter().filter(|m| m.entry.block.is_some());
-    let values =
-        shown.flat_map(|m| m.costs.iter().copied().chain([m.chosen])).flatten().filter(|kl| *kl > 0.0);
-    let range = values.fold((f64::INFINITY, 0.0f64), |(low, high), kl| (low.min(kl), high.max(kl)));
-    let blocks = measured.iter().filter_map(|m| m.entry.block).max().map_or(0, |last| last + 1);
-    let panels = Role::BLOCK.iter().filter_map(|&role| {
-        let mut layers: Vec<_> =
-            measured.iter().filter(|m| m.entry.role == role && m.entry.block.is_some()).collect();
-        layers.sort_by_key(|m| m.entry.block);
-        (!layers.is_empty() && range.1 > 0.0).then(|| panel(role, &layers, blocks, range))
-    });
+    let scores = scores(record);
+    let mut measured = Vec::new();
+    for entry in &page.inventory.layers {
+        if let Some(&layer) = scores.get(entry.path.as_str()) {
+            let costs = BITS.map(|bits| at_bits(layer, bits));
+            measured.push(Measured { entry, costs, chosen: cost(entry, Some(layer)) });
+        }
+    }
+    let (in_blocks, outside): (Vec<_>, Vec<_>) = measured.iter().partition(|m| m.entry.block.is_some());
+    let row =
+        |m: &Measured<'_>| Row { path: m.entry.path.clone(), costs: m.costs.to_vec(), chosen: m.chosen };
     Some(Sensitivity {
-        panels: panels.collect(),
+        panels: panels(&in_blocks),
         bits: BITS.to_vec(),
-        outside: measured.iter().filter(|m| m.entry.block.is_none()).map(|m| m.entry.path.clone()).collect(),
-        rows: measured
-            .iter()
-            .map(|m| Row { path: m.entry.path.clone(), costs: m.costs.to_vec(), chosen: m.chosen })
-            .collect(),
+        rows: measured.iter().map(row).collect(),
+        outside: outside.iter().map(|m| m.entry.path.clone()).collect(),
     })
 }
 
-/// In groups of 64, else of 32, else of 128.
+/// Draws a panel for each role that layers of blocks have; none where no divergence is above zero.
+fn panels(layers: &[&Measured<'_>]) -> Vec<Panel> {
+    let values = layers.iter().flat_map(|m| m.costs.into_iter().chain([m.chosen])).flatten();
+    let (least, greatest) = extremes(values.filter(|kl| *kl > 0.0));
+    if greatest <= 0.0 {
+        return Vec::new();
+    }
+    let blocks = layers.iter().filter_map(|m| m.entry.block).max().map_or(0, |last| last + 1);
+    let mut panels = Vec::new();
+    for role in Role::BLOCK {
+        let mut layers: Vec<_> = layers.iter().copied().filter(|m| m.entry.role == role).collect();
+        layers.sort_by_key(|m| m.entry.block);
+        if !layers.is_empty() {
+            panels.push(panel(role, &layers, blocks, (least, greatest)));
+        }
+    }
+    panels
+}
+
+/// Returns the predicted KL divergence at `bits` in groups of 64, else of 32, else of 128.
 fn at_bits(layer: &LayerSensitivity, bits: u32) -> Option<f64> {
     let preference = |score: &&Score| match score.quant.group_size {
         64 => 0,
@@ -150,13 +139,12 @@ fn panel(role: Role, layers: &[&Measured<'_>], blocks: usize, range: (f64, f64))
             layers.iter().filter_map(|m| Some(dot(m, cost(m)?, &format!("at {bits} bits")))).collect();
         let label_y = dots.last()?.y;
         let path = path(dots.iter().map(|dot| (dot.x, dot.y)));
-        Some(Line { bits, path, label_y, dots: if blocks > DOTS { Vec::new() } else { dots } })
+        Some(Line { bits, path, label_y, dots: if blocks > DOTTED_BLOCKS { Vec::new() } else { dots } })
     });
     let chosen = layers.iter().filter_map(|m| Some(dot(m, m.chosen.filter(|kl| *kl > 0.0)?, "as chosen")));
-    Panel {
+    let frame = Frame {
         id: format!("sensitivity-{role}"),
         variant: "panel",
-        role: role.to_string(),
         title: format!("Sensitivity of {role} over the blocks"),
         description: description(role, layers),
         width: WIDTH,
@@ -169,23 +157,27 @@ fn panel(role: Role, layers: &[&Measured<'_>], blocks: usize, range: (f64, f64))
         y_ticks: y.ticks(4),
         x_label: "block",
         y_label: "",
-        many: blocks > DOTS,
-        lines: apart(lines.collect()),
+    };
+    Panel {
+        frame,
+        role: role.to_string(),
+        many: blocks > DOTTED_BLOCKS,
+        lines: spread_labels(lines.collect()),
         chosen: chosen.collect(),
     }
 }
 
-/// Labels of lines that end close to each other, moved down until they can be read. The lines come from the top.
-fn apart(mut lines: Vec<Line>) -> Vec<Line> {
+/// Moves labels of lines that end close to each other down until they can be read. The lines come from the top.
+fn spread_labels(mut lines: Vec<Line>) -> Vec<Line> {
     let mut free = f64::NEG_INFINITY;
     for line in &mut lines {
         line.label_y = line.label_y.max(free);
-        free = line.label_y + LABEL;
+        free = line.label_y + LABEL_HEIGHT;
     }
     lines
 }
 
-/// The most sensitive block, at the fewest bits that were measured.
+/// Describes the panel in words, with the most sensitive block at the fewest bits that were measured.
 fn description(role: Role, layers: &[&Measured<'_>]) -> String {
     let index =
         (0..BITS.len()).find(|&index| layers.iter().any(|m| m.costs.get(index).is_some_and(Option::is_some)));

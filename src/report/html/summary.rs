@@ -1,4 +1,4 @@
-//! The figures at the top of the page.
+//! Figures at the top of the page.
 
 use serde::Serialize;
 
@@ -6,12 +6,12 @@ use super::page::Page;
 use super::template::{kl, kl_plus_minus, share};
 use crate::words::{bytes, count};
 
-/// What the page is about in a sentence, and its most telling figures.
+/// Description of the model in a sentence, and its most important figures.
 #[derive(Debug, Serialize)]
 pub struct Summary {
     sentence: String,
     cards: Vec<Card>,
-    /// The record is of other weights.
+    /// True if the record describes other weights.
     stale: bool,
 }
 
@@ -27,29 +27,28 @@ fn are_quantized(layers: usize) -> &'static str {
     if layers == 1 { "is quantized" } else { "are quantized" }
 }
 
-/// Computes it.
+/// Computes the summary of a page.
 pub fn section(page: &Page<'_>) -> Summary {
     let linear = || page.inventory.layers.iter().filter(|layer| layer.role.is_linear());
     let quantized = linear().filter(|layer| layer.bits.is_some()).count();
     let record = page.record;
-    let of = record.map_or_else(String::new, |record| format!(" of {}", record.base_model));
-    let sentence = match (quantized, page.before) {
-        (0, _) => "A float model: none of its layers is quantized.".to_owned(),
-        (n, Some(before)) => format!(
-            "{n} of {}{of} {}: {} where the float model had {}.",
-            count(linear().count(), "linear layer"),
-            are_quantized(n),
-            bytes(page.inventory.bytes.total),
-            bytes(before.total)
-        ),
-        (n, None) => format!("{n} of {}{of} {}.", count(linear().count(), "linear layer"), are_quantized(n)),
+    let sentence = if quantized == 0 {
+        "A float model: none of its layers is quantized.".to_owned()
+    } else {
+        let of_model = record.map_or_else(String::new, |record| format!(" of {}", record.base_model));
+        let sizes = page.before.map_or_else(String::new, |before| {
+            let now = bytes(page.inventory.bytes.total);
+            format!(": {now} where the float model had {}", bytes(before.total))
+        });
+        let layers = count(linear().count(), "linear layer");
+        format!("{quantized} of {layers}{of_model} {}{sizes}.", are_quantized(quantized))
     };
     let mut cards = vec![size(page), bits(page)];
     cards.extend(measured(page));
     Summary { sentence, cards, stale: record.is_some_and(|r| r.bytes_after != page.inventory.bytes) }
 }
 
-/// `± 0.00003`.
+/// Formats a standard error to the places of its value: `± 0.00003`.
 fn error(value: f64, error: f64) -> String {
     let written = kl_plus_minus(value, error);
     written.split_once(' ').map_or_else(String::new, |(_, error)| error.replace(' ', "\u{a0}"))
@@ -78,7 +77,8 @@ fn bits(page: &Page<'_>) -> Card {
     }
 }
 
-/// KL divergence, perplexity and same likeliest token where they were measured; else what was predicted.
+/// Returns cards of KL divergence, perplexity and same likeliest token where they were measured; else of the predicted
+/// divergence.
 fn measured(page: &Page<'_>) -> Vec<Card> {
     let predicted = page.record.and_then(|record| record.predicted_kl);
     let divergence = |value: f64, more: String| Card {

@@ -1,5 +1,5 @@
-//! The templates and what they may call. Everything that is put into them is escaped, and characters that no document
-//! may hold are replaced: names and texts come from files that anyone may have written.
+//! Templates and the filters that they may call. Every value that is put into them is escaped, and characters that no
+//! document may hold are replaced: names and texts come from files that anyone may have written.
 
 use minijinja::value::{Serde, ValueKind};
 use minijinja::{AutoEscape, Environment, Output, State, UndefinedBehavior, Value, escape_formatter};
@@ -44,7 +44,7 @@ fn environment() -> Result<Environment<'static>, minijinja::Error> {
     Ok(environment)
 }
 
-/// Numbers that no filter has formatted are places on paper.
+/// Writes a value without unfit characters; numbers that no filter has formatted are rounded as positions in pixels.
 fn write_clean(out: &mut Output, state: &mut State, value: &Value) -> Result<(), minijinja::Error> {
     if let Some(pixels) = f64::try_from(value.clone()).ok().filter(|_| !value.is_integer()) {
         return escape_formatter(out, state, &Value::from(place(pixels)));
@@ -59,12 +59,12 @@ fn write_clean(out: &mut Output, state: &mut State, value: &Value) -> Result<(),
     }
 }
 
-/// What neither HTML nor XML allows.
+/// True for characters that neither HTML nor XML allows.
 fn unfit(c: char) -> bool {
     matches!(c, '\0'..='\x08' | '\x0b' | '\x0c' | '\x0e'..='\x1f' | '\x7f'..='\u{9f}' | '\u{fffe}' | '\u{ffff}')
 }
 
-/// A KL divergence with three digits: `0.00158`, `3.71e-7`, `0`.
+/// Formats a KL divergence with three digits: `0.00158`, `3.71e-7`, `0`.
 pub fn kl(value: f64) -> String {
     if value == 0.0 {
         return "0".to_owned();
@@ -77,7 +77,7 @@ pub fn kl(value: f64) -> String {
     format!("{value:.2e}")
 }
 
-/// A KL divergence with its standard error to the same place: `0.00158 ± 0.00003`.
+/// Formats a KL divergence with its standard error to the same place: `0.00158 ± 0.00003`.
 pub fn kl_plus_minus(value: f64, error: f64) -> String {
     let written = kl(value);
     match written.split_once('.') {
@@ -86,7 +86,7 @@ pub fn kl_plus_minus(value: f64, error: f64) -> String {
     }
 }
 
-/// A share in percent: `0.3 %`.
+/// Formats a share in percent: `0.3 %`.
 pub fn share(value: f64) -> String {
     format!("{:.1} %", 100.0 * value)
 }

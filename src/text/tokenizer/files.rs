@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::error::Error;
 use crate::files::model_files::ModelFiles;
-use crate::files::names::{has_extension, is_file_of_one};
+use crate::files::names::{has_extension, is_tokenizer_file};
 
 /// Which of a model's `files` belong to the tokenizer, so that a converted model needs them too, sorted.
 ///
@@ -15,7 +15,7 @@ use crate::files::names::{has_extension, is_file_of_one};
 /// `chat_template.json`, `additional_chat_templates/*.jinja`). What is not there is not in the list.
 pub fn files(files: &ModelFiles) -> Vec<String> {
     let mut found = files.names().unwrap_or_default();
-    found.retain(|name| is_file_of_one(name));
+    found.retain(|name| is_tokenizer_file(name));
     found
 }
 

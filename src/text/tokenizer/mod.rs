@@ -28,7 +28,7 @@ mod testing;
 mod token;
 mod tokenizer;
 
-pub use crate::files::names::is_file_of_one;
+pub use crate::files::names::is_tokenizer_file;
 pub use files::files;
 pub use message::{Message, NoMessage, kind};
 pub use stream::Stream;

@@ -1,11 +1,11 @@
-//! The settings and versions that made the model.
+//! Settings and versions that made the model.
 
 use super::page::Page;
 use crate::choose::table::Measurement;
 use crate::jobs::record::{Distillation, GptqStats, Record, Wanted};
 use crate::words::{bytes, count};
 
-/// Name and value, one a line; `None` without a record.
+/// Returns name and value of each setting; `None` without a record.
 pub fn section(page: &Page<'_>) -> Option<Vec<(&'static str, String)>> {
     let record = page.record?;
     let mut lines = vec![
@@ -26,9 +26,9 @@ pub fn section(page: &Page<'_>) -> Option<Vec<(&'static str, String)>> {
     let feedback = record.feedback.iter().flat_map(GptqStats::sentences);
     lines.extend(feedback.map(|sentence| ("error feedback", sentence)));
     lines.extend(record.refinement.iter().map(|refinement| {
-        let kept = refinement.rounds.iter().filter(|round| round.kept).count();
-        let moved = if kept > 0 { "; by measured changes, so nothing is predicted" } else { "" };
-        ("refined", format!("{kept} of {} kept{moved}", count(refinement.rounds.len(), "round")))
+        let accepted = refinement.rounds.iter().filter(|round| round.kept).count();
+        let basis = if accepted > 0 { "; by measured changes, so nothing is predicted" } else { "" };
+        ("refined", format!("{accepted} of {} kept{basis}", count(refinement.rounds.len(), "round")))
     }));
     lines.extend(record.distillation.iter().map(|distillation| {
         let Distillation { kept, steps, rate, kl_before, kl_after, .. } = distillation;

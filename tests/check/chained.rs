@@ -1,52 +1,24 @@
-//! A copy of a model to damage, and what `mixbit check` finds in it.
+//! Damage as chained calls, and what `mixbit check` finds in the damaged model.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde_json::Value;
-use tempfile::TempDir;
 
-use crate::common::{self, RawCheckpoint, bundled, copy_folder, mixbit, stderr, stdout};
+use crate::common::{RawCheckpoint, mixbit, stderr, stdout};
+pub use crate::damaged_model::{DamagedModel, GATE, WEIGHTS};
 
-pub const WEIGHTS: &str = "model.safetensors";
-pub const GATE: &str = "model.layers.1.feed_forward.gate_proj.weight";
 pub const EMBEDDING: &str = "model.embed_tokens.weight";
 
-/// A copy of a model to damage.
-pub struct Patient {
-    home: TempDir,
-}
-
-impl Patient {
-    pub fn new() -> Self {
-        Self::of(&bundled())
-    }
-
-    pub fn of(model: &Path) -> Self {
-        let home = tempfile::tempdir().unwrap();
-        copy_folder(model, &home.path().join("model"));
-        Self { home }
-    }
-
-    pub fn path(&self) -> PathBuf {
-        self.home.path().join("model")
-    }
-
-    pub fn file(&self, name: &str) -> PathBuf {
-        self.path().join(name)
-    }
-
+impl DamagedModel {
     pub fn weights(self, change: impl FnOnce(&mut RawCheckpoint)) -> Self {
-        let mut raw = RawCheckpoint::read(&self.file(WEIGHTS));
-        change(&mut raw);
-        raw.write(&self.file(WEIGHTS));
+        self.edit_weights(change);
         self
     }
 
     pub fn json(self, name: &str, change: impl FnOnce(&mut Value)) -> Self {
-        let mut value = common::json_file(&self.file(name));
-        change(&mut value);
-        self.text(name, &value.to_string())
+        self.edit_json(name, change);
+        self
     }
 
     pub fn config(self, key: &str, value: Value) -> Self {
@@ -79,8 +51,9 @@ impl Patient {
     pub fn finds_beside(self, reference: Option<&Path>, level: &str, subject: &str, part: &str) -> Self {
         let (code, findings) = findings(&self.path(), reference);
         let of_subject = |f: &&Value| f["level"] == level && f["subject"] == subject;
-        let said = findings.iter().filter(of_subject).any(|f| f["message"].as_str().unwrap().contains(part));
-        assert!(said, "expected {level} {subject}: {part} in {findings:#?}");
+        let is_reported =
+            findings.iter().filter(of_subject).any(|f| f["message"].as_str().unwrap().contains(part));
+        assert!(is_reported, "expected {level} {subject}: {part} in {findings:#?}");
         let problems = findings.iter().any(|f| f["level"] == "problem");
         assert_eq!(code, i32::from(problems));
         self

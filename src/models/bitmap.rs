@@ -51,8 +51,7 @@ impl Declared {
                 // here.
                 _ if !is_layer && !is_setting(entry) => continue,
                 // mlx-lm takes both for "leave it float".
-                Value::Bool(false) => None,
-                Value::Null => None,
+                Value::Bool(false) | Value::Null => None,
                 Value::Bool(true) => {
                     Some(declared.default.ok_or_else(|| config.error(&nested, "no default to follow")))
                 }

@@ -94,7 +94,7 @@ impl KeyDefault {
 
 /// Defaults of a class that are those of another (`base`), but for its `own`: these replace values of the same key, in their
 /// place, and add the rest. `N` is [`extended_len`].
-pub const fn extend<const N: usize>(base: &[KeyDefault], own: &[KeyDefault]) -> [KeyDefault; N] {
+pub(crate) const fn extend<const N: usize>(base: &[KeyDefault], own: &[KeyDefault]) -> [KeyDefault; N] {
     let mut all = [KeyDefault::text("", ""); N];
     let mut len = 0;
     while len < base.len() {
@@ -117,7 +117,7 @@ pub const fn extend<const N: usize>(base: &[KeyDefault], own: &[KeyDefault]) -> 
 }
 
 /// Number of defaults that [`extend`] makes of the two lists.
-pub const fn extended_len(base: &[KeyDefault], own: &[KeyDefault]) -> usize {
+pub(crate) const fn extended_len(base: &[KeyDefault], own: &[KeyDefault]) -> usize {
     let mut len = base.len();
     let mut i = 0;
     while i < own.len() {

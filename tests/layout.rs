@@ -211,12 +211,12 @@ fn string_literals(text: &str) -> Vec<&str> {
     literals
 }
 
-/// Where the raw literal that begins at `text` ends.
+/// Returns the end of the raw literal that begins at `text`.
 fn raw_end(text: &str, hashes: usize) -> usize {
     text.find(&format!("\"{}", "#".repeat(hashes))).unwrap()
 }
 
-/// Where the literal that begins at `text` ends: at the first quote without a backslash before it.
+/// Returns the end of the literal that begins at `text`: the first quote without a backslash before it.
 fn plain_end(text: &str) -> usize {
     let mut is_escaped = false;
     text.find(|c| {

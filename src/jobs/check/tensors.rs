@@ -11,7 +11,8 @@ use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::{Mode, Quant};
 use crate::words::{bytes, count};
 
-/// Shapes, element types and the bit map; the names of tensors that are missing, left over or misshapen.
+/// Checks shapes, element types and the bit map, and returns the names of tensors that are missing, left over or
+/// misshapen.
 pub(crate) fn check(folder: &Folder) -> (Vec<Finding>, BTreeSet<String>) {
     let (mut findings, mut wrong) = (Vec::new(), BTreeSet::new());
     if folder.checkpoint.is_none() {
@@ -26,8 +27,8 @@ pub(crate) fn check(folder: &Folder) -> (Vec<Finding>, BTreeSet<String>) {
     (findings, wrong)
 }
 
-/// The setting that the layer of `spec` at `path` is stored in: its entry; without one, what the shapes tell, or else the
-/// default.
+/// Returns the setting that the layer of `spec` at `path` is stored in: its entry in the config, or else the one that
+/// its shapes give, or else the default.
 fn stored_quant(folder: &Folder, declared: &Declared, spec: &TensorSpec, path: &str) -> Option<Quant> {
     if let Some(entry) = declared.layers.get(path) {
         return *entry;
@@ -37,9 +38,10 @@ fn stored_quant(folder: &Folder, declared: &Declared, spec: &TensorSpec, path: &
     layer.and_then(|layer| layer.quant()).or(declared.default).filter(|_| stored)
 }
 
-/// Names and shapes of what the tensor `spec` is stored as; no shape where it cannot be told from the bit map.
+/// Names and shapes of stored tensors; no shape where the bit map does not give it.
 type Expected = Vec<(String, Option<Vec<usize>>)>;
 
+/// Returns the tensors that `spec` is stored as with `quant`, if that is `known`.
 fn expected(folder: &Folder, spec: &TensorSpec, quant: Option<Quant>, known: bool) -> Expected {
     let (Some(path), true) = (spec.path(), quant.is_some() || !known) else {
         return vec![(spec.name.clone(), Some(spec.shape.clone()))];
@@ -60,8 +62,8 @@ fn expected(folder: &Folder, spec: &TensorSpec, quant: Option<Quant>, known: boo
     tensors
 }
 
-/// All that is missing, left over or misshapen, where the loader stops at the first. Layers that the bit map does not tell
-/// how to read are left to [`bit_map`].
+/// Lists all tensors that are missing, left over or misshapen, where the loader stops at the first. Layers that the bit
+/// map gives no setting for are left to [`bit_map`].
 fn shapes(folder: &Folder, manifest: &Manifest, wrong: &mut BTreeSet<String>) -> Vec<Finding> {
     let config = folder.config.as_ref();
     let declared = config.and_then(|config| Declared::from_config(config).ok());
@@ -96,9 +98,9 @@ fn shapes(folder: &Folder, manifest: &Manifest, wrong: &mut BTreeSet<String>) ->
     let subject = "shapes";
     let mut findings = Vec::new();
     for (what, tensors) in [("missing", missing), ("left over", extra), ("misshapen", misshapen)] {
-        let (names, said): (Vec<&str>, Vec<String>) = tensors.into_iter().unzip();
+        let (names, described): (Vec<&str>, Vec<String>) = tensors.into_iter().unzip();
         if !names.is_empty() {
-            let message = format!("{} {what}: {}", count(names.len(), "tensor"), list(&said));
+            let message = format!("{} {what}: {}", count(names.len(), "tensor"), list(&described));
             findings.push(Finding::problem(subject, message).hint(hint(&names, what)));
         }
         wrong.extend(names.into_iter().map(str::to_owned));
@@ -116,7 +118,7 @@ fn shapes(folder: &Folder, manifest: &Manifest, wrong: &mut BTreeSet<String>) ->
     findings
 }
 
-/// What to do about tensors that are `what`.
+/// Returns the hint for tensors that are `what`: missing, left over or misshapen.
 fn hint(names: &[&str], what: &str) -> &'static str {
     let packed = |name: &&str| name.ends_with(".scales") || name.ends_with(".biases");
     match what {
@@ -128,7 +130,7 @@ fn hint(names: &[&str], what: &str) -> &'static str {
     }
 }
 
-/// Tensors that should be numbers and are integers.
+/// Reports tensors that should be float and are integers.
 fn integers(folder: &Folder, manifest: &Manifest) -> Option<Finding> {
     let wrong: Vec<String> = manifest
         .iter()
@@ -142,7 +144,7 @@ fn integers(folder: &Folder, manifest: &Manifest) -> Option<Finding> {
     (!wrong.is_empty()).then(|| Finding::problem("dtypes", message).hint(hint))
 }
 
-/// Float element types, beside what the config says.
+/// Compares the float element types with the config's.
 fn dtypes(folder: &Folder) -> Option<Finding> {
     let mut sizes: BTreeMap<Dtype, (usize, u64)> = BTreeMap::new();
     for (_, tensor) in folder.tensors().filter(|(_, tensor)| tensor.dtype.is_float()) {
@@ -163,7 +165,7 @@ fn dtypes(folder: &Folder) -> Option<Finding> {
     Some(if plain { Finding::ok("dtypes", message) } else { Finding::note("dtypes", message) })
 }
 
-/// The bit map beside the tensors. (That every entry has its scales was checked by the loader.)
+/// Compares the bit map with the tensors. The loader has checked already that every entry has its scales.
 fn bit_map(folder: &Folder) -> Vec<Finding> {
     let subject = "bit map";
     let mut findings = Vec::new();
@@ -216,7 +218,7 @@ fn bit_map(folder: &Folder) -> Vec<Finding> {
     findings
 }
 
-/// The first few entries that cannot be read.
+/// Reports the first few entries that cannot be read.
 fn bad_entries(bad: &BTreeMap<String, Error>) -> Vec<Finding> {
     const FEW: usize = 3;
     let mut findings: Vec<Finding> =

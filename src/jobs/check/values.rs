@@ -14,13 +14,13 @@ use crate::words::count;
 /// The share of weights in outlier groups above which it is worth a note.
 const MANY_OUTLIERS: f64 = 0.01;
 
-/// What one tensor's values are like.
+/// Counts of the unusual values, rows and groups of one tensor.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Stats {
     rows: u64,
     non_finite: u64,
     zero_rows: u64,
-    /// All values of the row are one, which is not zero.
+    /// Rows of a single value other than zero.
     constant_rows: u64,
     /// Weights in groups that [`is_outlier_group`] picks.
     outliers: u64,
@@ -57,8 +57,8 @@ impl Stats {
     }
 }
 
-/// Whether leaving out the value of largest magnitude at least halves maximum minus minimum: the others then lose a bit
-/// or more of resolution to that one. Groups of fewer than three values, or with a value that is no number, are none.
+/// True if leaving out the value of largest magnitude at least halves the group's range: the others then lose a bit or
+/// more of resolution to that one. False for groups of fewer than three values, or with a value that is not finite.
 fn is_outlier_group(group: &[f32]) -> bool {
     if group.len() < 3 {
         return false;
@@ -78,7 +78,7 @@ fn is_outlier_group(group: &[f32]) -> bool {
     most > least && 2.0 * without <= most - least
 }
 
-/// The tensors to read; the number of those that cannot be decoded.
+/// Returns the tensors to read, and the number of tensors that cannot be decoded.
 fn items(folder: &Folder) -> (Vec<Item<'_>>, usize) {
     let mut items = Vec::new();
     let mut skipped = 0;
@@ -108,7 +108,7 @@ fn items(folder: &Folder) -> (Vec<Item<'_>>, usize) {
     (items, skipped)
 }
 
-/// Reads all of it once.
+/// Reads every tensor of `folder` once and reports unusual values.
 pub(crate) fn check(folder: &Folder, progress: Progress<'_>) -> Result<Vec<Finding>> {
     let (items, skipped) = items(folder);
     if items.is_empty() && skipped == 0 {
@@ -137,14 +137,14 @@ pub(crate) fn check(folder: &Folder, progress: Progress<'_>) -> Result<Vec<Findi
     Ok(findings)
 }
 
-/// What the values are like, and the magnitudes of rows or entries.
+/// Reads `matrix` and returns its counts, and the magnitudes of its rows or entries.
 fn scan(matrix: &Matrix<'_>) -> (Stats, Vec<f32>) {
-    let found = (0..matrix.chunks()).into_par_iter().map_init(Vec::new, |values, chunk| {
+    let chunks = (0..matrix.chunks()).into_par_iter().map_init(Vec::new, |values, chunk| {
         matrix.read(chunk, values);
         let stats = Stats::of(values, matrix.columns, matrix.group());
         (stats, magnitudes(values, matrix.columns, matrix.rows == 1))
     });
-    found.reduce(Default::default, |(stats, mut rows), (more, others)| {
+    chunks.reduce(Default::default, |(stats, mut rows), (more, others)| {
         rows.extend(others);
         (stats.merge(more), rows)
     })
@@ -152,6 +152,7 @@ fn scan(matrix: &Matrix<'_>) -> (Stats, Vec<f32>) {
 
 type Scanned<'a> = [(&'a Item<'a>, Stats)];
 
+/// Reports values that are NaN or infinite.
 fn numbers(scanned: &Scanned<'_>) -> Finding {
     let bad = scanned.iter().filter(|(_, stats)| stats.non_finite > 0);
     let bad: Vec<String> = bad.flat_map(|(item, stats)| item.non_finite(stats.non_finite)).collect();
@@ -168,7 +169,7 @@ fn numbers(scanned: &Scanned<'_>) -> Finding {
     )
 }
 
-/// Matrices and norms that are nothing but zeros or one value, and single rows of that kind.
+/// Reports matrices and norms that hold a single value, zero or another, and single rows of that kind.
 fn rows(scanned: &Scanned<'_>) -> Vec<Finding> {
     let subject = "rows";
     let (mut dead, mut flat, mut zero, mut constant) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -205,8 +206,8 @@ fn rows(scanned: &Scanned<'_>) -> Vec<Finding> {
     findings
 }
 
-/// Of the linear layers that rounding is still before, or of those that are `quantized`, as decoded: there an outlier has
-/// left codes that lie in one half of the range. Groups are those of the layer.
+/// Reports the share of outlier groups in the float linear layers, or in the `quantized` ones, as decoded: there an
+/// outlier has left codes that lie in one half of the range. A quantized layer has its own group size.
 fn outliers(scanned: &Scanned<'_>, quantized: bool) -> Option<Finding> {
     let share = |outliers: u64, matrix: &Matrix<'_>| outliers as f64 / (matrix.rows * matrix.columns) as f64;
     let linear = scanned

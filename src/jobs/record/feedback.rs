@@ -1,4 +1,4 @@
-//! Where error feedback did what scale search would have done.
+//! Rows and experts for which error feedback (GPTQ) was no better than scale search.
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,17 +7,17 @@ use super::record::FILE;
 use crate::numerics::rounding::FEW_TOKENS;
 use crate::words::count;
 
-/// Where error feedback (GPTQ) was no better than scale search.
+/// Counts of rows and experts for which error feedback (GPTQ) was no better than scale search.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Feedback {
     /// Rows of all layers that were rounded with it.
     pub rows: usize,
-    /// Of those the rows that are as scale search left them, by layer; layers without any are not listed.
+    /// Rows that are as scale search left them, by layer; layers without any are not listed.
     pub searched_rows: BTreeMap<String, usize>,
-    /// How many experts each MLP has that was rounded with it.
+    /// Number of experts of each MLP that was rounded with it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub experts: BTreeMap<String, usize>,
-    /// Those to which too few tokens came for it, by layer: all their rows are as scale search left them.
+    /// Experts that saw too few tokens for error feedback, by layer: all their rows are as scale search left them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub few_tokens: BTreeMap<String, Vec<usize>>,
 }
@@ -44,13 +44,13 @@ impl Feedback {
         }
     }
 
-    /// What there is to say.
+    /// Returns a sentence on rows and one on experts, where there are any.
     pub fn sentences(&self) -> impl Iterator<Item = String> {
         [self.sentence(), self.few_tokens_sentence()].into_iter().flatten()
     }
 
-    /// `2 of 640 rows in 1 layer are as scale search left them (model.layers.0.self_attn.q_proj)`; nothing where there are
-    /// none.
+    /// `2 of 640 rows in 1 layer are as scale search left them (model.layers.0.self_attn.q_proj)`; nothing where there
+    /// are none.
     fn sentence(&self) -> Option<String> {
         let (layers, rows) = (self.searched_rows.len(), self.searched_rows.values().sum::<usize>());
         let names: Vec<&str> = self.searched_rows.keys().map(String::as_str).collect();
@@ -92,7 +92,7 @@ impl Feedback {
     }
 }
 
-/// The path of the MLP that a layer is in.
+/// Returns the path of the MLP that a layer is in.
 fn mlp(path: &str) -> &str {
     path.rsplit_once('.').map_or(path, |(mlp, _)| mlp)
 }
@@ -107,17 +107,17 @@ mod tests {
         feedback.add("a", 10, 0);
         assert_eq!(feedback.sentence(), None);
         feedback.add("b", 10, 3);
-        let said = feedback.sentence().unwrap();
-        assert_eq!(said, "3 of 20 rows in 1 layer are as scale search left them (b)");
+        let sentence = feedback.sentence().unwrap();
+        assert_eq!(sentence, "3 of 20 rows in 1 layer are as scale search left them (b)");
         (0..4).for_each(|n| feedback.add(&n.to_string(), 5, 1));
         assert_eq!(feedback.sentence().unwrap(), "7 of 40 rows in 5 layers are as scale search left them");
         assert_eq!(feedback.few_tokens_sentence(), None);
         feedback.add_experts("q_proj", 0, &[]);
         feedback.add_experts("mlp.up_proj", 16, &[7, 0]);
         feedback.add_experts("mlp.down_proj", 16, &[3]);
-        let said = feedback.few_tokens_sentence().unwrap();
+        let sentence = feedback.few_tokens_sentence().unwrap();
         assert_eq!(
-            said,
+            sentence,
             "fewer than 32 tokens came to 3 of 16 experts, in mlp (0, 3, 7): scale search rounded them"
         );
     }

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::files::output_file;
 use crate::files::output_file::Claim;
 use crate::jobs::estimate::{Work, announce};
-use crate::jobs::measure::{Measure, apart};
+use crate::jobs::measure::{Measure, hold_out};
 use crate::jobs::opening::{Need, open_after};
 use crate::jobs::settings::{Calibration, recipe};
 use crate::jobs::texts::{Texts, Uses};
@@ -89,7 +89,7 @@ fn work<'a>(
         sequences: texts.sequences.len(),
         measured,
         length: calibration.sequence_length as usize,
-        whole: apart(texts, measured).sequences.len(),
+        whole: hold_out(texts, measured).sequences.len(),
         candidates,
         technique,
         rounds: false,

@@ -1,21 +1,21 @@
-//! Quantizing a model: reachable sizes, sensitivities, allocation, rounding, fine-tuning, proof.
+//! Quantizing a model: reachable sizes, sensitivities, allocation, rounding, fine-tuning, evaluation.
 pub(crate) mod distill;
 pub(crate) mod estimate;
+pub(crate) mod evaluation_windows;
 pub(crate) mod inputs;
 pub(crate) mod job;
 pub(crate) mod kept_layers;
 pub(crate) mod kept_rounds;
-pub(crate) mod proof;
+mod quantized_model;
 pub(crate) mod refine;
 pub(crate) mod round;
 pub(crate) mod settings;
 pub(crate) mod stage;
 pub(crate) mod tuning;
 pub(crate) mod unfinished;
-mod whole;
 pub(crate) mod write;
 
 pub use estimate::Extent;
 pub use job::{Decision, Job};
+pub use quantized_model::{QuantizedModel, quantize};
 pub use settings::{EvaluationText, Quantization};
-pub use whole::{QuantizedModel, quantize};

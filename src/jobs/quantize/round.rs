@@ -1,4 +1,4 @@
-//! Rounding the chosen layers better than to nearest, before anything is written.
+//! Rounding of the chosen layers better than to nearest, before anything is written.
 
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -7,7 +7,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
-use super::inputs::{Inputs, Known};
+use super::inputs::{Inputs, MatrixInput};
 use super::job::{Decision, Job};
 use super::kept_layers;
 use super::kept_layers::{FedBack, KeptLayers};
@@ -26,22 +26,22 @@ use crate::numerics::quant::{Mode, Quant};
 use crate::numerics::rounding::{RoundingError, Technique};
 use crate::words::count;
 
-/// Layers with one input that are rounded side by side: a matrix alone may have few tasks, and the last of them would leave
-/// processors idle.
-const TOGETHER: usize = 4;
+/// Number of layers with one input that are rounded side by side: a matrix alone may have few tasks, and the last of
+/// them would leave processors idle.
+const LAYERS_IN_PARALLEL: usize = 4;
 
-/// What is known of the layers' codes before they are written.
+/// Codes of layers, or statistics to round with, before anything is written.
 pub enum Rounded {
-    /// Nothing: to nearest.
+    /// No statistics: layers are rounded to nearest.
     Nearest,
     /// E[x_j^2] of the layers' inputs, by path; none without a text.
     Searched(BTreeMap<String, Vec<f32>>),
-    /// The codes. Layers in other modes than affine are not among them.
+    /// Codes of the affine layers; layers in other modes are rounded to nearest.
     Ready(Spooled, Feedback),
 }
 
 impl Rounded {
-    /// For the layer at `path`.
+    /// Returns the origin of the codes of the layer at `path`.
     pub fn codes(&self, path: &str) -> Codes<'_> {
         match self {
             Self::Nearest => Codes::Nearest,
@@ -52,43 +52,43 @@ impl Rounded {
         }
     }
 
-    /// How error feedback did, if there was any.
-    pub fn feedback(&self) -> Option<Feedback> {
-        if let Self::Ready(_, feedback) = self { Some(feedback.clone()) } else { None }
+    /// Returns the rows and experts that error feedback did not help, where it was used.
+    pub fn gptq_stats(&self) -> Option<Feedback> {
+        if let Self::Ready(_, stats) = self { Some(stats.clone()) } else { None }
     }
 }
 
 impl Job<'_> {
-    /// Opens the file of layers that are done, where rounding takes long enough to be interrupted, and goes on with it if
-    /// --resume says so.
+    /// Opens the journal of rounded layers, where rounding takes long enough to be interrupted, and resumes it if the
+    /// user asks for that.
     ///
-    /// Where bits were `moved` since the beginning, the layers that are done may be those of an earlier round, or of the one
-    /// that moved them and not in their place yet.
-    pub(crate) fn kept_layers(&self, decision: &Decision, moved: bool) -> Result<Option<KeptLayers>> {
+    /// Where refinement has `moved` bits since the beginning, the journal may have the layers of an earlier round, and
+    /// those of the latest may not be in its place yet.
+    pub(crate) fn rounding_journal(&self, decision: &Decision, moved: bool) -> Result<Option<KeptLayers>> {
         let Some(settings) = self.settings_for(decision)? else { return Ok(None) };
         let output = &self.settings.output.path;
         let (path, next) = (KeptLayers::path(output), KeptLayers::next_path(output));
-        let are_these = |path: &Path| KeptLayers::begun(path).as_ref() == Some(&settings);
-        if moved && are_these(&next) {
+        let is_for_decision = |path: &Path| KeptLayers::begun(path).as_ref() == Some(&settings);
+        if moved && is_for_decision(&next) {
             fs::rename(&next, &path).map_err(|e| Error::io(&path, e))?;
         }
-        let resume = self.settings.resume && (!moved || are_these(&path));
-        let kept = KeptLayers::open(&path, &settings, resume)?;
-        if kept.found() > 0 {
-            self.progress.line(&format!("resuming: {} rounded already", count(kept.found(), "layer")));
+        let resume = self.settings.resume && (!moved || is_for_decision(&path));
+        let journal = KeptLayers::open(&path, &settings, resume)?;
+        if journal.found() > 0 {
+            self.progress.line(&format!("resuming: {} rounded already", count(journal.found(), "layer")));
         }
-        Ok(Some(kept))
+        Ok(Some(journal))
     }
 
-    /// The same for a round of refinement, whose layers wait beside those that are the best so far.
-    pub(crate) fn kept_layers_of_round(&self, next: &Decision) -> Result<Option<KeptLayers>> {
+    /// Opens the journal of a round of refinement, beside that of the best layers so far.
+    pub(crate) fn rounding_journal_of_round(&self, next: &Decision) -> Result<Option<KeptLayers>> {
         let Some(settings) = self.settings_for(next)? else { return Ok(None) };
         let path = KeptLayers::next_path(&self.settings.output.path);
         let resume = self.settings.resume && KeptLayers::begun(&path).as_ref() == Some(&settings);
         KeptLayers::open(&path, &settings, resume).map(Some)
     }
 
-    /// Puts the layers of a round in the place of those before, if it was `kept`, and else away.
+    /// Replaces the layers before a round with the round's if it was `kept`, and removes the round's otherwise.
     pub(crate) fn settle_layers(&self, kept: bool) -> Result<()> {
         let output = &self.settings.output.path;
         let (path, next) = (KeptLayers::path(output), KeptLayers::next_path(output));
@@ -106,7 +106,7 @@ impl Job<'_> {
         Ok(Some(kept_layers::Settings { bits: crate::files::digest::digest([bits.as_bytes()]), ..settings }))
     }
 
-    /// What layers are rounded with where they are kept, but for the bit map.
+    /// Returns the settings of the rounding journal without the bit map; `None` where layers are not kept.
     pub(crate) fn rounding_settings(&self) -> Result<Option<kept_layers::Settings>> {
         let (Technique::Gptq, Some(texts)) = (self.technique, &self.texts) else { return Ok(None) };
         Ok(Some(kept_layers::Settings {
@@ -122,13 +122,13 @@ impl Job<'_> {
         }))
     }
 
-    /// Rounds what was decided on, as far as that needs the layers' inputs. What is `kept` is not done again; without it files
-    /// go to `folder`, without names.
+    /// Rounds the layers of `decision`, as far as that needs their inputs. Layers in the `journal` are not done again;
+    /// without one a file without a name in `folder` holds the codes.
     pub(crate) fn round(
         &self,
         folder: &Path,
         decision: &Decision,
-        kept: Option<KeptLayers>,
+        journal: Option<KeptLayers>,
     ) -> Result<Rounded> {
         let Some(texts) = &self.texts else {
             return Ok(match self.technique {
@@ -147,25 +147,26 @@ impl Job<'_> {
         };
         let rounded = match self.technique {
             Technique::Rtn => Rounded::Nearest,
-            Technique::Search => self.importance(&settings(Extent::Diagonal), decision)?,
+            Technique::Search => self.measure_importance(&settings(Extent::Diagonal), decision)?,
             Technique::Gptq => {
-                let kept = kept.map_or_else(|| KeptLayers::unnamed(folder), Ok)?;
-                self.feedback(&settings(Extent::Full), kept, decision)?
+                let journal = journal.map_or_else(|| KeptLayers::unnamed(folder), Ok)?;
+                self.gptq(&settings(Extent::Full), journal, decision)?
             }
         };
         bar.finish();
-        if let Some(feedback) = rounded.feedback() {
-            for sentence in feedback.sentences() {
+        if let Some(stats) = rounded.gptq_stats() {
+            for sentence in stats.sentences() {
                 self.progress.line(&format!("error feedback: {sentence}"));
             }
         }
         Ok(rounded)
     }
 
-    fn importance(&self, settings: &MomentSettings<'_>, decision: &Decision) -> Result<Rounded> {
+    /// Measures E[x_j^2] of the inputs of all layers to quantize.
+    fn measure_importance(&self, settings: &MomentSettings<'_>, decision: &Decision) -> Result<Rounded> {
         let mut importance = BTreeMap::new();
         input_moments(&Engine::start()?, self.source, settings, |block, moments| {
-            for (spec, path, _) in self.chosen(block, decision) {
+            for (spec, path, _) in self.affine_layers(block, decision) {
                 if let Some(moment) = moments.get(&input_of(spec.role)) {
                     importance.insert(path.to_owned(), moment.diagonals());
                 }
@@ -175,94 +176,101 @@ impl Job<'_> {
         Ok(Rounded::Searched(importance))
     }
 
-    fn feedback(
+    /// Rounds the layers that are not in the journal yet with error feedback, block by block.
+    fn gptq(
         &self,
         settings: &MomentSettings<'_>,
-        kept: KeptLayers,
+        journal: KeptLayers,
         decision: &Decision,
     ) -> Result<Rounded> {
-        let kept = RefCell::new(kept);
-        let is_wanted = |block| !self.is_rounded(block, decision, &kept.borrow());
+        let journal = RefCell::new(journal);
+        let is_wanted = |block| !self.is_rounded(block, decision, &journal.borrow());
         let blocks = (0..self.source.spec().layers.len()).map(Some).chain([None]);
         let done = if blocks.into_iter().any(is_wanted) {
             input_moments_where(&Engine::start()?, self.source, settings, is_wanted, |block, moments| {
-                self.feed_back(block, moments, decision, &mut kept.borrow_mut())
+                self.gptq_block(block, moments, decision, &mut journal.borrow_mut())
             })
         } else {
             Ok(())
         };
-        let kept = kept.into_inner();
+        let journal = journal.into_inner();
         if let Err(error) = done {
             let interrupted = matches!(error.kind(), ErrorKind::Interrupted);
-            let hint = if interrupted { kept.interrupted() } else { None };
+            let hint = if interrupted { journal.interrupted() } else { None };
             return Err(match hint {
                 Some(hint) => error.hint(hint),
                 None => error,
             });
         }
-        let (spooled, feedback) = kept.seal()?;
-        Ok(Rounded::Ready(spooled, feedback))
+        let (spooled, stats) = journal.seal()?;
+        Ok(Rounded::Ready(spooled, stats))
     }
 
-    /// Whether an earlier run has rounded all layers of a block.
-    fn is_rounded(&self, block: Option<usize>, decision: &Decision, kept: &KeptLayers) -> bool {
-        self.chosen(block, decision).all(|(_, path, _)| kept.has(path))
+    /// True if the journal has all layers of a block.
+    fn is_rounded(&self, block: Option<usize>, decision: &Decision, journal: &KeptLayers) -> bool {
+        self.affine_layers(block, decision).all(|(_, path, _)| journal.has(path))
     }
 
-    /// Rounds the layers of a block that are not `kept` yet.
-    fn feed_back(
+    /// Rounds the layers of a block that are not in the journal yet.
+    fn gptq_block(
         &self,
         block: Option<usize>,
         moments: &Moments,
         decision: &Decision,
-        kept: &mut KeptLayers,
+        journal: &mut KeptLayers,
     ) -> Result<()> {
-        let left: Vec<_> = self.chosen(block, decision).filter(|(_, path, _)| !kept.has(path)).collect();
+        let layers = self.affine_layers(block, decision);
+        let layers: Vec<_> = layers.filter(|(_, path, _)| !journal.has(path)).collect();
         for (input, moment) in moments {
             let sharing: Vec<_> =
-                left.iter().filter(|(spec, ..)| input_of(spec.role) == *input).copied().collect();
-            for together in sharing.chunks(TOGETHER) {
-                let found = self.fed_back(together, &Inputs::new(moment))?;
-                for ((spec, path, _), found) in together.iter().zip(found) {
-                    kept.add(path, spec.rows(), &found)?;
+                layers.iter().filter(|(spec, ..)| input_of(spec.role) == *input).copied().collect();
+            for layers in sharing.chunks(LAYERS_IN_PARALLEL) {
+                let rounded = self.gptq_layers(layers, &Inputs::new(moment))?;
+                for ((spec, path, _), layer) in layers.iter().zip(rounded) {
+                    journal.add(path, spec.rows(), &layer)?;
                 }
             }
         }
-        kept.flush()
+        journal.flush()
     }
 
-    /// Layers with one input rounded with error feedback, side by side; of experts one after the other.
-    fn fed_back(&self, layers: &[(&TensorSpec, &str, Quant)], inputs: &Inputs<'_>) -> Result<Vec<FedBack>> {
+    /// Rounds layers with one input with error feedback, side by side; their experts in turn.
+    fn gptq_layers(
+        &self,
+        layers: &[(&TensorSpec, &str, Quant)],
+        inputs: &Inputs<'_>,
+    ) -> Result<Vec<FedBack>> {
         let experts = if inputs.matrices() > 1 { inputs.matrices() } else { 0 };
-        let mut found = vec![FedBack { experts, ..FedBack::default() }; layers.len()];
+        let mut results = vec![FedBack { experts, ..FedBack::default() }; layers.len()];
         let dtype = float_type(self.settings.dtype)?;
         for index in 0..inputs.matrices() {
             crate::interrupt::check()?;
-            let known = inputs.of(index);
+            let input = inputs.of(index);
             let rounded = layers.par_iter().map(|(spec, _, quant)| {
                 let tensor = SourceTensor { name: &spec.name, tensor: self.source.tensor(&spec.name)? };
                 let rows = spec.rows() / inputs.matrices();
                 let weights = self.weights_of(&tensor, dtype, index * rows..(index + 1) * rows);
                 let failed = |e: RoundingError| unroundable(&tensor, e.offset_rows(index * rows));
-                let known = known.as_ref().map_err(|e| failed(e.clone()))?;
-                known.round(&weights, *quant, dtype).map_err(failed)
+                let input = input.as_ref().map_err(|e| failed(e.clone()))?;
+                input.round(&weights, *quant, dtype).map_err(failed)
             });
-            let few_tokens = known.as_ref().is_ok_and(Known::is_little).then_some(index);
-            for (found, rounded) in found.iter_mut().zip(rounded.collect::<Result<Vec<_>>>()?) {
-                found.quantized.extend(&rounded.quantized);
-                found.searched_rows += rounded.searched_rows;
-                found.few_tokens.extend(few_tokens);
+            let rounded: Vec<_> = rounded.collect::<Result<_>>()?;
+            let few_tokens = input.as_ref().is_ok_and(MatrixInput::has_few_tokens).then_some(index);
+            for (layer, matrix) in results.iter_mut().zip(rounded) {
+                layer.quantized.extend(&matrix.quantized);
+                layer.searched_rows += matrix.searched_rows;
+                layer.few_tokens.extend(few_tokens);
             }
         }
-        Ok(found)
+        Ok(results)
     }
 
-    /// Weights as float32 after the cast to the dtype of scales.
+    /// Reads a tensor's weights as float32, after the cast to the dtype of scales.
     pub(crate) fn weights(&self, tensor: &SourceTensor<'_>, dtype: FloatType) -> Vec<f32> {
         self.weights_of(tensor, dtype, 0..tensor.tensor.len() / tensor.tensor.columns())
     }
 
-    /// Those of some rows.
+    /// Reads the weights of some rows of a tensor as float32, after the cast to the dtype of scales.
     pub(crate) fn weights_of(
         &self,
         tensor: &SourceTensor<'_>,
@@ -280,8 +288,8 @@ impl Job<'_> {
         weights
     }
 
-    /// The affine layers of a block (the head's as `None`) that were chosen to be quantized.
-    fn chosen<'d>(
+    /// Returns the layers of a block (`None` for the head) that become affine.
+    fn affine_layers<'d>(
         &'d self,
         block: Option<usize>,
         decision: &'d Decision,

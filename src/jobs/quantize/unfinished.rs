@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::files::output_file;
 use crate::jobs::measure::digest;
 use crate::jobs::quantize::tuning::TuningRun;
-use crate::jobs::texts::{FEW_SPARE, Texts, Uses};
+use crate::jobs::texts::{FEW_VALIDATION_WINDOWS, Texts, Uses};
 use crate::numerics::rounding::Technique;
 
 /// All files in which a run keeps what it has done while it makes `output`.
@@ -54,7 +54,7 @@ impl Job<'_> {
             found |= Rounds::wait(&rounds, &self.round_settings(wanted)?)?;
         }
         if let Some(wanted) = self.settings.tuning.distill.filter(|_| steps.exists()) {
-            TuningRun::check(&steps, &self.distill_settings(&self.slice()?, wanted)?)?;
+            TuningRun::check(&steps, &self.distill_settings(&self.validation_split()?, wanted)?)?;
             found = true;
         }
         if !found {
@@ -95,12 +95,13 @@ impl Job<'_> {
 
     /// The same once the model is made, and only measuring it has failed: nothing that is done is lost.
     pub(crate) fn unmeasured(&self, error: Error) -> Error {
-        let (given, spare) = (
+        let (given, validation_windows) = (
             matches!(self.settings.evaluation, EvaluationText::File(_)),
-            self.texts.as_ref().map_or(0, |texts| texts.spare.len()),
+            self.texts.as_ref().map_or(0, |texts| texts.validation.len()),
         );
         // What --distill and --refine look at would be something else without the measuring.
-        let resumable = self.has_kept() && (given || spare >= FEW_SPARE || !self.settings.tuning.any());
+        let has_validation = validation_windows >= FEW_VALIDATION_WINDOWS;
+        let resumable = self.has_kept() && (given || has_validation || !self.settings.tuning.any());
         match error.kind() {
             ErrorKind::File { .. } | ErrorKind::Tensor { .. } | ErrorKind::Input(_) if resumable => {
                 error.hint(format!(
@@ -118,7 +119,7 @@ impl Job<'_> {
 
     /// The calibration text, with a part of it set `apart` to measure on if need be. Where layers were rounded with a part set
     /// apart that is not wanted any more, it still is, so that they can be gone on with.
-    pub(crate) fn divided(&self, apart: bool) -> Result<Texts> {
+    pub(crate) fn prepare_texts(&self, apart: bool) -> Result<Texts> {
         let prepare = |scoring, progress: &dyn Progress| {
             let uses = Uses { scoring, tuning: self.settings.tuning.any() };
             Texts::prepare(self.source, &self.settings.calibration, uses, progress)

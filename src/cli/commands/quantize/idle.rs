@@ -21,7 +21,7 @@ pub fn check(args: &Quantize, job: &Job<'_>) -> Result<()> {
 /// Fails where flags say how conversations are written out, and no text has one.
 pub fn check_template(args: &Quantize, job: &Job<'_>) -> Result<()> {
     let calibration = job.texts.iter().map(|texts| (&texts.name, texts.has_conversations));
-    let evaluation = job.proof.iter().map(|proof| (&proof.name, proof.has_conversations));
+    let evaluation = job.evaluation_windows.iter().map(|text| (&text.name, text.has_conversations));
     let (names, conversations): (Vec<String>, Vec<bool>) =
         calibration.chain(evaluation).map(|(name, conversations)| (name.clone(), conversations)).unzip();
     refuse_idle(&args.calibration.template, &names, conversations.contains(&true))

@@ -48,8 +48,8 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     let (quants, float) = (plan.quants(), float_type(dtype)?);
     let work = work(&source, &calibration, &texts, quants.len(), technique)?;
     let measure = Measure::prepare(&source, &calibration, &texts, technique, quants.clone(), float)?;
-    let of = if args.resume { " for the whole job" } else { "" };
-    let estimate = announce(&work, &quants, float, of, console)?;
+    let scope = if args.resume { " for the whole job" } else { "" };
+    let estimate = announce(&work, &quants, float, scope, console)?;
     console.begin_job(&estimate.stages);
     let measure = measure.with_costs(estimate.steps);
     let mut partial = Partial::open(&args.out, &measure.measurement, args.resume)?;
@@ -74,7 +74,7 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     Ok(())
 }
 
-/// What measuring sensitivities for so many `candidates` is.
+/// Returns the work of measuring sensitivities for so many `candidates`.
 fn work<'a>(
     source: &'a SourceModel,
     calibration: &Calibration,

@@ -41,11 +41,21 @@ fn stored_quant(folder: &Folder, declared: &Declared, spec: &TensorSpec, path: &
 /// Names and shapes of stored tensors; no shape where the bit map does not give it.
 type Expected = Vec<(String, Option<Vec<usize>>)>;
 
-/// Returns the tensors that `spec` is stored as with `quant`, if that is `known`.
-fn expected(folder: &Folder, spec: &TensorSpec, quant: Option<Quant>, known: bool) -> Expected {
-    let (Some(path), true) = (spec.path(), quant.is_some() || !known) else {
+/// Setting of a tensor by the bit map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Setting {
+    Float,
+    Quantized(Quant),
+    /// The config has no readable setting for it.
+    Unreadable,
+}
+
+/// Returns the tensors that `spec` is stored as in this `setting`.
+fn expected(folder: &Folder, spec: &TensorSpec, setting: Setting) -> Expected {
+    let Some(path) = spec.path().filter(|_| setting != Setting::Float) else {
         return vec![(spec.name.clone(), Some(spec.shape.clone()))];
     };
+    let quant = if let Setting::Quantized(quant) = setting { Some(quant) } else { None };
     let part = |part: &str| format!("{path}.{part}");
     let columns = spec.columns();
     let packed =
@@ -62,26 +72,27 @@ fn expected(folder: &Folder, spec: &TensorSpec, quant: Option<Quant>, known: boo
     tensors
 }
 
+/// Returns names and shapes of all tensors that the decoder is stored as.
+fn expected_tensors(folder: &Folder, manifest: &Manifest) -> BTreeMap<String, Option<Vec<usize>>> {
+    let config = folder.config.as_ref();
+    let declared = config.and_then(|config| Declared::from_config(config).ok());
+    let is_readable = declared.is_some();
+    let (declared, bad) = declared.unwrap_or_default();
+    let setting = |spec: &TensorSpec| {
+        let Some(path) = spec.path() else { return Setting::Float };
+        let has_scales = folder.names.contains_key(&format!("{path}.scales"));
+        if bad.contains_key(path) || (!is_readable && has_scales) {
+            return Setting::Unreadable;
+        }
+        stored_quant(folder, &declared, spec, path).map_or(Setting::Float, Setting::Quantized)
+    };
+    manifest.iter().flat_map(|spec| expected(folder, spec, setting(spec))).collect()
+}
+
 /// Lists all tensors that are missing, left over or misshapen, where the loader stops at the first. Layers that the bit
 /// map gives no setting for are left to [`bit_map`].
 fn shapes(folder: &Folder, manifest: &Manifest, wrong: &mut BTreeSet<String>) -> Vec<Finding> {
-    let config = folder.config.as_ref();
-    let declared = config.and_then(|config| Declared::from_config(config).ok());
-    let readable = declared.is_some();
-    let (declared, bad) = declared.unwrap_or_default();
-    let expected: BTreeMap<String, Option<Vec<usize>>> = manifest
-        .iter()
-        .flat_map(|spec| {
-            let unknown = |path: &str| {
-                let scales = folder.names.contains_key(&format!("{path}.scales"));
-                bad.contains_key(path) || (!readable && scales)
-            };
-            let known = !spec.path().is_some_and(unknown);
-            let quant = spec.path().filter(|_| known);
-            let quant = quant.and_then(|path| stored_quant(folder, &declared, spec, path));
-            expected(folder, spec, quant, known)
-        })
-        .collect();
+    let expected = expected_tensors(folder, manifest);
     let absent = expected.keys().filter(|name| !folder.names.contains_key(*name));
     let missing: Vec<(&str, String)> = absent.map(|name| (name.as_str(), format!("`{name}`"))).collect();
     let (mut extra, mut misshapen) = (Vec::new(), Vec::new());

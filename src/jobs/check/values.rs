@@ -253,7 +253,7 @@ fn percent(share: f64) -> String {
 mod tests {
     use super::*;
 
-    /// The definition, word by word.
+    /// True if the group is an outlier group by the definition, word by word.
     fn naive(group: &[f32]) -> bool {
         let range = |values: &[f32]| {
             let most = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -271,7 +271,7 @@ mod tests {
     #[test]
     fn outlier_groups_are_those_of_the_definition() {
         let mut random = fastrand::Rng::with_seed(7);
-        let mut found = 0;
+        let mut outliers = 0;
         for _ in 0..20_000 {
             let length = random.usize(1..70);
             let mut group: Vec<f32> = (0..length).map(|_| random.f32() - 0.5).collect();
@@ -280,9 +280,9 @@ mod tests {
                 group[at] = (random.f32() - 0.5) * 4.0;
             }
             assert_eq!(is_outlier_group(&group), naive(&group), "{group:?}");
-            found += usize::from(is_outlier_group(&group));
+            outliers += usize::from(is_outlier_group(&group));
         }
-        assert!((1000..19_000).contains(&found), "{found}");
+        assert!((1000..19_000).contains(&outliers), "{outliers}");
         assert!(!is_outlier_group(&[1.0; 64]) && !is_outlier_group(&[0.0, f32::NAN, 9.0]));
         assert!(is_outlier_group(&[0.0, 0.0, -1.0]) && is_outlier_group(&[1.0, 0.0, 0.5, 0.25, -4.0]));
     }

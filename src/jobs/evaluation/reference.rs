@@ -192,9 +192,9 @@ mod tests {
         writer.finish().unwrap();
         let reference = Reference::open(&path).unwrap();
         assert_eq!((reference.windows.clone(), reference.vocabulary()), (windows, 3));
-        let found = reference.log_probs(1, 1, 2).unwrap();
-        assert!(crate::numerics::divergence::kl_divergences(&logits[9..], &found, 3)[0] < 1e-6);
-        assert!((found.iter().map(|x| x.exp()).sum::<f32>() - 1.0).abs() < 1e-3);
+        let log_probs = reference.log_probs(1, 1, 2).unwrap();
+        assert!(crate::numerics::divergence::kl_divergences(&logits[9..], &log_probs, 3)[0] < 1e-6);
+        assert!((log_probs.iter().map(|x| x.exp()).sum::<f32>() - 1.0).abs() < 1e-3);
         assert!(Reference::open(&home.path().join("none")).is_err());
         drop(reference);
         let bytes = std::fs::read(&path).unwrap();

@@ -55,10 +55,10 @@ impl Job<'_> {
             kept_layers::remove(&KeptLayers::next_path(&self.settings.output.path));
             return Ok(Rounds::new(settings));
         }
-        let Some(found) = Rounds::read(&path, &settings)? else { return Ok(Rounds::new(settings)) };
-        let done = count(found.done.len(), "round");
+        let Some(rounds_done) = Rounds::read(&path, &settings)? else { return Ok(Rounds::new(settings)) };
+        let done = count(rounds_done.done.len(), "round");
         self.progress.line(&format!("resuming: {done} of --refine {rounds} done already"));
-        Ok(found)
+        Ok(rounds_done)
     }
 
     /// Returns the settings of so many rounds, without the model at the start.

@@ -62,7 +62,7 @@ impl Job<'_> {
     /// Opens the journal of rounded layers, where rounding takes long enough to be interrupted, and resumes it if the
     /// user asks for that.
     ///
-    /// Where refinement has `moved` bits since the beginning, the journal may have the layers of an earlier round, and
+    /// If refinement has `moved` bits since the beginning, the journal may have the layers of an earlier round, and
     /// those of the latest may not be in its place yet.
     pub(crate) fn rounding_journal(&self, decision: &Decision, moved: bool) -> Result<Option<KeptLayers>> {
         let Some(settings) = self.settings_for(decision)? else { return Ok(None) };

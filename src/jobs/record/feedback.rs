@@ -49,8 +49,8 @@ impl Feedback {
         [self.sentence(), self.few_tokens_sentence()].into_iter().flatten()
     }
 
-    /// `2 of 640 rows in 1 layer are as scale search left them (model.layers.0.self_attn.q_proj)`; nothing where there
-    /// are none.
+    /// Writes `2 of 640 rows in 1 layer are as scale search left them (model.layers.0.self_attn.q_proj)`; nothing where
+    /// there are none.
     fn sentence(&self) -> Option<String> {
         let (layers, rows) = (self.searched_rows.len(), self.searched_rows.values().sum::<usize>());
         let names: Vec<&str> = self.searched_rows.keys().map(String::as_str).collect();
@@ -65,8 +65,8 @@ impl Feedback {
         })
     }
 
-    /// `fewer than 32 tokens came to 3 of 16 experts, in model.layers.1.mlp.switch_mlp (0, 7, 12): scale search rounded
-    /// them`; nothing where there are none. Names have room for a few MLPs, else the record has them.
+    /// Writes `fewer than 32 tokens came to 3 of 16 experts, in model.layers.1.mlp.switch_mlp (0, 7, 12): scale search
+    /// rounded them`; nothing where there are none. Names have room for a few MLPs, else the record has them.
     fn few_tokens_sentence(&self) -> Option<String> {
         const ROOM: usize = 4;
         let mut mlps: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();

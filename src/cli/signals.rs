@@ -19,7 +19,7 @@ const EXIT_CODE: i32 = 130;
 
 /// Installs the handler. Call once, from `main`.
 pub fn install() {
-    // Past a limit on file sizes this would end the program, with what it was writing left behind: with a handler the
+    // Past a limit on file sizes this signal ends the program and leaves a half-written file behind; with a handler the
     // write fails instead.
     let _ = signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
     // Without a handler Ctrl-C still stops the program, only less cleanly.

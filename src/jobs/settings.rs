@@ -81,7 +81,7 @@ impl Calibration {
     /// as near the float one as 64 did; alignment, which has more noise, takes all. Fails where more are asked for than
     /// there are.
     pub fn measured(&self, sequences: usize) -> Result<usize> {
-        const ENOUGH: usize = 16;
+        const DEFAULT_SEQUENCES: usize = 16;
         if let Some(wanted) = self.sensitivity_samples.filter(|&wanted| wanted as usize > sequences) {
             let who = if self.sensitivity_samples_given {
                 "--sensitivity-samples asks"
@@ -94,7 +94,7 @@ impl Calibration {
             ));
         }
         let usual = match self.method {
-            MeasureMethod::Fisher => ENOUGH,
+            MeasureMethod::Fisher => DEFAULT_SEQUENCES,
             MeasureMethod::Alignment => usize::MAX,
         };
         Ok(self.sensitivity_samples.map_or(usual, |samples| samples as usize).min(sequences))
@@ -116,9 +116,9 @@ impl Calibration {
 
 /// Returns the default number of tokens per sequence: no more than the model's context.
 pub fn sequence_length(spec: &DecoderSpec) -> u32 {
-    const USUAL: u32 = 512;
+    const MOST_TOKENS: u32 = 512;
     let context = spec.max_position_embeddings.and_then(|most| u32::try_from(most).ok());
-    context.unwrap_or(USUAL).clamp(2, USUAL)
+    context.unwrap_or(MOST_TOKENS).clamp(2, MOST_TOKENS)
 }
 
 /// Refinement and distillation after rounding.

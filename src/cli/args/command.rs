@@ -78,13 +78,13 @@ pub enum Command {
     Recipes(Recipes),
     /// Turn a quantized model back into a float one
     Dequantize(Dequantize),
-    /// Show what is in a model: sizes and the bits of every layer
+    /// Show the contents of a model: sizes and the bits of every layer
     Inspect(Inspect),
     /// Measure perplexity on a text, and the distance from a reference model
     Eval(Eval),
-    /// Look for what is wrong with a model folder
+    /// Look for faults in a model folder
     Check(Check),
-    /// Draw what is in a model, how it was made and what that cost, as one HTML file
+    /// Draw a model's contents, its making and its cost as one HTML file
     Report(Report),
     /// Generate text
     Run(Run),

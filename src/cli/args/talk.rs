@@ -8,15 +8,15 @@ use super::command::{FloatDtype, GENERAL, at_least_one, whole, within};
 use super::share::Hub;
 use super::template::Asking;
 
-/// Largest penalty and temperature that is no mistake.
-const MOST: f32 = 100.0;
+/// Largest penalty, factor and temperature that is plausible.
+const LARGEST_VALUE: f32 = 100.0;
 
 /// Choice of tokens.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sampling: biases, penalties, temperature, top-k, top-p, min-p, in this order")]
 pub struct Sampling {
     /// 0 is greedy
-    #[arg(long, alias = "temp", default_value_t = 0.0, value_parser = within(0.0, MOST))]
+    #[arg(long, alias = "temp", default_value_t = 0.0, value_parser = within(0.0, LARGEST_VALUE))]
     pub temperature: f32,
     /// Keep the smallest set of tokens whose probability reaches this
     #[arg(long, default_value_t = 1.0, value_parser = within(0.0, 1.0))]
@@ -37,10 +37,10 @@ pub struct Sampling {
     #[arg(long, value_name = "N", default_value_t = 20, requires = "repetition_penalty", value_parser = whole::<usize>)]
     pub repetition_context_size: usize,
     /// Lower a token's logit by this for each time that it was generated
-    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = within(-MOST, MOST))]
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = within(-LARGEST_VALUE, LARGEST_VALUE))]
     pub frequency_penalty: f32,
     /// Lower a token's logit by this once it was generated
-    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = within(-MOST, MOST))]
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = within(-LARGEST_VALUE, LARGEST_VALUE))]
     pub presence_penalty: f32,
     /// Add this to a token's logit, -inf to ban it; several separated by commas, or the flag again
     #[arg(long, value_name = "ID=VALUE", value_delimiter = ',', value_parser = parse_bias)]
@@ -228,7 +228,7 @@ pub struct Logits {
 
 /// Parses a factor that logits are divided by.
 fn factor(text: &str) -> Result<f32, String> {
-    match within(0.0, MOST)(text)? {
+    match within(0.0, LARGEST_VALUE)(text)? {
         0.0 => Err("logits are divided by it: 1 changes nothing".to_owned()),
         factor => Ok(factor),
     }

@@ -114,10 +114,10 @@ fn load_error(error: &Error, findings: &[Finding], wrong: &BTreeSet<String>) -> 
 
 /// Joins the first few of `names`, and says how many more there are.
 pub(crate) fn list(names: &[String]) -> String {
-    const SHOWN: usize = 3;
-    let shown: Vec<&str> = names.iter().take(SHOWN).map(String::as_str).collect();
+    const NAMES_SHOWN: usize = 3;
+    let shown: Vec<&str> = names.iter().take(NAMES_SHOWN).map(String::as_str).collect();
     let shown = shown.join(", ");
-    match names.len().saturating_sub(SHOWN) {
+    match names.len().saturating_sub(NAMES_SHOWN) {
         0 => shown,
         more => format!("{shown} and {more} more"),
     }

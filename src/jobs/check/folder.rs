@@ -16,8 +16,8 @@ use crate::models::source::SourceModel;
 use crate::models::spec::{DecoderSpec, Manifest};
 use crate::text::tokenizer::Tokenizer;
 
-/// Places where index and shards disagree that are named.
-const FEW: usize = 3;
+/// Most findings about one kind of fault.
+const FINDINGS_SHOWN: usize = 3;
 
 /// Opened parts of a model folder. A part that could not be opened is `None`, and a finding already.
 pub(crate) struct Folder {
@@ -35,7 +35,7 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
-    /// Opens `dir`; the findings say what was refused.
+    /// Opens `dir`; the findings are about parts that could not be opened.
     pub(crate) fn open(dir: &Path) -> Result<(Self, Vec<Finding>)> {
         if !dir.exists() {
             return Err(Error::file(dir, "does not exist")
@@ -50,7 +50,7 @@ impl Folder {
         let (mut checkpoint, mut wrong) = weights(&files, &mut keep);
         let renamed = row.zip(checkpoint.as_ref()).map(|(row, checkpoint)| checkpoint.names(row));
         if let (Some(checkpoint), Some(renamed)) = (&mut checkpoint, renamed) {
-            checkpoint.stack(renamed).iter().take(FEW).for_each(|error| keep("experts", error));
+            checkpoint.stack(renamed).iter().take(FINDINGS_SHOWN).for_each(|error| keep("experts", error));
         }
         let names = checkpoint.as_ref().map(|c| names(c, renamed)).unwrap_or_default();
         let mut folder = Self {
@@ -151,8 +151,8 @@ fn weights(
 
 /// Hands the first few `wrong` places of index and shards to `keep`, and the number of the others.
 fn keep_few(files: &ModelFiles, wrong: &[Error], keep: &mut impl FnMut(&'static str, &Error)) {
-    wrong.iter().take(FEW).for_each(|error| keep("files", error));
-    if let Some(more) = wrong.len().checked_sub(FEW).filter(|&more| more > 0) {
+    wrong.iter().take(FINDINGS_SHOWN).for_each(|error| keep("files", error));
+    if let Some(more) = wrong.len().checked_sub(FINDINGS_SHOWN).filter(|&more| more > 0) {
         let message = format!("does not agree with the shards in {more} more places");
         keep("files", &Error::file(files.path_of(INDEX), message));
     }

@@ -8,9 +8,9 @@ use crate::models::source::SourceModel;
 use crate::words::bytes;
 
 /// Magnitude of logits from which a note is due.
-const LARGE: f32 = 1e4;
+const LARGE_LOGIT: f32 = 1e4;
 /// Magnitude of logits that no training gives.
-const ABSURD: f32 = 1e6;
+const ABSURD_LOGIT: f32 = 1e6;
 
 const SUBJECT: &str = "forward pass";
 
@@ -50,9 +50,9 @@ fn run(source: &SourceModel, tokens: &[u32]) -> Finding {
     let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let range = format!("tokens {tokens:?} give finite logits, from {least:.2} to {most:.2}");
     match least.abs().max(most.abs()) {
-        largest if largest > ABSURD => Finding::problem(SUBJECT, format!("{range}: absurdly large"))
+        largest if largest > ABSURD_LOGIT => Finding::problem(SUBJECT, format!("{range}: absurdly large"))
             .hint("the model is damaged: take it from its source again, or quantize again"),
-        largest if largest > LARGE => Finding::note(SUBJECT, format!("{range}: very large")),
+        largest if largest > LARGE_LOGIT => Finding::note(SUBJECT, format!("{range}: very large")),
         _ => Finding::ok(SUBJECT, range),
     }
 }

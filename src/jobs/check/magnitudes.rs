@@ -23,7 +23,7 @@ const ROWS: Limits = Limits { note: 1e3, problem: 1e4 };
 const ENTRIES: Limits = Limits { note: f32::INFINITY, problem: 1e6 };
 /// Layers against those that do the same in other blocks.
 const SAME_ROLE: Limits = Limits { note: 30.0, problem: 200.0 };
-/// Layers against whatever other layers there are.
+/// Layers against all others.
 const ANY_LAYER: Limits = Limits { note: 1e3, problem: 1e6 };
 /// The median magnitude of a norm that no model has.
 const ABSURD_NORM: f32 = 1e4;

@@ -1,4 +1,4 @@
-//! A matrix or vector as rows of float32, whatever it is stored as, a few megabytes at a time.
+//! A matrix or vector of any stored type as rows of float32, a few megabytes at a time.
 
 use std::borrow::Cow;
 
@@ -11,10 +11,10 @@ use crate::numerics::nearest;
 use crate::numerics::quant::{Mode, Quant};
 
 /// Values in a chunk, unless a row has more.
-const CHUNK: usize = 1 << 20;
+const CHUNK_VALUES: usize = 1 << 20;
 
 /// Default number of weights in a group.
-pub(crate) const GROUP: usize = 64;
+pub(crate) const DEFAULT_GROUP_SIZE: usize = 64;
 
 /// A float tensor, or the two or three tensors of a quantized layer, as `rows x columns` weights.
 #[derive(Debug, Clone, Copy)]
@@ -75,7 +75,7 @@ impl<'a> Matrix<'a> {
 
     /// Returns the number of weights that share a scale; the default for a float tensor.
     pub(crate) fn group(&self) -> usize {
-        self.packed.map_or(GROUP, |packed| packed.quant.group_size as usize)
+        self.packed.map_or(DEFAULT_GROUP_SIZE, |packed| packed.quant.group_size as usize)
     }
 
     /// Returns the parts of a quantized layer with values that are not finite, and their number.
@@ -127,7 +127,7 @@ impl<'a> Matrix<'a> {
     }
 
     fn chunk_rows(&self) -> usize {
-        (CHUNK / self.columns).max(1)
+        (CHUNK_VALUES / self.columns).max(1)
     }
 
     /// Reads the rows of chunk `index` into `out` and gives their pages back.
@@ -158,7 +158,7 @@ fn parts_of<'a, T>(
     tensor: &'a Tensor<'a>,
     measure: impl Fn(&[f32]) -> T + 'a,
 ) -> impl Iterator<Item = T> + 'a {
-    let step = CHUNK * tensor.dtype.size();
+    let step = CHUNK_VALUES * tensor.dtype.size();
     let mut values = Vec::new();
     (0..tensor.byte_len()).step_by(step).map(move |start| {
         values.clear();

@@ -231,10 +231,10 @@ fn bit_map(folder: &Folder) -> Vec<Finding> {
 
 /// Reports the first few entries that cannot be read.
 fn bad_entries(bad: &BTreeMap<String, Error>) -> Vec<Finding> {
-    const FEW: usize = 3;
+    const FINDINGS_SHOWN: usize = 3;
     let mut findings: Vec<Finding> =
-        bad.values().take(FEW).map(|error| Finding::refusal("bit map", error)).collect();
-    if let Some(more) = bad.len().checked_sub(FEW).filter(|&more| more > 0) {
+        bad.values().take(FINDINGS_SHOWN).map(|error| Finding::refusal("bit map", error)).collect();
+    if let Some(more) = bad.len().checked_sub(FINDINGS_SHOWN).filter(|&more| more > 0) {
         let message = format!("{more} more entries of config.json cannot be read");
         findings.push(Finding::problem("bit map", message));
     }

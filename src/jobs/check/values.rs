@@ -7,7 +7,7 @@ use super::folder::Folder;
 use super::item::{Item, Kind, kind, place};
 use super::magnitudes;
 use super::magnitudes::{Magnitudes, magnitudes};
-use super::matrix::{GROUP, Matrix};
+use super::matrix::{DEFAULT_GROUP_SIZE, Matrix};
 use crate::error::Result;
 use crate::words::count;
 
@@ -228,7 +228,7 @@ fn outliers(scanned: &Scanned<'_>, quantized: bool) -> Option<Finding> {
     let (which, groups) = if quantized {
         ("quantized linear layers'", "groups, as decoded, whose".to_owned())
     } else {
-        ("linear layers'", format!("groups of {GROUP} whose"))
+        ("linear layers'", format!("groups of {DEFAULT_GROUP_SIZE} whose"))
     };
     let message = format!(
         "{} of the {which} weights lie in {groups} range one value at least doubles{most}",
@@ -292,6 +292,6 @@ mod tests {
         let values =
             [[0.0; 4], [2.0; 4], [1.0, 2.0, 3.0, 2.5], [f32::NAN; 4], [-0.0, 0.0, 0.0, 0.0]].concat();
         let expected = Stats { rows: 5, non_finite: 4, zero_rows: 2, constant_rows: 1, outliers: 0 };
-        assert_eq!(Stats::of(&values, 4, GROUP), expected);
+        assert_eq!(Stats::of(&values, 4, DEFAULT_GROUP_SIZE), expected);
     }
 }

@@ -29,7 +29,7 @@ pub struct Job<'a> {
     pub(crate) technique: Technique,
     /// Sensitivity table that the settings name, where there is a choice.
     pub(crate) table: Option<Table>,
-    /// Windows of the calibration text, where something is measured.
+    /// Windows of the calibration text, where the job uses one.
     pub(crate) texts: Option<Texts>,
     /// Windows of the evaluation text, where it is a file.
     pub(crate) evaluation_windows: Option<EvaluationWindows>,
@@ -124,7 +124,7 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Tokenizes the calibration text, where something is measured.
+    /// Tokenizes the calibration text, where the job uses one.
     pub fn read_texts(&mut self) -> Result<()> {
         let Quantization { calibration, tuning, evaluation, .. } = &self.settings;
         // Scale search does without a text where all bits are fixed, and so does rounding to nearest.

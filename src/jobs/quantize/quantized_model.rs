@@ -18,7 +18,7 @@ pub struct QuantizedModel {
     pub record: Record,
 }
 
-/// Quantizes `source` by `plan`: measures sensitivities, chooses what every layer gets, rounds, tunes, writes the model
+/// Quantizes `source` by `plan`: measures sensitivities, chooses bits for every layer, rounds, tunes, writes the model
 /// and measures it. Nothing of an unfinished model appears at the output.
 ///
 /// # Errors

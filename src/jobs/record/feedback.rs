@@ -24,7 +24,7 @@ pub struct Feedback {
 
 impl Feedback {
     /// Names of layers that a sentence has room for.
-    const FEW: usize = 4;
+    const NAMES_SHOWN: usize = 4;
 
     /// Counts the rows of the layer at `path`.
     pub fn add(&mut self, path: &str, rows: usize, searched: usize) {
@@ -54,7 +54,8 @@ impl Feedback {
     fn sentence(&self) -> Option<String> {
         let (layers, rows) = (self.searched_rows.len(), self.searched_rows.values().sum::<usize>());
         let names: Vec<&str> = self.searched_rows.keys().map(String::as_str).collect();
-        let names = if layers <= Self::FEW { format!(" ({})", names.join(", ")) } else { String::new() };
+        let names =
+            if layers <= Self::NAMES_SHOWN { format!(" ({})", names.join(", ")) } else { String::new() };
         (rows > 0).then(|| {
             format!(
                 "{rows} of {} in {} are as scale search left them{}",
@@ -68,7 +69,7 @@ impl Feedback {
     /// Writes `fewer than 32 tokens came to 3 of 16 experts, in model.layers.1.mlp.switch_mlp (0, 7, 12): scale search
     /// rounded them`; nothing where there are none. Names have room for a few MLPs, else the record has them.
     fn few_tokens_sentence(&self) -> Option<String> {
-        const ROOM: usize = 4;
+        const MLPS_SHOWN: usize = 4;
         let mut mlps: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
         for (path, experts) in &self.few_tokens {
             mlps.entry(mlp(path)).or_default().extend(experts);
@@ -78,7 +79,7 @@ impl Feedback {
             let numbers: Vec<String> = experts.iter().map(ToString::to_string).collect();
             format!("{mlp} ({})", numbers.join(", "))
         });
-        let place = if mlps.len() <= ROOM {
+        let place = if mlps.len() <= MLPS_SHOWN {
             named.collect::<Vec<_>>().join(", ")
         } else {
             format!("{} (feedback.few_tokens of {FILE} names them)", count(mlps.len(), "block"))

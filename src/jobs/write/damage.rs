@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use super::producers::CHUNK;
+use super::producers::CHUNK_BYTES;
 use crate::error::{Error, Result};
 use crate::formats::checkpoint::Tensor;
 use crate::models::source::{SourceModel, SourceTensor};
@@ -59,7 +59,7 @@ pub fn check_values(source: &SourceModel, dtype: Dtype) -> Result<()> {
     source.tensors().filter(|source| source.tensor.dtype.is_float()).try_for_each(|source| {
         crate::interrupt::check()?;
         let size = source.tensor.dtype.size();
-        let step = CHUNK / size * size;
+        let step = CHUNK_BYTES / size * size;
         let length = source.tensor.byte_len();
         let report = (0..length.div_ceil(step))
             .into_par_iter()

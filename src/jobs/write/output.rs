@@ -13,7 +13,7 @@ use crate::progress::Progress;
 pub struct Output {
     /// Path of the folder.
     pub path: PathBuf,
-    /// Replaces a model of mixbit's that is there.
+    /// Replaces a model of mixbit's at the path.
     pub overwrite: bool,
     /// Format of the weight files.
     pub container: Container,

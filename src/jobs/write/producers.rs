@@ -18,7 +18,7 @@ use crate::numerics::{nearest, rounding};
 use crate::progress::Progress;
 
 /// Source bytes in a chunk.
-pub(crate) const CHUNK: usize = 4 << 20;
+pub(crate) const CHUNK_BYTES: usize = 4 << 20;
 
 /// A tensor written unchanged.
 pub struct CopyTensor<'a> {
@@ -44,12 +44,12 @@ impl Produce for CopyTensor<'_> {
     }
 
     fn chunks(&self) -> usize {
-        self.source.tensor.byte_len().div_ceil(CHUNK)
+        self.source.tensor.byte_len().div_ceil(CHUNK_BYTES)
     }
 
     fn produce(&self, index: usize, sink: &mut Sink<'_>) -> Result<()> {
-        let start = index * CHUNK;
-        let end = (start + CHUNK).min(self.source.tensor.byte_len());
+        let start = index * CHUNK_BYTES;
+        let end = (start + CHUNK_BYTES).min(self.source.tensor.byte_len());
         let bytes = self.source.tensor.slice(start, end);
         if self.source.tensor.dtype.is_float() {
             let report = cast(self.source.tensor.dtype, &bytes, Dtype::F32, &mut Vec::new());
@@ -75,7 +75,7 @@ impl<'a> CastTensor<'a> {
     }
 
     fn chunk_values(&self) -> usize {
-        CHUNK / self.source.tensor.dtype.size()
+        CHUNK_BYTES / self.source.tensor.dtype.size()
     }
 }
 
@@ -182,7 +182,7 @@ impl<'a> QuantizeTensor<'a> {
     }
 
     fn chunk_rows(&self) -> usize {
-        (CHUNK / (self.columns() * self.source.tensor.dtype.size())).max(1)
+        (CHUNK_BYTES / (self.columns() * self.source.tensor.dtype.size())).max(1)
     }
 }
 
@@ -289,7 +289,7 @@ impl<'a> DequantizeTensor<'a> {
     }
 
     fn chunk_rows(&self) -> usize {
-        (CHUNK / (self.columns() * self.dtype.size())).max(1)
+        (CHUNK_BYTES / (self.columns() * self.dtype.size())).max(1)
     }
 
     /// Decodes rows of `weights` values in all. Float32 is computed in float32, as the engine computes with a quantized

@@ -114,14 +114,16 @@ impl Texts {
     /// Describes the windows in one line.
     fn described(&self, text: &str, length: usize, uses: Uses) -> String {
         let sequences = self.sequences.len();
-        let mut line = format!("calibration: {sequences} x {length} tokens of {text}");
-        if !self.held_out.is_empty() {
-            line += &format!(", {} x {length} held out", self.held_out.len());
-        }
-        if uses.tuning && self.validation.len() >= FEW_VALIDATION_WINDOWS {
-            line += &format!(", {} x {length} to tell which steps help", self.validation.len());
-        }
-        line
+        let held_out = match self.held_out.len() {
+            0 => String::new(),
+            windows => format!(", {windows} x {length} held out"),
+        };
+        let validation = if uses.tuning && self.validation.len() >= FEW_VALIDATION_WINDOWS {
+            format!(", {} x {length} to tell which steps help", self.validation.len())
+        } else {
+            String::new()
+        };
+        format!("calibration: {sequences} x {length} tokens of {text}{held_out}{validation}")
     }
 }
 

@@ -69,7 +69,7 @@ pub fn run(args: &Eval, console: &Console) -> Result<()> {
 
 /// A reference that `--reference` names.
 enum EvalReference {
-    Model(SourceModel),
+    Model(Box<SourceModel>),
     Saved(Reference),
 }
 
@@ -78,7 +78,7 @@ impl EvalReference {
         if Reference::is_file(path) {
             return Reference::open(path).map(Self::Saved);
         }
-        open(path, Need::Weights).map(Self::Model)
+        open(path, Need::Weights).map(|model| Self::Model(Box::new(model)))
     }
 }
 

@@ -9,18 +9,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::interrupt;
 
-/// Whether Ctrl-C stops answers.
+/// True while Ctrl-C stops answers.
 static CONVERSATION: AtomicBool = AtomicBool::new(false);
-/// Whether Ctrl-C, pressed again before the work has noticed, stops the program.
+/// True while Ctrl-C, pressed again before the work has noticed, stops the program.
 static IMPATIENT: AtomicBool = AtomicBool::new(true);
 
-/// What the shell calls a program that Ctrl-C has ended.
+/// Exit code of a program that Ctrl-C has ended, as shells report it.
 const EXIT_CODE: i32 = 130;
 
 /// Installs the handler. Call once, from `main`.
 pub fn install() {
-    // Past a limit on file sizes this would end the program, with what it was writing left behind: with a handler the write
-    // fails instead.
+    // Past a limit on file sizes this signal ends the program and leaves a half-written file behind; with a handler the
+    // write fails instead.
     let _ = signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
     // Without a handler Ctrl-C still stops the program, only less cleanly.
     let Ok(mut signals) = Signals::new([SIGINT, SIGTERM, SIGHUP]) else { return };
@@ -38,9 +38,17 @@ fn handle(signal: i32) {
     }
 }
 
-/// From now on Ctrl-C stops an answer and not the program. Where there is another way out, as there is at a terminal,
-/// `always`; else a second one while the first is waiting to be noticed stops the program.
-pub fn converse(always: bool) {
+/// Effect of a second Ctrl-C before the work has noticed the first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SecondInterrupt {
+    /// Nothing: at a terminal there is another way out.
+    Ignored,
+    /// The program ends.
+    EndsProgram,
+}
+
+/// Lets Ctrl-C stop an answer and not the program from now on.
+pub fn converse(second: SecondInterrupt) {
     CONVERSATION.store(true, Ordering::SeqCst);
-    IMPATIENT.store(!always, Ordering::SeqCst);
+    IMPATIENT.store(second == SecondInterrupt::EndsProgram, Ordering::SeqCst);
 }

@@ -1,4 +1,4 @@
-//! Sensitivities of a model's layers, measured on a text.
+//! The sensitivity table of a model, measured on a text.
 
 use crate::choose::plan::Plan;
 use crate::choose::table::Table;
@@ -11,12 +11,12 @@ use crate::numerics::dtype::{Dtype, float_type};
 use crate::numerics::rounding::Technique;
 use crate::progress::Progress;
 
-/// Measures what every candidate of every layer of `plan` costs in KL divergence, with scales stored as `dtype`, and how
-/// far off predictions for whole models are.
+/// Measures what every candidate of every layer of `plan` costs in KL divergence, with scales stored as `dtype`, and
+/// how far off predictions for whole models are.
 ///
 /// # Errors
-/// When the text or the tokenizer is missing or damaged, the text is too short, a weight is not a number, or the work is
-/// interrupted.
+/// When the text or the tokenizer is missing or damaged, the text is too short, a weight is not a number, or the work
+/// is interrupted.
 pub fn analyze(
     source: &SourceModel,
     plan: &Plan<'_>,

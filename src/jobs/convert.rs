@@ -1,4 +1,4 @@
-//! A checkpoint as an MLX folder of float weights.
+//! Conversion of a checkpoint to an MLX folder of float weights.
 
 use crate::error::Result;
 use crate::files::output_folder::OutputFolder;
@@ -10,7 +10,7 @@ use crate::numerics::dtype::Dtype;
 use crate::progress::Progress;
 use crate::words::bytes;
 
-/// Writes `source` to `output` with all float tensors as `dtype`. Layers that are quantized already stay as they are.
+/// Writes `source` to `output` with all float tensors as `dtype`. Quantized layers are copied.
 ///
 /// # Errors
 /// When the output is taken, a weight is not a number, the disk is full, or the work is interrupted.
@@ -31,7 +31,7 @@ pub fn convert(
     Ok(Written { bytes: shards.total_bytes, warnings: warnings.messages() })
 }
 
-/// A cast for every float tensor; layers that are quantized already pass through.
+/// Casts every float tensor and copies quantized layers.
 fn producers<'a>(
     source: &'a SourceModel,
     dtype: Dtype,

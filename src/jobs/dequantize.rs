@@ -1,4 +1,4 @@
-//! A model with quantized layers as an MLX folder of float weights.
+//! Conversion of a model with quantized layers to an MLX folder of float weights.
 
 use crate::error::{Error, Result};
 use crate::files::output_folder::OutputFolder;

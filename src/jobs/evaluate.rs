@@ -11,21 +11,21 @@ use crate::jobs::texts::{TextInput, built_in_held_out, short_name, windows};
 use crate::models::source::SourceModel;
 use crate::progress::Progress;
 
-/// Text that a model is evaluated on, and how it is cut.
+/// Text that a model is evaluated on, and the length of its windows.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EvaluationSettings {
-    /// The text: the held-out part of the built-in one where there is none.
+    /// File of the text; `None` for the held-out part of the built-in one.
     pub text: Option<PathBuf>,
     /// Chat template for conversations in the text.
     pub template: Template,
-    /// Tokens per window: the model's context, or 512 if that is less, where there is none.
+    /// Tokens per window; by default the model's context, at most 512.
     pub sequence_length: Option<u32>,
-    /// Tokens of the text that are read at most.
+    /// Most tokens of the text to read.
     pub max_tokens: Option<usize>,
 }
 
 impl EvaluationSettings {
-    /// Windows of the text for `source`, and the text's name.
+    /// Returns the text's name, and windows of the text for `source`.
     pub fn windows(&self, source: &SourceModel, progress: &dyn Progress) -> Result<(String, Vec<Vec<u32>>)> {
         let length = self.sequence_length.unwrap_or_else(|| sequence_length(source.spec())) as usize;
         let Some(path) = &self.text else { return built_in_held_out(source, length) };
@@ -35,8 +35,8 @@ impl EvaluationSettings {
     }
 }
 
-/// Windows computed together, as `mixbit eval` does unless it is told otherwise.
-const BATCH: usize = 4;
+/// Windows computed together, the default of `mixbit eval`.
+const WINDOWS_IN_BATCH: usize = 4;
 
 /// Measures perplexity of `source` and its KL divergence from `reference`.
 ///
@@ -61,6 +61,6 @@ pub fn evaluate_on(
     windows: &[Vec<u32>],
     progress: &dyn Progress,
 ) -> Result<Evaluation> {
-    let scoring = Scoring { windows, batch: BATCH, memory: ACTIVATION_MEMORY };
+    let scoring = Scoring { windows, batch: WINDOWS_IN_BATCH, memory: ACTIVATION_MEMORY };
     scoring.evaluation(source, reference, name, progress)
 }

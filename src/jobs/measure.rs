@@ -1,4 +1,4 @@
-//! Sensitivities for a command: engine and progress.
+//! Measurement of sensitivities, and of how far off predictions for whole models are.
 
 use crate::progress::Progress;
 use std::collections::BTreeMap;
@@ -26,18 +26,18 @@ use crate::numerics::rounding::Technique;
 pub struct Measure<'a> {
     source: &'a SourceModel,
     texts: &'a Texts,
-    /// The sequences that sensitivities are measured on.
+    /// Sequences that sensitivities are measured on.
     measured: Vec<Vec<u32>>,
     method: Method,
     memory: u64,
     technique: Technique,
     costs: StepCosts,
-    /// Settings of the measurement.
+    /// Settings of the measurement, as the table records them.
     pub measurement: Measurement,
 }
 
 impl<'a> Measure<'a> {
-    /// On the `texts`, for the errors that `technique` leaves.
+    /// Prepares a measurement on `texts` of the errors that `technique` leaves. Fails where a weight is not finite.
     pub fn prepare(
         source: &'a SourceModel,
         calibration: &Calibration,
@@ -75,7 +75,7 @@ impl<'a> Measure<'a> {
         })
     }
 
-    /// Bars move by these estimated `costs` of the steps.
+    /// Lets bars move by the estimated `costs` of the steps.
     #[must_use]
     pub fn with_costs(self, costs: StepCosts) -> Self {
         Self { costs, ..self }
@@ -120,26 +120,26 @@ impl<'a> Measure<'a> {
     }
 }
 
-/// Bits per weight of the whole models that are measured, from the largest; those in reach.
-const SIZES: [f64; 3] = [4.5, 3.0, 2.5];
+/// Sizes of the whole models that are measured, in bits per weight, as far as they are in reach.
+const SIZES_BPW: [f64; 3] = [4.5, 3.0, 2.5];
 
 impl Measure<'_> {
-    /// Measures how far off the predictions of `layers` are.
+    /// Measures how far off predictions for whole models are that add up the scores of `layers`.
     pub fn correct(&self, layers: &[LayerSensitivity], console: &dyn Progress) -> Result<Correction> {
         if matches!(self.method, Method::Alignment { .. }) {
             return Ok(Correction::default());
         }
         let engine = Engine::start()?;
-        let Apart { sequences, others } = apart(self.texts, self.measured.len());
+        let Holdout { sequences, others } = hold_out(self.texts, self.measured.len());
         let bar = console.steps_bar("measuring whole models", 1);
         let progress = |done: usize, total: usize| bar.set(done as u64, total as u64);
         let Measurement { dtype, rounding, candidates, .. } = &self.measurement;
-        let fed_back = self.technique == Technique::Gptq;
+        let uses_gptq = self.technique == Technique::Gptq;
         let mut correction = Correction::default();
-        if fed_back || rounding.is_searched() {
+        if uses_gptq || rounding.is_searched() {
             let settings = FactorSettings {
                 sequences: &sequences,
-                seen: if fed_back { &others } else { &[] },
+                seen: if uses_gptq { &others } else { &[] },
                 quants: &by_bits(candidates),
                 dtype: *dtype,
                 memory: self.memory,
@@ -157,29 +157,29 @@ impl Measure<'_> {
             memory: self.memory,
             progress: &progress,
         };
-        let found = measure_corrections(&engine, self.source, &settings)?;
+        let divergences = measure_corrections(&engine, self.source, &settings)?;
         bar.finish();
-        let measured = models.iter().zip(found);
+        let measured = models.iter().zip(divergences);
         correction.measured = measured
             .map(|(model, measured)| Measured { bpw: model.bpw, predicted: model.predicted, measured })
             .collect();
         Ok(correction)
     }
 
-    /// The best models of the [`SIZES`] that are in reach, as the technique in force rounds.
-    fn models(&self, layers: &[LayerSensitivity], correction: &Correction) -> Result<Vec<Whole>> {
+    /// Chooses the best models of the [`SIZES_BPW`] in reach, for the technique in force.
+    fn models(&self, layers: &[LayerSensitivity], correction: &Correction) -> Result<Vec<RoundedModel>> {
         let scores = correction.scores_for(self.technique, layers);
         let problem = problem(&scores, self.measurement.dtype.bytes())?;
-        // They are rounded as scores were: GPTQ takes too long for a trial.
+        // Trial models are rounded as scores were: GPTQ takes too long for them.
         let scored = correction.scores_for(self.measurement.rounding, layers);
         let (least, most) = problem.reachable();
         let mut models = Vec::new();
-        for bpw in SIZES {
+        for bpw in SIZES_BPW {
             let budget = (bpw * weights(layers) as f64 / 8.0) as u64;
             if !(least..=most).contains(&budget) {
                 continue;
             }
-            let mut model = Whole { bpw, bitmap: BitMap::new(), predicted: 0.0 };
+            let mut model = RoundedModel { bpw, bitmap: BitMap::new(), predicted: 0.0 };
             for (layer, candidate) in scored.iter().zip(problem.candidates(&problem.solve(budget)?)) {
                 let Some(quant) = candidate.quant() else { continue };
                 let score = layer.scores.iter().find(|score| score.quant == quant);
@@ -193,44 +193,45 @@ impl Measure<'_> {
 }
 
 /// Sequences that are held out to measure whole models on, and the others, which GPTQ may see.
-pub struct Apart {
-    /// To measure on.
+pub struct Holdout {
+    /// Sequences to measure on.
     pub sequences: Vec<Vec<u32>>,
-    /// To round with.
+    /// Sequences to round with.
     pub others: Vec<Vec<u32>>,
 }
 
-/// Holds sequences out that sensitivities were not `measured` on, if there are enough, or windows that nothing else was
-/// chosen from: texts differ, and more of them say more. Only a short text is measured on what it was predicted from.
-pub fn apart(texts: &Texts, measured: usize) -> Apart {
+/// Holds out sequences that sensitivities were not `measured` on, if there are enough, or windows that serve for
+/// nothing else: texts differ, and more of them say more. Only for a short text whole models are measured on sequences
+/// that predictions came from.
+pub fn hold_out(texts: &Texts, measured: usize) -> Holdout {
     let sequences = &texts.sequences;
     let wanted = MEASURED_TOKENS.div_ceil(sequences.first().map_or(1, Vec::len).max(1));
     let count = wanted.min(sequences.len().div_ceil(4));
     let unseen = spread(sequences, measured).1;
     if unseen.len() < count && texts.unused.len() >= count {
         let chosen = spread(&texts.unused, wanted.min(texts.unused.len())).0;
-        return Apart { sequences: chosen, others: sequences.clone() };
+        return Holdout { sequences: chosen, others: sequences.clone() };
     }
     if let [only] = &sequences[..] {
         let (first, second) = only.split_at(only.len() / 2);
-        return Apart { sequences: vec![second.to_vec()], others: vec![first.to_vec()] };
+        return Holdout { sequences: vec![second.to_vec()], others: vec![first.to_vec()] };
     }
     let chosen = spread(if unseen.len() < count { sequences } else { &unseen }, count).0;
     let others: Vec<_> = sequences.iter().filter(|sequence| !chosen.contains(sequence)).cloned().collect();
-    // A text may say one thing over and over.
+    // A text may repeat one sequence over and over.
     let others = if others.is_empty() { chosen.clone() } else { others };
-    Apart { sequences: chosen, others }
+    Holdout { sequences: chosen, others }
 }
 
-/// A model to measure.
-struct Whole {
+/// A rounded model to measure.
+struct RoundedModel {
     bpw: f64,
     bitmap: BitMap,
-    /// The sum over its layers.
+    /// Sum of the scores of its layers.
     predicted: f64,
 }
 
-/// `count` of the sequences, from all over the text, and the others.
+/// Chooses `count` of the sequences, from all over the text, and returns them and the others.
 fn spread(sequences: &[Vec<u32>], count: usize) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
     let all = sequences.len().max(1);
     let (chosen, others): (Vec<_>, Vec<_>) =
@@ -239,19 +240,19 @@ fn spread(sequences: &[Vec<u32>], count: usize) -> (Vec<Vec<u32>>, Vec<Vec<u32>>
     (tokens(chosen), tokens(others))
 }
 
-/// One affine candidate a bit-width, of the group size nearest to 64.
+/// Returns one affine candidate per bit-width, with the group size nearest to 64.
 fn by_bits(candidates: &[Quant]) -> Vec<Quant> {
-    let mut found: BTreeMap<u32, Quant> = BTreeMap::new();
+    let mut nearest: BTreeMap<u32, Quant> = BTreeMap::new();
     for quant in candidates.iter().filter(|quant| quant.mode == Mode::Affine) {
-        let best = found.entry(quant.bits).or_insert(*quant);
+        let best = nearest.entry(quant.bits).or_insert(*quant);
         if quant.group_size.abs_diff(64) < best.group_size.abs_diff(64) {
             *best = *quant;
         }
     }
-    found.into_values().collect()
+    nearest.into_values().collect()
 }
 
-/// SHA-256 of the tokens.
+/// Returns the SHA-256 of the tokens.
 pub fn digest(sequences: &[Vec<u32>]) -> String {
     crate::files::digest::digest(sequences.iter().flatten().map(|token| token.to_le_bytes()))
 }

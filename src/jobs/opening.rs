@@ -1,18 +1,18 @@
-//! Opening the models that commands read: in one place, so that no command computes with weights that nobody verified.
+//! Opening of the models that jobs read: in one place, so that no job computes with weights that nobody verified.
 
 use std::path::Path;
 
 use crate::error::Result;
 use crate::models::source::SourceModel;
 
-/// The part of a model that a command relies on.
+/// Part of a model that a job relies on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
     /// Names, types and shapes; no value is read.
     Headers,
-    /// Values, to compute with: what [`SourceModel::verify`] looks at.
+    /// Values, to compute with, verified by [`SourceModel::verify`].
     Weights,
-    /// Everything in the files, to make another model of it: the checksums of a pack and of the Hub's cache, too.
+    /// All files, to make another model of them: the checksums of a pack and of the Hub's cache are verified too.
     Files,
 }
 

@@ -13,17 +13,17 @@ use crate::jobs::write::check_values;
 use crate::models::source::SourceModel;
 use crate::numerics::dtype::Dtype;
 
-/// What a model is compared with.
+/// Reference that a model is compared with.
 pub enum Against<'a> {
     /// Nothing: perplexity alone.
     Nothing,
     /// Another model.
     Model(&'a SourceModel),
-    /// A reference that was kept.
+    /// A saved reference.
     Kept(&'a Reference),
 }
 
-/// How to run the models.
+/// Windows to score, and how many of them run at a time.
 pub struct Scoring<'a> {
     /// Token windows of one length, at least two tokens each.
     pub windows: &'a [Vec<u32>],
@@ -35,6 +35,10 @@ pub struct Scoring<'a> {
 
 impl Scoring<'_> {
     /// Scores every token but the first of each window. The reference's rows also go to `keep`.
+    ///
+    /// # Errors
+    /// When the vocabularies differ, logits are not finite, the reference cannot predict the text, or the work is
+    /// interrupted.
     pub fn run(
         &self,
         engine: &Engine,
@@ -43,60 +47,56 @@ impl Scoring<'_> {
         mut keep: Option<&mut ReferenceWriter>,
         console: &dyn Progress,
     ) -> Result<Scores> {
-        let found = self.forward(engine, source, "running the model", console)?;
+        let model = self.forward(engine, source, "running the model", console)?;
         give_back();
-        let reference = match against {
-            Against::Model(reference) => {
-                check_vocabulary(source, reference.spec().vocab_size)?;
-                Some(self.forward(engine, reference, "running the reference", console)?)
-            }
-            Against::Kept(reference) => {
-                check_vocabulary(source, reference.vocabulary())?;
-                None
-            }
-            Against::Nothing => None,
-        };
+        let reference = self.reference_rows(engine, source, against, console)?;
         give_back();
         let bar = console.steps_bar("scoring windows", self.windows.len() as u64);
         let mut scores = Scores::default();
         for (index, window) in self.windows.iter().enumerate() {
             let predicted = window.len() - 1;
-            for from in (0..predicted).step_by(found.positions_at_once()) {
+            for from in (0..predicted).step_by(model.positions_at_once()) {
                 crate::interrupt::check()?;
-                let to = (from + found.positions_at_once()).min(predicted);
-                let logits = found.logits(index, from, to)?;
-                let other = match (against, &reference) {
-                    (Against::Kept(kept), _) => Some(kept.log_probs(index, from, to)?),
-                    (_, Some(reference)) => Some(reference.logits(index, from, to)?),
-                    _ => None,
-                };
-                if let (Some(keep), Some(other)) = (&mut keep, &other) {
-                    keep.add(other)?;
+                let to = (from + model.positions_at_once()).min(predicted);
+                let logits = model.logits(index, from, to)?;
+                let expected = reference.read(index, from, to)?;
+                if let (Some(keep), Some(expected)) = (&mut keep, &expected) {
+                    keep.add(expected)?;
                 }
-                scores.add(&logits, other.as_deref(), &window[from + 1..=to]).map_err(|bad| {
-                    match (bad.reference, against) {
-                        (true, Against::Kept(kept)) => kept_not_finite(kept.path(), bad, scores.len()),
-                        (true, Against::Model(model)) => not_finite(model, bad, scores.len()),
-                        _ => not_finite(source, bad, scores.len()),
-                    }
-                })?;
+                let labels = &window[from + 1..=to];
+                scores
+                    .add(&logits, expected.as_deref(), labels)
+                    .map_err(|bad| against.not_finite(source, bad, scores.len()))?;
             }
             bar.inc(1);
         }
         bar.finish();
-        let summary = scores.summary();
-        match (&summary.divergence, against) {
-            (Some(found), Against::Model(model)) if !found.reference_perplexity.is_finite() => {
-                Err(useless(model.dir()))
+        against.check_perplexity(&scores.summary())?;
+        Ok(scores)
+    }
+
+    /// Runs the reference where it is a model. Fails where its vocabulary is not that of `source`.
+    fn reference_rows<'r>(
+        &self,
+        engine: &Engine,
+        source: &SourceModel,
+        against: &Against<'r>,
+        console: &dyn Progress,
+    ) -> Result<ReferenceRows<'r>> {
+        match against {
+            Against::Nothing => Ok(ReferenceRows::Nothing),
+            Against::Model(model) => {
+                check_vocabulary(source, model.spec().vocab_size)?;
+                self.forward(engine, model, "running the reference", console).map(ReferenceRows::Computed)
             }
-            (Some(found), Against::Kept(kept)) if !found.reference_perplexity.is_finite() => {
-                Err(useless(kept.path()))
+            Against::Kept(reference) => {
+                check_vocabulary(source, reference.vocabulary())?;
+                Ok(ReferenceRows::Saved(reference))
             }
-            _ => Ok(scores),
         }
     }
 
-    /// The same against a `reference`, as it is recorded and drawn; `text` is what the windows are called.
+    /// Scores `source` against `reference` for the record; `text` is the name of the windows' text.
     pub fn evaluation(
         &self,
         source: &SourceModel,
@@ -130,11 +130,53 @@ impl Scoring<'_> {
     }
 }
 
-/// A note where the float model does worse than one that knows nothing. Without a reference it is the model itself, if that
-/// `is_float`.
+/// Logits or log-probabilities of a reference, read while windows are scored.
+enum ReferenceRows<'a> {
+    Nothing,
+    Computed(FinalStates<'a>),
+    Saved(&'a Reference),
+}
+
+impl ReferenceRows<'_> {
+    /// Returns rows [to - from, vocabulary] of the predicting positions `from..to` of a window.
+    fn read(&self, window: usize, from: usize, to: usize) -> Result<Option<Vec<f32>>> {
+        match self {
+            Self::Nothing => Ok(None),
+            Self::Computed(states) => states.logits(window, from, to).map(Some),
+            Self::Saved(reference) => reference.log_probs(window, from, to).map(Some),
+        }
+    }
+}
+
+impl Against<'_> {
+    /// Returns the error of a `bad` row of `source` or of the reference, after `scored` tokens.
+    fn not_finite(&self, source: &SourceModel, bad: NotFinite, scored: usize) -> Error {
+        match self {
+            Self::Model(model) if bad.reference => not_finite(model, bad, scored),
+            Self::Kept(reference) if bad.reference => saved_not_finite(reference.path(), bad, scored),
+            _ => not_finite(source, bad, scored),
+        }
+    }
+
+    /// Fails where the reference's perplexity is not finite: nothing can be compared with it.
+    fn check_perplexity(&self, summary: &Summary) -> Result<()> {
+        let Some(divergence) = &summary.divergence else { return Ok(()) };
+        if divergence.reference_perplexity.is_finite() {
+            return Ok(());
+        }
+        match self {
+            Self::Nothing => Ok(()),
+            Self::Model(model) => Err(useless(model.dir())),
+            Self::Kept(reference) => Err(useless(reference.path())),
+        }
+    }
+}
+
+/// Returns a note where the float model does worse than guessing. The float model is the reference, or without one the
+/// model itself, if that `is_float`.
 pub fn guessing(summary: &Summary, is_float: bool, vocabulary: usize) -> Option<String> {
     let own = is_float.then_some(summary.perplexity);
-    let perplexity = summary.divergence.as_ref().map(|found| found.reference_perplexity).or(own)?;
+    let perplexity = summary.divergence.as_ref().map(|against| against.reference_perplexity).or(own)?;
     (perplexity > vocabulary as f64).then(|| {
         format!(
             "the float model's perplexity is {perplexity:.0}, above the vocabulary's {vocabulary}: worse than guessing, \
@@ -143,14 +185,13 @@ pub fn guessing(summary: &Summary, is_float: bool, vocabulary: usize) -> Option<
     })
 }
 
-/// A reference that nothing can be compared with.
+/// Returns the error of a reference that nothing can be compared with.
 fn useless(path: &Path) -> Error {
     Error::file(path, "the reference's own perplexity on this text is not finite")
         .hint("`mixbit check` says more of it; compare with a model that can predict the text")
 }
 
-/// A model that predicts nothing after `scored` tokens and the rows that came with the bad one: the tensor that is to blame
-/// where there is one.
+/// Returns the error of a model whose row is `bad`, after `scored` tokens: about the damaged tensor where there is one.
 pub fn not_finite(model: &SourceModel, bad: NotFinite, scored: usize) -> Error {
     match check_values(model, Dtype::F32) {
         Err(error) => error,
@@ -160,7 +201,7 @@ pub fn not_finite(model: &SourceModel, bad: NotFinite, scored: usize) -> Error {
     }
 }
 
-fn kept_not_finite(path: &Path, bad: NotFinite, scored: usize) -> Error {
+fn saved_not_finite(path: &Path, bad: NotFinite, scored: usize) -> Error {
     Error::file(path, not_finite_at(bad, scored))
         .hint("write it again, from a model that `mixbit check` passes")
 }
@@ -171,13 +212,13 @@ fn not_finite_at(bad: NotFinite, scored: usize) -> String {
 
 /// Fails unless `source` has as many tokens as the reference.
 pub fn check_vocabulary(source: &SourceModel, reference: usize) -> Result<()> {
-    let found = source.spec().vocab_size;
-    if found == reference {
+    let tokens = source.spec().vocab_size;
+    if tokens == reference {
         return Ok(());
     }
     Err(Error::file(
         source.dir(),
-        format!("has a vocabulary of {found} tokens, the reference one of {reference}"),
+        format!("has a vocabulary of {tokens} tokens, the reference one of {reference}"),
     )
     .hint("compare a model with the one that it was made from"))
 }

@@ -1,4 +1,4 @@
-//! What a command will do, once flags, recipe and defaults are resolved.
+//! Settings of jobs, with flags, recipe and defaults resolved.
 
 use clap::ValueEnum;
 use std::fmt;
@@ -16,7 +16,7 @@ use crate::numerics::rounding::Technique;
 use crate::progress::Progress;
 use crate::words::count;
 
-/// How sensitivities are measured.
+/// Method of measuring sensitivities.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum MeasureMethod {
     /// second order: what rounding does to the KL divergence, by the diagonal of the Fisher information
@@ -29,37 +29,37 @@ pub enum MeasureMethod {
 /// Text and settings that sensitivities are measured with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Calibration {
-    /// The text; `None` for the one that mixbit carries.
+    /// File of the text; `None` for the one that mixbit carries.
     pub text: Option<PathBuf>,
     /// Number of sequences.
     pub samples: u32,
-    /// Whether the user asked for just so many.
+    /// True if the user gave the number of sequences.
     pub samples_given: bool,
-    /// How many of them sensitivities are measured on, where that is said.
+    /// Number of sequences that sensitivities are measured on, where flag or recipe give it.
     pub sensitivity_samples: Option<u32>,
-    /// Whether a flag says so, and not the recipe.
+    /// True if a flag gives that number, and not the recipe.
     pub sensitivity_samples_given: bool,
-    /// Tokens in each.
+    /// Tokens per sequence.
     pub sequence_length: u32,
-    /// Seed of sequence choice and labels.
+    /// Seed of the choice of sequences and of labels.
     pub seed: u64,
     /// Bytes of hidden states in memory.
     pub memory: u64,
-    /// How weights are rounded, where the user says.
+    /// Rounding technique, where the user or the recipe chooses it.
     pub rounding: Option<Technique>,
-    /// The preset.
+    /// Preset.
     pub quality: Option<Quality>,
-    /// How sensitivities are measured.
+    /// Method of measuring sensitivities.
     pub method: MeasureMethod,
     /// Chat template for conversations in the text.
     pub template: Template,
 }
 
-/// Bytes of hidden states in memory where nothing else is set.
+/// Default bytes of hidden states in memory.
 pub const ACTIVATION_MEMORY: u64 = 4_000_000;
 
 impl Calibration {
-    /// Settings of the preset balanced for a model of this architecture, on the built-in text.
+    /// Returns the settings of the preset balanced for a model of this architecture, on the built-in text.
     pub fn of_model(spec: &DecoderSpec) -> Self {
         Self {
             text: None,
@@ -77,10 +77,11 @@ impl Calibration {
         }
     }
 
-    /// Of `sequences`, how many sensitivities are measured on. On the trained models tried, 16 led to models as near
-    /// the float one as 64 did; alignment, which has more noise, takes all.
+    /// Returns how many of the `sequences` sensitivities are measured on. On the trained models tried, 16 led to models
+    /// as near the float one as 64 did; alignment, which has more noise, takes all. Fails where more are asked for than
+    /// there are.
     pub fn measured(&self, sequences: usize) -> Result<usize> {
-        const ENOUGH: usize = 16;
+        const DEFAULT_SEQUENCES: usize = 16;
         if let Some(wanted) = self.sensitivity_samples.filter(|&wanted| wanted as usize > sequences) {
             let who = if self.sensitivity_samples_given {
                 "--sensitivity-samples asks"
@@ -93,14 +94,14 @@ impl Calibration {
             ));
         }
         let usual = match self.method {
-            MeasureMethod::Fisher => ENOUGH,
+            MeasureMethod::Fisher => DEFAULT_SEQUENCES,
             MeasureMethod::Alignment => usize::MAX,
         };
         Ok(self.sensitivity_samples.map_or(usual, |samples| samples as usize).min(sequences))
     }
 
-    /// The method for `candidates`. Alignment is measured where mlx-lm does, at 4 bits in groups of 64, or at the first
-    /// candidate.
+    /// Returns the method for `candidates`. Alignment is measured where mlx-lm does it, at 4 bits in groups of 64, or
+    /// at the first candidate.
     pub fn method(&self, candidates: &[Quant]) -> Method {
         match self.method {
             MeasureMethod::Fisher => Method::FisherDiagonal,
@@ -113,25 +114,25 @@ impl Calibration {
     }
 }
 
-/// Tokens in a sequence where nobody says: no more than the model was made for.
+/// Returns the default number of tokens per sequence: no more than the model's context.
 pub fn sequence_length(spec: &DecoderSpec) -> u32 {
-    const USUAL: u32 = 512;
+    const MOST_TOKENS: u32 = 512;
     let context = spec.max_position_embeddings.and_then(|most| u32::try_from(most).ok());
-    context.unwrap_or(USUAL).clamp(2, USUAL)
+    context.unwrap_or(MOST_TOKENS).clamp(2, MOST_TOKENS)
 }
 
-/// What follows rounding.
+/// Refinement and distillation after rounding.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Tuning {
-    /// Steps of distillation at most.
+    /// Most steps of distillation.
     pub distill: Option<u32>,
-    /// How far the first step goes, relative to the scales.
+    /// Length of the first step, relative to the scales.
     pub rate: Option<f64>,
     /// Temperature at which the two models are compared.
     pub temperature: f64,
-    /// Whether norms learn too.
+    /// True if norms are tuned too.
     pub norms: bool,
-    /// Rounds of refinement at most.
+    /// Most rounds of refinement.
     pub refine: Option<u32>,
 }
 
@@ -142,13 +143,13 @@ impl Default for Tuning {
 }
 
 impl Tuning {
-    /// Whether anything does.
+    /// True if anything follows rounding.
     pub const fn any(self) -> bool {
         self.distill.is_some() || self.refine.is_some()
     }
 }
 
-/// The recipe that is asked for, with `candidates` in place of its own where given.
+/// Loads the recipe `name`, with `candidates` in place of its own where there are some.
 pub fn recipe(
     name: Option<&str>,
     candidates: Option<&str>,
@@ -163,14 +164,14 @@ pub fn recipe(
     Ok(Some(recipe))
 }
 
-/// How large the result may be.
+/// Size that the result must not exceed.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Target {
-    /// Bits a weight of the layers decided on.
+    /// Bits per weight of the layers decided on.
     Bpw(f64),
     /// Bytes of all tensors.
     Size(u64),
-    /// As large as fixed bits make it.
+    /// No limit: bits are fixed.
     Fixed,
 }
 

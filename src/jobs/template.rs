@@ -25,12 +25,12 @@ impl Template {
 
     /// Gives `tokenizer` this template and the `tools` that it offers to the model.
     pub fn apply_with_tools(&self, tokenizer: Tokenizer, tools: Option<Vec<Value>>) -> Result<Tokenizer> {
-        let template = self.name_or_file.as_deref().map(|given| choose(given, &tokenizer)).transpose()?;
+        let template = self.name_or_file.as_deref().map(|name| choose(name, &tokenizer)).transpose()?;
         tokenizer.with_template(TemplateSettings { template, variables: self.variables.clone(), tools })
     }
 }
 
-/// The template of `tokenizer` that is called `name_or_file`, or else the file.
+/// Returns the template of `tokenizer` that is called `name_or_file`, or else reads the file.
 fn choose(name_or_file: &Path, tokenizer: &Tokenizer) -> Result<ChosenTemplate> {
     let names = tokenizer.template_names();
     if let Some(name) = names.iter().find(|name| Path::new(name) == name_or_file) {

@@ -1,4 +1,4 @@
-//! The calibration text of a command: what is measured on, and what is kept apart to score on.
+//! Token windows of the calibration text: to calibrate on, to watch progress on, and held out to score on.
 
 use crate::progress::{Progress, Quiet};
 use std::path::Path;
@@ -12,18 +12,18 @@ use crate::text::corpus::{Split, Text, Windows, holds_token_ids};
 use crate::text::tokenizer::Tokenizer;
 use crate::words::count;
 
-/// Windows of held-out text at most.
-const MOST_HELD_OUT: usize = 8;
+/// Most windows of held-out text.
+const MOST_HELD_OUT_WINDOWS: usize = 8;
 
-/// Tokens up to which what is measured on them is little more than chance.
+/// Number of tokens up to which measurements on them are little more than chance.
 const FEW_TOKENS: usize = 4096;
 
-/// Windows to watch progress on at most.
-const MOST_SPARE: usize = 16;
-/// With fewer of them chance decides.
-pub const FEW_SPARE: usize = 4;
+/// Most windows to watch progress on.
+const MOST_VALIDATION_WINDOWS: usize = 16;
+/// Number of windows to watch progress on below which chance decides.
+pub const FEW_VALIDATION_WINDOWS: usize = 4;
 
-/// A text, and what it takes to make tokens of it.
+/// A text and its tokenizer.
 pub struct TextInput {
     /// The text.
     pub text: Text,
@@ -32,8 +32,8 @@ pub struct TextInput {
 }
 
 impl TextInput {
-    /// Opens the text at `path`, or the one that mixbit carries, for `source`. What is decided about the chat template is
-    /// a note where there are conversations.
+    /// Opens the text at `path`, or the one that mixbit carries, for `source`. Decisions about the chat template are
+    /// notes where there are conversations.
     pub fn open(
         source: &SourceModel,
         path: Option<&Path>,
@@ -62,17 +62,17 @@ pub struct Uses {
 /// Token windows that share no token.
 #[derive(Debug, Clone)]
 pub struct Texts {
-    /// What the text is called.
+    /// Name of the text, without its folder.
     pub name: String,
-    /// Whether there are conversations in it.
+    /// True if there are conversations in the text.
     pub has_conversations: bool,
-    /// To measure on.
+    /// Sequences to measure on and to round with.
     pub sequences: Vec<Vec<u32>>,
-    /// To score on, and never for anything else.
+    /// Windows to score the result on, and nothing else.
     pub held_out: Vec<Vec<u32>>,
-    /// To watch progress on: windows of the same text that serve for nothing else, where there are any left.
-    pub spare: Vec<Vec<u32>>,
-    /// Windows of the same text that serve for nothing at all yet.
+    /// Windows to watch progress on that serve for nothing else; few or none where the text is short.
+    pub validation: Vec<Vec<u32>>,
+    /// Windows that serve for nothing yet.
     pub unused: Vec<Vec<u32>>,
 }
 
@@ -89,53 +89,54 @@ impl Texts {
         let length = calibration.sequence_length as usize;
         let samples = calibration.samples as usize;
         let (tokenizer, seed) = (tokenizer.as_ref(), calibration.seed);
-        let Split { calibration: mut sequences, held_out, spare, mut unused } = if uses.scoring {
-            text.split(tokenizer, samples, length, seed, MOST_HELD_OUT)?
+        let Split { calibration: mut sequences, held_out, spare, unused } = if uses.scoring {
+            text.split(tokenizer, samples, length, seed, MOST_HELD_OUT_WINDOWS)?
         } else {
-            undivided(&text, tokenizer, samples, length, seed)?
+            split_without_scoring(&text, tokenizer, samples, length, seed)?
         };
-        let given = sequences.len();
-        let mut spare = at_most(spare, MOST_SPARE).0;
-        if spare.len() < FEW_SPARE {
-            let (more, others) = at_most(unused, MOST_SPARE);
-            spare.extend(more);
-            unused = others;
+        let available = sequences.len();
+        let (mut validation, unused) = validation_windows(spare, unused);
+        if uses.tuning && validation.len() < FEW_VALIDATION_WINDOWS && !calibration.samples_given {
+            validation.extend(take_validation(&mut sequences));
         }
-        if uses.tuning && spare.len() < FEW_SPARE && !calibration.samples_given {
-            spare.extend(set_aside(&mut sequences));
+        let name = short_name(calibration.text.as_deref());
+        let has_conversations = text.has_conversations();
+        let texts = Self { name, has_conversations, sequences, held_out, validation, unused };
+        console.line(&texts.described(&text.name(), length, uses));
+        console.notes(&check_number(&text.name(), available, length, calibration)?);
+        check(source, &text.name(), &texts.sequences, length, console)?;
+        for windows in [&texts.held_out, &texts.validation, &texts.unused] {
+            check(source, &text.name(), windows, length, &Quiet)?;
         }
-        let kept = match held_out.len() {
+        Ok(texts)
+    }
+
+    /// Describes the windows in one line.
+    fn described(&self, text: &str, length: usize, uses: Uses) -> String {
+        let sequences = self.sequences.len();
+        let held_out = match self.held_out.len() {
             0 => String::new(),
             windows => format!(", {windows} x {length} held out"),
         };
-        let found = sequences.len();
-        let watching = if uses.tuning && spare.len() >= FEW_SPARE {
-            format!(", {} x {length} to tell which steps help", spare.len())
+        let validation = if uses.tuning && self.validation.len() >= FEW_VALIDATION_WINDOWS {
+            format!(", {} x {length} to tell which steps help", self.validation.len())
         } else {
             String::new()
         };
-        console.line(&format!("calibration: {found} x {length} tokens of {}{kept}{watching}", text.name()));
-        console.notes(&few(&text.name(), given, length, calibration)?);
-        check(source, &text.name(), &sequences, length, console)?;
-        check(source, &text.name(), &held_out, length, &Quiet)?;
-        check(source, &text.name(), &spare, length, &Quiet)?;
-        check(source, &text.name(), &unused, length, &Quiet)?;
-        let name = short_name(calibration.text.as_deref());
-        let has_conversations = text.has_conversations();
-        Ok(Self { name, has_conversations, sequences, held_out, spare, unused })
+        format!("calibration: {sequences} x {length} tokens of {text}{held_out}{validation}")
     }
 }
 
-/// Windows to measure on where nothing is scored on this text: those that it gives where something is, so that the result
-/// does not depend on it, or all where those are too few.
-fn undivided(
+/// Cuts a text that nothing is scored on into the sequences that it gives with scoring, so that the result does not
+/// depend on that, or into all windows where those are too few.
+fn split_without_scoring(
     text: &Text,
     tokenizer: Option<&Tokenizer>,
     samples: usize,
     length: usize,
     seed: u64,
 ) -> Result<Split> {
-    match text.split(tokenizer, samples, length, seed, MOST_HELD_OUT) {
+    match text.split(tokenizer, samples, length, seed, MOST_HELD_OUT_WINDOWS) {
         Ok(split) if split.calibration.len() == samples => Ok(Split { held_out: Vec::new(), ..split }),
         _ => Ok(Split {
             calibration: text.sequences(tokenizer, samples, length, seed)?,
@@ -146,40 +147,59 @@ fn undivided(
     }
 }
 
-/// What to know of `found` sequences, which may be fewer than wanted.
-fn few(text: &str, found: usize, length: usize, calibration: &Calibration) -> Result<Vec<String>> {
+/// Chooses windows to watch progress on: spare held-out ones, and others where those are few. Returns them and the
+/// windows that stay unused.
+fn validation_windows(spare: Vec<Vec<u32>>, unused: Vec<Vec<u32>>) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
+    let mut validation = thin_out(spare, MOST_VALIDATION_WINDOWS).0;
+    if validation.len() >= FEW_VALIDATION_WINDOWS {
+        return (validation, unused);
+    }
+    let (more, others) = thin_out(unused, MOST_VALIDATION_WINDOWS);
+    validation.extend(more);
+    (validation, others)
+}
+
+/// Compares the number of `sequences` that a text gives with the number asked for. Fewer are an error where the user
+/// gave the number, and a note where mixbit did; so are few tokens.
+fn check_number(
+    text: &str,
+    sequences: usize,
+    length: usize,
+    calibration: &Calibration,
+) -> Result<Vec<String>> {
     let wanted = calibration.samples as usize;
-    if found < wanted && calibration.samples_given {
+    if sequences < wanted && calibration.samples_given {
         return Err(Error::input(format!(
             "{text} gives {} of {length} tokens, --samples asks for {wanted}",
-            count(found, "sequence")
+            count(sequences, "sequence")
         ))
         .hint("give a --calibration text, fewer --samples or a smaller --sequence-length"));
     }
     let mut notes = Vec::new();
-    if found < wanted {
-        notes.push(format!("{text} gives {found} of {wanted} sequences of {length} tokens"));
+    if sequences < wanted {
+        notes.push(format!("{text} gives {sequences} of {wanted} sequences of {length} tokens"));
     }
-    if found * length <= FEW_TOKENS {
-        notes.push(format!("few tokens: predictions and GPTQ rest on {}", count(found * length, "token")));
+    if sequences * length <= FEW_TOKENS {
+        notes
+            .push(format!("few tokens: predictions and GPTQ rest on {}", count(sequences * length, "token")));
     }
     Ok(notes)
 }
 
-/// Takes one of eight sequences, from all over the text, where that leaves enough and gives enough.
-fn set_aside(sequences: &mut Vec<Vec<u32>>) -> Vec<Vec<u32>> {
+/// Takes one of eight sequences, from all over the text, to watch progress on; none where that gives too few.
+fn take_validation(sequences: &mut Vec<Vec<u32>>) -> Vec<Vec<u32>> {
     const EVERY: usize = 8;
-    if sequences.len() / EVERY < FEW_SPARE {
+    if sequences.len() / EVERY < FEW_VALIDATION_WINDOWS {
         return Vec::new();
     }
     let all = std::mem::take(sequences).into_iter().enumerate();
-    let (aside, left): (Vec<_>, Vec<_>) = all.partition(|(index, _)| index % EVERY == EVERY - 1);
-    *sequences = left.into_iter().map(|(_, sequence)| sequence).collect();
-    aside.into_iter().map(|(_, sequence)| sequence).collect()
+    let (taken, others): (Vec<_>, Vec<_>) = all.partition(|(index, _)| index % EVERY == EVERY - 1);
+    *sequences = others.into_iter().map(|(_, sequence)| sequence).collect();
+    taken.into_iter().map(|(_, sequence)| sequence).collect()
 }
 
-/// At most so many of the windows, evenly apart, and the others.
-fn at_most(windows: Vec<Vec<u32>>, most: usize) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
+/// Chooses at most `most` of the windows, evenly spread, and returns them and the others.
+fn thin_out(windows: Vec<Vec<u32>>, most: usize) -> (Vec<Vec<u32>>, Vec<Vec<u32>>) {
     let (count, most) = (windows.len(), most.max(1));
     let step = |index: usize| index * most / count.max(1);
     let chosen = |index: &usize| count <= most || *index == 0 || step(*index) != step(index - 1);
@@ -189,7 +209,8 @@ fn at_most(windows: Vec<Vec<u32>>, most: usize) -> (Vec<Vec<u32>>, Vec<Vec<u32>>
     (windows(chosen), windows(others))
 }
 
-/// Windows of `input` to measure `source` on, consecutive and checked; what they leave out is a note.
+/// Cuts `input` into consecutive windows to measure `source` on, and checks them. Tokens left out at the end are a
+/// note.
 pub fn windows(
     source: &SourceModel,
     input: &TextInput,
@@ -198,36 +219,36 @@ pub fn windows(
     console: &dyn Progress,
 ) -> Result<Windows> {
     let TextInput { text, tokenizer } = input;
-    let found = text.windows(tokenizer.as_ref(), length, max_tokens)?;
-    let length = found.windows.first().map_or(0, Vec::len);
-    check(source, &text.name(), &found.windows, length, console)?;
-    if found.left_out > 0 {
-        let all = found.windows.len() * length + found.left_out;
+    let cut = text.windows(tokenizer.as_ref(), length, max_tokens)?;
+    let length = cut.windows.first().map_or(0, Vec::len);
+    check(source, &text.name(), &cut.windows, length, console)?;
+    if cut.left_out > 0 {
+        let all = cut.windows.len() * length + cut.left_out;
         console.notes(&[format!(
             "the last {} of {} left out: less than a window of {length}",
-            found.left_out,
+            cut.left_out,
             count(all, "token")
         )]);
     }
-    Ok(found)
+    Ok(cut)
 }
 
-/// Windows of the text that mixbit carries that no calibration on it with the same `length` sees, and what they are called;
-/// `quantize` measures on the same.
+/// Returns the held-out windows of the text that mixbit carries, and their name. No calibration on that text with the
+/// same `length` sees them, and `quantize` measures on them too.
 pub fn built_in_held_out(source: &SourceModel, length: usize) -> Result<(String, Vec<Vec<u32>>)> {
     let text = Text::open(None)?;
     let tokenizer = text.tokenizer(source.files())?;
-    let Split { held_out, .. } = text.split(tokenizer.as_ref(), 1, length, 0, MOST_HELD_OUT)?;
+    let Split { held_out, .. } = text.split(tokenizer.as_ref(), 1, length, 0, MOST_HELD_OUT_WINDOWS)?;
     check(source, &text.name(), &held_out, length, &Quiet)?;
     Ok((held_out_name(&short_name(None)), held_out))
 }
 
-/// What is held out of the text `name` is called.
+/// Returns the name of the held-out part of the text `name`.
 pub fn held_out_name(name: &str) -> String {
     format!("held-out part of {name}")
 }
 
-/// Tokens that the embedding lacks are an error; more of them than the model was made for, a note.
+/// Fails where the embedding lacks a token; notes sequences longer than the model's context.
 fn check(
     source: &SourceModel,
     text: &str,
@@ -255,14 +276,14 @@ fn check(
     Ok(())
 }
 
-/// What a text is called in files that go elsewhere: without its folder.
+/// Returns a text's name without its folder, for files that go elsewhere.
 pub fn short_name(path: Option<&Path>) -> String {
     let name = path.map(|path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned());
     name.unwrap_or_else(|| "the built-in text".to_owned())
 }
 
-/// Fails where `source` has no tokenizer, unless all `texts` are token ids; what else is to know is a note. A text that
-/// is `None` is the built-in one.
+/// Fails where `source` has no tokenizer, unless all `texts` are token ids, and notes oddities of its files. A text
+/// that is `None` is the built-in one.
 pub fn check_tokenizer(source: &SourceModel, texts: &[Option<&Path>], progress: &dyn Progress) -> Result<()> {
     let needs_none = texts.iter().all(|text| text.is_some_and(holds_token_ids));
     if !needs_none || Tokenizer::is_in(source.files()) {

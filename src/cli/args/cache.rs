@@ -1,22 +1,22 @@
-//! Arguments of what a model remembers, and of drafting.
+//! Arguments of the cache and of drafting.
 
 use std::path::PathBuf;
 
 use clap::Args;
 
-/// What is remembered of a text.
+/// Size and precision of the cache.
 #[derive(Debug, Args)]
 pub struct Cache {
-    /// Remember so many tokens at most: the first and the latest [default: the model's context]
+    /// Most tokens to remember: the first and the latest [default: the model's context]
     #[arg(long, value_name = "N", help_heading = "Context", value_parser = clap::value_parser!(u32).range(2..))]
     pub context_size: Option<u32>,
     /// First tokens that are never forgotten [default: 4]
     #[arg(long, value_name = "N", help_heading = "Context")]
     pub num_sink_tokens: Option<u32>,
-    /// How much of a full context is forgotten at a time, the oldest after the first tokens [default: 10]
+    /// Share of a full context that is forgotten at a time, the oldest after the first tokens [default: 10]
     #[arg(long, value_name = "PERCENT", help_heading = "Context", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub eviction_batch_percent: Option<u32>,
-    /// Hold keys and values in so many bits
+    /// Bits of keys and values in the cache
     #[arg(long, value_name = "4|8", help_heading = "Context", value_parser = kv_bits)]
     pub kv_bits: Option<u32>,
     /// Neighbours in a key or value that share a scale [default: 64, or 32 where heads are not multiples of it]
@@ -28,23 +28,23 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// First tokens that are never forgotten.
+    /// Returns the number of first tokens that are never forgotten.
     pub fn sinks(&self) -> usize {
         self.num_sink_tokens.unwrap_or(4) as usize
     }
 
-    /// How much of a full context is forgotten at a time.
+    /// Returns the percentage of a full context that is forgotten at a time.
     pub fn eviction_percent(&self) -> usize {
         self.eviction_batch_percent.unwrap_or(10) as usize
     }
 
-    /// Tokens of a prompt that go through the model at a time.
+    /// Returns the number of tokens of a prompt that go through the model at a time.
     pub fn prefill_step(&self) -> usize {
         self.prefill_step_size.unwrap_or(512) as usize
     }
 
-    /// The flags that were given.
-    pub fn given(&self) -> Vec<&'static str> {
+    /// Returns the flags that are set, for messages.
+    pub fn flags(&self) -> Vec<&'static str> {
         [
             ("--context-size", self.context_size),
             ("--num-sink-tokens", self.num_sink_tokens),
@@ -58,7 +58,7 @@ impl Cache {
     }
 }
 
-/// Speculative decoding.
+/// Draft model of speculative decoding.
 #[derive(Debug, Args)]
 pub struct Draft {
     /// Smaller model with the same vocabulary that guesses ahead: the same text up to rounding, sooner
@@ -78,6 +78,6 @@ fn kv_group_size(text: &str) -> Result<u32, String> {
 }
 
 fn one_of(text: &str, all: &[u32]) -> Result<u32, String> {
-    let found = all.iter().find(|known| text.parse() == Ok(**known)).copied();
-    found.ok_or_else(|| format!("expected one of {all:?}"))
+    let number = all.iter().find(|number| text.parse() == Ok(**number)).copied();
+    number.ok_or_else(|| format!("expected one of {all:?}"))
 }

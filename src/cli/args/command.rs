@@ -15,7 +15,7 @@ use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::Mode;
 use crate::text::corpus::LONGEST_SEQUENCE;
 
-/// The heading of what has none: after a group clap goes on with the group's.
+/// Heading of flags without one: after a group clap continues with the group's.
 pub(crate) const GENERAL: Option<&'static str> = None;
 
 const EXIT_CODES: &str = "\
@@ -31,7 +31,7 @@ Exit codes:
 #[derive(Debug, Parser)]
 #[command(name = "mixbit", version, about, max_term_width = 100, after_help = EXIT_CODES)]
 pub struct Cli {
-    /// What to do.
+    /// Subcommand to run.
     #[command(subcommand)]
     pub command: Command,
     /// No progress bars and notes on stderr.
@@ -39,24 +39,25 @@ pub struct Cli {
     pub quiet: bool,
 }
 
-/// Flags whose values are lists or have units: with a minus before them clap does not know them for numbers.
+/// Flags whose values are lists or have units, which clap does not take for numbers if they begin with a minus.
 const NOT_ONE_NUMBER: [&str; 6] =
     ["logit_bias", "prompt_tokens", "tokens", "max_shard_size", "target_size", "activation_memory"];
 
 impl Cli {
-    /// The arguments of this process; help, versions and mistakes end it.
+    /// Parses the arguments of this process; help, versions and mistakes end it.
     pub fn from_arguments() -> Self {
         let matches = Self::lenient().get_matches();
         Self::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
     }
 
-    /// A value with a minus before it is a value, so that it is the value that is found wrong and not a flag `-1`.
+    /// Returns the command with values that may begin with a minus, so that errors are about the value and not a flag
+    /// `-1`.
     fn lenient() -> clap::Command {
         let value = |arg: Arg| {
-            let takes = arg.get_action().takes_values() && !arg.is_positional();
-            let list = NOT_ONE_NUMBER.contains(&arg.get_id().as_str());
-            let arg = if list { arg.allow_hyphen_values(true) } else { arg };
-            if takes { arg.allow_negative_numbers(true) } else { arg }
+            let takes_value = arg.get_action().takes_values() && !arg.is_positional();
+            let is_list = NOT_ONE_NUMBER.contains(&arg.get_id().as_str());
+            let arg = if is_list { arg.allow_hyphen_values(true) } else { arg };
+            if takes_value { arg.allow_negative_numbers(true) } else { arg }
         };
         Self::command().mut_subcommands(|command| command.mut_args(value))
     }
@@ -77,13 +78,13 @@ pub enum Command {
     Recipes(Recipes),
     /// Turn a quantized model back into a float one
     Dequantize(Dequantize),
-    /// Show what is in a model: sizes and the bits of every layer
+    /// Show the contents of a model: sizes and the bits of every layer
     Inspect(Inspect),
     /// Measure perplexity on a text, and the distance from a reference model
     Eval(Eval),
-    /// Look for what is wrong with a model folder
+    /// Look for faults in a model folder
     Check(Check),
-    /// Draw what is in a model, how it was made and what that cost, as one HTML file
+    /// Draw a model's contents, its making and its cost as one HTML file
     Report(Report),
     /// Generate text
     Run(Run),
@@ -128,7 +129,7 @@ pub enum Format {
     Npz,
 }
 
-/// Where the output goes and how.
+/// Destination and format of the output.
 #[derive(Debug, Args)]
 pub struct Output {
     /// Folder to write
@@ -146,7 +147,7 @@ pub struct Output {
 }
 
 impl Output {
-    /// The files to write.
+    /// Returns the format of the weight files. Fails where the flags contradict each other.
     pub fn container(&self) -> Result<Container> {
         match (self.format, self.max_shard_size) {
             (Format::Safetensors, size) => {
@@ -171,7 +172,7 @@ impl ValueEnum for Mode {
     }
 }
 
-/// A whole number from 1, of any size that can be counted.
+/// Parses a whole number from 1.
 pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
     match whole(text)? {
         0 => Err("it must be at least 1".to_owned()),
@@ -179,7 +180,7 @@ pub(crate) fn at_least_one(text: &str) -> Result<usize, String> {
     }
 }
 
-/// Tokens of a sequence.
+/// Parses a number of tokens per sequence.
 pub(crate) fn sequence_length(text: &str) -> Result<u32, String> {
     match whole(text)? {
         length if (2..=LONGEST_SEQUENCE).contains(&length) => Ok(length),
@@ -189,7 +190,7 @@ pub(crate) fn sequence_length(text: &str) -> Result<u32, String> {
     }
 }
 
-/// A number between two, both among them.
+/// Returns a parser of numbers from `least` to `most`.
 pub(crate) fn within(least: f32, most: f32) -> impl Fn(&str) -> Result<f32, String> + Clone {
     move |text| match text.trim().parse::<f32>() {
         Ok(number) if (least..=most).contains(&number) => Ok(number),
@@ -198,7 +199,7 @@ pub(crate) fn within(least: f32, most: f32) -> impl Fn(&str) -> Result<f32, Stri
     }
 }
 
-/// A whole number from 0, of any size that can be counted.
+/// Parses a whole number from 0.
 pub(crate) fn whole<T: TryFrom<i128>>(text: &str) -> Result<T, String> {
     match text.trim().parse::<i128>() {
         Ok(number) if number < 0 => Err("it must not be negative".to_owned()),
@@ -207,7 +208,7 @@ pub(crate) fn whole<T: TryFrom<i128>>(text: &str) -> Result<T, String> {
     }
 }
 
-/// `5GB`, `500 MB`, `1.5GiB`. A bare number is taken for a slip unless it is a plausible count of bytes.
+/// Parses a size: `5GB`, `500 MB`, `1.5GiB`. A bare number below 1,000 is refused: its unit is missing.
 pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic() || c == ' ');
     let unit = match text[digits.len()..].trim().to_ascii_uppercase().as_str() {
@@ -266,13 +267,13 @@ mod tests {
             (["--frequency-penalty", "x"], "expected a number"),
             (["--presence-penalty", "101"], "it lies between -100 and 100"),
         ] {
-            let found = refused(&arguments);
-            assert!(found.contains(expected), "{arguments:?}: {found}");
+            let error = refused(&arguments);
+            assert!(error.contains(expected), "{arguments:?}: {error}");
         }
         for bad in ["-1", "0", "nan", "inf", "x"] {
             let arguments = ["mixbit", "quantize", "--hf-path", "x", "--mlx-path", "y", "--target-bpw", bad];
-            let found = Cli::lenient().try_get_matches_from(arguments).unwrap_err().to_string();
-            assert!(found.contains("is not a number above 0"), "{found}");
+            let error = Cli::lenient().try_get_matches_from(arguments).unwrap_err().to_string();
+            assert!(error.contains("is not a number above 0"), "{error}");
         }
         let matches =
             Cli::lenient().try_get_matches_from(["mixbit", "run", "--model", "x", "-p", "y", "-m", "7"]);

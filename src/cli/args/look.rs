@@ -1,4 +1,4 @@
-//! Arguments of what looks at models and judges them.
+//! Arguments of commands that describe and judge models.
 
 use clap::{ArgGroup, Args};
 use std::path::PathBuf;
@@ -8,18 +8,18 @@ use super::command::{at_least_one, parse_size, sequence_length};
 use super::share::Hub;
 use super::template::Template;
 
-/// What scripts may rely on.
+/// JSON of `mixbit inspect`, which scripts may rely on.
 const INSPECT_JSON: &str = "\
 JSON:
   model_type     the config's; null for a single file
   parameters     values before any packing
-  bpw_quantized  bits a weight of the linear layers, scales and biases included
-  bpw_model      bits a parameter of everything
+  bpw_quantized  bits per weight of the linear layers, scales and biases included
+  bpw_model      bits per parameter of the whole model
   bytes          {total, embeddings, codes, scales_biases, float}
   layers         [{path, shape, bits, group_size, mode, bytes}]; of a float layer bits,
                  group_size and mode are null
   tensors        of a single file: [{name, dtype, shape, bytes}]
-  notes          what was decided against the config's letter
+  notes          decisions against the config's letter
   files          of a pack: [{name, bytes, sha256}]; null for a folder
 
 A single file has no config. Where its shapes allow several settings of a quantized
@@ -30,8 +30,8 @@ on them, are null.";
 #[derive(Debug, Args)]
 #[command(after_long_help = INSPECT_JSON)]
 pub struct Inspect {
-    /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub, from which headers come and no weights; or a single
-    /// .safetensors or .npz file
+    /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub, from which headers come and no weights; or a
+    /// single .safetensors or .npz file
     #[arg(value_name = "MODEL")]
     pub model: PathBuf,
     #[command(flatten)]
@@ -40,7 +40,7 @@ pub struct Inspect {
     /// One JSON object on stdout
     #[arg(long)]
     pub json: bool,
-    /// One line a layer: shape, bits, group size, bytes
+    /// One line per layer: shape, bits, group size, bytes
     #[arg(long, conflicts_with = "json")]
     pub layers: bool,
     /// Draw it as an HTML file (of a model folder)
@@ -61,18 +61,19 @@ pub struct Report {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub hub: Hub,
-    /// The float model that it was made from, to answer the prompt beside it and to measure how far this one is from it;
-    /// where that was measured already and --data is not given, what was found then is drawn
+    /// The float model that it was made from, to answer the prompt beside it and to measure this one's distance from
+    /// it; without --data a distance that was measured already is drawn
     #[arg(long, value_name = "MODEL")]
     pub reference: Option<PathBuf>,
-    /// Text to measure the distance on, in any form that `mixbit eval --data` takes [default: what mixbit-report.json says
-    /// of it; where that says nothing, the part of mixbit's own text that `quantize` holds out unless --no-eval is given]
+    /// Text to measure the distance on, in any form that `mixbit eval --data` takes [default: the distance in
+    /// mixbit-report.json; without one, the part of mixbit's own text that `quantize` holds out unless --no-eval is
+    /// given]
     #[arg(long, value_name = "FILE", requires = "reference")]
     pub data: Option<PathBuf>,
-    /// Tokens in a window of --data, as in `mixbit eval` [default: 512, or the model's context if that is shorter]
+    /// Tokens per window of --data, as in `mixbit eval` [default: 512, or the model's context if that is shorter]
     #[arg(long, value_name = "T", requires = "data", value_parser = sequence_length)]
     pub sequence_length: Option<u32>,
-    /// Use this many tokens of --data at most (`mixbit eval --max-tokens`)
+    /// Most tokens of --data to use (`mixbit eval --max-tokens`)
     #[arg(long, value_name = "N", requires = "data", value_parser = clap::value_parser!(u32).range(3..))]
     pub max_data_tokens: Option<u32>,
     #[command(flatten)]
@@ -81,7 +82,7 @@ pub struct Report {
     /// File to write
     #[arg(long, value_name = "FILE", default_value = "report.html")]
     pub out: PathBuf,
-    /// What to ask; without --reference the model answers alone
+    /// Question to ask; without --reference the model answers alone
     #[arg(long, short, value_name = "TEXT", allow_hyphen_values = true)]
     pub prompt: Option<String>,
     /// Most tokens of an answer [default: 160]
@@ -92,19 +93,19 @@ pub struct Report {
     pub overwrite: bool,
 }
 
-/// What scripts may rely on.
+/// JSON of `mixbit eval`, which scripts may rely on.
 const EVAL_JSON: &str = "\
 JSON (logarithms are natural, shares and probabilities lie between 0 and 1):
   tokens                  tokens predicted
-  tokens_left_out         of the text, as they fill no window
+  tokens_left_out         tokens of the text that fill no window
   perplexity              and perplexity_stderr
   sequence_length         as asked for
-  tokens_per_second       that went through the model
+  tokens_per_second       tokens through the model per second
 With --reference also:
   reference_perplexity    and reference_perplexity_stderr
   ln_perplexity_ratio     and ln_perplexity_ratio_stderr
   nll_correlation         of -ln p of the right token, -1 to 1
-  kl_mean                 and kl_stderr, kl_median, kl_max, kl_min: KL divergence a token
+  kl_mean                 and kl_stderr, kl_median, kl_max, kl_min: KL divergence per token
   kl_percentiles          [[percent, kl], ...]
   probability_change_mean and probability_change_stderr, probability_change_rms
   same_top                and same_top_stderr: share of tokens whose likeliest is the reference's
@@ -116,14 +117,14 @@ tokens_forgotten, cache_bytes.";
 #[command(group = ArgGroup::new("written").multiple(true).args(["json", "save_reference"]))]
 #[command(after_long_help = EVAL_JSON)]
 pub struct Eval {
-    /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub. Loading a pack does not compare its weights with
-    /// their SHA-256: `mixbit check` does
+    /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub. Loading a pack does not compare its weights
+    /// with their SHA-256: `mixbit check` does
     #[arg(long, value_name = "MODEL")]
     pub model: PathBuf,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub hub: Hub,
-    /// What to compare with: a model, or a file that --save-reference wrote
+    /// Model to compare with, or a file that --save-reference wrote
     #[arg(long, value_name = "MODEL|FILE")]
     pub reference: Option<PathBuf>,
     /// Text to predict: plain (documents separated by lines `<|endoftext|>`), JSONL, or token ids in .npy or .npz
@@ -132,11 +133,11 @@ pub struct Eval {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub template: Template,
-    /// Tokens in a window; all but the first are predicted. Windows follow one another; a rest that fills none is left out,
-    /// unless it is all there is [default: 512, or the model's context if that is shorter]
+    /// Tokens per window; all but the first are predicted. Windows follow one another; tokens at the end that fill none
+    /// are left out, unless there is no other window [default: 512, or the model's context if that is shorter]
     #[arg(long, value_name = "T", value_parser = sequence_length)]
     pub sequence_length: Option<u32>,
-    /// Use this many tokens of the text at most
+    /// Most tokens of the text to use
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub max_tokens: Option<usize>,
     /// Windows computed together
@@ -162,14 +163,15 @@ pub struct Eval {
     pub cache: Cache,
 }
 
-/// What is left of `mixbit eval` when the text is a stream.
+/// Flags of `mixbit eval` that do not go with a stream.
 const NOT_STREAMED: [&str; 5] =
     ["reference", "save_reference", "sequence_length", "batch_size", "activation_memory"];
 
 /// `mixbit check`.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// Model folder, Hugging Face's or MLX's, pack (all of whose files are compared with their SHA-256), or name on the Hub
+    /// Model folder, Hugging Face's or MLX's, pack (all of whose files are compared with their SHA-256), or name on the
+    /// Hub
     pub model: PathBuf,
     #[command(flatten)]
     #[allow(missing_docs)]

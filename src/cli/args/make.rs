@@ -1,4 +1,4 @@
-//! Arguments of what makes models, and of recipes.
+//! Arguments of commands that make models, and of recipes.
 
 use clap::{ArgGroup, Args, Subcommand};
 use std::path::PathBuf;
@@ -26,19 +26,20 @@ pub struct Convert {
     pub dtype: Option<FloatDtype>,
 }
 
-/// How large the result may be: a target, the same setting for every layer, or a recipe that says it.
+/// Size of the result: a target, or one setting for every layer.
 #[derive(Debug, Args)]
 pub struct Size {
-    /// Average bits a weight of the linear layers, scales and biases included; never exceeded
+    /// Average bits per weight of the linear layers, scales and biases included; never exceeded
     #[arg(long, value_name = "BITS", value_parser = positive, conflicts_with_all = ["target_size", "bits", "mode"])]
     pub target_bpw: Option<f64>,
     /// Bytes of all tensors, such as 800MB; never exceeded
     #[arg(long, value_name = "SIZE", value_parser = parse_size, conflicts_with_all = ["bits", "mode"])]
     pub target_size: Option<u64>,
-    /// The same bits for every layer, or bits:group; nothing is measured
+    /// Bits of every layer, or bits:group; nothing is measured
     #[arg(long, value_name = "BITS[:GROUP]", conflicts_with = "method")]
     pub bits: Option<String>,
-    /// How codes become numbers [default: affine]; mxfp4, mxfp8 and nvfp4 have one setting each and need no --bits
+    /// Mode in which codes stand for numbers [default: affine]; mxfp4, mxfp8 and nvfp4 have one setting each and need
+    /// no --bits
     #[arg(long, value_enum, conflicts_with = "method")]
     pub mode: Option<Mode>,
 }
@@ -61,16 +62,15 @@ pub struct Quantize {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub size: Size,
-    /// What layers become, and how it is measured: a name that `mixbit recipes` lists, or a file; the other flags
+    /// Recipe of candidates, fixed layers and calibration: a name that `mixbit recipes` lists, or a file; other flags
     /// override it
     #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["bits", "mode"])]
     pub recipe: Option<String>,
-    /// With --bits, weights that share a scale: 32, 64 or 128 [default: 64, or what the mode has]
+    /// With --bits, weights that share a scale: 32, 64 or 128 [default: 64, or the mode's]
     #[arg(long, value_name = "GROUP", conflicts_with_all = ["target_bpw", "target_size", "recipe"])]
     pub group_size: Option<u32>,
-    /// What a layer may become: bits x group sizes, such as "3,4,6 x 64,128", and `+ keep` for float; or settings,
-    /// such as "nvfp4,4:64,keep"
-    /// [default: 2,3,4,5,6,8 x 32,64,128 + keep]
+    /// Settings that a layer may get: bits x group sizes, such as "3,4,6 x 64,128", and `+ keep` for float; or a list
+    /// of settings, such as "nvfp4,4:64,keep" [default: 2,3,4,5,6,8 x 32,64,128 + keep]
     #[arg(long, value_name = "LIST", conflicts_with_all = ["bits", "mode"])]
     pub candidates: Option<String>,
     /// Fix layers: GLOB=bits[:group[:mode]] or GLOB=float; may be repeated, the last that matches wins
@@ -85,8 +85,8 @@ pub struct Quantize {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub tuning: Tuning,
-    /// Text to measure the result on, in any form that --calibration takes [default: a part of the calibration text
-    /// that is held out; nothing where all bits are fixed]
+    /// Text to measure the result on, in any form that --calibration takes [default: a held-out part of the calibration
+    /// text; none where all bits are fixed]
     #[arg(long, value_name = "FILE", conflicts_with = "no_eval")]
     pub eval_data: Option<PathBuf>,
     /// Do not measure the result
@@ -95,7 +95,7 @@ pub struct Quantize {
     /// Use a table that `mixbit analyze` wrote instead of measuring
     #[arg(long, value_name = "FILE", conflicts_with_all = ["bits", "mode", "method"])]
     pub sensitivities: Option<PathBuf>,
-    /// Element type of what stays float and of scales and biases
+    /// Element type of float tensors, scales and biases
     #[arg(long, value_enum, default_value = "float16")]
     pub dtype: FloatDtype,
     /// Print plan and bit map, write nothing
@@ -128,12 +128,12 @@ pub struct Recipes {
     pub command: Option<RecipesCommand>,
 }
 
-/// What to do with recipes.
+/// Subcommands of `mixbit recipes`.
 #[derive(Debug, Subcommand)]
 pub enum RecipesCommand {
     /// Print a recipe's TOML: a name that `mixbit recipes` lists, or a file to be checked
     Show {
-        /// Which
+        /// Name or file of the recipe
         #[arg(value_name = "NAME|FILE")]
         name: String,
     },

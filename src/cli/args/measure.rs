@@ -1,4 +1,4 @@
-//! Arguments of what measures sensitivities and shows them.
+//! Arguments of commands that measure sensitivities and show them.
 
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
@@ -13,35 +13,35 @@ use crate::numerics::rounding::Technique;
 /// Text that sensitivities are measured on.
 #[derive(Debug, Args)]
 pub struct Calibration {
-    /// Plain UTF-8 text, documents separated by lines `<|endoftext|>`; JSONL with `text` or conversations; or token ids in
-    /// an .npy or .npz [default: a text that mixbit carries]
+    /// Plain UTF-8 text, documents separated by lines `<|endoftext|>`; JSONL with `text` or conversations; or token ids
+    /// in an .npy or .npz [default: a text that mixbit carries]
     #[arg(long, value_name = "FILE")]
     pub calibration: Option<PathBuf>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub template: Template,
-    /// How much is done for the result; other flags override what it stands for [default: the recipe's, or balanced]. Times
-    /// and memory are those of 950 M parameters and sequences of 512 tokens on two cores (400 GFLOP a second), of best by
-    /// the estimate; for a model and machine at hand that is printed before the work begins
+    /// Effort for the result; other flags override its settings [default: the recipe's, or balanced]. Times and memory
+    /// are for 950 M parameters and sequences of 512 tokens on two cores (400 GFLOP per second), those of best by the
+    /// estimate; the estimate for your model and machine is printed before the work begins
     #[arg(long, value_enum)]
     pub quality: Option<Quality>,
     /// Sequences of the text: GPTQ sees them all [default: the recipe's, or 64; 16 with --quality fast, 128 with best]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub samples: Option<u32>,
-    /// How many of them, from all over the text, sensitivities are measured on; more hardly change which layer gets how
-    /// many bits [default: the recipe's, or 16; all with --method alignment]
+    /// Number of these sequences, from all over the text, that sensitivities are measured on; more hardly change which
+    /// layer gets how many bits [default: the recipe's, or 16; all with --method alignment]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub sensitivity_samples: Option<u32>,
-    /// Tokens in a sequence [default: the recipe's; else 512, or the model's context if that is shorter]
+    /// Tokens per sequence [default: the recipe's; else 512, or the model's context if that is shorter]
     #[arg(long, value_name = "T", value_parser = sequence_length)]
     pub sequence_length: Option<u32>,
-    /// Seed of sequence choice and label sampling [default: the recipe's, or 0]
+    /// Seed of the choice of sequences and of label sampling [default: the recipe's, or 0]
     #[arg(long, value_parser = whole::<u64>)]
     pub seed: Option<u64>,
-    /// How sensitivities are measured [default: fisher]
+    /// Method of measuring sensitivities [default: fisher]
     #[arg(long, value_enum)]
     pub method: Option<MeasureMethod>,
-    /// How weights become codes, and which errors sensitivities are measured for [default: gptq where something is
+    /// Technique that rounds weights, for whose errors sensitivities are measured [default: gptq where something is
     /// measured; where all bits are fixed, search with a --calibration text or --distill, and rtn without]
     #[arg(long, value_enum)]
     pub rounding: Option<Rounding>,
@@ -77,7 +77,7 @@ pub struct Analyze {
     /// Continue an interrupted measurement after its last finished block
     #[arg(long)]
     pub resume: bool,
-    /// Replace the table if it exists; without --resume what an interrupted measurement has left too
+    /// Replace the table if it exists; without --resume an unfinished measurement too
     #[arg(long)]
     pub overwrite: bool,
 }
@@ -90,7 +90,7 @@ pub struct Curve {
     /// Comma-separated values instead of a table
     #[arg(long)]
     pub csv: bool,
-    /// Draw it as an SVG file
+    /// Draw the curve as an SVG file
     #[arg(long, value_name = "FILE", conflicts_with = "csv")]
     pub svg: Option<PathBuf>,
     /// Replace the SVG file if it exists
@@ -98,14 +98,14 @@ pub struct Curve {
     pub overwrite: bool,
 }
 
-/// How weights become codes.
+/// Rounding of weights to codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Rounding {
     /// to nearest, bit-exact with mx.quantize
     Rtn,
     /// scale and bias of each group searched, weighted by the layer's inputs
     Search,
-    /// the same, and later columns make up for the errors of earlier ones
+    /// scale search, and later columns make up for the errors of earlier ones
     Gptq,
 }
 

@@ -1,4 +1,4 @@
-//! Command-line arguments: clap structs, no logic. Beside them the signals that end the program.
+//! Command-line arguments: clap structs, no logic.
 mod cache;
 mod command;
 mod look;

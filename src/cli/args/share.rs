@@ -1,11 +1,11 @@
-//! Arguments of what takes models elsewhere and fetches them.
+//! Arguments of packs and the Hub.
 
 use clap::Args;
 use std::path::PathBuf;
 
 use super::command::GENERAL;
 
-/// What a pack promises.
+/// Checks of a pack, for the help text.
 const PACK_CHECKS: &str = "\
 A pack records the SHA-256 of every file. `check`, `unpack`, `convert`, `quantize`,
 `dequantize` and `upload` compare them all. `run`, `chat`, `eval` and the others map the
@@ -33,7 +33,7 @@ pub struct Pack {
 /// `mixbit unpack`.
 #[derive(Debug, Args)]
 pub struct Unpack {
-    /// File that `mixbit pack` wrote; what does not have the checksums that it records is refused
+    /// File that `mixbit pack` wrote; files that differ from its checksums are refused
     #[arg(value_name = "FILE.mlxpack")]
     pub pack: PathBuf,
     /// Folder to write
@@ -53,21 +53,21 @@ pub struct Upload {
     /// Model folder, pack, or name on the Hub, with its revision after an @; it must be complete
     #[arg(value_name = "MODEL")]
     pub model: PathBuf,
-    /// Its name on the Hub
+    /// Name for the model on the Hub
     #[arg(value_name = "ORGANISATION/NAME")]
     pub name: String,
     /// If the model is new on the Hub: only you can see it
     #[arg(long)]
     pub private: bool,
-    /// Branch to put it on; made if it is not there [default: main]
+    /// Branch to put it on; created if it does not exist [default: main]
     #[arg(long, value_name = "BRANCH")]
     pub revision: Option<String>,
 }
 
-/// What belongs to a model that may be a name on the Hub.
+/// Revision of a model that may be a name on the Hub.
 #[derive(Debug, Args)]
 pub struct Hub {
-    /// Of a model on the Hub: branch, tag or commit [default: main]
+    /// Branch, tag or commit of a model on the Hub [default: main]
     #[arg(long, value_name = "REVISION", help_heading = GENERAL)]
     pub revision: Option<String>,
 }

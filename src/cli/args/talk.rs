@@ -1,4 +1,4 @@
-//! Arguments of what runs models on tokens.
+//! Arguments of commands that run models on tokens.
 
 use clap::Args;
 use std::path::PathBuf;
@@ -8,15 +8,15 @@ use super::command::{FloatDtype, GENERAL, at_least_one, whole, within};
 use super::share::Hub;
 use super::template::Asking;
 
-/// A penalty or temperature past this is a slip.
-const MOST: f32 = 100.0;
+/// Largest penalty, factor and temperature that is plausible.
+const LARGEST_VALUE: f32 = 100.0;
 
-/// How tokens are chosen.
+/// Choice of tokens.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Sampling: biases, penalties, temperature, top-k, top-p, min-p, in this order")]
 pub struct Sampling {
     /// 0 is greedy
-    #[arg(long, alias = "temp", default_value_t = 0.0, value_parser = within(0.0, MOST))]
+    #[arg(long, alias = "temp", default_value_t = 0.0, value_parser = within(0.0, LARGEST_VALUE))]
     pub temperature: f32,
     /// Keep the smallest set of tokens whose probability reaches this
     #[arg(long, default_value_t = 1.0, value_parser = within(0.0, 1.0))]
@@ -33,21 +33,21 @@ pub struct Sampling {
     /// Divide the logits of the latest tokens, prompt included, by this (multiply negative ones); 1 changes nothing
     #[arg(long, value_name = "FACTOR", value_parser = factor)]
     pub repetition_penalty: Option<f32>,
-    /// How many of the latest tokens the repetition penalty looks at; 0 for all
+    /// Number of latest tokens that the repetition penalty looks at; 0 for all
     #[arg(long, value_name = "N", default_value_t = 20, requires = "repetition_penalty", value_parser = whole::<usize>)]
     pub repetition_context_size: usize,
     /// Lower a token's logit by this for each time that it was generated
-    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = within(-MOST, MOST))]
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = within(-LARGEST_VALUE, LARGEST_VALUE))]
     pub frequency_penalty: f32,
     /// Lower a token's logit by this once it was generated
-    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = within(-MOST, MOST))]
+    #[arg(long, value_name = "X", default_value_t = 0.0, value_parser = within(-LARGEST_VALUE, LARGEST_VALUE))]
     pub presence_penalty: f32,
     /// Add this to a token's logit, -inf to ban it; several separated by commas, or the flag again
     #[arg(long, value_name = "ID=VALUE", value_delimiter = ',', value_parser = parse_bias)]
     pub logit_bias: Vec<(u32, f32)>,
 }
 
-/// What ends an answer beside the model's own tokens for that.
+/// Ends of an answer beside the model's own stop tokens.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Ending")]
 pub struct Ending {
@@ -62,11 +62,11 @@ pub struct Ending {
     pub stop_at_boxed: bool,
 }
 
-/// What says how a prompt is written out, which token ids and prompts without a template are not.
+/// Flags of the chat template, which do not go with a prompt that is given to the model as it is.
 const NOT_WITHOUT_TEMPLATE: [&str; 6] =
     ["system", "final_only", "chat_template", "chat_template_config", "tools", "prefill_response"];
 
-/// The same, and prompts.
+/// Flags of prompts and the chat template, which do not go with token ids.
 const NOT_WITH_TOKENS: [&str; 8] = [
     "prompt",
     "prompt_file",
@@ -78,7 +78,7 @@ const NOT_WITH_TOKENS: [&str; 8] = [
     "prefill_response",
 ];
 
-/// What the model is asked.
+/// Prompt, as text or token ids.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Prompt")]
 pub struct Prompt {
@@ -108,7 +108,7 @@ pub struct Prompt {
     pub disable_chat_template: bool,
 }
 
-/// How an answer is shown.
+/// Output of an answer.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Output")]
 pub struct Show {
@@ -126,11 +126,11 @@ pub struct Show {
     pub verbose: bool,
 }
 
-/// A model that answers, and how.
+/// Model that answers, and its settings.
 #[derive(Debug, Args)]
 pub struct Answering {
-    /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub. Loading a pack does not compare its weights with
-    /// their SHA-256: `mixbit check` does
+    /// Model folder, Hugging Face's or MLX's, pack, or name on the Hub. Loading a pack does not compare its weights
+    /// with their SHA-256: `mixbit check` does
     #[arg(long, value_name = "MODEL", help_heading = GENERAL)]
     pub model: PathBuf,
     #[command(flatten)]
@@ -165,7 +165,7 @@ pub struct Run {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub answering: Answering,
-    /// Go on past end-of-sequence tokens
+    /// Continue past end-of-sequence tokens
     #[arg(long, help_heading = "Ending")]
     pub ignore_eos: bool,
     #[command(flatten)]
@@ -173,11 +173,11 @@ pub struct Run {
     pub show: Show,
 }
 
-/// How mistakes are dealt with.
+/// Treatment of mistakes in `mixbit chat`, for the help text.
 const CHAT_MISTAKES: &str = "\
 A line that cannot be obeyed or answered can be tried again at a terminal. From a pipe or
 file the first such line ends the conversation, with exit code 1: what follows may depend
-on it. After a /save that fails it goes on, and the exit code is 1 at its end.";
+on it. After a /save that fails it continues, and the exit code is 1 at its end.";
 
 /// `mixbit chat`.
 #[derive(Debug, Args)]
@@ -212,7 +212,7 @@ pub struct Logits {
     /// Text instead of token ids, tokenized with the tokenizer's own BOS rule
     #[arg(long, conflicts_with = "tokens")]
     pub prompt: Option<String>,
-    /// Feed the tokens through the cache so many at a time, instead of all at once without a cache
+    /// Feed the tokens through the cache this many at a time, instead of all at once without a cache
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub step: Option<u32>,
     /// File to write: float32 `logits` [tokens, vocabulary] and int32 `tokens`
@@ -226,15 +226,15 @@ pub struct Logits {
     pub dtype: Option<FloatDtype>,
 }
 
-/// What logits can be divided by.
+/// Parses a factor that logits are divided by.
 fn factor(text: &str) -> Result<f32, String> {
-    match within(0.0, MOST)(text)? {
+    match within(0.0, LARGEST_VALUE)(text)? {
         0.0 => Err("logits are divided by it: 1 changes nothing".to_owned()),
         factor => Ok(factor),
     }
 }
 
-/// `ID=VALUE`.
+/// Parses a bias, `ID=VALUE`.
 fn parse_bias(text: &str) -> Result<(u32, f32), String> {
     let (id, value) = text.split_once('=').ok_or("expected ID=VALUE, such as 13=-2.5")?;
     let id = id.trim().parse().map_err(|_| format!("`{id}` is not a token id"))?;

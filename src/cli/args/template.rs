@@ -7,10 +7,10 @@ use serde_json::{Map, Value};
 
 use crate::files::json;
 
-/// Set argument by argument: after a group clap would go on with the group's.
+/// Heading of these flags, set on each: after a group clap would continue with the group's heading.
 const HEADING: &str = "Chat template";
 
-/// What `--chat-template-config` must not set, as other flags and the command itself do.
+/// Variables that `--chat-template-config` must not set, as other flags and the command itself do.
 const NO_VARIABLES: [&str; 7] = [
     "messages",
     "conversation",
@@ -21,7 +21,7 @@ const NO_VARIABLES: [&str; 7] = [
     "tokenize",
 ];
 
-/// How conversations are written out for the model.
+/// Chat template and its variables.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct Template {
     /// Use this chat template: a Jinja file, or the name of one of the model's
@@ -36,17 +36,17 @@ pub struct Template {
 }
 
 impl Template {
-    /// The flags that are given, for messages.
-    pub fn given(&self) -> Vec<&'static str> {
+    /// Returns the flags that are set, for messages.
+    pub fn flags(&self) -> Vec<&'static str> {
         let flags = [
             ("--chat-template", self.chat_template.is_some()),
             ("--chat-template-config", self.chat_template_config.is_some()),
         ];
-        flags.into_iter().filter_map(|(flag, given)| given.then_some(flag)).collect()
+        flags.into_iter().filter_map(|(flag, is_set)| is_set.then_some(flag)).collect()
     }
 }
 
-/// What a model that answers is given beside the conversation.
+/// Template, tools and beginning of answers.
 #[derive(Debug, Args)]
 pub struct Asking {
     #[command(flatten)]
@@ -60,7 +60,7 @@ pub struct Asking {
     pub prefill_response: Option<String>,
 }
 
-/// An object of variables that are nobody else's.
+/// Parses an object of variables, without those that flags and the command set.
 fn variables(text: &str) -> Result<Map<String, Value>, String> {
     let value = json::parse_text(text)
         .map_err(|error| format!("not valid JSON: {error}; expected an object such as {{\"name\": true}}"))?;

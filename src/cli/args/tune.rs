@@ -1,16 +1,16 @@
-//! Arguments of what follows rounding: the quantized model is brought closer to the float one.
+//! Arguments of refinement and distillation, which bring the rounded model closer to the float one.
 
 use clap::Args;
 
 /// Fine-tuning of a quantized model.
 #[derive(Debug, Args)]
 pub struct Tuning {
-    /// Fine-tune scales and biases to the float model's logits, in so many steps at most (150 are a good start); the
-    /// best values seen on text apart are kept; 0 leaves out what --quality best or the recipe asks for
+    /// Fine-tune scales and biases to the float model's logits, in at most this many steps (150 are a good start), and
+    /// keep the best values on held-out text; 0 turns off what --quality best or the recipe asks for
     #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub distill: Option<u32>,
-    /// With --distill: how far the first step goes, relative to the scales; falls to 0 over the steps [default: 0.003
-    /// up to 4 bits a weight, half of it with every bit more]
+    /// With --distill: length of the first step, relative to the scales; falls to 0 over the steps [default: 0.003 up
+    /// to 4 bits per weight, half of it with every bit more]
     #[arg(long, value_name = "RATE", value_parser = rate, requires = "distilling", allow_negative_numbers = true)]
     pub distill_rate: Option<f64>,
     /// With --distill: temperature at which the two models are compared [default: 1]
@@ -19,17 +19,18 @@ pub struct Tuning {
     /// With --distill: fine-tune the norms too
     #[arg(long, requires = "distilling")]
     pub distill_norms: bool,
-    /// Move bits between layers of the rounded model within the same target, in so many rounds at most; a round is kept
-    /// only if the measured KL divergence falls; 0 leaves out what --quality best or the recipe asks for
+    /// Move bits between layers of the rounded model within the same target, in at most this many rounds; a round is
+    /// kept only if the measured KL divergence falls; 0 turns off what --quality best or the recipe asks for
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100))]
     pub refine: Option<u32>,
-    /// Continue an interrupted run after the layers that GPTQ has rounded, the rounds of --refine and the steps of --distill
-    /// that were kept beside the output (which --overwrite alone discards); sensitivities are measured again unless --sensitivities gives them
+    /// Continue an interrupted run after the layers that GPTQ has rounded, the rounds of --refine and the steps of
+    /// --distill that were kept beside the output (which --overwrite alone discards); sensitivities are measured again
+    /// unless --sensitivities gives them
     #[arg(long)]
     pub resume: bool,
 }
 
-/// A number above 0.
+/// Parses a number above 0.
 pub(crate) fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
         Ok(value) if value.is_finite() && value > 0.0 => Ok(value),
@@ -37,12 +38,12 @@ pub(crate) fn positive(text: &str) -> Result<f64, String> {
     }
 }
 
-/// A step of ten scales leaves nothing of them.
+/// Parses a step's length up to ten scales, which leaves nothing of them.
 fn rate(text: &str) -> Result<f64, String> {
     up_to(10.0, text)
 }
 
-/// Past this all logits look alike.
+/// Parses a temperature up to a thousand, past which all logits look alike.
 fn temperature(text: &str) -> Result<f64, String> {
     up_to(1000.0, text)
 }

@@ -14,7 +14,7 @@ use crate::files::journal::{Journal, Start};
 use crate::files::output_file;
 use crate::files::output_file::Claim;
 use crate::jobs::estimate::{Work, announce};
-use crate::jobs::measure::{Measure, apart};
+use crate::jobs::measure::{Measure, hold_out};
 use crate::jobs::opening::{Need, open_after};
 use crate::jobs::settings::{Calibration, recipe};
 use crate::jobs::texts::{Texts, Uses};
@@ -51,8 +51,8 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     let (quants, float) = (plan.quants(), float_type(dtype)?);
     let work = work(&source, &calibration, &texts, quants.len(), technique)?;
     let measure = Measure::prepare(&source, &calibration, &texts, technique, quants.clone(), float)?;
-    let of = if args.resume { " for the whole job" } else { "" };
-    let estimate = announce(&work, &quants, float, of, console)?;
+    let scope = if args.resume { " for the whole job" } else { "" };
+    let estimate = announce(&work, &quants, float, scope, console)?;
     console.begin_job(&estimate.stages);
     let measure = measure.with_costs(estimate.steps);
     let start = Start::resumed_if(args.resume);
@@ -79,7 +79,7 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     Ok(())
 }
 
-/// Describes the work of measuring sensitivities for so many `candidates`.
+/// Returns the work of measuring sensitivities for so many `candidates`.
 fn work<'a>(
     source: &'a SourceModel,
     calibration: &Calibration,
@@ -94,7 +94,7 @@ fn work<'a>(
         sequences: texts.sequences.len(),
         measured,
         length: calibration.sequence_length as usize,
-        whole: apart(texts, measured).sequences.len(),
+        whole: hold_out(texts, measured).sequences.len(),
         candidates,
         technique,
         rounds: false,

@@ -1,4 +1,4 @@
-//! What `run` and `chat` share: flags to settings, a model that is ready to answer, and how fast it was.
+//! Parts that `run` and `chat` share: flags to settings, a model that is ready to answer, and figures of its speed.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -26,17 +26,17 @@ use crate::text::stop_tokens::{StopTokens, describe};
 use crate::text::tokenizer::Tokenizer;
 use crate::words::{bytes, count};
 
-/// A model folder before the model itself is loaded.
+/// A model that answers, with its tokenizer and settings, before it is loaded.
 pub struct Source {
-    /// The checkpoint.
+    /// Checkpoint of the model.
     pub checkpoint: SourceModel,
-    /// Its tokenizer.
+    /// Tokenizer of the model.
     pub tokenizer: Tokenizer,
-    /// When to stop.
+    /// Length of an answer, and the tokens that end it.
     pub settings: Settings,
-    /// When to stop, as text.
+    /// Texts that end an answer.
     pub ending: Ending,
-    /// The model's own tokens that end an answer.
+    /// Tokens that end an answer by the model's own files.
     stop: StopTokens,
     cache: CacheSettings,
     draft: Option<DraftSource>,
@@ -49,8 +49,8 @@ pub struct Loaded {
 }
 
 impl Source {
-    /// Opens the model, and the draft model, and resolves what ends an answer and what is remembered. With `ignore_eos`
-    /// the model's own tokens do not end one.
+    /// Opens the model and the draft model, and resolves stop tokens and cache. With `ignore_eos` the model's own
+    /// tokens do not end an answer.
     pub fn open(asked: &args::Answering, asking: &args::Asking, ignore_eos: bool) -> Result<Self> {
         let ending = Ending::new(asked.ending.stop.clone(), asked.ending.stop_at_boxed)?;
         let checkpoint = open(&asked.model, Need::Weights)?;
@@ -70,12 +70,12 @@ impl Source {
         Ok(Self { checkpoint, tokenizer, settings, ending, stop, cache, draft })
     }
 
-    /// Notes on the tokenizer's files and on those that name stop tokens.
+    /// Returns notes on the tokenizer's files and on those that name stop tokens.
     pub fn notes(&self) -> Vec<String> {
         [self.tokenizer.notes(), self.stop.notes()].concat()
     }
 
-    /// The tokens that end an answer, each with what names it.
+    /// Describes the tokens that end an answer, each with the file or flag that names it.
     pub fn stop_tokens(&self) -> String {
         let by_flag = self.settings.stop.iter().skip(self.stop.ids().len());
         let by_flag = by_flag.map(|&id| format!("{} (--stop)", describe(&self.tokenizer, id)));
@@ -83,7 +83,7 @@ impl Source {
         if all.is_empty() { "none".to_owned() } else { all.join(", ") }
     }
 
-    /// Loads what was opened and says how long that took.
+    /// Loads model and draft model, and returns the time that took.
     pub fn load(&self, engine: &Engine, dtype: Option<Dtype>) -> Result<(Loaded, Duration)> {
         let started = Instant::now();
         let model = Model::load(engine, &self.checkpoint, dtype)?;
@@ -91,28 +91,29 @@ impl Source {
         Ok((Loaded { model, draft }, started.elapsed()))
     }
 
-    /// A new session of what was loaded.
+    /// Starts a session with the models `loaded`.
     pub fn session<'a>(&self, loaded: &'a Loaded) -> Session<'a> {
         let draft = self.draft.as_ref().zip(loaded.draft.as_ref());
         Session::new(&loaded.model, self.cache, draft.map(|(source, model)| source.draft(model)))
     }
 
-    /// Decisions about the model's weight files, which are to be said.
+    /// Returns notes on decisions about the model's weight files.
     pub fn file_notes(&self) -> &[String] {
         self.checkpoint.file_notes()
     }
 
-    /// What to say of a context that is larger than the model's own.
+    /// Returns a note where the context is larger than the model's own.
     pub fn context_note(&self) -> Option<String> {
         context_note(&self.cache, self.checkpoint.spec())
     }
 
-    /// What to say before an answer to a prompt of so many `tokens`.
+    /// Returns a note where prompt, of so many `tokens`, and answer may not fit into the context.
     pub fn length_note(&self, tokens: usize) -> Option<String> {
         length_note(&self.cache, self.checkpoint.spec(), tokens + self.settings.max_tokens)
     }
 
-    /// Answers `prompt` with what `answer` takes, handing each token and the text that it completed to `emit`.
+    /// Generates an answer to `prompt` until `answer` ends, handing each token and the text that it completed to
+    /// `emit`.
     pub fn answer(
         &self,
         loaded: &Loaded,
@@ -128,19 +129,20 @@ impl Source {
             Ok(if answer.end().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
         };
         let result = generate(&loaded.model, session, prompt, sampler, &self.settings, take);
-        result.map_err(|error| blamed(&self.checkpoint, error))
+        result.map_err(|error| blame_tensor(&self.checkpoint, error))
     }
 }
 
-/// What went wrong while `model` computed, or which of its tensors is to blame: that is worth a pass over the weights then.
-pub fn blamed(model: &SourceModel, error: Error) -> Error {
+/// Replaces an engine's error by one about the damaged tensor of `model` where there is one, which takes a pass over
+/// the weights.
+pub fn blame_tensor(model: &SourceModel, error: Error) -> Error {
     match error.kind() {
         ErrorKind::Engine(_) => crate::jobs::write::check_values(model, Dtype::F32).err().unwrap_or(error),
         _ => error,
     }
 }
 
-/// The sampler that the flags ask for, for a model of this vocabulary.
+/// Returns the sampler that the flags ask for. Fails where a bias is about a token that the vocabulary lacks.
 pub fn sampler(args: &args::Sampling, logprobs: Option<usize>, spec: &DecoderSpec) -> Result<Sampler> {
     let settings = Sampling {
         temperature: args.temperature,
@@ -173,7 +175,7 @@ fn penalties(args: &args::Sampling, spec: &DecoderSpec) -> Result<Penalties> {
     Ok(Penalties { bias, repetition, frequency: args.frequency_penalty, presence: args.presence_penalty })
 }
 
-/// Says so where flags change nothing because the likeliest token is always taken.
+/// Notes flags that change nothing because the likeliest token is always taken.
 pub fn note_greedy(args: &args::Sampling, console: &Console) {
     if args.temperature > 0.0 {
         return;
@@ -185,14 +187,14 @@ pub fn note_greedy(args: &args::Sampling, console: &Console) {
         ("--seed", args.seed.is_some()),
     ]
     .into_iter()
-    .filter_map(|(flag, given)| given.then_some(flag))
+    .filter_map(|(flag, is_set)| is_set.then_some(flag))
     .collect();
     if !idle.is_empty() {
         console.notes(&[format!("at --temperature 0 {} changes nothing", idle.join(", "))]);
     }
 }
 
-/// Tokens a second of the prompt (those that went through the model) and of the answer.
+/// Returns tokens per second of the prompt (without reused ones) and of the answer.
 pub fn rates(prompt: usize, generation: &Generation) -> (f64, f64) {
     let rate = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64().max(1e-9);
     // The first token comes out of the prompt's own pass; a stop token is computed but not counted.
@@ -201,8 +203,8 @@ pub fn rates(prompt: usize, generation: &Generation) -> (f64, f64) {
     (rate(prompt - generation.reused, generation.timings.prompt), rate(steps, generation.timings.generation))
 }
 
-/// How many tokens there were and how fast.
-pub fn summary(console: &Console, prompt: usize, generation: &Generation) {
+/// Prints numbers of tokens and their speed.
+pub fn print_speed(console: &Console, prompt: usize, generation: &Generation) {
     let (reading, writing) = rates(prompt, generation);
     let reused = match generation.reused {
         0 => String::new(),
@@ -219,8 +221,8 @@ pub fn summary(console: &Console, prompt: usize, generation: &Generation) {
     }
 }
 
-/// What was remembered, and what forgotten.
-pub fn memory(console: &Console, generation: &Generation) {
+/// Prints the size of the cache and the number of forgotten tokens.
+pub fn print_cache(console: &Console, generation: &Generation) {
     let forgotten = match generation.cache.evicted {
         0 => String::new(),
         evicted => format!(", {} forgotten", count(evicted, "token")),

@@ -1,4 +1,4 @@
-//! What the user wants remembered, checked against the model.
+//! Flags of the cache to settings, checked against the model.
 
 use crate::cli::args::Cache;
 use crate::engine::cache::sequence::{CacheSettings, ContextWindow};
@@ -7,26 +7,26 @@ use crate::models::spec::{DecoderSpec, RopeScaling};
 use crate::numerics::quant::{AFFINE_GROUP_SIZES, Quant};
 use crate::words::count;
 
-/// How the model of `spec` is to remember: as far as it was made for, unless the user says otherwise.
+/// Returns the cache's settings for the model of `spec`. The context is by default the model's own.
 pub fn cache_settings(args: &Cache, spec: &DecoderSpec) -> Result<CacheSettings> {
-    let size = args.context_size.map(|size| size as usize).or_else(|| made_for(spec));
-    Ok(CacheSettings { context: window(args, size)?, quant: quant(args, spec)? })
+    let size = args.context_size.map(|size| size as usize).or_else(|| trained_context(spec));
+    Ok(CacheSettings { context: context_window(args, size)?, quant: quant(args, spec)? })
 }
 
-/// How a draft model remembers: no further than it was made for, and as it computes.
+/// Returns the settings of a draft model's cache: no larger than its own context, and not quantized.
 pub fn draft_cache_settings(args: &Cache, spec: &DecoderSpec) -> Result<CacheSettings> {
-    let size = args.context_size.map(|size| size as usize).into_iter().chain(made_for(spec));
-    Ok(CacheSettings { context: window(args, size.min())?, quant: None })
+    let sizes = args.context_size.map(|size| size as usize).into_iter().chain(trained_context(spec));
+    Ok(CacheSettings { context: context_window(args, sizes.min())?, quant: None })
 }
 
-/// The context that a model was made for. Dynamic RoPE is there to go beyond it.
-fn made_for(spec: &DecoderSpec) -> Option<usize> {
+/// Returns the context that a model was trained for; none for dynamic RoPE, which goes beyond it.
+fn trained_context(spec: &DecoderSpec) -> Option<usize> {
     let stretches = matches!(spec.rope.scaling, RopeScaling::Dynamic { .. });
     spec.max_position_embeddings.filter(|_| !stretches)
 }
 
-/// What to say when a text of so many `tokens` may be longer than what is remembered, or than what the model of `spec`
-/// was made for.
+/// Returns a note where a text of so many `tokens` may be longer than the cache, or than the context of the model of
+/// `spec`.
 pub fn length_note(settings: &CacheSettings, spec: &DecoderSpec, tokens: usize) -> Option<String> {
     let reach = format!("prompt and answer may reach {}", count(tokens, "token"));
     let size = settings.context.map(|context| context.size());
@@ -37,21 +37,23 @@ pub fn length_note(settings: &CacheSettings, spec: &DecoderSpec, tokens: usize) 
     Some(format!("{reach}, the model's context is {most}"))
 }
 
-/// What to say of a context that is larger than what the model of `spec` was trained for.
+/// Returns a note where the context is larger than the one that the model of `spec` was trained for.
 pub fn context_note(settings: &CacheSettings, spec: &DecoderSpec) -> Option<String> {
     let size = settings.context?.size();
-    let most = made_for(spec).filter(|&most| size > most)?;
+    let most = trained_context(spec).filter(|&most| size > most)?;
     Some(format!(
         "--context-size {size} is more than the {most} tokens that the model was made for (max_position_embeddings): \
          past them its answers may make no sense"
     ))
 }
 
-fn window(args: &Cache, size: Option<usize>) -> Result<Option<ContextWindow>> {
+fn context_window(args: &Cache, size: Option<usize>) -> Result<Option<ContextWindow>> {
     let (sinks, percent) = (args.sinks(), args.eviction_percent());
     size.map(|size| ContextWindow::new(size, sinks, percent)).transpose()
 }
 
+/// Returns the setting of quantized keys and values. Fails where no group size, or not the one asked for, divides the
+/// heads.
 fn quant(args: &Cache, spec: &DecoderSpec) -> Result<Option<Quant>> {
     let Some(bits) = args.kv_bits else { return Ok(None) };
     let head_dim = spec.head_dim;

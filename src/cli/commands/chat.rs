@@ -1,13 +1,14 @@
-//! `mixbit chat`: a conversation, turn by turn. What the model has seen in earlier turns is not computed again.
+//! `mixbit chat`: a conversation, turn by turn. Tokens of earlier turns are not computed again.
 
 use std::path::{Path, PathBuf};
 
-use super::answering::{Loaded, Source, memory, note_greedy, sampler, summary};
+use super::answering::{Loaded, Source, note_greedy, print_cache, print_speed, sampler};
 use super::lines::{Line, Lines};
-use super::prompting::{Asked, ask, leaves_out, left_out};
+use super::prompting::{RenderedPrompt, ignores_system, render, system_ignored};
 use super::templating::template_in_use;
 use crate::cli::args::Chat;
 use crate::cli::signals;
+use crate::cli::signals::SecondInterrupt;
 use crate::engine::generate::session::Session;
 use crate::engine::runtime::Engine;
 use crate::error::{Error, ErrorKind, Result};
@@ -30,8 +31,8 @@ pub fn run(args: &Chat, console: &Console) -> Result<()> {
     }
     template_in_use(&source.tokenizer)?;
     console.notes(&source.tokenizer.template_notes());
-    if args.system.as_deref().is_some_and(|text| leaves_out(&source.tokenizer, text)) {
-        return Err(left_out("--system"));
+    if args.system.as_deref().is_some_and(|text| ignores_system(&source.tokenizer, text)) {
+        return Err(system_ignored("--system"));
     }
     let sampler = sampler(&args.answering.sampling, None, source.checkpoint.spec())?;
     note_greedy(&args.answering.sampling, console);
@@ -57,15 +58,24 @@ pub fn run(args: &Chat, console: &Console) -> Result<()> {
         rendered: String::new(),
         saved: Vec::new(),
         unsaved: None,
-        long: false,
+        length_noted: false,
     };
-    signals::converse(lines.are_typed());
+    signals::converse(if lines.are_typed() {
+        SecondInterrupt::Ignored
+    } else {
+        SecondInterrupt::EndsProgram
+    });
     if lines.are_typed() {
         console.line("/help lists the commands, Ctrl-D ends");
     }
+    converse(&mut chat, &mut lines)
+}
+
+/// Obeys lines until the conversation ends.
+fn converse(chat: &mut Talk<'_>, lines: &mut Lines) -> Result<()> {
     loop {
         let line = match lines.read() {
-            // What was typed is no text: the conversation need not end with it.
+            // A typed line that is no text need not end the conversation.
             Err(error) if lines.are_typed() && error.io_kind() == Some(std::io::ErrorKind::InvalidData) => {
                 report::error(&error);
                 continue;
@@ -75,7 +85,7 @@ pub fn run(args: &Chat, console: &Console) -> Result<()> {
         let result = match line {
             Line::End => return chat.end(lines.are_typed()),
             Line::Interrupted => {
-                console.line("Ctrl-D ends");
+                chat.console.line("Ctrl-D ends");
                 continue;
             }
             Line::Text(line) => Input::parse(&line).and_then(|input| chat.obey(input)),
@@ -83,8 +93,8 @@ pub fn run(args: &Chat, console: &Console) -> Result<()> {
         match result {
             Ok(true) => {}
             Ok(false) => return chat.end(lines.are_typed()),
-            // Who types can try again; what comes through a pipe must not go on without having been understood.
-            Err(error) if lines.are_typed() && can_go_on(&error) => {
+            // A user who types can try again; from a pipe the following lines may depend on the failed one.
+            Err(error) if lines.are_typed() && can_retry(&error) => {
                 report::error(&error);
             }
             Err(error) => return Err(error),
@@ -92,36 +102,36 @@ pub fn run(args: &Chat, console: &Console) -> Result<()> {
     }
 }
 
-/// Whether the next line may fare better.
-fn can_go_on(error: &Error) -> bool {
+/// True if another line may succeed after `error`.
+fn can_retry(error: &Error) -> bool {
     !matches!(error.kind(), ErrorKind::Engine(_) | ErrorKind::ClosedPipe)
 }
 
-/// A conversation and what it needs.
+/// A conversation, with its model, session and state.
 struct Talk<'a> {
     console: &'a Console,
     verbose: bool,
-    /// What answers begin with.
+    /// Beginning of every answer.
     prefill: Option<String>,
     conversation: Conversation,
     session: Session<'a>,
     loaded: &'a Loaded,
     source: &'a Source,
     sampler: Sampler,
-    /// The last prompt with its answer, and without.
+    /// Latest prompt with its answer, and without.
     seen: [Seen; 2],
-    /// The last prompt as the template wrote it.
+    /// Latest prompt as the template wrote it.
     rendered: String,
     /// Files that this conversation was saved to, and may be again.
     saved: Vec<PathBuf>,
-    /// The first file that it could not be saved to.
+    /// First file that this conversation could not be saved to.
     unsaved: Option<PathBuf>,
-    /// Whether the user knows that the context is used up.
-    long: bool,
+    /// True once the user was told that the context may be used up.
+    length_noted: bool,
 }
 
 impl Talk<'_> {
-    /// Does what a line asks for; false ends the conversation.
+    /// Obeys a line; false ends the conversation.
     fn obey(&mut self, input: Input) -> Result<bool> {
         match input {
             Input::Nothing => {}
@@ -129,7 +139,7 @@ impl Talk<'_> {
             Input::Help => self.console.line(HELP),
             Input::Reset => {
                 self.conversation.reset();
-                self.long = false;
+                self.length_noted = false;
                 self.console.line("what was said is forgotten; the system message stays");
             }
             Input::System(text) => {
@@ -137,7 +147,7 @@ impl Talk<'_> {
                     "" => "no system message from now on",
                     _ => "this is the system message from now on; what was said stays",
                 });
-                if leaves_out(&self.source.tokenizer, &text) {
+                if ignores_system(&self.source.tokenizer, &text) {
                     self.console.notes(&["this model's chat template leaves out system messages".to_owned()]);
                 }
                 self.conversation.system = Some(text);
@@ -149,7 +159,7 @@ impl Talk<'_> {
                 Some(text) => format!("system message: {text:?}; /system TEXT sets another"),
             }),
             Input::Save(path) => {
-                // Nothing that follows depends on it.
+                // The following lines do not depend on it.
                 if let Err(error) = self.save(&path) {
                     report::error(&error);
                     self.unsaved.get_or_insert(path);
@@ -163,7 +173,7 @@ impl Talk<'_> {
         Ok(true)
     }
 
-    /// What the end comes to: who types has seen what could not be saved.
+    /// Ends the conversation. Fails where it could not be saved, unless a user who types has seen that.
     fn end(&self, typed: bool) -> Result<()> {
         match self.unsaved.as_ref().filter(|_| !typed) {
             Some(path) => Err(Error::file(path, "the conversation could not be saved there")
@@ -191,19 +201,20 @@ impl Talk<'_> {
         Ok(())
     }
 
-    /// Answers what was said last.
+    /// Answers the latest message of the user.
     fn answer(&mut self) -> Result<()> {
         let source = self.source;
         let messages = self.conversation.messages();
-        let Asked { rendered, prefill } = ask(&source.tokenizer, messages, self.prefill.as_deref())?;
+        let RenderedPrompt { rendered, prefill } =
+            render(&source.tokenizer, messages, self.prefill.as_deref())?;
         let rendered = rendered.unwrap_or_default();
         let [answered, before] = &self.seen;
-        let said = if self.session.has_forgotten() {
+        let as_generated = if self.session.has_forgotten() {
             as_said(&rendered, &self.rendered, before, answered)
         } else {
             None
         };
-        let text = said.unwrap_or_else(|| rendered.clone());
+        let text = as_generated.unwrap_or_else(|| rendered.clone());
         let prompt = encode_after(&source.tokenizer, &text, &self.seen)?;
         self.note_length(prompt.len());
         let mut answer = Answer::new(&source.tokenizer, &source.ending);
@@ -231,8 +242,8 @@ impl Talk<'_> {
             self.console.line("stopped");
         }
         if let Some(generation) = generation.filter(|_| self.verbose) {
-            summary(self.console, prompt.len(), &generation);
-            memory(self.console, &generation);
+            print_speed(self.console, prompt.len(), &generation);
+            print_cache(self.console, &generation);
         }
         let prompt = Seen { text, tokens: prompt };
         self.rendered = rendered;
@@ -246,9 +257,9 @@ impl Talk<'_> {
     }
 
     fn note_length(&mut self, prompt: usize) {
-        if let Some(note) = self.source.length_note(prompt).filter(|_| !self.long) {
+        if let Some(note) = self.source.length_note(prompt).filter(|_| !self.length_noted) {
             self.console.notes(&[note]);
-            self.long = true;
+            self.length_noted = true;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `mixbit check`: what is right and wrong with a model folder.
+//! `mixbit check`: findings about a model folder.
 //!
 //! `--json` prints an array of findings in the order of the lines: `level` (`ok`, `note` or `problem`), `subject`,
 //! `message`, and `hint` (a string or null).

@@ -1,4 +1,4 @@
-//! From the parsed command line to the subcommand that it names.
+//! Dispatch of the parsed command line to its subcommand.
 
 use super::flag_names::flags_in;
 use crate::cli::args::{Cli, Command};
@@ -9,18 +9,18 @@ use crate::report::Console;
 /// Runs the subcommand.
 pub fn run(mut cli: Cli) -> Result<()> {
     let console = Console::new(cli.quiet);
-    let loud = match &cli.command {
+    let is_verbose = match &cli.command {
         Command::Run(args) => args.show.verbose,
         Command::Chat(args) => args.verbose,
         _ => false,
     };
-    if cli.quiet && loud {
+    if cli.quiet && is_verbose {
         return Err(Error::usage("--quiet and --verbose ask for opposite things").hint("leave one out"));
     }
-    let hiding = super::models::hiding(&mut cli.command);
+    let shadowing = super::models::shadowing_folders(&mut cli.command);
     let headers = super::models::locate(&mut cli.command, &console)?;
-    obey(cli.command, &console).map_err(|error| {
-        let error = super::models::hidden(&hiding, flags_in(error));
+    run_command(cli.command, &console).map_err(|error| {
+        let error = super::models::explain_shadowing(&shadowing, flags_in(error));
         let error = match hub_cache::hint_in_cache(&error) {
             Some(hint) => error.hint(hint),
             None => error,
@@ -29,7 +29,7 @@ pub fn run(mut cli: Cli) -> Result<()> {
     })
 }
 
-fn obey(command: Command, console: &Console) -> Result<()> {
+fn run_command(command: Command, console: &Console) -> Result<()> {
     match command {
         Command::Convert(args) => super::convert::run(&args, console),
         Command::Quantize(args) => crate::cli::commands::quantize::command::run(&args, console),

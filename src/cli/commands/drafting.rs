@@ -1,4 +1,4 @@
-//! The draft model of speculative decoding: it must speak the model's tokens.
+//! The draft model of speculative decoding, whose tokens must be the model's.
 
 use super::caching::draft_cache_settings;
 use crate::cli::args::{Cache, Draft as Args};
@@ -20,10 +20,10 @@ pub struct DraftSource {
 }
 
 impl DraftSource {
-    /// Opens the draft model, if one is wanted.
+    /// Opens the draft model, if the flags name one.
     ///
     /// # Errors
-    /// When its vocabulary is another one than that of `source`: by size, or by its tokens.
+    /// When its vocabulary differs from that of `source`, by size or by its tokens.
     pub fn open(
         args: &Args,
         cache: &Cache,
@@ -32,14 +32,14 @@ impl DraftSource {
     ) -> Result<Option<Self>> {
         let Some(path) = &args.draft_model else { return Ok(None) };
         let checkpoint = open(path, Need::Weights)?;
-        let wrong = |what: String| {
+        let fail = |what: String| {
             Err(Error::file(path, what)
                 .hint("a draft model is a smaller one of the same family, with the same tokenizer"))
         };
-        let (found, expected) = (checkpoint.spec().vocab_size, source.spec().vocab_size);
-        if found != expected {
-            return wrong(format!(
-                "has a vocabulary of {found} tokens, the model {} one of {expected}",
+        let (tokens, expected) = (checkpoint.spec().vocab_size, source.spec().vocab_size);
+        if tokens != expected {
+            return fail(format!(
+                "has a vocabulary of {tokens} tokens, the model {} one of {expected}",
                 source.dir().display()
             ));
         }
@@ -47,8 +47,8 @@ impl DraftSource {
         if Tokenizer::is_in(checkpoint.files()) {
             let other = Tokenizer::from_files(checkpoint.files())?;
             let token = |tokenizer: &Tokenizer, id| tokenizer.id_to_token(id).unwrap_or_default();
-            if let Some(id) = (0..found as u32).find(|&id| token(&other, id) != token(tokenizer, id)) {
-                return wrong(format!(
+            if let Some(id) = (0..tokens as u32).find(|&id| token(&other, id) != token(tokenizer, id)) {
+                return fail(format!(
                     "calls token {id} `{}`, the model {} calls it `{}`",
                     token(&other, id),
                     source.dir().display(),
@@ -65,7 +65,7 @@ impl DraftSource {
         Model::load(engine, &self.checkpoint, dtype)
     }
 
-    /// How `model`, which was loaded from here, drafts.
+    /// Returns the drafting of a session by `model`, which [`DraftSource::load`] has loaded.
     pub fn draft<'a>(&self, model: &'a Model) -> Draft<'a> {
         Draft { model, tokens: self.tokens, cache: self.cache }
     }

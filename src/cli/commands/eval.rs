@@ -17,6 +17,7 @@ use crate::jobs::opening::{Need, open};
 use crate::jobs::scoring::{Against, Scoring, guessing};
 use crate::jobs::settings::sequence_length;
 use crate::jobs::texts::{TextInput, windows};
+use crate::models::source::SourceModel;
 use crate::report::Console;
 use crate::text::corpus::Windows;
 use crate::words::count;
@@ -29,27 +30,22 @@ pub fn run(args: &Eval, console: &Console) -> Result<()> {
     if args.stream {
         return streaming::run(args, &source, console);
     }
-    if let Some(flag) = args.cache.given().first() {
+    if let Some(flag) = args.cache.flags().first() {
         return Err(Error::usage(format!("{flag} goes with --stream only"))
             .hint("windows are computed without a cache; --sequence-length is their length"));
     }
-    let kept = args.reference.as_deref().filter(|path| Reference::is_file(path));
-    let kept = kept.map(Reference::open).transpose()?;
-    let model = match (&args.reference, &kept) {
-        (Some(path), None) => Some(open(path, Need::Weights)?),
-        _ => None,
-    };
+    let reference = args.reference.as_deref().map(EvalReference::open).transpose()?;
     let length = args.sequence_length.unwrap_or_else(|| sequence_length(source.spec())) as usize;
     let text = TextInput::open(&source, Some(&args.data), &settings::template(&args.template), console)?;
     refuse_idle(&args.template, &[text.text.name()], text.text.has_conversations())?;
     let Windows { windows, left_out } = windows(&source, &text, length, args.max_tokens, console)?;
-    if let Some(kept) = &kept {
-        same_tokens(kept, &windows)?;
-    }
-    let against = match (&kept, &model) {
-        (Some(kept), _) => Against::Kept(kept),
-        (None, Some(model)) => Against::Model(model),
-        (None, None) => Against::Nothing,
+    let against = match &reference {
+        Some(EvalReference::Saved(saved)) => {
+            check_same_tokens(saved, &windows)?;
+            Against::Kept(saved)
+        }
+        Some(EvalReference::Model(model)) => Against::Model(model),
+        None => Against::Nothing,
     };
     let vocabulary = source.spec().vocab_size;
     let writer = args.save_reference.as_deref();
@@ -65,10 +61,25 @@ pub fn run(args: &Eval, console: &Console) -> Result<()> {
     console.notes(guessing(&summary, source.bitmap().is_empty(), vocabulary).as_slice());
     let computed: usize = windows.iter().map(Vec::len).sum();
     let rate = computed as f64 / seconds;
-    let found = windows.first().map_or(0, Vec::len);
-    console.line(&format!("{} of {}", count(windows.len(), "window"), count(found, "token")));
+    let tokens = windows.first().map_or(0, Vec::len);
+    console.line(&format!("{} of {}", count(windows.len(), "window"), count(tokens, "token")));
     let more = [("tokens_left_out", json!(left_out)), ("sequence_length", json!(length))];
     print_figures(args.json.as_deref(), &summary, rate, more)
+}
+
+/// A reference that `--reference` names.
+enum EvalReference {
+    Model(Box<SourceModel>),
+    Saved(Reference),
+}
+
+impl EvalReference {
+    fn open(path: &Path) -> Result<Self> {
+        if Reference::is_file(path) {
+            return Reference::open(path).map(Self::Saved);
+        }
+        open(path, Need::Weights).map(|model| Self::Model(Box::new(model)))
+    }
 }
 
 /// Fails before the work where its results could not be written.
@@ -85,12 +96,13 @@ fn check_outputs(args: &Eval) -> Result<()> {
     Ok(())
 }
 
-fn same_tokens(kept: &Reference, windows: &[Vec<u32>]) -> Result<()> {
-    if kept.windows == windows {
+/// Fails where the saved reference was computed on other windows.
+fn check_same_tokens(saved: &Reference, windows: &[Vec<u32>]) -> Result<()> {
+    if saved.windows == windows {
         return Ok(());
     }
     Err(Error::file(
-        kept.path(),
+        saved.path(),
         "was made on other tokens: text, tokenizer, --sequence-length or --max-tokens differ",
     )
     .hint("give the same --data, --sequence-length and --max-tokens as with --save-reference"))

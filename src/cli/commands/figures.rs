@@ -1,4 +1,4 @@
-//! The figures of an evaluation on stdout and as JSON.
+//! Figures of an evaluation, on stdout and as JSON.
 
 use serde_json::{Value, json};
 use std::path::Path;
@@ -8,7 +8,8 @@ use crate::files::output_file;
 use crate::jobs::evaluation::Summary;
 use crate::report::{evaluation_table, out};
 
-/// The figures and the `rate` in tokens a second as a table on stdout, and as JSON with `more` where it is wanted.
+/// Prints the figures and the `rate` in tokens per second as a table, and writes them with `more` as JSON to `path`;
+/// `-` is stdout, without the table.
 pub fn print_figures<const N: usize>(
     path: Option<&Path>,
     summary: &Summary,

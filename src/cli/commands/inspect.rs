@@ -1,4 +1,4 @@
-//! `mixbit inspect`: what is in a model or a weight file, from headers alone.
+//! `mixbit inspect`: contents of a model or a weight file, from headers alone.
 
 use serde_json::{Value, json};
 use std::path::Path;
@@ -12,6 +12,7 @@ use crate::formats::checkpoint::Checkpoint;
 use crate::jobs::opening::{Need, open};
 use crate::models::contents::{FileContents, FileLayer};
 use crate::models::inventory::Inventory;
+use crate::models::source::SourceModel;
 use crate::report::{
     Align, Console, PageInputs, Table, architecture, bit_table, cell, class_bars, class_table, out, page,
 };
@@ -55,6 +56,10 @@ pub fn run(args: &Inspect, console: &Console) -> Result<()> {
         return Ok(());
     }
     console.notes(&source.spec().notes);
+    print_model(&source, &inventory)
+}
+
+fn print_model(source: &SourceModel, inventory: &Inventory) -> Result<()> {
     if let Some(pack) = source.files().pack() {
         out(&pack_table(pack))?;
     }
@@ -63,13 +68,13 @@ pub fn run(args: &Inspect, console: &Console) -> Result<()> {
     out(&format!(
         "{}\n\
          {} of {} quantized; linear layers {:.4} bpw, whole model {:.4} bpw, {}\n\n{}\n{}{}",
-        architecture(&source, &inventory),
+        architecture(source, inventory),
         linear().filter(|layer| layer.bits.is_some()).count(),
         count(linear().count(), "linear layer"),
         inventory.bpw_quantized(),
         inventory.bpw_model(),
         bytes(inventory.bytes.total),
-        bit_table(&inventory),
+        bit_table(inventory),
         class_table(&columns),
         class_bars(&columns),
     ))
@@ -81,7 +86,7 @@ fn packed_files(pack: &Pack) -> Value {
     pack.files().iter().map(describe).collect()
 }
 
-/// The files in a pack, and a line below.
+/// Returns a table of the files in a pack, and an empty line.
 fn pack_table(pack: &Pack) -> String {
     let mut table = Table::new(&[("file", Align::Left), ("bytes", Align::Right), ("SHA-256", Align::Left)]);
     for file in pack.files() {
@@ -90,7 +95,7 @@ fn pack_table(pack: &Pack) -> String {
     format!("{table}\n")
 }
 
-/// A single weight file: nothing but names, types and shapes.
+/// Inspects a single weight file, of which only names, types and shapes are known.
 fn inspect_file(args: &Inspect) -> Result<()> {
     let path = &args.model;
     let contents = FileContents::of(&Checkpoint::open(path)?);
@@ -147,13 +152,13 @@ fn print_file(path: &Path, contents: &FileContents) -> Result<()> {
     ))
 }
 
-/// `4:64`, `nvfp4`, `float`, or what it may be: `2:64 or 4:32`.
+/// Describes a layer's setting: `4:64`, `nvfp4`, `float`, or several possible ones, `2:64 or 4:32`.
 fn setting(layer: &FileLayer) -> String {
-    match (layer.bits, layer.group_size, layer.mode) {
-        (_, _, None) => "float".to_owned(),
-        (Some(bits), Some(group_size), Some("affine")) => format!("{bits}:{group_size}"),
-        (Some(_), _, Some(mode)) => mode.to_owned(),
-        _ => layer.settings.join(" or "),
+    let Some(mode) = layer.mode else { return "float".to_owned() };
+    match (layer.bits, layer.group_size) {
+        (Some(bits), Some(group_size)) if mode == "affine" => format!("{bits}:{group_size}"),
+        (Some(_), _) => mode.to_owned(),
+        (None, _) => layer.settings.join(" or "),
     }
 }
 

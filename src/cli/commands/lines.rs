@@ -1,4 +1,4 @@
-//! Lines that a user types, edited and with history at a terminal, or that come through a pipe.
+//! Lines of a conversation: typed at a terminal, with editing and history, or through a pipe.
 
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
@@ -6,10 +6,10 @@ use std::io::{IsTerminal, stderr, stdin, stdout};
 
 use crate::error::{Error, Result};
 
-/// Before what the user types.
+/// Prompt of a terminal.
 const PROMPT: &str = "> ";
 
-/// What came.
+/// Line of a conversation, or the event in its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Line {
     /// A line, without its end.
@@ -20,41 +20,42 @@ pub enum Line {
     End,
 }
 
-/// Where lines come from.
+/// Reader of lines.
 pub struct Lines {
-    /// `None`: no terminal, or one that shows something else.
+    /// Line editor; `None` where input or output is no terminal.
     editor: Option<DefaultEditor>,
 }
 
 impl Lines {
-    /// From stdin.
+    /// Opens stdin.
     pub fn open() -> Result<Self> {
         let terminal = stdin().is_terminal() && stdout().is_terminal();
-        let editor = terminal.then(DefaultEditor::new).transpose().map_err(wrong)?;
+        let editor = terminal.then(DefaultEditor::new).transpose().map_err(input_error)?;
         Ok(Self { editor })
     }
 
-    /// Whether somebody types them.
+    /// True if a user types the lines.
     pub fn are_typed(&self) -> bool {
         stdin().is_terminal()
     }
 
-    /// Waits for the next one.
+    /// Waits for the next line.
     pub fn read(&mut self) -> Result<Line> {
-        let Some(editor) = &mut self.editor else { return piped() };
+        let Some(editor) = &mut self.editor else { return read_line() };
         match editor.readline(PROMPT) {
             Ok(line) => {
-                editor.add_history_entry(line.as_str()).map_err(wrong)?;
+                editor.add_history_entry(line.as_str()).map_err(input_error)?;
                 Ok(Line::Text(line))
             }
             Err(ReadlineError::Interrupted) => Ok(Line::Interrupted),
             Err(ReadlineError::Eof) => Ok(Line::End),
-            Err(error) => Err(wrong(error)),
+            Err(error) => Err(input_error(error)),
         }
     }
 }
 
-fn piped() -> Result<Line> {
+/// Reads a line without an editor.
+fn read_line() -> Result<Line> {
     if stdin().is_terminal() && stderr().is_terminal() {
         eprint!("{PROMPT}");
     }
@@ -66,7 +67,7 @@ fn piped() -> Result<Line> {
     }
 }
 
-fn wrong(error: ReadlineError) -> Error {
+fn input_error(error: ReadlineError) -> Error {
     match error {
         ReadlineError::Io(error) => Error::io("stdin", error),
         other => Error::io("stdin", std::io::Error::other(other)),

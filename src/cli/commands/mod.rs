@@ -1,4 +1,4 @@
-//! One file per subcommand: arguments, plan, stages, report.
+//! One file per subcommand: arguments to settings, a job, and its report.
 pub mod analyze;
 pub mod answering;
 pub mod caching;

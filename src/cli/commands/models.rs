@@ -1,4 +1,4 @@
-//! Which arguments are models, so that names on the Hub become folders of its cache before a command starts.
+//! Models among the arguments: names on the Hub become folders of its cache before a command starts.
 
 use std::path::PathBuf;
 
@@ -9,37 +9,37 @@ use crate::files::hub;
 use crate::files::hub::{Headers, Located, Need};
 use crate::report::Console;
 
-/// Puts the folder of the cache in the place of every name on the Hub, downloading what is not there and needed. The
-/// headers that are returned must be kept until the command is done.
+/// Replaces every name on the Hub by its folder in the cache, downloading the files that are needed and missing. The
+/// headers that are returned must live until the command is done.
 pub fn locate(command: &mut Command, console: &Console) -> Result<Vec<Headers>> {
     let need = need(command);
-    let mut kept = Vec::new();
+    let mut all_headers = Vec::new();
     for (model, revision) in models(command) {
         match hub::locate(model, revision, need, console)? {
             Located::There(path) => *model = path,
             Located::Headers(headers) => {
                 headers.folder().clone_into(model);
-                kept.push(headers);
+                all_headers.push(headers);
             }
         }
     }
-    Ok(kept)
+    Ok(all_headers)
 }
 
-/// The folders among the models of `command` that hold no model and keep the Hub's of the same name from being taken.
-pub fn hiding(command: &mut Command) -> Vec<PathBuf> {
+/// Returns the folders among the models of `command` that hold no model and shadow the Hub's model of the same name.
+pub fn shadowing_folders(command: &mut Command) -> Vec<PathBuf> {
     let folders = models(command).into_iter().map(|(model, _)| model.clone());
     folders.filter(|folder| hub::hides_a_name(folder)).collect()
 }
 
-/// An error about one of the folders that are `hiding` says so.
-pub fn hidden(hiding: &[PathBuf], error: Error) -> Error {
+/// Adds to an error about one of the `shadowing` folders how to get the Hub's model instead.
+pub fn explain_shadowing(shadowing: &[PathBuf], error: Error) -> Error {
     let (ErrorKind::Io { path, .. } | ErrorKind::File { path, .. } | ErrorKind::Tensor { path, .. }) =
         error.kind()
     else {
         return error;
     };
-    let Some(folder) = hiding.iter().find(|folder| path.starts_with(folder)) else { return error };
+    let Some(folder) = shadowing.iter().find(|folder| path.starts_with(folder)) else { return error };
     let name = folder.display().to_string();
     let instead = if name.contains('@') {
         "move it away to get the model of that name from the Hub".to_owned()
@@ -49,7 +49,7 @@ pub fn hidden(hiding: &[PathBuf], error: Error) -> Error {
     error.hint(format!("the local folder `{name}` was taken, which has no config.json; {instead}"))
 }
 
-/// What `command` reads of its models.
+/// Returns the parts of its models that `command` reads.
 fn need(command: &Command) -> Need {
     match command {
         Command::Inspect(_) => Need::Headers,
@@ -58,7 +58,7 @@ fn need(command: &Command) -> Need {
     }
 }
 
-/// The models that `command` reads, with `--revision` for those that it is about.
+/// Returns the models that `command` reads, with `--revision` for its main one.
 fn models(command: &mut Command) -> Vec<(&mut PathBuf, Option<&str>)> {
     match command {
         Command::Convert(args) => vec![(&mut args.hf_path, args.hub.revision.as_deref())],
@@ -69,22 +69,28 @@ fn models(command: &mut Command) -> Vec<(&mut PathBuf, Option<&str>)> {
         Command::Run(args) => answering(&mut args.answering),
         Command::Chat(args) => answering(&mut args.answering),
         Command::Logits(args) => vec![(&mut args.model, args.hub.revision.as_deref())],
-        Command::Eval(args) => with(&mut args.reference, (&mut args.model, args.hub.revision.as_deref())),
-        Command::Check(args) => with(&mut args.reference, (&mut args.model, args.hub.revision.as_deref())),
-        Command::Report(args) => with(&mut args.reference, (&mut args.model, args.hub.revision.as_deref())),
+        Command::Eval(args) => {
+            with_other(&mut args.reference, (&mut args.model, args.hub.revision.as_deref()))
+        }
+        Command::Check(args) => {
+            with_other(&mut args.reference, (&mut args.model, args.hub.revision.as_deref()))
+        }
+        Command::Report(args) => {
+            with_other(&mut args.reference, (&mut args.model, args.hub.revision.as_deref()))
+        }
         Command::Pack(args) => vec![(&mut args.model, args.hub.revision.as_deref())],
-        // Its --revision is the branch to put it on.
+        // The --revision of an upload is the branch to put the model on.
         Command::Upload(args) => vec![(&mut args.model, None)],
         Command::Curve(_) | Command::Recipes(_) | Command::Unpack(_) => Vec::new(),
     }
 }
 
 fn answering(args: &mut Answering) -> Vec<(&mut PathBuf, Option<&str>)> {
-    with(&mut args.draft.draft_model, (&mut args.model, args.hub.revision.as_deref()))
+    with_other(&mut args.draft.draft_model, (&mut args.model, args.hub.revision.as_deref()))
 }
 
-/// A model and the one that it is compared with or that drafts for it, whose revision comes after an `@`.
-fn with<'a>(
+/// Returns a model, and the one that it is compared with or that drafts for it, whose revision comes after an `@`.
+fn with_other<'a>(
     other: &'a mut Option<PathBuf>,
     model: (&'a mut PathBuf, Option<&'a str>),
 ) -> Vec<(&'a mut PathBuf, Option<&'a str>)> {

@@ -1,4 +1,4 @@
-//! Opening the model that a command makes another of.
+//! Opening of the model that a command makes another model of.
 
 use std::path::Path;
 
@@ -8,8 +8,7 @@ use crate::jobs::write::{Output, companions};
 use crate::models::source::SourceModel;
 use crate::report::Console;
 
-/// Opens the model at `path`, all of which goes into `output`, after `checks` of its headers, of its tokenizer and of the
-/// destination.
+/// Opens the model at `path` with all its files, after `checks` of its headers, of its tokenizer and of the `output`.
 pub fn open_to_write(
     path: &Path,
     output: &Output,

@@ -34,7 +34,7 @@ pub fn run(args: &Pack, console: &Console) -> Result<()> {
     output_file::write_with(&args.out, |file| {
         write_pack(file, &args.out, files, &parts.names, &|bytes| bar.inc(bytes))
     })
-    .map_err(|error| no_room(error, total))?;
+    .map_err(|error| with_space_hint(error, total))?;
     bar.finish_and_clear();
     console.done(&format!(
         "{}, {} in {}",
@@ -45,8 +45,8 @@ pub fn run(args: &Pack, console: &Console) -> Result<()> {
     Ok(())
 }
 
-/// Says how much room the pack, of about `total` bytes, takes where there is too little.
-fn no_room(error: Error, total: u64) -> Error {
+/// Adds to an error about a full disk the size of the pack, of about `total` bytes.
+fn with_space_hint(error: Error, total: u64) -> Error {
     let size = bytes(total);
     match error.io_kind() {
         Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
@@ -60,19 +60,20 @@ fn no_room(error: Error, total: u64) -> Error {
     }
 }
 
-/// Says what lies in the folder and is no part of the model.
+/// Notes files in the folder that are no part of the model.
 pub fn note_left_out(parts: &Parts, console: &Console) {
     if !parts.left_out.is_empty() {
         console.notes(&[format!("left out, as no part of the model: {}", parts.left_out.join(", "))]);
     }
 }
 
-/// Fails if `out` is one of the files that it is to be made of, or beside them, where it would be taken for a part of the
-/// model and go when the folder is replaced.
+/// Fails if `out` is one of the model's own files, or in its folder, where it would be taken for a part of the model
+/// and be lost when the folder is replaced.
 fn check_output(source: &SourceModel, parts: &Parts, out: &Path) -> Result<()> {
     let real = fs::canonicalize(out).ok();
-    let same = |name: &&String| real.is_some() && fs::canonicalize(source.files().path_of(name)).ok() == real;
-    if let Some(name) = parts.names.iter().find(same) {
+    let is_output =
+        |name: &&String| real.is_some() && fs::canonicalize(source.files().path_of(name)).ok() == real;
+    if let Some(name) = parts.names.iter().find(is_output) {
         return Err(Error::usage(format!("the output {} is the model's own `{name}`", out.display()))
             .hint("choose another name for --out"));
     }

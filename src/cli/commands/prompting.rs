@@ -1,4 +1,4 @@
-//! From what the user says to the tokens that the model gets.
+//! Tokens of a user's prompt, through the chat template.
 
 use std::fs;
 use std::io::Read;
@@ -13,20 +13,20 @@ use crate::text::tokenizer::{Message, Tokenizer};
 /// The system message of `--final-only`.
 const FINAL_ONLY: &str = "Give only the final answer, within \\boxed{}, and nothing else.";
 
-/// A prompt, and what the answer to it begins with.
+/// A prompt as the chat template writes it, and the beginning of the answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Asked {
-    /// The prompt as text, with the beginning of the answer; `None` where no chat template has written it.
+pub struct RenderedPrompt {
+    /// Text of the prompt, with the beginning of the answer; `None` without a chat template.
     pub rendered: Option<String>,
-    /// The beginning of the answer, as it stands in the prompt; empty where the model begins it.
+    /// Beginning of the answer, as it stands in the prompt; empty where the model begins it.
     pub prefill: String,
 }
 
-/// The prompt's tokens and the beginning of the answer: through the chat template where there is one, BOS once.
-pub fn prompt(run: &Run, tokenizer: &Tokenizer) -> Result<(Vec<u32>, Asked)> {
+/// Returns the prompt's tokens, with one BOS, and the prompt as the chat template writes it.
+pub fn prompt(run: &Run, tokenizer: &Tokenizer) -> Result<(Vec<u32>, RenderedPrompt)> {
     let args = &run.prompt;
     if !args.prompt_tokens.is_empty() {
-        return Ok((args.prompt_tokens.clone(), Asked::default()));
+        return Ok((args.prompt_tokens.clone(), RenderedPrompt::default()));
     }
     let text = text(args)?;
     if text.is_empty() {
@@ -34,43 +34,47 @@ pub fn prompt(run: &Run, tokenizer: &Tokenizer) -> Result<(Vec<u32>, Asked)> {
             .hint("give --prompt TEXT, --prompt-file FILE, or text on stdin with --prompt-file -"));
     }
     if args.disable_chat_template {
-        return Ok((tokenizer.encode(&text, true)?, Asked::default()));
+        return Ok((tokenizer.encode(&text, true)?, RenderedPrompt::default()));
     }
     template_in_use(tokenizer)?;
     let system = if args.final_only { Some(FINAL_ONLY) } else { args.system.as_deref() };
     let prefill = run.asking.prefill_response.as_deref();
-    let asked = ask(tokenizer, messages(&text, system), prefill).map_err(|error| match error.kind() {
+    let prompt = render(tokenizer, messages(&text, system), prefill).map_err(|error| match error.kind() {
         ErrorKind::Usage(_) => error,
         _ => error.hint("--disable-chat-template gives the model the prompt as it is"),
     })?;
     let flag = if args.final_only { "--final-only" } else { "--system" };
-    if system.is_some_and(|system| leaves_out(tokenizer, system)) {
-        return Err(left_out(flag));
+    if system.is_some_and(|system| ignores_system(tokenizer, system)) {
+        return Err(system_ignored(flag));
     }
-    if asked.rendered.is_none() && system.is_some() {
+    if prompt.rendered.is_none() && system.is_some() {
         return Err(Error::usage(format!("{flag} needs a chat template, and this model has none"))
             .hint("put the text into --prompt"));
     }
-    Ok((encode_chat(tokenizer, asked.rendered.as_deref(), &text)?, asked))
+    Ok((encode_chat(tokenizer, prompt.rendered.as_deref(), &text)?, prompt))
 }
 
-/// What the chat template makes of `messages` for an answer that begins with `prefill`.
-pub fn ask(tokenizer: &Tokenizer, mut messages: Vec<Message>, prefill: Option<&str>) -> Result<Asked> {
+/// Renders `messages` with the chat template, for an answer that begins with `prefill`.
+pub fn render(
+    tokenizer: &Tokenizer,
+    mut messages: Vec<Message>,
+    prefill: Option<&str>,
+) -> Result<RenderedPrompt> {
     let Some(prefill) = prefill else {
         let rendered = tokenizer.apply_chat_template(&messages, true)?;
-        return Ok(Asked { rendered, prefill: String::new() });
+        return Ok(RenderedPrompt { rendered, prefill: String::new() });
     };
     messages.push(Message::new("assistant", prefill));
     let rendered = tokenizer.continue_final_message(&messages)?;
     // Templates may take white space off the ends of messages.
     let is_whole = rendered.as_ref().is_some_and(|rendered| rendered.ends_with(prefill));
     let prefill = if is_whole { prefill } else { prefill.trim() };
-    Ok(Asked { rendered, prefill: prefill.to_owned() })
+    Ok(RenderedPrompt { rendered, prefill: prefill.to_owned() })
 }
 
-/// Whether the chat template writes the same with the system message `system` as without one, and not because it is the
-/// template's own. An empty message may be as good as none.
-pub fn leaves_out(tokenizer: &Tokenizer, system: &str) -> bool {
+/// True if the chat template ignores the system message `system`. One that changes nothing because it is the template's
+/// own is not ignored, and neither is an empty one.
+pub fn ignores_system(tokenizer: &Tokenizer, system: &str) -> bool {
     let render = |system| chat_text(tokenizer, "Hi", system).ok().flatten();
     let without = render(None);
     let changes_nothing = |system| render(Some(system)) == without;
@@ -80,19 +84,19 @@ pub fn leaves_out(tokenizer: &Tokenizer, system: &str) -> bool {
         && changes_nothing("A system message that no template has")
 }
 
-/// The error where `flag` asks for such a message.
-pub fn left_out(flag: &str) -> Error {
+/// Returns the error of a `flag` whose system message the chat template ignores.
+pub fn system_ignored(flag: &str) -> Error {
     Error::usage(format!("{flag}: this model's chat template leaves out system messages"))
         .hint("put the text into the prompt")
 }
 
-/// The prompt as text: from the flag, a file or stdin, of which one line end is left out.
+/// Reads the prompt from the flag, or from a file or stdin without its last line end.
 fn text(args: &args::Prompt) -> Result<String> {
     let without_line_end = |text: String| {
         let line = text.strip_suffix('\n').map(|line| line.strip_suffix('\r').unwrap_or(line));
         line.map_or_else(|| text.clone(), str::to_owned)
     };
-    // A byte order mark is no part of what was asked.
+    // A byte order mark is no part of the prompt.
     let without_mark =
         |text: String| text.strip_prefix('\u{feff}').map_or_else(|| text.clone(), str::to_owned);
     let from_stdin = || {
@@ -112,7 +116,7 @@ fn text(args: &args::Prompt) -> Result<String> {
     }
 }
 
-/// A user's `text` after a system message as the chat template writes it, where there is one.
+/// Renders a user's `text` after a system message with the chat template, where there is one.
 pub fn chat_text(tokenizer: &Tokenizer, text: &str, system: Option<&str>) -> Result<Option<String>> {
     tokenizer.apply_chat_template(&messages(text, system), true)
 }
@@ -122,8 +126,7 @@ fn messages(text: &str, system: Option<&str>) -> Vec<Message> {
     system.into_iter().chain([Message::new("user", text)]).collect()
 }
 
-/// The tokens of what the template wrote, or of the text itself; BOS once, and the template writes it where the model
-/// wants one.
+/// Encodes the text that the template wrote, which has its BOS already, or the text itself, with BOS.
 pub fn encode_chat(tokenizer: &Tokenizer, rendered: Option<&str>, text: &str) -> Result<Vec<u32>> {
     rendered.map_or_else(|| tokenizer.encode(text, true), |rendered| tokenizer.encode(rendered, false))
 }

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use super::answering::blamed;
+use super::answering::blame_tensor;
 use super::prompting::{chat_text, encode_chat};
 use super::settings;
 use crate::cli::args::Report;
@@ -27,10 +27,10 @@ use crate::text::sampling::{Chosen, Sampler, Sampling};
 use crate::text::stop_tokens::StopTokens;
 use crate::text::tokenizer::Tokenizer;
 
-/// Tokens of an answer at most, where nothing is said.
-const ANSWER: u32 = 160;
+/// Default of the most tokens of an answer.
+const ANSWER_TOKENS: u32 = 160;
 
-/// What is asked when nothing else is said.
+/// Default prompt.
 const PROMPT: &str = "Explain in a few sentences why the sky is blue.";
 
 /// Runs the command.
@@ -41,7 +41,9 @@ pub fn run(args: &Report, console: &Console) -> Result<()> {
     if let Some(reference) = &reference {
         check_vocabulary(&source, reference.spec().vocab_size)?;
     }
-    if let (Some(flag), None, None) = (args.template.given().first(), &args.prompt, &reference) {
+    if !needs_values(args)
+        && let Some(flag) = args.template.flags().first()
+    {
         return Err(Error::usage(format!("{flag} says how prompts are written out, and nothing is asked"))
             .hint(format!("give --prompt or --reference, or leave {flag} out")));
     }
@@ -52,20 +54,15 @@ pub fn run(args: &Report, console: &Console) -> Result<()> {
         &args.out,
         &inputs.into_iter().flatten().map(PathBuf::as_path).collect::<Vec<_>>(),
     )?;
-    let text = match &reference {
-        Some(reference) => {
-            let recorded = is_recorded(record.as_ref(), reference, console)?;
-            text(args, &source, recorded, console)?
-        }
-        None => None,
-    };
+    let mut comparison = None;
+    if let Some(reference) = &reference {
+        let recorded = is_recorded(record.as_ref(), reference, console)?;
+        comparison = text(args, &source, recorded, console)?.map(|text| (reference, text));
+    }
     let sample = sample(args, &source, reference.as_ref(), console)?;
-    let measured = match (text, &reference) {
-        (Some((name, windows)), Some(reference)) => {
-            Some(evaluate_on(&source, reference, name, &windows, console)?)
-        }
-        _ => None,
-    };
+    let measured = comparison
+        .map(|(reference, (name, windows))| evaluate_on(&source, reference, name, &windows, console))
+        .transpose()?;
     let before = reference.as_ref().map(|reference| Inventory::of_source(reference).bytes);
     let inputs = PageInputs { before, measured, sample };
     let text = page(&source, &Inventory::of_source(&source), &inputs, record.as_ref())?;
@@ -74,12 +71,12 @@ pub fn run(args: &Report, console: &Console) -> Result<()> {
     Ok(())
 }
 
-/// True if anything is computed: where nothing is asked, headers will do.
+/// True if a model computes anything; otherwise headers are enough.
 pub fn needs_values(args: &Report) -> bool {
     args.prompt.is_some() || args.reference.is_some()
 }
 
-/// What was written down when `source` was made; not that of other weights.
+/// Reads the record of `source`; a record of other weights is left out with a note.
 pub fn record(source: &SourceModel, console: &Console) -> Result<Option<Record>> {
     let record = Record::read(source.files())?;
     if record.as_ref().is_none_or(|record| record.is_about(source)) {
@@ -89,7 +86,7 @@ pub fn record(source: &SourceModel, console: &Console) -> Result<Option<Record>>
     Ok(None)
 }
 
-/// Whether the distance from `reference` is known: it is not where the model was made from another.
+/// True if the record has the distance from `reference`, and not from another model.
 fn is_recorded(record: Option<&Record>, reference: &SourceModel, console: &Console) -> Result<bool> {
     let Some(record) = record.filter(|record| record.evaluation.is_some()) else { return Ok(false) };
     let is_same = match &record.measurement {
@@ -106,7 +103,7 @@ fn is_recorded(record: Option<&Record>, reference: &SourceModel, console: &Conso
     Ok(is_same)
 }
 
-/// What to measure on, and what it is called: the text that was given, or mixbit's own where nothing is `recorded`.
+/// Returns name and windows of the text to measure on: the user's, or mixbit's own where no distance is `recorded`.
 fn text(
     args: &Report,
     source: &SourceModel,
@@ -132,7 +129,7 @@ fn text(
     settings.windows(source, console).map(Some)
 }
 
-/// The answers, one model after the other; none where there is nothing to compare and nothing was asked.
+/// Returns the models' answers; none without a reference and a prompt.
 pub(crate) fn sample(
     args: &Report,
     source: &SourceModel,
@@ -161,13 +158,13 @@ pub(crate) fn sample(
         console.line(&format!("asking {}", model.files().title()));
         let tokenizer = settings::template(&args.template).apply(Tokenizer::from_files(model.files())?)?;
         console.notes(&tokenizer.template_notes());
-        let most = args.max_tokens.unwrap_or(ANSWER) as usize;
+        let most = args.max_tokens.unwrap_or(ANSWER_TOKENS) as usize;
         answers.push(answer(&engine, model, &tokenizer, prompt, by, most)?);
     }
     Ok(Some(Sample { prompt: prompt.to_owned(), answers }))
 }
 
-/// Loads the model, asks it, and lets go of it.
+/// Loads a model, answers the prompt with it, and drops it.
 fn answer(
     engine: &Engine,
     source: &SourceModel,
@@ -182,13 +179,13 @@ fn answer(
     let mut greedy = Sampler::new(Sampling::default(), 0);
     let model = Model::load(engine, source, None)?;
     let mut session = Session::new(&model, CacheSettings::default(), None);
-    let go_on = |_: &Chosen| Ok(ControlFlow::Continue(()));
-    let found = generate(&model, &mut session, &tokens, &mut greedy, &settings, go_on)
-        .map_err(|error| blamed(source, error))?;
+    let to_the_end = |_: &Chosen| Ok(ControlFlow::Continue(()));
+    let generation = generate(&model, &mut session, &tokens, &mut greedy, &settings, to_the_end)
+        .map_err(|error| blame_tensor(source, error))?;
     Ok(Answer {
         by: format!("{by}: {}", source.files().title()),
-        text: tokenizer.decode(&found.tokens, true)?,
-        tokens: found.tokens.len(),
-        ended: matches!(found.finish, Finish::Stop(_)),
+        text: tokenizer.decode(&generation.tokens, true)?,
+        tokens: generation.tokens.len(),
+        ended: matches!(generation.finish, Finish::Stop(_)),
     })
 }

@@ -1,8 +1,9 @@
 //! `mixbit run`: generate text.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::answering::{Source, memory, note_greedy, rates, sampler, summary};
+use super::answering::{Source, note_greedy, print_cache, print_speed, rates, sampler};
 use super::prompting::prompt;
 use super::templating::template_in_use;
 use crate::cli::args::Run;
@@ -25,40 +26,31 @@ pub fn run(args: &Run, console: &Console) -> Result<()> {
     let spec = source.checkpoint.spec();
     let mut sampler = sampler(&args.answering.sampling, args.show.logprobs, spec)?;
     note_greedy(&args.answering.sampling, console);
-    let (prompt, asked) = prompt(args, &source.tokenizer)?;
-    let template = if asked.rendered.is_some() { template_in_use(&source.tokenizer)? } else { None };
+    let (prompt, rendered_prompt) = prompt(args, &source.tokenizer)?;
+    let has_template = rendered_prompt.rendered.is_some();
+    let template = if has_template { template_in_use(&source.tokenizer)? } else { None };
     if template.is_some() {
         console.notes(&source.tokenizer.template_notes());
     }
-    console.notes(if args.show.verbose { &spec.notes } else { source.file_notes() });
-    if args.show.verbose {
-        if let Some((name, path)) = template {
-            console.line(&format!("chat template: {name}, {}", path.display()));
-        }
-        console.line(&format!("prompt text: {:?}", source.tokenizer.decode(&prompt, false)?));
-        console.line(&format!("stop tokens: {}", source.stop_tokens()));
-    }
-    console.notes(&source.notes());
-    console.notes(source.context_note().as_slice());
-    console.notes(source.length_note(prompt.len()).as_slice());
+    print_notes(console, args, &source, template, &prompt)?;
     let engine = Engine::start()?;
     let (loaded, load) = source.load(&engine, args.answering.dtype.map(Into::into))?;
 
-    let as_it_comes = !args.show.json && !args.show.extract_boxed;
-    let show = |text: &str| if as_it_comes { out(text) } else { Ok(()) };
+    let streams = !args.show.json && !args.show.extract_boxed;
+    let show = |text: &str| if streams { out(text) } else { Ok(()) };
     let mut answer = Answer::new(&source.tokenizer, &source.ending);
-    show(&answer.begin_with(asked.prefill.clone()))?;
-    let (mut logprobs, mut so_far) = (Vec::new(), SoFar::new());
+    show(&answer.begin_with(rendered_prompt.prefill.clone()))?;
+    let (mut logprobs, mut partial) = (Vec::new(), PartialAnswer::new());
     let mut session = source.session(&loaded);
     let result = source.answer(&loaded, &mut session, &prompt, &mut sampler, &mut answer, |chosen, text| {
         logprobs.extend(chosen.logprobs.clone());
-        so_far.push(chosen.token);
+        partial.push(chosen.token);
         show(text)
     });
     let generation = match result {
-        // Whoever reads JSON gets an object all the same.
+        // With --json an interrupted answer is an object too.
         Err(error) if args.show.json && matches!(error.kind(), ErrorKind::Interrupted) => {
-            so_far.generation(session.figures())
+            partial.generation(session.figures())
         }
         result => result?,
     };
@@ -69,7 +61,7 @@ pub fn run(args: &Run, console: &Console) -> Result<()> {
         boxed: last_boxed(&text),
         extract_boxed: args.show.extract_boxed,
         text: &text,
-        prefill: &asked.prefill,
+        prefill: &rendered_prompt.prefill,
         template,
         end: end.as_ref(),
         generation: &generation,
@@ -82,19 +74,41 @@ pub fn run(args: &Run, console: &Console) -> Result<()> {
     if generation.finish == Finish::Interrupted {
         return Err(Error::interrupted());
     }
-    summary(console, prompt.len(), &generation);
-    details(console, args, &generation, end.as_ref(), load);
-    boxed(args, &answered, console)
+    print_speed(console, prompt.len(), &generation);
+    print_details(console, args, &generation, end.as_ref(), load);
+    check_boxed(args, &answered, console)
 }
 
-/// The tokens of an answer that may be interrupted.
-struct SoFar {
+/// Prints notes on the model and the prompt; with --verbose also the prompt as the model sees it, and stop tokens.
+fn print_notes(
+    console: &Console,
+    args: &Run,
+    source: &Source,
+    template: Option<(&str, &Path)>,
+    prompt: &[u32],
+) -> Result<()> {
+    console.notes(if args.show.verbose { &source.checkpoint.spec().notes } else { source.file_notes() });
+    if args.show.verbose {
+        if let Some((name, path)) = template {
+            console.line(&format!("chat template: {name}, {}", path.display()));
+        }
+        console.line(&format!("prompt text: {:?}", source.tokenizer.decode(prompt, false)?));
+        console.line(&format!("stop tokens: {}", source.stop_tokens()));
+    }
+    console.notes(&source.notes());
+    console.notes(source.context_note().as_slice());
+    console.notes(source.length_note(prompt.len()).as_slice());
+    Ok(())
+}
+
+/// Tokens of an answer that may be interrupted.
+struct PartialAnswer {
     started: Instant,
     first: Option<Instant>,
     tokens: Vec<u32>,
 }
 
-impl SoFar {
+impl PartialAnswer {
     fn new() -> Self {
         Self { started: Instant::now(), first: None, tokens: Vec::new() }
     }
@@ -104,7 +118,7 @@ impl SoFar {
         self.tokens.push(token);
     }
 
-    /// What was generated up to now.
+    /// Returns the interrupted generation.
     fn generation(self, cache: CacheFigures) -> Generation {
         let first = self.first.unwrap_or_else(Instant::now);
         let timings = Timings { prompt: first - self.started, generation: first.elapsed() };
@@ -113,7 +127,7 @@ impl SoFar {
     }
 }
 
-/// What was not shown while it came.
+/// Prints JSON, the boxed content or log-probabilities, which are not shown while the answer is generated.
 fn report(args: &Run, answered: &Answered<'_>, source: &Source) -> Result<()> {
     if args.show.json {
         return out(&answer_json(answered, &source.tokenizer)?);
@@ -127,11 +141,12 @@ fn report(args: &Run, answered: &Answered<'_>, source: &Source) -> Result<()> {
     }
 }
 
-fn details(console: &Console, args: &Run, generation: &Generation, end: Option<&End>, load: Duration) {
+/// Prints memory and load time, and with --verbose the cache and the end of the answer.
+fn print_details(console: &Console, args: &Run, generation: &Generation, end: Option<&End>, load: Duration) {
     let peak = memory::peak_memory().map_or_else(|| "unknown".to_owned(), bytes);
     console.line(&format!("peak memory: {peak}, load time: {:.2} s", load.as_secs_f64()));
     if args.show.verbose {
-        memory(console, generation);
+        print_cache(console, generation);
         console.line(&match (end, generation.finish) {
             (Some(End::String(string)), _) => format!("finished by stop string {string:?}"),
             (Some(End::Boxed), _) => "finished by the end of a box".to_owned(),
@@ -142,8 +157,8 @@ fn details(console: &Console, args: &Run, generation: &Generation, end: Option<&
     }
 }
 
-/// Fails where a box was to be printed and there is none.
-fn boxed(args: &Run, answered: &Answered<'_>, console: &Console) -> Result<()> {
+/// Fails where `--extract-boxed` asks for a box and the answer has none.
+fn check_boxed(args: &Run, answered: &Answered<'_>, console: &Console) -> Result<()> {
     if !args.show.extract_boxed || answered.boxed.is_some() {
         return Ok(());
     }

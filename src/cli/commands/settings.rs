@@ -1,4 +1,4 @@
-//! What a command will do, from its flags, the recipe and the defaults, in this order of precedence.
+//! Settings of jobs from flags, the recipe and the defaults, in this order of precedence.
 
 use crate::choose::plan::Plan;
 use crate::choose::recipe::{Quality, Recipe};
@@ -13,7 +13,7 @@ use crate::models::spec::DecoderSpec;
 use crate::numerics::quant::Mode;
 use crate::numerics::rounding::Technique;
 
-/// How sensitivities are measured, from flags and recipe, for a model with this architecture.
+/// Resolves text and measurement of sensitivities, for a model with this architecture.
 pub fn calibration(
     flags: &args::Calibration,
     recipe: Option<&Recipe>,
@@ -47,7 +47,8 @@ pub fn calibration(
     })
 }
 
-/// What follows rounding, from flags and recipe; the preset `quality` asks for what this plan has a use for.
+/// Resolves refinement and distillation. The preset best asks for those that the plan has a use for. Fails where flags
+/// say how to distill and nothing is distilled.
 pub fn tuning(
     flags: &args::Tuning,
     recipe: Option<&Recipe>,
@@ -55,18 +56,18 @@ pub fn tuning(
     plan: &Plan<'_>,
     fixed: bool,
 ) -> Result<Tuning> {
-    let best = quality == Some(Quality::Best);
-    let learns = plan.quants().iter().any(|quant| quant.mode == Mode::Affine);
-    let said = recipe.map(|recipe| recipe.tuning).unwrap_or_default();
-    let distill = flags.distill.or(said.distill).or((best && learns).then_some(150));
+    let is_best = quality == Some(Quality::Best);
+    let can_learn = plan.quants().iter().any(|quant| quant.mode == Mode::Affine);
+    let recipe = recipe.map(|recipe| recipe.tuning).unwrap_or_default();
+    let distill = flags.distill.or(recipe.distill).or((is_best && can_learn).then_some(150));
     let distill = distill.filter(|steps| *steps > 0);
-    let refine = flags.refine.or(said.refine).or((best && !fixed).then_some(2));
-    for (flag, given) in [
+    let refine = flags.refine.or(recipe.refine).or((is_best && !fixed).then_some(2));
+    for (flag, is_set) in [
         ("--distill-rate", flags.distill_rate.is_some()),
         ("--distill-temperature", flags.distill_temperature.is_some()),
         ("--distill-norms", flags.distill_norms),
     ] {
-        if given && distill.is_none() {
+        if is_set && distill.is_none() {
             return Err(Error::usage(format!("{flag} says how to distill, and nothing is distilled"))
                 .hint("give --distill STEPS"));
         }
@@ -75,33 +76,35 @@ pub fn tuning(
         distill,
         rate: flags.distill_rate,
         temperature: flags.distill_temperature.unwrap_or(1.0),
-        norms: flags.distill_norms || said.distill_norms,
+        norms: flags.distill_norms || recipe.distill_norms,
         refine: refine.filter(|rounds| *rounds > 0),
     })
 }
 
-/// How large the result may be, from flags and recipe.
+/// Resolves the size of the result. Flags come before the recipe.
 pub fn target(flags: &args::Size, recipe: Option<&Recipe>) -> Target {
-    match (flags.target_bpw, flags.target_size, recipe.and_then(|recipe| recipe.target_bpw)) {
-        (Some(bpw), _, _) | (None, None, Some(bpw)) => Target::Bpw(bpw),
-        (None, Some(size), _) => Target::Size(size),
-        (None, None, None) => Target::Fixed,
+    if let Some(bpw) = flags.target_bpw {
+        return Target::Bpw(bpw);
     }
+    if let Some(size) = flags.target_size {
+        return Target::Size(size);
+    }
+    recipe.and_then(|recipe| recipe.target_bpw).map_or(Target::Fixed, Target::Bpw)
 }
 
-/// The chat template that flags ask for.
+/// Returns the chat template that flags ask for.
 pub fn template(flags: &args::Template) -> Template {
     let variables = flags.chat_template_config.clone().unwrap_or_default();
     Template { name_or_file: flags.chat_template.clone(), variables }
 }
 
-/// The folder to write.
+/// Returns the folder to write.
 pub fn output(flags: &args::Output) -> Result<Output> {
     let container = flags.container()?;
     Ok(Output { path: flags.mlx_path.clone(), overwrite: flags.overwrite, container })
 }
 
-/// A quantization by `plan`, from flags and recipe.
+/// Resolves all settings of a quantization by `plan`.
 pub fn quantization(
     args: &args::Quantize,
     output: Output,

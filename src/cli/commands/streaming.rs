@@ -1,5 +1,5 @@
-//! `mixbit eval --stream`: perplexity over a text of any length through the cache, which forgets what a generation of
-//! that length would have forgotten.
+//! `mixbit eval --stream`: perplexity over a text of any length through the cache, which forgets the tokens that a
+//! generation of that length would forget.
 
 use serde_json::json;
 use std::time::Instant;
@@ -19,19 +19,19 @@ use crate::models::source::SourceModel;
 use crate::report::Console;
 use crate::words::{bytes, count};
 
-/// Tokens that a stream needs: one prediction has no standard error.
-const LEAST: usize = 3;
+/// Fewest tokens of a stream: one prediction has no standard error.
+const MIN_TOKENS: usize = 3;
 
-/// Logits that are computed at a time.
-const LOGITS: usize = 1 << 24;
+/// Most logits that are computed at a time.
+const LOGITS_PER_STEP: usize = 1 << 24;
 
 /// Runs the command.
 pub fn run(args: &Eval, source: &SourceModel, console: &Console) -> Result<()> {
     let settings = cache_settings(&args.cache, source.spec())?;
     console.notes(context_note(&settings, source.spec()).as_slice());
-    if let Some(most) = args.max_tokens.filter(|&most| most < LEAST) {
+    if let Some(most) = args.max_tokens.filter(|&most| most < MIN_TOKENS) {
         return Err(Error::usage(format!(
-            "--stream needs at least {LEAST} tokens, --max-tokens allows {most}"
+            "--stream needs at least {MIN_TOKENS} tokens, --max-tokens allows {most}"
         ))
         .hint("give a larger --max-tokens, or leave it out"));
     }
@@ -42,7 +42,7 @@ pub fn run(args: &Eval, source: &SourceModel, console: &Console) -> Result<()> {
     let engine = Engine::start()?;
     let model = Model::load(&engine, source, None)?;
     let vocabulary = source.spec().vocab_size;
-    let step = (args.cache.prefill_step()).min((LOGITS / vocabulary).max(1));
+    let step = (args.cache.prefill_step()).min((LOGITS_PER_STEP / vocabulary).max(1));
     let bar = console.steps_bar("running the model", tokens.len() as u64);
     let mut scores = Scores::default();
     let mut labels = tokens.get(1..).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Flags of chat templates: to a tokenizer's settings, and where they would do nothing.
+//! Flags of chat templates: applied to a tokenizer, or refused where they would do nothing.
 
 use serde_json::Value;
 use std::fs;
@@ -10,13 +10,13 @@ use crate::error::{Error, Result};
 use crate::files::{json, lfs_pointer};
 use crate::text::tokenizer::{Message, Tokenizer, kind};
 
-/// The tokenizer with the template and the tools that the flags ask for, which the template has to know.
+/// Applies the flags' template and tools to the tokenizer. Fails where there is no template, or it ignores tools.
 pub fn for_answers(tokenizer: Tokenizer, asked: &args::Asking) -> Result<Tokenizer> {
     let tools = asked.tools.as_deref().map(read_tools).transpose()?;
     let tokenizer = settings::template(&asked.template).apply_with_tools(tokenizer, tools.clone())?;
     let others = [("--tools", tools.is_some()), ("--prefill-response", asked.prefill_response.is_some())];
-    let others = others.into_iter().filter_map(|(flag, given)| given.then_some(flag));
-    if let Some(flag) = asked.template.given().into_iter().chain(others).next()
+    let others = others.into_iter().filter_map(|(flag, is_set)| is_set.then_some(flag));
+    if let Some(flag) = asked.template.flags().into_iter().chain(others).next()
         && !tokenizer.has_chat_template()
     {
         return Err(Error::usage(format!("{flag} needs a chat template, and this model has none"))
@@ -24,7 +24,7 @@ pub fn for_answers(tokenizer: Tokenizer, asked: &args::Asking) -> Result<Tokeniz
     }
     let messages = [Message::new("user", "Hi")];
     let render = |tools| tokenizer.render_with_tools(&messages, tools);
-    // A template that fails says why itself, where it is used.
+    // A template that fails is reported where it is used.
     if let Some(tools) = tools.as_deref().filter(|tools| !tools.is_empty())
         && let (Ok(with), Ok(without)) = (render(Some(tools)), render(None))
         && with == without
@@ -35,7 +35,7 @@ pub fn for_answers(tokenizer: Tokenizer, asked: &args::Asking) -> Result<Tokeniz
     Ok(tokenizer)
 }
 
-/// Name and file of the chat template of prompts, where there is one.
+/// Returns name and file of the chat template of prompts, where there is one.
 pub fn template_in_use(tokenizer: &Tokenizer) -> Result<Option<(&str, &Path)>> {
     tokenizer.template_in_use().map_err(|error| error.hint("--chat-template NAME chooses one"))
 }
@@ -46,8 +46,8 @@ fn read_tools(path: &Path) -> Result<Vec<Value>> {
     lfs_pointer::refuse(path, &bytes)?;
     let value = json::parse(path, &bytes).map_err(|error| error.hint(hint))?;
     let Value::Array(tools) = value else {
-        let found = kind(&value);
-        return Err(Error::file(path, format!("expected a list of tools, found {found}")).hint(hint));
+        let message = format!("expected a list of tools, found {}", kind(&value));
+        return Err(Error::file(path, message).hint(hint));
     };
     match tools.iter().position(|tool| !tool.is_object()) {
         Some(index) => {
@@ -57,14 +57,18 @@ fn read_tools(path: &Path) -> Result<Vec<Value>> {
     }
 }
 
-/// Fails where flags say how conversations are written out and there is none: `texts` are what was read, by name.
+/// Fails where there are flags of chat templates and no conversation. `texts` are the names of the texts that were
+/// read.
 pub fn refuse_idle(flags: &args::Template, texts: &[String], conversations: bool) -> Result<()> {
-    let Some(flag) = flags.given().into_iter().next().filter(|_| !conversations) else { return Ok(()) };
-    let found = match texts {
+    if conversations {
+        return Ok(());
+    }
+    let Some(flag) = flags.flags().into_iter().next() else { return Ok(()) };
+    let reason = match texts {
         [] => "no text is read".to_owned(),
         texts => format!("there is no conversation in {}", texts.join(" or ")),
     };
-    Err(Error::usage(format!("{flag} says how conversations are written out, and {found}"))
+    Err(Error::usage(format!("{flag} says how conversations are written out, and {reason}"))
         .hint(format!("leave {flag} out, or give JSONL with `messages`")))
 }
 
@@ -73,7 +77,7 @@ pub fn refuse_idle(flags: &args::Template, texts: &[String], conversations: bool
 mod tests {
     use super::*;
 
-    /// The tokenizer of a model whose template is `template`, for answers with one tool.
+    /// Returns the tokenizer of a model whose template is `template`, for answers with one tool.
     fn with_one_tool(template: &str) -> Result<Tokenizer> {
         let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/models/mobilellm-docs-1m");
         let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! `mixbit unpack`: a pack in, its folder out, or some of its files. Nothing is kept whose SHA-256 is wrong.
+//! `mixbit unpack`: a pack in, its folder out, or some of its files. No file is kept whose SHA-256 is wrong.
 
 use indicatif::ProgressBar;
 use std::fs::{self, File};
@@ -19,13 +19,13 @@ pub fn run(args: &Unpack, console: &Console) -> Result<()> {
             .hint("give a file that `mixbit pack` wrote; `mixbit pack` makes one of a folder"));
     }
     let pack = Pack::open(&args.pack)?;
-    let files = if args.file.is_empty() { pack.files().iter().collect() } else { chosen(args, &pack)? };
+    let files = if args.file.is_empty() { pack.files().iter().collect() } else { named_files(args, &pack)? };
     let total = files.iter().map(|file| file.data.len() as u64).sum();
     let bar = console.bytes_bar("unpacking", total);
     if args.file.is_empty() {
-        folder(args, &pack, &bar)?;
+        unpack_folder(args, &pack, &bar)?;
     } else {
-        single_files(args, &pack, &files, &bar)?;
+        unpack_files(args, &pack, &files, &bar)?;
     }
     bar.finish_and_clear();
     let noun = if files.len() == 1 { "file" } else { "files" };
@@ -33,8 +33,8 @@ pub fn run(args: &Unpack, console: &Console) -> Result<()> {
     Ok(())
 }
 
-/// The files that `--file` names.
-fn chosen<'a>(args: &Unpack, pack: &'a Pack) -> Result<Vec<&'a PackedFile>> {
+/// Returns the files that `--file` names.
+fn named_files<'a>(args: &Unpack, pack: &'a Pack) -> Result<Vec<&'a PackedFile>> {
     let find = |name: &String| {
         pack.get(name).ok_or_else(|| {
             let names: Vec<&str> = pack.files().iter().map(|file| file.name.as_str()).collect();
@@ -45,8 +45,8 @@ fn chosen<'a>(args: &Unpack, pack: &'a Pack) -> Result<Vec<&'a PackedFile>> {
     args.file.iter().map(find).collect()
 }
 
-/// Everything, whole or not at all.
-fn folder(args: &Unpack, pack: &Pack, bar: &ProgressBar) -> Result<()> {
+/// Unpacks all files to a folder, which appears when it is complete.
+fn unpack_folder(args: &Unpack, pack: &Pack, bar: &ProgressBar) -> Result<()> {
     check_destination(&args.pack, &args.out, args.overwrite).map_err(|error| match error.kind() {
         ErrorKind::Usage(_) => error.hint("choose another folder for --out"),
         _ => error,
@@ -63,8 +63,8 @@ fn folder(args: &Unpack, pack: &Pack, bar: &ProgressBar) -> Result<()> {
     folder.publish()
 }
 
-/// Each of `files` whole or not at all.
-fn single_files(args: &Unpack, pack: &Pack, files: &[&PackedFile], bar: &ProgressBar) -> Result<()> {
+/// Unpacks `files`, each of which appears when it is complete.
+fn unpack_files(args: &Unpack, pack: &Pack, files: &[&PackedFile], bar: &ProgressBar) -> Result<()> {
     let to = |file: &PackedFile| args.out.join(&file.name);
     for file in files {
         if let Some(parent) = to(file).parent() {

@@ -1,4 +1,4 @@
-//! All checks of a folder, one after the other, and the findings that they give.
+//! The check of a folder: runs all parts and collects their findings.
 
 use serde::Serialize;
 use std::collections::BTreeSet;
@@ -9,11 +9,11 @@ use crate::error;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::hub_cache;
 
-/// How much a finding matters.
+/// Severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// As it should be.
+    /// Nothing is wrong.
     Ok,
     /// Works, and is worth knowing.
     Note,
@@ -22,7 +22,7 @@ pub enum Level {
 }
 
 impl Level {
-    /// The word for it.
+    /// Returns the level's word in output and JSON.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -32,16 +32,16 @@ impl Level {
     }
 }
 
-/// One thing that was looked at. In JSON an object with these four keys, `hint` null where there is none.
+/// Result of checking one subject. In JSON an object with these four keys, `hint` null where there is none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How much it matters.
+    /// Severity.
     pub level: Level,
-    /// What was looked at, in one or two words: `shapes`, `bit map`.
+    /// Subject of the check, in one or two words: `shapes`, `bit map`.
     pub subject: &'static str,
-    /// What was found, in one line.
+    /// Result, in one line.
     pub message: String,
-    /// What to do about it.
+    /// Advice to the user.
     pub hint: Option<String>,
 }
 
@@ -62,7 +62,7 @@ impl Finding {
         Self::new(Level::Problem, subject, message)
     }
 
-    /// An error as a problem.
+    /// Reports an error as a problem.
     pub(crate) fn refusal(subject: &'static str, error: &Error) -> Self {
         Self { hint: hub_cache::hint_in_cache(error), ..Self::problem(subject, error.to_string()) }
     }
@@ -76,24 +76,23 @@ impl Finding {
 /// Called with bytes read so far and bytes to read.
 pub type Progress<'a> = &'a dyn Fn(u64, u64);
 
-/// Everything that can be said about the model folder `dir`, and about how it relates to the folder `reference` that it
-/// was made from.
+/// Checks the model folder `dir`, and compares it with the folder `reference` that it was made from.
 ///
 /// # Errors
-/// When `dir` is no folder and no pack, or Ctrl-C was pressed. Whatever else goes wrong is a finding.
+/// When `dir` is no folder and no pack, or the work is interrupted. All other errors are findings.
 pub fn check(dir: &Path, reference: Option<&Path>, progress: Progress<'_>) -> Result<Vec<Finding>> {
     let (folder, mut findings) = Folder::open(dir)?;
     findings.extend(super::files::check(&folder, progress)?);
     findings.extend(super::structure::check(&folder));
     let (tensors, wrong) = super::tensors::check(&folder);
     findings.extend(tensors);
-    findings.extend(folder.refused.as_ref().and_then(|error| unsaid(error, &findings, &wrong)));
+    findings.extend(folder.refused.as_ref().and_then(|error| load_error(error, &findings, &wrong)));
     findings.extend(super::values::check(&folder, progress)?);
     findings.extend(super::tokens::check(&folder));
     let template = super::template::check(&folder);
-    // Where it keeps the tokenizer from being read, that has been said.
-    let new = |found: &Finding| findings.iter().all(|said| said.message != found.message);
-    let template: Vec<Finding> = template.into_iter().filter(new).collect();
+    // A template that keeps the tokenizer from being read is reported already.
+    let is_new = |finding: &Finding| findings.iter().all(|earlier| earlier.message != finding.message);
+    let template: Vec<Finding> = template.into_iter().filter(is_new).collect();
     findings.extend(template);
     findings.extend(super::forward::check(&folder));
     if let Some(reference) = reference {
@@ -102,21 +101,23 @@ pub fn check(dir: &Path, reference: Option<&Path>, progress: Progress<'_>) -> Re
     Ok(findings)
 }
 
-/// Why the model cannot be loaded, unless that was said: the loader stops at the first of what the checks list whole.
-/// `wrong` are the tensors that were called missing, left over or misshapen.
-fn unsaid(error: &Error, findings: &[Finding], wrong: &BTreeSet<String>) -> Option<Finding> {
+/// Reports the error that keeps the model from being loaded, unless the `findings` have it: the loader stops at the
+/// first of the errors that the checks list in full. `wrong` are the tensors reported as missing, left over or
+/// misshapen.
+fn load_error(error: &Error, findings: &[Finding], wrong: &BTreeSet<String>) -> Option<Finding> {
     let refusal = Finding::refusal("load", error);
-    let named = matches!(error.kind(), ErrorKind::Tensor { tensor, .. } if wrong.contains(tensor));
-    let said = findings.iter().any(|finding| finding.message == refusal.message);
-    (!named && !said).then_some(refusal)
+    let is_tensor_reported =
+        matches!(error.kind(), ErrorKind::Tensor { tensor, .. } if wrong.contains(tensor));
+    let is_reported = findings.iter().any(|finding| finding.message == refusal.message);
+    (!is_tensor_reported && !is_reported).then_some(refusal)
 }
 
-/// The first few of `names`, and how many more there are.
+/// Joins the first few of `names`, and says how many more there are.
 pub(crate) fn list(names: &[String]) -> String {
-    const SHOWN: usize = 3;
-    let shown: Vec<&str> = names.iter().take(SHOWN).map(String::as_str).collect();
+    const NAMES_SHOWN: usize = 3;
+    let shown: Vec<&str> = names.iter().take(NAMES_SHOWN).map(String::as_str).collect();
     let shown = shown.join(", ");
-    match names.len().saturating_sub(SHOWN) {
+    match names.len().saturating_sub(NAMES_SHOWN) {
         0 => shown,
         more => format!("{shown} and {more} more"),
     }

@@ -1,5 +1,5 @@
-//! Which files are there, and whether they are whole. (What a file is missing to be read at all was found when the folder
-//! was opened.)
+//! Files of a model folder: present, complete, and as their checksums say. Files that cannot be read at all are
+//! reported when the folder is opened.
 
 use rayon::prelude::*;
 use std::collections::BTreeSet;
@@ -21,7 +21,7 @@ use crate::text::stop_tokens::GenerationConfig;
 use crate::text::tokenizer;
 use crate::words::{bytes, count};
 
-/// The pack, weights, index, other containers beside them, the tokenizer's files.
+/// Checks the pack, weights, index, other containers beside them, and lists the tokenizer's files.
 pub(crate) fn check(folder: &Folder, progress: Progress<'_>) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
     let files = &folder.files;
@@ -42,7 +42,7 @@ pub(crate) fn check(folder: &Folder, progress: Progress<'_>) -> Result<Vec<Findi
     Ok(findings)
 }
 
-/// Whether every file in a pack is what was packed.
+/// Compares every file in a pack with its checksum.
 fn packed(pack: &Pack, progress: Progress<'_>) -> Result<Vec<Finding>> {
     let total = pack.files().iter().map(|file| file.data.len() as u64).sum();
     progress(0, total);
@@ -58,7 +58,7 @@ fn packed(pack: &Pack, progress: Progress<'_>) -> Result<Vec<Finding>> {
     Ok(vec![Finding::ok("pack", what)])
 }
 
-/// Whether the files that the Hub's cache calls by their SHA-256 are what they are called by.
+/// Compares the files that the Hub's cache names by their SHA-256 with their names.
 fn cached(files: &ModelFiles) -> Result<Vec<Finding>> {
     let hashed = files.hashed_files();
     let checked: Vec<Result<()>> = hashed.par_iter().map(HashedFile::verify).collect();
@@ -73,7 +73,7 @@ fn cached(files: &ModelFiles) -> Result<Vec<Finding>> {
     Ok(vec![Finding::ok("cache", what)])
 }
 
-/// The files that the tensors are taken from.
+/// Returns the files that the tensors are taken from.
 fn files_read(checkpoint: &Checkpoint) -> BTreeSet<&Path> {
     checkpoint.iter().map(|(_, tensor)| tensor.file).collect()
 }
@@ -82,7 +82,7 @@ fn total(checkpoint: &Checkpoint) -> u64 {
     checkpoint.iter().map(|(_, tensor)| tensor.byte_len() as u64).sum()
 }
 
-/// Headers were validated against the files' lengths when they were opened; an npz has checksums too.
+/// Checks the weight files. Headers were compared with the files' lengths on opening; an npz has checksums too.
 fn weights(checkpoint: &Checkpoint) -> Result<Finding> {
     if let Err(error) = checkpoint.verify() {
         crate::interrupt::check()?;
@@ -94,7 +94,7 @@ fn weights(checkpoint: &Checkpoint) -> Result<Finding> {
     Ok(Finding::ok("files", what))
 }
 
-/// The index's own count of bytes.
+/// Compares the index's `total_size` with the bytes of the tensors.
 fn index(files: &ModelFiles, total: u64) -> Option<Finding> {
     let value = json::parse(&files.path_of(INDEX), &files.read(INDEX).ok()?).ok()?;
     let claimed = value.get("metadata")?.get("total_size")?.as_u64()?;
@@ -103,7 +103,7 @@ fn index(files: &ModelFiles, total: u64) -> Option<Finding> {
     })
 }
 
-/// Weights in the folder that nobody reads.
+/// Reports weight files in the folder that are not read.
 fn unread(files: &ModelFiles, read: &BTreeSet<&Path>) -> Option<Finding> {
     let weights = ["safetensors", "npz", "bin", "pth", "pt", "gguf"];
     let mut names = files.names().ok()?;
@@ -115,7 +115,7 @@ fn unread(files: &ModelFiles, read: &BTreeSet<&Path>) -> Option<Finding> {
     (!names.is_empty()).then(|| Finding::note("files", format!("not read: {}", list(&names))))
 }
 
-/// mixbit-report.json, which only reports are made of.
+/// Checks mixbit-report.json, which reports are made of and nothing else.
 fn record(folder: &Folder) -> Option<Finding> {
     let files = &folder.files;
     let error = match Record::read(files) {
@@ -131,12 +131,12 @@ fn record(folder: &Folder) -> Option<Finding> {
     let value = json::parse(&files.path_of(record::FILE), &files.read(record::FILE).ok()?).ok();
     let version = value.as_ref().and_then(|value| value.get("version")?.as_u64());
     let finding = Finding::refusal("files", &error);
-    // Another version of mixbit's is none the worse for that.
-    let other = version.is_some_and(|version| version != u64::from(record::VERSION));
-    Some(if other { Finding { level: Level::Note, ..finding } } else { finding })
+    // A record of another version of mixbit is no damage.
+    let is_other_version = version.is_some_and(|version| version != u64::from(record::VERSION));
+    Some(if is_other_version { Finding { level: Level::Note, ..finding } } else { finding })
 }
 
-/// A generation_config.json that is not used, as no weights depend on it.
+/// Reports a generation_config.json that cannot be read: it is not used, as no weights depend on it.
 fn generation_config(config: &ModelConfig) -> Option<Finding> {
     match GenerationConfig::read(config) {
         Ok(GenerationConfig::Absent | GenerationConfig::Whole { .. }) => None,

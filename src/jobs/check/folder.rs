@@ -16,26 +16,26 @@ use crate::models::source::SourceModel;
 use crate::models::spec::{DecoderSpec, Manifest};
 use crate::text::tokenizer::Tokenizer;
 
-/// Places where index and shards disagree that are named.
-const FEW: usize = 3;
+/// Most findings about one kind of fault.
+const FINDINGS_SHOWN: usize = 3;
 
-/// Its parts; `None` is what could not be opened, which is a finding already.
+/// Opened parts of a model folder. A part that could not be opened is `None`, and a finding already.
 pub(crate) struct Folder {
     pub(crate) files: ModelFiles,
     pub(crate) config: Option<ModelConfig>,
     pub(crate) checkpoint: Option<Checkpoint>,
-    /// mlx-lm's name (the stored one where the architecture is unknown) to the stored one.
+    /// Stored names of the tensors by mlx-lm's names; by the stored names where the architecture is unknown.
     pub(crate) names: BTreeMap<String, String>,
     pub(crate) spec: Option<DecoderSpec>,
     pub(crate) manifest: Option<Manifest>,
     pub(crate) source: Option<SourceModel>,
-    /// Why there is no source, where all that it takes is there.
+    /// Error that keeps the source from being opened although config and weights are there.
     pub(crate) refused: Option<Error>,
     pub(crate) tokenizer: Option<Tokenizer>,
 }
 
 impl Folder {
-    /// Opens `dir`; the findings say what was refused.
+    /// Opens `dir`; the findings are about parts that could not be opened.
     pub(crate) fn open(dir: &Path) -> Result<(Self, Vec<Finding>)> {
         if !dir.exists() {
             return Err(Error::file(dir, "does not exist")
@@ -50,7 +50,7 @@ impl Folder {
         let (mut checkpoint, mut wrong) = weights(&files, &mut keep);
         let renamed = row.zip(checkpoint.as_ref()).map(|(row, checkpoint)| checkpoint.names(row));
         if let (Some(checkpoint), Some(renamed)) = (&mut checkpoint, renamed) {
-            checkpoint.stack(renamed).iter().take(FEW).for_each(|error| keep("experts", error));
+            checkpoint.stack(renamed).iter().take(FINDINGS_SHOWN).for_each(|error| keep("experts", error));
         }
         let names = checkpoint.as_ref().map(|c| names(c, renamed)).unwrap_or_default();
         let mut folder = Self {
@@ -91,29 +91,30 @@ impl Folder {
         Ok((folder, findings))
     }
 
-    /// The tensor that mlx-lm calls `name`.
+    /// Returns the tensor that mlx-lm calls `name`.
     pub(crate) fn tensor(&self, name: &str) -> Option<Tensor<'_>> {
         self.checkpoint.as_ref()?.get(self.names.get(name)?)
     }
 
-    /// Rows of the matrix of the layer at `path`, which packing does not change.
+    /// Returns the number of rows of the matrix of the layer at `path`, which packing does not change.
     pub(crate) fn rows(&self, path: &str) -> Option<usize> {
         self.tensor(&format!("{path}.weight"))?.shape.first().copied()
     }
 
-    /// All tensors under mlx-lm's names.
+    /// Returns all tensors under mlx-lm's names.
     pub(crate) fn tensors(&self) -> impl Iterator<Item = (&str, Tensor<'_>)> {
         self.names.keys().filter_map(|name| Some((name.as_str(), self.tensor(name)?)))
     }
 
-    /// Whether `name` is what an untied head would be called, or a part of it.
+    /// True if `name` is a tensor of an untied head.
     pub(crate) fn is_head(&self, name: &str) -> bool {
         self.spec
             .as_ref()
             .is_some_and(|spec| name.strip_prefix(spec.head_name).is_some_and(|rest| rest.starts_with('.')))
     }
 
-    /// Errors about tensors that the index lists, that are in no weight file and have no other place in the decoder.
+    /// Returns errors about tensors that the index lists, that are in no weight file and have no other place in the
+    /// decoder.
     fn absent(&self, names: Option<Names>) -> Vec<Error> {
         let there = |name: &str| self.names.contains_key(name);
         let accounted_for = |name: &str| match names {
@@ -123,7 +124,7 @@ impl Folder {
         self.checkpoint.as_ref().map(|checkpoint| checkpoint.absent(accounted_for)).unwrap_or_default()
     }
 
-    /// Notes on weight files and names.
+    /// Returns notes on weight files and names.
     fn notes(&self, names: Option<Names>) -> Vec<String> {
         let notes = self.checkpoint.iter().flat_map(|checkpoint| checkpoint.notes().iter().cloned());
         notes.chain(names.and_then(|names| names.note())).collect()
@@ -134,7 +135,7 @@ impl Folder {
     }
 }
 
-/// The weights as far as they can be read, and what is wrong with their index.
+/// Reads the weights as far as possible; the errors are about their index.
 fn weights(
     files: &ModelFiles,
     keep: &mut impl FnMut(&'static str, &Error),
@@ -148,10 +149,10 @@ fn weights(
     }
 }
 
-/// The first of what is `wrong` with index and shards, and how much more there is.
+/// Hands the first few `wrong` places of index and shards to `keep`, and the number of the others.
 fn keep_few(files: &ModelFiles, wrong: &[Error], keep: &mut impl FnMut(&'static str, &Error)) {
-    wrong.iter().take(FEW).for_each(|error| keep("files", error));
-    if let Some(more) = wrong.len().checked_sub(FEW).filter(|&more| more > 0) {
+    wrong.iter().take(FINDINGS_SHOWN).for_each(|error| keep("files", error));
+    if let Some(more) = wrong.len().checked_sub(FINDINGS_SHOWN).filter(|&more| more > 0) {
         let message = format!("does not agree with the shards in {more} more places");
         keep("files", &Error::file(files.path_of(INDEX), message));
     }
@@ -161,7 +162,7 @@ fn names(checkpoint: &Checkpoint, names: Option<Names>) -> BTreeMap<String, Stri
     let renamed = |name: &str| match names.map_or(Rename::Keep, |names| names.rename(name)) {
         Rename::Keep => Some(name.to_owned()),
         Rename::To(name) => Some(name),
-        // Experts that could not be stacked, which was said.
+        // Experts that could not be stacked: reported already.
         Rename::Expert { .. } | Rename::Fused(_) | Rename::Drop => None,
     };
     checkpoint.iter().filter_map(|(name, _)| Some((renamed(name)?, name.to_owned()))).collect()

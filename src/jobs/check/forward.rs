@@ -1,4 +1,4 @@
-//! Two tokens through the model: what comes out must be numbers.
+//! A forward pass of two tokens: logits must be finite.
 
 use super::check::Finding;
 use super::folder::Folder;
@@ -7,13 +7,14 @@ use crate::engine::runtime::Engine;
 use crate::models::source::SourceModel;
 use crate::words::bytes;
 
-/// Logits beyond this are worth a look; beyond the other nothing was trained to give them.
-const LARGE: f32 = 1e4;
-const ABSURD: f32 = 1e6;
+/// Magnitude of logits from which a note is due.
+const LARGE_LOGIT: f32 = 1e4;
+/// Magnitude of logits that no training gives.
+const ABSURD_LOGIT: f32 = 1e6;
 
 const SUBJECT: &str = "forward pass";
 
-/// BOS (or token 0) and the token after it. Left out, with a note, where there is no engine or too little memory.
+/// Runs BOS (or token 0) and the id after it. Skipped, with a note, where there is no engine or too little memory.
 pub(crate) fn check(folder: &Folder) -> Option<Finding> {
     let source = folder.source.as_ref()?;
     let vocabulary = source.spec().vocab_size as u32;
@@ -49,14 +50,14 @@ fn run(source: &SourceModel, tokens: &[u32]) -> Finding {
     let most = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let range = format!("tokens {tokens:?} give finite logits, from {least:.2} to {most:.2}");
     match least.abs().max(most.abs()) {
-        largest if largest > ABSURD => Finding::problem(SUBJECT, format!("{range}: absurdly large"))
+        largest if largest > ABSURD_LOGIT => Finding::problem(SUBJECT, format!("{range}: absurdly large"))
             .hint("the model is damaged: take it from its source again, or quantize again"),
-        largest if largest > LARGE => Finding::note(SUBJECT, format!("{range}: very large")),
+        largest if largest > LARGE_LOGIT => Finding::note(SUBJECT, format!("{range}: very large")),
         _ => Finding::ok(SUBJECT, range),
     }
 }
 
-/// Bytes that can be had without swapping, where the system tells.
+/// Returns the bytes of memory that are free without swapping, where the system tells.
 fn available_memory() -> Option<u64> {
     crate::system::proc_bytes("/proc/meminfo", "MemAvailable")
 }

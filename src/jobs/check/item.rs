@@ -1,18 +1,19 @@
-//! One tensor to check, and of which kind it is.
+//! One tensor to check, and its kind.
 
 use super::matrix::Matrix;
 use crate::models::spec::{Role, TensorSpec};
 
+/// A tensor to check.
 pub(crate) struct Item<'a> {
     pub(crate) name: String,
     pub(crate) kind: Kind,
-    /// What it does in which block, where that is known.
+    /// Role and block of the tensor, where they are known.
     pub(crate) place: Option<(Role, usize)>,
     pub(crate) matrix: Matrix<'a>,
 }
 
 impl Item<'_> {
-    /// The tensor that makes its values as large as they are.
+    /// Returns the name of the stored tensor that decides how large the values are.
     pub(crate) fn largest_part(&self) -> String {
         self.part(self.matrix.largest_part())
     }
@@ -24,7 +25,7 @@ impl Item<'_> {
         }
     }
 
-    /// The tensors that hold values that are no numbers, of which there are `values` in all.
+    /// Describes the stored tensors with values that are not finite, of which there are `values` in all.
     pub(crate) fn non_finite(&self, values: u64) -> Vec<String> {
         let parts = self.matrix.non_finite_parts();
         if parts.is_empty() {
@@ -34,13 +35,13 @@ impl Item<'_> {
     }
 }
 
-/// What a tensor is for the checks here.
+/// Kind of a tensor, by which checks differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Linear,
     Embedding,
     Norm,
-    /// Biases, scales and whatever is not known: only numbers are asked for.
+    /// Biases, scales and unknown tensors: their values only have to be finite.
     Other,
 }
 

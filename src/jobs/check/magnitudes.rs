@@ -1,15 +1,16 @@
-//! Values that are numbers and cannot be meant: a row, a vector's entry or a whole layer many times larger than its like.
+//! Finite values that are too large to be right: a row, an entry or a layer many times larger than others of its kind.
 //!
-//! The yardstick within a tensor is the median of the rows' largest magnitudes (of the magnitudes themselves in a vector),
-//! which a few wrong values do not move. A layer is held against those that do the same in the other blocks, and against
-//! the median layer where there are none. In trained models the largest row is within a few hundred times of its yardstick
-//! and a layer within ten times, while entries of norms and biases are known to reach ten thousand; whole norms do not.
+//! The yardstick within a tensor is the median of the rows' largest magnitudes (of the magnitudes themselves in a
+//! vector), which a few wrong values do not move. A layer is held against those that do the same in the other blocks,
+//! and against the median layer where there are none. In trained models the largest row is within a few hundred times
+//! of its yardstick and a layer within ten times, while entries of norms and biases are known to reach ten thousand;
+//! whole norms do not.
 
 use super::check::{Finding, list};
 use super::item::{Item, Kind};
 use crate::words::count;
 
-/// From how many times its like something is worth a note, and a problem.
+/// Ratios to the typical magnitude from which a note or a problem is reported.
 #[derive(Debug, Clone, Copy)]
 struct Limits {
     note: f32,
@@ -22,21 +23,21 @@ const ROWS: Limits = Limits { note: 1e3, problem: 1e4 };
 const ENTRIES: Limits = Limits { note: f32::INFINITY, problem: 1e6 };
 /// Layers against those that do the same in other blocks.
 const SAME_ROLE: Limits = Limits { note: 30.0, problem: 200.0 };
-/// Layers against whatever other layers there are.
+/// Layers against all others.
 const ANY_LAYER: Limits = Limits { note: 1e3, problem: 1e6 };
 /// The median magnitude of a norm that no model has.
 const ABSURD_NORM: f32 = 1e4;
 
-/// How large a tensor's values are.
+/// Largest and median magnitude of a tensor's rows or entries.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Magnitudes {
     largest: f32,
-    /// Of what is not zero.
+    /// Median of the magnitudes that are not zero.
     median: f32,
 }
 
 impl Magnitudes {
-    /// Of the largest magnitudes of rows, or of a vector's entries.
+    /// Summarizes the largest magnitudes of rows, or a vector's entries.
     pub(crate) fn of(rows: Vec<f32>) -> Self {
         let largest = rows.iter().copied().fold(0.0, f32::max);
         Self { largest, median: median(rows) }
@@ -47,7 +48,7 @@ impl Magnitudes {
     }
 }
 
-/// The largest magnitude of each row, or all magnitudes where there is one row. What is no number is left out.
+/// Returns the largest magnitude of each row, or all magnitudes of a `vector`. Values that are not finite are left out.
 pub(crate) fn magnitudes(values: &[f32], columns: usize, vector: bool) -> Vec<f32> {
     let finite = |x: &f32| Some(x.abs()).filter(|x| x.is_finite());
     if vector {
@@ -62,13 +63,13 @@ fn median(mut values: Vec<f32>) -> f32 {
     if values.is_empty() { 0.0 } else { *values.select_nth_unstable_by(middle, f32::total_cmp).1 }
 }
 
-/// What is too large, a line for problems and one for notes.
+/// Reports tensors with values that are too large: one finding for problems and one for notes.
 pub(crate) fn check(scanned: &[(&Item<'_>, Magnitudes)]) -> Vec<Finding> {
     let (mut absurd, mut large) = (Vec::new(), Vec::new());
     for (item, size) in scanned {
         let (within, matrix) = (size.ratio(), item.matrix.rows > 1);
         let (limits, yardstick) = if matrix { (ROWS, "row") } else { (ENTRIES, "entry") };
-        let (among, layers, others) = among(item, *size, scanned);
+        let (among, layers, others) = compare_layer(item, *size, scanned);
         let norm = item.kind == Kind::Norm && size.median > ABSURD_NORM;
         let name = item.largest_part();
         let whole = || format!("`{name}` is as a whole {among:.0e} times the median {others}");
@@ -105,8 +106,13 @@ pub(crate) fn check(scanned: &[(&Item<'_>, Magnitudes)]) -> Vec<Finding> {
     findings
 }
 
-/// How many times its like a linear layer is as a whole, what is too much, and what its like is.
-fn among(item: &Item<'_>, size: Magnitudes, all: &[(&Item<'_>, Magnitudes)]) -> (f32, Limits, &'static str) {
+/// Compares a linear layer as a whole with the layers of its role in other blocks, or with all layers where there are
+/// none. Returns the ratio of the medians, its limits, and the name of the layers compared with.
+fn compare_layer(
+    item: &Item<'_>,
+    size: Magnitudes,
+    all: &[(&Item<'_>, Magnitudes)],
+) -> (f32, Limits, &'static str) {
     let linear = || all.iter().filter(|(other, _)| other.kind == Kind::Linear);
     let ratio = |typical: f32| if typical > 0.0 { size.median / typical } else { 1.0 };
     if item.kind != Kind::Linear {

@@ -1,4 +1,4 @@
-//! A matrix or vector as rows of float32, whatever it is stored as, a few megabytes at a time.
+//! A matrix or vector of any stored type as rows of float32, a few megabytes at a time.
 
 use std::borrow::Cow;
 
@@ -11,12 +11,12 @@ use crate::numerics::nearest;
 use crate::numerics::quant::{Mode, Quant};
 
 /// Values in a chunk, unless a row has more.
-const CHUNK: usize = 1 << 20;
+const CHUNK_VALUES: usize = 1 << 20;
 
-/// Weights in a group, as quantization has it by default.
-pub(crate) const GROUP: usize = 64;
+/// Default number of weights in a group.
+pub(crate) const DEFAULT_GROUP_SIZE: usize = 64;
 
-/// A tensor, or the three of a quantized layer.
+/// A float tensor, or the two or three tensors of a quantized layer, as `rows x columns` weights.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Matrix<'a> {
     weight: Tensor<'a>,
@@ -34,7 +34,7 @@ struct Packed<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// A float tensor; a vector is one row. `None` where there is nothing to read.
+    /// Views a float tensor as rows; a vector is one row. `None` where there is nothing to read.
     pub(crate) fn float(tensor: Tensor<'a>) -> Option<Self> {
         let (&columns, leading) = tensor.shape.split_last()?;
         let rows = leading.iter().product();
@@ -46,7 +46,8 @@ impl<'a> Matrix<'a> {
         })
     }
 
-    /// The tensor `spec` of `source`, quantized or not. `None` where a part of it is missing or of the wrong type.
+    /// Views the tensor `spec` of `source`, quantized or not. `None` where a part of it is missing or of the wrong
+    /// type.
     pub(crate) fn of(source: &'a SourceModel, spec: &TensorSpec) -> Option<Self> {
         let weight = source.tensor(&spec.name).ok()?;
         let Some((path, quant)) = spec.path().and_then(|path| Some((path, *source.bitmap().get(path)?)))
@@ -62,21 +63,22 @@ impl<'a> Matrix<'a> {
             _ => (FloatType::F32, None),
         };
         let (rows, columns) = (spec.rows(), spec.columns());
-        let whole = weight.dtype == Dtype::U32 && biases.is_none_or(|b| b.dtype == scales.dtype);
-        whole.then_some(Self { weight, packed: Some(Packed { quant, dtype, scales, biases }), rows, columns })
+        let is_complete = weight.dtype == Dtype::U32 && biases.is_none_or(|b| b.dtype == scales.dtype);
+        let packed = Some(Packed { quant, dtype, scales, biases });
+        is_complete.then_some(Self { weight, packed, rows, columns })
     }
 
-    /// How it is quantized.
+    /// Returns the layer's quantization setting.
     pub(crate) fn quant(&self) -> Option<Quant> {
         self.packed.map(|packed| packed.quant)
     }
 
-    /// Weights that share a scale; as many as by default where it is not quantized.
+    /// Returns the number of weights that share a scale; the default for a float tensor.
     pub(crate) fn group(&self) -> usize {
-        self.packed.map_or(GROUP, |packed| packed.quant.group_size as usize)
+        self.packed.map_or(DEFAULT_GROUP_SIZE, |packed| packed.quant.group_size as usize)
     }
 
-    /// The parts that hold values that are no numbers, and how many; none where it is the weight itself.
+    /// Returns the parts of a quantized layer with values that are not finite, and their number.
     pub(crate) fn non_finite_parts(&self) -> Vec<(&'static str, u64)> {
         let Some(packed) = self.packed else { return Vec::new() };
         let count = |tensor: &Tensor<'_>| match packed.quant.mode {
@@ -92,7 +94,7 @@ impl<'a> Matrix<'a> {
         counts.into_iter().filter(|(_, count)| *count > 0).collect()
     }
 
-    /// The part that makes its values as large as they are: codes are small.
+    /// Returns the part that decides how large the values are: codes are small.
     pub(crate) fn largest_part(&self) -> &'static str {
         let Some(packed) = self.packed else { return "weight" };
         let largest = |tensor: &Tensor<'_>| {
@@ -109,26 +111,26 @@ impl<'a> Matrix<'a> {
         }
     }
 
-    /// Element type of its values, or of its scales.
+    /// Returns the element type of a float tensor's values, or of a quantized layer's scales.
     pub(crate) fn dtype(&self) -> Dtype {
         self.packed.map_or(self.weight.dtype, |packed| packed.scales.dtype)
     }
 
-    /// Bytes that reading it all reads.
+    /// Returns the number of bytes that reading all chunks reads.
     pub(crate) fn bytes(&self) -> u64 {
         self.weight.byte_len() as u64
     }
 
-    /// Number of chunks; the same for all matrices of a shape.
+    /// Returns the number of chunks, which depends on the shape alone.
     pub(crate) fn chunks(&self) -> usize {
         self.rows.div_ceil(self.chunk_rows())
     }
 
     fn chunk_rows(&self) -> usize {
-        (CHUNK / self.columns).max(1)
+        (CHUNK_VALUES / self.columns).max(1)
     }
 
-    /// The rows of chunk `index`; their pages are given back.
+    /// Reads the rows of chunk `index` into `out` and gives their pages back.
     pub(crate) fn read(&self, index: usize, out: &mut Vec<f32>) {
         let first = index * self.chunk_rows();
         let end = (first + self.chunk_rows()).min(self.rows);
@@ -144,19 +146,19 @@ impl<'a> Matrix<'a> {
         let parts = Quantized { packed: &*codes, scales: &*scales, biases: &*biases };
         out.resize((end - first) * self.columns, 0.0);
         if nearest::dequantize(parts, packed.quant, packed.dtype, out).is_err() {
-            // Shapes were checked when the folder was opened; values that cannot be told are no numbers.
+            // Shapes were checked when the folder was opened; values that cannot be decoded count as NaN.
             out.fill(f32::NAN);
         }
         release(&self.weight, self.rows, first, end);
     }
 }
 
-/// What `measure` finds in the values of a float tensor, chunk after chunk.
+/// Applies `measure` to the values of a float tensor, chunk after chunk.
 fn parts_of<'a, T>(
     tensor: &'a Tensor<'a>,
     measure: impl Fn(&[f32]) -> T + 'a,
 ) -> impl Iterator<Item = T> + 'a {
-    let step = CHUNK * tensor.dtype.size();
+    let step = CHUNK_VALUES * tensor.dtype.size();
     let mut values = Vec::new();
     (0..tensor.byte_len()).step_by(step).map(move |start| {
         values.clear();

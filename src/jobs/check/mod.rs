@@ -1,8 +1,8 @@
-//! What is right and wrong with a model folder or pack, as a list of findings.
+//! Checks of a model folder or pack, which give a list of findings.
 //!
-//! Every check is a function over the folder as far as it opens ([`Folder`]); none needs another's result, so that a
-//! folder that nothing else in mixbit would take still gets all that can be said about it. What keeps it from being
-//! opened is itself a finding. Only [`forward`] uses the engine.
+//! Every check is a function over the folder as far as it opens ([`Folder`]); none needs another's result, so that even
+//! a folder that nothing else in mixbit accepts gets a full report. An error that keeps it from being opened is a
+//! finding too. Only [`forward`] uses the engine.
 mod check;
 mod files;
 mod folder;

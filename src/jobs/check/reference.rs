@@ -61,7 +61,7 @@ fn shapes(source: &SourceModel, reference: &SourceModel) -> Vec<Finding> {
     findings
 }
 
-/// What the two configs make of the same weights.
+/// Compares the decoders that the two configs make of the weights.
 fn decoder(one: &DecoderSpec, other: &DecoderSpec) -> Finding {
     let same = [
         ("heads", one.num_attention_heads == other.num_attention_heads),
@@ -81,7 +81,7 @@ fn decoder(one: &DecoderSpec, other: &DecoderSpec) -> Finding {
     Finding::problem("reference config", format!("another decoder: {} differ", differ.join(", ")))
 }
 
-/// Squares of differences and of the reference's values, and how many there are.
+/// Sums of the squares of differences and of the reference's values, and the number of values.
 #[derive(Debug, Clone, Copy, Default)]
 struct Squares {
     differences: f64,
@@ -105,13 +105,13 @@ impl Squares {
         self.count += other.count;
     }
 
-    /// Root mean square of the differences over that of the values.
+    /// Returns the root mean square of the differences over that of the values.
     fn relative(self) -> f64 {
         if self.differences == 0.0 { 0.0 } else { (self.differences / self.values).sqrt() }
     }
 
-    /// Whether rounding each value once to `dtype` can have made this: at most half a unit in the last place, or half
-    /// the distance of float16's subnormal numbers.
+    /// True if rounding each value once to `dtype` explains the differences: at most half a unit in the last place, or
+    /// half the distance of float16's subnormal numbers.
     fn is_rounding(self, dtype: Dtype) -> bool {
         let (unit, least) = match dtype {
             Dtype::F16 => (2f64.powi(-11), 2f64.powi(-25)),
@@ -121,14 +121,14 @@ impl Squares {
         self.differences.sqrt() <= 1.001 * (unit * self.values.sqrt() + least * self.count.sqrt())
     }
 
-    /// Whether rounding to `bits` can have made this. A step is the group's range over 2^bits - 1, an error a third of it;
-    /// ranges are five standard deviations, with outliers maybe twenty.
+    /// True if rounding to `bits` explains the differences. A step is the group's range over 2^bits - 1, an error a
+    /// third of it; ranges are five standard deviations, with outliers maybe twenty.
     fn is_quantization(self, bits: u32) -> bool {
         self.relative() <= (8.0 / (2f64.powi(bits as i32) - 1.0)).min(1.0)
     }
 }
 
-/// One comparison of many layers.
+/// Comparison of many layers with those of the reference.
 #[derive(Default)]
 struct Compared {
     all: Squares,
@@ -155,7 +155,8 @@ impl Compared {
     }
 }
 
-/// Float tensors must agree up to the rounding of their dtypes; quantized layers are reported by bit-width.
+/// Compares all values. Float tensors must agree up to the rounding of their dtypes; quantized layers are reported by
+/// bit-width.
 fn values(source: &SourceModel, reference: &SourceModel, progress: Progress<'_>) -> Result<Vec<Finding>> {
     let mut float = Compared::default();
     let mut quantized: BTreeMap<u32, Compared> = BTreeMap::new();
@@ -197,7 +198,7 @@ fn values(source: &SourceModel, reference: &SourceModel, progress: Progress<'_>)
     Ok(findings)
 }
 
-/// Chunks in parallel, summed in order, so that the last digit does not depend on the threads.
+/// Sums squares over chunks in parallel, added up in order so that the last digit does not depend on the threads.
 fn compare(ours: &Matrix<'_>, theirs: &Matrix<'_>) -> Squares {
     let chunks: Vec<Squares> = (0..ours.chunks())
         .into_par_iter()
@@ -258,7 +259,7 @@ fn quantized_finding(bits: u32, compared: &Compared) -> Finding {
     )
 }
 
-/// The same file, or at least the same ids.
+/// Compares the tokenizers: one file, or at least equal ids.
 fn tokenizer(folder: &Folder, reference: &ModelFiles) -> Option<Finding> {
     let subject = "reference tokenizer";
     let ours = folder.tokenizer.as_ref()?;
@@ -279,7 +280,7 @@ fn tokenizer(folder: &Folder, reference: &ModelFiles) -> Option<Finding> {
     Some(Finding::problem(subject, message).hint("copy the tokenizer's files from the reference"))
 }
 
-/// Over the text that mixbit carries.
+/// True if both tokenizers give equal ids for the text that mixbit carries.
 fn same_ids(one: &Tokenizer, other: &Tokenizer) -> Result<bool> {
     for document in documents(Text::built_in()) {
         if one.encode(document, true)? != other.encode(document, true)? {

@@ -1,4 +1,4 @@
-//! What the decoder is made of: decided from the tensors' names and shapes, beside what config.json claims.
+//! Structure of the decoder, decided from the tensors' names and shapes and compared with config.json.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use crate::models::config::ModelConfig;
 use crate::models::spec::{AttentionSpan, DecoderSpec, ExpertsSpec, QkNorm, RopeScaling};
 use crate::words::count;
 
-/// All of it, and what was decided against the config's letter.
+/// Checks MLPs, heads, norms, RoPE and tying, and lists decisions against the config's letter.
 pub(crate) fn check(folder: &Folder) -> Vec<Finding> {
     let mut findings = Vec::new();
     findings.extend(mlp(folder));
@@ -24,7 +24,7 @@ pub(crate) fn check(folder: &Folder) -> Vec<Finding> {
     findings
 }
 
-/// Parts of the MLP of a block: `gate_proj`, `up_proj`, ...; the key is the module's name (`mlp`, `feed_forward`).
+/// Returns the parts of every block's MLP as pairs of module (`mlp`, `feed_forward`) and part (`gate_proj`, `up_proj`).
 fn mlp_parts(folder: &Folder) -> BTreeMap<usize, BTreeSet<(&str, &str)>> {
     let mut blocks: BTreeMap<usize, BTreeSet<(&str, &str)>> = BTreeMap::new();
     for name in folder.names.keys() {
@@ -39,7 +39,7 @@ fn mlp_parts(folder: &Folder) -> BTreeMap<usize, BTreeSet<(&str, &str)>> {
     blocks
 }
 
-/// Which MLP the names say there is: one that is gated, in every block, of one width.
+/// Reports the MLP that the tensors' names describe; mixbit runs one gated MLP of one width in every block.
 fn mlp(folder: &Folder) -> Option<Finding> {
     if let Some(spec) = &folder.spec
         && let Some(experts) = spec.experts
@@ -56,10 +56,10 @@ fn mlp(folder: &Folder) -> Option<Finding> {
     }
     let names: BTreeSet<&str> = parts.iter().map(|(_, part)| *part).collect();
     let modules: BTreeSet<&str> = parts.iter().map(|(module, _)| *module).collect();
-    let found = parts.iter().map(|(module, part)| format!("{module}.{part}")).collect::<Vec<_>>().join(", ");
+    let listed = parts.iter().map(|(module, part)| format!("{module}.{part}")).collect::<Vec<_>>().join(", ");
     let expected = BTreeSet::from(["down_proj", "gate_proj", "up_proj"]);
     if names.contains("switch_mlp") {
-        // What is wrong with the config was said.
+        // The config's error was reported already.
         return None;
     }
     if modules.len() != 1 || names != expected {
@@ -73,7 +73,7 @@ fn mlp(folder: &Folder) -> Option<Finding> {
             _ => "no gated MLP that is known",
         };
         return Some(
-            Finding::problem("mlp", format!("{variant}: {found}")).hint("mixbit runs one gated MLP a block"),
+            Finding::problem("mlp", format!("{variant}: {listed}")).hint("mixbit runs one gated MLP a block"),
         );
     }
     let module = *modules.first()?;
@@ -83,9 +83,9 @@ fn mlp(folder: &Folder) -> Option<Finding> {
         .collect();
     let width = widths.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
     let claims = mlp_claims(folder.config.as_ref());
-    let said: Vec<String> = claims.iter().map(|(key, size)| format!("{key} {size}")).collect();
-    let said = if said.is_empty() { "nothing".to_owned() } else { said.join(", ") };
-    let message = format!("one gated MLP a block ({found}), {width} wide; config.json says {said}");
+    let claimed: Vec<String> = claims.iter().map(|(key, size)| format!("{key} {size}")).collect();
+    let claimed = if claimed.is_empty() { "nothing".to_owned() } else { claimed.join(", ") };
+    let message = format!("one gated MLP a block ({listed}), {width} wide; config.json says {claimed}");
     Some(match widths.len() {
         0 | 1 if claims.iter().all(|(_, size)| widths.contains(size)) => Finding::ok("mlp", message),
         0 | 1 => Finding::note("mlp", message),
@@ -93,11 +93,11 @@ fn mlp(folder: &Folder) -> Option<Finding> {
     })
 }
 
-/// In which blocks the names say that there are experts, beside the config's.
+/// Compares the blocks with experts by the tensors' names with those by the config.
 fn sparse_mlps(folder: &Folder, spec: &DecoderSpec, experts: ExpertsSpec) -> Finding {
     let has = |path: String| folder.names.contains_key(&format!("{path}.weight"));
     let blocks = || spec.layers.iter().enumerate();
-    // What is not there at all is another check's.
+    // Missing tensors are reported by another check.
     let has_other = |block: usize, sparse: bool| {
         has(if sparse { spec.mlp_path(block, "gate_proj") } else { spec.experts_path(block, "gate_proj") })
     };
@@ -125,7 +125,7 @@ fn mlp_claims(config: Option<&ModelConfig>) -> Vec<(&'static str, usize)> {
     ["intermediate_size", "intermediate_size_mlp"].into_iter().filter_map(claim).collect()
 }
 
-/// Heads by the shapes of the projections, beside the config's.
+/// Compares the heads by the shapes of the projections with the config's.
 fn gqa(folder: &Folder) -> Option<Finding> {
     let size = |key| folder.config.as_ref()?.size(key).ok()?;
     let heads = size("num_attention_heads")?;
@@ -211,7 +211,7 @@ fn rope(spec: &DecoderSpec) -> Finding {
     )
 }
 
-/// Blocks that do not see everything before.
+/// Describes the blocks whose attention is limited to a window or a chunk.
 fn spans(spec: &DecoderSpec) -> String {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for layer in &spec.layers {
@@ -222,19 +222,22 @@ fn spans(spec: &DecoderSpec) -> String {
         }
     }
     let blocks = spec.layers.len();
-    let described = counts.iter().map(|(span, &found)| match found {
-        _ if found == blocks => format!(", {span} everywhere"),
-        _ => format!(", {span} in {found} of {}", count(blocks, "block")),
+    let described = counts.iter().map(|(span, &limited)| {
+        if limited == blocks {
+            format!(", {span} everywhere")
+        } else {
+            format!(", {span} in {limited} of {}", count(blocks, "block"))
+        }
     });
     described.collect::<Vec<_>>().concat()
 }
 
-/// `attn_scale` looks like a multiplier of the scores and is none.
+/// Reports the scale of attention scores: `attn_scale` looks like a multiplier of them and is none.
 fn attention_scale(config: Option<&ModelConfig>, spec: &DecoderSpec) -> Finding {
     let subject = "attention scale";
     let scores = format!("scores are multiplied by 1/sqrt({})", spec.head_dim);
-    let given = config.and_then(|config| config.get("attn_scale"));
-    match (&spec.temperature_tuning, given) {
+    let attn_scale = config.and_then(|config| config.get("attn_scale"));
+    match (&spec.temperature_tuning, attn_scale) {
         (Some(tuning), _) => Finding::note(
             subject,
             format!(

@@ -1,4 +1,4 @@
-//! The chat template: that it renders, and how it goes with the tokenizer and the tokens that end a text.
+//! The chat template: that it renders, and fits the tokenizer and the tokens that end a text.
 
 use serde_json::json;
 use std::slice;
@@ -13,7 +13,7 @@ const QUESTION: &str = "Which number?";
 const ANSWER: &str = "Forty-two.";
 const LEFT_OUT: &str = "leaves out what the user says";
 
-/// Renders a question, and a question with its answer.
+/// Checks that a question, and a question with its answer, can be rendered.
 pub(crate) fn check(folder: &Folder) -> Vec<Finding> {
     let subject = "template";
     let Some(tokenizer) = &folder.tokenizer else { return alone(folder) };
@@ -31,13 +31,13 @@ pub(crate) fn check(folder: &Folder) -> Vec<Finding> {
     };
     findings.extend(tokenizer.template_notes().into_iter().map(|note| Finding::note(subject, note)));
     findings.extend(further(tokenizer));
-    findings.extend(unknown(tokenizer));
+    findings.extend(note_unknown(tokenizer));
     let stop = folder.config.as_ref().and_then(|config| StopTokens::read(config, tokenizer).ok());
     findings.extend(stop.and_then(|stop| closing(tokenizer, &stop.ids())));
     findings
 }
 
-/// The template of a folder whose tokenizer cannot be read.
+/// Checks the template of a folder whose tokenizer cannot be read.
 fn alone(folder: &Folder) -> Vec<Finding> {
     let subject = "template";
     match render_without_tokenizer(&folder.files, &[Message::new("user", QUESTION)]) {
@@ -48,8 +48,8 @@ fn alone(folder: &Folder) -> Vec<Finding> {
     }
 }
 
-/// The templates that a plain question is not written with. Those for tools are given one; others may need what only
-/// their users have, documents for example.
+/// Renders the templates that a plain question is not written with. The one for tools gets a tool; others may need
+/// input that only their users have, documents for example.
 fn further(tokenizer: &Tokenizer) -> Vec<Finding> {
     let in_use = tokenizer.template_in_use().ok().flatten().map(|(name, _)| name);
     let tool = json!({"type": "function", "function": {"name": "look_up", "description": "Looks up a word.",
@@ -71,12 +71,12 @@ fn further(tokenizer: &Tokenizer) -> Vec<Finding> {
     names.filter_map(try_one).collect()
 }
 
-/// How often `ids` begin with `bos`.
+/// Counts the `bos` at the beginning of `ids`.
 pub(crate) fn leading(ids: &[u32], bos: u32) -> usize {
     ids.iter().take_while(|&&id| id == bos).count()
 }
 
-/// Who writes BOS: the template, the tokenizer, both or neither.
+/// Reports who writes BOS: the template, the tokenizer, both or neither.
 fn bos(tokenizer: &Tokenizer, prompt: &str) -> Result<Finding> {
     let subject = "template";
     let Some(bos) = tokenizer.first_token_id() else {
@@ -106,7 +106,7 @@ fn bos(tokenizer: &Tokenizer, prompt: &str) -> Result<Finding> {
     })
 }
 
-/// The tokens that the template puts before an answer: what it adds when asked for a generation prompt.
+/// Returns the tokens that the template puts before an answer, which it adds when asked for a generation prompt.
 pub(crate) fn opening(tokenizer: &Tokenizer) -> Vec<u32> {
     let messages = [Message::new("user", QUESTION)];
     let render = |prompt| tokenizer.apply_chat_template(&messages, prompt).ok().flatten();
@@ -115,29 +115,30 @@ pub(crate) fn opening(tokenizer: &Tokenizer) -> Vec<u32> {
     tokenizer.encode(added, false).unwrap_or_default()
 }
 
-/// What the template writes like special tokens, `<|so|>`, without the tokenizer knowing them for tokens.
-pub(crate) fn strangers(tokenizer: &Tokenizer) -> Vec<String> {
+/// Returns the texts that the template writes like special tokens, `<|so|>`, and that are no tokens of the tokenizer.
+pub(crate) fn unknown_tokens(tokenizer: &Tokenizer) -> Vec<String> {
     let messages = [Message::new("user", QUESTION)];
     let Ok(Some(prompt)) = tokenizer.apply_chat_template(&messages, true) else { return Vec::new() };
-    let mut found: Vec<String> = Vec::new();
+    let mut unknown: Vec<String> = Vec::new();
     for part in prompt.split("<|").skip(1) {
         let name = part.split_once("|>").map(|(name, _)| name);
         let name = name.filter(|name| !name.is_empty() && !name.contains(char::is_whitespace));
         let token = name.map(|name| format!("<|{name}|>"));
-        found.extend(token.filter(|token| tokenizer.token_to_id(token).is_none() && !found.contains(token)));
+        let token = token.filter(|token| tokenizer.token_to_id(token).is_none() && !unknown.contains(token));
+        unknown.extend(token);
     }
-    found
+    unknown
 }
 
-/// Some models are trained so; for the others the template is another model's.
-fn unknown(tokenizer: &Tokenizer) -> Option<Finding> {
-    let strangers: Vec<String> = strangers(tokenizer).iter().map(|token| format!("`{token}`")).collect();
-    let message = format!("writes {}, which the tokenizer takes for ordinary text", list(&strangers));
-    (!strangers.is_empty())
+/// Notes unknown tokens. Some models are trained with them; for the others the template is another model's.
+fn note_unknown(tokenizer: &Tokenizer) -> Option<Finding> {
+    let unknown: Vec<String> = unknown_tokens(tokenizer).iter().map(|token| format!("`{token}`")).collect();
+    let message = format!("writes {}, which the tokenizer takes for ordinary text", list(&unknown));
+    (!unknown.is_empty())
         .then(|| Finding::note("template", message).hint("template and tokenizer may not belong together"))
 }
 
-/// Whether one of the tokens after an answer ends generation.
+/// Notes an answer after which no token ends generation.
 fn closing(tokenizer: &Tokenizer, stop: &[u32]) -> Option<Finding> {
     let messages = [Message::new("user", QUESTION), Message::new("assistant", ANSWER)];
     let rendered = tokenizer.apply_chat_template(&messages, false).ok()??;

@@ -11,7 +11,8 @@ use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::{Mode, Quant};
 use crate::words::{bytes, count};
 
-/// Shapes, element types and the bit map; the names of tensors that are missing, left over or misshapen.
+/// Checks shapes, element types and the bit map, and returns the names of tensors that are missing, left over or
+/// misshapen.
 pub(crate) fn check(folder: &Folder) -> (Vec<Finding>, BTreeSet<String>) {
     let (mut findings, mut wrong) = (Vec::new(), BTreeSet::new());
     if folder.checkpoint.is_none() {
@@ -26,8 +27,8 @@ pub(crate) fn check(folder: &Folder) -> (Vec<Finding>, BTreeSet<String>) {
     (findings, wrong)
 }
 
-/// The setting that the layer of `spec` at `path` is stored in: its entry; without one, what the shapes tell, or else the
-/// default.
+/// Returns the setting that the layer of `spec` at `path` is stored in: its entry in the config, or else the one that
+/// its shapes give, or else the default.
 fn stored_quant(folder: &Folder, declared: &Declared, spec: &TensorSpec, path: &str) -> Option<Quant> {
     if let Some(entry) = declared.layers.get(path) {
         return *entry;
@@ -37,13 +38,24 @@ fn stored_quant(folder: &Folder, declared: &Declared, spec: &TensorSpec, path: &
     layer.and_then(|layer| layer.quant()).or(declared.default).filter(|_| stored)
 }
 
-/// Names and shapes of what the tensor `spec` is stored as; no shape where it cannot be told from the bit map.
+/// Names and shapes of stored tensors; no shape where the bit map does not give it.
 type Expected = Vec<(String, Option<Vec<usize>>)>;
 
-fn expected(folder: &Folder, spec: &TensorSpec, quant: Option<Quant>, known: bool) -> Expected {
-    let (Some(path), true) = (spec.path(), quant.is_some() || !known) else {
+/// Setting of a tensor by the bit map.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Setting {
+    Float,
+    Quantized(Quant),
+    /// The config has no readable setting for it.
+    Unreadable,
+}
+
+/// Returns the tensors that `spec` is stored as in this `setting`.
+fn expected(folder: &Folder, spec: &TensorSpec, setting: Setting) -> Expected {
+    let Some(path) = spec.path().filter(|_| setting != Setting::Float) else {
         return vec![(spec.name.clone(), Some(spec.shape.clone()))];
     };
+    let quant = if let Setting::Quantized(quant) = setting { Some(quant) } else { None };
     let part = |part: &str| format!("{path}.{part}");
     let columns = spec.columns();
     let packed =
@@ -60,26 +72,27 @@ fn expected(folder: &Folder, spec: &TensorSpec, quant: Option<Quant>, known: boo
     tensors
 }
 
-/// All that is missing, left over or misshapen, where the loader stops at the first. Layers that the bit map does not tell
-/// how to read are left to [`bit_map`].
-fn shapes(folder: &Folder, manifest: &Manifest, wrong: &mut BTreeSet<String>) -> Vec<Finding> {
+/// Returns names and shapes of all tensors that the decoder is stored as.
+fn expected_tensors(folder: &Folder, manifest: &Manifest) -> BTreeMap<String, Option<Vec<usize>>> {
     let config = folder.config.as_ref();
     let declared = config.and_then(|config| Declared::from_config(config).ok());
-    let readable = declared.is_some();
+    let is_readable = declared.is_some();
     let (declared, bad) = declared.unwrap_or_default();
-    let expected: BTreeMap<String, Option<Vec<usize>>> = manifest
-        .iter()
-        .flat_map(|spec| {
-            let unknown = |path: &str| {
-                let scales = folder.names.contains_key(&format!("{path}.scales"));
-                bad.contains_key(path) || (!readable && scales)
-            };
-            let known = !spec.path().is_some_and(unknown);
-            let quant = spec.path().filter(|_| known);
-            let quant = quant.and_then(|path| stored_quant(folder, &declared, spec, path));
-            expected(folder, spec, quant, known)
-        })
-        .collect();
+    let setting = |spec: &TensorSpec| {
+        let Some(path) = spec.path() else { return Setting::Float };
+        let has_scales = folder.names.contains_key(&format!("{path}.scales"));
+        if bad.contains_key(path) || (!is_readable && has_scales) {
+            return Setting::Unreadable;
+        }
+        stored_quant(folder, &declared, spec, path).map_or(Setting::Float, Setting::Quantized)
+    };
+    manifest.iter().flat_map(|spec| expected(folder, spec, setting(spec))).collect()
+}
+
+/// Lists all tensors that are missing, left over or misshapen, where the loader stops at the first. Layers that the bit
+/// map gives no setting for are left to [`bit_map`].
+fn shapes(folder: &Folder, manifest: &Manifest, wrong: &mut BTreeSet<String>) -> Vec<Finding> {
+    let expected = expected_tensors(folder, manifest);
     let absent = expected.keys().filter(|name| !folder.names.contains_key(*name));
     let missing: Vec<(&str, String)> = absent.map(|name| (name.as_str(), format!("`{name}`"))).collect();
     let (mut extra, mut misshapen) = (Vec::new(), Vec::new());
@@ -96,9 +109,9 @@ fn shapes(folder: &Folder, manifest: &Manifest, wrong: &mut BTreeSet<String>) ->
     let subject = "shapes";
     let mut findings = Vec::new();
     for (what, tensors) in [("missing", missing), ("left over", extra), ("misshapen", misshapen)] {
-        let (names, said): (Vec<&str>, Vec<String>) = tensors.into_iter().unzip();
+        let (names, described): (Vec<&str>, Vec<String>) = tensors.into_iter().unzip();
         if !names.is_empty() {
-            let message = format!("{} {what}: {}", count(names.len(), "tensor"), list(&said));
+            let message = format!("{} {what}: {}", count(names.len(), "tensor"), list(&described));
             findings.push(Finding::problem(subject, message).hint(hint(&names, what)));
         }
         wrong.extend(names.into_iter().map(str::to_owned));
@@ -116,7 +129,7 @@ fn shapes(folder: &Folder, manifest: &Manifest, wrong: &mut BTreeSet<String>) ->
     findings
 }
 
-/// What to do about tensors that are `what`.
+/// Returns the hint for tensors that are `what`: missing, left over or misshapen.
 fn hint(names: &[&str], what: &str) -> &'static str {
     let packed = |name: &&str| name.ends_with(".scales") || name.ends_with(".biases");
     match what {
@@ -128,7 +141,7 @@ fn hint(names: &[&str], what: &str) -> &'static str {
     }
 }
 
-/// Tensors that should be numbers and are integers.
+/// Reports tensors that should be float and are integers.
 fn integers(folder: &Folder, manifest: &Manifest) -> Option<Finding> {
     let wrong: Vec<String> = manifest
         .iter()
@@ -142,7 +155,7 @@ fn integers(folder: &Folder, manifest: &Manifest) -> Option<Finding> {
     (!wrong.is_empty()).then(|| Finding::problem("dtypes", message).hint(hint))
 }
 
-/// Float element types, beside what the config says.
+/// Compares the float element types with the config's.
 fn dtypes(folder: &Folder) -> Option<Finding> {
     let mut sizes: BTreeMap<Dtype, (usize, u64)> = BTreeMap::new();
     for (_, tensor) in folder.tensors().filter(|(_, tensor)| tensor.dtype.is_float()) {
@@ -163,7 +176,7 @@ fn dtypes(folder: &Folder) -> Option<Finding> {
     Some(if plain { Finding::ok("dtypes", message) } else { Finding::note("dtypes", message) })
 }
 
-/// The bit map beside the tensors. (That every entry has its scales was checked by the loader.)
+/// Compares the bit map with the tensors. The loader has checked already that every entry has its scales.
 fn bit_map(folder: &Folder) -> Vec<Finding> {
     let subject = "bit map";
     let mut findings = Vec::new();
@@ -216,12 +229,12 @@ fn bit_map(folder: &Folder) -> Vec<Finding> {
     findings
 }
 
-/// The first few entries that cannot be read.
+/// Reports the first few entries that cannot be read.
 fn bad_entries(bad: &BTreeMap<String, Error>) -> Vec<Finding> {
-    const FEW: usize = 3;
+    const FINDINGS_SHOWN: usize = 3;
     let mut findings: Vec<Finding> =
-        bad.values().take(FEW).map(|error| Finding::refusal("bit map", error)).collect();
-    if let Some(more) = bad.len().checked_sub(FEW).filter(|&more| more > 0) {
+        bad.values().take(FINDINGS_SHOWN).map(|error| Finding::refusal("bit map", error)).collect();
+    if let Some(more) = bad.len().checked_sub(FINDINGS_SHOWN).filter(|&more| more > 0) {
         let message = format!("{more} more entries of config.json cannot be read");
         findings.push(Finding::problem("bit map", message));
     }

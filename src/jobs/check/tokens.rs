@@ -1,7 +1,7 @@
 //! The tokenizer beside the model: vocabulary, the token that begins a text, the ones that end it.
 //!
-//! Padded embeddings, and configs whose ids nobody uses, are common in models that work. What no such model has is called
-//! a problem.
+//! Padded embeddings, and configs whose ids nobody uses, are common in models that work. Only faults that no such model
+//! has are problems.
 
 use super::check::Finding;
 use super::folder::Folder;
@@ -16,8 +16,8 @@ use crate::words::count;
 /// More spare rows than this share of the embedding are hardly padding.
 const MOST_PADDING: f64 = 0.1;
 
-/// Tokens that begin a turn's header in the templates of widely used models. (What this model's own template writes
-/// before an answer is looked at too.)
+/// Tokens that begin a turn's header in the templates of widely used models. The tokens that this model's own template
+/// writes before an answer are looked at too.
 const HEADERS: [&str; 9] = [
     "<|start_header_id|>",
     "<|end_header_id|>",
@@ -30,7 +30,7 @@ const HEADERS: [&str; 9] = [
     "[INST]",
 ];
 
-/// All three, and whether the tokenizer's files agree.
+/// Checks vocabulary, BOS and EOS, and that the tokenizer's files agree.
 pub(crate) fn check(folder: &Folder) -> Vec<Finding> {
     let Some(tokenizer) = &folder.tokenizer else { return Vec::new() };
     let rows = folder.rows("model.embed_tokens").or_else(|| folder.spec.as_ref().map(|spec| spec.vocab_size));
@@ -53,7 +53,8 @@ pub(crate) fn check(folder: &Folder) -> Vec<Finding> {
     findings
 }
 
-/// Ids without a row are a problem, and so are too many rows without an id where something else does not fit either.
+/// Compares the tokenizer's ids with the embedding's rows. Ids without a row are a problem, and so are too many rows
+/// without an id where something else does not fit either.
 fn vocabulary(tokenizer: &Tokenizer, rows: usize, config: Option<&ModelConfig>) -> Finding {
     let subject = "vocabulary";
     let tokens = tokenizer.vocab_size();
@@ -74,14 +75,15 @@ fn vocabulary(tokenizer: &Tokenizer, rows: usize, config: Option<&ModelConfig>) 
     Finding::note(subject, message).hint("tokenizer and weights may not belong together")
 }
 
-/// Whether a token that the model's configs name is ordinary text here, or one that the chat template writes is none.
+/// True if the tokenizer is another model's: a token of the configs is ordinary text to it, or one of the chat template
+/// is no token.
 fn is_of_another(tokenizer: &Tokenizer, config: &ModelConfig) -> bool {
     let stop = StopTokens::read(config, tokenizer).unwrap_or_default();
     let named = stop.ids().into_iter().chain(named_bos(config).and_then(|id| u32::try_from(id).ok()));
-    named.into_iter().any(|id| tokenizer.is_ordinary(id)) || !template::strangers(tokenizer).is_empty()
+    named.into_iter().any(|id| tokenizer.is_ordinary(id)) || !template::unknown_tokens(tokenizer).is_empty()
 }
 
-/// Other files say which ids tokens have; those that the vocabulary gives them count.
+/// Reports ids that other files of the tokenizer give to tokens and the vocabulary, which counts, does not.
 fn contradiction(tokenizer: &Tokenizer) -> Option<Finding> {
     let wrong = tokenizer.contradicted();
     let &(file, declared, text, id) = wrong.first()?;
@@ -97,7 +99,7 @@ fn named_bos(config: &ModelConfig) -> Option<u64> {
     config.get("bos_token_id").and_then(serde_json::Value::as_u64)
 }
 
-/// The token that begins a text. The tokenizer's rule is its post-processor, applied to a plain text.
+/// Checks the token that begins a text. The tokenizer's rule is its post-processor, applied to a plain text.
 fn begin(tokenizer: &Tokenizer, config: &ModelConfig, rows: Option<usize>) -> Finding {
     let subject = "bos";
     let named = named_bos(config);
@@ -139,7 +141,7 @@ fn begin(tokenizer: &Tokenizer, config: &ModelConfig, rows: Option<usize>) -> Fi
     }
 }
 
-/// generation_config.json names another token that begins a text. (What cannot be read of it is said of the ones that end.)
+/// Reports a generation_config.json that names another token that begins a text. Its errors are reported by [`ends`].
 fn other_begin(config: &ModelConfig) -> Option<Finding> {
     let GenerationConfig::Whole { keys, .. } = GenerationConfig::read(config).ok()? else { return None };
     let (one, other) = (named_bos(config)?, keys.get("bos_token_id")?.as_u64()?);
@@ -147,14 +149,14 @@ fn other_begin(config: &ModelConfig) -> Option<Finding> {
     (one != other).then(|| Finding::note("bos", message()))
 }
 
-/// Training pads with this token, which fails where the embedding lacks it; generating alone never meets it.
+/// Reports a padding token that the embedding lacks: training with it fails, generating never meets it.
 fn padding(config: &ModelConfig, rows: Option<usize>) -> Option<Finding> {
     let id = config.get("pad_token_id")?.as_u64().filter(|&id| rows.is_some_and(|rows| id >= rows as u64))?;
     let message = format!("config.json names {id}, which the embedding has no row for");
     Some(Finding::note("pad", message).hint("correct pad_token_id in config.json, or training may fail"))
 }
 
-/// The tokens that end a text.
+/// Checks the tokens that end a text.
 fn ends(tokenizer: &Tokenizer, config: &ModelConfig, rows: Option<usize>) -> Vec<Finding> {
     let subject = "eos";
     let by_files = StopTokens::of_files(config).map(|stop| stop.ids());
@@ -204,8 +206,8 @@ fn ends(tokenizer: &Tokenizer, config: &ModelConfig, rows: Option<usize>) -> Vec
     findings
 }
 
-/// The tokenizer names an eos_token that the configs, which name others, do not (`stop`). Where theirs are ordinary text, or
-/// tokenizer.json has no such token, the files are of two models.
+/// Reports an eos_token of the tokenizer that is not among the configs' `stop` tokens. Where those are ordinary text,
+/// or tokenizer.json has no such token, the files are of two models.
 fn other_eos(tokenizer: &Tokenizer, stop: &[u32]) -> Option<Finding> {
     let eos = tokenizer.eos_token_id().filter(|id| !stop.is_empty() && !stop.contains(id))?;
     let message =
@@ -224,7 +226,8 @@ fn other_eos(tokenizer: &Tokenizer, stop: &[u32]) -> Option<Finding> {
     Some(Finding::note("eos", format!("{message}: mixbit and mlx-lm stop at it too")))
 }
 
-/// Beside the tokenizer's, mlx-lm takes generation_config.json's alone where that names any; mixbit takes both.
+/// Notes stop tokens that differ between config.json and generation_config.json: mlx-lm takes the latter's alone,
+/// mixbit takes both.
 fn two_files(config: &ModelConfig) -> Option<Finding> {
     let sorted = |mut ids: Vec<u32>| {
         ids.sort_unstable();

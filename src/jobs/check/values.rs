@@ -7,20 +7,20 @@ use super::folder::Folder;
 use super::item::{Item, Kind, kind, place};
 use super::magnitudes;
 use super::magnitudes::{Magnitudes, magnitudes};
-use super::matrix::{GROUP, Matrix};
+use super::matrix::{DEFAULT_GROUP_SIZE, Matrix};
 use crate::error::Result;
 use crate::words::count;
 
 /// The share of weights in outlier groups above which it is worth a note.
 const MANY_OUTLIERS: f64 = 0.01;
 
-/// What one tensor's values are like.
+/// Counts of the unusual values, rows and groups of one tensor.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Stats {
     rows: u64,
     non_finite: u64,
     zero_rows: u64,
-    /// All values of the row are one, which is not zero.
+    /// Rows of a single value other than zero.
     constant_rows: u64,
     /// Weights in groups that [`is_outlier_group`] picks.
     outliers: u64,
@@ -57,8 +57,8 @@ impl Stats {
     }
 }
 
-/// Whether leaving out the value of largest magnitude at least halves maximum minus minimum: the others then lose a bit
-/// or more of resolution to that one. Groups of fewer than three values, or with a value that is no number, are none.
+/// True if leaving out the value of largest magnitude at least halves the group's range: the others then lose a bit or
+/// more of resolution to that one. False for groups of fewer than three values, or with a value that is not finite.
 fn is_outlier_group(group: &[f32]) -> bool {
     if group.len() < 3 {
         return false;
@@ -78,7 +78,7 @@ fn is_outlier_group(group: &[f32]) -> bool {
     most > least && 2.0 * without <= most - least
 }
 
-/// The tensors to read; the number of those that cannot be decoded.
+/// Returns the tensors to read, and the number of tensors that cannot be decoded.
 fn items(folder: &Folder) -> (Vec<Item<'_>>, usize) {
     let mut items = Vec::new();
     let mut skipped = 0;
@@ -108,7 +108,7 @@ fn items(folder: &Folder) -> (Vec<Item<'_>>, usize) {
     (items, skipped)
 }
 
-/// Reads all of it once.
+/// Reads every tensor of `folder` once and reports unusual values.
 pub(crate) fn check(folder: &Folder, progress: Progress<'_>) -> Result<Vec<Finding>> {
     let (items, skipped) = items(folder);
     if items.is_empty() && skipped == 0 {
@@ -137,14 +137,14 @@ pub(crate) fn check(folder: &Folder, progress: Progress<'_>) -> Result<Vec<Findi
     Ok(findings)
 }
 
-/// What the values are like, and the magnitudes of rows or entries.
+/// Reads `matrix` and returns its counts, and the magnitudes of its rows or entries.
 fn scan(matrix: &Matrix<'_>) -> (Stats, Vec<f32>) {
-    let found = (0..matrix.chunks()).into_par_iter().map_init(Vec::new, |values, chunk| {
+    let chunks = (0..matrix.chunks()).into_par_iter().map_init(Vec::new, |values, chunk| {
         matrix.read(chunk, values);
         let stats = Stats::of(values, matrix.columns, matrix.group());
         (stats, magnitudes(values, matrix.columns, matrix.rows == 1))
     });
-    found.reduce(Default::default, |(stats, mut rows), (more, others)| {
+    chunks.reduce(Default::default, |(stats, mut rows), (more, others)| {
         rows.extend(others);
         (stats.merge(more), rows)
     })
@@ -152,6 +152,7 @@ fn scan(matrix: &Matrix<'_>) -> (Stats, Vec<f32>) {
 
 type Scanned<'a> = [(&'a Item<'a>, Stats)];
 
+/// Reports values that are NaN or infinite.
 fn numbers(scanned: &Scanned<'_>) -> Finding {
     let bad = scanned.iter().filter(|(_, stats)| stats.non_finite > 0);
     let bad: Vec<String> = bad.flat_map(|(item, stats)| item.non_finite(stats.non_finite)).collect();
@@ -168,7 +169,7 @@ fn numbers(scanned: &Scanned<'_>) -> Finding {
     )
 }
 
-/// Matrices and norms that are nothing but zeros or one value, and single rows of that kind.
+/// Reports matrices and norms that hold a single value, zero or another, and single rows of that kind.
 fn rows(scanned: &Scanned<'_>) -> Vec<Finding> {
     let subject = "rows";
     let (mut dead, mut flat, mut zero, mut constant) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -205,8 +206,8 @@ fn rows(scanned: &Scanned<'_>) -> Vec<Finding> {
     findings
 }
 
-/// Of the linear layers that rounding is still before, or of those that are `quantized`, as decoded: there an outlier has
-/// left codes that lie in one half of the range. Groups are those of the layer.
+/// Reports the share of outlier groups in the float linear layers, or in the `quantized` ones, as decoded: there an
+/// outlier has left codes that lie in one half of the range. A quantized layer has its own group size.
 fn outliers(scanned: &Scanned<'_>, quantized: bool) -> Option<Finding> {
     let share = |outliers: u64, matrix: &Matrix<'_>| outliers as f64 / (matrix.rows * matrix.columns) as f64;
     let linear = scanned
@@ -227,7 +228,7 @@ fn outliers(scanned: &Scanned<'_>, quantized: bool) -> Option<Finding> {
     let (which, groups) = if quantized {
         ("quantized linear layers'", "groups, as decoded, whose".to_owned())
     } else {
-        ("linear layers'", format!("groups of {GROUP} whose"))
+        ("linear layers'", format!("groups of {DEFAULT_GROUP_SIZE} whose"))
     };
     let message = format!(
         "{} of the {which} weights lie in {groups} range one value at least doubles{most}",
@@ -252,7 +253,7 @@ fn percent(share: f64) -> String {
 mod tests {
     use super::*;
 
-    /// The definition, word by word.
+    /// True if the group is an outlier group by the definition, word by word.
     fn naive(group: &[f32]) -> bool {
         let range = |values: &[f32]| {
             let most = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
@@ -270,7 +271,7 @@ mod tests {
     #[test]
     fn outlier_groups_are_those_of_the_definition() {
         let mut random = fastrand::Rng::with_seed(7);
-        let mut found = 0;
+        let mut outliers = 0;
         for _ in 0..20_000 {
             let length = random.usize(1..70);
             let mut group: Vec<f32> = (0..length).map(|_| random.f32() - 0.5).collect();
@@ -279,9 +280,9 @@ mod tests {
                 group[at] = (random.f32() - 0.5) * 4.0;
             }
             assert_eq!(is_outlier_group(&group), naive(&group), "{group:?}");
-            found += usize::from(is_outlier_group(&group));
+            outliers += usize::from(is_outlier_group(&group));
         }
-        assert!((1000..19_000).contains(&found), "{found}");
+        assert!((1000..19_000).contains(&outliers), "{outliers}");
         assert!(!is_outlier_group(&[1.0; 64]) && !is_outlier_group(&[0.0, f32::NAN, 9.0]));
         assert!(is_outlier_group(&[0.0, 0.0, -1.0]) && is_outlier_group(&[1.0, 0.0, 0.5, 0.25, -4.0]));
     }
@@ -291,6 +292,6 @@ mod tests {
         let values =
             [[0.0; 4], [2.0; 4], [1.0, 2.0, 3.0, 2.5], [f32::NAN; 4], [-0.0, 0.0, 0.0, 0.0]].concat();
         let expected = Stats { rows: 5, non_finite: 4, zero_rows: 2, constant_rows: 1, outliers: 0 };
-        assert_eq!(Stats::of(&values, 4, GROUP), expected);
+        assert_eq!(Stats::of(&values, 4, DEFAULT_GROUP_SIZE), expected);
     }
 }

@@ -2,19 +2,19 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Bins a decade.
+/// Bins per decade.
 const PER_DECADE: f64 = 5.0;
-/// The first bin begins here; what is below is in it.
+/// Lower edge of the first bin, which also counts smaller values.
 const LEAST: f64 = 1e-8;
-/// From `LEAST` to 100.
+/// Number of bins, which reach from `LEAST` to 100.
 const BINS: usize = 50;
 
-/// Counts by size.
+/// Counts of values in bins of equal width in the logarithm.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Histogram {
-    /// Lower edge of the first bin; each bin is 10^(1/5) times as far up as the one before.
+    /// Lower edge of the first bin; each edge is 10^(1/5) times the one before.
     pub least: f64,
-    /// Bins a decade.
+    /// Bins per decade.
     pub per_decade: f64,
     /// Values in each bin.
     pub counts: Vec<usize>,
@@ -38,8 +38,8 @@ mod tests {
 
     #[test]
     fn every_value_is_counted() {
-        let found = Histogram::of([0.0, 1e-8, 1.1e-3, 1e9].into_iter());
-        assert_eq!(found.counts.iter().sum::<usize>(), 4);
-        assert_eq!((found.counts[0], found.counts[25], found.counts[BINS - 1]), (2, 1, 1));
+        let Histogram { counts, .. } = Histogram::of([0.0, 1e-8, 1.1e-3, 1e9].into_iter());
+        assert_eq!(counts.iter().sum::<usize>(), 4);
+        assert_eq!((counts[0], counts[25], counts[BINS - 1]), (2, 1, 1));
     }
 }

@@ -1,7 +1,7 @@
-//! How good a model is on a text: perplexity, and how far it is from a reference, token by token.
+//! Evaluation of a model on a text: perplexity, and the distance from a reference, token by token.
 //!
-//! Everything here works on logits; who computes them does not matter. The set of figures against a reference is that
-//! of llama.cpp's `llama-perplexity --kl-divergence`, over every position of every window but the last.
+//! All figures are computed from logits, whoever computes those. The set of figures against a reference is that of
+//! llama.cpp's `llama-perplexity --kl-divergence`, over every position of every window but the last.
 mod histogram;
 mod reference;
 mod scores;

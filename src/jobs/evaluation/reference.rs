@@ -20,7 +20,7 @@ use crate::formats::checkpoint::Checkpoint;
 use crate::numerics::dtype::{Dtype, extend_f32};
 use crate::numerics::lanes;
 
-/// Writes a reference, row after row; it appears when finished.
+/// Writer of a reference file, row after row; the file appears when it is finished.
 #[derive(Debug)]
 pub struct ReferenceWriter {
     path: PathBuf,
@@ -69,7 +69,7 @@ impl ReferenceWriter {
         self.write(bytemuck::cast_slice(&values))
     }
 
-    /// Ends the file and puts it in its place.
+    /// Ends the file and moves it to its place.
     pub fn finish(mut self) -> Result<()> {
         debug_assert_eq!(self.rows, 0, "as many rows as were announced");
         let tokens = std::mem::take(&mut self.tokens);
@@ -87,22 +87,22 @@ impl ReferenceWriter {
 
 const AGAIN: &str = "write it again with `mixbit eval --reference MODEL --save-reference FILE`";
 
-/// A reference that was kept, mapped.
+/// A saved reference, mapped.
 #[derive(Debug)]
 pub struct Reference {
     checkpoint: Checkpoint,
     vocabulary: usize,
-    /// The windows that it was made on.
+    /// Token windows that the reference was computed on, of one length.
     pub windows: Vec<Vec<u32>>,
 }
 
 impl Reference {
-    /// Whether `path` is a file that is no pack, which only a kept reference can be.
+    /// True if `path` is a file and no pack, which only a saved reference can be.
     pub fn is_file(path: &Path) -> bool {
         path.is_file() && !is_pack(path)
     }
 
-    /// Opens what [`ReferenceWriter`] wrote, whatever the file is called.
+    /// Opens a file that [`ReferenceWriter`] wrote, under any name.
     pub fn open(path: &Path) -> Result<Self> {
         let bad = || {
             Error::file(path, "not a reference that was kept with --save-reference")
@@ -117,8 +117,8 @@ impl Reference {
         let (&[rows, vocabulary], &[count, length]) = (log_probs.shape, tokens.shape) else {
             return Err(bad());
         };
-        let right = log_probs.dtype == Dtype::F16 && tokens.dtype == Dtype::I32 && length > 1;
-        if !right || rows != count * (length - 1) {
+        let has_types = log_probs.dtype == Dtype::F16 && tokens.dtype == Dtype::I32;
+        if !has_types || length < 2 || rows != count * (length - 1) {
             return Err(bad());
         }
         let bytes = tokens.bytes();
@@ -128,22 +128,22 @@ impl Reference {
         Ok(Self { checkpoint, vocabulary, windows })
     }
 
-    /// The file.
+    /// Returns the file's path.
     pub fn path(&self) -> &Path {
         self.checkpoint.path()
     }
 
-    /// Size of the vocabulary.
+    /// Returns the number of tokens in the vocabulary.
     pub fn vocabulary(&self) -> usize {
         self.vocabulary
     }
 
-    /// Log-probabilities of the predicting positions `from..to` of a window, row-major.
+    /// Returns log-probabilities [to - from, vocabulary] of the predicting positions `from..to` of a window.
     ///
     /// # Errors
     /// When the probabilities of a position do not add up to 1.
     pub fn log_probs(&self, window: usize, from: usize, to: usize) -> Result<Vec<f32>> {
-        // Float16 leaves a few thousandths of each.
+        // Float16 moves each probability by a few thousandths.
         const NEAR_ONE: std::ops::RangeInclusive<f64> = 0.98..=1.02;
         let mut values = Vec::new();
         let first = window * self.windows.first().map_or(0, |window| window.len() - 1);
@@ -152,7 +152,7 @@ impl Reference {
             extend_f32(tensor.dtype, &tensor.slice((first + from) * row, (first + to) * row), &mut values);
         }
         let sums = values.chunks(self.vocabulary.max(1)).map(|row| lanes::sum_of_exponentials(row, 0.0));
-        // What is not finite is told by whoever scores it.
+        // Values that are not finite are reported where they are scored.
         let wrong = sums.enumerate().find(|(_, sum)| sum.is_finite() && !NEAR_ONE.contains(sum));
         match wrong {
             Some((row, sum)) => Err(Error::tensor(
@@ -166,8 +166,8 @@ impl Reference {
     }
 }
 
-/// Whether the file begins as safetensors do, with the length of the header and the header, or has no more than a beginning.
-/// A pointer of Git LFS is refused.
+/// True if the file begins as safetensors do, with the length of the header and the header, or is empty. A pointer of
+/// Git LFS is refused.
 fn may_be_safetensors(path: &Path) -> Result<bool> {
     let mut start = Vec::new();
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
@@ -192,9 +192,9 @@ mod tests {
         writer.finish().unwrap();
         let reference = Reference::open(&path).unwrap();
         assert_eq!((reference.windows.clone(), reference.vocabulary()), (windows, 3));
-        let found = reference.log_probs(1, 1, 2).unwrap();
-        assert!(crate::numerics::divergence::kl_divergences(&logits[9..], &found, 3)[0] < 1e-6);
-        assert!((found.iter().map(|x| x.exp()).sum::<f32>() - 1.0).abs() < 1e-3);
+        let log_probs = reference.log_probs(1, 1, 2).unwrap();
+        assert!(crate::numerics::divergence::kl_divergences(&logits[9..], &log_probs, 3)[0] < 1e-6);
+        assert!((log_probs.iter().map(|x| x.exp()).sum::<f32>() - 1.0).abs() < 1e-3);
         assert!(Reference::open(&home.path().join("none")).is_err());
         drop(reference);
         let bytes = std::fs::read(&path).unwrap();

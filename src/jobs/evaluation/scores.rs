@@ -11,21 +11,21 @@ pub struct Scores {
     pub(crate) against: bool,
 }
 
-/// Logits that are no numbers, or that leave the right token no probability at all.
+/// Logits that are not finite, or that leave the right token no probability at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotFinite {
-    /// The row, of those that were added.
+    /// Index of the row among the rows added in one call.
     pub row: usize,
-    /// Whether it is one of the reference's.
+    /// True if the row is the reference's.
     pub reference: bool,
 }
 
-/// One predicted token.
+/// Score of one predicted token.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct TokenScore {
     /// -log p of the right token.
     pub(crate) nll: f64,
-    /// The same in the reference.
+    /// -log p of the right token in the reference.
     pub(crate) reference_nll: f64,
     /// KL(reference || model).
     pub(crate) kl: f64,
@@ -35,11 +35,11 @@ pub(crate) struct TokenScore {
 }
 
 impl Scores {
-    /// Adds rows of logits [tokens, vocabulary] that predict `labels`, one a row, and the reference's for the same rows
-    /// (logits or log-probabilities) where there is one.
+    /// Adds rows of logits [tokens, vocabulary] that predict `labels`, one per row, and the reference's for the same
+    /// rows (logits or log-probabilities) where there is one.
     ///
     /// # Errors
-    /// The first row of which no figure can be made.
+    /// The first row with a figure that is not finite.
     pub fn add(
         &mut self,
         logits: &[f32],
@@ -68,12 +68,12 @@ impl Scores {
         Ok(())
     }
 
-    /// Tokens predicted.
+    /// Returns the number of predicted tokens.
     pub fn len(&self) -> usize {
         self.tokens.len()
     }
 
-    /// Whether none was.
+    /// True if no token was predicted.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
     }
@@ -132,9 +132,9 @@ mod tests {
         let mut scores = Scores::default();
         scores.add(&logits([0.8, 0.2]), Some(&logits([0.6, 0.4])), &[0]).unwrap();
         scores.add(&logits([0.3, 0.7]), Some(&logits([0.6, 0.4])), &[1]).unwrap();
-        let found = scores.tokens[0];
-        assert!((found.nll + 0.8f64.ln()).abs() < 1e-6 && (found.reference_nll + 0.6f64.ln()).abs() < 1e-6);
-        assert!((found.probability_change - 0.2).abs() < 1e-6 && found.same_top);
+        let first = scores.tokens[0];
+        assert!((first.nll + 0.8f64.ln()).abs() < 1e-6 && (first.reference_nll + 0.6f64.ln()).abs() < 1e-6);
+        assert!((first.probability_change - 0.2).abs() < 1e-6 && first.same_top);
         assert!(!scores.tokens[1].same_top && (scores.tokens[1].probability_change - 0.3).abs() < 1e-6);
     }
 }

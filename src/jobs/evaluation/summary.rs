@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::scores::Scores;
 
-/// Perplexity, and the comparison with a reference where there was one. Logarithms are natural. Standard errors take the
+/// Perplexity, and the comparison with a reference where there is one. Logarithms are natural. Standard errors take the
 /// tokens for independent, as llama.cpp does.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
@@ -12,47 +12,47 @@ pub struct Summary {
     pub tokens: usize,
     /// exp of the mean of -log p.
     pub perplexity: f64,
-    /// Its standard error.
+    /// Standard error of the perplexity.
     pub perplexity_stderr: f64,
-    /// Against the reference.
+    /// Comparison with the reference.
     #[serde(flatten)]
     pub divergence: Option<Divergence>,
 }
 
-/// How far a model is from the reference.
+/// Distance of a model from the reference.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Divergence {
     /// Perplexity of the reference.
     pub reference_perplexity: f64,
-    /// Its standard error.
+    /// Standard error of the reference's perplexity.
     pub reference_perplexity_stderr: f64,
     /// ln(perplexity / reference perplexity).
     pub ln_perplexity_ratio: f64,
-    /// Its standard error, of the differences token by token.
+    /// Standard error of the logarithm of the ratio, from the differences token by token.
     pub ln_perplexity_ratio_stderr: f64,
     /// Correlation of -log p with the reference's, -1 to 1.
     pub nll_correlation: f64,
     /// Mean KL(reference || model) per token.
     pub kl_mean: f64,
-    /// Its standard error.
+    /// Standard error of the mean KL divergence.
     pub kl_stderr: f64,
-    /// Median.
+    /// Median KL divergence.
     pub kl_median: f64,
-    /// Greatest.
+    /// Greatest KL divergence.
     pub kl_max: f64,
-    /// Least.
+    /// Least KL divergence.
     pub kl_min: f64,
     /// (percent, KL) of some percentiles, falling.
     pub kl_percentiles: Vec<(f64, f64)>,
     /// Mean change of the right token's probability.
     pub probability_change_mean: f64,
-    /// Its standard error.
+    /// Standard error of the mean change of the right token's probability.
     pub probability_change_stderr: f64,
-    /// Root mean square of it.
+    /// Root mean square change of the right token's probability.
     pub probability_change_rms: f64,
     /// Share of tokens whose likeliest token is the reference's, 0 to 1.
     pub same_top: f64,
-    /// Its standard error.
+    /// Standard error of the share.
     pub same_top_stderr: f64,
 }
 
@@ -60,7 +60,7 @@ pub struct Divergence {
 const PERCENTILES: [f64; 8] = [99.9, 99.0, 95.0, 90.0, 50.0, 10.0, 5.0, 1.0];
 
 impl Scores {
-    /// The figures. Needs a token at least.
+    /// Computes the figures, which need at least one token.
     pub fn summary(&self) -> Summary {
         let nll = Moments::of(self.tokens.iter().map(|token| token.nll));
         Summary {
@@ -71,7 +71,7 @@ impl Scores {
         }
     }
 
-    /// KL(reference || model) of every token, in order.
+    /// Returns KL(reference || model) of every token, in order.
     pub fn divergences(&self) -> impl Iterator<Item = f64> {
         self.tokens.iter().map(|token| token.kl)
     }
@@ -111,7 +111,7 @@ impl Scores {
     }
 }
 
-/// Between the two nearest ranks, linearly.
+/// Interpolates linearly between the two ranks nearest to `percent` of the `sorted` values.
 fn percentile(sorted: &[f64], percent: f64) -> f64 {
     let place = percent / 100.0 * (sorted.len().saturating_sub(1)) as f64;
     let at = |index: usize| sorted.get(index).copied().unwrap_or(0.0);
@@ -151,15 +151,15 @@ mod tests {
         let summary = scores.summary();
         assert_eq!(summary.tokens, 2);
         assert!((summary.perplexity - 8f64.sqrt()).abs() < 1e-6, "{summary:?}");
-        let found = summary.divergence.unwrap();
-        assert!((found.reference_perplexity - 2.0).abs() < 1e-6);
-        assert!((found.ln_perplexity_ratio - 2f64.sqrt().ln()).abs() < 1e-6);
+        let divergence = summary.divergence.unwrap();
+        assert!((divergence.reference_perplexity - 2.0).abs() < 1e-6);
+        assert!((divergence.ln_perplexity_ratio - 2f64.sqrt().ln()).abs() < 1e-6);
         let kl = 0.5 * (2f64.ln() + (2.0f64 / 3.0).ln());
-        assert!((found.kl_mean - kl / 2.0).abs() < 1e-6 && (found.kl_max - kl).abs() < 1e-6);
-        assert!((found.kl_median - kl / 2.0).abs() < 1e-6);
-        assert!((found.probability_change_mean + 0.125).abs() < 1e-6);
-        assert!((found.probability_change_rms - 0.25 / 2f64.sqrt()).abs() < 1e-6);
-        assert!((found.same_top - 0.5).abs() < 1e-9);
+        assert!((divergence.kl_mean - kl / 2.0).abs() < 1e-6 && (divergence.kl_max - kl).abs() < 1e-6);
+        assert!((divergence.kl_median - kl / 2.0).abs() < 1e-6);
+        assert!((divergence.probability_change_mean + 0.125).abs() < 1e-6);
+        assert!((divergence.probability_change_rms - 0.25 / 2f64.sqrt()).abs() < 1e-6);
+        assert!((divergence.same_top - 0.5).abs() < 1e-9);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Fine-tuning the rounded model to the float one's logits, with early stopping on text that it does not learn from.
+//! Fine-tuning of the rounded model to the float one's logits, with early stopping on text that it does not learn from.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,8 +14,7 @@ use crate::jobs::quantize::tuning::{
     Adam, Coordinate, LOOK_EVERY, Look, Settings, TuningRun, Values, as_stored,
 };
 use crate::jobs::record::Distillation;
-use crate::jobs::settings::Target as Size;
-use crate::jobs::texts::FEW_SPARE;
+use crate::jobs::texts::FEW_VALIDATION_WINDOWS;
 use crate::models::source::SourceModel;
 use crate::numerics::affine::FloatType;
 use crate::numerics::dtype::{extend_f32, float_type};
@@ -23,30 +22,30 @@ use crate::numerics::quant::{Mode, Quant};
 use crate::numerics::rounding::Technique;
 use crate::words::count;
 
-/// Sequences in a step.
-const BATCH: usize = 4;
+/// Number of sequences per step.
+const SEQUENCES_IN_BATCH: usize = 4;
 
-/// Text that is looked at and not learned from.
-pub struct Slice {
-    /// To learn from.
+/// Texts of refinement and distillation: one to learn from, and one to tell whether that helps.
+pub struct ValidationSplit {
+    /// Sequences to learn from.
     pub sequences: Vec<Vec<u32>>,
-    /// To look at.
-    pub windows: Vec<Vec<u32>>,
-    /// What the windows are.
+    /// Windows to measure on and not to learn from.
+    pub validation: Vec<Vec<u32>>,
+    /// Name of the validation windows.
     pub name: String,
 }
 
-/// The values that were kept, by tensor, and how they came about.
+/// Best values that distillation has seen, and their record.
 pub struct Distilled {
-    /// By tensor.
+    /// Values by tensor.
     pub values: Values,
     /// Steps, and the divergence before and after.
     pub record: Distillation,
 }
 
-/// How far the first step goes where nothing is said, in a model of so many bits a weight: the more there are, the smaller
-/// are the errors that it has to be small beside.
-fn usual_rate(bpw: f64) -> f64 {
+/// Returns the default length of the first step in a model of `bpw` bits per weight: with more bits rounding errors are
+/// smaller, and steps must be small beside them.
+fn default_rate(bpw: f64) -> f64 {
     0.003 * (4.0 - bpw).exp2().min(1.0)
 }
 
@@ -62,7 +61,7 @@ impl Job<'_> {
         if self.settings.tuning.distill.is_some() && !learns { Err(nothing_learns()) } else { Ok(()) }
     }
 
-    /// Fails where a run is to be resumed that keeps nothing on its way.
+    /// Fails where the user resumes a run that keeps nothing on its way.
     pub(crate) fn check_resumption(&self) -> Result<()> {
         if self.settings.resume && !self.settings.tuning.any() && self.technique != Technique::Gptq {
             return Err(Error::usage(
@@ -73,21 +72,19 @@ impl Job<'_> {
         Ok(())
     }
 
-    /// The windows to look at: such as serve for nothing else; with too few of them those that the result is not measured
-    /// on after all; else a part of the sequences, which are not learned from then.
-    pub(crate) fn slice(&self) -> Result<Slice> {
+    /// Splits the calibration text. Validation windows are windows that serve for nothing else; where those are few,
+    /// held-out windows too, if the result is not measured on them; otherwise a part of the sequences, which are not
+    /// learned from then.
+    pub(crate) fn validation_split(&self) -> Result<ValidationSplit> {
         let Some(texts) = &self.texts else { return Err(Error::usage("there is no text to learn from")) };
-        let apart = format!("windows of {} that serve for nothing else", texts.name);
-        if texts.spare.len() >= FEW_SPARE {
-            return Ok(Slice {
-                sequences: texts.sequences.clone(),
-                windows: texts.spare.clone(),
-                name: apart,
-            });
+        let name = format!("windows of {} that serve for nothing else", texts.name);
+        if texts.validation.len() >= FEW_VALIDATION_WINDOWS {
+            let (sequences, validation) = (texts.sequences.clone(), texts.validation.clone());
+            return Ok(ValidationSplit { sequences, validation, name });
         }
         if self.settings.evaluation != EvaluationText::HeldOut {
-            let windows = [&texts.held_out[..], &texts.spare].concat();
-            return Ok(Slice { sequences: texts.sequences.clone(), windows, name: apart });
+            let validation = [&texts.held_out[..], &texts.validation].concat();
+            return Ok(ValidationSplit { sequences: texts.sequences.clone(), validation, name });
         }
         if texts.sequences.len() < 2 {
             return Err(Error::usage(format!(
@@ -97,38 +94,36 @@ impl Job<'_> {
             .hint("give a longer --calibration text, more --samples or a smaller --sequence-length"));
         }
         let every = texts.sequences.len().min(8);
-        let part = |apart: bool| {
-            let all = texts.sequences.iter().enumerate();
-            all.filter(|(index, _)| (index % every == every - 1) == apart).map(|(_, s)| s.clone()).collect()
-        };
+        let (mut sequences, mut validation) = (Vec::new(), Vec::new());
+        for (index, sequence) in texts.sequences.iter().enumerate() {
+            let part = if index % every == every - 1 { &mut validation } else { &mut sequences };
+            part.push(sequence.clone());
+        }
         let rounded = if self.technique == Technique::Gptq { "were rounded on and" } else { "are" };
         let name = format!("sequences of {} that {rounded} not learned from", texts.name);
-        Ok(Slice { sequences: part(false), windows: part(true), name })
+        Ok(ValidationSplit { sequences, validation, name })
     }
 
-    /// Bits a weight, as far as they are known before any are chosen.
-    fn bpw(&self) -> Result<f64> {
-        match self.settings.target {
-            Size::Bpw(bpw) => Ok(bpw),
-            Size::Size(size) => self.plan.bpw_of_model_size(self.source, size),
-            Size::Fixed => {
-                let quants = self.plan.quants();
-                Ok(quants.iter().map(|quant| f64::from(quant.bits)).sum::<f64>() / quants.len().max(1) as f64)
-            }
+    /// Estimates the bits per weight before any are chosen: the target, or the mean over the fixed settings.
+    fn expected_bpw(&self) -> Result<f64> {
+        if let Some(bpw) = self.target_bpw()? {
+            return Ok(bpw);
         }
+        let quants = self.plan.quants();
+        Ok(quants.iter().map(|quant| f64::from(quant.bits)).sum::<f64>() / quants.len().max(1) as f64)
     }
 
-    /// What steps are taken with, but for the model at the start.
-    pub(crate) fn distill_settings(&self, slice: &Slice, steps: u32) -> Result<Settings> {
+    /// Returns the settings of a run of `steps`, without the fingerprint of the model at the start.
+    pub(crate) fn distill_settings(&self, split: &ValidationSplit, steps: u32) -> Result<Settings> {
         Ok(Settings {
             model: self.source.fingerprint()?,
             student: String::new(),
-            text: digest(&slice.sequences),
-            slice: digest(&slice.windows),
+            text: digest(&split.sequences),
+            slice: digest(&split.validation),
             steps: steps as usize,
             rate: match self.settings.tuning.rate {
                 Some(rate) => rate,
-                None => usual_rate(self.bpw()?),
+                None => default_rate(self.expected_bpw()?),
             },
             temperature: self.settings.tuning.temperature,
             norms: self.settings.tuning.norms,
@@ -136,7 +131,7 @@ impl Job<'_> {
         })
     }
 
-    /// Fine-tunes the model in `student`'s folder; what it was given goes to the record.
+    /// Fine-tunes the affine layers of `student` in `steps` at most.
     pub(crate) fn distill(
         &self,
         student: &SourceModel,
@@ -145,19 +140,20 @@ impl Job<'_> {
     ) -> Result<Distilled> {
         let Self { progress, source, .. } = self;
         let tuning = self.settings.tuning;
-        let (engine, memory, slice) = (Engine::start()?, self.settings.calibration.memory, self.slice()?);
-        let layers = learning(decision)?;
+        let (engine, memory) = (Engine::start()?, self.settings.calibration.memory);
+        let split = self.validation_split()?;
+        let layers = learning_layers(decision)?;
         let paths: BTreeSet<String> = layers.iter().map(|(path, _)| path.clone()).collect();
         let learner = Student::new(&engine, student, &paths, tuning.norms, memory);
         let (values, dtypes) = values(student, &learner.names())?;
-        let settings = Settings { student: student.fingerprint()?, ..self.distill_settings(&slice, steps)? };
+        let settings = Settings { student: student.fingerprint()?, ..self.distill_settings(&split, steps)? };
         progress.stage("distilling");
         let bar = progress.steps_bar("running the float model", 2 * source.spec().layers.len() as u64);
         let tick = || bar.inc(1);
-        let lesson = Target::new(&engine, source, &slice.sequences, memory, &tick)?;
-        let exam = Target::new(&engine, source, &slice.windows, memory, &tick)?;
+        let training = Target::new(&engine, source, &split.sequences, memory, &tick)?;
+        let validation = Target::new(&engine, source, &split.validation, memory, &tick)?;
         bar.finish();
-        let run = Run { learner, lesson, exam, dtypes, settings };
+        let run = Run { learner, training, validation, dtypes, settings };
         let tuned = run.steps(self, coordinates(&layers, &values), values)?;
         let (first, best) = (tuned.first_look(), tuned.best_look());
         let record = Distillation {
@@ -167,8 +163,8 @@ impl Job<'_> {
             rate: run.settings.rate,
             temperature: run.settings.temperature,
             norms: run.settings.norms,
-            text: slice.name,
-            windows: slice.windows.len(),
+            text: split.name,
+            windows: split.validation.len(),
             kl_before: first.kl,
             kl_after: best.kl,
         };
@@ -176,17 +172,17 @@ impl Job<'_> {
     }
 }
 
-/// What the steps need.
+/// Model, targets and settings of a run of steps.
 struct Run<'a> {
     learner: Student<'a>,
-    lesson: Target<'a>,
-    exam: Target<'a>,
+    training: Target<'a>,
+    validation: Target<'a>,
     dtypes: BTreeMap<String, FloatType>,
     settings: Settings,
 }
 
 impl Run<'_> {
-    /// Takes the steps, or those that are left.
+    /// Takes the steps, or resumes them.
     fn steps(&self, job: &Job<'_>, coordinates: Vec<Coordinate>, values: Values) -> Result<TuningRun> {
         let Self { settings, .. } = self;
         let path = TuningRun::path(&job.settings.output.path);
@@ -202,28 +198,28 @@ impl Run<'_> {
                 progress
             }
             None => {
-                let kl = self.look(&values)?;
+                let kl = self.measure(&values)?;
                 TuningRun::new(settings.clone(), values, kl)
             }
         };
-        // Of what is left: steps of an earlier run would count for this one's rate.
+        // Only the remaining steps: those of an earlier run would count for this one's rate.
         let bar = job.progress.steps_bar("distilling", (settings.steps - progress.step()) as u64);
         while !progress.is_over() {
             let from = progress.step();
             let to = (from + LOOK_EVERY).min(settings.steps);
             for step in from..to {
-                let again = |e: Error| resumable(e, from);
-                crate::interrupt::check().map_err(again)?;
-                let batch = settings.batch(step, BATCH, self.lesson.len());
+                let with_hint = |e: Error| with_resume_hint(e, from);
+                crate::interrupt::check().map_err(with_hint)?;
+                let batch = settings.batch(step, SEQUENCES_IN_BATCH, self.training.len());
                 let (_, gradients) = self
                     .learner
-                    .gradients(&progress.values, &self.lesson, &batch, settings.temperature)
-                    .map_err(again)?;
+                    .gradients(&progress.values, &self.training, &batch, settings.temperature)
+                    .map_err(with_hint)?;
                 adam.step(step + 1, settings.rate_of(step), &mut progress.values, &gradients);
                 bar.inc(1);
             }
             let stored = as_stored(&progress.values, &self.dtypes);
-            let kl = self.look(&stored).map_err(|e| resumable(e, from))?;
+            let kl = self.measure(&stored).map_err(|e| with_resume_hint(e, from))?;
             progress.look(Look { step: to, kl }, stored);
             bar.describe(format!("distilling, KL {:.3e} from {:.3e}", kl, progress.first_look().kl));
             progress.save(&path, &adam)?;
@@ -232,25 +228,25 @@ impl Run<'_> {
         Ok(progress)
     }
 
-    /// Mean KL divergence on what is not learned from.
-    fn look(&self, values: &Values) -> Result<f64> {
-        let divergences = self.learner.divergences(values, &self.exam)?;
+    /// Measures the mean KL divergence on the validation windows.
+    fn measure(&self, values: &Values) -> Result<f64> {
+        let divergences = self.learner.divergences(values, &self.validation)?;
         Ok(divergences.iter().sum::<f64>() / divergences.len().max(1) as f64)
     }
 }
 
-/// An interruption after which --resume has something to go on from.
-fn resumable(error: Error, kept: usize) -> Error {
+/// Adds to an interruption after `steps` that were kept how to resume.
+fn with_resume_hint(error: Error, steps: usize) -> Error {
     match error.kind() {
-        crate::error::ErrorKind::Interrupted if kept > 0 => {
-            error.hint(journal::resume_after(&format!("step {kept}")))
+        crate::error::ErrorKind::Interrupted if steps > 0 => {
+            error.hint(journal::resume_after(&format!("step {steps}")))
         }
         _ => error,
     }
 }
 
-/// The affine layers that were chosen here, with their settings.
-fn learning(decision: &Decision) -> Result<Vec<(String, Quant)>> {
+/// Returns the layers of `decision` that become affine, with their settings. Fails where there are none.
+fn learning_layers(decision: &Decision) -> Result<Vec<(String, Quant)>> {
     let chosen = decision.solution.bitmap.iter().map(|(path, quant)| (path.clone(), *quant));
     let layers: Vec<_> = chosen.filter(|(_, quant)| quant.mode == Mode::Affine).collect();
     if layers.is_empty() { Err(nothing_learns()) } else { Ok(layers) }
@@ -263,7 +259,7 @@ fn nothing_learns() -> Error {
     .hint("leave --distill out, or choose affine bits")
 }
 
-/// Values of the tensors `names`, and the types that they are stored in.
+/// Reads the values of the tensors `names`, and the types that they are stored in.
 fn values(student: &SourceModel, names: &[String]) -> Result<(Values, BTreeMap<String, FloatType>)> {
     let (mut values, mut dtypes) = (Values::new(), BTreeMap::new());
     for name in names {
@@ -276,7 +272,7 @@ fn values(student: &SourceModel, names: &[String]) -> Result<(Values, BTreeMap<S
     Ok((values, dtypes))
 }
 
-/// Scales go with their biases, norms by themselves.
+/// Pairs scales with their biases; norms learn on their own.
 fn coordinates(layers: &[(String, Quant)], values: &Values) -> Vec<Coordinate> {
     let affine = layers.iter().map(|(path, quant)| Coordinate::Affine {
         scales: format!("{path}.scales"),
@@ -284,11 +280,11 @@ fn coordinates(layers: &[(String, Quant)], values: &Values) -> Vec<Coordinate> {
         middle: ((1u32 << quant.bits) - 1) as f32 / 2.0,
     });
     let mut coordinates: Vec<Coordinate> = affine.collect();
-    let paired = |name: &str| {
+    let is_paired = |name: &str| {
         layers.iter().any(|(path, _)| {
             name.strip_prefix(path.as_str()).is_some_and(|part| part == ".scales" || part == ".biases")
         })
     };
-    coordinates.extend(values.keys().filter(|name| !paired(name)).cloned().map(Coordinate::Plain));
+    coordinates.extend(values.keys().filter(|name| !is_paired(name)).cloned().map(Coordinate::Plain));
     coordinates
 }

@@ -1,15 +1,15 @@
-//! Time and memory that a quantization will take here.
+//! Time and memory that a quantization will take on this machine.
 
+use super::evaluation_windows::EvaluationWindows;
 use super::job::Job;
-use super::proof::Proof;
 use super::settings::EvaluationText;
 use crate::engine::measure::settings::StepCosts;
 use crate::error::Result;
 use crate::jobs::estimate::{Work, announce};
-use crate::jobs::measure::apart;
+use crate::jobs::measure::hold_out;
 use crate::numerics::dtype::float_type;
 
-/// How much of a quantization is carried out.
+/// Extent to which a quantization is carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Extent {
     /// Bits are chosen, and nothing is written.
@@ -19,24 +19,26 @@ pub enum Extent {
 }
 
 impl Job<'_> {
-    /// Says what the job will take, where that is more than writing, and returns what the steps of the measurement cost.
+    /// Announces the job's time and memory, where it does more than write, and returns the estimated costs of the
+    /// measurement's steps.
     pub fn estimate(&self, extent: Extent) -> Result<StepCosts> {
         let Some(work) = self.work() else { return Ok(StepCosts::default()) };
         let resumes = self.settings.resume && self.has_kept();
-        let of = match (extent, work.candidates > 0) {
-            (Extent::Model, _) if resumes => " for the whole job (what is kept is not done again)",
-            (Extent::Model, _) => "",
-            (Extent::Decision, true) => " for the whole job (a dry run only measures)",
-            (Extent::Decision, false) => " for the whole job (a dry run does none of it)",
+        let scope = match extent {
+            Extent::Model if resumes => " for the whole job (what is kept is not done again)",
+            Extent::Model => "",
+            Extent::Decision if work.candidates > 0 => " for the whole job (a dry run only measures)",
+            Extent::Decision => " for the whole job (a dry run does none of it)",
         };
         let dtype = float_type(self.settings.dtype)?;
-        let estimate = announce(&work, &self.plan.quants(), dtype, of, self.progress)?;
+        let estimate = announce(&work, &self.plan.quants(), dtype, scope, self.progress)?;
         if !resumes {
             self.progress.begin_job(&estimate.stages);
         }
         Ok(estimate.steps)
     }
 
+    /// Returns the work of the job; none without a text.
     fn work(&self) -> Option<Work<'_>> {
         let texts = self.texts.as_ref()?;
         let (calibration, tuning) = (&self.settings.calibration, self.settings.tuning);
@@ -46,20 +48,20 @@ impl Job<'_> {
         };
         let measured = calibration.measured(texts.sequences.len()).unwrap_or(0);
         let chooses = !self.is_fixed() && self.settings.sensitivities.is_none();
-        let watched = self.slice().ok().filter(|_| tuning.any()).map_or(0, |slice| slice.windows.len());
+        let split = self.validation_split().ok().filter(|_| tuning.any());
         Some(Work {
             spec: self.source.spec(),
             manifest: self.source.manifest(),
             sequences: texts.sequences.len(),
             measured,
             length: calibration.sequence_length as usize,
-            whole: apart(texts, measured).sequences.len(),
+            whole: hold_out(texts, measured).sequences.len(),
             candidates: if chooses { self.plan.quants().len() } else { 0 },
             technique: self.technique,
             rounds: true,
-            windows: self.proof.as_ref().map_or(held_out, Proof::windows),
+            windows: self.evaluation_windows.as_ref().map_or(held_out, EvaluationWindows::len),
             distill: tuning.distill.unwrap_or(0) as usize,
-            watched,
+            watched: split.map_or(0, |split| split.validation.len()),
             refine: tuning.refine.unwrap_or(0) as usize,
             activations: calibration.memory,
         })

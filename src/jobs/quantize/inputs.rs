@@ -1,4 +1,4 @@
-//! What rounding knows of the inputs of layers that share them: one matrix, or one an expert.
+//! Statistics of the inputs that layers share, as rounding uses them: of one matrix, or of one per expert.
 
 use crate::engine::passes::collector::Moment;
 use crate::numerics::affine::FloatType;
@@ -6,19 +6,19 @@ use crate::numerics::quant::Quant;
 use crate::numerics::rounding;
 use crate::numerics::rounding::{DAMPING, FEW_TOKENS, Gptq, Hessian, RoundingError};
 
-/// Inputs of layers, before they are factored.
+/// Second moments of the input that layers share, before they are factored.
 pub(crate) struct Inputs<'m> {
     moment: &'m Moment,
-    /// Of the experts that have seen few tokens; all of them one after the other.
+    /// E[x_j^2] of all experts in turn, where some have seen few tokens.
     diagonals: Vec<f32>,
 }
 
-/// What is known of one matrix' input.
-pub(crate) enum Known<'i> {
-    /// How the input's columns go together.
-    Together(Hessian<'i>),
-    /// How large each is, for scale search: too few tokens came.
-    Apart(&'i [f32]),
+/// Statistics of one matrix' input.
+pub(crate) enum MatrixInput<'i> {
+    /// Correlations of the columns, for error feedback.
+    Hessian(Hessian<'i>),
+    /// E[x_j^2] of the columns, for scale search: too few tokens came.
+    Diagonal(&'i [f32]),
 }
 
 impl<'m> Inputs<'m> {
@@ -27,28 +27,28 @@ impl<'m> Inputs<'m> {
         Self { moment, diagonals: if few { moment.diagonals() } else { Vec::new() } }
     }
 
-    /// How many matrices a layer has.
+    /// Returns the number of matrices of a layer.
     pub(crate) fn matrices(&self) -> usize {
         self.moment.tokens().len()
     }
 
-    /// Of the input of matrix `index`.
-    pub(crate) fn of(&self, index: usize) -> Result<Known<'_>, RoundingError> {
+    /// Returns the statistics of the input of matrix `index`. Fails where its moments are not finite.
+    pub(crate) fn of(&self, index: usize) -> Result<MatrixInput<'_>, RoundingError> {
         let columns = self.moment.columns();
         if self.matrices() == 1 || self.moment.tokens()[index] >= FEW_TOKENS {
-            return Hessian::new(self.moment.of(index), columns, DAMPING).map(Known::Together);
+            return Hessian::new(self.moment.of(index), columns, DAMPING).map(MatrixInput::Hessian);
         }
-        Ok(Known::Apart(&self.diagonals[index * columns..(index + 1) * columns]))
+        Ok(MatrixInput::Diagonal(&self.diagonals[index * columns..(index + 1) * columns]))
     }
 }
 
-impl Known<'_> {
-    /// Whether too few tokens came for error feedback.
-    pub(crate) fn is_little(&self) -> bool {
-        matches!(self, Self::Apart(_))
+impl MatrixInput<'_> {
+    /// True if too few tokens came for error feedback.
+    pub(crate) fn has_few_tokens(&self) -> bool {
+        matches!(self, Self::Diagonal(_))
     }
 
-    /// One matrix, with error feedback where that is possible.
+    /// Rounds the `weights` of one matrix, with error feedback where that is possible.
     pub(crate) fn round(
         &self,
         weights: &[f32],
@@ -56,8 +56,8 @@ impl Known<'_> {
         dtype: FloatType,
     ) -> Result<Gptq, RoundingError> {
         match self {
-            Self::Together(hessian) => rounding::gptq(weights, quant, dtype, hessian),
-            Self::Apart(importance) => {
+            Self::Hessian(hessian) => rounding::gptq(weights, quant, dtype, hessian),
+            Self::Diagonal(importance) => {
                 let quantized = rounding::search(weights, importance.len(), quant, dtype, Some(importance))?;
                 Ok(Gptq { quantized, searched_rows: weights.len() / importance.len() })
             }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::proof::Proof;
+use super::evaluation_windows::EvaluationWindows;
 use super::settings::{EvaluationText, Quantization};
 use crate::choose::allocate::CurvePoint;
 use crate::choose::curve::STEP;
@@ -20,24 +20,24 @@ use crate::numerics::quant::Mode;
 use crate::numerics::rounding::Technique;
 use crate::progress::Progress;
 
-/// A quantization of `source`, with all that is resolved before its stages begin.
+/// A quantization of `source`, with plan, technique and texts resolved before its stages begin.
 pub struct Job<'a> {
     pub(crate) settings: Quantization,
     pub(crate) progress: &'a dyn Progress,
     pub(crate) source: &'a SourceModel,
     pub(crate) plan: Plan<'a>,
     pub(crate) technique: Technique,
-    /// The table that the settings name, where there is a choice.
+    /// Sensitivity table that the settings name, where there is a choice.
     pub(crate) table: Option<Table>,
-    /// The calibration text, where something is measured.
+    /// Windows of the calibration text, where the job uses one.
     pub(crate) texts: Option<Texts>,
-    /// The evaluation text, where it is a file.
-    pub(crate) proof: Option<Proof>,
+    /// Windows of the evaluation text, where it is a file.
+    pub(crate) evaluation_windows: Option<EvaluationWindows>,
 }
 
-/// What every layer gets, and the measurement that says so.
+/// Bit map of a model, and the measurement that chose it.
 pub struct Decision {
-    /// The bit map, its size and its predicted KL divergence.
+    /// Bit map, its size and its predicted KL divergence.
     pub solution: Solution,
     /// Sensitivities of all layers, where there was a choice.
     pub table: Option<Table>,
@@ -46,8 +46,8 @@ pub struct Decision {
 }
 
 impl<'a> Job<'a> {
-    /// Resolves `settings` for `source`, of which `plan` says what layers may become, and reads the sensitivity table
-    /// where one is named.
+    /// Resolves `settings` for `source`, whose layers may become what `plan` lists, and reads the sensitivity table
+    /// where one is named. Fails where that is another model's or lacks layers or candidates.
     pub fn new(
         source: &'a SourceModel,
         plan: Plan<'a>,
@@ -62,24 +62,24 @@ impl<'a> Job<'a> {
             plan,
             table: None,
             texts: None,
-            proof: None,
+            evaluation_windows: None,
         };
-        job.technique = job.settings.calibration.rounding.unwrap_or_else(|| job.usual_technique());
+        job.technique = job.settings.calibration.rounding.unwrap_or_else(|| job.default_technique());
         job.table = job.read_table()?;
         Ok(job)
     }
 
-    /// True if nothing has to be chosen.
+    /// True if there is no choice of bits.
     pub fn is_fixed(&self) -> bool {
         self.settings.target == Target::Fixed || self.plan.is_fixed()
     }
 
-    /// True if a layer may become affine, which is the mode with scales and biases to search and to learn.
+    /// True if a layer may become affine, the mode with scales and biases to search and to learn.
     pub(crate) fn has_affine_layers(&self) -> bool {
         self.plan.quants().iter().any(|quant| quant.mode == Mode::Affine)
     }
 
-    fn usual_technique(&self) -> Technique {
+    fn default_technique(&self) -> Technique {
         if !self.is_fixed() {
             return Technique::Gptq;
         }
@@ -87,7 +87,7 @@ impl<'a> Job<'a> {
         if has_text && self.has_affine_layers() { Technique::Search } else { Technique::Rtn }
     }
 
-    /// The table that the settings name: of this model, for scales of this type, with every layer and candidate.
+    /// Reads the table that the settings name: of this model, for scales of this type, with every layer and candidate.
     fn read_table(&self) -> Result<Option<Table>> {
         let Some(path) = self.settings.sensitivities.as_deref().filter(|_| !self.is_fixed()) else {
             return Ok(None);
@@ -98,7 +98,7 @@ impl<'a> Job<'a> {
         Ok(Some(table))
     }
 
-    /// Fails where the plan cannot reach the target, or refinement, distillation or a resumption has nothing to do.
+    /// Fails where the plan cannot reach the target, or refinement, distillation or resuming has nothing to do.
     pub fn check(&self) -> Result<()> {
         self.check_target()?;
         self.check_refinement()?;
@@ -115,7 +115,16 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Tokenizes the calibration text, where something is measured, and the evaluation text.
+    /// Returns the target in bits per weight of the layers decided on; `None` where bits are fixed.
+    pub(crate) fn target_bpw(&self) -> Result<Option<f64>> {
+        match self.settings.target {
+            Target::Bpw(bpw) => Ok(Some(bpw)),
+            Target::Size(size) => self.plan.bpw_of_model_size(self.source, size).map(Some),
+            Target::Fixed => Ok(None),
+        }
+    }
+
+    /// Tokenizes the calibration text, where the job uses one.
     pub fn read_texts(&mut self) -> Result<()> {
         let Quantization { calibration, tuning, evaluation, .. } = &self.settings;
         // Scale search does without a text where all bits are fixed, and so does rounding to nearest.
@@ -125,26 +134,24 @@ impl<'a> Job<'a> {
             || tuning.any();
         if needs_text {
             let holds_out = *evaluation == EvaluationText::HeldOut || tuning.any();
-            self.texts = Some(self.divided(holds_out)?);
+            self.texts = Some(self.prepare_texts(holds_out)?);
         }
         if self.settings.tuning.any() {
-            self.slice()?;
+            self.validation_split()?;
         }
         Ok(())
     }
 
-    /// Chooses what every layer gets, measuring sensitivities if there is a choice and no table. Bars move by the
+    /// Chooses bits for every layer, measuring sensitivities if there is a choice and no table. Bars move by the
     /// estimated `costs` of the measurement's steps.
     pub fn decide(&self, costs: StepCosts) -> Result<Decision> {
-        let Self { settings, source, plan, .. } = self;
-        let fixed = || Decision { solution: plan.fixed(), table: None, curve: Vec::new() };
-        let target = match settings.target {
-            Target::Bpw(bpw) => bpw,
-            Target::Size(size) => plan.bpw_of_model_size(source, size)?,
-            Target::Fixed => return Ok(fixed()),
-        };
-        let Some(texts) = self.texts.as_ref().filter(|_| !plan.is_fixed()) else { return Ok(fixed()) };
-        let table = self.measured_table(texts, costs)?;
+        let Self { settings, plan, .. } = self;
+        let Some(target) = self.target_bpw()? else { return Ok(self.fixed_decision()) };
+        let Some(texts) = &self.texts else { return Ok(self.fixed_decision()) };
+        if plan.is_fixed() {
+            return Ok(self.fixed_decision());
+        }
+        let table = self.obtain_table(texts, costs)?;
         let correction = &table.correction;
         let layers = correction.scores_for(self.technique, &table.layers);
         let mut solution = plan.solve(&layers, target).map_err(|e| match &settings.sensitivities {
@@ -160,8 +167,12 @@ impl<'a> Job<'a> {
         Ok(Decision { solution, table: Some(table), curve })
     }
 
-    /// The table that was read, or one that is measured on `texts` now.
-    fn measured_table(&self, texts: &Texts, costs: StepCosts) -> Result<Table> {
+    fn fixed_decision(&self) -> Decision {
+        Decision { solution: self.plan.fixed(), table: None, curve: Vec::new() }
+    }
+
+    /// Returns the table that was read, or measures one on `texts`.
+    fn obtain_table(&self, texts: &Texts, costs: StepCosts) -> Result<Table> {
         let Self { settings, source, plan, technique, progress, .. } = self;
         if let Some(table) = &self.table {
             check_values(source, settings.dtype)?;

@@ -1,9 +1,10 @@
-//! Quantizing a model: reachable sizes, sensitivities, allocation, rounding, fine-tuning, proof.
+//! Quantizing a model: reachable sizes, sensitivities, allocation, rounding, fine-tuning, evaluation.
 pub(crate) mod distill;
 pub(crate) mod estimate;
+pub(crate) mod evaluation_windows;
 pub(crate) mod inputs;
 pub(crate) mod job;
-pub(crate) mod proof;
+mod quantized_model;
 pub(crate) mod refine;
 pub(crate) mod refinement_journal;
 pub(crate) mod round;
@@ -12,10 +13,9 @@ pub(crate) mod settings;
 pub(crate) mod stage;
 pub(crate) mod tuning;
 pub(crate) mod unfinished;
-mod whole;
 pub(crate) mod write;
 
 pub use estimate::Extent;
 pub use job::{Decision, Job};
+pub use quantized_model::{QuantizedModel, quantize};
 pub use settings::{EvaluationText, Quantization};
-pub use whole::{QuantizedModel, quantize};

@@ -1,13 +1,14 @@
-//! Moving bits between layers of the rounded model, round after round, each kept only if the measured KL divergence falls.
+//! Refinement: moving bits between layers of the rounded model in rounds, each kept only if the measured KL divergence
+//! falls.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use super::inputs::Inputs;
 use super::job::{Decision, Job};
 use super::refinement_journal::{self, Moves, RefinementJournal};
 use super::rounding_journal::RoundingJournal;
-use super::stage::Staged;
+use super::stage::StagedModel;
 use crate::choose::candidate::Candidate;
 use crate::engine::decoder::load::Tuned;
 use crate::engine::learn::student::{Student, Target};
@@ -20,11 +21,10 @@ use crate::files::journal::{self, Header, Start};
 use crate::jobs::measure::digest;
 use crate::jobs::opening::{Need, open};
 use crate::jobs::record::{Refinement, RefinementRound};
-use crate::jobs::settings::Target as Size;
 use crate::jobs::write::{Spool, Spooled, Warnings, unroundable};
 use crate::models::source::SourceTensor;
 use crate::models::spec::TensorSpec;
-use crate::numerics::affine::{QuantizeError, Quantized, Rows};
+use crate::numerics::affine::{FloatType, QuantizeError, Quantized, Rows};
 use crate::numerics::dtype::float_type;
 use crate::numerics::quant::{Mode, Quant};
 use crate::numerics::rounding::{RoundingError, Technique};
@@ -32,16 +32,16 @@ use crate::numerics::statistics::{mean, mean_and_stderr};
 use crate::numerics::{nearest, rounding};
 use crate::words::count;
 
-/// Candidates on either side that a layer may move to in a round.
-const EACH: usize = 2;
+/// Number of candidates on either side that a layer may move to in a round.
+const CANDIDATES_PER_SIDE: usize = 2;
 
-/// A model that was refined, in its folder.
+/// A refined model in its folder.
 pub struct Refined {
-    /// Its bit map, and what it was predicted to cost.
+    /// Bit map of the model.
     pub decision: Decision,
-    /// The folder.
-    pub staged: Staged,
-    /// The rounds, and the divergence before and after.
+    /// Folder of the model.
+    pub staged: StagedModel,
+    /// Rounds, with the divergences before and after.
     pub record: Refinement,
 }
 
@@ -63,9 +63,9 @@ impl Job<'_> {
         Ok(journal)
     }
 
-    /// Returns the header of the journal of so many rounds, without what they begin with.
+    /// Returns the header of the journal of so many rounds, without the model at the start.
     pub(crate) fn refinement_header(&self, rounds: u32) -> Result<Header> {
-        let slice = self.slice()?;
+        let split = self.validation_split()?;
         let header = Header::new("refinement")
             .with("mixbit's version", env!("CARGO_PKG_VERSION"))
             .with("the model", self.source.fingerprint()?)
@@ -74,30 +74,30 @@ impl Job<'_> {
             .with("dtype", self.settings.dtype)
             .with("refine", rounds)
             .with("seed", self.settings.calibration.seed)
-            .with("the calibration text", digest(&slice.sequences))
-            .with("the text looked at", digest(&slice.windows))
+            .with("the calibration text", digest(&split.sequences))
+            .with("the text looked at", digest(&split.validation))
             .with(refinement_journal::START, "");
         Ok(header)
     }
 
-    /// SHA-256 of what layers get, what that was chosen by, and what they may become in a round.
+    /// Returns the SHA-256 of the bit map, the sensitivities that chose it, and the candidates of a first round.
     fn start(&self, decision: &Decision) -> Result<String> {
         let bitmap = &decision.solution.bitmap;
         let layers = decision.table.as_ref().map(|table| &table.layers);
-        let text = serde_json::to_vec(&(bitmap, layers, self.plan.neighbours(bitmap, EACH)));
+        let text = serde_json::to_vec(&(bitmap, layers, self.plan.neighbours(bitmap, CANDIDATES_PER_SIDE)));
         Ok(crate::files::digest::digest([text.map_err(|e| Error::input(e.to_string()))?]))
     }
 
-    /// The rounds that are left from `decision`, which is rounded in `staged`. A round whose swaps do not pay is followed by
-    /// one that asks for twice the certainty; a round that finds none is the last.
+    /// Runs the remaining rounds from `decision`, whose model is `staged`. A round whose swaps do not pay is followed
+    /// by one that asks for twice the certainty; a round that finds none is the last.
     pub(crate) fn refine(
         &self,
         decision: Decision,
-        staged: Staged,
+        staged: StagedModel,
         mut rounds: RefinementJournal,
         warnings: &Warnings,
     ) -> Result<Refined> {
-        let refined = self.refine_on(decision, staged, &mut rounds, warnings);
+        let refined = self.run_rounds(decision, staged, &mut rounds, warnings);
         let (decision, staged) = refined.map_err(|error| match error.kind() {
             // Rounding would count the layers of this round as if there were no others.
             ErrorKind::Interrupted if !rounds.done.is_empty() => {
@@ -105,83 +105,86 @@ impl Job<'_> {
             }
             _ => error,
         })?;
-        let slice = self.slice()?;
-        let record = Refinement { text: slice.name, windows: slice.windows.len(), rounds: rounds.done };
+        let split = self.validation_split()?;
+        let record = Refinement { text: split.name, windows: split.validation.len(), rounds: rounds.done };
         Ok(Refined { decision, staged, record })
     }
 
-    fn refine_on(
+    fn run_rounds(
         &self,
         mut decision: Decision,
-        mut staged: Staged,
+        mut staged: StagedModel,
         rounds: &mut RefinementJournal,
         warnings: &Warnings,
-    ) -> Result<(Decision, Staged)> {
+    ) -> Result<(Decision, StagedModel)> {
         if rounds.is_over() {
             return Ok((decision, staged));
         }
         let Self { progress, source, plan, .. } = self;
-        let (engine, memory, slice) = (Engine::start()?, self.settings.calibration.memory, self.slice()?);
-        let target = match self.settings.target {
-            Size::Bpw(bpw) => bpw,
-            Size::Size(size) => plan.bpw_of_model_size(source, size)?,
-            Size::Fixed => return Err(nothing_to_move()),
-        };
+        let (engine, memory) = (Engine::start()?, self.settings.calibration.memory);
+        let split = self.validation_split()?;
+        let target = self.target_bpw()?.ok_or_else(nothing_to_move)?;
         let table = decision.table.as_ref().map(|table| table.layers.clone()).ok_or_else(nothing_to_move)?;
-        let exam = Target::new(&engine, source, &slice.windows, memory, &|| {})?;
-        let divergences = |folder: &Path| {
-            let student = open(folder, Need::Headers)?;
-            let layers = std::collections::BTreeSet::new();
-            Student::new(&engine, &student, &layers, false, memory).divergences(&Tuned::new(), &exam)
-        };
+        let validation = Target::new(&engine, source, &split.validation, memory, &|| {})?;
         progress.stage("refining");
-        let mut before = divergences(staged.folder.path())?;
+        let mut before = self.measure_divergences(&engine, staged.folder.path(), &validation)?;
         while !rounds.is_over() {
             progress.line(&format!("refining, round {} of {}", rounds.done.len() + 1, rounds.max_rounds));
-            let known = match rounds.take_moves() {
+            let moves = match rounds.take_moves() {
                 Some(moves) => moves,
-                None => self.moves(&engine, &decision, staged.folder.path(), &slice.sequences)?,
+                None => self.predict_moves(&engine, &decision, staged.folder.path(), &split.sequences)?,
             };
             let solution =
-                plan.swap(&decision.solution, &cautious(&known, rounds.caution), &table, target)?;
-            let moved = |path: &&String| solution.bitmap.get(*path) != decision.solution.bitmap.get(*path);
-            let (swaps, kl_before) = (known.keys().filter(moved).count(), mean(&before));
+                plan.swap(&decision.solution, &pessimistic(&moves, rounds.caution), &table, target)?;
+            let has_moved =
+                |path: &&String| solution.bitmap.get(*path) != decision.solution.bitmap.get(*path);
+            let swaps = moves.keys().filter(has_moved).count();
             if swaps == 0 {
-                let (kl_after, stderr, kept) = (None, None, false);
-                rounds.refuse(RefinementRound { swaps, kl_before, kl_after, stderr, kept }, known);
+                rounds.refuse(round_without_swaps(&before), moves);
                 rounds.save()?;
                 break;
             }
             let next = Decision { solution, table: decision.table.clone(), curve: decision.curve.clone() };
-            let next_staged = self.staged(&next, self.rounding_journal_of_round(&next)?, warnings)?;
-            let after = divergences(next_staged.folder.path())?;
-            let (fall, stderr) = fall(&before, &after);
-            let kept = fall > stderr;
-            let (kl_after, stderr) = (Some(mean(&after)), Some(stderr));
-            let round = RefinementRound { swaps, kl_before, kl_after, stderr, kept };
-            if kept {
+            let next_staged = self.stage(&next, self.rounding_journal_of_round(&next)?, warnings)?;
+            let after = self.measure_divergences(&engine, next_staged.folder.path(), &validation)?;
+            let round = judge(swaps, &before, &after);
+            let is_kept = round.kept;
+            if is_kept {
                 (decision, staged, before) = (next, next_staged, after);
-                // What was predicted goes for other bits.
+                // The prediction was for other bits.
                 decision.solution.kl = None;
                 rounds.keep(round, decision.solution.clone());
             } else {
-                rounds.refuse(round, known);
+                rounds.refuse(round, moves);
             }
             rounds.save()?;
-            self.settle_layers(kept)?;
+            self.settle_layers(is_kept)?;
         }
         Ok((decision, staged))
     }
 
-    /// What every layer may move to from `decision`, which is rounded in `folder`, and what that is predicted to change.
-    fn moves(
+    /// Measures KL divergences of the model in `folder` from the float one, token by token.
+    fn measure_divergences(
+        &self,
+        engine: &Engine,
+        folder: &Path,
+        validation: &Target<'_>,
+    ) -> Result<Vec<f64>> {
+        let student = open(folder, Need::Headers)?;
+        let memory = self.settings.calibration.memory;
+        Student::new(engine, &student, &BTreeSet::new(), false, memory).divergences(&Tuned::new(), validation)
+    }
+
+    /// Predicts by how much each move of a layer from `decision`, whose model is in `folder`, changes the KL
+    /// divergence.
+    fn predict_moves(
         &self,
         engine: &Engine,
         decision: &Decision,
         folder: &Path,
         sequences: &[Vec<u32>],
     ) -> Result<Moves> {
-        let neighbours = self.plan.neighbours(&decision.solution.bitmap, EACH);
+        let neighbours = self.plan.neighbours(&decision.solution.bitmap, CANDIDATES_PER_SIDE);
         let spooled = self.round_all(engine, folder, &neighbours, sequences)?;
         let student = open(folder, Need::Headers)?;
         let bar = self.progress.steps_bar("measuring swaps", 1);
@@ -193,7 +196,7 @@ impl Job<'_> {
         };
         let alternatives = |path: &str| {
             let candidates = neighbours.get(path).map(Vec::as_slice).unwrap_or_default();
-            candidates.iter().map(|&candidate| self.decoded(path, candidate, &spooled)).collect()
+            candidates.iter().map(|&candidate| self.decode(path, candidate, &spooled)).collect()
         };
         let changes = swap_changes(engine, self.source, &student, &settings, &alternatives)?;
         bar.finish();
@@ -204,7 +207,7 @@ impl Job<'_> {
         Ok(moves.collect())
     }
 
-    /// Codes of every layer in each of its quantized `candidates`, in a file without a name in `folder`.
+    /// Rounds every layer to each of its quantized `candidates`, in a file without a name in `folder`.
     fn round_all(
         &self,
         engine: &Engine,
@@ -237,7 +240,7 @@ impl Job<'_> {
         spool.seal()
     }
 
-    /// One layer in each of its quantized `candidates`, as the technique in force does it.
+    /// Rounds one layer to each of its quantized `candidates`, by the technique in force.
     fn round_layer(
         &self,
         spec: &TensorSpec,
@@ -257,29 +260,26 @@ impl Job<'_> {
             let rows = spec.rows() / matrices;
             let failed = |e: RoundingError| unroundable(&tensor, e.offset_rows(index * rows));
             let weights = self.weights_of(&tensor, dtype, index * rows..(index + 1) * rows);
-            let known = inputs.as_ref().map(|inputs| inputs.of(index)).transpose().map_err(failed)?;
+            let input = inputs.as_ref().map(|inputs| inputs.of(index)).transpose().map_err(failed)?;
             let importance =
                 diagonals.as_ref().and_then(|all| all.get(index * columns..(index + 1) * columns));
             for (&quant, codes) in quants.iter().zip(&mut codes) {
-                let found = match (&known, self.technique) {
-                    (Some(known), _) if quant.mode == Mode::Affine => {
-                        known.round(&weights, quant, dtype).map(|found| found.quantized)
-                    }
-                    (None, Technique::Search) if quant.mode == Mode::Affine => {
-                        rounding::search(&weights, columns, quant, dtype, importance)
-                    }
-                    _ => Rows::from_f32(&weights, columns)
-                        .and_then(|rows| nearest::quantize(rows, quant, dtype))
-                        .map_err(Into::into),
+                let is_affine = quant.mode == Mode::Affine;
+                let quantized = if let Some(input) = input.as_ref().filter(|_| is_affine) {
+                    input.round(&weights, quant, dtype).map(|gptq| gptq.quantized)
+                } else if is_affine && self.technique == Technique::Search {
+                    rounding::search(&weights, columns, quant, dtype, importance)
+                } else {
+                    round_to_nearest(&weights, columns, quant, dtype)
                 };
-                codes.extend(&found.map_err(failed)?);
+                codes.extend(&quantized.map_err(failed)?);
             }
         }
         quants.iter().zip(&codes).try_for_each(|(&quant, codes)| spool.add(&key(path, quant), codes))
     }
 
-    /// The weights of a layer as `candidate` would have them.
-    fn decoded(&self, path: &str, candidate: Candidate, spooled: &Spooled) -> Result<Vec<f32>> {
+    /// Decodes the weights of a layer as `candidate` stores them.
+    fn decode(&self, path: &str, candidate: Candidate, spooled: &Spooled) -> Result<Vec<f32>> {
         let dtype = float_type(self.settings.dtype)?;
         let name = format!("{path}.weight");
         let tensor = SourceTensor { name: &name, tensor: self.source.tensor(&name)? };
@@ -293,24 +293,47 @@ impl Job<'_> {
     }
 }
 
-/// What a layer's codes are called in the spool.
+/// Returns the name of a layer's codes in the spool.
 fn key(path: &str, quant: Quant) -> String {
     format!("{path} {quant}")
 }
 
-/// The predicted changes, each so many standard errors worse than it is.
-fn cautious(moves: &Moves, caution: f64) -> BTreeMap<String, Vec<(Candidate, f64)>> {
+/// Rounds `weights` to nearest, as layers in other modes than affine always are.
+fn round_to_nearest(
+    weights: &[f32],
+    columns: usize,
+    quant: Quant,
+    dtype: FloatType,
+) -> std::result::Result<Quantized, RoundingError> {
+    let rows = Rows::from_f32(weights, columns)?;
+    Ok(nearest::quantize(rows, quant, dtype)?)
+}
+
+/// Returns the predicted changes, each `caution` standard errors worse than predicted.
+fn pessimistic(moves: &Moves, caution: f64) -> BTreeMap<String, Vec<(Candidate, f64)>> {
     let worse = |(candidate, change): &(Candidate, Change)| (*candidate, change.kl + caution * change.stderr);
     moves.iter().map(|(path, moves)| (path.clone(), moves.iter().map(worse).collect())).collect()
 }
 
-/// Mean fall of the KL divergence from token to token, and its standard error.
-fn fall(before: &[f64], after: &[f64]) -> (f64, f64) {
-    let falls: Vec<f64> = before.iter().zip(after).map(|(before, after)| before - after).collect();
-    mean_and_stderr(&falls)
+/// Returns the record of a round in which no swap is predicted to pay.
+fn round_without_swaps(before: &[f64]) -> RefinementRound {
+    RefinementRound { swaps: 0, kl_before: mean(before), kl_after: None, stderr: None, kept: false }
 }
 
-/// Where all bits are fixed.
+/// Compares the KL divergences token by token: a round is kept if they fall by more than the standard error.
+fn judge(swaps: usize, before: &[f64], after: &[f64]) -> RefinementRound {
+    let falls: Vec<f64> = before.iter().zip(after).map(|(before, after)| before - after).collect();
+    let (fall, stderr) = mean_and_stderr(&falls);
+    RefinementRound {
+        swaps,
+        kl_before: mean(before),
+        kl_after: Some(mean(after)),
+        stderr: Some(stderr),
+        kept: fall > stderr,
+    }
+}
+
+/// Returns the error of refinement where all bits are fixed.
 pub fn nothing_to_move() -> Error {
     Error::usage("--refine moves bits between layers, and here all bits are fixed")
         .hint("give --target-bpw or --target-size and leave layers a choice, or leave --refine out")

@@ -1,4 +1,4 @@
-//! Rounding the chosen layers better than to nearest, before anything is written.
+//! Rounding of the chosen layers better than to nearest, before anything is written.
 
 use rayon::prelude::*;
 use std::cell::RefCell;
@@ -7,7 +7,7 @@ use std::fs;
 use std::ops::Range;
 use std::path::Path;
 
-use super::inputs::{Inputs, Known};
+use super::inputs::{Inputs, MatrixInput};
 use super::job::{Decision, Job};
 use super::rounding_journal::{self, GptqLayer, RoundingJournal};
 use crate::engine::passes::collector::{Extent, Moments};
@@ -26,22 +26,22 @@ use crate::numerics::quant::{Mode, Quant};
 use crate::numerics::rounding::{RoundingError, Technique};
 use crate::words::count;
 
-/// Layers with one input that are rounded side by side: a matrix alone may have few tasks, and the last of them would leave
-/// processors idle.
-const TOGETHER: usize = 4;
+/// Number of layers with one input that are rounded side by side: a matrix alone may have few tasks, and the last of
+/// them would leave processors idle.
+const LAYERS_IN_PARALLEL: usize = 4;
 
-/// What is known of the layers' codes before they are written.
+/// Codes of layers, or statistics to round with, before anything is written.
 pub enum Rounded {
-    /// Nothing: to nearest.
+    /// No statistics: layers are rounded to nearest.
     Nearest,
     /// E[x_j^2] of the layers' inputs, by path; none without a text.
     Searched(BTreeMap<String, Vec<f32>>),
-    /// The codes. Layers in other modes than affine are not among them.
+    /// Codes of the affine layers; layers in other modes are rounded to nearest.
     Ready(Spooled, GptqStats),
 }
 
 impl Rounded {
-    /// For the layer at `path`.
+    /// Returns the origin of the codes of the layer at `path`.
     pub fn codes(&self, path: &str) -> Codes<'_> {
         match self {
             Self::Nearest => Codes::Nearest,
@@ -52,18 +52,18 @@ impl Rounded {
         }
     }
 
-    /// How error feedback did, if there was any.
-    pub fn feedback(&self) -> Option<GptqStats> {
-        if let Self::Ready(_, feedback) = self { Some(feedback.clone()) } else { None }
+    /// Returns the rows and experts that error feedback did not help, where it was used.
+    pub fn gptq_stats(&self) -> Option<GptqStats> {
+        if let Self::Ready(_, stats) = self { Some(stats.clone()) } else { None }
     }
 }
 
 impl Job<'_> {
-    /// Opens the journal of rounded layers, where rounding takes long enough to be interrupted, and resumes it if the user
-    /// asks for that.
+    /// Opens the journal of rounded layers, where rounding takes long enough to be interrupted, and resumes it if the
+    /// user asks for that.
     ///
-    /// Where bits were `moved` since the beginning, the layers that are done may be those of an earlier round, or of the one
-    /// that moved them and not in their place yet.
+    /// If refinement has `moved` bits since the beginning, the journal may have the layers of an earlier round, and
+    /// those of the latest may not be in its place yet.
     pub(crate) fn rounding_journal(
         &self,
         decision: &Decision,
@@ -92,7 +92,7 @@ impl Job<'_> {
         RoundingJournal::open(&path, &header, Start::resumed_if(resume)).map(Some)
     }
 
-    /// Puts the layers of a round in the place of those before, if it was `kept`, and else away.
+    /// Replaces the layers before a round with the round's if it was `kept`, and removes the round's otherwise.
     pub(crate) fn settle_layers(&self, kept: bool) -> Result<()> {
         let output = &self.settings.output.path;
         let (path, next) = (RoundingJournal::path(output), RoundingJournal::next_path(output));
@@ -110,7 +110,7 @@ impl Job<'_> {
         Ok(Some(header.with(rounding_journal::BITS, crate::files::digest::digest([bits.as_bytes()]))))
     }
 
-    /// Returns the header of the journal where layers are kept, without the bit map.
+    /// Returns the header of the rounding journal without the bit map; `None` where layers are not kept.
     pub(crate) fn rounding_header(&self) -> Result<Option<Header>> {
         let (Technique::Gptq, Some(texts)) = (self.technique, &self.texts) else { return Ok(None) };
         let header = Header::new("rounding")
@@ -126,7 +126,7 @@ impl Job<'_> {
         Ok(Some(header))
     }
 
-    /// Rounds what was decided on, as far as that needs the layers' inputs. Layers in the `journal` are not done again.
+    /// Rounds the layers of `decision`, as far as that needs their inputs. Layers in the `journal` are not done again.
     pub(crate) fn round(&self, decision: &Decision, journal: Option<RoundingJournal>) -> Result<Rounded> {
         let Some(texts) = &self.texts else {
             return Ok(match self.technique {
@@ -145,23 +145,24 @@ impl Job<'_> {
         };
         let rounded = match (self.technique, journal) {
             (Technique::Gptq, Some(journal)) => self.gptq(&settings(Extent::Full), journal, decision)?,
-            (Technique::Search, _) => self.importance(&settings(Extent::Diagonal), decision)?,
-            (Technique::Rtn, _) => Rounded::Nearest,
             (Technique::Gptq, None) => return Err(Error::input("gptq has no journal to keep layers in")),
+            (Technique::Search, _) => self.measure_importance(&settings(Extent::Diagonal), decision)?,
+            (Technique::Rtn, _) => Rounded::Nearest,
         };
         bar.finish();
-        if let Some(feedback) = rounded.feedback() {
-            for sentence in feedback.sentences() {
+        if let Some(stats) = rounded.gptq_stats() {
+            for sentence in stats.sentences() {
                 self.progress.line(&format!("error feedback: {sentence}"));
             }
         }
         Ok(rounded)
     }
 
-    fn importance(&self, settings: &MomentSettings<'_>, decision: &Decision) -> Result<Rounded> {
+    /// Measures E[x_j^2] of the inputs of all layers to quantize.
+    fn measure_importance(&self, settings: &MomentSettings<'_>, decision: &Decision) -> Result<Rounded> {
         let mut importance = BTreeMap::new();
         input_moments(&Engine::start()?, self.source, settings, |block, moments| {
-            for (spec, path, _) in self.chosen(block, decision) {
+            for (spec, path, _) in self.affine_layers(block, decision) {
                 if let Some(moment) = moments.get(&input_of(spec.role)) {
                     importance.insert(path.to_owned(), moment.diagonals());
                 }
@@ -171,6 +172,7 @@ impl Job<'_> {
         Ok(Rounded::Searched(importance))
     }
 
+    /// Rounds the layers that are not in the journal yet with error feedback, block by block.
     fn gptq(
         &self,
         settings: &MomentSettings<'_>,
@@ -195,7 +197,7 @@ impl Job<'_> {
 
     /// True if the journal has all layers of a block.
     fn is_rounded(&self, block: Option<usize>, decision: &Decision, journal: &RoundingJournal) -> bool {
-        self.chosen(block, decision).all(|(_, path, _)| journal.has(path))
+        self.affine_layers(block, decision).all(|(_, path, _)| journal.has(path))
     }
 
     /// Rounds the layers of a block that are not in the journal yet.
@@ -206,56 +208,58 @@ impl Job<'_> {
         decision: &Decision,
         journal: &mut RoundingJournal,
     ) -> Result<()> {
-        let left: Vec<_> = self.chosen(block, decision).filter(|(_, path, _)| !journal.has(path)).collect();
+        let layers = self.affine_layers(block, decision);
+        let layers: Vec<_> = layers.filter(|(_, path, _)| !journal.has(path)).collect();
         for (input, moment) in moments {
             let sharing: Vec<_> =
-                left.iter().filter(|(spec, ..)| input_of(spec.role) == *input).copied().collect();
-            for layers in sharing.chunks(TOGETHER) {
+                layers.iter().filter(|(spec, ..)| input_of(spec.role) == *input).copied().collect();
+            for layers in sharing.chunks(LAYERS_IN_PARALLEL) {
                 let rounded = self.gptq_layers(layers, &Inputs::new(moment))?;
-                for ((spec, path, _), rounded) in layers.iter().zip(rounded) {
-                    journal.append(path, spec.rows(), &rounded)?;
+                for ((spec, path, _), layer) in layers.iter().zip(rounded) {
+                    journal.append(path, spec.rows(), &layer)?;
                 }
             }
         }
         journal.flush()
     }
 
-    /// Rounds layers with one input with GPTQ, side by side; those of experts one after the other.
+    /// Rounds layers with one input with error feedback, side by side; their experts in turn.
     fn gptq_layers(
         &self,
         layers: &[(&TensorSpec, &str, Quant)],
         inputs: &Inputs<'_>,
     ) -> Result<Vec<GptqLayer>> {
         let experts = if inputs.matrices() > 1 { inputs.matrices() } else { 0 };
-        let mut found = vec![GptqLayer { experts, ..GptqLayer::default() }; layers.len()];
+        let mut results = vec![GptqLayer { experts, ..GptqLayer::default() }; layers.len()];
         let dtype = float_type(self.settings.dtype)?;
         for index in 0..inputs.matrices() {
             crate::interrupt::check()?;
-            let known = inputs.of(index);
+            let input = inputs.of(index);
             let rounded = layers.par_iter().map(|(spec, _, quant)| {
                 let tensor = SourceTensor { name: &spec.name, tensor: self.source.tensor(&spec.name)? };
                 let rows = spec.rows() / inputs.matrices();
                 let weights = self.weights_of(&tensor, dtype, index * rows..(index + 1) * rows);
                 let failed = |e: RoundingError| unroundable(&tensor, e.offset_rows(index * rows));
-                let known = known.as_ref().map_err(|e| failed(e.clone()))?;
-                known.round(&weights, *quant, dtype).map_err(failed)
+                let input = input.as_ref().map_err(|e| failed(e.clone()))?;
+                input.round(&weights, *quant, dtype).map_err(failed)
             });
-            let few_tokens = known.as_ref().is_ok_and(Known::is_little).then_some(index);
-            for (found, rounded) in found.iter_mut().zip(rounded.collect::<Result<Vec<_>>>()?) {
-                found.quantized.extend(&rounded.quantized);
-                found.searched_rows += rounded.searched_rows;
-                found.few_tokens.extend(few_tokens);
+            let rounded: Vec<_> = rounded.collect::<Result<_>>()?;
+            let few_tokens = input.as_ref().is_ok_and(MatrixInput::has_few_tokens).then_some(index);
+            for (layer, matrix) in results.iter_mut().zip(rounded) {
+                layer.quantized.extend(&matrix.quantized);
+                layer.searched_rows += matrix.searched_rows;
+                layer.few_tokens.extend(few_tokens);
             }
         }
-        Ok(found)
+        Ok(results)
     }
 
-    /// Weights as float32 after the cast to the dtype of scales.
+    /// Reads a tensor's weights as float32, after the cast to the dtype of scales.
     pub(crate) fn weights(&self, tensor: &SourceTensor<'_>, dtype: FloatType) -> Vec<f32> {
         self.weights_of(tensor, dtype, 0..tensor.tensor.len() / tensor.tensor.columns())
     }
 
-    /// Those of some rows.
+    /// Reads the weights of some rows of a tensor as float32, after the cast to the dtype of scales.
     pub(crate) fn weights_of(
         &self,
         tensor: &SourceTensor<'_>,
@@ -273,8 +277,8 @@ impl Job<'_> {
         weights
     }
 
-    /// The affine layers of a block (the head's as `None`) that were chosen to be quantized.
-    fn chosen<'d>(
+    /// Returns the layers of a block (`None` for the head) that become affine.
+    fn affine_layers<'d>(
         &'d self,
         block: Option<usize>,
         decision: &'d Decision,

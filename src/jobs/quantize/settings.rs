@@ -10,7 +10,7 @@ use crate::numerics::dtype::Dtype;
 /// Settings of a quantization. The layers' candidates are in its [`Plan`](crate::choose::plan::Plan).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Quantization {
-    /// Size that is never exceeded.
+    /// Size that the model must not exceed.
     pub target: Target,
     /// Element type of scales, biases and all tensors that stay float.
     pub dtype: Dtype,
@@ -20,19 +20,19 @@ pub struct Quantization {
     pub calibration: Calibration,
     /// Refinement and distillation after rounding.
     pub tuning: Tuning,
-    /// Sensitivity table of `mixbit analyze`, read instead of measuring.
+    /// File of a sensitivity table of `mixbit analyze`, read instead of measuring.
     pub sensitivities: Option<PathBuf>,
     /// Text that the result is measured on.
     pub evaluation: EvaluationText,
     /// Destination of the model.
     pub output: Output,
-    /// Continues what an interrupted run with the same settings has left beside the output.
+    /// Resumes an interrupted run with the same settings from its files beside the output.
     pub resume: bool,
 }
 
 impl Quantization {
-    /// Settings that reach `target` bits per weight for `source`, with float16 scales, the built-in calibration text,
-    /// GPTQ, and no tuning.
+    /// Returns settings that reach `target` bits per weight for `source`, with float16 scales, the built-in calibration
+    /// text, GPTQ, and no tuning.
     pub fn to_bpw(target: f64, source: &SourceModel, output: impl Into<PathBuf>) -> Self {
         Self {
             target: Target::Bpw(target),
@@ -51,7 +51,7 @@ impl Quantization {
 /// Text that a quantized model is measured on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EvaluationText {
-    /// A part of the calibration text that serves for nothing else.
+    /// Held-out part of the calibration text.
     HeldOut,
     /// A file, in any form that a calibration text may have.
     File(PathBuf),

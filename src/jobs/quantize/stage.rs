@@ -1,4 +1,4 @@
-//! A model in its output folder, before it is published.
+//! A rounded model in a folder beside the output, before it is published.
 
 use super::round::Rounded;
 use crate::files::output_folder::OutputFolder;
@@ -9,15 +9,16 @@ use crate::models::bitmap::BitMap;
 use crate::models::source::SourceModel;
 use crate::numerics::dtype::Dtype;
 
-/// What was decided on, rounded, in a folder of its own beside the output, gone when it is dropped.
-pub struct Staged {
-    /// Where it is written meanwhile.
+/// A rounded model in a folder of its own beside the output, which is removed when it is dropped.
+pub struct StagedModel {
+    /// Folder of the model.
     pub folder: OutputFolder,
-    /// How error feedback did.
-    pub feedback: Option<GptqStats>,
+    /// Rows and experts that error feedback did not help, where it was used.
+    pub gptq_stats: Option<GptqStats>,
 }
 
-/// Quantizes what `bitmap` lists and is float yet, copies what is quantized already, casts the rest.
+/// Returns producers of all tensors: quantizes the float layers that `bitmap` lists, copies layers that are quantized
+/// already, and casts the rest.
 pub(crate) fn producers<'a>(
     source: &'a SourceModel,
     dtype: Dtype,

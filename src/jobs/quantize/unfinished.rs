@@ -1,5 +1,5 @@
-//! Work that an interrupted run has left beside the output: resumed or in the way, known before any work and before anything
-//! of it is touched; and what a run leaves that fails.
+//! What an interrupted run has left beside the output: gone on with or in the way, known before any work and before
+//! anything of it is touched; and what a run leaves that fails.
 
 use crate::progress::{Progress, Quiet};
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::files::journal;
 use crate::files::journal::{ANEW, Header, Journal};
 use crate::jobs::measure::digest;
 use crate::jobs::quantize::tuning::TuningRun;
-use crate::jobs::texts::{FEW_SPARE, Texts, Uses};
+use crate::jobs::texts::{FEW_VALIDATION_WINDOWS, Texts, Uses};
 use crate::numerics::rounding::Technique;
 
 /// Returns the paths of all journals that a run writes while it makes `output`.
@@ -36,7 +36,7 @@ pub(crate) fn remove(output: &Path) {
 impl Job<'_> {
     /// Fails where a new start would lose what is there, or it cannot be resumed.
     pub fn check_unfinished(&self) -> Result<()> {
-        let output = &self.settings.output;
+        let (output, tuning) = (&self.settings.output, &self.settings.tuning);
         let [layers, _, rounds, steps] = files(&output.path);
         if !self.settings.resume {
             for path in [&layers, &rounds, &steps] {
@@ -46,18 +46,16 @@ impl Job<'_> {
             }
             return Ok(());
         }
-        let dropped = [
-            (&rounds, "refine", self.settings.tuning.refine.is_none()),
-            (&steps, "distill", self.settings.tuning.distill.is_none()),
-        ];
+        let dropped =
+            [(&rounds, "refine", tuning.refine.is_none()), (&steps, "distill", tuning.distill.is_none())];
         if let Some((path, setting, _)) = dropped.into_iter().find(|(path, _, none)| *none && path.exists()) {
             let message = format!("was begun with setting `{setting}`, and now there is none");
             return Err(Error::file(path, message).hint(format!("give setting `{setting}` again, or {ANEW}")));
         }
         let headers = [
             (layers, self.rounding_header()?),
-            (rounds, self.settings.tuning.refine.map(|rounds| self.refinement_header(rounds)).transpose()?),
-            (steps, self.settings.tuning.distill.map(|steps| self.distill_header(steps)).transpose()?),
+            (rounds, tuning.refine.map(|rounds| self.refinement_header(rounds)).transpose()?),
+            (steps, tuning.distill.map(|steps| self.distill_header(steps)).transpose()?),
         ];
         let mut resumes = false;
         for (path, header) in headers {
@@ -74,7 +72,7 @@ impl Job<'_> {
 
     /// Returns the header of the journal of so many steps, without the model at the start.
     fn distill_header(&self, steps: u32) -> Result<Header> {
-        Ok(self.distill_settings(&self.slice()?, steps)?.header())
+        Ok(self.distill_settings(&self.validation_split()?, steps)?.header())
     }
 
     /// True if this run has kept something that can be resumed.
@@ -108,12 +106,13 @@ impl Job<'_> {
 
     /// Adds to an `error` while the finished model was measured how to resume: nothing that is done is lost.
     pub(crate) fn unmeasured(&self, error: Error) -> Error {
-        let (given, spare) = (
+        let (given, validation_windows) = (
             matches!(self.settings.evaluation, EvaluationText::File(_)),
-            self.texts.as_ref().map_or(0, |texts| texts.spare.len()),
+            self.texts.as_ref().map_or(0, |texts| texts.validation.len()),
         );
         // Distillation and refinement would look at something else without the measuring.
-        let resumable = self.has_kept() && (given || spare >= FEW_SPARE || !self.settings.tuning.any());
+        let has_validation = validation_windows >= FEW_VALIDATION_WINDOWS;
+        let resumable = self.has_kept() && (given || has_validation || !self.settings.tuning.any());
         match error.kind() {
             ErrorKind::File { .. } | ErrorKind::Tensor { .. } | ErrorKind::Input(_) if resumable => {
                 error.hint(format!(
@@ -135,7 +134,7 @@ impl Job<'_> {
 
     /// Reads the calibration text, with a part of it set `apart` to measure on if need be. Where layers were rounded with a
     /// part set apart that is not wanted any more, it still is, so that they can be resumed.
-    pub(crate) fn divided(&self, apart: bool) -> Result<Texts> {
+    pub(crate) fn prepare_texts(&self, apart: bool) -> Result<Texts> {
         let prepare = |scoring, progress: &dyn Progress| {
             let uses = Uses { scoring, tuning: self.settings.tuning.any() };
             Texts::prepare(self.source, &self.settings.calibration, uses, progress)

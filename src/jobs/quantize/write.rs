@@ -1,4 +1,4 @@
-//! Writing the model: quantized, copied and cast tensors, config, model card, report.
+//! Writing of the model: quantized, copied and cast tensors, config, model card, record.
 
 use std::fmt::Write;
 
@@ -6,7 +6,7 @@ use super::job::{Decision, Job};
 use super::refine::Refined;
 use super::refinement_journal::RefinementJournal;
 use super::rounding_journal::RoundingJournal;
-use super::stage::{Staged, producers};
+use super::stage::{StagedModel, producers};
 use super::unfinished;
 use crate::error::Result;
 use crate::files::output_folder::OutputFolder;
@@ -22,16 +22,16 @@ use crate::models::inventory::Inventory;
 use crate::models::source::SourceModel;
 use crate::words::{bytes, count};
 
-/// What was written, and how it came about.
-struct Made {
+/// A written model's bit map, and the parts of its record that rounding and tuning give.
+struct WrittenModel {
     decision: Decision,
-    feedback: Option<GptqStats>,
+    gptq_stats: Option<GptqStats>,
     refinement: Option<Refinement>,
     distillation: Option<Distillation>,
 }
 
 impl Job<'_> {
-    /// All entries of the result's bit map.
+    /// Returns the result's bit map: layers that were quantized already, layers decided on, and the embedding.
     pub fn bitmap(&self, decision: &Decision) -> BitMap {
         let mut bitmap = self.source.bitmap().clone();
         bitmap.extend(decision.solution.bitmap.clone());
@@ -39,7 +39,8 @@ impl Job<'_> {
         bitmap
     }
 
-    /// Writes the model and measures it before it appears in its place.
+    /// Writes the model and measures it before it appears in its place. Returns the decision, which refinement may
+    /// change, and the record.
     pub fn write_model(&self, decision: Decision) -> Result<(Decision, Record)> {
         let (source, output) = (self.source, &self.settings.output);
         let warnings = Warnings::default();
@@ -54,43 +55,44 @@ impl Job<'_> {
         let (was_moved, solution) = (moved.is_some(), moved.unwrap_or(decision.solution));
         let decision = Decision { solution, ..decision };
         let layers = self.rounding_journal(&decision, was_moved)?;
-        let made = self.make(&folder, decision, layers, rounds, &warnings);
-        let made = made.and_then(|made| warnings.refuse(source).map(|()| made));
-        let made = made.map_err(|e| self.with_resume_hint(folder.relocate(e)))?;
+        let model = self.build_model(&folder, decision, layers, rounds, &warnings);
+        let model = model.and_then(|model| warnings.refuse(source).map(|()| model));
+        let model = model.map_err(|e| self.with_resume_hint(folder.relocate(e)))?;
         let written = open(folder.path(), Need::Weights).map_err(|e| folder.relocate(e))?;
         let evaluation = self.evaluate(&written).map_err(|e| self.unmeasured(folder.relocate(e)))?;
-        let Made { decision, feedback, refinement, distillation } = made;
+        let WrittenModel { decision, gptq_stats, refinement, distillation } = model;
         let bitmap = self.bitmap(&decision);
         let weights = Some(written.weights_fingerprint());
         let record = self.record(&decision, &bitmap, evaluation);
-        let record = Record { weights, feedback, refinement, distillation, ..record };
-        companions::write_card(&folder, source, &how(&record, bitmap.len()))?;
+        let record = Record { weights, feedback: gptq_stats, refinement, distillation, ..record };
+        companions::write_card(&folder, source, &describe(&record, bitmap.len()))?;
         folder.write(record::FILE, &record.to_json()?)?;
         folder.publish()?;
         unfinished::remove(&output.path);
         Ok((decision, record))
     }
 
-    /// Writes what was decided on to `folder`: rounded, and then refined and distilled where that is asked for.
-    fn make(
+    /// Writes the model of `decision` to `folder`: rounded, and then refined and distilled where that is asked for.
+    /// Layers and rounds of an interrupted run are not done again.
+    fn build_model(
         &self,
         folder: &OutputFolder,
         decision: Decision,
         layers: Option<RoundingJournal>,
         rounds: Option<RefinementJournal>,
         warnings: &Warnings,
-    ) -> Result<Made> {
+    ) -> Result<WrittenModel> {
         let (source, dtype, container) = (self.source, self.settings.dtype, self.settings.output.container);
         if !self.settings.tuning.any() {
             let bitmap = self.bitmap(&decision);
             let rounded = self.round(&decision, layers)?;
             let producers = producers(source, dtype, &bitmap, &rounded, warnings);
             self.progress.stage("evaluating");
-            self.write_whole(folder, &producers, &bitmap, container)?;
-            let feedback = rounded.feedback();
-            return Ok(Made { decision, feedback, refinement: None, distillation: None });
+            self.write_files(folder, &producers, &bitmap, container)?;
+            let gptq_stats = rounded.gptq_stats();
+            return Ok(WrittenModel { decision, gptq_stats, refinement: None, distillation: None });
         }
-        let staged = self.staged(&decision, layers, warnings)?;
+        let staged = self.stage(&decision, layers, warnings)?;
         let (decision, staged, refinement) = match rounds {
             Some(rounds) => {
                 let Refined { decision, staged, record } = self.refine(decision, staged, rounds, warnings)?;
@@ -98,7 +100,7 @@ impl Job<'_> {
             }
             None => (decision, staged, None),
         };
-        let Staged { folder: staged, feedback } = staged;
+        let StagedModel { folder: staged, gptq_stats } = staged;
         let student = open(staged.path(), Need::Headers)?;
         let (values, distillation) = match self.settings.tuning.distill {
             Some(steps) => {
@@ -107,30 +109,31 @@ impl Job<'_> {
             }
             None => (Values::new(), None),
         };
-        let producers = tuned(&student, &values, warnings);
+        let producers = tuned_producers(&student, &values, warnings);
         self.progress.stage("evaluating");
-        self.write_whole(folder, &producers, &self.bitmap(&decision), container)?;
-        Ok(Made { decision, feedback, refinement, distillation })
+        self.write_files(folder, &producers, &self.bitmap(&decision), container)?;
+        Ok(WrittenModel { decision, gptq_stats, refinement, distillation })
     }
 
-    /// Rounds what was decided on, to be run before it is written for good. `layers` that are done are not done again.
-    pub(crate) fn staged(
+    /// Writes the rounded model of `decision` to a folder beside the output, to run it. Layers of an interrupted run
+    /// are not done again.
+    pub(crate) fn stage(
         &self,
         decision: &Decision,
         layers: Option<RoundingJournal>,
         warnings: &Warnings,
-    ) -> Result<Staged> {
+    ) -> Result<StagedModel> {
         let bitmap = self.bitmap(decision);
         let folder = OutputFolder::create(&self.settings.output.path, true)?;
         let rounded = self.round(decision, layers).map_err(|e| folder.relocate(e))?;
         let producers = producers(self.source, self.settings.dtype, &bitmap, &rounded, warnings);
         let container = Container::Safetensors { max_shard_size: u64::MAX };
-        self.write_whole(&folder, &producers, &bitmap, container)?;
-        Ok(Staged { folder, feedback: rounded.feedback() })
+        self.write_files(&folder, &producers, &bitmap, container)?;
+        Ok(StagedModel { folder, gptq_stats: rounded.gptq_stats() })
     }
 
-    /// All tensors, config.json and tokenizer.
-    fn write_whole(
+    /// Writes all tensors, config.json and the tokenizer's files.
+    fn write_files(
         &self,
         folder: &OutputFolder,
         producers: &[Box<dyn Produce + '_>],
@@ -142,6 +145,7 @@ impl Job<'_> {
         companions::write_config(folder, self.source, self.settings.dtype, bitmap)
     }
 
+    /// Returns the record without fingerprint and tuning.
     fn record(&self, decision: &Decision, bitmap: &BitMap, evaluation: Option<Evaluation>) -> Record {
         let after = Inventory::planned(self.source, bitmap, self.settings.dtype);
         Record {
@@ -175,8 +179,8 @@ impl Job<'_> {
     }
 }
 
-/// The tensors of a model that was staged, those with new `values` with them.
-fn tuned<'a>(
+/// Returns producers of a staged model's tensors, with new `values` where there are some.
+fn tuned_producers<'a>(
     student: &'a SourceModel,
     values: &'a Values,
     warnings: &'a Warnings,
@@ -192,8 +196,8 @@ fn tuned<'a>(
         .collect()
 }
 
-/// The model card's account, in Markdown.
-fn how(record: &Record, quantized: usize) -> String {
+/// Describes the quantization for the model card, in Markdown.
+fn describe(record: &Record, quantized: usize) -> String {
     let mut text = format!(
         "{:.3} bits per weight over the linear layers, {} quantized; what is float is {}. {} of tensors, \
          {} before.\n",

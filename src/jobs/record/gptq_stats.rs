@@ -1,4 +1,4 @@
-//! Rows and experts that GPTQ left to scale search.
+//! Rows and experts for which error feedback (GPTQ) was no better than scale search.
 
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -7,7 +7,7 @@ use super::record::FILE;
 use crate::numerics::rounding::FEW_TOKENS;
 use crate::words::count;
 
-/// Rows and experts for which GPTQ was no better than scale search.
+/// Counts of rows and experts for which error feedback (GPTQ) was no better than scale search.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GptqStats {
     /// Rows of all layers that were rounded with it.
@@ -17,14 +17,14 @@ pub struct GptqStats {
     /// Number of experts of each MLP that was rounded with it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub experts: BTreeMap<String, usize>,
-    /// Experts to which too few tokens came for it, by layer: all their rows are as scale search left them.
+    /// Experts that saw too few tokens for error feedback, by layer: all their rows are as scale search left them.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub few_tokens: BTreeMap<String, Vec<usize>>,
 }
 
 impl GptqStats {
     /// Names of layers that a sentence has room for.
-    const FEW: usize = 4;
+    const NAMES_SHOWN: usize = 4;
 
     /// Counts the rows of the layer at `path`.
     pub fn add(&mut self, path: &str, rows: usize, searched: usize) {
@@ -44,17 +44,18 @@ impl GptqStats {
         }
     }
 
-    /// Returns the sentences for people.
+    /// Returns a sentence on rows and one on experts, where there are any.
     pub fn sentences(&self) -> impl Iterator<Item = String> {
         [self.sentence(), self.few_tokens_sentence()].into_iter().flatten()
     }
 
-    /// `2 of 640 rows in 1 layer are as scale search left them (model.layers.0.self_attn.q_proj)`; nothing where there are
-    /// none.
+    /// Writes `2 of 640 rows in 1 layer are as scale search left them (model.layers.0.self_attn.q_proj)`; nothing where
+    /// there are none.
     fn sentence(&self) -> Option<String> {
         let (layers, rows) = (self.searched_rows.len(), self.searched_rows.values().sum::<usize>());
         let names: Vec<&str> = self.searched_rows.keys().map(String::as_str).collect();
-        let names = if layers <= Self::FEW { format!(" ({})", names.join(", ")) } else { String::new() };
+        let names =
+            if layers <= Self::NAMES_SHOWN { format!(" ({})", names.join(", ")) } else { String::new() };
         (rows > 0).then(|| {
             format!(
                 "{rows} of {} in {} are as scale search left them{}",
@@ -65,10 +66,10 @@ impl GptqStats {
         })
     }
 
-    /// `fewer than 32 tokens came to 3 of 16 experts, in model.layers.1.mlp.switch_mlp (0, 7, 12): scale search rounded
-    /// them`; nothing where there are none. Names have room for a few MLPs, else the record has them.
+    /// Writes `fewer than 32 tokens came to 3 of 16 experts, in model.layers.1.mlp.switch_mlp (0, 7, 12): scale search
+    /// rounded them`; nothing where there are none. Names have room for a few MLPs, else the record has them.
     fn few_tokens_sentence(&self) -> Option<String> {
-        const ROOM: usize = 4;
+        const MLPS_SHOWN: usize = 4;
         let mut mlps: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
         for (path, experts) in &self.few_tokens {
             mlps.entry(mlp(path)).or_default().extend(experts);
@@ -78,7 +79,7 @@ impl GptqStats {
             let numbers: Vec<String> = experts.iter().map(ToString::to_string).collect();
             format!("{mlp} ({})", numbers.join(", "))
         });
-        let place = if mlps.len() <= ROOM {
+        let place = if mlps.len() <= MLPS_SHOWN {
             named.collect::<Vec<_>>().join(", ")
         } else {
             format!("{} (feedback.few_tokens of {FILE} names them)", count(mlps.len(), "block"))
@@ -92,7 +93,7 @@ impl GptqStats {
     }
 }
 
-/// The path of the MLP that a layer is in.
+/// Returns the path of the MLP that a layer is in.
 fn mlp(path: &str) -> &str {
     path.rsplit_once('.').map_or(path, |(mlp, _)| mlp)
 }
@@ -107,17 +108,17 @@ mod tests {
         feedback.add("a", 10, 0);
         assert_eq!(feedback.sentence(), None);
         feedback.add("b", 10, 3);
-        let said = feedback.sentence().unwrap();
-        assert_eq!(said, "3 of 20 rows in 1 layer are as scale search left them (b)");
+        let sentence = feedback.sentence().unwrap();
+        assert_eq!(sentence, "3 of 20 rows in 1 layer are as scale search left them (b)");
         (0..4).for_each(|n| feedback.add(&n.to_string(), 5, 1));
         assert_eq!(feedback.sentence().unwrap(), "7 of 40 rows in 5 layers are as scale search left them");
         assert_eq!(feedback.few_tokens_sentence(), None);
         feedback.add_experts("q_proj", 0, &[]);
         feedback.add_experts("mlp.up_proj", 16, &[7, 0]);
         feedback.add_experts("mlp.down_proj", 16, &[3]);
-        let said = feedback.few_tokens_sentence().unwrap();
+        let sentence = feedback.few_tokens_sentence().unwrap();
         assert_eq!(
-            said,
+            sentence,
             "fewer than 32 tokens came to 3 of 16 experts, in mlp (0, 3, 7): scale search rounded them"
         );
     }

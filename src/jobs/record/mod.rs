@@ -1,5 +1,5 @@
-//! `mixbit-report.json`: how a model was made, what it was predicted to cost and what was measured. Written beside the
-//! weights by `mixbit quantize`, drawn by `mixbit report`.
+//! `mixbit-report.json`: settings, prediction and measurements of a quantization. Written beside the weights by
+//! `mixbit quantize`, drawn by `mixbit report`.
 mod gptq_stats;
 mod record;
 

@@ -1,4 +1,4 @@
-//! The record and its parts, read and written.
+//! The record of a quantization: its parts, reading and writing.
 
 use super::gptq_stats::GptqStats;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -13,25 +13,25 @@ use crate::jobs::evaluation::{Histogram, Summary};
 use crate::models::inventory::ClassBytes;
 use crate::models::source::SourceModel;
 
-/// Its name in a model folder.
+/// Name of the record in a model folder.
 pub const FILE: &str = crate::files::names::RECORD;
 
-/// The format that is written and read.
+/// Version of the format that is written and read.
 pub const VERSION: u32 = 1;
 
-/// What was asked for.
+/// Size that was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Wanted {
-    /// Bits a weight of the linear layers at most.
+    /// Most bits per weight of the linear layers.
     Bpw(f64),
-    /// Bytes of all tensors at most.
+    /// Most bytes of all tensors.
     Bytes(u64),
-    /// What was fixed by hand or recipe.
+    /// No limit: bits were fixed by hand or recipe.
     Fixed,
 }
 
-/// How a model was made.
+/// Record of a quantization: settings, sizes, and measurements.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// Version of this format.
@@ -43,74 +43,74 @@ pub struct Record {
     pub mlx: Option<String>,
     /// Name of the float model.
     pub base_model: String,
-    /// What was asked for.
+    /// Size that was asked for.
     pub target: Wanted,
     /// The recipe, if there was one.
     pub recipe: Option<String>,
-    /// Dtype of scales, biases and what is float.
+    /// Dtype of scales, biases and float tensors.
     pub dtype: String,
-    /// How weights were rounded.
+    /// Rounding technique.
     pub rounding: String,
-    /// Bits a weight of the linear layers.
+    /// Bits per weight of the linear layers.
     pub bpw_quantized: f64,
-    /// Bits a parameter of the whole model.
+    /// Bits per parameter of the whole model.
     pub bpw_model: f64,
-    /// Fingerprint of the tensors that it is about; older records have none.
+    /// Fingerprint of the model's tensors; older records have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weights: Option<String>,
-    /// Bytes of the float model, as it was.
+    /// Bytes of the float model.
     pub bytes_before: ClassBytes,
-    /// Bytes now.
+    /// Bytes of the quantized model.
     pub bytes_after: ClassBytes,
     /// Predicted KL divergence per token, in nats.
     pub predicted_kl: Option<f64>,
-    /// How sensitivities were measured.
+    /// Settings of the measurement of sensitivities.
     pub measurement: Option<Measurement>,
-    /// What every candidate of every layer is predicted to cost, rounded as said above.
+    /// Predicted cost of every candidate of every layer.
     #[serde(default, deserialize_with = "or_none")]
     pub sensitivities: Vec<LayerSensitivity>,
-    /// What their sums are off by; it is in the curve and the prediction already.
+    /// Correction of the sums of sensitivities; the curve and the prediction include it.
     #[serde(default)]
     pub correction: Correction,
     /// Size against predicted cost over the whole range.
     #[serde(default, deserialize_with = "or_none")]
     pub curve: Vec<CurvePoint>,
-    /// How error feedback did, where weights were rounded with it.
+    /// Rows and experts that error feedback did not help, where weights were rounded with it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub feedback: Option<GptqStats>,
-    /// How bits were moved between layers after rounding, if they were.
+    /// Moves of bits between layers after rounding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refinement: Option<Refinement>,
-    /// How it was fine-tuned after rounding, if it was.
+    /// Fine-tuning after rounding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub distillation: Option<Distillation>,
-    /// What was measured.
+    /// Measurement of the result.
     pub evaluation: Option<Evaluation>,
 }
 
 /// Rounds of moving bits between layers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Refinement {
-    /// What was looked at to tell whether a round helped.
+    /// Name of the text that told whether a round helped.
     pub text: String,
-    /// Windows of it.
+    /// Number of windows of that text.
     pub windows: usize,
-    /// The rounds, in order.
+    /// Rounds, in order.
     pub rounds: Vec<RefinementRound>,
 }
 
-/// One round.
+/// One round of moving bits between layers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RefinementRound {
     /// Layers whose setting changed; 0 where nothing was predicted to pay.
     pub swaps: usize,
-    /// KL divergence per token before, in nats.
+    /// KL divergence per token before the round, in nats.
     pub kl_before: f64,
-    /// The same after it.
+    /// KL divergence per token after the round, in nats.
     pub kl_after: Option<f64>,
     /// Standard error of the difference.
     pub stderr: Option<f64>,
-    /// Whether it was kept: the KL divergence fell by more than that.
+    /// True if the round was kept: the KL divergence fell by more than the standard error.
     pub kept: bool,
 }
 
@@ -123,46 +123,46 @@ pub struct Distillation {
     pub taken: usize,
     /// The step after which values were kept; 0 where none was better than the start.
     pub kept: usize,
-    /// How far the first step went, relative to the scales.
+    /// Length of the first step, relative to the scales.
     pub rate: f64,
     /// Temperature at which the models were compared.
     pub temperature: f64,
-    /// Whether norms were tuned too.
+    /// True if norms were tuned too.
     pub norms: bool,
-    /// What was looked at to tell which step was best.
+    /// Name of the text that told which step was best.
     pub text: String,
-    /// Windows of it.
+    /// Number of windows of that text.
     pub windows: usize,
-    /// KL divergence per token there before the first step, in nats.
+    /// KL divergence per token on that text before the first step, in nats.
     pub kl_before: f64,
-    /// The same with the values that were kept.
+    /// KL divergence per token on that text with the values that were kept, in nats.
     pub kl_after: f64,
 }
 
 impl Distillation {
-    /// What was tuned.
+    /// Names the kinds of tensors that were tuned.
     pub fn what(&self) -> &'static str {
         if self.norms { "scales, biases and norms" } else { "scales and biases" }
     }
 }
 
-/// What was measured, and on what.
+/// Measurement of a model on a text.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Evaluation {
-    /// Which text.
+    /// Name of the text.
     pub text: String,
-    /// Windows of it.
+    /// Number of windows of the text.
     pub windows: usize,
-    /// Tokens in each.
+    /// Tokens per window.
     pub sequence_length: usize,
-    /// The figures.
+    /// Perplexity and divergence.
     #[serde(flatten)]
     pub summary: Summary,
-    /// How the KL divergences of the tokens are distributed.
+    /// Distribution of the KL divergences of the tokens.
     pub kl_histogram: Histogram,
 }
 
-/// What is null counts as empty.
+/// Reads a list, empty where the value is null.
 fn or_none<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     value: D,
 ) -> std::result::Result<Vec<T>, D::Error> {
@@ -170,7 +170,7 @@ fn or_none<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
 }
 
 impl Record {
-    /// Whether it is about the tensors of `source`, as far as it says.
+    /// True if the record is about the tensors of `source`, or has no fingerprint.
     pub fn is_about(&self, source: &SourceModel) -> bool {
         self.weights.as_ref().is_none_or(|weights| *weights == source.weights_fingerprint())
     }
@@ -196,7 +196,7 @@ impl Record {
         }
     }
 
-    /// The key of a size that no model has, which would overflow where sizes are added up.
+    /// Returns the key of a size that no model has, which would overflow where sizes are added up.
     fn impossible(&self) -> Option<&str> {
         const MOST_BYTES: u64 = 1 << 60;
         let possible = |bytes: &ClassBytes| {
@@ -218,7 +218,7 @@ impl Record {
         layer.map(|layer| layer.path.as_str())
     }
 
-    /// As it is written.
+    /// Returns the file's bytes.
     pub fn to_json(&self) -> Result<Vec<u8>> {
         let mut text = serde_json::to_vec_pretty(self).map_err(|e| Error::input(e.to_string()))?;
         text.push(b'\n');

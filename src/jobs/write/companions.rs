@@ -1,4 +1,4 @@
-//! Everything of a model folder but the weights: config.json, tokenizer, generation config, model card.
+//! Files of a model folder beside the weights: config.json, tokenizer, generation config, model card.
 
 use serde_json::{Map, Value};
 use std::fs;
@@ -19,8 +19,8 @@ use crate::text::tokenizer::Tokenizer;
 
 const GENERATION: &str = "generation_config.json";
 
-/// config.json of the output: every key of the source, with the resolved values that stock mlx-lm needs, the new dtype
-/// and the bit map.
+/// Returns config.json of the output: every key of the source, with the resolved values that stock mlx-lm needs, the
+/// new dtype and the bit map.
 pub fn config(source: &SourceModel, dtype: Dtype, bitmap: &BitMap) -> Value {
     let mut keys: Map<String, Value> = source.config().keys().clone();
     for (key, value) in &source.spec().resolved {
@@ -37,8 +37,8 @@ pub fn config(source: &SourceModel, dtype: Dtype, bitmap: &BitMap) -> Value {
     Value::Object(keys)
 }
 
-/// Fails early when the source has no tokenizer, or one that cannot be read, or stop tokens that are none: a model
-/// without them is of no use to anybody. Returns what the user should know of these files.
+/// Fails where the source has no tokenizer, or one that cannot be read, or stop tokens that are no tokens: such a model
+/// is of no use to anybody. Returns notes on these files.
 pub fn check_tokenizer(source: &SourceModel) -> Result<Vec<String>> {
     let files = source.files();
     if Tokenizer::is_in(files) {
@@ -55,18 +55,18 @@ pub fn check_tokenizer(source: &SourceModel) -> Result<Vec<String>> {
         .hint("download the tokenizer files beside the weights"))
 }
 
-/// What makes a model, and what lies beside it.
+/// Files that make a model, and others in its folder.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Parts {
-    /// Names of the files that the model is made of, sorted: weights and their index, config.json, the tokenizer's files,
-    /// and what is told about it.
+    /// Names of the files that the model is made of, sorted: weights and their index, config.json, the tokenizer's
+    /// files, and documents.
     pub names: Vec<String>,
-    /// Names of what else is in the folder, sorted; those of folders end with `/`.
+    /// Names of other files and folders there, sorted; names of folders end with `/`.
     pub left_out: Vec<String>,
 }
 
-/// The files that make the model `source`, which must be complete: nothing missing of the weights, and a tokenizer; and
-/// nothing but files and folders in its folder, since a part of the model could be meant by what is there.
+/// Lists the files that make the model `source`, which must be complete: all weights, and a tokenizer. Its folder may
+/// hold only files and folders, since a part of the model could be meant by anything else.
 pub fn parts(source: &SourceModel) -> Result<Parts> {
     check_tokenizer(source)?;
     let files = source.files();
@@ -106,8 +106,8 @@ pub fn write_companions(
     write_card(folder, source, how)
 }
 
-/// Writes config.json and copies tokenizer files and, unless it is broken, generation_config.json: with the weights, a model
-/// that runs.
+/// Writes config.json and copies tokenizer files and, unless it is broken, generation_config.json: with the weights, a
+/// model that runs.
 pub fn write_config(
     folder: &OutputFolder,
     source: &SourceModel,
@@ -127,7 +127,7 @@ pub fn write_config(
     Ok(())
 }
 
-/// Copies the file `name`; of JSON without a byte-order mark, which Python's reader refuses.
+/// Copies the file `name`. JSON loses its byte-order mark, which Python's reader refuses.
 fn copy(folder: &OutputFolder, files: &ModelFiles, name: &str) -> Result<()> {
     if Path::new(name).extension().is_some_and(|e| e == "json") {
         let text = files.read(name)?;
@@ -143,7 +143,8 @@ pub fn write_card(folder: &OutputFolder, source: &SourceModel, how: &str) -> Res
     folder.write("README.md", card(source, how).as_bytes())
 }
 
-/// The Hub's name of the model, from the hub cache's layout or the config; otherwise the folder's or pack's name.
+/// Returns the Hub's name of the model, from the hub cache's layout or the config; otherwise the folder's or pack's
+/// name.
 pub fn base_model(source: &SourceModel) -> String {
     let dir = fs::canonicalize(source.dir()).unwrap_or_else(|_| source.dir().to_owned());
     if let Some(name) = hub_cache::name_in_cache(&dir) {
@@ -157,10 +158,10 @@ pub fn base_model(source: &SourceModel) -> String {
 
 fn card(source: &SourceModel, how: &str) -> String {
     let name = base_model(source);
-    let kept = source.files().read_text("README.md").map(|text| kept_front_matter(&text));
-    let kept = kept.unwrap_or_default();
+    let source_card = source.files().read_text("README.md").unwrap_or_default();
+    let front_matter = inherited_front_matter(&source_card);
     format!(
-        "---\n{kept}base_model: {name}\nlibrary_name: mlx\npipeline_tag: text-generation\ntags:\n- mlx\n---\n\n\
+        "---\n{front_matter}base_model: {name}\nlibrary_name: mlx\npipeline_tag: text-generation\ntags:\n- mlx\n---\n\n\
          # {name} for MLX\n\n\
          Made from `{name}` with mixbit {version}.\n\n{how}\n\n\
          ```sh\nmixbit run --model . --prompt \"Hello\"\nmlx_lm.generate --model . --prompt \"Hello\"\n```\n",
@@ -168,27 +169,27 @@ fn card(source: &SourceModel, how: &str) -> String {
     )
 }
 
-/// The top-level entries of a card's YAML header (licence, language and so on) but those that are written anew.
-fn kept_front_matter(card: &str) -> String {
+/// Returns the top-level entries of a card's YAML header (licence, language and so on) but those that are written anew.
+fn inherited_front_matter(card: &str) -> String {
     const REPLACED: [&str; 5] = ["base_model", "library_name", "pipeline_tag", "tags", "base_model_relation"];
-    let mut kept = String::new();
+    let mut inherited = String::new();
     let mut lines = card.lines();
     if lines.next() != Some("---") {
-        return kept;
+        return inherited;
     }
-    let mut keep = false;
+    let mut is_inherited = false;
     for line in lines {
         if line == "---" {
-            return kept;
+            return inherited;
         }
         if let Some((key, _)) = line.split_once(':')
             && !line.starts_with([' ', '-', '#'])
         {
-            keep = !REPLACED.contains(&key);
+            is_inherited = !REPLACED.contains(&key);
         }
-        if keep {
-            kept.push_str(line);
-            kept.push('\n');
+        if is_inherited {
+            inherited.push_str(line);
+            inherited.push('\n');
         }
     }
     String::new()
@@ -201,8 +202,8 @@ mod tests {
     #[test]
     fn front_matter_keeps_the_licence_only() {
         let card = "---\nlicense: mit\nlanguage:\n- en\n- de\ntags:\n- x\nbase_model: a/b\n---\n# text\nlicense: no\n";
-        assert_eq!(kept_front_matter(card), "license: mit\nlanguage:\n- en\n- de\n");
-        assert_eq!(kept_front_matter("# no header"), "");
-        assert_eq!(kept_front_matter("---\nlicense: mit\n"), "");
+        assert_eq!(inherited_front_matter(card), "license: mit\nlanguage:\n- en\n- de\n");
+        assert_eq!(inherited_front_matter("# no header"), "");
+        assert_eq!(inherited_front_matter("---\nlicense: mit\n"), "");
     }
 }

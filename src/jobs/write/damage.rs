@@ -1,18 +1,18 @@
-//! Values that are NaN, infinite or out of range: what is said of them, and where they lie in the checkpoint.
+//! Errors and warnings about values that are NaN, infinite or out of range, under their names in the checkpoint.
 
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use super::producers::CHUNK;
+use super::producers::CHUNK_BYTES;
 use crate::error::{Error, Result};
 use crate::formats::checkpoint::Tensor;
 use crate::models::source::{SourceModel, SourceTensor};
 use crate::numerics::dtype::{CastReport, Dtype, cast};
 use crate::numerics::rounding::RoundingError;
 
-/// What the casts met, by tensor.
+/// Casts that met values that are not finite, by tensor.
 #[derive(Debug, Default)]
 pub struct Warnings {
     tensors: Mutex<BTreeMap<String, CastReport>>,
@@ -26,7 +26,7 @@ impl Warnings {
         }
     }
 
-    /// Fails at the first tensor of `source`'s that is damaged: for models that are made to be run.
+    /// Fails at the first damaged tensor of `source`: for models that are made to be run.
     pub fn refuse(&self, source: &SourceModel) -> Result<()> {
         let tensors = self.tensors.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((name, report)) = tensors.iter().next() else { return Ok(()) };
@@ -36,7 +36,7 @@ impl Warnings {
         })
     }
 
-    /// One sentence a tensor.
+    /// Returns one sentence per damaged tensor.
     pub fn messages(&self) -> Vec<String> {
         let tensors = self.tensors.lock().unwrap_or_else(PoisonError::into_inner);
         tensors
@@ -53,13 +53,13 @@ fn not_numbers(count: u64) -> String {
     format!("has {count} values that are NaN or infinite")
 }
 
-/// Reads all float tensors and fails at the first, by name, with values that are no numbers or beyond `dtype`'s range:
+/// Reads all float tensors and fails at the first, by name, with values that are not finite or beyond `dtype`'s range:
 /// before a measurement, rather than after it.
 pub fn check_values(source: &SourceModel, dtype: Dtype) -> Result<()> {
     source.tensors().filter(|source| source.tensor.dtype.is_float()).try_for_each(|source| {
         crate::interrupt::check()?;
         let size = source.tensor.dtype.size();
-        let step = CHUNK / size * size;
+        let step = CHUNK_BYTES / size * size;
         let length = source.tensor.byte_len();
         let report = (0..length.div_ceil(step))
             .into_par_iter()
@@ -85,7 +85,7 @@ pub fn check_values(source: &SourceModel, dtype: Dtype) -> Result<()> {
 const DAMAGED: &str = "the model is damaged: nothing can be measured or generated with such weights";
 
 fn damaged(source: &SourceTensor<'_>, values: u64) -> Error {
-    blame(source, Dtype::F32, |found| found.non_finite > 0, not_numbers(values)).hint(DAMAGED)
+    blame(source, Dtype::F32, |report| report.non_finite > 0, not_numbers(values)).hint(DAMAGED)
 }
 
 /// Fails where a cast of `source` to `dtype` met values beyond its range.
@@ -94,15 +94,14 @@ pub(crate) fn check_range(source: &SourceTensor<'_>, dtype: Dtype, report: CastR
         return Ok(());
     }
     let message = format!("has values beyond the range of {dtype}");
-    Err(blame(source, dtype, |found| found.overflow, message).hint(match dtype {
+    Err(blame(source, dtype, |report| report.overflow, message).hint(match dtype {
         Dtype::F16 => "they would become infinite: use --dtype bfloat16 or float32",
         Dtype::BF16 => "they would become infinite: use --dtype float32",
         _ => "they would become infinite, and MLX files hold nothing wider",
     }))
 }
 
-/// An error about `source`, of which a cast to `dtype` meets what is `bad`: under the name that its part with it has in the
-/// checkpoint.
+/// Returns an error about the part of `source` whose cast to `dtype` is `bad`, under its name in the checkpoint.
 fn blame(
     source: &SourceTensor<'_>,
     dtype: Dtype,
@@ -113,7 +112,7 @@ fn blame(
     Error::tensor(file, name, message)
 }
 
-/// The part of a stacked tensor of which a cast to `dtype` meets what is `bad`: its file and its name there.
+/// Returns file and stored name of the part of a stacked tensor whose cast to `dtype` is `bad`.
 fn culprit<'a>(
     tensor: &Tensor<'a>,
     dtype: Dtype,
@@ -122,7 +121,7 @@ fn culprit<'a>(
     tensor.stored_part(|bytes| bad(cast(tensor.dtype, bytes, dtype, &mut Vec::new())))
 }
 
-/// A layer whose weights no rounding takes, with the `error` in rows of the whole layer.
+/// Returns the error of a layer that cannot be rounded, from an `error` in rows of the whole layer.
 pub fn unroundable(source: &SourceTensor<'_>, error: RoundingError) -> Error {
     let tensor = &source.tensor;
     let read = || cast(tensor.dtype, &tensor.bytes(), Dtype::F32, &mut Vec::new());
@@ -133,7 +132,7 @@ pub fn unroundable(source: &SourceTensor<'_>, error: RoundingError) -> Error {
         _ if read().non_finite > 0 => DAMAGED,
         _ => "this layer cannot be quantized: keep it float, or mend the checkpoint",
     };
-    let error = match culprit(tensor, Dtype::F32, |found| found.non_finite > 0) {
+    let error = match culprit(tensor, Dtype::F32, |report| report.non_finite > 0) {
         Some((file, name)) => {
             let rows = tensor.shape.iter().rev().nth(1).copied().unwrap_or(1);
             Error::tensor(file, name, error.in_part(rows).to_string())

@@ -1,4 +1,4 @@
-//! Producers of output tensors: copied, cast or quantized from a source, a few megabytes at a time.
+//! Writing a model folder: output tensors, a few megabytes at a time, and the other files of a model.
 pub mod companions;
 mod damage;
 mod output;

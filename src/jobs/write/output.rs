@@ -13,14 +13,14 @@ use crate::progress::Progress;
 pub struct Output {
     /// Path of the folder.
     pub path: PathBuf,
-    /// Replaces a model of mixbit's that is there.
+    /// Replaces a model of mixbit's at the path.
     pub overwrite: bool,
     /// Format of the weight files.
     pub container: Container,
 }
 
 impl Output {
-    /// A new folder at `path`, with safetensors files of at most 5 GB.
+    /// Describes a new folder at `path`, with safetensors files of at most 5 GB.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let container = Container::Safetensors { max_shard_size: 5_000_000_000 };
         Self { path: path.into(), overwrite: false, container }
@@ -47,6 +47,6 @@ impl Output {
 pub struct Written {
     /// Bytes of all tensors.
     pub bytes: u64,
-    /// Tensors that hold values that are no numbers, one sentence each.
+    /// Sentences about tensors with values that are not finite, one per tensor.
     pub warnings: Vec<String>,
 }

@@ -18,9 +18,9 @@ use crate::numerics::{nearest, rounding};
 use crate::progress::Progress;
 
 /// Source bytes in a chunk.
-pub(crate) const CHUNK: usize = 4 << 20;
+pub(crate) const CHUNK_BYTES: usize = 4 << 20;
 
-/// A tensor written as it is.
+/// A tensor written unchanged.
 pub struct CopyTensor<'a> {
     source: SourceTensor<'a>,
     warnings: &'a Warnings,
@@ -44,12 +44,12 @@ impl Produce for CopyTensor<'_> {
     }
 
     fn chunks(&self) -> usize {
-        self.source.tensor.byte_len().div_ceil(CHUNK)
+        self.source.tensor.byte_len().div_ceil(CHUNK_BYTES)
     }
 
     fn produce(&self, index: usize, sink: &mut Sink<'_>) -> Result<()> {
-        let start = index * CHUNK;
-        let end = (start + CHUNK).min(self.source.tensor.byte_len());
+        let start = index * CHUNK_BYTES;
+        let end = (start + CHUNK_BYTES).min(self.source.tensor.byte_len());
         let bytes = self.source.tensor.slice(start, end);
         if self.source.tensor.dtype.is_float() {
             let report = cast(self.source.tensor.dtype, &bytes, Dtype::F32, &mut Vec::new());
@@ -75,7 +75,7 @@ impl<'a> CastTensor<'a> {
     }
 
     fn chunk_values(&self) -> usize {
-        CHUNK / self.source.tensor.dtype.size()
+        CHUNK_BYTES / self.source.tensor.dtype.size()
     }
 }
 
@@ -103,14 +103,14 @@ impl Produce for CastTensor<'_> {
     }
 }
 
-/// Where the codes of a matrix come from.
+/// Origin of a matrix' codes.
 #[derive(Debug, Clone, Copy)]
 pub enum Codes<'a> {
     /// Round to nearest, as `mx.quantize`.
     Nearest,
-    /// Scale search, with E[x_j^2] of the layer's input where it is known; of each expert's, one after the other.
+    /// Scale search, with E[x_j^2] of the layer's input where it is known; of each expert's input in turn.
     Searched(Option<&'a [f32]>),
-    /// They were made before.
+    /// Codes made earlier.
     Ready(Quantized<&'a [u8]>, &'a Spooled),
 }
 
@@ -125,7 +125,8 @@ pub struct QuantizeTensor<'a> {
 }
 
 impl<'a> QuantizeTensor<'a> {
-    /// Quantizes the matrix `source` of `layer`; the weights are first cast to `dtype`, that of affine scales and biases.
+    /// Quantizes the matrix `source` of `layer`; the weights are first cast to `dtype`, the type of affine scales and
+    /// biases.
     pub fn new(
         source: SourceTensor<'a>,
         layer: &str,
@@ -145,7 +146,7 @@ impl<'a> QuantizeTensor<'a> {
         self.source.tensor.columns()
     }
 
-    /// `bytes` are rows in `dtype`, from row `first` on.
+    /// Rounds the rows in `bytes`, of the type of scales, of which the first is row `first` of the matrix.
     fn round(&self, first: usize, bytes: &[u8]) -> Result<Quantized> {
         let dtype = float_type(self.dtype)?;
         let quantized = match self.codes {
@@ -173,15 +174,15 @@ impl<'a> QuantizeTensor<'a> {
         let mut all = Quantized::default();
         for (rows, importance) in Importance::parts(importance, first..first + weights.len() / columns) {
             let weights = &weights[(rows.start - first) * columns..(rows.end - first) * columns];
-            let found = rounding::search(weights, columns, self.quant, dtype, importance)
+            let quantized = rounding::search(weights, columns, self.quant, dtype, importance)
                 .map_err(|e| e.offset_rows(rows.start))?;
-            all.extend(&found);
+            all.extend(&quantized);
         }
         Ok(all)
     }
 
     fn chunk_rows(&self) -> usize {
-        (CHUNK / (self.columns() * self.source.tensor.dtype.size())).max(1)
+        (CHUNK_BYTES / (self.columns() * self.source.tensor.dtype.size())).max(1)
     }
 }
 
@@ -236,14 +237,14 @@ impl Produce for QuantizeTensor<'_> {
     }
 }
 
-/// A quantized matrix back in float.
+/// A quantized matrix decoded to a float dtype.
 pub struct DequantizeTensor<'a> {
     name: String,
     codes: Tensor<'a>,
     scales: Tensor<'a>,
     biases: Option<Tensor<'a>>,
     quant: Quant,
-    /// Of affine scales and biases; otherwise the one decoded to.
+    /// Type of affine scales and biases; in other modes the type decoded to.
     stored: FloatType,
     dtype: Dtype,
     warnings: &'a Warnings,
@@ -267,14 +268,14 @@ impl<'a> DequantizeTensor<'a> {
             Err(Error::tensor(tensor.file, name, format!("is {}, which {quant} cannot be", tensor.dtype)))
         };
         let name = format!("{layer}.weight");
-        let codes = part("weight", &|found| found == Dtype::U32)?;
+        let codes = part("weight", &|stored| stored == Dtype::U32)?;
         if quant.mode != Mode::Affine {
-            let scales = part("scales", &|found| found == Dtype::U8)?;
+            let scales = part("scales", &|stored| stored == Dtype::U8)?;
             let stored = float_type(dtype)?;
             return Ok(Self { name, codes, scales, biases: None, quant, stored, dtype, warnings });
         }
-        let scales = part("scales", &|found| float_type(found).is_ok())?;
-        let biases = Some(part("biases", &|found| found == scales.dtype)?);
+        let scales = part("scales", &|stored| float_type(stored).is_ok())?;
+        let biases = Some(part("biases", &|stored| stored == scales.dtype)?);
         let stored = float_type(scales.dtype)?;
         Ok(Self { name, codes, scales, biases, quant, stored, dtype, warnings })
     }
@@ -288,11 +289,11 @@ impl<'a> DequantizeTensor<'a> {
     }
 
     fn chunk_rows(&self) -> usize {
-        (CHUNK / (self.columns() * self.dtype.size())).max(1)
+        (CHUNK_BYTES / (self.columns() * self.dtype.size())).max(1)
     }
 
-    /// Some rows in float: for float32 computed in it, as the engine computes with a quantized layer in float32, and
-    /// otherwise what `mx.dequantize(.., dtype=dtype)` gives.
+    /// Decodes rows of `weights` values in all. Float32 is computed in float32, as the engine computes with a quantized
+    /// layer; other types are as `mx.dequantize(.., dtype=dtype)` gives them.
     fn decode(&self, parts: Quantized<&[u8]>, weights: usize) -> Result<(Vec<u8>, CastReport)> {
         let fail = |e: QuantizeError| Error::tensor(self.codes.file, &self.name, e.to_string());
         let mut out = Vec::new();
@@ -306,7 +307,7 @@ impl<'a> DequantizeTensor<'a> {
         nearest::dequantize_stored(parts, self.quant, self.stored, &mut stored).map_err(fail)?;
         let mut report = cast(self.stored.into(), &stored, self.dtype, &mut out);
         if self.quant.mode != Mode::Affine {
-            // Decoded in `dtype` itself: what is infinite there was too large for it.
+            // Decoded in `dtype` itself: infinite values were too large for it.
             report.overflow |= report.non_finite > 0;
         }
         Ok((out, report))
@@ -349,19 +350,19 @@ impl<'a> Produce for DequantizeTensor<'a> {
     }
 }
 
-/// The files that weights are written to.
+/// Format of the weight files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Container {
-    /// model.safetensors, or shards of at most so many bytes.
+    /// model.safetensors, or shards of limited size.
     Safetensors {
-        /// Bytes of tensors in one file.
+        /// Most bytes of tensors in one file.
         max_shard_size: u64,
     },
     /// weights.npz.
     Npz,
 }
 
-/// Writes what `producers` make into `folder` in the wanted format, with a progress bar called `verb`.
+/// Writes the tensors of `producers` to `folder` in the format of `container`, with a progress bar called `verb`.
 pub fn write(
     folder: &OutputFolder,
     producers: &[Box<dyn Produce + '_>],
@@ -389,7 +390,7 @@ fn write_format(
             write_safetensors(folder.path(), producers, max_shard_size, parameters, progress)
         }
         Container::Npz => {
-            // Members of a ZIP need their checksum first; a safetensors file gives them in order, mapped.
+            // Members of a ZIP need their checksum first; a safetensors file gives the tensors in order, mapped.
             let staging = folder.path().join("staging");
             std::fs::create_dir(&staging).map_err(|e| Error::io(&staging, e))?;
             let shards = write_safetensors(&staging, producers, u64::MAX, parameters, progress)?;

@@ -54,7 +54,7 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     report::print(&job, &decision, Some(&record))
 }
 
-/// What layers may become, from flags and recipe.
+/// Resolves the candidates of all layers from flags and recipe.
 fn plan<'a>(args: &Quantize, source: &'a SourceModel, recipe: Option<&Recipe>) -> Result<Plan<'a>> {
     let dtype = args.dtype.into();
     let rules: Vec<LayerRule> = args.layer.iter().map(|rule| rule.parse()).collect::<Result<_>>()?;
@@ -80,9 +80,9 @@ fn candidates(args: &Quantize) -> Result<Vec<Candidate>> {
     args.candidates.as_deref().map_or(Ok(DEFAULT_CANDIDATES.to_vec()), Candidate::parse_list)
 }
 
-/// Fails where the job cannot be done, or flags would do nothing.
+/// Fails where the job is impossible, or flags would do nothing.
 fn check(args: &Quantize, job: &Job<'_>, recipe: Option<&Recipe>) -> Result<()> {
-    // What no flag says is the recipe's.
+    // Settings without a flag are the recipe's.
     let blame = |key: &str, flag: Option<u32>, error: Error| match recipe {
         Some(recipe) if flag.is_none() => recipe.blame(key, &error),
         _ => error,

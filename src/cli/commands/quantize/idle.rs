@@ -1,4 +1,4 @@
-//! Flags that would do nothing: said, and not passed over.
+//! Flags that would do nothing are errors.
 
 use crate::choose::recipe::Quality;
 use crate::cli::args::Quantize;
@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::jobs::quantize::Job;
 use crate::numerics::rounding::Technique;
 
-/// Fails where a flag says how to do what is not done; what a preset leaves out is a note.
+/// Fails where a flag is about work that is not done; work that a preset leaves out is a note.
 pub fn check(args: &Quantize, job: &Job<'_>) -> Result<()> {
     let is_best = job.settings.calibration.quality == Some(Quality::Best);
     if job.is_fixed() && is_best && args.tuning.refine.is_none() {
@@ -18,27 +18,27 @@ pub fn check(args: &Quantize, job: &Job<'_>) -> Result<()> {
     check_text(args, job)
 }
 
-/// Fails where flags say how conversations are written out, and no text has one.
+/// Fails where there are flags of chat templates and no text has a conversation.
 pub fn check_template(args: &Quantize, job: &Job<'_>) -> Result<()> {
     let calibration = job.texts.iter().map(|texts| (&texts.name, texts.has_conversations));
-    let evaluation = job.proof.iter().map(|proof| (&proof.name, proof.has_conversations));
+    let evaluation = job.evaluation_windows.iter().map(|text| (&text.name, text.has_conversations));
     let (names, conversations): (Vec<String>, Vec<bool>) =
         calibration.chain(evaluation).map(|(name, conversations)| (name.clone(), conversations)).unzip();
     refuse_idle(&args.calibration.template, &names, conversations.contains(&true))
 }
 
-/// Flags of the measuring that chooses bits, and of rounding that has a choice.
+/// Checks flags of the measurement that chooses bits, and of rounding.
 fn check_choice(args: &Quantize, job: &Job<'_>) -> Result<()> {
     let flags = &args.calibration;
     if flags.rounding.is_some() && job.technique != Technique::Rtn && !job.has_affine_layers() {
         return Err(Error::usage(format!(
             "--rounding {} goes with affine layers only, and with {} there are none",
             job.technique,
-            chosen_by(args)
+            choosing_flag(args)
         ))
         .hint("leave --rounding out: other modes have one way to round"));
     }
-    let given = [
+    let flags_set = [
         ("--sensitivities", args.sensitivities.is_some()),
         ("--method", flags.method.is_some()),
         ("--sensitivity-samples", flags.sensitivity_samples.is_some()),
@@ -49,42 +49,43 @@ fn check_choice(args: &Quantize, job: &Job<'_>) -> Result<()> {
         )
         .hint("leave one of them out"));
     }
-    match given.iter().find(|(_, given)| job.is_fixed() && *given) {
+    match flags_set.iter().find(|(_, is_set)| job.is_fixed() && *is_set) {
         Some((flag, _)) => Err(Error::usage(format!(
             "{flag} is for choosing bits, and {} leaves no choice",
-            chosen_by(args)
+            choosing_flag(args)
         ))
         .hint(format!("leave {flag} out, or leave layers a choice"))),
         None => Ok(()),
     }
 }
 
-/// Flags of the text.
+/// Checks flags of the calibration text.
 fn check_text(args: &Quantize, job: &Job<'_>) -> Result<()> {
-    let (flags, fixed) = (&args.calibration, job.is_fixed());
-    let text = job.settings.calibration.text.is_some();
-    let measured = !fixed && job.table.is_none();
-    let rounded = match job.technique {
+    let (flags, is_fixed) = (&args.calibration, job.is_fixed());
+    let has_text = job.settings.calibration.text.is_some();
+    let measures = !is_fixed && job.table.is_none();
+    let rounds_with_text = match job.technique {
         Technique::Rtn => false,
-        Technique::Search => !fixed || text,
+        Technique::Search => !is_fixed || has_text,
         Technique::Gptq => true,
     };
-    let held_out = (!fixed || text) && !args.no_eval && args.eval_data.is_none();
-    let calibrated = measured || rounded || job.settings.tuning.any() || held_out;
-    let run = calibrated || args.eval_data.is_some();
-    let given = [
-        ("--calibration", flags.calibration.is_some(), calibrated),
-        ("--samples", flags.samples.is_some(), calibrated),
-        ("--sequence-length", flags.sequence_length.is_some(), run),
-        ("--seed", flags.seed.is_some(), calibrated),
-        ("--activation-memory", flags.activation_memory.is_some(), run),
+    let holds_out = (!is_fixed || has_text) && !args.no_eval && args.eval_data.is_none();
+    let uses_text = measures || rounds_with_text || job.settings.tuning.any() || holds_out;
+    let runs_model = uses_text || args.eval_data.is_some();
+    let flags_set = [
+        ("--calibration", flags.calibration.is_some(), uses_text),
+        ("--samples", flags.samples.is_some(), uses_text),
+        ("--sequence-length", flags.sequence_length.is_some(), runs_model),
+        ("--seed", flags.seed.is_some(), uses_text),
+        ("--activation-memory", flags.activation_memory.is_some(), runs_model),
     ];
-    let Some((flag, ..)) = given.iter().find(|(_, given, used)| *given && !used) else { return Ok(()) };
+    let idle = flags_set.iter().find(|(_, is_set, is_used)| *is_set && !is_used);
+    let Some((flag, ..)) = idle else { return Ok(()) };
     let (says, done) = match *flag {
         "--activation-memory" => ("how to measure", "measured"),
         _ => ("what to measure on", "measured or rounded with a text"),
     };
-    let with = if fixed { chosen_by(args) } else { "--sensitivities and rounding to nearest" };
+    let with = if is_fixed { choosing_flag(args) } else { "--sensitivities and rounding to nearest" };
     let error = Error::usage(format!("{flag} says {says}, and with {with} nothing is {done}"));
     Err(if job.has_affine_layers() {
         error.hint(format!("leave {flag} out, or give --rounding gptq"))
@@ -93,13 +94,17 @@ fn check_text(args: &Quantize, job: &Job<'_>) -> Result<()> {
     })
 }
 
-/// The flag that says what layers become.
-fn chosen_by(args: &Quantize) -> &'static str {
-    match (&args.size.bits, &args.size.mode, &args.candidates) {
-        (Some(_), ..) => "--bits",
-        (None, Some(_), _) => "--mode",
-        (None, None, Some(_)) => "--candidates",
-        _ if args.recipe.is_some() => "--recipe",
-        _ => "--layer",
+/// Returns the flag that fixes the layers' settings.
+fn choosing_flag(args: &Quantize) -> &'static str {
+    if args.size.bits.is_some() {
+        "--bits"
+    } else if args.size.mode.is_some() {
+        "--mode"
+    } else if args.candidates.is_some() {
+        "--candidates"
+    } else if args.recipe.is_some() {
+        "--recipe"
+    } else {
+        "--layer"
     }
 }

@@ -1,4 +1,4 @@
-//! What the command says: the reachable range before any work, tables at the end.
+//! Report of `mixbit quantize`: the reachable range before any work, tables at the end.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -14,7 +14,7 @@ use crate::numerics::rounding::Technique;
 use crate::report::{bit_table, class_bars, class_table, out, plus_minus};
 use crate::words::{bytes, count};
 
-/// Says which sizes are reachable, before any work.
+/// Announces the reachable sizes, before any work.
 pub fn announce(job: &Job<'_>) {
     let Job { plan, source, progress: console, settings, .. } = job;
     let (least, most) = plan.reachable_bpw();
@@ -38,7 +38,7 @@ pub fn announce(job: &Job<'_>) {
     }
 }
 
-/// Prints the bit map and its cost. Without a record nothing was written.
+/// Prints the bit map and its cost, and the measurements of the `record`; without one nothing was written.
 pub fn print(job: &Job<'_>, decision: &Decision, record: Option<&Record>) -> Result<()> {
     let Decision { solution, .. } = decision;
     let before = Inventory::of_source(job.source);
@@ -97,7 +97,7 @@ fn below_target(target: Target, bpw: f64, total: u64) -> String {
     }
 }
 
-/// What to know where the `table` scores another rounding than that in force.
+/// Describes the effect of a `table` that scores another rounding than the one in force.
 fn other_rounding(technique: Technique, table: &Table) -> String {
     let scored = table.measurement.rounding;
     let than = match (technique, scored) {
@@ -109,7 +109,7 @@ fn other_rounding(technique: Technique, table: &Table) -> String {
     format!("; that is for --rounding {scored}, {technique} comes out {than}")
 }
 
-/// `3 at 4 bits, 2 at 8 bits, `
+/// Counts layers by bits: `3 at 4 bits, 2 at 8 bits, `.
 fn layers_by_bits(decision: &Decision) -> String {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for quant in decision.solution.bitmap.values() {
@@ -123,13 +123,16 @@ fn layers_by_bits(decision: &Decision) -> String {
     counts.concat()
 }
 
-/// What moving bits did, round by round.
+/// Describes refinement, round by round.
 fn refined(refinement: &Refinement) -> String {
     let Refinement { rounds, windows, text } = refinement;
-    let kept = rounds.iter().filter(|round| round.kept).count();
-    let moved = if kept > 0 { "; bits were moved by measured changes, so nothing is predicted" } else { "" };
-    let mut lines =
-        format!("refined: {kept} of {} kept, on {windows} {text}{moved}\n", count(rounds.len(), "round"));
+    let kept_rounds = rounds.iter().filter(|round| round.kept).count();
+    let moved =
+        if kept_rounds > 0 { "; bits were moved by measured changes, so nothing is predicted" } else { "" };
+    let mut lines = format!(
+        "refined: {kept_rounds} of {} kept, on {windows} {text}{moved}\n",
+        count(rounds.len(), "round")
+    );
     for (index, round) in rounds.iter().enumerate() {
         let what = match (round.kl_after, round.stderr) {
             (Some(after), Some(stderr)) => format!(
@@ -147,22 +150,22 @@ fn refined(refinement: &Refinement) -> String {
     lines
 }
 
-/// What fine-tuning did.
+/// Describes distillation.
 fn distilled(distillation: &Distillation) -> String {
     let Distillation { steps, taken, kept, kl_before, kl_after, windows, text, .. } = distillation;
-    let kept = match kept {
+    let outcome = match kept {
         0 => "none was better than the start, which was kept".to_owned(),
         kept => format!("kept what step {kept} gave"),
     };
     format!(
-        "distilled {}: {taken} of {}, {kept}\n  KL divergence {kl_before:.3e} before, {kl_after:.3e} after, on \
+        "distilled {}: {taken} of {}, {outcome}\n  KL divergence {kl_before:.3e} before, {kl_after:.3e} after, on \
          {windows} {text}\n",
         distillation.what(),
         count(*steps, "step")
     )
 }
 
-/// The most telling figures of a measurement.
+/// Describes a measurement by its most telling figures.
 fn measured(evaluation: &Evaluation) -> String {
     let summary = &evaluation.summary;
     let Some(divergence) = &summary.divergence else { return String::new() };

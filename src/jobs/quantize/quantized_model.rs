@@ -10,7 +10,7 @@ use crate::jobs::texts::check_tokenizer;
 use crate::models::source::SourceModel;
 use crate::progress::Progress;
 
-/// A model that was written, and what it cost.
+/// A written model's bit map, sizes and measurements.
 pub struct QuantizedModel {
     /// The bit map, and the measurement that chose it.
     pub decision: Decision,
@@ -18,12 +18,12 @@ pub struct QuantizedModel {
     pub record: Record,
 }
 
-/// Quantizes `source` by `plan`: measures sensitivities, chooses what every layer gets, rounds, tunes, writes the model
+/// Quantizes `source` by `plan`: measures sensitivities, chooses bits for every layer, rounds, tunes, writes the model
 /// and measures it. Nothing of an unfinished model appears at the output.
 ///
 /// # Errors
-/// When the target cannot be reached, the output is taken, a text or a tokenizer is missing or damaged, a weight is not a
-/// number, the disk is full, or the work is interrupted.
+/// When the target cannot be reached, the output is taken, a text or a tokenizer is missing or damaged, a weight is not
+/// a number, the disk is full, or the work is interrupted.
 pub fn quantize(
     source: &SourceModel,
     plan: Plan<'_>,

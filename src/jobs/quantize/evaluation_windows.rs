@@ -1,4 +1,4 @@
-//! Measuring the result on text that it was not tuned on.
+//! Evaluation of the result on text that it was not tuned on.
 
 use super::job::Job;
 use super::settings::EvaluationText;
@@ -9,19 +9,19 @@ use crate::jobs::texts::{TextInput, held_out_name, short_name, windows};
 use crate::models::source::SourceModel;
 use crate::words::count;
 
-/// Tokens below which a measurement says little.
-const FEW: usize = 512;
+/// Number of tokens below which a measurement says little.
+const FEW_TOKENS: usize = 512;
 
-/// Text that was given to measure on, tokenized before the work starts, so that a bad one is known early.
-pub struct Proof {
+/// Windows of an evaluation text from a file, tokenized before the work starts so that a bad text is known early.
+pub struct EvaluationWindows {
     pub(crate) name: String,
     pub(crate) has_conversations: bool,
     windows: Vec<Vec<u32>>,
 }
 
-impl Proof {
-    /// How many windows there are.
-    pub(crate) fn windows(&self) -> usize {
+impl EvaluationWindows {
+    /// Returns the number of windows.
+    pub(crate) fn len(&self) -> usize {
         self.windows.len()
     }
 }
@@ -36,23 +36,29 @@ impl Job<'_> {
         let length = self.settings.calibration.sequence_length as usize;
         let windows = windows(self.source, &input, length, None, self.progress)?.windows;
         let tokens: usize = windows.iter().map(Vec::len).sum();
-        if tokens < FEW {
+        if tokens < FEW_TOKENS {
             let tokens = count(tokens, "token");
             self.progress
                 .notes(&[format!("{} gives {tokens} to measure on: so few say little", text.name())]);
         }
         let has_conversations = text.has_conversations();
-        self.proof = Some(Proof { name: short_name(Some(path)), has_conversations, windows });
+        let name = short_name(Some(path));
+        self.evaluation_windows = Some(EvaluationWindows { name, has_conversations, windows });
         Ok(())
     }
 
-    /// Scores the model that was `written` against the float one, on the evaluation text.
+    /// Scores the model that was `written` against the float one, on the evaluation text; `None` where there is none.
     pub(crate) fn evaluate(&self, written: &SourceModel) -> Result<Option<Evaluation>> {
-        let (name, windows) = match (&self.settings.evaluation, &self.proof, &self.texts) {
-            (EvaluationText::File(_), Some(proof), _) => (proof.name.clone(), &proof.windows),
-            (EvaluationText::HeldOut, _, Some(texts)) => (held_out_name(&texts.name), &texts.held_out),
-            _ => return Ok(None),
+        let text = match &self.settings.evaluation {
+            EvaluationText::File(_) => {
+                self.evaluation_windows.as_ref().map(|text| (text.name.clone(), &text.windows))
+            }
+            EvaluationText::HeldOut => {
+                self.texts.as_ref().map(|texts| (held_out_name(&texts.name), &texts.held_out))
+            }
+            EvaluationText::Nothing => None,
         };
+        let Some((name, windows)) = text else { return Ok(None) };
         let scoring = Scoring { windows, batch: 1, memory: self.settings.calibration.memory };
         scoring.evaluation(written, self.source, name, self.progress).map(Some)
     }

@@ -1,4 +1,5 @@
 //! Quantizes a model to 4.5 bits per weight: `cargo run --example quantize -- MODEL OUTPUT`.
+#![allow(clippy::print_stdout, reason = "the results of an example go to standard output")]
 
 use mixbit::choose::{DEFAULT_CANDIDATES, Plan};
 use mixbit::jobs::{Need, Quantization, open, quantize};

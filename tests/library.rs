@@ -13,7 +13,7 @@ use mixbit::numerics::dtype::Dtype;
 use mixbit::progress::Quiet;
 
 #[path = "../examples/quantize.rs"]
-#[allow(dead_code, clippy::print_stdout)]
+#[allow(dead_code)]
 mod example;
 
 fn model() -> &'static Path {

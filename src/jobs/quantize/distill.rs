@@ -191,16 +191,13 @@ impl Run<'_> {
         if job.settings.resume {
             resumed = TuningRun::read(&path, settings, &mut adam)?;
         }
-        let mut progress = match resumed {
-            Some(progress) => {
-                let steps = count(settings.steps, "step");
-                job.progress.line(&format!("resuming: {} of {steps} taken already", progress.step()));
-                progress
-            }
-            None => {
-                let kl = self.measure(&values)?;
-                TuningRun::new(settings.clone(), values, kl)
-            }
+        let mut progress = if let Some(progress) = resumed {
+            let steps = count(settings.steps, "step");
+            job.progress.line(&format!("resuming: {} of {steps} taken already", progress.step()));
+            progress
+        } else {
+            let kl = self.measure(&values)?;
+            TuningRun::new(settings.clone(), values, kl)
         };
         // Only the remaining steps: those of an earlier run would count for this one's rate.
         let bar = job.progress.steps_bar("distilling", (settings.steps - progress.step()) as u64);

@@ -54,13 +54,11 @@ impl RefinementJournal {
             journal::remove(path);
         }
         let path = path.to_owned();
-        Ok(match resumed {
-            Some((rounds, _)) => Self { path, header, max_rounds, ..rounds },
-            None => {
-                let (done, solution, moves) = (Vec::new(), None, None);
-                Self { path, header, max_rounds, done, solution, moves, caution: 1.0 }
-            }
-        })
+        if let Some((rounds, _)) = resumed {
+            return Ok(Self { path, header, max_rounds, ..rounds });
+        }
+        let (done, solution, moves) = (Vec::new(), None, None);
+        Ok(Self { path, header, max_rounds, done, solution, moves, caution: 1.0 })
     }
 
     /// True if no other round could be of use.

@@ -13,10 +13,10 @@ use super::budget;
 use super::values::{Outcome, string};
 
 /// Directives of numbers, filled with zeros.
-const WITH_ZEROS: &str = "CdGgHIjmMsSuUVwWyY";
+const WITH_ZEROS: &str = "CdGgHIjmMSuUVwWyY";
 
 /// Directives of numbers, filled with spaces.
-const WITH_SPACES: &str = "ekl";
+const WITH_SPACES: &str = "ekls";
 
 /// Directives of texts that glibc and jiff write alike.
 const TEXTS: &str = "aAbBDFhnpPRtT%";
@@ -104,7 +104,7 @@ impl Padding<'_> {
             number => number,
         };
         let fill = match self.fill() {
-            Some('-') => return number.to_owned(),
+            Some('-') => return " ".repeat(self.width.saturating_sub(number.len())) + number,
             Some('_') => " ",
             Some(_) => "0",
             None if fill == ' ' => " ",
@@ -122,8 +122,10 @@ impl Padding<'_> {
     /// What a directive wrote, in the case that the flags ask for.
     fn in_case(&self, directive: char, text: String) -> String {
         match (self.flags.contains('^'), self.flags.contains('#')) {
-            (false, true) if directive == 'p' => text.to_lowercase(),
             (false, false) => text,
+            (_, true) if directive == 'p' => text.to_lowercase(),
+            (false, true) if directive == 'c' => text,
+            _ if directive == 'P' => text,
             _ => text.to_uppercase(),
         }
     }

@@ -90,6 +90,11 @@ fn another_template_is_a_file_or_a_name() {
         &run(bare.path(), &["--prefill-response", "x"]),
         &["--prefill-response needs a chat template"],
     );
+    let broken = file(&bare, "broken.jinja", "{{ raise_exception('no roles') }}");
+    let output = run(bare.path(), &["--chat-template", &broken]);
+    assert_eq!(output.status.code(), Some(1));
+    let hint = format!("hint: mend {broken}, or leave out --chat-template");
+    assert!(stderr(&output).contains("no roles") && stderr(&output).contains(&hint), "{}", stderr(&output));
     let many = model_of(None, &[("tool_use", "T"), ("rag", "R")]);
     assert_eq!(answer(many.path(), &["--chat-template", "rag"]).1, "R");
     let output = run(many.path(), &[]);
@@ -114,6 +119,7 @@ fn tools_choose_their_template() {
         &run(without.path(), &["--tools", &tools]),
         &["--tools: this model's chat template leaves out"],
     );
+    is_refused(&run(home.path(), &["--tools", "-"]), &["--tools reads a file, not standard input"]);
     for (wrong, expected) in [("{}", "found an object"), ("[1]", "key `[0]`"), ("[", "not valid JSON")] {
         let output = run(home.path(), &["--tools", &file(&home, "wrong.json", wrong)]);
         assert_eq!(output.status.code(), Some(1));

@@ -77,6 +77,11 @@ impl ModelFiles {
         }
     }
 
+    /// True if a folder lies where the file `name` could be.
+    pub fn has_folder(&self, name: &str) -> bool {
+        self.pack.is_none() && self.path_of(name).is_dir()
+    }
+
     /// Reads the file `name`, which must exist.
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
         let path = self.path_of(name);

@@ -129,9 +129,14 @@ impl GenerationConfig {
     /// # Errors
     /// When the file is there and its bytes cannot be read.
     pub fn read(config: &ModelConfig) -> Result<Self> {
-        let Some(files) = config.files().filter(|files| files.has(GENERATION)) else {
+        let Some(files) = config.files() else { return Ok(Self::Absent) };
+        if files.has_folder(GENERATION) {
+            let path = files.path_of(GENERATION);
+            return Ok(Self::Broken(Error::file(path, "is a folder, expected a file")));
+        }
+        if !files.has(GENERATION) {
             return Ok(Self::Absent);
-        };
+        }
         Ok(Self::parse(files.path_of(GENERATION), &files.read(GENERATION)?))
     }
 

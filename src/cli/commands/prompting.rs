@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Read;
 
-use super::templating::template_in_use;
+use super::templating::{hint_on_failure, template_in_use};
 use crate::cli::args;
 use crate::cli::args::Run;
 use crate::error::{Error, ErrorKind, Result};
@@ -41,7 +41,7 @@ pub fn prompt(run: &Run, tokenizer: &Tokenizer) -> Result<(Vec<u32>, RenderedPro
     let prefill = run.asking.prefill_response.as_deref();
     let prompt = render(tokenizer, messages(&text, system), prefill).map_err(|error| match error.kind() {
         ErrorKind::Usage(_) => error,
-        _ => error.hint("--disable-chat-template gives the model the prompt as it is"),
+        _ => error.hint(hint_on_failure(tokenizer, &run.asking.template)),
     })?;
     let flag = if args.final_only { "--final-only" } else { "--system" };
     if system.is_some_and(|system| ignores_system(tokenizer, system)) {

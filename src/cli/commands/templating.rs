@@ -40,8 +40,21 @@ pub fn template_in_use(tokenizer: &Tokenizer) -> Result<Option<(&str, &Path)>> {
     tokenizer.template_in_use().map_err(|error| error.hint("--chat-template NAME chooses one"))
 }
 
+/// Hint where the chat template of prompts fails: it names the user's own file.
+pub fn hint_on_failure(tokenizer: &Tokenizer, flags: &args::Template) -> String {
+    let path = tokenizer.template_in_use().ok().flatten().map(|(_, path)| path);
+    match flags.chat_template.as_deref().filter(|own| path == Some(*own)) {
+        Some(own) => format!("mend {}, or leave out --chat-template", own.display()),
+        None => "--disable-chat-template gives the model the prompt as it is".to_owned(),
+    }
+}
+
 fn read_tools(path: &Path) -> Result<Vec<Value>> {
     let hint = "expected a list such as [{\"type\": \"function\", \"function\": {\"name\": ..., \"parameters\": ...}}]";
+    if path.as_os_str() == "-" {
+        return Err(Error::usage("--tools reads a file, not standard input, and `-` names none")
+            .hint("write the definitions into a file, and name that"));
+    }
     let bytes = fs::read(path).map_err(|error| Error::io(path, error))?;
     lfs_pointer::refuse(path, &bytes)?;
     let value = json::parse(path, &bytes).map_err(|error| error.hint(hint))?;
@@ -69,7 +82,7 @@ pub fn refuse_idle(flags: &args::Template, texts: &[String], conversations: bool
         texts => format!("there is no conversation in {}", texts.join(" or ")),
     };
     Err(Error::usage(format!("{flag} says how conversations are written out, and {reason}"))
-        .hint(format!("leave {flag} out, or give JSONL with `messages`")))
+        .hint(format!("leave {flag} out, or give JSONL with `messages` or `conversations`")))
 }
 
 #[cfg(test)]

@@ -37,7 +37,7 @@ pub(crate) fn check(folder: &Folder, progress: Progress<'_>) -> Result<Vec<Findi
     findings.extend(folder.config.as_ref().and_then(generation_config));
     findings.extend(record(folder));
     if folder.tokenizer.is_some() {
-        findings.push(Finding::ok("tokenizer", tokenizer::files(files).join(", ")));
+        findings.push(Finding::ok("tokenizer", tokenizer::files(files)?.join(", ")));
     }
     Ok(findings)
 }

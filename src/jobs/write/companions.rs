@@ -48,7 +48,7 @@ pub fn check_tokenizer(source: &SourceModel) -> Result<Vec<String>> {
     }
     let vocabulary =
         |name: &String| name.ends_with(".model") || name.ends_with(".tiktoken") || name == "vocab.json";
-    if tokenizer::files(files).iter().any(vocabulary) {
+    if tokenizer::files(files)?.iter().any(vocabulary) {
         return Ok(StopTokens::of_files(source.config())?.notes().to_vec());
     }
     Err(Error::file(files.path(), "no tokenizer: expected tokenizer.json or tokenizer.model")
@@ -118,7 +118,7 @@ pub fn write_config(
     text.push('\n');
     folder.write("config.json", text.as_bytes())?;
     let files = source.files();
-    for name in tokenizer::files(files) {
+    for name in tokenizer::files(files)? {
         copy(folder, files, &name)?;
     }
     if matches!(GenerationConfig::read(source.config())?, GenerationConfig::Whole { .. }) {

@@ -78,7 +78,8 @@ impl Record {
                 return Err(wrong("text", format!("expected a string, found {}", kind(other))));
             }
             (None, None) => {
-                return Err(wrong("text", "missing or null, and so is `messages`".to_owned()));
+                let (key, message) = missing(&object);
+                return Err(wrong(key, message.to_owned()));
             }
         };
         Ok(Self { line, document })
@@ -110,7 +111,18 @@ impl Record {
     }
 }
 
-const HINT: &str = "each line is an object with `text` (a string), `messages` (a list of {role, content}), or `prompt` and `completion`";
+/// Key that a record without a document lacks, and what to say of it.
+fn missing(record: &Map<String, Value>) -> (&'static str, &'static str) {
+    let has = |key: &str| record.get(key).is_some_and(|value| !value.is_null());
+    match (has("prompt"), has("completion")) {
+        (true, _) => ("completion", "missing or null beside `prompt`"),
+        (_, true) => ("prompt", "missing or null beside `completion`"),
+        _ => ("text", "missing or null, and so are `messages` and `conversations`"),
+    }
+}
+
+const HINT: &str = "each line is an object with `text` (a string), `messages` (a list of {role, content}), `conversations` \
+    (a list of {from, value}), or `prompt` and `completion`";
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -179,7 +191,12 @@ mod tests {
         for (line, expected) in [
             ("{\"text\": ", "line 3: not valid JSON"),
             ("[1]", "line 3: expected an object, found a list"),
-            ("{\"prompt\": \"x\"}", "key `text`: line 3: missing or null, and so is `messages`"),
+            ("{}", "key `text`: line 3: missing or null, and so are `messages` and `conversations`"),
+            ("{\"prompt\": \"x\"}", "key `completion`: line 3: missing or null beside `prompt`"),
+            (
+                "{\"prompt\": null, \"completion\": \"x\"}",
+                "key `prompt`: line 3: missing or null beside `completion`",
+            ),
             ("{\"conversations\": [{\"from\": \"me\"}]}", "key `conversations[0].from`: line 3: expected"),
             ("{\"text\": 5}", "key `text`: line 3: expected a string, found a number"),
             (
@@ -197,7 +214,8 @@ mod tests {
         ] {
             let error = open("a.jsonl", format!("{{\"text\": \"x\"}}\n\n{line}\n").as_bytes()).unwrap_err();
             assert!(error.to_string().contains("a.jsonl") && error.to_string().contains(expected), "{error}");
-            assert!(error.hint_text().unwrap().contains("messages"));
+            let hint = error.hint_text().unwrap();
+            assert!(hint.contains("`messages`") && hint.contains("`conversations`"), "{hint}");
         }
     }
 

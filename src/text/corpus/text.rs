@@ -206,7 +206,7 @@ fn not_text(path: &Path, error: &FromUtf8Error) -> Error {
 }
 
 /// What may be given, for hints.
-const FORMS: &str = "give plain UTF-8 text, JSONL with `text` or `messages`, or token ids in an .npy or .npz";
+const FORMS: &str = "give plain UTF-8 text, JSONL with `text`, `messages` or `conversations`, or token ids in an .npy or .npz";
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

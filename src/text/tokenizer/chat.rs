@@ -306,7 +306,9 @@ mod tests {
     fn mistral() {
         let turns = [("user", "a"), ("assistant", "b"), ("user", "c")];
         assert_eq!(apply(MISTRAL, &turns, true).unwrap(), "<s>[INST] a [/INST]b</s>[INST] c [/INST]");
-        let error = apply(MISTRAL, &[("user", "a"), ("user", "b")], true).unwrap_err().to_string();
+        let error = apply(MISTRAL, &[("user", "a"), ("user", "b")], true).unwrap_err();
+        assert!(error.hint_text().unwrap().contains("the template refuses these messages"), "{error:?}");
+        let error = error.to_string();
         assert!(
             error.ends_with("tokenizer_config.json: chat template line 4: Conversation roles must alternate"),
             "{error}"

@@ -2,21 +2,24 @@
 
 use std::path::Path;
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::files::model_files::ModelFiles;
 use crate::files::names::{has_extension, is_tokenizer_file};
 
-/// Which of a model's `files` belong to the tokenizer, so that a converted model needs them too, sorted.
+/// Names of the tokenizer's files among those of a model, sorted: a converted model needs them too.
 ///
 /// These are `tokenizer.json` and its settings (`tokenizer_config.json`, `special_tokens_map.json`,
 /// `added_tokens.json`), the vocabularies of slow tokenizers (`vocab.json`, `merges.txt`, `vocab.txt`,
 /// `tokenizer.model`, `spiece.model`, `sentencepiece.bpe.model`, `tekken.json`, `*.tiktoken`), the code that a
 /// custom tokenizer's `auto_map` names (`tokenization*.py`), and chat templates (`chat_template.jinja`,
 /// `chat_template.json`, `additional_chat_templates/*.jinja`). What is not there is not in the list.
-pub fn files(files: &ModelFiles) -> Vec<String> {
-    let mut found = files.names().unwrap_or_default();
-    found.retain(|name| is_tokenizer_file(name));
-    found
+///
+/// # Errors
+/// When the folder cannot be listed.
+pub fn files(files: &ModelFiles) -> Result<Vec<String>> {
+    let mut names = files.names()?;
+    names.retain(|name| is_tokenizer_file(name));
+    Ok(names)
 }
 
 /// The error for a folder without `tokenizer.json`; the hint depends on what is there instead.
@@ -25,7 +28,14 @@ pub(crate) fn no_tokenizer_json(model: &ModelFiles) -> Error {
     if !dir.exists() {
         return Error::file(dir, "not a folder; expected a model folder with tokenizer.json");
     }
-    let others = files(model);
+    if model.has_folder("tokenizer.json") {
+        return Error::file(model.path_of("tokenizer.json"), "is a folder, expected a file")
+            .hint("move it elsewhere, and copy tokenizer.json from the model's page on the Hub");
+    }
+    let others = match files(model) {
+        Ok(others) => others,
+        Err(error) => return error,
+    };
     let has = |name: &str| others.iter().any(|other| other == name);
     let made = |source: &str, packages: &str| {
         Error::file(dir, format!("no tokenizer.json, only {source}")).hint(format!(
@@ -93,8 +103,9 @@ mod tests {
             "tokenizer_config.json",
         ];
         let names = |path: &Path| files(&ModelFiles::open(path).unwrap());
-        assert_eq!(names(dir.path()), expected);
-        assert!(names(&dir.path().join("absent")).is_empty());
+        assert_eq!(names(dir.path()).unwrap(), expected);
+        let error = names(&dir.path().join("absent")).unwrap_err().to_string();
+        assert!(error.contains("absent"), "{error}");
     }
 
     #[test]
@@ -117,5 +128,8 @@ mod tests {
         assert!(!error.hint_text().unwrap().contains("save_pretrained"), "{error}");
         let error = Tokenizer::from_dir(&dir.path().join("absent")).err().unwrap();
         assert!(error.to_string().contains("not a folder"), "{error}");
+        let dir = folder(&[("tokenizer.json/is-a-folder", "")]);
+        let error = Tokenizer::from_dir(dir.path()).err().unwrap();
+        assert!(error.to_string().ends_with("tokenizer.json: is a folder, expected a file"), "{error}");
     }
 }

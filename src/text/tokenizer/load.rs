@@ -5,10 +5,10 @@ use tokenizers::{DecoderWrapper, PostProcessorWrapper};
 
 use super::class::Class;
 use super::guard::guarded;
-use super::settings::{CONFIG, Settings};
+use super::settings::{ADDED, CONFIG, MAP, Settings};
 use super::special::SpecialTokens;
 use super::template_settings::TemplateSettings;
-use super::templates::Templates;
+use super::templates::{LEGACY_FILE, Templates};
 use super::token::{Token, TokenValue};
 use super::tokenizer::Tokenizer;
 use super::{files, mistral, tekken};
@@ -54,6 +54,7 @@ pub(crate) fn load(files: &ModelFiles) -> Result<Tokenizer> {
     let template_settings = TemplateSettings::default();
     let byte_fallback = inner.get_decoder().is_some_and(has_byte_fallback);
     let mut notes = notes(&settings, class);
+    notes.extend(folders(files));
     notes.extend(contradiction(&inner, &special));
     notes.extend(wrong_pattern);
     Ok(Tokenizer { path, inner, special, added_later, templates, template_settings, byte_fallback, notes })
@@ -140,6 +141,14 @@ fn notes(settings: &Settings, class: Class) -> Vec<String> {
     notes
 }
 
+/// One note per folder that lies where a side file could be.
+fn folders(files: &ModelFiles) -> impl Iterator<Item = String> {
+    let names = [JSON, CONFIG, MAP, ADDED, LEGACY_FILE].into_iter().filter(|name| files.has_folder(name));
+    names.map(|name| {
+        format!("{}: is a folder, expected a file; it is not read", files.path_of(name).display())
+    })
+}
+
 /// Tokens whose ids in the side files are not those that they have, neither here nor with transformers.
 fn contradiction(inner: &tokenizers::Tokenizer, special: &SpecialTokens) -> Option<String> {
     let wrong = special.contradicted(inner);
@@ -171,6 +180,21 @@ mod tests {
         let mut json = sentencepiece(true);
         change(&mut json);
         Tokenizer::from_dir(folder(&[("tokenizer.json", &json.to_string())]).path())
+    }
+
+    #[test]
+    fn folders_in_place_of_files_are_noted() {
+        let json = sentencepiece(true).to_string();
+        let names =
+            ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "chat_template.json"];
+        for name in names {
+            let inside = format!("{name}/is-a-folder");
+            let dir = folder(&[("tokenizer.json", &json), (&inside, "")]);
+            let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+            let expected =
+                format!("{}: is a folder, expected a file; it is not read", dir.path().join(name).display());
+            assert!(tokenizer.notes().contains(&expected), "{:?}", tokenizer.notes());
+        }
     }
 
     /// The tokenizers crate panics on these.

@@ -10,6 +10,7 @@ use tokenizers::{AddedToken, Tokenizer};
 
 use super::guard::guarded;
 use crate::error::{Error, Result};
+use crate::files::json;
 use crate::files::model_files::ModelFiles;
 
 pub(crate) const NAME: &str = "tekken.json";
@@ -49,8 +50,8 @@ struct Special {
 pub(crate) fn read(files: &ModelFiles, bytes: &[u8]) -> Result<Tokenizer> {
     let path = files.path_of(NAME);
     let wrong = |message: String| Error::file(&path, message);
-    let file: File =
-        serde_json::from_slice(bytes).map_err(|e| wrong(format!("not a tokenizer that can be read: {e}")))?;
+    let file: File = serde_json::from_value(json::parse(&path, bytes)?)
+        .map_err(|e| wrong(format!("not a tokenizer that can be read: {e}")))?;
     let Some(special) = &file.special_tokens else {
         return Err(wrong("lists no special tokens, as the oldest files of its kind".to_owned()).hint(
             format!(
@@ -189,6 +190,17 @@ mod tests {
         assert_eq!(with.encode(text, true).unwrap(), [&[1][..], &ids].concat());
         assert_eq!(with.encode(text, false).unwrap(), ids);
         assert_eq!(with.eos_token_id(), Some(2));
+    }
+
+    #[test]
+    fn numbers_are_read_as_python_reads_them() {
+        let mut file = file();
+        file["config"]["scale"] = json!("INFINITY");
+        let text = format!("\u{feff}{}", file.to_string().replace("\"INFINITY\"", "Infinity"));
+        let tokenizer = Tokenizer::from_dir(folder(&[("tekken.json", &text)]).path()).unwrap();
+        assert_eq!(tokenizer.encode("ab", true).unwrap(), [266]);
+        let error = Tokenizer::from_dir(folder(&[("tekken.json", "{\"config\": ")]).path()).err().unwrap();
+        assert!(error.to_string().contains("tekken.json: not valid JSON"), "{error}");
     }
 
     #[test]

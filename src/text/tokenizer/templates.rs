@@ -13,7 +13,7 @@ use crate::files::model_files::{ModelFiles, TEMPLATES};
 const FILE: &str = "chat_template.jinja";
 
 /// A file of processors of earlier versions of transformers, which its tokenizers do not read.
-const LEGACY_FILE: &str = "chat_template.json";
+pub(crate) const LEGACY_FILE: &str = "chat_template.json";
 
 /// The template that is used unless there is a reason for another.
 const DEFAULT: &str = "default";
@@ -81,7 +81,7 @@ impl Templates {
     }
 
     fn read_jinja_files(&mut self, files: &ModelFiles) -> Result<()> {
-        if files.pack().is_none() && files.path_of(FILE).is_dir() {
+        if files.has_folder(FILE) {
             return Err(Error::file(
                 files.path_of(FILE),
                 "is a folder, expected a file with the chat template",

@@ -200,8 +200,11 @@ pub(crate) fn lookup(dict: &Value, key: &Value) -> Outcome<Option<Value>> {
         Python::Bool(flag) => {
             object.get_value(key).or_else(|| object.get_value(&Value::from(i64::from(flag))))
         }
-        Python::Int(number @ 0..=1) => {
-            object.get_value(key).or_else(|| object.get_value(&Value::from(number == 1)))
+        Python::Int(0) | Python::Float(0.0) => {
+            object.get_value(key).or_else(|| object.get_value(&Value::from(false)))
+        }
+        Python::Int(1) | Python::Float(1.0) => {
+            object.get_value(key).or_else(|| object.get_value(&Value::from(true)))
         }
         _ => object.get_value(key),
     })

@@ -1,147 +1,133 @@
 //! `strftime_now`: the date in local time, for templates that tell the model what day it is.
+//!
+//! jiff formats the directives. By hand is what glibc does otherwise and jiff does not offer: several flags before one
+//! directive, widths of texts and zeros as the fill of all numbers; `%c`, `%r`, `%x` and `%X` as the C locale has them;
+//! unknown directives as they are written; and Python's `%f` of six digits and empty `%z` and `%Z`.
 
 use jiff::ZonedDateTime;
-use jiff::civil::DateTime;
+use jiff::fmt::strtime;
 use minijinja::Value;
 
 use super::arguments::Arguments;
 use super::budget;
 use super::values::{Outcome, string};
 
-/// Specifications in specifications: `%c` has `%T`, and there it ends.
-const MOST_NESTED: usize = 3;
+/// Directives of numbers, filled with zeros.
+const WITH_ZEROS: &str = "CdGgHIjmMSuUVwWyY";
+
+/// Directives of numbers, filled with spaces.
+const WITH_SPACES: &str = "ekls";
+
+/// Directives of texts that glibc and jiff write alike.
+const TEXTS: &str = "aAbBDFhnpPRtT%";
 
 /// `strftime_now(format)`.
 pub(crate) fn strftime_now(arguments: Arguments) -> Outcome {
     let [format] = arguments.bind(["format"], 1)?;
-    let now = ZonedDateTime::now();
-    strftime(string(&format.unwrap_or_default())?, now.datetime(), now.timestamp().as_second())
-        .map(Value::from)
+    strftime(string(&format.unwrap_or_default())?, &ZonedDateTime::now()).map(Value::from)
 }
 
-/// How a number is padded.
-#[derive(Clone, Copy)]
-struct Padding {
-    flag: Option<char>,
+/// Flags and width of a directive.
+struct Padding<'a> {
+    flags: &'a str,
     width: usize,
 }
 
-/// C's `strftime` as glibc has it in the C locale, with GNU's flags and Python's `%f`. `now` has no time zone, so
-/// that `%z` and `%Z` are empty as in Python. Directives that are unknown stay as written.
-fn strftime(format: &str, now: DateTime, timestamp: i64) -> Outcome<String> {
+/// C's `strftime` as glibc has it in the C locale, with GNU's flags and Python's `%f`. Python's `now` has no time zone,
+/// so that `%z` and `%Z` are empty. Directives that are unknown stay as written.
+fn strftime(format: &str, now: &ZonedDateTime) -> Outcome<String> {
     let mut out = String::new();
-    write(&mut out, format, now, timestamp, 0)?;
-    Ok(out)
-}
-
-fn write(out: &mut String, format: &str, now: DateTime, timestamp: i64, depth: usize) -> Outcome<()> {
     let mut rest = format;
     while let Some(start) = rest.find('%') {
         let (before, from) = rest.split_at(start);
         out.push_str(before);
-        let after = from.get(1..).unwrap_or_default();
-        let flags = after.len() - after.trim_start_matches(['-', '_', '0', '^', '#']).len();
-        let (flags, after) = after.split_at(flags);
-        let digits = after.len() - after.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        let (width, after) = after.split_at(digits);
-        let directive = after.trim_start_matches(['E', 'O']).chars().next();
-        let length =
-            after.len() - after.trim_start_matches(['E', 'O']).len() + directive.map_or(0, char::len_utf8);
-        let after = after.get(length..).unwrap_or_default();
-        let (written, _) = from.split_at(from.len() - after.len());
-        let padding = Padding {
-            flag: flags.chars().rev().find(|c| matches!(c, '-' | '_' | '0')),
-            width: width.parse().unwrap_or(0).min(1000),
-        };
+        let (flags, after) = split(from.get(1..).unwrap_or_default(), |c| "-_0^#".contains(c));
+        let (width, after) = split(after, |c| c.is_ascii_digit());
+        let (modifier, after) = split(after, |c| "EO".contains(c));
+        let directive = after.chars().next();
+        rest = after.get(directive.map_or(0, char::len_utf8)..).unwrap_or_default();
+        let padding = Padding { flags, width: width.parse().unwrap_or(0).min(1000) };
         budget::take(padding.width + 32)?;
-        match directive.and_then(|directive| part(directive, padding, now, timestamp, depth)) {
-            Some(part) if flags.contains('^') => out.push_str(&part.to_uppercase()),
-            Some(part) if flags.contains('#') && directive == Some('p') => out.push_str(&part.to_lowercase()),
-            Some(part) if flags.contains('#') => out.push_str(&part.to_uppercase()),
-            Some(part) => out.push_str(&part),
-            None => out.push_str(written),
-        }
-        rest = after;
+        let written = from.get(..from.len() - rest.len()).unwrap_or_default();
+        let part = directive
+            .filter(|directive| takes(modifier, *directive))
+            .and_then(|directive| Some(padding.in_case(directive, part(directive, &padding, now)?)));
+        out.push_str(part.as_deref().unwrap_or(written));
     }
     out.push_str(rest);
-    Ok(())
+    Ok(out)
+}
+
+/// The characters at the beginning of `text` that are `of_kind`, and what comes after them.
+fn split(text: &str, of_kind: impl Fn(char) -> bool) -> (&str, &str) {
+    text.split_at(text.len() - text.trim_start_matches(of_kind).len())
+}
+
+/// True if glibc takes `modifier`, which changes nothing in the C locale, before `directive`.
+fn takes(modifier: &str, directive: char) -> bool {
+    match modifier {
+        "" => true,
+        "E" => "cCxXyY".contains(directive),
+        "O" => "BbdeHImMSuUVwWy".contains(directive),
+        _ => false,
+    }
 }
 
 /// One directive written out.
-fn part(directive: char, padding: Padding, now: DateTime, timestamp: i64, depth: usize) -> Option<String> {
-    let date = now.date();
-    let twelve = (i64::from(now.hour()) + 11) % 12 + 1;
-    let year = i64::from(now.year());
-    let day_of_year = i64::from(date.day_of_year());
-    let from_sunday = i64::from(date.weekday().to_sunday_zero_offset());
-    let from_monday = i64::from(date.weekday().to_monday_zero_offset());
-    let number = |value: i64, width: usize, fill: char| Some(padding.number(value, width, fill));
-    let name = |name: &str| Some(padding.text(name));
-    let weekday = date.strftime("%A").to_string();
-    let month = date.strftime("%B").to_string();
-    let combined = |format: &str| {
-        let mut out = String::new();
-        (depth < MOST_NESTED).then(|| write(&mut out, format, now, timestamp, depth + 1).ok()).flatten()?;
-        Some(padding.text(&out))
-    };
+fn part(directive: char, padding: &Padding, now: &ZonedDateTime) -> Option<String> {
+    let written = |format: &str| strtime::format(format, now).ok();
+    let plain = || written(&format!("%{directive}"));
     match directive {
-        'Y' => number(year, 1, '0'),
-        'C' => number(year / 100, 2, '0'),
-        'y' => number(year % 100, 2, '0'),
-        'G' => number(i64::from(date.iso_week_date().year()), 1, '0'),
-        'g' => number(i64::from(date.iso_week_date().year()) % 100, 2, '0'),
-        'm' => number(i64::from(now.month()), 2, '0'),
-        'd' => number(i64::from(now.day()), 2, '0'),
-        'e' => number(i64::from(now.day()), 2, ' '),
-        'j' => number(day_of_year, 3, '0'),
-        'H' => number(i64::from(now.hour()), 2, '0'),
-        'k' => number(i64::from(now.hour()), 2, ' '),
-        'I' => number(twelve, 2, '0'),
-        'l' => number(twelve, 2, ' '),
-        'M' => number(i64::from(now.minute()), 2, '0'),
-        'S' => number(i64::from(now.second()), 2, '0'),
-        'f' => Some(format!("{:06}", now.subsec_nanosecond() / 1000)),
-        'u' => number(from_monday + 1, 1, '0'),
-        'w' => number(from_sunday, 1, '0'),
-        'U' => number((day_of_year + 6 - from_sunday) / 7, 2, '0'),
-        'W' => number((day_of_year + 6 - from_monday) / 7, 2, '0'),
-        'V' => number(i64::from(date.iso_week_date().week()), 2, '0'),
-        's' => number(timestamp, 1, '0'),
-        'p' => name(if now.hour() < 12 { "AM" } else { "PM" }),
-        'P' => name(if now.hour() < 12 { "am" } else { "pm" }),
-        'A' => name(&weekday),
-        'a' => name(weekday.get(..3)?),
-        'B' => name(&month),
-        'b' | 'h' => name(month.get(..3)?),
-        'c' => combined("%a %b %e %H:%M:%S %Y"),
-        'D' | 'x' => combined("%m/%d/%y"),
-        'F' => combined("%Y-%m-%d"),
-        'R' => combined("%H:%M"),
-        'r' => combined("%I:%M:%S %p"),
-        'T' | 'X' => combined("%H:%M:%S"),
-        'n' => name("\n"),
-        't' => name("\t"),
+        'c' => written("%a %b %e %H:%M:%S %Y").map(|text| padding.text(&text)),
+        'r' => written("%I:%M:%S %p").map(|text| padding.text(&text)),
+        'x' => written("%m/%d/%y").map(|text| padding.text(&text)),
+        'X' => written("%H:%M:%S").map(|text| padding.text(&text)),
+        'f' => written("%6f"),
         'z' | 'Z' => Some(String::new()),
-        '%' => name("%"),
+        _ if WITH_ZEROS.contains(directive) => plain().map(|digits| padding.number(&digits, '0')),
+        _ if WITH_SPACES.contains(directive) => plain().map(|digits| padding.number(&digits, ' ')),
+        _ if TEXTS.contains(directive) => plain().map(|text| padding.text(&text)),
         _ => None,
     }
 }
 
-impl Padding {
-    fn number(self, value: i64, width: usize, fill: char) -> String {
-        let (fill, width) = match self.flag {
-            Some('-') => return value.to_string(),
-            Some('_') => (' ', width.max(self.width)),
-            Some(_) => ('0', width.max(self.width)),
-            None => (fill, width.max(self.width)),
-        };
-        if fill == '0' { format!("{value:0width$}") } else { format!("{value:width$}") }
+impl Padding<'_> {
+    /// The last flag that says how to fill.
+    fn fill(&self) -> Option<char> {
+        self.flags.chars().rev().find(|flag| "-_0".contains(*flag))
     }
 
-    fn text(self, text: &str) -> String {
+    /// A number of at least as many digits as `digits` has, which are filled up with `fill` unless a flag says otherwise.
+    fn number(&self, digits: &str, fill: char) -> String {
+        let number = match digits.trim_start_matches(['0', ' ']) {
+            "" => "0",
+            number => number,
+        };
+        let fill = match self.fill() {
+            Some('-') => return " ".repeat(self.width.saturating_sub(number.len())) + number,
+            Some('_') => " ",
+            Some(_) => "0",
+            None if fill == ' ' => " ",
+            None => "0",
+        };
+        fill.repeat(digits.len().max(self.width).saturating_sub(number.len())) + number
+    }
+
+    fn text(&self, text: &str) -> String {
         let missing = self.width.saturating_sub(text.chars().count());
-        let fill = if self.flag == Some('0') { "0" } else { " " };
+        let fill = if self.fill() == Some('0') { "0" } else { " " };
         fill.repeat(missing) + text
+    }
+
+    /// What a directive wrote, in the case that the flags ask for.
+    fn in_case(&self, directive: char, text: String) -> String {
+        match (self.flags.contains('^'), self.flags.contains('#')) {
+            (false, false) => text,
+            (_, true) if directive == 'p' => text.to_lowercase(),
+            (false, true) if directive == 'c' => text,
+            _ if directive == 'P' => text,
+            _ => text.to_uppercase(),
+        }
     }
 }
 
@@ -170,12 +156,15 @@ mod tests {
             ),
             (1_735_603_200, "%F %j %G %V %U %W", "2024-12-31 366 2025 01 52 53"),
             (4_107_542_400, "%F %j %n%t|", "2100-03-01 060 \n\t|"),
+            (
+                1_709_210_096,
+                "%5u|%3C|%012s|%10F|%_20c|%-^a|%#Z|%z",
+                "00004|020|001709210096|2024-02-29|Thu Feb 29 12:34:56 2024|THU||",
+            ),
         ] {
-            let time = jiff::Timestamp::from_second(seconds)
-                .unwrap()
-                .to_zoned_datetime(jiff::tz::TimeZone::UTC)
-                .datetime();
-            assert_eq!(strftime(format, time, seconds).unwrap(), expected, "{format}");
+            let time = jiff::Timestamp::from_second(seconds).unwrap();
+            let time = time.to_zoned_datetime(jiff::tz::TimeZone::UTC);
+            assert_eq!(strftime(format, &time).unwrap(), expected, "{format}");
         }
     }
 }

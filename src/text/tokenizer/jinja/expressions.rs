@@ -33,13 +33,29 @@ pub(crate) enum Conditional {
     Not,
 }
 
+/// Brackets around a tuple.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Brackets {
+    None,
+    Round,
+}
+
+/// Part of an operand that is parsed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Operand {
+    /// With filters and tests behind it.
+    Whole,
+    /// Without them: they belong to the sign before it.
+    Signed,
+}
+
 impl<'a> Parser<'a> {
     /// An expression, or several with commas between them, which are a tuple.
     pub(crate) fn tuple(&mut self, conditional: Conditional, end: TupleEnd) -> Parsed<Node<'a>> {
-        self.tuple_of(conditional, end, false)
+        self.tuple_of(conditional, end, Brackets::None)
     }
 
-    fn tuple_of(&mut self, conditional: Conditional, end: TupleEnd, in_brackets: bool) -> Parsed<Node<'a>> {
+    fn tuple_of(&mut self, conditional: Conditional, end: TupleEnd, brackets: Brackets) -> Parsed<Node<'a>> {
         let mut items = Vec::new();
         let mut is_tuple = false;
         loop {
@@ -58,7 +74,7 @@ impl<'a> Parser<'a> {
         if !is_tuple {
             match items.pop() {
                 Some(item) => return Ok(item),
-                None if !in_brackets => return self.unexpected("an expression"),
+                None if brackets == Brackets::None => return self.unexpected("an expression"),
                 None => {}
             }
         }
@@ -184,15 +200,15 @@ impl<'a> Parser<'a> {
     }
 
     fn power(&mut self) -> Parsed<Node<'a>> {
-        let mut left = self.unary(true)?;
+        let mut left = self.unary(Operand::Whole)?;
         while self.skip("**") {
-            let right = self.unary(true)?;
+            let right = self.unary(Operand::Whole)?;
             left = self.filter("**", left, vec![right])?;
         }
         Ok(left)
     }
 
-    fn unary(&mut self, with_filters: bool) -> Parsed<Node<'a>> {
+    fn unary(&mut self, operand: Operand) -> Parsed<Node<'a>> {
         let sign = match self.current() {
             Token::Operator("-") => Some("-value"),
             Token::Operator("+") => Some("+value"),
@@ -202,14 +218,14 @@ impl<'a> Parser<'a> {
             Some(name) => {
                 self.advance();
                 self.enter()?;
-                let operand = self.unary(false)?;
+                let signed = self.unary(Operand::Signed)?;
                 self.leave();
-                self.filter(name, operand, Vec::new())?
+                self.filter(name, signed, Vec::new())?
             }
             None => self.primary()?,
         };
         let node = self.postfix(node)?;
-        if with_filters { self.filters(node) } else { Ok(node) }
+        if operand == Operand::Whole { self.filters(node) } else { Ok(node) }
     }
 
     pub(crate) fn primary(&mut self) -> Parsed<Node<'a>> {
@@ -237,7 +253,7 @@ impl<'a> Parser<'a> {
             Token::Operator("(") => {
                 self.advance();
                 self.enter()?;
-                let node = self.tuple_of(Conditional::Allowed, TupleEnd::Tag, true)?;
+                let node = self.tuple_of(Conditional::Allowed, TupleEnd::Tag, Brackets::Round)?;
                 self.leave();
                 self.expect(")")?;
                 Ok(node)

@@ -1,7 +1,7 @@
 //! Functions that every template has.
 
 use minijinja::value::{Object, ObjectRepr};
-use minijinja::{Environment, State, Value};
+use minijinja::{Environment, Error, ErrorKind, State, Value};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -26,7 +26,32 @@ pub(crate) fn add(environment: &mut Environment) {
 /// `raise_exception(message)`: how a template refuses a conversation.
 fn raise_exception(arguments: Arguments) -> Outcome {
     let [message] = arguments.bind(["message"], 1)?;
-    fail(text::str(&message.unwrap_or_default())?)
+    let message = text::str(&message.unwrap_or_default())?;
+    Err(Error::new(ErrorKind::InvalidOperation, message).with_source(Raised))
+}
+
+/// Mark of the errors that a template raises itself.
+#[derive(Debug)]
+struct Raised;
+
+impl std::fmt::Display for Raised {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("raised by the template")
+    }
+}
+
+impl std::error::Error for Raised {}
+
+/// True if the template raised `error` itself.
+pub(crate) fn is_raised(error: &Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        if error.is::<Raised>() {
+            return true;
+        }
+        source = error.source();
+    }
+    false
 }
 
 /// `range(stop)`, `range(start, stop, step=1)`.

@@ -46,6 +46,29 @@ fn templates_render_as_in_transformers() {
     assert!(count > 1000, "{count}");
 }
 
+/// Jinja2 renders each of these; docs/texts.md lists what is not there.
+#[test]
+fn gaps_are_errors() {
+    for template in [
+        "{{ [1]|random }}",
+        "{{ lipsum() }}",
+        r"{{ '\N{BULLET}' }}",
+        "{% block a %}x{% endblock %}{{ self.a() }}",
+        "{% autoescape true %}x{% endautoescape %}",
+        "{% macro f() %}{{ caller(1) }}{% endmacro %}{% call f() %}{{ varargs }}{% endcall %}",
+        "{% macro f() %}{{ caller(a=1) }}{% endmacro %}{% call f() %}{{ kwargs }}{% endcall %}",
+        "{% for i in [1] %}{% with %}{% break %}{% endwith %}{% endfor %}x",
+        "{% for i in [1] %}{% set x %}{% continue %}{% endset %}{% endfor %}x",
+        "{% for i in [1] %}{% filter upper %}{% break %}{% endfilter %}{% endfor %}x",
+        "{{ 170141183460469231731687303715884105728 }}",
+        "{{ 2 ** 127 }}",
+        "{{ 9999999999999999999999999 * 9999999999999999999999999 }}",
+        "{{ '170141183460469231731687303715884105728'|int }}",
+    ] {
+        assert!(rendered(template, &serde_json::Value::Null).is_err(), "{template}");
+    }
+}
+
 /// Templates of models cannot be kept here; `fixtures/render_templates.py` writes such files for a folder of them.
 #[test]
 #[ignore = "needs MIXBIT_TEMPLATES, a folder of golden files"]

@@ -9,6 +9,7 @@ use std::path::Path;
 use super::budget;
 use super::budget::{Exceeded, MOST_BYTES, MOST_MEMORY, MOST_WORK};
 use super::environment::environment;
+use super::globals::is_raised;
 use super::lexer::with_plain_line_ends;
 use super::parser::parse;
 use crate::error::{Error, Result};
@@ -19,6 +20,10 @@ const FUEL: u64 = 10_000_000;
 /// The hint where a bound ended the rendering.
 const TOO_MUCH: &str =
     "shorten the conversation; if it is short, the template is broken, and another can be given";
+
+/// The hint where the template itself refuses a conversation.
+const REFUSED: &str =
+    "the template refuses these messages: change their roles or their order, or use another template";
 
 /// Renders the template `source` from the file `path` over `variables`.
 pub(crate) fn render(path: &Path, source: &str, variables: Value) -> Result<String> {
@@ -79,5 +84,6 @@ fn error(path: &Path, error: &minijinja::Error) -> Error {
         (kind, Some(detail)) => format!("{kind}: {detail}"),
         (kind, None) => kind.to_string(),
     };
-    Error::file(path, format!("chat template{line}: {message}"))
+    let wrong = Error::file(path, format!("chat template{line}: {message}"));
+    if is_raised(error) { wrong.hint(REFUSED) } else { wrong }
 }

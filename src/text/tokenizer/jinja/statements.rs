@@ -389,7 +389,13 @@ impl<'a> Parser<'a> {
         let Node { expr, .. } = self.expression()?;
         self.method_calls = MethodCalls::ByName;
         let Expr::Call(call) = expr else { return self.fail("expected a call of a macro") };
+        let outer = std::mem::take(&mut self.surplus);
         body.extend(self.body_in(Scope::Function, "endcall")?);
+        let is_free = |id: &str| !args.iter().any(|arg| matches!(arg, Expr::Var(var) if var.id == id));
+        let inner = std::mem::replace(&mut self.surplus, outer);
+        if (inner.varargs && is_free(VARARGS)) || (inner.kwargs && is_free(KWARGS)) {
+            return self.fail("`varargs` and `kwargs` in a `call` block are not supported");
+        }
         let macro_decl = Spanned::new(Macro { name: "caller", args, defaults: Vec::new(), body }, span);
         Ok(CallBlock { call, macro_decl })
     }

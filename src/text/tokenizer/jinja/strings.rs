@@ -6,7 +6,7 @@ use icu_locale_core::LanguageIdentifier;
 use minijinja::Value;
 
 use super::arguments::Arguments;
-use super::string_parts::{partition, split, split_lines};
+use super::string_parts::{SplitFrom, partition, split, split_lines};
 use super::values::{Outcome, Python, elements, fail, int, integer, iterate, string, type_name};
 use super::{budget, string_tests};
 
@@ -66,9 +66,11 @@ pub(crate) fn call(text: &str, name: &str, arguments: Arguments) -> Outcome {
     match name {
         "startswith" | "endswith" => affixed(text, name, arguments),
         "find" | "rfind" | "index" | "rindex" | "count" => searched(text, name, arguments),
-        "split" | "rsplit" => split(text, name == "rsplit", arguments),
+        "split" => split(text, SplitFrom::Left, arguments),
+        "rsplit" => split(text, SplitFrom::Right, arguments),
         "splitlines" => split_lines(text, arguments),
-        "partition" | "rpartition" => partition(text, name == "rpartition", arguments),
+        "partition" => partition(text, SplitFrom::Left, arguments),
+        "rpartition" => partition(text, SplitFrom::Right, arguments),
         "strip" | "lstrip" | "rstrip" => stripped(text, name, arguments),
         "removeprefix" | "removesuffix" => {
             let [affix] = arguments.bind(["/affix"], 1)?;

@@ -377,8 +377,26 @@ impl FromIterator<(Value, Value)> for Dict {
 }
 
 impl Dict {
-    /// The dict as a value.
+    /// The dict as a value. To Python, but not to the engine, `false` is the key 0 and `true` the key 1.
     pub(crate) fn into_value(self) -> Value {
-        Value::from_pairs(self.0)
+        let mut pairs: Vec<(Value, Value)> = Vec::with_capacity(self.0.len());
+        let (mut zero, mut one) = (None, None);
+        for (key, value) in self.0 {
+            let place = match Python::from(&key) {
+                Python::Bool(false) | Python::Int(0) | Python::Float(0.0) => Some(&mut zero),
+                Python::Bool(true) | Python::Int(1) | Python::Float(1.0) => Some(&mut one),
+                _ => None,
+            };
+            let first = place.and_then(|place| {
+                let first = *place;
+                *place = first.or(Some(pairs.len()));
+                first
+            });
+            match first.and_then(|at| pairs.get_mut(at)) {
+                Some(pair) => pair.1 = value,
+                None => pairs.push((key, value)),
+            }
+        }
+        Value::from_pairs(pairs)
     }
 }

@@ -6,4 +6,5 @@ pub(crate) mod order;
 mod sequences;
 pub(crate) mod table;
 mod text;
+mod urlize;
 mod wrap;

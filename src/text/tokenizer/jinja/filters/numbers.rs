@@ -19,9 +19,13 @@ pub(crate) fn abs(arguments: Arguments) -> Outcome {
     }
 }
 
-/// A float as an integer, towards zero.
-fn truncated(number: f64) -> Option<Value> {
-    (number.is_finite() && number.abs() < 1e38).then(|| integer_value(number.trunc() as i128))
+/// A float as an integer, towards zero; none where it is not finite.
+fn truncated(number: f64) -> Outcome<Option<Value>> {
+    match number.abs() {
+        size if !size.is_finite() => Ok(None),
+        size if size < 1e38 => Ok(Some(integer_value(number.trunc() as i128))),
+        _ => fail("an integer is too large"),
+    }
 }
 
 /// `value|int(default=0, base=10)`.
@@ -31,17 +35,16 @@ pub(crate) fn int(arguments: Arguments) -> Outcome {
     let base = base.map_or(Ok(10), |base| integer(&base))?;
     let found = match Python::from(&value) {
         Python::Undefined => return fail("an undefined value is no number"),
-        Python::Str(text) => u32::try_from(base)
-            .ok()
-            .and_then(|base| parse_int(text, base))
-            .map(integer_value)
-            .or_else(|| parse_float(text).and_then(truncated)),
+        Python::Str(text) => match u32::try_from(base).ok().and_then(|base| parse_int(text, base)) {
+            Some(number) => Some(integer_value(number)),
+            None => parse_float(text).map_or(Ok(None), truncated)?,
+        },
         Python::Float(number) if number.is_infinite() => {
             return fail("cannot convert float infinity to integer");
         }
         _ => match number(&value) {
             Some(Number::Int(number)) => Some(integer_value(number)),
-            Some(Number::Float(number)) => truncated(number),
+            Some(Number::Float(number)) => truncated(number)?,
             None => None,
         },
     };

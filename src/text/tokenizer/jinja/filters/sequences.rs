@@ -216,17 +216,26 @@ fn items_if_true(value: &Value) -> Outcome<Vec<Value>> {
     if value.is_true() { iterate(value) } else { Ok(Vec::new()) }
 }
 
-/// `value|select("test", ...)`, and `reject` if not `wanted`.
-pub(crate) fn select(state: &mut State, arguments: Arguments, wanted: bool) -> Outcome {
-    let (value, rest) = arguments.split_first()?;
-    selected(state, &value, None, rest, wanted)
+/// Items that a filter with a test leaves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Selected {
+    /// Items that pass.
+    Passing,
+    /// Items that fail.
+    Failing,
 }
 
-/// `value|selectattr("attribute", "test", ...)`, and `rejectattr` if not `wanted`.
-pub(crate) fn selectattr(state: &mut State, arguments: Arguments, wanted: bool) -> Outcome {
+/// Computes `value|select("test", ...)`, or `reject` for [`Selected::Failing`].
+pub(crate) fn select(state: &mut State, arguments: Arguments, which: Selected) -> Outcome {
+    let (value, rest) = arguments.split_first()?;
+    selected(state, &value, None, rest, which)
+}
+
+/// Computes `value|selectattr("attribute", "test", ...)`, or `rejectattr` for [`Selected::Failing`].
+pub(crate) fn selectattr(state: &mut State, arguments: Arguments, which: Selected) -> Outcome {
     let (value, rest) = arguments.split_first()?;
     let (attribute, rest) = rest.split_first()?;
-    selected(state, &value, Some(&attribute), rest, wanted)
+    selected(state, &value, Some(&attribute), rest, which)
 }
 
 fn selected(
@@ -234,11 +243,11 @@ fn selected(
     value: &Value,
     attribute: Option<&Value>,
     mut test: Arguments,
-    wanted: bool,
+    which: Selected,
 ) -> Outcome {
     let name = if test.positional.is_empty() { None } else { Some(test.positional.remove(0)) };
     let name = name.as_ref().map(string).transpose()?;
-    let mut kept = Vec::new();
+    let mut selected = Vec::new();
     for item in items_if_true(value)? {
         let tested = match attribute {
             Some(attribute) => subscripts::path(&item, attribute)?,
@@ -253,9 +262,9 @@ fn selected(
                 tests::perform(state, name, Arguments { positional, named: test.named.clone() })?
             }
         };
-        if passes == wanted {
-            kept.push(item);
+        if passes == (which == Selected::Passing) {
+            selected.push(item);
         }
     }
-    Ok(Generator::value(kept))
+    Ok(Generator::value(selected))
 }

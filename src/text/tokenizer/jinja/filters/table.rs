@@ -2,7 +2,8 @@
 
 use minijinja::State;
 
-use super::{markup, numbers, order, sequences, text, wrap};
+use super::sequences::Selected;
+use super::{markup, numbers, order, sequences, text, urlize, wrap};
 use crate::text::tokenizer::jinja::arguments::Arguments;
 use crate::text::tokenizer::jinja::json;
 use crate::text::tokenizer::jinja::values::Outcome;
@@ -10,8 +11,8 @@ use crate::text::tokenizer::jinja::values::Outcome;
 /// What a filter does with its value and its arguments.
 pub(crate) type Filter = fn(&mut State, Arguments) -> Outcome;
 
-/// All of Jinja2's but `random` and `urlize`.
-pub(crate) const ALL: [(&str, Filter); 52] = [
+/// All of Jinja2's but `random`.
+pub(crate) const ALL: [(&str, Filter); 53] = [
     ("abs", |_, a| numbers::abs(a)),
     ("attr", |_, a| sequences::attr(a)),
     ("batch", |_, a| sequences::batch(a)),
@@ -40,14 +41,14 @@ pub(crate) const ALL: [(&str, Filter); 52] = [
     ("map", sequences::map),
     ("max", |_, a| order::extreme(a, std::cmp::Ordering::Greater)),
     ("min", |_, a| order::extreme(a, std::cmp::Ordering::Less)),
-    ("reject", |state, a| sequences::select(state, a, false)),
-    ("rejectattr", |state, a| sequences::selectattr(state, a, false)),
+    ("reject", |state, a| sequences::select(state, a, Selected::Failing)),
+    ("rejectattr", |state, a| sequences::selectattr(state, a, Selected::Failing)),
     ("replace", |_, a| text::replace(a)),
     ("reverse", |_, a| sequences::reverse(a)),
     ("round", |_, a| numbers::round(a)),
     ("safe", |_, a| markup::safe(a)),
-    ("select", |state, a| sequences::select(state, a, true)),
-    ("selectattr", |state, a| sequences::selectattr(state, a, true)),
+    ("select", |state, a| sequences::select(state, a, Selected::Passing)),
+    ("selectattr", |state, a| sequences::selectattr(state, a, Selected::Passing)),
     ("slice", |_, a| sequences::slice(a)),
     ("sort", |_, a| order::sort(a)),
     ("string", |_, a| text::string(a)),
@@ -59,6 +60,7 @@ pub(crate) const ALL: [(&str, Filter); 52] = [
     ("truncate", |_, a| text::truncate(a)),
     ("unique", |_, a| order::unique(a)),
     ("upper", |_, a| text::upper(a)),
+    ("urlize", |_, a| urlize::urlize(a)),
     ("urlencode", |_, a| markup::urlencode(a)),
     ("wordcount", |_, a| text::wordcount(a)),
     ("wordwrap", |_, a| wrap::wordwrap(a)),

@@ -4,6 +4,7 @@ use minijinja::Value;
 
 use crate::text::tokenizer::jinja::arguments::Arguments;
 use crate::text::tokenizer::jinja::format::size;
+use crate::text::tokenizer::jinja::string_parts::LineEnds;
 use crate::text::tokenizer::jinja::values::{Outcome, fail, integer, string as as_string};
 use crate::text::tokenizer::jinja::{budget, percent, string_parts, strings, text};
 
@@ -99,7 +100,7 @@ pub(crate) fn indent(arguments: Arguments) -> Outcome {
     let is_set = |flag: Option<Value>| flag.is_some_and(|flag| flag.is_true());
     let (first, blank) = (is_set(first), is_set(blank));
     let with_end = format!("{text}\n");
-    let lines = string_parts::lines(&with_end, false);
+    let lines = string_parts::lines(&with_end, LineEnds::Drop);
     budget::take(text.len().saturating_add(lines.len().saturating_mul(indention.len())))?;
     let mut out = String::with_capacity(text.len());
     for (i, line) in lines.iter().enumerate() {

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 
 use crate::text::tokenizer::jinja::arguments::Arguments;
 use crate::text::tokenizer::jinja::format::size;
+use crate::text::tokenizer::jinja::string_parts::LineEnds;
 use crate::text::tokenizer::jinja::values::{Outcome, Python, elements, fail, pairs, string};
 use crate::text::tokenizer::jinja::{budget, string_parts, string_tests, text};
 
@@ -22,7 +23,7 @@ pub(crate) fn wordwrap(arguments: Arguments) -> Outcome {
     let hyphens = if is_set(break_hyphens) { Hyphens::Break } else { Hyphens::Keep };
     let wrap_string = wrap_string.filter(|wrap| !wrap.is_none()).unwrap_or_else(|| Value::from("\n"));
     let wrap_string = string(&wrap_string)?;
-    let wrapped = string_parts::lines(string(&value)?, false)
+    let wrapped = string_parts::lines(string(&value)?, LineEnds::Drop)
         .into_iter()
         .map(|line| wrap(&chunks(line, hyphens), width, words, hyphens).join(wrap_string))
         .collect::<Vec<String>>();

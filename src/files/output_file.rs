@@ -34,7 +34,7 @@ pub fn check(path: &Path, overwrite: bool) -> Result<()> {
         return Err(Error::file(path, message).hint("make it first, or choose another path"));
     }
     if path.exists() && !overwrite {
-        return Err(Error::file(path, "already exists").hint("--overwrite replaces it"));
+        return Err(Error::file(path, "already exists").hint("setting `overwrite` replaces it"));
     }
     let existed = path.exists();
     OpenOptions::new().append(true).create(true).open(path).map_err(|e| Error::io(path, e))?;

@@ -36,7 +36,7 @@ pub fn check_destination(source: &Path, destination: &Path, overwrite: bool) -> 
     }
     if target == source {
         return Err(Error::usage(format!("the output {} is the input", destination.display()))
-            .hint("choose another folder for --mlx-path"));
+            .hint("choose another folder for setting `mlx_path`"));
     }
     if target.starts_with(&source) || source.starts_with(&target) {
         let (inner, outer) =
@@ -45,14 +45,14 @@ pub fn check_destination(source: &Path, destination: &Path, overwrite: bool) -> 
             "the {inner} lies inside the {outer} folder: {}",
             target.display()
         ))
-        .hint("choose a folder beside the input for --mlx-path"));
+        .hint("choose a folder beside the input for setting `mlx_path`"));
     }
     if fs::symlink_metadata(destination).is_err() {
         return Ok(());
     }
     check_replaceable(destination)?;
     if !overwrite && !is_empty(destination) {
-        return Err(Error::file(destination, "already exists").hint("--overwrite replaces it"));
+        return Err(Error::file(destination, "already exists").hint("setting `overwrite` replaces it"));
     }
     Ok(())
 }
@@ -215,7 +215,9 @@ impl OutputFolder {
             fs::rename(work.keep(), &destination).map_err(fail)?;
         } else {
             if !overwrite && !is_empty(&destination) {
-                return Err(Error::file(&destination, "appeared meanwhile").hint("--overwrite replaces it"));
+                return Err(
+                    Error::file(&destination, "appeared meanwhile").hint("setting `overwrite` replaces it")
+                );
             }
             check_replaceable(&destination)?;
             let (parent, _) = split(&destination)?;

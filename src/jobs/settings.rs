@@ -84,13 +84,13 @@ impl Calibration {
         const DEFAULT_SEQUENCES: usize = 16;
         if let Some(wanted) = self.sensitivity_samples.filter(|&wanted| wanted as usize > sequences) {
             let who = if self.sensitivity_samples_given {
-                "--sensitivity-samples asks"
+                "setting `sensitivity_samples` asks"
             } else {
                 "the recipe's calibration.sensitivity_samples asks"
             };
             let all = count(sequences, "sequence");
             return Err(Error::usage(format!("{who} for {wanted} of {all}")).hint(
-                "give more --samples, a longer --calibration text, or a smaller --sensitivity-samples",
+                "give more setting `samples`, a longer setting `calibration` text, or a smaller setting `sensitivity_samples`",
             ));
         }
         let usual = match self.method {
@@ -193,7 +193,7 @@ impl Target {
                 "the recipe {} has no target_bpw and leaves layers a choice",
                 recipe.name
             ))
-            .hint("give --target-bpw or --target-size")),
+            .hint("give setting `target_bpw` or setting `target_size`")),
             _ => Ok(()),
         }
     }

@@ -170,10 +170,10 @@ fn check_number(
     let wanted = calibration.samples as usize;
     if sequences < wanted && calibration.samples_given {
         return Err(Error::input(format!(
-            "{text} gives {} of {length} tokens, --samples asks for {wanted}",
+            "{text} gives {} of {length} tokens, setting `samples` asks for {wanted}",
             count(sequences, "sequence")
         ))
-        .hint("give a --calibration text, fewer --samples or a smaller --sequence-length"));
+        .hint("give a setting `calibration` text, fewer setting `samples` or a smaller setting `sequence_length`"));
     }
     let mut notes = Vec::new();
     if sequences < wanted {

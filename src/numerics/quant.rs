@@ -95,8 +95,9 @@ impl Quant {
 
     /// Combines bits, group size and mode as the user names them. `bits` may be any of the notations that contain them.
     pub fn uniform(bits: Option<&str>, group_size: Option<u32>, mode: Option<Mode>) -> Result<Self> {
-        let clash =
-            |what: String| Error::usage(what).hint("leave one of them out: --bits 4:32:mxfp4 says all three");
+        let clash = |what: String| {
+            Error::usage(what).hint("leave one of them out: setting `bits` 4:32:mxfp4 says all three")
+        };
         let mut quant = match (bits, mode) {
             (Some(bits), _) => match bits.parse::<u32>() {
                 Ok(bits) => Self { bits, ..mode.unwrap_or_default().default_quant() },
@@ -104,17 +105,20 @@ impl Quant {
             },
             (None, Some(mode)) if mode != Mode::Affine => mode.default_quant(),
             (None, _) => {
-                return Err(Error::usage("mode affine needs --bits").hint("add --bits 4, for example"));
+                return Err(Error::usage("mode affine needs setting `bits`")
+                    .hint("add setting `bits` 4, for example"));
             }
         };
         let notation = bits.unwrap_or_default();
         if let Some(mode) = mode.filter(|&mode| mode != quant.mode) {
-            return Err(clash(format!("--bits {notation} and --mode {mode} contradict each other")));
+            return Err(clash(format!(
+                "setting `bits` {notation} and setting `mode` {mode} contradict each other"
+            )));
         }
         if let Some(group_size) = group_size {
             if notation.contains(':') && group_size != quant.group_size {
                 return Err(clash(format!(
-                    "--bits {notation} and --group-size {group_size} contradict each other"
+                    "setting `bits` {notation} and setting `group_size` {group_size} contradict each other"
                 )));
             }
             quant.group_size = group_size;
@@ -279,11 +283,21 @@ mod tests {
         }
         for (bits, group_size, mode, expected) in [
             (Some("8"), None, Some(Mode::Mxfp4), "8 bits in groups of 32 do not exist in mode mxfp4"),
-            (Some("4:32"), None, Some(Mode::Mxfp4), "--bits 4:32 and --mode mxfp4 contradict each other"),
-            (Some("4:32"), Some(64), None, "--bits 4:32 and --group-size 64 contradict each other"),
+            (
+                Some("4:32"),
+                None,
+                Some(Mode::Mxfp4),
+                "setting `bits` 4:32 and setting `mode` mxfp4 contradict each other",
+            ),
+            (
+                Some("4:32"),
+                Some(64),
+                None,
+                "setting `bits` 4:32 and setting `group_size` 64 contradict each other",
+            ),
             (Some("nvfp4"), Some(64), None, "4 bits in groups of 64 do not exist in mode nvfp4"),
             (None, Some(64), Some(Mode::Nvfp4), "4 bits in groups of 64 do not exist in mode nvfp4"),
-            (None, None, Some(affine), "mode affine needs --bits"),
+            (None, None, Some(affine), "mode affine needs setting `bits`"),
             (Some("7"), None, None, "7 bits"),
             (Some("4"), Some(48), None, "48"),
         ] {

@@ -15,13 +15,14 @@ use crate::progress::{Bar, Progress};
 #[derive(Debug)]
 pub struct Console {
     quiet: bool,
+    wording: fn(&str) -> String,
     remaining: Arc<Mutex<RemainingTime>>,
 }
 
 impl Console {
-    /// Makes a console; with `quiet` only data and errors are written.
-    pub fn new(quiet: bool) -> Self {
-        Self { quiet, remaining: Arc::default() }
+    /// Makes a console that writes all texts in this `wording`; with `quiet` only data and errors are written.
+    pub fn new(quiet: bool, wording: fn(&str) -> String) -> Self {
+        Self { quiet, wording, remaining: Arc::default() }
     }
 
     /// Makes bars show the remaining time of the whole job too, from the estimates of its `stages` and the time that
@@ -45,14 +46,14 @@ impl Console {
     /// Writes one line per warning, quiet or not.
     pub fn warnings(&self, warnings: &[String]) {
         for warning in warnings {
-            write_stderr(&format!("warning: {warning}"));
+            write_stderr(&(self.wording)(&format!("warning: {warning}")));
         }
     }
 
     /// Writes a line to stderr, unless quiet.
     pub fn line(&self, text: &str) {
         if !self.quiet {
-            write_stderr(text);
+            write_stderr(&(self.wording)(text));
         }
     }
 

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::answering::{Loaded, Source, note_greedy, print_cache, print_speed, sampler};
+use super::flag_names::flags_in;
 use super::lines::{Line, Lines};
 use super::prompting::{RenderedPrompt, ignores_system, render, system_ignored};
 use super::templating::template_in_use;
@@ -77,7 +78,7 @@ fn converse(chat: &mut Talk<'_>, lines: &mut Lines) -> Result<()> {
         let line = match lines.read() {
             // A typed line that is no text need not end the conversation.
             Err(error) if lines.are_typed() && error.io_kind() == Some(std::io::ErrorKind::InvalidData) => {
-                report::error(&error);
+                report::error(&flags_in(error));
                 continue;
             }
             line => line?,
@@ -95,7 +96,7 @@ fn converse(chat: &mut Talk<'_>, lines: &mut Lines) -> Result<()> {
             Ok(false) => return chat.end(lines.are_typed()),
             // A user who types can try again; from a pipe the following lines may depend on the failed one.
             Err(error) if lines.are_typed() && can_retry(&error) => {
-                report::error(&error);
+                report::error(&flags_in(error));
             }
             Err(error) => return Err(error),
         }
@@ -161,7 +162,7 @@ impl Talk<'_> {
             Input::Save(path) => {
                 // The following lines do not depend on it.
                 if let Err(error) = self.save(&path) {
-                    report::error(&error);
+                    report::error(&flags_in(error));
                     self.unsaved.get_or_insert(path);
                 }
             }

@@ -3,6 +3,7 @@
 //! `--json` prints an array of findings in the order of the lines: `level` (`ok`, `note` or `problem`), `subject`,
 //! `message`, and `hint` (a string or null).
 
+use super::flag_names::flags;
 use crate::cli::args::Check;
 use crate::error::{Error, Result};
 use crate::jobs::check;
@@ -13,11 +14,15 @@ use crate::words::count;
 /// Runs the command. A problem is an error, so that the exit code says so.
 pub fn run(args: &Check, console: &Console) -> Result<()> {
     let bar = console.bytes_bar("reading values", 1);
-    let findings = check::check(&args.model, args.reference.as_deref(), &|done, total| {
+    let mut findings = check::check(&args.model, args.reference.as_deref(), &|done, total| {
         bar.set_length(total);
         bar.set_position(done);
     })?;
     bar.finish_and_clear();
+    for finding in &mut findings {
+        finding.message = flags(&finding.message);
+        finding.hint = finding.hint.as_deref().map(flags);
+    }
     if args.json {
         let text = serde_json::to_string_pretty(&findings).map_err(|e| Error::input(e.to_string()))?;
         out(&format!("{text}\n"))?;

@@ -1,14 +1,18 @@
 //! Dispatch of the parsed command line to its subcommand.
 
-use super::flag_names::flags_in;
+use super::flag_names::{flags, flags_in};
 use crate::cli::args::{Cli, Command};
 use crate::error::{Error, Result};
 use crate::files::hub_cache;
 use crate::report::Console;
 
-/// Runs the subcommand.
-pub fn run(mut cli: Cli) -> Result<()> {
-    let console = Console::new(cli.quiet);
+/// Runs the subcommand. Its errors name flags.
+pub fn run(cli: Cli) -> Result<()> {
+    locate_and_run(cli).map_err(flags_in)
+}
+
+fn locate_and_run(mut cli: Cli) -> Result<()> {
+    let console = Console::new(cli.quiet, flags);
     let is_verbose = match &cli.command {
         Command::Run(args) => args.show.verbose,
         Command::Chat(args) => args.verbose,
@@ -20,7 +24,7 @@ pub fn run(mut cli: Cli) -> Result<()> {
     let shadowing = super::models::shadowing_folders(&mut cli.command);
     let headers = super::models::locate(&mut cli.command, &console)?;
     run_command(cli.command, &console).map_err(|error| {
-        let error = super::models::explain_shadowing(&shadowing, flags_in(error));
+        let error = super::models::explain_shadowing(&shadowing, error);
         let error = match hub_cache::hint_in_cache(&error) {
             Some(hint) => error.hint(hint),
             None => error,

@@ -43,7 +43,7 @@ impl ContextWindow {
             return Err(Error::usage(format!(
                 "{sinks} sink tokens leave nothing of a context of {size} tokens"
             ))
-            .hint("give a larger --context-size or a smaller --num-sink-tokens"));
+            .hint("give a larger setting `context_size` or a smaller setting `num_sink_tokens`"));
         }
         let batch = (size * percent).div_ceil(100).clamp(1, size - sinks);
         Ok(Self { size, sinks, batch })

@@ -74,7 +74,7 @@ impl<'a> Loader<'a> {
                 name,
                 format!("has values beyond the range of {}", self.dtype),
             )
-            .hint("use --dtype bfloat16 or float32"));
+            .hint("use setting `dtype` bfloat16 or float32"));
         }
         Ok(array::from_bytes(&bytes, self.dtype, tensor.shape))
     }

@@ -92,15 +92,16 @@ pub fn generate(
             break Finish::Length;
         }
         if !logits.iter().any(|x| x.is_finite()) || logits.iter().any(|x| x.is_nan()) {
-            return Err(Error::engine("the model's logits are not numbers")
-                .hint("the weights hold NaN or infinite values, or --dtype is too narrow for this model"));
+            return Err(Error::engine("the model's logits are not numbers").hint(
+                "the weights hold NaN or infinite values, or setting `dtype` is too narrow for this model",
+            ));
         }
         let chosen = sampler.sample(&mut logits);
         let token = chosen.token;
         // The sampler has applied penalties and masks to the logits.
         if logits.get(token as usize).is_none_or(|x| x.is_nan() || *x == f32::NEG_INFINITY) {
             return Err(Error::usage("no token is left to choose from: all of them are banned")
-                .hint("ban fewer with --logit-bias, or lower the penalties"));
+                .hint("ban fewer with setting `logit_bias`, or lower the penalties"));
         }
         first_token.get_or_insert_with(Instant::now);
         if settings.stop.contains(&token) {

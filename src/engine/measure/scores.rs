@@ -365,7 +365,7 @@ struct Task {
 
 pub(crate) fn rounding_failed(spec: &TensorSpec, error: &RoundingError) -> Error {
     Error::usage(format!("tensor `{}`: {error}", spec.name))
-        .hint("use --dtype bfloat16 or float32 if the values are too large for float16")
+        .hint("use setting `dtype` bfloat16 or float32 if the values are too large for float16")
 }
 
 /// Transposes matrices [rows, columns], one after the other, to [columns, rows].

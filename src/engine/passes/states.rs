@@ -120,7 +120,7 @@ impl HiddenStates {
 
 fn no_room(error: std::io::Error) -> Error {
     Error::io(std::env::temp_dir(), error)
-        .hint("hidden states past --activation-memory go there: make room, set TMPDIR to another disk, or allow more memory")
+        .hint("hidden states past setting `activation_memory` go there: make room, set TMPDIR to another disk, or allow more memory")
 }
 
 #[cfg(test)]

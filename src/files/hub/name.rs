@@ -85,16 +85,18 @@ pub fn locate(path: &Path, revision: Option<&str>, need: Need, console: &dyn Pro
             None if local => Ok(Located::There(path.to_owned())),
             None => Err(no_model_at(path)),
             Some(_) if local => {
-                Err(Error::usage(format!("--revision, but {} is a local model", path.display()))
+                Err(Error::usage(format!("setting `revision`, but {} is a local model", path.display()))
                     .hint("leave it out, or give the name of a model on the Hub"))
             }
-            Some(_) => Err(Error::usage(format!("--revision, but {} is no name on the Hub", path.display()))
-                .hint("models on the Hub are called organisation/name")),
+            Some(_) => {
+                Err(Error::usage(format!("setting `revision`, but {} is no name on the Hub", path.display()))
+                    .hint("models on the Hub are called organisation/name"))
+            }
         };
     };
     if let Some(revision) = revision {
         if path.to_str().is_some_and(|text| text.contains('@')) {
-            return Err(Error::usage("both --revision and @ name a revision").hint("leave one out"));
+            return Err(Error::usage("both setting `revision` and @ name a revision").hint("leave one out"));
         }
         if !is_revision(revision) {
             return Err(Error::usage(format!("`{revision}` is no name of a revision"))

@@ -96,8 +96,9 @@ pub(crate) fn check(scanned: &[(&Item<'_>, Magnitudes)]) -> Vec<Finding> {
     }
     if !large.is_empty() {
         let message = format!("very large values in {}: {}", count(large.len(), "tensor"), list(&large));
-        findings
-            .push(Finding::note(subject, message).hint("--reference tells whether they are as they were"));
+        findings.push(
+            Finding::note(subject, message).hint("setting `reference` tells whether they are as they were"),
+        );
     }
     if findings.is_empty() {
         let of = count(scanned.len(), "tensor");

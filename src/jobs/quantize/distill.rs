@@ -65,9 +65,9 @@ impl Job<'_> {
     pub(crate) fn check_resumption(&self) -> Result<()> {
         if self.settings.resume && !self.settings.tuning.any() && self.technique != Technique::Gptq {
             return Err(Error::usage(
-                "--resume has nothing to go on with: only GPTQ, --refine and --distill keep what is done",
+                "setting `resume` has nothing to go on with: only GPTQ, setting `refine` and setting `distill` keep what is done",
             )
-            .hint("leave --resume out; --overwrite discards what an earlier run has kept"));
+            .hint("leave setting `resume` out; setting `overwrite` discards what an earlier run has kept"));
         }
         Ok(())
     }
@@ -91,7 +91,7 @@ impl Job<'_> {
                 "{} gives one sequence: some are needed to learn from and others to look at",
                 texts.name
             ))
-            .hint("give a longer --calibration text, more --samples or a smaller --sequence-length"));
+            .hint("give a longer setting `calibration` text, more setting `samples` or a smaller setting `sequence_length`"));
         }
         let every = texts.sequences.len().min(8);
         let (mut sequences, mut validation) = (Vec::new(), Vec::new());
@@ -251,9 +251,9 @@ fn learning_layers(decision: &Decision) -> Result<Vec<(String, Quant)>> {
 
 fn nothing_learns() -> Error {
     Error::usage(
-        "--distill has nothing to fine-tune: no layer becomes affine, and other modes have no free scales",
+        "setting `distill` has nothing to fine-tune: no layer becomes affine, and other modes have no free scales",
     )
-    .hint("leave --distill out, or choose affine bits")
+    .hint("leave setting `distill` out, or choose affine bits")
 }
 
 /// Reads the values of the tensors `names`, and the types that they are stored in.

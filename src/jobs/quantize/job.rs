@@ -188,5 +188,5 @@ impl<'a> Job<'a> {
 
 fn wrong_table(path: &Path, error: &Error) -> Error {
     Error::file(path, error.to_string())
-        .hint("measure this model again with `mixbit analyze`, with the same --candidates")
+        .hint("measure this model again with `mixbit analyze`, with the same setting `candidates`")
 }

@@ -58,7 +58,7 @@ impl Job<'_> {
         let journal = RefinementJournal::open(&path, header, rounds as usize, start)?;
         if !journal.done.is_empty() {
             let done = count(journal.done.len(), "round");
-            self.progress.line(&format!("resuming: {done} of --refine {rounds} done already"));
+            self.progress.line(&format!("resuming: {done} of setting `refine` {rounds} done already"));
         }
         Ok(journal)
     }
@@ -335,6 +335,6 @@ fn judge(swaps: usize, before: &[f64], after: &[f64]) -> RefinementRound {
 
 /// Returns the error of refinement where all bits are fixed.
 pub fn nothing_to_move() -> Error {
-    Error::usage("--refine moves bits between layers, and here all bits are fixed")
-        .hint("give --target-bpw or --target-size and leave layers a choice, or leave --refine out")
+    Error::usage("setting `refine` moves bits between layers, and here all bits are fixed")
+        .hint("give setting `target_bpw` or setting `target_size` and leave layers a choice, or leave setting `refine` out")
 }

@@ -95,8 +95,8 @@ pub(crate) fn check_range(source: &SourceTensor<'_>, dtype: Dtype, report: CastR
     }
     let message = format!("has values beyond the range of {dtype}");
     Err(blame(source, dtype, |report| report.overflow, message).hint(match dtype {
-        Dtype::F16 => "they would become infinite: use --dtype bfloat16 or float32",
-        Dtype::BF16 => "they would become infinite: use --dtype float32",
+        Dtype::F16 => "they would become infinite: use setting `dtype` bfloat16 or float32",
+        Dtype::BF16 => "they would become infinite: use setting `dtype` float32",
         _ => "they would become infinite, and MLX files hold nothing wider",
     }))
 }

@@ -143,7 +143,7 @@ pub fn alone(
     let points =
         Points::new(points, uniform_points(layers, scale_bytes, correction), None).ok_or_else(|| {
             Error::input("the table predicts no KL divergence above zero, so there is no curve to draw")
-                .hint("measure it with --method fisher")
+                .hint("measure it with setting `method` fisher")
         })?;
     Ok(points.chart("alone", 820.0, 420.0))
 }

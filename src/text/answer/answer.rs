@@ -18,7 +18,7 @@ impl Ending {
     /// Checked: an empty string would end everything at once.
     pub fn new(strings: Vec<String>, boxed: bool) -> Result<Self> {
         if strings.iter().any(String::is_empty) {
-            return Err(Error::usage("--stop is empty").hint("give the text that ends the answer"));
+            return Err(Error::usage("setting `stop` is empty").hint("give the text that ends the answer"));
         }
         Ok(Self { strings, boxed })
     }

@@ -114,7 +114,7 @@ impl Text {
                 count(length, "token"),
                 if most == usize::MAX { "any number".to_owned() } else { most.to_string() }
             ))
-            .hint("give a larger --sequence-length or --max-tokens"));
+            .hint("give a larger setting `sequence_length` or setting `max_tokens`"));
         }
         let tokens = self.first_tokens(tokenizer.into(), most)?;
         if tokens.len() < 3 {
@@ -154,7 +154,7 @@ impl Text {
             count(samples, "sequence"),
             needed.saturating_mul(length)
         ))
-        .hint("give a longer --calibration text, or fewer --samples or a smaller --sequence-length"))
+        .hint("give a longer setting `calibration` text, or fewer setting `samples` or a smaller setting `sequence_length`"))
     }
 }
 

@@ -35,7 +35,8 @@ impl Listing {
             }
             Item::Use(item) if is_public(&item.vis, &item.attrs) => {
                 for name in names(&item.tree, "") {
-                    add(format!("use {name}"));
+                    self.lines.push(format!("{module}: use {name}"));
+                    self.reexported(module, &name, folder);
                 }
             }
             Item::Fn(item) if is_public(&item.vis, &item.attrs) => add(text(&item.sig)),
@@ -69,6 +70,27 @@ impl Listing {
         }
     }
 
+    /// Adds the item that `module`, whose submodules are in `folder`, makes public by `use path`.
+    fn reexported(&mut self, module: &str, path: &str, folder: &Path) {
+        let Some((inside, name)) = path.rsplit_once("::") else { return };
+        let source = inside.split("::").fold(folder.to_owned(), |folder, part| folder.join(part));
+        let file = source.with_extension("rs");
+        let file = if file.exists() { file } else { source.join("mod.rs") };
+        // Another room's.
+        let Ok(text) = fs::read_to_string(&file) else { return };
+        for item in &syn::parse_file(&text).unwrap().items {
+            match item {
+                Item::Use(inner) if is_public(&inner.vis, &inner.attrs) => {
+                    let paths = names(&inner.tree, "");
+                    let same = paths.iter().filter(|path| path.rsplit("::").next() == Some(name));
+                    same.for_each(|path| self.reexported(module, path, &source));
+                }
+                item if defines(item, name) => self.item(module, item, &source),
+                _ => {}
+            }
+        }
+    }
+
     fn methods(&mut self, module: &str, item: &ItemImpl) {
         for member in &item.items {
             let line = match member {
@@ -90,6 +112,20 @@ fn is_public(visibility: &Visibility, attributes: &[Attribute]) -> bool {
         is_doc && attribute.meta.require_list().is_ok_and(|list| list.tokens.to_string() == "hidden")
     };
     matches!(visibility, Visibility::Public(_)) && !attributes.iter().any(hides)
+}
+
+/// True if `item` is the item `name`, or has its methods.
+fn defines(item: &Item, name: &str) -> bool {
+    match item {
+        Item::Fn(item) => item.sig.ident == name,
+        Item::Const(item) => item.ident == name,
+        Item::Type(item) => item.ident == name,
+        Item::Struct(item) => item.ident == name,
+        Item::Enum(item) => item.ident == name,
+        Item::Trait(item) => item.ident == name,
+        Item::Impl(item) => text(&item.self_ty).split('<').next() == Some(name),
+        _ => false,
+    }
 }
 
 /// Names that a `use` makes public.

@@ -18,22 +18,22 @@ const ROLES: [&str; 3] = ["system", "user", "assistant"];
 /// Text that transformers puts behind a message that is to be continued, to find the place in what the template wrote.
 const TAG: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
 
-/// Where a rendered conversation ends.
+/// The place at which a rendered conversation ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
     /// After the last message.
     Closed,
-    /// With what comes before an answer.
+    /// After the generation prompt, which introduces an answer.
     GenerationPrompt,
-    /// In the last message, which an answer goes on from.
+    /// In the last message, which the answer continues.
     Continued,
 }
 
-/// What a template writes out.
+/// Messages, tools and variables that a template renders, and the place at which the text ends.
 pub(crate) struct Conversation<'a> {
     pub(crate) messages: &'a [Message],
     pub(crate) tools: Option<&'a [serde_json::Value]>,
-    /// More variables: they come before those of special tokens.
+    /// Further variables, which override those of special tokens.
     pub(crate) variables: &'a Map<String, serde_json::Value>,
     pub(crate) end: End,
 }
@@ -42,7 +42,7 @@ pub(crate) struct Conversation<'a> {
 pub(crate) struct ChatTemplate {
     path: PathBuf,
     source: String,
-    /// Whether messages of each of `ROLES` may have parts, once that was tried.
+    /// True per role of `ROLES` if its messages may have parts; set by the first trial rendering.
     takes_parts: OnceLock<[bool; ROLES.len()]>,
 }
 
@@ -51,12 +51,12 @@ impl ChatTemplate {
         Self { path, source, takes_parts: OnceLock::new() }
     }
 
-    /// The file that it came from.
+    /// Returns the path of the file that the template came from.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Whether the template's text has `name` in it: one without does not read the variable.
+    /// True if the template's text contains `name`; a template without it does not read that variable.
     pub(crate) fn mentions(&self, name: &str) -> bool {
         self.source.contains(name)
     }
@@ -91,7 +91,7 @@ impl ChatTemplate {
         Ok(rendered)
     }
 
-    /// Renders `messages` as they are with all else of `conversation`.
+    /// Renders `messages` unchanged, in place of those of `conversation`, with everything else of `conversation`.
     fn render_messages(
         &self,
         messages: &[Message],
@@ -109,8 +109,9 @@ impl ChatTemplate {
         render(&self.path, &self.source, Value::from_pairs(variables))
     }
 
-    /// Whether the template takes messages of `role` with a list of parts, as those of models that see do. Most others
-    /// write the list out as Python or JSON would, or fail, and there transformers does too; for them the texts are joined.
+    /// True if the template takes messages of `role` with a list of parts, as the templates of vision models do. Most
+    /// other templates write the list out as Python or JSON would, or fail, as they do in transformers; for them the
+    /// texts of the parts are joined.
     fn takes_parts(&self, role: &str, special: &SpecialTokens) -> bool {
         let all = self.takes_parts.get_or_init(|| ROLES.map(|role| self.try_parts(role, special)));
         ROLES.iter().zip(all).any(|(tried, &takes)| *tried == role && takes)
@@ -151,8 +152,8 @@ impl ChatTemplate {
         Ok(continued)
     }
 
-    /// What the template wrote up to the tag; the white space before it goes where the template takes that off the end of
-    /// messages.
+    /// Returns `rendered` up to the tag, without the white space before the tag if the template trims the end of
+    /// messages. Fails if the template leaves out or changes `text`, the beginning of the answer.
     fn cut_at_tag(&self, mut rendered: String, text: &str) -> Result<String> {
         let at = rendered.rfind(TAG.trim_end()).filter(|_| rendered.contains(text.trim()));
         let Some(at) = at else {

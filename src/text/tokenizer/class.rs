@@ -173,8 +173,8 @@ impl Class {
         !matches!(self, Self::Backend | Self::Other)
     }
 
-    /// The tokenizer that the class builds of the vocabulary, the merges and the post-processor of `file`, with no added
-    /// tokens; `unk_token` is the text of that token.
+    /// The tokenizer that the class builds of the vocabulary, the merges and the post-processor of `file`, with no
+    /// added tokens; `unk_token` is the text of that token.
     pub(crate) fn rebuild(
         self,
         file: &Tokenizer,
@@ -281,12 +281,12 @@ impl Class {
 
 const ENDOFTEXT: &str = "<|endoftext|>";
 
-/// Llama's classes put a space before a text unless they are told not to.
+/// True if a class of Llama's puts a space before a text, which the settings can switch off.
 fn prefixes(settings: &Settings) -> bool {
     settings.config.get("add_prefix_space").and_then(Value::as_bool).unwrap_or(true)
 }
 
-/// `tokenizer.json` speaks of `ByteLevel` somewhere, which is how transformers looks for it.
+/// True if `tokenizer.json` mentions `ByteLevel` anywhere, which is the check that transformers makes.
 fn is_byte_level(tokenizer_json: &[u8]) -> bool {
     const NAME: &[u8] = b"\"ByteLevel\"";
     tokenizer_json.windows(NAME.len()).any(|window| window == NAME)

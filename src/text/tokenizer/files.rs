@@ -1,4 +1,4 @@
-//! Which files of a model folder are the tokenizer's, and what to say when the one that matters is missing.
+//! Names of a model folder's tokenizer files, and the error for a folder without `tokenizer.json`.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use crate::files::names::{has_extension, is_tokenizer_file};
 /// `chat_template.json`, `additional_chat_templates/*.jinja`). What is not there is not in the list.
 ///
 /// # Errors
-/// When the folder cannot be listed.
+/// Fails when the folder cannot be listed.
 pub fn files(files: &ModelFiles) -> Result<Vec<String>> {
     let mut names = files.names()?;
     names.retain(|name| is_tokenizer_file(name));

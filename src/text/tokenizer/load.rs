@@ -115,7 +115,8 @@ fn put_around(
     Ok(())
 }
 
-/// Where this tokenizer may give other ids than transformers.
+/// Returns notes for the user, one line each: reasons why token ids may differ from those of transformers, and settings
+/// of the model folder that are not followed.
 fn notes(settings: &Settings, class: Class) -> Vec<String> {
     let mut notes = Vec::new();
     if class == Class::Other {

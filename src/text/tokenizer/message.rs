@@ -9,8 +9,8 @@ const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 /// Keys beside which a message need not have `content`.
 const IN_PLACE_OF_CONTENT: [&str; 2] = ["tool_calls", "function_call"];
 
-/// One turn of a conversation. Beside `role` and `content` it may have whatever the model's template knows: `tool_calls`,
-/// `tool_call_id`, `name`, `reasoning_content`, ...
+/// One turn of a conversation. Beside `role` and `content` it may have whatever the model's template knows:
+/// `tool_calls`, `tool_call_id`, `name`, `reasoning_content`, ...
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
 pub struct Message(Map<String, Value>);
@@ -20,23 +20,23 @@ pub struct Message(Map<String, Value>);
 pub struct NoMessage {
     /// The key, with what leads to it: `content[1].type`.
     pub key: String,
-    /// What was expected, and what was found.
+    /// The problem: the value that was expected, and the one that was found.
     pub problem: String,
 }
 
 impl Message {
-    /// A message of `role` that says `content`.
+    /// Creates a message of `role` that says `content`.
     pub fn new(role: &str, content: impl Into<String>) -> Self {
         let pairs = [("role", json!(role)), ("content", Value::String(content.into()))];
         Self(pairs.map(|(key, value)| (key.to_owned(), value)).into_iter().collect())
     }
 
-    /// A message with all keys of `object`. `role` is a string; `content` is a string, a list of parts
-    /// (`{"type": "text", "text": "..."}`) or null, and may be missing beside tool calls or reasoning. What a tool returns
-    /// may be an object too.
+    /// Creates a message with all keys of `object`. `role` is a string; `content` is a string, a list of parts
+    /// (`{"type": "text", "text": "..."}`) or null, and may be missing beside tool calls or reasoning. What a tool
+    /// returns may be an object too.
     ///
     /// # Errors
-    /// Names the key that is missing or wrong.
+    /// Fails if a key is missing or wrong; the error names the key.
     pub fn from_object(object: Map<String, Value>) -> Result<Self, NoMessage> {
         let role = match object.get("role") {
             Some(Value::String(role)) => role.as_str(),
@@ -52,12 +52,12 @@ impl Message {
         Ok(Self(object))
     }
 
-    /// Who speaks: `system`, `user` or `assistant`, and whatever else the model's template knows.
+    /// Returns the role of the speaker: `system`, `user`, `assistant`, or another that the model's template knows.
     pub fn role(&self) -> &str {
         self.0.get("role").and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// Whether the content is a list of parts.
+    /// True if the content is a list of parts.
     pub(crate) fn has_parts(&self) -> bool {
         self.0.get("content").is_some_and(Value::is_array)
     }
@@ -88,7 +88,7 @@ impl Message {
         Self(object)
     }
 
-    /// The text that a continuation goes on from: the content, or its last part.
+    /// Returns the text that a continuation resumes: the content, or its last part.
     pub(crate) fn last_text(&mut self) -> Option<&mut String> {
         match self.0.get_mut("content")? {
             Value::String(text) => Some(text),
@@ -108,7 +108,7 @@ impl NoMessage {
     }
 }
 
-/// Only texts: no model here sees images or hears.
+/// Checks that all parts are texts, because no model here takes images or sound.
 fn check_parts(parts: &[Value]) -> Result<(), NoMessage> {
     for (index, part) in parts.iter().enumerate() {
         let key = |name: &str| format!("content[{index}]{name}");
@@ -127,7 +127,8 @@ fn check_parts(parts: &[Value]) -> Result<(), NoMessage> {
     Ok(())
 }
 
-/// What a value is, without the value, which may be long.
+/// Returns a phrase for the type of `value`, such as "a string" or "an empty list". The value itself, which may be
+/// long, is left out.
 pub fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",

@@ -1,4 +1,5 @@
-//! The pattern that early conversions of Mistral's large vocabularies got wrong, which transformers puts right on request.
+//! The pattern that early conversions of Mistral's large vocabularies got wrong, which transformers puts right on
+//! request.
 
 use serde_json::{Value, json};
 use tokenizers::Tokenizer;
@@ -6,7 +7,7 @@ use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 
 use super::settings::Settings;
 
-/// The key of `tokenizer_config.json` that asks for it.
+/// The key of `tokenizer_config.json` that asks for the corrected pattern.
 const KEY: &str = "fix_mistral_regex";
 
 /// Smaller vocabularies have no pattern of this kind.
@@ -82,7 +83,8 @@ mod tests {
         }
     }
 
-    /// A byte-level vocabulary that is large enough, with the wrong pattern for it, and `ids` of a text with transformers 5.23.
+    /// A byte-level vocabulary that is large enough, with the wrong pattern for it, and `ids` of a text with
+    /// transformers 5.23.
     #[test]
     fn pattern_is_put_right_on_request() {
         let letters = ('!'..='~').chain(['Ġ', 'Ċ']).map(String::from);

@@ -13,7 +13,7 @@ pub(crate) const CONFIG: &str = "tokenizer_config.json";
 pub(crate) const MAP: &str = "special_tokens_map.json";
 pub(crate) const ADDED: &str = "added_tokens.json";
 
-/// Content of these files.
+/// Content of the settings files of a tokenizer.
 pub(crate) struct Settings {
     files: ModelFiles,
     /// `tokenizer_config.json`; empty where there is none.
@@ -22,7 +22,7 @@ pub(crate) struct Settings {
     pub(crate) map: Option<Map<String, Value>>,
     /// `added_tokens.json`, where it counts.
     pub(crate) added: Option<Map<String, Value>>,
-    /// There is a `tokenizer.json`.
+    /// True if there is a `tokenizer.json`.
     pub(crate) has_tokenizer_json: bool,
     /// The `added_tokens` of `tokenizer.json` with their ids.
     pub(crate) in_tokenizer_json: Vec<(u32, Token)>,
@@ -36,8 +36,8 @@ pub(crate) struct Settings {
     pub(crate) tokenizer_class: Option<String>,
 }
 
-/// The parts of `tokenizer.json` that say something of tokens outside its model. What is not there is empty; what is wrong
-/// was refused when the whole file was read.
+/// The parts of `tokenizer.json` that say something of tokens outside its model. What is not there is empty; what is
+/// wrong was refused when the whole file was read.
 #[derive(Default)]
 struct Head {
     added_tokens: Vec<Value>,
@@ -45,7 +45,8 @@ struct Head {
 }
 
 impl Head {
-    /// Where a key is there twice the last one counts, as in the tokenizers crate.
+    /// Reads `added_tokens` and `padding` of `tokenizer.json`. If a key occurs twice, the last one counts, as in the
+    /// tokenizers crate. Both are empty if `tokenizer_json` is not a JSON object.
     fn read(tokenizer_json: &[u8]) -> Self {
         let Ok(Value::Object(mut keys)) = serde_json::from_slice(tokenizer_json) else {
             return Self::default();
@@ -63,8 +64,8 @@ impl Settings {
     /// Reads the files; `tokenizer_json` is the content of `tokenizer.json`, empty where there is none.
     ///
     /// # Errors
-    /// When a file that counts is no JSON object. With `added_tokens_decoder` in `tokenizer_config.json` the others do
-    /// not count, and are not read.
+    /// Fails when a file that counts is no JSON object. With `added_tokens_decoder` in `tokenizer_config.json` the
+    /// others do not count, and are not read.
     pub(crate) fn read(files: &ModelFiles, tokenizer_json: &[u8]) -> Result<Self> {
         let config = read_object(files, CONFIG)?.unwrap_or_default();
         let has_decoder = config.contains_key("added_tokens_decoder");

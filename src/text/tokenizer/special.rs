@@ -23,18 +23,18 @@ const EXTRA: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"];
 /// Tokens with their ids, in place of what other files say of either.
 const DECODER: &str = "added_tokens_decoder";
 
-/// What the folder says about special tokens beyond `tokenizer.json`.
+/// Special tokens that the files of a model folder name or declare beyond `tokenizer.json`.
 pub(crate) struct SpecialTokens {
     /// Named tokens in transformers' order.
     named: Vec<(String, TokenValue)>,
-    /// Tokens with the ids that the files give them: `added_tokens_decoder`, or without that `added_tokens.json` and the
-    /// `added_tokens` of `tokenizer.json`.
+    /// Tokens with the ids that the files give them: `added_tokens_decoder`, or without that `added_tokens.json` and
+    /// the `added_tokens` of `tokenizer.json`.
     declared: BTreeMap<u32, Token>,
     /// `extra_special_tokens`, formerly `additional_special_tokens`.
     extra: Vec<TokenValue>,
-    /// The ids come from `added_tokens_decoder`.
+    /// True if the ids come from `added_tokens_decoder`.
     by_decoder: bool,
-    /// Ids of `declared` that come from `tokenizer.json` without it.
+    /// Ids of `declared` that come from `tokenizer.json`, in the absence of `added_tokens_decoder`.
     in_tokenizer_json: Vec<u32>,
 }
 

@@ -8,7 +8,7 @@ const PATIENCE: usize = 8;
 
 /// Turns tokens that arrive one by one into text; made by [`Tokenizer::stream`].
 ///
-/// What [`push`](Self::push) and [`finish`](Self::finish) return, put together, is exactly what
+/// The texts that [`push`](Self::push) and [`finish`](Self::finish) return, put together, are exactly what
 /// [`Tokenizer::decode`] makes of all the tokens at once. Text is held back while it can still change: the
 /// bytes of an unfinished character, and a run of byte tokens (`<0xE2>`), which decodes to its characters only
 /// if the run as a whole is valid. The total cost is linear in the number of tokens, for any tokens.
@@ -41,7 +41,7 @@ impl<'a> Stream<'a> {
     /// Takes the next token and returns the text that has become final with it; often empty.
     ///
     /// # Errors
-    /// When the tokenizer's decoder fails.
+    /// Fails when the tokenizer's decoder fails.
     pub fn push(&mut self, id: u32) -> Result<String> {
         let inner = &self.tokenizer.inner;
         let Some(token) = inner.id_to_token(id) else { return Ok(String::new()) };
@@ -68,10 +68,11 @@ impl<'a> Stream<'a> {
         Ok(new)
     }
 
-    /// The text that was still held back, unfinished characters as `U+FFFD`. What comes after this is another text.
+    /// Returns the text that was still held back, unfinished characters as `U+FFFD`. Tokens pushed after this begin
+    /// another text.
     ///
     /// # Errors
-    /// When the tokenizer's decoder fails.
+    /// Fails when the tokenizer's decoder fails.
     pub fn finish(&mut self) -> Result<String> {
         let done = std::mem::replace(self, Self::new(self.tokenizer, self.skip_special));
         if done.ids.len() == done.prefix_len {
@@ -93,7 +94,7 @@ impl<'a> Stream<'a> {
     }
 }
 
-/// Whether a byte-fallback decoder reads `token` as a byte.
+/// True if a byte-fallback decoder reads `token` as a byte.
 fn is_byte_token(token: &str) -> bool {
     token
         .strip_prefix("<0x")

@@ -46,7 +46,7 @@ struct Special {
 /// The tokenizer of a model's `tekken.json` with the content `bytes`.
 ///
 /// # Errors
-/// When the file is malformed, or of the oldest kind, which does not list its special tokens.
+/// Fails when the file is malformed, or of the oldest kind, which does not list its special tokens.
 pub(crate) fn read(files: &ModelFiles, bytes: &[u8]) -> Result<Tokenizer> {
     let path = files.path_of(NAME);
     let wrong = |message: String| Error::file(&path, message);
@@ -133,7 +133,8 @@ fn merges(tokens: &[Vec<u8>]) -> Vec<(&[u8], &[u8])> {
     all.into_iter().map(|(.., left, right)| (left, right)).collect()
 }
 
-/// The letter that stands for each byte in byte-level vocabularies: printable ones for themselves, the others from U+0100.
+/// The letter that stands for each byte in byte-level vocabularies: printable ones for themselves, the others from
+/// U+0100.
 fn letters() -> Vec<char> {
     let mut next = 0x100;
     let letter = |byte: u8| match byte {
@@ -154,8 +155,8 @@ mod tests {
     use super::super::tokenizer::Tokenizer;
     use super::*;
 
-    /// Single bytes, four tokens of several (the last one beyond the vocabulary's size), and ten special tokens of which four
-    /// are named.
+    /// Single bytes, four tokens of several (the last one beyond the vocabulary's size), and ten special tokens of
+    /// which four are named.
     fn file() -> Value {
         let bytes = (0..=u8::MAX).map(|byte| vec![byte]);
         let tokens = bytes.chain([&b"ab"[..], b" a", b" ab", b"ab c"].map(<[u8]>::to_vec));

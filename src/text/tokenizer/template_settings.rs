@@ -1,4 +1,4 @@
-//! What the user sets for the chat template.
+//! The user's settings for the chat template.
 
 use serde_json::{Map, Value};
 
@@ -7,9 +7,10 @@ use super::templates::ChosenTemplate;
 /// Settings of a [`Tokenizer`](super::tokenizer::Tokenizer)'s chat template; none by default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TemplateSettings {
-    /// In place of the model's own.
+    /// The template to use in place of the model's own; `None` keeps the model's.
     pub template: Option<ChosenTemplate>,
-    /// More variables, such as `enable_thinking`. They come before special tokens of the same name, as in transformers.
+    /// Further variables, such as `enable_thinking`. Each overrides a special token of the same name, as in
+    /// transformers.
     pub variables: Map<String, Value>,
     /// Definitions of tools that prompts offer to the model. A conversation of a text has its own.
     pub tools: Option<Vec<Value>>,

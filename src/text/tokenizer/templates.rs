@@ -1,5 +1,5 @@
-//! Where a model's chat templates are, and which of them is used: the rules of transformers 5.23, and a note wherever
-//! more than those was needed.
+//! Finding a model's chat templates and choosing one of them, by the rules of transformers 5.23. Every decision beyond
+//! those rules leaves a note.
 
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -21,16 +21,16 @@ const DEFAULT: &str = "default";
 /// The template that is used when there are tools.
 const TOOL_USE: &str = "tool_use";
 
-/// What takes the place of the model's own templates.
+/// The template that the user chose, used in place of the one that would be picked from the model's files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ChosenTemplate {
     /// The model's template of this name.
     Named(String),
-    /// Another template.
+    /// A template that is not one of the model's own.
     Source {
-        /// The file that it came from.
+        /// The file that the template came from.
         path: PathBuf,
-        /// Jinja.
+        /// The template's text, in Jinja.
         source: String,
     },
 }
@@ -41,20 +41,21 @@ pub(crate) struct Templates {
     named: Vec<(String, ChatTemplate)>,
     /// The name of the only one to use.
     chosen: Option<String>,
-    /// What was decided beyond transformers' rules.
+    /// Notes for the user, one line for each decision beyond transformers' rules.
     notes: Vec<String>,
 }
 
 impl Templates {
-    /// Those of a model's files: `chat_template.jinja` is called `default`, each `additional_chat_templates/NAME.jinja`
-    /// by its name. Where there are none, `chat_template` of `config` (`tokenizer_config.json`), which is a string, a
-    /// list of `{name, template}` or an object from names to templates.
+    /// Reads the templates of a model's files: `chat_template.jinja` is called `default`, each
+    /// `additional_chat_templates/NAME.jinja` by its name. If there are no such files, `chat_template` of `config`
+    /// (`tokenizer_config.json`) is read, which is a string, a list of `{name, template}` or an object from names to
+    /// templates.
     ///
-    /// transformers reads no more than that. Where it would be left without a template for a conversation,
-    /// `chat_template` beside further files, or chat_template.json, is taken, and that is a note.
+    /// transformers reads no more than that. If that leaves no template for a conversation, `chat_template` beside
+    /// further files, or `chat_template.json`, is taken with a note.
     ///
     /// # Errors
-    /// When a file cannot be read, or what should be a template is something else.
+    /// Fails if a file cannot be read, or if a value that should be a template is something else.
     pub(crate) fn read(files: &ModelFiles, config_path: &Path, config: &Map<String, Value>) -> Result<Self> {
         let mut templates = Self::default();
         templates.read_jinja_files(files)?;
@@ -136,7 +137,7 @@ impl Templates {
     /// Uses this template and no other.
     ///
     /// # Errors
-    /// When no template has that name.
+    /// Fails when no template has that name.
     pub(crate) fn choose(&mut self, chosen: ChosenTemplate) -> Result<()> {
         match chosen {
             ChosenTemplate::Named(name) => {
@@ -155,11 +156,11 @@ impl Templates {
         Ok(())
     }
 
-    /// The template for a conversation, as transformers picks it: `tool_use` where there are tools (be it an empty list)
-    /// and a template of that name, else `default`. One that is alone is used whatever its name; that is a note.
+    /// The template for a conversation, as transformers picks it: `tool_use` where there are tools (be it an empty
+    /// list) and a template of that name, else `default`. One that is alone is used whatever its name; that is a note.
     ///
     /// # Errors
-    /// When there are several and none is called `default`.
+    /// Fails when there are several and none is called `default`.
     pub(crate) fn pick(&self, has_tools: bool) -> Result<Option<(&str, &ChatTemplate)>> {
         let named = |name: &str| {
             let entry = self.named.iter().find(|(other, _)| other == name);
@@ -183,7 +184,7 @@ impl Templates {
         }
     }
 
-    /// What the user should know of how the templates were found.
+    /// Returns notes for the user on the choice of templates, one line for each decision beyond transformers' rules.
     pub(crate) fn notes(&self) -> Vec<String> {
         let mut notes = self.notes.clone();
         if let ([(name, _)], None) = (&self.named[..], &self.chosen)

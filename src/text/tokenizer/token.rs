@@ -36,7 +36,7 @@ impl Token {
         Self { special: self.special || special, ..self }
     }
 
-    /// The tokenizers crate's form of it.
+    /// Returns the token in the form of the tokenizers crate.
     pub(crate) fn into_added(self) -> AddedToken {
         AddedToken::from(self.content, self.special)
             .single_word(self.single_word)
@@ -59,7 +59,7 @@ impl Token {
     }
 }
 
-/// Flags that were given and those that follow are the same.
+/// Compares tokens by their resulting flags, given or implied.
 impl PartialEq for Token {
     fn eq(&self, other: &Self) -> bool {
         self.clone().into_added() == other.clone().into_added()

@@ -26,7 +26,7 @@ pub struct Tokenizer {
     pub(crate) added_later: Vec<String>,
     pub(crate) templates: Templates,
     pub(crate) template_settings: TemplateSettings,
-    /// Whether the decoder turns tokens like `<0xE2>` into bytes.
+    /// True if the decoder turns tokens like `<0xE2>` into bytes.
     pub(crate) byte_fallback: bool,
     pub(crate) notes: Vec<String>,
 }
@@ -35,17 +35,17 @@ impl Tokenizer {
     /// Reads the tokenizer of the model folder or pack `path`.
     ///
     /// # Errors
-    /// Those of [`Tokenizer::from_files`], and where `path` is a file that is no pack.
+    /// Fails as [`Tokenizer::from_files`] does, and if `path` is a file that is no pack.
     pub fn from_dir(path: &Path) -> Result<Self> {
         Self::from_files(&ModelFiles::open(path)?)
     }
 
     /// Reads `tokenizer.json` or else `tekken.json`, `tokenizer_config.json`, `special_tokens_map.json`,
-    /// `added_tokens.json` and the chat templates (`chat_template.jinja`, `additional_chat_templates/*.jinja`, else those of
-    /// `tokenizer_config.json`).
+    /// `added_tokens.json` and the chat templates (`chat_template.jinja`, `additional_chat_templates/*.jinja`, else
+    /// those of `tokenizer_config.json`).
     ///
     /// # Errors
-    /// When neither of the first is there (the hint says how to make one) or a file that counts is malformed.
+    /// Fails when neither of the first is there (the hint says how to make one) or a file that counts is malformed.
     /// The chat template is compiled when it is applied, so a broken one does not keep anybody from encoding.
     pub fn from_files(files: &ModelFiles) -> Result<Self> {
         super::load::load(files)
@@ -56,7 +56,7 @@ impl Tokenizer {
         files.has(super::load::JSON) || files.has(super::tekken::NAME)
     }
 
-    /// The token ids of `text`.
+    /// Returns the token ids of `text`.
     ///
     /// With `bos`, what the tokenizer itself puts around a text (its post-processor: usually BOS, for some
     /// models nothing, for some an EOS too) is added, as `AutoTokenizer.encode` does; without, nothing is.
@@ -64,7 +64,7 @@ impl Tokenizer {
     /// the BOS token, as a chat template renders it, does not get a second one.
     ///
     /// # Errors
-    /// When the tokenizer's model fails on the text (an unknown character without an unknown token).
+    /// Fails when the tokenizer's model fails on the text (an unknown character without an unknown token).
     pub fn encode(&self, text: &str, bos: bool) -> Result<Vec<u32>> {
         let encoding = guarded(|| self.inner.encode_fast(text, bos))
             .map_err(|e| Error::file(&self.path, format!("the text cannot be tokenized: {e}")))?;
@@ -79,27 +79,27 @@ impl Tokenizer {
         Ok(ids)
     }
 
-    /// The text of `ids`; `skip_special` leaves special tokens out. Ids that no token has are left out too.
+    /// Returns the text of `ids`; `skip_special` leaves special tokens out. Ids that no token has are left out too.
     ///
     /// This is the decoder of `tokenizer.json` alone: transformers' `clean_up_tokenization_spaces` (off by
     /// default, and ignored for BPE) is not applied.
     ///
     /// # Errors
-    /// When the tokenizer's decoder fails.
+    /// Fails when the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
         guarded(|| self.inner.decode(ids, skip_special))
             .map_err(|e| Error::file(&self.path, format!("the tokens cannot be decoded: {e}")))
     }
 
-    /// A detokenizer for tokens that come one by one; see [`Stream`].
+    /// Returns a detokenizer for tokens that come one by one; see [`Stream`].
     pub fn stream(&self, skip_special: bool) -> Stream<'_> {
         Stream::new(self, skip_special)
     }
 
-    /// The tokenizer with these settings of its chat template.
+    /// Returns the tokenizer with these settings of its chat template.
     ///
     /// # Errors
-    /// When a template is chosen by a name that none has.
+    /// Fails if a template is chosen by a name that none has.
     pub fn with_template(mut self, mut settings: TemplateSettings) -> Result<Self> {
         if let Some(chosen) = settings.template.take() {
             self.templates.choose(chosen)?;
@@ -108,18 +108,18 @@ impl Tokenizer {
         Ok(self)
     }
 
-    /// The prompt that the model's chat template makes of `messages`, or `None` when there is no template.
+    /// Returns the prompt that the model's chat template makes of `messages`, or `None` if there is no template.
     ///
-    /// Rendered as transformers' `apply_chat_template(..., tokenize=False)` does, with the tools and variables of
-    /// [`TemplateSettings`]. Contents that are lists of parts reach a template that takes such lists as they are; for
-    /// others their texts are joined, as mlx-lm's server does. A system message with empty content is passed on as it is:
-    /// that is how a template's default system prompt is switched off. Most templates write BOS themselves;
-    /// [`encode`](Self::encode) does not double it.
+    /// The prompt is rendered as transformers' `apply_chat_template(..., tokenize=False)` does, with the tools and
+    /// variables of [`TemplateSettings`]. Contents that are lists of parts reach a template that takes such lists as
+    /// they are; for others their texts are joined, as mlx-lm's server does. A system message with empty content is
+    /// passed on as it is: that is how a template's default system prompt is switched off. Most templates write BOS
+    /// themselves; [`encode`](Self::encode) does not double it.
     ///
     /// # Errors
-    /// When `messages` is empty, when there are several templates and none to choose, or when the template does not
-    /// compile, fails, refuses the messages (`raise_exception`) or does not come to an end; the error names the file and
-    /// the template's line.
+    /// Fails when `messages` is empty, when there are several templates and none to choose, or when the template does
+    /// not compile, fails, refuses the messages (`raise_exception`) or does not come to an end; the error names the
+    /// file and the template's line.
     pub fn apply_chat_template(
         &self,
         messages: &[Message],
@@ -129,27 +129,30 @@ impl Tokenizer {
         self.render(messages, self.template_settings.tools.as_deref(), end)
     }
 
-    /// A whole conversation, as [`apply_chat_template`](Self::apply_chat_template) writes it where `tools` are its own.
+    /// Renders a whole conversation with `tools` in place of those of [`TemplateSettings`], without a generation
+    /// prompt. Returns `None` if there is no template.
     ///
     /// # Errors
-    /// Those of [`apply_chat_template`](Self::apply_chat_template).
+    /// Fails as [`apply_chat_template`](Self::apply_chat_template) does.
     pub fn render_with_tools(&self, messages: &[Message], tools: Option<&[Value]>) -> Result<Option<String>> {
         self.render(messages, tools, End::Closed)
     }
 
-    /// The conversation up to the end of the last message's text, for an answer that begins with it: transformers'
-    /// `continue_final_message`.
+    /// Renders the conversation up to the end of the last message's text, for an answer that begins with that text:
+    /// transformers' `continue_final_message`. Returns `None` if there is no template.
     ///
     /// # Errors
-    /// Those of [`apply_chat_template`](Self::apply_chat_template), and when the template changes the last message.
+    /// Fails as [`apply_chat_template`](Self::apply_chat_template) does, and if the template changes the last message.
     pub fn continue_final_message(&self, messages: &[Message]) -> Result<Option<String>> {
         self.render(messages, self.template_settings.tools.as_deref(), End::Continued)
     }
 
-    /// A conversation as the template of this `name` writes it.
+    /// Renders a conversation with the model's template of this `name`, generation prompt included. Returns `None` if
+    /// there is no template of that name.
     ///
     /// # Errors
-    /// Those of [`apply_chat_template`](Self::apply_chat_template).
+    /// Fails if `messages` is empty, or if the template does not compile, fails, refuses the messages
+    /// (`raise_exception`) or does not come to an end.
     pub fn apply_named_template(
         &self,
         name: &str,
@@ -170,32 +173,33 @@ impl Tokenizer {
         template.render(&conversation, &self.special).map(Some)
     }
 
-    /// Where transformers may give other token ids, or the folder says more than is done; one line each.
+    /// Returns notes for the user, one line each: reasons why token ids may differ from those of transformers, and
+    /// settings of the model folder that are not followed.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// Whether there is a chat template.
+    /// True if the model has a chat template.
     pub fn has_chat_template(&self) -> bool {
         !self.template_names().is_empty()
     }
 
-    /// The names of all chat templates, sorted.
+    /// Returns the names of all chat templates, sorted.
     pub fn template_names(&self) -> Vec<&str> {
         self.templates.names()
     }
 
-    /// Name and file of the chat template of prompts, where there is one.
+    /// Returns name and file of the chat template of prompts, or `None` if there is no template.
     ///
     /// # Errors
-    /// When there are several and none to choose.
+    /// Fails if there are several templates and none to choose.
     pub fn template_in_use(&self) -> Result<Option<(&str, &Path)>> {
         let template = self.templates.pick(self.template_settings.tools.is_some())?;
         Ok(template.map(|(name, template)| (name, template.path())))
     }
 
-    /// What the user should know of the chat templates where one is applied: decisions that transformers would not take, and
-    /// variables of [`TemplateSettings`] that no template reads.
+    /// Returns notes for a user who applies a chat template, one line each: decisions that transformers would not take,
+    /// and variables of [`TemplateSettings`] that no template reads.
     pub fn template_notes(&self) -> Vec<String> {
         let mut notes = self.templates.notes();
         let is_read = |name: &str| {
@@ -210,32 +214,34 @@ impl Tokenizer {
         notes
     }
 
-    /// Number of tokens, added ones included. A model's embedding may have more rows than that.
+    /// Returns the number of tokens, added ones included. A model's embedding may have more rows than that.
     pub fn vocab_size(&self) -> usize {
         self.inner.get_vocab_size(true)
     }
 
-    /// The largest id that a token has; ids need not be without gaps.
+    /// Returns the largest id that a token has; there may be gaps below.
     pub fn largest_id(&self) -> Option<u32> {
         self.inner.get_vocab(true).into_values().max()
     }
 
-    /// The id of a token, spelled as in the vocabulary (`▁the`, `Ġthe`, `<s>`).
+    /// Returns the id of a token, spelled as in the vocabulary (`▁the`, `Ġthe`, `<s>`).
     pub fn token_to_id(&self, token: &str) -> Option<u32> {
         self.inner.token_to_id(token)
     }
 
-    /// The token of an id, spelled as in the vocabulary.
+    /// Returns the token of an id, spelled as in the vocabulary.
     pub fn id_to_token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
     }
 
-    /// Whether `tokenizer.json` lacks the named token of this id: other files name it, and it got the next free id.
+    /// True if `tokenizer.json` lacks the named token of this id: other files name the token, and it got the next free
+    /// id.
     pub fn is_added_later(&self, id: u32) -> bool {
         self.id_to_token(id).is_some_and(|token| self.added_later.contains(&token))
     }
 
-    /// Whether the token of this id is a piece of ordinary text: no added token, and nothing in brackets, as `</s>`.
+    /// True if the token of this id is a piece of ordinary text: no added token, not white space alone, and not in
+    /// brackets like `</s>`.
     pub fn is_ordinary(&self, id: u32) -> bool {
         let Ok(text) = self.decode(&[id], false) else { return false };
         let text = text.trim();
@@ -244,22 +250,23 @@ impl Tokenizer {
         !text.is_empty() && !is_marker && !self.inner.get_added_tokens_decoder().contains_key(&id)
     }
 
-    /// Tokens that have another id here than a file says: the file, its id, the text, and the id here.
+    /// Returns the tokens that have another id here than a file says, each as (file, id in the file, text, id here).
     pub fn contradicted(&self) -> Vec<(&'static str, u32, &str, u32)> {
         self.special.contradicted(&self.inner)
     }
 
-    /// The id of a special token: one that is left out of texts.
+    /// Returns the id of `token` if that is a special token, one that is left out of texts.
     pub fn special_token_id(&self, token: &str) -> Option<u32> {
         self.token_to_id(token).filter(|_| self.inner.get_added_vocabulary().is_special_token(token))
     }
 
-    /// The id of the `bos_token` that `tokenizer_config.json` or `special_tokens_map.json` names.
+    /// Returns the id of the `bos_token` that `tokenizer_config.json` or `special_tokens_map.json` names.
     pub fn bos_token_id(&self) -> Option<u32> {
         self.special.get("bos_token").and_then(|token| self.token_to_id(token))
     }
 
-    /// The token that a text begins with: the `bos_token`, or where none is named what the post-processor puts first.
+    /// Returns the id of the token that a text begins with: the `bos_token`, or where none is named what the
+    /// post-processor puts first.
     pub fn first_token_id(&self) -> Option<u32> {
         let put_first = || {
             let (with, without) = (self.encode("Hi", true).ok()?, self.encode("Hi", false).ok()?);
@@ -268,18 +275,19 @@ impl Tokenizer {
         self.bos_token_id().or_else(put_first)
     }
 
-    /// The id of the `eos_token` that `tokenizer_config.json` or `special_tokens_map.json` names, or the tokenizer's class
-    /// does. A model may stop at more ids than this one: config.json and `generation_config.json` name them.
+    /// Returns the id of the `eos_token` that `tokenizer_config.json` or `special_tokens_map.json` names, or the
+    /// tokenizer's class does. A model may stop at more ids than this one: config.json and `generation_config.json`
+    /// name them.
     pub fn eos_token_id(&self) -> Option<u32> {
         self.special.get("eos_token").and_then(|token| self.token_to_id(token))
     }
 }
 
-/// What the chat template makes of `messages` where there is no tokenizer to go with it; `None` where there is no template,
-/// or what it needs beside itself cannot be read.
+/// Renders `messages` with the chat template of a model, generation prompt included, without reading its tokenizer.
+/// Returns `None` if there is no template, or if the tokenizer's settings or special tokens cannot be read.
 ///
 /// # Errors
-/// Those of [`Tokenizer::apply_chat_template`].
+/// Fails if a template cannot be read, and as [`Tokenizer::apply_chat_template`] does.
 pub fn render_without_tokenizer(files: &ModelFiles, messages: &[Message]) -> Result<Option<String>> {
     let Ok(settings) = Settings::read(files, &[]) else { return Ok(None) };
     let Ok(special) = SpecialTokens::merge(&settings, Class::Backend) else { return Ok(None) };
@@ -290,7 +298,7 @@ pub fn render_without_tokenizer(files: &ModelFiles, messages: &[Message]) -> Res
     template.render(&conversation, &special).map(Some)
 }
 
-/// A JSON file that holds an object; `None` when there is no such file.
+/// Reads a JSON file that holds an object; `None` if there is no such file.
 pub(crate) fn read_object(files: &ModelFiles, name: &str) -> Result<Option<Map<String, Value>>> {
     if !files.has(name) {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! What is hung on to an expression: attributes, items, slices, calls.
+//! Parsing of what follows an expression: attributes, items, slices and calls.
 
 use minijinja::Value;
 use minijinja::machinery::ast::{Call, CallArg, Expr, Spanned};
@@ -61,7 +61,7 @@ impl<'a> Parser<'a> {
         self.filter("[]", node, vec![key])
     }
 
-    /// The rest of `[start:stop:step]`, behind the first colon.
+    /// Parses the rest of `[start:stop:step]`, behind the first colon.
     fn slice(&mut self, node: Node<'a>, start: Node<'a>) -> Parsed<Node<'a>> {
         let none = |parser: &Self| parser.constant(Value::from(()));
         let is_bound = |parser: &Self| !matches!(parser.current(), Token::Operator(":" | "]"));
@@ -87,7 +87,7 @@ impl<'a> Parser<'a> {
         self.node(node.height.max(height + 1), Expr::Call(Spanned::new(expr, self.span())))
     }
 
-    /// An argument that stays apart from one that is not there when it is undefined.
+    /// Marks an argument as given, so that an undefined one stays distinct from one that was left out.
     fn given(&mut self, arg: CallArg<'a>, height: usize) -> Parsed<CallArg<'a>> {
         let wrapped = |parser: &mut Self, expr| match expr {
             Expr::Const(_) => Ok(expr),
@@ -100,7 +100,7 @@ impl<'a> Parser<'a> {
         })
     }
 
-    /// Arguments in brackets, and the height of the highest.
+    /// Parses arguments in brackets; returns them and the height of the highest.
     pub(crate) fn arguments(&mut self) -> Parsed<(Vec<CallArg<'a>>, usize)> {
         self.expect("(")?;
         let (mut args, mut height) = (Vec::new(), 0);

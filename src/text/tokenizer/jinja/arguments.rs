@@ -4,7 +4,7 @@ use minijinja::Value;
 
 use super::values::{Outcome, as_received, fail, pairs};
 
-/// What a call was given.
+/// Arguments that a call was given, by position and by name.
 #[derive(Debug)]
 pub(crate) struct Arguments {
     pub(crate) positional: Vec<Value>,

@@ -68,7 +68,7 @@ fn equal_dicts(left: &Value, right: &Value) -> Outcome<bool> {
     Ok(true)
 }
 
-/// Whether two values are one, as `is sameas` asks.
+/// True if two values are the same, as `is sameas` asks: lists by identity, other values by kind and equality.
 pub(crate) fn same(left: &Value, right: &Value) -> bool {
     match (list_place(left), list_place(right)) {
         (Some(left), Some(right)) => std::ptr::eq(left, right),

@@ -97,7 +97,8 @@ impl Padding<'_> {
         self.flags.chars().rev().find(|flag| "-_0".contains(*flag))
     }
 
-    /// A number of at least as many digits as `digits` has, which are filled up with `fill` unless a flag says otherwise.
+    /// A number of at least as many digits as `digits` has, which are filled up with `fill` unless a flag says
+    /// otherwise.
     fn number(&self, digits: &str, fill: char) -> String {
         let number = match digits.trim_start_matches(['0', ' ']) {
             "" => "0",
@@ -119,7 +120,7 @@ impl Padding<'_> {
         fill.repeat(missing) + text
     }
 
-    /// What a directive wrote, in the case that the flags ask for.
+    /// Returns `text`, which `directive` wrote, in the case that the flags ask for.
     fn in_case(&self, directive: char, text: String) -> String {
         match (self.flags.contains('^'), self.flags.contains('#')) {
             (false, false) => text,

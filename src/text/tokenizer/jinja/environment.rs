@@ -12,12 +12,12 @@ use super::{budget, compare, globals, methods, operators, subscripts, tests, tex
 use crate::text::tokenizer::jinja::filters::table;
 use crate::text::tokenizer::jinja::filters::table::ALL;
 
-/// Whether there is a filter `name`.
+/// True if there is a filter `name`.
 pub(crate) fn is_filter(name: &str) -> bool {
     table::find(name).is_some()
 }
 
-/// Whether there is a test `name`.
+/// True if there is a test `name`.
 pub(crate) fn is_test(name: &str) -> bool {
     tests::exists(name)
 }
@@ -162,7 +162,8 @@ fn compare_all(args: &[Value]) -> Outcome {
     Ok(Value::from(true))
 }
 
-/// What a loop goes over, as a list. Each item is made a tuple if it is taken apart.
+/// Returns the items that a loop iterates over, as a list. If the loop unpacks its items, each that is neither a list
+/// nor a tuple is made a tuple.
 fn iterated(args: &[Value]) -> Outcome {
     let items = iterate(first(args))?;
     let arity = args.get(1).and_then(Value::as_usize).unwrap_or(0);

@@ -1,7 +1,7 @@
 //! Expressions, parsed as Jinja2 parses them, into the engine's syntax tree.
 //!
-//! Where Python computes what the engine does not, the tree has a filter whose name no template can write: `.call`,
-//! `[]`, `+` and so on. `environment.rs` registers them.
+//! For operations that the engine computes differently from Python, the tree has filters whose names no template can
+//! write: `.call`, `[]`, `+` and so on. `environment.rs` registers them.
 
 use minijinja::Value;
 use minijinja::machinery::ast::{
@@ -18,7 +18,7 @@ pub(crate) struct Node<'a> {
     pub(crate) height: usize,
 }
 
-/// Where a tuple without brackets ends.
+/// The token before which a tuple without brackets ends.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TupleEnd {
     Tag,
@@ -26,7 +26,7 @@ pub(crate) enum TupleEnd {
     Recursive,
 }
 
-/// Whether `if` belongs to the expression.
+/// Permission for an `if` as part of an expression.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Conditional {
     Allowed,
@@ -43,9 +43,9 @@ enum Brackets {
 /// Part of an operand that is parsed.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Operand {
-    /// With filters and tests behind it.
+    /// An operand with the filters and tests behind it.
     Whole,
-    /// Without them: they belong to the sign before it.
+    /// An operand behind a sign, without filters and tests: those apply to the sign and the operand together.
     Signed,
 }
 

@@ -14,7 +14,7 @@ pub(crate) struct Spec {
     pub(crate) align: Option<char>,
     /// `+`, ` ` or `-`, if it is given.
     pub(crate) sign: Option<char>,
-    /// Negative zeros lose their sign.
+    /// True if negative zeros lose their sign.
     plain_zero: bool,
     pub(crate) alternate: bool,
     pub(crate) zero: bool,
@@ -374,7 +374,7 @@ impl Formatter {
     }
 }
 
-/// Where the `}` of a field is, behind fields in its specification.
+/// Returns the byte position of the `}` that closes a field, skipping fields nested in its specification.
 fn end_of_field(field: &str) -> Option<usize> {
     let mut depth = 0;
     field.char_indices().find_map(|(at, c)| {

@@ -12,7 +12,7 @@ use super::{budget, compare, date, environment, text};
 /// Items that a range may have, which is the sandbox's own limit.
 const MOST_IN_RANGE: i128 = 100_000;
 
-/// Adds all of them.
+/// Adds all global functions to `environment`.
 pub(crate) fn add(environment: &mut Environment) {
     environment::add_function(environment, "range", range);
     environment.add_global("dict", Value::from_object(DictType));

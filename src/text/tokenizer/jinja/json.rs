@@ -7,7 +7,7 @@ use super::arguments::Arguments;
 use super::values::{Outcome, Python, elements, fail, integer, iterate, pairs, string, type_name};
 use super::{budget, numbers};
 
-/// Nesting at which it gives up.
+/// Depth of nesting at which a value becomes an error.
 const MOST_NESTED: usize = 128;
 
 /// `json.dumps` with its options.

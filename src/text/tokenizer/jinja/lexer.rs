@@ -10,7 +10,7 @@ pub(crate) struct SyntaxError {
     pub(crate) message: String,
 }
 
-/// One token.
+/// One token of a template.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Token<'a> {
     Data(&'a str),
@@ -55,7 +55,7 @@ struct Lexer<'a> {
     source: &'a str,
     at: usize,
     line: usize,
-    /// Whether the token before ended with a line end; also at the very start.
+    /// True if the previous token ended with a line end, and at the start of the source.
     line_starting: bool,
     tokens: Vec<(Token<'a>, usize)>,
 }
@@ -73,7 +73,7 @@ impl<'a> Lexer<'a> {
         Err(SyntaxError { line: self.line, message: message.into() })
     }
 
-    /// Goes on by `bytes`, counting lines.
+    /// Advances by `bytes`, counting lines, and returns the text that was passed.
     fn advance(&mut self, bytes: usize) -> &'a str {
         let (passed, _) = self.rest().split_at_checked(bytes).unwrap_or((self.rest(), ""));
         self.at += passed.len();
@@ -148,7 +148,7 @@ impl<'a> Lexer<'a> {
         Ok(())
     }
 
-    /// What the end of a block takes away behind itself.
+    /// Skips the white space that the end of a block with this `sign` removes behind itself.
     fn after_block(&mut self, sign: Option<char>) {
         match sign {
             Some('-') => self.skip_space(),

@@ -15,7 +15,7 @@ const OF_LISTS: [&str; 3] = ["copy", "count", "index"];
 const OF_TUPLES: [&str; 2] = ["count", "index"];
 const OF_DICTS: [&str; 6] = ["copy", "fromkeys", "get", "items", "keys", "values"];
 
-/// Whether values of this type have a method `name`.
+/// True if values of the type of `value` have a method `name`.
 pub(crate) fn exists(value: &Value, name: &str) -> bool {
     match Python::from(value) {
         Python::Str(_) => strings::METHODS.contains(&name),

@@ -16,7 +16,7 @@ const MOST_NESTED: usize = 80;
 /// Operators in a row: `a + b + c` is an expression in an expression to the compiler.
 const MOST_HIGH: usize = 400;
 
-/// Whether `break` and `continue` may stand here.
+/// Permission for `break` and `continue` at a place in a template.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LoopControl {
     /// Outside of a loop.
@@ -48,7 +48,7 @@ pub(crate) enum MethodCalls {
     ByAttribute,
 }
 
-/// Whether `varargs` and `kwargs` are read.
+/// Use of `varargs` and `kwargs`: each is true if a macro reads the variable.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Surplus {
     pub(crate) varargs: bool,
@@ -94,7 +94,7 @@ impl<'a> Parser<'a> {
         self.at += 1;
     }
 
-    /// Where the token before the current one is: the end of what was parsed.
+    /// Returns the line of the token before the current one, the end of what was parsed, as a span.
     pub(crate) fn span(&self) -> Span {
         let line = self.tokens.get(self.at.saturating_sub(1)).map_or(1, |&(_, line)| line);
         Self::span_of(line)

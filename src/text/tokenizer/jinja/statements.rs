@@ -18,9 +18,9 @@ const MOST_BRANCHES: usize = 200;
 /// Blocks whose inside is a scope, not a loop's.
 #[derive(Clone, Copy)]
 enum Scope {
-    /// Its inside is in the loop that it is in.
+    /// A block whose inside belongs to the loop around the block.
     Inner,
-    /// Its inside can be called from elsewhere.
+    /// A block whose inside can be called from elsewhere, such as a macro.
     Function,
 }
 

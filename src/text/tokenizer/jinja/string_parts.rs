@@ -80,7 +80,7 @@ fn words(text: &str, most: usize, from: SplitFrom) -> Vec<&str> {
     parts
 }
 
-/// Whether a character ends a line to Python.
+/// True if `c` ends a line in Python.
 fn is_line_end(c: char) -> bool {
     matches!(c, '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}')
 }

@@ -46,7 +46,7 @@ fn is_alphabetic(c: char) -> bool {
     GeneralCategoryGroup::Letter.contains(GeneralCategory::for_char(c))
 }
 
-/// Whether `c` is a capital and a small letter in one, as `ǅ`.
+/// True if `c` is a capital and a small letter in one, as `ǅ` is.
 pub(crate) fn is_title_case(c: char) -> bool {
     !c.is_ascii() && GeneralCategory::for_char(c) == GeneralCategory::TitlecaseLetter
 }

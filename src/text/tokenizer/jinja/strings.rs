@@ -10,7 +10,7 @@ use super::string_parts::{SplitFrom, partition, split, split_lines};
 use super::values::{Outcome, Python, elements, fail, int, integer, iterate, string, type_name};
 use super::{budget, string_tests};
 
-/// All of them.
+/// The names of all methods of strings.
 pub(crate) const METHODS: [&str; 47] = [
     "capitalize",
     "casefold",
@@ -136,7 +136,7 @@ pub(crate) fn is_space(c: char) -> bool {
     c.is_whitespace() || matches!(c, '\x1c'..='\x1f')
 }
 
-/// Without the characters of `chars` at both ends, space if there are none.
+/// Returns `text` without the characters of `chars` at both ends; without white space if `chars` is `None`.
 pub(crate) fn strip<'a>(text: &'a str, chars: Option<&str>) -> &'a str {
     text.trim_matches(|c| chars.map_or_else(|| is_space(c), |chars| chars.contains(c)))
 }
@@ -153,7 +153,7 @@ fn stripped(text: &str, name: &str, arguments: Arguments) -> Outcome {
     }))
 }
 
-/// The first `count` times `old` replaced by `new`, all if it is negative.
+/// Replaces the first `count` occurrences of `old` by `new`, or all if `count` is negative.
 pub(crate) fn replace(text: &str, old: &str, new: &str, count: i128) -> Outcome<String> {
     let times = if old.is_empty() { text.chars().count() + 1 } else { text.matches(old).count() };
     let times = usize::try_from(count).map_or(times, |count| count.min(times));

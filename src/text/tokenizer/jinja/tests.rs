@@ -8,10 +8,10 @@ use super::values::{Outcome, Python, is_callable};
 use super::{compare, operators, string_tests, text};
 use crate::text::tokenizer::jinja::filters::table;
 
-/// What a test asks of its value and its argument, if it takes one.
+/// A test: its name, the number of its arguments, and its function of the value and the argument.
 type Test = (&'static str, usize, fn(&Value, &Value) -> Outcome<bool>);
 
-/// All of Jinja2's.
+/// All tests of Jinja2.
 pub(crate) const ALL: [Test; 39] = [
     ("!=", 1, |a, b| compared("!=", a, b)),
     ("<", 1, |a, b| compared("<", a, b)),
@@ -54,7 +54,7 @@ pub(crate) const ALL: [Test; 39] = [
     ("upper", 0, |a, _| Ok(string_tests::test(&text::str(a)?, "isupper"))),
 ];
 
-/// Whether there is a test `name`.
+/// True if there is a test `name`.
 pub(crate) fn exists(name: &str) -> bool {
     ALL.iter().any(|(known, ..)| *known == name)
 }
@@ -99,7 +99,7 @@ fn is_iterable(value: &Value) -> bool {
     )
 }
 
-/// Whether it has a length and items: undefined has both.
+/// True if `value` has a length and items; an undefined value has both.
 fn is_sequence(value: &Value) -> bool {
     match Python::from(value) {
         Python::Undefined

@@ -133,7 +133,7 @@ pub(crate) fn list_items(value: &Value) -> Option<&[Value]> {
     }
 }
 
-/// Where a list of either kind is, which is its identity.
+/// Returns the address of a list of either kind, which is its identity; `None` if `value` is no list.
 pub(crate) fn list_place(value: &Value) -> Option<*const ()> {
     match value.downcast_object_ref::<List>() {
         Some(list) => Some(std::ptr::from_ref(list).cast()),
@@ -141,7 +141,7 @@ pub(crate) fn list_place(value: &Value) -> Option<*const ()> {
     }
 }
 
-/// Whether `value` is a list of either kind.
+/// True if `value` is a list of either kind.
 pub(crate) fn is_list(value: &Value) -> bool {
     list_items(value).is_some()
 }
@@ -220,7 +220,7 @@ pub(crate) fn string(value: &Value) -> Outcome<&str> {
     value.as_str().map_or_else(|| fail(format!("expected str, got {}", type_name(value))), Ok)
 }
 
-/// Whether `value` can be called.
+/// True if `value` can be called.
 pub(crate) fn is_callable(value: &Value) -> bool {
     match Python::from(value) {
         Python::Macro | Python::Loop | Python::Undefined => true,
@@ -285,7 +285,7 @@ impl View {
         }
     }
 
-    /// Whether it can be indexed.
+    /// True if the view can be indexed, as a range can.
     pub(crate) fn is_sequence(&self) -> bool {
         matches!(self.of, ViewOf::Range(..))
     }

@@ -39,7 +39,8 @@ pub(crate) fn safe(arguments: Arguments) -> Outcome {
     Ok(Value::from_safe_string(text::str(&value.unwrap_or_default())?))
 }
 
-/// Without comments and tags, every run of space as one, entities as what they stand for.
+/// Computes `value|striptags`: the text without comments and tags, every run of white space as one space, entities
+/// replaced by what they stand for.
 pub(crate) fn striptags(arguments: Arguments) -> Outcome {
     let [value] = arguments.bind(["value"], 1)?;
     let text = text::str(&value.unwrap_or_default())?;

@@ -34,7 +34,7 @@ pub(crate) fn default(arguments: Arguments) -> Outcome {
     Ok(if is_missing { default.unwrap_or_else(|| Value::from("")) } else { value })
 }
 
-/// The first item; of a generator it is taken.
+/// Computes `value|first`: the first item, which is taken from a generator.
 pub(crate) fn first(arguments: Arguments) -> Outcome {
     let [value] = arguments.bind(["seq"], 1)?;
     let value = value.unwrap_or_default();
@@ -73,7 +73,7 @@ pub(crate) fn reverse(arguments: Arguments) -> Outcome {
     Ok(Generator::value(items))
 }
 
-/// Pairs of a mapping; nothing of undefined.
+/// Computes `value|items`: the pairs of a mapping, and nothing for an undefined value.
 pub(crate) fn items(arguments: Arguments) -> Outcome {
     let [value] = arguments.bind(["value"], 1)?;
     let value = value.unwrap_or_default();
@@ -211,7 +211,7 @@ pub(crate) fn map(state: &mut State, arguments: Arguments) -> Outcome {
     Ok(Generator::value(mapped))
 }
 
-/// The items of what is true; what is not has none, whatever it is.
+/// Returns the items of a value that is true, and none for a value that is false.
 fn items_if_true(value: &Value) -> Outcome<Vec<Value>> {
     if value.is_true() { iterate(value) } else { Ok(Vec::new()) }
 }

@@ -8,10 +8,10 @@ use crate::text::tokenizer::jinja::arguments::Arguments;
 use crate::text::tokenizer::jinja::json;
 use crate::text::tokenizer::jinja::values::Outcome;
 
-/// What a filter does with its value and its arguments.
+/// The function of a filter; the first argument is the value that is filtered.
 pub(crate) type Filter = fn(&mut State, Arguments) -> Outcome;
 
-/// All of Jinja2's but `random`.
+/// All filters of Jinja2 but `random`, by name.
 pub(crate) const ALL: [(&str, Filter); 53] = [
     ("abs", |_, a| numbers::abs(a)),
     ("attr", |_, a| sequences::attr(a)),

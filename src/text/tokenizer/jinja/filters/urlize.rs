@@ -14,8 +14,8 @@ use crate::text::tokenizer::jinja::{budget, text};
 /// A pattern, compiled when it is first used.
 type Pattern = LazyLock<Result<Regex, regex::Error>>;
 
-/// Addresses of the web: a scheme or `www.` and a host, a host under one of the old top-level domains, or a number of the
-/// internet protocol; with port, path, query and fragment.
+/// Addresses of the web: a scheme or `www.` and a host, a host under one of the old top-level domains, or a number of
+/// the internet protocol; with port, path, query and fragment.
 static WEB: Pattern = LazyLock::new(|| {
     let host = r"(?:https?://|www\.)(?:(?:[\w%-]+\.)+)?(?:[a-z]{2,63}|xn--[\w%]{2,59})";
     let old = r"(?:[\w%-]{2,63}\.)+(?:com|net|int|edu|gov|org|info|mil)";

@@ -62,21 +62,21 @@ fn chunks(line: &str, hyphens: Hyphens) -> Vec<Vec<char>> {
     chunks
 }
 
-/// Whether words are broken at their hyphens.
+/// Treatment of words with hyphens: broken there, or kept whole.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Hyphens {
     Break,
     Keep,
 }
 
-/// Where the run of space or of anything else that begins at `start` ends.
+/// Returns the end of the run that begins at `start`, either of white space or of anything else.
 fn end_of_run(chars: &[char], start: usize) -> usize {
     let Some(&first) = chars.get(start) else { return start };
     let run = chars.iter().skip(start).take_while(|c| is_space(**c) == is_space(first));
     start + run.count()
 }
 
-/// Where the chunk that begins at `start` ends, by the alternatives of textwrap's expression in turn.
+/// Returns the end of the chunk that begins at `start`, by the alternatives of textwrap's regular expression in turn.
 fn end_of_chunk(chars: &[char], start: usize) -> usize {
     let run = end_of_run(chars, start);
     if chars.get(start).copied().is_some_and(is_space) {
@@ -108,8 +108,8 @@ fn dashes(chars: &[char], at: usize) -> usize {
     if count > 1 && word_follows { count } else { 0 }
 }
 
-/// Whether a word may be broken behind the hyphen at `at`: between two letters on each side, where each single
-/// letter may have a hyphen of its own.
+/// True if a word may be broken behind the hyphen at `at`: two letters stand on each side, with or without a hyphen
+/// between the two.
 fn ends_in_hyphen(chars: &[char], at: usize) -> bool {
     let letter = |at: Option<usize>| at.and_then(|at| chars.get(at)).copied().is_some_and(is_letter);
     let hyphen = |at: Option<usize>| at.and_then(|at| chars.get(at)) == Some(&'-');
@@ -163,15 +163,15 @@ fn wrap(chunks: &[Vec<char>], width: usize, words: Words, hyphens: Hyphens) -> V
     lines
 }
 
-/// Words that are longer than a line.
+/// Treatment of words that are longer than a line: broken, or kept whole.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Words {
     Break,
     Keep,
 }
 
-/// Where a long word is broken so that its first part has `most` characters or fewer: behind its last hyphen, if it
-/// has one behind something else.
+/// Returns the length of the first part of a long word, `most` characters or fewer: up to and including the last hyphen
+/// that follows something else than hyphens, if there is one and words are broken at hyphens.
 fn end_of_part(word: &[char], most: usize, hyphens: Hyphens) -> usize {
     let most = most.min(word.len());
     let part = word.get(..most).unwrap_or_default();

@@ -30,7 +30,8 @@ impl Checkpoint {
     /// Opens the weights among `files`.
     ///
     /// # Errors
-    /// Those of [`Checkpoint::open_with_faults`], and where a tensor that the index lists is in none of the files.
+    /// As [`Checkpoint::open_with_faults`], where the index has a fault, and where a tensor that it lists is in none of
+    /// the files.
     pub fn from_files(files: &ModelFiles) -> Result<Self> {
         let (checkpoint, mut faults) = Self::open_with_faults(files)?;
         faults.extend(checkpoint.absent(|_| false));

@@ -1,11 +1,11 @@
-//! A conversation with a model: what was said, and the commands among the lines that a user types.
+//! Conversation with a model: its messages, and the commands among the lines that a user types.
 
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::text::tokenizer::{Message, Tokenizer};
 
-/// What the commands do, for `/help`.
+/// Text of `/help`: the commands and their effects.
 pub const HELP: &str = "\
 /system TEXT  set the system message; \"\" removes the template's own; without TEXT, show it
 /reset        forget the conversation, keep the system message
@@ -14,29 +14,33 @@ pub const HELP: &str = "\
 /quit         end, as Ctrl-D does
 Ctrl-C stops an answer. A line that begins with // is sent with one slash.";
 
-/// A line as it is meant.
+/// Meaning of a line that the user typed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
-    /// Nothing but spaces.
+    /// Blank line.
     Nothing,
-    /// To be said to the model.
+    /// Say this text to the model.
     Say(String),
-    /// Set the system message.
+    /// Set the system message to this text.
     System(String),
     /// Show the system message.
     ShowSystem,
-    /// Forget what was said.
+    /// Forget the messages so far, except the system message.
     Reset,
     /// Write the conversation to this file.
     Save(PathBuf),
     /// Show [`HELP`].
     Help,
-    /// End.
+    /// End the conversation.
     Quit,
 }
 
 impl Input {
-    /// Reads a line. Lines that begin with a slash are commands, but for two slashes.
+    /// Reads a line. A line that begins with one slash is a command; one that begins with two slashes is text, said
+    /// with one slash.
+    ///
+    /// # Errors
+    /// When there is no such command, `/save` has no file, or `/reset`, `/help` or `/quit` has something after it.
     pub fn parse(line: &str) -> Result<Self> {
         let line = line.trim();
         let Some(command) = line.strip_prefix('/') else {
@@ -66,84 +70,88 @@ impl Input {
     }
 }
 
-/// What was said so far.
+/// Messages of a conversation so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Conversation {
-    /// The system message; `None` leaves it to the template.
+    /// System message; `None` leaves it to the template, an empty one removes the template's own.
     pub system: Option<String>,
     turns: Vec<Message>,
 }
 
 impl Conversation {
-    /// Nothing said yet.
+    /// Returns a conversation in which nothing was said yet.
     pub fn new(system: Option<String>) -> Self {
         Self { system, turns: Vec::new() }
     }
 
-    /// The user says something.
+    /// Adds a message of the user.
     pub fn ask(&mut self, text: String) {
         self.turns.push(Message::new("user", text));
     }
 
-    /// The model has answered.
+    /// Adds an answer of the model.
     pub fn answered(&mut self, text: String) {
         self.turns.push(Message::new("assistant", text));
     }
 
-    /// Takes back what was said last.
+    /// Removes the last message of the user or the model, if there is one.
     pub fn take_back(&mut self) {
         self.turns.pop();
     }
 
-    /// Forgets what was said.
+    /// Removes all messages except the system message.
     pub fn reset(&mut self) {
         self.turns.clear();
     }
 
-    /// Whether nothing was said.
+    /// True if nothing was said; the system message does not count.
     pub fn is_empty(&self) -> bool {
         self.turns.is_empty()
     }
 
-    /// All messages, the system's first.
+    /// Returns all messages, the system message first.
     pub fn messages(&self) -> Vec<Message> {
         let system = self.system.iter().map(|text| Message::new("system", text));
         system.chain(self.turns.iter().cloned()).collect()
     }
 
-    /// `{"messages": [...]}` on one line.
+    /// Returns the conversation as a line of JSONL, `{"messages": [...]}`, with a line break at its end.
     pub fn to_jsonl(&self) -> String {
         format!("{}\n", serde_json::json!({ "messages": self.messages() }))
     }
 }
 
-/// A text that the model has seen, and the tokens that it was.
+/// Text that the model has seen, with the tokens in which it was given.
 ///
-/// A text has many tokenizations. That of a whole conversation need not begin with the prompt and the tokens that the
-/// model answered with, though the text does (`\n\n` may be one token at the end of a prompt and two before a word), and
-/// then nothing after the first difference could be taken from the caches.
+/// A text has many tokenizations. The tokens of a whole conversation need not begin with those of the prompt and of the
+/// answer, even if its text begins with theirs (`\n\n` may be one token at the end of a prompt and two before a word),
+/// and the caches are of no use after the first token that differs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// The text.
+    /// Text that the tokens stand for.
     pub text: String,
-    /// Its tokens.
+    /// Token ids, from the beginning of the text to its end.
     pub tokens: Vec<u32>,
 }
 
 impl Seen {
-    /// The text and tokens with those of an answer behind them.
+    /// Returns the text and tokens, followed by those of an answer.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot decode the answer.
     pub fn answered(&self, tokenizer: &Tokenizer, answer: &[u32]) -> Result<Self> {
         let text = format!("{}{}", self.text, tokenizer.decode(answer, false)?);
         Ok(Self { text, tokens: [&self.tokens[..], answer].concat() })
     }
 }
 
-/// The text `rendered` of a conversation with the last answer as the model gave it, which templates put back without the
-/// white space around it. `before` is what the template made of the last prompt and `prompt` what the model has seen of
-/// it; `answered` is that with the answer. `None` where anything else has changed.
+/// Returns the text `rendered` of a conversation with the white space around the last answer restored: templates leave
+/// that out. `before` is the template's text of the last prompt, `prompt` the same prompt as the model has seen it, and
+/// `answered` that prompt followed by the answer. Returns `None` if anything else has changed.
 ///
-/// Caches that have forgotten the middle cannot go back to where the answer begins. With a line end that the template
-/// would leave out they can go on, where all of the conversation would have to be read again.
+/// Caches that keep only the latest tokens cannot return to the beginning of the answer. If the text keeps a line break
+/// that the template would leave out, such caches resume after the answer; otherwise the model has to read the whole
+/// conversation again.
 pub fn as_said(rendered: &str, before: &str, prompt: &Seen, answered: &Seen) -> Option<String> {
     let answer = answered.text.strip_prefix(&prompt.text)?;
     let after = rendered.strip_prefix(before).filter(|_| !before.is_empty())?;
@@ -152,8 +160,12 @@ pub fn as_said(rendered: &str, before: &str, prompt: &Seen, answered: &Seen) -> 
     Some(format!("{}{rest}", answered.text))
 }
 
-/// The tokens of `text`: those of the first of `seen` that it begins with, and those of the rest, if they stand for the
-/// same text; else those that the tokenizer gives.
+/// Returns the tokens of `text`: those of the first of `seen` that `text` begins with, followed by those of the rest,
+/// if together they decode to the same text as the tokenizer's own tokens. Any of `seen` for which that does not hold
+/// is skipped; if none is left, the tokenizer's own tokens are returned.
+///
+/// # Errors
+/// When the tokenizer cannot encode or decode the text.
 pub fn encode_after(tokenizer: &Tokenizer, text: &str, seen: &[Seen]) -> Result<Vec<u32>> {
     let plain = tokenizer.encode(text, false)?;
     let meant = tokenizer.decode(&plain, false)?;

@@ -1,4 +1,4 @@
-//! Text on its way to tokens and back: tokenizer, templates, corpora, sampling, answers, conversations.
+//! Conversion of text to tokens and back: tokenizer, templates, corpora, sampling, answers, conversations.
 pub mod answer;
 pub mod conversation;
 pub mod corpus;

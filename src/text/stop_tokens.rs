@@ -1,6 +1,6 @@
 //! Tokens that end a text: all EOS ids of config.json, generation_config.json and the tokenizer, and no others. (mlx-lm
-//! adds the tokenizer's too, but lets the ids of generation_config.json replace those of config.json. A template's header
-//! tokens do not end anything.)
+//! adds the tokenizer's too, but lets the ids of generation_config.json replace those of config.json. A template's
+//! header tokens do not end a text.)
 
 use serde_json::{Map, Value};
 use std::path::PathBuf;
@@ -15,30 +15,31 @@ const CONFIG: &str = "config.json";
 const GENERATION: &str = "generation_config.json";
 const TOKENIZER: &str = "the tokenizer";
 
-/// The tokens that end a model's texts, and who says so.
+/// Tokens that end a model's texts, each with the sources that name it.
 #[derive(Debug, Clone, Default)]
 pub struct StopTokens {
-    /// Ids with what names them, sorted by id.
+    /// Ids and the files, or the tokenizer, that name each, sorted by id.
     tokens: Vec<(u32, Vec<&'static str>)>,
     notes: Vec<String>,
 }
 
 impl StopTokens {
-    /// The union of what the model's files name.
+    /// Reads the tokens that config.json, generation_config.json and the tokenizer name. An invalid
+    /// generation_config.json is left out, with a note.
     ///
     /// # Errors
-    /// When `eos_token_id` in config.json is no id and no list of ids. A generation_config.json that cannot be read is
-    /// left out, with a note.
+    /// When `eos_token_id` in config.json is neither an id nor a list of ids, when its vocabulary size is invalid, or
+    /// when the bytes of generation_config.json cannot be read.
     pub fn read(config: &ModelConfig, tokenizer: &Tokenizer) -> Result<Self> {
         let mut stop = Self::of_files(config)?;
         stop.add(TOKENIZER, tokenizer.eos_token_id());
         Ok(stop)
     }
 
-    /// Tokens that config.json and generation_config.json name.
+    /// Reads the tokens that config.json and generation_config.json name. Ids outside the vocabulary get a note.
     ///
     /// # Errors
-    /// As [`StopTokens::read`] has it.
+    /// As [`StopTokens::read`].
     pub fn of_files(config: &ModelConfig) -> Result<Self> {
         let mut stop = Self::default();
         let vocab_size = vocab_size(config)?;
@@ -55,22 +56,22 @@ impl StopTokens {
         Ok(stop)
     }
 
-    /// The ids, sorted.
+    /// Returns the ids, sorted.
     pub fn ids(&self) -> Vec<u32> {
         self.tokens.iter().map(|(id, _)| *id).collect()
     }
 
-    /// True where no token ends a text.
+    /// True if no token ends a text.
     pub fn is_empty(&self) -> bool {
         self.tokens.is_empty()
     }
 
-    /// Notes for the user on these files.
+    /// Returns notes for the user on the files that name stop tokens.
     pub fn notes(&self) -> &[String] {
         &self.notes
     }
 
-    /// Each token as id, text and what names it: ``4 `<|eot_id|>` (config.json, the tokenizer)``.
+    /// Returns each token as id, text and the sources that name it: ``4 `<|eot_id|>` (config.json, the tokenizer)``.
     pub fn described(&self, tokenizer: &Tokenizer) -> Vec<String> {
         let describe = |(id, named_by): &(u32, Vec<&str>)| {
             format!("{} ({})", describe(tokenizer, *id), named_by.join(", "))
@@ -94,12 +95,15 @@ impl StopTokens {
     }
 }
 
-/// A token as id and text.
+/// Returns a token as id and text (``4 `<|eot_id|>` ``), or as id alone if the tokenizer does not have it.
 pub fn describe(tokenizer: &Tokenizer, id: u32) -> String {
     tokenizer.id_to_token(id).map_or_else(|| id.to_string(), |token| format!("{id} `{token}`"))
 }
 
-/// Ids that config.json names.
+/// Reads the stop token ids that config.json names; there are none if it has no `eos_token_id`.
+///
+/// # Errors
+/// When `eos_token_id` is neither an id nor a list of ids.
 pub fn from_config(config: &ModelConfig) -> Result<Vec<u32>> {
     match config.get("eos_token_id") {
         None => Ok(Vec::new()),
@@ -107,27 +111,28 @@ pub fn from_config(config: &ModelConfig) -> Result<Vec<u32>> {
     }
 }
 
-/// The generation_config.json beside config.json. No weights depend on it, so that a broken one stands in nobody's way.
+/// Contents of the generation_config.json beside config.json. No weights depend on that file, so a broken one is not an
+/// error by itself.
 #[derive(Debug)]
 pub enum GenerationConfig {
-    /// There is none.
+    /// The file does not exist.
     Absent,
-    /// It can be read.
+    /// The file is a JSON object with valid ids, or none.
     Whole {
-        /// All keys.
+        /// All keys of the file, with their values.
         keys: Map<String, Value>,
-        /// Ids of the tokens that end a text, as far as it names any.
+        /// Ids of the tokens that end a text; empty if the file names none.
         stop: Vec<u32>,
     },
-    /// It is no JSON object, or its `eos_token_id` holds something else than ids.
+    /// The file is a folder or not a JSON object, or `eos_token_id` holds something other than ids.
     Broken(Error),
 }
 
 impl GenerationConfig {
-    /// Reads it.
+    /// Reads the file beside `config`.
     ///
     /// # Errors
-    /// When the file is there and its bytes cannot be read.
+    /// When the file exists and its bytes cannot be read.
     pub fn read(config: &ModelConfig) -> Result<Self> {
         let Some(files) = config.files() else { return Ok(Self::Absent) };
         if files.has_folder(GENERATION) {
@@ -154,7 +159,8 @@ impl GenerationConfig {
     }
 }
 
-/// Rows of the embedding by config.json, or by the defaults of its architecture; `None` for an unknown architecture.
+/// Returns the vocabulary size in tokens by config.json, or by the defaults of its architecture; `None` for an unknown
+/// architecture.
 fn vocab_size(config: &ModelConfig) -> Result<Option<usize>> {
     match architectures::find(config) {
         Ok(row) => config.with_defaults(row.defaults).size("vocab_size"),
@@ -162,7 +168,8 @@ fn vocab_size(config: &ModelConfig) -> Result<Option<usize>> {
     }
 }
 
-/// A note on ids that no model of `vocab_size` tokens writes, so that they never end a text.
+/// Returns a note on those of `ids` that a model of `vocab_size` tokens never writes, so that no text ends there;
+/// `None` if all are within the vocabulary. `file` is the file that names the ids.
 fn outside_note(file: &str, ids: &[u32], vocab_size: usize) -> Option<String> {
     let outside = ids.iter().filter(|&&id| id as usize >= vocab_size);
     let outside: Vec<String> = outside.map(u32::to_string).collect();

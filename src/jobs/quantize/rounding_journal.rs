@@ -41,7 +41,7 @@ impl Entry {
 /// A layer that was rounded with GPTQ.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GptqLayer {
-    /// Its codes, scales and biases.
+    /// Codes, scales and biases of the layer.
     pub quantized: Quantized,
     /// Rows that are as scale search left them.
     pub searched_rows: usize,

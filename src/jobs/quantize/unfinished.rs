@@ -1,5 +1,6 @@
-//! What an interrupted run has left beside the output: gone on with or in the way, known before any work and before
-//! anything of it is touched; and what a run leaves that fails.
+//! Journals that an interrupted run has left beside the output. Before any work, and before any of them is touched, it
+//! is checked whether they can be resumed or are in the way. After a run that fails, journals that help to resume are
+//! kept.
 
 use crate::progress::{Progress, Quiet};
 use std::path::{Path, PathBuf};

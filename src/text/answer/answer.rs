@@ -1,21 +1,24 @@
-//! An answer: tokens in, text out, and where it ends.
+//! Answers of a model: tokens go in, text comes out until the answer ends.
 
 use super::boxed::FirstBox;
 use super::stop::StopStrings;
 use crate::error::{Error, Result};
 use crate::text::tokenizer::{Stream, Tokenizer};
 
-/// What ends an answer before the model does.
+/// Conditions that end an answer before the model does.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ending {
-    /// Texts that end it; they are not part of it.
+    /// Stop strings: texts that end the answer and are not part of it.
     pub strings: Vec<String>,
-    /// Whether the brace that closes the first `\boxed{` ends it.
+    /// True if the brace that closes the first `\boxed{` ends the answer.
     pub boxed: bool,
 }
 
 impl Ending {
-    /// Checked: an empty string would end everything at once.
+    /// Returns the conditions after a check of the stop strings.
+    ///
+    /// # Errors
+    /// When a string is empty: it would end every answer at once.
     pub fn new(strings: Vec<String>, boxed: bool) -> Result<Self> {
         if strings.iter().any(String::is_empty) {
             return Err(Error::usage("setting `stop` is empty").hint("give the text that ends the answer"));
@@ -23,22 +26,23 @@ impl Ending {
         Ok(Self { strings, boxed })
     }
 
-    /// The strings that are special tokens by themselves. They never show in a text, but they can end it.
+    /// Returns the ids of the special tokens that are stop strings. Special tokens never show in a text, but can end
+    /// it.
     pub fn special_tokens(&self, tokenizer: &Tokenizer) -> Vec<u32> {
         self.strings.iter().filter_map(|string| tokenizer.special_token_id(string)).collect()
     }
 }
 
-/// What ended an answer.
+/// Condition that ended an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum End {
-    /// This stop string.
+    /// Stop string, which is not part of the answer.
     String(String),
-    /// The brace that closed a box.
+    /// Brace that closed the first box.
     Boxed,
 }
 
-/// An answer that is coming in.
+/// Answer in progress.
 pub struct Answer<'a> {
     stream: Stream<'a>,
     stop: StopStrings,
@@ -48,7 +52,7 @@ pub struct Answer<'a> {
 }
 
 impl<'a> Answer<'a> {
-    /// Nothing yet.
+    /// Returns an answer without text yet.
     pub fn new(tokenizer: &'a Tokenizer, ending: &Ending) -> Self {
         Self {
             stream: tokenizer.stream(true),
@@ -59,25 +63,32 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// Begins with `text`, which the model was given to continue, and returns what of it is to be shown. Stop strings are
-    /// looked for in what the model says only.
+    /// Begins the answer with `text`, which the model was given to continue. Returns the part to show, which ends where
+    /// the first box closes if boxes end the answer. Stop strings are looked for only in the model's own text.
     pub fn begin_with(&mut self, text: String) -> String {
         self.show(text)
     }
 
-    /// Takes the next token and returns the text that has become final with it. What may be the beginning of a stop
-    /// string is held back until it is known not to be one.
+    /// Takes the next token. Returns the text that has become final with it; a possible beginning of a stop string is
+    /// held back until it turns out not to be one.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot decode the tokens.
     pub fn push(&mut self, token: u32) -> Result<String> {
         let piece = self.stream.push(token)?;
         Ok(self.take(&piece))
     }
 
-    /// What has ended the answer, once something has; nothing is shown after that.
+    /// Returns the condition that has ended the answer, or `None` while it continues. Nothing is shown after the end.
     pub fn end(&self) -> Option<&End> {
         self.end.as_ref()
     }
 
-    /// There are no more tokens: the text that was held back, the whole text, and what ended it.
+    /// Ends the answer when there are no more tokens. Returns the rest of the text that was held back, the whole text,
+    /// and the condition that ended it (`None` if the model did).
+    ///
+    /// # Errors
+    /// When the tokenizer cannot decode the tokens.
     pub fn finish(mut self) -> Result<(String, String, Option<End>)> {
         let mut rest = String::new();
         if self.end.is_none() {
@@ -103,7 +114,7 @@ impl<'a> Answer<'a> {
         shown
     }
 
-    /// Adds to the text, up to where a box closes.
+    /// Adds `text` to the answer, up to the brace that closes the first box. Returns the part that was added.
     fn show(&mut self, mut text: String) -> String {
         if let Some(end) = self.first_box.as_mut().and_then(|first| first.push(&text)) {
             text.truncate(end);
@@ -128,7 +139,7 @@ mod tests {
         Tokenizer::from_dir(&dir).unwrap()
     });
 
-    /// (what was shown bit by bit, the whole text, the end).
+    /// Returns the text shown piece by piece, the whole text, and the condition that ended it.
     fn answer(text: &str, strings: &[&str], boxed: bool) -> (String, String, Option<End>) {
         let ending = Ending::new(strings.iter().map(|&s| s.to_owned()).collect(), boxed).unwrap();
         let mut answer = Answer::new(&TOKENIZER, &ending);

@@ -1,9 +1,9 @@
-//! `\boxed{...}`, in which models that were trained on mathematics put their answer. Braces nest, and escaped ones
-//! (`\{`) do not count.
+//! Boxes, `\boxed{...}`, in which models that were trained on mathematics put their answer. Braces nest, and escaped
+//! ones (`\{`) do not count.
 
 const NAME: &str = r"\boxed";
 
-/// Counts braces from one that is open.
+/// Count of open braces, from the first that opens a box.
 #[derive(Debug, Clone, Copy)]
 struct Braces {
     open: usize,
@@ -15,7 +15,7 @@ impl Braces {
         Self { open: 1, escaped: false }
     }
 
-    /// Takes a character; true if it closes the first brace.
+    /// Takes a character. True if it closes the first brace.
     fn close(&mut self, c: char) -> bool {
         match c {
             _ if self.escaped => self.escaped = false,
@@ -28,7 +28,7 @@ impl Braces {
     }
 }
 
-/// The content of the last box that is closed; of nested boxes the inner one.
+/// Returns the content of the last box that is closed, or of the inner one if boxes are nested.
 pub fn last_boxed(text: &str) -> Option<&str> {
     text.rmatch_indices(NAME).find_map(|(at, name)| {
         let content = text.get(at + name.len()..)?.trim_start().strip_prefix('{')?;
@@ -38,7 +38,7 @@ pub fn last_boxed(text: &str) -> Option<&str> {
     })
 }
 
-/// Looks for the end of the first box in a text that comes in pieces.
+/// Search for the end of the first box in a text that comes in pieces.
 #[derive(Debug, Default)]
 pub(crate) struct FirstBox(State);
 
@@ -46,15 +46,16 @@ pub(crate) struct FirstBox(State);
 enum State {
     #[default]
     Outside,
-    /// In the name, after so many characters.
+    /// Within the name, after this many of its characters.
     Name(usize),
-    /// Between name and brace.
+    /// Between the name and the opening brace.
     Before,
     Inside(Braces),
 }
 
 impl FirstBox {
-    /// Takes a piece; the length of what of it is up to and with the closing brace, if that is in it.
+    /// Takes a piece. Returns the length in bytes of its part up to and including the brace that closes the first box,
+    /// or `None` if that brace is not in the piece.
     pub(crate) fn push(&mut self, piece: &str) -> Option<usize> {
         for (at, c) in piece.char_indices() {
             if let State::Inside(braces) = &mut self.0 {

@@ -1,4 +1,4 @@
-//! From tokens to the text that is shown: detokenized as they come, and ended where the user wants it to end.
+//! Answers: tokens become text as they come, and the text ends at the conditions that the user sets.
 mod answer;
 mod boxed;
 mod stop;

@@ -1,12 +1,12 @@
 //! Stop strings over a text that comes in pieces.
 
-/// Looks for stop strings across the borders of pieces, and holds back what may become one.
+/// Search for stop strings across the borders of pieces, which holds back text that may become a stop string.
 ///
 /// The string that is complete first ends the text; of several that are complete at the same character, the longest.
-/// So the result does not depend on where the pieces begin and end.
+/// The result therefore does not depend on the borders of the pieces.
 #[derive(Debug)]
 pub(crate) struct StopStrings {
-    /// The longest first.
+    /// Stop strings, the longest first.
     strings: Vec<String>,
     held: String,
 }
@@ -18,7 +18,7 @@ impl StopStrings {
         Self { strings, held: String::new() }
     }
 
-    /// Takes a piece and returns the text that can be shown, and the stop string that ends it.
+    /// Takes a piece. Returns the text that can be shown, and the stop string that ends it, if one is complete.
     pub(crate) fn push(&mut self, piece: &str) -> (String, Option<String>) {
         for c in piece.chars() {
             self.held.push(c);
@@ -32,13 +32,13 @@ impl StopStrings {
         (std::mem::replace(&mut self.held, kept), None)
     }
 
-    /// What was held back and did not become a stop string.
+    /// Returns the text that was held back and did not become a stop string.
     pub(crate) fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
 }
 
-/// Length of the longest end of `text` that `stop` begins with.
+/// Returns the length in bytes of the longest end of `text` that `stop` begins with; `stop` as a whole does not count.
 fn overlap(text: &str, stop: &str) -> usize {
     stop.char_indices()
         .map(|(length, _)| length)
@@ -51,7 +51,7 @@ fn overlap(text: &str, stop: &str) -> usize {
 mod tests {
     use super::*;
 
-    /// What each piece showed, and what was still held at the end.
+    /// Returns the text that each piece showed, the text that was still held at the end, and the stop string, if any.
     fn pieces(stops: &[&str], pieces: &[&str]) -> (Vec<String>, String, Option<String>) {
         let mut stop = StopStrings::new(&stops.iter().map(|&s| s.to_owned()).collect::<Vec<_>>());
         let mut shown = Vec::new();

@@ -1,30 +1,30 @@
 //! Conversations in records of JSONL, in the forms that people train on:
 //! - `prompt` and `completion`: a question and its answer, or lists of messages;
-//! - `messages`: a list of objects with `role` and `content`, and whatever else the chat template knows;
-//! - `conversations`: ShareGPT's list of `{from, value}`, or of messages, and `system`; where there is no `text`.
+//! - `messages`: a list of objects with `role` and `content`, and any other keys that the chat template reads;
+//! - `conversations`: ShareGPT's list of `{from, value}`, or of messages, and `system`; only without `text`.
 //!
-//! The first of these that a record has counts, as in mlx-lm (which does not know ShareGPT's). The record's `tools` reach
-//! the template, as in mlx-lm. Arguments of tool calls that are written as JSON, as OpenAI has them, become objects, as in
-//! mlx-lm's server: templates write them as JSON themselves.
+//! The first of these forms that a record has counts, as in mlx-lm (which does not read ShareGPT's). The record's
+//! `tools` reach the template, as in mlx-lm. Arguments of tool calls that are strings of JSON, as in OpenAI's format,
+//! become objects, as in mlx-lm's server: templates write arguments as JSON themselves.
 
 use serde_json::{Map, Value};
 
 use crate::text::tokenizer::{Message, NoMessage, kind};
 
-/// A conversation, to be written out by a chat template.
+/// Conversation for a chat template to write out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Conversation {
-    /// The record's key that it stood under.
+    /// Key of the record that holds the conversation.
     pub(crate) key: &'static str,
     pub(crate) messages: Vec<Message>,
     /// Definitions of the tools that the assistant could call.
     pub(crate) tools: Option<Vec<Value>>,
 }
 
-/// The conversation of a record, if it has one. A key whose value is null is as good as none.
+/// Returns the conversation of a record, if it has one. A key whose value is null counts as missing.
 ///
 /// # Errors
-/// Names the record's key whose value is no conversation.
+/// When the value of a key is not as expected; the error names the key.
 pub(crate) fn parse(record: &Map<String, Value>) -> Result<Option<Conversation>, NoMessage> {
     let given = |key: &str| record.get(key).filter(|value| !value.is_null());
     let (key, messages) = match (given("prompt"), given("completion"), given("messages")) {
@@ -42,7 +42,7 @@ pub(crate) fn parse(record: &Map<String, Value>) -> Result<Option<Conversation>,
     Ok(Some(Conversation { key, messages, tools: given("tools").map(tools).transpose()? }))
 }
 
-/// A prompt or completion: messages, or the content of one message of `role`.
+/// Reads a prompt or completion, which stands under `key`: a list of messages, or the content of one message of `role`.
 fn side(value: &Value, key: &str, role: &str) -> Result<Vec<Message>, NoMessage> {
     let are_messages = |list: &Vec<Value>| list.iter().any(|message| message.get("role").is_some());
     if value.as_array().is_some_and(are_messages) {
@@ -62,7 +62,7 @@ fn messages(value: &Value, key: &str) -> Result<Vec<Message>, NoMessage> {
     messages.map(|(index, value)| message(object(value, key, index)?, key, index)).collect()
 }
 
-/// The message `object`, at `index` of the list under `key`.
+/// Reads the message `object`, which stands at `index` of the list under `key`.
 fn message(mut object: Map<String, Value>, key: &str, index: usize) -> Result<Message, NoMessage> {
     read_arguments(&mut object);
     let within = |error: NoMessage| NoMessage { key: format!("{key}[{index}].{}", error.key), ..error };
@@ -92,7 +92,7 @@ fn share_gpt(value: &Value, system: Option<&Value>) -> Result<Vec<Message>, NoMe
     Ok(messages)
 }
 
-/// The role of who is called `from` in ShareGPT's form.
+/// Returns the role that corresponds to `from` in ShareGPT's form. `key` is for the error if there is none.
 fn role(from: &str, key: &str) -> Result<&'static str, NoMessage> {
     Ok(match from {
         "system" => "system",
@@ -106,7 +106,7 @@ fn role(from: &str, key: &str) -> Result<&'static str, NoMessage> {
     })
 }
 
-/// Tool definitions: a list of objects, or that list written as JSON, as tables have it.
+/// Reads tool definitions: a list of objects, or that list as a string of JSON, as tables have it.
 fn tools(value: &Value) -> Result<Vec<Value>, NoMessage> {
     let written = value.as_str().and_then(|text| serde_json::from_str(text).ok());
     match written.as_ref().unwrap_or(value) {
@@ -115,7 +115,7 @@ fn tools(value: &Value) -> Result<Vec<Value>, NoMessage> {
     }
 }
 
-/// Arguments of the tool calls of a message, where they are an object that is written as JSON, as that object.
+/// Replaces the arguments of a message's tool calls with objects, if they are objects written as a string of JSON.
 fn read_arguments(message: &mut Map<String, Value>) {
     let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut);
     for call in calls.into_iter().flatten() {

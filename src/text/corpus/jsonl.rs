@@ -1,6 +1,6 @@
-//! JSONL: one object per line, with `text` (a string) or a conversation, which the model's chat template writes out: see
-//! [`conversations`](super::conversations). Lines may differ; where one has both, the conversation counts, as in mlx-lm.
-//! Blank lines and other keys are passed over.
+//! JSONL: one object per line, with `text` (a string) or a conversation, which the model's chat template writes out:
+//! see [`conversations`](super::conversations). Lines may differ; if one has both, the conversation counts, as in
+//! mlx-lm. Blank lines and other keys are ignored.
 
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -11,13 +11,13 @@ use crate::error::{Error, Result};
 use crate::files::json;
 use crate::text::tokenizer::{Tokenizer, kind};
 
-/// Extensions that say so.
+/// File extensions, in lower case, that mean JSONL.
 const EXTENSIONS: [&str; 4] = ["jsonl", "json-lines", "jsonlines", "ndjson"];
 
-/// One line.
+/// Document on one line of a JSONL file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Record {
-    /// From 1.
+    /// Line number, from 1.
     line: usize,
     document: Document,
 }
@@ -28,7 +28,7 @@ enum Document {
     Conversation(Conversation),
 }
 
-/// Whether the file is called so, or every line that is not blank is an object.
+/// True if `path` has one of the [`EXTENSIONS`], or every non-blank line of `text` is a JSON object.
 pub(crate) fn is_jsonl(path: &Path, text: &str) -> bool {
     let extension = path.extension().and_then(|e| e.to_str()).map(str::to_ascii_lowercase);
     if extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str())) {
@@ -38,7 +38,8 @@ pub(crate) fn is_jsonl(path: &Path, text: &str) -> bool {
     lines.all(|line| line.starts_with('{') && json::parse_text(line).is_ok_and(|value| value.is_object()))
 }
 
-/// Whether all of `text` is one object such as a line would hold, or a list of them.
+/// True if `text` as a whole is one JSON value with records in it: an object with a key of a record, a list with at
+/// least one such object, or a list that is cut off.
 pub(crate) fn is_one_value(text: &str) -> bool {
     const KEYS: [&str; 4] = ["text", "messages", "completion", "conversations"];
     let is_record = |object: &Map<String, Value>| KEYS.iter().any(|key| object.contains_key(*key));
@@ -49,7 +50,10 @@ pub(crate) fn is_one_value(text: &str) -> bool {
     }
 }
 
-/// The lines of `text`; `path` is only for messages.
+/// Reads the records of `text`, one per non-blank line. `path` is only for messages.
+///
+/// # Errors
+/// When a line is not a JSON object or holds no document; the error names line and key.
 pub(crate) fn read(path: &Path, text: &str) -> Result<Vec<Record>> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines.map(|(index, line)| Record::parse(path, index + 1, line)).collect()
@@ -85,12 +89,15 @@ impl Record {
         Ok(Self { line, document })
     }
 
-    /// Whether the chat template writes it out.
+    /// True if the record is a conversation, which the chat template writes out.
     pub(crate) fn is_conversation(&self) -> bool {
         matches!(self.document, Document::Conversation(_))
     }
 
-    /// Its tokens. `path` is only for messages.
+    /// Returns the tokens of the record's document, encoded with `tokenizer`. `path` is only for messages.
+    ///
+    /// # Errors
+    /// When the tokenizer fails, or there is no chat template that takes the conversation.
     pub(crate) fn tokens(&self, path: &Path, tokenizer: &Tokenizer) -> Result<Vec<u32>> {
         let conversation = match &self.document {
             Document::Text(text) => return tokenizer.encode(text, true),
@@ -111,7 +118,7 @@ impl Record {
     }
 }
 
-/// Key that a record without a document lacks, and what to say of it.
+/// Returns the key that a record without a document lacks, and the problem to report for that key.
 fn missing(record: &Map<String, Value>) -> (&'static str, &'static str) {
     let has = |key: &str| record.get(key).is_some_and(|value| !value.is_null());
     match (has("prompt"), has("completion")) {

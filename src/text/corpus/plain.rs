@@ -1,9 +1,9 @@
-//! Plain text: documents, and the line that separates them.
+//! Plain text: documents and the line that separates them.
 
-/// The separator of documents: a line that is exactly this.
+/// Line that separates documents; nothing else may be on it.
 pub const DOCUMENT_SEPARATOR: &str = "<|endoftext|>";
 
-/// The documents of a plain text, without the line breaks around them. Empty ones are left out.
+/// Returns the documents of a plain text, without the line breaks around them. Empty documents are left out.
 pub fn documents(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
@@ -15,7 +15,8 @@ pub fn documents(text: &str) -> impl Iterator<Item = &str> {
     .filter(|document| !document.is_empty())
 }
 
-/// What comes before the first separator, and what after it, if there is one.
+/// Splits `text` at the first separator. Returns the text before it and the text after it; the latter is `None` if
+/// there is no separator.
 fn split(text: &str) -> (&str, Option<&str>) {
     let mut start = 0;
     for line in text.split_inclusive('\n') {

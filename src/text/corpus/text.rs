@@ -1,4 +1,4 @@
-//! A text and its form, from file to tokens.
+//! Texts and their forms, from file to tokens.
 
 use super::plain::documents;
 use rayon::prelude::*;
@@ -13,20 +13,20 @@ use crate::files::lfs_pointer;
 use crate::files::model_files::ModelFiles;
 use crate::text::tokenizer::Tokenizer;
 
-/// Tokens of a sequence that goes through a model at once, at most: the masks of windows and chunks are its square, and MLX
-/// counts in 32 bits.
+/// Largest number of tokens in a sequence that goes through a model at once: the masks of windows and chunks grow with
+/// its square, and MLX counts in 32 bits.
 pub const LONGEST_SEQUENCE: u32 = 32_768;
 
-/// Prose, code, mathematics and dialogue in several languages, so that the tool works without a text.
+/// Built-in text: prose, code, mathematics and dialogue in several languages, so that the tool works without a file.
 const DEFAULT_TEXT: &str = include_str!("default.txt");
 
-/// Documents that are tokenized before it is looked at whether there are tokens enough.
+/// Number of documents that are tokenized before each check whether there are enough tokens.
 const BATCH: usize = 256;
 
-/// A text, and what to call it in messages.
+/// Text to calibrate or to evaluate on: a file or the built-in text.
 #[derive(Debug, Clone)]
 pub struct Text {
-    /// `None`: the text that mixbit carries.
+    /// Path of the file; `None` for the built-in text.
     path: Option<PathBuf>,
     contents: Contents,
 }
@@ -39,11 +39,11 @@ enum Contents {
 }
 
 impl Text {
-    /// The file at `path`, or the text that mixbit carries.
+    /// Reads the file at `path`, or takes the built-in text if there is no path.
     ///
     /// # Errors
-    /// When the file cannot be read, is empty, is not UTF-8, or is JSONL or an array with something else in it than
-    /// it should have; JSONL's errors name line and key.
+    /// When the file cannot be read, is a Git LFS pointer, is empty, is not UTF-8, is a single JSON value with records,
+    /// or is JSONL or an array with invalid contents; errors in JSONL name line and key.
     pub fn open(path: Option<&Path>) -> Result<Self> {
         let Some(path) = path else {
             return Ok(Self { path: None, contents: Contents::Plain(DEFAULT_TEXT.to_owned()) });
@@ -75,22 +75,22 @@ impl Text {
         Ok(Contents::Plain(text))
     }
 
-    /// The text that mixbit carries.
+    /// Returns the built-in text.
     pub const fn built_in() -> &'static str {
         DEFAULT_TEXT
     }
 
-    /// What to call it in messages: the file's path, or `the built-in text`.
+    /// Returns the text's name for messages: the file's path, or `the built-in text`.
     pub fn name(&self) -> String {
         self.path.as_ref().map_or_else(|| "the built-in text".to_owned(), |path| path.display().to_string())
     }
 
-    /// Whether this is the text that mixbit carries.
+    /// True if this is the built-in text.
     pub fn is_built_in(&self) -> bool {
         self.path.is_none()
     }
 
-    /// `plain text`, `JSONL` or `token ids`.
+    /// Returns the name of the text's form: `plain text`, `JSONL` or `token ids`.
     pub fn form(&self) -> &'static str {
         match self.contents {
             Contents::Plain(_) => "plain text",
@@ -99,7 +99,7 @@ impl Text {
         }
     }
 
-    /// Whether there are conversations, which the model's chat template writes out.
+    /// True if the text has conversations, which the model's chat template writes out.
     pub fn has_conversations(&self) -> bool {
         match &self.contents {
             Contents::Records(records) => records.iter().any(Record::is_conversation),
@@ -107,17 +107,21 @@ impl Text {
         }
     }
 
-    /// All tokens: each document tokenized on its own with the tokenizer's own BOS rule (conversations: as the chat
-    /// template writes them), then concatenated. Token ids of an array are not checked against the vocabulary.
+    /// Returns all tokens of the text: each document is tokenized on its own with the tokenizer's own BOS rule
+    /// (conversations as the chat template writes them), and the results are concatenated. Token ids of an array are
+    /// returned as they are, without a check against the vocabulary.
     ///
     /// # Errors
-    /// When the tokenizer fails, or is missing and this is no array of token ids, or there are conversations and no chat template that takes
-    /// them.
+    /// When the tokenizer fails, when there is none and the text is not an array of token ids, when there are
+    /// conversations and no chat template that takes them, or when a stop was requested.
     pub fn tokens<'t>(&self, tokenizer: impl Into<Option<&'t Tokenizer>>) -> Result<Vec<u32>> {
         self.first_tokens(tokenizer.into(), usize::MAX)
     }
 
-    /// The tokenizer among `files`, where it takes one to read this text: token ids need none.
+    /// Reads the tokenizer from `files`. Returns `None` for a text of token ids, which needs none.
+    ///
+    /// # Errors
+    /// When the text needs a tokenizer and it cannot be read.
     pub fn tokenizer(&self, files: &ModelFiles) -> Result<Option<Tokenizer>> {
         match self.contents {
             Contents::Tokens(_) => Ok(None),
@@ -132,7 +136,10 @@ impl Text {
         })
     }
 
-    /// The first `most` of [`tokens`](Self::tokens), without tokenizing what comes long after.
+    /// Returns the first `most` of [`tokens`](Self::tokens), without tokenizing documents far behind them.
+    ///
+    /// # Errors
+    /// As [`Text::tokens`].
     pub(crate) fn first_tokens(&self, tokenizer: Option<&Tokenizer>, most: usize) -> Result<Vec<u32>> {
         let mut tokens = match &self.contents {
             Contents::Plain(text) => {
@@ -152,7 +159,10 @@ impl Text {
     }
 }
 
-/// Tokenizes in parallel, batch after batch until there are `most` tokens; the first document that fails is the error.
+/// Tokenizes `documents` with `encode`, in parallel and batch by batch, until there are at least `most` tokens.
+///
+/// # Errors
+/// When a document fails (the first that does), or a stop was requested.
 fn tokenize<T: Sync>(
     documents: &[T],
     most: usize,
@@ -183,7 +193,8 @@ fn unreadable(path: &Path, error: io::Error) -> Error {
     }
 }
 
-/// What the first bytes say the file is, or where it is no UTF-8.
+/// Returns the error for a file that is not UTF-8 text: it names the kind of file, recognized by the first bytes, or
+/// the first byte that is wrong.
 fn not_text(path: &Path, error: &FromUtf8Error) -> Error {
     const KINDS: [(&[u8], &str, &str); 8] = [
         (b"\x1f\x8b", "gzip data", "unpack it first"),
@@ -205,7 +216,7 @@ fn not_text(path: &Path, error: &FromUtf8Error) -> Error {
     Error::file(path, format!("is {binary} UTF-8 text: byte {at} is 0x{byte:02x}")).hint(FORMS)
 }
 
-/// What may be given, for hints.
+/// Hint that lists the accepted forms of a text.
 const FORMS: &str = "give plain UTF-8 text, JSONL with `text`, `messages` or `conversations`, or token ids in an .npy or .npz";
 
 #[cfg(test)]

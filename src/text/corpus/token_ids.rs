@@ -1,5 +1,5 @@
-//! Token ids made elsewhere: an .npy, or an .npz with an array `tokens` or a single one. One or two dimensions (rows one
-//! after another), any integer dtype.
+//! Token ids made by other programs: an .npy, or an .npz with an array `tokens` or a single array. The array has one or
+//! two dimensions (rows are concatenated) and any integer dtype.
 
 use npyz::{DType, NpyFile, Order, TypeChar};
 use std::io::Read;
@@ -8,10 +8,10 @@ use std::path::Path;
 use crate::error::{Error, Result};
 use crate::files::archive::{damaged, open_archive};
 
-/// The array of an .npz that is taken where there are several.
+/// Name of the array to take from an .npz with several.
 const NAME: &str = "tokens";
 
-/// Whether the file at `path` is an .npy or .npz, by name or first bytes.
+/// True if the file at `path` can be read and is an .npy or .npz, by name or first bytes.
 pub fn holds_token_ids(path: &Path) -> bool {
     let mut start = Vec::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(6).read_to_end(&mut start));
@@ -30,7 +30,12 @@ fn is_npy(path: &Path, start: &[u8]) -> bool {
     called(path, "npy") || start.starts_with(b"\x93NUMPY")
 }
 
-/// The ids, row by row; `None` if the file is neither an .npy nor an .npz, by name or first bytes.
+/// Reads the token ids, row by row, from the `bytes` of the file `path`. Returns `None` if the file is neither an .npy
+/// nor an .npz, by name or first bytes.
+///
+/// # Errors
+/// When the file is damaged, has no array to take, or the array is empty, has more than two dimensions or none, or
+/// holds values that are no token ids.
 pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<Option<Vec<u32>>> {
     let tokens = if is_npz(path, bytes) {
         array(path, &member(path, bytes)?)?
@@ -45,7 +50,7 @@ pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<Option<Vec<u32>>> {
     Ok(Some(tokens))
 }
 
-/// The .npy inside an .npz.
+/// Returns the contents of the .npy to take from the .npz `bytes`.
 fn member(path: &Path, bytes: &[u8]) -> Result<Vec<u8>> {
     let damaged = |e: &dyn std::fmt::Display| damaged(path, "npz", e);
     let mut archive = open_archive(path, "npz", bytes)?;

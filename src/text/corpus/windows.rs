@@ -1,5 +1,5 @@
-//! Windows of one length over a text: spread for calibration, consecutive for evaluation, and both from one text without
-//! overlap.
+//! Windows of one length over a text: spread for calibration, consecutive for evaluation, and both from one text
+//! without overlap.
 
 use std::collections::BTreeSet;
 
@@ -8,34 +8,35 @@ use crate::error::{Error, Result};
 use crate::text::tokenizer::Tokenizer;
 use crate::words::count;
 
-/// Where a text serves both purposes, the last of every so many windows is held out.
+/// Number of windows of which the last is held out, if one text serves both calibration and evaluation.
 pub const HELD_OUT_EVERY: usize = 8;
 
 /// Windows of one text that share no token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split {
-    /// To measure on, spread over the text.
+    /// Windows to calibrate on, spread over the text.
     pub calibration: Vec<Vec<u32>>,
-    /// To score on, in the order of the text. Which ones depends on the text and the length alone.
+    /// Windows to evaluate on, in the order of the text. The choice depends only on the text, the length and the number
+    /// asked for, not on the seed.
     pub held_out: Vec<Vec<u32>>,
-    /// The windows that are held out too and were not asked for, in the order of the text.
+    /// Held-out windows beyond the number asked for, in the order of the text.
     pub spare: Vec<Vec<u32>>,
-    /// The windows that are not held out and were not asked for, in the order of the text.
+    /// Windows that are not held out, beyond the number asked for, in the order of the text.
     pub unused: Vec<Vec<u32>>,
 }
 
-/// Windows that follow one another.
+/// Consecutive windows of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Windows {
-    /// All of one length.
+    /// Token ids, window by window. All windows have one length.
     pub windows: Vec<Vec<u32>>,
-    /// Tokens at the end that fill none.
+    /// Number of tokens at the end that do not fill a window.
     pub left_out: usize,
 }
 
 impl Text {
-    /// `samples` sequences of `length` tokens, spread evenly over the text from a start that `seed` chooses. The
-    /// built-in text gives as many as it has.
+    /// Returns `samples` sequences of `length` tokens, spread evenly over the text from a start that `seed` chooses.
+    /// The built-in text gives fewer if it is too short.
     ///
     /// # Errors
     /// As [`Text::tokens`], and when the text is too short.
@@ -52,8 +53,10 @@ impl Text {
         Ok(picked(&windows, &spread(&windows, samples, seed)))
     }
 
-    /// The same from the windows that are not held out, and at most `most_held_out` (0 is taken for 1) of those that are,
-    /// spread evenly. Held out is the last of every [`HELD_OUT_EVERY`] windows, or the last of all if there are fewer.
+    /// Splits the text into windows of `length` tokens to calibrate and to evaluate on. The last of every
+    /// [`HELD_OUT_EVERY`] windows is held out, or the last of all if there are fewer. Of the held-out windows, at most
+    /// `most_held_out` (0 counts as 1) are chosen, spread evenly; of the others, `samples` are chosen, spread evenly
+    /// from a start that `seed` chooses. The built-in text gives fewer if it is too short.
     ///
     /// # Errors
     /// As [`Text::tokens`], and when the text is too short for both.
@@ -96,11 +99,11 @@ impl Text {
         })
     }
 
-    /// Consecutive windows of `length` tokens from the start of the text, of at most `max_tokens` together. The last,
-    /// shorter one is left out unless it is the only one.
+    /// Returns consecutive windows of `length` tokens from the start of the text, with at most `max_tokens` tokens
+    /// together. A shorter window at the end is left out unless it is the only one.
     ///
     /// # Errors
-    /// As [`Text::tokens`], and when there are fewer than 2 tokens, of which nothing can be predicted.
+    /// As [`Text::tokens`], and when `length` is below 2, or `max_tokens` or the text's number of tokens below 3.
     pub fn windows<'t>(
         &self,
         tokenizer: impl Into<Option<&'t Tokenizer>>,
@@ -133,7 +136,9 @@ impl Text {
         Ok(Windows { windows: whole.map(<[u32]>::to_vec).collect(), left_out })
     }
 
-    /// Fails unless `windows` of `length` tokens do for `samples`, for which the text would have to hold `needed`.
+    /// Fails if the `windows` of `length` tokens that the text has are too few for `samples`, unless it is the built-in
+    /// text and has any. `needed` is the number of windows that the text would have to hold; with `tokens`, the text's
+    /// number of tokens, it is for the message.
     fn check_enough(
         &self,
         tokens: usize,
@@ -158,7 +163,8 @@ impl Text {
     }
 }
 
-/// Which of `windows` to take: at most `samples`, evenly apart.
+/// Returns the indices of the `windows` to take: at most `samples`, evenly spaced from a start that `seed` chooses and
+/// continued from the front at the end.
 fn spread(windows: &[&[u32]], samples: usize, seed: u64) -> Vec<usize> {
     if windows.is_empty() {
         return Vec::new();
@@ -178,7 +184,7 @@ mod tests {
     use super::super::text::tests::{open, tokenizer};
     use super::*;
 
-    /// Token ids 0, 1, 2, ...
+    /// Returns a text of the token ids from 0 to `count` - 1.
     fn counting(count: u16) -> Text {
         let header = format!("{{'descr': '<u2', 'fortran_order': False, 'shape': ({count},), }}\n");
         let mut bytes = b"\x93NUMPY\x01\x00".to_vec();

@@ -1,17 +1,18 @@
-//! How likely a token was, and what could have come in its place.
+//! Log-probabilities of a chosen token and of its alternatives.
 
-/// Natural logarithms of probabilities: of the softmax of the logits after biases and penalties, before temperature and
-/// masks, as mlx-lm reports them.
+/// Natural logarithms of token probabilities. The probabilities are the softmax of the logits after biases and
+/// penalties, before temperature and masks, as mlx-lm reports them.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Logprobs {
-    /// Of the token that was chosen.
+    /// Log-probability of the chosen token.
     pub chosen: f32,
-    /// The likeliest tokens, the likeliest first; the chosen one may be among them.
+    /// Ids and log-probabilities of the likeliest tokens, the likeliest first; the chosen token may be among them.
     pub top: Vec<(u32, f32)>,
 }
 
 impl Logprobs {
-    /// Of `token` and the `alternatives` likeliest tokens that are not banned.
+    /// Returns the log-probabilities of `token` and of the `alternatives` likeliest tokens that are not banned.
+    /// `logits` holds one value per token id.
     pub(crate) fn new(logits: &[f32], token: u32, alternatives: usize) -> Self {
         let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let total: f64 = logits.iter().map(|&x| f64::from(x - largest).exp()).sum();

@@ -1,8 +1,8 @@
-//! Choosing the next token from its logits.
+//! Choice of the next token from its logits.
 //!
-//! Everything happens on logits: biases and penalties ([`Penalties`]), temperature, then masks that set logits to minus
-//! infinity, then a draw from the softmax of what is left. (Masking probabilities and drawing from them as if they were
-//! logits, an old bug of the ports that this project comes from, gives another distribution.)
+//! All steps work on logits: biases and penalties ([`Penalties`]), temperature, then masks that set logits to minus
+//! infinity, then a draw from the softmax of the remaining ones. (Masking probabilities and drawing from them as if
+//! they were logits would give another distribution.)
 mod logprobs;
 mod penalties;
 mod sampler;

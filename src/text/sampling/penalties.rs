@@ -1,40 +1,39 @@
-//! What is added to logits, or taken off, before a token is chosen from them: a bias, and penalties on tokens that were
-//! there already.
+//! Changes to logits before a token is chosen from them: a bias, and penalties on tokens that occurred before.
 //!
-//! The formulas are those of mlx-lm 0.32.2 (`sample_utils.py`), in its order. What they look at differs in one place:
-//! mlx-lm's frequency and presence penalties see the last 20 tokens, prompt included. Here they see every generated
-//! token and none of the prompt, as OpenAI, whose parameters they are, defines them.
+//! The formulas are those of mlx-lm 0.32.2 (`sample_utils.py`), in its order, with one difference: the frequency and
+//! presence penalties of mlx-lm count the last 20 tokens, prompt included. Here they count every generated token and
+//! none of the prompt, as OpenAI defines these parameters.
 
 use std::collections::BTreeMap;
 
-/// Penalties and biases; the default changes nothing.
+/// Penalties and biases. The default changes nothing.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Penalties {
-    /// Added to the logits of these tokens; minus infinity bans one.
+    /// Biases, by token id: each is added to the token's logit; minus infinity bans the token.
     pub bias: BTreeMap<u32, f32>,
-    /// Of the latest tokens, prompt included: positive logits are divided by this, negative ones multiplied
-    /// (arXiv 1909.05858).
+    /// Penalty on the latest tokens, prompt included: positive logits are divided by its factor, negative ones
+    /// multiplied (arXiv 1909.05858). `None` for no penalty.
     pub repetition: Option<Repetition>,
-    /// Taken off a token's logit for each time that it was generated.
+    /// Amount subtracted from a token's logit for each time that the token was generated.
     pub frequency: f32,
-    /// Taken off a token's logit once it was generated.
+    /// Amount subtracted, once, from the logit of each token that was generated.
     pub presence: f32,
 }
 
-/// A repetition penalty.
+/// Repetition penalty.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Repetition {
-    /// Above 1 discourages, below 1 encourages.
+    /// Factor of the penalty: above 1 discourages repetition, below 1 encourages it.
     pub factor: f32,
-    /// How many of the latest tokens count; 0 for all of them.
+    /// Number of latest tokens that count; 0 for all of them.
     pub context: usize,
 }
 
-/// What came before the token that is to be chosen.
+/// Tokens before the one that is to be chosen.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct History {
     tokens: Vec<u32>,
-    /// How often each was generated.
+    /// Number of times that each token was generated, by id.
     generated: BTreeMap<u32, u32>,
 }
 
@@ -48,7 +47,7 @@ impl History {
         *self.generated.entry(token).or_default() += 1;
     }
 
-    /// The latest `count` tokens, or all, each once.
+    /// Returns the ids among the latest `count` tokens, or among all if `count` is 0, each once and sorted.
     fn latest(&self, count: usize) -> Vec<u32> {
         let start = if count == 0 { 0 } else { self.tokens.len().saturating_sub(count) };
         let mut latest = self.tokens.get(start..).unwrap_or_default().to_vec();
@@ -59,7 +58,7 @@ impl History {
 }
 
 impl Penalties {
-    /// Applies them to `logits`. Ids past their end are left alone.
+    /// Applies the biases and penalties to `logits`, one value per token id. Ids past their end are ignored.
     pub(crate) fn apply(&self, logits: &mut [f32], history: &History) {
         let mut change = |token: u32, f: &dyn Fn(f32) -> f32| {
             if let Some(x) = logits.get_mut(token as usize) {

@@ -1,4 +1,4 @@
-//! The sampler: settings, masks and the draw.
+//! Sampler: settings, masks and the draw.
 
 use super::logprobs::Logprobs;
 use super::penalties::Penalties;
@@ -6,20 +6,21 @@ use fastrand::Rng;
 
 use super::penalties::History;
 
-/// How tokens are chosen. The default is greedy.
+/// Settings by which tokens are chosen. The default is greedy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sampling {
-    /// 0 is greedy.
+    /// Divisor of the logits; 0 chooses greedily.
     pub temperature: f32,
-    /// Keep the smallest set of tokens whose probability reaches this.
+    /// Probability that the kept tokens must reach together: the smallest such set is kept; 1 keeps all.
     pub top_p: f32,
-    /// Keep this many tokens; 0 keeps all.
+    /// Number of likeliest tokens to keep; 0 keeps all.
     pub top_k: usize,
-    /// Drop tokens less likely than this times the likeliest.
+    /// Share of the likeliest token's probability below which tokens are dropped; 0 keeps all.
     pub min_p: f32,
-    /// What changes the logits before.
+    /// Biases and penalties, applied to the logits before anything else.
     pub penalties: Penalties,
-    /// Whether log-probabilities are wanted, and of how many of the likeliest tokens beside the chosen one.
+    /// Number of likeliest tokens whose log-probabilities are returned with that of the chosen one; `None` returns no
+    /// log-probabilities.
     pub logprobs: Option<usize>,
 }
 
@@ -36,16 +37,16 @@ impl Default for Sampling {
     }
 }
 
-/// A token that was chosen.
+/// Token that a sampler chose.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Chosen {
-    /// Its id.
+    /// Id of the token.
     pub token: u32,
-    /// How likely it was, where [`Sampling::logprobs`] asks for it.
+    /// Log-probabilities of the token and its alternatives, if [`Sampling::logprobs`] asks for them.
     pub logprobs: Option<Logprobs>,
 }
 
-/// A sampler with its own random numbers, which remembers what it chose.
+/// Sampler with its own random numbers, which remembers the tokens that it chose.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     settings: Sampling,
@@ -54,17 +55,19 @@ pub struct Sampler {
 }
 
 impl Sampler {
-    /// Draws repeatably for a `seed`.
+    /// Returns a sampler without history. Samplers with the same settings and `seed` draw alike.
     pub fn new(settings: Sampling, seed: u64) -> Self {
         Self { settings, rng: Rng::with_seed(seed), history: History::default() }
     }
 
-    /// Forgets what was chosen: what comes now continues `prompt`. The random numbers go on.
+    /// Replaces the remembered tokens with `prompt`, which the next tokens continue. The random numbers are not
+    /// restarted.
     pub fn start(&mut self, prompt: &[u32]) {
         self.history = History::new(prompt);
     }
 
-    /// The next token, remembered for the penalties on those after it. `logits` is left penalized, scaled and masked.
+    /// Chooses the next token from `logits`, one value per token id, and remembers it for the penalties on later
+    /// tokens. Leaves `logits` penalized and, unless the choice is greedy, scaled and masked.
     pub fn sample(&mut self, logits: &mut [f32]) -> Chosen {
         self.settings.penalties.apply(logits, &self.history);
         let plain = self.settings.logprobs.map(|alternatives| (logits.to_vec(), alternatives));
@@ -90,7 +93,7 @@ impl Sampler {
     }
 }
 
-/// The first of the largest.
+/// Returns the index of the largest logit, the first of equals; 0 if there are none.
 pub fn argmax(logits: &[f32]) -> u32 {
     let mut best = 0;
     for (index, x) in logits.iter().enumerate() {
@@ -101,7 +104,7 @@ pub fn argmax(logits: &[f32]) -> u32 {
     best as u32
 }
 
-/// The token at quantile `u` of softmax(`logits`).
+/// Returns the token at quantile `u`, from 0 to 1, of softmax(`logits`) in the order of token ids.
 pub fn categorical(logits: &[f32], u: f64) -> u32 {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let weight = |x: f32| f64::from((x - largest).exp());
@@ -121,7 +124,7 @@ pub fn categorical(logits: &[f32], u: f64) -> u32 {
     last as u32
 }
 
-/// Indices of unmasked logits, the largest first, ties by index.
+/// Returns the indices of unmasked logits, the largest first, ties by index.
 pub(crate) fn ranked(logits: &[f32]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..logits.len()).filter(|&i| logits[i] > f32::NEG_INFINITY).collect();
     order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]).then(a.cmp(&b)));
@@ -190,7 +193,7 @@ mod tests {
         assert_eq!(masked(|x| mask_min_p(x, 1.0)), [1]);
     }
 
-    /// How often each token comes in `draws` draws.
+    /// Returns the number of times that each token comes in `draws` draws.
     fn counts(settings: &Sampling, probabilities: &[f32], draws: usize) -> Vec<u32> {
         let mut sampler = Sampler::new(settings.clone(), 7);
         let mut counts = vec![0u32; probabilities.len()];
@@ -200,7 +203,7 @@ mod tests {
         counts
     }
 
-    /// Pearson's statistic over the tokens that can come.
+    /// Returns Pearson's chi-square statistic over the tokens that can come.
     fn chi_square(counts: &[u32], expected: &[f64]) -> f64 {
         let total = f64::from(counts.iter().sum::<u32>());
         counts

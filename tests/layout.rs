@@ -148,39 +148,8 @@ fn doc_lines_stand_alone() {
 
 /// Command-line flags in the string literals of files below cli/, with their number. The list may only shrink: messages of
 /// the library name settings, and the command line adds its flags.
-const FLAGS_BELOW_CLI: [(&str, usize); 31] = [
-    ("choose/plan/plan.rs", 5),
-    ("choose/recipe/recipe.rs", 1),
-    ("choose/rules.rs", 3),
-    ("choose/table.rs", 10),
-    ("engine/cache/sequence.rs", 2),
-    ("engine/decoder/load.rs", 1),
-    ("engine/generate/generate.rs", 2),
-    ("engine/measure/scores.rs", 1),
-    ("engine/passes/states.rs", 1),
-    ("files/hub/name.rs", 3),
-    ("files/journal.rs", 2),
-    ("files/output_file.rs", 5),
-    ("files/output_folder.rs", 4),
-    ("jobs/check/magnitudes.rs", 1),
-    ("jobs/evaluation/reference.rs", 4),
-    ("jobs/quantize/distill.rs", 11),
-    ("jobs/quantize/job.rs", 2),
-    ("jobs/quantize/kept_layers.rs", 5),
-    ("jobs/quantize/kept_rounds.rs", 4),
-    ("jobs/quantize/refine.rs", 6),
-    ("jobs/quantize/tuning/progress.rs", 5),
-    ("jobs/quantize/unfinished.rs", 8),
-    ("jobs/settings.rs", 6),
-    ("jobs/texts.rs", 4),
-    ("jobs/write/companions.rs", 4),
-    ("jobs/write/damage.rs", 2),
-    ("numerics/quant.rs", 7),
-    ("report/html/curve.rs", 1),
-    ("text/answer/answer.rs", 1),
-    ("text/conversation.rs", 1),
-    ("text/corpus/windows.rs", 5),
-];
+const FLAGS_BELOW_CLI: [(&str, usize); 3] =
+    [("jobs/evaluation/reference.rs", 4), ("jobs/write/companions.rs", 4), ("text/conversation.rs", 1)];
 
 /// The string literals of a source, without those in comments and unit tests.
 fn string_literals(text: &str) -> Vec<&str> {

@@ -33,6 +33,17 @@ fn only_the_engine_uses_mlx() {
 }
 
 #[test]
+fn jobs_know_no_flags_and_no_terminal() {
+    let above = |place: &str| ["src/cli/", "src/report/", "src/main.rs"].iter().any(|room| place.contains(room));
+    for path in all_sources().into_iter().filter(|path| !above(&path.to_str().unwrap().replace('\\', "/"))) {
+        let code = code(&fs::read_to_string(&path).unwrap());
+        for name in ["clap::", "indicatif::", "println!", "io::stdout", "io::stderr", "io::stdin"] {
+            assert!(!code.contains(name), "{} has `{name}`, which belongs into cli or report", path.display());
+        }
+    }
+}
+
+#[test]
 fn files_stay_readable_in_a_sitting() {
     let mut files = all_sources();
     for folder in ["tests", "fuzz", "benches", "xtask/src", "bench/src"] {

@@ -1,6 +1,5 @@
 //! Settings of jobs, with flags, recipe and defaults resolved.
 
-use clap::ValueEnum;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -17,12 +16,12 @@ use crate::progress::Progress;
 use crate::words::count;
 
 /// Method of measuring sensitivities.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum MeasureMethod {
-    /// second order: what rounding does to the KL divergence, by the diagonal of the Fisher information
+    /// Second order: the effect of rounding on the KL divergence, by the diagonal of the Fisher information.
     #[default]
     Fisher,
-    /// first order, as mlx-lm's dynamic_quant does it; to compare
+    /// First order, as mlx-lm's dynamic_quant does it; to compare.
     Alignment,
 }
 

@@ -1,6 +1,5 @@
 //! TOML to [`Recipe`]: types are serde's business, meaning is checked here, and both name the line and the key.
 
-use clap::ValueEnum;
 use glob::Pattern;
 use serde::Deserialize;
 use serde::de::value::SeqAccessDeserializer;
@@ -214,7 +213,7 @@ impl Reader<'_> {
 
     fn tuning(&self, raw: &RawRecipe) -> Result<Tuning> {
         let quality = raw.quality.as_ref().map(|name| {
-            Quality::from_str(name.get_ref(), false).map_err(|_| {
+            Quality::named(name.get_ref()).ok_or_else(|| {
                 let message = format!("`{}` is none of fast, balanced, best", name.get_ref());
                 self.error(name, "quality", message)
             })

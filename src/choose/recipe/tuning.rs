@@ -1,16 +1,33 @@
 //! Settings of a recipe for the work after bits are chosen.
 
-use clap::ValueEnum;
-
 /// Presets. Times and memory are those of MobileLLM-R1-950M's shape on two cores.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quality {
-    /// scale search, 16 sequences: 6 minutes, 2 GB
+    /// Scale search, 16 sequences: 6 minutes, 2 GB.
     Fast,
-    /// GPTQ, 64 sequences: 14 minutes, 2 GB; what is done where something is measured and nothing else is said
+    /// GPTQ, 64 sequences: 14 minutes, 2 GB.
     Balanced,
-    /// GPTQ, 128 sequences, then --refine 2 and --distill 150: 4.5 hours, 4 GB
+    /// GPTQ, 128 sequences, 2 rounds of refinement and 150 steps of distillation: 4.5 hours, 4 GB.
     Best,
+}
+
+impl Quality {
+    /// All presets, from the fastest.
+    pub const ALL: [Self; 3] = [Self::Fast, Self::Balanced, Self::Best];
+
+    /// Returns the preset's name in recipes and on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Fast => "fast",
+            Self::Balanced => "balanced",
+            Self::Best => "best",
+        }
+    }
+
+    /// Returns the preset called `name`.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|quality| quality.name() == name)
+    }
 }
 
 /// Settings of the work that follows rounding, where the recipe has them.

@@ -171,7 +171,7 @@ fn resumed_distillation_gives_the_same_bytes() {
     let partial = home.path().join("parts.partial");
     let output = common::interrupted(command.args(arguments(&[])), "-INT", || partial.exists());
     assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
-    assert!(stderr(&output).contains("--resume goes on after step"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("--resume resumes after step"), "{}", stderr(&output));
     let mut left: Vec<_> = fs::read_dir(home.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     left.sort();
     assert_eq!(left, ["parts.partial", "parts.rounding", "whole"]);
@@ -180,7 +180,7 @@ fn resumed_distillation_gives_the_same_bytes() {
     let before = kept();
     let anew = mixbit(arguments(&[]));
     assert_eq!(anew.status.code(), Some(1));
-    let hint = "--resume goes on with it, --overwrite starts anew";
+    let hint = "--resume continues it, --overwrite starts anew";
     assert!(stderr(&anew).contains(hint), "{}", stderr(&anew));
 
     let other = mixbit(arguments(&["--resume", "--distill-rate", "0.002"]));
@@ -232,7 +232,7 @@ fn what_cannot_be_distilled_is_refused() {
     }
     for (more, expected) in [
         (&["--mode", "mxfp4", "--distill", "9"][..], "no layer becomes affine"),
-        (&["--bits", "4", "--resume"], "--resume has nothing to go on with"),
+        (&["--bits", "4", "--resume"], "--resume has nothing to continue"),
         (&["--bits", "4", "--quality", "fast", "--distill-norms"], "--distill-norms says how to distill"),
         (&["--bits", "4", "--distill", "9", "--samples", "1", "--sequence-length", "16000"], "one sequence"),
     ] {

@@ -36,7 +36,7 @@ fn quantize_names_both() {
             ["--method is for choosing bits", "--recipe leaves no choice"],
         ),
         (&["--bits", "4", "--rounding", "gptq", "--resume", "--dry-run"], ["--dry-run", "--resume"]),
-        (&["--bits", "4", "--resume"], ["--resume has nothing to go on with", "--refine"]),
+        (&["--bits", "4", "--resume"], ["--resume has nothing to continue", "--refine"]),
         (&["--recipe", "balanced", "--group-size", "32"], ["--recipe", "--group-size"]),
         (
             &["--bits", "4", "--format", "npz", "--max-shard-size", "1MB"],

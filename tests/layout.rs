@@ -1,6 +1,8 @@
 //! Rules of the source tree that the compiler does not check.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+use clap::CommandFactory;
+use mixbit::cli::args::Cli;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -34,11 +36,16 @@ fn only_the_engine_uses_mlx() {
 
 #[test]
 fn jobs_know_no_flags_and_no_terminal() {
-    let above = |place: &str| ["src/cli/", "src/report/", "src/main.rs"].iter().any(|room| place.contains(room));
+    let above =
+        |place: &str| ["src/cli/", "src/report/", "src/main.rs"].iter().any(|room| place.contains(room));
     for path in all_sources().into_iter().filter(|path| !above(&path.to_str().unwrap().replace('\\', "/"))) {
         let code = code(&fs::read_to_string(&path).unwrap());
         for name in ["clap::", "indicatif::", "println!", "io::stdout", "io::stderr", "io::stdin"] {
-            assert!(!code.contains(name), "{} has `{name}`, which belongs into cli or report", path.display());
+            assert!(
+                !code.contains(name),
+                "{} has `{name}`, which belongs into cli or report",
+                path.display()
+            );
         }
     }
 }
@@ -245,4 +252,34 @@ fn flags_stay_in_the_command_line() {
     counts.sort();
     let listed: Vec<_> = FLAGS_BELOW_CLI.iter().map(|(place, count)| ((*place).to_owned(), *count)).collect();
     assert_eq!(counts, listed, "flags below the command line, and those that are listed");
+}
+
+/// Names of settings in the messages of a source, and in the headers of its journals.
+fn settings(code: &str) -> Vec<&str> {
+    let in_messages = code.split("setting `").skip(1).filter_map(|rest| rest.split_once('`'));
+    let in_headers = code.split(".with(\"").skip(1).filter_map(|rest| rest.split_once('"'));
+    let names = in_messages.chain(in_headers).map(|(name, _)| name);
+    let is_setting = |name: &&str| name.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+    names.filter(is_setting).collect()
+}
+
+#[test]
+fn settings_in_messages_are_flags() {
+    let command = Cli::command();
+    let flags: Vec<&str> = command
+        .get_subcommands()
+        .flat_map(clap::Command::get_arguments)
+        .filter_map(clap::Arg::get_long_and_visible_aliases)
+        .flatten()
+        .collect();
+    let mut count = 0;
+    for path in all_sources() {
+        let text = fs::read_to_string(&path).unwrap();
+        for setting in settings(&code(&text)) {
+            let flag = setting.replace('_', "-");
+            assert!(flags.contains(&&*flag), "{}: there is no --{flag}", path.display());
+            count += 1;
+        }
+    }
+    assert!(count > 50, "{count} settings in messages");
 }

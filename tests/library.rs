@@ -5,6 +5,7 @@ use std::path::Path;
 
 use mixbit::choose::{DEFAULT_CANDIDATES, Plan};
 use mixbit::error::ErrorKind;
+use mixbit::jobs::check::Level;
 use mixbit::jobs::{
     Calibration, Container, EvaluationSettings, EvaluationText, Need, Output, Quantization, analyze, check,
     convert, dequantize, evaluate, open, quantize,
@@ -43,7 +44,7 @@ fn jobs_take_plain_settings() {
     let mut calibration = Calibration::of_model(source.spec());
     (calibration.samples, calibration.sequence_length) = (4, 64);
     let plan = || Plan::new(&source, &DEFAULT_CANDIDATES, &[], Dtype::F16).unwrap();
-    let table = analyze(&source, &plan(), &calibration, Dtype::F16, &Quiet).unwrap();
+    let table = analyze(&source, &plan(), &calibration, &Quiet).unwrap();
     assert_eq!(table.layers.len(), plan().len());
 
     let mut settings = Quantization::to_bpw(4.0, &source, &quarter);
@@ -58,7 +59,12 @@ fn jobs_take_plain_settings() {
     let divergence = evaluation.summary.divergence.unwrap();
     assert!((divergence.kl_mean - measured.kl_mean).abs() < 1e-9, "{divergence:?} {measured:?}");
     dequantize(&written, Dtype::F32, &Output::new(&back), &Quiet).unwrap();
-    assert!(check(&back, None, &|_, _| {}).is_ok());
+    let findings = check(&back, None, &|_, _| {}).unwrap();
+    assert!(findings.iter().all(|finding| finding.level != Level::Problem), "{findings:?}");
+    for output in [Output { overwrite: true, ..Output::new(&quarter) }, Output::new(quarter.join("inside"))] {
+        assert!(dequantize(&written, Dtype::F32, &output, &Quiet).is_err(), "the source is overwritten");
+        assert!(convert(&written, Dtype::F32, &output, &Quiet).is_err(), "the source is overwritten");
+    }
 }
 
 #[test]
@@ -70,8 +76,16 @@ fn settings_that_contradict_are_refused() {
     let refusal = |settings| quantize(&source, plan(), settings, &Quiet).err().unwrap();
     assert!(refusal(base.clone()).to_string().contains("cannot be reached"));
     let missing = EvaluationText::File(home.path().join("no.txt"));
-    let mut settings = Quantization { evaluation: missing, ..base };
+    let mut settings = Quantization { evaluation: missing, ..base.clone() };
     settings.target = mixbit::jobs::Target::Bpw(4.0);
     assert!(matches!(refusal(settings).kind(), ErrorKind::Io { .. }));
+    let fixed = Quantization { target: mixbit::jobs::Target::Fixed, ..base.clone() };
+    assert!(refusal(fixed).to_string().contains("layers have a choice"));
+    let mut settings = Quantization { target: mixbit::jobs::Target::Bpw(4.0), ..base.clone() };
+    settings.calibration.sequence_length = 1;
+    assert!(refusal(settings).to_string().contains("sequence_length"));
+    let mut settings = Quantization { target: mixbit::jobs::Target::Bpw(4.0), ..base };
+    settings.tuning.temperature = f64::NAN;
+    assert!(refusal(settings).to_string().contains("distill_temperature"));
     assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0, "something was left behind");
 }

@@ -218,9 +218,9 @@ fn resumed_analysis_gives_the_same_bytes() {
     let lines = || fs::read(&journal).map_or(0, |text| text.split(|byte| *byte == b'\n').count());
     let mut command = Command::new(env!("CARGO_BIN_EXE_mixbit"));
     let stopped = common::interrupted(command.args(arguments(&parts, &[])), "-INT", || lines() > 3);
-    assert!(stderr(&stopped).contains("with --resume goes on after "), "{}", stderr(&stopped));
+    assert!(stderr(&stopped).contains("with --resume resumes after "), "{}", stderr(&stopped));
     let anew = mixbit(arguments(&parts, &[]));
-    assert!(stderr(&anew).contains("--resume goes on with it, --overwrite starts anew"), "{}", stderr(&anew));
+    assert!(stderr(&anew).contains("--resume continues it, --overwrite starts anew"), "{}", stderr(&anew));
     let other = mixbit(arguments(&parts, &["--resume", "--method", "alignment"]));
     let expected = "--method was fisher-diagonal, now it is alignment at 4:64\n";
     assert!(stderr(&other).contains(expected), "{}", stderr(&other));

@@ -102,7 +102,7 @@ fn resumed_refinement_gives_the_same_bytes() {
         assert!(!parts.exists());
         if signal == "-INT" {
             assert_eq!(stopped.status.code(), Some(130), "{}", stderr(&stopped));
-            assert!(stderr(&stopped).contains("the same command with --resume goes on after "));
+            assert!(stderr(&stopped).contains("the same command with --resume resumes after "));
         }
         let anew = mixbit(arguments(&parts, flags, &[]));
         assert_eq!(anew.status.code(), Some(1));

@@ -76,7 +76,7 @@ fn resumed_rounding_gives_the_same_bytes() {
         assert!(!parts.exists());
         if signal == "-INT" {
             assert_eq!(stopped.status.code(), Some(130), "{}", stderr(&stopped));
-            assert!(stderr(&stopped).contains("with --resume goes on after "), "{}", stderr(&stopped));
+            assert!(stderr(&stopped).contains("with --resume resumes after "), "{}", stderr(&stopped));
             let mut left: Vec<_> =
                 fs::read_dir(home.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
             left.sort();

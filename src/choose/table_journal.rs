@@ -37,6 +37,11 @@ impl TableJournal {
         Ok(())
     }
 
+    /// Returns what to tell where layers of an earlier run were damaged.
+    pub fn damage_note(&self) -> Option<String> {
+        self.journal.damage_note()
+    }
+
     /// Adds to an interruption a hint how to resume. Removes a journal without layers.
     pub fn with_resume_hint(&self, error: Error) -> Error {
         self.journal.with_resume_hint(error, "layer")
@@ -48,7 +53,7 @@ impl TableJournal {
         layers.sort_by(|a, b| a.path.cmp(&b.path));
         let table = Table { measurement, layers, correction };
         table.write(out)?;
-        self.journal.finish()?;
+        self.journal.finish();
         Ok(table)
     }
 }

@@ -13,13 +13,15 @@ use crate::words::bytes;
 /// Writes `source` to `output` with all float tensors as `dtype`. Quantized layers are copied.
 ///
 /// # Errors
-/// When the output is taken, a weight is not a number, the disk is full, or the work is interrupted.
+/// When the output is taken or part of `source`, there is no tokenizer, a weight is not a number, the disk is full, or the work is interrupted.
 pub fn convert(
     source: &SourceModel,
     dtype: Dtype,
     output: &Output,
     progress: &dyn Progress,
 ) -> Result<Written> {
+    progress.notes(&companions::check_tokenizer(source)?);
+    let claim = output.claim(source.dir(), progress)?;
     let warnings = Warnings::default();
     let producers = producers(source, dtype, &warnings);
     let folder = OutputFolder::create(&output.path, output.overwrite)?;
@@ -28,6 +30,7 @@ pub fn convert(
     let how = format!("Weights: {dtype}, {}.", bytes(shards.total_bytes));
     companions::write_companions(&folder, source, dtype, source.bitmap(), &how)?;
     folder.publish()?;
+    drop(claim);
     Ok(Written { bytes: shards.total_bytes, warnings: warnings.messages() })
 }
 

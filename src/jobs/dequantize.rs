@@ -22,7 +22,7 @@ pub fn check_has_quantized_layers(source: &SourceModel) -> Result<()> {
 /// Writes `source` to `output` with all tensors as `dtype`, decoding the quantized layers.
 ///
 /// # Errors
-/// When no layer is quantized, the output is taken, the disk is full, or the work is interrupted.
+/// When no layer is quantized, the output is taken or part of `source`, there is no tokenizer, the disk is full, or the work is interrupted.
 pub fn dequantize(
     source: &SourceModel,
     dtype: Dtype,
@@ -30,6 +30,8 @@ pub fn dequantize(
     progress: &dyn Progress,
 ) -> Result<Written> {
     check_has_quantized_layers(source)?;
+    progress.notes(&companions::check_tokenizer(source)?);
+    let claim = output.claim(source.dir(), progress)?;
     let warnings = Warnings::default();
     let producers = producers(source, dtype, &warnings)?;
     let folder = OutputFolder::create(&output.path, output.overwrite)?;
@@ -39,6 +41,7 @@ pub fn dequantize(
     let how = format!("Weights: {dtype}, {size}, of which {layers} had been quantized.");
     companions::write_companions(&folder, source, dtype, &BitMap::new(), &how)?;
     folder.publish()?;
+    drop(claim);
     Ok(Written { bytes: shards.total_bytes, warnings: warnings.messages() })
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::jobs::record::Evaluation;
 use crate::jobs::scoring::Scoring;
 use crate::jobs::settings::{ACTIVATION_MEMORY, sequence_length};
@@ -28,7 +28,14 @@ impl EvaluationSettings {
     /// Returns the text's name, and windows of the text for `source`.
     pub fn windows(&self, source: &SourceModel, progress: &dyn Progress) -> Result<(String, Vec<Vec<u32>>)> {
         let length = self.sequence_length.unwrap_or_else(|| sequence_length(source.spec())) as usize;
-        let Some(path) = &self.text else { return built_in_held_out(source, length) };
+        let Some(path) = &self.text else {
+            if self.max_tokens.is_some() || self.template != Template::default() {
+                return Err(Error::usage(
+                    "a limit of tokens and a chat template go with a text, and none is given",
+                ));
+            }
+            return built_in_held_out(source, length);
+        };
         let text = TextInput::open(source, Some(path), &self.template, progress)?;
         let windows = windows(source, &text, length, self.max_tokens, progress)?.windows;
         Ok((short_name(Some(path)), windows))

@@ -196,17 +196,22 @@ impl<'a> Plan<'a> {
         (self.bpw(bytes(u64::min, u64::MAX)), self.bpw(bytes(u64::max, 0)))
     }
 
+    /// Returns the type of scales, biases and tensors that stay float.
+    pub const fn dtype(&self) -> Dtype {
+        self.dtype
+    }
+
     /// Returns the bytes of the tensors that are not decided on, as they will be written.
-    pub fn rest_bytes(&self, source: &SourceModel, dtype: Dtype) -> u64 {
+    pub fn rest_bytes(&self, source: &SourceModel) -> u64 {
         let mut bitmap = source.bitmap().clone();
         bitmap.extend(self.embedding());
-        let as_float = Inventory::planned(source, &bitmap, dtype).bytes.total;
-        as_float - self.weights() * dtype.size() as u64
+        let as_float = Inventory::planned(source, &bitmap, self.dtype).bytes.total;
+        as_float - self.weights() * self.dtype.size() as u64
     }
 
     /// Returns the bits per weight for the layers decided on when all tensors may take `size` bytes.
     pub fn bpw_of_model_size(&self, source: &SourceModel, size: u64) -> Result<f64> {
-        let rest = self.rest_bytes(source, self.dtype);
+        let rest = self.rest_bytes(source);
         let (least, most) = self.reachable_bpw();
         let bytes = |bpw: f64| rest + (bpw * self.weights() as f64 / 8.0).ceil() as u64;
         if (bytes(least)..=bytes(most)).contains(&size) {

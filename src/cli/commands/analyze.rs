@@ -57,6 +57,7 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     let measure = measure.with_costs(estimate.steps);
     let start = Start::resumed_if(args.resume);
     let mut journal = TableJournal::open(&args.out, &measure.measurement, start)?;
+    console.notes(journal.damage_note().as_slice());
     let measured = journal.layers.clone();
     if !measured.is_empty() {
         console.line(&format!(

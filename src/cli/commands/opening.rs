@@ -17,8 +17,8 @@ pub fn open_to_write(
 ) -> Result<SourceModel> {
     let source = open_after(path, Need::Files, |source| {
         checks(source)?;
-        console.notes(&companions::check_tokenizer(source)?);
-        output.check(source.dir(), console)
+        companions::check_tokenizer(source)?;
+        output.check(source.dir())
     })?;
     console.notes(&source.spec().notes);
     Ok(source)

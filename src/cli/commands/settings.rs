@@ -124,7 +124,6 @@ pub fn quantization(
     };
     Ok(Quantization {
         target,
-        dtype: args.dtype.into(),
         recipe: recipe.map(|recipe| recipe.name.clone()),
         calibration,
         tuning,

@@ -81,8 +81,11 @@ impl Header {
                 .then(|| format!("{name} was {}, now it is {}", shortened(was), shortened(now)))
         });
         let changed: Vec<String> = changed.collect();
-        if changed.is_empty() {
+        if changed.is_empty() && was.settings.iter().all(|(name, _)| self.value(name).is_some()) {
             return Ok(());
+        }
+        if changed.is_empty() {
+            return Err(Error::file(path, "was begun by another version of mixbit").hint(ANEW));
         }
         Err(Error::file(path, format!("was begun with other settings: {}", changed.join("; ")))
             .hint(format!("repeat the command as it was; {ANEW}")))

@@ -2,19 +2,19 @@
 //!
 //! The first line is a [`Header`]. Entries follow: a line of JSON with the payload's length and the SHA-256 of entry and
 //! payload, then the payload. A last entry that is not whole, as a kill leaves one, is dropped, and its work is done again.
-//! Damage anywhere else is an error. Where only the newest state counts, the journal has one entry, which is replaced in one
-//! step.
+//! Where an entry before the last is damaged, the entries before it stay. Where only the newest state counts, the journal
+//! has one entry, which is replaced in one step.
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, BufRead, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::header::{ANEW, Header};
+use super::contents::{Contents, Entry, damaged, entry_line, json_line};
+use super::header::Header;
 use crate::error::{Error, ErrorKind, Result};
-use crate::files::digest::digest;
 use crate::files::output_file;
 use crate::words::count;
 
@@ -34,26 +34,6 @@ impl Start {
     }
 }
 
-/// An entry of an earlier run.
-#[derive(Debug)]
-pub struct Entry<E> {
-    /// The entry itself.
-    pub value: E,
-    /// Offset of its payload in the file.
-    pub start: usize,
-}
-
-/// The line before a payload.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Line {
-    /// Bytes of the payload.
-    bytes: usize,
-    /// SHA-256 of entry and payload.
-    sha256: String,
-    entry: Value,
-}
-
 /// A journal that takes entries. No other run can open it meanwhile.
 #[derive(Debug)]
 pub struct Journal {
@@ -61,6 +41,7 @@ pub struct Journal {
     file: BufWriter<File>,
     length: usize,
     entries: usize,
+    lost_entries: bool,
 }
 
 impl Journal {
@@ -73,21 +54,19 @@ impl Journal {
     /// True if an unfinished run has left entries at `path`, or a file that is no journal.
     ///
     /// # Errors
-    /// When another run writes it, or, with the header `now`, when it was begun with other settings.
+    /// When another run writes it, or, with the header `now`, when it was begun with other settings or its first entry is
+    /// damaged.
     pub fn has_unfinished(path: &Path, now: Option<&Header>) -> Result<bool> {
         output_file::only_files(path)?;
         let Some(file) = existing(path, OpenOptions::new().read(true))? else { return Ok(false) };
-        let size = file.metadata().map_err(|e| Error::io(path, e))?.len();
-        let kind = now.map_or("", |now| &now.kind);
-        match (Header::read(path, &mut BufReader::new(file), kind), now) {
-            (Ok(None), _) => Ok(false),
-            (Ok(Some((was, length))), now) => {
-                now.map_or(Ok(()), |now| now.check(path, &was))?;
-                Ok(size > length as u64)
-            }
-            (Err(_), None) => Ok(true),
-            (Err(error), Some(_)) => Err(error),
-        }
+        let Some(now) = now else {
+            let size = file.metadata().map_err(|e| Error::io(path, e))?.len();
+            let header = Header::read(path, &mut BufReader::new(file), "");
+            return Ok(header.map_or(true, |header| header.is_some_and(|(_, length)| size > length as u64)));
+        };
+        let contents = Contents::<Value>::read(path, &file, now)?;
+        contents.check(path)?;
+        Ok(!contents.entries.is_empty())
     }
 
     /// Opens the journal at `path` and returns it with the entries of an earlier run.
@@ -104,10 +83,12 @@ impl Journal {
         let mut options = OpenOptions::new();
         options.read(true).write(true);
         let earlier = existing(path, &options)?;
-        let mut contents = Contents { entries: Vec::new(), end: 0 };
+        let mut contents = Contents::default();
         let mut file = match earlier {
             Some(file) if start == Start::Resumed => {
                 contents = Contents::read(path, &file, header)?;
+                contents.check_header(path, header)?;
+                contents.check(path)?;
                 file.set_len(contents.end as u64).map_err(failed)?;
                 file
             }
@@ -120,10 +101,11 @@ impl Journal {
                 file
             }
         };
-        let Contents { entries, end: length } = contents;
+        let Contents { entries, end: length, is_damaged, .. } = contents;
         file.seek(SeekFrom::Start(length as u64)).map_err(failed)?;
         let file = BufWriter::with_capacity(1 << 20, file);
-        let mut journal = Self { path: path.to_owned(), file, length, entries: entries.len() };
+        let mut journal =
+            Self { path: path.to_owned(), file, length, entries: entries.len(), lost_entries: is_damaged };
         if length == 0 {
             let line = json_line(path, header)?;
             journal.file.write_all(&line).map_err(failed)?;
@@ -131,6 +113,13 @@ impl Journal {
             journal.flush()?;
         }
         Ok((journal, entries))
+    }
+
+    /// Returns what to tell where entries of an earlier run were damaged: they and those after them are done again.
+    pub fn damage_note(&self) -> Option<String> {
+        let name = self.path.display();
+        self.lost_entries
+            .then(|| format!("{name} is damaged: what follows the entries that are whole is done again"))
     }
 
     /// Appends an entry and its payload, part after part. Returns the payload's offset in the file.
@@ -169,8 +158,8 @@ impl Journal {
     }
 
     /// Removes the journal: the work is done.
-    pub fn finish(self) -> Result<()> {
-        fs::remove_file(&self.path).map_err(|e| Error::io(&self.path, e))
+    pub fn finish(self) {
+        remove(&self.path);
     }
 
     /// Writes a journal of one entry to `path`, replacing an earlier one in one step.
@@ -189,7 +178,9 @@ impl Journal {
     pub fn read<E: DeserializeOwned>(path: &Path, header: &Header) -> Result<Option<(E, Vec<u8>)>> {
         output_file::only_files(path)?;
         let Some(mut file) = existing(path, OpenOptions::new().read(true))? else { return Ok(None) };
-        let Contents { entries, end } = Contents::read(path, &file, header)?;
+        let contents = Contents::read(path, &file, header)?;
+        contents.check_header(path, header)?;
+        let Contents { entries, end, .. } = contents;
         let failed = |e| Error::io(path, e);
         let size = file.metadata().map_err(failed)?.len();
         let mut payload = Vec::new();
@@ -206,7 +197,7 @@ impl Journal {
 
 /// Returns the hint for an interruption of a job that resumes after what is `done`.
 pub fn resume_after(done: &str) -> String {
-    format!("the same command with setting `resume` goes on after {done}")
+    format!("the same command with setting `resume` resumes after {done}")
 }
 
 /// Removes the journal at `path`, if it is there.
@@ -215,15 +206,17 @@ pub fn remove(path: &Path) {
     let _ = fs::remove_file(path);
 }
 
-/// Returns the error for unfinished work at `path` that a new start would lose.
+/// Returns the error for unfinished work at `path`, or a file that is none, that a new start would lose.
 pub fn unfinished(path: &Path) -> Error {
+    if Journal::peek(path).is_none() {
+        return Error::file(
+            path,
+            "lies where unfinished work is kept, and is none of this version of mixbit",
+        )
+        .hint("setting `overwrite` replaces it, or choose another output");
+    }
     Error::file(path, "holds what an interrupted run has done")
-        .hint("setting `resume` goes on with it, setting `overwrite` starts anew")
-}
-
-/// Returns the error for a journal at `path` with other bytes than were written.
-pub fn damaged(path: &Path) -> Error {
-    Error::file(path, "damaged: its SHA-256 is not the one that was written with it").hint(ANEW)
+        .hint("setting `resume` continues it, setting `overwrite` starts anew")
 }
 
 /// Opens and locks the file at `path`, if it is there.
@@ -244,65 +237,9 @@ fn lock(path: &Path, file: &File) -> Result<()> {
     }
 }
 
-fn json_line(path: &Path, value: &impl Serialize) -> Result<Vec<u8>> {
-    let mut line = serde_json::to_vec(value).map_err(|e| Error::file(path, e.to_string()))?;
-    line.push(b'\n');
-    Ok(line)
-}
-
-fn entry_line(path: &Path, entry: &impl Serialize, payload: &[&[u8]]) -> Result<Vec<u8>> {
-    let failed = |e: serde_json::Error| Error::file(path, e.to_string());
-    let entry = serde_json::to_value(entry).map_err(failed)?;
-    let text = serde_json::to_vec(&entry).map_err(failed)?;
-    let sha256 = digest([&text[..]].iter().chain(payload));
-    json_line(path, &Line { bytes: payload.iter().map(|part| part.len()).sum(), sha256, entry })
-}
-
-/// The whole entries of a journal.
-struct Contents<E> {
-    entries: Vec<Entry<E>>,
-    /// Offset of the end of the last of them.
-    end: usize,
-}
-
-impl<E: DeserializeOwned> Contents<E> {
-    fn read(path: &Path, file: &File, header: &Header) -> Result<Self> {
-        let failed = |e| Error::io(path, e);
-        let size = file.metadata().map_err(failed)?.len();
-        let mut reader = BufReader::with_capacity(1 << 20, file);
-        let mut contents = Self { entries: Vec::new(), end: 0 };
-        let Some((was, length)) = Header::read(path, &mut reader, &header.kind)? else { return Ok(contents) };
-        header.check(path, &was)?;
-        if was != *header {
-            return Err(damaged(path));
-        }
-        contents.end = length;
-        let (mut line, mut payload) = (Vec::new(), Vec::new());
-        loop {
-            line.clear();
-            let start = contents.end + reader.read_until(b'\n', &mut line).map_err(failed)?;
-            if !line.ends_with(b"\n") {
-                return Ok(contents);
-            }
-            let Line { bytes, sha256, entry } = serde_json::from_slice(&line).map_err(|_| damaged(path))?;
-            let Some(end) = start.checked_add(bytes).filter(|&end| end as u64 <= size) else {
-                return Ok(contents);
-            };
-            payload.resize(bytes, 0);
-            reader.read_exact(&mut payload).map_err(failed)?;
-            let text = serde_json::to_vec(&entry).map_err(|_| damaged(path))?;
-            if digest([&text, &payload]) != sha256 {
-                return if end as u64 == size { Ok(contents) } else { Err(damaged(path)) };
-            }
-            let value = serde_json::from_value(entry).map_err(|_| damaged(path))?;
-            contents.entries.push(Entry { value, start });
-            contents.end = end;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::header::ANEW;
     use super::*;
 
     const ENTRIES: [(f64, &[u8]); 3] = [(0.1 + 0.2, b"one\n{}\n"), (-0.0, b""), (1e-300, b"\0\xff")];
@@ -378,11 +315,29 @@ mod tests {
                 }
             }
         }
-        let mut first = whole.clone();
-        first[ends[0] - 1] ^= 1;
-        fs::write(&path, first).unwrap();
-        let error = open(&path, Start::Resumed).unwrap_err().to_string();
-        assert!(error.contains("out.rounding: damaged: its SHA-256 is not the one"), "{error}");
+        let flip = |index: usize| {
+            let mut damaged = whole.clone();
+            damaged[index] ^= 1;
+            fs::write(&path, damaged).unwrap();
+        };
+        flip(ends[0] - 1);
+        for error in [
+            open(&path, Start::Resumed).unwrap_err(),
+            Journal::has_unfinished(&path, Some(&header(4))).unwrap_err(),
+        ] {
+            assert!(
+                error.to_string().contains("out.rounding: damaged: its SHA-256 is not the one"),
+                "{error}"
+            );
+        }
+        flip(ends[0] + 3);
+        assert!(Journal::has_unfinished(&path, Some(&header(4))).unwrap());
+        let (journal, entries) = open(&path, Start::Resumed).unwrap();
+        assert_eq!(values(&entries), expected(1));
+        assert!(journal.damage_note().unwrap().contains("out.rounding is damaged"));
+        drop(journal);
+        assert!(fs::read(&path).unwrap() == whole[..ends[0]], "what is damaged is cut off");
+        assert!(open(&path, Start::Resumed).unwrap().0.damage_note().is_none());
     }
 
     #[test]
@@ -435,7 +390,7 @@ mod tests {
         for error in errors {
             assert!(error.to_string().ends_with("another run is writing it"), "{error}");
         }
-        journal.finish().unwrap();
+        journal.finish();
         assert!(!path.exists());
     }
 
@@ -455,7 +410,7 @@ mod tests {
         journal.append(&1.0, &[]).unwrap();
         journal.flush().unwrap();
         let error = journal.with_resume_hint(Error::interrupted(), "layer");
-        assert!(error.hint_text().unwrap().ends_with("goes on after 1 layer"));
+        assert!(error.hint_text().unwrap().ends_with("resumes after 1 layer"));
         drop(journal);
         let complete = header(4).with("bits", "b");
         assert!(Journal::has_unfinished(&path, Some(&header(4))).unwrap());

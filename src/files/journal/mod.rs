@@ -1,6 +1,8 @@
 //! Unfinished work in a file beside the output, so that an interrupted run can be resumed.
+mod contents;
 mod header;
 mod journal;
 
+pub use contents::{Entry, damaged};
 pub use header::{ANEW, Header};
-pub use journal::{Entry, Journal, Start, damaged, remove, resume_after, unfinished};
+pub use journal::{Journal, Start, remove, resume_after, unfinished};

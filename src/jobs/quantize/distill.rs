@@ -65,7 +65,7 @@ impl Job<'_> {
     pub(crate) fn check_resumption(&self) -> Result<()> {
         if self.settings.resume && !self.settings.tuning.any() && self.technique != Technique::Gptq {
             return Err(Error::usage(
-                "setting `resume` has nothing to go on with: only GPTQ, setting `refine` and setting `distill` keep what is done",
+                "setting `resume` has nothing to continue: only GPTQ, setting `refine` and setting `distill` keep what is done",
             )
             .hint("leave setting `resume` out; setting `overwrite` discards what an earlier run has kept"));
         }

@@ -30,7 +30,7 @@ impl Job<'_> {
             Extent::Decision if work.candidates > 0 => " for the whole job (a dry run only measures)",
             Extent::Decision => " for the whole job (a dry run does none of it)",
         };
-        let dtype = float_type(self.settings.dtype)?;
+        let dtype = float_type(self.plan.dtype())?;
         let estimate = announce(&work, &self.plan.quants(), dtype, scope, self.progress)?;
         if !resumes {
             self.progress.begin_job(&estimate.stages);

@@ -54,6 +54,7 @@ impl<'a> Job<'a> {
         settings: Quantization,
         progress: &'a dyn Progress,
     ) -> Result<Self> {
+        settings.check()?;
         let mut job = Self {
             technique: Technique::Rtn,
             settings,
@@ -71,7 +72,7 @@ impl<'a> Job<'a> {
 
     /// True if there is no choice of bits.
     pub fn is_fixed(&self) -> bool {
-        self.settings.target == Target::Fixed || self.plan.is_fixed()
+        self.plan.is_fixed()
     }
 
     /// True if a layer may become affine, the mode with scales and biases to search and to learn.
@@ -93,7 +94,7 @@ impl<'a> Job<'a> {
             return Ok(None);
         };
         let table = Table::read(path)?;
-        table.check(path, &self.source.fingerprint()?, float_type(self.settings.dtype)?)?;
+        table.check(path, &self.source.fingerprint()?, float_type(self.plan.dtype())?)?;
         self.plan.check_table(&table.layers).map_err(|e| wrong_table(path, &e))?;
         Ok(Some(table))
     }
@@ -111,7 +112,11 @@ impl<'a> Job<'a> {
         match self.settings.target {
             Target::Bpw(bpw) => self.plan.check_target(bpw),
             Target::Size(size) => self.plan.bpw_of_model_size(self.source, size).map(drop),
-            Target::Fixed => Ok(()),
+            Target::Fixed if self.plan.is_fixed() => Ok(()),
+            Target::Fixed => {
+                Err(Error::usage("layers have a choice, and no target says how large the result may be")
+                    .hint("give setting `target_bpw` or setting `target_size`, or leave layers no choice"))
+            }
         }
     }
 
@@ -175,10 +180,10 @@ impl<'a> Job<'a> {
     fn obtain_table(&self, texts: &Texts, costs: StepCosts) -> Result<Table> {
         let Self { settings, source, plan, technique, progress, .. } = self;
         if let Some(table) = &self.table {
-            check_values(source, settings.dtype)?;
+            check_values(source, plan.dtype())?;
             return Ok(table.clone());
         }
-        let float = float_type(settings.dtype)?;
+        let float = float_type(plan.dtype())?;
         let measure =
             Measure::prepare(source, &settings.calibration, texts, *technique, plan.quants(), float)?
                 .with_costs(costs);

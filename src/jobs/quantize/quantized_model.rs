@@ -14,7 +14,7 @@ use crate::progress::Progress;
 pub struct QuantizedModel {
     /// The bit map, and the measurement that chose it.
     pub decision: Decision,
-    /// Sizes, settings, and the measured KL divergence and perplexity, as in the model's `mixbit.json`.
+    /// Sizes, settings, and the measured KL divergence and perplexity, as in the model's `mixbit-report.json`.
     pub record: Record,
 }
 

@@ -71,7 +71,7 @@ impl Job<'_> {
             .with("the model", self.source.fingerprint()?)
             .with("the target", self.settings.target)
             .with("rounding", self.technique)
-            .with("dtype", self.settings.dtype)
+            .with("dtype", self.plan.dtype())
             .with("refine", rounds)
             .with("seed", self.settings.calibration.seed)
             .with("the calibration text", digest(&split.sequences))
@@ -249,7 +249,7 @@ impl Job<'_> {
         moments: Option<&Moment>,
         spool: &mut Spool,
     ) -> Result<()> {
-        let (dtype, columns) = (float_type(self.settings.dtype)?, spec.columns());
+        let (dtype, columns) = (float_type(self.plan.dtype())?, spec.columns());
         let tensor = SourceTensor { name: &spec.name, tensor: self.source.tensor(&spec.name)? };
         let quants: Vec<Quant> = candidates.iter().filter_map(|candidate| candidate.quant()).collect();
         let mut codes = vec![Quantized::default(); quants.len()];
@@ -280,7 +280,7 @@ impl Job<'_> {
 
     /// Decodes the weights of a layer as `candidate` stores them.
     fn decode(&self, path: &str, candidate: Candidate, spooled: &Spooled) -> Result<Vec<f32>> {
-        let dtype = float_type(self.settings.dtype)?;
+        let dtype = float_type(self.plan.dtype())?;
         let name = format!("{path}.weight");
         let tensor = SourceTensor { name: &name, tensor: self.source.tensor(&name)? };
         let Candidate::Quantized(quant) = candidate else { return Ok(self.weights(&tensor, dtype)) };

@@ -78,6 +78,7 @@ impl Job<'_> {
         }
         let resume = self.settings.resume && (!moved || is_for_decision(&path));
         let journal = RoundingJournal::open(&path, &header, Start::resumed_if(resume))?;
+        self.progress.notes(journal.damage_note().as_slice());
         if !journal.is_empty() {
             self.progress.line(&format!("resuming: {} rounded already", count(journal.len(), "layer")));
         }
@@ -121,7 +122,7 @@ impl Job<'_> {
             .with("sequence_length", self.settings.calibration.sequence_length)
             .with("seed", self.settings.calibration.seed)
             .with(rounding_journal::TEXT, digest(&texts.sequences))
-            .with("dtype", self.settings.dtype)
+            .with("dtype", self.plan.dtype())
             .with(rounding_journal::BITS, "");
         Ok(Some(header))
     }
@@ -231,7 +232,7 @@ impl Job<'_> {
     ) -> Result<Vec<GptqLayer>> {
         let experts = if inputs.matrices() > 1 { inputs.matrices() } else { 0 };
         let mut results = vec![GptqLayer { experts, ..GptqLayer::default() }; layers.len()];
-        let dtype = float_type(self.settings.dtype)?;
+        let dtype = float_type(self.plan.dtype())?;
         for index in 0..inputs.matrices() {
             crate::interrupt::check()?;
             let input = inputs.of(index);
@@ -270,7 +271,7 @@ impl Job<'_> {
         let row = tensor.columns() * tensor.dtype.size();
         let (start, end) = (rows.start * row, rows.end * row);
         let mut bytes = Vec::new();
-        cast(tensor.dtype, &tensor.slice(start, end), self.settings.dtype, &mut bytes);
+        cast(tensor.dtype, &tensor.slice(start, end), self.plan.dtype(), &mut bytes);
         tensor.release(start, end);
         let mut weights = vec![0.0; rows.len() * tensor.columns()];
         dtype.widen(&bytes, &mut weights);

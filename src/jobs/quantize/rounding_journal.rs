@@ -127,6 +127,11 @@ impl RoundingJournal {
         self.journal.flush()
     }
 
+    /// Returns what to tell where layers of an earlier run were damaged.
+    pub fn damage_note(&self) -> Option<String> {
+        self.journal.damage_note()
+    }
+
     /// Adds to an interruption a hint how to resume. Removes a journal without layers.
     pub fn with_resume_hint(&self, error: Error) -> Error {
         self.journal.with_resume_hint(error, "layer")

@@ -1,19 +1,18 @@
 //! Settings of a quantization, as plain values.
 
+use std::fmt;
 use std::path::PathBuf;
 
+use crate::error::{Error, Result};
 use crate::jobs::settings::{Calibration, Target, Tuning};
 use crate::jobs::write::Output;
 use crate::models::source::SourceModel;
-use crate::numerics::dtype::Dtype;
 
 /// Settings of a quantization. The layers' candidates are in its [`Plan`](crate::choose::plan::Plan).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Quantization {
     /// Size that the model must not exceed.
     pub target: Target,
-    /// Element type of scales, biases and all tensors that stay float.
-    pub dtype: Dtype,
     /// Name of the recipe that the plan follows, for the record.
     pub recipe: Option<String>,
     /// Text and measurement of sensitivities.
@@ -36,7 +35,6 @@ impl Quantization {
     pub fn to_bpw(target: f64, source: &SourceModel, output: impl Into<PathBuf>) -> Self {
         Self {
             target: Target::Bpw(target),
-            dtype: Dtype::F16,
             recipe: None,
             calibration: Calibration::of_model(source.spec()),
             tuning: Tuning::default(),
@@ -44,6 +42,31 @@ impl Quantization {
             evaluation: EvaluationText::HeldOut,
             output: Output::new(output),
             resume: false,
+        }
+    }
+}
+
+impl Quantization {
+    /// Fails where a number is out of its range.
+    pub(crate) fn check(&self) -> Result<()> {
+        let Calibration { samples, sequence_length, .. } = self.calibration;
+        let Tuning { rate, temperature, .. } = self.tuning;
+        let wrong = |setting: &str, value: &dyn fmt::Display, expected: &str| {
+            Err(Error::usage(format!("setting `{setting}` is {value}: it must be {expected}")))
+        };
+        let is_positive = |number: f64| number.is_finite() && number > 0.0;
+        if samples == 0 {
+            return wrong("samples", &samples, "at least 1");
+        }
+        if sequence_length < 2 {
+            return wrong("sequence_length", &sequence_length, "at least 2");
+        }
+        if !is_positive(temperature) {
+            return wrong("distill_temperature", &temperature, "a number above 0");
+        }
+        match rate.filter(|&rate| !is_positive(rate)) {
+            Some(rate) => wrong("distill_rate", &rate, "a number above 0"),
+            None => Ok(()),
         }
     }
 }

@@ -82,7 +82,7 @@ impl Job<'_> {
         rounds: Option<RefinementJournal>,
         warnings: &Warnings,
     ) -> Result<WrittenModel> {
-        let (source, dtype, container) = (self.source, self.settings.dtype, self.settings.output.container);
+        let (source, dtype, container) = (self.source, self.plan.dtype(), self.settings.output.container);
         if !self.settings.tuning.any() {
             let bitmap = self.bitmap(&decision);
             let rounded = self.round(&decision, layers)?;
@@ -126,7 +126,7 @@ impl Job<'_> {
         let bitmap = self.bitmap(decision);
         let folder = OutputFolder::create(&self.settings.output.path, true)?;
         let rounded = self.round(decision, layers).map_err(|e| folder.relocate(e))?;
-        let producers = producers(self.source, self.settings.dtype, &bitmap, &rounded, warnings);
+        let producers = producers(self.source, self.plan.dtype(), &bitmap, &rounded, warnings);
         let container = Container::Safetensors { max_shard_size: u64::MAX };
         self.write_files(&folder, &producers, &bitmap, container)?;
         Ok(StagedModel { folder, gptq_stats: rounded.gptq_stats() })
@@ -142,12 +142,12 @@ impl Job<'_> {
     ) -> Result<()> {
         let parameters = self.source.manifest().parameters();
         write(folder, producers, container, parameters, self.progress, "quantizing")?;
-        companions::write_config(folder, self.source, self.settings.dtype, bitmap)
+        companions::write_config(folder, self.source, self.plan.dtype(), bitmap)
     }
 
     /// Returns the record without fingerprint and tuning.
     fn record(&self, decision: &Decision, bitmap: &BitMap, evaluation: Option<Evaluation>) -> Record {
-        let after = Inventory::planned(self.source, bitmap, self.settings.dtype);
+        let after = Inventory::planned(self.source, bitmap, self.plan.dtype());
         Record {
             version: record::VERSION,
             mixbit: env!("CARGO_PKG_VERSION").to_owned(),
@@ -159,7 +159,7 @@ impl Job<'_> {
                 Target::Fixed => Wanted::Fixed,
             },
             recipe: self.settings.recipe.clone(),
-            dtype: self.settings.dtype.to_string(),
+            dtype: self.plan.dtype().to_string(),
             rounding: self.technique.to_string(),
             weights: None,
             bpw_quantized: after.bpw_quantized(),

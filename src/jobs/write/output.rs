@@ -27,18 +27,18 @@ impl Output {
     }
 
     /// Fails where the model in `source` cannot be written here.
-    pub fn check(&self, source: &Path, progress: &dyn Progress) -> Result<()> {
+    pub fn check(&self, source: &Path) -> Result<()> {
         check_destination(source, &self.path, self.overwrite)?;
-        check_writable(&self.path)?;
-        progress.notes(&leftover_notes(&self.path));
-        Ok(())
+        check_writable(&self.path)
     }
 
     /// Fails where the model in `source` cannot be written here, and keeps other runs from writing here until the claim
     /// is dropped.
     pub fn claim(&self, source: &Path, progress: &dyn Progress) -> Result<Option<Claim>> {
-        self.check(source, progress)?;
-        Claim::new(&self.path)
+        self.check(source)?;
+        let claim = Claim::new(&self.path)?;
+        progress.notes(&leftover_notes(&self.path));
+        Ok(claim)
     }
 }
 

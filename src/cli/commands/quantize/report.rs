@@ -16,9 +16,9 @@ use crate::words::{bytes, count};
 
 /// Announces the reachable sizes, before any work.
 pub fn announce(job: &Job<'_>) {
-    let Job { plan, source, progress: console, settings, .. } = job;
+    let Job { plan, source, progress: console, .. } = job;
     let (least, most) = plan.reachable_bpw();
-    let rest = plan.rest_bytes(source, settings.dtype);
+    let rest = plan.rest_bytes(source);
     let size = |bpw: f64| bytes((bpw * plan.weights() as f64 / 8.0) as u64 + rest);
     console.line(&format!(
         "{}, {}; reachable: {least:.3} to {most:.3} bpw, whole model {} to {}",
@@ -42,7 +42,7 @@ pub fn announce(job: &Job<'_>) {
 pub fn print(job: &Job<'_>, decision: &Decision, record: Option<&Record>) -> Result<()> {
     let Decision { solution, .. } = decision;
     let before = Inventory::of_source(job.source);
-    let after = Inventory::planned(job.source, &job.bitmap(decision), job.settings.dtype);
+    let after = Inventory::planned(job.source, &job.bitmap(decision), job.plan.dtype());
     let columns = [("before", before.bytes), ("after", after.bytes)];
     out(&format!("{}\n{}{}", bit_table(&after), class_table(&columns), class_bars(&columns)))?;
     let all = if job.plan.already.is_empty() {

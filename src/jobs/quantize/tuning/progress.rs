@@ -65,6 +65,7 @@ impl Settings {
     /// Returns the header of the journal.
     pub fn header(&self) -> Header {
         Header::new("distillation")
+            .with("mixbit's version", env!("CARGO_PKG_VERSION"))
             .with("the model", &self.model)
             .with("distill", self.steps)
             .with("distill_rate", self.rate)

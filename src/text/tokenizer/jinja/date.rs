@@ -107,9 +107,8 @@ impl Padding<'_> {
         let fill = match self.fill() {
             Some('-') => return " ".repeat(self.width.saturating_sub(number.len())) + number,
             Some('_') => " ",
-            Some(_) => "0",
             None if fill == ' ' => " ",
-            None => "0",
+            _ => "0",
         };
         fill.repeat(digits.len().max(self.width).saturating_sub(number.len())) + number
     }

@@ -64,7 +64,7 @@ pub(crate) fn urlize(arguments: Arguments) -> Outcome {
     let relations = relations.into_iter().collect::<Vec<_>>().join(" ");
     let mut attributes = format!(" rel=\"{}\"", escaped(&relations));
     if let Some(target) = target.filter(Value::is_true) {
-        attributes += &format!(" target=\"{}\"", escaped(&text::str(&target)?));
+        attributes.extend([" target=\"", &escaped(&text::str(&target)?), "\""]);
     }
     let mut links = Links { limit: limit.filter(is_given), attributes, schemes: Vec::new() };
     for scheme in schemes.filter(is_given).map(|schemes| iterate(&schemes)).transpose()?.unwrap_or_default() {
@@ -74,6 +74,7 @@ pub(crate) fn urlize(arguments: Arguments) -> Outcome {
         }
         links.schemes.push(scheme.to_owned());
     }
+    budget::take_work(written.len().saturating_mul(links.schemes.len()))?;
     let mut out = String::new();
     for piece in written.split_inclusive(is_space) {
         let word = piece.trim_end_matches(is_space);

@@ -1,30 +1,113 @@
 //! The sensitivity table of a model, measured on a text.
 
+use std::path::Path;
+
 use crate::choose::plan::Plan;
 use crate::choose::table::Table;
+use crate::choose::table_journal::TableJournal;
 use crate::error::Result;
-use crate::jobs::measure::Measure;
+use crate::files::journal::Start;
+use crate::jobs::estimate::{Work, announce};
+use crate::jobs::measure::{Measure, hold_out};
 use crate::jobs::settings::Calibration;
 use crate::jobs::texts::{Texts, Uses};
 use crate::models::source::SourceModel;
 use crate::numerics::dtype::float_type;
 use crate::numerics::rounding::Technique;
 use crate::progress::Progress;
+use crate::words::count;
 
-/// Measures what every candidate of every layer of `plan` costs in KL divergence, and how far
-/// off predictions for whole models are.
+/// Measures what every candidate of every layer of `plan` costs in KL divergence, and how far off predictions for whole
+/// models are.
 ///
 /// # Errors
-/// When the text or the tokenizer is missing or damaged, the text is too short, a weight is not a number, or the work
-/// is interrupted.
+/// When the text or the tokenizer is missing or damaged, the text is too short, a weight is not a number, or the work is
+/// interrupted.
 pub fn analyze(
     source: &SourceModel,
     plan: &Plan<'_>,
     calibration: &Calibration,
     progress: &dyn Progress,
 ) -> Result<Table> {
-    let texts = Texts::prepare(source, calibration, Uses { scoring: true, tuning: false }, progress)?;
-    let technique = calibration.rounding.unwrap_or(Technique::Gptq);
-    Measure::prepare(source, calibration, &texts, technique, plan.quants(), float_type(plan.dtype())?)?
-        .table(progress)
+    let analysis = Analysis::new(source, plan, calibration, progress)?;
+    analysis.measure()?.table(progress)
+}
+
+/// A measurement of sensitivities whose text is read.
+pub struct Analysis<'a> {
+    source: &'a SourceModel,
+    plan: &'a Plan<'a>,
+    calibration: &'a Calibration,
+    /// The calibration text.
+    pub texts: Texts,
+}
+
+impl<'a> Analysis<'a> {
+    /// Reads the text of `calibration` for `source`.
+    pub fn new(
+        source: &'a SourceModel,
+        plan: &'a Plan<'a>,
+        calibration: &'a Calibration,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let texts = Texts::prepare(source, calibration, Uses { scoring: true, tuning: false }, progress)?;
+        Ok(Self { source, plan, calibration, texts })
+    }
+
+    /// Measures as [`analyze`] does and writes the table to `out`. Layers that are measured are kept beside it, and a
+    /// resumed measurement begins with them.
+    pub fn write(&self, out: &Path, start: Start, progress: &dyn Progress) -> Result<Table> {
+        let (quants, dtype) = (self.plan.quants(), float_type(self.plan.dtype())?);
+        let work = self.work()?;
+        let measure = self.measure()?;
+        let scope = if start == Start::Resumed { " for the whole job" } else { "" };
+        let estimate = announce(&work, &quants, dtype, scope, progress)?;
+        progress.begin_job(&estimate.stages);
+        let measure = measure.with_costs(estimate.steps);
+        let mut journal = TableJournal::open(out, &measure.measurement, start)?;
+        progress.notes(journal.damage_note().as_slice());
+        let measured = journal.layers.clone();
+        if !measured.is_empty() {
+            let layers = count(self.plan.len(), "layer");
+            progress.line(&format!("resuming: {} of {layers} measured already", measured.len()));
+        } else if start == Start::Resumed {
+            let name = out.display();
+            progress.notes(&[format!("nothing to resume beside {name}: starting from the beginning")]);
+        }
+        let correction = measure
+            .run(&measured, progress, |layer| journal.append(layer))
+            .and_then(|()| measure.correct(&journal.layers, progress))
+            .map_err(|e| journal.with_resume_hint(e))?;
+        journal.finish(out, measure.measurement.clone(), correction)
+    }
+
+    fn technique(&self) -> Technique {
+        self.calibration.rounding.unwrap_or(Technique::Gptq)
+    }
+
+    fn measure(&self) -> Result<Measure<'_>> {
+        let dtype = float_type(self.plan.dtype())?;
+        let (texts, technique) = (&self.texts, self.technique());
+        Measure::prepare(self.source, self.calibration, texts, technique, self.plan.quants(), dtype)
+    }
+
+    fn work(&self) -> Result<Work<'a>> {
+        let measured = self.calibration.measured(self.texts.sequences.len())?;
+        Ok(Work {
+            spec: self.source.spec(),
+            manifest: self.source.manifest(),
+            sequences: self.texts.sequences.len(),
+            measured,
+            length: self.calibration.sequence_length as usize,
+            whole: hold_out(&self.texts, measured).sequences.len(),
+            candidates: self.plan.quants().len(),
+            technique: self.technique(),
+            rounds: false,
+            windows: 0,
+            distill: 0,
+            watched: 0,
+            refine: 0,
+            activations: self.calibration.memory,
+        })
+    }
 }

@@ -43,7 +43,7 @@ impl EvaluationSettings {
 }
 
 /// Windows computed together, the default of `mixbit eval`.
-const WINDOWS_IN_BATCH: usize = 4;
+pub const WINDOWS_IN_BATCH: u32 = 4;
 
 /// Measures perplexity of `source` and its KL divergence from `reference`.
 ///
@@ -68,6 +68,6 @@ pub fn evaluate_on(
     windows: &[Vec<u32>],
     progress: &dyn Progress,
 ) -> Result<Evaluation> {
-    let scoring = Scoring { windows, batch: WINDOWS_IN_BATCH, memory: ACTIVATION_MEMORY };
+    let scoring = Scoring { windows, batch: WINDOWS_IN_BATCH as usize, memory: ACTIVATION_MEMORY };
     scoring.evaluation(source, reference, name, progress)
 }

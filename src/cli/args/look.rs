@@ -7,6 +7,7 @@ use super::cache::Cache;
 use super::command::{at_least_one, parse_size, sequence_length};
 use super::share::Hub;
 use super::template::Template;
+use crate::jobs::evaluate::WINDOWS_IN_BATCH;
 
 /// JSON of `mixbit inspect`, which scripts may rely on.
 const INSPECT_JSON: &str = "\
@@ -141,7 +142,7 @@ pub struct Eval {
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub max_tokens: Option<usize>,
     /// Windows computed together
-    #[arg(long, value_name = "B", default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "B", default_value_t = WINDOWS_IN_BATCH, value_parser = clap::value_parser!(u32).range(1..))]
     pub batch_size: u32,
     /// Keep the reference's log-probabilities (float16, the whole vocabulary), to score other models against them
     #[arg(long, value_name = "FILE", requires = "reference")]

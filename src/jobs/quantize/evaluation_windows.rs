@@ -28,7 +28,7 @@ impl EvaluationWindows {
 
 impl Job<'_> {
     /// Tokenizes the evaluation text, where it is a file.
-    pub fn read_evaluation_text(&mut self) -> Result<()> {
+    pub(crate) fn read_evaluation_text(&mut self) -> Result<()> {
         let EvaluationText::File(path) = &self.settings.evaluation else { return Ok(()) };
         let template = &self.settings.calibration.template;
         let input = TextInput::open(self.source, Some(path), template, self.progress)?;

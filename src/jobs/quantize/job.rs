@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::estimate::Extent;
 use super::evaluation_windows::EvaluationWindows;
 use super::settings::{EvaluationText, Quantization};
 use crate::choose::allocate::CurvePoint;
@@ -129,8 +130,18 @@ impl<'a> Job<'a> {
         }
     }
 
+    /// Reads all texts, before any work. Where a model is to be written, fails if unfinished work is in the way or cannot be
+    /// resumed.
+    pub fn read(&mut self, extent: Extent) -> Result<()> {
+        self.read_texts()?;
+        if extent == Extent::Model {
+            self.check_unfinished()?;
+        }
+        self.read_evaluation_text()
+    }
+
     /// Tokenizes the calibration text, where the job uses one.
-    pub fn read_texts(&mut self) -> Result<()> {
+    fn read_texts(&mut self) -> Result<()> {
         let Quantization { calibration, tuning, evaluation, .. } = &self.settings;
         // Scale search does without a text where all bits are fixed, and so does rounding to nearest.
         let needs_text = !self.is_fixed()

@@ -39,9 +39,7 @@ pub fn quantize(
     let claim = settings.output.claim(source.dir(), progress)?;
     let mut job = Job::new(source, plan, settings, progress)?;
     job.check()?;
-    job.read_texts()?;
-    job.check_unfinished()?;
-    job.read_evaluation_text()?;
+    job.read(Extent::Model)?;
     let costs = job.estimate(Extent::Model)?;
     let decision = job.decide(costs)?;
     let (decision, record) = job.write_model(decision)?;

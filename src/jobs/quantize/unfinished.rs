@@ -36,7 +36,7 @@ pub(crate) fn remove(output: &Path) {
 
 impl Job<'_> {
     /// Fails where a new start would lose what is there, or it cannot be resumed.
-    pub fn check_unfinished(&self) -> Result<()> {
+    pub(crate) fn check_unfinished(&self) -> Result<()> {
         let (output, tuning) = (&self.settings.output, &self.settings.tuning);
         let [layers, _, rounds, steps] = files(&output.path);
         if !self.settings.resume {

@@ -38,13 +38,10 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     let mut job = Job::new(&source, plan, settings, console)?;
     report::announce(&job);
     check(args, &job, recipe.as_ref())?;
-    job.read_texts()?;
-    if !args.dry_run {
-        job.check_unfinished()?;
-    }
-    job.read_evaluation_text()?;
+    let extent = if args.dry_run { Extent::Decision } else { Extent::Model };
+    job.read(extent)?;
     idle::check_template(args, &job)?;
-    let costs = job.estimate(if args.dry_run { Extent::Decision } else { Extent::Model })?;
+    let costs = job.estimate(extent)?;
     let decision = job.decide(costs)?;
     if args.dry_run {
         return report::print(&job, &decision, None);

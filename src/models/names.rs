@@ -58,6 +58,37 @@ impl Names {
         }
     }
 
+    /// Returns the test of tensors that an index lists and no file has: true if this model does without. That are those of
+    /// which [`account_for`](Self::account_for) knows and, where every tensor of the model is stored, those of another.
+    pub fn accounting<'a>(
+        self,
+        spec: Option<&'a DecoderSpec>,
+        is_stored: impl Fn(&str) -> bool + Copy + 'a,
+    ) -> impl Fn(&str) -> bool + 'a {
+        let whole = spec.filter(|spec| spec.manifest().iter().all(|tensor| is_stored(&tensor.name)));
+        move |name| {
+            self.account_for(name, spec, is_stored)
+                || whole.is_some_and(|spec| self.is_foreign(name, spec, is_stored))
+        }
+    }
+
+    /// True if the tensor called `name` is no part of a decoder: it has another prefix, a layer that the decoder lacks, or lies
+    /// beside it. One more tensor of a layer that there is, or of embedding, norm or head, is not foreign.
+    fn is_foreign(&self, name: &str, spec: &DecoderSpec, is_stored: impl Fn(&str) -> bool + Copy) -> bool {
+        let inner =
+            ["model.language_model.", "language_model."].iter().find_map(|start| name.strip_prefix(start));
+        let inner = inner.unwrap_or(name);
+        let inner = if is_bare(inner) { format!("model.{inner}") } else { inner.to_owned() };
+        if self.account_for(&inner, Some(spec), is_stored) {
+            return true;
+        }
+        if let Some(rest) = inner.strip_prefix("model.layers.") {
+            let layer = rest.split('.').next().and_then(|number| number.parse::<usize>().ok());
+            return layer.is_some_and(|layer| layer >= spec.layers.len());
+        }
+        !["model.norm.", "model.embed_tokens.", spec.head_name].iter().any(|own| inner.starts_with(own))
+    }
+
     /// True if the tensor called `name` has its place in a decoder, tensors of which `is_stored` knows by mlx-lm's names: under
     /// the name or names that it gets, or as a head that is the embedding, or because no decoder needs it.
     pub fn account_for(
@@ -126,7 +157,11 @@ fn expert(name: &str) -> Option<Rename> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::models::architectures::{TensorShapes, find};
+    use crate::models::config::ModelConfig;
 
     fn to(name: &str) -> Rename {
         Rename::To(name.to_owned())
@@ -165,6 +200,32 @@ mod tests {
         assert_eq!(rename_experts("a.mlp.experts.gate_up_proj"), fused);
         assert_eq!(rename_experts("a.mlp.experts.down_proj"), Rename::To(whole("down_proj")));
         assert_eq!(rename_experts("a.mlp.experts.gate_up_proj_scales"), Rename::Keep);
+    }
+
+    #[test]
+    fn tensors_of_other_models_are_accounted_for() {
+        let config = serde_json::json!({"model_type": "llama", "hidden_size": 8, "intermediate_size": 8,
+            "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 16, "tie_word_embeddings": true});
+        let config = ModelConfig::parse(Path::new("config.json"), &config.to_string()).unwrap();
+        let spec = (find(&config).unwrap().spec)(&config, &TensorShapes::new()).unwrap();
+        let stored: Vec<String> = spec.manifest().iter().map(|tensor| tensor.name.clone()).collect();
+        let names = Names::new(rename_common, stored.iter().map(String::as_str));
+        let is_stored = |name: &str| stored.iter().any(|stored| stored == name);
+        let does_without = names.accounting(Some(&spec), is_stored);
+        for foreign in [
+            "vision_tower.encoder.layers.0.weight",
+            "model.layers.2.eh_proj.weight",
+            "layers.1.mlp.up_proj.weight",
+            "language_model.model.norm.weight",
+            "model.language_model.layers.0.mlp.up_proj.weight",
+        ] {
+            assert!(does_without(foreign), "{foreign}");
+        }
+        for own in ["model.layers.1.self_attn.q_proj.bias", "model.norm.bias", "model.layers.x.a"] {
+            assert!(!does_without(own), "{own}");
+        }
+        let lacks_one = |name: &str| name != "model.norm.weight" && is_stored(name);
+        assert!(!names.accounting(Some(&spec), lacks_one)("vision_tower.a"), "the model is not whole");
     }
 
     #[test]

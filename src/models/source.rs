@@ -92,7 +92,7 @@ impl SourceModel {
             .collect();
         let mut spec = (row.spec)(&config, &shapes)?;
         let is_stored = |name: &str| stored.contains_key(name);
-        let absent = checkpoint.absent(|name| names.account_for(name, Some(&spec), is_stored));
+        let absent = checkpoint.absent(names.accounting(Some(&spec), is_stored));
         if let Some(error) = absent.into_iter().chain(unstacked).next() {
             return Err(error);
         }

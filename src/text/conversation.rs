@@ -1,5 +1,6 @@
 //! Conversation with a model: its messages, and the commands among the lines that a user types.
 
+use serde_json::Value;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
@@ -115,9 +116,14 @@ impl Conversation {
         system.chain(self.turns.iter().cloned()).collect()
     }
 
-    /// Returns the conversation as a line of JSONL, `{"messages": [...]}`, with a line break at its end.
-    pub fn to_jsonl(&self) -> String {
-        format!("{}\n", serde_json::json!({ "messages": self.messages() }))
+    /// Returns the conversation as a line of JSONL, `{"messages": [...]}`, with a line break at its end, and with `tools`
+    /// where the model was offered some.
+    pub fn to_jsonl(&self, tools: Option<&[Value]>) -> String {
+        let mut record = serde_json::json!({ "messages": self.messages() });
+        if let Some(tools) = tools {
+            record["tools"] = tools.into();
+        }
+        format!("{record}\n")
     }
 }
 
@@ -264,7 +270,10 @@ mod tests {
             r#"{"role":"assistant","content":"Hello\nthere"}]}"#,
             "\n"
         );
-        assert_eq!(conversation.to_jsonl(), expected);
+        assert_eq!(conversation.to_jsonl(None), expected);
+        let tools = [serde_json::json!({"type": "function"})];
+        let expected = expected.replace("]}\n", "],\"tools\":[{\"type\":\"function\"}]}\n");
+        assert_eq!(conversation.to_jsonl(Some(&tools)), expected);
         conversation.reset();
         assert!(conversation.is_empty());
         assert_eq!(conversation.messages().len(), 1, "the system message stays");

@@ -196,7 +196,7 @@ impl Talk<'_> {
             .hint("choose another name"));
         }
         output_file::check(path, true)?;
-        output_file::write(path, self.conversation.to_jsonl().as_bytes())?;
+        output_file::write(path, self.conversation.to_jsonl(self.source.tokenizer.tools()).as_bytes())?;
         self.saved.push(path.to_owned());
         self.console.done(&format!("saved to {}", path.display()));
         Ok(())

@@ -117,11 +117,11 @@ impl Folder {
     /// decoder.
     fn absent(&self, names: Option<Names>) -> Vec<Error> {
         let there = |name: &str| self.names.contains_key(name);
-        let accounted_for = |name: &str| match names {
-            Some(names) => names.account_for(name, self.spec.as_ref(), there),
-            None => there(name),
-        };
-        self.checkpoint.as_ref().map(|checkpoint| checkpoint.absent(accounted_for)).unwrap_or_default()
+        let Some(checkpoint) = &self.checkpoint else { return Vec::new() };
+        match names {
+            Some(names) => checkpoint.absent(names.accounting(self.spec.as_ref(), there)),
+            None => checkpoint.absent(there),
+        }
     }
 
     /// Returns notes on weight files and names.

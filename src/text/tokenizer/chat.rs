@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use super::json_value::{Python, PythonObject};
 use super::message::Message;
 use super::special::SpecialTokens;
 use crate::error::{Error, Result};
@@ -102,9 +103,11 @@ impl ChatTemplate {
             special.named().map(|(name, token)| (name, Value::from(token))).collect();
         variables.insert("documents", Value::from(()));
         let more = conversation.variables.iter();
-        variables.extend(more.map(|(name, value)| (name.as_str(), Value::from(Serde(value)))));
+        variables.extend(more.map(|(name, value)| (name.as_str(), Value::from(Serde(Python(value))))));
+        let messages: Vec<_> = messages.iter().map(|message| PythonObject(message.fields())).collect();
         variables.insert("messages", Value::from(Serde(messages)));
-        variables.insert("tools", Value::from(Serde(conversation.tools)));
+        let tools = conversation.tools.map(|tools| tools.iter().map(Python).collect::<Vec<_>>());
+        variables.insert("tools", Value::from(Serde(tools)));
         variables.insert("add_generation_prompt", Value::from(conversation.end == End::GenerationPrompt));
         render(&self.path, &self.source, Value::from_pairs(variables))
     }

@@ -57,6 +57,11 @@ impl Message {
         self.0.get("role").and_then(Value::as_str).unwrap_or_default()
     }
 
+    /// Returns all of the message.
+    pub(crate) const fn fields(&self) -> &Map<String, Value> {
+        &self.0
+    }
+
     /// True if the content is a list of parts.
     pub(crate) fn has_parts(&self) -> bool {
         self.0.get("content").is_some_and(Value::is_array)

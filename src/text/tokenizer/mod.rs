@@ -15,6 +15,7 @@ mod class;
 mod files;
 mod guard;
 pub mod jinja;
+mod json_value;
 mod load;
 mod message;
 mod mistral;

@@ -173,6 +173,11 @@ impl Tokenizer {
         template.render(&conversation, &self.special).map(Some)
     }
 
+    /// Returns the tools that the model is offered, if any.
+    pub fn tools(&self) -> Option<&[Value]> {
+        self.template_settings.tools.as_deref()
+    }
+
     /// Returns notes for the user, one line each: reasons why token ids may differ from those of transformers, and
     /// settings of the model folder that are not followed.
     pub fn notes(&self) -> &[String] {

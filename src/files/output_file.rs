@@ -103,7 +103,11 @@ impl Claim {
                 }
                 // Some file systems have no locks. One that a run removed on its way out holds nobody off, and there may be
                 // another of its name by now.
-                _ if is_at(&file, &path) => return Ok(Some(Self { path, _file: file })),
+                _ if is_at(&file, &path) => {
+                    // The folder that the process stands in may be the one that is replaced.
+                    let path = std::path::absolute(&path).unwrap_or(path);
+                    return Ok(Some(Self { path, _file: file }));
+                }
                 _ => {}
             }
         }

@@ -104,14 +104,17 @@ fn an_index_that_names_too_much_does_not_end_the_check() {
     };
     let damaged = index(|index| {
         let shard = index["weight_map"].as_object().unwrap().values().next().unwrap().clone();
-        index["weight_map"]["surprise"] = shard;
+        index["weight_map"]["model.layers.0.surprise"] = shard;
     });
     damaged
-        .finds("problem", "files", "tensor `surprise`: is said to be in")
+        .finds("problem", "files", "tensor `model.layers.0.surprise`: is said to be in")
         .finds("ok", "shapes", "all as config.json says")
         .finds("ok", "values", "all finite")
         .finds("ok", "forward pass", "finite logits");
-    let damaged = index(|index| index["weight_map"]["surprise"] = json!("gone.safetensors"));
+    index(|index| index["weight_map"]["vision_tower.surprise"] = json!("gone.safetensors"))
+        .finds("note", "decided", "does not belong to these weights (it names `gone.safetensors`")
+        .finds("ok", "shapes", "all as config.json says");
+    let damaged = index(|index| index["weight_map"]["model.layers.0.surprise"] = json!("gone.safetensors"));
     damaged.finds("problem", "files", "names the shard `gone.safetensors`").finds(
         "ok",
         "values",

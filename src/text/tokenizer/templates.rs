@@ -52,7 +52,7 @@ impl Templates {
     /// templates.
     ///
     /// transformers reads no more than that. If that leaves no template for a conversation, `chat_template` beside
-    /// further files, or `chat_template.json`, is taken with a note.
+    /// further files, or `chat_template.json`, is taken with a note, and a broken `chat_template.json` is left out with one.
     ///
     /// # Errors
     /// Fails if a file cannot be read, or if a value that should be a template is something else.
@@ -75,8 +75,12 @@ impl Templates {
             }
             templates.add(name, config_path.to_owned(), source);
         }
-        if templates.named.is_empty() && files.has(LEGACY_FILE) {
-            templates.read_legacy_file(files)?;
+        // transformers' tokenizers do not read it, so that a broken one is no reason to stop.
+        if templates.named.is_empty()
+            && files.has(LEGACY_FILE)
+            && let Err(error) = templates.read_legacy_file(files)
+        {
+            templates.notes.push(format!("chat template: {LEGACY_FILE} is left out: {error}"));
         }
         Ok(templates)
     }
@@ -108,9 +112,8 @@ impl Templates {
     fn read_legacy_file(&mut self, files: &ModelFiles) -> Result<()> {
         let path = files.path_of(LEGACY_FILE);
         let object = read_object(files, LEGACY_FILE)?.unwrap_or_default();
-        for (name, source) in entries(&path, object.get("chat_template"))? {
-            self.add(name, path.clone(), source);
-        }
+        let entries = entries(&path, object.get("chat_template"))?;
+        entries.into_iter().for_each(|(name, source)| self.add(name, path.clone(), source));
         if !self.named.is_empty() {
             let note = "it is the only file with one; transformers' tokenizers do not read it";
             self.notes.push(format!("chat template: {LEGACY_FILE} is used: {note}"));
@@ -326,6 +329,19 @@ mod tests {
             assert_eq!(rendered(&tokenizer).unwrap().as_deref(), Some(expected));
             let notes = tokenizer.template_notes();
             assert!(matches!(&notes[..], [only] if only.contains(note)), "{notes:?}");
+        }
+    }
+
+    #[test]
+    fn a_broken_legacy_file_is_left_out() {
+        for broken in ["{", r#"{"chat_template": 1}"#, r#"{"chat_template": {"default": "D", "rag": 1}}"#] {
+            let tokenizer = open(&[(LEGACY_FILE, broken)]).unwrap();
+            assert_eq!(rendered(&tokenizer).unwrap(), None, "{broken}");
+            let notes = tokenizer.template_notes();
+            assert!(
+                matches!(&notes[..], [only] if only.contains("chat_template.json is left out")),
+                "{notes:?}"
+            );
         }
     }
 

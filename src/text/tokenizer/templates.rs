@@ -113,7 +113,9 @@ impl Templates {
         let path = files.path_of(LEGACY_FILE);
         let object = read_object(files, LEGACY_FILE)?.unwrap_or_default();
         let entries = entries(&path, object.get("chat_template"))?;
-        entries.into_iter().for_each(|(name, source)| self.add(name, path.clone(), source));
+        for (name, source) in entries {
+            self.add(name, path.clone(), source);
+        }
         if !self.named.is_empty() {
             let note = "it is the only file with one; transformers' tokenizers do not read it";
             self.notes.push(format!("chat template: {LEGACY_FILE} is used: {note}"));

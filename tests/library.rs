@@ -14,7 +14,7 @@ use mixbit::numerics::dtype::Dtype;
 use mixbit::progress::Quiet;
 
 #[path = "../examples/quantize.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "its main function is for the command line")]
 mod example;
 
 fn model() -> &'static Path {

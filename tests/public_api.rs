@@ -1,5 +1,4 @@
-//! What other crates may use: every public item of the documented modules, in a snapshot. A change of it is a change of
-//! the library's interface, which CHANGELOG.md has to name.
+//! Snapshot of the library's interface: every public item of the documented modules. CHANGELOG.md has to name changes of it.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;

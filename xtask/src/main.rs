@@ -34,7 +34,7 @@ enum Task {
     Demo,
     /// Compare mixbit with mlx-lm on this machine
     Parity {
-        /// How mixbit is compiled; comparing takes longer with dev, compiling with release
+        /// Profile that mixbit is compiled with: dev compiles faster, release compares faster
         #[arg(long, value_enum, default_value = "release")]
         profile: build::Profile,
         /// Arguments of xtask/parity.py

@@ -49,7 +49,7 @@ pub fn run(args: &Chat, console: &Console) -> Result<()> {
     let mut chat = Talk {
         console,
         verbose: args.verbose,
-        prefill: args.asking.prefill_response.clone(),
+        prefill: args.asking.template.prefill_response.clone(),
         conversation: Conversation::new(args.system.clone()),
         session: source.session(&loaded),
         loaded: &loaded,

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use super::answering::blame_tensor;
-use super::prompting::{chat_text, encode_chat};
+use super::prompting::{RenderedPrompt, encode_chat, messages, render};
 use super::settings;
 use crate::cli::args::Report;
 use crate::engine::cache::sequence::CacheSettings;
@@ -158,8 +158,7 @@ pub(crate) fn sample(
         console.line(&format!("asking {}", model.files().title()));
         let tokenizer = settings::template(&args.template).apply(Tokenizer::from_files(model.files())?)?;
         console.notes(&tokenizer.template_notes());
-        let most = args.max_tokens.unwrap_or(ANSWER_TOKENS) as usize;
-        answers.push(answer(&engine, model, &tokenizer, prompt, by, most)?);
+        answers.push(answer(&engine, model, &tokenizer, prompt, by, args)?);
     }
     Ok(Some(Sample { prompt: prompt.to_owned(), answers }))
 }
@@ -171,10 +170,17 @@ fn answer(
     tokenizer: &Tokenizer,
     prompt: &str,
     by: &str,
-    max_tokens: usize,
+    args: &Report,
 ) -> Result<Answer> {
-    let rendered = chat_text(tokenizer, prompt, None)?;
+    let prefill = args.template.prefill_response.as_deref();
+    let RenderedPrompt { rendered, prefill } = render(tokenizer, messages(prompt, None), prefill)?;
+    if rendered.is_none() && args.template.prefill_response.is_some() {
+        let name = source.files().title();
+        return Err(Error::usage(format!("--prefill-response needs a chat template, and {name} has none"))
+            .hint("--chat-template FILE gives it one"));
+    }
     let tokens = encode_chat(tokenizer, rendered.as_deref(), prompt)?;
+    let max_tokens = args.max_tokens.unwrap_or(ANSWER_TOKENS) as usize;
     let settings = Settings::new(max_tokens, StopTokens::read(source.config(), tokenizer)?.ids());
     let mut greedy = Sampler::new(Sampling::default(), 0);
     let model = Model::load(engine, source, None)?;
@@ -184,7 +190,7 @@ fn answer(
         .map_err(|error| blame_tensor(source, error))?;
     Ok(Answer {
         by: format!("{by}: {}", source.files().title()),
-        text: tokenizer.decode(&generation.tokens, true)?,
+        text: prefill + &tokenizer.decode(&generation.tokens, true)?,
         tokens: generation.tokens.len(),
         ended: matches!(generation.finish, Finish::Stop(_)),
     })

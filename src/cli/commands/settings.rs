@@ -95,7 +95,7 @@ pub fn target(flags: &args::Size, recipe: Option<&Recipe>) -> Target {
 /// Returns the chat template that flags ask for.
 pub fn template(flags: &args::Template) -> Template {
     let variables = flags.chat_template_config.clone().unwrap_or_default();
-    Template { name_or_file: flags.chat_template.clone(), variables }
+    Template { name_or_file: flags.chat_template.clone(), variables, prefill: flags.prefill_response.clone() }
 }
 
 /// Returns the folder to write.

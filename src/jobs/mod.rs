@@ -3,6 +3,7 @@
 //! Each job is a function of a [`SourceModel`](crate::models::source::SourceModel), plain settings and a
 //! [`Progress`](crate::progress::Progress). Nothing here prints or ends the process.
 pub(crate) mod analyze;
+pub(crate) mod bars;
 pub mod check;
 pub(crate) mod convert;
 pub(crate) mod dequantize;

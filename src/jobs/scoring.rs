@@ -7,6 +7,7 @@ use crate::engine::memory::give_back;
 use crate::engine::passes::forward::{FinalStates, run_forward};
 use crate::engine::runtime::Engine;
 use crate::error::{Error, Result};
+use crate::jobs::bars;
 use crate::jobs::evaluation::{Histogram, NotFinite, Reference, ReferenceWriter, Scores, Summary};
 use crate::jobs::record::Evaluation;
 use crate::jobs::write::check_values;
@@ -47,11 +48,11 @@ impl Scoring<'_> {
         mut keep: Option<&mut ReferenceWriter>,
         console: &dyn Progress,
     ) -> Result<Scores> {
-        let model = self.forward(engine, source, "running the model", console)?;
+        let model = self.forward(engine, source, bars::MODEL, console)?;
         give_back();
         let reference = self.reference_rows(engine, source, against, console)?;
         give_back();
-        let bar = console.steps_bar("scoring windows", self.windows.len() as u64);
+        let bar = console.steps_bar(bars::SCORING, self.windows.len() as u64);
         let mut scores = Scores::default();
         for (index, window) in self.windows.iter().enumerate() {
             let predicted = window.len() - 1;
@@ -87,7 +88,7 @@ impl Scoring<'_> {
             Against::Nothing => Ok(ReferenceRows::Nothing),
             Against::Model(model) => {
                 check_vocabulary(source, model.spec().vocab_size)?;
-                self.forward(engine, model, "running the reference", console).map(ReferenceRows::Computed)
+                self.forward(engine, model, bars::REFERENCE, console).map(ReferenceRows::Computed)
             }
             Against::Kept(reference) => {
                 check_vocabulary(source, reference.vocabulary())?;

@@ -59,6 +59,7 @@ impl Job<'_> {
             EvaluationText::Nothing => None,
         };
         let Some((name, windows)) = text else { return Ok(None) };
+        self.progress.stage("evaluating");
         let scoring = Scoring { windows, batch: 1, memory: self.settings.calibration.memory };
         scoring.evaluation(written, self.source, name, self.progress).map(Some)
     }

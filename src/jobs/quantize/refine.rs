@@ -18,6 +18,7 @@ use crate::engine::passes::moments::{MomentSettings, input_moments, input_of};
 use crate::engine::runtime::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::journal::{self, Header, Start};
+use crate::jobs::bars;
 use crate::jobs::measure::digest;
 use crate::jobs::opening::{Need, open};
 use crate::jobs::record::{Refinement, RefinementRound};
@@ -187,7 +188,7 @@ impl Job<'_> {
         let neighbours = self.plan.neighbours(&decision.solution.bitmap, CANDIDATES_PER_SIDE);
         let spooled = self.round_all(engine, folder, &neighbours, sequences)?;
         let student = open(folder, Need::Headers)?;
-        let bar = self.progress.steps_bar("measuring swaps", 1);
+        let bar = self.progress.steps_bar(bars::SWAPS, 1);
         let settings = SwapSettings {
             sequences,
             seed: self.settings.calibration.seed,
@@ -216,7 +217,7 @@ impl Job<'_> {
         sequences: &[Vec<u32>],
     ) -> Result<Spooled> {
         let mut spool = Spool::create(folder)?;
-        let bar = self.progress.steps_bar("rounding neighbours", 1);
+        let bar = self.progress.steps_bar(bars::NEIGHBOURS, 1);
         let settings = MomentSettings {
             sequences,
             extent: if self.technique == Technique::Gptq { Extent::Full } else { Extent::Diagonal },

@@ -11,6 +11,7 @@ use super::unfinished;
 use crate::error::Result;
 use crate::files::output_folder::OutputFolder;
 use crate::formats::writer::Produce;
+use crate::jobs::bars;
 use crate::jobs::opening::{Need, open};
 use crate::jobs::quantize::tuning::{TunedTensor, Values};
 use crate::jobs::record;
@@ -87,7 +88,6 @@ impl Job<'_> {
             let bitmap = self.bitmap(&decision);
             let rounded = self.round(&decision, layers)?;
             let producers = producers(source, dtype, &bitmap, &rounded, warnings);
-            self.progress.stage("evaluating");
             self.write_files(folder, &producers, &bitmap, container)?;
             let gptq_stats = rounded.gptq_stats();
             return Ok(WrittenModel { decision, gptq_stats, refinement: None, distillation: None });
@@ -110,7 +110,6 @@ impl Job<'_> {
             None => (Values::new(), None),
         };
         let producers = tuned_producers(&student, &values, warnings);
-        self.progress.stage("evaluating");
         self.write_files(folder, &producers, &self.bitmap(&decision), container)?;
         Ok(WrittenModel { decision, gptq_stats, refinement, distillation })
     }
@@ -141,7 +140,7 @@ impl Job<'_> {
         container: Container,
     ) -> Result<()> {
         let parameters = self.source.manifest().parameters();
-        write(folder, producers, container, parameters, self.progress, "quantizing")?;
+        write(folder, producers, container, parameters, self.progress, bars::QUANTIZING)?;
         companions::write_config(folder, self.source, self.plan.dtype(), bitmap)
     }
 

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::job::{Decision, Job};
 use super::refine::nothing_to_move;
 use super::settings::EvaluationText;
+use crate::engine::learn::learning::Norms;
 use crate::engine::learn::student::{Student, Target};
 use crate::engine::runtime::Engine;
 use crate::error::{Error, Result};
@@ -145,7 +146,8 @@ impl Job<'_> {
         let split = self.validation_split()?;
         let layers = learning_layers(decision)?;
         let paths: BTreeSet<String> = layers.iter().map(|(path, _)| path.clone()).collect();
-        let learner = Student::new(&engine, student, &paths, tuning.norms, memory);
+        let norms = if tuning.norms { Norms::Learning } else { Norms::Fixed };
+        let learner = Student::new(&engine, student, &paths, norms, memory);
         let (values, dtypes) = values(student, &learner.names())?;
         let settings = Settings { student: student.fingerprint()?, ..self.distill_settings(&split, steps)? };
         progress.stage("distilling");

@@ -11,6 +11,7 @@ use super::rounding_journal::RoundingJournal;
 use super::stage::StagedModel;
 use crate::choose::candidate::Candidate;
 use crate::engine::decoder::load::Tuned;
+use crate::engine::learn::learning::Norms;
 use crate::engine::learn::student::{Student, Target};
 use crate::engine::measure::swaps::{Change, SwapSettings, swap_changes};
 use crate::engine::passes::collector::{Extent, Moment};
@@ -173,7 +174,8 @@ impl Job<'_> {
     ) -> Result<Vec<f64>> {
         let student = open(folder, Need::Headers)?;
         let memory = self.settings.calibration.memory;
-        Student::new(engine, &student, &BTreeSet::new(), false, memory).divergences(&Tuned::new(), validation)
+        Student::new(engine, &student, &BTreeSet::new(), Norms::Fixed, memory)
+            .divergences(&Tuned::new(), validation)
     }
 
     /// Predicts by how much each move of a layer from `decision`, whose model is in `folder`, changes the KL

@@ -9,6 +9,7 @@ use super::rounding_journal::RoundingJournal;
 use super::stage::{StagedModel, producers};
 use super::unfinished;
 use crate::error::Result;
+use crate::files::output_file::Existing;
 use crate::files::output_folder::OutputFolder;
 use crate::formats::writer::Produce;
 use crate::jobs::bars;
@@ -45,7 +46,7 @@ impl Job<'_> {
     pub fn write_model(&self, decision: Decision) -> Result<(Decision, Record)> {
         let (source, output) = (self.source, &self.settings.output);
         let warnings = Warnings::default();
-        let folder = OutputFolder::create(&output.path, output.overwrite)?;
+        let folder = OutputFolder::create(&output.path, output.existing())?;
         let rounds = self
             .settings
             .tuning
@@ -123,7 +124,7 @@ impl Job<'_> {
         warnings: &Warnings,
     ) -> Result<StagedModel> {
         let bitmap = self.bitmap(decision);
-        let folder = OutputFolder::create(&self.settings.output.path, true)?;
+        let folder = OutputFolder::create(&self.settings.output.path, Existing::Replaced)?;
         let rounded = self.round(decision, layers).map_err(|e| folder.relocate(e))?;
         let producers = producers(self.source, self.plan.dtype(), &bitmap, &rounded, warnings);
         let container = Container::Safetensors { max_shard_size: u64::MAX };

@@ -158,7 +158,7 @@ fn implementor(item: &ItemImpl) -> String {
 fn derived(attributes: &[Attribute]) -> String {
     let lists = attributes.iter().filter(|attribute| attribute.path().is_ident("derive"));
     let traits: Vec<String> = lists
-        .flat_map(|list| list.meta.require_list().map(|list| list.tokens.to_string()))
+        .flat_map(|list| list.meta.require_list().map(|list| list.tokens.to_string().replace(" :: ", "::")))
         .flat_map(|list| list.split(',').map(|name| name.trim().to_owned()).collect::<Vec<_>>())
         .filter(|name| !name.is_empty())
         .collect();

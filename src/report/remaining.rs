@@ -228,7 +228,7 @@ mod tests {
         job.enter_bar("y", 71);
         job.expect(bar("y", 1, 0.5), 72, 1.0 + 1.5 * 5.0);
         job.enter_stage("b", 80);
-        job.expect(None, 80, 5.0 * 70.0 / 40.0);
+        job.expect(None, 80, 5.0 * 80.0 / 40.0);
     }
 
     #[test]

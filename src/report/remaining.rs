@@ -152,8 +152,8 @@ mod tests {
         StageEstimate { name, steps: steps.collect() }
     }
 
-    fn bar(name: &str, seconds: u64, fraction: f64) -> Option<BarState<'_>> {
-        Some(BarState { name, elapsed: Duration::from_secs(seconds), fraction })
+    fn bar(name: &str, seconds: u64, fraction: f64) -> BarState<'_> {
+        BarState { name, elapsed: Duration::from_secs(seconds), fraction }
     }
 
     /// Remaining time of a job, asked in seconds after its start.
@@ -190,7 +190,7 @@ mod tests {
         job.enter_stage("a", 0);
         job.expect(None, 4, 26.0);
         job.enter_bar("x", 4);
-        job.expect(bar("x", 1, 0.0), 5, 25.0);
+        job.expect(Some(bar("x", 1, 0.0)), 5, 25.0);
         job.expect(None, 40, 20.0);
     }
 
@@ -200,13 +200,13 @@ mod tests {
         job.enter_stage("a", 0);
         job.enter_bar("x", 0);
         // One block of ten took four seconds, and so four times the estimate; what follows will too.
-        job.expect(bar("x", 4, 0.1), 4, 36.0 + 80.0);
-        job.expect(bar("x", 20, 0.5), 20, 20.0 + 80.0);
+        job.expect(Some(bar("x", 4, 0.1)), 4, 36.0 + 80.0);
+        job.expect(Some(bar("x", 20, 0.5)), 20, 20.0 + 80.0);
         // Faster than estimated, with a second before the bar.
         let mut job = Job::new(&[stage("a", &[("x", 10)]), stage("b", &[("y", 20)])]);
         job.enter_stage("a", 0);
         job.enter_bar("x", 1);
-        job.expect(bar("x", 2, 0.5), 3, 2.0 + 20.0 * 0.5);
+        job.expect(Some(bar("x", 2, 0.5)), 3, 2.0 + 20.0 * 0.5);
     }
 
     #[test]
@@ -218,15 +218,15 @@ mod tests {
         job.enter_bar("y", 20);
         job.expect(None, 20, 2.0 * 35.0);
         // Thirty seconds measured and projected, of twenty estimated.
-        job.expect(bar("y", 5, 0.5), 25, 5.0 + 1.5 * 25.0);
+        job.expect(Some(bar("y", 5, 0.5)), 25, 5.0 + 1.5 * 25.0);
         job.enter_bar("y", 30);
         job.expect(None, 30, 1.5 * 25.0);
         // A bar without an estimate, in a step that is late.
         job.enter_bar("w", 70);
-        job.expect(bar("w", 1, 0.25), 71, 3.0 + 1.5 * 5.0);
+        job.expect(Some(bar("w", 1, 0.25)), 71, 3.0 + 1.5 * 5.0);
         // A third bar of the name is not that of the step.
         job.enter_bar("y", 71);
-        job.expect(bar("y", 1, 0.5), 72, 1.0 + 1.5 * 5.0);
+        job.expect(Some(bar("y", 1, 0.5)), 72, 1.0 + 1.5 * 5.0);
         job.enter_stage("b", 80);
         job.expect(None, 80, 5.0 * 80.0 / 40.0);
     }
@@ -242,7 +242,7 @@ mod tests {
         job.enter_bar("z", 3);
         job.expect(None, 3, 7.0 + 45.0);
         job.enter_bar("y", 4);
-        job.expect(bar("y", 2, 0.5), 6, 2.0 + 0.4 * 35.0);
+        job.expect(Some(bar("y", 2, 0.5)), 6, 2.0 + 0.4 * 35.0);
         job.enter_stage("c", 8);
         job.expect(None, 8, 0.4 * 5.0);
         // A stage that is over.

@@ -3,6 +3,31 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Stage of a job, with the estimates of its steps.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageEstimate {
+    /// Name of the stage.
+    pub name: &'static str,
+    /// Steps of the stage, in their order.
+    pub steps: Vec<StepEstimate>,
+}
+
+impl StageEstimate {
+    /// Returns the estimated time of the whole stage.
+    pub fn time(&self) -> Duration {
+        self.steps.iter().map(|step| step.time).sum()
+    }
+}
+
+/// Step of a stage: work that one bar shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StepEstimate {
+    /// Words before the bar at its start.
+    pub bar: &'static str,
+    /// Estimated time.
+    pub time: Duration,
+}
+
 /// Receiver of a job's messages: notes, lines, stages, and bars for long work.
 pub trait Progress: Sync {
     /// Takes facts that the user should know, one sentence each: decisions that were made for them, and doubts.
@@ -11,8 +36,8 @@ pub trait Progress: Sync {
     /// Takes a line about the job's state.
     fn line(&self, text: &str);
 
-    /// Takes the job's stages with the estimated time of each.
-    fn begin_job(&self, stages: &[(&'static str, Duration)]);
+    /// Takes the job's stages with the estimated time of their steps.
+    fn begin_job(&self, stages: &[StageEstimate]);
 
     /// Takes the name of the stage that begins now.
     fn stage(&self, name: &str);
@@ -51,7 +76,7 @@ impl Progress for Quiet {
 
     fn line(&self, _: &str) {}
 
-    fn begin_job(&self, _: &[(&'static str, Duration)]) {}
+    fn begin_job(&self, _: &[StageEstimate]) {}
 
     fn stage(&self, _: &str) {}
 

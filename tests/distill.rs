@@ -10,6 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use mixbit::engine::decoder::load::Tuned;
+use mixbit::engine::learn::learning::Norms;
 use mixbit::engine::learn::student::{Student, Target};
 use mixbit::engine::runtime::Engine;
 use mixbit::models::source::SourceModel;
@@ -37,7 +38,7 @@ fn check_gradients(float: &Path, flags: &[&str]) {
     let engine = Engine::start().unwrap();
     let (float, student) = (SourceModel::open(float).unwrap(), SourceModel::open(&out).unwrap());
     let layers: BTreeSet<String> = student.bitmap().keys().cloned().collect();
-    let learner = Student::new(&engine, &student, &layers, true, 1 << 16);
+    let learner = Student::new(&engine, &student, &layers, Norms::Learning, 1 << 16);
     let vocabulary = student.spec().vocab_size as u32;
     let sequences: Vec<Vec<u32>> =
         (0..3u32).map(|s| (0..24).map(|i| (i * (37 + s) + 5) % vocabulary).collect()).collect();

@@ -7,8 +7,8 @@ use mixbit::choose::{DEFAULT_CANDIDATES, Plan};
 use mixbit::error::ErrorKind;
 use mixbit::jobs::check::Level;
 use mixbit::jobs::{
-    Calibration, Container, EvaluationSettings, EvaluationText, Need, Output, Quantization, analyze, check,
-    convert, dequantize, evaluate, open, quantize,
+    Against, Calibration, Container, EvaluationSettings, EvaluationText, Need, Output, Quantization, Samples,
+    analyze, check, convert, dequantize, evaluate, open, quantize,
 };
 use mixbit::numerics::dtype::Dtype;
 use mixbit::progress::Quiet;
@@ -42,7 +42,7 @@ fn jobs_take_plain_settings() {
     assert!(half.join("weights.npz").exists());
 
     let mut calibration = Calibration::of_model(source.spec());
-    (calibration.samples, calibration.sequence_length) = (4, 64);
+    (calibration.samples, calibration.sequence_length) = (Samples::AtMost(4), 64);
     let plan = || Plan::new(&source, &DEFAULT_CANDIDATES, &[], Dtype::F16).unwrap();
     let table = analyze(&source, &plan(), &calibration, &Quiet).unwrap();
     assert_eq!(table.layers.len(), plan().len());
@@ -55,7 +55,7 @@ fn jobs_take_plain_settings() {
 
     let written = open(&quarter, Need::Files).unwrap();
     let windows = EvaluationSettings { sequence_length: Some(64), ..EvaluationSettings::default() };
-    let evaluation = evaluate(&written, &source, &windows, &Quiet).unwrap();
+    let evaluation = evaluate(&written, &Against::Model(&source), &windows, &Quiet).unwrap();
     let divergence = evaluation.summary.divergence.unwrap();
     assert!((divergence.kl_mean - measured.kl_mean).abs() < 1e-9, "{divergence:?} {measured:?}");
     dequantize(&written, Dtype::F32, &Output::new(&back), &Quiet).unwrap();

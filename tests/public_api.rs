@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use syn::spanned::Spanned;
-use syn::{Attribute, ImplItem, Item, ItemImpl, TraitItem, UseTree, Visibility};
+use syn::{Attribute, Fields, ImplItem, Item, ItemImpl, TraitItem, UseTree, Visibility};
 
 /// Public items by their full names, in the order of the sources.
 #[derive(Default)]
@@ -18,8 +18,12 @@ impl Listing {
     fn module(&mut self, name: &str, file: &Path, folder: &Path) {
         let source = fs::read_to_string(file).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
         let parsed = syn::parse_file(&source).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+        let types: Vec<String> = parsed.items.iter().filter_map(public_type).collect();
         for item in &parsed.items {
-            self.item(name, item, folder);
+            match item {
+                Item::Impl(item) if item.trait_.is_some() && !types.contains(&implementor(item)) => {}
+                item => self.item(name, item, folder),
+            }
         }
     }
 
@@ -46,7 +50,7 @@ impl Listing {
                 add(format!("type {} = {}", item.ident, text(&item.ty)));
             }
             Item::Struct(item) if is_public(&item.vis, &item.attrs) => {
-                add(format!("struct {}{}", item.ident, text(&item.generics)));
+                add(format!("struct {}{}{}", item.ident, text(&item.generics), derived(&item.attrs)));
                 for field in item.fields.iter().filter(|field| is_public(&field.vis, &field.attrs)) {
                     let name = field.ident.as_ref().map_or_else(|| "0".to_owned(), ToString::to_string);
                     add(format!("{}.{name}: {}", item.ident, text(&field.ty)));
@@ -54,7 +58,13 @@ impl Listing {
             }
             Item::Enum(item) if is_public(&item.vis, &item.attrs) => {
                 let variants: Vec<String> = item.variants.iter().map(|v| v.ident.to_string()).collect();
-                add(format!("enum {}{} {{ {} }}", item.ident, text(&item.generics), variants.join(", ")));
+                let variants = format!("{{ {} }}", variants.join(", "));
+                let generics = text(&item.generics);
+                add(format!("enum {}{generics} {variants}{}", item.ident, derived(&item.attrs)));
+                let payloads = item.variants.iter().filter(|variant| !variant.fields.is_empty());
+                for variant in payloads {
+                    add(format!("{}::{}{}", item.ident, variant.ident, payload(&variant.fields)));
+                }
             }
             Item::Trait(item) if is_public(&item.vis, &item.attrs) => {
                 add(format!("trait {}{}", item.ident, text(&item.generics)));
@@ -64,7 +74,10 @@ impl Listing {
                     }
                 }
             }
-            Item::Impl(item) if item.trait_.is_none() => self.methods(module, item),
+            Item::Impl(item) => match &item.trait_ {
+                Some((_, path, _)) => add(format!("impl {} for {}", text(path), text(&item.self_ty))),
+                None => self.methods(module, item),
+            },
             _ => {}
         }
     }
@@ -122,8 +135,46 @@ fn defines(item: &Item, name: &str) -> bool {
         Item::Struct(item) => item.ident == name,
         Item::Enum(item) => item.ident == name,
         Item::Trait(item) => item.ident == name,
-        Item::Impl(item) => text(&item.self_ty).split('<').next() == Some(name),
+        Item::Impl(item) => implementor(item) == name,
         _ => false,
+    }
+}
+
+/// Name of a public struct or enum.
+fn public_type(item: &Item) -> Option<String> {
+    match item {
+        Item::Struct(item) if is_public(&item.vis, &item.attrs) => Some(item.ident.to_string()),
+        Item::Enum(item) if is_public(&item.vis, &item.attrs) => Some(item.ident.to_string()),
+        _ => None,
+    }
+}
+
+/// Name of the type that an `impl` is for, without its parameters.
+fn implementor(item: &ItemImpl) -> String {
+    text(&item.self_ty).split('<').next().unwrap_or_default().to_owned()
+}
+
+/// The traits that are derived: `: Debug, Clone`.
+fn derived(attributes: &[Attribute]) -> String {
+    let lists = attributes.iter().filter(|attribute| attribute.path().is_ident("derive"));
+    let traits: Vec<String> = lists
+        .flat_map(|list| list.meta.require_list().map(|list| list.tokens.to_string().replace(" :: ", "::")))
+        .flat_map(|list| list.split(',').map(|name| name.trim().to_owned()).collect::<Vec<_>>())
+        .filter(|name| !name.is_empty())
+        .collect();
+    if traits.is_empty() { String::new() } else { format!(": {}", traits.join(", ")) }
+}
+
+/// The fields of an enum's variant: `(u32)` or `{ bits: u32 }`.
+fn payload(fields: &Fields) -> String {
+    let types = fields.iter().map(|field| match &field.ident {
+        Some(name) => format!("{name}: {}", text(&field.ty)),
+        None => text(&field.ty),
+    });
+    let types = types.collect::<Vec<_>>().join(", ");
+    match fields {
+        Fields::Named(_) => format!(" {{ {types} }}"),
+        _ => format!("({types})"),
     }
 }
 

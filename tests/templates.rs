@@ -215,10 +215,55 @@ fn texts_are_written_out_as_asked() {
     assert!(tokens(&["--chat-template-config", OFF]) > plain);
     let short = file(&home, "short.jinja", "{{ messages[1].content }}");
     assert!(tokens(&["--chat-template", &short]) < plain);
+    assert!(tokens(&["--prefill-response", "A trait says what a type can do. "]) > plain);
     let table = home.path().join("table.json");
     let analyze = ["analyze", "--model", model, "--out", table.to_str().unwrap(), "--calibration", &text];
     let few = ["--samples", "4", "--sequence-length", "32", "--chat-template-config", OFF];
     succeeded(&mixbit([&analyze[..], &few].concat()));
+    let table_with = |more: &[&str]| {
+        let overwriting = ["--overwrite", "--samples", "4", "--sequence-length", "32"];
+        succeeded(&mixbit([&analyze[..], &overwriting, more].concat()));
+        fs::read_to_string(&table).unwrap()
+    };
+    assert_ne!(table_with(&[]), table_with(&["--prefill-response", "A trait"]));
+}
+
+/// An answer that the text has not is the prefill, without an end of turn.
+#[test]
+fn questions_get_an_answer_to_continue() {
+    let home = model_of(Some(&SWITCH.replace("{{ m.content }}", "{{ m.content }}</>")), &[]);
+    let model = home.path().to_str().unwrap();
+    let question =
+        r#"{"messages": [{"role": "user", "content": "What does a trait say, and what does it not?"}]}"#;
+    let text = file(&home, "text.jsonl", &format!("{question}\n"));
+    let eval = ["eval", "--model", model, "--data", &text, "--json", "-"];
+    let output = mixbit([&eval[..], &["--prefill-response", "It says "]].concat());
+    succeeded(&output);
+    let figures: Value = serde_json::from_str(&stdout(&output)).unwrap();
+    let prompt = "[user]What does a trait say, and what does it not?</>[assistant]It says ";
+    let expected = Tokenizer::from_dir(home.path()).unwrap().encode(prompt, false).unwrap();
+    assert_eq!(figures["tokens"].as_u64().unwrap() as usize, expected.len() - 1);
+    // A template that changes the answer names the line.
+    let shouts = model_of(Some(&SWITCH.replace("{{ m.content }}", "{{ m.content | upper }}")), &[]);
+    let (model, text) = (shouts.path().to_str().unwrap(), file(&shouts, "text.jsonl", question));
+    let output = mixbit(["eval", "--model", model, "--data", &text, "--prefill-response", "It says "]);
+    assert_eq!(output.status.code(), Some(1));
+    for part in ["key `messages`: line 1: ", "cannot be continued"] {
+        assert!(stderr(&output).contains(part), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn answers_of_a_report_begin_with_the_prefill() {
+    let home = model_of(Some(SWITCH), &[]);
+    let page = home.path().join("page.html");
+    let report = ["report", "--out", page.to_str().unwrap(), "--prompt", "Hi", "--max-tokens", "8"];
+    let begun = ["--prefill-response", "Sure, it is "];
+    succeeded(&mixbit([&report[..], &begun, &[home.path().to_str().unwrap()]].concat()));
+    assert!(fs::read_to_string(&page).unwrap().contains("Sure, it is "));
+    let bare = model_of(None, &[]);
+    let refused = mixbit([&report[..], &["--overwrite", bare.path().to_str().unwrap()], &begun].concat());
+    is_refused(&refused, &["--prefill-response needs a chat template"]);
 }
 
 #[test]
@@ -231,6 +276,8 @@ fn flags_without_conversations_are_refused() {
     for more in [&[][..], &["--stream"]] {
         let output = mixbit([&eval[..], &config, more].concat());
         is_refused(&output, &["--chat-template-config says", "no conversation in"]);
+        let output = mixbit([&eval[..], &["--prefill-response", "x"], more].concat());
+        is_refused(&output, &["--prefill-response says", "no conversation in"]);
     }
     let empty = tempfile::tempdir().unwrap();
     let out = empty.path().join("out");

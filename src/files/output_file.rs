@@ -21,8 +21,24 @@ pub fn only_files(path: &Path) -> Result<()> {
     }
 }
 
-/// Fails early, and writes nothing, where `path` cannot be written to, or exists and `overwrite` is off.
-pub fn check(path: &Path, overwrite: bool) -> Result<()> {
+/// Treatment of an output that is there already.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Existing {
+    /// It stays, and is an error.
+    Refused,
+    /// The new one takes its place.
+    Replaced,
+}
+
+impl Existing {
+    /// Returns `Replaced` if `overwrite` is set.
+    pub const fn replaced_if(overwrite: bool) -> Self {
+        if overwrite { Self::Replaced } else { Self::Refused }
+    }
+}
+
+/// Fails early, and writes nothing, where `path` cannot be written to, or is there and must not be replaced.
+pub fn check(path: &Path, existing: Existing) -> Result<()> {
     if path == Path::new("-") {
         return Err(Error::usage("`-` is no name for this output: it is a file")
             .hint("give a name, or ./- if that is what the file is to be called"));
@@ -33,7 +49,7 @@ pub fn check(path: &Path, overwrite: bool) -> Result<()> {
         let message = format!("there is no folder {}", folder.display());
         return Err(Error::file(path, message).hint("make it first, or choose another path"));
     }
-    if path.exists() && !overwrite {
+    if path.exists() && existing == Existing::Refused {
         return Err(Error::file(path, "already exists").hint("setting `overwrite` replaces it"));
     }
     let existed = path.exists();
@@ -171,7 +187,7 @@ mod tests {
             refuse_inputs(&config, &[&text]).is_ok()
                 && refuse_inputs(&home.path().join("new"), &[home.path()]).is_ok()
         );
-        assert!(check(Path::new("-"), true).is_err());
+        assert!(check(Path::new("-"), Existing::Replaced).is_err());
     }
 
     #[test]
@@ -228,19 +244,19 @@ mod tests {
     fn a_file_is_replaced_only_when_asked_to() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("file");
-        check(&path, false).unwrap();
+        check(&path, Existing::Refused).unwrap();
         assert!(!path.exists());
         assert!(write(home.path(), b"one").is_err() && home.path().is_dir());
         write(&path, b"one").unwrap();
-        assert!(check(&path, false).is_err() && check(&path, true).is_ok());
+        assert!(check(&path, Existing::Refused).is_err() && check(&path, Existing::Replaced).is_ok());
         write(&path, b"two").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
         assert!(write(&home.path().join("no/such"), b"").is_err());
-        assert!(check(home.path(), true).is_err(), "a folder is no file");
+        assert!(check(home.path(), Existing::Replaced).is_err(), "a folder is no file");
         let nowhere = home.path().join("no/such");
         let expected =
             format!("{}: there is no folder {}", nowhere.display(), home.path().join("no").display());
-        assert_eq!(check(&nowhere, true).unwrap_err().to_string(), expected);
+        assert_eq!(check(&nowhere, Existing::Replaced).unwrap_err().to_string(), expected);
     }
 }

@@ -7,6 +7,7 @@ use tempfile::TempDir;
 
 use super::model_files::{ModelFiles, TEMPLATES, is_file_manager_file};
 use super::names::is_model_file;
+use super::output_file::Existing;
 use crate::error::{Error, Result};
 
 /// Folder being written beside its destination; dropped without [`OutputFolder::publish`], it leaves nothing.
@@ -14,23 +15,23 @@ use crate::error::{Error, Result};
 pub struct OutputFolder {
     work: TempDir,
     destination: PathBuf,
-    overwrite: bool,
+    existing: Existing,
 }
 
-/// Fails if `destination` exists and `overwrite` is off, or lies in, holds or is the folder `source`.
-pub fn check_destination(source: &Path, destination: &Path, overwrite: bool) -> Result<()> {
+/// Fails if `destination` is there and must not be replaced, or lies in, holds or is the folder `source`.
+pub fn check_destination(source: &Path, destination: &Path, existing: Existing) -> Result<()> {
     let real = |path: &Path| fs::canonicalize(path).map_err(|e| Error::io(path, e));
     let source = real(source)?;
     let (parent, name) = split(destination)?;
-    let mut existing = parent.as_path();
-    while !existing.exists() {
-        existing = match existing.parent() {
+    let mut above = parent.as_path();
+    while !above.exists() {
+        above = match above.parent() {
             Some(up) if !up.as_os_str().is_empty() => up,
             _ => Path::new("."),
         };
     }
-    let below = parent.strip_prefix(existing).unwrap_or(Path::new(""));
-    let mut target = real(existing)?.join(below).join(name);
+    let below = parent.strip_prefix(above).unwrap_or(Path::new(""));
+    let mut target = real(above)?.join(below).join(name);
     if destination.exists() {
         target = real(destination)?;
     }
@@ -51,7 +52,7 @@ pub fn check_destination(source: &Path, destination: &Path, overwrite: bool) -> 
         return Ok(());
     }
     check_replaceable(destination)?;
-    if !overwrite && !is_empty(destination) {
+    if existing == Existing::Refused && !is_empty(destination) {
         return Err(Error::file(destination, "already exists").hint("setting `overwrite` replaces it"));
     }
     Ok(())
@@ -159,7 +160,7 @@ fn split(destination: &Path) -> Result<(PathBuf, &std::ffi::OsStr)> {
 
 impl OutputFolder {
     /// Starts a folder beside `destination`, making the folders above it.
-    pub fn create(destination: &Path, overwrite: bool) -> Result<Self> {
+    pub fn create(destination: &Path, existing: Existing) -> Result<Self> {
         // Resolved once: the current folder may be the one that is replaced, and a link is written through.
         let linked = fs::canonicalize(destination).ok().filter(|_| destination.is_symlink());
         let destination = linked.as_deref().unwrap_or(destination);
@@ -167,7 +168,7 @@ impl OutputFolder {
         fs::create_dir_all(&parent).map_err(|e| Error::io(&parent, e))?;
         let parent = fs::canonicalize(&parent).map_err(|e| Error::io(&parent, e))?;
         let work = create_partial(&parent, name)?;
-        Ok(Self { work, destination: parent.join(name), overwrite })
+        Ok(Self { work, destination: parent.join(name), existing })
     }
 
     /// Returns the folder to write to until it is published.
@@ -201,7 +202,7 @@ impl OutputFolder {
 
     /// Moves the folder to its destination. An existing one is moved aside first and put back if that fails.
     pub fn publish(self) -> Result<()> {
-        let Self { work, destination, overwrite } = self;
+        let Self { work, destination, existing } = self;
         let fail = |e: std::io::Error| Error::io(&destination, e);
         make_readable(work.path()).map_err(fail)?;
         for entry in fs::read_dir(work.path()).map_err(fail)? {
@@ -214,7 +215,7 @@ impl OutputFolder {
         if fs::symlink_metadata(&destination).is_err() {
             fs::rename(work.keep(), &destination).map_err(fail)?;
         } else {
-            if !overwrite && !is_empty(&destination) {
+            if existing == Existing::Refused && !is_empty(&destination) {
                 return Err(
                     Error::file(&destination, "appeared meanwhile").hint("setting `overwrite` replaces it")
                 );
@@ -266,11 +267,11 @@ mod tests {
     fn dropped_leaves_nothing_and_published_is_whole() {
         let home = tempfile::tempdir().unwrap();
         let destination = home.path().join("a/model");
-        let folder = OutputFolder::create(&destination, false).unwrap();
+        let folder = OutputFolder::create(&destination, Existing::Refused).unwrap();
         folder.write("config.json", b"{}").unwrap();
         drop(folder);
         assert_eq!(fs::read_dir(home.path().join("a")).unwrap().count(), 0);
-        let folder = OutputFolder::create(&destination, false).unwrap();
+        let folder = OutputFolder::create(&destination, Existing::Refused).unwrap();
         folder.write("config.json", b"{}").unwrap();
         folder.publish().unwrap();
         assert_eq!(fs::read_dir(home.path().join("a")).unwrap().count(), 1);
@@ -296,9 +297,9 @@ mod tests {
         fs::create_dir(&source).unwrap();
         let out = home.path().join("out");
         fs::create_dir(&out).unwrap();
-        check_destination(&source, &out, false).unwrap();
+        check_destination(&source, &out, Existing::Refused).unwrap();
         let refused = |expected: &str| {
-            let message = check_destination(&source, &out, true).unwrap_err().to_string();
+            let message = check_destination(&source, &out, Existing::Replaced).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         };
         fs::write(out.join("precious.txt"), "x").unwrap();
@@ -311,12 +312,12 @@ mod tests {
         fs::write(out.join("config.json"), r#"{"name": "web"}"#).unwrap();
         refused("config.json");
         fs::write(out.join("config.json"), r#"{"model_type": "llama"}"#).unwrap();
-        assert!(check_destination(&source, &out, false).is_err());
-        check_destination(&source, &out, true).unwrap();
+        assert!(check_destination(&source, &out, Existing::Refused).is_err());
+        check_destination(&source, &out, Existing::Replaced).unwrap();
         fs::create_dir(out.join(".git")).unwrap();
         refused(".git");
         fs::remove_dir(out.join(".git")).unwrap();
-        let folder = OutputFolder::create(&out, true).unwrap();
+        let folder = OutputFolder::create(&out, Existing::Replaced).unwrap();
         folder.write("config.json", b"{\"a\":1}").unwrap();
         folder.publish().unwrap();
         assert!(!out.join("README.md").exists());
@@ -333,12 +334,12 @@ mod tests {
             fs::write(out.join(name), "x").unwrap();
         }
         // Nothing else: as good as empty.
-        check_destination(&source, &out, false).unwrap();
+        check_destination(&source, &out, Existing::Refused).unwrap();
         fs::write(out.join("model.safetensors"), "x").unwrap();
         fs::write(out.join("config.json"), r#"{"model_type": "llama"}"#).unwrap();
-        assert!(check_destination(&source, &out, false).is_err());
-        check_destination(&source, &out, true).unwrap();
-        let folder = OutputFolder::create(&out, true).unwrap();
+        assert!(check_destination(&source, &out, Existing::Refused).is_err());
+        check_destination(&source, &out, Existing::Replaced).unwrap();
+        let folder = OutputFolder::create(&out, Existing::Replaced).unwrap();
         folder.write("config.json", b"{}").unwrap();
         folder.publish().unwrap();
         assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
@@ -352,7 +353,7 @@ mod tests {
             } else {
                 fs::write(&path, "x").unwrap();
             }
-            assert!(check_destination(&source, &out, true).is_err(), "{name}");
+            assert!(check_destination(&source, &out, Existing::Replaced).is_err(), "{name}");
             if name == "._work" {
                 fs::remove_dir(&path).unwrap();
             }
@@ -365,8 +366,8 @@ mod tests {
         let source = home.path().join("in");
         fs::create_dir(&source).unwrap();
         for bad in [source.clone(), source.join("out"), source.join("x/y"), home.path().to_owned()] {
-            assert!(check_destination(&source, &bad, true).is_err(), "{}", bad.display());
+            assert!(check_destination(&source, &bad, Existing::Replaced).is_err(), "{}", bad.display());
         }
-        check_destination(&source, &home.path().join("new/out"), false).unwrap();
+        check_destination(&source, &home.path().join("new/out"), Existing::Refused).unwrap();
     }
 }

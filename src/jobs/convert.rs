@@ -24,7 +24,7 @@ pub fn convert(
     let claim = output.claim(source.dir(), progress)?;
     let warnings = Warnings::default();
     let producers = producers(source, dtype, &warnings);
-    let folder = OutputFolder::create(&output.path, output.overwrite)?;
+    let folder = OutputFolder::create(&output.path, output.existing())?;
     let parameters = source.manifest().parameters();
     let shards = write(&folder, &producers, output.container, parameters, progress, "converting")?;
     let how = format!("Weights: {dtype}, {}.", bytes(shards.total_bytes));

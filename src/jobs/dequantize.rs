@@ -34,7 +34,7 @@ pub fn dequantize(
     let claim = output.claim(source.dir(), progress)?;
     let warnings = Warnings::default();
     let producers = producers(source, dtype, &warnings)?;
-    let folder = OutputFolder::create(&output.path, output.overwrite)?;
+    let folder = OutputFolder::create(&output.path, output.existing())?;
     let parameters = source.manifest().parameters();
     let shards = write(&folder, &producers, output.container, parameters, progress, "dequantizing")?;
     let (size, layers) = (bytes(shards.total_bytes), count(source.bitmap().len(), "layer"));

@@ -15,6 +15,7 @@ use crate::engine::measure::settings::{AnalysisSettings, StepCosts};
 use crate::engine::measure::whole_models::{CorrectionSettings, measure_corrections};
 use crate::engine::runtime::Engine;
 use crate::error::Result;
+use crate::jobs::bars;
 use crate::jobs::write::check_values;
 use crate::models::bitmap::BitMap;
 use crate::models::source::SourceModel;
@@ -101,7 +102,7 @@ impl<'a> Measure<'a> {
     ) -> Result<()> {
         let engine = Engine::start()?;
         console.stage("measuring");
-        let bar = console.share_bar("measuring sensitivities");
+        let bar = console.share_bar(bars::SENSITIVITIES);
         let settings = AnalysisSettings {
             sequences: &self.measured,
             candidates: &self.measurement.candidates,
@@ -131,31 +132,32 @@ impl Measure<'_> {
         }
         let engine = Engine::start()?;
         let Holdout { sequences, others } = hold_out(self.texts, self.measured.len());
-        let bar = console.steps_bar("measuring whole models", 1);
-        let progress = |done: usize, total: usize| bar.set(done as u64, total as u64);
         let Measurement { dtype, rounding, candidates, .. } = &self.measurement;
         let uses_gptq = self.technique == Technique::Gptq;
         let mut correction = Correction::default();
         if uses_gptq || rounding.is_searched() {
+            let bar = console.steps_bar(bars::WHOLE_MODELS, 1);
             let settings = FactorSettings {
                 sequences: &sequences,
                 seen: if uses_gptq { &others } else { &[] },
                 quants: &by_bits(candidates),
                 dtype: *dtype,
                 memory: self.memory,
-                progress: &progress,
+                progress: &|done, total| bar.set(done as u64, total as u64),
             };
             correction = measure_factors(&engine, self.source, &settings)?;
+            bar.finish();
         }
         let models = self.models(layers, &correction)?;
         let bitmaps: Vec<BitMap> = models.iter().map(|model| model.bitmap.clone()).collect();
+        let bar = console.steps_bar(bars::WHOLE_MODELS, 1);
         let settings = CorrectionSettings {
             sequences: &sequences,
             bitmaps: &bitmaps,
             technique: *rounding,
             dtype: *dtype,
             memory: self.memory,
-            progress: &progress,
+            progress: &|done, total| bar.set(done as u64, total as u64),
         };
         let divergences = measure_corrections(&engine, self.source, &settings)?;
         bar.finish();

@@ -3,6 +3,7 @@
 //! Each job is a function of a [`SourceModel`](crate::models::source::SourceModel), plain settings and a
 //! [`Progress`](crate::progress::Progress). Nothing here prints or ends the process.
 pub(crate) mod analyze;
+pub(crate) mod bars;
 pub mod check;
 pub(crate) mod convert;
 pub(crate) mod dequantize;
@@ -24,9 +25,13 @@ pub use analyze::analyze;
 pub use check::check;
 pub use convert::convert;
 pub use dequantize::dequantize;
-pub use evaluate::{EvaluationSettings, evaluate};
+pub use evaluate::{EvaluationSettings, EvaluationWindows, evaluate};
 pub use opening::{Need, open, open_after};
 pub use quantize::{EvaluationText, Quantization, QuantizedModel, quantize};
-pub use settings::{ACTIVATION_MEMORY, Calibration, MeasureMethod, Target, Tuning, sequence_length};
+pub use scoring::Against;
+pub use settings::{
+    ACTIVATION_MEMORY, Calibration, MeasureMethod, Samples, SensitivitySamples, Target, Tuning,
+    sequence_length,
+};
 pub use template::Template;
 pub use write::{Container, Output, Written};

@@ -7,6 +7,7 @@ use crate::engine::memory::give_back;
 use crate::engine::passes::forward::{FinalStates, run_forward};
 use crate::engine::runtime::Engine;
 use crate::error::{Error, Result};
+use crate::jobs::bars;
 use crate::jobs::evaluation::{Histogram, NotFinite, Reference, ReferenceWriter, Scores, Summary};
 use crate::jobs::record::Evaluation;
 use crate::jobs::write::check_values;
@@ -20,7 +21,7 @@ pub enum Against<'a> {
     /// Another model.
     Model(&'a SourceModel),
     /// A saved reference.
-    Kept(&'a Reference),
+    Saved(&'a Reference),
 }
 
 /// Windows to score, and how many of them run at a time.
@@ -47,11 +48,11 @@ impl Scoring<'_> {
         mut keep: Option<&mut ReferenceWriter>,
         console: &dyn Progress,
     ) -> Result<Scores> {
-        let model = self.forward(engine, source, "running the model", console)?;
+        let model = self.forward(engine, source, bars::MODEL, console)?;
         give_back();
         let reference = self.reference_rows(engine, source, against, console)?;
         give_back();
-        let bar = console.steps_bar("scoring windows", self.windows.len() as u64);
+        let bar = console.steps_bar(bars::SCORING, self.windows.len() as u64);
         let mut scores = Scores::default();
         for (index, window) in self.windows.iter().enumerate() {
             let predicted = window.len() - 1;
@@ -87,26 +88,28 @@ impl Scoring<'_> {
             Against::Nothing => Ok(ReferenceRows::Nothing),
             Against::Model(model) => {
                 check_vocabulary(source, model.spec().vocab_size)?;
-                self.forward(engine, model, "running the reference", console).map(ReferenceRows::Computed)
+                self.forward(engine, model, bars::REFERENCE, console).map(ReferenceRows::Computed)
             }
-            Against::Kept(reference) => {
+            Against::Saved(reference) => {
                 check_vocabulary(source, reference.vocabulary())?;
                 Ok(ReferenceRows::Saved(reference))
             }
         }
     }
 
-    /// Scores `source` against `reference` for the record; `text` is the name of the windows' text.
+    /// Scores `source` against the reference for the record; `text` is the name of the windows' text. The reference's
+    /// rows also go to `writer`.
     pub fn evaluation(
         &self,
         source: &SourceModel,
-        reference: &SourceModel,
+        against: &Against<'_>,
+        writer: Option<&mut ReferenceWriter>,
         text: String,
         console: &dyn Progress,
     ) -> Result<Evaluation> {
-        let scores = self.run(&Engine::start()?, source, &Against::Model(reference), None, console)?;
+        let scores = self.run(&Engine::start()?, source, against, writer, console)?;
         let summary = scores.summary();
-        console.notes(guessing(&summary, false, source.spec().vocab_size).as_slice());
+        console.notes(guessing(&summary, source).as_slice());
         Ok(Evaluation {
             text,
             windows: self.windows.len(),
@@ -153,7 +156,7 @@ impl Against<'_> {
     fn not_finite(&self, source: &SourceModel, bad: NotFinite, scored: usize) -> Error {
         match self {
             Self::Model(model) if bad.reference => not_finite(model, bad, scored),
-            Self::Kept(reference) if bad.reference => saved_not_finite(reference.path(), bad, scored),
+            Self::Saved(reference) if bad.reference => saved_not_finite(reference.path(), bad, scored),
             _ => not_finite(source, bad, scored),
         }
     }
@@ -167,15 +170,16 @@ impl Against<'_> {
         match self {
             Self::Nothing => Ok(()),
             Self::Model(model) => Err(useless(model.dir())),
-            Self::Kept(reference) => Err(useless(reference.path())),
+            Self::Saved(reference) => Err(useless(reference.path())),
         }
     }
 }
 
 /// Returns a note where the float model does worse than guessing. The float model is the reference, or without one the
-/// model itself, if that `is_float`.
-pub fn guessing(summary: &Summary, is_float: bool, vocabulary: usize) -> Option<String> {
-    let own = is_float.then_some(summary.perplexity);
+/// `model` itself, if that is not quantized.
+pub fn guessing(summary: &Summary, model: &SourceModel) -> Option<String> {
+    let vocabulary = model.spec().vocab_size;
+    let own = model.bitmap().is_empty().then_some(summary.perplexity);
     let perplexity = summary.divergence.as_ref().map(|against| against.reference_perplexity).or(own)?;
     (perplexity > vocabulary as f64).then(|| {
         format!(

@@ -25,19 +25,45 @@ pub enum MeasureMethod {
     Alignment,
 }
 
+/// Number of sequences to take of a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Samples {
+    /// As many as a short text gives, and no more than these.
+    AtMost(u32),
+    /// No fewer than these: a text that gives fewer is an error.
+    Exactly(u32),
+}
+
+impl Samples {
+    /// Returns the number of sequences that are wanted.
+    pub const fn count(self) -> u32 {
+        match self {
+            Self::AtMost(count) | Self::Exactly(count) => count,
+        }
+    }
+}
+
+/// Number of sequences that sensitivities are measured on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SensitivitySamples {
+    /// As many as the method needs.
+    #[default]
+    Usual,
+    /// Number that the user asks for.
+    OfUser(u32),
+    /// Number that the recipe asks for.
+    OfRecipe(u32),
+}
+
 /// Text and settings that sensitivities are measured with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Calibration {
     /// File of the text; `None` for the one that mixbit carries.
     pub text: Option<PathBuf>,
     /// Number of sequences.
-    pub samples: u32,
-    /// True if the user gave the number of sequences.
-    pub samples_given: bool,
-    /// Number of sequences that sensitivities are measured on, where flag or recipe give it.
-    pub sensitivity_samples: Option<u32>,
-    /// True if a flag gives that number, and not the recipe.
-    pub sensitivity_samples_given: bool,
+    pub samples: Samples,
+    /// Number of them that sensitivities are measured on.
+    pub sensitivity_samples: SensitivitySamples,
     /// Tokens per sequence.
     pub sequence_length: u32,
     /// Seed of the choice of sequences and of labels.
@@ -62,10 +88,8 @@ impl Calibration {
     pub fn of_model(spec: &DecoderSpec) -> Self {
         Self {
             text: None,
-            samples: 64,
-            samples_given: false,
-            sensitivity_samples: None,
-            sensitivity_samples_given: false,
+            samples: Samples::AtMost(64),
+            sensitivity_samples: SensitivitySamples::default(),
             sequence_length: sequence_length(spec),
             seed: 0,
             memory: ACTIVATION_MEMORY,
@@ -81,22 +105,25 @@ impl Calibration {
     /// there are.
     pub fn measured(&self, sequences: usize) -> Result<usize> {
         const DEFAULT_SEQUENCES: usize = 16;
-        if let Some(wanted) = self.sensitivity_samples.filter(|&wanted| wanted as usize > sequences) {
-            let who = if self.sensitivity_samples_given {
-                "setting `sensitivity_samples` asks"
-            } else {
-                "the recipe's calibration.sensitivity_samples asks"
-            };
+        let (who, wanted) = match self.sensitivity_samples {
+            SensitivitySamples::Usual => {
+                return Ok(match self.method {
+                    MeasureMethod::Fisher => DEFAULT_SEQUENCES.min(sequences),
+                    MeasureMethod::Alignment => sequences,
+                });
+            }
+            SensitivitySamples::OfUser(wanted) => ("setting `sensitivity_samples` asks", wanted),
+            SensitivitySamples::OfRecipe(wanted) => {
+                ("the recipe's calibration.sensitivity_samples asks", wanted)
+            }
+        };
+        if wanted as usize > sequences {
             let all = count(sequences, "sequence");
             return Err(Error::usage(format!("{who} for {wanted} of {all}")).hint(
                 "give more setting `samples`, a longer setting `calibration` text, or a smaller setting `sensitivity_samples`",
             ));
         }
-        let usual = match self.method {
-            MeasureMethod::Fisher => DEFAULT_SEQUENCES,
-            MeasureMethod::Alignment => usize::MAX,
-        };
-        Ok(self.sensitivity_samples.map_or(usual, |samples| samples as usize).min(sequences))
+        Ok(wanted as usize)
     }
 
     /// Returns the method for `candidates`. Alignment is measured where mlx-lm does it, at 4 bits in groups of 64, or

@@ -8,13 +8,15 @@ use crate::error::{Error, Result};
 use crate::files::lfs_pointer;
 use crate::text::tokenizer::{ChosenTemplate, TemplateSettings, Tokenizer};
 
-/// Choice of a chat template, and variables for it.
+/// Choice of a chat template, variables for it, and the beginning of answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Template {
     /// A Jinja file, or the name of one of the model's templates; the model's own where there is none.
     pub name_or_file: Option<PathBuf>,
     /// Variables that the template sees beside the conversation, such as `enable_thinking`.
     pub variables: Map<String, Value>,
+    /// Beginning of the last answer of each conversation of a text. A conversation without an answer ends with it.
+    pub prefill: Option<String>,
 }
 
 impl Template {
@@ -26,7 +28,8 @@ impl Template {
     /// Gives `tokenizer` this template and the `tools` that it offers to the model.
     pub fn apply_with_tools(&self, tokenizer: Tokenizer, tools: Option<Vec<Value>>) -> Result<Tokenizer> {
         let template = self.name_or_file.as_deref().map(|name| choose(name, &tokenizer)).transpose()?;
-        tokenizer.with_template(TemplateSettings { template, variables: self.variables.clone(), tools })
+        let (variables, prefill) = (self.variables.clone(), self.prefill.clone());
+        tokenizer.with_template(TemplateSettings { template, variables, tools, prefill })
     }
 }
 

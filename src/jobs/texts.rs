@@ -3,7 +3,7 @@
 use crate::progress::{Progress, Quiet};
 use std::path::Path;
 
-use super::settings::Calibration;
+use super::settings::{Calibration, Samples};
 use super::template::Template;
 use crate::error::{Error, Result};
 use crate::jobs::write::companions;
@@ -87,7 +87,7 @@ impl Texts {
         let text = calibration.text.as_deref();
         let TextInput { text, tokenizer } = TextInput::open(source, text, &calibration.template, console)?;
         let length = calibration.sequence_length as usize;
-        let samples = calibration.samples as usize;
+        let samples = calibration.samples.count() as usize;
         let (tokenizer, seed) = (tokenizer.as_ref(), calibration.seed);
         let Split { calibration: mut sequences, held_out, spare, unused } = if uses.scoring {
             text.split(tokenizer, samples, length, seed, MOST_HELD_OUT_WINDOWS)?
@@ -96,7 +96,8 @@ impl Texts {
         };
         let available = sequences.len();
         let (mut validation, unused) = validation_windows(spare, unused);
-        if uses.tuning && validation.len() < FEW_VALIDATION_WINDOWS && !calibration.samples_given {
+        let may_take = matches!(calibration.samples, Samples::AtMost(_));
+        if uses.tuning && validation.len() < FEW_VALIDATION_WINDOWS && may_take {
             validation.extend(take_validation(&mut sequences));
         }
         let name = short_name(calibration.text.as_deref());
@@ -167,8 +168,8 @@ fn check_number(
     length: usize,
     calibration: &Calibration,
 ) -> Result<Vec<String>> {
-    let wanted = calibration.samples as usize;
-    if sequences < wanted && calibration.samples_given {
+    let wanted = calibration.samples.count() as usize;
+    if sequences < wanted && matches!(calibration.samples, Samples::Exactly(_)) {
         return Err(Error::input(format!(
             "{text} gives {} of {length} tokens, setting `samples` asks for {wanted}",
             count(sequences, "sequence")

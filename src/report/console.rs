@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::paint::unicode_bars;
-use super::remaining::RemainingTime;
+use super::remaining::{BarState, RemainingTime};
 use crate::error::{Error, Result};
-use crate::progress::{Bar, Progress};
+use crate::progress::{Bar, Progress, StageEstimate};
 
 /// Console of a command: stderr for notes and bars, unless quiet.
 #[derive(Debug)]
@@ -26,14 +26,14 @@ impl Console {
     }
 
     /// Makes bars show the remaining time of the whole job too, from the estimates of its `stages` and the time that
-    /// finished ones took.
-    pub fn begin_job(&self, stages: &[(&'static str, Duration)]) {
-        *self.remaining.lock().unwrap_or_else(PoisonError::into_inner) = RemainingTime::new(stages.to_vec());
+    /// their steps take.
+    pub fn begin_job(&self, stages: &[StageEstimate]) {
+        *self.remaining.lock().unwrap_or_else(PoisonError::into_inner) = RemainingTime::new(stages);
     }
 
     /// Begins a stage of the estimate.
     pub fn stage(&self, name: &str) {
-        self.remaining.lock().unwrap_or_else(PoisonError::into_inner).enter(name, Instant::now());
+        self.remaining.lock().unwrap_or_else(PoisonError::into_inner).enter_stage(name, Instant::now());
     }
 
     /// Writes one line per note, unless quiet.
@@ -86,11 +86,12 @@ impl Console {
             return ProgressBar::hidden();
         }
         let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
-        let remaining = Arc::clone(&self.remaining);
+        self.remaining.lock().unwrap_or_else(PoisonError::into_inner).enter_bar(verb, Instant::now());
+        let (remaining, name) = (Arc::clone(&self.remaining), verb.to_owned());
         let write_remaining = move |state: &ProgressState, out: &mut dyn fmt::Write| {
             let remaining = remaining.lock().unwrap_or_else(PoisonError::into_inner);
             // Nobody is there to take an error.
-            let _ = out.write_str(&format_remaining(state, &remaining));
+            let _ = out.write_str(&format_remaining(state, &name, &remaining));
         };
         let style = style.with_key("left", write_remaining);
         let style = if unicode_bars() { style } else { style.progress_chars("#>.") };
@@ -108,7 +109,7 @@ impl Progress for Console {
         Self::line(self, text);
     }
 
-    fn begin_job(&self, stages: &[(&'static str, Duration)]) {
+    fn begin_job(&self, stages: &[StageEstimate]) {
         Self::begin_job(self, stages);
     }
 
@@ -149,12 +150,13 @@ impl Bar for ProgressBar {
 }
 
 /// Formats the remaining time as `5s`, in a job of several stages as `5s, job 32s`; `-` for a bar before its first
-/// step.
-fn format_remaining(state: &ProgressState, remaining: &RemainingTime) -> String {
+/// step. `name` are the words before the bar at its start.
+fn format_remaining(state: &ProgressState, name: &str, remaining: &RemainingTime) -> String {
     let bar = (state.pos() > 0).then(|| state.eta());
+    let drawn = BarState { name, elapsed: state.elapsed(), fraction: f64::from(state.fraction()) };
     // The rate of the first two seconds is no estimate.
-    let reliable = bar.filter(|_| state.elapsed() > Duration::from_secs(2));
-    let job = remaining.at(reliable.unwrap_or_default(), Instant::now());
+    let reliable = Some(drawn).filter(|bar| bar.elapsed > Duration::from_secs(2));
+    let job = remaining.at(reliable, Instant::now());
     let bar_text = bar.map_or_else(|| "-".to_owned(), |bar| format!("{:#}", HumanDuration(bar)));
     match job {
         Some(job) => format!("{bar_text}, job {:#}", HumanDuration(job)),

@@ -21,7 +21,7 @@ const NO_VARIABLES: [&str; 7] = [
     "tokenize",
 ];
 
-/// Chat template and its variables.
+/// Chat template, its variables, and the beginning of answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Args)]
 pub struct Template {
     /// Use this chat template: a Jinja file, or the name of one of the model's
@@ -33,6 +33,9 @@ pub struct Template {
         help_heading = HEADING
     )]
     pub chat_template_config: Option<Map<String, Value>>,
+    /// Let each answer begin with this text, and the model continue it; in a text, the last answer of each conversation
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = HEADING)]
+    pub prefill_response: Option<String>,
 }
 
 impl Template {
@@ -41,12 +44,13 @@ impl Template {
         let flags = [
             ("--chat-template", self.chat_template.is_some()),
             ("--chat-template-config", self.chat_template_config.is_some()),
+            ("--prefill-response", self.prefill_response.is_some()),
         ];
         flags.into_iter().filter_map(|(flag, is_set)| is_set.then_some(flag)).collect()
     }
 }
 
-/// Template, tools and beginning of answers.
+/// Template and tools.
 #[derive(Debug, Args)]
 pub struct Asking {
     #[command(flatten)]
@@ -55,9 +59,6 @@ pub struct Asking {
     /// Tools to offer to the model: a JSON file with a list of definitions, for the chat template
     #[arg(long, value_name = "FILE", help_heading = HEADING)]
     pub tools: Option<PathBuf>,
-    /// Let each answer begin with this text, and the model continue it
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = HEADING)]
-    pub prefill_response: Option<String>,
 }
 
 /// Parses an object of variables, without those that flags and the command set.

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::files::journal;
 use crate::files::journal::{Journal, Start};
 use crate::files::output_file;
-use crate::files::output_file::Claim;
+use crate::files::output_file::{Claim, Existing};
 use crate::jobs::analyze::Analysis;
 use crate::jobs::opening::{Need, open_after};
 use crate::jobs::settings::recipe;
@@ -23,7 +23,7 @@ use crate::words::count;
 pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     let mut claim = None;
     let source = open_after(&args.model, Need::Weights, |_| {
-        output_file::check(&args.out, args.overwrite)?;
+        output_file::check(&args.out, Existing::replaced_if(args.overwrite))?;
         claim = Claim::new(&args.out)?;
         let unfinished = TableJournal::path(&args.out);
         if !args.resume && !args.overwrite && Journal::has_unfinished(&unfinished, None)? {

@@ -14,6 +14,7 @@ use crate::engine::generate::session::Session;
 use crate::engine::runtime::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::output_file;
+use crate::files::output_file::Existing;
 use crate::report::{Console, out};
 use crate::text::answer::Answer;
 use crate::text::conversation::{Conversation, HELP, Input, Seen, as_said, encode_after};
@@ -49,7 +50,7 @@ pub fn run(args: &Chat, console: &Console) -> Result<()> {
     let mut chat = Talk {
         console,
         verbose: args.verbose,
-        prefill: args.asking.prefill_response.clone(),
+        prefill: args.asking.template.prefill_response.clone(),
         conversation: Conversation::new(args.system.clone()),
         session: source.session(&loaded),
         loaded: &loaded,
@@ -195,7 +196,7 @@ impl Talk<'_> {
             )
             .hint("choose another name"));
         }
-        output_file::check(path, true)?;
+        output_file::check(path, Existing::Replaced)?;
         output_file::write(path, self.conversation.to_jsonl(self.source.tokenizer.tools()).as_bytes())?;
         self.saved.push(path.to_owned());
         self.console.done(&format!("saved to {}", path.display()));

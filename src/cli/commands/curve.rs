@@ -5,6 +5,7 @@ use crate::choose::table::Table;
 use crate::cli::args::Curve;
 use crate::error::Result;
 use crate::files::output_file;
+use crate::files::output_file::Existing;
 use crate::numerics::rounding::Technique;
 use crate::report::html::curve_svg;
 use crate::report::{Align, Console, Table as TextTable, out};
@@ -13,7 +14,7 @@ use crate::words::bytes;
 /// Runs the command.
 pub fn run(args: &Curve, console: &Console) -> Result<()> {
     if let Some(path) = &args.svg {
-        output_file::check(path, args.overwrite)?;
+        output_file::check(path, Existing::replaced_if(args.overwrite))?;
         output_file::refuse_inputs(path, &[&args.table])?;
     }
     let Table { measurement, layers, correction } = Table::read(&args.table)?;

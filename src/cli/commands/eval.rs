@@ -9,17 +9,15 @@ use super::settings;
 use super::streaming;
 use super::templating::refuse_idle;
 use crate::cli::args::Eval;
-use crate::engine::runtime::Engine;
 use crate::error::{Error, Result};
 use crate::files::output_file;
+use crate::files::output_file::Existing;
+use crate::jobs::evaluate::EvaluationSettings;
 use crate::jobs::evaluation::{Reference, ReferenceWriter};
 use crate::jobs::opening::{Need, open};
-use crate::jobs::scoring::{Against, Scoring, guessing};
-use crate::jobs::settings::sequence_length;
-use crate::jobs::texts::{TextInput, windows};
+use crate::jobs::scoring::Against;
 use crate::models::source::SourceModel;
 use crate::report::Console;
-use crate::text::corpus::Windows;
 use crate::words::count;
 
 /// Runs the command.
@@ -35,36 +33,39 @@ pub fn run(args: &Eval, console: &Console) -> Result<()> {
             .hint("windows are computed without a cache; --sequence-length is their length"));
     }
     let reference = args.reference.as_deref().map(EvalReference::open).transpose()?;
-    let length = args.sequence_length.unwrap_or_else(|| sequence_length(source.spec())) as usize;
-    let text = TextInput::open(&source, Some(&args.data), &settings::template(&args.template), console)?;
-    refuse_idle(&args.template, &[text.text.name()], text.text.has_conversations())?;
-    let Windows { windows, left_out } = windows(&source, &text, length, args.max_tokens, console)?;
+    let settings = EvaluationSettings {
+        text: Some(args.data.clone()),
+        template: settings::template(&args.template),
+        sequence_length: args.sequence_length,
+        max_tokens: args.max_tokens,
+        windows_in_batch: args.batch_size,
+        memory: args.activation_memory,
+    };
+    let text = settings.windows(&source, console)?;
+    refuse_idle(&args.template, &[args.data.display().to_string()], text.has_conversations)?;
+    let windows = &text.windows;
     let against = match &reference {
         Some(EvalReference::Saved(saved)) => {
-            check_same_tokens(saved, &windows)?;
-            Against::Kept(saved)
+            check_same_tokens(saved, windows)?;
+            Against::Saved(saved)
         }
         Some(EvalReference::Model(model)) => Against::Model(model),
         None => Against::Nothing,
     };
     let vocabulary = source.spec().vocab_size;
     let writer = args.save_reference.as_deref();
-    let mut writer = writer.map(|path| ReferenceWriter::create(path, &windows, vocabulary)).transpose()?;
-    let engine = Engine::start()?;
-    let scoring =
-        Scoring { windows: &windows, batch: args.batch_size as usize, memory: args.activation_memory };
+    let mut writer = writer.map(|path| ReferenceWriter::create(path, windows, vocabulary)).transpose()?;
     let started = Instant::now();
-    let scores = scoring.run(&engine, &source, &against, writer.as_mut(), console)?;
-    let seconds = started.elapsed().as_secs_f64();
+    let evaluation = settings.measure(&source, &against, &text, writer.as_mut(), console)?;
+    let rate = text.tokens() as f64 / started.elapsed().as_secs_f64();
     writer.map(ReferenceWriter::finish).transpose()?;
-    let summary = scores.summary();
-    console.notes(guessing(&summary, source.bitmap().is_empty(), vocabulary).as_slice());
-    let computed: usize = windows.iter().map(Vec::len).sum();
-    let rate = computed as f64 / seconds;
-    let tokens = windows.first().map_or(0, Vec::len);
-    console.line(&format!("{} of {}", count(windows.len(), "window"), count(tokens, "token")));
-    let more = [("tokens_left_out", json!(left_out)), ("sequence_length", json!(length))];
-    print_figures(args.json.as_deref(), &summary, rate, more)
+    let tokens = count(evaluation.sequence_length, "token");
+    console.line(&format!("{} of {tokens}", count(evaluation.windows, "window")));
+    let more = [
+        ("tokens_left_out", json!(text.tokens_left_out)),
+        ("sequence_length", json!(settings.length(source.spec()))),
+    ];
+    print_figures(args.json.as_deref(), &evaluation.summary, rate, more)
 }
 
 /// A reference that `--reference` names.
@@ -89,7 +90,7 @@ fn check_outputs(args: &Eval) -> Result<()> {
         return Err(Error::usage("--json and --save-reference name the same file").hint("give each its own"));
     }
     for path in json.into_iter().chain(args.save_reference.as_deref()) {
-        output_file::check(path, args.overwrite)?;
+        output_file::check(path, Existing::replaced_if(args.overwrite))?;
         let reference = args.reference.as_deref().unwrap_or(&args.model);
         output_file::refuse_inputs(path, &[&args.model, reference, &args.data])?;
     }

@@ -7,6 +7,7 @@ use super::report::record;
 use crate::cli::args::Inspect;
 use crate::error::{Error, Result};
 use crate::files::output_file;
+use crate::files::output_file::Existing;
 use crate::files::pack::{Pack, PackedFile};
 use crate::formats::checkpoint::Checkpoint;
 use crate::jobs::opening::{Need, open};
@@ -21,7 +22,7 @@ use crate::words::{bytes, count};
 /// Runs the command.
 pub fn run(args: &Inspect, console: &Console) -> Result<()> {
     if let Some(path) = &args.html {
-        output_file::check(path, args.overwrite)?;
+        output_file::check(path, Existing::replaced_if(args.overwrite))?;
         output_file::refuse_inputs(path, &[&args.model])?;
     }
     let extension = args.model.extension().unwrap_or_default();

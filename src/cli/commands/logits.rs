@@ -5,6 +5,7 @@ use crate::engine::decoder::model::Model;
 use crate::engine::runtime::Engine;
 use crate::error::{Error, Result};
 use crate::files::output_file;
+use crate::files::output_file::Existing;
 use crate::formats::npz::NpzWriter;
 use crate::jobs::opening::{Need, open_after};
 use crate::numerics::dtype::Dtype;
@@ -17,7 +18,7 @@ pub fn run(args: &Logits, console: &Console) -> Result<()> {
         return Err(Error::usage(format!("--out {} must end in .npz", args.out.display())));
     }
     let source = open_after(&args.model, Need::Weights, |_| {
-        output_file::check(&args.out, args.overwrite)?;
+        output_file::check(&args.out, Existing::replaced_if(args.overwrite))?;
         output_file::refuse_inputs(&args.out, &[&args.model])
     })?;
     let tokens = match &args.prompt {

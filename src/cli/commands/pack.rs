@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::cli::args::Pack;
 use crate::error::{Error, Result};
 use crate::files::output_file;
+use crate::files::output_file::Existing;
 use crate::files::write_pack::write_pack;
 use crate::jobs::opening::{Need, open_after};
 use crate::jobs::write::{Parts, companions};
@@ -23,7 +24,7 @@ pub fn run(args: &Pack, console: &Console) -> Result<()> {
         }
         parts = companions::parts(source)?;
         check_output(source, &parts, &args.out)?;
-        output_file::check(&args.out, args.overwrite)
+        output_file::check(&args.out, Existing::replaced_if(args.overwrite))
     })?;
     console.notes(source.file_notes());
     let files = source.files();

@@ -38,7 +38,7 @@ pub fn prompt(run: &Run, tokenizer: &Tokenizer) -> Result<(Vec<u32>, RenderedPro
     }
     template_in_use(tokenizer)?;
     let system = if args.final_only { Some(FINAL_ONLY) } else { args.system.as_deref() };
-    let prefill = run.asking.prefill_response.as_deref();
+    let prefill = run.asking.template.prefill_response.as_deref();
     let prompt = render(tokenizer, messages(&text, system), prefill).map_err(|error| match error.kind() {
         ErrorKind::Usage(_) => error,
         _ => error.hint(hint_on_failure(tokenizer, &run.asking.template)),
@@ -121,7 +121,8 @@ pub fn chat_text(tokenizer: &Tokenizer, text: &str, system: Option<&str>) -> Res
     tokenizer.apply_chat_template(&messages(text, system), true)
 }
 
-fn messages(text: &str, system: Option<&str>) -> Vec<Message> {
+/// Returns the messages of a user's `text` after a system message.
+pub fn messages(text: &str, system: Option<&str>) -> Vec<Message> {
     let system = system.map(|system| Message::new("system", system));
     system.into_iter().chain([Message::new("user", text)]).collect()
 }

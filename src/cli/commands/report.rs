@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use super::answering::blame_tensor;
-use super::prompting::{chat_text, encode_chat};
+use super::prompting::{RenderedPrompt, encode_chat, messages, render};
 use super::settings;
 use crate::cli::args::Report;
 use crate::engine::cache::sequence::CacheSettings;
@@ -14,11 +14,12 @@ use crate::engine::generate::session::Session;
 use crate::engine::runtime::Engine;
 use crate::error::{Error, Result};
 use crate::files::output_file;
-use crate::jobs::evaluate::{EvaluationSettings, evaluate_on};
+use crate::files::output_file::Existing;
+use crate::jobs::evaluate::{EvaluationSettings, EvaluationWindows};
 use crate::jobs::opening::{Need, open};
 use crate::jobs::record;
 use crate::jobs::record::Record;
-use crate::jobs::scoring::check_vocabulary;
+use crate::jobs::scoring::{Against, check_vocabulary};
 use crate::models::inventory::Inventory;
 use crate::models::source::SourceModel;
 use crate::report::html::{Answer, Sample};
@@ -48,7 +49,7 @@ pub fn run(args: &Report, console: &Console) -> Result<()> {
             .hint(format!("give --prompt or --reference, or leave {flag} out")));
     }
     let record = record(&source, console)?;
-    output_file::check(&args.out, args.overwrite)?;
+    output_file::check(&args.out, Existing::replaced_if(args.overwrite))?;
     let inputs = [Some(&args.model), args.reference.as_ref(), args.data.as_ref()];
     output_file::refuse_inputs(
         &args.out,
@@ -61,7 +62,9 @@ pub fn run(args: &Report, console: &Console) -> Result<()> {
     }
     let sample = sample(args, &source, reference.as_ref(), console)?;
     let measured = comparison
-        .map(|(reference, (name, windows))| evaluate_on(&source, reference, name, &windows, console))
+        .map(|(reference, (settings, text))| {
+            settings.measure(&source, &Against::Model(reference), &text, None, console)
+        })
         .transpose()?;
     let before = reference.as_ref().map(|reference| Inventory::of_source(reference).bytes);
     let inputs = PageInputs { before, measured, sample };
@@ -103,13 +106,13 @@ fn is_recorded(record: Option<&Record>, reference: &SourceModel, console: &Conso
     Ok(is_same)
 }
 
-/// Returns name and windows of the text to measure on: the user's, or mixbit's own where no distance is `recorded`.
+/// Returns windows of the text to measure on, and how to measure: the user's, or mixbit's own where no distance is `recorded`.
 fn text(
     args: &Report,
     source: &SourceModel,
     recorded: bool,
     console: &Console,
-) -> Result<Option<(String, Vec<Vec<u32>>)>> {
+) -> Result<Option<(EvaluationSettings, EvaluationWindows)>> {
     if recorded && args.data.is_none() {
         return Ok(None);
     }
@@ -125,8 +128,10 @@ fn text(
         template: settings::template(&args.template),
         sequence_length: args.sequence_length,
         max_tokens: args.max_data_tokens.map(|most| most as usize),
+        ..EvaluationSettings::default()
     };
-    settings.windows(source, console).map(Some)
+    let text = settings.windows(source, console)?;
+    Ok(Some((settings, text)))
 }
 
 /// Returns the models' answers; none without a reference and a prompt.
@@ -158,8 +163,7 @@ pub(crate) fn sample(
         console.line(&format!("asking {}", model.files().title()));
         let tokenizer = settings::template(&args.template).apply(Tokenizer::from_files(model.files())?)?;
         console.notes(&tokenizer.template_notes());
-        let most = args.max_tokens.unwrap_or(ANSWER_TOKENS) as usize;
-        answers.push(answer(&engine, model, &tokenizer, prompt, by, most)?);
+        answers.push(answer(&engine, model, &tokenizer, prompt, by, args)?);
     }
     Ok(Some(Sample { prompt: prompt.to_owned(), answers }))
 }
@@ -171,10 +175,17 @@ fn answer(
     tokenizer: &Tokenizer,
     prompt: &str,
     by: &str,
-    max_tokens: usize,
+    args: &Report,
 ) -> Result<Answer> {
-    let rendered = chat_text(tokenizer, prompt, None)?;
+    let prefill = args.template.prefill_response.as_deref();
+    let RenderedPrompt { rendered, prefill } = render(tokenizer, messages(prompt, None), prefill)?;
+    if rendered.is_none() && args.template.prefill_response.is_some() {
+        let name = source.files().title();
+        return Err(Error::usage(format!("--prefill-response needs a chat template, and {name} has none"))
+            .hint("--chat-template FILE gives it one"));
+    }
     let tokens = encode_chat(tokenizer, rendered.as_deref(), prompt)?;
+    let max_tokens = args.max_tokens.unwrap_or(ANSWER_TOKENS) as usize;
     let settings = Settings::new(max_tokens, StopTokens::read(source.config(), tokenizer)?.ids());
     let mut greedy = Sampler::new(Sampling::default(), 0);
     let model = Model::load(engine, source, None)?;
@@ -184,7 +195,7 @@ fn answer(
         .map_err(|error| blame_tensor(source, error))?;
     Ok(Answer {
         by: format!("{by}: {}", source.files().title()),
-        text: tokenizer.decode(&generation.tokens, true)?,
+        text: prefill + &tokenizer.decode(&generation.tokens, true)?,
         tokens: generation.tokens.len(),
         ended: matches!(generation.finish, Finish::Stop(_)),
     })

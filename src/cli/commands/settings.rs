@@ -5,7 +5,9 @@ use crate::choose::recipe::{Quality, Recipe};
 use crate::cli::args;
 use crate::error::{Error, Result};
 use crate::jobs::quantize::{EvaluationText, Quantization};
-use crate::jobs::settings::{ACTIVATION_MEMORY, Calibration, Target, Tuning, sequence_length};
+use crate::jobs::settings::{
+    ACTIVATION_MEMORY, Calibration, Samples, SensitivitySamples, Target, Tuning, sequence_length,
+};
 use crate::jobs::template::Template;
 use crate::jobs::write::Output;
 use crate::models::source::SourceModel;
@@ -23,14 +25,15 @@ pub fn calibration(
     let recipe = recipe.map(|recipe| recipe.calibration.clone()).unwrap_or_default();
     Ok(Calibration {
         text: flags.calibration.clone().or(recipe.text),
-        samples: flags.samples.or(recipe.samples).unwrap_or(match quality {
-            Some(Quality::Fast) => 16,
-            Some(Quality::Balanced) | None => 64,
-            Some(Quality::Best) => 128,
-        }),
-        samples_given: flags.samples.is_some(),
-        sensitivity_samples: flags.sensitivity_samples.or(recipe.sensitivity_samples),
-        sensitivity_samples_given: flags.sensitivity_samples.is_some(),
+        samples: flags.samples.map_or_else(
+            || Samples::AtMost(recipe.samples.unwrap_or_else(|| default_samples(quality))),
+            Samples::Exactly,
+        ),
+        sensitivity_samples: match (flags.sensitivity_samples, recipe.sensitivity_samples) {
+            (Some(samples), _) => SensitivitySamples::OfUser(samples),
+            (None, Some(samples)) => SensitivitySamples::OfRecipe(samples),
+            (None, None) => SensitivitySamples::Usual,
+        },
         sequence_length: flags
             .sequence_length
             .or(recipe.sequence_length)
@@ -45,6 +48,15 @@ pub fn calibration(
         method: flags.method.unwrap_or_default(),
         template: template(&flags.template),
     })
+}
+
+/// Returns the number of sequences of a preset.
+const fn default_samples(quality: Option<Quality>) -> u32 {
+    match quality {
+        Some(Quality::Fast) => 16,
+        Some(Quality::Balanced) | None => 64,
+        Some(Quality::Best) => 128,
+    }
 }
 
 /// Resolves refinement and distillation. The preset best asks for those that the plan has a use for. Fails where flags
@@ -95,7 +107,7 @@ pub fn target(flags: &args::Size, recipe: Option<&Recipe>) -> Target {
 /// Returns the chat template that flags ask for.
 pub fn template(flags: &args::Template) -> Template {
     let variables = flags.chat_template_config.clone().unwrap_or_default();
-    Template { name_or_file: flags.chat_template.clone(), variables }
+    Template { name_or_file: flags.chat_template.clone(), variables, prefill: flags.prefill_response.clone() }
 }
 
 /// Returns the folder to write.

@@ -72,6 +72,6 @@ pub fn run(args: &Eval, source: &SourceModel, console: &Console) -> Result<()> {
         ("cache_bytes", json!(figures.bytes)),
     ];
     let summary = scores.summary();
-    console.notes(guessing(&summary, source.bitmap().is_empty(), vocabulary).as_slice());
+    console.notes(guessing(&summary, source).as_slice());
     print_figures(args.json.as_deref(), &summary, rate, more)
 }

@@ -14,9 +14,8 @@ use crate::text::tokenizer::{Message, Tokenizer, kind};
 pub fn for_answers(tokenizer: Tokenizer, asked: &args::Asking) -> Result<Tokenizer> {
     let tools = asked.tools.as_deref().map(read_tools).transpose()?;
     let tokenizer = settings::template(&asked.template).apply_with_tools(tokenizer, tools.clone())?;
-    let others = [("--tools", tools.is_some()), ("--prefill-response", asked.prefill_response.is_some())];
-    let others = others.into_iter().filter_map(|(flag, is_set)| is_set.then_some(flag));
-    if let Some(flag) = asked.template.flags().into_iter().chain(others).next()
+    let flags = asked.template.flags().into_iter().chain(tools.is_some().then_some("--tools"));
+    if let Some(flag) = flags.into_iter().next()
         && !tokenizer.has_chat_template()
     {
         return Err(Error::usage(format!("{flag} needs a chat template, and this model has none"))
@@ -98,7 +97,7 @@ mod tests {
         fs::write(&file, template).unwrap();
         fs::write(&tools, "\u{feff}[{\"type\": \"function\", \"limit\": Infinity}]").unwrap();
         let template = args::Template { chat_template: Some(file), ..args::Template::default() };
-        let asked = args::Asking { template, tools: Some(tools), prefill_response: None };
+        let asked = args::Asking { template, tools: Some(tools) };
         for_answers(Tokenizer::from_dir(&model).unwrap(), &asked)
     }
 

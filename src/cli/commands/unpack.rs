@@ -7,6 +7,7 @@ use std::io::{self, Write};
 use crate::cli::args::Unpack;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::output_file;
+use crate::files::output_file::Existing;
 use crate::files::output_folder::{OutputFolder, check_destination};
 use crate::files::pack::{Pack, PackedFile};
 use crate::report::Console;
@@ -47,11 +48,13 @@ fn named_files<'a>(args: &Unpack, pack: &'a Pack) -> Result<Vec<&'a PackedFile>>
 
 /// Unpacks all files to a folder, which appears when it is complete.
 fn unpack_folder(args: &Unpack, pack: &Pack, bar: &ProgressBar) -> Result<()> {
-    check_destination(&args.pack, &args.out, args.overwrite).map_err(|error| match error.kind() {
-        ErrorKind::Usage(_) => error.hint("choose another folder for --out"),
-        _ => error,
+    check_destination(&args.pack, &args.out, Existing::replaced_if(args.overwrite)).map_err(|error| {
+        match error.kind() {
+            ErrorKind::Usage(_) => error.hint("choose another folder for --out"),
+            _ => error,
+        }
     })?;
-    let folder = OutputFolder::create(&args.out, args.overwrite)?;
+    let folder = OutputFolder::create(&args.out, Existing::replaced_if(args.overwrite))?;
     for file in pack.files() {
         let path = folder.path().join(&file.name);
         let io = |e| folder.relocate(Error::io(&path, e));
@@ -70,7 +73,7 @@ fn unpack_files(args: &Unpack, pack: &Pack, files: &[&PackedFile], bar: &Progres
         if let Some(parent) = to(file).parent() {
             fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
         }
-        output_file::check(&to(file), args.overwrite)?;
+        output_file::check(&to(file), Existing::replaced_if(args.overwrite))?;
     }
     for file in files {
         let path = to(file);

@@ -21,6 +21,15 @@ use crate::models::source::SourceModel;
 use crate::models::spec::Role;
 use crate::numerics::lanes;
 
+/// Part that norms take in learning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Norms {
+    /// They stay as they are.
+    Fixed,
+    /// They learn too.
+    Learning,
+}
+
 /// Name of the norm's weight before the head.
 pub(crate) const FINAL_NORM: &str = "model.norm.weight";
 
@@ -31,11 +40,13 @@ pub(crate) struct LearningTensors {
 }
 
 impl LearningTensors {
-    /// Lists the `layers`, by path, that are in block `index`, and its norms if `norms`.
-    pub(crate) fn new(source: &SourceModel, index: usize, layers: &BTreeSet<String>, norms: bool) -> Self {
+    /// Lists the `layers`, by path, that are in block `index`, and its norms if they learn.
+    pub(crate) fn new(source: &SourceModel, index: usize, layers: &BTreeSet<String>, norms: Norms) -> Self {
         let specs = || source.manifest().iter().filter(|spec| spec.layer == Some(index));
         let chosen = specs().filter_map(|spec| Some((spec.role, spec.path()?.to_owned())));
-        let named = specs().filter(|spec| norms && spec.role == Role::Norm).map(|spec| spec.name.clone());
+        let named = specs()
+            .filter(|spec| norms == Norms::Learning && spec.role == Role::Norm)
+            .map(|spec| spec.name.clone());
         Self { layers: chosen.filter(|(_, path)| layers.contains(path)).collect(), norms: named.collect() }
     }
 
@@ -185,17 +196,17 @@ pub(crate) struct LearningHead<'a> {
     /// Names of the tensors that learn, in the order of their gradients.
     pub(crate) names: Vec<String>,
     codes: Option<Array>,
-    norms: bool,
+    norms: Norms,
     values: Vec<Array>,
 }
 
 impl<'a> LearningHead<'a> {
-    /// Makes a head in which the layer `path`, if any, learns, and the norm before it if `norms`.
+    /// Makes a head in which the layer `path`, if any, learns, and the norm before it if norms do.
     pub(crate) fn new(
         loader: &Loader<'_>,
         last: FinalStates<'a>,
         path: Option<&str>,
-        norms: bool,
+        norms: Norms,
     ) -> Result<Self> {
         let (mut names, mut values, mut codes) = (Vec::new(), Vec::new(), None);
         if let Some(path) = path {
@@ -203,7 +214,7 @@ impl<'a> LearningHead<'a> {
             codes = Some(unpack(&packed, path, &mut values)?);
             names.extend([format!("{path}.scales"), format!("{path}.biases")]);
         }
-        if norms {
+        if norms == Norms::Learning {
             names.push(FINAL_NORM.to_owned());
             values.push(last.head.norm.clone());
         }
@@ -225,7 +236,7 @@ impl<'a> LearningHead<'a> {
                 }
                 None => head.weight.clone(),
             };
-            let norm = values.next().filter(|_| self.norms).unwrap_or(&head.norm).clone();
+            let norm = values.next().filter(|_| self.norms == Norms::Learning).unwrap_or(&head.norm).clone();
             Head { norm, weight }.logits(*context, &primals[0])
         };
         let gradients = vector_jacobian_products(logits, &primals, cotangent)?;

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
 use std::rc::Rc;
 
-use super::learning::{FINAL_NORM, LearningBlock, LearningHead, LearningTensors, divergence};
+use super::learning::{FINAL_NORM, LearningBlock, LearningHead, LearningTensors, Norms, divergence};
 use crate::engine::array::{from_vec, slice, to_vec};
 use crate::engine::decoder::block::Block;
 use crate::engine::decoder::load::{Loader, Tuned};
@@ -66,17 +66,17 @@ pub struct Student<'a> {
     memory: u64,
     blocks: Vec<LearningTensors>,
     head: Option<String>,
-    norms: bool,
+    norms: Norms,
 }
 
 impl<'a> Student<'a> {
     /// Makes a student in which the affine layers of `source` whose paths are in `layers` learn, and all norms if
-    /// `norms`. Past `memory` bytes hidden states go to a temporary file. Computed in float32.
+    /// they are to. Past `memory` bytes hidden states go to a temporary file. Computed in float32.
     pub fn new(
         engine: &'a Engine,
         source: &'a SourceModel,
         layers: &BTreeSet<String>,
-        norms: bool,
+        norms: Norms,
         memory: u64,
     ) -> Self {
         let learns = |path: &str| layers.contains(path).then(|| path.to_owned());
@@ -91,7 +91,7 @@ impl<'a> Student<'a> {
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = self.blocks.iter().flat_map(LearningTensors::names).collect();
         names.extend(self.head.iter().flat_map(|path| [format!("{path}.scales"), format!("{path}.biases")]));
-        names.extend(self.norms.then(|| FINAL_NORM.to_owned()));
+        names.extend((self.norms == Norms::Learning).then(|| FINAL_NORM.to_owned()));
         names
     }
 

@@ -128,8 +128,8 @@ pub(crate) fn check(folder: &Folder, progress: Progress<'_>) -> Result<Vec<Findi
     let mut findings = vec![numbers(&scanned)];
     findings.extend(magnitudes::check(&sizes));
     findings.extend(rows(&scanned));
-    findings.extend(outliers(&scanned, false));
-    findings.extend(outliers(&scanned, true));
+    findings.extend(outliers(&scanned, LinearLayers::Float));
+    findings.extend(outliers(&scanned, LinearLayers::Quantized));
     if skipped > 0 {
         let message = format!("{} in a mode that cannot be decoded here: not read", count(skipped, "layer"));
         findings.push(Finding::note("values", message));
@@ -206,9 +206,17 @@ fn rows(scanned: &Scanned<'_>) -> Vec<Finding> {
     findings
 }
 
-/// Reports the share of outlier groups in the float linear layers, or in the `quantized` ones, as decoded: there an
+/// Linear layers of one kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LinearLayers {
+    Float,
+    Quantized,
+}
+
+/// Reports the share of outlier groups in the float linear layers, or in the quantized ones, as decoded: there an
 /// outlier has left codes that lie in one half of the range. A quantized layer has its own group size.
-fn outliers(scanned: &Scanned<'_>, quantized: bool) -> Option<Finding> {
+fn outliers(scanned: &Scanned<'_>, layers: LinearLayers) -> Option<Finding> {
+    let quantized = layers == LinearLayers::Quantized;
     let share = |outliers: u64, matrix: &Matrix<'_>| outliers as f64 / (matrix.rows * matrix.columns) as f64;
     let linear = scanned
         .iter()

@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::engine::measure::settings::StepCosts;
 use crate::models::spec::{DecoderSpec, Manifest};
 use crate::numerics::rounding::Technique;
+use crate::progress::StageEstimate;
 
 /// Rates of this machine, per second.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -56,8 +57,8 @@ pub struct Work<'a> {
 /// Time and memory to expect.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Estimate {
-    /// Stages by name; those that take no time are left out.
-    pub stages: Vec<(&'static str, Duration)>,
+    /// Stages with their steps; those that take no time are left out.
+    pub stages: Vec<StageEstimate>,
     /// Peak resident memory in bytes.
     pub memory: u64,
     /// Costs of the measurement's steps beside each other.
@@ -75,15 +76,16 @@ impl Work<'_> {
 impl Estimate {
     /// Returns the time of all stages.
     pub fn total(&self) -> Duration {
-        self.stages.iter().map(|(_, time)| *time).sum()
+        self.stages.iter().map(StageEstimate::time).sum()
     }
 }
 
 impl fmt::Display for Estimate {
     /// Writes `measuring 6.2 s, rounding 3.1 s; 9.3 s in all`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, (name, time)) in self.stages.iter().enumerate() {
-            write!(f, "{}{name} {}", if index == 0 { "" } else { ", " }, rough(*time))?;
+        for (index, stage) in self.stages.iter().enumerate() {
+            let (name, time) = (stage.name, stage.time());
+            write!(f, "{}{name} {}", if index == 0 { "" } else { ", " }, rough(time))?;
         }
         match self.stages.len() {
             0 => f.write_str("under 1 s"),
@@ -133,7 +135,7 @@ mod tests {
         };
         let rates = Rates { flops: 1e10, nearest: 1e8, scored: 1e7, fed_back: 1e6 };
         let names = |work: Work<'_>| -> Vec<&str> {
-            work.estimate(rates).stages.into_iter().map(|(name, _)| name).collect()
+            work.estimate(rates).stages.into_iter().map(|stage| stage.name).collect()
         };
         assert_eq!(names(work), ["measuring", "rounding", "evaluating"]);
         let nothing = Work { candidates: 0, rounds: false, windows: 0, ..work };

@@ -6,8 +6,10 @@ use std::time::Duration;
 use super::estimate::{Rates, Work};
 use crate::choose::scores::scored_every;
 use crate::engine::measure::settings::StepCosts;
+use crate::jobs::bars;
 use crate::jobs::quantize::tuning::LOOK_EVERY;
 use crate::numerics::rounding::Technique;
+use crate::progress::{StageEstimate, StepEstimate};
 
 /// Time of a job over that of its products and of rounding alone: norms, gates, softmax, copies, reading and writing.
 const FACTOR: f64 = 1.6;
@@ -20,6 +22,9 @@ const GROUP_SIZES: f64 = 3.0;
 const NEIGHBOURS: f64 = 4.0;
 /// Sequences that a step of distillation sees.
 const STEP_SEQUENCES: usize = 4;
+
+/// Bar of a step, and the step's seconds without [`FACTOR`].
+type Step = (&'static str, f64);
 
 /// Durations of the stages of `work`, in seconds without [`FACTOR`].
 pub(crate) struct Times<'a> {
@@ -37,17 +42,22 @@ impl<'a> Times<'a> {
         Self { work, rates, blocks: seconds(work.block_flops()), head: seconds(work.head_flops()) }
     }
 
-    /// Returns the stages by name; those that take no time are left out.
-    pub(crate) fn stages(&self) -> Vec<(&'static str, Duration)> {
+    /// Returns the stages with their steps; those that take no time are left out.
+    pub(crate) fn stages(&self) -> Vec<StageEstimate> {
         let all = [
             ("measuring", self.measuring()),
-            ("rounding", self.rounding()),
+            ("rounding", if self.work.rounds { self.rounding() } else { Vec::new() }),
             ("refining", self.refining()),
             ("distilling", self.distilling()),
             ("evaluating", self.evaluating()),
         ];
-        let taken = all.into_iter().filter(|(_, seconds)| *seconds > 0.0);
-        taken.map(|(name, seconds)| (name, Duration::from_secs_f64((FACTOR * seconds).min(1e9)))).collect()
+        let stages = all.into_iter().map(|(name, steps)| {
+            let steps = steps.into_iter().filter(|(_, seconds)| *seconds > 0.0);
+            let time = |seconds: f64| Duration::from_secs_f64((FACTOR * seconds).min(1e9));
+            let steps = steps.map(|(bar, seconds)| StepEstimate { bar, time: time(seconds) });
+            StageEstimate { name, steps: steps.collect() }
+        });
+        stages.filter(|stage| !stage.steps.is_empty()).collect()
     }
 
     /// Returns the costs of the steps of a measurement beside each other.
@@ -63,15 +73,18 @@ impl<'a> Times<'a> {
         }
     }
 
-    fn measuring(&self) -> f64 {
+    fn measuring(&self) -> Vec<Step> {
         if self.work.candidates == 0 {
-            return 0.0;
+            return Vec::new();
         }
         let passes = self.tokens(self.work.measured) * (THERE_AND_BACK * self.blocks + 2.0 * self.head);
         // Three whole models and the float one, on a part of the text.
         let whole = 3.0 * self.work.linear() / self.rates.scored + 4.0 * self.forward(self.work.whole);
-        let factors = if self.work.technique == Technique::Gptq { self.factors() } else { 0.0 };
-        passes + self.scoring() + whole + factors
+        vec![
+            (bars::SENSITIVITIES, passes + self.scoring()),
+            (bars::WHOLE_MODELS, self.factors()),
+            (bars::WHOLE_MODELS, whole),
+        ]
     }
 
     /// Trying all candidates on a part of the weights, and one per group size on all of them.
@@ -89,11 +102,22 @@ impl<'a> Times<'a> {
     fn factors(&self) -> f64 {
         let layers = self.work.spec.layers.len().max(1) as f64;
         let moments = 2.0 / layers * self.seconds(self.work.moment_flops());
-        self.tokens(self.work.sequences) * (self.blocks / 2.0 + moments)
+        let sequences = match self.work.technique {
+            Technique::Gptq => self.work.sequences,
+            Technique::Search => self.work.whole,
+            Technique::Rtn => 0,
+        };
+        self.tokens(sequences) * (self.blocks / 2.0 + moments)
     }
 
-    fn rounding(&self) -> f64 {
-        if self.work.rounds { self.inputs() + self.codes() } else { 0.0 }
+    /// Inputs of all layers, and their codes, which GPTQ finds block by block and the others while files are written.
+    fn rounding(&self) -> Vec<Step> {
+        match self.work.technique {
+            Technique::Gptq => vec![(bars::ROUNDING, self.inputs() + self.codes())],
+            Technique::Search | Technique::Rtn => {
+                vec![(bars::ROUNDING, self.inputs()), (bars::QUANTIZING, self.codes())]
+            }
+        }
     }
 
     /// Measuring the inputs that layers are rounded for.
@@ -116,30 +140,44 @@ impl<'a> Times<'a> {
         }
     }
 
-    fn refining(&self) -> f64 {
+    fn refining(&self) -> Vec<Step> {
         let Work { sequences, watched, refine, .. } = *self.work;
         // The float model sees the sequences too.
         let passes = (1.0 + THERE_AND_BACK) * self.blocks + 4.0 * self.head;
         // The neighbours of every layer are rounded and weighed by every sequence's gradients; then the model is rounded.
-        let rounded = 2.0 * self.inputs() + (1.0 + NEIGHBOURS) * self.codes();
         let weighed = sequences as f64 * NEIGHBOURS * self.visited();
-        let round = rounded + weighed + self.tokens(sequences) * passes + self.forward(watched);
-        if refine == 0 { 0.0 } else { refine as f64 * round + 2.0 * self.forward(watched) }
+        let mut steps = Vec::new();
+        for round in 0..refine {
+            let watching = self.forward(watched) * if round == 0 { 3.0 } else { 1.0 };
+            steps.push((bars::NEIGHBOURS, watching + self.inputs() + NEIGHBOURS * self.codes()));
+            steps.push((bars::SWAPS, weighed + self.tokens(sequences) * passes));
+            steps.extend(self.rounding());
+        }
+        steps
     }
 
-    fn distilling(&self) -> f64 {
+    fn distilling(&self) -> Vec<Step> {
         let Work { sequences, watched, distill, .. } = *self.work;
+        if distill == 0 {
+            return Vec::new();
+        }
         let passes = self.tokens(STEP_SEQUENCES) * THERE_AND_BACK * (self.blocks + self.head);
         // Weights are decoded, and their gradients added up by group.
         let step = passes + self.visited();
+        let looks = distill as f64 / LOOK_EVERY as f64 * self.forward(watched);
         // Both models see what is watched; the float one what is learned from, too.
-        let looks = (2.0 + distill as f64 / LOOK_EVERY as f64) * self.forward(watched);
-        if distill == 0 { 0.0 } else { distill as f64 * step + looks + self.forward(sequences) }
+        vec![
+            (bars::FLOAT_MODEL, self.forward(sequences)),
+            (bars::FLOAT_MODEL, 2.0 * self.forward(watched)),
+            (bars::DISTILLING, distill as f64 * step + looks),
+        ]
     }
 
     /// Both models on the windows.
-    fn evaluating(&self) -> f64 {
-        2.0 * self.forward(self.work.windows)
+    fn evaluating(&self) -> Vec<Step> {
+        let tokens = self.tokens(self.work.windows);
+        let blocks = tokens * self.blocks;
+        vec![(bars::MODEL, blocks), (bars::REFERENCE, blocks), (bars::SCORING, 2.0 * tokens * self.head)]
     }
 
     /// Passing over all weights one by one, which takes about as long as rounding them to nearest.

@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::job::{Decision, Job};
 use super::refine::nothing_to_move;
 use super::settings::EvaluationText;
+use crate::engine::learn::learning::Norms;
 use crate::engine::learn::student::{Student, Target};
 use crate::engine::runtime::Engine;
 use crate::error::{Error, Result};
 use crate::files::journal;
+use crate::jobs::bars;
 use crate::jobs::measure::digest;
 use crate::jobs::quantize::tuning::{
     Adam, Coordinate, LOOK_EVERY, Look, Settings, TuningRun, Values, as_stored,
@@ -144,15 +146,18 @@ impl Job<'_> {
         let split = self.validation_split()?;
         let layers = learning_layers(decision)?;
         let paths: BTreeSet<String> = layers.iter().map(|(path, _)| path.clone()).collect();
-        let learner = Student::new(&engine, student, &paths, tuning.norms, memory);
+        let norms = if tuning.norms { Norms::Learning } else { Norms::Fixed };
+        let learner = Student::new(&engine, student, &paths, norms, memory);
         let (values, dtypes) = values(student, &learner.names())?;
         let settings = Settings { student: student.fingerprint()?, ..self.distill_settings(&split, steps)? };
         progress.stage("distilling");
-        let bar = progress.steps_bar("running the float model", 2 * source.spec().layers.len() as u64);
-        let tick = || bar.inc(1);
-        let training = Target::new(&engine, source, &split.sequences, memory, &tick)?;
-        let validation = Target::new(&engine, source, &split.validation, memory, &tick)?;
-        bar.finish();
+        let target = |sequences| {
+            let bar = progress.steps_bar(bars::FLOAT_MODEL, source.spec().layers.len() as u64);
+            let target = Target::new(&engine, source, sequences, memory, &|| bar.inc(1));
+            bar.finish();
+            target
+        };
+        let (training, validation) = (target(&split.sequences)?, target(&split.validation)?);
         let run = Run { learner, training, validation, dtypes, settings };
         let tuned = run.steps(self, coordinates(&layers, &values), values)?;
         let (first, best) = (tuned.first_look(), tuned.best_look());
@@ -200,7 +205,7 @@ impl Run<'_> {
             TuningRun::new(settings.clone(), values, kl)
         };
         // Only the remaining steps: those of an earlier run would count for this one's rate.
-        let bar = job.progress.steps_bar("distilling", (settings.steps - progress.step()) as u64);
+        let bar = job.progress.steps_bar(bars::DISTILLING, (settings.steps - progress.step()) as u64);
         while !progress.is_over() {
             let from = progress.step();
             let to = (from + LOOK_EVERY).min(settings.steps);

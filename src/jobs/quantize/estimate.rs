@@ -1,6 +1,5 @@
 //! Time and memory that a quantization will take on this machine.
 
-use super::evaluation_windows::EvaluationWindows;
 use super::job::Job;
 use super::settings::EvaluationText;
 use crate::engine::measure::settings::StepCosts;
@@ -59,7 +58,7 @@ impl Job<'_> {
             candidates: if chooses { self.plan.quants().len() } else { 0 },
             technique: self.technique,
             rounds: true,
-            windows: self.evaluation_windows.as_ref().map_or(held_out, EvaluationWindows::len),
+            windows: self.evaluation_windows.as_ref().map_or(held_out, |text| text.windows.len()),
             distill: tuning.distill.unwrap_or(0) as usize,
             watched: split.map_or(0, |split| split.validation.len()),
             refine: tuning.refine.unwrap_or(0) as usize,

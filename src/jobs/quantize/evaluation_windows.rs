@@ -3,47 +3,28 @@
 use super::job::Job;
 use super::settings::EvaluationText;
 use crate::error::Result;
+use crate::jobs::evaluate::EvaluationWindows;
 use crate::jobs::record::Evaluation;
-use crate::jobs::scoring::Scoring;
-use crate::jobs::texts::{TextInput, held_out_name, short_name, windows};
+use crate::jobs::scoring::{Against, Scoring};
+use crate::jobs::texts::held_out_name;
 use crate::models::source::SourceModel;
 use crate::words::count;
 
 /// Number of tokens below which a measurement says little.
 const FEW_TOKENS: usize = 512;
 
-/// Windows of an evaluation text from a file, tokenized before the work starts so that a bad text is known early.
-pub struct EvaluationWindows {
-    pub(crate) name: String,
-    pub(crate) has_conversations: bool,
-    windows: Vec<Vec<u32>>,
-}
-
-impl EvaluationWindows {
-    /// Returns the number of windows.
-    pub(crate) fn len(&self) -> usize {
-        self.windows.len()
-    }
-}
-
 impl Job<'_> {
-    /// Tokenizes the evaluation text, where it is a file.
+    /// Tokenizes the evaluation text, where it is a file: before the work starts, so that a bad text is known early.
     pub(crate) fn read_evaluation_text(&mut self) -> Result<()> {
         let EvaluationText::File(path) = &self.settings.evaluation else { return Ok(()) };
         let template = &self.settings.calibration.template;
-        let input = TextInput::open(self.source, Some(path), template, self.progress)?;
-        let text = &input.text;
         let length = self.settings.calibration.sequence_length as usize;
-        let windows = windows(self.source, &input, length, None, self.progress)?.windows;
-        let tokens: usize = windows.iter().map(Vec::len).sum();
-        if tokens < FEW_TOKENS {
-            let tokens = count(tokens, "token");
-            self.progress
-                .notes(&[format!("{} gives {tokens} to measure on: so few say little", text.name())]);
+        let text = EvaluationWindows::read(self.source, path, template, length, None, self.progress)?;
+        if text.tokens() < FEW_TOKENS {
+            let (name, tokens) = (path.display(), count(text.tokens(), "token"));
+            self.progress.notes(&[format!("{name} gives {tokens} to measure on: so few say little")]);
         }
-        let has_conversations = text.has_conversations();
-        let name = short_name(Some(path));
-        self.evaluation_windows = Some(EvaluationWindows { name, has_conversations, windows });
+        self.evaluation_windows = Some(text);
         Ok(())
     }
 
@@ -59,7 +40,9 @@ impl Job<'_> {
             EvaluationText::Nothing => None,
         };
         let Some((name, windows)) = text else { return Ok(None) };
+        self.progress.stage("evaluating");
         let scoring = Scoring { windows, batch: 1, memory: self.settings.calibration.memory };
-        scoring.evaluation(written, self.source, name, self.progress).map(Some)
+        let against = Against::Model(self.source);
+        scoring.evaluation(written, &against, None, name, self.progress).map(Some)
     }
 }

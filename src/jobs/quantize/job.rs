@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use super::estimate::Extent;
-use super::evaluation_windows::EvaluationWindows;
 use super::settings::{EvaluationText, Quantization};
 use crate::choose::allocate::CurvePoint;
 use crate::choose::curve::STEP;
@@ -11,9 +10,10 @@ use crate::choose::plan::{Plan, Solution};
 use crate::choose::table::Table;
 use crate::engine::measure::settings::StepCosts;
 use crate::error::{Error, Result};
+use crate::jobs::evaluate::EvaluationWindows;
 use crate::jobs::measure::Measure;
 use crate::jobs::settings::Target;
-use crate::jobs::texts::Texts;
+use crate::jobs::texts::{Texts, Uses};
 use crate::jobs::write::check_values;
 use crate::models::source::SourceModel;
 use crate::numerics::dtype::float_type;
@@ -150,7 +150,8 @@ impl<'a> Job<'a> {
             || tuning.any();
         if needs_text {
             let holds_out = *evaluation == EvaluationText::HeldOut || tuning.any();
-            self.texts = Some(self.prepare_texts(holds_out)?);
+            let uses = Uses { scoring: holds_out, tuning: self.settings.tuning.any() };
+            self.texts = Some(self.prepare_texts(uses)?);
         }
         if self.settings.tuning.any() {
             self.validation_split()?;

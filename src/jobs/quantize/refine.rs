@@ -11,6 +11,7 @@ use super::rounding_journal::RoundingJournal;
 use super::stage::StagedModel;
 use crate::choose::candidate::Candidate;
 use crate::engine::decoder::load::Tuned;
+use crate::engine::learn::learning::Norms;
 use crate::engine::learn::student::{Student, Target};
 use crate::engine::measure::swaps::{Change, SwapSettings, swap_changes};
 use crate::engine::passes::collector::{Extent, Moment};
@@ -18,6 +19,7 @@ use crate::engine::passes::moments::{MomentSettings, input_moments, input_of};
 use crate::engine::runtime::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::journal::{self, Header, Start};
+use crate::jobs::bars;
 use crate::jobs::measure::digest;
 use crate::jobs::opening::{Need, open};
 use crate::jobs::record::{Refinement, RefinementRound};
@@ -172,7 +174,8 @@ impl Job<'_> {
     ) -> Result<Vec<f64>> {
         let student = open(folder, Need::Headers)?;
         let memory = self.settings.calibration.memory;
-        Student::new(engine, &student, &BTreeSet::new(), false, memory).divergences(&Tuned::new(), validation)
+        Student::new(engine, &student, &BTreeSet::new(), Norms::Fixed, memory)
+            .divergences(&Tuned::new(), validation)
     }
 
     /// Predicts by how much each move of a layer from `decision`, whose model is in `folder`, changes the KL
@@ -187,7 +190,7 @@ impl Job<'_> {
         let neighbours = self.plan.neighbours(&decision.solution.bitmap, CANDIDATES_PER_SIDE);
         let spooled = self.round_all(engine, folder, &neighbours, sequences)?;
         let student = open(folder, Need::Headers)?;
-        let bar = self.progress.steps_bar("measuring swaps", 1);
+        let bar = self.progress.steps_bar(bars::SWAPS, 1);
         let settings = SwapSettings {
             sequences,
             seed: self.settings.calibration.seed,
@@ -216,7 +219,7 @@ impl Job<'_> {
         sequences: &[Vec<u32>],
     ) -> Result<Spooled> {
         let mut spool = Spool::create(folder)?;
-        let bar = self.progress.steps_bar("rounding neighbours", 1);
+        let bar = self.progress.steps_bar(bars::NEIGHBOURS, 1);
         let settings = MomentSettings {
             sequences,
             extent: if self.technique == Technique::Gptq { Extent::Full } else { Extent::Diagonal },

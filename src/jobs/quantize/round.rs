@@ -15,6 +15,7 @@ use crate::engine::passes::moments::{MomentSettings, input_moments, input_moment
 use crate::engine::runtime::Engine;
 use crate::error::{Error, Result};
 use crate::files::journal::{self, Header, Journal, Start};
+use crate::jobs::bars;
 use crate::jobs::measure::digest;
 use crate::jobs::record::GptqStats;
 use crate::jobs::write::{Codes, Spooled, unroundable};
@@ -136,7 +137,7 @@ impl Job<'_> {
             });
         };
         self.progress.stage("rounding");
-        let bar = self.progress.steps_bar("rounding", 1);
+        let bar = self.progress.steps_bar(bars::ROUNDING, 1);
         let progress = |done: usize, total: usize| bar.set(done as u64, total as u64);
         let settings = |extent| MomentSettings {
             sequences: &texts.sequences,

@@ -55,8 +55,8 @@ impl Quantization {
             Err(Error::usage(format!("setting `{setting}` is {value}: it must be {expected}")))
         };
         let is_positive = |number: f64| number.is_finite() && number > 0.0;
-        if samples == 0 {
-            return wrong("samples", &samples, "at least 1");
+        if samples.count() == 0 {
+            return wrong("samples", &samples.count(), "at least 1");
         }
         if sequence_length < 2 {
             return wrong("sequence_length", &sequence_length, "at least 2");

@@ -133,20 +133,21 @@ impl Job<'_> {
         }
     }
 
-    /// Reads the calibration text, with a part of it set `apart` to measure on if need be. Where layers were rounded with a
-    /// part set apart that is not wanted any more, it still is, so that they can be resumed.
-    pub(crate) fn prepare_texts(&self, apart: bool) -> Result<Texts> {
-        let prepare = |scoring, progress: &dyn Progress| {
-            let uses = Uses { scoring, tuning: self.settings.tuning.any() };
+    /// Reads the calibration text for these `uses`. Where layers were rounded with a held-out part that is not wanted any
+    /// more, it is still held out, so that they can be resumed.
+    pub(crate) fn prepare_texts(&self, uses: Uses) -> Result<Texts> {
+        let prepare = |uses, progress: &dyn Progress| {
             Texts::prepare(self.source, &self.settings.calibration, uses, progress)
         };
         let mut header = None;
-        if self.settings.resume && !apart {
+        if self.settings.resume && !uses.scoring {
             header = Journal::peek(&RoundingJournal::path(&self.settings.output.path));
         }
         let text = header.as_ref().and_then(|header| header.value(rounding_journal::TEXT));
-        let was_apart = text
-            .is_some_and(|text| prepare(true, &Quiet).is_ok_and(|texts| digest(&texts.sequences) == text));
-        prepare(apart || was_apart, self.progress)
+        let with_scoring = Uses { scoring: true, ..uses };
+        let was_held_out = text.is_some_and(|text| {
+            prepare(with_scoring, &Quiet).is_ok_and(|texts| digest(&texts.sequences) == text)
+        });
+        prepare(if was_held_out { with_scoring } else { uses }, self.progress)
     }
 }

@@ -9,8 +9,10 @@ use super::rounding_journal::RoundingJournal;
 use super::stage::{StagedModel, producers};
 use super::unfinished;
 use crate::error::Result;
+use crate::files::output_file::Existing;
 use crate::files::output_folder::OutputFolder;
 use crate::formats::writer::Produce;
+use crate::jobs::bars;
 use crate::jobs::opening::{Need, open};
 use crate::jobs::quantize::tuning::{TunedTensor, Values};
 use crate::jobs::record;
@@ -44,7 +46,7 @@ impl Job<'_> {
     pub fn write_model(&self, decision: Decision) -> Result<(Decision, Record)> {
         let (source, output) = (self.source, &self.settings.output);
         let warnings = Warnings::default();
-        let folder = OutputFolder::create(&output.path, output.overwrite)?;
+        let folder = OutputFolder::create(&output.path, output.existing())?;
         let rounds = self
             .settings
             .tuning
@@ -87,7 +89,6 @@ impl Job<'_> {
             let bitmap = self.bitmap(&decision);
             let rounded = self.round(&decision, layers)?;
             let producers = producers(source, dtype, &bitmap, &rounded, warnings);
-            self.progress.stage("evaluating");
             self.write_files(folder, &producers, &bitmap, container)?;
             let gptq_stats = rounded.gptq_stats();
             return Ok(WrittenModel { decision, gptq_stats, refinement: None, distillation: None });
@@ -110,7 +111,6 @@ impl Job<'_> {
             None => (Values::new(), None),
         };
         let producers = tuned_producers(&student, &values, warnings);
-        self.progress.stage("evaluating");
         self.write_files(folder, &producers, &self.bitmap(&decision), container)?;
         Ok(WrittenModel { decision, gptq_stats, refinement, distillation })
     }
@@ -124,7 +124,7 @@ impl Job<'_> {
         warnings: &Warnings,
     ) -> Result<StagedModel> {
         let bitmap = self.bitmap(decision);
-        let folder = OutputFolder::create(&self.settings.output.path, true)?;
+        let folder = OutputFolder::create(&self.settings.output.path, Existing::Replaced)?;
         let rounded = self.round(decision, layers).map_err(|e| folder.relocate(e))?;
         let producers = producers(self.source, self.plan.dtype(), &bitmap, &rounded, warnings);
         let container = Container::Safetensors { max_shard_size: u64::MAX };
@@ -141,7 +141,7 @@ impl Job<'_> {
         container: Container,
     ) -> Result<()> {
         let parameters = self.source.manifest().parameters();
-        write(folder, producers, container, parameters, self.progress, "quantizing")?;
+        write(folder, producers, container, parameters, self.progress, bars::QUANTIZING)?;
         companions::write_config(folder, self.source, self.plan.dtype(), bitmap)
     }
 

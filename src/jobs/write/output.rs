@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::producers::Container;
 use crate::error::Result;
-use crate::files::output_file::Claim;
+use crate::files::output_file::{Claim, Existing};
 use crate::files::output_folder::{check_destination, check_writable, leftover_notes};
 use crate::progress::Progress;
 
@@ -26,9 +26,14 @@ impl Output {
         Self { path: path.into(), overwrite: false, container }
     }
 
+    /// Returns the treatment of what is there already.
+    pub(crate) const fn existing(&self) -> Existing {
+        Existing::replaced_if(self.overwrite)
+    }
+
     /// Fails where the model in `source` cannot be written here.
     pub fn check(&self, source: &Path) -> Result<()> {
-        check_destination(source, &self.path, self.overwrite)?;
+        check_destination(source, &self.path, self.existing())?;
         check_writable(&self.path)
     }
 

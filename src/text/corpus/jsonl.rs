@@ -105,7 +105,7 @@ impl Record {
         };
         let Conversation { key, messages, tools } = conversation;
         let wrong = |message: String| Error::key(path, *key, format!("line {}: {message}", self.line));
-        let rendered = tokenizer.render_with_tools(messages, tools.as_deref()).map_err(|e| {
+        let rendered = tokenizer.render_conversation(messages, tools.as_deref()).map_err(|e| {
             let hint = e.hint_text().unwrap_or("the model's chat template does not take this conversation");
             wrong(e.to_string()).hint(hint)
         })?;

@@ -67,6 +67,19 @@ impl Message {
         self.0.get("content").is_some_and(Value::is_array)
     }
 
+    /// Puts `text` before the content. A message without content gets it as its content.
+    pub(crate) fn begin_with(&mut self, text: &str) {
+        let content = match self.0.get_mut("content") {
+            Some(Value::Array(parts)) => parts.first_mut().and_then(|part| part.get_mut("text")),
+            content => content,
+        };
+        if let Some(Value::String(content)) = content {
+            content.insert_str(0, text);
+        } else {
+            self.0.insert("content".to_owned(), Value::String(text.to_owned()));
+        }
+    }
+
     /// The texts of the content's parts as one string, as mlx-lm's server joins them.
     pub(crate) fn with_joined_parts(mut self) -> Self {
         if let Some(Value::Array(parts)) = self.0.get("content") {

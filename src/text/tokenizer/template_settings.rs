@@ -14,6 +14,8 @@ pub struct TemplateSettings {
     pub variables: Map<String, Value>,
     /// Definitions of tools that prompts offer to the model. A conversation of a text has its own.
     pub tools: Option<Vec<Value>>,
+    /// Beginning of the last answer of each conversation of a text. A conversation without an answer ends with it.
+    pub prefill: Option<String>,
 }
 
 #[cfg(test)]
@@ -87,6 +89,41 @@ mod tests {
             let rendered = tokenizer.apply_chat_template(&messages, false).unwrap().unwrap_or_default();
             assert_eq!(rendered, expected, "{body}");
         }
+    }
+
+    #[test]
+    fn last_answers_begin_with_the_prefill() {
+        let body = "{{ bos_token }}{% for m in messages %}<{{ m.role }}>{{ CONTENT }}</>{% endfor %}\
+            {% if add_generation_prompt %}<assistant>{% endif %}";
+        let rendered = |content: &str, messages: &[Value]| {
+            let settings =
+                TemplateSettings { prefill: Some("Sure, ".to_owned()), ..TemplateSettings::default() };
+            let tokenizer = tokenizer(&body.replace("CONTENT", content), settings);
+            let messages: Vec<Message> = messages.iter().map(message).collect();
+            tokenizer.render_conversation(&messages, None).unwrap().unwrap()
+        };
+        let said = |role: &str, text: &str| json!({"role": role, "content": text});
+        let (hi, ho, and) = (said("user", "Hi"), said("assistant", " Ho"), said("user", "And?"));
+        for (messages, trimmed, whole) in [
+            (vec![hi.clone()], "<s><user>Hi</><assistant>Sure,", "<s><user>Hi</><assistant>Sure, "),
+            (
+                vec![hi.clone(), said("assistant", "Ho")],
+                "<s><user>Hi</><assistant>Sure, Ho</>",
+                "<s><user>Hi</><assistant>Sure, Ho</>",
+            ),
+            (
+                vec![hi.clone(), ho, and],
+                "<s><user>Hi</><assistant>Ho</><user>And?</><assistant>Sure,",
+                "<s><user>Hi</><assistant> Ho</><user>And?</><assistant>Sure, ",
+            ),
+        ] {
+            assert_eq!(rendered("m.content | trim", &messages), trimmed);
+            assert_eq!(rendered("m.content", &messages), whole);
+        }
+        let parts = json!({"role": "assistant", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]});
+        assert_eq!(rendered("m.content", &[hi.clone(), parts]), "<s><user>Hi</><assistant>Sure, ab</>");
+        let call = json!({"role": "assistant", "content": null, "tool_calls": [{"function": {"name": "f"}}]});
+        assert_eq!(rendered("m.content", &[hi, call]), "<s><user>Hi</><assistant>Sure, </>");
     }
 
     #[test]

@@ -16,6 +16,9 @@ use crate::error::{Error, Result};
 use crate::files::json;
 use crate::files::model_files::ModelFiles;
 
+/// Role of the messages that are answers.
+const ASSISTANT: &str = "assistant";
+
 /// The tokenizer of one model folder.
 pub struct Tokenizer {
     /// The file with the vocabulary, for errors.
@@ -136,6 +139,33 @@ impl Tokenizer {
     /// Fails as [`apply_chat_template`](Self::apply_chat_template) does.
     pub fn render_with_tools(&self, messages: &[Message], tools: Option<&[Value]>) -> Result<Option<String>> {
         self.render(messages, tools, End::Closed)
+    }
+
+    /// Renders a conversation of a text with its own `tools`, without a generation prompt. Where [`TemplateSettings`] has
+    /// a `prefill`, the last answer begins with it; after a message of someone else it is an answer that goes on, as
+    /// [`continue_final_message`](Self::continue_final_message) renders it. Returns `None` if there is no template.
+    ///
+    /// # Errors
+    /// Fails as [`apply_chat_template`](Self::apply_chat_template) and `continue_final_message` do.
+    pub fn render_conversation(
+        &self,
+        messages: &[Message],
+        tools: Option<&[Value]>,
+    ) -> Result<Option<String>> {
+        let Some(prefill) = &self.template_settings.prefill else {
+            return self.render(messages, tools, End::Closed);
+        };
+        let mut messages = messages.to_vec();
+        match messages.last_mut() {
+            Some(answer) if answer.role() == ASSISTANT => {
+                answer.begin_with(prefill);
+                self.render(&messages, tools, End::Closed)
+            }
+            _ => {
+                messages.push(Message::new(ASSISTANT, prefill));
+                self.render(&messages, tools, End::Continued)
+            }
+        }
     }
 
     /// Renders the conversation up to the end of the last message's text, for an answer that begins with that text:

@@ -26,7 +26,7 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
         let evaluation = args.eval_data.as_deref().or(calibration);
         check_tokenizer(source, &[calibration, evaluation], console)?;
         if args.dry_run {
-            return check_destination(source.dir(), &output.path, output.overwrite);
+            return check_destination(source.dir(), &output.path, output.existing());
         }
         claim = output.claim(source.dir(), console)?;
         Ok(())

@@ -49,6 +49,16 @@ pub enum ErrorKind {
         /// Fault: what was found and what was expected.
         message: String,
     },
+    /// A chat template does not compile, or fails whatever it is to write out.
+    #[error("{}: chat template{}: {message}", path.display(), line.map_or(String::new(), |line| format!(" line {line}")))]
+    Template {
+        /// The file that holds the template.
+        path: PathBuf,
+        /// The template's line, from 1, where it is known.
+        line: Option<usize>,
+        /// Fault: what was found and what was expected.
+        message: String,
+    },
     /// The arguments, taken together or for this model, ask for something that cannot be done.
     #[error("{0}")]
     Usage(String),
@@ -99,6 +109,11 @@ impl Error {
         ErrorKind::Key { path: path.as_ref().to_owned(), key, message }.into()
     }
 
+    /// Makes an error for a chat template in `path` that fails in `line`.
+    pub fn template(path: impl AsRef<Path>, line: Option<usize>, message: impl Into<String>) -> Self {
+        ErrorKind::Template { path: path.as_ref().to_owned(), line, message: cut(message.into()) }.into()
+    }
+
     /// Makes an error for arguments that contradict each other or the input.
     pub fn usage(message: impl Into<String>) -> Self {
         ErrorKind::Usage(message.into()).into()
@@ -139,18 +154,67 @@ impl Error {
     /// Rewrites message and hint by `rewrite`; paths, tensors and keys stay.
     #[must_use]
     pub fn reworded(mut self, rewrite: impl Fn(&str) -> String) -> Self {
+        if let Some(message) = self.message_mut() {
+            *message = rewrite(message);
+        }
+        self.hint = self.hint.as_deref().map(rewrite);
+        self
+    }
+
+    /// Adds `context` at the end of the message.
+    #[must_use]
+    pub fn with_context(mut self, context: &str) -> Self {
+        if let Some(message) = self.message_mut() {
+            message.push_str(context);
+        }
+        self
+    }
+
+    /// Returns an equal error, for a fault that is reported each time something is used.
+    #[must_use]
+    pub fn repeated(&self) -> Self {
+        let kind = match &*self.kind {
+            ErrorKind::Io { path, source } => {
+                let source = match source.raw_os_error() {
+                    Some(code) => std::io::Error::from_raw_os_error(code),
+                    None => std::io::Error::new(source.kind(), source.to_string()),
+                };
+                ErrorKind::Io { path: path.clone(), source }
+            }
+            ErrorKind::File { path, message } => {
+                ErrorKind::File { path: path.clone(), message: message.clone() }
+            }
+            ErrorKind::Tensor { path, tensor, message } => {
+                ErrorKind::Tensor { path: path.clone(), tensor: tensor.clone(), message: message.clone() }
+            }
+            ErrorKind::Key { path, key, message } => {
+                ErrorKind::Key { path: path.clone(), key: key.clone(), message: message.clone() }
+            }
+            ErrorKind::Template { path, line, message } => {
+                ErrorKind::Template { path: path.clone(), line: *line, message: message.clone() }
+            }
+            ErrorKind::Usage(message) => ErrorKind::Usage(message.clone()),
+            ErrorKind::Input(message) => ErrorKind::Input(message.clone()),
+            ErrorKind::Engine(message) => ErrorKind::Engine(message.clone()),
+            ErrorKind::NoAnswer(message) => ErrorKind::NoAnswer(message.clone()),
+            ErrorKind::Interrupted => ErrorKind::Interrupted,
+            ErrorKind::ClosedPipe => ErrorKind::ClosedPipe,
+        };
+        Self { kind: Box::new(kind), hint: self.hint.clone() }
+    }
+
+    fn message_mut(&mut self) -> Option<&mut String> {
         match &mut *self.kind {
             ErrorKind::File { message, .. }
             | ErrorKind::Tensor { message, .. }
             | ErrorKind::Key { message, .. }
+            | ErrorKind::Template { message, .. }
             | ErrorKind::Usage(message)
             | ErrorKind::Input(message)
             | ErrorKind::Engine(message)
-            | ErrorKind::NoAnswer(message) => *message = rewrite(message),
-            ErrorKind::Io { .. } | ErrorKind::Interrupted | ErrorKind::ClosedPipe => {}
+            | ErrorKind::NoAnswer(message) => Some(message),
+            ErrorKind::Io { .. } | ErrorKind::Interrupted | ErrorKind::ClosedPipe => None,
         }
-        self.hint = self.hint.as_deref().map(rewrite);
-        self
     }
 
     /// Returns the kind of the error.
@@ -176,6 +240,7 @@ impl Error {
             ErrorKind::File { .. } => {
                 Some("take the file from the model's repository again, or mend it by hand")
             }
+            ErrorKind::Template { .. } => Some("mend the template, or use another"),
             ErrorKind::Tensor { .. } => {
                 Some("config.json and weights must come from the same model, unchanged")
             }
@@ -194,7 +259,8 @@ impl Error {
         if let ErrorKind::Io { path, .. }
         | ErrorKind::File { path, .. }
         | ErrorKind::Tensor { path, .. }
-        | ErrorKind::Key { path, .. } = &mut *self.kind
+        | ErrorKind::Key { path, .. }
+        | ErrorKind::Template { path, .. } = &mut *self.kind
             && let Ok(rest) = path.strip_prefix(from)
         {
             // Joined with nothing a path gets a slash at its end.

@@ -6,7 +6,6 @@ use super::answering::{Loaded, Source, note_greedy, print_cache, print_speed, sa
 use super::flag_names::flags_in;
 use super::lines::{Line, Lines};
 use super::prompting::{RenderedPrompt, ignores_system, render, system_ignored};
-use super::templating::template_in_use;
 use crate::cli::args::Chat;
 use crate::cli::signals;
 use crate::cli::signals::SecondInterrupt;
@@ -30,7 +29,7 @@ pub fn run(args: &Chat, console: &Console) -> Result<()> {
         )
         .hint("mixbit run continues a text without one; --chat-template FILE gives it one"));
     }
-    template_in_use(&source.tokenizer)?;
+    source.tokenizer.template_in_use()?;
     console.notes(&source.tokenizer.template_notes());
     if args.system.as_deref().is_some_and(|text| ignores_system(&source.tokenizer, text)) {
         return Err(system_ignored("--system"));

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use super::answering::{Source, note_greedy, print_cache, print_speed, rates, sampler};
 use super::prompting::prompt;
-use super::templating::template_in_use;
 use crate::cli::args::Run;
 use crate::engine::cache::sequence::CacheFigures;
 use crate::engine::generate::generate::{Finish, Generation, Timings};
@@ -28,7 +27,7 @@ pub fn run(args: &Run, console: &Console) -> Result<()> {
     note_greedy(&args.answering.sampling, console);
     let (prompt, rendered_prompt) = prompt(args, &source.tokenizer)?;
     let has_template = rendered_prompt.rendered.is_some();
-    let template = if has_template { template_in_use(&source.tokenizer)? } else { None };
+    let template = if has_template { source.tokenizer.template_in_use()? } else { None };
     if template.is_some() {
         console.notes(&source.tokenizer.template_notes());
     }

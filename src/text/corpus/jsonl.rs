@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::conversations;
 use super::conversations::Conversation;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::files::json;
 use crate::text::tokenizer::{Tokenizer, kind};
 
@@ -61,7 +61,7 @@ pub(crate) fn read(path: &Path, text: &str) -> Result<Vec<Record>> {
 
 impl Record {
     fn parse(path: &Path, line: usize, text: &str) -> Result<Self> {
-        let value = json::parse_text(text)
+        let value = json::parse_text_exact(text)
             .map_err(|e| Error::file(path, format!("line {line}: not valid JSON: {e}")).hint(HINT))?;
         let Value::Object(object) = value else {
             return Err(Error::file(
@@ -105,7 +105,12 @@ impl Record {
         };
         let Conversation { key, messages, tools } = conversation;
         let wrong = |message: String| Error::key(path, *key, format!("line {}: {message}", self.line));
+        // A template that cannot be read, or fails by itself, is no fault of the conversation.
+        tokenizer.template_in_use()?;
         let rendered = tokenizer.render_with_tools(messages, tools.as_deref()).map_err(|e| {
+            if matches!(e.kind(), ErrorKind::Template { .. }) {
+                return e.with_context(&format!(", for line {} of {}", self.line, path.display()));
+            }
             let hint = e.hint_text().unwrap_or("the model's chat template does not take this conversation");
             wrong(e.to_string()).hint(hint)
         })?;

@@ -184,9 +184,9 @@ impl Tokenizer {
         &self.notes
     }
 
-    /// True if the model has a chat template.
+    /// True if the model has a chat template, be it one that cannot be read.
     pub fn has_chat_template(&self) -> bool {
-        !self.template_names().is_empty()
+        self.templates.has_any()
     }
 
     /// Returns the names of all chat templates, sorted.

@@ -89,7 +89,7 @@ pub struct Error {
 impl Error {
     /// Makes an error for an I/O failure at `path`.
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
-        ErrorKind::Io { path: path.as_ref().to_owned(), source }.into()
+        ErrorKind::Io { path: path.as_ref().to_owned(), source: without_temporary_path(source) }.into()
     }
 
     /// Makes an error for a file that is not what it should be.
@@ -284,6 +284,19 @@ impl Error {
     }
 }
 
+/// Returns the system's error in one of the tempfile crate, which names a file that the user does not know.
+fn without_temporary_path(error: std::io::Error) -> std::io::Error {
+    if !error.to_string().contains(" at path ") {
+        return error;
+    }
+    let inner = error.get_ref().and_then(|error| error.source());
+    let inner = inner.and_then(|error| error.downcast_ref::<std::io::Error>());
+    match inner.and_then(std::io::Error::raw_os_error) {
+        Some(code) => std::io::Error::from_raw_os_error(code),
+        None => error,
+    }
+}
+
 fn io_hint(kind: std::io::ErrorKind) -> Option<&'static str> {
     use std::io::ErrorKind as Io;
     Some(match kind {
@@ -364,6 +377,14 @@ mod tests {
             Error::file("x", &value).hint(value).hint_text().is_some_and(|hint| hint.chars().count() < 1100)
         );
         assert_eq!(cut("x".repeat(1000)), "x".repeat(1000));
+    }
+
+    #[test]
+    fn temporary_files_are_not_named() {
+        let nowhere = Path::new("nowhere/at/all");
+        let error = tempfile::NamedTempFile::new_in(nowhere).err().map(|error| Error::io("out", error));
+        let text = error.map(|error| error.to_string()).unwrap_or_default();
+        assert!(text.starts_with("out: ") && !text.contains("nowhere"), "{text}");
     }
 
     #[test]

@@ -92,11 +92,11 @@ fn read(text: &str, integers: LongIntegers) -> std::result::Result<(Value, Liter
     let (plain, tagged, literals) = replace_literals(text, integers);
     let parse =
         |text: &str| serde_json::from_str::<Value>(text).map_err(|e| with_plain_surrogates(&e.to_string()));
-    // `plain` is as long as `text`, so that an error's line and column are those of the file.
-    let value = parse(&plain)?;
     if let Some((place, literal)) = literals.too_long().filter(|_| integers == LongIntegers::Exact) {
         return Err(format!("{place}: the integer {literal} has more than 128 bits"));
     }
+    // `plain` is as long as `text`, so that an error's line and column are those of the file.
+    let value = parse(&plain)?;
     let value = if tagged == plain { value } else { parse(&tagged)? };
     Ok((value, literals))
 }
@@ -186,7 +186,7 @@ mod tests {
         let value = parse_text_exact(text).unwrap();
         assert_eq!(as_long_integer(&value["a"]), Some(18_446_744_073_709_551_616));
         assert_eq!(as_long_integer(&value["b"][0]), Some(i128::MIN));
-        assert_eq!(shown(&value), text.replace("1e30", "1e+30"));
+        assert_eq!(shown(&value), text);
         for long in ["170141183460469231731687303715884105728".to_owned(), "9".repeat(400)] {
             let error = parse_text_exact(&format!("{{\"a\": [1, {long}]}}")).unwrap_err();
             assert_eq!(error, format!("key `a.1`: the integer {long} has more than 128 bits"));

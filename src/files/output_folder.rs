@@ -15,6 +15,8 @@ use crate::error::{Error, Result};
 pub struct OutputFolder {
     work: TempDir,
     destination: PathBuf,
+    /// The destination as the user named it, for messages.
+    name: PathBuf,
     overwrite: bool,
     /// Removed after the folder in them.
     folders: NewFolders,
@@ -162,12 +164,13 @@ impl OutputFolder {
     pub fn create(destination: &Path, overwrite: bool) -> Result<Self> {
         // Resolved once: the current folder may be the one that is replaced, and a link is written through.
         let linked = fs::canonicalize(destination).ok().filter(|_| destination.is_symlink());
+        let named = destination.to_owned();
         let destination = linked.as_deref().unwrap_or(destination);
         let (parent, name) = split(destination)?;
         let folders = NewFolders::above(destination)?;
         let parent = fs::canonicalize(&parent).map_err(|e| Error::io(&parent, e))?;
         let work = create_partial(&parent, name)?;
-        Ok(Self { work, destination: parent.join(name), overwrite, folders })
+        Ok(Self { work, destination: parent.join(name), name: named, overwrite, folders })
     }
 
     /// Returns the folder to write to until it is published.
@@ -196,13 +199,13 @@ impl OutputFolder {
 
     /// Replaces the folder's temporary path in an error by its destination.
     pub fn relocate(&self, error: Error) -> Error {
-        error.relocated(self.path(), &self.destination)
+        error.relocated(self.path(), &self.name)
     }
 
     /// Moves the folder to its destination. An existing one is moved aside first and put back if that fails.
     pub fn publish(self) -> Result<()> {
-        let Self { work, destination, overwrite, folders: _folders } = self;
-        let fail = |e: std::io::Error| Error::io(&destination, e);
+        let Self { work, destination, name, overwrite, folders: _folders } = self;
+        let fail = |e: std::io::Error| Error::io(&name, e);
         make_readable(work.path()).map_err(fail)?;
         for entry in fs::read_dir(work.path()).map_err(fail)? {
             let path = entry.map_err(fail)?.path();
@@ -215,9 +218,7 @@ impl OutputFolder {
             fs::rename(work.keep(), &destination).map_err(fail)?;
         } else {
             if !overwrite && !is_empty(&destination) {
-                return Err(
-                    Error::file(&destination, "appeared meanwhile").hint("setting `overwrite` replaces it")
-                );
+                return Err(Error::file(&name, "appeared meanwhile").hint("setting `overwrite` replaces it"));
             }
             check_replaceable(&destination)?;
             let (parent, _) = split(&destination)?;

@@ -110,7 +110,7 @@ impl Journal {
             let line = json_line(path, header)?;
             journal.file.write_all(&line).map_err(failed)?;
             journal.length = line.len();
-            journal.flush()?;
+            journal.flush().inspect_err(|_| remove(path))?;
         }
         Ok((journal, entries))
     }

@@ -402,8 +402,15 @@ mod tests {
             (json!([{"template": "x"}]), "key `chat_template[0].name`: expected a string, found nothing"),
             (json!(["x"]), "key `chat_template[0].name`"),
         ] {
-            let error = open(&[(CONFIG, &json!({"chat_template": value}).to_string())]).err().unwrap();
+            let config = json!({"chat_template": value}).to_string();
+            let tokenizer = open(&[(CONFIG, &config)]).unwrap();
+            assert!(tokenizer.has_chat_template() && tokenizer.notes().concat().contains(expected));
+            let error = rendered(&tokenizer).unwrap_err();
             assert!(error.to_string().contains(expected) && error.hint_text().is_some(), "{error}");
+            let template = Some(ChosenTemplate::Source { path: "mine.jinja".into(), source: "M".into() });
+            let settings = TemplateSettings { template, ..TemplateSettings::default() };
+            let tokenizer = tokenizer.with_template(settings).unwrap();
+            assert_eq!(rendered(&tokenizer).unwrap().as_deref(), Some("M"));
         }
     }
 

@@ -425,7 +425,5 @@ mod tests {
         assert!(message.contains("key `bos_token`: expected a string"), "{message}");
         let message = fails(&[("tokenizer.json", &json), config(r#"{"added_tokens_decoder": {"x": "y"}}"#)]);
         assert!(message.contains("key `added_tokens_decoder`"), "{message}");
-        let message = fails(&[("tokenizer.json", &json), config(r#"{"chat_template": 1}"#)]);
-        assert!(message.contains("key `chat_template`"), "{message}");
     }
 }

@@ -110,7 +110,7 @@ impl Error {
     }
 
     /// Makes an error for a chat template in `path` that fails in `line`.
-    pub fn template(path: impl AsRef<Path>, line: Option<usize>, message: impl Into<String>) -> Self {
+    pub(crate) fn template(path: impl AsRef<Path>, line: Option<usize>, message: impl Into<String>) -> Self {
         ErrorKind::Template { path: path.as_ref().to_owned(), line, message: cut(message.into()) }.into()
     }
 
@@ -163,7 +163,7 @@ impl Error {
 
     /// Adds `context` at the end of the message.
     #[must_use]
-    pub fn with_context(mut self, context: &str) -> Self {
+    pub(crate) fn with_context(mut self, context: &str) -> Self {
         if let Some(message) = self.message_mut() {
             message.push_str(context);
         }
@@ -172,7 +172,7 @@ impl Error {
 
     /// Returns an equal error, for a fault that is reported each time something is used.
     #[must_use]
-    pub fn repeated(&self) -> Self {
+    pub(crate) fn repeated(&self) -> Self {
         let kind = match &*self.kind {
             ErrorKind::Io { path, source } => {
                 let source = match source.raw_os_error() {

@@ -43,7 +43,7 @@ impl TableJournal {
     }
 
     /// Removes a journal without layers.
-    pub fn remove_if_empty(&self) {
+    pub(crate) fn remove_if_empty(&self) {
         self.journal.remove_if_empty();
     }
 

@@ -32,8 +32,8 @@ impl Literals {
     pub(super) fn too_long(&self) -> Option<(String, &str)> {
         let is_integer = |literal: &str| literal.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
         let is_long = |literal: &str| is_integer(literal) && literal.parse::<i128>().is_err();
-        let found = self.0.iter().find(|(_, (_, literal))| is_long(literal));
-        found.map(|(place, (_, literal))| (format!("key `{}`", place.join(".")), literal.as_str()))
+        let long = self.0.iter().find(|(_, (_, literal))| is_long(literal));
+        long.map(|(place, (_, literal))| (format!("key `{}`", place.join(".")), literal.as_str()))
     }
 
     /// Writes `value` in indented lines, with every unchanged number in its original spelling.

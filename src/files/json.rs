@@ -56,10 +56,15 @@ fn read_file(path: &Path, text: &[u8], integers: LongIntegers) -> Result<(Value,
         } else {
             "download the file again, or mend it by hand"
         };
-        Error::file(path, format!("not valid JSON: {e}")).hint(hint)
+        Error::file(path, described(e)).hint(hint)
     };
     let text = std::str::from_utf8(text).map_err(|e| error(e.to_string()))?;
     read(text, integers).map_err(error)
+}
+
+/// Returns the message for a fault that [`read`] has named.
+fn described(fault: String) -> String {
+    if fault.starts_with("key `") { fault } else { format!("not valid JSON: {fault}") }
 }
 
 const SURROGATE: &str = "half of a character, a surrogate alone such as \\ud800,";
@@ -82,9 +87,9 @@ pub fn parse_text(text: &str) -> std::result::Result<Value, String> {
 /// Parses `text` as [`parse_exact`] parses a file.
 ///
 /// # Errors
-/// Describes the first fault, with line and column or key.
+/// Says that the text is not valid JSON, with line and column, or names the key of an integer that is too long.
 pub fn parse_text_exact(text: &str) -> std::result::Result<Value, String> {
-    read(text, LongIntegers::Exact).map(|(value, _)| value)
+    read(text, LongIntegers::Exact).map(|(value, _)| value).map_err(described)
 }
 
 fn read(text: &str, integers: LongIntegers) -> std::result::Result<(Value, Literals), String> {

@@ -74,7 +74,7 @@ fn beginning(text: &str) -> Result<String, String> {
 /// Parses an object of variables, without those that flags and the command set.
 fn variables(text: &str) -> Result<Map<String, Value>, String> {
     let value = json::parse_text_exact(text)
-        .map_err(|error| format!("not valid JSON: {error}; expected an object such as {{\"name\": true}}"))?;
+        .map_err(|error| format!("{error}; expected an object such as {{\"name\": true}}"))?;
     let Value::Object(object) = value else {
         return Err("expected a JSON object such as {\"name\": true}".to_owned());
     };

@@ -129,6 +129,14 @@ impl Templates {
         self.broken.as_ref().map(|error| format!("chat template: {error}; it is not used"))
     }
 
+    /// Fails if a template cannot be read, unless another was chosen.
+    pub(crate) fn check(&self) -> Result<()> {
+        match &self.broken {
+            Some(error) if self.chosen.is_none() => Err(error.repeated()),
+            _ => Ok(()),
+        }
+    }
+
     /// True if there is a template, be it one that cannot be read.
     pub(crate) fn has_any(&self) -> bool {
         !self.named.is_empty() || self.broken.is_some()
@@ -199,9 +207,7 @@ impl Templates {
         if let Some(name) = &self.chosen {
             return Ok(named(name));
         }
-        if let Some(error) = &self.broken {
-            return Err(error.repeated());
-        }
+        self.check()?;
         let tool_use = if has_tools { named(TOOL_USE) } else { None };
         if let Some(template) = tool_use.or_else(|| named(DEFAULT)) {
             return Ok(Some(template));
@@ -209,9 +215,10 @@ impl Templates {
         match &self.named[..] {
             [] => Ok(None),
             [(name, template)] => Ok(Some((name, template))),
-            [(_, first), ..] => Err(Error::file(
+            [(_, first), ..] => Err(Error::template(
                 first.path(),
-                format!("chat template: none is named `{DEFAULT}`, only {}", self.list()),
+                None,
+                format!("none is named `{DEFAULT}`, only {}", self.list()),
             )
             .hint(format!("name one of them `{DEFAULT}`, or choose one with setting `chat_template`"))),
         }

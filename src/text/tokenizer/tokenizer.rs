@@ -194,6 +194,11 @@ impl Tokenizer {
         self.templates.names()
     }
 
+    /// Fails if a chat template cannot be read, unless another was chosen.
+    pub(crate) fn check_template(&self) -> Result<()> {
+        self.templates.check()
+    }
+
     /// Returns name and file of the chat template of prompts, or `None` if there is no template.
     ///
     /// # Errors

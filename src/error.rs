@@ -284,16 +284,13 @@ impl Error {
     }
 }
 
-/// Returns the system's error in one of the tempfile crate, which names a file that the user does not know.
+/// Returns an error of the tempfile crate without the path in it: a file that the user does not know.
 fn without_temporary_path(error: std::io::Error) -> std::io::Error {
-    if !error.to_string().contains(" at path ") {
-        return error;
-    }
-    let inner = error.get_ref().and_then(|error| error.source());
-    let inner = inner.and_then(|error| error.downcast_ref::<std::io::Error>());
-    match inner.and_then(std::io::Error::raw_os_error) {
-        Some(code) => std::io::Error::from_raw_os_error(code),
-        None => error,
+    match error.to_string().split_once(" at path ") {
+        Some((message, _)) if error.raw_os_error().is_none() => {
+            std::io::Error::new(error.kind(), message.to_owned())
+        }
+        _ => error,
     }
 }
 

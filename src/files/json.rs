@@ -191,7 +191,7 @@ mod tests {
         let value = parse_text_exact(text).unwrap();
         assert_eq!(as_long_integer(&value["a"]), Some(18_446_744_073_709_551_616));
         assert_eq!(as_long_integer(&value["b"][0]), Some(i128::MIN));
-        assert_eq!(shown(&value), text);
+        assert_eq!(shown(&value), text.replace("1e30", "1e+30"));
         for long in ["170141183460469231731687303715884105728".to_owned(), "9".repeat(400)] {
             let error = parse_text_exact(&format!("{{\"a\": [1, {long}]}}")).unwrap_err();
             assert_eq!(error, format!("key `a.1`: the integer {long} has more than 128 bits"));

@@ -41,7 +41,9 @@ pub(crate) fn check(folder: &Folder) -> Vec<Finding> {
     match contradiction(tokenizer) {
         Some(problem) => findings.push(problem),
         None => {
-            findings.extend(tokenizer.notes().iter().map(|note| Finding::note("tokenizer", note.as_str())));
+            // A broken chat template is a problem of its own.
+            let notes = tokenizer.notes().iter().filter(|note| !note.starts_with("chat template: "));
+            findings.extend(notes.map(|note| Finding::note("tokenizer", note.as_str())));
         }
     }
     if let Some(config) = &folder.config {

@@ -151,6 +151,12 @@ impl Error {
         self
     }
 
+    /// Adds what the user can do next, unless the error says it already.
+    #[must_use]
+    pub(crate) fn hint_if_none(self, hint: &str) -> Self {
+        if self.hint.is_some() { self } else { self.hint(hint) }
+    }
+
     /// Rewrites message and hint by `rewrite`; paths, tensors and keys stay.
     #[must_use]
     pub fn reworded(mut self, rewrite: impl Fn(&str) -> String) -> Self {

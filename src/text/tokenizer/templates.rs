@@ -121,7 +121,7 @@ impl Templates {
     /// Notes the first fault of a template.
     fn set_broken(&mut self, error: Error) {
         let hint = "take the file from the model's repository again, or give another template with setting `chat_template`";
-        self.broken.get_or_insert_with(|| error.hint(hint));
+        self.broken.get_or_insert_with(|| error.hint_if_none(hint));
     }
 
     /// Returns a note on a template that cannot be read; such a one is copied as it is, and not used.
@@ -261,7 +261,6 @@ impl Templates {
 fn entries(path: &Path, value: Option<&Value>) -> Result<Vec<(String, String)>> {
     let wrong = |key: String, expected: &str, found: Option<&Value>| {
         Error::key(path, key, format!("expected {expected}, found {}", found.map_or("nothing", kind)))
-            .hint("take the file from the model's repository again")
     };
     let text = |key: String, value: Option<&Value>| match value {
         Some(Value::String(text)) => Ok(text.clone()),

@@ -33,7 +33,7 @@ pub(crate) fn load(files: &ModelFiles) -> Result<Tokenizer> {
     let mut inner = if has_json {
         refuse_mark(&path, &bytes)?;
         guarded(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(|e| {
-            let message = with_plain_surrogates(&e.to_string());
+            let message = with_plain_surrogates(&e);
             Error::file(&path, format!("not a tokenizer that can be read: {message}"))
         })?
     } else {

@@ -49,6 +49,16 @@ pub enum ErrorKind {
         /// Fault: what was found and what was expected.
         message: String,
     },
+    /// A chat template does not compile, or fails whatever it is to write out.
+    #[error("{}: chat template{}: {message}", path.display(), line.map_or(String::new(), |line| format!(" line {line}")))]
+    Template {
+        /// The file that holds the template.
+        path: PathBuf,
+        /// The template's line, from 1, where it is known.
+        line: Option<usize>,
+        /// Fault: what was found and what was expected.
+        message: String,
+    },
     /// The arguments, taken together or for this model, ask for something that cannot be done.
     #[error("{0}")]
     Usage(String),
@@ -79,7 +89,7 @@ pub struct Error {
 impl Error {
     /// Makes an error for an I/O failure at `path`.
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
-        ErrorKind::Io { path: path.as_ref().to_owned(), source }.into()
+        ErrorKind::Io { path: path.as_ref().to_owned(), source: without_temporary_path(source) }.into()
     }
 
     /// Makes an error for a file that is not what it should be.
@@ -97,6 +107,11 @@ impl Error {
     pub fn key(path: impl AsRef<Path>, key: impl Into<String>, message: impl Into<String>) -> Self {
         let (key, message) = (cut(key.into()), cut(message.into()));
         ErrorKind::Key { path: path.as_ref().to_owned(), key, message }.into()
+    }
+
+    /// Makes an error for a chat template in `path` that fails in `line`.
+    pub(crate) fn template(path: impl AsRef<Path>, line: Option<usize>, message: impl Into<String>) -> Self {
+        ErrorKind::Template { path: path.as_ref().to_owned(), line, message: cut(message.into()) }.into()
     }
 
     /// Makes an error for arguments that contradict each other or the input.
@@ -136,21 +151,76 @@ impl Error {
         self
     }
 
+    /// Adds what the user can do next, unless the error says it already.
+    #[must_use]
+    pub(crate) fn hint_if_none(self, hint: &str) -> Self {
+        if self.hint.is_some() { self } else { self.hint(hint) }
+    }
+
     /// Rewrites message and hint by `rewrite`; paths, tensors and keys stay.
     #[must_use]
     pub fn reworded(mut self, rewrite: impl Fn(&str) -> String) -> Self {
+        if let Some(message) = self.message_mut() {
+            *message = rewrite(message);
+        }
+        self.hint = self.hint.as_deref().map(rewrite);
+        self
+    }
+
+    /// Adds `context` at the end of the message.
+    #[must_use]
+    pub(crate) fn with_context(mut self, context: &str) -> Self {
+        if let Some(message) = self.message_mut() {
+            message.push_str(context);
+        }
+        self
+    }
+
+    /// Returns an equal error, for a fault that is reported each time something is used.
+    #[must_use]
+    pub(crate) fn repeated(&self) -> Self {
+        let kind = match &*self.kind {
+            ErrorKind::Io { path, source } => {
+                let source = match source.raw_os_error() {
+                    Some(code) => std::io::Error::from_raw_os_error(code),
+                    None => std::io::Error::new(source.kind(), source.to_string()),
+                };
+                ErrorKind::Io { path: path.clone(), source }
+            }
+            ErrorKind::File { path, message } => {
+                ErrorKind::File { path: path.clone(), message: message.clone() }
+            }
+            ErrorKind::Tensor { path, tensor, message } => {
+                ErrorKind::Tensor { path: path.clone(), tensor: tensor.clone(), message: message.clone() }
+            }
+            ErrorKind::Key { path, key, message } => {
+                ErrorKind::Key { path: path.clone(), key: key.clone(), message: message.clone() }
+            }
+            ErrorKind::Template { path, line, message } => {
+                ErrorKind::Template { path: path.clone(), line: *line, message: message.clone() }
+            }
+            ErrorKind::Usage(message) => ErrorKind::Usage(message.clone()),
+            ErrorKind::Input(message) => ErrorKind::Input(message.clone()),
+            ErrorKind::Engine(message) => ErrorKind::Engine(message.clone()),
+            ErrorKind::NoAnswer(message) => ErrorKind::NoAnswer(message.clone()),
+            ErrorKind::Interrupted => ErrorKind::Interrupted,
+            ErrorKind::ClosedPipe => ErrorKind::ClosedPipe,
+        };
+        Self { kind: Box::new(kind), hint: self.hint.clone() }
+    }
+
+    fn message_mut(&mut self) -> Option<&mut String> {
         match &mut *self.kind {
             ErrorKind::File { message, .. }
             | ErrorKind::Tensor { message, .. }
             | ErrorKind::Key { message, .. }
+            | ErrorKind::Template { message, .. }
             | ErrorKind::Usage(message)
             | ErrorKind::Input(message)
             | ErrorKind::Engine(message)
-            | ErrorKind::NoAnswer(message) => *message = rewrite(message),
-            ErrorKind::Io { .. } | ErrorKind::Interrupted | ErrorKind::ClosedPipe => {}
+            | ErrorKind::NoAnswer(message) => Some(message),
+            ErrorKind::Io { .. } | ErrorKind::Interrupted | ErrorKind::ClosedPipe => None,
         }
-        self.hint = self.hint.as_deref().map(rewrite);
-        self
     }
 
     /// Returns the kind of the error.
@@ -176,6 +246,7 @@ impl Error {
             ErrorKind::File { .. } => {
                 Some("take the file from the model's repository again, or mend it by hand")
             }
+            ErrorKind::Template { .. } => Some("mend the template, or use another"),
             ErrorKind::Tensor { .. } => {
                 Some("config.json and weights must come from the same model, unchanged")
             }
@@ -194,7 +265,8 @@ impl Error {
         if let ErrorKind::Io { path, .. }
         | ErrorKind::File { path, .. }
         | ErrorKind::Tensor { path, .. }
-        | ErrorKind::Key { path, .. } = &mut *self.kind
+        | ErrorKind::Key { path, .. }
+        | ErrorKind::Template { path, .. } = &mut *self.kind
             && let Ok(rest) = path.strip_prefix(from)
         {
             // Joined with nothing a path gets a slash at its end.
@@ -215,6 +287,16 @@ impl Error {
             ErrorKind::ClosedPipe => 0,
             _ => 1,
         }
+    }
+}
+
+/// Returns an error of the tempfile crate without the path in it: a file that the user does not know.
+fn without_temporary_path(error: std::io::Error) -> std::io::Error {
+    match error.to_string().split_once(" at path ") {
+        Some((message, _)) if error.raw_os_error().is_none() => {
+            std::io::Error::new(error.kind(), message.to_owned())
+        }
+        _ => error,
     }
 }
 
@@ -298,6 +380,14 @@ mod tests {
             Error::file("x", &value).hint(value).hint_text().is_some_and(|hint| hint.chars().count() < 1100)
         );
         assert_eq!(cut("x".repeat(1000)), "x".repeat(1000));
+    }
+
+    #[test]
+    fn temporary_files_are_not_named() {
+        let nowhere = Path::new("nowhere/at/all");
+        let error = tempfile::NamedTempFile::new_in(nowhere).err().map(|error| Error::io("out", error));
+        let text = error.map(|error| error.to_string()).unwrap_or_default();
+        assert!(text.starts_with("out: ") && !text.contains("nowhere"), "{text}");
     }
 
     #[test]

@@ -163,10 +163,10 @@ fn a_failed_save_does_not_end_the_conversation() {
     let home = tempfile::tempdir().unwrap();
     let taken = home.path().join("taken");
     fs::write(&taken, "mine").unwrap();
-    let nowhere = home.path().join("no/such/talk.jsonl");
+    let nowhere = home.path().join("taken/talk.jsonl");
     for (path, expected) in [
         (taken.to_str().unwrap(), "already exists, and this conversation was not saved to it before"),
-        (nowhere.to_str().unwrap(), "there is no folder"),
+        (nowhere.to_str().unwrap(), "a file is where a folder is needed"),
         (home.path().to_str().unwrap(), "is a directory"),
         ("/proc/version", "/proc/version"),
     ] {

@@ -262,3 +262,19 @@ fn an_output_that_cannot_be_made_is_noticed_before_the_work() {
     }
     assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
 }
+
+#[test]
+fn token_ids_written_as_floats_become_integers() {
+    let home = tempfile::tempdir().unwrap();
+    let (model, out) = (home.path().join("model"), home.path().join("out"));
+    copy_folder(&bundled(), &model);
+    for name in ["config.json", "generation_config.json"] {
+        let mut keys = json_file(&model.join(name));
+        keys["eos_token_id"] = json!([1.0, 4.0]);
+        fs::write(model.join(name), keys.to_string()).unwrap();
+    }
+    succeeded(&make("convert", &model, &out, &[]));
+    for name in ["config.json", "generation_config.json"] {
+        assert_eq!(json_file(&out.join(name))["eos_token_id"].to_string(), "[1,4]", "{name}");
+    }
+}

@@ -170,12 +170,12 @@ fn outputs_are_looked_at_before_the_work_and_kept() {
     let (data, model) = (text(home.path()), bundled());
     let there = home.path().join("there");
     fs::write(&there, "precious").unwrap();
-    let (there_text, nowhere) = (there.to_str().unwrap(), home.path().join("no/figures"));
+    let (there_text, nowhere) = (there.to_str().unwrap(), home.path().join("there/figures"));
     let reference = ["--reference", model.to_str().unwrap()];
     for flag in ["--json", "--save-reference"] {
         for (path, expected) in [
             (there_text, "already exists\nhint: --overwrite"),
-            (nowhere.to_str().unwrap(), "there is no folder"),
+            (nowhere.to_str().unwrap(), "a file is where a folder is needed"),
         ] {
             let output = eval(&model, &data, &[&reference[..], &[flag, path]].concat());
             assert_eq!(output.status.code(), Some(1));

@@ -28,7 +28,43 @@ fn a_limit_on_file_sizes_leaves_nothing_behind() {
         assert_eq!(output.status.code(), Some(1), "{text}");
         assert!(text.starts_with("error: ") && text.contains("out") && text.contains("ulimit -f"), "{text}");
         assert!(text.contains(size) && text.lines().count() == 2, "{text}");
+        assert!(!text.contains("staging") && !text.contains("partial"), "{text}");
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn folders_above_an_output_are_made_or_nothing_is_left() {
+    let model = bundled();
+    let model = model.to_str().unwrap();
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let few = ["--samples", "2", "--sequence-length", "32", "--candidates", "4"];
+    let analyze = [&["analyze", "--model", model, "--out", "a/b/table"][..], &few].concat();
+    let eval = ["eval", "--model", model, "--data", data, "--max-tokens", "64", "--json", "a/b/json"];
+    let logits = ["logits", "--model", model, "--tokens", "1,2,3", "--out", "a/b/logits.npz"];
+    let inspect = ["inspect", model, "--html", "a/b/page.html"];
+    for (command, file) in [
+        (&["convert", "--hf-path", model, "--mlx-path", "a/b/out"][..], "out/config.json"),
+        (&["pack", model, "--out", "a/b/pack"], "pack"),
+        (&["report", model, "--out", "a/b/report.html"], "report.html"),
+        (&analyze, "table"),
+        (&eval, "json"),
+        (&logits, "logits.npz"),
+        (&inspect, "page.html"),
+    ] {
+        let home = tempfile::tempdir().unwrap();
+        let run = |command: &[&str]| {
+            let program = env!("CARGO_BIN_EXE_mixbit");
+            Command::new(program).args(command).current_dir(home.path()).output().unwrap()
+        };
+        succeeded(&run(command));
+        assert!(home.path().join("a/b").join(file).exists(), "{command:?}");
+        // Work that fails leaves no folder.
+        let failing: Vec<&str> =
+            command.iter().map(|&part| part.strip_prefix("a/b").map_or(part, |_| "c/d/out.npz")).collect();
+        let missing = failing.iter().map(|&part| if part == model { "nowhere/at/all" } else { part });
+        assert!(!run(&missing.collect::<Vec<_>>()).status.success());
+        assert!(!home.path().join("c").exists(), "{command:?}");
     }
 }
 

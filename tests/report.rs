@@ -382,8 +382,9 @@ fn bad_records_and_outputs_are_refused_by_name() {
     assert!(!out.exists());
     let good = quantized();
     let good = good.to_str().unwrap();
-    let nowhere = home.path().join("no/such/report.html");
-    refused(&["report", good, "--out", nowhere.to_str().unwrap()], "no/such/report.html");
+    let nowhere = home.path().join("report.html/such/report.html");
+    fs::write(&out, "a file").unwrap();
+    refused(&["report", good, "--out", nowhere.to_str().unwrap()], "report.html/such/report.html");
     refused(&["report", good, "--out", home.path().to_str().unwrap(), "--overwrite"], "directory");
     fs::write(&out, "mine").unwrap();
     refused(&["report", good, "--out", out_path], "already exists");
@@ -452,7 +453,7 @@ fn a_table_alone_draws_its_curve() {
     let output = mixbit(again);
     assert!(stderr(&output).contains("already exists\nhint: --overwrite"), "{}", stderr(&output));
     succeeded(&mixbit([&again[..], &["--overwrite"]].concat()));
-    let nowhere = home.path().join("no/curve.svg");
+    let nowhere = home.path().join("curve.svg/curve.svg");
     let output = mixbit(["curve", table.to_str().unwrap(), "--svg", nowhere.to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));
 }

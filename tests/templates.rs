@@ -99,7 +99,7 @@ fn another_template_is_a_file_or_a_name() {
     assert_eq!(answer(many.path(), &["--chat-template", "rag"]).1, "R");
     let output = run(many.path(), &[]);
     assert_eq!(output.status.code(), Some(1));
-    for part in ["none is named `default`, only `rag`, `tool_use`", "hint: --chat-template NAME"] {
+    for part in ["none is named `default`, only `rag`, `tool_use`", "choose one with --chat-template"] {
         assert!(stderr(&output).contains(part), "{}", stderr(&output));
     }
     let output = run(many.path(), &["--chat-template", "no"]);
@@ -120,11 +120,130 @@ fn tools_choose_their_template() {
         &["--tools: this model's chat template leaves out"],
     );
     is_refused(&run(home.path(), &["--tools", "-"]), &["--tools reads a file, not standard input"]);
-    for (wrong, expected) in [("{}", "found an object"), ("[1]", "key `[0]`"), ("[", "not valid JSON")] {
+    for (wrong, expected) in
+        [("[]", "lists no tools"), ("{}", "found an object"), ("[1]", "key `[0]`"), ("[", "not valid JSON")]
+    {
         let output = run(home.path(), &["--tools", &file(&home, "wrong.json", wrong)]);
         assert_eq!(output.status.code(), Some(1));
         let text = stderr(&output);
         assert!(text.contains(expected) && text.contains("hint: "), "{text}");
+    }
+}
+
+#[test]
+fn flags_that_say_nothing_are_refused_or_harmless() {
+    let home = model_of(Some(SWITCH), &[]);
+    is_refused(&run(home.path(), &["--prefill-response", ""]), &["--prefill-response", "begins no answer"]);
+    let (object, prompt) = answer(home.path(), &["--chat-template-config", "{}"]);
+    let (plain, plain_prompt) = answer(home.path(), &[]);
+    assert_eq!((&object["text"], prompt), (&plain["text"], plain_prompt));
+    let data = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let model = home.path().to_str().unwrap();
+    let eval = ["eval", "--model", model, "--data", data, "--max-tokens", "99"];
+    succeeded(&mixbit([&eval[..], &["--chat-template-config", "{}"]].concat()));
+}
+
+#[test]
+fn long_integers_reach_the_template() {
+    let home = model_of(Some("{{ x }}{{ x | tojson }}{{ tools | tojson }}{{ messages[0].content }}"), &[]);
+    let tools = file(&home, "tools.json", r#"[{"most": 18446744073709551616}]"#);
+    let config = r#"{"x": [18446744073709551617]}"#;
+    let (_, prompt) = answer(home.path(), &["--chat-template-config", config, "--tools", &tools]);
+    let numbers = "[18446744073709551617]";
+    assert_eq!(prompt, format!("{numbers}{numbers}[{{\"most\": 18446744073709551616}}]Hi"));
+    let longer = format!("{{\"x\": {}}}", "9".repeat(40));
+    is_refused(&run(home.path(), &["--chat-template-config", &longer]), &["key `x`", "more than 128 bits"]);
+}
+
+/// Returns a text of conversations.
+fn conversations(home: &TempDir) -> String {
+    let record = json!({"prompt": "Hi", "completion": "A trait says what a type can do. ".repeat(9)});
+    file(home, "text.jsonl", &format!("{record}\n").repeat(8))
+}
+
+#[test]
+fn a_broken_template_is_named_and_not_the_text() {
+    let home = model_of(Some(SWITCH), &[]);
+    let (model, text) = (home.path().to_str().unwrap(), conversations(&home));
+    let out = home.path().join("table.json");
+    let commands = [
+        &["eval", "--model", model, "--data", &text][..],
+        &["analyze", "--model", model, "--out", out.to_str().unwrap(), "--calibration", &text],
+    ];
+    for (name, source, fault) in [
+        ("syntax.jinja", "a\n{% if %}", "chat template line 2: syntax error"),
+        ("render.jinja", "{{ messages | nonsense }}", "chat template line 1: unknown filter"),
+        ("bytes.jinja", " ", "chat template: writes nothing"),
+    ] {
+        let template = file(&home, name, source);
+        for command in commands {
+            let output = mixbit([command, &["--chat-template", &template]].concat());
+            assert_eq!(output.status.code(), Some(1));
+            let said = stderr(&output);
+            let error = said.lines().find(|line| line.starts_with("error: ")).unwrap();
+            assert!(error.starts_with(&format!("error: {template}: {fault}")), "{said}");
+            assert!(error.ends_with(&format!(", for line 1 of {text}")), "{said}");
+            assert!(
+                said.contains("hint: mend this template, or choose another with --chat-template"),
+                "{said}"
+            );
+        }
+        let output = chat(home.path(), "Hi\n", &["--chat-template", &template]);
+        assert!(stderr(&output).contains("hint: mend this template"), "{}", stderr(&output));
+    }
+    // The conversation's fault is still the text's.
+    let refuses = file(&home, "refuses.jinja", "{{ raise_exception('no roles') }}");
+    let output = mixbit([commands[0], &["--chat-template", &refuses]].concat());
+    let expected =
+        format!("error: {text}: key `completion`: line 1: {refuses}: chat template line 1: no roles");
+    assert!(stderr(&output).contains(&expected), "{}", stderr(&output));
+}
+
+#[test]
+fn a_broken_template_that_is_not_used_stops_nothing() {
+    let home = model_of(None, &[]);
+    let model = home.path();
+    let config = model.join("tokenizer_config.json");
+    let mut keys: Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+    keys["chat_template"] = json!(5);
+    fs::write(&config, keys.to_string()).unwrap();
+    let mine = file(&home, "mine.jinja", "<{{ messages[0].content }}>");
+    let in_config = "key `chat_template`: expected a string, an object or a list";
+    for (expected, is_file) in [(in_config, false), ("chat_template.jinja: invalid utf-8", true)] {
+        if is_file {
+            fs::write(model.join("chat_template.jinja"), b"\xff{{").unwrap();
+        }
+        for more in [&["--chat-template", mine.as_str()][..], &["--disable-chat-template"]] {
+            let output = run(model, more);
+            succeeded(&output);
+            let said = stderr(&output);
+            assert!(said.contains(expected) && said.contains("; it is not used"), "{said}");
+        }
+        let output = run(model, &[]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(
+            stderr(&output).contains("give another template with --chat-template"),
+            "{}",
+            stderr(&output)
+        );
+        let out = tempfile::tempdir().unwrap();
+        let output = make("convert", model, &out.path().join("out"), &[]);
+        succeeded(&output);
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+        let name = if is_file { "chat_template.jinja" } else { "tokenizer_config.json" };
+        assert_eq!(fs::read(out.path().join("out").join(name)).unwrap(), fs::read(model.join(name)).unwrap());
+        let output = mixbit(["check", model.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(1), "{}", stdout(&output));
+        assert!(stdout(&output).contains(expected), "{}", stdout(&output));
+        let text = conversations(&home);
+        let eval = ["eval", "--model", model.to_str().unwrap(), "--data", &text];
+        let output = mixbit(eval);
+        assert!(
+            stderr(&output).contains("give another template with --chat-template"),
+            "{}",
+            stderr(&output)
+        );
+        succeeded(&mixbit([&eval[..], &["--chat-template", &mine]].concat()));
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
-use serde_json::json;
+use serde_json::{Value, json};
 use xtask::{smollm2, workspace};
 
 use crate::floor::Floor;
@@ -83,19 +83,30 @@ pub fn figure(output: &str, before: &str, after: &str) -> Result<f64> {
         .with_context(|| format!("no `{before}..{after}` in:\n{output}"))
 }
 
-fn report(runs: u32, floor: &Floor, rows: &[Rates; 4]) -> Report {
-    let medians =
-        |rates: &Rates| [&rates.load, &rates.prompt, &rates.generation].map(|all| table::median(all));
+/// Returns the medians of load time, prompt speed and generation speed.
+fn medians(rates: &Rates) -> [f64; 3] {
+    [&rates.load, &rates.prompt, &rates.generation].map(|all| table::median(all))
+}
+
+/// Returns the table of mixbit's speed over that of the others.
+fn ratios(rows: &[Rates; 4]) -> Vec<Vec<String>> {
     let [our_load, our_prompt, our_generation] = medians(&rows[MIXBIT]);
-    let mut ratios = vec![row(&["mixbit's speed over", "load", "prompt", "generation"])];
-    let mut lines = vec![row(&["", "load, seconds", "prompt, tokens/s", "generation, tokens/s"])];
+    let mut lines = vec![row(&["mixbit's speed over", "load", "prompt", "generation"])];
     for (index, ((.., name), rates)) in STEPS.into_iter().zip(rows).enumerate() {
         if index != MIXBIT {
             let [load, prompt, generation] = medians(rates);
             let speeds = [load / our_load, our_prompt / prompt, our_generation / generation];
             let speeds = speeds.map(|speed| format!("{speed:.1}x"));
-            ratios.push([vec![name.to_owned()], speeds.to_vec()].concat());
+            lines.push([vec![name.to_owned()], speeds.to_vec()].concat());
         }
+    }
+    lines
+}
+
+/// Returns the table of what was measured, with the floor below.
+fn lines(floor: &Floor, rows: &[Rates; 4]) -> Vec<Vec<String>> {
+    let mut lines = vec![row(&["", "load, seconds", "prompt, tokens/s", "generation, tokens/s"])];
+    for ((.., name), rates) in STEPS.into_iter().zip(rows) {
         lines.push(vec![
             name.to_owned(),
             table::spread(&rates.load, 2),
@@ -104,17 +115,22 @@ fn report(runs: u32, floor: &Floor, rows: &[Rates; 4]) -> Report {
         ]);
     }
     // Reading the float16 file; two operations per weight and token; reading all linear weights in float32 per token.
-    let bounds = [
+    let [load, prompt, generation] = [
         2.0 * smollm2::PARAMETERS / floor.bandwidth,
         floor.flops / (2.0 * smollm2::LINEAR),
         floor.bandwidth / (4.0 * smollm2::LINEAR),
     ];
     lines.push(vec![
         "floor".to_owned(),
-        format!("{:.2}", bounds[0]),
-        format!("{:.0}", bounds[1]),
-        format!("{:.0}", bounds[2]),
+        format!("{load:.2}"),
+        format!("{prompt:.0}"),
+        format!("{generation:.0}"),
     ]);
+    lines
+}
+
+/// Returns the facts of the report, as JSON.
+fn facts(runs: u32, floor: &Floor, rows: &[Rates; 4]) -> Value {
     let json_row = |((.., name), rates): ((Who, Option<&str>, &str), &Rates)| {
         json!({
             "name": name,
@@ -123,6 +139,16 @@ fn report(runs: u32, floor: &Floor, rows: &[Rates; 4]) -> Report {
             "generation_tokens_per_second": rates.generation
         })
     };
+    json!({
+        "runs": runs,
+        "parameters": smollm2::PARAMETERS,
+        "matmul_flops": floor.flops,
+        "bandwidth_bytes": floor.bandwidth,
+        "rows": STEPS.into_iter().zip(rows).map(json_row).collect::<Vec<_>>()
+    })
+}
+
+fn report(runs: u32, floor: &Floor, rows: &[Rates; 4]) -> Report {
     Report {
         name: "run",
         title: format!(
@@ -130,20 +156,14 @@ fn report(runs: u32, floor: &Floor, rows: &[Rates; 4]) -> Report {
              (lowest-highest)",
             smollm2::NAME
         ),
-        ratios,
-        rows: lines,
+        ratios: ratios(rows),
+        rows: lines(floor, rows),
         notes: vec![
             "Floors: reading the file from memory; the prompt's operations at the rate of a large matrix product; \
              reading the float32 weights once per token."
                 .to_owned(),
         ],
-        facts: json!({
-            "runs": runs,
-            "parameters": smollm2::PARAMETERS,
-            "matmul_flops": floor.flops,
-            "bandwidth_bytes": floor.bandwidth,
-            "rows": STEPS.into_iter().zip(rows).map(json_row).collect::<Vec<_>>()
-        }),
+        facts: facts(runs, floor, rows),
     }
 }
 

@@ -42,7 +42,12 @@ impl TableJournal {
         self.journal.damage_note()
     }
 
-    /// Adds to an interruption a hint how to resume. Removes a journal without layers.
+    /// Removes a journal without layers.
+    pub(crate) fn remove_if_empty(&self) {
+        self.journal.remove_if_empty();
+    }
+
+    /// Adds to an interruption a hint how to resume.
     pub fn with_resume_hint(&self, error: Error) -> Error {
         self.journal.with_resume_hint(error, "layer")
     }

@@ -4,17 +4,20 @@
 //! `serde_json` has no values for these. A number that is not finite becomes transformers' tagged spelling of it,
 //! `{"__float__": "Infinity"}`; a long integer becomes the nearest float. [`Literals`] remembers how they were written,
 //! so that a file that is written again has the same numbers. (The feature `arbitrary_precision` would keep long
-//! integers, and change how all crates read numbers, the tokenizers too.)
+//! integers, and change how all crates read numbers, the tokenizers too.) Where every digit counts, as in what chat
+//! templates write out, [`parse_exact`] keeps integers of up to 128 bits, and refuses longer ones.
 
-use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
-use std::fmt::Write;
+use serde_json::{Map, Value};
 use std::path::Path;
 
+use super::json_literals::{INTEGER_TAG, LongIntegers, TAG, replace_literals};
 use crate::error::{Error, Result};
 
-/// Key of transformers' and mlx-lm's tagged spelling of numbers that are not finite.
-const TAG: &str = "__float__";
+pub use super::json_literals::Literals;
+
+/// Hint for half of a character.
+const SURROGATE_HINT: &str =
+    "write the whole character in its place, or \\ufffd, which stands for one that is unknown";
 
 /// Parses the contents of a file; `path` is only for messages.
 ///
@@ -34,11 +37,43 @@ pub fn parse_object(path: &Path, text: &[u8]) -> Result<Map<String, Value>> {
 
 /// Parses the contents of a file that will be written again.
 pub fn parse_with_literals(path: &Path, text: &[u8]) -> Result<(Value, Literals)> {
+    read_file(path, text, LongIntegers::Nearest)
+}
+
+/// Parses the contents of a file whose integers a chat template writes out: those of up to 128 bits keep their digits,
+/// for [`as_long_integer`].
+///
+/// # Errors
+/// Names line and column of the first fault, or the place of a longer integer.
+pub fn parse_exact(path: &Path, text: &[u8]) -> Result<Value> {
+    read_file(path, text, LongIntegers::Exact).map(|(value, _)| value)
+}
+
+fn read_file(path: &Path, text: &[u8], integers: LongIntegers) -> Result<(Value, Literals)> {
     let error = |e: String| {
-        Error::file(path, format!("not valid JSON: {e}")).hint("download the file again, or mend it by hand")
+        let hint = if e.starts_with(SURROGATE) {
+            SURROGATE_HINT
+        } else {
+            "download the file again, or mend it by hand"
+        };
+        Error::file(path, described(e)).hint(hint)
     };
     let text = std::str::from_utf8(text).map_err(|e| error(e.to_string()))?;
-    read(text).map_err(error)
+    read(text, integers).map_err(error)
+}
+
+/// Returns the message for a fault that [`read`] has named.
+fn described(fault: String) -> String {
+    if fault.starts_with("key `") { fault } else { format!("not valid JSON: {fault}") }
+}
+
+const SURROGATE: &str = "half of a character, a surrogate alone such as \\ud800,";
+
+/// Rewords `serde_json`'s message where Python would read half of a surrogate pair.
+pub fn with_plain_surrogates(message: &str) -> String {
+    ["lone leading surrogate in hex escape", "unexpected end of hex escape"]
+        .iter()
+        .fold(message.to_owned(), |text, words| text.replace(words, SURROGATE))
 }
 
 /// Parses `text`.
@@ -46,24 +81,55 @@ pub fn parse_with_literals(path: &Path, text: &[u8]) -> Result<(Value, Literals)
 /// # Errors
 /// Describes the first fault, with line and column.
 pub fn parse_text(text: &str) -> std::result::Result<Value, String> {
-    read(text).map(|(value, _)| value)
+    read(text, LongIntegers::Nearest).map(|(value, _)| value)
 }
 
-fn read(text: &str) -> std::result::Result<(Value, Literals), String> {
+/// Parses `text` as [`parse_exact`] parses a file.
+///
+/// # Errors
+/// Says that the text is not valid JSON, with line and column, or names the key of an integer that is too long.
+pub fn parse_text_exact(text: &str) -> std::result::Result<Value, String> {
+    read(text, LongIntegers::Exact).map(|(value, _)| value).map_err(described)
+}
+
+fn read(text: &str, integers: LongIntegers) -> std::result::Result<(Value, Literals), String> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let (plain, tagged, literals) = replace_literals(text);
+    let (plain, tagged, literals) = replace_literals(text, integers);
+    let parse =
+        |text: &str| serde_json::from_str::<Value>(text).map_err(|e| with_plain_surrogates(&e.to_string()));
+    if let Some((place, literal)) = literals.too_long().filter(|_| integers == LongIntegers::Exact) {
+        return Err(format!("{place}: the integer {literal} has more than 128 bits"));
+    }
     // `plain` is as long as `text`, so that an error's line and column are those of the file.
-    let value: Value = serde_json::from_str(&plain).map_err(|e| e.to_string())?;
-    let value =
-        if tagged == plain { value } else { serde_json::from_str(&tagged).map_err(|e| e.to_string())? };
+    let value = parse(&plain)?;
+    let value = if tagged == plain { value } else { parse(&tagged)? };
     Ok((value, literals))
 }
 
-/// Formats a value for messages: numbers that are not finite as Python writes them, also inside of arrays and objects.
+/// Writes a value on one line as Python would: numbers that have no value of their own in their usual spelling, also
+/// inside of arrays and objects.
 pub fn shown(value: &Value) -> String {
-    ["NaN", "Infinity", "-Infinity"]
-        .iter()
-        .fold(value.to_string(), |text, number| text.replace(&json!({ TAG: number }).to_string(), number))
+    let tagged = value.as_object().filter(|object| object.len() == 1).and_then(|object| {
+        let tag = object.get(TAG).or_else(|| object.get(INTEGER_TAG));
+        tag.and_then(Value::as_str).filter(|_| as_f64(value).is_some() || as_long_integer(value).is_some())
+    });
+    match (value, tagged) {
+        (_, Some(number)) => number.to_owned(),
+        (Value::Array(items), _) => {
+            format!("[{}]", items.iter().map(shown).collect::<Vec<_>>().join(","))
+        }
+        (Value::Object(object), _) => {
+            let entry =
+                |(key, value): (&String, &Value)| format!("{}:{}", Value::from(key.as_str()), shown(value));
+            format!("{{{}}}", object.iter().map(entry).collect::<Vec<_>>().join(","))
+        }
+        _ => value.to_string(),
+    }
+}
+
+/// Returns an integer that [`parse_exact`] kept, of more bits than [`Value`] holds.
+pub fn as_long_integer(value: &Value) -> Option<i128> {
+    value.get(INTEGER_TAG)?.as_str()?.parse().ok()
 }
 
 /// Returns a number, also one that is not finite in transformers' tagged spelling.
@@ -101,192 +167,14 @@ pub fn equal(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// Numbers of a file that [`Value`] cannot hold: by their place in the file, the value that stands for each, and the
-/// file's spelling.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Literals(BTreeMap<Place, (String, String)>);
-
-/// Keys and indices from the root of a file to a value.
-type Place = Vec<String>;
-
-impl Literals {
-    /// Writes `value` in indented lines, with every unchanged number in its original spelling.
-    pub fn write(&self, value: &Value) -> String {
-        let mut text = String::new();
-        self.append(value, &mut Vec::new(), &mut text);
-        text
-    }
-
-    fn append(&self, value: &Value, place: &mut Place, text: &mut String) {
-        let depth = place.len();
-        let compact = || value.to_string();
-        match value {
-            Value::Array(items) if !items.is_empty() => {
-                for (i, item) in items.iter().enumerate() {
-                    begin_line(text, if i == 0 { '[' } else { ',' }, depth + 1);
-                    place.push(i.to_string());
-                    self.append(item, place, text);
-                    place.pop();
-                }
-                end_lines(text, ']', depth);
-            }
-            Value::Object(entries) if !entries.is_empty() && !entries.contains_key(TAG) => {
-                for (i, (key, entry)) in entries.iter().enumerate() {
-                    begin_line(text, if i == 0 { '{' } else { ',' }, depth + 1);
-                    let _ = write!(text, "{}: ", Value::from(key.as_str()));
-                    place.push(key.clone());
-                    self.append(entry, place, text);
-                    place.pop();
-                }
-                end_lines(text, '}', depth);
-            }
-            Value::Number(_) | Value::Object(_) => {
-                let compact = compact();
-                let written = self.0.get(place).filter(|(value, _)| *value == compact);
-                text.push_str(written.map_or(&compact, |(_, literal)| literal));
-            }
-            _ => text.push_str(&compact()),
-        }
-    }
-}
-
-fn begin_line(text: &mut String, bracket: char, depth: usize) {
-    let _ = write!(text, "{bracket}\n{}", "  ".repeat(depth));
-}
-
-fn end_lines(text: &mut String, bracket: char, depth: usize) {
-    let _ = write!(text, "\n{}{bracket}", "  ".repeat(depth));
-}
-
-/// Returns `text` twice: with every number that [`Value`] cannot hold replaced by digits of the same length, and
-/// replaced by a value that it can hold.
-fn replace_literals(text: &str) -> (String, String, Literals) {
-    let (mut plain, mut tagged) = (String::with_capacity(text.len()), String::with_capacity(text.len()));
-    let mut literals = BTreeMap::new();
-    let mut walk = Walk::default();
-    let mut rest = text;
-    while let Some(first) = rest.chars().next() {
-        let length = match first {
-            '"' => string_length(rest),
-            _ if is_literal(first) => rest.find(|c| !is_literal(c)).unwrap_or(rest.len()),
-            _ => rest.find(|c| c == '"' || is_literal(c)).unwrap_or(rest.len()),
-        };
-        let (token, after) = rest.split_at(length);
-        rest = after;
-        walk.pass(token);
-        match replacement(token) {
-            Some(Replacement::Tagged(name)) => {
-                let value = json!({ TAG: name }).to_string();
-                plain.extend(std::iter::repeat_n('1', token.len()));
-                tagged.push_str(&value);
-                literals.insert(walk.place(), (value, token.to_owned()));
-            }
-            Some(Replacement::Float(x)) => {
-                plain.push_str(token);
-                tagged.push_str(token);
-                literals.insert(walk.place(), (Value::from(x).to_string(), token.to_owned()));
-            }
-            None => {
-                plain.push_str(token);
-                tagged.push_str(token);
-            }
-        }
-    }
-    (plain, tagged, Literals(literals))
-}
-
-/// Position in a text that is read token by token.
-#[derive(Default)]
-struct Walk {
-    /// Index for every open array, and last key for every open object.
-    open: Vec<Step>,
-}
-
-enum Step {
-    Index(usize),
-    Key { name: String, is_next: bool },
-}
-
-impl Walk {
-    fn pass(&mut self, token: &str) {
-        if token.starts_with('"') {
-            if let Some(Step::Key { name, is_next: true }) = self.open.last_mut() {
-                *name = serde_json::from_str(token).unwrap_or_default();
-            }
-            return;
-        }
-        for c in token.chars() {
-            match (c, self.open.last_mut()) {
-                ('[', _) => self.open.push(Step::Index(0)),
-                ('{', _) => self.open.push(Step::Key { name: String::new(), is_next: true }),
-                (']' | '}', _) => drop(self.open.pop()),
-                (',', Some(Step::Index(index))) => *index += 1,
-                (',', Some(Step::Key { is_next, .. })) => *is_next = true,
-                (':', Some(Step::Key { is_next, .. })) => *is_next = false,
-                _ => {}
-            }
-        }
-    }
-
-    fn place(&self) -> Place {
-        let name = |step: &Step| match step {
-            Step::Index(index) => index.to_string(),
-            Step::Key { name, .. } => name.clone(),
-        };
-        self.open.iter().map(name).collect()
-    }
-}
-
-/// Returns the bytes of the string that `text` begins with, quotes included; all of `text` where it does not end.
-fn string_length(text: &str) -> usize {
-    let mut escaped = false;
-    for (i, byte) in text.bytes().enumerate().skip(1) {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b'"' => return i + 1,
-            _ => {}
-        }
-    }
-    text.len()
-}
-
-fn is_literal(c: char) -> bool {
-    c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.' | '_')
-}
-
-enum Replacement {
-    Tagged(&'static str),
-    Float(f64),
-}
-
-/// Returns the replacement for a literal outside of strings that `serde_json` reads as something else, or not at all.
-fn replacement(token: &str) -> Option<Replacement> {
-    match token {
-        "NaN" => return Some(Replacement::Tagged("NaN")),
-        "Infinity" => return Some(Replacement::Tagged("Infinity")),
-        "-Infinity" => return Some(Replacement::Tagged("-Infinity")),
-        _ => {}
-    }
-    let digits = token.strip_prefix('-').unwrap_or(token);
-    let fits = token.parse::<i64>().is_ok() || token.parse::<u64>().is_ok();
-    // "infinity", "inf" and "nan" are numbers to Rust; a number with a leading zero is none to JSON.
-    let begins_with_digit = |text: &str| text.starts_with(|c: char| c.is_ascii_digit());
-    let number = begins_with_digit(digits) && !digits.strip_prefix('0').is_some_and(begins_with_digit);
-    let value: f64 = token.parse().ok().filter(|_| number && !fits)?;
-    match value {
-        f64::INFINITY => Some(Replacement::Tagged("Infinity")),
-        f64::NEG_INFINITY => Some(Replacement::Tagged("-Infinity")),
-        _ => digits.bytes().all(|b| b.is_ascii_digit()).then_some(Replacement::Float(value)),
-    }
-}
-
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
-    fn read_file(text: &str) -> Result<(Value, Literals)> {
+    fn read_text(text: &str) -> Result<(Value, Literals)> {
         parse_with_literals(Path::new("some.json"), text.as_bytes())
     }
 
@@ -294,6 +182,30 @@ mod tests {
     fn numbers_are_shown_as_python_writes_them() {
         for text in ["NaN", "-Infinity", r#"[1,Infinity,{"a":NaN}]"#, r#""NaN""#] {
             assert_eq!(shown(&parse_text(text).unwrap()), text);
+        }
+    }
+
+    #[test]
+    fn long_integers_stay_exact_where_asked() {
+        let text = r#"{"a":18446744073709551616,"b":[-170141183460469231731687303715884105728,1e30,NaN]}"#;
+        let value = parse_text_exact(text).unwrap();
+        assert_eq!(as_long_integer(&value["a"]), Some(18_446_744_073_709_551_616));
+        assert_eq!(as_long_integer(&value["b"][0]), Some(i128::MIN));
+        assert_eq!(shown(&value), text.replace("1e30", "1e+30"));
+        for long in ["170141183460469231731687303715884105728".to_owned(), "9".repeat(400)] {
+            let error = parse_text_exact(&format!("{{\"a\": [1, {long}]}}")).unwrap_err();
+            assert_eq!(error, format!("key `a.1`: the integer {long} has more than 128 bits"));
+        }
+    }
+
+    #[test]
+    fn half_a_character_is_named() {
+        for text in [r#"{"a": "\ud800"}"#, r#"{"a": "\udc00x"}"#] {
+            let error = read_text(text).unwrap_err();
+            let message = error.to_string();
+            assert!(message.contains("some.json: not valid JSON: half of a character"), "{message}");
+            assert!(message.contains("at line 1 column 1"), "{message}");
+            assert!(error.hint_text().unwrap().contains("\\ufffd"), "{error:?}");
         }
     }
 
@@ -316,7 +228,7 @@ mod tests {
   "f": {},
   "g": []
 }"#;
-        let (value, literals) = read_file(text).unwrap();
+        let (value, literals) = read_text(text).unwrap();
         assert_eq!(literals.0.len(), 3, "{literals:?}");
         assert_eq!(literals.write(&value), text);
         let plain = Literals::default().write(&value);
@@ -331,7 +243,7 @@ mod tests {
   "bb": 1000000000000000019884624838657,
   "cc": 1e+30
 }"#;
-        let (mut value, literals) = read_file(text).unwrap();
+        let (mut value, literals) = read_text(text).unwrap();
         assert_eq!(literals.write(&value), text);
         value["bb"] = json!(5);
         assert!(literals.write(&value).contains("\"bb\": 5,"), "{}", literals.write(&value));
@@ -347,26 +259,26 @@ mod tests {
     #[test]
     fn python_literals_are_numbers() {
         let text = "{\n  \"a\": [\n    0.0,\n    Infinity,\n    NaN\n  ],\n  \"NaN\": \"NaN\",\n  \"b\": -Infinity\n}";
-        let (value, literals) = read_file(text).unwrap();
+        let (value, literals) = read_text(text).unwrap();
         assert!(as_f64(&value["a"][2]).unwrap().is_nan());
         assert_eq!(as_f64(&value["a"][1]), Some(f64::INFINITY));
         assert_eq!(as_f64(&value["b"]), Some(f64::NEG_INFINITY));
         assert_eq!(value["NaN"], "NaN");
         assert_eq!(literals.write(&value), text);
-        assert_eq!(as_f64(&read_file("-1e999").unwrap().0), Some(f64::NEG_INFINITY));
+        assert_eq!(as_f64(&read_text("-1e999").unwrap().0), Some(f64::NEG_INFINITY));
     }
 
     #[test]
     fn tagged_floats_stay_as_written() {
         let text = "{\n  \"a\": {\"__float__\":\"Infinity\"}\n}";
-        let (value, literals) = read_file(text).unwrap();
+        let (value, literals) = read_text(text).unwrap();
         assert_eq!(as_f64(&value["a"]), Some(f64::INFINITY));
         assert_eq!(literals.write(&value), text);
     }
 
     #[test]
     fn marks_and_duplicates_read_as_in_python() {
-        let (value, _) = read_file("\u{feff}{\"a\": 1, \"b\": 2, \"a\": 3}").unwrap();
+        let (value, _) = read_text("\u{feff}{\"a\": 1, \"b\": 2, \"a\": 3}").unwrap();
         assert_eq!(value, json!({"a": 3, "b": 2}));
     }
 
@@ -380,7 +292,7 @@ mod tests {
             ("{\"a\": 01e999}", "line 1 column 8"),
             ("{\"a\": \"NaN", "line 1 column 10"),
         ] {
-            let message = read_file(text).unwrap_err().to_string();
+            let message = read_text(text).unwrap_err().to_string();
             assert!(message.contains("some.json") && message.ends_with(place), "{text}: {message}");
         }
         let message = parse(Path::new("x"), b"\"\xff\"").unwrap_err().to_string();

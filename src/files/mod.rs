@@ -6,6 +6,7 @@ pub mod hub;
 pub mod hub_cache;
 pub mod journal;
 pub mod json;
+mod json_literals;
 pub mod lfs_pointer;
 pub mod mapped;
 pub mod model_files;

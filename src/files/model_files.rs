@@ -82,6 +82,12 @@ impl ModelFiles {
         self.pack.is_none() && self.path_of(name).is_dir()
     }
 
+    /// Returns the target of the link `name` if nothing is there, as in a cache that lost a file.
+    pub fn dangling_link(&self, name: &str) -> Option<PathBuf> {
+        let path = self.path_of(name);
+        fs::read_link(&path).ok().filter(|_| self.pack.is_none() && !path.exists())
+    }
+
     /// Reads the file `name`, which must exist.
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
         let path = self.path_of(name);
@@ -146,11 +152,23 @@ pub fn refuse_special_file(path: &Path) -> Result<()> {
     }
 }
 
-/// True for files that macOS (Finder, AppleDouble) or Windows (Explorer) puts into folders by itself: no part of a
-/// model, and nobody's work.
-pub fn is_file_manager_file(name: &str) -> bool {
-    const NAMES: [&str; 3] = [".DS_Store", "desktop.ini", "Thumbs.db"];
-    name.starts_with("._") || NAMES.iter().any(|litter| name.eq_ignore_ascii_case(litter))
+/// True for what macOS (Finder, AppleDouble, Spotlight) or Windows (Explorer) puts into folders by itself: no part of a
+/// model, and nobody's work. A folder counts where only the system writes into it, or where it is empty: there may be
+/// somebody's work in a bin.
+pub fn is_file_manager_entry(path: &Path) -> bool {
+    const FILES: [&str; 5] = [".DS_Store", ".localized", "Icon\r", "desktop.ini", "Thumbs.db"];
+    const INDICES: [&str; 2] = [".Spotlight-V100", ".fseventsd"];
+    const BINS: [&str; 2] = [".Trashes", ".DS_Store"];
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
+    let is_one_of = |names: &[&str]| names.iter().any(|litter| name.eq_ignore_ascii_case(litter));
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_file() => name.starts_with("._") || is_one_of(&FILES),
+        Ok(metadata) if metadata.is_dir() => {
+            let is_empty = || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+            is_one_of(&INDICES) || (is_one_of(&BINS) && is_empty())
+        }
+        _ => false,
+    }
 }
 
 /// Returns the names of the files in a folder that are not hidden. Snapshots in the Hub's cache hold links to files.

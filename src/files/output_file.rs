@@ -37,17 +37,51 @@ impl Existing {
     }
 }
 
-/// Fails early, and writes nothing, where `path` cannot be written to, or is there and must not be replaced.
+/// Folders above an output that were made for it. Those that are still empty when this is dropped are removed: the work
+/// has failed.
+#[derive(Debug)]
+pub struct NewFolders(Vec<PathBuf>);
+
+impl NewFolders {
+    /// Makes the folders above the file or folder `output` that are missing.
+    pub fn above(output: &Path) -> Result<Self> {
+        if folder_of(output).is_dir() {
+            return Ok(Self(Vec::new()));
+        }
+        let folder = std::path::absolute(folder_of(output)).map_err(|e| Error::io(output, e))?;
+        let missing = folder.ancestors().take_while(|folder| fs::symlink_metadata(folder).is_err());
+        let mut folders = Self(missing.map(Path::to_owned).collect());
+        folders.0.reverse();
+        fs::create_dir_all(&folder).map_err(|e| Error::io(output, e))?;
+        Ok(folders)
+    }
+}
+
+impl Drop for NewFolders {
+    fn drop(&mut self) {
+        for folder in self.0.iter().rev() {
+            // One with something in it stays.
+            let _ = fs::remove_dir(folder);
+        }
+    }
+}
+
+/// Returns the folder that `output` is to be in, or the lowest one above it that exists.
+pub fn existing_folder(output: &Path) -> &Path {
+    let mut folders = folder_of(output).ancestors();
+    folders.find(|folder| fs::symlink_metadata(folder).is_ok()).unwrap_or(Path::new("."))
+}
+
+/// Fails early, and writes nothing, where `path` cannot be written to, or is there and must not be replaced. Folders above
+/// it may be missing: writing makes them.
 pub fn check(path: &Path, existing: Existing) -> Result<()> {
     if path == Path::new("-") {
         return Err(Error::usage("`-` is no name for this output: it is a file")
             .hint("give a name, or ./- if that is what the file is to be called"));
     }
     only_files(path)?;
-    let folder = folder_of(path);
-    if !folder.exists() {
-        let message = format!("there is no folder {}", folder.display());
-        return Err(Error::file(path, message).hint("make it first, or choose another path"));
+    if !folder_of(path).exists() {
+        return tempfile::tempfile_in(existing_folder(path)).map(drop).map_err(|e| Error::io(path, e));
     }
     if path.exists() && existing == Existing::Refused {
         return Err(Error::file(path, "already exists").hint("setting `overwrite` replaces it"));
@@ -83,6 +117,7 @@ pub fn write(path: &Path, contents: &[u8]) -> Result<()> {
 /// Writes `path` with contents that `fill` writes, replacing an earlier file in one step at the end.
 pub fn write_with(path: &Path, fill: impl FnOnce(&File) -> Result<()>) -> Result<()> {
     only_files(path)?;
+    let _folders = NewFolders::above(path)?;
     let file = new_beside(path)?;
     fill(file.as_file())?;
     file.as_file().sync_all().map_err(|e| Error::io(path, e))?;
@@ -96,21 +131,21 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&File) -> Result<()>) -> Result
 pub struct Claim {
     path: PathBuf,
     _file: File,
+    /// Removed after the file in them.
+    _folders: NewFolders,
 }
 
 impl Claim {
-    /// Claims the file or folder `output`. Returns `None` where the folder around it does not exist yet.
+    /// Claims the file or folder `output`, making the folders above it.
     ///
     /// # Errors
-    /// Where another run has claimed it.
-    pub fn new(output: &Path) -> Result<Option<Self>> {
+    /// Where another run has claimed it, or the folders cannot be made.
+    pub fn new(output: &Path) -> Result<Self> {
         let name = output.file_name().unwrap_or(output.as_os_str()).to_string_lossy();
         let path = output.with_file_name(format!(".{name}.lock"));
-        if !folder_of(&path).is_dir() {
-            return Ok(None);
-        }
+        let folders = NewFolders::above(output)?;
         loop {
-            let file = File::create(&path).map_err(|e| Error::io(&path, e))?;
+            let file = File::create(&path).map_err(|e| Error::io(output, e))?;
             match file.try_lock() {
                 Err(TryLockError::WouldBlock) => {
                     let message = format!("another run is making it, and holds {}", path.display());
@@ -122,7 +157,7 @@ impl Claim {
                 _ if is_at(&file, &path) => {
                     // The folder that the process stands in may be the one that is replaced.
                     let path = std::path::absolute(&path).unwrap_or(path);
-                    return Ok(Some(Self { path, _file: file }));
+                    return Ok(Self { path, _file: file, _folders: folders });
                 }
                 _ => {}
             }
@@ -149,6 +184,11 @@ pub fn beside(output: &Path, suffix: &str) -> PathBuf {
     let mut name = output.file_name().unwrap_or(output.as_os_str()).to_owned();
     name.push(suffix);
     output.with_file_name(name)
+}
+
+/// Returns the path of the output that the file or folder `path`, made by [`beside`], lies beside.
+pub fn output_beside(path: &Path) -> PathBuf {
+    path.with_extension("")
 }
 
 /// Creates a file beside `path` that is to replace it, readable as the umask allows.
@@ -195,7 +235,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let out = home.path().join("out");
         let first = Claim::new(&out).unwrap();
-        assert!(first.is_some() && Claim::new(&home.path().join("other")).unwrap().is_some());
+        Claim::new(&home.path().join("other")).unwrap();
         let error = Claim::new(&home.path().join("out/")).unwrap_err().to_string();
         let lock = home.path().join(".out.lock");
         assert!(
@@ -203,9 +243,30 @@ mod tests {
             "{error}"
         );
         drop(first);
-        assert!(Claim::new(&out).unwrap().is_some());
+        Claim::new(&out).unwrap();
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
-        assert!(Claim::new(&home.path().join("no/out")).unwrap().is_none());
+    }
+
+    #[test]
+    fn folders_are_made_and_removed_if_empty() {
+        let home = tempfile::tempdir().unwrap();
+        let is_there = |name: &str| home.path().join(name).exists();
+        let out = home.path().join("a/b/out");
+        let claim = Claim::new(&out).unwrap();
+        assert!(is_there("a/b/.out.lock"));
+        drop(claim);
+        assert!(!is_there("a"));
+        check(&out, Existing::Refused).unwrap();
+        assert!(!is_there("a"), "a check makes nothing");
+        assert!(write_with(&out, |_| Err(Error::interrupted())).is_err() && !is_there("a"));
+        let claim = Claim::new(&out).unwrap();
+        write(&home.path().join("a/other"), b"one").unwrap();
+        drop(claim);
+        assert!(is_there("a/other") && !is_there("a/b"), "only empty ones are removed");
+        write(&out, b"one").unwrap();
+        assert!(is_there("a/b/out"));
+        let error = check(&home.path().join("a/other/x/y"), Existing::Refused).unwrap_err();
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("a file is where a folder")), "{error:?}");
     }
 
     #[test]
@@ -229,7 +290,7 @@ mod tests {
             for _ in 0..8 {
                 scope.spawn(|| {
                     for _ in 0..2000 {
-                        let Ok(Some(claim)) = Claim::new(&out) else { continue };
+                        let Ok(claim) = Claim::new(&out) else { continue };
                         assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
                         std::thread::yield_now();
                         inside.fetch_sub(1, Ordering::SeqCst);
@@ -252,11 +313,6 @@ mod tests {
         write(&path, b"two").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
-        assert!(write(&home.path().join("no/such"), b"").is_err());
         assert!(check(home.path(), Existing::Replaced).is_err(), "a folder is no file");
-        let nowhere = home.path().join("no/such");
-        let expected =
-            format!("{}: there is no folder {}", nowhere.display(), home.path().join("no").display());
-        assert_eq!(check(&nowhere, Existing::Replaced).unwrap_err().to_string(), expected);
     }
 }

@@ -5,9 +5,9 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
-use super::model_files::{ModelFiles, TEMPLATES, is_file_manager_file};
+use super::model_files::{ModelFiles, TEMPLATES, is_file_manager_entry};
 use super::names::is_model_file;
-use super::output_file::Existing;
+use super::output_file::{Existing, NewFolders};
 use crate::error::{Error, Result};
 
 /// Folder being written beside its destination; dropped without [`OutputFolder::publish`], it leaves nothing.
@@ -16,6 +16,10 @@ pub struct OutputFolder {
     work: TempDir,
     destination: PathBuf,
     existing: Existing,
+    /// The destination as the user named it, for messages.
+    name: PathBuf,
+    /// Removed after the folder in them.
+    folders: NewFolders,
 }
 
 /// Fails if `destination` is there and must not be replaced, or lies in, holds or is the folder `source`.
@@ -101,10 +105,7 @@ fn is_empty(folder: &Path) -> bool {
 /// replaced.
 fn entries(folder: &Path) -> std::io::Result<Vec<fs::DirEntry>> {
     let counts = |entry: &std::io::Result<fs::DirEntry>| {
-        let is_litter = |entry: &fs::DirEntry| {
-            entry.path().is_file() && entry.file_name().to_str().is_some_and(is_file_manager_file)
-        };
-        !entry.as_ref().is_ok_and(is_litter)
+        !entry.as_ref().is_ok_and(|entry| is_file_manager_entry(&entry.path()))
     };
     fs::read_dir(folder)?.filter(counts).collect()
 }
@@ -163,12 +164,13 @@ impl OutputFolder {
     pub fn create(destination: &Path, existing: Existing) -> Result<Self> {
         // Resolved once: the current folder may be the one that is replaced, and a link is written through.
         let linked = fs::canonicalize(destination).ok().filter(|_| destination.is_symlink());
+        let named = destination.to_owned();
         let destination = linked.as_deref().unwrap_or(destination);
         let (parent, name) = split(destination)?;
-        fs::create_dir_all(&parent).map_err(|e| Error::io(&parent, e))?;
+        let folders = NewFolders::above(destination)?;
         let parent = fs::canonicalize(&parent).map_err(|e| Error::io(&parent, e))?;
         let work = create_partial(&parent, name)?;
-        Ok(Self { work, destination: parent.join(name), existing })
+        Ok(Self { work, destination: parent.join(name), name: named, existing, folders })
     }
 
     /// Returns the folder to write to until it is published.
@@ -197,13 +199,13 @@ impl OutputFolder {
 
     /// Replaces the folder's temporary path in an error by its destination.
     pub fn relocate(&self, error: Error) -> Error {
-        error.relocated(self.path(), &self.destination)
+        error.relocated(self.path(), &self.name)
     }
 
     /// Moves the folder to its destination. An existing one is moved aside first and put back if that fails.
     pub fn publish(self) -> Result<()> {
-        let Self { work, destination, existing } = self;
-        let fail = |e: std::io::Error| Error::io(&destination, e);
+        let Self { work, destination, name, existing, folders: _folders } = self;
+        let fail = |e: std::io::Error| Error::io(&name, e);
         make_readable(work.path()).map_err(fail)?;
         for entry in fs::read_dir(work.path()).map_err(fail)? {
             let path = entry.map_err(fail)?.path();
@@ -216,9 +218,7 @@ impl OutputFolder {
             fs::rename(work.keep(), &destination).map_err(fail)?;
         } else {
             if existing == Existing::Refused && !is_empty(&destination) {
-                return Err(
-                    Error::file(&destination, "appeared meanwhile").hint("setting `overwrite` replaces it")
-                );
+                return Err(Error::file(&name, "appeared meanwhile").hint("setting `overwrite` replaces it"));
             }
             check_replaceable(&destination)?;
             let (parent, _) = split(&destination)?;
@@ -270,7 +270,7 @@ mod tests {
         let folder = OutputFolder::create(&destination, Existing::Refused).unwrap();
         folder.write("config.json", b"{}").unwrap();
         drop(folder);
-        assert_eq!(fs::read_dir(home.path().join("a")).unwrap().count(), 0);
+        assert!(!home.path().join("a").exists());
         let folder = OutputFolder::create(&destination, Existing::Refused).unwrap();
         folder.write("config.json", b"{}").unwrap();
         folder.publish().unwrap();
@@ -330,8 +330,12 @@ mod tests {
         let (source, out) = (home.path().join("in"), home.path().join("out"));
         fs::create_dir(&source).unwrap();
         fs::create_dir(&out).unwrap();
-        for name in [".DS_Store", "._config.json", "._model.safetensors", "Desktop.ini", "Thumbs.db"] {
+        let files = [".DS_Store", "._config.json", "._model.safetensors", "Desktop.ini", "Thumbs.db"];
+        for name in files.into_iter().chain([".localized", "Icon\r"]) {
             fs::write(out.join(name), "x").unwrap();
+        }
+        for name in [".Trashes", ".fseventsd", ".Spotlight-V100/Store-V2"] {
+            fs::create_dir_all(out.join(name)).unwrap();
         }
         // Nothing else: as good as empty.
         check_destination(&source, &out, Existing::Refused).unwrap();
@@ -344,20 +348,20 @@ mod tests {
         folder.publish().unwrap();
         assert_eq!(fs::read_dir(&out).unwrap().count(), 1);
         // A folder of such a name may hold anything, and a mere beginning is no name of theirs.
-        for name in ["._work", ".DS_Store.txt"] {
-            fs::write(out.join("model.safetensors"), "x").unwrap();
-            fs::write(out.join("config.json"), r#"{"model_type": "llama"}"#).unwrap();
-            let path = out.join(name);
-            if name == "._work" {
-                fs::create_dir(&path).unwrap();
+        fs::write(out.join("model.safetensors"), "x").unwrap();
+        fs::write(out.join("config.json"), r#"{"model_type": "llama"}"#).unwrap();
+        for name in ["._work/", ".DS_Store.txt", ".Trashes/501/", ".DS_Store/x", ".localized/"] {
+            let first = out.join(name.split('/').next().unwrap());
+            if name.ends_with('/') {
+                fs::create_dir_all(out.join(name)).unwrap();
             } else {
-                fs::write(&path, "x").unwrap();
+                fs::create_dir_all(out.join(name).parent().unwrap()).unwrap();
+                fs::write(out.join(name), "x").unwrap();
             }
             assert!(check_destination(&source, &out, Existing::Replaced).is_err(), "{name}");
-            if name == "._work" {
-                fs::remove_dir(&path).unwrap();
-            }
+            if first.is_dir() { fs::remove_dir_all(first).unwrap() } else { fs::remove_file(first).unwrap() }
         }
+        check_destination(&source, &out, Existing::Replaced).unwrap();
     }
 
     #[test]

@@ -77,6 +77,7 @@ impl<'a> Analysis<'a> {
         let correction = measure
             .run(&measured, progress, |layer| journal.append(layer))
             .and_then(|()| measure.correct(&journal.layers, progress))
+            .inspect_err(|_| journal.remove_if_empty())
             .map_err(|e| journal.with_resume_hint(e))?;
         journal.finish(out, measure.measurement.clone(), correction)
     }

@@ -4,6 +4,7 @@ use serde_json::Value;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
+use crate::files::json;
 use crate::text::tokenizer::{Message, Tokenizer};
 
 /// Text of `/help`: the commands and their effects.
@@ -123,7 +124,7 @@ impl Conversation {
         if let Some(tools) = tools {
             record["tools"] = tools.into();
         }
-        format!("{record}\n")
+        format!("{}\n", json::shown(&record))
     }
 }
 

@@ -124,7 +124,7 @@ pub enum GenerationConfig {
         /// Ids of the tokens that end a text; empty if the file names none.
         stop: Vec<u32>,
     },
-    /// The file is a folder or not a JSON object, or `eos_token_id` holds something other than ids.
+    /// The file is a folder, a link to nothing, or not a JSON object, or `eos_token_id` holds something other than ids.
     Broken(Error),
 }
 
@@ -138,6 +138,10 @@ impl GenerationConfig {
         if files.has_folder(GENERATION) {
             let path = files.path_of(GENERATION);
             return Ok(Self::Broken(Error::file(path, "is a folder, expected a file")));
+        }
+        if let Some(target) = files.dangling_link(GENERATION) {
+            let message = format!("is a link to {}, where nothing is", target.display());
+            return Ok(Self::Broken(Error::file(files.path_of(GENERATION), message)));
         }
         if !files.has(GENERATION) {
             return Ok(Self::Absent);
@@ -195,6 +199,25 @@ fn id(value: &Value) -> Option<u32> {
     json::as_u64(value).and_then(|n| u32::try_from(n).ok())
 }
 
+/// Writes token ids that are floats with whole values, such as 4.0, as integers. Returns true if there were any.
+pub fn make_ids_integers(keys: &mut Map<String, Value>) -> bool {
+    let mut has_changed = false;
+    for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
+        let ids = match keys.get_mut(key) {
+            Some(Value::Array(ids)) => &mut ids[..],
+            Some(single) => std::slice::from_mut(single),
+            None => &mut [],
+        };
+        for value in ids.iter_mut().filter(|value| value.is_f64()) {
+            if let Some(id) = id(value) {
+                *value = id.into();
+                has_changed = true;
+            }
+        }
+    }
+    has_changed
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
@@ -208,6 +231,15 @@ mod tests {
         for bad in [json!(-1), json!("x"), json!([1, null])] {
             assert_eq!(parse(&bad), None);
         }
+    }
+
+    #[test]
+    fn whole_floats_become_integers() {
+        let keys = json!({"eos_token_id": [1.0, 4], "bos_token_id": 0.0, "pad_token_id": 1.5, "x": 2.0});
+        let mut keys = keys.as_object().unwrap().clone();
+        assert!(make_ids_integers(&mut keys) && !make_ids_integers(&mut keys));
+        let expected = r#"{"eos_token_id":[1,4],"bos_token_id":0,"pad_token_id":1.5,"x":2.0}"#;
+        assert_eq!(Value::Object(keys).to_string(), expected);
     }
 
     #[test]

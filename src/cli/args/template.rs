@@ -34,7 +34,9 @@ pub struct Template {
     )]
     pub chat_template_config: Option<Map<String, Value>>,
     /// Let each answer begin with this text, and the model continue it; in a text, the last answer of each conversation
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = HEADING)]
+    #[arg(
+        long, value_name = "TEXT", allow_hyphen_values = true, value_parser = beginning, help_heading = HEADING
+    )]
     pub prefill_response: Option<String>,
 }
 
@@ -43,8 +45,9 @@ impl Template {
     pub fn flags(&self) -> Vec<&'static str> {
         let flags = [
             ("--chat-template", self.chat_template.is_some()),
-            ("--chat-template-config", self.chat_template_config.is_some()),
             ("--prefill-response", self.prefill_response.is_some()),
+            // mlx-lm's default is an object without variables, which scripts may repeat.
+            ("--chat-template-config", self.chat_template_config.as_ref().is_some_and(|map| !map.is_empty())),
         ];
         flags.into_iter().filter_map(|(flag, is_set)| is_set.then_some(flag)).collect()
     }
@@ -61,10 +64,18 @@ pub struct Asking {
     pub tools: Option<PathBuf>,
 }
 
+/// Parses the beginning of answers. An empty one would still change what some templates write before the answer.
+fn beginning(text: &str) -> Result<String, String> {
+    match text {
+        "" => Err("an empty text begins no answer: leave the flag out".to_owned()),
+        text => Ok(text.to_owned()),
+    }
+}
+
 /// Parses an object of variables, without those that flags and the command set.
 fn variables(text: &str) -> Result<Map<String, Value>, String> {
-    let value = json::parse_text(text)
-        .map_err(|error| format!("not valid JSON: {error}; expected an object such as {{\"name\": true}}"))?;
+    let value = json::parse_text_exact(text)
+        .map_err(|error| format!("{error}; expected an object such as {{\"name\": true}}"))?;
     let Value::Object(object) = value else {
         return Err("expected a JSON object such as {\"name\": true}".to_owned());
     };
@@ -86,6 +97,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_object_without_variables_is_no_flag() {
+        let set = |text: &str| Template {
+            chat_template_config: Some(variables(text).unwrap()),
+            ..Template::default()
+        };
+        assert!(set("{}").flags().is_empty());
+        assert_eq!(set(r#"{"a": 1}"#).flags(), ["--chat-template-config"]);
+        assert!(beginning("").is_err() && beginning(" ").is_ok());
+    }
+
+    #[test]
     fn variables_are_objects() {
         let object = variables(r#"{"enable_thinking": false, "b": [1, 1.0], "a": null}"#).unwrap();
         assert_eq!(object.keys().collect::<Vec<_>>(), ["enable_thinking", "b", "a"]);
@@ -96,6 +118,7 @@ mod tests {
             ("false", "expected a JSON object"),
             (r#"{"a": 1, "messages": []}"#, "`messages` is no variable"),
             (r#"{"tools": []}"#, "--tools"),
+            (r#"{"a": 170141183460469231731687303715884105728}"#, "has more than 128 bits"),
             (r#"{"chat_template": "tool_use"}"#, "--chat-template chooses"),
         ] {
             let error = variables(wrong).unwrap_err();

@@ -24,7 +24,7 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     let mut claim = None;
     let source = open_after(&args.model, Need::Weights, |_| {
         output_file::check(&args.out, Existing::replaced_if(args.overwrite))?;
-        claim = Claim::new(&args.out)?;
+        claim = Some(Claim::new(&args.out)?);
         let unfinished = TableJournal::path(&args.out);
         if !args.resume && !args.overwrite && Journal::has_unfinished(&unfinished, None)? {
             return Err(journal::unfinished(&unfinished));

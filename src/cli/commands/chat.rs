@@ -6,10 +6,10 @@ use super::answering::{Loaded, Source, note_greedy, print_cache, print_speed, sa
 use super::flag_names::flags_in;
 use super::lines::{Line, Lines};
 use super::prompting::{RenderedPrompt, ignores_system, render, system_ignored};
-use super::templating::template_in_use;
 use crate::cli::args::Chat;
 use crate::cli::signals;
 use crate::cli::signals::SecondInterrupt;
+use crate::engine::generate::generate::Generation;
 use crate::engine::generate::session::Session;
 use crate::engine::runtime::Engine;
 use crate::error::{Error, ErrorKind, Result};
@@ -24,44 +24,14 @@ use crate::{interrupt, report};
 /// Runs the command.
 pub fn run(args: &Chat, console: &Console) -> Result<()> {
     let source = Source::open(&args.answering, &args.asking, false)?;
-    if !source.tokenizer.has_chat_template() {
-        return Err(Error::file(
-            &args.answering.model,
-            "there is no chat template, so turns cannot be told apart",
-        )
-        .hint("mixbit run continues a text without one; --chat-template FILE gives it one"));
-    }
-    template_in_use(&source.tokenizer)?;
+    check_template(args, &source)?;
     console.notes(&source.tokenizer.template_notes());
-    if args.system.as_deref().is_some_and(|text| ignores_system(&source.tokenizer, text)) {
-        return Err(system_ignored("--system"));
-    }
     let sampler = sampler(&args.answering.sampling, None, source.checkpoint.spec())?;
-    note_greedy(&args.answering.sampling, console);
-    console.notes(source.file_notes());
-    console.notes(&source.notes());
-    if args.verbose {
-        console.line(&format!("stop tokens: {}", source.stop_tokens()));
-    }
-    console.notes(source.context_note().as_slice());
+    print_notes(args, &source, console);
     let engine = Engine::start()?;
     let (loaded, _) = source.load(&engine, args.answering.dtype.map(Into::into))?;
     let mut lines = Lines::open()?;
-    let mut chat = Talk {
-        console,
-        verbose: args.verbose,
-        prefill: args.asking.template.prefill_response.clone(),
-        conversation: Conversation::new(args.system.clone()),
-        session: source.session(&loaded),
-        loaded: &loaded,
-        source: &source,
-        sampler,
-        seen: [Seen::default(), Seen::default()],
-        rendered: String::new(),
-        saved: Vec::new(),
-        unsaved: None,
-        length_noted: false,
-    };
+    let mut chat = Talk::new(args, &source, &loaded, sampler, console);
     signals::converse(if lines.are_typed() {
         SecondInterrupt::Ignored
     } else {
@@ -71,6 +41,33 @@ pub fn run(args: &Chat, console: &Console) -> Result<()> {
         console.line("/help lists the commands, Ctrl-D ends");
     }
     converse(&mut chat, &mut lines)
+}
+
+/// Fails where no chat template can be used, or the one in use leaves out the system message.
+fn check_template(args: &Chat, source: &Source) -> Result<()> {
+    if !source.tokenizer.has_chat_template() {
+        return Err(Error::file(
+            &args.answering.model,
+            "there is no chat template, so turns cannot be told apart",
+        )
+        .hint("mixbit run continues a text without one; --chat-template FILE gives it one"));
+    }
+    source.tokenizer.template_in_use()?;
+    if args.system.as_deref().is_some_and(|text| ignores_system(&source.tokenizer, text)) {
+        return Err(system_ignored("--system"));
+    }
+    Ok(())
+}
+
+/// Prints notes on the model and on sampling, with --verbose also the stop tokens.
+fn print_notes(args: &Chat, source: &Source, console: &Console) {
+    note_greedy(&args.answering.sampling, console);
+    console.notes(source.file_notes());
+    console.notes(&source.notes());
+    if args.verbose {
+        console.line(&format!("stop tokens: {}", source.stop_tokens()));
+    }
+    console.notes(source.context_note().as_slice());
 }
 
 /// Obeys lines until the conversation ends.
@@ -109,6 +106,15 @@ fn can_retry(error: &Error) -> bool {
     !matches!(error.kind(), ErrorKind::Engine(_) | ErrorKind::ClosedPipe)
 }
 
+/// Answer of one turn.
+struct TurnAnswer {
+    /// Text that was shown.
+    text: String,
+    tokens: Vec<u32>,
+    /// Figures of the generation; `None` if the user stopped it.
+    generation: Option<Generation>,
+}
+
 /// A conversation, with its model, session and state.
 struct Talk<'a> {
     console: &'a Console,
@@ -132,7 +138,32 @@ struct Talk<'a> {
     length_noted: bool,
 }
 
-impl Talk<'_> {
+impl<'a> Talk<'a> {
+    /// Begins a conversation.
+    fn new(
+        args: &Chat,
+        source: &'a Source,
+        loaded: &'a Loaded,
+        sampler: Sampler,
+        console: &'a Console,
+    ) -> Self {
+        Self {
+            console,
+            verbose: args.verbose,
+            prefill: args.asking.template.prefill_response.clone(),
+            conversation: Conversation::new(args.system.clone()),
+            session: source.session(loaded),
+            loaded,
+            source,
+            sampler,
+            seen: [Seen::default(), Seen::default()],
+            rendered: String::new(),
+            saved: Vec::new(),
+            unsaved: None,
+            length_noted: false,
+        }
+    }
+
     /// Obeys a line; false ends the conversation.
     fn obey(&mut self, input: Input) -> Result<bool> {
         match input {
@@ -205,20 +236,46 @@ impl Talk<'_> {
 
     /// Answers the latest message of the user.
     fn answer(&mut self) -> Result<()> {
-        let source = self.source;
-        let messages = self.conversation.messages();
-        let RenderedPrompt { rendered, prefill } =
-            render(&source.tokenizer, messages, self.prefill.as_deref())?;
+        let (messages, tokenizer) = (self.conversation.messages(), &self.source.tokenizer);
+        let RenderedPrompt { rendered, prefill } = render(tokenizer, messages, self.prefill.as_deref())?;
         let rendered = rendered.unwrap_or_default();
+        let prompt = self.prompt(&rendered)?;
+        self.note_length(prompt.tokens.len());
+        let TurnAnswer { text, tokens, generation } = self.generate(&prompt.tokens, prefill)?;
+        if generation.is_none() {
+            interrupt::take();
+            self.console.line("stopped");
+        }
+        if let Some(generation) = generation.as_ref().filter(|_| self.verbose) {
+            print_speed(self.console, prompt.tokens.len(), generation);
+            print_cache(self.console, generation);
+        }
+        self.rendered = rendered;
+        self.seen = [prompt.answered(tokenizer, &tokens)?, prompt];
+        if generation.is_none() && (text.is_empty() || tokens.is_empty()) {
+            self.conversation.take_back();
+        } else {
+            self.conversation.answered(text);
+        }
+        Ok(())
+    }
+
+    /// Returns the prompt that the template wrote as `rendered`, in the tokens that the model has seen of it.
+    fn prompt(&self, rendered: &str) -> Result<Seen> {
         let [answered, before] = &self.seen;
         let as_generated = if self.session.has_forgotten() {
-            as_said(&rendered, &self.rendered, before, answered)
+            as_said(rendered, &self.rendered, before, answered)
         } else {
             None
         };
-        let text = as_generated.unwrap_or_else(|| rendered.clone());
-        let prompt = encode_after(&source.tokenizer, &text, &self.seen)?;
-        self.note_length(prompt.len());
+        let text = as_generated.unwrap_or_else(|| rendered.to_owned());
+        let tokens = encode_after(&self.source.tokenizer, &text, &self.seen)?;
+        Ok(Seen { text, tokens })
+    }
+
+    /// Generates an answer to `prompt` that begins with `prefill`, and shows it. Ctrl-C ends it.
+    fn generate(&mut self, prompt: &[u32], prefill: String) -> Result<TurnAnswer> {
+        let source = self.source;
         let mut answer = Answer::new(&source.tokenizer, &source.ending);
         out(&answer.begin_with(prefill))?;
         let mut tokens = Vec::new();
@@ -227,7 +284,7 @@ impl Talk<'_> {
         let result = source.answer(
             self.loaded,
             &mut self.session,
-            &prompt,
+            prompt,
             &mut self.sampler,
             &mut answer,
             |chosen, text| {
@@ -235,27 +292,13 @@ impl Talk<'_> {
                 out(text)
             },
         );
-        let stopped = matches!(&result, Err(error) if matches!(error.kind(), ErrorKind::Interrupted));
-        let generation = if stopped { None } else { Some(result?) };
-        let (rest, answer, _) = answer.finish()?;
+        let generation = match result {
+            Err(error) if matches!(error.kind(), ErrorKind::Interrupted) => None,
+            result => Some(result?),
+        };
+        let (rest, text, _) = answer.finish()?;
         out(&format!("{rest}\n"))?;
-        if stopped {
-            interrupt::take();
-            self.console.line("stopped");
-        }
-        if let Some(generation) = generation.filter(|_| self.verbose) {
-            print_speed(self.console, prompt.len(), &generation);
-            print_cache(self.console, &generation);
-        }
-        let prompt = Seen { text, tokens: prompt };
-        self.rendered = rendered;
-        self.seen = [prompt.answered(&source.tokenizer, &tokens)?, prompt];
-        if stopped && (answer.is_empty() || tokens.is_empty()) {
-            self.conversation.take_back();
-        } else {
-            self.conversation.answered(answer);
-        }
-        Ok(())
+        Ok(TurnAnswer { text, tokens, generation })
     }
 
     fn note_length(&mut self, prompt: usize) {

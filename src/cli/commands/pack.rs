@@ -78,8 +78,7 @@ fn check_output(source: &SourceModel, parts: &Parts, out: &Path) -> Result<()> {
         return Err(Error::usage(format!("the output {} is the model's own `{name}`", out.display()))
             .hint("choose another name for --out"));
     }
-    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    match (fs::canonicalize(parent), fs::canonicalize(source.dir())) {
+    match (fs::canonicalize(output_file::existing_folder(out)), fs::canonicalize(source.dir())) {
         (Ok(parent), Ok(model)) if parent.starts_with(&model) => {
             Err(Error::usage(format!("the output {} is in the model's own folder", out.display()))
                 .hint("choose a place outside of it for --out"))

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Read;
 
-use super::templating::{hint_on_failure, template_in_use};
+use super::templating::hint_on_failure;
 use crate::cli::args;
 use crate::cli::args::Run;
 use crate::error::{Error, ErrorKind, Result};
@@ -36,7 +36,7 @@ pub fn prompt(run: &Run, tokenizer: &Tokenizer) -> Result<(Vec<u32>, RenderedPro
     if args.disable_chat_template {
         return Ok((tokenizer.encode(&text, true)?, RenderedPrompt::default()));
     }
-    template_in_use(tokenizer)?;
+    tokenizer.template_in_use()?;
     let system = if args.final_only { Some(FINAL_ONLY) } else { args.system.as_deref() };
     let prefill = run.asking.template.prefill_response.as_deref();
     let prompt = render(tokenizer, messages(&text, system), prefill).map_err(|error| match error.kind() {

@@ -3,9 +3,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::answering::{Source, note_greedy, print_cache, print_speed, rates, sampler};
-use super::prompting::prompt;
-use super::templating::template_in_use;
+use super::answering::{Loaded, Source, note_greedy, print_cache, print_speed, rates, sampler};
+use super::prompting::{RenderedPrompt, prompt};
 use crate::cli::args::Run;
 use crate::engine::cache::sequence::CacheFigures;
 use crate::engine::generate::generate::{Finish, Generation, Timings};
@@ -14,35 +13,85 @@ use crate::engine::runtime::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::report::{Answered, Console, answer_json, logprob_table, out};
 use crate::text::answer::{Answer, End, last_boxed};
+use crate::text::sampling::{Logprobs, Sampler};
 use crate::words::bytes;
 
 /// Runs the command.
 pub fn run(args: &Run, console: &Console) -> Result<()> {
-    if args.show.extract_boxed && args.show.logprobs.is_some() && !args.show.json {
-        return Err(Error::usage("--extract-boxed prints nothing but the box, and --logprobs a table")
-            .hint("leave one out; with --json there is room for both"));
-    }
+    check_flags(args)?;
     let source = Source::open(&args.answering, &args.asking, args.ignore_eos)?;
     let spec = source.checkpoint.spec();
     let mut sampler = sampler(&args.answering.sampling, args.show.logprobs, spec)?;
     note_greedy(&args.answering.sampling, console);
-    let (prompt, rendered_prompt) = prompt(args, &source.tokenizer)?;
-    let has_template = rendered_prompt.rendered.is_some();
-    let template = if has_template { template_in_use(&source.tokenizer)? } else { None };
+    let (prompt, RenderedPrompt { rendered, prefill }) = prompt(args, &source.tokenizer)?;
+    let template = rendered.as_ref().map(|_| source.tokenizer.template_in_use()).transpose()?.flatten();
     if template.is_some() {
         console.notes(&source.tokenizer.template_notes());
     }
     print_notes(console, args, &source, template, &prompt)?;
     let engine = Engine::start()?;
     let (loaded, load) = source.load(&engine, args.answering.dtype.map(Into::into))?;
+    let answer = generate(args, &source, &loaded, &mut sampler, &prompt, &prefill)?;
+    let GeneratedAnswer { text, end, generation, logprobs } = &answer;
+    let answered = Answered {
+        boxed: last_boxed(text),
+        extract_boxed: args.show.extract_boxed,
+        text,
+        prefill: &prefill,
+        template,
+        end: end.as_ref(),
+        generation,
+        logprobs: args.show.logprobs.map(|_| logprobs.as_slice()),
+        prompt: &prompt,
+        load,
+        rates: rates(prompt.len(), generation),
+    };
+    report(args, &answered, &source)?;
+    if generation.finish == Finish::Interrupted {
+        return Err(Error::interrupted());
+    }
+    print_speed(console, prompt.len(), generation);
+    print_details(console, args, generation, end.as_ref(), load);
+    check_boxed(args, &answered, console)
+}
 
+/// Fails where flags exclude each other.
+fn check_flags(args: &Run) -> Result<()> {
+    if args.show.extract_boxed && args.show.logprobs.is_some() && !args.show.json {
+        return Err(Error::usage("--extract-boxed prints nothing but the box, and --logprobs a table")
+            .hint("leave one out; with --json there is room for both"));
+    }
+    Ok(())
+}
+
+/// Answer of a model, whole or interrupted.
+struct GeneratedAnswer {
+    /// Text that was shown.
+    text: String,
+    /// End that came before the model's own, if any.
+    end: Option<End>,
+    generation: Generation,
+    /// Log-probabilities, one entry per token, where asked for.
+    logprobs: Vec<Logprobs>,
+}
+
+/// Generates the answer to `prompt`, which begins with `prefill`, and shows its text meanwhile unless something else is
+/// to be printed.
+fn generate(
+    args: &Run,
+    source: &Source,
+    loaded: &Loaded,
+    sampler: &mut Sampler,
+    prompt: &[u32],
+    prefill: &str,
+) -> Result<GeneratedAnswer> {
     let streams = !args.show.json && !args.show.extract_boxed;
     let show = |text: &str| if streams { out(text) } else { Ok(()) };
     let mut answer = Answer::new(&source.tokenizer, &source.ending);
-    show(&answer.begin_with(rendered_prompt.prefill.clone()))?;
+    show(&answer.begin_with(prefill.to_owned()))?;
     let (mut logprobs, mut partial) = (Vec::new(), PartialAnswer::new());
-    let mut session = source.session(&loaded);
-    let result = source.answer(&loaded, &mut session, &prompt, &mut sampler, &mut answer, |chosen, text| {
+    let mut session = source.session(loaded);
+    let result = source.answer(loaded, &mut session, prompt, sampler, &mut answer, |chosen, text| {
         logprobs.extend(chosen.logprobs.clone());
         partial.push(chosen.token);
         show(text)
@@ -56,27 +105,7 @@ pub fn run(args: &Run, console: &Console) -> Result<()> {
     };
     let (rest, text, end) = answer.finish()?;
     show(&format!("{rest}\n"))?;
-    let (reading, writing) = rates(prompt.len(), &generation);
-    let answered = Answered {
-        boxed: last_boxed(&text),
-        extract_boxed: args.show.extract_boxed,
-        text: &text,
-        prefill: &rendered_prompt.prefill,
-        template,
-        end: end.as_ref(),
-        generation: &generation,
-        logprobs: args.show.logprobs.map(|_| logprobs.as_slice()),
-        prompt: &prompt,
-        load,
-        rates: (reading, writing),
-    };
-    report(args, &answered, &source)?;
-    if generation.finish == Finish::Interrupted {
-        return Err(Error::interrupted());
-    }
-    print_speed(console, prompt.len(), &generation);
-    print_details(console, args, &generation, end.as_ref(), load);
-    check_boxed(args, &answered, console)
+    Ok(GeneratedAnswer { text, end, generation, logprobs })
 }
 
 /// Prints notes on the model and the prompt; with --verbose also the prompt as the model sees it, and stop tokens.

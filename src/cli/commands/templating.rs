@@ -24,7 +24,7 @@ pub fn for_answers(tokenizer: Tokenizer, asked: &args::Asking) -> Result<Tokeniz
     let messages = [Message::new("user", "Hi")];
     let render = |tools| tokenizer.render_with_tools(&messages, tools);
     // A template that fails is reported where it is used.
-    if let Some(tools) = tools.as_deref().filter(|tools| !tools.is_empty())
+    if let Some(tools) = tools.as_deref()
         && let (Ok(with), Ok(without)) = (render(Some(tools)), render(None))
         && with == without
     {
@@ -32,11 +32,6 @@ pub fn for_answers(tokenizer: Tokenizer, asked: &args::Asking) -> Result<Tokeniz
             .hint("describe them in --system, or give a --chat-template that knows tools"));
     }
     Ok(tokenizer)
-}
-
-/// Returns name and file of the chat template of prompts, where there is one.
-pub fn template_in_use(tokenizer: &Tokenizer) -> Result<Option<(&str, &Path)>> {
-    tokenizer.template_in_use().map_err(|error| error.hint("--chat-template NAME chooses one"))
 }
 
 /// Hint where the chat template of prompts fails: it names the user's own file.
@@ -56,11 +51,14 @@ fn read_tools(path: &Path) -> Result<Vec<Value>> {
     }
     let bytes = fs::read(path).map_err(|error| Error::io(path, error))?;
     lfs_pointer::refuse(path, &bytes)?;
-    let value = json::parse(path, &bytes).map_err(|error| error.hint(hint))?;
+    let value = json::parse_exact(path, &bytes).map_err(|error| error.hint(hint))?;
     let Value::Array(tools) = value else {
         let message = format!("expected a list of tools, found {}", kind(&value));
         return Err(Error::file(path, message).hint(hint));
     };
+    if tools.is_empty() {
+        return Err(Error::file(path, "lists no tools").hint("leave --tools out, or list at least one tool"));
+    }
     match tools.iter().position(|tool| !tool.is_object()) {
         Some(index) => {
             Err(Error::key(path, format!("[{index}]"), "expected an object that defines a tool").hint(hint))

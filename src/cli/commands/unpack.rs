@@ -70,9 +70,6 @@ fn unpack_folder(args: &Unpack, pack: &Pack, bar: &ProgressBar) -> Result<()> {
 fn unpack_files(args: &Unpack, pack: &Pack, files: &[&PackedFile], bar: &ProgressBar) -> Result<()> {
     let to = |file: &PackedFile| args.out.join(&file.name);
     for file in files {
-        if let Some(parent) = to(file).parent() {
-            fs::create_dir_all(parent).map_err(|e| Error::io(parent, e))?;
-        }
         output_file::check(&to(file), Existing::replaced_if(args.overwrite))?;
     }
     for file in files {

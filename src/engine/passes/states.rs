@@ -119,8 +119,13 @@ impl HiddenStates {
 }
 
 fn no_room(error: std::io::Error) -> Error {
-    Error::io(std::env::temp_dir(), error)
-        .hint("hidden states past setting `activation_memory` go there: make room, set TMPDIR to another disk, or allow more memory")
+    let what_to_do = match error.kind() {
+        std::io::ErrorKind::FileTooLarge => "raise the limit on a file's size (`ulimit -f`)",
+        _ => "make room, set TMPDIR to another disk",
+    };
+    Error::io(std::env::temp_dir(), error).hint(format!(
+        "hidden states past setting `activation_memory` go there: {what_to_do}, or allow more memory"
+    ))
 }
 
 #[cfg(test)]

@@ -17,6 +17,9 @@ const LONGEST_HEADER: u64 = 1 << 20;
 /// Hint for unfinished work that cannot be resumed.
 pub const ANEW: &str = "setting `overwrite` instead of setting `resume` starts anew";
 
+/// Name of the setting that holds the model's fingerprint.
+pub const MODEL: &str = "the model";
+
 /// Kind of work, and the settings it is done with.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -74,7 +77,11 @@ impl Header {
             let message = format!("holds an unfinished {}, not a {}", was.kind, self.kind);
             return Err(Error::file(path, message).hint(ANEW));
         }
-        let changed = self.settings.iter().filter_map(|(name, now)| {
+        // Numbers that the user has not given follow from the model.
+        let has_other_model =
+            was.value(MODEL).is_some_and(|was| self.value(MODEL).is_some_and(|now| now != was));
+        let compared = self.settings.iter().filter(|(name, _)| !has_other_model || name == MODEL);
+        let changed = compared.filter_map(|(name, now)| {
             let was = was.value(name).unwrap_or("not set");
             let name = if name.contains(' ') { name.clone() } else { format!("setting `{name}`") };
             (!now.is_empty() && was != now)
@@ -83,6 +90,10 @@ impl Header {
         let changed: Vec<String> = changed.collect();
         if changed.is_empty() && was.settings.iter().all(|(name, _)| self.value(name).is_some()) {
             return Ok(());
+        }
+        if has_other_model {
+            let message = format!("was begun with another model: {}", changed.join("; "));
+            return Err(Error::file(path, message).hint(format!("give that model, or {ANEW}")));
         }
         if changed.is_empty() {
             return Err(Error::file(path, "was begun by another version of mixbit").hint(ANEW));

@@ -110,7 +110,7 @@ impl Journal {
             let line = json_line(path, header)?;
             journal.file.write_all(&line).map_err(failed)?;
             journal.length = line.len();
-            journal.flush()?;
+            journal.flush().inspect_err(|_| remove(path))?;
         }
         Ok((journal, entries))
     }
@@ -126,7 +126,7 @@ impl Journal {
     pub fn append(&mut self, entry: &impl Serialize, payload: &[&[u8]]) -> Result<usize> {
         let line = entry_line(&self.path, entry, payload)?;
         for part in [&line[..]].iter().chain(payload) {
-            self.file.write_all(part).map_err(|e| Error::io(&self.path, e))?;
+            self.file.write_all(part).map_err(|e| self.no_room(e))?;
         }
         let start = self.length + line.len();
         self.length = start + payload.iter().map(|part| part.len()).sum::<usize>();
@@ -136,25 +136,33 @@ impl Journal {
 
     /// Hands what was appended to the system, so that a kill does not lose it.
     pub fn flush(&mut self) -> Result<()> {
-        self.file.flush().map_err(|e| Error::io(&self.path, e))
+        self.file.flush().map_err(|e| self.no_room(e))
     }
 
-    /// Adds to an interruption a hint how to resume after the entries, each of which is a `noun`. Removes a journal without
-    /// entries.
+    /// Returns an error of writing, which names the output that the journal lies beside.
+    fn no_room(&self, error: io::Error) -> Error {
+        Error::io(output_file::output_beside(&self.path), error)
+    }
+
+    /// Adds to an interruption a hint how to resume after the entries, each of which is a `noun`.
     pub fn with_resume_hint(&self, error: Error, noun: &str) -> Error {
         match (error.kind(), self.entries) {
-            (_, 0) => {
-                remove(&self.path);
-                error
-            }
-            (ErrorKind::Interrupted, entries) => error.hint(resume_after(&count(entries, noun))),
+            (ErrorKind::Interrupted, 1..) => error.hint(resume_after(&count(self.entries, noun))),
             _ => error,
+        }
+    }
+
+    /// Removes a journal without entries: there is nothing to resume.
+    pub fn remove_if_empty(&self) {
+        if self.entries == 0 {
+            remove(&self.path);
         }
     }
 
     /// Ends appending and returns the file, which keeps its lock.
     pub fn into_file(self) -> Result<File> {
-        self.file.into_inner().map_err(|e| Error::io(&self.path, e.into_error()))
+        let output = output_file::output_beside(&self.path);
+        self.file.into_inner().map_err(|e| Error::io(output, e.into_error()))
     }
 
     /// Removes the journal: the work is done.
@@ -169,6 +177,7 @@ impl Journal {
             let mut parts = [&header[..], &line].into_iter().chain(payload.iter().copied());
             parts.try_for_each(|part| file.write_all(part)).map_err(|e| Error::io(path, e))
         })
+        .map_err(|error| error.relocated(path, &output_file::output_beside(path)))
     }
 
     /// Reads the entry and the payload that [`replace`](Self::replace) wrote, where there is such a journal.
@@ -356,6 +365,18 @@ mod tests {
     }
 
     #[test]
+    fn another_model_is_named_alone() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("out.rounding");
+        let of_model = |samples, model| header(samples).with("the model", model);
+        Journal::open::<f64>(&path, &of_model(4, "a"), Start::Anew).unwrap();
+        let error = Journal::open::<f64>(&path, &of_model(5, "b"), Start::Resumed).unwrap_err();
+        let expected = "was begun with another model: the model was a, now it is b";
+        assert!(error.to_string().ends_with(expected), "{error}");
+        assert!(error.hint_text().unwrap().starts_with("give that model, or"), "{error:?}");
+    }
+
+    #[test]
     fn other_kinds_and_other_files_are_refused() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("out.partial");
@@ -401,6 +422,7 @@ mod tests {
         assert!(!Journal::has_unfinished(&path, Some(&header(4))).unwrap());
         let (mut journal, _) = open(&path, Start::Resumed).unwrap();
         let error = journal.with_resume_hint(Error::interrupted(), "layer");
+        journal.remove_if_empty();
         assert!(error.hint_text().is_none() && !path.exists());
         drop(journal);
         (journal, _) = open(&path, Start::Anew).unwrap();

@@ -38,11 +38,12 @@ pub(crate) fn check(folder: &Folder) -> Vec<Finding> {
     if let Some(rows) = rows {
         findings.push(vocabulary(tokenizer, rows, folder.config.as_ref()));
     }
-    match contradiction(tokenizer) {
-        Some(problem) => findings.push(problem),
-        None => {
-            findings.extend(tokenizer.notes().iter().map(|note| Finding::note("tokenizer", note.as_str())));
-        }
+    if let Some(problem) = contradiction(tokenizer) {
+        findings.push(problem);
+    } else {
+        // A broken chat template is a problem of its own.
+        let notes = tokenizer.notes().iter().filter(|note| !note.starts_with("chat template: "));
+        findings.extend(notes.map(|note| Finding::note("tokenizer", note.as_str())));
     }
     if let Some(config) = &folder.config {
         findings.push(begin(tokenizer, config, rows));

@@ -15,6 +15,7 @@ use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result};
 use crate::files::model_files::is_pack;
+use crate::files::output_file::NewFolders;
 use crate::files::{lfs_pointer, output_file};
 use crate::formats::checkpoint::Checkpoint;
 use crate::numerics::dtype::{Dtype, extend_f32};
@@ -28,12 +29,15 @@ pub struct ReferenceWriter {
     vocabulary: usize,
     rows: usize,
     tokens: Vec<u8>,
+    /// Removed after the file in them, where that is not finished.
+    _folders: NewFolders,
 }
 
 impl ReferenceWriter {
     /// Starts the file for `windows` of one length.
     pub fn create(path: &Path, windows: &[Vec<u32>], vocabulary: usize) -> Result<Self> {
         output_file::only_files(path)?;
+        let folders = NewFolders::above(path)?;
         let file = output_file::new_beside(path)?;
         let length = windows.first().map_or(0, Vec::len);
         let rows = windows.len() * length.saturating_sub(1);
@@ -49,7 +53,8 @@ impl ReferenceWriter {
         while !header.len().is_multiple_of(8) {
             header.push(' ');
         }
-        let mut writer = Self { path: path.to_owned(), file: BufWriter::new(file), vocabulary, rows, tokens };
+        let (path, file) = (path.to_owned(), BufWriter::new(file));
+        let mut writer = Self { path, file, vocabulary, rows, tokens, _folders: folders };
         writer.write(&(header.len() as u64).to_le_bytes())?;
         writer.write(header.as_bytes())?;
         Ok(writer)

@@ -132,9 +132,11 @@ impl Job<'_> {
         let mut before = self.measure_divergences(&engine, staged.folder.path(), &validation)?;
         while !rounds.is_over() {
             progress.line(&format!("refining, round {} of {}", rounds.done.len() + 1, rounds.max_rounds));
-            let moves = match rounds.take_moves() {
-                Some(moves) => moves,
-                None => self.predict_moves(&engine, &decision, staged.folder.path(), &split.sequences)?,
+            let moves = if let Some(moves) = rounds.take_moves() {
+                moves
+            } else {
+                let moves = self.predict_moves(&engine, &decision, staged.folder.path(), &split.sequences);
+                moves.map_err(|error| staged.folder.relocate(error))?
             };
             let solution =
                 plan.swap(&decision.solution, &pessimistic(&moves, rounds.caution), &table, target)?;

@@ -192,7 +192,7 @@ impl Job<'_> {
             Ok(())
         };
         let journal = journal.into_inner();
-        done.map_err(|error| journal.with_resume_hint(error))?;
+        done.inspect_err(|_| journal.remove_if_empty()).map_err(|error| journal.with_resume_hint(error))?;
         let (spooled, stats) = journal.seal()?;
         Ok(Rounded::Ready(spooled, stats))
     }

@@ -34,6 +34,16 @@ pub(crate) fn remove(output: &Path) {
     }
 }
 
+/// True if the same work may succeed after `error`.
+fn can_resume_after(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::Io { .. } | ErrorKind::Engine(_))
+}
+
+/// True if `error` may be of the float model or of the text to measure on, and not of the model that was made.
+pub(crate) fn is_of_inputs(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::File { .. } | ErrorKind::Tensor { .. } | ErrorKind::Input(_))
+}
+
 impl Job<'_> {
     /// Fails where a new start would lose what is there, or it cannot be resumed.
     pub(crate) fn check_unfinished(&self) -> Result<()> {
@@ -84,29 +94,24 @@ impl Job<'_> {
             || (self.settings.tuning.distill.is_some() && steps.exists())
     }
 
-    /// Adds to an `error` while the model was made how to resume, and keeps what is done where that helps.
+    /// Adds to an `error` while the model was made how to resume, unless it has a hint.
     pub(crate) fn with_resume_hint(&self, error: Error) -> Error {
-        match error.kind() {
-            _ if !self.has_kept() => error,
-            ErrorKind::Interrupted | ErrorKind::Io { .. } | ErrorKind::Engine(_)
-                if error.hint_text().is_some() =>
-            {
-                error
-            }
-            ErrorKind::Interrupted | ErrorKind::Io { .. } | ErrorKind::Engine(_) => {
-                error.hint(journal::resume_after("what is done"))
-            }
-            // An earlier run's work is worth more than a tidy folder.
-            _ if self.settings.resume => error,
-            _ => {
-                remove(&self.settings.output.path);
-                error
-            }
+        if self.has_kept() && can_resume_after(&error) && error.hint_text().is_none() {
+            return error.hint(journal::resume_after("what is done"));
+        }
+        error
+    }
+
+    /// Removes the journals of this run where `error` would come again. An earlier run's work is worth more than a tidy
+    /// folder.
+    pub(crate) fn remove_useless_journals(&self, error: &Error) {
+        if self.has_kept() && !can_resume_after(error) && !self.settings.resume {
+            remove(&self.settings.output.path);
         }
     }
 
     /// Adds to an `error` while the finished model was measured how to resume: nothing that is done is lost.
-    pub(crate) fn unmeasured(&self, error: Error) -> Error {
+    pub(crate) fn with_evaluation_hint(&self, error: Error) -> Error {
         let (given, validation_windows) = (
             matches!(self.settings.evaluation, EvaluationText::File(_)),
             self.texts.as_ref().map_or(0, |texts| texts.validation.len()),

@@ -8,6 +8,7 @@ use super::refinement_journal::RefinementJournal;
 use super::rounding_journal::RoundingJournal;
 use super::stage::{StagedModel, producers};
 use super::unfinished;
+use super::unfinished::is_of_inputs;
 use crate::error::Result;
 use crate::files::output_file::Existing;
 use crate::files::output_folder::OutputFolder;
@@ -59,9 +60,14 @@ impl Job<'_> {
         let layers = self.rounding_journal(&decision, was_moved)?;
         let model = self.build_model(&folder, decision, layers, rounds, &warnings);
         let model = model.and_then(|model| warnings.refuse(source).map(|()| model));
+        let model = model.inspect_err(|e| self.remove_useless_journals(e));
         let model = model.map_err(|e| self.with_resume_hint(folder.relocate(e)))?;
         let written = open(folder.path(), Need::Weights).map_err(|e| folder.relocate(e))?;
-        let evaluation = self.evaluate(&written).map_err(|e| self.unmeasured(folder.relocate(e)))?;
+        let evaluation = self.evaluate(&written);
+        if let Some(error) = evaluation.as_ref().err().filter(|error| !is_of_inputs(error)) {
+            self.remove_useless_journals(error);
+        }
+        let evaluation = evaluation.map_err(|e| self.with_evaluation_hint(folder.relocate(e)))?;
         let WrittenModel { decision, gptq_stats, refinement, distillation } = model;
         let bitmap = self.bitmap(&decision);
         let weights = Some(written.weights_fingerprint());

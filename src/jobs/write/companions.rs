@@ -6,6 +6,7 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::files::hub_cache;
+use crate::files::json;
 use crate::files::model_files::{ModelFiles, TEMPLATES, refuse_special_file};
 use crate::files::names::is_model_file;
 use crate::files::output_folder::OutputFolder;
@@ -13,7 +14,7 @@ use crate::models::bitmap;
 use crate::models::bitmap::BitMap;
 use crate::models::source::SourceModel;
 use crate::numerics::dtype::Dtype;
-use crate::text::stop_tokens::{GenerationConfig, StopTokens};
+use crate::text::stop_tokens::{GenerationConfig, StopTokens, make_ids_integers};
 use crate::text::tokenizer;
 use crate::text::tokenizer::Tokenizer;
 
@@ -26,6 +27,7 @@ pub fn config(source: &SourceModel, dtype: Dtype, bitmap: &BitMap) -> Value {
     for (key, value) in &source.spec().resolved {
         keys.insert((*key).to_owned(), value.clone());
     }
+    make_ids_integers(&mut keys);
     let dtype_key = if keys.contains_key("dtype") { "dtype" } else { "torch_dtype" };
     keys.insert(dtype_key.to_owned(), dtype.to_string().into());
     for key in ["quantization", "quantization_config"] {
@@ -122,9 +124,19 @@ pub fn write_config(
         copy(folder, files, &name)?;
     }
     if matches!(GenerationConfig::read(source.config())?, GenerationConfig::Whole { .. }) {
-        copy(folder, files, GENERATION)?;
+        copy_generation_config(folder, files)?;
     }
     Ok(())
+}
+
+/// Copies generation_config.json. Token ids that are floats become integers, as in config.json.
+fn copy_generation_config(folder: &OutputFolder, files: &ModelFiles) -> Result<()> {
+    let (mut value, literals) =
+        json::parse_with_literals(&files.path_of(GENERATION), &files.read(GENERATION)?)?;
+    if value.as_object_mut().is_some_and(make_ids_integers) {
+        return folder.write(GENERATION, format!("{}\n", literals.write(&value)).as_bytes());
+    }
+    copy(folder, files, GENERATION)
 }
 
 /// Copies the file `name`. JSON loses its byte-order mark, which Python's reader refuses.

@@ -39,7 +39,7 @@ impl Output {
 
     /// Fails where the model in `source` cannot be written here, and keeps other runs from writing here until the claim
     /// is dropped.
-    pub fn claim(&self, source: &Path, progress: &dyn Progress) -> Result<Option<Claim>> {
+    pub fn claim(&self, source: &Path, progress: &dyn Progress) -> Result<Claim> {
         self.check(source)?;
         let claim = Claim::new(&self.path)?;
         progress.notes(&leftover_notes(&self.path));

@@ -393,9 +393,14 @@ fn write_format(
             // Members of a ZIP need their checksum first; a safetensors file gives the tensors in order, mapped.
             let staging = folder.path().join("staging");
             std::fs::create_dir(&staging).map_err(|e| Error::io(&staging, e))?;
-            let shards = write_safetensors(&staging, producers, u64::MAX, parameters, progress)?;
+            let npz = folder.path().join("weights.npz");
+            let shards = write_safetensors(&staging, producers, u64::MAX, parameters, progress);
+            let shards = shards.map_err(|error| {
+                // There is one file, which nobody but this function knows.
+                error.relocated(&staging.join("model.safetensors"), &npz).relocated(&staging, &npz)
+            })?;
             let checkpoint = Checkpoint::open(&staging)?;
-            write_npz(&folder.path().join("weights.npz"), &checkpoint)?;
+            write_npz(&npz, &checkpoint)?;
             drop(checkpoint);
             std::fs::remove_dir_all(&staging).map_err(|e| Error::io(&staging, e))?;
             Ok(Shards { files: vec!["weights.npz".to_owned()], ..shards })

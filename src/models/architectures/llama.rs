@@ -90,6 +90,23 @@ mod tests {
     }
 
     #[test]
+    fn rope_spellings_of_one_meaning_are_no_note() {
+        let notes = |parameters: Value| {
+            let scaling = json!({"type": "linear", "factor": 2.0});
+            let config = json!({"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4,
+                "rope_theta": 3, "rope_scaling": scaling, "rope_parameters": parameters});
+            let config = ModelConfig::parse(Path::new("config.json"), &config.to_string()).unwrap();
+            let notes = spec(&config, &TensorShapes::new()).unwrap().notes;
+            notes.iter().filter(|note| note.contains("rope_parameters")).count()
+        };
+        assert_eq!(notes(json!({"rope_type": "linear", "factor": 2})), 0);
+        assert_eq!(notes(json!({"type": "linear", "factor": 2, "rope_theta": 3.0})), 0);
+        assert_eq!(notes(json!({"rope_type": "linear", "factor": 2, "rope_theta": 4})), 1);
+        assert_eq!(notes(json!({"rope_type": "linear", "factor": 3})), 1);
+        assert_eq!(notes(json!({"rope_type": "default"})), 1);
+    }
+
+    #[test]
     fn original_context_is_found_in_three_places() {
         for (keys, inside, expected) in [
             (json!({}), json!({}), 2048.0),

@@ -126,13 +126,21 @@ impl Rope {
             || theta.is_some_and(|theta| theta != self.theta)
     }
 
+    /// True if the object `group` of the config means this rotation, in any spelling; without a base it means this one.
+    #[allow(clippy::float_cmp, reason = "a base is copied, not computed")]
+    fn is_that_of(&self, config: &ModelConfig, group: &str) -> bool {
+        let has_base = |theta: Option<f64>| theta.is_none_or(|theta| theta == self.theta);
+        config.positive(&format!("{group}.rope_theta")).is_ok_and(has_base)
+            && RopeScaling::from_config(config, group).is_ok_and(|scaling| scaling == self.scaling)
+    }
+
     /// Notes for the user: keys that contradict each other, and a scaling that mlx-lm computes in another way than
     /// transformers.
     pub fn notes(&self, config: &ModelConfig) -> Vec<String> {
         let mut notes = Vec::new();
         if let Ok("rope_scaling") = group(config)
-            && let Some(Value::Object(scaling)) = config.get("rope_scaling")
-            && self.contradicts(config, scaling)
+            && matches!(config.get("rope_parameters"), Some(Value::Object(_)))
+            && !self.is_that_of(config, "rope_parameters")
         {
             notes.push(format!(
                 "config.json has rope_scaling and, different, rope_parameters: rope_scaling is taken with base {}, as transformers does",

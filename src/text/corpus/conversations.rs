@@ -9,6 +9,7 @@
 
 use serde_json::{Map, Value};
 
+use crate::files::json;
 use crate::text::tokenizer::{Message, NoMessage, kind};
 
 /// Conversation for a chat template to write out.
@@ -108,7 +109,7 @@ fn role(from: &str, key: &str) -> Result<&'static str, NoMessage> {
 
 /// Reads tool definitions: a list of objects, or that list as a string of JSON, as tables have it.
 fn tools(value: &Value) -> Result<Vec<Value>, NoMessage> {
-    let written = value.as_str().and_then(|text| serde_json::from_str(text).ok());
+    let written = value.as_str().and_then(|text| json::parse_text_exact(text).ok());
     match written.as_ref().unwrap_or(value) {
         Value::Array(list) if list.iter().all(Value::is_object) => Ok(list.clone()),
         _ => Err(wrong("tools".to_owned(), "a list of objects", Some(value))),
@@ -123,9 +124,9 @@ fn read_arguments(message: &mut Map<String, Value>) {
         else {
             continue;
         };
-        let read = arguments.as_str().and_then(|text| serde_json::from_str::<Map<String, Value>>(text).ok());
-        if let Some(object) = read {
-            *arguments = Value::Object(object);
+        let read = arguments.as_str().and_then(|text| json::parse_text_exact(text).ok());
+        if let Some(object) = read.filter(Value::is_object) {
+            *arguments = object;
         }
     }
 }

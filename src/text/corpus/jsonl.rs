@@ -7,12 +7,15 @@ use std::path::Path;
 
 use super::conversations;
 use super::conversations::Conversation;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::files::json;
 use crate::text::tokenizer::{Tokenizer, kind};
 
 /// File extensions, in lower case, that mean JSONL.
 const EXTENSIONS: [&str; 4] = ["jsonl", "json-lines", "jsonlines", "ndjson"];
+
+/// Keys of which a conversation has at least one.
+const CONVERSATION_KEYS: [&str; 3] = ["messages", "completion", "conversations"];
 
 /// Document on one line of a JSONL file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,8 +64,8 @@ pub(crate) fn read(path: &Path, text: &str) -> Result<Vec<Record>> {
 
 impl Record {
     fn parse(path: &Path, line: usize, text: &str) -> Result<Self> {
-        let value = json::parse_text(text)
-            .map_err(|e| Error::file(path, format!("line {line}: not valid JSON: {e}")).hint(HINT))?;
+        let value =
+            read_value(text).map_err(|e| Error::file(path, format!("line {line}: {e}")).hint(HINT))?;
         let Value::Object(object) = value else {
             return Err(Error::file(
                 path,
@@ -105,7 +108,12 @@ impl Record {
         };
         let Conversation { key, messages, tools } = conversation;
         let wrong = |message: String| Error::key(path, *key, format!("line {}: {message}", self.line));
+        // A template that cannot be read, or fails by itself, is no fault of the conversation.
+        tokenizer.check_template()?;
         let rendered = tokenizer.render_conversation(messages, tools.as_deref()).map_err(|e| {
+            if matches!(e.kind(), ErrorKind::Template { .. }) {
+                return e.with_context(&format!(", for line {} of {}", self.line, path.display()));
+            }
             let hint = e.hint_text().unwrap_or("the model's chat template does not take this conversation");
             wrong(e.to_string()).hint(hint)
         })?;
@@ -116,6 +124,14 @@ impl Record {
         // The template writes BOS itself where the model wants one.
         tokenizer.encode(&rendered, false)
     }
+}
+
+/// Reads the value of a line. Every digit counts in what a template writes out, and none beside a text.
+fn read_value(line: &str) -> std::result::Result<Value, String> {
+    json::parse_text_exact(line).or_else(|error| {
+        let has_conversation = |value: &Value| CONVERSATION_KEYS.iter().any(|key| value.get(key).is_some());
+        json::parse_text(line).ok().filter(|value| !has_conversation(value)).ok_or(error)
+    })
 }
 
 /// Returns the key that a record without a document lacks, and the problem to report for that key.
@@ -148,6 +164,11 @@ mod tests {
             assert_eq!(text.form(), "JSONL");
             assert!(text.tokens(&tokenizer()).is_ok());
         }
+        let long = "9".repeat(40);
+        assert!(open("a.jsonl", format!("{{\"text\": \"one\", \"id\": {long}}}").as_bytes()).is_ok());
+        let error = open("a.jsonl", CHAT.replace("\"Hi\"", &long).as_bytes()).unwrap_err().to_string();
+        let expected = "line 1: key `messages.0.content`: the integer 9999";
+        assert!(error.contains(expected) && error.ends_with("more than 128 bits"), "{error}");
         let error = open("a.json", b"[{\"text\": \"one\", \"score\": NaN}]").unwrap_err();
         assert!(error.to_string().contains("one JSON value"), "{error}");
     }

@@ -117,7 +117,7 @@ impl Text {
                 count(length, "token"),
                 if most == usize::MAX { "any number".to_owned() } else { most.to_string() }
             ))
-            .hint("give a larger setting `sequence_length` or setting `max_tokens`"));
+            .hint("ask for windows of at least 2 tokens, and for at least 3 tokens of the text"));
         }
         let tokens = self.first_tokens(tokenizer.into(), most)?;
         if tokens.len() < 3 {

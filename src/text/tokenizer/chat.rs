@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use super::json_value::{Python, PythonObject};
 use super::message::Message;
 use super::special::SpecialTokens;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::text::tokenizer::jinja::render::render;
 
 /// Roles whose messages are tried with parts, once per template.
@@ -39,17 +39,27 @@ pub(crate) struct Conversation<'a> {
     pub(crate) end: End,
 }
 
+/// Origin of a template.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// A file of the model.
+    Model,
+    /// A file that the user has put in the place of the model's.
+    User,
+}
+
 /// A template and the file that it came from.
 pub(crate) struct ChatTemplate {
     path: PathBuf,
+    origin: Origin,
     source: String,
     /// True per role of `ROLES` if its messages may have parts; set by the first trial rendering.
     takes_parts: OnceLock<[bool; ROLES.len()]>,
 }
 
 impl ChatTemplate {
-    pub(crate) fn new(path: PathBuf, source: String) -> Self {
-        Self { path, source, takes_parts: OnceLock::new() }
+    pub(crate) fn new(path: PathBuf, source: String, origin: Origin) -> Self {
+        Self { path, origin, source, takes_parts: OnceLock::new() }
     }
 
     /// Returns the path of the file that the template came from.
@@ -80,16 +90,29 @@ impl ChatTemplate {
             End::Continued => Some(self.tag_last(&mut messages)?),
             End::Closed | End::GenerationPrompt => None,
         };
-        let rendered = self.render_messages(&messages, conversation, special)?;
+        let rendered = self.render_messages(&messages, conversation, special);
+        let rendered = rendered.map_err(|error| self.with_hint(error))?;
         let rendered = match continued {
             Some(text) => self.cut_at_tag(rendered, &text)?,
             None => rendered,
         };
         if rendered.trim().is_empty() {
-            return Err(Error::file(&self.path, "chat template: writes nothing")
-                .hint("take the file from the model's repository again"));
+            return Err(self.with_hint(Error::template(&self.path, None, "writes nothing")));
         }
         Ok(rendered)
+    }
+
+    /// Adds to the error of a broken template what to do about it.
+    fn with_hint(&self, error: Error) -> Error {
+        match (error.kind(), self.origin) {
+            (ErrorKind::Template { .. }, Origin::Model) => error.hint(
+                "take the file from the model's repository again, or give another with setting `chat_template`",
+            ),
+            (ErrorKind::Template { .. }, Origin::User) => {
+                error.hint("mend this template, or choose another with setting `chat_template`")
+            }
+            _ => error,
+        }
     }
 
     /// Renders `messages` unchanged, in place of those of `conversation`, with everything else of `conversation`.

@@ -32,6 +32,10 @@ pub(crate) fn no_tokenizer_json(model: &ModelFiles) -> Error {
         return Error::file(model.path_of("tokenizer.json"), "is a folder, expected a file")
             .hint("move it elsewhere, and copy tokenizer.json from the model's page on the Hub");
     }
+    if let Some(target) = model.dangling_link("tokenizer.json") {
+        let message = format!("is a link to {}, where nothing is", target.display());
+        return Error::file(model.path_of("tokenizer.json"), message).hint("download the model again");
+    }
     let others = match files(model) {
         Ok(others) => others,
         Err(error) => return error,

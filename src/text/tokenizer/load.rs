@@ -1,18 +1,21 @@
 //! From a folder's files to a tokenizer, as transformers' `AutoTokenizer` goes.
 
 use serde_json::json;
+use std::path::Path;
 use tokenizers::{DecoderWrapper, PostProcessorWrapper};
 
 use super::class::Class;
 use super::guard::guarded;
+use super::message::kind;
 use super::settings::{ADDED, CONFIG, MAP, Settings};
 use super::special::SpecialTokens;
 use super::template_settings::TemplateSettings;
 use super::templates::{LEGACY_FILE, Templates};
 use super::token::{Token, TokenValue};
 use super::tokenizer::Tokenizer;
-use super::{files, mistral, tekken};
+use super::{files, mistral, tekken, templates};
 use crate::error::{Error, Result};
+use crate::files::json::with_plain_surrogates;
 use crate::files::model_files::ModelFiles;
 use crate::words::count;
 
@@ -28,8 +31,11 @@ pub(crate) fn load(files: &ModelFiles) -> Result<Tokenizer> {
     let bytes = files.read(name)?;
     let path = files.path_of(name);
     let mut inner = if has_json {
-        guarded(|| tokenizers::Tokenizer::from_bytes(&bytes))
-            .map_err(|e| Error::file(&path, format!("not a tokenizer that can be read: {e}")))?
+        refuse_mark(&path, &bytes)?;
+        guarded(|| tokenizers::Tokenizer::from_bytes(&bytes)).map_err(|e| {
+            let message = with_plain_surrogates(&e);
+            Error::file(&path, format!("not a tokenizer that can be read: {message}"))
+        })?
     } else {
         tekken::read(files, &bytes)?
     };
@@ -54,10 +60,22 @@ pub(crate) fn load(files: &ModelFiles) -> Result<Tokenizer> {
     let template_settings = TemplateSettings::default();
     let byte_fallback = inner.get_decoder().is_some_and(has_byte_fallback);
     let mut notes = notes(&settings, class);
-    notes.extend(folders(files));
+    notes.extend(unreadable(files));
     notes.extend(contradiction(&inner, &special));
     notes.extend(wrong_pattern);
+    notes.extend(templates.broken_note());
     Ok(Tokenizer { path, inner, special, added_later, templates, template_settings, byte_fallback, notes })
+}
+
+/// Fails where tokenizer.json begins with a byte-order mark, with which nobody reads it.
+fn refuse_mark(path: &Path, bytes: &[u8]) -> Result<()> {
+    if !bytes.starts_with("\u{feff}".as_bytes()) {
+        return Ok(());
+    }
+    let message = "begins with a byte-order mark, with which transformers and mlx-lm do not read it either";
+    Err(Error::file(path, message).hint(format!(
+        "save it as UTF-8 without the mark: tail -c +4 {JSON} > new.json && mv new.json {JSON}"
+    )))
 }
 
 /// Adds tokens, and sets what is no part of `tokenizer.json`. Returns what to say of a pattern that may be wrong.
@@ -128,6 +146,14 @@ fn notes(settings: &Settings, class: Class) -> Vec<String> {
     if class == Class::CodeLlama {
         notes.push("`<FILL_ME>` in a text is not split as transformers splits it, for infilling".to_owned());
     }
+    if let Some(class) = settings.config.get("tokenizer_class").filter(|class| !class.is_null())
+        && !class.is_string()
+    {
+        let found = kind(class);
+        notes.push(format!(
+            "{CONFIG}: key `tokenizer_class`: expected a string, found {found}; it is not used"
+        ));
+    }
     if settings.config.contains_key("auto_map") {
         notes.push(
             "tokenizer_config.json names code for the tokenizer (auto_map), which is not run".to_owned(),
@@ -142,12 +168,22 @@ fn notes(settings: &Settings, class: Class) -> Vec<String> {
     notes
 }
 
-/// One note per folder that lies where a side file could be.
-fn folders(files: &ModelFiles) -> impl Iterator<Item = String> {
-    let names = [JSON, CONFIG, MAP, ADDED, LEGACY_FILE].into_iter().filter(|name| files.has_folder(name));
-    names.map(|name| {
+/// Returns a note per folder that lies where a side file could be, and per link to a file that is not there.
+fn unreadable(files: &ModelFiles) -> Vec<String> {
+    let names = [JSON, CONFIG, MAP, ADDED, LEGACY_FILE];
+    let folders = names.into_iter().filter(|name| files.has_folder(name)).map(|name| {
         format!("{}: is a folder, expected a file; it is not read", files.path_of(name).display())
-    })
+    });
+    let links = names.into_iter().chain([templates::FILE]).filter_map(|name| {
+        let target = files.dangling_link(name)?;
+        let path = files.path_of(name);
+        Some(format!(
+            "{}: is a link to {}, where nothing is; it is not read",
+            path.display(),
+            target.display()
+        ))
+    });
+    folders.chain(links).collect()
 }
 
 /// Tokens whose ids in the side files are not those that they have, neither here nor with transformers.
@@ -196,6 +232,43 @@ mod tests {
                 format!("{}: is a folder, expected a file; it is not read", dir.path().join(name).display());
             assert!(tokenizer.notes().contains(&expected), "{:?}", tokenizer.notes());
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn links_to_nothing_are_noted() {
+        let json = sentencepiece(true).to_string();
+        for name in ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"] {
+            let dir = folder(&[("tokenizer.json", &json)]);
+            std::os::unix::fs::symlink("gone", dir.path().join(name)).unwrap();
+            let tokenizer = Tokenizer::from_dir(dir.path()).unwrap();
+            let expected = format!("{name}: is a link to gone, where nothing is; it is not read");
+            assert!(tokenizer.notes().concat().contains(&expected), "{:?}", tokenizer.notes());
+        }
+        let dir = folder(&[]);
+        std::os::unix::fs::symlink("gone", dir.path().join("tokenizer.json")).unwrap();
+        let error = Tokenizer::from_dir(dir.path()).err().unwrap().to_string();
+        assert!(error.ends_with("tokenizer.json: is a link to gone, where nothing is"), "{error}");
+    }
+
+    #[test]
+    fn a_class_that_is_no_string_is_noted() {
+        let json = sentencepiece(true).to_string();
+        let notes = |config: &str| {
+            let dir = folder(&[("tokenizer.json", &json), ("tokenizer_config.json", config)]);
+            Tokenizer::from_dir(dir.path()).unwrap().notes().concat()
+        };
+        let expected = "key `tokenizer_class`: expected a string, found a number; it is not used";
+        assert!(notes(r#"{"tokenizer_class": 3}"#).contains(expected));
+        assert_eq!(notes(r#"{"tokenizer_class": null}"#), "");
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_named() {
+        let json = format!("\u{feff}{}", sentencepiece(true));
+        let error = Tokenizer::from_dir(folder(&[("tokenizer.json", &json)]).path()).err().unwrap();
+        assert!(error.to_string().contains("tokenizer.json: begins with a byte-order mark"), "{error}");
+        assert!(error.hint_text().unwrap().contains("tail -c +4"), "{error:?}");
     }
 
     /// The tokenizers crate panics on these.

@@ -4,13 +4,14 @@
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
-use super::chat::ChatTemplate;
+use super::chat::{ChatTemplate, Origin};
 use super::message::kind;
 use super::tokenizer::read_object;
 use crate::error::{Error, Result};
 use crate::files::model_files::{ModelFiles, TEMPLATES};
 
-const FILE: &str = "chat_template.jinja";
+/// The template that transformers reads first.
+pub(crate) const FILE: &str = "chat_template.jinja";
 
 /// A file of processors of earlier versions of transformers, which its tokenizers do not read.
 pub(crate) const LEGACY_FILE: &str = "chat_template.json";
@@ -41,6 +42,8 @@ pub(crate) struct Templates {
     named: Vec<(String, ChatTemplate)>,
     /// The name of the only one to use.
     chosen: Option<String>,
+    /// Fault of a template that cannot be read, which matters unless the user chose another.
+    broken: Option<Error>,
     /// Notes for the user, one line for each decision beyond transformers' rules.
     notes: Vec<String>,
 }
@@ -53,17 +56,22 @@ impl Templates {
     ///
     /// transformers reads no more than that. If that leaves no template for a conversation, `chat_template` beside
     /// further files, or `chat_template.json`, is taken with a note, and a broken `chat_template.json` is left out with one.
+    /// Another template that cannot be read is an error once it is to be used.
     ///
     /// # Errors
-    /// Fails if a file cannot be read, or if a value that should be a template is something else.
+    /// Fails if the folder cannot be listed.
     pub(crate) fn read(files: &ModelFiles, config_path: &Path, config: &Map<String, Value>) -> Result<Self> {
         let mut templates = Self::default();
         templates.read_jinja_files(files)?;
-        if templates.get(DEFAULT).is_some() {
+        if templates.get(DEFAULT).is_some() || templates.broken.is_some() {
             return Ok(templates);
         }
         let has_files = !templates.named.is_empty();
-        for (name, source) in entries(config_path, config.get("chat_template"))? {
+        let entries = entries(config_path, config.get("chat_template")).unwrap_or_else(|error| {
+            templates.set_broken(error);
+            Vec::new()
+        });
+        for (name, source) in entries {
             if has_files && name != DEFAULT {
                 continue;
             }
@@ -73,10 +81,10 @@ impl Templates {
                     file_name(config_path)
                 ));
             }
-            templates.add(name, config_path.to_owned(), source);
+            templates.add(name, config_path.to_owned(), source, Origin::Model);
         }
         // transformers' tokenizers do not read it, so that a broken one is no reason to stop.
-        if templates.named.is_empty()
+        if !templates.has_any()
             && files.has(LEGACY_FILE)
             && let Err(error) = templates.read_legacy_file(files)
         {
@@ -87,11 +95,8 @@ impl Templates {
 
     fn read_jinja_files(&mut self, files: &ModelFiles) -> Result<()> {
         if files.has_folder(FILE) {
-            return Err(Error::file(
-                files.path_of(FILE),
-                "is a folder, expected a file with the chat template",
-            )
-            .hint("move it elsewhere, or put the template in its place"));
+            let message = "is a folder, expected a file with the chat template";
+            self.set_broken(Error::file(files.path_of(FILE), message));
         }
         // transformers reads this one first, so that a further file of the same name wins.
         let mut of_files = vec![(DEFAULT.to_owned(), FILE.to_owned())];
@@ -102,11 +107,39 @@ impl Templates {
             }
         }
         for (name, path) in of_files {
-            if files.has(&path) {
-                self.add(name, files.path_of(&path), files.read_text(&path)?);
+            if !files.has(&path) {
+                continue;
+            }
+            match files.read_text(&path) {
+                Ok(source) => self.add(name, files.path_of(&path), source, Origin::Model),
+                Err(error) => self.set_broken(error),
             }
         }
         Ok(())
+    }
+
+    /// Notes the first fault of a template.
+    fn set_broken(&mut self, error: Error) {
+        let hint = "take the file from the model's repository again, or give another template with setting `chat_template`";
+        self.broken.get_or_insert_with(|| error.hint_if_none(hint));
+    }
+
+    /// Returns a note on a template that cannot be read; such a one is copied as it is, and not used.
+    pub(crate) fn broken_note(&self) -> Option<String> {
+        self.broken.as_ref().map(|error| format!("chat template: {error}; it is not used"))
+    }
+
+    /// Fails if a template cannot be read, unless another was chosen.
+    pub(crate) fn check(&self) -> Result<()> {
+        match &self.broken {
+            Some(error) if self.chosen.is_none() => Err(error.repeated()),
+            _ => Ok(()),
+        }
+    }
+
+    /// True if there is a template, be it one that cannot be read.
+    pub(crate) fn has_any(&self) -> bool {
+        !self.named.is_empty() || self.broken.is_some()
     }
 
     fn read_legacy_file(&mut self, files: &ModelFiles) -> Result<()> {
@@ -114,7 +147,7 @@ impl Templates {
         let object = read_object(files, LEGACY_FILE)?.unwrap_or_default();
         let entries = entries(&path, object.get("chat_template"))?;
         for (name, source) in entries {
-            self.add(name, path.clone(), source);
+            self.add(name, path.clone(), source, Origin::Model);
         }
         if !self.named.is_empty() {
             let note = "it is the only file with one; transformers' tokenizers do not read it";
@@ -124,7 +157,7 @@ impl Templates {
     }
 
     /// Adds a template, in place of one of the same name. A byte-order mark is no part of it.
-    fn add(&mut self, name: String, path: PathBuf, source: String) {
+    fn add(&mut self, name: String, path: PathBuf, source: String, origin: Origin) {
         let without_mark = source.strip_prefix('\u{feff}').map(str::to_owned);
         if without_mark.is_some() {
             self.notes.push(format!(
@@ -132,7 +165,7 @@ impl Templates {
                 file_name(&path)
             ));
         }
-        let template = ChatTemplate::new(path, without_mark.unwrap_or(source));
+        let template = ChatTemplate::new(path, without_mark.unwrap_or(source), origin);
         match self.named.iter_mut().find(|(other, _)| *other == name) {
             Some(entry) => entry.1 = template,
             None => self.named.push((name, template)),
@@ -155,7 +188,7 @@ impl Templates {
             }
             ChosenTemplate::Source { path, source } => {
                 *self = Self::default();
-                self.add(DEFAULT.to_owned(), path, source);
+                self.add(DEFAULT.to_owned(), path, source, Origin::User);
             }
         }
         Ok(())
@@ -165,7 +198,7 @@ impl Templates {
     /// list) and a template of that name, else `default`. One that is alone is used whatever its name; that is a note.
     ///
     /// # Errors
-    /// Fails when there are several and none is called `default`.
+    /// Fails when one cannot be read, and when there are several and none is called `default`.
     pub(crate) fn pick(&self, has_tools: bool) -> Result<Option<(&str, &ChatTemplate)>> {
         let named = |name: &str| {
             let entry = self.named.iter().find(|(other, _)| other == name);
@@ -174,6 +207,7 @@ impl Templates {
         if let Some(name) = &self.chosen {
             return Ok(named(name));
         }
+        self.check()?;
         let tool_use = if has_tools { named(TOOL_USE) } else { None };
         if let Some(template) = tool_use.or_else(|| named(DEFAULT)) {
             return Ok(Some(template));
@@ -181,11 +215,12 @@ impl Templates {
         match &self.named[..] {
             [] => Ok(None),
             [(name, template)] => Ok(Some((name, template))),
-            [(_, first), ..] => Err(Error::file(
+            [(_, first), ..] => Err(Error::template(
                 first.path(),
-                format!("chat template: none is named `{DEFAULT}`, only {}", self.list()),
+                None,
+                format!("none is named `{DEFAULT}`, only {}", self.list()),
             )
-            .hint(format!("name one of them `{DEFAULT}`, or choose one by its name"))),
+            .hint(format!("name one of them `{DEFAULT}`, or choose one with setting `chat_template`"))),
         }
     }
 
@@ -226,7 +261,6 @@ impl Templates {
 fn entries(path: &Path, value: Option<&Value>) -> Result<Vec<(String, String)>> {
     let wrong = |key: String, expected: &str, found: Option<&Value>| {
         Error::key(path, key, format!("expected {expected}, found {}", found.map_or("nothing", kind)))
-            .hint("take the file from the model's repository again")
     };
     let text = |key: String, value: Option<&Value>| match value {
         Some(Value::String(text)) => Ok(text.clone()),
@@ -374,8 +408,15 @@ mod tests {
             (json!([{"template": "x"}]), "key `chat_template[0].name`: expected a string, found nothing"),
             (json!(["x"]), "key `chat_template[0].name`"),
         ] {
-            let error = open(&[(CONFIG, &json!({"chat_template": value}).to_string())]).err().unwrap();
+            let config = json!({"chat_template": value}).to_string();
+            let tokenizer = open(&[(CONFIG, &config)]).unwrap();
+            assert!(tokenizer.has_chat_template() && tokenizer.notes().concat().contains(expected));
+            let error = rendered(&tokenizer).unwrap_err();
             assert!(error.to_string().contains(expected) && error.hint_text().is_some(), "{error}");
+            let template = Some(ChosenTemplate::Source { path: "mine.jinja".into(), source: "M".into() });
+            let settings = TemplateSettings { template, ..TemplateSettings::default() };
+            let tokenizer = tokenizer.with_template(settings).unwrap();
+            assert_eq!(rendered(&tokenizer).unwrap().as_deref(), Some("M"));
         }
     }
 

@@ -28,7 +28,7 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
         if args.dry_run {
             return check_destination(source.dir(), &output.path, output.existing());
         }
-        claim = output.claim(source.dir(), console)?;
+        claim = Some(output.claim(source.dir(), console)?);
         Ok(())
     })?;
     console.notes(&source.spec().notes);

@@ -28,9 +28,7 @@ const REFUSED: &str =
 /// Renders the template `source` from the file `path` over `variables`.
 pub(crate) fn render(path: &Path, source: &str, variables: Value) -> Result<String> {
     let source = with_plain_line_ends(source.strip_prefix('\u{feff}').unwrap_or(source));
-    let wrong =
-        |line: usize, message: &str| Error::file(path, format!("chat template line {line}: {message}"));
-    let statements = parse(&source).map_err(|e| wrong(e.line, &e.message))?;
+    let statements = parse(&source).map_err(|e| Error::template(path, Some(e.line), e.message))?;
     let (instructions, blocks) = compile(&source, &statements);
     let environment = environment(FUEL);
     let mut rendered = String::new();
@@ -76,7 +74,6 @@ fn compile<'a>(
 }
 
 fn error(path: &Path, error: &minijinja::Error) -> Error {
-    let line = error.line().map_or(String::new(), |line| format!(" line {line}"));
     let message = match (error.kind(), error.detail()) {
         (ErrorKind::OutOfFuel, _) => format!("does not come to an end ({FUEL} instructions executed)"),
         // What `raise_exception` says stands for itself.
@@ -84,6 +81,9 @@ fn error(path: &Path, error: &minijinja::Error) -> Error {
         (kind, Some(detail)) => format!("{kind}: {detail}"),
         (kind, None) => kind.to_string(),
     };
-    let wrong = Error::file(path, format!("chat template{line}: {message}"));
-    if is_raised(error) { wrong.hint(REFUSED) } else { wrong }
+    if !is_raised(error) {
+        return Error::template(path, error.line(), message);
+    }
+    let line = error.line().map_or(String::new(), |line| format!(" line {line}"));
+    Error::file(path, format!("chat template{line}: {message}")).hint(REFUSED)
 }

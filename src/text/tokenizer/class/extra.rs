@@ -1,0 +1,132 @@
+//! Further special tokens of a class, and the flags of its mask token.
+
+use serde_json::Value;
+
+use super::super::settings::{CONFIG, Settings};
+use super::super::special::LISTS;
+use super::super::token::{Token, TokenValue, value};
+use super::parts::{Extra, Mask};
+use crate::error::{Error, Result};
+
+impl Extra {
+    /// The further special tokens of a class. `list` is `extra_special_tokens`, which outranks what the class makes of
+    /// `older`, the former `additional_special_tokens`.
+    pub(crate) fn resolve(
+        self,
+        list: Option<Vec<TokenValue>>,
+        older: Option<Vec<TokenValue>>,
+        settings: &Settings,
+    ) -> Result<Vec<TokenValue>> {
+        if let Self::Entities(names, tokens) = self {
+            return Ok(entities(names, tokens, [list, older], settings));
+        }
+        let is_null = |key| settings.config.get(key).is_some_and(Value::is_null);
+        let is_none = |list: &Vec<_>| list.is_empty() && LISTS.into_iter().any(is_null);
+        let list = list.filter(|list| !(matches!(self, Self::Fallback(_)) && is_none(list)));
+        let Some(list) = list else { return self.of_older(older, settings) };
+        // Errors count even so.
+        if self == Self::Sentinels {
+            self.of_older(older, settings)?;
+        }
+        Ok(list)
+    }
+
+    fn of_older(self, older: Option<Vec<TokenValue>>, settings: &Settings) -> Result<Vec<TokenValue>> {
+        let texts = |tokens: &[&str]| tokens.iter().map(|token| text(token)).collect::<Vec<_>>();
+        let mut list = older.clone().unwrap_or_default();
+        match self {
+            Self::None | Self::Entities(..) => {}
+            Self::Append(tokens) => list.extend(texts(tokens)),
+            Self::Complete(tokens) => {
+                let lacking = texts(tokens).into_iter().filter(|token| !list.contains(token));
+                list.extend(lacking.collect::<Vec<_>>());
+            }
+            Self::Prepend(tokens) => {
+                let mut all = texts(tokens);
+                all.extend(list.into_iter().filter(|token| !tokens.contains(&token.content())));
+                list = all;
+            }
+            Self::Default(tokens) | Self::Fallback(tokens) if older.is_none() => list = texts(tokens),
+            Self::Default(_) | Self::Fallback(_) => {}
+            Self::Sentinels => sentinels(&mut list, settings)?,
+            Self::Pegasus => list = pegasus(&list, settings),
+        }
+        Ok(list)
+    }
+}
+
+impl Mask {
+    /// The mask token with the class's flags, where it is a text.
+    pub(crate) fn with_flags(self, token: TokenValue) -> TokenValue {
+        match (self, token) {
+            (Self::Strips, TokenValue::Text(text)) => TokenValue::Token(Token::mask(&text, None)),
+            (Self::StripsNormalized, TokenValue::Text(text)) => {
+                TokenValue::Token(Token::mask(&text, Some(true)))
+            }
+            (_, token) => token,
+        }
+    }
+}
+
+fn text(token: &str) -> TokenValue {
+    TokenValue::Text(token.to_owned())
+}
+
+/// A number in `tokenizer_config.json`.
+fn number(settings: &Settings, key: &str, default: u64) -> u64 {
+    settings.config.get(key).and_then(Value::as_u64).unwrap_or(default)
+}
+
+/// Adds the sentinel tokens of T5 where the list has none.
+fn sentinels(list: &mut Vec<TokenValue>, settings: &Settings) -> Result<()> {
+    let count = number(settings, "extra_ids", 100);
+    let listed = list.iter().filter(|token| token.content().contains("<extra_id_")).count() as u64;
+    if listed == 0 {
+        list.extend((0..count).map(|id| text(&format!("<extra_id_{id}>"))));
+    } else if count > 0 && count != listed {
+        let message = format!(
+            "found {count} (the default is 100), expected {listed}, as many as the additional special tokens have"
+        );
+        return Err(Error::key(settings.path_of(CONFIG), "extra_ids", message));
+    }
+    Ok(())
+}
+
+/// Tokens of Pegasus, which drops those of the list.
+fn pegasus(list: &[TokenValue], settings: &Settings) -> Vec<TokenValue> {
+    let sentence_mask = match settings.config.get("mask_token_sent") {
+        None => Some("<mask_1>"),
+        Some(token) => token.as_str(),
+    };
+    let first = sentence_mask.filter(|mask| !list.iter().any(|token| token == &text(mask)));
+    let unknown = (2..number(settings, "offset", 103)).map(|id| text(&format!("<unk_{id}>")));
+    first.map(text).into_iter().chain(unknown).collect()
+}
+
+/// Tokens of both lists, then those of the entities, under the names that the settings give them.
+fn entities(
+    names: [&'static str; 2],
+    tokens: &[&str],
+    lists: [Option<Vec<TokenValue>>; 2],
+    settings: &Settings,
+) -> Vec<TokenValue> {
+    let mut all: Vec<TokenValue> = lists.into_iter().flatten().flatten().collect();
+    let setting = |key: &str| settings.config.get(key).and_then(value);
+    let keys = ["entity_token_1", "entity_token_2"];
+    let named = keys.into_iter().zip(names).map(|(key, name)| match setting(key) {
+        Some(token @ TokenValue::Token(_)) => token,
+        Some(TokenValue::Text(token)) => text(&format!("{}{token}", prefix(name))),
+        None => text(name),
+    });
+    for token in named.chain(tokens.iter().map(|token| text(token))) {
+        if !all.iter().any(|other| other.content() == token.content()) {
+            all.push(token);
+        }
+    }
+    all
+}
+
+/// What MLuke puts before the names of entities.
+fn prefix(name: &str) -> &str {
+    name.split_once('<').map_or("", |(prefix, _)| prefix)
+}

@@ -43,7 +43,8 @@ impl Extra {
             }
             Self::Prepend(tokens) => {
                 let mut all = texts(tokens);
-                all.extend(list.into_iter().filter(|token| !tokens.contains(&token.content())));
+                let new = list.into_iter().filter(|token| !all.contains(token)).collect::<Vec<_>>();
+                all.extend(new);
                 list = all;
             }
             Self::Default(tokens) | Self::Fallback(tokens) if older.is_none() => list = texts(tokens),

@@ -65,7 +65,7 @@ impl Code {
     /// The text that a class makes of a decoded one.
     pub(crate) fn text(self, text: String) -> String {
         match self {
-            Self::WordEnds => text.replace("</w>", " ").trim().to_owned(),
+            Self::WordEnds => text.replace("</w>", " ").trim_matches(is_space).to_owned(),
             Self::Transcript => {
                 STAMP.as_ref().map_or_else(|| text.clone(), |stamp| stamp.replace_all(&text, "").into_owned())
             }

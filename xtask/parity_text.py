@@ -307,11 +307,10 @@ def compare(mixbit, name, folder, texts, chats):
             wrong.append(f"\n  {what}\n    ours   {ours}\n    theirs {expected}")
 
     for text in texts:
-        if "<FILL_ME>" in text:
-            # Filling in changes how transformers' tokenizer encodes from then on.
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+        # Filling in changes how transformers' tokenizer encodes from then on.
+        encoder = AutoTokenizer.from_pretrained(folder) if "<FILL_ME>" in text else tokenizer
         ours, said = mixbit.ids(folder, text, "--disable-chat-template")
-        check(repr(text), ours or said, once(tokenizer.encode(text), tokenizer.bos_token_id))
+        check(repr(text), ours or said, once(encoder.encode(text), tokenizer.bos_token_id))
     if tokenizer.chat_template is not None:
         for system, text in chats:
             messages = [{"role": "user", "content": text}]

@@ -2,7 +2,7 @@
 
 use tokenizers::DecoderWrapper;
 
-use super::class::{Again, Build, Code, Takes, cleans_up, put_around};
+use super::class::{Again, Build, Code, Parts, Takes, cleans_up, put_around};
 use super::guard::guarded;
 use super::settings::{ADDED, CONFIG, MAP, Settings};
 use super::special::SpecialTokens;
@@ -35,8 +35,8 @@ pub(crate) fn load(files: &ModelFiles) -> Result<Tokenizer> {
     let settings = Settings::read(files, if has_json { &bytes } else { &[] })?;
     let build = Build::of(&settings, &bytes);
     let special = SpecialTokens::merge(&settings, build)?;
-    if let Some(class) = build.class().filter(|_| has_json) {
-        inner = guarded(|| class.rebuild(&inner, &settings, special.get("unk_token"))).map_err(|e| {
+    if let Some(class) = build.class().filter(|class| has_json && class.parts == Parts::Anew) {
+        inner = guarded(|| class.rebuild(&inner, &settings, &special)).map_err(|e| {
             Error::file(
                 &path,
                 format!("no tokenizer of class {} can be made of it: {e}", settings.class_name()),

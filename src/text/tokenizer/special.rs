@@ -57,7 +57,7 @@ impl SpecialTokens {
         merge.defaults(build);
         let (list, older) = (merge.extra.take(), merge.older.take());
         let extra = match build.class() {
-            Some(class) => class.extra.resolve(list, older, settings)?,
+            Some(class) => class.extra.resolve(list, older, &mut merge.own, settings)?,
             None => list.or(older).unwrap_or_default(),
         };
         let in_tokenizer_json = settings.in_tokenizer_json.iter().map(|(id, _)| *id).collect();
@@ -300,6 +300,10 @@ impl<'a> Merge<'a> {
         let mut own = Vec::new();
         for (name, token) in build.class().map(|class| class.named).unwrap_or_default() {
             if !NAMED.contains(name) {
+                // `null` says that there is none.
+                if self.settings.config.get(*name).is_some_and(Value::is_null) {
+                    continue;
+                }
                 own.push(((*name).to_owned(), text(token)));
             } else if !self.standard.iter().any(|(key, _)| key == name) {
                 self.standard.push(((*name).to_owned(), Some(text(token))));

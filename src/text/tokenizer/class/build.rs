@@ -9,20 +9,19 @@ use tokenizers::{
 };
 
 use super::super::settings::Settings;
+use super::super::special::SpecialTokens;
 use super::parts::{Class, Decoder, Flag, Model, Normalizer, PreTokenizer, Scheme, UnkId};
 
 impl Class {
     /// The tokenizer that the class builds of the vocabulary, the merges and the post-processor of `file`, with no
-    /// added tokens; `unk_token` is the text of that token.
+    /// added tokens.
     pub(crate) fn rebuild(
         &self,
         file: &Tokenizer,
         settings: &Settings,
-        unk_token: Option<&str>,
+        special: &SpecialTokens,
     ) -> tokenizers::Result<Tokenizer> {
-        // Python's text of a token that is none.
-        let unk_token = unk_token.unwrap_or("None");
-        let mut tokenizer = Tokenizer::new(self.model.build(file.get_model(), settings, unk_token)?);
+        let mut tokenizer = Tokenizer::new(self.model.build(file.get_model(), settings, special)?);
         let charsmap = file.get_normalizer().map(charsmap).transpose()?.flatten();
         let steps = normalizers(self.normalizer, settings, charsmap.as_ref());
         if !steps.is_empty() {
@@ -47,7 +46,14 @@ impl Class {
 }
 
 impl Model {
-    fn build(self, model: &ModelWrapper, settings: &Settings, unk: &str) -> tokenizers::Result<ModelWrapper> {
+    fn build(
+        self,
+        model: &ModelWrapper,
+        settings: &Settings,
+        special: &SpecialTokens,
+    ) -> tokenizers::Result<ModelWrapper> {
+        // Python's text of a token that is none.
+        let unk = special.get("unk_token").unwrap_or("None");
         Ok(match self {
             Self::Bpe { unk: has_unk, fuses, bytes, suffix } => {
                 let mut bpe = bpe(model)?;
@@ -68,15 +74,36 @@ impl Model {
                 serde_json::from_slice::<WordPiece>(&serde_json::to_vec(&parts)?)?.into()
             }
             Self::Unigram(id) => {
-                let ModelWrapper::Unigram(unigram) = model else {
-                    return Err("its model is no Unigram, and the class takes no other".into());
-                };
-                let vocab: Vec<(String, f64)> = unigram.iter().cloned().collect();
+                let vocab = unigram(model)?;
                 let id = id.find(&vocab, settings, unk)?;
                 Unigram::from(vocab, Some(id), false)?.into()
             }
+            Self::UnigramOfLanguages(codes) => {
+                let vocab = with_languages(unigram(model)?, codes, special);
+                Unigram::from(vocab, Some(3), false)?.into()
+            }
         })
     }
+}
+
+/// Tokens of a Unigram model with their scores.
+fn unigram(model: &ModelWrapper) -> tokenizers::Result<Vec<(String, f64)>> {
+    match model {
+        ModelWrapper::Unigram(unigram) => Ok(unigram.iter().cloned().collect()),
+        _ => Err("its model is no Unigram, and the class takes no other".into()),
+    }
+}
+
+/// The vocabulary as it is if it has any of the languages' codes, otherwise with those and the special tokens.
+fn with_languages(vocab: Vec<(String, f64)>, codes: &[&str], special: &SpecialTokens) -> Vec<(String, f64)> {
+    if vocab.iter().any(|(token, _)| codes.contains(&token.as_str())) {
+        return vocab;
+    }
+    let named = |name: &str| (special.get(name).unwrap_or("None").to_owned(), 0.0);
+    let first = ["cls_token", "pad_token", "eos_token", "unk_token"].map(named);
+    let languages = codes.iter().map(|code| ((*code).to_owned(), 0.0));
+    let rest = vocab.into_iter().skip(3);
+    first.into_iter().chain(rest).chain(languages).chain([named("mask_token")]).collect()
 }
 
 /// The model as BPE. Vocabularies of other models have no merges, as in transformers.

@@ -1,8 +1,8 @@
 //! Classes of byte-level BPE.
 
 use super::parts::{
-    Again, Around, Class, Code, Decoder, Extra, Flag, Mask, Model, Normalizer, Padding, Piece, PreTokenizer,
-    Takes,
+    Again, Around, Class, Code, Decoder, Extra, Flag, Mask, Model, Normalizer, Padding, Parts, Piece,
+    PreTokenizer, Takes,
 };
 
 const ENDOFTEXT: &str = "<|endoftext|>";
@@ -20,6 +20,7 @@ const NOUGAT: &str = r##"[\(\)\[\]\{\}]|([!\"#\$%\&'\*\+,\-\./:;<=>\?\\\^_`\|\~]
 
 const BASE: Class = Class {
     names: &[],
+    parts: Parts::Anew,
     model: Model::Bpe { unk: false, fuses: false, bytes: false, suffix: "" },
     normalizer: &[],
     pre_tokenizer: &[PreTokenizer::ByteLevel(PREFIX)],
@@ -147,17 +148,23 @@ pub(super) static CLASSES: [Class; 15] = [
             ("entity_mask_token", "[MASK]"),
             ("entity_mask2_token", "[MASK2]"),
         ],
-        extra: Extra::Entities(["<ent>", "<ent2>"], &[]),
+        extra: Extra::Entities("", &[]),
         ..BASE
     },
-    Class { names: &["MarkupLMTokenizer"], around: CLS_SEP, named: ROBERTA, mask: Mask::Strips, ..BASE },
+    Class {
+        names: &["MarkupLMTokenizer"],
+        around: CLS_SEP,
+        named: ROBERTA,
+        mask: Mask::Strips,
+        code: Code::SplitWords,
+        ..BASE
+    },
     Class {
         names: &["LayoutLMv3Tokenizer"],
         pre_tokenizer: &[PreTokenizer::ByteLevel(PREFIX_BY_DEFAULT)],
         around: CLS_SEP,
         named: ROBERTA,
         takes: Takes::Boxes,
-        code: Code::SplitWords,
         ..BASE
     },
     Class {

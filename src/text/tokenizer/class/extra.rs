@@ -10,33 +10,50 @@ use crate::error::{Error, Result};
 
 impl Extra {
     /// The further special tokens of a class. `list` is `extra_special_tokens`, which outranks what the class makes of
-    /// `older`, the former `additional_special_tokens`.
+    /// `older`, the former `additional_special_tokens`; `own` are the model's own tokens by name.
     pub(crate) fn resolve(
         self,
         list: Option<Vec<TokenValue>>,
         older: Option<Vec<TokenValue>>,
+        own: &mut [(String, TokenValue)],
         settings: &Settings,
     ) -> Result<Vec<TokenValue>> {
-        if let Self::Entities(names, tokens) = self {
-            return Ok(entities(names, tokens, [list, older], settings));
+        if let Self::Entities(prefix, names) = self {
+            let named = entities(prefix, own, settings);
+            let further = names.iter().filter_map(|name| get(own, name));
+            let mut all: Vec<TokenValue> = [list, older].into_iter().flatten().flatten().collect();
+            for token in named.into_iter().chain(further.cloned()) {
+                if !all.iter().any(|other| other.content() == token.content()) {
+                    all.push(token);
+                }
+            }
+            return Ok(all);
         }
         let is_null = |key| settings.config.get(key).is_some_and(Value::is_null);
         let is_none = |list: &Vec<_>| list.is_empty() && LISTS.into_iter().any(is_null);
         let list = list.filter(|list| !(matches!(self, Self::Fallback(_)) && is_none(list)));
-        let Some(list) = list else { return self.of_older(older, settings) };
+        let Some(list) = list else { return self.of_older(older, own, settings) };
         // Errors count even so.
         if self == Self::Sentinels {
-            self.of_older(older, settings)?;
+            self.of_older(older, own, settings)?;
         }
         Ok(list)
     }
 
-    fn of_older(self, older: Option<Vec<TokenValue>>, settings: &Settings) -> Result<Vec<TokenValue>> {
+    fn of_older(
+        self,
+        older: Option<Vec<TokenValue>>,
+        own: &[(String, TokenValue)],
+        settings: &Settings,
+    ) -> Result<Vec<TokenValue>> {
         let texts = |tokens: &[&str]| tokens.iter().map(|token| text(token)).collect::<Vec<_>>();
         let mut list = older.clone().unwrap_or_default();
         match self {
             Self::None | Self::Entities(..) => {}
             Self::Append(tokens) => list.extend(texts(tokens)),
+            Self::Named(names) => {
+                list.extend(names.iter().filter_map(|name| get(own, name)).cloned());
+            }
             Self::Complete(tokens) => {
                 let lacking = texts(tokens).into_iter().filter(|token| !list.contains(token));
                 list.extend(lacking.collect::<Vec<_>>());
@@ -67,6 +84,10 @@ impl Mask {
             (_, token) => token,
         }
     }
+}
+
+fn get<'a>(own: &'a [(String, TokenValue)], name: &str) -> Option<&'a TokenValue> {
+    own.iter().find_map(|(key, token)| (key == name).then_some(token))
 }
 
 fn text(token: &str) -> TokenValue {
@@ -104,30 +125,19 @@ fn pegasus(list: &[TokenValue], settings: &Settings) -> Vec<TokenValue> {
     first.map(text).into_iter().chain(unknown).collect()
 }
 
-/// Tokens of both lists, then those of the entities, under the names that the settings give them.
-fn entities(
-    names: [&'static str; 2],
-    tokens: &[&str],
-    lists: [Option<Vec<TokenValue>>; 2],
-    settings: &Settings,
-) -> Vec<TokenValue> {
-    let mut all: Vec<TokenValue> = lists.into_iter().flatten().flatten().collect();
-    let setting = |key: &str| settings.config.get(key).and_then(value);
-    let keys = ["entity_token_1", "entity_token_2"];
-    let named = keys.into_iter().zip(names).map(|(key, name)| match setting(key) {
-        Some(token @ TokenValue::Token(_)) => token,
-        Some(TokenValue::Text(token)) => text(&format!("{}{token}", prefix(name))),
-        None => text(name),
-    });
-    for token in named.chain(tokens.iter().map(|token| text(token))) {
-        if !all.iter().any(|other| other.content() == token.content()) {
-            all.push(token);
-        }
+/// The two tokens of entities, under the names that the settings give them. In `own` they are texts.
+fn entities(prefix: &str, own: &mut [(String, TokenValue)], settings: &Settings) -> Vec<TokenValue> {
+    let mut tokens = Vec::new();
+    for (key, name) in [("entity_token_1", "entity_1_token"), ("entity_token_2", "entity_2_token")] {
+        let Some((_, own)) = own.iter_mut().find(|(own, _)| own == name) else { continue };
+        let by_map = settings.map.as_ref().and_then(|map| map.get(name)).filter(|token| token.is_string());
+        let token = match settings.config.get(key).or(by_map).and_then(value) {
+            Some(TokenValue::Text(token)) => text(&format!("{prefix}{token}")),
+            Some(token) => token,
+            None => own.clone(),
+        };
+        *own = text(token.content());
+        tokens.push(token);
     }
-    all
-}
-
-/// What MLuke puts before the names of entities.
-fn prefix(name: &str) -> &str {
-    name.split_once('<').map_or("", |(prefix, _)| prefix)
+    tokens
 }

@@ -19,5 +19,5 @@ mod words;
 
 pub(crate) use around::put_around;
 pub(crate) use choose::Build;
-pub(crate) use parts::{Again, Code, Padding, Takes};
+pub(crate) use parts::{Again, Code, Padding, Parts, Takes};
 pub(crate) use text::{clean_up, cleans_up, may_be_cleaned};

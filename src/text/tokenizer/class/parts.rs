@@ -5,6 +5,7 @@
 pub(crate) struct Class {
     /// Names in `tokenizer_class`, without `Fast`.
     pub(crate) names: &'static [&'static str],
+    pub(crate) parts: Parts,
     pub(crate) model: Model,
     pub(crate) normalizer: &'static [Normalizer],
     pub(crate) pre_tokenizer: &'static [PreTokenizer],
@@ -24,6 +25,15 @@ pub(crate) struct Class {
     pub(crate) takes: Takes,
 }
 
+/// Source of model, normalizer, pre-tokenizer and decoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parts {
+    /// The class, over the vocabulary of `tokenizer.json`.
+    Anew,
+    /// `tokenizer.json`; what the class has besides counts.
+    Stored,
+}
+
 /// Model of a class. Vocabularies of other kinds are converted where transformers converts them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Model {
@@ -38,6 +48,9 @@ pub(crate) enum Model {
         suffix: &'static str,
     },
     Unigram(UnkId),
+    /// Unigram with the id 3 for the unknown token. A vocabulary without any of these codes of languages gets them, and
+    /// the special tokens, at the places where MBart-50 has them.
+    UnigramOfLanguages(&'static [&'static str]),
     WordPiece,
     /// BPE without merges over this vocabulary, whatever the file has.
     Fixed(&'static [&'static str]),
@@ -209,6 +222,8 @@ pub(crate) enum Extra {
     None,
     /// These after those of the list.
     Append(&'static [&'static str]),
+    /// The model's own tokens of these names after those of the list.
+    Named(&'static [&'static str]),
     /// These that are not in the list, after it.
     Complete(&'static [&'static str]),
     /// These before those of the list.
@@ -221,8 +236,8 @@ pub(crate) enum Extra {
     Sentinels,
     /// Pegasus' `<mask_1>` and `<unk_2>` and so on, up to `offset`, in place of the list.
     Pegasus,
-    /// Tokens of entities, after both lists: the two names, and these.
-    Entities([&'static str; 2], &'static [&'static str]),
+    /// Tokens of entities, after both lists: the two that are named, with this before a name, and those of these names.
+    Entities(&'static str, &'static [&'static str]),
 }
 
 /// Special tokens that a class adds once more.

@@ -2,12 +2,13 @@
 
 use super::languages::NLLB;
 use super::parts::{
-    Again, Around, Class, Code, Decoder, Extra, Flag, Mask, Model, Normalizer, Padding, Piece, PreTokenizer,
-    Scheme, Takes,
+    Again, Around, Class, Code, Decoder, Extra, Flag, Mask, Model, Normalizer, Padding, Parts, Piece,
+    PreTokenizer, Scheme, Takes,
 };
 
 const BASE: Class = Class {
     names: &[],
+    parts: Parts::Anew,
     model: Model::Bpe { unk: true, fuses: true, bytes: false, suffix: "" },
     normalizer: &[],
     pre_tokenizer: &[PreTokenizer::Metaspace(Scheme::Always)],
@@ -60,7 +61,7 @@ pub(super) static CLASSES: [Class; 8] = [
             ("eot_token", "▁<EOT>"),
             ("fill_token", "<FILL_ME>"),
         ],
-        extra: Extra::Append(&["▁<PRE>", "▁<MID>", "▁<SUF>", "▁<EOT>", "<FILL_ME>"]),
+        extra: Extra::Named(&["prefix_token", "middle_token", "suffix_token", "eot_token", "fill_token"]),
         code: Code::Infilling,
         ..BASE
     },

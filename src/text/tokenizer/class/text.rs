@@ -26,7 +26,9 @@ impl Code {
         bos: bool,
     ) -> tokenizers::Result<Option<Vec<u32>>> {
         match self {
-            Self::Infilling if text.contains(FILL) => fill_in(tokenizer, special, text, bos).map(Some),
+            Self::Infilling if text.contains(FILL) && special.get("fill_token").is_some() => {
+                fill_in(tokenizer, special, text, bos).map(Some)
+            }
             Self::SplitWords => {
                 let words: Vec<&str> = text.split(is_space).filter(|word| !word.is_empty()).collect();
                 Ok(Some(tokenizer.encode_fast(words, bos)?.get_ids().to_vec()))
@@ -88,8 +90,10 @@ fn fill_in(
     if after.is_empty() {
         return Ok(tokenizer.encode_fast(before, bos)?.get_ids().to_vec());
     }
+    let unk = special.get("unk_token").and_then(|token| tokenizer.token_to_id(token));
     let id = |token: &str| {
-        tokenizer.token_to_id(token).ok_or_else(|| format!("there is no token `{token}` for infilling"))
+        let id = tokenizer.token_to_id(token).or(unk);
+        id.ok_or_else(|| format!("there is no token `{token}` for infilling"))
     };
     let mut plain = tokenizer.clone();
     let spaces = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});

@@ -2,12 +2,13 @@
 
 use super::languages::{MBART, MBART50};
 use super::parts::{
-    Again, Around, Class, Code, Decoder, Extra, Flag, Mask, Model, Normalizer, Padding, Piece, PreTokenizer,
-    Scheme, Takes, UnkId,
+    Again, Around, Class, Code, Decoder, Extra, Flag, Mask, Model, Normalizer, Padding, Parts, Piece,
+    PreTokenizer, Scheme, Takes, UnkId,
 };
 
 const BASE: Class = Class {
     names: &[],
+    parts: Parts::Anew,
     model: Model::Unigram(UnkId::At(3)),
     normalizer: &[],
     pre_tokenizer: &[PreTokenizer::WhitespaceSplit, PreTokenizer::Metaspace(Scheme::Always)],
@@ -57,7 +58,9 @@ const ALBERT: &[(&str, &str)] = &[
     ("mask_token", "[MASK]"),
 ];
 
-pub(super) static CLASSES: [Class; 18] = [
+pub(super) static CLASSES: [Class; 20] = [
+    Class { names: &["ParakeetTokenizer"], parts: Parts::Stored, code: Code::Ctc, ..BASE },
+    Class { names: &["FNetTokenizer"], parts: Parts::Stored, named: ALBERT, ..BASE },
     Class {
         names: &["T5Tokenizer"],
         model: Model::Unigram(UnkId::At(2)),
@@ -194,7 +197,7 @@ pub(super) static CLASSES: [Class; 18] = [
     },
     Class {
         names: &["MBart50Tokenizer"],
-        model: Model::Unigram(UnkId::At(3)),
+        model: Model::UnigramOfLanguages(&MBART50),
         normalizer: &[CHARSMAP, SINGLE_SPACES],
         pre_tokenizer: &[PreTokenizer::Metaspace(Scheme::Always)],
         around: Around::Put(&[Piece::Language("src_lang", "en_XX")], &[EOS]),
@@ -330,7 +333,10 @@ pub(super) static CLASSES: [Class; 18] = [
             ("entity_mask2_token", "[MASK2]"),
         ],
         mask: Mask::Strips,
-        extra: Extra::Entities(["▁<ent>", "▁<ent2>"], &["[UNK]", "[PAD]", "[MASK]", "[MASK2]"]),
+        extra: Extra::Entities(
+            "▁",
+            &["entity_unk_token", "entity_pad_token", "entity_mask_token", "entity_mask2_token"],
+        ),
         again: Again::AsGiven,
         ..BASE
     },

@@ -1,8 +1,8 @@
 //! Classes over words: WordPiece, and BPE with `</w>` at the end of a word.
 
 use super::parts::{
-    Again, Around, Class, Code, Decoder, Extra, Flag, Mask, Model, Normalizer, Padding, Piece, PreTokenizer,
-    Takes,
+    Again, Around, Class, Code, Decoder, Extra, Flag, Mask, Model, Normalizer, Padding, Parts, Piece,
+    PreTokenizer, Takes,
 };
 
 const LOWERCASE: Flag = Flag { key: "do_lower_case", default: true };
@@ -11,6 +11,7 @@ const ALWAYS: Flag = Flag { key: "", default: true };
 
 const BASE: Class = Class {
     names: &[],
+    parts: Parts::Anew,
     model: Model::WordPiece,
     normalizer: &[Normalizer::Bert(ALWAYS, LOWERCASE)],
     pre_tokenizer: &[PreTokenizer::Bert],
@@ -41,7 +42,8 @@ const AMINO_ACIDS: &[&str] = &[
     "F", "Y", "M", "H", "W", "C", "X", "B", "U", "Z", "O", ".", "-", "|", "<mask>",
 ];
 
-pub(super) static CLASSES: [Class; 9] = [
+pub(super) static CLASSES: [Class; 10] = [
+    Class { names: &["ConvBertTokenizer"], parts: Parts::Stored, ..BASE },
     Class {
         names: &[
             "BertTokenizer",

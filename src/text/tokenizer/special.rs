@@ -305,6 +305,14 @@ impl<'a> Merge<'a> {
                     continue;
                 }
                 own.push(((*name).to_owned(), text(token)));
+            } else if NAMED.contains(token) {
+                // The other token where this one has no text, not even for `null`.
+                let other =
+                    self.standard.iter().find(|(key, _)| key == token).and_then(|(_, token)| token.clone());
+                match self.standard.iter_mut().find(|(key, _)| key == name) {
+                    Some((_, token)) => *token = token.take().or(other),
+                    None => self.standard.push(((*name).to_owned(), other)),
+                }
             } else if !self.standard.iter().any(|(key, _)| key == name) {
                 self.standard.push(((*name).to_owned(), Some(text(token))));
             }

@@ -62,10 +62,16 @@ impl Around {
             Self::StoredOr(..) if is_stored => None,
             Self::Stored => None,
             Self::IfStored(..) if !is_stored => None,
-            Self::Nothing => Some((Vec::new(), Vec::new())),
-            Self::Put(before, after) | Self::StoredOr(before, after) | Self::IfStored(before, after) => {
-                Some((pieces(before)?, pieces(after)?))
+            Self::PutAll(before, after)
+                if !before.iter().chain(after).all(|piece| lookup.is_named(*piece)) =>
+            {
+                None
             }
+            Self::Nothing => Some((Vec::new(), Vec::new())),
+            Self::Put(before, after)
+            | Self::PutAll(before, after)
+            | Self::StoredOr(before, after)
+            | Self::IfStored(before, after) => Some((pieces(before)?, pieces(after)?)),
             Self::If(flag, then, _) if flag.is_set(lookup.settings) => then.tokens(lookup)?,
             Self::If(_, _, otherwise) => otherwise.tokens(lookup)?,
             Self::Whisper => Some((lookup.transcript()?, pieces(&[Piece::Named("eos_token")])?)),
@@ -92,6 +98,11 @@ impl Lookup<'_> {
         let unk = || self.special.get("unk_token").and_then(id);
         let id = id(token).or_else(unk).ok_or_else(|| format!("there is no token `{token}`"))?;
         Ok((token.to_owned(), id))
+    }
+
+    /// True if the name of a piece stands for a token.
+    fn is_named(&self, piece: Piece) -> bool {
+        matches!(piece, Piece::Named(name) if self.special.get(name).is_some())
     }
 
     /// A piece with its id; `None` for a name that stands for no token.

@@ -20,9 +20,9 @@ impl Extra {
     ) -> Result<Vec<TokenValue>> {
         if let Self::Entities(prefix, names) = self {
             let named = entities(prefix, own, settings);
-            let further = names.iter().filter_map(|name| get(own, name));
+            let further = names.iter().filter_map(|name| get(own, name)).map(TokenValue::to_special);
             let mut all: Vec<TokenValue> = [list, older].into_iter().flatten().flatten().collect();
-            for token in named.into_iter().chain(further.cloned()) {
+            for token in named.into_iter().chain(further.map(TokenValue::Token)) {
                 if !all.iter().any(|other| other.content() == token.content()) {
                     all.push(token);
                 }
@@ -50,6 +50,7 @@ impl Extra {
         let mut list = older.clone().unwrap_or_default();
         match self {
             Self::None | Self::Entities(..) => {}
+            Self::Newer => list.clear(),
             Self::Append(tokens) => list.extend(texts(tokens)),
             Self::Named(names) => {
                 list.extend(names.iter().filter_map(|name| get(own, name)).cloned());
@@ -137,7 +138,10 @@ fn entities(prefix: &str, own: &mut [(String, TokenValue)], settings: &Settings)
             None => own.clone(),
         };
         *own = text(token.content());
-        tokens.push(token);
+        tokens.push(match token {
+            TokenValue::Text(text) => TokenValue::Token(Token::plain(&text)),
+            token => token,
+        });
     }
     tokens
 }

@@ -11,7 +11,8 @@ pub(crate) struct Class {
     pub(crate) pre_tokenizer: &'static [PreTokenizer],
     pub(crate) decoder: Decoder,
     pub(crate) around: Around,
-    /// Special tokens by name, for names that no file has. The model's own names stand in the order of transformers.
+    /// Special tokens by name, for names that no file has. The name of another token stands for that one. The model's
+    /// own names stand in the order of transformers.
     pub(crate) named: &'static [(&'static str, &'static str)],
     pub(crate) mask: Mask,
     /// What becomes of the list of further special tokens.
@@ -182,6 +183,8 @@ pub(crate) enum Around {
     Nothing,
     /// These, before and after.
     Put(&'static [Piece], &'static [Piece]),
+    /// These if their names stand for tokens, and otherwise those of `tokenizer.json`.
+    PutAll(&'static [Piece], &'static [Piece]),
     /// These where `tokenizer.json` has a post-processor, and otherwise none.
     IfStored(&'static [Piece], &'static [Piece]),
     /// The first where the flag is set, otherwise the second.
@@ -220,6 +223,8 @@ pub(crate) enum Mask {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Extra {
     None,
+    /// `extra_special_tokens` alone.
+    Newer,
     /// These after those of the list.
     Append(&'static [&'static str]),
     /// The model's own tokens of these names after those of the list.

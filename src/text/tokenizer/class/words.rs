@@ -94,6 +94,7 @@ pub(super) static CLASSES: [Class; 10] = [
     },
     Class {
         names: &["SplinterTokenizer"],
+        around: Around::PutAll(&[Piece::Named("cls_token")], &[Piece::Named("sep_token")]),
         named: &[
             ("unk_token", "[UNK]"),
             ("sep_token", "[SEP]"),
@@ -137,13 +138,14 @@ pub(super) static CLASSES: [Class; 10] = [
         around: Around::Put(&[Piece::Named("cls_token")], &[Piece::Named("eos_token")]),
         named: &[
             ("unk_token", "<unk>"),
-            ("bos_token", "<cls>"),
             ("cls_token", "<cls>"),
+            ("bos_token", "cls_token"),
             ("pad_token", "<pad>"),
             ("mask_token", "<mask>"),
             ("eos_token", "<eos>"),
             ("chain_break_token", "|"),
         ],
+        extra: Extra::Newer,
         ..BASE
     },
 ];

@@ -64,6 +64,7 @@ pub(crate) fn check_classes(
         assert_eq!(tokenizer.encode(text, true).unwrap(), *ids, "{class} {settings}");
         assert_eq!(tokenizer.decode(ids, false).unwrap(), *decoded, "{class} {settings}");
         assert_eq!((tokenizer.eos_token_id(), tokenizer.vocab_size()), (*eos, *size), "{class} {settings}");
-        assert!(tokenizer.notes().is_empty(), "{class}: {:?}", tokenizer.notes());
+        let notes = tokenizer.notes().concat();
+        assert!(!notes.contains("may differ"), "{class}: {notes}");
     }
 }

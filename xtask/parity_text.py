@@ -48,7 +48,7 @@ TEXTS = [
 ]  # fmt: skip
 # For the folders of one class each, of which there are many.
 FEW_TEXTS = [
-    " ",
+    "Hello world ",
     "  two  spaces déjà ﬁ vu é naïve ÀB\n\n日本語 👩‍👩‍👧 ½ привет\tx ",
     "<s>hi</s> there <unk>a<|endoftext|>  <mask> b[MASK]c [CLS] <x> <extra_id_0>en_XX",
     "it's 12345 THE'S ``quoted'' (a) [b] {c}!!,,.. don't <0.02>",

@@ -53,12 +53,11 @@ pub(crate) fn of_class(json: &Value, class: &str, settings: &Value) -> Tokenizer
     Tokenizer::from_dir(folder(&files).path()).unwrap()
 }
 
+/// Class, settings, and what follows: token ids, decoded text, id of EOS, number of tokens.
+pub(crate) type ClassRow<'a> = (&'a str, Value, &'a [u32], &'a str, Option<u32>, usize);
+
 /// Checks token ids, decoded text, id of EOS and number of tokens of classes on one text.
-pub(crate) fn check_classes(
-    json: &Value,
-    text: &str,
-    rows: &[(&str, Value, &[u32], &str, Option<u32>, usize)],
-) {
+pub(crate) fn check_classes(json: &Value, text: &str, rows: &[ClassRow<'_>]) {
     for (class, settings, ids, decoded, eos, size) in rows {
         let tokenizer = of_class(json, class, settings);
         assert_eq!(tokenizer.encode(text, true).unwrap(), *ids, "{class} {settings}");

@@ -47,9 +47,9 @@ impl Extra {
         settings: &Settings,
     ) -> Result<Vec<TokenValue>> {
         let texts = |tokens: &[&str]| tokens.iter().map(|token| text(token)).collect::<Vec<_>>();
-        let mut list = older.clone().unwrap_or_default();
+        let is_none = older.is_none();
+        let mut list = older.unwrap_or_default();
         match self {
-            Self::None | Self::Entities(..) => {}
             Self::Newer => list.clear(),
             Self::Append(tokens) => list.extend(texts(tokens)),
             Self::Named(names) => {
@@ -65,8 +65,8 @@ impl Extra {
                 all.extend(new);
                 list = all;
             }
-            Self::Default(tokens) | Self::Fallback(tokens) if older.is_none() => list = texts(tokens),
-            Self::Default(_) | Self::Fallback(_) => {}
+            Self::Default(tokens) | Self::Fallback(tokens) if is_none => list = texts(tokens),
+            Self::None | Self::Entities(..) | Self::Default(_) | Self::Fallback(_) => {}
             Self::Sentinels => sentinels(&mut list, settings)?,
             Self::Pegasus => list = pegasus(&list, settings),
         }
@@ -140,7 +140,7 @@ fn entities(prefix: &str, own: &mut [(String, TokenValue)], settings: &Settings)
         *own = text(token.content());
         tokens.push(match token {
             TokenValue::Text(text) => TokenValue::Token(Token::plain(&text)),
-            token => token,
+            token @ TokenValue::Token(_) => token,
         });
     }
     tokens

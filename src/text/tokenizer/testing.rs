@@ -41,7 +41,7 @@ pub(crate) fn sentencepiece(bos: bool) -> Value {
     tokenizer
 }
 
-/// The tokenizer of a Llama's folder with this `tokenizer.json`, built by a class with these settings.
+/// Returns the tokenizer of a Llama's folder with this `tokenizer.json`, built by a class with these settings.
 pub(crate) fn of_class(json: &Value, class: &str, settings: &Value) -> Tokenizer {
     let mut config = settings.clone();
     config["tokenizer_class"] = class.into();

@@ -28,7 +28,7 @@ pub struct Tokenizer {
     pub(crate) template_settings: TemplateSettings,
     /// True if the decoder turns tokens like `<0xE2>` into bytes.
     pub(crate) byte_fallback: bool,
-    /// What the tokenizer's class does beside the parts.
+    /// Python code of the tokenizer's class beside the parts.
     pub(crate) code: Code,
     /// True if spaces before punctuation are taken out of decoded texts.
     pub(crate) cleans_up: bool,

@@ -9,7 +9,7 @@ use super::languages;
 use super::parts::{Around, Class, Piece};
 
 impl Class {
-    /// Sets what stands around texts; the special tokens have been added before.
+    /// Sets the tokens around texts; the special tokens have been added before.
     pub(crate) fn surround(
         &self,
         tokenizer: &mut Tokenizer,
@@ -27,7 +27,7 @@ impl Class {
 /// A token and its id.
 pub(crate) type Surrounding = (String, u32);
 
-/// Replaces what `tokenizer.json` puts around texts by these tokens.
+/// Replaces the tokens that `tokenizer.json` puts around texts by these.
 pub(crate) fn put_around(
     tokenizer: &mut Tokenizer,
     before: &[Surrounding],
@@ -52,7 +52,7 @@ pub(crate) fn put_around(
 type Tokens = (Vec<Surrounding>, Vec<Surrounding>);
 
 impl Around {
-    /// Tokens in place of those of `tokenizer.json`; `None` where those stay.
+    /// Returns tokens in place of those of `tokenizer.json`, or `None` where those stay.
     fn tokens(self, lookup: &Lookup<'_>) -> tokenizers::Result<Option<Tokens>> {
         let is_stored = lookup.tokenizer.get_post_processor().is_some();
         let pieces = |pieces: &[Piece]| -> tokenizers::Result<Vec<Surrounding>> {
@@ -79,12 +79,12 @@ impl Around {
     }
 }
 
-/// A token that is known by its id.
+/// Returns a token that is known by its id.
 fn numbered(id: u32) -> Surrounding {
     (format!("<{id}>"), id)
 }
 
-/// What pieces are looked up in.
+/// Sources in which pieces are looked up.
 struct Lookup<'a> {
     tokenizer: &'a Tokenizer,
     settings: &'a Settings,
@@ -92,7 +92,7 @@ struct Lookup<'a> {
 }
 
 impl Lookup<'_> {
-    /// A token with its id, which is that of the unknown token if the vocabulary lacks it.
+    /// Returns a token with its id, which is that of the unknown token if the vocabulary lacks it.
     fn token(&self, token: &str) -> tokenizers::Result<Surrounding> {
         let id = |token: &str| self.tokenizer.token_to_id(token);
         let unk = || self.special.get("unk_token").and_then(id);
@@ -105,7 +105,7 @@ impl Lookup<'_> {
         matches!(piece, Piece::Named(name) if self.special.get(name).is_some())
     }
 
-    /// A piece with its id; `None` for a name that stands for no token.
+    /// Returns a piece with its id, or `None` for a name that stands for no token.
     fn piece(&self, piece: Piece) -> tokenizers::Result<Option<Surrounding>> {
         let language = |key: &str, default: &'static str| {
             self.settings.config.get(key).and_then(Value::as_str).unwrap_or(default).to_owned()
@@ -130,7 +130,7 @@ impl Lookup<'_> {
         self.token(&token).map(Some)
     }
 
-    /// Whisper's tokens before a text: start, language, task, and that there are no time stamps.
+    /// Returns Whisper's tokens before a text: start, language, task, and that there are no time stamps.
     fn transcript(&self) -> tokenizers::Result<Vec<Surrounding>> {
         let setting = |key: &str| self.settings.config.get(key).and_then(Value::as_str);
         let start = self.token("<|startoftranscript|>")?;

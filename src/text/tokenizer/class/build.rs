@@ -13,7 +13,7 @@ use super::super::special::SpecialTokens;
 use super::parts::{Class, Decoder, Flag, Model, Normalizer, PreTokenizer, Scheme, UnkId};
 
 impl Class {
-    /// The tokenizer that the class builds of the vocabulary, the merges and the post-processor of `file`, with no
+    /// Returns the tokenizer that the class builds of the vocabulary, the merges and the post-processor of `file`, with no
     /// added tokens.
     pub(crate) fn rebuild(
         &self,
@@ -86,7 +86,7 @@ impl Model {
     }
 }
 
-/// Tokens of a Unigram model with their scores.
+/// Returns the tokens of a Unigram model with their scores.
 fn unigram(model: &ModelWrapper) -> tokenizers::Result<Vec<(String, f64)>> {
     match model {
         ModelWrapper::Unigram(unigram) => Ok(unigram.iter().cloned().collect()),
@@ -94,7 +94,7 @@ fn unigram(model: &ModelWrapper) -> tokenizers::Result<Vec<(String, f64)>> {
     }
 }
 
-/// The vocabulary as it is if it has any of the languages' codes, otherwise with those and the special tokens.
+/// Returns the vocabulary as it is if it has any of the languages' codes, otherwise with those and the special tokens.
 fn with_languages(vocab: Vec<(String, f64)>, codes: &[&str], special: &SpecialTokens) -> Vec<(String, f64)> {
     if vocab.iter().any(|(token, _)| codes.contains(&token.as_str())) {
         return vocab;
@@ -106,7 +106,7 @@ fn with_languages(vocab: Vec<(String, f64)>, codes: &[&str], special: &SpecialTo
     first.into_iter().chain(rest).chain(languages).chain([named("mask_token")]).collect()
 }
 
-/// The model as BPE. Vocabularies of other models have no merges, as in transformers.
+/// Returns the model as BPE. Vocabularies of other models have no merges, as in transformers.
 fn bpe(model: &ModelWrapper) -> tokenizers::Result<BPE> {
     let ModelWrapper::BPE(bpe) = model else {
         return bpe_of(&json!({"vocab": model.get_vocab(), "merges": []}));
@@ -157,7 +157,7 @@ impl UnkId {
 }
 
 impl Flag {
-    /// Value in `tokenizer_config.json`, or the class's own.
+    /// Returns the value in `tokenizer_config.json`, or the class's own.
     pub(super) fn is_set(self, settings: &Settings) -> bool {
         settings.config.get(self.key).map_or(self.default, |value| value.as_bool().unwrap_or(false))
     }
@@ -168,7 +168,7 @@ fn prefixes(settings: &Settings) -> bool {
     settings.config.get("add_prefix_space").and_then(Value::as_bool).unwrap_or(true)
 }
 
-/// SentencePiece's table where a normalizer is one, or has one among its steps.
+/// Returns SentencePiece's table where a normalizer is one, or has one among its steps.
 fn charsmap(normalizer: &NormalizerWrapper) -> tokenizers::Result<Option<Value>> {
     let is_charsmap = |step: &Value| step.get("precompiled_charsmap").is_some();
     let steps = match normalizer {
@@ -179,7 +179,7 @@ fn charsmap(normalizer: &NormalizerWrapper) -> tokenizers::Result<Option<Value>>
     Ok(charsmap.map(serde_json::to_value).transpose()?.filter(is_charsmap))
 }
 
-/// Normalizers in the form of `tokenizer.json`.
+/// Returns normalizers in the form of `tokenizer.json`.
 fn normalizers(steps: &[Normalizer], settings: &Settings, charsmap: Option<&Value>) -> Vec<Value> {
     let replace = |kind: &str, pattern: &str, content: &str| {
         vec![json!({"type": "Replace", "pattern": {kind: pattern}, "content": content})]
@@ -217,7 +217,7 @@ fn normalizers(steps: &[Normalizer], settings: &Settings, charsmap: Option<&Valu
 }
 
 impl PreTokenizer {
-    /// The step in the form of `tokenizer.json`, where it applies.
+    /// Returns the step in the form of `tokenizer.json`, where it applies.
     fn json(self, settings: &Settings) -> Option<Value> {
         let byte_level = |prefix: Flag, use_regex: bool| {
             json!({"type": "ByteLevel", "add_prefix_space": prefix.is_set(settings), "trim_offsets": true,
@@ -259,7 +259,7 @@ impl Scheme {
 }
 
 impl Decoder {
-    /// The decoder in the form of `tokenizer.json`.
+    /// Returns the decoder in the form of `tokenizer.json`.
     fn json(self, settings: &Settings) -> Option<Value> {
         let bytes = || vec![json!({"type": "ByteFallback"}), json!({"type": "Fuse"})];
         let metaspace = |scheme: Scheme| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme.name(settings), "split": true});

@@ -63,7 +63,7 @@ const FOREIGN: [&str; 37] = [
 ];
 
 impl Build {
-    /// How transformers builds the tokenizer of these files; `tokenizer_json` is the content of `tokenizer.json`.
+    /// Returns the way in which transformers builds the tokenizer of these files; `tokenizer_json` is the content of `tokenizer.json`.
     pub(crate) fn of(settings: &Settings, tokenizer_json: &[u8]) -> Self {
         let model_type = settings.model_type.as_deref().unwrap_or_default();
         let has_code = settings.config.contains_key("auto_map");
@@ -79,7 +79,7 @@ impl Build {
         }
     }
 
-    /// The class that builds the parts anew, if one does.
+    /// Returns the class, unless `tokenizer.json` decides alone.
     pub(crate) fn class(self) -> Option<&'static Class> {
         match self {
             Self::Anew(class) => Some(class),
@@ -96,14 +96,14 @@ impl Build {
     }
 }
 
-/// All classes.
+/// Lists all classes.
 fn tables() -> impl Iterator<Item = &'static Class> {
     let tables: [&'static [Class]; 4] =
         [&byte_level::CLASSES, &sentencepiece::CLASSES, &unigram::CLASSES, &words::CLASSES];
     tables.into_iter().flatten()
 }
 
-/// The class of this name, without `Fast`.
+/// Returns the class of this name, which has no `Fast`.
 fn class(name: &str) -> Option<&'static Class> {
     tables().find(|class| class.names.contains(&name))
 }

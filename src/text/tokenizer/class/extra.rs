@@ -9,7 +9,7 @@ use super::parts::{Extra, Mask};
 use crate::error::{Error, Result};
 
 impl Extra {
-    /// The further special tokens of a class. `list` is `extra_special_tokens`, which outranks what the class makes of
+    /// Returns the further special tokens of a class. `list` is `extra_special_tokens`, which outranks what the class makes of
     /// `older`, the former `additional_special_tokens`; `own` are the model's own tokens by name.
     pub(crate) fn resolve(
         self,
@@ -75,7 +75,7 @@ impl Extra {
 }
 
 impl Mask {
-    /// The mask token with the class's flags, where it is a text.
+    /// Returns the mask token with the class's flags, where it is a text.
     pub(crate) fn with_flags(self, token: TokenValue) -> TokenValue {
         match (self, token) {
             (Self::Strips, TokenValue::Text(text)) => TokenValue::Token(Token::mask(&text, None)),
@@ -95,7 +95,7 @@ fn text(token: &str) -> TokenValue {
     TokenValue::Text(token.to_owned())
 }
 
-/// A number in `tokenizer_config.json`.
+/// Returns a number in `tokenizer_config.json`.
 fn number(settings: &Settings, key: &str, default: u64) -> u64 {
     settings.config.get(key).and_then(Value::as_u64).unwrap_or(default)
 }
@@ -115,7 +115,7 @@ fn sentinels(list: &mut Vec<TokenValue>, settings: &Settings) -> Result<()> {
     Ok(())
 }
 
-/// Tokens of Pegasus, which drops those of the list.
+/// Returns the tokens of Pegasus, which drops those of the list.
 fn pegasus(list: &[TokenValue], settings: &Settings) -> Vec<TokenValue> {
     let sentence_mask = match settings.config.get("mask_token_sent") {
         None => Some("<mask_1>"),
@@ -126,7 +126,7 @@ fn pegasus(list: &[TokenValue], settings: &Settings) -> Vec<TokenValue> {
     first.map(text).into_iter().chain(unknown).collect()
 }
 
-/// The two tokens of entities, under the names that the settings give them. In `own` they are texts.
+/// Returns the two tokens of entities, under the names that the settings give them. In `own` they are texts.
 fn entities(prefix: &str, own: &mut [(String, TokenValue)], settings: &Settings) -> Vec<TokenValue> {
     let mut tokens = Vec::new();
     for (key, name) in [("entity_token_1", "entity_1_token"), ("entity_token_2", "entity_2_token")] {

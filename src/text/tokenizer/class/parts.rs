@@ -15,14 +15,14 @@ pub(crate) struct Class {
     /// own names stand in the order of transformers.
     pub(crate) named: &'static [(&'static str, &'static str)],
     pub(crate) mask: Mask,
-    /// What becomes of the list of further special tokens.
+    /// Further special tokens.
     pub(crate) extra: Extra,
     /// Special tokens that are added once more, after all others.
     pub(crate) again: Again,
-    /// Where the padding token comes from if no file names one.
+    /// Source of a padding token that no file names.
     pub(crate) padding: Padding,
     pub(crate) code: Code,
-    /// What to say of a class that takes no plain texts.
+    /// Texts that the class takes.
     pub(crate) takes: Takes,
 }
 
@@ -175,17 +175,17 @@ pub(crate) enum Decoder {
 /// Tokens around every text.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Around {
-    /// Those of the post-processor of `tokenizer.json`.
+    /// Tokens of the post-processor of `tokenizer.json`.
     Stored,
-    /// Those of `tokenizer.json`, or these where it has no post-processor.
+    /// Tokens of `tokenizer.json`, or the given ones where it has no post-processor.
     StoredOr(&'static [Piece], &'static [Piece]),
-    /// None.
+    /// No tokens.
     Nothing,
-    /// These, before and after.
+    /// The given tokens, before and after.
     Put(&'static [Piece], &'static [Piece]),
-    /// These if their names stand for tokens, and otherwise those of `tokenizer.json`.
+    /// The given tokens if all their names stand for tokens, and otherwise those of `tokenizer.json`.
     PutAll(&'static [Piece], &'static [Piece]),
-    /// These where `tokenizer.json` has a post-processor, and otherwise none.
+    /// The given tokens where `tokenizer.json` has a post-processor, and otherwise none.
     IfStored(&'static [Piece], &'static [Piece]),
     /// The first where the flag is set, otherwise the second.
     If(Flag, &'static Self, &'static Self),
@@ -205,11 +205,11 @@ pub(crate) enum Piece {
     At(u32),
     /// Code of the language that a setting names, or this one.
     Language(&'static str, &'static str),
-    /// The same with underscores around it: `__eng__`.
+    /// Code of the language that a setting names, or this one, with underscores around it: `__eng__`.
     Underscored(&'static str, &'static str),
 }
 
-/// What becomes of a mask token that is given as a text.
+/// Flags of a mask token that is given as a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mask {
     Plain,
@@ -225,17 +225,17 @@ pub(crate) enum Extra {
     None,
     /// `extra_special_tokens` alone.
     Newer,
-    /// These after those of the list.
+    /// The given tokens after those of the list.
     Append(&'static [&'static str]),
     /// The model's own tokens of these names after those of the list.
     Named(&'static [&'static str]),
-    /// These that are not in the list, after it.
+    /// The given tokens that are not in the list, after it.
     Complete(&'static [&'static str]),
-    /// These before those of the list.
+    /// The given tokens before those of the list.
     Prepend(&'static [&'static str]),
-    /// These where there is no list.
+    /// The given tokens where there is no list.
     Default(&'static [&'static str]),
-    /// These where there is none of both lists, `null` being none.
+    /// The given tokens where there is none of both lists, `null` being none.
     Fallback(&'static [&'static str]),
     /// `<extra_id_0>` and so on, `extra_ids` of them, where the list has none.
     Sentinels,

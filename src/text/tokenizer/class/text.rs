@@ -17,7 +17,7 @@ static STAMP: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"<\|(\d+\.\
 const FILL: &str = "<FILL_ME>";
 
 impl Code {
-    /// Token ids of a text that a class encodes in its own way; `None` for all others.
+    /// Returns token ids of a text that a class encodes in its own way; `None` for all others.
     pub(crate) fn encode(
         self,
         tokenizer: &Tokenizer,
@@ -37,7 +37,7 @@ impl Code {
         }
     }
 
-    /// The ids that are decoded of `ids`.
+    /// Returns the ids that are decoded of `ids`.
     pub(crate) fn ids(
         self,
         tokenizer: &Tokenizer,
@@ -64,7 +64,7 @@ impl Code {
         ids
     }
 
-    /// The text that a class makes of a decoded one.
+    /// Returns the text that a class makes of a decoded one.
     pub(crate) fn text(self, text: String) -> String {
         match self {
             Self::WordEnds => text.replace("</w>", " ").trim_matches(is_space).to_owned(),
@@ -76,7 +76,7 @@ impl Code {
     }
 }
 
-/// Token ids of a text with a gap: the text before it, the text after it, and the mark of what is to be filled in.
+/// Returns token ids of a text with a gap: the text before it, the text after it, and the mark of what is to be filled in.
 fn fill_in(
     tokenizer: &Tokenizer,
     special: &SpecialTokens,
@@ -127,7 +127,7 @@ pub(crate) fn clean_up(text: &str) -> String {
     SPACES.iter().fold(text.to_owned(), |text, (spaced, clean)| text.replace(spaced, clean))
 }
 
-/// True if the end of the text may become one of those contractions or marks with what follows.
+/// True if the end of the text may become a contraction or mark that is cleaned up, with more text after it.
 pub(crate) fn may_be_cleaned(text: &str) -> bool {
     let begins = |spaced: &str| {
         (1..spaced.len()).any(|len| spaced.get(..len).is_some_and(|begin| text.ends_with(begin)))

@@ -24,9 +24,11 @@ import numpy as np
 from mlx_lm.utils import load_config, load_tokenizer
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "fixtures"))
+import parity_classes  # noqa: E402
 from checkpoints import weight_shapes  # noqa: E402
 
 ROWS, HIDDEN = 1024, 32
@@ -44,6 +46,15 @@ TEXTS = [
     "[CLS] [MASK] hi [PAD]",
     " lead <s> trail ",
 ]  # fmt: skip
+# For the folders of one class each, of which there are many.
+FEW_TEXTS = [
+    "Hello world ",
+    "  two  spaces déjà ﬁ vu é naïve ÀB\n\n日本語 👩‍👩‍👧 ½ привет\tx ",
+    "<s>hi</s> there <unk>a<|endoftext|>  <mask> b[MASK]c [CLS] <x> <extra_id_0>en_XX",
+    "it's 12345 THE'S ``quoted'' (a) [b] {c}!!,,.. don't <0.02>",
+    " lead\u3000ＡＢＣ ㍿ ß İ trail \n",
+]
+FILLS = ["a b<FILL_ME> c d", "<FILL_ME>x"]
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -56,9 +67,14 @@ INST = (
 CHATS = [(None, "Hi there"), ("Be brief.", " a \n b"), (None, "<s> é </s>")]
 
 
-def trained(tokenizer, trainer):
+def lines():
+    """Lines of the bundled text, and one with what it lacks."""
     text = (ROOT / "src/text/corpus/default.txt").read_text().splitlines()[:400]
-    tokenizer.train_from_iterator(text + ["déjà vu naïve 日本語 привет 12345; tabs\tand  spaces"] * 20, trainer)
+    return text + ["déjà vu naïve 日本語 привет 12345; tabs\tand  spaces"] * 20
+
+
+def trained(tokenizer, trainer):
+    tokenizer.train_from_iterator(lines(), trainer)
     return json.loads(tokenizer.to_str())
 
 
@@ -252,6 +268,13 @@ class Mixbit:
         self.file.write_bytes(text.encode() + b"\n")
         return self.ask(folder, "--prompt-file", self.file, *more)
 
+    def generated(self, folder):
+        """Tokens that a model writes at random, and their text."""
+        run = [self.path, "run", "--model", folder, "--prompt-tokens", "9", "--max-tokens", "24", "--temperature", "2",
+               "--seed", "1", "--ignore-eos", "--json"]  # fmt: skip
+        made = json.loads(subprocess.run(list(map(str, run)), capture_output=True, check=True).stdout)
+        return made["tokens"], made["text"]
+
     def stop_tokens(self, folder):
         _, said = self.ask(folder, "--prompt-tokens", "0")
         line = re.search(r"^stop tokens: (.*)$", said, re.M)
@@ -270,7 +293,7 @@ def once(ids, bos):
     return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
 
 
-def compare(mixbit, name, folder):
+def compare(mixbit, name, folder, texts, chats):
     """Returns a line of the report and how many of how many agree."""
     theirs = load_tokenizer(folder, eos_token_ids=load_config(folder).get("eos_token_id"))
     tokenizer = theirs._tokenizer
@@ -283,11 +306,13 @@ def compare(mixbit, name, folder):
         if ours != expected:
             wrong.append(f"\n  {what}\n    ours   {ours}\n    theirs {expected}")
 
-    for text in TEXTS:
+    for text in texts:
+        # Filling in changes how transformers' tokenizer encodes from then on.
+        encoder = AutoTokenizer.from_pretrained(folder) if "<FILL_ME>" in text else tokenizer
         ours, said = mixbit.ids(folder, text, "--disable-chat-template")
-        check(repr(text), ours or said, once(tokenizer.encode(text), tokenizer.bos_token_id))
+        check(repr(text), ours or said, once(encoder.encode(text), tokenizer.bos_token_id))
     if tokenizer.chat_template is not None:
-        for system, text in CHATS:
+        for system, text in chats:
             messages = [{"role": "user", "content": text}]
             more = []
             if system is not None:
@@ -296,6 +321,8 @@ def compare(mixbit, name, folder):
             ours, said = mixbit.ids(folder, text, *more)
             prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
             check(f"prompt of {text!r}", ours or said, prompt)
+    ids, text = mixbit.generated(folder)
+    check(f"text of {ids}", text, tokenizer.decode(ids, skip_special_tokens=True))
     check("stop tokens", mixbit.stop_tokens(folder), stop_tokens(folder, theirs))
     return f"{name:46} {agree} of {of}  {'ok' if agree == of else 'DIFFERS'}{''.join(wrong)}", agree, of
 
@@ -313,9 +340,14 @@ def main():
         cases = []
         for name, case in folders().items():
             write(home / name, *case)
-            cases.append((name, home / name))
-        for name, folder in cases + [(folder.name, folder) for folder in committed + arguments.models]:
-            line, agree, of = compare(mixbit, name, folder)
+            cases.append((name, home / name, TEXTS, CHATS))
+        for name, case in parity_classes.folders(lines(), CHATML).items():
+            write(home / name, *case)
+            fills = FILLS if name.startswith("CodeLlama") else []
+            cases.append((name, home / name, FEW_TEXTS + fills, CHATS[2:]))
+        cases += [(folder.name, folder, TEXTS, CHATS) for folder in committed + arguments.models]
+        for case in cases:
+            line, agree, of = compare(mixbit, *case)
             print(line, flush=True)
             total, well = total + of, well + agree
     print(f"text: {well} of {total} agree")

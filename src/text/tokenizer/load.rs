@@ -1,10 +1,9 @@
 //! From a folder's files to a tokenizer, as transformers' `AutoTokenizer` goes.
 
-use serde_json::json;
 use std::path::Path;
-use tokenizers::{DecoderWrapper, PostProcessorWrapper};
+use tokenizers::DecoderWrapper;
 
-use super::class::Class;
+use super::class::{Again, Build, Code, Parts, Takes, cleans_up, put_around};
 use super::guard::guarded;
 use super::message::kind;
 use super::settings::{ADDED, CONFIG, MAP, Settings};
@@ -40,10 +39,10 @@ pub(crate) fn load(files: &ModelFiles) -> Result<Tokenizer> {
         tekken::read(files, &bytes)?
     };
     let settings = Settings::read(files, if has_json { &bytes } else { &[] })?;
-    let class = Class::of(&settings, &bytes);
-    let special = SpecialTokens::merge(&settings, class)?;
-    if class.rebuilds() && has_json {
-        inner = guarded(|| class.rebuild(&inner, &settings, special.get("unk_token"))).map_err(|e| {
+    let build = Build::of(&settings, &bytes);
+    let special = SpecialTokens::merge(&settings, build)?;
+    if let Some(class) = build.class().filter(|class| has_json && class.parts == Parts::Anew) {
+        inner = guarded(|| class.rebuild(&inner, &settings, &special)).map_err(|e| {
             Error::file(
                 &path,
                 format!("no tokenizer of class {} can be made of it: {e}", settings.class_name()),
@@ -53,18 +52,31 @@ pub(crate) fn load(files: &ModelFiles) -> Result<Tokenizer> {
     let lacking = special.named().filter(|(_, token)| inner.token_to_id(token).is_none());
     let added_later = lacking.map(|(_, token)| token.to_owned()).collect();
     let config_path = files.path_of(CONFIG);
-    let wrong_pattern = guarded(|| finish(&mut inner, &settings, class, &special)).map_err(|e| {
+    let wrong_pattern = guarded(|| finish(&mut inner, &settings, build, &special)).map_err(|e| {
         Error::file(&config_path, format!("the special tokens named here cannot be added: {e}"))
     })?;
     let templates = Templates::read(files, &config_path, &settings.config)?;
     let template_settings = TemplateSettings::default();
     let byte_fallback = inner.get_decoder().is_some_and(has_byte_fallback);
-    let mut notes = notes(&settings, class);
+    let mut notes = notes(&settings, build);
     notes.extend(unreadable(files));
     notes.extend(contradiction(&inner, &special));
     notes.extend(wrong_pattern);
     notes.extend(templates.broken_note());
-    Ok(Tokenizer { path, inner, special, added_later, templates, template_settings, byte_fallback, notes })
+    let code = build.class().map_or(Code::None, |class| class.code);
+    let cleans_up = cleans_up(&inner, &settings, build.class());
+    Ok(Tokenizer {
+        path,
+        inner,
+        special,
+        added_later,
+        templates,
+        template_settings,
+        byte_fallback,
+        code,
+        cleans_up,
+        notes,
+    })
 }
 
 /// Fails where tokenizer.json begins with a byte-order mark, with which nobody reads it.
@@ -82,69 +94,46 @@ fn refuse_mark(path: &Path, bytes: &[u8]) -> Result<()> {
 fn finish(
     inner: &mut tokenizers::Tokenizer,
     settings: &Settings,
-    class: Class,
+    build: Build,
     special: &SpecialTokens,
 ) -> tokenizers::Result<Option<String>> {
     // A stored truncation would cut documents, a stored padding lengthen them; transformers ignores both.
     inner.with_padding(None).with_truncation(None)?;
     inner.set_encode_special_tokens(settings.is_set("split_special_tokens"));
     special.add_to(inner)?;
-    let again: Vec<Token> = match class {
-        Class::Cohere => special.values().map(TokenValue::to_special).collect(),
-        Class::Qwen2 => special.all().into_iter().map(Token::special).collect(),
-        _ => Vec::new(),
+    let again: Vec<Token> = match build.class().map(|class| class.again) {
+        Some(Again::AsGiven) => special.values().map(TokenValue::to_special).collect(),
+        Some(Again::AsTexts) => special.all().into_iter().map(Token::special).collect(),
+        Some(Again::Nothing) | None => Vec::new(),
     };
     inner.add_tokens(again.into_iter().map(Token::into_added))?;
-    if !settings.has_tokenizer_json || class.puts_bos() {
-        let is_put = |flag: &str| settings.is_set(flag) && !settings.has_tokenizer_json;
-        let bos = special.get("bos_token").filter(|_| class.puts_bos() || is_put("add_bos_token"));
-        let eos = special.get("eos_token").filter(|_| is_put("add_eos_token"));
-        put_around(inner, bos, eos)?;
+    if let Some(class) = build.class().filter(|_| settings.has_tokenizer_json) {
+        class.surround(inner, settings, special)?;
+    } else if !settings.has_tokenizer_json {
+        let token = |flag: &str, name: &str| {
+            let token = special.get(name).filter(|_| settings.is_set(flag))?;
+            Some((token.to_owned(), inner.token_to_id(token)?))
+        };
+        let (bos, eos) = (token("add_bos_token", "bos_token"), token("add_eos_token", "eos_token"));
+        put_around(inner, bos.as_slice(), eos.as_slice())?;
     }
     mistral::fix_pattern(inner, settings)
 }
 
-/// Puts these tokens around every text, in place of what `tokenizer.json` puts there. With a `tokenizer.json`,
-/// `add_bos_token` and `add_eos_token` in `tokenizer_config.json` say nothing.
-fn put_around(
-    inner: &mut tokenizers::Tokenizer,
-    bos: Option<&str>,
-    eos: Option<&str>,
-) -> tokenizers::Result<()> {
-    let with_id =
-        |token: Option<&str>| token.and_then(|token| Some((token.to_owned(), inner.token_to_id(token)?)));
-    let (bos, eos) = (with_id(bos), with_id(eos));
-    let piece = |token: &Option<(String, u32)>| {
-        token
-            .iter()
-            .map(|(token, _)| json!({"SpecialToken": {"id": token, "type_id": 0}}))
-            .collect::<Vec<_>>()
-    };
-    let text = |name: &str| json!({"Sequence": {"id": name, "type_id": 0}});
-    let single = [piece(&bos), vec![text("A")], piece(&eos)].concat();
-    let mut tokens = serde_json::Map::new();
-    for (token, id) in bos.iter().chain(&eos) {
-        tokens.insert(token.clone(), json!({"id": token, "ids": [id], "tokens": [token]}));
-    }
-    let template = json!({"type": "TemplateProcessing", "single": single, "pair": [text("A"), text("B")],
-                          "special_tokens": tokens});
-    let processor: PostProcessorWrapper = serde_json::from_value(template)?;
-    inner.with_post_processor(Some(processor));
-    Ok(())
-}
-
 /// Returns notes for the user, one line each: reasons why token ids may differ from those of transformers, and settings
 /// of the model folder that are not followed.
-fn notes(settings: &Settings, class: Class) -> Vec<String> {
+fn notes(settings: &Settings, build: Build) -> Vec<String> {
     let mut notes = Vec::new();
-    if class == Class::Other {
+    let name = settings.class_name();
+    if build == Build::Foreign {
         notes.push(format!(
-            "transformers builds a {} anew from the vocabulary; here tokenizer.json decides, and token ids may differ",
-            settings.class_name()
+            "{name} of transformers reads files of its own with Python code, which is not run; here tokenizer.json decides, and token ids may differ"
         ));
     }
-    if class == Class::CodeLlama {
-        notes.push("`<FILL_ME>` in a text is not split as transformers splits it, for infilling".to_owned());
+    if build.class().is_some_and(|class| class.takes == Takes::Boxes) {
+        notes.push(format!(
+            "{name} of transformers takes words with boxes and refuses plain texts; here texts are encoded without boxes"
+        ));
     }
     if let Some(class) = settings.config.get("tokenizer_class").filter(|class| !class.is_null())
         && !class.is_string()
@@ -210,7 +199,7 @@ fn has_byte_fallback(decoder: &DecoderWrapper) -> bool {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::super::testing::{folder, sentencepiece};
+    use super::super::testing::{folder, of_class, sentencepiece};
     use super::super::tokenizer::Tokenizer;
 
     fn open(change: impl FnOnce(&mut Value)) -> crate::error::Result<Tokenizer> {
@@ -284,5 +273,26 @@ mod tests {
             let error = open(|file| file[part] = json!({"type": "Nonesuch"})).err().unwrap().to_string();
             assert!(error.contains("tokenizer.json: not a tokenizer that can be read"), "{part}: {error}");
         }
+    }
+    #[test]
+    fn python_code_that_is_not_run_gets_a_note() {
+        let notes =
+            |class: &str, settings: Value| of_class(&sentencepiece(true), class, &settings).notes().concat();
+        assert!(
+            notes("ByT5Tokenizer", json!({}))
+                .contains("ByT5Tokenizer of transformers reads files of its own")
+        );
+        assert!(notes("LayoutLMv2Tokenizer", json!({})).contains("takes words with boxes"));
+        let code = json!({"auto_map": {"AutoTokenizer": ["x.X", null]}});
+        assert!(notes("SomebodysTokenizer", code).contains("auto_map"));
+    }
+
+    #[test]
+    fn classes_refuse_vocabularies_of_other_kinds() {
+        let json = sentencepiece(true).to_string();
+        let config = r#"{"tokenizer_class": "T5Tokenizer"}"#;
+        let dir = folder(&[("tokenizer.json", &json), ("tokenizer_config.json", config)]);
+        let error = Tokenizer::from_dir(dir.path()).err().unwrap().to_string();
+        assert!(error.contains("no tokenizer of class T5Tokenizer can be made of it"), "{error}");
     }
 }

@@ -5,8 +5,8 @@
 //! tokens of the side files get ids, and their flags. Truncation and padding stored in `tokenizer.json` are switched
 //! off. With a `tokenizer.json` its post-processor is the rule for BOS and EOS, and `add_bos_token` in
 //! `tokenizer_config.json` changes nothing. The deliberate differences: BOS is never doubled (see
-//! [`Tokenizer::encode`]), and where transformers builds a class anew that is not reproduced here, `tokenizer.json`
-//! decides and a note says so.
+//! [`Tokenizer::encode`]), and where transformers runs Python code over files of its own, `tokenizer.json` decides and a
+//! note says so.
 //!
 //! The tokens that end a generation are the business of config.json and `generation_config.json` too, and not of this
 //! module.

@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use tokenizers::AddedToken;
 
-use super::class::Class;
+use super::class::{Build, Padding};
 use super::load::JSON;
 use super::settings::{ADDED, CONFIG, MAP, Settings};
 use super::token;
@@ -18,7 +18,7 @@ const NAMED: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// Both spellings of the list of further special tokens, the older one last.
-const EXTRA: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"];
+pub(crate) const LISTS: [&str; 2] = ["extra_special_tokens", "additional_special_tokens"];
 
 /// Tokens with their ids, in place of what other files say of either.
 const DECODER: &str = "added_tokens_decoder";
@@ -39,11 +39,11 @@ pub(crate) struct SpecialTokens {
 }
 
 impl SpecialTokens {
-    /// Merges what the files say, for a tokenizer of `class`.
+    /// Merges what the files say, for a tokenizer that is built in this way.
     ///
     /// `special_tokens_map.json` wins over `tokenizer_config.json` for the keys that it has. It and `added_tokens.json`
     /// count only while the latter has no `added_tokens_decoder`.
-    pub(crate) fn merge(settings: &Settings, class: Class) -> Result<Self> {
+    pub(crate) fn merge(settings: &Settings, build: Build) -> Result<Self> {
         let mut merge = Merge::new(settings);
         merge.config()?;
         let by_decoder = settings.config.contains_key(DECODER);
@@ -54,8 +54,12 @@ impl SpecialTokens {
             merge.added()?
         };
         merge.look_up(&declared);
-        merge.defaults(class);
-        let extra = merge.extra.take().or(merge.older.take()).unwrap_or_default();
+        merge.defaults(build);
+        let (list, older) = (merge.extra.take(), merge.older.take());
+        let extra = match build.class() {
+            Some(class) => class.extra.resolve(list, older, &mut merge.own, settings)?,
+            None => list.or(older).unwrap_or_default(),
+        };
         let in_tokenizer_json = settings.in_tokenizer_json.iter().map(|(id, _)| *id).collect();
         Ok(Self { named: merge.named_in_order(), declared, extra, by_decoder, in_tokenizer_json })
     }
@@ -182,7 +186,7 @@ impl<'a> Merge<'a> {
             Value::Object(tokens) => tokens.is_empty(),
             _ => false,
         };
-        let [new, old] = EXTRA.map(|key| config.get(key).map(|value| (key, value)));
+        let [new, old] = LISTS.map(|key| config.get(key).map(|value| (key, value)));
         let (list, older) = match new.filter(|(_, value)| !is_empty(value)) {
             Some(new) => (Some(new), old),
             None => (old.or(new), None),
@@ -223,7 +227,7 @@ impl<'a> Merge<'a> {
                 set(&mut self.own, key, token);
             }
         }
-        let [new, old] = EXTRA;
+        let [new, old] = LISTS;
         match map.get(new) {
             Some(Value::Object(tokens)) => {
                 for (name, value) in tokens {
@@ -254,7 +258,7 @@ impl<'a> Merge<'a> {
         let mut declared = BTreeMap::new();
         if let Some(added) = &settings.added {
             // Objects in the config are no tokens yet when transformers compares.
-            let by_map = settings.map.as_ref().and_then(|map| list_of(map.get(EXTRA[0])?));
+            let by_map = settings.map.as_ref().and_then(|map| list_of(map.get(LISTS[0])?));
             let by_map: Vec<TokenValue> = by_map.into_iter().flatten().map(TokenValue::special).collect();
             let is_text =
                 |token: &&TokenValue| matches!(token, TokenValue::Text(_)) || by_map.contains(token);
@@ -291,12 +295,24 @@ impl<'a> Merge<'a> {
     }
 
     /// Adds the names that the class gives tokens which no file names.
-    fn defaults(&mut self, class: Class) {
+    fn defaults(&mut self, build: Build) {
         let text = |text: &str| TokenValue::Text(text.to_owned());
         let mut own = Vec::new();
-        for (name, token) in class.named_tokens() {
+        for (name, token) in build.class().map(|class| class.named).unwrap_or_default() {
             if !NAMED.contains(name) {
+                // `null` says that there is none.
+                if self.settings.config.get(*name).is_some_and(Value::is_null) {
+                    continue;
+                }
                 own.push(((*name).to_owned(), text(token)));
+            } else if NAMED.contains(token) {
+                // The other token where this one has no text, not even for `null`.
+                let other =
+                    self.standard.iter().find(|(key, _)| key == token).and_then(|(_, token)| token.clone());
+                match self.standard.iter_mut().find(|(key, _)| key == name) {
+                    Some((_, token)) => *token = token.take().or(other),
+                    None => self.standard.push(((*name).to_owned(), other)),
+                }
             } else if !self.standard.iter().any(|(key, _)| key == name) {
                 self.standard.push(((*name).to_owned(), Some(text(token))));
             }
@@ -305,11 +321,15 @@ impl<'a> Merge<'a> {
             set(&mut own, &name, token);
         }
         self.own = own;
-        let padding = self.settings.padding_token.as_deref().filter(|_| class.pads_as_stored());
+        let pads_as_stored = build.class().is_none_or(|class| class.padding == Padding::Stored);
+        let padding = self.settings.padding_token.as_deref().filter(|_| pads_as_stored);
         if let Some(token) = padding.filter(|_| !self.standard.iter().any(|(key, _)| key == "pad_token")) {
             self.standard.push(("pad_token".to_owned(), Some(text(token))));
         }
-        self.older.get_or_insert_default().extend(class.extra_tokens().iter().map(|token| text(token)));
+        let mask = self.standard.iter_mut().find(|(name, _)| name == "mask_token");
+        if let (Some(class), Some((_, mask))) = (build.class(), mask) {
+            *mask = mask.take().map(|token| class.mask.with_flags(token));
+        }
     }
 
     /// The named tokens in transformers' order.
@@ -346,7 +366,7 @@ impl<'a> Merge<'a> {
 
     fn list(&self, file: &str, key: &str, value: &Value) -> Result<Option<Vec<TokenValue>>> {
         match value {
-            Value::Null => Ok(None),
+            Value::Null => Ok(Some(Vec::new())),
             value => list_of(value).map(Some).ok_or_else(|| self.settings.wrong_tokens(file, key)),
         }
     }

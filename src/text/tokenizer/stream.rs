@@ -1,5 +1,6 @@
 //! Detokenizing one token at a time.
 
+use super::class::may_be_cleaned;
 use super::tokenizer::Tokenizer;
 use crate::error::Result;
 
@@ -54,7 +55,9 @@ impl<'a> Stream<'a> {
             return Ok(String::new());
         }
         let text = self.tokenizer.decode(&self.ids, false)?;
-        if text.ends_with(char::REPLACEMENT_CHARACTER) || text.len() <= self.prefix_text.len() {
+        let may_change =
+            text.ends_with(char::REPLACEMENT_CHARACTER) || self.tokenizer.cleans_up && may_be_cleaned(&text);
+        if may_change || text.len() <= self.prefix_text.len() {
             // Few tokens: the next one may complete a character. Many: garbage, where trying every time would
             // cost quadratic time.
             self.retry_at = if held < PATIENCE { held + 1 } else { held + held / 2 };

@@ -40,3 +40,30 @@ pub(crate) fn sentencepiece(bos: bool) -> Value {
     }
     tokenizer
 }
+
+/// Returns the tokenizer of a Llama's folder with this `tokenizer.json`, built by a class with these settings.
+pub(crate) fn of_class(json: &Value, class: &str, settings: &Value) -> Tokenizer {
+    let mut config = settings.clone();
+    config["tokenizer_class"] = class.into();
+    let files = [
+        ("tokenizer.json", &*json.to_string()),
+        ("config.json", r#"{"model_type": "llama"}"#),
+        ("tokenizer_config.json", &*config.to_string()),
+    ];
+    Tokenizer::from_dir(folder(&files).path()).unwrap()
+}
+
+/// Class, settings, and what follows: token ids, decoded text, id of EOS, number of tokens.
+pub(crate) type ClassRow<'a> = (&'a str, Value, &'a [u32], &'a str, Option<u32>, usize);
+
+/// Checks token ids, decoded text, id of EOS and number of tokens of classes on one text.
+pub(crate) fn check_classes(json: &Value, text: &str, rows: &[ClassRow<'_>]) {
+    for (class, settings, ids, decoded, eos, size) in rows {
+        let tokenizer = of_class(json, class, settings);
+        assert_eq!(tokenizer.encode(text, true).unwrap(), *ids, "{class} {settings}");
+        assert_eq!(tokenizer.decode(ids, false).unwrap(), *decoded, "{class} {settings}");
+        assert_eq!((tokenizer.eos_token_id(), tokenizer.vocab_size()), (*eos, *size), "{class} {settings}");
+        let notes = tokenizer.notes().concat();
+        assert!(!notes.contains("may differ"), "{class}: {notes}");
+    }
+}

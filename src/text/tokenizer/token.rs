@@ -31,6 +31,11 @@ impl Token {
         Self { special, normalized: Some(!special), ..Self::plain(content) }
     }
 
+    /// A mask token, which takes the white space before it.
+    pub(crate) fn mask(content: &str, normalized: Option<bool>) -> Self {
+        Self { lstrip: true, normalized, ..Self::special(content) }
+    }
+
     /// The token, made special if `special`.
     pub(crate) fn or_special(self, special: bool) -> Self {
         Self { special: self.special || special, ..self }

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 use super::chat::{Conversation, End};
-use super::class::Class;
+use super::class::{Build, Code, clean_up};
 use super::guard::guarded;
 use super::settings::Settings;
 use super::special::SpecialTokens;
@@ -31,6 +31,10 @@ pub struct Tokenizer {
     pub(crate) template_settings: TemplateSettings,
     /// True if the decoder turns tokens like `<0xE2>` into bytes.
     pub(crate) byte_fallback: bool,
+    /// Python code of the tokenizer's class beside the parts.
+    pub(crate) code: Code,
+    /// True if spaces before punctuation are taken out of decoded texts.
+    pub(crate) cleans_up: bool,
     pub(crate) notes: Vec<String>,
 }
 
@@ -69,9 +73,12 @@ impl Tokenizer {
     /// # Errors
     /// Fails when the tokenizer's model fails on the text (an unknown character without an unknown token).
     pub fn encode(&self, text: &str, bos: bool) -> Result<Vec<u32>> {
-        let encoding = guarded(|| self.inner.encode_fast(text, bos))
+        let encode = || match self.code.encode(&self.inner, &self.special, text, bos)? {
+            Some(ids) => Ok(ids),
+            None => Ok(self.inner.encode_fast(text, bos)?.get_ids().to_vec()),
+        };
+        let mut ids = guarded(encode)
             .map_err(|e| Error::file(&self.path, format!("the text cannot be tokenized: {e}")))?;
-        let mut ids = encoding.get_ids().to_vec();
         if bos
             && let (Some(token), Some(id)) = (self.special.get("bos_token"), self.bos_token_id())
             && text.starts_with(token)
@@ -84,14 +91,26 @@ impl Tokenizer {
 
     /// Returns the text of `ids`; `skip_special` leaves special tokens out. Ids that no token has are left out too.
     ///
-    /// This is the decoder of `tokenizer.json` alone: transformers' `clean_up_tokenization_spaces` (off by
-    /// default, and ignored for BPE) is not applied.
+    /// As in transformers, `clean_up_tokenization_spaces` of `tokenizer_config.json` is ignored for BPE.
     ///
     /// # Errors
     /// Fails when the tokenizer's decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special: bool) -> Result<String> {
-        guarded(|| self.inner.decode(ids, skip_special))
-            .map_err(|e| Error::file(&self.path, format!("the tokens cannot be decoded: {e}")))
+        let ids = self.code.ids(&self.inner, &self.special, ids, skip_special);
+        let is_text = |id: &u32| {
+            let token = self.inner.id_to_token(*id);
+            token.is_some_and(|token| {
+                !(skip_special && self.inner.get_added_vocabulary().is_special_token(&token))
+            })
+        };
+        // Some decoders fail on nothing.
+        if !ids.iter().any(is_text) {
+            return Ok(String::new());
+        }
+        let text = guarded(|| self.inner.decode(&ids, skip_special))
+            .map_err(|e| Error::file(&self.path, format!("the tokens cannot be decoded: {e}")))?;
+        let text = self.code.text(text);
+        Ok(if self.cleans_up { clean_up(&text) } else { text })
     }
 
     /// Returns a detokenizer for tokens that come one by one; see [`Stream`].
@@ -330,7 +349,7 @@ impl Tokenizer {
 /// Fails if a template cannot be read, and as [`Tokenizer::apply_chat_template`] does.
 pub fn render_without_tokenizer(files: &ModelFiles, messages: &[Message]) -> Result<Option<String>> {
     let Ok(settings) = Settings::read(files, &[]) else { return Ok(None) };
-    let Ok(special) = SpecialTokens::merge(&settings, Class::Backend) else { return Ok(None) };
+    let Ok(special) = SpecialTokens::merge(&settings, Build::Stored) else { return Ok(None) };
     let templates = Templates::read(files, &settings.path_of(super::settings::CONFIG), &settings.config)?;
     let Some((_, template)) = templates.pick(false)? else { return Ok(None) };
     let variables = &Map::new();

@@ -38,7 +38,7 @@ pub(crate) mod render;
 mod statements;
 mod string_parts;
 mod string_tests;
-mod strings;
+pub(crate) mod strings;
 mod subscripts;
 mod tests;
 mod text;

@@ -118,7 +118,7 @@ mod tests {
             ("false", "expected a JSON object"),
             (r#"{"a": 1, "messages": []}"#, "`messages` is no variable"),
             (r#"{"tools": []}"#, "--tools"),
-            (r#"{"a": 170141183460469231731687303715884105728}"#, "has more than 128 bits"),
+            (r#"{"a": 170141183460469231731687303715884105728}"#, "does not fit in a signed 128-bit integer"),
             (r#"{"chat_template": "tool_use"}"#, "--chat-template chooses"),
         ] {
             let error = variables(wrong).unwrap_err();

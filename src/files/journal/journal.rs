@@ -248,7 +248,7 @@ fn lock(path: &Path, file: &File) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::header::ANEW;
+    use super::super::header::{ANEW, MODEL};
     use super::*;
 
     const ENTRIES: [(f64, &[u8]); 3] = [(0.1 + 0.2, b"one\n{}\n"), (-0.0, b""), (1e-300, b"\0\xff")];
@@ -368,7 +368,7 @@ mod tests {
     fn another_model_is_named_alone() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("out.rounding");
-        let of_model = |samples, model| header(samples).with("the model", model);
+        let of_model = |samples, model| header(samples).with(MODEL, model);
         Journal::open::<f64>(&path, &of_model(4, "a"), Start::Anew).unwrap();
         let error = Journal::open::<f64>(&path, &of_model(5, "b"), Start::Resumed).unwrap_err();
         let expected = "was begun with another model: the model was a, now it is b";

@@ -62,7 +62,7 @@ pub(crate) fn load(files: &ModelFiles) -> Result<Tokenizer> {
     notes.extend(unreadable(files));
     notes.extend(contradiction(&inner, &special));
     notes.extend(wrong_pattern);
-    notes.extend(templates.broken_note());
+    notes.extend(templates.broken_notes());
     let code = build.class().map_or(Code::None, |class| class.code);
     let cleans_up = cleans_up(&inner, &settings, build.class());
     Ok(Tokenizer {

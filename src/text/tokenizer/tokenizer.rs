@@ -243,9 +243,9 @@ impl Tokenizer {
         self.templates.names()
     }
 
-    /// Fails if a chat template cannot be read, unless another was chosen.
-    pub(crate) fn check_template(&self) -> Result<()> {
-        self.templates.check()
+    /// Fails if the chat template for a conversation cannot be read.
+    pub(crate) fn check_template(&self, tools: Option<&[Value]>) -> Result<()> {
+        self.templates.fault_in_use(tools.is_some()).map_or(Ok(()), |fault| Err(fault.clone()))
     }
 
     /// Returns name and file of the chat template of prompts, or `None` if there is no template.

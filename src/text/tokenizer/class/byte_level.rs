@@ -211,10 +211,11 @@ pub(super) static CLASSES: [Class; 15] = [
 ];
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use serde_json::json;
 
-    use super::super::super::testing::{check_classes, sentencepiece};
+    use super::super::super::testing::{check_classes, of_class, sentencepiece};
 
     /// The numbers are those of transformers 5.23.
     #[test]
@@ -233,6 +234,7 @@ mod tests {
                 ("BlenderbotTokenizer", json!({}), &[1, 260, 1, 264], "<s>a<s>ab", Some(2), 267),
                 ("DebertaTokenizer", json!({}), &[265, 260, 1, 264, 266], "[CLS]a<s>ab[SEP]", Some(266), 270),
                 ("LukeTokenizer", json!({}), &[1, 260, 1, 264, 2], "<s>a<s>ab</s>", Some(2), 273),
+                ("MarkupLMTokenizer", json!({}), &[1, 260, 1, 264, 2], "<s>a<s>ab</s>", Some(2), 267),
                 ("NougatTokenizer", json!({}), &[1, 260, 1, 264, 2], "<s>a<s>ab</s>", Some(2), 266),
                 (
                     "WhisperTokenizer",
@@ -244,5 +246,43 @@ mod tests {
                 ),
             ],
         );
+        let words =
+            [("MarkupLMTokenizer", json!({}), &[1, 260, 261, 264, 2][..], "<s>abab</s>", Some(2), 267)];
+        check_classes(&sentencepiece(true), "a  b ab", &words);
+    }
+
+    /// The numbers are those of transformers 5.23.
+    #[test]
+    fn clip_ends_words_as_in_transformers() {
+        let mut json = sentencepiece(true);
+        for (token, id) in [("<|endoftext|>", 265), ("a</w>", 266), ("b</w>", 267)] {
+            json["model"]["vocab"][token] = id.into();
+        }
+        let decoded = "<|startoftext|>a b <s>a <|endoftext|>";
+        let row = ("CLIPTokenizer", json!({}), &[268, 266, 267, 1, 266, 265][..], decoded, Some(265), 269);
+        check_classes(&json, "A  b <s>a", &[row]);
+        let clip = of_class(&json, "CLIPTokenizer", &json!({}));
+        assert_eq!(clip.decode(&[266, 1, 260], false).unwrap(), "a <s>a");
+    }
+
+    /// Texts are those of transformers 5.23.
+    #[test]
+    fn whisper_decodes_transcripts_as_in_transformers() {
+        let tokens = json!({"additional_special_tokens": ["<|startofprev|>", "<|startoftranscript|>"]});
+        let whisper = of_class(&sentencepiece(true), "WhisperTokenizer", &tokens);
+        for (ids, whole, plain) in [
+            (&[266, 260, 267, 261][..], "<|startofprev|>a<|startoftranscript|>b", "b"),
+            (&[266, 260], "<|startofprev|>a", ""),
+            (&[260, 266, 267, 261], "a<|startofprev|><|startoftranscript|>b", "ab"),
+        ] {
+            assert_eq!(whisper.decode(ids, false).unwrap(), whole);
+            assert_eq!(whisper.decode(ids, true).unwrap(), plain);
+        }
+        let mut json = sentencepiece(true);
+        let stamp = json!({"id": 265, "content": "<|0.00|>", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": false});
+        json["added_tokens"].as_array_mut().unwrap().push(stamp);
+        let whisper = of_class(&json, "WhisperTokenizer", &json!({}));
+        assert_eq!(whisper.decode(&[260, 265, 261], false).unwrap(), "ab");
     }
 }

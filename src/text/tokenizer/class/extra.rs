@@ -53,7 +53,8 @@ impl Extra {
             Self::Newer => list.clear(),
             Self::Append(tokens) => list.extend(texts(tokens)),
             Self::Named(names) => {
-                list.extend(names.iter().filter_map(|name| get(own, name)).cloned());
+                let named = names.iter().filter(|(name, _)| get(own, name).is_some());
+                list.extend(named.map(|(_, token)| text(token)));
             }
             Self::Complete(tokens) => {
                 let lacking = texts(tokens).into_iter().filter(|token| !list.contains(token));
@@ -68,7 +69,7 @@ impl Extra {
             Self::Default(tokens) | Self::Fallback(tokens) if is_none => list = texts(tokens),
             Self::None | Self::Entities(..) | Self::Default(_) | Self::Fallback(_) => {}
             Self::Sentinels => sentinels(&mut list, settings)?,
-            Self::Pegasus => list = pegasus(&list, settings),
+            Self::Pegasus => list = pegasus(&list, settings)?,
         }
         Ok(list)
     }
@@ -95,14 +96,22 @@ fn text(token: &str) -> TokenValue {
     TokenValue::Text(token.to_owned())
 }
 
-/// Returns a number in `tokenizer_config.json`.
-fn number(settings: &Settings, key: &str, default: u64) -> u64 {
-    settings.config.get(key).and_then(Value::as_u64).unwrap_or(default)
+/// Most special tokens that a number in `tokenizer_config.json` may ask for.
+const MAX_TOKENS: u64 = 1 << 16;
+
+/// Returns a number of tokens in `tokenizer_config.json`. Fails where it is absurd.
+fn number_of_tokens(settings: &Settings, key: &str, default: u64) -> Result<u64> {
+    let number = settings.config.get(key).and_then(Value::as_u64).unwrap_or(default);
+    if number > MAX_TOKENS {
+        let message = format!("found {number}, expected at most {MAX_TOKENS} special tokens");
+        return Err(Error::key(settings.path_of(CONFIG), key, message));
+    }
+    Ok(number)
 }
 
 /// Adds the sentinel tokens of T5 where the list has none.
 fn sentinels(list: &mut Vec<TokenValue>, settings: &Settings) -> Result<()> {
-    let count = number(settings, "extra_ids", 100);
+    let count = number_of_tokens(settings, "extra_ids", 100)?;
     let listed = list.iter().filter(|token| token.content().contains("<extra_id_")).count() as u64;
     if listed == 0 {
         list.extend((0..count).map(|id| text(&format!("<extra_id_{id}>"))));
@@ -116,14 +125,14 @@ fn sentinels(list: &mut Vec<TokenValue>, settings: &Settings) -> Result<()> {
 }
 
 /// Returns the tokens of Pegasus, which drops those of the list.
-fn pegasus(list: &[TokenValue], settings: &Settings) -> Vec<TokenValue> {
+fn pegasus(list: &[TokenValue], settings: &Settings) -> Result<Vec<TokenValue>> {
     let sentence_mask = match settings.config.get("mask_token_sent") {
         None => Some("<mask_1>"),
         Some(token) => token.as_str(),
     };
     let first = sentence_mask.filter(|mask| !list.iter().any(|token| token == &text(mask)));
-    let unknown = (2..number(settings, "offset", 103)).map(|id| text(&format!("<unk_{id}>")));
-    first.map(text).into_iter().chain(unknown).collect()
+    let unknown = (2..number_of_tokens(settings, "offset", 103)?).map(|id| text(&format!("<unk_{id}>")));
+    Ok(first.map(text).into_iter().chain(unknown).collect())
 }
 
 /// Returns the two tokens of entities, under the names that the settings give them. In `own` they are texts.
@@ -144,4 +153,30 @@ fn entities(prefix: &str, own: &mut [(String, TokenValue)], settings: &Settings)
         });
     }
     tokens
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::super::testing::{config, folder, sentencepiece};
+    use crate::text::tokenizer::Tokenizer;
+
+    #[test]
+    fn absurd_numbers_of_tokens_are_refused() {
+        let mut json = sentencepiece(true);
+        let tokens = json["model"]["vocab"].as_object().unwrap().keys().map(|token| json!([token, -1.0]));
+        let vocab: Vec<_> = tokens.collect();
+        json["model"] = json!({"type": "Unigram", "unk_id": 0, "vocab": vocab});
+        for (class, key) in [("T5Tokenizer", "extra_ids"), ("PegasusTokenizer", "offset")] {
+            let settings = json!({"tokenizer_class": class, key: 1_000_000_000_000_u64}).to_string();
+            let dir = folder(&[("tokenizer.json", &json.to_string()), config(&settings)]);
+            let error = Tokenizer::from_dir(dir.path()).err().unwrap().to_string();
+            let expected = format!(
+                "tokenizer_config.json: key `{key}`: found 1000000000000, expected at most 65536 special tokens"
+            );
+            assert!(error.ends_with(&expected), "{error}");
+        }
+    }
 }

@@ -227,8 +227,8 @@ pub(crate) enum Extra {
     Newer,
     /// The given tokens after those of the list.
     Append(&'static [&'static str]),
-    /// The model's own tokens of these names after those of the list.
-    Named(&'static [&'static str]),
+    /// The given tokens after those of the list, each with a name that must stand for a token, be it another.
+    Named(&'static [(&'static str, &'static str)]),
     /// The given tokens that are not in the list, after it.
     Complete(&'static [&'static str]),
     /// The given tokens before those of the list.

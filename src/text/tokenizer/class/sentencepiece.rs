@@ -61,7 +61,13 @@ pub(super) static CLASSES: [Class; 8] = [
             ("eot_token", "▁<EOT>"),
             ("fill_token", "<FILL_ME>"),
         ],
-        extra: Extra::Named(&["prefix_token", "middle_token", "suffix_token", "eot_token", "fill_token"]),
+        extra: Extra::Named(&[
+            ("prefix_token", "▁<PRE>"),
+            ("middle_token", "▁<MID>"),
+            ("suffix_token", "▁<SUF>"),
+            ("eot_token", "▁<EOT>"),
+            ("fill_token", "<FILL_ME>"),
+        ]),
         code: Code::Infilling,
         ..BASE
     },
@@ -234,5 +240,20 @@ mod tests {
         assert_eq!(ids("ab<FILL_ME>", true), [1, 262, 261]);
         let error = tokenizer.encode("<FILL_ME> <FILL_ME>", true).unwrap_err().to_string();
         assert!(error.contains("`<FILL_ME>` occurs 2 times, expected once"), "{error}");
+        // Tokens that the settings name are added beside the class's own, which fill in all the same.
+        let own =
+            json!({"prefix_token": "<P>", "suffix_token": "<S>", "middle_token": "<M>", "fill_token": "<F>"});
+        let tokenizer = of_class(&sentencepiece(false), "CodeLlamaTokenizer", &own);
+        let ids = |text: &str| tokenizer.encode(text, true).unwrap();
+        assert_eq!(ids("a b<F>ab"), [1, 262, 259, 261, 269, 264]);
+        assert_eq!(ids("a<FILL_ME>b"), [1, 270, 262, 272, 259, 261, 271]);
+        assert_eq!(tokenizer.vocab_size(), 274);
+        let none = of_class(&sentencepiece(false), "CodeLlamaTokenizer", &json!({"prefix_token": null}));
+        assert_eq!(none.encode("ab<FILL_ME>", true).unwrap(), [1, 262, 261]);
+        let error = none.encode("a b<FILL_ME>ab", true).unwrap_err().to_string();
+        assert!(error.contains("needs a `prefix_token`"), "{error}");
+        let plain = of_class(&sentencepiece(false), "CodeLlamaTokenizer", &json!({"fill_token": null}));
+        let spelled = [1, 262, 63, 73, 76, 79, 79, 98, 80, 72, 65, 261];
+        assert_eq!(plain.encode("a<FILL_ME>b", true).unwrap(), spelled);
     }
 }

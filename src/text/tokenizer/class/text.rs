@@ -13,9 +13,6 @@ use super::parts::{Class, Code, Extra, Flag};
 /// Time stamps of Whisper.
 static STAMP: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"<\|(\d+\.\d+)\|>").ok());
 
-/// Mark of the place that an infilling model fills.
-const FILL: &str = "<FILL_ME>";
-
 impl Code {
     /// Returns token ids of a text that a class encodes in its own way; `None` for all others.
     pub(crate) fn encode(
@@ -76,6 +73,9 @@ impl Code {
     }
 }
 
+/// Mark of the place that an infilling model fills.
+const FILL: &str = "<FILL_ME>";
+
 /// Returns token ids of a text with a gap: the text before it, the text after it, and the mark of what is to be filled in.
 fn fill_in(
     tokenizer: &Tokenizer,
@@ -95,16 +95,24 @@ fn fill_in(
         let id = tokenizer.token_to_id(token).or(unk);
         id.ok_or_else(|| format!("there is no token `{token}` for infilling"))
     };
+    // transformers takes these tokens whatever the settings call them, unless that is null.
+    let named = |name: &str, token: &str| match special.get(name) {
+        Some(_) => id(token),
+        None => Err(format!("`{FILL}` needs a `{name}`, and the settings say that there is none")),
+    };
+    let prefix = named("prefix_token", "▁<PRE>")?;
+    let suffix = named("suffix_token", "▁<SUF>")?;
+    let middle = named("middle_token", "▁<MID>")?;
     let mut plain = tokenizer.clone();
     let spaces = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
     plain.with_normalizer(Some(serde_json::from_value::<NormalizerWrapper>(spaces)?))?;
     let bos_token = special.get("bos_token").filter(|_| bos);
     let mut ids: Vec<u32> = bos_token.map(id).transpose()?.into_iter().collect();
-    ids.push(id("▁<PRE>")?);
+    ids.push(prefix);
     ids.extend(plain.encode_fast(format!(" {before}"), false)?.get_ids());
-    ids.push(id("▁<SUF>")?);
+    ids.push(suffix);
     ids.extend(plain.encode_fast(after, false)?.get_ids());
-    ids.push(id("▁<MID>")?);
+    ids.push(middle);
     Ok(ids)
 }
 

@@ -343,10 +343,11 @@ pub(super) static CLASSES: [Class; 20] = [
 ];
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use serde_json::json;
 
-    use super::super::super::testing::check_classes;
+    use super::super::super::testing::{check_classes, of_class};
 
     /// The numbers are those of transformers 5.23.
     #[test]
@@ -373,12 +374,20 @@ mod tests {
         let json = json!({"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
             "post_processor": null, "decoder": null, "model": {"type": "Unigram", "unk_id": 3, "vocab": vocab}});
         let t5 = json!({"extra_ids": 2});
+        let padded = json!({"pad_token": "<pad>"});
         let bert = json!({"add_prefix_space": false});
         check_classes(
             &json,
             "Ab  é``a<s>b",
             &[
-                ("T5Tokenizer", t5, &[4, 12, 6, 4, 10, 2, 5, 0, 6, 2], "Ab é</s>a<s>b</s>", Some(2), 19),
+                (
+                    "T5Tokenizer",
+                    t5.clone(),
+                    &[4, 12, 6, 4, 10, 2, 5, 0, 6, 2],
+                    "Ab é</s>a<s>b</s>",
+                    Some(2),
+                    19,
+                ),
                 (
                     "XLMRobertaTokenizer",
                     json!({}),
@@ -443,7 +452,91 @@ mod tests {
                     Some(2),
                     19,
                 ),
+                (
+                    "LasrTokenizer",
+                    t5.clone(),
+                    &[4, 12, 6, 4, 10, 3, 5, 0, 6, 2],
+                    "Ab é<unk>a<s>b</s>",
+                    Some(2),
+                    19,
+                ),
+                (
+                    "ParakeetTokenizer",
+                    padded,
+                    &[12, 6, 3, 10, 3, 5, 0, 6],
+                    "A b <unk> é <unk> a <s> b",
+                    None,
+                    17,
+                ),
+                (
+                    "MBart50Tokenizer",
+                    json!({}),
+                    &[16, 4, 12, 6, 4, 10, 3, 5, 0, 4, 6, 2],
+                    "en_XX Ab é<unk>a<s> b</s>",
+                    Some(2),
+                    69,
+                ),
+                (
+                    "MLukeTokenizer",
+                    json!({"entity_token_1": "<x>"}),
+                    &[0, 4, 12, 6, 4, 4, 10, 13, 5, 0, 4, 6, 2],
+                    "<s> Ab  é\"a<s> b</s>",
+                    Some(2),
+                    24,
+                ),
+                ("RemBertTokenizer", json!({}), &[4, 12, 6, 4, 10, 13, 5, 0, 6], "Ab é\"a<s>b", Some(15), 18),
             ],
         );
+        // With a post-processor, which counts for some classes.
+        let mut with_bos = json.clone();
+        with_bos["post_processor"] = json!({"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}});
+        check_classes(
+            &with_bos,
+            "Ab  é``a<s>b",
+            &[
+                ("AlbertTokenizer", json!({}), &[0, 9, 4, 11, 13, 5, 0, 6], "<s> ab e\"a<s>b", Some(15), 18),
+                (
+                    "RemBertTokenizer",
+                    json!({}),
+                    &[14, 4, 12, 6, 4, 10, 13, 5, 0, 6, 15],
+                    "[CLS] Ab é\"a<s>b[SEP]",
+                    Some(15),
+                    18,
+                ),
+            ],
+        );
+        // A vocabulary without codes of languages gets them.
+        let mut without = json;
+        without["model"]["vocab"].as_array_mut().unwrap().pop();
+        check_classes(
+            &without,
+            "Ab  é``a<s>b",
+            &[(
+                "MBart50Tokenizer",
+                json!({"src_lang": "ro_RO"}),
+                &[36, 5, 13, 7, 5, 11, 3, 6, 0, 5, 7, 2],
+                "ro_RO Ab é<unk>a<s> b</s>",
+                Some(2),
+                70,
+            )],
+        );
+    }
+
+    /// Texts are those of transformers 5.23.
+    #[test]
+    fn runs_of_a_token_are_decoded_once() {
+        let json = json!({"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
+            "post_processor": null, "decoder": null, "model": {"type": "Unigram", "unk_id": 3, "vocab": [
+            ["<s>", 0.0], ["<pad>", 0.0], ["</s>", 0.0], ["<unk>", 0.0], ["▁", -3.0], ["a", -4.0], ["b", -4.0],
+            ["▁a", -2.0]]}});
+        let lasr = of_class(&json, "LasrTokenizer", &json!({"extra_ids": 2}));
+        assert_eq!(lasr.decode(&[7, 7, 1, 7, 6, 6, 2, 2], false).unwrap(), "a ab</s>");
+        assert_eq!(lasr.decode(&[7, 7, 1, 7, 6, 6, 2, 2], true).unwrap(), "a ab");
+        assert_eq!(lasr.decode(&[5, 5, 1, 1, 5, 6], true).unwrap(), "aab");
+        let parakeet = of_class(&json, "ParakeetTokenizer", &json!({"pad_token": "<pad>"}));
+        assert_eq!(parakeet.decode(&[5, 5, 1, 1, 5, 6], true).unwrap(), "a a b");
     }
 }

@@ -220,6 +220,14 @@ mod tests {
                     None,
                     13,
                 ),
+                (
+                    "SplinterTokenizer",
+                    json!({"cls_token": null}),
+                    &[5, 7, 7, 7, 7, 8, 10, 11, 5, 4],
+                    "abbbb e. 日 a [MASK]",
+                    None,
+                    13,
+                ),
             ],
         );
     }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 use super::chat::{ChatTemplate, Origin};
-use super::message::kind;
+use super::template_entries::{DEFAULT, Entry, entries};
 use super::tokenizer::read_object;
 use crate::error::{Error, Result};
 use crate::files::model_files::{ModelFiles, TEMPLATES};
@@ -15,9 +15,6 @@ pub(crate) const FILE: &str = "chat_template.jinja";
 
 /// A file of processors of earlier versions of transformers, which its tokenizers do not read.
 pub(crate) const LEGACY_FILE: &str = "chat_template.json";
-
-/// The template that is used unless there is a reason for another.
-const DEFAULT: &str = "default";
 
 /// The template that is used when there are tools.
 const TOOL_USE: &str = "tool_use";
@@ -298,50 +295,6 @@ impl Templates {
 /// Returns the names of the templates for a conversation, the best first.
 fn preferred(has_tools: bool) -> impl Iterator<Item = &'static str> {
     has_tools.then_some(TOOL_USE).into_iter().chain([DEFAULT])
-}
-
-/// Entry of the value `chat_template`.
-struct Entry {
-    /// Name; `None` where that is at fault.
-    name: Option<String>,
-    source: Result<String>,
-}
-
-/// Returns names and sources in the value `chat_template` of the file `path`.
-fn entries(path: &Path, value: Option<&Value>) -> Vec<Entry> {
-    let wrong = |key: &str, expected: &str, found: Option<&Value>| {
-        Error::key(path, key, format!("expected {expected}, found {}", found.map_or("nothing", kind)))
-    };
-    let text = |key: &str, value: Option<&Value>| match value {
-        Some(Value::String(text)) => Ok(text.clone()),
-        other => Err(wrong(key, "a string", other)),
-    };
-    let default = |source| vec![Entry { name: Some(DEFAULT.to_owned()), source }];
-    match value {
-        None | Some(Value::Null) => Vec::new(),
-        Some(Value::String(source)) => default(Ok(source.clone())),
-        Some(Value::Object(templates)) => {
-            let entry = |(name, source): (&String, &Value)| {
-                let source = text(&format!("chat_template.{name}"), Some(source));
-                Entry { name: Some(name.clone()), source }
-            };
-            templates.iter().map(entry).collect()
-        }
-        Some(Value::Array(list)) => {
-            let entry = |(index, entry): (usize, &Value)| {
-                let field = |name: &str| text(&format!("chat_template[{index}].{name}"), entry.get(name));
-                match field("name") {
-                    Ok(name) => Entry { name: Some(name), source: field("template") },
-                    Err(fault) => Entry { name: None, source: Err(fault) },
-                }
-            };
-            list.iter().enumerate().map(entry).collect()
-        }
-        other => {
-            let expected = "a string, an object or a list of {name, template}";
-            default(Err(wrong("chat_template", expected, other)))
-        }
-    }
 }
 
 fn file_name(path: &Path) -> String {

@@ -290,3 +290,39 @@ impl Decoder {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::super::testing::check_classes;
+
+    /// The numbers are those of transformers 5.23.
+    #[test]
+    fn a_vocabulary_without_languages_gets_them() {
+        let vocab = json!([
+            ["<s>", 0.0],
+            ["<pad>", 0.0],
+            ["</s>", 0.0],
+            ["<unk>", 0.0],
+            ["▁", -3.0],
+            ["a", -4.0],
+            ["b", -4.0],
+            ["▁a", -2.0],
+            ["ab", -3.0],
+            ["▁ab", -1.0],
+            ["é", -4.0],
+            ["e", -4.0],
+            ["A", -4.0],
+            ["\"", -4.0],
+            ["[CLS]", 0.0],
+            ["[SEP]", 0.0]
+        ]);
+        let json = json!({"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
+            "post_processor": null, "decoder": null, "model": {"type": "Unigram", "unk_id": 3, "vocab": vocab}});
+        let settings = json!({"src_lang": "ro_RO"});
+        let ids = &[36, 5, 13, 7, 5, 11, 3, 6, 0, 5, 7, 2][..];
+        let row = ("MBart50Tokenizer", settings, ids, "ro_RO Ab é<unk>a<s> b</s>", Some(2), 70);
+        check_classes(&json, "Ab  é``a<s>b", &[row]);
+    }
+}

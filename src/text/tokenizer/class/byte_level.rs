@@ -1,8 +1,8 @@
 //! Classes of byte-level BPE.
 
 use super::parts::{
-    Again, Around, Class, Code, Decoder, Extra, Flag, Mask, Model, Normalizer, Padding, Parts, Piece,
-    PreTokenizer, Takes,
+    AddedAgain, Around, Class, Code, Decoder, Extra, Flag, InputKind, Mask, Model, Normalizer, Padding,
+    Piece, PreTokenizer, ROBERTA,
 };
 
 const ENDOFTEXT: &str = "<|endoftext|>";
@@ -19,33 +19,13 @@ const QWEN_WITH_MARKS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[
 const NOUGAT: &str = r##"[\(\)\[\]\{\}]|([!\"#\$%\&'\*\+,\-\./:;<=>\?\\\^_`\|\~])\1*"##;
 
 const BASE: Class = Class {
-    names: &[],
-    parts: Parts::Anew,
     model: Model::Bpe { unk: false, fuses: false, bytes: false, suffix: "" },
-    normalizer: &[],
     pre_tokenizer: &[PreTokenizer::ByteLevel(PREFIX)],
     decoder: Decoder::ByteLevel,
-    around: Around::Stored,
-    named: &[],
-    mask: Mask::Plain,
-    extra: Extra::None,
-    again: Again::Nothing,
-    padding: Padding::Stored,
-    code: Code::None,
-    takes: Takes::Texts,
+    ..Class::PLAIN
 };
 
 const CLS_SEP: Around = Around::Put(&[Piece::Named("cls_token")], &[Piece::Named("sep_token")]);
-
-const ROBERTA: &[(&str, &str)] = &[
-    ("bos_token", "<s>"),
-    ("eos_token", "</s>"),
-    ("sep_token", "</s>"),
-    ("cls_token", "<s>"),
-    ("unk_token", "<unk>"),
-    ("pad_token", "<pad>"),
-    ("mask_token", "<mask>"),
-];
 
 pub(super) static CLASSES: [Class; 15] = [
     Class {
@@ -77,7 +57,7 @@ pub(super) static CLASSES: [Class; 15] = [
         normalizer: &[Normalizer::Nfc],
         pre_tokenizer: &[PreTokenizer::Isolate(QWEN), PreTokenizer::Bytes(PREFIX)],
         named: &[("eos_token", ENDOFTEXT), ("unk_token", ENDOFTEXT), ("pad_token", ENDOFTEXT)],
-        again: Again::AsTexts,
+        again: AddedAgain::AsTexts,
         ..BASE
     },
     Class {
@@ -100,7 +80,7 @@ pub(super) static CLASSES: [Class; 15] = [
             ("cls_token", "<CLS>"),
             ("mask_token", "<MASK_TOKEN>"),
         ],
-        again: Again::AsGiven,
+        again: AddedAgain::WithFlags,
         ..BASE
     },
     Class {
@@ -164,7 +144,7 @@ pub(super) static CLASSES: [Class; 15] = [
         pre_tokenizer: &[PreTokenizer::ByteLevel(PREFIX_BY_DEFAULT)],
         around: CLS_SEP,
         named: ROBERTA,
-        takes: Takes::Boxes,
+        takes: InputKind::Boxes,
         ..BASE
     },
     Class {

@@ -1,16 +1,16 @@
-//! Further special tokens of a class, and the flags of its mask token.
+//! Further special tokens of a class.
 
 use serde_json::Value;
 
 use super::super::settings::{CONFIG, Settings};
 use super::super::special::LISTS;
 use super::super::token::{Token, TokenValue, value};
-use super::parts::{Extra, Mask};
+use super::parts::Extra;
 use crate::error::{Error, Result};
 
 impl Extra {
-    /// Returns the further special tokens of a class. `list` is `extra_special_tokens`, which outranks what the class makes of
-    /// `older`, the former `additional_special_tokens`; `own` are the model's own tokens by name.
+    /// Returns the further special tokens of a class. `list` is `extra_special_tokens`, which outranks the tokens that the
+    /// class makes of `older`, the former `additional_special_tokens`; `own` are the model's own tokens by name.
     pub(crate) fn resolve(
         self,
         list: Option<Vec<TokenValue>>,
@@ -40,6 +40,7 @@ impl Extra {
         Ok(list)
     }
 
+    /// Returns the further special tokens that the class makes of `older`.
     fn of_older(
         self,
         older: Option<Vec<TokenValue>>,
@@ -72,19 +73,6 @@ impl Extra {
             Self::Pegasus => list = pegasus(&list, settings)?,
         }
         Ok(list)
-    }
-}
-
-impl Mask {
-    /// Returns the mask token with the class's flags, where it is a text.
-    pub(crate) fn with_flags(self, token: TokenValue) -> TokenValue {
-        match (self, token) {
-            (Self::Strips, TokenValue::Text(text)) => TokenValue::Token(Token::mask(&text, None)),
-            (Self::StripsNormalized, TokenValue::Text(text)) => {
-                TokenValue::Token(Token::mask(&text, Some(true)))
-            }
-            (_, token) => token,
-        }
     }
 }
 

@@ -2,25 +2,15 @@
 
 use super::languages::NLLB;
 use super::parts::{
-    Again, Around, Class, Code, Decoder, Extra, Flag, Mask, Model, Normalizer, Padding, Parts, Piece,
-    PreTokenizer, Scheme, Takes,
+    AddedAgain, Around, Class, Code, Decoder, Extra, Flag, Mask, Model, Normalizer, Piece, PreTokenizer,
+    ROBERTA, Scheme,
 };
 
 const BASE: Class = Class {
-    names: &[],
-    parts: Parts::Anew,
     model: Model::Bpe { unk: true, fuses: true, bytes: false, suffix: "" },
-    normalizer: &[],
     pre_tokenizer: &[PreTokenizer::Metaspace(Scheme::Always)],
     decoder: Decoder::Metaspace(Scheme::Always),
-    around: Around::Stored,
-    named: &[],
-    mask: Mask::Plain,
-    extra: Extra::None,
-    again: Again::Nothing,
-    padding: Padding::Stored,
-    code: Code::None,
-    takes: Takes::Texts,
+    ..Class::PLAIN
 };
 
 /// SentencePiece's table, then single spaces.
@@ -97,15 +87,7 @@ pub(super) static CLASSES: [Class; 8] = [
             &Around::Put(&[], &[Piece::Named("eos_token"), NLLB_LANGUAGE]),
             &Around::Put(&[NLLB_LANGUAGE], &[Piece::Named("eos_token")]),
         ),
-        named: &[
-            ("bos_token", "<s>"),
-            ("eos_token", "</s>"),
-            ("sep_token", "</s>"),
-            ("cls_token", "<s>"),
-            ("unk_token", "<unk>"),
-            ("pad_token", "<pad>"),
-            ("mask_token", "<mask>"),
-        ],
+        named: ROBERTA,
         mask: Mask::StripsNormalized,
         extra: Extra::Fallback(&NLLB),
         ..BASE
@@ -140,7 +122,7 @@ pub(super) static CLASSES: [Class; 8] = [
         names: &["ReformerTokenizer"],
         normalizer: CHARSMAP,
         named: &[("eos_token", "</s>"), ("unk_token", "<unk>")],
-        again: Again::AsGiven,
+        again: AddedAgain::WithFlags,
         ..BASE
     },
     Class {

@@ -1,8 +1,7 @@
 //! Classes over words: WordPiece, and BPE with `</w>` at the end of a word.
 
 use super::parts::{
-    Again, Around, Class, Code, Decoder, Extra, Flag, Mask, Model, Normalizer, Padding, Parts, Piece,
-    PreTokenizer, Takes,
+    Around, Class, Decoder, Extra, Flag, InputKind, Mask, Model, Normalizer, Parts, Piece, PreTokenizer,
 };
 
 const LOWERCASE: Flag = Flag { key: "do_lower_case", default: true };
@@ -10,20 +9,13 @@ const LOWERCASE: Flag = Flag { key: "do_lower_case", default: true };
 const ALWAYS: Flag = Flag { key: "", default: true };
 
 const BASE: Class = Class {
-    names: &[],
-    parts: Parts::Anew,
     model: Model::WordPiece,
     normalizer: &[Normalizer::Bert(ALWAYS, LOWERCASE)],
     pre_tokenizer: &[PreTokenizer::Bert],
     decoder: Decoder::WordPiece,
     around: Around::Put(&[Piece::NamedOr("cls_token", 2)], &[Piece::NamedOr("sep_token", 3)]),
     named: BERT,
-    mask: Mask::Plain,
-    extra: Extra::None,
-    again: Again::Nothing,
-    padding: Padding::Stored,
-    code: Code::None,
-    takes: Takes::Texts,
+    ..Class::PLAIN
 };
 
 const BERT: &[(&str, &str)] = &[
@@ -61,7 +53,7 @@ pub(super) static CLASSES: [Class; 10] = [
         normalizer: &[Normalizer::Bert(ALWAYS, ALWAYS)],
         ..BASE
     },
-    Class { names: &["LayoutLMv2Tokenizer"], takes: Takes::Boxes, ..BASE },
+    Class { names: &["LayoutLMv2Tokenizer"], takes: InputKind::Boxes, ..BASE },
     Class {
         names: &["MPNetTokenizer"],
         around: Around::Put(&[Piece::NamedOr("cls_token", 0)], &[Piece::NamedOr("sep_token", 2)]),

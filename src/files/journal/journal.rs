@@ -126,7 +126,7 @@ impl Journal {
     pub fn append(&mut self, entry: &impl Serialize, payload: &[&[u8]]) -> Result<usize> {
         let line = entry_line(&self.path, entry, payload)?;
         for part in [&line[..]].iter().chain(payload) {
-            self.file.write_all(part).map_err(|e| self.no_room(e))?;
+            self.file.write_all(part).map_err(|e| self.write_error(e))?;
         }
         let start = self.length + line.len();
         self.length = start + payload.iter().map(|part| part.len()).sum::<usize>();
@@ -136,11 +136,11 @@ impl Journal {
 
     /// Hands what was appended to the system, so that a kill does not lose it.
     pub fn flush(&mut self) -> Result<()> {
-        self.file.flush().map_err(|e| self.no_room(e))
+        self.file.flush().map_err(|e| self.write_error(e))
     }
 
     /// Returns an error of writing, which names the output that the journal lies beside.
-    fn no_room(&self, error: io::Error) -> Error {
+    fn write_error(&self, error: io::Error) -> Error {
         Error::io(output_file::output_beside(&self.path), error)
     }
 

@@ -107,7 +107,8 @@ fn is_recorded(record: Option<&Record>, reference: &SourceModel, console: &Conso
     Ok(is_same)
 }
 
-/// Returns windows of the text to measure on, and how to measure: the user's, or mixbit's own where no distance is `recorded`.
+/// Returns windows of the text to measure on, and how to measure: the user's, or mixbit's own where no distance is
+/// `recorded`.
 fn text(
     args: &Report,
     source: &SourceModel,

@@ -13,8 +13,8 @@ use super::super::special::SpecialTokens;
 use super::parts::{Class, Decoder, Flag, Model, Normalizer, PreTokenizer, Scheme, UnkId};
 
 impl Class {
-    /// Returns the tokenizer that the class builds of the vocabulary, the merges and the post-processor of `file`, with no
-    /// added tokens.
+    /// Returns the tokenizer that the class builds of the vocabulary, the merges and the post-processor of `file`,
+    /// with no added tokens.
     pub(crate) fn rebuild(
         &self,
         file: &Tokenizer,
@@ -159,7 +159,13 @@ impl UnkId {
 impl Flag {
     /// Returns the value in `tokenizer_config.json`, or the class's own.
     pub(super) fn is_set(self, settings: &Settings) -> bool {
-        settings.config.get(self.key).map_or(self.default, |value| value.as_bool().unwrap_or(false))
+        match self {
+            Self::Setting { key, default } => {
+                settings.config.get(key).map_or(default, |value| value.as_bool().unwrap_or(false))
+            }
+            Self::Always => true,
+            Self::Never => false,
+        }
     }
 }
 
@@ -203,7 +209,7 @@ fn normalizers(steps: &[Normalizer], settings: &Settings, charsmap: Option<&Valu
             None => normalizers(otherwise, settings, charsmap),
         },
         Normalizer::Bert(clean, lowercase) => {
-            let chinese = Flag { key: "tokenize_chinese_chars", default: true };
+            let chinese = Flag::Setting { key: "tokenize_chinese_chars", default: true };
             let accents = settings.config.get("strip_accents").and_then(Value::as_bool);
             bert(clean.is_set(settings), chinese.is_set(settings), accents, lowercase.is_set(settings))
         }
@@ -246,7 +252,7 @@ impl PreTokenizer {
 
 impl Scheme {
     fn name(self, settings: &Settings) -> &'static str {
-        let is_set = Flag { key: "add_prefix_space", default: true }.is_set(settings);
+        let is_set = Flag::Setting { key: "add_prefix_space", default: true }.is_set(settings);
         match self {
             Self::Prefix if !is_set => "never",
             Self::FirstOrNever | Self::Llama if !prefixes(settings) => "never",

@@ -7,10 +7,9 @@ use super::parts::{
 
 const ENDOFTEXT: &str = "<|endoftext|>";
 
-const PREFIX: Flag = Flag { key: "add_prefix_space", default: false };
-const PREFIX_BY_DEFAULT: Flag = Flag { key: "add_prefix_space", default: true };
-/// No setting changes this.
-const NO_PREFIX: Flag = Flag { key: "", default: false };
+const PREFIX: Flag = Flag::Setting { key: "add_prefix_space", default: false };
+const PREFIX_BY_DEFAULT: Flag = Flag::Setting { key: "add_prefix_space", default: true };
+const NO_PREFIX: Flag = Flag::Never;
 
 const QWEN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN_WITH_MARKS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";

@@ -34,7 +34,7 @@ pub(crate) fn may_be_cleaned(text: &str) -> bool {
 
 /// True if decoded texts are cleaned up: BPE's only where the settings insist.
 pub(crate) fn cleans_up(tokenizer: &Tokenizer, settings: &Settings, class: Option<&Class>) -> bool {
-    let insists = Flag {
+    let insists = Flag::Setting {
         key: "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
         default: class.is_some_and(|class| matches!(class.extra, Extra::Entities(..))),
     };

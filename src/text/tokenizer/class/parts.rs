@@ -112,12 +112,15 @@ pub(crate) enum UnkId {
     UnscoredLater,
 }
 
-/// Setting of `tokenizer_config.json` that is true or false.
+/// Value that is true or false, for most flags by a setting of `tokenizer_config.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Flag {
-    pub(crate) key: &'static str,
-    /// Value where the key is missing.
-    pub(crate) default: bool,
+pub(crate) enum Flag {
+    /// Key, and the value where that is missing.
+    Setting { key: &'static str, default: bool },
+    /// True whatever the settings are.
+    Always,
+    /// False whatever the settings are.
+    Never,
 }
 
 /// One step of a normalizer.

@@ -83,7 +83,7 @@ pub(super) static CLASSES: [Class; 8] = [
         names: &["NllbTokenizer"],
         normalizer: CHARSMAP,
         around: Around::If(
-            Flag { key: "legacy_behaviour", default: false },
+            Flag::Setting { key: "legacy_behaviour", default: false },
             &Around::Put(&[], &[Piece::Named("eos_token"), NLLB_LANGUAGE]),
             &Around::Put(&[NLLB_LANGUAGE], &[Piece::Named("eos_token")]),
         ),
@@ -129,7 +129,7 @@ pub(super) static CLASSES: [Class; 8] = [
         names: &["Tipsv2Tokenizer"],
         model: Model::Bpe { unk: false, fuses: true, bytes: true, suffix: "" },
         normalizer: &[
-            Normalizer::If(Flag { key: "do_lower_case", default: true }, &[Normalizer::Lowercase]),
+            Normalizer::If(Flag::Setting { key: "do_lower_case", default: true }, &[Normalizer::Lowercase]),
             Normalizer::Charsmap(&[], &[]),
         ],
         pre_tokenizer: &[PreTokenizer::WhitespaceSplit, PreTokenizer::Metaspace(Scheme::Always)],

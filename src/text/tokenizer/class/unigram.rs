@@ -17,7 +17,7 @@ const CHARSMAP: Normalizer = Normalizer::Charsmap(&[], &[]);
 const SINGLE_SPACES: Normalizer = Normalizer::ReplaceAll(" {2,}", " ");
 const NO_LINES: Normalizer = Normalizer::ReplaceAll(r"\s{2,}|[\n\r\t]", " ");
 const DOUBLE_QUOTES: [Normalizer; 2] = [Normalizer::Replace("``", "\""), Normalizer::Replace("''", "\"")];
-const LOWERCASE: Flag = Flag { key: "do_lower_case", default: false };
+const LOWERCASE: Flag = Flag::Setting { key: "do_lower_case", default: false };
 const NO_ACCENTS: &[Normalizer] = &[Normalizer::Nfkd, Normalizer::StripAccents];
 
 const EOS: Piece = Piece::Named("eos_token");
@@ -137,8 +137,8 @@ pub(super) static CLASSES: [Class; 20] = [
         normalizer: &[
             DOUBLE_QUOTES[0],
             DOUBLE_QUOTES[1],
-            Normalizer::Unless(Flag { key: "keep_accents", default: false }, NO_ACCENTS),
-            Normalizer::If(Flag { key: "do_lower_case", default: true }, &[Normalizer::Lowercase]),
+            Normalizer::Unless(Flag::Setting { key: "keep_accents", default: false }, NO_ACCENTS),
+            Normalizer::If(Flag::Setting { key: "do_lower_case", default: true }, &[Normalizer::Lowercase]),
             CHARSMAP,
         ],
         pre_tokenizer: &[PreTokenizer::WhitespaceSplit, PreTokenizer::Metaspace(Scheme::Prefix)],
@@ -219,7 +219,7 @@ pub(super) static CLASSES: [Class; 20] = [
             DOUBLE_QUOTES[0],
             DOUBLE_QUOTES[1],
             SINGLE_SPACES,
-            Normalizer::Unless(Flag { key: "keep_accents", default: true }, NO_ACCENTS),
+            Normalizer::Unless(Flag::Setting { key: "keep_accents", default: true }, NO_ACCENTS),
             Normalizer::If(LOWERCASE, &[Normalizer::Lowercase]),
             CHARSMAP,
         ],

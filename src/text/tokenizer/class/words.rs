@@ -4,9 +4,8 @@ use super::parts::{
     Around, Class, Decoder, Extra, Flag, InputKind, Mask, Model, Normalizer, Parts, Piece, PreTokenizer,
 };
 
-const LOWERCASE: Flag = Flag { key: "do_lower_case", default: true };
-/// No setting changes this.
-const ALWAYS: Flag = Flag { key: "", default: true };
+const LOWERCASE: Flag = Flag::Setting { key: "do_lower_case", default: true };
+const ALWAYS: Flag = Flag::Always;
 
 const BASE: Class = Class {
     model: Model::WordPiece,
@@ -71,7 +70,7 @@ pub(super) static CLASSES: [Class; 10] = [
     },
     Class {
         names: &["FunnelTokenizer"],
-        normalizer: &[Normalizer::Bert(Flag { key: "clean_text", default: true }, LOWERCASE)],
+        normalizer: &[Normalizer::Bert(Flag::Setting { key: "clean_text", default: true }, LOWERCASE)],
         decoder: Decoder::WordPiecePrefix,
         named: &[
             ("unk_token", "<unk>"),

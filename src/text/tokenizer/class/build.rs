@@ -225,32 +225,45 @@ fn normalizers(steps: &[Normalizer], settings: &Settings, charsmap: Option<&Valu
 impl PreTokenizer {
     /// Returns the step in the form of `tokenizer.json`, where it applies.
     fn json(self, settings: &Settings) -> Option<Value> {
-        let byte_level = |prefix: Flag, use_regex: bool| {
-            json!({"type": "ByteLevel", "add_prefix_space": prefix.is_set(settings), "trim_offsets": true,
-                   "use_regex": use_regex})
-        };
-        let metaspace = |scheme: Scheme, split: bool| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme.name(settings), "split": split});
-        let split = |kind: &str, pattern: &str, behavior: &str, invert: bool| json!({"type": "Split", "pattern": {kind: pattern}, "behavior": behavior, "invert": invert});
+        let split = |pattern: Value, behavior: &str| json!({"type": "Split", "pattern": pattern, "behavior": behavior, "invert": false});
         Some(match self {
-            Self::ByteLevel(prefix) => byte_level(prefix, true),
-            Self::Bytes(prefix) => byte_level(prefix, false),
-            Self::Metaspace(scheme) => metaspace(scheme, true),
-            Self::MetaspaceWhole(scheme) => metaspace(scheme, false),
+            Self::ByteLevel(prefix) => {
+                json!({"type": "ByteLevel", "add_prefix_space": prefix.is_set(settings), "trim_offsets": true,
+                       "use_regex": true})
+            }
+            Self::Bytes(prefix) => {
+                json!({"type": "ByteLevel", "add_prefix_space": prefix.is_set(settings), "trim_offsets": true,
+                       "use_regex": false})
+            }
+            Self::Metaspace(scheme) => scheme.metaspace(settings),
+            Self::MetaspaceWhole(scheme) => {
+                json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme.name(settings),
+                       "split": false})
+            }
             Self::WhitespaceSplit => json!({"type": "WhitespaceSplit"}),
             Self::Digits => json!({"type": "Digits", "individual_digits": true}),
             Self::Bert => json!({"type": "BertPreTokenizer"}),
             Self::Punctuation if !settings.is_set("split_by_punct") => return None,
             Self::Punctuation => json!({"type": "Punctuation", "behavior": "Isolated"}),
-            Self::Isolate(pattern) => split("Regex", pattern, "Isolated", false),
-            Self::IsolateText(text) => split("String", text, "Isolated", false),
-            Self::Matches(pattern) => split("Regex", pattern, "Removed", true),
-            Self::Remove(text) => split("String", text, "Removed", false),
-            Self::AfterSpace => split("String", " ", "MergedWithPrevious", false),
+            Self::Isolate(pattern) => split(json!({"Regex": pattern}), "Isolated"),
+            Self::IsolateText(text) => split(json!({"String": text}), "Isolated"),
+            Self::Matches(pattern) => {
+                json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Removed", "invert": true})
+            }
+            Self::Remove(text) => split(json!({"String": text}), "Removed"),
+            Self::AfterSpace => split(json!({"String": " "}), "MergedWithPrevious"),
         })
     }
 }
 
 impl Scheme {
+    /// Returns pre-tokenizer or decoder of this scheme, with pieces split at spaces, in the form of `tokenizer.json`.
+    fn metaspace(self, settings: &Settings) -> Value {
+        let scheme = self.name(settings);
+        json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": true})
+    }
+
+    /// Returns the name of the scheme in `tokenizer.json`.
     fn name(self, settings: &Settings) -> &'static str {
         let is_set = Flag::Setting { key: "add_prefix_space", default: true }.is_set(settings);
         match self {
@@ -268,7 +281,6 @@ impl Decoder {
     /// Returns the decoder in the form of `tokenizer.json`.
     fn json(self, settings: &Settings) -> Option<Value> {
         let bytes = || vec![json!({"type": "ByteFallback"}), json!({"type": "Fuse"})];
-        let metaspace = |scheme: Scheme| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme.name(settings), "split": true});
         let sequence = |steps: Vec<Value>| json!({"type": "Sequence", "decoders": steps});
         let spaces = |strips: bool| {
             let strip = json!({"type": "Strip", "content": " ", "start": 1, "stop": 0});
@@ -284,8 +296,8 @@ impl Decoder {
             Self::Spaces => spaces(false),
             Self::SpacesButFirst => spaces(true),
             Self::SpacesButPrefix => spaces(prefixes(settings)),
-            Self::Metaspace(scheme) => metaspace(scheme),
-            Self::MetaspaceBytes => sequence([vec![metaspace(Scheme::Always)], bytes()].concat()),
+            Self::Metaspace(scheme) => scheme.metaspace(settings),
+            Self::MetaspaceBytes => sequence([vec![Scheme::Always.metaspace(settings)], bytes()].concat()),
             Self::WordPiece => word_piece("##"),
             Self::WordPiecePrefix => {
                 let prefix = settings.config.get("wordpieces_prefix").and_then(Value::as_str);

@@ -11,8 +11,8 @@ pub(super) const DEFAULT: &str = "default";
 
 /// Entry of the value `chat_template`.
 pub(super) struct Entry {
-    /// Name; `None` where that is at fault.
-    pub(super) name: Option<String>,
+    /// Name, or the index in brackets where that is at fault.
+    pub(super) name: String,
     pub(super) source: Result<String>,
 }
 
@@ -25,14 +25,14 @@ pub(super) fn entries(path: &Path, value: Option<&Value>) -> Vec<Entry> {
         Some(Value::String(text)) => Ok(text.clone()),
         other => Err(wrong(key, "a string", other)),
     };
-    let default = |source| vec![Entry { name: Some(DEFAULT.to_owned()), source }];
+    let default = |source| vec![Entry { name: DEFAULT.to_owned(), source }];
     match value {
         None | Some(Value::Null) => Vec::new(),
         Some(Value::String(source)) => default(Ok(source.clone())),
         Some(Value::Object(templates)) => {
             let entry = |(name, source): (&String, &Value)| {
                 let source = text(&format!("chat_template.{name}"), Some(source));
-                Entry { name: Some(name.clone()), source }
+                Entry { name: name.clone(), source }
             };
             templates.iter().map(entry).collect()
         }
@@ -40,8 +40,8 @@ pub(super) fn entries(path: &Path, value: Option<&Value>) -> Vec<Entry> {
             let entry = |(index, entry): (usize, &Value)| {
                 let field = |name: &str| text(&format!("chat_template[{index}].{name}"), entry.get(name));
                 match field("name") {
-                    Ok(name) => Entry { name: Some(name), source: field("template") },
-                    Err(fault) => Entry { name: None, source: Err(fault) },
+                    Ok(name) => Entry { name, source: field("template") },
+                    Err(fault) => Entry { name: format!("[{index}]"), source: Err(fault) },
                 }
             };
             list.iter().enumerate().map(entry).collect()

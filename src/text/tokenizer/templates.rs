@@ -47,8 +47,7 @@ pub(crate) struct Templates {
 
 /// Template that cannot be read. That matters where it is the one to be used.
 struct BrokenTemplate {
-    /// Name, where the fault leaves it known.
-    name: Option<String>,
+    name: String,
     fault: Error,
 }
 
@@ -72,16 +71,15 @@ impl Templates {
         }
         let has_files = templates.has_any();
         for Entry { name, source } in entries(config_path, config.get("chat_template")) {
-            if has_files && name.as_deref() != Some(DEFAULT) {
+            if has_files && name != DEFAULT {
                 continue;
             }
-            let (name, source) = match (name, source) {
-                (Some(name), Ok(source)) => (name, source),
-                (name, Err(fault)) => {
+            let source = match source {
+                Ok(source) => source,
+                Err(fault) => {
                     templates.set_broken(name, fault);
                     continue;
                 }
-                (None, Ok(_)) => continue,
             };
             if has_files {
                 templates.notes.push(format!(
@@ -104,7 +102,7 @@ impl Templates {
     fn read_jinja_files(&mut self, files: &ModelFiles) -> Result<()> {
         if files.has_folder(FILE) {
             let message = "is a folder, expected a file with the chat template";
-            self.set_broken(Some(DEFAULT.to_owned()), Error::file(files.path_of(FILE), message));
+            self.set_broken(DEFAULT.to_owned(), Error::file(files.path_of(FILE), message));
         }
         // transformers reads this one first, so that a further file of the same name wins.
         let mut of_files = vec![(DEFAULT.to_owned(), FILE.to_owned())];
@@ -120,30 +118,28 @@ impl Templates {
             }
             match files.read_text(&path) {
                 Ok(source) => self.add(name, files.path_of(&path), source, Origin::Model),
-                Err(fault) => self.set_broken(Some(name), fault),
+                Err(fault) => self.set_broken(name, fault),
             }
         }
         Ok(())
     }
 
     /// Adds a template that cannot be read, in place of one of the same name.
-    fn set_broken(&mut self, name: Option<String>, fault: Error) {
+    fn set_broken(&mut self, name: String, fault: Error) {
         let hint = "take the file from the model's repository again, or give another template with setting `chat_template`";
-        if let Some(name) = &name {
-            self.remove(name);
-        }
+        self.remove(&name);
         self.broken.push(BrokenTemplate { name, fault: fault.hint_if_none(hint) });
     }
 
     /// Removes the template of this name.
     fn remove(&mut self, name: &str) {
         self.named.retain(|(other, _)| other != name);
-        self.broken.retain(|other| other.name.as_deref() != Some(name));
+        self.broken.retain(|other| other.name != name);
     }
 
     /// Returns the fault of the template of this name.
-    fn fault(&self, name: &str) -> Option<&Error> {
-        self.broken.iter().find(|other| other.name.as_deref() == Some(name)).map(|other| &other.fault)
+    pub(crate) fn fault(&self, name: &str) -> Option<&Error> {
+        self.broken.iter().find(|other| other.name == name).map(|other| &other.fault)
     }
 
     /// Returns the fault of the template that a conversation needs: the preferred one, or the first where none can be read.
@@ -176,7 +172,7 @@ impl Templates {
         let object = read_object(files, LEGACY_FILE)?.unwrap_or_default();
         let mut templates = Vec::new();
         for Entry { name, source } in entries(&path, object.get("chat_template")) {
-            templates.push((name.unwrap_or_default(), source?));
+            templates.push((name, source?));
         }
         for (name, source) in templates {
             self.add(name, path.clone(), source, Origin::Model);
@@ -273,7 +269,7 @@ impl Templates {
 
     /// All names, those of templates that cannot be read too, sorted.
     pub(crate) fn names(&self) -> Vec<&str> {
-        let broken = self.broken.iter().filter_map(|template| template.name.as_deref());
+        let broken = self.broken.iter().map(|template| template.name.as_str());
         let mut names: Vec<&str> = self.named.iter().map(|(name, _)| name.as_str()).chain(broken).collect();
         names.sort_unstable();
         names

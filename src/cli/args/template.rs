@@ -33,7 +33,7 @@ pub struct Template {
         help_heading = HEADING
     )]
     pub chat_template_config: Option<Map<String, Value>>,
-    /// Let each answer begin with this text, and the model continue it; in a text, the last answer of each conversation
+    /// Begin each answer with this text and let the model continue it. In a text, begin the last answer of each conversation
     #[arg(
         long, value_name = "TEXT", allow_hyphen_values = true, value_parser = parse_prefill, help_heading = HEADING
     )]

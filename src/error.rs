@@ -5,12 +5,13 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// `Result` with mixbit's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Kind of an error, with its place and message.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ErrorKind {
     /// Reading or writing a file failed.
@@ -19,7 +20,7 @@ pub enum ErrorKind {
         /// The file or folder.
         path: PathBuf,
         /// The system's own error.
-        source: std::io::Error,
+        source: Arc<std::io::Error>,
     },
     /// A file is not what its name says (truncated, malformed, wrong type).
     #[error("{}: {message}", path.display())]
@@ -50,7 +51,7 @@ pub enum ErrorKind {
         message: String,
     },
     /// A chat template does not compile, or fails whatever it is to write out.
-    #[error("{}: chat template{}: {message}", path.display(), line.map_or(String::new(), |line| format!(" line {line}")))]
+    #[error("{}: {}: {message}", path.display(), in_template(*line))]
     Template {
         /// The file that holds the template.
         path: PathBuf,
@@ -80,7 +81,7 @@ pub enum ErrorKind {
 }
 
 /// An [`ErrorKind`] with an optional hint.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Error {
     kind: Box<ErrorKind>,
     hint: Option<String>,
@@ -89,7 +90,8 @@ pub struct Error {
 impl Error {
     /// Makes an error for an I/O failure at `path`.
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
-        ErrorKind::Io { path: path.as_ref().to_owned(), source: without_temporary_path(source) }.into()
+        ErrorKind::Io { path: path.as_ref().to_owned(), source: Arc::new(without_temporary_path(source)) }
+            .into()
     }
 
     /// Makes an error for a file that is not what it should be.
@@ -176,39 +178,6 @@ impl Error {
         self
     }
 
-    /// Returns an equal error, for a fault that is reported each time something is used.
-    #[must_use]
-    pub(crate) fn repeated(&self) -> Self {
-        let kind = match &*self.kind {
-            ErrorKind::Io { path, source } => {
-                let source = match source.raw_os_error() {
-                    Some(code) => std::io::Error::from_raw_os_error(code),
-                    None => std::io::Error::new(source.kind(), source.to_string()),
-                };
-                ErrorKind::Io { path: path.clone(), source }
-            }
-            ErrorKind::File { path, message } => {
-                ErrorKind::File { path: path.clone(), message: message.clone() }
-            }
-            ErrorKind::Tensor { path, tensor, message } => {
-                ErrorKind::Tensor { path: path.clone(), tensor: tensor.clone(), message: message.clone() }
-            }
-            ErrorKind::Key { path, key, message } => {
-                ErrorKind::Key { path: path.clone(), key: key.clone(), message: message.clone() }
-            }
-            ErrorKind::Template { path, line, message } => {
-                ErrorKind::Template { path: path.clone(), line: *line, message: message.clone() }
-            }
-            ErrorKind::Usage(message) => ErrorKind::Usage(message.clone()),
-            ErrorKind::Input(message) => ErrorKind::Input(message.clone()),
-            ErrorKind::Engine(message) => ErrorKind::Engine(message.clone()),
-            ErrorKind::NoAnswer(message) => ErrorKind::NoAnswer(message.clone()),
-            ErrorKind::Interrupted => ErrorKind::Interrupted,
-            ErrorKind::ClosedPipe => ErrorKind::ClosedPipe,
-        };
-        Self { kind: Box::new(kind), hint: self.hint.clone() }
-    }
-
     fn message_mut(&mut self) -> Option<&mut String> {
         match &mut *self.kind {
             ErrorKind::File { message, .. }
@@ -288,6 +257,11 @@ impl Error {
             _ => 1,
         }
     }
+}
+
+/// Returns the words for a place in a chat template.
+pub(crate) fn in_template(line: Option<usize>) -> String {
+    line.map_or_else(|| "chat template".to_owned(), |line| format!("chat template line {line}"))
 }
 
 /// Returns an error of the tempfile crate without the path in it: a file that the user does not know.

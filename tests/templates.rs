@@ -152,7 +152,10 @@ fn long_integers_reach_the_template() {
     let numbers = "[18446744073709551617]";
     assert_eq!(prompt, format!("{numbers}{numbers}[{{\"most\": 18446744073709551616}}]Hi"));
     let longer = format!("{{\"x\": {}}}", "9".repeat(40));
-    is_refused(&run(home.path(), &["--chat-template-config", &longer]), &["key `x`", "more than 128 bits"]);
+    is_refused(
+        &run(home.path(), &["--chat-template-config", &longer]),
+        &["key `x`", "does not fit in a signed 128-bit integer"],
+    );
 }
 
 /// Returns a text of conversations.
@@ -380,6 +383,12 @@ fn answers_of_a_report_begin_with_the_prefill() {
     let begun = ["--prefill-response", "Sure, it is "];
     succeeded(&mixbit([&report[..], &begun, &[home.path().to_str().unwrap()]].concat()));
     assert!(fs::read_to_string(&page).unwrap().contains("Sure, it is "));
+    // Beside a distance that is measured on mixbit's own text.
+    let model = home.path().to_str().unwrap();
+    let compared = ["--overwrite", "--reference", model, model, "--sequence-length", "32"];
+    for more in [&begun[..], &["--chat-template", "default"]] {
+        succeeded(&mixbit([&report[..], more, &compared].concat()));
+    }
     let bare = model_of(None, &[]);
     let refused = mixbit([&report[..], &["--overwrite", bare.path().to_str().unwrap()], &begun].concat());
     is_refused(&refused, &["--prefill-response needs a chat template"]);

@@ -9,7 +9,7 @@ use std::path::Path;
 use super::correction::Correction;
 use super::scores::LayerSensitivity;
 use crate::error::{Error, Result};
-use crate::files::journal::Header;
+use crate::files::journal::{Header, MODEL};
 use crate::files::{lfs_pointer, output_file};
 use crate::numerics::affine::FloatType;
 use crate::numerics::quant::Quant;
@@ -55,7 +55,7 @@ impl Measurement {
         let candidates: Vec<String> = self.candidates.iter().map(Quant::to_string).collect();
         Header::new("measurement")
             .with("the format's version", self.version)
-            .with("the model", &self.model)
+            .with(MODEL, &self.model)
             .with("samples", self.samples)
             .with("sensitivity_samples", self.sensitivity_samples.unwrap_or(self.samples))
             .with("sequence_length", self.sequence_length)

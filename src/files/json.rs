@@ -50,21 +50,52 @@ pub fn parse_exact(path: &Path, text: &[u8]) -> Result<Value> {
 }
 
 fn read_file(path: &Path, text: &[u8], integers: LongIntegers) -> Result<(Value, Literals)> {
-    let error = |e: String| {
-        let hint = if e.starts_with(SURROGATE) {
-            SURROGATE_HINT
-        } else {
-            "download the file again, or mend it by hand"
-        };
-        Error::file(path, described(e)).hint(hint)
-    };
-    let text = std::str::from_utf8(text).map_err(|e| error(e.to_string()))?;
+    let error = |fault: Fault| Error::file(path, fault.to_string()).hint(fault.hint());
+    let text = std::str::from_utf8(text).map_err(|e| error(Fault::Syntax(e.to_string())))?;
     read(text, integers).map_err(error)
 }
 
-/// Returns the message for a fault that [`read`] has named.
-fn described(fault: String) -> String {
-    if fault.starts_with("key `") { fault } else { format!("not valid JSON: {fault}") }
+/// Fault of a text that is to be JSON.
+enum Fault {
+    /// Message of a parser, with line and column.
+    Syntax(String),
+    /// Half of a character, with line and column.
+    Surrogate(String),
+    /// Place of an integer that is too long, and the integer.
+    LongInteger(String),
+}
+
+impl Fault {
+    fn of_parser(error: &serde_json::Error) -> Self {
+        let message = error.to_string();
+        match with_plain_surrogates(&message) {
+            plain if plain == message => Self::Syntax(message),
+            plain => Self::Surrogate(plain),
+        }
+    }
+
+    fn hint(&self) -> &'static str {
+        match self {
+            Self::Surrogate(_) => SURROGATE_HINT,
+            Self::Syntax(_) | Self::LongInteger(_) => "download the file again, or mend it by hand",
+        }
+    }
+
+    /// Returns the message without the words that the text is not JSON.
+    fn message(self) -> String {
+        match self {
+            Self::Syntax(message) | Self::Surrogate(message) | Self::LongInteger(message) => message,
+        }
+    }
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Syntax(message) | Self::Surrogate(message) => write!(f, "not valid JSON: {message}"),
+            Self::LongInteger(message) => f.write_str(message),
+        }
+    }
 }
 
 const SURROGATE: &str = "half of a character, a surrogate alone such as \\ud800,";
@@ -81,7 +112,7 @@ pub fn with_plain_surrogates(message: &str) -> String {
 /// # Errors
 /// Describes the first fault, with line and column.
 pub fn parse_text(text: &str) -> std::result::Result<Value, String> {
-    read(text, LongIntegers::Nearest).map(|(value, _)| value)
+    read(text, LongIntegers::Nearest).map(|(value, _)| value).map_err(Fault::message)
 }
 
 /// Parses `text` as [`parse_exact`] parses a file.
@@ -89,16 +120,17 @@ pub fn parse_text(text: &str) -> std::result::Result<Value, String> {
 /// # Errors
 /// Says that the text is not valid JSON, with line and column, or names the key of an integer that is too long.
 pub fn parse_text_exact(text: &str) -> std::result::Result<Value, String> {
-    read(text, LongIntegers::Exact).map(|(value, _)| value).map_err(described)
+    read(text, LongIntegers::Exact).map(|(value, _)| value).map_err(|fault| fault.to_string())
 }
 
-fn read(text: &str, integers: LongIntegers) -> std::result::Result<(Value, Literals), String> {
+fn read(text: &str, integers: LongIntegers) -> std::result::Result<(Value, Literals), Fault> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let (plain, tagged, literals) = replace_literals(text, integers);
-    let parse =
-        |text: &str| serde_json::from_str::<Value>(text).map_err(|e| with_plain_surrogates(&e.to_string()));
-    if let Some((place, literal)) = literals.too_long().filter(|_| integers == LongIntegers::Exact) {
-        return Err(format!("{place}: the integer {literal} has more than 128 bits"));
+    let parse = |text: &str| serde_json::from_str::<Value>(text).map_err(|e| Fault::of_parser(&e));
+    if let Some((keys, literal)) = literals.too_long().filter(|_| integers == LongIntegers::Exact) {
+        let place = if keys.is_empty() { String::new() } else { format!("key `{}`: ", keys.join(".")) };
+        let message = format!("{place}the integer {literal} does not fit in a signed 128-bit integer");
+        return Err(Fault::LongInteger(message));
     }
     // `plain` is as long as `text`, so that an error's line and column are those of the file.
     let value = parse(&plain)?;
@@ -106,15 +138,13 @@ fn read(text: &str, integers: LongIntegers) -> std::result::Result<(Value, Liter
     Ok((value, literals))
 }
 
-/// Writes a value on one line as Python would: numbers that have no value of their own in their usual spelling, also
+/// Writes a value as JSON on one line: numbers that have no value of their own in their usual spelling, also
 /// inside of arrays and objects.
 pub fn shown(value: &Value) -> String {
-    let tagged = value.as_object().filter(|object| object.len() == 1).and_then(|object| {
-        let tag = object.get(TAG).or_else(|| object.get(INTEGER_TAG));
-        tag.and_then(Value::as_str).filter(|_| as_f64(value).is_some() || as_long_integer(value).is_some())
-    });
-    match (value, tagged) {
-        (_, Some(number)) => number.to_owned(),
+    let float = || tagged(value, TAG).filter(|_| as_f64(value).is_some()).map(str::to_owned);
+    let number = float().or_else(|| as_long_integer(value).map(|integer| integer.to_string()));
+    match (value, number) {
+        (_, Some(number)) => number,
         (Value::Array(items), _) => {
             format!("[{}]", items.iter().map(shown).collect::<Vec<_>>().join(","))
         }
@@ -127,9 +157,17 @@ pub fn shown(value: &Value) -> String {
     }
 }
 
-/// Returns an integer that [`parse_exact`] kept, of more bits than [`Value`] holds.
+/// Returns the text in an object of this key alone.
+fn tagged<'a>(value: &'a Value, tag: &str) -> Option<&'a str> {
+    let object = value.as_object().filter(|object| object.len() == 1)?;
+    object.get(tag)?.as_str()
+}
+
+/// Returns an integer that [`parse_exact`] kept, of more bits than [`Value`] holds. Any other object that looks like one
+/// is the user's own.
 pub fn as_long_integer(value: &Value) -> Option<i128> {
-    value.get(INTEGER_TAG)?.as_str()?.parse().ok()
+    let integer: i128 = tagged(value, INTEGER_TAG)?.parse().ok()?;
+    (i64::try_from(integer).is_err() && u64::try_from(integer).is_err()).then_some(integer)
 }
 
 /// Returns a number, also one that is not finite in transformers' tagged spelling.
@@ -194,7 +232,16 @@ mod tests {
         assert_eq!(shown(&value), text.replace("1e30", "1e+30"));
         for long in ["170141183460469231731687303715884105728".to_owned(), "9".repeat(400)] {
             let error = parse_text_exact(&format!("{{\"a\": [1, {long}]}}")).unwrap_err();
-            assert_eq!(error, format!("key `a.1`: the integer {long} has more than 128 bits"));
+            assert_eq!(
+                error,
+                format!("key `a.1`: the integer {long} does not fit in a signed 128-bit integer")
+            );
+        }
+        let error = parse_text_exact(&"9".repeat(40)).unwrap_err();
+        assert!(error.starts_with("the integer 9999"), "{error}");
+        for own in [r#"{"__int__":"5"}"#, r#"{"__int__":"18446744073709551616","a":1}"#] {
+            let value = parse_text_exact(own).unwrap();
+            assert_eq!((as_long_integer(&value), shown(&value).as_str()), (None, own));
         }
     }
 

@@ -28,12 +28,12 @@ pub struct Literals(pub(super) BTreeMap<Place, (String, String)>);
 type Place = Vec<String>;
 
 impl Literals {
-    /// Returns place and digits of the first integer of more than 128 bits.
-    pub(super) fn too_long(&self) -> Option<(String, &str)> {
+    /// Returns keys to and digits of the first integer that does not fit in a signed 128-bit integer.
+    pub(super) fn too_long(&self) -> Option<(&[String], &str)> {
         let is_integer = |literal: &str| literal.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
         let is_long = |literal: &str| is_integer(literal) && literal.parse::<i128>().is_err();
         let long = self.0.iter().find(|(_, (_, literal))| is_long(literal));
-        long.map(|(place, (_, literal))| (format!("key `{}`", place.join(".")), literal.as_str()))
+        long.map(|(place, (_, literal))| (place.as_slice(), literal.as_str()))
     }
 
     /// Writes `value` in indented lines, with every unchanged number in its original spelling.

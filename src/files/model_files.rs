@@ -158,14 +158,14 @@ pub fn refuse_special_file(path: &Path) -> Result<()> {
 pub fn is_file_manager_entry(path: &Path) -> bool {
     const FILES: [&str; 5] = [".DS_Store", ".localized", "Icon\r", "desktop.ini", "Thumbs.db"];
     const INDICES: [&str; 2] = [".Spotlight-V100", ".fseventsd"];
-    const BINS: [&str; 2] = [".Trashes", ".DS_Store"];
+    const EMPTY_FOLDERS: [&str; 2] = [".Trashes", ".DS_Store"];
     let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
     let is_one_of = |names: &[&str]| names.iter().any(|litter| name.eq_ignore_ascii_case(litter));
     match fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_file() => name.starts_with("._") || is_one_of(&FILES),
         Ok(metadata) if metadata.is_dir() => {
             let is_empty = || fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
-            is_one_of(&INDICES) || (is_one_of(&BINS) && is_empty())
+            is_one_of(&INDICES) || (is_one_of(&EMPTY_FOLDERS) && is_empty())
         }
         _ => false,
     }

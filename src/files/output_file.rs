@@ -3,8 +3,9 @@
 
 use same_file::Handle;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result};
@@ -57,6 +58,27 @@ impl NewFolders {
     }
 }
 
+/// Returns what `create` makes in the folder above `output`, and the folders that were made for it. Another run may remove
+/// a folder that it has made itself as long as nothing is in it: then all is tried again.
+pub fn in_new_folders<T>(output: &Path, mut create: impl FnMut() -> Result<T>) -> Result<(NewFolders, T)> {
+    const TRIES: u32 = 200;
+    const PAUSE: Duration = Duration::from_millis(1);
+    let is_race =
+        |error: &Error| matches!(error.io_kind(), Some(ErrorKind::NotFound | ErrorKind::AlreadyExists));
+    let mut attempt = || {
+        let folders = NewFolders::above(output)?;
+        let value = create()?;
+        Ok((folders, value))
+    };
+    for _ in 1..TRIES {
+        match attempt() {
+            Err(error) if is_race(&error) => std::thread::sleep(PAUSE),
+            result => return result,
+        }
+    }
+    attempt()
+}
+
 impl Drop for NewFolders {
     fn drop(&mut self) {
         for folder in self.0.iter().rev() {
@@ -66,10 +88,11 @@ impl Drop for NewFolders {
     }
 }
 
-/// Returns the folder that `output` is to be in, or the lowest one above it that exists.
+/// Returns the folder that `output` is to be in, or the lowest one above it that exists. A link to nothing exists: no
+/// folder can be made in its place.
 pub fn existing_folder(output: &Path) -> &Path {
-    let mut folders = folder_of(output).ancestors();
-    folders.find(|folder| fs::symlink_metadata(folder).is_ok()).unwrap_or(Path::new("."))
+    let is_there = |folder: &&Path| !folder.as_os_str().is_empty() && fs::symlink_metadata(folder).is_ok();
+    folder_of(output).ancestors().find(is_there).unwrap_or(Path::new("."))
 }
 
 /// Fails early, and writes nothing, where `path` cannot be written to, or is there and must not be replaced. Folders above
@@ -117,8 +140,7 @@ pub fn write(path: &Path, contents: &[u8]) -> Result<()> {
 /// Writes `path` with contents that `fill` writes, replacing an earlier file in one step at the end.
 pub fn write_with(path: &Path, fill: impl FnOnce(&File) -> Result<()>) -> Result<()> {
     only_files(path)?;
-    let _folders = NewFolders::above(path)?;
-    let file = new_beside(path)?;
+    let (_folders, file) = in_new_folders(path, || new_beside(path))?;
     fill(file.as_file())?;
     file.as_file().sync_all().map_err(|e| Error::io(path, e))?;
     file.persist(path).map_err(|e| Error::io(path, e.error))?;
@@ -143,9 +165,9 @@ impl Claim {
     pub fn new(output: &Path) -> Result<Self> {
         let name = output.file_name().unwrap_or(output.as_os_str()).to_string_lossy();
         let path = output.with_file_name(format!(".{name}.lock"));
-        let folders = NewFolders::above(output)?;
         loop {
-            let file = File::create(&path).map_err(|e| Error::io(output, e))?;
+            let create = || File::create(&path).map_err(|e| Error::io(output, e));
+            let (folders, file) = in_new_folders(output, create)?;
             match file.try_lock() {
                 Err(TryLockError::WouldBlock) => {
                     let message = format!("another run is making it, and holds {}", path.display());
@@ -285,12 +307,18 @@ mod tests {
     fn a_claim_excludes_all_others_in_a_crowd() {
         use std::sync::atomic::{AtomicUsize, Ordering};
         let home = tempfile::tempdir().unwrap();
-        let (out, inside) = (home.path().join("out"), AtomicUsize::new(0));
+        let (out, inside) = (home.path().join("a/b/out"), AtomicUsize::new(0));
         std::thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
-                    for _ in 0..2000 {
-                        let Ok(claim) = Claim::new(&out) else { continue };
+                    for _ in 0..500 {
+                        let claim = match Claim::new(&out) {
+                            Ok(claim) => claim,
+                            Err(error) => {
+                                assert!(error.to_string().contains("another run is making it"), "{error}");
+                                continue;
+                            }
+                        };
                         assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
                         std::thread::yield_now();
                         inside.fetch_sub(1, Ordering::SeqCst);

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::model_files::{ModelFiles, TEMPLATES, is_file_manager_entry};
 use super::names::is_model_file;
-use super::output_file::{Existing, NewFolders};
+use super::output_file::{Existing, NewFolders, existing_folder, in_new_folders};
 use crate::error::{Error, Result};
 
 /// Folder being written beside its destination; dropped without [`OutputFolder::publish`], it leaves nothing.
@@ -27,13 +27,7 @@ pub fn check_destination(source: &Path, destination: &Path, existing: Existing) 
     let real = |path: &Path| fs::canonicalize(path).map_err(|e| Error::io(path, e));
     let source = real(source)?;
     let (parent, name) = split(destination)?;
-    let mut above = parent.as_path();
-    while !above.exists() {
-        above = match above.parent() {
-            Some(up) if !up.as_os_str().is_empty() => up,
-            _ => Path::new("."),
-        };
-    }
+    let above = existing_folder(destination);
     let below = parent.strip_prefix(above).unwrap_or(Path::new(""));
     let mut target = real(above)?.join(below).join(name);
     if destination.exists() {
@@ -65,9 +59,9 @@ pub fn check_destination(source: &Path, destination: &Path, existing: Existing) 
 /// Fails unless folders can be made at the place of `destination`. Tried before the work; nothing remains of the try.
 pub fn check_writable(destination: &Path) -> Result<()> {
     let linked = fs::canonicalize(destination).ok().filter(|_| destination.is_symlink());
-    let (parent, name) = split(linked.as_deref().unwrap_or(destination))?;
-    let existing = parent.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
-    create_partial(existing, name).map(drop)
+    let destination = linked.as_deref().unwrap_or(destination);
+    let (_, name) = split(destination)?;
+    create_partial(existing_folder(destination), name).map(drop)
 }
 
 /// Creates the temporary folder that is to become the one called `name` in `parent`.
@@ -167,9 +161,11 @@ impl OutputFolder {
         let named = destination.to_owned();
         let destination = linked.as_deref().unwrap_or(destination);
         let (parent, name) = split(destination)?;
-        let folders = NewFolders::above(destination)?;
-        let parent = fs::canonicalize(&parent).map_err(|e| Error::io(&parent, e))?;
-        let work = create_partial(&parent, name)?;
+        let (folders, (parent, work)) = in_new_folders(destination, || {
+            let parent = fs::canonicalize(&parent).map_err(|e| Error::io(&parent, e))?;
+            let work = create_partial(&parent, name)?;
+            Ok((parent, work))
+        })?;
         Ok(Self { work, destination: parent.join(name), name: named, existing, folders })
     }
 
@@ -204,7 +200,8 @@ impl OutputFolder {
 
     /// Moves the folder to its destination. An existing one is moved aside first and put back if that fails.
     pub fn publish(self) -> Result<()> {
-        let Self { work, destination, name, existing, folders: _folders } = self;
+        // Bindings are dropped in reverse order: the folders above after the one in them.
+        let Self { folders: _folders, work, destination, name, existing } = self;
         let fail = |e: std::io::Error| Error::io(&name, e);
         make_readable(work.path()).map_err(fail)?;
         for entry in fs::read_dir(work.path()).map_err(fail)? {
@@ -276,6 +273,18 @@ mod tests {
         folder.publish().unwrap();
         assert_eq!(fs::read_dir(home.path().join("a")).unwrap().count(), 1);
         assert!(destination.join("config.json").is_file());
+    }
+
+    #[test]
+    fn a_failing_publish_leaves_no_folder() {
+        let home = tempfile::tempdir().unwrap();
+        let destination = home.path().join("a/b/model");
+        let folder = OutputFolder::create(&destination, Existing::Refused).unwrap();
+        folder.write("config.json", b"{}").unwrap();
+        // Publishing makes a folder of this name to look at its mode.
+        fs::create_dir(folder.path().join(".mode")).unwrap();
+        assert!(folder.publish().is_err());
+        assert!(!home.path().join("a").exists());
     }
 
     #[test]

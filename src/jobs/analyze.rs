@@ -62,7 +62,6 @@ impl<'a> Analysis<'a> {
         let measure = self.measure()?;
         let scope = if start == Start::Resumed { " for the whole job" } else { "" };
         let estimate = announce(&work, &quants, dtype, scope, progress)?;
-        progress.begin_job(&estimate.stages);
         let measure = measure.with_costs(estimate.steps);
         let mut journal = TableJournal::open(out, &measure.measurement, start)?;
         progress.notes(journal.damage_note().as_slice());
@@ -70,7 +69,11 @@ impl<'a> Analysis<'a> {
         if !measured.is_empty() {
             let layers = count(self.plan.len(), "layer");
             progress.line(&format!("resuming: {} of {layers} measured already", measured.len()));
-        } else if start == Start::Resumed {
+        } else {
+            // The estimates are those of the whole job.
+            progress.begin_job(&estimate.stages);
+        }
+        if measured.is_empty() && start == Start::Resumed {
             let name = out.display();
             progress.notes(&[format!("nothing to resume beside {name}: starting from the beginning")]);
         }

@@ -1,24 +1,24 @@
 //! Words before the bars of a job's steps. Estimates and bars name a step alike, so that a bar corrects the estimate.
 
-/// Scores of all layers.
+/// Measurement of all layers' sensitivities.
 pub(crate) const SENSITIVITIES: &str = "measuring sensitivities";
-/// Whole layers and whole models, beside the predictions for them.
+/// Measurement of whole layers and whole models, to compare with predictions for them.
 pub(crate) const WHOLE_MODELS: &str = "measuring whole models";
-/// Inputs of layers, and codes that need them all.
+/// Run of the model for the inputs of its layers, and rounding that needs them all.
 pub(crate) const ROUNDING: &str = "rounding";
-/// Codes of the other techniques, and the result's files.
+/// Rounding that needs no inputs, and writing of the result's files.
 pub(crate) const QUANTIZING: &str = "quantizing";
-/// Every layer at the candidates beside the one in force.
+/// Rounding of every layer at the candidates beside its own.
 pub(crate) const NEIGHBOURS: &str = "rounding neighbours";
-/// Effects of moving a layer to one of them.
+/// Measurement of swaps: layers that move to a neighbouring candidate.
 pub(crate) const SWAPS: &str = "measuring swaps";
-/// Float model on the texts of a distillation.
+/// Run of the float model on the texts of a distillation.
 pub(crate) const FLOAT_MODEL: &str = "running the float model";
 /// Steps of a distillation.
 pub(crate) const DISTILLING: &str = "distilling";
-/// Blocks of the model that is evaluated.
+/// Run of the blocks of the model that is evaluated.
 pub(crate) const MODEL: &str = "running the model";
-/// Blocks of its reference.
+/// Run of the blocks of the reference model.
 pub(crate) const REFERENCE: &str = "running the reference";
-/// Logits of both.
+/// Comparison of the logits of model and reference.
 pub(crate) const SCORING: &str = "scoring windows";

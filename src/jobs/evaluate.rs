@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::engine::runtime::Engine;
 use crate::error::{Error, Result};
 use crate::jobs::evaluation::ReferenceWriter;
 use crate::jobs::record::Evaluation;
@@ -113,6 +114,7 @@ impl EvaluationSettings {
     /// When the vocabularies differ, logits are not finite, or the work is interrupted.
     pub fn measure(
         &self,
+        engine: &Engine,
         source: &SourceModel,
         against: &Against<'_>,
         text: &EvaluationWindows,
@@ -121,7 +123,7 @@ impl EvaluationSettings {
     ) -> Result<Evaluation> {
         let batch = self.windows_in_batch as usize;
         let scoring = Scoring { windows: &text.windows, batch, memory: self.memory };
-        scoring.evaluation(source, against, writer, text.name.clone(), progress)
+        scoring.evaluation(engine, source, against, writer, text.name.clone(), progress)
     }
 }
 
@@ -137,5 +139,5 @@ pub fn evaluate(
     progress: &dyn Progress,
 ) -> Result<Evaluation> {
     let text = settings.windows(source, progress)?;
-    settings.measure(source, against, &text, None, progress)
+    settings.measure(&Engine::start()?, source, against, &text, None, progress)
 }

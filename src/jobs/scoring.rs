@@ -101,13 +101,14 @@ impl Scoring<'_> {
     /// rows also go to `writer`.
     pub fn evaluation(
         &self,
+        engine: &Engine,
         source: &SourceModel,
         against: &Against<'_>,
         writer: Option<&mut ReferenceWriter>,
         text: String,
         console: &dyn Progress,
     ) -> Result<Evaluation> {
-        let scores = self.run(&Engine::start()?, source, against, writer, console)?;
+        let scores = self.run(engine, source, against, writer, console)?;
         let summary = scores.summary();
         console.notes(guessing(&summary, source).as_slice());
         Ok(Evaluation {

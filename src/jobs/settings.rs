@@ -48,11 +48,11 @@ impl Samples {
 pub enum SensitivitySamples {
     /// As many as the method needs.
     #[default]
-    Usual,
+    ByMethod,
     /// Number that the user asks for.
-    OfUser(u32),
+    FromUser(u32),
     /// Number that the recipe asks for.
-    OfRecipe(u32),
+    FromRecipe(u32),
 }
 
 /// Text and settings that sensitivities are measured with.
@@ -106,14 +106,14 @@ impl Calibration {
     pub fn measured(&self, sequences: usize) -> Result<usize> {
         const DEFAULT_SEQUENCES: usize = 16;
         let (who, wanted) = match self.sensitivity_samples {
-            SensitivitySamples::Usual => {
+            SensitivitySamples::ByMethod => {
                 return Ok(match self.method {
                     MeasureMethod::Fisher => DEFAULT_SEQUENCES.min(sequences),
                     MeasureMethod::Alignment => sequences,
                 });
             }
-            SensitivitySamples::OfUser(wanted) => ("setting `sensitivity_samples` asks", wanted),
-            SensitivitySamples::OfRecipe(wanted) => {
+            SensitivitySamples::FromUser(wanted) => ("setting `sensitivity_samples` asks", wanted),
+            SensitivitySamples::FromRecipe(wanted) => {
                 ("the recipe's calibration.sensitivity_samples asks", wanted)
             }
         };

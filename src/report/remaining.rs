@@ -136,9 +136,10 @@ impl RemainingTime {
     }
 }
 
-/// Returns measured over estimated time; 1 where nothing was estimated.
+/// Returns measured over estimated time, within a factor of 20; 1 where nothing was estimated.
 fn ratio(measured: f64, estimated: f64) -> f64 {
-    if estimated > 0.0 { measured / estimated } else { 1.0 }
+    const MOST: f64 = 20.0;
+    if estimated > 0.0 { (measured / estimated).clamp(1.0 / MOST, MOST) } else { 1.0 }
 }
 
 #[cfg(test)]
@@ -207,6 +208,17 @@ mod tests {
         job.enter_stage("a", 0);
         job.enter_bar("x", 1);
         job.expect(Some(bar("x", 2, 0.5)), 3, 2.0 + 20.0 * 0.5);
+    }
+
+    #[test]
+    fn steps_scale_those_that_follow_within_limits() {
+        for (seconds, ratio) in [(0, 1.0 / 20.0), (1, 0.1), (1000, 20.0)] {
+            let mut job = Job::new(&[stage("a", &[("x", 10)]), stage("b", &[("y", 20)])]);
+            job.enter_stage("a", 0);
+            job.enter_bar("x", 0);
+            job.enter_stage("b", seconds);
+            job.expect(None, seconds, 20.0 * ratio);
+        }
     }
 
     #[test]

@@ -29,13 +29,13 @@ pub struct Template {
     pub chat_template: Option<PathBuf>,
     /// Variables for the chat template, as a JSON object, such as '{"enable_thinking": false}'
     #[arg(
-        long, alias = "chat-template-args", value_name = "JSON", value_parser = variables,
+        long, alias = "chat-template-args", value_name = "JSON", value_parser = parse_variables,
         help_heading = HEADING
     )]
     pub chat_template_config: Option<Map<String, Value>>,
-    /// Let each answer begin with this text, and the model continue it; in a text, the last answer of each conversation
+    /// Begin each answer with this text and let the model continue it. In a text, begin the last answer of each conversation
     #[arg(
-        long, value_name = "TEXT", allow_hyphen_values = true, value_parser = beginning, help_heading = HEADING
+        long, value_name = "TEXT", allow_hyphen_values = true, value_parser = parse_prefill, help_heading = HEADING
     )]
     pub prefill_response: Option<String>,
 }
@@ -65,7 +65,7 @@ pub struct Asking {
 }
 
 /// Parses the beginning of answers. An empty one would still change what some templates write before the answer.
-fn beginning(text: &str) -> Result<String, String> {
+fn parse_prefill(text: &str) -> Result<String, String> {
     match text {
         "" => Err("an empty text begins no answer: leave the flag out".to_owned()),
         text => Ok(text.to_owned()),
@@ -73,7 +73,7 @@ fn beginning(text: &str) -> Result<String, String> {
 }
 
 /// Parses an object of variables, without those that flags and the command set.
-fn variables(text: &str) -> Result<Map<String, Value>, String> {
+fn parse_variables(text: &str) -> Result<Map<String, Value>, String> {
     let value = json::parse_text_exact(text)
         .map_err(|error| format!("{error}; expected an object such as {{\"name\": true}}"))?;
     let Value::Object(object) = value else {
@@ -99,17 +99,17 @@ mod tests {
     #[test]
     fn an_object_without_variables_is_no_flag() {
         let set = |text: &str| Template {
-            chat_template_config: Some(variables(text).unwrap()),
+            chat_template_config: Some(parse_variables(text).unwrap()),
             ..Template::default()
         };
         assert!(set("{}").flags().is_empty());
         assert_eq!(set(r#"{"a": 1}"#).flags(), ["--chat-template-config"]);
-        assert!(beginning("").is_err() && beginning(" ").is_ok());
+        assert!(parse_prefill("").is_err() && parse_prefill(" ").is_ok());
     }
 
     #[test]
     fn variables_are_objects() {
-        let object = variables(r#"{"enable_thinking": false, "b": [1, 1.0], "a": null}"#).unwrap();
+        let object = parse_variables(r#"{"enable_thinking": false, "b": [1, 1.0], "a": null}"#).unwrap();
         assert_eq!(object.keys().collect::<Vec<_>>(), ["enable_thinking", "b", "a"]);
         for (wrong, expected) in [
             ("", "not valid JSON"),
@@ -118,10 +118,10 @@ mod tests {
             ("false", "expected a JSON object"),
             (r#"{"a": 1, "messages": []}"#, "`messages` is no variable"),
             (r#"{"tools": []}"#, "--tools"),
-            (r#"{"a": 170141183460469231731687303715884105728}"#, "has more than 128 bits"),
+            (r#"{"a": 170141183460469231731687303715884105728}"#, "does not fit in a signed 128-bit integer"),
             (r#"{"chat_template": "tool_use"}"#, "--chat-template chooses"),
         ] {
-            let error = variables(wrong).unwrap_err();
+            let error = parse_variables(wrong).unwrap_err();
             assert!(error.contains(expected), "{error}");
         }
     }

@@ -9,6 +9,7 @@ use super::settings;
 use super::streaming;
 use super::templating::refuse_idle;
 use crate::cli::args::Eval;
+use crate::engine::runtime::Engine;
 use crate::error::{Error, Result};
 use crate::files::output_file;
 use crate::files::output_file::Existing;
@@ -55,8 +56,9 @@ pub fn run(args: &Eval, console: &Console) -> Result<()> {
     let vocabulary = source.spec().vocab_size;
     let writer = args.save_reference.as_deref();
     let mut writer = writer.map(|path| ReferenceWriter::create(path, windows, vocabulary)).transpose()?;
+    let engine = Engine::start()?;
     let started = Instant::now();
-    let evaluation = settings.measure(&source, &against, &text, writer.as_mut(), console)?;
+    let evaluation = settings.measure(&engine, &source, &against, &text, writer.as_mut(), console)?;
     let rate = text.tokens() as f64 / started.elapsed().as_secs_f64();
     writer.map(ReferenceWriter::finish).transpose()?;
     let tokens = count(evaluation.sequence_length, "token");

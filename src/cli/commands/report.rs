@@ -20,6 +20,7 @@ use crate::jobs::opening::{Need, open};
 use crate::jobs::record;
 use crate::jobs::record::Record;
 use crate::jobs::scoring::{Against, check_vocabulary};
+use crate::jobs::template::Template;
 use crate::models::inventory::Inventory;
 use crate::models::source::SourceModel;
 use crate::report::html::{Answer, Sample};
@@ -63,7 +64,7 @@ pub fn run(args: &Report, console: &Console) -> Result<()> {
     let sample = sample(args, &source, reference.as_ref(), console)?;
     let measured = comparison
         .map(|(reference, (settings, text))| {
-            settings.measure(&source, &Against::Model(reference), &text, None, console)
+            settings.measure(&Engine::start()?, &source, &Against::Model(reference), &text, None, console)
         })
         .transpose()?;
     let before = reference.as_ref().map(|reference| Inventory::of_source(reference).bytes);
@@ -106,7 +107,8 @@ fn is_recorded(record: Option<&Record>, reference: &SourceModel, console: &Conso
     Ok(is_same)
 }
 
-/// Returns windows of the text to measure on, and how to measure: the user's, or mixbit's own where no distance is `recorded`.
+/// Returns windows of the text to measure on, and how to measure: the user's, or mixbit's own where no distance is
+/// `recorded`.
 fn text(
     args: &Report,
     source: &SourceModel,
@@ -125,7 +127,8 @@ fn text(
     }
     let settings = EvaluationSettings {
         text: args.data.clone(),
-        template: settings::template(&args.template),
+        // mixbit's own text has no conversations; the answers are rendered with the template all the same.
+        template: args.data.as_ref().map_or_else(Template::default, |_| settings::template(&args.template)),
         sequence_length: args.sequence_length,
         max_tokens: args.max_data_tokens.map(|most| most as usize),
         ..EvaluationSettings::default()

@@ -30,9 +30,9 @@ pub fn calibration(
             Samples::Exactly,
         ),
         sensitivity_samples: match (flags.sensitivity_samples, recipe.sensitivity_samples) {
-            (Some(samples), _) => SensitivitySamples::OfUser(samples),
-            (None, Some(samples)) => SensitivitySamples::OfRecipe(samples),
-            (None, None) => SensitivitySamples::Usual,
+            (Some(samples), _) => SensitivitySamples::FromUser(samples),
+            (None, Some(samples)) => SensitivitySamples::FromRecipe(samples),
+            (None, None) => SensitivitySamples::ByMethod,
         },
         sequence_length: flags
             .sequence_length

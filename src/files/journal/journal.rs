@@ -126,7 +126,7 @@ impl Journal {
     pub fn append(&mut self, entry: &impl Serialize, payload: &[&[u8]]) -> Result<usize> {
         let line = entry_line(&self.path, entry, payload)?;
         for part in [&line[..]].iter().chain(payload) {
-            self.file.write_all(part).map_err(|e| self.no_room(e))?;
+            self.file.write_all(part).map_err(|e| self.write_error(e))?;
         }
         let start = self.length + line.len();
         self.length = start + payload.iter().map(|part| part.len()).sum::<usize>();
@@ -136,11 +136,11 @@ impl Journal {
 
     /// Hands what was appended to the system, so that a kill does not lose it.
     pub fn flush(&mut self) -> Result<()> {
-        self.file.flush().map_err(|e| self.no_room(e))
+        self.file.flush().map_err(|e| self.write_error(e))
     }
 
     /// Returns an error of writing, which names the output that the journal lies beside.
-    fn no_room(&self, error: io::Error) -> Error {
+    fn write_error(&self, error: io::Error) -> Error {
         Error::io(output_file::output_beside(&self.path), error)
     }
 
@@ -248,7 +248,7 @@ fn lock(path: &Path, file: &File) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::header::ANEW;
+    use super::super::header::{ANEW, MODEL};
     use super::*;
 
     const ENTRIES: [(f64, &[u8]); 3] = [(0.1 + 0.2, b"one\n{}\n"), (-0.0, b""), (1e-300, b"\0\xff")];
@@ -368,7 +368,7 @@ mod tests {
     fn another_model_is_named_alone() {
         let home = tempfile::tempdir().unwrap();
         let path = home.path().join("out.rounding");
-        let of_model = |samples, model| header(samples).with("the model", model);
+        let of_model = |samples, model| header(samples).with(MODEL, model);
         Journal::open::<f64>(&path, &of_model(4, "a"), Start::Anew).unwrap();
         let error = Journal::open::<f64>(&path, &of_model(5, "b"), Start::Resumed).unwrap_err();
         let expected = "was begun with another model: the model was a, now it is b";

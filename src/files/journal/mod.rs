@@ -4,5 +4,5 @@ mod header;
 mod journal;
 
 pub use contents::{Entry, damaged};
-pub use header::{ANEW, Header};
+pub use header::{ANEW, Header, MODEL};
 pub use journal::{Journal, Start, remove, resume_after, unfinished};

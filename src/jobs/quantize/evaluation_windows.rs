@@ -2,6 +2,7 @@
 
 use super::job::Job;
 use super::settings::EvaluationText;
+use crate::engine::runtime::Engine;
 use crate::error::Result;
 use crate::jobs::evaluate::EvaluationWindows;
 use crate::jobs::record::Evaluation;
@@ -43,6 +44,6 @@ impl Job<'_> {
         self.progress.stage("evaluating");
         let scoring = Scoring { windows, batch: 1, memory: self.settings.calibration.memory };
         let against = Against::Model(self.source);
-        scoring.evaluation(written, &against, None, name, self.progress).map(Some)
+        scoring.evaluation(&Engine::start()?, written, &against, None, name, self.progress).map(Some)
     }
 }

@@ -18,7 +18,7 @@ use crate::engine::passes::collector::{Extent, Moment};
 use crate::engine::passes::moments::{MomentSettings, input_moments, input_of};
 use crate::engine::runtime::Engine;
 use crate::error::{Error, ErrorKind, Result};
-use crate::files::journal::{self, Header, Start};
+use crate::files::journal::{self, Header, MODEL, Start};
 use crate::jobs::bars;
 use crate::jobs::measure::digest;
 use crate::jobs::opening::{Need, open};
@@ -70,7 +70,7 @@ impl Job<'_> {
         let split = self.validation_split()?;
         let header = Header::new("refinement")
             .with("mixbit's version", env!("CARGO_PKG_VERSION"))
-            .with("the model", self.source.fingerprint()?)
+            .with(MODEL, self.source.fingerprint()?)
             .with("the target", self.settings.target)
             .with("rounding", self.technique)
             .with("dtype", self.plan.dtype())

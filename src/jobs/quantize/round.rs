@@ -14,7 +14,7 @@ use crate::engine::passes::collector::{Extent, Moments};
 use crate::engine::passes::moments::{MomentSettings, input_moments, input_moments_where, input_of};
 use crate::engine::runtime::Engine;
 use crate::error::{Error, Result};
-use crate::files::journal::{self, Header, Journal, Start};
+use crate::files::journal::{self, Header, Journal, MODEL, Start};
 use crate::jobs::bars;
 use crate::jobs::measure::digest;
 use crate::jobs::record::GptqStats;
@@ -117,7 +117,7 @@ impl Job<'_> {
         let (Technique::Gptq, Some(texts)) = (self.technique, &self.texts) else { return Ok(None) };
         let header = Header::new("rounding")
             .with("mixbit's version", env!("CARGO_PKG_VERSION"))
-            .with("the model", self.source.fingerprint()?)
+            .with(MODEL, self.source.fingerprint()?)
             .with("the target", self.settings.target)
             .with("samples", texts.sequences.len())
             .with("sequence_length", self.settings.calibration.sequence_length)

@@ -41,7 +41,14 @@ fn can_resume_after(error: &Error) -> bool {
 
 /// True if `error` may be of the float model or of the text to measure on, and not of the model that was made.
 pub(crate) fn is_of_inputs(error: &Error) -> bool {
-    matches!(error.kind(), ErrorKind::File { .. } | ErrorKind::Tensor { .. } | ErrorKind::Input(_))
+    matches!(
+        error.kind(),
+        ErrorKind::File { .. }
+            | ErrorKind::Tensor { .. }
+            | ErrorKind::Key { .. }
+            | ErrorKind::Template { .. }
+            | ErrorKind::Input(_)
+    )
 }
 
 impl Job<'_> {
@@ -119,23 +126,23 @@ impl Job<'_> {
         // Distillation and refinement would look at something else without the measuring.
         let has_validation = validation_windows >= FEW_VALIDATION_WINDOWS;
         let resumable = self.has_kept() && (given || has_validation || !self.settings.tuning.any());
-        match error.kind() {
-            ErrorKind::File { .. } | ErrorKind::Tensor { .. } | ErrorKind::Input(_) if resumable => {
-                error.hint(format!(
-                    "see what `mixbit check` says of the float model; what is done is kept: the same command with \
-                     setting `resume` and {} writes the result",
-                    if given {
-                        "other setting `eval_data`, or setting `no_eval` in its place,"
-                    } else {
-                        "setting `no_eval`"
-                    }
-                ))
-            }
-            ErrorKind::File { .. } | ErrorKind::Tensor { .. } | ErrorKind::Input(_) => error.hint(
-                "see what `mixbit check` says of the float model; setting `no_eval` writes the result all the same",
-            ),
-            _ => self.with_resume_hint(error),
+        if !is_of_inputs(&error) {
+            return self.with_resume_hint(error);
         }
+        if !resumable {
+            return error.hint(
+                "see what `mixbit check` says of the float model; setting `no_eval` writes the result all the same",
+            );
+        }
+        let change = if given {
+            "other setting `eval_data`, or setting `no_eval` in its place,"
+        } else {
+            "setting `no_eval`"
+        };
+        error.hint(format!(
+            "see what `mixbit check` says of the float model; what is done is kept: the same command with setting \
+             `resume` and {change} writes the result"
+        ))
     }
 
     /// Reads the calibration text for these `uses`. Where layers were rounded with a held-out part that is not wanted any

@@ -109,7 +109,7 @@ impl Record {
         let Conversation { key, messages, tools } = conversation;
         let wrong = |message: String| Error::key(path, *key, format!("line {}: {message}", self.line));
         // A template that cannot be read, or fails by itself, is no fault of the conversation.
-        tokenizer.check_template()?;
+        tokenizer.check_template(tools.as_deref())?;
         let rendered = tokenizer.render_conversation(messages, tools.as_deref()).map_err(|e| {
             if matches!(e.kind(), ErrorKind::Template { .. }) {
                 return e.with_context(&format!(", for line {} of {}", self.line, path.display()));
@@ -168,7 +168,10 @@ mod tests {
         assert!(open("a.jsonl", format!("{{\"text\": \"one\", \"id\": {long}}}").as_bytes()).is_ok());
         let error = open("a.jsonl", CHAT.replace("\"Hi\"", &long).as_bytes()).unwrap_err().to_string();
         let expected = "line 1: key `messages.0.content`: the integer 9999";
-        assert!(error.contains(expected) && error.ends_with("more than 128 bits"), "{error}");
+        assert!(
+            error.contains(expected) && error.ends_with("does not fit in a signed 128-bit integer"),
+            "{error}"
+        );
         let error = open("a.json", b"[{\"text\": \"one\", \"score\": NaN}]").unwrap_err();
         assert!(error.to_string().contains("one JSON value"), "{error}");
     }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use tokenizers::DecoderWrapper;
 
-use super::class::{Again, Build, Code, Parts, Takes, cleans_up, put_around};
+use super::class::{AddedAgain, Build, Code, InputKind, Parts, cleans_up, put_around};
 use super::guard::guarded;
 use super::message::kind;
 use super::settings::{ADDED, CONFIG, MAP, Settings};
@@ -62,7 +62,7 @@ pub(crate) fn load(files: &ModelFiles) -> Result<Tokenizer> {
     notes.extend(unreadable(files));
     notes.extend(contradiction(&inner, &special));
     notes.extend(wrong_pattern);
-    notes.extend(templates.broken_note());
+    notes.extend(templates.broken_notes());
     let code = build.class().map_or(Code::None, |class| class.code);
     let cleans_up = cleans_up(&inner, &settings, build.class());
     Ok(Tokenizer {
@@ -102,9 +102,9 @@ fn finish(
     inner.set_encode_special_tokens(settings.is_set("split_special_tokens"));
     special.add_to(inner)?;
     let again: Vec<Token> = match build.class().map(|class| class.again) {
-        Some(Again::AsGiven) => special.values().map(TokenValue::to_special).collect(),
-        Some(Again::AsTexts) => special.all().into_iter().map(Token::special).collect(),
-        Some(Again::Nothing) | None => Vec::new(),
+        Some(AddedAgain::WithFlags) => special.values().map(TokenValue::to_special).collect(),
+        Some(AddedAgain::AsTexts) => special.all().into_iter().map(Token::special).collect(),
+        Some(AddedAgain::Nothing) | None => Vec::new(),
     };
     inner.add_tokens(again.into_iter().map(Token::into_added))?;
     if let Some(class) = build.class().filter(|_| settings.has_tokenizer_json) {
@@ -130,7 +130,7 @@ fn notes(settings: &Settings, build: Build) -> Vec<String> {
             "{name} of transformers reads files of its own with Python code, which is not run; here tokenizer.json decides, and token ids may differ"
         ));
     }
-    if build.class().is_some_and(|class| class.takes == Takes::Boxes) {
+    if build.class().is_some_and(|class| class.takes == InputKind::Boxes) {
         notes.push(format!(
             "{name} of transformers takes words with boxes and refuses plain texts; here texts are encoded without boxes"
         ));

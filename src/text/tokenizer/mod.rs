@@ -23,6 +23,7 @@ mod settings;
 mod special;
 mod stream;
 mod tekken;
+mod template_entries;
 mod template_settings;
 mod templates;
 #[cfg(test)]

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 use super::chat::{ChatTemplate, Origin};
-use super::message::kind;
+use super::template_entries::{DEFAULT, Entry, entries};
 use super::tokenizer::read_object;
 use crate::error::{Error, Result};
 use crate::files::model_files::{ModelFiles, TEMPLATES};
@@ -15,9 +15,6 @@ pub(crate) const FILE: &str = "chat_template.jinja";
 
 /// A file of processors of earlier versions of transformers, which its tokenizers do not read.
 pub(crate) const LEGACY_FILE: &str = "chat_template.json";
-
-/// The template that is used unless there is a reason for another.
-const DEFAULT: &str = "default";
 
 /// The template that is used when there are tools.
 const TOOL_USE: &str = "tool_use";
@@ -42,10 +39,16 @@ pub(crate) struct Templates {
     named: Vec<(String, ChatTemplate)>,
     /// The name of the only one to use.
     chosen: Option<String>,
-    /// Fault of a template that cannot be read, which matters unless the user chose another.
-    broken: Option<Error>,
+    /// Templates that cannot be read.
+    broken: Vec<BrokenTemplate>,
     /// Notes for the user, one line for each decision beyond transformers' rules.
     notes: Vec<String>,
+}
+
+/// Template that cannot be read. That matters where it is the one to be used.
+struct BrokenTemplate {
+    name: String,
+    fault: Error,
 }
 
 impl Templates {
@@ -56,25 +59,28 @@ impl Templates {
     ///
     /// transformers reads no more than that. If that leaves no template for a conversation, `chat_template` beside
     /// further files, or `chat_template.json`, is taken with a note, and a broken `chat_template.json` is left out with one.
-    /// Another template that cannot be read is an error once it is to be used.
+    /// Another template that cannot be read is an error once it is to be used, and no reason to leave out the others.
     ///
     /// # Errors
     /// Fails if the folder cannot be listed.
     pub(crate) fn read(files: &ModelFiles, config_path: &Path, config: &Map<String, Value>) -> Result<Self> {
         let mut templates = Self::default();
         templates.read_jinja_files(files)?;
-        if templates.get(DEFAULT).is_some() || templates.broken.is_some() {
+        if templates.get(DEFAULT).is_some() || templates.fault(DEFAULT).is_some() {
             return Ok(templates);
         }
-        let has_files = !templates.named.is_empty();
-        let entries = entries(config_path, config.get("chat_template")).unwrap_or_else(|error| {
-            templates.set_broken(error);
-            Vec::new()
-        });
-        for (name, source) in entries {
+        let has_files = templates.has_any();
+        for Entry { name, source } in entries(config_path, config.get("chat_template")) {
             if has_files && name != DEFAULT {
                 continue;
             }
+            let source = match source {
+                Ok(source) => source,
+                Err(fault) => {
+                    templates.set_broken(name, fault);
+                    continue;
+                }
+            };
             if has_files {
                 templates.notes.push(format!(
                     "chat template: {TEMPLATES} has no `{DEFAULT}`; that of {} is used, which transformers would not read",
@@ -96,7 +102,7 @@ impl Templates {
     fn read_jinja_files(&mut self, files: &ModelFiles) -> Result<()> {
         if files.has_folder(FILE) {
             let message = "is a folder, expected a file with the chat template";
-            self.set_broken(Error::file(files.path_of(FILE), message));
+            self.set_broken(DEFAULT.to_owned(), Error::file(files.path_of(FILE), message));
         }
         // transformers reads this one first, so that a further file of the same name wins.
         let mut of_files = vec![(DEFAULT.to_owned(), FILE.to_owned())];
@@ -112,41 +118,63 @@ impl Templates {
             }
             match files.read_text(&path) {
                 Ok(source) => self.add(name, files.path_of(&path), source, Origin::Model),
-                Err(error) => self.set_broken(error),
+                Err(fault) => self.set_broken(name, fault),
             }
         }
         Ok(())
     }
 
-    /// Notes the first fault of a template.
-    fn set_broken(&mut self, error: Error) {
+    /// Adds a template that cannot be read, in place of one of the same name.
+    fn set_broken(&mut self, name: String, fault: Error) {
         let hint = "take the file from the model's repository again, or give another template with setting `chat_template`";
-        self.broken.get_or_insert_with(|| error.hint_if_none(hint));
+        self.remove(&name);
+        self.broken.push(BrokenTemplate { name, fault: fault.hint_if_none(hint) });
     }
 
-    /// Returns a note on a template that cannot be read; such a one is copied as it is, and not used.
-    pub(crate) fn broken_note(&self) -> Option<String> {
-        self.broken.as_ref().map(|error| format!("chat template: {error}; it is not used"))
+    /// Removes the template of this name.
+    fn remove(&mut self, name: &str) {
+        self.named.retain(|(other, _)| other != name);
+        self.broken.retain(|other| other.name != name);
     }
 
-    /// Fails if a template cannot be read, unless another was chosen.
-    pub(crate) fn check(&self) -> Result<()> {
-        match &self.broken {
-            Some(error) if self.chosen.is_none() => Err(error.repeated()),
-            _ => Ok(()),
+    /// Returns the fault of the template of this name.
+    pub(crate) fn fault(&self, name: &str) -> Option<&Error> {
+        self.broken.iter().find(|other| other.name == name).map(|other| &other.fault)
+    }
+
+    /// Returns the fault of the template that a conversation needs: the preferred one, or the first where none can be read.
+    pub(crate) fn fault_in_use(&self, has_tools: bool) -> Option<&Error> {
+        if self.chosen.is_some() {
+            return None;
         }
+        let preferred = preferred(has_tools).find(|name| self.names().contains(name));
+        match preferred {
+            Some(name) => self.fault(name),
+            None if self.named.is_empty() => self.broken.first().map(|template| &template.fault),
+            None => None,
+        }
+    }
+
+    /// Returns a note on each template that cannot be read; such a one is copied as it is, and not used.
+    pub(crate) fn broken_notes(&self) -> impl Iterator<Item = String> {
+        self.broken
+            .iter()
+            .map(|BrokenTemplate { fault, .. }| format!("chat template: {fault}; it is not used"))
     }
 
     /// True if there is a template, be it one that cannot be read.
     pub(crate) fn has_any(&self) -> bool {
-        !self.named.is_empty() || self.broken.is_some()
+        !self.named.is_empty() || !self.broken.is_empty()
     }
 
     fn read_legacy_file(&mut self, files: &ModelFiles) -> Result<()> {
         let path = files.path_of(LEGACY_FILE);
         let object = read_object(files, LEGACY_FILE)?.unwrap_or_default();
-        let entries = entries(&path, object.get("chat_template"))?;
-        for (name, source) in entries {
+        let mut templates = Vec::new();
+        for Entry { name, source } in entries(&path, object.get("chat_template")) {
+            templates.push((name, source?));
+        }
+        for (name, source) in templates {
             self.add(name, path.clone(), source, Origin::Model);
         }
         if !self.named.is_empty() {
@@ -166,19 +194,20 @@ impl Templates {
             ));
         }
         let template = ChatTemplate::new(path, without_mark.unwrap_or(source), origin);
-        match self.named.iter_mut().find(|(other, _)| *other == name) {
-            Some(entry) => entry.1 = template,
-            None => self.named.push((name, template)),
-        }
+        self.remove(&name);
+        self.named.push((name, template));
     }
 
     /// Uses this template and no other.
     ///
     /// # Errors
-    /// Fails when no template has that name.
+    /// Fails when no template has that name, or it cannot be read.
     pub(crate) fn choose(&mut self, chosen: ChosenTemplate) -> Result<()> {
         match chosen {
             ChosenTemplate::Named(name) => {
+                if let Some(fault) = self.fault(&name) {
+                    return Err(fault.clone());
+                }
                 if self.get(&name).is_none() {
                     return Err(Error::input(format!("there is no chat template named `{name}`"))
                         .hint(format!("the model has {}", self.list())));
@@ -198,7 +227,7 @@ impl Templates {
     /// list) and a template of that name, else `default`. One that is alone is used whatever its name; that is a note.
     ///
     /// # Errors
-    /// Fails when one cannot be read, and when there are several and none is called `default`.
+    /// Fails when that one, or each, cannot be read, and when there are several and none is called `default`.
     pub(crate) fn pick(&self, has_tools: bool) -> Result<Option<(&str, &ChatTemplate)>> {
         let named = |name: &str| {
             let entry = self.named.iter().find(|(other, _)| other == name);
@@ -207,15 +236,16 @@ impl Templates {
         if let Some(name) = &self.chosen {
             return Ok(named(name));
         }
-        self.check()?;
-        let tool_use = if has_tools { named(TOOL_USE) } else { None };
-        if let Some(template) = tool_use.or_else(|| named(DEFAULT)) {
+        if let Some(fault) = self.fault_in_use(has_tools) {
+            return Err(fault.clone());
+        }
+        if let Some(template) = preferred(has_tools).find_map(named) {
             return Ok(Some(template));
         }
-        match &self.named[..] {
-            [] => Ok(None),
-            [(name, template)] => Ok(Some((name, template))),
-            [(_, first), ..] => Err(Error::template(
+        match (&self.named[..], &self.broken[..]) {
+            ([], _) => Ok(None),
+            ([(name, template)], []) => Ok(Some((name, template))),
+            ([(_, first), ..], _) => Err(Error::template(
                 first.path(),
                 None,
                 format!("none is named `{DEFAULT}`, only {}", self.list()),
@@ -227,7 +257,7 @@ impl Templates {
     /// Returns notes for the user on the choice of templates, one line for each decision beyond transformers' rules.
     pub(crate) fn notes(&self) -> Vec<String> {
         let mut notes = self.notes.clone();
-        if let ([(name, _)], None) = (&self.named[..], &self.chosen)
+        if let ([(name, _)], [], None) = (&self.named[..], &self.broken[..], &self.chosen)
             && name != DEFAULT
         {
             notes.push(format!(
@@ -237,9 +267,10 @@ impl Templates {
         notes
     }
 
-    /// All names, sorted.
+    /// All names, those of templates that cannot be read too, sorted.
     pub(crate) fn names(&self) -> Vec<&str> {
-        let mut names: Vec<&str> = self.named.iter().map(|(name, _)| name.as_str()).collect();
+        let broken = self.broken.iter().map(|template| template.name.as_str());
+        let mut names: Vec<&str> = self.named.iter().map(|(name, _)| name.as_str()).chain(broken).collect();
         names.sort_unstable();
         names
     }
@@ -250,42 +281,16 @@ impl Templates {
     }
 
     fn list(&self) -> String {
-        match self.named.len() {
-            0 => "none".to_owned(),
-            _ => self.names().iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
+        match &self.names()[..] {
+            [] => "none".to_owned(),
+            names => names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "),
         }
     }
 }
 
-/// Names and sources in the value `chat_template` of the file `path`.
-fn entries(path: &Path, value: Option<&Value>) -> Result<Vec<(String, String)>> {
-    let wrong = |key: String, expected: &str, found: Option<&Value>| {
-        Error::key(path, key, format!("expected {expected}, found {}", found.map_or("nothing", kind)))
-    };
-    let text = |key: String, value: Option<&Value>| match value {
-        Some(Value::String(text)) => Ok(text.clone()),
-        other => Err(wrong(key, "a string", other)),
-    };
-    match value {
-        None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::String(source)) => Ok(vec![(DEFAULT.to_owned(), source.clone())]),
-        Some(Value::Object(templates)) => {
-            let entry = |(name, source): (&String, &Value)| {
-                Ok((name.clone(), text(format!("chat_template.{name}"), Some(source))?))
-            };
-            templates.iter().map(entry).collect()
-        }
-        Some(Value::Array(list)) => {
-            let entry = |(index, entry): (usize, &Value)| {
-                let field = |name: &str| text(format!("chat_template[{index}].{name}"), entry.get(name));
-                Ok((field("name")?, field("template")?))
-            };
-            list.iter().enumerate().map(entry).collect()
-        }
-        other => {
-            Err(wrong("chat_template".to_owned(), "a string, an object or a list of {name, template}", other))
-        }
-    }
+/// Returns the names of the templates for a conversation, the best first.
+fn preferred(has_tools: bool) -> impl Iterator<Item = &'static str> {
+    has_tools.then_some(TOOL_USE).into_iter().chain([DEFAULT])
 }
 
 fn file_name(path: &Path) -> String {
@@ -418,6 +423,43 @@ mod tests {
             let tokenizer = tokenizer.with_template(settings).unwrap();
             assert_eq!(rendered(&tokenizer).unwrap().as_deref(), Some("M"));
         }
+    }
+
+    #[test]
+    fn a_broken_template_leaves_the_others() {
+        const RAG_FILE: &str = "additional_chat_templates/rag.jinja";
+        let dir = |files: &[(&str, &str)], broken: &str| {
+            let json = sentencepiece(true).to_string();
+            let dir = folder(&[&[("tokenizer.json", json.as_str())], files].concat());
+            let path = dir.path().join(broken);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, b"\xff").unwrap();
+            Tokenizer::from_dir(dir.path()).unwrap()
+        };
+        let config = r#"{"chat_template": "S"}"#;
+        for (files, expected) in [(&[(FILE, "J")][..], "J"), (&[(CONFIG, config)], "S")] {
+            let tokenizer = dir(files, RAG_FILE);
+            assert_eq!(rendered(&tokenizer).unwrap().as_deref(), Some(expected));
+            assert!(tokenizer.notes().concat().contains("rag.jinja"), "{:?}", tokenizer.notes());
+            let template = Some(ChosenTemplate::Named("rag".to_owned()));
+            let settings = TemplateSettings { template, ..TemplateSettings::default() };
+            let error = tokenizer.with_template(settings).err().unwrap();
+            assert!(error.to_string().contains("rag.jinja"), "{error}");
+        }
+        // A broken default is no reason to take another.
+        for (files, broken) in
+            [(&[(CONFIG, config)][..], FILE), (&[(TOOL_USE_FILE, "F")], FILE), (&[], RAG_FILE)]
+        {
+            let error = rendered(&dir(files, broken)).unwrap_err().to_string();
+            assert!(error.contains(broken), "{error}");
+        }
+        let error = rendered(&dir(&[(TOOL_USE_FILE, "F")], RAG_FILE)).unwrap_err().to_string();
+        assert!(error.ends_with("none is named `default`, only `rag`, `tool_use`"), "{error}");
+        // The one for tools only matters where there are tools.
+        let files = json!({"chat_template": {"default": "D", "tool_use": 1}}).to_string();
+        assert_eq!(rendered(&open(&[(CONFIG, &files)]).unwrap()).unwrap().as_deref(), Some("D"));
+        let error = rendered(&with_tools(&[(CONFIG, &files)])).unwrap_err().to_string();
+        assert!(error.contains("key `chat_template.tool_use`"), "{error}");
     }
 
     #[test]

@@ -200,7 +200,7 @@ impl Tokenizer {
     /// there is no template of that name.
     ///
     /// # Errors
-    /// Fails if `messages` is empty, or if the template does not compile, fails, refuses the messages
+    /// Fails if `messages` is empty, or if the template cannot be read, does not compile, fails, refuses the messages
     /// (`raise_exception`) or does not come to an end.
     pub fn apply_named_template(
         &self,
@@ -208,6 +208,9 @@ impl Tokenizer {
         messages: &[Message],
         tools: Option<&[Value]>,
     ) -> Result<Option<String>> {
+        if let Some(fault) = self.templates.fault(name) {
+            return Err(fault.clone());
+        }
         let Some(template) = self.templates.get(name) else { return Ok(None) };
         let end = End::GenerationPrompt;
         let conversation =
@@ -238,14 +241,14 @@ impl Tokenizer {
         self.templates.has_any()
     }
 
-    /// Returns the names of all chat templates, sorted.
+    /// Returns the names of all chat templates, those that cannot be read too, sorted.
     pub fn template_names(&self) -> Vec<&str> {
         self.templates.names()
     }
 
-    /// Fails if a chat template cannot be read, unless another was chosen.
-    pub(crate) fn check_template(&self) -> Result<()> {
-        self.templates.check()
+    /// Fails if the chat template for a conversation cannot be read.
+    pub(crate) fn check_template(&self, tools: Option<&[Value]>) -> Result<()> {
+        self.templates.fault_in_use(tools.is_some()).map_or(Ok(()), |fault| Err(fault.clone()))
     }
 
     /// Returns name and file of the chat template of prompts, or `None` if there is no template.

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use super::adam::Adam;
 use super::values::Values;
 use crate::error::Result;
-use crate::files::journal::{Header, Journal, damaged};
+use crate::files::journal::{Header, Journal, MODEL, damaged};
 use crate::files::output_file;
 use crate::numerics::dtype::{Dtype, extend_f32};
 
@@ -66,7 +66,7 @@ impl Settings {
     pub fn header(&self) -> Header {
         Header::new("distillation")
             .with("mixbit's version", env!("CARGO_PKG_VERSION"))
-            .with("the model", &self.model)
+            .with(MODEL, &self.model)
             .with("distill", self.steps)
             .with("distill_rate", self.rate)
             .with("distill_temperature", self.temperature)

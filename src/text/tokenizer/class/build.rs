@@ -13,8 +13,8 @@ use super::super::special::SpecialTokens;
 use super::parts::{Class, Decoder, Flag, Model, Normalizer, PreTokenizer, Scheme, UnkId};
 
 impl Class {
-    /// Returns the tokenizer that the class builds of the vocabulary, the merges and the post-processor of `file`, with no
-    /// added tokens.
+    /// Returns the tokenizer that the class builds of the vocabulary, the merges and the post-processor of `file`,
+    /// with no added tokens.
     pub(crate) fn rebuild(
         &self,
         file: &Tokenizer,
@@ -159,7 +159,13 @@ impl UnkId {
 impl Flag {
     /// Returns the value in `tokenizer_config.json`, or the class's own.
     pub(super) fn is_set(self, settings: &Settings) -> bool {
-        settings.config.get(self.key).map_or(self.default, |value| value.as_bool().unwrap_or(false))
+        match self {
+            Self::Setting { key, default } => {
+                settings.config.get(key).map_or(default, |value| value.as_bool().unwrap_or(false))
+            }
+            Self::Always => true,
+            Self::Never => false,
+        }
     }
 }
 
@@ -203,7 +209,7 @@ fn normalizers(steps: &[Normalizer], settings: &Settings, charsmap: Option<&Valu
             None => normalizers(otherwise, settings, charsmap),
         },
         Normalizer::Bert(clean, lowercase) => {
-            let chinese = Flag { key: "tokenize_chinese_chars", default: true };
+            let chinese = Flag::Setting { key: "tokenize_chinese_chars", default: true };
             let accents = settings.config.get("strip_accents").and_then(Value::as_bool);
             bert(clean.is_set(settings), chinese.is_set(settings), accents, lowercase.is_set(settings))
         }
@@ -219,34 +225,47 @@ fn normalizers(steps: &[Normalizer], settings: &Settings, charsmap: Option<&Valu
 impl PreTokenizer {
     /// Returns the step in the form of `tokenizer.json`, where it applies.
     fn json(self, settings: &Settings) -> Option<Value> {
-        let byte_level = |prefix: Flag, use_regex: bool| {
-            json!({"type": "ByteLevel", "add_prefix_space": prefix.is_set(settings), "trim_offsets": true,
-                   "use_regex": use_regex})
-        };
-        let metaspace = |scheme: Scheme, split: bool| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme.name(settings), "split": split});
-        let split = |kind: &str, pattern: &str, behavior: &str, invert: bool| json!({"type": "Split", "pattern": {kind: pattern}, "behavior": behavior, "invert": invert});
+        let split = |pattern: Value, behavior: &str| json!({"type": "Split", "pattern": pattern, "behavior": behavior, "invert": false});
         Some(match self {
-            Self::ByteLevel(prefix) => byte_level(prefix, true),
-            Self::Bytes(prefix) => byte_level(prefix, false),
-            Self::Metaspace(scheme) => metaspace(scheme, true),
-            Self::MetaspaceWhole(scheme) => metaspace(scheme, false),
+            Self::ByteLevel(prefix) => {
+                json!({"type": "ByteLevel", "add_prefix_space": prefix.is_set(settings), "trim_offsets": true,
+                       "use_regex": true})
+            }
+            Self::Bytes(prefix) => {
+                json!({"type": "ByteLevel", "add_prefix_space": prefix.is_set(settings), "trim_offsets": true,
+                       "use_regex": false})
+            }
+            Self::Metaspace(scheme) => scheme.metaspace(settings),
+            Self::MetaspaceWhole(scheme) => {
+                json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme.name(settings),
+                       "split": false})
+            }
             Self::WhitespaceSplit => json!({"type": "WhitespaceSplit"}),
             Self::Digits => json!({"type": "Digits", "individual_digits": true}),
             Self::Bert => json!({"type": "BertPreTokenizer"}),
             Self::Punctuation if !settings.is_set("split_by_punct") => return None,
             Self::Punctuation => json!({"type": "Punctuation", "behavior": "Isolated"}),
-            Self::Isolate(pattern) => split("Regex", pattern, "Isolated", false),
-            Self::IsolateText(text) => split("String", text, "Isolated", false),
-            Self::Matches(pattern) => split("Regex", pattern, "Removed", true),
-            Self::Remove(text) => split("String", text, "Removed", false),
-            Self::AfterSpace => split("String", " ", "MergedWithPrevious", false),
+            Self::Isolate(pattern) => split(json!({"Regex": pattern}), "Isolated"),
+            Self::IsolateText(text) => split(json!({"String": text}), "Isolated"),
+            Self::Matches(pattern) => {
+                json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Removed", "invert": true})
+            }
+            Self::Remove(text) => split(json!({"String": text}), "Removed"),
+            Self::AfterSpace => split(json!({"String": " "}), "MergedWithPrevious"),
         })
     }
 }
 
 impl Scheme {
+    /// Returns pre-tokenizer or decoder of this scheme, with pieces split at spaces, in the form of `tokenizer.json`.
+    fn metaspace(self, settings: &Settings) -> Value {
+        let scheme = self.name(settings);
+        json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": true})
+    }
+
+    /// Returns the name of the scheme in `tokenizer.json`.
     fn name(self, settings: &Settings) -> &'static str {
-        let is_set = Flag { key: "add_prefix_space", default: true }.is_set(settings);
+        let is_set = Flag::Setting { key: "add_prefix_space", default: true }.is_set(settings);
         match self {
             Self::Prefix if !is_set => "never",
             Self::FirstOrNever | Self::Llama if !prefixes(settings) => "never",
@@ -262,7 +281,6 @@ impl Decoder {
     /// Returns the decoder in the form of `tokenizer.json`.
     fn json(self, settings: &Settings) -> Option<Value> {
         let bytes = || vec![json!({"type": "ByteFallback"}), json!({"type": "Fuse"})];
-        let metaspace = |scheme: Scheme| json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme.name(settings), "split": true});
         let sequence = |steps: Vec<Value>| json!({"type": "Sequence", "decoders": steps});
         let spaces = |strips: bool| {
             let strip = json!({"type": "Strip", "content": " ", "start": 1, "stop": 0});
@@ -278,8 +296,8 @@ impl Decoder {
             Self::Spaces => spaces(false),
             Self::SpacesButFirst => spaces(true),
             Self::SpacesButPrefix => spaces(prefixes(settings)),
-            Self::Metaspace(scheme) => metaspace(scheme),
-            Self::MetaspaceBytes => sequence([vec![metaspace(Scheme::Always)], bytes()].concat()),
+            Self::Metaspace(scheme) => scheme.metaspace(settings),
+            Self::MetaspaceBytes => sequence([vec![Scheme::Always.metaspace(settings)], bytes()].concat()),
             Self::WordPiece => word_piece("##"),
             Self::WordPiecePrefix => {
                 let prefix = settings.config.get("wordpieces_prefix").and_then(Value::as_str);
@@ -288,5 +306,41 @@ impl Decoder {
             Self::WordEnds => json!({"type": "BPEDecoder", "suffix": "</w>"}),
             Self::None => return None,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::super::testing::check_classes;
+
+    /// The numbers are those of transformers 5.23.
+    #[test]
+    fn a_vocabulary_without_languages_gets_them() {
+        let vocab = json!([
+            ["<s>", 0.0],
+            ["<pad>", 0.0],
+            ["</s>", 0.0],
+            ["<unk>", 0.0],
+            ["▁", -3.0],
+            ["a", -4.0],
+            ["b", -4.0],
+            ["▁a", -2.0],
+            ["ab", -3.0],
+            ["▁ab", -1.0],
+            ["é", -4.0],
+            ["e", -4.0],
+            ["A", -4.0],
+            ["\"", -4.0],
+            ["[CLS]", 0.0],
+            ["[SEP]", 0.0]
+        ]);
+        let json = json!({"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
+            "post_processor": null, "decoder": null, "model": {"type": "Unigram", "unk_id": 3, "vocab": vocab}});
+        let settings = json!({"src_lang": "ro_RO"});
+        let ids = &[36, 5, 13, 7, 5, 11, 3, 6, 0, 5, 7, 2][..];
+        let row = ("MBart50Tokenizer", settings, ids, "ro_RO Ab é<unk>a<s> b</s>", Some(2), 70);
+        check_classes(&json, "Ab  é``a<s>b", &[row]);
     }
 }

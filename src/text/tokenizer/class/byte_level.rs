@@ -1,16 +1,15 @@
 //! Classes of byte-level BPE.
 
 use super::parts::{
-    Again, Around, Class, Code, Decoder, Extra, Flag, Mask, Model, Normalizer, Padding, Parts, Piece,
-    PreTokenizer, Takes,
+    AddedAgain, Around, Class, Code, Decoder, Extra, Flag, InputKind, Mask, Model, Normalizer, Padding,
+    Piece, PreTokenizer, ROBERTA,
 };
 
 const ENDOFTEXT: &str = "<|endoftext|>";
 
-const PREFIX: Flag = Flag { key: "add_prefix_space", default: false };
-const PREFIX_BY_DEFAULT: Flag = Flag { key: "add_prefix_space", default: true };
-/// No setting changes this.
-const NO_PREFIX: Flag = Flag { key: "", default: false };
+const PREFIX: Flag = Flag::Setting { key: "add_prefix_space", default: false };
+const PREFIX_BY_DEFAULT: Flag = Flag::Setting { key: "add_prefix_space", default: true };
+const NO_PREFIX: Flag = Flag::Never;
 
 const QWEN: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const QWEN_WITH_MARKS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -19,33 +18,13 @@ const QWEN_WITH_MARKS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[
 const NOUGAT: &str = r##"[\(\)\[\]\{\}]|([!\"#\$%\&'\*\+,\-\./:;<=>\?\\\^_`\|\~])\1*"##;
 
 const BASE: Class = Class {
-    names: &[],
-    parts: Parts::Anew,
     model: Model::Bpe { unk: false, fuses: false, bytes: false, suffix: "" },
-    normalizer: &[],
     pre_tokenizer: &[PreTokenizer::ByteLevel(PREFIX)],
     decoder: Decoder::ByteLevel,
-    around: Around::Stored,
-    named: &[],
-    mask: Mask::Plain,
-    extra: Extra::None,
-    again: Again::Nothing,
-    padding: Padding::Stored,
-    code: Code::None,
-    takes: Takes::Texts,
+    ..Class::PLAIN
 };
 
 const CLS_SEP: Around = Around::Put(&[Piece::Named("cls_token")], &[Piece::Named("sep_token")]);
-
-const ROBERTA: &[(&str, &str)] = &[
-    ("bos_token", "<s>"),
-    ("eos_token", "</s>"),
-    ("sep_token", "</s>"),
-    ("cls_token", "<s>"),
-    ("unk_token", "<unk>"),
-    ("pad_token", "<pad>"),
-    ("mask_token", "<mask>"),
-];
 
 pub(super) static CLASSES: [Class; 15] = [
     Class {
@@ -77,7 +56,7 @@ pub(super) static CLASSES: [Class; 15] = [
         normalizer: &[Normalizer::Nfc],
         pre_tokenizer: &[PreTokenizer::Isolate(QWEN), PreTokenizer::Bytes(PREFIX)],
         named: &[("eos_token", ENDOFTEXT), ("unk_token", ENDOFTEXT), ("pad_token", ENDOFTEXT)],
-        again: Again::AsTexts,
+        again: AddedAgain::AsTexts,
         ..BASE
     },
     Class {
@@ -100,7 +79,7 @@ pub(super) static CLASSES: [Class; 15] = [
             ("cls_token", "<CLS>"),
             ("mask_token", "<MASK_TOKEN>"),
         ],
-        again: Again::AsGiven,
+        again: AddedAgain::WithFlags,
         ..BASE
     },
     Class {
@@ -164,7 +143,7 @@ pub(super) static CLASSES: [Class; 15] = [
         pre_tokenizer: &[PreTokenizer::ByteLevel(PREFIX_BY_DEFAULT)],
         around: CLS_SEP,
         named: ROBERTA,
-        takes: Takes::Boxes,
+        takes: InputKind::Boxes,
         ..BASE
     },
     Class {
@@ -211,10 +190,11 @@ pub(super) static CLASSES: [Class; 15] = [
 ];
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use serde_json::json;
 
-    use super::super::super::testing::{check_classes, sentencepiece};
+    use super::super::super::testing::{check_classes, of_class, sentencepiece};
 
     /// The numbers are those of transformers 5.23.
     #[test]
@@ -233,6 +213,7 @@ mod tests {
                 ("BlenderbotTokenizer", json!({}), &[1, 260, 1, 264], "<s>a<s>ab", Some(2), 267),
                 ("DebertaTokenizer", json!({}), &[265, 260, 1, 264, 266], "[CLS]a<s>ab[SEP]", Some(266), 270),
                 ("LukeTokenizer", json!({}), &[1, 260, 1, 264, 2], "<s>a<s>ab</s>", Some(2), 273),
+                ("MarkupLMTokenizer", json!({}), &[1, 260, 1, 264, 2], "<s>a<s>ab</s>", Some(2), 267),
                 ("NougatTokenizer", json!({}), &[1, 260, 1, 264, 2], "<s>a<s>ab</s>", Some(2), 266),
                 (
                     "WhisperTokenizer",
@@ -244,5 +225,43 @@ mod tests {
                 ),
             ],
         );
+        let words =
+            [("MarkupLMTokenizer", json!({}), &[1, 260, 261, 264, 2][..], "<s>abab</s>", Some(2), 267)];
+        check_classes(&sentencepiece(true), "a  b ab", &words);
+    }
+
+    /// The numbers are those of transformers 5.23.
+    #[test]
+    fn clip_ends_words_as_in_transformers() {
+        let mut json = sentencepiece(true);
+        for (token, id) in [("<|endoftext|>", 265), ("a</w>", 266), ("b</w>", 267)] {
+            json["model"]["vocab"][token] = id.into();
+        }
+        let decoded = "<|startoftext|>a b <s>a <|endoftext|>";
+        let row = ("CLIPTokenizer", json!({}), &[268, 266, 267, 1, 266, 265][..], decoded, Some(265), 269);
+        check_classes(&json, "A  b <s>a", &[row]);
+        let clip = of_class(&json, "CLIPTokenizer", &json!({}));
+        assert_eq!(clip.decode(&[266, 1, 260], false).unwrap(), "a <s>a");
+    }
+
+    /// Texts are those of transformers 5.23.
+    #[test]
+    fn whisper_decodes_transcripts_as_in_transformers() {
+        let tokens = json!({"additional_special_tokens": ["<|startofprev|>", "<|startoftranscript|>"]});
+        let whisper = of_class(&sentencepiece(true), "WhisperTokenizer", &tokens);
+        for (ids, whole, plain) in [
+            (&[266, 260, 267, 261][..], "<|startofprev|>a<|startoftranscript|>b", "b"),
+            (&[266, 260], "<|startofprev|>a", ""),
+            (&[260, 266, 267, 261], "a<|startofprev|><|startoftranscript|>b", "ab"),
+        ] {
+            assert_eq!(whisper.decode(ids, false).unwrap(), whole);
+            assert_eq!(whisper.decode(ids, true).unwrap(), plain);
+        }
+        let mut json = sentencepiece(true);
+        let stamp = json!({"id": 265, "content": "<|0.00|>", "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": false});
+        json["added_tokens"].as_array_mut().unwrap().push(stamp);
+        let whisper = of_class(&json, "WhisperTokenizer", &json!({}));
+        assert_eq!(whisper.decode(&[260, 265, 261], false).unwrap(), "ab");
     }
 }

@@ -63,7 +63,8 @@ const FOREIGN: [&str; 37] = [
 ];
 
 impl Build {
-    /// Returns the way in which transformers builds the tokenizer of these files; `tokenizer_json` is the content of `tokenizer.json`.
+    /// Returns the way in which transformers builds the tokenizer of these files; `tokenizer_json` is the content of
+    /// `tokenizer.json`.
     pub(crate) fn of(settings: &Settings, tokenizer_json: &[u8]) -> Self {
         let model_type = settings.model_type.as_deref().unwrap_or_default();
         let has_code = settings.config.contains_key("auto_map");

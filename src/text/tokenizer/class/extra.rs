@@ -1,16 +1,16 @@
-//! Further special tokens of a class, and the flags of its mask token.
+//! Further special tokens of a class.
 
 use serde_json::Value;
 
 use super::super::settings::{CONFIG, Settings};
 use super::super::special::LISTS;
 use super::super::token::{Token, TokenValue, value};
-use super::parts::{Extra, Mask};
+use super::parts::Extra;
 use crate::error::{Error, Result};
 
 impl Extra {
-    /// Returns the further special tokens of a class. `list` is `extra_special_tokens`, which outranks what the class makes of
-    /// `older`, the former `additional_special_tokens`; `own` are the model's own tokens by name.
+    /// Returns the further special tokens of a class. `list` is `extra_special_tokens`, which outranks the tokens that the
+    /// class makes of `older`, the former `additional_special_tokens`; `own` are the model's own tokens by name.
     pub(crate) fn resolve(
         self,
         list: Option<Vec<TokenValue>>,
@@ -40,6 +40,7 @@ impl Extra {
         Ok(list)
     }
 
+    /// Returns the further special tokens that the class makes of `older`.
     fn of_older(
         self,
         older: Option<Vec<TokenValue>>,
@@ -53,7 +54,8 @@ impl Extra {
             Self::Newer => list.clear(),
             Self::Append(tokens) => list.extend(texts(tokens)),
             Self::Named(names) => {
-                list.extend(names.iter().filter_map(|name| get(own, name)).cloned());
+                let named = names.iter().filter(|(name, _)| get(own, name).is_some());
+                list.extend(named.map(|(_, token)| text(token)));
             }
             Self::Complete(tokens) => {
                 let lacking = texts(tokens).into_iter().filter(|token| !list.contains(token));
@@ -68,22 +70,9 @@ impl Extra {
             Self::Default(tokens) | Self::Fallback(tokens) if is_none => list = texts(tokens),
             Self::None | Self::Entities(..) | Self::Default(_) | Self::Fallback(_) => {}
             Self::Sentinels => sentinels(&mut list, settings)?,
-            Self::Pegasus => list = pegasus(&list, settings),
+            Self::Pegasus => list = pegasus(&list, settings)?,
         }
         Ok(list)
-    }
-}
-
-impl Mask {
-    /// Returns the mask token with the class's flags, where it is a text.
-    pub(crate) fn with_flags(self, token: TokenValue) -> TokenValue {
-        match (self, token) {
-            (Self::Strips, TokenValue::Text(text)) => TokenValue::Token(Token::mask(&text, None)),
-            (Self::StripsNormalized, TokenValue::Text(text)) => {
-                TokenValue::Token(Token::mask(&text, Some(true)))
-            }
-            (_, token) => token,
-        }
     }
 }
 
@@ -95,14 +84,22 @@ fn text(token: &str) -> TokenValue {
     TokenValue::Text(token.to_owned())
 }
 
-/// Returns a number in `tokenizer_config.json`.
-fn number(settings: &Settings, key: &str, default: u64) -> u64 {
-    settings.config.get(key).and_then(Value::as_u64).unwrap_or(default)
+/// Most special tokens that a number in `tokenizer_config.json` may ask for.
+const MAX_TOKENS: u64 = 1 << 16;
+
+/// Returns a number of tokens in `tokenizer_config.json`. Fails where it is absurd.
+fn number_of_tokens(settings: &Settings, key: &str, default: u64) -> Result<u64> {
+    let number = settings.config.get(key).and_then(Value::as_u64).unwrap_or(default);
+    if number > MAX_TOKENS {
+        let message = format!("found {number}, expected at most {MAX_TOKENS} special tokens");
+        return Err(Error::key(settings.path_of(CONFIG), key, message));
+    }
+    Ok(number)
 }
 
 /// Adds the sentinel tokens of T5 where the list has none.
 fn sentinels(list: &mut Vec<TokenValue>, settings: &Settings) -> Result<()> {
-    let count = number(settings, "extra_ids", 100);
+    let count = number_of_tokens(settings, "extra_ids", 100)?;
     let listed = list.iter().filter(|token| token.content().contains("<extra_id_")).count() as u64;
     if listed == 0 {
         list.extend((0..count).map(|id| text(&format!("<extra_id_{id}>"))));
@@ -116,14 +113,14 @@ fn sentinels(list: &mut Vec<TokenValue>, settings: &Settings) -> Result<()> {
 }
 
 /// Returns the tokens of Pegasus, which drops those of the list.
-fn pegasus(list: &[TokenValue], settings: &Settings) -> Vec<TokenValue> {
+fn pegasus(list: &[TokenValue], settings: &Settings) -> Result<Vec<TokenValue>> {
     let sentence_mask = match settings.config.get("mask_token_sent") {
         None => Some("<mask_1>"),
         Some(token) => token.as_str(),
     };
     let first = sentence_mask.filter(|mask| !list.iter().any(|token| token == &text(mask)));
-    let unknown = (2..number(settings, "offset", 103)).map(|id| text(&format!("<unk_{id}>")));
-    first.map(text).into_iter().chain(unknown).collect()
+    let unknown = (2..number_of_tokens(settings, "offset", 103)?).map(|id| text(&format!("<unk_{id}>")));
+    Ok(first.map(text).into_iter().chain(unknown).collect())
 }
 
 /// Returns the two tokens of entities, under the names that the settings give them. In `own` they are texts.
@@ -144,4 +141,30 @@ fn entities(prefix: &str, own: &mut [(String, TokenValue)], settings: &Settings)
         });
     }
     tokens
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::super::testing::{config, folder, sentencepiece};
+    use crate::text::tokenizer::Tokenizer;
+
+    #[test]
+    fn absurd_numbers_of_tokens_are_refused() {
+        let mut json = sentencepiece(true);
+        let tokens = json["model"]["vocab"].as_object().unwrap().keys().map(|token| json!([token, -1.0]));
+        let vocab: Vec<_> = tokens.collect();
+        json["model"] = json!({"type": "Unigram", "unk_id": 0, "vocab": vocab});
+        for (class, key) in [("T5Tokenizer", "extra_ids"), ("PegasusTokenizer", "offset")] {
+            let settings = json!({"tokenizer_class": class, key: 1_000_000_000_000_u64}).to_string();
+            let dir = folder(&[("tokenizer.json", &json.to_string()), config(&settings)]);
+            let error = Tokenizer::from_dir(dir.path()).err().unwrap().to_string();
+            let expected = format!(
+                "tokenizer_config.json: key `{key}`: found 1000000000000, expected at most 65536 special tokens"
+            );
+            assert!(error.ends_with(&expected), "{error}");
+        }
+    }
 }

@@ -9,8 +9,10 @@ mod around;
 mod build;
 mod byte_level;
 mod choose;
+mod clean_up;
 mod extra;
 mod languages;
+mod mask;
 mod parts;
 mod sentencepiece;
 mod text;
@@ -19,5 +21,5 @@ mod words;
 
 pub(crate) use around::put_around;
 pub(crate) use choose::Build;
-pub(crate) use parts::{Again, Code, Padding, Parts, Takes};
-pub(crate) use text::{clean_up, cleans_up, may_be_cleaned};
+pub(crate) use clean_up::{clean_up, cleans_up, may_be_cleaned};
+pub(crate) use parts::{AddedAgain, Code, InputKind, Padding, Parts};

@@ -5,26 +5,65 @@
 pub(crate) struct Class {
     /// Names in `tokenizer_class`, without `Fast`.
     pub(crate) names: &'static [&'static str],
+    /// Source of model, normalizer, pre-tokenizer and decoder.
     pub(crate) parts: Parts,
+    /// Model over the vocabulary.
     pub(crate) model: Model,
+    /// Steps of the normalizer, in their order.
     pub(crate) normalizer: &'static [Normalizer],
+    /// Steps of the pre-tokenizer, in their order.
     pub(crate) pre_tokenizer: &'static [PreTokenizer],
+    /// Decoder from tokens to text.
     pub(crate) decoder: Decoder,
+    /// Tokens around every text.
     pub(crate) around: Around,
     /// Special tokens by name, for names that no file has. The name of another token stands for that one. The model's
     /// own names stand in the order of transformers.
     pub(crate) named: &'static [(&'static str, &'static str)],
+    /// Flags of the mask token.
     pub(crate) mask: Mask,
     /// Further special tokens.
     pub(crate) extra: Extra,
     /// Special tokens that are added once more, after all others.
-    pub(crate) again: Again,
+    pub(crate) again: AddedAgain,
     /// Source of a padding token that no file names.
     pub(crate) padding: Padding,
+    /// Python code beside the parts.
     pub(crate) code: Code,
     /// Texts that the class takes.
-    pub(crate) takes: Takes,
+    pub(crate) takes: InputKind,
 }
+
+impl Class {
+    /// Class without settings of its own, for tables to complete.
+    pub(super) const PLAIN: Self = Self {
+        names: &[],
+        parts: Parts::Anew,
+        model: Model::WordPiece,
+        normalizer: &[],
+        pre_tokenizer: &[],
+        decoder: Decoder::None,
+        around: Around::Stored,
+        named: &[],
+        mask: Mask::Plain,
+        extra: Extra::None,
+        again: AddedAgain::Nothing,
+        padding: Padding::Stored,
+        code: Code::None,
+        takes: InputKind::Texts,
+    };
+}
+
+/// Named tokens of RoBERTa and of many that follow it.
+pub(super) const ROBERTA: &[(&str, &str)] = &[
+    ("bos_token", "<s>"),
+    ("eos_token", "</s>"),
+    ("sep_token", "</s>"),
+    ("cls_token", "<s>"),
+    ("unk_token", "<unk>"),
+    ("pad_token", "<pad>"),
+    ("mask_token", "<mask>"),
+];
 
 /// Source of model, normalizer, pre-tokenizer and decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,12 +112,15 @@ pub(crate) enum UnkId {
     UnscoredLater,
 }
 
-/// Setting of `tokenizer_config.json` that is true or false.
+/// Value that is true or false, for most flags by a setting of `tokenizer_config.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Flag {
-    pub(crate) key: &'static str,
-    /// Value where the key is missing.
-    pub(crate) default: bool,
+pub(crate) enum Flag {
+    /// Key, and the value where that is missing.
+    Setting { key: &'static str, default: bool },
+    /// True whatever the settings are.
+    Always,
+    /// False whatever the settings are.
+    Never,
 }
 
 /// One step of a normalizer.
@@ -128,7 +170,7 @@ pub(crate) enum PreTokenizer {
     Isolate(&'static str),
     /// Splits at a text, which is a piece of its own.
     IsolateText(&'static str),
-    /// Takes matches of a pattern as pieces, and drops what is between them.
+    /// InputKind matches of a pattern as pieces, and drops what is between them.
     Matches(&'static str),
     /// Drops a text.
     Remove(&'static str),
@@ -151,8 +193,10 @@ pub(crate) enum Scheme {
     Llama,
 }
 
+/// Decoder from tokens to text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Decoder {
+    /// Bytes in the spelling of GPT-2.
     ByteLevel,
     /// Spaces and bytes; the first space stays.
     Spaces,
@@ -169,6 +213,7 @@ pub(crate) enum Decoder {
     WordPiecePrefix,
     /// Spaces in place of `</w>`.
     WordEnds,
+    /// Tokens with spaces between them.
     None,
 }
 
@@ -213,9 +258,9 @@ pub(crate) enum Piece {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mask {
     Plain,
-    /// Takes the white space before it.
+    /// InputKind the white space before it.
     Strips,
-    /// Takes the white space before it, and is looked for after normalizing.
+    /// InputKind the white space before it, and is looked for after normalizing.
     StripsNormalized,
 }
 
@@ -227,8 +272,8 @@ pub(crate) enum Extra {
     Newer,
     /// The given tokens after those of the list.
     Append(&'static [&'static str]),
-    /// The model's own tokens of these names after those of the list.
-    Named(&'static [&'static str]),
+    /// The given tokens after those of the list, each with a name that must stand for a token, be it another.
+    Named(&'static [(&'static str, &'static str)]),
     /// The given tokens that are not in the list, after it.
     Complete(&'static [&'static str]),
     /// The given tokens before those of the list.
@@ -247,11 +292,11 @@ pub(crate) enum Extra {
 
 /// Special tokens that a class adds once more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Again {
+pub(crate) enum AddedAgain {
     Nothing,
-    /// All, with their flags.
-    AsGiven,
-    /// All, as texts.
+    /// All special tokens, with their flags.
+    WithFlags,
+    /// All special tokens, as texts without flags.
     AsTexts,
 }
 
@@ -260,7 +305,7 @@ pub(crate) enum Again {
 pub(crate) enum Padding {
     /// The token that `tokenizer.json` pads with.
     Stored,
-    /// Nowhere.
+    /// No source: there is no padding token.
     Absent,
 }
 
@@ -282,7 +327,7 @@ pub(crate) enum Code {
 
 /// Texts that a class takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Takes {
+pub(crate) enum InputKind {
     Texts,
     /// Words with boxes; plain texts are refused.
     Boxes,

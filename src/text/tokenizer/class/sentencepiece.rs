@@ -2,25 +2,15 @@
 
 use super::languages::NLLB;
 use super::parts::{
-    Again, Around, Class, Code, Decoder, Extra, Flag, Mask, Model, Normalizer, Padding, Parts, Piece,
-    PreTokenizer, Scheme, Takes,
+    AddedAgain, Around, Class, Code, Decoder, Extra, Flag, Mask, Model, Normalizer, Piece, PreTokenizer,
+    ROBERTA, Scheme,
 };
 
 const BASE: Class = Class {
-    names: &[],
-    parts: Parts::Anew,
     model: Model::Bpe { unk: true, fuses: true, bytes: false, suffix: "" },
-    normalizer: &[],
     pre_tokenizer: &[PreTokenizer::Metaspace(Scheme::Always)],
     decoder: Decoder::Metaspace(Scheme::Always),
-    around: Around::Stored,
-    named: &[],
-    mask: Mask::Plain,
-    extra: Extra::None,
-    again: Again::Nothing,
-    padding: Padding::Stored,
-    code: Code::None,
-    takes: Takes::Texts,
+    ..Class::PLAIN
 };
 
 /// SentencePiece's table, then single spaces.
@@ -61,7 +51,13 @@ pub(super) static CLASSES: [Class; 8] = [
             ("eot_token", "▁<EOT>"),
             ("fill_token", "<FILL_ME>"),
         ],
-        extra: Extra::Named(&["prefix_token", "middle_token", "suffix_token", "eot_token", "fill_token"]),
+        extra: Extra::Named(&[
+            ("prefix_token", "▁<PRE>"),
+            ("middle_token", "▁<MID>"),
+            ("suffix_token", "▁<SUF>"),
+            ("eot_token", "▁<EOT>"),
+            ("fill_token", "<FILL_ME>"),
+        ]),
         code: Code::Infilling,
         ..BASE
     },
@@ -87,19 +83,11 @@ pub(super) static CLASSES: [Class; 8] = [
         names: &["NllbTokenizer"],
         normalizer: CHARSMAP,
         around: Around::If(
-            Flag { key: "legacy_behaviour", default: false },
+            Flag::Setting { key: "legacy_behaviour", default: false },
             &Around::Put(&[], &[Piece::Named("eos_token"), NLLB_LANGUAGE]),
             &Around::Put(&[NLLB_LANGUAGE], &[Piece::Named("eos_token")]),
         ),
-        named: &[
-            ("bos_token", "<s>"),
-            ("eos_token", "</s>"),
-            ("sep_token", "</s>"),
-            ("cls_token", "<s>"),
-            ("unk_token", "<unk>"),
-            ("pad_token", "<pad>"),
-            ("mask_token", "<mask>"),
-        ],
+        named: ROBERTA,
         mask: Mask::StripsNormalized,
         extra: Extra::Fallback(&NLLB),
         ..BASE
@@ -134,14 +122,14 @@ pub(super) static CLASSES: [Class; 8] = [
         names: &["ReformerTokenizer"],
         normalizer: CHARSMAP,
         named: &[("eos_token", "</s>"), ("unk_token", "<unk>")],
-        again: Again::AsGiven,
+        again: AddedAgain::WithFlags,
         ..BASE
     },
     Class {
         names: &["Tipsv2Tokenizer"],
         model: Model::Bpe { unk: false, fuses: true, bytes: true, suffix: "" },
         normalizer: &[
-            Normalizer::If(Flag { key: "do_lower_case", default: true }, &[Normalizer::Lowercase]),
+            Normalizer::If(Flag::Setting { key: "do_lower_case", default: true }, &[Normalizer::Lowercase]),
             Normalizer::Charsmap(&[], &[]),
         ],
         pre_tokenizer: &[PreTokenizer::WhitespaceSplit, PreTokenizer::Metaspace(Scheme::Always)],
@@ -234,5 +222,20 @@ mod tests {
         assert_eq!(ids("ab<FILL_ME>", true), [1, 262, 261]);
         let error = tokenizer.encode("<FILL_ME> <FILL_ME>", true).unwrap_err().to_string();
         assert!(error.contains("`<FILL_ME>` occurs 2 times, expected once"), "{error}");
+        // Tokens that the settings name are added beside the class's own, which fill in all the same.
+        let own =
+            json!({"prefix_token": "<P>", "suffix_token": "<S>", "middle_token": "<M>", "fill_token": "<F>"});
+        let tokenizer = of_class(&sentencepiece(false), "CodeLlamaTokenizer", &own);
+        let ids = |text: &str| tokenizer.encode(text, true).unwrap();
+        assert_eq!(ids("a b<F>ab"), [1, 262, 259, 261, 269, 264]);
+        assert_eq!(ids("a<FILL_ME>b"), [1, 270, 262, 272, 259, 261, 271]);
+        assert_eq!(tokenizer.vocab_size(), 274);
+        let none = of_class(&sentencepiece(false), "CodeLlamaTokenizer", &json!({"prefix_token": null}));
+        assert_eq!(none.encode("ab<FILL_ME>", true).unwrap(), [1, 262, 261]);
+        let error = none.encode("a b<FILL_ME>ab", true).unwrap_err().to_string();
+        assert!(error.contains("needs a `prefix_token`"), "{error}");
+        let plain = of_class(&sentencepiece(false), "CodeLlamaTokenizer", &json!({"fill_token": null}));
+        let spelled = [1, 262, 63, 73, 76, 79, 79, 98, 80, 72, 65, 261];
+        assert_eq!(plain.encode("a<FILL_ME>b", true).unwrap(), spelled);
     }
 }

@@ -3,18 +3,14 @@
 use regex::Regex;
 use serde_json::json;
 use std::sync::LazyLock;
-use tokenizers::{ModelWrapper, NormalizerWrapper, Tokenizer};
+use tokenizers::{NormalizerWrapper, Tokenizer};
 
 use super::super::jinja::strings::is_space;
-use super::super::settings::Settings;
 use super::super::special::SpecialTokens;
-use super::parts::{Class, Code, Extra, Flag};
+use super::parts::Code;
 
 /// Time stamps of Whisper.
 static STAMP: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"<\|(\d+\.\d+)\|>").ok());
-
-/// Mark of the place that an infilling model fills.
-const FILL: &str = "<FILL_ME>";
 
 impl Code {
     /// Returns token ids of a text that a class encodes in its own way; `None` for all others.
@@ -76,6 +72,9 @@ impl Code {
     }
 }
 
+/// Mark of the place that an infilling model fills.
+const FILL: &str = "<FILL_ME>";
+
 /// Returns token ids of a text with a gap: the text before it, the text after it, and the mark of what is to be filled in.
 fn fill_in(
     tokenizer: &Tokenizer,
@@ -95,66 +94,46 @@ fn fill_in(
         let id = tokenizer.token_to_id(token).or(unk);
         id.ok_or_else(|| format!("there is no token `{token}` for infilling"))
     };
+    // transformers takes these tokens whatever the settings call them, unless that is null.
+    let named = |name: &str, token: &str| match special.get(name) {
+        Some(_) => id(token),
+        None => Err(format!("`{FILL}` needs a `{name}`, and the settings say that there is none")),
+    };
+    let prefix = named("prefix_token", "▁<PRE>")?;
+    let suffix = named("suffix_token", "▁<SUF>")?;
+    let middle = named("middle_token", "▁<MID>")?;
     let mut plain = tokenizer.clone();
     let spaces = json!({"type": "Replace", "pattern": {"String": " "}, "content": "▁"});
     plain.with_normalizer(Some(serde_json::from_value::<NormalizerWrapper>(spaces)?))?;
     let bos_token = special.get("bos_token").filter(|_| bos);
     let mut ids: Vec<u32> = bos_token.map(id).transpose()?.into_iter().collect();
-    ids.push(id("▁<PRE>")?);
+    ids.push(prefix);
     ids.extend(plain.encode_fast(format!(" {before}"), false)?.get_ids());
-    ids.push(id("▁<SUF>")?);
+    ids.push(suffix);
     ids.extend(plain.encode_fast(after, false)?.get_ids());
-    ids.push(id("▁<MID>")?);
+    ids.push(middle);
     Ok(ids)
 }
 
-/// Spaces that transformers takes out of decoded texts where `clean_up_tokenization_spaces` is set, in its order.
-const SPACES: [(&str, &str); 10] = [
-    (" .", "."),
-    (" ?", "?"),
-    (" !", "!"),
-    (" ,", ","),
-    (" ' ", "'"),
-    (" n't", "n't"),
-    (" 'm", "'m"),
-    (" 's", "'s"),
-    (" 've", "'ve"),
-    (" 're", "'re"),
-];
-
-/// Returns the text without spaces before punctuation and contractions.
-pub(crate) fn clean_up(text: &str) -> String {
-    SPACES.iter().fold(text.to_owned(), |text, (spaced, clean)| text.replace(spaced, clean))
-}
-
-/// True if the end of the text may become a contraction or mark that is cleaned up, with more text after it.
-pub(crate) fn may_be_cleaned(text: &str) -> bool {
-    let begins = |spaced: &str| {
-        (1..spaced.len()).any(|len| spaced.get(..len).is_some_and(|begin| text.ends_with(begin)))
-    };
-    SPACES.iter().any(|(spaced, _)| begins(spaced))
-}
-
-/// True if decoded texts are cleaned up: BPE's only where the settings insist.
-pub(crate) fn cleans_up(tokenizer: &Tokenizer, settings: &Settings, class: Option<&Class>) -> bool {
-    let insists = Flag {
-        key: "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
-        default: class.is_some_and(|class| matches!(class.extra, Extra::Entities(..))),
-    };
-    let is_bpe = matches!(tokenizer.get_model(), ModelWrapper::BPE(_));
-    settings.is_set("clean_up_tokenization_spaces") && (!is_bpe || insists.is_set(settings))
-}
-
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
-    use super::*;
+    use serde_json::json;
 
-    /// The texts are those of transformers 5.23.
+    use super::super::super::testing::of_class;
+
+    /// Texts are those of transformers 5.23.
     #[test]
-    fn spaces_are_cleaned_up() {
-        assert_eq!(clean_up("do n't , it 's  . a ' b ' s"), "don't, it's . a'b's");
-        for (text, expected) in [("a ", true), ("a n", true), ("a 'v", true), ("a.", false), ("an", false)] {
-            assert_eq!(may_be_cleaned(text), expected, "{text}");
-        }
+    fn runs_of_a_token_are_decoded_once() {
+        let json = json!({"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
+            "post_processor": null, "decoder": null, "model": {"type": "Unigram", "unk_id": 3, "vocab": [
+            ["<s>", 0.0], ["<pad>", 0.0], ["</s>", 0.0], ["<unk>", 0.0], ["▁", -3.0], ["a", -4.0], ["b", -4.0],
+            ["▁a", -2.0]]}});
+        let lasr = of_class(&json, "LasrTokenizer", &json!({"extra_ids": 2}));
+        assert_eq!(lasr.decode(&[7, 7, 1, 7, 6, 6, 2, 2], false).unwrap(), "a ab</s>");
+        assert_eq!(lasr.decode(&[7, 7, 1, 7, 6, 6, 2, 2], true).unwrap(), "a ab");
+        assert_eq!(lasr.decode(&[5, 5, 1, 1, 5, 6], true).unwrap(), "aab");
+        let parakeet = of_class(&json, "ParakeetTokenizer", &json!({"pad_token": "<pad>"}));
+        assert_eq!(parakeet.decode(&[5, 5, 1, 1, 5, 6], true).unwrap(), "a a b");
     }
 }

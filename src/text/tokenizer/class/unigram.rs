@@ -2,32 +2,22 @@
 
 use super::languages::{MBART, MBART50};
 use super::parts::{
-    Again, Around, Class, Code, Decoder, Extra, Flag, Mask, Model, Normalizer, Padding, Parts, Piece,
-    PreTokenizer, Scheme, Takes, UnkId,
+    AddedAgain, Around, Class, Code, Decoder, Extra, Flag, InputKind, Mask, Model, Normalizer, Parts, Piece,
+    PreTokenizer, ROBERTA, Scheme, UnkId,
 };
 
 const BASE: Class = Class {
-    names: &[],
-    parts: Parts::Anew,
     model: Model::Unigram(UnkId::At(3)),
-    normalizer: &[],
     pre_tokenizer: &[PreTokenizer::WhitespaceSplit, PreTokenizer::Metaspace(Scheme::Always)],
     decoder: Decoder::Metaspace(Scheme::Always),
-    around: Around::Stored,
-    named: &[],
-    mask: Mask::Plain,
-    extra: Extra::None,
-    again: Again::Nothing,
-    padding: Padding::Stored,
-    code: Code::None,
-    takes: Takes::Texts,
+    ..Class::PLAIN
 };
 
 const CHARSMAP: Normalizer = Normalizer::Charsmap(&[], &[]);
 const SINGLE_SPACES: Normalizer = Normalizer::ReplaceAll(" {2,}", " ");
 const NO_LINES: Normalizer = Normalizer::ReplaceAll(r"\s{2,}|[\n\r\t]", " ");
 const DOUBLE_QUOTES: [Normalizer; 2] = [Normalizer::Replace("``", "\""), Normalizer::Replace("''", "\"")];
-const LOWERCASE: Flag = Flag { key: "do_lower_case", default: false };
+const LOWERCASE: Flag = Flag::Setting { key: "do_lower_case", default: false };
 const NO_ACCENTS: &[Normalizer] = &[Normalizer::Nfkd, Normalizer::StripAccents];
 
 const EOS: Piece = Piece::Named("eos_token");
@@ -39,15 +29,6 @@ const SEP: &[Piece] = &[Piece::Named("sep_token")];
 const CLS_SEP: Around = Around::Put(CLS, SEP);
 
 const T5: &[(&str, &str)] = &[("eos_token", "</s>"), ("unk_token", "<unk>"), ("pad_token", "<pad>")];
-const ROBERTA: &[(&str, &str)] = &[
-    ("bos_token", "<s>"),
-    ("eos_token", "</s>"),
-    ("sep_token", "</s>"),
-    ("cls_token", "<s>"),
-    ("unk_token", "<unk>"),
-    ("pad_token", "<pad>"),
-    ("mask_token", "<mask>"),
-];
 const ALBERT: &[(&str, &str)] = &[
     ("bos_token", "[CLS]"),
     ("eos_token", "[SEP]"),
@@ -156,8 +137,8 @@ pub(super) static CLASSES: [Class; 20] = [
         normalizer: &[
             DOUBLE_QUOTES[0],
             DOUBLE_QUOTES[1],
-            Normalizer::Unless(Flag { key: "keep_accents", default: false }, NO_ACCENTS),
-            Normalizer::If(Flag { key: "do_lower_case", default: true }, &[Normalizer::Lowercase]),
+            Normalizer::Unless(Flag::Setting { key: "keep_accents", default: false }, NO_ACCENTS),
+            Normalizer::If(Flag::Setting { key: "do_lower_case", default: true }, &[Normalizer::Lowercase]),
             CHARSMAP,
         ],
         pre_tokenizer: &[PreTokenizer::WhitespaceSplit, PreTokenizer::Metaspace(Scheme::Prefix)],
@@ -238,7 +219,7 @@ pub(super) static CLASSES: [Class; 20] = [
             DOUBLE_QUOTES[0],
             DOUBLE_QUOTES[1],
             SINGLE_SPACES,
-            Normalizer::Unless(Flag { key: "keep_accents", default: true }, NO_ACCENTS),
+            Normalizer::Unless(Flag::Setting { key: "keep_accents", default: true }, NO_ACCENTS),
             Normalizer::If(LOWERCASE, &[Normalizer::Lowercase]),
             CHARSMAP,
         ],
@@ -246,7 +227,7 @@ pub(super) static CLASSES: [Class; 20] = [
         decoder: Decoder::Metaspace(Scheme::Prefix),
         around: Around::IfStored(CLS, SEP),
         named: ALBERT,
-        again: Again::AsGiven,
+        again: AddedAgain::WithFlags,
         ..BASE
     },
     Class {
@@ -308,7 +289,7 @@ pub(super) static CLASSES: [Class; 20] = [
         around: CLS_SEP,
         named: ROBERTA,
         mask: Mask::Strips,
-        takes: Takes::Boxes,
+        takes: InputKind::Boxes,
         ..BASE
     },
     Class {
@@ -337,7 +318,7 @@ pub(super) static CLASSES: [Class; 20] = [
             "▁",
             &["entity_unk_token", "entity_pad_token", "entity_mask_token", "entity_mask2_token"],
         ),
-        again: Again::AsGiven,
+        again: AddedAgain::WithFlags,
         ..BASE
     },
 ];
@@ -373,12 +354,20 @@ mod tests {
         let json = json!({"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
             "post_processor": null, "decoder": null, "model": {"type": "Unigram", "unk_id": 3, "vocab": vocab}});
         let t5 = json!({"extra_ids": 2});
+        let padded = json!({"pad_token": "<pad>"});
         let bert = json!({"add_prefix_space": false});
         check_classes(
             &json,
             "Ab  é``a<s>b",
             &[
-                ("T5Tokenizer", t5, &[4, 12, 6, 4, 10, 2, 5, 0, 6, 2], "Ab é</s>a<s>b</s>", Some(2), 19),
+                (
+                    "T5Tokenizer",
+                    t5.clone(),
+                    &[4, 12, 6, 4, 10, 2, 5, 0, 6, 2],
+                    "Ab é</s>a<s>b</s>",
+                    Some(2),
+                    19,
+                ),
                 (
                     "XLMRobertaTokenizer",
                     json!({}),
@@ -442,6 +431,60 @@ mod tests {
                     "Ab é<unk>a<s>b</s>",
                     Some(2),
                     19,
+                ),
+                (
+                    "LasrTokenizer",
+                    t5.clone(),
+                    &[4, 12, 6, 4, 10, 3, 5, 0, 6, 2],
+                    "Ab é<unk>a<s>b</s>",
+                    Some(2),
+                    19,
+                ),
+                (
+                    "ParakeetTokenizer",
+                    padded,
+                    &[12, 6, 3, 10, 3, 5, 0, 6],
+                    "A b <unk> é <unk> a <s> b",
+                    None,
+                    17,
+                ),
+                (
+                    "MBart50Tokenizer",
+                    json!({}),
+                    &[16, 4, 12, 6, 4, 10, 3, 5, 0, 4, 6, 2],
+                    "en_XX Ab é<unk>a<s> b</s>",
+                    Some(2),
+                    69,
+                ),
+                (
+                    "MLukeTokenizer",
+                    json!({"entity_token_1": "<x>"}),
+                    &[0, 4, 12, 6, 4, 4, 10, 13, 5, 0, 4, 6, 2],
+                    "<s> Ab  é\"a<s> b</s>",
+                    Some(2),
+                    24,
+                ),
+                ("RemBertTokenizer", json!({}), &[4, 12, 6, 4, 10, 13, 5, 0, 6], "Ab é\"a<s>b", Some(15), 18),
+            ],
+        );
+        // With a post-processor, which counts for some classes.
+        let mut with_bos = json.clone();
+        with_bos["post_processor"] = json!({"type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {"<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}}});
+        check_classes(
+            &with_bos,
+            "Ab  é``a<s>b",
+            &[
+                ("AlbertTokenizer", json!({}), &[0, 9, 4, 11, 13, 5, 0, 6], "<s> ab e\"a<s>b", Some(15), 18),
+                (
+                    "RemBertTokenizer",
+                    json!({}),
+                    &[14, 4, 12, 6, 4, 10, 13, 5, 0, 6, 15],
+                    "[CLS] Ab é\"a<s>b[SEP]",
+                    Some(15),
+                    18,
                 ),
             ],
         );

@@ -1,29 +1,20 @@
 //! Classes over words: WordPiece, and BPE with `</w>` at the end of a word.
 
 use super::parts::{
-    Again, Around, Class, Code, Decoder, Extra, Flag, Mask, Model, Normalizer, Padding, Parts, Piece,
-    PreTokenizer, Takes,
+    Around, Class, Decoder, Extra, Flag, InputKind, Mask, Model, Normalizer, Parts, Piece, PreTokenizer,
 };
 
-const LOWERCASE: Flag = Flag { key: "do_lower_case", default: true };
-/// No setting changes this.
-const ALWAYS: Flag = Flag { key: "", default: true };
+const LOWERCASE: Flag = Flag::Setting { key: "do_lower_case", default: true };
+const ALWAYS: Flag = Flag::Always;
 
 const BASE: Class = Class {
-    names: &[],
-    parts: Parts::Anew,
     model: Model::WordPiece,
     normalizer: &[Normalizer::Bert(ALWAYS, LOWERCASE)],
     pre_tokenizer: &[PreTokenizer::Bert],
     decoder: Decoder::WordPiece,
     around: Around::Put(&[Piece::NamedOr("cls_token", 2)], &[Piece::NamedOr("sep_token", 3)]),
     named: BERT,
-    mask: Mask::Plain,
-    extra: Extra::None,
-    again: Again::Nothing,
-    padding: Padding::Stored,
-    code: Code::None,
-    takes: Takes::Texts,
+    ..Class::PLAIN
 };
 
 const BERT: &[(&str, &str)] = &[
@@ -61,7 +52,7 @@ pub(super) static CLASSES: [Class; 10] = [
         normalizer: &[Normalizer::Bert(ALWAYS, ALWAYS)],
         ..BASE
     },
-    Class { names: &["LayoutLMv2Tokenizer"], takes: Takes::Boxes, ..BASE },
+    Class { names: &["LayoutLMv2Tokenizer"], takes: InputKind::Boxes, ..BASE },
     Class {
         names: &["MPNetTokenizer"],
         around: Around::Put(&[Piece::NamedOr("cls_token", 0)], &[Piece::NamedOr("sep_token", 2)]),
@@ -79,7 +70,7 @@ pub(super) static CLASSES: [Class; 10] = [
     },
     Class {
         names: &["FunnelTokenizer"],
-        normalizer: &[Normalizer::Bert(Flag { key: "clean_text", default: true }, LOWERCASE)],
+        normalizer: &[Normalizer::Bert(Flag::Setting { key: "clean_text", default: true }, LOWERCASE)],
         decoder: Decoder::WordPiecePrefix,
         named: &[
             ("unk_token", "<unk>"),
@@ -217,6 +208,14 @@ mod tests {
                     whole,
                     &[2, 5, 7, 7, 7, 7, 8, 10, 1, 4, 3],
                     "[CLS] abbbb e. [UNK] [MASK] [SEP]",
+                    None,
+                    13,
+                ),
+                (
+                    "SplinterTokenizer",
+                    json!({"cls_token": null}),
+                    &[5, 7, 7, 7, 7, 8, 10, 11, 5, 4],
+                    "abbbb e. 日 a [MASK]",
                     None,
                     13,
                 ),

@@ -12,7 +12,7 @@ use super::environment::environment;
 use super::globals::is_raised;
 use super::lexer::with_plain_line_ends;
 use super::parser::parse;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, in_template};
 
 /// Instructions that one rendering may execute. A thousand messages take well under a million.
 const FUEL: u64 = 10_000_000;
@@ -84,6 +84,5 @@ fn error(path: &Path, error: &minijinja::Error) -> Error {
     if !is_raised(error) {
         return Error::template(path, error.line(), message);
     }
-    let line = error.line().map_or(String::new(), |line| format!(" line {line}"));
-    Error::file(path, format!("chat template{line}: {message}")).hint(REFUSED)
+    Error::file(path, format!("{}: {message}", in_template(error.line()))).hint(REFUSED)
 }

@@ -1,85 +1,22 @@
 """llama.cpp's quantizers on one model, for `cargo xtask bench quality`.
 
-The checkpoint becomes a float32 GGUF without a vocabulary, as token ids are given. MobileLLM-R1 goes as a Qwen3 whose q and
-k norms are ones: the same function, and llama.cpp's own Llama 4 wants experts or stops at dense layers without a window.
-llama.cpp quantizes it without an importance matrix and with a float32 embedding, and scores it against its own float32
-logits on the windows of a reference that `mixbit eval --save-reference` wrote. Prints a JSON line a result: name, bpw of the
-linear layers, scores; the float32 row's divergence from mixbit's log-probabilities shows that both read the same model.
+The checkpoint becomes a float32 GGUF (write_gguf.py). llama.cpp quantizes it without an importance matrix and with a float32
+embedding, and scores it against its own float32 logits on the windows of a reference that `mixbit eval --save-reference` wrote.
+Prints a JSON line a result: name, bpw of the linear layers, scores; the float32 row's divergence from mixbit's
+log-probabilities shows that both read the same model.
 """
 
 import argparse
 import ctypes
-import itertools
 import json
 from pathlib import Path
 
 import gguf
 import llama_cpp
 import numpy as np
+from write_gguf import read_safetensors, write_gguf
 
 TYPES = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_0", "IQ4_XS", "Q4_K_S", "Q4_K_M", "Q5_0", "Q5_K_M", "Q6_K")
-
-
-def read_safetensors(path):
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-    dtypes = {"F32": "<f4", "F16": "<f2", "I32": "<i4"}
-    for name, entry in header.items():
-        if name != "__metadata__":
-            start, end = entry["data_offsets"]
-            count = (end - start) // np.dtype(dtypes[entry["dtype"]]).itemsize
-            values = np.fromfile(path, dtypes[entry["dtype"]], count, offset=8 + length + start)
-            yield name, values.reshape(entry["shape"])
-
-
-def halves_to_pairs(weight, heads):
-    """Rows of each head from halves, as transformers rotates Llama's, to pairs, as llama.cpp does."""
-    return weight.reshape(heads, 2, -1, weight.shape[-1]).swapaxes(1, 2).reshape(weight.shape)
-
-
-def pairs_to_halves(weight, heads):
-    """The other way: Llama 4 rotates pairs, and Qwen3 halves."""
-    return weight.reshape(heads, -1, 2, weight.shape[-1]).swapaxes(1, 2).reshape(weight.shape)
-
-
-def write_gguf(model, path):
-    config = json.loads((model / "config.json").read_text())
-    arch = {"llama": "llama", "llama4_text": "qwen3"}.get(config["model_type"])
-    if arch is None:
-        raise NotImplementedError(f"no GGUF for {config['model_type']}")
-    heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
-    writer = gguf.GGUFWriter(path, arch)
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(kv_heads)
-    writer.add_key_length(config["head_dim"])
-    writer.add_value_length(config["head_dim"])
-    writer.add_rope_dimension_count(config["head_dim"])
-    writer.add_rope_freq_base(config["rope_theta"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    writer.add_vocab_size(config["vocab_size"])
-    writer.add_tokenizer_model("no_vocab")
-    names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, arch.upper()), config["num_hidden_layers"])
-    for name, values in read_safetensors(model / "model.safetensors"):
-        values = values.astype(np.float32)
-        if name.endswith(("q_proj.weight", "k_proj.weight")):
-            order = halves_to_pairs if arch == "llama" else pairs_to_halves
-            values = order(values, heads if "q_proj" in name else kv_heads)
-        mapped = names.get_name(name, try_suffixes=(".weight",))
-        if mapped is None:
-            raise NotImplementedError(f"no GGUF name for {name}")
-        writer.add_tensor(mapped, values)
-    if arch == "qwen3":
-        for layer, name in itertools.product(range(config["num_hidden_layers"]), ("attn_q_norm", "attn_k_norm")):
-            writer.add_tensor(f"blk.{layer}.{name}.weight", np.ones(config["head_dim"], np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 def quantize(source, target, name):

@@ -59,8 +59,6 @@ pub fn run(options: Options) -> Result<Report> {
 }
 
 fn command(programs: &Programs, who: Who, dtype: Option<&str>, model: &Path) -> Result<Command> {
-    // Any ids will do, as long as the tokenizer knows them and both programs get the same.
-    let prompt: Vec<String> = (0..PROMPT_TOKENS).map(|at| (16 + at * 37 % 1000).to_string()).collect();
     let mut command = if who == Who::Mixbit {
         let mut command = programs.command(who)?;
         command.args(["run", "--ignore-eos", "--verbose"]);
@@ -69,9 +67,14 @@ fn command(programs: &Programs, who: Who, dtype: Option<&str>, model: &Path) -> 
         programs.script(who, "bench_run.py")?
     };
     command.args(dtype.iter().flat_map(|dtype| ["--dtype", dtype]));
-    command.arg("--model").arg(model).args(["--prompt-tokens", &prompt.join(",")]);
+    command.arg("--model").arg(model).args(["--prompt-tokens", &prompt_ids(PROMPT_TOKENS)]);
     command.args(["--max-tokens", &NEW_TOKENS.to_string()]);
     Ok(command)
+}
+
+/// Returns token ids for `--prompt-tokens`. Any will do, as long as the tokenizer knows them and all programs get the same.
+pub fn prompt_ids(count: u32) -> String {
+    (0..count).map(|at| (16 + at * 37 % 1000).to_string()).collect::<Vec<_>>().join(",")
 }
 
 /// Returns the number between `before` and `after` on the last line that has both.

@@ -8,6 +8,7 @@ mod evaluate;
 mod floor;
 mod generate;
 mod launch;
+mod llama_bench;
 mod llama_cpp;
 mod measure;
 mod peers;
@@ -15,6 +16,8 @@ mod preload;
 mod profile;
 mod quality;
 mod quantize;
+mod quantized_models;
+mod quantized_run;
 mod report;
 mod sensitivity;
 mod stream;
@@ -50,7 +53,7 @@ enum Bench {
     Quantize(Options),
     /// Measure, choose and quantize at a target size, beside dynamic_quant
     Target(target::Options),
-    /// Load, read a prompt and generate, with SmolLM2-135M in float16
+    /// Load, read a prompt and generate with SmolLM2-135M, in float16 and quantized, beside mlx-lm and llama.cpp
     Run(Options),
     /// A text and an answer of ten times the context, with and without the first tokens kept
     Stream(Options),
@@ -104,7 +107,9 @@ fn run(bench: Option<&Bench>, options: &TrainedOptions) -> Result<()> {
         Some(Bench::Convert(options)) => (vec![convert::run(*options)?], options.json),
         Some(Bench::Quantize(options)) => (vec![quantize::run(*options)?], options.json),
         Some(Bench::Target(options)) => (vec![target::run(options)?], options.trained.common.json),
-        Some(Bench::Run(options)) => (vec![generate::run(*options)?], options.json),
+        Some(Bench::Run(options)) => {
+            (vec![generate::run(*options)?, quantized_run::run(*options)?], options.json)
+        }
         Some(Bench::Stream(options)) => (vec![stream::run(*options)?], options.json),
         Some(Bench::Eval(options)) => (vec![evaluate::run(options)?], options.common.json),
         Some(Bench::Quality(options)) => (quality::run(options)?, options.json),
@@ -127,6 +132,7 @@ fn run_all(options: &TrainedOptions) -> Result<Vec<Report>> {
         quantize::run(options.common)?,
         target::run(&target::Options { trained: options.clone(), small: false })?,
         generate::run(options.common)?,
+        quantized_run::run(options.common)?,
         evaluate::run(options)?,
     ];
     reports.extend(quality::run(&quality::Options::from_trained(options))?);

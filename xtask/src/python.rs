@@ -96,6 +96,13 @@ impl Environment {
         Ok(fs::write(self.stamp(), self.pins()?)?)
     }
 
+    /// Returns the version that a package is pinned to.
+    pub fn version(&self, package: &str) -> Result<String> {
+        let pins = self.pins()?;
+        let version = pins.lines().find_map(|line| line.strip_prefix(package)?.strip_prefix("=="));
+        version.map(str::to_owned).with_context(|| format!("{} has no pin of {package}", self.requirements))
+    }
+
     fn stamp(&self) -> PathBuf {
         workspace::root().join(self.folder).join("requirements.txt")
     }

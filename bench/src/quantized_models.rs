@@ -1,0 +1,124 @@
+//! SmolLM2-135M in mixbit's formats and in llama.cpp's of about the same size.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::Result;
+use xtask::{process, smollm2, workspace};
+
+use crate::llama_cpp::LlamaPrograms;
+use crate::peers::{Programs, Who};
+
+/// A program that reads quantized models.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Program {
+    /// mixbit.
+    Mixbit,
+    /// llama.cpp.
+    LlamaCpp,
+}
+
+impl Program {
+    /// Returns the name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Mixbit => "mixbit",
+            Self::LlamaCpp => "llama.cpp",
+        }
+    }
+}
+
+/// mixbit's formats: name in tables, options of `quantize`. The float16 model is taken as it is.
+const MIXBIT_FORMATS: [(&str, &[&str]); 4] = [
+    ("float16", &[]),
+    ("4:32", &["--bits", "4:32", "--quantize-embeddings", "4:32"]),
+    ("8:32", &["--bits", "8:32", "--quantize-embeddings", "8:32"]),
+    ("4.5 bpw", &["--target-bpw", "4.5", "--quantize-embeddings", "4:64"]),
+];
+/// llama.cpp's formats, by its names.
+const LLAMA_CPP_FORMATS: [&str; 4] = ["F16", "Q4_0", "Q4_1", "Q8_0"];
+
+/// A model in one format.
+pub struct Model {
+    /// The program that reads it.
+    pub program: Program,
+    /// Name of the format in tables.
+    pub format: &'static str,
+    /// Folder (mixbit) or file (llama.cpp).
+    pub path: PathBuf,
+    /// Bytes of the weight files.
+    pub bytes: u64,
+}
+
+/// Writes the models into `bench-data/run`; those of llama.cpp only if its programs are there.
+pub fn write(programs: &Programs, llama: Option<&LlamaPrograms>) -> Result<Vec<Model>> {
+    let folder = workspace::root().join("bench-data/run");
+    if folder.exists() {
+        fs::remove_dir_all(&folder)?;
+    }
+    fs::create_dir_all(&folder)?;
+    let source = smollm2::ensure()?;
+    let mut models = Vec::new();
+    for (format, options) in MIXBIT_FORMATS {
+        models.push(mixbit_model(programs, &source, &folder, format, options)?);
+    }
+    if let Some(llama) = llama {
+        let float = folder.join("float32.gguf");
+        let script = workspace::root().join("bench/peers/write_gguf.py");
+        let mut convert = Command::new(&llama.python);
+        process::output(convert.arg(script).arg("--model").arg(&source).arg("--out").arg(&float))?;
+        for format in LLAMA_CPP_FORMATS {
+            models.push(llama_cpp_model(llama, &float, &folder, format)?);
+        }
+        fs::remove_file(float)?;
+    }
+    Ok(models)
+}
+
+fn mixbit_model(
+    programs: &Programs,
+    source: &Path,
+    folder: &Path,
+    format: &'static str,
+    options: &[&str],
+) -> Result<Model> {
+    let path = if options.is_empty() {
+        source.to_path_buf()
+    } else {
+        eprintln!("bench: quantizing to {format}");
+        let path = folder.join(format.replace([':', ' '], "-"));
+        let mut command = programs.command(Who::Mixbit)?;
+        command.args(["quantize", "--quiet", "--rounding", "rtn", "--no-eval"]).args(options);
+        process::output(command.arg("--hf-path").arg(source).arg("--mlx-path").arg(&path))?;
+        path
+    };
+    let bytes = weight_bytes(&path)?;
+    Ok(Model { program: Program::Mixbit, format, path, bytes })
+}
+
+/// Quantizes all tensors to one type, the embedding too.
+fn llama_cpp_model(
+    llama: &LlamaPrograms,
+    float: &Path,
+    folder: &Path,
+    format: &'static str,
+) -> Result<Model> {
+    eprintln!("bench: quantizing to {format}");
+    let path = folder.join(format).with_extension("gguf");
+    process::output(llama.quantize().arg("--pure").arg(float).arg(&path).arg(format))?;
+    let bytes = fs::metadata(&path)?.len();
+    Ok(Model { program: Program::LlamaCpp, format, path, bytes })
+}
+
+/// Returns the bytes of a folder's safetensors files.
+fn weight_bytes(folder: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "safetensors") {
+            bytes += fs::metadata(path)?.len();
+        }
+    }
+    Ok(bytes)
+}

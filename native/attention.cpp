@@ -5,8 +5,7 @@
 // the block sees, in memory that stays in the cache; backwards a task is one head of keys, with all of its queries. A task's
 // sums do not depend on who does it: no result depends on the number of threads.
 //
-// Masks given as an array, sinks, single queries (generated token after token) and other dtypes go to MLX's own function. Of
-// transformations there is only the vjp.
+// Masks given as an array, sinks and other dtypes go to MLX's own function. Of transformations there is only the vjp.
 
 #include <algorithm>
 #include <memory>
@@ -19,8 +18,11 @@
 #include "mlx/primitives.h"
 #include "nodes.hpp"
 
-extern "C" void scipy_cblas_sgemm(
+extern "C" {
+void scipy_cblas_sgemv(int, int, int, int, float, const float*, int, const float*, int, float, float*, int);
+void scipy_cblas_sgemm(
     int, int, int, int, int, int, float, const float*, int, const float*, int, float, float*, int);
+}
 
 namespace {
 
@@ -55,8 +57,12 @@ struct Problem {
   // The weights of the keys for the queries from .. until, [until - from, seen(until - 1)].
   void weights(const float* q, long q_step, const float* k, long k_step, long from, long until, float* out) const {
     const long count = seen(until - 1);
-    scipy_cblas_sgemm(RowMajor, NoTrans, Trans, until - from, count, dims, scale, q + from * q_step, q_step, k, k_step, 0.0f,
-                      out, count);
+    if (until - from == 1) {
+      scipy_cblas_sgemv(RowMajor, NoTrans, count, dims, scale, k, k_step, q + from * q_step, 1, 0.0f, out, 1);
+    } else {
+      scipy_cblas_sgemm(RowMajor, NoTrans, Trans, until - from, count, dims, scale, q + from * q_step, q_step, k, k_step, 0.0f,
+                        out, count);
+    }
     for (long query = from; query < until; ++query, out += count) {
       each_row<Softmax>(out, out, out, 1, seen(query));
       std::fill(out + seen(query), out + count, 0.0f);
@@ -175,8 +181,14 @@ class Attention : public mx::UnaryPrimitive {
     const long kv_head = h / (p.heads / p.kv_heads), until = std::min(p.queries, from + block), count = p.seen(until - 1);
     float* weights = scratch(p, 0);
     p.weights(q.at(b, h), q.step(), k.at(b, kv_head), k.step(), from, until, weights);
-    scipy_cblas_sgemm(RowMajor, NoTrans, NoTrans, until - from, p.value_dims, count, 1.0f, weights, count, v.at(b, kv_head),
-                      v.step(), 0.0f, out + ((b * p.queries + from) * p.heads + h) * p.value_dims, p.heads * p.value_dims);
+    const float* values = v.at(b, kv_head);
+    float* to = out + ((b * p.queries + from) * p.heads + h) * p.value_dims;
+    if (until - from == 1) {
+      scipy_cblas_sgemv(RowMajor, Trans, count, p.value_dims, 1.0f, values, v.step(), weights, 1, 0.0f, to, 1);
+    } else {
+      scipy_cblas_sgemm(RowMajor, NoTrans, NoTrans, until - from, p.value_dims, count, 1.0f, weights, count, values, v.step(),
+                        0.0f, to, p.heads * p.value_dims);
+    }
   }
 
   float scale_;
@@ -187,7 +199,7 @@ bool fits(const mx::array& q, const mx::array& k, const mx::array& v) {
   for (const mx::array* x : {&q, &k, &v}) {
     if (!ours(*x) || x->ndim() != 4 || x->shape(0) != q.shape(0)) return false;
   }
-  return q.shape(2) > 1 && k.shape(2) >= q.shape(2) && v.shape(2) == k.shape(2) && v.shape(1) == k.shape(1) &&
+  return k.shape(2) >= q.shape(2) && v.shape(2) == k.shape(2) && v.shape(1) == k.shape(1) &&
          k.shape(3) == q.shape(3) && q.shape(1) % k.shape(1) == 0;
 }
 

@@ -14,6 +14,7 @@
 
 #include "mlx/backend/common/unary.h"
 #include "mlx/backend/cpu/encoder.h"
+#include "mixbit.h"
 #include "mlx/ops.h"
 #include "mlx/primitives.h"
 #include "nodes.hpp"
@@ -41,6 +42,12 @@ struct SigmoidVjp {
 };
 
 // By MLX's formula, which is good to the last places of small values too.
+INLINE float sigmoid(float x) {
+  const float size = x < 0.0f ? -x : x;
+  const float less = 1.0f / (1.0f + exponential(size > 88.0f ? 89.0f : size));
+  return x < 0.0f ? less : 1.0f - less;
+}
+
 struct Sigmoid {
   using Vjp = SigmoidVjp;
   static constexpr const char* name = "MixbitSigmoid";
@@ -48,41 +55,45 @@ struct Sigmoid {
 
   INLINE void row(const float* a, const float*, float* out, long count) {
 #pragma GCC ivdep
-    for (long i = 0; i < count; ++i) {
-      const float size = a[i] < 0.0f ? -a[i] : a[i];
-      const float less = 1.0f / (1.0f + exponential(size > 88.0f ? 89.0f : size));
-      out[i] = a[i] < 0.0f ? less : 1.0f - less;
-    }
+    for (long i = 0; i < count; ++i) out[i] = sigmoid(a[i]);
+  }
+};
+
+// silu(a) * b.
+struct Gated {
+  INLINE void row(const float* a, const float* b, float* out, long count) {
+#pragma GCC ivdep
+    for (long i = 0; i < count; ++i) out[i] = a[i] * sigmoid(a[i]) * b[i];
   }
 };
 
 }  // namespace kernels
 
-// An operation as a node of MLX's graph, on one or two row-contiguous arrays of one shape.
+// An operation as a node of MLX's graph, on one or two arrays of one shape.
 template <typename Op>
 class Node : public mx::UnaryPrimitive {
  public:
   using UnaryPrimitive::UnaryPrimitive;
 
   static mx::array make(std::vector<mx::array> inputs, mx::Stream stream) {
-    for (mx::array& input : inputs) input = mx::contiguous(input, false, stream);
     mx::Shape shape = inputs[0].shape();
     return mx::array(std::move(shape), mx::float32, std::make_shared<Node>(stream), std::move(inputs));
   }
 
   void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
     const mx::array &first = inputs.front(), &last = inputs.back();
-    if (mx::is_donatable(first, out)) {
+    if (first.flags().row_contiguous && mx::is_donatable(first, out)) {
       out.copy_shared_buffer(first);
-    } else if (mx::is_donatable(last, out)) {
+    } else if (last.flags().row_contiguous && mx::is_donatable(last, out)) {
       out.copy_shared_buffer(last);
     } else {
       out.set_data(mx::allocator::malloc(out.nbytes()));
     }
-    const float *a = first.data<float>(), *b = last.data<float>();
+    auto parts = std::make_shared<std::vector<Settled>>(inputs.begin(), inputs.end());
     float* to = out.data<float>();
     const long size = out.size(), columns = Op::by_row ? out.shape().back() : 1;
     mx::cpu::get_command_encoder(stream()).dispatch([=] {
+      const float *a = parts->front().floats(), *b = parts->back().floats();
       mixbit::split(size / columns, size, worth_it, [&](long from, long until) {
         const long offset = from * columns, count = (until - from) * columns;
         each_row<Op>(a + offset, b + offset, to + offset, Op::by_row ? until - from : 1, Op::by_row ? columns : count);
@@ -106,7 +117,65 @@ class Node : public mx::UnaryPrimitive {
   std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override { return {inputs[0].shape()}; }
 };
 
+// silu(gate) * up as one node.
+class Gated : public mx::UnaryPrimitive {
+ public:
+  using UnaryPrimitive::UnaryPrimitive;
+
+  void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
+    if (inputs[1].flags().row_contiguous && mx::is_donatable(inputs[1], out)) {
+      out.copy_shared_buffer(inputs[1]);
+    } else {
+      out.set_data(mx::allocator::malloc(out.nbytes()));
+    }
+    auto parts = std::make_shared<std::vector<Settled>>(inputs.begin(), inputs.end());
+    float* to = out.data<float>();
+    const long size = out.size();
+    mx::cpu::get_command_encoder(stream()).dispatch([=] {
+      const float *gate = parts->front().floats(), *up = parts->back().floats();
+      mixbit::split(size, size, worth_it, [&](long from, long until) {
+        each_row<kernels::Gated>(gate + from, up + from, to + from, 1, until - from);
+      });
+    });
+  }
+
+  void eval_gpu(const std::vector<mx::array>&, mx::array&) override { throw std::runtime_error("this is a CPU build"); }
+
+  // The operations, and their order, that MLX's own differentiation of gate * sigmoid(gate) * up consists of.
+  std::vector<mx::array> vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
+                             const std::vector<int>& argnums, const std::vector<mx::array>&) override {
+    const mx::array &gate = primals[0], &up = primals[1], &dy = cotangents[0];
+    const mx::array share = Node<kernels::Sigmoid>::make({gate}, stream());
+    std::vector<mx::array> found;
+    for (int index : argnums) {
+      if (index == 1) {
+        found.push_back(mx::multiply(dy, mx::multiply(gate, share, stream()), stream()));
+        continue;
+      }
+      const mx::array inner = mx::multiply(dy, up, stream());
+      const mx::array through = Node<kernels::SigmoidVjp>::make({share, mx::multiply(inner, gate, stream())}, stream());
+      found.push_back(mx::add(mx::multiply(inner, share, stream()), through, stream()));
+    }
+    return found;
+  }
+
+  const char* name() const override { return "MixbitGated"; }
+  bool is_equivalent(const mx::Primitive&) const override { return true; }
+  std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override { return {inputs[0].shape()}; }
+};
+
 }  // namespace
+
+extern "C" void* mixbit_gated(const void* gate, const void* up, const void* stream) {
+  const auto &a = *static_cast<const mx::array*>(gate), &b = *static_cast<const mx::array*>(up);
+  if (!ours(a) || !ours(b) || a.shape() != b.shape()) return nullptr;
+  const auto& on = *static_cast<const mx::Stream*>(stream);
+  try {
+    return new mx::array(mx::Shape(a.shape()), mx::float32, std::make_shared<Gated>(on), {a, b});
+  } catch (const std::exception&) {
+    return nullptr;
+  }
+}
 
 mx::array mx::softmax(const mx::array& a, const std::vector<int>& axes, bool precise, mx::StreamOrDevice s) {
   if (ours(a) && axes.size() == 1 && (axes[0] == -1 || axes[0] == static_cast<int>(a.ndim()) - 1)) {

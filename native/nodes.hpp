@@ -6,6 +6,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <stdexcept>
 #include <vector>
@@ -142,6 +143,50 @@ void each_row(const float* a, const float* b, float* out, long rows, long column
 }
 
 inline bool ours(const mx::array& a) { return a.dtype() == mx::float32 && a.ndim() > 0 && a.size() > 0; }
+
+// The values of an array in row-major order.
+class Settled {
+ public:
+  // `array` has its memory, if not its values yet.
+  explicit Settled(const mx::array& array)
+      : data_(array.data<uint8_t>()), count_(array.size()), bytes_(array.itemsize()), in_order_(array.flags().row_contiguous) {
+    if (in_order_) return;
+    shape_ = array.shape();
+    strides_ = array.strides();
+  }
+
+  // Once the values are there: makes a copy where they are in another order.
+  const uint8_t* values() {
+    if (in_order_) return data_;
+    copy_.resize(count_ * bytes_);
+    uint8_t* to = copy_.data();
+    const long columns = shape_.back(), step = strides_.back() * bytes_;
+    for (long row = 0; row < count_ / columns; ++row) {
+      const uint8_t* from = data_ + start(row) * bytes_;
+      for (long i = 0; i < columns; ++i, from += step, to += bytes_) std::memcpy(to, from, bytes_);
+    }
+    return copy_.data();
+  }
+  const float* floats() { return reinterpret_cast<const float*>(values()); }
+
+ private:
+  // Where a row along the last axis begins.
+  long start(long row) const {
+    long place = 0;
+    for (int axis = static_cast<int>(shape_.size()) - 2; axis >= 0; --axis) {
+      place += row % shape_[axis] * strides_[axis];
+      row /= shape_[axis];
+    }
+    return place;
+  }
+
+  const uint8_t* data_;
+  long count_, bytes_;
+  bool in_order_;
+  mx::Shape shape_;
+  mx::Strides strides_;
+  std::vector<uint8_t> copy_;
+};
 
 // The rows of an array [batch, heads, tokens, dims], read with the strides that it has.
 class Heads {

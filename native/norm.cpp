@@ -66,24 +66,24 @@ class RmsNorm : public mx::UnaryPrimitive {
       : UnaryPrimitive(stream), eps_(eps), weighted_(weighted), gradient_(gradient) {}
 
   static mx::array make(std::vector<mx::array> inputs, float eps, bool weighted, bool gradient, mx::Stream stream) {
-    for (mx::array& input : inputs) input = mx::contiguous(input, false, stream);
     mx::Shape shape = inputs[0].shape();
     return mx::array(std::move(shape), mx::float32, std::make_shared<RmsNorm>(stream, eps, weighted, gradient),
                      std::move(inputs));
   }
 
   void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
-    if (mx::is_donatable(inputs.front(), out)) {
+    if (inputs.front().flags().row_contiguous && mx::is_donatable(inputs.front(), out)) {
       out.copy_shared_buffer(inputs.front());
     } else {
       out.set_data(mx::allocator::malloc(out.nbytes()));
     }
-    const float* x = inputs[0].data<float>();
-    const float* weight = weighted_ ? inputs[1].data<float>() : nullptr;
-    const float* dy = gradient_ ? inputs.back().data<float>() : x;
+    auto parts = std::make_shared<std::vector<Settled>>(inputs.begin(), inputs.end());
     float* to = out.data<float>();
     const long columns = out.shape().back(), rows = out.size() / columns;
-    mx::cpu::get_command_encoder(stream()).dispatch([=, eps = eps_, gradient = gradient_] {
+    mx::cpu::get_command_encoder(stream()).dispatch([=, eps = eps_, weighted = weighted_, gradient = gradient_] {
+      const float* x = parts->front().floats();
+      const float* weight = weighted ? (*parts)[1].floats() : nullptr;
+      const float* dy = gradient ? parts->back().floats() : x;
       split(rows, rows * columns, worth_it, [&](long from, long until) {
         const long offset = from * columns;
         const auto function = gradient ? run<NormVjp, const float*, const float*, const float*, float*, long, long, float>

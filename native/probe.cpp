@@ -1,8 +1,9 @@
-// For tests: the nodes that an array is computed by, and the exponential of our kernels.
+// For tests: the nodes that an array is computed by, the exponential of our kernels, and products by kernels of a name.
 
 #include <string>
 #include <unordered_set>
 
+#include "matrix.hpp"
 #include "mixbit.h"
 #include "mlx/array.h"
 #include "mlx/primitives.h"
@@ -31,3 +32,13 @@ extern "C" const char* mixbit_array_nodes(const void* array) {
 
 // Compiled for the plain processor, which on x86 fuses nothing.
 extern "C" float mixbit_exponential(float x) { return mixbit::exponential(x); }
+
+extern "C" int mixbit_product_by(const char* kernels, const struct mixbit_matrix* matrix, const float* x, long count, float* out) {
+  const mixbit::MatrixKernels* chosen = mixbit::matrix_kernels(kernels);
+  if (!chosen) return 0;
+  const mixbit::Matrix stored{matrix->codes,   matrix->scales,  matrix->biases, matrix->rows,
+                              matrix->columns, matrix->bits,    matrix->group,  static_cast<mixbit::Code>(matrix->code),
+                              static_cast<mixbit::Scale>(matrix->scale)};
+  mixbit::multiply(*chosen, stored, x, count, out);
+  return 1;
+}

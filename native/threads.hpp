@@ -46,95 +46,103 @@ class Pool {
   // Says how many threads are about to call at once.
   void expect(int callers) { callers_.store(callers); }
 
-  // Calls part(0) .. part(threads - 1), and returns when all are done. The parts are the same whoever does them: a caller
-  // does all, one after the other, that finds the pool taken, or is one of as many as there are threads.
-  void run(const std::function<void(int)>& part) {
+  // Calls task(0) .. task(count - 1), and returns when all are done. Threads take the next task as they come: which one does
+  // a task makes no difference to it. A caller does all of them, one after the other, that finds the pool taken, or is one of
+  // as many as there are threads; it waits for no thread that has not begun.
+  void run(long count, const std::function<void(long)>& task) {
     std::unique_lock<std::mutex> mine(taken_, std::defer_lock);
     if (callers_.load() >= threads_ || !mine.try_lock()) {
-      for (int i = 0; i < threads_; ++i) {
-        part(i);
-      }
+      for (long i = 0; i < count; ++i) task(i);
       return;
     }
-    {
+    task_ = &task;
+    count_ = count;
+    next_.store(0);
+    finished_.store(0);
+    round_.store((round_.load() / round_step + 1) * round_step + open);
+    if (sleeping_.load() > 0) {
       std::lock_guard<std::mutex> lock(mutex_);
-      part_ = &part;
-      left_.store(threads_ - 1);
-      round_.fetch_add(1);
+      wake_.notify_all();
     }
-    wake_.notify_all();
-    part(0);
-    if (!spin_for([&] { return left_.load() == 0; })) {
+    take_tasks();
+    const long joined = (round_.fetch_and(~open) % round_step) / member;
+    const auto done = [&] { return finished_.load() == joined; };
+    if (!spin_for(done)) {
       std::unique_lock<std::mutex> lock(mutex_);
-      done_.wait(lock, [&] { return left_.load() == 0; });
+      done_.wait(lock, done);
     }
   }
 
  private:
+  // Parts of `round_`: whether threads may still join, how many did, and the number of the round.
+  static constexpr long open = 1, member = 2, round_step = 1 << 16;
+
   // As many threads as OpenBLAS would use, so that OPENBLAS_NUM_THREADS is heeded.
   Pool() : threads_(std::max(1, scipy_openblas_get_num_threads())) {
     scipy_openblas_set_num_threads(1);
     for (int i = 1; i < threads_; ++i) {
-      std::thread([this, i] { work(i); }).detach();
+      std::thread([this] { work(); }).detach();
     }
   }
 
-  void work(int index) {
-    for (long seen = 0;; ++seen) {
-      auto ready = [&] { return round_.load() != seen; };
+  void take_tasks() {
+    for (long i; (i = next_.fetch_add(1)) < count_;) (*task_)(i);
+  }
+
+  void work() {
+    long seen = 0;
+    const auto ready = [&] { return is_new(round_.load(), seen); };
+    while (true) {
       if (!spin_for(ready)) {
         std::unique_lock<std::mutex> lock(mutex_);
+        sleeping_.fetch_add(1);
         wake_.wait(lock, ready);
+        sleeping_.fetch_sub(1);
       }
-      (*part_)(index);
-      if (left_.fetch_sub(1) == 1) {
-        std::lock_guard<std::mutex> lock(mutex_);
-        done_.notify_one();
-      }
+      long round = round_.load();
+      if (!is_new(round, seen) || !round_.compare_exchange_strong(round, round + member)) continue;
+      seen = round / round_step;
+      take_tasks();
+      finished_.fetch_add(1);
+      std::lock_guard<std::mutex> lock(mutex_);
+      done_.notify_one();
     }
   }
+
+  static bool is_new(long round, long seen) { return round % 2 == open && round / round_step != seen; }
 
   const int threads_;
   std::mutex taken_, mutex_;
   std::condition_variable wake_, done_;
-  std::atomic<long> round_{0};
-  std::atomic<int> left_{0}, callers_{1};
-  const std::function<void(int)>* part_ = nullptr;
+  std::atomic<long> round_{0}, next_{0}, finished_{0};
+  std::atomic<int> sleeping_{0}, callers_{1};
+  long count_ = 0;
+  const std::function<void(long)>* task_ = nullptr;
 };
 
-// Splits 0 .. count, in multiples of 16, over the threads if `work` is worth it.
+// Calls part(from, until) for 0 .. count in steps, on the threads if `work` is worth it.
 template <typename Part>
-void split(long count, long work, long worth_it, Part part) {
+void share(long count, long step, long work, long worth_it, Part part) {
   Pool& pool = Pool::instance();
-  const long threads = pool.threads();
-  if (threads == 1 || work < worth_it || count < 32) {
+  if (pool.threads() == 1 || work < worth_it || count <= step) {
     part(0l, count);
     return;
   }
-  const long step = (count + threads * 16 - 1) / (threads * 16) * 16;
-  pool.run([&](int index) {
-    const long from = std::min(count, index * step), to = std::min(count, from + step);
-    if (from < to) {
-      part(from, to);
-    }
-  });
+  pool.run((count + step - 1) / step, [&](long i) { part(i * step, std::min(count, (i + 1) * step)); });
 }
 
-// Calls part(0) .. part(count - 1), in turn on the threads if `work` is worth it.
+// Splits 0 .. count into one part per thread, in multiples of 16, if `work` is worth it.
+template <typename Part>
+void split(long count, long work, long worth_it, Part part) {
+  const long threads = Pool::instance().threads();
+  share(count, count < 32 ? count : (count + threads * 16 - 1) / (threads * 16) * 16, work, worth_it, part);
+}
+
+// Calls part(0) .. part(count - 1), on the threads if `work` is worth it.
 template <typename Part>
 void spread(long count, long work, long worth_it, Part part) {
-  Pool& pool = Pool::instance();
-  const long threads = pool.threads();
-  if (threads == 1 || work < worth_it || count < 2) {
-    for (long i = 0; i < count; ++i) {
-      part(i);
-    }
-    return;
-  }
-  pool.run([&](int index) {
-    for (long i = index; i < count; i += threads) {
-      part(i);
-    }
+  share(count, 1, work, worth_it, [&](long from, long until) {
+    for (long i = from; i < until; ++i) part(i);
   });
 }
 

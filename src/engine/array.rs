@@ -212,13 +212,17 @@ impl Packed {
     pub(crate) fn dequantize(&self, dtype: Dtype) -> Result<Array> {
         let mode = mode_name(self.quant.mode)?;
         let none = empty();
-        let biases = self.biases.as_ref().unwrap_or(&none);
+        // MLX decodes affine codes in the scales' dtype.
+        let part = |part: &Array| part.as_dtype(mlx_dtype(dtype));
+        let scales = if self.quant.mode == Mode::Affine { part(&self.scales)? } else { self.scales.clone() };
+        let biases = self.biases.as_ref().map(part).transpose()?;
+        let biases = biases.as_ref().unwrap_or(&none);
         let dtype = mlx_sys::mlx_optional_dtype { value: mlx_dtype(dtype).into(), has_value: true };
         call(|result, stream| unsafe {
             mlx_sys::mlx_dequantize(
                 result,
                 self.codes.as_ptr(),
-                self.scales.as_ptr(),
+                scales.as_ptr(),
                 biases.as_ptr(),
                 optional_int(self.quant.group_size),
                 optional_int(self.quant.bits),
@@ -250,6 +254,39 @@ impl Packed {
             quant: self.quant,
         })
     }
+}
+
+/// Computes SwiGLU: silu(gate) * up.
+pub(crate) fn gated(gate: &Array, up: &Array) -> Result<Array> {
+    #[cfg(target_os = "linux")]
+    {
+        let stream = Stream::thread_local_or_default();
+        // SAFETY: the handles are alive; the result is null or a new array.
+        let ctx = unsafe { mlx_sys::mixbit_gated(gate.as_ptr().ctx, up.as_ptr().ctx, stream.as_ptr().ctx) };
+        if !ctx.is_null() {
+            // SAFETY: the array is new, and nobody else has it.
+            return Ok(unsafe { Array::from_ptr(mlx_sys::mlx_array { ctx }) });
+        }
+    }
+    Ok(gate.multiply(mlx_rs::ops::sigmoid(gate)?)?.multiply(up)?)
+}
+
+/// Computes `x @ w.T` in float32 for float32 activations and a float16 or bfloat16 matrix. On Linux the matrix is read
+/// as it is; elsewhere MLX widens it first.
+pub(crate) fn product_with_halves(x: &Array, weight: &Array) -> Result<Array> {
+    #[cfg(target_os = "linux")]
+    {
+        let stream = Stream::thread_local_or_default();
+        // SAFETY: both handles are alive; the result is null or a new array.
+        let ctx = unsafe {
+            mlx_sys::mixbit_product_with_halves(x.as_ptr().ctx, weight.as_ptr().ctx, stream.as_ptr().ctx)
+        };
+        if !ctx.is_null() {
+            // SAFETY: the array is new, and nobody else has it.
+            return Ok(unsafe { Array::from_ptr(mlx_sys::mlx_array { ctx }) });
+        }
+    }
+    Ok(x.matmul(weight.as_dtype(mlx_rs::Dtype::Float32)?.t())?)
 }
 
 /// Returns the handle that mlx-c takes for an absent argument.

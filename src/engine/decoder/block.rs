@@ -74,8 +74,8 @@ impl Block {
         })
     }
 
-    /// Loads a block that many sequences go through. On the CPU, which decodes quantized matrices for products with
-    /// many rows, all of them are decoded here once and not for each sequence.
+    /// Loads a block that many sequences go through. On the CPU, whose products with quantized matrices decode them, all
+    /// of them are decoded here once and not for each sequence.
     pub(crate) fn load_for_many(loader: &Loader<'_>, context: Context<'_>, index: usize) -> Result<Self> {
         let mut block = Self::load(loader, index)?;
         if !context.on_gpu {
@@ -158,7 +158,7 @@ impl Block {
         let normed = rms_norm(x, Some(&self.input_norm), eps)?;
         let stream = x.add(self.attention(context, &normed, positions, cache, observe)?)?;
         let normed = rms_norm(&stream, Some(&self.post_attention_norm), eps)?;
-        let probabilities = self.router.as_ref().map(|router| router.probabilities(context, &normed));
+        let probabilities = self.router.as_ref().map(|router| router.probabilities(&normed));
         Ok(Attended { probabilities: probabilities.transpose()?, stream, normed })
     }
 
@@ -183,7 +183,7 @@ impl Block {
         {
             router.forward(context, &self.mlp, normed, probabilities, choice, observe)?
         } else {
-            self.mlp.forward(context, normed, observe)?
+            self.mlp.forward(normed, observe)?
         };
         Ok(stream.add(added)?)
     }
@@ -197,8 +197,8 @@ impl Block {
         observe: &mut dyn FnMut(Matrix, &Array),
     ) -> Result<Array> {
         observe(Role::Q.into(), x);
-        let Context { spec, dtype, on_gpu } = context;
-        let linear = |linear: &Linear| linear.forward(x, dtype, on_gpu);
+        let Context { spec, dtype, .. } = context;
+        let linear = |linear: &Linear| linear.forward(x);
         let projected = [linear(&self.q)?, linear(&self.k)?, linear(&self.v)?];
         let (q, k, v) = self.heads(context, projected, positions)?;
         let scale = attention_scale(spec);
@@ -210,7 +210,7 @@ impl Block {
         };
         let out = concatenate_heads(&out)?;
         observe(Role::O.into(), &out);
-        self.o.forward(&out, dtype, on_gpu)
+        self.o.forward(&out)
     }
 
     /// Splits queries, keys and values [batch, tokens, ..] into heads [batch, heads, tokens, dim] and applies their

@@ -10,8 +10,8 @@ use mlx_rs::ops::{concatenate, softmax_axis};
 
 use super::linear::{Linear, Weight};
 use super::load::Loader;
-use super::mlp::{Context, Gated, Matrix, gated};
-use crate::engine::array::to_vec;
+use super::mlp::{Context, Gated, Matrix};
+use crate::engine::array::{gated, to_vec};
 use crate::error::Result;
 use crate::models::spec::{ExpertsSpec, ROUTER, Role};
 
@@ -40,8 +40,8 @@ impl Router {
     }
 
     /// Computes the probabilities [tokens, experts] of x [.., tokens, hidden].
-    pub(crate) fn probabilities(&self, context: Context<'_>, x: &Array) -> Result<Array> {
-        let logits = self.weight.matmul_transposed(x, context.dtype, context.on_gpu)?;
+    pub(crate) fn probabilities(&self, x: &Array) -> Result<Array> {
+        let logits = self.weight.matmul_transposed(x)?;
         Ok(softmax_axis(&logits, -1, true)?.reshape(&[-1, self.experts.count as i32])?)
     }
 
@@ -75,7 +75,6 @@ impl Router {
         choice: &Choice,
         observe: &mut dyn FnMut(Matrix, &Array),
     ) -> Result<Array> {
-        let Context { dtype, on_gpu, .. } = context;
         let count = self.experts.count;
         let tokens = x.reshape(&[-1, context.spec.hidden_size as i32])?;
         let used = (0..count).filter(|&expert| !choice.places[expert].is_empty());
@@ -84,7 +83,7 @@ impl Router {
             let own = tokens.take_axis(choice.tokens(expert), 0)?;
             let matrix = |role| Matrix { role, index: expert, count };
             observe(matrix(Role::Gate), &own);
-            let product = |linears: &[Linear], x: &Array| linears[expert].forward(x, dtype, on_gpu);
+            let product = |linears: &[Linear], x: &Array| linears[expert].forward(x);
             let inner = gated(&product(&mlp.gate, &own)?, &product(&mlp.up, &own)?)?;
             observe(matrix(Role::Down), &inner);
             outputs.push(product(&mlp.down, &inner)?);

@@ -3,14 +3,17 @@
 use mlx_rs::Array;
 use mlx_rs::transforms::eval;
 
-use crate::engine::array::Packed;
+use crate::engine::array::{Packed, mlx_dtype, product_with_halves};
 use crate::error::Result;
 use crate::numerics::dtype::Dtype;
 
 /// Weight matrix [rows, columns], float or quantized.
 #[derive(Debug, Clone)]
 pub(crate) enum Weight {
+    /// In the compute dtype.
     Float(Array),
+    /// In float16 or bfloat16, widened to float32 as it is multiplied.
+    Halves(Array),
     Quantized(Packed),
 }
 
@@ -19,14 +22,15 @@ impl Weight {
     pub(crate) fn dense(&self, dtype: Dtype) -> Result<Array> {
         match self {
             Self::Float(weight) => Ok(weight.clone()),
+            Self::Halves(weight) => Ok(weight.as_dtype(mlx_dtype(dtype))?),
             Self::Quantized(packed) => packed.dequantize(dtype),
         }
     }
 
-    /// Replaces a quantized matrix by its decoded values.
+    /// Replaces a matrix that is not in the compute dtype by its decoded values.
     pub(crate) fn decode(&mut self, dtype: Dtype) -> Result<()> {
-        if let Self::Quantized(packed) = self {
-            let dense = packed.dequantize(dtype)?;
+        if !matches!(self, Self::Float(_)) {
+            let dense = self.dense(dtype)?;
             eval([&dense])?;
             *self = Self::Float(dense);
         }
@@ -38,6 +42,9 @@ impl Weight {
     pub(crate) fn split_experts(self, count: usize) -> Result<Vec<Self>> {
         match self {
             Self::Float(weight) => Ok(split_experts(&weight, count)?.into_iter().map(Self::Float).collect()),
+            Self::Halves(weight) => {
+                Ok(split_experts(&weight, count)?.into_iter().map(Self::Halves).collect())
+            }
             Self::Quantized(Packed { codes, scales, biases, quant }) => {
                 let codes = split_experts(&codes, count)?;
                 let scales = split_experts(&scales, count)?;
@@ -53,13 +60,12 @@ impl Weight {
         }
     }
 
-    /// Computes `x @ w.T` for x [batch, tokens, columns]. On the CPU a quantized matrix is decoded once for many rows,
-    /// because MLX's quantized product there runs at a hundredth of the rate of the dense one.
-    pub(crate) fn matmul_transposed(&self, x: &Array, dtype: Dtype, on_gpu: bool) -> Result<Array> {
+    /// Computes `x @ w.T` for x [batch, tokens, columns].
+    pub(crate) fn matmul_transposed(&self, x: &Array) -> Result<Array> {
         match self {
             Self::Float(weight) => Ok(x.matmul(weight.t())?),
-            Self::Quantized(packed) if on_gpu || rows(x) < DENSE_ROWS => packed.matmul_transposed(x),
-            Self::Quantized(packed) => Ok(x.matmul(packed.dequantize(dtype)?.t())?),
+            Self::Halves(weight) => product_with_halves(x, weight),
+            Self::Quantized(packed) => packed.matmul_transposed(x),
         }
     }
 
@@ -67,6 +73,7 @@ impl Weight {
     pub(crate) fn rows(&self, indices: &Array, dtype: Dtype) -> Result<Array> {
         match self {
             Self::Float(weight) => Ok(weight.take_axis(indices, 0)?),
+            Self::Halves(weight) => Ok(weight.take_axis(indices, 0)?.as_dtype(mlx_dtype(dtype))?),
             Self::Quantized(packed) => packed.rows(indices)?.dequantize(dtype),
         }
     }
@@ -78,14 +85,6 @@ pub(crate) fn split_experts(array: &Array, count: usize) -> Result<Vec<Array>> {
     parts.iter().map(|part| Ok(part.squeeze_axes(&[0])?)).collect()
 }
 
-/// Rows from which decoding the matrix pays on the CPU.
-const DENSE_ROWS: usize = 2;
-
-fn rows(x: &Array) -> usize {
-    let columns = x.shape().last().copied().unwrap_or(1).max(1) as usize;
-    x.size() / columns
-}
-
 /// Linear layer: weight [rows, columns] and optional bias [rows].
 #[derive(Debug, Clone)]
 pub(crate) struct Linear {
@@ -95,8 +94,8 @@ pub(crate) struct Linear {
 
 impl Linear {
     /// Computes `x @ w.T + b`.
-    pub(crate) fn forward(&self, x: &Array, dtype: Dtype, on_gpu: bool) -> Result<Array> {
-        let y = self.weight.matmul_transposed(x, dtype, on_gpu)?;
+    pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
+        let y = self.weight.matmul_transposed(x)?;
         Ok(match &self.bias {
             Some(bias) => y.add(bias)?,
             None => y,

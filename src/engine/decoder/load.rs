@@ -19,6 +19,8 @@ use crate::numerics::quant::{Mode, Quant};
 
 /// Source bytes that one thread decodes at a time.
 const CHUNK_BYTES: usize = 1 << 20;
+/// Columns of matrices that are kept in 16 bits are whole numbers of these.
+const HALVES_STEP: usize = 16;
 /// Weights that one task handles, rounded up to whole rows.
 pub(crate) const TASK: usize = 1 << 14;
 
@@ -34,6 +36,15 @@ pub struct Rounding {
 /// Values of float tensors, row-major, by the tensors' names: they replace those in the file.
 pub type Tuned = BTreeMap<String, Vec<f32>>;
 
+/// Float16 and bfloat16 matrices of a model that is computed in float32.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Halves {
+    /// Widened as they are loaded, for gradients.
+    Widened,
+    /// Kept, and widened as they are multiplied.
+    Kept,
+}
+
 /// Reads a model's tensors as arrays in one compute dtype.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Loader<'a> {
@@ -41,11 +52,12 @@ pub(crate) struct Loader<'a> {
     pub(crate) dtype: Dtype,
     pub(crate) rounding: Option<&'a Rounding>,
     pub(crate) tuned: Option<&'a Tuned>,
+    pub(crate) halves: Halves,
 }
 
 impl<'a> Loader<'a> {
     pub(crate) fn new(source: &'a SourceModel, dtype: Dtype) -> Self {
-        Self { source, dtype, rounding: None, tuned: None }
+        Self { source, dtype, rounding: None, tuned: None, halves: Halves::Widened }
     }
 
     /// Reads a float tensor in the compute dtype.
@@ -85,15 +97,16 @@ impl<'a> Loader<'a> {
             let name = format!("{path}.weight");
             let rounding =
                 self.rounding.and_then(|rounding| Some((rounding.bitmap.get(path)?, rounding.dtype)));
-            return Ok(Weight::Float(match rounding {
-                Some((&quant, dtype)) => self.rounded(&name, quant, dtype)?,
-                None => self.float(&name)?,
-            }));
+            return Ok(match rounding {
+                Some((&quant, dtype)) => Weight::Float(self.rounded(&name, quant, dtype)?),
+                None if self.keeps_halves(&name)? => Weight::Halves(self.stored(&name)?),
+                None => Weight::Float(self.float(&name)?),
+            });
         };
         let codes = self.raw(&format!("{path}.weight"), Dtype::U32)?;
         let (scales, biases) = match quant.mode {
             Mode::Affine => {
-                (self.float(&format!("{path}.scales"))?, Some(self.float(&format!("{path}.biases"))?))
+                (self.scales(&format!("{path}.scales"))?, Some(self.scales(&format!("{path}.biases"))?))
             }
             _ => (self.raw(&format!("{path}.scales"), Dtype::U8)?, None),
         };
@@ -123,11 +136,37 @@ impl<'a> Loader<'a> {
         Ok(weights.as_dtype(array::mlx_dtype(self.dtype))?)
     }
 
+    /// Returns true if the matrix `name` is kept in 16 bits.
+    fn keeps_halves(&self, name: &str) -> Result<bool> {
+        let tensor = self.source.tensor(name)?;
+        Ok(self.halves == Halves::Kept
+            && self.dtype == Dtype::F32
+            && matches!(tensor.dtype, Dtype::F16 | Dtype::BF16)
+            && tensor.columns() % HALVES_STEP == 0)
+    }
+
+    /// Reads scales or biases: as they are stored where the engine widens them, else in the compute dtype.
+    fn scales(&self, name: &str) -> Result<Array> {
+        let is_half = matches!(self.source.tensor(name)?.dtype, Dtype::F16 | Dtype::BF16);
+        let is_tuned = self.tuned.is_some_and(|tuned| tuned.contains_key(name));
+        if self.halves == Halves::Kept && self.dtype == Dtype::F32 && is_half && !is_tuned {
+            return self.stored(name);
+        }
+        self.float(name)
+    }
+
     fn raw(&self, name: &str, dtype: Dtype) -> Result<Array> {
         let tensor = self.source.tensor(name)?;
         if tensor.dtype != dtype {
             return Err(Error::tensor(tensor.file, name, format!("is {}, expected {dtype}", tensor.dtype)));
         }
+        self.stored(name)
+    }
+
+    /// Reads a tensor in its own dtype.
+    fn stored(&self, name: &str) -> Result<Array> {
+        let tensor = self.source.tensor(name)?;
+        let dtype = tensor.dtype;
         let array = array::from_bytes(&tensor.bytes(), dtype, tensor.shape);
         tensor.release(0, tensor.byte_len());
         Ok(array)

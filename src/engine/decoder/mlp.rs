@@ -1,9 +1,9 @@
 //! Gated MLPs: the product of two linear layers goes through a third.
 
 use mlx_rs::Array;
-use mlx_rs::ops::sigmoid;
 
 use super::linear::Linear;
+use crate::engine::array::gated;
 use crate::error::Result;
 use crate::models::spec::{DecoderSpec, Role};
 use crate::numerics::dtype::Dtype;
@@ -33,25 +33,14 @@ pub(crate) struct Gated {
 
 impl Gated {
     /// Computes the output of an MLP without experts.
-    pub(crate) fn forward(
-        &self,
-        context: Context<'_>,
-        x: &Array,
-        observe: &mut dyn FnMut(Matrix, &Array),
-    ) -> Result<Array> {
+    pub(crate) fn forward(&self, x: &Array, observe: &mut dyn FnMut(Matrix, &Array)) -> Result<Array> {
         observe(Role::Gate.into(), x);
-        let Context { dtype, on_gpu, .. } = context;
-        let gate = self.gate[0].forward(x, dtype, on_gpu)?;
-        let up = self.up[0].forward(x, dtype, on_gpu)?;
+        let gate = self.gate[0].forward(x)?;
+        let up = self.up[0].forward(x)?;
         let gated = gated(&gate, &up)?;
         observe(Role::Down.into(), &gated);
-        self.down[0].forward(&gated, dtype, on_gpu)
+        self.down[0].forward(&gated)
     }
-}
-
-/// Computes SwiGLU: silu(gate) * up.
-pub(crate) fn gated(gate: &Array, up: &Array) -> Result<Array> {
-    Ok(gate.multiply(sigmoid(gate)?)?.multiply(up)?)
 }
 
 /// Architecture, compute dtype and device, as every block needs them.

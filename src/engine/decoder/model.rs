@@ -6,7 +6,7 @@ use mlx_rs::fast::rms_norm;
 use super::attention::Positions;
 use super::block::Block;
 use super::linear::Weight;
-use super::load::Loader;
+use super::load::{Halves, Loader};
 use super::mlp::Context;
 use crate::engine::array::{from_tokens, slice, to_vec};
 use crate::engine::cache::sequence::{CacheFigures, CacheSettings, Caches};
@@ -59,7 +59,7 @@ impl Head {
 
     /// Computes the logits [1, tokens, vocabulary] of hidden states [1, tokens, hidden].
     pub(crate) fn logits(&self, context: Context<'_>, hidden: &Array) -> Result<Array> {
-        self.weight.matmul_transposed(&self.normed(context, hidden)?, context.dtype, context.on_gpu)
+        self.weight.matmul_transposed(&self.normed(context, hidden)?)
     }
 }
 
@@ -70,7 +70,7 @@ impl Model {
             Some(dtype) => dtype,
             None => engine.compute_dtype(source.dtype()?),
         };
-        let loader = Loader::new(source, dtype);
+        let loader = Loader { halves: Halves::Kept, ..Loader::new(source, dtype) };
         let mut blocks = Vec::new();
         for index in 0..source.spec().layers.len() {
             crate::interrupt::check()?;

@@ -9,7 +9,7 @@ use mlx_rs::fast::{self, ScaledDotProductAttentionMask as SdpaMask};
 use mlx_rs::ops::{concatenate, repeat_axis, select, softmax_axis};
 use mlx_rs::transforms::{eval, fallible_vjp};
 
-use crate::engine::array::{from_vec, slice, to_vec};
+use crate::engine::array::{from_vec, gated, slice, to_vec};
 use crate::engine::runtime::Engine;
 
 fn values(seed: u64, sizes: &[usize]) -> Array {
@@ -70,7 +70,13 @@ fn attention(x: &[Array], scale: f32, causal: bool) -> Result<Array> {
 #[test]
 fn attention_is_its_formula() {
     Engine::start().unwrap();
-    let cases = [(1, 2, 2, 2, 2, 4), (2, 4, 2, 70, 70, 16), (1, 6, 1, 64, 100, 8), (1, 3, 3, 130, 130, 20)];
+    let cases = [
+        (1, 2, 2, 2, 2, 4),
+        (2, 4, 2, 70, 70, 16),
+        (1, 6, 1, 64, 100, 8),
+        (1, 3, 3, 130, 130, 20),
+        (2, 4, 2, 1, 50, 16),
+    ];
     for (batch, heads, kv_heads, queries, keys, dims) in cases {
         for causal in [false, true] {
             let [q, k, v] = [(1, heads, queries), (2, kv_heads, keys), (3, kv_heads, keys)]
@@ -91,6 +97,17 @@ fn attention_reads_any_strides() {
     let found =
         |x: &[Array]| fast::scaled_dot_product_attention(&x[0], &x[1], &x[2], 0.5, SdpaMask::Causal, None);
     assert_same(&inputs, found, |x| attention(x, 0.5, true));
+}
+
+#[test]
+fn gated_products_are_their_formula() {
+    Engine::start().unwrap();
+    for sizes in [[1, 1, 7], [1, 300, 256]] {
+        let found =
+            |x: &[Array]| gated(&x[0], &x[1]).map_err(|e| mlx_rs::error::Exception::custom(e.to_string()));
+        let expected = |x: &[Array]| x[0].multiply(mlx_rs::ops::sigmoid(&x[0])?)?.multiply(&x[1]);
+        assert_same(&[values(1, &sizes), values(2, &sizes)], found, expected);
+    }
 }
 
 fn norm(x: &Array, eps: f32) -> Result<Array> {

@@ -12,14 +12,24 @@ use std::env;
 use std::ffi::CStr;
 use std::process::Command;
 
-use crate::engine::array::from_vec;
+use crate::engine::array::{Packed, from_vec, gated, product_with_halves};
 use crate::engine::runtime::Engine;
 use crate::numerics::lanes::exp;
+use crate::numerics::quant::Quant;
 
 const LIBRARY: &str = "libmixbit_engine.so";
 
 fn values(sizes: &[usize]) -> Array {
     from_vec(vec![0.5; sizes.iter().product()], sizes)
+}
+
+fn quantized() -> Packed {
+    Packed {
+        codes: Array::from_slice(&[0u32; 8], &[2, 4]),
+        scales: values(&[2, 1]),
+        biases: Some(values(&[2, 1])),
+        quant: Quant::affine(4, 32),
+    }
 }
 
 /// Names of the nodes that `array` will be computed by, its own first.
@@ -37,6 +47,12 @@ fn functions_of_mlx_make_our_nodes() {
         (softmax_axis(&rows, -1, true).unwrap(), "MixbitSoftmax"),
         (sigmoid(&rows).unwrap(), "MixbitSigmoid"),
         (fast::rms_norm(&rows, None, 1e-5).unwrap(), "MixbitRmsNorm"),
+        (
+            product_with_halves(&rows, &rows.as_dtype(mlx_rs::Dtype::Float16).unwrap()).unwrap(),
+            "MixbitProduct",
+        ),
+        (gated(&rows, &rows).unwrap(), "MixbitGated"),
+        (quantized().matmul_transposed(&values(&[4, 32])).unwrap(), "MixbitProduct"),
         (fast::rope(&heads, 8, false, 100.0, 1.0, 0, None).unwrap(), "MixbitRope"),
         (
             fast::scaled_dot_product_attention(&heads, &heads, &heads, 1.0, SdpaMask::Causal, None).unwrap(),

@@ -3,3 +3,5 @@ pub mod exponentials;
 pub mod fast;
 #[cfg(target_os = "linux")]
 pub mod in_force;
+#[cfg(target_os = "linux")]
+pub mod products;

@@ -13,18 +13,35 @@ pub const COMPAT: &str = include_str!("../../../native/compat.hpp");
 /// Header of the functions that the library has beside mlx-c's.
 pub const OURS: &str = include_str!("../../../native/mixbit.h");
 /// Sources in `native/` by name: BLAS forwarders, matrix products, functions that stand in for MLX's, and shared headers.
-pub const NATIVE: [(&str, &str); 11] = [
+pub const NATIVE: [(&str, &str); 18] = [
     ("blas.cpp", include_str!("../../../native/blas.cpp")),
     ("sgemm.cpp", include_str!("../../../native/sgemm.cpp")),
     ("exponentials.cpp", include_str!("../../../native/exponentials.cpp")),
     ("attention.cpp", include_str!("../../../native/attention.cpp")),
+    ("matrix.cpp", include_str!("../../../native/matrix.cpp")),
+    ("matrix.hpp", include_str!("../../../native/matrix.hpp")),
+    ("matrix_avx2.cpp", include_str!("../../../native/matrix_avx2.cpp")),
+    ("matrix_avx512.cpp", include_str!("../../../native/matrix_avx512.cpp")),
+    ("matrix_kernels.inc", include_str!("../../../native/matrix_kernels.inc")),
+    ("matrix_plain.cpp", include_str!("../../../native/matrix_plain.cpp")),
     ("norm.cpp", include_str!("../../../native/norm.cpp")),
     ("probe.cpp", include_str!("../../../native/probe.cpp")),
     ("unfilled.cpp", include_str!("../../../native/unfilled.cpp")),
+    ("quantized.cpp", include_str!("../../../native/quantized.cpp")),
     ("rope.cpp", include_str!("../../../native/rope.cpp")),
     ("nodes.hpp", include_str!("../../../native/nodes.hpp")),
     ("mixbit.h", OURS),
     ("threads.hpp", include_str!("../../../native/threads.hpp")),
+];
+
+/// Sources that are compiled for processors with more than x86-64 has, and the flags that say so. They share no inline
+/// functions with others.
+const FOR_PROCESSORS: [(&str, &[&str]); 2] = [
+    ("matrix_avx2.cpp", &["-mavx2", "-mfma", "-mf16c"]),
+    (
+        "matrix_avx512.cpp",
+        &["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vbmi"],
+    ),
 ];
 
 /// Folders that the engine is built from and in.
@@ -59,6 +76,8 @@ fn base() -> cc::Build {
         // With the flag, so that loops with comparisons become vectors too.
         .opt_level(3)
         .flag("-fno-trapping-math")
+        // Vectors are handed over between inlined functions alone.
+        .flag("-Wno-psabi")
         .debug(false)
         .pic(true)
         .warnings(false)
@@ -83,7 +102,9 @@ pub fn build(folders: &Folders) -> Result<()> {
     let mut prefix = std::ffi::OsString::from("-ffile-prefix-map=");
     prefix.push(folders.mlx_c);
     prefix.push("=mlx-c");
-    let objects = base()
+    let is_plain = |path: &PathBuf| !FOR_PROCESSORS.iter().any(|(name, _)| path.ends_with(name));
+    let plain: Vec<PathBuf> = files(&native, "cpp")?.into_iter().filter(is_plain).collect();
+    let mut objects = base()
         .out_dir(folders.scratch.join("objects"))
         .include(folders.mlx_c)
         .include(folders.include)
@@ -91,9 +112,10 @@ pub fn build(folders: &Folders) -> Result<()> {
         .flag(&compat)
         .flag(prefix)
         .files(sources)
-        .files(files(&native, "cpp")?)
+        .files(plain)
         .try_compile_intermediates()
         .context("cannot compile mlx-c\nhint: it needs a compiler that knows C++20, g++ 11 or later")?;
+    objects.extend(for_processors(&native, folders.scratch)?);
     let mut rpath_link = std::ffi::OsString::from("-Wl,-rpath-link,");
     rpath_link.push(folders.lib);
     process::output(
@@ -110,6 +132,21 @@ pub fn build(folders: &Folders) -> Result<()> {
             .arg(rpath_link),
     )?;
     Ok(())
+}
+
+/// Compiles the sources that have flags of their own; returns the objects.
+fn for_processors(native: &Path, scratch: &Path) -> Result<Vec<PathBuf>> {
+    let mut objects = Vec::new();
+    for (name, flags) in FOR_PROCESSORS {
+        let mut build = base();
+        // Other processors have nothing of them: the files are empty there.
+        if cfg!(target_arch = "x86_64") {
+            build.flags(flags.iter().copied());
+        }
+        build.out_dir(scratch.join("objects")).file(native.join(name));
+        objects.extend(build.try_compile_intermediates().with_context(|| format!("cannot compile {name}"))?);
+    }
+    Ok(objects)
 }
 
 /// Returns the files in `folder` with that extension, sorted.

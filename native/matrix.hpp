@@ -1,0 +1,66 @@
+// A stored matrix of weights, and products with it that never hold it whole as float32.
+//
+// matrix_kernels.inc has the kernels, which are compiled once for each kind of processor; matrix.cpp chooses among them and
+// splits the work over our threads.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+
+namespace mixbit {
+
+// What a value of a matrix is stored as. `affine` codes are unsigned integers of `bits` bits; the value is
+// scale * code + bias.
+enum class Code { affine, fp4, fp8, half, brain };
+// What the scales (and biases) of the groups are stored as.
+enum class Scale { none, float32, half, brain, e8m0, e4m3 };
+
+struct Matrix {
+  const uint8_t* codes;  // [rows, columns * bits / 8] bytes
+  const uint8_t* scales;  // [rows, columns / group]; null without scales
+  const uint8_t* biases;  // of the scales' type; null but for affine codes
+  long rows, columns;
+  int bits, group;
+  Code code;
+  Scale scale;
+
+  long row_bytes() const { return columns * bits / 8; }
+  long groups() const { return columns / group; }
+  // Bytes of the scales of a row.
+  long scale_bytes() const {
+    return groups() * (scale == Scale::float32 ? 4 : scale == Scale::half || scale == Scale::brain ? 2 : 1);
+  }
+};
+
+// Bytes beyond a row's codes, scales and biases that kernels may read, and values beyond the sums of x.
+constexpr long overread = 64;
+// Columns are whole numbers of these.
+constexpr long column_step = 16;
+
+// Functions compiled for one kind of processor.
+struct MatrixKernels {
+  // out[row - from] = the product of row `row` of the matrix with x [columns]. `sums` has the sums of x by group, for
+  // matrices with biases, and zeros after them.
+  void (*product)(const Matrix& matrix, long from, long to, const float* x, const float* sums, float* out);
+  // The values of rows `from` to `to`, row-major.
+  void (*decode)(const Matrix& matrix, long from, long to, float* out);
+  // out[m * step + row] = the product of row `row` of `a` [rows, columns] with row m of x [count, columns].
+  void (*dense)(const float* a, long rows, long columns, const float* x, long count, float* out, long step);
+  // Sums of x [columns] by group.
+  void (*group_sums)(const float* x, long columns, int group, float* sums);
+};
+
+extern const MatrixKernels matrix_plain;
+#if defined(__x86_64__)
+extern const MatrixKernels matrix_avx2, matrix_avx512;
+#endif
+
+// Kernels by name ("plain", "avx2", "avx512"); null where there is none of that name or the processor cannot run them.
+const MatrixKernels* matrix_kernels(const char* name);
+
+// out [count, matrix.rows] = x [count, columns] times the transposed matrix, on our threads.
+void multiply(const MatrixKernels& kernels, const Matrix& matrix, const float* x, long count, float* out);
+// The same with the best kernels that this processor has.
+void multiply(const Matrix& matrix, const float* x, long count, float* out);
+
+}  // namespace mixbit

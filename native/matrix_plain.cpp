@@ -1,0 +1,2 @@
+#define KERNELS matrix_plain
+#include "matrix_kernels.inc"

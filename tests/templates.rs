@@ -385,7 +385,7 @@ fn answers_of_a_report_begin_with_the_prefill() {
     assert!(fs::read_to_string(&page).unwrap().contains("Sure, it is "));
     // Beside a distance that is measured on mixbit's own text.
     let model = home.path().to_str().unwrap();
-    let compared = ["--overwrite", "--reference", model, model, "--sequence-length", "32"];
+    let compared = ["--overwrite", "--reference", model, model];
     for more in [&begun[..], &["--chat-template", "default"]] {
         succeeded(&mixbit([&report[..], more, &compared].concat()));
     }

@@ -81,12 +81,15 @@ fn folders_above_an_output_go_where_the_work_fails() {
     fs::write(&weights, bytes).unwrap();
     let damaged = damaged.path().display();
     let data = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+    let many = vec!["1"; 200].join(",");
     for command in [
         format!("convert --hf-path {model} --mlx-path c/d/out"),
         format!("pack {model} --out c/d/out"),
-        format!("eval --model {damaged} --data {data} --max-tokens 64 --save-reference c/d/out"),
+        format!(
+            "eval --model {damaged} --data {data} --max-tokens 64 --reference {model} --save-reference c/d/out"
+        ),
         format!("eval --model {damaged} --data {data} --max-tokens 64 --json c/d/out"),
-        format!("logits --model {damaged} --tokens 1,2,3 --out c/d/out.npz"),
+        format!("logits --model {model} --tokens {many} --out c/d/out.npz"),
     ] {
         let home = tempfile::tempdir().unwrap();
         let script = format!("ulimit -f 1000; exec {} -q {command}", env!("CARGO_BIN_EXE_mixbit"));

@@ -39,7 +39,8 @@ impl Literals {
     /// Returns the file's spelling of the number `value`, unless that is its usual one.
     pub(super) fn spelling(&self, place: &[&str], value: &Value) -> Option<&str> {
         let place: Place = place.iter().map(|&step| step.to_owned()).collect();
-        let (_, literal) = self.0.get(&place).filter(|(written, _)| *written == value.to_string())?;
+        let number = value.to_string();
+        let (_, literal) = self.0.get(&place).filter(|(written, _)| *written == number)?;
         Some(literal)
     }
 

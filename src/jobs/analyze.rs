@@ -66,12 +66,12 @@ impl<'a> Analysis<'a> {
         let mut journal = TableJournal::open(out, &measure.measurement, start)?;
         progress.notes(journal.damage_note().as_slice());
         let measured = journal.layers.clone();
-        if !measured.is_empty() {
-            let layers = count(self.plan.len(), "layer");
-            progress.line(&format!("resuming: {} of {layers} measured already", measured.len()));
-        } else {
+        if measured.is_empty() {
             // The estimates are those of the whole job.
             progress.begin_job(&estimate.stages);
+        } else {
+            let layers = count(self.plan.len(), "layer");
+            progress.line(&format!("resuming: {} of {layers} measured already", measured.len()));
         }
         if measured.is_empty() && start == Start::Resumed {
             let name = out.display();

@@ -325,13 +325,12 @@ pub(super) static CLASSES: [Class; 20] = [
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::super::super::testing::check_classes;
 
-    /// The numbers are those of transformers 5.23.
-    #[test]
-    fn unigram_classes_encode_as_in_transformers() {
+    /// A file of a small vocabulary, without parts around it.
+    fn file() -> Value {
         let vocab = json!([
             ["<s>", 0.0],
             ["<pad>", 0.0],
@@ -351,8 +350,15 @@ mod tests {
             ["[SEP]", 0.0],
             ["en_XX", 0.0]
         ]);
-        let json = json!({"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
-            "post_processor": null, "decoder": null, "model": {"type": "Unigram", "unk_id": 3, "vocab": vocab}});
+        json!({"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
+            "post_processor": null, "decoder": null, "model": {"type": "Unigram", "unk_id": 3, "vocab": vocab}})
+    }
+
+    /// The numbers are those of transformers 5.23.
+    #[test]
+    #[allow(clippy::too_many_lines)]
+    fn unigram_classes_encode_as_in_transformers() {
+        let json = file();
         let t5 = json!({"extra_ids": 2});
         let padded = json!({"pad_token": "<pad>"});
         let bert = json!({"add_prefix_space": false});
@@ -467,8 +473,12 @@ mod tests {
                 ("RemBertTokenizer", json!({}), &[4, 12, 6, 4, 10, 13, 5, 0, 6], "Ab é\"a<s>b", Some(15), 18),
             ],
         );
-        // With a post-processor, which counts for some classes.
-        let mut with_bos = json.clone();
+    }
+
+    /// The numbers are those of transformers 5.23.
+    #[test]
+    fn post_processors_count_for_some_unigram_classes() {
+        let mut with_bos = file();
         with_bos["post_processor"] = json!({"type": "TemplateProcessing",
             "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
             "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],

@@ -324,6 +324,7 @@ pub(super) static CLASSES: [Class; 20] = [
 ];
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use serde_json::{Value, json};
 
@@ -331,25 +332,12 @@ mod tests {
 
     /// A file of a small vocabulary, without parts around it.
     fn file() -> Value {
-        let vocab = json!([
-            ["<s>", 0.0],
-            ["<pad>", 0.0],
-            ["</s>", 0.0],
-            ["<unk>", 0.0],
-            ["▁", -3.0],
-            ["a", -4.0],
-            ["b", -4.0],
-            ["▁a", -2.0],
-            ["ab", -3.0],
-            ["▁ab", -1.0],
-            ["é", -4.0],
-            ["e", -4.0],
-            ["A", -4.0],
-            ["\"", -4.0],
-            ["[CLS]", 0.0],
-            ["[SEP]", 0.0],
-            ["en_XX", 0.0]
-        ]);
+        let vocab: Value = serde_json::from_str(
+            r#"[["<s>", 0.0], ["<pad>", 0.0], ["</s>", 0.0], ["<unk>", 0.0], ["▁", -3.0], ["a", -4.0],
+            ["b", -4.0], ["▁a", -2.0], ["ab", -3.0], ["▁ab", -1.0], ["é", -4.0], ["e", -4.0], ["A", -4.0],
+            ["\"", -4.0], ["[CLS]", 0.0], ["[SEP]", 0.0], ["en_XX", 0.0]]"#,
+        )
+        .unwrap();
         json!({"version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
             "post_processor": null, "decoder": null, "model": {"type": "Unigram", "unk_id": 3, "vocab": vocab}})
     }

@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{bundled, copy_folder, fixtures, mixbit, stderr, stdout};
+use common::{bundled, copy_folder, fixtures, make, mixbit, stderr, stdout};
 
 const POINTER: &str =
     "version https://git-lfs.github.com/spec/v1\noid sha256:0123456789abcdef0123456789abcdef\nsize 3000000\n";
@@ -64,6 +64,35 @@ fn in_the_place_of_a_models_files() {
     let out = home.path().join("out");
     refused(&["convert", "--hf-path", path, "--mlx-path", out.to_str().unwrap()], &file);
     assert!(!out.exists());
+    fs::remove_file(&file).unwrap();
+    for name in ["chat_template.jinja", "additional_chat_templates/rag.jinja"] {
+        let file = model.join(name);
+        let whole = fs::read(&file).ok();
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, POINTER).unwrap();
+        for (command, more) in [("convert", &[][..]), ("quantize", &["--bits", "4"])] {
+            let output = make(command, &model, &out, more);
+            let text = stderr(&output);
+            assert_eq!(output.status.code(), Some(1), "{text}");
+            let expected = format!("error: {}: is a Git LFS pointer, not the file", file.display());
+            assert!(text.starts_with(&expected), "{text}");
+        }
+        refused(&["pack", path, "--out", out.to_str().unwrap()], &file);
+        if let Some(whole) = whole {
+            fs::write(&file, whole).unwrap();
+        }
+    }
+    // One that is not used is no hindrance.
+    let text = home.path().join("text.jsonl");
+    let line = format!("{{\"prompt\": \"Hi\", \"completion\": \"{}\"}}\n", "A trait says it. ".repeat(20));
+    fs::write(&text, line.repeat(8)).unwrap();
+    for arguments in [
+        &["run", "--model", path, "--prompt", "Hi", "-m", "1"][..],
+        &["eval", "--model", path, "--data", text.to_str().unwrap()],
+    ] {
+        let output = mixbit(arguments);
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
 }
 
 #[test]

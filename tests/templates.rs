@@ -251,6 +251,47 @@ fn a_broken_template_that_is_not_used_stops_nothing() {
 }
 
 #[test]
+fn a_syntax_error_that_is_not_used_is_noted() {
+    let home = model_of(Some("a\n{% if %}"), &[]);
+    let mine = file(&home, "mine.jinja", "<{{ messages[0].content }}>");
+    let expected = "chat_template.jinja: chat template line 2: syntax error";
+    let out = tempfile::tempdir().unwrap();
+    let mut outputs = vec![
+        make("convert", home.path(), &out.path().join("a"), &[]),
+        make("quantize", home.path(), &out.path().join("b"), &["--bits", "4", "--no-eval"]),
+    ];
+    for more in [&["--chat-template", mine.as_str()][..], &["--disable-chat-template"]] {
+        outputs.push(run(home.path(), more));
+    }
+    for output in outputs {
+        succeeded(&output);
+        let notes = stderr(&output);
+        assert_eq!(notes.matches(expected).count(), 1, "{notes}");
+    }
+    let output = run(home.path(), &[]);
+    assert!(
+        stderr(&output).contains(expected) && !stderr(&output).contains("note: chat"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn a_broken_legacy_file_is_noted() {
+    let home = model_of(None, &[]);
+    fs::write(home.path().join("chat_template.json"), "{").unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let expected = "chat template: chat_template.json is left out: ";
+    for output in [run(home.path(), &[]), make("convert", home.path(), &out.path().join("a"), &[])] {
+        succeeded(&output);
+        assert_eq!(stderr(&output).matches(expected).count(), 1, "{}", stderr(&output));
+    }
+    let checked = stdout(&mixbit(["check", home.path().to_str().unwrap()]));
+    let expected = expected.trim_start_matches("chat template: ");
+    assert_eq!(checked.matches(expected).count(), 1, "{checked}");
+}
+
+#[test]
 fn an_answer_begins_with_its_prefill() {
     let home = model_of(Some(SWITCH), &[]);
     let prefill = ["--prefill-response", "Sure, "];
@@ -415,5 +456,7 @@ fn flags_without_conversations_are_refused() {
     is_refused(&built_in, &["--chat-template says", "the built-in text"]);
     let report = mixbit(["report", model.to_str().unwrap(), "--chat-template", "default"]);
     is_refused(&report, &["--chat-template says", "nothing is asked"]);
+    let report = mixbit(["report", model.to_str().unwrap(), "--max-tokens", "8"]);
+    is_refused(&report, &["--max-tokens limits answers", "nothing is asked", "or leave --max-tokens out"]);
     assert!(!out.exists());
 }

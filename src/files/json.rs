@@ -29,8 +29,13 @@ pub fn parse(path: &Path, text: &[u8]) -> Result<Value> {
 
 /// Parses the contents of a file that holds an object.
 pub fn parse_object(path: &Path, text: &[u8]) -> Result<Map<String, Value>> {
-    match parse(path, text)? {
-        Value::Object(object) if !object.contains_key(TAG) => Ok(object),
+    parse_object_with_literals(path, text).map(|(object, _)| object)
+}
+
+/// Parses the contents of a file that holds an object, whose numbers will be written again.
+pub fn parse_object_with_literals(path: &Path, text: &[u8]) -> Result<(Map<String, Value>, Literals)> {
+    match parse_with_literals(path, text)? {
+        (Value::Object(object), literals) if !object.contains_key(TAG) => Ok((object, literals)),
         _ => Err(Error::file(path, "expected a JSON object")),
     }
 }
@@ -157,6 +162,21 @@ pub fn shown(value: &Value) -> String {
     }
 }
 
+/// Writes the value of the key `key` at the root of a file as [`shown`] does, a number or a list of them with all digits
+/// of the file.
+pub fn shown_as_written(value: &Value, key: &str, literals: &Literals) -> String {
+    let number = |place: &[&str], value: &Value| {
+        literals.spelling(place, value).map_or_else(|| shown(value), str::to_owned)
+    };
+    match value {
+        Value::Array(items) => {
+            let item = |(i, item): (usize, &Value)| number(&[key, &i.to_string()], item);
+            format!("[{}]", items.iter().enumerate().map(item).collect::<Vec<_>>().join(","))
+        }
+        _ => number(&[key], value),
+    }
+}
+
 /// Returns the text in an object of this key alone.
 fn tagged<'a>(value: &'a Value, tag: &str) -> Option<&'a str> {
     let object = value.as_object().filter(|object| object.len() == 1)?;
@@ -243,6 +263,29 @@ mod tests {
             let value = parse_text_exact(own).unwrap();
             assert_eq!((as_long_integer(&value), shown(&value).as_str()), (None, own));
         }
+    }
+
+    #[test]
+    fn minus_zero_stays_an_integer() {
+        for parse in [parse_text, parse_text_exact] {
+            let value = parse(r#"{"-0":-0,"a":[-0,-0.0,-01e0]}"#);
+            assert!(value.is_err());
+            let value = parse(r#"{"-0":-0,"a":[-0,-0.0]}"#).unwrap();
+            assert_eq!(value.to_string(), r#"{"-0":0,"a":[0,-0.0]}"#);
+        }
+        let (value, literals) = read_text("{\n  \"a\": -0\n}").unwrap();
+        assert_eq!(literals.write(&value), "{\n  \"a\": 0\n}");
+    }
+
+    #[test]
+    fn long_integers_are_shown_as_written() {
+        let (value, literals) =
+            read_text(r#"{"a": 18446744073709551617, "b": [1, 18446744073709551616]}"#).unwrap();
+        let shown = |key: &str| shown_as_written(&value[key], key, &literals);
+        assert_eq!(
+            (shown("a").as_str(), shown("b").as_str()),
+            ("18446744073709551617", "[1,18446744073709551616]")
+        );
     }
 
     #[test]

@@ -36,6 +36,14 @@ impl Literals {
         long.map(|(place, (_, literal))| (place.as_slice(), literal.as_str()))
     }
 
+    /// Returns the file's spelling of the number `value`, unless that is its usual one.
+    pub(super) fn spelling(&self, place: &[&str], value: &Value) -> Option<&str> {
+        let place: Place = place.iter().map(|&step| step.to_owned()).collect();
+        let number = value.to_string();
+        let (_, literal) = self.0.get(&place).filter(|(written, _)| *written == number)?;
+        Some(literal)
+    }
+
     /// Writes `value` in indented lines, with every unchanged number in its original spelling.
     pub fn write(&self, value: &Value) -> String {
         let mut text = String::new();
@@ -106,6 +114,10 @@ pub(super) fn replace_literals(text: &str, integers: LongIntegers) -> (String, S
                 plain.extend(std::iter::repeat_n('1', token.len()));
                 tagged.push_str(&value);
                 literals.insert(walk.place(), (value, token.to_owned()));
+            }
+            Some(Replacement::Zero) => {
+                plain.push_str(token);
+                tagged.push('0');
             }
             Some(Replacement::Float(x)) => {
                 plain.push_str(token);
@@ -187,6 +199,8 @@ fn is_literal(c: char) -> bool {
 enum Replacement {
     Tagged(&'static str),
     Float(f64),
+    /// The integer `-0`, which is 0 to Python.
+    Zero,
 }
 
 /// Returns the replacement for a literal outside of strings that `serde_json` reads as something else, or not at all.
@@ -195,6 +209,7 @@ fn replacement(token: &str) -> Option<Replacement> {
         "NaN" => return Some(Replacement::Tagged("NaN")),
         "Infinity" => return Some(Replacement::Tagged("Infinity")),
         "-Infinity" => return Some(Replacement::Tagged("-Infinity")),
+        "-0" => return Some(Replacement::Zero),
         _ => {}
     }
     let digits = token.strip_prefix('-').unwrap_or(token);

@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 
 const START: &[u8] = b"version https://git-lfs.github.com/spec/";
 /// Bytes that a pointer has fewer than, by its specification.
-const MAX_BYTES: usize = 1024;
+pub(super) const MAX_BYTES: usize = 1024;
 
 /// Fails where the `bytes` of the file `path` are a Git LFS pointer.
 pub fn refuse(path: &Path, bytes: &[u8]) -> Result<()> {

@@ -103,6 +103,16 @@ impl ModelFiles {
         }
     }
 
+    /// Fails if the file `name` of a folder is a Git LFS pointer. Packs have none.
+    pub fn refuse_pointer(&self, name: &str) -> Result<()> {
+        let path = self.path_of(name);
+        let is_short = |metadata: fs::Metadata| metadata.len() < lfs_pointer::MAX_BYTES as u64;
+        if self.pack.is_some() || !fs::metadata(&path).is_ok_and(is_short) {
+            return Ok(());
+        }
+        self.read(name).map(drop)
+    }
+
     /// Reads the file `name` as text.
     pub fn read_text(&self, name: &str) -> Result<String> {
         let text = String::from_utf8(self.read(name)?);

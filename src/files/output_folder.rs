@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::model_files::{ModelFiles, TEMPLATES, is_file_manager_entry};
-use super::names::is_model_file;
+use super::names::{is_model_file, is_tokenizer_file, is_weight_file};
 use super::output_file::{Existing, NewFolders, existing_folder, in_new_folders};
+use super::weight_files::NPZ;
 use crate::error::{Error, Result};
 
 /// Folder being written beside its destination; dropped without [`OutputFolder::publish`], it leaves nothing.
@@ -115,22 +116,41 @@ fn check_replaceable(destination: &Path) -> Result<()> {
     if entries.is_empty() {
         return Ok(());
     }
-    let foreign = |name: &std::ffi::OsStr| name != TEMPLATES;
-    if let Some(folder) = entries.iter().find(|entry| entry.path().is_dir() && foreign(&entry.file_name())) {
-        return Err(keep(&format!("holds the folder `{}`", folder.file_name().to_string_lossy())));
+    let mut files = Vec::new();
+    for entry in entries {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        match entry.path().is_dir() {
+            false => files.push(name),
+            true if name == TEMPLATES => check_templates(&entry.path()).map_err(|what| keep(&what))?,
+            true => return Err(keep(&format!("holds the folder `{name}`"))),
+        }
     }
-    let stray = |name: &std::ffi::OsStr| !name.to_str().is_some_and(is_model_file);
-    if let Some(file) = entries.iter().find(|entry| entry.path().is_file() && stray(&entry.file_name())) {
-        return Err(keep(&format!(
-            "holds `{}`, which is no part of a model",
-            file.file_name().to_string_lossy()
-        )));
+    let weights: Vec<&String> = files.iter().filter(|name| is_weight_file(name)).collect();
+    // A model has its weights in one format: the other file is somebody's.
+    let is_stray = |name: &str| !is_model_file(name) || (name == NPZ && weights.len() > 1);
+    if let Some(name) = files.iter().find(|name| is_stray(name)) {
+        return Err(keep(&no_part(name)));
     }
-    let weights = |path: &Path| path.extension().is_some_and(|e| e == "safetensors" || e == "npz");
-    if !entries.iter().any(|entry| weights(&entry.path())) {
+    if weights.is_empty() {
         return Err(keep("holds no weights"));
     }
     if names_an_architecture(destination) { Ok(()) } else { Err(keep("has no config.json of a model")) }
+}
+
+/// Fails, with what the destination holds, unless the folder of further chat templates holds nothing else.
+fn check_templates(folder: &Path) -> std::result::Result<(), String> {
+    let entries = entries(folder).map_err(|error| format!("holds `{TEMPLATES}`: {error}"))?;
+    for entry in entries {
+        let name = format!("{TEMPLATES}/{}", entry.file_name().to_string_lossy());
+        if entry.path().is_dir() || !is_tokenizer_file(&name) {
+            return Err(no_part(&name));
+        }
+    }
+    Ok(())
+}
+
+fn no_part(name: &str) -> String {
+    format!("holds `{name}`, which is no part of a model")
 }
 
 /// True if the folder's config.json names an architecture.
@@ -331,6 +351,33 @@ mod tests {
         folder.publish().unwrap();
         assert!(!out.join("README.md").exists());
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn what_only_looks_like_a_model_file_is_kept() {
+        let home = tempfile::tempdir().unwrap();
+        let (source, out) = (home.path().join("in"), home.path().join("out"));
+        fs::create_dir(&source).unwrap();
+        fs::create_dir_all(out.join(TEMPLATES)).unwrap();
+        fs::write(out.join("config.json"), r#"{"model_type": "llama"}"#).unwrap();
+        for name in ["model.safetensors", "LICENSE", ".gitattributes", "additional_chat_templates/rag.jinja"]
+        {
+            fs::write(out.join(name), "x").unwrap();
+        }
+        check_destination(&source, &out, Existing::Replaced).unwrap();
+        for name in [
+            "model-old.safetensors",
+            "model_backup.safetensors",
+            "weights.npz",
+            "additional_chat_templates/notes.txt",
+        ] {
+            fs::write(out.join(name), "x").unwrap();
+            let message = check_destination(&source, &out, Existing::Replaced).unwrap_err().to_string();
+            assert!(message.contains(&format!("holds `{name}`, which is no part of a model")), "{message}");
+            fs::remove_file(out.join(name)).unwrap();
+        }
+        fs::rename(out.join("model.safetensors"), out.join("weights.npz")).unwrap();
+        check_destination(&source, &out, Existing::Replaced).unwrap();
     }
 
     #[test]

@@ -14,7 +14,8 @@ use crate::words::count;
 /// Name of the index, which says which shard each tensor is in.
 pub const INDEX: &str = "model.safetensors.index.json";
 
-const NPZ: &str = "weights.npz";
+/// Name of the only weight file of a model in NumPy's format.
+pub const NPZ: &str = "weights.npz";
 
 /// Names of tensors, with the files that an index says they are in.
 pub(crate) type WeightMap = BTreeMap<String, String>;

@@ -291,6 +291,7 @@ pub fn check_tokenizer(source: &SourceModel, texts: &[Option<&Path>], progress: 
         progress.notes(&companions::check_tokenizer(source)?);
         return Ok(());
     }
+    companions::refuse_pointers(source.files())?;
     if companions::check_tokenizer(source).is_err() {
         progress.notes(&["there is no tokenizer: the result has none either".to_owned()]);
     }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::files::json;
+use crate::files::json::Literals;
 use crate::models::architectures;
 use crate::models::config::ModelConfig;
 use crate::text::tokenizer::Tokenizer;
@@ -107,7 +108,9 @@ pub fn describe(tokenizer: &Tokenizer, id: u32) -> String {
 pub fn from_config(config: &ModelConfig) -> Result<Vec<u32>> {
     match config.get("eos_token_id") {
         None => Ok(Vec::new()),
-        Some(ids) => parse(ids).ok_or_else(|| config.error("eos_token_id", unexpected(ids))),
+        Some(ids) => {
+            parse(ids).ok_or_else(|| config.error("eos_token_id", unexpected(ids, config.literals())))
+        }
     }
 }
 
@@ -150,15 +153,16 @@ impl GenerationConfig {
     }
 
     fn parse(path: PathBuf, bytes: &[u8]) -> Self {
-        let keys = match json::parse_object(&path, bytes) {
-            Ok(keys) => keys,
+        let read = json::parse_object_with_literals(&path, bytes);
+        let (keys, literals) = match read {
+            Ok(read) => read,
             Err(error) => return Self::Broken(error),
         };
         let ids = keys.get("eos_token_id").filter(|ids| !ids.is_null());
         match ids.map(|ids| parse(ids).ok_or(ids)) {
             None => Self::Whole { keys, stop: Vec::new() },
             Some(Ok(stop)) => Self::Whole { keys, stop },
-            Some(Err(ids)) => Self::Broken(Error::key(path, "eos_token_id", unexpected(ids))),
+            Some(Err(ids)) => Self::Broken(Error::key(path, "eos_token_id", unexpected(ids, &literals))),
         }
     }
 }
@@ -184,8 +188,9 @@ fn outside_note(file: &str, ids: &[u32], vocab_size: usize) -> Option<String> {
     })
 }
 
-fn unexpected(value: &Value) -> String {
-    format!("expected a token id or a list of them, found {}", json::shown(value))
+fn unexpected(value: &Value, literals: &Literals) -> String {
+    let shown = json::shown_as_written(value, "eos_token_id", literals);
+    format!("expected a token id or a list of them, found {shown}")
 }
 
 fn parse(value: &Value) -> Option<Vec<u32>> {
@@ -280,6 +285,8 @@ mod tests {
             assert!(read(text).unwrap_err().contains("not valid JSON"), "{text}");
         }
         assert!(read("[]").unwrap_err().contains("expected a JSON object"));
+        let error = read(r#"{"eos_token_id": 18446744073709551616}"#).unwrap_err();
+        assert!(error.ends_with("found 18446744073709551616"), "{error}");
         for text in [r#"{"eos_token_id": "<eos>"}"#, r#"{"eos_token_id": [1, -1]}"#] {
             assert!(read(text).unwrap_err().contains("key `eos_token_id`: expected a token id"), "{text}");
         }

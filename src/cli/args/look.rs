@@ -54,7 +54,6 @@ pub struct Inspect {
 
 /// `mixbit report`.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("asked").multiple(true).args(["prompt", "reference"]))]
 pub struct Report {
     /// Model folder, pack, or name on the Hub; mixbit-report.json in it tells how it was made
     #[arg(value_name = "MODEL")]
@@ -87,7 +86,7 @@ pub struct Report {
     #[arg(long, short, value_name = "TEXT", allow_hyphen_values = true)]
     pub prompt: Option<String>,
     /// Most tokens of an answer [default: 160]
-    #[arg(long, value_name = "N", requires = "asked", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub max_tokens: Option<u32>,
     /// Replace the file if it exists
     #[arg(long)]

@@ -43,11 +43,8 @@ pub fn run(args: &Report, console: &Console) -> Result<()> {
     if let Some(reference) = &reference {
         check_vocabulary(&source, reference.spec().vocab_size)?;
     }
-    if !needs_values(args)
-        && let Some(flag) = args.template.flags().first()
-    {
-        return Err(Error::usage(format!("{flag} says how prompts are written out, and nothing is asked"))
-            .hint(format!("give --prompt or --reference, or leave {flag} out")));
+    if !needs_values(args) {
+        refuse_idle(args)?;
     }
     let record = record(&source, console)?;
     output_file::check(&args.out, Existing::replaced_if(args.overwrite))?;
@@ -73,6 +70,15 @@ pub fn run(args: &Report, console: &Console) -> Result<()> {
     output_file::write(&args.out, text.as_bytes())?;
     console.done(&format!("the report in {}", args.out.display()));
     Ok(())
+}
+
+/// Fails where flags are about answers, and nothing is asked.
+fn refuse_idle(args: &Report) -> Result<()> {
+    let limit = args.max_tokens.map(|_| ("--max-tokens", "limits answers"));
+    let of_prompts = || args.template.flags().first().map(|&flag| (flag, "says how prompts are written out"));
+    let Some((flag, purpose)) = limit.or_else(of_prompts) else { return Ok(()) };
+    Err(Error::usage(format!("{flag} {purpose}, and nothing is asked"))
+        .hint(format!("give --prompt or --reference, or leave {flag} out")))
 }
 
 /// True if a model computes anything; otherwise headers are enough.

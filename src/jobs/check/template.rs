@@ -1,7 +1,7 @@
 //! The chat template: that it renders, and fits the tokenizer and the tokens that end a text.
 
 use serde_json::json;
-use std::slice;
+use std::{iter, slice};
 
 use super::check::{Finding, list};
 use super::folder::Folder;
@@ -19,7 +19,10 @@ pub(crate) fn check(folder: &Folder) -> Vec<Finding> {
     let Some(tokenizer) = &folder.tokenizer else { return alone(folder) };
     let prompt = match tokenizer.apply_chat_template(&[Message::new("user", QUESTION)], true) {
         Ok(Some(prompt)) => prompt,
-        Ok(None) => return vec![Finding::ok(subject, "none: prompts are given to the model as they are")],
+        Ok(None) => {
+            let none = Finding::ok(subject, "none: prompts are given to the model as they are");
+            return iter::once(none).chain(decisions(tokenizer)).collect();
+        }
         Err(error) => return vec![Finding::refusal(subject, &error)],
     };
     if !prompt.contains(QUESTION) {
@@ -29,12 +32,17 @@ pub(crate) fn check(folder: &Folder) -> Vec<Finding> {
         Ok(finding) => vec![finding],
         Err(error) => vec![Finding::refusal(subject, &error)],
     };
-    findings.extend(tokenizer.template_notes().into_iter().map(|note| Finding::note(subject, note)));
+    findings.extend(decisions(tokenizer));
     findings.extend(further(tokenizer));
     findings.extend(note_unknown(tokenizer));
     let stop = folder.config.as_ref().and_then(|config| StopTokens::read(config, tokenizer).ok());
     findings.extend(stop.and_then(|stop| closing(tokenizer, &stop.ids())));
     findings
+}
+
+/// Notes what transformers would decide otherwise.
+fn decisions(tokenizer: &Tokenizer) -> impl Iterator<Item = Finding> {
+    tokenizer.template_notes().into_iter().map(|note| Finding::note("template", note))
 }
 
 /// Checks the template of a folder whose tokenizer cannot be read.

@@ -43,6 +43,7 @@ pub fn config(source: &SourceModel, dtype: Dtype, bitmap: &BitMap) -> Value {
 /// is of no use to anybody. Returns notes on these files.
 pub fn check_tokenizer(source: &SourceModel) -> Result<Vec<String>> {
     let files = source.files();
+    refuse_pointers(files)?;
     if Tokenizer::is_in(files) {
         let tokenizer = Tokenizer::from_files(files)?;
         let stop = StopTokens::read(source.config(), &tokenizer)?;
@@ -55,6 +56,11 @@ pub fn check_tokenizer(source: &SourceModel) -> Result<Vec<String>> {
     }
     Err(Error::file(files.path(), "no tokenizer: expected tokenizer.json or tokenizer.model")
         .hint("download the tokenizer files beside the weights"))
+}
+
+/// Fails where a Git LFS pointer lies in the place of a file that is to be copied.
+pub fn refuse_pointers(files: &ModelFiles) -> Result<()> {
+    tokenizer::files(files)?.iter().try_for_each(|name| files.refuse_pointer(name))
 }
 
 /// Files that make a model, and others in its folder.

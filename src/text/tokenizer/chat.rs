@@ -11,7 +11,7 @@ use super::json_value::{Python, PythonObject};
 use super::message::Message;
 use super::special::SpecialTokens;
 use crate::error::{Error, ErrorKind, Result};
-use crate::text::tokenizer::jinja::render::render;
+use crate::text::tokenizer::jinja::render::{check_syntax, render};
 
 /// Roles whose messages are tried with parts, once per template.
 const ROLES: [&str; 3] = ["system", "user", "assistant"];
@@ -70,6 +70,11 @@ impl ChatTemplate {
     /// True if the template's text contains `name`; a template without it does not read that variable.
     pub(crate) fn mentions(&self, name: &str) -> bool {
         self.source.contains(name)
+    }
+
+    /// Fails if the template does not compile.
+    pub(crate) fn check_syntax(&self) -> Result<()> {
+        check_syntax(&self.path, &self.source).map_err(|error| self.with_hint(error))
     }
 
     /// Renders the template over `conversation`, with the special tokens as variables (`bos_token`, ...).

@@ -41,6 +41,8 @@ pub(crate) struct Templates {
     chosen: Option<String>,
     /// Templates that cannot be read.
     broken: Vec<BrokenTemplate>,
+    /// Note on a `chat_template.json` that is left out.
+    left_out: Option<String>,
     /// Notes for the user, one line for each decision beyond transformers' rules.
     notes: Vec<String>,
 }
@@ -94,7 +96,7 @@ impl Templates {
             && files.has(LEGACY_FILE)
             && let Err(error) = templates.read_legacy_file(files)
         {
-            templates.notes.push(format!("chat template: {LEGACY_FILE} is left out: {error}"));
+            templates.left_out = Some(format!("chat template: {LEGACY_FILE} is left out: {error}"));
         }
         Ok(templates)
     }
@@ -157,9 +159,9 @@ impl Templates {
 
     /// Returns a note on each template that cannot be read; such a one is copied as it is, and not used.
     pub(crate) fn broken_notes(&self) -> impl Iterator<Item = String> {
-        self.broken
-            .iter()
-            .map(|BrokenTemplate { fault, .. }| format!("chat template: {fault}; it is not used"))
+        let note =
+            |BrokenTemplate { fault, .. }: &BrokenTemplate| format!("chat template: {fault}; it is not used");
+        self.broken.iter().map(note).chain(self.left_out.clone())
     }
 
     /// True if there is a template, be it one that cannot be read.
@@ -184,7 +186,8 @@ impl Templates {
         Ok(())
     }
 
-    /// Adds a template, in place of one of the same name. A byte-order mark is no part of it.
+    /// Adds a template, in place of one of the same name. A byte-order mark is no part of it. One of the model's that does
+    /// not compile is one that cannot be read.
     fn add(&mut self, name: String, path: PathBuf, source: String, origin: Origin) {
         let without_mark = source.strip_prefix('\u{feff}').map(str::to_owned);
         if without_mark.is_some() {
@@ -194,6 +197,12 @@ impl Templates {
             ));
         }
         let template = ChatTemplate::new(path, without_mark.unwrap_or(source), origin);
+        // The user's own template is to be used, and its fault shows then.
+        if origin == Origin::Model
+            && let Err(fault) = template.check_syntax()
+        {
+            return self.set_broken(name, fault);
+        }
         self.remove(&name);
         self.named.push((name, template));
     }
@@ -256,7 +265,7 @@ impl Templates {
 
     /// Returns notes for the user on the choice of templates, one line for each decision beyond transformers' rules.
     pub(crate) fn notes(&self) -> Vec<String> {
-        let mut notes = self.notes.clone();
+        let mut notes: Vec<String> = self.notes.iter().chain(&self.left_out).cloned().collect();
         if let ([(name, _)], [], None) = (&self.named[..], &self.broken[..], &self.chosen)
             && name != DEFAULT
         {
@@ -383,6 +392,7 @@ mod tests {
                 matches!(&notes[..], [only] if only.contains("chat_template.json is left out")),
                 "{notes:?}"
             );
+            assert_eq!(tokenizer.notes(), notes, "{broken}");
         }
     }
 

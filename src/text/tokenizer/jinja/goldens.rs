@@ -64,8 +64,30 @@ fn gaps_are_errors() {
         "{{ 2 ** 127 }}",
         "{{ 9999999999999999999999999 * 9999999999999999999999999 }}",
         "{{ '170141183460469231731687303715884105728'|int }}",
+        "{{ (1).bit_length }}",
+        "{{ (1).bit_length() }}",
+        "{{ true.conjugate }}",
+        "{{ (1.5).is_integer() }}",
+        "{{ 'a'|attr('upper') }}",
+        "{{ [{}.items] }}",
     ] {
         assert!(rendered(template, &serde_json::Value::Null).is_err(), "{template}");
+    }
+}
+
+#[test]
+fn numbers_have_parts_and_digits_of_any_script() {
+    for (template, expected) in [
+        ("{{ (7).real }} {{ (7).imag }} {{ (7).numerator }} {{ (7).denominator }}", "7 0 7 1"),
+        ("{{ true.real }} {{ true.imag }} {{ false.numerator }} {{ true.denominator }}", "1 0 0 1"),
+        ("{{ (1.5).real }} {{ (1.5).imag }} [{{ (1.5).numerator }}] [{{ (1).nothing }}]", "1.5 0.0 [] []"),
+        (
+            "{{ '\u{661}\u{662}'|int }} {{ '-\u{ff11}_\u{966}'|int }} {{ '\u{661}.\u{665}'|float }}",
+            "12 -10 1.5",
+        ),
+        ("{{ '\u{1d7d9}\u{1d7ff}'|int }} {{ '\u{b2}'|int }}", "19 0"),
+    ] {
+        assert_eq!(rendered(template, &serde_json::Value::Null).as_deref(), Ok(expected), "{template}");
     }
 }
 

@@ -1,5 +1,7 @@
 //! Numbers as Python reads, rounds and prints them.
 
+use super::string_tests::is_decimal;
+
 /// Python's `repr` of a float: the fewest digits that read back the same, with an exponent from 1e16 and below 1e-4.
 pub(crate) fn repr(number: f64) -> String {
     if number.is_nan() {
@@ -20,8 +22,8 @@ pub(crate) fn repr(number: f64) -> String {
 
 /// Python's `float(text)`.
 pub(crate) fn parse_float(text: &str) -> Option<f64> {
-    let text = super::strings::strip(text, None);
-    let digits = without_underscores(text)?;
+    let text = with_plain_digits(super::strings::strip(text, None));
+    let digits = without_underscores(&text)?;
     let unsigned = digits.trim_start_matches(['+', '-']);
     if unsigned.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
         return digits.parse().ok();
@@ -35,10 +37,10 @@ pub(crate) fn parse_float(text: &str) -> Option<f64> {
 
 /// Python's `int(text, base)`; base 0 looks at the prefix.
 pub(crate) fn parse_int(text: &str, base: u32) -> Option<i128> {
-    let text = super::strings::strip(text, None);
+    let text = with_plain_digits(super::strings::strip(text, None));
     let (negative, unsigned) = match text.strip_prefix('-') {
         Some(rest) => (true, rest),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
+        None => (false, text.strip_prefix('+').unwrap_or(&text)),
     };
     let lower = unsigned.to_ascii_lowercase();
     let prefixed =
@@ -58,6 +60,19 @@ pub(crate) fn parse_int(text: &str, base: u32) -> Option<i128> {
     }
     let number = i128::from_str_radix(&digits, base).ok()?;
     Some(if negative { -number } else { number })
+}
+
+/// The text with every digit of another script as the one from 0 to 9 that it stands for.
+fn with_plain_digits(text: &str) -> String {
+    let plain = |c: char| if c.is_ascii() || !is_decimal(c) { c } else { plain_digit(c) };
+    text.chars().map(plain).collect()
+}
+
+/// The ASCII digit for a decimal digit. Unicode has digits in tens, from 0 to 9; where some follow each other, as the
+/// mathematical ones do, all begin at the first.
+fn plain_digit(digit: char) -> char {
+    let before = (0..u32::from(digit)).rev().map_while(char::from_u32).take_while(|&c| is_decimal(c)).count();
+    char::from_digit((before % 10) as u32, 10).unwrap_or(digit)
 }
 
 /// Digits without the underscores that Python allows between two of them.

@@ -10,7 +10,7 @@ use super::budget;
 use super::budget::{Exceeded, MOST_BYTES, MOST_MEMORY, MOST_WORK};
 use super::environment::environment;
 use super::globals::is_raised;
-use super::lexer::with_plain_line_ends;
+use super::lexer::{SyntaxError, with_plain_line_ends};
 use super::parser::parse;
 use crate::error::{Error, Result, in_template};
 
@@ -25,10 +25,23 @@ const TOO_MUCH: &str =
 const REFUSED: &str =
     "the template refuses these messages: change their roles or their order, or use another template";
 
+/// Fails if the template `source` from the file `path` is no Jinja.
+pub(crate) fn check_syntax(path: &Path, source: &str) -> Result<()> {
+    parse(&plain_source(source)).map(drop).map_err(|fault| no_template(path, fault))
+}
+
+fn plain_source(source: &str) -> String {
+    with_plain_line_ends(source.strip_prefix('\u{feff}').unwrap_or(source))
+}
+
+fn no_template(path: &Path, fault: SyntaxError) -> Error {
+    Error::template(path, Some(fault.line), fault.message)
+}
+
 /// Renders the template `source` from the file `path` over `variables`.
 pub(crate) fn render(path: &Path, source: &str, variables: Value) -> Result<String> {
-    let source = with_plain_line_ends(source.strip_prefix('\u{feff}').unwrap_or(source));
-    let statements = parse(&source).map_err(|e| Error::template(path, Some(e.line), e.message))?;
+    let source = plain_source(source);
+    let statements = parse(&source).map_err(|fault| no_template(path, fault))?;
     let (instructions, blocks) = compile(&source, &statements);
     let environment = environment(FUEL);
     let mut rendered = String::new();

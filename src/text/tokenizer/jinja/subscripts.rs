@@ -26,10 +26,45 @@ pub(crate) fn attribute(value: &Value, name: &str) -> Outcome {
                 if name == "list" { group.list.clone() } else { group.grouper.clone() }
             }))
         }
+        Python::Bool(flag) => number_attribute(value, name, Value::from(i64::from(flag))),
+        Python::Int(_) => number_attribute(value, name, value.clone()),
+        Python::Float(_) => float_attribute(value, name),
         _ if methods::exists(value, name) => Ok(bound(value, name)),
         Python::Dict => Ok(lookup(value, &Value::from(name))?.unwrap_or(Value::UNDEFINED)),
         _ => Ok(Value::UNDEFINED),
     }
+}
+
+/// Methods of Python's integers, and of floats, which are not there.
+const OF_INTEGERS: [&str; 6] =
+    ["as_integer_ratio", "bit_count", "bit_length", "conjugate", "from_bytes", "to_bytes"];
+const OF_FLOATS: [&str; 5] = ["as_integer_ratio", "conjugate", "fromhex", "hex", "is_integer"];
+
+/// The attribute `name` of `value`, an integer or what is one to Python, which is equal to `integer`.
+fn number_attribute(value: &Value, name: &str, integer: Value) -> Outcome {
+    match name {
+        "real" | "numerator" => Ok(integer),
+        "imag" => Ok(Value::from(0)),
+        "denominator" => Ok(Value::from(1)),
+        _ => no_method(value, name, &OF_INTEGERS),
+    }
+}
+
+fn float_attribute(value: &Value, name: &str) -> Outcome {
+    match name {
+        "real" => Ok(value.clone()),
+        "imag" => Ok(Value::from(0.0)),
+        _ => no_method(value, name, &OF_FLOATS),
+    }
+}
+
+/// Fails for the name of one of `methods`, which are not there; for any other the value is undefined.
+fn no_method(value: &Value, name: &str, methods: &[&str]) -> Outcome {
+    if !methods.contains(&name) {
+        return Ok(Value::UNDEFINED);
+    }
+    let message = format!("'{}' object has no method '{name}'", type_name(value));
+    Err(Error::new(ErrorKind::UnknownMethod, message))
 }
 
 /// The attribute `name` alone, never an item.

@@ -3,7 +3,7 @@
 use minijinja::Value;
 use std::fmt::Write as _;
 
-use super::values::{Outcome, Python, View, ViewOf, elements, fail, pairs, type_name};
+use super::values::{BoundMethod, Outcome, Python, View, ViewOf, elements, fail, pairs, type_name};
 use super::{budget, globals, numbers};
 
 /// Python's `str(value)`.
@@ -85,6 +85,9 @@ fn write(out: &mut String, value: &Value, depth: usize) -> Outcome<()> {
         }
         Python::Generator(_) => out.push_str("<generator object>"),
         Python::Other if value.downcast_object_ref::<globals::Cycler>().is_some() => out.push_str("<Cycler>"),
+        Python::Other if value.downcast_object_ref::<BoundMethod>().is_some() => {
+            return fail("a method is written out, with no call behind its name");
+        }
         Python::Other => _ = write!(out, "<{}>", type_name(value)),
     }
     budget::take(out.len().saturating_sub(begin) + 8)

@@ -1,4 +1,4 @@
-// softmax and sigmoid of float32 values, in place of MLX's.
+// softmax and sigmoid of float32 values, in place of MLX's, and silu(gate) * up as one operation.
 //
 // MLX's CPU build for x86 knows no vectors: it takes one exponential at a time, every step of the polynomial a call of
 // fmaf, on one thread, and spends half of a forward pass there. This library comes before libmlx.so in the loader's search

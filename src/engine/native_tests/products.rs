@@ -70,7 +70,7 @@ enum Scale {
     E4m3,
 }
 
-/// What a value is stored as.
+/// Kind of stored values.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Code {
     Affine,
@@ -125,7 +125,7 @@ struct Stored {
     /// Codes, scales and biases.
     parts: [BeforeWall; 3],
     values: Vec<f64>,
-    /// What the sums in a product consist of at most, for each value: scale * code and bias apart.
+    /// Size of each value's terms: |scale * code| + |bias|, which bounds rounding.
     terms: Vec<f64>,
 }
 

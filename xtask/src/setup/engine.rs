@@ -13,7 +13,7 @@ pub const COMPAT: &str = include_str!("../../../native/compat.hpp");
 /// Header of the functions that the library has beside mlx-c's.
 pub const OURS: &str = include_str!("../../../native/mixbit.h");
 /// Sources in `native/` by name: BLAS forwarders, matrix products, functions that stand in for MLX's, and shared headers.
-pub const NATIVE: [(&str, &str); 18] = [
+pub const NATIVE: [(&str, &str); 19] = [
     ("blas.cpp", include_str!("../../../native/blas.cpp")),
     ("sgemm.cpp", include_str!("../../../native/sgemm.cpp")),
     ("exponentials.cpp", include_str!("../../../native/exponentials.cpp")),
@@ -24,6 +24,7 @@ pub const NATIVE: [(&str, &str); 18] = [
     ("matrix_avx512.cpp", include_str!("../../../native/matrix_avx512.cpp")),
     ("matrix_kernels.inc", include_str!("../../../native/matrix_kernels.inc")),
     ("matrix_plain.cpp", include_str!("../../../native/matrix_plain.cpp")),
+    ("matrix_values.inc", include_str!("../../../native/matrix_values.inc")),
     ("norm.cpp", include_str!("../../../native/norm.cpp")),
     ("probe.cpp", include_str!("../../../native/probe.cpp")),
     ("unfilled.cpp", include_str!("../../../native/unfilled.cpp")),

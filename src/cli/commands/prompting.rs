@@ -36,12 +36,16 @@ pub fn prompt(run: &Run, tokenizer: &Tokenizer) -> Result<(Vec<u32>, RenderedPro
     if args.disable_chat_template {
         return Ok((tokenizer.encode(&text, true)?, RenderedPrompt::default()));
     }
-    tokenizer.template_in_use()?;
+    let on_failure = |error: Error| error.hint(hint_on_failure(tokenizer, &run.asking.template));
+    tokenizer.template_in_use().map_err(|error| match error.kind() {
+        ErrorKind::Template { line: Some(_), .. } => on_failure(error),
+        _ => error,
+    })?;
     let system = if args.final_only { Some(FINAL_ONLY) } else { args.system.as_deref() };
     let prefill = run.asking.template.prefill_response.as_deref();
     let prompt = render(tokenizer, messages(&text, system), prefill).map_err(|error| match error.kind() {
         ErrorKind::Usage(_) => error,
-        _ => error.hint(hint_on_failure(tokenizer, &run.asking.template)),
+        _ => on_failure(error),
     })?;
     let flag = if args.final_only { "--final-only" } else { "--system" };
     if system.is_some_and(|system| ignores_system(tokenizer, system)) {

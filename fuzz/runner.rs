@@ -12,8 +12,9 @@ use crate::Result;
 use crate::models::Target;
 use crate::worker::MARK;
 
-/// Longest time of one step; the slowest renders a template that does not end several times.
-const MOST_TIME: Duration = Duration::from_secs(10);
+/// Longest time of one step. The slowest renders a template that does not end several times, in some 5 s of one core; the rest
+/// is for machines that do other work too.
+const MOST_TIME: Duration = Duration::from_secs(60);
 
 /// Findings of one kind: their number, and the first.
 #[derive(Debug)]

@@ -130,8 +130,11 @@ fn stop_strings_end_the_text_before_them() {
     // A special token by its name.
     let first = object["tokens"][0].to_string();
     let banned = format!("{first}=-inf,4=1000");
-    let special = answer_json(&[&ASK[..], &["--logit-bias", &banned, "--stop", "<|eot_id|>"]].concat());
+    let special = ["--logit-bias", &banned, "--stop", "<|eot_id|>", "--logprobs"];
+    let special = answer_json(&[&ASK[..], &special].concat());
     assert_eq!((&special["text"], &special["stopped_by"]["token"]), (&"".into(), &4.into()));
+    // The tokens are all that the model chose; the text leaves the last one out.
+    assert_eq!((&special["tokens"], &special["logprobs"][0]["token"]), (&json!([4]), &4.into()));
 }
 
 #[test]

@@ -30,7 +30,7 @@ pub struct Answered<'a> {
     pub end: Option<&'a End>,
     /// Tokens, times and statistics.
     pub generation: &'a Generation,
-    /// Log-probabilities, one entry per token, where asked for.
+    /// Log-probabilities, one entry per token of the text, where asked for.
     pub logprobs: Option<&'a [Logprobs]>,
     /// Tokens of the prompt.
     pub prompt: &'a [u32],
@@ -51,7 +51,8 @@ struct Object<'a> {
     prompt_tokens: &'a [u32],
     #[serde(skip_serializing_if = "str::is_empty")]
     prefill: &'a str,
-    tokens: &'a [u32],
+    /// The stop token included, where one ended the answer.
+    tokens: Vec<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     logprobs: Option<Vec<TokenLogprob>>,
     timings: Timings,
@@ -110,8 +111,10 @@ pub fn answer_json(answered: &Answered<'_>, tokenizer: &Tokenizer) -> Result<Str
         (None, Finish::Length | Finish::Enough) => ("length", None),
         (None, Finish::Interrupted) => ("interrupted", None),
     };
+    let stop_token = if let Finish::Stop(token) = generation.finish { Some(token) } else { None };
+    let tokens: Vec<u32> = generation.tokens.iter().copied().chain(stop_token).collect();
     let logprobs = answered.logprobs.map(|logprobs| {
-        let pairs = generation.tokens.iter().zip(logprobs);
+        let pairs = tokens.iter().zip(logprobs.iter().chain(&generation.stop_logprobs));
         pairs.map(|(&token, logprobs)| entry(token, logprobs, tokenizer)).collect()
     });
     let object = Object {
@@ -122,8 +125,8 @@ pub fn answer_json(answered: &Answered<'_>, tokenizer: &Tokenizer) -> Result<Str
         chat_template: answered.template.map(|(name, file)| Template { name, file }),
         prompt_tokens: answered.prompt,
         prefill: answered.prefill,
-        tokens: &generation.tokens,
         logprobs: logprobs.transpose()?,
+        tokens,
         timings: Timings {
             load_seconds: answered.load.as_secs_f64(),
             prompt_seconds: generation.timings.prompt.as_secs_f64(),

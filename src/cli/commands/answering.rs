@@ -211,7 +211,9 @@ pub fn print_speed(console: &Console, prompt: usize, generation: &Generation) {
         reused => format!(" ({reused} of them from the turns before)"),
     };
     console.line(&format!("prompt: {}{reused}, {reading:.1} tokens/s", count(prompt, "token")));
-    console.line(&format!("generation: {}, {writing:.1} tokens/s", count(generation.tokens.len(), "token")));
+    // A single token comes out of the prompt's pass.
+    let speed = if writing > 0.0 { format!(", {writing:.1} tokens/s") } else { String::new() };
+    console.line(&format!("generation: {}{speed}", count(generation.tokens.len(), "token")));
     if let Some(DraftFigures { drafted, accepted }) = generation.drafting {
         let percent = 100.0 * accepted as f64 / drafted.max(1) as f64;
         console.line(&format!(

@@ -152,7 +152,7 @@ impl PartialAnswer {
         let first = self.first.unwrap_or_else(Instant::now);
         let timings = Timings { prompt: first - self.started, generation: first.elapsed() };
         let (tokens, finish) = (self.tokens, Finish::Interrupted);
-        Generation { tokens, finish, reused: 0, timings, cache, drafting: None }
+        Generation { tokens, finish, stop_logprobs: None, reused: 0, timings, cache, drafting: None }
     }
 }
 

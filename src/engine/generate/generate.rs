@@ -8,7 +8,7 @@ use super::speculation::{Decoder, DraftFigures};
 use crate::engine::cache::sequence::CacheFigures;
 use crate::engine::decoder::model::Model;
 use crate::error::{Error, Result};
-use crate::text::sampling::{Chosen, Sampler};
+use crate::text::sampling::{Chosen, Logprobs, Sampler};
 
 /// Prompt tokens that go through the model at a time.
 pub const PREFILL_STEP: usize = 512;
@@ -54,12 +54,14 @@ pub struct Timings {
 }
 
 /// Generated tokens, and how they were generated.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Generation {
     /// The tokens, without the one that stopped it.
     pub tokens: Vec<u32>,
     /// Reason why generation ended.
     pub finish: Finish,
+    /// Log-probabilities of the stop token that came, where the sampler computes them.
+    pub stop_logprobs: Option<Logprobs>,
     /// Tokens of the prompt that were in the session's caches.
     pub reused: usize,
     /// Durations of prompt and generation.
@@ -86,7 +88,7 @@ pub fn generate(
     let mut decoder = Decoder::new(model, session, settings.prefill_step);
     let (reused, mut logits) = decoder.prompt(prompt)?;
     let mut tokens = Vec::new();
-    let mut first_token = None;
+    let (mut first_token, mut stop_logprobs) = (None, None);
     let finish = loop {
         if tokens.len() == settings.max_tokens {
             break Finish::Length;
@@ -105,6 +107,7 @@ pub fn generate(
         }
         first_token.get_or_insert_with(Instant::now);
         if settings.stop.contains(&token) {
+            stop_logprobs = chosen.logprobs;
             break Finish::Stop(token);
         }
         tokens.push(token);
@@ -119,5 +122,5 @@ pub fn generate(
     let first = first_token.unwrap_or_else(Instant::now);
     let timings = Timings { prompt: first - started, generation: first.elapsed() };
     let (cache, drafting) = decoder.figures();
-    Ok(Generation { tokens, finish, reused, timings, cache, drafting })
+    Ok(Generation { tokens, finish, stop_logprobs, reused, timings, cache, drafting })
 }

@@ -21,10 +21,10 @@ pub(crate) struct Rotation {
 impl Rotation {
     /// Makes the rotation for positions from `offset` on in a sequence of `length` tokens, which dynamic scaling
     /// depends on.
-    pub(crate) fn new(rope: &Rope, head_dim: usize, offset: i32, length: usize) -> Self {
-        let freqs = rope.freqs(head_dim, length);
+    pub(crate) fn new(rope: &Rope, offset: i32, length: usize) -> Self {
+        let freqs = rope.freqs(length);
         Self {
-            dims: head_dim as i32,
+            dims: rope.dims as i32,
             traditional: rope.traditional,
             theta: rope.theta as f32,
             scale: rope.scale(),
@@ -42,7 +42,7 @@ impl Rotation {
     /// Rotates already rotated keys [batch, heads, tokens, dim] further, all of them by the offset.
     pub(crate) fn turn(&self, x: &Array) -> Result<Array> {
         // Each key is the first of a sequence of its own.
-        let each = x.reshape(&[-1, 1, 1, self.dims])?;
+        let each = x.reshape(&[-1, 1, 1, x.dim(-1)])?;
         Ok(self.rotate(&each)?.reshape(x.shape())?)
     }
 

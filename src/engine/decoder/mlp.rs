@@ -3,23 +3,25 @@
 use mlx_rs::Array;
 
 use super::linear::Linear;
+use super::load::Loader;
 use crate::engine::array::gated;
 use crate::error::Result;
-use crate::models::spec::{DecoderSpec, Role};
+use crate::models::spec::{DecoderSpec, MlpSpec, Role, Tap};
 use crate::numerics::dtype::Dtype;
 
-/// One matrix of a role, or of one of its experts.
+/// Input of some linear layers, or of those of one expert.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Matrix {
-    pub(crate) role: Role,
+pub(crate) struct Input {
+    pub(crate) tap: Tap,
+    /// Number of the expert.
     pub(crate) index: usize,
-    /// Number of matrices of this role.
+    /// Number of experts; 1 without.
     pub(crate) count: usize,
 }
 
-impl From<Role> for Matrix {
-    fn from(role: Role) -> Self {
-        Self { role, index: 0, count: 1 }
+impl From<Tap> for Input {
+    fn from(tap: Tap) -> Self {
+        Self { tap, index: 0, count: 1 }
     }
 }
 
@@ -32,13 +34,23 @@ pub(crate) struct Gated {
 }
 
 impl Gated {
+    pub(crate) fn load(loader: &Loader<'_>, spec: &MlpSpec) -> Result<Self> {
+        let linears = |role| loader.linears(&spec.projection(role));
+        Ok(Self { gate: linears(Role::Gate)?, up: linears(Role::Up)?, down: linears(Role::Down)? })
+    }
+
+    /// Returns the linear layers: one of each kind, or one per expert.
+    pub(crate) fn linears_mut(&mut self) -> [&mut [Linear]; 3] {
+        [&mut self.gate, &mut self.up, &mut self.down]
+    }
+
     /// Computes the output of an MLP without experts.
-    pub(crate) fn forward(&self, x: &Array, observe: &mut dyn FnMut(Matrix, &Array)) -> Result<Array> {
-        observe(Role::Gate.into(), x);
+    pub(crate) fn forward(&self, x: &Array, observe: &mut dyn FnMut(Input, &Array)) -> Result<Array> {
+        observe(self.gate[0].tap.into(), x);
         let gate = self.gate[0].forward(x)?;
         let up = self.up[0].forward(x)?;
         let gated = gated(&gate, &up)?;
-        observe(Role::Down.into(), &gated);
+        observe(self.down[0].tap.into(), &gated);
         self.down[0].forward(&gated)
     }
 }

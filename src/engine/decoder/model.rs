@@ -1,13 +1,13 @@
 //! A loaded model: tokens in, logits out.
 
 use mlx_rs::Array;
-use mlx_rs::fast::rms_norm;
 
-use super::attention::Positions;
 use super::block::Block;
 use super::linear::Weight;
 use super::load::{Halves, Loader};
 use super::mlp::Context;
+use super::norm::Norm;
+use super::positions::Positions;
 use crate::engine::array::{from_tokens, slice, to_vec};
 use crate::engine::cache::sequence::{CacheFigures, CacheSettings, Caches};
 use crate::engine::runtime::Engine;
@@ -27,13 +27,10 @@ pub struct Model {
     blocks: Vec<Block>,
 }
 
-/// Path of the embedding's layer.
-pub(crate) const EMBED: &str = "model.embed_tokens";
-
 /// Final norm and output matrix, which come after the last block.
 #[derive(Debug, Clone)]
 pub(crate) struct Head {
-    pub(crate) norm: Array,
+    pub(crate) norm: Norm,
     /// Matrix [vocabulary, hidden]; the embedding where the two are tied.
     pub(crate) weight: Weight,
 }
@@ -47,19 +44,24 @@ pub(crate) enum LogitsOf {
 
 impl Head {
     pub(crate) fn load(loader: &Loader<'_>) -> Result<Self> {
-        let spec = loader.source.spec();
-        let path = if spec.tie_word_embeddings { EMBED } else { spec.head_name };
-        Ok(Self { norm: loader.float("model.norm.weight")?, weight: loader.weight(path)? })
+        let DecoderSpec { embed, head, .. } = loader.source.spec();
+        let path = if head.tied { &embed.path } else { &head.path };
+        Self::with_weight(loader, loader.weight(path)?)
+    }
+
+    fn with_weight(loader: &Loader<'_>, weight: Weight) -> Result<Self> {
+        let spec = &loader.source.spec().head;
+        Ok(Self { norm: Norm::load(loader, &spec.norm)?, weight })
     }
 
     /// Applies the final norm to the last hidden states [.., tokens, hidden].
-    pub(crate) fn normed(&self, context: Context<'_>, hidden: &Array) -> Result<Array> {
-        Ok(rms_norm(hidden, Some(&self.norm), context.spec.rms_norm_eps)?)
+    pub(crate) fn normed(&self, hidden: &Array) -> Result<Array> {
+        self.norm.forward(hidden)
     }
 
     /// Computes the logits [1, tokens, vocabulary] of hidden states [1, tokens, hidden].
-    pub(crate) fn logits(&self, context: Context<'_>, hidden: &Array) -> Result<Array> {
-        self.weight.matmul_transposed(&self.normed(context, hidden)?)
+    pub(crate) fn logits(&self, hidden: &Array) -> Result<Array> {
+        self.weight.matmul_transposed(&self.normed(hidden)?)
     }
 }
 
@@ -72,14 +74,14 @@ impl Model {
         };
         let loader = Loader { halves: Halves::Kept, ..Loader::new(source, dtype) };
         let mut blocks = Vec::new();
-        for index in 0..source.spec().layers.len() {
+        for index in 0..source.spec().blocks.len() {
             crate::interrupt::check()?;
             blocks.push(Block::load(&loader, index)?);
         }
-        let embed = loader.weight(EMBED)?;
+        let embed = loader.weight(&source.spec().embed.path)?;
         // One copy serves both ends.
-        let head = if source.spec().tie_word_embeddings {
-            Head { norm: loader.float("model.norm.weight")?, weight: embed.clone() }
+        let head = if source.spec().head.tied {
+            Head::with_weight(&loader, embed.clone())?
         } else {
             Head::load(&loader)?
         };
@@ -168,13 +170,13 @@ impl Model {
         if logits == LogitsOf::LastToken {
             hidden = slice(&hidden, 1, tokens.len() - 1, tokens.len())?;
         }
-        self.head.logits(context, &hidden)
+        self.head.logits(&hidden)
     }
 
     /// Returns the model with one of its layers.
     #[cfg(test)]
     pub(crate) fn one_layer(mut self, index: usize) -> Self {
-        self.spec.layers = vec![self.spec.layers[index]];
+        self.spec.blocks = vec![self.spec.blocks.swap_remove(index)];
         self.blocks = vec![self.blocks.swap_remove(index)];
         self
     }

@@ -4,7 +4,7 @@ use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::KeyDefault;
-use crate::models::spec::{DecoderSpec, QkNorm};
+use crate::models::spec::DecoderSpec;
 
 /// Defaults of transformers' `Qwen3Config`.
 pub const DEFAULTS: &[KeyDefault] = &[
@@ -30,7 +30,7 @@ pub const DEFAULTS: &[KeyDefault] = &[
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;
-    spec.qk_norm = QkNorm::Weighted;
+    spec.set_qk_norms();
     let first_sliding = config.require_size("max_window_layers")?;
     if config.required("use_sliding_window", ModelConfig::boolean)? {
         spec.set_sliding_windows(config, |layer| layer >= first_sliding)?;

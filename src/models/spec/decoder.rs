@@ -1,33 +1,15 @@
 //! A decoder's specification, read from the keys that all architectures share.
 
 use super::manifest::Manifest;
+use super::parts::{
+    AttentionSpan, AttentionSpec, BlockSpec, Branch, EmbedSpec, ExpertsSpec, HeadSpec, MlpSpec, NormSpec,
+    QkNorm,
+};
 use super::rope::Rope;
 use serde_json::Value;
 
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-
-/// Keys that a query sees, beside causality.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AttentionSpan {
-    /// All keys before the query.
-    Full,
-    /// The latest so many keys, the query's own included.
-    Sliding(usize),
-    /// Keys in the query's own chunk of so many positions.
-    Chunked(usize),
-}
-
-/// RMS norm of queries and keys per head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum QkNorm {
-    /// None.
-    None,
-    /// Without weight, only where RoPE is applied (`llama4_text`).
-    Weightless,
-    /// With a weight per dimension of the head, before RoPE (`qwen3`).
-    Weighted,
-}
 
 /// Attention temperature tuning of layers without RoPE (arXiv 2501.19399): queries at position p are multiplied by
 /// ln(1 + floor((p + 1) / `floor_scale`)) * `attn_scale` + 1.
@@ -39,78 +21,25 @@ pub struct TemperatureTuning {
     pub attn_scale: f64,
 }
 
-/// One decoder block's own choices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LayerSpec {
-    /// True if queries and keys are rotated.
-    pub rope: bool,
-    /// Keys that a query sees.
-    pub span: AttentionSpan,
-    /// True if the block's MLP is the decoder's experts.
-    pub sparse: bool,
-}
-
-/// An MLP that is made of experts: a router chooses some of them for each token, and their outputs are added up, weighed
-/// with its probabilities (softmax over all experts).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ExpertsSpec {
-    /// Number of experts.
-    pub count: usize,
-    /// Number of experts per token.
-    pub per_token: usize,
-    /// Width of each expert.
-    pub intermediate_size: usize,
-    /// True if the probabilities of the chosen experts are brought to a sum of 1.
-    pub normalized: bool,
-}
-
-/// Name of the router inside an MLP of experts.
-pub const ROUTER: &str = "gate";
-/// Name of the experts' matrices, one after the other, inside an MLP.
-const EXPERTS: &str = "switch_mlp";
-
-/// A decoder: pre-norm blocks of grouped-query attention and a SiLU-gated MLP.
+/// A decoder: embedding, blocks, head.
 #[derive(Debug, Clone, PartialEq)]
-#[allow(clippy::struct_excessive_bools, reason = "independent facts, most of them config keys")]
 pub struct DecoderSpec {
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Width of the MLP that is not made of experts.
-    pub intermediate_size: usize,
-    /// The experts of the blocks that are [`LayerSpec::sparse`].
-    pub experts: Option<ExpertsSpec>,
-    /// Query heads.
-    pub num_attention_heads: usize,
-    /// Key and value heads.
-    pub num_key_value_heads: usize,
-    /// Dimensions of a head.
-    pub head_dim: usize,
     /// Rows of the embedding.
     pub vocab_size: usize,
-    /// Epsilon of every RMS norm.
-    pub rms_norm_eps: f32,
     /// Context the model was made for, where the config says.
     pub max_position_embeddings: Option<usize>,
-    /// Position embedding.
-    pub rope: Rope,
-    /// Norm of queries and keys.
-    pub qk_norm: QkNorm,
-    /// Temperature of layers without RoPE.
+    /// Token embedding.
+    pub embed: EmbedSpec,
+    /// Distinct rotations, to which blocks refer by index.
+    pub ropes: Vec<Rope>,
+    /// Temperature of the layers that are [`AttentionSpec::tempered`].
     pub temperature_tuning: Option<TemperatureTuning>,
-    /// Bias of the q, k, v and o projections.
-    pub attention_bias: bool,
-    /// Bias of the gate, up and down projections.
-    pub mlp_bias: bool,
-    /// True if the head is the embedding.
-    pub tie_word_embeddings: bool,
-    /// True if stock mlx-lm can run a tied head whose embedding is quantized.
-    pub quantized_tied_head: bool,
-    /// Name of the MLP inside a block.
-    pub mlp_name: &'static str,
-    /// Name of an untied head.
-    pub head_name: &'static str,
     /// One entry per block.
-    pub layers: Vec<LayerSpec>,
+    pub blocks: Vec<BlockSpec>,
+    /// Last norm and output matrix.
+    pub head: HeadSpec,
     /// Config keys whose resolved value must be written so that stock mlx-lm reads the same model from the output.
     pub resolved: Vec<(&'static str, Value)>,
     /// The defaults that sizes were taken from, as one sentence.
@@ -151,7 +80,7 @@ impl DecoderSpec {
         }
         config.only_silu()?;
         let tie_word_embeddings = config.required("tie_word_embeddings", ModelConfig::boolean)?;
-        let rope = Rope::from_config(config, false)?;
+        let rope = Rope::from_config(config, head_dim)?;
         let mut resolved = written_sizes(config);
         resolved.extend(written_defaults(config));
         resolved.push(("tie_word_embeddings", tie_word_embeddings.into()));
@@ -159,33 +88,106 @@ impl DecoderSpec {
         let defaults_taken = defaults_taken(config);
         let mut notes: Vec<String> = defaults_taken.iter().cloned().collect();
         notes.extend(rope.notes(config));
-        Ok(Self {
+        let eps = config.required("rms_norm_eps", ModelConfig::positive)? as f32;
+        let norm = |path: String| NormSpec { path, size: hidden_size, eps };
+        let attention_bias = config.boolean("attention_bias")?.unwrap_or(false);
+        let mlp = MlpSpec {
+            path: String::new(),
             hidden_size,
             intermediate_size: config.require_size("intermediate_size")?,
+            bias: config.boolean("mlp_bias")?.unwrap_or(false),
             experts: None,
-            num_attention_heads,
-            num_key_value_heads,
+        };
+        let attention = AttentionSpec {
+            path: String::new(),
+            hidden_size,
+            heads: num_attention_heads,
+            kv_heads: num_key_value_heads,
             head_dim,
-            vocab_size: config.require_size("vocab_size")?,
-            rms_norm_eps: config.required("rms_norm_eps", ModelConfig::positive)? as f32,
-            max_position_embeddings: config.size("max_position_embeddings")?,
-            rope,
+            qkv_bias: attention_bias,
+            o_bias: attention_bias,
+            rope: Some(0),
+            span: AttentionSpan::Full,
+            scale: (head_dim as f32).powf(-0.5),
             qk_norm: QkNorm::None,
+            tempered: false,
+        };
+        let block = |layer: usize| {
+            let path = format!("model.layers.{layer}");
+            BlockSpec {
+                attention: Branch {
+                    before: norm(format!("{path}.input_layernorm")),
+                    part: AttentionSpec { path: format!("{path}.self_attn"), ..attention.clone() },
+                },
+                mlp: Branch {
+                    before: norm(format!("{path}.post_attention_layernorm")),
+                    part: MlpSpec { path: format!("{path}.mlp"), ..mlp.clone() },
+                },
+                path,
+            }
+        };
+        Ok(Self {
+            hidden_size,
+            vocab_size: config.require_size("vocab_size")?,
+            max_position_embeddings: config.size("max_position_embeddings")?,
+            embed: EmbedSpec { path: "model.embed_tokens".to_owned() },
+            ropes: vec![rope],
             temperature_tuning: None,
-            attention_bias: config.boolean("attention_bias")?.unwrap_or(false),
-            mlp_bias: config.boolean("mlp_bias")?.unwrap_or(false),
-            tie_word_embeddings,
-            quantized_tied_head: true,
-            mlp_name: "mlp",
-            head_name: "lm_head",
-            layers: vec![
-                LayerSpec { rope: true, span: AttentionSpan::Full, sparse: false };
-                num_hidden_layers
-            ],
+            blocks: (0..num_hidden_layers).map(block).collect(),
+            head: HeadSpec {
+                norm: norm("model.norm".to_owned()),
+                path: "lm_head".to_owned(),
+                tied: tie_word_embeddings,
+                quantized_tied: true,
+            },
             resolved,
             defaults_taken,
             notes,
         })
+    }
+
+    /// Returns the attention of each block.
+    pub fn attentions(&self) -> impl Iterator<Item = &AttentionSpec> {
+        self.blocks.iter().map(|block| &block.attention.part)
+    }
+
+    /// Returns the attention of each block, to be changed.
+    pub fn attentions_mut(&mut self) -> impl Iterator<Item = &mut AttentionSpec> {
+        self.blocks.iter_mut().map(|block| &mut block.attention.part)
+    }
+
+    /// Returns the MLP of each block.
+    pub fn mlps(&self) -> impl Iterator<Item = &MlpSpec> {
+        self.blocks.iter().map(|block| &block.mlp.part)
+    }
+
+    /// Returns the MLP of each block, to be changed.
+    pub fn mlps_mut(&mut self) -> impl Iterator<Item = &mut MlpSpec> {
+        self.blocks.iter_mut().map(|block| &mut block.mlp.part)
+    }
+
+    /// Returns the experts of the first block whose MLP is made of some.
+    pub fn experts(&self) -> Option<ExpertsSpec> {
+        self.mlps().find_map(|mlp| mlp.experts)
+    }
+
+    /// Gives queries and keys of every block norms with weights per dimension of the head, called `q_norm` and `k_norm`.
+    pub fn set_qk_norms(&mut self) {
+        let eps = self.head.norm.eps;
+        self.attentions_mut().for_each(|attention| attention.qk_norm = attention.weighted_norms(eps));
+    }
+
+    /// Leaves out the biases that keys of the config may ask for, of which the architecture has none.
+    pub fn clear_biases(&mut self) {
+        for block in &mut self.blocks {
+            (block.attention.part.qkv_bias, block.attention.part.o_bias) = (false, false);
+            block.mlp.part.bias = false;
+        }
+    }
+
+    /// Names the MLP of every block.
+    pub fn set_mlp_name(&mut self, name: &str) {
+        self.blocks.iter_mut().for_each(|block| block.mlp.part.path = format!("{}.{name}", block.path));
     }
 
     /// Gives the blocks that `layer_types` calls sliding (or, without such a list, those for which `default` says so)
@@ -198,12 +200,12 @@ impl DecoderSpec {
         let window = config.size("sliding_window")?;
         let types = config.strings("layer_types")?;
         if let Some(types) = &types
-            && types.len() != self.layers.len()
+            && types.len() != self.blocks.len()
         {
             return Err(config
-                .error("layer_types", format!("{} entries for {} layers", types.len(), self.layers.len())));
+                .error("layer_types", format!("{} entries for {} layers", types.len(), self.blocks.len())));
         }
-        for (i, layer) in self.layers.iter_mut().enumerate() {
+        for (i, layer) in self.attentions_mut().enumerate() {
             let sliding = match types.as_ref().map(|types| types[i].as_str()) {
                 None => window.is_some() && default(i),
                 Some("full_attention") => false,
@@ -222,7 +224,7 @@ impl DecoderSpec {
                 layer.span = AttentionSpan::Sliding(window);
             }
         }
-        let slides = self.layers.iter().any(|layer| matches!(layer.span, AttentionSpan::Sliding(_)));
+        let slides = self.attentions().any(|layer| matches!(layer.span, AttentionSpan::Sliding(_)));
         if let Some(window) = window.filter(|_| slides && config.added().contains(&"sliding_window")) {
             self.notes.push(absent(config, &[format!("sliding_window ({window})")]));
         }
@@ -240,26 +242,10 @@ impl DecoderSpec {
         if per_token > count {
             return Err(config.error("num_experts_per_tok", format!("{per_token} of {count} experts")));
         }
-        for (block, layer) in self.layers.iter_mut().enumerate() {
-            layer.sparse = sparse(block);
+        for (block, mlp) in self.mlps_mut().enumerate() {
+            mlp.experts = Some(experts).filter(|_| sparse(block));
         }
-        self.experts = Some(experts);
         Ok(())
-    }
-
-    /// Returns the experts of block `layer`, if its MLP is made of them.
-    pub fn experts_of(&self, layer: usize) -> Option<ExpertsSpec> {
-        self.experts.filter(|_| self.layers[layer].sparse)
-    }
-
-    /// Returns the path of what block `layer` calls `name` in its MLP.
-    pub fn mlp_path(&self, layer: usize, name: &str) -> String {
-        format!("model.layers.{layer}.{}.{name}", self.mlp_name)
-    }
-
-    /// Returns the path of the experts' matrices called `name`, one after the other.
-    pub fn experts_path(&self, layer: usize, name: &str) -> String {
-        self.mlp_path(layer, &format!("{EXPERTS}.{name}"))
     }
 
     /// Returns the tensors of this decoder under mlx-lm's names.

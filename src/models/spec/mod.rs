@@ -4,8 +4,13 @@
 //! reads the spec and never the config.
 mod decoder;
 mod manifest;
+mod parts;
 mod rope;
 
-pub use decoder::{AttentionSpan, DecoderSpec, ExpertsSpec, LayerSpec, QkNorm, ROUTER, TemperatureTuning};
-pub use manifest::{Manifest, Role, TensorSpec, with_columns};
+pub use decoder::{DecoderSpec, TemperatureTuning};
+pub use manifest::{Manifest, Role, Tap, TensorSpec, with_columns};
+pub use parts::{
+    AttentionSpan, AttentionSpec, BlockSpec, Branch, EmbedSpec, ExpertsSpec, HeadSpec, LinearSpec, MlpSpec,
+    NormSpec, QkNorm,
+};
 pub use rope::{Rope, RopeScaling};

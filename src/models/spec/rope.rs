@@ -10,6 +10,8 @@ use crate::models::config::ModelConfig;
 /// Rotation of queries and keys by their positions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
+    /// Dimensions of a head that are rotated.
+    pub dims: usize,
     /// Base of the geometric series of wavelengths.
     pub theta: f64,
     /// Interleaved pairs (2i, 2i+1) instead of halves (i, i + `head_dim`/2).
@@ -67,7 +69,7 @@ impl Rope {
     /// Reads `rope_scaling` and `rope_parameters` as transformers 5 does: the former counts where it says anything, the
     /// latter otherwise; the base stands in the same object, or else at the top as `rope_theta`, or is the architecture's
     /// default.
-    pub fn from_config(config: &ModelConfig, traditional: bool) -> Result<Self> {
+    pub fn from_config(config: &ModelConfig, dims: usize) -> Result<Self> {
         let group = group(config)?;
         for kind in ["full_attention", "sliding_attention"] {
             let key = format!("{group}.{kind}");
@@ -83,7 +85,7 @@ impl Rope {
         config.only(&format!("{group}.partial_rotary_factor"), &1.0.into())?;
         config.only("partial_rotary_factor", &1.0.into())?;
         let scaling = RopeScaling::from_config(config, group)?;
-        Ok(Self { theta, traditional, scaling })
+        Ok(Self { dims, theta, traditional: false, scaling })
     }
 
     /// The keys that mlx-lm reads: base and scaling at the top of the config, the kind once. Where `rope_parameters` says
@@ -153,7 +155,8 @@ impl Rope {
 
     /// Wavelength / 2 pi of each pair of dimensions, length `dims` / 2 (what MLX's `rope` calls `freqs`), or `None`
     /// where base and scale say it all. `sequence` is the length so far, which only dynamic scaling looks at.
-    pub fn freqs(&self, dims: usize, sequence: usize) -> Option<Vec<f32>> {
+    pub fn freqs(&self, sequence: usize) -> Option<Vec<f32>> {
+        let dims = self.dims;
         let base = |theta: f64| (0..dims / 2).map(move |i| theta.powf((2 * i) as f64 / dims as f64));
         let freqs: Vec<f64> = match self.scaling {
             RopeScaling::Default | RopeScaling::Linear { .. } => return None,

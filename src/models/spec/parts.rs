@@ -1,0 +1,298 @@
+//! Parts that blocks are made of, and the tensors of each: names, shapes, roles, taps.
+
+use super::manifest::{Role, Tap, TensorSpec};
+
+/// Keys that a query sees, beside causality.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttentionSpan {
+    /// All keys before the query.
+    Full,
+    /// The latest so many keys, the query's own included.
+    Sliding(usize),
+    /// Keys in the query's own chunk of so many positions.
+    Chunked(usize),
+}
+
+/// Norm of hidden states, or of queries and keys.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NormSpec {
+    /// Path of the weight.
+    pub path: String,
+    /// Number of weights.
+    pub size: usize,
+    /// Epsilon.
+    pub eps: f32,
+}
+
+impl NormSpec {
+    /// Returns the name of the weight.
+    pub fn name(&self) -> String {
+        format!("{}.weight", self.path)
+    }
+
+    fn tensor(&self, layer: Option<usize>) -> TensorSpec {
+        TensorSpec { name: self.name(), shape: vec![self.size], role: Role::Norm, layer, tap: None }
+    }
+}
+
+/// RMS norm of queries and keys per head.
+#[derive(Debug, Clone, PartialEq)]
+pub enum QkNorm {
+    /// None.
+    None,
+    /// Without weight, with this epsilon (`llama4_text`).
+    Weightless(f32),
+    /// With a weight per dimension of the head, before RoPE (`qwen3`): the norms of queries and of keys.
+    Weighted([NormSpec; 2]),
+}
+
+/// Linear layer, or the layers of experts that lie one after the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinearSpec {
+    /// Path of the layer.
+    pub path: String,
+    /// Rows of each matrix.
+    pub rows: usize,
+    /// Columns of each matrix.
+    pub columns: usize,
+    /// Number of experts' matrices; `None` for a single one.
+    pub experts: Option<usize>,
+    /// True if a bias is added.
+    pub bias: bool,
+    /// Role of the matrix.
+    pub role: Role,
+    /// Input that the layer reads.
+    pub tap: Tap,
+}
+
+impl LinearSpec {
+    /// Counts the weights of all matrices.
+    pub fn weights(&self) -> usize {
+        self.rows * self.columns * self.experts.unwrap_or(1)
+    }
+
+    fn tensors(&self, layer: Option<usize>) -> impl Iterator<Item = TensorSpec> {
+        let &Self { rows, columns, experts, role, tap, .. } = self;
+        let shape = experts.into_iter().chain([rows, columns]).collect();
+        let tensor = |part: &str, shape| TensorSpec {
+            name: format!("{}.{part}", self.path),
+            shape,
+            role,
+            layer,
+            tap: Some(tap),
+        };
+        let bias = self.bias.then(|| tensor("bias", vec![rows]));
+        std::iter::once(tensor("weight", shape)).chain(bias)
+    }
+}
+
+/// Grouped-query attention.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttentionSpec {
+    /// Path that the names of its tensors begin with.
+    pub path: String,
+    /// Width of input and output.
+    pub hidden_size: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads.
+    pub kv_heads: usize,
+    /// Dimensions of a head.
+    pub head_dim: usize,
+    /// True if q, k and v have biases.
+    pub qkv_bias: bool,
+    /// True if the output projection has a bias.
+    pub o_bias: bool,
+    /// Rotation of queries and keys, as an index of [`DecoderSpec::ropes`](super::DecoderSpec::ropes); `None` where they
+    /// are not rotated.
+    pub rope: Option<usize>,
+    /// Keys that a query sees.
+    pub span: AttentionSpan,
+    /// Factor on the products of queries and keys.
+    pub scale: f32,
+    /// Norm of queries and keys.
+    pub qk_norm: QkNorm,
+    /// True if queries are multiplied by the decoder's temperatures.
+    pub tempered: bool,
+}
+
+impl AttentionSpec {
+    /// Returns the projection with a role.
+    pub fn projection(&self, role: Role) -> LinearSpec {
+        let (heads, kv_heads) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let (name, rows, columns, bias) = match role {
+            Role::K => ("k_proj", kv_heads, self.hidden_size, self.qkv_bias),
+            Role::V => ("v_proj", kv_heads, self.hidden_size, self.qkv_bias),
+            Role::O => ("o_proj", self.hidden_size, heads, self.o_bias),
+            _ => ("q_proj", heads, self.hidden_size, self.qkv_bias),
+        };
+        let tap = if role == Role::O { Tap::HEADS } else { Tap::ATTENTION };
+        let path = format!("{}.{name}", self.path);
+        LinearSpec { path, rows, columns, experts: None, bias, role, tap }
+    }
+
+    fn linears(&self) -> impl Iterator<Item = LinearSpec> {
+        [Role::Q, Role::K, Role::V, Role::O].into_iter().map(|role| self.projection(role))
+    }
+
+    /// Returns the norms of queries and keys that have weights, with the names that `q_norm` and `k_norm` have here.
+    pub fn weighted_norms(&self, eps: f32) -> QkNorm {
+        let norm = |name: &str| NormSpec { path: format!("{}.{name}", self.path), size: self.head_dim, eps };
+        QkNorm::Weighted([norm("q_norm"), norm("k_norm")])
+    }
+
+    fn norms(&self) -> &[NormSpec] {
+        if let QkNorm::Weighted(norms) = &self.qk_norm { norms } else { &[] }
+    }
+}
+
+/// Experts that a router chooses from for each token; their outputs are added up, weighed with its probabilities (softmax
+/// over all experts).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertsSpec {
+    /// Number of experts.
+    pub count: usize,
+    /// Number of experts per token.
+    pub per_token: usize,
+    /// Width of each expert.
+    pub intermediate_size: usize,
+    /// True if the probabilities of the chosen experts are brought to a sum of 1.
+    pub normalized: bool,
+}
+
+/// Name of the router inside an MLP of experts.
+const ROUTER: &str = "gate";
+/// Name of the experts' matrices, one after the other, inside an MLP.
+const EXPERTS: &str = "switch_mlp";
+
+/// MLP with a gate, or experts that are such MLPs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MlpSpec {
+    /// Path that the names of its tensors begin with.
+    pub path: String,
+    /// Width of input and output.
+    pub hidden_size: usize,
+    /// Width between gate and down projection.
+    pub intermediate_size: usize,
+    /// True if gate, up and down have biases.
+    pub bias: bool,
+    /// The experts, where the MLP is made of them.
+    pub experts: Option<ExpertsSpec>,
+}
+
+impl MlpSpec {
+    /// Returns the path of what is called `name` in an MLP without experts.
+    pub fn dense_path(&self, name: &str) -> String {
+        format!("{}.{name}", self.path)
+    }
+
+    /// Returns the path of the experts' matrices called `name`, one after the other.
+    pub fn experts_path(&self, name: &str) -> String {
+        format!("{}.{EXPERTS}.{name}", self.path)
+    }
+
+    /// Returns the projection with a role.
+    pub fn projection(&self, role: Role) -> LinearSpec {
+        let inner = self.inner_size();
+        let (name, rows, columns, tap) = match role {
+            Role::Down => ("down_proj", self.hidden_size, inner, Tap::INNER),
+            Role::Up => ("up_proj", inner, self.hidden_size, Tap::MLP),
+            _ => ("gate_proj", inner, self.hidden_size, Tap::MLP),
+        };
+        let path = if self.experts.is_some() { self.experts_path(name) } else { self.dense_path(name) };
+        let experts = self.experts.map(|experts| experts.count);
+        LinearSpec { path, rows, columns, experts, bias: self.bias && experts.is_none(), role, tap }
+    }
+
+    /// Returns the router; `None` where there are no experts.
+    pub fn router(&self) -> Option<LinearSpec> {
+        Some(LinearSpec {
+            path: self.dense_path(ROUTER),
+            rows: self.experts?.count,
+            columns: self.hidden_size,
+            experts: None,
+            bias: false,
+            role: Role::Router,
+            tap: Tap::MLP,
+        })
+    }
+
+    /// Returns the width between gate and down projection, of each expert where there are some.
+    pub fn inner_size(&self) -> usize {
+        self.experts.map_or(self.intermediate_size, |experts| experts.intermediate_size)
+    }
+
+    fn linears(&self) -> impl Iterator<Item = LinearSpec> {
+        let projections = [Role::Gate, Role::Up, Role::Down].into_iter().map(|role| self.projection(role));
+        projections.chain(self.router())
+    }
+}
+
+/// Part of a block whose output is added to the residual stream.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Branch<P> {
+    /// Norm of the part's input.
+    pub before: NormSpec,
+    /// What is computed.
+    pub part: P,
+}
+
+/// Decoder block: attention, then an MLP.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BlockSpec {
+    /// Path that the names of its tensors begin with.
+    pub path: String,
+    /// Attention.
+    pub attention: Branch<AttentionSpec>,
+    /// MLP.
+    pub mlp: Branch<MlpSpec>,
+}
+
+impl BlockSpec {
+    /// Returns the linear layers, with the router.
+    pub fn linears(&self) -> impl Iterator<Item = LinearSpec> {
+        self.attention.part.linears().chain(self.mlp.part.linears())
+    }
+
+    /// Returns the tensors of this block, which is number `layer`.
+    pub fn tensors(&self, layer: usize) -> impl Iterator<Item = TensorSpec> {
+        let layer = Some(layer);
+        let norms = [&self.attention.before, &self.mlp.before].into_iter().chain(self.attention.part.norms());
+        let norms: Vec<TensorSpec> = norms.map(|norm| norm.tensor(layer)).collect();
+        let linears = self.linears().flat_map(move |linear| linear.tensors(layer).collect::<Vec<_>>());
+        linears.chain(norms)
+    }
+}
+
+/// Token embedding.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EmbedSpec {
+    /// Path of the matrix.
+    pub path: String,
+}
+
+/// Norm before the output matrix, and that matrix.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HeadSpec {
+    /// Norm of the last hidden states.
+    pub norm: NormSpec,
+    /// Path of the matrix where it is not the embedding.
+    pub path: String,
+    /// True if the matrix is the embedding.
+    pub tied: bool,
+    /// True if stock mlx-lm can run a tied head whose embedding is quantized.
+    pub quantized_tied: bool,
+}
+
+impl HeadSpec {
+    /// Returns the tensors of a head for `vocabulary` tokens.
+    pub(super) fn tensors(&self, vocabulary: usize) -> Vec<TensorSpec> {
+        let mut tensors = vec![self.norm.tensor(None)];
+        if !self.tied {
+            let name = format!("{}.weight", self.path);
+            let shape = vec![vocabulary, self.norm.size];
+            tensors.push(TensorSpec { name, shape, role: Role::Head, layer: None, tap: Some(Tap::HEAD) });
+        }
+        tensors
+    }
+}

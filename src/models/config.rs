@@ -273,6 +273,19 @@ impl ModelConfig {
         }
     }
 
+    /// Fails unless the activation that `key` names is one of `names`.
+    pub fn only_activation(&self, key: &str, names: &[&str]) -> Result<()> {
+        match self.string(key)? {
+            Some(other) if !names.contains(&other) => {
+                let message = format!("`{other}` is not supported, only {}", names.join(" and "));
+                Err(self
+                    .error(key, message)
+                    .hint("mixbit refuses what it cannot reproduce rather than guess"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Fails unless the activation is SiLU, the one the gated MLP here has.
     pub fn only_silu(&self) -> Result<()> {
         match self.string("hidden_act")? {

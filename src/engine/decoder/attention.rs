@@ -11,7 +11,7 @@ use super::load::Loader;
 use super::mlp::Input;
 use super::norm::Norm;
 use super::positions::{Mask, Positions};
-use crate::engine::array::Packed;
+use crate::engine::array::{Packed, capped, factor};
 use crate::engine::cache::arrays::CachedArray;
 use crate::engine::cache::layer::KvCache;
 use crate::error::Result;
@@ -34,7 +34,9 @@ impl Attention {
     pub(crate) fn load(loader: &Loader<'_>, spec: &AttentionSpec) -> Result<Self> {
         let linear = |role| loader.linear(&spec.projection(role));
         let norms = match &spec.qk_norm {
-            QkNorm::Weighted([q, k]) => Some([Norm::load(loader, q)?, Norm::load(loader, k)?]),
+            QkNorm::Weighted([q, k]) | QkNorm::AllHeads([q, k]) => {
+                Some([Norm::load(loader, q)?, Norm::load(loader, k)?])
+            }
             QkNorm::Weightless(_) | QkNorm::None => None,
         };
         Ok(Self {
@@ -69,14 +71,15 @@ impl Attention {
         observe: &mut dyn FnMut(Input, &Array),
     ) -> Result<Array> {
         observe(self.q.tap.into(), x);
-        let AttentionSpec { scale, span, .. } = *self.spec;
+        let AttentionSpec { scale, span, cap, .. } = *self.spec;
+        let scores = Scores { scale, cap };
         let projected = [self.q.forward(x)?, self.k.forward(x)?, self.v.forward(x)?];
         let (q, k, v) = self.heads(projected, positions)?;
         let out = if let Some(cache) = cache {
             let (k, v) = cache.update(&k, &v)?;
-            attend_cached(&q, &k, &v, scale, &positions.mask(cache.span(), k.positions()), dtype)?
+            attend_cached(&q, &k, &v, scores, &positions.mask(cache.span(), k.positions()), dtype)?
         } else {
-            attend(&q, &k, &v, scale, &positions.mask(span, x.shape()[1] as usize))?
+            attend(&q, &k, &v, scores, &positions.mask(span, x.shape()[1] as usize))?
         };
         let out = concatenate_heads(&out)?;
         observe(self.o.tap.into(), &out);
@@ -89,7 +92,14 @@ impl Attention {
         let AttentionSpec { heads, kv_heads, head_dim, .. } = *self.spec;
         let split =
             |y: &Array, count: usize| y.reshape(&[y.shape()[0], y.shape()[1], count as i32, head_dim as i32]);
-        let [q_norm, k_norm] = self.norms.as_ref().map_or([None, None], |norms| norms.each_ref().map(Some));
+        let [mut q_norm, mut k_norm] =
+            self.norms.as_ref().map_or([None, None], |norms| norms.each_ref().map(Some));
+        let (mut q, mut k) = (q, k);
+        if matches!(self.spec.qk_norm, QkNorm::AllHeads(_))
+            && let (Some(q_all), Some(k_all)) = (q_norm.take(), k_norm.take())
+        {
+            (q, k) = (q_all.forward(&q)?, k_all.forward(&k)?);
+        }
         let q = self.positioned(split(&q, heads)?, q_norm, positions)?;
         let k = self.positioned(split(&k, kv_heads)?, k_norm, positions)?;
         let v = split(&v, kv_heads)?.transpose_axes(&[0, 2, 1, 3])?;
@@ -122,8 +132,19 @@ fn concatenate_heads(heads: &Array) -> Result<Array> {
     Ok(heads.transpose_axes(&[0, 2, 1, 3])?.reshape(&concatenated)?)
 }
 
+/// Factor on the products of queries and keys, and the most that a score can be.
+#[derive(Debug, Clone, Copy)]
+struct Scores {
+    scale: f32,
+    cap: Option<f32>,
+}
+
 /// Computes softmax(q k^T scale + mask) v for q [batch, heads, queries, dim] and k, v [batch, kv heads, keys, dim].
-pub(crate) fn attend(q: &Array, k: &Array, v: &Array, scale: f32, mask: &Mask) -> Result<Array> {
+fn attend(q: &Array, k: &Array, v: &Array, scores: Scores, mask: &Mask) -> Result<Array> {
+    let Scores { scale, cap } = scores;
+    if let Some(cap) = cap {
+        return attend_capped(q, k, v, scale, cap, mask);
+    }
     Ok(match mask {
         Mask::None => fast::scaled_dot_product_attention(q, k, v, scale, None, None)?,
         Mask::Causal => fast::scaled_dot_product_attention(q, k, v, scale, SdpaMask::Causal, None)?,
@@ -131,30 +152,51 @@ pub(crate) fn attend(q: &Array, k: &Array, v: &Array, scale: f32, mask: &Mask) -
     })
 }
 
+/// Computes attention whose scores are capped before they are masked.
+fn attend_capped(q: &Array, k: &Array, v: &Array, scale: f32, cap: f32, mask: &Mask) -> Result<Array> {
+    let sizes = q.shape();
+    // The query heads of a key head are an axis of their own.
+    let grouped = q.reshape(&[sizes[0], k.dim(1), -1, sizes[2], sizes[3]])?;
+    let products = grouped.multiply(factor(scale, q)?)?.matmul(k.expand_dims(2)?.swap_axes(-1, -2)?)?;
+    let scores = capped(&products, cap)?;
+    let scores = match mask {
+        Mask::None => scores,
+        Mask::Causal => masked(&scores, &Mask::causal(sizes[2] as usize, k.dim(2) as usize))?,
+        Mask::Array(seen) => masked(&scores, seen)?,
+    };
+    let weights = softmax_axis(&scores, -1, true)?;
+    Ok(weights.matmul(v.expand_dims(2)?)?.reshape(&[sizes[0], sizes[1], sizes[2], v.dim(3)])?)
+}
+
+fn masked(scores: &Array, seen: &Array) -> Result<Array> {
+    Ok(mlx_rs::ops::select(seen, scores, factor(f32::NEG_INFINITY, scores)?)?)
+}
+
 /// Computes attention over keys and values as a cache stores them. One query that attends to all keys multiplies codes,
 /// as mlx-lm does; for more queries the keys and values of this layer are decoded first.
-pub(crate) fn attend_cached(
+fn attend_cached(
     q: &Array,
     k: &CachedArray,
     v: &CachedArray,
-    scale: f32,
+    scores: Scores,
     mask: &Mask,
     dtype: Dtype,
 ) -> Result<Array> {
     match (k, v, mask) {
         (CachedArray::Quantized(k), CachedArray::Quantized(v), Mask::None) if q.shape()[2] == 1 => {
-            attend_codes(q, k, v, scale)
+            attend_codes(q, k, v, scores)
         }
-        _ => attend(q, &k.dense(dtype)?, &v.dense(dtype)?, scale, mask),
+        _ => attend(q, &k.dense(dtype)?, &v.dense(dtype)?, scores, mask),
     }
 }
 
-fn attend_codes(q: &Array, k: &Packed, v: &Packed, scale: f32) -> Result<Array> {
+fn attend_codes(q: &Array, k: &Packed, v: &Packed, Scores { scale, cap }: Scores) -> Result<Array> {
     // The query heads of a key head are rows of one product.
     let sizes = q.shape();
     let grouped = q.reshape(&[sizes[0], k.codes.shape()[1], -1, sizes[3]])?;
     let scale = Array::from_f32(scale).as_dtype(q.dtype())?;
     let scores = k.matmul_transposed(&grouped.multiply(scale)?)?;
+    let scores = cap.map_or_else(|| Ok(scores.clone()), |cap| capped(&scores, cap))?;
     let weights = softmax_axis(&scores, -1, true)?;
     Ok(v.matmul(&weights)?.reshape(sizes)?)
 }

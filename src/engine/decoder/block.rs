@@ -9,19 +9,58 @@ use super::load::Loader;
 use super::mlp::{Context, Gated, Input};
 use super::norm::Norm;
 use super::positions::Positions;
+use crate::engine::array::factor;
 use crate::engine::cache::layer::KvCache;
 use crate::error::Result;
-use crate::models::spec::{BlockSpec, QkNorm};
+use crate::models::spec::{BlockSpec, Branch as BranchSpec};
 
 /// Weights of one block.
 #[derive(Debug, Clone)]
 pub(crate) struct Block {
-    attention_norm: Norm,
-    attention: Attention,
-    mlp_norm: Norm,
-    mlp: Gated,
+    attention: Branch<Attention>,
+    mlp: Branch<Gated>,
     /// Router of an MLP of experts.
     pub(crate) router: Option<Router>,
+}
+
+/// Part of a block, and how its output is added to the residual stream.
+#[derive(Debug, Clone)]
+struct Branch<P> {
+    before: Option<Norm>,
+    part: P,
+    after: Option<Norm>,
+    factor: Option<f32>,
+}
+
+impl<P> Branch<P> {
+    fn load<S>(
+        loader: &Loader<'_>,
+        spec: &BranchSpec<S>,
+        part: impl Fn(&Loader<'_>, &S) -> Result<P>,
+    ) -> Result<Self> {
+        Ok(Self {
+            before: Norm::load_some(loader, spec.before.as_ref())?,
+            part: part(loader, &spec.part)?,
+            after: Norm::load_some(loader, spec.after.as_ref())?,
+            factor: spec.factor,
+        })
+    }
+
+    /// Returns the part's input.
+    fn input(&self, stream: &Array) -> Result<Array> {
+        self.before.as_ref().map_or_else(|| Ok(stream.clone()), |norm| norm.forward(stream))
+    }
+
+    /// Adds the part's output to the residual stream.
+    fn add(&self, stream: &Array, mut output: Array) -> Result<Array> {
+        if let Some(norm) = &self.after {
+            output = norm.forward(&output)?;
+        }
+        if let Some(value) = self.factor {
+            output = output.multiply(factor(value, &output)?)?;
+        }
+        Ok(stream.add(output)?)
+    }
 }
 
 /// Outputs of a block's attention: the inputs of its MLP.
@@ -45,10 +84,8 @@ impl Block {
     pub(crate) fn load(loader: &Loader<'_>, index: usize) -> Result<Self> {
         let BlockSpec { attention, mlp, .. } = &loader.source.spec().blocks[index];
         Ok(Self {
-            attention_norm: Norm::load(loader, &attention.before)?,
-            attention: Attention::load(loader, &attention.part)?,
-            mlp_norm: Norm::load(loader, &mlp.before)?,
-            mlp: Gated::load(loader, &mlp.part)?,
+            attention: Branch::load(loader, attention, Attention::load)?,
+            mlp: Branch::load(loader, mlp, Gated::load)?,
             router: Router::load(loader, &mlp.part)?,
         })
     }
@@ -81,19 +118,18 @@ impl Block {
     }
 
     fn layers_mut(&mut self) -> impl Iterator<Item = &mut [Linear]> {
-        self.attention.linears_mut().into_iter().chain(self.mlp.linears_mut())
+        self.attention.part.linears_mut().into_iter().chain(self.mlp.part.linears_mut())
     }
 
     /// Returns the norms of this block, which is described by `spec`, with the names of their weights.
-    pub(crate) fn norms_mut(&mut self, spec: &BlockSpec) -> impl Iterator<Item = (String, &mut Norm)> {
+    pub(crate) fn norms_mut(&mut self, spec: &BlockSpec) -> Vec<(String, &mut Norm)> {
+        let Self { attention: Branch { before, part, after, .. }, mlp, .. } = self;
+        let own = [(&spec.attention.before, before), (&spec.attention.after, after)];
         let own =
-            [(&spec.attention.before, &mut self.attention_norm), (&spec.mlp.before, &mut self.mlp_norm)];
-        let qk_norms = match &spec.attention.part.qk_norm {
-            QkNorm::Weighted(norms) => Some(norms.iter()),
-            QkNorm::Weightless(_) | QkNorm::None => None,
-        };
-        let of_heads = qk_norms.into_iter().flatten().zip(self.attention.norms_mut());
-        own.into_iter().chain(of_heads).map(|(spec, norm)| (spec.name(), norm))
+            own.into_iter().chain([(&spec.mlp.before, &mut mlp.before), (&spec.mlp.after, &mut mlp.after)]);
+        let own = own.filter_map(|(spec, norm)| Some((spec.as_ref()?, norm.as_mut()?)));
+        let of_heads = spec.attention.part.norms().iter().zip(part.norms_mut());
+        own.chain(of_heads).map(|(spec, norm)| (spec.name(), norm)).collect()
     }
 
     /// Computes the block's output [batch, tokens, hidden] from x of that shape. Without a cache the tokens are the
@@ -131,9 +167,10 @@ impl Block {
         cache: Option<&mut KvCache>,
         observe: &mut dyn FnMut(Input, &Array),
     ) -> Result<Attended> {
-        let normed = self.attention_norm.forward(x)?;
-        let stream = x.add(self.attention.forward(context.dtype, &normed, positions, cache, observe)?)?;
-        let normed = self.mlp_norm.forward(&stream)?;
+        let normed = self.attention.input(x)?;
+        let output = self.attention.part.forward(context.dtype, &normed, positions, cache, observe)?;
+        let stream = self.attention.add(x, output)?;
+        let normed = self.mlp.input(&stream)?;
         let probabilities = self.router.as_ref().map(|router| router.probabilities(&normed));
         Ok(Attended { probabilities: probabilities.transpose()?, stream, normed })
     }
@@ -152,14 +189,14 @@ impl Block {
         observe: &mut dyn FnMut(Input, &Array),
     ) -> Result<Array> {
         let Attended { stream, normed, probabilities } = attended;
-        let added = if let Some(router) = &self.router
+        let output = if let Some(router) = &self.router
             && let Some(probabilities) = probabilities
             && let Some(choice) = choice
         {
-            router.forward(&self.mlp, normed, probabilities, choice, observe)?
+            router.forward(&self.mlp.part, normed, probabilities, choice, observe)?
         } else {
-            self.mlp.forward(normed, observe)?
+            self.mlp.part.forward(normed, observe)?
         };
-        Ok(stream.add(added)?)
+        self.mlp.add(stream, output)
     }
 }

@@ -11,7 +11,7 @@ use mlx_rs::ops::{concatenate, softmax_axis};
 use super::linear::{Linear, Weight};
 use super::load::Loader;
 use super::mlp::{Gated, Input};
-use crate::engine::array::{gated, to_vec};
+use crate::engine::array::to_vec;
 use crate::error::Result;
 use crate::models::spec::{ExpertsSpec, MlpSpec};
 
@@ -83,7 +83,7 @@ impl Router {
             let input = |linears: &[Linear]| Input { tap: linears[expert].tap, index: expert, count };
             observe(input(&mlp.gate), &own);
             let product = |linears: &[Linear], x: &Array| linears[expert].forward(x);
-            let inner = gated(&product(&mlp.gate, &own)?, &product(&mlp.up, &own)?)?;
+            let inner = mlp.inner(&product(&mlp.gate, &own)?, &product(&mlp.up, &own)?)?;
             observe(input(&mlp.down), &inner);
             outputs.push(product(&mlp.down, &inner)?);
         }

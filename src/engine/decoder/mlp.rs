@@ -4,9 +4,9 @@ use mlx_rs::Array;
 
 use super::linear::Linear;
 use super::load::Loader;
-use crate::engine::array::gated;
+use crate::engine::array::{gated, gelu_tanh};
 use crate::error::Result;
-use crate::models::spec::{DecoderSpec, MlpSpec, Role, Tap};
+use crate::models::spec::{Activation, DecoderSpec, MlpSpec, Role, Tap};
 use crate::numerics::dtype::Dtype;
 
 /// Input of some linear layers, or of those of one expert.
@@ -31,12 +31,27 @@ pub(crate) struct Gated {
     pub(crate) gate: Vec<Linear>,
     pub(crate) up: Vec<Linear>,
     pub(crate) down: Vec<Linear>,
+    activation: Activation,
 }
 
 impl Gated {
     pub(crate) fn load(loader: &Loader<'_>, spec: &MlpSpec) -> Result<Self> {
         let linears = |role| loader.linears(&spec.projection(role));
-        Ok(Self { gate: linears(Role::Gate)?, up: linears(Role::Up)?, down: linears(Role::Down)? })
+        let activation = spec.activation;
+        Ok(Self {
+            activation,
+            gate: linears(Role::Gate)?,
+            up: linears(Role::Up)?,
+            down: linears(Role::Down)?,
+        })
+    }
+
+    /// Computes the input of down from the outputs of gate and up.
+    pub(crate) fn inner(&self, gate: &Array, up: &Array) -> Result<Array> {
+        match self.activation {
+            Activation::Silu => gated(gate, up),
+            Activation::GeluTanh => Ok(gelu_tanh(gate)?.multiply(up)?),
+        }
     }
 
     /// Returns the linear layers: one of each kind, or one per expert.
@@ -49,7 +64,7 @@ impl Gated {
         observe(self.gate[0].tap.into(), x);
         let gate = self.gate[0].forward(x)?;
         let up = self.up[0].forward(x)?;
-        let gated = gated(&gate, &up)?;
+        let gated = self.inner(&gate, &up)?;
         observe(self.down[0].tap.into(), &gated);
         self.down[0].forward(&gated)
     }

@@ -8,7 +8,7 @@ use super::load::{Halves, Loader};
 use super::mlp::Context;
 use super::norm::Norm;
 use super::positions::Positions;
-use crate::engine::array::{from_tokens, slice, to_vec};
+use crate::engine::array::{capped, factor, from_tokens, slice, to_vec, vector_jacobian_products};
 use crate::engine::cache::sequence::{CacheFigures, CacheSettings, Caches};
 use crate::engine::runtime::Engine;
 use crate::error::{Error, Result};
@@ -22,9 +22,32 @@ pub struct Model {
     spec: DecoderSpec,
     dtype: Dtype,
     on_gpu: bool,
-    embed: Weight,
+    embed: Embedding,
     head: Head,
     blocks: Vec<Block>,
+}
+
+/// Token embedding.
+#[derive(Debug, Clone)]
+pub(crate) struct Embedding {
+    weight: Weight,
+    scale: Option<f32>,
+}
+
+impl Embedding {
+    pub(crate) fn load(loader: &Loader<'_>) -> Result<Self> {
+        let spec = &loader.source.spec().embed;
+        Ok(Self { weight: loader.weight(&spec.path)?, scale: spec.scale })
+    }
+
+    /// Returns the hidden states of tokens.
+    pub(crate) fn rows(&self, tokens: &Array, dtype: Dtype) -> Result<Array> {
+        let rows = self.weight.rows(tokens, dtype)?;
+        Ok(match self.scale {
+            Some(scale) => rows.multiply(factor(scale, &rows)?)?,
+            None => rows,
+        })
+    }
 }
 
 /// Final norm and output matrix, which come after the last block.
@@ -33,6 +56,8 @@ pub(crate) struct Head {
     pub(crate) norm: Norm,
     /// Matrix [vocabulary, hidden]; the embedding where the two are tied.
     pub(crate) weight: Weight,
+    pub(crate) scale: Option<f32>,
+    pub(crate) cap: Option<f32>,
 }
 
 /// Tokens of a pass whose logits are computed.
@@ -51,7 +76,7 @@ impl Head {
 
     fn with_weight(loader: &Loader<'_>, weight: Weight) -> Result<Self> {
         let spec = &loader.source.spec().head;
-        Ok(Self { norm: Norm::load(loader, &spec.norm)?, weight })
+        Ok(Self { norm: Norm::load(loader, &spec.norm)?, weight, scale: spec.scale, cap: spec.cap })
     }
 
     /// Applies the final norm to the last hidden states [.., tokens, hidden].
@@ -61,7 +86,28 @@ impl Head {
 
     /// Computes the logits [1, tokens, vocabulary] of hidden states [1, tokens, hidden].
     pub(crate) fn logits(&self, hidden: &Array) -> Result<Array> {
-        self.weight.matmul_transposed(&self.normed(hidden)?)
+        self.shaped(self.weight.matmul_transposed(&self.normed(hidden)?)?)
+    }
+
+    /// Returns the logits that products with rows of the matrix become.
+    pub(crate) fn shaped(&self, products: Array) -> Result<Array> {
+        let products = match self.scale {
+            Some(scale) => products.multiply(factor(scale, &products)?)?,
+            None => products,
+        };
+        match self.cap {
+            Some(cap) => capped(&products, cap),
+            None => Ok(products),
+        }
+    }
+
+    /// Turns gradients with respect to the logits of `products` into those with respect to the products.
+    pub(crate) fn unshaped(&self, products: &Array, gradients: Array) -> Result<Array> {
+        if self.scale.is_none() && self.cap.is_none() {
+            return Ok(gradients);
+        }
+        let logits = |primals: &[Array]| self.shaped(primals[0].clone());
+        Ok(vector_jacobian_products(logits, std::slice::from_ref(products), gradients)?.swap_remove(0))
     }
 }
 
@@ -78,10 +124,10 @@ impl Model {
             crate::interrupt::check()?;
             blocks.push(Block::load(&loader, index)?);
         }
-        let embed = loader.weight(&source.spec().embed.path)?;
+        let embed = Embedding::load(&loader)?;
         // One copy serves both ends.
         let head = if source.spec().head.tied {
-            Head::with_weight(&loader, embed.clone())?
+            Head::with_weight(&loader, embed.weight.clone())?
         } else {
             Head::load(&loader)?
         };

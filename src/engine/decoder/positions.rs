@@ -29,6 +29,16 @@ impl Mask {
         if everything {
             return if queries == 1 { Self::None } else { Self::Causal };
         }
+        Self::Array(Self::cells(span, offset, queries, first_key))
+    }
+
+    /// Makes the array of a causal mask for the last `queries` of `keys` positions.
+    pub(crate) fn causal(queries: usize, keys: usize) -> Array {
+        Self::cells(AttentionSpan::Full, keys - queries, queries, 0)
+    }
+
+    fn cells(span: AttentionSpan, offset: usize, queries: usize, first_key: usize) -> Array {
+        let total = offset + queries;
         let seen = |query: usize, key: usize| {
             key <= query
                 && match span {
@@ -39,7 +49,7 @@ impl Mask {
         };
         let cells: Vec<bool> =
             (offset..total).flat_map(|query| (first_key..total).map(move |key| seen(query, key))).collect();
-        Self::Array(Array::from_slice(&cells, &[queries as i32, keys as i32]))
+        Array::from_slice(&cells, &[queries as i32, (total - first_key) as i32])
     }
 }
 

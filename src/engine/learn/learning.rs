@@ -169,8 +169,8 @@ impl<'a> LearningBlock<'a> {
             }
         }
         for (name, value) in self.norms.iter().zip(values) {
-            if let Some((_, norm)) = block.norms_mut(self.spec).find(|(other, _)| other == name) {
-                norm.set(value.clone());
+            if let Some((_, norm)) = block.norms_mut(self.spec).into_iter().find(|(other, _)| other == name) {
+                norm.set(value.clone())?;
             }
         }
         Ok(block)
@@ -226,7 +226,7 @@ impl<'a> LearningHead<'a> {
             };
             let mut head = Head { weight, ..head.clone() };
             if let Some(value) = values.next().filter(|_| self.norms == Norms::Learning) {
-                head.norm.set(value.clone());
+                head.norm.set(value.clone())?;
             }
             head.logits(&primals[0])
         };

@@ -11,7 +11,7 @@ use crate::engine::array::{slice, to_vec};
 use crate::engine::decoder::block::{Attended, Block};
 use crate::engine::decoder::load::Loader;
 use crate::engine::decoder::mlp::{Context, Input};
-use crate::engine::decoder::model::Head;
+use crate::engine::decoder::model::{Embedding, Head};
 use crate::engine::decoder::positions::Positions;
 use crate::engine::runtime::Engine;
 use crate::engine::streams::Streams;
@@ -64,7 +64,7 @@ impl<'a> Pass<'a> {
         let context = Context { spec: loader.source.spec(), dtype: loader.dtype, on_gpu: engine.gpu };
         check_tokens(context.spec, sequences)?;
         crate::engine::memory::keep_pages(Some(loader.source.manifest().parameters()));
-        let embed = loader.weight(&context.spec.embed.path)?;
+        let embed = Embedding::load(&loader)?;
         let store = Rc::new(HiddenStates::new(loader.dtype, memory));
         let (mut states, mut places) = (Vec::new(), Vec::new());
         for same_length in sequences.chunk_by(|a, b| a.len() == b.len()) {

@@ -107,9 +107,11 @@ impl<'a> HeadBackward<'a> {
         for part in parts_of(last, &hidden) {
             let normed = last.head.normed(&slice(&hidden, 1, part.start, part.end)?)?;
             let normed = normed.reshape(&[part.len() as i32, -1])?;
-            let mut values = to_vec(&normed.matmul(weight.t())?)?;
+            let products = normed.matmul(weight.t())?;
+            let mut values = to_vec(&last.head.shaped(products.clone())?)?;
             self.part(sequence, &part, rows, &mut values)?;
             let errors = from_vec(values, &[part.len(), rows.len()]).as_dtype(normed.dtype())?;
+            let errors = last.head.unshaped(&products, errors)?;
             let gradient = normed.t().matmul(&errors)?;
             total = Some(match total {
                 Some(total) => total.add(gradient)?,
@@ -134,7 +136,8 @@ impl<'a> HeadBackward<'a> {
                 let weight =
                     slice(&target.head.weight.dense(target.context.dtype)?, 0, rows.start, rows.end)?;
                 let hidden = slice(&target.state(sequence)?, 1, part.start, part.end)?;
-                to_vec(&target.head.normed(&hidden)?.matmul(weight.t())?)?
+                let products = target.head.normed(&hidden)?.matmul(weight.t())?;
+                to_vec(&target.head.shaped(products)?)?
             }
         };
         let positions = &self.positions[sequence][part.clone()];

@@ -173,10 +173,10 @@ fn qk_norm(folder: &Folder, spec: &DecoderSpec) -> Finding {
     let norm = spec.attentions().map(|attention| &attention.qk_norm).find(|norm| **norm != QkNorm::None);
     match norm {
         _ if folder.checkpoint.is_none() => Finding::note(subject, "cannot be looked for without weights"),
-        Some(QkNorm::Weighted(_)) if with == spec.blocks.len() => {
+        Some(QkNorm::Weighted(_) | QkNorm::AllHeads(_)) if with == spec.blocks.len() => {
             Finding::ok(subject, "q_norm and k_norm with weights in every block, before RoPE")
         }
-        Some(QkNorm::Weighted(_)) => Finding::problem(
+        Some(QkNorm::Weighted(_) | QkNorm::AllHeads(_)) => Finding::problem(
             subject,
             format!("q_norm and k_norm are in {with} of {} only", count(spec.blocks.len(), "block")),
         ),
@@ -194,6 +194,7 @@ fn qk_norm(folder: &Folder, spec: &DecoderSpec) -> Finding {
 fn rope(spec: &DecoderSpec) -> Finding {
     let with = spec.attentions().filter(|attention| attention.rope.is_some()).count();
     let rope = &spec.ropes[0];
+    let thetas: Vec<String> = spec.ropes.iter().map(|rope| rope.theta.to_string()).collect();
     let layout = if rope.traditional { "interleaved pairs" } else { "halves" };
     let scaling = match rope.scaling {
         RopeScaling::Default => "no scaling".to_owned(),
@@ -202,7 +203,7 @@ fn rope(spec: &DecoderSpec) -> Finding {
         RopeScaling::Llama3 { factor, .. } => format!("llama3 scaling by {factor}"),
         RopeScaling::Yarn { factor, .. } => format!("yarn scaling by {factor}"),
     };
-    let tail = format!("{layout}, theta {}, {scaling}{}", rope.theta, spans(spec));
+    let tail = format!("{layout}, theta {}, {scaling}{}", thetas.join(" and "), spans(spec));
     if with == spec.blocks.len() {
         return Finding::ok("rope", format!("in every block, {tail}"));
     }
@@ -241,8 +242,14 @@ fn spans(spec: &DecoderSpec) -> String {
 /// Reports the scale of attention scores: `attn_scale` looks like a multiplier of them and is none.
 fn attention_scale(config: Option<&ModelConfig>, spec: &DecoderSpec) -> Finding {
     let subject = "attention scale";
-    let head_dim = spec.attentions().next().map_or(0, |attention| attention.head_dim);
-    let scores = format!("scores are multiplied by 1/sqrt({head_dim})");
+    let scores = spec.attentions().next().map_or_else(String::new, |attention| {
+        let usual = (attention.head_dim as f32).powf(-0.5);
+        let is_usual = (attention.scale - usual).abs() < f32::EPSILON;
+        let factor =
+            if is_usual { format!("1/sqrt({})", attention.head_dim) } else { attention.scale.to_string() };
+        let cap = attention.cap.map_or_else(String::new, |cap| format!(", and capped at {cap}"));
+        format!("scores are multiplied by {factor}{cap}")
+    });
     let attn_scale = config.and_then(|config| config.get("attn_scale"));
     match (&spec.temperature_tuning, attn_scale) {
         (Some(tuning), _) => Finding::note(

@@ -1,9 +1,14 @@
 //! Architectures as data: one small file each, and [`registry`], the one table that lists them.
+mod gemma;
+mod gemma2;
+mod gemma3_text;
+mod granite;
 mod llama;
 mod llama4_text;
 mod mistral;
 mod mixtral;
 mod names;
+mod olmo2;
 mod qwen3;
 mod qwen3_moe;
 mod registry;

@@ -1,7 +1,9 @@
 //! The table of architectures. An alias is a row.
 
 use super::names::TensorShapes;
-use super::{llama, llama4_text, mistral, mixtral, qwen3, qwen3_moe};
+use super::{
+    gemma, gemma2, gemma3_text, granite, llama, llama4_text, mistral, mixtral, olmo2, qwen3, qwen3_moe,
+};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::KeyDefault;
@@ -24,10 +26,15 @@ pub struct Architecture {
 }
 
 const ARCHITECTURES: &[Architecture] = &[
+    row("gemma", gemma::DEFAULTS, gemma::spec, rename_common),
+    row("gemma2", gemma2::DEFAULTS, gemma2::spec, rename_common),
+    row("gemma3_text", gemma3_text::DEFAULTS, gemma3_text::spec, rename_common),
+    row("granite", granite::DEFAULTS, granite::spec, rename_common),
     row("llama", llama::DEFAULTS, llama::spec, rename_common),
     row("llama4_text", llama4_text::DEFAULTS, llama4_text::spec, llama4_text::rename),
     row("mistral", mistral::DEFAULTS, mistral::spec, rename_common),
     row("mixtral", mixtral::DEFAULTS, mixtral::spec, mixtral::rename),
+    row("olmo2", olmo2::DEFAULTS, olmo2::spec, rename_common),
     row("qwen3", qwen3::DEFAULTS, qwen3::spec, rename_common),
     row("qwen3_moe", qwen3_moe::DEFAULTS, qwen3_moe::spec, rename_experts),
     alias("iquestcoder", "llama", llama::DEFAULTS, llama::spec, rename_common),

@@ -2,8 +2,8 @@
 
 use super::manifest::Manifest;
 use super::parts::{
-    AttentionSpan, AttentionSpec, BlockSpec, Branch, EmbedSpec, ExpertsSpec, HeadSpec, MlpSpec, NormSpec,
-    QkNorm,
+    Activation, AttentionSpan, AttentionSpec, BlockSpec, Branch, EmbedSpec, ExpertsSpec, HeadSpec, MlpSpec,
+    NormSpec, QkNorm,
 };
 use super::rope::Rope;
 use serde_json::Value;
@@ -52,6 +52,22 @@ impl DecoderSpec {
     /// Reads the keys that all architectures share from a config with its architecture's defaults. The architecture's own
     /// file sets what differs.
     pub fn from_config(config: &ModelConfig) -> Result<Self> {
+        config.only_silu()?;
+        Self::with_rope(config)
+    }
+
+    /// Reads the keys but for the MLP's activation.
+    pub fn with_rope(config: &ModelConfig) -> Result<Self> {
+        let rope = Rope::from_config(config)?;
+        let (written, notes) = (rope.written(config), rope.notes(config));
+        let mut spec = Self::with_ropes(config, vec![rope])?;
+        spec.resolved.extend(written);
+        spec.notes.extend(notes);
+        Ok(spec)
+    }
+
+    /// Reads the keys but for the MLP's activation and rotations, of which all blocks have the first of `ropes`.
+    pub fn with_ropes(config: &ModelConfig, ropes: Vec<Rope>) -> Result<Self> {
         let hidden_size = config.require_size("hidden_size")?;
         let num_attention_heads = config.require_size("num_attention_heads")?;
         let num_key_value_heads = config.size("num_key_value_heads")?.unwrap_or(num_attention_heads);
@@ -61,40 +77,25 @@ impl DecoderSpec {
                 format!("{num_key_value_heads} does not divide num_attention_heads {num_attention_heads}"),
             ));
         }
-        let head_dim = match config.size("head_dim")? {
-            Some(head_dim) => head_dim,
-            None if hidden_size.is_multiple_of(num_attention_heads) => hidden_size / num_attention_heads,
-            None => {
-                return Err(config.error(
-                    "num_attention_heads",
-                    format!("{num_attention_heads} does not divide hidden_size {hidden_size}, and there is no head_dim"),
-                ));
-            }
-        };
-        if !head_dim.is_multiple_of(2) {
-            return Err(config.error("head_dim", format!("RoPE needs an even size, found {head_dim}")));
-        }
+        let head_dim = head_dim(config)?;
         let num_hidden_layers = config.require_size("num_hidden_layers")?;
         if num_hidden_layers > 10_000 {
             return Err(config.error("num_hidden_layers", format!("{num_hidden_layers} is more than 10000")));
         }
-        config.only_silu()?;
         let tie_word_embeddings = config.required("tie_word_embeddings", ModelConfig::boolean)?;
-        let rope = Rope::from_config(config, head_dim)?;
         let mut resolved = written_sizes(config);
         resolved.extend(written_defaults(config));
         resolved.push(("tie_word_embeddings", tie_word_embeddings.into()));
-        resolved.extend(rope.written(config));
         let defaults_taken = defaults_taken(config);
-        let mut notes: Vec<String> = defaults_taken.iter().cloned().collect();
-        notes.extend(rope.notes(config));
+        let notes: Vec<String> = defaults_taken.iter().cloned().collect();
         let eps = config.required("rms_norm_eps", ModelConfig::positive)? as f32;
-        let norm = |path: String| NormSpec { path, size: hidden_size, eps };
+        let norm = |path: String| NormSpec { path, size: hidden_size, eps, less_one: false };
         let attention_bias = config.boolean("attention_bias")?.unwrap_or(false);
         let mlp = MlpSpec {
             path: String::new(),
             hidden_size,
             intermediate_size: config.require_size("intermediate_size")?,
+            activation: Activation::Silu,
             bias: config.boolean("mlp_bias")?.unwrap_or(false),
             experts: None,
         };
@@ -109,6 +110,7 @@ impl DecoderSpec {
             rope: Some(0),
             span: AttentionSpan::Full,
             scale: (head_dim as f32).powf(-0.5),
+            cap: None,
             qk_norm: QkNorm::None,
             tempered: false,
         };
@@ -116,12 +118,16 @@ impl DecoderSpec {
             let path = format!("model.layers.{layer}");
             BlockSpec {
                 attention: Branch {
-                    before: norm(format!("{path}.input_layernorm")),
+                    before: Some(norm(format!("{path}.input_layernorm"))),
                     part: AttentionSpec { path: format!("{path}.self_attn"), ..attention.clone() },
+                    after: None,
+                    factor: None,
                 },
                 mlp: Branch {
-                    before: norm(format!("{path}.post_attention_layernorm")),
+                    before: Some(norm(format!("{path}.post_attention_layernorm"))),
                     part: MlpSpec { path: format!("{path}.mlp"), ..mlp.clone() },
+                    after: None,
+                    factor: None,
                 },
                 path,
             }
@@ -130,8 +136,8 @@ impl DecoderSpec {
             hidden_size,
             vocab_size: config.require_size("vocab_size")?,
             max_position_embeddings: config.size("max_position_embeddings")?,
-            embed: EmbedSpec { path: "model.embed_tokens".to_owned() },
-            ropes: vec![rope],
+            embed: EmbedSpec { path: "model.embed_tokens".to_owned(), scale: None },
+            ropes,
             temperature_tuning: None,
             blocks: (0..num_hidden_layers).map(block).collect(),
             head: HeadSpec {
@@ -139,6 +145,8 @@ impl DecoderSpec {
                 path: "lm_head".to_owned(),
                 tied: tie_word_embeddings,
                 quantized_tied: true,
+                scale: None,
+                cap: None,
             },
             resolved,
             defaults_taken,
@@ -171,10 +179,43 @@ impl DecoderSpec {
         self.mlps().find_map(|mlp| mlp.experts)
     }
 
+    /// Returns every norm, to be changed.
+    pub fn norms_mut(&mut self) -> impl Iterator<Item = &mut NormSpec> {
+        let blocks = self.blocks.iter_mut().flat_map(|BlockSpec { attention, mlp, .. }| {
+            let own = [&mut attention.before, &mut attention.after, &mut mlp.before, &mut mlp.after];
+            own.into_iter().flatten().chain(attention.part.norms_mut())
+        });
+        blocks.chain([&mut self.head.norm])
+    }
+
     /// Gives queries and keys of every block norms with weights per dimension of the head, called `q_norm` and `k_norm`.
     pub fn set_qk_norms(&mut self) {
         let eps = self.head.norm.eps;
-        self.attentions_mut().for_each(|attention| attention.qk_norm = attention.weighted_norms(eps));
+        for attention in self.attentions_mut() {
+            attention.qk_norm = QkNorm::Weighted(attention.norms_of([attention.head_dim; 2], eps));
+        }
+    }
+
+    /// Gives queries and keys of every block norms over all heads at once.
+    pub fn set_norms_of_all_heads(&mut self) {
+        let eps = self.head.norm.eps;
+        for attention in self.attentions_mut() {
+            let sizes = [attention.heads, attention.kv_heads].map(|heads| heads * attention.head_dim);
+            attention.qk_norm = QkNorm::AllHeads(attention.norms_of(sizes, eps));
+        }
+    }
+
+    /// Gives each part a norm of its output beside that of its input, with Gemma's names.
+    pub fn set_norms_after(&mut self) {
+        for BlockSpec { path, attention, mlp } in &mut self.blocks {
+            let norm = |name: &str| {
+                let path = format!("{path}.{name}");
+                attention.before.as_ref().map(|norm| NormSpec { path, ..norm.clone() })
+            };
+            attention.after = norm("post_attention_layernorm");
+            mlp.before = norm("pre_feedforward_layernorm");
+            mlp.after = norm("post_feedforward_layernorm");
+        }
     }
 
     /// Leaves out the biases that keys of the config may ask for, of which the architecture has none.
@@ -252,6 +293,26 @@ impl DecoderSpec {
     pub fn manifest(&self) -> Manifest {
         Manifest::new(self)
     }
+}
+
+/// Returns the dimensions of a head.
+pub(super) fn head_dim(config: &ModelConfig) -> Result<usize> {
+    let (hidden_size, heads) =
+        (config.require_size("hidden_size")?, config.require_size("num_attention_heads")?);
+    let head_dim = match config.size("head_dim")? {
+        Some(head_dim) => head_dim,
+        None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
+        None => {
+            return Err(config.error(
+                "num_attention_heads",
+                format!("{heads} does not divide hidden_size {hidden_size}, and there is no head_dim"),
+            ));
+        }
+    };
+    if !head_dim.is_multiple_of(2) {
+        return Err(config.error("head_dim", format!("RoPE needs an even size, found {head_dim}")));
+    }
+    Ok(head_dim)
 }
 
 /// Returns the sizes that config.json writes as floats, 64.0, as the integers that other readers want. (An impossible size

@@ -10,7 +10,7 @@ mod rope;
 pub use decoder::{DecoderSpec, TemperatureTuning};
 pub use manifest::{Manifest, Role, Tap, TensorSpec, with_columns};
 pub use parts::{
-    AttentionSpan, AttentionSpec, BlockSpec, Branch, EmbedSpec, ExpertsSpec, HeadSpec, LinearSpec, MlpSpec,
-    NormSpec, QkNorm,
+    Activation, AttentionSpan, AttentionSpec, BlockSpec, Branch, EmbedSpec, ExpertsSpec, HeadSpec,
+    LinearSpec, MlpSpec, NormSpec, QkNorm,
 };
 pub use rope::{Rope, RopeScaling};

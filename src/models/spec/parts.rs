@@ -22,6 +22,8 @@ pub struct NormSpec {
     pub size: usize,
     /// Epsilon.
     pub eps: f32,
+    /// True if the weight is stored less 1.
+    pub less_one: bool,
 }
 
 impl NormSpec {
@@ -35,7 +37,7 @@ impl NormSpec {
     }
 }
 
-/// RMS norm of queries and keys per head.
+/// RMS norm of queries and keys, per head where nothing else is said.
 #[derive(Debug, Clone, PartialEq)]
 pub enum QkNorm {
     /// None.
@@ -44,6 +46,8 @@ pub enum QkNorm {
     Weightless(f32),
     /// With a weight per dimension of the head, before RoPE (`qwen3`): the norms of queries and of keys.
     Weighted([NormSpec; 2]),
+    /// Over all heads at once (`olmo2`).
+    AllHeads([NormSpec; 2]),
 }
 
 /// Linear layer, or the layers of experts that lie one after the other.
@@ -110,6 +114,8 @@ pub struct AttentionSpec {
     pub span: AttentionSpan,
     /// Factor on the products of queries and keys.
     pub scale: f32,
+    /// Most that a score can be, in either direction: it becomes `cap * tanh(score / cap)`.
+    pub cap: Option<f32>,
     /// Norm of queries and keys.
     pub qk_norm: QkNorm,
     /// True if queries are multiplied by the decoder's temperatures.
@@ -135,14 +141,29 @@ impl AttentionSpec {
         [Role::Q, Role::K, Role::V, Role::O].into_iter().map(|role| self.projection(role))
     }
 
-    /// Returns the norms of queries and keys that have weights, with the names that `q_norm` and `k_norm` have here.
-    pub fn weighted_norms(&self, eps: f32) -> QkNorm {
-        let norm = |name: &str| NormSpec { path: format!("{}.{name}", self.path), size: self.head_dim, eps };
-        QkNorm::Weighted([norm("q_norm"), norm("k_norm")])
+    /// Returns norms of queries and of keys over so many values, with the names that they have here.
+    pub fn norms_of(&self, [queries, keys]: [usize; 2], eps: f32) -> [NormSpec; 2] {
+        [("q_norm", queries), ("k_norm", keys)].map(|(name, size)| NormSpec {
+            path: format!("{}.{name}", self.path),
+            size,
+            eps,
+            less_one: false,
+        })
     }
 
-    fn norms(&self) -> &[NormSpec] {
-        if let QkNorm::Weighted(norms) = &self.qk_norm { norms } else { &[] }
+    pub(super) fn norms_mut(&mut self) -> &mut [NormSpec] {
+        match &mut self.qk_norm {
+            QkNorm::Weighted(norms) | QkNorm::AllHeads(norms) => norms,
+            QkNorm::Weightless(_) | QkNorm::None => &mut [],
+        }
+    }
+
+    /// Returns the norms of queries and keys that have weights.
+    pub fn norms(&self) -> &[NormSpec] {
+        match &self.qk_norm {
+            QkNorm::Weighted(norms) | QkNorm::AllHeads(norms) => norms,
+            QkNorm::Weightless(_) | QkNorm::None => &[],
+        }
     }
 }
 
@@ -160,6 +181,15 @@ pub struct ExpertsSpec {
     pub normalized: bool,
 }
 
+/// Function of the gate's values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// x sigmoid(x).
+    Silu,
+    /// GELU by its approximation with tanh.
+    GeluTanh,
+}
+
 /// Name of the router inside an MLP of experts.
 const ROUTER: &str = "gate";
 /// Name of the experts' matrices, one after the other, inside an MLP.
@@ -174,6 +204,8 @@ pub struct MlpSpec {
     pub hidden_size: usize,
     /// Width between gate and down projection.
     pub intermediate_size: usize,
+    /// Function of the gate's values.
+    pub activation: Activation,
     /// True if gate, up and down have biases.
     pub bias: bool,
     /// The experts, where the MLP is made of them.
@@ -232,9 +264,19 @@ impl MlpSpec {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Branch<P> {
     /// Norm of the part's input.
-    pub before: NormSpec,
+    pub before: Option<NormSpec>,
     /// What is computed.
     pub part: P,
+    /// Norm of the part's output.
+    pub after: Option<NormSpec>,
+    /// Factor on the output.
+    pub factor: Option<f32>,
+}
+
+impl<P> Branch<P> {
+    fn norms(&self) -> impl Iterator<Item = &NormSpec> {
+        self.before.iter().chain(&self.after)
+    }
 }
 
 /// Decoder block: attention, then an MLP.
@@ -257,7 +299,7 @@ impl BlockSpec {
     /// Returns the tensors of this block, which is number `layer`.
     pub fn tensors(&self, layer: usize) -> impl Iterator<Item = TensorSpec> {
         let layer = Some(layer);
-        let norms = [&self.attention.before, &self.mlp.before].into_iter().chain(self.attention.part.norms());
+        let norms = self.attention.norms().chain(self.mlp.norms()).chain(self.attention.part.norms());
         let norms: Vec<TensorSpec> = norms.map(|norm| norm.tensor(layer)).collect();
         let linears = self.linears().flat_map(move |linear| linear.tensors(layer).collect::<Vec<_>>());
         linears.chain(norms)
@@ -269,6 +311,8 @@ impl BlockSpec {
 pub struct EmbedSpec {
     /// Path of the matrix.
     pub path: String,
+    /// Factor on the embedded tokens.
+    pub scale: Option<f32>,
 }
 
 /// Norm before the output matrix, and that matrix.
@@ -282,6 +326,10 @@ pub struct HeadSpec {
     pub tied: bool,
     /// True if stock mlx-lm can run a tied head whose embedding is quantized.
     pub quantized_tied: bool,
+    /// Factor on the logits.
+    pub scale: Option<f32>,
+    /// Most that a logit can be, in either direction: it becomes `cap * tanh(logit / cap)`.
+    pub cap: Option<f32>,
 }
 
 impl HeadSpec {

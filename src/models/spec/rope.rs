@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 use std::f64::consts::PI;
 
+use super::decoder::head_dim;
 use crate::error::Result;
 use crate::files::json;
 use crate::models::config::ModelConfig;
@@ -69,7 +70,8 @@ impl Rope {
     /// Reads `rope_scaling` and `rope_parameters` as transformers 5 does: the former counts where it says anything, the
     /// latter otherwise; the base stands in the same object, or else at the top as `rope_theta`, or is the architecture's
     /// default.
-    pub fn from_config(config: &ModelConfig, dims: usize) -> Result<Self> {
+    pub fn from_config(config: &ModelConfig) -> Result<Self> {
+        let dims = head_dim(config)?;
         let group = group(config)?;
         for kind in ["full_attention", "sliding_attention"] {
             let key = format!("{group}.{kind}");
@@ -86,6 +88,29 @@ impl Rope {
         config.only("partial_rotary_factor", &1.0.into())?;
         let scaling = RopeScaling::from_config(config, group)?;
         Ok(Self { dims, theta, traditional: false, scaling })
+    }
+
+    /// Reads the rotations of layers with full attention and of those with a sliding window, as transformers does for
+    /// `gemma3_text`: base and scaling stand in an object for each in `rope_parameters`, or the bases at the top as
+    /// `rope_theta` and `rope_local_base_freq`; a `rope_scaling` is that of full attention.
+    pub fn by_layer_type(config: &ModelConfig) -> Result<[Self; 2]> {
+        let dims = head_dim(config)?;
+        let read = |group: &str, inner: &str, key: &str| -> Result<Self> {
+            let theta = match config.positive(&format!("{inner}.rope_theta"))? {
+                Some(theta) => theta,
+                None => config.required(key, ModelConfig::positive)?,
+            };
+            Ok(Self { dims, theta, traditional: false, scaling: RopeScaling::from_config(config, group)? })
+        };
+        let (full, sliding) = ("rope_parameters.full_attention", "rope_parameters.sliding_attention");
+        let scaling = if group(config)? == "rope_scaling" { "rope_scaling" } else { full };
+        Ok([read(scaling, full, "rope_theta")?, read(sliding, sliding, "rope_local_base_freq")?])
+    }
+
+    /// Returns the scaling as mlx-lm reads it.
+    pub fn scaling_written(&self, config: &ModelConfig) -> Option<(&'static str, Value)> {
+        let outer = config.get("rope_scaling").or_else(|| config.get("rope_parameters.full_attention"));
+        Some(("rope_scaling", outer?.clone()))
     }
 
     /// The keys that mlx-lm reads: base and scaling at the top of the config, the kind once. Where `rope_parameters` says

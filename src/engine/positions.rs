@@ -36,7 +36,13 @@ impl Rotation {
 
     /// Rotates x [batch, heads, tokens, dim].
     pub(crate) fn apply(&self, x: &Array) -> Result<Array> {
-        Ok(scaled(self.rotate(x)?, self.attention_factor)?)
+        let rotated = self.rotate(x)?;
+        if self.dims == x.dim(-1) || (self.attention_factor - 1.0).abs() < f32::EPSILON {
+            return Ok(scaled(rotated, self.attention_factor)?);
+        }
+        let factor = |dim| if dim < self.dims { self.attention_factor } else { 1.0 };
+        let factors: Vec<f32> = (0..x.dim(-1)).map(factor).collect();
+        Ok(rotated.multiply(Array::from_slice(&factors, &[x.dim(-1)]).as_dtype(x.dtype())?)?)
     }
 
     /// Rotates already rotated keys [batch, heads, tokens, dim] further, all of them by the offset.

@@ -11,20 +11,19 @@ use super::load::Loader;
 use super::mlp::Input;
 use super::norm::Norm;
 use super::positions::{Mask, Positions};
-use crate::engine::array::{Packed, capped, factor};
+use crate::engine::array::{Packed, capped, factor, slice};
 use crate::engine::cache::arrays::CachedArray;
 use crate::engine::cache::layer::KvCache;
 use crate::error::Result;
-use crate::models::spec::{AttentionSpec, QkNorm, Role};
+use crate::models::spec::{AttentionSpec, QkNorm, Role, Tap};
 use crate::numerics::dtype::Dtype;
 
 /// Weights of attention.
 #[derive(Debug, Clone)]
 pub(crate) struct Attention {
     spec: Arc<AttentionSpec>,
-    q: Linear,
-    k: Linear,
-    v: Linear,
+    /// Projections of queries, keys and values, or one of all.
+    inputs: Vec<Linear>,
     o: Linear,
     /// Norms of queries and of keys, where they have weights.
     norms: Option<[Norm; 2]>,
@@ -40,9 +39,7 @@ impl Attention {
             QkNorm::Weightless(_) | QkNorm::None => None,
         };
         Ok(Self {
-            q: linear(Role::Q)?,
-            k: linear(Role::K)?,
-            v: linear(Role::V)?,
+            inputs: spec.input_roles().iter().map(|&role| linear(role)).collect::<Result<_>>()?,
             o: linear(Role::O)?,
             norms,
             spec: Arc::new(spec.clone()),
@@ -50,9 +47,8 @@ impl Attention {
     }
 
     /// Returns the linear layers.
-    pub(crate) fn linears_mut(&mut self) -> [&mut [Linear]; 4] {
-        let Self { q, k, v, o, .. } = self;
-        [from_mut(q), from_mut(k), from_mut(v), from_mut(o)]
+    pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut [Linear]> {
+        self.inputs.iter_mut().chain([&mut self.o]).map(from_mut)
     }
 
     /// Returns the norms of queries and of keys that have weights.
@@ -70,11 +66,10 @@ impl Attention {
         cache: Option<&mut KvCache>,
         observe: &mut dyn FnMut(Input, &Array),
     ) -> Result<Array> {
-        observe(self.q.tap.into(), x);
+        observe(Tap::ATTENTION.into(), x);
         let AttentionSpec { scale, span, cap, .. } = *self.spec;
         let scores = Scores { scale, cap };
-        let projected = [self.q.forward(x)?, self.k.forward(x)?, self.v.forward(x)?];
-        let (q, k, v) = self.heads(projected, positions)?;
+        let (q, k, v) = self.heads(self.projected(x)?, positions)?;
         let out = if let Some(cache) = cache {
             let (k, v) = cache.update(&k, &v)?;
             attend_cached(&q, &k, &v, scores, &positions.mask(cache.span(), k.positions()), dtype)?
@@ -84,6 +79,18 @@ impl Attention {
         let out = concatenate_heads(&out)?;
         observe(self.o.tap.into(), &out);
         self.o.forward(&out)
+    }
+
+    /// Returns queries, keys and values [batch, tokens, ..].
+    fn projected(&self, x: &Array) -> Result<[Array; 3]> {
+        if let [q, k, v] = &self.inputs[..] {
+            return Ok([q.forward(x)?, k.forward(x)?, v.forward(x)?]);
+        }
+        let AttentionSpec { heads, kv_heads, head_dim, .. } = *self.spec;
+        let (queries, keys) = (heads * head_dim, (heads + kv_heads) * head_dim);
+        let all = self.inputs[0].forward(x)?;
+        let values = keys + kv_heads * head_dim;
+        Ok([slice(&all, 2, 0, queries)?, slice(&all, 2, queries, keys)?, slice(&all, 2, keys, values)?])
     }
 
     /// Splits queries, keys and values [batch, tokens, ..] into heads [batch, heads, tokens, dim] and applies their

@@ -118,7 +118,7 @@ impl Block {
     }
 
     fn layers_mut(&mut self) -> impl Iterator<Item = &mut [Linear]> {
-        self.attention.part.linears_mut().into_iter().chain(self.mlp.part.linears_mut())
+        self.attention.part.linears_mut().chain(self.mlp.part.linears_mut())
     }
 
     /// Returns the norms of this block, which is described by `spec`, with the names of their weights.

@@ -4,9 +4,9 @@ use mlx_rs::Array;
 
 use super::linear::Linear;
 use super::load::Loader;
-use crate::engine::array::{gated, gelu_tanh};
+use crate::engine::array::{gated, gelu_tanh, slice};
 use crate::error::Result;
-use crate::models::spec::{Activation, DecoderSpec, MlpSpec, Role, Tap};
+use crate::models::spec::{Activation, DecoderSpec, MlpSpec, Projections, Role, Tap};
 use crate::numerics::dtype::Dtype;
 
 /// Input of some linear layers, or of those of one expert.
@@ -28,7 +28,9 @@ impl From<Tap> for Input {
 /// Gated MLPs: one, or one per expert.
 #[derive(Debug, Clone)]
 pub(crate) struct Gated {
+    /// Gate, or gate and up in one.
     pub(crate) gate: Vec<Linear>,
+    /// Empty where it is part of `gate`.
     pub(crate) up: Vec<Linear>,
     pub(crate) down: Vec<Linear>,
     activation: Activation,
@@ -37,13 +39,11 @@ pub(crate) struct Gated {
 impl Gated {
     pub(crate) fn load(loader: &Loader<'_>, spec: &MlpSpec) -> Result<Self> {
         let linears = |role| loader.linears(&spec.projection(role));
-        let activation = spec.activation;
-        Ok(Self {
-            activation,
-            gate: linears(Role::Gate)?,
-            up: linears(Role::Up)?,
-            down: linears(Role::Down)?,
-        })
+        let (gate, up) = match spec.projections {
+            Projections::Apart => (linears(Role::Gate)?, linears(Role::Up)?),
+            Projections::Fused => (linears(Role::GateUp)?, Vec::new()),
+        };
+        Ok(Self { activation: spec.activation, gate, up, down: linears(Role::Down)? })
     }
 
     /// Computes the input of down from the outputs of gate and up.
@@ -63,8 +63,13 @@ impl Gated {
     pub(crate) fn forward(&self, x: &Array, observe: &mut dyn FnMut(Input, &Array)) -> Result<Array> {
         observe(self.gate[0].tap.into(), x);
         let gate = self.gate[0].forward(x)?;
-        let up = self.up[0].forward(x)?;
-        let gated = self.inner(&gate, &up)?;
+        let gated = match self.up.first() {
+            Some(up) => self.inner(&gate, &up.forward(x)?)?,
+            None => {
+                let width = gate.dim(2) as usize / 2;
+                self.inner(&slice(&gate, 2, 0, width)?, &slice(&gate, 2, width, 2 * width)?)?
+            }
+        };
         observe(self.down[0].tap.into(), &gated);
         self.down[0].forward(&gated)
     }

@@ -6,7 +6,9 @@ use super::check::{Finding, list};
 use super::folder::Folder;
 use crate::files::json;
 use crate::models::config::ModelConfig;
-use crate::models::spec::{AttentionSpan, DecoderSpec, ExpertsSpec, MlpSpec, QkNorm, RopeScaling};
+use crate::models::spec::{
+    AttentionSpan, DecoderSpec, ExpertsSpec, MlpSpec, Projections, QkNorm, RopeScaling,
+};
 use crate::words::count;
 
 /// Checks MLPs, heads, norms, RoPE and tying, and lists decisions against the config's letter.
@@ -57,7 +59,11 @@ fn mlp(folder: &Folder) -> Option<Finding> {
     let names: BTreeSet<&str> = parts.iter().map(|(_, part)| *part).collect();
     let modules: BTreeSet<&str> = parts.iter().map(|(module, _)| *module).collect();
     let listed = parts.iter().map(|(module, part)| format!("{module}.{part}")).collect::<Vec<_>>().join(", ");
-    let expected = BTreeSet::from(["down_proj", "gate_proj", "up_proj"]);
+    let is_fused = |spec: &DecoderSpec| spec.mlps().any(|mlp| mlp.projections == Projections::Fused);
+    let fused = folder.spec.as_ref().is_some_and(is_fused);
+    let (gate, matrices) = if fused { ("gate_up_proj", 2) } else { ("gate_proj", 1) };
+    let expected: BTreeSet<&str> =
+        if fused { [gate, "down_proj"].into() } else { [gate, "up_proj", "down_proj"].into() };
     if names.contains("switch_mlp") {
         // The config's error was reported already.
         return None;
@@ -79,7 +85,8 @@ fn mlp(folder: &Folder) -> Option<Finding> {
     let module = *modules.first()?;
     let widths: BTreeSet<usize> = blocks
         .keys()
-        .filter_map(|block| folder.rows(&format!("model.layers.{block}.{module}.gate_proj")))
+        .filter_map(|block| folder.rows(&format!("model.layers.{block}.{module}.{gate}")))
+        .map(|rows| rows / matrices)
         .collect();
     let width = widths.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
     let claims = mlp_claims(folder.config.as_ref());
@@ -202,6 +209,7 @@ fn rope(spec: &DecoderSpec) -> Finding {
         RopeScaling::Dynamic { factor, .. } => format!("dynamic scaling by {factor}"),
         RopeScaling::Llama3 { factor, .. } => format!("llama3 scaling by {factor}"),
         RopeScaling::Yarn { factor, .. } => format!("yarn scaling by {factor}"),
+        RopeScaling::LongRope { .. } => "longrope scaling".to_owned(),
     };
     let tail = format!("{layout}, theta {}, {scaling}{}", thetas.join(" and "), spans(spec));
     if with == spec.blocks.len() {

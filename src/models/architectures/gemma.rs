@@ -6,7 +6,7 @@ use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::KeyDefault;
-use crate::models::spec::{Activation, DecoderSpec};
+use crate::models::spec::{Activation, DecoderSpec, Rope};
 
 /// Defaults of transformers' `GemmaConfig`.
 pub const DEFAULTS: &[KeyDefault] = &[
@@ -29,7 +29,7 @@ pub const DEFAULTS: &[KeyDefault] = &[
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
     config.only_activation("hidden_act", &["gelu", "gelu_pytorch_tanh"])?;
-    let mut spec = DecoderSpec::with_rope(config)?;
+    let mut spec = DecoderSpec::with_rope(config, Rope::from_config(config)?)?;
     make_gemma(config, &mut spec)?;
     spec.notes.push(
         "GELU is approximated with tanh, as in transformers; mlx-lm's gemma computes it exactly".to_owned(),

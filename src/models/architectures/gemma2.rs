@@ -5,7 +5,7 @@ use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::KeyDefault;
-use crate::models::spec::DecoderSpec;
+use crate::models::spec::{DecoderSpec, Rope};
 
 /// Defaults of transformers' `Gemma2Config`.
 pub const DEFAULTS: &[KeyDefault] = &[
@@ -32,7 +32,7 @@ pub const DEFAULTS: &[KeyDefault] = &[
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
     config.only_activation("hidden_activation", &["gelu_pytorch_tanh"])?;
-    let mut spec = DecoderSpec::with_rope(config)?;
+    let mut spec = DecoderSpec::with_rope(config, Rope::from_config(config)?)?;
     spec.set_sliding_windows(config, |layer| layer.is_multiple_of(2))?;
     spec.set_norms_after();
     make_gemma(config, &mut spec)?;

@@ -133,7 +133,7 @@ mod tests {
     fn rope_that_is_not_known_is_refused() {
         for (keys, expected) in [
             (json!({"rope_scaling": [1]}), "key `rope_scaling`: expected an object"),
-            (json!({"rope_scaling": {"type": "longrope"}}), "`longrope` is not supported"),
+            (json!({"rope_scaling": {"type": "longrope"}}), "short_factor`: missing"),
             (json!({"rope_scaling": {"type": "linear"}}), "rope_scaling.factor`: missing"),
             (json!({"partial_rotary_factor": 0.5}), "0.5 is not supported"),
         ] {

@@ -9,6 +9,7 @@ mod mistral;
 mod mixtral;
 mod names;
 mod olmo2;
+mod phi3;
 mod qwen3;
 mod qwen3_moe;
 mod registry;

@@ -2,7 +2,7 @@
 
 use super::names::TensorShapes;
 use super::{
-    gemma, gemma2, gemma3_text, granite, llama, llama4_text, mistral, mixtral, olmo2, qwen3, qwen3_moe,
+    gemma, gemma2, gemma3_text, granite, llama, llama4_text, mistral, mixtral, olmo2, phi3, qwen3, qwen3_moe,
 };
 use crate::error::Result;
 use crate::models::config::ModelConfig;
@@ -35,6 +35,7 @@ const ARCHITECTURES: &[Architecture] = &[
     row("mistral", mistral::DEFAULTS, mistral::spec, rename_common),
     row("mixtral", mixtral::DEFAULTS, mixtral::spec, mixtral::rename),
     row("olmo2", olmo2::DEFAULTS, olmo2::spec, rename_common),
+    row("phi3", phi3::DEFAULTS, phi3::spec, rename_common),
     row("qwen3", qwen3::DEFAULTS, qwen3::spec, rename_common),
     row("qwen3_moe", qwen3_moe::DEFAULTS, qwen3_moe::spec, rename_experts),
     alias("iquestcoder", "llama", llama::DEFAULTS, llama::spec, rename_common),

@@ -3,7 +3,7 @@
 use super::manifest::Manifest;
 use super::parts::{
     Activation, AttentionSpan, AttentionSpec, BlockSpec, Branch, EmbedSpec, ExpertsSpec, HeadSpec, MlpSpec,
-    NormSpec, QkNorm,
+    NormSpec, Projections, QkNorm,
 };
 use super::rope::Rope;
 use serde_json::Value;
@@ -53,12 +53,11 @@ impl DecoderSpec {
     /// file sets what differs.
     pub fn from_config(config: &ModelConfig) -> Result<Self> {
         config.only_silu()?;
-        Self::with_rope(config)
+        Self::with_rope(config, Rope::from_config(config)?)
     }
 
-    /// Reads the keys but for the MLP's activation.
-    pub fn with_rope(config: &ModelConfig) -> Result<Self> {
-        let rope = Rope::from_config(config)?;
+    /// Reads the keys but for the MLP's activation and the rotation.
+    pub fn with_rope(config: &ModelConfig, rope: Rope) -> Result<Self> {
         let (written, notes) = (rope.written(config), rope.notes(config));
         let mut spec = Self::with_ropes(config, vec![rope])?;
         spec.resolved.extend(written);
@@ -95,6 +94,7 @@ impl DecoderSpec {
             path: String::new(),
             hidden_size,
             intermediate_size: config.require_size("intermediate_size")?,
+            projections: Projections::Apart,
             activation: Activation::Silu,
             bias: config.boolean("mlp_bias")?.unwrap_or(false),
             experts: None,
@@ -105,6 +105,7 @@ impl DecoderSpec {
             heads: num_attention_heads,
             kv_heads: num_key_value_heads,
             head_dim,
+            projections: Projections::Apart,
             qkv_bias: attention_bias,
             o_bias: attention_bias,
             rope: Some(0),

@@ -14,12 +14,16 @@ pub enum Role {
     K,
     /// Value projection.
     V,
+    /// Query, key and value projections in one matrix.
+    Qkv,
     /// Attention output projection.
     O,
     /// Gate of the MLP.
     Gate,
     /// Up projection of the MLP.
     Up,
+    /// Gate and up projection of the MLP in one matrix.
+    GateUp,
     /// Down projection of the MLP.
     Down,
     /// Router, which chooses the experts of an MLP that is made of them.
@@ -33,8 +37,9 @@ pub enum Role {
 }
 
 impl Role {
-    /// The roles that a block's columns show, in order.
-    pub const BLOCK: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+    /// The roles that a block's columns may show, in order; a model has some of them.
+    pub const BLOCK: [Self; 9] =
+        [Self::Q, Self::K, Self::V, Self::Qkv, Self::O, Self::Gate, Self::Up, Self::GateUp, Self::Down];
 
     /// True if a matrix of this role is a linear layer, to be quantized by default and counted in bits per weight.
     /// Embeddings stay float, and routers, which are small and decide over everything else in a token's MLP.
@@ -49,9 +54,11 @@ impl fmt::Display for Role {
             Self::Q => "q",
             Self::K => "k",
             Self::V => "v",
+            Self::Qkv => "qkv",
             Self::O => "o",
             Self::Gate => "gate",
             Self::Up => "up",
+            Self::GateUp => "gate_up",
             Self::Down => "down",
             Self::Router => "router",
             Self::Embed => "embed",

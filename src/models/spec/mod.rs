@@ -11,6 +11,6 @@ pub use decoder::{DecoderSpec, TemperatureTuning};
 pub use manifest::{Manifest, Role, Tap, TensorSpec, with_columns};
 pub use parts::{
     Activation, AttentionSpan, AttentionSpec, BlockSpec, Branch, EmbedSpec, ExpertsSpec, HeadSpec,
-    LinearSpec, MlpSpec, NormSpec, QkNorm,
+    LinearSpec, MlpSpec, NormSpec, Projections, QkNorm,
 };
 pub use rope::{Rope, RopeScaling};

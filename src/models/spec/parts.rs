@@ -90,6 +90,15 @@ impl LinearSpec {
     }
 }
 
+/// Matrices of projections that read one input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Projections {
+    /// One each.
+    Apart,
+    /// One for all, their rows one after the other.
+    Fused,
+}
+
 /// Grouped-query attention.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AttentionSpec {
@@ -103,6 +112,8 @@ pub struct AttentionSpec {
     pub kv_heads: usize,
     /// Dimensions of a head.
     pub head_dim: usize,
+    /// Matrices of q, k and v.
+    pub projections: Projections,
     /// True if q, k and v have biases.
     pub qkv_bias: bool,
     /// True if the output projection has a bias.
@@ -128,6 +139,7 @@ impl AttentionSpec {
         let (heads, kv_heads) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let (name, rows, columns, bias) = match role {
             Role::K => ("k_proj", kv_heads, self.hidden_size, self.qkv_bias),
+            Role::Qkv => ("qkv_proj", heads + 2 * kv_heads, self.hidden_size, self.qkv_bias),
             Role::V => ("v_proj", kv_heads, self.hidden_size, self.qkv_bias),
             Role::O => ("o_proj", self.hidden_size, heads, self.o_bias),
             _ => ("q_proj", heads, self.hidden_size, self.qkv_bias),
@@ -137,8 +149,16 @@ impl AttentionSpec {
         LinearSpec { path, rows, columns, experts: None, bias, role, tap }
     }
 
+    /// Returns the roles of the matrices that read the part's input.
+    pub fn input_roles(&self) -> &'static [Role] {
+        match self.projections {
+            Projections::Apart => &[Role::Q, Role::K, Role::V],
+            Projections::Fused => &[Role::Qkv],
+        }
+    }
+
     fn linears(&self) -> impl Iterator<Item = LinearSpec> {
-        [Role::Q, Role::K, Role::V, Role::O].into_iter().map(|role| self.projection(role))
+        self.input_roles().iter().chain(&[Role::O]).map(|&role| self.projection(role))
     }
 
     /// Returns norms of queries and of keys over so many values, with the names that they have here.
@@ -204,6 +224,8 @@ pub struct MlpSpec {
     pub hidden_size: usize,
     /// Width between gate and down projection.
     pub intermediate_size: usize,
+    /// Matrices of gate and up.
+    pub projections: Projections,
     /// Function of the gate's values.
     pub activation: Activation,
     /// True if gate, up and down have biases.
@@ -228,6 +250,7 @@ impl MlpSpec {
         let inner = self.inner_size();
         let (name, rows, columns, tap) = match role {
             Role::Down => ("down_proj", self.hidden_size, inner, Tap::INNER),
+            Role::GateUp => ("gate_up_proj", 2 * inner, self.hidden_size, Tap::MLP),
             Role::Up => ("up_proj", inner, self.hidden_size, Tap::MLP),
             _ => ("gate_proj", inner, self.hidden_size, Tap::MLP),
         };
@@ -254,8 +277,16 @@ impl MlpSpec {
         self.experts.map_or(self.intermediate_size, |experts| experts.intermediate_size)
     }
 
+    /// Returns the roles of the matrices that read the part's input.
+    pub fn input_roles(&self) -> &'static [Role] {
+        match self.projections {
+            Projections::Apart => &[Role::Gate, Role::Up],
+            Projections::Fused => &[Role::GateUp],
+        }
+    }
+
     fn linears(&self) -> impl Iterator<Item = LinearSpec> {
-        let projections = [Role::Gate, Role::Up, Role::Down].into_iter().map(|role| self.projection(role));
+        let projections = self.input_roles().iter().chain(&[Role::Down]).map(|&role| self.projection(role));
         projections.chain(self.router())
     }
 }

@@ -2,10 +2,11 @@
 
 use mlx_rs::Array;
 use mlx_rs::fast::rms_norm;
+use std::ops::Range;
 
 use super::attention::Positions;
 use super::block::Block;
-use super::linear::Weight;
+use super::linear::{Linear, Weight};
 use super::load::{Halves, Loader};
 use super::mlp::Context;
 use crate::engine::array::{from_tokens, slice, to_vec};
@@ -36,6 +37,8 @@ pub(crate) struct Head {
     pub(crate) norm: Array,
     /// Matrix [vocabulary, hidden]; the embedding where the two are tied.
     pub(crate) weight: Weight,
+    /// Bias [vocabulary].
+    pub(crate) bias: Option<Array>,
 }
 
 /// Tokens of a pass whose logits are computed.
@@ -49,7 +52,8 @@ impl Head {
     pub(crate) fn load(loader: &Loader<'_>) -> Result<Self> {
         let spec = loader.source.spec();
         let path = if spec.tie_word_embeddings { EMBED } else { spec.head_name };
-        Ok(Self { norm: loader.float("model.norm.weight")?, weight: loader.weight(path)? })
+        let Linear { weight, bias } = loader.linear(path, spec.biases.head)?;
+        Ok(Self { norm: loader.float("model.norm.weight")?, weight, bias })
     }
 
     /// Applies the final norm to the last hidden states [.., tokens, hidden].
@@ -59,7 +63,16 @@ impl Head {
 
     /// Computes the logits [1, tokens, vocabulary] of hidden states [1, tokens, hidden].
     pub(crate) fn logits(&self, context: Context<'_>, hidden: &Array) -> Result<Array> {
-        self.weight.matmul_transposed(&self.normed(context, hidden)?)
+        let logits = self.weight.matmul_transposed(&self.normed(context, hidden)?)?;
+        self.add_bias(logits, &(0..context.spec.vocab_size))
+    }
+
+    /// Adds the bias of some `rows` of the vocabulary to their logits [.., rows].
+    pub(crate) fn add_bias(&self, logits: Array, rows: &Range<usize>) -> Result<Array> {
+        match &self.bias {
+            Some(bias) => Ok(logits.add(slice(bias, 0, rows.start, rows.end)?)?),
+            None => Ok(logits),
+        }
     }
 }
 
@@ -79,7 +92,7 @@ impl Model {
         let embed = loader.weight(EMBED)?;
         // One copy serves both ends.
         let head = if source.spec().tie_word_embeddings {
-            Head { norm: loader.float("model.norm.weight")?, weight: embed.clone() }
+            Head { norm: loader.float("model.norm.weight")?, weight: embed.clone(), bias: None }
         } else {
             Head::load(&loader)?
         };

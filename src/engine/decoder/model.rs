@@ -206,3 +206,30 @@ impl Model {
         }
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::engine::array::from_vec;
+
+    #[test]
+    fn bias_of_the_head_is_added_to_logits() {
+        let _engine = Engine::start().unwrap();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden/mistral-untied-float16");
+        let source = SourceModel::open(&folder).unwrap();
+        let context = Context { spec: source.spec(), dtype: Dtype::F32, on_gpu: false };
+        let mut head = Head::load(&Loader::new(&source, Dtype::F32)).unwrap();
+        let hidden = from_vec((0..64_u8).map(|x| f32::from(x).sin()).collect(), &[1, 1, 64]);
+        let without = to_vec(&head.logits(context, &hidden).unwrap()).unwrap();
+        let bias: Vec<f32> = (0..64_u8).map(f32::from).collect();
+        head.bias = Some(from_vec(bias.clone(), &[64]));
+        let with = to_vec(&head.logits(context, &hidden).unwrap()).unwrap();
+        let sums: Vec<f32> = without.iter().zip(&bias).map(|(logit, bias)| logit + bias).collect();
+        assert_eq!(with, sums);
+        let part = from_vec(without[3..5].to_vec(), &[1, 2]);
+        assert_eq!(to_vec(&head.add_bias(part, &(3..5)).unwrap()).unwrap(), sums[3..5]);
+    }
+}

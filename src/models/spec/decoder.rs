@@ -230,7 +230,7 @@ impl DecoderSpec {
     }
 
     /// Notes that mlx-lm ignores a scaling of RoPE in this architecture.
-    pub fn note_rope_scaling(&mut self, config: &ModelConfig) {
+    pub(crate) fn note_rope_scaling(&mut self, config: &ModelConfig) {
         if self.rope.scaling != RopeScaling::Default {
             let name = config.model_type();
             self.notes
@@ -239,7 +239,7 @@ impl DecoderSpec {
     }
 
     /// Notes a `head_dim` that mlx-lm, which divides the hidden size by the heads in this architecture, does not read.
-    pub fn note_head_dim(&mut self, config: &ModelConfig) {
+    pub(crate) fn note_head_dim(&mut self, config: &ModelConfig) {
         if self.head_dim * self.num_attention_heads != self.hidden_size {
             let (name, head_dim) = (config.model_type(), self.head_dim);
             self.notes.push(format!("head_dim is {head_dim}; mlx-lm's {name} does not read it"));

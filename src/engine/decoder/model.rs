@@ -1,6 +1,7 @@
 //! A loaded model: tokens in, logits out.
 
 use mlx_rs::Array;
+use std::ops::Range;
 
 use super::block::Block;
 use super::linear::Weight;
@@ -56,6 +57,8 @@ pub(crate) struct Head {
     pub(crate) norm: Norm,
     /// Matrix [vocabulary, hidden]; the embedding where the two are tied.
     pub(crate) weight: Weight,
+    /// Bias [vocabulary].
+    pub(crate) bias: Option<Array>,
     pub(crate) scale: Option<f32>,
     pub(crate) cap: Option<f32>,
 }
@@ -74,9 +77,13 @@ impl Head {
         Self::with_weight(loader, loader.weight(path)?)
     }
 
+    /// Makes a head of the matrix, which may be shared.
+
     fn with_weight(loader: &Loader<'_>, weight: Weight) -> Result<Self> {
         let spec = &loader.source.spec().head;
-        Ok(Self { norm: Norm::load(loader, &spec.norm)?, weight, scale: spec.scale, cap: spec.cap })
+        let bias = (spec.bias && !spec.tied).then(|| loader.float(&format!("{}.bias", spec.path)));
+        let norm = Norm::load(loader, &spec.norm)?;
+        Ok(Self { norm, weight, bias: bias.transpose()?, scale: spec.scale, cap: spec.cap })
     }
 
     /// Applies the final norm to the last hidden states [.., tokens, hidden].
@@ -86,11 +93,16 @@ impl Head {
 
     /// Computes the logits [1, tokens, vocabulary] of hidden states [1, tokens, hidden].
     pub(crate) fn logits(&self, hidden: &Array) -> Result<Array> {
-        self.shaped(self.weight.matmul_transposed(&self.normed(hidden)?)?)
+        self.shaped(self.weight.matmul_transposed(&self.normed(hidden)?)?, None)
     }
 
-    /// Returns the logits that products with rows of the matrix become.
-    pub(crate) fn shaped(&self, products: Array) -> Result<Array> {
+    /// Returns the logits that products with some `rows` of the matrix, or with all, become.
+    pub(crate) fn shaped(&self, products: Array, rows: Option<&Range<usize>>) -> Result<Array> {
+        let products = match (&self.bias, rows) {
+            (Some(bias), Some(rows)) => products.add(slice(bias, 0, rows.start, rows.end)?)?,
+            (Some(bias), None) => products.add(bias)?,
+            (None, _) => products,
+        };
         let products = match self.scale {
             Some(scale) => products.multiply(factor(scale, &products)?)?,
             None => products,
@@ -101,12 +113,12 @@ impl Head {
         }
     }
 
-    /// Turns gradients with respect to the logits of `products` into those with respect to the products.
-    pub(crate) fn unshaped(&self, products: &Array, gradients: Array) -> Result<Array> {
+    /// Turns gradients with respect to the logits of `products` with `rows` into those with respect to the products.
+    pub(crate) fn unshaped(&self, products: &Array, rows: &Range<usize>, gradients: Array) -> Result<Array> {
         if self.scale.is_none() && self.cap.is_none() {
             return Ok(gradients);
         }
-        let logits = |primals: &[Array]| self.shaped(primals[0].clone());
+        let logits = |primals: &[Array]| self.shaped(primals[0].clone(), Some(rows));
         Ok(vector_jacobian_products(logits, std::slice::from_ref(products), gradients)?.swap_remove(0))
     }
 }
@@ -239,5 +251,31 @@ impl Model {
             .hint("if this id came from a text, tokenizer and model do not belong together")),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::engine::array::from_vec;
+
+    #[test]
+    fn bias_of_the_head_is_added_to_logits() {
+        let _engine = Engine::start().unwrap();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden/mistral-untied-float16");
+        let source = SourceModel::open(&folder).unwrap();
+        let mut head = Head::load(&Loader::new(&source, Dtype::F32)).unwrap();
+        let hidden = from_vec((0..64_u8).map(|x| f32::from(x).sin()).collect(), &[1, 1, 64]);
+        let without = to_vec(&head.logits(&hidden).unwrap()).unwrap();
+        let bias: Vec<f32> = (0..64_u8).map(f32::from).collect();
+        head.bias = Some(from_vec(bias.clone(), &[64]));
+        let with = to_vec(&head.logits(&hidden).unwrap()).unwrap();
+        let sums: Vec<f32> = without.iter().zip(&bias).map(|(logit, bias)| logit + bias).collect();
+        assert_eq!(with, sums);
+        let part = from_vec(without[3..5].to_vec(), &[1, 2]);
+        assert_eq!(to_vec(&head.shaped(part, Some(&(3..5))).unwrap()).unwrap(), sums[3..5]);
     }
 }

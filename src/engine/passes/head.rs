@@ -108,10 +108,10 @@ impl<'a> HeadBackward<'a> {
             let normed = last.head.normed(&slice(&hidden, 1, part.start, part.end)?)?;
             let normed = normed.reshape(&[part.len() as i32, -1])?;
             let products = normed.matmul(weight.t())?;
-            let mut values = to_vec(&last.head.shaped(products.clone())?)?;
+            let mut values = to_vec(&last.head.shaped(products.clone(), Some(rows))?)?;
             self.part(sequence, &part, rows, &mut values)?;
             let errors = from_vec(values, &[part.len(), rows.len()]).as_dtype(normed.dtype())?;
-            let errors = last.head.unshaped(&products, errors)?;
+            let errors = last.head.unshaped(&products, rows, errors)?;
             let gradient = normed.t().matmul(&errors)?;
             total = Some(match total {
                 Some(total) => total.add(gradient)?,
@@ -137,7 +137,7 @@ impl<'a> HeadBackward<'a> {
                     slice(&target.head.weight.dense(target.context.dtype)?, 0, rows.start, rows.end)?;
                 let hidden = slice(&target.state(sequence)?, 1, part.start, part.end)?;
                 let products = target.head.normed(&hidden)?.matmul(weight.t())?;
-                to_vec(&target.head.shaped(products)?)?
+                to_vec(&target.head.shaped(products, Some(rows))?)?
             }
         };
         let positions = &self.positions[sequence][part.clone()];

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::{KeyDefault, extend, extended_len};
 use crate::models::names::{Rename, rename_experts};
-use crate::models::spec::{DecoderSpec, ExpertsSpec, RopeScaling};
+use crate::models::spec::{Biases, DecoderSpec, ExpertsSpec};
 
 /// Defaults of transformers' `MixtralConfig`: Mistral's, but for these.
 pub const DEFAULTS: &[KeyDefault] =
@@ -24,20 +24,15 @@ const OWN: &[KeyDefault] = &[
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_alias("num_local_experts", "num_experts")?.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;
-    spec.clear_biases();
+    spec.set_biases(Biases::default());
     spec.set_mlp_name("block_sparse_moe");
     if config.size("sliding_window")?.is_some() {
         spec.set_sliding_windows(config, |_| true)?;
         spec.notes
             .push("sliding_window is applied as transformers does; mlx-lm's mixtral ignores it".to_owned());
     }
-    if spec.ropes[0].scaling != RopeScaling::Default {
-        spec.notes
-            .push("rope_scaling is applied as transformers does; mlx-lm's mixtral ignores it".to_owned());
-    }
-    let unread = spec.attentions().find(|a| a.head_dim * a.heads != spec.hidden_size).map(|a| a.head_dim);
-    let unread = unread.map(|size| format!("head_dim is {size}; mlx-lm's mixtral does not read it"));
-    spec.notes.extend(unread);
+    spec.note_rope_scaling(config);
+    spec.note_head_dim(config);
     let experts = ExpertsSpec {
         count: config.require_size("num_local_experts")?,
         per_token: config.require_size("num_experts_per_tok")?,

@@ -26,7 +26,7 @@ pub const DEFAULTS: &[KeyDefault] = &[
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;
-    spec.mlps_mut().for_each(|mlp| mlp.bias = false);
+    spec.mlps_mut().for_each(|mlp| (mlp.gate_up_bias, mlp.down_bias) = (false, false));
     spec.set_norms_of_all_heads();
     for block in &mut spec.blocks {
         let after = |name: &str, norm: Option<NormSpec>| {

@@ -4,7 +4,7 @@ use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::KeyDefault;
-use crate::models::spec::{DecoderSpec, Projections, Rope, RopeScaling};
+use crate::models::spec::{Biases, DecoderSpec, Projections, Rope, RopeScaling};
 
 /// Defaults of transformers' `Phi3Config`.
 pub const DEFAULTS: &[KeyDefault] = &[
@@ -30,7 +30,7 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     let rope = Rope::partial(config)?;
     let mut spec = DecoderSpec::with_rope(config, rope)?;
     write_rope(config, &mut spec);
-    spec.clear_biases();
+    spec.set_biases(Biases::default());
     spec.attentions_mut().for_each(|attention| attention.projections = Projections::Fused);
     spec.mlps_mut().for_each(|mlp| mlp.projections = Projections::Fused);
     if config.size("sliding_window")?.is_some() {

@@ -1,11 +1,12 @@
 //! A decoder's specification, read from the keys that all architectures share.
 
+use super::biases::Biases;
 use super::manifest::Manifest;
 use super::parts::{
     Activation, AttentionSpan, AttentionSpec, BlockSpec, Branch, EmbedSpec, ExpertsSpec, HeadSpec, MlpSpec,
     NormSpec, Projections, QkNorm,
 };
-use super::rope::Rope;
+use super::rope::{Rope, RopeScaling};
 use serde_json::Value;
 
 use crate::error::Result;
@@ -90,13 +91,15 @@ impl DecoderSpec {
         let eps = config.required("rms_norm_eps", ModelConfig::positive)? as f32;
         let norm = |path: String| NormSpec { path, size: hidden_size, eps, less_one: false };
         let attention_bias = config.boolean("attention_bias")?.unwrap_or(false);
+        let mlp_bias = config.boolean("mlp_bias")?.unwrap_or(false);
         let mlp = MlpSpec {
             path: String::new(),
             hidden_size,
             intermediate_size: config.require_size("intermediate_size")?,
             projections: Projections::Apart,
             activation: Activation::Silu,
-            bias: config.boolean("mlp_bias")?.unwrap_or(false),
+            gate_up_bias: mlp_bias,
+            down_bias: mlp_bias,
             experts: None,
         };
         let attention = AttentionSpec {
@@ -145,6 +148,7 @@ impl DecoderSpec {
                 norm: norm("model.norm".to_owned()),
                 path: "lm_head".to_owned(),
                 tied: tie_word_embeddings,
+                bias: false,
                 quantized_tied: true,
                 scale: None,
                 cap: None,
@@ -219,11 +223,31 @@ impl DecoderSpec {
         }
     }
 
-    /// Leaves out the biases that keys of the config may ask for, of which the architecture has none.
-    pub fn clear_biases(&mut self) {
-        for block in &mut self.blocks {
-            (block.attention.part.qkv_bias, block.attention.part.o_bias) = (false, false);
-            block.mlp.part.bias = false;
+    /// Sets which linear layers have biases.
+    pub fn set_biases(&mut self, biases: Biases) {
+        for BlockSpec { attention, mlp, .. } in &mut self.blocks {
+            (attention.part.qkv_bias, attention.part.o_bias) = (biases.qkv, biases.o);
+            (mlp.part.gate_up_bias, mlp.part.down_bias) = (biases.gate_up, biases.down);
+        }
+        self.head.bias = biases.head;
+    }
+
+    /// Notes that mlx-lm ignores a scaling of RoPE in this architecture.
+    pub(crate) fn note_rope_scaling(&mut self, config: &ModelConfig) {
+        if self.ropes.iter().any(|rope| rope.scaling != RopeScaling::Default) {
+            let name = config.model_type();
+            self.notes
+                .push(format!("rope_scaling is applied as transformers does; mlx-lm's {name} ignores it"));
+        }
+    }
+
+    /// Notes a `head_dim` that mlx-lm, which divides the hidden size by the heads in this architecture, does not read.
+    pub(crate) fn note_head_dim(&mut self, config: &ModelConfig) {
+        let hidden_size = self.hidden_size;
+        let unread = self.attentions().find(|attention| attention.head_dim * attention.heads != hidden_size);
+        if let Some(head_dim) = unread.map(|attention| attention.head_dim) {
+            let name = config.model_type();
+            self.notes.push(format!("head_dim is {head_dim}; mlx-lm's {name} does not read it"));
         }
     }
 

@@ -228,8 +228,10 @@ pub struct MlpSpec {
     pub projections: Projections,
     /// Function of the gate's values.
     pub activation: Activation,
-    /// True if gate, up and down have biases.
-    pub bias: bool,
+    /// True if gate and up have biases, where there are no experts.
+    pub gate_up_bias: bool,
+    /// True if down has a bias, where there are no experts.
+    pub down_bias: bool,
     /// The experts, where the MLP is made of them.
     pub experts: Option<ExpertsSpec>,
 }
@@ -256,7 +258,8 @@ impl MlpSpec {
         };
         let path = if self.experts.is_some() { self.experts_path(name) } else { self.dense_path(name) };
         let experts = self.experts.map(|experts| experts.count);
-        LinearSpec { path, rows, columns, experts, bias: self.bias && experts.is_none(), role, tap }
+        let bias = if role == Role::Down { self.down_bias } else { self.gate_up_bias };
+        LinearSpec { path, rows, columns, experts, bias: bias && experts.is_none(), role, tap }
     }
 
     /// Returns the router; `None` where there are no experts.
@@ -355,6 +358,8 @@ pub struct HeadSpec {
     pub path: String,
     /// True if the matrix is the embedding.
     pub tied: bool,
+    /// True if an untied head has a bias.
+    pub bias: bool,
     /// True if stock mlx-lm can run a tied head whose embedding is quantized.
     pub quantized_tied: bool,
     /// Factor on the logits.
@@ -368,10 +373,21 @@ impl HeadSpec {
     pub(super) fn tensors(&self, vocabulary: usize) -> Vec<TensorSpec> {
         let mut tensors = vec![self.norm.tensor(None)];
         if !self.tied {
-            let name = format!("{}.weight", self.path);
-            let shape = vec![vocabulary, self.norm.size];
-            tensors.push(TensorSpec { name, shape, role: Role::Head, layer: None, tap: Some(Tap::HEAD) });
+            tensors.extend(self.linear(vocabulary).tensors(None));
         }
         tensors
+    }
+
+    /// Returns the untied output matrix for `vocabulary` tokens.
+    fn linear(&self, vocabulary: usize) -> LinearSpec {
+        LinearSpec {
+            path: self.path.clone(),
+            rows: vocabulary,
+            columns: self.norm.size,
+            experts: None,
+            bias: self.bias,
+            role: Role::Head,
+            tap: Tap::HEAD,
+        }
     }
 }

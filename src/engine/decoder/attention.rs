@@ -15,7 +15,7 @@ use crate::engine::array::{Packed, capped, factor, slice};
 use crate::engine::cache::arrays::CachedArray;
 use crate::engine::cache::layer::KvCache;
 use crate::error::Result;
-use crate::models::spec::{AttentionSpec, QkNorm, Role, Tap};
+use crate::models::spec::{AttentionSpec, QkNorm, Role};
 use crate::numerics::dtype::Dtype;
 
 /// Weights of attention.
@@ -66,7 +66,7 @@ impl Attention {
         cache: Option<&mut KvCache>,
         observe: &mut dyn FnMut(Input, &Array),
     ) -> Result<Array> {
-        observe(Tap::ATTENTION.into(), x);
+        observe(self.inputs[0].tap.into(), x);
         let AttentionSpec { scale, span, cap, .. } = *self.spec;
         let scores = Scores { scale, cap };
         let (q, k, v) = self.heads(self.projected(x)?, positions)?;

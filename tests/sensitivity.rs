@@ -80,7 +80,8 @@ fn predictions_hold_for_every_part() {
         };
         seeds.map(text).collect()
     };
-    for case in ["gemma2-caps", "gemma3-text-windows", "granite-untied-biases", "olmo2-untied", "phi3-untied"] {
+    for case in ["gemma2-caps", "gemma3-text-windows", "granite-untied-biases", "olmo2-untied", "phi3-untied"]
+    {
         let source = SourceModel::open(&fixtures().join("golden").join(case)).unwrap();
         let candidates = [4, 6].map(|bits| Quant::affine(bits, 32)).to_vec();
         let setting = Setting { sequences: tokens(0..48), windows: tokens(100..124), candidates };
@@ -88,7 +89,10 @@ fn predictions_hold_for_every_part() {
         let pairs = measure(&engine, &source, &setting, Method::FisherDiagonal, &measured).unwrap();
         let pairs: Vec<(f64, f64)> = pairs.iter().map(|p| (p.1, p.2)).collect();
         let (correlation, [_, median, _]) = (rank_correlation(&pairs), ratios(&pairs));
-        println!("{case}: Spearman {correlation:.3}, predicted / measured {median:.2}, {} pairs", pairs.len());
+        println!(
+            "{case}: Spearman {correlation:.3}, predicted / measured {median:.2}, {} pairs",
+            pairs.len()
+        );
         assert!(correlation > 0.9 && (0.5..2.0).contains(&median), "{case} {correlation} {median}");
     }
 }

@@ -6,7 +6,7 @@ use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::KeyDefault;
-use crate::models::spec::{AttentionSpan, DecoderSpec, Rope, RopeScaling};
+use crate::models::spec::{AttentionSpan, DecoderSpec, Rope};
 
 /// Defaults of transformers' `Gemma3TextConfig`.
 pub const DEFAULTS: &[KeyDefault] = &[
@@ -32,12 +32,11 @@ pub const DEFAULTS: &[KeyDefault] = &[
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
     config.only_activation("hidden_activation", &["gelu_pytorch_tanh"])?;
-    let ropes = Rope::by_layer_type(config)?;
-    let written = [("rope_theta", ropes[0].theta.into()), ("rope_local_base_freq", ropes[1].theta.into())];
-    let scaling =
-        (ropes[0].scaling != RopeScaling::Default).then(|| ropes[0].scaling_written(config)).flatten();
+    let ropes = Rope::by_layer_type(config, "rope_local_base_freq")?;
+    let written = ropes[0].written_by_layer_type(config);
+    let local = ("rope_local_base_freq", ropes[1].theta.into());
     let mut spec = DecoderSpec::with_ropes(config, ropes.to_vec())?;
-    spec.resolved.extend(written.into_iter().chain(scaling));
+    spec.resolved.extend(written.into_iter().chain([local]));
     let pattern = config.size("sliding_window_pattern")?.unwrap_or(6);
     spec.set_sliding_windows(config, |layer| !(layer + 1).is_multiple_of(pattern))?;
     spec.set_qk_norms();

@@ -26,6 +26,12 @@ pub const DEFAULTS: &[KeyDefault] = &[
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;
+    make_olmo(&mut spec);
+    Ok(spec)
+}
+
+/// Sets what OLMo 2 and 3 have in common.
+pub(super) fn make_olmo(spec: &mut DecoderSpec) {
     spec.mlps_mut().for_each(|mlp| (mlp.gate_up_bias, mlp.down_bias) = (false, false));
     spec.set_norms_of_all_heads();
     for block in &mut spec.blocks {
@@ -35,5 +41,4 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
         block.attention.after = after("post_attention_layernorm", block.attention.before.take());
         block.mlp.after = after("post_feedforward_layernorm", block.mlp.before.take());
     }
-    Ok(spec)
 }

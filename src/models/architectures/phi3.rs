@@ -27,7 +27,7 @@ pub const DEFAULTS: &[KeyDefault] = &[
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
     config.only_silu()?;
-    let rope = Rope::partial(config)?;
+    let rope = Rope::partial(config, 1.0)?;
     let mut spec = DecoderSpec::with_rope(config, rope)?;
     write_rope(config, &mut spec);
     spec.set_biases(Biases::default());

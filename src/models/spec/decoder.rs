@@ -213,13 +213,11 @@ impl DecoderSpec {
     /// Gives each part a norm of its output beside that of its input, with Gemma's names.
     pub fn set_norms_after(&mut self) {
         for BlockSpec { path, attention, mlp } in &mut self.blocks {
-            let norm = |name: &str| {
-                let path = format!("{path}.{name}");
-                attention.before.as_ref().map(|norm| NormSpec { path, ..norm.clone() })
-            };
-            attention.after = norm("post_attention_layernorm");
-            mlp.before = norm("pre_feedforward_layernorm");
-            mlp.after = norm("post_feedforward_layernorm");
+            attention.set_norm_after(format!("{path}.post_attention_layernorm"));
+            mlp.set_norm_after(format!("{path}.post_feedforward_layernorm"));
+            if let Some(norm) = &mut mlp.before {
+                norm.path = format!("{path}.pre_feedforward_layernorm");
+            }
         }
     }
 

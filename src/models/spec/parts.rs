@@ -308,6 +308,11 @@ pub struct Branch<P> {
 }
 
 impl<P> Branch<P> {
+    /// Gives the part a norm of its output, like that of its input.
+    pub fn set_norm_after(&mut self, path: String) {
+        self.after = self.before.as_ref().map(|norm| NormSpec { path, ..norm.clone() });
+    }
+
     fn norms(&self) -> impl Iterator<Item = &NormSpec> {
         self.before.iter().chain(&self.after)
     }

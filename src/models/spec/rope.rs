@@ -91,13 +91,13 @@ impl Rope {
         Self::read(config, group, head_dim(config)?)
     }
 
-    /// Reads a rotation of the first dimensions of each head, as many as `partial_rotary_factor` says.
-    pub fn partial(config: &ModelConfig) -> Result<Self> {
+    /// Reads a rotation of the first dimensions of each head: the part that `partial_rotary_factor` says, or else `usual`.
+    pub fn partial(config: &ModelConfig, usual: f64) -> Result<Self> {
         let (group, head_dim) = (group(config)?, head_dim(config)?);
         let key = format!("{group}.partial_rotary_factor");
         let share = match config.positive(&key)? {
             Some(share) => share,
-            None => config.positive("partial_rotary_factor")?.unwrap_or(1.0),
+            None => config.positive("partial_rotary_factor")?.unwrap_or(usual),
         };
         let dims = (head_dim as f64 * share) as usize;
         if dims == 0 || dims > head_dim || !dims.is_multiple_of(2) {
@@ -125,8 +125,8 @@ impl Rope {
 
     /// Reads the rotations of layers with full attention and of those with a sliding window, as transformers does for
     /// `gemma3_text`: base and scaling stand in an object for each in `rope_parameters`, or the bases at the top as
-    /// `rope_theta` and `rope_local_base_freq`; a `rope_scaling` is that of full attention.
-    pub fn by_layer_type(config: &ModelConfig) -> Result<[Self; 2]> {
+    /// `rope_theta` and `sliding_theta`; a `rope_scaling` is that of full attention.
+    pub fn by_layer_type(config: &ModelConfig, sliding_theta: &str) -> Result<[Self; 2]> {
         let dims = head_dim(config)?;
         let read = |group: &str, inner: &str, key: &str| -> Result<Self> {
             let theta = match config.positive(&format!("{inner}.rope_theta"))? {
@@ -137,13 +137,20 @@ impl Rope {
         };
         let (full, sliding) = ("rope_parameters.full_attention", "rope_parameters.sliding_attention");
         let scaling = if group(config)? == "rope_scaling" { "rope_scaling" } else { full };
-        Ok([read(scaling, full, "rope_theta")?, read(sliding, sliding, "rope_local_base_freq")?])
+        Ok([read(scaling, full, "rope_theta")?, read(sliding, sliding, sliding_theta)?])
     }
 
-    /// Returns the scaling as mlx-lm reads it.
-    pub fn scaling_written(&self, config: &ModelConfig) -> Option<(&'static str, Value)> {
+    /// Returns the keys that mlx-lm reads of the rotation of full attention, where there are two.
+    pub fn written_by_layer_type(&self, config: &ModelConfig) -> Vec<(&'static str, Value)> {
         let outer = config.get("rope_scaling").or_else(|| config.get("rope_parameters.full_attention"));
-        Some(("rope_scaling", outer?.clone()))
+        let scaling = outer.filter(|_| self.scaling != RopeScaling::Default).cloned();
+        let scaling = scaling.map(|scaling| ("rope_scaling", scaling));
+        [("rope_theta", self.theta.into())].into_iter().chain(scaling).collect()
+    }
+
+    /// Returns the rotated part of each head.
+    pub fn share(&self, config: &ModelConfig) -> Result<f64> {
+        Ok(self.dims as f64 / head_dim(config)? as f64)
     }
 
     /// The keys that mlx-lm reads: base and scaling at the top of the config, the kind once. Where `rope_parameters` says

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::bitmap::BitMap;
 use super::config::ModelConfig;
-use super::names::{Names, Rename};
+use super::names::{Names, Rename, rename_common};
 use super::{architectures, bitmap};
 use crate::error::{Error, Result};
 use crate::files::digest::hexadecimal;
@@ -16,6 +16,7 @@ use crate::models::architectures::{Architecture, TensorShapes};
 use crate::models::spec::{DecoderSpec, Manifest, TensorSpec, with_columns};
 use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::{Mode, Quant};
+use crate::words::count;
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
@@ -97,6 +98,7 @@ impl SourceModel {
             return Err(error);
         }
         checkpoint.notes.extend(names.note());
+        checkpoint.notes.extend(left_out(row, &checkpoint));
         spec.notes.extend(checkpoint.notes.iter().cloned());
         let tied_head = drop_tied_head(&mut spec, &checkpoint, &mut stored)?;
         let manifest = spec.manifest();
@@ -266,7 +268,7 @@ impl SourceModel {
             }
         }
         if let Some(missing) = expected.keys().find(|name| !self.stored.contains_key(*name)) {
-            if missing.strip_suffix(".weight") == Some(self.spec.head_name) {
+            if missing.strip_suffix(".weight") == Some(self.spec.head.path.as_str()) {
                 return Err(Error::tensor(
                     path,
                     missing,
@@ -277,7 +279,7 @@ impl SourceModel {
             return Err(Error::tensor(path, missing, "missing").hint(format!(
                 "a `{}` model with this config needs it: config.json and weights do not belong together, or the download is incomplete{}",
                 self.config.model_type(),
-                if self.spec.experts.is_some() { "; config.json also says which blocks have experts" } else { "" }
+                if self.spec.experts().is_some() { "; config.json also says which blocks have experts" } else { "" }
             )));
         }
         for source in self.tensors() {
@@ -317,6 +319,15 @@ fn writable(dtype: Dtype) -> Dtype {
     if dtype == Dtype::F64 { Dtype::F32 } else { dtype }
 }
 
+/// Returns a sentence for the user about tensors that the architecture's own rule drops, other than buffers of RoPE.
+fn left_out(row: &Architecture, checkpoint: &Checkpoint) -> Option<String> {
+    let is_left_out = |name: &&str| (row.rename)(name) == Rename::Drop && rename_common(name) != Rename::Drop;
+    let names: Vec<&str> = checkpoint.iter().map(|(name, _)| name).filter(is_left_out).collect();
+    let first = names.first()?;
+    let tensors = count(names.len(), "tensor");
+    Some(format!("{tensors} left out, as mlx-lm does, `{first}` first: no part of the decoder"))
+}
+
 /// mlx-lm's name of each tensor to the checkpoint's.
 fn rename(checkpoint: &Checkpoint, names: Names) -> Result<BTreeMap<String, String>> {
     let mut stored = BTreeMap::new();
@@ -344,8 +355,8 @@ fn drop_tied_head(
     checkpoint: &Checkpoint,
     stored: &mut BTreeMap<String, String>,
 ) -> Result<Option<String>> {
-    let head = format!("{}.weight", spec.head_name);
-    let Some(original) = stored.get(&head).filter(|_| spec.tie_word_embeddings).cloned() else {
+    let head = format!("{}.weight", spec.head.path);
+    let Some(original) = stored.get(&head).filter(|_| spec.head.tied).cloned() else {
         return Ok(None);
     };
     let kind = |name: &str| checkpoint.get(name).map(|tensor| (tensor.dtype, tensor.shape));
@@ -353,7 +364,7 @@ fn drop_tied_head(
         return Err(not_tied(checkpoint, &original));
     }
     for part in ["weight", "scales", "biases"] {
-        stored.remove(&format!("{}.{part}", spec.head_name));
+        stored.remove(&format!("{}.{part}", spec.head.path));
     }
     spec.notes.push("the embedding is the head: the one that is stored is left out".to_owned());
     Ok(Some(original))

@@ -2,10 +2,18 @@
 //!
 //! Every architecture maps its config to a [`DecoderSpec`]; everything after that (conversion, analysis, the engine)
 //! reads the spec and never the config.
+mod biases;
 mod decoder;
 mod manifest;
+mod parts;
 mod rope;
 
-pub use decoder::{AttentionSpan, DecoderSpec, ExpertsSpec, LayerSpec, QkNorm, ROUTER, TemperatureTuning};
-pub use manifest::{Manifest, Role, TensorSpec, with_columns};
+pub use biases::Biases;
+pub use decoder::{DecoderSpec, TemperatureTuning};
+pub use manifest::{Manifest, Role, Tap, TensorSpec, with_columns};
+pub use parts::{
+    Activation, AttentionSpan, AttentionSpec, BlockSpec, Branch, EmbedSpec, ExpertsSpec, HeadSpec,
+    LinearSpec, MlpSpec, NormSpec, Projections, QkNorm,
+};
+pub(crate) use rope::TELECHAT3_YARN;
 pub use rope::{Rope, RopeScaling};

@@ -4,14 +4,17 @@ use mlx_rs::Array;
 use mlx_rs::fast::rms_norm;
 use std::slice::from_mut;
 
-use super::attention::{Positions, attend, attend_cached};
+use super::attention::{Mask, Positions, attend, attend_cached};
 use super::experts::{Choice, Router};
 use super::linear::Linear;
 use super::load::Loader;
-use super::mlp::{Context, Gated, Matrix};
+use super::mlp::{Context, Gated, Matrix, Nodes};
 use crate::engine::cache::layer::KvCache;
+use crate::engine::fused::attend as attend_as_one;
+use crate::engine::fused::{CachedAttention, Finish, HeadNorm, can_attend, products};
 use crate::error::Result;
 use crate::models::spec::{DecoderSpec, LayerSpec, QkNorm, Role};
+use crate::numerics::dtype::Dtype;
 
 /// Weights of one block.
 #[derive(Debug, Clone)]
@@ -156,7 +159,8 @@ impl Block {
     ) -> Result<Attended> {
         let eps = context.spec.rms_norm_eps;
         let normed = rms_norm(x, Some(&self.input_norm), eps)?;
-        let stream = x.add(self.attention(context, &normed, positions, cache, observe)?)?;
+        let heads = self.attention(context, &normed, positions, cache, observe)?;
+        let stream = self.o.forward_plus(context, &heads, x)?;
         let normed = rms_norm(&stream, Some(&self.post_attention_norm), eps)?;
         let probabilities = self.router.as_ref().map(|router| router.probabilities(&normed));
         Ok(Attended { probabilities: probabilities.transpose()?, stream, normed })
@@ -177,17 +181,17 @@ impl Block {
         observe: &mut dyn FnMut(Matrix, &Array),
     ) -> Result<Array> {
         let Attended { stream, normed, probabilities } = attended;
-        let added = if let Some(router) = &self.router
+        if let Some(router) = &self.router
             && let Some(probabilities) = probabilities
             && let Some(choice) = choice
         {
-            router.forward(context, &self.mlp, normed, probabilities, choice, observe)?
-        } else {
-            self.mlp.forward(normed, observe)?
-        };
-        Ok(stream.add(added)?)
+            let added = router.forward(context, &self.mlp, normed, probabilities, choice, observe)?;
+            return Ok(stream.add(added)?);
+        }
+        self.mlp.forward_plus(context, normed, stream, observe)
     }
 
+    /// Computes the heads' outputs [batch, tokens, heads * dim], the input of the output projection.
     fn attention(
         &self,
         context: Context<'_>,
@@ -198,6 +202,13 @@ impl Block {
     ) -> Result<Array> {
         observe(Role::Q.into(), x);
         let Context { spec, dtype, .. } = context;
+        let cache = match cache {
+            Some(cache) => match self.attend_at_once(context, x, positions, cache)? {
+                Some(out) => return Ok(out),
+                None => Some(cache),
+            },
+            None => None,
+        };
         let linear = |linear: &Linear| linear.forward(x);
         let projected = [linear(&self.q)?, linear(&self.k)?, linear(&self.v)?];
         let (q, k, v) = self.heads(context, projected, positions)?;
@@ -210,7 +221,54 @@ impl Block {
         };
         let out = concatenate_heads(&out)?;
         observe(Role::O.into(), &out);
-        self.o.forward(&out)
+        Ok(out)
+    }
+
+    /// Computes the heads' outputs with two nodes: one for the projections, one for the rest. `None` where the layer, its
+    /// weights or its cache are of other kinds than those nodes know.
+    fn attend_at_once(
+        &self,
+        context: Context<'_>,
+        x: &Array,
+        positions: &mut Positions,
+        cache: &mut KvCache,
+    ) -> Result<Option<Array>> {
+        let Context { spec, dtype, nodes, .. } = context;
+        let tempered = positions.temperatures.is_some() && !self.layer.rope;
+        if nodes == Nodes::Single || dtype != Dtype::F32 || tempered || !can_attend(spec.head_dim) {
+            return Ok(None);
+        }
+        let tokens = x.shape()[1] as usize;
+        let Some(slot) = cache.slot(tokens) else { return Ok(None) };
+        let causal = match positions.mask(cache.span(), slot.visible) {
+            Mask::None => false,
+            Mask::Causal => true,
+            Mask::Array(_) => return Ok(None),
+        };
+        let layers = [self.q.layer(), self.k.layer(), self.v.layer()];
+        let Some(projected) = products(x, &layers, Finish::Concatenated) else { return Ok(None) };
+        let (query, key) = (self.q_norm.as_ref(), self.k_norm.as_ref());
+        let normed = match spec.qk_norm {
+            QkNorm::Weighted => true,
+            QkNorm::Weightless => self.layer.rope,
+            QkNorm::None => false,
+        };
+        let attention = CachedAttention {
+            heads: spec.num_attention_heads,
+            kv_heads: spec.num_key_value_heads,
+            head_dim: spec.head_dim,
+            norm: normed.then_some(HeadNorm { query, key, eps: spec.rms_norm_eps }),
+            rotation: self.layer.rope.then_some(&positions.rotation),
+            scale: attention_scale(spec),
+            at: slot.at,
+            visible: slot.visible,
+            causal,
+        };
+        let sizes = [1, spec.num_key_value_heads as i32, tokens as i32, spec.head_dim as i32];
+        let out = cache.rewrite_with(slot, &sizes, |keys, values| {
+            attend_as_one(&attention, &projected, &keys, &values)
+        })?;
+        Ok(Some(out))
     }
 
     /// Splits queries, keys and values [batch, tokens, ..] into heads [batch, heads, tokens, dim] and applies their

@@ -4,6 +4,7 @@ use mlx_rs::Array;
 
 use super::linear::Linear;
 use crate::engine::array::gated;
+use crate::engine::fused::{Finish, products};
 use crate::error::Result;
 use crate::models::spec::{DecoderSpec, Role};
 use crate::numerics::dtype::Dtype;
@@ -32,14 +33,28 @@ pub(crate) struct Gated {
 }
 
 impl Gated {
-    /// Computes the output of an MLP without experts.
-    pub(crate) fn forward(&self, x: &Array, observe: &mut dyn FnMut(Matrix, &Array)) -> Result<Array> {
+    /// Computes the output of an MLP without experts, plus `stream`.
+    pub(crate) fn forward_plus(
+        &self,
+        context: Context<'_>,
+        x: &Array,
+        stream: &Array,
+        observe: &mut dyn FnMut(Matrix, &Array),
+    ) -> Result<Array> {
         observe(Role::Gate.into(), x);
-        let gate = self.gate[0].forward(x)?;
-        let up = self.up[0].forward(x)?;
-        let gated = gated(&gate, &up)?;
+        let gated = self.gated(context, x)?;
         observe(Role::Down.into(), &gated);
-        self.down[0].forward(&gated)
+        self.down[0].forward_plus(context, &gated, stream)
+    }
+
+    fn gated(&self, context: Context<'_>, x: &Array) -> Result<Array> {
+        let (gate, up) = (&self.gate[0], &self.up[0]);
+        if context.nodes == Nodes::Fused
+            && let Some(gated) = products(x, &[gate.layer(), up.layer()], Finish::Gated)
+        {
+            return Ok(gated);
+        }
+        gated(&gate.forward(x)?, &up.forward(x)?)
     }
 }
 
@@ -49,4 +64,14 @@ pub(crate) struct Context<'a> {
     pub(crate) spec: &'a DecoderSpec,
     pub(crate) dtype: Dtype,
     pub(crate) on_gpu: bool,
+    pub(crate) nodes: Nodes,
+}
+
+/// How operations become nodes of MLX's graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Nodes {
+    /// One by one, with gradients.
+    Single,
+    /// Several as one where there is such a node, for passes without gradients.
+    Fused,
 }

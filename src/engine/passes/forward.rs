@@ -11,7 +11,7 @@ use crate::engine::array::{slice, to_vec};
 use crate::engine::decoder::attention::Positions;
 use crate::engine::decoder::block::{Attended, Block};
 use crate::engine::decoder::load::Loader;
-use crate::engine::decoder::mlp::{Context, Matrix};
+use crate::engine::decoder::mlp::{Context, Matrix, Nodes};
 use crate::engine::decoder::model::{EMBED, Head};
 use crate::engine::runtime::Engine;
 use crate::engine::streams::Streams;
@@ -61,7 +61,12 @@ impl<'a> Pass<'a> {
         batch: usize,
         memory: u64,
     ) -> Result<Self> {
-        let context = Context { spec: loader.source.spec(), dtype: loader.dtype, on_gpu: engine.gpu };
+        let context = Context {
+            spec: loader.source.spec(),
+            dtype: loader.dtype,
+            on_gpu: engine.gpu,
+            nodes: Nodes::Single,
+        };
         check_tokens(context.spec, sequences)?;
         crate::engine::memory::keep_pages(Some(loader.source.manifest().parameters()));
         let embed = loader.weight(EMBED)?;

@@ -16,66 +16,12 @@
 #include "mlx/fast.h"
 #include "mlx/ops.h"
 #include "mlx/primitives.h"
+#include "attention.hpp"
 #include "nodes.hpp"
-
-extern "C" {
-void scipy_cblas_sgemv(int, int, int, int, float, const float*, int, const float*, int, float, float*, int);
-void scipy_cblas_sgemm(
-    int, int, int, int, int, int, float, const float*, int, const float*, int, float, float*, int);
-}
 
 namespace {
 
 using namespace mixbit;
-
-enum { RowMajor = 101, NoTrans = 111, Trans = 112 };
-
-// Queries in a block.
-constexpr long block = 64;
-
-struct Problem {
-  float scale;
-  bool causal;
-  long batch, heads, kv_heads, queries, keys, dims, value_dims;
-
-  Problem(const mx::array& q, const mx::array& k, const mx::array& v, float scale, bool causal)
-      : scale(scale),
-        causal(causal),
-        batch(q.shape(0)),
-        heads(q.shape(1)),
-        kv_heads(k.shape(1)),
-        queries(q.shape(2)),
-        keys(k.shape(2)),
-        dims(q.shape(3)),
-        value_dims(v.shape(3)) {}
-
-  // How many keys a query sees; the last one sees all.
-  long seen(long query) const { return causal ? query + 1 + keys - queries : keys; }
-  long blocks() const { return (queries + block - 1) / block; }
-  long work() const { return batch * heads * queries * keys * (dims + value_dims); }
-
-  // The weights of the keys for the queries from .. until, [until - from, seen(until - 1)].
-  void weights(const float* q, long q_step, const float* k, long k_step, long from, long until, float* out) const {
-    const long count = seen(until - 1);
-    if (until - from == 1) {
-      scipy_cblas_sgemv(RowMajor, NoTrans, count, dims, scale, k, k_step, q + from * q_step, 1, 0.0f, out, 1);
-    } else {
-      scipy_cblas_sgemm(RowMajor, NoTrans, Trans, until - from, count, dims, scale, q + from * q_step, q_step, k, k_step, 0.0f,
-                        out, count);
-    }
-    for (long query = from; query < until; ++query, out += count) {
-      each_row<Softmax>(out, out, out, 1, seen(query));
-      std::fill(out + seen(query), out + count, 0.0f);
-    }
-  }
-};
-
-// Scratch memory of a thread, for two blocks of scores.
-float* scratch(const Problem& problem, int which) {
-  static thread_local std::vector<float> memory[2];
-  memory[which].resize(std::max<size_t>(memory[which].size(), block * problem.keys));
-  return memory[which].data();
-}
 
 // q, k, v and the gradient with respect to the output to those with respect to q, k and v.
 class AttentionVjp : public mx::Primitive {
@@ -83,8 +29,8 @@ class AttentionVjp : public mx::Primitive {
   AttentionVjp(mx::Stream stream, float scale, bool causal) : Primitive(stream), scale_(scale), causal_(causal) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
-    const Problem problem(inputs[0], inputs[1], inputs[2], scale_, causal_);
     auto in = std::make_shared<std::vector<Heads>>(inputs.begin(), inputs.end());
+    const Problem problem(scale_, causal_, (*in)[0], (*in)[1], (*in)[2]);
     float *dq = allocate_tokens_first(outputs[0]), *dk = allocate_tokens_first(outputs[1]),
           *dv = allocate_tokens_first(outputs[2]);
     mx::cpu::get_command_encoder(stream()).dispatch([=] {
@@ -142,14 +88,14 @@ class Attention : public mx::UnaryPrimitive {
   Attention(mx::Stream stream, float scale, bool causal) : UnaryPrimitive(stream), scale_(scale), causal_(causal) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
-    const Problem problem(inputs[0], inputs[1], inputs[2], scale_, causal_);
     auto in = std::make_shared<std::vector<Heads>>(inputs.begin(), inputs.end());
+    const Problem problem(scale_, causal_, (*in)[0], (*in)[1], (*in)[2]);
     float* to = allocate_tokens_first(out);
     mx::cpu::get_command_encoder(stream()).dispatch([=] {
       for (Heads& heads : *in) heads.settle();
       spread(problem.batch * problem.heads * problem.blocks(), problem.work(), worth_it, [&](long task) {
         const long row = task / problem.blocks();
-        queries(problem, *in, row / problem.heads, row % problem.heads, task % problem.blocks() * block, to);
+        attend(problem, (*in)[0], (*in)[1], (*in)[2], row / problem.heads, row % problem.heads, task % problem.blocks() * block, to);
       });
     });
   }
@@ -175,22 +121,6 @@ class Attention : public mx::UnaryPrimitive {
   }
 
  private:
-  // One head's block of queries.
-  static void queries(const Problem& p, const std::vector<Heads>& in, long b, long h, long from, float* out) {
-    const Heads &q = in[0], &k = in[1], &v = in[2];
-    const long kv_head = h / (p.heads / p.kv_heads), until = std::min(p.queries, from + block), count = p.seen(until - 1);
-    float* weights = scratch(p, 0);
-    p.weights(q.at(b, h), q.step(), k.at(b, kv_head), k.step(), from, until, weights);
-    const float* values = v.at(b, kv_head);
-    float* to = out + ((b * p.queries + from) * p.heads + h) * p.value_dims;
-    if (until - from == 1) {
-      scipy_cblas_sgemv(RowMajor, Trans, count, p.value_dims, 1.0f, values, v.step(), weights, 1, 0.0f, to, 1);
-    } else {
-      scipy_cblas_sgemm(RowMajor, NoTrans, NoTrans, until - from, p.value_dims, count, 1.0f, weights, count, values, v.step(),
-                        0.0f, to, p.heads * p.value_dims);
-    }
-  }
-
   float scale_;
   bool causal_;
 };

@@ -41,13 +41,6 @@ struct SigmoidVjp {
   }
 };
 
-// By MLX's formula, which is good to the last places of small values too.
-INLINE float sigmoid(float x) {
-  const float size = x < 0.0f ? -x : x;
-  const float less = 1.0f / (1.0f + exponential(size > 88.0f ? 89.0f : size));
-  return x < 0.0f ? less : 1.0f - less;
-}
-
 struct Sigmoid {
   using Vjp = SigmoidVjp;
   static constexpr const char* name = "MixbitSigmoid";
@@ -56,14 +49,6 @@ struct Sigmoid {
   INLINE void row(const float* a, const float*, float* out, long count) {
 #pragma GCC ivdep
     for (long i = 0; i < count; ++i) out[i] = sigmoid(a[i]);
-  }
-};
-
-// silu(a) * b.
-struct Gated {
-  INLINE void row(const float* a, const float* b, float* out, long count) {
-#pragma GCC ivdep
-    for (long i = 0; i < count; ++i) out[i] = a[i] * sigmoid(a[i]) * b[i];
   }
 };
 
@@ -134,7 +119,7 @@ class Gated : public mx::UnaryPrimitive {
     mx::cpu::get_command_encoder(stream()).dispatch([=] {
       const float *gate = parts->front().floats(), *up = parts->back().floats();
       mixbit::split(size, size, worth_it, [&](long from, long until) {
-        each_row<kernels::Gated>(gate + from, up + from, to + from, 1, until - from);
+        each_row<Swiglu>(gate + from, up + from, to + from, 1, until - from);
       });
     });
   }

@@ -1,11 +1,12 @@
 // Products with stored matrices: the kernels for this processor, split over our threads.
 
-#include "matrix.hpp"
+#include "products.hpp"
 
 #include <string.h>
 
 #include <vector>
 
+#include "rows.hpp"
 #include "threads.hpp"
 
 extern "C" void scipy_cblas_sgemm(int, int, int, int, int, int, float, const float*, int, const float*, int, float, float*,
@@ -29,6 +30,7 @@ constexpr long row_step = 16;
 // A matrix that kernels may read beyond the end of: its last rows are copied.
 class Readable {
  public:
+  // `matrix` must outlive this.
   explicit Readable(const Matrix& matrix) : matrix_(matrix), last_(matrix), split_(matrix.rows) {
     const bool scaled = matrix.scale != Scale::none;
     const long shortest = scaled ? std::min(matrix.row_bytes(), matrix.scale_bytes()) : matrix.row_bytes();
@@ -38,11 +40,11 @@ class Readable {
     if (matrix.biases) last_.biases = copy(matrix.biases, matrix.scale_bytes(), biases_);
   }
 
-  // Calls part(matrix, from, to) for the rows where they are, and for the copied ones, which have the same numbers.
-  template <typename Part>
-  void each(long from, long to, Part part) const {
-    if (from < split_) part(matrix_, from, std::min(to, split_));
-    if (to > split_) part(last_, std::max(from, split_), to);
+  // Calls use(matrix, from, to) for the rows where they are, and for the copied ones, which have the same numbers.
+  template <typename Use>
+  void each(long from, long to, Use use) const {
+    if (from < split_) use(matrix_, from, std::min(to, split_));
+    if (to > split_) use(last_, std::max(from, split_), to);
   }
 
  private:
@@ -66,6 +68,119 @@ long task_rows(long rows) {
   return std::max(2 * row_step, (rows / tasks + row_step - 1) / row_step * row_step);
 }
 
+// Memory of a thread, for one of two uses.
+float* scratch(int which, long count) {
+  static thread_local std::vector<float> memory[2];
+  memory[which].resize(std::max<size_t>(memory[which].size(), count));
+  return memory[which].data();
+}
+
+// x, and its sums by group, which matrices of one group size share.
+class Activations {
+ public:
+  Activations(const MatrixKernels& kernels, const Pass& pass, const float* x, long count)
+      : kernels_(kernels), x_(x), columns_(pass.columns()), count_(count) {
+    if (count > 1) return;
+    for (const Part& part : pass.parts) {
+      if (!part.matrix.biases) continue;
+      std::vector<float>& sums = sums_[part.matrix.group >> 6];
+      if (!sums.empty()) continue;
+      sums.resize(part.matrix.groups() + overread);
+      kernels.group_sums(x, columns_, part.matrix.group, sums.data());
+    }
+    if (!kernels.split) return;
+    for (const Part& part : pass.parts) {
+      if (part.matrix.code == Code::affine) split(part.matrix.bits);
+    }
+  }
+
+  // out[m * step + row - from] = the product of row m of x with row `row` of the matrix.
+  void times(const Readable& matrix, long from, long to, float* out, long step) const {
+    if (count_ == 1) {
+      matrix.each(from, to, [&](const Matrix& part, long first, long last) {
+        const float* sums = part.biases ? sums_[part.group >> 6].data() : nullptr;
+        const Split& integers = split_[part.bits == 4];
+        if (part.code == Code::affine && integers.is_exact) {
+          const Planes planes{const_cast<int8_t*>(integers.planes.data()), const_cast<float*>(integers.scales.data())};
+          kernels_.integer_product(part, first, last, planes, sums, out + first - from);
+        } else {
+          kernels_.product(part, first, last, x_, sums, out + first - from);
+        }
+      });
+      return;
+    }
+    const long tile_rows = rows_of_tile();
+    float* tile = scratch(0, tile_rows * columns_);
+    for (long first = from; first < to; first += tile_rows) {
+      const long last = std::min(to, first + tile_rows);
+      matrix.each(first, last, [&](const Matrix& part, long a, long b) {
+        kernels_.decode(part, a, b, tile + (a - first) * columns_);
+      });
+      if (count_ < many) {
+        kernels_.dense(tile, last - first, columns_, x_, count_, out + first - from, step);
+      } else {
+        scipy_cblas_sgemm(RowMajor, NoTrans, Trans, count_, last - first, columns_, 1.0f, x_, columns_, tile, columns_, 0.0f,
+                          out + first - from, step);
+      }
+    }
+  }
+
+  // Rows that a thread decodes at a time.
+  long rows_of_tile() const { return std::max(row_step, cached / columns_ / row_step * row_step); }
+
+ private:
+  // x as integers.
+  struct Split {
+    std::vector<int8_t> planes;
+    std::vector<float> scales;
+    bool is_exact = false;
+  };
+
+  // Codes of four bits have their own order of columns.
+  void split(int bits) {
+    Split& integers = split_[bits == 4];
+    if (!integers.planes.empty()) return;
+    integers.planes.resize(planes_bytes(columns_));
+    integers.scales.resize(columns_ / 32 + overread);
+    integers.is_exact = kernels_.split(x_, columns_, bits, {integers.planes.data(), integers.scales.data()});
+  }
+
+  const MatrixKernels& kernels_;
+  const float* x_;
+  long columns_, count_;
+  std::vector<float> sums_[3];  // by group size: 32, 64, 128
+  Split split_[2];
+};
+
+// Adds bias [columns] and addend [rows, columns of a row of `out`] to some columns of the rows of `out`; null adds nothing.
+void add(float* out, const float* bias, const float* addend, long rows, long columns, long step) {
+  for (long row = 0; row < rows; ++row, out += step) {
+    if (bias) {
+      for (long i = 0; i < columns; ++i) out[i] += bias[i];
+    }
+    if (addend) {
+      for (long i = 0; i < columns; ++i) out[i] += addend[i];
+      addend += step;
+    }
+  }
+}
+
+// Some rows of one of the matrices.
+struct Task {
+  long part, from, to;
+};
+
+// The rows of all matrices in tasks; of gated ones those of the first, which bring the second's with them.
+std::vector<Task> tasks_of(const Pass& pass, long step) {
+  std::vector<Task> tasks;
+  const long parts = pass.gated ? 1 : pass.parts.size();
+  for (long part = 0; part < parts; ++part) {
+    const long rows = pass.parts[part].matrix.rows;
+    for (long from = 0; from < rows; from += step) tasks.push_back({part, from, std::min(rows, from + step)});
+  }
+  return tasks;
+}
+
 }  // namespace
 
 const MatrixKernels* matrix_kernels(const char* name) {
@@ -77,53 +192,53 @@ const MatrixKernels* matrix_kernels(const char* name) {
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                       __builtin_cpu_supports("avx512vbmi");
   if (is("avx512")) return avx512 ? &matrix_avx512 : nullptr;
+  if (is("vnni")) return avx512 && __builtin_cpu_supports("avx512vnni") ? &matrix_vnni : nullptr;
 #endif
   return is("plain") ? &matrix_plain : nullptr;
 }
 
-void multiply(const MatrixKernels& kernels, const Matrix& matrix, const float* x, long count, float* out) {
-  const long rows = matrix.rows, columns = matrix.columns, work = rows * columns * count;
-  const Readable readable(matrix);
-  if (count == 1) {
-    std::vector<float> sums;
-    if (matrix.biases) {
-      sums.resize(matrix.groups() + overread);
-      kernels.group_sums(x, columns, matrix.group, sums.data());
-    }
-    share(rows, task_rows(rows), work, worth_it, [&](long from, long to) {
-      readable.each(from, to, [&](const Matrix& part, long first, long last) {
-        kernels.product(part, first, last, x, sums.data(), out + first);
-      });
-    });
-    return;
+void multiply(const MatrixKernels& kernels, const Pass& pass, const float* x, long count, float* out) {
+  const long rows = pass.rows(), work = rows * (pass.gated ? 2 : 1) * pass.columns() * count;
+  std::vector<Readable> matrices;
+  std::vector<long> offsets;
+  matrices.reserve(pass.parts.size());
+  long offset = 0;
+  for (const Part& part : pass.parts) {
+    matrices.emplace_back(part.matrix);
+    offsets.push_back(offset);
+    offset += part.matrix.rows;
   }
-  const long step = std::max(row_step, cached / columns / row_step * row_step);
-  share(rows, std::max(step, task_rows(rows)), work, worth_it, [&](long from, long to) {
-    static thread_local std::vector<float> tile;
-    tile.resize(step * columns);
-    for (long first = from; first < to; first += step) {
-      const long last = std::min(to, first + step);
-      readable.each(first, last, [&](const Matrix& part, long a, long b) {
-        kernels.decode(part, a, b, tile.data() + (a - first) * columns);
-      });
-      if (count < many) {
-        kernels.dense(tile.data(), last - first, columns, x, count, out + first, rows);
-      } else {
-        scipy_cblas_sgemm(RowMajor, NoTrans, Trans, count, last - first, columns, 1.0f, x, columns, tile.data(), columns, 0.0f,
-                          out + first, rows);
+  const Activations activations(kernels, pass, x, count);
+  const auto products = [&](long part, long from, long to, float* to_values, long step) {
+    activations.times(matrices[part], from, to, to_values, step);
+    const float* bias = pass.parts[part].bias;
+    add(to_values, bias ? bias + from : nullptr, nullptr, count, to - from, step);
+  };
+  const std::vector<Task> tasks = tasks_of(pass, count == 1 ? task_rows(rows) : std::max(activations.rows_of_tile(), task_rows(rows)));
+  spread(tasks.size(), work, worth_it, [&](long index) {
+    const auto [part, from, to] = tasks[index];
+    const long width = to - from, first = offsets[part] + from;
+    products(part, from, to, out + first, rows);
+    if (pass.gated) {
+      float* second = scratch(1, count * width);
+      products(1, from, to, second, width);
+      for (long m = 0; m < count; ++m) {
+        float* row = out + m * rows + first;
+        each_row<Swiglu>(row, second + m * width, row, 1, width);
       }
     }
+    if (pass.addend) add(out + first, nullptr, pass.addend + first, count, width, rows);
   });
 }
 
-void multiply(const Matrix& matrix, const float* x, long count, float* out) {
+void multiply(const Pass& pass, const float* x, long count, float* out) {
   static const MatrixKernels* const best = [] {
-    for (const char* name : {"avx512", "avx2"}) {
+    for (const char* name : {"vnni", "avx512", "avx2"}) {
       if (const MatrixKernels* kernels = matrix_kernels(name)) return kernels;
     }
     return &matrix_plain;
   }();
-  multiply(*best, matrix, x, count, out);
+  multiply(*best, pass, x, count, out);
 }
 
 }  // namespace mixbit

@@ -1,7 +1,7 @@
 // A stored matrix of weights, and products with it that never hold it whole as float32.
 //
-// matrix_kernels.inc has the kernels, which are compiled once for each kind of processor; matrix.cpp chooses among them and
-// splits the work over our threads.
+// matrix_kernels.inc has the kernels, which are compiled once for each kind of processor; products.hpp says what is made of
+// their products.
 #pragma once
 
 #include <stddef.h>
@@ -37,6 +37,13 @@ constexpr long overread = 64;
 // Columns are whole numbers of these.
 constexpr long column_step = 16;
 
+// x as integers, for kernels that multiply those: see matrix_integers.inc.
+struct Planes {
+  int8_t* planes;  // planes_bytes(columns) bytes
+  float* scales;  // by 32 columns, and as many more as `overread`
+};
+constexpr long planes_bytes(long columns) { return (columns / 64 + 2) * 4 * 64; }
+
 // Functions compiled for one kind of processor.
 struct MatrixKernels {
   // out[row - from] = the product of row `row` of the matrix with x [columns]. `sums` has the sums of x by group, for
@@ -48,19 +55,16 @@ struct MatrixKernels {
   void (*dense)(const float* a, long rows, long columns, const float* x, long count, float* out, long step);
   // Sums of x [columns] by group.
   void (*group_sums)(const float* x, long columns, int group, float* sums);
+  // Takes x [columns] apart into integers for codes of `bits` bits. False where these are not as exact as float32; null where the
+  // processor multiplies floats as fast.
+  bool (*split)(const float* x, long columns, int bits, const Planes& out);
+  // `product` of affine codes with groups of 32 or more, with x as integers.
+  void (*integer_product)(const Matrix& matrix, long from, long to, const Planes& x, const float* sums, float* out);
 };
 
 extern const MatrixKernels matrix_plain;
 #if defined(__x86_64__)
-extern const MatrixKernels matrix_avx2, matrix_avx512;
+extern const MatrixKernels matrix_avx2, matrix_avx512, matrix_vnni;
 #endif
-
-// Kernels by name ("plain", "avx2", "avx512"); null where there is none of that name or the processor cannot run them.
-const MatrixKernels* matrix_kernels(const char* name);
-
-// out [count, matrix.rows] = x [count, columns] times the transposed matrix, on our threads.
-void multiply(const MatrixKernels& kernels, const Matrix& matrix, const float* x, long count, float* out);
-// The same with the best kernels that this processor has.
-void multiply(const Matrix& matrix, const float* x, long count, float* out);
 
 }  // namespace mixbit

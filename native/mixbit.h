@@ -10,9 +10,48 @@ void* mixbit_array_unfilled(const int* shape, int dimensions);
 /** Names of the nodes that an array which is not computed yet will be computed by, each on a line, its own first. `array` is
  * what an mlx_array points to. The text lasts until the thread's next call. */
 const char* mixbit_array_nodes(const void* array);
-/** The product [.., rows] of float32 activations x [.., columns] with a float16 or bfloat16 matrix w [rows, columns], in
- * float32: x @ w.T. The three are what mlx_arrays and an mlx_stream point to. NULL where the shapes or types are others. */
-void* mixbit_product_with_halves(const void* x, const void* w, const void* stream);
+/** A linear layer: what mlx_arrays point to. A matrix [rows, columns] of float16 or bfloat16 without scales, or MLX's codes with
+ * scales and, in affine mode, biases; and the layer's bias [rows], or NULL. */
+struct mixbit_linear {
+  const void* weight;
+  const void* scales;
+  const void* biases;
+  const void* bias;
+  int group, bits;
+  const char* mode;
+};
+/** The outputs of some linear layers for float32 activations x [.., columns], in float32, one beside the other: [.., rows of
+ * all]. With `gated`, of two: silu(first) * second. Of one: plus `addend`, unless that is NULL. x, addend and stream are what
+ * mlx_arrays and an mlx_stream point to. NULL where the shapes or types are others. */
+void* mixbit_products(const void* x, const struct mixbit_linear* linears, int count, int gated, const void* addend,
+                      const void* stream);
+/** Attention behind a cache. `norms`: heads of queries and keys are RMS-normed; `rotates`: and rotated as RoPE says, by angles
+ * from position `rope_offset` on, and what is rotated multiplied by `rope_factor`. New keys and values are written from position `at` of the
+ * cache on; queries then see its first `keys` positions, with `causal` each only those up to its own, which is the last ones'. */
+struct mixbit_attention {
+  int heads, kv_heads, dims;
+  int norms;
+  float norm_eps;
+  int rotates, rope_dims, rope_traditional;
+  float rope_base, rope_scale, rope_factor;
+  int rope_offset;
+  float scale;
+  int at, keys, causal;
+};
+/** What mlx_arrays point to: float32 products [1, tokens, (heads + 2 kv_heads) * dims] of queries, keys and values; the cache's
+ * keys and values [1, kv_heads, capacity, dims]; weights [dims] of the norms and frequencies [rope_dims / 2], or NULL. */
+struct mixbit_attention_arrays {
+  const void* products;
+  const void* keys;
+  const void* values;
+  const void* query_norm;
+  const void* key_norm;
+  const void* frequencies;
+};
+/** Gives three new arrays to `results`: the heads' outputs [1, tokens, heads * dims], and the cache's keys and values with the
+ * new ones, in the same memory if nobody else holds the old arrays. Returns 1, or 0 where the shapes or types are others. */
+int mixbit_attend(const struct mixbit_attention* settings, const struct mixbit_attention_arrays* arrays, const void* stream,
+                  void** results);
 /** silu(gate) * up of float32 arrays of one shape as one node. The three are what mlx_arrays and an mlx_stream point to. NULL
  * where the shapes or types are others. */
 void* mixbit_gated(const void* gate, const void* up, const void* stream);
@@ -26,7 +65,7 @@ struct mixbit_matrix {
   long rows, columns;
   int bits, group, code, scale;
 };
-/** out [count, rows] = x [count, columns] times the transposed matrix, by the kernels "plain", "avx2" or "avx512". Returns 1,
+/** out [count, rows] = x [count, columns] times the transposed matrix, by the kernels "plain", "avx2", "avx512" or "vnni". Returns 1,
  * or 0 if there are none of that name for this processor. */
 int mixbit_product_by(const char* kernels, const struct mixbit_matrix* matrix, const float* x, long count, float* out);
 #ifdef __cplusplus

@@ -18,31 +18,11 @@ namespace {
 
 using namespace mixbit;
 
-// 1 / sqrt(mean(x^2) + eps).
-INLINE float factor(const float* x, long count, float eps) {
-  return 1.0f / std::sqrt(reduce(count, 0.0f, plus, [&](long i) { return x[i] * x[i]; }) / count + eps);
-}
-
-struct Norm {
-  INLINE void run(const float* x, const float* weight, const float*, float* out, long rows, long columns, float eps) {
-    for (long row = 0; row < rows; ++row, x += columns, out += columns) {
-      const float r = factor(x, columns, eps);
-      if (weight) {
-#pragma GCC ivdep
-        for (long i = 0; i < columns; ++i) out[i] = x[i] * r * weight[i];
-      } else {
-#pragma GCC ivdep
-        for (long i = 0; i < columns; ++i) out[i] = x[i] * r;
-      }
-    }
-  }
-};
-
 // r (g - x r^2 mean(g x)), where g is the gradient with respect to what the weight multiplies.
 struct NormVjp {
   template <typename Gradient>
   INLINE void row(const float* x, Gradient g, float* out, long columns, float eps) {
-    const float r = factor(x, columns, eps);
+    const float r = inverse_rms(x, columns, eps);
     const float along = r * r * (reduce(columns, 0.0f, plus, [&](long i) { return g(i) * x[i]; }) / columns);
 #pragma GCC ivdep
     for (long i = 0; i < columns; ++i) out[i] = r * (g(i) - x[i] * along);

@@ -3,7 +3,7 @@
 #include <string>
 #include <unordered_set>
 
-#include "matrix.hpp"
+#include "products.hpp"
 #include "mixbit.h"
 #include "mlx/array.h"
 #include "mlx/primitives.h"
@@ -39,6 +39,6 @@ extern "C" int mixbit_product_by(const char* kernels, const struct mixbit_matrix
   const mixbit::Matrix stored{matrix->codes,   matrix->scales,  matrix->biases, matrix->rows,
                               matrix->columns, matrix->bits,    matrix->group,  static_cast<mixbit::Code>(matrix->code),
                               static_cast<mixbit::Scale>(matrix->scale)};
-  mixbit::multiply(*chosen, stored, x, count, out);
+  mixbit::multiply(*chosen, {{{stored, nullptr}}, nullptr, false}, x, count, out);
   return 1;
 }

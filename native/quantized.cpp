@@ -6,8 +6,9 @@
 
 #include <memory>
 #include <optional>
+#include <tuple>
 
-#include "matrix.hpp"
+#include "products.hpp"
 #include "mixbit.h"
 #include "mlx/backend/cpu/encoder.h"
 #include "mlx/ops.h"
@@ -25,67 +26,100 @@ std::optional<Scale> scale_of(mx::Dtype type) {
   return std::nullopt;
 }
 
-// Inputs: x, the matrix and, for quantized ones, its scales and biases.
-class Product : public mx::UnaryPrimitive {
- public:
-  Product(mx::Stream stream, Matrix form, std::string mode)
-      : UnaryPrimitive(stream), form_(form), mode_(std::move(mode)) {}
+// One of the matrices of a node, and which of the node's inputs are its parts.
+struct Stored {
+  Matrix form;  // everything but where the parts are
+  std::string mode;
+  int weight, scales, biases, bias;  // -1 where there is none
 
-  // `form` says everything but where the parts are.
-  static mx::array make(std::vector<mx::array> inputs, const Matrix& form, std::string mode, mx::Stream stream) {
-    mx::Shape shape = inputs[0].shape();
-    shape.back() = form.rows;
-    return mx::array(std::move(shape), mx::float32, std::make_shared<Product>(stream, form, std::move(mode)),
-                     std::move(inputs));
+  bool operator==(const Stored& other) const {
+    const auto key = [](const Stored& s) {
+      return std::tie(s.mode, s.form.rows, s.form.columns, s.form.bits, s.form.group, s.form.code, s.weight, s.scales, s.biases,
+                      s.bias);
+    };
+    return key(*this) == key(other);
+  }
+};
+
+// The matrices of a node, and what it makes of the products.
+struct Plan {
+  std::vector<Stored> matrices;
+  bool gated;
+  int addend;  // input that is added; -1 for none
+
+  bool operator==(const Plan&) const = default;
+
+  // What is to be done with inputs that have their values.
+  Pass pass(std::vector<Settled>& inputs) const {
+    const auto bytes = [&](int index) { return index < 0 ? nullptr : inputs[index].values(); };
+    const auto floats = [&](int index) { return index < 0 ? nullptr : inputs[index].floats(); };
+    Pass pass{{}, floats(addend), gated};
+    for (const Stored& stored : matrices) {
+      Part part{stored.form, floats(stored.bias)};
+      part.matrix.codes = bytes(stored.weight);
+      part.matrix.scales = bytes(stored.scales);
+      part.matrix.biases = bytes(stored.biases);
+      pass.parts.push_back(part);
+    }
+    return pass;
+  }
+};
+
+// x times one or several matrices, one beside the other. Inputs: x, and those that the plan names.
+class Products : public mx::UnaryPrimitive {
+ public:
+  Products(mx::Stream stream, Plan plan) : UnaryPrimitive(stream), plan_(std::make_shared<Plan>(std::move(plan))) {}
+
+  static mx::array make(std::vector<mx::array> inputs, Plan plan, mx::Stream stream) {
+    auto node = std::make_shared<Products>(stream, std::move(plan));
+    mx::Shape shape = node->output_shapes(inputs)[0];
+    return mx::array(std::move(shape), mx::float32, std::move(node), std::move(inputs));
   }
 
   void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
     out.set_data(mx::allocator::malloc(out.nbytes()));
     auto parts = std::make_shared<std::vector<Settled>>(inputs.begin(), inputs.end());
     float* to = out.data<float>();
-    const long count = inputs[0].size() / form_.columns;
-    mx::cpu::get_command_encoder(stream()).dispatch([=, matrix = form_]() mutable {
-      matrix.codes = (*parts)[1].values();
-      if (parts->size() > 2) matrix.scales = (*parts)[2].values();
-      if (parts->size() > 3) matrix.biases = (*parts)[3].values();
-      multiply(matrix, parts->front().floats(), count, to);
-    });
+    const long count = inputs[0].size() / plan_->matrices[0].form.columns;
+    mx::cpu::get_command_encoder(stream()).dispatch(
+        [=, plan = plan_] { multiply(plan->pass(*parts), parts->front().floats(), count, to); });
   }
 
   void eval_gpu(const std::vector<mx::array>&, mx::array&) override { throw std::runtime_error("this is a CPU build"); }
 
   std::vector<mx::array> vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
                              const std::vector<int>& argnums, const std::vector<mx::array>&) override {
-    if (argnums.size() != 1 || argnums[0] != 0) {
-      throw std::runtime_error("MixbitProduct: only the gradient with respect to the activations is there");
+    if (argnums.size() != 1 || argnums[0] != 0 || plan_->matrices.size() > 1) {
+      throw std::runtime_error(std::string(name()) + ": only one matrix's gradient with respect to the activations is there");
     }
-    return {mx::matmul(cotangents[0], decoded(primals), stream())};
+    return {mx::matmul(cotangents[0], decoded(plan_->matrices[0], primals), stream())};
   }
 
   const char* name() const override { return "MixbitProduct"; }
   bool is_equivalent(const mx::Primitive& other) const override {
-    const auto& same = static_cast<const Product&>(other);
-    return mode_ == same.mode_ && form_.group == same.form_.group && form_.bits == same.form_.bits &&
-           form_.code == same.form_.code;
+    return *plan_ == *static_cast<const Products&>(other).plan_;
   }
   std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override {
     mx::Shape shape = inputs[0].shape();
-    shape.back() = form_.rows;
+    long rows = 0;
+    for (const Stored& stored : plan_->matrices) rows += stored.form.rows;
+    shape.back() = plan_->gated ? rows / 2 : rows;
     return {shape};
   }
 
  private:
-  mx::array decoded(const std::vector<mx::array>& primals) {
-    if (primals.size() == 2) return mx::astype(primals[1], mx::float32, stream());
-    const bool affine = primals.size() > 3;
+  mx::array decoded(const Stored& stored, const std::vector<mx::array>& primals) {
+    const mx::array& weight = primals[stored.weight];
+    if (stored.scales < 0) return mx::astype(weight, mx::float32, stream());
     // MLX decodes to the scales' type.
-    const auto part = [&](int index) { return affine ? mx::astype(primals[index], mx::float32, stream()) : primals[index]; };
-    return mx::dequantize(primals[1], part(2), affine ? std::optional(part(3)) : std::nullopt, form_.group, form_.bits, mode_,
-                          std::nullopt, mx::float32, stream());
+    const auto widened = [&](int index) { return mx::astype(primals[index], mx::float32, stream()); };
+    const bool affine = stored.biases >= 0;
+    return mx::dequantize(weight, affine ? widened(stored.scales) : primals[stored.scales],
+                          affine ? std::optional(widened(stored.biases)) : std::nullopt, stored.form.group, stored.form.bits,
+                          stored.mode, std::nullopt, mx::float32, stream());
   }
 
-  Matrix form_;
-  std::string mode_;
+  std::shared_ptr<const Plan> plan_;
 };
 
 // Sizes of x and of the matrix that the kernels take.
@@ -140,25 +174,76 @@ mx::array mx::quantized_matmul(const array& x, const array& w, const array& scal
     if (const auto form = quantized_form(x, w, scales, biases, group, width, mode)) {
       std::vector<array> inputs = {x, w, scales};
       if (biases) inputs.push_back(*biases);
-      return Product::make(std::move(inputs), *form, mode, to_stream(s));
+      return Products::make(std::move(inputs), {{{*form, mode, 1, 2, biases ? 3 : -1, -1}}, false, -1}, to_stream(s));
     }
   }
   static auto* const function = stock(&mx::quantized_matmul);
   return function(x, w, scales, biases, transpose, group_size, bits, mode, s);
 }
 
-extern "C" void* mixbit_product_with_halves(const void* x, const void* w, const void* stream) {
-  const auto& activations = *static_cast<const mx::array*>(x);
-  const auto& weight = *static_cast<const mx::array*>(w);
-  const auto type = scale_of(weight.dtype());
-  if (weight.ndim() != 2 || !type || *type == Scale::float32 || !fits(activations, weight, weight.shape(1))) return nullptr;
+namespace {
+
+// The form of a float matrix, if the kernels take it.
+std::optional<Matrix> halves_form(const mx::array& x, const mx::array& w) {
+  const auto type = scale_of(w.dtype());
+  if (w.ndim() != 2 || !type || *type == Scale::float32 || !fits(x, w, w.shape(1))) return std::nullopt;
   Matrix form{};
-  form.rows = weight.shape(0);
-  form.columns = weight.shape(1);
+  form.rows = w.shape(0);
+  form.columns = w.shape(1);
   form.bits = 16;
   form.code = *type == Scale::half ? Code::half : Code::brain;
+  return form;
+}
+
+const mx::array* array_at(const void* pointer) { return static_cast<const mx::array*>(pointer); }
+
+// Adds the arrays of `given` to the inputs; nothing if the kernels do not take them.
+std::optional<Stored> stored_from(const struct mixbit_linear& given, std::vector<mx::array>& inputs) {
+  const mx::array &x = inputs[0], &weight = *array_at(given.weight);
+  const auto add = [&](const void* pointer) {
+    if (!pointer) return -1;
+    inputs.push_back(*array_at(pointer));
+    return static_cast<int>(inputs.size()) - 1;
+  };
+  std::optional<Matrix> form;
+  if (given.scales) {
+    const auto biases = given.biases ? std::optional(*array_at(given.biases)) : std::nullopt;
+    form = quantized_form(x, weight, *array_at(given.scales), biases, given.group, given.bits, given.mode);
+  } else {
+    form = halves_form(x, weight);
+  }
+  if (!form) return std::nullopt;
+  if (given.bias) {
+    const mx::array& bias = *array_at(given.bias);
+    if (!ours(bias) || bias.ndim() != 1 || bias.shape(0) != form->rows) return std::nullopt;
+  }
+  const int weight_at = add(given.weight), scales_at = add(given.scales), biases_at = add(given.biases);
+  return Stored{*form, given.scales ? given.mode : "", weight_at, scales_at, biases_at, add(given.bias)};
+}
+
+}  // namespace
+
+extern "C" void* mixbit_products(const void* x, const struct mixbit_linear* linears, int count, int gated, const void* addend,
+                                 const void* stream) {
   try {
-    return new mx::array(Product::make({activations, weight}, form, "", *static_cast<const mx::Stream*>(stream)));
+    std::vector<mx::array> inputs = {*array_at(x)};
+    Plan plan{{}, gated != 0, -1};
+    for (int i = 0; i < count; ++i) {
+      auto stored = stored_from(linears[i], inputs);
+      if (!stored) return nullptr;
+      plan.matrices.push_back(std::move(*stored));
+    }
+    const auto& matrices = plan.matrices;
+    if (gated && (count != 2 || matrices[0].form.rows != matrices[1].form.rows)) return nullptr;
+    if (addend) {
+      const mx::array& sum = *array_at(addend);
+      mx::Shape shape = inputs[0].shape();
+      shape.back() = matrices[0].form.rows;
+      if (gated || count != 1 || !ours(sum) || sum.shape() != shape) return nullptr;
+      plan.addend = inputs.size();
+      inputs.push_back(sum);
+    }
+    return new mx::array(Products::make(std::move(inputs), std::move(plan), *static_cast<const mx::Stream*>(stream)));
   } catch (const std::exception&) {
     return nullptr;
   }

@@ -14,23 +14,13 @@
 #include "mlx/ops.h"
 #include "mlx/primitives.h"
 #include "nodes.hpp"
+#include "rope.hpp"
+
+namespace mixbit {
 
 namespace {
 
-using namespace mixbit;
-
-// What the angles are made from.
-struct Angles {
-  std::vector<float> inverse;
-  float scale;
-  int offset;
-  long tokens;
-  bool operator==(const Angles&) const = default;
-};
-
-// Of each token its cosines and then its sines. The last tables are kept: layers share them.
-using Table = std::shared_ptr<const std::vector<float>>;
-
+// The last tables are kept: layers share them.
 Table table(const Angles& angles) {
   static std::mutex mutex;
   static std::vector<std::pair<Angles, Table>> kept;
@@ -53,41 +43,26 @@ Table table(const Angles& angles) {
   return values;
 }
 
-// Rotates pairs by their angles, and copies what is past them. Pairs are side by side, or half a row apart.
-struct Rotate {
-  INLINE void run(const float* x, const float* cosines, float* out, long pairs, long dims, bool beside, float direction) {
-    const float* sines = cosines + pairs;
-    if (beside) {
-#pragma GCC ivdep
-      for (long i = 0; i < pairs; ++i) {
-        const float a = x[2 * i], b = x[2 * i + 1], sine = direction * sines[i];
-        out[2 * i] = a * cosines[i] - b * sine;
-        out[2 * i + 1] = a * sine + b * cosines[i];
-      }
-    } else {
-#pragma GCC ivdep
-      for (long i = 0; i < pairs; ++i) {
-        const float a = x[i], b = x[pairs + i], sine = direction * sines[i];
-        out[i] = a * cosines[i] - b * sine;
-        out[pairs + i] = a * sine + b * cosines[i];
-      }
-    }
-    for (long i = 2 * pairs; i < dims; ++i) out[i] = x[i];
-  }
-};
+}  // namespace
 
-struct Settings {
-  int dims;
-  bool traditional;
-  float base, scale;
-  int offset;
-  bool operator==(const Settings&) const = default;
-};
+Table angles_of(const RopeSettings& settings, const float* frequencies, long tokens) {
+  const long pairs = settings.dims / 2;
+  Angles angles{std::vector<float>(pairs), settings.scale, settings.offset, tokens};
+  const float step = std::log(settings.base) / pairs;
+  for (long i = 0; i < pairs; ++i) angles.inverse[i] = frequencies ? 1.0f / frequencies[i] : std::exp(-i * step);
+  return table(angles);
+}
+
+}  // namespace mixbit
+
+namespace {
+
+using namespace mixbit;
 
 // Inputs: x, and the frequencies if they are given. The gradient is turned back by the same angles.
 class Rope : public mx::UnaryPrimitive {
  public:
-  Rope(mx::Stream stream, Settings settings, bool back) : UnaryPrimitive(stream), settings_(settings), back_(back) {}
+  Rope(mx::Stream stream, RopeSettings settings, bool back) : UnaryPrimitive(stream), settings_(settings), back_(back) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
     auto in = std::make_shared<Heads>(inputs[0]);
@@ -97,10 +72,7 @@ class Rope : public mx::UnaryPrimitive {
     mx::cpu::get_command_encoder(stream()).dispatch([=, settings = settings_, direction = back_ ? -1.0f : 1.0f] {
       in->settle();
       const long pairs = settings.dims / 2;
-      Angles angles{std::vector<float>(pairs), settings.scale, settings.offset, tokens};
-      const float step = std::log(settings.base) / pairs;
-      for (long i = 0; i < pairs; ++i) angles.inverse[i] = frequencies ? 1.0f / frequencies[i] : std::exp(-i * step);
-      const Table values = table(angles);
+      const Table values = angles_of(settings, frequencies, tokens);
       split(batch * tokens, batch * tokens * heads * dims, worth_it, [&](long from, long until) {
         for (long i = from; i < until; ++i) {
           const long token = i % tokens;
@@ -131,7 +103,7 @@ class Rope : public mx::UnaryPrimitive {
   std::vector<mx::Shape> output_shapes(const std::vector<mx::array>& inputs) override { return {inputs[0].shape()}; }
 
  private:
-  Settings settings_;
+  RopeSettings settings_;
   bool back_;
 };
 
@@ -142,7 +114,7 @@ mx::array mx::fast::rope(const array& x, int dims, bool traditional, std::option
   const bool even = dims > 0 && dims % 2 == 0 && x.ndim() == 4 && dims <= x.shape(3);
   const bool angles = freqs ? ours(*freqs) && freqs->ndim() == 1 && freqs->shape(0) == dims / 2 : base.has_value();
   if (ours(x) && even && angles) {
-    const Settings settings{dims, traditional, base.value_or(1.0f), scale, offset};
+    const RopeSettings settings{dims, traditional, base.value_or(1.0f), scale, offset};
     std::vector<array> inputs = {x};
     if (freqs) inputs.push_back(mx::contiguous(*freqs, false, s));
     return array(x.shape(), float32, std::make_shared<Rope>(to_stream(s), settings, false), std::move(inputs));

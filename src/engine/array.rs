@@ -291,24 +291,6 @@ pub(crate) fn capped(x: &Array, cap: f32) -> Result<Array> {
     Ok(mlx_rs::ops::tanh(&inner)?.multiply(factor(cap, x)?)?)
 }
 
-/// Computes `x @ w.T` in float32 for float32 activations and a float16 or bfloat16 matrix. On Linux the matrix is read
-/// as it is; elsewhere MLX widens it first.
-pub(crate) fn product_with_halves(x: &Array, weight: &Array) -> Result<Array> {
-    #[cfg(target_os = "linux")]
-    {
-        let stream = Stream::thread_local_or_default();
-        // SAFETY: both handles are alive; the result is null or a new array.
-        let ctx = unsafe {
-            mlx_sys::mixbit_product_with_halves(x.as_ptr().ctx, weight.as_ptr().ctx, stream.as_ptr().ctx)
-        };
-        if !ctx.is_null() {
-            // SAFETY: the array is new, and nobody else has it.
-            return Ok(unsafe { Array::from_ptr(mlx_sys::mlx_array { ctx }) });
-        }
-    }
-    Ok(x.matmul(weight.as_dtype(mlx_rs::Dtype::Float32)?.t())?)
-}
-
 /// Returns the handle that mlx-c takes for an absent argument.
 pub(crate) fn empty() -> Array {
     // SAFETY: a new empty handle, owned from here on.

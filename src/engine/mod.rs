@@ -7,6 +7,7 @@
 pub mod array;
 pub mod cache;
 pub mod decoder;
+pub mod fused;
 pub mod generate;
 pub mod learn;
 pub mod measure;

@@ -52,11 +52,37 @@ impl Rotation {
         Ok(self.rotate(&each)?.reshape(x.shape())?)
     }
 
+    /// Returns what the angles are made from.
+    pub(crate) fn angles(&self) -> Angles<'_> {
+        Angles {
+            dims: self.dims,
+            traditional: self.traditional,
+            base: self.theta,
+            scale: self.scale,
+            factor: self.attention_factor,
+            offset: self.offset,
+            frequencies: self.freqs.as_ref(),
+        }
+    }
+
     fn rotate(&self, x: &Array) -> Result<Array> {
         let base = if self.freqs.is_some() { None } else { Some(self.theta) };
         let freqs = self.freqs.as_ref();
         Ok(fast::rope(x, self.dims, self.traditional, base, self.scale, self.offset, freqs)?)
     }
+}
+
+/// Settings of a rotation: angles are (`offset` + token) * `scale` over powers of `base`, or over `frequencies`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Angles<'a> {
+    pub(crate) dims: i32,
+    pub(crate) traditional: bool,
+    pub(crate) base: f32,
+    pub(crate) scale: f32,
+    /// Factor on what was rotated.
+    pub(crate) factor: f32,
+    pub(crate) offset: i32,
+    pub(crate) frequencies: Option<&'a Array>,
 }
 
 /// Position of the first of some new tokens, as each part of attention counts it.

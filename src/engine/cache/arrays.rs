@@ -90,6 +90,21 @@ impl KvBuffer {
         Ok(self.assemble(visible_parts))
     }
 
+    /// True if positions are stored as codes.
+    pub(crate) fn is_quantized(&self) -> bool {
+        self.quant.is_some()
+    }
+
+    /// Takes the float array out, with room for new positions of shape `sizes` from position `at` on.
+    pub(crate) fn take_with_room(&mut self, sizes: &[i32], at: usize, most: usize) -> Result<Array> {
+        with_room(self.parts.pop(), sizes, mlx_rs::Dtype::Float32, at, most)
+    }
+
+    /// Puts a float array in, whose old one was taken.
+    pub(crate) fn put(&mut self, array: Array) {
+        self.parts = vec![array];
+    }
+
     /// Writes `new` into one slot of a full ring.
     pub(crate) fn replace(&mut self, new: &Array, slot: usize) -> Result<CachedArray> {
         let new = self.encode(new)?;
@@ -185,25 +200,36 @@ impl KvBuffer {
 /// Returns the buffer with `new` at position `filled`, and its filled part.
 fn grow(buffer: Option<Array>, new: &Array, filled: usize, most: usize) -> Result<(Array, Array)> {
     let count = new.shape()[AXIS] as usize;
-    let capacity = buffer.as_ref().map_or(0, |b| b.shape()[AXIS] as usize);
-    let buffer = match buffer {
-        Some(buffer) if filled + count <= capacity => buffer,
-        old => {
-            let mut shape = new.shape().to_vec();
-            let gained = count.next_multiple_of(GROWTH_POSITIONS).min(most.saturating_sub(filled)).max(count);
-            shape[AXIS] = gained as i32;
-            let room = zeros_dtype(&shape, new.dtype())?;
-            match old {
-                Some(old) => concatenate(&[slice(&old, AXIS, 0, filled)?, room], AXIS as i32)?,
-                None => room,
-            }
-        }
-    };
+    let buffer = with_room(buffer, new.shape(), new.dtype(), filled, most)?;
     // The old handle is given up before the update is evaluated, so that MLX writes in place.
     let updated = slice_update(&buffer, new, AXIS, filled)?;
     drop(buffer);
     let visible = slice(&updated, AXIS, 0, filled + count)?;
     Ok((updated, visible))
+}
+
+/// Returns the buffer with room for new positions of shape `sizes` after the `filled` ones.
+fn with_room(
+    buffer: Option<Array>,
+    sizes: &[i32],
+    dtype: mlx_rs::Dtype,
+    filled: usize,
+    most: usize,
+) -> Result<Array> {
+    let count = sizes[AXIS] as usize;
+    let capacity = buffer.as_ref().map_or(0, |b| b.shape()[AXIS] as usize);
+    let old = match buffer {
+        Some(buffer) if filled + count <= capacity => return Ok(buffer),
+        old => old,
+    };
+    let mut shape = sizes.to_vec();
+    let gained = count.next_multiple_of(GROWTH_POSITIONS).min(most.saturating_sub(filled)).max(count);
+    shape[AXIS] = gained as i32;
+    let room = zeros_dtype(&shape, dtype)?;
+    match old {
+        Some(old) => Ok(concatenate(&[slice(&old, AXIS, 0, filled)?, room], AXIS as i32)?),
+        None => Ok(room),
+    }
 }
 
 /// Returns the positions of the ring and `new` to store, and those that attention sees.

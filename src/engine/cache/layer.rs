@@ -17,6 +17,17 @@ use crate::error::Result;
 use crate::models::spec::{AttentionSpan, AttentionSpec};
 use crate::numerics::quant::Quant;
 
+/// Place of new positions in a cache.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Slot {
+    /// Position in the stored arrays of the first.
+    pub(crate) at: usize,
+    /// Positions, from the first one stored on, that queries attend to.
+    pub(crate) visible: usize,
+    /// Number of new positions.
+    pub(crate) count: usize,
+}
+
 /// Keys and values of one layer.
 #[derive(Debug)]
 pub(crate) struct KvCache {
@@ -89,8 +100,7 @@ impl KvCache {
             let most = self.most;
             return Ok((self.keys.grow(keys, filled, most)?, self.values.grow(values, filled, most)?));
         };
-        let full = self.filled == window && self.keys.capacity() == window;
-        if count == 1 && self.slack == 0 && full {
+        if count == 1 && self.slack == 0 && self.is_full_ring(window) {
             let slot = self.oldest;
             self.oldest = (slot + 1) % window;
             return Ok((self.keys.replace(keys, slot)?, self.values.replace(values, slot)?));
@@ -104,6 +114,48 @@ impl KvCache {
         };
         self.filled = (how.retained + count).min(how.most);
         Ok((self.keys.append(keys, how)?, self.values.append(values, how)?))
+    }
+
+    /// Returns where `count` new positions would be written and what their queries would attend to, if the cache holds
+    /// floats and stores new positions after the old ones, or one of them in place of the oldest.
+    pub(crate) fn slot(&self, count: usize) -> Option<Slot> {
+        if self.keys.is_quantized() {
+            return None;
+        }
+        match self.span {
+            AttentionSpan::Sliding(window) => {
+                let replaces = count == 1 && self.slack == 0 && self.is_full_ring(window);
+                replaces.then_some(Slot { at: self.oldest, visible: window, count })
+            }
+            AttentionSpan::Full | AttentionSpan::Chunked(_) => {
+                Some(Slot { at: self.filled, visible: self.filled + count, count })
+            }
+        }
+    }
+
+    /// Lets `write` write new positions [batch, heads, positions, dim] of shape `sizes` to `slot` of the stored keys and
+    /// values, which it returns after what it computed of them. They are its own: it may write in place.
+    pub(crate) fn rewrite_with(
+        &mut self,
+        slot: Slot,
+        sizes: &[i32],
+        write: impl FnOnce(Array, Array) -> Result<[Array; 3]>,
+    ) -> Result<Array> {
+        let room = |buffer: &mut KvBuffer, most| buffer.take_with_room(sizes, slot.at, most);
+        let (keys, values) = (room(&mut self.keys, self.most)?, room(&mut self.values, self.most)?);
+        let [out, keys, values] = write(keys, values)?;
+        self.keys.put(keys);
+        self.values.put(values);
+        self.seen += slot.count;
+        match self.span {
+            AttentionSpan::Sliding(window) => self.oldest = (slot.at + 1) % window,
+            AttentionSpan::Full | AttentionSpan::Chunked(_) => self.filled = slot.visible,
+        }
+        Ok(out)
+    }
+
+    fn is_full_ring(&self, window: usize) -> bool {
+        self.filled == window && self.keys.capacity() == window
     }
 
     /// True if the latest `count` positions can be removed and all that the next token attends to remains.

@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use super::linear::Linear;
 use super::load::Loader;
-use super::mlp::Input;
+use super::mlp::{Context, Input, Nodes};
 use super::norm::Norm;
 use super::positions::{Mask, Positions};
 use crate::engine::array::{Packed, capped, factor, slice};
 use crate::engine::cache::arrays::CachedArray;
-use crate::engine::cache::layer::KvCache;
+use crate::engine::cache::layer::{KvCache, Slot};
+use crate::engine::fused::{self, CachedAttention, Finish, HeadNorm, Layer};
 use crate::error::Result;
 use crate::models::spec::{AttentionSpec, QkNorm, Role};
 use crate::numerics::dtype::Dtype;
@@ -56,29 +57,88 @@ impl Attention {
         self.norms.iter_mut().flatten()
     }
 
-    /// Computes the output for x [batch, tokens, hidden]. Without a cache the tokens are the whole sequence. `observe` sees
-    /// the inputs of the linear layers.
-    pub(crate) fn forward(
+    /// Computes the output for x [batch, tokens, hidden], plus `addend` if there is one. Without a cache the tokens are the
+    /// whole sequence. `observe` sees the inputs of the linear layers.
+    pub(crate) fn forward_plus(
         &self,
-        dtype: Dtype,
+        context: Context<'_>,
         x: &Array,
         positions: &mut Positions,
         cache: Option<&mut KvCache>,
+        addend: Option<&Array>,
         observe: &mut dyn FnMut(Input, &Array),
     ) -> Result<Array> {
         observe(self.inputs[0].tap.into(), x);
+        let out = self.attended(context, x, positions, cache)?;
+        observe(self.o.tap.into(), &out);
+        self.o.forward_plus(context, &out, addend)
+    }
+
+    /// Computes the input of the output projection [batch, tokens, heads * dim].
+    fn attended(
+        &self,
+        context: Context<'_>,
+        x: &Array,
+        positions: &mut Positions,
+        mut cache: Option<&mut KvCache>,
+    ) -> Result<Array> {
+        if let Some(cache) = cache.as_deref_mut()
+            && let Some(out) = self.attended_at_once(context, x, positions, cache)?
+        {
+            return Ok(out);
+        }
         let AttentionSpec { scale, span, cap, .. } = *self.spec;
         let scores = Scores { scale, cap };
         let (q, k, v) = self.heads(self.projected(x)?, positions)?;
         let out = if let Some(cache) = cache {
             let (k, v) = cache.update(&k, &v)?;
-            attend_cached(&q, &k, &v, scores, &positions.mask(cache.span(), k.positions()), dtype)?
+            attend_cached(&q, &k, &v, scores, &positions.mask(cache.span(), k.positions()), context.dtype)?
         } else {
             attend(&q, &k, &v, scores, &positions.mask(span, x.shape()[1] as usize))?
         };
-        let out = concatenate_heads(&out)?;
-        observe(self.o.tap.into(), &out);
-        self.o.forward(&out)
+        concatenate_heads(&out)
+    }
+
+    /// Computes the same with nodes for all projections and for the rest. `None` where the layer, its weights or its cache
+    /// are of other kinds than those nodes know.
+    fn attended_at_once(
+        &self,
+        context: Context<'_>,
+        x: &Array,
+        positions: &mut Positions,
+        cache: &mut KvCache,
+    ) -> Result<Option<Array>> {
+        let AttentionSpec { heads, kv_heads, head_dim, scale, .. } = *self.spec;
+        let tempered = self.spec.tempered && positions.temperatures.is_some();
+        let is_known = self.spec.cap.is_none() && !tempered && fused::can_attend(head_dim);
+        if context.nodes == Nodes::Single || context.dtype != Dtype::F32 || !is_known {
+            return Ok(None);
+        }
+        let norm = match (&self.spec.qk_norm, &self.norms) {
+            (QkNorm::AllHeads(_), _) => return Ok(None),
+            (QkNorm::Weightless(eps), _) => Some(HeadNorm { query: None, key: None, eps: *eps }),
+            (_, Some([query, key])) => {
+                let ((query, eps), (key, _)) = (query.parts(), key.parts());
+                Some(HeadNorm { query: Some(query), key: Some(key), eps })
+            }
+            (_, None) => None,
+        };
+        let tokens = x.dim(1);
+        let Some(slot) = cache.slot(tokens as usize) else { return Ok(None) };
+        let causal = match positions.mask(cache.span(), slot.visible) {
+            Mask::None => false,
+            Mask::Causal => true,
+            Mask::Array(_) => return Ok(None),
+        };
+        let layers: Vec<Layer<'_>> = self.inputs.iter().map(Linear::layer).collect();
+        let Some(projected) = fused::products(x, &layers, Finish::Concatenated) else { return Ok(None) };
+        let rotation = self.spec.rope.map(|rope| &positions.rotations[rope]);
+        let Slot { at, visible, .. } = slot;
+        let attention =
+            CachedAttention { heads, kv_heads, head_dim, norm, rotation, scale, at, visible, causal };
+        let sizes = [1, kv_heads as i32, tokens, head_dim as i32];
+        let write = |keys, values| fused::attend(&attention, &projected, &keys, &values);
+        Ok(Some(cache.rewrite_with(slot, &sizes, write)?))
     }
 
     /// Returns queries, keys and values [batch, tokens, ..].

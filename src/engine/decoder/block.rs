@@ -51,8 +51,16 @@ impl<P> Branch<P> {
         self.before.as_ref().map_or_else(|| Ok(stream.clone()), |norm| norm.forward(stream))
     }
 
-    /// Adds the part's output to the residual stream.
+    /// Returns the residual stream if the part itself adds it to its output: nothing is done to the output before.
+    fn addend<'a>(&self, stream: &'a Array) -> Option<&'a Array> {
+        (self.after.is_none() && self.factor.is_none()).then_some(stream)
+    }
+
+    /// Adds the part's output to the residual stream, unless the part has done so.
     fn add(&self, stream: &Array, mut output: Array) -> Result<Array> {
+        if self.addend(stream).is_some() {
+            return Ok(output);
+        }
         if let Some(norm) = &self.after {
             output = norm.forward(&output)?;
         }
@@ -143,7 +151,7 @@ impl Block {
     ) -> Result<Array> {
         let attended = self.attend(context, x, positions, cache, &mut |_, _| {})?;
         let choice = self.choose(&attended)?;
-        self.finish(&attended, choice.as_ref(), &mut |_, _| {})
+        self.finish(context, &attended, choice.as_ref(), &mut |_, _| {})
     }
 
     /// Computes the block's output for a whole sequence x, with its experts already chosen.
@@ -155,7 +163,7 @@ impl Block {
         choice: Option<&Choice>,
     ) -> Result<Array> {
         let attended = self.attend(context, x, positions, None, &mut |_, _| {})?;
-        self.finish(&attended, choice, &mut |_, _| {})
+        self.finish(context, &attended, choice, &mut |_, _| {})
     }
 
     /// Computes attention, up to the MLP's input. `observe` sees the inputs of the linear layers.
@@ -168,7 +176,8 @@ impl Block {
         observe: &mut dyn FnMut(Input, &Array),
     ) -> Result<Attended> {
         let normed = self.attention.input(x)?;
-        let output = self.attention.part.forward(context.dtype, &normed, positions, cache, observe)?;
+        let addend = self.attention.addend(x);
+        let output = self.attention.part.forward_plus(context, &normed, positions, cache, addend, observe)?;
         let stream = self.attention.add(x, output)?;
         let normed = self.mlp.input(&stream)?;
         let probabilities = self.router.as_ref().map(|router| router.probabilities(&normed));
@@ -184,18 +193,21 @@ impl Block {
     /// Computes the MLP and the block's output. `observe` sees the inputs of the linear layers.
     pub(crate) fn finish(
         &self,
+        context: Context<'_>,
         attended: &Attended,
         choice: Option<&Choice>,
         observe: &mut dyn FnMut(Input, &Array),
     ) -> Result<Array> {
         let Attended { stream, normed, probabilities } = attended;
+        let addend = self.mlp.addend(stream);
         let output = if let Some(router) = &self.router
             && let Some(probabilities) = probabilities
             && let Some(choice) = choice
         {
-            router.forward(&self.mlp.part, normed, probabilities, choice, observe)?
+            let output = router.forward(&self.mlp.part, normed, probabilities, choice, observe)?;
+            addend.map_or_else(|| Ok(output.clone()), |addend| addend.add(&output))?
         } else {
-            self.mlp.part.forward(normed, observe)?
+            self.mlp.part.forward_plus(context, normed, addend, observe)?
         };
         self.mlp.add(stream, output)
     }

@@ -4,7 +4,9 @@ use mlx_rs::Array;
 use mlx_rs::transforms::eval;
 use std::sync::Arc;
 
-use crate::engine::array::{Packed, mlx_dtype, product_with_halves};
+use super::mlp::{Context, Nodes};
+use crate::engine::array::{Packed, mlx_dtype};
+use crate::engine::fused::{Finish, Layer, products};
 use crate::error::Result;
 use crate::models::spec::Tap;
 use crate::numerics::dtype::Dtype;
@@ -66,7 +68,11 @@ impl Weight {
     pub(crate) fn matmul_transposed(&self, x: &Array) -> Result<Array> {
         match self {
             Self::Float(weight) => Ok(x.matmul(weight.t())?),
-            Self::Halves(weight) => product_with_halves(x, weight),
+            // MLX itself would widen the matrix first.
+            Self::Halves(weight) => match products(x, &[(self, None)], Finish::Concatenated) {
+                Some(product) => Ok(product),
+                None => Ok(x.matmul(weight.as_dtype(mlx_rs::Dtype::Float32)?.t())?),
+            },
             Self::Quantized(packed) => packed.matmul_transposed(x),
         }
     }
@@ -99,6 +105,27 @@ pub(crate) struct Linear {
 }
 
 impl Linear {
+    /// Returns the layer as a part of a node.
+    pub(crate) fn layer(&self) -> Layer<'_> {
+        (&self.weight, self.bias.as_ref())
+    }
+
+    /// Computes `x @ w.T + b`, plus `addend` if there is one.
+    pub(crate) fn forward_plus(
+        &self,
+        context: Context<'_>,
+        x: &Array,
+        addend: Option<&Array>,
+    ) -> Result<Array> {
+        let Some(addend) = addend else { return self.forward(x) };
+        if context.nodes == Nodes::Fused
+            && let Some(sum) = products(x, &[self.layer()], Finish::Plus(addend))
+        {
+            return Ok(sum);
+        }
+        Ok(addend.add(self.forward(x)?)?)
+    }
+
     /// Computes `x @ w.T + b`.
     pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
         let y = self.weight.matmul_transposed(x)?;

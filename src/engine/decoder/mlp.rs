@@ -5,6 +5,7 @@ use mlx_rs::Array;
 use super::linear::Linear;
 use super::load::Loader;
 use crate::engine::array::{gated, gelu_tanh, slice};
+use crate::engine::fused::{Finish, products};
 use crate::error::Result;
 use crate::models::spec::{Activation, DecoderSpec, MlpSpec, Projections, Role, Tap};
 use crate::numerics::dtype::Dtype;
@@ -59,19 +60,35 @@ impl Gated {
         [&mut self.gate, &mut self.up, &mut self.down]
     }
 
-    /// Computes the output of an MLP without experts.
-    pub(crate) fn forward(&self, x: &Array, observe: &mut dyn FnMut(Input, &Array)) -> Result<Array> {
+    /// Computes the output of an MLP without experts, plus `addend` if there is one.
+    pub(crate) fn forward_plus(
+        &self,
+        context: Context<'_>,
+        x: &Array,
+        addend: Option<&Array>,
+        observe: &mut dyn FnMut(Input, &Array),
+    ) -> Result<Array> {
         observe(self.gate[0].tap.into(), x);
-        let gate = self.gate[0].forward(x)?;
-        let gated = match self.up.first() {
-            Some(up) => self.inner(&gate, &up.forward(x)?)?,
-            None => {
-                let width = gate.dim(2) as usize / 2;
-                self.inner(&slice(&gate, 2, 0, width)?, &slice(&gate, 2, width, 2 * width)?)?
-            }
-        };
+        let gated = self.gated(context, x)?;
         observe(self.down[0].tap.into(), &gated);
-        self.down[0].forward(&gated)
+        self.down[0].forward_plus(context, &gated, addend)
+    }
+
+    /// Computes the input of down.
+    fn gated(&self, context: Context<'_>, x: &Array) -> Result<Array> {
+        let gate = &self.gate[0];
+        let Some(up) = self.up.first() else {
+            let both = gate.forward(x)?;
+            let width = both.dim(2) as usize / 2;
+            return self.inner(&slice(&both, 2, 0, width)?, &slice(&both, 2, width, 2 * width)?);
+        };
+        if context.nodes == Nodes::Fused
+            && self.activation == Activation::Silu
+            && let Some(gated) = products(x, &[gate.layer(), up.layer()], Finish::Gated)
+        {
+            return Ok(gated);
+        }
+        self.inner(&gate.forward(x)?, &up.forward(x)?)
     }
 }
 
@@ -81,4 +98,14 @@ pub(crate) struct Context<'a> {
     pub(crate) spec: &'a DecoderSpec,
     pub(crate) dtype: Dtype,
     pub(crate) on_gpu: bool,
+    pub(crate) nodes: Nodes,
+}
+
+/// How operations become nodes of MLX's graph.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Nodes {
+    /// One by one, with gradients.
+    Single,
+    /// Several as one where there is such a node, for passes without gradients.
+    Fused,
 }

@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::block::Block;
 use super::linear::Weight;
 use super::load::{Halves, Loader};
-use super::mlp::Context;
+use super::mlp::{Context, Nodes};
 use super::norm::Norm;
 use super::positions::Positions;
 use crate::engine::array::{capped, factor, from_tokens, slice, to_vec, vector_jacobian_products};
@@ -26,6 +26,7 @@ pub struct Model {
     embed: Embedding,
     head: Head,
     blocks: Vec<Block>,
+    nodes: Nodes,
 }
 
 /// Token embedding.
@@ -143,7 +144,8 @@ impl Model {
         } else {
             Head::load(&loader)?
         };
-        Ok(Self { spec: source.spec().clone(), dtype, on_gpu: engine.gpu, embed, head, blocks })
+        let (spec, on_gpu) = (source.spec().clone(), engine.gpu);
+        Ok(Self { spec, dtype, on_gpu, embed, head, blocks, nodes: Nodes::Fused })
     }
 
     /// Returns the decoder's architecture.
@@ -212,7 +214,8 @@ impl Model {
         mut caches: Option<&mut Caches>,
         logits: LogitsOf,
     ) -> Result<Array> {
-        let context = Context { spec: &self.spec, dtype: self.dtype, on_gpu: self.on_gpu };
+        let Self { spec, dtype, on_gpu, nodes, .. } = self;
+        let context = Context { spec, dtype: *dtype, on_gpu: *on_gpu, nodes: *nodes };
         let mut positions = match &caches {
             Some(caches) => Positions::at(&self.spec, caches.place(), tokens.len()),
             None => Positions::new(&self.spec, 0, tokens.len()),
@@ -229,6 +232,12 @@ impl Model {
             hidden = slice(&hidden, 1, tokens.len() - 1, tokens.len())?;
         }
         self.head.logits(&hidden)
+    }
+
+    /// Returns the model with an operation per node.
+    #[cfg(test)]
+    pub(crate) fn with_single_nodes(self) -> Self {
+        Self { nodes: Nodes::Single, ..self }
     }
 
     /// Returns the model with one of its layers.

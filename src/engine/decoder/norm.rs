@@ -37,6 +37,11 @@ impl Norm {
         Ok(())
     }
 
+    /// Returns the factors on the normalized values, and epsilon.
+    pub(crate) fn parts(&self) -> (&Array, f32) {
+        (&self.weight, self.eps)
+    }
+
     /// Normalizes x [.., size].
     pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
         Ok(rms_norm(x, Some(&self.weight), self.eps)?)

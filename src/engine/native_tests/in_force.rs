@@ -12,7 +12,8 @@ use std::env;
 use std::ffi::CStr;
 use std::process::Command;
 
-use crate::engine::array::{Packed, from_vec, gated, product_with_halves};
+use crate::engine::array::{Packed, from_vec, gated};
+use crate::engine::decoder::linear::Weight;
 use crate::engine::runtime::Engine;
 use crate::numerics::lanes::exp;
 use crate::numerics::quant::Quant;
@@ -48,7 +49,7 @@ fn functions_of_mlx_make_our_nodes() {
         (sigmoid(&rows).unwrap(), "MixbitSigmoid"),
         (fast::rms_norm(&rows, None, 1e-5).unwrap(), "MixbitRmsNorm"),
         (
-            product_with_halves(&rows, &rows.as_dtype(mlx_rs::Dtype::Float16).unwrap()).unwrap(),
+            Weight::Halves(rows.as_dtype(mlx_rs::Dtype::Float16).unwrap()).matmul_transposed(&rows).unwrap(),
             "MixbitProduct",
         ),
         (gated(&rows, &rows).unwrap(), "MixbitGated"),

@@ -2,6 +2,8 @@
 pub mod exponentials;
 pub mod fast;
 #[cfg(target_os = "linux")]
+pub mod fused;
+#[cfg(target_os = "linux")]
 pub mod in_force;
 #[cfg(target_os = "linux")]
 pub mod products;

@@ -9,12 +9,13 @@ use mlx_rs::transforms::fallible_vjp;
 use std::ffi::CStr;
 use std::ptr::null;
 
-use crate::engine::array::{Packed, from_bytes, from_vec, mlx_dtype, product_with_halves, to_vec};
+use crate::engine::array::{Packed, from_bytes, from_vec, mlx_dtype, to_vec};
+use crate::engine::decoder::linear::Weight;
 use crate::engine::runtime::Engine;
 use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::{Mode, Quant};
 
-const KERNELS: [&CStr; 3] = [c"plain", c"avx2", c"avx512"];
+const KERNELS: [&CStr; 4] = [c"plain", c"avx2", c"avx512", c"vnni"];
 
 /// Bytes whose last one is the last of a page, with a page after it that nobody may read.
 struct BeforeWall {
@@ -399,7 +400,7 @@ fn products_with_halves_are_those_with_widened_ones() {
             let weight = values(&[24, columns]).as_dtype(mlx_dtype(dtype)).unwrap();
             let x = values(&[1, 5, columns]);
             let expected = x.matmul(weight.as_dtype(mlx_rs::Dtype::Float32).unwrap().t()).unwrap();
-            assert_close(&product_with_halves(&x, &weight).unwrap(), &expected);
+            assert_close(&Weight::Halves(weight).matmul_transposed(&x).unwrap(), &expected);
         }
     }
 }

@@ -10,7 +10,7 @@ use super::states::{HiddenStates, StoredState};
 use crate::engine::array::{slice, to_vec};
 use crate::engine::decoder::block::{Attended, Block};
 use crate::engine::decoder::load::Loader;
-use crate::engine::decoder::mlp::{Context, Input};
+use crate::engine::decoder::mlp::{Context, Input, Nodes};
 use crate::engine::decoder::model::{Embedding, Head};
 use crate::engine::decoder::positions::Positions;
 use crate::engine::runtime::Engine;
@@ -61,7 +61,8 @@ impl<'a> Pass<'a> {
         batch: usize,
         memory: u64,
     ) -> Result<Self> {
-        let context = Context { spec: loader.source.spec(), dtype: loader.dtype, on_gpu: engine.gpu };
+        let (spec, dtype) = (loader.source.spec(), loader.dtype);
+        let context = Context { spec, dtype, on_gpu: engine.gpu, nodes: Nodes::Single };
         check_tokens(context.spec, sequences)?;
         crate::engine::memory::keep_pages(Some(loader.source.manifest().parameters()));
         let embed = Embedding::load(&loader)?;
@@ -209,7 +210,7 @@ pub(crate) fn forward(
     let mut outputs = Vec::with_capacity(inputs.len());
     for (index, attended) in attended.into_iter().enumerate() {
         let choice = block.choose(&attended)?;
-        outputs.push(streams.on(index, || block.finish(&attended, choice.as_ref(), &mut observe))?);
+        outputs.push(streams.on(index, || block.finish(context, &attended, choice.as_ref(), &mut observe))?);
     }
     collected?;
     match collector {

@@ -13,23 +13,30 @@ pub const COMPAT: &str = include_str!("../../../native/compat.hpp");
 /// Header of the functions that the library has beside mlx-c's.
 pub const OURS: &str = include_str!("../../../native/mixbit.h");
 /// Sources in `native/` by name: BLAS forwarders, matrix products, functions that stand in for MLX's, and shared headers.
-pub const NATIVE: [(&str, &str); 19] = [
+pub const NATIVE: [(&str, &str); 26] = [
     ("blas.cpp", include_str!("../../../native/blas.cpp")),
     ("sgemm.cpp", include_str!("../../../native/sgemm.cpp")),
     ("exponentials.cpp", include_str!("../../../native/exponentials.cpp")),
     ("attention.cpp", include_str!("../../../native/attention.cpp")),
+    ("attention.hpp", include_str!("../../../native/attention.hpp")),
+    ("cached_attention.cpp", include_str!("../../../native/cached_attention.cpp")),
     ("matrix.cpp", include_str!("../../../native/matrix.cpp")),
     ("matrix.hpp", include_str!("../../../native/matrix.hpp")),
     ("matrix_avx2.cpp", include_str!("../../../native/matrix_avx2.cpp")),
     ("matrix_avx512.cpp", include_str!("../../../native/matrix_avx512.cpp")),
+    ("matrix_integers.inc", include_str!("../../../native/matrix_integers.inc")),
     ("matrix_kernels.inc", include_str!("../../../native/matrix_kernels.inc")),
     ("matrix_plain.cpp", include_str!("../../../native/matrix_plain.cpp")),
     ("matrix_values.inc", include_str!("../../../native/matrix_values.inc")),
+    ("matrix_vnni.cpp", include_str!("../../../native/matrix_vnni.cpp")),
     ("norm.cpp", include_str!("../../../native/norm.cpp")),
     ("probe.cpp", include_str!("../../../native/probe.cpp")),
     ("unfilled.cpp", include_str!("../../../native/unfilled.cpp")),
+    ("products.hpp", include_str!("../../../native/products.hpp")),
     ("quantized.cpp", include_str!("../../../native/quantized.cpp")),
     ("rope.cpp", include_str!("../../../native/rope.cpp")),
+    ("rope.hpp", include_str!("../../../native/rope.hpp")),
+    ("rows.hpp", include_str!("../../../native/rows.hpp")),
     ("nodes.hpp", include_str!("../../../native/nodes.hpp")),
     ("mixbit.h", OURS),
     ("threads.hpp", include_str!("../../../native/threads.hpp")),
@@ -37,11 +44,25 @@ pub const NATIVE: [(&str, &str); 19] = [
 
 /// Sources that are compiled for processors with more than x86-64 has, and the flags that say so. They share no inline
 /// functions with others.
-const FOR_PROCESSORS: [(&str, &[&str]); 2] = [
+const FOR_PROCESSORS: [(&str, &[&str]); 3] = [
     ("matrix_avx2.cpp", &["-mavx2", "-mfma", "-mf16c"]),
     (
         "matrix_avx512.cpp",
         &["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vbmi"],
+    ),
+    (
+        "matrix_vnni.cpp",
+        &[
+            "-mavx2",
+            "-mfma",
+            "-mf16c",
+            "-mavx512f",
+            "-mavx512bw",
+            "-mavx512dq",
+            "-mavx512vl",
+            "-mavx512vbmi",
+            "-mavx512vnni",
+        ],
     ),
 ];
 

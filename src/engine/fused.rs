@@ -1,0 +1,222 @@
+//! Several operations as one node of MLX's graph, where our own library has them: linear layers of one input with what is
+//! added to them, and attention behind a cache.
+//!
+//! A generated token costs as much in making and scheduling nodes as in arithmetic. The results are those of the single
+//! nodes, to the bit. There are no gradients.
+
+use mlx_rs::Array;
+
+use crate::engine::decoder::linear::Weight;
+use crate::engine::positions::Rotation;
+use crate::error::Result;
+
+/// What becomes of linear layers' outputs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Finish<'a> {
+    /// They stand side by side: [.., rows of all].
+    Concatenated,
+    /// Of two: silu(first) * second.
+    Gated,
+    /// Of one: an array of its shape is added.
+    Plus(&'a Array),
+}
+
+/// Attention over what a cache holds: sizes, norms and positions.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CachedAttention<'a> {
+    pub(crate) heads: usize,
+    pub(crate) kv_heads: usize,
+    pub(crate) head_dim: usize,
+    /// Norm of queries and keys per head.
+    pub(crate) norm: Option<HeadNorm<'a>>,
+    /// Rotation of queries and keys.
+    pub(crate) rotation: Option<&'a Rotation>,
+    /// Factor on the products of queries and keys.
+    pub(crate) scale: f32,
+    /// Position in the cache of the first new key.
+    pub(crate) at: usize,
+    /// Positions of the cache that queries attend to.
+    pub(crate) visible: usize,
+    /// True if a query sees no keys after its own.
+    pub(crate) causal: bool,
+}
+
+/// RMS norm of heads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeadNorm<'a> {
+    pub(crate) query: Option<&'a Array>,
+    pub(crate) key: Option<&'a Array>,
+    pub(crate) eps: f32,
+}
+
+/// Matrix [rows, columns] and bias [rows] of a linear layer.
+pub(crate) type Layer<'a> = (&'a Weight, Option<&'a Array>);
+
+/// Computes the outputs of linear layers for float32 activations x [.., columns]; `None` where the library has no such node:
+/// weights or biases of other types, or another platform.
+pub(crate) fn products(x: &Array, layers: &[Layer<'_>], finish: Finish<'_>) -> Option<Array> {
+    #[cfg(target_os = "linux")]
+    return linux::products(x, layers, finish);
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (x, layers, finish);
+        None
+    }
+}
+
+/// True if [`attend`] has heads of so many dimensions.
+pub(crate) fn can_attend(head_dim: usize) -> bool {
+    cfg!(target_os = "linux") && head_dim <= 512
+}
+
+/// Computes attention of the products [1, tokens, (heads + 2 kv heads) * head_dim] of queries, keys and values, all float32,
+/// and returns the heads' outputs [1, tokens, heads * head_dim] and the caches [1, kv heads, capacity, head_dim] with the new
+/// keys and values, in place when nobody else holds them.
+pub(crate) fn attend(
+    attention: &CachedAttention<'_>,
+    products: &Array,
+    keys: &Array,
+    values: &Array,
+) -> Result<[Array; 3]> {
+    #[cfg(target_os = "linux")]
+    return linux::attend(attention, products, keys, values);
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (attention, products, keys, values);
+        Err(crate::error::Error::engine("attention as one node is there on Linux only"))
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod linux {
+    use mlx_rs::{Array, Stream};
+    use std::ffi::{CStr, c_void};
+    use std::ptr::null;
+
+    use super::{CachedAttention, Finish, Layer};
+    use crate::engine::decoder::linear::Weight;
+    use crate::engine::positions::Rotation;
+    use crate::error::{Error, Result};
+    use crate::numerics::quant::Mode;
+
+    fn handle(array: &Array) -> *const c_void {
+        array.as_ptr().ctx
+    }
+
+    fn optional(array: Option<&Array>) -> *const c_void {
+        array.map_or(null(), handle)
+    }
+
+    /// Takes over a new array.
+    fn owned(ctx: *mut c_void) -> Option<Array> {
+        // SAFETY: the library hands out new arrays, which nobody else has.
+        (!ctx.is_null()).then(|| unsafe { Array::from_ptr(mlx_sys::mlx_array { ctx }) })
+    }
+
+    fn mode_name(mode: Mode) -> &'static CStr {
+        match mode {
+            Mode::Affine => c"affine",
+            Mode::Mxfp4 => c"mxfp4",
+            Mode::Mxfp8 => c"mxfp8",
+            Mode::Nvfp4 => c"nvfp4",
+        }
+    }
+
+    /// Describes a layer; `None` for a matrix of float32.
+    fn describe((weight, bias): Layer<'_>) -> Option<mlx_sys::mixbit_linear> {
+        let bias = optional(bias);
+        match weight {
+            Weight::Float(_) => None,
+            Weight::Halves(weight) => Some(mlx_sys::mixbit_linear {
+                weight: handle(weight),
+                scales: null(),
+                biases: null(),
+                bias,
+                group: 0,
+                bits: 16,
+                mode: null(),
+            }),
+            Weight::Quantized(packed) => Some(mlx_sys::mixbit_linear {
+                weight: handle(&packed.codes),
+                scales: handle(&packed.scales),
+                biases: optional(packed.biases.as_ref()),
+                bias,
+                group: packed.quant.group_size as i32,
+                bits: packed.quant.bits as i32,
+                mode: mode_name(packed.quant.mode).as_ptr(),
+            }),
+        }
+    }
+
+    pub(super) fn products(x: &Array, layers: &[Layer<'_>], finish: Finish<'_>) -> Option<Array> {
+        let described = layers.iter().map(|&layer| describe(layer)).collect::<Option<Vec<_>>>()?;
+        let (gated, addend) = match finish {
+            Finish::Concatenated => (0, null()),
+            Finish::Gated => (1, null()),
+            Finish::Plus(addend) => (0, handle(addend)),
+        };
+        let stream = Stream::thread_local_or_default();
+        // SAFETY: the handles are alive, and `described` has as many layers as its length says.
+        owned(unsafe {
+            mlx_sys::mixbit_products(
+                handle(x),
+                described.as_ptr(),
+                described.len() as i32,
+                gated,
+                addend,
+                stream.as_ptr().ctx,
+            )
+        })
+    }
+
+    pub(super) fn attend(
+        attention: &CachedAttention<'_>,
+        products: &Array,
+        keys: &Array,
+        values: &Array,
+    ) -> Result<[Array; 3]> {
+        let angles = attention.rotation.map(Rotation::angles);
+        let norm = attention.norm;
+        let settings = mlx_sys::mixbit_attention {
+            heads: attention.heads as i32,
+            kv_heads: attention.kv_heads as i32,
+            dims: attention.head_dim as i32,
+            norms: norm.is_some().into(),
+            norm_eps: norm.map_or(0.0, |norm| norm.eps),
+            rotates: angles.is_some().into(),
+            rope_dims: angles.map_or(0, |angles| angles.dims),
+            rope_traditional: angles.is_some_and(|angles| angles.traditional).into(),
+            rope_base: angles.map_or(1.0, |angles| angles.base),
+            rope_scale: angles.map_or(1.0, |angles| angles.scale),
+            rope_factor: angles.map_or(1.0, |angles| angles.factor),
+            rope_offset: angles.map_or(0, |angles| angles.offset),
+            scale: attention.scale,
+            at: attention.at as i32,
+            keys: attention.visible as i32,
+            causal: attention.causal.into(),
+        };
+        let arrays = mlx_sys::mixbit_attention_arrays {
+            products: handle(products),
+            keys: handle(keys),
+            values: handle(values),
+            query_norm: optional(norm.and_then(|norm| norm.query)),
+            key_norm: optional(norm.and_then(|norm| norm.key)),
+            frequencies: optional(angles.and_then(|angles| angles.frequencies)),
+        };
+        let stream = Stream::thread_local_or_default();
+        let mut results = [std::ptr::null_mut(); 3];
+        // SAFETY: the handles are alive, and there is room for three results.
+        let status = unsafe {
+            mlx_sys::mixbit_attend(
+                &raw const settings,
+                &raw const arrays,
+                stream.as_ptr().ctx,
+                results.as_mut_ptr(),
+            )
+        };
+        let [Some(out), Some(keys), Some(values)] = results.map(owned) else {
+            return Err(Error::engine(format!("attention as one node refused its arrays (status {status})")));
+        };
+        Ok([out, keys, values])
+    }
+}

@@ -9,3 +9,5 @@ pub mod names;
 pub mod source;
 pub mod spec;
 pub mod stack;
+pub mod towers;
+pub mod wrapper;

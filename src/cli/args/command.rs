@@ -144,6 +144,9 @@ pub struct Output {
     /// Replace the output folder if it exists
     #[arg(long)]
     pub overwrite: bool,
+    /// Write the tensors of vision towers as they are, for runners of images; mlx-lm does not use them
+    #[arg(long)]
+    pub keep_towers: bool,
 }
 
 impl Output {

@@ -17,7 +17,7 @@ pub(crate) fn check(folder: &Folder) -> Vec<Finding> {
     if let Some(spec) = &folder.spec {
         findings.push(qk_norm(folder, spec));
         findings.push(rope(spec));
-        findings.push(attention_scale(folder.config.as_ref(), spec));
+        findings.push(attention_scale(folder.decoder_config.as_ref(), spec));
         findings.extend(tying(folder, spec));
         findings.extend(spec.notes.iter().map(|note| Finding::note("decided", note.clone())));
     }
@@ -82,7 +82,7 @@ fn mlp(folder: &Folder) -> Option<Finding> {
         .filter_map(|block| folder.rows(&format!("model.layers.{block}.{module}.gate_proj")))
         .collect();
     let width = widths.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
-    let claims = mlp_claims(folder.config.as_ref());
+    let claims = mlp_claims(folder.decoder_config.as_ref());
     let claimed: Vec<String> = claims.iter().map(|(key, size)| format!("{key} {size}")).collect();
     let claimed = if claimed.is_empty() { "nothing".to_owned() } else { claimed.join(", ") };
     let message = format!("one gated MLP a block ({listed}), {width} wide; config.json says {claimed}");
@@ -127,7 +127,7 @@ fn mlp_claims(config: Option<&ModelConfig>) -> Vec<(&'static str, usize)> {
 
 /// Compares the heads by the shapes of the projections with the config's.
 fn gqa(folder: &Folder) -> Option<Finding> {
-    let size = |key| folder.config.as_ref()?.size(key).ok()?;
+    let size = |key| folder.decoder_config.as_ref()?.size(key).ok()?;
     let heads = size("num_attention_heads")?;
     let claimed = size("num_key_value_heads").unwrap_or(heads);
     let head_dim = match &folder.spec {
@@ -272,7 +272,8 @@ fn tying(folder: &Folder, spec: &DecoderSpec) -> Vec<Finding> {
         }
         _ => false,
     };
-    let declared = folder.config.as_ref().is_some_and(|config| config.get("tie_word_embeddings").is_some());
+    let declared =
+        folder.decoder_config.as_ref().is_some_and(|config| config.get("tie_word_embeddings").is_some());
     let mut findings = vec![match (spec.tie_word_embeddings, head.is_some()) {
         (true, false) => Finding::ok(subject, "tied: the embedding"),
         (true, true) if equal => {
@@ -294,7 +295,7 @@ fn tying(folder: &Folder, spec: &DecoderSpec) -> Vec<Finding> {
         ));
     }
     let quantized = folder.names.contains_key("model.embed_tokens.scales");
-    let llama4 = folder.config.as_ref().is_some_and(|config| config.model_type() == "llama4_text");
+    let llama4 = folder.decoder_config.as_ref().is_some_and(|config| config.model_type() == "llama4_text");
     if quantized && spec.tie_word_embeddings && llama4 {
         findings.push(Finding::note(
             subject,

@@ -6,9 +6,11 @@ mod mixtral;
 mod names;
 mod qwen3;
 mod qwen3_moe;
+mod qwen3_vl;
 mod registry;
+mod wrappers;
 
 pub use crate::models::names::Names;
 pub use crate::models::names::Rename;
 pub use names::TensorShapes;
-pub use registry::{Architecture, find, rows, supported};
+pub use registry::{Architecture, find, rows, supported, text_decoders};

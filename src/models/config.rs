@@ -71,10 +71,8 @@ impl ModelConfig {
                 ));
             }
             None => {
-                return Err(Error::key(path, "model_type", "missing").hint(format!(
-                    "it names the architecture, one of: {}",
-                    crate::models::architectures::supported()
-                )));
+                return Err(Error::key(path, "model_type", "missing")
+                    .hint("it names the architecture; `mixbit models` lists what is supported"));
             }
         };
         Ok(Self {

@@ -5,6 +5,7 @@ pub mod config;
 pub mod contents;
 pub mod defaults;
 pub mod inventory;
+pub mod mechanisms;
 pub mod names;
 pub mod source;
 pub mod spec;

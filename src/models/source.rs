@@ -4,12 +4,13 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::bitmap;
 use super::bitmap::BitMap;
 use super::config::ModelConfig;
+use super::mechanisms;
 use super::names::{Names, Rename};
 use super::towers::Towers;
 use super::wrapper::PREFIX;
-use super::{architectures, bitmap};
 use crate::error::{Error, Result};
 use crate::files::digest::hexadecimal;
 use crate::files::model_files::ModelFiles;
@@ -64,7 +65,7 @@ impl SourceModel {
     /// Opens the model that `files` are, as [`SourceModel::open_headers`].
     fn headers_from_files(files: ModelFiles) -> Result<Self> {
         let config = ModelConfig::from_files(&files)?;
-        let row = architectures::find(&config)?;
+        let row = mechanisms::find_architecture(&config, &files)?;
         // Before the weights, whose element types would be refused without a word about who chose them.
         bitmap::refuse_other_tools(&config)?;
         let (checkpoint, wrong) = Checkpoint::open_with_faults(&files)?;
@@ -78,7 +79,7 @@ impl SourceModel {
     pub fn from_checkpoint(files: ModelFiles, mut checkpoint: Checkpoint) -> Result<Self> {
         checkpoint.absent.clear();
         let config = ModelConfig::from_files(&files)?;
-        let row = architectures::find(&config)?;
+        let row = mechanisms::find_architecture(&config, &files)?;
         Self::assemble(files, config, row, checkpoint)
     }
 
@@ -97,6 +98,8 @@ impl SourceModel {
             .collect();
         let (decoder, decoder_config) = row.decoder(&config)?;
         let mut spec = (decoder.spec)(&decoder_config, &shapes)?;
+        let architecture = decoder.alias_of.unwrap_or(decoder.model_type);
+        spec.notes.extend(mechanisms::ignored_keys(&decoder_config, architecture));
         let is_stored = |name: &str| stored.contains_key(name);
         let absent = checkpoint.absent(names.accounting(Some(&spec), is_stored));
         if let Some(error) = absent.into_iter().chain(unstacked).next() {

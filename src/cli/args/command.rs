@@ -1,6 +1,6 @@
 //! The command line as a whole: global flags and the subcommands.
 
-use super::look::{Check, Eval, Inspect, Report};
+use super::look::{Check, Eval, Inspect, Models, Report};
 use super::make::{Convert, Dequantize, Quantize, Recipes};
 use super::measure::{Analyze, Curve};
 use super::share::{Pack, Unpack, Upload};
@@ -96,6 +96,8 @@ pub enum Command {
     Unpack(Unpack),
     /// Put a model on the Hugging Face Hub
     Upload(Upload),
+    /// List the models that mixbit supports, by family
+    Models(Models),
     /// Write the logits of a token sequence, to compare with other implementations
     Logits(Logits),
 }

@@ -8,9 +8,9 @@ use crate::error::{Error, Result};
 use crate::files::model_files::ModelFiles;
 use crate::files::weight_files::INDEX;
 use crate::formats::checkpoint::{Checkpoint, Tensor};
-use crate::models::architectures;
 use crate::models::architectures::TensorShapes;
 use crate::models::config::ModelConfig;
+use crate::models::mechanisms;
 use crate::models::names::{Names, Rename};
 use crate::models::source::SourceModel;
 use crate::models::spec::{DecoderSpec, Manifest};
@@ -47,8 +47,9 @@ impl Folder {
         let mut findings = Vec::new();
         let mut keep = |subject, error: &Error| findings.push(Finding::refusal(subject, error));
         let config = ModelConfig::from_files(&files).inspect_err(|e| keep("config", e)).ok();
-        let row =
-            config.as_ref().and_then(|c| architectures::find(c).inspect_err(|e| keep("config", e)).ok());
+        let row = config.as_ref().and_then(|config| {
+            mechanisms::find_architecture(config, &files).inspect_err(|e| keep("config", e)).ok()
+        });
         let decoder = row.zip(config.as_ref()).and_then(|(row, config)| row.decoder(config).ok());
         let decoder_config = decoder.map(|(_, config)| config).or_else(|| config.clone());
         let (mut checkpoint, mut wrong) = weights(&files, &mut keep);

@@ -1,4 +1,5 @@
 //! Architectures as data: one small file each, and [`registry`], the one table that lists them.
+mod families;
 mod llama;
 mod llama4_text;
 mod mistral;
@@ -12,5 +13,6 @@ mod wrappers;
 
 pub use crate::models::names::Names;
 pub use crate::models::names::Rename;
+pub use families::{Published, published};
 pub use names::TensorShapes;
-pub use registry::{Architecture, find, rows, supported, text_decoders};
+pub use registry::{Architecture, find, rows, text_decoders};

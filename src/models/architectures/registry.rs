@@ -119,13 +119,8 @@ pub fn find(config: &ModelConfig) -> Result<&'static Architecture> {
     ARCHITECTURES.iter().find(|row| row.model_type == config.model_type()).ok_or_else(|| {
         config
             .error("model_type", format!("`{}` is not supported", config.model_type()))
-            .hint(format!("supported are: {}", supported()))
+            .hint("`mixbit models` lists what is supported")
     })
-}
-
-/// Lists the supported `model_type`s, for messages.
-pub fn supported() -> String {
-    ARCHITECTURES.iter().map(|row| row.model_type).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

@@ -1,0 +1,110 @@
+//! Published models by family: which `model_type` they have, and what mixbit does that their config does not say.
+
+/// Published models of one `model_type`.
+#[derive(Debug, Clone, Copy)]
+pub struct Published {
+    /// `model_type` in config.json.
+    pub model_type: &'static str,
+    /// Family, under which people look for them.
+    pub family: &'static str,
+    /// Their names.
+    pub models: &'static str,
+    /// What is done that the config does not say; empty for nothing.
+    pub note: &'static str,
+}
+
+/// Published models, those of a family one after the other.
+const PUBLISHED: &[Published] = &[
+    Published {
+        model_type: "llama",
+        family: "Llama",
+        models: "Llama 2 and 3.x, TinyLlama, SmolLM2",
+        note: "an absent `tie_word_embeddings` is false. It is written out, because mlx-lm takes it for true",
+    },
+    Published {
+        model_type: "llama4_text",
+        family: "Llama",
+        models: "MobileLLM-R1",
+        note: "the MLP's width comes from the tensors. A `no_rope_layers` that turns RoPE off everywhere is an artefact \
+               and is ignored. `attn_scale` is temperature tuning, not a factor of the scores",
+    },
+    Published {
+        model_type: "iquestcoder",
+        family: "Llama",
+        models: "IQuest-Coder",
+        note: "read as `llama`, as mlx-lm does",
+    },
+    Published {
+        model_type: "mistral",
+        family: "Mistral",
+        models: "Mistral 7B v0.1 to v0.3",
+        note: "the sliding window is applied",
+    },
+    Published {
+        model_type: "mistral3",
+        family: "Mistral",
+        models: "Mistral Small 3.1 and 3.2",
+        note: "the text model, a `mistral` or `llama`",
+    },
+    Published {
+        model_type: "pixtral",
+        family: "Mistral",
+        models: "Pixtral 12B",
+        note: "the text model, a `mistral` or `llama`",
+    },
+    Published {
+        model_type: "mixtral",
+        family: "Mistral",
+        models: "Mixtral 8x7B and 8x22B",
+        note: "as `qwen3_moe`",
+    },
+    Published {
+        model_type: "llava",
+        family: "LLaVA",
+        models: "LLaVA 1.5",
+        note: "the text model, a `llama` or `mistral`",
+    },
+    Published { model_type: "qwen3", family: "Qwen", models: "Qwen3", note: "" },
+    Published {
+        model_type: "qwen3_moe",
+        family: "Qwen",
+        models: "Qwen3 with experts, such as Qwen3-30B-A3B",
+        note: "the experts' tensors become one, stacked as mlx-lm does it. Routers stay float, outside the target. \
+               Sliding windows and `rope_scaling` are applied",
+    },
+    Published {
+        model_type: "qwen3_vl",
+        family: "Qwen",
+        models: "Qwen3-VL without experts",
+        note: "the text model. The three positions of a token are one in a text",
+    },
+];
+
+/// Returns all published models, those of a family one after the other.
+pub fn published() -> &'static [Published] {
+    PUBLISHED
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::models::architectures::rows;
+
+    #[test]
+    fn every_row_is_in_a_family() {
+        let registered: BTreeSet<&str> = rows().iter().map(|row| row.model_type).collect();
+        let listed: BTreeSet<&str> = published().iter().map(|models| models.model_type).collect();
+        assert_eq!(registered, listed, "registry.rs against families.rs");
+        assert_eq!(published().len(), listed.len(), "a model type stands twice");
+    }
+
+    #[test]
+    fn families_are_not_scattered() {
+        let mut families: Vec<&str> = published().iter().map(|models| models.family).collect();
+        families.dedup();
+        assert_eq!(families.len(), families.iter().collect::<BTreeSet<_>>().len(), "{families:?}");
+    }
+}

@@ -64,6 +64,19 @@ const PUBLISHED: &[Published] = &[
         models: "LLaVA 1.5",
         note: "the text model, a `llama` or `mistral`",
     },
+    Published {
+        model_type: "qwen2",
+        family: "Qwen",
+        models: "Qwen2 and Qwen2.5, QwQ, DeepSeek-R1-Distill-Qwen",
+        note: "as `llama`; sliding windows are applied where `use_sliding_window` turns them on",
+    },
+    Published {
+        model_type: "qwen2_vl",
+        family: "Qwen",
+        models: "Qwen2-VL",
+        note: "the text model. The three positions of a token are one in a text",
+    },
+    Published { model_type: "qwen2_5_vl", family: "Qwen", models: "Qwen2.5-VL", note: "as `qwen2_vl`" },
     Published { model_type: "qwen3", family: "Qwen", models: "Qwen3", note: "" },
     Published {
         model_type: "qwen3_moe",
@@ -76,7 +89,55 @@ const PUBLISHED: &[Published] = &[
         model_type: "qwen3_vl",
         family: "Qwen",
         models: "Qwen3-VL without experts",
-        note: "the text model. The three positions of a token are one in a text",
+        note: "as `qwen2_vl`",
+    },
+    Published {
+        model_type: "smollm3",
+        family: "SmolLM",
+        models: "SmolLM3",
+        note: "an absent `no_rope_layers` follows `no_rope_layer_interval`. Both it and the `layer_types` that `use_sliding_window` means are written out for mlx-lm",
+    },
+    Published {
+        model_type: "ernie4_5",
+        family: "ERNIE",
+        models: "ERNIE 4.5 without experts",
+        note: "`rope_scaling` is applied",
+    },
+    Published {
+        model_type: "helium",
+        family: "Helium",
+        models: "Helium 1",
+        note: "`rope_scaling` is applied. mlx-lm cannot load a tied head",
+    },
+    Published {
+        model_type: "internlm3",
+        family: "InternLM",
+        models: "InternLM3",
+        note: "`qkv_bias` and `bias` may be called `attention_bias` and `mlp_bias`, as transformers 5 does. Published names are written",
+    },
+    Published {
+        model_type: "mimo",
+        family: "MiMo",
+        models: "MiMo 7B",
+        note: "as `qwen2`; the layers that predict further tokens are left out, as in mlx-lm",
+    },
+    Published {
+        model_type: "seed_oss",
+        family: "Seed",
+        models: "Seed-OSS",
+        note: "absent `attention_bias` is true, and written out: mlx-lm takes it for false",
+    },
+    Published {
+        model_type: "telechat3",
+        family: "TeleChat",
+        models: "TeleChat3",
+        note: "`telechat3-yarn` has its makers' factor on attention, 0.07 ln(factor) + 1. An `mscale` is written that makes mlx-lm compute it too",
+    },
+    Published {
+        model_type: "xverse",
+        family: "XVERSE",
+        models: "XVERSE",
+        note: "read as `llama`, as mlx-lm does",
     },
 ];
 

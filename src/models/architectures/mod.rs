@@ -1,14 +1,23 @@
 //! Architectures as data: one small file each, and [`registry`], the one table that lists them.
+mod ernie4_5;
 mod families;
+mod helium;
+mod internlm3;
 mod llama;
 mod llama4_text;
+mod mimo;
 mod mistral;
 mod mixtral;
 mod names;
+mod qwen2;
+mod qwen2_vl;
 mod qwen3;
 mod qwen3_moe;
 mod qwen3_vl;
 mod registry;
+mod seed_oss;
+mod smollm3;
+mod telechat3;
 mod wrappers;
 
 pub use crate::models::names::Names;

@@ -1,7 +1,10 @@
 //! The table of architectures. An alias is a row.
 
 use super::names::TensorShapes;
-use super::{llama, llama4_text, mistral, mixtral, qwen3, qwen3_moe, qwen3_vl, wrappers};
+use super::{
+    ernie4_5, helium, internlm3, llama, llama4_text, mimo, mistral, mixtral, qwen2, qwen2_vl, qwen3,
+    qwen3_moe, qwen3_vl, seed_oss, smollm3, telechat3, wrappers,
+};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::KeyDefault;
@@ -27,22 +30,36 @@ pub struct Architecture {
 }
 
 const ARCHITECTURES: &[Architecture] = &[
+    row("ernie4_5", ernie4_5::DEFAULTS, ernie4_5::spec, rename_common),
+    row("helium", helium::DEFAULTS, helium::spec, rename_common),
+    row("internlm3", internlm3::DEFAULTS, internlm3::spec, rename_common),
     row("llama", llama::DEFAULTS, llama::spec, rename_common),
     row("llama4_text", llama4_text::DEFAULTS, llama4_text::spec, llama4_text::rename),
+    row("mimo", qwen2::DEFAULTS, qwen2::spec, mimo::rename),
     row("mistral", mistral::DEFAULTS, mistral::spec, rename_common),
     row("mixtral", mixtral::DEFAULTS, mixtral::spec, mixtral::rename),
+    row("qwen2", qwen2::DEFAULTS, qwen2::spec, rename_common),
     row("qwen3", qwen3::DEFAULTS, qwen3::spec, rename_common),
     row("qwen3_moe", qwen3_moe::DEFAULTS, qwen3_moe::spec, rename_experts),
+    row("seed_oss", seed_oss::DEFAULTS, seed_oss::spec, rename_common),
+    row("smollm3", smollm3::DEFAULTS, smollm3::spec, rename_common),
+    row("telechat3", telechat3::DEFAULTS, telechat3::spec, rename_common),
     alias("iquestcoder", "llama", llama::DEFAULTS, llama::spec, rename_common),
+    alias("xverse", "llama", llama::DEFAULTS, llama::spec, rename_common),
     wrapper("mistral3", &wrappers::MISTRAL3),
     Architecture { alias_of: Some("mistral3"), ..wrapper("llava", &wrappers::LLAVA) },
     Architecture { alias_of: Some("mistral3"), ..wrapper("pixtral", &wrappers::PIXTRAL) },
+    wrapper("qwen2_vl", &wrappers::QWEN2_VL),
+    Architecture { alias_of: Some("qwen2_vl"), ..wrapper("qwen2_5_vl", &wrappers::QWEN2_5_VL) },
     wrapper("qwen3_vl", &wrappers::QWEN3_VL),
 ];
 
 /// Decoders that exist in wrappers only.
-const TEXT_DECODERS: &[Architecture] =
-    &[row("qwen3_vl_text", qwen3_vl::DEFAULTS, qwen3_vl::spec, rename_common)];
+const TEXT_DECODERS: &[Architecture] = &[
+    row("qwen2_vl_text", qwen2_vl::DEFAULTS, qwen2_vl::spec, rename_common),
+    row("qwen2_5_vl_text", qwen2_vl::DEFAULTS, qwen2_vl::spec, rename_common),
+    row("qwen3_vl_text", qwen3_vl::DEFAULTS, qwen3_vl::spec, rename_common),
+];
 
 /// Config and shapes to decoder.
 pub type Spec = fn(&ModelConfig, &TensorShapes) -> Result<DecoderSpec>;

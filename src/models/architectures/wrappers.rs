@@ -26,6 +26,19 @@ pub const LLAVA: Wrapper = Wrapper { default_text: "llama", tie: Tie::Either, ..
 /// Pixtral 12B as others have it.
 pub const PIXTRAL: Wrapper = Wrapper { tie: Tie::Never, ..MISTRAL3 };
 
+/// Qwen2-VL.
+pub const QWEN2_VL: Wrapper = Wrapper {
+    default_text: "qwen2_vl_text",
+    texts: &[("qwen2_vl_text", "qwen2_vl_text")],
+    towers: VISUAL,
+    layout: Layout::NestedOrFlat,
+    tie: Tie::Either,
+};
+
+/// Qwen2.5-VL.
+pub const QWEN2_5_VL: Wrapper =
+    Wrapper { default_text: "qwen2_5_vl_text", texts: &[("qwen2_5_vl_text", "qwen2_5_vl_text")], ..QWEN2_VL };
+
 /// Qwen3-VL, dense.
 pub const QWEN3_VL: Wrapper = Wrapper {
     default_text: "qwen3_vl_text",

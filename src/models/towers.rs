@@ -56,7 +56,9 @@ impl Towers {
 
     /// Returns a sentence per tower about tensors that are written as they are.
     pub fn notes_where_written(&self) -> Vec<String> {
-        self.described(|tensors| format!("kept {tensors} as they are: mlx-lm's text model does not use them"))
+        self.described(|tensors| {
+            format!("kept {tensors} as they are, on top of the text model's size: mlx-lm does not use them")
+        })
     }
 
     fn described(&self, sentence: impl Fn(&str) -> String) -> Vec<String> {

@@ -128,7 +128,7 @@ fn every_golden_case_converts_to_an_equal_model() {
                     .spec()
                     .resolved
                     .iter()
-                    .all(|(key, _)| path == case || source.config().get(key).is_some())
+                    .all(|(key, _)| path == case || source.decoder_config().get(key).is_some())
             );
             Model::load(&engine, &source, None).unwrap().logits(&[1, 7, 3, 11, 2], None).unwrap()
         });

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command as Process;
 
 use mixbit::cli::args::Cli;
+use mixbit::report;
 
 /// Most words of README.md: five minutes of reading.
 const README_WORDS: usize = 1600;
@@ -98,6 +99,16 @@ fn flags_among<'a>(words: &[&'a str]) -> Vec<&'a str> {
 fn readme_is_read_in_five_minutes() {
     let words = read(&root().join("README.md")).split_whitespace().count();
     assert!(words < README_WORDS, "README.md has {words} words: move what is reference to docs/");
+}
+
+#[test]
+fn tables_of_models_are_current() {
+    for (page, table) in
+        [("README.md", report::family_markdown()), ("docs/models.md", report::model_type_markdown())]
+    {
+        let text = read(&root().join(page));
+        assert!(text.contains(&format!("\n\n{table}\n")), "{page} must have this table:\n{table}");
+    }
 }
 
 #[test]

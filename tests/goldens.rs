@@ -124,7 +124,11 @@ fn aliases_are_the_architecture_they_name() {
         let Some(original) = row.alias_of else { continue };
         let case = golden_cases()
             .into_iter()
-            .find(|folder| json_file(&folder.join("config.json"))["model_type"] == original)
+            .find(|folder| {
+                // Not all aliases of a wrapper read a tie beside `text_config`.
+                let config = json_file(&folder.join("config.json"));
+                config["model_type"] == original && config["tie_word_embeddings"] != true
+            })
             .unwrap();
         let text = fs::read_to_string(case.join("config.json")).unwrap();
         let renamed = text.replace(&format!("\"{original}\""), &format!("\"{}\"", row.model_type));

@@ -31,6 +31,7 @@ fn help_of_every_command() {
         "pack",
         "unpack",
         "upload",
+        "models",
     ] {
         insta::assert_snapshot!(format!("help-{command}"), said(&[command, "--help"]));
     }

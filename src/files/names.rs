@@ -26,7 +26,14 @@ pub(crate) fn has_extension(name: &str, extension: &str) -> bool {
 pub fn is_model_file(name: &str) -> bool {
     const NAMES: [&str; 7] =
         ["README.md", "LICENSE", "config.json", "generation_config.json", INDEX, RECORD, ".gitattributes"];
-    is_weight_file(name) || NAMES.contains(&name) || is_tokenizer_file(name)
+    is_weight_file(name) || NAMES.contains(&name) || is_tokenizer_file(name) || is_processor_file(name)
+}
+
+/// True if a file of this name says how images, sounds or videos become inputs of a model.
+pub fn is_processor_file(name: &str) -> bool {
+    const NAMES: [&str; 3] =
+        ["preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"];
+    NAMES.contains(&name)
 }
 
 /// True if mixbit, mlx-lm and transformers give a file of weights this name.

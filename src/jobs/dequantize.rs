@@ -3,7 +3,9 @@
 use crate::error::{Error, Result};
 use crate::files::output_folder::OutputFolder;
 use crate::formats::writer::Produce;
-use crate::jobs::write::{CastTensor, DequantizeTensor, Output, Warnings, Written, companions, write};
+use crate::jobs::write::{
+    CastTensor, DequantizeTensor, Output, TowerFate, Warnings, Written, companions, with_wrapper, write,
+};
 use crate::models::bitmap::BitMap;
 use crate::models::source::SourceModel;
 use crate::numerics::dtype::Dtype;
@@ -33,13 +35,16 @@ pub fn dequantize(
     progress.notes(&companions::check_tokenizer(source)?);
     let claim = output.claim(source.dir(), progress)?;
     let warnings = Warnings::default();
-    let producers = producers(source, dtype, &warnings)?;
+    let producers = with_wrapper(source, producers(source, dtype, &warnings)?, output.towers, &warnings);
     let folder = OutputFolder::create(&output.path, output.existing())?;
     let parameters = source.manifest().parameters();
     let shards = write(&folder, &producers, output.container, parameters, progress, "dequantizing")?;
     let (size, layers) = (bytes(shards.total_bytes), count(source.bitmap().len(), "layer"));
     let how = format!("Weights: {dtype}, {size}, of which {layers} had been quantized.");
     companions::write_companions(&folder, source, dtype, &BitMap::new(), &how)?;
+    if output.towers == TowerFate::Written {
+        companions::write_processors(&folder, source)?;
+    }
     folder.publish()?;
     drop(claim);
     Ok(Written { bytes: shards.total_bytes, warnings: warnings.messages() })

@@ -8,7 +8,9 @@
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
+use super::architectures;
 use super::config::ModelConfig;
+use super::wrapper::Wrapper;
 use crate::error::{Error, Result};
 use crate::files::json;
 use crate::formats::checkpoint::{Checkpoint, Tensor};
@@ -43,7 +45,9 @@ impl Declared {
             let globals: Map<String, Value> = globals.map(|(k, v)| (k.clone(), v.clone())).collect();
             declared.default = Some(parse(config, key, &Value::Object(globals))?);
         }
-        for (path, entry) in object {
+        let wrapper = architectures::find(config).ok().and_then(|row| row.wrapper);
+        let is_of_tower = |path: &str| wrapper.is_some_and(|wrapper| wrapper.tower(path).is_some());
+        for (path, entry) in object.iter().filter(|(path, _)| !is_of_tower(path)) {
             let nested = format!("{key}.{path}");
             let is_layer = path.contains('.') || HEADS.contains(&path.as_str());
             let quant = match entry {
@@ -64,9 +68,10 @@ impl Declared {
                     ),
                 ))),
             };
+            let path = if wrapper.is_some() { Wrapper::inner_name(path).into_owned() } else { path.clone() };
             match quant.transpose() {
-                Ok(quant) => drop(declared.layers.insert(path.clone(), quant)),
-                Err(error) => drop(bad.insert(path.clone(), error)),
+                Ok(quant) => drop(declared.layers.insert(path, quant)),
+                Err(error) => drop(bad.insert(path, error)),
             }
         }
         Ok((declared, bad))
@@ -84,10 +89,10 @@ fn is_setting(entry: &Value) -> bool {
     entry.as_object().is_some_and(|entry| SETTINGS.iter().any(|key| entry.contains_key(*key)))
 }
 
-/// Returns the config's bit map, and the key that it stands under.
+/// Returns the config's bit map, and the key that it stands under. mlx-lm looks into `text_config` last.
 fn section(config: &ModelConfig) -> Option<(&'static str, &Value)> {
     let empty = |value: &Value| value.as_object().is_some_and(Map::is_empty);
-    ["quantization", "quantization_config"]
+    ["quantization", "quantization_config", "text_config.quantization_config"]
         .into_iter()
         .find_map(|key| Some((key, config.get(key).filter(|value| !empty(value))?)))
 }
@@ -255,8 +260,9 @@ fn parse(config: &ModelConfig, key: &str, value: &Value) -> Result<Quant> {
     Ok(quant)
 }
 
-/// Returns the value of `quantization` for `map`: the most frequent setting as the default, then every layer.
-pub fn to_config(map: &BitMap) -> Value {
+/// Returns the value of `quantization` for `map`: the most frequent setting as the default, then every layer, its path after
+/// `prefix`.
+pub fn to_config(map: &BitMap, prefix: &str) -> Value {
     let mut counts: BTreeMap<Quant, usize> = BTreeMap::new();
     for quant in map.values() {
         *counts.entry(*quant).or_default() += 1;
@@ -269,7 +275,7 @@ pub fn to_config(map: &BitMap) -> Value {
         _ => Map::new(),
     };
     for (path, quant) in map {
-        object.insert(path.clone(), entry(*quant));
+        object.insert(format!("{prefix}{path}"), entry(*quant));
     }
     Value::Object(object)
 }
@@ -291,7 +297,7 @@ mod tests {
                 .into_iter()
                 .map(|(path, quant)| (path.to_owned(), quant))
                 .collect();
-        let (declared, _) = Declared::from_config(&config(&to_config(&map))).unwrap();
+        let (declared, _) = Declared::from_config(&config(&to_config(&map, ""))).unwrap();
         assert_eq!(declared.default, Some(Quant::affine(4, 64)));
         let layers: BitMap = declared.layers.into_iter().filter_map(|(p, q)| Some((p, q?))).collect();
         assert_eq!(layers, map);

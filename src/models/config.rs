@@ -28,6 +28,7 @@ pub struct ModelConfig {
     literals: Literals,
     defaults: &'static [KeyDefault],
     added: Vec<&'static str>,
+    section: Option<&'static str>,
 }
 
 impl ModelConfig {
@@ -70,10 +71,8 @@ impl ModelConfig {
                 ));
             }
             None => {
-                return Err(Error::key(path, "model_type", "missing").hint(format!(
-                    "it names the architecture, one of: {}",
-                    crate::models::architectures::supported()
-                )));
+                return Err(Error::key(path, "model_type", "missing")
+                    .hint("it names the architecture; `mixbit models` lists what is supported"));
             }
         };
         Ok(Self {
@@ -84,7 +83,41 @@ impl ModelConfig {
             literals,
             defaults: &[],
             added: Vec::new(),
+            section: None,
         })
+    }
+
+    /// Returns the object under the key `section` as a config of its own, whose errors name keys of this file. Its
+    /// `model_type` is `default` where it has none.
+    pub fn section(&self, section: &'static str, default: &str) -> Result<Self> {
+        let keys = match self.get(section) {
+            Some(Value::Object(keys)) => keys.clone(),
+            Some(other) => {
+                return Err(self.error(section, format!("expected an object, found {}", json::shown(other))));
+            }
+            None => return Err(self.error(section, "missing")),
+        };
+        let nested = Self { keys, section: Some(section), ..self.as_type(default) };
+        let model_type = nested.string("model_type")?.unwrap_or(default).to_owned();
+        Ok(Self { model_type, ..nested })
+    }
+
+    /// Returns this config as that of an architecture called `model_type`.
+    #[must_use]
+    pub fn as_type(&self, model_type: &str) -> Self {
+        Self { model_type: model_type.to_owned(), ..self.clone() }
+    }
+
+    /// Returns this config with another value of `key`.
+    #[must_use]
+    pub fn with_value(mut self, key: &str, value: Value) -> Self {
+        self.keys.insert(key.to_owned(), value);
+        self
+    }
+
+    /// Returns the key of the file that these keys are under; `None` where they are the file's own.
+    pub fn section_name(&self) -> Option<&'static str> {
+        self.section
     }
 
     /// Returns this config with `defaults` for the keys that the file does not have. (A RoPE base may stand in several
@@ -305,7 +338,10 @@ impl ModelConfig {
 
     /// Returns an error about `key` of this file.
     pub fn error(&self, key: &str, message: impl Into<String>) -> Error {
-        Error::key(&self.path, key, message)
+        match self.section {
+            Some(section) => Error::key(&self.path, format!("{section}.{key}"), message),
+            None => Error::key(&self.path, key, message),
+        }
     }
 
     fn missing(&self, key: &str) -> Error {

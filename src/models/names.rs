@@ -1,6 +1,7 @@
 //! From a checkpoint's tensor names to mlx-lm's.
 
 use crate::models::spec::DecoderSpec;
+use crate::models::wrapper::Wrapper;
 
 /// Parts of a layer's name that its tensors end with.
 const PARTS: [&str; 3] = ["weight", "scales", "biases"];
@@ -21,7 +22,7 @@ pub enum Rename {
     },
     /// The tensor holds, for every expert, several matrices of one shape, one above the other: those that mlx-lm calls so.
     Fused(Vec<String>),
-    /// The decoder has no use for the tensor (derived buffers).
+    /// The decoder has no use for the tensor (derived buffers, towers of a wrapper).
     Drop,
 }
 
@@ -32,22 +33,41 @@ pub enum Rename {
 #[derive(Debug, Clone, Copy)]
 pub struct Names {
     rule: fn(&str) -> Rename,
+    wrapper: Option<&'static Wrapper>,
     bare: bool,
 }
 
 impl Names {
-    /// Reads the names of a checkpoint whose tensors are called `stored`.
-    pub fn new<'a>(rule: fn(&str) -> Rename, stored: impl Iterator<Item = &'a str>) -> Self {
+    /// Reads the names of a checkpoint whose tensors are called `stored`; its decoder may be in a `wrapper`.
+    pub fn new<'a>(
+        rule: fn(&str) -> Rename,
+        wrapper: Option<&'static Wrapper>,
+        stored: impl Iterator<Item = &'a str>,
+    ) -> Self {
         let (mut inside, mut bare) = (false, false);
-        for name in stored {
+        for name in stored.filter(|name| wrapper.is_none_or(|wrapper| wrapper.tower(name).is_none())) {
+            let name = if wrapper.is_some() { Wrapper::inner_name(name) } else { name.into() };
             inside |= name.starts_with("model.");
-            bare |= is_bare(name);
+            bare |= is_bare(&name);
         }
-        Self { rule, bare: bare && !inside }
+        Self { rule, wrapper, bare: bare && !inside }
     }
 
     /// Returns the fate of the tensor called `name`.
     pub fn rename(&self, name: &str) -> Rename {
+        let Some(wrapper) = self.wrapper else { return self.rename_inner(name) };
+        if wrapper.tower(name).is_some() {
+            return Rename::Drop;
+        }
+        let inner = Wrapper::inner_name(name);
+        match self.rename_inner(&inner) {
+            Rename::Keep if inner != name => Rename::To(inner.into_owned()),
+            other => other,
+        }
+    }
+
+    /// Returns the fate of the decoder's tensor called `name` in the decoder.
+    fn rename_inner(&self, name: &str) -> Rename {
         if !self.bare || !is_bare(name) {
             return (self.rule)(name);
         }
@@ -170,7 +190,7 @@ mod tests {
     #[test]
     fn bare_names_get_the_prefix() {
         let stored = ["embed_tokens.weight", "layers.0.mlp.experts.1.up_proj.weight", "lm_head.weight"];
-        let names = Names::new(rename_experts, stored.into_iter());
+        let names = Names::new(rename_experts, None, stored.into_iter());
         assert_eq!(names.rename(stored[0]), to("model.embed_tokens.weight"));
         let stack = "model.layers.0.mlp.switch_mlp.up_proj.weight".to_owned();
         assert_eq!(names.rename(stored[1]), Rename::Expert { stack: stack.clone(), index: 1 });
@@ -182,9 +202,27 @@ mod tests {
     #[test]
     fn mixed_names_stay_as_they_are() {
         let stored = ["model.embed_tokens.weight", "layers.0.input_layernorm.weight"];
-        let names = Names::new(rename_common, stored.into_iter());
+        let names = Names::new(rename_common, None, stored.into_iter());
         assert!(stored.iter().all(|name| names.rename(name) == Rename::Keep));
         assert_eq!(names.note(), None);
+    }
+
+    #[test]
+    fn wrapped_names_lose_the_prefix() {
+        let config = serde_json::json!({"model_type": "llava", "text_config": {}}).to_string();
+        let config = ModelConfig::parse(Path::new("config.json"), &config).unwrap();
+        let wrapper = find(&config).unwrap().wrapper;
+        let stored = ["model.vision_tower.layers.0.weight", "language_model.layers.0.mlp.up_proj.weight"];
+        let names = Names::new(rename_common, wrapper, stored.into_iter());
+        assert_eq!(names.rename(stored[0]), Rename::Drop);
+        assert_eq!(
+            names.rename(stored[1]),
+            to("model.layers.0.mlp.up_proj.weight"),
+            "saved from a base model"
+        );
+        assert_eq!(names.rename("language_model.lm_head.weight"), to("lm_head.weight"));
+        assert_eq!(names.rename("language_model.layers.0.self_attn.rotary_emb.inv_freq"), Rename::Drop);
+        assert_eq!(names.rename("audio_tower.layers.0.weight"), Rename::Keep);
     }
 
     #[test]
@@ -209,7 +247,7 @@ mod tests {
         let config = ModelConfig::parse(Path::new("config.json"), &config.to_string()).unwrap();
         let spec = (find(&config).unwrap().spec)(&config, &TensorShapes::new()).unwrap();
         let stored: Vec<String> = spec.manifest().iter().map(|tensor| tensor.name.clone()).collect();
-        let names = Names::new(rename_common, stored.iter().map(String::as_str));
+        let names = Names::new(rename_common, None, stored.iter().map(String::as_str));
         let is_stored = |name: &str| stored.iter().any(|stored| stored == name);
         let does_without = names.accounting(Some(&spec), is_stored);
         for foreign in [
@@ -230,7 +268,7 @@ mod tests {
 
     #[test]
     fn what_an_index_lists_is_accounted_for() {
-        let names = Names::new(rename_experts, ["model.norm.weight"].into_iter());
+        let names = Names::new(rename_experts, None, ["model.norm.weight"].into_iter());
         let is_stored = |name: &str| name == "a.mlp.switch_mlp.up_proj.weight";
         assert!(names.account_for("a.mlp.experts.3.up_proj.weight", None, is_stored));
         assert!(names.account_for("a.rotary_emb.inv_freq", None, is_stored));

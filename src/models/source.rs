@@ -4,10 +4,13 @@ use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use super::bitmap;
 use super::bitmap::BitMap;
 use super::config::ModelConfig;
+use super::mechanisms;
 use super::names::{Names, Rename, rename_common};
-use super::{architectures, bitmap};
+use super::towers::Towers;
+use super::wrapper::PREFIX;
 use crate::error::{Error, Result};
 use crate::files::digest::hexadecimal;
 use crate::files::model_files::ModelFiles;
@@ -25,7 +28,10 @@ const EMBEDDING: &str = "model.embed_tokens.weight";
 pub struct SourceModel {
     files: ModelFiles,
     config: ModelConfig,
+    decoder_config: ModelConfig,
+    row: &'static Architecture,
     checkpoint: Checkpoint,
+    towers: Towers,
     spec: DecoderSpec,
     manifest: Manifest,
     bitmap: BitMap,
@@ -60,7 +66,7 @@ impl SourceModel {
     /// Opens the model that `files` are, as [`SourceModel::open_headers`].
     fn headers_from_files(files: ModelFiles) -> Result<Self> {
         let config = ModelConfig::from_files(&files)?;
-        let row = architectures::find(&config)?;
+        let row = mechanisms::find_architecture(&config, &files)?;
         // Before the weights, whose element types would be refused without a word about who chose them.
         bitmap::refuse_other_tools(&config)?;
         let (checkpoint, wrong) = Checkpoint::open_with_faults(&files)?;
@@ -74,14 +80,14 @@ impl SourceModel {
     pub fn from_checkpoint(files: ModelFiles, mut checkpoint: Checkpoint) -> Result<Self> {
         checkpoint.absent.clear();
         let config = ModelConfig::from_files(&files)?;
-        let row = architectures::find(&config)?;
+        let row = mechanisms::find_architecture(&config, &files)?;
         Self::assemble(files, config, row, checkpoint)
     }
 
     fn assemble(
         files: ModelFiles,
         config: ModelConfig,
-        row: &Architecture,
+        row: &'static Architecture,
         mut checkpoint: Checkpoint,
     ) -> Result<Self> {
         let names = checkpoint.names(row);
@@ -91,7 +97,10 @@ impl SourceModel {
             .iter()
             .filter_map(|(name, original)| Some((name.clone(), checkpoint.get(original)?.shape.to_vec())))
             .collect();
-        let mut spec = (row.spec)(&config, &shapes)?;
+        let (decoder, decoder_config) = row.decoder(&config)?;
+        let mut spec = (decoder.spec)(&decoder_config, &shapes)?;
+        let architecture = decoder.alias_of.unwrap_or(decoder.model_type);
+        spec.notes.extend(mechanisms::ignored_keys(&decoder_config, architecture));
         let is_stored = |name: &str| stored.contains_key(name);
         let absent = checkpoint.absent(names.accounting(Some(&spec), is_stored));
         if let Some(error) = absent.into_iter().chain(unstacked).next() {
@@ -104,8 +113,23 @@ impl SourceModel {
         let manifest = spec.manifest();
         let (bitmap, notes) = bitmap::resolve(&config, &manifest, &checkpoint, &stored)?;
         spec.notes.extend(notes.iter().cloned());
+        let towers = Towers::of(row.wrapper, &checkpoint);
+        spec.notes.extend(towers.notes());
         let file_notes = [checkpoint.notes.clone(), notes].concat();
-        let model = Self { files, config, checkpoint, spec, manifest, bitmap, stored, tied_head, file_notes };
+        let model = Self {
+            files,
+            config,
+            decoder_config,
+            row,
+            checkpoint,
+            towers,
+            spec,
+            manifest,
+            bitmap,
+            stored,
+            tied_head,
+            file_notes,
+        };
         model.check()?;
         Ok(model)
     }
@@ -128,6 +152,29 @@ impl SourceModel {
     /// Returns the model's config.json.
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// Returns the keys of config.json that describe the decoder; in a wrapper, those of its text model.
+    pub fn decoder_config(&self) -> &ModelConfig {
+        &self.decoder_config
+    }
+
+    /// Returns the start that mlx-lm's names of the decoder's tensors have in a folder of this model, before those of
+    /// [`SourceModel::tensors`].
+    pub fn prefix(&self) -> &'static str {
+        if self.row.wrapper.is_some() { PREFIX } else { "" }
+    }
+
+    /// Returns the tensors beside the decoder.
+    pub fn towers(&self) -> &Towers {
+        &self.towers
+    }
+
+    /// Returns the tensors beside the decoder, each under the name that it gets where it is written.
+    pub fn tower_tensors(&self) -> impl Iterator<Item = SourceTensor<'_>> {
+        self.towers.tensors().filter_map(|(original, name)| {
+            Some(SourceTensor { name, tensor: self.checkpoint.get(original)? })
+        })
     }
 
     /// Returns the description of the decoder.
@@ -187,10 +234,10 @@ impl SourceModel {
 
     /// Returns the dtype of this model: the config's, or that of most weights (of the scales where quantized).
     pub fn dtype(&self) -> Result<Dtype> {
-        if let Some(name) = self.config.dtype_name()?
-            && let Some(dtype) = Dtype::from_name(name)
-        {
-            return Ok(writable(dtype));
+        for config in [&self.config, &self.decoder_config] {
+            if let Some(dtype) = config.dtype_name()?.and_then(Dtype::from_name) {
+                return Ok(writable(dtype));
+            }
         }
         let mut values: BTreeMap<Dtype, usize> = BTreeMap::new();
         for source in self.tensors().filter(|source| source.tensor.dtype.is_float()) {
@@ -285,7 +332,11 @@ impl SourceModel {
         for source in self.tensors() {
             self.check_dtype(&source)?;
             let Some(shape) = expected.get(source.name) else {
-                return Err(Error::tensor(path, source.name, "not part of this architecture").hint(format!(
+                let name = match (self.row.wrapper, self.stored.get(source.name)) {
+                    (Some(_), Some(original)) => original,
+                    _ => source.name,
+                };
+                return Err(Error::tensor(path, name, "not part of this architecture").hint(format!(
                     "a `{}` model with this config has no such tensor; dropping it silently would change the model",
                     self.config.model_type()
                 )));

@@ -13,7 +13,7 @@ use crate::words::count;
 impl Checkpoint {
     /// Returns the rule that makes the tensors' names those of the architecture `row`.
     pub fn names(&self, row: &Architecture) -> Names {
-        Names::new(row.rename, self.entries.keys().map(String::as_str))
+        Names::new(row.rename, row.wrapper, self.entries.keys().map(String::as_str))
     }
 
     /// Takes the tensors that `names` calls experts for the parts of one, [experts, ..], in the order of their numbers, and

@@ -11,6 +11,7 @@ pub mod html;
 mod page;
 mod paint;
 mod remaining;
+mod supported;
 mod table;
 
 pub use answer::{Answered, answer_json, logprob_table};
@@ -22,4 +23,5 @@ pub use evaluation::evaluation_table;
 pub use findings::finding_lines;
 pub use page::{PageInputs, page};
 pub use paint::{plus_minus, unicode_bars};
+pub use supported::{family_markdown, model_type_markdown, supported_json, supported_table};
 pub use table::{Align, Table};

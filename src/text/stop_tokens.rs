@@ -106,7 +106,8 @@ pub fn describe(tokenizer: &Tokenizer, id: u32) -> String {
 /// # Errors
 /// When `eos_token_id` is neither an id nor a list of ids.
 pub fn from_config(config: &ModelConfig) -> Result<Vec<u32>> {
-    match config.get("eos_token_id") {
+    let nested = || config.get("text_config.eos_token_id");
+    match config.get("eos_token_id").or_else(nested) {
         None => Ok(Vec::new()),
         Some(ids) => {
             parse(ids).ok_or_else(|| config.error("eos_token_id", unexpected(ids, config.literals())))
@@ -170,8 +171,8 @@ impl GenerationConfig {
 /// Returns the vocabulary size in tokens by config.json, or by the defaults of its architecture; `None` for an unknown
 /// architecture.
 fn vocab_size(config: &ModelConfig) -> Result<Option<usize>> {
-    match architectures::find(config) {
-        Ok(row) => config.with_defaults(row.defaults).size("vocab_size"),
+    match architectures::find(config).and_then(|row| row.decoder(config)) {
+        Ok((row, config)) => config.with_defaults(row.defaults).size("vocab_size"),
         Err(_) => Ok(None),
     }
 }

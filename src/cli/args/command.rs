@@ -1,6 +1,6 @@
 //! The command line as a whole: global flags and the subcommands.
 
-use super::look::{Check, Eval, Inspect, Report};
+use super::look::{Check, Eval, Inspect, Models, Report};
 use super::make::{Convert, Dequantize, Quantize, Recipes};
 use super::measure::{Analyze, Curve};
 use super::share::{Pack, Unpack, Upload};
@@ -96,6 +96,8 @@ pub enum Command {
     Unpack(Unpack),
     /// Put a model on the Hugging Face Hub
     Upload(Upload),
+    /// List the models that mixbit supports, by family
+    Models(Models),
     /// Write the logits of a token sequence, to compare with other implementations
     Logits(Logits),
 }
@@ -144,6 +146,9 @@ pub struct Output {
     /// Replace the output folder if it exists
     #[arg(long)]
     pub overwrite: bool,
+    /// Write the tensors of vision towers as they are, for runners of images; mlx-lm does not use them
+    #[arg(long)]
+    pub keep_towers: bool,
 }
 
 impl Output {

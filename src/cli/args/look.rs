@@ -183,3 +183,21 @@ pub struct Check {
     #[arg(long)]
     pub json: bool,
 }
+
+/// JSON of `mixbit models`, which scripts may rely on.
+const MODELS_JSON: &str = "\
+JSON, a list of:
+  model_type  the config's
+  family      models are listed by it
+  models      names of published models
+  read_as     [model_type] of the decoder that these models have or hold
+  note        what is done that the config does not say";
+
+/// `mixbit models`.
+#[derive(Debug, Args)]
+#[command(after_long_help = MODELS_JSON)]
+pub struct Models {
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}

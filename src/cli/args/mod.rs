@@ -11,7 +11,7 @@ mod tune;
 
 pub use cache::{Cache, Draft};
 pub use command::{Cli, Command, FloatDtype, Format, Output};
-pub use look::{Check, Eval, Inspect, Report};
+pub use look::{Check, Eval, Inspect, Models, Report};
 pub use make::{Convert, Dequantize, Quantize, Recipes, RecipesCommand, Size};
 pub use measure::{Analyze, Calibration, Curve, Rounding};
 pub use share::{Hub, Pack, Unpack, Upload};

@@ -50,6 +50,7 @@ fn run_command(command: Command, console: &Console) -> Result<()> {
         Command::Pack(args) => super::pack::run(&args, console),
         Command::Unpack(args) => super::unpack::run(&args, console),
         Command::Upload(args) => super::upload::run(&args, console),
+        Command::Models(args) => super::supported::run(&args),
         Command::Logits(args) => super::logits::run(&args, console),
     }
 }

@@ -25,6 +25,7 @@ pub mod report;
 pub mod run;
 pub mod settings;
 pub mod streaming;
+pub mod supported;
 pub mod templating;
 pub mod unpack;
 pub mod upload;

@@ -81,7 +81,7 @@ fn models(command: &mut Command) -> Vec<(&mut PathBuf, Option<&str>)> {
         Command::Pack(args) => vec![(&mut args.model, args.hub.revision.as_deref())],
         // The --revision of an upload is the branch to put the model on.
         Command::Upload(args) => vec![(&mut args.model, None)],
-        Command::Curve(_) | Command::Recipes(_) | Command::Unpack(_) => Vec::new(),
+        Command::Curve(_) | Command::Models(_) | Command::Recipes(_) | Command::Unpack(_) => Vec::new(),
     }
 }
 

@@ -20,6 +20,6 @@ pub fn open_to_write(
         companions::check_tokenizer(source)?;
         output.check(source.dir())
     })?;
-    console.notes(&source.spec().notes);
+    console.notes(&output.notes(&source)?);
     Ok(source)
 }

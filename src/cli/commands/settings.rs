@@ -9,7 +9,7 @@ use crate::jobs::settings::{
     ACTIVATION_MEMORY, Calibration, Samples, SensitivitySamples, Target, Tuning, sequence_length,
 };
 use crate::jobs::template::Template;
-use crate::jobs::write::Output;
+use crate::jobs::write::{Output, TowerFate};
 use crate::models::source::SourceModel;
 use crate::models::spec::DecoderSpec;
 use crate::numerics::quant::Mode;
@@ -113,7 +113,8 @@ pub fn template(flags: &args::Template) -> Template {
 /// Returns the folder to write.
 pub fn output(flags: &args::Output) -> Result<Output> {
     let container = flags.container()?;
-    Ok(Output { path: flags.mlx_path.clone(), overwrite: flags.overwrite, container })
+    let towers = if flags.keep_towers { TowerFate::Written } else { TowerFate::Dropped };
+    Ok(Output { path: flags.mlx_path.clone(), overwrite: flags.overwrite, container, towers })
 }
 
 /// Resolves all settings of a quantization by `plan`.

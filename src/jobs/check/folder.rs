@@ -8,9 +8,9 @@ use crate::error::{Error, Result};
 use crate::files::model_files::ModelFiles;
 use crate::files::weight_files::INDEX;
 use crate::formats::checkpoint::{Checkpoint, Tensor};
-use crate::models::architectures;
 use crate::models::architectures::TensorShapes;
 use crate::models::config::ModelConfig;
+use crate::models::mechanisms;
 use crate::models::names::{Names, Rename};
 use crate::models::source::SourceModel;
 use crate::models::spec::{DecoderSpec, Manifest};
@@ -23,6 +23,8 @@ const FINDINGS_SHOWN: usize = 3;
 pub(crate) struct Folder {
     pub(crate) files: ModelFiles,
     pub(crate) config: Option<ModelConfig>,
+    /// Keys that describe the decoder; in a wrapper, those of its text model.
+    pub(crate) decoder_config: Option<ModelConfig>,
     pub(crate) checkpoint: Option<Checkpoint>,
     /// Stored names of the tensors by mlx-lm's names; by the stored names where the architecture is unknown.
     pub(crate) names: BTreeMap<String, String>,
@@ -45,8 +47,11 @@ impl Folder {
         let mut findings = Vec::new();
         let mut keep = |subject, error: &Error| findings.push(Finding::refusal(subject, error));
         let config = ModelConfig::from_files(&files).inspect_err(|e| keep("config", e)).ok();
-        let row =
-            config.as_ref().and_then(|c| architectures::find(c).inspect_err(|e| keep("config", e)).ok());
+        let row = config.as_ref().and_then(|config| {
+            mechanisms::find_architecture(config, &files).inspect_err(|e| keep("config", e)).ok()
+        });
+        let decoder = row.zip(config.as_ref()).and_then(|(row, config)| row.decoder(config).ok());
+        let decoder_config = decoder.map(|(_, config)| config).or_else(|| config.clone());
         let (mut checkpoint, mut wrong) = weights(&files, &mut keep);
         let renamed = row.zip(checkpoint.as_ref()).map(|(row, checkpoint)| checkpoint.names(row));
         if let (Some(checkpoint), Some(renamed)) = (&mut checkpoint, renamed) {
@@ -55,6 +60,7 @@ impl Folder {
         let names = checkpoint.as_ref().map(|c| names(c, renamed)).unwrap_or_default();
         let mut folder = Self {
             config,
+            decoder_config,
             checkpoint,
             names,
             spec: None,

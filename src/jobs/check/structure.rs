@@ -19,7 +19,7 @@ pub(crate) fn check(folder: &Folder) -> Vec<Finding> {
     if let Some(spec) = &folder.spec {
         findings.push(qk_norm(folder, spec));
         findings.push(rope(spec));
-        findings.push(attention_scale(folder.config.as_ref(), spec));
+        findings.push(attention_scale(folder.decoder_config.as_ref(), spec));
         findings.extend(tying(folder, spec));
         findings.extend(spec.notes.iter().map(|note| Finding::note("decided", note.clone())));
     }
@@ -89,7 +89,7 @@ fn mlp(folder: &Folder) -> Option<Finding> {
         .map(|rows| rows / matrices)
         .collect();
     let width = widths.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
-    let claims = mlp_claims(folder.config.as_ref());
+    let claims = mlp_claims(folder.decoder_config.as_ref());
     let claimed: Vec<String> = claims.iter().map(|(key, size)| format!("{key} {size}")).collect();
     let claimed = if claimed.is_empty() { "nothing".to_owned() } else { claimed.join(", ") };
     let message = format!("one gated MLP a block ({listed}), {width} wide; config.json says {claimed}");
@@ -136,7 +136,7 @@ fn mlp_claims(config: Option<&ModelConfig>) -> Vec<(&'static str, usize)> {
 
 /// Compares the heads by the shapes of the projections with the config's.
 fn gqa(folder: &Folder) -> Option<Finding> {
-    let size = |key| folder.config.as_ref()?.size(key).ok()?;
+    let size = |key| folder.decoder_config.as_ref()?.size(key).ok()?;
     let heads = size("num_attention_heads")?;
     let claimed = size("num_key_value_heads").unwrap_or(heads);
     let head_dim = match &folder.spec {
@@ -294,7 +294,8 @@ fn tying(folder: &Folder, spec: &DecoderSpec) -> Vec<Finding> {
         }
         _ => false,
     };
-    let declared = folder.config.as_ref().is_some_and(|config| config.get("tie_word_embeddings").is_some());
+    let declared =
+        folder.decoder_config.as_ref().is_some_and(|config| config.get("tie_word_embeddings").is_some());
     let mut findings = vec![match (spec.head.tied, head.is_some()) {
         (true, false) => Finding::ok(subject, "tied: the embedding"),
         (true, true) if equal => {
@@ -319,7 +320,7 @@ fn tying(folder: &Folder, spec: &DecoderSpec) -> Vec<Finding> {
     if quantized
         && spec.head.tied
         && !spec.head.quantized_tied
-        && let Some(config) = &folder.config
+        && let Some(config) = &folder.decoder_config
     {
         let name = config.model_type();
         findings.push(Finding::note(

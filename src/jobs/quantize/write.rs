@@ -19,7 +19,9 @@ use crate::jobs::quantize::tuning::{TunedTensor, Values};
 use crate::jobs::record;
 use crate::jobs::record::{Distillation, Evaluation, GptqStats, Record, Refinement, Wanted};
 use crate::jobs::settings::Target;
-use crate::jobs::write::{Container, CopyTensor, Warnings, companions, write};
+use crate::jobs::write::{
+    Container, CopyTensor, TowerFate, Warnings, companions, tower_producers, with_wrapper, write,
+};
 use crate::models::bitmap::BitMap;
 use crate::models::inventory::Inventory;
 use crate::models::source::SourceModel;
@@ -75,6 +77,9 @@ impl Job<'_> {
         let record = Record { weights, feedback: gptq_stats, refinement, distillation, ..record };
         companions::write_card(&folder, source, &describe(&record, bitmap.len()))?;
         folder.write(record::FILE, &record.to_json()?)?;
+        if output.towers == TowerFate::Written {
+            companions::write_processors(&folder, source)?;
+        }
         folder.publish()?;
         unfinished::remove(&output.path);
         Ok((decision, record))
@@ -90,11 +95,13 @@ impl Job<'_> {
         rounds: Option<RefinementJournal>,
         warnings: &Warnings,
     ) -> Result<WrittenModel> {
-        let (source, dtype, container) = (self.source, self.plan.dtype(), self.settings.output.container);
+        let (source, dtype) = (self.source, self.plan.dtype());
+        let (container, towers) = (self.settings.output.container, self.settings.output.towers);
         if !self.settings.tuning.any() {
             let bitmap = self.bitmap(&decision);
             let rounded = self.round(&decision, layers)?;
             let producers = producers(source, dtype, &bitmap, &rounded, warnings);
+            let producers = with_wrapper(source, producers, towers, warnings);
             self.write_files(folder, &producers, &bitmap, container)?;
             let gptq_stats = rounded.gptq_stats();
             return Ok(WrittenModel { decision, gptq_stats, refinement: None, distillation: None });
@@ -116,7 +123,13 @@ impl Job<'_> {
             }
             None => (Values::new(), None),
         };
-        let producers = tuned_producers(&student, &values, warnings);
+        let mut producers = with_wrapper(
+            &student,
+            tuned_producers(&student, &values, warnings),
+            TowerFate::Dropped,
+            warnings,
+        );
+        producers.extend(tower_producers(source, towers, warnings));
         self.write_files(folder, &producers, &self.bitmap(&decision), container)?;
         Ok(WrittenModel { decision, gptq_stats, refinement, distillation })
     }
@@ -133,6 +146,7 @@ impl Job<'_> {
         let folder = OutputFolder::create(&self.settings.output.path, Existing::Replaced)?;
         let rounded = self.round(decision, layers).map_err(|e| folder.relocate(e))?;
         let producers = producers(self.source, self.plan.dtype(), &bitmap, &rounded, warnings);
+        let producers = with_wrapper(self.source, producers, TowerFate::Dropped, warnings);
         let container = Container::Safetensors { max_shard_size: u64::MAX };
         self.write_files(&folder, &producers, &bitmap, container)?;
         Ok(StagedModel { folder, gptq_stats: rounded.gptq_stats() })

@@ -8,11 +8,12 @@ use crate::error::{Error, Result};
 use crate::files::hub_cache;
 use crate::files::json;
 use crate::files::model_files::{ModelFiles, TEMPLATES, refuse_special_file};
-use crate::files::names::is_model_file;
+use crate::files::names::{is_model_file, is_processor_file};
 use crate::files::output_folder::OutputFolder;
 use crate::models::bitmap;
 use crate::models::bitmap::BitMap;
 use crate::models::source::SourceModel;
+use crate::models::wrapper::change_decoder_keys;
 use crate::numerics::dtype::Dtype;
 use crate::text::stop_tokens::{GenerationConfig, StopTokens, make_ids_integers};
 use crate::text::tokenizer;
@@ -24,16 +25,25 @@ const GENERATION: &str = "generation_config.json";
 /// new dtype and the bit map.
 pub fn config(source: &SourceModel, dtype: Dtype, bitmap: &BitMap) -> Value {
     let mut keys: Map<String, Value> = source.config().keys().clone();
-    for (key, value) in &source.spec().resolved {
-        keys.insert((*key).to_owned(), value.clone());
-    }
+    let decoder = source.decoder_config();
+    change_decoder_keys(&mut keys, decoder, |keys| {
+        for (key, value) in &source.spec().resolved {
+            keys.insert((*key).to_owned(), value.clone());
+        }
+        if decoder.section_name().is_some() {
+            keys.shift_remove("quantization_config");
+            for key in ["dtype", "torch_dtype"] {
+                keys.entry(key).and_modify(|value| *value = dtype.to_string().into());
+            }
+        }
+    });
     make_ids_integers(&mut keys);
     let dtype_key = if keys.contains_key("dtype") { "dtype" } else { "torch_dtype" };
     keys.insert(dtype_key.to_owned(), dtype.to_string().into());
     for key in ["quantization", "quantization_config"] {
         keys.shift_remove(key);
         if !bitmap.is_empty() {
-            keys.insert(key.to_owned(), bitmap::to_config(bitmap));
+            keys.insert(key.to_owned(), bitmap::to_config(bitmap, source.prefix()));
         }
     }
     Value::Object(keys)
@@ -133,6 +143,13 @@ pub fn write_config(
         copy_generation_config(folder, files)?;
     }
     Ok(())
+}
+
+/// Copies the files that say how images become inputs of the towers.
+pub fn write_processors(folder: &OutputFolder, source: &SourceModel) -> Result<()> {
+    let files = source.files();
+    let processors = files.names()?.into_iter().filter(|name| is_processor_file(name));
+    processors.map(|name| copy(folder, files, &name)).collect()
 }
 
 /// Copies generation_config.json. Token ids that are floats become integers, as in config.json.

@@ -4,10 +4,12 @@ mod damage;
 mod output;
 mod producers;
 mod spool;
+mod wrapped;
 
 pub use companions::Parts;
 pub use damage::{Warnings, check_values, unroundable};
-pub use output::{Output, Written};
+pub use output::{Output, TowerFate, Written};
 pub use producers::{CastTensor, Codes, Container, CopyTensor, DequantizeTensor, QuantizeTensor, write};
 pub use spool::{Spool, Spooled};
 pub(crate) use spool::{parts, ranges};
+pub(crate) use wrapped::{tower_producers, with_wrapper};

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::producers::Container;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::output_file::{Claim, Existing};
 use crate::files::output_folder::{check_destination, check_writable, leftover_notes};
+use crate::models::source::SourceModel;
 use crate::progress::Progress;
 
 /// Folder that a model is written to.
@@ -17,13 +18,25 @@ pub struct Output {
     pub overwrite: bool,
     /// Format of the weight files.
     pub container: Container,
+    /// Fate of tensors beside the decoder.
+    pub towers: TowerFate,
+}
+
+/// Fate of the tensors beside the decoder of a model that has towers for images.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum TowerFate {
+    /// They are left out, as mlx-lm does.
+    #[default]
+    Dropped,
+    /// They are written as they are.
+    Written,
 }
 
 impl Output {
     /// Describes a new folder at `path`, with safetensors files of at most 5 GB.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         let container = Container::Safetensors { max_shard_size: 5_000_000_000 };
-        Self { path: path.into(), overwrite: false, container }
+        Self { path: path.into(), overwrite: false, container, towers: TowerFate::default() }
     }
 
     /// Returns the treatment of what is there already.
@@ -35,6 +48,25 @@ impl Output {
     pub fn check(&self, source: &Path) -> Result<()> {
         check_destination(source, &self.path, self.existing())?;
         check_writable(&self.path)
+    }
+
+    /// Returns notes for the user on `source`, with those on the tensors that this output does or does not have.
+    ///
+    /// # Errors
+    /// When tensors beside the decoder are asked for and there are none.
+    pub fn notes(&self, source: &SourceModel) -> Result<Vec<String>> {
+        let (towers, mut notes) = (source.towers(), source.spec().notes.clone());
+        if self.towers == TowerFate::Written {
+            if towers.is_empty() {
+                let message = "has no tensors beside the text model that could be kept";
+                return Err(Error::file(source.dir(), message)
+                    .hint("leave the setting out, or start from a checkpoint with its vision tower"));
+            }
+            let dropped = towers.notes();
+            notes.retain(|note| !dropped.contains(note));
+            notes.extend(towers.notes_where_written());
+        }
+        Ok(notes)
     }
 
     /// Fails where the model in `source` cannot be written here, and keeps other runs from writing here until the claim

@@ -1,5 +1,6 @@
 //! Architectures as data: one small file each, and [`registry`], the one table that lists them.
 mod ernie4_5;
+mod families;
 mod gemma;
 mod gemma2;
 mod gemma3_text;
@@ -17,14 +18,18 @@ mod olmo2;
 mod olmo3;
 mod phi3;
 mod qwen2;
+mod qwen2_vl;
 mod qwen3;
 mod qwen3_moe;
+mod qwen3_vl;
 mod registry;
 mod seed_oss;
 mod smollm3;
 mod telechat3;
+mod wrappers;
 
 pub use crate::models::names::Names;
 pub use crate::models::names::Rename;
+pub use families::{Published, published};
 pub use names::TensorShapes;
-pub use registry::{Architecture, find, rows, supported};
+pub use registry::{Architecture, find, rows, text_decoders};

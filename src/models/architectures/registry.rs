@@ -3,13 +3,15 @@
 use super::names::TensorShapes;
 use super::{
     ernie4_5, gemma, gemma2, gemma3_text, glm4, granite, helium, internlm3, llama, llama4_text, mimo,
-    mistral, mixtral, olmo2, olmo3, phi3, qwen2, qwen3, qwen3_moe, seed_oss, smollm3, telechat3,
+    mistral, mixtral, olmo2, olmo3, phi3, qwen2, qwen2_vl, qwen3, qwen3_moe, qwen3_vl, seed_oss, smollm3,
+    telechat3, wrappers,
 };
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::KeyDefault;
 use crate::models::names::{Rename, rename_common, rename_experts};
 use crate::models::spec::DecoderSpec;
+use crate::models::wrapper::Wrapper;
 
 /// One row: a `model_type` and what to do with it.
 #[derive(Debug, Clone, Copy)]
@@ -22,8 +24,10 @@ pub struct Architecture {
     pub defaults: &'static [KeyDefault],
     /// Maps config (and the names and shapes found in the checkpoint) to the decoder.
     pub spec: Spec,
-    /// Maps a checkpoint's tensor name to mlx-lm's.
+    /// Maps a checkpoint's tensor name to mlx-lm's; in a wrapper, a name that the tensor has in the decoder.
     pub rename: fn(&str) -> Rename,
+    /// The wrapper that the decoder is in; `None` where the model is a decoder alone.
+    pub wrapper: Option<&'static Wrapper>,
 }
 
 const ARCHITECTURES: &[Architecture] = &[
@@ -51,6 +55,19 @@ const ARCHITECTURES: &[Architecture] = &[
     row("telechat3", telechat3::DEFAULTS, telechat3::spec, rename_common),
     alias("iquestcoder", "llama", llama::DEFAULTS, llama::spec, rename_common),
     alias("xverse", "llama", llama::DEFAULTS, llama::spec, rename_common),
+    wrapper("mistral3", &wrappers::MISTRAL3),
+    Architecture { alias_of: Some("mistral3"), ..wrapper("llava", &wrappers::LLAVA) },
+    Architecture { alias_of: Some("mistral3"), ..wrapper("pixtral", &wrappers::PIXTRAL) },
+    wrapper("qwen2_vl", &wrappers::QWEN2_VL),
+    Architecture { alias_of: Some("qwen2_vl"), ..wrapper("qwen2_5_vl", &wrappers::QWEN2_5_VL) },
+    wrapper("qwen3_vl", &wrappers::QWEN3_VL),
+];
+
+/// Decoders that exist in wrappers only.
+const TEXT_DECODERS: &[Architecture] = &[
+    row("qwen2_vl_text", qwen2_vl::DEFAULTS, qwen2_vl::spec, rename_common),
+    row("qwen2_5_vl_text", qwen2_vl::DEFAULTS, qwen2_vl::spec, rename_common),
+    row("qwen3_vl_text", qwen3_vl::DEFAULTS, qwen3_vl::spec, rename_common),
 ];
 
 /// Config and shapes to decoder.
@@ -62,7 +79,7 @@ const fn row(
     spec: Spec,
     rename: fn(&str) -> Rename,
 ) -> Architecture {
-    Architecture { model_type, alias_of: None, defaults, spec, rename }
+    Architecture { model_type, alias_of: None, defaults, spec, rename, wrapper: None }
 }
 
 const fn alias(
@@ -72,10 +89,53 @@ const fn alias(
     spec: Spec,
     rename: fn(&str) -> Rename,
 ) -> Architecture {
-    Architecture { model_type, alias_of: Some(of), defaults, spec, rename }
+    Architecture { model_type, alias_of: Some(of), defaults, spec, rename, wrapper: None }
 }
 
-/// Returns all rows.
+/// A wrapper, whose decoder has another row.
+const fn wrapper(model_type: &'static str, wrapper: &'static Wrapper) -> Architecture {
+    Architecture {
+        model_type,
+        alias_of: None,
+        defaults: &[],
+        spec: spec_of_text,
+        rename: rename_common,
+        wrapper: Some(wrapper),
+    }
+}
+
+/// Describes the decoder inside a wrapper.
+fn spec_of_text(config: &ModelConfig, shapes: &TensorShapes) -> Result<DecoderSpec> {
+    let (row, decoder) = find(config)?.decoder(config)?;
+    (row.spec)(&decoder, shapes)
+}
+
+impl Architecture {
+    /// Returns the row of the decoder and its keys: for a wrapper, those of the text model in it.
+    pub fn decoder(&'static self, config: &ModelConfig) -> Result<(&'static Self, ModelConfig)> {
+        let Some(wrapper) = self.wrapper else { return Ok((self, config.clone())) };
+        let decoder = wrapper.decoder_config(config)?;
+        let name = wrapper.decoder(decoder.model_type());
+        let mut rows = ARCHITECTURES.iter().chain(TEXT_DECODERS);
+        match name.and_then(|name| rows.find(|row| row.model_type == name)) {
+            Some(row) => Ok((row, decoder)),
+            None => {
+                let texts: Vec<&str> = wrapper.texts.iter().map(|(text, _)| *text).collect();
+                let (text, outer) = (decoder.model_type(), self.model_type);
+                Err(decoder
+                    .error("model_type", format!("`{text}` is not supported in `{outer}`"))
+                    .hint(format!("supported in it are: {}", texts.join(", "))))
+            }
+        }
+    }
+}
+
+/// Returns the rows of decoders that exist in wrappers only.
+pub fn text_decoders() -> &'static [Architecture] {
+    TEXT_DECODERS
+}
+
+/// Returns all rows of models.
 pub fn rows() -> &'static [Architecture] {
     ARCHITECTURES
 }
@@ -85,13 +145,8 @@ pub fn find(config: &ModelConfig) -> Result<&'static Architecture> {
     ARCHITECTURES.iter().find(|row| row.model_type == config.model_type()).ok_or_else(|| {
         config
             .error("model_type", format!("`{}` is not supported", config.model_type()))
-            .hint(format!("supported are: {}", supported()))
+            .hint("`mixbit models` lists what is supported")
     })
-}
-
-/// Lists the supported `model_type`s, for messages.
-pub fn supported() -> String {
-    ARCHITECTURES.iter().map(|row| row.model_type).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -111,7 +166,7 @@ mod tests {
     #[test]
     fn defaults_are_those_of_transformers() {
         let classes = classes();
-        for row in rows() {
+        for row in rows().iter().chain(text_decoders()) {
             let class = &classes[row.alias_of.unwrap_or(row.model_type)];
             for default in row.defaults {
                 let (name, entry) = (row.model_type, &class[default.key]);
@@ -129,9 +184,10 @@ mod tests {
     #[test]
     fn no_default_is_left_out() {
         let classes = classes();
+        let all = || rows().iter().chain(text_decoders());
         let read: BTreeSet<&str> =
-            rows().iter().flat_map(|row| row.defaults.iter().map(|default| default.key)).collect();
-        for row in rows() {
+            all().flat_map(|row| row.defaults.iter().map(|default| default.key)).collect();
+        for row in all() {
             let class = &classes[row.alias_of.unwrap_or(row.model_type)];
             for key in &read {
                 let listed =

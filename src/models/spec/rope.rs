@@ -346,7 +346,8 @@ impl RopeScaling {
             })
         };
         Ok(match kind {
-            "default" => Self::Default,
+            // The three positions of `mrope` (time, height, width) are one in a text.
+            "default" | "mrope" => Self::Default,
             "linear" => Self::Linear { factor: factor()? },
             "dynamic" => {
                 let trained = max_positions.ok_or_else(|| {

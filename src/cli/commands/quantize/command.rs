@@ -31,7 +31,7 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
         claim = Some(output.claim(source.dir(), console)?);
         Ok(())
     })?;
-    console.notes(&source.spec().notes);
+    console.notes(&output.notes(&source)?);
     let recipe = recipe(args.recipe.as_deref(), args.candidates.as_deref(), console)?;
     let plan = plan(args, &source, recipe.as_ref())?;
     let settings = settings::quantization(args, output, &source, recipe.as_ref(), &plan)?;

@@ -1,0 +1,204 @@
+//! Published models by family: which `model_type` they have, and what mixbit does that their config does not say.
+
+/// Published models of one `model_type`.
+#[derive(Debug, Clone, Copy)]
+pub struct Published {
+    /// `model_type` in config.json.
+    pub model_type: &'static str,
+    /// Family, under which people look for them.
+    pub family: &'static str,
+    /// Their names.
+    pub models: &'static str,
+    /// What is done that the config does not say; empty for nothing.
+    pub note: &'static str,
+}
+
+/// Published models, those of a family one after the other.
+const PUBLISHED: &[Published] = &[
+    Published {
+        model_type: "llama",
+        family: "Llama",
+        models: "Llama 2 and 3.x, TinyLlama, SmolLM2",
+        note: "an absent `tie_word_embeddings` is false. It is written out, because mlx-lm takes it for true",
+    },
+    Published {
+        model_type: "llama4_text",
+        family: "Llama",
+        models: "MobileLLM-R1",
+        note: "the MLP's width comes from the tensors. A `no_rope_layers` that turns RoPE off everywhere is an artefact \
+               and is ignored. `attn_scale` is temperature tuning, not a factor of the scores",
+    },
+    Published {
+        model_type: "iquestcoder",
+        family: "Llama",
+        models: "IQuest-Coder",
+        note: "read as `llama`, as mlx-lm does",
+    },
+    Published {
+        model_type: "mistral",
+        family: "Mistral",
+        models: "Mistral 7B v0.1 to v0.3",
+        note: "the sliding window is applied",
+    },
+    Published {
+        model_type: "mistral3",
+        family: "Mistral",
+        models: "Mistral Small 3.1 and 3.2",
+        note: "the text model, a `mistral` or `llama`",
+    },
+    Published {
+        model_type: "pixtral",
+        family: "Mistral",
+        models: "Pixtral 12B",
+        note: "the text model, a `mistral` or `llama`",
+    },
+    Published {
+        model_type: "mixtral",
+        family: "Mistral",
+        models: "Mixtral 8x7B and 8x22B",
+        note: "as `qwen3_moe`",
+    },
+    Published {
+        model_type: "llava",
+        family: "LLaVA",
+        models: "LLaVA 1.5",
+        note: "the text model, a `llama` or `mistral`",
+    },
+    Published {
+        model_type: "qwen2",
+        family: "Qwen",
+        models: "Qwen2 and Qwen2.5, QwQ, DeepSeek-R1-Distill-Qwen",
+        note: "as `llama`; sliding windows are applied where `use_sliding_window` turns them on",
+    },
+    Published {
+        model_type: "qwen2_vl",
+        family: "Qwen",
+        models: "Qwen2-VL",
+        note: "the text model. The three positions of a token are one in a text",
+    },
+    Published { model_type: "qwen2_5_vl", family: "Qwen", models: "Qwen2.5-VL", note: "as `qwen2_vl`" },
+    Published { model_type: "qwen3", family: "Qwen", models: "Qwen3", note: "" },
+    Published {
+        model_type: "qwen3_moe",
+        family: "Qwen",
+        models: "Qwen3 with experts, such as Qwen3-30B-A3B",
+        note: "the experts' tensors become one, stacked as mlx-lm does it. Routers stay float, outside the target. \
+               Sliding windows and `rope_scaling` are applied",
+    },
+    Published {
+        model_type: "qwen3_vl",
+        family: "Qwen",
+        models: "Qwen3-VL without experts",
+        note: "as `qwen2_vl`",
+    },
+    Published {
+        model_type: "gemma",
+        family: "Gemma",
+        models: "Gemma 1",
+        note: "GELU is its approximation with tanh, as in transformers",
+    },
+    Published {
+        model_type: "gemma2",
+        family: "Gemma",
+        models: "Gemma 2",
+        note: "the sliding windows are applied",
+    },
+    Published {
+        model_type: "gemma3_text",
+        family: "Gemma",
+        models: "Gemma 3 270M and 1B, text only",
+        note: "`layer_types` and `rope_parameters` are written as mlx-lm reads them",
+    },
+    Published {
+        model_type: "phi3",
+        family: "Phi",
+        models: "Phi-3, 3.5 and 4",
+        note: "q, k and v are one matrix, and gate and up another; each gets one setting. `longrope` has its short factors up to the trained context",
+    },
+    Published { model_type: "granite", family: "Granite", models: "Granite 3 dense", note: "" },
+    Published { model_type: "olmo2", family: "OLMo", models: "OLMo 2", note: "" },
+    Published { model_type: "olmo3", family: "OLMo", models: "OLMo 3", note: "" },
+    Published {
+        model_type: "glm4",
+        family: "GLM",
+        models: "GLM-4 9B and 32B 0414",
+        note: "gate and up are one matrix, which gets one setting",
+    },
+    Published {
+        model_type: "smollm3",
+        family: "SmolLM",
+        models: "SmolLM3",
+        note: "an absent `no_rope_layers` follows `no_rope_layer_interval`. Both it and the `layer_types` that `use_sliding_window` means are written out for mlx-lm",
+    },
+    Published {
+        model_type: "ernie4_5",
+        family: "ERNIE",
+        models: "ERNIE 4.5 without experts",
+        note: "`rope_scaling` is applied",
+    },
+    Published {
+        model_type: "helium",
+        family: "Helium",
+        models: "Helium 1",
+        note: "`rope_scaling` is applied. mlx-lm cannot load a tied head",
+    },
+    Published {
+        model_type: "internlm3",
+        family: "InternLM",
+        models: "InternLM3",
+        note: "`qkv_bias` and `bias` may be called `attention_bias` and `mlp_bias`, as transformers 5 does. Published names are written",
+    },
+    Published {
+        model_type: "mimo",
+        family: "MiMo",
+        models: "MiMo 7B",
+        note: "as `qwen2`; the layers that predict further tokens are left out, as in mlx-lm",
+    },
+    Published {
+        model_type: "seed_oss",
+        family: "Seed",
+        models: "Seed-OSS",
+        note: "absent `attention_bias` is true, and written out: mlx-lm takes it for false",
+    },
+    Published {
+        model_type: "telechat3",
+        family: "TeleChat",
+        models: "TeleChat3",
+        note: "`telechat3-yarn` has its makers' factor on attention, 0.07 ln(factor) + 1. An `mscale` is written that makes mlx-lm compute it too",
+    },
+    Published {
+        model_type: "xverse",
+        family: "XVERSE",
+        models: "XVERSE",
+        note: "read as `llama`, as mlx-lm does",
+    },
+];
+
+/// Returns all published models, those of a family one after the other.
+pub fn published() -> &'static [Published] {
+    PUBLISHED
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::models::architectures::rows;
+
+    #[test]
+    fn every_row_is_in_a_family() {
+        let registered: BTreeSet<&str> = rows().iter().map(|row| row.model_type).collect();
+        let listed: BTreeSet<&str> = published().iter().map(|models| models.model_type).collect();
+        assert_eq!(registered, listed, "registry.rs against families.rs");
+        assert_eq!(published().len(), listed.len(), "a model type stands twice");
+    }
+
+    #[test]
+    fn families_are_not_scattered() {
+        let mut families: Vec<&str> = published().iter().map(|models| models.family).collect();
+        families.dedup();
+        assert_eq!(families.len(), families.iter().collect::<BTreeSet<_>>().len(), "{families:?}");
+    }
+}

@@ -1,0 +1,49 @@
+//! Wrappers as data: which decoders they hold, and what lies beside these.
+
+use crate::models::wrapper::{Layout, Tie, Wrapper};
+
+/// Towers of models with a CLIP or Pixtral encoder.
+const VISION_TOWER: &[&str] = &["vision_tower", "multi_modal_projector"];
+
+/// Towers of Qwen's models: `visual` in transformers, `vision_tower` in what runs images with MLX.
+const VISUAL: &[&str] = &["visual", "vision_tower"];
+
+/// Decoders that mlx-lm runs as `llama`.
+const LLAMA_LIKE: &[(&str, &str)] = &[("mistral", "mistral"), ("llama", "llama")];
+
+/// Mistral Small 3.1 and 3.2.
+pub const MISTRAL3: Wrapper = Wrapper {
+    default_text: "mistral",
+    texts: LLAMA_LIKE,
+    towers: VISION_TOWER,
+    layout: Layout::Nested,
+    tie: Tie::TextFirst,
+};
+
+/// LLaVA 1.5, and Pixtral 12B as transformers has it.
+pub const LLAVA: Wrapper = Wrapper { default_text: "llama", tie: Tie::Either, ..MISTRAL3 };
+
+/// Pixtral 12B as others have it.
+pub const PIXTRAL: Wrapper = Wrapper { tie: Tie::Never, ..MISTRAL3 };
+
+/// Qwen2-VL.
+pub const QWEN2_VL: Wrapper = Wrapper {
+    default_text: "qwen2_vl_text",
+    texts: &[("qwen2_vl_text", "qwen2_vl_text")],
+    towers: VISUAL,
+    layout: Layout::NestedOrFlat,
+    tie: Tie::Either,
+};
+
+/// Qwen2.5-VL.
+pub const QWEN2_5_VL: Wrapper =
+    Wrapper { default_text: "qwen2_5_vl_text", texts: &[("qwen2_5_vl_text", "qwen2_5_vl_text")], ..QWEN2_VL };
+
+/// Qwen3-VL, dense.
+pub const QWEN3_VL: Wrapper = Wrapper {
+    default_text: "qwen3_vl_text",
+    texts: &[("qwen3_vl_text", "qwen3_vl_text")],
+    towers: VISUAL,
+    layout: Layout::Nested,
+    tie: Tie::TextFirst,
+};

@@ -1,0 +1,70 @@
+//! Tensors of a wrapper beside its decoder: counted, and kept or left out where a model is written.
+
+use std::collections::BTreeMap;
+
+use super::wrapper::Wrapper;
+use crate::formats::checkpoint::Checkpoint;
+use crate::words::{bytes, count};
+
+/// Tensors beside a decoder, by tower.
+#[derive(Debug, Clone, Default)]
+pub struct Towers {
+    towers: BTreeMap<&'static str, Tower>,
+}
+
+/// Tensors of one tower.
+#[derive(Debug, Clone, Default)]
+struct Tower {
+    names: Vec<String>,
+    bytes: u64,
+}
+
+impl Towers {
+    /// Lists the tensors of `checkpoint` that belong to towers of `wrapper`.
+    pub fn of(wrapper: Option<&Wrapper>, checkpoint: &Checkpoint) -> Self {
+        let mut towers = Self::default();
+        let Some(wrapper) = wrapper else { return towers };
+        for (name, tensor) in checkpoint.iter() {
+            let Some(tower) = wrapper.tower(name) else { continue };
+            let tower = towers.towers.entry(tower).or_default();
+            tower.names.push(name.to_owned());
+            tower.bytes += tensor.byte_len() as u64;
+        }
+        towers
+    }
+
+    /// True if there is no such tensor.
+    pub fn is_empty(&self) -> bool {
+        self.towers.is_empty()
+    }
+
+    /// Returns the bytes of all tensors.
+    pub fn bytes(&self) -> u64 {
+        self.towers.values().map(|tower| tower.bytes).sum()
+    }
+
+    /// Returns each tensor's name in the checkpoint and that under which runners of images find it.
+    pub fn tensors(&self) -> impl Iterator<Item = (&str, &str)> {
+        let names = self.towers.values().flat_map(|tower| &tower.names);
+        names.map(|name| (name.as_str(), Wrapper::tower_name(name)))
+    }
+
+    /// Returns a sentence per tower about tensors that are left out.
+    pub fn notes(&self) -> Vec<String> {
+        self.described(|tensors| format!("dropped {tensors}: mlx-lm's text model does not use them"))
+    }
+
+    /// Returns a sentence per tower about tensors that are written as they are.
+    pub fn notes_where_written(&self) -> Vec<String> {
+        self.described(|tensors| {
+            format!("kept {tensors} as they are, on top of the text model's size: mlx-lm does not use them")
+        })
+    }
+
+    fn described(&self, sentence: impl Fn(&str) -> String) -> Vec<String> {
+        let tensors = |(name, tower): (&&str, &Tower)| {
+            format!("{} of {name} ({})", count(tower.names.len(), "tensor"), bytes(tower.bytes))
+        };
+        self.towers.iter().map(tensors).map(|tensors| sentence(&tensors)).collect()
+    }
+}

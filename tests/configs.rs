@@ -298,3 +298,56 @@ fn stop_tokens_outside_the_vocabulary_are_noted() {
         }
     }
 }
+
+#[test]
+fn written_configs_say_what_mlx_lm_reads() {
+    for (case, key, expected) in [
+        ("qwen2-untied-window-yarn", "tie_word_embeddings", json!(false)),
+        ("smollm3-tied", "tie_word_embeddings", json!(true)),
+        ("smollm3-untied-window", "no_rope_layers", json!([1, 0, 1])),
+        (
+            "smollm3-untied-window",
+            "layer_types",
+            json!(["full_attention", "sliding_attention", "full_attention"]),
+        ),
+        ("seed-oss-untied", "attention_bias", json!(true)),
+        ("internlm3-biases-tied", "qkv_bias", json!(true)),
+    ] {
+        let (out, _) = Variant::golden(case).converted();
+        assert_eq!(json_file(&out.join("config.json"))[key], expected, "{case}");
+    }
+    let (out, _) = Variant::golden("telechat3-yarn").converted();
+    assert_eq!(json_file(&out.join("config.json"))["rope_scaling"]["mscale"], json!(0.7));
+}
+
+#[test]
+fn biases_have_either_name_in_internlm3() {
+    let variant = Variant::golden("internlm3-biases-tied").config(|config| {
+        for (old, new) in [("qkv_bias", "attention_bias"), ("bias", "mlp_bias")] {
+            let value = config.remove(old).unwrap();
+            config.insert(new.into(), value);
+        }
+        config["rope_scaling"] = json!({"type": "linear", "factor": 2.5});
+    });
+    let (out, _) = variant.converted();
+    let written = json_file(&out.join("config.json"));
+    assert_eq!((&written["qkv_bias"], &written["bias"]), (&json!(true), &json!(true)));
+    assert_eq!(written["rope_scaling"], json!({"rope_type": "linear", "factor": 2.5}));
+    let refusal = variant.config(|config| drop(config.insert("bias".into(), json!(false)))).refusal();
+    assert!(refusal.contains("another name for it, is false"), "{refusal}");
+}
+
+#[test]
+fn biases_that_a_config_leaves_out_are_missed() {
+    let refusal = Variant::golden("seed-oss-untied")
+        .config(|config| drop(config.insert("attention_out_bias".into(), json!(true))))
+        .refusal();
+    assert!(refusal.contains("self_attn.o_proj.bias: missing"), "{refusal}");
+}
+
+#[test]
+fn layers_for_further_tokens_are_left_out_with_a_note() {
+    let source = Variant::golden("mimo-mtp-layers").source();
+    let said = notes(&source);
+    assert!(said.contains("2 tensors left out") && said.contains("model.mtp_layers.0"), "{said}");
+}

@@ -29,6 +29,7 @@ SEMANTIC = {
     "llama4-text-nope-mixed": "mlx-lm's llama4_text has neither chunks nor temperature tuning",
     "mistral-sliding-window": "mlx-lm ignores the sliding window",
     "mixtral-tied-sliding-window": "mlx-lm ignores the sliding window",
+    "qwen2-untied-window-yarn": "mlx-lm ignores the sliding window",
     "qwen3-max-window-layers": "mlx-lm ignores the sliding window",
     "qwen3-layer-types": "mlx-lm ignores the sliding window",
     "qwen3-moe-sliding-window": "mlx-lm ignores the sliding window",
@@ -37,7 +38,7 @@ SEMANTIC = {
 
 # Models whose embedding mlx-lm can run quantized: tied and untied heads.
 EMBEDDINGS = {
-    "llama-dynamic-rope", "llama-mha-untied", "qwen3-tied", "qwen3-moe-mixed", "qwen3-moe-untied", "llama2xs-281k",
+    "llama-dynamic-rope", "llama-mha-untied", "qwen2-tied", "qwen3-tied", "qwen3-moe-mixed", "qwen3-moe-untied", "llama2xs-281k",
 }  # fmt: skip
 
 

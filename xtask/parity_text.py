@@ -214,6 +214,8 @@ def folders():
         "code-llama": ("llama", spm, st | {"tokenizer_class": "CodeLlamaTokenizer"}, {}, 2, None),
         "gemma-rebuilt": ("llama", without(meta, "<s>"), {"tokenizer_class": "GemmaTokenizer", "bos_token": "<s>",
             "eos_token": "</s>", "unk_token": "<unk>"}, {}, 2, None),
+        "qwen2-class-not-believed": ("qwen2", level, end | {"chat_template": CHATML, "tokenizer_class": "LlamaTokenizerFast"},
+            {}, 0, None),
         "qwen-without-class": ("qwen3", level, {"chat_template": CHATML, "extra_special_tokens": im}, {}, 0, [0, 1]),
         "gpt2-prefix": ("llama", level, {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True}, {}, 0, None),
         "gpt-neox": ("llama", split, {"tokenizer_class": "GPTNeoXTokenizerFast", "eos_token": "<|eot_id|>"}, {}, eot, None),

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use super::bitmap::BitMap;
 use super::config::ModelConfig;
-use super::names::{Names, Rename};
+use super::names::{Names, Rename, rename_common};
 use super::{architectures, bitmap};
 use crate::error::{Error, Result};
 use crate::files::digest::hexadecimal;
@@ -16,6 +16,7 @@ use crate::models::architectures::{Architecture, TensorShapes};
 use crate::models::spec::{DecoderSpec, Manifest, TensorSpec, with_columns};
 use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::{Mode, Quant};
+use crate::words::count;
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
@@ -97,6 +98,7 @@ impl SourceModel {
             return Err(error);
         }
         checkpoint.notes.extend(names.note());
+        checkpoint.notes.extend(left_out(row, &checkpoint));
         spec.notes.extend(checkpoint.notes.iter().cloned());
         let tied_head = drop_tied_head(&mut spec, &checkpoint, &mut stored)?;
         let manifest = spec.manifest();
@@ -315,6 +317,15 @@ impl SourceModel {
 /// MLX files have no float64: such a model is taken as float32.
 fn writable(dtype: Dtype) -> Dtype {
     if dtype == Dtype::F64 { Dtype::F32 } else { dtype }
+}
+
+/// Returns a sentence for the user about tensors that the architecture's own rule drops, other than buffers of RoPE.
+fn left_out(row: &Architecture, checkpoint: &Checkpoint) -> Option<String> {
+    let is_left_out = |name: &&str| (row.rename)(name) == Rename::Drop && rename_common(name) != Rename::Drop;
+    let names: Vec<&str> = checkpoint.iter().map(|(name, _)| name).filter(is_left_out).collect();
+    let first = names.first()?;
+    let tensors = count(names.len(), "tensor");
+    Some(format!("{tensors} left out, as mlx-lm does, `{first}` first: no part of the decoder"))
 }
 
 /// mlx-lm's name of each tensor to the checkpoint's.

@@ -51,21 +51,26 @@ impl Block {
     pub(crate) fn load(loader: &Loader<'_>, index: usize) -> Result<Self> {
         let spec = loader.source.spec();
         let path = format!("model.layers.{index}");
-        let attention = |name: &str| loader.linear(&format!("{path}.self_attn.{name}"), spec.attention_bias);
+        let attention =
+            |name: &str, role| loader.linear(&format!("{path}.self_attn.{name}"), spec.biases.has(role));
         let router = Router::load(loader, index)?;
-        let mlp = |name: &str| match spec.experts_of(index) {
+        let mlp = |name: &str, role| match spec.experts_of(index) {
             Some(experts) => loader.experts(&spec.experts_path(index, name), experts.count),
-            None => Ok(vec![loader.linear(&spec.mlp_path(index, name), spec.mlp_bias)?]),
+            None => Ok(vec![loader.linear(&spec.mlp_path(index, name), spec.biases.has(role))?]),
         };
         let norm = |name: &str| loader.float(&format!("{path}.{name}.weight"));
         let weighted = spec.qk_norm == QkNorm::Weighted;
         Ok(Self {
             layer: spec.layers[index],
-            q: attention("q_proj")?,
-            k: attention("k_proj")?,
-            v: attention("v_proj")?,
-            o: attention("o_proj")?,
-            mlp: Gated { gate: mlp("gate_proj")?, up: mlp("up_proj")?, down: mlp("down_proj")? },
+            q: attention("q_proj", Role::Q)?,
+            k: attention("k_proj", Role::K)?,
+            v: attention("v_proj", Role::V)?,
+            o: attention("o_proj", Role::O)?,
+            mlp: Gated {
+                gate: mlp("gate_proj", Role::Gate)?,
+                up: mlp("up_proj", Role::Up)?,
+                down: mlp("down_proj", Role::Down)?,
+            },
             router,
             q_norm: weighted.then(|| norm("self_attn.q_norm")).transpose()?,
             k_norm: weighted.then(|| norm("self_attn.k_norm")).transpose()?,

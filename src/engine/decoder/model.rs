@@ -2,10 +2,11 @@
 
 use mlx_rs::Array;
 use mlx_rs::fast::rms_norm;
+use std::ops::Range;
 
 use super::attention::Positions;
 use super::block::Block;
-use super::linear::Weight;
+use super::linear::{Linear, Weight};
 use super::load::{Halves, Loader};
 use super::mlp::Context;
 use crate::engine::array::{from_tokens, slice, to_vec};
@@ -36,6 +37,8 @@ pub(crate) struct Head {
     pub(crate) norm: Array,
     /// Matrix [vocabulary, hidden]; the embedding where the two are tied.
     pub(crate) weight: Weight,
+    /// Bias [vocabulary].
+    pub(crate) bias: Option<Array>,
 }
 
 /// Tokens of a pass whose logits are computed.
@@ -49,7 +52,8 @@ impl Head {
     pub(crate) fn load(loader: &Loader<'_>) -> Result<Self> {
         let spec = loader.source.spec();
         let path = if spec.tie_word_embeddings { EMBED } else { spec.head_name };
-        Ok(Self { norm: loader.float("model.norm.weight")?, weight: loader.weight(path)? })
+        let Linear { weight, bias } = loader.linear(path, spec.biases.head)?;
+        Ok(Self { norm: loader.float("model.norm.weight")?, weight, bias })
     }
 
     /// Applies the final norm to the last hidden states [.., tokens, hidden].
@@ -59,7 +63,16 @@ impl Head {
 
     /// Computes the logits [1, tokens, vocabulary] of hidden states [1, tokens, hidden].
     pub(crate) fn logits(&self, context: Context<'_>, hidden: &Array) -> Result<Array> {
-        self.weight.matmul_transposed(&self.normed(context, hidden)?)
+        let logits = self.weight.matmul_transposed(&self.normed(context, hidden)?)?;
+        self.add_bias(logits, &(0..context.spec.vocab_size))
+    }
+
+    /// Adds the bias of some `rows` of the vocabulary to their logits [.., rows].
+    pub(crate) fn add_bias(&self, logits: Array, rows: &Range<usize>) -> Result<Array> {
+        match &self.bias {
+            Some(bias) => Ok(logits.add(slice(bias, 0, rows.start, rows.end)?)?),
+            None => Ok(logits),
+        }
     }
 }
 
@@ -79,7 +92,7 @@ impl Model {
         let embed = loader.weight(EMBED)?;
         // One copy serves both ends.
         let head = if source.spec().tie_word_embeddings {
-            Head { norm: loader.float("model.norm.weight")?, weight: embed.clone() }
+            Head { norm: loader.float("model.norm.weight")?, weight: embed.clone(), bias: None }
         } else {
             Head::load(&loader)?
         };
@@ -191,5 +204,32 @@ impl Model {
             .hint("if this id came from a text, tokenizer and model do not belong together")),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::engine::array::from_vec;
+
+    #[test]
+    fn bias_of_the_head_is_added_to_logits() {
+        let _engine = Engine::start().unwrap();
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden/mistral-untied-float16");
+        let source = SourceModel::open(&folder).unwrap();
+        let context = Context { spec: source.spec(), dtype: Dtype::F32, on_gpu: false };
+        let mut head = Head::load(&Loader::new(&source, Dtype::F32)).unwrap();
+        let hidden = from_vec((0..64_u8).map(|x| f32::from(x).sin()).collect(), &[1, 1, 64]);
+        let without = to_vec(&head.logits(context, &hidden).unwrap()).unwrap();
+        let bias: Vec<f32> = (0..64_u8).map(f32::from).collect();
+        head.bias = Some(from_vec(bias.clone(), &[64]));
+        let with = to_vec(&head.logits(context, &hidden).unwrap()).unwrap();
+        let sums: Vec<f32> = without.iter().zip(&bias).map(|(logit, bias)| logit + bias).collect();
+        assert_eq!(with, sums);
+        let part = from_vec(without[3..5].to_vec(), &[1, 2]);
+        assert_eq!(to_vec(&head.add_bias(part, &(3..5)).unwrap()).unwrap(), sums[3..5]);
     }
 }

@@ -237,7 +237,7 @@ impl<'a> LearningHead<'a> {
                 None => head.weight.clone(),
             };
             let norm = values.next().filter(|_| self.norms == Norms::Learning).unwrap_or(&head.norm).clone();
-            Head { norm, weight }.logits(*context, &primals[0])
+            Head { norm, weight, bias: head.bias.clone() }.logits(*context, &primals[0])
         };
         let gradients = vector_jacobian_products(logits, &primals, cotangent)?;
         eval(&gradients)?;

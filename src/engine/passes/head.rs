@@ -108,7 +108,7 @@ impl<'a> HeadBackward<'a> {
         for part in parts_of(last, &hidden) {
             let normed = last.head.normed(context, &slice(&hidden, 1, part.start, part.end)?)?;
             let normed = normed.reshape(&[part.len() as i32, -1])?;
-            let mut values = to_vec(&normed.matmul(weight.t())?)?;
+            let mut values = to_vec(&last.head.add_bias(normed.matmul(weight.t())?, rows)?)?;
             self.part(sequence, &part, rows, &mut values)?;
             let errors = from_vec(values, &[part.len(), rows.len()]).as_dtype(normed.dtype())?;
             let gradient = normed.t().matmul(&errors)?;
@@ -135,7 +135,8 @@ impl<'a> HeadBackward<'a> {
                 let weight =
                     slice(&target.head.weight.dense(target.context.dtype)?, 0, rows.start, rows.end)?;
                 let hidden = slice(&target.state(sequence)?, 1, part.start, part.end)?;
-                to_vec(&target.head.normed(target.context, &hidden)?.matmul(weight.t())?)?
+                let logits = target.head.normed(target.context, &hidden)?.matmul(weight.t())?;
+                to_vec(&target.head.add_bias(logits, rows)?)?
             }
         };
         let positions = &self.positions[sequence][part.clone()];

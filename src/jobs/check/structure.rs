@@ -294,11 +294,15 @@ fn tying(folder: &Folder, spec: &DecoderSpec) -> Vec<Finding> {
         ));
     }
     let quantized = folder.names.contains_key("model.embed_tokens.scales");
-    let llama4 = folder.config.as_ref().is_some_and(|config| config.model_type() == "llama4_text");
-    if quantized && spec.tie_word_embeddings && llama4 {
+    if quantized
+        && spec.tie_word_embeddings
+        && !spec.quantized_tied_head
+        && let Some(config) = &folder.config
+    {
+        let name = config.model_type();
         findings.push(Finding::note(
             subject,
-            "tied to a quantized embedding: stock mlx-lm's llama4_text multiplies by the packed codes and fails",
+            format!("tied to a quantized embedding: stock mlx-lm's {name} multiplies by the packed codes and fails"),
         ));
     }
     findings

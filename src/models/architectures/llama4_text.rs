@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::models::config::ModelConfig;
 use crate::models::defaults::KeyDefault;
 use crate::models::names::{Rename, rename_common};
-use crate::models::spec::{AttentionSpan, DecoderSpec, QkNorm, RopeScaling, TemperatureTuning};
+use crate::models::spec::{AttentionSpan, DecoderSpec, QkNorm, TemperatureTuning};
 
 /// Defaults of transformers' `Llama4TextConfig`.
 pub const DEFAULTS: &[KeyDefault] = &[
@@ -47,10 +47,7 @@ pub fn spec(config: &ModelConfig, shapes: &TensorShapes) -> Result<DecoderSpec> 
     set_rope_layers(config, &mut spec)?;
     set_chunks(config, &mut spec)?;
     set_temperature(config, &mut spec)?;
-    if spec.rope.scaling != RopeScaling::Default {
-        spec.notes
-            .push("rope_scaling is applied as transformers does; mlx-lm's llama4_text ignores it".to_owned());
-    }
+    spec.note_rope_scaling(config);
     spec.resolved.push(("use_qk_norm", (spec.qk_norm == QkNorm::Weightless).into()));
     Ok(spec)
 }
@@ -95,11 +92,10 @@ fn set_intermediate_size(config: &ModelConfig, shapes: &TensorShapes, spec: &mut
     Ok(())
 }
 
-/// Sets the layers with RoPE. `no_rope_layers[i]` is 1 where RoPE is *applied*. A list of zeros would leave the model
-/// without positions.
-fn set_rope_layers(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
-    let count = spec.layers.len();
-    let flags = match config.booleans("no_rope_layers")? {
+/// Reads which of `count` layers have RoPE: those for which `no_rope_layers` is 1, or else all but every
+/// `no_rope_layer_interval`-th.
+pub(super) fn rope_flags(config: &ModelConfig, count: usize) -> Result<Vec<bool>> {
+    let mut flags = match config.booleans("no_rope_layers")? {
         Some(flags) if !flags.is_empty() => flags,
         _ => {
             let interval = config.require_size("no_rope_layer_interval")?;
@@ -109,7 +105,14 @@ fn set_rope_layers(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
     if flags.len() < count {
         return Err(config.error("no_rope_layers", format!("{} entries for {count} layers", flags.len())));
     }
-    let artefact = flags[..count].iter().all(|&rope| !rope);
+    flags.truncate(count);
+    Ok(flags)
+}
+
+/// Sets the layers with RoPE. A list of zeros would leave the model without positions.
+fn set_rope_layers(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
+    let flags = rope_flags(config, spec.layers.len())?;
+    let artefact = flags.iter().all(|&rope| !rope);
     if artefact {
         spec.notes.push(
             "no_rope_layers turns RoPE off in every layer, a config artefact: applied everywhere".to_owned(),

@@ -4,7 +4,7 @@ use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::KeyDefault;
-use crate::models::spec::{AttentionSpan, DecoderSpec};
+use crate::models::spec::{AttentionSpan, Biases, DecoderSpec};
 
 /// Defaults of transformers' `MistralConfig`.
 pub const DEFAULTS: &[KeyDefault] = &[
@@ -27,8 +27,7 @@ pub const DEFAULTS: &[KeyDefault] = &[
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;
-    spec.attention_bias = false;
-    spec.mlp_bias = false;
+    spec.biases = Biases::default();
     spec.set_sliding_windows(config, |_| true)?;
     if let Some(AttentionSpan::Sliding(window)) = spec.layers.first().map(|layer| layer.span) {
         spec.notes.push(format!(

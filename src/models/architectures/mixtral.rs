@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::{KeyDefault, extend, extended_len};
 use crate::models::names::{Rename, rename_experts};
-use crate::models::spec::{DecoderSpec, ExpertsSpec, RopeScaling};
+use crate::models::spec::{Biases, DecoderSpec, ExpertsSpec};
 
 /// Defaults of transformers' `MixtralConfig`: Mistral's, but for these.
 pub const DEFAULTS: &[KeyDefault] =
@@ -24,21 +24,15 @@ const OWN: &[KeyDefault] = &[
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_alias("num_local_experts", "num_experts")?.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;
-    spec.attention_bias = false;
-    spec.mlp_bias = false;
+    spec.biases = Biases::default();
     spec.mlp_name = "block_sparse_moe";
     if config.size("sliding_window")?.is_some() {
         spec.set_sliding_windows(config, |_| true)?;
         spec.notes
             .push("sliding_window is applied as transformers does; mlx-lm's mixtral ignores it".to_owned());
     }
-    if spec.rope.scaling != RopeScaling::Default {
-        spec.notes
-            .push("rope_scaling is applied as transformers does; mlx-lm's mixtral ignores it".to_owned());
-    }
-    if spec.head_dim * spec.num_attention_heads != spec.hidden_size {
-        spec.notes.push(format!("head_dim is {}; mlx-lm's mixtral does not read it", spec.head_dim));
-    }
+    spec.note_rope_scaling(config);
+    spec.note_head_dim(config);
     let experts = ExpertsSpec {
         count: config.require_size("num_local_experts")?,
         per_token: config.require_size("num_experts_per_tok")?,

@@ -1,6 +1,7 @@
 //! Qwen3 dense models: RMS norm with weight on queries and keys, explicit `head_dim`.
 
 use super::names::TensorShapes;
+use super::qwen2;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::KeyDefault;
@@ -31,10 +32,6 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     let config = &config.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;
     spec.qk_norm = QkNorm::Weighted;
-    let first_sliding = config.require_size("max_window_layers")?;
-    if config.required("use_sliding_window", ModelConfig::boolean)? {
-        spec.set_sliding_windows(config, |layer| layer >= first_sliding)?;
-        spec.notes.push("sliding windows are applied as transformers does; mlx-lm ignores them".to_owned());
-    }
+    qwen2::set_late_windows(&mut spec, config)?;
     Ok(spec)
 }

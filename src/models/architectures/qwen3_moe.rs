@@ -5,7 +5,7 @@ use super::qwen3;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::{KeyDefault, extend, extended_len};
-use crate::models::spec::{DecoderSpec, ExpertsSpec, QkNorm, RopeScaling};
+use crate::models::spec::{DecoderSpec, ExpertsSpec, QkNorm};
 
 /// Defaults of transformers' `Qwen3MoeConfig`: Qwen3's, but for these.
 pub const DEFAULTS: &[KeyDefault] = &extend::<{ extended_len(qwen3::DEFAULTS, OWN) }>(qwen3::DEFAULTS, OWN);
@@ -34,10 +34,7 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
         spec.set_sliding_windows(config, |_| true)?;
         spec.notes.push("sliding windows are applied as transformers does; mlx-lm ignores them".to_owned());
     }
-    if spec.rope.scaling != RopeScaling::Default {
-        spec.notes
-            .push("rope_scaling is applied as transformers does; mlx-lm's qwen3_moe ignores it".to_owned());
-    }
+    spec.note_rope_scaling(config);
     let experts = ExpertsSpec {
         count: config.require_size("num_experts")?,
         per_token: config.require_size("num_experts_per_tok")?,

@@ -1,7 +1,10 @@
 //! The table of architectures. An alias is a row.
 
 use super::names::TensorShapes;
-use super::{llama, llama4_text, mistral, mixtral, qwen3, qwen3_moe};
+use super::{
+    ernie4_5, helium, internlm3, llama, llama4_text, mimo, mistral, mixtral, qwen2, qwen3, qwen3_moe,
+    seed_oss, smollm3, telechat3,
+};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::KeyDefault;
@@ -24,13 +27,22 @@ pub struct Architecture {
 }
 
 const ARCHITECTURES: &[Architecture] = &[
+    row("ernie4_5", ernie4_5::DEFAULTS, ernie4_5::spec, rename_common),
+    row("helium", helium::DEFAULTS, helium::spec, rename_common),
+    row("internlm3", internlm3::DEFAULTS, internlm3::spec, rename_common),
     row("llama", llama::DEFAULTS, llama::spec, rename_common),
     row("llama4_text", llama4_text::DEFAULTS, llama4_text::spec, llama4_text::rename),
+    row("mimo", qwen2::DEFAULTS, qwen2::spec, mimo::rename),
     row("mistral", mistral::DEFAULTS, mistral::spec, rename_common),
     row("mixtral", mixtral::DEFAULTS, mixtral::spec, mixtral::rename),
+    row("qwen2", qwen2::DEFAULTS, qwen2::spec, rename_common),
     row("qwen3", qwen3::DEFAULTS, qwen3::spec, rename_common),
     row("qwen3_moe", qwen3_moe::DEFAULTS, qwen3_moe::spec, rename_experts),
+    row("seed_oss", seed_oss::DEFAULTS, seed_oss::spec, rename_common),
+    row("smollm3", smollm3::DEFAULTS, smollm3::spec, rename_common),
+    row("telechat3", telechat3::DEFAULTS, telechat3::spec, rename_common),
     alias("iquestcoder", "llama", llama::DEFAULTS, llama::spec, rename_common),
+    alias("xverse", "llama", llama::DEFAULTS, llama::spec, rename_common),
 ];
 
 /// Config and shapes to decoder.

@@ -1,7 +1,8 @@
 //! A decoder's specification, read from the keys that all architectures share.
 
+use super::biases::Biases;
 use super::manifest::Manifest;
-use super::rope::Rope;
+use super::rope::{Rope, RopeScaling};
 use serde_json::Value;
 
 use crate::error::Result;
@@ -71,7 +72,6 @@ const EXPERTS: &str = "switch_mlp";
 
 /// A decoder: pre-norm blocks of grouped-query attention and a SiLU-gated MLP.
 #[derive(Debug, Clone, PartialEq)]
-#[allow(clippy::struct_excessive_bools, reason = "independent facts, most of them config keys")]
 pub struct DecoderSpec {
     /// Width of the residual stream.
     pub hidden_size: usize,
@@ -97,10 +97,8 @@ pub struct DecoderSpec {
     pub qk_norm: QkNorm,
     /// Temperature of layers without RoPE.
     pub temperature_tuning: Option<TemperatureTuning>,
-    /// Bias of the q, k, v and o projections.
-    pub attention_bias: bool,
-    /// Bias of the gate, up and down projections.
-    pub mlp_bias: bool,
+    /// Linear layers with a bias.
+    pub biases: Biases,
     /// True if the head is the embedding.
     pub tie_word_embeddings: bool,
     /// True if stock mlx-lm can run a tied head whose embedding is quantized.
@@ -172,8 +170,10 @@ impl DecoderSpec {
             rope,
             qk_norm: QkNorm::None,
             temperature_tuning: None,
-            attention_bias: config.boolean("attention_bias")?.unwrap_or(false),
-            mlp_bias: config.boolean("mlp_bias")?.unwrap_or(false),
+            biases: Biases::of_parts(
+                config.boolean("attention_bias")?.unwrap_or(false),
+                config.boolean("mlp_bias")?.unwrap_or(false),
+            ),
             tie_word_embeddings,
             quantized_tied_head: true,
             mlp_name: "mlp",
@@ -227,6 +227,23 @@ impl DecoderSpec {
             self.notes.push(absent(config, &[format!("sliding_window ({window})")]));
         }
         Ok(())
+    }
+
+    /// Notes that mlx-lm ignores a scaling of RoPE in this architecture.
+    pub(crate) fn note_rope_scaling(&mut self, config: &ModelConfig) {
+        if self.rope.scaling != RopeScaling::Default {
+            let name = config.model_type();
+            self.notes
+                .push(format!("rope_scaling is applied as transformers does; mlx-lm's {name} ignores it"));
+        }
+    }
+
+    /// Notes a `head_dim` that mlx-lm, which divides the hidden size by the heads in this architecture, does not read.
+    pub(crate) fn note_head_dim(&mut self, config: &ModelConfig) {
+        if self.head_dim * self.num_attention_heads != self.hidden_size {
+            let (name, head_dim) = (config.model_type(), self.head_dim);
+            self.notes.push(format!("head_dim is {head_dim}; mlx-lm's {name} does not read it"));
+        }
     }
 
     /// Makes the MLPs of the blocks for which `sparse` says so of `experts`.

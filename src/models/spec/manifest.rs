@@ -138,7 +138,7 @@ impl Manifest {
         }
         builder.vector("model.norm.weight", hidden, Role::Norm, None);
         if !spec.tie_word_embeddings {
-            builder.matrix(spec.head_name, spec.vocab_size, hidden, Role::Head, None);
+            builder.linear(spec, spec.head_name, [spec.vocab_size, hidden], Role::Head, None);
         }
         Self { tensors: builder.tensors }
     }
@@ -177,6 +177,20 @@ impl Builder {
         self.add(format!("{path}.weight"), vec![rows, columns], role, layer);
     }
 
+    fn linear(
+        &mut self,
+        spec: &DecoderSpec,
+        path: &str,
+        [rows, columns]: [usize; 2],
+        role: Role,
+        layer: Option<usize>,
+    ) {
+        self.matrix(path, rows, columns, role, layer);
+        if spec.biases.has(role) {
+            self.vector(&format!("{path}.bias"), rows, role, layer);
+        }
+    }
+
     fn vector(&mut self, name: &str, size: usize, role: Role, layer: Option<usize>) {
         self.add(name.to_owned(), vec![size], role, layer);
     }
@@ -187,16 +201,13 @@ impl Builder {
         let heads = spec.num_attention_heads * spec.head_dim;
         let kv_heads = spec.num_key_value_heads * spec.head_dim;
         let attention = |name: &str| format!("{block}.self_attn.{name}");
-        for (path, rows, columns, role, bias) in [
-            (attention("q_proj"), heads, hidden, Role::Q, spec.attention_bias),
-            (attention("k_proj"), kv_heads, hidden, Role::K, spec.attention_bias),
-            (attention("v_proj"), kv_heads, hidden, Role::V, spec.attention_bias),
-            (attention("o_proj"), hidden, heads, Role::O, spec.attention_bias),
+        for (path, rows, columns, role) in [
+            (attention("q_proj"), heads, hidden, Role::Q),
+            (attention("k_proj"), kv_heads, hidden, Role::K),
+            (attention("v_proj"), kv_heads, hidden, Role::V),
+            (attention("o_proj"), hidden, heads, Role::O),
         ] {
-            self.matrix(&path, rows, columns, role, Some(layer));
-            if bias {
-                self.vector(&format!("{path}.bias"), rows, role, Some(layer));
-            }
+            self.linear(spec, &path, [rows, columns], role, Some(layer));
         }
         match spec.experts_of(layer) {
             Some(experts) => self.experts(spec, experts, layer),
@@ -217,11 +228,7 @@ impl Builder {
             ("up_proj", inner, hidden, Role::Up),
             ("down_proj", hidden, inner, Role::Down),
         ] {
-            let path = spec.mlp_path(layer, name);
-            self.matrix(&path, rows, columns, role, Some(layer));
-            if spec.mlp_bias {
-                self.vector(&format!("{path}.bias"), rows, role, Some(layer));
-            }
+            self.linear(spec, &spec.mlp_path(layer, name), [rows, columns], role, Some(layer));
         }
     }
 

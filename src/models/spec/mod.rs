@@ -2,10 +2,13 @@
 //!
 //! Every architecture maps its config to a [`DecoderSpec`]; everything after that (conversion, analysis, the engine)
 //! reads the spec and never the config.
+mod biases;
 mod decoder;
 mod manifest;
 mod rope;
 
+pub use biases::Biases;
 pub use decoder::{AttentionSpan, DecoderSpec, ExpertsSpec, LayerSpec, QkNorm, ROUTER, TemperatureTuning};
 pub use manifest::{Manifest, Role, TensorSpec, with_columns};
+pub(crate) use rope::TELECHAT3_YARN;
 pub use rope::{Rope, RopeScaling};

@@ -18,6 +18,9 @@ pub struct Rope {
     pub scaling: RopeScaling,
 }
 
+/// `YaRN` with `TeleChat3`'s factor on attention.
+pub(crate) const TELECHAT3_YARN: &str = "telechat3-yarn";
+
 /// Context extension, under the names that transformers uses for `rope_type`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
@@ -285,14 +288,18 @@ impl RopeScaling {
                 high_freq_factor: required("high_freq_factor")?,
                 original_max_positions: original()?,
             },
-            "yarn" => {
+            "yarn" | TELECHAT3_YARN => {
                 let factor = factor()?;
                 Self::Yarn {
                     factor,
                     original_max_positions: original()?,
                     beta_fast: config.positive(&key("beta_fast"))?.unwrap_or(32.0),
                     beta_slow: config.positive(&key("beta_slow"))?.unwrap_or(1.0),
-                    attention_factor: yarn_attention_factor(config, group, factor)?,
+                    attention_factor: if kind == TELECHAT3_YARN {
+                        0.07 * factor.max(1.0).ln() + 1.0
+                    } else {
+                        yarn_attention_factor(config, group, factor)?
+                    },
                     truncate: config.boolean(&key("truncate"))?.unwrap_or(true),
                 }
             }

@@ -15,11 +15,12 @@ pub(crate) enum Build {
     Foreign,
 }
 
-/// Model types whose `tokenizer_class` transformers does not believe.
-const DISBELIEVED: [&str; 3] = ["mistral", "mixtral", "iquestcoder"];
+/// Model types whose `tokenizer_class` transformers does not believe. (Nor does it believe `qwen2`'s, which has a class of
+/// its own.)
+const DISBELIEVED: [&str; 5] = ["mistral", "mixtral", "iquestcoder", "ernie4_5", "internlm3"];
 
 /// Model types that have a class of their own where no file names one.
-const QWEN: [&str; 2] = ["qwen3", "qwen3_moe"];
+const QWEN: [&str; 3] = ["qwen2", "qwen3", "qwen3_moe"];
 
 /// Classes written in Python, without the tokenizers crate or with a part that is.
 const FOREIGN: [&str; 37] = [
@@ -70,6 +71,9 @@ impl Build {
         let has_code = settings.config.contains_key("auto_map");
         if DISBELIEVED.contains(&model_type) && !has_code {
             return Self::Stored;
+        }
+        if model_type == "qwen2" && !has_code {
+            return Self::by_name("Qwen2Tokenizer");
         }
         let Some(name) = settings.tokenizer_class.as_deref() else {
             return if QWEN.contains(&model_type) { Self::by_name("Qwen2Tokenizer") } else { Self::Stored };
@@ -136,6 +140,7 @@ mod tests {
         let named = |name: &str| json!({"tokenizer_class": name});
         for (model_type, config, json, expected) in [
             ("llama", json!({}), "", Build::Stored),
+            ("qwen2", named("LlamaTokenizerFast"), r#"{"type":"ByteLevel"}"#, anew("Qwen2Tokenizer")),
             ("qwen3", json!({}), "", anew("Qwen2Tokenizer")),
             ("qwen3_moe", named("PreTrainedTokenizerFast"), "", Build::Stored),
             ("llama", named("LlamaTokenizer"), "", anew("LlamaTokenizer")),

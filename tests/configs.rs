@@ -98,7 +98,7 @@ fn numbers_of_python_survive_convert() {
 fn absent_keys_take_the_class_default() {
     let variant = Variant::golden("mixtral-untied").config(|config| drop(config.remove("rms_norm_eps")));
     let source = variant.source();
-    assert_eq!(source.spec().rms_norm_eps, 1e-5);
+    assert_eq!(source.spec().head.norm.eps, 1e-5);
     assert!(notes(&source).contains("leaves out rms_norm_eps"), "{}", notes(&source));
     let (out, said) = variant.converted();
     assert!(said.contains("leaves out rms_norm_eps"), "{said}");
@@ -109,7 +109,7 @@ fn absent_keys_take_the_class_default() {
 
 #[test]
 fn an_absent_window_is_not_a_window_of_null() {
-    let window = |variant: Variant| variant.source().spec().layers[0].span;
+    let window = |variant: Variant| variant.source().spec().blocks[0].attention.part.span;
     let golden = || Variant::golden("mistral-untied-float16");
     let absent = golden().config(|config| drop(config.remove("sliding_window")));
     assert!(notes(&absent.source()).contains("sliding_window (4096)"));
@@ -137,8 +137,8 @@ fn rope_scaling_counts_before_rope_parameters() {
         config.remove("rope_theta");
     });
     let source = variant.source();
-    assert_eq!(source.spec().rope.scaling, RopeScaling::Linear { factor: 2.0 });
-    assert_eq!(source.spec().rope.theta, 10_000.0);
+    assert_eq!(source.spec().ropes[0].scaling, RopeScaling::Linear { factor: 2.0 });
+    assert_eq!(source.spec().ropes[0].theta, 10_000.0);
     assert!(notes(&source).contains("rope_scaling is taken with base 10000"), "{}", notes(&source));
     let (out, _) = variant.converted();
     let config = json_file(&out.join("config.json"));
@@ -147,7 +147,7 @@ fn rope_scaling_counts_before_rope_parameters() {
         (&json!(10_000.0), &json!("linear"))
     );
     let again = SourceModel::open(&out).unwrap();
-    assert_eq!((&again.spec().rope, notes(&again)), (&source.spec().rope, String::new()));
+    assert_eq!((&again.spec().ropes, notes(&again)), (&source.spec().ropes, String::new()));
 }
 
 #[test]

@@ -19,6 +19,7 @@ use mixbit::engine::passes::collector::Extent;
 use mixbit::engine::passes::moments::{MomentSettings, input_moments};
 use mixbit::engine::runtime::Engine;
 use mixbit::models::source::SourceModel;
+use mixbit::models::spec::Tap;
 use mixbit::numerics::affine::FloatType;
 use mixbit::numerics::dtype::extend_f32;
 use mixbit::numerics::quant::Quant;
@@ -133,18 +134,17 @@ fn moments_are_those_of_each_experts_tokens() {
     };
     let (full, diagonal) = (moments(Extent::Full), moments(Extent::Diagonal));
     for (block, (full, diagonal)) in full.iter().zip(&diagonal).enumerate() {
-        for (role, moment) in full {
+        for (tap, moment) in full {
             // decoder_sparse_step is 2, and mlp_only_layers names block 1.
-            let experts =
-                if block == 3 && ["gate", "down"].contains(&role.to_string().as_str()) { 6 } else { 1 };
-            assert_eq!(moment.tokens().len(), experts, "{block} {role}");
+            let experts = if block == 3 && [Tap::MLP, Tap::INNER].contains(tap) { 6 } else { 1 };
+            assert_eq!(moment.tokens().len(), experts, "{block} {tap:?}");
             assert_eq!(moment.tokens().iter().sum::<usize>(), if experts == 6 { 3 * 160 } else { 160 });
-            assert_eq!(moment.tokens(), diagonal[role].tokens());
-            let (from_full, own) = (moment.diagonals(), diagonal[role].diagonals());
+            assert_eq!(moment.tokens(), diagonal[tap].tokens());
+            let (from_full, own) = (moment.diagonals(), diagonal[tap].diagonals());
             assert_eq!(own.len(), experts * moment.columns());
             // What is estimated from few rows is shrunk, but not on its diagonal.
             let differ = from_full.iter().zip(&own).map(|(a, b)| (a - b).abs() / b.abs().max(1e-6));
-            assert!(differ.fold(0.0, f32::max) < 1e-3, "{block} {role}");
+            assert!(differ.fold(0.0, f32::max) < 1e-3, "{block} {tap:?}");
         }
     }
 }

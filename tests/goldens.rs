@@ -70,8 +70,7 @@ fn a_session_saves_work_and_changes_nothing() {
         let (tokens, _) = golden(&folder);
         let source = SourceModel::open(&folder).unwrap();
         let model = Model::load(&engine, &source, None).unwrap();
-        let sliding =
-            source.spec().layers.iter().any(|layer| matches!(layer.span, AttentionSpan::Sliding(_)));
+        let sliding = source.spec().attentions().any(|layer| matches!(layer.span, AttentionSpan::Sliding(_)));
         let answer = |session: &mut Session<'_>, prompt: &[u32]| {
             let settings = Settings::new(6, Vec::new());
             let mut greedy = Sampler::new(Sampling::default(), 0);

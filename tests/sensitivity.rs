@@ -1,11 +1,11 @@
 //! Sensitivities against the KL divergence that rounding a layer causes.
-#![allow(missing_docs, clippy::unwrap_used)]
+#![allow(missing_docs, clippy::unwrap_used, clippy::print_stdout)]
 
 mod common;
 #[path = "common/one_layer.rs"]
 mod one_layer;
 
-use common::bundled;
+use common::{bundled, fixtures};
 use one_layer::{Setting, measure, measured, rank_correlation, ratios};
 
 use mixbit::choose::scores::{LayerSensitivity, Method};
@@ -67,6 +67,34 @@ fn predicted_divergence_is_what_is_measured() {
     assert_eq!(pairs.len(), 3 * 28, "every layer and candidate");
     assert!(correlation > 0.9, "{correlation}");
     assert!((0.5..2.0).contains(&median), "{median}");
+}
+
+/// One small random model for each part that a decoder may have beside Llama's.
+#[test]
+fn predictions_hold_for_every_part() {
+    let engine = Engine::start().unwrap();
+    let tokens = |seeds: std::ops::Range<u64>| -> Vec<Vec<u32>> {
+        let text = |seed| {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            (0..40).map(|_| rng.u32(0..64)).collect()
+        };
+        seeds.map(text).collect()
+    };
+    for case in ["gemma2-caps", "gemma3-text-windows", "granite-untied-biases", "olmo2-untied", "phi3-untied"]
+    {
+        let source = SourceModel::open(&fixtures().join("golden").join(case)).unwrap();
+        let candidates = [4, 6].map(|bits| Quant::affine(bits, 32)).to_vec();
+        let setting = Setting { sequences: tokens(0..48), windows: tokens(100..124), candidates };
+        let measured = measured(&engine, &source, &setting).unwrap();
+        let pairs = measure(&engine, &source, &setting, Method::FisherDiagonal, &measured).unwrap();
+        let pairs: Vec<(f64, f64)> = pairs.iter().map(|p| (p.1, p.2)).collect();
+        let (correlation, [_, median, _]) = (rank_correlation(&pairs), ratios(&pairs));
+        println!(
+            "{case}: Spearman {correlation:.3}, predicted / measured {median:.2}, {} pairs",
+            pairs.len()
+        );
+        assert!(correlation > 0.9 && (0.5..2.0).contains(&median), "{case} {correlation} {median}");
+    }
 }
 
 #[test]

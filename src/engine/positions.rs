@@ -21,10 +21,10 @@ pub(crate) struct Rotation {
 impl Rotation {
     /// Makes the rotation for positions from `offset` on in a sequence of `length` tokens, which dynamic scaling
     /// depends on.
-    pub(crate) fn new(rope: &Rope, head_dim: usize, offset: i32, length: usize) -> Self {
-        let freqs = rope.freqs(head_dim, length);
+    pub(crate) fn new(rope: &Rope, offset: i32, length: usize) -> Self {
+        let freqs = rope.freqs(length);
         Self {
-            dims: head_dim as i32,
+            dims: rope.dims as i32,
             traditional: rope.traditional,
             theta: rope.theta as f32,
             scale: rope.scale(),
@@ -36,13 +36,19 @@ impl Rotation {
 
     /// Rotates x [batch, heads, tokens, dim].
     pub(crate) fn apply(&self, x: &Array) -> Result<Array> {
-        Ok(scaled(self.rotate(x)?, self.attention_factor)?)
+        let rotated = self.rotate(x)?;
+        if self.dims == x.dim(-1) || (self.attention_factor - 1.0).abs() < f32::EPSILON {
+            return Ok(scaled(rotated, self.attention_factor)?);
+        }
+        let factor = |dim| if dim < self.dims { self.attention_factor } else { 1.0 };
+        let factors: Vec<f32> = (0..x.dim(-1)).map(factor).collect();
+        Ok(rotated.multiply(Array::from_slice(&factors, &[x.dim(-1)]).as_dtype(x.dtype())?)?)
     }
 
     /// Rotates already rotated keys [batch, heads, tokens, dim] further, all of them by the offset.
     pub(crate) fn turn(&self, x: &Array) -> Result<Array> {
         // Each key is the first of a sequence of its own.
-        let each = x.reshape(&[-1, 1, 1, self.dims])?;
+        let each = x.reshape(&[-1, 1, 1, x.dim(-1)])?;
         Ok(self.rotate(&each)?.reshape(x.shape())?)
     }
 

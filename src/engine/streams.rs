@@ -10,7 +10,7 @@ use std::thread::available_parallelism;
 
 use super::runtime::Engine;
 use crate::error::Result;
-use crate::models::spec::DecoderSpec;
+use crate::models::spec::{BlockSpec, DecoderSpec, MlpSpec};
 
 /// Most bytes that the sequences computed in parallel may work on. A single sequence of a model of a billion parameters
 /// needs more; its operations are large enough for the threads inside a product to keep the processors busy.
@@ -104,15 +104,14 @@ impl Engine {
     /// weights.
     pub(crate) fn streams_for(&self, spec: &DecoderSpec, sequences: &[Vec<u32>]) -> Streams {
         let tokens = sequences.iter().map(Vec::len).max().unwrap_or(0);
-        let heads = spec.num_attention_heads + spec.num_key_value_heads;
-        let (width, used) =
-            spec.experts.map_or((spec.intermediate_size, spec.intermediate_size), |experts| {
-                (experts.count * experts.intermediate_size, experts.per_token * experts.intermediate_size)
-            });
-        let weights = spec.hidden_size * (2 * heads * spec.head_dim + 3 * width);
+        let linears = |block: &BlockSpec| block.linears().map(|linear| linear.weights()).sum::<usize>();
+        let weights = spec.blocks.iter().map(linears).max().unwrap_or(0);
+        let used = |mlp: &MlpSpec| mlp.inner_size() * mlp.experts.map_or(1, |experts| experts.per_token);
+        let used = spec.mlps().map(used).max().unwrap_or(0);
         // The factors are about what MLX holds at one time.
         let positions = 8 * tokens * (spec.hidden_size + used);
-        let scores = 5 * spec.num_attention_heads * tokens * tokens;
+        let heads = spec.attentions().map(|attention| attention.heads).max().unwrap_or(0);
+        let scores = 5 * heads * tokens * tokens;
         let bytes = (weights + positions + scores) * size_of::<f32>();
         self.streams.at_most(BYTES_IN_PARALLEL / bytes.max(1))
     }

@@ -127,7 +127,7 @@ impl Scoring<'_> {
         verb: &str,
         console: &dyn Progress,
     ) -> Result<FinalStates<'s>> {
-        let bar = console.steps_bar(verb, source.spec().layers.len() as u64);
+        let bar = console.steps_bar(verb, source.spec().blocks.len() as u64);
         let states = run_forward(engine, source, self.windows, self.batch, self.memory, &|| bar.inc(1))?;
         bar.finish();
         Ok(states)

@@ -273,6 +273,28 @@ impl ModelConfig {
         }
     }
 
+    /// Reads a list of positive numbers that has to be there.
+    pub fn positives(&self, key: &str) -> Result<Vec<f64>> {
+        let values = self.get(key).ok_or_else(|| self.missing(key))?.as_array();
+        let numbers: Option<Vec<f64>> = values.and_then(|values| values.iter().map(Value::as_f64).collect());
+        numbers
+            .filter(|numbers| numbers.iter().all(|x| x.is_finite() && *x > 0.0))
+            .ok_or_else(|| self.error(key, "expected a list of positive numbers"))
+    }
+
+    /// Fails unless the activation that `key` names is one of `names`.
+    pub fn only_activation(&self, key: &str, names: &[&str]) -> Result<()> {
+        match self.string(key)? {
+            Some(other) if !names.contains(&other) => {
+                let message = format!("`{other}` is not supported, only {}", names.join(" and "));
+                Err(self
+                    .error(key, message)
+                    .hint("mixbit refuses what it cannot reproduce rather than guess"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Fails unless the activation is SiLU, the one the gated MLP here has.
     pub fn only_silu(&self) -> Result<()> {
         match self.string("hidden_act")? {

@@ -56,6 +56,11 @@ impl KeyDefault {
         Self::new(key, DefaultValue::Number(value), Effect::Decisive)
     }
 
+    /// A number whose `null` is a choice.
+    pub const fn nullable_number(key: &'static str, value: f64) -> Self {
+        Self { nullable: true, ..Self::number(key, value) }
+    }
+
     /// A switch.
     pub const fn boolean(key: &'static str, value: bool) -> Self {
         Self::new(key, DefaultValue::Boolean(value), Effect::Minor)

@@ -145,6 +145,12 @@ impl Inventory {
         self.bytes.total as f64 * 8.0 / self.parameters as f64
     }
 
+    /// Returns the roles that linear layers of blocks have, in the order of columns.
+    pub fn roles(&self) -> Vec<Role> {
+        let occurs = |role: &Role| self.layers.iter().any(|layer| layer.role == *role);
+        Role::BLOCK.into_iter().filter(occurs).collect()
+    }
+
     /// The layers of the blocks.
     pub fn cells(&self) -> BTreeMap<(usize, Role), &LayerEntry> {
         self.layers.iter().filter_map(|layer| Some(((layer.block?, layer.role), layer))).collect()

@@ -84,9 +84,9 @@ impl Names {
         }
         if let Some(rest) = inner.strip_prefix("model.layers.") {
             let layer = rest.split('.').next().and_then(|number| number.parse::<usize>().ok());
-            return layer.is_some_and(|layer| layer >= spec.layers.len());
+            return layer.is_some_and(|layer| layer >= spec.blocks.len());
         }
-        !["model.norm.", "model.embed_tokens.", spec.head_name].iter().any(|own| inner.starts_with(own))
+        !["model.norm.", "model.embed_tokens.", &spec.head.path].iter().any(|own| inner.starts_with(own))
     }
 
     /// True if the tensor called `name` has its place in a decoder, tensors of which `is_stored` knows by mlx-lm's names: under
@@ -99,8 +99,8 @@ impl Names {
     ) -> bool {
         let is_tied_head = |name: &str| {
             spec.is_some_and(|spec| {
-                let rest = name.strip_prefix(spec.head_name).and_then(|rest| rest.strip_prefix('.'));
-                spec.tie_word_embeddings && rest.is_some_and(|part| PARTS.contains(&part))
+                let rest = name.strip_prefix(&*spec.head.path).and_then(|rest| rest.strip_prefix('.'));
+                spec.head.tied && rest.is_some_and(|part| PARTS.contains(&part))
             })
         };
         match self.rename(name) {

@@ -268,7 +268,7 @@ impl SourceModel {
             }
         }
         if let Some(missing) = expected.keys().find(|name| !self.stored.contains_key(*name)) {
-            if missing.strip_suffix(".weight") == Some(self.spec.head_name) {
+            if missing.strip_suffix(".weight") == Some(self.spec.head.path.as_str()) {
                 return Err(Error::tensor(
                     path,
                     missing,
@@ -279,7 +279,7 @@ impl SourceModel {
             return Err(Error::tensor(path, missing, "missing").hint(format!(
                 "a `{}` model with this config needs it: config.json and weights do not belong together, or the download is incomplete{}",
                 self.config.model_type(),
-                if self.spec.experts.is_some() { "; config.json also says which blocks have experts" } else { "" }
+                if self.spec.experts().is_some() { "; config.json also says which blocks have experts" } else { "" }
             )));
         }
         for source in self.tensors() {
@@ -355,8 +355,8 @@ fn drop_tied_head(
     checkpoint: &Checkpoint,
     stored: &mut BTreeMap<String, String>,
 ) -> Result<Option<String>> {
-    let head = format!("{}.weight", spec.head_name);
-    let Some(original) = stored.get(&head).filter(|_| spec.tie_word_embeddings).cloned() else {
+    let head = format!("{}.weight", spec.head.path);
+    let Some(original) = stored.get(&head).filter(|_| spec.head.tied).cloned() else {
         return Ok(None);
     };
     let kind = |name: &str| checkpoint.get(name).map(|tensor| (tensor.dtype, tensor.shape));
@@ -364,7 +364,7 @@ fn drop_tied_head(
         return Err(not_tied(checkpoint, &original));
     }
     for part in ["weight", "scales", "biases"] {
-        stored.remove(&format!("{}.{part}", spec.head_name));
+        stored.remove(&format!("{}.{part}", spec.head.path));
     }
     spec.notes.push("the embedding is the head: the one that is stored is left out".to_owned());
     Ok(Some(original))

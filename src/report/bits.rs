@@ -20,16 +20,16 @@ pub fn bit_table(inventory: &Inventory) -> String {
 fn draw(inventory: &Inventory, canvas: Canvas) -> String {
     let blocks = inventory.layers.iter().filter_map(|layer| layer.block).max().map_or(0, |last| last + 1);
     let routers = inventory.layers.iter().any(|layer| layer.role == Role::Router);
-    let roles = || Role::BLOCK.into_iter().chain(routers.then_some(Role::Router));
+    let roles: Vec<Role> = inventory.roles().into_iter().chain(routers.then_some(Role::Router)).collect();
     let mut text = format!("{:<WIDTH$}", "block");
-    for role in roles() {
+    for role in &roles {
         let _ = write!(text, " {role:>WIDTH$}");
     }
     text.push('\n');
     let cells = inventory.cells();
     for block in 0..blocks {
         let _ = write!(text, "{block:<WIDTH$}");
-        for role in roles() {
+        for &role in &roles {
             let entry = cells.get(&(block, role)).copied();
             let _ = write!(text, " {}", paint(entry, &format!("{:>WIDTH$}", cell(entry)), canvas));
         }

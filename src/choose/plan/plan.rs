@@ -144,7 +144,7 @@ impl<'a> Plan<'a> {
             return Err(Error::file(source.dir(), "the embedding is already quantized")
                 .hint("leave out setting `quantize_embeddings`, or start from the float model"));
         }
-        if source.spec().tie_word_embeddings && !source.spec().quantized_tied_head {
+        if source.spec().head.tied && !source.spec().head.quantized_tied {
             return Err(Error::usage(format!(
                 "the embedding of this {} model cannot be quantized: its head is tied to it, and stock mlx-lm, which \
                  multiplies by the embedding's raw weight there, crashes on a quantized one",

@@ -127,6 +127,7 @@ impl Rule {
 struct Shape {
     blocks: usize,
     linear_layers: usize,
+    roles: Vec<String>,
     example: String,
     head: Option<String>,
 }
@@ -135,9 +136,11 @@ impl Shape {
     fn of(manifest: &Manifest) -> Self {
         let linear = || manifest.iter().filter(|spec| spec.quantizable());
         let path = |spec: &TensorSpec| spec.path().map(str::to_owned);
+        let roles = Role::BLOCK.into_iter().filter(|role| linear().any(|spec| spec.role == *role));
         Self {
             blocks: linear().filter_map(|spec| spec.layer).max().map_or(0, |last| last + 1),
             linear_layers: linear().count(),
+            roles: roles.map(|role| role.to_string()).collect(),
             example: linear().find(|spec| spec.layer.is_some()).and_then(path).unwrap_or_default(),
             head: linear().find(|spec| spec.role == Role::Head).and_then(path),
         }
@@ -148,7 +151,7 @@ impl Shape {
             Some(path) => format!("a head called `{path}`"),
             None => "no head of its own".to_owned(),
         };
-        let roles = Role::BLOCK.map(|role| role.to_string()).join(", ");
+        let roles = self.roles.join(", ");
         format!(
             "it has {} of {roles}, called like `{}`, and {head}",
             count(self.blocks, "block"),

@@ -21,7 +21,7 @@ pub fn draft_cache_settings(args: &Cache, spec: &DecoderSpec) -> Result<CacheSet
 
 /// Returns the context that a model was trained for; none for dynamic RoPE, which goes beyond it.
 fn trained_context(spec: &DecoderSpec) -> Option<usize> {
-    let stretches = matches!(spec.rope.scaling, RopeScaling::Dynamic { .. });
+    let stretches = spec.ropes.iter().any(|rope| matches!(rope.scaling, RopeScaling::Dynamic { .. }));
     spec.max_position_embeddings.filter(|_| !stretches)
 }
 
@@ -56,8 +56,10 @@ fn context_window(args: &Cache, size: Option<usize>) -> Result<Option<ContextWin
 /// heads.
 fn quant(args: &Cache, spec: &DecoderSpec) -> Result<Option<Quant>> {
     let Some(bits) = args.kv_bits else { return Ok(None) };
-    let head_dim = spec.head_dim;
-    let fits = |group_size: &u32| head_dim.is_multiple_of(*group_size as usize);
+    let head_dim = spec.attentions().next().map_or(0, |attention| attention.head_dim);
+    let fits = |group_size: &u32| {
+        spec.attentions().all(|attention| attention.head_dim.is_multiple_of(*group_size as usize))
+    };
     let group_size = match args.kv_group_size {
         Some(asked) => Some(asked).filter(fits),
         None => [64, 32].into_iter().find(fits),

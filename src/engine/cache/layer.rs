@@ -14,14 +14,15 @@ use super::arrays::{AXIS, Append, CachedArray, KvBuffer};
 use crate::engine::array::slice_update;
 use crate::engine::positions::Rotation;
 use crate::error::Result;
-use crate::models::spec::{AttentionSpan, LayerSpec};
+use crate::models::spec::{AttentionSpan, AttentionSpec};
 use crate::numerics::quant::Quant;
 
 /// Keys and values of one layer.
 #[derive(Debug)]
 pub(crate) struct KvCache {
     span: AttentionSpan,
-    rope: bool,
+    /// Rotation of the keys.
+    rope: Option<usize>,
     /// Positions that a ring stores beyond its window, so that as many of the latest can be removed again.
     slack: usize,
     /// Most positions that a layer with full attention stores.
@@ -39,7 +40,12 @@ pub(crate) struct KvCache {
 impl KvCache {
     /// Makes the cache for one `layer` of a model that remembers at most `context` positions. Windows and chunks that
     /// are not smaller never end within it.
-    pub(crate) fn new(layer: LayerSpec, context: Option<usize>, quant: Option<Quant>, slack: usize) -> Self {
+    pub(crate) fn new(
+        layer: &AttentionSpec,
+        context: Option<usize>,
+        quant: Option<Quant>,
+        slack: usize,
+    ) -> Self {
         let span = match layer.span {
             AttentionSpan::Sliding(n) | AttentionSpan::Chunked(n)
                 if context.is_some_and(|most| n >= most) =>
@@ -117,22 +123,25 @@ impl KvCache {
         self.seen -= count;
     }
 
-    /// Removes `dropped` positions after the first `sinks`, which `forward` rotates by all positions removed so far.
+    /// Removes `dropped` positions after the first `sinks`, which `forward` the layer's rotation `forward` turns by all positions removed so far.
     /// Windows evict by themselves; chunks drop what lies before the current chunk.
-    pub(crate) fn evict(&mut self, sinks: usize, dropped: usize, forward: &Rotation) -> Result<()> {
+    pub(crate) fn evict(&mut self, sinks: usize, dropped: usize, forward: &[Rotation]) -> Result<()> {
         match self.span {
             AttentionSpan::Sliding(_) => Ok(()),
             AttentionSpan::Chunked(chunk) => {
                 let over = (self.seen / chunk * chunk).saturating_sub(self.seen - self.filled);
                 self.drop_positions(0, over, None)
             }
-            AttentionSpan::Full if self.rope && sinks > 0 => {
+            AttentionSpan::Full
+                if sinks > 0
+                    && let Some(rope) = self.rope =>
+            {
                 let original = match &self.sinks {
                     Some(original) => original.clone(),
                     None => own(&self.keys.float(0, sinks)?)?,
                 };
                 let dtype = self.keys.arrays().last().map_or(mlx_rs::Dtype::Float32, Array::dtype);
-                let turned = forward.turn(&original)?.as_dtype(dtype)?;
+                let turned = forward[rope].turn(&original)?.as_dtype(dtype)?;
                 self.sinks = Some(original);
                 self.drop_positions(sinks, dropped, Some(&turned))
             }
@@ -152,13 +161,11 @@ impl KvCache {
         Ok(())
     }
 
-    /// Rotates all keys but the sinks by `back`, and the sinks to their original positions.
-    pub(crate) fn turn_back(&mut self, sinks: usize, back: &Rotation) -> Result<()> {
-        if !self.rope || self.filled == 0 {
-            return Ok(());
-        }
+    /// Rotates all keys but the sinks by the layer's rotation `back`, and the sinks to their original positions.
+    pub(crate) fn turn_back(&mut self, sinks: usize, back: &[Rotation]) -> Result<()> {
+        let Some(rope) = self.rope.filter(|_| self.filled > 0) else { return Ok(()) };
         let from = if self.sinks.is_some() { sinks } else { 0 };
-        self.keys.rewrite(from, self.filled, self.sinks.as_ref(), |keys| back.turn(keys))
+        self.keys.rewrite(from, self.filled, self.sinks.as_ref(), |keys| back[rope].turn(keys))
     }
 }
 

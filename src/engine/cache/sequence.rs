@@ -83,9 +83,9 @@ impl Caches {
     /// Makes empty caches, of which the latest `slack` positions can always be removed again.
     pub(crate) fn new(spec: &DecoderSpec, settings: &CacheSettings, slack: usize) -> Self {
         let size = settings.context.map(|context| context.size);
-        let layer = |&layer| KvCache::new(layer, size, settings.quant, slack);
+        let layer = |layer| KvCache::new(layer, size, settings.quant, slack);
         Self {
-            layers: spec.layers.iter().map(layer).collect(),
+            layers: spec.attentions().map(layer).collect(),
             context: settings.context,
             turn_back: TURN_BACK_POSITIONS,
             seen: 0,
@@ -126,7 +126,9 @@ impl Caches {
             self.ahead += dropped;
             self.held -= dropped;
             self.figures.evicted += dropped;
-            let turn = |by: i32| Rotation::new(&spec.rope, spec.head_dim, by, context.size);
+            let turn = |by: i32| -> Vec<Rotation> {
+                spec.ropes.iter().map(|rope| Rotation::new(rope, by, context.size)).collect()
+            };
             let forward = turn(self.ahead as i32);
             for layer in &mut self.layers {
                 layer.evict(context.sinks, dropped, &forward)?;
@@ -182,7 +184,7 @@ mod tests {
     use crate::engine::decoder::model::{LogitsOf, Model};
     use crate::engine::runtime::Engine;
     use crate::models::source::SourceModel;
-    use crate::models::spec::{AttentionSpan, RopeScaling};
+    use crate::models::spec::{AttentionSpan, AttentionSpec, RopeScaling};
 
     const CONTEXT: usize = 24;
     const SINKS: usize = 3;
@@ -245,15 +247,15 @@ mod tests {
         for folder in goldens() {
             let source = SourceModel::open(&folder).unwrap();
             // Set for the context as a whole, where the model alone sets it for each text.
-            if matches!(source.spec().rope.scaling, RopeScaling::Dynamic { .. }) {
+            if matches!(source.spec().ropes[0].scaling, RopeScaling::Dynamic { .. }) {
                 continue;
             }
-            for index in 0..source.spec().layers.len() {
+            for index in 0..source.spec().blocks.len() {
                 let model = Model::load(&engine, &source, None).unwrap().one_layer(index);
                 let (tokens, vocabulary) = (tokens(&model, 4 * CONTEXT), model.spec().vocab_size);
                 let logits = streamed(&model, &tokens, &settings(20), 7);
-                let span = model.spec().layers[0].span;
-                spans.push((span, model.spec().layers[0].rope));
+                let AttentionSpec { span, rope, .. } = model.spec().blocks[0].attention.part;
+                spans.push((span, rope.is_some()));
                 for count in [CONTEXT - 1, CONTEXT, CONTEXT + 1, CONTEXT + 5, CONTEXT + 6, 4 * CONTEXT] {
                     let text = match span {
                         AttentionSpan::Sliding(n) | AttentionSpan::Chunked(n) if n < CONTEXT => {
@@ -357,7 +359,7 @@ mod tests {
         assert!(mean(&kl[..200]) < 1e-4 && mean(&kl[400..]) < 1e-4, "{} {}", mean(&kl), mean(&kl[400..]));
         for folder in goldens() {
             let model = Model::load(&engine, &SourceModel::open(&folder).unwrap(), None).unwrap();
-            if !model.spec().head_dim.is_multiple_of(32) {
+            if !model.spec().attentions().all(|attention| attention.head_dim.is_multiple_of(32)) {
                 continue;
             }
             let tokens = super::tests::tokens(&model, 4 * CONTEXT);

@@ -1,56 +1,157 @@
-//! Attention: which keys a query attends to, as MLX masks, and how positions enter queries and keys.
+//! Grouped-query attention.
 
 use mlx_rs::Array;
-use mlx_rs::fast::{self, ScaledDotProductAttentionMask as SdpaMask};
+use mlx_rs::fast::{self, ScaledDotProductAttentionMask as SdpaMask, rms_norm};
 use mlx_rs::ops::softmax_axis;
+use std::slice::from_mut;
+use std::sync::Arc;
 
-use crate::engine::array::Packed;
+use super::linear::Linear;
+use super::load::Loader;
+use super::mlp::Input;
+use super::norm::Norm;
+use super::positions::{Mask, Positions};
+use crate::engine::array::{Packed, capped, factor, slice};
 use crate::engine::cache::arrays::CachedArray;
-use crate::engine::positions::{Place, Rotation};
+use crate::engine::cache::layer::KvCache;
 use crate::error::Result;
-use crate::models::spec::{AttentionSpan, DecoderSpec, TemperatureTuning};
+use crate::models::spec::{AttentionSpec, QkNorm, Role};
 use crate::numerics::dtype::Dtype;
 
-/// Attention mask of one call.
+/// Weights of attention.
 #[derive(Debug, Clone)]
-pub(crate) enum Mask {
-    /// Every key is seen.
-    None,
-    /// Every key not after the query.
-    Causal,
-    /// [queries, keys], true where seen.
-    Array(Array),
+pub(crate) struct Attention {
+    spec: Arc<AttentionSpec>,
+    /// Projections of queries, keys and values, or one of all.
+    inputs: Vec<Linear>,
+    o: Linear,
+    /// Norms of queries and of keys, where they have weights.
+    norms: Option<[Norm; 2]>,
 }
 
-impl Mask {
-    /// Makes the mask of `queries` positions from `offset` on, over the latest `keys` positions.
-    pub(crate) fn new(span: AttentionSpan, offset: usize, queries: usize, keys: usize) -> Self {
-        let total = offset + queries;
-        let first_key = total - keys;
-        let everything = match span {
-            AttentionSpan::Full => true,
-            AttentionSpan::Sliding(window) => total <= window || (queries == 1 && keys <= window),
-            AttentionSpan::Chunked(chunk) => first_key / chunk == (total - 1) / chunk,
+impl Attention {
+    pub(crate) fn load(loader: &Loader<'_>, spec: &AttentionSpec) -> Result<Self> {
+        let linear = |role| loader.linear(&spec.projection(role));
+        let norms = match &spec.qk_norm {
+            QkNorm::Weighted([q, k]) | QkNorm::AllHeads([q, k]) => {
+                Some([Norm::load(loader, q)?, Norm::load(loader, k)?])
+            }
+            QkNorm::Weightless(_) | QkNorm::None => None,
         };
-        if everything {
-            return if queries == 1 { Self::None } else { Self::Causal };
+        Ok(Self {
+            inputs: spec.input_roles().iter().map(|&role| linear(role)).collect::<Result<_>>()?,
+            o: linear(Role::O)?,
+            norms,
+            spec: Arc::new(spec.clone()),
+        })
+    }
+
+    /// Returns the linear layers.
+    pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut [Linear]> {
+        self.inputs.iter_mut().chain([&mut self.o]).map(from_mut)
+    }
+
+    /// Returns the norms of queries and of keys that have weights.
+    pub(crate) fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm> {
+        self.norms.iter_mut().flatten()
+    }
+
+    /// Computes the output for x [batch, tokens, hidden]. Without a cache the tokens are the whole sequence. `observe` sees
+    /// the inputs of the linear layers.
+    pub(crate) fn forward(
+        &self,
+        dtype: Dtype,
+        x: &Array,
+        positions: &mut Positions,
+        cache: Option<&mut KvCache>,
+        observe: &mut dyn FnMut(Input, &Array),
+    ) -> Result<Array> {
+        observe(self.inputs[0].tap.into(), x);
+        let AttentionSpec { scale, span, cap, .. } = *self.spec;
+        let scores = Scores { scale, cap };
+        let (q, k, v) = self.heads(self.projected(x)?, positions)?;
+        let out = if let Some(cache) = cache {
+            let (k, v) = cache.update(&k, &v)?;
+            attend_cached(&q, &k, &v, scores, &positions.mask(cache.span(), k.positions()), dtype)?
+        } else {
+            attend(&q, &k, &v, scores, &positions.mask(span, x.shape()[1] as usize))?
+        };
+        let out = concatenate_heads(&out)?;
+        observe(self.o.tap.into(), &out);
+        self.o.forward(&out)
+    }
+
+    /// Returns queries, keys and values [batch, tokens, ..].
+    fn projected(&self, x: &Array) -> Result<[Array; 3]> {
+        if let [q, k, v] = &self.inputs[..] {
+            return Ok([q.forward(x)?, k.forward(x)?, v.forward(x)?]);
         }
-        let seen = |query: usize, key: usize| {
-            key <= query
-                && match span {
-                    AttentionSpan::Full => true,
-                    AttentionSpan::Sliding(window) => query - key < window,
-                    AttentionSpan::Chunked(chunk) => query / chunk == key / chunk,
-                }
+        let AttentionSpec { heads, kv_heads, head_dim, .. } = *self.spec;
+        let (queries, keys) = (heads * head_dim, (heads + kv_heads) * head_dim);
+        let all = self.inputs[0].forward(x)?;
+        let values = keys + kv_heads * head_dim;
+        Ok([slice(&all, 2, 0, queries)?, slice(&all, 2, queries, keys)?, slice(&all, 2, keys, values)?])
+    }
+
+    /// Splits queries, keys and values [batch, tokens, ..] into heads [batch, heads, tokens, dim] and applies their
+    /// positions.
+    fn heads(&self, [q, k, v]: [Array; 3], positions: &Positions) -> Result<(Array, Array, Array)> {
+        let AttentionSpec { heads, kv_heads, head_dim, .. } = *self.spec;
+        let split =
+            |y: &Array, count: usize| y.reshape(&[y.shape()[0], y.shape()[1], count as i32, head_dim as i32]);
+        let [mut q_norm, mut k_norm] =
+            self.norms.as_ref().map_or([None, None], |norms| norms.each_ref().map(Some));
+        let (mut q, mut k) = (q, k);
+        if matches!(self.spec.qk_norm, QkNorm::AllHeads(_))
+            && let (Some(q_all), Some(k_all)) = (q_norm.take(), k_norm.take())
+        {
+            (q, k) = (q_all.forward(&q)?, k_all.forward(&k)?);
+        }
+        let q = self.positioned(split(&q, heads)?, q_norm, positions)?;
+        let k = self.positioned(split(&k, kv_heads)?, k_norm, positions)?;
+        let v = split(&v, kv_heads)?.transpose_axes(&[0, 2, 1, 3])?;
+        let q = match &positions.temperatures {
+            Some(factors) if self.spec.tempered => q.multiply(factors.as_dtype(q.dtype())?)?,
+            _ => q,
         };
-        let cells: Vec<bool> =
-            (offset..total).flat_map(|query| (first_key..total).map(move |key| seen(query, key))).collect();
-        Self::Array(Array::from_slice(&cells, &[queries as i32, keys as i32]))
+        Ok((q, k, v))
+    }
+
+    /// Applies the norm per head, puts heads before tokens, and rotates.
+    fn positioned(&self, x: Array, norm: Option<&Norm>, positions: &Positions) -> Result<Array> {
+        let x = match (norm, &self.spec.qk_norm) {
+            (Some(norm), _) => norm.forward(&x)?,
+            (None, QkNorm::Weightless(eps)) => rms_norm(&x, None, *eps)?,
+            (None, _) => x,
+        };
+        let x = x.transpose_axes(&[0, 2, 1, 3])?;
+        match self.spec.rope {
+            Some(rope) => positions.rotations[rope].apply(&x),
+            None => Ok(x),
+        }
     }
 }
 
+/// Concatenates heads [batch, heads, tokens, dim] to [batch, tokens, heads * dim].
+fn concatenate_heads(heads: &Array) -> Result<Array> {
+    let sizes = heads.shape();
+    let concatenated = [sizes[0], sizes[2], sizes[1] * sizes[3]];
+    Ok(heads.transpose_axes(&[0, 2, 1, 3])?.reshape(&concatenated)?)
+}
+
+/// Factor on the products of queries and keys, and the most that a score can be.
+#[derive(Debug, Clone, Copy)]
+struct Scores {
+    scale: f32,
+    cap: Option<f32>,
+}
+
 /// Computes softmax(q k^T scale + mask) v for q [batch, heads, queries, dim] and k, v [batch, kv heads, keys, dim].
-pub(crate) fn attend(q: &Array, k: &Array, v: &Array, scale: f32, mask: &Mask) -> Result<Array> {
+fn attend(q: &Array, k: &Array, v: &Array, scores: Scores, mask: &Mask) -> Result<Array> {
+    let Scores { scale, cap } = scores;
+    if let Some(cap) = cap {
+        return attend_capped(q, k, v, scale, cap, mask);
+    }
     Ok(match mask {
         Mask::None => fast::scaled_dot_product_attention(q, k, v, scale, None, None)?,
         Mask::Causal => fast::scaled_dot_product_attention(q, k, v, scale, SdpaMask::Causal, None)?,
@@ -58,108 +159,51 @@ pub(crate) fn attend(q: &Array, k: &Array, v: &Array, scale: f32, mask: &Mask) -
     })
 }
 
+/// Computes attention whose scores are capped before they are masked.
+fn attend_capped(q: &Array, k: &Array, v: &Array, scale: f32, cap: f32, mask: &Mask) -> Result<Array> {
+    let sizes = q.shape();
+    // The query heads of a key head are an axis of their own.
+    let grouped = q.reshape(&[sizes[0], k.dim(1), -1, sizes[2], sizes[3]])?;
+    let products = grouped.multiply(factor(scale, q)?)?.matmul(k.expand_dims(2)?.swap_axes(-1, -2)?)?;
+    let scores = capped(&products, cap)?;
+    let scores = match mask {
+        Mask::None => scores,
+        Mask::Causal => masked(&scores, &Mask::causal(sizes[2] as usize, k.dim(2) as usize))?,
+        Mask::Array(seen) => masked(&scores, seen)?,
+    };
+    let weights = softmax_axis(&scores, -1, true)?;
+    Ok(weights.matmul(v.expand_dims(2)?)?.reshape(&[sizes[0], sizes[1], sizes[2], v.dim(3)])?)
+}
+
+fn masked(scores: &Array, seen: &Array) -> Result<Array> {
+    Ok(mlx_rs::ops::select(seen, scores, factor(f32::NEG_INFINITY, scores)?)?)
+}
+
 /// Computes attention over keys and values as a cache stores them. One query that attends to all keys multiplies codes,
 /// as mlx-lm does; for more queries the keys and values of this layer are decoded first.
-pub(crate) fn attend_cached(
+fn attend_cached(
     q: &Array,
     k: &CachedArray,
     v: &CachedArray,
-    scale: f32,
+    scores: Scores,
     mask: &Mask,
     dtype: Dtype,
 ) -> Result<Array> {
     match (k, v, mask) {
         (CachedArray::Quantized(k), CachedArray::Quantized(v), Mask::None) if q.shape()[2] == 1 => {
-            attend_codes(q, k, v, scale)
+            attend_codes(q, k, v, scores)
         }
-        _ => attend(q, &k.dense(dtype)?, &v.dense(dtype)?, scale, mask),
+        _ => attend(q, &k.dense(dtype)?, &v.dense(dtype)?, scores, mask),
     }
 }
 
-fn attend_codes(q: &Array, k: &Packed, v: &Packed, scale: f32) -> Result<Array> {
+fn attend_codes(q: &Array, k: &Packed, v: &Packed, Scores { scale, cap }: Scores) -> Result<Array> {
     // The query heads of a key head are rows of one product.
     let sizes = q.shape();
     let grouped = q.reshape(&[sizes[0], k.codes.shape()[1], -1, sizes[3]])?;
     let scale = Array::from_f32(scale).as_dtype(q.dtype())?;
     let scores = k.matmul_transposed(&grouped.multiply(scale)?)?;
+    let scores = cap.map_or_else(|| Ok(scores.clone()), |cap| capped(&scores, cap))?;
     let weights = softmax_axis(&scores, -1, true)?;
     Ok(v.matmul(&weights)?.reshape(sizes)?)
-}
-
-/// Returns the factors [1, 1, queries, 1] on the queries of layers without RoPE.
-pub(crate) fn temperatures(tuning: TemperatureTuning, offset: usize, queries: usize) -> Array {
-    let factors: Vec<f32> = (offset..offset + queries)
-        .map(|position| {
-            let steps = ((position as f64 + 1.0) / tuning.floor_scale).floor();
-            (steps.ln_1p() * tuning.attn_scale + 1.0) as f32
-        })
-        .collect();
-    Array::from_slice(&factors, &[1, 1, queries as i32, 1])
-}
-
-/// Positions and masks of one call, shared by all blocks.
-#[derive(Debug)]
-pub(crate) struct Positions {
-    pub(crate) rotation: Rotation,
-    pub(crate) temperatures: Option<Array>,
-    seen: usize,
-    queries: usize,
-    masks: Vec<(AttentionSpan, usize, Mask)>,
-}
-
-impl Positions {
-    /// Makes the positions of `queries` tokens from `offset` on, with all tokens before them remembered.
-    pub(crate) fn new(spec: &DecoderSpec, offset: usize, queries: usize) -> Self {
-        Self::at(spec, Place { seen: offset, held: offset, rotation: offset, context: None }, queries)
-    }
-
-    /// Makes the positions of `queries` tokens, the first of them at `place`.
-    pub(crate) fn at(spec: &DecoderSpec, place: Place, queries: usize) -> Self {
-        let length = place.context.unwrap_or(place.rotation + queries);
-        Self {
-            rotation: Rotation::new(&spec.rope, spec.head_dim, place.rotation as i32, length),
-            temperatures: spec.temperature_tuning.map(|tuning| temperatures(tuning, place.held, queries)),
-            seen: place.seen,
-            queries,
-            masks: Vec::new(),
-        }
-    }
-
-    /// Returns the mask for `span` over the latest `keys` positions.
-    pub(crate) fn mask(&mut self, span: AttentionSpan, keys: usize) -> Mask {
-        if let Some((_, _, mask)) = self.masks.iter().find(|(s, k, _)| *s == span && *k == keys) {
-            return mask.clone();
-        }
-        let mask = Mask::new(span, self.seen, self.queries, keys);
-        self.masks.push((span, keys, mask.clone()));
-        mask
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn cells(mask: &Mask) -> Option<Vec<bool>> {
-        match mask {
-            Mask::Array(array) => array.to_vec_exact::<bool>().ok(),
-            _ => None,
-        }
-    }
-
-    #[test]
-    fn short_sequences_need_no_array() {
-        assert!(matches!(Mask::new(AttentionSpan::Sliding(8), 0, 8, 8), Mask::Causal));
-        assert!(matches!(Mask::new(AttentionSpan::Sliding(8), 100, 1, 8), Mask::None));
-        assert!(matches!(Mask::new(AttentionSpan::Chunked(8), 0, 8, 8), Mask::Causal));
-        assert!(matches!(Mask::new(AttentionSpan::Full, 5, 1, 6), Mask::None));
-    }
-
-    #[test]
-    fn windows_and_chunks() {
-        let window = cells(&Mask::new(AttentionSpan::Sliding(2), 1, 2, 3)).unwrap();
-        assert_eq!(window, [true, true, false, false, true, true]);
-        let chunk = cells(&Mask::new(AttentionSpan::Chunked(2), 1, 2, 3)).unwrap();
-        assert_eq!(chunk, [true, true, false, false, false, true]);
-    }
 }

@@ -1,33 +1,66 @@
 //! The decoder block, once for every architecture.
 
 use mlx_rs::Array;
-use mlx_rs::fast::rms_norm;
-use std::slice::from_mut;
 
-use super::attention::{Positions, attend, attend_cached};
+use super::attention::Attention;
 use super::experts::{Choice, Router};
 use super::linear::Linear;
 use super::load::Loader;
-use super::mlp::{Context, Gated, Matrix};
+use super::mlp::{Context, Gated, Input};
+use super::norm::Norm;
+use super::positions::Positions;
+use crate::engine::array::factor;
 use crate::engine::cache::layer::KvCache;
 use crate::error::Result;
-use crate::models::spec::{DecoderSpec, LayerSpec, QkNorm, Role};
+use crate::models::spec::{BlockSpec, Branch as BranchSpec};
 
 /// Weights of one block.
 #[derive(Debug, Clone)]
 pub(crate) struct Block {
-    pub(crate) layer: LayerSpec,
-    pub(crate) q: Linear,
-    pub(crate) k: Linear,
-    pub(crate) v: Linear,
-    pub(crate) o: Linear,
-    pub(crate) mlp: Gated,
+    attention: Branch<Attention>,
+    mlp: Branch<Gated>,
     /// Router of an MLP of experts.
     pub(crate) router: Option<Router>,
-    q_norm: Option<Array>,
-    k_norm: Option<Array>,
-    input_norm: Array,
-    post_attention_norm: Array,
+}
+
+/// Part of a block, and how its output is added to the residual stream.
+#[derive(Debug, Clone)]
+struct Branch<P> {
+    before: Option<Norm>,
+    part: P,
+    after: Option<Norm>,
+    factor: Option<f32>,
+}
+
+impl<P> Branch<P> {
+    fn load<S>(
+        loader: &Loader<'_>,
+        spec: &BranchSpec<S>,
+        part: impl Fn(&Loader<'_>, &S) -> Result<P>,
+    ) -> Result<Self> {
+        Ok(Self {
+            before: Norm::load_some(loader, spec.before.as_ref())?,
+            part: part(loader, &spec.part)?,
+            after: Norm::load_some(loader, spec.after.as_ref())?,
+            factor: spec.factor,
+        })
+    }
+
+    /// Returns the part's input.
+    fn input(&self, stream: &Array) -> Result<Array> {
+        self.before.as_ref().map_or_else(|| Ok(stream.clone()), |norm| norm.forward(stream))
+    }
+
+    /// Adds the part's output to the residual stream.
+    fn add(&self, stream: &Array, mut output: Array) -> Result<Array> {
+        if let Some(norm) = &self.after {
+            output = norm.forward(&output)?;
+        }
+        if let Some(value) = self.factor {
+            output = output.multiply(factor(value, &output)?)?;
+        }
+        Ok(stream.add(output)?)
+    }
 }
 
 /// Outputs of a block's attention: the inputs of its MLP.
@@ -49,33 +82,11 @@ impl Attended {
 
 impl Block {
     pub(crate) fn load(loader: &Loader<'_>, index: usize) -> Result<Self> {
-        let spec = loader.source.spec();
-        let path = format!("model.layers.{index}");
-        let attention =
-            |name: &str, role| loader.linear(&format!("{path}.self_attn.{name}"), spec.biases.has(role));
-        let router = Router::load(loader, index)?;
-        let mlp = |name: &str, role| match spec.experts_of(index) {
-            Some(experts) => loader.experts(&spec.experts_path(index, name), experts.count),
-            None => Ok(vec![loader.linear(&spec.mlp_path(index, name), spec.biases.has(role))?]),
-        };
-        let norm = |name: &str| loader.float(&format!("{path}.{name}.weight"));
-        let weighted = spec.qk_norm == QkNorm::Weighted;
+        let BlockSpec { attention, mlp, .. } = &loader.source.spec().blocks[index];
         Ok(Self {
-            layer: spec.layers[index],
-            q: attention("q_proj", Role::Q)?,
-            k: attention("k_proj", Role::K)?,
-            v: attention("v_proj", Role::V)?,
-            o: attention("o_proj", Role::O)?,
-            mlp: Gated {
-                gate: mlp("gate_proj", Role::Gate)?,
-                up: mlp("up_proj", Role::Up)?,
-                down: mlp("down_proj", Role::Down)?,
-            },
-            router,
-            q_norm: weighted.then(|| norm("self_attn.q_norm")).transpose()?,
-            k_norm: weighted.then(|| norm("self_attn.k_norm")).transpose()?,
-            input_norm: norm("input_layernorm")?,
-            post_attention_norm: norm("post_attention_layernorm")?,
+            attention: Branch::load(loader, attention, Attention::load)?,
+            mlp: Branch::load(loader, mlp, Gated::load)?,
+            router: Router::load(loader, &mlp.part)?,
         })
     }
 
@@ -84,43 +95,41 @@ impl Block {
     pub(crate) fn load_for_many(loader: &Loader<'_>, context: Context<'_>, index: usize) -> Result<Self> {
         let mut block = Self::load(loader, index)?;
         if !context.on_gpu {
-            for role in Role::BLOCK {
-                for linear in block.linears_mut(role) {
-                    linear.weight.decode(context.dtype)?;
-                }
-            }
-            if let Some(router) = &mut block.router {
-                router.weight.decode(context.dtype)?;
-            }
+            block.decode(context, |_| true)?;
         }
         Ok(block)
     }
 
-    /// Returns the linear layers of `role`: one, or one per expert.
-    pub(crate) fn linears_mut(&mut self, role: Role) -> &mut [Linear] {
-        match role {
-            Role::Q => from_mut(&mut self.q),
-            Role::K => from_mut(&mut self.k),
-            Role::V => from_mut(&mut self.v),
-            Role::O => from_mut(&mut self.o),
-            Role::Gate => &mut self.mlp.gate,
-            Role::Up => &mut self.mlp.up,
-            Role::Down => &mut self.mlp.down,
-            Role::Router | Role::Embed | Role::Head | Role::Norm => &mut [],
+    /// Decodes the router, and the linear layers at the paths for which `is_wanted` says so.
+    pub(crate) fn decode(&mut self, context: Context<'_>, is_wanted: impl Fn(&str) -> bool) -> Result<()> {
+        for linear in self.layers_mut().flatten().filter(|linear| is_wanted(&linear.path)) {
+            linear.weight.decode(context.dtype)?;
         }
+        if let Some(router) = &mut self.router {
+            router.weight.decode(context.dtype)?;
+        }
+        Ok(())
     }
 
-    /// Returns the weights of this block's norms, with their names inside the block.
-    pub(crate) fn norms_mut(&mut self) -> impl Iterator<Item = (&'static str, &mut Array)> {
-        let Self { q_norm, k_norm, input_norm, post_attention_norm, .. } = self;
-        [
-            ("self_attn.q_norm.weight", q_norm.as_mut()),
-            ("self_attn.k_norm.weight", k_norm.as_mut()),
-            ("input_layernorm.weight", Some(input_norm)),
-            ("post_attention_layernorm.weight", Some(post_attention_norm)),
-        ]
-        .into_iter()
-        .filter_map(|(name, norm)| Some((name, norm?)))
+    /// Returns the linear layer at `path`, or those of its experts; none where there is none.
+    pub(crate) fn linears_mut(&mut self, path: &str) -> &mut [Linear] {
+        let mut layers = self.layers_mut();
+        layers.find(|layer| layer.first().is_some_and(|linear| *linear.path == *path)).unwrap_or_default()
+    }
+
+    fn layers_mut(&mut self) -> impl Iterator<Item = &mut [Linear]> {
+        self.attention.part.linears_mut().chain(self.mlp.part.linears_mut())
+    }
+
+    /// Returns the norms of this block, which is described by `spec`, with the names of their weights.
+    pub(crate) fn norms_mut(&mut self, spec: &BlockSpec) -> Vec<(String, &mut Norm)> {
+        let Self { attention: Branch { before, part, after, .. }, mlp, .. } = self;
+        let own = [(&spec.attention.before, before), (&spec.attention.after, after)];
+        let own =
+            own.into_iter().chain([(&spec.mlp.before, &mut mlp.before), (&spec.mlp.after, &mut mlp.after)]);
+        let own = own.filter_map(|(spec, norm)| Some((spec.as_ref()?, norm.as_mut()?)));
+        let of_heads = spec.attention.part.norms().iter().zip(part.norms_mut());
+        own.chain(of_heads).map(|(spec, norm)| (spec.name(), norm)).collect()
     }
 
     /// Computes the block's output [batch, tokens, hidden] from x of that shape. Without a cache the tokens are the
@@ -134,7 +143,7 @@ impl Block {
     ) -> Result<Array> {
         let attended = self.attend(context, x, positions, cache, &mut |_, _| {})?;
         let choice = self.choose(&attended)?;
-        self.finish(context, &attended, choice.as_ref(), &mut |_, _| {})
+        self.finish(&attended, choice.as_ref(), &mut |_, _| {})
     }
 
     /// Computes the block's output for a whole sequence x, with its experts already chosen.
@@ -146,23 +155,22 @@ impl Block {
         choice: Option<&Choice>,
     ) -> Result<Array> {
         let attended = self.attend(context, x, positions, None, &mut |_, _| {})?;
-        self.finish(context, &attended, choice, &mut |_, _| {})
+        self.finish(&attended, choice, &mut |_, _| {})
     }
 
-    /// Computes attention, up to the MLP's input. `observe` sees the inputs of the linear layers: of q (which k and v
-    /// share) and o.
+    /// Computes attention, up to the MLP's input. `observe` sees the inputs of the linear layers.
     pub(crate) fn attend(
         &self,
         context: Context<'_>,
         x: &Array,
         positions: &mut Positions,
         cache: Option<&mut KvCache>,
-        observe: &mut dyn FnMut(Matrix, &Array),
+        observe: &mut dyn FnMut(Input, &Array),
     ) -> Result<Attended> {
-        let eps = context.spec.rms_norm_eps;
-        let normed = rms_norm(x, Some(&self.input_norm), eps)?;
-        let stream = x.add(self.attention(context, &normed, positions, cache, observe)?)?;
-        let normed = rms_norm(&stream, Some(&self.post_attention_norm), eps)?;
+        let normed = self.attention.input(x)?;
+        let output = self.attention.part.forward(context.dtype, &normed, positions, cache, observe)?;
+        let stream = self.attention.add(x, output)?;
+        let normed = self.mlp.input(&stream)?;
         let probabilities = self.router.as_ref().map(|router| router.probabilities(&normed));
         Ok(Attended { probabilities: probabilities.transpose()?, stream, normed })
     }
@@ -173,101 +181,22 @@ impl Block {
         attended.probabilities.as_ref().map(|probabilities| router.choose(probabilities)).transpose()
     }
 
-    /// Computes the MLP and the block's output. `observe` sees the inputs of gate (which up shares) and down.
+    /// Computes the MLP and the block's output. `observe` sees the inputs of the linear layers.
     pub(crate) fn finish(
         &self,
-        context: Context<'_>,
         attended: &Attended,
         choice: Option<&Choice>,
-        observe: &mut dyn FnMut(Matrix, &Array),
+        observe: &mut dyn FnMut(Input, &Array),
     ) -> Result<Array> {
         let Attended { stream, normed, probabilities } = attended;
-        let added = if let Some(router) = &self.router
+        let output = if let Some(router) = &self.router
             && let Some(probabilities) = probabilities
             && let Some(choice) = choice
         {
-            router.forward(context, &self.mlp, normed, probabilities, choice, observe)?
+            router.forward(&self.mlp.part, normed, probabilities, choice, observe)?
         } else {
-            self.mlp.forward(normed, observe)?
+            self.mlp.part.forward(normed, observe)?
         };
-        Ok(stream.add(added)?)
+        self.mlp.add(stream, output)
     }
-
-    fn attention(
-        &self,
-        context: Context<'_>,
-        x: &Array,
-        positions: &mut Positions,
-        cache: Option<&mut KvCache>,
-        observe: &mut dyn FnMut(Matrix, &Array),
-    ) -> Result<Array> {
-        observe(Role::Q.into(), x);
-        let Context { spec, dtype, .. } = context;
-        let linear = |linear: &Linear| linear.forward(x);
-        let projected = [linear(&self.q)?, linear(&self.k)?, linear(&self.v)?];
-        let (q, k, v) = self.heads(context, projected, positions)?;
-        let scale = attention_scale(spec);
-        let out = if let Some(cache) = cache {
-            let (k, v) = cache.update(&k, &v)?;
-            attend_cached(&q, &k, &v, scale, &positions.mask(cache.span(), k.positions()), dtype)?
-        } else {
-            attend(&q, &k, &v, scale, &positions.mask(self.layer.span, x.shape()[1] as usize))?
-        };
-        let out = concatenate_heads(&out)?;
-        observe(Role::O.into(), &out);
-        self.o.forward(&out)
-    }
-
-    /// Splits queries, keys and values [batch, tokens, ..] into heads [batch, heads, tokens, dim] and applies their
-    /// positions.
-    fn heads(
-        &self,
-        context: Context<'_>,
-        [q, k, v]: [Array; 3],
-        positions: &Positions,
-    ) -> Result<(Array, Array, Array)> {
-        let spec = context.spec;
-        let heads = |y: &Array, count: usize| {
-            y.reshape(&[y.shape()[0], y.shape()[1], count as i32, spec.head_dim as i32])
-        };
-        let (q, k) = (heads(&q, spec.num_attention_heads)?, heads(&k, spec.num_key_value_heads)?);
-        let q = self.positioned(context, q, self.q_norm.as_ref(), positions)?;
-        let k = self.positioned(context, k, self.k_norm.as_ref(), positions)?;
-        let v = heads(&v, spec.num_key_value_heads)?.transpose_axes(&[0, 2, 1, 3])?;
-        let q = match &positions.temperatures {
-            Some(factors) if !self.layer.rope => q.multiply(factors.as_dtype(q.dtype())?)?,
-            _ => q,
-        };
-        Ok((q, k, v))
-    }
-
-    /// Applies the norm per head, puts heads before tokens, and rotates.
-    fn positioned(
-        &self,
-        context: Context<'_>,
-        x: Array,
-        weight: Option<&Array>,
-        positions: &Positions,
-    ) -> Result<Array> {
-        let eps = context.spec.rms_norm_eps;
-        let x = match context.spec.qk_norm {
-            QkNorm::Weighted => rms_norm(&x, weight, eps)?,
-            QkNorm::Weightless if self.layer.rope => rms_norm(&x, None, eps)?,
-            QkNorm::Weightless | QkNorm::None => x,
-        };
-        let x = x.transpose_axes(&[0, 2, 1, 3])?;
-        if self.layer.rope { positions.rotation.apply(&x) } else { Ok(x) }
-    }
-}
-
-/// Returns the factor on the products of queries and keys.
-fn attention_scale(spec: &DecoderSpec) -> f32 {
-    (spec.head_dim as f32).powf(-0.5)
-}
-
-/// Concatenates heads [batch, heads, tokens, dim] to [batch, tokens, heads * dim].
-fn concatenate_heads(heads: &Array) -> Result<Array> {
-    let sizes = heads.shape();
-    let concatenated = [sizes[0], sizes[2], sizes[1] * sizes[3]];
-    Ok(heads.transpose_axes(&[0, 2, 1, 3])?.reshape(&concatenated)?)
 }

@@ -10,10 +10,10 @@ use mlx_rs::ops::{concatenate, softmax_axis};
 
 use super::linear::{Linear, Weight};
 use super::load::Loader;
-use super::mlp::{Context, Gated, Matrix};
-use crate::engine::array::{gated, to_vec};
+use super::mlp::{Gated, Input};
+use crate::engine::array::to_vec;
 use crate::error::Result;
-use crate::models::spec::{ExpertsSpec, ROUTER, Role};
+use crate::models::spec::{ExpertsSpec, MlpSpec};
 
 /// Router that chooses experts.
 #[derive(Debug, Clone)]
@@ -32,11 +32,10 @@ pub(crate) struct Choice {
 }
 
 impl Router {
-    /// Loads the router of block `index`; `None` where its MLP has no experts.
-    pub(crate) fn load(loader: &Loader<'_>, index: usize) -> Result<Option<Self>> {
-        let spec = loader.source.spec();
-        let Some(experts) = spec.experts_of(index) else { return Ok(None) };
-        Ok(Some(Self { weight: loader.weight(&spec.mlp_path(index, ROUTER))?, experts }))
+    /// Loads the router of an MLP; `None` where it has no experts.
+    pub(crate) fn load(loader: &Loader<'_>, spec: &MlpSpec) -> Result<Option<Self>> {
+        let (Some(experts), Some(router)) = (spec.experts, spec.router()) else { return Ok(None) };
+        Ok(Some(Self { weight: loader.weight(&router.path)?, experts }))
     }
 
     /// Computes the probabilities [tokens, experts] of x [.., tokens, hidden].
@@ -68,29 +67,29 @@ impl Router {
     /// each expert's layers.
     pub(crate) fn forward(
         &self,
-        context: Context<'_>,
         mlp: &Gated,
         x: &Array,
         probabilities: &Array,
         choice: &Choice,
-        observe: &mut dyn FnMut(Matrix, &Array),
+        observe: &mut dyn FnMut(Input, &Array),
     ) -> Result<Array> {
         let count = self.experts.count;
-        let tokens = x.reshape(&[-1, context.spec.hidden_size as i32])?;
+        let hidden_size = x.dim(-1);
+        let tokens = x.reshape(&[-1, hidden_size])?;
         let used = (0..count).filter(|&expert| !choice.places[expert].is_empty());
         let mut outputs = Vec::new();
         for expert in used {
             let own = tokens.take_axis(choice.tokens(expert), 0)?;
-            let matrix = |role| Matrix { role, index: expert, count };
-            observe(matrix(Role::Gate), &own);
+            let input = |linears: &[Linear]| Input { tap: linears[expert].tap, index: expert, count };
+            observe(input(&mlp.gate), &own);
             let product = |linears: &[Linear], x: &Array| linears[expert].forward(x);
-            let inner = gated(&product(&mlp.gate, &own)?, &product(&mlp.up, &own)?)?;
-            observe(matrix(Role::Down), &inner);
+            let inner = mlp.inner(&product(&mlp.gate, &own)?, &product(&mlp.up, &own)?)?;
+            observe(input(&mlp.down), &inner);
             outputs.push(product(&mlp.down, &inner)?);
         }
         let outputs = concatenate(&outputs, 0)?.take_axis(choice.output_rows(), 0)?;
         let per_token = choice.per_token as i32;
-        let outputs = outputs.reshape(&[-1, per_token, context.spec.hidden_size as i32])?;
+        let outputs = outputs.reshape(&[-1, per_token, hidden_size])?;
         let weights = self.weights(probabilities, choice)?.expand_dims(2)?;
         Ok(outputs.multiply(weights)?.sum_axis(1, false)?.reshape(x.shape())?)
     }

@@ -2,9 +2,11 @@
 
 use mlx_rs::Array;
 use mlx_rs::transforms::eval;
+use std::sync::Arc;
 
 use crate::engine::array::{Packed, mlx_dtype, product_with_halves};
 use crate::error::Result;
+use crate::models::spec::Tap;
 use crate::numerics::dtype::Dtype;
 
 /// Weight matrix [rows, columns], float or quantized.
@@ -88,6 +90,10 @@ pub(crate) fn split_experts(array: &Array, count: usize) -> Result<Vec<Array>> {
 /// Linear layer: weight [rows, columns] and optional bias [rows].
 #[derive(Debug, Clone)]
 pub(crate) struct Linear {
+    /// Path of the layer, or of the layers of all experts.
+    pub(crate) path: Arc<str>,
+    /// Input that the layer reads.
+    pub(crate) tap: Tap,
     pub(crate) weight: Weight,
     pub(crate) bias: Option<Array>,
 }

@@ -4,6 +4,7 @@ use mlx_rs::Array;
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::linear::{Linear, Weight};
 use crate::engine::array;
@@ -12,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::formats::checkpoint::Tensor;
 use crate::models::bitmap::BitMap;
 use crate::models::source::SourceModel;
+use crate::models::spec::LinearSpec;
 use crate::numerics::affine::{FloatType, QuantizeError};
 use crate::numerics::dtype::{CastReport, Dtype, cast, widen_into};
 use crate::numerics::nearest;
@@ -113,16 +115,18 @@ impl<'a> Loader<'a> {
         Ok(Weight::Quantized(Packed { codes, scales, biases, quant }))
     }
 
-    /// Reads the linear layer at `path`, with its bias if `bias`.
-    pub(crate) fn linear(&self, path: &str, bias: bool) -> Result<Linear> {
-        let bias = if bias { Some(self.float(&format!("{path}.bias"))?) } else { None };
-        Ok(Linear { weight: self.weight(path)?, bias })
+    /// Reads a linear layer, with its bias if it has one.
+    pub(crate) fn linear(&self, spec: &LinearSpec) -> Result<Linear> {
+        let bias = if spec.bias { Some(self.float(&format!("{}.bias", spec.path))?) } else { None };
+        Ok(Linear { path: spec.path.as_str().into(), tap: spec.tap, weight: self.weight(&spec.path)?, bias })
     }
 
-    /// Reads the linear layers of `count` experts, whose matrices lie one after the other at `path`.
-    pub(crate) fn experts(&self, path: &str, count: usize) -> Result<Vec<Linear>> {
-        let weights = self.weight(path)?.split_experts(count)?;
-        Ok(weights.into_iter().map(|weight| Linear { weight, bias: None }).collect())
+    /// Reads a linear layer, or those of each expert.
+    pub(crate) fn linears(&self, spec: &LinearSpec) -> Result<Vec<Linear>> {
+        let Some(count) = spec.experts else { return Ok(vec![self.linear(spec)?]) };
+        let (path, tap) = (Arc::<str>::from(spec.path.as_str()), spec.tap);
+        let weights = self.weight(&spec.path)?.split_experts(count)?.into_iter();
+        Ok(weights.map(|weight| Linear { path: Arc::clone(&path), tap, weight, bias: None }).collect())
     }
 
     /// Reads a float matrix, quantizes it to nearest and decodes it again.

@@ -6,3 +6,5 @@ pub mod linear;
 pub mod load;
 pub mod mlp;
 pub mod model;
+pub mod norm;
+pub mod positions;

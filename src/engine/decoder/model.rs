@@ -1,15 +1,15 @@
 //! A loaded model: tokens in, logits out.
 
 use mlx_rs::Array;
-use mlx_rs::fast::rms_norm;
 use std::ops::Range;
 
-use super::attention::Positions;
 use super::block::Block;
-use super::linear::{Linear, Weight};
+use super::linear::Weight;
 use super::load::{Halves, Loader};
 use super::mlp::Context;
-use crate::engine::array::{from_tokens, slice, to_vec};
+use super::norm::Norm;
+use super::positions::Positions;
+use crate::engine::array::{capped, factor, from_tokens, slice, to_vec, vector_jacobian_products};
 use crate::engine::cache::sequence::{CacheFigures, CacheSettings, Caches};
 use crate::engine::runtime::Engine;
 use crate::error::{Error, Result};
@@ -23,22 +23,44 @@ pub struct Model {
     spec: DecoderSpec,
     dtype: Dtype,
     on_gpu: bool,
-    embed: Weight,
+    embed: Embedding,
     head: Head,
     blocks: Vec<Block>,
 }
 
-/// Path of the embedding's layer.
-pub(crate) const EMBED: &str = "model.embed_tokens";
+/// Token embedding.
+#[derive(Debug, Clone)]
+pub(crate) struct Embedding {
+    weight: Weight,
+    scale: Option<f32>,
+}
+
+impl Embedding {
+    pub(crate) fn load(loader: &Loader<'_>) -> Result<Self> {
+        let spec = &loader.source.spec().embed;
+        Ok(Self { weight: loader.weight(&spec.path)?, scale: spec.scale })
+    }
+
+    /// Returns the hidden states of tokens.
+    pub(crate) fn rows(&self, tokens: &Array, dtype: Dtype) -> Result<Array> {
+        let rows = self.weight.rows(tokens, dtype)?;
+        Ok(match self.scale {
+            Some(scale) => rows.multiply(factor(scale, &rows)?)?,
+            None => rows,
+        })
+    }
+}
 
 /// Final norm and output matrix, which come after the last block.
 #[derive(Debug, Clone)]
 pub(crate) struct Head {
-    pub(crate) norm: Array,
+    pub(crate) norm: Norm,
     /// Matrix [vocabulary, hidden]; the embedding where the two are tied.
     pub(crate) weight: Weight,
     /// Bias [vocabulary].
     pub(crate) bias: Option<Array>,
+    pub(crate) scale: Option<f32>,
+    pub(crate) cap: Option<f32>,
 }
 
 /// Tokens of a pass whose logits are computed.
@@ -50,29 +72,54 @@ pub(crate) enum LogitsOf {
 
 impl Head {
     pub(crate) fn load(loader: &Loader<'_>) -> Result<Self> {
-        let spec = loader.source.spec();
-        let path = if spec.tie_word_embeddings { EMBED } else { spec.head_name };
-        let Linear { weight, bias } = loader.linear(path, spec.biases.head)?;
-        Ok(Self { norm: loader.float("model.norm.weight")?, weight, bias })
+        let DecoderSpec { embed, head, .. } = loader.source.spec();
+        let path = if head.tied { &embed.path } else { &head.path };
+        Self::with_weight(loader, loader.weight(path)?)
+    }
+
+    /// Makes a head of the matrix, which may be shared.
+
+    fn with_weight(loader: &Loader<'_>, weight: Weight) -> Result<Self> {
+        let spec = &loader.source.spec().head;
+        let bias = (spec.bias && !spec.tied).then(|| loader.float(&format!("{}.bias", spec.path)));
+        let norm = Norm::load(loader, &spec.norm)?;
+        Ok(Self { norm, weight, bias: bias.transpose()?, scale: spec.scale, cap: spec.cap })
     }
 
     /// Applies the final norm to the last hidden states [.., tokens, hidden].
-    pub(crate) fn normed(&self, context: Context<'_>, hidden: &Array) -> Result<Array> {
-        Ok(rms_norm(hidden, Some(&self.norm), context.spec.rms_norm_eps)?)
+    pub(crate) fn normed(&self, hidden: &Array) -> Result<Array> {
+        self.norm.forward(hidden)
     }
 
     /// Computes the logits [1, tokens, vocabulary] of hidden states [1, tokens, hidden].
-    pub(crate) fn logits(&self, context: Context<'_>, hidden: &Array) -> Result<Array> {
-        let logits = self.weight.matmul_transposed(&self.normed(context, hidden)?)?;
-        self.add_bias(logits, &(0..context.spec.vocab_size))
+    pub(crate) fn logits(&self, hidden: &Array) -> Result<Array> {
+        self.shaped(self.weight.matmul_transposed(&self.normed(hidden)?)?, None)
     }
 
-    /// Adds the bias of some `rows` of the vocabulary to their logits [.., rows].
-    pub(crate) fn add_bias(&self, logits: Array, rows: &Range<usize>) -> Result<Array> {
-        match &self.bias {
-            Some(bias) => Ok(logits.add(slice(bias, 0, rows.start, rows.end)?)?),
-            None => Ok(logits),
+    /// Returns the logits that products with some `rows` of the matrix, or with all, become.
+    pub(crate) fn shaped(&self, products: Array, rows: Option<&Range<usize>>) -> Result<Array> {
+        let products = match (&self.bias, rows) {
+            (Some(bias), Some(rows)) => products.add(slice(bias, 0, rows.start, rows.end)?)?,
+            (Some(bias), None) => products.add(bias)?,
+            (None, _) => products,
+        };
+        let products = match self.scale {
+            Some(scale) => products.multiply(factor(scale, &products)?)?,
+            None => products,
+        };
+        match self.cap {
+            Some(cap) => capped(&products, cap),
+            None => Ok(products),
         }
+    }
+
+    /// Turns gradients with respect to the logits of `products` with `rows` into those with respect to the products.
+    pub(crate) fn unshaped(&self, products: &Array, rows: &Range<usize>, gradients: Array) -> Result<Array> {
+        if self.scale.is_none() && self.cap.is_none() {
+            return Ok(gradients);
+        }
+        let logits = |primals: &[Array]| self.shaped(primals[0].clone(), Some(rows));
+        Ok(vector_jacobian_products(logits, std::slice::from_ref(products), gradients)?.swap_remove(0))
     }
 }
 
@@ -85,14 +132,14 @@ impl Model {
         };
         let loader = Loader { halves: Halves::Kept, ..Loader::new(source, dtype) };
         let mut blocks = Vec::new();
-        for index in 0..source.spec().layers.len() {
+        for index in 0..source.spec().blocks.len() {
             crate::interrupt::check()?;
             blocks.push(Block::load(&loader, index)?);
         }
-        let embed = loader.weight(EMBED)?;
+        let embed = Embedding::load(&loader)?;
         // One copy serves both ends.
-        let head = if source.spec().tie_word_embeddings {
-            Head { norm: loader.float("model.norm.weight")?, weight: embed.clone(), bias: None }
+        let head = if source.spec().head.tied {
+            Head::with_weight(&loader, embed.weight.clone())?
         } else {
             Head::load(&loader)?
         };
@@ -181,13 +228,13 @@ impl Model {
         if logits == LogitsOf::LastToken {
             hidden = slice(&hidden, 1, tokens.len() - 1, tokens.len())?;
         }
-        self.head.logits(context, &hidden)
+        self.head.logits(&hidden)
     }
 
     /// Returns the model with one of its layers.
     #[cfg(test)]
     pub(crate) fn one_layer(mut self, index: usize) -> Self {
-        self.spec.layers = vec![self.spec.layers[index]];
+        self.spec.blocks = vec![self.spec.blocks.swap_remove(index)];
         self.blocks = vec![self.blocks.swap_remove(index)];
         self
     }
@@ -220,16 +267,15 @@ mod tests {
         let _engine = Engine::start().unwrap();
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden/mistral-untied-float16");
         let source = SourceModel::open(&folder).unwrap();
-        let context = Context { spec: source.spec(), dtype: Dtype::F32, on_gpu: false };
         let mut head = Head::load(&Loader::new(&source, Dtype::F32)).unwrap();
         let hidden = from_vec((0..64_u8).map(|x| f32::from(x).sin()).collect(), &[1, 1, 64]);
-        let without = to_vec(&head.logits(context, &hidden).unwrap()).unwrap();
+        let without = to_vec(&head.logits(&hidden).unwrap()).unwrap();
         let bias: Vec<f32> = (0..64_u8).map(f32::from).collect();
         head.bias = Some(from_vec(bias.clone(), &[64]));
-        let with = to_vec(&head.logits(context, &hidden).unwrap()).unwrap();
+        let with = to_vec(&head.logits(&hidden).unwrap()).unwrap();
         let sums: Vec<f32> = without.iter().zip(&bias).map(|(logit, bias)| logit + bias).collect();
         assert_eq!(with, sums);
         let part = from_vec(without[3..5].to_vec(), &[1, 2]);
-        assert_eq!(to_vec(&head.add_bias(part, &(3..5)).unwrap()).unwrap(), sums[3..5]);
+        assert_eq!(to_vec(&head.shaped(part, Some(&(3..5))).unwrap()).unwrap(), sums[3..5]);
     }
 }

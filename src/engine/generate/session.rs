@@ -5,6 +5,7 @@ use crate::engine::array::to_vec;
 use crate::engine::cache::sequence::{CacheFigures, CacheSettings, Caches};
 use crate::engine::decoder::model::{LogitsOf, Model};
 use crate::error::Result;
+use crate::models::spec::Rope;
 
 /// Draft model, which has the vocabulary of the model it helps.
 #[derive(Debug, Clone, Copy)]
@@ -113,7 +114,8 @@ impl Memory {
         if self.settings.context.is_some() {
             return Ok(room);
         }
-        let steady = model.spec().rope.steady_positions().unwrap_or(usize::MAX);
+        let steady = model.spec().ropes.iter().filter_map(Rope::steady_positions).min();
+        let steady = steady.unwrap_or(usize::MAX);
         Ok(room.min(steady.saturating_sub(self.tokens.len())).max(1))
     }
 
@@ -216,8 +218,8 @@ mod tests {
             let half = index.is_multiple_of(5).then_some(Some(Dtype::F16));
             for dtype in std::iter::once(None).chain(half) {
                 let model = Model::load(&engine, &SourceModel::open(&folder).unwrap(), dtype).unwrap();
-                let head_dim = model.spec().head_dim;
-                let quant = head_dim.is_multiple_of(32).then(|| Quant::affine(8, 32));
+                let fits = model.spec().attentions().all(|attention| attention.head_dim.is_multiple_of(32));
+                let quant = fits.then(|| Quant::affine(8, 32));
                 let window = |size| Some(ContextWindow::new(size, 3, 10).unwrap());
                 for (context, quant) in [(None, None), (window(20), None), (window(40), quant)] {
                     let settings = CacheSettings { context, quant };

@@ -7,18 +7,18 @@ use rayon::prelude::*;
 use std::collections::BTreeSet;
 
 use crate::engine::array::{Packed, vector_jacobian_products};
-use crate::engine::decoder::attention::Positions;
 use crate::engine::decoder::block::Block;
 use crate::engine::decoder::linear::{Weight, split_experts};
 use crate::engine::decoder::load::Loader;
 use crate::engine::decoder::mlp::Context;
 use crate::engine::decoder::model::Head;
+use crate::engine::decoder::positions::Positions;
 use crate::engine::passes::forward::FinalStates;
 use crate::engine::passes::replay::choose_experts;
 use crate::engine::streams::Streams;
 use crate::error::{Error, Result};
 use crate::models::source::SourceModel;
-use crate::models::spec::Role;
+use crate::models::spec::{BlockSpec, Role};
 use crate::numerics::lanes;
 
 /// Part that norms take in learning.
@@ -30,12 +30,9 @@ pub enum Norms {
     Learning,
 }
 
-/// Name of the norm's weight before the head.
-pub(crate) const FINAL_NORM: &str = "model.norm.weight";
-
 /// Tensors that learn in a block.
 pub(crate) struct LearningTensors {
-    layers: Vec<(Role, String)>,
+    layers: Vec<String>,
     norms: Vec<String>,
 }
 
@@ -43,16 +40,16 @@ impl LearningTensors {
     /// Lists the `layers`, by path, that are in block `index`, and its norms if they learn.
     pub(crate) fn new(source: &SourceModel, index: usize, layers: &BTreeSet<String>, norms: Norms) -> Self {
         let specs = || source.manifest().iter().filter(|spec| spec.layer == Some(index));
-        let chosen = specs().filter_map(|spec| Some((spec.role, spec.path()?.to_owned())));
+        let chosen = specs().filter_map(|spec| Some(spec.path()?.to_owned()));
         let named = specs()
             .filter(|spec| norms == Norms::Learning && spec.role == Role::Norm)
             .map(|spec| spec.name.clone());
-        Self { layers: chosen.filter(|(_, path)| layers.contains(path)).collect(), norms: named.collect() }
+        Self { layers: chosen.filter(|path| layers.contains(path)).collect(), norms: named.collect() }
     }
 
     /// Returns the names of the tensors that learn, in the order of their gradients.
     pub(crate) fn names(&self) -> impl Iterator<Item = String> {
-        let parts = |(_, path): &(Role, String)| [format!("{path}.scales"), format!("{path}.biases")];
+        let parts = |path: &String| [format!("{path}.scales"), format!("{path}.biases")];
         self.layers.iter().flat_map(parts).chain(self.norms.iter().cloned())
     }
 }
@@ -104,10 +101,11 @@ fn not_quantized(path: &str) -> Error {
 /// Block in memory whose learning layers are float codes.
 pub(crate) struct LearningBlock<'a> {
     context: Context<'a>,
+    spec: &'a BlockSpec,
     block: Block,
-    /// Codes of the learning layers by role: one array, or one per expert.
-    codes: Vec<(Role, Vec<Array>)>,
-    norms: Vec<&'static str>,
+    /// Codes of the learning layers by path: one array, or one per expert.
+    codes: Vec<(String, Vec<Array>)>,
+    norms: Vec<String>,
     /// Scales and biases of the layers, stacked for experts, then norms.
     values: Vec<Array>,
 }
@@ -121,35 +119,24 @@ impl<'a> LearningBlock<'a> {
         tensors: &LearningTensors,
     ) -> Result<Self> {
         let mut block = Block::load(loader, index)?;
-        let (mut codes, mut values, mut norms) = (Vec::new(), Vec::new(), Vec::new());
-        for (role, path) in &tensors.layers {
+        let (mut codes, mut values) = (Vec::new(), Vec::new());
+        for path in &tensors.layers {
             let (mut each, mut parts) = (Vec::new(), Vec::new());
-            for linear in block.linears_mut(*role) {
+            for linear in block.linears_mut(path) {
                 let Weight::Quantized(packed) = &linear.weight else { return Err(not_quantized(path)) };
                 each.push(unpack(packed, path, &mut parts)?);
             }
             values.extend(stack_experts(&parts)?);
-            codes.push((*role, each));
+            codes.push((path.clone(), each));
         }
         for name in &tensors.norms {
-            let norm = block.norms_mut().find(|(local, _)| name.ends_with(local));
-            if let Some((local, norm)) = norm {
-                norms.push(local);
-                values.push(norm.clone());
-            }
+            values.push(loader.float(name)?);
         }
         if !context.on_gpu {
-            if let Some(router) = &mut block.router {
-                router.weight.decode(context.dtype)?;
-            }
-            for role in Role::BLOCK {
-                if codes.iter().all(|(other, _)| *other != role) {
-                    let mut linears = block.linears_mut(role).iter_mut();
-                    linears.try_for_each(|linear| linear.weight.decode(context.dtype))?;
-                }
-            }
+            block.decode(context, |path| tensors.layers.iter().all(|layer| layer != path))?;
         }
-        Ok(Self { context, block, codes, norms, values })
+        let spec = &context.spec.blocks[index];
+        Ok(Self { context, spec, block, codes, norms: tensors.norms.clone(), values })
     }
 
     /// Computes the gradients with respect to the input `x` and the values that learn.
@@ -173,17 +160,17 @@ impl<'a> LearningBlock<'a> {
     fn block_with(&self, values: &[Array]) -> Result<Block> {
         let mut block = self.block.clone();
         let mut values = values.iter();
-        for (role, codes) in &self.codes {
+        for (path, codes) in &self.codes {
             let scales = unstack_experts(values.next().ok_or_else(missing_values)?, codes.len())?;
             let biases = unstack_experts(values.next().ok_or_else(missing_values)?, codes.len())?;
-            let linears = block.linears_mut(*role).iter_mut();
+            let linears = block.linears_mut(path).iter_mut();
             for (((linear, codes), scales), biases) in linears.zip(codes).zip(&scales).zip(&biases) {
                 linear.weight = Weight::Float(decode(codes, scales, biases)?);
             }
         }
         for (name, value) in self.norms.iter().zip(values) {
-            if let Some((_, norm)) = block.norms_mut().find(|(local, _)| local == name) {
-                *norm = value.clone();
+            if let Some((_, norm)) = block.norms_mut(self.spec).into_iter().find(|(other, _)| other == name) {
+                norm.set(value.clone())?;
             }
         }
         Ok(block)
@@ -215,15 +202,16 @@ impl<'a> LearningHead<'a> {
             names.extend([format!("{path}.scales"), format!("{path}.biases")]);
         }
         if norms == Norms::Learning {
-            names.push(FINAL_NORM.to_owned());
-            values.push(last.head.norm.clone());
+            let name = loader.source.spec().head.norm.name();
+            values.push(loader.float(&name)?);
+            names.push(name);
         }
         Ok(Self { last, names, codes, norms, values })
     }
 
     /// Computes the gradients with respect to the hidden states `part` and the values that learn.
     pub(crate) fn gradients(&self, part: Array, cotangent: Array) -> Result<Vec<Array>> {
-        let FinalStates { context, head, .. } = &self.last;
+        let head = &self.last.head;
         let mut primals = vec![part];
         primals.extend_from_slice(&self.values);
         let logits = |primals: &[Array]| {
@@ -236,8 +224,11 @@ impl<'a> LearningHead<'a> {
                 }
                 None => head.weight.clone(),
             };
-            let norm = values.next().filter(|_| self.norms == Norms::Learning).unwrap_or(&head.norm).clone();
-            Head { norm, weight, bias: head.bias.clone() }.logits(*context, &primals[0])
+            let mut head = Head { weight, ..head.clone() };
+            if let Some(value) = values.next().filter(|_| self.norms == Norms::Learning) {
+                head.norm.set(value.clone())?;
+            }
+            head.logits(&primals[0])
         };
         let gradients = vector_jacobian_products(logits, &primals, cotangent)?;
         eval(&gradients)?;

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
 use std::rc::Rc;
 
-use super::learning::{FINAL_NORM, LearningBlock, LearningHead, LearningTensors, Norms, divergence};
+use super::learning::{LearningBlock, LearningHead, LearningTensors, Norms, divergence};
 use crate::engine::array::{from_vec, slice, to_vec};
 use crate::engine::decoder::block::Block;
 use crate::engine::decoder::load::{Loader, Tuned};
@@ -81,8 +81,8 @@ impl<'a> Student<'a> {
     ) -> Self {
         let learns = |path: &str| layers.contains(path).then(|| path.to_owned());
         let blocks =
-            (0..source.spec().layers.len()).map(|index| LearningTensors::new(source, index, layers, norms));
-        let head = if source.spec().tie_word_embeddings { None } else { learns(source.spec().head_name) };
+            (0..source.spec().blocks.len()).map(|index| LearningTensors::new(source, index, layers, norms));
+        let head = if source.spec().head.tied { None } else { learns(&source.spec().head.path) };
         let loader = Loader::new(source, Dtype::F32);
         Self { engine, loader, memory, blocks: blocks.collect(), head, norms }
     }
@@ -91,7 +91,7 @@ impl<'a> Student<'a> {
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = self.blocks.iter().flat_map(LearningTensors::names).collect();
         names.extend(self.head.iter().flat_map(|path| [format!("{path}.scales"), format!("{path}.biases")]));
-        names.extend((self.norms == Norms::Learning).then(|| FINAL_NORM.to_owned()));
+        names.extend((self.norms == Norms::Learning).then(|| self.loader.source.spec().head.norm.name()));
         names
     }
 

@@ -32,7 +32,7 @@ impl<'a> Comparison<'a> {
         let loader = Loader::new(source, engine.compute_dtype(source.dtype()?));
         let mut pass = Pass::embed(engine, loader, sequences, 1, memory)?;
         let mut inputs = Vec::new();
-        for index in 0..source.spec().layers.len() {
+        for index in 0..source.spec().blocks.len() {
             let block = Block::load_for_many(&loader, pass.context, index)?;
             inputs.push(pass.advance(&block, None)?);
         }

@@ -12,7 +12,6 @@ use crate::engine::decoder::block::Block;
 use crate::engine::decoder::load::{Loader, decode_part};
 use crate::engine::passes::collector::{Collector, Extent, Moments};
 use crate::engine::passes::forward::Pass;
-use crate::engine::passes::moments::input_of;
 use crate::engine::runtime::Engine;
 use crate::error::Result;
 use crate::models::source::SourceModel;
@@ -52,7 +51,7 @@ pub fn measure_factors(
     let loader = Loader::new(source, engine.compute_dtype(source.dtype()?));
     let start = |sequences| Pass::embed(engine, loader, sequences, 1, settings.memory);
     let (mut others, mut seen) = (start(settings.sequences)?, start(settings.seen)?);
-    let last = source.spec().layers.len() / 2;
+    let last = source.spec().blocks.len() / 2;
     let tried = BTreeSet::from([0, last]);
     let mut factors = Correction::default();
     for index in 0..=last {
@@ -86,8 +85,8 @@ fn try_block(
     inputs: &BlockMoments,
     factors: &mut Correction,
 ) -> Result<()> {
-    for (&role, moments) in &inputs.others {
-        let specs = || float_layers(source, block).filter(|spec| input_of(spec.role) == role);
+    for (&tap, moments) in &inputs.others {
+        let specs = || float_layers(source, block).filter(|spec| spec.tap == Some(tap));
         let Some(columns) = specs().map(TensorSpec::columns).next() else { continue };
         // One expert represents all: the one that gets the most tokens.
         let busiest = moments.busiest();
@@ -95,7 +94,7 @@ fn try_block(
         let mut hessian = None;
         for spec in specs() {
             crate::interrupt::check()?;
-            let seen = inputs.seen.get(&role).map(|seen| seen.of(busiest)).unwrap_or_default();
+            let seen = inputs.seen.get(&tap).map(|seen| seen.of(busiest)).unwrap_or_default();
             if hessian.is_none() && !seen.is_empty() {
                 let factored = Hessian::new(seen, columns, DAMPING);
                 hessian = Some(factored.map_err(|e| rounding_failed(spec, &e))?);

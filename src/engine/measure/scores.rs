@@ -19,7 +19,6 @@ use crate::choose::scores::{LayerSensitivity, Method, Score, scored_every};
 use crate::engine::array::as_slice;
 use crate::engine::decoder::load::{TASK, chunk_weights, decode_part, decode_rows, task_weights};
 use crate::engine::passes::collector::{Moment, Moments};
-use crate::engine::passes::moments::input_of;
 use crate::engine::passes::replay::Gradient;
 use crate::error::{Error, Result};
 use crate::formats::checkpoint::Tensor;
@@ -82,7 +81,7 @@ impl<'a> Scorer<'a> {
         let layers = specs.iter().map(|&spec| {
             let fits = |quant: &&Quant| quant.packed_columns(spec.columns()).is_some();
             let candidates: Vec<Quant> = settings.candidates.iter().filter(fits).copied().collect();
-            let importance = importance.get(&input_of(spec.role)).map(Moment::diagonals);
+            let importance = spec.tap.and_then(|tap| importance.get(&tap)).map(Moment::diagonals);
             Ok(ScoredLayer {
                 spec,
                 tensor: source.tensor(&spec.name)?,
@@ -117,7 +116,6 @@ impl<'a> Scorer<'a> {
         let total = self.settings.sequences.len();
         let group = sequence * SEQUENCE_GROUPS.min(total) / total;
         for (layer, gradient) in self.layers.iter_mut().zip(gradients) {
-            debug_assert_eq!(layer.spec.role, gradient.role);
             let plain = |part: &Array| part.as_dtype(mlx_rs::Dtype::Float32)?.contiguous();
             let gradient = gradient.transposed.iter().map(plain).collect::<Result<Vec<_>, _>>()?;
             let gradient = gradient.iter().map(as_slice).collect::<Result<Vec<_>>>()?;

@@ -16,7 +16,7 @@ use crate::engine::passes::replay::Replay;
 use crate::engine::runtime::Engine;
 use crate::error::Result;
 use crate::models::source::SourceModel;
-use crate::models::spec::{Role, TensorSpec};
+use crate::models::spec::TensorSpec;
 use crate::numerics::affine::FloatType;
 use crate::numerics::quant::Quant;
 
@@ -31,7 +31,7 @@ pub fn analyze(
     settings: &AnalysisSettings<'_>,
     mut finished: impl FnMut(LayerSensitivity) -> Result<()>,
 ) -> Result<()> {
-    let blocks = source.spec().layers.len();
+    let blocks = source.spec().blocks.len();
     let alignment = matches!(settings.method, Method::Alignment { .. });
     let StepCosts { forward, head, backward } = settings.costs;
     let passes = if alignment { 2 } else { 1 };
@@ -72,10 +72,10 @@ pub fn analyze(
     advance(head);
     for block in (0..blocks).rev() {
         let members = layers.get(&Some(block)).map(Vec::as_slice).unwrap_or_default();
-        let roles: Vec<Role> = members.iter().map(|spec| spec.role).collect();
+        let paths: Vec<&str> = members.iter().filter_map(|spec| spec.path()).collect();
         let mut scorer = Scorer::new(source, settings, members, replay.importance(Some(block)))?;
         scorer.start(None)?;
-        replay.block(block, &roles, |sequence, gradients| scorer.add(sequence, &gradients))?;
+        replay.block(block, &paths, |sequence, gradients| scorer.add(sequence, &gradients))?;
         scorer.score_rows()?;
         scorer.finish(&mut finished)?;
         advance(backward);

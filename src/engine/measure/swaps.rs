@@ -21,7 +21,7 @@ use crate::engine::passes::replay::{Gradient, Replay};
 use crate::engine::runtime::Engine;
 use crate::error::{Error, Result};
 use crate::models::source::SourceModel;
-use crate::models::spec::{Role, TensorSpec};
+use crate::models::spec::TensorSpec;
 use crate::numerics::statistics::mean_and_stderr;
 
 /// Sequences to run, with seed and memory.
@@ -57,7 +57,7 @@ pub fn swap_changes(
     settings: &SwapSettings<'_>,
     alternatives: &dyn Fn(&str) -> Result<Alternatives>,
 ) -> Result<BTreeMap<String, Vec<Change>>> {
-    let blocks = float.spec().layers.len();
+    let blocks = float.spec().blocks.len();
     let (steps, done) = (5 * blocks, std::cell::Cell::new(0));
     let tick = || {
         done.set(done.get() + 1);
@@ -110,10 +110,11 @@ fn products(
     }
     replay.leave_head();
     finish(head);
-    for block in (0..loader.source.spec().layers.len()).rev() {
+    for block in (0..loader.source.spec().blocks.len()).rev() {
         let mut layers = load_changes(loader, Some(block), alternatives)?;
-        let roles: Vec<Role> = layers.iter().map(|layer| layer.spec.role).collect();
-        replay.block(block, &roles, |_, gradients| add_products(&mut layers, &gradients))?;
+        let specs: Vec<&TensorSpec> = layers.iter().map(|layer| layer.spec).collect();
+        let paths: Vec<&str> = specs.into_iter().filter_map(TensorSpec::path).collect();
+        replay.block(block, &paths, |_, gradients| add_products(&mut layers, &gradients))?;
         finish(layers);
         tick();
     }
@@ -152,7 +153,6 @@ fn load_changes<'a>(
 
 fn add_products(layers: &mut [LayerChanges<'_>], gradients: &[Gradient]) -> Result<()> {
     for (layer, gradient) in layers.iter_mut().zip(gradients) {
-        debug_assert_eq!(layer.spec.role, gradient.role);
         let mut sums = vec![0.0; layer.changes.len()];
         let mut start = 0;
         for gradient in &gradient.transposed {

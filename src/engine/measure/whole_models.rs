@@ -12,7 +12,6 @@ use crate::engine::decoder::load::{Loader, load_changed};
 use crate::engine::decoder::model::Head;
 use crate::engine::passes::collector::{Collector, Extent, Moment, Moments};
 use crate::engine::passes::forward::{FinalStates, Pass, forward};
-use crate::engine::passes::moments::input_of;
 use crate::engine::passes::states::StoredState;
 use crate::engine::runtime::Engine;
 use crate::error::Result;
@@ -58,7 +57,7 @@ pub fn measure_corrections(
         let embedded = pass.states.iter().map(|state| pass.store.put(pass.store.get(state)?));
         rounded.push(RoundedModel { bitmap, states: embedded.collect::<Result<_>>()? });
     }
-    let blocks = source.spec().layers.len();
+    let blocks = source.spec().blocks.len();
     for index in 0..blocks {
         let mut block = Block::load_for_many(&loader, pass.context, index)?;
         let mut collector = Collector::new(Extent::Diagonal);
@@ -128,7 +127,7 @@ fn round_into(
         Some(count) => split_experts(&weights, count)?,
         None => vec![weights],
     };
-    for (linear, weight) in block.linears_mut(spec.role).iter_mut().zip(weights) {
+    for (linear, weight) in block.linears_mut(spec.path().unwrap_or_default()).iter_mut().zip(weights) {
         linear.weight = Weight::Float(weight);
     }
     Ok(())
@@ -145,7 +144,7 @@ fn rounded_weights(
         return loader.float(&spec.name);
     };
     let (rows, columns) = (spec.rows(), spec.columns());
-    let importance = moments.get(&input_of(spec.role)).map(Moment::diagonals).unwrap_or_default();
+    let importance = spec.tap.and_then(|tap| moments.get(&tap)).map(Moment::diagonals).unwrap_or_default();
     let importance = Importance::new(&importance, rows, columns);
     let rounder = Rounder { dtype: settings.dtype, searched: settings.technique.is_searched(), importance };
     let weights = load_changed(loader.source.tensor(&spec.name)?, |first, weights, errors| {
@@ -191,7 +190,7 @@ impl FinalStates<'_> {
             let end = (start + self.positions_at_once()).min(tokens);
             let reference = self.logits(sequence, start, end)?;
             for (total, x) in totals.iter_mut().zip(states) {
-                let logits = to_vec(&head.logits(self.context, &slice(x, 1, start, end)?)?)?;
+                let logits = to_vec(&head.logits(&slice(x, 1, start, end)?)?)?;
                 let rows = divergence::kl_divergences(&logits, &reference, self.context.spec.vocab_size);
                 *total += rows.iter().sum::<f64>();
             }

@@ -5,9 +5,9 @@ use mlx_rs::transforms::eval;
 use std::collections::BTreeMap;
 
 use crate::engine::array::to_vec;
-use crate::engine::decoder::mlp::Matrix;
+use crate::engine::decoder::mlp::Input;
 use crate::error::Result;
-use crate::models::spec::Role;
+use crate::models::spec::Tap;
 use crate::numerics::rounding::shrink;
 
 /// Part of the second moments that is collected.
@@ -19,8 +19,8 @@ pub enum Extent {
     Full,
 }
 
-/// Moments by the role whose input they describe; see [`super::moments::input_of`].
-pub type Moments = BTreeMap<Role, Moment>;
+/// Moments by the input that they describe.
+pub type Moments = BTreeMap<Tap, Moment>;
 
 /// Moments of the input of a matrix, or of the inputs of each expert's matrix.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,9 +94,9 @@ const ROWS_PER_PRODUCT: usize = 1024;
 pub(crate) struct Collector {
     extent: Extent,
     /// Squares, or whole inputs for one product, that are not added yet.
-    pending: BTreeMap<Matrix, Vec<Array>>,
-    sums: BTreeMap<Matrix, Array>,
-    tokens: BTreeMap<Matrix, usize>,
+    pending: BTreeMap<Input, Vec<Array>>,
+    sums: BTreeMap<Input, Array>,
+    tokens: BTreeMap<Input, usize>,
 }
 
 impl Collector {
@@ -105,15 +105,15 @@ impl Collector {
     }
 
     /// Takes an input [batch, tokens, columns], which is not evaluated yet.
-    pub(crate) fn see(&mut self, matrix: Matrix, x: &Array) -> Result<()> {
+    pub(crate) fn see(&mut self, input: Input, x: &Array) -> Result<()> {
         let columns = x.shape().last().copied().unwrap_or(1);
         let x = x.reshape(&[-1, columns])?.as_dtype(mlx_rs::Dtype::Float32)?;
-        *self.tokens.entry(matrix).or_default() += x.shape().first().map_or(0, |&rows| rows as usize);
+        *self.tokens.entry(input).or_default() += x.shape().first().map_or(0, |&rows| rows as usize);
         let pending = match self.extent {
             Extent::Full => x,
             Extent::Diagonal => x.square()?.sum_axis(0, false)?,
         };
-        self.pending.entry(matrix).or_default().push(pending);
+        self.pending.entry(input).or_default().push(pending);
         Ok(())
     }
 
@@ -125,22 +125,22 @@ impl Collector {
     /// Adds what has been evaluated, whole inputs only where they are many. The result does not depend on how many were
     /// evaluated at once.
     pub(crate) fn add(&mut self) -> Result<()> {
-        for (matrix, pending) in std::mem::take(&mut self.pending) {
+        for (input, pending) in std::mem::take(&mut self.pending) {
             let mut inputs = Vec::new();
-            for input in pending {
-                inputs.push(input);
+            for rows in pending {
+                inputs.push(rows);
                 if self.extent == Extent::Diagonal || are_many(&inputs) {
-                    self.add_up(matrix, std::mem::take(&mut inputs))?;
+                    self.add_up(input, std::mem::take(&mut inputs))?;
                 }
             }
             if !inputs.is_empty() {
-                self.pending.insert(matrix, inputs);
+                self.pending.insert(input, inputs);
             }
         }
         Ok(())
     }
 
-    fn add_up(&mut self, matrix: Matrix, mut inputs: Vec<Array>) -> Result<()> {
+    fn add_up(&mut self, input: Input, mut inputs: Vec<Array>) -> Result<()> {
         let x = match inputs.len() {
             1 => inputs.remove(0),
             _ => mlx_rs::ops::concatenate(&inputs, 0)?,
@@ -150,22 +150,22 @@ impl Collector {
             Extent::Full => x.t().matmul(&x)?,
             Extent::Diagonal => x,
         };
-        if let Some(before) = self.sums.remove(&matrix) {
+        if let Some(before) = self.sums.remove(&input) {
             sum = before.add(sum)?;
         }
         eval([&sum])?;
-        self.sums.insert(matrix, sum);
+        self.sums.insert(input, sum);
         Ok(())
     }
 
     /// Returns the means over all inputs and forgets them.
     pub(crate) fn take_moments(&mut self) -> Result<Moments> {
-        for (matrix, pending) in std::mem::take(&mut self.pending) {
-            self.add_up(matrix, pending)?;
+        for (input, pending) in std::mem::take(&mut self.pending) {
+            self.add_up(input, pending)?;
         }
         let mut moments = Moments::new();
-        for (matrix, sum) in std::mem::take(&mut self.sums) {
-            let tokens = self.tokens.get(&matrix).copied().unwrap_or_default();
+        for (input, sum) in std::mem::take(&mut self.sums) {
+            let tokens = self.tokens.get(&input).copied().unwrap_or_default();
             let columns = sum.shape().last().map_or(0, |&columns| columns as usize);
             let mut values = to_vec(&sum)?;
             drop(sum);
@@ -173,14 +173,14 @@ impl Collector {
             for value in &mut values {
                 *value *= scale;
             }
-            let moment = moments.entry(matrix.role).or_insert_with(|| Moment {
+            let moment = moments.entry(input.tap).or_insert_with(|| Moment {
                 columns,
                 extent: self.extent,
-                values: vec![Vec::new(); matrix.count],
-                tokens: vec![0; matrix.count],
+                values: vec![Vec::new(); input.count],
+                tokens: vec![0; input.count],
             });
-            moment.values[matrix.index] = values;
-            moment.tokens[matrix.index] = tokens;
+            moment.values[input.index] = values;
+            moment.tokens[input.index] = tokens;
         }
         Ok(moments)
     }
@@ -217,11 +217,11 @@ mod tests {
         let mut collector = Collector::new(extent);
         for (index, rows) in rows.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
             let x = from_vec(rows.to_vec(), &[1, rows.len() / 2, 2]);
-            collector.see(Matrix { role: Role::Gate, index, count: 3 }, &x).unwrap();
+            collector.see(Input { tap: Tap::MLP, index, count: 3 }, &x).unwrap();
         }
         eval(collector.pending()).unwrap();
         collector.add().unwrap();
-        collector.take_moments().unwrap().remove(&Role::Gate).unwrap()
+        collector.take_moments().unwrap().remove(&Tap::MLP).unwrap()
     }
 
     #[test]

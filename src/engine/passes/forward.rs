@@ -8,11 +8,11 @@ use std::rc::Rc;
 use super::collector::Collector;
 use super::states::{HiddenStates, StoredState};
 use crate::engine::array::{slice, to_vec};
-use crate::engine::decoder::attention::Positions;
 use crate::engine::decoder::block::{Attended, Block};
 use crate::engine::decoder::load::Loader;
-use crate::engine::decoder::mlp::{Context, Matrix};
-use crate::engine::decoder::model::{EMBED, Head};
+use crate::engine::decoder::mlp::{Context, Input};
+use crate::engine::decoder::model::{Embedding, Head};
+use crate::engine::decoder::positions::Positions;
 use crate::engine::runtime::Engine;
 use crate::engine::streams::Streams;
 use crate::error::{Error, Result};
@@ -64,7 +64,7 @@ impl<'a> Pass<'a> {
         let context = Context { spec: loader.source.spec(), dtype: loader.dtype, on_gpu: engine.gpu };
         check_tokens(context.spec, sequences)?;
         crate::engine::memory::keep_pages(Some(loader.source.manifest().parameters()));
-        let embed = loader.weight(EMBED)?;
+        let embed = Embedding::load(&loader)?;
         let store = Rc::new(HiddenStates::new(loader.dtype, memory));
         let (mut states, mut places) = (Vec::new(), Vec::new());
         for same_length in sequences.chunk_by(|a, b| a.len() == b.len()) {
@@ -99,7 +99,7 @@ impl<'a> Pass<'a> {
 
     /// Runs the states through all blocks without keeping their inputs. `tick` is called once per block.
     pub(crate) fn finish(mut self, tick: &dyn Fn()) -> Result<FinalStates<'a>> {
-        for index in 0..self.context.spec.layers.len() {
+        for index in 0..self.context.spec.blocks.len() {
             let block = Block::load_for_many(&self.loader, self.context, index)?;
             let inputs = std::mem::take(&mut self.states);
             self.replace(inputs, &block)?;
@@ -170,7 +170,7 @@ impl FinalStates<'_> {
     /// Computes the logits of the positions `from..to` of a sequence, row-major [positions, vocabulary].
     pub fn logits(&self, sequence: usize, from: usize, to: usize) -> Result<Vec<f32>> {
         let state = self.state(sequence)?;
-        to_vec(&self.head.logits(self.context, &slice(&state, 1, from, to)?)?)
+        to_vec(&self.head.logits(&slice(&state, 1, from, to)?)?)
     }
 
     /// Returns the most positions whose logits may be in memory at a time.
@@ -190,11 +190,11 @@ pub(crate) fn forward(
 ) -> Result<Vec<Array>> {
     crate::interrupt::check()?;
     let mut collected = Ok(());
-    let mut observe = |matrix: Matrix, x: &Array| {
+    let mut observe = |input: Input, x: &Array| {
         if let Some(collector) = collector.as_deref_mut()
             && collected.is_ok()
         {
-            collected = collector.see(matrix, x);
+            collected = collector.see(input, x);
         }
     };
     let mut attended = Vec::with_capacity(inputs.len());
@@ -209,7 +209,7 @@ pub(crate) fn forward(
     let mut outputs = Vec::with_capacity(inputs.len());
     for (index, attended) in attended.into_iter().enumerate() {
         let choice = block.choose(&attended)?;
-        outputs.push(streams.on(index, || block.finish(context, &attended, choice.as_ref(), &mut observe))?);
+        outputs.push(streams.on(index, || block.finish(&attended, choice.as_ref(), &mut observe))?);
     }
     collected?;
     match collector {

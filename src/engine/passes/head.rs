@@ -10,7 +10,6 @@ use std::ops::Range;
 
 use super::forward::FinalStates;
 use crate::engine::array::{from_vec, slice, to_vec, vector_jacobian_products};
-use crate::engine::decoder::mlp::Context;
 use crate::engine::decoder::model::Head;
 use crate::error::Result;
 use crate::numerics::lanes;
@@ -84,7 +83,7 @@ impl<'a> HeadBackward<'a> {
             });
             let hidden = slice(&hidden, 1, part.start, part.end)?;
             let cotangent = from_vec(values, &[1, part.len(), vocabulary]).as_dtype(hidden.dtype())?;
-            let gradient = hidden_gradient(last.context, &last.head, hidden, cotangent)?;
+            let gradient = hidden_gradient(&last.head, hidden, cotangent)?;
             eval([&gradient])?;
             parts.push(gradient);
         }
@@ -106,11 +105,13 @@ impl<'a> HeadBackward<'a> {
         let hidden = last.state(sequence)?;
         let mut total: Option<Array> = None;
         for part in parts_of(last, &hidden) {
-            let normed = last.head.normed(context, &slice(&hidden, 1, part.start, part.end)?)?;
+            let normed = last.head.normed(&slice(&hidden, 1, part.start, part.end)?)?;
             let normed = normed.reshape(&[part.len() as i32, -1])?;
-            let mut values = to_vec(&last.head.add_bias(normed.matmul(weight.t())?, rows)?)?;
+            let products = normed.matmul(weight.t())?;
+            let mut values = to_vec(&last.head.shaped(products.clone(), Some(rows))?)?;
             self.part(sequence, &part, rows, &mut values)?;
             let errors = from_vec(values, &[part.len(), rows.len()]).as_dtype(normed.dtype())?;
+            let errors = last.head.unshaped(&products, rows, errors)?;
             let gradient = normed.t().matmul(&errors)?;
             total = Some(match total {
                 Some(total) => total.add(gradient)?,
@@ -135,8 +136,8 @@ impl<'a> HeadBackward<'a> {
                 let weight =
                     slice(&target.head.weight.dense(target.context.dtype)?, 0, rows.start, rows.end)?;
                 let hidden = slice(&target.state(sequence)?, 1, part.start, part.end)?;
-                let logits = target.head.normed(target.context, &hidden)?.matmul(weight.t())?;
-                to_vec(&target.head.add_bias(logits, rows)?)?
+                let products = target.head.normed(&hidden)?.matmul(weight.t())?;
+                to_vec(&target.head.shaped(products, Some(rows))?)?
             }
         };
         let positions = &self.positions[sequence][part.clone()];
@@ -173,8 +174,8 @@ fn parts_of(last: &FinalStates<'_>, hidden: &Array) -> impl Iterator<Item = Rang
 }
 
 /// Computes the gradient with respect to the hidden states `part`.
-fn hidden_gradient(context: Context<'_>, head: &Head, part: Array, cotangent: Array) -> Result<Array> {
-    let logits = |primals: &[Array]| head.logits(context, &primals[0]);
+fn hidden_gradient(head: &Head, part: Array, cotangent: Array) -> Result<Array> {
+    let logits = |primals: &[Array]| head.logits(&primals[0]);
     Ok(vector_jacobian_products(logits, &[part], cotangent)?.swap_remove(0))
 }
 

@@ -12,16 +12,7 @@ use crate::engine::measure::whole_models::advance;
 use crate::engine::runtime::Engine;
 use crate::error::Result;
 use crate::models::source::SourceModel;
-use crate::models::spec::Role;
-
-/// Returns the role under which the moments of a role's input are stored.
-pub fn input_of(role: Role) -> Role {
-    match role {
-        Role::K | Role::V => Role::Q,
-        Role::Up => Role::Gate,
-        other => other,
-    }
-}
+use crate::models::spec::Tap;
 
 /// Sequences to run and the moments to collect.
 pub struct MomentSettings<'a> {
@@ -55,7 +46,7 @@ pub fn input_moments_where(
 ) -> Result<()> {
     let loader = Loader::new(source, engine.compute_dtype(source.dtype()?));
     let mut pass = Pass::embed(engine, loader, settings.sequences, 1, settings.memory)?;
-    let blocks = source.spec().layers.len();
+    let blocks = source.spec().blocks.len();
     for index in 0..blocks {
         let block = Block::load_for_many(&loader, pass.context, index)?;
         if is_wanted(Some(index)) {
@@ -70,7 +61,7 @@ pub fn input_moments_where(
         (settings.progress)(index + 1, blocks);
     }
     let last = pass.into_final()?;
-    if source.spec().tie_word_embeddings || !is_wanted(None) {
+    if source.spec().head.tied || !is_wanted(None) {
         return Ok(());
     }
     each(None, &last.head_moments(settings.extent)?)
@@ -81,7 +72,7 @@ impl FinalStates<'_> {
     pub(crate) fn head_moments(&self, extent: Extent) -> Result<Moments> {
         let mut collector = Collector::new(extent);
         for sequence in 0..self.len() {
-            collector.see(Role::Head.into(), &self.head.normed(self.context, &self.state(sequence)?)?)?;
+            collector.see(Tap::HEAD.into(), &self.head.normed(&self.state(sequence)?)?)?;
             eval(collector.pending())?;
             collector.add()?;
         }

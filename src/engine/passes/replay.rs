@@ -12,15 +12,14 @@ use super::forward::{FinalStates, Pass};
 use super::head::{HeadBackward, Objective};
 use super::states::{HiddenStates, StoredState};
 use crate::engine::array::vector_jacobian_products;
-use crate::engine::decoder::attention::Positions;
 use crate::engine::decoder::block::{Attended, Block};
 use crate::engine::decoder::experts::Choice;
 use crate::engine::decoder::linear::Weight;
 use crate::engine::decoder::load::Loader;
 use crate::engine::decoder::mlp::Context;
+use crate::engine::decoder::positions::Positions;
 use crate::engine::streams::Streams;
 use crate::error::Result;
-use crate::models::spec::Role;
 
 /// Backward pass over the blocks, after a forward pass that kept each block's inputs.
 pub(crate) struct Replay<'a> {
@@ -41,7 +40,6 @@ pub(crate) struct Replay<'a> {
 /// Gradient of a layer on one sequence: of its matrix, or of each expert's, [columns, rows]. Differentiation gives it
 /// in this order.
 pub(crate) struct Gradient {
-    pub(crate) role: Role,
     pub(crate) transposed: Vec<Array>,
 }
 
@@ -49,7 +47,7 @@ impl<'a> Replay<'a> {
     /// Runs all sequences forward. `tick` is called once per block.
     pub(crate) fn forward(mut pass: Pass<'a>, tick: &dyn Fn()) -> Result<Self> {
         let (mut inputs, mut importance) = (Vec::new(), Vec::new());
-        for index in 0..pass.context.spec.layers.len() {
+        for index in 0..pass.context.spec.blocks.len() {
             let block = Block::load_for_many(&pass.loader, pass.context, index)?;
             let mut collector = Collector::new(Extent::Diagonal);
             inputs.push(pass.advance(&block, Some(&mut collector))?);
@@ -93,7 +91,7 @@ impl<'a> Replay<'a> {
         for sequence in 0..last.len() {
             crate::interrupt::check()?;
             let transposed = errors.gradient(last, sequence, rows)?;
-            each(sequence, Gradient { role: Role::Head, transposed: vec![transposed] })?;
+            each(sequence, Gradient { transposed: vec![transposed] })?;
         }
         Ok(())
     }
@@ -105,19 +103,19 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// Runs the backward pass through block `index` and hands the gradients of the matrices with the `roles` to `each`,
-    /// by sequence.
+    /// Runs the backward pass through block `index` and hands the gradients of the layers at `paths` to `each`, in
+    /// their order, by sequence.
     pub(crate) fn block(
         &mut self,
         index: usize,
-        roles: &[Role],
+        paths: &[&str],
         mut each: impl FnMut(usize, Vec<Gradient>) -> Result<()>,
     ) -> Result<()> {
         let context = self.context;
         let mut block = Block::load_for_many(&self.loader, context, index)?;
         let (mut weights, mut counts) = (Vec::new(), Vec::new());
-        for role in roles {
-            let linears = block.linears_mut(*role);
+        for path in paths {
+            let linears = block.linears_mut(path);
             counts.push(linears.len());
             for linear in linears {
                 weights.push(linear.weight.dense(context.dtype)?);
@@ -137,18 +135,17 @@ impl<'a> Replay<'a> {
             for (index, ((x, cotangent), choice)) in batch.into_iter().zip(&choices).enumerate() {
                 let choice = choice.as_ref();
                 batch_gradients.push(streams.on(index, || {
-                    block_gradients(context, &block, choice, (roles, &weights), x, cotangent)
+                    block_gradients(context, &block, choice, (paths, &weights), x, cotangent)
                 })?);
             }
             streams.eval(batch_gradients.len(), batch_gradients.iter().flatten())?;
             for gradients in batch_gradients {
                 let mut gradients = gradients.into_iter();
                 let cotangent = gradients.next();
-                let named = roles.iter().zip(&counts).map(|(&role, &count)| Gradient {
-                    role,
+                let by_layer = counts.iter().map(|&count| Gradient {
                     transposed: gradients.by_ref().take(count).map(|gradient| gradient.t()).collect(),
                 });
-                each(self.cotangents.len(), named.collect())?;
+                each(self.cotangents.len(), by_layer.collect())?;
                 self.cotangents.extend(cotangent.map(|array| self.store.put(array)).transpose()?);
             }
         }
@@ -176,12 +173,12 @@ pub(crate) fn choose_experts<'x>(
     attended.iter().map(|attended| block.choose(attended)).collect()
 }
 
-/// Returns the gradients with respect to the block's input and the weights of its roles, not evaluated yet.
+/// Returns the gradients with respect to the block's input and the weights of the layers at `paths`, not evaluated yet.
 fn block_gradients(
     context: Context<'_>,
     block: &Block,
     choice: Option<&Choice>,
-    (roles, weights): (&[Role], &[Array]),
+    (paths, weights): (&[&str], &[Array]),
     x: Array,
     cotangent: Array,
 ) -> Result<Vec<Array>> {
@@ -192,8 +189,8 @@ fn block_gradients(
         |primals| {
             let mut block = block.clone();
             let mut weights = primals[1..].iter();
-            for role in roles {
-                for (linear, weight) in block.linears_mut(*role).iter_mut().zip(weights.by_ref()) {
+            for path in paths {
+                for (linear, weight) in block.linears_mut(path).iter_mut().zip(weights.by_ref()) {
                     linear.weight = Weight::Float(weight.clone());
                 }
             }

@@ -110,7 +110,7 @@ impl Folder {
     pub(crate) fn is_head(&self, name: &str) -> bool {
         self.spec
             .as_ref()
-            .is_some_and(|spec| name.strip_prefix(spec.head_name).is_some_and(|rest| rest.starts_with('.')))
+            .is_some_and(|spec| name.strip_prefix(&*spec.head.path).is_some_and(|rest| rest.starts_with('.')))
     }
 
     /// Returns errors about tensors that the index lists, that are in no weight file and have no other place in the

@@ -10,7 +10,7 @@ use super::matrix::Matrix;
 use crate::error::Result;
 use crate::files::model_files::ModelFiles;
 use crate::models::source::SourceModel;
-use crate::models::spec::DecoderSpec;
+use crate::models::spec::{AttentionSpec, DecoderSpec};
 use crate::numerics::dtype::Dtype;
 use crate::text::corpus::{Text, documents};
 use crate::text::tokenizer::Tokenizer;
@@ -61,18 +61,26 @@ fn shapes(source: &SourceModel, reference: &SourceModel) -> Vec<Finding> {
     findings
 }
 
+/// Returns one value per block's attention.
+fn of<T>(spec: &DecoderSpec, value: impl Fn(&AttentionSpec) -> T) -> Vec<T> {
+    spec.attentions().map(value).collect()
+}
+
 /// Compares the decoders that the two configs make of the weights.
 fn decoder(one: &DecoderSpec, other: &DecoderSpec) -> Finding {
     let same = [
-        ("heads", one.num_attention_heads == other.num_attention_heads),
-        ("key/value heads", one.num_key_value_heads == other.num_key_value_heads),
-        ("head_dim", one.head_dim == other.head_dim),
-        ("rms_norm_eps", one.rms_norm_eps.to_bits() == other.rms_norm_eps.to_bits()),
-        ("RoPE", one.rope == other.rope),
-        ("q/k norm", one.qk_norm == other.qk_norm),
+        ("heads", of(one, |a| a.heads) == of(other, |a| a.heads)),
+        ("key/value heads", of(one, |a| a.kv_heads) == of(other, |a| a.kv_heads)),
+        ("head_dim", of(one, |a| a.head_dim) == of(other, |a| a.head_dim)),
+        ("rms_norm_eps", one.head.norm.eps.to_bits() == other.head.norm.eps.to_bits()),
+        ("RoPE", one.ropes == other.ropes),
+        ("q/k norm", of(one, |a| a.qk_norm.clone()) == of(other, |a| a.qk_norm.clone())),
         ("temperature tuning", one.temperature_tuning == other.temperature_tuning),
-        ("RoPE or attention span of the blocks", one.layers == other.layers),
-        ("tied head", one.tie_word_embeddings == other.tie_word_embeddings),
+        (
+            "RoPE or attention span of the blocks",
+            of(one, |a| (a.rope, a.span)) == of(other, |a| (a.rope, a.span)),
+        ),
+        ("tied head", one.head.tied == other.head.tied),
     ];
     let differ: Vec<&str> = same.iter().filter(|(_, same)| !same).map(|(name, _)| *name).collect();
     if differ.is_empty() {

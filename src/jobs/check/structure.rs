@@ -6,7 +6,9 @@ use super::check::{Finding, list};
 use super::folder::Folder;
 use crate::files::json;
 use crate::models::config::ModelConfig;
-use crate::models::spec::{AttentionSpan, DecoderSpec, ExpertsSpec, QkNorm, RopeScaling};
+use crate::models::spec::{
+    AttentionSpan, DecoderSpec, ExpertsSpec, MlpSpec, Projections, QkNorm, RopeScaling,
+};
 use crate::words::count;
 
 /// Checks MLPs, heads, norms, RoPE and tying, and lists decisions against the config's letter.
@@ -42,7 +44,7 @@ fn mlp_parts(folder: &Folder) -> BTreeMap<usize, BTreeSet<(&str, &str)>> {
 /// Reports the MLP that the tensors' names describe; mixbit runs one gated MLP of one width in every block.
 fn mlp(folder: &Folder) -> Option<Finding> {
     if let Some(spec) = &folder.spec
-        && let Some(experts) = spec.experts
+        && let Some(experts) = spec.experts()
     {
         return Some(sparse_mlps(folder, spec, experts));
     }
@@ -57,7 +59,11 @@ fn mlp(folder: &Folder) -> Option<Finding> {
     let names: BTreeSet<&str> = parts.iter().map(|(_, part)| *part).collect();
     let modules: BTreeSet<&str> = parts.iter().map(|(module, _)| *module).collect();
     let listed = parts.iter().map(|(module, part)| format!("{module}.{part}")).collect::<Vec<_>>().join(", ");
-    let expected = BTreeSet::from(["down_proj", "gate_proj", "up_proj"]);
+    let is_fused = |spec: &DecoderSpec| spec.mlps().any(|mlp| mlp.projections == Projections::Fused);
+    let fused = folder.spec.as_ref().is_some_and(is_fused);
+    let (gate, matrices) = if fused { ("gate_up_proj", 2) } else { ("gate_proj", 1) };
+    let expected: BTreeSet<&str> =
+        if fused { [gate, "down_proj"].into() } else { [gate, "up_proj", "down_proj"].into() };
     if names.contains("switch_mlp") {
         // The config's error was reported already.
         return None;
@@ -79,7 +85,8 @@ fn mlp(folder: &Folder) -> Option<Finding> {
     let module = *modules.first()?;
     let widths: BTreeSet<usize> = blocks
         .keys()
-        .filter_map(|block| folder.rows(&format!("model.layers.{block}.{module}.gate_proj")))
+        .filter_map(|block| folder.rows(&format!("model.layers.{block}.{module}.{gate}")))
+        .map(|rows| rows / matrices)
         .collect();
     let width = widths.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
     let claims = mlp_claims(folder.config.as_ref());
@@ -96,13 +103,14 @@ fn mlp(folder: &Folder) -> Option<Finding> {
 /// Compares the blocks with experts by the tensors' names with those by the config.
 fn sparse_mlps(folder: &Folder, spec: &DecoderSpec, experts: ExpertsSpec) -> Finding {
     let has = |path: String| folder.names.contains_key(&format!("{path}.weight"));
-    let blocks = || spec.layers.iter().enumerate();
+    let blocks = || spec.mlps().enumerate();
     // Missing tensors are reported by another check.
-    let has_other = |block: usize, sparse: bool| {
-        has(if sparse { spec.mlp_path(block, "gate_proj") } else { spec.experts_path(block, "gate_proj") })
+    let has_other = |mlp: &MlpSpec| {
+        let is_sparse = mlp.experts.is_some();
+        has(if is_sparse { mlp.dense_path("gate_proj") } else { mlp.experts_path("gate_proj") })
     };
     let differ: Vec<String> =
-        blocks().filter(|(i, layer)| has_other(*i, layer.sparse)).map(|(i, _)| i.to_string()).collect();
+        blocks().filter(|(_, mlp)| has_other(mlp)).map(|(i, _)| i.to_string()).collect();
     if !differ.is_empty() {
         let message =
             format!("config.json and weights disagree on whether there are experts in {}", list(&differ));
@@ -110,11 +118,12 @@ fn sparse_mlps(folder: &Folder, spec: &DecoderSpec, experts: ExpertsSpec) -> Fin
             .hint("num_experts, decoder_sparse_step and mlp_only_layers must be those of the trained model");
     }
     let ExpertsSpec { count: all, per_token, intermediate_size: width, normalized } = experts;
-    let sparse = blocks().filter(|(_, layer)| layer.sparse).count();
+    let sparse = blocks().filter(|(_, mlp)| mlp.experts.is_some()).count();
+    let dense_width = blocks().map(|(_, mlp)| mlp.intermediate_size).max().unwrap_or(0);
     let shares = if normalized { "probabilities brought to a sum of 1" } else { "probabilities as they are" };
-    let others = match spec.layers.len() - sparse {
+    let others = match spec.blocks.len() - sparse {
         0 => String::new(),
-        others => format!("; {} with one gated MLP, {} wide", count(others, "block"), spec.intermediate_size),
+        others => format!("; {} with one gated MLP, {} wide", count(others, "block"), dense_width),
     };
     let of = format!("{all} gated experts, {width} wide, {per_token} for a token, {shares}");
     Finding::ok("mlp", format!("{} with {of}{others}", count(sparse, "block")))
@@ -131,7 +140,7 @@ fn gqa(folder: &Folder) -> Option<Finding> {
     let heads = size("num_attention_heads")?;
     let claimed = size("num_key_value_heads").unwrap_or(heads);
     let head_dim = match &folder.spec {
-        Some(spec) => spec.head_dim,
+        Some(spec) => spec.attentions().next()?.head_dim,
         None => size("head_dim").or_else(|| size("hidden_size")?.checked_div(heads))?,
     };
     let rows = |name| folder.rows(&format!("model.layers.0.self_attn.{name}"));
@@ -165,63 +174,69 @@ fn qk_norm(folder: &Folder, spec: &DecoderSpec) -> Finding {
     let has = |layer: usize, name: &str| {
         folder.names.contains_key(&format!("model.layers.{layer}.self_attn.{name}.weight"))
     };
-    let with = (0..spec.layers.len()).filter(|&i| has(i, "q_norm") && has(i, "k_norm")).count();
-    let any = (0..spec.layers.len()).any(|i| has(i, "q_norm") || has(i, "k_norm"));
+    let with = (0..spec.blocks.len()).filter(|&i| has(i, "q_norm") && has(i, "k_norm")).count();
+    let any = (0..spec.blocks.len()).any(|i| has(i, "q_norm") || has(i, "k_norm"));
     let subject = "q/k norm";
-    match spec.qk_norm {
+    let norm = spec.attentions().map(|attention| &attention.qk_norm).find(|norm| **norm != QkNorm::None);
+    match norm {
         _ if folder.checkpoint.is_none() => Finding::note(subject, "cannot be looked for without weights"),
-        QkNorm::Weighted if with == spec.layers.len() => {
+        Some(QkNorm::Weighted(_) | QkNorm::AllHeads(_)) if with == spec.blocks.len() => {
             Finding::ok(subject, "q_norm and k_norm with weights in every block, before RoPE")
         }
-        QkNorm::Weighted => Finding::problem(
+        Some(QkNorm::Weighted(_) | QkNorm::AllHeads(_)) => Finding::problem(
             subject,
-            format!("q_norm and k_norm are in {with} of {} only", count(spec.layers.len(), "block")),
+            format!("q_norm and k_norm are in {with} of {} only", count(spec.blocks.len(), "block")),
         ),
         _ if any => Finding::problem(
             subject,
             "the weights have q_norm or k_norm, this architecture has no place for them",
         ),
-        QkNorm::Weightless => Finding::ok(subject, "without weights (use_qk_norm), in blocks with RoPE"),
-        QkNorm::None => Finding::ok(subject, "none"),
+        Some(QkNorm::Weightless(_)) => {
+            Finding::ok(subject, "without weights (use_qk_norm), in blocks with RoPE")
+        }
+        _ => Finding::ok(subject, "none"),
     }
 }
 
 fn rope(spec: &DecoderSpec) -> Finding {
-    let with = spec.layers.iter().filter(|layer| layer.rope).count();
-    let layout = if spec.rope.traditional { "interleaved pairs" } else { "halves" };
-    let scaling = match spec.rope.scaling {
+    let with = spec.attentions().filter(|attention| attention.rope.is_some()).count();
+    let rope = &spec.ropes[0];
+    let thetas: Vec<String> = spec.ropes.iter().map(|rope| rope.theta.to_string()).collect();
+    let layout = if rope.traditional { "interleaved pairs" } else { "halves" };
+    let scaling = match rope.scaling {
         RopeScaling::Default => "no scaling".to_owned(),
         RopeScaling::Linear { factor } => format!("linear scaling by {factor}"),
         RopeScaling::Dynamic { factor, .. } => format!("dynamic scaling by {factor}"),
         RopeScaling::Llama3 { factor, .. } => format!("llama3 scaling by {factor}"),
         RopeScaling::Yarn { factor, .. } => format!("yarn scaling by {factor}"),
+        RopeScaling::LongRope { .. } => "longrope scaling".to_owned(),
     };
-    let tail = format!("{layout}, theta {}, {scaling}{}", spec.rope.theta, spans(spec));
-    if with == spec.layers.len() {
+    let tail = format!("{layout}, theta {}, {scaling}{}", thetas.join(" and "), spans(spec));
+    if with == spec.blocks.len() {
         return Finding::ok("rope", format!("in every block, {tail}"));
     }
     let without: Vec<String> = (0..)
-        .zip(&spec.layers)
-        .filter(|(_, layer)| !layer.rope)
+        .zip(spec.attentions())
+        .filter(|(_, attention)| attention.rope.is_none())
         .map(|(i, _): (usize, _)| i.to_string())
         .collect();
     Finding::note(
         "rope",
-        format!("in {with} of {}, not in {}; {tail}", count(spec.layers.len(), "block"), list(&without)),
+        format!("in {with} of {}, not in {}; {tail}", count(spec.blocks.len(), "block"), list(&without)),
     )
 }
 
 /// Describes the blocks whose attention is limited to a window or a chunk.
 fn spans(spec: &DecoderSpec) -> String {
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for layer in &spec.layers {
-        match layer.span {
+    for attention in spec.attentions() {
+        match attention.span {
             AttentionSpan::Full => {}
             AttentionSpan::Sliding(n) => *counts.entry(format!("sliding window of {n}")).or_default() += 1,
             AttentionSpan::Chunked(n) => *counts.entry(format!("chunks of {n}")).or_default() += 1,
         }
     }
-    let blocks = spec.layers.len();
+    let blocks = spec.blocks.len();
     let described = counts.iter().map(|(span, &limited)| {
         if limited == blocks {
             format!(", {span} everywhere")
@@ -235,7 +250,14 @@ fn spans(spec: &DecoderSpec) -> String {
 /// Reports the scale of attention scores: `attn_scale` looks like a multiplier of them and is none.
 fn attention_scale(config: Option<&ModelConfig>, spec: &DecoderSpec) -> Finding {
     let subject = "attention scale";
-    let scores = format!("scores are multiplied by 1/sqrt({})", spec.head_dim);
+    let scores = spec.attentions().next().map_or_else(String::new, |attention| {
+        let usual = (attention.head_dim as f32).powf(-0.5);
+        let is_usual = (attention.scale - usual).abs() < f32::EPSILON;
+        let factor =
+            if is_usual { format!("1/sqrt({})", attention.head_dim) } else { attention.scale.to_string() };
+        let cap = attention.cap.map_or_else(String::new, |cap| format!(", and capped at {cap}"));
+        format!("scores are multiplied by {factor}{cap}")
+    });
     let attn_scale = config.and_then(|config| config.get("attn_scale"));
     match (&spec.temperature_tuning, attn_scale) {
         (Some(tuning), _) => Finding::note(
@@ -261,7 +283,7 @@ fn tying(folder: &Folder, spec: &DecoderSpec) -> Vec<Finding> {
     if folder.checkpoint.is_none() {
         return Vec::new();
     }
-    let head = folder.tensor(&format!("{}.weight", spec.head_name));
+    let head = folder.tensor(&format!("{}.weight", spec.head.path));
     let embedding = folder.tensor("model.embed_tokens.weight");
     let equal = match (&head, &embedding) {
         (Some(head), Some(embedding)) => {
@@ -273,7 +295,7 @@ fn tying(folder: &Folder, spec: &DecoderSpec) -> Vec<Finding> {
         _ => false,
     };
     let declared = folder.config.as_ref().is_some_and(|config| config.get("tie_word_embeddings").is_some());
-    let mut findings = vec![match (spec.tie_word_embeddings, head.is_some()) {
+    let mut findings = vec![match (spec.head.tied, head.is_some()) {
         (true, false) => Finding::ok(subject, "tied: the embedding"),
         (true, true) if equal => {
             Finding::ok(subject, "tied, and stored once more as a copy of the embedding")
@@ -283,11 +305,11 @@ fn tying(folder: &Folder, spec: &DecoderSpec) -> Vec<Finding> {
         (false, true) if equal => Finding::note(subject, "untied, yet equal to the embedding: could be tied"),
         (false, true) => Finding::ok(subject, "untied: its own matrix"),
         (false, false) => {
-            Finding::problem(subject, format!("untied, but there is no `{}.weight`", spec.head_name))
+            Finding::problem(subject, format!("untied, but there is no `{}.weight`", spec.head.path))
                 .hint("set \"tie_word_embeddings\": true in config.json if the head is the embedding")
         }
     }];
-    if !declared && !spec.tie_word_embeddings && head.is_some() {
+    if !declared && !spec.head.tied && head.is_some() {
         findings.push(Finding::note(
             subject,
             "tie_word_embeddings is absent: read as false; stock mlx-lm reads it as true (mixbit writes it out)",
@@ -295,8 +317,8 @@ fn tying(folder: &Folder, spec: &DecoderSpec) -> Vec<Finding> {
     }
     let quantized = folder.names.contains_key("model.embed_tokens.scales");
     if quantized
-        && spec.tie_word_embeddings
-        && !spec.quantized_tied_head
+        && spec.head.tied
+        && !spec.head.quantized_tied
         && let Some(config) = &folder.config
     {
         let name = config.model_type();

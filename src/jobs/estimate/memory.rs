@@ -1,8 +1,8 @@
 //! Memory that a job needs.
 
 use super::estimate::Work;
+use super::operations::inputs;
 use crate::engine::learn::student::TOKENS_PER_PASS;
-use crate::models::spec::DecoderSpec;
 use crate::numerics::rounding::Technique;
 
 /// Bytes of a process that has loaded the engine and tokenized a text.
@@ -16,18 +16,18 @@ impl Work<'_> {
     /// Returns the peak resident memory in bytes.
     pub(crate) fn memory(&self) -> u64 {
         let spec = self.spec;
-        let largest_block = self.linear() as u64 / spec.layers.len().max(1) as u64 * F32;
+        let largest_block = self.linear() as u64 / spec.blocks.len().max(1) as u64 * F32;
         let ends = (spec.vocab_size * spec.hidden_size) as u64 * F32;
-        let ends = if spec.tie_word_embeddings { ends } else { 2 * ends };
-        let kept = (self.measured * (spec.layers.len() + 2)).max(2 * self.sequences);
+        let ends = if spec.head.tied { ends } else { 2 * ends };
+        let kept = (self.measured * (spec.blocks.len() + 2)).max(2 * self.sequences);
         let states = (kept * self.length * spec.hidden_size) as u64 * F32;
         let logits = 3 * (self.length.min(256) * spec.vocab_size) as u64 * F32;
         // Weights twice, gradients, and four sums of their squares.
         let measuring = if self.candidates > 0 { 7 * largest_block + 2 * self.routed() + TRIED } else { 0 };
         // Sums of products, their means and a factor.
-        let sparse = spec.layers.iter().any(|layer| layer.sparse);
-        let sums = self.inputs(sparse).into_iter().map(|i| (i.matrices * i.columns * i.columns) as u64);
-        let moments = sums.sum::<u64>() * F32;
+        let sums =
+            |block| inputs(block).iter().map(|i| (i.matrices * i.columns * i.columns) as u64).sum::<u64>();
+        let moments = spec.blocks.iter().map(sums).max().unwrap_or(0) * F32;
         let rounding = match (self.rounds, self.technique) {
             (true, Technique::Gptq) => 2 * largest_block + 3 * moments + self.routed(),
             (true, Technique::Search) => largest_block + self.routed(),
@@ -45,7 +45,7 @@ impl Work<'_> {
 
     /// Returns the bytes of what two sequences' tokens are on their way through experts, each token in several of them.
     fn routed(&self) -> u64 {
-        let Some(experts) = self.spec.experts else { return 0 };
+        let Some(experts) = self.spec.experts() else { return 0 };
         let row = 4 * self.spec.hidden_size + 8 * experts.intermediate_size;
         (2 * self.length * experts.per_token * row) as u64 * F32
     }
@@ -53,8 +53,12 @@ impl Work<'_> {
     /// Returns the bytes of distillation, and about those of refinement, beside those of the `block`s: what the way back
     /// through one keeps of the tokens, and scales and biases with their gradients and moments, in groups of 64.
     fn learning(&self, block: u64) -> u64 {
-        let DecoderSpec { hidden_size, intermediate_size, num_attention_heads, .. } = self.spec;
-        let token = 12 * hidden_size + 6 * intermediate_size + num_attention_heads * self.length;
+        let widths = self
+            .spec
+            .blocks
+            .iter()
+            .map(|block| 6 * block.mlp.part.intermediate_size + block.attention.part.heads * self.length);
+        let token = 12 * self.spec.hidden_size + widths.max().unwrap_or(0);
         block + (TOKENS_PER_PASS * token) as u64 * F32 + self.linear() as u64 / 64 * 2 * 5 * F32
     }
 }

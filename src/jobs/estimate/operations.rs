@@ -1,7 +1,9 @@
 //! Operations and values, counted from the shapes.
 
+use std::collections::BTreeMap;
+
 use super::estimate::Work;
-use crate::models::spec::{DecoderSpec, TensorSpec};
+use crate::models::spec::{BlockSpec, LinearSpec, TensorSpec};
 
 /// An input that some of a block's layers share.
 #[derive(Debug, Clone, Copy)]
@@ -29,13 +31,13 @@ impl Work<'_> {
     pub(crate) fn block_flops(&self) -> f64 {
         let in_blocks = self.manifest.iter().filter(|spec| spec.layer.is_some() && spec.quantizable());
         let weights: f64 = in_blocks.map(|spec| spec.len() as f64 * self.used(spec)).sum();
-        let width = self.spec.num_attention_heads * self.spec.head_dim;
-        2.0 * weights + 4.0 * (self.length * width * self.spec.layers.len()) as f64
+        let width: usize = self.spec.attentions().map(|attention| attention.heads * attention.head_dim).sum();
+        2.0 * weights + 4.0 * (self.length * width) as f64
     }
 
     /// Returns the share of a layer that a token meets.
     fn used(&self, spec: &TensorSpec) -> f64 {
-        match (spec.experts(), self.spec.experts) {
+        match (spec.experts(), self.spec.experts()) {
             (Some(_), Some(experts)) => experts.per_token as f64 / experts.count as f64,
             _ => 1.0,
         }
@@ -49,24 +51,8 @@ impl Work<'_> {
     /// Counts the operations of E[x x^T] for a token, half of which is the other half's mirror image: q, k and v share an
     /// input, and gate and up.
     pub(crate) fn moment_flops(&self) -> f64 {
-        let of = |sparse| self.inputs(sparse).iter().map(|i| i.tokens * i.columns * i.columns).sum::<f64>();
-        self.spec.layers.iter().map(|layer| of(layer.sparse)).sum()
-    }
-
-    /// Returns the four inputs of a block.
-    pub(crate) fn inputs(&self, sparse: bool) -> [Input; 4] {
-        let DecoderSpec { hidden_size, intermediate_size, num_attention_heads, head_dim, .. } = self.spec;
-        let one = |columns: usize| Input { columns: columns as f64, tokens: 1.0, matrices: 1.0 };
-        let attention = [one(*hidden_size), one(num_attention_heads * head_dim)];
-        let [gate, down] = match self.spec.experts.filter(|_| sparse) {
-            None => [one(*hidden_size), one(*intermediate_size)],
-            Some(experts) => [*hidden_size, experts.intermediate_size].map(|columns| Input {
-                columns: columns as f64,
-                tokens: experts.per_token as f64,
-                matrices: experts.count as f64,
-            }),
-        };
-        [attention[0], attention[1], gate, down]
+        let inputs = self.spec.blocks.iter().flat_map(inputs);
+        inputs.map(|input| input.tokens * input.columns * input.columns).sum()
     }
 
     /// Counts the operations of GPTQ: a factorization and a triangular product per matrix.
@@ -78,4 +64,16 @@ impl Work<'_> {
         };
         specs.map(of).sum()
     }
+}
+
+/// Returns the inputs that the linear layers of a block share.
+pub(crate) fn inputs(block: &BlockSpec) -> Vec<Input> {
+    let mut inputs = BTreeMap::new();
+    for LinearSpec { tap, columns, experts: matrices, .. } in block.linears() {
+        let routed = matrices.and(block.mlp.part.experts);
+        let tokens = routed.map_or(1, |experts| experts.per_token) as f64;
+        let input = Input { columns: columns as f64, tokens, matrices: matrices.unwrap_or(1) as f64 };
+        inputs.entry(tap).or_insert(input);
+    }
+    inputs.into_values().collect()
 }

@@ -23,7 +23,8 @@ pub fn announce(
     console: &dyn Progress,
 ) -> Result<Estimate> {
     // Small products say more of how threads wake up than of the machine.
-    let sizes = [work.length, work.spec.hidden_size, work.spec.intermediate_size].map(|size| size.max(1024));
+    let width = work.spec.mlps().map(|mlp| mlp.intermediate_size).max().unwrap_or(0);
+    let sizes = [work.length, work.spec.hidden_size, width].map(|size| size.max(1024));
     let flops = matmul_rate(&Engine::start()?, sizes)?;
     let estimate = work.estimate(rates(flops, quants, dtype, work.technique));
     console.line(&format!(

@@ -62,7 +62,7 @@ impl<'a> Times<'a> {
 
     /// Returns the costs of the steps of a measurement beside each other.
     pub(crate) fn steps(&self) -> StepCosts {
-        let layers = self.work.spec.layers.len().max(1) as f64;
+        let layers = self.work.spec.blocks.len().max(1) as f64;
         let micros = |seconds: f64| (seconds * 1e6).clamp(1.0, 1e15) as u64;
         let measured = self.tokens(self.work.measured);
         let back = (THERE_AND_BACK - 1.0) * measured * self.blocks;
@@ -100,7 +100,7 @@ impl<'a> Times<'a> {
 
     /// Inputs of the first block and the middle one, to try what whole layers' errors are beside scores.
     fn factors(&self) -> f64 {
-        let layers = self.work.spec.layers.len().max(1) as f64;
+        let layers = self.work.spec.blocks.len().max(1) as f64;
         let moments = 2.0 / layers * self.seconds(self.work.moment_flops());
         let sequences = match self.work.technique {
             Technique::Gptq => self.work.sequences,

@@ -152,7 +152,7 @@ impl Job<'_> {
         let settings = Settings { student: student.fingerprint()?, ..self.distill_settings(&split, steps)? };
         progress.stage("distilling");
         let target = |sequences| {
-            let bar = progress.steps_bar(bars::FLOAT_MODEL, source.spec().layers.len() as u64);
+            let bar = progress.steps_bar(bars::FLOAT_MODEL, source.spec().blocks.len() as u64);
             let target = Target::new(&engine, source, sequences, memory, &|| bar.inc(1));
             bar.finish();
             target

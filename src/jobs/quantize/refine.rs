@@ -15,7 +15,7 @@ use crate::engine::learn::learning::Norms;
 use crate::engine::learn::student::{Student, Target};
 use crate::engine::measure::swaps::{Change, SwapSettings, swap_changes};
 use crate::engine::passes::collector::{Extent, Moment};
-use crate::engine::passes::moments::{MomentSettings, input_moments, input_of};
+use crate::engine::passes::moments::{MomentSettings, input_moments};
 use crate::engine::runtime::Engine;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::journal::{self, Header, MODEL, Start};
@@ -236,7 +236,7 @@ impl Job<'_> {
                     continue;
                 };
                 crate::interrupt::check()?;
-                let moments = moments.get(&input_of(spec.role));
+                let moments = spec.tap.and_then(|tap| moments.get(&tap));
                 self.round_layer(spec, path, candidates, moments, &mut spool)?;
             }
             Ok(())

@@ -11,7 +11,7 @@ use super::inputs::{Inputs, MatrixInput};
 use super::job::{Decision, Job};
 use super::rounding_journal::{self, GptqLayer, RoundingJournal};
 use crate::engine::passes::collector::{Extent, Moments};
-use crate::engine::passes::moments::{MomentSettings, input_moments, input_moments_where, input_of};
+use crate::engine::passes::moments::{MomentSettings, input_moments, input_moments_where};
 use crate::engine::runtime::Engine;
 use crate::error::{Error, Result};
 use crate::files::journal::{self, Header, Journal, MODEL, Start};
@@ -165,7 +165,7 @@ impl Job<'_> {
         let mut importance = BTreeMap::new();
         input_moments(&Engine::start()?, self.source, settings, |block, moments| {
             for (spec, path, _) in self.affine_layers(block, decision) {
-                if let Some(moment) = moments.get(&input_of(spec.role)) {
+                if let Some(moment) = spec.tap.and_then(|tap| moments.get(&tap)) {
                     importance.insert(path.to_owned(), moment.diagonals());
                 }
             }
@@ -183,7 +183,7 @@ impl Job<'_> {
     ) -> Result<Rounded> {
         let journal = RefCell::new(journal);
         let is_wanted = |block| !self.is_rounded(block, decision, &journal.borrow());
-        let blocks = (0..self.source.spec().layers.len()).map(Some).chain([None]);
+        let blocks = (0..self.source.spec().blocks.len()).map(Some).chain([None]);
         let done = if blocks.into_iter().any(is_wanted) {
             input_moments_where(&Engine::start()?, self.source, settings, is_wanted, |block, moments| {
                 self.gptq_block(block, moments, decision, &mut journal.borrow_mut())
@@ -212,9 +212,8 @@ impl Job<'_> {
     ) -> Result<()> {
         let layers = self.affine_layers(block, decision);
         let layers: Vec<_> = layers.filter(|(_, path, _)| !journal.has(path)).collect();
-        for (input, moment) in moments {
-            let sharing: Vec<_> =
-                layers.iter().filter(|(spec, ..)| input_of(spec.role) == *input).copied().collect();
+        for (&tap, moment) in moments {
+            let sharing: Vec<_> = layers.iter().filter(|(spec, ..)| spec.tap == Some(tap)).copied().collect();
             for layers in sharing.chunks(LAYERS_IN_PARALLEL) {
                 let rounded = self.gptq_layers(layers, &Inputs::new(moment))?;
                 for ((spec, path, _), layer) in layers.iter().zip(rounded) {

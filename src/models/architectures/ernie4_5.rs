@@ -27,9 +27,9 @@ pub const DEFAULTS: &[KeyDefault] = &[
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;
-    spec.rope.traditional = true;
+    spec.ropes[0].traditional = true;
     let bias = config.boolean("use_bias")?.unwrap_or(false);
-    spec.biases = Biases::of_parts(bias, bias);
+    spec.set_biases(Biases::of_parts(bias, bias));
     spec.note_rope_scaling(config);
     Ok(spec)
 }

@@ -28,17 +28,18 @@ pub const DEFAULTS: &[KeyDefault] = &[
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;
-    let (head_dim, heads, hidden) = (spec.head_dim, spec.num_attention_heads, spec.hidden_size);
-    if head_dim * heads != hidden {
+    let hidden = spec.hidden_size;
+    let sizes = spec.attentions().map(|attention| (attention.head_dim, attention.heads)).next();
+    if let Some((head_dim, heads)) = sizes.filter(|(head_dim, heads)| head_dim * heads != hidden) {
         let message = format!("{head_dim} times {heads} heads is not the hidden_size {hidden}");
         return Err(config
             .error("head_dim", message)
             .hint("attention's output is a square matrix in Helium"));
     }
-    spec.rope.traditional = true;
-    spec.biases.o = false;
+    spec.ropes[0].traditional = true;
+    spec.attentions_mut().for_each(|attention| attention.o_bias = false);
     spec.note_rope_scaling(config);
-    if spec.tie_word_embeddings {
+    if spec.head.tied {
         spec.notes
             .push("mlx-lm's helium cannot load a model with a tied head: it wants an lm_head".to_owned());
     }

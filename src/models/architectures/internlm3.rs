@@ -29,8 +29,9 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     let config = config.with_alias("attention_bias", "qkv_bias")?.with_alias("mlp_bias", "bias")?;
     let config = &config.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;
-    spec.resolved.push(("qkv_bias", spec.biases.qkv.into()));
-    spec.resolved.push(("bias", spec.biases.down.into()));
+    for (published, key) in [("qkv_bias", "attention_bias"), ("bias", "mlp_bias")] {
+        spec.resolved.push((published, config.boolean(key)?.unwrap_or(false).into()));
+    }
     for (key, value) in &mut spec.resolved {
         // mlx-lm's internlm3 wants the newer of the two names.
         if *key == "rope_scaling"
@@ -40,7 +41,7 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
             scaling.entry("rope_type").or_insert(kind);
         }
     }
-    if matches!(spec.rope.scaling, RopeScaling::Llama3 { .. } | RopeScaling::Yarn { .. }) {
+    if matches!(spec.ropes[0].scaling, RopeScaling::Llama3 { .. } | RopeScaling::Yarn { .. }) {
         spec.notes.push("mlx-lm's internlm3 refuses this rope_scaling".to_owned());
     }
     spec.note_head_dim(config);

@@ -28,7 +28,7 @@ pub const DEFAULTS: &[KeyDefault] = &[
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;
-    spec.rope.traditional = config.boolean("rope_traditional")?.unwrap_or(false);
+    spec.ropes[0].traditional = config.boolean("rope_traditional")?.unwrap_or(false);
     spec.set_sliding_windows(config, |_| false)?;
     Ok(spec)
 }
@@ -46,7 +46,7 @@ mod tests {
         let mut config = json!({"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4});
         config.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
         let config = ModelConfig::parse(Path::new("config.json"), &config.to_string())?;
-        let rope = spec(&config, &TensorShapes::new())?.rope;
+        let rope = spec(&config, &TensorShapes::new())?.ropes.swap_remove(0);
         Ok((rope.theta, rope.scaling))
     }
 
@@ -133,7 +133,7 @@ mod tests {
     fn rope_that_is_not_known_is_refused() {
         for (keys, expected) in [
             (json!({"rope_scaling": [1]}), "key `rope_scaling`: expected an object"),
-            (json!({"rope_scaling": {"type": "longrope"}}), "`longrope` is not supported"),
+            (json!({"rope_scaling": {"type": "longrope"}}), "short_factor`: missing"),
             (json!({"rope_scaling": {"type": "linear"}}), "rope_scaling.factor`: missing"),
             (json!({"partial_rotary_factor": 0.5}), "0.5 is not supported"),
         ] {

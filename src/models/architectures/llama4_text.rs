@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::models::config::ModelConfig;
 use crate::models::defaults::KeyDefault;
 use crate::models::names::{Rename, rename_common};
-use crate::models::spec::{AttentionSpan, DecoderSpec, QkNorm, TemperatureTuning};
+use crate::models::spec::{AttentionSpan, AttentionSpec, DecoderSpec, QkNorm, TemperatureTuning};
 
 /// Defaults of transformers' `Llama4TextConfig`.
 pub const DEFAULTS: &[KeyDefault] = &[
@@ -36,19 +36,17 @@ pub const DEFAULTS: &[KeyDefault] = &[
 pub fn spec(config: &ModelConfig, shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;
-    spec.rope.traditional = true;
-    spec.mlp_name = "feed_forward";
-    spec.head_name = "output";
-    spec.quantized_tied_head = false;
+    spec.ropes[0].traditional = true;
+    spec.set_mlp_name("feed_forward");
+    spec.head.path = "output".to_owned();
+    spec.head.quantized_tied = false;
     set_intermediate_size(config, shapes, &mut spec)?;
-    if config.required("use_qk_norm", ModelConfig::boolean)? {
-        spec.qk_norm = QkNorm::Weightless;
-    }
-    set_rope_layers(config, &mut spec)?;
+    let norm = config.required("use_qk_norm", ModelConfig::boolean)?;
+    set_rope_layers(config, &mut spec, norm)?;
     set_chunks(config, &mut spec)?;
     set_temperature(config, &mut spec)?;
     spec.note_rope_scaling(config);
-    spec.resolved.push(("use_qk_norm", (spec.qk_norm == QkNorm::Weightless).into()));
+    spec.resolved.push(("use_qk_norm", norm.into()));
     Ok(spec)
 }
 
@@ -70,24 +68,25 @@ fn set_intermediate_size(config: &ModelConfig, shapes: &TensorShapes, spec: &mut
         return Err(Error::tensor(config.path(), name, "mixture-of-experts blocks are not supported")
             .hint("only dense llama4_text models such as MobileLLM-R1 can be used"));
     }
+    let other = config.require_size("intermediate_size")?;
     let claimed = config.size("intermediate_size_mlp")?;
     let size =
         match shapes.get("model.layers.0.feed_forward.gate_proj.weight").and_then(|shape| shape.first()) {
             Some(&rows) => rows,
-            None => claimed.unwrap_or(spec.intermediate_size),
+            None => claimed.unwrap_or(other),
         };
     if claimed.is_some() && claimed != Some(size) {
         spec.notes.push(format!(
             "the weights' MLP is {size} wide, the config's intermediate_size_mlp says {}: the weights decide",
             claimed.unwrap_or_default()
         ));
-    } else if claimed.is_some_and(|claimed| claimed != spec.intermediate_size) {
+    } else if claimed.is_some_and(|claimed| claimed != other) {
         spec.notes.push(format!(
             "the config hints at a dual MLP ({} and {size}); the weights have one, {size} wide",
-            spec.intermediate_size
+            other
         ));
     }
-    spec.intermediate_size = size;
+    spec.mlps_mut().for_each(|mlp| mlp.intermediate_size = size);
     spec.resolved.push(("intermediate_size_mlp", size.into()));
     Ok(())
 }
@@ -110,23 +109,27 @@ pub(super) fn rope_flags(config: &ModelConfig, count: usize) -> Result<Vec<bool>
 }
 
 /// Sets the layers with RoPE. A list of zeros would leave the model without positions.
-fn set_rope_layers(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
-    let flags = rope_flags(config, spec.layers.len())?;
+fn set_rope_layers(config: &ModelConfig, spec: &mut DecoderSpec, norm: bool) -> Result<()> {
+    let flags = rope_flags(config, spec.blocks.len())?;
     let artefact = flags.iter().all(|&rope| !rope);
     if artefact {
         spec.notes.push(
             "no_rope_layers turns RoPE off in every layer, a config artefact: applied everywhere".to_owned(),
         );
     }
-    for (layer, &rope) in spec.layers.iter_mut().zip(&flags) {
-        layer.rope = rope || artefact;
+    let eps = spec.head.norm.eps;
+    for (attention, &rope) in spec.attentions_mut().zip(&flags) {
+        attention.rope = (rope || artefact).then_some(0);
+        if norm && attention.rope.is_some() {
+            attention.qk_norm = QkNorm::Weightless(eps);
+        }
     }
-    if spec.qk_norm == QkNorm::Weightless && spec.layers.iter().any(|layer| !layer.rope) {
+    if norm && spec.attentions().any(|attention| attention.rope.is_none()) {
         spec.notes.push(
             "q/k norm is left out in layers without RoPE as transformers does; mlx-lm applies it".to_owned(),
         );
     }
-    let resolved: Vec<u8> = spec.layers.iter().map(|layer| layer.rope.into()).collect();
+    let resolved: Vec<u8> = spec.attentions().map(|attention| attention.rope.is_some().into()).collect();
     spec.resolved.push(("no_rope_layers", resolved.into()));
     Ok(())
 }
@@ -134,8 +137,8 @@ fn set_rope_layers(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
 /// Sets the spans of attention. Layers with RoPE attend within chunks, 8192 tokens unless the config says otherwise.
 fn set_chunks(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
     if let Some(chunk) = config.size("attention_chunk_size")? {
-        for layer in spec.layers.iter_mut().filter(|layer| layer.rope) {
-            layer.span = AttentionSpan::Chunked(chunk);
+        for attention in spec.attentions_mut().filter(|attention| attention.rope.is_some()) {
+            attention.span = AttentionSpan::Chunked(chunk);
         }
     }
     Ok(())
@@ -145,7 +148,9 @@ fn set_chunks(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
 /// RoPE.
 fn set_temperature(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
     let tuning = config.required("attn_temperature_tuning", ModelConfig::boolean)?;
-    if tuning && spec.layers.iter().any(|layer| !layer.rope) {
+    let unrotated = |attention: &AttentionSpec| attention.rope.is_none();
+    if tuning && spec.attentions().any(unrotated) {
+        spec.attentions_mut().for_each(|attention| attention.tempered = unrotated(attention));
         spec.temperature_tuning = Some(TemperatureTuning {
             floor_scale: config.required("floor_scale", ModelConfig::positive)?,
             attn_scale: config.required("attn_scale", ModelConfig::number)?,

@@ -27,9 +27,10 @@ pub const DEFAULTS: &[KeyDefault] = &[
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;
-    spec.biases = Biases::default();
+    spec.set_biases(Biases::default());
     spec.set_sliding_windows(config, |_| true)?;
-    if let Some(AttentionSpan::Sliding(window)) = spec.layers.first().map(|layer| layer.span) {
+    let span = spec.attentions().next().map(|attention| attention.span);
+    if let Some(AttentionSpan::Sliding(window)) = span {
         spec.notes.push(format!(
             "sliding_window {window} is applied as transformers does; mlx-lm ignores it, so past {window} tokens its output differs"
         ));

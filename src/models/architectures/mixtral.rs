@@ -24,8 +24,8 @@ const OWN: &[KeyDefault] = &[
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_alias("num_local_experts", "num_experts")?.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;
-    spec.biases = Biases::default();
-    spec.mlp_name = "block_sparse_moe";
+    spec.set_biases(Biases::default());
+    spec.set_mlp_name("block_sparse_moe");
     if config.size("sliding_window")?.is_some() {
         spec.set_sliding_windows(config, |_| true)?;
         spec.notes
@@ -36,7 +36,7 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     let experts = ExpertsSpec {
         count: config.require_size("num_local_experts")?,
         per_token: config.require_size("num_experts_per_tok")?,
-        intermediate_size: spec.intermediate_size,
+        intermediate_size: config.require_size("intermediate_size")?,
         normalized: true,
     };
     // mlx-lm knows the one name only.

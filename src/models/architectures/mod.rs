@@ -1,5 +1,10 @@
 //! Architectures as data: one small file each, and [`registry`], the one table that lists them.
 mod ernie4_5;
+mod gemma;
+mod gemma2;
+mod gemma3_text;
+mod glm4;
+mod granite;
 mod helium;
 mod internlm3;
 mod llama;
@@ -8,6 +13,9 @@ mod mimo;
 mod mistral;
 mod mixtral;
 mod names;
+mod olmo2;
+mod olmo3;
+mod phi3;
 mod qwen2;
 mod qwen3;
 mod qwen3_moe;

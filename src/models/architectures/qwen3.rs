@@ -5,7 +5,7 @@ use super::qwen2;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::KeyDefault;
-use crate::models::spec::{DecoderSpec, QkNorm};
+use crate::models::spec::DecoderSpec;
 
 /// Defaults of transformers' `Qwen3Config`.
 pub const DEFAULTS: &[KeyDefault] = &[
@@ -31,7 +31,7 @@ pub const DEFAULTS: &[KeyDefault] = &[
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;
-    spec.qk_norm = QkNorm::Weighted;
+    spec.set_qk_norms();
     qwen2::set_late_windows(&mut spec, config)?;
     Ok(spec)
 }

@@ -5,7 +5,7 @@ use super::qwen3;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::{KeyDefault, extend, extended_len};
-use crate::models::spec::{DecoderSpec, ExpertsSpec, QkNorm};
+use crate::models::spec::{DecoderSpec, ExpertsSpec};
 
 /// Defaults of transformers' `Qwen3MoeConfig`: Qwen3's, but for these.
 pub const DEFAULTS: &[KeyDefault] = &extend::<{ extended_len(qwen3::DEFAULTS, OWN) }>(qwen3::DEFAULTS, OWN);
@@ -29,7 +29,7 @@ const OWN: &[KeyDefault] = &[
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_alias("num_experts", "num_local_experts")?.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;
-    spec.qk_norm = QkNorm::Weighted;
+    spec.set_qk_norms();
     if config.required("use_sliding_window", ModelConfig::boolean)? {
         spec.set_sliding_windows(config, |_| true)?;
         spec.notes.push("sliding windows are applied as transformers does; mlx-lm ignores them".to_owned());
@@ -44,11 +44,13 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     let step = config.require_size("decoder_sparse_step")?;
     let dense = config.indices("mlp_only_layers")?.unwrap_or_default();
     spec.set_experts(config, experts, |block| !dense.contains(&block) && (block + 1).is_multiple_of(step))?;
+    let attention = spec.attentions().next().map(|attention| (attention.head_dim, attention.kv_heads));
+    let (head_dim, kv_heads) = attention.unwrap_or_default();
     // mlx-lm has no defaults for these, and does not know transformers 5's name for the first.
     spec.resolved.extend([
         ("num_experts", experts.count.into()),
-        ("head_dim", spec.head_dim.into()),
-        ("num_key_value_heads", spec.num_key_value_heads.into()),
+        ("head_dim", head_dim.into()),
+        ("num_key_value_heads", kv_heads.into()),
         ("norm_topk_prob", experts.normalized.into()),
         ("decoder_sparse_step", step.into()),
         ("mlp_only_layers", dense.into()),

@@ -2,8 +2,8 @@
 
 use super::names::TensorShapes;
 use super::{
-    ernie4_5, helium, internlm3, llama, llama4_text, mimo, mistral, mixtral, qwen2, qwen3, qwen3_moe,
-    seed_oss, smollm3, telechat3,
+    ernie4_5, gemma, gemma2, gemma3_text, glm4, granite, helium, internlm3, llama, llama4_text, mimo,
+    mistral, mixtral, olmo2, olmo3, phi3, qwen2, qwen3, qwen3_moe, seed_oss, smollm3, telechat3,
 };
 use crate::error::Result;
 use crate::models::config::ModelConfig;
@@ -28,6 +28,11 @@ pub struct Architecture {
 
 const ARCHITECTURES: &[Architecture] = &[
     row("ernie4_5", ernie4_5::DEFAULTS, ernie4_5::spec, rename_common),
+    row("gemma", gemma::DEFAULTS, gemma::spec, rename_common),
+    row("gemma2", gemma2::DEFAULTS, gemma2::spec, rename_common),
+    row("gemma3_text", gemma3_text::DEFAULTS, gemma3_text::spec, rename_common),
+    row("glm4", glm4::DEFAULTS, glm4::spec, rename_common),
+    row("granite", granite::DEFAULTS, granite::spec, rename_common),
     row("helium", helium::DEFAULTS, helium::spec, rename_common),
     row("internlm3", internlm3::DEFAULTS, internlm3::spec, rename_common),
     row("llama", llama::DEFAULTS, llama::spec, rename_common),
@@ -35,6 +40,9 @@ const ARCHITECTURES: &[Architecture] = &[
     row("mimo", qwen2::DEFAULTS, qwen2::spec, mimo::rename),
     row("mistral", mistral::DEFAULTS, mistral::spec, rename_common),
     row("mixtral", mixtral::DEFAULTS, mixtral::spec, mixtral::rename),
+    row("olmo2", olmo2::DEFAULTS, olmo2::spec, rename_common),
+    row("olmo3", olmo3::DEFAULTS, olmo3::spec, rename_common),
+    row("phi3", phi3::DEFAULTS, phi3::spec, rename_common),
     row("qwen2", qwen2::DEFAULTS, qwen2::spec, rename_common),
     row("qwen3", qwen3::DEFAULTS, qwen3::spec, rename_common),
     row("qwen3_moe", qwen3_moe::DEFAULTS, qwen3_moe::spec, rename_experts),

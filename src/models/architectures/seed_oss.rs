@@ -29,9 +29,11 @@ pub const DEFAULTS: &[KeyDefault] = &[
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;
-    spec.biases.o = config.required("attention_out_bias", ModelConfig::boolean)?;
+    let o_bias = config.required("attention_out_bias", ModelConfig::boolean)?;
+    spec.attentions_mut().for_each(|attention| attention.o_bias = o_bias);
     // mlx-lm multiplies by the embedding's raw weight there, and does not derive a head_dim of null.
-    spec.quantized_tied_head = false;
-    spec.resolved.push(("head_dim", spec.head_dim.into()));
+    spec.head.quantized_tied = false;
+    let head_dim = spec.attentions().map(|attention| attention.head_dim).next();
+    spec.resolved.extend(head_dim.map(|head_dim| ("head_dim", head_dim.into())));
     Ok(spec)
 }

@@ -33,16 +33,16 @@ pub const DEFAULTS: &[KeyDefault] = &[
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;
-    let flags = rope_flags(config, spec.layers.len())?;
-    for (layer, &rope) in spec.layers.iter_mut().zip(&flags) {
-        layer.rope = rope;
+    let flags = rope_flags(config, spec.blocks.len())?;
+    for (attention, &rope) in spec.attentions_mut().zip(&flags) {
+        attention.rope = rope.then_some(0);
     }
     let slides = config.required("use_sliding_window", ModelConfig::boolean)?;
     spec.set_sliding_windows(config, |layer| slides && !flags[layer])?;
     // mlx-lm knows neither a longer list nor how use_sliding_window chooses layers.
     let numbers: Vec<u8> = flags.into_iter().map(u8::from).collect();
     spec.resolved.push(("no_rope_layers", numbers.into()));
-    let types: Vec<Value> = spec.layers.iter().map(|layer| layer_type(layer.span).into()).collect();
+    let types: Vec<Value> = spec.attentions().map(|attention| layer_type(attention.span).into()).collect();
     if types.iter().any(|kind| *kind != layer_type(AttentionSpan::Full)) {
         spec.resolved.push(("layer_types", types.into()));
     }

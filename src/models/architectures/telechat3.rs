@@ -29,7 +29,8 @@ pub const DEFAULTS: &[KeyDefault] = &[
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;
-    spec.resolved.push(("num_key_value_heads", spec.num_key_value_heads.into()));
+    let kv_heads = spec.attentions().map(|attention| attention.kv_heads).next();
+    spec.resolved.extend(kv_heads.map(|heads| ("num_key_value_heads", heads.into())));
     for (key, value) in &mut spec.resolved {
         let is_own = value.get("rope_type").or(value.get("type")).is_some_and(|kind| kind == TELECHAT3_YARN);
         if *key == "rope_scaling" && is_own {

@@ -1,7 +1,5 @@
 //! Linear layers of a decoder that have a bias.
 
-use super::manifest::Role;
-
 /// Biases by the inputs and places of linear layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[allow(clippy::struct_excessive_bools, reason = "independent facts")]
@@ -22,17 +20,5 @@ impl Biases {
     /// Returns the biases of a decoder with all of attention's or none, and all of the MLP's or none.
     pub(crate) fn of_parts(attention: bool, mlp: bool) -> Self {
         Self { qkv: attention, o: attention, gate_up: mlp, down: mlp, head: false }
-    }
-
-    /// True if linear layers of `role` have a bias.
-    pub fn has(self, role: Role) -> bool {
-        match role {
-            Role::Q | Role::K | Role::V => self.qkv,
-            Role::O => self.o,
-            Role::Gate | Role::Up => self.gate_up,
-            Role::Down => self.down,
-            Role::Head => self.head,
-            Role::Router | Role::Embed | Role::Norm => false,
-        }
     }
 }

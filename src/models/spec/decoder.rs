@@ -2,33 +2,15 @@
 
 use super::biases::Biases;
 use super::manifest::Manifest;
+use super::parts::{
+    Activation, AttentionSpan, AttentionSpec, BlockSpec, Branch, EmbedSpec, ExpertsSpec, HeadSpec, MlpSpec,
+    NormSpec, Projections, QkNorm,
+};
 use super::rope::{Rope, RopeScaling};
 use serde_json::Value;
 
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-
-/// Keys that a query sees, beside causality.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AttentionSpan {
-    /// All keys before the query.
-    Full,
-    /// The latest so many keys, the query's own included.
-    Sliding(usize),
-    /// Keys in the query's own chunk of so many positions.
-    Chunked(usize),
-}
-
-/// RMS norm of queries and keys per head.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum QkNorm {
-    /// None.
-    None,
-    /// Without weight, only where RoPE is applied (`llama4_text`).
-    Weightless,
-    /// With a weight per dimension of the head, before RoPE (`qwen3`).
-    Weighted,
-}
 
 /// Attention temperature tuning of layers without RoPE (arXiv 2501.19399): queries at position p are multiplied by
 /// ln(1 + floor((p + 1) / `floor_scale`)) * `attn_scale` + 1.
@@ -40,75 +22,25 @@ pub struct TemperatureTuning {
     pub attn_scale: f64,
 }
 
-/// One decoder block's own choices.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LayerSpec {
-    /// True if queries and keys are rotated.
-    pub rope: bool,
-    /// Keys that a query sees.
-    pub span: AttentionSpan,
-    /// True if the block's MLP is the decoder's experts.
-    pub sparse: bool,
-}
-
-/// An MLP that is made of experts: a router chooses some of them for each token, and their outputs are added up, weighed
-/// with its probabilities (softmax over all experts).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ExpertsSpec {
-    /// Number of experts.
-    pub count: usize,
-    /// Number of experts per token.
-    pub per_token: usize,
-    /// Width of each expert.
-    pub intermediate_size: usize,
-    /// True if the probabilities of the chosen experts are brought to a sum of 1.
-    pub normalized: bool,
-}
-
-/// Name of the router inside an MLP of experts.
-pub const ROUTER: &str = "gate";
-/// Name of the experts' matrices, one after the other, inside an MLP.
-const EXPERTS: &str = "switch_mlp";
-
-/// A decoder: pre-norm blocks of grouped-query attention and a SiLU-gated MLP.
+/// A decoder: embedding, blocks, head.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DecoderSpec {
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Width of the MLP that is not made of experts.
-    pub intermediate_size: usize,
-    /// The experts of the blocks that are [`LayerSpec::sparse`].
-    pub experts: Option<ExpertsSpec>,
-    /// Query heads.
-    pub num_attention_heads: usize,
-    /// Key and value heads.
-    pub num_key_value_heads: usize,
-    /// Dimensions of a head.
-    pub head_dim: usize,
     /// Rows of the embedding.
     pub vocab_size: usize,
-    /// Epsilon of every RMS norm.
-    pub rms_norm_eps: f32,
     /// Context the model was made for, where the config says.
     pub max_position_embeddings: Option<usize>,
-    /// Position embedding.
-    pub rope: Rope,
-    /// Norm of queries and keys.
-    pub qk_norm: QkNorm,
-    /// Temperature of layers without RoPE.
+    /// Token embedding.
+    pub embed: EmbedSpec,
+    /// Distinct rotations, to which blocks refer by index.
+    pub ropes: Vec<Rope>,
+    /// Temperature of the layers that are [`AttentionSpec::tempered`].
     pub temperature_tuning: Option<TemperatureTuning>,
-    /// Linear layers with a bias.
-    pub biases: Biases,
-    /// True if the head is the embedding.
-    pub tie_word_embeddings: bool,
-    /// True if stock mlx-lm can run a tied head whose embedding is quantized.
-    pub quantized_tied_head: bool,
-    /// Name of the MLP inside a block.
-    pub mlp_name: &'static str,
-    /// Name of an untied head.
-    pub head_name: &'static str,
     /// One entry per block.
-    pub layers: Vec<LayerSpec>,
+    pub blocks: Vec<BlockSpec>,
+    /// Last norm and output matrix.
+    pub head: HeadSpec,
     /// Config keys whose resolved value must be written so that stock mlx-lm reads the same model from the output.
     pub resolved: Vec<(&'static str, Value)>,
     /// The defaults that sizes were taken from, as one sentence.
@@ -121,6 +53,21 @@ impl DecoderSpec {
     /// Reads the keys that all architectures share from a config with its architecture's defaults. The architecture's own
     /// file sets what differs.
     pub fn from_config(config: &ModelConfig) -> Result<Self> {
+        config.only_silu()?;
+        Self::with_rope(config, Rope::from_config(config)?)
+    }
+
+    /// Reads the keys but for the MLP's activation and the rotation.
+    pub fn with_rope(config: &ModelConfig, rope: Rope) -> Result<Self> {
+        let (written, notes) = (rope.written(config), rope.notes(config));
+        let mut spec = Self::with_ropes(config, vec![rope])?;
+        spec.resolved.extend(written);
+        spec.notes.extend(notes);
+        Ok(spec)
+    }
+
+    /// Reads the keys but for the MLP's activation and rotations, of which all blocks have the first of `ropes`.
+    pub fn with_ropes(config: &ModelConfig, ropes: Vec<Rope>) -> Result<Self> {
         let hidden_size = config.require_size("hidden_size")?;
         let num_attention_heads = config.require_size("num_attention_heads")?;
         let num_key_value_heads = config.size("num_key_value_heads")?.unwrap_or(num_attention_heads);
@@ -130,62 +77,181 @@ impl DecoderSpec {
                 format!("{num_key_value_heads} does not divide num_attention_heads {num_attention_heads}"),
             ));
         }
-        let head_dim = match config.size("head_dim")? {
-            Some(head_dim) => head_dim,
-            None if hidden_size.is_multiple_of(num_attention_heads) => hidden_size / num_attention_heads,
-            None => {
-                return Err(config.error(
-                    "num_attention_heads",
-                    format!("{num_attention_heads} does not divide hidden_size {hidden_size}, and there is no head_dim"),
-                ));
-            }
-        };
-        if !head_dim.is_multiple_of(2) {
-            return Err(config.error("head_dim", format!("RoPE needs an even size, found {head_dim}")));
-        }
+        let head_dim = head_dim(config)?;
         let num_hidden_layers = config.require_size("num_hidden_layers")?;
         if num_hidden_layers > 10_000 {
             return Err(config.error("num_hidden_layers", format!("{num_hidden_layers} is more than 10000")));
         }
-        config.only_silu()?;
         let tie_word_embeddings = config.required("tie_word_embeddings", ModelConfig::boolean)?;
-        let rope = Rope::from_config(config, false)?;
         let mut resolved = written_sizes(config);
         resolved.extend(written_defaults(config));
         resolved.push(("tie_word_embeddings", tie_word_embeddings.into()));
-        resolved.extend(rope.written(config));
         let defaults_taken = defaults_taken(config);
-        let mut notes: Vec<String> = defaults_taken.iter().cloned().collect();
-        notes.extend(rope.notes(config));
-        Ok(Self {
+        let notes: Vec<String> = defaults_taken.iter().cloned().collect();
+        let eps = config.required("rms_norm_eps", ModelConfig::positive)? as f32;
+        let norm = |path: String| NormSpec { path, size: hidden_size, eps, less_one: false };
+        let attention_bias = config.boolean("attention_bias")?.unwrap_or(false);
+        let mlp_bias = config.boolean("mlp_bias")?.unwrap_or(false);
+        let mlp = MlpSpec {
+            path: String::new(),
             hidden_size,
             intermediate_size: config.require_size("intermediate_size")?,
+            projections: Projections::Apart,
+            activation: Activation::Silu,
+            gate_up_bias: mlp_bias,
+            down_bias: mlp_bias,
             experts: None,
-            num_attention_heads,
-            num_key_value_heads,
+        };
+        let attention = AttentionSpec {
+            path: String::new(),
+            hidden_size,
+            heads: num_attention_heads,
+            kv_heads: num_key_value_heads,
             head_dim,
-            vocab_size: config.require_size("vocab_size")?,
-            rms_norm_eps: config.required("rms_norm_eps", ModelConfig::positive)? as f32,
-            max_position_embeddings: config.size("max_position_embeddings")?,
-            rope,
+            projections: Projections::Apart,
+            qkv_bias: attention_bias,
+            o_bias: attention_bias,
+            rope: Some(0),
+            span: AttentionSpan::Full,
+            scale: (head_dim as f32).powf(-0.5),
+            cap: None,
             qk_norm: QkNorm::None,
+            tempered: false,
+        };
+        let block = |layer: usize| {
+            let path = format!("model.layers.{layer}");
+            BlockSpec {
+                attention: Branch {
+                    before: Some(norm(format!("{path}.input_layernorm"))),
+                    part: AttentionSpec { path: format!("{path}.self_attn"), ..attention.clone() },
+                    after: None,
+                    factor: None,
+                },
+                mlp: Branch {
+                    before: Some(norm(format!("{path}.post_attention_layernorm"))),
+                    part: MlpSpec { path: format!("{path}.mlp"), ..mlp.clone() },
+                    after: None,
+                    factor: None,
+                },
+                path,
+            }
+        };
+        Ok(Self {
+            hidden_size,
+            vocab_size: config.require_size("vocab_size")?,
+            max_position_embeddings: config.size("max_position_embeddings")?,
+            embed: EmbedSpec { path: "model.embed_tokens".to_owned(), scale: None },
+            ropes,
             temperature_tuning: None,
-            biases: Biases::of_parts(
-                config.boolean("attention_bias")?.unwrap_or(false),
-                config.boolean("mlp_bias")?.unwrap_or(false),
-            ),
-            tie_word_embeddings,
-            quantized_tied_head: true,
-            mlp_name: "mlp",
-            head_name: "lm_head",
-            layers: vec![
-                LayerSpec { rope: true, span: AttentionSpan::Full, sparse: false };
-                num_hidden_layers
-            ],
+            blocks: (0..num_hidden_layers).map(block).collect(),
+            head: HeadSpec {
+                norm: norm("model.norm".to_owned()),
+                path: "lm_head".to_owned(),
+                tied: tie_word_embeddings,
+                bias: false,
+                quantized_tied: true,
+                scale: None,
+                cap: None,
+            },
             resolved,
             defaults_taken,
             notes,
         })
+    }
+
+    /// Returns the attention of each block.
+    pub fn attentions(&self) -> impl Iterator<Item = &AttentionSpec> {
+        self.blocks.iter().map(|block| &block.attention.part)
+    }
+
+    /// Returns the attention of each block, to be changed.
+    pub fn attentions_mut(&mut self) -> impl Iterator<Item = &mut AttentionSpec> {
+        self.blocks.iter_mut().map(|block| &mut block.attention.part)
+    }
+
+    /// Returns the MLP of each block.
+    pub fn mlps(&self) -> impl Iterator<Item = &MlpSpec> {
+        self.blocks.iter().map(|block| &block.mlp.part)
+    }
+
+    /// Returns the MLP of each block, to be changed.
+    pub fn mlps_mut(&mut self) -> impl Iterator<Item = &mut MlpSpec> {
+        self.blocks.iter_mut().map(|block| &mut block.mlp.part)
+    }
+
+    /// Returns the experts of the first block whose MLP is made of some.
+    pub fn experts(&self) -> Option<ExpertsSpec> {
+        self.mlps().find_map(|mlp| mlp.experts)
+    }
+
+    /// Returns every norm, to be changed.
+    pub fn norms_mut(&mut self) -> impl Iterator<Item = &mut NormSpec> {
+        let blocks = self.blocks.iter_mut().flat_map(|BlockSpec { attention, mlp, .. }| {
+            let own = [&mut attention.before, &mut attention.after, &mut mlp.before, &mut mlp.after];
+            own.into_iter().flatten().chain(attention.part.norms_mut())
+        });
+        blocks.chain([&mut self.head.norm])
+    }
+
+    /// Gives queries and keys of every block norms with weights per dimension of the head, called `q_norm` and `k_norm`.
+    pub fn set_qk_norms(&mut self) {
+        let eps = self.head.norm.eps;
+        for attention in self.attentions_mut() {
+            attention.qk_norm = QkNorm::Weighted(attention.norms_of([attention.head_dim; 2], eps));
+        }
+    }
+
+    /// Gives queries and keys of every block norms over all heads at once.
+    pub fn set_norms_of_all_heads(&mut self) {
+        let eps = self.head.norm.eps;
+        for attention in self.attentions_mut() {
+            let sizes = [attention.heads, attention.kv_heads].map(|heads| heads * attention.head_dim);
+            attention.qk_norm = QkNorm::AllHeads(attention.norms_of(sizes, eps));
+        }
+    }
+
+    /// Gives each part a norm of its output beside that of its input, with Gemma's names.
+    pub fn set_norms_after(&mut self) {
+        for BlockSpec { path, attention, mlp } in &mut self.blocks {
+            attention.set_norm_after(format!("{path}.post_attention_layernorm"));
+            mlp.set_norm_after(format!("{path}.post_feedforward_layernorm"));
+            if let Some(norm) = &mut mlp.before {
+                norm.path = format!("{path}.pre_feedforward_layernorm");
+            }
+        }
+    }
+
+    /// Sets which linear layers have biases.
+    pub fn set_biases(&mut self, biases: Biases) {
+        for BlockSpec { attention, mlp, .. } in &mut self.blocks {
+            (attention.part.qkv_bias, attention.part.o_bias) = (biases.qkv, biases.o);
+            (mlp.part.gate_up_bias, mlp.part.down_bias) = (biases.gate_up, biases.down);
+        }
+        self.head.bias = biases.head;
+    }
+
+    /// Notes that mlx-lm ignores a scaling of RoPE in this architecture.
+    pub(crate) fn note_rope_scaling(&mut self, config: &ModelConfig) {
+        if self.ropes.iter().any(|rope| rope.scaling != RopeScaling::Default) {
+            let name = config.model_type();
+            self.notes
+                .push(format!("rope_scaling is applied as transformers does; mlx-lm's {name} ignores it"));
+        }
+    }
+
+    /// Notes a `head_dim` that mlx-lm, which divides the hidden size by the heads in this architecture, does not read.
+    pub(crate) fn note_head_dim(&mut self, config: &ModelConfig) {
+        let hidden_size = self.hidden_size;
+        let unread = self.attentions().find(|attention| attention.head_dim * attention.heads != hidden_size);
+        if let Some(head_dim) = unread.map(|attention| attention.head_dim) {
+            let name = config.model_type();
+            self.notes.push(format!("head_dim is {head_dim}; mlx-lm's {name} does not read it"));
+        }
+    }
+
+    /// Names the MLP of every block.
+    pub fn set_mlp_name(&mut self, name: &str) {
+        self.blocks.iter_mut().for_each(|block| block.mlp.part.path = format!("{}.{name}", block.path));
     }
 
     /// Gives the blocks that `layer_types` calls sliding (or, without such a list, those for which `default` says so)
@@ -198,12 +264,12 @@ impl DecoderSpec {
         let window = config.size("sliding_window")?;
         let types = config.strings("layer_types")?;
         if let Some(types) = &types
-            && types.len() != self.layers.len()
+            && types.len() != self.blocks.len()
         {
             return Err(config
-                .error("layer_types", format!("{} entries for {} layers", types.len(), self.layers.len())));
+                .error("layer_types", format!("{} entries for {} layers", types.len(), self.blocks.len())));
         }
-        for (i, layer) in self.layers.iter_mut().enumerate() {
+        for (i, layer) in self.attentions_mut().enumerate() {
             let sliding = match types.as_ref().map(|types| types[i].as_str()) {
                 None => window.is_some() && default(i),
                 Some("full_attention") => false,
@@ -222,28 +288,11 @@ impl DecoderSpec {
                 layer.span = AttentionSpan::Sliding(window);
             }
         }
-        let slides = self.layers.iter().any(|layer| matches!(layer.span, AttentionSpan::Sliding(_)));
+        let slides = self.attentions().any(|layer| matches!(layer.span, AttentionSpan::Sliding(_)));
         if let Some(window) = window.filter(|_| slides && config.added().contains(&"sliding_window")) {
             self.notes.push(absent(config, &[format!("sliding_window ({window})")]));
         }
         Ok(())
-    }
-
-    /// Notes that mlx-lm ignores a scaling of RoPE in this architecture.
-    pub(crate) fn note_rope_scaling(&mut self, config: &ModelConfig) {
-        if self.rope.scaling != RopeScaling::Default {
-            let name = config.model_type();
-            self.notes
-                .push(format!("rope_scaling is applied as transformers does; mlx-lm's {name} ignores it"));
-        }
-    }
-
-    /// Notes a `head_dim` that mlx-lm, which divides the hidden size by the heads in this architecture, does not read.
-    pub(crate) fn note_head_dim(&mut self, config: &ModelConfig) {
-        if self.head_dim * self.num_attention_heads != self.hidden_size {
-            let (name, head_dim) = (config.model_type(), self.head_dim);
-            self.notes.push(format!("head_dim is {head_dim}; mlx-lm's {name} does not read it"));
-        }
     }
 
     /// Makes the MLPs of the blocks for which `sparse` says so of `experts`.
@@ -257,32 +306,36 @@ impl DecoderSpec {
         if per_token > count {
             return Err(config.error("num_experts_per_tok", format!("{per_token} of {count} experts")));
         }
-        for (block, layer) in self.layers.iter_mut().enumerate() {
-            layer.sparse = sparse(block);
+        for (block, mlp) in self.mlps_mut().enumerate() {
+            mlp.experts = Some(experts).filter(|_| sparse(block));
         }
-        self.experts = Some(experts);
         Ok(())
-    }
-
-    /// Returns the experts of block `layer`, if its MLP is made of them.
-    pub fn experts_of(&self, layer: usize) -> Option<ExpertsSpec> {
-        self.experts.filter(|_| self.layers[layer].sparse)
-    }
-
-    /// Returns the path of what block `layer` calls `name` in its MLP.
-    pub fn mlp_path(&self, layer: usize, name: &str) -> String {
-        format!("model.layers.{layer}.{}.{name}", self.mlp_name)
-    }
-
-    /// Returns the path of the experts' matrices called `name`, one after the other.
-    pub fn experts_path(&self, layer: usize, name: &str) -> String {
-        self.mlp_path(layer, &format!("{EXPERTS}.{name}"))
     }
 
     /// Returns the tensors of this decoder under mlx-lm's names.
     pub fn manifest(&self) -> Manifest {
         Manifest::new(self)
     }
+}
+
+/// Returns the dimensions of a head.
+pub(super) fn head_dim(config: &ModelConfig) -> Result<usize> {
+    let (hidden_size, heads) =
+        (config.require_size("hidden_size")?, config.require_size("num_attention_heads")?);
+    let head_dim = match config.size("head_dim")? {
+        Some(head_dim) => head_dim,
+        None if hidden_size.is_multiple_of(heads) => hidden_size / heads,
+        None => {
+            return Err(config.error(
+                "num_attention_heads",
+                format!("{heads} does not divide hidden_size {hidden_size}, and there is no head_dim"),
+            ));
+        }
+    };
+    if !head_dim.is_multiple_of(2) {
+        return Err(config.error("head_dim", format!("RoPE needs an even size, found {head_dim}")));
+    }
+    Ok(head_dim)
 }
 
 /// Returns the sizes that config.json writes as floats, 64.0, as the integers that other readers want. (An impossible size

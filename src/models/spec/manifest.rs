@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::decoder::{DecoderSpec, ExpertsSpec, QkNorm, ROUTER};
+use super::decoder::DecoderSpec;
 
 /// Role of a tensor in the decoder. Displayed as the column names of the bit map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -14,12 +14,16 @@ pub enum Role {
     K,
     /// Value projection.
     V,
+    /// Query, key and value projections in one matrix.
+    Qkv,
     /// Attention output projection.
     O,
     /// Gate of the MLP.
     Gate,
     /// Up projection of the MLP.
     Up,
+    /// Gate and up projection of the MLP in one matrix.
+    GateUp,
     /// Down projection of the MLP.
     Down,
     /// Router, which chooses the experts of an MLP that is made of them.
@@ -33,8 +37,9 @@ pub enum Role {
 }
 
 impl Role {
-    /// The roles that a block's columns show, in order.
-    pub const BLOCK: [Self; 7] = [Self::Q, Self::K, Self::V, Self::O, Self::Gate, Self::Up, Self::Down];
+    /// The roles that a block's columns may show, in order; a model has some of them.
+    pub const BLOCK: [Self; 9] =
+        [Self::Q, Self::K, Self::V, Self::Qkv, Self::O, Self::Gate, Self::Up, Self::GateUp, Self::Down];
 
     /// True if a matrix of this role is a linear layer, to be quantized by default and counted in bits per weight.
     /// Embeddings stay float, and routers, which are small and decide over everything else in a token's MLP.
@@ -49,9 +54,11 @@ impl fmt::Display for Role {
             Self::Q => "q",
             Self::K => "k",
             Self::V => "v",
+            Self::Qkv => "qkv",
             Self::O => "o",
             Self::Gate => "gate",
             Self::Up => "up",
+            Self::GateUp => "gate_up",
             Self::Down => "down",
             Self::Router => "router",
             Self::Embed => "embed",
@@ -59,6 +66,23 @@ impl fmt::Display for Role {
             Self::Norm => "norm",
         })
     }
+}
+
+/// Input that some linear layers of a block share: they have one matrix of second moments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Tap(u8);
+
+impl Tap {
+    /// Input of attention.
+    pub const ATTENTION: Self = Self(0);
+    /// Values that the heads gathered.
+    pub const HEADS: Self = Self(1);
+    /// Input of the MLP.
+    pub const MLP: Self = Self(2);
+    /// Values between gate and down projection.
+    pub const INNER: Self = Self(3);
+    /// Input of the head, which is in no block.
+    pub const HEAD: Self = Self(4);
 }
 
 /// One tensor of the decoder, as float.
@@ -73,6 +97,8 @@ pub struct TensorSpec {
     pub role: Role,
     /// Block that the tensor is in.
     pub layer: Option<usize>,
+    /// Input of the linear layer that the tensor belongs to.
+    pub tap: Option<Tap>,
 }
 
 impl TensorSpec {
@@ -130,17 +156,16 @@ pub struct Manifest {
 
 impl Manifest {
     pub(crate) fn new(spec: &DecoderSpec) -> Self {
-        let mut builder = Builder { tensors: BTreeMap::new() };
-        let hidden = spec.hidden_size;
-        builder.matrix("model.embed_tokens", spec.vocab_size, hidden, Role::Embed, None);
-        for layer in 0..spec.layers.len() {
-            builder.block(spec, layer);
-        }
-        builder.vector("model.norm.weight", hidden, Role::Norm, None);
-        if !spec.tie_word_embeddings {
-            builder.linear(spec, spec.head_name, [spec.vocab_size, hidden], Role::Head, None);
-        }
-        Self { tensors: builder.tensors }
+        let embed = TensorSpec {
+            name: format!("{}.weight", spec.embed.path),
+            shape: vec![spec.vocab_size, spec.hidden_size],
+            role: Role::Embed,
+            layer: None,
+            tap: None,
+        };
+        let blocks = spec.blocks.iter().enumerate().flat_map(|(layer, block)| block.tensors(layer));
+        let all = std::iter::once(embed).chain(blocks).chain(spec.head.tensors(spec.vocab_size));
+        Self { tensors: all.map(|tensor| (tensor.name.clone(), tensor)).collect() }
     }
 
     /// Returns the tensor called `name`.
@@ -161,87 +186,5 @@ impl Manifest {
     /// Returns the number of values in all tensors.
     pub fn parameters(&self) -> u64 {
         self.iter().map(|t| t.len() as u64).sum()
-    }
-}
-
-struct Builder {
-    tensors: BTreeMap<String, TensorSpec>,
-}
-
-impl Builder {
-    fn add(&mut self, name: String, shape: Vec<usize>, role: Role, layer: Option<usize>) {
-        self.tensors.insert(name.clone(), TensorSpec { name, shape, role, layer });
-    }
-
-    fn matrix(&mut self, path: &str, rows: usize, columns: usize, role: Role, layer: Option<usize>) {
-        self.add(format!("{path}.weight"), vec![rows, columns], role, layer);
-    }
-
-    fn linear(
-        &mut self,
-        spec: &DecoderSpec,
-        path: &str,
-        [rows, columns]: [usize; 2],
-        role: Role,
-        layer: Option<usize>,
-    ) {
-        self.matrix(path, rows, columns, role, layer);
-        if spec.biases.has(role) {
-            self.vector(&format!("{path}.bias"), rows, role, layer);
-        }
-    }
-
-    fn vector(&mut self, name: &str, size: usize, role: Role, layer: Option<usize>) {
-        self.add(name.to_owned(), vec![size], role, layer);
-    }
-
-    fn block(&mut self, spec: &DecoderSpec, layer: usize) {
-        let block = format!("model.layers.{layer}");
-        let hidden = spec.hidden_size;
-        let heads = spec.num_attention_heads * spec.head_dim;
-        let kv_heads = spec.num_key_value_heads * spec.head_dim;
-        let attention = |name: &str| format!("{block}.self_attn.{name}");
-        for (path, rows, columns, role) in [
-            (attention("q_proj"), heads, hidden, Role::Q),
-            (attention("k_proj"), kv_heads, hidden, Role::K),
-            (attention("v_proj"), kv_heads, hidden, Role::V),
-            (attention("o_proj"), hidden, heads, Role::O),
-        ] {
-            self.linear(spec, &path, [rows, columns], role, Some(layer));
-        }
-        match spec.experts_of(layer) {
-            Some(experts) => self.experts(spec, experts, layer),
-            None => self.mlp(spec, layer),
-        }
-        if spec.qk_norm == QkNorm::Weighted {
-            self.vector(&attention("q_norm.weight"), spec.head_dim, Role::Norm, Some(layer));
-            self.vector(&attention("k_norm.weight"), spec.head_dim, Role::Norm, Some(layer));
-        }
-        self.vector(&format!("{block}.input_layernorm.weight"), hidden, Role::Norm, Some(layer));
-        self.vector(&format!("{block}.post_attention_layernorm.weight"), hidden, Role::Norm, Some(layer));
-    }
-
-    fn mlp(&mut self, spec: &DecoderSpec, layer: usize) {
-        let (hidden, inner) = (spec.hidden_size, spec.intermediate_size);
-        for (name, rows, columns, role) in [
-            ("gate_proj", inner, hidden, Role::Gate),
-            ("up_proj", inner, hidden, Role::Up),
-            ("down_proj", hidden, inner, Role::Down),
-        ] {
-            self.linear(spec, &spec.mlp_path(layer, name), [rows, columns], role, Some(layer));
-        }
-    }
-
-    fn experts(&mut self, spec: &DecoderSpec, experts: ExpertsSpec, layer: usize) {
-        let (hidden, inner) = (spec.hidden_size, experts.intermediate_size);
-        self.matrix(&spec.mlp_path(layer, ROUTER), experts.count, hidden, Role::Router, Some(layer));
-        for (name, rows, columns, role) in [
-            ("gate_proj", inner, hidden, Role::Gate),
-            ("up_proj", inner, hidden, Role::Up),
-            ("down_proj", hidden, inner, Role::Down),
-        ] {
-            let path = spec.experts_path(layer, name);
-            self.add(format!("{path}.weight"), vec![experts.count, rows, columns], role, Some(layer));
-        }
     }
 }

@@ -5,10 +5,15 @@
 mod biases;
 mod decoder;
 mod manifest;
+mod parts;
 mod rope;
 
 pub use biases::Biases;
-pub use decoder::{AttentionSpan, DecoderSpec, ExpertsSpec, LayerSpec, QkNorm, ROUTER, TemperatureTuning};
-pub use manifest::{Manifest, Role, TensorSpec, with_columns};
+pub use decoder::{DecoderSpec, TemperatureTuning};
+pub use manifest::{Manifest, Role, Tap, TensorSpec, with_columns};
+pub use parts::{
+    Activation, AttentionSpan, AttentionSpec, BlockSpec, Branch, EmbedSpec, ExpertsSpec, HeadSpec,
+    LinearSpec, MlpSpec, NormSpec, Projections, QkNorm,
+};
 pub(crate) use rope::TELECHAT3_YARN;
 pub use rope::{Rope, RopeScaling};

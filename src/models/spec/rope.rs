@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 use std::f64::consts::PI;
 
+use super::decoder::head_dim;
 use crate::error::Result;
 use crate::files::json;
 use crate::models::config::ModelConfig;
@@ -10,6 +11,8 @@ use crate::models::config::ModelConfig;
 /// Rotation of queries and keys by their positions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
+    /// Dimensions of a head that are rotated.
+    pub dims: usize,
     /// Base of the geometric series of wavelengths.
     pub theta: f64,
     /// Interleaved pairs (2i, 2i+1) instead of halves (i, i + `head_dim`/2).
@@ -64,14 +67,47 @@ pub enum RopeScaling {
         /// True if the ramp's ends are rounded to whole dimensions.
         truncate: bool,
     },
+    /// Factors found by search (arXiv 2402.13753), one per wavelength: other ones past the trained context.
+    LongRope {
+        /// Factors up to the trained context.
+        short: Vec<f64>,
+        /// Factors past it.
+        long: Vec<f64>,
+        /// Trained context in tokens.
+        original_max_positions: f64,
+        /// Factor on rotated queries and keys.
+        attention_factor: f64,
+    },
 }
 
 impl Rope {
     /// Reads `rope_scaling` and `rope_parameters` as transformers 5 does: the former counts where it says anything, the
     /// latter otherwise; the base stands in the same object, or else at the top as `rope_theta`, or is the architecture's
     /// default.
-    pub fn from_config(config: &ModelConfig, traditional: bool) -> Result<Self> {
+    pub fn from_config(config: &ModelConfig) -> Result<Self> {
         let group = group(config)?;
+        config.only(&format!("{group}.partial_rotary_factor"), &1.0.into())?;
+        config.only("partial_rotary_factor", &1.0.into())?;
+        Self::read(config, group, head_dim(config)?)
+    }
+
+    /// Reads a rotation of the first dimensions of each head: the part that `partial_rotary_factor` says, or else `usual`.
+    pub fn partial(config: &ModelConfig, usual: f64) -> Result<Self> {
+        let (group, head_dim) = (group(config)?, head_dim(config)?);
+        let key = format!("{group}.partial_rotary_factor");
+        let share = match config.positive(&key)? {
+            Some(share) => share,
+            None => config.positive("partial_rotary_factor")?.unwrap_or(usual),
+        };
+        let dims = (head_dim as f64 * share) as usize;
+        if dims == 0 || dims > head_dim || !dims.is_multiple_of(2) {
+            let message = format!("{share} of {head_dim} dimensions is not an even number of them");
+            return Err(config.error("partial_rotary_factor", message));
+        }
+        Self::read(config, group, dims)
+    }
+
+    fn read(config: &ModelConfig, group: &str, dims: usize) -> Result<Self> {
         for kind in ["full_attention", "sliding_attention"] {
             let key = format!("{group}.{kind}");
             if config.get(&key).is_some() {
@@ -83,10 +119,38 @@ impl Rope {
             None => config.positive("rope_theta")?.or_else(|| config.default_of("rope_theta")),
         };
         let theta = theta.ok_or_else(|| config.error("rope_theta", "missing"))?;
-        config.only(&format!("{group}.partial_rotary_factor"), &1.0.into())?;
-        config.only("partial_rotary_factor", &1.0.into())?;
         let scaling = RopeScaling::from_config(config, group)?;
-        Ok(Self { theta, traditional, scaling })
+        Ok(Self { dims, theta, traditional: false, scaling })
+    }
+
+    /// Reads the rotations of layers with full attention and of those with a sliding window, as transformers does for
+    /// `gemma3_text`: base and scaling stand in an object for each in `rope_parameters`, or the bases at the top as
+    /// `rope_theta` and `sliding_theta`; a `rope_scaling` is that of full attention.
+    pub fn by_layer_type(config: &ModelConfig, sliding_theta: &str) -> Result<[Self; 2]> {
+        let dims = head_dim(config)?;
+        let read = |group: &str, inner: &str, key: &str| -> Result<Self> {
+            let theta = match config.positive(&format!("{inner}.rope_theta"))? {
+                Some(theta) => theta,
+                None => config.required(key, ModelConfig::positive)?,
+            };
+            Ok(Self { dims, theta, traditional: false, scaling: RopeScaling::from_config(config, group)? })
+        };
+        let (full, sliding) = ("rope_parameters.full_attention", "rope_parameters.sliding_attention");
+        let scaling = if group(config)? == "rope_scaling" { "rope_scaling" } else { full };
+        Ok([read(scaling, full, "rope_theta")?, read(sliding, sliding, sliding_theta)?])
+    }
+
+    /// Returns the keys that mlx-lm reads of the rotation of full attention, where there are two.
+    pub fn written_by_layer_type(&self, config: &ModelConfig) -> Vec<(&'static str, Value)> {
+        let outer = config.get("rope_scaling").or_else(|| config.get("rope_parameters.full_attention"));
+        let scaling = outer.filter(|_| self.scaling != RopeScaling::Default).cloned();
+        let scaling = scaling.map(|scaling| ("rope_scaling", scaling));
+        [("rope_theta", self.theta.into())].into_iter().chain(scaling).collect()
+    }
+
+    /// Returns the rotated part of each head.
+    pub fn share(&self, config: &ModelConfig) -> Result<f64> {
+        Ok(self.dims as f64 / head_dim(config)? as f64)
     }
 
     /// The keys that mlx-lm reads: base and scaling at the top of the config, the kind once. Where `rope_parameters` says
@@ -156,21 +220,26 @@ impl Rope {
 
     /// Wavelength / 2 pi of each pair of dimensions, length `dims` / 2 (what MLX's `rope` calls `freqs`), or `None`
     /// where base and scale say it all. `sequence` is the length so far, which only dynamic scaling looks at.
-    pub fn freqs(&self, dims: usize, sequence: usize) -> Option<Vec<f32>> {
+    pub fn freqs(&self, sequence: usize) -> Option<Vec<f32>> {
+        let dims = self.dims;
         let base = |theta: f64| (0..dims / 2).map(move |i| theta.powf((2 * i) as f64 / dims as f64));
-        let freqs: Vec<f64> = match self.scaling {
+        let freqs: Vec<f64> = match &self.scaling {
+            RopeScaling::LongRope { short, long, original_max_positions, .. } => {
+                let factors = if sequence as f64 > *original_max_positions { long } else { short };
+                base(self.theta).zip(factors).map(|(freq, factor)| freq * factor).collect()
+            }
             RopeScaling::Default | RopeScaling::Linear { .. } => return None,
-            RopeScaling::Dynamic { factor, max_positions } => {
+            &RopeScaling::Dynamic { factor, max_positions } => {
                 let length = (sequence as f64).max(max_positions);
                 let growth = factor * length / max_positions - (factor - 1.0);
                 base(self.theta * growth.powf(dims as f64 / (dims as f64 - 2.0))).collect()
             }
-            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
+            &RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_positions } => {
                 base(self.theta)
                     .map(|f| llama3(f, factor, low_freq_factor, high_freq_factor, original_max_positions))
                     .collect()
             }
-            RopeScaling::Yarn { factor, original_max_positions, beta_fast, beta_slow, truncate, .. } => {
+            &RopeScaling::Yarn { factor, original_max_positions, beta_fast, beta_slow, truncate, .. } => {
                 let (low, high) =
                     yarn_range(dims, self.theta, original_max_positions, beta_fast, beta_slow, truncate);
                 base(self.theta)
@@ -189,6 +258,7 @@ impl Rope {
     pub fn steady_positions(&self) -> Option<usize> {
         match self.scaling {
             RopeScaling::Dynamic { max_positions, .. } => Some(max_positions as usize),
+            RopeScaling::LongRope { original_max_positions, .. } => Some(original_max_positions as usize),
             _ => None,
         }
     }
@@ -218,7 +288,9 @@ impl Rope {
     /// Returns the factor on rotated queries and keys.
     pub fn attention_factor(&self) -> f32 {
         match self.scaling {
-            RopeScaling::Yarn { attention_factor, .. } => attention_factor as f32,
+            RopeScaling::Yarn { attention_factor, .. } | RopeScaling::LongRope { attention_factor, .. } => {
+                attention_factor as f32
+            }
             _ => 1.0,
         }
     }
@@ -244,9 +316,9 @@ impl RopeScaling {
     /// Returns the trained context, where it is written beside the factor.
     fn original_max_positions(&self) -> Option<f64> {
         match *self {
-            Self::Llama3 { original_max_positions, .. } | Self::Yarn { original_max_positions, .. } => {
-                Some(original_max_positions)
-            }
+            Self::Llama3 { original_max_positions, .. }
+            | Self::Yarn { original_max_positions, .. }
+            | Self::LongRope { original_max_positions, .. } => Some(original_max_positions),
             _ => None,
         }
     }
@@ -303,12 +375,34 @@ impl RopeScaling {
                     truncate: config.boolean(&key("truncate"))?.unwrap_or(true),
                 }
             }
+            "longrope" | "su" => Self::longrope(config, group, original()?)?,
             other => {
                 return Err(config.error(
                     &key("rope_type"),
-                    format!("`{other}` is not supported, only default, linear, dynamic, llama3 and yarn"),
+                    format!(
+                        "`{other}` is not supported, only default, linear, dynamic, llama3, yarn and longrope"
+                    ),
                 ));
             }
+        })
+    }
+}
+
+impl RopeScaling {
+    /// Reads factors by wavelength, as transformers' `_compute_longrope_parameters`.
+    fn longrope(config: &ModelConfig, group: &str, original: f64) -> Result<Self> {
+        let key = |name: &str| format!("{group}.{name}");
+        let factors = |name: &str| config.positives(&key(name));
+        let extended = match config.positive(&key("factor"))? {
+            Some(factor) => factor,
+            None => config.size("max_position_embeddings")?.map_or(1.0, |most| most as f64 / original),
+        };
+        let usual = if extended <= 1.0 { 1.0 } else { (1.0 + extended.ln() / original.ln()).sqrt() };
+        Ok(Self::LongRope {
+            short: factors("short_factor")?,
+            long: factors("long_factor")?,
+            original_max_positions: original,
+            attention_factor: config.positive(&key("attention_factor"))?.unwrap_or(usual),
         })
     }
 }

@@ -7,7 +7,6 @@ use super::page::Page;
 use crate::choose::scores::LayerSensitivity;
 use crate::jobs::record::Record;
 use crate::models::inventory::LayerEntry;
-use crate::models::spec::Role;
 use crate::numerics::quant::Quant;
 use crate::report::bits::cell;
 
@@ -87,9 +86,10 @@ pub fn section(page: &Page<'_>) -> Bits {
     let cells = inventory.cells();
     let blocks = cells.keys().map(|(block, _)| block + 1).max().unwrap_or(0);
     let rows = if blocks > ONE_TABLE_BLOCKS { ROWS_PER_TABLE } else { ONE_TABLE_BLOCKS };
+    let roles = inventory.roles();
     let row = |block: usize| Row {
         block,
-        cells: Role::BLOCK
+        cells: roles
             .iter()
             .map(|role| cells.get(&(block, *role)).map_or_else(Cell::default, |layer| describe(layer)))
             .collect(),
@@ -99,7 +99,7 @@ pub fn section(page: &Page<'_>) -> Bits {
         Table { first, last: end - 1, rows: (first..end).map(row).collect() }
     });
     Bits {
-        roles: Role::BLOCK.iter().map(ToString::to_string).collect(),
+        roles: roles.iter().map(ToString::to_string).collect(),
         tables: tables.collect(),
         others: inventory.layers.iter().filter(|layer| layer.block.is_none()).map(describe).collect(),
         legend: legend(&inventory.layers),

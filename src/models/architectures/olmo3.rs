@@ -1,0 +1,30 @@
+//! OLMo 3: OLMo 2's block; three blocks with a window for one without, of which only the latter's rotation is scaled.
+
+use super::names::TensorShapes;
+use super::olmo2;
+use crate::error::Result;
+use crate::models::config::ModelConfig;
+use crate::models::defaults::{KeyDefault, extend, extended_len};
+use crate::models::spec::{AttentionSpan, DecoderSpec, Rope};
+
+/// Defaults of transformers' `Olmo3Config`: OLMo 2's, but for these.
+pub const DEFAULTS: &[KeyDefault] = &extend::<{ extended_len(olmo2::DEFAULTS, OWN) }>(olmo2::DEFAULTS, OWN);
+
+const OWN: &[KeyDefault] =
+    &[KeyDefault::number("rope_theta", 500_000.0), KeyDefault::nullable_size("sliding_window", 4096).minor()];
+
+/// Describes the decoder.
+pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
+    let config = &config.with_defaults(DEFAULTS);
+    config.only_silu()?;
+    let ropes = Rope::by_layer_type(config, "rope_theta")?;
+    let written = ropes[0].written_by_layer_type(config);
+    let mut spec = DecoderSpec::with_ropes(config, ropes.to_vec())?;
+    spec.resolved.extend(written);
+    spec.set_sliding_windows(config, |layer| !(layer + 1).is_multiple_of(4))?;
+    olmo2::make_olmo(&mut spec);
+    for attention in spec.attentions_mut() {
+        attention.rope = Some(usize::from(attention.span != AttentionSpan::Full));
+    }
+    Ok(spec)
+}

@@ -1,4 +1,4 @@
-"""mixbit against mlx-lm on a small random model of every model type that `fixtures/architecture_cases.py` lists.
+"""mixbit against mlx-lm on a small random model of every model type that `fixtures/architectures/` lists.
 
 For each case: logits of the checkpoint without and with a cache, of what `mixbit convert` writes, and of what `mixbit
 quantize --bits 4` writes, which stock mlx-lm opens too. Where transformers computes something else than mlx-lm, mlx-lm is told
@@ -19,9 +19,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "fixtures"))
 
-import make_architectures as architectures
-from architecture_cases import CASES
-from architecture_oracles import RESOLVED
+import make_architectures as maker
+from architectures import CASES
+from architectures.oracles import RESOLVED
 from safetensors.numpy import load_file
 
 TOLERANCE = 1e-4
@@ -67,8 +67,8 @@ def mixbit_results(mixbit, case, folder, home):
 def mlx_lm_logits(case, written, tokens):
     """Stock mlx-lm's logits of a folder that mixbit wrote, with what transformers does besides."""
     follows = ", ".join(change for change in case.follows.split(", ") if change not in RESOLVED)
-    model = architectures.load(written, case.config, follows)
-    return architectures.expected_logits(model, tokens, case.one_by_one)
+    model = maker.load(written, case.config, follows)
+    return maker.expected_logits(model, tokens, case.one_by_one)
 
 
 def differences(case, folder, results, home):
@@ -81,12 +81,12 @@ def differences(case, folder, results, home):
             if isinstance(logits, Refused):
                 raise logits
             if stage not in ("converted", "4 bits"):
-                found[stage] = architectures.relative_difference(logits, expected)
+                found[stage] = maker.relative_difference(logits, expected)
                 continue
             theirs = mlx_lm_logits(case, home / stage, tokens)
-            found[stage] = architectures.relative_difference(logits, theirs)
+            found[stage] = maker.relative_difference(logits, theirs)
             if stage == "converted":
-                found[stage] = max(found[stage], architectures.relative_difference(theirs, expected))
+                found[stage] = max(found[stage], maker.relative_difference(theirs, expected))
         except Exception as error:
             found[stage] = error
     return found
@@ -124,7 +124,9 @@ def report(model_type, rows):
         worst.append(f"{max(numbers):.1e}" if numbers else "-")
     follows = sorted({change for case, _ in rows for change in case.follows.split(", ") if change})
     note = f"  as transformers: {', '.join(follows)}" if follows else ""
-    print(f"{model_type:18} {len(rows):5}  {'  '.join(f'{number:>9}' for number in worst)}  {verdict}{note}", flush=True)
+    print(
+        f"{model_type:18} {len(rows):5}  {'  '.join(f'{number:>9}' for number in worst)}  {verdict}{note}", flush=True
+    )
     print("\n".join(lines) + "\n" if lines else "", end="", flush=True)
     return verdict
 
@@ -132,12 +134,14 @@ def report(model_type, rows):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--mixbit", required=True, type=lambda path: str(Path(path).resolve()))
-    parser.add_argument("--only", action="append", default=[], metavar="TYPE", help="only this model type; may be repeated")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="TYPE", help="only this model type; may be repeated"
+    )
     arguments = parser.parse_args()
     unknown = set(arguments.only) - {case.model_type for case in CASES}
     if unknown:
         parser.error(f"no such model type: {', '.join(sorted(unknown))}")
-    architectures.make_all(arguments.only)
+    maker.make_all(arguments.only)
     by_type = {}
     for case in CASES:
         if not arguments.only or case.model_type in arguments.only:
@@ -148,10 +152,14 @@ def main():
     with tempfile.TemporaryDirectory() as home, ThreadPoolExecutor(2) as pool:
         jobs = {}
         for case in sum(by_type.values(), []):
-            folder = architectures.OUT / case.model_type / case.name
+            folder = maker.OUT / case.model_type / case.name
             place = Path(home) / case.model_type / case.name
             place.mkdir(parents=True)
-            jobs[case.model_type, case.name] = folder, place, pool.submit(mixbit_results, arguments.mixbit, case, folder, place)
+            jobs[case.model_type, case.name] = (
+                folder,
+                place,
+                pool.submit(mixbit_results, arguments.mixbit, case, folder, place),
+            )
         for model_type, cases in sorted(by_type.items()):
             rows = []
             for case in cases:

@@ -37,6 +37,12 @@ enum Task {
         /// Profile that mixbit is compiled with: dev compiles faster, release compares faster
         #[arg(long, value_enum, default_value = "release")]
         profile: build::Profile,
+        /// Compare a small random model of every model type instead
+        #[arg(long)]
+        architectures: bool,
+        /// With --architectures, only this model type; may be repeated
+        #[arg(long, value_name = "TYPE", requires = "architectures")]
+        only: Vec<String>,
         /// Arguments of xtask/parity.py
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
@@ -60,7 +66,10 @@ fn main() -> ExitCode {
         Some(Task::Setup) => build::set_up_engine(),
         Some(Task::Test { part }) => test::run(part),
         Some(Task::Demo) => demo::run(),
-        Some(Task::Parity { profile, arguments }) => parity::run(profile, &arguments),
+        Some(Task::Parity { profile, architectures: true, only, .. }) => {
+            parity::architectures(profile, &only)
+        }
+        Some(Task::Parity { profile, arguments, .. }) => parity::models(profile, &arguments),
         Some(Task::Bench { arguments }) => bench::run(&arguments),
         Some(Task::Smollm2) => smollm2::ensure().map(|folder| println!("{}", folder.display())),
         Some(Task::Dist) => dist::run(),

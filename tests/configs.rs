@@ -313,10 +313,12 @@ fn written_configs_say_what_mlx_lm_reads() {
         ("seed-oss-untied", "attention_bias", json!(true)),
         ("internlm3-biases-tied", "qkv_bias", json!(true)),
     ] {
-        let (out, _) = Variant::golden(case).converted();
+        let variant = Variant::golden(case);
+        let (out, _) = variant.converted();
         assert_eq!(json_file(&out.join("config.json"))[key], expected, "{case}");
     }
-    let (out, _) = Variant::golden("telechat3-yarn").converted();
+    let variant = Variant::golden("telechat3-yarn");
+    let (out, _) = variant.converted();
     assert_eq!(json_file(&out.join("config.json"))["rope_scaling"]["mscale"], json!(0.7));
 }
 
@@ -342,7 +344,7 @@ fn biases_that_a_config_leaves_out_are_missed() {
     let refusal = Variant::golden("seed-oss-untied")
         .config(|config| drop(config.insert("attention_out_bias".into(), json!(true))))
         .refusal();
-    assert!(refusal.contains("self_attn.o_proj.bias: missing"), "{refusal}");
+    assert!(refusal.contains("self_attn.o_proj.bias`: missing"), "{refusal}");
 }
 
 #[test]

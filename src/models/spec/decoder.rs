@@ -3,8 +3,8 @@
 use super::biases::Biases;
 use super::manifest::Manifest;
 use super::parts::{
-    Activation, AttentionSpan, AttentionSpec, BlockSpec, Branch, EmbedSpec, ExpertsSpec, HeadSpec, MlpSpec,
-    NormSpec, Projections, QkNorm,
+    AttentionSpan, AttentionSpec, BlockSpec, Branch, EmbedSpec, ExpertsSpec, HeadSpec, MlpSpec, NormSpec,
+    QkNorm,
 };
 use super::rope::{Rope, RopeScaling};
 use serde_json::Value;
@@ -68,16 +68,7 @@ impl DecoderSpec {
 
     /// Reads the keys but for the MLP's activation and rotations, of which all blocks have the first of `ropes`.
     pub fn with_ropes(config: &ModelConfig, ropes: Vec<Rope>) -> Result<Self> {
-        let hidden_size = config.require_size("hidden_size")?;
-        let num_attention_heads = config.require_size("num_attention_heads")?;
-        let num_key_value_heads = config.size("num_key_value_heads")?.unwrap_or(num_attention_heads);
-        if !num_attention_heads.is_multiple_of(num_key_value_heads) {
-            return Err(config.error(
-                "num_key_value_heads",
-                format!("{num_key_value_heads} does not divide num_attention_heads {num_attention_heads}"),
-            ));
-        }
-        let head_dim = head_dim(config)?;
+        let (attention, mlp) = (AttentionSpec::from_config(config)?, MlpSpec::from_config(config)?);
         let num_hidden_layers = config.require_size("num_hidden_layers")?;
         if num_hidden_layers > 10_000 {
             return Err(config.error("num_hidden_layers", format!("{num_hidden_layers} is more than 10000")));
@@ -88,51 +79,16 @@ impl DecoderSpec {
         resolved.push(("tie_word_embeddings", tie_word_embeddings.into()));
         let defaults_taken = defaults_taken(config);
         let notes: Vec<String> = defaults_taken.iter().cloned().collect();
+        let hidden_size = attention.hidden_size;
         let eps = config.required("rms_norm_eps", ModelConfig::positive)? as f32;
         let norm = |path: String| NormSpec { path, size: hidden_size, eps, less_one: false };
-        let attention_bias = config.boolean("attention_bias")?.unwrap_or(false);
-        let mlp_bias = config.boolean("mlp_bias")?.unwrap_or(false);
-        let mlp = MlpSpec {
-            path: String::new(),
-            hidden_size,
-            intermediate_size: config.require_size("intermediate_size")?,
-            projections: Projections::Apart,
-            activation: Activation::Silu,
-            gate_up_bias: mlp_bias,
-            down_bias: mlp_bias,
-            experts: None,
-        };
-        let attention = AttentionSpec {
-            path: String::new(),
-            hidden_size,
-            heads: num_attention_heads,
-            kv_heads: num_key_value_heads,
-            head_dim,
-            projections: Projections::Apart,
-            qkv_bias: attention_bias,
-            o_bias: attention_bias,
-            rope: Some(0),
-            span: AttentionSpan::Full,
-            scale: (head_dim as f32).powf(-0.5),
-            cap: None,
-            qk_norm: QkNorm::None,
-            tempered: false,
-        };
         let block = |layer: usize| {
             let path = format!("model.layers.{layer}");
+            let attention = AttentionSpec { path: format!("{path}.self_attn"), ..attention.clone() };
+            let mlp = MlpSpec { path: format!("{path}.mlp"), ..mlp.clone() };
             BlockSpec {
-                attention: Branch {
-                    before: Some(norm(format!("{path}.input_layernorm"))),
-                    part: AttentionSpec { path: format!("{path}.self_attn"), ..attention.clone() },
-                    after: None,
-                    factor: None,
-                },
-                mlp: Branch {
-                    before: Some(norm(format!("{path}.post_attention_layernorm"))),
-                    part: MlpSpec { path: format!("{path}.mlp"), ..mlp.clone() },
-                    after: None,
-                    factor: None,
-                },
+                attention: Branch::new(norm(format!("{path}.input_layernorm")), attention),
+                mlp: Branch::new(norm(format!("{path}.post_attention_layernorm")), mlp),
                 path,
             }
         };

@@ -1,6 +1,9 @@
 //! Parts that blocks are made of, and the tensors of each: names, shapes, roles, taps.
 
+use super::decoder::head_dim;
 use super::manifest::{Role, Tap, TensorSpec};
+use crate::error::Result;
+use crate::models::config::ModelConfig;
 
 /// Keys that a query sees, beside causality.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,6 +137,33 @@ pub struct AttentionSpec {
 }
 
 impl AttentionSpec {
+    /// Reads Llama's attention from the keys that all architectures share.
+    pub(super) fn from_config(config: &ModelConfig) -> Result<Self> {
+        let heads = config.require_size("num_attention_heads")?;
+        let kv_heads = config.size("num_key_value_heads")?.unwrap_or(heads);
+        if !heads.is_multiple_of(kv_heads) {
+            let message = format!("{kv_heads} does not divide num_attention_heads {heads}");
+            return Err(config.error("num_key_value_heads", message));
+        }
+        let (head_dim, bias) = (head_dim(config)?, config.boolean("attention_bias")?.unwrap_or(false));
+        Ok(Self {
+            path: String::new(),
+            hidden_size: config.require_size("hidden_size")?,
+            heads,
+            kv_heads,
+            head_dim,
+            projections: Projections::Apart,
+            qkv_bias: bias,
+            o_bias: bias,
+            rope: Some(0),
+            span: AttentionSpan::Full,
+            scale: (head_dim as f32).powf(-0.5),
+            cap: None,
+            qk_norm: QkNorm::None,
+            tempered: false,
+        })
+    }
+
     /// Returns the projection with a role.
     pub fn projection(&self, role: Role) -> LinearSpec {
         let (heads, kv_heads) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
@@ -237,6 +267,21 @@ pub struct MlpSpec {
 }
 
 impl MlpSpec {
+    /// Reads Llama's MLP from the keys that all architectures share.
+    pub(super) fn from_config(config: &ModelConfig) -> Result<Self> {
+        let bias = config.boolean("mlp_bias")?.unwrap_or(false);
+        Ok(Self {
+            path: String::new(),
+            hidden_size: config.require_size("hidden_size")?,
+            intermediate_size: config.require_size("intermediate_size")?,
+            projections: Projections::Apart,
+            activation: Activation::Silu,
+            gate_up_bias: bias,
+            down_bias: bias,
+            experts: None,
+        })
+    }
+
     /// Returns the path of what is called `name` in an MLP without experts.
     pub fn dense_path(&self, name: &str) -> String {
         format!("{}.{name}", self.path)
@@ -308,6 +353,11 @@ pub struct Branch<P> {
 }
 
 impl<P> Branch<P> {
+    /// Makes a branch with a norm of its input only.
+    pub(super) fn new(before: NormSpec, part: P) -> Self {
+        Self { before: Some(before), part, after: None, factor: None }
+    }
+
     /// Gives the part a norm of its output, like that of its input.
     pub fn set_norm_after(&mut self, path: String) {
         self.after = self.before.as_ref().map(|norm| NormSpec { path, ..norm.clone() });

@@ -145,7 +145,7 @@ mod tests {
             }
         }
         outer[TEXT_CONFIG] = inner;
-        spec(&outer).unwrap().tie_word_embeddings
+        spec(&outer).unwrap().head.tied
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub const DEFAULTS: &[KeyDefault] = &[
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;
-    spec.biases = Biases { qkv: true, ..Biases::default() };
+    spec.set_biases(Biases { qkv: true, ..Biases::default() });
     set_late_windows(&mut spec, config)?;
     spec.note_head_dim(config);
     Ok(spec)

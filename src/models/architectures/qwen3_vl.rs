@@ -4,7 +4,7 @@ use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::KeyDefault;
-use crate::models::spec::{DecoderSpec, QkNorm};
+use crate::models::spec::DecoderSpec;
 
 /// Defaults of transformers' `Qwen3VLTextConfig`.
 pub const DEFAULTS: &[KeyDefault] = &[
@@ -25,6 +25,6 @@ pub const DEFAULTS: &[KeyDefault] = &[
 /// Describes the decoder: Llama's block with a norm of queries and keys. The three positions of `mrope` are one in a text.
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let mut spec = DecoderSpec::from_config(&config.with_defaults(DEFAULTS))?;
-    spec.qk_norm = QkNorm::Weighted;
+    spec.set_qk_norms();
     Ok(spec)
 }

@@ -160,7 +160,11 @@ fn configs_that_cannot_be_honoured() {
         ("vocab_size", json!(1e30), "expected an integer"),
         ("num_attention_heads", json!(0), "expected an integer"),
         ("hidden_act", json!("gelu"), "`gelu` is not supported"),
-        ("rope_scaling", json!({"rope_type": "longrope", "factor": 2.0}), "`longrope` is not supported"),
+        (
+            "rope_scaling",
+            json!({"rope_type": "longrope", "factor": 2.0}),
+            "`rope_scaling.short_factor`: missing",
+        ),
         ("no_rope_layers", json!([1, 1]), "2 entries for 4 layers"),
         ("num_key_value_heads", json!(3), "does not divide"),
         ("quantization_config", json!({"quant_method": "gptq", "bits": 4}), "not by MLX"),

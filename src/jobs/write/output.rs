@@ -59,8 +59,9 @@ impl Output {
         if self.towers == TowerFate::Written {
             if towers.is_empty() {
                 let message = "has no tensors beside the text model that could be kept";
-                return Err(Error::file(source.dir(), message)
-                    .hint("leave the setting out, or start from a checkpoint with its vision tower"));
+                return Err(Error::file(source.dir(), message).hint(
+                    "leave setting `keep_towers` out, or start from a checkpoint with its vision tower",
+                ));
             }
             let dropped = towers.notes();
             notes.retain(|note| !dropped.contains(note));

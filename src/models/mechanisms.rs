@@ -19,6 +19,9 @@ struct Mechanism {
     parts: &'static [&'static str],
 }
 
+/// Parts of the names of tensors that belong to towers, whose own mechanisms are nobody's concern.
+const TOWERS: &[&str] = &["vision_tower", "visual", "vision_model", "audio_tower"];
+
 /// Mechanisms, in the order in which they are named.
 const MECHANISMS: &[Mechanism] = &[
     of(
@@ -93,18 +96,14 @@ const MECHANISMS: &[Mechanism] = &[
     of("keys and values of another layer", &["num_kv_shared_layers", "use_cla"], &[]),
     of("an encoder", &["is_encoder_decoder"], &["encoder"]),
     of("a text model inside", &["text_config", "llm_config", "language_config"], &["language_model"]),
-    of(
-        "towers for images or sounds",
-        &["vision_config", "audio_config", "vision_tower"],
-        &["vision_tower", "visual", "vision_model", "audio_tower"],
-    ),
+    of("towers for images or sounds", &["vision_config", "audio_config", "vision_tower"], TOWERS),
 ];
 
 /// Sections of config.json that may hold the keys of a text model.
 const SECTIONS: [&str; 3] = ["text_config", "llm_config", "language_config"];
 
 /// Activations that mixbit's blocks have.
-const ACTIVATIONS: [&str; 2] = ["silu", "swish"];
+const ACTIVATIONS: [&str; 3] = ["silu", "swish", "gelu_pytorch_tanh"];
 
 /// Keys that change what other architectures compute, and that `llama` does not have.
 const FOREIGN: [&str; 11] = [
@@ -128,12 +127,14 @@ const fn of(name: &'static str, keys: &'static [&'static str], parts: &'static [
 /// Describes in one sentence what a model with this config and tensors of these `names` seems to need, each mechanism with the
 /// key or name that speaks for it.
 fn seemingly_needed<'a>(config: &ModelConfig, names: impl Iterator<Item = &'a str>) -> String {
-    let names: Vec<&str> = names.collect();
+    let (towers, decoder): (Vec<&str>, Vec<&str>) =
+        names.partition(|name| name.split('.').any(|part| TOWERS.contains(&part)));
     let sections = sections(config.keys());
     let mut needed: Vec<String> = MECHANISMS
         .iter()
         .filter_map(|mechanism| {
-            Some(format!("{} (`{}`)", mechanism.name, trace(mechanism, &sections, &names)?))
+            let names = if mechanism.parts == TOWERS { &towers } else { &decoder };
+            Some(format!("{} (`{}`)", mechanism.name, trace(mechanism, &sections, names)?))
         })
         .collect();
     needed.extend(activation(&sections).map(|name| format!("the activation `{name}`")));

@@ -114,11 +114,7 @@ impl Rope {
                 return Err(config.error(&key, "RoPE parameters that differ by layer type are not supported"));
             }
         }
-        let theta = match config.positive(&format!("{group}.rope_theta"))? {
-            Some(theta) => Some(theta),
-            None => config.positive("rope_theta")?.or_else(|| config.default_of("rope_theta")),
-        };
-        let theta = theta.ok_or_else(|| config.error("rope_theta", "missing"))?;
+        let theta = base(config, group, "rope_theta")?;
         let scaling = RopeScaling::from_config(config, group)?;
         Ok(Self { dims, theta, traditional: false, scaling })
     }
@@ -129,10 +125,7 @@ impl Rope {
     pub fn by_layer_type(config: &ModelConfig, sliding_theta: &str) -> Result<[Self; 2]> {
         let dims = head_dim(config)?;
         let read = |group: &str, inner: &str, key: &str| -> Result<Self> {
-            let theta = match config.positive(&format!("{inner}.rope_theta"))? {
-                Some(theta) => theta,
-                None => config.required(key, ModelConfig::positive)?,
-            };
+            let theta = base(config, inner, key)?;
             Ok(Self { dims, theta, traditional: false, scaling: RopeScaling::from_config(config, group)? })
         };
         let (full, sliding) = ("rope_parameters.full_attention", "rope_parameters.sliding_attention");
@@ -294,6 +287,15 @@ impl Rope {
             _ => 1.0,
         }
     }
+}
+
+/// Returns the base in `group`, or else at the top as `key`, or else the architecture's default.
+fn base(config: &ModelConfig, group: &str, key: &str) -> Result<f64> {
+    let base = match config.positive(&format!("{group}.rope_theta"))? {
+        Some(base) => Some(base),
+        None => config.positive(key)?.or_else(|| config.default_of(key)),
+    };
+    base.ok_or_else(|| config.error(key, "missing"))
 }
 
 /// Returns the key of the object that the scaling is read from. Python takes an empty one for none.

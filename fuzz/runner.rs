@@ -14,7 +14,7 @@ use crate::worker::MARK;
 
 /// Longest time of one step. The slowest renders a template that does not end several times, in some 5 s of one core; the rest
 /// is for machines that do other work too.
-const MOST_TIME: Duration = Duration::from_secs(60);
+const MOST_TIME: Duration = Duration::from_mins(1);
 
 /// Findings of one kind: their number, and the first.
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use super::architectures;
 use super::architectures::Architecture;
 use super::config::ModelConfig;
 use crate::error::Result;
+use crate::files::json;
 use crate::files::model_files::ModelFiles;
 use crate::formats::checkpoint::Checkpoint;
 
@@ -205,7 +206,8 @@ fn is_in_effect(value: &Value) -> bool {
     match value {
         Value::Null => false,
         Value::Bool(is_on) => *is_on,
-        Value::Number(number) => number.as_f64().is_some_and(|x| x != 0.0 && x != 1.0),
+        // Factors of 1 and counts of 0 change nothing.
+        Value::Number(_) => !json::equal(value, &0.into()) && !json::equal(value, &1.into()),
         Value::String(text) => !text.is_empty() && text != "none",
         Value::Array(items) => !items.is_empty(),
         Value::Object(keys) => !keys.is_empty(),
@@ -229,16 +231,18 @@ mod tests {
     fn keys_and_names_tell_mechanisms() {
         let gemma2 = json!({
             "model_type": "gemma2", "final_logit_softcapping": 30.0, "query_pre_attn_scalar": 256,
-            "hidden_activation": "gelu_pytorch_tanh", "num_experts": 0, "embedding_multiplier": 1.0
+            "hidden_activation": "relu2", "num_experts": 0, "embedding_multiplier": 1.0
         });
         assert_eq!(
             needed(&gemma2, &["model.layers.0.pre_feedforward_layernorm.weight"]),
             "by config.json and the tensors' names it seems to need logit caps (`final_logit_softcapping`), a factor of \
              the scores of its own (`query_pre_attn_scalar`), norms after the branches (`pre_feedforward_layernorm`), \
-             the activation `gelu_pytorch_tanh`"
+             the activation `relu2`"
         );
         let phi = needed(&json!({"model_type": "phi3"}), &["model.layers.0.self_attn.qkv_proj.weight"]);
         assert!(phi.ends_with("fused qkv (`qkv_proj`)"), "{phi}");
+        let tower = needed(&json!({"model_type": "new_vl"}), &["visual.blocks.0.attn.qkv.weight"]);
+        assert!(tower.ends_with("need towers for images or sounds (`visual`)"), "{tower}");
     }
 
     #[test]

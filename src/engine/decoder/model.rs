@@ -79,7 +79,6 @@ impl Head {
     }
 
     /// Makes a head of the matrix, which may be shared.
-
     fn with_weight(loader: &Loader<'_>, weight: Weight) -> Result<Self> {
         let spec = &loader.source.spec().head;
         let bias = (spec.bias && !spec.tied).then(|| loader.float(&format!("{}.bias", spec.path)));

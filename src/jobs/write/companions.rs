@@ -148,8 +148,9 @@ pub fn write_config(
 /// Copies the files that say how images become inputs of the towers.
 pub fn write_processors(folder: &OutputFolder, source: &SourceModel) -> Result<()> {
     let files = source.files();
-    let processors = files.names()?.into_iter().filter(|name| is_processor_file(name));
-    processors.map(|name| copy(folder, files, &name)).collect()
+    let names = files.names()?;
+    let mut processors = names.iter().filter(|name| is_processor_file(name));
+    processors.try_for_each(|name| copy(folder, files, name))
 }
 
 /// Copies generation_config.json. Token ids that are floats become integers, as in config.json.

@@ -38,7 +38,7 @@ pub fn spec(config: &ModelConfig, shapes: &TensorShapes) -> Result<DecoderSpec> 
     let mut spec = DecoderSpec::from_config(config)?;
     spec.ropes[0].traditional = true;
     spec.set_mlp_name("feed_forward");
-    spec.head.path = "output".to_owned();
+    "output".clone_into(&mut spec.head.path);
     spec.head.quantized_tied = false;
     set_intermediate_size(config, shapes, &mut spec)?;
     let norm = config.required("use_qk_norm", ModelConfig::boolean)?;
@@ -82,8 +82,7 @@ fn set_intermediate_size(config: &ModelConfig, shapes: &TensorShapes, spec: &mut
         ));
     } else if claimed.is_some_and(|claimed| claimed != other) {
         spec.notes.push(format!(
-            "the config hints at a dual MLP ({} and {size}); the weights have one, {size} wide",
-            other
+            "the config hints at a dual MLP ({other} and {size}); the weights have one, {size} wide"
         ));
     }
     spec.mlps_mut().for_each(|mlp| mlp.intermediate_size = size);

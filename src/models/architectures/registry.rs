@@ -117,16 +117,14 @@ impl Architecture {
         let decoder = wrapper.decoder_config(config)?;
         let name = wrapper.decoder(decoder.model_type());
         let mut rows = ARCHITECTURES.iter().chain(TEXT_DECODERS);
-        match name.and_then(|name| rows.find(|row| row.model_type == name)) {
-            Some(row) => Ok((row, decoder)),
-            None => {
-                let texts: Vec<&str> = wrapper.texts.iter().map(|(text, _)| *text).collect();
-                let (text, outer) = (decoder.model_type(), self.model_type);
-                Err(decoder
-                    .error("model_type", format!("`{text}` is not supported in `{outer}`"))
-                    .hint(format!("supported in it are: {}", texts.join(", "))))
-            }
+        if let Some(row) = name.and_then(|name| rows.find(|row| row.model_type == name)) {
+            return Ok((row, decoder));
         }
+        let texts: Vec<&str> = wrapper.texts.iter().map(|(text, _)| *text).collect();
+        let (text, outer) = (decoder.model_type(), self.model_type);
+        Err(decoder
+            .error("model_type", format!("`{text}` is not supported in `{outer}`"))
+            .hint(format!("supported in it are: {}", texts.join(", "))))
     }
 }
 

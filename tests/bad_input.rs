@@ -162,6 +162,11 @@ fn configs_that_cannot_be_honoured() {
         ("hidden_act", json!("gelu"), "`gelu` is not supported"),
         (
             "rope_scaling",
+            json!({"rope_type": "mrope", "mrope_section": [2, 3, 3]}),
+            "`mrope` is not supported",
+        ),
+        (
+            "rope_scaling",
             json!({"rope_type": "longrope", "factor": 2.0}),
             "`rope_scaling.short_factor`: missing",
         ),

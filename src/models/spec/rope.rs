@@ -314,6 +314,10 @@ fn group(config: &ModelConfig) -> Result<&'static str> {
     Ok("rope_parameters")
 }
 
+/// Types of models whose tokens have three positions (time, height, width), which are one in a text.
+const THREE_POSITIONS: [&str; 6] =
+    ["qwen2_vl", "qwen2_vl_text", "qwen2_5_vl", "qwen2_5_vl_text", "qwen3_vl", "qwen3_vl_text"];
+
 impl RopeScaling {
     /// Returns the trained context, where it is written beside the factor.
     fn original_max_positions(&self) -> Option<f64> {
@@ -348,8 +352,8 @@ impl RopeScaling {
             })
         };
         Ok(match kind {
-            // The three positions of `mrope` (time, height, width) are one in a text.
-            "default" | "mrope" => Self::Default,
+            "default" => Self::Default,
+            "mrope" if THREE_POSITIONS.contains(&config.model_type()) => Self::Default,
             "linear" => Self::Linear { factor: factor()? },
             "dynamic" => {
                 let trained = max_positions.ok_or_else(|| {

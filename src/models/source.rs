@@ -385,7 +385,7 @@ fn rename(checkpoint: &Checkpoint, names: Names) -> Result<BTreeMap<String, Stri
     for (original, _) in checkpoint.iter() {
         let name = match names.rename(original) {
             Rename::Drop => continue,
-            Rename::Keep | Rename::Expert { .. } | Rename::Fused(_) => original.to_owned(),
+            Rename::Keep | Rename::Expert { .. } | Rename::Derived(_) => original.to_owned(),
             Rename::To(name) => name,
         };
         if let Some(other) = stored.insert(name.clone(), original.to_owned()) {

@@ -165,6 +165,11 @@ impl SourceModel {
         if self.row.wrapper.is_some() { PREFIX } else { "" }
     }
 
+    /// Returns the decoder's keys that mlx-lm reads beside its section of config.json.
+    pub fn repeated_keys(&self) -> &'static [&'static str] {
+        self.row.wrapper.map_or(&[], |wrapper| wrapper.repeated)
+    }
+
     /// Returns the tensors beside the decoder.
     pub fn towers(&self) -> &Towers {
         &self.towers

@@ -113,14 +113,21 @@ impl Names {
             ["model.language_model.", "language_model."].iter().find_map(|start| name.strip_prefix(start));
         let inner = inner.unwrap_or(name);
         let inner = if is_bare(inner) { format!("model.{inner}") } else { inner.to_owned() };
+        let inner = match (self.rule)(&inner) {
+            Rename::To(name) => name,
+            _ => inner,
+        };
         if self.account_for(&inner, Some(spec), is_stored) {
             return true;
         }
-        if let Some(rest) = inner.strip_prefix("model.layers.") {
+        let blocks = spec.blocks.first().and_then(|block| block.path.strip_suffix('0')).unwrap_or_default();
+        if let Some(rest) = inner.strip_prefix(blocks) {
             let layer = rest.split('.').next().and_then(|number| number.parse::<usize>().ok());
             return layer.is_some_and(|layer| layer >= spec.blocks.len());
         }
-        !["model.norm.", "model.embed_tokens.", &spec.head.path].iter().any(|own| inner.starts_with(own))
+        let own = [&spec.head.norm.path, &spec.embed.path, &spec.head.path].into_iter();
+        let mut own = own.chain(spec.embed.positions.as_ref().map(|positions| &positions.path));
+        !own.any(|own| inner.starts_with(own))
     }
 
     /// True if the tensor called `name` has its place in a decoder, tensors of which `is_stored` knows by mlx-lm's names: under

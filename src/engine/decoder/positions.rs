@@ -95,6 +95,11 @@ impl Positions {
         }
     }
 
+    /// Returns the number of tokens in the text before these.
+    pub(crate) fn seen(&self) -> usize {
+        self.seen
+    }
+
     /// Returns the mask for `span` over the latest `keys` positions.
     pub(crate) fn mask(&mut self, span: AttentionSpan, keys: usize) -> Mask {
         if let Some((_, _, mask)) = self.masks.iter().find(|(s, k, _)| *s == span && *k == keys) {

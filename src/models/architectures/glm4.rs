@@ -20,6 +20,7 @@ pub const DEFAULTS: &[KeyDefault] = &[
     KeyDefault::size("max_position_embeddings", 131_072).minor(),
     KeyDefault::number("rms_norm_eps", 0.000_000_156_25),
     KeyDefault::number("rope_theta", 10_000.0),
+    KeyDefault::number("partial_rotary_factor", ROTATED),
     KeyDefault::boolean("tie_word_embeddings", false),
     KeyDefault::boolean("attention_bias", true),
 ];

@@ -74,6 +74,7 @@ pub enum Projections {
 
 /// Grouped-query attention.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts")]
 pub struct AttentionSpec {
     /// Path that the names of its tensors begin with.
     pub path: String,

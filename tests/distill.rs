@@ -14,6 +14,7 @@ use mixbit::engine::learn::learning::Norms;
 use mixbit::engine::learn::student::{Student, Target};
 use mixbit::engine::runtime::Engine;
 use mixbit::models::source::SourceModel;
+use mixbit::models::spec::Role;
 use mixbit::numerics::dtype::extend_f32;
 
 const SMALL: [&str; 4] = ["--samples", "8", "--sequence-length", "48"];
@@ -49,8 +50,7 @@ fn check_gradients(float: &Path, flags: &[&str]) {
     assert_eq!(gradients.keys().collect::<Vec<_>>(), start.keys().collect::<Vec<_>>());
     assert!(
         gradients.len()
-            == 2 * layers.len()
-                + float.manifest().iter().filter(|t| t.shape.len() == 1 && t.name.contains("norm")).count()
+            == 2 * layers.len() + float.manifest().iter().filter(|tensor| tensor.role == Role::Norm).count()
     );
     for (name, gradient) in &gradients {
         let norm = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
@@ -82,6 +82,18 @@ fn gradients_are_slopes_with_norms_on_heads_and_an_untied_head() {
 #[test]
 fn gradients_are_slopes_in_experts() {
     check_gradients(&fixtures().join("golden/qwen3-moe-mixed"), &["--bits", "6:32"]);
+}
+
+#[test]
+fn gradients_are_slopes_in_layer_norms_and_norms_of_each_head() {
+    check_gradients(&fixtures().join("golden/stablelm-parallel"), &["--bits", "4:32"]);
+    check_gradients(&fixtures().join("golden/cohere-qk-norm"), &["--bits", "4:32"]);
+}
+
+#[test]
+fn gradients_are_slopes_in_plain_mlps() {
+    check_gradients(&fixtures().join("golden/nemotron-untied"), &["--bits", "4:32"]);
+    check_gradients(&fixtures().join("golden/apertus-untied"), &["--bits", "4:32"]);
 }
 
 #[test]

@@ -8,7 +8,7 @@ mod sink;
 use std::fs;
 use std::path::Path;
 
-use common::{bundled, mixbit, stderr, stdout, succeeded};
+use common::{bundled, fixtures, mixbit, stderr, stdout, succeeded};
 use serde_json::Value;
 use sink::with_sink;
 
@@ -108,6 +108,28 @@ fn quantized_keys_and_values_are_smaller() {
     let output = run(&["--prompt", "Hi", "--max-tokens", "3", "--kv-bits", "8", "--verbose"]);
     succeeded(&output);
     assert!(stderr(&output).contains("cache: "), "{}", stderr(&output));
+}
+
+#[test]
+fn learned_positions_end_where_they_are_told_to() {
+    let model = fixtures().join("golden/gpt-bigcode-one-kv-head");
+    let model = model.to_str().unwrap();
+    let refused = |arguments: &[&str], expected: &str| {
+        let output = mixbit([&["run", "--model", model, "--ignore-chat-template"], arguments].concat());
+        assert!(!output.status.success() && stderr(&output).contains(expected), "{}", stderr(&output));
+    };
+    for flag in ["--context-size", "--num-sink-tokens", "--eviction-batch-percent"] {
+        let expected = format!("{flag}: this model has 256 learned positions, and cannot forget");
+        refused(&["--prompt", "the", flag, "8"], &expected);
+    }
+    refused(&["--prompt", "the", "--ignore-eos", "--max-tokens", "300"], "the context of 256 tokens is full");
+    refused(&["--prompt", &"a ".repeat(300)], "the context of 256 tokens is full");
+    let tokens = vec!["5"; 257].join(",");
+    let out = tempfile::tempdir().unwrap();
+    let out = out.path().join("logits.npz");
+    let logits = ["logits", "--model", model, "--tokens", &tokens, "--out", out.to_str().unwrap()];
+    let output = mixbit(logits);
+    assert!(stderr(&output).contains("the model has learned positions for 256"), "{}", stderr(&output));
 }
 
 #[test]

@@ -18,6 +18,7 @@ use mixbit::engine::passes::forward::run_forward;
 use mixbit::engine::passes::moments::{MomentSettings, input_moments};
 use mixbit::engine::runtime::Engine;
 use mixbit::models::source::SourceModel;
+use mixbit::models::spec::Tap;
 use mixbit::numerics::affine::{FloatType, rounding_error};
 use mixbit::numerics::quant::Quant;
 use mixbit::numerics::rounding::Technique;
@@ -80,8 +81,19 @@ fn predictions_hold_for_every_part() {
         };
         seeds.map(text).collect()
     };
-    for case in ["gemma2-caps", "gemma3-text-windows", "granite-untied-biases", "olmo2-untied", "phi3-untied"]
-    {
+    for case in [
+        "apertus-untied",
+        "cohere-qk-norm",
+        "gemma2-caps",
+        "gemma3-text-windows",
+        "gpt-bigcode-one-kv-head",
+        "gpt-neox-parallel",
+        "granite-untied-biases",
+        "olmo2-untied",
+        "phi3-untied",
+        "plamo-shared-heads",
+        "starcoder2-tied",
+    ] {
         let source = SourceModel::open(&fixtures().join("golden").join(case)).unwrap();
         let candidates = [4, 6].map(|bits| Quant::affine(bits, 32)).to_vec();
         let setting = Setting { sequences: tokens(0..48), windows: tokens(100..124), candidates };
@@ -95,6 +107,28 @@ fn predictions_hold_for_every_part() {
         );
         assert!(correlation > 0.9 && (0.5..2.0).contains(&median), "{case} {correlation} {median}");
     }
+}
+
+/// Attention and an MLP that read one normed input have one matrix of second moments, in which each token is once.
+#[test]
+fn a_shared_input_is_seen_once() {
+    let source = SourceModel::open(&fixtures().join("golden/cohere-plain")).unwrap();
+    let sequences: Vec<Vec<u32>> = (1..4).map(|n| (0..20).map(|i| (i * 7 + n) % 60).collect()).collect();
+    let settings = MomentSettings {
+        sequences: &sequences,
+        extent: Extent::Full,
+        memory: u64::MAX,
+        progress: &|_, _| {},
+    };
+    input_moments(&Engine::start().unwrap(), &source, &settings, |block, moments| {
+        let taps: Vec<Tap> = moments.keys().copied().collect();
+        if block.is_some() {
+            assert_eq!(taps, [Tap::ATTENTION, Tap::HEADS, Tap::INNER]);
+        }
+        assert!(moments.values().all(|moment| moment.tokens() == [60]));
+        Ok(())
+    })
+    .unwrap();
 }
 
 #[test]

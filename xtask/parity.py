@@ -27,16 +27,26 @@ LENGTH = 24
 # What conversion cannot change: mlx-lm has no window, chunk or temperature for these.
 SEMANTIC = {
     "gemma2-caps": "mlx-lm ignores the sliding window",
+    "gpt-bigcode-every-head": "mlx-lm reads the rows of heads in another order",
+    "gpt-bigcode-tanh": "mlx-lm computes GELU exactly",
+    "gpt-neox-exact-gelu": "mlx-lm computes GELU by its approximation",
     "llama4-text-nope-mixed": "mlx-lm's llama4_text has neither chunks nor temperature tuning",
     "mistral-sliding-window": "mlx-lm ignores the sliding window",
     "mixtral-tied-sliding-window": "mlx-lm ignores the sliding window",
+    "nanochat-grouped": "mlx-lm has another epsilon",
+    "nanochat-plain": "mlx-lm has another epsilon",
     "phi3-longrope-partial": "mlx-lm takes the long factors always",
     "qwen2-untied-window-yarn": "mlx-lm ignores the sliding window",
     "qwen3-max-window-layers": "mlx-lm ignores the sliding window",
     "qwen3-layer-types": "mlx-lm ignores the sliding window",
     "qwen3-moe-sliding-window": "mlx-lm ignores the sliding window",
+    "starcoder2-window": "mlx-lm ignores the sliding window",
 }
-
+# What stock mlx-lm cannot run. `parity_architectures.py` compares these types with a corrected one.
+FAILING = {
+    "olmo-tied": "mlx-lm's olmo fails on prompts",
+    "olmo-untied": "mlx-lm's olmo fails on prompts",
+}
 
 # Models whose embedding mlx-lm can run quantized: tied and untied heads.
 EMBEDDINGS = {
@@ -216,6 +226,9 @@ def main():
     with tempfile.TemporaryDirectory() as home:
         home = Path(home)
         for folder in goldens + trained:
+            if folder.name in FAILING:
+                print(f"{folder.name:46} not compared ({FAILING[folder.name]})", flush=True)
+                continue
             tokens = prompt_of(folder)
             converted = home / "converted"
             run(arguments.mixbit, "convert", "--hf-path", folder, "--mlx-path", converted, "--dtype", "float16", "--overwrite")

@@ -158,13 +158,12 @@ fn mlp_claims(config: Option<&ModelConfig>) -> Vec<(&'static str, usize)> {
 fn gqa(folder: &Folder) -> Option<Finding> {
     let size = |key| folder.decoder_config.as_ref()?.size(key).ok()?;
     let attention = folder.spec.as_ref().and_then(|spec| spec.attentions().next());
-    let (heads, claimed, head_dim) = match attention {
-        Some(attention) => (attention.heads, attention.kv_heads, attention.head_dim),
-        None => {
-            let heads = size("num_attention_heads")?;
-            let head_dim = size("head_dim").or_else(|| size("hidden_size")?.checked_div(heads))?;
-            (heads, size("num_key_value_heads").unwrap_or(heads), head_dim)
-        }
+    let (heads, claimed, head_dim) = if let Some(attention) = attention {
+        (attention.heads, attention.kv_heads, attention.head_dim)
+    } else {
+        let heads = size("num_attention_heads")?;
+        let head_dim = size("head_dim").or_else(|| size("hidden_size")?.checked_div(heads))?;
+        (heads, size("num_key_value_heads").unwrap_or(heads), head_dim)
     };
     let rows = |role, name| match attention {
         Some(attention) => folder.rows(&attention.projection(role).path),

@@ -2,10 +2,11 @@
 
 use super::names::TensorShapes;
 use super::{
-    ernie4_5, exaone, exaone4, gemma, gemma2, gemma3_text, glm, glm4, granite, helium, hunyuan_v1_dense,
-    internlm2, internlm3, iquestcoder, lille_130m, llama, llama4_text, mimo, minicpm, ministral3, mistral,
-    mixtral, muse_glimmer, olmo2, olmo3, phi3, plamo3, qwen, qwen2, qwen2_vl, qwen3, qwen3_moe, qwen3_vl,
-    qwen3_vl_moe, seed_oss, smollm3, spark2_5, telechat3, wrappers,
+    apertus, cohere, cohere2, ernie4_5, exaone, exaone4, gemma, gemma2, gemma3_text, glm, glm4, gpt_bigcode,
+    gpt_neox, gptj, granite, helium, hunyuan_v1_dense, internlm2, internlm3, iquestcoder, lille_130m, llama,
+    llama4_text, mimo, minicpm, ministral3, mistral, mixtral, muse_glimmer, nanochat, nemotron, olmo, olmo2,
+    olmo3, openelm, phi, phi3, plamo, plamo3, qwen, qwen2, qwen2_vl, qwen3, qwen3_moe, qwen3_vl,
+    qwen3_vl_moe, seed_oss, smollm3, spark2_5, stablelm, starcoder2, telechat3, wrappers,
 };
 use crate::error::Result;
 use crate::models::config::ModelConfig;
@@ -32,6 +33,9 @@ pub struct Architecture {
 }
 
 const ARCHITECTURES: &[Architecture] = &[
+    row("apertus", apertus::DEFAULTS, apertus::spec, rename_common),
+    row("cohere", cohere::DEFAULTS, cohere::spec, rename_common),
+    row("cohere2", cohere2::DEFAULTS, cohere2::spec, rename_common),
     row("ernie4_5", ernie4_5::DEFAULTS, ernie4_5::spec, rename_common),
     row("exaone", exaone::DEFAULTS, exaone::spec, rename_common),
     row("exaone4", exaone4::DEFAULTS, exaone4::spec, rename_common),
@@ -40,6 +44,9 @@ const ARCHITECTURES: &[Architecture] = &[
     row("gemma3_text", gemma3_text::DEFAULTS, gemma3_text::spec, rename_common),
     row("glm", glm::DEFAULTS, glm::spec, rename_common),
     row("glm4", glm4::DEFAULTS, glm4::spec, rename_common),
+    row("gpt_bigcode", gpt_bigcode::DEFAULTS, gpt_bigcode::spec, gpt_bigcode::rename),
+    row("gpt_neox", gpt_neox::DEFAULTS, gpt_neox::spec, gpt_neox::rename),
+    row("gptj", gptj::DEFAULTS, gptj::spec, gptj::rename),
     row("granite", granite::DEFAULTS, granite::spec, rename_common),
     row("helium", helium::DEFAULTS, helium::spec, rename_common),
     row("hunyuan_v1_dense", hunyuan_v1_dense::DEFAULTS, hunyuan_v1_dense::spec, rename_common),
@@ -53,17 +60,25 @@ const ARCHITECTURES: &[Architecture] = &[
     row("ministral3", ministral3::DEFAULTS, ministral3::spec, rename_common),
     row("mistral", mistral::DEFAULTS, mistral::spec, rename_common),
     row("mixtral", mixtral::DEFAULTS, mixtral::spec, mixtral::rename),
+    row("nanochat", nanochat::DEFAULTS, nanochat::spec, nanochat::rename),
+    row("nemotron", nemotron::DEFAULTS, nemotron::spec, rename_common),
+    row("olmo", olmo::DEFAULTS, olmo::spec, rename_common),
     row("olmo2", olmo2::DEFAULTS, olmo2::spec, rename_common),
     row("olmo3", olmo3::DEFAULTS, olmo3::spec, rename_common),
+    row("openelm", openelm::DEFAULTS, openelm::spec, rename_common),
+    row("phi", phi::DEFAULTS, phi::spec, rename_common),
     row("phi3", phi3::DEFAULTS, phi3::spec, rename_common),
     row("plamo3", plamo3::DEFAULTS, plamo3::spec, rename_common),
     row("qwen", qwen::DEFAULTS, qwen::spec, rename_common),
+    row("plamo", plamo::DEFAULTS, plamo::spec, rename_common),
     row("qwen2", qwen2::DEFAULTS, qwen2::spec, rename_common),
     row("qwen3", qwen3::DEFAULTS, qwen3::spec, rename_common),
     row("qwen3_moe", qwen3_moe::DEFAULTS, qwen3_moe::spec, rename_experts),
     row("seed_oss", seed_oss::DEFAULTS, seed_oss::spec, rename_common),
     row("smollm3", smollm3::DEFAULTS, smollm3::spec, rename_common),
     row("spark2_5", spark2_5::DEFAULTS, spark2_5::spec, spark2_5::rename),
+    row("stablelm", stablelm::DEFAULTS, stablelm::spec, rename_common),
+    row("starcoder2", starcoder2::DEFAULTS, starcoder2::spec, rename_common),
     row("telechat3", telechat3::DEFAULTS, telechat3::spec, rename_common),
     alias("iquestcoder", "llama", iquestcoder::DEFAULTS, iquestcoder::spec, rename_common),
     alias("xverse", "llama", llama::DEFAULTS, llama::spec, rename_common),

@@ -129,7 +129,9 @@ impl DecoderSpec {
             for (norm, name) in
                 [(&mut attention.before, names.attention_norm), (&mut mlp.before, names.mlp_norm)]
             {
-                norm.iter_mut().for_each(|norm| norm.path = inside(path, name));
+                if let Some(norm) = norm {
+                    norm.path = inside(path, name);
+                }
             }
         }
     }

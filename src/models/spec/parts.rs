@@ -93,6 +93,7 @@ impl AttentionGate {
 
 /// Grouped-query attention.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts")]
 pub struct AttentionSpec {
     /// Path that the names of its tensors begin with.
     pub path: String,

@@ -127,13 +127,13 @@ const PUBLISHED: &[Published] = &[
         models: "Gemma 3 270M and 1B, text only",
         note: "`layer_types` and `rope_parameters` are written as mlx-lm reads them",
     },
-    Published { model_type: "phi", family: "Phi", models: "Phi-1, 1.5 and 2", note: "" },
     Published {
         model_type: "gemma3",
         family: "Gemma",
         models: "Gemma 3 4B, 12B and 27B",
         note: "the text model, as `gemma3_text`",
     },
+    Published { model_type: "phi", family: "Phi", models: "Phi-1, 1.5 and 2", note: "" },
     Published {
         model_type: "phi3",
         family: "Phi",
@@ -204,6 +204,12 @@ const PUBLISHED: &[Published] = &[
     },
     Published { model_type: "plamo", family: "PLaMo", models: "PLaMo 13B", note: "" },
     Published {
+        model_type: "plamo3",
+        family: "PLaMo",
+        models: "PLaMo 3",
+        note: "q, k and v are one matrix, and gate and up another; each gets one setting",
+    },
+    Published {
         model_type: "nanochat",
         family: "nanochat",
         models: "nanochat",
@@ -265,12 +271,6 @@ const PUBLISHED: &[Published] = &[
         note: "as `qwen2`; the layers that predict further tokens are left out, as in mlx-lm",
     },
     Published { model_type: "muse_glimmer", family: "Muse", models: "Muse Glimmer", note: "the text model" },
-    Published {
-        model_type: "plamo3",
-        family: "PLaMo",
-        models: "PLaMo 3",
-        note: "q, k and v are one matrix, and gate and up another; each gets one setting",
-    },
     Published {
         model_type: "seed_oss",
         family: "Seed",

@@ -46,7 +46,7 @@ struct mixbit_attention {
   int at, keys, causal;
 };
 /** What mlx_arrays point to: float32 products [1, tokens, (heads + 2 kv_heads) * dims] of queries, keys and values; the cache's
- * keys and values [1, kv_heads, capacity, dims]; weights [dims] of the norms and frequencies [rope_dims / 2], or NULL. */
+ * keys and values [1, kv_heads, capacity, dims] in float32 or float16; weights [dims] of the norms and frequencies [rope_dims / 2], or NULL. */
 struct mixbit_attention_arrays {
   const void* products;
   const void* keys;

@@ -10,8 +10,21 @@ use crate::words::count;
 
 /// Returns the cache's settings for the model of `spec`. The context is by default the model's own.
 pub fn cache_settings(args: &Cache, spec: &DecoderSpec) -> Result<CacheSettings> {
+    refuse_eviction(args, spec)?;
     let size = args.context_size.map(|size| size as usize).or_else(|| trained_context(spec));
     Ok(CacheSettings { context: context_window(args, size)?, storage: storage(args, spec)? })
+}
+
+/// Fails where flags ask a model with learned positions, which cannot be turned, to forget a part of a text.
+fn refuse_eviction(args: &Cache, spec: &DecoderSpec) -> Result<()> {
+    let evicting = ["--context-size", "--num-sink-tokens", "--eviction-batch-percent"];
+    let flag = args.flags().into_iter().find(|flag| evicting.contains(flag));
+    let (Some(positions), Some(flag)) = (&spec.embed.positions, flag) else { return Ok(()) };
+    let most = positions.count;
+    Err(Error::usage(format!(
+        "{flag}: this model has {most} learned positions, and cannot forget a part of a text"
+    ))
+    .hint(format!("leave the flag out: texts have up to {most} tokens")))
 }
 
 /// Returns the settings of a draft model's cache: no larger than its own context, and of floats.
@@ -31,6 +44,9 @@ fn trained_context(spec: &DecoderSpec) -> Option<usize> {
 pub fn length_note(settings: &CacheSettings, spec: &DecoderSpec, tokens: usize) -> Option<String> {
     let reach = format!("prompt and answer may reach {}", count(tokens, "token"));
     let size = settings.context.map(|context| context.size());
+    if let Some(positions) = spec.embed.positions.as_ref().filter(|positions| tokens > positions.count) {
+        return Some(format!("{reach}, the model has {} learned positions: then it fails", positions.count));
+    }
     if let Some(size) = size.filter(|&size| tokens > size) {
         return Some(format!("{reach}, the context is {size}: then the middle is forgotten"));
     }

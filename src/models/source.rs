@@ -163,6 +163,11 @@ impl SourceModel {
         if self.row.wrapper.is_some() { PREFIX } else { "" }
     }
 
+    /// Returns the decoder's keys that mlx-lm reads beside its section of config.json.
+    pub fn repeated_keys(&self) -> &'static [&'static str] {
+        self.row.wrapper.map_or(&[], |wrapper| wrapper.repeated)
+    }
+
     /// Returns the tensors beside the decoder.
     pub fn towers(&self) -> &Towers {
         &self.towers
@@ -383,7 +388,7 @@ fn rename(checkpoint: &Checkpoint, names: Names) -> Result<BTreeMap<String, Stri
     for (original, _) in checkpoint.iter() {
         let name = match names.rename(original) {
             Rename::Drop => continue,
-            Rename::Keep | Rename::Expert { .. } | Rename::Fused(_) => original.to_owned(),
+            Rename::Keep | Rename::Expert { .. } | Rename::Derived(_) => original.to_owned(),
             Rename::To(name) => name,
         };
         if let Some(other) = stored.insert(name.clone(), original.to_owned()) {

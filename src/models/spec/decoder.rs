@@ -12,14 +12,16 @@ use serde_json::Value;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 
-/// Attention temperature tuning of layers without RoPE (arXiv 2501.19399): queries at position p are multiplied by
-/// ln(1 + floor((p + 1) / `floor_scale`)) * `attn_scale` + 1.
+/// Attention temperature tuning (arXiv 2501.19399): queries at position p are multiplied by
+/// ln(1 + floor(p / `floor_scale`)) * `attn_scale` + 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TemperatureTuning {
     /// Tokens per step.
     pub floor_scale: f64,
     /// Strength.
     pub attn_scale: f64,
+    /// Position of the first token.
+    pub first_position: f64,
 }
 
 /// A decoder: embedding, blocks, head.

@@ -148,6 +148,19 @@ impl Rope {
         [("rope_theta", self.theta.into())].into_iter().chain(scaling).collect()
     }
 
+    /// Returns the key of the object that the scaling is read from: `rope_scaling` where it says anything.
+    pub fn group(config: &ModelConfig) -> Result<&'static str> {
+        group(config)
+    }
+
+    /// Returns the object of base and scaling that the class of an architecture reads, which looks nowhere else.
+    pub fn parameters(&self, config: &ModelConfig) -> Value {
+        let group = group(config).ok().and_then(|group| config.get(group)?.as_object());
+        let mut parameters = group.cloned().unwrap_or_default();
+        parameters.insert("rope_theta".to_owned(), self.theta.into());
+        parameters.into()
+    }
+
     /// Returns the rotated part of each head.
     pub fn share(&self, config: &ModelConfig) -> Result<f64> {
         Ok(self.dims as f64 / head_dim(config)? as f64)

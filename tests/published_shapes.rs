@@ -60,11 +60,16 @@ fn parameters_are_as_many_as_published() {
     println!("{} models", models.len());
 }
 
+/// Model types whose published config.json files are behind a gate.
+const GATED: [&str; 1] = ["plamo3"];
+
 #[test]
 fn every_model_type_has_a_published_model() {
     let models = supported();
     // An alias has the shapes of the row that it names.
-    for row in architectures::rows().iter().filter(|row| row.alias_of.is_none()) {
+    for row in
+        architectures::rows().iter().filter(|row| row.alias_of.is_none() && !GATED.contains(&row.model_type))
+    {
         let has_one = models.iter().any(|model| model["config"]["model_type"] == row.model_type);
         assert!(has_one, "{}: none in fixtures/{FILE}", row.model_type);
     }

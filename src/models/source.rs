@@ -10,7 +10,6 @@ use super::config::ModelConfig;
 use super::mechanisms;
 use super::names::{Names, Rename, rename_common};
 use super::towers::Towers;
-use super::wrapper::PREFIX;
 use crate::error::{Error, Result};
 use crate::files::digest::hexadecimal;
 use crate::files::model_files::ModelFiles;
@@ -160,7 +159,7 @@ impl SourceModel {
     /// Returns the start that mlx-lm's names of the decoder's tensors have in a folder of this model, before those of
     /// [`SourceModel::tensors`].
     pub fn prefix(&self) -> &'static str {
-        if self.row.wrapper.is_some() { PREFIX } else { "" }
+        self.row.wrapper.map_or("", |wrapper| wrapper.prefix)
     }
 
     /// Returns the decoder's keys that mlx-lm reads beside its section of config.json.

@@ -16,7 +16,7 @@ const TEXT_CONFIG: &str = "text_config";
 /// Key that says whether the head is the embedding.
 const TIE: &str = "tie_word_embeddings";
 
-/// Start of the decoder's tensor names in what mlx-lm reads.
+/// Start of the decoder's tensor names in what mlx-lm reads, in most wrappers.
 pub const PREFIX: &str = "language_model.";
 
 /// Start of the decoder's tensor names where transformers 5 has the whole model under `model`.
@@ -37,6 +37,8 @@ pub struct Wrapper {
     pub tie: Tie,
     /// True if the head is tied where neither place says so.
     pub tied_by_default: bool,
+    /// Start of the decoder's tensor names in what mlx-lm reads.
+    pub prefix: &'static str,
     /// Keys of the decoder that mlx-lm reads beside its section.
     pub repeated: &'static [&'static str],
 }

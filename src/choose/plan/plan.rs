@@ -104,7 +104,8 @@ impl<'a> Plan<'a> {
             return Err(nothing_to_do(source, &plan, candidates));
         }
         let paths: Vec<&str> = plan.layers.iter().filter_map(|(spec, _)| spec.path()).collect();
-        let routers = source.manifest().iter().filter(|spec| spec.role == Role::Router);
+        let is_router = |spec: &&TensorSpec| matches!(spec.role, Role::Router | Role::HeadGate);
+        let routers = source.manifest().iter().filter(is_router);
         let routers: Vec<&str> = routers.filter_map(TensorSpec::path).collect();
         LayerRule::check_all(rules, &paths, &routers)?;
         Ok(plan)

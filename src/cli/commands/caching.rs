@@ -15,11 +15,16 @@ pub fn cache_settings(args: &Cache, spec: &DecoderSpec) -> Result<CacheSettings>
     Ok(CacheSettings { context: context_window(args, size)?, storage: storage(args, spec)? })
 }
 
-/// Fails where flags ask a model with learned positions, which cannot be turned, to forget a part of a text.
+/// Fails where flags ask a model whose keys cannot be turned to forget a part of a text.
 fn refuse_eviction(args: &Cache, spec: &DecoderSpec) -> Result<()> {
     let evicting = ["--context-size", "--num-sink-tokens", "--eviction-batch-percent"];
     let flag = args.flags().into_iter().find(|flag| evicting.contains(flag));
-    let (Some(positions), Some(flag)) = (&spec.embed.positions, flag) else { return Ok(()) };
+    let Some(flag) = flag.filter(|_| !spec.can_turn_keys()) else { return Ok(()) };
+    let Some(positions) = &spec.embed.positions else {
+        let message =
+            "this model's keys have norms after their rotation, so it cannot forget a part of a text";
+        return Err(Error::usage(format!("{flag}: {message}")).hint("leave the flag out"));
+    };
     let most = positions.count;
     Err(Error::usage(format!(
         "{flag}: this model has {most} learned positions, and cannot forget a part of a text"

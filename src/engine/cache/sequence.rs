@@ -135,10 +135,10 @@ impl Caches {
     pub(crate) fn make_room(&mut self, spec: &DecoderSpec) -> Result<usize> {
         let Some(context) = self.context else { return Ok(usize::MAX) };
         if self.held >= context.size {
-            if spec.embed.positions.is_some() {
+            if !spec.can_turn_keys() {
                 let size = context.size;
                 let message =
-                    format!("the context of {size} tokens is full, and learned positions cannot be turned");
+                    format!("the context of {size} tokens is full, and this model's keys cannot be turned");
                 return Err(
                     Error::input(message).hint("this model cannot forget a part of a text: shorten it")
                 );
@@ -214,8 +214,8 @@ mod tests {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden");
         let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         let mut folders: Vec<PathBuf> = entries.filter(|p| p.join("golden.safetensors").is_file()).collect();
-        // Learned positions cannot be evicted.
-        folders.retain(|p| SourceModel::open_headers(p).unwrap().spec().embed.positions.is_none());
+        // Where keys cannot be turned, nothing is evicted.
+        folders.retain(|p| SourceModel::open_headers(p).unwrap().spec().can_turn_keys());
         folders.sort();
         assert!(folders.len() > 15);
         folders

@@ -2,7 +2,7 @@
 
 use mlx_rs::Array;
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask as SdpaMask, rms_norm};
-use mlx_rs::ops::{maximum, minimum, softmax_axis};
+use mlx_rs::ops::{maximum, minimum, sigmoid, softmax_axis};
 use std::slice::from_mut;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::engine::cache::arrays::CachedArray;
 use crate::engine::cache::layer::{KvCache, Slot};
 use crate::engine::fused::{self, CachedAttention, Finish, HeadNorm, Layer};
 use crate::error::Result;
-use crate::models::spec::{AttentionSpec, Projections, QkNorm, Role};
+use crate::models::spec::{AttentionGate, AttentionSpec, Projections, QkNorm, Role};
 use crate::numerics::dtype::Dtype;
 
 /// Weights of attention.
@@ -26,6 +26,8 @@ pub(crate) struct Attention {
     spec: Arc<AttentionSpec>,
     /// Projections of queries, keys and values, or one of all.
     inputs: Vec<Linear>,
+    /// Gate of the heads' output.
+    gate: Option<Linear>,
     o: Linear,
     /// Norms of queries and of keys that have parameters: one each, or one for each head.
     norms: Vec<Norm>,
@@ -37,6 +39,7 @@ impl Attention {
         let norms = spec.norms().iter().map(|norm| Norm::load(loader, norm)).collect::<Result<_>>()?;
         Ok(Self {
             inputs: spec.input_roles().iter().map(|&role| linear(role)).collect::<Result<_>>()?,
+            gate: spec.gate.map(|gate| linear(gate.role())).transpose()?,
             o: linear(Role::O)?,
             norms,
             spec: Arc::new(spec.clone()),
@@ -45,7 +48,7 @@ impl Attention {
 
     /// Returns the linear layers.
     pub(crate) fn linears_mut(&mut self) -> impl Iterator<Item = &mut [Linear]> {
-        self.inputs.iter_mut().chain([&mut self.o]).map(from_mut)
+        self.inputs.iter_mut().chain(&mut self.gate).chain([&mut self.o]).map(from_mut)
     }
 
     /// Returns the norms of queries and of keys that have parameters.
@@ -65,12 +68,24 @@ impl Attention {
         observe: &mut dyn FnMut(Input, &Array),
     ) -> Result<Array> {
         observe(self.inputs[0].tap.into(), x);
-        let out = self.attended(context, x, positions, cache)?;
+        let out = self.gated(x, self.attended(context, x, positions, cache)?)?;
         observe(self.o.tap.into(), &out);
         self.o.forward_plus(context, &out, addend)
     }
 
-    /// Computes the input of the output projection [batch, tokens, heads * dim].
+    /// Multiplies the heads' output [batch, tokens, heads * dim] by the gate of x.
+    fn gated(&self, x: &Array, out: Array) -> Result<Array> {
+        let Some(gate) = &self.gate else { return Ok(out) };
+        let gates = sigmoid(gate.forward(x)?)?;
+        if self.spec.gate == Some(AttentionGate::PerValue) {
+            return Ok(out.multiply(gates)?);
+        }
+        let sizes = out.shape();
+        let heads = out.reshape(&[sizes[0], sizes[1], gates.dim(2), -1])?;
+        Ok(heads.multiply(gates.expand_dims(3)?)?.reshape(sizes)?)
+    }
+
+    /// Computes what the heads gather [batch, tokens, heads * dim].
     fn attended(
         &self,
         context: Context<'_>,
@@ -150,12 +165,13 @@ impl Attention {
         } else {
             let all = self.inputs[0].forward(x)?;
             if self.spec.projections == Projections::FusedByHead {
-                let by_head = all.reshape(&[all.dim(0), all.dim(1), heads as i32, -1])?;
-                let part = |at: usize| -> Result<Array> {
-                    let part = slice(&by_head, 3, at * head_dim, (at + 1) * head_dim)?;
+                let by_head = all.reshape(&[all.dim(0), all.dim(1), kv_heads as i32, -1])?;
+                let queries = heads / kv_heads;
+                let part = |from: usize, to: usize| -> Result<Array> {
+                    let part = slice(&by_head, 3, from * head_dim, to * head_dim)?;
                     Ok(part.reshape(&[all.dim(0), all.dim(1), -1])?)
                 };
-                [part(0)?, part(1)?, part(2)?]
+                [part(0, queries)?, part(queries, queries + 1)?, part(queries + 1, queries + 2)?]
             } else {
                 let (queries, keys) = (heads * head_dim, (heads + kv_heads) * head_dim);
                 let values = keys + kv_heads * head_dim;
@@ -192,7 +208,10 @@ impl Attention {
             _ => (split(&q, heads)?, split(&k, kv_heads)?),
         };
         let q = if self.spec.interleaved_heads { regrouped(&q, 2, heads / kv_heads)? } else { q };
-        let (q, k) = (self.positioned(&q, positions)?, self.positioned(&k, positions)?);
+        let (mut q, mut k) = (self.positioned(&q, positions)?, self.positioned(&k, positions)?);
+        if let (QkNorm::Rotated(_), [query, key]) = (&self.spec.qk_norm, &self.norms[..]) {
+            (q, k) = (query.forward(&q)?, key.forward(&k)?);
+        }
         let v = split(&v, kv_heads)?.transpose_axes(&[0, 2, 1, 3])?;
         let q = match &positions.temperatures {
             Some(factors) if self.spec.tempered => q.multiply(factors.as_dtype(q.dtype())?)?,

@@ -17,13 +17,14 @@ pub(crate) struct Norm {
     weight: Option<Array>,
     bias: Option<Array>,
     eps: f32,
-    less_one: bool,
+    /// Number that the stored weight lacks.
+    less: f32,
 }
 
 impl Norm {
     pub(crate) fn load(loader: &Loader<'_>, spec: &NormSpec) -> Result<Self> {
-        let &NormSpec { kind, eps, less_one, .. } = spec;
-        let mut norm = Self { kind, weight: None, bias: None, eps, less_one };
+        let &NormSpec { kind, eps, less, .. } = spec;
+        let mut norm = Self { kind, weight: None, bias: None, eps, less };
         for (parameter, name) in spec.names() {
             norm.set(parameter, loader.float(&name)?)?;
         }
@@ -38,8 +39,8 @@ impl Norm {
     /// Replaces a parameter by one as it is stored.
     pub(crate) fn set(&mut self, parameter: NormParameter, stored: Array) -> Result<()> {
         match parameter {
-            NormParameter::Weight if self.less_one => {
-                self.weight = Some(stored.add(factor(1.0, &stored)?)?);
+            NormParameter::Weight if self.less != 0.0 => {
+                self.weight = Some(stored.add(factor(self.less, &stored)?)?);
             }
             NormParameter::Weight => self.weight = Some(stored),
             NormParameter::Bias => self.bias = Some(stored),

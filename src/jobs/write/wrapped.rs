@@ -16,11 +16,11 @@ pub fn with_wrapper<'a>(
     warnings: &'a Warnings,
 ) -> Vec<Box<dyn Produce + 'a>> {
     let prefix = source.prefix();
-    if prefix.is_empty() {
-        return producers;
-    }
-    let wrapped = producers.into_iter().map(|inner| Box::new(Prefixed { inner, prefix }) as Box<dyn Produce>);
-    wrapped.chain(tower_producers(source, towers, warnings)).collect()
+    let named = producers.into_iter().map(|inner| match prefix {
+        "" => inner,
+        _ => Box::new(Prefixed { inner, prefix }) as Box<dyn Produce + 'a>,
+    });
+    named.chain(tower_producers(source, towers, warnings)).collect()
 }
 
 /// Returns producers of the tensors of the towers of `source` where they are written.

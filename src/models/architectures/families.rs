@@ -71,6 +71,12 @@ const PUBLISHED: &[Published] = &[
         note: "the text model, a `llama` or `mistral`",
     },
     Published {
+        model_type: "qwen",
+        family: "Qwen",
+        models: "Qwen 1 and 1.5 under the name `qwen`",
+        note: "q, k and v are one matrix, which gets one setting. `use_dynamic_ntk` and `use_logn_attn`, which work past the trained context, are not applied, as in mlx-lm",
+    },
+    Published {
         model_type: "qwen2",
         family: "Qwen",
         models: "Qwen2 and Qwen2.5, QwQ, DeepSeek-R1-Distill-Qwen",
@@ -143,6 +149,7 @@ const PUBLISHED: &[Published] = &[
     },
     Published { model_type: "olmo2", family: "OLMo", models: "OLMo 2", note: "" },
     Published { model_type: "olmo3", family: "OLMo", models: "OLMo 3", note: "" },
+    Published { model_type: "exaone", family: "EXAONE", models: "EXAONE 3 and 3.5", note: "as `llama`" },
     Published {
         model_type: "exaone4",
         family: "EXAONE",
@@ -228,10 +235,28 @@ const PUBLISHED: &[Published] = &[
         note: "`rope_scaling` is applied. mlx-lm cannot load a tied head",
     },
     Published {
+        model_type: "internlm2",
+        family: "InternLM",
+        models: "InternLM2 and 2.5",
+        note: "q, k and v are one matrix, which gets one setting",
+    },
+    Published {
         model_type: "internlm3",
         family: "InternLM",
         models: "InternLM3",
         note: "`qkv_bias` and `bias` may be called `attention_bias` and `mlp_bias`, as transformers 5 does. Published names are written",
+    },
+    Published {
+        model_type: "hunyuan_v1_dense",
+        family: "Hunyuan",
+        models: "Hunyuan 0.5B to 7B, dense",
+        note: "`alpha` stretches the rotation's base. Keys cannot be turned, so a text ends with the context",
+    },
+    Published {
+        model_type: "lille-130m",
+        family: "Lille",
+        models: "Lille 130M",
+        note: "q, k and v are one matrix, which gets one setting",
     },
     Published {
         model_type: "minicpm",
@@ -245,11 +270,24 @@ const PUBLISHED: &[Published] = &[
         models: "MiMo 7B",
         note: "as `qwen2`; the layers that predict further tokens are left out, as in mlx-lm",
     },
+    Published { model_type: "muse_glimmer", family: "Muse", models: "Muse Glimmer", note: "the text model" },
+    Published {
+        model_type: "plamo3",
+        family: "PLaMo",
+        models: "PLaMo 3",
+        note: "q, k and v are one matrix, and gate and up another; each gets one setting",
+    },
     Published {
         model_type: "seed_oss",
         family: "Seed",
         models: "Seed-OSS",
         note: "absent `attention_bias` is true, and written out: mlx-lm takes it for false",
+    },
+    Published {
+        model_type: "spark2_5",
+        family: "Spark",
+        models: "Spark X2.5",
+        note: "q, k and v are one matrix, which gets one setting. Gates of heads stay float",
     },
     Published {
         model_type: "telechat3",

@@ -40,7 +40,7 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
 /// Sets what all Gemmas have in common. The embedding's factor is rounded to bfloat16, as in the models' own dtype.
 pub(super) fn make_gemma(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
     config.only("use_bidirectional_attention", &false.into())?;
-    spec.norms_mut().for_each(|norm| norm.less_one = true);
+    spec.norms_mut().for_each(|norm| norm.less = 1.0);
     spec.mlps_mut().for_each(|mlp| mlp.activation = Activation::GeluTanh);
     spec.embed.scale = Some(bf16::from_f32((spec.hidden_size as f32).sqrt()).to_f32());
     Ok(())

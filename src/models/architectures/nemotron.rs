@@ -33,7 +33,7 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     let share = rope.share(config)?;
     let mut spec = DecoderSpec::with_rope(config, rope)?;
     spec.set_norms(NormKind::Layer);
-    spec.norms_mut().for_each(|norm| norm.less_one = true);
+    spec.norms_mut().for_each(|norm| norm.less = 1.0);
     spec.set_plain_mlps(Activation::Relu2);
     spec.resolved.push(("partial_rotary_factor", share.into()));
     if !matches!(spec.ropes[0].scaling, RopeScaling::Default | RopeScaling::Linear { .. }) {

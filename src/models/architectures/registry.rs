@@ -2,11 +2,11 @@
 
 use super::names::TensorShapes;
 use super::{
-    apertus, cohere, cohere2, ernie4_5, exaone4, gemma, gemma2, gemma3_text, glm, glm4, gpt_bigcode,
-    gpt_neox, gpt2, gptj, granite, helium, internlm3, iquestcoder, llama, llama4_text, mimo, minicpm,
-    ministral3, mistral, mixtral, nanochat, nemotron, olmo, olmo2, olmo3, openelm, phi, phi3, plamo, qwen2,
-    qwen2_vl, qwen3, qwen3_moe, qwen3_vl, qwen3_vl_moe, seed_oss, smollm3, stablelm, starcoder2, telechat3,
-    wrappers,
+    apertus, cohere, cohere2, ernie4_5, exaone, exaone4, gemma, gemma2, gemma3_text, glm, glm4, gpt_bigcode,
+    gpt_neox, gpt2, gptj, granite, helium, hunyuan_v1_dense, internlm2, internlm3, iquestcoder, lille_130m,
+    llama, llama4_text, mimo, minicpm, ministral3, mistral, mixtral, muse_glimmer, nanochat, nemotron, olmo,
+    olmo2, olmo3, openelm, phi, phi3, plamo, plamo3, qwen, qwen2, qwen2_vl, qwen3, qwen3_moe, qwen3_vl,
+    qwen3_vl_moe, seed_oss, smollm3, spark2_5, stablelm, starcoder2, telechat3, wrappers,
 };
 use crate::error::Result;
 use crate::models::config::ModelConfig;
@@ -37,6 +37,7 @@ const ARCHITECTURES: &[Architecture] = &[
     row("cohere", cohere::DEFAULTS, cohere::spec, rename_common),
     row("cohere2", cohere2::DEFAULTS, cohere2::spec, rename_common),
     row("ernie4_5", ernie4_5::DEFAULTS, ernie4_5::spec, rename_common),
+    row("exaone", exaone::DEFAULTS, exaone::spec, rename_common),
     row("exaone4", exaone4::DEFAULTS, exaone4::spec, rename_common),
     row("gemma", gemma::DEFAULTS, gemma::spec, rename_common),
     row("gemma2", gemma2::DEFAULTS, gemma2::spec, rename_common),
@@ -49,7 +50,10 @@ const ARCHITECTURES: &[Architecture] = &[
     row("gptj", gptj::DEFAULTS, gptj::spec, gptj::rename),
     row("granite", granite::DEFAULTS, granite::spec, rename_common),
     row("helium", helium::DEFAULTS, helium::spec, rename_common),
+    row("hunyuan_v1_dense", hunyuan_v1_dense::DEFAULTS, hunyuan_v1_dense::spec, rename_common),
+    row("internlm2", internlm2::DEFAULTS, internlm2::spec, internlm2::rename),
     row("internlm3", internlm3::DEFAULTS, internlm3::spec, rename_common),
+    row("lille-130m", lille_130m::DEFAULTS, lille_130m::spec, lille_130m::rename),
     row("llama", llama::DEFAULTS, llama::spec, rename_common),
     row("llama4_text", llama4_text::DEFAULTS, llama4_text::spec, llama4_text::rename),
     row("mimo", qwen2::DEFAULTS, qwen2::spec, mimo::rename),
@@ -65,12 +69,15 @@ const ARCHITECTURES: &[Architecture] = &[
     row("openelm", openelm::DEFAULTS, openelm::spec, rename_common),
     row("phi", phi::DEFAULTS, phi::spec, rename_common),
     row("phi3", phi3::DEFAULTS, phi3::spec, rename_common),
+    row("plamo3", plamo3::DEFAULTS, plamo3::spec, rename_common),
+    row("qwen", qwen::DEFAULTS, qwen::spec, rename_common),
     row("plamo", plamo::DEFAULTS, plamo::spec, rename_common),
     row("qwen2", qwen2::DEFAULTS, qwen2::spec, rename_common),
     row("qwen3", qwen3::DEFAULTS, qwen3::spec, rename_common),
     row("qwen3_moe", qwen3_moe::DEFAULTS, qwen3_moe::spec, rename_experts),
     row("seed_oss", seed_oss::DEFAULTS, seed_oss::spec, rename_common),
     row("smollm3", smollm3::DEFAULTS, smollm3::spec, rename_common),
+    row("spark2_5", spark2_5::DEFAULTS, spark2_5::spec, spark2_5::rename),
     row("stablelm", stablelm::DEFAULTS, stablelm::spec, rename_common),
     row("starcoder2", starcoder2::DEFAULTS, starcoder2::spec, rename_common),
     row("telechat3", telechat3::DEFAULTS, telechat3::spec, rename_common),
@@ -80,6 +87,7 @@ const ARCHITECTURES: &[Architecture] = &[
     wrapper("mistral3", &wrappers::MISTRAL3),
     Architecture { alias_of: Some("mistral3"), ..wrapper("llava", &wrappers::LLAVA) },
     Architecture { alias_of: Some("mistral3"), ..wrapper("pixtral", &wrappers::PIXTRAL) },
+    wrapper("muse_glimmer", &wrappers::MUSE_GLIMMER),
     wrapper("qwen2_vl", &wrappers::QWEN2_VL),
     Architecture { alias_of: Some("qwen2_vl"), ..wrapper("qwen2_5_vl", &wrappers::QWEN2_5_VL) },
     wrapper("qwen3_vl", &wrappers::QWEN3_VL),
@@ -88,6 +96,7 @@ const ARCHITECTURES: &[Architecture] = &[
 
 /// Decoders that exist in wrappers only.
 const TEXT_DECODERS: &[Architecture] = &[
+    row("muse_glimmer_text", muse_glimmer::DEFAULTS, muse_glimmer::spec, rename_common),
     row("qwen2_vl_text", qwen2_vl::DEFAULTS, qwen2_vl::spec, rename_common),
     row("qwen2_5_vl_text", qwen2_vl::DEFAULTS, qwen2_vl::spec, rename_common),
     row("qwen3_vl_text", qwen3_vl::DEFAULTS, qwen3_vl::spec, rename_common),

@@ -1,6 +1,6 @@
 //! Wrappers as data: which decoders they hold, and what lies beside these.
 
-use crate::models::wrapper::{Layout, Tie, Wrapper};
+use crate::models::wrapper::{Layout, PREFIX, Tie, Wrapper};
 
 /// Towers of models with a CLIP or Pixtral encoder.
 const VISION_TOWER: &[&str] = &["vision_tower", "multi_modal_projector"];
@@ -19,6 +19,7 @@ pub const MISTRAL3: Wrapper = Wrapper {
     layout: Layout::Nested,
     tie: Tie::TextFirst,
     tied_by_default: false,
+    prefix: PREFIX,
     repeated: &[],
 };
 
@@ -36,6 +37,16 @@ pub const LLAVA: Wrapper = Wrapper { default_text: "llama", texts: LLAMA_LIKE, t
 
 /// Pixtral 12B as others have it.
 pub const PIXTRAL: Wrapper = Wrapper { texts: LLAMA_LIKE, tie: Tie::Never, ..MISTRAL3 };
+
+/// Muse Glimmer, or its text decoder alone.
+pub const MUSE_GLIMMER: Wrapper = Wrapper {
+    default_text: "muse_glimmer_text",
+    texts: &[("muse_glimmer_text", "muse_glimmer_text")],
+    towers: &["vision_tower", "vision_adapter", "vision_projection"],
+    layout: Layout::NestedOrFlat,
+    prefix: "",
+    ..MISTRAL3
+};
 
 /// Qwen2-VL.
 pub const QWEN2_VL: Wrapper = Wrapper {

@@ -216,6 +216,33 @@ impl DecoderSpec {
         }
     }
 
+    /// Gives queries and keys of every block norms with weights per dimension of the head, after they are rotated.
+    pub fn set_norms_of_rotated(&mut self) {
+        let eps = self.head.norm.eps;
+        for attention in self.attentions_mut() {
+            attention.qk_norm = QkNorm::Rotated(attention.norms_of([attention.head_dim; 2], eps));
+        }
+    }
+
+    /// True if keys in a cache can be turned to other positions: not those of learned positions, nor those that a norm has
+    /// weighed after they were rotated.
+    pub fn can_turn_keys(&self) -> bool {
+        let is_weighed = |attention: &AttentionSpec| matches!(attention.qk_norm, QkNorm::Rotated(_));
+        self.embed.positions.is_none() && !self.attentions().any(is_weighed)
+    }
+
+    /// Writes the kind of RoPE's scaling under its older name, which is the one that some of mlx-lm's classes read.
+    pub(crate) fn write_rope_type(&mut self) {
+        for (key, value) in &mut self.resolved {
+            if *key == "rope_scaling"
+                && let Some(scaling) = value.as_object_mut()
+                && let Some(kind) = scaling.get("rope_type").cloned()
+            {
+                scaling.insert("type".to_owned(), kind);
+            }
+        }
+    }
+
     /// Sets which linear layers have biases.
     pub fn set_biases(&mut self, biases: Biases) {
         for BlockSpec { attention, mlp, .. } in &mut self.blocks {

@@ -18,6 +18,10 @@ pub enum Role {
     Qkv,
     /// Attention output projection.
     O,
+    /// Gate of each value of attention's output.
+    OutputGate,
+    /// Gate of each head's output.
+    HeadGate,
     /// Gate of the MLP.
     Gate,
     /// Up projection of the MLP.
@@ -42,13 +46,26 @@ pub enum Role {
 
 impl Role {
     /// The roles that a block's columns may show, in order; a model has some of them.
-    pub const BLOCK: [Self; 9] =
-        [Self::Q, Self::K, Self::V, Self::Qkv, Self::O, Self::Gate, Self::Up, Self::GateUp, Self::Down];
+    pub const BLOCK: [Self; 10] = [
+        Self::Q,
+        Self::K,
+        Self::V,
+        Self::Qkv,
+        Self::OutputGate,
+        Self::O,
+        Self::Gate,
+        Self::Up,
+        Self::GateUp,
+        Self::Down,
+    ];
 
     /// True if a matrix of this role is a linear layer, to be quantized by default and counted in bits per weight.
-    /// Embeddings stay float, and routers, which are small and decide over everything else in a token's MLP.
+    /// Embeddings stay float, and what is small and decides over much: routers, and gates of whole heads.
     pub fn is_linear(self) -> bool {
-        !matches!(self, Self::Embed | Self::Positions | Self::Router | Self::Norm | Self::Activation)
+        !matches!(
+            self,
+            Self::Embed | Self::Positions | Self::Router | Self::HeadGate | Self::Norm | Self::Activation
+        )
     }
 }
 
@@ -60,6 +77,8 @@ impl fmt::Display for Role {
             Self::V => "v",
             Self::Qkv => "qkv",
             Self::O => "o",
+            Self::OutputGate => "o_gate",
+            Self::HeadGate => "head_gate",
             Self::Gate => "gate",
             Self::Up => "up",
             Self::GateUp => "gate_up",

@@ -18,8 +18,8 @@ pub use mlp::{Activation, ExpertsSpec, MlpSpec, XIELU_PARAMETERS};
 pub use names::{LLAMA_NAMES, ModuleNames};
 pub use norm::{NormKind, NormParameter, NormSpec, QkNorm};
 pub use parts::{
-    AttentionSpan, AttentionSpec, BlockSpec, Branch, EmbedSpec, HeadSpec, LinearSpec, PositionsSpec,
-    Projections,
+    AttentionGate, AttentionSpan, AttentionSpec, BlockSpec, Branch, EmbedSpec, HeadSpec, LinearSpec,
+    PositionsSpec, Projections,
 };
 pub(crate) use rope::TELECHAT3_YARN;
 pub use rope::{Rope, RopeScaling};

@@ -18,6 +18,8 @@ pub struct ModuleNames {
     pub v: &'static str,
     pub qkv: &'static str,
     pub o: &'static str,
+    /// Gate of attention's output.
+    pub attention_gate: &'static str,
     pub q_norm: &'static str,
     pub k_norm: &'static str,
     /// MLP inside a block; empty where its layers are the block's own.
@@ -42,6 +44,7 @@ pub const LLAMA_NAMES: ModuleNames = ModuleNames {
     v: "v_proj",
     qkv: "qkv_proj",
     o: "o_proj",
+    attention_gate: "gate_proj",
     q_norm: "q_norm",
     k_norm: "k_norm",
     mlp: "mlp",

@@ -62,8 +62,8 @@ pub struct NormSpec {
     pub heads: Option<usize>,
     /// Epsilon.
     pub eps: f32,
-    /// True if the weight is stored less 1.
-    pub less_one: bool,
+    /// Number that the weight is stored less.
+    pub less: f32,
     /// Arithmetic and parameters.
     pub kind: NormKind,
 }
@@ -71,7 +71,7 @@ pub struct NormSpec {
 impl NormSpec {
     /// Describes an RMS norm with a weight.
     pub fn rms(path: String, size: usize, eps: f32) -> Self {
-        Self { path, size, heads: None, eps, less_one: false, kind: NormKind::Rms }
+        Self { path, size, heads: None, eps, less: 0.0, kind: NormKind::Rms }
     }
 
     /// Returns the name of a parameter.
@@ -109,13 +109,15 @@ pub enum QkNorm {
     EachHead(Vec<NormSpec>),
     /// Over all heads at once (`olmo2`).
     AllHeads([NormSpec; 2]),
+    /// With a weight per dimension of the head, after RoPE (`hunyuan_v1_dense`).
+    Rotated([NormSpec; 2]),
 }
 
 impl QkNorm {
     /// Returns the norms that have parameters.
     pub fn norms(&self) -> &[NormSpec] {
         match self {
-            Self::Weighted(norms) | Self::AllHeads(norms) => norms,
+            Self::Weighted(norms) | Self::AllHeads(norms) | Self::Rotated(norms) => norms,
             Self::EachHead(norms) => norms,
             Self::Weightless(_) | Self::None => &[],
         }
@@ -123,7 +125,7 @@ impl QkNorm {
 
     pub(super) fn norms_mut(&mut self) -> &mut [NormSpec] {
         match self {
-            Self::Weighted(norms) | Self::AllHeads(norms) => norms,
+            Self::Weighted(norms) | Self::AllHeads(norms) | Self::Rotated(norms) => norms,
             Self::EachHead(norms) => norms,
             Self::Weightless(_) | Self::None => &mut [],
         }

@@ -66,10 +66,29 @@ pub enum Projections {
     Apart,
     /// One for all, their rows one after the other.
     Fused,
-    /// One for all: the rows of a head's query, key and value are together.
+    /// One for all: the rows of a key head's queries, of its keys and of its values are together.
     FusedByHead,
     /// One for both: up's rows, then the gate's.
     UpFirst,
+}
+
+/// Sigmoids, of the part's input, that attention's output is multiplied by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttentionGate {
+    /// One per value.
+    PerValue,
+    /// One per head.
+    PerHead,
+}
+
+impl AttentionGate {
+    /// Returns the role of the gate's matrix.
+    pub fn role(self) -> Role {
+        match self {
+            Self::PerValue => Role::OutputGate,
+            Self::PerHead => Role::HeadGate,
+        }
+    }
 }
 
 /// Grouped-query attention.
@@ -111,6 +130,8 @@ pub struct AttentionSpec {
     pub qk_norm: QkNorm,
     /// True if queries are multiplied by the decoder's temperatures.
     pub tempered: bool,
+    /// Gate of the heads' output; its bias is there where those of q, k and v are.
+    pub gate: Option<AttentionGate>,
 }
 
 impl AttentionSpec {
@@ -141,6 +162,7 @@ impl AttentionSpec {
             cap: None,
             qk_norm: QkNorm::None,
             tempered: false,
+            gate: None,
         })
     }
 
@@ -152,6 +174,8 @@ impl AttentionSpec {
             Role::Qkv => (self.names.qkv, heads + 2 * kv_heads, self.hidden_size, self.qkv_bias),
             Role::V => (self.names.v, kv_heads, self.hidden_size, self.qkv_bias),
             Role::O => (self.names.o, self.hidden_size, heads, self.o_bias),
+            Role::OutputGate => (self.names.attention_gate, heads, self.hidden_size, self.qkv_bias),
+            Role::HeadGate => (self.names.attention_gate, self.heads, self.hidden_size, self.qkv_bias),
             _ => (self.names.q, heads, self.hidden_size, self.qkv_bias),
         };
         let tap = if role == Role::O { Tap::HEADS } else { Tap::ATTENTION };
@@ -168,7 +192,9 @@ impl AttentionSpec {
     }
 
     fn linears(&self) -> impl Iterator<Item = LinearSpec> {
-        self.input_roles().iter().chain(&[Role::O]).map(|&role| self.projection(role))
+        let gate = self.gate.map(AttentionGate::role);
+        let roles = self.input_roles().iter().copied().chain(gate).chain([Role::O]);
+        roles.map(|role| self.projection(role))
     }
 
     /// Returns norms of queries and of keys over so many values, with the names that they have here.

@@ -100,18 +100,13 @@ impl Rope {
 
     /// Reads a rotation of the first dimensions of each head: the part that `partial_rotary_factor` says, or else `usual`.
     pub fn partial(config: &ModelConfig, usual: f64) -> Result<Self> {
-        let (group, head_dim) = (group(config)?, head_dim(config)?);
+        let group = group(config)?;
         let key = format!("{group}.partial_rotary_factor");
         let share = match config.positive(&key)? {
             Some(share) => share,
             None => config.positive("partial_rotary_factor")?.unwrap_or(usual),
         };
-        let dims = (head_dim as f64 * share) as usize;
-        if dims == 0 || dims > head_dim || !dims.is_multiple_of(2) {
-            let message = format!("{share} of {head_dim} dimensions is not an even number of them");
-            return Err(config.error("partial_rotary_factor", message));
-        }
-        Self::read(config, group, dims)
+        Self::read(config, group, rotated_dims(config, share)?)
     }
 
     fn read(config: &ModelConfig, group: &str, dims: usize) -> Result<Self> {
@@ -130,9 +125,9 @@ impl Rope {
     /// `gemma3_text`: base and scaling stand in an object for each in `rope_parameters`, or the bases at the top as
     /// `rope_theta` and `sliding_theta`; a `rope_scaling` is that of full attention.
     pub fn by_layer_type(config: &ModelConfig, sliding_theta: &str) -> Result<[Self; 2]> {
-        let dims = head_dim(config)?;
         let read = |group: &str, inner: &str, key: &str| -> Result<Self> {
-            let theta = base(config, inner, key)?;
+            let share = config.positive(&format!("{inner}.partial_rotary_factor"))?.unwrap_or(1.0);
+            let (theta, dims) = (base(config, inner, key)?, rotated_dims(config, share)?);
             Ok(Self { scaling: RopeScaling::from_config(config, group)?, ..Self::plain(dims, theta) })
         };
         let (full, sliding) = ("rope_parameters.full_attention", "rope_parameters.sliding_attention");
@@ -309,6 +304,17 @@ impl Rope {
             _ => 1.0,
         }
     }
+}
+
+/// Returns the dimensions of a head of which a `share` is rotated.
+fn rotated_dims(config: &ModelConfig, share: f64) -> Result<usize> {
+    let head_dim = head_dim(config)?;
+    let dims = (head_dim as f64 * share) as usize;
+    if dims == 0 || dims > head_dim || !dims.is_multiple_of(2) {
+        let message = format!("{share} of {head_dim} dimensions is not an even number of them");
+        return Err(config.error("partial_rotary_factor", message));
+    }
+    Ok(dims)
 }
 
 /// Returns the base in `group`, or else at the top as `key`, or else the architecture's default.

@@ -271,15 +271,6 @@ pub(crate) fn gated(gate: &Array, up: &Array) -> Result<Array> {
     Ok(gate.multiply(mlx_rs::ops::sigmoid(gate)?)?.multiply(up)?)
 }
 
-/// Computes GELU by its approximation with tanh.
-pub(crate) fn gelu_tanh(x: &Array) -> Result<Array> {
-    let constant = |value| factor(value, x);
-    let cubic = x.square()?.multiply(constant(0.044_715)?)?.add(constant(1.0)?)?.multiply(x)?;
-    let inner = cubic.multiply(constant((2.0 / std::f32::consts::PI).sqrt())?)?;
-    let halves = mlx_rs::ops::tanh(&inner)?.add(constant(1.0)?)?;
-    Ok(halves.multiply(x)?.multiply(constant(0.5)?)?)
-}
-
 /// Returns a number that is multiplied with `x`, in its dtype.
 pub(crate) fn factor(value: f32, x: &Array) -> Result<Array> {
     Ok(Array::from_f32(value).as_dtype(x.dtype())?)

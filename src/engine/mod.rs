@@ -4,6 +4,7 @@
 //! arrays made with it. On the CPU everything is computed in float32, whatever the file's dtype: half-precision
 //! arithmetic is thirty times slower there. On Metal the checkpoint's dtype and the quantized kernels are used as they
 //! are.
+pub mod activations;
 pub mod array;
 pub mod cache;
 pub mod decoder;

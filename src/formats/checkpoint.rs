@@ -4,9 +4,11 @@
 use ::safetensors::SafeTensors;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::entry::{Entry, Piece};
+use super::gather::Gather;
 use super::index::Absent;
 use super::{npz, safetensors};
 use crate::error::{Error, Result};
@@ -46,10 +48,12 @@ pub struct Tensor<'a> {
     pieces: &'a [Piece],
     each: usize,
     names: &'a [String],
+    gather: Option<Gather>,
 }
 
 impl<'a> Tensor<'a> {
-    /// Returns the tensor's bytes, little-endian, row-major, not aligned; a copy where the tensor was stacked.
+    /// Returns the tensor's bytes, little-endian, row-major, not aligned; a copy where the tensor was stacked
+    /// or is not stored as it is read.
     pub fn bytes(&self) -> Cow<'a, [u8]> {
         self.slice(0, self.byte_len())
     }
@@ -60,8 +64,15 @@ impl<'a> Tensor<'a> {
     }
 
     /// Returns the bytes from `start` to `end`, both relative to the tensor, and maps their pages in one go. A copy
-    /// only where a stacked tensor continues in another place.
+    /// only where a stacked tensor continues in another place, or values are not stored as they are read.
     pub fn slice(&self, start: usize, end: usize) -> Cow<'a, [u8]> {
+        if let Some(gather) = self.gather {
+            let mut bytes = Vec::with_capacity(end - start);
+            for (piece, range) in self.ranges(start, end) {
+                gather.read(&self.files[piece.file].map, piece.start, range, &mut bytes);
+            }
+            return Cow::Owned(bytes);
+        }
         let mut parts = self.parts(start, end).map(|(map, start, end)| map.populated(start, end));
         let Some(first) = parts.next() else { return Cow::Borrowed(&[]) };
         let Some(second) = parts.next() else { return Cow::Borrowed(first) };
@@ -73,17 +84,28 @@ impl<'a> Tensor<'a> {
     /// Tells the kernel that these bytes were read and need not stay mapped, so that resident memory does not grow
     /// with the checkpoint.
     pub fn release(&self, start: usize, end: usize) {
+        // What is gathered does not stay mapped.
+        if self.gather.is_some() {
+            return;
+        }
         self.parts(start, end).for_each(|(map, start, end)| map.release(start, end));
     }
 
     /// Returns the places of the bytes from `start` to `end`: mapping, start and end in it.
     fn parts(&self, start: usize, end: usize) -> impl Iterator<Item = (&'a Mapped, usize, usize)> {
-        let Self { files, pieces, each, .. } = *self;
+        let files = self.files;
+        self.ranges(start, end).map(move |(Piece { file, start: at }, range)| {
+            (&files[file].map, at + range.start, at + range.end)
+        })
+    }
+
+    /// Returns the pieces that have the bytes from `start` to `end`, and which of its bytes each has.
+    fn ranges(&self, start: usize, end: usize) -> impl Iterator<Item = (Piece, Range<usize>)> + use<'a> {
+        let Self { pieces, each, .. } = *self;
         let (first, last) = (start / each.max(1), end.div_ceil(each.max(1)));
         (first..if start < end { last } else { first }).map(move |index| {
-            let Piece { file, start: at } = pieces[index];
             let (from, to) = (start.max(index * each), end.min((index + 1) * each));
-            (&files[file].map, at + from - index * each, at + to - index * each)
+            (pieces[index], from - index * each..to - index * each)
         })
     }
 
@@ -92,12 +114,11 @@ impl<'a> Tensor<'a> {
         self.pieces.len() > 1
     }
 
-    /// Returns the first part of a stacked tensor whose bytes are `bad`: its file and its name there.
+    /// Returns the first part of a stacked or derived tensor whose bytes are `bad`: its file and its name there.
     pub fn stored_part(&self, bad: impl Fn(&[u8]) -> bool) -> Option<(&'a Path, &'a str)> {
-        self.pieces.iter().zip(self.names).find_map(|(piece, name)| {
-            let file = &self.files[piece.file];
-            let bytes = file.map.populated(piece.start, piece.start + self.each);
-            bad(bytes).then_some((file.path.as_path(), name.as_str()))
+        self.pieces.iter().zip(self.names).enumerate().find_map(|(index, (piece, name))| {
+            let bytes = self.slice(index * self.each, (index + 1) * self.each);
+            bad(&bytes).then_some((self.files[piece.file].path.as_path(), name.as_str()))
         })
     }
 
@@ -197,6 +218,7 @@ impl Checkpoint {
             pieces: &entry.pieces,
             each: entry.each,
             names: &entry.parts,
+            gather: entry.gather,
         }
     }
 

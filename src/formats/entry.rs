@@ -1,24 +1,34 @@
 //! Places of tensors in their files.
 
+use super::gather::Gather;
 use crate::numerics::dtype::Dtype;
 
 /// Place of a tensor: one or more pieces of files.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Entry {
     pub(crate) dtype: Dtype,
     pub(crate) shape: Vec<usize>,
     /// One piece, or several for a tensor that was stacked.
     pub(crate) pieces: Vec<Piece>,
-    /// Bytes of each piece.
+    /// Bytes of each piece, as they are read.
     pub(crate) each: usize,
-    /// Names of the pieces in their files, where tensors were stacked.
+    /// Names of the pieces in their files, where tensors were stacked or are made of others.
     pub(crate) parts: Vec<String>,
+    /// Order and change of each piece's values, where its bytes are not those of the file.
+    pub(crate) gather: Option<Gather>,
 }
 
 impl Entry {
     /// Makes the entry of a tensor from byte `start` to `end` of a file.
     pub(crate) fn new(file: usize, dtype: Dtype, shape: Vec<usize>, [start, end]: [usize; 2]) -> Self {
-        Self { dtype, shape, pieces: vec![Piece { file, start }], each: end - start, parts: Vec::new() }
+        Self {
+            dtype,
+            shape,
+            pieces: vec![Piece { file, start }],
+            each: end - start,
+            parts: Vec::new(),
+            gather: None,
+        }
     }
 }
 

@@ -29,6 +29,8 @@ pub struct ModelConfig {
     defaults: &'static [KeyDefault],
     added: Vec<&'static str>,
     section: Option<&'static str>,
+    /// Keys that the architecture's class calls otherwise, with its names for them.
+    names: &'static [(&'static str, &'static str)],
 }
 
 impl ModelConfig {
@@ -84,6 +86,7 @@ impl ModelConfig {
             defaults: &[],
             added: Vec::new(),
             section: None,
+            names: &[],
         })
     }
 
@@ -140,6 +143,17 @@ impl ModelConfig {
         config
     }
 
+    /// Returns this config, of whose architecture the class has other `names` for some keys: ours, then the class's.
+    #[must_use]
+    pub fn with_names(&self, names: &'static [(&'static str, &'static str)]) -> Self {
+        Self { names, ..self.clone() }
+    }
+
+    /// Returns the class's name of `key`.
+    fn name_of<'a>(&self, key: &'a str) -> &'a str {
+        self.names.iter().find(|(ours, _)| *ours == key).map_or(key, |(_, name)| name)
+    }
+
     /// Returns this config with the value of `other` as that of `key`, where both are names for one thing.
     pub fn with_alias(&self, key: &'static str, other: &str) -> Result<Self> {
         let mut config = self.clone();
@@ -175,6 +189,7 @@ impl ModelConfig {
 
     /// Returns the number that the architecture's class takes where `key` is absent.
     pub fn default_of(&self, key: &str) -> Option<f64> {
+        let key = self.name_of(key);
         let default = self.defaults.iter().find(|default| default.key == key)?;
         default.json().as_f64()
     }
@@ -206,7 +221,7 @@ impl ModelConfig {
 
     /// Returns the value of `key`, unless absent or null. `key` may be dotted.
     pub fn get(&self, key: &str) -> Option<&Value> {
-        let mut parts = key.split('.');
+        let mut parts = self.name_of(key).split('.');
         let mut value = self.keys.get(parts.next()?)?;
         for part in parts {
             value = value.get(part)?;
@@ -338,6 +353,7 @@ impl ModelConfig {
 
     /// Returns an error about `key` of this file.
     pub fn error(&self, key: &str, message: impl Into<String>) -> Error {
+        let key = self.name_of(key);
         match self.section {
             Some(section) => Error::key(&self.path, format!("{section}.{key}"), message),
             None => Error::key(&self.path, key, message),

@@ -11,8 +11,8 @@ use crate::formats::checkpoint::{Checkpoint, Tensor};
 use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::{AFFINE_BITS, AFFINE_GROUP_SIZES, Mode, Quant};
 
-/// The last part of an embedding's path, in all architectures.
-const EMBEDDING: &str = "embed_tokens";
+/// The last part of an embedding's path, or of a table of positions, in all architectures.
+const EMBEDDINGS: [&str; 5] = ["embed_tokens", "wte", "wpe", "embed_in", "token_embeddings"];
 
 /// One tensor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -134,7 +134,7 @@ impl FileContents {
 }
 
 fn is_embedding(path: &str) -> bool {
-    path.rsplit('.').next() == Some(EMBEDDING)
+    path.rsplit('.').next().is_some_and(|name| EMBEDDINGS.contains(&name))
 }
 
 /// The layer at `path` if its tensors are those of a quantized one.

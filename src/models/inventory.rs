@@ -107,7 +107,7 @@ impl Inventory {
             let (values, scales) = sizes(spec, layer);
             bytes.total += values + scales;
             match (spec.role, layer) {
-                (Role::Embed, _) => bytes.embeddings += values + scales,
+                (Role::Embed | Role::Positions, _) => bytes.embeddings += values + scales,
                 (_, None) => bytes.float += values,
                 (_, Some(_)) => {
                     bytes.codes += values;

@@ -104,7 +104,8 @@ const MECHANISMS: &[Mechanism] = &[
 const SECTIONS: [&str; 3] = ["text_config", "llm_config", "language_config"];
 
 /// Activations that mixbit's blocks have.
-const ACTIVATIONS: [&str; 3] = ["silu", "swish", "gelu_pytorch_tanh"];
+const ACTIVATIONS: [&str; 8] =
+    ["silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "relu2", "xielu"];
 
 /// Keys that change what other architectures compute, and that `llama` does not have.
 const FOREIGN: [&str; 11] = [
@@ -231,13 +232,13 @@ mod tests {
     fn keys_and_names_tell_mechanisms() {
         let gemma2 = json!({
             "model_type": "gemma2", "final_logit_softcapping": 30.0, "query_pre_attn_scalar": 256,
-            "hidden_activation": "relu2", "num_experts": 0, "embedding_multiplier": 1.0
+            "hidden_activation": "quick_gelu", "num_experts": 0, "embedding_multiplier": 1.0
         });
         assert_eq!(
             needed(&gemma2, &["model.layers.0.pre_feedforward_layernorm.weight"]),
             "by config.json and the tensors' names it seems to need logit caps (`final_logit_softcapping`), a factor of \
              the scores of its own (`query_pre_attn_scalar`), norms after the branches (`pre_feedforward_layernorm`), \
-             the activation `relu2`"
+             the activation `quick_gelu`"
         );
         let phi = needed(&json!({"model_type": "phi3"}), &["model.layers.0.self_attn.qkv_proj.weight"]);
         assert!(phi.ends_with("fused qkv (`qkv_proj`)"), "{phi}");

@@ -4,6 +4,7 @@ pub mod bitmap;
 pub mod config;
 pub mod contents;
 pub mod defaults;
+pub mod derived;
 pub mod inventory;
 pub mod mechanisms;
 pub mod names;

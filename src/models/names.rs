@@ -1,5 +1,6 @@
 //! From a checkpoint's tensor names to mlx-lm's.
 
+use super::derived::{Derived, Step};
 use crate::models::spec::DecoderSpec;
 use crate::models::wrapper::Wrapper;
 
@@ -7,7 +8,7 @@ use crate::models::wrapper::Wrapper;
 const PARTS: [&str; 3] = ["weight", "scales", "biases"];
 
 /// Fate of a checkpoint's tensor name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Rename {
     /// The name is mlx-lm's already.
     Keep,
@@ -20,10 +21,23 @@ pub enum Rename {
         /// The expert's number.
         index: usize,
     },
-    /// The tensor holds, for every expert, several matrices of one shape, one above the other: those that mlx-lm calls so.
-    Fused(Vec<String>),
+    /// These tensors are made of it.
+    Derived(Vec<Derived>),
     /// The decoder has no use for the tensor (derived buffers, towers of a wrapper).
     Drop,
+}
+
+impl Rename {
+    /// Makes the rename of a tensor that holds matrices of one shape, one above the other, with these names.
+    pub fn stacked<const N: usize>(names: [String; N]) -> Self {
+        let share = |(index, name)| Derived::new(name, [Step::Share { index, of: N }]);
+        Self::Derived(names.into_iter().enumerate().map(share).collect())
+    }
+
+    /// Makes the rename of a matrix that is stored with rows and columns exchanged.
+    pub fn transposed(name: String) -> Self {
+        Self::Derived(vec![Derived::new(name, [Step::Transposed])])
+    }
 }
 
 /// The names of one checkpoint: the architecture's rule, after `model.` was added to names that lack it.
@@ -99,14 +113,21 @@ impl Names {
             ["model.language_model.", "language_model."].iter().find_map(|start| name.strip_prefix(start));
         let inner = inner.unwrap_or(name);
         let inner = if is_bare(inner) { format!("model.{inner}") } else { inner.to_owned() };
+        let inner = match (self.rule)(&inner) {
+            Rename::To(name) => name,
+            _ => inner,
+        };
         if self.account_for(&inner, Some(spec), is_stored) {
             return true;
         }
-        if let Some(rest) = inner.strip_prefix("model.layers.") {
+        let blocks = spec.blocks.first().and_then(|block| block.path.strip_suffix('0')).unwrap_or_default();
+        if let Some(rest) = inner.strip_prefix(blocks) {
             let layer = rest.split('.').next().and_then(|number| number.parse::<usize>().ok());
             return layer.is_some_and(|layer| layer >= spec.blocks.len());
         }
-        !["model.norm.", "model.embed_tokens.", &spec.head.path].iter().any(|own| inner.starts_with(own))
+        let own = [&spec.head.norm.path, &spec.embed.path, &spec.head.path].into_iter();
+        let mut own = own.chain(spec.embed.positions.as_ref().map(|positions| &positions.path));
+        !own.any(|own| inner.starts_with(own))
     }
 
     /// True if the tensor called `name` has its place in a decoder, tensors of which `is_stored` knows by mlx-lm's names: under
@@ -127,7 +148,7 @@ impl Names {
             Rename::Keep => is_stored(name) || is_tied_head(name),
             Rename::To(name) => is_stored(&name) || is_tied_head(&name),
             Rename::Expert { stack, .. } => is_stored(&stack),
-            Rename::Fused(matrices) => matrices.iter().all(|name| is_stored(name)),
+            Rename::Derived(derived) => derived.iter().all(|derived| is_stored(&derived.name)),
             Rename::Drop => true,
         }
     }
@@ -165,7 +186,7 @@ fn expert(name: &str) -> Option<Rename> {
     let (mlp, rest) = name.split_once(".experts.")?;
     let whole = |name: &str| format!("{mlp}.switch_mlp.{name}.weight");
     match rest {
-        "gate_up_proj" => return Some(Rename::Fused(vec![whole("gate_proj"), whole("up_proj")])),
+        "gate_up_proj" => return Some(Rename::stacked([whole("gate_proj"), whole("up_proj")])),
         "down_proj" => return Some(Rename::To(whole("down_proj"))),
         _ => {}
     }
@@ -234,7 +255,8 @@ mod tests {
         }
         assert_eq!((part("bias"), part("qweight")), (Rename::Keep, Rename::Keep));
         let whole = |name: &str| format!("a.mlp.switch_mlp.{name}.weight");
-        let fused = Rename::Fused(vec![whole("gate_proj"), whole("up_proj")]);
+        let share = |name, index| Derived::new(whole(name), [Step::Share { index, of: 2 }]);
+        let fused = Rename::Derived(vec![share("gate_proj", 0), share("up_proj", 1)]);
         assert_eq!(rename_experts("a.mlp.experts.gate_up_proj"), fused);
         assert_eq!(rename_experts("a.mlp.experts.down_proj"), Rename::To(whole("down_proj")));
         assert_eq!(rename_experts("a.mlp.experts.gate_up_proj_scales"), Rename::Keep);

@@ -21,8 +21,6 @@ use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::{Mode, Quant};
 use crate::words::count;
 
-const EMBEDDING: &str = "model.embed_tokens.weight";
-
 /// A model folder or pack whose config and tensors agree: nothing missing, nothing left over, every shape as expected.
 #[derive(Debug)]
 pub struct SourceModel {
@@ -165,6 +163,11 @@ impl SourceModel {
         if self.row.wrapper.is_some() { PREFIX } else { "" }
     }
 
+    /// Returns the decoder's keys that mlx-lm reads beside its section of config.json.
+    pub fn repeated_keys(&self) -> &'static [&'static str] {
+        self.row.wrapper.map_or(&[], |wrapper| wrapper.repeated)
+    }
+
     /// Returns the tensors beside the decoder.
     pub fn towers(&self) -> &Towers {
         &self.towers
@@ -203,7 +206,7 @@ impl SourceModel {
         const STEP: usize = 4 << 20;
         self.checkpoint.verify()?;
         let Some(name) = &self.tied_head else { return Ok(()) };
-        let embedding = self.tensor(EMBEDDING)?;
+        let embedding = self.tensor(&format!("{}.weight", self.spec.embed.path))?;
         let Some(head) = self.checkpoint.get(name) else { return Ok(()) };
         let length = embedding.byte_len();
         for start in (0..length).step_by(STEP) {
@@ -385,7 +388,7 @@ fn rename(checkpoint: &Checkpoint, names: Names) -> Result<BTreeMap<String, Stri
     for (original, _) in checkpoint.iter() {
         let name = match names.rename(original) {
             Rename::Drop => continue,
-            Rename::Keep | Rename::Expert { .. } | Rename::Fused(_) => original.to_owned(),
+            Rename::Keep | Rename::Expert { .. } | Rename::Derived(_) => original.to_owned(),
             Rename::To(name) => name,
         };
         if let Some(other) = stored.insert(name.clone(), original.to_owned()) {
@@ -411,7 +414,8 @@ fn drop_tied_head(
         return Ok(None);
     };
     let kind = |name: &str| checkpoint.get(name).map(|tensor| (tensor.dtype, tensor.shape));
-    if kind(&original) != stored.get(EMBEDDING).and_then(|name| kind(name)) {
+    let embedding = format!("{}.weight", spec.embed.path);
+    if kind(&original) != stored.get(&embedding).and_then(|name| kind(name)) {
         return Err(not_tied(checkpoint, &original));
     }
     for part in ["weight", "scales", "biases"] {

@@ -1,12 +1,12 @@
-//! Experts' matrices as MLX keeps them, all of one kind in a tensor, whether a checkpoint has a tensor per expert or
-//! several kinds in one tensor.
+//! Tensors as MLX keeps them: experts' matrices of one kind one after the other, and those that are made of stored ones.
 
 use std::collections::BTreeMap;
 
+use super::derived::Derived;
 use super::names::{Names, Rename};
 use crate::error::{Error, Result};
 use crate::formats::checkpoint::Checkpoint;
-use crate::formats::entry::{Entry, Piece};
+use crate::formats::entry::Entry;
 use crate::models::architectures::Architecture;
 use crate::words::count;
 
@@ -17,10 +17,10 @@ impl Checkpoint {
     }
 
     /// Takes the tensors that `names` calls experts for the parts of one, [experts, ..], in the order of their numbers, and
-    /// divides those that hold several matrices of each expert. Nothing is copied. Those that do not make a whole stay as
+    /// puts derived tensors in the place of those that they are made of. Nothing is copied. Those that do not make a whole stay as
     /// they are, and are returned.
     pub fn stack(&mut self, names: Names) -> Vec<Error> {
-        let mut wrong = self.divide(names);
+        let mut wrong = self.derive(names);
         let mut stacks: BTreeMap<String, BTreeMap<usize, String>> = BTreeMap::new();
         for name in self.entries.keys() {
             let Rename::Expert { stack, index } = names.rename(name) else { continue };
@@ -51,19 +51,19 @@ impl Checkpoint {
         wrong
     }
 
-    /// Makes one tensor per kind of matrix of those in which each expert has several.
-    fn divide(&mut self, names: Names) -> Vec<Error> {
+    /// Makes the tensors that `names` derives from stored ones.
+    fn derive(&mut self, names: Names) -> Vec<Error> {
         let mut wrong = Vec::new();
-        let fused: Vec<(String, Vec<String>)> = self
+        let derived: Vec<(String, Vec<Derived>)> = self
             .entries
             .keys()
             .filter_map(|name| match names.rename(name) {
-                Rename::Fused(matrices) => Some((name.clone(), matrices)),
+                Rename::Derived(derived) => Some((name.clone(), derived)),
                 _ => None,
             })
             .collect();
-        for (name, matrices) in fused {
-            match self.divided(&name, &matrices) {
+        for (name, derived) in derived {
+            match self.derived(&name, &derived) {
                 Ok(entries) => {
                     self.entries.remove(&name);
                     self.entries.extend(entries);
@@ -74,38 +74,23 @@ impl Checkpoint {
         wrong
     }
 
-    fn divided(&self, name: &str, matrices: &[String]) -> Result<Vec<(String, Entry)>> {
-        let entry = &self.entries[name];
-        let count = matrices.len();
-        let ([experts, rows, columns], [piece]) = (&entry.shape[..], &entry.pieces[..]) else {
-            let message =
-                format!("shape {:?}, expected [experts, {count} * width, hidden size]", entry.shape);
-            return Err(Error::tensor(self.path(), name, message));
-        };
-        if !rows.is_multiple_of(count) || *experts == 0 {
-            let message = format!("{rows} rows of {experts} experts hold no {count} matrices of one shape");
-            return Err(Error::tensor(self.path(), name, message));
-        }
-        if let Some(other) = matrices.iter().find(|matrix| self.entries.contains_key(*matrix)) {
+    fn derived(&self, name: &str, derived: &[Derived]) -> Result<Vec<(String, Entry)>> {
+        if let Some(Derived { name: other, .. }) =
+            derived.iter().find(|derived| self.entries.contains_key(&derived.name))
+        {
             return Err(Error::tensor(self.path(), name, format!("and `{other}` are both there"))
                 .hint("keep the tensors of one checkpoint only"));
         }
-        let (height, each) = (rows / count, entry.each / experts / count);
-        let matrix = |(number, matrix): (usize, &String)| {
-            let start = |expert: usize| piece.start + (expert * count + number) * each;
-            // As NumPy would call it.
-            let part = |expert| format!("{name}[{expert}, {}:{}]", number * height, (number + 1) * height);
-            let pieces = (0..*experts).map(|expert| Piece { file: piece.file, start: start(expert) });
-            let entry = Entry {
-                dtype: entry.dtype,
-                shape: vec![*experts, height, *columns],
-                pieces: pieces.collect(),
-                each,
-                parts: (0..*experts).map(part).collect(),
-            };
-            (matrix.clone(), entry)
-        };
-        Ok(matrices.iter().enumerate().map(matrix).collect())
+        let entry = &self.entries[name];
+        let entries = derived.iter().map(|derived| Ok((derived.name.clone(), derived.entry(name, entry)?)));
+        entries.collect::<Result<_, String>>().map_err(|message| {
+            let error = Error::tensor(self.path(), name, message);
+            if entry.dtype.is_float() {
+                error
+            } else {
+                error.hint("start from the float checkpoint, or from one that mlx-lm quantized")
+            }
+        })
     }
 
     fn stacked(&self, name: &str, parts: &BTreeMap<usize, String>) -> Result<Entry> {

@@ -48,8 +48,13 @@ impl Towers {
         names.map(|name| (name.as_str(), Wrapper::tower_name(name)))
     }
 
-    /// Returns a sentence per tower about tensors that are left out.
+    /// Returns a sentence per tower about tensors that are there and not read.
     pub fn notes(&self) -> Vec<String> {
+        self.describe(|tensors| format!("not read: {tensors}, which mlx-lm's text model does not use"))
+    }
+
+    /// Returns a sentence per tower about tensors that are left out of what is written.
+    pub fn notes_where_dropped(&self) -> Vec<String> {
         self.describe(|tensors| format!("dropped {tensors}: mlx-lm's text model does not use them"))
     }
 

@@ -35,6 +35,10 @@ pub struct Wrapper {
     pub layout: Layout,
     /// Meaning of the two places that may say whether the head is tied.
     pub tie: Tie,
+    /// True if the head is tied where neither place says so.
+    pub tied_by_default: bool,
+    /// Keys of the decoder that mlx-lm reads beside its section.
+    pub repeated: &'static [&'static str],
 }
 
 /// Place of a decoder's keys in config.json.
@@ -77,7 +81,7 @@ impl Wrapper {
             (Tie::Either, Some(text), Some(whole)) => Some(text || whole),
             (Tie::Either | Tie::TextFirst, text, whole) => text.or(whole),
         };
-        Ok(decoder.with_value(TIE, tie.unwrap_or(false).into()))
+        Ok(decoder.with_value(TIE, tie.unwrap_or(self.tied_by_default).into()))
     }
 
     /// Returns the `model_type` of the architecture that a decoder of this `model_type` stands for.

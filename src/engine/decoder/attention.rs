@@ -2,7 +2,7 @@
 
 use mlx_rs::Array;
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask as SdpaMask, rms_norm};
-use mlx_rs::ops::softmax_axis;
+use mlx_rs::ops::{maximum, minimum, softmax_axis};
 use std::slice::from_mut;
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::engine::cache::arrays::CachedArray;
 use crate::engine::cache::layer::{KvCache, Slot};
 use crate::engine::fused::{self, CachedAttention, Finish, HeadNorm, Layer};
 use crate::error::Result;
-use crate::models::spec::{AttentionSpec, QkNorm, Role};
+use crate::models::spec::{AttentionSpec, Projections, QkNorm, Role};
 use crate::numerics::dtype::Dtype;
 
 /// Weights of attention.
@@ -27,19 +27,14 @@ pub(crate) struct Attention {
     /// Projections of queries, keys and values, or one of all.
     inputs: Vec<Linear>,
     o: Linear,
-    /// Norms of queries and of keys, where they have weights.
-    norms: Option<[Norm; 2]>,
+    /// Norms of queries and of keys that have parameters: one each, or one for each head.
+    norms: Vec<Norm>,
 }
 
 impl Attention {
     pub(crate) fn load(loader: &Loader<'_>, spec: &AttentionSpec) -> Result<Self> {
         let linear = |role| loader.linear(&spec.projection(role));
-        let norms = match &spec.qk_norm {
-            QkNorm::Weighted([q, k]) | QkNorm::AllHeads([q, k]) => {
-                Some([Norm::load(loader, q)?, Norm::load(loader, k)?])
-            }
-            QkNorm::Weightless(_) | QkNorm::None => None,
-        };
+        let norms = spec.norms().iter().map(|norm| Norm::load(loader, norm)).collect::<Result<_>>()?;
         Ok(Self {
             inputs: spec.input_roles().iter().map(|&role| linear(role)).collect::<Result<_>>()?,
             o: linear(Role::O)?,
@@ -53,9 +48,9 @@ impl Attention {
         self.inputs.iter_mut().chain([&mut self.o]).map(from_mut)
     }
 
-    /// Returns the norms of queries and of keys that have weights.
+    /// Returns the norms of queries and of keys that have parameters.
     pub(crate) fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm> {
-        self.norms.iter_mut().flatten()
+        self.norms.iter_mut()
     }
 
     /// Computes the output for x [batch, tokens, hidden], plus `addend` if there is one. Without a cache the tokens are the
@@ -97,6 +92,7 @@ impl Attention {
         } else {
             attend(&q, &k, &v, scores, &positions.mask(span, x.shape()[1] as usize))?
         };
+        let out = if self.spec.interleaved_heads { regrouped(&out, 1, self.spec.kv_heads)? } else { out };
         concatenate_heads(&out)
     }
 
@@ -111,18 +107,22 @@ impl Attention {
     ) -> Result<Option<Array>> {
         let AttentionSpec { heads, kv_heads, head_dim, scale, .. } = *self.spec;
         let tempered = self.spec.tempered && positions.temperatures.is_some();
-        let is_known = self.spec.cap.is_none() && !tempered && fused::can_attend(head_dim);
+        let plain = self.spec.cap.is_none() && self.spec.clip.is_none() && !self.spec.interleaved_heads;
+        let in_rows = self.spec.projections != Projections::FusedByHead;
+        let is_known = plain && in_rows && !tempered && fused::can_attend(head_dim);
         if context.nodes == Nodes::Single || context.dtype != Dtype::F32 || !is_known {
             return Ok(None);
         }
-        let norm = match (&self.spec.qk_norm, &self.norms) {
-            (QkNorm::AllHeads(_), _) => return Ok(None),
+        let norm = match (&self.spec.qk_norm, &self.norms[..]) {
+            (QkNorm::None, _) => None,
             (QkNorm::Weightless(eps), _) => Some(HeadNorm { query: None, key: None, eps: *eps }),
-            (_, Some([query, key])) => {
-                let ((query, eps), (key, _)) = (query.parts(), key.parts());
+            (QkNorm::Weighted(_), [query, key]) => {
+                let (Some((query, eps)), Some((key, _))) = (query.rms_parts(), key.rms_parts()) else {
+                    return Ok(None);
+                };
                 Some(HeadNorm { query: Some(query), key: Some(key), eps })
             }
-            (_, None) => None,
+            _ => return Ok(None),
         };
         let tokens = x.dim(1);
         let Some(slot) = cache.slot(tokens as usize) else { return Ok(None) };
@@ -144,14 +144,28 @@ impl Attention {
 
     /// Returns queries, keys and values [batch, tokens, ..].
     fn projected(&self, x: &Array) -> Result<[Array; 3]> {
-        if let [q, k, v] = &self.inputs[..] {
-            return Ok([q.forward(x)?, k.forward(x)?, v.forward(x)?]);
-        }
-        let AttentionSpec { heads, kv_heads, head_dim, .. } = *self.spec;
-        let (queries, keys) = (heads * head_dim, (heads + kv_heads) * head_dim);
-        let all = self.inputs[0].forward(x)?;
-        let values = keys + kv_heads * head_dim;
-        Ok([slice(&all, 2, 0, queries)?, slice(&all, 2, queries, keys)?, slice(&all, 2, keys, values)?])
+        let AttentionSpec { heads, kv_heads, head_dim, clip, .. } = *self.spec;
+        let projected = if let [q, k, v] = &self.inputs[..] {
+            [q.forward(x)?, k.forward(x)?, v.forward(x)?]
+        } else {
+            let all = self.inputs[0].forward(x)?;
+            if self.spec.projections == Projections::FusedByHead {
+                let by_head = all.reshape(&[all.dim(0), all.dim(1), heads as i32, -1])?;
+                let part = |at: usize| -> Result<Array> {
+                    let part = slice(&by_head, 3, at * head_dim, (at + 1) * head_dim)?;
+                    Ok(part.reshape(&[all.dim(0), all.dim(1), -1])?)
+                };
+                [part(0)?, part(1)?, part(2)?]
+            } else {
+                let (queries, keys) = (heads * head_dim, (heads + kv_heads) * head_dim);
+                let values = keys + kv_heads * head_dim;
+                [slice(&all, 2, 0, queries)?, slice(&all, 2, queries, keys)?, slice(&all, 2, keys, values)?]
+            }
+        };
+        let Some(most) = clip else { return Ok(projected) };
+        let [q, k, v] = projected
+            .map(|y| -> Result<Array> { Ok(minimum(maximum(&y, factor(-most, &y)?)?, factor(most, &y)?)?) });
+        Ok([q?, k?, v?])
     }
 
     /// Splits queries, keys and values [batch, tokens, ..] into heads [batch, heads, tokens, dim] and applies their
@@ -160,16 +174,25 @@ impl Attention {
         let AttentionSpec { heads, kv_heads, head_dim, .. } = *self.spec;
         let split =
             |y: &Array, count: usize| y.reshape(&[y.shape()[0], y.shape()[1], count as i32, head_dim as i32]);
-        let [mut q_norm, mut k_norm] =
-            self.norms.as_ref().map_or([None, None], |norms| norms.each_ref().map(Some));
-        let (mut q, mut k) = (q, k);
-        if matches!(self.spec.qk_norm, QkNorm::AllHeads(_))
-            && let (Some(q_all), Some(k_all)) = (q_norm.take(), k_norm.take())
-        {
-            (q, k) = (q_all.forward(&q)?, k_all.forward(&k)?);
-        }
-        let q = self.positioned(split(&q, heads)?, q_norm, positions)?;
-        let k = self.positioned(split(&k, kv_heads)?, k_norm, positions)?;
+        let (q, k) = match (&self.spec.qk_norm, &self.norms[..]) {
+            (QkNorm::AllHeads(_), [query, key]) => {
+                (split(&query.forward(&q)?, heads)?, split(&key.forward(&k)?, kv_heads)?)
+            }
+            (QkNorm::Weighted(_), [query, key]) => {
+                (query.forward(&split(&q, heads)?)?, key.forward(&split(&k, kv_heads)?)?)
+            }
+            (QkNorm::EachHead(_), norms) => {
+                let (queries, keys) = norms.split_at(heads);
+                let q = Norm::forward_each(queries, &split(&q, heads)?)?;
+                (q, Norm::forward_each(keys, &split(&k, kv_heads)?)?)
+            }
+            (QkNorm::Weightless(eps), _) => {
+                (rms_norm(split(&q, heads)?, None, *eps)?, rms_norm(split(&k, kv_heads)?, None, *eps)?)
+            }
+            _ => (split(&q, heads)?, split(&k, kv_heads)?),
+        };
+        let q = if self.spec.interleaved_heads { regrouped(&q, 2, heads / kv_heads)? } else { q };
+        let (q, k) = (self.positioned(&q, positions)?, self.positioned(&k, positions)?);
         let v = split(&v, kv_heads)?.transpose_axes(&[0, 2, 1, 3])?;
         let q = match &positions.temperatures {
             Some(factors) if self.spec.tempered => q.multiply(factors.as_dtype(q.dtype())?)?,
@@ -178,19 +201,22 @@ impl Attention {
         Ok((q, k, v))
     }
 
-    /// Applies the norm per head, puts heads before tokens, and rotates.
-    fn positioned(&self, x: Array, norm: Option<&Norm>, positions: &Positions) -> Result<Array> {
-        let x = match (norm, &self.spec.qk_norm) {
-            (Some(norm), _) => norm.forward(&x)?,
-            (None, QkNorm::Weightless(eps)) => rms_norm(&x, None, *eps)?,
-            (None, _) => x,
-        };
+    /// Puts heads before tokens and rotates.
+    fn positioned(&self, x: &Array, positions: &Positions) -> Result<Array> {
         let x = x.transpose_axes(&[0, 2, 1, 3])?;
         match self.spec.rope {
             Some(rope) => positions.rotations[rope].apply(&x),
             None => Ok(x),
         }
     }
+}
+
+/// Reorders the heads along an axis of x [.., heads, ..], which are `groups` of one size one after the other: all first ones of
+/// the groups, then all second ones, and so on.
+fn regrouped(x: &Array, axis: usize, groups: usize) -> Result<Array> {
+    let mut sizes = x.shape().to_vec();
+    sizes.splice(axis..=axis, [groups as i32, -1]);
+    Ok(x.reshape(&sizes)?.swap_axes(axis as i32, axis as i32 + 1)?.reshape(x.shape())?)
 }
 
 /// Concatenates heads [batch, heads, tokens, dim] to [batch, tokens, heads * dim].

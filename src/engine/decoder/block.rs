@@ -6,19 +6,21 @@ use super::attention::Attention;
 use super::experts::{Choice, Router};
 use super::linear::Linear;
 use super::load::Loader;
-use super::mlp::{Context, Gated, Input};
+use super::mlp::{Context, Input, Mlp};
 use super::norm::Norm;
 use super::positions::Positions;
 use crate::engine::array::factor;
 use crate::engine::cache::layer::KvCache;
 use crate::error::Result;
-use crate::models::spec::{BlockSpec, Branch as BranchSpec};
+use crate::models::spec::{BlockSpec, Branch as BranchSpec, Tap};
 
 /// Weights of one block.
 #[derive(Debug, Clone)]
 pub(crate) struct Block {
     attention: Branch<Attention>,
-    mlp: Branch<Gated>,
+    mlp: Branch<Mlp>,
+    /// True if the MLP reads the block's input.
+    parallel: bool,
     /// Router of an MLP of experts.
     pub(crate) router: Option<Router>,
 }
@@ -90,10 +92,11 @@ impl Attended {
 
 impl Block {
     pub(crate) fn load(loader: &Loader<'_>, index: usize) -> Result<Self> {
-        let BlockSpec { attention, mlp, .. } = &loader.source.spec().blocks[index];
+        let BlockSpec { attention, mlp, parallel, .. } = &loader.source.spec().blocks[index];
         Ok(Self {
+            parallel: *parallel,
             attention: Branch::load(loader, attention, Attention::load)?,
-            mlp: Branch::load(loader, mlp, Gated::load)?,
+            mlp: Branch::load(loader, mlp, Mlp::load)?,
             router: Router::load(loader, &mlp.part)?,
         })
     }
@@ -129,15 +132,20 @@ impl Block {
         self.attention.part.linears_mut().chain(self.mlp.part.linears_mut())
     }
 
-    /// Returns the norms of this block, which is described by `spec`, with the names of their weights.
-    pub(crate) fn norms_mut(&mut self, spec: &BlockSpec) -> Vec<(String, &mut Norm)> {
+    /// Replaces the parameter called `name` of a norm of this block, which is described by `spec`.
+    pub(crate) fn set_norm(&mut self, spec: &BlockSpec, name: &str, stored: &Array) -> Result<()> {
         let Self { attention: Branch { before, part, after, .. }, mlp, .. } = self;
         let own = [(&spec.attention.before, before), (&spec.attention.after, after)];
         let own =
             own.into_iter().chain([(&spec.mlp.before, &mut mlp.before), (&spec.mlp.after, &mut mlp.after)]);
         let own = own.filter_map(|(spec, norm)| Some((spec.as_ref()?, norm.as_mut()?)));
         let of_heads = spec.attention.part.norms().iter().zip(part.norms_mut());
-        own.chain(of_heads).map(|(spec, norm)| (spec.name(), norm)).collect()
+        for (spec, norm) in own.chain(of_heads) {
+            if let Some((parameter, _)) = spec.names().find(|(_, other)| other == name) {
+                norm.set(parameter, stored.clone())?;
+            }
+        }
+        Ok(())
     }
 
     /// Computes the block's output [batch, tokens, hidden] from x of that shape. Without a cache the tokens are the
@@ -179,7 +187,11 @@ impl Block {
         let addend = self.attention.addend(x);
         let output = self.attention.part.forward_plus(context, &normed, positions, cache, addend, observe)?;
         let stream = self.attention.add(x, output)?;
-        let normed = self.mlp.input(&stream)?;
+        let normed = match (self.parallel, &self.mlp.before) {
+            (false, _) => self.mlp.input(&stream)?,
+            (true, Some(norm)) => norm.forward(x)?,
+            (true, None) => normed,
+        };
         let probabilities = self.router.as_ref().map(|router| router.probabilities(&normed));
         Ok(Attended { probabilities: probabilities.transpose()?, stream, normed })
     }
@@ -200,14 +212,20 @@ impl Block {
     ) -> Result<Array> {
         let Attended { stream, normed, probabilities } = attended;
         let addend = self.mlp.addend(stream);
+        // Attention has shown an input that it shares.
+        let mut unseen = |input: Input, x: &Array| {
+            if input.tap != Tap::ATTENTION {
+                observe(input, x);
+            }
+        };
         let output = if let Some(router) = &self.router
             && let Some(probabilities) = probabilities
             && let Some(choice) = choice
         {
-            let output = router.forward(&self.mlp.part, normed, probabilities, choice, observe)?;
+            let output = router.forward(&self.mlp.part, normed, probabilities, choice, &mut unseen)?;
             addend.map_or_else(|| Ok(output.clone()), |addend| addend.add(&output))?
         } else {
-            self.mlp.part.forward_plus(context, normed, addend, observe)?
+            self.mlp.part.forward_plus(context, normed, addend, &mut unseen)?
         };
         self.mlp.add(stream, output)
     }

@@ -10,7 +10,7 @@ use mlx_rs::ops::{concatenate, softmax_axis};
 
 use super::linear::{Linear, Weight};
 use super::load::Loader;
-use super::mlp::{Gated, Input};
+use super::mlp::{Input, Mlp};
 use crate::engine::array::to_vec;
 use crate::error::Result;
 use crate::models::spec::{ExpertsSpec, MlpSpec};
@@ -67,7 +67,7 @@ impl Router {
     /// each expert's layers.
     pub(crate) fn forward(
         &self,
-        mlp: &Gated,
+        mlp: &Mlp,
         x: &Array,
         probabilities: &Array,
         choice: &Choice,

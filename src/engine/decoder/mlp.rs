@@ -1,10 +1,11 @@
-//! Gated MLPs: the product of two linear layers goes through a third.
+//! MLPs: one or two linear layers, what is made of their outputs, and another linear layer.
 
 use mlx_rs::Array;
 
 use super::linear::Linear;
 use super::load::Loader;
-use crate::engine::array::{gated, gelu_tanh, slice};
+use crate::engine::activations::{gelu, gelu_tanh, relu2, silu, xielu};
+use crate::engine::array::{gated, slice};
 use crate::engine::fused::{Finish, products};
 use crate::error::Result;
 use crate::models::spec::{Activation, DecoderSpec, MlpSpec, Projections, Role, Tap};
@@ -26,32 +27,48 @@ impl From<Tap> for Input {
     }
 }
 
-/// Gated MLPs: one, or one per expert.
+/// MLPs: one, or one per expert.
 #[derive(Debug, Clone)]
-pub(crate) struct Gated {
-    /// Gate, or gate and up in one.
+pub(crate) struct Mlp {
+    /// Gate, or gate and up in one; empty without a gate.
     pub(crate) gate: Vec<Linear>,
     /// Empty where it is part of `gate`.
     pub(crate) up: Vec<Linear>,
     pub(crate) down: Vec<Linear>,
+    projections: Projections,
     activation: Activation,
+    /// Learned numbers of the activation.
+    parameters: Vec<Array>,
 }
 
-impl Gated {
+impl Mlp {
     pub(crate) fn load(loader: &Loader<'_>, spec: &MlpSpec) -> Result<Self> {
         let linears = |role| loader.linears(&spec.projection(role));
         let (gate, up) = match spec.projections {
+            _ if !spec.gated => (Vec::new(), linears(Role::Up)?),
             Projections::Apart => (linears(Role::Gate)?, linears(Role::Up)?),
-            Projections::Fused => (linears(Role::GateUp)?, Vec::new()),
+            _ => (linears(Role::GateUp)?, Vec::new()),
         };
-        Ok(Self { activation: spec.activation, gate, up, down: linears(Role::Down)? })
+        let parameters = spec.activation_names().map(|name| loader.float(&name)).collect::<Result<_>>()?;
+        let &MlpSpec { activation, projections, .. } = spec;
+        Ok(Self { gate, up, down: linears(Role::Down)?, projections, activation, parameters })
     }
 
     /// Computes the input of down from the outputs of gate and up.
     pub(crate) fn inner(&self, gate: &Array, up: &Array) -> Result<Array> {
         match self.activation {
             Activation::Silu => gated(gate, up),
-            Activation::GeluTanh => Ok(gelu_tanh(gate)?.multiply(up)?),
+            _ => Ok(self.activated(gate)?.multiply(up)?),
+        }
+    }
+
+    fn activated(&self, x: &Array) -> Result<Array> {
+        match self.activation {
+            Activation::Silu => silu(x),
+            Activation::Gelu => gelu(x),
+            Activation::GeluTanh => gelu_tanh(x),
+            Activation::Relu2 => relu2(x),
+            Activation::Xielu => xielu(x, &self.parameters),
         }
     }
 
@@ -60,7 +77,8 @@ impl Gated {
         [&mut self.gate, &mut self.up, &mut self.down]
     }
 
-    /// Computes the output of an MLP without experts, plus `addend` if there is one.
+    /// Computes the output of an MLP without experts, plus `addend` if there is one. `observe` sees the inputs of the
+    /// linear layers.
     pub(crate) fn forward_plus(
         &self,
         context: Context<'_>,
@@ -68,19 +86,21 @@ impl Gated {
         addend: Option<&Array>,
         observe: &mut dyn FnMut(Input, &Array),
     ) -> Result<Array> {
-        observe(self.gate[0].tap.into(), x);
-        let gated = self.gated(context, x)?;
-        observe(self.down[0].tap.into(), &gated);
-        self.down[0].forward_plus(context, &gated, addend)
+        if let Some(first) = self.gate.first().or(self.up.first()) {
+            observe(first.tap.into(), x);
+        }
+        let inner = self.inner_of(context, x)?;
+        observe(self.down[0].tap.into(), &inner);
+        self.down[0].forward_plus(context, &inner, addend)
     }
 
     /// Computes the input of down.
-    fn gated(&self, context: Context<'_>, x: &Array) -> Result<Array> {
-        let gate = &self.gate[0];
-        let Some(up) = self.up.first() else {
-            let both = gate.forward(x)?;
-            let width = both.dim(2) as usize / 2;
-            return self.inner(&slice(&both, 2, 0, width)?, &slice(&both, 2, width, 2 * width)?);
+    fn inner_of(&self, context: Context<'_>, x: &Array) -> Result<Array> {
+        let (gate, up) = match (self.gate.first(), self.up.first()) {
+            (Some(gate), Some(up)) => (gate, up),
+            (None, Some(up)) => return self.activated(&up.forward(x)?),
+            (Some(both), None) => return self.inner_of_both(&both.forward(x)?),
+            (None, None) => return Ok(x.clone()),
         };
         if context.nodes == Nodes::Fused
             && self.activation == Activation::Silu
@@ -89,6 +109,16 @@ impl Gated {
             return Ok(gated);
         }
         self.inner(&gate.forward(x)?, &up.forward(x)?)
+    }
+
+    /// Computes the input of down from the output [batch, tokens, 2 * width] of gate and up in one matrix.
+    fn inner_of_both(&self, both: &Array) -> Result<Array> {
+        let width = both.dim(2) as usize / 2;
+        let (first, second) = (slice(both, 2, 0, width)?, slice(both, 2, width, 2 * width)?);
+        if self.projections == Projections::UpFirst {
+            return self.inner(&second, &first);
+        }
+        self.inner(&first, &second)
     }
 }
 

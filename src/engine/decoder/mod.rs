@@ -2,6 +2,7 @@
 pub mod attention;
 pub mod block;
 pub mod capped;
+pub mod embedding;
 pub mod experts;
 pub mod linear;
 pub mod load;

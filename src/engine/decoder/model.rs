@@ -4,6 +4,7 @@ use mlx_rs::Array;
 use std::ops::Range;
 
 use super::block::Block;
+use super::embedding::Embedding;
 use super::linear::Weight;
 use super::load::{Halves, Loader};
 use super::mlp::{Context, Nodes};
@@ -27,29 +28,6 @@ pub struct Model {
     head: Head,
     blocks: Vec<Block>,
     nodes: Nodes,
-}
-
-/// Token embedding.
-#[derive(Debug, Clone)]
-pub(crate) struct Embedding {
-    weight: Weight,
-    scale: Option<f32>,
-}
-
-impl Embedding {
-    pub(crate) fn load(loader: &Loader<'_>) -> Result<Self> {
-        let spec = &loader.source.spec().embed;
-        Ok(Self { weight: loader.weight(&spec.path)?, scale: spec.scale })
-    }
-
-    /// Returns the hidden states of tokens.
-    pub(crate) fn rows(&self, tokens: &Array, dtype: Dtype) -> Result<Array> {
-        let rows = self.weight.rows(tokens, dtype)?;
-        Ok(match self.scale {
-            Some(scale) => rows.multiply(factor(scale, &rows)?)?,
-            None => rows,
-        })
-    }
 }
 
 /// Final norm and output matrix, which come after the last block.
@@ -139,7 +117,7 @@ impl Model {
         let embed = Embedding::load(&loader)?;
         // One copy serves both ends.
         let head = if source.spec().head.tied {
-            Head::with_weight(&loader, embed.weight.clone())?
+            Head::with_weight(&loader, embed.weight().clone())?
         } else {
             Head::load(&loader)?
         };
@@ -219,7 +197,7 @@ impl Model {
             Some(caches) => Positions::at(&self.spec, caches.place(), tokens.len()),
             None => Positions::new(&self.spec, 0, tokens.len()),
         };
-        let mut hidden = self.embed.rows(&from_tokens(tokens), self.dtype)?;
+        let mut hidden = self.embed.rows(&from_tokens(tokens), positions.seen(), self.dtype)?;
         for (index, block) in self.blocks.iter().enumerate() {
             let cache = caches.as_mut().and_then(|caches| caches.layer(index));
             hidden = block.forward(context, &hidden, &mut positions, cache)?;

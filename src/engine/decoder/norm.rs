@@ -1,28 +1,32 @@
-//! RMS norms with weights.
+//! Norms, with the parameters that they have.
 
 use mlx_rs::Array;
-use mlx_rs::fast::rms_norm;
+use mlx_rs::fast::{layer_norm, rms_norm};
+use mlx_rs::ops::stack;
 
 use super::load::Loader;
 use crate::engine::array::factor;
 use crate::error::Result;
-use crate::models::spec::NormSpec;
+use crate::models::spec::{NormKind, NormParameter, NormSpec};
 
-/// RMS norm and its weight.
+/// RMS norm or layer norm.
 #[derive(Debug, Clone)]
 pub(crate) struct Norm {
-    /// Factors on the normalized values.
-    weight: Array,
+    kind: NormKind,
+    /// Factors on the normalized values; rows of them where heads have their own.
+    weight: Option<Array>,
+    bias: Option<Array>,
     eps: f32,
     less_one: bool,
 }
 
 impl Norm {
     pub(crate) fn load(loader: &Loader<'_>, spec: &NormSpec) -> Result<Self> {
-        let &NormSpec { eps, less_one, .. } = spec;
-        let stored = loader.float(&spec.name())?;
-        let mut norm = Self { weight: stored.clone(), eps, less_one };
-        norm.set(stored)?;
+        let &NormSpec { kind, eps, less_one, .. } = spec;
+        let mut norm = Self { kind, weight: None, bias: None, eps, less_one };
+        for (parameter, name) in spec.names() {
+            norm.set(parameter, loader.float(&name)?)?;
+        }
         Ok(norm)
     }
 
@@ -31,19 +35,40 @@ impl Norm {
         spec.map(|spec| Self::load(loader, spec)).transpose()
     }
 
-    /// Replaces the weight by one as it is stored.
-    pub(crate) fn set(&mut self, stored: Array) -> Result<()> {
-        self.weight = if self.less_one { stored.add(factor(1.0, &stored)?)? } else { stored };
+    /// Replaces a parameter by one as it is stored.
+    pub(crate) fn set(&mut self, parameter: NormParameter, stored: Array) -> Result<()> {
+        match parameter {
+            NormParameter::Weight if self.less_one => {
+                self.weight = Some(stored.add(factor(1.0, &stored)?)?);
+            }
+            NormParameter::Weight => self.weight = Some(stored),
+            NormParameter::Bias => self.bias = Some(stored),
+        }
         Ok(())
     }
 
-    /// Returns the factors on the normalized values, and epsilon.
-    pub(crate) fn parts(&self) -> (&Array, f32) {
-        (&self.weight, self.eps)
+    /// Returns the factors on the normalized values, and epsilon, of an RMS norm that has them.
+    pub(crate) fn rms_parts(&self) -> Option<(&Array, f32)> {
+        let weight = self.weight.as_ref().filter(|weight| weight.ndim() == 1)?;
+        (!self.kind.is_layer_norm()).then_some((weight, self.eps))
     }
 
-    /// Normalizes x [.., size].
+    /// Normalizes x [.., size]; [.., heads, size] where heads have weights of their own.
     pub(crate) fn forward(&self, x: &Array) -> Result<Array> {
-        Ok(rms_norm(x, Some(&self.weight), self.eps)?)
+        let rows = self.weight.as_ref().filter(|weight| weight.ndim() == 2);
+        let weight = if rows.is_some() { None } else { self.weight.as_ref() };
+        let normed = if self.kind.is_layer_norm() {
+            layer_norm(x, weight, self.bias.as_ref(), self.eps)?
+        } else {
+            rms_norm(x, weight, self.eps)?
+        };
+        rows.map_or_else(|| Ok(normed.clone()), |rows| Ok(normed.multiply(rows)?))
+    }
+
+    /// Normalizes heads x [.., heads, size], each by a norm of its own. The norms are alike but for their weights.
+    pub(crate) fn forward_each(norms: &[Self], x: &Array) -> Result<Array> {
+        let Some(first) = norms.first() else { return Ok(x.clone()) };
+        let weights: Vec<&Array> = norms.iter().filter_map(|norm| norm.weight.as_ref()).collect();
+        Self { weight: Some(stack(&weights, 0)?), ..first.clone() }.forward(x)
     }
 }

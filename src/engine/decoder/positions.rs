@@ -53,15 +53,15 @@ impl Mask {
     }
 }
 
-/// Returns the factors [1, 1, queries, 1] on the queries of layers without RoPE.
-pub(crate) fn temperatures(tuning: TemperatureTuning, offset: usize, queries: usize) -> Array {
-    let factors: Vec<f32> = (offset..offset + queries)
-        .map(|position| {
-            let steps = ((position as f64 + 1.0) / tuning.floor_scale).floor();
-            (steps.ln_1p() * tuning.attn_scale + 1.0) as f32
-        })
-        .collect();
-    Array::from_slice(&factors, &[1, 1, queries as i32, 1])
+/// Returns the factors [1, 1, queries, 1] on the queries of layers that are tempered; `None` where all are 1.
+pub(crate) fn temperatures(tuning: TemperatureTuning, offset: usize, queries: usize) -> Option<Array> {
+    let steps = |position: usize| ((position as f64 + tuning.first_position) / tuning.floor_scale).floor();
+    if steps(offset + queries) < 1.0 {
+        return None;
+    }
+    let factor = |position| (steps(position).ln_1p() * tuning.attn_scale + 1.0) as f32;
+    let factors: Vec<f32> = (offset..offset + queries).map(factor).collect();
+    Some(Array::from_slice(&factors, &[1, 1, queries as i32, 1]))
 }
 
 /// Positions and masks of one call, shared by all blocks.
@@ -86,11 +86,18 @@ impl Positions {
         let rotations = spec.ropes.iter().map(|rope| Rotation::new(rope, place.rotation as i32, length));
         Self {
             rotations: rotations.collect(),
-            temperatures: spec.temperature_tuning.map(|tuning| temperatures(tuning, place.held, queries)),
+            temperatures: spec
+                .temperature_tuning
+                .and_then(|tuning| temperatures(tuning, place.held, queries)),
             seen: place.seen,
             queries,
             masks: Vec::new(),
         }
+    }
+
+    /// Returns the number of tokens in the text before these.
+    pub(crate) fn seen(&self) -> usize {
+        self.seen
     }
 
     /// Returns the mask for `span` over the latest `keys` positions.

@@ -169,9 +169,7 @@ impl<'a> LearningBlock<'a> {
             }
         }
         for (name, value) in self.norms.iter().zip(values) {
-            if let Some((_, norm)) = block.norms_mut(self.spec).into_iter().find(|(other, _)| other == name) {
-                norm.set(value.clone())?;
-            }
+            block.set_norm(self.spec, name, value)?;
         }
         Ok(block)
     }
@@ -202,9 +200,10 @@ impl<'a> LearningHead<'a> {
             names.extend([format!("{path}.scales"), format!("{path}.biases")]);
         }
         if norms == Norms::Learning {
-            let name = loader.source.spec().head.norm.name();
-            values.push(loader.float(&name)?);
-            names.push(name);
+            for (_, name) in loader.source.spec().head.norm.names() {
+                values.push(loader.float(&name)?);
+                names.push(name);
+            }
         }
         Ok(Self { last, names, codes, norms, values })
     }
@@ -225,8 +224,11 @@ impl<'a> LearningHead<'a> {
                 None => head.weight.clone(),
             };
             let mut head = Head { weight, ..head.clone() };
-            if let Some(value) = values.next().filter(|_| self.norms == Norms::Learning) {
-                head.norm.set(value.clone())?;
+            if self.norms == Norms::Learning {
+                let norm = &self.last.context.spec.head.norm;
+                for ((parameter, _), value) in norm.names().zip(values) {
+                    head.norm.set(parameter, value.clone())?;
+                }
             }
             head.logits(&primals[0])
         };

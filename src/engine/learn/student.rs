@@ -91,7 +91,9 @@ impl<'a> Student<'a> {
     pub fn names(&self) -> Vec<String> {
         let mut names: Vec<String> = self.blocks.iter().flat_map(LearningTensors::names).collect();
         names.extend(self.head.iter().flat_map(|path| [format!("{path}.scales"), format!("{path}.biases")]));
-        names.extend((self.norms == Norms::Learning).then(|| self.loader.source.spec().head.norm.name()));
+        if self.norms == Norms::Learning {
+            names.extend(self.loader.source.spec().head.norm.names().map(|(_, name)| name));
+        }
         names
     }
 

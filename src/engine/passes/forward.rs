@@ -9,9 +9,10 @@ use super::collector::Collector;
 use super::states::{HiddenStates, StoredState};
 use crate::engine::array::{slice, to_vec};
 use crate::engine::decoder::block::{Attended, Block};
+use crate::engine::decoder::embedding::{Embedding, check_length};
 use crate::engine::decoder::load::Loader;
 use crate::engine::decoder::mlp::{Context, Input, Nodes};
-use crate::engine::decoder::model::{Embedding, Head};
+use crate::engine::decoder::model::Head;
 use crate::engine::decoder::positions::Positions;
 use crate::engine::runtime::Engine;
 use crate::engine::streams::Streams;
@@ -71,7 +72,7 @@ impl<'a> Pass<'a> {
         for same_length in sequences.chunk_by(|a, b| a.len() == b.len()) {
             for batch in same_length.chunks(batch.max(1)) {
                 let sizes = [batch.len() as i32, batch[0].len() as i32];
-                let embedded = embed.rows(&Array::from_slice(&batch.concat(), &sizes), context.dtype)?;
+                let embedded = embed.rows(&Array::from_slice(&batch.concat(), &sizes), 0, context.dtype)?;
                 eval([&embedded])?;
                 places.extend((0..batch.len()).map(|row| (states.len(), row)));
                 states.push(store.put(embedded)?);
@@ -229,6 +230,7 @@ pub(crate) fn forward(
 }
 
 fn check_tokens(spec: &DecoderSpec, sequences: &[Vec<u32>]) -> Result<()> {
+    check_length(spec, sequences.iter().map(Vec::len).max().unwrap_or(0))?;
     match sequences.iter().flatten().find(|&&token| token as usize >= spec.vocab_size) {
         Some(token) => Err(Error::input(format!(
             "token id {token} is not below the vocabulary's size {}",

@@ -168,8 +168,8 @@ fn names(checkpoint: &Checkpoint, names: Option<Names>) -> BTreeMap<String, Stri
     let renamed = |name: &str| match names.map_or(Rename::Keep, |names| names.rename(name)) {
         Rename::Keep => Some(name.to_owned()),
         Rename::To(name) => Some(name),
-        // Experts that could not be stacked: reported already.
-        Rename::Expert { .. } | Rename::Fused(_) | Rename::Drop => None,
+        // Experts that could not be stacked, and what could not be derived: reported already.
+        Rename::Expert { .. } | Rename::Derived(_) | Rename::Drop => None,
     };
     checkpoint.iter().filter_map(|(name, _)| Some((renamed(name)?, name.to_owned()))).collect()
 }

@@ -45,10 +45,11 @@ pub(crate) enum Kind {
     Other,
 }
 
-pub(crate) fn kind(role: Role, dimensions: usize) -> Kind {
-    match role {
-        Role::Norm => Kind::Norm,
-        Role::Embed => Kind::Embedding,
+pub(crate) fn kind(spec: &TensorSpec, dimensions: usize) -> Kind {
+    match spec.role {
+        Role::Norm if spec.name.ends_with(".weight") => Kind::Norm,
+        Role::Embed | Role::Positions => Kind::Embedding,
+        Role::Norm | Role::Activation => Kind::Other,
         _ if dimensions > 1 => Kind::Linear,
         _ => Kind::Other,
     }

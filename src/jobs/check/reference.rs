@@ -72,7 +72,7 @@ fn decoder(one: &DecoderSpec, other: &DecoderSpec) -> Finding {
         ("heads", of(one, |a| a.heads) == of(other, |a| a.heads)),
         ("key/value heads", of(one, |a| a.kv_heads) == of(other, |a| a.kv_heads)),
         ("head_dim", of(one, |a| a.head_dim) == of(other, |a| a.head_dim)),
-        ("rms_norm_eps", one.head.norm.eps.to_bits() == other.head.norm.eps.to_bits()),
+        ("epsilon of norms", one.head.norm.eps.to_bits() == other.head.norm.eps.to_bits()),
         ("RoPE", one.ropes == other.ropes),
         ("q/k norm", of(one, |a| a.qk_norm.clone()) == of(other, |a| a.qk_norm.clone())),
         ("temperature tuning", one.temperature_tuning == other.temperature_tuning),

@@ -7,7 +7,8 @@ use super::folder::Folder;
 use crate::files::json;
 use crate::models::config::ModelConfig;
 use crate::models::spec::{
-    AttentionSpan, DecoderSpec, ExpertsSpec, MlpSpec, Projections, QkNorm, RopeScaling,
+    AttentionSpan, AttentionSpec, DecoderSpec, ExpertsSpec, LLAMA_NAMES, MlpSpec, NormSpec, Projections,
+    QkNorm, Role, RopeScaling,
 };
 use crate::words::count;
 
@@ -47,6 +48,11 @@ fn mlp(folder: &Folder) -> Option<Finding> {
         && let Some(experts) = spec.experts()
     {
         return Some(sparse_mlps(folder, spec, experts));
+    }
+    if let Some(spec) = &folder.spec
+        && spec.mlps().any(|mlp| !mlp.gated || mlp.names != &LLAMA_NAMES)
+    {
+        return Some(other_mlps(spec));
     }
     let blocks = mlp_parts(folder);
     let (&first, parts) = blocks.first_key_value()?;
@@ -100,6 +106,20 @@ fn mlp(folder: &Folder) -> Option<Finding> {
     })
 }
 
+/// Describes MLPs without a gate, or of other names. Missing tensors are reported by another check.
+fn other_mlps(spec: &DecoderSpec) -> Finding {
+    let widths: BTreeSet<usize> = spec.mlps().map(|mlp| mlp.intermediate_size).collect();
+    let widths = widths.iter().map(ToString::to_string).collect::<Vec<_>>().join(" or ");
+    let of = |mlp: &MlpSpec| {
+        let layers = mlp.input_roles().iter().chain(&[Role::Down]);
+        let path = |role: &Role| mlp.projection(*role).path;
+        let names = layers.map(|role| path(role).rsplit('.').next().unwrap_or_default().to_owned());
+        let kind = if mlp.gated { "gated MLP" } else { "MLP without gate" };
+        format!("one {kind} a block ({}), {widths} wide", names.collect::<Vec<_>>().join(", "))
+    };
+    Finding::ok("mlp", spec.mlps().next().map_or_else(String::new, of))
+}
+
 /// Compares the blocks with experts by the tensors' names with those by the config.
 fn sparse_mlps(folder: &Folder, spec: &DecoderSpec, experts: ExpertsSpec) -> Finding {
     let has = |path: String| folder.names.contains_key(&format!("{path}.weight"));
@@ -137,14 +157,20 @@ fn mlp_claims(config: Option<&ModelConfig>) -> Vec<(&'static str, usize)> {
 /// Compares the heads by the shapes of the projections with the config's.
 fn gqa(folder: &Folder) -> Option<Finding> {
     let size = |key| folder.decoder_config.as_ref()?.size(key).ok()?;
-    let heads = size("num_attention_heads")?;
-    let claimed = size("num_key_value_heads").unwrap_or(heads);
-    let head_dim = match &folder.spec {
-        Some(spec) => spec.attentions().next()?.head_dim,
-        None => size("head_dim").or_else(|| size("hidden_size")?.checked_div(heads))?,
+    let attention = folder.spec.as_ref().and_then(|spec| spec.attentions().next());
+    let (heads, claimed, head_dim) = match attention {
+        Some(attention) => (attention.heads, attention.kv_heads, attention.head_dim),
+        None => {
+            let heads = size("num_attention_heads")?;
+            let head_dim = size("head_dim").or_else(|| size("hidden_size")?.checked_div(heads))?;
+            (heads, size("num_key_value_heads").unwrap_or(heads), head_dim)
+        }
     };
-    let rows = |name| folder.rows(&format!("model.layers.0.self_attn.{name}"));
-    let (q, k) = (rows("q_proj")?, rows("k_proj")?);
+    let rows = |role, name| match attention {
+        Some(attention) => folder.rows(&attention.projection(role).path),
+        None => folder.rows(&format!("model.layers.0.self_attn.{name}")),
+    };
+    let (q, k) = (rows(Role::Q, "q_proj")?, rows(Role::K, "k_proj")?);
     if head_dim == 0 || q != heads * head_dim || k != claimed * head_dim {
         let message = format!(
             "config.json says {heads} query and {} of {head_dim} dimensions, that is {} and {} rows; the weights have {q} and {k}",
@@ -171,19 +197,26 @@ fn gqa(folder: &Folder) -> Option<Finding> {
 }
 
 fn qk_norm(folder: &Folder, spec: &DecoderSpec) -> Finding {
-    let has = |layer: usize, name: &str| {
-        folder.names.contains_key(&format!("model.layers.{layer}.self_attn.{name}.weight"))
+    let is_stored = |name: &str| folder.names.contains_key(name);
+    let has_all = |attention: &&AttentionSpec| {
+        let mut names = attention.norms().iter().flat_map(NormSpec::names);
+        names.all(|(_, name)| is_stored(&name))
     };
-    let with = (0..spec.blocks.len()).filter(|&i| has(i, "q_norm") && has(i, "k_norm")).count();
-    let any = (0..spec.blocks.len()).any(|i| has(i, "q_norm") || has(i, "k_norm"));
+    let with = spec.attentions().filter(has_all).count();
+    let strange = |attention: &AttentionSpec| {
+        ["q_norm", "k_norm"].iter().any(|name| is_stored(&format!("{}.{name}.weight", attention.path)))
+    };
+    let any = spec.attentions().any(strange);
     let subject = "q/k norm";
     let norm = spec.attentions().map(|attention| &attention.qk_norm).find(|norm| **norm != QkNorm::None);
     match norm {
         _ if folder.checkpoint.is_none() => Finding::note(subject, "cannot be looked for without weights"),
-        Some(QkNorm::Weighted(_) | QkNorm::AllHeads(_)) if with == spec.blocks.len() => {
+        Some(QkNorm::Weighted(_) | QkNorm::EachHead(_) | QkNorm::AllHeads(_))
+            if with == spec.blocks.len() =>
+        {
             Finding::ok(subject, "q_norm and k_norm with weights in every block, before RoPE")
         }
-        Some(QkNorm::Weighted(_) | QkNorm::AllHeads(_)) => Finding::problem(
+        Some(QkNorm::Weighted(_) | QkNorm::EachHead(_) | QkNorm::AllHeads(_)) => Finding::problem(
             subject,
             format!("q_norm and k_norm are in {with} of {} only", count(spec.blocks.len(), "block")),
         ),
@@ -200,7 +233,10 @@ fn qk_norm(folder: &Folder, spec: &DecoderSpec) -> Finding {
 
 fn rope(spec: &DecoderSpec) -> Finding {
     let with = spec.attentions().filter(|attention| attention.rope.is_some()).count();
-    let rope = &spec.ropes[0];
+    let Some(rope) = spec.ropes.first() else {
+        let positions = spec.embed.positions.as_ref().map_or(0, |positions| positions.count);
+        return Finding::ok("rope", format!("none: {}", count(positions, "learned position")));
+    };
     let thetas: Vec<String> = spec.ropes.iter().map(|rope| rope.theta.to_string()).collect();
     let layout = if rope.traditional { "interleaved pairs" } else { "halves" };
     let scaling = match rope.scaling {
@@ -284,7 +320,7 @@ fn tying(folder: &Folder, spec: &DecoderSpec) -> Vec<Finding> {
         return Vec::new();
     }
     let head = folder.tensor(&format!("{}.weight", spec.head.path));
-    let embedding = folder.tensor("model.embed_tokens.weight");
+    let embedding = folder.tensor(&format!("{}.weight", spec.embed.path));
     let equal = match (&head, &embedding) {
         (Some(head), Some(embedding)) => {
             let equal = head.shape == embedding.shape && head.bytes() == embedding.bytes();
@@ -316,7 +352,7 @@ fn tying(folder: &Folder, spec: &DecoderSpec) -> Vec<Finding> {
             "tie_word_embeddings is absent: read as false; stock mlx-lm reads it as true (mixbit writes it out)",
         ));
     }
-    let quantized = folder.names.contains_key("model.embed_tokens.scales");
+    let quantized = folder.names.contains_key(&format!("{}.scales", spec.embed.path));
     if quantized
         && spec.head.tied
         && !spec.head.quantized_tied

@@ -33,7 +33,9 @@ const HEADERS: [&str; 9] = [
 /// Checks vocabulary, BOS and EOS, and that the tokenizer's files agree.
 pub(crate) fn check(folder: &Folder) -> Vec<Finding> {
     let Some(tokenizer) = &folder.tokenizer else { return Vec::new() };
-    let rows = folder.rows("model.embed_tokens").or_else(|| folder.spec.as_ref().map(|spec| spec.vocab_size));
+    let rows = folder
+        .rows(folder.spec.as_ref().map_or("model.embed_tokens", |spec| spec.embed.path.as_str()))
+        .or_else(|| folder.spec.as_ref().map(|spec| spec.vocab_size));
     let mut findings = Vec::new();
     if let Some(rows) = rows {
         findings.push(vocabulary(tokenizer, rows, folder.config.as_ref()));

@@ -87,7 +87,7 @@ fn items(folder: &Folder) -> (Vec<Item<'_>>, usize) {
             let name = spec.name.clone();
             match Matrix::of(source, spec) {
                 Some(matrix) => {
-                    let kind = kind(spec.role, spec.shape.len());
+                    let kind = kind(spec, spec.shape.len());
                     items.push(Item { name, kind, place: place(spec), matrix });
                 }
                 None => skipped += 1,
@@ -98,7 +98,7 @@ fn items(folder: &Folder) -> (Vec<Item<'_>>, usize) {
     for (name, tensor) in folder.tensors() {
         let spec = folder.manifest.as_ref().and_then(|manifest| manifest.get(name));
         let kind = match spec {
-            Some(spec) => kind(spec.role, tensor.shape.len()),
+            Some(spec) => kind(spec, tensor.shape.len()),
             None if tensor.shape.len() == 2 && name.ends_with(".weight") => Kind::Linear,
             None => Kind::Other,
         };

@@ -37,6 +37,11 @@ pub fn config(source: &SourceModel, dtype: Dtype, bitmap: &BitMap) -> Value {
             }
         }
     });
+    let section = decoder.section_name().and_then(|section| keys.get(section)).cloned();
+    for key in source.repeated_keys() {
+        let value = section.as_ref().and_then(|section| section.get(key));
+        keys.extend(value.map(|value| ((*key).to_owned(), value.clone())));
+    }
     make_ids_integers(&mut keys);
     let dtype_key = if keys.contains_key("dtype") { "dtype" } else { "torch_dtype" };
     keys.insert(dtype_key.to_owned(), dtype.to_string().into());

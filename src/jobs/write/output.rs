@@ -56,6 +56,8 @@ impl Output {
     /// When tensors beside the decoder are asked for and there are none.
     pub fn notes(&self, source: &SourceModel) -> Result<Vec<String>> {
         let (towers, mut notes) = (source.towers(), source.spec().notes.clone());
+        let unread = towers.notes();
+        notes.retain(|note| !unread.contains(note));
         if self.towers == TowerFate::Written {
             if towers.is_empty() {
                 let message = "has no tensors beside the text model that could be kept";
@@ -63,9 +65,9 @@ impl Output {
                     "leave setting `keep_towers` out, or start from a checkpoint with its vision tower",
                 ));
             }
-            let dropped = towers.notes();
-            notes.retain(|note| !dropped.contains(note));
             notes.extend(towers.notes_where_written());
+        } else {
+            notes.extend(towers.notes_where_dropped());
         }
         Ok(notes)
     }

@@ -32,7 +32,7 @@ const PUBLISHED: &[Published] = &[
         model_type: "iquestcoder",
         family: "Llama",
         models: "IQuest-Coder",
-        note: "read as `llama`, as mlx-lm does",
+        note: "as `llama`, with defaults of its own",
     },
     Published {
         model_type: "mistral",
@@ -43,8 +43,14 @@ const PUBLISHED: &[Published] = &[
     Published {
         model_type: "mistral3",
         family: "Mistral",
-        models: "Mistral Small 3.1 and 3.2",
-        note: "the text model, a `mistral` or `llama`",
+        models: "Mistral Small 3.1 and 3.2, Ministral 3",
+        note: "the text model, a `mistral`, `ministral3` or `llama`",
+    },
+    Published {
+        model_type: "ministral3",
+        family: "Mistral",
+        models: "Ministral 3, text only",
+        note: "queries grow with their positions past the trained context. A sliding window is applied",
     },
     Published {
         model_type: "pixtral",
@@ -92,6 +98,12 @@ const PUBLISHED: &[Published] = &[
         note: "as `qwen2_vl`",
     },
     Published {
+        model_type: "qwen3_vl_moe",
+        family: "Qwen",
+        models: "Qwen3-VL with experts, such as Qwen3-VL-30B-A3B",
+        note: "as `qwen2_vl` and `qwen3_moe`. mlx-lm cannot load a tied head",
+    },
+    Published {
         model_type: "gemma",
         family: "Gemma",
         models: "Gemma 1",
@@ -110,6 +122,12 @@ const PUBLISHED: &[Published] = &[
         note: "`layer_types` and `rope_parameters` are written as mlx-lm reads them",
     },
     Published {
+        model_type: "gemma3",
+        family: "Gemma",
+        models: "Gemma 3 4B, 12B and 27B",
+        note: "the text model, as `gemma3_text`",
+    },
+    Published {
         model_type: "phi3",
         family: "Phi",
         models: "Phi-3, 3.5 and 4",
@@ -118,6 +136,18 @@ const PUBLISHED: &[Published] = &[
     Published { model_type: "granite", family: "Granite", models: "Granite 3 dense", note: "" },
     Published { model_type: "olmo2", family: "OLMo", models: "OLMo 2", note: "" },
     Published { model_type: "olmo3", family: "OLMo", models: "OLMo 3", note: "" },
+    Published {
+        model_type: "exaone4",
+        family: "EXAONE",
+        models: "EXAONE 4",
+        note: "the windows of `layer_types` are written as the letters that mlx-lm reads",
+    },
+    Published {
+        model_type: "glm",
+        family: "GLM",
+        models: "GLM-4 9B of 2024 in transformers' form, GLM-Edge",
+        note: "as `glm4`. As much of a head is rotated as the config says; mlx-lm rotates all of it",
+    },
     Published {
         model_type: "glm4",
         family: "GLM",
@@ -147,6 +177,12 @@ const PUBLISHED: &[Published] = &[
         family: "InternLM",
         models: "InternLM3",
         note: "`qkv_bias` and `bias` may be called `attention_bias` and `mlp_bias`, as transformers 5 does. Published names are written",
+    },
+    Published {
+        model_type: "minicpm",
+        family: "MiniCPM",
+        models: "MiniCPM 1 and 2",
+        note: "logits of a tied head have their factor too. Such a head is written as one that is missing, which mlx-lm takes from the embedding",
     },
     Published {
         model_type: "mimo",

@@ -20,6 +20,7 @@ pub const DEFAULTS: &[KeyDefault] = &[
     KeyDefault::size("max_position_embeddings", 131_072).minor(),
     KeyDefault::number("rms_norm_eps", 0.000_000_156_25),
     KeyDefault::number("rope_theta", 10_000.0),
+    KeyDefault::number("partial_rotary_factor", ROTATED),
     KeyDefault::boolean("tie_word_embeddings", false),
     KeyDefault::boolean("attention_bias", true),
 ];
@@ -29,7 +30,16 @@ const ROTATED: f64 = 0.5;
 
 /// Describes the decoder.
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
-    let config = &config.with_defaults(DEFAULTS);
+    let mut spec = without_norms_after(&config.with_defaults(DEFAULTS))?;
+    for block in &mut spec.blocks {
+        block.attention.set_norm_after(format!("{}.post_self_attn_layernorm", block.path));
+        block.mlp.set_norm_after(format!("{}.post_mlp_layernorm", block.path));
+    }
+    Ok(spec)
+}
+
+/// Describes what `glm` and `glm4` have in common, by a config with defaults.
+pub(super) fn without_norms_after(config: &ModelConfig) -> Result<DecoderSpec> {
     config.only_silu()?;
     let mut rope = Rope::partial(config, ROTATED)?;
     rope.traditional = true;
@@ -40,10 +50,6 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     spec.mlps_mut().for_each(|mlp| {
         (mlp.projections, mlp.gate_up_bias, mlp.down_bias) = (Projections::Fused, false, false);
     });
-    for block in &mut spec.blocks {
-        block.attention.set_norm_after(format!("{}.post_self_attn_layernorm", block.path));
-        block.mlp.set_norm_after(format!("{}.post_mlp_layernorm", block.path));
-    }
     spec.note_rope_scaling(config);
     Ok(spec)
 }

@@ -153,6 +153,7 @@ fn set_temperature(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
         spec.temperature_tuning = Some(TemperatureTuning {
             floor_scale: config.required("floor_scale", ModelConfig::positive)?,
             attn_scale: config.required("attn_scale", ModelConfig::number)?,
+            first_position: 1.0,
         });
         spec.notes
             .push("attn_temperature_tuning is applied as transformers does; mlx-lm ignores it".to_owned());

@@ -34,6 +34,11 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
 pub(super) fn make_olmo(spec: &mut DecoderSpec) {
     spec.mlps_mut().for_each(|mlp| (mlp.gate_up_bias, mlp.down_bias) = (false, false));
     spec.set_norms_of_all_heads();
+    set_norms_of_outputs(spec);
+}
+
+/// Gives each part a norm of its output, and none of its input.
+pub(super) fn set_norms_of_outputs(spec: &mut DecoderSpec) {
     for block in &mut spec.blocks {
         let after = |name: &str, norm: Option<NormSpec>| {
             norm.map(|norm| NormSpec { path: format!("{}.{name}", block.path), ..norm })

@@ -19,6 +19,7 @@ pub const DEFAULTS: &[KeyDefault] = &[
     KeyDefault::size("original_max_position_embeddings", 4096).minor(),
     KeyDefault::number("rms_norm_eps", 1e-5),
     KeyDefault::number("rope_theta", 10_000.0),
+    KeyDefault::number("partial_rotary_factor", 1.0).minor(),
     KeyDefault::boolean("tie_word_embeddings", false),
     KeyDefault::optional_size("sliding_window"),
 ];

@@ -35,6 +35,12 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
         spec.notes.push("sliding windows are applied as transformers does; mlx-lm ignores them".to_owned());
     }
     spec.note_rope_scaling(config);
+    set_experts(config, &mut spec)?;
+    Ok(spec)
+}
+
+/// Makes MLPs of experts, as a config with defaults says.
+pub(super) fn set_experts(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
     let experts = ExpertsSpec {
         count: config.require_size("num_experts")?,
         per_token: config.require_size("num_experts_per_tok")?,
@@ -55,5 +61,5 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
         ("decoder_sparse_step", step.into()),
         ("mlp_only_layers", dense.into()),
     ]);
-    Ok(spec)
+    Ok(())
 }

@@ -2,9 +2,9 @@
 
 use super::names::TensorShapes;
 use super::{
-    ernie4_5, gemma, gemma2, gemma3_text, glm4, granite, helium, internlm3, llama, llama4_text, mimo,
-    mistral, mixtral, olmo2, olmo3, phi3, qwen2, qwen2_vl, qwen3, qwen3_moe, qwen3_vl, seed_oss, smollm3,
-    telechat3, wrappers,
+    ernie4_5, exaone4, gemma, gemma2, gemma3_text, glm, glm4, granite, helium, internlm3, iquestcoder, llama,
+    llama4_text, mimo, minicpm, ministral3, mistral, mixtral, olmo2, olmo3, phi3, qwen2, qwen2_vl, qwen3,
+    qwen3_moe, qwen3_vl, qwen3_vl_moe, seed_oss, smollm3, telechat3, wrappers,
 };
 use crate::error::Result;
 use crate::models::config::ModelConfig;
@@ -32,9 +32,11 @@ pub struct Architecture {
 
 const ARCHITECTURES: &[Architecture] = &[
     row("ernie4_5", ernie4_5::DEFAULTS, ernie4_5::spec, rename_common),
+    row("exaone4", exaone4::DEFAULTS, exaone4::spec, rename_common),
     row("gemma", gemma::DEFAULTS, gemma::spec, rename_common),
     row("gemma2", gemma2::DEFAULTS, gemma2::spec, rename_common),
     row("gemma3_text", gemma3_text::DEFAULTS, gemma3_text::spec, rename_common),
+    row("glm", glm::DEFAULTS, glm::spec, rename_common),
     row("glm4", glm4::DEFAULTS, glm4::spec, rename_common),
     row("granite", granite::DEFAULTS, granite::spec, rename_common),
     row("helium", helium::DEFAULTS, helium::spec, rename_common),
@@ -42,6 +44,8 @@ const ARCHITECTURES: &[Architecture] = &[
     row("llama", llama::DEFAULTS, llama::spec, rename_common),
     row("llama4_text", llama4_text::DEFAULTS, llama4_text::spec, llama4_text::rename),
     row("mimo", qwen2::DEFAULTS, qwen2::spec, mimo::rename),
+    row("minicpm", minicpm::DEFAULTS, minicpm::spec, rename_common),
+    row("ministral3", ministral3::DEFAULTS, ministral3::spec, rename_common),
     row("mistral", mistral::DEFAULTS, mistral::spec, rename_common),
     row("mixtral", mixtral::DEFAULTS, mixtral::spec, mixtral::rename),
     row("olmo2", olmo2::DEFAULTS, olmo2::spec, rename_common),
@@ -53,14 +57,16 @@ const ARCHITECTURES: &[Architecture] = &[
     row("seed_oss", seed_oss::DEFAULTS, seed_oss::spec, rename_common),
     row("smollm3", smollm3::DEFAULTS, smollm3::spec, rename_common),
     row("telechat3", telechat3::DEFAULTS, telechat3::spec, rename_common),
-    alias("iquestcoder", "llama", llama::DEFAULTS, llama::spec, rename_common),
+    alias("iquestcoder", "llama", iquestcoder::DEFAULTS, iquestcoder::spec, rename_common),
     alias("xverse", "llama", llama::DEFAULTS, llama::spec, rename_common),
+    wrapper("gemma3", &wrappers::GEMMA3),
     wrapper("mistral3", &wrappers::MISTRAL3),
     Architecture { alias_of: Some("mistral3"), ..wrapper("llava", &wrappers::LLAVA) },
     Architecture { alias_of: Some("mistral3"), ..wrapper("pixtral", &wrappers::PIXTRAL) },
     wrapper("qwen2_vl", &wrappers::QWEN2_VL),
     Architecture { alias_of: Some("qwen2_vl"), ..wrapper("qwen2_5_vl", &wrappers::QWEN2_5_VL) },
     wrapper("qwen3_vl", &wrappers::QWEN3_VL),
+    Architecture { rename: qwen3_vl_moe::rename, ..wrapper("qwen3_vl_moe", &wrappers::QWEN3_VL_MOE) },
 ];
 
 /// Decoders that exist in wrappers only.
@@ -68,6 +74,7 @@ const TEXT_DECODERS: &[Architecture] = &[
     row("qwen2_vl_text", qwen2_vl::DEFAULTS, qwen2_vl::spec, rename_common),
     row("qwen2_5_vl_text", qwen2_vl::DEFAULTS, qwen2_vl::spec, rename_common),
     row("qwen3_vl_text", qwen3_vl::DEFAULTS, qwen3_vl::spec, rename_common),
+    row("qwen3_vl_moe_text", qwen3_vl_moe::DEFAULTS, qwen3_vl_moe::spec, qwen3_vl_moe::rename),
 ];
 
 /// Config and shapes to decoder.
@@ -161,11 +168,16 @@ mod tests {
         serde_json::from_str(include_str!("../../../fixtures/config_defaults.json")).unwrap()
     }
 
+    /// The defaults of the class of `row`: its own, or that of the row it is another name for.
+    fn class_of<'a>(classes: &'a Value, row: &Architecture) -> &'a Value {
+        classes.get(row.model_type).unwrap_or(&classes[row.alias_of.unwrap_or(row.model_type)])
+    }
+
     #[test]
     fn defaults_are_those_of_transformers() {
         let classes = classes();
         for row in rows().iter().chain(text_decoders()) {
-            let class = &classes[row.alias_of.unwrap_or(row.model_type)];
+            let class = class_of(&classes, row);
             for default in row.defaults {
                 let (name, entry) = (row.model_type, &class[default.key]);
                 assert!(json::equal(&entry[0], &default.json()), "{name} {}: {entry}", default.key);
@@ -186,7 +198,7 @@ mod tests {
         let read: BTreeSet<&str> =
             all().flat_map(|row| row.defaults.iter().map(|default| default.key)).collect();
         for row in all() {
-            let class = &classes[row.alias_of.unwrap_or(row.model_type)];
+            let class = class_of(&classes, row);
             for key in &read {
                 let listed =
                     row.defaults.iter().any(|default| default.key == *key && !default.json().is_null());

@@ -35,9 +35,34 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
         let is_own = value.get("rope_type").or(value.get("type")).is_some_and(|kind| kind == TELECHAT3_YARN);
         if *key == "rope_scaling" && is_own {
             value["mscale"] = 0.7.into();
+            // A factor of its own would be divided by.
+            if let Some(divisor) = value.get_mut("mscale_all_dim") {
+                *divisor = 0.into();
+            }
             let note = "telechat3-yarn is applied with the factor of its makers; mlx-lm takes it from `mscale`, which is written";
             spec.notes.push(note.to_owned());
         }
     }
     Ok(spec)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::{Value, json};
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn written_mscales_give_the_makers_factor() {
+        let config = json!({"model_type": "telechat3", "rope_scaling": {"rope_type": "telechat3-yarn", "factor": 4.0,
+            "original_max_position_embeddings": 64, "mscale": 1.0, "mscale_all_dim": 1.0}});
+        let config = ModelConfig::parse(Path::new("config.json"), &config.to_string()).unwrap();
+        let spec = spec(&config, &TensorShapes::new()).unwrap();
+        let scaling: Vec<&Value> =
+            spec.resolved.iter().filter(|(key, _)| *key == "rope_scaling").map(|(_, value)| value).collect();
+        assert_eq!((&scaling[0]["mscale"], &scaling[0]["mscale_all_dim"]), (&json!(0.7), &json!(0)));
+        assert!((spec.ropes[0].attention_factor() - (0.07 * 4f32.ln() + 1.0)).abs() < 1e-6);
+    }
 }

@@ -11,20 +11,31 @@ const VISUAL: &[&str] = &["visual", "vision_tower"];
 /// Decoders that mlx-lm runs as `llama`.
 const LLAMA_LIKE: &[(&str, &str)] = &[("mistral", "mistral"), ("llama", "llama")];
 
-/// Mistral Small 3.1 and 3.2.
+/// Mistral Small 3.1 and 3.2, Ministral 3.
 pub const MISTRAL3: Wrapper = Wrapper {
     default_text: "mistral",
-    texts: LLAMA_LIKE,
+    texts: &[("mistral", "mistral"), ("llama", "llama"), ("ministral3", "ministral3")],
     towers: VISION_TOWER,
     layout: Layout::Nested,
     tie: Tie::TextFirst,
+    tied_by_default: false,
+    repeated: &[],
+};
+
+/// Gemma 3 4B to 27B.
+pub const GEMMA3: Wrapper = Wrapper {
+    default_text: "gemma3_text",
+    texts: &[("gemma3_text", "gemma3_text")],
+    tied_by_default: true,
+    repeated: &["vocab_size"],
+    ..MISTRAL3
 };
 
 /// LLaVA 1.5, and Pixtral 12B as transformers has it.
-pub const LLAVA: Wrapper = Wrapper { default_text: "llama", tie: Tie::Either, ..MISTRAL3 };
+pub const LLAVA: Wrapper = Wrapper { default_text: "llama", texts: LLAMA_LIKE, tie: Tie::Either, ..MISTRAL3 };
 
 /// Pixtral 12B as others have it.
-pub const PIXTRAL: Wrapper = Wrapper { tie: Tie::Never, ..MISTRAL3 };
+pub const PIXTRAL: Wrapper = Wrapper { texts: LLAMA_LIKE, tie: Tie::Never, ..MISTRAL3 };
 
 /// Qwen2-VL.
 pub const QWEN2_VL: Wrapper = Wrapper {
@@ -33,6 +44,7 @@ pub const QWEN2_VL: Wrapper = Wrapper {
     towers: VISUAL,
     layout: Layout::NestedOrFlat,
     tie: Tie::Either,
+    ..MISTRAL3
 };
 
 /// Qwen2.5-VL.
@@ -44,6 +56,12 @@ pub const QWEN3_VL: Wrapper = Wrapper {
     default_text: "qwen3_vl_text",
     texts: &[("qwen3_vl_text", "qwen3_vl_text")],
     towers: VISUAL,
-    layout: Layout::Nested,
-    tie: Tie::TextFirst,
+    ..MISTRAL3
+};
+
+/// Qwen3-VL with experts.
+pub const QWEN3_VL_MOE: Wrapper = Wrapper {
+    default_text: "qwen3_vl_moe_text",
+    texts: &[("qwen3_vl_moe_text", "qwen3_vl_moe_text")],
+    ..QWEN3_VL
 };

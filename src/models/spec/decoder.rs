@@ -2,24 +2,26 @@
 
 use super::biases::Biases;
 use super::manifest::Manifest;
-use super::parts::{
-    AttentionSpan, AttentionSpec, BlockSpec, Branch, EmbedSpec, ExpertsSpec, HeadSpec, MlpSpec, NormSpec,
-    QkNorm,
-};
+use super::mlp::{Activation, ExpertsSpec, MlpSpec};
+use super::names::{LLAMA_NAMES, ModuleNames, inside};
+use super::norm::{NormKind, NormSpec, QkNorm};
+use super::parts::{AttentionSpan, AttentionSpec, BlockSpec, Branch, EmbedSpec, HeadSpec, PositionsSpec};
 use super::rope::{Rope, RopeScaling};
 use serde_json::Value;
 
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 
-/// Attention temperature tuning of layers without RoPE (arXiv 2501.19399): queries at position p are multiplied by
-/// ln(1 + floor((p + 1) / `floor_scale`)) * `attn_scale` + 1.
+/// Attention temperature tuning (arXiv 2501.19399): queries at position p are multiplied by
+/// ln(1 + floor(p / `floor_scale`)) * `attn_scale` + 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TemperatureTuning {
     /// Tokens per step.
     pub floor_scale: f64,
     /// Strength.
     pub attn_scale: f64,
+    /// Position of the first token.
+    pub first_position: f64,
 }
 
 /// A decoder: embedding, blocks, head.
@@ -81,28 +83,24 @@ impl DecoderSpec {
         let notes: Vec<String> = defaults_taken.iter().cloned().collect();
         let hidden_size = attention.hidden_size;
         let eps = config.required("rms_norm_eps", ModelConfig::positive)? as f32;
-        let norm = |path: String| NormSpec { path, size: hidden_size, eps, less_one: false };
-        let block = |layer: usize| {
-            let path = format!("model.layers.{layer}");
-            let attention = AttentionSpec { path: format!("{path}.self_attn"), ..attention.clone() };
-            let mlp = MlpSpec { path: format!("{path}.mlp"), ..mlp.clone() };
-            BlockSpec {
-                attention: Branch::new(norm(format!("{path}.input_layernorm")), attention),
-                mlp: Branch::new(norm(format!("{path}.post_attention_layernorm")), mlp),
-                path,
-            }
+        let norm = || NormSpec::rms(String::new(), hidden_size, eps);
+        let block = BlockSpec {
+            path: String::new(),
+            parallel: false,
+            attention: Branch::new(norm(), attention),
+            mlp: Branch::new(norm(), mlp),
         };
-        Ok(Self {
+        let mut spec = Self {
             hidden_size,
             vocab_size: config.require_size("vocab_size")?,
             max_position_embeddings: config.size("max_position_embeddings")?,
-            embed: EmbedSpec { path: "model.embed_tokens".to_owned(), scale: None },
+            embed: EmbedSpec { path: String::new(), scale: None, positions: None, norm: None },
             ropes,
             temperature_tuning: None,
-            blocks: (0..num_hidden_layers).map(block).collect(),
+            blocks: vec![block; num_hidden_layers],
             head: HeadSpec {
-                norm: norm("model.norm".to_owned()),
-                path: "lm_head".to_owned(),
+                norm: norm(),
+                path: String::new(),
                 tied: tie_word_embeddings,
                 bias: false,
                 quantized_tied: true,
@@ -112,7 +110,46 @@ impl DecoderSpec {
             resolved,
             defaults_taken,
             notes,
-        })
+        };
+        spec.set_names(&LLAMA_NAMES);
+        Ok(spec)
+    }
+
+    /// Names all modules, before anything else is set that has names of its own.
+    pub fn set_names(&mut self, names: &'static ModuleNames) {
+        names.embed.clone_into(&mut self.embed.path);
+        names.norm.clone_into(&mut self.head.norm.path);
+        names.head.clone_into(&mut self.head.path);
+        for (layer, block) in self.blocks.iter_mut().enumerate() {
+            block.path = format!("{}.{layer}", names.blocks);
+            let BlockSpec { path, attention, mlp, .. } = block;
+            (attention.part.names, mlp.part.names) = (names, names);
+            attention.part.path = inside(path, names.attention);
+            mlp.part.path = inside(path, names.mlp);
+            for (norm, name) in
+                [(&mut attention.before, names.attention_norm), (&mut mlp.before, names.mlp_norm)]
+            {
+                norm.iter_mut().for_each(|norm| norm.path = inside(path, name));
+            }
+        }
+    }
+
+    /// Makes every norm one of this kind.
+    pub fn set_norms(&mut self, kind: NormKind) {
+        self.norms_mut().for_each(|norm| norm.kind = kind);
+    }
+
+    /// Gives the MLP of every block no gate.
+    pub fn set_plain_mlps(&mut self, activation: Activation) {
+        self.mlps_mut().for_each(|mlp| (mlp.gated, mlp.activation) = (false, activation));
+    }
+
+    /// Adds learned positions, of which there are `count`, to the embedded tokens; nothing is rotated.
+    pub fn set_learned_positions(&mut self, path: &str, count: usize) {
+        self.embed.positions = Some(PositionsSpec { path: path.to_owned(), count });
+        self.max_position_embeddings = Some(count);
+        self.ropes.clear();
+        self.attentions_mut().for_each(|attention| attention.rope = None);
     }
 
     /// Returns the attention of each block.
@@ -144,9 +181,9 @@ impl DecoderSpec {
     pub fn norms_mut(&mut self) -> impl Iterator<Item = &mut NormSpec> {
         let blocks = self.blocks.iter_mut().flat_map(|BlockSpec { attention, mlp, .. }| {
             let own = [&mut attention.before, &mut attention.after, &mut mlp.before, &mut mlp.after];
-            own.into_iter().flatten().chain(attention.part.norms_mut())
+            own.into_iter().flatten().chain(attention.part.qk_norm.norms_mut())
         });
-        blocks.chain([&mut self.head.norm])
+        blocks.chain(&mut self.embed.norm).chain([&mut self.head.norm])
     }
 
     /// Gives queries and keys of every block norms with weights per dimension of the head, called `q_norm` and `k_norm`.
@@ -168,7 +205,7 @@ impl DecoderSpec {
 
     /// Gives each part a norm of its output beside that of its input, with Gemma's names.
     pub fn set_norms_after(&mut self) {
-        for BlockSpec { path, attention, mlp } in &mut self.blocks {
+        for BlockSpec { path, attention, mlp, .. } in &mut self.blocks {
             attention.set_norm_after(format!("{path}.post_attention_layernorm"));
             mlp.set_norm_after(format!("{path}.post_feedforward_layernorm"));
             if let Some(norm) = &mut mlp.before {
@@ -202,6 +239,43 @@ impl DecoderSpec {
         if let Some(head_dim) = unread.map(|attention| attention.head_dim) {
             let name = config.model_type();
             self.notes.push(format!("head_dim is {head_dim}; mlx-lm's {name} does not read it"));
+        }
+    }
+
+    /// Notes that mlx-lm's class, whose head is always the embedding or (`is_tied` false) never, cannot load this model.
+    pub(crate) fn note_head(&mut self, config: &ModelConfig, is_tied: bool) {
+        let name = config.model_type();
+        if self.head.tied != is_tied {
+            let head = if is_tied { "a head of its own" } else { "a tied head" };
+            self.notes.push(format!("mlx-lm's {name} cannot load a model with {head}"));
+        }
+    }
+
+    /// Notes that mlx-lm's class has all biases, and cannot load this model, which lacks some.
+    pub(crate) fn note_biases(&mut self, config: &ModelConfig, has_all: bool) {
+        if !has_all {
+            let name = config.model_type();
+            self.notes.push(format!("mlx-lm's {name} cannot load a model without biases"));
+        }
+    }
+
+    /// Notes that mlx-lm's class computes GELU in one way, and this model's config asks for the other.
+    pub(crate) fn note_gelu(&mut self, config: &ModelConfig, theirs: Activation) {
+        let ours = self.mlps().map(|mlp| mlp.activation).next();
+        if ours.is_some_and(|ours| ours != theirs) {
+            let way = if theirs == Activation::Gelu { "exactly" } else { "by its approximation with tanh" };
+            let name = config.model_type();
+            self.notes
+                .push(format!("the activation is that of config.json; mlx-lm's {name} computes GELU {way}"));
+        }
+    }
+
+    /// Notes an MLP of another width than the `usual` one, which is all that mlx-lm's class has.
+    pub(crate) fn note_inner_size(&mut self, config: &ModelConfig, usual: usize) {
+        let other = self.mlps().map(|mlp| mlp.intermediate_size).find(|size| *size != usual);
+        if let Some(size) = other {
+            let name = config.model_type();
+            self.notes.push(format!("the MLP is {size} wide; mlx-lm's {name} has {usual} always"));
         }
     }
 

@@ -30,10 +30,14 @@ pub enum Role {
     Router,
     /// Token embedding.
     Embed,
+    /// Table of learned positions.
+    Positions,
     /// Untied output head.
     Head,
-    /// Weight of an RMS norm.
+    /// Weight or bias of a norm.
     Norm,
+    /// Learned number of an activation.
+    Activation,
 }
 
 impl Role {
@@ -44,7 +48,7 @@ impl Role {
     /// True if a matrix of this role is a linear layer, to be quantized by default and counted in bits per weight.
     /// Embeddings stay float, and routers, which are small and decide over everything else in a token's MLP.
     pub fn is_linear(self) -> bool {
-        !matches!(self, Self::Embed | Self::Router | Self::Norm)
+        !matches!(self, Self::Embed | Self::Positions | Self::Router | Self::Norm | Self::Activation)
     }
 }
 
@@ -62,8 +66,10 @@ impl fmt::Display for Role {
             Self::Down => "down",
             Self::Router => "router",
             Self::Embed => "embed",
+            Self::Positions => "positions",
             Self::Head => "head",
             Self::Norm => "norm",
+            Self::Activation => "activation",
         })
     }
 }
@@ -103,9 +109,10 @@ pub struct TensorSpec {
 
 impl TensorSpec {
     /// Returns the path of the layer that a matrix belongs to (the name without `.weight`): the key of the bit map. `None`
-    /// for vectors.
+    /// for vectors, and for the weights of norms that differ by head.
     pub fn path(&self) -> Option<&str> {
-        if self.shape.len() > 1 { self.name.strip_suffix(".weight") } else { None }
+        let is_matrix = self.shape.len() > 1 && self.role != Role::Norm;
+        if is_matrix { self.name.strip_suffix(".weight") } else { None }
     }
 
     /// True if this is a linear layer's matrix; see [`Role::is_linear`].
@@ -156,15 +163,9 @@ pub struct Manifest {
 
 impl Manifest {
     pub(crate) fn new(spec: &DecoderSpec) -> Self {
-        let embed = TensorSpec {
-            name: format!("{}.weight", spec.embed.path),
-            shape: vec![spec.vocab_size, spec.hidden_size],
-            role: Role::Embed,
-            layer: None,
-            tap: None,
-        };
+        let embed = spec.embed.tensors(spec.vocab_size, spec.hidden_size).into_iter();
         let blocks = spec.blocks.iter().enumerate().flat_map(|(layer, block)| block.tensors(layer));
-        let all = std::iter::once(embed).chain(blocks).chain(spec.head.tensors(spec.vocab_size));
+        let all = embed.chain(blocks).chain(spec.head.tensors(spec.vocab_size));
         Self { tensors: all.map(|tensor| (tensor.name.clone(), tensor)).collect() }
     }
 
@@ -180,7 +181,7 @@ impl Manifest {
 
     /// Returns the matrix of the layer at `path`.
     pub fn layer(&self, path: &str) -> Option<&TensorSpec> {
-        self.tensors.get(&format!("{path}.weight")).filter(|t| t.shape.len() > 1)
+        self.tensors.get(&format!("{path}.weight")).filter(|tensor| tensor.path().is_some())
     }
 
     /// Returns the number of values in all tensors.

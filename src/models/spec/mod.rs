@@ -5,15 +5,21 @@
 mod biases;
 mod decoder;
 mod manifest;
+mod mlp;
+mod names;
+mod norm;
 mod parts;
 mod rope;
 
 pub use biases::Biases;
 pub use decoder::{DecoderSpec, TemperatureTuning};
 pub use manifest::{Manifest, Role, Tap, TensorSpec, with_columns};
+pub use mlp::{Activation, ExpertsSpec, MlpSpec, XIELU_PARAMETERS};
+pub use names::{LLAMA_NAMES, ModuleNames};
+pub use norm::{NormKind, NormParameter, NormSpec, QkNorm};
 pub use parts::{
-    Activation, AttentionSpan, AttentionSpec, BlockSpec, Branch, EmbedSpec, ExpertsSpec, HeadSpec,
-    LinearSpec, MlpSpec, NormSpec, Projections, QkNorm,
+    AttentionSpan, AttentionSpec, BlockSpec, Branch, EmbedSpec, HeadSpec, LinearSpec, PositionsSpec,
+    Projections,
 };
 pub(crate) use rope::TELECHAT3_YARN;
 pub use rope::{Rope, RopeScaling};

@@ -2,6 +2,9 @@
 
 use super::decoder::head_dim;
 use super::manifest::{Role, Tap, TensorSpec};
+use super::mlp::MlpSpec;
+use super::names::{LLAMA_NAMES, ModuleNames, inside};
+use super::norm::{NormSpec, QkNorm};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 
@@ -14,43 +17,6 @@ pub enum AttentionSpan {
     Sliding(usize),
     /// Keys in the query's own chunk of so many positions.
     Chunked(usize),
-}
-
-/// Norm of hidden states, or of queries and keys.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NormSpec {
-    /// Path of the weight.
-    pub path: String,
-    /// Number of weights.
-    pub size: usize,
-    /// Epsilon.
-    pub eps: f32,
-    /// True if the weight is stored less 1.
-    pub less_one: bool,
-}
-
-impl NormSpec {
-    /// Returns the name of the weight.
-    pub fn name(&self) -> String {
-        format!("{}.weight", self.path)
-    }
-
-    fn tensor(&self, layer: Option<usize>) -> TensorSpec {
-        TensorSpec { name: self.name(), shape: vec![self.size], role: Role::Norm, layer, tap: None }
-    }
-}
-
-/// RMS norm of queries and keys, per head where nothing else is said.
-#[derive(Debug, Clone, PartialEq)]
-pub enum QkNorm {
-    /// None.
-    None,
-    /// Without weight, with this epsilon (`llama4_text`).
-    Weightless(f32),
-    /// With a weight per dimension of the head, before RoPE (`qwen3`): the norms of queries and of keys.
-    Weighted([NormSpec; 2]),
-    /// Over all heads at once (`olmo2`).
-    AllHeads([NormSpec; 2]),
 }
 
 /// Linear layer, or the layers of experts that lie one after the other.
@@ -100,6 +66,10 @@ pub enum Projections {
     Apart,
     /// One for all, their rows one after the other.
     Fused,
+    /// One for all: the rows of a head's query, key and value are together.
+    FusedByHead,
+    /// One for both: up's rows, then the gate's.
+    UpFirst,
 }
 
 /// Grouped-query attention.
@@ -107,12 +77,16 @@ pub enum Projections {
 pub struct AttentionSpec {
     /// Path that the names of its tensors begin with.
     pub path: String,
+    /// Names of its layers and norms.
+    pub names: &'static ModuleNames,
     /// Width of input and output.
     pub hidden_size: usize,
     /// Query heads.
     pub heads: usize,
     /// Key and value heads.
     pub kv_heads: usize,
+    /// True if query head h reads key head h mod `kv_heads`; otherwise neighbours share one.
+    pub interleaved_heads: bool,
     /// Dimensions of a head.
     pub head_dim: usize,
     /// Matrices of q, k and v.
@@ -121,6 +95,8 @@ pub struct AttentionSpec {
     pub qkv_bias: bool,
     /// True if the output projection has a bias.
     pub o_bias: bool,
+    /// Most that a query's, key's or value's numbers can be, in either direction: what is more is cut.
+    pub clip: Option<f32>,
     /// Rotation of queries and keys, as an index of [`DecoderSpec::ropes`](super::DecoderSpec::ropes); `None` where they
     /// are not rotated.
     pub rope: Option<usize>,
@@ -148,13 +124,16 @@ impl AttentionSpec {
         let (head_dim, bias) = (head_dim(config)?, config.boolean("attention_bias")?.unwrap_or(false));
         Ok(Self {
             path: String::new(),
+            names: &LLAMA_NAMES,
             hidden_size: config.require_size("hidden_size")?,
             heads,
             kv_heads,
+            interleaved_heads: false,
             head_dim,
             projections: Projections::Apart,
             qkv_bias: bias,
             o_bias: bias,
+            clip: None,
             rope: Some(0),
             span: AttentionSpan::Full,
             scale: (head_dim as f32).powf(-0.5),
@@ -168,14 +147,14 @@ impl AttentionSpec {
     pub fn projection(&self, role: Role) -> LinearSpec {
         let (heads, kv_heads) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let (name, rows, columns, bias) = match role {
-            Role::K => ("k_proj", kv_heads, self.hidden_size, self.qkv_bias),
-            Role::Qkv => ("qkv_proj", heads + 2 * kv_heads, self.hidden_size, self.qkv_bias),
-            Role::V => ("v_proj", kv_heads, self.hidden_size, self.qkv_bias),
-            Role::O => ("o_proj", self.hidden_size, heads, self.o_bias),
-            _ => ("q_proj", heads, self.hidden_size, self.qkv_bias),
+            Role::K => (self.names.k, kv_heads, self.hidden_size, self.qkv_bias),
+            Role::Qkv => (self.names.qkv, heads + 2 * kv_heads, self.hidden_size, self.qkv_bias),
+            Role::V => (self.names.v, kv_heads, self.hidden_size, self.qkv_bias),
+            Role::O => (self.names.o, self.hidden_size, heads, self.o_bias),
+            _ => (self.names.q, heads, self.hidden_size, self.qkv_bias),
         };
         let tap = if role == Role::O { Tap::HEADS } else { Tap::ATTENTION };
-        let path = format!("{}.{name}", self.path);
+        let path = inside(&self.path, name);
         LinearSpec { path, rows, columns, experts: None, bias, role, tap }
     }
 
@@ -183,7 +162,7 @@ impl AttentionSpec {
     pub fn input_roles(&self) -> &'static [Role] {
         match self.projections {
             Projections::Apart => &[Role::Q, Role::K, Role::V],
-            Projections::Fused => &[Role::Qkv],
+            _ => &[Role::Qkv],
         }
     }
 
@@ -193,149 +172,13 @@ impl AttentionSpec {
 
     /// Returns norms of queries and of keys over so many values, with the names that they have here.
     pub fn norms_of(&self, [queries, keys]: [usize; 2], eps: f32) -> [NormSpec; 2] {
-        [("q_norm", queries), ("k_norm", keys)].map(|(name, size)| NormSpec {
-            path: format!("{}.{name}", self.path),
-            size,
-            eps,
-            less_one: false,
-        })
+        [(self.names.q_norm, queries), (self.names.k_norm, keys)]
+            .map(|(name, size)| NormSpec::rms(inside(&self.path, name), size, eps))
     }
 
-    pub(super) fn norms_mut(&mut self) -> &mut [NormSpec] {
-        match &mut self.qk_norm {
-            QkNorm::Weighted(norms) | QkNorm::AllHeads(norms) => norms,
-            QkNorm::Weightless(_) | QkNorm::None => &mut [],
-        }
-    }
-
-    /// Returns the norms of queries and keys that have weights.
+    /// Returns the norms of queries and keys that have parameters.
     pub fn norms(&self) -> &[NormSpec] {
-        match &self.qk_norm {
-            QkNorm::Weighted(norms) | QkNorm::AllHeads(norms) => norms,
-            QkNorm::Weightless(_) | QkNorm::None => &[],
-        }
-    }
-}
-
-/// Experts that a router chooses from for each token; their outputs are added up, weighed with its probabilities (softmax
-/// over all experts).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ExpertsSpec {
-    /// Number of experts.
-    pub count: usize,
-    /// Number of experts per token.
-    pub per_token: usize,
-    /// Width of each expert.
-    pub intermediate_size: usize,
-    /// True if the probabilities of the chosen experts are brought to a sum of 1.
-    pub normalized: bool,
-}
-
-/// Function of the gate's values.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// x sigmoid(x).
-    Silu,
-    /// GELU by its approximation with tanh.
-    GeluTanh,
-}
-
-/// Name of the router inside an MLP of experts.
-const ROUTER: &str = "gate";
-/// Name of the experts' matrices, one after the other, inside an MLP.
-const EXPERTS: &str = "switch_mlp";
-
-/// MLP with a gate, or experts that are such MLPs.
-#[derive(Debug, Clone, PartialEq)]
-pub struct MlpSpec {
-    /// Path that the names of its tensors begin with.
-    pub path: String,
-    /// Width of input and output.
-    pub hidden_size: usize,
-    /// Width between gate and down projection.
-    pub intermediate_size: usize,
-    /// Matrices of gate and up.
-    pub projections: Projections,
-    /// Function of the gate's values.
-    pub activation: Activation,
-    /// True if gate and up have biases, where there are no experts.
-    pub gate_up_bias: bool,
-    /// True if down has a bias, where there are no experts.
-    pub down_bias: bool,
-    /// The experts, where the MLP is made of them.
-    pub experts: Option<ExpertsSpec>,
-}
-
-impl MlpSpec {
-    /// Reads Llama's MLP from the keys that all architectures share.
-    pub(super) fn from_config(config: &ModelConfig) -> Result<Self> {
-        let bias = config.boolean("mlp_bias")?.unwrap_or(false);
-        Ok(Self {
-            path: String::new(),
-            hidden_size: config.require_size("hidden_size")?,
-            intermediate_size: config.require_size("intermediate_size")?,
-            projections: Projections::Apart,
-            activation: Activation::Silu,
-            gate_up_bias: bias,
-            down_bias: bias,
-            experts: None,
-        })
-    }
-
-    /// Returns the path of what is called `name` in an MLP without experts.
-    pub fn dense_path(&self, name: &str) -> String {
-        format!("{}.{name}", self.path)
-    }
-
-    /// Returns the path of the experts' matrices called `name`, one after the other.
-    pub fn experts_path(&self, name: &str) -> String {
-        format!("{}.{EXPERTS}.{name}", self.path)
-    }
-
-    /// Returns the projection with a role.
-    pub fn projection(&self, role: Role) -> LinearSpec {
-        let inner = self.inner_size();
-        let (name, rows, columns, tap) = match role {
-            Role::Down => ("down_proj", self.hidden_size, inner, Tap::INNER),
-            Role::GateUp => ("gate_up_proj", 2 * inner, self.hidden_size, Tap::MLP),
-            Role::Up => ("up_proj", inner, self.hidden_size, Tap::MLP),
-            _ => ("gate_proj", inner, self.hidden_size, Tap::MLP),
-        };
-        let path = if self.experts.is_some() { self.experts_path(name) } else { self.dense_path(name) };
-        let experts = self.experts.map(|experts| experts.count);
-        let bias = if role == Role::Down { self.down_bias } else { self.gate_up_bias };
-        LinearSpec { path, rows, columns, experts, bias: bias && experts.is_none(), role, tap }
-    }
-
-    /// Returns the router; `None` where there are no experts.
-    pub fn router(&self) -> Option<LinearSpec> {
-        Some(LinearSpec {
-            path: self.dense_path(ROUTER),
-            rows: self.experts?.count,
-            columns: self.hidden_size,
-            experts: None,
-            bias: false,
-            role: Role::Router,
-            tap: Tap::MLP,
-        })
-    }
-
-    /// Returns the width between gate and down projection, of each expert where there are some.
-    pub fn inner_size(&self) -> usize {
-        self.experts.map_or(self.intermediate_size, |experts| experts.intermediate_size)
-    }
-
-    /// Returns the roles of the matrices that read the part's input.
-    pub fn input_roles(&self) -> &'static [Role] {
-        match self.projections {
-            Projections::Apart => &[Role::Gate, Role::Up],
-            Projections::Fused => &[Role::GateUp],
-        }
-    }
-
-    fn linears(&self) -> impl Iterator<Item = LinearSpec> {
-        let projections = self.input_roles().iter().chain(&[Role::Down]).map(|&role| self.projection(role));
-        projections.chain(self.router())
+        self.qk_norm.norms()
     }
 }
 
@@ -368,11 +211,14 @@ impl<P> Branch<P> {
     }
 }
 
-/// Decoder block: attention, then an MLP.
+/// Decoder block: attention and an MLP, one after the other or side by side.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BlockSpec {
     /// Path that the names of its tensors begin with.
     pub path: String,
+    /// True if the MLP reads the block's input, as attention does. Without a norm of its own it reads attention's normed
+    /// input.
+    pub parallel: bool,
     /// Attention.
     pub attention: Branch<AttentionSpec>,
     /// MLP.
@@ -385,13 +231,19 @@ impl BlockSpec {
         self.attention.part.linears().chain(self.mlp.part.linears())
     }
 
+    /// Lets the MLP read what attention reads, through the same norm.
+    pub fn share_input(&mut self) {
+        (self.parallel, self.mlp.before) = (true, None);
+        self.mlp.part.tap = Tap::ATTENTION;
+    }
+
     /// Returns the tensors of this block, which is number `layer`.
     pub fn tensors(&self, layer: usize) -> impl Iterator<Item = TensorSpec> {
         let layer = Some(layer);
         let norms = self.attention.norms().chain(self.mlp.norms()).chain(self.attention.part.norms());
-        let norms: Vec<TensorSpec> = norms.map(|norm| norm.tensor(layer)).collect();
+        let norms: Vec<TensorSpec> = norms.flat_map(|norm| norm.tensors(layer)).collect();
         let linears = self.linears().flat_map(move |linear| linear.tensors(layer).collect::<Vec<_>>());
-        linears.chain(norms)
+        linears.chain(norms).chain(self.mlp.part.activation_tensors(layer))
     }
 }
 
@@ -402,6 +254,36 @@ pub struct EmbedSpec {
     pub path: String,
     /// Factor on the embedded tokens.
     pub scale: Option<f32>,
+    /// Learned positions, which are added.
+    pub positions: Option<PositionsSpec>,
+    /// Norm of the sum.
+    pub norm: Option<NormSpec>,
+}
+
+/// Table of learned positions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PositionsSpec {
+    /// Path of the matrix.
+    pub path: String,
+    /// Most tokens of a text: rows of the matrix.
+    pub count: usize,
+}
+
+impl EmbedSpec {
+    /// Returns the tensors of an embedding of `vocabulary` tokens in states of `hidden_size`.
+    pub(super) fn tensors(&self, vocabulary: usize, hidden_size: usize) -> Vec<TensorSpec> {
+        let table = |path: &str, rows: usize, role: Role| TensorSpec {
+            name: format!("{path}.weight"),
+            shape: vec![rows, hidden_size],
+            role,
+            layer: None,
+            tap: None,
+        };
+        let positions = self.positions.as_ref();
+        let positions = positions.map(|positions| table(&positions.path, positions.count, Role::Positions));
+        let norm = self.norm.iter().flat_map(|norm| norm.tensors(None));
+        [table(&self.path, vocabulary, Role::Embed)].into_iter().chain(positions).chain(norm).collect()
+    }
 }
 
 /// Norm before the output matrix, and that matrix.
@@ -426,7 +308,7 @@ pub struct HeadSpec {
 impl HeadSpec {
     /// Returns the tensors of a head for `vocabulary` tokens.
     pub(super) fn tensors(&self, vocabulary: usize) -> Vec<TensorSpec> {
-        let mut tensors = vec![self.norm.tensor(None)];
+        let mut tensors: Vec<TensorSpec> = self.norm.tensors(None).collect();
         if !self.tied {
             tensors.extend(self.linear(vocabulary).tensors(None));
         }

@@ -17,6 +17,8 @@ pub struct Rope {
     pub theta: f64,
     /// Interleaved pairs (2i, 2i+1) instead of halves (i, i + `head_dim`/2).
     pub traditional: bool,
+    /// True if the angles are negative.
+    pub reversed: bool,
     /// Extension of the context.
     pub scaling: RopeScaling,
 }
@@ -81,6 +83,11 @@ pub enum RopeScaling {
 }
 
 impl Rope {
+    /// Describes the rotation of the first `dims` dimensions of each head, without scaling.
+    pub fn plain(dims: usize, theta: f64) -> Self {
+        Self { dims, theta, traditional: false, reversed: false, scaling: RopeScaling::Default }
+    }
+
     /// Reads `rope_scaling` and `rope_parameters` as transformers 5 does: the former counts where it says anything, the
     /// latter otherwise; the base stands in the same object, or else at the top as `rope_theta`, or is the architecture's
     /// default.
@@ -116,7 +123,7 @@ impl Rope {
         }
         let theta = base(config, group, "rope_theta")?;
         let scaling = RopeScaling::from_config(config, group)?;
-        Ok(Self { dims, theta, traditional: false, scaling })
+        Ok(Self { scaling, ..Self::plain(dims, theta) })
     }
 
     /// Reads the rotations of layers with full attention and of those with a sliding window, as transformers does for
@@ -126,7 +133,7 @@ impl Rope {
         let dims = head_dim(config)?;
         let read = |group: &str, inner: &str, key: &str| -> Result<Self> {
             let theta = base(config, inner, key)?;
-            Ok(Self { dims, theta, traditional: false, scaling: RopeScaling::from_config(config, group)? })
+            Ok(Self { scaling: RopeScaling::from_config(config, group)?, ..Self::plain(dims, theta) })
         };
         let (full, sliding) = ("rope_parameters.full_attention", "rope_parameters.sliding_attention");
         let scaling = if group(config)? == "rope_scaling" { "rope_scaling" } else { full };
@@ -139,6 +146,19 @@ impl Rope {
         let scaling = outer.filter(|_| self.scaling != RopeScaling::Default).cloned();
         let scaling = scaling.map(|scaling| ("rope_scaling", scaling));
         [("rope_theta", self.theta.into())].into_iter().chain(scaling).collect()
+    }
+
+    /// Returns the key of the object that the scaling is read from: `rope_scaling` where it says anything.
+    pub fn group(config: &ModelConfig) -> Result<&'static str> {
+        group(config)
+    }
+
+    /// Returns the object of base and scaling that the class of an architecture reads, which looks nowhere else.
+    pub fn parameters(&self, config: &ModelConfig) -> Value {
+        let group = group(config).ok().and_then(|group| config.get(group)?.as_object());
+        let mut parameters = group.cloned().unwrap_or_default();
+        parameters.insert("rope_theta".to_owned(), self.theta.into());
+        parameters.into()
     }
 
     /// Returns the rotated part of each head.
@@ -221,6 +241,7 @@ impl Rope {
                 let factors = if sequence as f64 > *original_max_positions { long } else { short };
                 base(self.theta).zip(factors).map(|(freq, factor)| freq * factor).collect()
             }
+            RopeScaling::Default | RopeScaling::Linear { .. } if self.reversed => base(self.theta).collect(),
             RopeScaling::Default | RopeScaling::Linear { .. } => return None,
             &RopeScaling::Dynamic { factor, max_positions } => {
                 let length = (sequence as f64).max(max_positions);
@@ -244,7 +265,8 @@ impl Rope {
                     .collect()
             }
         };
-        Some(freqs.into_iter().map(|f| f as f32).collect())
+        let sign = if self.reversed { -1.0 } else { 1.0 };
+        Some(freqs.into_iter().map(|f| (sign * f) as f32).collect())
     }
 
     /// Returns the length of a text up to which frequencies do not depend on it; `None` where they never do.

@@ -1,0 +1,56 @@
+//! The text decoder of Qwen3-VL with experts: Qwen3 with experts, whose tensors hold all experts of a block.
+
+use super::names::TensorShapes;
+use super::qwen3_moe;
+use crate::error::Result;
+use crate::models::config::ModelConfig;
+use crate::models::defaults::KeyDefault;
+use crate::models::derived::{Derived, Step};
+use crate::models::names::{Rename, rename_experts};
+use crate::models::spec::DecoderSpec;
+
+/// Defaults of transformers' `Qwen3VLMoeTextConfig`; who ties the head says the wrapper.
+pub const DEFAULTS: &[KeyDefault] = &[
+    KeyDefault::size("vocab_size", 151_936),
+    KeyDefault::size("hidden_size", 2048),
+    KeyDefault::size("intermediate_size", 5632),
+    KeyDefault::size("num_hidden_layers", 24),
+    KeyDefault::size("num_attention_heads", 16),
+    KeyDefault::nullable_size("num_key_value_heads", 16),
+    KeyDefault::optional_size("head_dim"),
+    KeyDefault::text("hidden_act", "silu"),
+    KeyDefault::size("max_position_embeddings", 128_000).minor(),
+    KeyDefault::number("rms_norm_eps", 1e-6),
+    KeyDefault::number("rope_theta", 500_000.0),
+    KeyDefault::boolean("tie_word_embeddings", true),
+    KeyDefault::boolean("attention_bias", false),
+    KeyDefault::size("decoder_sparse_step", 1).minor(),
+    KeyDefault::size("moe_intermediate_size", 1408),
+    KeyDefault::size("num_experts", 60),
+    KeyDefault::size("num_experts_per_tok", 4),
+];
+
+/// Describes the decoder. The probabilities of the chosen experts always sum to 1.
+pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
+    let config = &config.with_defaults(DEFAULTS).with_value("norm_topk_prob", true.into());
+    let mut spec = DecoderSpec::from_config(config)?;
+    spec.set_qk_norms();
+    qwen3_moe::set_experts(config, &mut spec)?;
+    Ok(spec)
+}
+
+/// Names the experts' matrices, which are stored [experts, in, out], gate beside up.
+pub fn rename(name: &str) -> Rename {
+    let Some((mlp, matrices)) = name.split_once(".experts.") else { return rename_experts(name) };
+    let derived = |name: &str, steps: &[Step]| {
+        Derived::new(format!("{mlp}.switch_mlp.{name}.weight"), [&[Step::Transposed], steps].concat())
+    };
+    match matrices {
+        "gate_up_proj" => Rename::Derived(vec![
+            derived("gate_proj", &[Step::Share { index: 0, of: 2 }]),
+            derived("up_proj", &[Step::Share { index: 1, of: 2 }]),
+        ]),
+        "down_proj" => Rename::Derived(vec![derived("down_proj", &[])]),
+        _ => rename_experts(name),
+    }
+}

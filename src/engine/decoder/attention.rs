@@ -12,7 +12,7 @@ use super::load::Loader;
 use super::mlp::{Context, Input, Nodes};
 use super::norm::Norm;
 use super::positions::{Mask, Positions};
-use crate::engine::array::{Packed, capped, slice};
+use crate::engine::array::{Packed, capped, factor, slice};
 use crate::engine::cache::arrays::CachedArray;
 use crate::engine::cache::layer::{KvCache, Slot};
 use crate::engine::fused::{self, CachedAttention, Finish, HeadNorm, Layer};

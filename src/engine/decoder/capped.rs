@@ -13,7 +13,7 @@ use crate::engine::recompute::recomputed;
 use crate::error::Result;
 
 /// Queries whose scores are in memory at a time.
-const QUERIES_AT_ONCE: usize = 512;
+pub(crate) const QUERIES_AT_ONCE: usize = 512;
 
 /// Factor on the products of queries and keys, and the most that a score can be.
 #[derive(Debug, Clone, Copy)]

@@ -2,6 +2,7 @@
 
 use super::estimate::Work;
 use super::operations::inputs;
+use crate::engine::decoder::capped::QUERIES_AT_ONCE;
 use crate::engine::learn::student::TOKENS_PER_PASS;
 use crate::engine::passes::forward::positions_at_once;
 use crate::numerics::rounding::Technique;
@@ -10,6 +11,8 @@ use crate::numerics::rounding::Technique;
 const PROCESS: u64 = 75 << 20;
 /// Bytes that candidates tried side by side take beside a block's weights.
 const TRIED: u64 = 25 << 20;
+/// Arrays of capped scores, of their gradients and of what lies between that MLX holds at one time, as measured.
+const SCORES: usize = 11;
 /// Bytes of a value.
 const F32: u64 = 4;
 
@@ -25,7 +28,11 @@ impl Work<'_> {
         let positions = self.length.min(positions_at_once(spec.vocab_size));
         let logits = 3 * (positions * spec.vocab_size) as u64 * F32;
         // Weights twice, gradients, and four sums of their squares.
-        let measuring = if self.candidates > 0 { 7 * largest_block + 2 * self.routed() + TRIED } else { 0 };
+        let measuring = if self.candidates > 0 {
+            7 * largest_block + 2 * self.routed() + self.scores() + TRIED
+        } else {
+            0
+        };
         // Sums of products, their means and a factor.
         let sums =
             |block| inputs(block).iter().map(|i| (i.matrices * i.columns * i.columns) as u64).sum::<u64>();
@@ -52,6 +59,13 @@ impl Work<'_> {
         let Some(experts) = self.spec.experts() else { return 0 };
         let row = 4 * self.spec.hidden_size + 8 * experts.intermediate_size;
         (2 * self.length * experts.per_token * row) as u64 * F32
+    }
+
+    /// Returns the bytes of capped scores with their gradients, which are there for some queries at a time.
+    fn scores(&self) -> u64 {
+        let capped = self.spec.attentions().filter(|attention| attention.cap.is_some());
+        let heads = capped.map(|attention| attention.heads).max().unwrap_or(0);
+        (SCORES * heads * self.length.min(QUERIES_AT_ONCE) * self.length) as u64 * F32
     }
 
     /// Returns the bytes of distillation, and about those of refinement, beside those of the `block`s: what the way back

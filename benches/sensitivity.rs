@@ -37,6 +37,12 @@ struct Arguments {
     windows: usize,
     #[arg(long, default_value = "2,3,4,6")]
     candidates: String,
+    /// Distance of the blocks whose layers are rounded, for large models: with 3 those of every third block
+    #[arg(long, value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..))]
+    every: u16,
+    /// Random tokens instead of texts, for models without a tokenizer
+    #[arg(long, conflicts_with_all = ["calibration", "data"])]
+    random_tokens: bool,
     /// Passed by cargo
     #[arg(long, hide = true)]
     bench: bool,
@@ -45,14 +51,13 @@ struct Arguments {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let source = SourceModel::open(&arguments.model)?;
-    let tokenizer = Tokenizer::from_dir(source.dir())?;
     let length = arguments.sequence_length;
-    let calibration = Text::open(arguments.calibration.as_deref())?;
-    let data = Text::open(arguments.data.as_deref().or(arguments.calibration.as_deref()))?;
+    let [sequences, windows] = tokens(&arguments, &source)?;
     let setting = Setting {
-        sequences: calibration.sequences(&tokenizer, arguments.samples, length, 0)?,
-        windows: data.windows(&tokenizer, length, Some(arguments.windows * length))?.windows,
+        sequences,
+        windows,
         candidates: Candidate::parse_list(&arguments.candidates)?.iter().filter_map(|c| c.quant()).collect(),
+        every: arguments.every.into(),
     };
     let engine = Engine::start()?;
     println!(
@@ -74,6 +79,24 @@ fn main() -> Result<()> {
     }
     print_row(&method.to_string(), "all", &pairs.iter().map(|p| (p.1, p.2)).collect::<Vec<_>>());
     Ok(())
+}
+
+/// Returns tokens to predict from and others to measure on.
+fn tokens(arguments: &Arguments, source: &SourceModel) -> Result<[Vec<Vec<u32>>; 2]> {
+    let Arguments { samples, windows, sequence_length, .. } = *arguments;
+    if arguments.random_tokens {
+        let vocabulary = source.spec().vocab_size as u32;
+        let mut rng = fastrand::Rng::with_seed(0);
+        let mut sequence = || (0..sequence_length).map(|_| rng.u32(0..vocabulary)).collect();
+        return Ok([samples, windows].map(|count| (0..count).map(|_| sequence()).collect()));
+    }
+    let tokenizer = Tokenizer::from_dir(source.dir())?;
+    let calibration = Text::open(arguments.calibration.as_deref())?;
+    let data = Text::open(arguments.data.as_deref().or(arguments.calibration.as_deref()))?;
+    Ok([
+        calibration.sequences(&tokenizer, samples, sequence_length, 0)?,
+        data.windows(&tokenizer, sequence_length, Some(windows * sequence_length))?.windows,
+    ])
 }
 
 fn print_row(method: &str, candidate: &str, pairs: &[(f64, f64)]) {

@@ -27,19 +27,19 @@ class Updated {
       out.set_data(mx::allocator::malloc(out.nbytes()));
       old_ = std::make_shared<Settled>(stored);
     }
-    values_ = out.data<float>();
+    values_ = out.data<void>();
     bytes_ = out.nbytes();
   }
 
   // Once the stored values are there.
-  float* values() const {
+  void* values() const {
     if (old_) std::memcpy(values_, old_->values(), bytes_);
     return values_;
   }
 
  private:
   std::shared_ptr<Settled> old_;
-  float* values_;
+  void* values_;
   size_t bytes_;
 };
 
@@ -108,21 +108,25 @@ class CacheUpdate : public mx::UnaryPrimitive {
     auto parts = std::make_shared<std::vector<Settled>>();
     for (size_t i = 0; i < inputs.size(); ++i) parts->emplace_back(inputs[i == 1 ? 0 : i]);
     const long tokens = inputs[0].shape(1), capacity = out.shape(2);
+    const bool halves = out.dtype() == mx::float16;
     mx::cpu::get_command_encoder(stream()).dispatch([=, s = settings_, kind = kind_, optional = optional_] {
       const float* products = parts->front().floats();
       const long dims = s.dims, first = (s.heads + (kind == Kind::keys ? 0l : s.kv_heads)) * dims, width = width_of(s);
-      float* stored = cache.values();
+      void* const stored = cache.values();
       const Placing place(s, floats_at(*parts, optional.norm), floats_at(*parts, optional.frequencies), tokens);
       split(tokens, tokens * s.kv_heads * dims, worth_it, [&](long from, long until) {
         for (long t = from; t < until; ++t) {
           for (long h = 0; h < s.kv_heads; ++h) {
             const float* x = products + t * width + first + h * dims;
-            float* to = stored + (h * capacity + s.at + t) * dims;
+            const long at = (h * capacity + s.at + t) * dims;
+            float wide[Placing::most_dims];
+            float* const to = halves ? wide : static_cast<float*>(stored) + at;
             if (kind == Kind::keys) {
               place(x, t, to);
             } else {
               std::copy_n(x, dims, to);
             }
+            if (halves) std::copy_n(wide, dims, static_cast<mx::float16_t*>(stored) + at);
           }
         }
       });
@@ -138,6 +142,41 @@ class CacheUpdate : public mx::UnaryPrimitive {
   const Optional optional_;
 };
 
+// Halves as floats, for values that are finite.
+struct Widen {
+  INLINE void run(const uint16_t* from, float* out, long count) {
+#pragma GCC ivdep
+    for (long i = 0; i < count; ++i) {
+      const uint32_t bits = from[i];
+      const float magnitude = std::bit_cast<float>((bits & 0x7fffu) << 13) * 0x1p112f;
+      out[i] = std::bit_cast<float>(std::bit_cast<uint32_t>(magnitude) | (bits & 0x8000u) << 16);
+    }
+  }
+};
+
+// Attention to keys and values [kv heads, capacity, dims] in float16: a thread widens those of a head for all of its queries.
+void attend_to_halves(const mixbit_attention& s, const Heads& q, const uint8_t* keys, const uint8_t* values, long capacity,
+                      float* to) {
+  const long dims = s.dims, count = s.keys * dims, group = s.heads / s.kv_heads;
+  const mx::Shape shape = {1, s.kv_heads, s.keys, s.dims};
+  const mx::Strides strides = {0, 0, dims, 1};
+  const long work = 2l * s.heads * q.shape()[2] * count;
+  spread(s.kv_heads, work, worth_it, [&](long kv_head) {
+    static thread_local std::vector<float> wide[2];
+    const uint8_t* const both[] = {keys, values};
+    for (int i = 0; i < 2; ++i) {
+      wide[i].resize(std::max<size_t>(wide[i].size(), count));
+      const auto* from = reinterpret_cast<const uint16_t*>(both[i]) + kv_head * capacity * dims;
+      mixbit::run<Widen>(from, wide[i].data(), count);
+    }
+    const Heads k(wide[0].data(), shape, strides), v(wide[1].data(), shape, strides);
+    const Problem problem(s.scale, s.causal != 0, q, k, v);
+    for (long h = kv_head * group; h < (kv_head + 1) * group; ++h) {
+      for (long from = 0; from < problem.queries; from += block) attend(problem, q, k, v, 0, h, from, to);
+    }
+  });
+}
+
 // Lets queries attend to a cache. Inputs: the products, keys, values, and what `Optional` names. Output: [1, tokens, heads * dims].
 class CachedAttention : public mx::UnaryPrimitive {
  public:
@@ -150,6 +189,7 @@ class CachedAttention : public mx::UnaryPrimitive {
     float* to = out.data<float>();
     const long capacity = inputs[1].shape(2);
     const int tokens = inputs[0].shape(1);
+    const bool halves = inputs[1].dtype() == mx::float16;
     mx::cpu::get_command_encoder(stream()).dispatch([=, s = settings_, optional = optional_] {
       const float* products = parts->front().floats();
       const Placing place(s, floats_at(*parts, optional.norm), floats_at(*parts, optional.frequencies), tokens);
@@ -161,8 +201,10 @@ class CachedAttention : public mx::UnaryPrimitive {
         }
       });
       const Heads q(queries.data(), {1, s.heads, tokens, s.dims}, {0, dims, heads * dims, 1});
-      const Heads k((*parts)[1].floats(), {1, s.kv_heads, s.keys, s.dims}, {0, capacity * dims, dims, 1});
-      const Heads v((*parts)[2].floats(), {1, s.kv_heads, s.keys, s.dims}, {0, capacity * dims, dims, 1});
+      const mx::Shape shape = {1, s.kv_heads, s.keys, s.dims};
+      if (halves) return attend_to_halves(s, q, (*parts)[1].values(), (*parts)[2].values(), capacity, to);
+      const Heads k((*parts)[1].floats(), shape, {0, capacity * dims, dims, 1});
+      const Heads v((*parts)[2].floats(), shape, {0, capacity * dims, dims, 1});
       const Problem problem(s.scale, s.causal != 0, q, k, v);
       spread(heads * problem.blocks(), problem.work(), worth_it, [&](long task) {
         attend(problem, q, k, v, 0, task / problem.blocks(), task % problem.blocks() * block, to);
@@ -182,7 +224,8 @@ const mx::array* array_at(const void* pointer) { return static_cast<const mx::ar
 
 // True if `stored` is a cache that the settings describe, with room for `tokens` more.
 bool holds(const mx::array& stored, const mixbit_attention& s, int tokens) {
-  return ours(stored) && stored.ndim() == 4 && stored.shape(0) == 1 && stored.shape(1) == s.kv_heads &&
+  const bool floats = stored.dtype() == mx::float32 || stored.dtype() == mx::float16;
+  return floats && stored.size() > 0 && stored.ndim() == 4 && stored.shape(0) == 1 && stored.shape(1) == s.kv_heads &&
          stored.shape(3) == s.dims && s.at >= 0 && s.at + tokens <= stored.shape(2) && s.keys <= stored.shape(2);
 }
 
@@ -200,7 +243,8 @@ extern "C" int mixbit_attend(const struct mixbit_attention* settings, const stru
   const bool sizes = s.heads > 0 && s.kv_heads > 0 && s.heads % s.kv_heads == 0 && s.dims > 0 && s.dims <= Placing::most_dims;
   if (!sizes || !ours(products) || products.ndim() != 3 || products.shape(0) != 1 ||
       products.shape(2) != (s.heads + 2 * s.kv_heads) * s.dims || !holds(keys, s, products.shape(1)) ||
-      !holds(values, s, products.shape(1)) || s.keys < products.shape(1)) {
+      !holds(values, s, products.shape(1)) || s.keys < products.shape(1) ||
+      keys.dtype() != values.dtype()) {
     return 0;
   }
   const bool rotation = !s.rotates || (s.rope_dims > 0 && s.rope_dims % 2 == 0 && s.rope_dims <= s.dims &&
@@ -221,7 +265,7 @@ extern "C" int mixbit_attend(const struct mixbit_attention* settings, const stru
     const auto updated = [&](const mx::array& cache, Kind kind, const void* norm) {
       std::vector<mx::array> inputs = {products, cache};
       const Optional more = kind == Kind::keys ? optional(norm, inputs) : Optional{};
-      return mx::array(cache.shape(), mx::float32, std::make_shared<CacheUpdate>(on, s, kind, more), std::move(inputs));
+      return mx::array(cache.shape(), cache.dtype(), std::make_shared<CacheUpdate>(on, s, kind, more), std::move(inputs));
     };
     const mx::array new_keys = updated(keys, Kind::keys, arrays->key_norm), new_values = updated(values, Kind::values, nullptr);
     std::vector<mx::array> inputs = {products, new_keys, new_values};

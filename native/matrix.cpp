@@ -4,8 +4,10 @@
 
 #include <string.h>
 
+#include <optional>
 #include <vector>
 
+#include "interleaved.hpp"
 #include "rows.hpp"
 #include "threads.hpp"
 
@@ -75,37 +77,37 @@ float* scratch(int which, long count) {
   return memory[which].data();
 }
 
-// x, and its sums by group, which matrices of one group size share.
+// x, and what matrices share that is made of it: its sums by group, and it as integers.
 class Activations {
  public:
   Activations(const MatrixKernels& kernels, const Pass& pass, const float* x, long count)
       : kernels_(kernels), x_(x), columns_(pass.columns()), count_(count) {
-    if (count > 1) return;
     for (const Part& part : pass.parts) {
-      if (!part.matrix.biases) continue;
-      std::vector<float>& sums = sums_[part.matrix.group >> 6];
-      if (!sums.empty()) continue;
-      sums.resize(part.matrix.groups() + overread);
-      kernels.group_sums(x, columns_, part.matrix.group, sums.data());
-    }
-    if (!kernels.split) return;
-    for (const Part& part : pass.parts) {
-      if (part.matrix.code == Code::affine) split(part.matrix.bits);
+      if (part.matrix.interleaved) {
+        split(part.matrix.bits);
+      } else if (part.matrix.biases && count == 1) {
+        add_sums(part.matrix);
+      }
     }
   }
 
   // out[m * step + row - from] = the product of row m of x with row `row` of the matrix.
+  void times(const Matrix& matrix, long from, long to, float* out, long step) const {
+    const Split& integers = splits_[matrix.bits];
+    kernels_.interleaved(matrix, from, to, integers.blocks, count_, out, step);
+    if (integers.others.empty()) return;
+    float* values = scratch(0, columns_);
+    for (long row = from; row < to; ++row) {
+      interleaved_row(matrix, row, values);
+      for (long m : integers.others) kernels_.dense(values, 1, columns_, x_ + m * columns_, 1, out + m * step + row - from, step);
+    }
+  }
+
   void times(const Readable& matrix, long from, long to, float* out, long step) const {
     if (count_ == 1) {
       matrix.each(from, to, [&](const Matrix& part, long first, long last) {
         const float* sums = part.biases ? sums_[part.group >> 6].data() : nullptr;
-        const Split& integers = split_[part.bits == 4];
-        if (part.code == Code::affine && integers.is_exact) {
-          const Planes planes{const_cast<int8_t*>(integers.planes.data()), const_cast<float*>(integers.scales.data())};
-          kernels_.integer_product(part, first, last, planes, sums, out + first - from);
-        } else {
-          kernels_.product(part, first, last, x_, sums, out + first - from);
-        }
+        kernels_.product(part, first, last, x_, sums, out + first - from);
       });
       return;
     }
@@ -129,27 +131,47 @@ class Activations {
   long rows_of_tile() const { return std::max(row_step, cached / columns_ / row_step * row_step); }
 
  private:
-  // x as integers.
+  // x as integers for codes of some width.
   struct Split {
-    std::vector<int8_t> planes;
-    std::vector<float> scales;
-    bool is_exact = false;
+    XBlock* blocks = nullptr;  // [count, columns / 32]
+    std::vector<long> others;  // rows of x that are not exact as such
   };
 
-  // Codes of four bits have their own order of columns.
+  void add_sums(const Matrix& matrix) {
+    std::vector<float>& sums = sums_[matrix.group >> 6];
+    if (!sums.empty()) return;
+    sums.resize(matrix.groups() + overread);
+    kernels_.group_sums(x_, columns_, matrix.group, sums.data());
+  }
+
   void split(int bits) {
-    Split& integers = split_[bits == 4];
-    if (!integers.planes.empty()) return;
-    integers.planes.resize(planes_bytes(columns_));
-    integers.scales.resize(columns_ / 32 + overread);
-    integers.is_exact = kernels_.split(x_, columns_, bits, {integers.planes.data(), integers.scales.data()});
+    Split& integers = splits_[bits];
+    if (integers.blocks) return;
+    const long blocks = columns_ / block;
+    integers.blocks = split_memory(bits, count_ * blocks);
+    std::vector<char> exact(count_);
+    spread(count_, count_ * columns_, worth_it, [&](long m) {
+      exact[m] = kernels_.split(x_ + m * columns_, columns_, bits, integers.blocks + m * blocks);
+    });
+    for (long m = 0; m < count_; ++m) {
+      if (exact[m]) continue;
+      integers.others.push_back(m);
+      memset(static_cast<void*>(integers.blocks + m * blocks), 0, blocks * sizeof(XBlock));
+    }
+  }
+
+  // Memory of the calling thread, in which products follow one another.
+  static XBlock* split_memory(int bits, long count) {
+    static thread_local std::vector<XBlock> memory[9];
+    memory[bits].resize(std::max<size_t>(memory[bits].size(), count));
+    return memory[bits].data();
   }
 
   const MatrixKernels& kernels_;
   const float* x_;
   long columns_, count_;
   std::vector<float> sums_[3];  // by group size: 32, 64, 128
-  Split split_[2];
+  Split splits_[9];  // by bits
 };
 
 // Adds bias [columns] and addend [rows, columns of a row of `out`] to some columns of the rows of `out`; null adds nothing.
@@ -199,18 +221,22 @@ const MatrixKernels* matrix_kernels(const char* name) {
 
 void multiply(const MatrixKernels& kernels, const Pass& pass, const float* x, long count, float* out) {
   const long rows = pass.rows(), work = rows * (pass.gated ? 2 : 1) * pass.columns() * count;
-  std::vector<Readable> matrices;
+  std::vector<std::optional<Readable>> stored(pass.parts.size());
   std::vector<long> offsets;
-  matrices.reserve(pass.parts.size());
   long offset = 0;
-  for (const Part& part : pass.parts) {
-    matrices.emplace_back(part.matrix);
+  for (size_t i = 0; i < pass.parts.size(); ++i) {
+    const Matrix& matrix = pass.parts[i].matrix;
+    if (!matrix.interleaved) stored[i].emplace(matrix);
     offsets.push_back(offset);
-    offset += part.matrix.rows;
+    offset += matrix.rows;
   }
   const Activations activations(kernels, pass, x, count);
   const auto products = [&](long part, long from, long to, float* to_values, long step) {
-    activations.times(matrices[part], from, to, to_values, step);
+    if (stored[part]) {
+      activations.times(*stored[part], from, to, to_values, step);
+    } else {
+      activations.times(pass.parts[part].matrix, from, to, to_values, step);
+    }
     const float* bias = pass.parts[part].bias;
     add(to_values, bias ? bias + from : nullptr, nullptr, count, to - from, step);
   };
@@ -231,14 +257,14 @@ void multiply(const MatrixKernels& kernels, const Pass& pass, const float* x, lo
   });
 }
 
-void multiply(const Pass& pass, const float* x, long count, float* out) {
+const MatrixKernels& best_kernels() {
   static const MatrixKernels* const best = [] {
     for (const char* name : {"vnni", "avx512", "avx2"}) {
       if (const MatrixKernels* kernels = matrix_kernels(name)) return kernels;
     }
     return &matrix_plain;
   }();
-  multiply(*best, pass, x, count, out);
+  return *best;
 }
 
 }  // namespace mixbit

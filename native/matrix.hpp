@@ -23,6 +23,7 @@ struct Matrix {
   int bits, group;
   Code code;
   Scale scale;
+  bool interleaved = false;  // `codes` is all of it, as interleaved.hpp says
 
   long row_bytes() const { return columns * bits / 8; }
   long groups() const { return columns / group; }
@@ -37,12 +38,13 @@ constexpr long overread = 64;
 // Columns are whole numbers of these.
 constexpr long column_step = 16;
 
-// x as integers, for kernels that multiply those: see matrix_integers.inc.
-struct Planes {
-  int8_t* planes;  // planes_bytes(columns) bytes
-  float* scales;  // by 32 columns, and as many more as `overread`
+// 32 values of x as integers of three bytes, for kernels that multiply those: see interleaved.inc.
+struct alignas(64) XBlock {
+  int8_t bytes[8][3][4];  // by four columns, of their bytes first the lowest
+  int32_t low_start, high_start;  // what sums with the lower two bytes and with the highest start from: codes have a center
+  float scale;
+  float sum;  // of the values
 };
-constexpr long planes_bytes(long columns) { return (columns / 64 + 2) * 4 * 64; }
 
 // Functions compiled for one kind of processor.
 struct MatrixKernels {
@@ -55,11 +57,13 @@ struct MatrixKernels {
   void (*dense)(const float* a, long rows, long columns, const float* x, long count, float* out, long step);
   // Sums of x [columns] by group.
   void (*group_sums)(const float* x, long columns, int group, float* sums);
-  // Takes x [columns] apart into integers for codes of `bits` bits. False where these are not as exact as float32; null where the
-  // processor multiplies floats as fast.
-  bool (*split)(const float* x, long columns, int bits, const Planes& out);
-  // `product` of affine codes with groups of 32 or more, with x as integers.
-  void (*integer_product)(const Matrix& matrix, long from, long to, const Planes& x, const float* sums, float* out);
+  // What follows is for interleaved matrices (interleaved.hpp); null where the processor multiplies floats as fast.
+  // Takes x [columns] apart into integers for codes of `bits` bits. False where these are not as exact as float32.
+  bool (*split)(const float* x, long columns, int bits, XBlock* out);
+  // out[m * step + row - from] = the product of row `row` of the matrix, from a whole stripe on, with row m of x [count].
+  void (*interleaved)(const Matrix& matrix, long from, long to, const XBlock* x, long count, float* out, long step);
+  // Writes a stripe of a stored matrix.
+  void (*interleave)(const Matrix& stored, long stripe, uint8_t* to);
 };
 
 extern const MatrixKernels matrix_plain;

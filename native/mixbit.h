@@ -11,7 +11,8 @@ void* mixbit_array_unfilled(const int* shape, int dimensions);
  * what an mlx_array points to. The text lasts until the thread's next call. */
 const char* mixbit_array_nodes(const void* array);
 /** A linear layer: what mlx_arrays point to. A matrix [rows, columns] of float16 or bfloat16 without scales, or MLX's codes with
- * scales and, in affine mode, biases; and the layer's bias [rows], or NULL. */
+ * scales and, in affine mode, biases; and the layer's bias [rows], or NULL. With `interleaved`, `weight` is what mixbit_interleave
+ * made of an affine matrix of `rows` and `columns` whose scales are of matrix.hpp's kind `scale`. */
 struct mixbit_linear {
   const void* weight;
   const void* scales;
@@ -19,7 +20,13 @@ struct mixbit_linear {
   const void* bias;
   int group, bits;
   const char* mode;
+  int interleaved, rows, columns, scale;
 };
+/** The affine matrix of a layer whose arrays have their values, in the order that is fastest to multiply with: a new array of
+ * bytes. NULL where this processor has no such order, or the matrix is of another kind. */
+void* mixbit_interleave(const struct mixbit_linear* stored);
+/** The rows at `indices`, which are uint32 and have their values, of an interleaved matrix: new float32 values [.., columns]. */
+void* mixbit_interleaved_rows(const struct mixbit_linear* matrix, const void* indices);
 /** The outputs of some linear layers for float32 activations x [.., columns], in float32, one beside the other: [.., rows of
  * all]. With `gated`, of two: silu(first) * second. Of one: plus `addend`, unless that is NULL. x, addend and stream are what
  * mlx_arrays and an mlx_stream point to. NULL where the shapes or types are others. */
@@ -39,7 +46,7 @@ struct mixbit_attention {
   int at, keys, causal;
 };
 /** What mlx_arrays point to: float32 products [1, tokens, (heads + 2 kv_heads) * dims] of queries, keys and values; the cache's
- * keys and values [1, kv_heads, capacity, dims]; weights [dims] of the norms and frequencies [rope_dims / 2], or NULL. */
+ * keys and values [1, kv_heads, capacity, dims] in float32 or float16; weights [dims] of the norms and frequencies [rope_dims / 2], or NULL. */
 struct mixbit_attention_arrays {
   const void* products;
   const void* keys;

@@ -3,6 +3,7 @@
 #include <string>
 #include <unordered_set>
 
+#include "interleaved.hpp"
 #include "products.hpp"
 #include "mixbit.h"
 #include "mlx/array.h"
@@ -36,9 +37,17 @@ extern "C" float mixbit_exponential(float x) { return mixbit::exponential(x); }
 extern "C" int mixbit_product_by(const char* kernels, const struct mixbit_matrix* matrix, const float* x, long count, float* out) {
   const mixbit::MatrixKernels* chosen = mixbit::matrix_kernels(kernels);
   if (!chosen) return 0;
-  const mixbit::Matrix stored{matrix->codes,   matrix->scales,  matrix->biases, matrix->rows,
-                              matrix->columns, matrix->bits,    matrix->group,  static_cast<mixbit::Code>(matrix->code),
-                              static_cast<mixbit::Scale>(matrix->scale)};
+  mixbit::Matrix stored{matrix->codes,   matrix->scales,  matrix->biases, matrix->rows,
+                        matrix->columns, matrix->bits,    matrix->group,  static_cast<mixbit::Code>(matrix->code),
+                        static_cast<mixbit::Scale>(matrix->scale)};
+  std::vector<uint8_t> memory;
+  if (mixbit::can_interleave(*chosen, stored)) {
+    memory.resize(mixbit::interleaved_bytes(stored));
+    uint8_t* const start = mixbit::interleaved_start(memory.data());
+    mixbit::interleave(*chosen, stored, start);
+    stored.codes = start;
+    stored.interleaved = true;
+  }
   mixbit::multiply(*chosen, {{{stored, nullptr}}, nullptr, false}, x, count, out);
   return 1;
 }

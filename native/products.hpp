@@ -34,7 +34,7 @@ struct Pass {
 
 // out [count, pass.rows()] = x [count, columns] times the transposed matrices, one beside the other, on our threads.
 void multiply(const MatrixKernels& kernels, const Pass& pass, const float* x, long count, float* out);
-// The same with the best kernels that this processor has.
-void multiply(const Pass& pass, const float* x, long count, float* out);
+// The best kernels that this processor has.
+const MatrixKernels& best_kernels();
 
 }  // namespace mixbit

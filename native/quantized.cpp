@@ -4,10 +4,12 @@
 // Activations, sums and results are float32, whatever type the scales have. Other cases go to MLX's own function. Of
 // transformations there is only the vjp with respect to the activations.
 
+#include <limits>
 #include <memory>
 #include <optional>
 #include <tuple>
 
+#include "interleaved.hpp"
 #include "products.hpp"
 #include "mixbit.h"
 #include "mlx/backend/cpu/encoder.h"
@@ -34,8 +36,8 @@ struct Stored {
 
   bool operator==(const Stored& other) const {
     const auto key = [](const Stored& s) {
-      return std::tie(s.mode, s.form.rows, s.form.columns, s.form.bits, s.form.group, s.form.code, s.weight, s.scales, s.biases,
-                      s.bias);
+      return std::tie(s.mode, s.form.rows, s.form.columns, s.form.bits, s.form.group, s.form.code, s.form.interleaved, s.weight,
+                      s.scales, s.biases, s.bias);
     };
     return key(*this) == key(other);
   }
@@ -57,6 +59,7 @@ struct Plan {
     for (const Stored& stored : matrices) {
       Part part{stored.form, floats(stored.bias)};
       part.matrix.codes = bytes(stored.weight);
+      if (stored.form.interleaved) part.matrix.codes = interleaved_start(part.matrix.codes);
       part.matrix.scales = bytes(stored.scales);
       part.matrix.biases = bytes(stored.biases);
       pass.parts.push_back(part);
@@ -82,15 +85,15 @@ class Products : public mx::UnaryPrimitive {
     float* to = out.data<float>();
     const long count = inputs[0].size() / plan_->matrices[0].form.columns;
     mx::cpu::get_command_encoder(stream()).dispatch(
-        [=, plan = plan_] { multiply(plan->pass(*parts), parts->front().floats(), count, to); });
+        [=, plan = plan_] { multiply(best_kernels(), plan->pass(*parts), parts->front().floats(), count, to); });
   }
 
   void eval_gpu(const std::vector<mx::array>&, mx::array&) override { throw std::runtime_error("this is a CPU build"); }
 
   std::vector<mx::array> vjp(const std::vector<mx::array>& primals, const std::vector<mx::array>& cotangents,
                              const std::vector<int>& argnums, const std::vector<mx::array>&) override {
-    if (argnums.size() != 1 || argnums[0] != 0 || plan_->matrices.size() > 1) {
-      throw std::runtime_error(std::string(name()) + ": only one matrix's gradient with respect to the activations is there");
+    if (argnums.size() != 1 || argnums[0] != 0 || plan_->matrices.size() > 1 || plan_->matrices[0].form.interleaved) {
+      throw std::runtime_error(std::string(name()) + ": only one stored matrix's gradient with respect to the activations is there");
     }
     return {mx::matmul(cotangents[0], decoded(plan_->matrices[0], primals), stream())};
   }
@@ -197,6 +200,19 @@ std::optional<Matrix> halves_form(const mx::array& x, const mx::array& w) {
 
 const mx::array* array_at(const void* pointer) { return static_cast<const mx::array*>(pointer); }
 
+// The form of an interleaved matrix.
+Matrix interleaved_form(const struct mixbit_linear& given) {
+  Matrix form{};
+  form.rows = given.rows;
+  form.columns = given.columns;
+  form.bits = given.bits;
+  form.group = given.group;
+  form.code = Code::affine;
+  form.scale = static_cast<Scale>(given.scale);
+  form.interleaved = true;
+  return form;
+}
+
 // Adds the arrays of `given` to the inputs; nothing if the kernels do not take them.
 std::optional<Stored> stored_from(const struct mixbit_linear& given, std::vector<mx::array>& inputs) {
   const mx::array &x = inputs[0], &weight = *array_at(given.weight);
@@ -206,7 +222,10 @@ std::optional<Stored> stored_from(const struct mixbit_linear& given, std::vector
     return static_cast<int>(inputs.size()) - 1;
   };
   std::optional<Matrix> form;
-  if (given.scales) {
+  if (given.interleaved) {
+    form = interleaved_form(given);
+    if (!ours(x) || x.shape().back() != form->columns) return std::nullopt;
+  } else if (given.scales) {
     const auto biases = given.biases ? std::optional(*array_at(given.biases)) : std::nullopt;
     form = quantized_form(x, weight, *array_at(given.scales), biases, given.group, given.bits, given.mode);
   } else {
@@ -222,6 +241,48 @@ std::optional<Stored> stored_from(const struct mixbit_linear& given, std::vector
 }
 
 }  // namespace
+
+extern "C" void* mixbit_interleave(const struct mixbit_linear* stored) {
+  try {
+    const auto& scales = *array_at(stored->scales);
+    const long columns = static_cast<long>(scales.shape().back()) * stored->group;
+    const mx::array x = mx::zeros({1, static_cast<int>(columns)});
+    const auto form = quantized_form(x, *array_at(stored->weight), scales, *array_at(stored->biases), stored->group, stored->bits, "affine");
+    if (!form || !can_interleave(best_kernels(), *form)) return nullptr;
+    Settled codes(*array_at(stored->weight)), factors(scales), biases(*array_at(stored->biases));
+    Matrix matrix = *form;
+    matrix.codes = codes.values();
+    matrix.scales = factors.values();
+    matrix.biases = biases.values();
+    const long bytes = interleaved_bytes(matrix);
+    if (bytes > std::numeric_limits<int>::max()) return nullptr;
+    auto result = std::make_unique<mx::array>(mx::allocator::malloc(bytes), mx::Shape{static_cast<int>(bytes)}, mx::uint8);
+    interleave(best_kernels(), matrix, interleaved_start(result->data<uint8_t>()));
+    return result.release();
+  } catch (const std::exception&) {
+    return nullptr;
+  }
+}
+
+extern "C" void* mixbit_interleaved_rows(const struct mixbit_linear* given, const void* indices) {
+  try {
+    Matrix matrix = interleaved_form(*given);
+    matrix.codes = interleaved_start(const_cast<uint8_t*>(array_at(given->weight)->data<uint8_t>()));
+    const mx::array& wanted = *array_at(indices);
+    Settled numbers(wanted);
+    mx::Shape shape = wanted.shape();
+    shape.push_back(matrix.columns);
+    auto result = std::make_unique<mx::array>(mx::allocator::malloc(wanted.size() * matrix.columns * sizeof(float)), shape, mx::float32);
+    const auto* rows = reinterpret_cast<const uint32_t*>(numbers.values());
+    for (size_t i = 0; i < wanted.size(); ++i) {
+      if (rows[i] >= matrix.rows) return nullptr;
+      interleaved_row(matrix, rows[i], result->data<float>() + i * matrix.columns);
+    }
+    return result.release();
+  } catch (const std::exception&) {
+    return nullptr;
+  }
+}
 
 extern "C" void* mixbit_products(const void* x, const struct mixbit_linear* linears, int count, int gated, const void* addend,
                                  const void* stream) {

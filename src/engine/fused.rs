@@ -6,9 +6,12 @@
 
 use mlx_rs::Array;
 
+use crate::engine::array::{Packed, mlx_dtype};
 use crate::engine::decoder::linear::Weight;
 use crate::engine::positions::Rotation;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::numerics::dtype::Dtype;
+use crate::numerics::quant::Quant;
 
 /// What becomes of linear layers' outputs.
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +67,48 @@ pub(crate) fn products(x: &Array, layers: &[Layer<'_>], finish: Finish<'_>) -> O
     }
 }
 
+/// Quantized matrix in the order that the processor multiplies fastest.
+#[derive(Debug, Clone)]
+pub(crate) struct Interleaved {
+    /// Bytes, as the library made them.
+    pub(crate) bytes: Array,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    /// Dtype of the scales and biases in it.
+    pub(crate) scales: Dtype,
+    pub(crate) quant: Quant,
+}
+
+impl Interleaved {
+    /// Decodes the matrix to `dtype`, [rows, columns].
+    pub(crate) fn dequantize(&self, dtype: Dtype) -> Result<Array> {
+        let all: Vec<u32> = (0..self.rows as u32).collect();
+        Ok(self.take_rows(&Array::from_slice(&all, &[self.rows as i32]))?.as_dtype(mlx_dtype(dtype))?)
+    }
+
+    /// Returns the rows at `indices` as float32, [.., columns].
+    pub(crate) fn take_rows(&self, indices: &Array) -> Result<Array> {
+        mlx_rs::transforms::eval([indices])?;
+        #[cfg(target_os = "linux")]
+        let rows = linux::interleaved_rows(self, indices);
+        #[cfg(not(target_os = "linux"))]
+        let rows = None;
+        rows.ok_or_else(|| Error::engine(format!("rows beyond the {} of an interleaved matrix", self.rows)))
+    }
+}
+
+/// Puts a matrix in the order that the processor multiplies fastest; `None` where there is none: another mode, other sizes,
+/// another processor. Evaluates.
+pub(crate) fn interleave(packed: &Packed) -> Result<Option<Interleaved>> {
+    #[cfg(target_os = "linux")]
+    return linux::interleave(packed);
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = packed;
+        Ok(None)
+    }
+}
+
 /// True if [`attend`] has heads of so many dimensions.
 pub(crate) fn can_attend(head_dim: usize) -> bool {
     cfg!(target_os = "linux") && head_dim <= 512
@@ -83,7 +128,7 @@ pub(crate) fn attend(
     #[cfg(not(target_os = "linux"))]
     {
         let _ = (attention, products, keys, values);
-        Err(crate::error::Error::engine("attention as one node is there on Linux only"))
+        Err(Error::engine("attention as one node is there on Linux only"))
     }
 }
 
@@ -93,10 +138,12 @@ mod linux {
     use std::ffi::{CStr, c_void};
     use std::ptr::null;
 
-    use super::{CachedAttention, Finish, Layer};
+    use super::{CachedAttention, Finish, Interleaved, Layer};
+    use crate::engine::array::{Packed, mlx_dtype};
     use crate::engine::decoder::linear::Weight;
     use crate::engine::positions::Rotation;
     use crate::error::{Error, Result};
+    use crate::numerics::dtype::Dtype;
     use crate::numerics::quant::Mode;
 
     fn handle(array: &Array) -> *const c_void {
@@ -134,18 +181,81 @@ mod linux {
                 bias,
                 group: 0,
                 bits: 16,
-                mode: null(),
+                ..NONE
             }),
-            Weight::Quantized(packed) => Some(mlx_sys::mixbit_linear {
-                weight: handle(&packed.codes),
-                scales: handle(&packed.scales),
-                biases: optional(packed.biases.as_ref()),
-                bias,
-                group: packed.quant.group_size as i32,
-                bits: packed.quant.bits as i32,
-                mode: mode_name(packed.quant.mode).as_ptr(),
-            }),
+            Weight::Quantized(packed) => Some(mlx_sys::mixbit_linear { bias, ..describe_packed(packed) }),
+            Weight::Interleaved(matrix) => {
+                Some(mlx_sys::mixbit_linear { bias, ..describe_interleaved(matrix) })
+            }
         }
+    }
+
+    const NONE: mlx_sys::mixbit_linear = mlx_sys::mixbit_linear {
+        weight: null(),
+        scales: null(),
+        biases: null(),
+        bias: null(),
+        group: 0,
+        bits: 0,
+        mode: null(),
+        interleaved: 0,
+        rows: 0,
+        columns: 0,
+        scale: 0,
+    };
+
+    fn describe_packed(packed: &Packed) -> mlx_sys::mixbit_linear {
+        mlx_sys::mixbit_linear {
+            weight: handle(&packed.codes),
+            scales: handle(&packed.scales),
+            biases: optional(packed.biases.as_ref()),
+            group: packed.quant.group_size as i32,
+            bits: packed.quant.bits as i32,
+            mode: mode_name(packed.quant.mode).as_ptr(),
+            ..NONE
+        }
+    }
+
+    fn describe_interleaved(matrix: &Interleaved) -> mlx_sys::mixbit_linear {
+        mlx_sys::mixbit_linear {
+            weight: handle(&matrix.bytes),
+            group: matrix.quant.group_size as i32,
+            bits: matrix.quant.bits as i32,
+            interleaved: 1,
+            rows: matrix.rows as i32,
+            columns: matrix.columns as i32,
+            // The library's numbers of kinds of scales.
+            scale: match matrix.scales {
+                Dtype::F16 => 2,
+                Dtype::BF16 => 3,
+                _ => 1,
+            },
+            ..NONE
+        }
+    }
+
+    pub(super) fn interleave(packed: &Packed) -> Result<Option<Interleaved>> {
+        let Packed { codes, scales, biases: Some(biases), quant } = packed else { return Ok(None) };
+        let scale_dtype = [Dtype::F32, Dtype::F16, Dtype::BF16]
+            .into_iter()
+            .find(|&dtype| mlx_dtype(dtype) == scales.dtype() && mlx_dtype(dtype) == biases.dtype());
+        let Some(scale_dtype) = scale_dtype else { return Ok(None) };
+        mlx_rs::transforms::eval([codes, scales, biases])?;
+        // SAFETY: the arrays have their values, and live until the call returns.
+        let bytes = owned(unsafe { mlx_sys::mixbit_interleave(&raw const *&describe_packed(packed)) });
+        Ok(bytes.map(|bytes| Interleaved {
+            bytes,
+            rows: codes.dim(0) as usize,
+            columns: scales.dim(1) as usize * quant.group_size as usize,
+            scales: scale_dtype,
+            quant: *quant,
+        }))
+    }
+
+    pub(super) fn interleaved_rows(matrix: &Interleaved, indices: &Array) -> Option<Array> {
+        let described = describe_interleaved(matrix);
+        // SAFETY: both arrays have their values.
+        owned(unsafe { mlx_sys::mixbit_interleaved_rows(&raw const described, handle(indices)) })
     }
 
     pub(super) fn products(x: &Array, layers: &[Layer<'_>], finish: Finish<'_>) -> Option<Array> {

@@ -18,5 +18,6 @@ mod native_tests;
 pub mod oracle;
 pub mod passes;
 pub mod positions;
+mod recompute;
 pub mod runtime;
 pub mod streams;

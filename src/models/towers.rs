@@ -22,15 +22,14 @@ struct Tower {
 impl Towers {
     /// Lists the tensors of `checkpoint` that belong to towers of `wrapper`.
     pub fn of(wrapper: Option<&Wrapper>, checkpoint: &Checkpoint) -> Self {
-        let mut towers = Self::default();
-        let Some(wrapper) = wrapper else { return towers };
+        let mut towers = BTreeMap::<_, Tower>::new();
         for (name, tensor) in checkpoint.iter() {
-            let Some(tower) = wrapper.tower(name) else { continue };
-            let tower = towers.towers.entry(tower).or_default();
+            let Some(module) = wrapper.and_then(|wrapper| wrapper.tower(name)) else { continue };
+            let tower = towers.entry(module).or_default();
             tower.names.push(name.to_owned());
             tower.bytes += tensor.byte_len() as u64;
         }
-        towers
+        Self { towers }
     }
 
     /// True if there is no such tensor.
@@ -51,25 +50,26 @@ impl Towers {
 
     /// Returns a sentence per tower about tensors that are there and not read.
     pub fn notes(&self) -> Vec<String> {
-        self.described(|tensors| format!("not read: {tensors}, which mlx-lm's text model does not use"))
+        self.describe(|tensors| format!("not read: {tensors}, which mlx-lm's text model does not use"))
     }
 
     /// Returns a sentence per tower about tensors that are left out of what is written.
     pub fn notes_where_dropped(&self) -> Vec<String> {
-        self.described(|tensors| format!("dropped {tensors}: mlx-lm's text model does not use them"))
+        self.describe(|tensors| format!("dropped {tensors}: mlx-lm's text model does not use them"))
     }
 
     /// Returns a sentence per tower about tensors that are written as they are.
     pub fn notes_where_written(&self) -> Vec<String> {
-        self.described(|tensors| {
+        self.describe(|tensors| {
             format!("kept {tensors} as they are, on top of the text model's size: mlx-lm does not use them")
         })
     }
 
-    fn described(&self, sentence: impl Fn(&str) -> String) -> Vec<String> {
-        let tensors = |(name, tower): (&&str, &Tower)| {
-            format!("{} of {name} ({})", count(tower.names.len(), "tensor"), bytes(tower.bytes))
+    /// Returns a `sentence` per tower; it is called with the tower's tensors in words.
+    fn describe(&self, sentence: impl Fn(&str) -> String) -> Vec<String> {
+        let describe = |(module, tower): (&&str, &Tower)| {
+            sentence(&format!("{} of {module} ({})", count(tower.names.len(), "tensor"), bytes(tower.bytes)))
         };
-        self.towers.iter().map(tensors).map(|tensors| sentence(&tensors)).collect()
+        self.towers.iter().map(describe).collect()
     }
 }

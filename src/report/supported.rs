@@ -35,12 +35,11 @@ pub fn supported_json() -> Value {
 
 /// Returns README.md's table: a row per family.
 pub fn family_markdown() -> String {
-    let mut text = "| family | models | `model_type` |\n|---|---|---|\n".to_owned();
+    let mut text = "| family | models |\n|---|---|\n".to_owned();
     for family in published().chunk_by(|one, next| one.family == next.family) {
         let models: Vec<&str> = family.iter().map(|models| models.models).collect();
-        let types: Vec<String> = family.iter().map(|models| format!("`{}`", models.model_type)).collect();
         let name = family.first().map_or("", |models| models.family);
-        let _ = writeln!(text, "| {name} | {} | {} |", models.join("; "), types.join(", "));
+        let _ = writeln!(text, "| {name} | {} |", models.join("; "));
     }
     text
 }

@@ -10,6 +10,7 @@ use mixbit::engine::measure::settings::AnalysisSettings;
 use mixbit::engine::runtime::Engine;
 use mixbit::error::Result;
 use mixbit::models::source::SourceModel;
+use mixbit::models::spec::TensorSpec;
 use mixbit::numerics::affine::FloatType;
 use mixbit::numerics::quant::Quant;
 use mixbit::numerics::rounding::Technique;
@@ -22,6 +23,14 @@ pub struct Setting {
     pub sequences: Vec<Vec<u32>>,
     pub windows: Vec<Vec<u32>>,
     pub candidates: Vec<Quant>,
+    /// Distance of the blocks whose layers are rounded: 1 for all blocks. The head always is, unless it is tied.
+    pub every: usize,
+}
+
+impl Setting {
+    fn chooses(&self, spec: &TensorSpec) -> bool {
+        spec.quantizable() && spec.layer.is_none_or(|block| block % self.every == self.every - 1)
+    }
 }
 
 /// Measured KL divergence per token of every layer and candidate.
@@ -31,7 +40,7 @@ pub type Measured = BTreeMap<(String, Quant), f64>;
 pub fn measured(engine: &Engine, source: &SourceModel, setting: &Setting) -> Result<Measured> {
     let comparison = Comparison::new(engine, source, &setting.windows, MEMORY)?;
     let mut found = BTreeMap::new();
-    for spec in source.manifest().iter().filter(|spec| spec.quantizable()) {
+    for spec in source.manifest().iter().filter(|spec| setting.chooses(spec)) {
         let Some(path) = spec.path() else { continue };
         for &quant in setting.candidates.iter().filter(|quant| quant.groups(spec.shape[1]).is_some()) {
             let bitmap = BTreeMap::from([(path.to_owned(), quant)]);
@@ -50,13 +59,14 @@ pub fn measure(
     method: Method,
     measured: &Measured,
 ) -> Result<Vec<(Quant, f64, f64)>> {
+    let others = source.manifest().iter().filter(|spec| !setting.chooses(spec));
     let settings = AnalysisSettings {
         sequences: &setting.sequences,
         candidates: &setting.candidates,
         method,
         technique: Technique::Rtn,
         dtype: FloatType::F16,
-        skip: [].into(),
+        skip: others.filter_map(|spec| Some(spec.path()?.to_owned())).collect(),
         seed: 0,
         memory: MEMORY,
         costs: mixbit::engine::measure::settings::StepCosts::default(),

@@ -3,6 +3,8 @@
 
 pub mod build;
 pub mod failure;
+pub mod gemma3;
+pub mod packaged;
 pub mod process;
 pub mod python;
 #[cfg(target_os = "linux")]

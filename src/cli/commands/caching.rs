@@ -1,9 +1,10 @@
 //! Flags of the cache to settings, checked against the model.
 
-use crate::cli::args::Cache;
-use crate::engine::cache::sequence::{CacheSettings, ContextWindow};
+use crate::cli::args::{Cache, KvDtype};
+use crate::engine::cache::sequence::{CacheSettings, ContextWindow, KvStorage};
 use crate::error::{Error, Result};
 use crate::models::spec::{DecoderSpec, RopeScaling};
+use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::{AFFINE_GROUP_SIZES, Quant};
 use crate::words::count;
 
@@ -11,7 +12,7 @@ use crate::words::count;
 pub fn cache_settings(args: &Cache, spec: &DecoderSpec) -> Result<CacheSettings> {
     refuse_eviction(args, spec)?;
     let size = args.context_size.map(|size| size as usize).or_else(|| trained_context(spec));
-    Ok(CacheSettings { context: context_window(args, size)?, quant: quant(args, spec)? })
+    Ok(CacheSettings { context: context_window(args, size)?, storage: storage(args, spec)? })
 }
 
 /// Fails where flags ask a model whose keys cannot be turned to forget a part of a text.
@@ -31,10 +32,10 @@ fn refuse_eviction(args: &Cache, spec: &DecoderSpec) -> Result<()> {
     .hint(format!("leave the flag out: texts have up to {most} tokens")))
 }
 
-/// Returns the settings of a draft model's cache: no larger than its own context, and not quantized.
+/// Returns the settings of a draft model's cache: no larger than its own context, and of floats.
 pub fn draft_cache_settings(args: &Cache, spec: &DecoderSpec) -> Result<CacheSettings> {
     let sizes = args.context_size.map(|size| size as usize).into_iter().chain(trained_context(spec));
-    Ok(CacheSettings { context: context_window(args, sizes.min())?, quant: None })
+    Ok(CacheSettings { context: context_window(args, sizes.min())?, storage: floats(args) })
 }
 
 /// Returns the context that a model was trained for; none for dynamic RoPE, which goes beyond it.
@@ -73,10 +74,18 @@ fn context_window(args: &Cache, size: Option<usize>) -> Result<Option<ContextWin
     size.map(|size| ContextWindow::new(size, sinks, percent)).transpose()
 }
 
-/// Returns the setting of quantized keys and values. Fails where no group size, or not the one asked for, divides the
-/// heads.
-fn quant(args: &Cache, spec: &DecoderSpec) -> Result<Option<Quant>> {
-    let Some(bits) = args.kv_bits else { return Ok(None) };
+/// Returns how floats are stored.
+fn floats(args: &Cache) -> KvStorage {
+    match args.kv_dtype {
+        None => KvStorage::AsComputed,
+        Some(KvDtype::Float16) => KvStorage::Float(Dtype::F16),
+        Some(KvDtype::Float32) => KvStorage::Float(Dtype::F32),
+    }
+}
+
+/// Returns how keys and values are stored. Fails where no group size of codes, or not the one asked for, divides the heads.
+fn storage(args: &Cache, spec: &DecoderSpec) -> Result<KvStorage> {
+    let Some(bits) = args.kv_bits else { return Ok(floats(args)) };
     let head_dim = spec.attentions().next().map_or(0, |attention| attention.head_dim);
     let fits = |group_size: &u32| {
         spec.attentions().all(|attention| attention.head_dim.is_multiple_of(*group_size as usize))
@@ -86,7 +95,7 @@ fn quant(args: &Cache, spec: &DecoderSpec) -> Result<Option<Quant>> {
         None => [64, 32].into_iter().find(fits),
     };
     if let Some(group_size) = group_size {
-        return Ok(Some(Quant::affine(bits, group_size)));
+        return Ok(KvStorage::Quantized(Quant::affine(bits, group_size)));
     }
     let fitting: Vec<u32> = AFFINE_GROUP_SIZES.into_iter().filter(fits).collect();
     let what = match args.kv_group_size {

@@ -4,10 +4,10 @@
 use mlx_rs::Array;
 use mlx_rs::ops::{concatenate, quantize, zeros_dtype};
 
-use crate::engine::array::{Packed, slice, slice_update};
+use super::sequence::KvStorage;
+use crate::engine::array::{Packed, mlx_dtype, slice, slice_update};
 use crate::error::Result;
 use crate::numerics::dtype::Dtype;
-use crate::numerics::quant::Quant;
 
 /// Positions by which a growing buffer is enlarged.
 const GROWTH_POSITIONS: usize = 256;
@@ -33,7 +33,7 @@ impl CachedArray {
     /// Returns the values as floats of `dtype`.
     pub(crate) fn dense(&self, dtype: Dtype) -> Result<Array> {
         match self {
-            Self::Float(array) => Ok(array.clone()),
+            Self::Float(array) => Ok(array.as_dtype(mlx_dtype(dtype))?),
             Self::Quantized(packed) => packed.dequantize(dtype),
         }
     }
@@ -42,7 +42,7 @@ impl CachedArray {
 /// Growing or ring buffer of keys or values by position. Its user counts how many positions are filled.
 #[derive(Debug)]
 pub(crate) struct KvBuffer {
-    quant: Option<Quant>,
+    storage: KvStorage,
     /// One array, or codes, scales and biases; empty before the first position.
     parts: Vec<Array>,
 }
@@ -63,8 +63,8 @@ pub(crate) struct Append {
 }
 
 impl KvBuffer {
-    pub(crate) fn new(quant: Option<Quant>) -> Self {
-        Self { quant, parts: Vec::new() }
+    pub(crate) fn new(storage: KvStorage) -> Self {
+        Self { storage, parts: Vec::new() }
     }
 
     /// Returns the stored arrays, to be evaluated.
@@ -92,12 +92,16 @@ impl KvBuffer {
 
     /// True if positions are stored as codes.
     pub(crate) fn is_quantized(&self) -> bool {
-        self.quant.is_some()
+        matches!(self.storage, KvStorage::Quantized(_))
     }
 
     /// Takes the float array out, with room for new positions of shape `sizes` from position `at` on.
     pub(crate) fn take_with_room(&mut self, sizes: &[i32], at: usize, most: usize) -> Result<Array> {
-        with_room(self.parts.pop(), sizes, mlx_rs::Dtype::Float32, at, most)
+        let dtype = match self.storage {
+            KvStorage::Float(dtype) => mlx_dtype(dtype),
+            KvStorage::AsComputed | KvStorage::Quantized(_) => mlx_rs::Dtype::Float32,
+        };
+        with_room(self.parts.pop(), sizes, dtype, at, most)
     }
 
     /// Puts a float array in, whose old one was taken.
@@ -179,16 +183,21 @@ impl KvBuffer {
     }
 
     fn encode(&self, new: &Array) -> Result<Vec<Array>> {
-        let Some(quant) = self.quant else { return Ok(vec![new.clone()]) };
-        let (codes, scales, biases) = quantize(new, quant.group_size as i32, quant.bits as i32)?;
-        Ok(vec![codes, scales, biases])
+        match self.storage {
+            KvStorage::AsComputed => Ok(vec![new.clone()]),
+            KvStorage::Float(dtype) => Ok(vec![new.as_dtype(mlx_dtype(dtype))?]),
+            KvStorage::Quantized(quant) => {
+                let (codes, scales, biases) = quantize(new, quant.group_size as i32, quant.bits as i32)?;
+                Ok(vec![codes, scales, biases])
+            }
+        }
     }
 
     /// Puts `parts`, as `encode` returned them, together again.
     fn assemble(&self, parts: Vec<Array>) -> CachedArray {
         let mut parts = parts.into_iter();
         let first = parts.next().unwrap_or_else(crate::engine::array::empty);
-        if let Some(quant) = self.quant
+        if let KvStorage::Quantized(quant) = self.storage
             && let Some(scales) = parts.next()
         {
             return CachedArray::Quantized(Packed { codes: first, scales, biases: parts.next(), quant });

@@ -11,11 +11,11 @@ use mlx_rs::Array;
 use mlx_rs::ops::zeros_dtype;
 
 use super::arrays::{AXIS, Append, CachedArray, KvBuffer};
+use super::sequence::KvStorage;
 use crate::engine::array::slice_update;
 use crate::engine::positions::Rotation;
 use crate::error::Result;
 use crate::models::spec::{AttentionSpan, AttentionSpec};
-use crate::numerics::quant::Quant;
 
 /// Place of new positions in a cache.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +54,7 @@ impl KvCache {
     pub(crate) fn new(
         layer: &AttentionSpec,
         context: Option<usize>,
-        quant: Option<Quant>,
+        storage: KvStorage,
         slack: usize,
     ) -> Self {
         let span = match layer.span {
@@ -73,8 +73,8 @@ impl KvCache {
             seen: 0,
             filled: 0,
             oldest: 0,
-            keys: KvBuffer::new(quant),
-            values: KvBuffer::new(quant),
+            keys: KvBuffer::new(storage),
+            values: KvBuffer::new(storage),
             sinks: None,
         }
     }

@@ -12,6 +12,7 @@ use super::layer::KvCache;
 use crate::engine::positions::{Place, Rotation};
 use crate::error::{Error, Result};
 use crate::models::spec::DecoderSpec;
+use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::Quant;
 
 /// Evicted positions after which RoPE counts from the cache's start again: float32 represents the angles of position
@@ -23,8 +24,20 @@ const TURN_BACK_POSITIONS: usize = 1 << 15;
 pub struct CacheSettings {
     /// Context beyond which tokens are evicted; `None`: nothing is evicted.
     pub context: Option<ContextWindow>,
-    /// Quantization of keys and values; `None`: they are stored as computed.
-    pub quant: Option<Quant>,
+    /// How keys and values are stored.
+    pub storage: KvStorage,
+}
+
+/// How a cache stores keys and values.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum KvStorage {
+    /// In the dtype that they were computed in.
+    #[default]
+    AsComputed,
+    /// As floats of this dtype.
+    Float(Dtype),
+    /// As codes of so many bits.
+    Quantized(Quant),
 }
 
 /// Limited context: the first tokens and the latest stay.
@@ -83,7 +96,7 @@ impl Caches {
     /// Makes empty caches, of which the latest `slack` positions can always be removed again.
     pub(crate) fn new(spec: &DecoderSpec, settings: &CacheSettings, slack: usize) -> Self {
         let size = settings.context.map(|context| context.size);
-        let layer = |layer| KvCache::new(layer, size, settings.quant, slack);
+        let layer = |layer| KvCache::new(layer, size, settings.storage, slack);
         Self {
             layers: spec.attentions().map(layer).collect(),
             context: settings.context,
@@ -215,7 +228,7 @@ mod tests {
 
     fn settings(percent: usize) -> CacheSettings {
         let context = ContextWindow::new(CONTEXT, SINKS, percent).unwrap();
-        CacheSettings { context: Some(context), quant: None }
+        CacheSettings { context: Some(context), storage: KvStorage::AsComputed }
     }
 
     fn streamed(model: &Model, tokens: &[u32], settings: &CacheSettings, step: usize) -> Vec<f32> {
@@ -323,7 +336,7 @@ mod tests {
 
     fn with_bits(bits: u32, group_size: u32, context: Option<usize>) -> CacheSettings {
         let context = context.map(|size| ContextWindow::new(size, SINKS, 10).unwrap());
-        CacheSettings { context, quant: Some(Quant::affine(bits, group_size)) }
+        CacheSettings { context, storage: KvStorage::Quantized(Quant::affine(bits, group_size)) }
     }
 
     fn bundled(engine: &Engine) -> (Model, Vec<u32>) {
@@ -365,8 +378,12 @@ mod tests {
         let engine = Engine::start().unwrap();
         let (model, tokens) = bundled(&engine);
         let tokens = &tokens[..600];
-        let float =
-            streamed(&model, tokens, &CacheSettings { quant: None, ..with_bits(8, 32, Some(64)) }, 16);
+        let float = streamed(
+            &model,
+            tokens,
+            &CacheSettings { storage: KvStorage::AsComputed, ..with_bits(8, 32, Some(64)) },
+            16,
+        );
         let quantized = streamed(&model, tokens, &with_bits(8, 32, Some(64)), 16);
         let kl = crate::numerics::divergence::kl_divergences(&quantized, &float, model.spec().vocab_size);
         // The last as good as the first: nothing piles up.

@@ -6,6 +6,7 @@ use mlx_rs::ops::{maximum, minimum, sigmoid, softmax_axis};
 use std::slice::from_mut;
 use std::sync::Arc;
 
+use super::capped::Capped;
 use super::linear::Linear;
 use super::load::Loader;
 use super::mlp::{Context, Input, Nodes};
@@ -255,33 +256,13 @@ struct Scores {
 fn attend(q: &Array, k: &Array, v: &Array, scores: Scores, mask: &Mask) -> Result<Array> {
     let Scores { scale, cap } = scores;
     if let Some(cap) = cap {
-        return attend_capped(q, k, v, scale, cap, mask);
+        return Capped { scale, cap }.attend(q, k, v, mask);
     }
     Ok(match mask {
         Mask::None => fast::scaled_dot_product_attention(q, k, v, scale, None, None)?,
         Mask::Causal => fast::scaled_dot_product_attention(q, k, v, scale, SdpaMask::Causal, None)?,
         Mask::Array(mask) => fast::scaled_dot_product_attention(q, k, v, scale, mask, None)?,
     })
-}
-
-/// Computes attention whose scores are capped before they are masked.
-fn attend_capped(q: &Array, k: &Array, v: &Array, scale: f32, cap: f32, mask: &Mask) -> Result<Array> {
-    let sizes = q.shape();
-    // The query heads of a key head are an axis of their own.
-    let grouped = q.reshape(&[sizes[0], k.dim(1), -1, sizes[2], sizes[3]])?;
-    let products = grouped.multiply(factor(scale, q)?)?.matmul(k.expand_dims(2)?.swap_axes(-1, -2)?)?;
-    let scores = capped(&products, cap)?;
-    let scores = match mask {
-        Mask::None => scores,
-        Mask::Causal => masked(&scores, &Mask::causal(sizes[2] as usize, k.dim(2) as usize))?,
-        Mask::Array(seen) => masked(&scores, seen)?,
-    };
-    let weights = softmax_axis(&scores, -1, true)?;
-    Ok(weights.matmul(v.expand_dims(2)?)?.reshape(&[sizes[0], sizes[1], sizes[2], v.dim(3)])?)
-}
-
-fn masked(scores: &Array, seen: &Array) -> Result<Array> {
-    Ok(mlx_rs::ops::select(seen, scores, factor(f32::NEG_INFINITY, scores)?)?)
 }
 
 /// Computes attention over keys and values as a cache stores them. One query that attends to all keys multiplies codes,

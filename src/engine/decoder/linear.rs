@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::mlp::{Context, Nodes};
 use crate::engine::array::{Packed, mlx_dtype};
-use crate::engine::fused::{Finish, Layer, products};
-use crate::error::Result;
+use crate::engine::fused::{Finish, Interleaved, Layer, interleave, products};
+use crate::error::{Error, Result};
 use crate::models::spec::Tap;
 use crate::numerics::dtype::Dtype;
 
@@ -19,6 +19,8 @@ pub(crate) enum Weight {
     /// In float16 or bfloat16, widened to float32 as it is multiplied.
     Halves(Array),
     Quantized(Packed),
+    /// Quantized, in the order that the processor reads fastest, and multiplied with float32.
+    Interleaved(Interleaved),
 }
 
 impl Weight {
@@ -28,7 +30,14 @@ impl Weight {
             Self::Float(weight) => Ok(weight.clone()),
             Self::Halves(weight) => Ok(weight.as_dtype(mlx_dtype(dtype))?),
             Self::Quantized(packed) => packed.dequantize(dtype),
+            Self::Interleaved(matrix) => matrix.dequantize(dtype),
         }
+    }
+
+    /// Returns the matrix in the order that is fastest to multiply with on this processor, where there is one.
+    pub(crate) fn interleaved(self) -> Result<Self> {
+        let Self::Quantized(packed) = self else { return Ok(self) };
+        Ok(interleave(&packed)?.map_or(Self::Quantized(packed), Self::Interleaved))
     }
 
     /// Replaces a matrix that is not in the compute dtype by its decoded values.
@@ -45,6 +54,7 @@ impl Weight {
     /// a copy.
     pub(crate) fn split_experts(self, count: usize) -> Result<Vec<Self>> {
         match self {
+            Self::Interleaved(_) => Err(Error::engine("experts are split before they are interleaved")),
             Self::Float(weight) => Ok(split_experts(&weight, count)?.into_iter().map(Self::Float).collect()),
             Self::Halves(weight) => {
                 Ok(split_experts(&weight, count)?.into_iter().map(Self::Halves).collect())
@@ -74,6 +84,9 @@ impl Weight {
                 None => Ok(x.matmul(weight.as_dtype(mlx_rs::Dtype::Float32)?.t())?),
             },
             Self::Quantized(packed) => packed.matmul_transposed(x),
+            Self::Interleaved(_) => products(x, &[(self, None)], Finish::Concatenated).ok_or_else(|| {
+                Error::engine("an interleaved matrix is multiplied with float32 of its width")
+            }),
         }
     }
 
@@ -83,6 +96,7 @@ impl Weight {
             Self::Float(weight) => Ok(weight.take_axis(indices, 0)?),
             Self::Halves(weight) => Ok(weight.take_axis(indices, 0)?.as_dtype(mlx_dtype(dtype))?),
             Self::Quantized(packed) => packed.rows(indices)?.dequantize(dtype),
+            Self::Interleaved(matrix) => Ok(matrix.take_rows(indices)?.as_dtype(mlx_dtype(dtype))?),
         }
     }
 }

@@ -93,8 +93,23 @@ impl<'a> Loader<'a> {
         Ok(array::from_bytes(&bytes, self.dtype, tensor.shape))
     }
 
-    /// Reads the matrix of the layer at `path`, quantized if the bit map lists it.
+    /// Reads the matrix of the layer at `path`, quantized if the bit map lists it, in the order that is multiplied fastest
+    /// where no gradients are wanted.
     pub(crate) fn weight(&self, path: &str) -> Result<Weight> {
+        self.placed(self.stored_weight(path)?)
+    }
+
+    /// Puts a quantized matrix in the order that is multiplied fastest where no gradients are wanted.
+    fn placed(&self, weight: Weight) -> Result<Weight> {
+        if self.halves == Halves::Kept && self.dtype == Dtype::F32 {
+            weight.interleaved()
+        } else {
+            Ok(weight)
+        }
+    }
+
+    /// Reads the matrix of the layer at `path`, or of its experts, quantized if the bit map lists it.
+    fn stored_weight(&self, path: &str) -> Result<Weight> {
         let Some(&quant) = self.source.bitmap().get(path) else {
             let name = format!("{path}.weight");
             let rounding =
@@ -125,8 +140,10 @@ impl<'a> Loader<'a> {
     pub(crate) fn linears(&self, spec: &LinearSpec) -> Result<Vec<Linear>> {
         let Some(count) = spec.experts else { return Ok(vec![self.linear(spec)?]) };
         let (path, tap) = (Arc::<str>::from(spec.path.as_str()), spec.tap);
-        let weights = self.weight(&spec.path)?.split_experts(count)?.into_iter();
-        Ok(weights.map(|weight| Linear { path: Arc::clone(&path), tap, weight, bias: None }).collect())
+        let weights = self.stored_weight(&spec.path)?.split_experts(count)?.into_iter();
+        let linear =
+            |weight| Ok(Linear { path: Arc::clone(&path), tap, weight: self.placed(weight)?, bias: None });
+        weights.map(linear).collect()
     }
 
     /// Reads a float matrix, quantizes it to nearest and decodes it again.

@@ -1,6 +1,7 @@
 //! The decoder in MLX: linear layers, attention, MLPs, blocks, and how they are loaded.
 pub mod attention;
 pub mod block;
+pub mod capped;
 pub mod embedding;
 pub mod experts;
 pub mod linear;

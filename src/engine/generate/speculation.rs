@@ -171,7 +171,7 @@ mod tests {
     use super::super::generate::{Generation, Settings, generate};
     use super::super::session::Draft;
     use super::*;
-    use crate::engine::cache::sequence::{CacheSettings, ContextWindow};
+    use crate::engine::cache::sequence::{CacheSettings, ContextWindow, KvStorage};
     use crate::engine::runtime::Engine;
     use crate::models::source::SourceModel;
     use crate::text::sampling::{Sampler, Sampling};
@@ -186,7 +186,7 @@ mod tests {
 
     fn cache(context: Option<usize>) -> CacheSettings {
         let context = context.map(|size| ContextWindow::new(size, 3, 10).unwrap());
-        CacheSettings { context, quant: None }
+        CacheSettings { context, storage: KvStorage::AsComputed }
     }
 
     /// Answers `prompt` with up to `max_tokens`.

@@ -7,12 +7,14 @@ use mlx_rs::ops::concatenate;
 use std::path::Path;
 
 use crate::engine::array::{Packed, from_vec, gated, to_vec};
+use crate::engine::cache::sequence::{CacheSettings, KvStorage};
 use crate::engine::decoder::linear::{Linear, Weight};
 use crate::engine::decoder::model::Model;
 use crate::engine::fused::{Finish, products};
 use crate::engine::runtime::Engine;
 use crate::models::source::SourceModel;
 use crate::models::spec::Tap;
+use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::Quant;
 
 /// Values of a fixed pattern, about 0.
@@ -95,11 +97,20 @@ fn models_of_fused_nodes_give_the_same_bits() {
         let load = || Model::load(&engine, &SourceModel::open(&folder).unwrap(), None).unwrap();
         let (fused, single) = (load(), load().with_single_nodes());
         let tokens: Vec<u32> = (0..40).map(|i| (i * 7 + 3) % fused.spec().vocab_size as u32).collect();
-        for step in [1, 7, 40] {
-            let bits = |model: &Model| -> Vec<u32> {
-                model.logits(&tokens, Some(step)).unwrap().iter().map(|x| x.to_bits()).collect()
-            };
-            assert!(bits(&fused) == bits(&single), "{name} in steps of {step}");
+        for storage in [KvStorage::AsComputed, KvStorage::Float(Dtype::F16)] {
+            let settings = CacheSettings { context: None, storage };
+            for step in [1, 7, 40] {
+                let bits = |model: &Model| -> Vec<u32> {
+                    let mut bits = Vec::new();
+                    let mut add = |rows: Vec<f32>| {
+                        bits.extend(rows.iter().map(|x| x.to_bits()));
+                        Ok(())
+                    };
+                    model.stream(&tokens, &settings, step, &mut add).unwrap();
+                    bits
+                };
+                assert!(bits(&fused) == bits(&single), "{name} in steps of {step}, {storage:?}");
+            }
         }
     }
 }

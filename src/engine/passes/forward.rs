@@ -177,8 +177,13 @@ impl FinalStates<'_> {
 
     /// Returns the most positions whose logits may be in memory at a time.
     pub fn positions_at_once(&self) -> usize {
-        (LOGIT_VALUES / self.context.spec.vocab_size).clamp(1, LOGIT_POSITIONS)
+        positions_at_once(self.context.spec.vocab_size)
     }
+}
+
+/// Returns the most positions whose logits may be in memory at a time, with so many tokens in the vocabulary.
+pub(crate) fn positions_at_once(vocabulary: usize) -> usize {
+    (LOGIT_VALUES / vocabulary.max(1)).clamp(1, LOGIT_POSITIONS)
 }
 
 /// Runs `inputs`, each [batch, tokens, hidden], through a block in parallel and evaluates the outputs. `collector` sees

@@ -190,6 +190,12 @@ const PUBLISHED: &[Published] = &[
     Published { model_type: "nemotron", family: "Nemotron", models: "Nemotron 3 and 4, Minitron", note: "" },
     Published { model_type: "stablelm", family: "StableLM", models: "StableLM 3B, StableLM 2", note: "" },
     Published {
+        model_type: "gpt2",
+        family: "GPT-2",
+        models: "GPT-2",
+        note: "matrices are turned, as mlx-lm does. Positions are learned: texts end at `n_positions`",
+    },
+    Published {
         model_type: "gpt_neox",
         family: "GPT-NeoX",
         models: "GPT-NeoX 20B, Pythia",

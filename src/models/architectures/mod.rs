@@ -11,6 +11,7 @@ mod gemma2;
 mod gemma3_text;
 mod glm;
 mod glm4;
+mod gpt2;
 mod gpt_bigcode;
 mod gpt_neox;
 mod gptj;

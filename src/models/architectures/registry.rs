@@ -3,9 +3,9 @@
 use super::names::TensorShapes;
 use super::{
     apertus, cohere, cohere2, ernie4_5, exaone, exaone4, gemma, gemma2, gemma3_text, glm, glm4, gpt_bigcode,
-    gpt_neox, gptj, granite, helium, hunyuan_v1_dense, internlm2, internlm3, iquestcoder, lille_130m, llama,
-    llama4_text, mimo, minicpm, ministral3, mistral, mixtral, muse_glimmer, nanochat, nemotron, olmo, olmo2,
-    olmo3, openelm, phi, phi3, plamo, plamo3, qwen, qwen2, qwen2_vl, qwen3, qwen3_moe, qwen3_vl,
+    gpt_neox, gpt2, gptj, granite, helium, hunyuan_v1_dense, internlm2, internlm3, iquestcoder, lille_130m,
+    llama, llama4_text, mimo, minicpm, ministral3, mistral, mixtral, muse_glimmer, nanochat, nemotron, olmo,
+    olmo2, olmo3, openelm, phi, phi3, plamo, plamo3, qwen, qwen2, qwen2_vl, qwen3, qwen3_moe, qwen3_vl,
     qwen3_vl_moe, seed_oss, smollm3, spark2_5, stablelm, starcoder2, telechat3, wrappers,
 };
 use crate::error::Result;
@@ -44,6 +44,7 @@ const ARCHITECTURES: &[Architecture] = &[
     row("gemma3_text", gemma3_text::DEFAULTS, gemma3_text::spec, rename_common),
     row("glm", glm::DEFAULTS, glm::spec, rename_common),
     row("glm4", glm4::DEFAULTS, glm4::spec, rename_common),
+    row("gpt2", gpt2::DEFAULTS, gpt2::spec, gpt2::rename),
     row("gpt_bigcode", gpt_bigcode::DEFAULTS, gpt_bigcode::spec, gpt_bigcode::rename),
     row("gpt_neox", gpt_neox::DEFAULTS, gpt_neox::spec, gpt_neox::rename),
     row("gptj", gptj::DEFAULTS, gptj::spec, gptj::rename),

@@ -13,18 +13,20 @@ pub const COMPAT: &str = include_str!("../../../native/compat.hpp");
 /// Header of the functions that the library has beside mlx-c's.
 pub const OURS: &str = include_str!("../../../native/mixbit.h");
 /// Sources in `native/` by name: BLAS forwarders, matrix products, functions that stand in for MLX's, and shared headers.
-pub const NATIVE: [(&str, &str); 26] = [
+pub const NATIVE: [(&str, &str); 28] = [
     ("blas.cpp", include_str!("../../../native/blas.cpp")),
     ("sgemm.cpp", include_str!("../../../native/sgemm.cpp")),
     ("exponentials.cpp", include_str!("../../../native/exponentials.cpp")),
     ("attention.cpp", include_str!("../../../native/attention.cpp")),
     ("attention.hpp", include_str!("../../../native/attention.hpp")),
     ("cached_attention.cpp", include_str!("../../../native/cached_attention.cpp")),
+    ("interleaved.cpp", include_str!("../../../native/interleaved.cpp")),
+    ("interleaved.hpp", include_str!("../../../native/interleaved.hpp")),
+    ("interleaved.inc", include_str!("../../../native/interleaved.inc")),
     ("matrix.cpp", include_str!("../../../native/matrix.cpp")),
     ("matrix.hpp", include_str!("../../../native/matrix.hpp")),
     ("matrix_avx2.cpp", include_str!("../../../native/matrix_avx2.cpp")),
     ("matrix_avx512.cpp", include_str!("../../../native/matrix_avx512.cpp")),
-    ("matrix_integers.inc", include_str!("../../../native/matrix_integers.inc")),
     ("matrix_kernels.inc", include_str!("../../../native/matrix_kernels.inc")),
     ("matrix_plain.cpp", include_str!("../../../native/matrix_plain.cpp")),
     ("matrix_values.inc", include_str!("../../../native/matrix_values.inc")),

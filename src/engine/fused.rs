@@ -241,8 +241,9 @@ mod linux {
             .find(|&dtype| mlx_dtype(dtype) == scales.dtype() && mlx_dtype(dtype) == biases.dtype());
         let Some(scale_dtype) = scale_dtype else { return Ok(None) };
         mlx_rs::transforms::eval([codes, scales, biases])?;
+        let described = describe_packed(packed);
         // SAFETY: the arrays have their values, and live until the call returns.
-        let bytes = owned(unsafe { mlx_sys::mixbit_interleave(&raw const *&describe_packed(packed)) });
+        let bytes = owned(unsafe { mlx_sys::mixbit_interleave(&raw const described) });
         Ok(bytes.map(|bytes| Interleaved {
             bytes,
             rows: codes.dim(0) as usize,

@@ -86,7 +86,9 @@ impl Gather {
 fn changed(stored: Dtype, values: &[u8], [factor, shift]: [f32; 2]) -> Vec<u8> {
     let mut wide = vec![0.0; values.len() / stored.size()];
     widen_into(stored, values, &mut wide);
-    wide.iter_mut().for_each(|value| *value = *value * factor + shift);
+    for value in &mut wide {
+        *value = *value * factor + shift;
+    }
     let mut bytes = Vec::new();
     push_f32(&wide, Dtype::F32, &mut bytes);
     bytes

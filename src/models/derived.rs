@@ -299,12 +299,11 @@ mod tests {
         (folder, checkpoint)
     }
 
-    /// Derives `y` from a tensor of `shape`, and returns its shape, values and parts, read in pieces of `chunk` bytes.
-    fn derive(
-        dtype: Dtype,
-        shape: &[usize],
-        steps: &[Step],
-    ) -> Result<(Vec<usize>, Vec<f32>, Vec<String>), String> {
+    /// Shape, values and parts of a tensor.
+    type Found = (Vec<usize>, Vec<f32>, Vec<String>);
+
+    /// Derives `y` from a tensor of `shape`, and reads it in pieces of several sizes.
+    fn derive(dtype: Dtype, shape: &[usize], steps: &[Step]) -> Result<Found, String> {
         let (_folder, mut checkpoint) = numbers(dtype, shape);
         let entry = Derived::new("y".to_owned(), steps).entry("x", &checkpoint.entries["x"])?;
         let parts = entry.parts.clone();

@@ -55,7 +55,9 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
             &mut block.mlp.before,
             &mut block.mlp.after,
         ] {
-            norm.iter_mut().for_each(|norm| norm.less = 1.0);
+            for norm in norm.iter_mut() {
+                norm.less = 1.0;
+            }
         }
         let attention = &mut block.attention.part;
         (attention.gate, attention.qk_norm) = (Some(AttentionGate::PerValue), QkNorm::Weightless(eps));

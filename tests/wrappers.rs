@@ -23,6 +23,12 @@ fn wrapped_cases() -> Vec<PathBuf> {
     golden_cases().into_iter().filter(is_wrapped).collect()
 }
 
+/// Returns the start of the names that mlx-lm has for the decoder of a case: its Muse Glimmer keeps the decoder alone.
+fn prefix(folder: &Path) -> &'static str {
+    let config = json_file(&folder.join("config.json"));
+    if config["model_type"] == "muse_glimmer" { "" } else { PREFIX }
+}
+
 /// Returns a case of one weight file, changed by `change`.
 fn changed(name: &str, home: &Path, change: impl FnOnce(&mut RawCheckpoint, &mut Value)) -> PathBuf {
     let model = home.join(name);
@@ -57,7 +63,9 @@ fn the_decoder_is_written_as_mlx_lm_nests_it() {
             said.contains("note: dropped ") && said.contains("mlx-lm's text model does not use them"),
             "{said}"
         );
-        assert!(names(&first).iter().all(|name| name.starts_with(PREFIX)), "{folder:?}");
+        let names = names(&first);
+        let written: Vec<_> = names.iter().filter(|name| name.starts_with(PREFIX)).collect();
+        assert_eq!(written.len(), if prefix(folder).is_empty() { 0 } else { names.len() }, "{folder:?}");
         let config = json_file(&first.join("config.json"));
         for key in ["model_type", "rms_norm_eps", "tie_word_embeddings", "num_key_value_heads"] {
             assert!(config["text_config"].get(key).is_some(), "{folder:?}: text_config.{key}");
@@ -84,7 +92,10 @@ fn quantized_paths_have_the_prefix() {
         succeeded(&make("quantize", folder, &out, &["--bits", "4", "--group-size", "32"]));
         let config = json_file(&out.join("config.json"));
         let map = config["quantization"].as_object().unwrap();
-        assert!(map.keys().filter(|key| key.contains('.')).all(|key| key.starts_with(PREFIX)), "{map:?}");
+        assert!(
+            map.keys().filter(|key| key.contains('.')).all(|key| key.starts_with(prefix(folder))),
+            "{map:?}"
+        );
         let source = SourceModel::open(&out).unwrap();
         assert!(source.bitmap().keys().all(|path| !path.starts_with(PREFIX)) && !source.bitmap().is_empty());
         succeeded(&mixbit(["inspect".as_ref(), out.as_os_str()]));

@@ -142,39 +142,30 @@ class CacheUpdate : public mx::UnaryPrimitive {
   const Optional optional_;
 };
 
-// Halves as floats, for values that are finite.
+// Halves as floats, infinities and NaN too.
 struct Widen {
   INLINE void run(const uint16_t* from, float* out, long count) {
 #pragma GCC ivdep
     for (long i = 0; i < count; ++i) {
-      const uint32_t bits = from[i];
-      const float magnitude = std::bit_cast<float>((bits & 0x7fffu) << 13) * 0x1p112f;
-      out[i] = std::bit_cast<float>(std::bit_cast<uint32_t>(magnitude) | (bits & 0x8000u) << 16);
+      const uint32_t bits = from[i], rest = (bits & 0x7fffu) << 13;
+      const uint32_t finite = std::bit_cast<uint32_t>(std::bit_cast<float>(rest) * 0x1p112f);
+      const uint32_t magnitude = (bits & 0x7c00u) == 0x7c00u ? rest | 0x7f800000u : finite;
+      out[i] = std::bit_cast<float>(magnitude | (bits & 0x8000u) << 16);
     }
   }
 };
 
-// Attention to keys and values [kv heads, capacity, dims] in float16: a thread widens those of a head for all of its queries.
-void attend_to_halves(const mixbit_attention& s, const Heads& q, const uint8_t* keys, const uint8_t* values, long capacity,
-                      float* to) {
-  const long dims = s.dims, count = s.keys * dims, group = s.heads / s.kv_heads;
-  const mx::Shape shape = {1, s.kv_heads, s.keys, s.dims};
-  const mx::Strides strides = {0, 0, dims, 1};
-  const long work = 2l * s.heads * q.shape()[2] * count;
-  spread(s.kv_heads, work, worth_it, [&](long kv_head) {
-    static thread_local std::vector<float> wide[2];
-    const uint8_t* const both[] = {keys, values};
-    for (int i = 0; i < 2; ++i) {
-      wide[i].resize(std::max<size_t>(wide[i].size(), count));
-      const auto* from = reinterpret_cast<const uint16_t*>(both[i]) + kv_head * capacity * dims;
-      mixbit::run<Widen>(from, wide[i].data(), count);
-    }
-    const Heads k(wide[0].data(), shape, strides), v(wide[1].data(), shape, strides);
-    const Problem problem(s.scale, s.causal != 0, q, k, v);
-    for (long h = kv_head * group; h < (kv_head + 1) * group; ++h) {
-      for (long from = 0; from < problem.queries; from += block) attend(problem, q, k, v, 0, h, from, to);
-    }
+// Keys and values [kv heads, capacity, dims] in float16 as floats [2, kv heads, keys, dims], in memory of the calling thread.
+const float* widened(const mixbit_attention& s, const uint8_t* keys, const uint8_t* values, long capacity) {
+  static thread_local std::vector<float> wide;
+  const long count = static_cast<long>(s.keys) * s.dims;
+  wide.resize(std::max<size_t>(wide.size(), 2 * s.kv_heads * count));
+  float* const to = wide.data();
+  spread(2 * s.kv_heads, 2 * s.kv_heads * count, worth_it, [&](long task) {
+    const auto* from = reinterpret_cast<const uint16_t*>(task < s.kv_heads ? keys : values);
+    mixbit::run<Widen>(from + task % s.kv_heads * capacity * s.dims, to + task * count, count);
   });
+  return to;
 }
 
 // Lets queries attend to a cache. Inputs: the products, keys, values, and what `Optional` names. Output: [1, tokens, heads * dims].
@@ -202,9 +193,12 @@ class CachedAttention : public mx::UnaryPrimitive {
       });
       const Heads q(queries.data(), {1, s.heads, tokens, s.dims}, {0, dims, heads * dims, 1});
       const mx::Shape shape = {1, s.kv_heads, s.keys, s.dims};
-      if (halves) return attend_to_halves(s, q, (*parts)[1].values(), (*parts)[2].values(), capacity, to);
-      const Heads k((*parts)[1].floats(), shape, {0, capacity * dims, dims, 1});
-      const Heads v((*parts)[2].floats(), shape, {0, capacity * dims, dims, 1});
+      const float* keys = nullptr;
+      if (halves) keys = widened(s, (*parts)[1].values(), (*parts)[2].values(), capacity);
+      const float* const values = halves ? keys + long{s.kv_heads} * s.keys * dims : (*parts)[2].floats();
+      if (!halves) keys = (*parts)[1].floats();
+      const mx::Strides strides = {0, (halves ? s.keys : capacity) * dims, dims, 1};
+      const Heads k(keys, shape, strides), v(values, shape, strides);
       const Problem problem(s.scale, s.causal != 0, q, k, v);
       spread(heads * problem.blocks(), problem.work(), worth_it, [&](long task) {
         attend(problem, q, k, v, 0, task / problem.blocks(), task % problem.blocks() * block, to);

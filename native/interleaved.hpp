@@ -15,7 +15,7 @@ constexpr long stripe_rows = 16;
 constexpr long block = 32;
 
 // Bits of the first field of a code.
-constexpr int wide_bits(int bits) { return bits == 8 ? 8 : bits >= 4 ? 4 : 2; }
+static constexpr int wide_bits(int bits) { return bits == 8 ? 8 : bits >= 4 ? 4 : 2; }
 
 static inline long scale_size(const Matrix& matrix) { return matrix.scale == Scale::float32 ? 4 : 2; }
 static inline long stripe_bytes(const Matrix& matrix) {

@@ -7,7 +7,7 @@
 
 namespace mixbit {
 
-// Kernels by name ("plain", "avx2", "avx512"); null where there is none of that name or the processor cannot run them.
+// Kernels by name ("plain", "avx2", "avx512", "vnni"); null where there is none of that name or the processor cannot run them.
 const MatrixKernels* matrix_kernels(const char* name);
 
 // A matrix of those that x is multiplied with in one pass.

@@ -36,7 +36,7 @@ struct Stored {
 
   bool operator==(const Stored& other) const {
     const auto key = [](const Stored& s) {
-      return std::tie(s.mode, s.form.rows, s.form.columns, s.form.bits, s.form.group, s.form.code, s.form.interleaved, s.weight,
+      return std::tie(s.mode, s.form.rows, s.form.columns, s.form.bits, s.form.group, s.form.code, s.form.scale, s.form.interleaved, s.weight,
                       s.scales, s.biases, s.bias);
     };
     return key(*this) == key(other);

@@ -82,7 +82,7 @@ fn a_session_saves_work_and_changes_nothing() {
         let first = answer(&mut session, &tokens);
         assert_eq!(first.reused, 0);
         let half = tokens.len() / 2;
-        let continued = [&tokens[..], &first.tokens[..3], &tokens[..5]].concat();
+        let continued = [&tokens[..], &first.tokens[..3], &[first.tokens[3] ^ 1], &tokens[..4]].concat();
         let parted = [&continued[..half], &[tokens[half] ^ 1, 3, 1]].concat();
         for (prompt, common) in [
             (&continued, tokens.len() + 3),

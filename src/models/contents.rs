@@ -12,7 +12,8 @@ use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::{AFFINE_BITS, AFFINE_GROUP_SIZES, Mode, Quant};
 
 /// The last part of an embedding's path, or of a table of positions, in all architectures.
-const EMBEDDINGS: [&str; 5] = ["embed_tokens", "wte", "wpe", "embed_in", "token_embeddings"];
+const EMBEDDINGS: [&str; 7] =
+    ["embed_tokens", "tok_embeddings", "embedding", "wte", "wpe", "embed_in", "token_embeddings"];
 
 /// One tensor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -52,6 +52,9 @@ pub fn length_note(settings: &CacheSettings, spec: &DecoderSpec, tokens: usize) 
     if let Some(positions) = spec.embed.positions.as_ref().filter(|positions| tokens > positions.count) {
         return Some(format!("{reach}, the model has {} learned positions: then it fails", positions.count));
     }
+    if let Some(size) = size.filter(|&size| tokens > size && !spec.can_turn_keys()) {
+        return Some(format!("{reach}, the context is {size}: then it fails"));
+    }
     if let Some(size) = size.filter(|&size| tokens > size) {
         return Some(format!("{reach}, the context is {size}: then the middle is forgotten"));
     }

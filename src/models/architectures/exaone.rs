@@ -13,6 +13,7 @@ pub const DEFAULTS: &[KeyDefault] = &[
     KeyDefault::boolean("tie_word_embeddings", true),
     KeyDefault::boolean("attention_bias", false),
     KeyDefault::boolean("mlp_bias", false),
+    KeyDefault::boolean("rope_traditional", false),
 ];
 
 /// Keys that the class calls otherwise.
@@ -38,5 +39,6 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     config.only("activation_function", &"silu".into())?;
     let mut spec = DecoderSpec::with_rope(config, Rope::from_config(config)?)?;
     spec.set_names(&NAMES);
+    spec.ropes[0].traditional = config.required("rope_traditional", ModelConfig::boolean)?;
     Ok(spec)
 }

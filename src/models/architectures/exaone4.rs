@@ -58,15 +58,15 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
 /// every so manieth.
 fn pattern(config: &ModelConfig) -> Result<impl Fn(usize) -> bool + use<>> {
     const KEY: &str = "sliding_window_pattern";
-    let letters = match config.get(KEY) {
+    let (letters, distance) = match config.get(KEY) {
         Some(Value::String(letters)) if !letters.is_empty() && letters.chars().all(|c| "LG".contains(c)) => {
-            letters.bytes().map(|letter| letter == b'L').collect()
+            (letters.clone().into_bytes(), letters.len())
         }
         Some(Value::String(_)) => return Err(config.error(KEY, "expected a number, or the letters L and G")),
-        _ => {
-            let distance = config.size(KEY)?.unwrap_or(1);
-            (1..=distance).map(|block| block < distance).collect::<Vec<bool>>()
-        }
+        _ => (Vec::new(), config.size(KEY)?.unwrap_or(1)),
     };
-    Ok(move |block: usize| letters[block % letters.len()])
+    Ok(move |block: usize| {
+        let place = block % distance;
+        letters.get(place).map_or(place + 1 < distance, |&letter| letter == b'L')
+    })
 }

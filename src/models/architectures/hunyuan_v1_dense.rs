@@ -25,7 +25,7 @@ pub const DEFAULTS: &[KeyDefault] = &[
 
 const NAMES: ModuleNames = ModuleNames { q_norm: "query_layernorm", k_norm: "key_layernorm", ..LLAMA_NAMES };
 
-/// Describes the decoder. `alpha` stretches the base once and for all, whatever the scaling calls itself.
+/// Describes the decoder. In a scaling of the kind `dynamic`, `alpha` stretches the base once and for all.
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
     config.only_silu()?;
@@ -33,6 +33,11 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     let (written, notes) = (rope.written(config), rope.notes(config));
     let alpha = config.positive(&format!("{}.alpha", Rope::group(config)?))?;
     if let (Some(alpha), RopeScaling::Dynamic { .. }) = (alpha, &rope.scaling) {
+        if rope.dims <= 2 {
+            return Err(
+                config.error("head_dim", format!("{}: alpha needs more than 2 dimensions", rope.dims))
+            );
+        }
         let dims = rope.dims as f64;
         rope = Rope::plain(rope.dims, rope.theta * alpha.powf(dims / (dims - 2.0)));
     }

@@ -14,6 +14,7 @@ pub const DEFAULTS: &[KeyDefault] = &[
     KeyDefault::number("rope_theta", 10_000.0),
     KeyDefault::boolean("tie_word_embeddings", false),
     KeyDefault::boolean("bias", true),
+    KeyDefault::boolean("rope_traditional", false),
 ];
 
 const NAMES: ModuleNames = ModuleNames {
@@ -36,6 +37,7 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     let config = &config.with_defaults(DEFAULTS);
     let mut spec = DecoderSpec::from_config(config)?;
     spec.set_names(&NAMES);
+    spec.ropes[0].traditional = config.required("rope_traditional", ModelConfig::boolean)?;
     let bias = config.required("bias", ModelConfig::boolean)?;
     spec.set_biases(Biases::of_parts(bias, false));
     spec.attentions_mut().for_each(|attention| attention.projections = Projections::FusedByHead);

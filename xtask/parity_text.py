@@ -32,6 +32,8 @@ import parity_classes  # noqa: E402
 from checkpoints import weight_shapes  # noqa: E402
 
 ROWS, HIDDEN = 1024, 32
+# What stock transformers cannot read.
+UNREADABLE = {"exaone-untied": "transformers fails on rope_scaling of a type that it has no class of"}
 TEXTS = [
     "Hello world",
     " ",
@@ -349,6 +351,9 @@ def main():
             cases.append((name, home / name, FEW_TEXTS + fills, CHATS[2:]))
         cases += [(folder.name, folder, TEXTS, CHATS) for folder in committed + arguments.models]
         for case in cases:
+            if case[0] in UNREADABLE:
+                print(f"{case[0]:46} not compared ({UNREADABLE[case[0]]})", flush=True)
+                continue
             line, agree, of = compare(mixbit, *case)
             print(line, flush=True)
             total, well = total + of, well + agree

@@ -19,6 +19,8 @@ use crate::{Options, measure, table};
 
 const PROMPT_TOKENS: u32 = 512;
 const NEW_TOKENS: u32 = 64;
+/// Tokens of the prompt where generation alone is of interest.
+const FEW_TOKENS: u32 = 16;
 /// Formats of mixbit and of llama.cpp whose figures are compared.
 const PAIRS: [[&str; 2]; 5] =
     [["float16", "F16"], ["4:32", "Q4_0"], ["4:32", "Q4_1"], ["4.5 bpw", "Q4_0"], ["8:32", "Q8_0"]];
@@ -30,6 +32,8 @@ struct Row {
     prompt: Vec<f64>,
     /// Generated tokens per second, of each run.
     generation: Vec<f64>,
+    /// The same where the prompt lies before them; mixbit's only.
+    after_prompt: Vec<f64>,
     /// Peak memory in bytes, of each run.
     peak: Vec<f64>,
 }
@@ -69,18 +73,37 @@ pub fn run(options: Options) -> Result<Report> {
     Ok(bench.report())
 }
 
-/// Returns the command that reads a prompt and generates; mixbit computes with all threads by itself.
-fn mixbit_command(programs: &Programs, model: &Path, work: &Work) -> Result<Command> {
+/// Returns the command that reads a prompt of so many tokens and generates; mixbit computes with all threads by itself.
+fn mixbit_command(programs: &Programs, model: &Path, prompt_tokens: u32, new_tokens: u32) -> Result<Command> {
     let mut command = programs.command(Who::Mixbit)?;
     command.args(["run", "--ignore-eos", "--verbose", "--model"]).arg(model);
-    command.args(["--prompt-tokens", &prompt_ids(work.prompt_tokens)]);
-    command.args(["--max-tokens", &work.new_tokens.to_string()]);
+    command.args(["--prompt-tokens", &prompt_ids(prompt_tokens)]);
+    command.args(["--max-tokens", &new_tokens.to_string()]);
     Ok(command)
 }
 
 impl Row {
     fn new(model: Model) -> Self {
-        Self { model, prompt: Vec::new(), generation: Vec::new(), peak: Vec::new() }
+        Self { model, prompt: Vec::new(), generation: Vec::new(), after_prompt: Vec::new(), peak: Vec::new() }
+    }
+
+    /// Runs mixbit with the prompt and without one.
+    fn run_mixbit(&mut self, programs: &Programs, work: &Work, log: &Path) -> Result<()> {
+        let rates = |prompt_tokens| -> Result<([f64; 2], f64)> {
+            let command = mixbit_command(programs, &self.model.path, prompt_tokens, work.new_tokens)?;
+            let peak = measure::child(&command, log)?.peak;
+            let output = fs::read_to_string(log)?;
+            let rate =
+                |what: &str, tokens| figure(&output, &format!("{what}: {tokens} tokens, "), " tokens/s");
+            Ok(([rate("prompt", prompt_tokens)?, rate("generation", work.new_tokens)?], peak))
+        };
+        let ([prompt, after_prompt], peak) = rates(work.prompt_tokens)?;
+        let ([_, generation], _) = rates(FEW_TOKENS)?;
+        self.peak.push(peak);
+        self.prompt.push(prompt);
+        self.after_prompt.push(after_prompt);
+        self.generation.push(generation);
+        Ok(())
     }
 
     fn megabytes(&self) -> Vec<f64> {
@@ -101,6 +124,7 @@ impl Row {
             "file_bytes": self.model.bytes,
             "prompt_tokens_per_second": self.prompt,
             "generation_tokens_per_second": self.generation,
+            "generation_after_prompt_tokens_per_second": self.after_prompt,
             "peak_bytes": self.peak
         })
     }
@@ -110,23 +134,17 @@ impl Bench {
     /// Runs every model once.
     fn turn(&mut self, programs: &Programs, llama: Option<&LlamaPrograms>) -> Result<()> {
         let log = workspace::root().join("bench-data/run.log");
-        for row in &mut self.rows {
-            let command = match (row.model.program, llama) {
-                (Program::LlamaCpp, Some(llama)) => llama_bench::command(llama, &row.model.path, &self.work),
-                _ => mixbit_command(programs, &row.model.path, &self.work)?,
-            };
-            row.peak.push(measure::child(&command, &log)?.peak);
-            let output = fs::read_to_string(&log)?;
-            if let (Program::LlamaCpp, Some(peer)) = (row.model.program, &mut self.peer) {
-                let figures = llama_bench::figures(&output, &self.work)?;
+        let Self { rows, work, peer, .. } = self;
+        for row in rows {
+            if let (Program::LlamaCpp, Some(llama), Some(peer)) = (row.model.program, llama, &mut *peer) {
+                let command = llama_bench::command(llama, &row.model.path, work);
+                row.peak.push(measure::child(&command, &log)?.peak);
+                let figures = llama_bench::figures(&fs::read_to_string(&log)?, work)?;
                 row.prompt.push(figures.prompt);
                 row.generation.push(figures.generation);
                 peer.cpu = figures.cpu;
             } else {
-                let rate =
-                    |work: &str, tokens| figure(&output, &format!("{work}: {tokens} tokens, "), " tokens/s");
-                row.prompt.push(rate("prompt", self.work.prompt_tokens)?);
-                row.generation.push(rate("generation", self.work.new_tokens)?);
+                row.run_mixbit(programs, work, &log)?;
             }
         }
         Ok(())
@@ -152,7 +170,15 @@ impl Bench {
 
     /// Returns the table of what was measured, floors beside the rates.
     fn lines(&self) -> Rows {
-        let header = ["prompt, tokens/s", "floor", "generation, tokens/s", "floor", "peak MB", "file MB"];
+        let header = [
+            "prompt, tokens/s",
+            "floor",
+            "generation, tokens/s",
+            "floor",
+            "after the prompt",
+            "peak MB",
+            "file MB",
+        ];
         let mut lines = vec![[row(&["program and format"]), row(&header)].concat()];
         for row in &self.rows {
             let bytes = row.model.bytes as f64;
@@ -162,6 +188,7 @@ impl Bench {
                 format!("{:.0}", self.floor.flops / (2.0 * smollm2::LINEAR)),
                 table::spread(&row.generation, 1),
                 format!("{:.0}", self.floor.bandwidth / bytes),
+                if row.after_prompt.is_empty() { String::new() } else { table::spread(&row.after_prompt, 1) },
                 table::spread(&row.megabytes(), 0),
                 format!("{:.1}", bytes / 1e6),
             ]);
@@ -181,7 +208,8 @@ impl Bench {
             Some(peer) => format!(
                 "llama.cpp is that of llama-cpp-python {}, built with {}, on: {}. All its tensors have one type \
                  (`--pure`). llama-bench runs once before it measures, and generates without the prompt before it; \
-                 mixbit's first run counts, and it generates after the prompt. Its keys and values are float16.",
+                 mixbit's first run counts, and it generates after {FEW_TOKENS} tokens, or after the prompt. llama.cpp's keys \
+                 and values are float16.",
                 peer.version,
                 CMAKE_FLAGS.join(" "),
                 peer.cpu
@@ -228,7 +256,13 @@ mod tests {
 
     fn measured(program: Program, format: &'static str, prompt: f64, generation: f64, bytes: u64) -> Row {
         let model = Model { program, format, path: format.into(), bytes };
-        Row { model, prompt: vec![prompt], generation: vec![generation], peak: vec![2e6] }
+        Row {
+            model,
+            prompt: vec![prompt],
+            generation: vec![generation],
+            after_prompt: Vec::new(),
+            peak: vec![2e6],
+        }
     }
 
     fn bench(rows: Vec<Row>, peer: Option<Peer>) -> Bench {
@@ -246,7 +280,7 @@ mod tests {
         let peer = Peer { version: "1.2.3".to_owned(), cpu: "a processor".to_owned() };
         let report = bench(rows, Some(peer)).report();
         assert_eq!(report.ratios[1..], [["4:32 / Q4_0", "3.00", "0.50", "1.00", "0.50"]]);
-        assert_eq!(report.rows[1], ["mixbit 4:32", "30.0", "4", "20.0", "1000", "2", "1.0"]);
+        assert_eq!(report.rows[1], ["mixbit 4:32", "30.0", "4", "20.0", "1000", "", "2", "1.0"]);
         let text = report.text();
         assert!(["1.2.3", "a processor", "GGML_NATIVE=ON"].iter().all(|fact| text.contains(fact)), "{text}");
     }

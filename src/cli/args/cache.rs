@@ -58,15 +58,15 @@ impl Cache {
     /// Returns the flags that are set, for messages.
     pub fn flags(&self) -> Vec<&'static str> {
         [
-            ("--context-size", self.context_size),
-            ("--num-sink-tokens", self.num_sink_tokens),
-            ("--eviction-batch-percent", self.eviction_batch_percent),
-            ("--kv-bits", self.kv_bits),
-            ("--kv-dtype", self.kv_dtype.map(|_| 0)),
-            ("--prefill-step-size", self.prefill_step_size),
+            ("--context-size", self.context_size.is_some()),
+            ("--num-sink-tokens", self.num_sink_tokens.is_some()),
+            ("--eviction-batch-percent", self.eviction_batch_percent.is_some()),
+            ("--kv-bits", self.kv_bits.is_some()),
+            ("--kv-dtype", self.kv_dtype.is_some()),
+            ("--prefill-step-size", self.prefill_step_size.is_some()),
         ]
         .into_iter()
-        .filter_map(|(flag, value)| value.map(|_| flag))
+        .filter_map(|(flag, is_set)| is_set.then_some(flag))
         .collect()
     }
 }

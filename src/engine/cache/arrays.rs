@@ -90,9 +90,9 @@ impl KvBuffer {
         Ok(self.assemble(visible_parts))
     }
 
-    /// True if positions are stored as codes.
-    pub(crate) fn is_quantized(&self) -> bool {
-        matches!(self.storage, KvStorage::Quantized(_))
+    /// True if positions are stored in a dtype that attention as one node reads.
+    pub(crate) fn is_known_to_nodes(&self) -> bool {
+        matches!(self.storage, KvStorage::AsComputed | KvStorage::Float(Dtype::F32 | Dtype::F16))
     }
 
     /// Takes the float array out, with room for new positions of shape `sizes` from position `at` on.

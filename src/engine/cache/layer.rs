@@ -119,7 +119,7 @@ impl KvCache {
     /// Returns where `count` new positions would be written and what their queries would attend to, if the cache holds
     /// floats and stores new positions after the old ones, or one of them in place of the oldest.
     pub(crate) fn slot(&self, count: usize) -> Option<Slot> {
-        if self.keys.is_quantized() {
+        if !self.keys.is_known_to_nodes() {
             return None;
         }
         match self.span {

@@ -137,10 +137,11 @@ impl Caches {
         if self.held >= context.size {
             if !spec.can_turn_keys() {
                 let size = context.size;
-                let message =
-                    format!("the context of {size} tokens is full, and this model's keys cannot be turned");
+                let message = format!(
+                    "the context of {size} tokens is full, and this model cannot forget a part of it"
+                );
                 return Err(
-                    Error::input(message).hint("this model cannot forget a part of a text: shorten it")
+                    Error::input(message).hint(format!("shorten the text to {size} tokens with its answer"))
                 );
             }
             let dropped = context.batch;

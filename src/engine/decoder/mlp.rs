@@ -7,7 +7,7 @@ use super::load::Loader;
 use crate::engine::activations::{gelu, gelu_tanh, relu2, silu, xielu};
 use crate::engine::array::{gated, slice};
 use crate::engine::fused::{Finish, products};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::models::spec::{Activation, DecoderSpec, MlpSpec, Projections, Role, Tap};
 use crate::numerics::dtype::Dtype;
 
@@ -100,7 +100,7 @@ impl Mlp {
             (Some(gate), Some(up)) => (gate, up),
             (None, Some(up)) => return self.activated(&up.forward(x)?),
             (Some(both), None) => return self.inner_of_both(&both.forward(x)?),
-            (None, None) => return Ok(x.clone()),
+            (None, None) => return Err(Error::engine("an MLP without gate and up")),
         };
         if context.nodes == Nodes::Fused
             && self.activation == Activation::Silu

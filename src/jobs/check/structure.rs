@@ -85,7 +85,8 @@ fn mlp(folder: &Folder) -> Option<Finding> {
             _ => "no gated MLP that is known",
         };
         return Some(
-            Finding::problem("mlp", format!("{variant}: {listed}")).hint("mixbit runs one gated MLP a block"),
+            Finding::problem("mlp", format!("{variant}: {listed}"))
+                .hint("mixbit runs one MLP per block, with the names that config.json's model_type has"),
         );
     }
     let module = *modules.first()?;
@@ -98,7 +99,7 @@ fn mlp(folder: &Folder) -> Option<Finding> {
     let claims = mlp_claims(folder.decoder_config.as_ref());
     let claimed: Vec<String> = claims.iter().map(|(key, size)| format!("{key} {size}")).collect();
     let claimed = if claimed.is_empty() { "nothing".to_owned() } else { claimed.join(", ") };
-    let message = format!("one gated MLP a block ({listed}), {width} wide; config.json says {claimed}");
+    let message = format!("one gated MLP per block ({listed}), {width} wide; config.json says {claimed}");
     Some(match widths.len() {
         0 | 1 if claims.iter().all(|(_, size)| widths.contains(size)) => Finding::ok("mlp", message),
         0 | 1 => Finding::note("mlp", message),
@@ -115,7 +116,7 @@ fn other_mlps(spec: &DecoderSpec) -> Finding {
         let path = |role: &Role| mlp.projection(*role).path;
         let names = layers.map(|role| path(role).rsplit('.').next().unwrap_or_default().to_owned());
         let kind = if mlp.gated { "gated MLP" } else { "MLP without gate" };
-        format!("one {kind} a block ({}), {widths} wide", names.collect::<Vec<_>>().join(", "))
+        format!("one {kind} per block ({}), {widths} wide", names.collect::<Vec<_>>().join(", "))
     };
     Finding::ok("mlp", spec.mlps().next().map_or_else(String::new, of))
 }
@@ -203,29 +204,31 @@ fn qk_norm(folder: &Folder, spec: &DecoderSpec) -> Finding {
     };
     let with = spec.attentions().filter(has_all).count();
     let strange = |attention: &AttentionSpec| {
-        ["q_norm", "k_norm"].iter().any(|name| is_stored(&format!("{}.{name}.weight", attention.path)))
+        let names = ["q_norm", "k_norm", "query_layernorm", "key_layernorm"];
+        names.iter().any(|name| is_stored(&format!("{}.{name}.weight", attention.path)))
     };
     let any = spec.attentions().any(strange);
     let subject = "q/k norm";
     let norm = spec.attentions().map(|attention| &attention.qk_norm).find(|norm| **norm != QkNorm::None);
     match norm {
         _ if folder.checkpoint.is_none() => Finding::note(subject, "cannot be looked for without weights"),
-        Some(QkNorm::Weighted(_) | QkNorm::EachHead(_) | QkNorm::AllHeads(_))
-            if with == spec.blocks.len() =>
-        {
-            Finding::ok(subject, "q_norm and k_norm with weights in every block, before RoPE")
+        Some(
+            norm @ (QkNorm::Weighted(_) | QkNorm::EachHead(_) | QkNorm::AllHeads(_) | QkNorm::Rotated(_)),
+        ) => {
+            let place = if matches!(norm, QkNorm::Rotated(_)) { "after" } else { "before" };
+            if with == spec.blocks.len() {
+                let message = format!("norms of q and k with weights in every block, {place} RoPE");
+                Finding::ok(subject, message)
+            } else {
+                let blocks = count(spec.blocks.len(), "block");
+                Finding::problem(subject, format!("norms of q and k are in {with} of {blocks} only"))
+            }
         }
-        Some(QkNorm::Weighted(_) | QkNorm::EachHead(_) | QkNorm::AllHeads(_)) => Finding::problem(
-            subject,
-            format!("q_norm and k_norm are in {with} of {} only", count(spec.blocks.len(), "block")),
-        ),
         _ if any => Finding::problem(
             subject,
             "the weights have q_norm or k_norm, this architecture has no place for them",
         ),
-        Some(QkNorm::Weightless(_)) => {
-            Finding::ok(subject, "without weights (use_qk_norm), in blocks with RoPE")
-        }
+        Some(QkNorm::Weightless(_)) => Finding::ok(subject, "without weights"),
         _ => Finding::ok(subject, "none"),
     }
 }

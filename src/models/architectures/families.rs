@@ -256,7 +256,7 @@ const PUBLISHED: &[Published] = &[
         model_type: "hunyuan_v1_dense",
         family: "Hunyuan",
         models: "Hunyuan 0.5B to 7B, dense",
-        note: "`alpha` stretches the rotation's base. Keys cannot be turned, so a text ends with the context",
+        note: "`alpha` stretches the rotation's base. It cannot forget a part of a text, which ends with the context",
     },
     Published {
         model_type: "lille-130m",

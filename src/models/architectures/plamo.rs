@@ -25,8 +25,9 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     let (heads, sharing) =
         (config.require_size("num_attention_heads")?, config.require_size("n_shared_head")?);
     let keys = heads.div_ceil(sharing);
-    if !heads.is_multiple_of(keys) || keys * sharing < heads {
-        let message = format!("{sharing} does not divide num_attention_heads {heads}");
+    if !heads.is_multiple_of(keys) {
+        let message =
+            format!("{sharing} makes {keys} key heads, which do not divide num_attention_heads {heads}");
         return Err(config.error("n_shared_head", message));
     }
     let config = &config.with_value("num_key_value_heads", keys.into());

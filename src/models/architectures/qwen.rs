@@ -54,6 +54,12 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     let config = &config;
     let mut spec = DecoderSpec::with_rope(config, Rope::from_config(config)?)?;
     spec.set_names(&NAMES);
+    for key in ["use_dynamic_ntk", "use_logn_attn"] {
+        if config.boolean(key)?.unwrap_or(false) {
+            spec.notes
+                .push(format!("{key}, which works past the trained context, is not applied, as in mlx-lm"));
+        }
+    }
     let bias = !config.required("no_bias", ModelConfig::boolean)?;
     spec.set_biases(Biases { qkv: true, o: bias, gate_up: bias, down: bias, head: bias });
     spec.attentions_mut().for_each(|attention| attention.projections = Projections::Fused);

@@ -32,8 +32,12 @@ import parity_classes  # noqa: E402
 from checkpoints import weight_shapes  # noqa: E402
 
 ROWS, HIDDEN = 1024, 32
-# What stock transformers cannot read.
-UNREADABLE = {"exaone-untied": "transformers fails on rope_scaling of a type that it has no class of"}
+# What stock mlx-lm cannot open here.
+UNREADABLE = {
+    "exaone-untied": "transformers fails on rope_scaling of a type that it has no class of",
+    "olmo-tied": "mlx-lm's olmo needs the package ai2-olmo",
+    "olmo-untied": "mlx-lm's olmo needs the package ai2-olmo",
+}
 TEXTS = [
     "Hello world",
     " ",

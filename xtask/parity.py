@@ -27,10 +27,12 @@ LENGTH = 24
 # What conversion cannot change: mlx-lm has no window, chunk or temperature for these.
 SEMANTIC = {
     "gemma2-caps": "mlx-lm ignores the sliding window",
+    "glm-half": "mlx-lm rotates the whole head",
     "gpt-bigcode-every-head": "mlx-lm reads the rows of heads in another order",
     "gpt-bigcode-tanh": "mlx-lm computes GELU exactly",
     "gpt-neox-exact-gelu": "mlx-lm computes GELU by its approximation",
     "llama4-text-nope-mixed": "mlx-lm's llama4_text has neither chunks nor temperature tuning",
+    "ministral3-window-tied": "mlx-lm ignores the sliding window",
     "mistral-sliding-window": "mlx-lm ignores the sliding window",
     "mixtral-tied-sliding-window": "mlx-lm ignores the sliding window",
     "nanochat-grouped": "mlx-lm has another epsilon",

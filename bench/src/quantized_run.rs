@@ -32,7 +32,7 @@ struct Row {
     prompt: Vec<f64>,
     /// Generated tokens per second, of each run.
     generation: Vec<f64>,
-    /// The same where the prompt lies before them; mixbit's only.
+    /// Tokens per second, of each run, that mixbit generates after the prompt; empty for llama.cpp.
     after_prompt: Vec<f64>,
     /// Peak memory in bytes, of each run.
     peak: Vec<f64>,

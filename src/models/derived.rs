@@ -38,9 +38,9 @@ pub enum Step {
         /// The first of them.
         first: usize,
     },
-    /// The same values in another shape.
+    /// The values in row-major order get this shape.
     Reshaped(Vec<usize>),
-    /// The same values without sizes of 1.
+    /// Axes of size 1 are left out of the shape.
     Squeezed,
     /// Values are multiplied by this.
     Times(f32),

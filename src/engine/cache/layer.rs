@@ -175,7 +175,7 @@ impl KvCache {
         self.seen -= count;
     }
 
-    /// Removes `dropped` positions after the first `sinks`, which `forward` the layer's rotation `forward` turns by all positions removed so far.
+    /// Removes `dropped` positions after the first `sinks`, which the layer's rotation in `forward` turns by all positions removed so far.
     /// Windows evict by themselves; chunks drop what lies before the current chunk.
     pub(crate) fn evict(&mut self, sinks: usize, dropped: usize, forward: &[Rotation]) -> Result<()> {
         match self.span {

@@ -61,8 +61,8 @@ class AttentionVjp : public mx::Primitive {
     float *weights = scratch(p, 0), *scores = scratch(p, 1);
     const long group = p.heads / p.kv_heads;
     for (long h = kv_head * group; h < (kv_head + 1) * group; ++h) {
-      for (long from = 0; from < p.queries; from += block) {
-        const long until = std::min(p.queries, from + block), rows = until - from, count = p.seen(until - 1);
+      for (long from = 0; from < p.queries; from += query_block) {
+        const long until = std::min(p.queries, from + query_block), rows = until - from, count = p.seen(until - 1);
         const float *query = q.at(b, h) + from * q.step(), *dout = gradient.at(b, h) + from * gradient.step();
         p.weights(q.at(b, h), q.step(), keys, k.step(), from, until, weights);
         scipy_cblas_sgemm(RowMajor, Trans, NoTrans, count, p.value_dims, rows, 1.0f, weights, count, dout, gradient.step(),
@@ -93,10 +93,7 @@ class Attention : public mx::UnaryPrimitive {
     float* to = allocate_tokens_first(out);
     mx::cpu::get_command_encoder(stream()).dispatch([=] {
       for (Heads& heads : *in) heads.settle();
-      spread(problem.batch * problem.heads * problem.blocks(), problem.work(), worth_it, [&](long task) {
-        const long row = task / problem.blocks();
-        attend(problem, (*in)[0], (*in)[1], (*in)[2], row / problem.heads, row % problem.heads, task % problem.blocks() * block, to);
-      });
+      attend_all(problem, (*in)[0], (*in)[1], (*in)[2], to);
     });
   }
 

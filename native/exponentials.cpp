@@ -17,6 +17,7 @@
 #include "mixbit.h"
 #include "mlx/ops.h"
 #include "mlx/primitives.h"
+#include "activations.hpp"
 #include "nodes.hpp"
 
 namespace mx = mlx::core;
@@ -119,7 +120,7 @@ class Gated : public mx::UnaryPrimitive {
     mx::cpu::get_command_encoder(stream()).dispatch([=] {
       const float *gate = parts->front().floats(), *up = parts->back().floats();
       mixbit::split(size, size, worth_it, [&](long from, long until) {
-        each_row<Swiglu>(gate + from, up + from, to + from, 1, until - from);
+        each_row<GatedBy<Silu>>(gate + from, up + from, to + from, 1, until - from);
       });
     });
   }

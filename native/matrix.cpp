@@ -245,13 +245,13 @@ void multiply(const MatrixKernels& kernels, const Pass& pass, const float* x, lo
     const auto [part, from, to] = tasks[index];
     const long width = to - from, first = offsets[part] + from;
     products(part, from, to, out + first, rows);
+    float* second = nullptr;
     if (pass.gated) {
-      float* second = scratch(1, count * width);
+      second = scratch(1, count * width);
       products(1, from, to, second, width);
-      for (long m = 0; m < count; ++m) {
-        float* row = out + m * rows + first;
-        each_row<Swiglu>(row, second + m * width, row, 1, width);
-      }
+    }
+    if (pass.activation != Activation::none) {
+      for (long m = 0; m < count; ++m) activate(pass.activation, out + m * rows + first, second ? second + m * width : nullptr, width);
     }
     if (pass.addend) add(out + first, nullptr, pass.addend + first, count, width, rows);
   });

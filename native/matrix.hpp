@@ -57,6 +57,12 @@ struct MatrixKernels {
   void (*dense)(const float* a, long rows, long columns, const float* x, long count, float* out, long step);
   // Sums of x [columns] by group.
   void (*group_sums)(const float* x, long columns, int group, float* sums);
+  // Rows are [count, dims] of float32, or of float16 with `halves`; dims are whole numbers of `column_step`.
+  // out[h * step + row] = the product of a row with q [heads, dims].
+  void (*row_products)(const float* q, long heads, const uint8_t* rows, bool halves, long count, long dims, float* out, long step);
+  // out[h * out_step ..] = the sum of weights[h * step + row] times each row.
+  void (*row_sums)(const float* weights, long step, long heads, const uint8_t* rows, bool halves, long count, long dims, float* out,
+                   long out_step);
   // What follows is for interleaved matrices (interleaved.hpp); null where the processor multiplies floats as fast.
   // Takes x [columns] apart into integers for codes of `bits` bits. False where these are not as exact as float32.
   bool (*split)(const float* x, long columns, int bits, XBlock* out);

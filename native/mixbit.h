@@ -28,10 +28,25 @@ void* mixbit_interleave(const struct mixbit_linear* stored);
 /** The rows at `indices`, which are uint32 and have their values, of an interleaved matrix: new float32 values [.., columns]. */
 void* mixbit_interleaved_rows(const struct mixbit_linear* matrix, const void* indices);
 /** The outputs of some linear layers for float32 activations x [.., columns], in float32, one beside the other: [.., rows of
- * all]. With `gated`, of two: silu(first) * second. Of one: plus `addend`, unless that is NULL. x, addend and stream are what
- * mlx_arrays and an mlx_stream point to. NULL where the shapes or types are others. */
-void* mixbit_products(const void* x, const struct mixbit_linear* linears, int count, int gated, const void* addend,
-                      const void* stream);
+ * all]. Of one: plus `addend`, unless that is NULL. x, addend and stream are what mlx_arrays and an mlx_stream point to. NULL
+ * where the shapes or types are others. */
+void* mixbit_products(const void* x, const struct mixbit_linear* linears, int count, const void* addend, const void* stream);
+/** An RMS norm: its weight [columns], which an mlx_array points to, or NULL. */
+struct mixbit_norm {
+  const void* weight;
+  float eps;
+};
+/** An MLP's layers: gate and up, or one of both, or up alone; and down. `activation` is a number of activations.hpp's. With
+ * `gated`, what gate gives goes through it and is multiplied by what up gives. */
+struct mixbit_mlp_layers {
+  const struct mixbit_linear* first;
+  int count, activation, gated;
+  struct mixbit_linear down;
+};
+/** The output of an MLP for float32 x [.., columns], behind `norm` and plus `addend`, unless these are NULL. x, addend and stream
+ * are what mlx_arrays and an mlx_stream point to. NULL where the shapes or types are others. */
+void* mixbit_mlp(const void* x, const struct mixbit_norm* norm, const struct mixbit_mlp_layers* layers, const void* addend,
+                 const void* stream);
 /** Attention behind a cache. `norms`: heads of queries and keys are RMS-normed; `rotates`: and rotated as RoPE says, by angles
  * from position `rope_offset` on, and what is rotated multiplied by `rope_factor`. New keys and values are written from position `at` of the
  * cache on; queries then see its first `keys` positions, with `causal` each only those up to its own, which is the last ones'. */
@@ -45,19 +60,28 @@ struct mixbit_attention {
   float scale;
   int at, keys, causal;
 };
-/** What mlx_arrays point to: float32 products [1, tokens, (heads + 2 kv_heads) * dims] of queries, keys and values; the cache's
- * keys and values [1, kv_heads, capacity, dims] in float32 or float16; weights [dims] of the norms and frequencies [rope_dims / 2], or NULL. */
-struct mixbit_attention_arrays {
-  const void* products;
+/** What attention reads. `norm` or NULL is a norm of x; `inputs` are the layers whose outputs, one beside the other, are
+ * queries, keys and values [1, tokens, (heads + 2 kv_heads) * dims]; `output` or NULL is the layer that reads the heads' outputs.
+ * The rest is what mlx_arrays point to: float32 x [1, tokens, columns]; the cache's keys and values [1, kv_heads, capacity, dims]
+ * in float32 or float16; weights [dims] of the heads' norms, frequencies [rope_dims / 2] and what is added to the output
+ * layer's, or NULL. */
+struct mixbit_attention_parts {
+  const void* x;
+  const struct mixbit_norm* norm;
+  const struct mixbit_linear* inputs;
+  int count;
+  const struct mixbit_linear* output;
+  const void* addend;
   const void* keys;
   const void* values;
   const void* query_norm;
   const void* key_norm;
   const void* frequencies;
 };
-/** Gives three new arrays to `results`: the heads' outputs [1, tokens, heads * dims], and the cache's keys and values with the
- * new ones, in the same memory if nobody else holds the old arrays. Returns 1, or 0 where the shapes or types are others. */
-int mixbit_attend(const struct mixbit_attention* settings, const struct mixbit_attention_arrays* arrays, const void* stream,
+/** Gives three new arrays to `results`: the output layer's outputs, or the heads' [1, tokens, heads * dims], and the cache's keys
+ * and values with the new ones. Returns 1, or 0 where the shapes or types are others. The caller drops its keys and values after
+ * 1: the new ones are in the same memory if they have their values and nobody else holds them at the call. */
+int mixbit_attend(const struct mixbit_attention* settings, const struct mixbit_attention_parts* parts, const void* stream,
                   void** results);
 /** silu(gate) * up of float32 arrays of one shape as one node. The three are what mlx_arrays and an mlx_stream point to. NULL
  * where the shapes or types are others. */

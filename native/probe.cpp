@@ -48,6 +48,6 @@ extern "C" int mixbit_product_by(const char* kernels, const struct mixbit_matrix
     stored.codes = start;
     stored.interleaved = true;
   }
-  mixbit::multiply(*chosen, {{{stored, nullptr}}, nullptr, false}, x, count, out);
+  mixbit::multiply(*chosen, {{{stored, nullptr}}, nullptr}, x, count, out);
   return 1;
 }

@@ -3,6 +3,7 @@
 
 #include <vector>
 
+#include "activations.hpp"
 #include "matrix.hpp"
 
 namespace mixbit {
@@ -20,8 +21,9 @@ struct Part {
 struct Pass {
   std::vector<Part> parts;
   const float* addend;  // [count, rows of all parts], added to the products; or null
-  // Of two parts with as many rows: silu(products with the first) * products with the second.
-  bool gated;
+  Activation activation = Activation::none;  // of the products
+  // Of two parts with as many rows: activation(products with the first) * products with the second.
+  bool gated = false;
 
   long columns() const { return parts[0].matrix.columns; }
   // Values that a row of x gives.

@@ -88,14 +88,6 @@ INLINE float sigmoid(float x) {
   return x < 0.0f ? less : 1.0f - less;
 }
 
-// silu(a) * b.
-struct Swiglu {
-  INLINE void row(const float* a, const float* b, float* out, long count) {
-#pragma GCC ivdep
-    for (long i = 0; i < count; ++i) out[i] = a[i] * sigmoid(a[i]) * b[i];
-  }
-};
-
 // 1 / sqrt(mean(x^2) + eps).
 INLINE float inverse_rms(const float* x, long count, float eps) {
   return 1.0f / std::sqrt(reduce(count, 0.0f, plus, [&](long i) { return x[i] * x[i]; }) / count + eps);

@@ -1,5 +1,5 @@
 //! Several operations as one node of MLX's graph, where our own library has them: linear layers of one input with what is
-//! added to them, and attention behind a cache.
+//! added to them, MLPs, and attention behind a cache.
 //!
 //! A generated token costs as much in making and scheduling nodes as in arithmetic. The results are those of the single
 //! nodes, to the bit. There are no gradients.
@@ -10,6 +10,7 @@ use crate::engine::array::{Packed, mlx_dtype};
 use crate::engine::decoder::linear::Weight;
 use crate::engine::positions::Rotation;
 use crate::error::{Error, Result};
+use crate::models::spec::Activation;
 use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::Quant;
 
@@ -18,8 +19,6 @@ use crate::numerics::quant::Quant;
 pub(crate) enum Finish<'a> {
     /// They stand side by side: [.., rows of all].
     Concatenated,
-    /// Of two: silu(first) * second.
-    Gated,
     /// Of one: an array of its shape is added.
     Plus(&'a Array),
 }
@@ -31,7 +30,7 @@ pub(crate) struct CachedAttention<'a> {
     pub(crate) kv_heads: usize,
     pub(crate) head_dim: usize,
     /// Norm of queries and keys per head.
-    pub(crate) norm: Option<HeadNorm<'a>>,
+    pub(crate) head_norm: Option<HeadNorm<'a>>,
     /// Rotation of queries and keys.
     pub(crate) rotation: Option<&'a Rotation>,
     /// Factor on the products of queries and keys.
@@ -52,6 +51,43 @@ pub(crate) struct HeadNorm<'a> {
     pub(crate) eps: f32,
 }
 
+/// RMS norm of what a part reads.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RmsNorm<'a> {
+    /// Factors [columns] on the normalized values.
+    pub(crate) weight: &'a Array,
+    pub(crate) eps: f32,
+}
+
+/// What a part reads and what is added to its output: the residual stream, twice, in most blocks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Around<'a> {
+    /// Input [batch, tokens, hidden].
+    pub(crate) x: &'a Array,
+    /// Norm of the input that the part computes.
+    pub(crate) norm: Option<RmsNorm<'a>>,
+    /// Array that is added to the part's output.
+    pub(crate) addend: Option<&'a Array>,
+}
+
+/// Layers of an MLP.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MlpLayers<'a> {
+    /// Gate and up, one of both with gate's rows first, or up alone.
+    pub(crate) first: &'a [Layer<'a>],
+    pub(crate) activation: Activation,
+    /// True if the activation of gate's values is multiplied by up's.
+    pub(crate) gated: bool,
+    pub(crate) down: Layer<'a>,
+}
+
+/// Layers of attention: those of queries, keys and values, one beside the other, and the one that reads the heads' outputs.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct AttentionLayers<'a> {
+    pub(crate) inputs: &'a [Layer<'a>],
+    pub(crate) output: Option<Layer<'a>>,
+}
+
 /// Matrix [rows, columns] and bias [rows] of a linear layer.
 pub(crate) type Layer<'a> = (&'a Weight, Option<&'a Array>);
 
@@ -63,6 +99,17 @@ pub(crate) fn products(x: &Array, layers: &[Layer<'_>], finish: Finish<'_>) -> O
     #[cfg(not(target_os = "linux"))]
     {
         let _ = (x, layers, finish);
+        None
+    }
+}
+
+/// Computes an MLP for float32 activations; `None` where the library has no such node.
+pub(crate) fn mlp(around: &Around<'_>, layers: &MlpLayers<'_>) -> Option<Array> {
+    #[cfg(target_os = "linux")]
+    return linux::mlp(around, layers);
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (around, layers);
         None
     }
 }
@@ -114,21 +161,21 @@ pub(crate) fn can_attend(head_dim: usize) -> bool {
     cfg!(target_os = "linux") && head_dim <= 512
 }
 
-/// Computes attention of the products [1, tokens, (heads + 2 kv heads) * head_dim] of queries, keys and values, all float32,
-/// and returns the heads' outputs [1, tokens, heads * head_dim] and the caches [1, kv heads, capacity, head_dim] with the new
-/// keys and values, in place when nobody else holds them.
+/// Computes attention for float32 activations [1, tokens, hidden] and returns the output layer's outputs, or without one the
+/// heads' [1, tokens, heads * head_dim], and the caches [1, kv heads, capacity, head_dim] with the new keys and values, in place
+/// once nobody else holds them. `None` where the library has no such node.
 pub(crate) fn attend(
     attention: &CachedAttention<'_>,
-    products: &Array,
-    keys: &Array,
-    values: &Array,
-) -> Result<[Array; 3]> {
+    around: &Around<'_>,
+    layers: &AttentionLayers<'_>,
+    [keys, values]: [&Array; 2],
+) -> Option<[Array; 3]> {
     #[cfg(target_os = "linux")]
-    return linux::attend(attention, products, keys, values);
+    return linux::attend(attention, around, layers, [keys, values]);
     #[cfg(not(target_os = "linux"))]
     {
-        let _ = (attention, products, keys, values);
-        Err(Error::engine("attention as one node is there on Linux only"))
+        let _ = (attention, around, layers, keys, values);
+        None
     }
 }
 
@@ -138,11 +185,13 @@ mod linux {
     use std::ffi::{CStr, c_void};
     use std::ptr::null;
 
-    use super::{CachedAttention, Finish, Interleaved, Layer};
+    use super::{
+        Activation, Around, AttentionLayers, CachedAttention, Finish, Interleaved, Layer, MlpLayers, RmsNorm,
+    };
     use crate::engine::array::{Packed, mlx_dtype};
     use crate::engine::decoder::linear::Weight;
     use crate::engine::positions::Rotation;
-    use crate::error::{Error, Result};
+    use crate::error::Result;
     use crate::numerics::dtype::Dtype;
     use crate::numerics::quant::Mode;
 
@@ -259,22 +308,60 @@ mod linux {
         owned(unsafe { mlx_sys::mixbit_interleaved_rows(&raw const described, handle(indices)) })
     }
 
+    fn describe_all(layers: &[Layer<'_>]) -> Option<Vec<mlx_sys::mixbit_linear>> {
+        layers.iter().map(|&layer| describe(layer)).collect()
+    }
+
+    fn describe_norm(norm: &RmsNorm<'_>) -> mlx_sys::mixbit_norm {
+        mlx_sys::mixbit_norm { weight: handle(norm.weight), eps: norm.eps }
+    }
+
+    fn pointer<T>(value: Option<&T>) -> *const T {
+        value.map_or(null(), std::ptr::from_ref)
+    }
+
     pub(super) fn products(x: &Array, layers: &[Layer<'_>], finish: Finish<'_>) -> Option<Array> {
-        let described = layers.iter().map(|&layer| describe(layer)).collect::<Option<Vec<_>>>()?;
-        let (gated, addend) = match finish {
-            Finish::Concatenated => (0, null()),
-            Finish::Gated => (1, null()),
-            Finish::Plus(addend) => (0, handle(addend)),
+        let described = describe_all(layers)?;
+        let addend = match finish {
+            Finish::Concatenated => null(),
+            Finish::Plus(addend) => handle(addend),
         };
-        let stream = Stream::thread_local_or_default();
+        let (count, stream) = (described.len() as i32, Stream::thread_local_or_default());
         // SAFETY: the handles are alive, and `described` has as many layers as its length says.
         owned(unsafe {
-            mlx_sys::mixbit_products(
-                handle(x),
-                described.as_ptr(),
-                described.len() as i32,
-                gated,
-                addend,
+            mlx_sys::mixbit_products(handle(x), described.as_ptr(), count, addend, stream.as_ptr().ctx)
+        })
+    }
+
+    /// Returns the library's number of an activation; `None` where it has none.
+    fn activation_number(activation: Activation) -> Option<i32> {
+        match activation {
+            Activation::Silu => Some(1),
+            Activation::Gelu => Some(2),
+            Activation::GeluTanh => Some(3),
+            Activation::Relu2 => Some(4),
+            Activation::Xielu => None,
+        }
+    }
+
+    pub(super) fn mlp(around: &Around<'_>, layers: &MlpLayers<'_>) -> Option<Array> {
+        let first = describe_all(layers.first)?;
+        let described = mlx_sys::mixbit_mlp_layers {
+            first: first.as_ptr(),
+            count: first.len() as i32,
+            activation: activation_number(layers.activation)?,
+            gated: layers.gated.into(),
+            down: describe(layers.down)?,
+        };
+        let norm = around.norm.as_ref().map(describe_norm);
+        let stream = Stream::thread_local_or_default();
+        // SAFETY: the handles are alive, and `first` has as many layers as its length says.
+        owned(unsafe {
+            mlx_sys::mixbit_mlp(
+                handle(around.x),
+                pointer(norm.as_ref()),
+                &raw const described,
+                optional(around.addend),
                 stream.as_ptr().ctx,
             )
         })
@@ -282,13 +369,48 @@ mod linux {
 
     pub(super) fn attend(
         attention: &CachedAttention<'_>,
-        products: &Array,
-        keys: &Array,
-        values: &Array,
-    ) -> Result<[Array; 3]> {
+        around: &Around<'_>,
+        layers: &AttentionLayers<'_>,
+        [keys, values]: [&Array; 2],
+    ) -> Option<[Array; 3]> {
+        let inputs = describe_all(layers.inputs)?;
+        let output = layers.output.map(|layer| describe(layer).ok_or(())).transpose().ok()?;
+        let norm = around.norm.as_ref().map(describe_norm);
+        let settings = settings_of(attention);
+        let head_norm = attention.head_norm;
+        let frequencies = attention.rotation.and_then(|rotation| rotation.angles().frequencies);
+        let parts = mlx_sys::mixbit_attention_parts {
+            x: handle(around.x),
+            norm: pointer(norm.as_ref()),
+            inputs: inputs.as_ptr(),
+            count: inputs.len() as i32,
+            output: pointer(output.as_ref()),
+            addend: optional(around.addend),
+            keys: handle(keys),
+            values: handle(values),
+            query_norm: optional(head_norm.and_then(|norm| norm.query)),
+            key_norm: optional(head_norm.and_then(|norm| norm.key)),
+            frequencies: optional(frequencies),
+        };
+        let stream = Stream::thread_local_or_default();
+        let mut results = [std::ptr::null_mut(); 3];
+        // SAFETY: the handles are alive, and there is room for three results.
+        unsafe {
+            mlx_sys::mixbit_attend(
+                &raw const settings,
+                &raw const parts,
+                stream.as_ptr().ctx,
+                results.as_mut_ptr(),
+            )
+        };
+        let [Some(out), Some(keys), Some(values)] = results.map(owned) else { return None };
+        Some([out, keys, values])
+    }
+
+    fn settings_of(attention: &CachedAttention<'_>) -> mlx_sys::mixbit_attention {
         let angles = attention.rotation.map(Rotation::angles);
-        let norm = attention.norm;
-        let settings = mlx_sys::mixbit_attention {
+        let norm = attention.head_norm;
+        mlx_sys::mixbit_attention {
             heads: attention.heads as i32,
             kv_heads: attention.kv_heads as i32,
             dims: attention.head_dim as i32,
@@ -305,29 +427,6 @@ mod linux {
             at: attention.at as i32,
             keys: attention.visible as i32,
             causal: attention.causal.into(),
-        };
-        let arrays = mlx_sys::mixbit_attention_arrays {
-            products: handle(products),
-            keys: handle(keys),
-            values: handle(values),
-            query_norm: optional(norm.and_then(|norm| norm.query)),
-            key_norm: optional(norm.and_then(|norm| norm.key)),
-            frequencies: optional(angles.and_then(|angles| angles.frequencies)),
-        };
-        let stream = Stream::thread_local_or_default();
-        let mut results = [std::ptr::null_mut(); 3];
-        // SAFETY: the handles are alive, and there is room for three results.
-        let status = unsafe {
-            mlx_sys::mixbit_attend(
-                &raw const settings,
-                &raw const arrays,
-                stream.as_ptr().ctx,
-                results.as_mut_ptr(),
-            )
-        };
-        let [Some(out), Some(keys), Some(values)] = results.map(owned) else {
-            return Err(Error::engine(format!("attention as one node refused its arrays (status {status})")));
-        };
-        Ok([out, keys, values])
+        }
     }
 }

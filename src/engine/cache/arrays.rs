@@ -3,6 +3,7 @@
 
 use mlx_rs::Array;
 use mlx_rs::ops::{concatenate, quantize, zeros_dtype};
+use mlx_rs::transforms::eval;
 
 use super::sequence::KvStorage;
 use crate::engine::array::{Packed, mlx_dtype, slice, slice_update};
@@ -95,16 +96,27 @@ impl KvBuffer {
         matches!(self.storage, KvStorage::AsComputed | KvStorage::Float(Dtype::F32 | Dtype::F16))
     }
 
-    /// Takes the float array out, with room for new positions of shape `sizes` from position `at` on.
-    pub(crate) fn take_with_room(&mut self, sizes: &[i32], at: usize, most: usize) -> Result<Array> {
+    /// Makes room for new positions of shape `sizes` from position `at` on, in a buffer of floats. Evaluates a larger one.
+    pub(crate) fn make_room(&mut self, sizes: &[i32], at: usize, most: usize) -> Result<()> {
         let dtype = match self.storage {
             KvStorage::Float(dtype) => mlx_dtype(dtype),
             KvStorage::AsComputed | KvStorage::Quantized(_) => mlx_rs::Dtype::Float32,
         };
-        with_room(self.parts.pop(), sizes, dtype, at, most)
+        let capacity = self.capacity();
+        let stored = with_room(self.parts.pop(), sizes, dtype, at, most)?;
+        self.put(stored);
+        if self.capacity() > capacity {
+            eval(&self.parts)?;
+        }
+        Ok(())
     }
 
-    /// Puts a float array in, whose old one was taken.
+    /// Returns the array of a buffer of floats.
+    pub(crate) fn float_array(&self) -> Option<&Array> {
+        self.parts.first()
+    }
+
+    /// Replaces the array of a buffer of floats.
     pub(crate) fn put(&mut self, array: Array) {
         self.parts = vec![array];
     }

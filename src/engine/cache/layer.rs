@@ -134,16 +134,20 @@ impl KvCache {
     }
 
     /// Lets `write` write new positions [batch, heads, positions, dim] of shape `sizes` to `slot` of the stored keys and
-    /// values, which it returns after what it computed of them. They are its own: it may write in place.
+    /// values, which it returns after what it computed of them. Nobody else holds them then: they are written in place.
+    /// Nothing is changed where it computes nothing.
     pub(crate) fn rewrite_with(
         &mut self,
         slot: Slot,
         sizes: &[i32],
-        write: impl FnOnce(Array, Array) -> Result<[Array; 3]>,
-    ) -> Result<Array> {
-        let room = |buffer: &mut KvBuffer, most| buffer.take_with_room(sizes, slot.at, most);
-        let (keys, values) = (room(&mut self.keys, self.most)?, room(&mut self.values, self.most)?);
-        let [out, keys, values] = write(keys, values)?;
+        write: impl FnOnce([&Array; 2]) -> Option<[Array; 3]>,
+    ) -> Result<Option<Array>> {
+        self.keys.make_room(sizes, slot.at, self.most)?;
+        self.values.make_room(sizes, slot.at, self.most)?;
+        let (Some(keys), Some(values)) = (self.keys.float_array(), self.values.float_array()) else {
+            return Ok(None);
+        };
+        let Some([out, keys, values]) = write([keys, values]) else { return Ok(None) };
         self.keys.put(keys);
         self.values.put(values);
         self.seen += slot.count;
@@ -151,7 +155,7 @@ impl KvCache {
             AttentionSpan::Sliding(window) => self.oldest = (slot.at + 1) % window,
             AttentionSpan::Full | AttentionSpan::Chunked(_) => self.filled = slot.visible,
         }
-        Ok(out)
+        Ok(Some(out))
     }
 
     fn is_full_ring(&self, window: usize) -> bool {

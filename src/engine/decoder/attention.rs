@@ -15,7 +15,7 @@ use super::positions::{Mask, Positions};
 use crate::engine::array::{Packed, capped, factor, slice};
 use crate::engine::cache::arrays::CachedArray;
 use crate::engine::cache::layer::{KvCache, Slot};
-use crate::engine::fused::{self, CachedAttention, Finish, HeadNorm, Layer};
+use crate::engine::fused::{self, Around, AttentionLayers, CachedAttention, HeadNorm, Layer};
 use crate::error::Result;
 use crate::models::spec::{AttentionGate, AttentionSpec, Projections, QkNorm, Role};
 use crate::numerics::dtype::Dtype;
@@ -93,10 +93,11 @@ impl Attention {
         positions: &mut Positions,
         mut cache: Option<&mut KvCache>,
     ) -> Result<Array> {
-        if let Some(cache) = cache.as_deref_mut()
-            && let Some(out) = self.attended_at_once(context, x, positions, cache)?
-        {
-            return Ok(out);
+        if let Some(cache) = cache.as_deref_mut() {
+            let around = Around { x, norm: None, addend: None };
+            if let Some(out) = self.attended_at_once(context, &around, None, positions, cache)? {
+                return Ok(out);
+            }
         }
         let AttentionSpec { scale, span, cap, .. } = *self.spec;
         let scores = Scores { scale, cap };
@@ -111,50 +112,74 @@ impl Attention {
         concatenate_heads(&out)
     }
 
-    /// Computes the same with nodes for all projections and for the rest. `None` where the layer, its weights or its cache
-    /// are of other kinds than those nodes know.
+    /// Computes the output, behind a norm and plus an addend, as one node. `None` where the layer, its weights or its cache
+    /// are of other kinds than that node knows.
+    pub(crate) fn at_once(
+        &self,
+        context: Context<'_>,
+        around: &Around<'_>,
+        positions: &mut Positions,
+        cache: &mut KvCache,
+    ) -> Result<Option<Array>> {
+        if self.gate.is_some() {
+            return Ok(None);
+        }
+        self.attended_at_once(context, around, Some(self.o.layer()), positions, cache)
+    }
+
+    /// Computes what `output`, or without one the heads, give as one node; `None` where there is none.
     fn attended_at_once(
         &self,
         context: Context<'_>,
-        x: &Array,
+        around: &Around<'_>,
+        output: Option<Layer<'_>>,
         positions: &mut Positions,
         cache: &mut KvCache,
     ) -> Result<Option<Array>> {
         let AttentionSpec { heads, kv_heads, head_dim, scale, .. } = *self.spec;
-        let tempered = self.spec.tempered && positions.temperatures.is_some();
-        let plain = self.spec.cap.is_none() && self.spec.clip.is_none() && !self.spec.interleaved_heads;
-        let in_rows = self.spec.projections != Projections::FusedByHead;
-        let is_known = plain && in_rows && !tempered && fused::can_attend(head_dim);
-        if context.nodes == Nodes::Single || context.dtype != Dtype::F32 || !is_known {
+        if context.nodes == Nodes::Single || context.dtype != Dtype::F32 || !self.is_known_to_nodes(positions)
+        {
             return Ok(None);
         }
-        let norm = match (&self.spec.qk_norm, &self.norms[..]) {
-            (QkNorm::None, _) => None,
-            (QkNorm::Weightless(eps), _) => Some(HeadNorm { query: None, key: None, eps: *eps }),
-            (QkNorm::Weighted(_), [query, key]) => {
-                let (Some((query, eps)), Some((key, _))) = (query.rms_parts(), key.rms_parts()) else {
-                    return Ok(None);
-                };
-                Some(HeadNorm { query: Some(query), key: Some(key), eps })
-            }
-            _ => return Ok(None),
-        };
-        let tokens = x.dim(1);
+        let Some(head_norm) = self.head_norm() else { return Ok(None) };
+        let tokens = around.x.dim(1);
         let Some(slot) = cache.slot(tokens as usize) else { return Ok(None) };
         let causal = match positions.mask(cache.span(), slot.visible) {
             Mask::None => false,
             Mask::Causal => true,
             Mask::Array(_) => return Ok(None),
         };
-        let layers: Vec<Layer<'_>> = self.inputs.iter().map(Linear::layer).collect();
-        let Some(projected) = fused::products(x, &layers, Finish::Concatenated) else { return Ok(None) };
+        let inputs: Vec<Layer<'_>> = self.inputs.iter().map(Linear::layer).collect();
+        let layers = AttentionLayers { inputs: &inputs, output };
         let rotation = self.spec.rope.map(|rope| &positions.rotations[rope]);
         let Slot { at, visible, .. } = slot;
         let attention =
-            CachedAttention { heads, kv_heads, head_dim, norm, rotation, scale, at, visible, causal };
+            CachedAttention { heads, kv_heads, head_dim, head_norm, rotation, scale, at, visible, causal };
         let sizes = [1, kv_heads as i32, tokens, head_dim as i32];
-        let write = |keys, values| fused::attend(&attention, &projected, &keys, &values);
-        Ok(Some(cache.rewrite_with(slot, &sizes, write)?))
+        cache.rewrite_with(slot, &sizes, |stored| fused::attend(&attention, around, &layers, stored))
+    }
+
+    /// True if attention as one node computes what the spec says.
+    fn is_known_to_nodes(&self, positions: &Positions) -> bool {
+        let AttentionSpec { cap, clip, interleaved_heads, tempered, projections, head_dim, .. } = *self.spec;
+        let is_plain = cap.is_none() && clip.is_none() && !interleaved_heads;
+        let is_tempered = tempered && positions.temperatures.is_some();
+        is_plain && !is_tempered && projections != Projections::FusedByHead && fused::can_attend(head_dim)
+    }
+
+    /// Returns the norm of queries and keys as a node knows it, which may be none; `None` where no node does.
+    #[allow(clippy::option_option)]
+    fn head_norm(&self) -> Option<Option<HeadNorm<'_>>> {
+        match (&self.spec.qk_norm, &self.norms[..]) {
+            (QkNorm::None, _) => Some(None),
+            (QkNorm::Weightless(eps), _) => Some(Some(HeadNorm { query: None, key: None, eps: *eps })),
+            (QkNorm::Weighted(_), [query, key]) => {
+                let (query, key) = (query.rms()?, key.rms()?);
+                let norm = HeadNorm { query: Some(query.weight), key: Some(key.weight), eps: query.eps };
+                (query.eps == key.eps).then_some(Some(norm))
+            }
+            _ => None,
+        }
     }
 
     /// Returns queries, keys and values [batch, tokens, ..].

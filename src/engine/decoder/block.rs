@@ -6,11 +6,12 @@ use super::attention::Attention;
 use super::experts::{Choice, Router};
 use super::linear::Linear;
 use super::load::Loader;
-use super::mlp::{Context, Input, Mlp};
+use super::mlp::{Context, Input, Mlp, Nodes};
 use super::norm::Norm;
 use super::positions::Positions;
 use crate::engine::array::factor;
 use crate::engine::cache::layer::KvCache;
+use crate::engine::fused::Around;
 use crate::error::Result;
 use crate::models::spec::{BlockSpec, Branch as BranchSpec, Tap};
 
@@ -155,11 +156,55 @@ impl Block {
         context: Context<'_>,
         x: &Array,
         positions: &mut Positions,
-        cache: Option<&mut KvCache>,
+        mut cache: Option<&mut KvCache>,
     ) -> Result<Array> {
+        if context.nodes == Nodes::Fused
+            && let Some(cache) = cache.as_deref_mut()
+            && let Some(output) = self.forward_at_once(context, x, positions, cache)?
+        {
+            return Ok(output);
+        }
         let attended = self.attend(context, x, positions, cache, &mut |_, _| {})?;
         let choice = self.choose(&attended)?;
         self.finish(context, &attended, choice.as_ref(), &mut |_, _| {})
+    }
+
+    /// Computes the same with a node for attention and, without experts, one for the MLP. `None` where attention has none.
+    fn forward_at_once(
+        &self,
+        context: Context<'_>,
+        x: &Array,
+        positions: &mut Positions,
+        cache: &mut KvCache,
+    ) -> Result<Option<Array>> {
+        let attend = |around: &Around<'_>| self.attention.part.at_once(context, around, positions, cache);
+        let addend = self.attention.addend(x);
+        let Some(output) = around(x, self.attention.before.as_ref(), addend, attend)? else {
+            return Ok(None);
+        };
+        let stream = self.attention.add(x, output)?;
+        let (input, before) = match (self.parallel, &self.mlp.before) {
+            (false, before) => (&stream, before),
+            (true, None) => (x, &self.attention.before),
+            (true, before) => (x, before),
+        };
+        if self.router.is_none() {
+            let addend = self.mlp.addend(&stream);
+            let output = around(input, before.as_ref(), addend, |around| Ok(self.mlp.part.at_once(around)))?;
+            if let Some(output) = output {
+                return self.mlp.add(&stream, output).map(Some);
+            }
+        }
+        let normed = before.as_ref().map_or_else(|| Ok(input.clone()), |norm| norm.forward(input))?;
+        let attended = self.routed(stream, normed)?;
+        let choice = self.choose(&attended)?;
+        self.finish(context, &attended, choice.as_ref(), &mut |_, _| {}).map(Some)
+    }
+
+    /// Returns the inputs of the MLP with what its router says.
+    fn routed(&self, stream: Array, normed: Array) -> Result<Attended> {
+        let probabilities = self.router.as_ref().map(|router| router.probabilities(&normed)).transpose()?;
+        Ok(Attended { stream, normed, probabilities })
     }
 
     /// Computes the block's output for a whole sequence x, with its experts already chosen.
@@ -192,8 +237,7 @@ impl Block {
             (true, Some(norm)) => norm.forward(x)?,
             (true, None) => normed,
         };
-        let probabilities = self.router.as_ref().map(|router| router.probabilities(&normed));
-        Ok(Attended { probabilities: probabilities.transpose()?, stream, normed })
+        self.routed(stream, normed)
     }
 
     /// Chooses the experts of the tokens; `None` where the MLP has none. Evaluates.
@@ -228,5 +272,18 @@ impl Block {
             self.mlp.part.forward_plus(context, normed, addend, &mut unseen)?
         };
         self.mlp.add(stream, output)
+    }
+}
+
+/// Calls `part` with x and a norm that it computes itself; a norm that no node knows is computed before.
+fn around(
+    x: &Array,
+    norm: Option<&Norm>,
+    addend: Option<&Array>,
+    part: impl FnOnce(&Around<'_>) -> Result<Option<Array>>,
+) -> Result<Option<Array>> {
+    match norm {
+        Some(norm) if norm.rms().is_none() => part(&Around { x: &norm.forward(x)?, norm: None, addend }),
+        norm => part(&Around { x, norm: norm.and_then(Norm::rms), addend }),
     }
 }

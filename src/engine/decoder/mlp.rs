@@ -6,7 +6,7 @@ use super::linear::Linear;
 use super::load::Loader;
 use crate::engine::activations::{gelu, gelu_tanh, relu2, silu, xielu};
 use crate::engine::array::{gated, slice};
-use crate::engine::fused::{Finish, products};
+use crate::engine::fused::{self, Around, Layer, MlpLayers};
 use crate::error::{Error, Result};
 use crate::models::spec::{Activation, DecoderSpec, MlpSpec, Projections, Role, Tap};
 use crate::numerics::dtype::Dtype;
@@ -89,25 +89,31 @@ impl Mlp {
         if let Some(first) = self.gate.first().or(self.up.first()) {
             observe(first.tap.into(), x);
         }
-        let inner = self.inner_of(context, x)?;
+        let inner = self.inner_of(x)?;
         observe(self.down[0].tap.into(), &inner);
         self.down[0].forward_plus(context, &inner, addend)
     }
 
+    /// Computes the output of an MLP without experts as one node; `None` where its layers or its activation are of other
+    /// kinds than that node knows.
+    pub(crate) fn at_once(&self, around: &Around<'_>) -> Option<Array> {
+        if self.projections == Projections::UpFirst {
+            return None;
+        }
+        let first: Vec<Layer<'_>> =
+            self.gate.first().into_iter().chain(self.up.first()).map(Linear::layer).collect();
+        let (activation, gated) = (self.activation, !self.gate.is_empty());
+        fused::mlp(around, &MlpLayers { first: &first, activation, gated, down: self.down[0].layer() })
+    }
+
     /// Computes the input of down.
-    fn inner_of(&self, context: Context<'_>, x: &Array) -> Result<Array> {
+    fn inner_of(&self, x: &Array) -> Result<Array> {
         let (gate, up) = match (self.gate.first(), self.up.first()) {
             (Some(gate), Some(up)) => (gate, up),
             (None, Some(up)) => return self.activated(&up.forward(x)?),
             (Some(both), None) => return self.inner_of_both(&both.forward(x)?),
             (None, None) => return Err(Error::engine("an MLP without gate and up")),
         };
-        if context.nodes == Nodes::Fused
-            && self.activation == Activation::Silu
-            && let Some(gated) = products(x, &[gate.layer(), up.layer()], Finish::Gated)
-        {
-            return Ok(gated);
-        }
         self.inner(&gate.forward(x)?, &up.forward(x)?)
     }
 

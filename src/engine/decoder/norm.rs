@@ -6,6 +6,7 @@ use mlx_rs::ops::stack;
 
 use super::load::Loader;
 use crate::engine::array::factor;
+use crate::engine::fused::RmsNorm;
 use crate::error::Result;
 use crate::models::spec::{NormKind, NormParameter, NormSpec};
 
@@ -48,10 +49,10 @@ impl Norm {
         Ok(())
     }
 
-    /// Returns the factors on the normalized values, and epsilon, of an RMS norm that has them.
-    pub(crate) fn rms_parts(&self) -> Option<(&Array, f32)> {
+    /// Returns an RMS norm with one weight as nodes know it; `None` for others.
+    pub(crate) fn rms(&self) -> Option<RmsNorm<'_>> {
         let weight = self.weight.as_ref().filter(|weight| weight.ndim() == 1)?;
-        (!self.kind.is_layer_norm()).then_some((weight, self.eps))
+        (!self.kind.is_layer_norm()).then_some(RmsNorm { weight, eps: self.eps })
     }
 
     /// Normalizes x [.., size]; [.., heads, size] where heads have weights of their own.

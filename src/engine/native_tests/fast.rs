@@ -89,6 +89,27 @@ fn attention_is_its_formula() {
     }
 }
 
+/// Heads in groups of all sizes that kernels tell apart, and keys in one part or several.
+#[test]
+fn attention_of_one_token_is_its_formula() {
+    Engine::start().unwrap();
+    for (heads, kv_heads, keys, dims) in [
+        (1, 1, 1, 16),
+        (3, 1, 255, 16),
+        (8, 2, 256, 64),
+        (6, 3, 257, 80),
+        (15, 3, 700, 128),
+        (14, 2, 1030, 48),
+    ] {
+        let [q, k, v] = [(1, heads, 1), (2, kv_heads, keys), (3, kv_heads, keys)]
+            .map(|(seed, heads, tokens)| values(seed, &[1, heads, tokens, dims]));
+        let found = |x: &[Array]| {
+            fast::scaled_dot_product_attention(&x[0], &x[1], &x[2], 1.3, Some(SdpaMask::Causal), None)
+        };
+        assert_same(&[q, k, v], found, |x| attention(x, 1.3, true));
+    }
+}
+
 #[test]
 fn attention_reads_any_strides() {
     Engine::start().unwrap();

@@ -3,17 +3,19 @@
 #![allow(clippy::unwrap_used)]
 
 use mlx_rs::Array;
+use mlx_rs::fast::rms_norm;
 use mlx_rs::ops::concatenate;
 use std::path::Path;
 
+use crate::engine::activations::{gelu, gelu_tanh, relu2, silu};
 use crate::engine::array::{Packed, from_vec, gated, to_vec};
 use crate::engine::cache::sequence::{CacheSettings, KvStorage};
 use crate::engine::decoder::linear::{Linear, Weight};
 use crate::engine::decoder::model::Model;
-use crate::engine::fused::{Finish, products};
+use crate::engine::fused::{Around, Finish, Layer, MlpLayers, RmsNorm, mlp, products};
 use crate::engine::runtime::Engine;
 use crate::models::source::SourceModel;
-use crate::models::spec::Tap;
+use crate::models::spec::{Activation, Tap};
 use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::Quant;
 
@@ -42,27 +44,81 @@ fn assert_same_bits(fused: Option<Array>, single: &Array, what: &str) {
     assert!(bits(&fused) == bits(single), "{what}");
 }
 
+fn assert_near(computed: &Array, expected: &Array, what: &str) {
+    let (computed, expected) = (to_vec(computed).unwrap(), to_vec(expected).unwrap());
+    let largest = expected.iter().fold(0.0_f32, |most, x| most.max(x.abs()));
+    let error = computed.iter().zip(&expected).fold(0.0_f32, |most, (x, y)| most.max((x - y).abs()));
+    assert!(error <= 3e-6 * largest, "{what}: {error} beside {largest}");
+}
+
 #[test]
 fn layers_as_one_node_give_the_same_bits() {
     Engine::start().unwrap();
     let linear = |weight, bias| Linear { path: "layer".into(), tap: Tap::MLP, weight, bias };
-    let first = linear(quantized(96, Quant::affine(4, 32), 1), Some(values(&[96], 5)));
+    let first = linear(quantized(128, Quant::affine(4, 32), 1), Some(values(&[128], 5)));
     let second = linear(quantized(40, Quant::affine(3, 64), 2), None);
     let third = linear(halves(17, 3), Some(values(&[17], 6)));
-    let fourth = linear(quantized(96, Quant::affine(8, 128), 4), Some(values(&[96], 7)));
+    let fourth = linear(quantized(128, Quant::affine(8, 128), 4), Some(values(&[128], 7)));
+    let down = linear(quantized(128, Quant::affine(4, 32), 12), None);
     for tokens in [1, 3, 20] {
         let x = values(&[1, tokens, 128], 8);
         let single = [&first, &second, &third].map(|linear| linear.forward(&x).unwrap());
         let layers = [first.layer(), second.layer(), third.layer()];
         let fused = products(&x, &layers, Finish::Concatenated);
         assert_same_bits(fused, &concatenate(&single, -1).unwrap(), &format!("{tokens} tokens side by side"));
-        let single = gated(&first.forward(&x).unwrap(), &fourth.forward(&x).unwrap()).unwrap();
-        let fused = products(&x, &[first.layer(), fourth.layer()], Finish::Gated);
-        assert_same_bits(fused, &single, &format!("{tokens} tokens gated"));
-        let addend = values(&[1, tokens, 96], 9);
+        let weight = values(&[128], 10);
+        let norm = RmsNorm { weight: &weight, eps: 1e-5 };
+        let residual = values(&[1, tokens, 128], 11);
+        let normed = rms_norm(&x, Some(&weight), 1e-5).unwrap();
+        let inner = gated(&first.forward(&normed).unwrap(), &fourth.forward(&normed).unwrap()).unwrap();
+        let single = residual.add(down.forward(&inner).unwrap()).unwrap();
+        let around = Around { x: &x, norm: Some(norm), addend: Some(&residual) };
+        let gate_up = [first.layer(), fourth.layer()];
+        let layers =
+            MlpLayers { first: &gate_up, activation: Activation::Silu, gated: true, down: down.layer() };
+        assert_same_bits(mlp(&around, &layers), &single, &format!("{tokens} tokens through an MLP"));
+        let addend = values(&[1, tokens, 128], 9);
         let single = addend.add(first.forward(&x).unwrap()).unwrap();
         let fused = products(&x, &[first.layer()], Finish::Plus(&addend));
         assert_same_bits(fused, &single, &format!("{tokens} tokens plus"));
+    }
+}
+
+/// With and without a gate, and with gate and up in one matrix, in both orders in memory.
+#[test]
+fn mlps_of_every_activation_are_their_formula() {
+    Engine::start().unwrap();
+    let stored = |rows, bits, seed| quantized(rows, Quant::affine(bits, 32), seed);
+    let x = values(&[1, 3, 128], 1);
+    for interleave in [false, true] {
+        let ordered = |weight: Weight| if interleave { weight.interleaved().unwrap() } else { weight };
+        let (gate, up) = (ordered(stored(128, 4, 2)), ordered(stored(128, 6, 3)));
+        let (both, down) = (ordered(stored(256, 5, 4)), ordered(stored(128, 3, 5)));
+        for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu2] {
+            let of = |x: &Array| match activation {
+                Activation::Gelu => gelu(x).unwrap(),
+                Activation::GeluTanh => gelu_tanh(x).unwrap(),
+                Activation::Relu2 => relu2(x).unwrap(),
+                _ => silu(x).unwrap(),
+            };
+            let times = |x: &Array, weight: &Weight| weight.matmul_transposed(x).unwrap();
+            let halves = times(&x, &both).split_equal(2, -1).unwrap();
+            let cases: [(&[Layer<'_>], bool, Array); 3] = [
+                (&[(&gate, None)], false, of(&times(&x, &gate))),
+                (
+                    &[(&gate, None), (&up, None)],
+                    true,
+                    of(&times(&x, &gate)).multiply(times(&x, &up)).unwrap(),
+                ),
+                (&[(&both, None)], true, of(&halves[0]).multiply(&halves[1]).unwrap()),
+            ];
+            for (first, gated, inner) in cases {
+                let around = Around { x: &x, norm: None, addend: None };
+                let layers = MlpLayers { first, activation, gated, down: (&down, None) };
+                let what = format!("{activation:?}, {} matrices, {gated}, {interleave}", first.len());
+                assert_near(&mlp(&around, &layers).unwrap(), &times(&inner, &down), &what);
+            }
+        }
     }
 }
 
@@ -73,7 +129,15 @@ fn layers_of_other_kinds_are_no_node() {
     let float = Weight::Float(values(&[8, 128], 2));
     let (narrow, wide) = (halves(8, 3), halves(9, 4));
     assert!(products(&x, &[(&narrow, None), (&float, None)], Finish::Concatenated).is_none());
-    assert!(products(&x, &[(&narrow, None), (&wide, None)], Finish::Gated).is_none());
+    let around = Around { x: &x, norm: None, addend: None };
+    let is_no_mlp = |first: &[Layer<'_>], activation, gated, down| {
+        mlp(&around, &MlpLayers { first, activation, gated, down: (down, None) }).is_none()
+    };
+    let plain = halves(128, 8);
+    assert!(is_no_mlp(&[(&narrow, None), (&wide, None)], Activation::Silu, true, &plain));
+    assert!(is_no_mlp(&[(&plain, None)], Activation::Xielu, false, &plain));
+    assert!(is_no_mlp(&[(&narrow, None)], Activation::Gelu, false, &plain));
+    assert!(!is_no_mlp(&[(&plain, None)], Activation::Gelu, false, &plain));
     assert!(products(&x, &[(&narrow, Some(&values(&[9], 5)))], Finish::Concatenated).is_none());
     assert!(products(&x, &[(&narrow, None)], Finish::Plus(&values(&[1, 2, 9], 6))).is_none());
     assert!(products(&values(&[1, 2, 64], 7), &[(&narrow, None)], Finish::Concatenated).is_none());

@@ -13,7 +13,7 @@ pub const COMPAT: &str = include_str!("../../../native/compat.hpp");
 /// Header of the functions that the library has beside mlx-c's.
 pub const OURS: &str = include_str!("../../../native/mixbit.h");
 /// Sources in `native/` by name: BLAS forwarders, matrix products, functions that stand in for MLX's, and shared headers.
-pub const NATIVE: [(&str, &str); 28] = [
+pub const NATIVE: [(&str, &str); 36] = [
     ("blas.cpp", include_str!("../../../native/blas.cpp")),
     ("sgemm.cpp", include_str!("../../../native/sgemm.cpp")),
     ("exponentials.cpp", include_str!("../../../native/exponentials.cpp")),
@@ -40,6 +40,14 @@ pub const NATIVE: [(&str, &str); 28] = [
     ("rope.hpp", include_str!("../../../native/rope.hpp")),
     ("rows.hpp", include_str!("../../../native/rows.hpp")),
     ("nodes.hpp", include_str!("../../../native/nodes.hpp")),
+    ("activations.hpp", include_str!("../../../native/activations.hpp")),
+    ("attention_kernels.inc", include_str!("../../../native/attention_kernels.inc")),
+    ("mlp.cpp", include_str!("../../../native/mlp.cpp")),
+    ("normed.hpp", include_str!("../../../native/normed.hpp")),
+    ("one_query.cpp", include_str!("../../../native/one_query.cpp")),
+    ("one_query.hpp", include_str!("../../../native/one_query.hpp")),
+    ("stored.cpp", include_str!("../../../native/stored.cpp")),
+    ("stored.hpp", include_str!("../../../native/stored.hpp")),
     ("mixbit.h", OURS),
     ("threads.hpp", include_str!("../../../native/threads.hpp")),
 ];

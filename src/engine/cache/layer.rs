@@ -134,7 +134,8 @@ impl KvCache {
     }
 
     /// Lets `write` write new positions [batch, heads, positions, dim] of shape `sizes` to `slot` of the stored keys and
-    /// values, which it returns after what it computed of them. They are its own: it may write in place.
+    /// values, which it returns after what it computed of them. They are its own: it may write in place, so they are gone
+    /// where it fails, and the cache is empty.
     pub(crate) fn rewrite_with(
         &mut self,
         slot: Slot,
@@ -142,8 +143,10 @@ impl KvCache {
         write: impl FnOnce(Array, Array) -> Result<[Array; 3]>,
     ) -> Result<Array> {
         let room = |buffer: &mut KvBuffer, most| buffer.take_with_room(sizes, slot.at, most);
-        let (keys, values) = (room(&mut self.keys, self.most)?, room(&mut self.values, self.most)?);
-        let [out, keys, values] = write(keys, values)?;
+        let written = room(&mut self.keys, self.most)
+            .and_then(|keys| Ok((keys, room(&mut self.values, self.most)?)))
+            .and_then(|(keys, values)| write(keys, values));
+        let [out, keys, values] = written.inspect_err(|_| self.clear())?;
         self.keys.put(keys);
         self.values.put(values);
         self.seen += slot.count;
@@ -152,6 +155,18 @@ impl KvCache {
             AttentionSpan::Full | AttentionSpan::Chunked(_) => self.filled = slot.visible,
         }
         Ok(out)
+    }
+
+    /// Returns the number of tokens that the layer has read.
+    pub(crate) fn seen(&self) -> usize {
+        self.seen
+    }
+
+    /// Removes all positions.
+    fn clear(&mut self) {
+        (self.seen, self.filled, self.oldest, self.sinks) = (0, 0, 0, None);
+        self.keys.clear();
+        self.values.clear();
     }
 
     fn is_full_ring(&self, window: usize) -> bool {

@@ -150,7 +150,7 @@ impl ModelConfig {
     }
 
     /// Returns the class's name of `key`.
-    fn name_of<'a>(&self, key: &'a str) -> &'a str {
+    pub(crate) fn name_of<'a>(&self, key: &'a str) -> &'a str {
         self.names.iter().find(|(ours, _)| *ours == key).map_or(key, |(_, name)| name)
     }
 

@@ -17,6 +17,7 @@ pub use manifest::{Manifest, Role, Tap, TensorSpec, with_columns};
 pub use mlp::{Activation, ExpertsSpec, MlpSpec, XIELU_PARAMETERS};
 pub use names::{LLAMA_NAMES, ModuleNames};
 pub use norm::{NormKind, NormParameter, NormSpec, QkNorm};
+pub(crate) use parts::TIE;
 pub use parts::{
     AttentionGate, AttentionSpan, AttentionSpec, BlockSpec, Branch, EmbedSpec, HeadSpec, LinearSpec,
     PositionsSpec, Projections,

@@ -265,6 +265,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn both_halves_of_an_only_sequence_begin_alike() {
+        let texts = Texts {
+            name: String::new(),
+            has_conversations: false,
+            sequences: vec![vec![9, 1, 2, 3]],
+            held_out: Vec::new(),
+            validation: Vec::new(),
+            unused: Vec::new(),
+            beginning: vec![9],
+        };
+        let Holdout { sequences, others } = hold_out(&texts, 1);
+        assert_eq!((sequences, others), (vec![vec![9, 2, 3]], vec![vec![9, 1]]));
+    }
+
+    #[test]
     fn chosen_sequences_come_from_all_over_the_text() {
         for (all, count) in [(64, 4), (10, 3), (5, 5), (7, 1), (1, 1), (0, 0)] {
             let sequences: Vec<Vec<u32>> = (0..all).map(|index| vec![index]).collect();

@@ -176,7 +176,7 @@ fn write_beside(folder: &Path) -> Result<()> {
     let layers = json!([{"path": "model.layers.0.self_attn.q_proj", "rows": 64, "columns": 64, "scores": [
         {"bits": 3, "group_size": 64, "mode": "affine", "kl": 0.02, "stderr": 0.001},
         {"bits": 4, "group_size": 32, "kl": 0.01, "stderr": 0.001}]}]);
-    let measurement = json!({"version": 1, "model": "0".repeat(64), "text": "1".repeat(64), "samples": 4,
+    let measurement = json!({"version": 2, "model": "0".repeat(64), "text": "1".repeat(64), "samples": 4,
         "sequence_length": 64, "seed": 0, "method": "fisher-diagonal", "rounding": "rtn", "dtype": "float16",
         "candidates": [{"bits": 3, "group_size": 64, "mode": "affine"}, {"bits": 4, "group_size": 32}]});
     let correction = json!({"search": {"model.layers.0.self_attn.q_proj": {"3": 0.5, "4": 0.75}},

@@ -243,7 +243,7 @@ fn calibration_texts_that_do_not_do() {
     };
     let ids: Vec<u8> = [7, 5000].repeat(64 * 512).into_iter().flat_map(i32::to_le_bytes).collect();
     for (name, contents, expected) in [
-        ("a.txt", b"short".to_vec(), "sequences of 512 need 37376"),
+        ("a.txt", b"short".to_vec(), "sequences of 512 need 37304"),
         ("a.txt", b"a\xff\x00".to_vec(), "is binary data, not UTF-8 text: byte 1 is 0xff"),
         ("a.txt", b"\xff\xfe\x00".to_vec(), "is UTF-16 text, expected UTF-8"),
         ("a.txt", b" \n".to_vec(), "is empty"),

@@ -280,6 +280,10 @@ fn a_missing_head_is_said_to_be_perhaps_tied() {
         refusal.contains("output.weight") && refusal.contains("\"tie_word_embeddings\": true"),
         "{refusal}"
     );
+    for (case, key) in [("openelm-tied", "share_input_output_layers"), ("olmo-tied", "weight_tying")] {
+        let refusal = Variant::golden(case).config(|config| config[key] = json!(false)).refusal();
+        assert!(refusal.contains(&format!("set \"{key}\": true in config.json")), "{refusal}");
+    }
 }
 
 #[test]
@@ -320,6 +324,14 @@ fn written_configs_say_what_mlx_lm_reads() {
     let variant = Variant::golden("telechat3-yarn");
     let (out, _) = variant.converted();
     assert_eq!(json_file(&out.join("config.json"))["rope_scaling"]["mscale"], json!(0.7));
+    // mlx-lm would divide by a factor of its own.
+    let variant = Variant::golden("telechat3-yarn").config(|config| {
+        config["rope_scaling"]["mscale"] = json!(1.0);
+        config["rope_scaling"]["mscale_all_dim"] = json!(1.0);
+    });
+    let (out, _) = variant.converted();
+    let scaling = &json_file(&out.join("config.json"))["rope_scaling"];
+    assert_eq!((&scaling["mscale"], &scaling["mscale_all_dim"]), (&json!(0.7), &json!(0)));
 }
 
 #[test]

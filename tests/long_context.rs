@@ -119,12 +119,15 @@ fn learned_positions_end_where_they_are_told_to() {
     let refused = |arguments: &[&str], expected: &str| {
         let output = mixbit([&["run", "--model", model, "--ignore-chat-template"], arguments].concat());
         assert!(!output.status.success() && stderr(&output).contains(expected), "{}", stderr(&output));
+        stdout(&output)
     };
     for flag in ["--context-size", "--num-sink-tokens", "--eviction-batch-percent"] {
         let expected = format!("{flag}: this model has 256 learned positions, and cannot forget");
         refused(&["--prompt", "the", flag, "8"], &expected);
     }
-    refused(&["--prompt", "the", "--ignore-eos", "--max-tokens", "300"], "the context of 256 tokens is full");
+    let long = ["--prompt", "the", "--ignore-eos", "--max-tokens", "300"];
+    let text = refused(&long, "the context of 256 tokens is full");
+    assert!(text.len() > 100 && text.ends_with('\n'), "the error begins a line: {text:?}");
     refused(&["--prompt", &"a ".repeat(300)], "the context of 256 tokens is full");
     let tokens = vec!["5"; 257].join(",");
     let out = tempfile::tempdir().unwrap();

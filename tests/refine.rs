@@ -32,7 +32,9 @@ fn rounds_are_kept_only_where_the_measured_divergence_falls() {
                 kl = round["kl_after"].as_f64().unwrap();
             }
         }
-        assert!(stdout(&output).contains(&format!("of {} rounds kept", rounds.len())), "{}", stdout(&output));
+        let noun = if rounds.len() == 1 { "round" } else { "rounds" };
+        let said = format!("of {} {noun} kept", rounds.len());
+        assert!(stdout(&output).contains(&said), "{}", stdout(&output));
         let kept = rounds.iter().any(|round| round["kept"] == true);
         assert_eq!(report["predicted_kl"].is_null(), kept, "what was predicted goes for other bits");
         assert_eq!(stdout(&output).contains("predicted KL"), !kept, "{}", stdout(&output));

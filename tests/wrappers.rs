@@ -17,9 +17,12 @@ fn case(name: &str) -> PathBuf {
     common::fixtures().join("golden").join(name)
 }
 
-/// Returns the golden cases of wrappers.
+/// Returns the golden cases of wrappers, those that are quantized left out.
 fn wrapped_cases() -> Vec<PathBuf> {
-    let is_wrapped = |folder: &PathBuf| json_file(&folder.join("config.json")).get("text_config").is_some();
+    let is_wrapped = |folder: &PathBuf| {
+        let config = json_file(&folder.join("config.json"));
+        config.get("text_config").is_some() && config.get("quantization").is_none()
+    };
     golden_cases().into_iter().filter(is_wrapped).collect()
 }
 
@@ -103,6 +106,51 @@ fn quantized_paths_have_the_prefix() {
         let float = home.path().join(format!("{index}f"));
         succeeded(&make("dequantize", &out, &float, &[]));
         assert!(SourceModel::open(&float).unwrap().bitmap().is_empty());
+    }
+}
+
+/// What stock mlx-lm has quantized: one layer is still float.
+#[test]
+fn decoders_quantized_by_mlx_lm_are_read() {
+    const FLOAT: &str = "model.layers.1.self_attn.v_proj";
+    let home = tempfile::tempdir().unwrap();
+    let text = home.path().join("text.txt");
+    fs::write(&text, "the rain and the wind and the sea\n".repeat(20)).unwrap();
+    for (name, float) in
+        [("gemma3-mixed-bits", "gemma3-prefixed"), ("qwen2-5-vl-mixed-bits", "qwen2-5-vl-untied")]
+    {
+        let model = case("quantized-by-mlx-lm").join(name);
+        let (converted, quantized) = (home.path().join(name), home.path().join(format!("{name}-q")));
+        succeeded(&make("convert", &model, &converted, &[]));
+        succeeded(&make("quantize", &model, &quantized, &["--bits", "4", "--group-size", "32"]));
+        let before = SourceModel::open(&model).unwrap();
+        assert!(before.bitmap().len() > 10 && !before.bitmap().contains_key(FLOAT), "{:?}", before.bitmap());
+        for (out, more) in [(&converted, 0), (&quantized, 1)] {
+            let after = SourceModel::open(out).unwrap();
+            assert_eq!(after.bitmap().len(), before.bitmap().len() + more);
+            for (layer, part) in before
+                .bitmap()
+                .keys()
+                .flat_map(|layer| ["weight", "scales", "biases"].map(|part| (layer, part)))
+            {
+                let name = format!("{layer}.{part}");
+                let (old, new) = (before.tensor(&name).unwrap(), after.tensor(&name).unwrap());
+                assert!(old.dtype == new.dtype && old.bytes() == new.bytes(), "{name}");
+            }
+            let written = json_file(&out.join("config.json"));
+            for (path, bits) in [("self_attn.q_proj", 8), ("mlp.down_proj", 3), ("mlp.up_proj", 4)] {
+                let entry = &written["quantization"][format!("{PREFIX}model.layers.0.{path}")];
+                assert_eq!(entry["bits"], bits, "{path}: {entry}");
+            }
+            let (out, text) = (out.as_os_str(), text.as_os_str());
+            let reference = case(float);
+            succeeded(&mixbit(["inspect".as_ref(), out]));
+            succeeded(&mixbit(["check".as_ref(), out, "--reference".as_ref(), reference.as_os_str()]));
+            let run = ["--prompt".as_ref(), "the rain".as_ref(), "--max-tokens".as_ref(), "4".as_ref()];
+            succeeded(&mixbit([&["run".as_ref(), "--model".as_ref(), out], &run[..]].concat()));
+            let eval = ["eval".as_ref(), "--model".as_ref(), out, "--data".as_ref(), text];
+            succeeded(&mixbit([&eval[..], &["--reference".as_ref(), reference.as_os_str()]].concat()));
+        }
     }
 }
 

@@ -80,7 +80,9 @@ def differences(case, folder, results, home):
         try:
             if isinstance(logits, Refused):
                 raise logits
-            if stage not in ("converted", "4 bits"):
+            if case.class_config and stage == "4 bits":
+                continue  # stock mlx-lm has no class that loads it
+            if case.class_config or stage not in ("converted", "4 bits"):
                 found[stage] = maker.relative_difference(logits, expected)
                 continue
             theirs = mlx_lm_logits(case, home / stage, tokens)

@@ -20,6 +20,9 @@ use crate::numerics::rounding::Technique;
 pub(crate) const TRIED: usize = 1 << 16;
 pub(crate) const MOST_SKIPPED: usize = 16;
 
+/// Version of the format that is written and read. Up to 1, sequences were cut out of texts without BOS.
+pub(crate) const VERSION: u32 = 2;
+
 /// Settings of a measurement. Tables with different ones are not to be mixed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Measurement {
@@ -108,11 +111,11 @@ impl Table {
     /// Fails on what no measurement writes.
     fn validate(&self, path: &Path) -> Result<()> {
         let Measurement { version, method, .. } = &self.measurement;
-        if *version != 1 {
+        if *version != VERSION {
             return Err(Error::key(
                 path,
                 "measurement.version",
-                format!("is {version}, this mixbit knows 1"),
+                format!("is {version}, this mixbit knows {VERSION}"),
             )
             .hint(AGAIN));
         }
@@ -184,7 +187,7 @@ pub(super) mod tests {
 
     pub(in crate::choose) fn measurement() -> Measurement {
         Measurement {
-            version: 1,
+            version: VERSION,
             model: "m".to_owned(),
             text: "t".to_owned(),
             samples: 2,
@@ -237,6 +240,19 @@ pub(super) mod tests {
         let error = Table::read(&out).unwrap_err();
         let text = error.to_string();
         assert!(text.contains("`measurement.method`: is `fisher-directional`, this mixbit knows"), "{text}");
+        assert_eq!(error.hint_text(), Some(AGAIN));
+    }
+
+    #[test]
+    fn table_of_sequences_without_bos_is_refused() {
+        let home = tempfile::tempdir().unwrap();
+        let out = home.path().join("table.json");
+        let measurement = Measurement { version: 1, ..measurement() };
+        Table { measurement, layers: vec![layer("a")], correction: Correction::default() }
+            .write(&out)
+            .unwrap();
+        let error = Table::read(&out).unwrap_err();
+        assert!(error.to_string().contains("`measurement.version`: is 1, this mixbit knows 2"), "{error}");
         assert_eq!(error.hint_text(), Some(AGAIN));
     }
 

@@ -3,6 +3,7 @@
 use mlx_rs::{Array, Stream};
 use std::ffi::{CString, c_void};
 
+use super::recompute;
 use crate::error::{Error, Result};
 use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::{Mode, Quant};
@@ -307,13 +308,5 @@ pub(crate) fn vector_jacobian_products(
     primals: &[Array],
     cotangent: Array,
 ) -> Result<Vec<Array>> {
-    let (_, gradients) = mlx_rs::transforms::fallible_vjp(
-        |primals: &[Array]| {
-            let value = function(primals).map_err(|e| mlx_rs::error::Exception::custom(e.to_string()))?;
-            Ok(vec![value])
-        },
-        primals,
-        &[cotangent],
-    )?;
-    Ok(gradients)
+    recompute::vjp(|primals| Ok(vec![function(primals)?]), primals, &[cotangent])
 }

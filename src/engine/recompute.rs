@@ -6,6 +6,7 @@
 use mlx_rs::Array;
 use mlx_rs::error::Exception;
 use mlx_rs::transforms::fallible_vjp;
+use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 use std::sync::Arc;
 
@@ -13,11 +14,40 @@ use crate::error::{Error, Result};
 
 type Function = dyn Fn(&[Array]) -> Result<Vec<Array>> + Send + Sync;
 
+thread_local! {
+    /// Error of a function that MLX has called on this thread. MLX itself hands on only that there was one.
+    static CAUSE: RefCell<Option<Error>> = const { RefCell::new(None) };
+}
+
+/// Computes gradients of `function`, which MLX calls, at `primals`: those of its outputs are `cotangents`.
+///
+/// # Errors
+/// When the function fails, or a part of it that is computed again: with its own error.
+pub(crate) fn vjp(
+    mut function: impl FnMut(&[Array]) -> Result<Vec<Array>>,
+    primals: &[Array],
+    cotangents: &[Array],
+) -> Result<Vec<Array>> {
+    CAUSE.take();
+    let value = |primals: &[Array]| {
+        function(primals).map_err(|error| {
+            let exception = Exception::custom(error.to_string());
+            CAUSE.set(Some(error));
+            exception
+        })
+    };
+    let result = fallible_vjp(value, primals, cotangents);
+    result
+        .map(|(_, gradients)| gradients)
+        .map_err(|exception| CAUSE.take().unwrap_or_else(|| exception.into()))
+}
+
 /// Computes `function` of `inputs`. Its gradients compute it again. It may have no other arrays than its inputs.
 pub(crate) fn recomputed(
     inputs: &[Array],
     function: impl Fn(&[Array]) -> Result<Vec<Array>> + Send + Sync + 'static,
 ) -> Result<Vec<Array>> {
+    CAUSE.take();
     let function: Arc<Function> = Arc::new(function);
     // SAFETY: MLX shares what it is given a closure of, calls it with the arrays it was made for, and frees its payload once.
     // The handles are fresh, and all but the results are freed here.
@@ -42,7 +72,10 @@ pub(crate) fn recomputed(
         mlx_sys::mlx_closure_free(closure);
         mlx_sys::mlx_closure_custom_free(backward);
         mlx_sys::mlx_closure_free(plain);
-        if status == 0 { Ok(outputs) } else { Err(Error::engine("a part that is computed again failed")) }
+        if status == 0 {
+            return Ok(outputs);
+        }
+        Err(CAUSE.take().unwrap_or_else(|| Error::engine("a part that is computed again failed")))
     }
 }
 
@@ -85,15 +118,19 @@ unsafe extern "C" fn differentiate(
         if status != 0 {
             return status;
         }
-        let value = |primals: &[Array]| function(primals).map_err(|e| Exception::custom(e.to_string()));
-        let gradients = fallible_vjp(value, &primals, &arrays(cotangents));
-        put(results, gradients.map(|(_, gradients)| gradients).map_err(Error::from))
+        put(results, vjp(&**function, &primals, &arrays(cotangents)))
     }
 }
 
-/// Hands the arrays of a result to MLX and returns its status.
+/// Hands the arrays of a result to MLX and returns its status. An error is kept as the cause of MLX's own.
 unsafe fn put(results: *mut mlx_sys::mlx_vector_array, outputs: Result<Vec<Array>>) -> c_int {
-    let Ok(outputs) = outputs else { return 1 };
+    let outputs = match outputs {
+        Ok(outputs) => outputs,
+        Err(error) => {
+            CAUSE.set(Some(error));
+            return 1;
+        }
+    };
     let handles: Vec<mlx_sys::mlx_array> = outputs.iter().map(Array::as_ptr).collect();
     // SAFETY: MLX gives a vector to fill, and shares the arrays.
     unsafe { mlx_sys::mlx_vector_array_set_data(results, handles.as_ptr(), handles.len()) }
@@ -123,9 +160,12 @@ unsafe fn arrays(vector: mlx_sys::mlx_vector_array) -> Vec<Array> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
     use crate::engine::array::{from_vec, to_vec};
     use crate::engine::runtime::Engine;
+    use crate::error::ErrorKind;
 
     #[test]
     fn gradients_are_those_of_the_function() {
@@ -137,20 +177,38 @@ mod tests {
         let inputs = [from_vec(vec![0.5, -1.0], &[2]), from_vec(vec![2.0, 0.25], &[2])];
         let cotangents = [from_vec(vec![1.0, 2.0], &[2]), from_vec(vec![-1.0, 3.0], &[2])];
         let gradients = |again: bool| -> Vec<Vec<f32>> {
-            let value = |primals: &[Array]| {
-                let outputs = if again { recomputed(primals, function) } else { function(primals) };
-                outputs.map_err(|e| Exception::custom(e.to_string()))
-            };
-            let (_, gradients) = fallible_vjp(value, &inputs, &cotangents).unwrap();
+            let value =
+                |primals: &[Array]| if again { recomputed(primals, function) } else { function(primals) };
+            let gradients = vjp(value, &inputs, &cotangents).unwrap();
             gradients.iter().map(|gradient| to_vec(gradient).unwrap()).collect()
         };
         assert_eq!(gradients(true), gradients(false));
     }
 
     #[test]
-    fn failure_is_an_error() {
+    fn failure_has_its_cause() {
         let _engine = Engine::start().unwrap();
-        let failing = |_: &[Array]| Err(Error::engine("no"));
-        assert!(recomputed(&[from_vec(vec![1.0], &[1])], failing).is_err());
+        let failing = |_: &[Array]| Err(Error::engine("no").hint("never"));
+        let one = [from_vec(vec![1.0], &[1])];
+        let error = recomputed(&one, failing).unwrap_err();
+        assert_eq!((error.to_string().as_str(), error.hint_text()), ("engine: no", Some("never")));
+        assert_eq!(vjp(failing, &one, &one).unwrap_err().hint_text(), Some("never"));
+    }
+
+    #[test]
+    fn failure_on_the_way_back_has_its_cause() {
+        let _engine = Engine::start().unwrap();
+        let calls = Arc::new(AtomicUsize::new(0));
+        let one = [from_vec(vec![1.0], &[1])];
+        let value = |primals: &[Array]| {
+            let calls = Arc::clone(&calls);
+            recomputed(primals, move |inputs| match calls.fetch_add(1, Ordering::Relaxed) {
+                0 => Ok(vec![mlx_rs::ops::tanh(&inputs[0])?]),
+                _ => Err(Error::interrupted()),
+            })
+        };
+        let error = vjp(value, &one, &one).unwrap_err();
+        assert!(matches!(error.kind(), ErrorKind::Interrupted), "{error:?}");
+        assert_eq!(calls.load(Ordering::Relaxed), 2);
     }
 }

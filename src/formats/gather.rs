@@ -54,11 +54,17 @@ impl Gather {
         let (columns, [row_stride, column_stride]) = (self.columns, self.strides);
         let rows = elements.start / columns..(elements.end - 1) / columns + 1;
         let in_rows = row_stride >= column_stride;
-        let (outer, stride) = if in_rows { (rows.clone(), row_stride) } else { (0..columns, column_stride) };
+        // Of a single row, such as a vector, no columns are read but those asked for.
+        let columns_read = match rows.len() {
+            1 => elements.start - rows.start * columns..elements.end - rows.start * columns,
+            _ => 0..columns,
+        };
+        let (outer, stride) =
+            if in_rows { (rows.clone(), row_stride) } else { (columns_read.clone(), column_stride) };
         let step = (BAND_BYTES / (stride * N).max(1)).max(1);
         for first in outer.clone().step_by(step) {
             let band = first..(first + step).min(outer.end);
-            let (rows, columns) = if in_rows { (band, 0..columns) } else { (rows.clone(), band) };
+            let (rows, columns) = if in_rows { (band, columns_read.clone()) } else { (rows.clone(), band) };
             let place = |row: usize, column: usize| start + (row * row_stride + column * column_stride) * N;
             let (from, to) = (place(rows.start, columns.start), place(rows.end - 1, columns.end - 1) + N);
             let bytes = map.populated(from, to);

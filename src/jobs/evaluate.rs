@@ -27,7 +27,7 @@ pub struct EvaluationSettings {
     pub template: Template,
     /// Tokens per window; by default the model's context, at most 512.
     pub sequence_length: Option<u32>,
-    /// Most tokens of the text to read.
+    /// Most tokens of all windows together, BOS of each included.
     pub max_tokens: Option<usize>,
     /// Windows that are computed together.
     pub windows_in_batch: u32,

@@ -8,7 +8,7 @@ use super::texts::Texts;
 use crate::choose::correction::{Correction, MEASURED_TOKENS, Measured};
 use crate::choose::curve::{problem, weights};
 use crate::choose::scores::{LayerSensitivity, Method};
-use crate::choose::table::{Measurement, Table};
+use crate::choose::table::{Measurement, Table, VERSION};
 use crate::engine::measure::factors::{FactorSettings, measure_factors};
 use crate::engine::measure::sensitivities::analyze;
 use crate::engine::measure::settings::{AnalysisSettings, StepCosts};
@@ -22,6 +22,7 @@ use crate::models::source::SourceModel;
 use crate::numerics::affine::FloatType;
 use crate::numerics::quant::{Mode, Quant};
 use crate::numerics::rounding::Technique;
+use crate::text::corpus::begun;
 
 /// A measurement that is ready to start.
 pub struct Measure<'a> {
@@ -52,7 +53,7 @@ impl<'a> Measure<'a> {
         let sequences = &texts.sequences;
         let measured = calibration.measured(sequences.len())?;
         let measurement = Measurement {
-            version: 1,
+            version: VERSION,
             model: source.fingerprint()?,
             text: digest(sequences),
             samples: sequences.len(),
@@ -216,7 +217,7 @@ pub fn hold_out(texts: &Texts, measured: usize) -> Holdout {
     }
     if let [only] = &sequences[..] {
         let (first, second) = only.split_at(only.len() / 2);
-        return Holdout { sequences: vec![second.to_vec()], others: vec![first.to_vec()] };
+        return Holdout { sequences: vec![begun(&texts.beginning, second)], others: vec![first.to_vec()] };
     }
     let chosen = spread(if unseen.len() < count { sequences } else { &unseen }, count).0;
     let others: Vec<_> = sequences.iter().filter(|sequence| !chosen.contains(sequence)).cloned().collect();
@@ -262,6 +263,21 @@ pub fn digest(sequences: &[Vec<u32>]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn both_halves_of_an_only_sequence_begin_alike() {
+        let texts = Texts {
+            name: String::new(),
+            has_conversations: false,
+            sequences: vec![vec![9, 1, 2, 3]],
+            held_out: Vec::new(),
+            validation: Vec::new(),
+            unused: Vec::new(),
+            beginning: vec![9],
+        };
+        let Holdout { sequences, others } = hold_out(&texts, 1);
+        assert_eq!((sequences, others), (vec![vec![9, 2, 3]], vec![vec![9, 1]]));
+    }
 
     #[test]
     fn chosen_sequences_come_from_all_over_the_text() {

@@ -59,7 +59,7 @@ pub struct Uses {
     pub tuning: bool,
 }
 
-/// Token windows that share no token.
+/// Token windows that share no token but those that all begin with.
 #[derive(Debug, Clone)]
 pub struct Texts {
     /// Name of the text, without its folder.
@@ -74,6 +74,8 @@ pub struct Texts {
     pub validation: Vec<Vec<u32>>,
     /// Windows that serve for nothing yet.
     pub unused: Vec<Vec<u32>>,
+    /// Token ids that every window begins with.
+    pub beginning: Vec<u32>,
 }
 
 impl Texts {
@@ -95,6 +97,8 @@ impl Texts {
             split_without_scoring(&text, tokenizer, samples, length, seed)?
         };
         let available = sequences.len();
+        let first = sequences.first().map_or(&[][..], Vec::as_slice);
+        let beginning = text.beginning(tokenizer, first)?;
         let (mut validation, unused) = validation_windows(spare, unused);
         let may_take = matches!(calibration.samples, Samples::AtMost(_));
         if uses.tuning && validation.len() < FEW_VALIDATION_WINDOWS && may_take {
@@ -102,7 +106,7 @@ impl Texts {
         }
         let name = short_name(calibration.text.as_deref());
         let has_conversations = text.has_conversations();
-        let texts = Self { name, has_conversations, sequences, held_out, validation, unused };
+        let texts = Self { name, has_conversations, sequences, held_out, validation, unused, beginning };
         console.line(&texts.described(&text.name(), length, uses));
         console.notes(&check_number(&text.name(), available, length, calibration)?);
         check(source, &text.name(), &texts.sequences, length, console)?;

@@ -118,6 +118,23 @@ impl ModelConfig {
         self
     }
 
+    /// Returns this config with the MLP's width of GPT-2 and GPT-J: four times the hidden size where `n_inner` does not say
+    /// it.
+    pub(crate) fn with_inner_size(self) -> Result<Self> {
+        let inner = self.size("n_inner")?.unwrap_or(4 * self.require_size("hidden_size")?);
+        Ok(self.with_value("intermediate_size", inner.into()))
+    }
+
+    /// Returns this config with the `usual` scaling of RoPE where it says nothing of one, and a note where that is so.
+    #[must_use]
+    pub(crate) fn with_usual_scaling(self, usual: Value) -> (Self, Option<String>) {
+        if ["rope_scaling", "rope_parameters"].iter().any(|key| self.get(key).is_some()) {
+            return (self, None);
+        }
+        let note = "config.json says nothing of RoPE's scaling: it is that of transformers' class";
+        (self.with_value("rope_parameters", usual), Some(note.to_owned()))
+    }
+
     /// Returns the key of the file that these keys are under; `None` where they are the file's own.
     pub fn section_name(&self) -> Option<&'static str> {
         self.section
@@ -150,7 +167,7 @@ impl ModelConfig {
     }
 
     /// Returns the class's name of `key`.
-    fn name_of<'a>(&self, key: &'a str) -> &'a str {
+    pub(crate) fn name_of<'a>(&self, key: &'a str) -> &'a str {
         self.names.iter().find(|(ours, _)| *ours == key).map_or(key, |(_, name)| name)
     }
 
@@ -268,6 +285,11 @@ impl ModelConfig {
         }
     }
 
+    /// Reads a positive number that has to be there, in the engine's precision.
+    pub(crate) fn factor(&self, key: &str) -> Result<f32> {
+        Ok(self.required(key, Self::positive)? as f32)
+    }
+
     /// Reads a boolean (0 and 1 count), if present.
     pub fn boolean(&self, key: &str) -> Result<Option<bool>> {
         match self.get(key) {
@@ -286,6 +308,23 @@ impl ModelConfig {
     /// Reads a list of numbers from 0, if present.
     pub fn indices(&self, key: &str) -> Result<Option<Vec<usize>>> {
         self.list(key, "a list of integers from 0", |v| json::as_u64(v).and_then(|n| usize::try_from(n).ok()))
+    }
+
+    /// Reads a list of a number for each of so many layers, if present.
+    pub(crate) fn numbers_of_layers(&self, key: &str, layers: usize) -> Result<Option<Vec<f64>>> {
+        let numbers =
+            self.list(key, "a list of numbers", |value| value.as_f64().filter(|x| x.is_finite()))?;
+        match numbers.as_ref().filter(|numbers| numbers.len() != layers) {
+            Some(wrong) => Err(self.error(key, format!("{} entries for {layers} layers", wrong.len()))),
+            None => Ok(numbers),
+        }
+    }
+
+    /// Reads a list of a size below `most` for each of so many layers.
+    pub(crate) fn sizes_of_layers(&self, key: &str, layers: usize, most: usize) -> Result<Vec<usize>> {
+        let is_size = |size: &usize| (1..most).contains(size);
+        let sizes = self.indices(key)?.filter(|sizes| sizes.len() == layers && sizes.iter().all(is_size));
+        sizes.ok_or_else(|| self.error(key, format!("expected a list of {layers} sizes below {most}")))
     }
 
     /// Reads a list of strings, if present.
@@ -321,13 +360,17 @@ impl ModelConfig {
         }
     }
 
-    /// Reads a list of positive numbers that has to be there.
-    pub fn positives(&self, key: &str) -> Result<Vec<f64>> {
+    /// Reads a list of positive numbers that has to be there, one for each of so many `layers` where they are given.
+    pub fn positives(&self, key: &str, layers: Option<usize>) -> Result<Vec<f64>> {
         let values = self.get(key).ok_or_else(|| self.missing(key))?.as_array();
         let numbers: Option<Vec<f64>> = values.and_then(|values| values.iter().map(Value::as_f64).collect());
-        numbers
+        let numbers = numbers
             .filter(|numbers| numbers.iter().all(|x| x.is_finite() && *x > 0.0))
-            .ok_or_else(|| self.error(key, "expected a list of positive numbers"))
+            .ok_or_else(|| self.error(key, "expected a list of positive numbers"))?;
+        match layers.filter(|layers| numbers.len() != *layers) {
+            Some(layers) => Err(self.error(key, format!("{} entries for {layers} layers", numbers.len()))),
+            None => Ok(numbers),
+        }
     }
 
     /// Fails unless the activation that `key` names is one of `names`.

@@ -336,15 +336,22 @@ mod tests {
     #[test]
     fn wide_matrices_are_read_in_bands() {
         let (rows, columns) = (300, 4000);
-        let (_, values, _) = derive_whole(&[rows, columns]);
+        let values = derive_whole(&[rows, columns], Step::Transposed);
         let expected = (0..columns).flat_map(|c| (0..rows).map(move |r| (r * columns + c) as f32));
         assert!(values.into_iter().eq(expected));
     }
 
-    fn derive_whole(shape: &[usize]) -> (Vec<usize>, Vec<f32>, Vec<String>) {
+    #[test]
+    fn long_vectors_are_read_in_parts() {
+        let count = 700_001;
+        let values = derive_whole(&[count], Step::Plus(1.0));
+        assert!(values.into_iter().eq((0..count).map(|i| i as f32 + 1.0)));
+    }
+
+    /// Derives a tensor by `step`, and reads it in small pieces.
+    fn derive_whole(shape: &[usize], step: Step) -> Vec<f32> {
         let (_folder, mut checkpoint) = numbers(Dtype::F32, shape);
-        let entry =
-            Derived::new("y".to_owned(), [Step::Transposed]).entry("x", &checkpoint.entries["x"]).unwrap();
+        let entry = Derived::new("y".to_owned(), [step]).entry("x", &checkpoint.entries["x"]).unwrap();
         checkpoint.entries.insert("y".to_owned(), entry);
         let tensor = checkpoint.get("y").unwrap();
         let mut values = Vec::new();
@@ -352,7 +359,7 @@ mod tests {
         for start in (0..tensor.byte_len()).step_by(step) {
             extend_f32(Dtype::F32, &tensor.slice(start, (start + step).min(tensor.byte_len())), &mut values);
         }
-        (tensor.shape.to_vec(), values, Vec::new())
+        values
     }
 
     #[test]

@@ -172,6 +172,22 @@ pub(crate) fn rename_common(name: &str) -> Rename {
     if name.ends_with(".rotary_emb.inv_freq") { Rename::Drop } else { Rename::Keep }
 }
 
+/// Drops tensors whose names end as one of `buffers`, and replaces the first of `prefixes` that a name has, the last of which
+/// may be empty.
+pub(crate) fn rename_prefix(name: &str, buffers: &[&str], prefixes: &[(&str, &str)]) -> Rename {
+    if buffers.iter().any(|end| name.ends_with(end)) {
+        return Rename::Drop;
+    }
+    let replaced = |(old, new): &(&str, &str)| name.strip_prefix(old).map(|rest| format!("{new}{rest}"));
+    match prefixes.iter().find_map(replaced) {
+        Some(new) if new != name => Rename::To(new),
+        _ => Rename::Keep,
+    }
+}
+
+/// Buffers of attention that old versions of transformers stored.
+pub(crate) const ATTENTION_BUFFERS: [&str; 2] = [".attn.bias", ".attn.masked_bias"];
+
 /// Renames experts, and the rest as [`rename_common`].
 ///
 /// `<mlp>.experts.<number>.<name>.<part>`, one tensor per expert, is a part of `<mlp>.switch_mlp.<name>.<part>`: the weight

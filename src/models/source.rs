@@ -211,7 +211,7 @@ impl SourceModel {
         for start in (0..length).step_by(STEP) {
             let end = (start + STEP).min(length);
             if head.slice(start, end) != embedding.slice(start, end) {
-                return Err(not_tied(&self.checkpoint, name));
+                return Err(not_tied(&self.spec, &self.checkpoint, name));
             }
             head.release(start, end);
             embedding.release(start, end);
@@ -323,7 +323,7 @@ impl SourceModel {
                     missing,
                     "missing, and config.json says that the head is not tied",
                 )
-                .hint("set \"tie_word_embeddings\": true in config.json if the embedding is the head; otherwise the download is incomplete"));
+                .hint(format!("{}; otherwise the download is incomplete", self.spec.head.tie_hint())));
             }
             return Err(Error::tensor(path, missing, "missing").hint(format!(
                 "a `{}` model with this config needs it: config.json and weights do not belong together, or the download is incomplete{}",
@@ -415,7 +415,7 @@ fn drop_tied_head(
     let kind = |name: &str| checkpoint.get(name).map(|tensor| (tensor.dtype, tensor.shape));
     let embedding = format!("{}.weight", spec.embed.path);
     if kind(&original) != stored.get(&embedding).and_then(|name| kind(name)) {
-        return Err(not_tied(checkpoint, &original));
+        return Err(not_tied(spec, checkpoint, &original));
     }
     for part in ["weight", "scales", "biases"] {
         stored.remove(&format!("{}.{part}", spec.head.path));
@@ -424,9 +424,9 @@ fn drop_tied_head(
     Ok(Some(original))
 }
 
-fn not_tied(checkpoint: &Checkpoint, head: &str) -> Error {
+fn not_tied(spec: &DecoderSpec, checkpoint: &Checkpoint, head: &str) -> Error {
     Error::tensor(checkpoint.path(), head, "differs from the embedding it is said to be tied to")
-        .hint("set \"tie_word_embeddings\": false in config.json if the head was trained on its own")
+        .hint(spec.head.untie_hint())
 }
 
 fn packed_shapes(

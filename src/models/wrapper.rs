@@ -9,12 +9,10 @@ use std::borrow::Cow;
 
 use super::config::ModelConfig;
 use crate::error::Result;
+use crate::models::spec::TIE;
 
 /// Key of the decoder's own keys.
 const TEXT_CONFIG: &str = "text_config";
-
-/// Key that says whether the head is the embedding.
-const TIE: &str = "tie_word_embeddings";
 
 /// Start of the decoder's tensor names in what mlx-lm reads, in most wrappers.
 pub const PREFIX: &str = "language_model.";

@@ -3,6 +3,7 @@
 use indicatif::{HumanDuration, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use std::fmt;
 use std::io::{IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -164,12 +165,18 @@ fn format_remaining(state: &ProgressState, name: &str, remaining: &RemainingTime
     }
 }
 
+/// True while the last line on stdout has no end.
+static LINE_IS_OPEN: AtomicBool = AtomicBool::new(false);
+
 /// Writes data to stdout.
 ///
 /// # Errors
 /// [`ErrorKind::ClosedPipe`](crate::error::ErrorKind) where the reader has closed the pipe, as in
 /// `mixbit inspect | head`.
 pub fn out(text: &str) -> Result<()> {
+    if let Some(last) = text.chars().last() {
+        LINE_IS_OPEN.store(last != '\n', Ordering::Relaxed);
+    }
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Err(Error::closed_pipe()),
@@ -177,8 +184,12 @@ pub fn out(text: &str) -> Result<()> {
     }
 }
 
-/// Writes the error and its hint to stderr.
+/// Writes the error and its hint to stderr. A text on stdout that is not finished ends its line before.
 pub fn error(error: &Error) {
+    if LINE_IS_OPEN.load(Ordering::Relaxed) {
+        // The error matters more than that nobody reads the text.
+        let _ = out("\n");
+    }
     write_stderr(&format!("error: {error}"));
     if let Some(hint) = error.hint_text() {
         write_stderr(&format!("hint: {hint}"));

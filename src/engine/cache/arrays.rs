@@ -103,7 +103,7 @@ impl KvBuffer {
             KvStorage::AsComputed | KvStorage::Quantized(_) => mlx_rs::Dtype::Float32,
         };
         let capacity = self.capacity();
-        let stored = with_room(self.parts.pop(), sizes, dtype, at, most)?;
+        let stored = with_room(self.parts.last().cloned(), sizes, dtype, at, most)?;
         self.put(stored);
         if self.capacity() > capacity {
             eval(&self.parts)?;

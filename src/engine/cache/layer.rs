@@ -158,6 +158,11 @@ impl KvCache {
         Ok(Some(out))
     }
 
+    /// Returns the number of tokens that the layer has read.
+    pub(crate) fn seen(&self) -> usize {
+        self.seen
+    }
+
     fn is_full_ring(&self, window: usize) -> bool {
         self.filled == window && self.keys.capacity() == window
     }

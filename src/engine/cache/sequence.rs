@@ -171,6 +171,12 @@ impl Caches {
         self.seen
     }
 
+    /// True if all layers have read the same tokens. After an error on the way through them some have read more, or have
+    /// lost what they had.
+    pub(crate) fn are_whole(&self) -> bool {
+        self.layers.iter().all(|layer| layer.seen() == self.seen)
+    }
+
     /// Removes the latest `count` tokens and returns true; or returns false and changes nothing, where some layer lacks
     /// what would be needed, or where something was evicted that would still be there without them.
     pub(crate) fn trim(&mut self, count: usize) -> bool {

@@ -76,15 +76,15 @@ impl Memory {
     }
 
     /// Keeps the tokens that `prompt` begins with and returns their number; at least one token of the prompt is not
-    /// among them. Where a cache cannot go back, because it has a window only or has evicted its middle, nothing is
-    /// kept.
+    /// among them. Where a cache cannot go back, because it has a window only or has evicted its middle, or an error came
+    /// while it was written, nothing is kept.
     pub(crate) fn resume(&mut self, model: &Model, prompt: &[u32]) -> usize {
         let most = prompt.len().saturating_sub(1);
         // Tokens that a model without a draft would not have read are not kept.
         let chosen = self.tokens.len() - self.guessed;
         let same = self.tokens.iter().zip(prompt).take_while(|(a, b)| a == b).count();
         let common = same.min(most).min(chosen);
-        if common == 0 || !self.truncate(common) {
+        if common == 0 || !self.caches.are_whole() || !self.truncate(common) {
             *self = Self::new(model, self.settings, self.slack);
             return 0;
         }
@@ -105,6 +105,18 @@ impl Memory {
     /// Marks the first of the guessed tokens as chosen.
     pub(crate) fn confirm(&mut self) {
         self.guessed = self.guessed.saturating_sub(1);
+    }
+
+    /// Returns how many more tokens can be read at all: a model that cannot forget a part of a text has learned
+    /// positions, or its context.
+    pub(crate) fn left(&self, model: &Model) -> usize {
+        let spec = model.spec();
+        if spec.can_turn_keys() {
+            return usize::MAX;
+        }
+        let positions = spec.embed.positions.iter().map(|positions| positions.count);
+        let most = self.settings.context.map(|context| context.size()).into_iter().chain(positions).min();
+        most.map_or(usize::MAX, |most| most.saturating_sub(self.tokens.len()))
     }
 
     /// Returns how many tokens can be read in one pass as if they came one by one, at least one: before something is

@@ -133,15 +133,21 @@ impl Speculation<'_> {
         self.judge(target, token)
     }
 
-    /// Lets the draft model guess up to `count` tokens after `text` and `token`.
+    /// Lets the draft model guess up to `count` tokens after `text` and `token`. One that cannot forget a part of a text
+    /// guesses nothing once its context is full.
     fn guess(&mut self, text: &[u32], token: u32, count: usize) -> Result<()> {
         if count == 0 {
             return Ok(());
         }
         let unread = text.get(self.draft.memory.tokens().len()..).unwrap_or_default();
+        let left = self.draft.memory.left(self.draft.model);
+        if unread.len() >= left {
+            return Ok(());
+        }
         let mut logits = self.draft.read(&[unread, &[token]].concat())?;
-        // Nothing is evicted in between, so that guesses can be removed again.
-        let count = count.min(self.draft.room()?);
+        // Nothing is evicted in between, so that guesses can be removed again. The last is not read.
+        let most = left - unread.len();
+        let count = if most == 1 { 1 } else { count.min(most).min(self.draft.room()?) };
         loop {
             let guess = argmax(&logits);
             self.drafted.push_back(guess);
@@ -264,6 +270,29 @@ mod tests {
             let mut session = Session::new(&model, cache, Some(draft));
             let drafted_answer = answer(&model, &mut session, &prompt, &greedy, 80);
             assert_eq!(drafted_answer.tokens, alone.tokens);
+        }
+    }
+
+    #[test]
+    fn a_draft_that_cannot_forget_stops_guessing() {
+        let engine = Engine::start().unwrap();
+        let names = ["llama-rows-172", "hunyuan-v1-dense-tied", "gpt2-one-layer"];
+        let [model, weighed, learned] = names.map(|name| load(&engine, &format!("golden/{name}")));
+        assert!(model.spec().can_turn_keys() && !weighed.spec().can_turn_keys());
+        let mut rng = fastrand::Rng::with_seed(5);
+        let greedy = Sampling::default();
+        for (helper, context) in [(&weighed, Some(16)), (&weighed, Some(12)), (&learned, None)] {
+            for length in [3, 11, 15, 40] {
+                let prompt: Vec<u32> = (0..length).map(|_| rng.u32(0..64)).collect();
+                let new = |draft| Session::new(&model, cache(None), draft);
+                let alone = answer(&model, &mut new(None), &prompt, &greedy, 120);
+                let draft = Draft { model: helper, tokens: 3, cache: cache(context) };
+                let drafted_answer = answer(&model, &mut new(Some(draft)), &prompt, &greedy, 120);
+                let case = format!("{context:?} after {length}");
+                assert_eq!(drafted_answer.tokens, alone.tokens, "{case}");
+                let has_room = context.is_none_or(|context| length < context);
+                assert_eq!(drafted_answer.drafting.unwrap().drafted > 0, has_room, "{case}");
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use crate::files::json;
 use crate::models::config::ModelConfig;
 use crate::models::spec::{
     AttentionSpan, AttentionSpec, DecoderSpec, ExpertsSpec, LLAMA_NAMES, MlpSpec, NormSpec, Projections,
-    QkNorm, Role, RopeScaling,
+    QkNorm, Role, RopeScaling, TIE,
 };
 use crate::words::count;
 
@@ -333,22 +333,22 @@ fn tying(folder: &Folder, spec: &DecoderSpec) -> Vec<Finding> {
         _ => false,
     };
     let declared =
-        folder.decoder_config.as_ref().is_some_and(|config| config.get("tie_word_embeddings").is_some());
+        folder.decoder_config.as_ref().is_some_and(|config| config.get(spec.head.tie_key).is_some());
     let mut findings = vec![match (spec.head.tied, head.is_some()) {
         (true, false) => Finding::ok(subject, "tied: the embedding"),
         (true, true) if equal => {
             Finding::ok(subject, "tied, and stored once more as a copy of the embedding")
         }
         (true, true) => Finding::problem(subject, "said to be tied, but a different one is stored")
-            .hint("set \"tie_word_embeddings\": false in config.json if the head was trained on its own"),
+            .hint(spec.head.untie_hint()),
         (false, true) if equal => Finding::note(subject, "untied, yet equal to the embedding: could be tied"),
         (false, true) => Finding::ok(subject, "untied: its own matrix"),
         (false, false) => {
             Finding::problem(subject, format!("untied, but there is no `{}.weight`", spec.head.path))
-                .hint("set \"tie_word_embeddings\": true in config.json if the head is the embedding")
+                .hint(spec.head.tie_hint())
         }
     }];
-    if !declared && !spec.head.tied && head.is_some() {
+    if !declared && !spec.head.tied && head.is_some() && spec.head.tie_key == TIE {
         findings.push(Finding::note(
             subject,
             "tie_word_embeddings is absent: read as false; stock mlx-lm reads it as true (mixbit writes it out)",

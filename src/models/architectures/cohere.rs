@@ -1,25 +1,18 @@
 //! Cohere's Command R and Aya: attention and MLP side by side behind one layer norm, interleaved RoPE, scaled logits.
 
+use super::cohere2::SHARED;
 use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::defaults::KeyDefault;
+use crate::models::defaults::{KeyDefault, extend, extended_len};
 use crate::models::spec::{BlockSpec, DecoderSpec, NormKind, NormSpec, QkNorm};
 
-/// Defaults of transformers' `CohereConfig`.
-pub const DEFAULTS: &[KeyDefault] = &[
-    KeyDefault::size("vocab_size", 256_000),
-    KeyDefault::size("hidden_size", 8192),
-    KeyDefault::size("intermediate_size", 22_528),
-    KeyDefault::size("num_hidden_layers", 40),
-    KeyDefault::size("num_attention_heads", 64),
-    KeyDefault::optional_size("num_key_value_heads"),
-    KeyDefault::text("hidden_act", "silu"),
-    KeyDefault::size("max_position_embeddings", 8192).minor(),
+/// Defaults of transformers' `CohereConfig`: those of both generations, but for these.
+pub const DEFAULTS: &[KeyDefault] = &extend::<{ extended_len(SHARED, OWN) }>(SHARED, OWN);
+
+const OWN: &[KeyDefault] = &[
     KeyDefault::nullable_number("layer_norm_eps", 1e-5),
     KeyDefault::number("rope_theta", 500_000.0),
-    KeyDefault::boolean("tie_word_embeddings", true),
-    KeyDefault::boolean("attention_bias", false),
     KeyDefault::nullable_number("logit_scale", 0.0625),
     KeyDefault { nullable: true, ..KeyDefault::boolean("use_qk_norm", false) },
 ];

@@ -4,11 +4,16 @@ use super::cohere::make_cohere;
 use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::defaults::KeyDefault;
+use crate::models::defaults::{KeyDefault, extend, extended_len};
 use crate::models::spec::{AttentionSpan, DecoderSpec};
 
 /// Defaults of transformers' `Cohere2Config`.
-pub const DEFAULTS: &[KeyDefault] = &[
+pub const DEFAULTS: &[KeyDefault] = &extend::<{ extended_len(SHARED, OWN) }>(SHARED, OWN);
+
+const OWN: &[KeyDefault] = &[KeyDefault::nullable_size("sliding_window", 4096).minor()];
+
+/// Defaults of both generations of Cohere's models.
+pub(super) const SHARED: &[KeyDefault] = &[
     KeyDefault::size("vocab_size", 256_000),
     KeyDefault::size("hidden_size", 8192),
     KeyDefault::size("intermediate_size", 22_528),
@@ -22,7 +27,6 @@ pub const DEFAULTS: &[KeyDefault] = &[
     KeyDefault::boolean("tie_word_embeddings", true),
     KeyDefault::boolean("attention_bias", false),
     KeyDefault::number("logit_scale", 0.0625),
-    KeyDefault::nullable_size("sliding_window", 4096).minor(),
 ];
 
 /// Blocks of which the last has no window, where the config has neither `layer_types` nor `sliding_window_pattern`.

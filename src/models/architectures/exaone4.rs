@@ -7,7 +7,7 @@ use super::olmo2::set_norms_of_outputs;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::KeyDefault;
-use crate::models::spec::{AttentionSpan, Biases, DecoderSpec};
+use crate::models::spec::{AttentionSpan, Biases, DecoderSpec, WindowPattern};
 
 /// Defaults of transformers' `Exaone4Config`.
 pub const DEFAULTS: &[KeyDefault] = &[
@@ -33,8 +33,8 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     spec.set_biases(Biases::default());
     spec.set_qk_norms();
     set_norms_of_outputs(&mut spec);
-    let is_sliding = pattern(config)?;
-    spec.set_sliding_windows(config, is_sliding)?;
+    let pattern = WindowPattern::from_config(config, "sliding_window_pattern")?;
+    spec.set_sliding_windows(config, |block| pattern.is_sliding(block))?;
     let slides = config.size("sliding_window")?.is_some();
     let (mut letters, is_local) = (String::new(), |span| span != AttentionSpan::Full);
     for attention in spec.attentions_mut() {
@@ -46,27 +46,6 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     // mlx-lm has no defaults for these, and reads letters only.
     let letters = if slides { letters.into() } else { Value::Null };
     spec.resolved.push(("sliding_window_pattern", letters));
-    for key in ["sliding_window", "rope_scaling"] {
-        if config.get(key).is_none() && !spec.resolved.iter().any(|(resolved, _)| *resolved == key) {
-            spec.resolved.push((key, Value::Null));
-        }
-    }
+    spec.write_absent(config, &["sliding_window", "rope_scaling"]);
     Ok(spec)
-}
-
-/// Returns the test of blocks with a window, where `layer_types` does not say: by letters (L and G, repeated), or all but
-/// every so manieth.
-fn pattern(config: &ModelConfig) -> Result<impl Fn(usize) -> bool + use<>> {
-    const KEY: &str = "sliding_window_pattern";
-    let (letters, distance) = match config.get(KEY) {
-        Some(Value::String(letters)) if !letters.is_empty() && letters.chars().all(|c| "LG".contains(c)) => {
-            (letters.clone().into_bytes(), letters.len())
-        }
-        Some(Value::String(_)) => return Err(config.error(KEY, "expected a number, or the letters L and G")),
-        _ => (Vec::new(), config.size(KEY)?.unwrap_or(1)),
-    };
-    Ok(move |block: usize| {
-        let place = block % distance;
-        letters.get(place).map_or(place + 1 < distance, |&letter| letter == b'L')
-    })
 }

@@ -1,14 +1,13 @@
 //! GPT-2: layer norms, learned positions, an MLP without gate, biases everywhere; matrices are stored with rows and columns
 //! exchanged.
 
-use super::gpt_bigcode;
-use super::gptj::{KEYS, with_inner_size};
+use super::module_names::{GPT2, GPT2_KEYS};
 use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::KeyDefault;
-use crate::models::names::Rename;
-use crate::models::spec::{Activation, Biases, DecoderSpec, ModuleNames, NormKind, Projections};
+use crate::models::names::{ATTENTION_BUFFERS, Rename, rename_prefix};
+use crate::models::spec::{Activation, Biases, DecoderSpec, NormKind, Projections};
 
 /// Defaults of transformers' `GPT2Config`.
 pub const DEFAULTS: &[KeyDefault] = &[
@@ -24,22 +23,19 @@ pub const DEFAULTS: &[KeyDefault] = &[
     KeyDefault::boolean("scale_attn_weights", true),
 ];
 
-const NAMES: ModuleNames =
-    ModuleNames { blocks: "model.h", embed: "model.wte", norm: "model.ln_f", ..gpt_bigcode::NAMES };
-
 /// Matrices that transformers stores with rows and columns exchanged.
 const EXCHANGED: [&str; 4] =
     [".attn.c_attn.weight", ".attn.c_proj.weight", ".mlp.c_fc.weight", ".mlp.c_proj.weight"];
 
 /// Describes the decoder.
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
-    let config = &with_inner_size(&config.with_defaults(DEFAULTS).with_names(KEYS))?;
+    let config = &config.with_defaults(DEFAULTS).with_names(GPT2_KEYS).with_inner_size()?;
     config.only("scale_attn_weights", &true.into())?;
     for key in ["scale_attn_by_inverse_layer_idx", "add_cross_attention"] {
         config.only(key, &false.into())?;
     }
     let mut spec = DecoderSpec::with_ropes(config, Vec::new())?;
-    spec.set_names(&NAMES);
+    spec.set_names(&GPT2);
     spec.set_norms(NormKind::Layer);
     let positions = config.require_size("max_position_embeddings")?;
     spec.set_learned_positions("model.wpe", positions);
@@ -55,13 +51,10 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
 
 /// Renames what transformers has, in `transformer` or without prefix, exchanges rows and columns, and drops buffers.
 pub fn rename(name: &str) -> Rename {
-    if name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias") {
-        return Rename::Drop;
+    let kept = ["lm_head.", "model."].map(|start| (start, start));
+    let moved = ["transformer.", ""].map(|start| (start, "model."));
+    match rename_prefix(name, &ATTENTION_BUFFERS, &[kept, moved].concat()) {
+        Rename::To(name) if EXCHANGED.iter().any(|end| name.ends_with(end)) => Rename::transposed(name),
+        other => other,
     }
-    if name.starts_with("model.") || name.starts_with("lm_head.") {
-        return Rename::Keep;
-    }
-    let renamed = format!("model.{}", name.strip_prefix("transformer.").unwrap_or(name));
-    let is_exchanged = EXCHANGED.iter().any(|end| name.ends_with(end));
-    if is_exchanged { Rename::transposed(renamed) } else { Rename::To(renamed) }
 }

@@ -1,58 +1,37 @@
 //! `StarCoder` 1 and `SantaCoder`: GPT-2's block with learned positions, in which all heads share one key and value.
 
-use super::gptj::{KEYS, with_inner_size};
+use super::gpt2;
+use super::module_names::{GPT_BIGCODE, GPT2_KEYS};
 use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::defaults::KeyDefault;
-use crate::models::names::Rename;
-use crate::models::spec::{Activation, Biases, DecoderSpec, LLAMA_NAMES, ModuleNames, NormKind, Projections};
+use crate::models::defaults::{KeyDefault, extend, extended_len};
+use crate::models::names::{ATTENTION_BUFFERS, Rename, rename_prefix};
+use crate::models::spec::{Activation, Biases, DecoderSpec, NormKind, Projections};
 
-/// Defaults of transformers' `GPTBigCodeConfig`.
-pub const DEFAULTS: &[KeyDefault] = &[
-    KeyDefault::size("vocab_size", 50_257),
-    KeyDefault::size("n_positions", 1024),
-    KeyDefault::size("n_embd", 768),
-    KeyDefault::size("n_layer", 12),
-    KeyDefault::size("n_head", 12),
-    KeyDefault::optional_size("n_inner"),
-    KeyDefault::text("activation_function", "gelu_pytorch_tanh"),
-    KeyDefault::number("layer_norm_epsilon", 1e-5),
-    KeyDefault::boolean("tie_word_embeddings", true),
-    KeyDefault::boolean("scale_attn_weights", true),
-    KeyDefault::boolean("multi_query", true),
-];
+/// Defaults of transformers' `GPTBigCodeConfig`: GPT-2's, but for these.
+pub const DEFAULTS: &[KeyDefault] = &extend::<{ extended_len(gpt2::DEFAULTS, OWN) }>(gpt2::DEFAULTS, OWN);
 
-/// Names of GPT-2's modules.
-pub(super) const NAMES: ModuleNames = ModuleNames {
-    blocks: "transformer.h",
-    embed: "transformer.wte",
-    norm: "transformer.ln_f",
-    attention: "attn",
-    attention_norm: "ln_1",
-    qkv: "c_attn",
-    o: "c_proj",
-    mlp_norm: "ln_2",
-    up: "c_fc",
-    down: "c_proj",
-    ..LLAMA_NAMES
-};
+const OWN: &[KeyDefault] =
+    &[KeyDefault::text("activation_function", "gelu_pytorch_tanh"), KeyDefault::boolean("multi_query", true)];
 
 /// Describes the decoder.
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
-    let config = &with_inner_size(&config.with_defaults(DEFAULTS).with_names(KEYS))?;
+    let config = &config.with_defaults(DEFAULTS).with_names(GPT2_KEYS).with_inner_size()?;
     config.only("scale_attn_weights", &true.into())?;
     config.only("add_cross_attention", &false.into())?;
     let mut spec = DecoderSpec::with_ropes(config, Vec::new())?;
-    spec.set_names(&NAMES);
+    spec.set_names(&GPT_BIGCODE);
     spec.set_norms(NormKind::Layer);
     spec.set_learned_positions("transformer.wpe", config.require_size("max_position_embeddings")?);
     spec.set_plain_mlps(Activation::from_config(config, "activation_function")?);
     spec.set_biases(Biases::of_parts(true, true));
     let shared = config.required("multi_query", ModelConfig::boolean)?;
-    for attention in spec.attentions_mut() {
-        attention.projections = if shared { Projections::Fused } else { Projections::FusedByHead };
-        attention.kv_heads = if shared { 1 } else { attention.heads };
+    spec.fuse_heads();
+    if shared {
+        let attentions = spec.attentions_mut();
+        attentions
+            .for_each(|attention| (attention.projections, attention.kv_heads) = (Projections::Fused, 1));
     }
     spec.resolved.push(("n_inner", config.require_size("intermediate_size")?.into()));
     spec.note_gelu(config, Activation::Gelu);
@@ -67,10 +46,6 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
 
 /// Drops buffers.
 pub fn rename(name: &str) -> Rename {
-    let is_buffer = name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias");
-    match name {
-        _ if is_buffer => Rename::Drop,
-        _ if ["transformer.", "lm_head."].iter().any(|start| name.starts_with(start)) => Rename::Keep,
-        _ => Rename::To(format!("transformer.{name}")),
-    }
+    let prefixes = [("transformer.", "transformer."), ("lm_head.", "lm_head."), ("", "transformer.")];
+    rename_prefix(name, &ATTENTION_BUFFERS, &prefixes)
 }

@@ -1,13 +1,12 @@
 //! GPT-J: attention and an MLP without gate side by side behind one layer norm, interleaved RoPE on a part of each head.
 
+use super::module_names::{GPT2_KEYS, GPTJ};
 use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::KeyDefault;
-use crate::models::names::Rename;
-use crate::models::spec::{
-    Activation, Biases, BlockSpec, DecoderSpec, LLAMA_NAMES, ModuleNames, NormKind, Rope,
-};
+use crate::models::names::{ATTENTION_BUFFERS, Rename, rename_prefix};
+use crate::models::spec::{Activation, Biases, BlockSpec, DecoderSpec, NormKind, Rope};
 
 /// Defaults of transformers' `GPTJConfig`.
 pub const DEFAULTS: &[KeyDefault] = &[
@@ -23,33 +22,12 @@ pub const DEFAULTS: &[KeyDefault] = &[
     KeyDefault::boolean("tie_word_embeddings", false),
 ];
 
-/// Keys under GPT-2's names.
-pub(super) const KEYS: &[(&str, &str)] = &[
-    ("hidden_size", "n_embd"),
-    ("num_hidden_layers", "n_layer"),
-    ("num_attention_heads", "n_head"),
-    ("max_position_embeddings", "n_positions"),
-    ("rms_norm_eps", "layer_norm_epsilon"),
-];
-
-const NAMES: ModuleNames = ModuleNames {
-    blocks: "model.h",
-    embed: "model.wte",
-    norm: "model.ln_f",
-    attention: "attn",
-    attention_norm: "ln_1",
-    o: "out_proj",
-    up: "fc_in",
-    down: "fc_out",
-    ..LLAMA_NAMES
-};
-
 /// Base of the rotation, which no key says.
 const BASE: f64 = 10_000.0;
 
 /// Describes the decoder.
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
-    let config = &with_inner_size(&config.with_defaults(DEFAULTS).with_names(KEYS))?;
+    let config = &config.with_defaults(DEFAULTS).with_names(GPT2_KEYS).with_inner_size()?;
     config.only("tie_word_embeddings", &false.into())?;
     let dims = config.require_size("rotary_dim")?;
     let rope = Rope { traditional: true, ..Rope::plain(dims, BASE) };
@@ -59,7 +37,7 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
         let message = format!("{dims} is no even number up to the {head_dim} dimensions of a head");
         return Err(config.error("rotary_dim", message));
     }
-    spec.set_names(&NAMES);
+    spec.set_names(&GPTJ);
     spec.set_norms(NormKind::Layer);
     spec.set_plain_mlps(Activation::from_config(config, "activation_function")?);
     spec.set_biases(Biases { head: true, ..Biases::of_parts(false, true) });
@@ -69,19 +47,9 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     Ok(spec)
 }
 
-/// Returns the config with the MLP's width, four times the hidden size where `n_inner` does not say it.
-pub(super) fn with_inner_size(config: &ModelConfig) -> Result<ModelConfig> {
-    let inner = config.size("n_inner")?.unwrap_or(4 * config.require_size("hidden_size")?);
-    Ok(config.clone().with_value("intermediate_size", inner.into()))
-}
-
 /// Renames what transformers keeps in `transformer`, and drops buffers.
 pub fn rename(name: &str) -> Rename {
-    if name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias") {
-        return Rename::Drop;
-    }
-    if name.starts_with("lm_head.") || name.starts_with("model.") {
-        return Rename::Keep;
-    }
-    Rename::To(format!("model.{}", name.strip_prefix("transformer.").unwrap_or(name)))
+    let kept = ["lm_head.", "model."].map(|start| (start, start));
+    let moved = ["transformer.", ""].map(|start| (start, "model."));
+    rename_prefix(name, &ATTENTION_BUFFERS, &[kept, moved].concat())
 }

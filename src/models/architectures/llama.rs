@@ -3,25 +3,28 @@
 use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::defaults::KeyDefault;
+use crate::models::defaults::{KeyDefault, extend, extended_len};
 use crate::models::spec::DecoderSpec;
 
-/// Defaults of transformers' `LlamaConfig`.
-pub const DEFAULTS: &[KeyDefault] = &[
+/// Defaults of transformers' `LlamaConfig`: those that most classes share, and these.
+pub const DEFAULTS: &[KeyDefault] = &extend::<{ extended_len(SHARED, OWN) }>(SHARED, OWN);
+
+const OWN: &[KeyDefault] = &[KeyDefault::optional_size("head_dim"), KeyDefault::boolean("mlp_bias", false)];
+
+/// Defaults that classes after Llama's have too, but for sizes.
+pub(super) const SHARED: &[KeyDefault] = &[
     KeyDefault::size("vocab_size", 32_000),
     KeyDefault::size("hidden_size", 4096),
     KeyDefault::size("intermediate_size", 11_008),
     KeyDefault::size("num_hidden_layers", 32),
     KeyDefault::size("num_attention_heads", 32),
     KeyDefault::optional_size("num_key_value_heads"),
-    KeyDefault::optional_size("head_dim"),
     KeyDefault::text("hidden_act", "silu"),
     KeyDefault::size("max_position_embeddings", 2048).minor(),
     KeyDefault::number("rms_norm_eps", 1e-6),
     KeyDefault::number("rope_theta", 10_000.0),
     KeyDefault::boolean("tie_word_embeddings", false),
     KeyDefault::boolean("attention_bias", false),
-    KeyDefault::boolean("mlp_bias", false),
 ];
 
 /// Describes the decoder by the shared keys and `rope_traditional`, a key of mlx-lm's own.

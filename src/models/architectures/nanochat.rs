@@ -1,13 +1,12 @@
 //! nanochat: norms without weights, also after the embedding; an MLP of squares, angles of RoPE negative, capped logits.
 
+use super::module_names::{NANOCHAT, NANOCHAT_MODULES};
 use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::KeyDefault;
 use crate::models::names::Rename;
-use crate::models::spec::{
-    Activation, DecoderSpec, LLAMA_NAMES, ModuleNames, NormKind, NormSpec, QkNorm, Rope,
-};
+use crate::models::spec::{Activation, DecoderSpec, NormKind, NormSpec, QkNorm, Rope};
 
 /// Defaults of transformers' `NanoChatConfig`.
 pub const DEFAULTS: &[KeyDefault] = &[
@@ -26,35 +25,13 @@ pub const DEFAULTS: &[KeyDefault] = &[
     KeyDefault::nullable_number("final_logit_softcapping", 15.0),
 ];
 
-const NAMES: ModuleNames = ModuleNames {
-    blocks: "transformer.h",
-    embed: "transformer.wte",
-    attention: "attn",
-    q: "c_q",
-    k: "c_k",
-    v: "c_v",
-    o: "c_proj",
-    up: "c_fc",
-    down: "c_proj",
-    ..LLAMA_NAMES
-};
-/// Modules in transformers, with the names that mlx-lm has for them.
-const MODULES: [(&str, &str); 6] = [
-    ("self_attn.q_proj", "attn.c_q"),
-    ("self_attn.k_proj", "attn.c_k"),
-    ("self_attn.v_proj", "attn.c_v"),
-    ("self_attn.o_proj", "attn.c_proj"),
-    ("mlp.fc1", "mlp.c_fc"),
-    ("mlp.fc2", "mlp.c_proj"),
-];
-
 /// Describes the decoder.
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
     config.only_activation("hidden_act", &["relu2"])?;
     let rope = Rope { reversed: true, ..Rope::from_config(config)? };
     let mut spec = DecoderSpec::with_rope(config, rope)?;
-    spec.set_names(&NAMES);
+    spec.set_names(&NANOCHAT);
     spec.embed.norm = Some(NormSpec::rms(String::new(), spec.hidden_size, spec.head.norm.eps));
     spec.set_norms(NormKind::RmsWeightless);
     spec.set_plain_mlps(Activation::Relu2);
@@ -76,6 +53,6 @@ pub fn rename(name: &str) -> Rename {
     let Some((layer, rest)) = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) else {
         return Rename::Keep;
     };
-    let module = MODULES.iter().find_map(|(theirs, ours)| Some((ours, rest.strip_prefix(theirs)?)));
+    let module = NANOCHAT_MODULES.iter().find_map(|(theirs, ours)| Some((ours, rest.strip_prefix(theirs)?)));
     module.map_or(Rename::Keep, |(module, part)| Rename::To(format!("transformer.h.{layer}.{module}{part}")))
 }

@@ -1,10 +1,11 @@
 //! `PLaMo` 3: Gemma 3's block with fused matrices, and norm weights that are stored less a number of each place.
 
+use super::module_names::PLAMO3;
 use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::KeyDefault;
-use crate::models::spec::{AttentionSpan, Biases, DecoderSpec, LLAMA_NAMES, ModuleNames, Projections, Rope};
+use crate::models::spec::{AttentionSpan, Biases, DecoderSpec, Projections, Rope};
 
 /// Defaults of mlx-lm's arguments.
 pub const DEFAULTS: &[KeyDefault] = &[
@@ -25,14 +26,6 @@ pub const DEFAULTS: &[KeyDefault] = &[
     KeyDefault::size("sliding_window_pattern", 8).minor(),
 ];
 
-const NAMES: ModuleNames = ModuleNames {
-    blocks: "model.layers.layers",
-    attention: "mixer",
-    attention_norm: "pre_mixer_norm",
-    mlp_norm: "pre_mlp_norm",
-    ..LLAMA_NAMES
-};
-
 /// Describes the decoder. A block without a window is the last of each `sliding_window_pattern`.
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = config.with_defaults(DEFAULTS);
@@ -43,7 +36,7 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     let mut spec = DecoderSpec::with_ropes(config, ropes.to_vec())?;
     let [full, local] = ropes.map(|rope| rope.theta.into());
     spec.resolved.extend([("rope_theta", full), ("rope_local_theta", local)]);
-    spec.set_names(&NAMES);
+    spec.set_names(&PLAMO3);
     spec.set_biases(Biases::default());
     let pattern = config.require_size("sliding_window_pattern")?;
     spec.set_sliding_windows(config, |layer| !(layer + 1).is_multiple_of(pattern))?;

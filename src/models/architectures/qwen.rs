@@ -1,10 +1,11 @@
 //! Qwen 1: Llama's block under GPT-2's names, with queries, keys and values in one matrix.
 
+use super::module_names::QWEN;
 use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::KeyDefault;
-use crate::models::spec::{Biases, DecoderSpec, LLAMA_NAMES, ModuleNames, Projections, Rope};
+use crate::models::spec::{Biases, DecoderSpec, Projections, Rope};
 
 /// Defaults of mlx-lm's arguments.
 pub const DEFAULTS: &[KeyDefault] = &[
@@ -23,21 +24,6 @@ pub const DEFAULTS: &[KeyDefault] = &[
 const KEYS: &[(&str, &str)] =
     &[("head_dim", "kv_channels"), ("rms_norm_eps", "layer_norm_epsilon"), ("rope_theta", "rotary_emb_base")];
 
-const NAMES: ModuleNames = ModuleNames {
-    blocks: "transformer.h",
-    embed: "transformer.wte",
-    norm: "transformer.ln_f",
-    attention: "attn",
-    attention_norm: "ln_1",
-    qkv: "c_attn",
-    o: "c_proj",
-    mlp_norm: "ln_2",
-    gate: "w2",
-    up: "w1",
-    down: "c_proj",
-    ..LLAMA_NAMES
-};
-
 /// Base of the rotation where the config does not say.
 const THETA: f64 = 10_000.0;
 
@@ -53,7 +39,7 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     }
     let config = &config;
     let mut spec = DecoderSpec::with_rope(config, Rope::from_config(config)?)?;
-    spec.set_names(&NAMES);
+    spec.set_names(&QWEN);
     for key in ["use_dynamic_ntk", "use_logn_attn"] {
         if config.boolean(key)?.unwrap_or(false) {
             spec.notes

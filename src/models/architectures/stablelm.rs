@@ -5,7 +5,7 @@ use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::KeyDefault;
-use crate::models::spec::{Biases, BlockSpec, DecoderSpec, NormKind, NormSpec, QkNorm, Rope};
+use crate::models::spec::{Biases, BlockSpec, DecoderSpec, NormKind, Rope};
 
 /// Defaults of transformers' `StableLmConfig`.
 pub const DEFAULTS: &[KeyDefault] = &[
@@ -26,9 +26,6 @@ pub const DEFAULTS: &[KeyDefault] = &[
     KeyDefault::boolean("use_parallel_residual", false),
 ];
 
-/// Most heads with a norm each that are taken for meant.
-const MOST_HEADS: usize = 1024;
-
 /// Describes the decoder.
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS).with_names(&[("rms_norm_eps", "layer_norm_eps")]);
@@ -40,7 +37,7 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     let qkv = config.required("use_qkv_bias", ModelConfig::boolean)?;
     spec.set_biases(Biases { qkv, ..Biases::default() });
     if config.required("qk_layernorm", ModelConfig::boolean)? {
-        set_norms_of_heads(config, &mut spec)?;
+        spec.set_norms_of_each_head(config, NormKind::LayerUnbiased)?;
     }
     if config.required("use_parallel_residual", ModelConfig::boolean)? {
         spec.blocks.iter_mut().for_each(BlockSpec::share_input);
@@ -50,23 +47,4 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     spec.note_head_dim(config);
     spec.note_head(config, false);
     Ok(spec)
-}
-
-/// Gives every head of the queries and keys a layer norm.
-fn set_norms_of_heads(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
-    let heads = spec.attentions().map(|attention| attention.heads).max().unwrap_or(0);
-    if heads > MOST_HEADS {
-        return Err(config.error("num_attention_heads", format!("{heads} is more than {MOST_HEADS}")));
-    }
-    let eps = spec.head.norm.eps;
-    for attention in spec.attentions_mut() {
-        let norm = |of: &str, head: usize| NormSpec {
-            kind: NormKind::LayerUnbiased,
-            ..NormSpec::rms(format!("{}.{of}.norms.{head}", attention.path), attention.head_dim, eps)
-        };
-        let queries = (0..attention.heads).map(|head| norm("q_layernorm", head));
-        let keys = (0..attention.kv_heads).map(|head| norm("k_layernorm", head));
-        attention.qk_norm = QkNorm::EachHead(queries.chain(keys).collect());
-    }
-    Ok(())
 }

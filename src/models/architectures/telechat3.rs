@@ -45,24 +45,3 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     }
     Ok(spec)
 }
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use serde_json::{Value, json};
-    use std::path::Path;
-
-    use super::*;
-
-    #[test]
-    fn written_mscales_give_the_makers_factor() {
-        let config = json!({"model_type": "telechat3", "rope_scaling": {"rope_type": "telechat3-yarn", "factor": 4.0,
-            "original_max_position_embeddings": 64, "mscale": 1.0, "mscale_all_dim": 1.0}});
-        let config = ModelConfig::parse(Path::new("config.json"), &config.to_string()).unwrap();
-        let spec = spec(&config, &TensorShapes::new()).unwrap();
-        let scaling: Vec<&Value> =
-            spec.resolved.iter().filter(|(key, _)| *key == "rope_scaling").map(|(_, value)| value).collect();
-        assert_eq!((&scaling[0]["mscale"], &scaling[0]["mscale_all_dim"]), (&json!(0.7), &json!(0)));
-        assert!((spec.ropes[0].attention_factor() - (0.07 * 4f32.ln() + 1.0)).abs() < 1e-6);
-    }
-}

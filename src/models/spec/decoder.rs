@@ -5,7 +5,9 @@ use super::manifest::Manifest;
 use super::mlp::{Activation, ExpertsSpec, MlpSpec};
 use super::names::{LLAMA_NAMES, ModuleNames, inside};
 use super::norm::{NormKind, NormSpec, QkNorm};
-use super::parts::{AttentionSpan, AttentionSpec, BlockSpec, Branch, EmbedSpec, HeadSpec, PositionsSpec};
+use super::parts::{
+    AttentionSpan, AttentionSpec, BlockSpec, Branch, EmbedSpec, HeadSpec, PositionsSpec, TIE,
+};
 use super::rope::{Rope, RopeScaling};
 use serde_json::Value;
 
@@ -75,10 +77,10 @@ impl DecoderSpec {
         if num_hidden_layers > 10_000 {
             return Err(config.error("num_hidden_layers", format!("{num_hidden_layers} is more than 10000")));
         }
-        let tie_word_embeddings = config.required("tie_word_embeddings", ModelConfig::boolean)?;
+        let tie_word_embeddings = config.required(TIE, ModelConfig::boolean)?;
         let mut resolved = written_sizes(config);
         resolved.extend(written_defaults(config));
-        resolved.push(("tie_word_embeddings", tie_word_embeddings.into()));
+        resolved.push((TIE, tie_word_embeddings.into()));
         let defaults_taken = defaults_taken(config);
         let notes: Vec<String> = defaults_taken.iter().cloned().collect();
         let hidden_size = attention.hidden_size;
@@ -102,6 +104,7 @@ impl DecoderSpec {
                 norm: norm(),
                 path: String::new(),
                 tied: tie_word_embeddings,
+                tie_key: config.name_of(TIE),
                 bias: false,
                 quantized_tied: true,
                 scale: None,

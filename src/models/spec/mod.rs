@@ -3,6 +3,7 @@
 //! Every architecture maps its config to a [`DecoderSpec`]; everything after that (conversion, analysis, the engine)
 //! reads the spec and never the config.
 mod biases;
+mod changes;
 mod decoder;
 mod manifest;
 mod mlp;
@@ -12,11 +13,13 @@ mod parts;
 mod rope;
 
 pub use biases::Biases;
+pub(crate) use changes::{WindowPattern, divisible_size};
 pub use decoder::{DecoderSpec, TemperatureTuning};
 pub use manifest::{Manifest, Role, Tap, TensorSpec, with_columns};
 pub use mlp::{Activation, ExpertsSpec, MlpSpec, XIELU_PARAMETERS};
 pub use names::{LLAMA_NAMES, ModuleNames};
 pub use norm::{NormKind, NormParameter, NormSpec, QkNorm};
+pub(crate) use parts::TIE;
 pub use parts::{
     AttentionGate, AttentionSpan, AttentionSpec, BlockSpec, Branch, EmbedSpec, HeadSpec, LinearSpec,
     PositionsSpec, Projections,

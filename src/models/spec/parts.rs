@@ -313,6 +313,9 @@ impl EmbedSpec {
     }
 }
 
+/// Key of config.json that says whether the head is the embedding, in most classes.
+pub(crate) const TIE: &str = "tie_word_embeddings";
+
 /// Norm before the output matrix, and that matrix.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HeadSpec {
@@ -322,6 +325,8 @@ pub struct HeadSpec {
     pub path: String,
     /// True if the matrix is the embedding.
     pub tied: bool,
+    /// Key of config.json that says whether it is.
+    pub tie_key: &'static str,
     /// True if an untied head has a bias.
     pub bias: bool,
     /// True if stock mlx-lm can run a tied head whose embedding is quantized.
@@ -333,6 +338,16 @@ pub struct HeadSpec {
 }
 
 impl HeadSpec {
+    /// Returns the advice to say in config.json that the head is the embedding.
+    pub(crate) fn tie_hint(&self) -> String {
+        format!("set \"{}\": true in config.json if the embedding is the head", self.tie_key)
+    }
+
+    /// Returns the advice to say in config.json that the head is not the embedding.
+    pub(crate) fn untie_hint(&self) -> String {
+        format!("set \"{}\": false in config.json if the head was trained on its own", self.tie_key)
+    }
+
     /// Returns the tensors of a head for `vocabulary` tokens.
     pub(super) fn tensors(&self, vocabulary: usize) -> Vec<TensorSpec> {
         let mut tensors: Vec<TensorSpec> = self.norm.tensors(None).collect();

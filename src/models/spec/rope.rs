@@ -427,7 +427,7 @@ impl RopeScaling {
     /// Reads factors by wavelength, as transformers' `_compute_longrope_parameters`.
     fn longrope(config: &ModelConfig, group: &str, original: f64) -> Result<Self> {
         let key = |name: &str| format!("{group}.{name}");
-        let factors = |name: &str| config.positives(&key(name));
+        let factors = |name: &str| config.positives(&key(name), None);
         let extended = match config.positive(&key("factor"))? {
             Some(factor) => factor,
             None => config.size("max_position_embeddings")?.map_or(1.0, |most| most as f64 / original),

@@ -157,6 +157,18 @@ impl Text {
         tokens.truncate(most);
         Ok(tokens)
     }
+
+    /// Returns the token ids that every window of this text begins with, where the text begins with `tokens`: what the
+    /// tokenizer or the chat template puts before a document. Token ids of an array have none.
+    ///
+    /// # Errors
+    /// When the tokenizer fails.
+    pub(crate) fn beginning(&self, tokenizer: Option<&Tokenizer>, tokens: &[u32]) -> Result<Vec<u32>> {
+        match (&self.contents, tokenizer) {
+            (Contents::Tokens(_), _) | (_, None) => Ok(Vec::new()),
+            (_, Some(tokenizer)) => tokenizer.beginning(tokens, self.has_conversations()),
+        }
+    }
 }
 
 /// Tokenizes `documents` with `encode`, in parallel and batch by batch, until there are at least `most` tokens.

@@ -1,8 +1,9 @@
 //! Windows of one length over a text: spread for calibration, consecutive for evaluation, and both from one text
-//! without overlap.
+//! without overlap. Each begins as the text does: see [`cut`](super::cut).
 
 use std::collections::BTreeSet;
 
+use super::cut::{Cut, tokens_for};
 use super::text::Text;
 use crate::error::{Error, Result};
 use crate::text::tokenizer::Tokenizer;
@@ -11,7 +12,7 @@ use crate::words::count;
 /// Number of windows of which the last is held out, if one text serves both calibration and evaluation.
 pub const HELD_OUT_EVERY: usize = 8;
 
-/// Windows of one text that share no token.
+/// Windows of one text that share no token but those that all begin with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Split {
     /// Windows to calibrate on, spread over the text.
@@ -36,10 +37,11 @@ pub struct Windows {
 
 impl Text {
     /// Returns `samples` sequences of `length` tokens, spread evenly over the text from a start that `seed` chooses.
-    /// The built-in text gives fewer if it is too short.
+    /// Where the tokenizer puts BOS before documents, every sequence begins with it, and it counts. The built-in text
+    /// gives fewer sequences if it is too short.
     ///
     /// # Errors
-    /// As [`Text::tokens`], and when the text is too short.
+    /// As [`Text::tokens`], when the text is too short, and when `length` has room for nothing but BOS.
     pub fn sequences<'t>(
         &self,
         tokenizer: impl Into<Option<&'t Tokenizer>>,
@@ -47,19 +49,24 @@ impl Text {
         length: usize,
         seed: u64,
     ) -> Result<Vec<Vec<u32>>> {
+        let tokenizer = tokenizer.into();
         let tokens = self.tokens(tokenizer)?;
-        let windows: Vec<&[u32]> = tokens.chunks_exact(length.max(1)).collect();
-        self.check_enough(tokens.len(), windows.len(), samples, length, samples)?;
-        Ok(picked(&windows, &spread(&windows, samples, seed)))
+        let beginning = self.beginning(tokenizer, &tokens)?;
+        let cut = Cut::new(&tokens, &beginning, length)?;
+        let needed = tokens_for(samples, length, beginning.len());
+        let wanted = Wanted { samples, length, tokens: needed, held_out: false };
+        self.check_enough(tokens.len(), cut.len(), &wanted)?;
+        Ok(cut.windows(spread(cut.len(), samples, seed)))
     }
 
-    /// Splits the text into windows of `length` tokens to calibrate and to evaluate on. The last of every
-    /// [`HELD_OUT_EVERY`] windows is held out, or the last of all if there are fewer. Of the held-out windows, at most
-    /// `most_held_out` (0 counts as 1) are chosen, spread evenly; of the others, `samples` are chosen, spread evenly
-    /// from a start that `seed` chooses. The built-in text gives fewer if it is too short.
+    /// Splits the text into windows of `length` tokens to calibrate and to evaluate on, which begin as those of
+    /// [`sequences`](Self::sequences). The last of every [`HELD_OUT_EVERY`] windows is held out, or the last of all if
+    /// there are fewer. Of the held-out windows, at most `most_held_out` (0 counts as 1) are chosen, spread evenly; of
+    /// the others, `samples` are chosen, spread evenly from a start that `seed` chooses. The built-in text gives fewer if
+    /// it is too short.
     ///
     /// # Errors
-    /// As [`Text::tokens`], and when the text is too short for both.
+    /// As [`Text::sequences`], and when the text is too short for both.
     pub fn split<'t>(
         &self,
         tokenizer: impl Into<Option<&'t Tokenizer>>,
@@ -68,42 +75,40 @@ impl Text {
         seed: u64,
         most_held_out: usize,
     ) -> Result<Split> {
+        let tokenizer = tokenizer.into();
         let tokens = self.tokens(tokenizer)?;
-        let windows: Vec<&[u32]> = tokens.chunks_exact(length.max(1)).collect();
-        let few = windows.len() < HELD_OUT_EVERY;
-        let is_held_out = |index: usize| {
-            if few { index + 1 == windows.len() } else { index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 }
-        };
-        let of = |held_out: bool| -> Vec<&[u32]> {
-            let all = windows.iter().enumerate();
-            all.filter(|(i, _)| is_held_out(*i) == held_out).map(|(_, window)| *window).collect()
-        };
-        let (calibration, held_out) = (of(false), of(true));
+        let beginning = self.beginning(tokenizer, &tokens)?;
+        let cut = Cut::new(&tokens, &beginning, length)?;
+        let (held_out, calibration) = held_out(cut.len());
         // The least number of windows of which `samples` are left.
-        let needed = samples + (samples.saturating_sub(1) / (HELD_OUT_EVERY - 1)).max(1);
-        self.check_enough(tokens.len(), calibration.len(), samples, length, needed)?;
+        let windows = samples + (samples.saturating_sub(1) / (HELD_OUT_EVERY - 1)).max(1);
+        let needed = tokens_for(windows, length, beginning.len());
+        let wanted = Wanted { samples, length, tokens: needed, held_out: true };
+        self.check_enough(tokens.len(), calibration.len(), &wanted)?;
         let most = held_out.len().min(most_held_out.max(1));
         let chosen: BTreeSet<usize> = (0..most).map(|i| i * held_out.len() / most).collect();
         let pick = |wanted: bool| {
             let all = held_out.iter().enumerate().filter(|(index, _)| chosen.contains(index) == wanted);
-            all.map(|(_, window)| window.to_vec()).collect()
+            cut.windows(all.map(|(_, window)| *window))
         };
         let (held_out, spare) = (pick(true), pick(false));
-        let chosen = spread(&calibration, samples, seed);
+        let chosen = spread(calibration.len(), samples, seed);
         let unused = calibration.iter().enumerate().filter(|(index, _)| !chosen.contains(index));
         Ok(Split {
-            unused: unused.map(|(_, window)| window.to_vec()).collect(),
-            calibration: picked(&calibration, &chosen),
+            unused: cut.windows(unused.map(|(_, window)| *window)),
+            calibration: cut.windows(chosen.iter().map(|&index| calibration[index])),
             held_out,
             spare,
         })
     }
 
     /// Returns consecutive windows of `length` tokens from the start of the text, with at most `max_tokens` tokens
-    /// together. A shorter window at the end is left out unless it is the only one.
+    /// together. They begin as those of [`sequences`](Self::sequences). A shorter window at the end is left out unless it
+    /// is the only one.
     ///
     /// # Errors
-    /// As [`Text::tokens`], and when `length` is below 2, or `max_tokens` or the text's number of tokens below 3.
+    /// As [`Text::tokens`], and when `length` is below 2 or has room for nothing but BOS, or `max_tokens` or the text's
+    /// number of tokens is below 3.
     pub fn windows<'t>(
         &self,
         tokenizer: impl Into<Option<&'t Tokenizer>>,
@@ -119,7 +124,8 @@ impl Text {
             ))
             .hint("ask for windows of at least 2 tokens, and for at least 3 tokens of the text"));
         }
-        let tokens = self.first_tokens(tokenizer.into(), most)?;
+        let tokenizer = tokenizer.into();
+        let tokens = self.first_tokens(tokenizer, most)?;
         if tokens.len() < 3 {
             return Err(Error::input(format!(
                 "{} has {}, at least 3 are needed",
@@ -131,51 +137,62 @@ impl Text {
         if tokens.len() < length {
             return Ok(Windows { windows: vec![tokens], left_out: 0 });
         }
-        let whole = tokens.chunks_exact(length);
-        let left_out = whole.remainder().len();
-        Ok(Windows { windows: whole.map(<[u32]>::to_vec).collect(), left_out })
+        let beginning = self.beginning(tokenizer, &tokens)?;
+        let cut = Cut::new(&tokens, &beginning, length)?;
+        // What is inserted counts too.
+        let whole = cut.len().min(most / length);
+        let left_out = if whole < cut.len() { most } else { cut.rest.len() }.min(most - whole * length);
+        Ok(Windows { windows: cut.windows(0..whole), left_out })
     }
 
-    /// Fails if the `windows` of `length` tokens that the text has are too few for `samples`, unless it is the built-in
-    /// text and has any. `needed` is the number of windows that the text would have to hold; with `tokens`, the text's
-    /// number of tokens, it is for the message.
-    fn check_enough(
-        &self,
-        tokens: usize,
-        windows: usize,
-        samples: usize,
-        length: usize,
-        needed: usize,
-    ) -> Result<()> {
+    /// Fails if the `windows` that the text has are fewer than those `wanted`, unless it is the built-in text and has
+    /// any. `tokens`, the text's number of tokens, is for the message.
+    fn check_enough(&self, tokens: usize, windows: usize, wanted: &Wanted) -> Result<()> {
+        let Wanted { samples, length, tokens: needed, held_out } = *wanted;
         if windows >= samples || (windows > 0 && self.is_built_in()) {
             return Ok(());
         }
         let verb = if samples == 1 { "s" } else { "" };
-        let held_out = if needed > samples { ", some of them held out for evaluation" } else { "" };
+        let held_out = if held_out { ", some of them held out for evaluation" } else { "" };
         Err(Error::input(format!(
-            "{} has {}; {} of {length} need{verb} {}{held_out}",
+            "{} has {}; {} of {length} need{verb} {needed}{held_out}",
             self.name(),
             count(tokens, "token"),
             count(samples, "sequence"),
-            needed.saturating_mul(length)
         ))
         .hint("give a longer setting `calibration` text, or fewer setting `samples` or a smaller setting `sequence_length`"))
     }
 }
 
-/// Returns the indices of the `windows` to take: at most `samples`, evenly spaced from a start that `seed` chooses and
-/// continued from the front at the end.
-fn spread(windows: &[&[u32]], samples: usize, seed: u64) -> Vec<usize> {
-    if windows.is_empty() {
-        return Vec::new();
-    }
-    let count = samples.min(windows.len());
-    let start = fastrand::Rng::with_seed(seed).usize(..windows.len());
-    (0..count).map(|i| (start + i * windows.len() / count) % windows.len()).collect()
+/// Windows to find in a text.
+struct Wanted {
+    /// Number of windows.
+    samples: usize,
+    /// Tokens of each.
+    length: usize,
+    /// Tokens of a text that has them.
+    tokens: usize,
+    /// True if some tokens are for evaluation.
+    held_out: bool,
 }
 
-fn picked(windows: &[&[u32]], chosen: &[usize]) -> Vec<Vec<u32>> {
-    chosen.iter().map(|&index| windows[index].to_vec()).collect()
+/// Divides the indices of so many `windows` into those that are held out and the others.
+fn held_out(windows: usize) -> (Vec<usize>, Vec<usize>) {
+    let few = windows < HELD_OUT_EVERY;
+    (0..windows).partition(|index| {
+        if few { index + 1 == windows } else { index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 }
+    })
+}
+
+/// Returns the indices of the windows to take: at most `samples`, evenly spaced from a start that `seed` chooses and
+/// continued from the front at the end.
+fn spread(windows: usize, samples: usize, seed: u64) -> Vec<usize> {
+    if windows == 0 {
+        return Vec::new();
+    }
+    let count = samples.min(windows);
+    let start = fastrand::Rng::with_seed(seed).usize(..windows);
+    (0..count).map(|i| (start + i * windows / count) % windows).collect()
 }
 
 #[cfg(test)]
@@ -183,6 +200,7 @@ fn picked(windows: &[&[u32]], chosen: &[usize]) -> Vec<Vec<u32>> {
 mod tests {
     use super::super::text::tests::{open, tokenizer};
     use super::*;
+    use crate::text::tokenizer::{ChosenTemplate, TemplateSettings};
 
     /// Returns a text of the token ids from 0 to `count` - 1.
     fn counting(count: u16) -> Text {
@@ -209,6 +227,49 @@ mod tests {
         let error = counting(1).windows(&tokenizer, 4, None).unwrap_err().to_string();
         assert!(error.ends_with("has 1 token, at least 3 are needed"), "{error}");
         assert!(text.windows(&tokenizer, 1, None).is_err() && text.windows(&tokenizer, 4, Some(1)).is_err());
+    }
+
+    #[test]
+    fn every_window_begins_with_bos() {
+        let tokenizer = tokenizer();
+        let text = open("a.txt", b"A trait tells the compiler what a type has and shares with other types.")
+            .unwrap();
+        let all = text.tokens(&tokenizer).unwrap();
+        let Windows { windows, left_out } = text.windows(&tokenizer, 4, None).unwrap();
+        assert!(windows.len() > 3 && windows.iter().all(|window| window[0] == 0));
+        let parts: Vec<u32> = windows.iter().flat_map(|window| window[1..].to_vec()).collect();
+        assert_eq!(parts, all[1..all.len() - left_out], "no token is lost");
+        assert_eq!(
+            text.windows(&tokenizer, 4, Some(11)).unwrap(),
+            Windows { windows: windows[..2].to_vec(), left_out: 3 }
+        );
+        assert_eq!(text.windows(&tokenizer, 4, Some(12)).unwrap().left_out, 0, "BOS counts");
+        let sequences = text.sequences(&tokenizer, 3, 4, 0).unwrap();
+        assert!(sequences.iter().all(|sequence| windows.contains(sequence)));
+        let Split { calibration, held_out, .. } = text.split(&tokenizer, 2, 4, 0, 1).unwrap();
+        assert!(calibration.iter().chain(&held_out).all(|sequence| windows.contains(sequence)));
+        assert!(text.sequences(&tokenizer, 1, 1, 0).is_err(), "no room beside BOS");
+        let one_stream = text.windows(&tokenizer, usize::MAX, None).unwrap().windows;
+        assert_eq!(one_stream, [all]);
+    }
+
+    #[test]
+    fn conversations_begin_as_the_template_writes_them() {
+        let tokenizer = tokenizer();
+        let line = r#"{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes, and no, and so on and on"}]}"#;
+        let text = open("a.jsonl", format!("{line}\n{line}\n").as_bytes()).unwrap();
+        let windows = text.windows(&tokenizer, 8, None).unwrap().windows;
+        assert!(windows.len() > 2 && windows.iter().all(|window| window[0] == 0), "{windows:?}");
+        let settings = TemplateSettings {
+            template: Some(ChosenTemplate::Source {
+                path: "bare.jinja".into(),
+                source: "{{ messages[1].content }}".to_owned(),
+            }),
+            ..TemplateSettings::default()
+        };
+        let plain = tokenizer.with_template(settings).unwrap();
+        let windows = text.windows(&plain, 8, None).unwrap().windows;
+        assert!(windows.iter().flatten().all(|&id| id != 0), "{windows:?}");
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //!
 //! The tokens that end a generation are the business of config.json and `generation_config.json` too, and not of this
 //! module.
+mod beginning;
 mod chat;
 mod class;
 mod files;

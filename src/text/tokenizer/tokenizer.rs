@@ -327,16 +327,6 @@ impl Tokenizer {
         self.special.get("bos_token").and_then(|token| self.token_to_id(token))
     }
 
-    /// Returns the id of the token that a text begins with: the `bos_token`, or where none is named what the
-    /// post-processor puts first.
-    pub fn first_token_id(&self) -> Option<u32> {
-        let put_first = || {
-            let (with, without) = (self.encode("Hi", true).ok()?, self.encode("Hi", false).ok()?);
-            with.first().copied().filter(|first| without.first() != Some(first))
-        };
-        self.bos_token_id().or_else(put_first)
-    }
-
     /// Returns the id of the `eos_token` that `tokenizer_config.json` or `special_tokens_map.json` names, or the
     /// tokenizer's class does. A model may stop at more ids than this one: config.json and `generation_config.json`
     /// name them.

@@ -1,0 +1,160 @@
+//! Names that classes have for modules and keys where they differ from Llama's.
+
+use crate::models::spec::{LLAMA_NAMES, ModuleNames};
+
+/// Keys of GPT-2 and GPT-J, by ours.
+pub(super) const GPT2_KEYS: &[(&str, &str)] = &[
+    ("hidden_size", "n_embd"),
+    ("num_hidden_layers", "n_layer"),
+    ("num_attention_heads", "n_head"),
+    ("max_position_embeddings", "n_positions"),
+    ("rms_norm_eps", "layer_norm_epsilon"),
+];
+
+/// Keys of `OLMo` 1 as its makers have it, by ours.
+pub(super) const OLMO_KEYS: &[(&str, &str)] = &[
+    ("vocab_size", "embedding_size"),
+    ("hidden_size", "d_model"),
+    ("num_hidden_layers", "n_layers"),
+    ("num_attention_heads", "n_heads"),
+    ("num_key_value_heads", "n_kv_heads"),
+    ("max_position_embeddings", "max_sequence_length"),
+    ("tie_word_embeddings", "weight_tying"),
+    ("attention_bias", "include_bias"),
+];
+
+/// Keys of `OpenELM`, by ours.
+pub(super) const OPENELM_KEYS: &[(&str, &str)] = &[
+    ("hidden_size", "model_dim"),
+    ("num_hidden_layers", "num_transformer_layers"),
+    ("max_position_embeddings", "max_context_length"),
+    ("tie_word_embeddings", "share_input_output_layers"),
+];
+
+/// Modules of Apertus.
+pub(super) const APERTUS: ModuleNames =
+    ModuleNames { attention_norm: "attention_layernorm", mlp_norm: "feedforward_layernorm", ..LLAMA_NAMES };
+
+/// Modules of `StarCoder` 1.
+pub(super) const GPT_BIGCODE: ModuleNames = ModuleNames {
+    blocks: "transformer.h",
+    embed: "transformer.wte",
+    norm: "transformer.ln_f",
+    attention: "attn",
+    attention_norm: "ln_1",
+    qkv: "c_attn",
+    o: "c_proj",
+    mlp_norm: "ln_2",
+    up: "c_fc",
+    down: "c_proj",
+    ..LLAMA_NAMES
+};
+
+/// Modules of GPT-2.
+pub(super) const GPT2: ModuleNames =
+    ModuleNames { blocks: "model.h", embed: "model.wte", norm: "model.ln_f", ..GPT_BIGCODE };
+
+/// Modules of GPT-J.
+pub(super) const GPTJ: ModuleNames = ModuleNames {
+    blocks: "model.h",
+    embed: "model.wte",
+    norm: "model.ln_f",
+    attention: "attn",
+    attention_norm: "ln_1",
+    o: "out_proj",
+    up: "fc_in",
+    down: "fc_out",
+    ..LLAMA_NAMES
+};
+
+/// Modules of GPT-NeoX.
+pub(super) const GPT_NEOX: ModuleNames = ModuleNames {
+    blocks: "model.h",
+    embed: "model.embed_in",
+    norm: "model.final_layer_norm",
+    head: "model.embed_out",
+    attention: "attention",
+    qkv: "query_key_value",
+    o: "dense",
+    up: "dense_h_to_4h",
+    down: "dense_4h_to_h",
+    ..LLAMA_NAMES
+};
+
+/// Modules of nanochat.
+pub(super) const NANOCHAT: ModuleNames = ModuleNames {
+    blocks: "transformer.h",
+    embed: "transformer.wte",
+    attention: "attn",
+    q: "c_q",
+    k: "c_k",
+    v: "c_v",
+    o: "c_proj",
+    up: "c_fc",
+    down: "c_proj",
+    ..LLAMA_NAMES
+};
+
+/// Modules of `OLMo` 1 as its makers have it.
+pub(super) const OLMO: ModuleNames = ModuleNames {
+    blocks: "model.transformer.blocks",
+    embed: "model.transformer.wte",
+    head: "model.transformer.ff_out",
+    attention: "",
+    qkv: "att_proj",
+    o: "attn_out",
+    mlp: "",
+    gate_up: "ff_proj",
+    down: "ff_out",
+    ..LLAMA_NAMES
+};
+
+/// Modules of `OpenELM`.
+pub(super) const OPENELM: ModuleNames = ModuleNames {
+    blocks: "transformer.layers",
+    embed: "transformer.token_embeddings",
+    norm: "transformer.norm",
+    attention: "attn",
+    attention_norm: "attn_norm",
+    o: "out_proj",
+    mlp: "ffn",
+    mlp_norm: "ffn_norm",
+    gate_up: "proj_1",
+    down: "proj_2",
+    ..LLAMA_NAMES
+};
+
+/// Modules of Qwen 1.
+pub(super) const QWEN: ModuleNames = ModuleNames {
+    blocks: "transformer.h",
+    embed: "transformer.wte",
+    norm: "transformer.ln_f",
+    attention: "attn",
+    attention_norm: "ln_1",
+    qkv: "c_attn",
+    o: "c_proj",
+    mlp_norm: "ln_2",
+    gate: "w2",
+    up: "w1",
+    down: "c_proj",
+    ..LLAMA_NAMES
+};
+
+/// Modules of `PLaMo` 3.
+pub(super) const PLAMO3: ModuleNames = ModuleNames {
+    blocks: "model.layers.layers",
+    attention: "mixer",
+    attention_norm: "pre_mixer_norm",
+    mlp_norm: "pre_mlp_norm",
+    ..LLAMA_NAMES
+};
+
+/// Modules of nanochat in transformers, with the names that mlx-lm has for them.
+pub(super) const NANOCHAT_MODULES: [(&str, &str); 6] = [
+    ("self_attn.q_proj", "attn.c_q"),
+    ("self_attn.k_proj", "attn.c_k"),
+    ("self_attn.v_proj", "attn.c_v"),
+    ("self_attn.o_proj", "attn.c_proj"),
+    ("mlp.fc1", "mlp.c_fc"),
+    ("mlp.fc2", "mlp.c_proj"),
+];

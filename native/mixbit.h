@@ -5,14 +5,14 @@ extern "C" {
 #endif
 /** Says how many threads are about to compute at once: as many as there are processors do their products alone. */
 void mixbit_expect_callers(int callers);
-/** What an mlx_array points to: float32 values that nobody has written yet. NULL if there is no memory. */
-void* mixbit_array_unfilled(const int* shape, int dimensions);
+/** What an mlx_array points to: values of a type of mlx_dtype's that nobody has written yet. NULL if there is no memory. */
+void* mixbit_array_unfilled(const int* shape, int dimensions, int dtype);
 /** Names of the nodes that an array which is not computed yet will be computed by, each on a line, its own first. `array` is
  * what an mlx_array points to. The text lasts until the thread's next call. */
 const char* mixbit_array_nodes(const void* array);
 /** A linear layer: what mlx_arrays point to. A matrix [rows, columns] of float16 or bfloat16 without scales, or MLX's codes with
  * scales and, in affine mode, biases; and the layer's bias [rows], or NULL. With `interleaved`, `weight` is what mixbit_interleave
- * made of an affine matrix of `rows` and `columns` whose scales are of matrix.hpp's kind `scale`. */
+ * wrote of an affine matrix, from the first multiple of 64 of the memory on, of `rows` and `columns` whose scales are of matrix.hpp's kind `scale`. */
 struct mixbit_linear {
   const void* weight;
   const void* scales;
@@ -22,9 +22,19 @@ struct mixbit_linear {
   const char* mode;
   int interleaved, rows, columns, scale;
 };
-/** The affine matrix of a layer whose arrays have their values, in the order that is fastest to multiply with: a new array of
- * bytes. NULL where this processor has no such order, or the matrix is of another kind. */
-void* mixbit_interleave(const struct mixbit_linear* stored);
+/** A stored matrix, as matrix.hpp describes it; `code` and `scale` are its enumerations' numbers. */
+struct mixbit_matrix {
+  const unsigned char* codes;
+  const unsigned char* scales;
+  const unsigned char* biases;
+  long rows, columns;
+  int bits, group, code, scale;
+};
+/** Bytes of sixteen rows of an affine matrix in the order that is fastest to multiply with; 0 where this processor has no such
+ * order, or the matrix is of another kind. */
+long mixbit_stripe_bytes(const struct mixbit_matrix* matrix);
+/** Writes an affine matrix in that order, on our threads: as many times mixbit_stripe_bytes as there are sixteens of rows. */
+void mixbit_interleave(const struct mixbit_matrix* matrix, unsigned char* to);
 /** The rows at `indices`, which are uint32 and have their values, of an interleaved matrix: new float32 values [.., columns]. */
 void* mixbit_interleaved_rows(const struct mixbit_linear* matrix, const void* indices);
 /** The outputs of some linear layers for float32 activations x [.., columns], in float32, one beside the other: [.., rows of
@@ -88,14 +98,6 @@ int mixbit_attend(const struct mixbit_attention* settings, const struct mixbit_a
 void* mixbit_gated(const void* gate, const void* up, const void* stream);
 /** exp(x) as our softmax and sigmoid have it on a processor without vectors. */
 float mixbit_exponential(float x);
-/** A stored matrix, as matrix.hpp describes it; `code` and `scale` are its enumerations' numbers. */
-struct mixbit_matrix {
-  const unsigned char* codes;
-  const unsigned char* scales;
-  const unsigned char* biases;
-  long rows, columns;
-  int bits, group, code, scale;
-};
 /** out [count, rows] = x [count, columns] times the transposed matrix, by the kernels "plain", "avx2", "avx512" or "vnni". Returns 1,
  * or 0 if there are none of that name for this processor. */
 int mixbit_product_by(const char* kernels, const struct mixbit_matrix* matrix, const float* x, long count, float* out);

@@ -37,9 +37,7 @@ extern "C" float mixbit_exponential(float x) { return mixbit::exponential(x); }
 extern "C" int mixbit_product_by(const char* kernels, const struct mixbit_matrix* matrix, const float* x, long count, float* out) {
   const mixbit::MatrixKernels* chosen = mixbit::matrix_kernels(kernels);
   if (!chosen) return 0;
-  mixbit::Matrix stored{matrix->codes,   matrix->scales,  matrix->biases, matrix->rows,
-                        matrix->columns, matrix->bits,    matrix->group,  static_cast<mixbit::Code>(matrix->code),
-                        static_cast<mixbit::Scale>(matrix->scale)};
+  mixbit::Matrix stored = mixbit::matrix_of(*matrix);
   std::vector<uint8_t> memory;
   if (mixbit::can_interleave(*chosen, stored)) {
     memory.resize(mixbit::interleaved_bytes(stored));

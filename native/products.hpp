@@ -5,11 +5,18 @@
 
 #include "activations.hpp"
 #include "matrix.hpp"
+#include "mixbit.h"
 
 namespace mixbit {
 
 // Kernels by name ("plain", "avx2", "avx512", "vnni"); null where there is none of that name or the processor cannot run them.
 const MatrixKernels* matrix_kernels(const char* name);
+
+// A matrix that is described in C.
+inline Matrix matrix_of(const struct mixbit_matrix& matrix) {
+  return {matrix.codes, matrix.scales, matrix.biases, matrix.rows, matrix.columns, matrix.bits, matrix.group,
+          static_cast<Code>(matrix.code), static_cast<Scale>(matrix.scale)};
+}
 
 // A matrix of those that x is multiplied with in one pass.
 struct Part {

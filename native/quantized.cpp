@@ -4,7 +4,6 @@
 // Activations, sums and results are float32, whatever type the scales have. Other cases go to MLX's own function. Of
 // transformations there is only the vjp with respect to the activations.
 
-#include <limits>
 #include <memory>
 #include <optional>
 
@@ -97,26 +96,13 @@ mx::array mx::quantized_matmul(const array& x, const array& w, const array& scal
   return function(x, w, scales, biases, transpose, group_size, bits, mode, s);
 }
 
-extern "C" void* mixbit_interleave(const struct mixbit_linear* stored) {
-  try {
-    const auto& scales = *array_at(stored->scales);
-    const auto form = quantized_form(*array_at(stored->weight), scales, *array_at(stored->biases), stored->group, stored->bits, "affine");
-    if (!form || !can_interleave(best_kernels(), *form)) return nullptr;
-    Settled codes(*array_at(stored->weight)), factors(scales), biases(*array_at(stored->biases));
-    Matrix matrix = *form;
-    matrix.codes = codes.values();
-    matrix.scales = factors.values();
-    matrix.biases = biases.values();
-    // One stripe more has room for the beginning, which may be anywhere, and an axis has less than 2^31 places.
-    const long width = stripe_bytes(matrix), count = stripes(matrix) + 1;
-    if (width > std::numeric_limits<int>::max()) return nullptr;
-    const mx::Shape shape = {static_cast<int>(count), static_cast<int>(width)};
-    auto result = std::make_unique<mx::array>(mx::allocator::malloc(count * width), shape, mx::uint8);
-    interleave(best_kernels(), matrix, interleaved_start(result->data<uint8_t>()));
-    return result.release();
-  } catch (const std::exception&) {
-    return nullptr;
-  }
+extern "C" long mixbit_stripe_bytes(const struct mixbit_matrix* matrix) {
+  const Matrix stored = matrix_of(*matrix);
+  return can_interleave(best_kernels(), stored) ? stripe_bytes(stored) : 0;
+}
+
+extern "C" void mixbit_interleave(const struct mixbit_matrix* matrix, unsigned char* to) {
+  interleave(best_kernels(), matrix_of(*matrix), to);
 }
 
 extern "C" void* mixbit_interleaved_rows(const struct mixbit_linear* stored, const void* indices) {

@@ -32,26 +32,54 @@ pub(crate) fn shape(sizes: &[usize]) -> Vec<i32> {
     sizes.iter().map(|&n| n as i32).collect()
 }
 
+/// Returns an array of `dtype` and shape `sizes` whose bytes `fill` writes in place, all of them.
+pub(crate) fn filled_bytes<E>(
+    dtype: Dtype,
+    sizes: &[usize],
+    fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+) -> Result<Array, E> {
+    let count = sizes.iter().product::<usize>() * dtype.size();
+    #[cfg(target_os = "linux")]
+    if let Some(array) = unfilled(sizes, dtype) {
+        if count > 0 {
+            // SAFETY: nobody else has the array, whose values have this type's bytes in a row.
+            unsafe {
+                let data = mlx_sys::mlx_array_data_uint8(array.as_ptr()).cast_mut();
+                fill(std::slice::from_raw_parts_mut(data, count))?;
+            }
+        }
+        return Ok(array);
+    }
+    let mut bytes = vec![0; count];
+    fill(&mut bytes)?;
+    Ok(from_bytes(&bytes, dtype, sizes))
+}
+
+/// Returns an array with its memory, which nobody has written yet; `None` if there is none.
+#[cfg(target_os = "linux")]
+fn unfilled(sizes: &[usize], dtype: Dtype) -> Option<Array> {
+    let (shape, dtype) = (shape(sizes), mlx_dtype(dtype) as i32);
+    // SAFETY: a shape and its length. The array is evaluated; MLX's allocator, which the compiler does not see into, made its
+    // memory, and whatever bits are there are numbers.
+    unsafe {
+        let ctx = mlx_sys::mixbit_array_unfilled(shape.as_ptr(), shape.len() as i32, dtype);
+        (!ctx.is_null()).then(|| Array::from_ptr(mlx_sys::mlx_array { ctx }))
+    }
+}
+
 /// Returns an array of shape `sizes` whose values `fill` writes in place, all of them.
 pub(crate) fn filled<E>(sizes: &[usize], fill: impl FnOnce(&mut [f32]) -> Result<(), E>) -> Result<Array, E> {
     let count = sizes.iter().product();
     #[cfg(target_os = "linux")]
-    {
-        let shape = shape(sizes);
-        // SAFETY: a shape and its length; the array is checked before it is used.
-        let ctx = unsafe { mlx_sys::mixbit_array_unfilled(shape.as_ptr(), shape.len() as i32) };
-        if !ctx.is_null() {
-            // SAFETY: the array is evaluated, of float32, and nobody else has it; MLX's allocator, which the compiler does
-            // not see into, made its memory, and whatever bits are there are numbers.
+    if let Some(array) = unfilled(sizes, Dtype::F32) {
+        if count > 0 {
+            // SAFETY: nobody else has the array, which is of float32.
             unsafe {
-                let array = Array::from_ptr(mlx_sys::mlx_array { ctx });
                 let values = mlx_sys::mlx_array_data_float32(array.as_ptr()).cast_mut();
-                if count > 0 {
-                    fill(std::slice::from_raw_parts_mut(values, count))?;
-                }
-                return Ok(array);
+                fill(std::slice::from_raw_parts_mut(values, count))?;
             }
         }
+        return Ok(array);
     }
     let mut values = vec![0.0; count];
     fill(&mut values)?;

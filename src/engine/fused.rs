@@ -5,8 +5,10 @@
 //! nodes, to the bit. There are no gradients.
 
 use mlx_rs::Array;
+use std::borrow::Cow;
+use std::ops::Range;
 
-use crate::engine::array::{Packed, mlx_dtype};
+use crate::engine::array::mlx_dtype;
 use crate::engine::decoder::linear::Weight;
 use crate::engine::positions::Rotation;
 use crate::error::{Error, Result};
@@ -144,14 +146,32 @@ impl Interleaved {
     }
 }
 
-/// Puts a matrix in the order that the processor multiplies fastest; `None` where there is none: another mode, other sizes,
-/// another processor. Evaluates.
-pub(crate) fn interleave(packed: &Packed) -> Result<Option<Interleaved>> {
+/// Sizes and types of a stored matrix.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StoredForm {
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    /// Dtype of scales and biases.
+    pub(crate) scales: Dtype,
+    pub(crate) quant: Quant,
+}
+
+/// Codes, scales and biases of some rows, as they are stored.
+pub(crate) type StoredRows<'a> = [Cow<'a, [u8]>; 3];
+
+/// Puts an affine matrix in the order that the processor multiplies fastest, some rows at a time. `read` returns the rows of a
+/// range, and `done` is told when they were read. `None` where there is no such order: another mode, other sizes, another
+/// processor.
+pub(crate) fn interleave<'a>(
+    form: StoredForm,
+    read: impl Fn(Range<usize>) -> StoredRows<'a>,
+    done: impl Fn(Range<usize>),
+) -> Result<Option<Interleaved>> {
     #[cfg(target_os = "linux")]
-    return linux::interleave(packed);
+    return linux::interleave(form, read, done);
     #[cfg(not(target_os = "linux"))]
     {
-        let _ = packed;
+        let _ = (form, read, done);
         Ok(None)
     }
 }
@@ -183,17 +203,26 @@ pub(crate) fn attend(
 mod linux {
     use mlx_rs::{Array, Stream};
     use std::ffi::{CStr, c_void};
+    use std::ops::Range;
     use std::ptr::null;
 
     use super::{
         Activation, Around, AttentionLayers, CachedAttention, Finish, Interleaved, Layer, MlpLayers, RmsNorm,
+        StoredForm, StoredRows,
     };
-    use crate::engine::array::{Packed, mlx_dtype};
+    use crate::engine::array::{Packed, filled_bytes};
     use crate::engine::decoder::linear::Weight;
     use crate::engine::positions::Rotation;
-    use crate::error::Result;
+    use crate::error::{Error, Result};
     use crate::numerics::dtype::Dtype;
     use crate::numerics::quant::Mode;
+
+    /// Rows of a stripe, where one begins, and matrix.hpp's number of affine codes.
+    const STRIPE_ROWS: usize = 16;
+    const ALIGNMENT: usize = 64;
+    const AFFINE: i32 = 0;
+    /// Bytes that are put in order at a time.
+    const BAND_BYTES: usize = 4 << 20;
 
     fn handle(array: &Array) -> *const c_void {
         array.as_ptr().ctx
@@ -273,33 +302,65 @@ mod linux {
             interleaved: 1,
             rows: matrix.rows as i32,
             columns: matrix.columns as i32,
-            // The library's numbers of kinds of scales.
-            scale: match matrix.scales {
-                Dtype::F16 => 2,
-                Dtype::BF16 => 3,
-                _ => 1,
-            },
+            scale: scale_number(matrix.scales).unwrap_or_default(),
             ..NONE
         }
     }
 
-    pub(super) fn interleave(packed: &Packed) -> Result<Option<Interleaved>> {
-        let Packed { codes, scales, biases: Some(biases), quant } = packed else { return Ok(None) };
-        let scale_dtype = [Dtype::F32, Dtype::F16, Dtype::BF16]
-            .into_iter()
-            .find(|&dtype| mlx_dtype(dtype) == scales.dtype() && mlx_dtype(dtype) == biases.dtype());
-        let Some(scale_dtype) = scale_dtype else { return Ok(None) };
-        mlx_rs::transforms::eval([codes, scales, biases])?;
-        let described = describe_packed(packed);
-        // SAFETY: the arrays have their values, and live until the call returns.
-        let bytes = owned(unsafe { mlx_sys::mixbit_interleave(&raw const described) });
-        Ok(bytes.map(|bytes| Interleaved {
-            bytes,
-            rows: codes.dim(0) as usize,
-            columns: scales.dim(1) as usize * quant.group_size as usize,
-            scales: scale_dtype,
-            quant: *quant,
-        }))
+    /// The library's numbers of kinds of scales; `None` where they are no floats.
+    fn scale_number(dtype: Dtype) -> Option<i32> {
+        match dtype {
+            Dtype::F32 => Some(1),
+            Dtype::F16 => Some(2),
+            Dtype::BF16 => Some(3),
+            _ => None,
+        }
+    }
+
+    pub(super) fn interleave<'a>(
+        form: StoredForm,
+        read: impl Fn(Range<usize>) -> StoredRows<'a>,
+        done: impl Fn(Range<usize>),
+    ) -> Result<Option<Interleaved>> {
+        let StoredForm { rows, columns, scales, quant } = form;
+        let Some(scale) = scale_number(scales).filter(|_| quant.mode == Mode::Affine) else {
+            return Ok(None);
+        };
+        let describe = |rows: usize, [codes, scales, biases]: [*const u8; 3]| mlx_sys::mixbit_matrix {
+            codes,
+            scales,
+            biases,
+            rows: rows as i64,
+            columns: columns as i64,
+            bits: quant.bits as i32,
+            group: quant.group_size as i32,
+            code: AFFINE,
+            scale,
+        };
+        let whole = describe(rows, [null(); 3]);
+        // SAFETY: only the sizes are read.
+        let width = unsafe { mlx_sys::mixbit_stripe_bytes(&raw const whole) } as usize;
+        if width == 0 {
+            return Ok(None);
+        }
+        // One stripe more has room for the beginning, which may be anywhere.
+        let sizes = [rows.div_ceil(STRIPE_ROWS) + 1, width];
+        let bytes = filled_bytes(Dtype::U8, &sizes, |memory| {
+            let start = memory.as_ptr().align_offset(ALIGNMENT);
+            let band = (BAND_BYTES / width).max(1) * STRIPE_ROWS;
+            for first in (0..rows).step_by(band) {
+                let some = first..(first + band).min(rows);
+                let parts = read(some.clone());
+                let stored = describe(some.len(), parts.each_ref().map(|part| part.as_ptr()));
+                let to = &mut memory[start + first / STRIPE_ROWS * width..];
+                assert!(to.len() >= some.len().div_ceil(STRIPE_ROWS) * width, "room for the stripes");
+                // SAFETY: the parts are those of so many rows, and `to` has room for their stripes.
+                unsafe { mlx_sys::mixbit_interleave(&raw const stored, to.as_mut_ptr()) };
+                done(some);
+            }
+            Ok::<_, Error>(())
+        })?;
+        Ok(Some(Interleaved { bytes, rows, columns, scales, quant }))
     }
 
     pub(super) fn interleaved_rows(matrix: &Interleaved, indices: &Array) -> Option<Array> {

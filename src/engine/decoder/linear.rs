@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::mlp::{Context, Nodes};
 use crate::engine::array::{Packed, mlx_dtype};
-use crate::engine::fused::{Finish, Interleaved, Layer, interleave, products};
+use crate::engine::fused::{Finish, Interleaved, Layer, products};
 use crate::error::{Error, Result};
 use crate::models::spec::Tap;
 use crate::numerics::dtype::Dtype;
@@ -32,12 +32,6 @@ impl Weight {
             Self::Quantized(packed) => packed.dequantize(dtype),
             Self::Interleaved(matrix) => matrix.dequantize(dtype),
         }
-    }
-
-    /// Returns the matrix in the order that is fastest to multiply with on this processor, where there is one.
-    pub(crate) fn interleaved(self) -> Result<Self> {
-        let Self::Quantized(packed) = self else { return Ok(self) };
-        Ok(interleave(&packed)?.map_or(Self::Quantized(packed), Self::Interleaved))
     }
 
     /// Replaces a matrix that is not in the compute dtype by its decoded values.

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::interleaved::StoredMatrices;
 use super::linear::{Linear, Weight};
 use crate::engine::array;
 use crate::engine::array::Packed;
@@ -96,16 +97,27 @@ impl<'a> Loader<'a> {
     /// Reads the matrix of the layer at `path`, quantized if the bit map lists it, in the order that is multiplied fastest
     /// where no gradients are wanted.
     pub(crate) fn weight(&self, path: &str) -> Result<Weight> {
-        self.placed(self.stored_weight(path)?)
+        match self.interleaved(path, 1)?.and_then(|mut matrices| matrices.pop()) {
+            Some(matrix) => Ok(matrix),
+            None => self.stored_weight(path),
+        }
     }
 
-    /// Puts a quantized matrix in the order that is multiplied fastest where no gradients are wanted.
-    fn placed(&self, weight: Weight) -> Result<Weight> {
-        if self.halves == Halves::Kept && self.dtype == Dtype::F32 {
-            weight.interleaved()
-        } else {
-            Ok(weight)
+    /// Reads the matrix of the layer at `path`, or the matrices of its `count` experts, in the order that is multiplied fastest
+    /// where no gradients are wanted; `None` where there is none.
+    fn interleaved(&self, path: &str, count: usize) -> Result<Option<Vec<Weight>>> {
+        let Some(&quant) = self.source.bitmap().get(path) else { return Ok(None) };
+        let names = ["weight", "scales", "biases"].map(|part| format!("{path}.{part}"));
+        let is_tuned = self.tuned.is_some_and(|tuned| names.iter().any(|name| tuned.contains_key(name)));
+        if quant.mode != Mode::Affine
+            || self.halves == Halves::Widened
+            || self.dtype != Dtype::F32
+            || is_tuned
+        {
+            return Ok(None);
         }
+        let [codes, scales, biases] = names.map(|name| self.source.tensor(&name));
+        StoredMatrices { parts: [codes?, scales?, biases?], quant, count }.interleaved()
     }
 
     /// Reads the matrix of the layer at `path`, or of its experts, quantized if the bit map lists it.
@@ -140,10 +152,12 @@ impl<'a> Loader<'a> {
     pub(crate) fn linears(&self, spec: &LinearSpec) -> Result<Vec<Linear>> {
         let Some(count) = spec.experts else { return Ok(vec![self.linear(spec)?]) };
         let (path, tap) = (Arc::<str>::from(spec.path.as_str()), spec.tap);
-        let weights = self.stored_weight(&spec.path)?.split_experts(count)?.into_iter();
-        let linear =
-            |weight| Ok(Linear { path: Arc::clone(&path), tap, weight: self.placed(weight)?, bias: None });
-        weights.map(linear).collect()
+        let weights = match self.interleaved(&spec.path, count)? {
+            Some(matrices) => matrices,
+            None => self.stored_weight(&spec.path)?.split_experts(count)?,
+        };
+        let linear = |weight| Linear { path: Arc::clone(&path), tap, weight, bias: None };
+        Ok(weights.into_iter().map(linear).collect())
     }
 
     /// Reads a float matrix, quantizes it to nearest and decodes it again.
@@ -188,9 +202,14 @@ impl<'a> Loader<'a> {
     fn stored(&self, name: &str) -> Result<Array> {
         let tensor = self.source.tensor(name)?;
         let dtype = tensor.dtype;
-        let array = array::from_bytes(&tensor.bytes(), dtype, tensor.shape);
-        tensor.release(0, tensor.byte_len());
-        Ok(array)
+        array::filled_bytes(dtype, tensor.shape, |bytes| {
+            for (chunk, bytes) in bytes.chunks_mut(CHUNK_BYTES).enumerate() {
+                let start = chunk * CHUNK_BYTES;
+                bytes.copy_from_slice(&tensor.slice(start, start + bytes.len()));
+                tensor.release(start, start + bytes.len());
+            }
+            Ok(())
+        })
     }
 }
 

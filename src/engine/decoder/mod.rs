@@ -4,6 +4,7 @@ pub mod block;
 pub mod capped;
 pub mod embedding;
 pub mod experts;
+pub mod interleaved;
 pub mod linear;
 pub mod load;
 pub mod mlp;

@@ -5,6 +5,8 @@
 use mlx_rs::Array;
 use mlx_rs::fast::rms_norm;
 use mlx_rs::ops::concatenate;
+use std::borrow::Cow;
+use std::ops::Range;
 use std::path::Path;
 
 use crate::engine::activations::{gelu, gelu_tanh, relu2, silu};
@@ -12,7 +14,9 @@ use crate::engine::array::{Packed, from_vec, gated, to_vec};
 use crate::engine::cache::sequence::{CacheSettings, KvStorage};
 use crate::engine::decoder::linear::{Linear, Weight};
 use crate::engine::decoder::model::Model;
-use crate::engine::fused::{Around, Finish, Layer, MlpLayers, RmsNorm, mlp, products};
+use crate::engine::fused::{
+    Around, Finish, Layer, MlpLayers, RmsNorm, StoredForm, interleave, mlp, products,
+};
 use crate::engine::runtime::Engine;
 use crate::models::source::SourceModel;
 use crate::models::spec::{Activation, Tap};
@@ -31,6 +35,47 @@ fn quantized(rows: usize, quant: Quant, seed: usize) -> Weight {
     let (codes, scales, biases) =
         mlx_rs::ops::quantize(&dense, quant.group_size as i32, quant.bits as i32).unwrap();
     Weight::Quantized(Packed { codes, scales, biases: Some(biases), quant })
+}
+
+/// The same in the order that is multiplied fastest, where this processor has one.
+fn interleaved(weight: Weight) -> Weight {
+    let Weight::Quantized(packed) = &weight else { panic!("a quantized matrix") };
+    let bytes = |array: &Array| array.view::<u8>().unwrap().to_vec_exact::<u8>().unwrap();
+    let parts = [&packed.codes, &packed.scales, packed.biases.as_ref().unwrap()].map(bytes);
+    let rows = packed.codes.dim(0) as usize;
+    let form = StoredForm { rows, columns: 128, scales: Dtype::F16, quant: packed.quant };
+    let read = |some: Range<usize>| {
+        parts.each_ref().map(|part| {
+            let each = part.len() / rows;
+            Cow::Borrowed(&part[some.start * each..some.end * each])
+        })
+    };
+    interleave(form, read, |_| ()).unwrap().map_or(weight, Weight::Interleaved)
+}
+
+/// Rows, whole matrices, and products with rows of x that are not exact as integers.
+#[test]
+fn interleaved_matrices_are_the_stored_ones() {
+    Engine::start().unwrap();
+    for bits in [2, 3, 4, 5, 6, 8] {
+        let stored = quantized(37, Quant::affine(bits, 32), bits as usize);
+        let ordered = interleaved(quantized(37, Quant::affine(bits, 32), bits as usize));
+        let same = |a: &Array, b: &Array| assert_same_bits(Some(a.clone()), b, &format!("{bits} bits"));
+        same(&ordered.dense(Dtype::F32).unwrap(), &stored.dense(Dtype::F32).unwrap());
+        let indices = Array::from_slice(&[36_u32, 0, 17], &[3]);
+        same(&ordered.rows(&indices, Dtype::F32).unwrap(), &stored.rows(&indices, Dtype::F32).unwrap());
+        let large = values(&[1, 1, 128], 1).multiply(Array::from_f32(1e33)).unwrap();
+        let x = concatenate(&[values(&[1, 2, 128], 2), large.clone(), values(&[1, 1, 128], 3)], 1).unwrap();
+        for x in [x, large] {
+            let rows = x.split_equal(x.dim(1), 1).unwrap();
+            for (row, product) in
+                rows.iter().zip(ordered.matmul_transposed(&x).unwrap().split_equal(x.dim(1), 1).unwrap())
+            {
+                let expected = stored.matmul_transposed(row).unwrap();
+                assert_near(&product, &expected, &format!("{bits} bits"));
+            }
+        }
+    }
 }
 
 fn halves(rows: usize, seed: usize) -> Weight {
@@ -91,7 +136,7 @@ fn mlps_of_every_activation_are_their_formula() {
     let stored = |rows, bits, seed| quantized(rows, Quant::affine(bits, 32), seed);
     let x = values(&[1, 3, 128], 1);
     for interleave in [false, true] {
-        let ordered = |weight: Weight| if interleave { weight.interleaved().unwrap() } else { weight };
+        let ordered = |weight: Weight| if interleave { interleaved(weight) } else { weight };
         let (gate, up) = (ordered(stored(128, 4, 2)), ordered(stored(128, 6, 3)));
         let (both, down) = (ordered(stored(256, 5, 4)), ordered(stored(128, 3, 5)));
         for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu2] {

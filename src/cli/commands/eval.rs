@@ -108,5 +108,8 @@ fn check_same_tokens(saved: &Reference, windows: &[Vec<u32>]) -> Result<()> {
         saved.path(),
         "was made on other tokens: text, tokenizer, --sequence-length or --max-tokens differ",
     )
-    .hint("give the same --data, --sequence-length and --max-tokens as with --save-reference"))
+    .hint(
+        "give the same --data, --sequence-length and --max-tokens as with --save-reference; one without BOS in every \
+         window, as older versions wrote it, must be written again",
+    ))
 }

@@ -27,13 +27,13 @@ pub const DEFAULTS: &[KeyDefault] = &[
 
 /// Describes the decoder. A sliding window holds in every block.
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
-    let config = &with_rope_parameters(config).with_defaults(DEFAULTS);
+    let (config, note) = &config.with_defaults(DEFAULTS).with_usual_scaling(usual_rope());
     config.only_silu()?;
     let rope = Rope::from_config(config)?;
     let (parameters, notes) = (rope.parameters(config), rope.notes(config));
     let mut spec = DecoderSpec::with_ropes(config, vec![rope])?;
     spec.set_biases(Biases::default());
-    spec.notes.extend(notes);
+    spec.notes.extend(notes.into_iter().chain(note.clone()));
     // The only place where mlx-lm reads base and scaling.
     spec.resolved.push(("rope_parameters", parameters));
     let group = Rope::group(config)?;
@@ -51,12 +51,8 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     Ok(spec)
 }
 
-/// Returns `config` with the rotation that the class takes where there is none.
-fn with_rope_parameters(config: &ModelConfig) -> ModelConfig {
-    if config.get("rope_parameters").or_else(|| config.get("rope_scaling")).is_some() {
-        return config.clone();
-    }
-    let parameters: Value = json!({"beta_fast": 32.0, "beta_slow": 1.0, "factor": 16.0, "llama_4_scaling_beta": 0.1,
-        "mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 16_384, "rope_type": "yarn"});
-    config.clone().with_value("rope_parameters", parameters)
+/// Rotation where the config says nothing of it.
+fn usual_rope() -> Value {
+    json!({"beta_fast": 32.0, "beta_slow": 1.0, "factor": 16.0, "llama_4_scaling_beta": 0.1,
+        "mscale": 1.0, "mscale_all_dim": 1.0, "original_max_position_embeddings": 16_384, "rope_type": "yarn"})
 }

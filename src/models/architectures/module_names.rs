@@ -149,6 +149,15 @@ pub(super) const PLAMO3: ModuleNames = ModuleNames {
     ..LLAMA_NAMES
 };
 
+/// Modules of Spark X2.5.
+pub(super) const SPARK2_5: ModuleNames = ModuleNames {
+    embed: "model.embedding",
+    qkv: "q_k_v_proj",
+    o: "out_proj",
+    attention_gate: "g_proj",
+    ..LLAMA_NAMES
+};
+
 /// Modules of nanochat in transformers, with the names that mlx-lm has for them.
 pub(super) const NANOCHAT_MODULES: [(&str, &str); 6] = [
     ("self_attn.q_proj", "attn.c_q"),

@@ -1,13 +1,12 @@
 //! Spark X2.5: Llama's block with GELU, a gate on what each head gives, and a rotation per kind of block.
 
+use super::module_names::SPARK2_5;
 use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::KeyDefault;
 use crate::models::names::{Rename, rename_common};
-use crate::models::spec::{
-    Activation, AttentionGate, AttentionSpan, DecoderSpec, LLAMA_NAMES, ModuleNames, Projections, Rope,
-};
+use crate::models::spec::{Activation, AttentionGate, AttentionSpan, DecoderSpec, Projections, Rope};
 
 /// Defaults of mlx-lm's arguments.
 pub const DEFAULTS: &[KeyDefault] = &[
@@ -21,14 +20,6 @@ pub const DEFAULTS: &[KeyDefault] = &[
     KeyDefault::text("gate_attn_act_mode", "sigmoid"),
 ];
 
-const NAMES: ModuleNames = ModuleNames {
-    embed: "model.embedding",
-    qkv: "q_k_v_proj",
-    o: "out_proj",
-    attention_gate: "g_proj",
-    ..LLAMA_NAMES
-};
-
 /// Describes the decoder. Without `layer_types` every fourth block has no window.
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
@@ -41,7 +32,7 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     }
     let ropes = Rope::by_layer_type(config, "rope_theta")?;
     let mut spec = DecoderSpec::with_ropes(config, ropes.to_vec())?;
-    spec.set_names(&NAMES);
+    spec.set_names(&SPARK2_5);
     spec.set_sliding_windows(config, |layer| !(layer + 1).is_multiple_of(4))?;
     for attention in spec.attentions_mut() {
         attention.projections = Projections::Fused;

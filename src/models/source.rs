@@ -64,7 +64,6 @@ impl SourceModel {
     }
 
     /// Takes the layers that are quantized for float ones with the values that their codes stand for.
-    #[must_use = "the model without quantized layers"]
     pub fn decoded(mut self) -> Result<Self> {
         for (layer, quant) in std::mem::take(&mut self.bitmap) {
             let [packed, scales, biases] = ["weight", "scales", "biases"].map(|part| {

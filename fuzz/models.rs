@@ -62,6 +62,13 @@ pub const TARGETS: &[Target] = &[
     target("yarn", "config.json", Kind::Json),
     target("qwen3", "config.json", Kind::Json),
     target("npz", "weights.npz", Kind::Archive),
+    target("gptq-act-order", "config.json", Kind::Json),
+    target("gptq-act-order", "model.safetensors", Kind::Safetensors),
+    target("packed-asymmetric", "config.json", Kind::Json),
+    target("packed-asymmetric", "model.safetensors", Kind::Safetensors),
+    target("fp8-blocks", "model.safetensors", Kind::Safetensors),
+    target("bitsandbytes-nf4", "model.safetensors", Kind::Safetensors),
+    target("pytorch-strided", "pytorch_model.bin", Kind::Archive),
     target("pack", PACK, Kind::Archive),
     target("quantized", "sensitivity.json", Kind::Json),
     target("quantized", "recipe.toml", Kind::Toml),
@@ -127,6 +134,9 @@ pub fn write_all(root: &Path) -> Result<()> {
     write_beside(&root.join("quantized"))?;
 
     copy("golden/quantized-by-mlx-lm/qwen3-moe-quantized-router", &root.join("experts"), &[])?;
+    for form in ["gptq-act-order", "packed-asymmetric", "fp8-blocks", "bitsandbytes-nf4", "pytorch-strided"] {
+        copy(&format!("golden/forms/{form}"), &root.join(form), &[])?;
+    }
     copy("golden/mixtral-untied", &root.join("mixtral"), &[])?;
     copy("golden/llama-yarn-rope", &root.join("yarn"), &[])?;
     copy("golden/qwen3-layer-types", &root.join("qwen3"), &[])

@@ -172,7 +172,12 @@ fn configs_that_cannot_be_honoured() {
         ),
         ("no_rope_layers", json!([1, 1]), "2 entries for 4 layers"),
         ("num_key_value_heads", json!(3), "does not divide"),
-        ("quantization_config", json!({"quant_method": "gptq", "bits": 4}), "not by MLX"),
+        ("quantization_config", json!({"quant_method": "gptq", "bits": 4}), "group_size`: expected a number"),
+        (
+            "quantization_config",
+            json!({"quant_method": "vptq", "bits": 4}),
+            "\"vptq\", whose form is not read",
+        ),
         (
             "quantization",
             json!({"bits": 4, "group_size": 64, "model.layers.0.self_attn.q_proj": {"bits": 4, "group_size": 64}}),
@@ -192,7 +197,7 @@ fn configs_that_cannot_be_honoured() {
 fn pickles_and_folders_without_weights_or_tokenizer() {
     let damaged = DamagedModel::new();
     fs::rename(damaged.file(WEIGHTS), damaged.file("pytorch_model.bin")).unwrap();
-    damaged.refused(&["no weights", "pickle"]);
+    damaged.refused(&["pytorch_model.bin: is no ZIP", "save it again"]);
     let damaged = DamagedModel::new();
     fs::remove_file(damaged.file("tokenizer.json")).unwrap();
     fs::remove_file(damaged.file("tokenizer_config.json")).unwrap();
@@ -463,5 +468,7 @@ fn other_tools_dtypes_are_named_with_their_method() {
     let first = "tensor `model.layers.0.self_attn.k_proj.weight`: dtype F8_E4M3 is not supported";
     (0..5).for_each(|_| damaged.refused(&[first]));
     damaged.edit_json("config.json", |config| config["quantization_config"] = json!({"quant_method": "fp8"}));
-    damaged.refused(&["key `quantization_config`: the checkpoint is quantized by \"fp8\"", "float"]);
+    damaged.refused(&["k_proj.weight`: is float8_e4m3 without", "weight_scale_inv"]);
+    damaged.edit_json("config.json", |config| config["quantization_config"] = json!({"quant_method": "hqq"}));
+    damaged.refused(&["key `quantization_config`: the checkpoint is quantized by \"hqq\"", "float"]);
 }

@@ -272,6 +272,7 @@ fn hostile_layers_and_answers_stay_text() {
         bits: Some(4),
         group_size: Some(32),
         mode: Some("affine"),
+        form: None,
         bytes: 10,
         block,
         role,

@@ -22,7 +22,8 @@ pub(crate) fn mlx_dtype(dtype: Dtype) -> mlx_rs::Dtype {
         Dtype::U64 => mlx_rs::Dtype::Uint64,
         Dtype::U32 => mlx_rs::Dtype::Uint32,
         Dtype::U16 => mlx_rs::Dtype::Uint16,
-        Dtype::U8 => mlx_rs::Dtype::Uint8,
+        // Numbers of 8 bits are decoded before they come here.
+        Dtype::U8 | Dtype::F8E4M3 | Dtype::F8E8M0 => mlx_rs::Dtype::Uint8,
         Dtype::Bool => mlx_rs::Dtype::Bool,
     }
 }

@@ -107,7 +107,17 @@ pub(crate) fn choose_weights(dir: &Path, names: &[String]) -> Result<Vec<String>
         check_numbering(dir, &models)?;
         return Ok(models);
     }
+    // As transformers does: safetensors of another name, such as an adapter's, are no model.
+    let pickles: Vec<String> = names.iter().filter(|name| is_pickle(name)).cloned().collect();
+    if !pickles.is_empty() {
+        check_numbering(dir, &pickles)?;
+        return Ok(pickles);
+    }
     match any.len() {
+        1 if any[0].starts_with("consolidated.") => {
+            return Err(Error::file(dir, format!("only `{}` is there, in Mistral's own format", any[0]))
+                .hint(CONSOLIDATED));
+        }
         1 => return Ok(any),
         0 => {}
         n => {
@@ -120,36 +130,42 @@ pub(crate) fn choose_weights(dir: &Path, names: &[String]) -> Result<Vec<String>
     if names.iter().any(|name| name == NPZ) {
         return Ok(vec![NPZ.to_owned()]);
     }
-    let error =
-        Error::file(dir, "no weights: expected model.safetensors, shards with an index, or weights.npz");
-    let named = |prefix: &str, extension: &str| {
-        names.iter().any(|name| name.starts_with(prefix) && name.ends_with(extension))
-    };
-    Err(if named("pytorch_model", ".bin") || named("", ".pth") {
-        error.hint(
-            "only a pickle checkpoint (pytorch_model.bin) is there, and pickles can run code: \
-             use the model's safetensors revision, or save it again with transformers' save_pretrained",
-        )
+    let expected =
+        "no weights: expected model.safetensors, shards with an index, weights.npz, or pytorch_model.bin";
+    let error = Error::file(dir, expected);
+    let is_original = |name: &String| name.starts_with("consolidated.") || name.ends_with(".pth");
+    Err(if names.iter().any(is_original) {
+        error.hint(CONSOLIDATED)
     } else {
         error.hint("download the checkpoint's *.safetensors files")
     })
 }
 
+/// What to do with weights under their makers' own names.
+const CONSOLIDATED: &str = "consolidated.* and *.pth have the makers' own names of tensors: take the files that transformers reads, model*.safetensors";
+
+/// True for PyTorch's weights under the names that transformers gives them.
+fn is_pickle(name: &str) -> bool {
+    name.starts_with("pytorch_model") && name.ends_with(".bin")
+}
+
 /// Fails unless all shards called like `model-00001-of-00003` exist.
 fn check_numbering(dir: &Path, files: &[String]) -> Result<()> {
-    let promised = |name: &String| -> Option<(String, String)> {
-        let (numbered, total) = name.strip_suffix(".safetensors")?.rsplit_once("-of-")?;
+    let promised = |name: &String| -> Option<(String, String, String)> {
+        let (numbered, rest) = name.rsplit_once("-of-")?;
+        let (total, extension) = rest.split_once('.')?;
         let (stem, number) = numbered.rsplit_once('-')?;
-        (number.len() == total.len()).then(|| (stem.to_owned(), total.to_owned()))
+        (number.len() == total.len() && !extension.contains('.'))
+            .then(|| (stem.to_owned(), total.to_owned(), extension.to_owned()))
     };
-    let mut sets: BTreeMap<(String, String), usize> = BTreeMap::new();
+    let mut sets: BTreeMap<(String, String, String), usize> = BTreeMap::new();
     for set in files.iter().filter_map(promised) {
         *sets.entry(set).or_default() += 1;
     }
-    for ((stem, total), present) in sets {
+    for ((stem, total, extension), present) in sets {
         let Ok(expected) = total.parse::<usize>() else { continue };
         let width = total.len();
-        let name = |number: usize| format!("{stem}-{number:0width$}-of-{total}.safetensors");
+        let name = |number: usize| format!("{stem}-{number:0width$}-of-{total}.{extension}");
         if let Some(missing) = (1..=expected).map(name).find(|name| !files.contains(name)) {
             let message =
                 format!("the shards' names promise {}, {present} are there", count(expected, "file"));

@@ -6,33 +6,31 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::entry::{Entry, Piece};
+use super::backing::{Backing, Made, WeightFile};
+use super::entry::{Entry, Incoming, Piece};
+use super::forms;
 use super::gather::Gather;
 use super::index::Absent;
-use super::{npz, safetensors};
+use super::{npz, pytorch, safetensors};
 use crate::error::{Error, Result};
 use crate::files::json;
 use crate::files::mapped::Mapped;
 use crate::files::model_files::ModelFiles;
 use crate::numerics::dtype::Dtype;
 
-/// Mapped weight file with the checksums that its format has.
-#[derive(Debug)]
-struct WeightFile {
-    path: PathBuf,
-    map: Mapped,
-    checksums: Vec<npz::Checksum>,
-}
-
 /// Tensors of a checkpoint, in mapped files.
 #[derive(Debug)]
 pub struct Checkpoint {
     path: PathBuf,
-    files: Vec<WeightFile>,
+    pub(crate) files: Vec<Arc<WeightFile>>,
     pub(crate) entries: BTreeMap<String, Entry>,
     pub(crate) absent: Vec<Absent>,
     pub(crate) notes: Vec<String>,
+    pub(crate) conditions: Vec<forms::Condition>,
+    /// Bytes of all tensors before layers in other tools' forms were taken.
+    pub(crate) stored_bytes: Option<u64>,
 }
 
 /// Tensor of a checkpoint.
@@ -44,7 +42,9 @@ pub struct Tensor<'a> {
     pub shape: &'a [usize],
     /// File that the tensor lies in, or begins in.
     pub file: &'a Path,
-    files: &'a [WeightFile],
+    /// Form that the values came in; `None` for floats and for what MLX quantized.
+    pub incoming: Option<Incoming>,
+    files: &'a [Arc<WeightFile>],
     pieces: &'a [Piece],
     each: usize,
     names: &'a [String],
@@ -52,6 +52,20 @@ pub struct Tensor<'a> {
 }
 
 impl<'a> Tensor<'a> {
+    pub(crate) fn new(entry: &'a Entry, files: &'a [Arc<WeightFile>]) -> Self {
+        Self {
+            dtype: entry.dtype,
+            shape: &entry.shape,
+            file: &files[entry.pieces[0].file].path,
+            incoming: entry.incoming,
+            files,
+            pieces: &entry.pieces,
+            each: entry.each,
+            names: &entry.parts,
+            gather: entry.gather,
+        }
+    }
+
     /// Returns the tensor's bytes, little-endian, row-major, not aligned; a copy where the tensor was stacked
     /// or is not stored as it is read.
     pub fn bytes(&self) -> Cow<'a, [u8]> {
@@ -69,15 +83,15 @@ impl<'a> Tensor<'a> {
         if let Some(gather) = self.gather {
             let mut bytes = Vec::with_capacity(end - start);
             for (piece, range) in self.ranges(start, end) {
-                gather.read(&self.files[piece.file].map, piece.start, range, &mut bytes);
+                gather.read(&self.files[piece.file].bytes, piece.start, range, &mut bytes);
             }
             return Cow::Owned(bytes);
         }
         let mut parts = self.parts(start, end).map(|(map, start, end)| map.populated(start, end));
         let Some(first) = parts.next() else { return Cow::Borrowed(&[]) };
-        let Some(second) = parts.next() else { return Cow::Borrowed(first) };
+        let Some(second) = parts.next() else { return first };
         let mut bytes = [first, second].concat();
-        parts.for_each(|part| bytes.extend(part));
+        parts.for_each(|part| bytes.extend(&*part));
         Cow::Owned(bytes)
     }
 
@@ -92,10 +106,10 @@ impl<'a> Tensor<'a> {
     }
 
     /// Returns the places of the bytes from `start` to `end`: mapping, start and end in it.
-    fn parts(&self, start: usize, end: usize) -> impl Iterator<Item = (&'a Mapped, usize, usize)> {
+    fn parts(&self, start: usize, end: usize) -> impl Iterator<Item = (&'a Backing, usize, usize)> {
         let files = self.files;
         self.ranges(start, end).map(move |(Piece { file, start: at }, range)| {
-            (&files[file].map, at + range.start, at + range.end)
+            (&files[file].bytes, at + range.start, at + range.end)
         })
     }
 
@@ -169,6 +183,8 @@ impl Checkpoint {
             entries: BTreeMap::new(),
             absent: Vec::new(),
             notes: Vec::new(),
+            conditions: Vec::new(),
+            stored_bytes: None,
         }
     }
 
@@ -192,34 +208,40 @@ impl Checkpoint {
         self.entries.iter().map(|(name, entry)| (name.as_str(), self.tensor(entry)))
     }
 
+    /// Returns the bytes of all tensors as they are stored.
+    pub fn stored_bytes(&self) -> u64 {
+        let bytes = || self.iter().map(|(_, tensor)| tensor.byte_len() as u64).sum();
+        self.stored_bytes.unwrap_or_else(bytes)
+    }
+
     /// Returns the paths of the weight files.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.files.iter().map(|file| file.path.as_path())
+        let is_mapped = |file: &&Arc<WeightFile>| matches!(file.bytes, Backing::Mapped(_));
+        self.files.iter().filter(is_mapped).map(|file| file.path.as_path())
     }
 
     /// Checks the bytes of all tensors where the format has checksums: npz has, safetensors has none. Reads the data,
-    /// at several GB/s.
+    /// at several GB/s. Checks the scales of other tools' forms too.
     pub fn verify(&self) -> Result<()> {
         for file in &self.files {
+            let Backing::Mapped(map) = &file.bytes else { continue };
             for checksum in &file.checksums {
                 crate::interrupt::check()?;
-                checksum.verify(&file.path, &file.map, &|start, end| file.map.release(start, end))?;
+                checksum.verify(&file.path, map, &|start, end| map.release(start, end))?;
             }
         }
-        Ok(())
+        self.conditions.iter().try_for_each(forms::Condition::verify)
     }
 
     fn tensor<'a>(&'a self, entry: &'a Entry) -> Tensor<'a> {
-        Tensor {
-            dtype: entry.dtype,
-            shape: &entry.shape,
-            file: &self.files[entry.pieces[0].file].path,
-            files: &self.files,
-            pieces: &entry.pieces,
-            each: entry.each,
-            names: &entry.parts,
-            gather: entry.gather,
-        }
+        Tensor::new(entry, &self.files)
+    }
+
+    /// Adds a matrix that is made of tensors in the file `path` as it is read, and returns the number of its file.
+    pub(crate) fn add_made(&mut self, path: &Path, made: Made) -> usize {
+        let file = WeightFile { path: path.to_owned(), bytes: Backing::Made(made), checksums: Vec::new() };
+        self.files.push(Arc::new(file));
+        self.files.len() - 1
     }
 
     /// Opens the weight file `name` of a model and returns its tensors, which are not inserted yet.
@@ -234,11 +256,29 @@ impl Checkpoint {
             return Err(Error::file(path, "is empty").hint("the download is incomplete").into());
         }
         let file = self.files.len();
-        let (entries, checksums) = match format {
+        let mut strided = Vec::new();
+        let (mut entries, checksums) = match format {
             Format::Npz => npz::read_entries(path, &map, file)?,
             Format::Safetensors => (safetensors_entries(path, &map, file)?, Vec::new()),
+            Format::PyTorch => {
+                let (tensors, checksums) = pytorch::read_entries(path, &map, file)?;
+                let mut entries = Vec::new();
+                for (name, found) in tensors {
+                    match found {
+                        pytorch::Found::Stored(entry) => entries.push((name, entry)),
+                        pytorch::Found::Strided(entry, rows) => strided.push((name, entry, rows)),
+                    }
+                }
+                (entries, checksums)
+            }
         };
-        self.files.push(WeightFile { path: path.to_owned(), map, checksums });
+        let file = WeightFile { path: path.to_owned(), bytes: Backing::Mapped(map), checksums };
+        self.files.push(Arc::new(file));
+        for (name, entry, rows) in strided {
+            let row_bytes = rows.shape.last().copied().unwrap_or(1) * rows.size;
+            let number = self.add_made(path, Made { row_bytes, rows: Box::new(rows) });
+            entries.push((name, Entry::new(number, entry.dtype, entry.shape, [0, entry.each])));
+        }
         Ok(entries)
     }
 
@@ -262,12 +302,17 @@ impl Checkpoint {
 enum Format {
     Safetensors,
     Npz,
+    PyTorch,
 }
 
 impl Format {
-    /// Returns the format that the extension of `path` stands for: safetensors unless it is `npz`.
+    /// Returns the format that the extension of `path` stands for: safetensors unless it is `npz` or `bin`.
     fn of(path: &Path) -> Self {
-        if path.extension().is_some_and(|e| e == "npz") { Self::Npz } else { Self::Safetensors }
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("npz") => Self::Npz,
+            Some("bin") => Self::PyTorch,
+            _ => Self::Safetensors,
+        }
     }
 }
 

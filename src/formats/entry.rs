@@ -2,6 +2,7 @@
 
 use super::gather::Gather;
 use crate::numerics::dtype::Dtype;
+use crate::numerics::quant::Quant;
 
 /// Place of a tensor: one or more pieces of files.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +17,19 @@ pub(crate) struct Entry {
     pub(crate) parts: Vec<String>,
     /// Order and change of each piece's values, where its bytes are not those of the file.
     pub(crate) gather: Option<Gather>,
+    /// Form that the values came in, of a layer's weight.
+    pub(crate) incoming: Option<Incoming>,
+}
+
+/// Form of another tool that a layer came in.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Incoming {
+    /// Name of the form, as tables have it.
+    pub form: &'static str,
+    /// Setting of MLX that has the same numbers, where the layer is quantized; `None` where its values are decoded.
+    pub quant: Option<Quant>,
+    /// Bytes of the layer in its form for each of its values.
+    pub bytes_per_value: f64,
 }
 
 impl Entry {
@@ -28,6 +42,7 @@ impl Entry {
             each: end - start,
             parts: Vec::new(),
             gather: None,
+            incoming: None,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::files::mapped::Mapped;
+use super::backing::Backing;
 use crate::numerics::dtype::{Dtype, push_f32, widen_into};
 
 /// Bytes of a file that are mapped at a time.
@@ -29,7 +29,7 @@ impl Gather {
 
     /// Appends the bytes from number `range.start` to `range.end` of the matrix that begins at byte `start` of `map`. No page
     /// of the file stays mapped.
-    pub(crate) fn read(&self, map: &Mapped, start: usize, range: Range<usize>, out: &mut Vec<u8>) {
+    pub(crate) fn read(&self, map: &Backing, start: usize, range: Range<usize>, out: &mut Vec<u8>) {
         let size = self.dtype().size();
         let elements = range.start / size..range.end.div_ceil(size);
         let mut values = vec![0; elements.len() * self.stored.size()];
@@ -47,7 +47,7 @@ impl Gather {
     }
 
     /// Copies `elements` of the matrix, of `N` bytes each, a band of the file at a time.
-    fn copy<const N: usize>(&self, map: &Mapped, start: usize, elements: &Range<usize>, out: &mut [u8]) {
+    fn copy<const N: usize>(&self, map: &Backing, start: usize, elements: &Range<usize>, out: &mut [u8]) {
         if elements.is_empty() {
             return;
         }

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use super::checkpoint::Checkpoint;
 use super::entry::Entry;
+use super::forms;
 use crate::error::{Error, Result};
 use crate::files::model_files::ModelFiles;
 use crate::files::pack::safe_name;
@@ -42,8 +43,16 @@ impl Checkpoint {
     /// [`Checkpoint::absent`].
     ///
     /// # Errors
-    /// Where there is no weight file, or a file is not one, or a tensor is in two files and no index says which counts.
+    /// Where config.json names a form that is not read, or there is no weight file, or a file is not one, or a tensor is in two files and no index says which counts.
     pub fn open_with_faults(files: &ModelFiles) -> Result<(Self, Vec<Error>)> {
+        let declared = forms::declared(files)?;
+        let (mut checkpoint, faults) = Self::open_stored(files)?;
+        forms::take(&mut checkpoint, declared.as_ref())?;
+        Ok((checkpoint, faults))
+    }
+
+    /// Opens the weights among `files`, in whatever form they are.
+    fn open_stored(files: &ModelFiles) -> Result<(Self, Vec<Error>)> {
         let mut checkpoint = Self::empty(files.path());
         let mut faults = Vec::new();
         if files.has(INDEX) {

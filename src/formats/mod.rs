@@ -1,9 +1,13 @@
 //! Formats of weight files: safetensors (one file or shards with an index) and npz, mapped and never copied whole.
+pub(crate) mod backing;
 pub mod checkpoint;
 pub mod entry;
+pub mod forms;
 pub(crate) mod gather;
 pub mod index;
 pub mod npy;
 pub mod npz;
+pub(crate) mod pytorch;
 pub mod safetensors;
+pub(crate) mod stored;
 pub mod writer;

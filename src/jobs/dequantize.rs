@@ -14,11 +14,17 @@ use crate::words::{bytes, count};
 
 /// Fails where `source` has no quantized layer.
 pub fn check_has_quantized_layers(source: &SourceModel) -> Result<()> {
-    if source.bitmap().is_empty() {
+    if source.bitmap().is_empty() && source.incoming().next().is_none() {
         return Err(Error::file(source.dir(), "no layer is quantized: there is nothing to turn back")
             .hint("`mixbit convert` changes element type and container of a float model"));
     }
     Ok(())
+}
+
+/// Returns the number of layers that are quantized, in any form.
+pub fn quantized_layers(source: &SourceModel) -> usize {
+    let decoded = source.incoming().filter(|(_, incoming)| incoming.quant.is_none()).count();
+    source.bitmap().len() + decoded
 }
 
 /// Writes `source` to `output` with all tensors as `dtype`, decoding the quantized layers.
@@ -39,7 +45,7 @@ pub fn dequantize(
     let folder = OutputFolder::create(&output.path, output.existing())?;
     let parameters = source.manifest().parameters();
     let shards = write(&folder, &producers, output.container, parameters, progress, "dequantizing")?;
-    let (size, layers) = (bytes(shards.total_bytes), count(source.bitmap().len(), "layer"));
+    let (size, layers) = (bytes(shards.total_bytes), count(quantized_layers(source), "layer"));
     let how = format!("Weights: {dtype}, {size}, of which {layers} had been quantized.");
     companions::write_companions(&folder, source, dtype, &BitMap::new(), &how)?;
     if output.towers == TowerFate::Written {

@@ -21,13 +21,35 @@ pub fn open(path: &Path, need: Need) -> Result<SourceModel> {
     open_after(path, need, |_| Ok(()))
 }
 
+/// Treatment of layers that arrive quantized.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quantized {
+    /// They stay as they are.
+    Kept,
+    /// They become float, with the values that their codes stand for.
+    Decoded,
+}
+
 /// Opens the model at `path` as far as `need` says, after `checks` that take no time and need headers alone.
 pub fn open_after(
     path: &Path,
     need: Need,
     checks: impl FnOnce(&SourceModel) -> Result<()>,
 ) -> Result<SourceModel> {
-    let source = SourceModel::open_headers(path)?;
+    open_as(path, need, Quantized::Kept, checks)
+}
+
+/// Opens the model at `path`, as [`open_after`], with its quantized layers `kept` or decoded.
+pub fn open_as(
+    path: &Path,
+    need: Need,
+    kept: Quantized,
+    checks: impl FnOnce(&SourceModel) -> Result<()>,
+) -> Result<SourceModel> {
+    let mut source = SourceModel::open_headers(path)?;
+    if kept == Quantized::Decoded {
+        source = source.decoded()?;
+    }
     checks(&source)?;
     if need == Need::Files {
         source.files().verify()?;

@@ -14,6 +14,7 @@ use super::wrapper::Wrapper;
 use crate::error::{Error, Result};
 use crate::files::json;
 use crate::formats::checkpoint::{Checkpoint, Tensor};
+use crate::formats::forms;
 use crate::models::spec::{Manifest, TensorSpec};
 use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::{Mode, Quant};
@@ -33,11 +34,10 @@ pub struct Declared {
 
 impl Declared {
     /// Reads `quantization`, or an MLX-like `quantization_config`; entries that cannot be read are given beside it, by path.
-    /// Other tools' formats are an error.
+    /// Other tools' forms have no bit map; those that are not read are an error.
     pub fn from_config(config: &ModelConfig) -> Result<(Self, BTreeMap<String, Error>)> {
         let mut bad = BTreeMap::new();
-        let Some((key, value)) = section(config) else { return Ok(Default::default()) };
-        refuse_other_tools(config)?;
+        let Some((key, value)) = section(config)? else { return Ok(Default::default()) };
         let object = value.as_object().ok_or_else(|| config.error(key, "expected an object"))?;
         let mut declared = Self::default();
         if object.contains_key("bits") || object.contains_key("group_size") {
@@ -90,23 +90,12 @@ fn is_setting(entry: &Value) -> bool {
 }
 
 /// Returns the config's bit map, and the key that it stands under. mlx-lm looks into `text_config` last.
-fn section(config: &ModelConfig) -> Option<(&'static str, &Value)> {
-    let empty = |value: &Value| value.as_object().is_some_and(Map::is_empty);
-    ["quantization", "quantization_config", "text_config.quantization_config"]
-        .into_iter()
-        .find_map(|key| Some((key, config.get(key).filter(|value| !empty(value))?)))
-}
-
-/// Fails where the config names another tool's quantization method. (`mlx` is a note that some tools leave.)
-pub fn refuse_other_tools(config: &ModelConfig) -> Result<()> {
-    let Some((key, value)) = section(config) else { return Ok(()) };
-    match value.get("quant_method") {
-        None | Some(Value::Null) => Ok(()),
-        Some(Value::String(method)) if method.eq_ignore_ascii_case("mlx") => Ok(()),
-        Some(method) => Err(config
-            .error(key, format!("the checkpoint is quantized by {}, not by MLX", json::shown(method)))
-            .hint("start from the float checkpoint, or dequantize with the tool that made it")),
-    }
+///
+/// # Errors
+/// Where the weights are in another tool's form that is not read.
+fn section(config: &ModelConfig) -> Result<Option<(&'static str, &Value)>> {
+    let of_other_tool = forms::refuse_unknown(config.path(), config.keys())?;
+    Ok(forms::section(config.keys()).filter(|_| !of_other_tool))
 }
 
 /// The parts of a layer that is stored with scales.
@@ -168,6 +157,7 @@ pub fn resolve(
     stored: &BTreeMap<String, String>,
 ) -> Result<(BitMap, Vec<String>)> {
     let (declared, bad) = Declared::from_config(config)?;
+    let has_section = section(config)?.is_some();
     let (foreign, bad): (BTreeMap<_, _>, BTreeMap<_, _>) =
         bad.into_iter().partition(|(path, _)| manifest.layer(path).is_none());
     if let Some((_, error)) = bad.into_iter().next() {
@@ -181,6 +171,10 @@ pub fn resolve(
         let scales_name = format!("{path}.scales");
         let wrong = |message: &str| Error::tensor(checkpoint.path(), &scales_name, message);
         let scales = tensor(&scales_name);
+        if let Some(quant) = tensor(&spec.name).and_then(|weight| weight.incoming?.quant) {
+            map.insert(path.to_owned(), quant);
+            continue;
+        }
         let quant = match (declared.layers.get(path), &scales) {
             (Some(Some(quant)), Some(_)) => *quant,
             (Some(Some(_)), None) => {
@@ -189,7 +183,7 @@ pub fn resolve(
             }
             (Some(None) | None, None) => continue,
             (Some(None), Some(_)) => return Err(wrong("config.json says this layer is float")),
-            (None, Some(_)) if section(config).is_none() => {
+            (None, Some(_)) if !has_section => {
                 return Err(wrong("config.json has no `quantization` entry for it")
                     .hint("config.json is not the one that belongs to these weights"));
             }
@@ -309,7 +303,7 @@ mod tests {
             (json!({"bits": 7, "group_size": 64}), "7 bits"),
             (json!({"bits": 4, "group_size": 64, "x": {"bits": 4, "group_size": 48}}), "quantization.x"),
             (json!({"bits": 4, "group_size": 64, "mode": "q4_k"}), "q4_k"),
-            (json!({"quant_method": "awq", "bits": 4}), "not by MLX"),
+            (json!({"quant_method": "hqq", "bits": 4}), "quantized by \"hqq\", whose form is not read"),
             (json!({"x.y": true}), "no default"),
         ] {
             let declared = Declared::from_config(&config(&value));

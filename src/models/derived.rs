@@ -189,6 +189,7 @@ impl View {
                 parts: vec![label(&[])],
                 shape: self.shape,
                 gather: None,
+                incoming: entry.incoming,
             };
         }
         let outer = self.shape.len().saturating_sub(2);
@@ -213,6 +214,7 @@ impl View {
             parts: indices.iter().map(|index| label(index)).collect(),
             gather: (!is_plain).then_some(gather),
             shape: self.shape,
+            incoming: entry.incoming,
         }
     }
 

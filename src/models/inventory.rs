@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use super::bitmap::BitMap;
 use super::source::SourceModel;
+use crate::formats::entry::Incoming;
 use crate::models::spec::{Role, TensorSpec};
 use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::{AFFINE_GROUP_SIZES, Quant};
@@ -22,6 +23,8 @@ pub struct LayerEntry {
     pub group_size: Option<u32>,
     /// MLX's mode; `null` for float.
     pub mode: Option<&'static str>,
+    /// Form of another tool that the layer came in; `null` for float and for what MLX quantized.
+    pub form: Option<&'static str>,
     /// Stored bytes: codes, scales and biases, or float weights.
     pub bytes: u64,
     /// Block that the layer is in.
@@ -122,6 +125,7 @@ impl Inventory {
                     bits: quant.map(|q| q.bits),
                     group_size: quant.map(|q| q.group_size),
                     mode: quant.map(|q| q.mode.name()),
+                    form: source.tensor(&spec.name).ok().and_then(|tensor| Some(tensor.incoming?.form)),
                     bytes: values + scales,
                     block: spec.layer,
                     role: spec.role,
@@ -159,6 +163,11 @@ impl Inventory {
 
 /// Bytes of `spec`'s values or codes, and of the scales and biases of a quantized `layer`.
 fn stored_bytes(source: &SourceModel, spec: &TensorSpec, layer: Option<&str>) -> (u64, u64) {
+    if let Ok(tensor) = source.tensor(&spec.name)
+        && let Some(Incoming { quant: None, bytes_per_value, .. }) = tensor.incoming
+    {
+        return ((bytes_per_value * tensor.len() as f64).round() as u64, 0);
+    }
     let size = |name: &str| source.tensor(name).map_or(0, |tensor| tensor.byte_len() as u64);
     let scales = layer.map_or(0, |path| size(&format!("{path}.scales")) + size(&format!("{path}.biases")));
     (size(&spec.name), scales)

@@ -5,7 +5,7 @@ use crate::models::spec::DecoderSpec;
 use crate::models::wrapper::Wrapper;
 
 /// Parts of a layer's name that its tensors end with.
-const PARTS: [&str; 3] = ["weight", "scales", "biases"];
+pub(super) const PARTS: [&str; 3] = ["weight", "scales", "biases"];
 
 /// Fate of a checkpoint's tensor name.
 #[derive(Debug, Clone, PartialEq)]

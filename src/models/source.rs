@@ -7,6 +7,7 @@ use std::path::Path;
 use super::bitmap;
 use super::bitmap::BitMap;
 use super::config::ModelConfig;
+use super::incoming;
 use super::mechanisms;
 use super::names::{Names, Rename, rename_common};
 use super::towers::Towers;
@@ -14,8 +15,10 @@ use crate::error::{Error, Result};
 use crate::files::digest::hexadecimal;
 use crate::files::model_files::ModelFiles;
 use crate::formats::checkpoint::{Checkpoint, Tensor};
+use crate::formats::entry::Incoming;
 use crate::models::architectures::{Architecture, TensorShapes};
 use crate::models::spec::{DecoderSpec, Manifest, TensorSpec, with_columns};
+use crate::numerics::affine::Quantized;
 use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::{Mode, Quant};
 use crate::words::count;
@@ -60,12 +63,34 @@ impl SourceModel {
         Self::headers_from_files(ModelFiles::open(path)?)
     }
 
+    /// Takes the layers that are quantized for float ones with the values that their codes stand for.
+    pub fn decoded(mut self) -> Result<Self> {
+        for (layer, quant) in std::mem::take(&mut self.bitmap) {
+            let [packed, scales, biases] = ["weight", "scales", "biases"].map(|part| {
+                let name = format!("{layer}.{part}");
+                let stored = if part == "weight" {
+                    self.stored.get(&name).cloned()
+                } else {
+                    self.stored.remove(&name)
+                };
+                stored.unwrap_or(name)
+            });
+            let names = Quantized { packed: &*packed, scales: &*scales, biases: &*biases };
+            self.checkpoint.decode(names, quant)?;
+        }
+        Ok(self)
+    }
+
+    /// Returns the layers that came in another tool's form, or were decoded, in the manifest's order.
+    pub fn incoming(&self) -> impl Iterator<Item = (&str, Incoming)> {
+        let of = |spec: &TensorSpec| self.tensor(&spec.name).ok()?.incoming;
+        self.manifest.iter().filter_map(move |spec| Some((spec.path()?, of(spec)?)))
+    }
+
     /// Opens the model that `files` are, as [`SourceModel::open_headers`].
     fn headers_from_files(files: ModelFiles) -> Result<Self> {
         let config = ModelConfig::from_files(&files)?;
         let row = mechanisms::find_architecture(&config, &files)?;
-        // Before the weights, whose element types would be refused without a word about who chose them.
-        bitmap::refuse_other_tools(&config)?;
         let (checkpoint, wrong) = Checkpoint::open_with_faults(&files)?;
         if let Some(error) = wrong.into_iter().next() {
             return Err(error);
@@ -108,7 +133,9 @@ impl SourceModel {
         spec.notes.extend(checkpoint.notes.iter().cloned());
         let tied_head = drop_tied_head(&mut spec, &checkpoint, &mut stored)?;
         let manifest = spec.manifest();
+        spec.notes.extend(incoming::drop_zero_biases(&manifest, &checkpoint, &mut stored));
         let (bitmap, notes) = bitmap::resolve(&config, &manifest, &checkpoint, &stored)?;
+        let notes = [incoming::notes(&manifest, &checkpoint, &stored), notes].concat();
         spec.notes.extend(notes.iter().cloned());
         let towers = Towers::of(row.wrapper, &checkpoint);
         spec.notes.extend(towers.notes());

@@ -1,13 +1,15 @@
 //! Tensors as MLX keeps them: experts' matrices of one kind one after the other, and those that are made of stored ones.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::derived::Derived;
-use super::names::{Names, Rename};
+use super::derived::{Derived, Step};
+use super::names::{Names, PARTS, Rename};
 use crate::error::{Error, Result};
 use crate::formats::checkpoint::Checkpoint;
 use crate::formats::entry::Entry;
 use crate::models::architectures::Architecture;
+use crate::numerics::affine::Quantized;
+use crate::numerics::quant::Quant;
 use crate::words::count;
 
 impl Checkpoint {
@@ -20,7 +22,8 @@ impl Checkpoint {
     /// puts derived tensors in the place of those that they are made of. Nothing is copied. Those that do not make a whole stay as
     /// they are, and are returned.
     pub fn stack(&mut self, names: Names) -> Vec<Error> {
-        let mut wrong = self.derive(names);
+        let mut wrong = self.decode_changed(names);
+        wrong.extend(self.derive(names));
         let mut stacks: BTreeMap<String, BTreeMap<usize, String>> = BTreeMap::new();
         for name in self.entries.keys() {
             let Rename::Expert { stack, index } = names.rename(name) else { continue };
@@ -51,17 +54,41 @@ impl Checkpoint {
         wrong
     }
 
+    /// Decodes layers of other tools that MLX could take as they are, but for being turned or changed: of these, and of layers whose
+    /// parts would be called differently, MLX gets the values. So it does where experts came in several forms.
+    fn decode_changed(&mut self, names: Names) -> Vec<Error> {
+        let mut passed = Vec::new();
+        let mut quants: BTreeMap<String, BTreeSet<Option<Quant>>> = BTreeMap::new();
+        for (name, entry) in &self.entries {
+            let Some(layer) = name.strip_suffix(".weight") else { continue };
+            let quant = entry.incoming.and_then(|incoming| incoming.quant);
+            let renamed = renamed_layer(names, layer);
+            if let Some(renamed) = &renamed {
+                quants.entry(renamed.clone()).or_default().insert(quant);
+            }
+            let is_split = matches!(names.rename(name), Rename::Derived(derived) if are_rows(&derived));
+            passed.extend(quant.filter(|_| !is_split).map(|quant| (layer.to_owned(), renamed, quant)));
+        }
+        let is_mixed = |renamed: &String| quants.get(renamed).is_some_and(|quants| quants.len() > 1);
+        passed.retain(|(_, renamed, _)| renamed.as_ref().is_none_or(is_mixed));
+        let decode = |(layer, _, quant): &(String, Option<String>, Quant)| {
+            let [packed, scales, biases] = PARTS.map(|part| format!("{layer}.{part}"));
+            self.decode(Quantized { packed: &*packed, scales: &*scales, biases: &*biases }, *quant).err()
+        };
+        passed.iter().filter_map(decode).collect()
+    }
+
     /// Makes the tensors that `names` derives from stored ones.
     fn derive(&mut self, names: Names) -> Vec<Error> {
         let mut wrong = Vec::new();
-        let derived: Vec<(String, Vec<Derived>)> = self
-            .entries
-            .keys()
-            .filter_map(|name| match names.rename(name) {
-                Rename::Derived(derived) => Some((name.clone(), derived)),
-                _ => None,
-            })
-            .collect();
+        let named = self.entries.keys().filter_map(|name| match names.rename(name) {
+            Rename::Derived(derived) => Some((name.clone(), derived)),
+            _ => None,
+        });
+        let mut derived: BTreeMap<String, Vec<Derived>> = named.collect();
+        for (name, parts) in self.derived_parts(&derived) {
+            derived.entry(name).or_insert(parts);
+        }
         for (name, derived) in derived {
             match self.derived(&name, &derived) {
                 Ok(entries) => {
@@ -72,6 +99,27 @@ impl Checkpoint {
             }
         }
         wrong
+    }
+
+    /// Returns the tensors that are made of scales and biases where those in `derived` are made of a quantized layer's codes: the same
+    /// rows of each.
+    fn derived_parts(&self, derived: &BTreeMap<String, Vec<Derived>>) -> Vec<(String, Vec<Derived>)> {
+        let mut parts = Vec::new();
+        for (name, derived) in derived {
+            let is_quantized = self.entries[name].incoming.is_some_and(|incoming| incoming.quant.is_some());
+            let Some(layer) = name.strip_suffix(".weight").filter(|_| is_quantized) else { continue };
+            for part in &PARTS[1..] {
+                let stored = format!("{layer}.{part}");
+                let of_part = |derived: &Derived| Derived {
+                    name: format!("{}.{part}", derived.name.trim_end_matches(".weight")),
+                    steps: derived.steps.clone(),
+                };
+                if self.entries.contains_key(&stored) {
+                    parts.push((stored, derived.iter().map(of_part).collect()));
+                }
+            }
+        }
+        parts
     }
 
     fn derived(&self, name: &str, derived: &[Derived]) -> Result<Vec<(String, Entry)>> {
@@ -129,7 +177,91 @@ impl Checkpoint {
     }
 }
 
+/// True if all tensors are weights of whole rows of a stored one, as packed rows can be taken too.
+fn are_rows(derived: &[Derived]) -> bool {
+    let takes_rows = |step: &Step| matches!(step, Step::Rows(_) | Step::Share { .. } | Step::Every { .. });
+    derived.iter().all(|derived| derived.name.ends_with(".weight") && derived.steps.iter().all(takes_rows))
+}
+
+/// Returns the layer that `names` makes of the quantized `layer`; `None` where its parts would not stay together.
+fn renamed_layer(names: Names, layer: &str) -> Option<String> {
+    let renamed = |part: &str| match names.rename(&format!("{layer}.{part}")) {
+        Rename::Keep => Some(layer.to_owned()),
+        Rename::To(name) | Rename::Expert { stack: name, .. } => {
+            name.strip_suffix(&format!(".{part}")).map(str::to_owned)
+        }
+        Rename::Derived(_) | Rename::Drop => None,
+    };
+    let name = renamed("weight")?;
+    PARTS.iter().all(|part| renamed(part).as_ref() == Some(&name)).then_some(name)
+}
+
 /// True for the tensor of all experts' matrices of one kind.
 fn is_whole(name: &str) -> bool {
     name.ends_with(".experts.down_proj")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::numerics::dtype::Dtype;
+
+    const GATE: &str = "model.layers.0.mlp.gate_proj";
+
+    /// Opens a small model whose linear layers MLX can take as they are, under a rule for names.
+    fn stacked(rule: fn(&str) -> Rename) -> Checkpoint {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/golden/forms/gptq-asymmetric");
+        let mut checkpoint = Checkpoint::open(&fixtures).unwrap();
+        let names = Names::new(rule, None, std::iter::empty());
+        let wrong = checkpoint.stack(names);
+        assert!(wrong.is_empty(), "{wrong:?}");
+        checkpoint
+    }
+
+    fn bytes(checkpoint: &Checkpoint, name: &str) -> Vec<u8> {
+        checkpoint.get(name).unwrap().bytes().into_owned()
+    }
+
+    #[test]
+    fn packed_rows_are_split_without_loss() {
+        let split = stacked(|name| {
+            if name == "model.layers.0.mlp.gate_proj.weight" {
+                Rename::stacked(["a.weight", "b.weight"].map(str::to_owned))
+            } else {
+                Rename::Keep
+            }
+        });
+        let whole = stacked(|_| Rename::Keep);
+        for part in PARTS {
+            let halves = ["a", "b"].map(|layer| bytes(&split, &format!("{layer}.{part}"))).concat();
+            assert!(halves == bytes(&whole, &format!("{GATE}.{part}")), "{part}");
+            assert!(split.get(&format!("{GATE}.{part}")).is_none(), "{part}");
+        }
+        assert_eq!(
+            split.get("b.weight").unwrap().incoming,
+            whole.get(&format!("{GATE}.weight")).unwrap().incoming
+        );
+    }
+
+    #[test]
+    fn packed_rows_that_are_turned_are_decoded() {
+        let turned = stacked(|name| {
+            if name.starts_with(GATE) { Rename::transposed(name.to_owned() + "2") } else { Rename::Keep }
+        });
+        let tensor = turned.get(&format!("{GATE}.weight2")).unwrap();
+        assert_eq!((tensor.dtype, tensor.shape), (Dtype::F32, &[64, 160][..]));
+        let mut whole = stacked(|_| Rename::Keep);
+        let [packed, scales, biases] = PARTS.map(|part| format!("{GATE}.{part}"));
+        let quant = whole.get(&packed).unwrap().incoming.unwrap().quant.unwrap();
+        whole.decode(Quantized { packed: &*packed, scales: &*scales, biases: &*biases }, quant).unwrap();
+        let values = bytes(&whole, &packed);
+        let element = |row: usize, column: usize| &values[4 * (row * 64 + column)..][..4];
+        let expected = (0..64).flat_map(|column| (0..160).map(move |row| (row, column)));
+        let expected: Vec<u8> = expected.flat_map(|(row, column)| element(row, column).to_vec()).collect();
+        assert!(tensor.bytes() == expected.as_slice());
+        assert!(whole.get(&scales).is_none() && whole.get(&biases).is_none());
+    }
 }

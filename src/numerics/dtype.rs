@@ -6,6 +6,7 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 use crate::numerics::affine::FloatType;
+use crate::numerics::microscaling::{E4M3, from_e8m0};
 
 /// Element type of a stored tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -24,6 +25,10 @@ pub enum Dtype {
     U16,
     U8,
     Bool,
+    /// 8 bits of which 4 are the exponent, without infinities: codes of other tools' layers.
+    F8E4M3,
+    /// A power of two: scales of other tools' layers.
+    F8E8M0,
 }
 
 impl Dtype {
@@ -33,11 +38,11 @@ impl Dtype {
             Self::F64 | Self::I64 | Self::U64 => 8,
             Self::F32 | Self::I32 | Self::U32 => 4,
             Self::F16 | Self::BF16 | Self::I16 | Self::U16 => 2,
-            Self::I8 | Self::U8 | Self::Bool => 1,
+            Self::I8 | Self::U8 | Self::Bool | Self::F8E4M3 | Self::F8E8M0 => 1,
         }
     }
 
-    /// True if values are floating-point numbers.
+    /// True if values are floating-point numbers that stand for themselves. Numbers of 8 bits do not: they need scales.
     pub fn is_float(self) -> bool {
         matches!(self, Self::F64 | Self::F32 | Self::F16 | Self::BF16)
     }
@@ -58,6 +63,8 @@ impl Dtype {
             Self::U16 => "U16",
             Self::U8 => "U8",
             Self::Bool => "BOOL",
+            Self::F8E4M3 => "F8_E4M3",
+            Self::F8E8M0 => "F8_E8M0",
         }
     }
 
@@ -78,6 +85,8 @@ impl Dtype {
             D::U16,
             D::U8,
             D::Bool,
+            D::F8E4M3,
+            D::F8E8M0,
         ]
         .into_iter()
         .find(|dtype| dtype.safetensors() == name)
@@ -121,6 +130,8 @@ impl fmt::Display for Dtype {
             Self::U16 => "uint16",
             Self::U8 => "uint8",
             Self::Bool => "bool",
+            Self::F8E4M3 => "float8_e4m3",
+            Self::F8E8M0 => "float8_e8m0",
         })
     }
 }
@@ -259,6 +270,9 @@ pub fn widen_into(from: Dtype, source: &[u8], out: &mut [f32]) {
         Dtype::U32 => each(source, out, |b| u32::from_le_bytes(b) as f32),
         Dtype::U16 => each(source, out, |b| f32::from(u16::from_le_bytes(b))),
         Dtype::U8 | Dtype::Bool => each(source, out, |[b]| f32::from(b)),
+        Dtype::F8E4M3 => each(source, out, |[b]| E4M3[usize::from(b)]),
+        // 255 is NaN by the OCP's definition.
+        Dtype::F8E8M0 => each(source, out, |[b]| if b == u8::MAX { f32::NAN } else { from_e8m0(b) }),
     }
 }
 

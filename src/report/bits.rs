@@ -97,6 +97,7 @@ mod tests {
             bits,
             group_size: bits.map(|_| 64),
             mode: bits.map(|_| "affine"),
+            form: None,
             bytes: 1,
             block,
             role: if block.is_some() { Role::Q } else { Role::Head },

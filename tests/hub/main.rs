@@ -209,9 +209,30 @@ fn shards_are_those_of_the_index() {
     setup.hub.state().files.remove("model-00002-of-00002.safetensors");
     fs::remove_dir_all(setup.repository()).unwrap();
     setup.refused(&["inspect", "org/tiny"], &["its index names `model-00002-of-00002.safetensors`"]);
-    let setup = Setup::new(&bundled(), &["pytorch_model.bin"]);
+    let setup = Setup::new(&bundled(), &["consolidated.00.pth"]);
     setup.hub.state().files.remove(WEIGHTS);
-    setup.refused(&["inspect", "org/tiny"], &["org/tiny: no weights", "pickle"]);
+    setup.refused(&["inspect", "org/tiny"], &["org/tiny: no weights", "makers' own names"]);
+}
+
+#[test]
+fn what_has_no_header_comes_whole() {
+    let setup = Setup::new(&fixtures().join("golden/forms/pytorch-strided"), &[]);
+    setup.hub.state().files.remove("golden.safetensors");
+    succeeded(&setup.run(&["inspect", "org/tiny"]));
+    assert!(setup.files().contains(&"pytorch_model.bin".to_owned()), "{:?}", setup.files());
+}
+
+#[test]
+fn forms_show_by_their_headers() {
+    for form in ["gptq", "gptq-act-order", "packed", "nvfp4-compressed", "awq", "fp8-blocks"] {
+        let folder = fixtures().join("golden/forms").join(form);
+        let setup = Setup::new(&folder, &[]);
+        setup.hub.state().files.remove("golden.safetensors");
+        let output = setup.run(&["inspect", "org/tiny", "--layers"]);
+        succeeded(&output);
+        assert!(stdout(&output).contains("came as"), "{form}");
+        assert!(!setup.files().contains(&WEIGHTS.to_owned()), "{form}");
+    }
 }
 
 #[test]

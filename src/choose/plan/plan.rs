@@ -394,7 +394,7 @@ fn nothing_to_do(source: &SourceModel, plan: &Plan<'_>, candidates: &[Candidate]
             dir,
             format!("nothing left to quantize: {} already quantized", count(plan.already.len(), "layer")),
         )
-        .hint("start from the float model to choose other bits");
+        .hint("start from the float model to choose other bits, or decode these with setting `requantize`");
     }
     let list: Vec<String> = candidates.iter().map(ToString::to_string).collect();
     let example = plan.indivisible.first().and_then(|path| source.manifest().layer(path));

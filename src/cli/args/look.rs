@@ -17,8 +17,8 @@ JSON:
   bpw_quantized  bits per weight of the linear layers, scales and biases included
   bpw_model      bits per parameter of the whole model
   bytes          {total, embeddings, codes, scales_biases, float}
-  layers         [{path, shape, bits, group_size, mode, bytes}]; of a float layer bits,
-                 group_size and mode are null
+  layers         [{path, shape, bits, group_size, mode, form, bytes}]; of a float layer
+                 bits, group_size and mode are null; form is another tool's, or null
   tensors        of a single file: [{name, dtype, shape, bytes}]
   notes          decisions against the config's letter
   files          of a pack: [{name, bytes, sha256}]; null for a folder

@@ -76,6 +76,9 @@ pub struct Quantize {
     /// Fix layers: GLOB=bits[:group[:mode]] or GLOB=float; may be repeated, the last that matches wins
     #[arg(long, value_name = "RULE")]
     pub layer: Vec<String>,
+    /// Decode layers that arrive quantized and quantize them anew; without this they stay as they are
+    #[arg(long)]
+    pub requantize: bool,
     /// Quantize the embedding too, to BITS[:GROUP]; it is not part of --target-bpw
     #[arg(long, value_name = "BITS[:GROUP]")]
     pub quantize_embeddings: Option<String>,

@@ -4,7 +4,7 @@ use super::settings;
 use crate::cli::args::Dequantize;
 use crate::cli::commands::opening::open_to_write;
 use crate::error::Result;
-use crate::jobs::dequantize::{check_has_quantized_layers, dequantize};
+use crate::jobs::dequantize::{check_has_quantized_layers, dequantize, quantized_layers};
 use crate::report::Console;
 use crate::words::{bytes, count};
 
@@ -12,7 +12,7 @@ use crate::words::{bytes, count};
 pub fn run(args: &Dequantize, console: &Console) -> Result<()> {
     let output = settings::output(&args.output)?;
     let source = open_to_write(&args.hf_path, &output, console, check_has_quantized_layers)?;
-    let layers = count(source.bitmap().len(), "layer");
+    let layers = count(quantized_layers(&source), "layer");
     let dtype = match args.dtype {
         Some(dtype) => dtype.into(),
         None => source.dtype()?,

@@ -46,7 +46,8 @@ pub fn run(args: &Inspect, console: &Console) -> Result<()> {
     if args.layers {
         let layers = inventory.layers.iter();
         return print_layers(layers.map(|layer| {
-            [layer.path.clone(), sizes(&layer.shape), cell(Some(layer)), layer.bytes.to_string()]
+            let form = layer.form.unwrap_or_default().to_owned();
+            [layer.path.clone(), sizes(&layer.shape), cell(Some(layer)), layer.bytes.to_string(), form]
         }));
     }
     if let Some(path) = &args.html {
@@ -119,7 +120,7 @@ fn inspect_file(args: &Inspect) -> Result<()> {
     if args.layers {
         return print_layers(contents.layers.iter().map(|layer| {
             let shape = layer.shape.as_deref().map_or_else(|| "?".to_owned(), sizes);
-            [layer.path.clone(), shape, setting(layer), layer.bytes.to_string()]
+            [layer.path.clone(), shape, setting(layer), layer.bytes.to_string(), String::new()]
         }));
     }
     print_file(path, &contents)
@@ -172,13 +173,18 @@ fn print_json(value: &Value) -> Result<()> {
     out(&format!("{text}\n"))
 }
 
-fn print_layers(rows: impl Iterator<Item = [String; 4]>) -> Result<()> {
-    let mut table = Table::new(&[
+/// Prints path, shape, setting, bytes and incoming form of layers; the form only where a layer has one.
+fn print_layers(rows: impl Iterator<Item = [String; 5]>) -> Result<()> {
+    let rows: Vec<_> = rows.collect();
+    let columns = [
         ("layer", Align::Left),
         ("shape", Align::Right),
         ("bits", Align::Right),
         ("bytes", Align::Right),
-    ]);
-    rows.for_each(|row| table.row(row));
+        ("came as", Align::Left),
+    ];
+    let shown = if rows.iter().any(|row| !row[4].is_empty()) { columns.len() } else { columns.len() - 1 };
+    let mut table = Table::new(&columns[..shown]);
+    rows.into_iter().for_each(|row| table.row(row.into_iter().take(shown)));
     out(&table.to_string())
 }

@@ -220,7 +220,7 @@ impl<'a> Download<'a> {
     fn headers(&self, info: &Info) -> Result<Option<Headers>> {
         const BESIDE: [&str; 3] = ["config.json", INDEX, RECORD];
         let cached = self.small(info, |name| BESIDE.contains(&name))?;
-        if self.weights(&cached, info)?.iter().any(|name| name.ends_with(".npz")) {
+        if self.weights(&cached, info)?.iter().any(|name| !name.ends_with(".safetensors")) {
             return Ok(None);
         }
         let headers = Headers::new(self.settings, self.repository, &info.sha)?;

@@ -23,6 +23,11 @@ impl Checksum {
     /// Bytes that one thread reads at a time.
     const CHUNK: usize = 4 << 20;
 
+    /// Makes the checksum of the member `name`, whose bytes lie from the first to the second number of `place`.
+    pub(crate) fn new(name: String, (start, end): (usize, usize), crc32: u32) -> Self {
+        Self { name, start, end, crc32 }
+    }
+
     /// Fails unless the bytes of the member are those that were written; `release` is called with the parts that were
     /// read.
     pub(crate) fn verify(
@@ -156,6 +161,7 @@ fn descr(dtype: Dtype) -> &'static str {
         Dtype::U16 => "<u2",
         Dtype::U8 => "|u1",
         Dtype::Bool => "|b1",
+        Dtype::F8E4M3 | Dtype::F8E8M0 => "|V1",
     }
 }
 

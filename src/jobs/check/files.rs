@@ -31,7 +31,7 @@ pub(crate) fn check(folder: &Folder, progress: Progress<'_>) -> Result<Vec<Findi
     findings.extend(cached(files)?);
     if let Some(checkpoint) = &folder.checkpoint {
         findings.push(weights(checkpoint)?);
-        findings.extend(index(files, total(checkpoint)));
+        findings.extend(index(files, checkpoint.stored_bytes()));
         findings.extend(unread(files, &files_read(checkpoint)));
     }
     findings.extend(folder.config.as_ref().and_then(generation_config));
@@ -78,10 +78,6 @@ fn files_read(checkpoint: &Checkpoint) -> BTreeSet<&Path> {
     checkpoint.iter().map(|(_, tensor)| tensor.file).collect()
 }
 
-fn total(checkpoint: &Checkpoint) -> u64 {
-    checkpoint.iter().map(|(_, tensor)| tensor.byte_len() as u64).sum()
-}
-
 /// Checks the weight files. Headers were compared with the files' lengths on opening; an npz has checksums too.
 fn weights(checkpoint: &Checkpoint) -> Result<Finding> {
     if let Err(error) = checkpoint.verify() {
@@ -90,7 +86,8 @@ fn weights(checkpoint: &Checkpoint) -> Result<Finding> {
     }
     let files = files_read(checkpoint);
     let tensors = count(checkpoint.iter().count(), "tensor");
-    let what = format!("{}, {tensors}, {}", count(files.len(), "weight file"), bytes(total(checkpoint)));
+    let what =
+        format!("{}, {tensors}, {}", count(files.len(), "weight file"), bytes(checkpoint.stored_bytes()));
     Ok(Finding::ok("files", what))
 }
 

@@ -219,7 +219,9 @@ fn bit_map(folder: &Folder) -> Vec<Finding> {
     let unlisted = source.bitmap().iter().filter(|(path, _)| !declared.layers.contains_key(*path));
     let (default, other): (Vec<_>, Vec<_>) =
         unlisted.partition(|(_, quant)| declared.default == Some(**quant));
+    let came = source.incoming().filter(|(_, incoming)| incoming.quant.is_some()).count();
     let tail = match (default.len(), other.len()) {
+        (0, m) if m > 0 && m == came => "taken as they are from another tool's form".to_owned(),
         (0, 0) => "each with its own entry".to_owned(),
         (n, 0) => format!("{n} without an entry, which follow the default"),
         (n, m) => format!("{} without an entry, {m} of them as only their shapes tell", n + m),

@@ -45,6 +45,8 @@ pub fn config(source: &SourceModel, dtype: Dtype, bitmap: &BitMap) -> Value {
     make_ids_integers(&mut keys);
     let dtype_key = if keys.contains_key("dtype") { "dtype" } else { "torch_dtype" };
     keys.insert(dtype_key.to_owned(), dtype.to_string().into());
+    // Of older versions of compressed-tensors.
+    keys.shift_remove("compression_config");
     for key in ["quantization", "quantization_config"] {
         keys.shift_remove(key);
         if !bitmap.is_empty() {
@@ -100,7 +102,7 @@ pub fn parts(source: &SourceModel) -> Result<Parts> {
             return false;
         }
         let is_weights = name.ends_with(".safetensors") || name.ends_with(".npz");
-        if is_weights { weights.contains(&files.path_of(name).as_path()) } else { is_model_file(name) }
+        weights.contains(&files.path_of(name).as_path()) || (!is_weights && is_model_file(name))
     };
     let (names, mut left_out): (Vec<_>, Vec<_>) = files.names()?.into_iter().partition(is_part);
     for entry in fs::read_dir(files.path()).into_iter().flatten().flatten() {

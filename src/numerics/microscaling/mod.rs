@@ -13,4 +13,5 @@ mod rows;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use minifloat::{E2M1, E4M3, from_e8m0};
 pub use rows::{dequantize, dequantize_stored, quantize, rounding_error_into};

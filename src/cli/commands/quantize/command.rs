@@ -9,7 +9,7 @@ use crate::cli::args::Quantize;
 use crate::cli::commands::settings;
 use crate::error::{Error, Result};
 use crate::files::output_folder::check_destination;
-use crate::jobs::opening::{Need, open_after};
+use crate::jobs::opening::{Need, Quantized, open_as};
 use crate::jobs::quantize::{Extent, Job};
 use crate::jobs::settings::recipe;
 use crate::jobs::texts::check_tokenizer;
@@ -21,7 +21,8 @@ use crate::report::Console;
 pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     let output = settings::output(&args.output)?;
     let mut claim = None;
-    let source = open_after(&args.hf_path, Need::Files, |source| {
+    let kept = if args.requantize { Quantized::Decoded } else { Quantized::Kept };
+    let source = open_as(&args.hf_path, Need::Files, kept, |source| {
         let calibration = args.calibration.calibration.as_deref();
         let evaluation = args.eval_data.as_deref().or(calibration);
         check_tokenizer(source, &[calibration, evaluation], console)?;

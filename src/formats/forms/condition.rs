@@ -1,0 +1,82 @@
+//! Conditions on the values that layers of other tools are decoded with; headers do not show them.
+
+use crate::error::{Error, Result};
+use crate::formats::stored::Stored;
+
+/// Elements that are read at a time.
+const STEP: usize = 1 << 20;
+
+/// Condition on the values of a tensor.
+#[derive(Debug)]
+pub struct Condition {
+    tensor: Stored,
+    kind: Kind,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    /// Finite, and not all zero.
+    Scales,
+    /// E4M3 without NaN.
+    Codes,
+    /// E8M0 without NaN.
+    Exponents,
+}
+
+impl Condition {
+    /// Scales must be finite, and not all of them zero.
+    pub(crate) fn scales(tensor: &Stored) -> Self {
+        Self { tensor: tensor.clone(), kind: Kind::Scales }
+    }
+
+    /// Sizes and groups must not be zero throughout, which they are where values were not fetched.
+    pub(crate) fn not_zero(tensor: &Stored) -> Self {
+        Self::scales(tensor)
+    }
+
+    /// Codes of E4M3 must not be NaN, which MLX would take for a number.
+    pub(crate) fn codes(tensor: &Stored) -> Self {
+        Self { tensor: tensor.clone(), kind: Kind::Codes }
+    }
+
+    /// Exponents of E8M0 must not be NaN.
+    pub(crate) fn exponents(tensor: &Stored) -> Self {
+        Self { tensor: tensor.clone(), kind: Kind::Exponents }
+    }
+
+    /// Fails where the values do not meet the condition.
+    pub fn verify(&self) -> Result<()> {
+        let length = self.tensor.len();
+        let (mut wrong, mut is_zero) = (0, true);
+        for start in (0..length).step_by(STEP) {
+            crate::interrupt::check()?;
+            let range = start..(start + STEP).min(length);
+            if let Kind::Scales = self.kind {
+                let values = self.tensor.values(range);
+                wrong += values.iter().filter(|value| !value.is_finite()).count();
+                is_zero &= values.iter().all(|value| *value == 0.0);
+                continue;
+            }
+            let is_nan = |byte: &&u8| match self.kind {
+                Kind::Exponents => **byte == u8::MAX,
+                _ => **byte & 0x7f == 0x7f,
+            };
+            wrong += self.tensor.bytes(range.clone()).iter().filter(is_nan).count();
+            self.tensor.release(range);
+        }
+        match wrong {
+            0 => {}
+            1 => return Err(damaged(&self.tensor, "has a value that is NaN or infinite")),
+            more => return Err(damaged(&self.tensor, format!("has {more} values that are NaN or infinite"))),
+        }
+        if matches!(self.kind, Kind::Scales) && is_zero {
+            return Err(damaged(&self.tensor, "is zero throughout"));
+        }
+        Ok(())
+    }
+}
+
+/// Returns the error of a layer whose scales cannot be used.
+pub(crate) fn damaged(tensor: &Stored, message: impl Into<String>) -> Error {
+    tensor.error(message).hint("the checkpoint is damaged: take it again, or start from the float checkpoint")
+}

@@ -1,0 +1,304 @@
+//! `quantization_config`: which tool quantized a checkpoint, and how. Read here and nowhere else; what is not known is an error.
+
+use serde_json::{Map, Value};
+use std::path::{Path, PathBuf};
+
+use super::compressed::Targets;
+use super::fp8::Extent;
+use super::layer::Layer;
+use super::nvfp4::Names;
+use super::parts::Parts;
+use super::{awq, bitsandbytes, compressed, fp8, gptq, int8, mxfp4, nvfp4, packed};
+use crate::error::{Error, Result};
+use crate::files::json;
+use crate::files::model_files::ModelFiles;
+use crate::numerics::dtype::Dtype;
+
+/// Keys under which config.json describes quantized weights, the first of which that is there counts.
+const KEYS: [&str; 4] =
+    ["quantization", "quantization_config", "compression_config", "text_config.quantization_config"];
+
+/// File of NVIDIA's ModelOpt with what config.json otherwise has.
+const MODELOPT: &str = "hf_quant_config.json";
+
+/// What mixbit reads, for messages.
+const READ: &str = "mixbit reads fp8, compressed-tensors, awq, gptq, auto-round, bitsandbytes, modelopt, fbgemm_fp8 and mxfp4; \
+                    start from the float checkpoint, or dequantize with the tool that made it";
+
+/// Form of a checkpoint's quantized layers.
+#[derive(Debug)]
+pub(crate) struct Declared {
+    /// Name of the method, as config.json has it.
+    pub(crate) method: String,
+    /// Forms, and the layers that are in each.
+    pub(crate) schemes: Vec<(Targets, Scheme)>,
+}
+
+/// Integers of a number of bits with a scale for each row, or each group of columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Integer {
+    pub(crate) bits: u32,
+    pub(crate) group: Option<usize>,
+}
+
+impl Integer {
+    /// Returns the columns of a group in rows of `columns`.
+    pub(crate) fn width(self, columns: usize) -> usize {
+        self.group.unwrap_or(columns)
+    }
+}
+
+/// Form of a layer.
+#[derive(Debug)]
+pub(crate) enum Scheme {
+    Fp8(Extent),
+    Packed(Integer),
+    Int8(Integer),
+    Mxfp4,
+    Mxfp4Blocks,
+    Nvfp4(Names),
+    Awq(Option<usize>),
+    Gptq(gptq::Settings),
+    BitsandbytesInt8,
+    BitsandbytesTable,
+}
+
+impl Scheme {
+    /// Returns the path of the layer that the tensor `name` of type `dtype` shows to be in this form.
+    pub(crate) fn layer_of<'a>(&self, name: &'a str, dtype: Dtype) -> Option<&'a str> {
+        match self {
+            Self::Fp8(_) => (dtype == Dtype::F8E4M3 && !name.ends_with("_scale")).then_some(name),
+            Self::Packed(_) | Self::Mxfp4 | Self::Nvfp4(Names::Compressed) => {
+                name.strip_suffix(".weight_packed")
+            }
+            Self::Int8(_) => name.strip_suffix(".weight").filter(|_| dtype == Dtype::I8),
+            Self::Mxfp4Blocks => name.strip_suffix("_blocks").filter(|_| dtype == Dtype::U8),
+            Self::Nvfp4(Names::ModelOpt) => name.strip_suffix(".weight_scale_2"),
+            Self::Awq(_) | Self::Gptq(_) => name.strip_suffix(".qweight"),
+            Self::BitsandbytesInt8 => name.strip_suffix(".SCB"),
+            Self::BitsandbytesTable => bitsandbytes::STATES.iter().find_map(|end| name.strip_suffix(end)),
+        }
+    }
+
+    /// True if the path of a layer is the name of its weight.
+    pub(crate) fn completes_weight(&self) -> bool {
+        matches!(self, Self::Fp8(_) | Self::BitsandbytesTable)
+    }
+
+    /// Reads the layer that has `parts`.
+    pub(crate) fn read(&self, parts: &mut Parts<'_>) -> Result<Layer> {
+        match *self {
+            Self::Fp8(extent) => fp8::read(extent, parts),
+            Self::Packed(settings) => packed::read(settings, parts),
+            Self::Int8(settings) => int8::read_compressed(settings, parts),
+            Self::Mxfp4 => mxfp4::read_packed(parts),
+            Self::Mxfp4Blocks => mxfp4::read_blocks(parts),
+            Self::Nvfp4(names) => nvfp4::read(names, parts),
+            Self::Awq(group) => awq::read(group, parts),
+            Self::Gptq(settings) => gptq::read(settings, parts),
+            Self::BitsandbytesInt8 => int8::read_bitsandbytes(parts),
+            Self::BitsandbytesTable => bitsandbytes::read(parts),
+        }
+    }
+}
+
+/// A config's description of quantized weights.
+pub(crate) struct Section<'a> {
+    path: PathBuf,
+    key: &'static str,
+    pub(crate) value: &'a Value,
+}
+
+impl Section<'_> {
+    /// Makes an error about the key `name` in this section.
+    pub(crate) fn error(&self, name: &str, message: impl Into<String>) -> Error {
+        let key = if name.is_empty() { self.key.to_owned() } else { format!("{}.{name}", self.key) };
+        Error::key(&self.path, key, message)
+    }
+
+    /// Makes the error for a form that is not read.
+    pub(crate) fn refuse(&self, name: &str, what: &str) -> Error {
+        self.error(name, format!("the checkpoint is quantized by {}: {what} is not read", self.method()))
+            .hint(READ)
+    }
+
+    fn method(&self) -> &str {
+        self.value.get("quant_method").and_then(Value::as_str).unwrap_or("another tool")
+    }
+
+    fn text(&self, name: &str) -> Option<&str> {
+        self.value.get(name).and_then(Value::as_str)
+    }
+
+    /// Fails unless the value under `name` is absent or one of `known`.
+    fn only(&self, name: &str, known: &[&str]) -> Result<()> {
+        let value = self.value.get(name).filter(|value| !value.is_null());
+        let is_known =
+            |value: &&Value| value.as_str().is_some_and(|text| known.contains(&text.to_lowercase().as_str()));
+        match value.filter(|value| !is_known(value)) {
+            Some(value) => Err(self.refuse(name, &format!("`{name}` {}", json::shown(value)))),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the bits under `bits`, one of `known`.
+    fn bits(&self, known: &[u32]) -> Result<u32> {
+        let value = self.value.get("bits").unwrap_or(&Value::Null);
+        let bits = json::as_u64(value).and_then(|bits| u32::try_from(bits).ok());
+        bits.filter(|bits| known.contains(bits))
+            .ok_or_else(|| self.refuse("bits", &format!("`bits` {}", json::shown(value))))
+    }
+
+    /// Returns the columns of a group under `group_size`; `None` for -1, one group per row.
+    fn group(&self) -> Result<Option<usize>> {
+        let value = self.value.get("group_size").unwrap_or(&Value::Null);
+        if json::equal(value, &(-1).into()) {
+            return Ok(None);
+        }
+        let size = json::as_u64(value).and_then(|size| usize::try_from(size).ok());
+        match size.filter(|size| (1..1 << 31).contains(size)) {
+            Some(size) => Ok(Some(size)),
+            None => Err(self.error(
+                "group_size",
+                format!("expected a number of columns or -1, found {}", json::shown(value)),
+            )),
+        }
+    }
+}
+
+/// Returns what config.json says about quantized weights, and the key that it stands under.
+pub fn section(keys: &Map<String, Value>) -> Option<(&'static str, &Value)> {
+    let is_empty = |value: &Value| value.as_object().is_some_and(Map::is_empty);
+    let get = |key: &str| {
+        let mut names = key.split('.');
+        let first = keys.get(names.next()?)?;
+        names.try_fold(first, |value, name| value.get(name))
+    };
+    KEYS.into_iter()
+        .find_map(|key| Some((key, get(key).filter(|value| !is_empty(value) && !value.is_null())?)))
+}
+
+/// True if `value`, which a config has under [`section`], is of another tool than MLX. (`mlx` is a note that some tools leave.)
+fn is_of_other_tool(value: &Value) -> bool {
+    match value.get("quant_method") {
+        None | Some(Value::Null) => false,
+        Some(Value::String(method)) => !method.eq_ignore_ascii_case("mlx"),
+        Some(_) => true,
+    }
+}
+
+/// True if the config at `path` with these `keys` says that a tool quantized the weights whose form is read here.
+///
+/// # Errors
+/// Where it names another tool, or settings that are not read.
+pub fn refuse_unknown(path: &Path, keys: &Map<String, Value>) -> Result<bool> {
+    read(path, keys).map(|declared| declared.is_some())
+}
+
+/// Reads the form of the weights of the model that consists of `files`; `None` for floats and for MLX's own form.
+pub(crate) fn declared(files: &ModelFiles) -> Result<Option<Declared>> {
+    // What is wrong with config.json itself is said where it is read as a whole.
+    let read_keys = |name: &str| json::parse_object(&files.path_of(name), &files.read(name).ok()?).ok();
+    let Some(keys) = read_keys("config.json") else { return Ok(None) };
+    if let Some(declared) = read(&files.path_of("config.json"), &keys)? {
+        return Ok(Some(declared));
+    }
+    let Some(keys) = read_keys(MODELOPT).filter(|_| section(&keys).is_none()) else { return Ok(None) };
+    let Some(value) = keys.get("quantization") else { return Ok(None) };
+    let section = Section { path: files.path_of(MODELOPT), key: "quantization", value };
+    Ok(Some(Declared { method: "modelopt".to_owned(), schemes: modelopt(&section)? }))
+}
+
+fn read(path: &Path, keys: &Map<String, Value>) -> Result<Option<Declared>> {
+    let Some((key, value)) = section(keys).filter(|(_, value)| is_of_other_tool(value)) else {
+        return Ok(None);
+    };
+    let section = Section { path: path.to_owned(), key, value };
+    let Some(method) = section.text("quant_method") else {
+        return Err(section.error("quant_method", "expected the name of a method").hint(READ));
+    };
+    let all = |scheme| vec![(Targets::All, scheme)];
+    let schemes = match method.to_lowercase().as_str() {
+        "fp8" => all(Scheme::Fp8(fp8_extent(&section)?)),
+        "fbgemm_fp8" => all(Scheme::Fp8(Extent::TensorOrRows)),
+        "compressed-tensors" | "compressed_tensors" => compressed::schemes(&section)?,
+        "awq" => {
+            section.only("version", &["gemm"])?;
+            section.bits(&[4])?;
+            all(Scheme::Awq(section.group()?))
+        }
+        "gptq" => all(Scheme::Gptq(gptq_settings(&section)?)),
+        "auto-round" | "auto_round" | "intel/auto-round" => all(auto_round(&section)?),
+        "bitsandbytes" => {
+            vec![(Targets::All, Scheme::BitsandbytesInt8), (Targets::All, Scheme::BitsandbytesTable)]
+        }
+        "modelopt" => modelopt(&section)?,
+        "mxfp4" => all(Scheme::Mxfp4Blocks),
+        _ => {
+            return Err(section
+                .error("", format!("the checkpoint is quantized by \"{method}\", whose form is not read"))
+                .hint(READ));
+        }
+    };
+    Ok(Some(Declared { method: method.to_owned(), schemes }))
+}
+
+/// Reads two sizes.
+pub(crate) fn pair(value: &Value) -> Option<[usize; 2]> {
+    let sizes = value.as_array()?.iter().map(|size| usize::try_from(json::as_u64(size)?).ok());
+    let sizes: Vec<usize> = sizes.collect::<Option<_>>()?;
+    <[usize; 2]>::try_from(sizes).ok().filter(|sizes| sizes.iter().all(|size| (1..1 << 31).contains(size)))
+}
+
+fn fp8_extent(section: &Section<'_>) -> Result<Extent> {
+    section.only("fmt", &["e4m3", "float8_e4m3fn"])?;
+    match section.value.get("weight_block_size").filter(|value| !value.is_null()) {
+        None => Ok(Extent::TensorOrRows),
+        Some(value) => pair(value).map(Extent::Blocks).ok_or_else(|| {
+            section.error("weight_block_size", format!("expected two sizes, found {}", json::shown(value)))
+        }),
+    }
+}
+
+fn gptq_settings(section: &Section<'_>) -> Result<gptq::Settings> {
+    section.only("checkpoint_format", &["gptq", "gptq_v2"])?;
+    section.only("pack_dtype", &["int32"])?;
+    if section.value.get("is_marlin_format").and_then(Value::as_bool) == Some(true) {
+        return Err(section.refuse("is_marlin_format", "the order of Marlin's kernels"));
+    }
+    let is_override = |name: &String| !name.starts_with("-:");
+    let overrides = section.value.get("dynamic").and_then(Value::as_object);
+    if let Some(name) = overrides.and_then(|overrides| overrides.keys().find(|name| is_override(name))) {
+        return Err(section.refuse("dynamic", &format!("a setting of its own for `{name}`")));
+    }
+    let less_one = section.text("checkpoint_format") != Some("gptq_v2");
+    Ok(gptq::Settings { bits: section.bits(&[2, 3, 4, 8])?, group: section.group()?, less_one })
+}
+
+fn auto_round(section: &Section<'_>) -> Result<Scheme> {
+    let layers = section.value.get("extra_config").and_then(Value::as_object);
+    let bits = section.value.get("bits");
+    // Layers of 16 bits are float.
+    let is_other = |layer: &Value| {
+        layer.get("bits").is_some_and(|own| Some(own) != bits && json::as_u64(own) != Some(16))
+    };
+    if let Some((name, _)) = layers.and_then(|layers| layers.iter().find(|(_, layer)| is_other(layer))) {
+        return Err(section.refuse("extra_config", &format!("other bits for `{name}`")));
+    }
+    let settings = || gptq_settings(section);
+    match section.text("packing_format").unwrap_or_default() {
+        "auto_round:auto_gptq" | "auto_gptq" => Ok(Scheme::Gptq(settings()?)),
+        "auto_round:gptqmodel" => Ok(Scheme::Gptq(gptq::Settings { less_one: false, ..settings()? })),
+        "auto_round:auto_awq" | "auto_awq" => {
+            section.bits(&[4])?;
+            Ok(Scheme::Awq(section.group()?))
+        }
+        format => Err(section.refuse("packing_format", &format!("`packing_format` \"{format}\""))),
+    }
+}
+
+fn modelopt(section: &Section<'_>) -> Result<Vec<(Targets, Scheme)>> {
+    section.only("quant_algo", &["fp8", "nvfp4"])?;
+    let schemes = [Scheme::Nvfp4(Names::ModelOpt), Scheme::Fp8(Extent::TensorOrRows)];
+    Ok(schemes.into_iter().map(|scheme| (Targets::All, scheme)).collect())
+}

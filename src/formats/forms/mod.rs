@@ -1,0 +1,27 @@
+//! Forms of other tools' quantized weights. Each gives either rows of floats, decoded as they are read, or the codes, scales
+//! and biases of an MLX layer with the same numbers.
+mod awq;
+mod bitsandbytes;
+mod compressed;
+mod condition;
+mod declared;
+mod decode;
+mod fp8;
+mod gptq;
+mod grid;
+mod int8;
+mod integers;
+mod layer;
+mod mxfp4;
+mod nvfp4;
+mod packed;
+mod parts;
+mod take;
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::float_cmp)]
+mod tests;
+
+pub use condition::Condition;
+pub(crate) use declared::declared;
+pub use declared::{refuse_unknown, section};
+pub(crate) use take::take;

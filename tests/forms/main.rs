@@ -1,0 +1,204 @@
+//! Other tools' forms of weights, through every command. The logits are compared in goldens.rs.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+#[path = "../common/mod.rs"]
+mod common;
+mod hostile;
+mod pickles;
+
+use common::{copy_folder, fixtures, json_file, make, mixbit, stderr, stdout, succeeded};
+use mixbit::engine::decoder::model::Model;
+use mixbit::engine::runtime::Engine;
+use mixbit::models::source::SourceModel;
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Returns the folders of all forms.
+fn forms() -> Vec<PathBuf> {
+    let entries = fs::read_dir(fixtures().join("golden/forms")).unwrap();
+    let mut forms: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    forms.sort();
+    assert!(forms.len() > 20, "{forms:?}");
+    forms
+}
+
+fn logits(folder: &Path) -> Vec<f32> {
+    let source = SourceModel::open(folder).unwrap();
+    let model = Model::load(&Engine::start().unwrap(), &source, None).unwrap();
+    model.logits(&[1, 17, 40, 5, 62, 33, 2, 9], None).unwrap()
+}
+
+/// Largest difference, relative to the largest value.
+fn difference(found: &[f32], expected: &[f32]) -> f32 {
+    let scale = expected.iter().fold(0f32, |most, x| most.max(x.abs()));
+    found.iter().zip(expected).fold(0f32, |most, (a, b)| most.max((a - b).abs())) / scale
+}
+
+/// Returns the setting that case.json promises for a layer, where the widest group is a question of its columns.
+fn promised(case: &Value, columns: usize) -> Option<String> {
+    let setting = case["mlx"].as_str()?;
+    let widest = [128, 64, 32].into_iter().find(|group| columns.is_multiple_of(*group)).unwrap();
+    Some(setting.replace('*', &widest.to_string()))
+}
+
+fn is_packed(folder: &Path) -> bool {
+    !folder.file_name().unwrap().to_str().unwrap().starts_with("pytorch")
+}
+
+#[test]
+fn lossless_forms_arrive_as_layers_of_mlx() {
+    for folder in forms() {
+        let source = SourceModel::open(&folder).unwrap();
+        let case = json_file(&folder.join("case.json"));
+        for spec in source.manifest().iter() {
+            let Some(path) = spec.path().filter(|path| path.ends_with("_proj")) else { continue };
+            let found = source.bitmap().get(path).map(ToString::to_string);
+            assert_eq!(found, promised(&case, spec.columns()), "{} {path}", folder.display());
+        }
+        let notes = source.spec().notes.join("\n");
+        let said = if case["mlx"].is_string() { "lossless" } else { "which MLX lacks: decoded" };
+        assert_eq!(notes.contains(said), is_packed(&folder), "{}: {notes}", folder.display());
+    }
+}
+
+#[test]
+fn every_command_reads_every_form() {
+    let home = tempfile::tempdir().unwrap();
+    for folder in forms() {
+        let name = folder.file_name().unwrap().to_str().unwrap();
+        let path = |kind: &str| home.path().join(format!("{name}-{kind}"));
+        let before = logits(&folder);
+        // As they are, or in float32: no number changes.
+        for (kind, command, more) in [
+            ("kept", "convert", &["--dtype", "float32"][..]),
+            ("decoded", "dequantize", &["--dtype", "float32"]),
+        ] {
+            if command == "dequantize" && !is_packed(&folder) {
+                continue;
+            }
+            succeeded(&make(command, &folder, &path(kind), more));
+            let error = difference(&logits(&path(kind)), &before);
+            assert!(error < 2e-5, "{name} {kind}: {error:e}");
+            assert!(
+                json_file(&path(kind).join("config.json"))["quantization_config"]["quant_method"].is_null()
+            );
+        }
+        let output = mixbit(["check", path("kept").to_str().unwrap()]);
+        succeeded(&output);
+        let output = mixbit(["check", folder.to_str().unwrap()]);
+        succeeded(&output);
+        let model = folder.to_str().unwrap();
+        succeeded(&mixbit(["run", "--model", model, "--prompt", "the rain", "--max-tokens", "2"]));
+    }
+}
+
+#[test]
+fn inspect_shows_the_form_of_each_layer() {
+    for folder in forms() {
+        let output = mixbit(["inspect", folder.to_str().unwrap(), "--json"]);
+        succeeded(&output);
+        let report: Value = serde_json::from_str(&stdout(&output)).unwrap();
+        for layer in report["layers"].as_array().unwrap() {
+            let is_linear = layer["path"].as_str().unwrap().ends_with("_proj");
+            assert_eq!(layer["form"].is_string(), is_linear && is_packed(&folder), "{layer}");
+        }
+        let output = mixbit(["inspect", folder.to_str().unwrap(), "--layers"]);
+        succeeded(&output);
+        assert_eq!(stdout(&output).contains("came as"), is_packed(&folder), "{}", stdout(&output));
+    }
+    let folder = fixtures().join("golden/forms/fp8-blocks");
+    let report = mixbit(["inspect", folder.to_str().unwrap(), "--json"]);
+    let report: Value = serde_json::from_str(&stdout(&report)).unwrap();
+    let down = report["layers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|layer| layer["path"] == "model.layers.0.mlp.down_proj");
+    // One byte for each weight, and two scales.
+    assert_eq!(down.unwrap()["bytes"], 64 * 160 + 2 * 4);
+}
+
+#[test]
+fn layers_that_came_quantized_stay_or_are_quantized_anew() {
+    let home = tempfile::tempdir().unwrap();
+    for folder in forms().iter().filter(|folder| is_packed(folder)) {
+        let name = folder.file_name().unwrap().to_str().unwrap();
+        let is_lossless = json_file(&folder.join("case.json"))["mlx"].is_string();
+        let out = home.path().join(name);
+        // The head, which is float, is quantized too.
+        let output = make("quantize", folder, &out, &["--bits", "6:32", "--no-eval"]);
+        succeeded(&output);
+        assert_eq!(
+            stderr(&output).contains("already quantized, passed through: 7 layers"),
+            is_lossless,
+            "{name}"
+        );
+        let (before, after) = (SourceModel::open(folder).unwrap(), SourceModel::open(&out).unwrap());
+        for (layer, quant) in before.bitmap() {
+            assert_eq!(after.bitmap().get(layer), Some(quant), "{name} {layer}");
+            let codes = format!("{layer}.weight");
+            assert!(
+                before.tensor(&codes).unwrap().bytes() == after.tensor(&codes).unwrap().bytes(),
+                "{name} {codes}"
+            );
+        }
+        assert_eq!(after.bitmap()["lm_head"].to_string(), "6:32", "{name}");
+        let out = home.path().join(format!("{name}-anew"));
+        succeeded(&make("quantize", folder, &out, &["--bits", "6:32", "--no-eval", "--requantize"]));
+        let source = SourceModel::open(&out).unwrap();
+        let proj = source.bitmap().iter().find(|(path, _)| path.ends_with("down_proj")).unwrap();
+        assert_eq!(proj.1.to_string(), "6:32", "{name}");
+        assert!(difference(&logits(&out), &logits(folder)) < 0.2, "{name}");
+    }
+}
+
+#[test]
+fn layers_of_mlx_are_quantized_anew_too() {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    let uniform = fixtures().join("golden/quantized-by-mlx-lm/llama-uniform-4-bits");
+    succeeded(&make("quantize", &uniform, &out, &["--bits", "8:32", "--no-eval", "--requantize"]));
+    assert!(difference(&logits(&out), &logits(&uniform)) < 0.05);
+}
+
+#[test]
+fn what_no_one_reads_is_refused_by_name() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("model");
+    copy_folder(&fixtures().join("golden/forms/gptq"), &folder);
+    let config = folder.join("config.json");
+    let original = json_file(&config);
+    for (change, expected) in [
+        (serde_json::json!({"quant_method": "hqq"}), "\"hqq\""),
+        (serde_json::json!({"quant_method": "aqlm"}), "\"aqlm\""),
+        (serde_json::json!({"quant_method": "exl2"}), "\"exl2\""),
+        (serde_json::json!({"quant_method": "bitnet"}), "\"bitnet\""),
+        (serde_json::json!({"quant_method": 7}), "expected the name"),
+        (serde_json::json!({"checkpoint_format": "marlin"}), "`checkpoint_format`"),
+        (serde_json::json!({"bits": 5}), "`bits` 5"),
+        (serde_json::json!({"group_size": "x"}), "group_size"),
+        (serde_json::json!({"dynamic": {"+:.*down.*": {"bits": 8}}}), "+:.*down.*"),
+        (serde_json::json!({"quant_method": "awq", "version": "gemv"}), "`version` \"gemv\""),
+        (serde_json::json!({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}), "`quant_algo`"),
+        (serde_json::json!({"quant_method": "fp8", "fmt": "e5m2"}), "`fmt` \"e5m2\""),
+        (serde_json::json!({"quant_method": "fp8", "weight_block_size": [0, 1]}), "weight_block_size"),
+        (serde_json::json!({"quant_method": "compressed-tensors", "config_groups": 3}), "config_groups"),
+        (
+            serde_json::json!({"quant_method": "compressed-tensors", "format": "marlin-24", "config_groups":
+                {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "int"}}}}),
+            "`marlin-24`",
+        ),
+    ] {
+        let mut changed = original.clone();
+        let keys = changed["quantization_config"].as_object_mut().unwrap();
+        keys.extend(change.as_object().unwrap().clone());
+        fs::write(&config, changed.to_string()).unwrap();
+        for command in ["inspect", "check"] {
+            let output = mixbit([command, folder.to_str().unwrap()]);
+            assert_eq!(output.status.code(), Some(1), "{change}");
+            let said = stderr(&output) + &stdout(&output);
+            assert!(said.contains(expected), "{change}: {said}");
+        }
+    }
+}

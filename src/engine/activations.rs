@@ -47,6 +47,22 @@ pub(crate) fn xielu(x: &Array, parameters: &[Array]) -> Result<Array> {
     Ok(select(x.gt(&zero)?, positive, negative)?)
 }
 
+/// Computes gate sigmoid(alpha gate) (up + 1), gate at most `limit`, up between its negative and it.
+pub(crate) fn clamped_swish(gate: &Array, up: &Array, alpha: f32, limit: f32) -> Result<Array> {
+    let gate = minimum(gate, factor(limit, gate)?)?;
+    let swish = gate.multiply(sigmoid(gate.multiply(factor(alpha, &gate)?)?)?)?;
+    Ok(clamped(up, limit)?.add(factor(1.0, up)?)?.multiply(swish)?)
+}
+
+/// Computes silu(gate) up, silu at most `limit`, up between its negative and it.
+pub(crate) fn limited_silu(gate: &Array, up: &Array, limit: f32) -> Result<Array> {
+    Ok(minimum(silu(gate)?, factor(limit, gate)?)?.multiply(clamped(up, limit)?)?)
+}
+
+fn clamped(x: &Array, limit: f32) -> Result<Array> {
+    Ok(minimum(maximum(x, factor(-limit, x)?)?, factor(limit, x)?)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

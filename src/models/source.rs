@@ -15,7 +15,7 @@ use crate::files::digest::hexadecimal;
 use crate::files::model_files::ModelFiles;
 use crate::formats::checkpoint::{Checkpoint, Tensor};
 use crate::models::architectures::{Architecture, TensorShapes};
-use crate::models::spec::{DecoderSpec, Manifest, TensorSpec, with_columns};
+use crate::models::spec::{DecoderSpec, Manifest, Role, TensorSpec, with_columns};
 use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::{Mode, Quant};
 use crate::words::count;
@@ -107,6 +107,7 @@ impl SourceModel {
         checkpoint.notes.extend(left_out(row, &checkpoint));
         spec.notes.extend(checkpoint.notes.iter().cloned());
         let tied_head = drop_tied_head(&mut spec, &checkpoint, &mut stored)?;
+        drop_extra(&mut spec, &mut stored);
         let manifest = spec.manifest();
         let (bitmap, notes) = bitmap::resolve(&config, &manifest, &checkpoint, &stored)?;
         spec.notes.extend(notes.iter().cloned());
@@ -249,6 +250,16 @@ impl SourceModel {
             .into_iter()
             .max_by_key(|(_, count)| *count)
             .map_or(Dtype::F16, |(dtype, _)| writable(dtype)))
+    }
+
+    /// Returns the dtype that the float tensor `name` is written in where the model is written in `dtype`: its own for what
+    /// experts are chosen with, as mlx-lm does, since the choice hangs on small differences.
+    pub fn written_dtype(&self, name: &str, dtype: Dtype) -> Dtype {
+        let is_correction = self.manifest.get(name).is_some_and(|spec| spec.role == Role::Correction);
+        match self.tensor(name) {
+            Ok(tensor) if is_correction => writable(tensor.dtype),
+            _ => dtype,
+        }
     }
 
     /// Returns a SHA-256 over config.json's keys, and over name, dtype, shape and both ends (64 KiB each) of every tensor:
@@ -422,6 +433,17 @@ fn drop_tied_head(
     }
     spec.notes.push("the embedding is the head: the one that is stored is left out".to_owned());
     Ok(Some(original))
+}
+
+/// Leaves out what the decoder lists as tensors beside it.
+fn drop_extra(spec: &mut DecoderSpec, stored: &mut BTreeMap<String, String>) {
+    let is_extra = |name: &str| spec.extra.iter().any(|start| name.starts_with(start.as_str()));
+    let left_out: Vec<String> =
+        stored.extract_if(.., |name, _| is_extra(name)).map(|(_, original)| original).collect();
+    if let Some(first) = left_out.first() {
+        let tensors = count(left_out.len(), "tensor");
+        spec.notes.push(format!("{tensors} left out, as mlx-lm does, `{first}` first: no part of the decoder"));
+    }
 }
 
 fn not_tied(checkpoint: &Checkpoint, head: &str) -> Error {

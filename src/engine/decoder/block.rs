@@ -3,12 +3,12 @@
 use mlx_rs::Array;
 
 use super::attention::Attention;
-use super::experts::{Choice, Router};
 use super::linear::Linear;
 use super::load::Loader;
 use super::mlp::{Context, Input, Mlp};
 use super::norm::Norm;
 use super::positions::Positions;
+use super::router::{Choice, Router};
 use crate::engine::array::factor;
 use crate::engine::cache::layer::KvCache;
 use crate::error::Result;
@@ -79,14 +79,14 @@ pub(crate) struct Attended {
     stream: Array,
     /// Normed input of the MLP [batch, tokens, hidden].
     normed: Array,
-    /// Probabilities of the experts, [tokens, experts].
-    probabilities: Option<Array>,
+    /// Scores of the experts, [tokens, experts].
+    scores: Option<Array>,
 }
 
 impl Attended {
     /// Returns all arrays, to be evaluated.
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
-        [&self.stream, &self.normed].into_iter().chain(&self.probabilities)
+        [&self.stream, &self.normed].into_iter().chain(&self.scores)
     }
 }
 
@@ -111,13 +111,15 @@ impl Block {
         Ok(block)
     }
 
-    /// Decodes the router, and the linear layers at the paths for which `is_wanted` says so.
+    /// Decodes the router, the gate of shared experts, and the linear layers at the paths for which `is_wanted` says so.
     pub(crate) fn decode(&mut self, context: Context<'_>, is_wanted: impl Fn(&str) -> bool) -> Result<()> {
         for linear in self.layers_mut().flatten().filter(|linear| is_wanted(&linear.path)) {
             linear.weight.decode(context.dtype)?;
         }
-        if let Some(router) = &mut self.router {
-            router.weight.decode(context.dtype)?;
+        let gate = self.mlp.part.shared.as_mut().and_then(|shared| shared.gate.as_mut());
+        let router = self.router.as_mut().map(|router| &mut router.linear);
+        for linear in router.into_iter().chain(gate.map(|(_, linear)| linear)) {
+            linear.weight.decode(context.dtype)?;
         }
         Ok(())
     }
@@ -192,14 +194,14 @@ impl Block {
             (true, Some(norm)) => norm.forward(x)?,
             (true, None) => normed,
         };
-        let probabilities = self.router.as_ref().map(|router| router.probabilities(&normed));
-        Ok(Attended { probabilities: probabilities.transpose()?, stream, normed })
+        let scores = self.router.as_ref().map(|router| router.scores(&normed)).transpose()?;
+        Ok(Attended { scores, stream, normed })
     }
 
     /// Chooses the experts of the tokens; `None` where the MLP has none. Evaluates.
     pub(crate) fn choose(&self, attended: &Attended) -> Result<Option<Choice>> {
         let Some(router) = &self.router else { return Ok(None) };
-        attended.probabilities.as_ref().map(|probabilities| router.choose(probabilities)).transpose()
+        attended.scores.as_ref().map(|scores| router.choose(scores)).transpose()
     }
 
     /// Computes the MLP and the block's output. `observe` sees the inputs of the linear layers.
@@ -210,7 +212,7 @@ impl Block {
         choice: Option<&Choice>,
         observe: &mut dyn FnMut(Input, &Array),
     ) -> Result<Array> {
-        let Attended { stream, normed, probabilities } = attended;
+        let Attended { stream, normed, scores } = attended;
         let addend = self.mlp.addend(stream);
         // Attention has shown an input that it shares.
         let mut unseen = |input: Input, x: &Array| {
@@ -219,10 +221,13 @@ impl Block {
             }
         };
         let output = if let Some(router) = &self.router
-            && let Some(probabilities) = probabilities
+            && let Some(scores) = scores
             && let Some(choice) = choice
         {
-            let output = router.forward(&self.mlp.part, normed, probabilities, choice, &mut unseen)?;
+            let mut output = router.forward(&self.mlp.part, normed, scores, choice, &mut unseen)?;
+            if let Some(shared) = &self.mlp.part.shared {
+                output = shared.add_to(context, normed, &output, &mut unseen)?;
+            }
             addend.map_or_else(|| Ok(output.clone()), |addend| addend.add(&output))?
         } else {
             self.mlp.part.forward_plus(context, normed, addend, &mut unseen)?

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::linear::{Linear, Weight};
+use super::linear::{Linear, Weight, split_experts};
 use crate::engine::array;
 use crate::engine::array::Packed;
 use crate::error::{Error, Result};
@@ -141,8 +141,16 @@ impl<'a> Loader<'a> {
         let Some(count) = spec.experts else { return Ok(vec![self.linear(spec)?]) };
         let (path, tap) = (Arc::<str>::from(spec.path.as_str()), spec.tap);
         let weights = self.stored_weight(&spec.path)?.split_experts(count)?.into_iter();
-        let linear =
-            |weight| Ok(Linear { path: Arc::clone(&path), tap, weight: self.placed(weight)?, bias: None });
+        let biases = if spec.bias {
+            split_experts(&self.float(&format!("{}.bias", spec.path))?, count)?
+        } else {
+            Vec::new()
+        };
+        let mut biases = biases.into_iter();
+        let linear = |weight| {
+            let bias = biases.next();
+            Ok(Linear { path: Arc::clone(&path), tap, weight: self.placed(weight)?, bias })
+        };
         weights.map(linear).collect()
     }
 

@@ -10,3 +10,4 @@ pub mod mlp;
 pub mod model;
 pub mod norm;
 pub mod positions;
+pub mod router;

@@ -2,7 +2,8 @@
 
 use super::biases::Biases;
 use super::manifest::Manifest;
-use super::mlp::{Activation, ExpertsSpec, MlpSpec};
+use super::experts::{ExpertsSpec, SharedGate, SharedSpec};
+use super::mlp::{Activation, MlpSpec};
 use super::names::{LLAMA_NAMES, ModuleNames, inside};
 use super::norm::{NormKind, NormSpec, QkNorm};
 use super::parts::{AttentionSpan, AttentionSpec, BlockSpec, Branch, EmbedSpec, HeadSpec, PositionsSpec};
@@ -45,6 +46,9 @@ pub struct DecoderSpec {
     pub head: HeadSpec,
     /// Config keys whose resolved value must be written so that stock mlx-lm reads the same model from the output.
     pub resolved: Vec<(&'static str, Value)>,
+    /// Starts of the names of tensors that the checkpoint may have beside the decoder: layers that predict further tokens, and
+    /// the like.
+    pub extra: Vec<String>,
     /// The defaults that sizes were taken from, as one sentence.
     pub defaults_taken: Option<String>,
     /// Notes for the user, one sentence each: decisions against the config's letter, and the like.
@@ -108,6 +112,7 @@ impl DecoderSpec {
                 cap: None,
             },
             resolved,
+            extra: Vec::new(),
             defaults_taken,
             notes,
         };
@@ -354,6 +359,14 @@ impl DecoderSpec {
         Ok(())
     }
 
+    /// Writes the blocks' kinds of attention, for readers that have another default.
+    pub(crate) fn write_layer_types(&mut self) {
+        let kind =
+            |span| if span == AttentionSpan::Full { "full_attention" } else { "sliding_attention" };
+        let kinds: Vec<&str> = self.attentions().map(|attention| kind(attention.span)).collect();
+        self.resolved.push(("layer_types", kinds.into()));
+    }
+
     /// Makes the MLPs of the blocks for which `sparse` says so of `experts`.
     pub fn set_experts(
         &mut self,
@@ -369,6 +382,16 @@ impl DecoderSpec {
             mlp.experts = Some(experts).filter(|_| sparse(block));
         }
         Ok(())
+    }
+
+    /// Gives the MLPs of experts shared ones beside them, after paths, biases and experts are set.
+    pub fn set_shared_experts(&mut self, intermediate_size: usize, gate: Option<SharedGate>) {
+        for mlp in self.mlps_mut() {
+            let Some(experts) = mlp.experts else { continue };
+            let path = format!("{}.{}", mlp.path, experts.names.shared);
+            let own = MlpSpec { path, intermediate_size, experts: None, is_shared: true, ..mlp.clone() };
+            mlp.shared = Some(Box::new(SharedSpec { mlp: own, gate }));
+        }
     }
 
     /// Returns the tensors of this decoder under mlx-lm's names.

@@ -4,6 +4,7 @@
 //! reads the spec and never the config.
 mod biases;
 mod decoder;
+mod experts;
 mod manifest;
 mod mlp;
 mod names;
@@ -14,7 +15,10 @@ mod rope;
 pub use biases::Biases;
 pub use decoder::{DecoderSpec, TemperatureTuning};
 pub use manifest::{Manifest, Role, Tap, TensorSpec, with_columns};
-pub use mlp::{Activation, ExpertsSpec, MlpSpec, XIELU_PARAMETERS};
+pub use experts::{
+    EXPERT_NAMES, ExpertNames, ExpertsSpec, Groups, Normalization, Score, SharedGate, SharedSpec,
+};
+pub use mlp::{Activation, MlpSpec, XIELU_PARAMETERS};
 pub use names::{LLAMA_NAMES, ModuleNames};
 pub use norm::{NormKind, NormParameter, NormSpec, QkNorm};
 pub use parts::{

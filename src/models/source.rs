@@ -442,7 +442,8 @@ fn drop_extra(spec: &mut DecoderSpec, stored: &mut BTreeMap<String, String>) {
         stored.extract_if(.., |name, _| is_extra(name)).map(|(_, original)| original).collect();
     if let Some(first) = left_out.first() {
         let tensors = count(left_out.len(), "tensor");
-        spec.notes.push(format!("{tensors} left out, as mlx-lm does, `{first}` first: no part of the decoder"));
+        spec.notes
+            .push(format!("{tensors} left out, as mlx-lm does, `{first}` first: no part of the decoder"));
     }
 }
 

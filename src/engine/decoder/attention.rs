@@ -130,8 +130,7 @@ impl Attention {
         let AttentionSpec { heads, kv_heads, head_dim, scale, .. } = *self.spec;
         let tempered = self.spec.tempered && positions.temperatures.is_some();
         let plain = self.spec.cap.is_none() && self.spec.clip.is_none() && !self.spec.interleaved_heads;
-        let plain = plain && self.sinks.is_none() && self.spec.value_factor.is_none();
-        let plain = plain && self.spec.value_dim == head_dim;
+        let plain = plain && self.sinks.is_none();
         let in_rows = self.spec.projections != Projections::FusedByHead;
         let is_known = plain && in_rows && !tempered && fused::can_attend(head_dim);
         if context.nodes == Nodes::Single || context.dtype != Dtype::F32 || !is_known {
@@ -183,7 +182,7 @@ impl Attention {
                 [part(0, queries)?, part(queries, queries + 1)?, part(queries + 1, queries + 2)?]
             } else {
                 let (queries, keys) = (heads * head_dim, (heads + kv_heads) * head_dim);
-                let values = keys + kv_heads * self.spec.value_dim;
+                let values = keys + kv_heads * head_dim;
                 [slice(&all, 2, 0, queries)?, slice(&all, 2, queries, keys)?, slice(&all, 2, keys, values)?]
             }
         };
@@ -221,12 +220,7 @@ impl Attention {
         if let (QkNorm::Rotated(_), [query, key]) = (&self.spec.qk_norm, &self.norms[..]) {
             (q, k) = (query.forward(&q)?, key.forward(&k)?);
         }
-        let sizes = [v.dim(0), v.dim(1), kv_heads as i32, self.spec.value_dim as i32];
-        let v = v.reshape(&sizes)?.transpose_axes(&[0, 2, 1, 3])?;
-        let v = match self.spec.value_factor {
-            Some(value) => v.multiply(factor(value, &v)?)?,
-            None => v,
-        };
+        let v = split(&v, kv_heads)?.transpose_axes(&[0, 2, 1, 3])?;
         let q = match &positions.temperatures {
             Some(factors) if self.spec.tempered => q.multiply(factors.as_dtype(q.dtype())?)?,
             _ => q,
@@ -318,5 +312,5 @@ fn attend_codes(q: &Array, k: &Packed, v: &Packed, scores: Scores<'_>) -> Result
             slice(&all, 3, 0, keys as usize)?
         }
     };
-    Ok(v.matmul(&weights)?.reshape(&[sizes[0], sizes[1], sizes[2], -1])?)
+    Ok(v.matmul(&weights)?.reshape(sizes)?)
 }

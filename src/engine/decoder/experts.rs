@@ -51,8 +51,7 @@ impl Router {
         }
         let outputs = concatenate(&outputs, 0)?.take_axis(choice.output_rows(), 0)?;
         let outputs = outputs.reshape(&[-1, choice.per_token(), hidden_size])?;
-        let outputs =
-            if of_input.is_some() { outputs } else { outputs.multiply(weights.expand_dims(2)?)? };
+        let outputs = if of_input.is_some() { outputs } else { outputs.multiply(weights.expand_dims(2)?)? };
         Ok(outputs.sum_axis(1, false)?.reshape(x.shape())?)
     }
 }

@@ -112,11 +112,9 @@ impl Router {
             Normalization::None => weights,
             Normalization::Sum { eps: 0.0 } => weights.divide(sum()?)?,
             Normalization::Sum { eps } => weights.divide(sum()?.add(factor(eps, &weights)?)?)?,
-            Normalization::AtLeast(least) => {
-                weights.divide(maximum(sum()?, factor(least, &weights)?)?)?
-            }
+            Normalization::AtLeast(least) => weights.divide(maximum(sum()?, factor(least, &weights)?)?)?,
         };
-        if self.experts.factor != 1.0 {
+        if (self.experts.factor - 1.0).abs() > f32::EPSILON {
             weights = weights.multiply(factor(self.experts.factor, &weights)?)?;
         }
         Ok(weights)
@@ -176,5 +174,80 @@ impl Choice {
     /// Returns the number of experts per token.
     pub(super) fn per_token(&self) -> i32 {
         self.per_token as i32
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::engine::array::from_vec;
+    use crate::engine::decoder::linear::Weight;
+    use crate::engine::runtime::Engine;
+    use crate::models::spec::{Groups, Tap};
+
+    /// Experts and weights of one token, whose products with the router are `products`.
+    fn routed(experts: ExpertsSpec, correction: Option<Vec<f32>>, products: &[f32]) -> (Vec<u32>, Vec<f32>) {
+        Engine::start().unwrap();
+        let count = products.len();
+        let identity = (0..count * count).map(|i| f32::from(u8::from(i % (count + 1) == 0))).collect();
+        let weight = Weight::Float(from_vec(identity, &[count, count]));
+        let linear = Linear { path: "router".into(), tap: Tap::MLP, weight, bias: None };
+        let router = Router { linear, correction, experts };
+        let scores = router.scores(&from_vec(products.to_vec(), &[1, 1, count])).unwrap();
+        let choice = router.choose(&scores).unwrap();
+        let weights = to_vec(&router.weights(&scores, &choice).unwrap()).unwrap();
+        (choice.experts, weights)
+    }
+
+    fn assert_close(found: &[f32], expected: &[f32]) {
+        let is_close = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-6;
+        assert!(found.len() == expected.len() && found.iter().zip(expected).all(is_close), "{found:?}");
+    }
+
+    #[test]
+    fn correction_and_groups_are_no_weights() {
+        let experts = ExpertsSpec { score: Score::Sigmoid, factor: 2.0, ..ExpertsSpec::new(4, 1, 8) };
+        let sigmoid = |x: f32| 1.0 / (1.0 + (-x).exp());
+        let products = [2.0, -3.0, 1.0, 1.2];
+        let (chosen, weights) = routed(experts, None, &products);
+        assert_eq!(chosen, [0]);
+        assert_close(&weights, &[2.0 * sigmoid(2.0)]);
+        let correction = Some(vec![0.0, 0.0, 0.5, 0.0]);
+        let grouped = ExpertsSpec { groups: Some(Groups { count: 2, chosen: 1 }), ..experts };
+        let (chosen, weights) = routed(grouped, correction, &products);
+        assert_eq!(chosen, [2]);
+        assert_close(&weights, &[2.0 * sigmoid(1.0)]);
+        // The best two of the second group together are more than those of the first.
+        assert_eq!(routed(grouped, None, &products).0, [3]);
+    }
+
+    #[test]
+    fn weights_are_divided_by_their_sum() {
+        let experts = ExpertsSpec::new(3, 2, 8);
+        let products = [0.0, 1.0, 2.0];
+        let share = 1.0 / (1.0 + 1.0_f32.exp().recip());
+        let (chosen, weights) = routed(experts.normalized(true, 1e-20), None, &products);
+        assert_eq!(chosen, [2, 1]);
+        assert_close(&weights, &[share, 1.0 - share]);
+        let of_chosen = ExpertsSpec { score: Score::SoftmaxOfChosen, ..experts };
+        assert_close(&routed(of_chosen, None, &products).1, &[share, 1.0 - share]);
+        let at_least = ExpertsSpec { normalization: Normalization::AtLeast(4.0), ..experts };
+        let sum: f32 = products.iter().map(|x| x.exp()).sum();
+        assert_close(
+            &routed(at_least, None, &products).1,
+            &[2.0_f32.exp() / sum / 4.0, 1.0_f32.exp() / sum / 4.0],
+        );
+        let roots = ExpertsSpec { score: Score::SqrtSoftplus, cap: Some(1.5), ..experts };
+        let root = |x: f32| (1.5 * (x / 1.5).tanh()).exp().ln_1p().sqrt();
+        assert_close(&routed(roots, None, &products).1, &[root(2.0), root(1.0)]);
+    }
+
+    #[test]
+    fn the_mixer_weighs_among_the_nearest() {
+        let experts = ExpertsSpec { score: Score::Mixer { jitter: 0.1 }, ..ExpertsSpec::new(4, 2, 8) };
+        let (chosen, weights) = routed(experts, None, &[0.95, -1.0, 1.0, 0.2]);
+        assert_eq!(chosen, [2, 0]);
+        assert_close(&weights, &[1.0 / (1.0 + (-0.05_f32).exp()), 1.0]);
     }
 }

@@ -7,9 +7,8 @@ use super::folder::Folder;
 use crate::files::json;
 use crate::models::config::ModelConfig;
 use crate::models::spec::{
-    AttentionSpan, AttentionSpec, DecoderSpec, ExpertsSpec, LLAMA_NAMES, MlpSpec, NormSpec,
-    Normalization, Projections, Score,
-    QkNorm, Role, RopeScaling,
+    AttentionSpan, AttentionSpec, DecoderSpec, ExpertsSpec, LLAMA_NAMES, MlpSpec, NormSpec, Normalization,
+    Projections, QkNorm, Role, RopeScaling, Score,
 };
 use crate::words::count;
 

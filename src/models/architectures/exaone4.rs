@@ -56,7 +56,7 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
 
 /// Returns the test of blocks with a window, where `layer_types` does not say: by letters (L and G, repeated), or all but
 /// every so manieth.
-fn pattern(config: &ModelConfig) -> Result<impl Fn(usize) -> bool + use<>> {
+pub(super) fn pattern(config: &ModelConfig) -> Result<impl Fn(usize) -> bool + use<>> {
     const KEY: &str = "sliding_window_pattern";
     let (letters, distance) = match config.get(KEY) {
         Some(Value::String(letters)) if !letters.is_empty() && letters.chars().all(|c| "LG".contains(c)) => {

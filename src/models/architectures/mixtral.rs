@@ -34,8 +34,11 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     spec.note_rope_scaling(config);
     spec.note_head_dim(config);
     let size = |key| config.require_size(key);
-    let experts =
-        ExpertsSpec::new(size("num_local_experts")?, size("num_experts_per_tok")?, size("intermediate_size")?);
+    let experts = ExpertsSpec::new(
+        size("num_local_experts")?,
+        size("num_experts_per_tok")?,
+        size("intermediate_size")?,
+    );
     let experts = experts.normalized(true, 0.0);
     // mlx-lm knows the one name only.
     spec.resolved.push(("num_local_experts", experts.count.into()));

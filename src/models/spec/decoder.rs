@@ -1,8 +1,8 @@
 //! A decoder's specification, read from the keys that all architectures share.
 
 use super::biases::Biases;
-use super::manifest::Manifest;
 use super::experts::{ExpertsSpec, SharedGate, SharedSpec};
+use super::manifest::Manifest;
 use super::mlp::{Activation, MlpSpec};
 use super::names::{LLAMA_NAMES, ModuleNames, inside};
 use super::norm::{NormKind, NormSpec, QkNorm};
@@ -361,8 +361,7 @@ impl DecoderSpec {
 
     /// Writes the blocks' kinds of attention, for readers that have another default.
     pub(crate) fn write_layer_types(&mut self) {
-        let kind =
-            |span| if span == AttentionSpan::Full { "full_attention" } else { "sliding_attention" };
+        let kind = |span| if span == AttentionSpan::Full { "full_attention" } else { "sliding_attention" };
         let kinds: Vec<&str> = self.attentions().map(|attention| kind(attention.span)).collect();
         self.resolved.push(("layer_types", kinds.into()));
     }

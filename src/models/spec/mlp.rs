@@ -27,8 +27,6 @@ pub enum Activation {
         /// Most that a value can be.
         limit: f32,
     },
-    /// x sigmoid(x) up to this, times up's values between its negative and it (`step3p5`).
-    LimitedSilu(f32),
 }
 
 impl Activation {

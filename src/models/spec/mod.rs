@@ -14,10 +14,10 @@ mod rope;
 
 pub use biases::Biases;
 pub use decoder::{DecoderSpec, TemperatureTuning};
-pub use manifest::{Manifest, Role, Tap, TensorSpec, with_columns};
 pub use experts::{
     EXPERT_NAMES, ExpertNames, ExpertsSpec, Groups, Normalization, Score, SharedGate, SharedSpec,
 };
+pub use manifest::{Manifest, Role, Tap, TensorSpec, with_columns};
 pub use mlp::{Activation, MlpSpec, XIELU_PARAMETERS};
 pub use names::{LLAMA_NAMES, ModuleNames};
 pub use norm::{NormKind, NormParameter, NormSpec, QkNorm};

@@ -111,8 +111,6 @@ pub struct AttentionSpec {
     pub interleaved_heads: bool,
     /// Dimensions of a head.
     pub head_dim: usize,
-    /// Dimensions of a head's values.
-    pub value_dim: usize,
     /// Matrices of q, k and v.
     pub projections: Projections,
     /// True if q, k and v have biases.
@@ -130,8 +128,6 @@ pub struct AttentionSpec {
     pub scale: f32,
     /// Most that a score can be, in either direction: it becomes `cap * tanh(score / cap)`.
     pub cap: Option<f32>,
-    /// Factor on the values.
-    pub value_factor: Option<f32>,
     /// True if each head has a learned score beside those of the keys, with nothing to gather.
     pub sinks: bool,
     /// Norm of queries and keys.
@@ -160,7 +156,6 @@ impl AttentionSpec {
             kv_heads,
             interleaved_heads: false,
             head_dim,
-            value_dim: head_dim,
             projections: Projections::Apart,
             qkv_bias: bias,
             o_bias: bias,
@@ -169,7 +164,6 @@ impl AttentionSpec {
             span: AttentionSpan::Full,
             scale: (head_dim as f32).powf(-0.5),
             cap: None,
-            value_factor: None,
             sinks: false,
             qk_norm: QkNorm::None,
             tempered: false,
@@ -180,13 +174,12 @@ impl AttentionSpec {
     /// Returns the projection with a role.
     pub fn projection(&self, role: Role) -> LinearSpec {
         let (heads, kv_heads) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        let (values, gathered) = (self.kv_heads * self.value_dim, self.heads * self.value_dim);
         let (name, rows, columns, bias) = match role {
             Role::K => (self.names.k, kv_heads, self.hidden_size, self.qkv_bias),
-            Role::Qkv => (self.names.qkv, heads + kv_heads + values, self.hidden_size, self.qkv_bias),
-            Role::V => (self.names.v, values, self.hidden_size, self.qkv_bias),
-            Role::O => (self.names.o, self.hidden_size, gathered, self.o_bias),
-            Role::OutputGate => (self.names.attention_gate, gathered, self.hidden_size, self.qkv_bias),
+            Role::Qkv => (self.names.qkv, heads + 2 * kv_heads, self.hidden_size, self.qkv_bias),
+            Role::V => (self.names.v, kv_heads, self.hidden_size, self.qkv_bias),
+            Role::O => (self.names.o, self.hidden_size, heads, self.o_bias),
+            Role::OutputGate => (self.names.attention_gate, heads, self.hidden_size, self.qkv_bias),
             Role::HeadGate => (self.names.attention_gate, self.heads, self.hidden_size, self.qkv_bias),
             _ => (self.names.q, heads, self.hidden_size, self.qkv_bias),
         };
@@ -292,7 +285,8 @@ impl BlockSpec {
         let norms = self.attention.norms().chain(self.mlp.norms()).chain(self.attention.part.norms());
         let norms: Vec<TensorSpec> = norms.flat_map(|norm| norm.tensors(layer)).collect();
         let linears = self.linears().flat_map(move |linear| linear.tensors(layer).collect::<Vec<_>>());
-        let parameters = self.attention.part.sink_tensor(layer).into_iter().chain(self.mlp.part.parameters(layer));
+        let parameters =
+            self.attention.part.sink_tensor(layer).into_iter().chain(self.mlp.part.parameters(layer));
         linears.chain(norms).chain(parameters)
     }
 }

@@ -47,6 +47,14 @@ pub(crate) fn xielu(x: &Array, parameters: &[Array]) -> Result<Array> {
     Ok(select(x.gt(&zero)?, positive, negative)?)
 }
 
+/// Computes gate sigmoid(alpha gate) (up + 1), gate at most `limit`, up between its negative and it.
+pub(crate) fn clamped_swish(gate: &Array, up: &Array, alpha: f32, limit: f32) -> Result<Array> {
+    let gate = minimum(gate, factor(limit, gate)?)?;
+    let swish = gate.multiply(sigmoid(gate.multiply(factor(alpha, &gate)?)?)?)?;
+    let up = minimum(maximum(up, factor(-limit, up)?)?, factor(limit, up)?)?;
+    Ok(up.add(factor(1.0, &up)?)?.multiply(swish)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,6 +73,13 @@ mod tests {
             assert!((found - x * (1.0 + error) / 2.0).abs() < 1e-6, "{x} {found}");
         }
         assert_eq!(to_vec(&relu2(&x).unwrap()).unwrap(), [0.0, 0.0, 0.0, 0.0625, 4.0]);
+        let up = from_vec(vec![9.0, -9.0, 1.0, -1.0, 0.5], &[5]);
+        let found = to_vec(&clamped_swish(&x, &up, 1.5, 1.75).unwrap()).unwrap();
+        for ((found, x), up) in found.iter().zip(xs).zip([1.75_f32, -1.75, 1.0, -1.0, 0.5]) {
+            let gate = x.min(1.75);
+            let expected = gate / (1.0 + (-1.5 * gate).exp()) * (up + 1.0);
+            assert!((found - expected).abs() < 1e-6, "{x} {found} {expected}");
+        }
         let parameters = [0.3_f32, -0.2, 0.5, -1e-6].map(Array::from_f32);
         let found = to_vec(&xielu(&x, &parameters).unwrap()).unwrap();
         let softplus = |x: f32| x.exp().ln_1p();

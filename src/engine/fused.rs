@@ -401,7 +401,7 @@ mod linux {
             Activation::Gelu => Some(2),
             Activation::GeluTanh => Some(3),
             Activation::Relu2 => Some(4),
-            Activation::Xielu => None,
+            Activation::Xielu | Activation::ClampedSwish { .. } => None,
         }
     }
 

@@ -48,12 +48,12 @@ fn producers<'a>(
     let bitmap: &BitMap = source.bitmap();
     source
         .tensors()
-        .map(|source| {
-            let layer = source.name.rsplit_once('.').map_or(source.name, |(layer, _)| layer);
-            if bitmap.contains_key(layer) && !source.name.ends_with(".bias") {
-                Box::new(CopyTensor::new(source, warnings)) as Box<dyn Produce>
+        .map(|tensor| {
+            let layer = tensor.name.rsplit_once('.').map_or(tensor.name, |(layer, _)| layer);
+            if bitmap.contains_key(layer) && !tensor.name.ends_with(".bias") {
+                Box::new(CopyTensor::new(tensor, warnings)) as Box<dyn Produce>
             } else {
-                Box::new(CastTensor::new(source, dtype, warnings))
+                Box::new(CastTensor::new(tensor, source.written_dtype(tensor.name, dtype), warnings))
             }
         })
         .collect()

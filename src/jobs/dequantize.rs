@@ -70,7 +70,10 @@ fn producers<'a>(
                 producers.push(Box::new(DequantizeTensor::new(source, layer, quant, dtype, warnings)?));
             }
             (Some(_), "scales" | "biases") => {}
-            _ => producers.push(Box::new(CastTensor::new(tensor, dtype, warnings))),
+            _ => {
+                let dtype = source.written_dtype(tensor.name, dtype);
+                producers.push(Box::new(CastTensor::new(tensor, dtype, warnings)));
+            }
         }
     }
     Ok(producers)

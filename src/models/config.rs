@@ -263,6 +263,15 @@ impl ModelConfig {
         self.required(key, Self::size)
     }
 
+    /// Reads a number of things from 0 on, if present.
+    pub fn count(&self, key: &str) -> Result<Option<usize>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        match json::as_u64(value) {
+            Some(n @ 0..MAX_SIZE) => Ok(Some(n as usize)),
+            _ => Err(self.error(key, format!("expected an integer from 0, found {}", json::shown(value)))),
+        }
+    }
+
     /// Reads with `get` the value of `key`, which must be there.
     pub fn required<T>(&self, key: &str, get: fn(&Self, &str) -> Result<Option<T>>) -> Result<T> {
         get(self, key)?.ok_or_else(|| self.missing(key))

@@ -66,6 +66,11 @@ impl KeyDefault {
         Self::new(key, DefaultValue::Boolean(value), Effect::Minor)
     }
 
+    /// A switch whose `null` is a choice.
+    pub const fn nullable_boolean(key: &'static str, value: bool) -> Self {
+        Self { nullable: true, ..Self::boolean(key, value) }
+    }
+
     /// A name.
     pub const fn text(key: &'static str, value: &'static str) -> Self {
         Self::new(key, DefaultValue::Text(value), Effect::Minor)

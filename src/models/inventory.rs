@@ -87,7 +87,7 @@ impl Inventory {
     /// theirs.
     pub fn planned(source: &SourceModel, bitmap: &BitMap, dtype: Dtype) -> Self {
         Self::build(source, bitmap, |spec, layer| match layer {
-            None => (spec.len() as u64 * dtype.size() as u64, 0),
+            None => (spec.len() as u64 * source.written_dtype(&spec.name, dtype).size() as u64, 0),
             Some((path, _)) if source.bitmap().contains_key(path) => stored_bytes(source, spec, Some(path)),
             Some((_, quant)) => {
                 let total = quant.bytes(spec.rows(), spec.columns(), dtype.size()).unwrap_or(0);

@@ -5,6 +5,7 @@ pub mod config;
 pub mod contents;
 pub mod defaults;
 pub mod derived;
+mod dropped;
 mod incoming;
 pub mod inventory;
 pub mod mechanisms;

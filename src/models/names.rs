@@ -195,12 +195,17 @@ pub(crate) const ATTENTION_BUFFERS: [&str; 2] = [".attn.bias", ".attn.masked_bia
 /// `<mlp>.experts.gate_up_proj` [experts, 2 * width, hidden] and `<mlp>.experts.down_proj` [experts, hidden, width] are how
 /// transformers 5 holds them in memory (`Qwen3MoeExperts`, `MixtralExperts`): gate above up.
 pub(crate) fn rename_experts(name: &str) -> Rename {
-    expert(name).unwrap_or_else(|| rename_common(name))
+    expert(name, "switch_mlp").unwrap_or_else(|| rename_common(name))
 }
 
-fn expert(name: &str) -> Option<Rename> {
+/// Renames experts whose matrices mlx-lm keeps in `experts`, where the checkpoint has them, and the rest as [`rename_common`].
+pub(crate) fn rename_experts_in_place(name: &str) -> Rename {
+    expert(name, "experts").unwrap_or_else(|| rename_common(name))
+}
+
+fn expert(name: &str, module: &str) -> Option<Rename> {
     let (mlp, rest) = name.split_once(".experts.")?;
-    let whole = |name: &str| format!("{mlp}.switch_mlp.{name}.weight");
+    let whole = |name: &str| format!("{mlp}.{module}.{name}.weight");
     match rest {
         "gate_up_proj" => return Some(Rename::stacked([whole("gate_proj"), whole("up_proj")])),
         "down_proj" => return Some(Rename::To(whole("down_proj"))),
@@ -209,7 +214,7 @@ fn expert(name: &str) -> Option<Rename> {
     let (number, rest) = rest.split_once('.')?;
     let index = number.parse().ok().filter(|index: &usize| index.to_string() == number)?;
     let (_, part) = rest.rsplit_once('.')?;
-    PARTS.contains(&part).then(|| Rename::Expert { stack: format!("{mlp}.switch_mlp.{rest}"), index })
+    PARTS.contains(&part).then(|| Rename::Expert { stack: format!("{mlp}.{module}.{rest}"), index })
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::bitmap::BitMap;
 use super::config::ModelConfig;
 use super::incoming;
 use super::mechanisms;
-use super::names::{Names, Rename, rename_common};
+use super::names::{Names, Rename};
 use super::towers::Towers;
 use crate::error::{Error, Result};
 use crate::files::digest::hexadecimal;
@@ -17,7 +17,8 @@ use crate::files::model_files::ModelFiles;
 use crate::formats::checkpoint::{Checkpoint, Tensor};
 use crate::formats::entry::Incoming;
 use crate::models::architectures::{Architecture, TensorShapes};
-use crate::models::spec::{DecoderSpec, Manifest, TensorSpec, with_columns};
+use crate::models::dropped::{drop_extra, drop_tied_head, left_out, not_tied};
+use crate::models::spec::{DecoderSpec, Manifest, Role, TensorSpec, with_columns};
 use crate::numerics::affine::Quantized;
 use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::{Mode, Quant};
@@ -132,6 +133,7 @@ impl SourceModel {
         checkpoint.notes.extend(left_out(row, &checkpoint));
         spec.notes.extend(checkpoint.notes.iter().cloned());
         let tied_head = drop_tied_head(&mut spec, &checkpoint, &mut stored)?;
+        drop_extra(&mut spec, &mut stored);
         let manifest = spec.manifest();
         spec.notes.extend(incoming::drop_zero_biases(&manifest, &checkpoint, &mut stored));
         let (bitmap, notes) = bitmap::resolve(&config, &manifest, &checkpoint, &stored)?;
@@ -278,6 +280,16 @@ impl SourceModel {
             .map_or(Dtype::F16, |(dtype, _)| writable(dtype)))
     }
 
+    /// Returns the dtype that the float tensor `name` is written in where the model is written in `dtype`: its own for what
+    /// experts are chosen with, as mlx-lm does, since the choice hangs on small differences.
+    pub fn written_dtype(&self, name: &str, dtype: Dtype) -> Dtype {
+        let is_correction = self.manifest.get(name).is_some_and(|spec| spec.role == Role::Correction);
+        match self.tensor(name) {
+            Ok(tensor) if is_correction => writable(tensor.dtype),
+            _ => dtype,
+        }
+    }
+
     /// Returns a SHA-256 over config.json's keys, and over name, dtype, shape and both ends (64 KiB each) of every tensor:
     /// tells models apart without reading them whole.
     pub fn fingerprint(&self) -> Result<String> {
@@ -399,15 +411,6 @@ fn writable(dtype: Dtype) -> Dtype {
     if dtype == Dtype::F64 { Dtype::F32 } else { dtype }
 }
 
-/// Returns a sentence for the user about tensors that the architecture's own rule drops, other than buffers of RoPE.
-fn left_out(row: &Architecture, checkpoint: &Checkpoint) -> Option<String> {
-    let is_left_out = |name: &&str| (row.rename)(name) == Rename::Drop && rename_common(name) != Rename::Drop;
-    let names: Vec<&str> = checkpoint.iter().map(|(name, _)| name).filter(is_left_out).collect();
-    let first = names.first()?;
-    let tensors = count(names.len(), "tensor");
-    Some(format!("{tensors} left out, as mlx-lm does, `{first}` first: no part of the decoder"))
-}
-
 /// mlx-lm's name of each tensor to the checkpoint's.
 fn rename(checkpoint: &Checkpoint, names: Names) -> Result<BTreeMap<String, String>> {
     let mut stored = BTreeMap::new();
@@ -426,34 +429,6 @@ fn rename(checkpoint: &Checkpoint, names: Names) -> Result<BTreeMap<String, Stri
         }
     }
     Ok(stored)
-}
-
-/// A tied head that is stored all the same is a copy of the embedding: left out, and its name in the checkpoint returned.
-/// If it differs ([`SourceModel::verify`] looks at the values), the config is wrong.
-fn drop_tied_head(
-    spec: &mut DecoderSpec,
-    checkpoint: &Checkpoint,
-    stored: &mut BTreeMap<String, String>,
-) -> Result<Option<String>> {
-    let head = format!("{}.weight", spec.head.path);
-    let Some(original) = stored.get(&head).filter(|_| spec.head.tied).cloned() else {
-        return Ok(None);
-    };
-    let kind = |name: &str| checkpoint.get(name).map(|tensor| (tensor.dtype, tensor.shape));
-    let embedding = format!("{}.weight", spec.embed.path);
-    if kind(&original) != stored.get(&embedding).and_then(|name| kind(name)) {
-        return Err(not_tied(spec, checkpoint, &original));
-    }
-    for part in ["weight", "scales", "biases"] {
-        stored.remove(&format!("{}.{part}", spec.head.path));
-    }
-    spec.notes.push("the embedding is the head: the one that is stored is left out".to_owned());
-    Ok(Some(original))
-}
-
-fn not_tied(spec: &DecoderSpec, checkpoint: &Checkpoint, head: &str) -> Error {
-    Error::tensor(checkpoint.path(), head, "differs from the embedding it is said to be tied to")
-        .hint(spec.head.untie_hint())
 }
 
 fn packed_shapes(

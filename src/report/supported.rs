@@ -33,14 +33,20 @@ pub fn supported_json() -> Value {
     published().iter().map(entry).collect()
 }
 
-/// Returns README.md's table: a row per family.
+/// Returns README.md's table: a row per family of several `model_type`s, and one for all others.
 pub fn family_markdown() -> String {
     let mut text = "| family | models |\n|---|---|\n".to_owned();
+    let mut others = Vec::new();
     for family in published().chunk_by(|one, next| one.family == next.family) {
-        let models: Vec<&str> = family.iter().map(|models| models.models).collect();
-        let name = family.first().map_or("", |models| models.family);
-        let _ = writeln!(text, "| {name} | {} |", models.join("; "));
+        match family {
+            [only] => others.push(only.models),
+            family => {
+                let models: Vec<&str> = family.iter().map(|models| models.models).collect();
+                let _ = writeln!(text, "| {} | {} |", family[0].family, models.join("; "));
+            }
+        }
     }
+    let _ = writeln!(text, "| others | {} |", others.join("; "));
     text
 }
 

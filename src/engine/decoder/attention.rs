@@ -2,7 +2,7 @@
 
 use mlx_rs::Array;
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask as SdpaMask, rms_norm};
-use mlx_rs::ops::{maximum, minimum, sigmoid, softmax_axis};
+use mlx_rs::ops::{concatenate, logaddexp, maximum, minimum, sigmoid, softmax_axis};
 use std::slice::from_mut;
 use std::sync::Arc;
 
@@ -31,6 +31,8 @@ pub(crate) struct Attention {
     o: Linear,
     /// Norms of queries and of keys that have parameters: one each, or one for each head.
     norms: Vec<Norm>,
+    /// Scores of the heads beside those of the keys, [heads].
+    sinks: Option<Array>,
 }
 
 impl Attention {
@@ -42,6 +44,7 @@ impl Attention {
             gate: spec.gate.map(|gate| linear(gate.role())).transpose()?,
             o: linear(Role::O)?,
             norms,
+            sinks: spec.sinks().map(|name| loader.float(&name)).transpose()?,
             spec: Arc::new(spec.clone()),
         })
     }
@@ -76,7 +79,11 @@ impl Attention {
     /// Multiplies the heads' output [batch, tokens, heads * dim] by the gate of x.
     fn gated(&self, x: &Array, out: Array) -> Result<Array> {
         let Some(gate) = &self.gate else { return Ok(out) };
-        let gates = sigmoid(gate.forward(x)?)?;
+        let gates = gate.forward(x)?;
+        let gates = match self.spec.gate {
+            Some(AttentionGate::PerHeadSoftplus) => logaddexp(&gates, factor(0.0, &gates)?)?,
+            _ => sigmoid(&gates)?,
+        };
         if self.spec.gate == Some(AttentionGate::PerValue) {
             return Ok(out.multiply(gates)?);
         }
@@ -100,7 +107,7 @@ impl Attention {
             }
         }
         let AttentionSpec { scale, span, cap, .. } = *self.spec;
-        let scores = Scores { scale, cap };
+        let scores = Scores { scale, cap, sinks: self.sinks.as_ref() };
         let (q, k, v) = self.heads(self.projected(x)?, positions)?;
         let out = if let Some(cache) = cache {
             let (k, v) = cache.update(&k, &v)?;
@@ -162,7 +169,7 @@ impl Attention {
     /// True if attention as one node computes what the spec says.
     fn is_known_to_nodes(&self, positions: &Positions) -> bool {
         let AttentionSpec { cap, clip, interleaved_heads, tempered, projections, head_dim, .. } = *self.spec;
-        let is_plain = cap.is_none() && clip.is_none() && !interleaved_heads;
+        let is_plain = cap.is_none() && clip.is_none() && !interleaved_heads && self.sinks.is_none();
         let is_tempered = tempered && positions.temperatures.is_some();
         is_plain && !is_tempered && projections != Projections::FusedByHead && fused::can_attend(head_dim)
     }
@@ -270,23 +277,27 @@ fn concatenate_heads(heads: &Array) -> Result<Array> {
     Ok(heads.transpose_axes(&[0, 2, 1, 3])?.reshape(&concatenated)?)
 }
 
-/// Factor on the products of queries and keys, and the most that a score can be.
+/// What makes weights of the products of queries and keys.
 #[derive(Debug, Clone, Copy)]
-struct Scores {
+struct Scores<'a> {
+    /// Factor on the products.
     scale: f32,
+    /// Most that a score can be.
     cap: Option<f32>,
+    /// Scores of the heads beside those of the keys, [heads].
+    sinks: Option<&'a Array>,
 }
 
 /// Computes softmax(q k^T scale + mask) v for q [batch, heads, queries, dim] and k, v [batch, kv heads, keys, dim].
-fn attend(q: &Array, k: &Array, v: &Array, scores: Scores, mask: &Mask) -> Result<Array> {
-    let Scores { scale, cap } = scores;
+fn attend(q: &Array, k: &Array, v: &Array, scores: Scores<'_>, mask: &Mask) -> Result<Array> {
+    let Scores { scale, cap, sinks } = scores;
     if let Some(cap) = cap {
         return Capped { scale, cap }.attend(q, k, v, mask);
     }
     Ok(match mask {
-        Mask::None => fast::scaled_dot_product_attention(q, k, v, scale, None, None)?,
-        Mask::Causal => fast::scaled_dot_product_attention(q, k, v, scale, SdpaMask::Causal, None)?,
-        Mask::Array(mask) => fast::scaled_dot_product_attention(q, k, v, scale, mask, None)?,
+        Mask::None => fast::scaled_dot_product_attention(q, k, v, scale, None, sinks)?,
+        Mask::Causal => fast::scaled_dot_product_attention(q, k, v, scale, SdpaMask::Causal, sinks)?,
+        Mask::Array(mask) => fast::scaled_dot_product_attention(q, k, v, scale, mask, sinks)?,
     })
 }
 
@@ -296,7 +307,7 @@ fn attend_cached(
     q: &Array,
     k: &CachedArray,
     v: &CachedArray,
-    scores: Scores,
+    scores: Scores<'_>,
     mask: &Mask,
     dtype: Dtype,
 ) -> Result<Array> {
@@ -308,13 +319,22 @@ fn attend_cached(
     }
 }
 
-fn attend_codes(q: &Array, k: &Packed, v: &Packed, Scores { scale, cap }: Scores) -> Result<Array> {
+fn attend_codes(q: &Array, k: &Packed, v: &Packed, scores: Scores<'_>) -> Result<Array> {
+    let Scores { scale, cap, sinks } = scores;
     // The query heads of a key head are rows of one product.
-    let sizes = q.shape();
-    let grouped = q.reshape(&[sizes[0], k.codes.shape()[1], -1, sizes[3]])?;
+    let (sizes, kv_heads) = (q.shape(), k.codes.dim(1));
+    let grouped = q.reshape(&[sizes[0], kv_heads, -1, sizes[3]])?;
     let scale = Array::from_f32(scale).as_dtype(q.dtype())?;
     let scores = k.matmul_transposed(&grouped.multiply(scale)?)?;
     let scores = cap.map_or_else(|| Ok(scores.clone()), |cap| capped(&scores, cap))?;
-    let weights = softmax_axis(&scores, -1, true)?;
+    let weights = match sinks {
+        None => softmax_axis(&scores, -1, true)?,
+        Some(sinks) => {
+            let sinks = sinks.as_dtype(q.dtype())?.reshape(&[1, kv_heads, -1, 1])?;
+            let keys = scores.dim(3);
+            let all = softmax_axis(concatenate(&[scores, sinks], 3)?, -1, true)?;
+            slice(&all, 3, 0, keys as usize)?
+        }
+    };
     Ok(v.matmul(&weights)?.reshape(sizes)?)
 }

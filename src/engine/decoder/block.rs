@@ -3,12 +3,12 @@
 use mlx_rs::Array;
 
 use super::attention::Attention;
-use super::experts::{Choice, Router};
 use super::linear::Linear;
 use super::load::Loader;
 use super::mlp::{Context, Input, Mlp, Nodes};
 use super::norm::Norm;
 use super::positions::Positions;
+use super::router::{Choice, Router};
 use crate::engine::array::factor;
 use crate::engine::cache::layer::KvCache;
 use crate::engine::fused::Around;
@@ -80,14 +80,14 @@ pub(crate) struct Attended {
     stream: Array,
     /// Normed input of the MLP [batch, tokens, hidden].
     normed: Array,
-    /// Probabilities of the experts, [tokens, experts].
-    probabilities: Option<Array>,
+    /// Scores of the experts, [tokens, experts].
+    scores: Option<Array>,
 }
 
 impl Attended {
     /// Returns all arrays, to be evaluated.
     pub(crate) fn arrays(&self) -> impl Iterator<Item = &Array> {
-        [&self.stream, &self.normed].into_iter().chain(&self.probabilities)
+        [&self.stream, &self.normed].into_iter().chain(&self.scores)
     }
 }
 
@@ -112,13 +112,15 @@ impl Block {
         Ok(block)
     }
 
-    /// Decodes the router, and the linear layers at the paths for which `is_wanted` says so.
+    /// Decodes the router, the gate of shared experts, and the linear layers at the paths for which `is_wanted` says so.
     pub(crate) fn decode(&mut self, context: Context<'_>, is_wanted: impl Fn(&str) -> bool) -> Result<()> {
         for linear in self.layers_mut().flatten().filter(|linear| is_wanted(&linear.path)) {
             linear.weight.decode(context.dtype)?;
         }
-        if let Some(router) = &mut self.router {
-            router.weight.decode(context.dtype)?;
+        let gate = self.mlp.part.shared.as_mut().and_then(|shared| shared.gate.as_mut());
+        let router = self.router.as_mut().map(|router| &mut router.linear);
+        for linear in router.into_iter().chain(gate.map(|(_, linear)| linear)) {
+            linear.weight.decode(context.dtype)?;
         }
         Ok(())
     }
@@ -190,7 +192,8 @@ impl Block {
         };
         if self.router.is_none() {
             let addend = self.mlp.addend(&stream);
-            let output = around(input, before.as_ref(), addend, |around| Ok(self.mlp.part.at_once(around)))?;
+            let output =
+                around(input, before.as_ref(), addend, |around| Ok(self.mlp.part.at_once(0, around)))?;
             if let Some(output) = output {
                 return self.mlp.add(&stream, output).map(Some);
             }
@@ -203,8 +206,8 @@ impl Block {
 
     /// Returns the inputs of the MLP with what its router says.
     fn routed(&self, stream: Array, normed: Array) -> Result<Attended> {
-        let probabilities = self.router.as_ref().map(|router| router.probabilities(&normed)).transpose()?;
-        Ok(Attended { stream, normed, probabilities })
+        let scores = self.router.as_ref().map(|router| router.scores(&normed)).transpose()?;
+        Ok(Attended { stream, normed, scores })
     }
 
     /// Computes the block's output for a whole sequence x, with its experts already chosen.
@@ -243,7 +246,7 @@ impl Block {
     /// Chooses the experts of the tokens; `None` where the MLP has none. Evaluates.
     pub(crate) fn choose(&self, attended: &Attended) -> Result<Option<Choice>> {
         let Some(router) = &self.router else { return Ok(None) };
-        attended.probabilities.as_ref().map(|probabilities| router.choose(probabilities)).transpose()
+        attended.scores.as_ref().map(|scores| router.choose(scores)).transpose()
     }
 
     /// Computes the MLP and the block's output. `observe` sees the inputs of the linear layers.
@@ -254,7 +257,7 @@ impl Block {
         choice: Option<&Choice>,
         observe: &mut dyn FnMut(Input, &Array),
     ) -> Result<Array> {
-        let Attended { stream, normed, probabilities } = attended;
+        let Attended { stream, normed, scores } = attended;
         let addend = self.mlp.addend(stream);
         // Attention has shown an input that it shares.
         let mut unseen = |input: Input, x: &Array| {
@@ -263,10 +266,14 @@ impl Block {
             }
         };
         let output = if let Some(router) = &self.router
-            && let Some(probabilities) = probabilities
+            && let Some(scores) = scores
             && let Some(choice) = choice
         {
-            let output = router.forward(&self.mlp.part, normed, probabilities, choice, &mut unseen)?;
+            let mut output =
+                router.forward(context, &self.mlp.part, normed, (scores, choice), &mut unseen)?;
+            if let Some(shared) = &self.mlp.part.shared {
+                output = shared.add_to(context, normed, &output, &mut unseen)?;
+            }
             addend.map_or_else(|| Ok(output.clone()), |addend| addend.add(&output))?
         } else {
             self.mlp.part.forward_plus(context, normed, addend, &mut unseen)?

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::interleaved::StoredMatrices;
-use super::linear::{Linear, Weight};
+use super::linear::{Linear, Weight, split_experts};
 use crate::engine::array;
 use crate::engine::array::Packed;
 use crate::error::{Error, Result};
@@ -156,7 +156,13 @@ impl<'a> Loader<'a> {
             Some(matrices) => matrices,
             None => self.stored_weight(&spec.path)?.split_experts(count)?,
         };
-        let linear = |weight| Linear { path: Arc::clone(&path), tap, weight, bias: None };
+        let biases = if spec.bias {
+            split_experts(&self.float(&format!("{}.bias", spec.path))?, count)?
+        } else {
+            Vec::new()
+        };
+        let mut biases = biases.into_iter();
+        let linear = |weight| Linear { path: Arc::clone(&path), tap, weight, bias: biases.next() };
         Ok(weights.into_iter().map(linear).collect())
     }
 

@@ -2,9 +2,10 @@
 
 use mlx_rs::Array;
 
+use super::experts::Shared;
 use super::linear::Linear;
 use super::load::Loader;
-use crate::engine::activations::{gelu, gelu_tanh, relu2, silu, xielu};
+use crate::engine::activations::{clamped_swish, gelu, gelu_tanh, relu2, silu, xielu};
 use crate::engine::array::{gated, slice};
 use crate::engine::fused::{self, Around, Layer, MlpLayers};
 use crate::error::{Error, Result};
@@ -39,6 +40,8 @@ pub(crate) struct Mlp {
     activation: Activation,
     /// Learned numbers of the activation.
     parameters: Vec<Array>,
+    /// Experts beside these, which every token goes through.
+    pub(crate) shared: Option<Box<Shared>>,
 }
 
 impl Mlp {
@@ -51,13 +54,15 @@ impl Mlp {
         };
         let parameters = spec.activation_names().map(|name| loader.float(&name)).collect::<Result<_>>()?;
         let &MlpSpec { activation, projections, .. } = spec;
-        Ok(Self { gate, up, down: linears(Role::Down)?, projections, activation, parameters })
+        let shared = Shared::load(loader, spec)?.map(Box::new);
+        Ok(Self { gate, up, down: linears(Role::Down)?, projections, activation, parameters, shared })
     }
 
     /// Computes the input of down from the outputs of gate and up.
     pub(crate) fn inner(&self, gate: &Array, up: &Array) -> Result<Array> {
         match self.activation {
             Activation::Silu => gated(gate, up),
+            Activation::ClampedSwish { alpha, limit } => clamped_swish(gate, up, alpha, limit),
             _ => Ok(self.activated(gate)?.multiply(up)?),
         }
     }
@@ -69,12 +74,17 @@ impl Mlp {
             Activation::GeluTanh => gelu_tanh(x),
             Activation::Relu2 => relu2(x),
             Activation::Xielu => xielu(x, &self.parameters),
+            Activation::ClampedSwish { .. } => {
+                Err(Error::engine("an activation of gate and up in an MLP without gate"))
+            }
         }
     }
 
-    /// Returns the linear layers: one of each kind, or one per expert.
-    pub(crate) fn linears_mut(&mut self) -> [&mut [Linear]; 3] {
-        [&mut self.gate, &mut self.up, &mut self.down]
+    /// Returns the linear layers: one of each kind, or one per expert; then those of shared experts.
+    pub(crate) fn linears_mut(&mut self) -> Vec<&mut [Linear]> {
+        let mut all: Vec<&mut [Linear]> = vec![&mut self.gate, &mut self.up, &mut self.down];
+        all.extend(self.shared.iter_mut().flat_map(|shared| shared.mlp.linears_mut()));
+        all
     }
 
     /// Computes the output of an MLP without experts, plus `addend` if there is one. `observe` sees the inputs of the
@@ -89,26 +99,26 @@ impl Mlp {
         if let Some(first) = self.gate.first().or(self.up.first()) {
             observe(first.tap.into(), x);
         }
-        let inner = self.inner_of(x)?;
+        let inner = self.inner_of(0, x)?;
         observe(self.down[0].tap.into(), &inner);
         self.down[0].forward_plus(context, &inner, addend)
     }
 
-    /// Computes the output of an MLP without experts as one node; `None` where its layers or its activation are of other
+    /// Computes the output of the MLP, or of an expert's, as one node; `None` where its layers or its activation are of other
     /// kinds than that node knows.
-    pub(crate) fn at_once(&self, around: &Around<'_>) -> Option<Array> {
+    pub(crate) fn at_once(&self, expert: usize, around: &Around<'_>) -> Option<Array> {
         if self.projections == Projections::UpFirst {
             return None;
         }
-        let first: Vec<Layer<'_>> =
-            self.gate.first().into_iter().chain(self.up.first()).map(Linear::layer).collect();
+        let first = self.gate.get(expert).into_iter().chain(self.up.get(expert));
+        let first: Vec<Layer<'_>> = first.map(Linear::layer).collect();
         let (activation, gated) = (self.activation, !self.gate.is_empty());
-        fused::mlp(around, &MlpLayers { first: &first, activation, gated, down: self.down[0].layer() })
+        fused::mlp(around, &MlpLayers { first: &first, activation, gated, down: self.down[expert].layer() })
     }
 
-    /// Computes the input of down.
-    fn inner_of(&self, x: &Array) -> Result<Array> {
-        let (gate, up) = match (self.gate.first(), self.up.first()) {
+    /// Computes the input of down in the MLP, or in that of an expert.
+    pub(super) fn inner_of(&self, expert: usize, x: &Array) -> Result<Array> {
+        let (gate, up) = match (self.gate.get(expert), self.up.get(expert)) {
             (Some(gate), Some(up)) => (gate, up),
             (None, Some(up)) => return self.activated(&up.forward(x)?),
             (Some(both), None) => return self.inner_of_both(&both.forward(x)?),
@@ -117,10 +127,10 @@ impl Mlp {
         self.inner(&gate.forward(x)?, &up.forward(x)?)
     }
 
-    /// Computes the input of down from the output [batch, tokens, 2 * width] of gate and up in one matrix.
+    /// Computes the input of down from the output [.., tokens, 2 * width] of gate and up in one matrix.
     fn inner_of_both(&self, both: &Array) -> Result<Array> {
-        let width = both.dim(2) as usize / 2;
-        let (first, second) = (slice(both, 2, 0, width)?, slice(both, 2, width, 2 * width)?);
+        let (last, width) = (both.ndim() - 1, both.dim(-1) as usize / 2);
+        let (first, second) = (slice(both, last, 0, width)?, slice(both, last, width, 2 * width)?);
         if self.projections == Projections::UpFirst {
             return self.inner(&second, &first);
         }
@@ -142,6 +152,6 @@ pub(crate) struct Context<'a> {
 pub(crate) enum Nodes {
     /// One by one, with gradients.
     Single,
-    /// Several as one where there is such a node, for passes without gradients.
+    /// Several as one where there is such a node, for passes without gradients whose inner values nobody observes.
     Fused,
 }

@@ -11,3 +11,4 @@ pub mod mlp;
 pub mod model;
 pub mod norm;
 pub mod positions;
+pub mod router;

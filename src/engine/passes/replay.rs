@@ -13,11 +13,11 @@ use super::head::{HeadBackward, Objective};
 use super::states::{HiddenStates, StoredState};
 use crate::engine::array::vector_jacobian_products;
 use crate::engine::decoder::block::{Attended, Block};
-use crate::engine::decoder::experts::Choice;
 use crate::engine::decoder::linear::Weight;
 use crate::engine::decoder::load::Loader;
 use crate::engine::decoder::mlp::Context;
 use crate::engine::decoder::positions::Positions;
+use crate::engine::decoder::router::Choice;
 use crate::engine::streams::Streams;
 use crate::error::Result;
 

@@ -49,7 +49,8 @@ pub(crate) fn kind(spec: &TensorSpec, dimensions: usize) -> Kind {
     match spec.role {
         Role::Norm if spec.name.ends_with(".weight") => Kind::Norm,
         Role::Embed | Role::Positions => Kind::Embedding,
-        Role::Norm | Role::Activation => Kind::Other,
+        Role::Norm | Role::Activation | Role::Correction | Role::Sinks => Kind::Other,
+        _ if !spec.name.ends_with(".weight") => Kind::Other,
         _ if dimensions > 1 => Kind::Linear,
         _ => Kind::Other,
     }

@@ -7,8 +7,8 @@ use super::folder::Folder;
 use crate::files::json;
 use crate::models::config::ModelConfig;
 use crate::models::spec::{
-    AttentionSpan, AttentionSpec, DecoderSpec, ExpertsSpec, LLAMA_NAMES, MlpSpec, NormSpec, Projections,
-    QkNorm, Role, RopeScaling, TIE,
+    AttentionSpan, AttentionSpec, DecoderSpec, ExpertsSpec, LLAMA_NAMES, MlpSpec, NormSpec, Normalization,
+    Projections, QkNorm, Role, RopeScaling, Score, TIE,
 };
 use crate::words::count;
 
@@ -128,7 +128,8 @@ fn sparse_mlps(folder: &Folder, spec: &DecoderSpec, experts: ExpertsSpec) -> Fin
     // Missing tensors are reported by another check.
     let has_other = |mlp: &MlpSpec| {
         let is_sparse = mlp.experts.is_some();
-        has(if is_sparse { mlp.dense_path("gate_proj") } else { mlp.experts_path("gate_proj") })
+        let experts = format!("{}.{}.gate_proj", mlp.path, experts.names.experts);
+        has(if is_sparse { mlp.dense_path("gate_proj") } else { experts })
     };
     let differ: Vec<String> =
         blocks().filter(|(_, mlp)| has_other(mlp)).map(|(i, _)| i.to_string()).collect();
@@ -138,10 +139,21 @@ fn sparse_mlps(folder: &Folder, spec: &DecoderSpec, experts: ExpertsSpec) -> Fin
         return Finding::problem("mlp", message)
             .hint("num_experts, decoder_sparse_step and mlp_only_layers must be those of the trained model");
     }
-    let ExpertsSpec { count: all, per_token, intermediate_size: width, normalized } = experts;
+    let ExpertsSpec { count: all, per_token, intermediate_size: width, .. } = experts;
     let sparse = blocks().filter(|(_, mlp)| mlp.experts.is_some()).count();
     let dense_width = blocks().map(|(_, mlp)| mlp.intermediate_size).max().unwrap_or(0);
-    let shares = if normalized { "probabilities brought to a sum of 1" } else { "probabilities as they are" };
+    let scores = match experts.score {
+        Score::Softmax => "probabilities",
+        Score::Sigmoid => "sigmoids",
+        Score::SqrtSoftplus => "roots of softplus",
+        Score::SoftmaxOfChosen => "softmax over the chosen",
+        Score::Mixer { .. } => "shares among the nearest",
+    };
+    let shares = match (experts.score, experts.normalization) {
+        (Score::SoftmaxOfChosen | Score::Mixer { .. }, _) => scores.to_owned(),
+        (_, Normalization::None) => format!("{scores} as they are"),
+        _ => format!("{scores} brought to a sum of 1"),
+    };
     let others = match spec.blocks.len() - sparse {
         0 => String::new(),
         others => format!("; {} with one gated MLP, {} wide", count(others, "block"), dense_width),

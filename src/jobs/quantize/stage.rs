@@ -38,7 +38,7 @@ pub(crate) fn producers<'a>(
                     let codes = rounded.codes(layer);
                     Box::new(QuantizeTensor::new(tensor, layer, quant, dtype, codes, warnings))
                 }
-                _ => Box::new(CastTensor::new(tensor, dtype, warnings)),
+                _ => Box::new(CastTensor::new(tensor, source.written_dtype(tensor.name, dtype), warnings)),
             }
         })
         .collect()

@@ -44,9 +44,28 @@ impl GptqStats {
         }
     }
 
-    /// Returns a sentence on rows and one on experts, where there are any.
+    /// Returns a sentence on rows and two on experts, where there are any.
     pub fn sentences(&self) -> impl Iterator<Item = String> {
-        [self.sentence(), self.few_tokens_sentence()].into_iter().flatten()
+        [self.sentence(), self.experts_sentence(), self.few_tokens_sentence()].into_iter().flatten()
+    }
+
+    /// Writes `13 of 16 experts were rounded with it, 3 by scale search`; nothing where there are no experts.
+    fn experts_sentence(&self) -> Option<String> {
+        let all = self.experts.values().sum::<usize>();
+        let searched = self.experts_with_few_tokens().values().map(BTreeSet::len).sum::<usize>();
+        (all > 0).then(|| {
+            let fed_back = all - searched;
+            format!("{fed_back} of {} were rounded with it, {searched} by scale search", count(all, "expert"))
+        })
+    }
+
+    /// Returns the experts that saw too few tokens in one of their layers, by MLP.
+    fn experts_with_few_tokens(&self) -> BTreeMap<&str, BTreeSet<usize>> {
+        let mut mlps: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
+        for (path, experts) in &self.few_tokens {
+            mlps.entry(mlp(path)).or_default().extend(experts);
+        }
+        mlps
     }
 
     /// Writes `2 of 640 rows in 1 layer are as scale search left them (model.layers.0.self_attn.q_proj)`; nothing where
@@ -70,10 +89,7 @@ impl GptqStats {
     /// rounded them`; nothing where there are none. Names have room for a few MLPs, else the record has them.
     fn few_tokens_sentence(&self) -> Option<String> {
         const MLPS_SHOWN: usize = 4;
-        let mut mlps: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
-        for (path, experts) in &self.few_tokens {
-            mlps.entry(mlp(path)).or_default().extend(experts);
-        }
+        let mlps = self.experts_with_few_tokens();
         let experts = mlps.values().map(BTreeSet::len).sum::<usize>();
         let named = mlps.iter().map(|(mlp, experts)| {
             let numbers: Vec<String> = experts.iter().map(ToString::to_string).collect();
@@ -112,7 +128,7 @@ mod tests {
         assert_eq!(sentence, "3 of 20 rows in 1 layer are as scale search left them (b)");
         (0..4).for_each(|n| feedback.add(&n.to_string(), 5, 1));
         assert_eq!(feedback.sentence().unwrap(), "7 of 40 rows in 5 layers are as scale search left them");
-        assert_eq!(feedback.few_tokens_sentence(), None);
+        assert_eq!((feedback.few_tokens_sentence(), feedback.experts_sentence()), (None, None));
         feedback.add_experts("q_proj", 0, &[]);
         feedback.add_experts("mlp.up_proj", 16, &[7, 0]);
         feedback.add_experts("mlp.down_proj", 16, &[3]);
@@ -121,5 +137,7 @@ mod tests {
             sentence,
             "fewer than 32 tokens came to 3 of 16 experts, in mlp (0, 3, 7): scale search rounded them"
         );
+        let sentence = feedback.experts_sentence().unwrap();
+        assert_eq!(sentence, "13 of 16 experts were rounded with it, 3 by scale search");
     }
 }

@@ -49,3 +49,20 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     spec.write_absent(config, &["sliding_window", "rope_scaling"]);
     Ok(spec)
 }
+
+/// Returns the test of blocks with a window, where `layer_types` does not say: by letters (L and G, repeated), or all but
+/// every so manieth.
+pub(super) fn pattern(config: &ModelConfig) -> Result<impl Fn(usize) -> bool + use<>> {
+    const KEY: &str = "sliding_window_pattern";
+    let (letters, distance) = match config.get(KEY) {
+        Some(Value::String(letters)) if !letters.is_empty() && letters.chars().all(|c| "LG".contains(c)) => {
+            (letters.clone().into_bytes(), letters.len())
+        }
+        Some(Value::String(_)) => return Err(config.error(KEY, "expected a number, or the letters L and G")),
+        _ => (Vec::new(), config.size(KEY)?.unwrap_or(1)),
+    };
+    Ok(move |block: usize| {
+        let place = block % distance;
+        letters.get(place).map_or(place + 1 < distance, |&letter| letter == b'L')
+    })
+}

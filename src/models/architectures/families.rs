@@ -29,6 +29,12 @@ const PUBLISHED: &[Published] = &[
                and is ignored. `attn_scale` is temperature tuning, not a factor of the scores",
     },
     Published {
+        model_type: "llama4",
+        family: "Llama",
+        models: "Llama 4 Scout and Maverick",
+        note: "the text model, as `qwen3_moe`. `moe_layers` and `no_rope_layers` are applied, and q/k norm has the config's epsilon",
+    },
+    Published {
         model_type: "iquestcoder",
         family: "Llama",
         models: "IQuest-Coder",
@@ -98,6 +104,12 @@ const PUBLISHED: &[Published] = &[
                Sliding windows and `rope_scaling` are applied",
     },
     Published {
+        model_type: "qwen2_moe",
+        family: "Qwen",
+        models: "Qwen1.5 and Qwen2 with experts",
+        note: "as `qwen3_moe`. The shared expert is quantized, its gate stays float. `norm_topk_prob`, `mlp_only_layers` and windows are applied",
+    },
+    Published {
         model_type: "qwen3_vl",
         family: "Qwen",
         models: "Qwen3-VL without experts",
@@ -140,7 +152,19 @@ const PUBLISHED: &[Published] = &[
         models: "Phi-3, 3.5 and 4",
         note: "q, k and v are one matrix, and gate and up another; each gets one setting. `longrope` has its short factors up to the trained context",
     },
+    Published {
+        model_type: "phimoe",
+        family: "Phi",
+        models: "Phi-3.5 with experts",
+        note: "as `qwen3_moe` and `phi3`. `short_mscale` and `long_mscale` must be one number",
+    },
     Published { model_type: "granite", family: "Granite", models: "Granite 3 dense", note: "" },
+    Published {
+        model_type: "granitemoe",
+        family: "Granite",
+        models: "Granite 3 with experts",
+        note: "as `qwen3_moe`",
+    },
     Published {
         model_type: "olmo",
         family: "OLMo",
@@ -149,6 +173,12 @@ const PUBLISHED: &[Published] = &[
     },
     Published { model_type: "olmo2", family: "OLMo", models: "OLMo 2", note: "" },
     Published { model_type: "olmo3", family: "OLMo", models: "OLMo 3", note: "" },
+    Published {
+        model_type: "olmoe",
+        family: "OLMo",
+        models: "OLMoE",
+        note: "as `qwen3_moe`. `clip_qkv` is refused",
+    },
     Published { model_type: "exaone", family: "EXAONE", models: "EXAONE 3 and 3.5", note: "as `llama`" },
     Published {
         model_type: "exaone4",
@@ -156,6 +186,7 @@ const PUBLISHED: &[Published] = &[
         models: "EXAONE 4",
         note: "the windows of `layer_types` are written as the letters that mlx-lm reads",
     },
+    Published { model_type: "exaone_moe", family: "EXAONE", models: "K-EXAONE", note: "as `glm4_moe`" },
     Published {
         model_type: "glm",
         family: "GLM",
@@ -167,6 +198,12 @@ const PUBLISHED: &[Published] = &[
         family: "GLM",
         models: "GLM-4 9B and 32B 0414",
         note: "gate and up are one matrix, which gets one setting",
+    },
+    Published {
+        model_type: "glm4_moe",
+        family: "GLM",
+        models: "GLM-4.5 to 4.7",
+        note: "as `qwen3_moe`. Shared experts are quantized; what corrects the choice keeps its type. Layers that predict further tokens are left out. Experts outside the chosen groups are left out, where mlx-lm gives them a score of 0",
     },
     Published { model_type: "cohere", family: "Cohere", models: "Command R and R+, Aya", note: "" },
     Published {
@@ -235,6 +272,12 @@ const PUBLISHED: &[Published] = &[
         note: "`rope_scaling` is applied",
     },
     Published {
+        model_type: "ernie4_5_moe",
+        family: "ERNIE",
+        models: "ERNIE 4.5 with experts",
+        note: "as `glm4_moe`. Experts are chosen with their correction, which mlx-lm leaves out",
+    },
+    Published {
         model_type: "helium",
         family: "Helium",
         models: "Helium 1",
@@ -300,6 +343,41 @@ const PUBLISHED: &[Published] = &[
         family: "XVERSE",
         models: "XVERSE",
         note: "read as `llama`, as mlx-lm does",
+    },
+    Published {
+        model_type: "gpt_oss",
+        family: "gpt-oss",
+        models: "gpt-oss 20B and 120B as floats",
+        note: "as `qwen3_moe`. The ramp of `yarn` is not rounded to whole dimensions where `truncate` is false",
+    },
+    Published {
+        model_type: "deepseek",
+        family: "DeepSeek",
+        models: "DeepSeek MoE 16B",
+        note: "as `glm4_moe`",
+    },
+    Published { model_type: "dots1", family: "dots", models: "dots.llm1", note: "as `glm4_moe`" },
+    Published {
+        model_type: "bailing_moe",
+        family: "Ling",
+        models: "Ling and Ring up to 2.0",
+        note: "as `glm4_moe`. `norm_head` is refused",
+    },
+    Published { model_type: "minimax_m2", family: "MiniMax", models: "MiniMax M2", note: "as `glm4_moe`" },
+    Published { model_type: "solar_open", family: "Solar", models: "Solar Open", note: "as `glm4_moe`" },
+    Published { model_type: "afmoe", family: "Trinity", models: "Trinity (AFMoE)", note: "as `glm4_moe`" },
+    Published { model_type: "Klear", family: "Klear", models: "Klear 46B", note: "as `glm4_moe`" },
+    Published {
+        model_type: "mellum",
+        family: "Mellum",
+        models: "Mellum 2",
+        note: "as `qwen3_moe`. Layers that predict further tokens are left out",
+    },
+    Published {
+        model_type: "laguna",
+        family: "Laguna",
+        models: "Laguna XS",
+        note: "as `glm4_moe`. One gate per head; a gate per value is refused",
     },
 ];
 

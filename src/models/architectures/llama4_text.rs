@@ -35,18 +35,34 @@ pub const DEFAULTS: &[KeyDefault] = &[
 /// Describes the decoder: interleaved RoPE, weightless q/k norm, layers without RoPE, one gated MLP called `feed_forward`.
 pub fn spec(config: &ModelConfig, shapes: &TensorShapes) -> Result<DecoderSpec> {
     let config = &config.with_defaults(DEFAULTS);
-    let mut spec = DecoderSpec::from_config(config)?;
-    spec.ropes[0].traditional = true;
-    spec.set_mlp_name("feed_forward");
+    let mut spec = with_attention(config)?;
     "output".clone_into(&mut spec.head.path);
     spec.head.quantized_tied = false;
     set_intermediate_size(config, shapes, &mut spec)?;
     let norm = config.required("use_qk_norm", ModelConfig::boolean)?;
+    if norm && spec.attentions().any(|attention| attention.rope.is_none()) {
+        spec.notes.push(
+            "q/k norm is left out in layers without RoPE as transformers does; mlx-lm applies it".to_owned(),
+        );
+    }
+    if spec.temperature_tuning.is_some() {
+        spec.notes
+            .push("attn_temperature_tuning is applied as transformers does; mlx-lm ignores it".to_owned());
+    }
+    spec.note_rope_scaling(config);
+    spec.resolved.push(("use_qk_norm", norm.into()));
+    Ok(spec)
+}
+
+/// Describes a decoder with Llama 4's attention and one gated MLP per block.
+pub(super) fn with_attention(config: &ModelConfig) -> Result<DecoderSpec> {
+    let mut spec = DecoderSpec::from_config(config)?;
+    spec.ropes[0].traditional = true;
+    spec.set_mlp_name("feed_forward");
+    let norm = config.required("use_qk_norm", ModelConfig::boolean)?;
     set_rope_layers(config, &mut spec, norm)?;
     set_chunks(config, &mut spec)?;
     set_temperature(config, &mut spec)?;
-    spec.note_rope_scaling(config);
-    spec.resolved.push(("use_qk_norm", norm.into()));
     Ok(spec)
 }
 
@@ -123,11 +139,6 @@ fn set_rope_layers(config: &ModelConfig, spec: &mut DecoderSpec, norm: bool) -> 
             attention.qk_norm = QkNorm::Weightless(eps);
         }
     }
-    if norm && spec.attentions().any(|attention| attention.rope.is_none()) {
-        spec.notes.push(
-            "q/k norm is left out in layers without RoPE as transformers does; mlx-lm applies it".to_owned(),
-        );
-    }
     let resolved: Vec<u8> = spec.attentions().map(|attention| attention.rope.is_some().into()).collect();
     spec.resolved.push(("no_rope_layers", resolved.into()));
     Ok(())
@@ -155,8 +166,6 @@ fn set_temperature(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
             attn_scale: config.required("attn_scale", ModelConfig::number)?,
             first_position: 1.0,
         });
-        spec.notes
-            .push("attn_temperature_tuning is applied as transformers does; mlx-lm ignores it".to_owned());
     }
     Ok(())
 }

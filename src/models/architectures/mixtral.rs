@@ -33,12 +33,13 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     }
     spec.note_rope_scaling(config);
     spec.note_head_dim(config);
-    let experts = ExpertsSpec {
-        count: config.require_size("num_local_experts")?,
-        per_token: config.require_size("num_experts_per_tok")?,
-        intermediate_size: config.require_size("intermediate_size")?,
-        normalized: true,
-    };
+    let size = |key| config.require_size(key);
+    let experts = ExpertsSpec::new(
+        size("num_local_experts")?,
+        size("num_experts_per_tok")?,
+        size("intermediate_size")?,
+    );
+    let experts = experts.normalized(true, 0.0);
     // mlx-lm knows the one name only.
     spec.resolved.push(("num_local_experts", experts.count.into()));
     spec.set_experts(config, experts, |_| true)?;

@@ -43,7 +43,7 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
 }
 
 /// Writes what mlx-lm's phi3 reads in another place, or under an older name.
-fn write_rope(config: &ModelConfig, spec: &mut DecoderSpec) {
+pub(super) fn write_rope(config: &ModelConfig, spec: &mut DecoderSpec) {
     let share = config.get("rope_parameters.partial_rotary_factor");
     spec.resolved.extend(share.map(|share| ("partial_rotary_factor", share.clone())));
     if matches!(spec.ropes[0].scaling, RopeScaling::LongRope { .. }) {

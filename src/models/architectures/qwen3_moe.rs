@@ -41,12 +41,11 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
 
 /// Makes MLPs of experts, as a config with defaults says.
 pub(super) fn set_experts(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
-    let experts = ExpertsSpec {
-        count: config.require_size("num_experts")?,
-        per_token: config.require_size("num_experts_per_tok")?,
-        intermediate_size: config.require_size("moe_intermediate_size")?,
-        normalized: config.required("norm_topk_prob", ModelConfig::boolean)?,
-    };
+    let size = |key| config.require_size(key);
+    let normalized = config.required("norm_topk_prob", ModelConfig::boolean)?;
+    let experts =
+        ExpertsSpec::new(size("num_experts")?, size("num_experts_per_tok")?, size("moe_intermediate_size")?);
+    let experts = experts.normalized(normalized, 0.0);
     let step = config.require_size("decoder_sparse_step")?;
     let dense = config.indices("mlp_only_layers")?.unwrap_or_default();
     spec.set_experts(config, experts, |block| !dense.contains(&block) && (block + 1).is_multiple_of(step))?;
@@ -57,7 +56,7 @@ pub(super) fn set_experts(config: &ModelConfig, spec: &mut DecoderSpec) -> Resul
         ("num_experts", experts.count.into()),
         ("head_dim", head_dim.into()),
         ("num_key_value_heads", kv_heads.into()),
-        ("norm_topk_prob", experts.normalized.into()),
+        ("norm_topk_prob", normalized.into()),
         ("decoder_sparse_step", step.into()),
         ("mlp_only_layers", dense.into()),
     ]);

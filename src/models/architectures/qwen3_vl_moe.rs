@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::KeyDefault;
 use crate::models::derived::{Derived, Step};
-use crate::models::names::{Rename, rename_experts};
+use crate::models::names::{Rename, rename_common, rename_experts, rename_experts_in_place};
 use crate::models::spec::DecoderSpec;
 
 /// Defaults of transformers' `Qwen3VLMoeTextConfig`; who ties the head says the wrapper.
@@ -41,9 +41,14 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
 
 /// Names the experts' matrices, which are stored [experts, in, out], gate beside up.
 pub fn rename(name: &str) -> Rename {
-    let Some((mlp, matrices)) = name.split_once(".experts.") else { return rename_experts(name) };
+    rename_beside(name, "switch_mlp")
+}
+
+/// Names experts' matrices that are stored [experts, in, out], gate beside up, as those of the module called `module`.
+pub(super) fn rename_beside(name: &str, module: &str) -> Rename {
+    let Some((mlp, matrices)) = name.split_once(".experts.") else { return rename_common(name) };
     let derived = |name: &str, steps: &[Step]| {
-        Derived::new(format!("{mlp}.switch_mlp.{name}.weight"), [&[Step::Transposed], steps].concat())
+        Derived::new(format!("{mlp}.{module}.{name}.weight"), [&[Step::Transposed], steps].concat())
     };
     match matrices {
         "gate_up_proj" => Rename::Derived(vec![
@@ -51,6 +56,7 @@ pub fn rename(name: &str) -> Rename {
             derived("up_proj", &[Step::Share { index: 1, of: 2 }]),
         ]),
         "down_proj" => Rename::Derived(vec![derived("down_proj", &[])]),
+        _ if module == "experts" => rename_experts_in_place(name),
         _ => rename_experts(name),
     }
 }

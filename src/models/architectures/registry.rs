@@ -2,16 +2,18 @@
 
 use super::names::TensorShapes;
 use super::{
-    apertus, cohere, cohere2, ernie4_5, exaone, exaone4, gemma, gemma2, gemma3_text, glm, glm4, gpt_bigcode,
-    gpt_neox, gpt2, gptj, granite, helium, hunyuan_v1_dense, internlm2, internlm3, iquestcoder, lille_130m,
-    llama, llama4_text, mimo, minicpm, ministral3, mistral, mixtral, muse_glimmer, nanochat, nemotron, olmo,
-    olmo2, olmo3, openelm, phi, phi3, plamo, plamo3, qwen, qwen2, qwen2_vl, qwen3, qwen3_moe, qwen3_vl,
-    qwen3_vl_moe, seed_oss, smollm3, spark2_5, stablelm, starcoder2, telechat3, wrappers,
+    afmoe, apertus, bailing_moe, cohere, cohere2, deepseek, dots1, ernie4_5, ernie4_5_moe, exaone,
+    exaone_moe, exaone4, gemma, gemma2, gemma3_text, glm, glm4, glm4_moe, gpt_bigcode, gpt_neox, gpt_oss,
+    gpt2, gptj, granite, granitemoe, helium, hunyuan_v1_dense, internlm2, internlm3, iquestcoder, klear,
+    laguna, lille_130m, llama, llama4, llama4_text, mellum, mimo, minicpm, minimax_m2, ministral3, mistral,
+    mixtral, muse_glimmer, nanochat, nemotron, olmo, olmo2, olmo3, olmoe, openelm, phi, phi3, phimoe, plamo,
+    plamo3, qwen, qwen2, qwen2_moe, qwen2_vl, qwen3, qwen3_moe, qwen3_vl, qwen3_vl_moe, seed_oss, smollm3,
+    solar_open, spark2_5, stablelm, starcoder2, telechat3, wrappers,
 };
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::KeyDefault;
-use crate::models::names::{Rename, rename_common, rename_experts};
+use crate::models::names::{Rename, rename_common, rename_experts, rename_experts_in_place};
 use crate::models::spec::DecoderSpec;
 use crate::models::wrapper::Wrapper;
 
@@ -81,9 +83,27 @@ const ARCHITECTURES: &[Architecture] = &[
     row("stablelm", stablelm::DEFAULTS, stablelm::spec, rename_common),
     row("starcoder2", starcoder2::DEFAULTS, starcoder2::spec, rename_common),
     row("telechat3", telechat3::DEFAULTS, telechat3::spec, rename_common),
+    row("bailing_moe", bailing_moe::DEFAULTS, bailing_moe::spec, bailing_moe::rename),
+    row("deepseek", deepseek::DEFAULTS, deepseek::spec, rename_experts),
+    row("dots1", dots1::DEFAULTS, dots1::spec, rename_experts_in_place),
+    row("ernie4_5_moe", ernie4_5_moe::DEFAULTS, ernie4_5_moe::spec, ernie4_5_moe::rename),
+    row("exaone_moe", exaone_moe::DEFAULTS, exaone_moe::spec, exaone_moe::rename),
+    row("glm4_moe", glm4_moe::DEFAULTS, glm4_moe::spec, rename_experts),
+    row("gpt_oss", gpt_oss::DEFAULTS, gpt_oss::spec, gpt_oss::rename),
+    row("granitemoe", granitemoe::DEFAULTS, granitemoe::spec, granitemoe::rename),
+    row("minimax_m2", minimax_m2::DEFAULTS, minimax_m2::spec, minimax_m2::rename),
+    row("olmoe", olmoe::DEFAULTS, olmoe::spec, rename_experts),
+    row("qwen2_moe", qwen2_moe::DEFAULTS, qwen2_moe::spec, rename_experts),
+    row("solar_open", solar_open::DEFAULTS, solar_open::spec, rename_experts),
+    row("afmoe", afmoe::DEFAULTS, afmoe::spec, rename_experts_in_place),
+    row("Klear", klear::DEFAULTS, klear::spec, rename_experts_in_place),
+    row("mellum", mellum::DEFAULTS, mellum::spec, rename_experts),
+    row("phimoe", phimoe::DEFAULTS, phimoe::spec, phimoe::rename),
+    row("laguna", laguna::DEFAULTS, laguna::spec, laguna::rename),
     alias("iquestcoder", "llama", iquestcoder::DEFAULTS, iquestcoder::spec, rename_common),
     alias("xverse", "llama", llama::DEFAULTS, llama::spec, rename_common),
     wrapper("gemma3", &wrappers::GEMMA3),
+    Architecture { rename: llama4::rename, ..wrapper("llama4", &wrappers::LLAMA4) },
     wrapper("mistral3", &wrappers::MISTRAL3),
     Architecture { alias_of: Some("mistral3"), ..wrapper("llava", &wrappers::LLAVA) },
     Architecture { alias_of: Some("mistral3"), ..wrapper("pixtral", &wrappers::PIXTRAL) },
@@ -96,6 +116,7 @@ const ARCHITECTURES: &[Architecture] = &[
 
 /// Decoders that exist in wrappers only.
 const TEXT_DECODERS: &[Architecture] = &[
+    alias("llama4_moe_text", "llama4_text", llama4::DEFAULTS, llama4::spec, llama4::rename),
     row("muse_glimmer_text", muse_glimmer::DEFAULTS, muse_glimmer::spec, rename_common),
     row("qwen2_vl_text", qwen2_vl::DEFAULTS, qwen2_vl::spec, rename_common),
     row("qwen2_5_vl_text", qwen2_vl::DEFAULTS, qwen2_vl::spec, rename_common),

@@ -38,6 +38,15 @@ pub const LLAVA: Wrapper = Wrapper { default_text: "llama", texts: LLAMA_LIKE, t
 /// Pixtral 12B as others have it.
 pub const PIXTRAL: Wrapper = Wrapper { texts: LLAMA_LIKE, tie: Tie::Never, ..MISTRAL3 };
 
+/// Llama 4 Scout and Maverick.
+pub const LLAMA4: Wrapper = Wrapper {
+    default_text: "llama4_text",
+    texts: &[("llama4_text", "llama4_moe_text")],
+    towers: &["vision_model", "multi_modal_projector"],
+    tie: Tie::Never,
+    ..MISTRAL3
+};
+
 /// Muse Glimmer, or its text decoder alone.
 pub const MUSE_GLIMMER: Wrapper = Wrapper {
     default_text: "muse_glimmer_text",

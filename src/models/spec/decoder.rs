@@ -1,8 +1,9 @@
 //! A decoder's specification, read from the keys that all architectures share.
 
 use super::biases::Biases;
+use super::experts::{ExpertsSpec, SharedGate, SharedSpec};
 use super::manifest::Manifest;
-use super::mlp::{Activation, ExpertsSpec, MlpSpec};
+use super::mlp::{Activation, MlpSpec};
 use super::names::{LLAMA_NAMES, ModuleNames, inside};
 use super::norm::{NormKind, NormSpec, QkNorm};
 use super::parts::{
@@ -47,6 +48,9 @@ pub struct DecoderSpec {
     pub head: HeadSpec,
     /// Config keys whose resolved value must be written so that stock mlx-lm reads the same model from the output.
     pub resolved: Vec<(&'static str, Value)>,
+    /// Starts of the names of tensors that the checkpoint may have beside the decoder: layers that predict further tokens, and
+    /// the like.
+    pub extra: Vec<String>,
     /// The defaults that sizes were taken from, as one sentence.
     pub defaults_taken: Option<String>,
     /// Notes for the user, one sentence each: decisions against the config's letter, and the like.
@@ -111,6 +115,7 @@ impl DecoderSpec {
                 cap: None,
             },
             resolved,
+            extra: Vec::new(),
             defaults_taken,
             notes,
         };
@@ -372,6 +377,16 @@ impl DecoderSpec {
             mlp.experts = Some(experts).filter(|_| sparse(block));
         }
         Ok(())
+    }
+
+    /// Gives the MLPs of experts shared ones beside them, after paths, biases and experts are set.
+    pub fn set_shared_experts(&mut self, intermediate_size: usize, gate: Option<SharedGate>) {
+        for mlp in self.mlps_mut() {
+            let Some(experts) = mlp.experts else { continue };
+            let path = format!("{}.{}", mlp.path, experts.names.shared);
+            let own = MlpSpec { path, intermediate_size, experts: None, is_shared: true, ..mlp.clone() };
+            mlp.shared = Some(Box::new(SharedSpec { mlp: own, gate }));
+        }
     }
 
     /// Returns the tensors of this decoder under mlx-lm's names.

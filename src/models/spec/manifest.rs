@@ -30,6 +30,14 @@ pub enum Role {
     GateUp,
     /// Down projection of the MLP.
     Down,
+    /// Gate of shared experts.
+    SharedGate,
+    /// Up projection of shared experts.
+    SharedUp,
+    /// Down projection of shared experts.
+    SharedDown,
+    /// Gate of the shared experts' output, a number or two per token.
+    SharedScale,
     /// Router, which chooses the experts of an MLP that is made of them.
     Router,
     /// Token embedding.
@@ -42,11 +50,15 @@ pub enum Role {
     Norm,
     /// Learned number of an activation.
     Activation,
+    /// Addends of the scores that experts are chosen by.
+    Correction,
+    /// Scores of attention's heads beside those of the keys.
+    Sinks,
 }
 
 impl Role {
     /// The roles that a block's columns may show, in order; a model has some of them.
-    pub const BLOCK: [Self; 10] = [
+    pub const BLOCK: [Self; 13] = [
         Self::Q,
         Self::K,
         Self::V,
@@ -57,15 +69,37 @@ impl Role {
         Self::Up,
         Self::GateUp,
         Self::Down,
+        Self::SharedGate,
+        Self::SharedUp,
+        Self::SharedDown,
     ];
 
     /// True if a matrix of this role is a linear layer, to be quantized by default and counted in bits per weight.
-    /// Embeddings stay float, and what is small and decides over much: routers, and gates of whole heads.
+    /// Embeddings stay float, and what is small and decides over much: routers, and gates of whole heads or of
+    /// shared experts.
     pub fn is_linear(self) -> bool {
         !matches!(
             self,
-            Self::Embed | Self::Positions | Self::Router | Self::HeadGate | Self::Norm | Self::Activation
+            Self::Embed
+                | Self::Positions
+                | Self::Router
+                | Self::SharedScale
+                | Self::HeadGate
+                | Self::Norm
+                | Self::Activation
+                | Self::Correction
+                | Self::Sinks
         )
+    }
+
+    /// Returns the role that a layer of an MLP has where the MLP is shared experts.
+    pub(super) fn of_shared_experts(self) -> Self {
+        match self {
+            Self::Gate => Self::SharedGate,
+            Self::Up => Self::SharedUp,
+            Self::Down => Self::SharedDown,
+            other => other,
+        }
     }
 }
 
@@ -83,12 +117,18 @@ impl fmt::Display for Role {
             Self::Up => "up",
             Self::GateUp => "gate_up",
             Self::Down => "down",
+            Self::SharedGate => "shared_gate",
+            Self::SharedUp => "shared_up",
+            Self::SharedDown => "shared_down",
+            Self::SharedScale => "shared_scale",
             Self::Router => "router",
             Self::Embed => "embed",
             Self::Positions => "positions",
             Self::Head => "head",
             Self::Norm => "norm",
             Self::Activation => "activation",
+            Self::Correction => "correction",
+            Self::Sinks => "sinks",
         })
     }
 }
@@ -108,6 +148,10 @@ impl Tap {
     pub const INNER: Self = Self(3);
     /// Input of the head, which is in no block.
     pub const HEAD: Self = Self(4);
+    /// Input of shared experts, which is the MLP's.
+    pub const SHARED: Self = Self(5);
+    /// Values between gate and down projection of shared experts.
+    pub const SHARED_INNER: Self = Self(6);
 }
 
 /// One tensor of the decoder, as float.
@@ -128,7 +172,7 @@ pub struct TensorSpec {
 
 impl TensorSpec {
     /// Returns the path of the layer that a matrix belongs to (the name without `.weight`): the key of the bit map. `None`
-    /// for vectors, and for the weights of norms that differ by head.
+    /// for vectors, experts' biases, and the weights of norms that differ by head.
     pub fn path(&self) -> Option<&str> {
         let is_matrix = self.shape.len() > 1 && self.role != Role::Norm;
         if is_matrix { self.name.strip_suffix(".weight") } else { None }
@@ -136,7 +180,7 @@ impl TensorSpec {
 
     /// True if this is a linear layer's matrix; see [`Role::is_linear`].
     pub fn quantizable(&self) -> bool {
-        self.shape.len() > 1 && self.role.is_linear()
+        self.path().is_some() && self.role.is_linear()
     }
 
     /// Returns the rows of the matrix, or of all experts' matrices.

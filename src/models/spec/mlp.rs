@@ -1,27 +1,14 @@
 //! MLPs and their tensors: names, shapes, roles, taps.
 
+use super::experts::{ExpertsSpec, SharedGate, SharedSpec};
 use super::manifest::{Role, Tap, TensorSpec};
 use super::names::{LLAMA_NAMES, ModuleNames};
 use super::parts::{LinearSpec, Projections};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 
-/// Experts that a router chooses from for each token; their outputs are added up, weighed with its probabilities (softmax
-/// over all experts).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ExpertsSpec {
-    /// Number of experts.
-    pub count: usize,
-    /// Number of experts per token.
-    pub per_token: usize,
-    /// Width of each expert.
-    pub intermediate_size: usize,
-    /// True if the probabilities of the chosen experts are brought to a sum of 1.
-    pub normalized: bool,
-}
-
 /// Function of the gate's values, or of a plain MLP's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Activation {
     /// x sigmoid(x).
     Silu,
@@ -33,6 +20,13 @@ pub enum Activation {
     Relu2,
     /// xIELU (arXiv 2411.13010), with two learned numbers.
     Xielu,
+    /// x sigmoid(alpha x) of the gate's values up to `limit`, times 1 + up's between its negative and it (`gpt_oss`).
+    ClampedSwish {
+        /// Factor inside the sigmoid.
+        alpha: f32,
+        /// Most that a value can be.
+        limit: f32,
+    },
 }
 
 impl Activation {
@@ -59,10 +53,6 @@ pub const XIELU_PARAMETERS: [&str; 4] = ["alpha_p", "alpha_n", "beta", "eps"];
 
 /// Name of an activation that has parameters, inside an MLP.
 const ACTIVATION: &str = "act_fn";
-/// Name of the router inside an MLP of experts.
-const ROUTER: &str = "gate";
-/// Name of the experts' matrices, one after the other, inside an MLP.
-const EXPERTS: &str = "switch_mlp";
 
 /// MLP with or without a gate, or experts that are such MLPs.
 #[derive(Debug, Clone, PartialEq)]
@@ -91,6 +81,10 @@ pub struct MlpSpec {
     pub tap: Tap,
     /// The experts, where the MLP is made of them.
     pub experts: Option<ExpertsSpec>,
+    /// Experts beside those, which every token goes through.
+    pub shared: Option<Box<SharedSpec>>,
+    /// True for the MLP that shared experts are.
+    pub is_shared: bool,
 }
 
 impl MlpSpec {
@@ -110,6 +104,8 @@ impl MlpSpec {
             down_bias: bias,
             tap: Tap::MLP,
             experts: None,
+            shared: None,
+            is_shared: false,
         })
     }
 
@@ -118,9 +114,12 @@ impl MlpSpec {
         format!("{}.{name}", self.path)
     }
 
-    /// Returns the path of the experts' matrices called `name`, one after the other.
+    /// Returns the path of the experts' matrices called `name`, one after the other; that of the MLP's without experts.
     pub fn experts_path(&self, name: &str) -> String {
-        format!("{}.{EXPERTS}.{name}", self.path)
+        match self.experts {
+            Some(experts) => format!("{}.{}.{name}", self.path, experts.names.experts),
+            None => self.dense_path(name),
+        }
     }
 
     /// Returns the projection with a role.
@@ -132,27 +131,46 @@ impl MlpSpec {
             Role::Up => (self.names.up, inner, self.hidden_size),
             _ => (self.names.gate, inner, self.hidden_size),
         };
-        let path = if self.experts.is_some() { self.experts_path(name) } else { self.dense_path(name) };
-        let experts = self.experts.map(|experts| experts.count);
-        let (bias, tap) = match role {
-            Role::Down => (self.down_bias, Tap::INNER),
-            _ if experts.is_some() => (false, Tap::MLP),
-            _ => (self.gate_up_bias, self.tap),
+        let bias = match (self.experts, role) {
+            (Some(experts), _) => experts.bias,
+            (None, Role::Down) => self.down_bias,
+            (None, _) => self.gate_up_bias,
         };
-        LinearSpec { path, rows, columns, experts, bias: bias && experts.is_none(), role, tap }
+        let tap = match role {
+            Role::Down if self.is_shared => Tap::SHARED_INNER,
+            Role::Down => Tap::INNER,
+            _ if self.is_shared => Tap::SHARED,
+            _ if self.experts.is_some() => Tap::MLP,
+            _ => self.tap,
+        };
+        let role = if self.is_shared { role.of_shared_experts() } else { role };
+        let (path, experts) = (self.experts_path(name), self.experts.map(|experts| experts.count));
+        LinearSpec { path, rows, columns, experts, bias, role, tap }
     }
 
     /// Returns the router; `None` where there are no experts.
     pub fn router(&self) -> Option<LinearSpec> {
-        Some(LinearSpec {
-            path: self.dense_path(ROUTER),
-            rows: self.experts?.count,
-            columns: self.hidden_size,
-            experts: None,
-            bias: false,
-            role: Role::Router,
-            tap: Tap::MLP,
-        })
+        let experts = self.experts?;
+        let path = self.dense_path(experts.names.router);
+        Some(self.reader(path, experts.count, experts.router_bias, Role::Router))
+    }
+
+    /// Returns the gate of shared experts; `None` where there is none.
+    pub fn shared_gate(&self) -> Option<LinearSpec> {
+        let (gate, names) = (self.shared.as_ref()?.gate?, self.experts?.names);
+        let path = self.dense_path(names.shared_gate);
+        Some(self.reader(path, gate.rows(), gate == SharedGate::Softmax, Role::SharedScale))
+    }
+
+    /// Describes a small layer that reads the MLP's input.
+    fn reader(&self, path: String, rows: usize, bias: bool, role: Role) -> LinearSpec {
+        LinearSpec { path, rows, columns: self.hidden_size, experts: None, bias, role, tap: Tap::MLP }
+    }
+
+    /// Returns the name of the learned numbers that experts are chosen with; `None` where there are none.
+    pub fn correction(&self) -> Option<String> {
+        let experts = self.experts.filter(|experts| experts.correction)?;
+        Some(self.dense_path(experts.names.correction))
     }
 
     /// Returns the width between up and down projection, of each expert where there are some.
@@ -175,19 +193,19 @@ impl MlpSpec {
         names.map(|name| format!("{}.{ACTIVATION}.{name}", self.path))
     }
 
-    /// Returns the activation's parameters in block `layer`.
-    pub(super) fn activation_tensors(&self, layer: Option<usize>) -> impl Iterator<Item = TensorSpec> {
-        self.activation_names().zip(&self.activation_shapes).map(move |(name, shape)| TensorSpec {
-            name,
-            shape: shape.clone(),
-            role: Role::Activation,
-            layer,
-            tap: None,
-        })
+    /// Returns the tensors that no linear layer has, in block `layer`: the activation's, and the router's correction.
+    pub(super) fn parameters(&self, layer: Option<usize>) -> impl Iterator<Item = TensorSpec> {
+        let tensor = move |name, shape, role| TensorSpec { name, shape, role, layer, tap: None };
+        let activation = self.activation_names().zip(&self.activation_shapes);
+        let activation = activation.map(move |(name, shape)| tensor(name, shape.clone(), Role::Activation));
+        let sizes = self.experts.map(|experts| vec![experts.count]).unwrap_or_default();
+        activation.chain(self.correction().map(|name| tensor(name, sizes, Role::Correction)))
     }
 
-    pub(super) fn linears(&self) -> impl Iterator<Item = LinearSpec> {
+    /// Returns the linear layers: projections, router, and those of shared experts.
+    pub(super) fn linears(&self) -> Vec<LinearSpec> {
         let projections = self.input_roles().iter().chain(&[Role::Down]).map(|&role| self.projection(role));
-        projections.chain(self.router())
+        let shared = self.shared.iter().flat_map(|shared| shared.mlp.linears());
+        projections.chain(self.router()).chain(shared).chain(self.shared_gate()).collect()
     }
 }

@@ -5,6 +5,7 @@
 mod biases;
 mod changes;
 mod decoder;
+mod experts;
 mod manifest;
 mod mlp;
 mod names;
@@ -15,8 +16,11 @@ mod rope;
 pub use biases::Biases;
 pub(crate) use changes::{WindowPattern, divisible_size};
 pub use decoder::{DecoderSpec, TemperatureTuning};
+pub use experts::{
+    EXPERT_NAMES, ExpertNames, ExpertsSpec, Groups, Normalization, Score, SharedGate, SharedSpec,
+};
 pub use manifest::{Manifest, Role, Tap, TensorSpec, with_columns};
-pub use mlp::{Activation, ExpertsSpec, MlpSpec, XIELU_PARAMETERS};
+pub use mlp::{Activation, MlpSpec, XIELU_PARAMETERS};
 pub use names::{LLAMA_NAMES, ModuleNames};
 pub use norm::{NormKind, NormParameter, NormSpec, QkNorm};
 pub(crate) use parts::TIE;

@@ -22,6 +22,8 @@ pub struct ModuleNames {
     pub attention_gate: &'static str,
     pub q_norm: &'static str,
     pub k_norm: &'static str,
+    /// Learned scores of the heads, beside those of the keys.
+    pub sinks: &'static str,
     /// MLP inside a block; empty where its layers are the block's own.
     pub mlp: &'static str,
     pub mlp_norm: &'static str,
@@ -47,6 +49,7 @@ pub const LLAMA_NAMES: ModuleNames = ModuleNames {
     attention_gate: "gate_proj",
     q_norm: "q_norm",
     k_norm: "k_norm",
+    sinks: "sinks",
     mlp: "mlp",
     mlp_norm: "post_attention_layernorm",
     gate: "gate_proj",

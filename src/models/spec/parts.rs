@@ -46,7 +46,7 @@ impl LinearSpec {
 
     fn tensors(&self, layer: Option<usize>) -> impl Iterator<Item = TensorSpec> {
         let &Self { rows, columns, experts, role, tap, .. } = self;
-        let shape = experts.into_iter().chain([rows, columns]).collect();
+        let sizes = |sizes: &[usize]| experts.iter().chain(sizes).copied().collect::<Vec<_>>();
         let tensor = |part: &str, shape| TensorSpec {
             name: format!("{}.{part}", self.path),
             shape,
@@ -54,8 +54,8 @@ impl LinearSpec {
             layer,
             tap: Some(tap),
         };
-        let bias = self.bias.then(|| tensor("bias", vec![rows]));
-        std::iter::once(tensor("weight", shape)).chain(bias)
+        let bias = self.bias.then(|| tensor("bias", sizes(&[rows])));
+        std::iter::once(tensor("weight", sizes(&[rows, columns]))).chain(bias)
     }
 }
 
@@ -79,6 +79,8 @@ pub enum AttentionGate {
     PerValue,
     /// One per head.
     PerHead,
+    /// One per head, softplus in place of sigmoid.
+    PerHeadSoftplus,
 }
 
 impl AttentionGate {
@@ -86,7 +88,7 @@ impl AttentionGate {
     pub fn role(self) -> Role {
         match self {
             Self::PerValue => Role::OutputGate,
-            Self::PerHead => Role::HeadGate,
+            Self::PerHead | Self::PerHeadSoftplus => Role::HeadGate,
         }
     }
 }
@@ -126,6 +128,8 @@ pub struct AttentionSpec {
     pub scale: f32,
     /// Most that a score can be, in either direction: it becomes `cap * tanh(score / cap)`.
     pub cap: Option<f32>,
+    /// True if each head has a learned score beside those of the keys, with nothing to gather.
+    pub sinks: bool,
     /// Norm of queries and keys.
     pub qk_norm: QkNorm,
     /// True if queries are multiplied by the decoder's temperatures.
@@ -160,6 +164,7 @@ impl AttentionSpec {
             span: AttentionSpan::Full,
             scale: (head_dim as f32).powf(-0.5),
             cap: None,
+            sinks: false,
             qk_norm: QkNorm::None,
             tempered: false,
             gate: None,
@@ -201,6 +206,16 @@ impl AttentionSpec {
     pub fn norms_of(&self, [queries, keys]: [usize; 2], eps: f32) -> [NormSpec; 2] {
         [(self.names.q_norm, queries), (self.names.k_norm, keys)]
             .map(|(name, size)| NormSpec::rms(inside(&self.path, name), size, eps))
+    }
+
+    /// Returns the name of the heads' learned scores; `None` where there are none.
+    pub fn sinks(&self) -> Option<String> {
+        self.sinks.then(|| inside(&self.path, self.names.sinks))
+    }
+
+    fn sink_tensor(&self, layer: Option<usize>) -> Option<TensorSpec> {
+        let tensor = |name| TensorSpec { name, shape: vec![self.heads], role: Role::Sinks, layer, tap: None };
+        self.sinks().map(tensor)
     }
 
     /// Returns the norms of queries and keys that have parameters.
@@ -270,7 +285,9 @@ impl BlockSpec {
         let norms = self.attention.norms().chain(self.mlp.norms()).chain(self.attention.part.norms());
         let norms: Vec<TensorSpec> = norms.flat_map(|norm| norm.tensors(layer)).collect();
         let linears = self.linears().flat_map(move |linear| linear.tensors(layer).collect::<Vec<_>>());
-        linears.chain(norms).chain(self.mlp.part.activation_tensors(layer))
+        let parameters =
+            self.attention.part.sink_tensor(layer).into_iter().chain(self.mlp.part.parameters(layer));
+        linears.chain(norms).chain(parameters)
     }
 }
 

@@ -33,7 +33,11 @@ impl Checkpoint {
             }
         }
         if !stacks.is_empty() {
-            let keeps = |name: &str| matches!(names.rename(name), Rename::Keep | Rename::To(_));
+            let keeps = |name: &str| match names.rename(name) {
+                Rename::Keep => true,
+                Rename::To(name) => name.contains(".experts."),
+                _ => false,
+            };
             let stray = |name: &&String| name.contains(".experts.") && !is_whole(name) && keeps(name);
             wrong.extend(self.entries.keys().filter(stray).map(|name| {
                 Error::tensor(self.path(), name, "is no expert's weight: expected `.experts.<number>.<name>.weight`")

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 use super::value::{Containers, Known, Value};
 
+/// Most tuples, lists and dicts of a pickle; a tensor has six.
+const MAX_CONTAINERS: usize = 1 << 22;
+
 type Result<T> = std::result::Result<T, String>;
 
 /// Reads the value that `pickle` stands for, and what its containers hold.
@@ -24,6 +27,9 @@ pub(crate) fn read(pickle: &[u8]) -> Result<(Value, Containers)> {
             return Ok((machine.pop()?, machine.containers));
         }
         machine.step(code)?;
+        if machine.containers.len() > MAX_CONTAINERS {
+            return Err(format!("has more than {MAX_CONTAINERS} tuples and lists"));
+        }
     }
 }
 

@@ -17,7 +17,7 @@ use crate::formats::npz::Checksum;
 const KIND: &str = "PyTorch";
 
 /// Longest pickle that is read; models have some hundred bytes for each tensor.
-const MAX_PICKLE: usize = 1 << 28;
+const MAX_PICKLE: usize = 1 << 26;
 
 /// Tensor of a file.
 pub(crate) enum Found {

@@ -34,6 +34,10 @@ impl Containers {
         self.0.len() - 1
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(crate) fn get(&self, number: usize) -> &[Value] {
         self.0.get(number).map_or(&[], Vec::as_slice)
     }

@@ -56,7 +56,7 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     spec.set_experts(config, experts, |_| true)?;
     spec.extra.push(format!("model.layers.{}.", spec.blocks.len()));
     // mlx-lm has no default for these.
-    let width = config.size("shared_intermediate_size")?.unwrap_or(experts.intermediate_size);
+    let width = config.count("shared_intermediate_size")?.unwrap_or(experts.intermediate_size);
     let count = experts.count.into();
     spec.resolved.extend([
         ("rotary_dim", dims.into()),

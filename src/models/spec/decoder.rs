@@ -373,6 +373,10 @@ impl DecoderSpec {
         if per_token > count {
             return Err(config.error("num_experts_per_tok", format!("{per_token} of {count} experts")));
         }
+        if experts.groups.is_some() {
+            let note = "no expert outside the chosen groups is taken, as in transformers; mlx-lm gives those a score of 0";
+            self.notes.push(note.to_owned());
+        }
         for (block, mlp) in self.mlps_mut().enumerate() {
             mlp.experts = Some(experts).filter(|_| sparse(block));
         }

@@ -23,6 +23,13 @@ pub fn blas(command: &mut Command) -> Result<()> {
         process::output(&mut compiler)?;
     }
     command.env("LD_PRELOAD", &library);
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    if cpu.contains("AuthenticAMD")
+        && ["avx512f", "avx512bw", "avx512dq", "avx512vl"].iter().all(|has| cpu.contains(has))
+    {
+        // As native/loader.rs does it for mixbit.
+        command.env("OPENBLAS_CORETYPE", "SkylakeX");
+    }
     Ok(())
 }
 

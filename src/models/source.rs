@@ -22,7 +22,6 @@ use crate::models::spec::{DecoderSpec, Manifest, Role, TensorSpec, with_columns}
 use crate::numerics::affine::Quantized;
 use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::{Mode, Quant};
-use crate::words::count;
 
 /// A model folder or pack whose config and tensors agree: nothing missing, nothing left over, every shape as expected.
 #[derive(Debug)]

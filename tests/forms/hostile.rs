@@ -90,7 +90,7 @@ fn missing_tensors_are_errors() {
     }
 }
 
-/// Two bytes of every number are replaced; the others stay.
+/// Replaces every number.
 fn fill(tensor: &mut RawTensor, number: &[u8]) {
     tensor.3.chunks_mut(number.len()).for_each(|bytes| bytes.copy_from_slice(&number[..bytes.len()]));
 }

@@ -33,14 +33,17 @@ struct Table {
 #[derive(Debug)]
 enum Factors {
     Floats(Stored),
-    /// Codes of a table, with a factor for blocks of them and a shift for all.
-    Nested {
-        codes: Stored,
-        values: Vec<f32>,
-        factors: Stored,
-        block: usize,
-        shift: f32,
-    },
+    Nested(Box<Nested>),
+}
+
+/// Factors that are codes of a table themselves, with a factor for blocks of them and a shift for all.
+#[derive(Debug)]
+struct Nested {
+    codes: Stored,
+    values: Vec<f32>,
+    factors: Stored,
+    block: usize,
+    shift: f32,
 }
 
 /// Reads the layer whose weight is called `parts.path`.
@@ -82,7 +85,8 @@ pub(crate) fn read(parts: &mut Parts<'_>) -> Result<Layer> {
             of_shape(&factors, &[blocks.div_ceil(block)])?;
             of_shape(&map, &[256])?;
             conditions.extend([Condition::scales(&factors), Condition::scales(&map)]);
-            Factors::Nested { codes, values: map.all_values(), factors, block, shift }
+            let values = map.all_values();
+            Factors::Nested(Box::new(Nested { codes, values, factors, block, shift }))
         }
     };
     let table = Table { codes, columns, values, block: settings.block, factors };
@@ -127,9 +131,7 @@ impl Settings {
                 Some((block("nested_blocksize")?, shift as f32))
             }
         };
-        let settings = Self { shape, block: block("blocksize")?, nested };
-        drop(text);
-        Ok(settings)
+        Ok(Self { shape, block: block("blocksize")?, nested })
     }
 }
 
@@ -138,7 +140,8 @@ impl Factors {
     fn load(&self, blocks: Range<usize>) -> Vec<f32> {
         match self {
             Self::Floats(factors) => factors.values(blocks),
-            Self::Nested { codes, values, factors, block, shift } => {
+            Self::Nested(nested) => {
+                let Nested { codes, values, factors, block, shift } = &**nested;
                 let first = blocks.start / block;
                 let outer = factors.values(first..blocks.end.div_ceil(*block));
                 let inner = codes.bytes(blocks.clone());

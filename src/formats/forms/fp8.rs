@@ -85,7 +85,7 @@ fn layer_of(all: &Arc<Fp8>, extent: Extent, is_weight: bool) -> Layer {
         conditions.push(Condition::codes(&all.codes));
         Values::Mlx {
             quant: Mode::Mxfp8.default_quant(),
-            codes: Part::Same(all.codes.clone()),
+            codes: Part::Same(Box::new(all.codes.clone())),
             scales: Part::Made(Dtype::U8, shared(all, Exponents)),
             biases: None,
         }

@@ -29,7 +29,7 @@ pub(crate) enum Values {
 /// Tensor of a quantized layer.
 pub(crate) enum Part {
     /// Bytes of a stored tensor, as they lie.
-    Same(Stored),
+    Same(Box<Stored>),
     /// Rows that are made, of elements of this type.
     Made(Dtype, Box<dyn Make>),
 }

@@ -42,8 +42,8 @@ fn layer(codes: Stored, scales: Stored, shape: Vec<usize>) -> Result<Layer> {
     let conditions = vec![Condition::exponents(&scales)];
     let values = Values::Mlx {
         quant: Mode::Mxfp4.default_quant(),
-        codes: Part::Same(codes),
-        scales: Part::Same(scales),
+        codes: Part::Same(Box::new(codes)),
+        scales: Part::Same(Box::new(scales)),
         biases: None,
     };
     Ok(Layer { form: "mxfp4", shape, values, conditions })

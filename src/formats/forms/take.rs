@@ -146,7 +146,7 @@ impl Checkpoint {
         };
         let stays = |stored: &Stored| self.entries.get(&stored.name).filter(|entry| entry.gather.is_none());
         if let Part::Same(stored) = &values
-            && let Some(entry) = stays(stored)
+            && let Some(entry) = stays(&**stored)
         {
             return Entry { dtype, shape: shape.to_vec(), incoming, ..entry.clone() };
         }
@@ -170,7 +170,7 @@ impl Checkpoint {
 #[derive(Debug)]
 struct Bytes {
     rows: usize,
-    stored: Stored,
+    stored: Box<Stored>,
 }
 
 impl Make for Bytes {

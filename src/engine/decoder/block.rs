@@ -195,7 +195,7 @@ impl Block {
             (true, None) => normed,
         };
         let scores = self.router.as_ref().map(|router| router.scores(&normed)).transpose()?;
-        Ok(Attended { scores, stream, normed })
+        Ok(Attended { stream, normed, scores })
     }
 
     /// Chooses the experts of the tokens; `None` where the MLP has none. Evaluates.

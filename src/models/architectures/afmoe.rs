@@ -53,7 +53,9 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     for block in &mut spec.blocks {
         let (path, mlp) = (&block.path, &mut block.mlp);
         for (norm, name) in [(&mut mlp.before, "pre_mlp_layernorm"), (&mut mlp.after, "post_mlp_layernorm")] {
-            norm.iter_mut().for_each(|norm| norm.path = format!("{path}.{name}"));
+            for norm in norm.iter_mut() {
+                norm.path = format!("{path}.{name}");
+            }
         }
     }
     let distance = config.size("global_attn_every_n_layers")?.unwrap_or(1);

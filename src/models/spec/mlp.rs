@@ -56,6 +56,7 @@ const ACTIVATION: &str = "act_fn";
 
 /// MLP with or without a gate, or experts that are such MLPs.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts")]
 pub struct MlpSpec {
     /// Path that the names of its tensors begin with.
     pub path: String,

@@ -25,7 +25,9 @@ pub(super) fn drop_zero_biases(
         came_quantized && find(name).is_some_and(|bias| bias.bytes().iter().all(|byte| *byte == 0))
     };
     let idle: Vec<String> = stored.keys().filter(is_idle).cloned().collect();
-    idle.iter().for_each(|name| drop(stored.remove(name)));
+    for name in &idle {
+        stored.remove(name);
+    }
     let first = idle.first()?;
     Some(format!(
         "{} of zero left out, `{first}` first: the architecture has none",

@@ -18,7 +18,9 @@ fn archive(path: &Path, pickle: &[u8], storages: &[(&str, &[u8])], method: Compr
         zip.write_all(bytes).unwrap();
     };
     add("data.pkl", pickle);
-    storages.iter().for_each(|(name, bytes)| add(&format!("data/{name}"), bytes));
+    for (name, bytes) in storages {
+        add(&format!("data/{name}"), bytes);
+    }
     zip.finish().unwrap();
 }
 
@@ -102,7 +104,7 @@ fn tensors_outside_of_their_storages_are_refused() {
 #[test]
 fn archives_of_other_kinds_are_refused() {
     let said = refused(|path| {
-        fs::write(path, b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.").unwrap()
+        fs::write(path, b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.").unwrap();
     });
     assert!(said.contains("is no ZIP") && said.contains("1.6"), "{said}");
     let said =

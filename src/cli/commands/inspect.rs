@@ -185,6 +185,8 @@ fn print_layers(rows: impl Iterator<Item = [String; 5]>) -> Result<()> {
     ];
     let shown = if rows.iter().any(|row| !row[4].is_empty()) { columns.len() } else { columns.len() - 1 };
     let mut table = Table::new(&columns[..shown]);
-    rows.into_iter().for_each(|row| table.row(row.into_iter().take(shown)));
+    for row in rows {
+        table.row(row.into_iter().take(shown));
+    }
     out(&table.to_string())
 }

@@ -32,7 +32,7 @@ struct Table {
 /// Factor of each block.
 #[derive(Debug)]
 enum Factors {
-    Floats(Stored),
+    Floats(Box<Stored>),
     Nested(Box<Nested>),
 }
 
@@ -76,7 +76,7 @@ pub(crate) fn read(parts: &mut Parts<'_>) -> Result<Layer> {
         None => {
             let factors = super::parts::of_type(absmax, &[Dtype::F32])?;
             conditions.push(Condition::scales(&factors));
-            Factors::Floats(factors)
+            Factors::Floats(Box::new(factors))
         }
         Some((block, shift)) => {
             let codes = super::parts::of_type(absmax, &[Dtype::U8])?;

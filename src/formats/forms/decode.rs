@@ -64,7 +64,7 @@ impl Checkpoint {
             rows: Box::new(Decoded { parts: quantized, quant, stored, rows, columns }),
         };
         let file = self.add_made(&path, made);
-        let entry = Entry { incoming, parts, ..Entry::new(file, Dtype::F32, shape, [0, values * 4]) };
+        let entry = Entry { parts, incoming, ..Entry::new(file, Dtype::F32, shape, [0, values * 4]) };
         for name in [layer.scales, layer.biases] {
             self.entries.remove(name);
         }

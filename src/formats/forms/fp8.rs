@@ -153,7 +153,7 @@ impl Fp8 {
         let is_aligned = self.columns.is_multiple_of(GROUP)
             && (self.block[1].is_multiple_of(GROUP) || self.block[1] >= self.columns);
         let is_power = |value: &f32| {
-            let is_normal = value.is_normal() && value.to_bits() & 0x007f_ffff == 0;
+            let is_normal = value.is_normal() && value.to_bits().trailing_zeros() >= 23;
             value.is_sign_positive() && (is_normal || value.to_bits() == 1 << 22)
         };
         let length = self.scales.len();

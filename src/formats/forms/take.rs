@@ -42,7 +42,9 @@ pub(crate) fn take(checkpoint: &mut Checkpoint, declared: Option<&Declared>) -> 
     refuse_left(checkpoint, declared)?;
     let is_of_activations = |name: &&String| ACTIVATIONS.iter().any(|end| name.ends_with(end));
     let left: Vec<String> = checkpoint.entries.keys().filter(is_of_activations).cloned().collect();
-    left.iter().for_each(|name| drop(checkpoint.entries.remove(name)));
+    for name in &left {
+        checkpoint.entries.remove(name);
+    }
     if layers.is_empty() {
         checkpoint.notes.push(format!(
             "config.json says that the checkpoint is quantized by {}, and no tensor is: the weights are taken as they are",
@@ -133,7 +135,9 @@ impl Checkpoint {
                 parts.into_iter().filter_map(named).collect()
             }
         };
-        taken.iter().for_each(|name| drop(self.entries.remove(name)));
+        for name in taken {
+            self.entries.remove(name);
+        }
         parts.into_iter().try_for_each(|(name, entry)| self.insert(name, entry))
     }
 
@@ -146,7 +150,7 @@ impl Checkpoint {
         };
         let stays = |stored: &Stored| self.entries.get(&stored.name).filter(|entry| entry.gather.is_none());
         if let Part::Same(stored) = &values
-            && let Some(entry) = stays(&**stored)
+            && let Some(entry) = stays(stored)
         {
             return Entry { dtype, shape: shape.to_vec(), incoming, ..entry.clone() };
         }

@@ -27,7 +27,9 @@ fn opened(quantization: &Value, tensors: &[(&str, &str, &[usize], &[u8])]) -> Ch
     let mut file = fs::File::create(folder.path().join("model.safetensors")).unwrap();
     file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
     file.write_all(header.as_bytes()).unwrap();
-    tensors.iter().for_each(|(_, _, _, data)| file.write_all(data).unwrap());
+    for (_, _, _, data) in tensors {
+        file.write_all(data).unwrap();
+    }
     drop(file);
     Checkpoint::open(folder.path()).unwrap()
 }

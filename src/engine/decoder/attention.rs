@@ -183,7 +183,7 @@ impl Attention {
             (QkNorm::Weighted(_), [query, key]) => {
                 let (query, key) = (query.rms()?, key.rms()?);
                 let norm = HeadNorm { query: Some(query.weight), key: Some(key.weight), eps: query.eps };
-                (query.eps == key.eps).then_some(Some(norm))
+                (query.eps.to_bits() == key.eps.to_bits()).then_some(Some(norm))
             }
             _ => None,
         }

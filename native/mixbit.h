@@ -33,8 +33,9 @@ struct mixbit_matrix {
 /** Bytes of sixteen rows of an affine matrix in the order that is fastest to multiply with; 0 where this processor has no such
  * order, or the matrix is of another kind. */
 long mixbit_stripe_bytes(const struct mixbit_matrix* matrix);
-/** Writes an affine matrix in that order, on our threads: as many times mixbit_stripe_bytes as there are sixteens of rows. */
-void mixbit_interleave(const struct mixbit_matrix* matrix, unsigned char* to);
+/** Writes an affine matrix in that order, on our threads: as many times mixbit_stripe_bytes as there are sixteens of rows.
+ * Returns 1, or 0 if there is no memory or no thread. */
+int mixbit_interleave(const struct mixbit_matrix* matrix, unsigned char* to);
 /** The rows at `indices`, which are uint32 and have their values, of an interleaved matrix: new float32 values [.., columns]. */
 void* mixbit_interleaved_rows(const struct mixbit_linear* matrix, const void* indices);
 /** The outputs of some linear layers for float32 activations x [.., columns], in float32, one beside the other: [.., rows of

@@ -17,8 +17,8 @@ struct OneQuery {
 
   // Query heads of a head of keys.
   long group() const { return heads / kv_heads; }
-  // True if the kernels take heads of this size.
-  bool fits() const { return dims % column_step == 0; }
+  // True if the kernels take heads of this size, and the largest product is the largest score.
+  bool fits() const { return dims % column_step == 0 && scale >= 0.0f; }
 };
 
 // out [heads, dims] for q [heads, dims] and keys and values [kv heads, .., dims], on our threads.

@@ -101,8 +101,13 @@ extern "C" long mixbit_stripe_bytes(const struct mixbit_matrix* matrix) {
   return can_interleave(best_kernels(), stored) ? stripe_bytes(stored) : 0;
 }
 
-extern "C" void mixbit_interleave(const struct mixbit_matrix* matrix, unsigned char* to) {
-  interleave(best_kernels(), matrix_of(*matrix), to);
+extern "C" int mixbit_interleave(const struct mixbit_matrix* matrix, unsigned char* to) {
+  try {
+    interleave(best_kernels(), matrix_of(*matrix), to);
+    return 1;
+  } catch (const std::exception&) {
+    return 0;
+  }
 }
 
 extern "C" void* mixbit_interleaved_rows(const struct mixbit_linear* stored, const void* indices) {

@@ -60,7 +60,7 @@ fn quantized_layers_of_a_file_are_known_as_far_as_shapes_tell() {
         let path = "model.layers.0.self_attn.q_proj";
         let bytes = &layer(&folder, path)["bytes"];
         let expected = json!({
-            "path": path, "shape": null, "bits": null, "group_size": null, "mode": "affine", "bytes": bytes,
+            "path": path, "shape": null, "bits": null, "group_size": null, "mode": "affine", "form": null, "bytes": bytes,
             "settings": ["2:128", "4:64", "8:32"]
         });
         assert_eq!(layer(&file, path), expected);

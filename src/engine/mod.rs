@@ -13,6 +13,8 @@ pub mod generate;
 pub mod learn;
 pub mod measure;
 pub mod memory;
+#[cfg(target_os = "linux")]
+mod native;
 #[cfg(test)]
 mod native_tests;
 pub mod oracle;

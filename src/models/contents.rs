@@ -41,6 +41,8 @@ pub struct FileLayer {
     pub group_size: Option<u32>,
     /// MLX's mode; `None` for float.
     pub mode: Option<&'static str>,
+    /// Form that another tool stored the layer in: `None`, as config.json alone names it.
+    pub form: Option<&'static str>,
     /// Stored bytes: codes, scales and biases, or float weights.
     pub bytes: u64,
     /// Settings that a quantized layer may have, where not certain.
@@ -107,6 +109,7 @@ impl FileContents {
                 bits: None,
                 group_size: None,
                 mode: None,
+                form: None,
                 bytes,
                 settings: Vec::new(),
             });
@@ -162,6 +165,7 @@ fn quantized_layer(checkpoint: &Checkpoint, path: &str) -> Option<FileLayer> {
         bits: certain.map(|quant| quant.bits),
         group_size: certain.map(|quant| quant.group_size),
         mode: settings.first().map(|quant| quant.mode.name()),
+        form: None,
         bytes: bytes.sum(),
         settings: if certain.is_some() {
             Vec::new()

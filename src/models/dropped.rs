@@ -43,9 +43,8 @@ pub(super) fn drop_tied_head(
 
 /// Leaves out what the decoder lists as tensors beside it.
 pub(super) fn drop_extra(spec: &mut DecoderSpec, stored: &mut BTreeMap<String, String>) {
-    let is_extra = |name: &str| spec.extra.iter().any(|start| name.starts_with(start.as_str()));
     let left_out: Vec<String> =
-        stored.extract_if(.., |name, _| is_extra(name)).map(|(_, original)| original).collect();
+        stored.extract_if(.., |name, _| spec.leaves_out(name)).map(|(_, original)| original).collect();
     if let Some(first) = left_out.first() {
         let tensors = count(left_out.len(), "tensor");
         spec.notes

@@ -134,8 +134,8 @@ impl KvCache {
     }
 
     /// Lets `write` write new positions [batch, heads, positions, dim] of shape `sizes` to `slot` of the stored keys and
-    /// values, which it returns after what it computed of them. Nobody else holds them then: they are written in place.
-    /// Nothing is changed where it computes nothing.
+    /// values, which it returns after what it computed of them. Nobody else holds them then: they are written in place if
+    /// they are evaluated. Where it computes nothing there is room for the positions, and nothing else is changed.
     pub(crate) fn rewrite_with(
         &mut self,
         slot: Slot,

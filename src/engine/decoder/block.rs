@@ -12,7 +12,7 @@ use super::router::{Choice, Router};
 use crate::engine::array::factor;
 use crate::engine::cache::layer::KvCache;
 use crate::engine::fused::Around;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::models::spec::{BlockSpec, Branch as BranchSpec, Tap};
 
 /// Weights of one block.
@@ -265,10 +265,10 @@ impl Block {
                 observe(input, x);
             }
         };
-        let output = if let Some(router) = &self.router
-            && let Some(scores) = scores
-            && let Some(choice) = choice
-        {
+        let output = if let Some(router) = &self.router {
+            let (Some(scores), Some(choice)) = (scores, choice) else {
+                return Err(Error::engine("experts that were not chosen"));
+            };
             let mut output =
                 router.forward(context, &self.mlp.part, normed, (scores, choice), &mut unseen)?;
             if let Some(shared) = &self.mlp.part.shared {

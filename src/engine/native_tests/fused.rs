@@ -1,10 +1,11 @@
-//! Operations that are one node give what the single nodes give, to the bit.
+//! Operations that are one node give what the single nodes give, to the bit but for GELU.
 
 #![allow(clippy::unwrap_used)]
 
 use mlx_rs::Array;
 use mlx_rs::fast::rms_norm;
 use mlx_rs::ops::concatenate;
+use mlx_rs::transforms::eval;
 use std::borrow::Cow;
 use std::ops::Range;
 use std::path::Path;
@@ -15,7 +16,8 @@ use crate::engine::cache::sequence::{CacheSettings, KvStorage};
 use crate::engine::decoder::linear::{Linear, Weight};
 use crate::engine::decoder::model::Model;
 use crate::engine::fused::{
-    Around, Finish, Layer, MlpLayers, RmsNorm, StoredForm, interleave, mlp, products,
+    Around, AttentionLayers, CachedAttention, Finish, Layer, MlpLayers, RmsNorm, StoredForm, attend,
+    interleave, mlp, products,
 };
 use crate::engine::runtime::Engine;
 use crate::models::source::SourceModel;
@@ -167,6 +169,43 @@ fn mlps_of_every_activation_are_their_formula() {
     }
 }
 
+/// A query with one key gathers that key's value; the cache is written in place unless somebody else holds it.
+#[test]
+fn attention_is_a_node_that_writes_its_cache() {
+    Engine::start().unwrap();
+    let x = values(&[1, 1, 128], 1);
+    let weight = halves(64, 2);
+    let products = to_vec(&weight.matmul_transposed(&x).unwrap()).unwrap();
+    let attention = CachedAttention {
+        heads: 2,
+        kv_heads: 1,
+        head_dim: 16,
+        head_norm: None,
+        rotation: None,
+        scale: 0.25,
+        at: 0,
+        visible: 1,
+        causal: true,
+    };
+    let around = Around { x: &x, norm: None, addend: None };
+    let layers = AttentionLayers { inputs: &[(&weight, None)], output: None };
+    for is_held in [false, true] {
+        let [keys, stored] = [3, 4].map(|seed| values(&[1, 1, 8, 16], seed));
+        let (before, start) = (to_vec(&stored).unwrap(), stored.as_slice::<f32>().as_ptr());
+        let holder = is_held.then(|| stored.clone());
+        let [out, new_keys, new_values] = attend(&attention, &around, &layers, [&keys, &stored]).unwrap();
+        drop((keys, stored));
+        eval([&out, &new_keys, &new_values]).unwrap();
+        assert_eq!(to_vec(&out).unwrap(), [&products[48..], &products[48..]].concat());
+        assert_eq!(to_vec(&new_values).unwrap(), [&products[48..], &before[16..]].concat());
+        assert_eq!(to_vec(&new_keys).unwrap()[..16], products[32..48]);
+        assert_eq!(new_values.as_slice::<f32>().as_ptr() == start, !is_held);
+        if let Some(holder) = holder {
+            assert_eq!(to_vec(&holder).unwrap(), before);
+        }
+    }
+}
+
 #[test]
 fn layers_of_other_kinds_are_no_node() {
     Engine::start().unwrap();
@@ -199,6 +238,7 @@ fn models_of_fused_nodes_give_the_same_bits() {
         "llama4-text-untied",
         "mistral-untied-float16",
         "mixtral-untied",
+        "exaone4-windows",
         "qwen3-moe-untied",
         "qwen3-tied",
     ] {

@@ -112,6 +112,11 @@ impl Folder {
         self.names.keys().filter_map(|name| Some((name.as_str(), self.tensor(name)?)))
     }
 
+    /// True if `name` is a tensor that the decoder leaves out.
+    pub(crate) fn is_left_out(&self, name: &str) -> bool {
+        self.spec.as_ref().is_some_and(|spec| spec.leaves_out(name))
+    }
+
     /// True if `name` is a tensor of an untied head.
     pub(crate) fn is_head(&self, name: &str) -> bool {
         self.spec

@@ -362,6 +362,11 @@ impl DecoderSpec {
         Ok(())
     }
 
+    /// True if the tensor `name` lies beside the decoder.
+    pub(crate) fn leaves_out(&self, name: &str) -> bool {
+        self.extra.iter().any(|start| name.starts_with(start.as_str()))
+    }
+
     /// Makes the MLPs of the blocks for which `sparse` says so of `experts`.
     pub fn set_experts(
         &mut self,
@@ -373,7 +378,13 @@ impl DecoderSpec {
         if per_token > count {
             return Err(config.error("num_experts_per_tok", format!("{per_token} of {count} experts")));
         }
-        if experts.groups.is_some() {
+        if let Some(groups) = experts.groups {
+            let within = groups.chosen * (count / groups.count);
+            if within < per_token {
+                let message =
+                    format!("{} groups have {within} experts, {per_token} are chosen", groups.chosen);
+                return Err(config.error("topk_group", message));
+            }
             let note = "no expert outside the chosen groups is taken, as in transformers; mlx-lm gives those a score of 0";
             self.notes.push(note.to_owned());
         }

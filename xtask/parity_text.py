@@ -35,7 +35,9 @@ ROWS, HIDDEN = 1024, 32
 # What stock mlx-lm cannot open here.
 UNREADABLE = {
     "exaone-untied": "transformers fails on rope_scaling of a type that it has no class of",
+    "olmo-clipped": "mlx-lm's olmo needs the package ai2-olmo",
     "olmo-tied": "mlx-lm's olmo needs the package ai2-olmo",
+    "olmo-transformers": "mlx-lm's olmo needs the package ai2-olmo",
     "olmo-untied": "mlx-lm's olmo needs the package ai2-olmo",
 }
 TEXTS = [

@@ -109,7 +109,7 @@ fn quantized_paths_have_the_prefix() {
     }
 }
 
-/// What stock mlx-lm has quantized: one layer is still float.
+/// Golden wrappers that stock mlx-lm has quantized, with one layer still float.
 #[test]
 fn decoders_quantized_by_mlx_lm_are_read() {
     const FLOAT: &str = "model.layers.1.self_attn.v_proj";

@@ -63,7 +63,7 @@ pub(crate) struct RmsNorm<'a> {
     pub(crate) eps: f32,
 }
 
-/// What a part reads and what is added to its output: the residual stream, twice, in most blocks.
+/// Input of a part of a block and the array added to its output, both the residual stream in most blocks.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Around<'a> {
     /// Input [batch, tokens, hidden].

@@ -141,7 +141,7 @@ pub(crate) fn choose_weights(dir: &Path, names: &[String]) -> Result<Vec<String>
     })
 }
 
-/// What to do with weights under their makers' own names.
+/// Hint for weights under their makers' own names.
 const CONSOLIDATED: &str = "consolidated.* and *.pth have the makers' own names of tensors: take the files that transformers reads, model*.safetensors";
 
 /// True for PyTorch's weights under the names that transformers gives them.

@@ -277,7 +277,7 @@ fn concatenate_heads(heads: &Array) -> Result<Array> {
     Ok(heads.transpose_axes(&[0, 2, 1, 3])?.reshape(&concatenated)?)
 }
 
-/// What makes weights of the products of queries and keys.
+/// Factor, cap and sinks that turn products of queries and keys into weights.
 #[derive(Debug, Clone, Copy)]
 struct Scores<'a> {
     /// Factor on the products.

@@ -39,7 +39,7 @@ fn quantized(rows: usize, quant: Quant, seed: usize) -> Weight {
     Weight::Quantized(Packed { codes, scales, biases: Some(biases), quant })
 }
 
-/// The same in the order that is multiplied fastest, where this processor has one.
+/// Returns a quantized matrix in the order that is multiplied fastest, where this processor has one.
 fn interleaved(weight: Weight) -> Weight {
     let Weight::Quantized(packed) = &weight else { panic!("a quantized matrix") };
     let bytes = |array: &Array| array.view::<u8>().unwrap().to_vec_exact::<u8>().unwrap();

@@ -21,7 +21,7 @@ const KEYS: [&str; 4] =
 /// File of NVIDIA's ModelOpt with what config.json otherwise has.
 const MODELOPT: &str = "hf_quant_config.json";
 
-/// What mixbit reads, for messages.
+/// Names of the quantization methods that mixbit reads, for messages.
 const READ: &str = "mixbit reads fp8, compressed-tensors, awq, gptq, auto-round, bitsandbytes, modelopt, fbgemm_fp8 and mxfp4; \
                     start from the float checkpoint, or dequantize with the tool that made it";
 

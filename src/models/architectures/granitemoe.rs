@@ -1,27 +1,17 @@
 //! Granite 3 with experts: Granite's block, and weights that are the softmax over the chosen experts.
 
-use super::granite;
 use super::names::TensorShapes;
+use super::{granite, llama};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::defaults::KeyDefault;
+use crate::models::defaults::{KeyDefault, extend, extended_len};
 use crate::models::names::{Rename, rename_common};
 use crate::models::spec::{DecoderSpec, EXPERT_NAMES, ExpertNames, ExpertsSpec, Score};
 
 /// Defaults of transformers' `GraniteMoeConfig`.
-pub const DEFAULTS: &[KeyDefault] = &[
-    KeyDefault::size("vocab_size", 32_000),
-    KeyDefault::size("hidden_size", 4096),
-    KeyDefault::size("intermediate_size", 11_008),
-    KeyDefault::size("num_hidden_layers", 32),
-    KeyDefault::size("num_attention_heads", 32),
-    KeyDefault::optional_size("num_key_value_heads"),
-    KeyDefault::text("hidden_act", "silu"),
-    KeyDefault::size("max_position_embeddings", 2048).minor(),
-    KeyDefault::number("rms_norm_eps", 1e-6),
-    KeyDefault::number("rope_theta", 10_000.0),
-    KeyDefault::boolean("tie_word_embeddings", false),
-    KeyDefault::boolean("attention_bias", false),
+pub const DEFAULTS: &[KeyDefault] = &extend::<{ extended_len(llama::SHARED, OWN) }>(llama::SHARED, OWN);
+
+const OWN: &[KeyDefault] = &[
     KeyDefault::nullable_number("embedding_multiplier", 1.0).minor(),
     KeyDefault::nullable_number("attention_multiplier", 1.0).minor(),
     KeyDefault::nullable_number("residual_multiplier", 1.0).minor(),

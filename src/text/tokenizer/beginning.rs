@@ -1,4 +1,4 @@
-//! What a tokenizer puts around a text, and what texts begin with.
+//! Tokens that a tokenizer puts around a text, and those that texts begin with.
 
 use super::tokenizer::Tokenizer;
 use crate::error::Result;

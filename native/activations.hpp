@@ -1,12 +1,18 @@
 // Activations of rows of float32 values.
 #pragma once
 
+#include "mixbit.h"
 #include "rows.hpp"
 
 namespace mixbit {
 
-// By the numbers of mixbit.h.
-enum class Activation { none, silu, gelu, gelu_tanh, relu2 };
+enum class Activation {
+  none = MIXBIT_NO_ACTIVATION,
+  silu = MIXBIT_SILU,
+  gelu = MIXBIT_GELU,
+  gelu_tanh = MIXBIT_GELU_TANH,
+  relu2 = MIXBIT_RELU2,
+};
 
 struct Silu {
   INLINE float of(float x) { return x * sigmoid(x); }

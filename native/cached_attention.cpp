@@ -64,7 +64,7 @@ class Placing {
     }
   }
 
-  static constexpr int most_dims = 512;
+  static constexpr int most_dims = MIXBIT_MOST_HEAD_DIMS;
 
  private:
   void rotate(const float* x, long token, float* out) const {

@@ -29,16 +29,71 @@ int field_of(const uint8_t* words, int width, long column) {
   return byte >> (field * width % 8) & ((1 << width) - 1);
 }
 
+// Eight codes of `bits` bits as bytes, from the lowest of `codes` on.
+uint64_t as_bytes(uint64_t codes, int bits) {
+  const uint64_t code = (1u << bits) - 1;
+  codes = (codes & ((1ull << 4 * bits) - 1)) | (codes >> 4 * bits) << 32;
+  codes = (codes & (code << bits | code) * 0x100000001) | (codes >> 2 * bits & (code << bits | code) * 0x100000001) << 16;
+  return (codes & code * 0x1000100010001) | (codes >> bits & code * 0x1000100010001) << 8;
+}
+
+// A word of four codes for each row.
+struct Lanes {
+  uint32_t at[stripe_rows];
+};
+
+// Adds the fields of `width` bits, from bit `down` of the codes' bytes on, of a block, and returns where the next go.
+uint8_t* put_fields(const Lanes* codes, int width, int down, uint8_t* to) {
+  const uint32_t mask = ((1u << width) - 1) * 0x1010101;
+  for (int word = 0; word < width; ++word, to += sizeof(Lanes)) {
+    Lanes all{};
+    for (int i = 0; i < 8 / width; ++i) {
+      const Lanes& from = codes[word * (8 / width) + i];
+      for (int r = 0; r < stripe_rows; ++r) all.at[r] |= (from.at[r] >> down & mask) << i * width;
+    }
+    memcpy(to, &all, sizeof all);
+  }
+  return to;
+}
+
+// Writes a stripe. The last row stands for those after it.
+void put_stripe(const Matrix& matrix, long stripe, uint8_t* to) {
+  const int bits = matrix.bits, wide = wide_bits(bits);
+  const long size = scale_size(matrix);
+  const auto row = [&](long r) { return std::min(stripe * stripe_rows + r, matrix.rows - 1); };
+  for (long column = 0; column < matrix.columns; column += block) {
+    if (column % matrix.group == 0) {
+      const long at = column / matrix.group;
+      for (const uint8_t* values : {matrix.scales, matrix.biases}) {
+        for (long r = 0; r < stripe_rows; ++r, to += size) memcpy(to, values + (row(r) * matrix.groups() + at) * size, size);
+      }
+    }
+    Lanes codes[8];
+    for (long r = 0; r < stripe_rows; ++r) {
+      const uint8_t* from = matrix.codes + row(r) * matrix.row_bytes() + column * bits / 8;
+      for (int i = 0; i < 8; i += 2, from += bits) {
+        uint64_t eight = 0;
+        memcpy(&eight, from, bits);
+        eight = as_bytes(eight, bits);
+        codes[i].at[r] = static_cast<uint32_t>(eight);
+        codes[i + 1].at[r] = static_cast<uint32_t>(eight >> 32);
+      }
+    }
+    to = put_fields(codes, wide, 0, to);
+    if (bits > wide) to = put_fields(codes, bits - wide, wide, to);
+  }
+}
+
 }  // namespace
 
 bool can_interleave(const MatrixKernels& kernels, const Matrix& matrix) {
-  return kernels.interleave && matrix.code == Code::affine && matrix.columns % block == 0 && matrix.group % block == 0;
+  const bool sizes = matrix.columns % block == 0 && matrix.group % block == 0 && matrix.bits <= kernels.interleaved_bits;
+  return matrix.code == Code::affine && sizes;
 }
 
-void interleave(const MatrixKernels& kernels, const Matrix& stored, uint8_t* to) {
+void interleave(const Matrix& stored, uint8_t* to) {
   const long bytes = stripe_bytes(stored);
-  spread(stripes(stored), stripes(stored) * bytes, worth_it,
-         [&](long stripe) { kernels.interleave(stored, stripe, to + stripe * bytes); });
+  spread(stripes(stored), stripes(stored) * bytes, worth_it, [&](long stripe) { put_stripe(stored, stripe, to + stripe * bytes); });
 }
 
 void interleaved_row(const Matrix& matrix, long row, float* out) {

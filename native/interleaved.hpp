@@ -10,7 +10,7 @@
 namespace mixbit {
 
 // Rows of a stripe.
-constexpr long stripe_rows = 16;
+constexpr long stripe_rows = MIXBIT_STRIPE_ROWS;
 // Columns of a block of x and of codes.
 constexpr long block = 32;
 
@@ -23,17 +23,17 @@ static inline long stripe_bytes(const Matrix& matrix) {
 }
 static inline long stripes(const Matrix& matrix) { return (matrix.rows + stripe_rows - 1) / stripe_rows; }
 // Bytes of an interleaved matrix that can begin anywhere.
-static inline long interleaved_bytes(const Matrix& matrix) { return stripes(matrix) * stripe_bytes(matrix) + 64; }
+static inline long interleaved_bytes(const Matrix& matrix) { return stripes(matrix) * stripe_bytes(matrix) + MIXBIT_ALIGNMENT; }
 // Where it begins, in memory of that size.
 template <typename Byte>
 static inline Byte* interleaved_start(Byte* memory) {
-  return reinterpret_cast<Byte*>((reinterpret_cast<uintptr_t>(memory) + 63) / 64 * 64);
+  return reinterpret_cast<Byte*>((reinterpret_cast<uintptr_t>(memory) + MIXBIT_ALIGNMENT - 1) / MIXBIT_ALIGNMENT * MIXBIT_ALIGNMENT);
 }
 
 // True if the kernels take a matrix of these sizes as interleaved.
 bool can_interleave(const MatrixKernels& kernels, const Matrix& matrix);
 // Writes a stored matrix to `to`, on our threads.
-void interleave(const MatrixKernels& kernels, const Matrix& stored, uint8_t* to);
+void interleave(const Matrix& stored, uint8_t* to);
 // The values of a row of an interleaved matrix.
 void interleaved_row(const Matrix& matrix, long row, float* out);
 

@@ -84,7 +84,7 @@ class Activations {
       : kernels_(kernels), x_(x), columns_(pass.columns()), count_(count) {
     for (const Part& part : pass.parts) {
       if (part.matrix.interleaved) {
-        split(part.matrix.bits);
+        if (!decodes(part.matrix)) split(part.matrix.bits);
       } else if (part.matrix.biases && count == 1) {
         add_sums(part.matrix);
       }
@@ -93,6 +93,7 @@ class Activations {
 
   // out[m * step + row - from] = the product of row m of x with row `row` of the matrix.
   void times(const Matrix& matrix, long from, long to, float* out, long step) const {
+    if (decodes(matrix)) return times_decoded(matrix, from, to, out, step);
     const Split& integers = splits_[matrix.bits];
     kernels_.interleaved(matrix, from, to, integers.blocks, count_, out, step);
     if (integers.others.empty()) return;
@@ -131,6 +132,20 @@ class Activations {
   long rows_of_tile() const { return std::max(row_step, cached / columns_ / row_step * row_step); }
 
  private:
+  // True where OpenBLAS is faster on the decoded rows of an interleaved matrix than integers are.
+  bool decodes(const Matrix& matrix) const { return matrix.interleaved && kernels_.decode_interleaved && count_ >= many; }
+
+  void times_decoded(const Matrix& matrix, long from, long to, float* out, long step) const {
+    const long tile_rows = rows_of_tile();
+    float* tile = scratch(0, tile_rows * columns_);
+    for (long first = from; first < to; first += tile_rows) {
+      const long last = std::min(to, first + tile_rows);
+      kernels_.decode_interleaved(matrix, first, last, tile, tile_rows);
+      scipy_cblas_sgemm(RowMajor, NoTrans, NoTrans, count_, last - first, columns_, 1.0f, x_, columns_, tile, tile_rows, 0.0f,
+                        out + first - from, step);
+    }
+  }
+
   // x as integers for codes of some width.
   struct Split {
     XBlock* blocks = nullptr;  // [count, columns / 32]

@@ -7,13 +7,22 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "mixbit.h"
+
 namespace mixbit {
 
 // What a value of a matrix is stored as. `affine` codes are unsigned integers of `bits` bits; the value is
 // scale * code + bias.
-enum class Code { affine, fp4, fp8, half, brain };
+enum class Code { affine = MIXBIT_AFFINE, fp4 = MIXBIT_FP4, fp8 = MIXBIT_FP8, half = MIXBIT_HALF, brain = MIXBIT_BRAIN };
 // What the scales (and biases) of the groups are stored as.
-enum class Scale { none, float32, half, brain, e8m0, e4m3 };
+enum class Scale {
+  none = MIXBIT_NO_SCALE,
+  float32 = MIXBIT_FLOAT32_SCALE,
+  half = MIXBIT_HALF_SCALE,
+  brain = MIXBIT_BRAIN_SCALE,
+  e8m0 = MIXBIT_E8M0_SCALE,
+  e4m3 = MIXBIT_E4M3_SCALE,
+};
 
 struct Matrix {
   const uint8_t* codes;  // [rows, columns * bits / 8] bytes
@@ -63,13 +72,16 @@ struct MatrixKernels {
   // out[h * out_step ..] = the sum of weights[h * step + row] times each row.
   void (*row_sums)(const float* weights, long step, long heads, const uint8_t* rows, bool halves, long count, long dims, float* out,
                    long out_step);
-  // What follows is for interleaved matrices (interleaved.hpp); null where the processor multiplies floats as fast.
+  // What follows is for interleaved matrices (interleaved.hpp) of affine codes of at most so many bits; 0 and null where the
+  // processor multiplies floats as fast.
+  int interleaved_bits;
   // Takes x [columns] apart into integers for codes of `bits` bits. False where these are not as exact as float32.
   bool (*split)(const float* x, long columns, int bits, XBlock* out);
   // out[m * step + row - from] = the product of row `row` of the matrix, from a whole stripe on, with row m of x [count].
   void (*interleaved)(const Matrix& matrix, long from, long to, const XBlock* x, long count, float* out, long step);
-  // Writes a stripe of a stored matrix.
-  void (*interleave)(const Matrix& stored, long stripe, uint8_t* to);
+  // The values of whole stripes, transposed: out[column * step + row - from]. Null where integers are faster however many
+  // rows x has.
+  void (*decode_interleaved)(const Matrix& matrix, long from, long to, float* out, long step);
 };
 
 extern const MatrixKernels matrix_plain;

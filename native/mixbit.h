@@ -3,6 +3,17 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+/** What the values of a matrix are stored as, and the scales and biases of its groups: matrix.hpp says more. */
+enum mixbit_code { MIXBIT_AFFINE, MIXBIT_FP4, MIXBIT_FP8, MIXBIT_HALF, MIXBIT_BRAIN };
+enum mixbit_scale { MIXBIT_NO_SCALE, MIXBIT_FLOAT32_SCALE, MIXBIT_HALF_SCALE, MIXBIT_BRAIN_SCALE, MIXBIT_E8M0_SCALE, MIXBIT_E4M3_SCALE };
+/** Activations that our nodes know. */
+enum mixbit_activation { MIXBIT_NO_ACTIVATION, MIXBIT_SILU, MIXBIT_GELU, MIXBIT_GELU_TANH, MIXBIT_RELU2 };
+/** Rows of a stripe of an interleaved matrix. */
+#define MIXBIT_STRIPE_ROWS 16
+/** An interleaved matrix begins at a multiple of this. */
+#define MIXBIT_ALIGNMENT 64
+/** Dimensions that heads of attention have at most. */
+#define MIXBIT_MOST_HEAD_DIMS 512
 /** Says how many threads are about to compute at once: as many as there are processors do their products alone. */
 void mixbit_expect_callers(int callers);
 /** What an mlx_array points to: values of a type of mlx_dtype's that nobody has written yet. NULL if there is no memory. */
@@ -12,7 +23,8 @@ void* mixbit_array_unfilled(const int* shape, int dimensions, int dtype);
 const char* mixbit_array_nodes(const void* array);
 /** A linear layer: what mlx_arrays point to. A matrix [rows, columns] of float16 or bfloat16 without scales, or MLX's codes with
  * scales and, in affine mode, biases; and the layer's bias [rows], or NULL. With `interleaved`, `weight` is what mixbit_interleave
- * wrote of an affine matrix, from the first multiple of 64 of the memory on, of `rows` and `columns` whose scales are of matrix.hpp's kind `scale`. */
+ * wrote of an affine matrix of `rows` and `columns` whose scales are `scale`, a mixbit_scale, from the first multiple of
+ * MIXBIT_ALIGNMENT of the memory on. */
 struct mixbit_linear {
   const void* weight;
   const void* scales;
@@ -22,7 +34,7 @@ struct mixbit_linear {
   const char* mode;
   int interleaved, rows, columns, scale;
 };
-/** A stored matrix, as matrix.hpp describes it; `code` and `scale` are its enumerations' numbers. */
+/** A stored matrix, as matrix.hpp describes it; `code` is a mixbit_code, `scale` a mixbit_scale. */
 struct mixbit_matrix {
   const unsigned char* codes;
   const unsigned char* scales;
@@ -36,7 +48,8 @@ long mixbit_stripe_bytes(const struct mixbit_matrix* matrix);
 /** Writes an affine matrix in that order, on our threads: as many times mixbit_stripe_bytes as there are sixteens of rows.
  * Returns 1, or 0 if there is no memory or no thread. */
 int mixbit_interleave(const struct mixbit_matrix* matrix, unsigned char* to);
-/** The rows at `indices`, which are uint32 and have their values, of an interleaved matrix: new float32 values [.., columns]. */
+/** The rows at `indices`, which are uint32 and have their values, of an interleaved matrix: new float32 values [.., columns]. NULL
+ * where the types are others, the memory is too small, or an index is too large. */
 void* mixbit_interleaved_rows(const struct mixbit_linear* matrix, const void* indices);
 /** The outputs of some linear layers for float32 activations x [.., columns], in float32, one beside the other: [.., rows of
  * all]. Of one: plus `addend`, unless that is NULL. x, addend and stream are what mlx_arrays and an mlx_stream point to. NULL
@@ -47,8 +60,8 @@ struct mixbit_norm {
   const void* weight;
   float eps;
 };
-/** An MLP's layers: gate and up, or one of both, or up alone; and down. `activation` is a number of activations.hpp's. With
- * `gated`, what gate gives goes through it and is multiplied by what up gives. */
+/** An MLP's layers: gate and up, or one of both, or up alone; and down. `activation` is a mixbit_activation. With `gated`,
+ * what gate gives goes through it and is multiplied by what up gives. */
 struct mixbit_mlp_layers {
   const struct mixbit_linear* first;
   int count, activation, gated;
@@ -102,6 +115,17 @@ float mixbit_exponential(float x);
 /** out [count, rows] = x [count, columns] times the transposed matrix, by the kernels "plain", "avx2", "avx512" or "vnni". Returns 1,
  * or 0 if there are none of that name for this processor. */
 int mixbit_product_by(const char* kernels, const struct mixbit_matrix* matrix, const float* x, long count, float* out);
+/** What one token's heads attend to: `count` keys and values [kv_heads, count, dims], of float16 with `halves`, else of float32. */
+struct mixbit_one_query {
+  float scale;
+  long heads, kv_heads, count, dims;
+  int halves;
+  const void* keys;
+  const void* values;
+};
+/** out [heads, dims] for q [heads, dims], by the kernels of a name. Returns 1, or 0 if there are none of that name for this
+ * processor. */
+int mixbit_attend_by(const char* kernels, const struct mixbit_one_query* query, const float* q, float* out);
 #ifdef __cplusplus
 }
 #endif

@@ -1,4 +1,5 @@
-// For tests: the nodes that an array is computed by, the exponential of our kernels, and products by kernels of a name.
+// For tests: the nodes that an array is computed by, the exponential of our kernels, and products and attention by kernels of
+// a name.
 
 #include <string>
 #include <unordered_set>
@@ -9,6 +10,7 @@
 #include "mlx/array.h"
 #include "mlx/primitives.h"
 #include "nodes.hpp"
+#include "one_query.hpp"
 
 namespace {
 
@@ -42,10 +44,20 @@ extern "C" int mixbit_product_by(const char* kernels, const struct mixbit_matrix
   if (mixbit::can_interleave(*chosen, stored)) {
     memory.resize(mixbit::interleaved_bytes(stored));
     uint8_t* const start = mixbit::interleaved_start(memory.data());
-    mixbit::interleave(*chosen, stored, start);
+    mixbit::interleave(stored, start);
     stored.codes = start;
     stored.interleaved = true;
   }
   mixbit::multiply(*chosen, {{{stored, nullptr}}, nullptr}, x, count, out);
+  return 1;
+}
+
+extern "C" int mixbit_attend_by(const char* kernels, const struct mixbit_one_query* query, const float* q, float* out) {
+  const mixbit::MatrixKernels* chosen = mixbit::matrix_kernels(kernels);
+  if (!chosen) return 0;
+  const long step = query->count * query->dims;
+  const mixbit::OneQuery one{query->scale, query->heads, query->kv_heads, query->count, query->dims, step, step, query->halves != 0};
+  const auto bytes = [](const void* values) { return static_cast<const uint8_t*>(values); };
+  mixbit::attend_one(*chosen, one, q, bytes(query->keys), bytes(query->values), out);
   return 1;
 }

@@ -103,7 +103,7 @@ extern "C" long mixbit_stripe_bytes(const struct mixbit_matrix* matrix) {
 
 extern "C" int mixbit_interleave(const struct mixbit_matrix* matrix, unsigned char* to) {
   try {
-    interleave(best_kernels(), matrix_of(*matrix), to);
+    interleave(matrix_of(*matrix), to);
     return 1;
   } catch (const std::exception&) {
     return 0;
@@ -113,8 +113,9 @@ extern "C" int mixbit_interleave(const struct mixbit_matrix* matrix, unsigned ch
 extern "C" void* mixbit_interleaved_rows(const struct mixbit_linear* stored, const void* indices) {
   try {
     Matrix matrix = interleaved_form(*stored);
-    matrix.codes = interleaved_start(const_cast<uint8_t*>(array_at(stored->weight)->data<uint8_t>()));
-    const mx::array& wanted = *array_at(indices);
+    const mx::array &bytes = *array_at(stored->weight), &wanted = *array_at(indices);
+    if (static_cast<long>(bytes.nbytes()) < interleaved_bytes(matrix) || wanted.dtype() != mx::uint32) return nullptr;
+    matrix.codes = interleaved_start(const_cast<uint8_t*>(bytes.data<uint8_t>()));
     Settled numbers(wanted);
     mx::Shape shape = wanted.shape();
     shape.push_back(matrix.columns);

@@ -29,26 +29,46 @@ pub struct Figures {
     pub cpu: String,
 }
 
-/// Returns the command that reads a prompt and generates once, with the GGUF file `model`.
+/// Returns the command that reads a prompt, and generates without it, with the GGUF file `model`.
 pub fn command(programs: &LlamaPrograms, model: &Path, work: &Work) -> Command {
+    let prompt = work.prompt_tokens.to_string();
+    bench(programs, model, work, &["-p", &prompt])
+}
+
+/// Returns the command that generates after the prompt.
+pub fn command_after_prompt(programs: &LlamaPrograms, model: &Path, work: &Work) -> Command {
+    let prompt = work.prompt_tokens.to_string();
+    bench(programs, model, work, &["-p", "0", "-d", &prompt])
+}
+
+fn bench(programs: &LlamaPrograms, model: &Path, work: &Work, prompt: &[&str]) -> Command {
     let mut command = programs.bench();
     command.arg("-m").arg(model).args(["-t", &work.threads.to_string()]);
-    command.args(["-p", &work.prompt_tokens.to_string(), "-n", &work.new_tokens.to_string()]);
-    command.args(["-r", "1", "-o", "json"]);
+    command.args(prompt).args(["-n", &work.new_tokens.to_string(), "-r", "1", "-o", "json"]);
     command
 }
 
-/// Reads the JSON among the lines that `llama-bench` printed.
+/// Reads the rate of generation in the JSON of [`command_after_prompt`].
+pub fn generation(output: &str, work: &Work) -> Result<f64> {
+    rate(&tests(output)?, 0, work.new_tokens)
+}
+
+/// Reads the figures in the JSON of [`command`].
 pub fn figures(output: &str, work: &Work) -> Result<Figures> {
-    let json = array(output).with_context(|| format!("llama-bench printed no JSON:\n{output}"))?;
-    let tests: Vec<Value> = serde_json::from_str(json)
-        .with_context(|| format!("llama-bench printed something among its JSON:\n{output}"))?;
+    let tests = tests(output)?;
     let cpu = tests.first().and_then(|test| test["cpu_info"].as_str()).unwrap_or("unknown").to_owned();
     Ok(Figures {
         prompt: rate(&tests, work.prompt_tokens, 0)?,
         generation: rate(&tests, 0, work.new_tokens)?,
         cpu,
     })
+}
+
+/// Reads the JSON among the lines that `llama-bench` printed.
+fn tests(output: &str) -> Result<Vec<Value>> {
+    let json = array(output).with_context(|| format!("llama-bench printed no JSON:\n{output}"))?;
+    serde_json::from_str(json)
+        .with_context(|| format!("llama-bench printed something among its JSON:\n{output}"))
 }
 
 /// Returns the lines from the one that opens the array to the one that closes it.

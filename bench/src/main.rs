@@ -54,7 +54,7 @@ enum Bench {
     /// Measure, choose and quantize at a target size, beside dynamic_quant
     Target(target::Options),
     /// Load, read a prompt and generate with SmolLM2-135M, in float16 and quantized, beside mlx-lm and llama.cpp
-    Run(Options),
+    Run(quantized_run::Options),
     /// A text and an answer of ten times the context, with and without the first tokens kept
     Stream(Options),
     /// Perplexity: tokens per second
@@ -107,9 +107,7 @@ fn run(bench: Option<&Bench>, options: &TrainedOptions) -> Result<()> {
         Some(Bench::Convert(options)) => (vec![convert::run(*options)?], options.json),
         Some(Bench::Quantize(options)) => (vec![quantize::run(*options)?], options.json),
         Some(Bench::Target(options)) => (vec![target::run(options)?], options.trained.common.json),
-        Some(Bench::Run(options)) => {
-            (vec![generate::run(*options)?, quantized_run::run(*options)?], options.json)
-        }
+        Some(Bench::Run(options)) => (run_models(*options)?, options.common.json),
         Some(Bench::Stream(options)) => (vec![stream::run(*options)?], options.json),
         Some(Bench::Eval(options)) => (vec![evaluate::run(options)?], options.common.json),
         Some(Bench::Quality(options)) => (quality::run(options)?, options.json),
@@ -126,15 +124,24 @@ fn run(bench: Option<&Bench>, options: &TrainedOptions) -> Result<()> {
     Ok(())
 }
 
+/// Runs models beside mlx-lm and beside llama.cpp.
+fn run_models(options: quantized_run::Options) -> Result<Vec<Report>> {
+    let mut reports = Vec::new();
+    if options.is_beside_mlx_lm() {
+        reports.push(generate::run(options.common)?);
+    }
+    reports.push(quantized_run::run(options)?);
+    Ok(reports)
+}
+
 fn run_all(options: &TrainedOptions) -> Result<Vec<Report>> {
     let mut reports = vec![
         convert::run(options.common)?,
         quantize::run(options.common)?,
         target::run(&target::Options { trained: options.clone(), small: false })?,
-        generate::run(options.common)?,
-        quantized_run::run(options.common)?,
-        evaluate::run(options)?,
     ];
+    reports.extend(run_models(quantized_run::Options::new(options.common))?);
+    reports.push(evaluate::run(options)?);
     reports.extend(quality::run(&quality::Options::from_trained(options))?);
     Ok(reports)
 }

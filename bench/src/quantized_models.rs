@@ -1,14 +1,59 @@
-//! SmolLM2-135M in mixbit's formats and in llama.cpp's of about the same size.
+//! A model in mixbit's formats and in llama.cpp's of about the same size.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::Result;
+use clap::ValueEnum;
 use xtask::{process, smollm2, workspace};
 
+use crate::checkpoint;
 use crate::llama_cpp::LlamaPrograms;
 use crate::peers::{Programs, Who};
+
+/// A model that is quantized and run.
+#[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Subject {
+    /// SmolLM2-135M-Instruct
+    #[value(name = "smollm2-135m")]
+    Smollm2,
+    /// Random weights in MobileLLM-R1-950M's shape
+    #[value(name = "950m")]
+    Mobilellm950m,
+}
+
+impl Subject {
+    /// Returns the name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Smollm2 => smollm2::NAME,
+            Self::Mobilellm950m => "random weights in MobileLLM-R1-950M's shape",
+        }
+    }
+
+    /// Returns the model's folder, fetched or written first if it is not there.
+    fn ensure(self) -> Result<PathBuf> {
+        match self {
+            Self::Smollm2 => smollm2::ensure(),
+            Self::Mobilellm950m => checkpoint::mobilellm_r1_950m()?.ensure(),
+        }
+    }
+
+    /// Returns the number of parameters of the linear layers, the head included.
+    pub fn linear_parameters(self) -> Result<f64> {
+        match self {
+            Self::Smollm2 => Ok(smollm2::LINEAR),
+            // The head is the embedding, so that all matrices are linear layers.
+            Self::Mobilellm950m => Ok(checkpoint::mobilellm_r1_950m()?.matrix_bytes() as f64 / 4.0),
+        }
+    }
+
+    /// Returns true if the model is measured in this format: the large one only in those of whole files of 4 and 8 bits.
+    fn has(self, format: &str) -> bool {
+        self == Self::Smollm2 || ["4:32", "8:32", "Q4_0", "Q8_0"].contains(&format)
+    }
+}
 
 /// A program that reads quantized models.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,7 +74,7 @@ impl Program {
     }
 }
 
-/// mixbit's formats: name in tables, options of `quantize`. The float16 model is taken as it is.
+/// mixbit's formats: name in tables, options of `quantize`. SmolLM2's float16 is taken as it is.
 const MIXBIT_FORMATS: [(&str, &[&str]); 4] = [
     ("float16", &[]),
     ("4:32", &["--bits", "4:32", "--quantize-embeddings", "4:32"]),
@@ -51,16 +96,16 @@ pub struct Model {
     pub bytes: u64,
 }
 
-/// Writes the models into `bench-data/run`; those of llama.cpp only if its programs are there.
-pub fn write(programs: &Programs, llama: Option<&LlamaPrograms>) -> Result<Vec<Model>> {
+/// Writes a model's formats into `bench-data/run`; those of llama.cpp only if its programs are there.
+pub fn write(subject: Subject, programs: &Programs, llama: Option<&LlamaPrograms>) -> Result<Vec<Model>> {
     let folder = workspace::root().join("bench-data/run");
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
     }
     fs::create_dir_all(&folder)?;
-    let source = smollm2::ensure()?;
+    let source = subject.ensure()?;
     let mut models = Vec::new();
-    for (format, options) in MIXBIT_FORMATS {
+    for (format, options) in MIXBIT_FORMATS.into_iter().filter(|(format, _)| subject.has(format)) {
         models.push(mixbit_model(programs, &source, &folder, format, options)?);
     }
     if let Some(llama) = llama {
@@ -68,7 +113,7 @@ pub fn write(programs: &Programs, llama: Option<&LlamaPrograms>) -> Result<Vec<M
         let script = workspace::root().join("bench/peers/write_gguf.py");
         let mut convert = Command::new(&llama.python);
         process::output(convert.arg(script).arg("--model").arg(&source).arg("--out").arg(&float))?;
-        for format in LLAMA_CPP_FORMATS {
+        for format in LLAMA_CPP_FORMATS.into_iter().filter(|format| subject.has(format)) {
             models.push(llama_cpp_model(llama, &float, &folder, format)?);
         }
         fs::remove_file(float)?;

@@ -5,19 +5,19 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result};
+use clap::Args;
 use serde_json::{Value, json};
-use xtask::{smollm2, workspace};
+use xtask::workspace;
 
 use crate::floor::Floor;
 use crate::generate::{figure, prompt_ids};
 use crate::llama_bench::{self, Work};
 use crate::llama_cpp::{CMAKE_FLAGS, LlamaPrograms};
 use crate::peers::{Programs, Who};
-use crate::quantized_models::{self, Model, Program};
+use crate::quantized_models::{self, Model, Program, Subject};
 use crate::report::{Report, Rows, row};
-use crate::{Options, measure, table};
+use crate::{measure, table};
 
-const PROMPT_TOKENS: u32 = 512;
 const NEW_TOKENS: u32 = 64;
 /// Tokens of the prompt where generation alone is of interest.
 const FEW_TOKENS: u32 = 16;
@@ -32,7 +32,7 @@ struct Row {
     prompt: Vec<f64>,
     /// Generated tokens per second, of each run.
     generation: Vec<f64>,
-    /// Tokens per second, of each run, that mixbit generates after the prompt; empty for llama.cpp.
+    /// Tokens per second, of each run, that are generated after the prompt.
     after_prompt: Vec<f64>,
     /// Peak memory in bytes, of each run.
     peak: Vec<f64>,
@@ -47,6 +47,8 @@ struct Peer {
 
 /// All that was measured.
 struct Bench {
+    subject: Subject,
+    linear_parameters: f64,
     runs: u32,
     work: Work,
     floor: Floor,
@@ -55,19 +57,46 @@ struct Bench {
     peer: Option<Peer>,
 }
 
+/// Options of `bench run`.
+#[derive(Args, Clone, Copy)]
+pub struct Options {
+    #[command(flatten)]
+    pub common: crate::Options,
+    /// The model beside llama.cpp
+    #[arg(long, value_enum, default_value = "smollm2-135m")]
+    model: Subject,
+    /// Tokens of the prompt beside llama.cpp
+    #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    prompt_tokens: u32,
+}
+
+impl Options {
+    /// Returns the options that are used without any.
+    pub fn new(common: crate::Options) -> Self {
+        Self { common, model: Subject::Smollm2, prompt_tokens: 512 }
+    }
+
+    /// Returns true if the run beside mlx-lm, which has a model and a prompt of its own, belongs to this.
+    pub fn is_beside_mlx_lm(&self) -> bool {
+        self.model == Subject::Smollm2 && self.prompt_tokens == 512
+    }
+}
+
 /// Runs the bench.
 pub fn run(options: Options) -> Result<Report> {
+    let Options { common: crate::Options { runs, .. }, model: subject, prompt_tokens } = options;
     let programs = Programs::ready()?;
     let llama = LlamaPrograms::ready()?;
     let floor = Floor::measure(&programs)?;
-    let models = quantized_models::write(&programs, llama.as_ref())?;
+    let models = quantized_models::write(subject, &programs, llama.as_ref())?;
     let threads = std::thread::available_parallelism().context("cannot count the processors")?.get();
     let rows = models.into_iter().map(Row::new).collect();
     let peer = llama.as_ref().map(|llama| Peer { version: llama.version.clone(), cpu: String::new() });
-    let work = Work { prompt_tokens: PROMPT_TOKENS, new_tokens: NEW_TOKENS, threads };
-    let mut bench = Bench { runs: options.runs, work, floor, rows, peer };
-    for run in 1..=options.runs {
-        eprintln!("bench: quantized models, run {run} of {}", options.runs);
+    let work = Work { prompt_tokens, new_tokens: NEW_TOKENS, threads };
+    let linear_parameters = subject.linear_parameters()?;
+    let mut bench = Bench { subject, linear_parameters, runs, work, floor, rows, peer };
+    for run in 1..=runs {
+        eprintln!("bench: quantized models, run {run} of {runs}");
         bench.turn(&programs, llama.as_ref())?;
     }
     Ok(bench.report())
@@ -110,11 +139,13 @@ impl Row {
         self.peak.iter().map(|peak| peak / 1e6).collect()
     }
 
-    /// Returns medians of prompt speed, generation speed and peak memory, and the bytes of the file.
-    fn medians(&self) -> [f64; 4] {
-        let [prompt, generation, peak] =
-            [&self.prompt, &self.generation, &self.peak].map(|samples| table::median(samples));
-        [prompt, generation, peak, self.model.bytes as f64]
+    /// Returns medians of the speeds of the prompt, of generation and of generation after the prompt, and of peak memory; and
+    /// the bytes of the file.
+    fn medians(&self) -> [f64; 5] {
+        let [prompt, generation, after_prompt, peak] =
+            [&self.prompt, &self.generation, &self.after_prompt, &self.peak]
+                .map(|samples| table::median(samples));
+        [prompt, generation, after_prompt, peak, self.model.bytes as f64]
     }
 
     fn json(&self) -> Value {
@@ -143,6 +174,8 @@ impl Bench {
                 row.prompt.push(figures.prompt);
                 row.generation.push(figures.generation);
                 peer.cpu = figures.cpu;
+                measure::child(&llama_bench::command_after_prompt(llama, &row.model.path, work), &log)?;
+                row.after_prompt.push(llama_bench::generation(&fs::read_to_string(&log)?, work)?);
             } else {
                 row.run_mixbit(programs, work, &log)?;
             }
@@ -156,7 +189,9 @@ impl Bench {
 
     /// Returns the table of mixbit's figures over llama.cpp's; only its header without llama.cpp.
     fn ratios(&self) -> Rows {
-        let mut lines = vec![row(&["mixbit / llama.cpp", "prompt", "generation", "peak memory", "file"])];
+        let header =
+            ["mixbit / llama.cpp", "prompt", "generation", "after the prompt", "peak memory", "file"];
+        let mut lines = vec![row(&header)];
         for [ours, theirs] in PAIRS {
             let rows = self.row(Program::Mixbit, ours).zip(self.row(Program::LlamaCpp, theirs));
             if let Some((mixbit, llama)) = rows {
@@ -185,10 +220,10 @@ impl Bench {
             lines.push(vec![
                 format!("{} {}", row.model.program.name(), row.model.format),
                 table::spread(&row.prompt, 1),
-                format!("{:.0}", self.floor.flops / (2.0 * smollm2::LINEAR)),
+                format!("{:.0}", self.floor.flops / (2.0 * self.linear_parameters)),
                 table::spread(&row.generation, 1),
                 format!("{:.0}", self.floor.bandwidth / bytes),
-                if row.after_prompt.is_empty() { String::new() } else { table::spread(&row.after_prompt, 1) },
+                table::spread(&row.after_prompt, 1),
                 table::spread(&row.megabytes(), 0),
                 format!("{:.1}", bytes / 1e6),
             ]);
@@ -207,9 +242,9 @@ impl Bench {
             None => "Missing: llama.cpp, which does not build here".to_owned(),
             Some(peer) => format!(
                 "llama.cpp is that of llama-cpp-python {}, built with {}, on: {}. All its tensors have one type \
-                 (`--pure`). llama-bench runs once before it measures, and generates without the prompt before it; \
-                 mixbit's first run counts, and it generates after {FEW_TOKENS} tokens, or after the prompt. llama.cpp's keys \
-                 and values are float16.",
+                 (`--pure`). llama-bench runs once before it measures; mixbit's first run counts. llama.cpp generates from \
+                 nothing or after the prompt, mixbit after {FEW_TOKENS} tokens or after the prompt. llama.cpp's keys and \
+                 values are float16.",
                 peer.version,
                 CMAKE_FLAGS.join(" "),
                 peer.cpu
@@ -236,9 +271,10 @@ impl Bench {
         Report {
             name: "run, beside llama.cpp",
             title: format!(
-                "run {}, {PROMPT_TOKENS} tokens of prompt, {NEW_TOKENS} generated, {} threads; runs in turns: {}, \
-                 median (lowest-highest)",
-                smollm2::NAME,
+                "run {}, {} tokens of prompt, {NEW_TOKENS} generated, {} threads; runs in turns: {}, median \
+                 (lowest-highest)",
+                self.subject.name(),
+                self.work.prompt_tokens,
                 self.work.threads,
                 self.runs
             ),
@@ -260,14 +296,15 @@ mod tests {
             model,
             prompt: vec![prompt],
             generation: vec![generation],
-            after_prompt: Vec::new(),
+            after_prompt: vec![generation / 2.0],
             peak: vec![2e6],
         }
     }
 
     fn bench(rows: Vec<Row>, peer: Option<Peer>) -> Bench {
-        let work = Work { prompt_tokens: PROMPT_TOKENS, new_tokens: NEW_TOKENS, threads: 2 };
-        Bench { runs: 1, work, floor: Floor { flops: 1e9, bandwidth: 1e9 }, rows, peer }
+        let work = Work { prompt_tokens: 512, new_tokens: NEW_TOKENS, threads: 2 };
+        let floor = Floor { flops: 1e9, bandwidth: 1e9 };
+        Bench { subject: Subject::Smollm2, linear_parameters: 1.25e8, runs: 1, work, floor, rows, peer }
     }
 
     #[test]
@@ -279,8 +316,8 @@ mod tests {
         ];
         let peer = Peer { version: "1.2.3".to_owned(), cpu: "a processor".to_owned() };
         let report = bench(rows, Some(peer)).report();
-        assert_eq!(report.ratios[1..], [["4:32 / Q4_0", "3.00", "0.50", "1.00", "0.50"]]);
-        assert_eq!(report.rows[1], ["mixbit 4:32", "30.0", "4", "20.0", "1000", "", "2", "1.0"]);
+        assert_eq!(report.ratios[1..], [["4:32 / Q4_0", "3.00", "0.50", "0.50", "1.00", "0.50"]]);
+        assert_eq!(report.rows[1], ["mixbit 4:32", "30.0", "4", "20.0", "1000", "10.0", "2", "1.0"]);
         let text = report.text();
         assert!(["1.2.3", "a processor", "GGML_NATIVE=ON"].iter().all(|fact| text.contains(fact)), "{text}");
     }

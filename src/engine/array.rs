@@ -42,18 +42,27 @@ pub(crate) fn filled_bytes<E>(
     let count = sizes.iter().product::<usize>() * dtype.size();
     #[cfg(target_os = "linux")]
     if let Some(array) = unfilled(sizes, dtype) {
-        if count > 0 {
-            // SAFETY: nobody else has the array, whose values have this type's bytes in a row.
-            unsafe {
-                let data = mlx_sys::mlx_array_data_uint8(array.as_ptr()).cast_mut();
-                fill(std::slice::from_raw_parts_mut(data, count))?;
-            }
-        }
+        // SAFETY: the array has so many bytes.
+        unsafe { fill_in_place(&array, count, fill)? };
         return Ok(array);
     }
     let mut bytes = vec![0; count];
     fill(&mut bytes)?;
     Ok(from_bytes(&bytes, dtype, sizes))
+}
+
+/// Returns an array of shape `sizes` whose values `fill` writes in place, all of them.
+pub(crate) fn filled<E>(sizes: &[usize], fill: impl FnOnce(&mut [f32]) -> Result<(), E>) -> Result<Array, E> {
+    let count = sizes.iter().product();
+    #[cfg(target_os = "linux")]
+    if let Some(array) = unfilled(sizes, Dtype::F32) {
+        // SAFETY: the array has so many values of float32.
+        unsafe { fill_in_place(&array, count, fill)? };
+        return Ok(array);
+    }
+    let mut values = vec![0.0; count];
+    fill(&mut values)?;
+    Ok(from_vec(values, sizes))
 }
 
 /// Returns an array with its memory, which nobody has written yet; `None` if there is none.
@@ -68,23 +77,25 @@ fn unfilled(sizes: &[usize], dtype: Dtype) -> Option<Array> {
     }
 }
 
-/// Returns an array of shape `sizes` whose values `fill` writes in place, all of them.
-pub(crate) fn filled<E>(sizes: &[usize], fill: impl FnOnce(&mut [f32]) -> Result<(), E>) -> Result<Array, E> {
-    let count = sizes.iter().product();
-    #[cfg(target_os = "linux")]
-    if let Some(array) = unfilled(sizes, Dtype::F32) {
-        if count > 0 {
-            // SAFETY: nobody else has the array, which is of float32.
-            unsafe {
-                let values = mlx_sys::mlx_array_data_float32(array.as_ptr()).cast_mut();
-                fill(std::slice::from_raw_parts_mut(values, count))?;
-            }
-        }
-        return Ok(array);
+/// Lets `fill` write the values of a new array.
+///
+/// # Safety
+///
+/// Nobody else has the array, and it has `count` values of type `T`.
+#[cfg(target_os = "linux")]
+unsafe fn fill_in_place<T, E>(
+    array: &Array,
+    count: usize,
+    fill: impl FnOnce(&mut [T]) -> Result<(), E>,
+) -> Result<(), E> {
+    if count == 0 {
+        return Ok(());
     }
-    let mut values = vec![0.0; count];
-    fill(&mut values)?;
-    Ok(from_vec(values, sizes))
+    // SAFETY: as the caller says; MLX aligns its memory for all types.
+    unsafe {
+        let data = mlx_sys::mlx_array_data_uint8(array.as_ptr()).cast_mut();
+        fill(std::slice::from_raw_parts_mut(data.cast(), count))
+    }
 }
 
 /// Makes an array of `values`, which MLX copies on the CPU and takes over without a copy on a GPU.

@@ -123,18 +123,15 @@ pub(crate) fn mlp(around: &Around<'_>, layers: &MlpLayers<'_>) -> Option<Array> 
 pub(crate) struct Interleaved {
     /// Bytes, as the library made them.
     pub(crate) bytes: Array,
-    pub(crate) rows: usize,
-    pub(crate) columns: usize,
-    /// Dtype of the scales and biases in it.
-    pub(crate) scales: Dtype,
-    pub(crate) quant: Quant,
+    pub(crate) form: StoredForm,
 }
 
 impl Interleaved {
     /// Decodes the matrix to `dtype`, [rows, columns].
     pub(crate) fn dequantize(&self, dtype: Dtype) -> Result<Array> {
-        let all: Vec<u32> = (0..self.rows as u32).collect();
-        Ok(self.take_rows(&Array::from_slice(&all, &[self.rows as i32]))?.as_dtype(mlx_dtype(dtype))?)
+        let rows = self.form.rows as u32;
+        let all: Vec<u32> = (0..rows).collect();
+        Ok(self.take_rows(&Array::from_slice(&all, &[rows as i32]))?.as_dtype(mlx_dtype(dtype))?)
     }
 
     /// Returns the rows at `indices` as float32, [.., columns].
@@ -144,7 +141,9 @@ impl Interleaved {
         let rows = native::interleaved_rows(self, indices);
         #[cfg(not(target_os = "linux"))]
         let rows = None;
-        rows.ok_or_else(|| Error::engine(format!("rows beyond the {} of an interleaved matrix", self.rows)))
+        rows.ok_or_else(|| {
+            Error::engine(format!("rows beyond the {} of an interleaved matrix", self.form.rows))
+        })
     }
 }
 
@@ -180,7 +179,13 @@ pub(crate) fn interleave<'a>(
 
 /// True if [`attend`] has heads of so many dimensions.
 pub(crate) fn can_attend(head_dim: usize) -> bool {
-    cfg!(target_os = "linux") && head_dim <= 512
+    #[cfg(target_os = "linux")]
+    return native::can_attend(head_dim);
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = head_dim;
+        false
+    }
 }
 
 /// Computes attention for float32 activations [1, tokens, hidden] and returns the output layer's outputs, or without one the

@@ -17,10 +17,7 @@ use crate::models::spec::Activation;
 use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::Mode;
 
-/// Rows of a stripe, where one begins, and matrix.hpp's number of affine codes.
-const STRIPE_ROWS: usize = 16;
-const ALIGNMENT: usize = 64;
-const AFFINE: i32 = 0;
+const STRIPE_ROWS: usize = mlx_sys::MIXBIT_STRIPE_ROWS as usize;
 /// Bytes that are put in order at a time.
 const BAND_BYTES: usize = 4 << 20;
 
@@ -62,7 +59,7 @@ fn describe((weight, bias): Layer<'_>) -> Option<mlx_sys::mixbit_linear> {
             ..NONE
         }),
         Weight::Quantized(packed) => Some(mlx_sys::mixbit_linear { bias, ..describe_packed(packed) }),
-        Weight::Interleaved(matrix) => Some(mlx_sys::mixbit_linear { bias, ..describe_interleaved(matrix) }),
+        Weight::Interleaved(matrix) => Some(mlx_sys::mixbit_linear { bias, ..describe_interleaved(matrix)? }),
     }
 }
 
@@ -92,27 +89,30 @@ fn describe_packed(packed: &Packed) -> mlx_sys::mixbit_linear {
     }
 }
 
-fn describe_interleaved(matrix: &Interleaved) -> mlx_sys::mixbit_linear {
-    mlx_sys::mixbit_linear {
+/// Describes an interleaved matrix; `None` if no such matrix has its scales.
+fn describe_interleaved(matrix: &Interleaved) -> Option<mlx_sys::mixbit_linear> {
+    let StoredForm { rows, columns, scales, quant } = matrix.form;
+    Some(mlx_sys::mixbit_linear {
         weight: handle(&matrix.bytes),
-        group: matrix.quant.group_size as i32,
-        bits: matrix.quant.bits as i32,
+        group: quant.group_size as i32,
+        bits: quant.bits as i32,
         interleaved: 1,
-        rows: matrix.rows as i32,
-        columns: matrix.columns as i32,
-        scale: scale_number(matrix.scales).unwrap_or_default(),
+        rows: rows as i32,
+        columns: columns as i32,
+        scale: scale_number(scales)?,
         ..NONE
-    }
+    })
 }
 
-/// The library's numbers of kinds of scales; `None` where they are no floats.
+/// Returns the library's number of a kind of scales; `None` where they are no floats.
 fn scale_number(dtype: Dtype) -> Option<i32> {
-    match dtype {
-        Dtype::F32 => Some(1),
-        Dtype::F16 => Some(2),
-        Dtype::BF16 => Some(3),
-        _ => None,
-    }
+    let number = match dtype {
+        Dtype::F32 => mlx_sys::mixbit_scale_MIXBIT_FLOAT32_SCALE,
+        Dtype::F16 => mlx_sys::mixbit_scale_MIXBIT_HALF_SCALE,
+        Dtype::BF16 => mlx_sys::mixbit_scale_MIXBIT_BRAIN_SCALE,
+        _ => return None,
+    };
+    Some(number as i32)
 }
 
 pub(super) fn interleave<'a>(
@@ -132,7 +132,7 @@ pub(super) fn interleave<'a>(
         columns: columns as i64,
         bits: quant.bits as i32,
         group: quant.group_size as i32,
-        code: AFFINE,
+        code: mlx_sys::mixbit_code_MIXBIT_AFFINE as i32,
         scale,
     };
     let whole = describe(rows, [null(); 3]);
@@ -145,7 +145,7 @@ pub(super) fn interleave<'a>(
     let sizes = [rows.div_ceil(STRIPE_ROWS) + 1, width];
     let mut filled = null();
     let bytes = filled_bytes(Dtype::U8, &sizes, |memory| {
-        let start = memory.as_ptr().align_offset(ALIGNMENT);
+        let start = memory.as_ptr().align_offset(mlx_sys::MIXBIT_ALIGNMENT as usize);
         let band = (BAND_BYTES / width).max(1) * STRIPE_ROWS;
         for first in (0..rows).step_by(band) {
             let some = first..(first + band).min(rows);
@@ -167,16 +167,16 @@ pub(super) fn interleave<'a>(
         filled = memory.as_ptr();
         Ok(())
     })?;
-    // A copy may begin elsewhere among multiples of 64.
+    // A copy may begin elsewhere among multiples of the alignment.
     // SAFETY: the array is evaluated.
     if unsafe { mlx_sys::mlx_array_data_uint8(bytes.as_ptr()) } != filled {
         return Err(Error::engine("no memory for a matrix in order"));
     }
-    Ok(Some(Interleaved { bytes, rows, columns, scales, quant }))
+    Ok(Some(Interleaved { bytes, form }))
 }
 
 pub(super) fn interleaved_rows(matrix: &Interleaved, indices: &Array) -> Option<Array> {
-    let described = describe_interleaved(matrix);
+    let described = describe_interleaved(matrix)?;
     // SAFETY: both arrays have their values.
     owned(unsafe { mlx_sys::mixbit_interleaved_rows(&raw const described, handle(indices)) })
 }
@@ -208,13 +208,14 @@ pub(super) fn products(x: &Array, layers: &[Layer<'_>], finish: Finish<'_>) -> O
 
 /// Returns the library's number of an activation; `None` where it has none.
 fn activation_number(activation: Activation) -> Option<i32> {
-    match activation {
-        Activation::Silu => Some(1),
-        Activation::Gelu => Some(2),
-        Activation::GeluTanh => Some(3),
-        Activation::Relu2 => Some(4),
-        Activation::Xielu | Activation::ClampedSwish { .. } => None,
-    }
+    let number = match activation {
+        Activation::Silu => mlx_sys::mixbit_activation_MIXBIT_SILU,
+        Activation::Gelu => mlx_sys::mixbit_activation_MIXBIT_GELU,
+        Activation::GeluTanh => mlx_sys::mixbit_activation_MIXBIT_GELU_TANH,
+        Activation::Relu2 => mlx_sys::mixbit_activation_MIXBIT_RELU2,
+        Activation::Xielu | Activation::ClampedSwish { .. } => return None,
+    };
+    Some(number as i32)
 }
 
 pub(super) fn mlp(around: &Around<'_>, layers: &MlpLayers<'_>) -> Option<Array> {
@@ -238,6 +239,10 @@ pub(super) fn mlp(around: &Around<'_>, layers: &MlpLayers<'_>) -> Option<Array> 
             stream.as_ptr().ctx,
         )
     })
+}
+
+pub(super) fn can_attend(head_dim: usize) -> bool {
+    head_dim <= mlx_sys::MIXBIT_MOST_HEAD_DIMS as usize
 }
 
 pub(super) fn attend(

@@ -55,6 +55,31 @@ fn interleaved(weight: Weight) -> Weight {
     interleave(form, read, |_| ()).unwrap().map_or(weight, Weight::Interleaved)
 }
 
+/// Bits of the codes that this processor multiplies fastest in another order.
+fn bits_in_order() -> &'static [u32] {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::is_x86_feature_detected as has;
+        if has!("avx512vnni") && has!("avx512vbmi") && has!("avx512vl") {
+            return &[2, 3, 4, 5, 6, 8];
+        }
+        if has!("avx2") && has!("fma") && has!("f16c") && !has!("avx512vbmi") {
+            return &[2, 3, 4, 5, 6];
+        }
+    }
+    &[]
+}
+
+#[test]
+fn matrices_are_in_order_where_the_processor_has_one() {
+    Engine::start().unwrap();
+    let in_order = |bits: &u32| {
+        matches!(interleaved(quantized(37, Quant::affine(*bits, 32), 1)), Weight::Interleaved(_))
+    };
+    let found: Vec<u32> = [2, 3, 4, 5, 6, 8].into_iter().filter(in_order).collect();
+    assert_eq!(found, bits_in_order());
+}
+
 /// Rows, whole matrices, and products with rows of x that are not exact as integers.
 #[test]
 fn interleaved_matrices_are_the_stored_ones() {
@@ -68,7 +93,8 @@ fn interleaved_matrices_are_the_stored_ones() {
         same(&ordered.rows(&indices, Dtype::F32).unwrap(), &stored.rows(&indices, Dtype::F32).unwrap());
         let large = values(&[1, 1, 128], 1).multiply(Array::from_f32(1e33)).unwrap();
         let x = concatenate(&[values(&[1, 2, 128], 2), large.clone(), values(&[1, 1, 128], 3)], 1).unwrap();
-        for x in [x, large] {
+        let many = concatenate(&[large.clone(), values(&[1, 40, 128], 4)], 1).unwrap();
+        for x in [x, large, many] {
             let rows = x.split_equal(x.dim(1), 1).unwrap();
             for (row, product) in
                 rows.iter().zip(ordered.matmul_transposed(&x).unwrap().split_equal(x.dim(1), 1).unwrap())

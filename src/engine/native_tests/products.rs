@@ -9,13 +9,12 @@ use mlx_rs::transforms::fallible_vjp;
 use std::ffi::CStr;
 use std::ptr::null;
 
+use super::KERNELS;
 use crate::engine::array::{Packed, from_bytes, from_vec, mlx_dtype, to_vec};
 use crate::engine::decoder::linear::Weight;
 use crate::engine::runtime::Engine;
 use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::{Mode, Quant};
-
-const KERNELS: [&CStr; 4] = [c"plain", c"avx2", c"avx512", c"vnni"];
 
 /// Bytes whose last one is the last of a page, with a page after it that nobody may read.
 struct BeforeWall {

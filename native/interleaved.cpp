@@ -29,9 +29,28 @@ int field_of(const uint8_t* words, int width, long column) {
   return byte >> (field * width % 8) & ((1 << width) - 1);
 }
 
-// Eight codes of `bits` bits as bytes, from the lowest of `codes` on.
-uint64_t as_bytes(uint64_t codes, int bits) {
-  const uint64_t code = (1u << bits) - 1;
+template <typename Integer>
+uint64_t integer_at(const uint8_t* from) {
+  Integer value;
+  memcpy(&value, from, sizeof value);
+  return value;
+}
+
+// The integer of so many bytes, in registers: to fill a word in memory part by part and read it whole takes three times as long.
+template <int bytes>
+uint64_t bytes_at(const uint8_t* from) {
+  if constexpr (bytes == 8) return integer_at<uint64_t>(from);
+  if constexpr (bytes == 2 || bytes == 3) return integer_at<uint16_t>(from) | (bytes == 3 ? uint64_t{from[2]} << 16 : 0);
+  const uint64_t low = integer_at<uint32_t>(from);
+  if constexpr (bytes == 5) return low | uint64_t{from[4]} << 32;
+  if constexpr (bytes == 6) return low | integer_at<uint16_t>(from + 4) << 32;
+  return low;
+}
+
+// Eight codes as bytes, from the lowest of `codes` on.
+template <int bits>
+uint64_t as_bytes(uint64_t codes) {
+  constexpr uint64_t code = (1u << bits) - 1;
   codes = (codes & ((1ull << 4 * bits) - 1)) | (codes >> 4 * bits) << 32;
   codes = (codes & (code << bits | code) * 0x100000001) | (codes >> 2 * bits & (code << bits | code) * 0x100000001) << 16;
   return (codes & code * 0x1000100010001) | (codes >> bits & code * 0x1000100010001) << 8;
@@ -43,8 +62,9 @@ struct Lanes {
 };
 
 // Adds the fields of `width` bits, from bit `down` of the codes' bytes on, of a block, and returns where the next go.
-uint8_t* put_fields(const Lanes* codes, int width, int down, uint8_t* to) {
-  const uint32_t mask = ((1u << width) - 1) * 0x1010101;
+template <int width>
+uint8_t* put_fields(const Lanes* codes, int down, uint8_t* to) {
+  constexpr uint32_t mask = ((1u << width) - 1) * 0x1010101;
   for (int word = 0; word < width; ++word, to += sizeof(Lanes)) {
     Lanes all{};
     for (int i = 0; i < 8 / width; ++i) {
@@ -57,8 +77,9 @@ uint8_t* put_fields(const Lanes* codes, int width, int down, uint8_t* to) {
 }
 
 // Writes a stripe. The last row stands for those after it.
+template <int bits>
 void put_stripe(const Matrix& matrix, long stripe, uint8_t* to) {
-  const int bits = matrix.bits, wide = wide_bits(bits);
+  constexpr int wide = wide_bits(bits), extra = bits - wide;
   const long size = scale_size(matrix);
   const auto row = [&](long r) { return std::min(stripe * stripe_rows + r, matrix.rows - 1); };
   for (long column = 0; column < matrix.columns; column += block) {
@@ -72,15 +93,30 @@ void put_stripe(const Matrix& matrix, long stripe, uint8_t* to) {
     for (long r = 0; r < stripe_rows; ++r) {
       const uint8_t* from = matrix.codes + row(r) * matrix.row_bytes() + column * bits / 8;
       for (int i = 0; i < 8; i += 2, from += bits) {
-        uint64_t eight = 0;
-        memcpy(&eight, from, bits);
-        eight = as_bytes(eight, bits);
+        const uint64_t eight = as_bytes<bits>(bytes_at<bits>(from));
         codes[i].at[r] = static_cast<uint32_t>(eight);
         codes[i + 1].at[r] = static_cast<uint32_t>(eight >> 32);
       }
     }
-    to = put_fields(codes, wide, 0, to);
-    if (bits > wide) to = put_fields(codes, bits - wide, wide, to);
+    to = put_fields<wide>(codes, 0, to);
+    if constexpr (extra > 0) to = put_fields<extra>(codes, wide, to);
+  }
+}
+
+void put_stripe(const Matrix& matrix, long stripe, uint8_t* to) {
+  switch (matrix.bits) {
+    case 2:
+      return put_stripe<2>(matrix, stripe, to);
+    case 3:
+      return put_stripe<3>(matrix, stripe, to);
+    case 4:
+      return put_stripe<4>(matrix, stripe, to);
+    case 5:
+      return put_stripe<5>(matrix, stripe, to);
+    case 6:
+      return put_stripe<6>(matrix, stripe, to);
+    case 8:
+      return put_stripe<8>(matrix, stripe, to);
   }
 }
 

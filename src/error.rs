@@ -15,7 +15,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[non_exhaustive]
 pub enum ErrorKind {
     /// Reading or writing a file failed.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {}", path.display(), without_code(source))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -169,6 +169,15 @@ impl Error {
         self
     }
 
+    /// Says first which setting the message is about.
+    #[must_use]
+    pub(crate) fn at_setting(mut self, setting: &str) -> Self {
+        if let Some(message) = self.message_mut() {
+            *message = format!("{setting}: {message}");
+        }
+        self
+    }
+
     /// Adds `context` at the end of the message.
     #[must_use]
     pub(crate) fn with_context(mut self, context: &str) -> Self {
@@ -262,6 +271,15 @@ impl Error {
 /// Returns the words for a place in a chat template.
 pub(crate) fn in_template(line: Option<usize>) -> String {
     line.map_or_else(|| "chat template".to_owned(), |line| format!("chat template line {line}"))
+}
+
+/// Returns the system's words for `error`, without the number that Rust adds.
+fn without_code(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    match (error.raw_os_error(), text.rsplit_once(" (os error ")) {
+        (Some(_), Some((words, _))) => words.to_owned(),
+        _ => text,
+    }
 }
 
 /// Returns an error of the tempfile crate without the path in it: a file that the user does not know.
@@ -362,6 +380,12 @@ mod tests {
         let error = tempfile::NamedTempFile::new_in(nowhere).err().map(|error| Error::io("out", error));
         let text = error.map(|error| error.to_string()).unwrap_or_default();
         assert!(text.starts_with("out: ") && !text.contains("nowhere"), "{text}");
+    }
+
+    #[test]
+    fn errors_of_the_system_have_no_number() {
+        let error = std::fs::read("nowhere/at/all").map_err(|error| Error::io("a", error)).err();
+        assert_eq!(error.map(|error| error.to_string()), Some("a: No such file or directory".to_owned()));
     }
 
     #[test]

@@ -31,7 +31,10 @@ fn main() -> ExitCode {
             if !matches!(error.kind(), ErrorKind::ClosedPipe) {
                 mixbit::report::error(&error);
             }
-            ExitCode::from(error.exit_code())
+            ExitCode::from(match error.kind() {
+                ErrorKind::Interrupted => mixbit::cli::signals::exit_code(),
+                _ => error.exit_code(),
+            })
         }
     }
 }

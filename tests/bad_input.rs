@@ -69,7 +69,7 @@ fn offsets_that_overlap_or_leave_the_file() {
         ("shape", json!([384, 127]), "shape [384, 127] in F32 takes 195072 bytes"),
         ("shape", json!([u64::MAX, u64::MAX]), "takes too many bytes"),
         ("dtype", json!("F16"), "shape [384, 128] in F16 takes 98304 bytes"),
-        ("dtype", json!("F17"), "its entry in the header cannot be read: unknown variant `F17`"),
+        ("dtype", json!("F17"), "its entry in the header cannot be read: \"F17\" is no dtype of safetensors"),
         ("shape", json!([-1]), "its entry in the header cannot be read: "),
     ] {
         let damaged = DamagedModel::new();
@@ -155,6 +155,8 @@ fn configs_that_cannot_be_honoured() {
     damaged.refused(&["config.json", "not valid JSON"]);
     for (key, value, expected) in [
         ("model_type", json!("gpt9"), "`gpt9` is not supported"),
+        ("model_type", json!("lama"), "hint: did you mean `llama`?"),
+        ("model_type", json!("Qwen3Moe"), "hint: did you mean `qwen3_moe`?"),
         ("model_type", Value::Null, "model_type"),
         ("hidden_size", json!(-128), "expected an integer"),
         ("vocab_size", json!(1e30), "expected an integer"),

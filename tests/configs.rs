@@ -239,12 +239,48 @@ fn foreign_entries_and_notes_are_left_out() {
     assert_eq!(source.bitmap(), &bits);
     let said = notes(&source);
     assert!(
-        said.contains("lists 2 layers that this model does not have, `audio_tower.layers.0.fc1`"),
+        said.contains("lists 2 layers beside the decoder, `audio_tower.layers.0.fc1` first: not read"),
         "{said}"
     );
     let model = variant.file("");
     let output = mixbit(["run", "--model", model.to_str().unwrap(), "--prompt-tokens", "1,2", "-m", "1"]);
-    assert!(stderr(&output).contains("lists 2 layers that this model does not have"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("lists 2 layers beside the decoder"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_bit_map_names_only_layers_that_there_are() {
+    let entry = json!({"bits": 3, "group_size": 64});
+    let refusal = |paths: &[&str]| {
+        let variant = mixed().quantization(|map| {
+            map.extend(paths.iter().map(|path| ((*path).to_owned(), entry.clone())));
+        });
+        let out = variant.home.path().join("out");
+        let output = make("convert", &variant.file(""), &out, &[]);
+        assert_eq!(output.status.code(), Some(1), "{paths:?}");
+        assert!(!out.exists());
+        let checked = mixbit(["check".as_ref(), variant.file("").as_os_str()]);
+        assert!(!checked.status.success() && stdout(&checked).contains("that this model lacks"));
+        stderr(&output)
+    };
+    let said = refusal(&["layers.0.mlp.up_proj", "model.layers.9.mlp.up_proj", "x.y", "x.z"]);
+    for part in [
+        "config.json: key `quantization`: names 4 layers that this model lacks: `layers.0.mlp.up_proj`",
+        "`x.y` and 1 more",
+        "called like `model.layers.0.",
+        "did you mean `model.layers.0.mlp.up_proj` by `layers.0.mlp.up_proj`?",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    assert!(!refusal(&["model.layers.9.mlp.up_proj"]).contains("did you mean"));
+}
+
+#[test]
+fn a_bit_map_has_the_defaults_that_mlx_lm_reads() {
+    for key in ["bits", "group_size"] {
+        let refusal = mixed().quantization(|map| drop(map.remove(key))).refusal();
+        assert!(refusal.contains(&format!("config.json: key `quantization.{key}`: missing")), "{refusal}");
+        assert_eq!(mixed().quantization(|map| map[key] = Value::Null).source().bitmap().len(), 28, "{key}");
+    }
 }
 
 #[test]

@@ -203,11 +203,11 @@ fn a_linked_output_is_written_through_the_link() {
 
 #[test]
 #[cfg(unix)]
-fn sigterm_ends_as_ctrl_c_does_and_leaves_nothing() {
+fn sigterm_is_told_and_leaves_nothing() {
     use std::process::{Command, Stdio};
     let home = tempfile::tempdir().unwrap();
     let out = home.path().join("out");
-    let mut child = Command::new(env!("CARGO_BIN_EXE_mixbit"))
+    let child = Command::new(env!("CARGO_BIN_EXE_mixbit"))
         .args(["quantize", "--hf-path", bundled().to_str().unwrap(), "--mlx-path", out.to_str().unwrap()])
         .args(["--target-bpw", "4.5"])
         .stderr(Stdio::piped())
@@ -216,8 +216,38 @@ fn sigterm_ends_as_ctrl_c_does_and_leaves_nothing() {
         .unwrap();
     std::thread::sleep(std::time::Duration::from_millis(700));
     Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(143));
     assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+    assert!(stderr(&output).contains("hint: nothing is kept yet"), "{}", stderr(&output));
+}
+
+#[test]
+fn weights_and_not_the_config_decide_the_dtype() {
+    let home = tempfile::tempdir().unwrap();
+    let (model, out) = (home.path().join("model"), home.path().join("out"));
+    succeeded(&convert(&bundled(), &model, &["--dtype", "bfloat16"]));
+    let claim = |dtype: &str| {
+        let mut config = json_file(&model.join("config.json"));
+        config["torch_dtype"] = dtype.into();
+        fs::write(model.join("config.json"), config.to_string()).unwrap();
+        convert(&model, &out, &["--overwrite"])
+    };
+    let output = claim("bfloat16");
+    succeeded(&output);
+    assert!(!stderr(&output).contains("most weights are"), "{}", stderr(&output));
+    let output = claim("float32");
+    succeeded(&output);
+    let note = "most weights are bfloat16, and config.json says float32: the weights decide, or --dtype";
+    assert!(stderr(&output).contains(note), "{}", stderr(&output));
+    let after = RawCheckpoint::read(&out.join("model.safetensors"));
+    assert!(after.tensors.iter().all(|tensor| tensor.1 == "BF16"));
+    assert_eq!(json_file(&out.join("config.json"))["torch_dtype"], "bfloat16");
+    let output = claim("flot16");
+    assert_eq!(output.status.code(), Some(1));
+    let expected = "config.json: key `torch_dtype`: `flot16` is no type of float weights";
+    assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+    succeeded(&convert(&model, &out, &["--overwrite", "--dtype", "bfloat16"]));
 }
 
 #[test]

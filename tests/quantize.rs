@@ -293,9 +293,23 @@ fn uniform_bits_and_rules_by_hand() {
     for (more, expected) in [
         (&["--bits", "4", "--layer", "nothing=4"][..], "no float linear layer matches"),
         (&["--bits", "7"], "7 bits"),
+        (&["--bits", "four"], "error: --bits: `four` is not a quantization setting"),
         (&["--bits", "4", "--layer", "*=4:48"], "48"),
-        (&["--target-size", "10KB"], "cannot be reached"),
-        (&["--target-size", "1GB"], "cannot be reached"),
+        (
+            &["--target-size", "10KB"],
+            "a size of 10.0 kB cannot be reached: this model goes from 476.4 kB to 1.77 MB",
+        ),
+        (&["--target-size", "1GB"], "hint: the nearest is --target-size 1.77"),
+        (
+            &["--target-bpw", "5", "--candidates", "4"],
+            "--candidates: a target of 5 bpw cannot be reached: every layer",
+        ),
+        (&["--target-size", "1MB", "--candidates", "4"], "--candidates: a size of 1.00 MB cannot be reached"),
+        (
+            &["--target-bpw", "5", "--candidates", "4,7"],
+            "error: --candidates: MLX has no affine quantization to 7 bits",
+        ),
+        (&["--target-bpw", "5", "--layer", "*=4"], "--layer: a target of 5 bpw cannot be reached"),
     ] {
         let output = run(more);
         assert_eq!(output.status.code(), Some(2), "{more:?}");

@@ -160,7 +160,7 @@ fn what_cannot_be_measured_on_gives_no_page() {
         (2, &["--data", TEXT], "--reference <MODEL>"),
         (2, &["--reference", float, "--sequence-length", "9"], "--data <FILE>"),
         (2, &["--reference", float, "--max-data-tokens", "9"], "--data <FILE>"),
-        (2, &["--reference", float, "--data", TEXT, "--max-data-tokens", "2"], "2 is not in 3.."),
+        (2, &["--reference", float, "--data", TEXT, "--max-data-tokens", "2"], "it must be at least 3"),
         (2, &["--max-tokens", "9"], "--max-tokens limits answers, and nothing is asked"),
     ] {
         let output = mixbit(arguments(&model, &out, more));

@@ -103,11 +103,49 @@ fn resumed_rounding_gives_the_same_bytes() {
         let resumed = quantize(&parts, &["--resume"]);
         succeeded(&resumed);
         assert!(stderr(&resumed).contains(" rounded already"), "{}", stderr(&resumed));
+        let names = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        assert!(
+            names.into_iter().all(|name| name == "parts" || name == "whole"),
+            "what the kill left is gone"
+        );
         for file in ["model.safetensors", "mixbit-report.json"] {
             assert!(fs::read(whole.join(file)).unwrap() == fs::read(parts.join(file)).unwrap(), "{file}");
         }
         assert!(!home.path().join("parts.rounding").exists());
     }
+}
+
+/// The limit lets the rounded layers pass, and not the model.
+#[test]
+#[cfg(unix)]
+fn a_full_disk_keeps_what_is_rounded() {
+    let home = tempfile::tempdir().unwrap();
+    let (program, model) = (env!("CARGO_BIN_EXE_mixbit"), bundled());
+    let flags = "--bits 3 --rounding gptq --samples 4 --sequence-length 32 --no-eval";
+    let command = format!("{program} quantize --hf-path {} --mlx-path out {flags}", model.display());
+    let script = format!("ulimit -f 800; exec {command}");
+    let output = Command::new("sh").args(["-c", &script]).current_dir(&home).output().unwrap();
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    let hint = said.lines().last().unwrap();
+    assert!(hint.contains("ulimit -f") && hint.contains("is kept in out.rounding"), "{said}");
+    assert!(hint.contains("the same command with --resume resumes after it"), "{said}");
+    let resumed = format!("{command} --resume");
+    let output = Command::new("sh").args(["-c", &resumed]).current_dir(&home).output().unwrap();
+    succeeded(&output);
+    assert!(stderr(&output).contains(" rounded already"), "{}", stderr(&output));
+}
+
+#[test]
+fn resuming_in_place_of_a_model_needs_both_flags() {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("parts");
+    let flags = ["--bits", "4", "--no-eval"];
+    succeeded(&make("quantize", &bundled(), &out, &flags));
+    let output = make("quantize", &bundled(), &out, &[&flags[..], &["--resume"]].concat());
+    assert_eq!(output.status.code(), Some(1));
+    let expected = "already exists\nhint: --overwrite beside --resume continues the unfinished work";
+    assert!(stderr(&output).contains(expected), "{}", stderr(&output));
 }
 
 #[test]

@@ -254,7 +254,7 @@ fn wrong_requests_are_refused() {
         (&["--prompt", "x", "-m", "-1"], 2, "it must not be negative"),
         (&["--prompt", "x", "--seed", "-1"], 2, "it must not be negative"),
         (&["--prompt", "x", "--logit-bias", "-1=1"], 2, "`-1` is not a token id"),
-        (&["--prompt-tokens", "-1,2"], 2, "-1 is not in 0..="),
+        (&["--prompt-tokens", "-1,2"], 2, "it must not be negative"),
         (&["--prompt", "x", "--logit-bias", "1:1"], 2, "expected ID=VALUE"),
         (&["--prompt", "x", "--stop", ""], 2, "--stop is empty"),
         (&["--prompt-file", "no/such"], 1, "no/such"),

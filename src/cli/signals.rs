@@ -5,7 +5,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
 use crate::interrupt;
 
@@ -14,8 +14,14 @@ static CONVERSATION: AtomicBool = AtomicBool::new(false);
 /// True while Ctrl-C, pressed again before the work has noticed, stops the program.
 static IMPATIENT: AtomicBool = AtomicBool::new(true);
 
-/// Exit code of a program that Ctrl-C has ended, as shells report it.
-const EXIT_CODE: i32 = 130;
+/// The signal that came last.
+static SIGNAL: AtomicI32 = AtomicI32::new(SIGINT);
+
+/// Returns the exit code of a program that a signal has stopped, as shells report it: 130 after Ctrl-C, 143 after SIGTERM.
+pub fn exit_code() -> u8 {
+    const SIGNALLED: i32 = 128;
+    (SIGNALLED + SIGNAL.load(Ordering::SeqCst)) as u8
+}
 
 /// Installs the handler. Call once, from `main`.
 pub fn install() {
@@ -28,10 +34,11 @@ pub fn install() {
 }
 
 fn handle(signal: i32) {
+    SIGNAL.store(signal, Ordering::SeqCst);
     let again = interrupt::request();
     let conversation = CONVERSATION.load(Ordering::SeqCst);
     if (conversation && signal != SIGINT) || (again && IMPATIENT.load(Ordering::SeqCst)) {
-        std::process::exit(EXIT_CODE);
+        std::process::exit(exit_code().into());
     }
     if !conversation {
         let _ = writeln!(std::io::stderr(), "\ninterrupted: stopping (once more to stop at once)");

@@ -1,34 +1,52 @@
 //! ZIP archives whose entries are used where they lie, and the archives that every reader must refuse.
 
 use std::collections::BTreeSet;
-use std::fmt::Display;
-use std::io::Cursor;
+use std::io::{Cursor, ErrorKind};
 use std::path::Path;
 use zip::ZipArchive;
+use zip::result::ZipError;
 
 use crate::error::{Error, Result};
 
 /// Reads the directory of the ZIP in `bytes`, the contents of the file `path`; messages call it a `kind` file. Names
 /// that are in it twice and entries that lie over one another are refused: another reader might take the other one.
 pub fn open_archive<'a>(path: &Path, kind: &str, bytes: &'a [u8]) -> Result<ZipArchive<Cursor<&'a [u8]>>> {
-    let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(|e| damaged(path, kind, &e))?;
+    let mut archive = ZipArchive::new(Cursor::new(bytes)).map_err(|e| broken(path, kind, &e))?;
     if archive.has_duplicate_names() {
         let start = usize::try_from(archive.central_directory_start()).unwrap_or(usize::MAX);
         let name = twice_in_directory(bytes, start).unwrap_or_else(|| "a name".to_owned());
         return Err(Error::file(path, format!("`{name}` is in it twice"))
             .hint("whatever wrote this file is broken: save it again with another tool"));
     }
-    if archive.has_overlapping_entries().map_err(|e| damaged(path, kind, &e))? {
+    if archive.has_overlapping_entries().map_err(|e| broken(path, kind, &e))? {
         return Err(Error::file(path, "has entries that lie over one another")
             .hint("the file is damaged, or made to deceive: take it from where it was made"));
     }
     Ok(archive)
 }
 
-/// Returns the error for an archive that is not whole.
-pub fn damaged(path: &Path, kind: &str, error: &dyn Display) -> Error {
-    Error::file(path, format!("not a whole {kind} file: {error}"))
+/// Returns the error for an archive that is not whole: its `fault`.
+pub fn damaged(path: &Path, kind: &str, fault: &str) -> Error {
+    Error::file(path, format!("not a whole {kind} file: {fault}"))
         .hint("the file is truncated or damaged: copy or download it again")
+}
+
+/// Returns the error for an archive that the zip crate fails on.
+pub fn broken(path: &Path, kind: &str, error: &ZipError) -> Error {
+    let fault = match error {
+        ZipError::InvalidArchive(reason) if reason.contains("EOCD") || reason.contains("end of central") => {
+            "the directory at its end is missing".to_owned()
+        }
+        ZipError::InvalidArchive(_) => "its directory and its entries contradict each other".to_owned(),
+        ZipError::CompressionMethodNotSupported(method) => {
+            format!("an entry is compressed by method {method}, which is not read")
+        }
+        ZipError::UnsupportedArchive(_) => "an entry is encrypted, or of a later version of ZIP".to_owned(),
+        ZipError::Io(error) if error.kind() == ErrorKind::UnexpectedEof => "an entry ends early".to_owned(),
+        ZipError::Io(error) => format!("an entry cannot be read: {error}"),
+        other => other.to_string(),
+    };
+    damaged(path, kind, &fault)
 }
 
 /// Returns the first name that the central directory, which begins at `start`, has twice. (The zip crate tells only

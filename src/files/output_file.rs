@@ -2,13 +2,14 @@
 //! with `--overwrite`. Every command checks its outputs before it does anything that takes time.
 
 use same_file::Handle;
+use std::borrow::Cow;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{ErrorKind, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::NamedTempFile;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 
 /// Fails where `path` is something that a file must not replace: a device, a FIFO, a folder.
 pub fn only_files(path: &Path) -> Result<()> {
@@ -19,6 +20,23 @@ pub fn only_files(path: &Path) -> Result<()> {
         Ok(metadata) if !metadata.is_file() => Err(Error::file(path, "is there and is no regular file")
             .hint("give the name of a file; what is there is not replaced")),
         _ => Ok(()),
+    }
+}
+
+/// Returns the error for an output that is there and must not be replaced.
+pub fn already_exists(path: &Path) -> Error {
+    Error::file(path, ALREADY_EXISTS).hint("setting `overwrite` replaces it")
+}
+
+const ALREADY_EXISTS: &str = "already exists";
+
+/// Adds to an [`already_exists`] error of a run that resumes that both settings go together.
+pub fn explain_resuming(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::File { message, .. } if message == ALREADY_EXISTS => error.hint(
+            "setting `overwrite` beside setting `resume` continues the unfinished work and replaces it then",
+        ),
+        _ => error,
     }
 }
 
@@ -63,8 +81,9 @@ impl NewFolders {
 pub fn in_new_folders<T>(output: &Path, mut create: impl FnMut() -> Result<T>) -> Result<(NewFolders, T)> {
     const TRIES: u32 = 200;
     const PAUSE: Duration = Duration::from_millis(1);
-    let is_race =
-        |error: &Error| matches!(error.io_kind(), Some(ErrorKind::NotFound | ErrorKind::AlreadyExists));
+    let is_race = |error: &Error| {
+        matches!(error.io_kind(), Some(io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists))
+    };
     let mut attempt = || {
         let folders = NewFolders::above(output)?;
         let value = create()?;
@@ -107,7 +126,7 @@ pub fn check(path: &Path, existing: Existing) -> Result<()> {
         return tempfile::tempfile_in(existing_folder(path)).map(drop).map_err(|e| Error::io(path, e));
     }
     if path.exists() && existing == Existing::Refused {
-        return Err(Error::file(path, "already exists").hint("setting `overwrite` replaces it"));
+        return Err(already_exists(path));
     }
     let existed = path.exists();
     OpenOptions::new().append(true).create(true).open(path).map_err(|e| Error::io(path, e))?;
@@ -152,6 +171,8 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&File) -> Result<()>) -> Result
 #[derive(Debug)]
 pub struct Claim {
     path: PathBuf,
+    /// True unless the file system has no locks: then another run may be at work all the same.
+    pub(crate) is_exclusive: bool,
     _file: File,
     /// Removed after the file in them.
     _folders: NewFolders,
@@ -168,7 +189,8 @@ impl Claim {
         loop {
             let create = || File::create(&path).map_err(|e| Error::io(output, e));
             let (folders, file) = in_new_folders(output, create)?;
-            match file.try_lock() {
+            let lock = file.try_lock();
+            match lock {
                 Err(TryLockError::WouldBlock) => {
                     let message = format!("another run is making it, and holds {}", path.display());
                     return Err(Error::file(output, message)
@@ -179,7 +201,7 @@ impl Claim {
                 _ if is_at(&file, &path) => {
                     // The folder that the process stands in may be the one that is replaced.
                     let path = std::path::absolute(&path).unwrap_or(path);
-                    return Ok(Self { path, _file: file, _folders: folders });
+                    return Ok(Self { path, is_exclusive: lock.is_ok(), _file: file, _folders: folders });
                 }
                 _ => {}
             }
@@ -197,6 +219,14 @@ impl Drop for Claim {
     fn drop(&mut self) {
         // Left behind it is in nobody's way.
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Returns the folder that is written where `output` is named: what it leads to where it is a link.
+pub fn behind_link(output: &Path) -> Cow<'_, Path> {
+    match fs::canonicalize(output) {
+        Ok(target) if output.is_symlink() => Cow::Owned(target),
+        _ => Cow::Borrowed(output),
     }
 }
 

@@ -7,7 +7,8 @@ use tempfile::TempDir;
 
 use super::model_files::{ModelFiles, TEMPLATES, is_file_manager_entry};
 use super::names::{is_model_file, is_tokenizer_file, is_weight_file};
-use super::output_file::{Existing, NewFolders, existing_folder, in_new_folders};
+use super::output_file::{Claim, Existing, NewFolders};
+use super::output_file::{already_exists, behind_link, existing_folder, in_new_folders};
 use super::weight_files::NPZ;
 use crate::error::{Error, Result};
 
@@ -52,17 +53,16 @@ pub fn check_destination(source: &Path, destination: &Path, existing: Existing) 
     }
     check_replaceable(destination)?;
     if existing == Existing::Refused && !is_empty(destination) {
-        return Err(Error::file(destination, "already exists").hint("setting `overwrite` replaces it"));
+        return Err(already_exists(destination));
     }
     Ok(())
 }
 
 /// Fails unless folders can be made at the place of `destination`. Tried before the work; nothing remains of the try.
 pub fn check_writable(destination: &Path) -> Result<()> {
-    let linked = fs::canonicalize(destination).ok().filter(|_| destination.is_symlink());
-    let destination = linked.as_deref().unwrap_or(destination);
-    let (_, name) = split(destination)?;
-    create_partial(existing_folder(destination), name).map(drop)
+    let destination = behind_link(destination);
+    let (_, name) = split(&destination)?;
+    create_partial(existing_folder(&destination), name).map(drop)
 }
 
 /// Creates the temporary folder that is to become the one called `name` in `parent`.
@@ -72,9 +72,28 @@ fn create_partial(parent: &Path, name: &std::ffi::OsStr) -> Result<TempDir> {
     folder.map_err(|e| Error::io(parent, e).hint("the output's parent folder must be writable"))
 }
 
-/// Returns a note for every temporary folder that was to become `destination`: of runs that were killed, or of one that
-/// still works.
-pub fn leftover_notes(destination: &Path) -> Vec<String> {
+/// Claims `destination`, and removes the temporary folders of runs that were killed while they made it. Returns the claim,
+/// and a note for each of them. Without locks one may be of a run that still works: then they stay.
+///
+/// # Errors
+/// As [`Claim::new`].
+pub fn claim_folder(destination: &Path) -> Result<(Claim, Vec<String>)> {
+    let destination = behind_link(destination);
+    let claim = Claim::new(&destination)?;
+    let note = |folder: PathBuf| {
+        let name = folder.display();
+        if claim.is_exclusive && fs::remove_dir_all(&folder).is_ok() {
+            format!("removed {name}, which a killed run has left")
+        } else {
+            format!("{name} is what a killed run has left: remove it, unless another run is at work")
+        }
+    };
+    let notes = leftovers(&destination).into_iter().map(note).collect();
+    Ok((claim, notes))
+}
+
+/// Returns the temporary folders that were to become `destination`.
+fn leftovers(destination: &Path) -> Vec<PathBuf> {
     let Ok((parent, name)) = split(destination) else { return Vec::new() };
     let prefix = format!(".{}.", name.to_string_lossy());
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
@@ -83,12 +102,10 @@ pub fn leftover_notes(destination: &Path) -> Vec<String> {
         random.is_some_and(|random| !random.is_empty() && random.chars().all(char::is_alphanumeric))
     };
     let partial = entries.filter(|entry| is_one(&entry.file_name().to_string_lossy()));
-    let mut folders: Vec<PathBuf> = partial.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    let is_folder = |path: &PathBuf| path.is_dir() && !path.is_symlink();
+    let mut folders: Vec<PathBuf> = partial.map(|entry| entry.path()).filter(is_folder).collect();
     folders.sort();
-    let note = |path: &PathBuf| {
-        format!("{} is what a killed run has left: remove it, unless another run is at work", path.display())
-    };
-    folders.iter().map(note).collect()
+    folders
 }
 
 /// True if nothing is in `folder` but what a file manager has put there.
@@ -177,11 +194,10 @@ impl OutputFolder {
     /// Starts a folder beside `destination`, making the folders above it.
     pub fn create(destination: &Path, existing: Existing) -> Result<Self> {
         // Resolved once: the current folder may be the one that is replaced, and a link is written through.
-        let linked = fs::canonicalize(destination).ok().filter(|_| destination.is_symlink());
         let named = destination.to_owned();
-        let destination = linked.as_deref().unwrap_or(destination);
-        let (parent, name) = split(destination)?;
-        let (folders, (parent, work)) = in_new_folders(destination, || {
+        let destination = behind_link(destination);
+        let (parent, name) = split(&destination)?;
+        let (folders, (parent, work)) = in_new_folders(&destination, || {
             let parent = fs::canonicalize(&parent).map_err(|e| Error::io(&parent, e))?;
             let work = create_partial(&parent, name)?;
             Ok((parent, work))
@@ -308,15 +324,21 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_run_left_is_named() {
+    fn what_a_killed_run_left_is_removed() {
         let home = tempfile::tempdir().unwrap();
         let destination = home.path().join("model");
-        for name in [".model.aB3dE6.partial", ".model.partial", ".models.aB3dE6.partial", "model.partial"] {
+        let others = [".model.partial", ".models.aB3dE6.partial", "model.partial"];
+        for name in others.into_iter().chain([".model.aB3dE6.partial"]) {
             fs::create_dir(home.path().join(name)).unwrap();
         }
-        let [note] = &leftover_notes(&destination)[..] else { panic!("{:?}", leftover_notes(&destination)) };
-        assert!(note.contains(".model.aB3dE6.partial is what a killed run has left"), "{note}");
-        assert!(leftover_notes(Path::new("/")).is_empty());
+        let (claim, notes) = claim_folder(&destination).unwrap();
+        let [note] = &notes[..] else { panic!("{notes:?}") };
+        assert!(note.ends_with(".model.aB3dE6.partial, which a killed run has left"), "{note}");
+        assert!(!home.path().join(".model.aB3dE6.partial").exists());
+        assert!(others.iter().all(|name| home.path().join(name).is_dir()));
+        assert!(claim_folder(&destination).is_err(), "claimed");
+        drop(claim);
+        assert_eq!(claim_folder(&destination).unwrap().1, Vec::<String>::new());
     }
 
     #[test]

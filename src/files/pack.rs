@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use zip::{CompressionMethod, ZipArchive};
 
-use super::archive::{damaged, open_archive};
+use super::archive::{broken, damaged, open_archive};
 use super::digest::hexadecimal;
 use super::mapped::Mapped;
 use crate::error::{Error, Result};
@@ -120,7 +120,7 @@ impl Pack {
         }
         let Some((data, crc32)) = entries.remove(MANIFEST) else { return Err(no_pack()) };
         let manifest = read_manifest(&path.join(MANIFEST), &data, crc32)?;
-        archive.validate_header_consistency().map_err(|e| damaged(path, KIND, &e))?;
+        archive.validate_header_consistency().map_err(|e| broken(path, KIND, &e))?;
         Ok(Self { path: path.to_owned(), files: match_records(path, entries, manifest)? })
     }
 
@@ -183,7 +183,7 @@ fn read_entry(
     archive: &mut ZipArchive<std::io::Cursor<&[u8]>>,
     index: usize,
 ) -> Result<(String, Mapped, u32)> {
-    let member = archive.by_index_raw(index).map_err(|e| damaged(path, KIND, &e))?;
+    let member = archive.by_index_raw(index).map_err(|e| broken(path, KIND, &e))?;
     let text = String::from_utf8_lossy(member.name_raw()).into_owned();
     let refuse = |what: &str| Error::file(path, format!("entry `{}` {what}", text.escape_debug()));
     if std::str::from_utf8(member.name_raw()).is_err() || !safe_name(&text) {

@@ -1,15 +1,17 @@
 //! Faults of a safetensors file's header: the crate that reads it reports that there is one, and often not in
 //! which tensor.
 
-use safetensors::SafeTensorError;
 use safetensors::tensor::TensorInfo;
+use safetensors::{Dtype, SafeTensorError};
 use serde::Deserializer as _;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
+use serde_json::error::Category;
 use serde_json::{Map, Value};
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::error::Error;
+use crate::files::json;
 use crate::words::count;
 
 /// Returns the header's JSON text, if the file is long enough for it.
@@ -52,9 +54,28 @@ pub(crate) fn malformed(path: &Path, map: &[u8], error: &SafeTensorError) -> Err
     } else if let Some((name, detail)) = wrong_tensor(map) {
         Error::tensor(path, name, format!("{FAULT}: {detail}"))
     } else {
-        Error::file(path, format!("{FAULT}: {error}"))
+        Error::file(path, format!("{FAULT}: {}", in_words(error)))
     };
     error.hint("the file is truncated or damaged: download it again")
+}
+
+/// Returns the crate's `error` about a header in words.
+fn in_words(error: &SafeTensorError) -> String {
+    match error {
+        SafeTensorError::InvalidHeader(error) => {
+            format!("its header is no UTF-8 from byte {} on", error.valid_up_to())
+        }
+        SafeTensorError::InvalidHeaderDeserialization(error) | SafeTensorError::JsonError(error) => {
+            match error.classify() {
+                Category::Data => {
+                    "its header is no object of tensors, or `__metadata__` no object of strings".to_owned()
+                }
+                _ => format!("its header is not valid JSON: {error}"),
+            }
+        }
+        SafeTensorError::HeaderTooLarge => "its header claims more than 100 MB".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 /// Compares the file's length with those that it begins with: of the header, and by the header of the tensors.
@@ -66,7 +87,7 @@ fn wrong_length(map: &[u8]) -> Option<String> {
     if header.saturating_add(8) > actual {
         return Some(format!("the header claims {header} bytes, the file has {actual}"));
     }
-    let claimed = claimed_length(map).filter(|&claimed| claimed > actual)?;
+    let claimed = claimed_length(map).filter(|&claimed| claimed != actual)?;
     Some(format!("by its header it has {claimed} bytes, {actual} are there"))
 }
 
@@ -90,9 +111,10 @@ fn wrong_tensor(map: &[u8]) -> Option<(String, String)> {
     let entries: Map<String, Value> = serde_json::from_slice(text).ok()?;
     let mut tensors = Vec::new();
     for (name, entry) in entries.into_iter().filter(|(name, _)| name != "__metadata__") {
+        let fault = unreadable_part(&entry);
         match serde_json::from_value::<TensorInfo>(entry) {
             Ok(info) => tensors.push((name, info)),
-            Err(error) => return Some((name, format!("its entry in the header cannot be read: {error}"))),
+            Err(_) => return Some((name, format!("its entry in the header cannot be read: {fault}"))),
         }
     }
     let data = map.len() - 8 - text.len();
@@ -105,6 +127,19 @@ fn wrong_tensor(map: &[u8]) -> Option<(String, String)> {
         (from != before).then_some((name, detail))
     });
     alone.or_else(|| gap.next())
+}
+
+/// Returns the part of a tensor's entry that has not the form that it must have.
+fn unreadable_part(entry: &Value) -> String {
+    let part = |key: &str| entry.get(key).cloned().unwrap_or(Value::Null);
+    let dtype = part("dtype");
+    if serde_json::from_value::<Dtype>(dtype.clone()).is_err() {
+        return format!("{} is no dtype of safetensors", json::shown(&dtype));
+    }
+    if serde_json::from_value::<Vec<usize>>(part("shape")).is_err() {
+        return format!("its shape is {}, expected a list of sizes", json::shown(&part("shape")));
+    }
+    format!("its data_offsets are {}, expected two positions in the file", json::shown(&part("data_offsets")))
 }
 
 /// Returns the fault of an entry in a file with `data` bytes of tensors.

@@ -175,6 +175,11 @@ impl Tuning {
     }
 }
 
+/// Reads the list of candidates of the setting of that name.
+pub fn candidates(list: &str) -> Result<Vec<Candidate>> {
+    Candidate::parse_list(list).map_err(|error| error.at_setting("setting `candidates`"))
+}
+
 /// Loads the recipe `name`, with `candidates` in place of its own where there are some.
 pub fn recipe(
     name: Option<&str>,
@@ -184,7 +189,7 @@ pub fn recipe(
     let Some(name) = name else { return Ok(None) };
     let mut recipe = Recipe::load(name)?;
     if let Some(list) = candidates {
-        recipe.candidates = Some(Candidate::parse_list(list)?);
+        recipe.candidates = Some(self::candidates(list)?);
     }
     console.line(&format!("recipe {}: {}", recipe.name, recipe.description));
     Ok(Some(recipe))

@@ -18,7 +18,7 @@ use crate::formats::forms;
 use crate::models::spec::{Manifest, TensorSpec};
 use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::{Mode, Quant};
-use crate::words::count;
+use crate::words::{count, list, nearest};
 
 /// Path of a quantized layer to how it is quantized. A path that is absent is float.
 pub type BitMap = BTreeMap<String, Quant>;
@@ -39,12 +39,16 @@ impl Declared {
         let mut bad = BTreeMap::new();
         let Some((key, value)) = section(config)? else { return Ok(Default::default()) };
         let object = value.as_object().ok_or_else(|| config.error(key, "expected an object"))?;
-        let mut declared = Self::default();
-        if object.contains_key("bits") || object.contains_key("group_size") {
-            let globals = object.iter().filter(|(_, v)| !v.is_object() && !v.is_boolean());
-            let globals: Map<String, Value> = globals.map(|(k, v)| (k.clone(), v.clone())).collect();
-            declared.default = Some(parse(config, key, &Value::Object(globals))?);
+        // mlx-lm reads both, whatever the layers' own entries say.
+        if let Some(absent) = ["bits", "group_size"].into_iter().find(|name| !object.contains_key(*name)) {
+            return Err(config.error(&format!("{key}.{absent}"), "missing").hint(
+                "bits and group_size stand beside the layers' entries, for layers without one; mlx-lm needs both",
+            ));
         }
+        let globals = object.iter().filter(|(_, v)| !v.is_object() && !v.is_boolean());
+        let globals: Map<String, Value> = globals.map(|(k, v)| (k.clone(), v.clone())).collect();
+        let mut declared =
+            Self { default: Some(parse(config, key, &Value::Object(globals))?), ..Self::default() };
         let wrapper = architectures::find(config).ok().and_then(|row| row.wrapper);
         let is_of_tower = |path: &str| wrapper.is_some_and(|wrapper| wrapper.tower(path).is_some());
         for (path, entry) in object.iter().filter(|(path, _)| !is_of_tower(path)) {
@@ -56,9 +60,7 @@ impl Declared {
                 _ if !is_layer && !is_setting(entry) => continue,
                 // mlx-lm takes both for "leave it float".
                 Value::Bool(false) | Value::Null => None,
-                Value::Bool(true) => {
-                    Some(declared.default.ok_or_else(|| config.error(&nested, "no default to follow")))
-                }
+                Value::Bool(true) => declared.default.map(Ok),
                 Value::Object(_) => Some(parse(config, &nested, entry)),
                 _ => Some(Err(config.error(
                     &nested,
@@ -149,12 +151,17 @@ impl<'a> StoredLayer<'a> {
 /// Returns each layer's setting, and notes for the user on where it comes from, one sentence each.
 ///
 /// An entry of config.json counts, whatever the shapes; layers without one are as their shapes say, as in mlx-lm, or
-/// where these say nothing as the default does. `stored` gives the checkpoint's name of a tensor.
+/// where these say nothing as the default does. `stored` gives the checkpoint's name of a tensor. `is_left_out` tells
+/// layers that may be listed although the decoder lacks them.
+///
+/// # Errors
+/// When an entry cannot be read, names a layer that the model lacks, or contradicts the tensors.
 pub fn resolve(
     config: &ModelConfig,
     manifest: &Manifest,
     checkpoint: &Checkpoint,
     stored: &BTreeMap<String, String>,
+    is_left_out: impl Fn(&str) -> bool,
 ) -> Result<(BitMap, Vec<String>)> {
     let (declared, bad) = Declared::from_config(config)?;
     let has_section = section(config)?.is_some();
@@ -163,6 +170,11 @@ pub fn resolve(
     if let Some((_, error)) = bad.into_iter().next() {
         return Err(error);
     }
+    // mlx-lm's AWQ writes `false` for norms too.
+    let quantized = declared.layers.iter().filter(|(_, quant)| quant.is_some()).map(|(path, _)| path);
+    let absent = quantized.filter(|path| manifest.layer(path).is_none()).chain(foreign.keys());
+    let (left_out, unknown): (Vec<&String>, Vec<&String>) = absent.partition(|path| is_left_out(path));
+    refuse_unknown_layers(config, manifest, &unknown)?;
     let tensor = |name: &str| stored.get(name).and_then(|name| checkpoint.get(name));
     let mut map = BitMap::new();
     let mut inferred: BTreeMap<Quant, usize> = BTreeMap::new();
@@ -201,10 +213,7 @@ pub fn resolve(
         map.insert(path.to_owned(), quant);
     }
     let mut notes: Vec<String> = inferred_note(&declared, &inferred).into_iter().collect();
-    // mlx-lm's AWQ writes `false` for norms too.
-    let quantized = declared.layers.iter().filter(|(_, quant)| quant.is_some()).map(|(path, _)| path);
-    let foreign = quantized.filter(|path| manifest.layer(path).is_none()).chain(foreign.keys());
-    notes.extend(foreign_note(&foreign.collect::<Vec<_>>()));
+    notes.extend(left_out_note(&left_out));
     Ok((map, notes))
 }
 
@@ -220,12 +229,27 @@ fn inferred_note(declared: &Declared, inferred: &BTreeMap<Quant, usize>) -> Opti
     (!inferred.is_empty()).then_some(note)
 }
 
-fn foreign_note(foreign: &[&String]) -> Option<String> {
-    let layers = count(foreign.len(), "layer");
-    let first = foreign.first()?;
-    Some(format!(
-        "config.json's bit map lists {layers} that this model does not have, `{first}` first: not read"
-    ))
+fn left_out_note(left_out: &[&String]) -> Option<String> {
+    let layers = count(left_out.len(), "layer");
+    let first = left_out.first()?;
+    Some(format!("config.json's bit map lists {layers} beside the decoder, `{first}` first: not read"))
+}
+
+/// Fails where the bit map quantizes layers of which the model has none: the layers that were meant would stay as they are.
+fn refuse_unknown_layers(config: &ModelConfig, manifest: &Manifest, unknown: &[&String]) -> Result<()> {
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let wrapper = architectures::find(config).ok().and_then(|row| row.wrapper);
+    let named = |path: &str| format!("`{}{path}`", wrapper.map_or("", |wrapper| wrapper.prefix));
+    let layers = || manifest.iter().filter(|spec| spec.quantizable()).filter_map(TensorSpec::path);
+    let names: Vec<String> = unknown.iter().map(|path| named(path)).collect();
+    let key = section(config)?.map_or("quantization", |(key, _)| key);
+    let message = format!("names {} that this model lacks: {}", count(unknown.len(), "layer"), list(&names));
+    let example = layers().next().map_or_else(String::new, named);
+    let near = unknown.iter().find_map(|path| Some((named(path), named(nearest(path, layers())?))));
+    let near = near.map_or_else(String::new, |(name, near)| format!("; did you mean {near} by {name}?"));
+    Err(config.error(key, message).hint(format!("its layers are called like {example}{near}")))
 }
 
 fn parse(config: &ModelConfig, key: &str, value: &Value) -> Result<Quant> {
@@ -304,7 +328,11 @@ mod tests {
             (json!({"bits": 4, "group_size": 64, "x": {"bits": 4, "group_size": 48}}), "quantization.x"),
             (json!({"bits": 4, "group_size": 64, "mode": "q4_k"}), "q4_k"),
             (json!({"quant_method": "hqq", "bits": 4}), "quantized by \"hqq\", whose form is not read"),
-            (json!({"x.y": true}), "no default"),
+            (json!({"x.y": true}), "key `quantization.bits`: missing"),
+            (
+                json!({"bits": 4, "x": {"bits": 4, "group_size": 64}}),
+                "key `quantization.group_size`: missing",
+            ),
         ] {
             let declared = Declared::from_config(&config(&value));
             let error = declared.map_or_else(|error| error, |(_, mut bad)| bad.pop_first().unwrap().1);

@@ -12,6 +12,7 @@ use crate::files::json;
 use crate::files::json::Literals;
 use crate::files::model_files::ModelFiles;
 use crate::models::defaults::{Effect, KeyDefault};
+use crate::numerics::dtype::Dtype;
 
 /// The largest size (of a layer, a vocabulary, a context) that is taken for meant.
 const MAX_SIZE: u64 = 1 << 31;
@@ -41,18 +42,21 @@ impl ModelConfig {
 
     /// Reads config.json.
     pub fn from_files(files: &ModelFiles) -> Result<Self> {
-        let text = files.read_text(NAME).map_err(|e| {
-            let hint = match e.io_kind() {
-                Some(ErrorKind::NotFound) if !files.path().exists() => {
-                    "the model folder does not exist; models on the Hub are called organisation/name"
-                }
-                Some(ErrorKind::NotFound) => {
-                    "a model folder holds config.json, *.safetensors and tokenizer.json"
-                }
-                Some(_) => "config.json must be readable UTF-8 text",
-                None => return e,
-            };
-            e.hint(hint)
+        let text = files.read_text(NAME).map_err(|e| match e.io_kind() {
+            Some(ErrorKind::NotFound) if !files.path().exists() => {
+                Error::file(files.path(), "the model folder does not exist")
+                    .hint("models on the Hub are called organisation/name")
+            }
+            Some(ErrorKind::NotFound) => {
+                Error::file(files.path(), format!("has no {NAME}, so it is no model"))
+                    .hint("a model folder holds config.json, *.safetensors and tokenizer.json")
+            }
+            Some(ErrorKind::NotADirectory) => {
+                Error::file(files.path(), "is neither a model folder nor a pack")
+                    .hint("give the folder that holds config.json, or a file that `mixbit pack` wrote")
+            }
+            Some(_) => e.hint("config.json must be readable UTF-8 text"),
+            None => e,
         })?;
         Ok(Self { files: Some(files.clone()), ..Self::parse(&files.path_of(NAME), &text)? })
     }
@@ -417,11 +421,19 @@ impl ModelConfig {
     }
 
     /// Returns the dtype that the config claims for the weights (`dtype` or, before transformers 5, `torch_dtype`).
-    pub fn dtype_name(&self) -> Result<Option<&str>> {
-        Ok(match self.string("dtype")? {
-            Some(name) => Some(name),
-            None => self.string("torch_dtype")?,
-        })
+    ///
+    /// # Errors
+    /// When it is the name of no type of float weights.
+    pub fn dtype(&self) -> Result<Option<Dtype>> {
+        for key in ["dtype", "torch_dtype"] {
+            let Some(name) = self.string(key)? else { continue };
+            return Dtype::from_name(name).map(Some).ok_or_else(|| {
+                let message =
+                    format!("`{name}` is no type of float weights, such as float16, bfloat16 or float32");
+                self.error(key, message).hint("mend this key, or say with setting `dtype` what to write")
+            });
+        }
+        Ok(None)
     }
 }
 

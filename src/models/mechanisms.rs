@@ -10,6 +10,7 @@ use crate::error::Result;
 use crate::files::json;
 use crate::files::model_files::ModelFiles;
 use crate::formats::checkpoint::Checkpoint;
+use crate::words;
 
 /// A mechanism and its traces.
 struct Mechanism {
@@ -126,11 +127,15 @@ const fn of(name: &'static str, keys: &'static [&'static str], parts: &'static [
     Mechanism { name, keys, parts }
 }
 
+/// True if `name` is that of a tensor or layer of a tower.
+pub(super) fn is_of_tower(name: &str) -> bool {
+    name.split('.').any(|part| TOWERS.contains(&part))
+}
+
 /// Describes in one sentence what a model with this config and tensors of these `names` seems to need, each mechanism with the
 /// key or name that speaks for it.
 fn seemingly_needed<'a>(config: &ModelConfig, names: impl Iterator<Item = &'a str>) -> String {
-    let (towers, decoder): (Vec<&str>, Vec<&str>) =
-        names.partition(|name| name.split('.').any(|part| TOWERS.contains(&part)));
+    let (towers, decoder): (Vec<&str>, Vec<&str>) = names.partition(|name| is_of_tower(name));
     let sections = sections(config.keys());
     let mut needed: Vec<String> = MECHANISMS
         .iter()
@@ -156,9 +161,13 @@ pub fn find_architecture(config: &ModelConfig, files: &ModelFiles) -> Result<&'s
             Ok((checkpoint, _)) => seemingly_needed(config, checkpoint.iter().map(|(name, _)| name)),
             Err(_) => seemingly_needed(config, std::iter::empty()),
         };
+        let known = architectures::rows().iter().map(|row| row.model_type);
+        let near = words::nearest(config.model_type(), known)
+            .map(|near| format!("did you mean `{near}`? If it is another architecture, "))
+            .unwrap_or_default();
         error.hint(format!(
-            "{needed}; `mixbit models` lists what is supported; to ask for more, open an issue with this message and \
-             config.json"
+            "{near}{needed}; `mixbit models` lists what is supported; to ask for more, open an issue with this message \
+             and config.json"
         ))
     })
 }

@@ -135,7 +135,14 @@ impl SourceModel {
         drop_extra(&mut spec, &mut stored);
         let manifest = spec.manifest();
         spec.notes.extend(incoming::drop_zero_biases(&manifest, &checkpoint, &mut stored));
-        let (bitmap, notes) = bitmap::resolve(&config, &manifest, &checkpoint, &stored)?;
+        let is_left_out = |layer: &str| {
+            let weight = format!("{layer}.weight");
+            spec.leaves_out(&weight)
+                || names.rename(&weight) == Rename::Drop
+                || (spec.head.tied && layer == spec.head.path)
+                || mechanisms::is_of_tower(layer)
+        };
+        let (bitmap, notes) = bitmap::resolve(&config, &manifest, &checkpoint, &stored, is_left_out)?;
         let notes = [incoming::notes(&manifest, &checkpoint, &stored), notes].concat();
         spec.notes.extend(notes.iter().cloned());
         let towers = Towers::of(row.wrapper, &checkpoint);
@@ -262,21 +269,42 @@ impl SourceModel {
         })
     }
 
-    /// Returns the dtype of this model: the config's, or that of most weights (of the scales where quantized).
+    /// Returns the dtype of this model: that of most float weights, of the scales where layers are quantized. Values that
+    /// were decoded from another tool's form have none; where all were, config.json decides.
     pub fn dtype(&self) -> Result<Dtype> {
-        for config in [&self.config, &self.decoder_config] {
-            if let Some(dtype) = config.dtype_name()?.and_then(Dtype::from_name) {
-                return Ok(writable(dtype));
-            }
-        }
+        let is_stored = |tensor: &Tensor<'_>| {
+            let is_decoded = tensor.incoming.is_some_and(|incoming| incoming.quant.is_none());
+            tensor.dtype.is_float() && !is_decoded
+        };
         let mut values: BTreeMap<Dtype, usize> = BTreeMap::new();
-        for source in self.tensors().filter(|source| source.tensor.dtype.is_float()) {
+        for source in self.tensors().filter(|source| is_stored(&source.tensor)) {
             *values.entry(source.tensor.dtype).or_default() += source.tensor.len();
         }
-        Ok(values
-            .into_iter()
-            .max_by_key(|(_, count)| *count)
-            .map_or(Dtype::F16, |(dtype, _)| writable(dtype)))
+        match values.into_iter().max_by_key(|(_, count)| *count) {
+            Some((dtype, _)) => Ok(writable(dtype)),
+            None => Ok(self.declared_dtype()?.unwrap_or(Dtype::F16)),
+        }
+    }
+
+    /// Returns the dtype that config.json names.
+    fn declared_dtype(&self) -> Result<Option<Dtype>> {
+        let declared = match self.config.dtype()? {
+            Some(dtype) => Some(dtype),
+            None => self.decoder_config.dtype()?,
+        };
+        Ok(declared.map(writable))
+    }
+
+    /// Returns a note where config.json names another dtype than [`SourceModel::dtype`].
+    ///
+    /// # Errors
+    /// When it names none that there is.
+    pub fn dtype_note(&self) -> Result<Option<String>> {
+        let dtype = self.dtype()?;
+        let other = self.declared_dtype()?.filter(|declared| *declared != dtype);
+        Ok(other.map(|declared| {
+            format!("most weights are {dtype}, and config.json says {declared}: the weights decide, or setting `dtype`")
+        }))
     }
 
     /// Returns the dtype that the float tensor `name` is written in where the model is written in `dtype`: its own for what

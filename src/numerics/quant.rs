@@ -101,7 +101,7 @@ impl Quant {
         let mut quant = match (bits, mode) {
             (Some(bits), _) => match bits.parse::<u32>() {
                 Ok(bits) => Self { bits, ..mode.unwrap_or_default().default_quant() },
-                Err(_) => bits.parse()?,
+                Err(_) => bits.parse::<Self>().map_err(|error| error.at_setting("setting `bits`"))?,
             },
             (None, Some(mode)) if mode != Mode::Affine => mode.default_quant(),
             (None, _) => {

@@ -130,6 +130,9 @@ fn bit_maps() {
     quantized()
         .json("config.json", |config| config["quantization"]["bits"] = json!(8))
         .finds("problem", "bit map", "differ");
+    quantized()
+        .json("config.json", |config| drop(config.as_object_mut().unwrap().remove("quantization")))
+        .finds("note", "bit map", "mlx-lm reads `quantization`");
     let entry = |config: &mut Value, keep: bool| {
         for key in ["quantization", "quantization_config"] {
             let map = config[key].as_object_mut().unwrap();

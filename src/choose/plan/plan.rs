@@ -185,18 +185,6 @@ impl<'a> Plan<'a> {
         self.layers.is_empty()
     }
 
-    /// Returns the least and the most bits per weight.
-    pub fn reachable_bpw(&self) -> (f64, f64) {
-        let bytes = |pick: fn(u64, u64) -> u64, start: u64| -> u64 {
-            let sizes = self
-                .layers
-                .iter()
-                .map(|(spec, options)| options.iter().filter_map(|c| self.bytes(spec, *c)).fold(start, pick));
-            sizes.sum()
-        };
-        (self.bpw(bytes(u64::min, u64::MAX)), self.bpw(bytes(u64::max, 0)))
-    }
-
     /// Returns the type of scales, biases and tensors that stay float.
     pub const fn dtype(&self) -> Dtype {
         self.dtype
@@ -208,46 +196,6 @@ impl<'a> Plan<'a> {
         bitmap.extend(self.embedding());
         let as_float = Inventory::planned(source, &bitmap, self.dtype).bytes.total;
         as_float - self.weights() * self.dtype.size() as u64
-    }
-
-    /// Returns the bits per weight for the layers decided on when all tensors may take `size` bytes.
-    pub fn bpw_of_model_size(&self, source: &SourceModel, size: u64) -> Result<f64> {
-        let rest = self.rest_bytes(source);
-        let (least, most) = self.reachable_bpw();
-        let bytes = |bpw: f64| rest + (bpw * self.weights() as f64 / 8.0).ceil() as u64;
-        if (bytes(least)..=bytes(most)).contains(&size) {
-            return Ok(self.bpw(size - rest).min(most));
-        }
-        let nearest = if size < bytes(least) { bytes(least) } else { bytes(most) };
-        Err(Error::usage(format!(
-            "a size of {size} bytes cannot be reached: this model goes from {} to {}",
-            bytes(least),
-            bytes(most)
-        ))
-        .hint(format!("the nearest is setting `target_size` {nearest}")))
-    }
-
-    /// Fails unless `target` bits per weight can be kept to.
-    pub fn check_target(&self, target: f64) -> Result<()> {
-        let (least, most) = self.reachable_bpw();
-        if target.is_finite() && (least..=most).contains(&target) {
-            return Ok(());
-        }
-        if self.is_fixed() {
-            return Err(Error::usage(format!(
-                "a target of {target} bpw cannot be reached: recipe and rules fix every layer, at {least:.4} bpw"
-            ))
-            .hint("leave the target out, or leave layers a choice"));
-        }
-        if !target.is_finite() {
-            return Err(Error::usage(format!("a target of {target} bpw is no number of bits"))
-                .hint(format!("this model goes from {least:.3} to {most:.3}")));
-        }
-        let nearest = if target < least { least } else { most };
-        Err(Error::usage(format!(
-            "a target of {target} bpw cannot be reached: this model goes from {least:.3} to {most:.3}"
-        ))
-        .hint(format!("the nearest is setting `target_bpw` {}", round_towards(nearest, least, most))))
     }
 
     /// True if rules and candidates leave nothing to choose.
@@ -378,13 +326,6 @@ fn ruled(spec: &TensorSpec, rule: &LayerRule) -> Result<Candidate> {
         rule.candidate
     ))
     .hint("choose another group size for it, or float"))
-}
-
-/// Rounds `nearest` to three digits, towards the inside of the range.
-fn round_towards(nearest: f64, least: f64, most: f64) -> f64 {
-    let up = (nearest * 1e3).ceil() / 1e3;
-    let down = (nearest * 1e3).floor() / 1e3;
-    if (least..=most).contains(&up) { up } else { down }
 }
 
 fn nothing_to_do(source: &SourceModel, plan: &Plan<'_>, candidates: &[Candidate]) -> Error {

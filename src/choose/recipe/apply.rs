@@ -7,7 +7,7 @@ use super::recipe::{Recipe, Rule};
 use crate::choose::candidate::{Candidate, DEFAULT_CANDIDATES};
 use crate::error::{Error, Result};
 use crate::models::spec::{Manifest, Role, TensorSpec};
-use crate::words::count;
+use crate::words::{count, list};
 
 /// A recipe's meaning for one model.
 #[derive(Debug, Clone, PartialEq)]
@@ -74,11 +74,18 @@ impl Recipe {
             let message = format!("names a block that this model does not have: {}", model.describe());
             return Err(self.mismatch(rule.line, "rule.blocks", message));
         }
-        if manifest.iter().any(|spec| rule.selects(spec, model.blocks)) {
+        if !manifest.iter().any(|spec| rule.selects(spec, model.blocks)) {
+            let message = format!("selects no layer of this model: {}", model.describe());
+            return Err(self.mismatch(rule.line, "rule", message));
+        }
+        let paths = || manifest.iter().filter_map(TensorSpec::path);
+        let unmatched = rule.layers.iter().filter(|glob| !paths().any(|path| glob.matches(path)));
+        let unmatched: Vec<String> = unmatched.map(|glob| format!("`{glob}`")).collect();
+        if unmatched.is_empty() {
             return Ok(());
         }
-        let message = format!("selects no layer of this model: {}", model.describe());
-        Err(self.mismatch(rule.line, "rule", message))
+        let message = format!("no layer of this model matches {}: {}", list(&unmatched), model.describe());
+        Err(self.mismatch(rule.line, "rule.layers", message))
     }
 
     fn mismatch(&self, line: usize, key: &str, message: String) -> Error {

@@ -142,6 +142,10 @@ fn a_recipe_that_does_not_suit_the_model_is_refused() {
         ("[[rule]]\nlayers = 'layers.0.*'\nbits = 4\n", "1: key `rule`: selects no layer"),
         ("[[rule]]\nrole = 'head'\nblocks = 0\nbits = 4\n", "1: key `rule`: selects no layer"),
         (
+            "[[rule]]\nlayers = ['*.up_proj', '*.up_prj', '*.q']\nbits = 4\n",
+            "1: key `rule.layers`: no layer of this model matches `*.up_prj`, `*.q`: it has 8 blocks",
+        ),
+        (
             "[[rule]]\nblocks = [0, 8]\nbits = 4\n",
             "1: key `rule.blocks`: names a block that this model does not",
         ),

@@ -4,17 +4,19 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::command::{whole, whole_in};
+
 /// Size and precision of the cache.
 #[derive(Debug, Args)]
 pub struct Cache {
     /// Most tokens to remember: the first and the latest [default: the model's context]
-    #[arg(long, value_name = "N", help_heading = "Context", value_parser = clap::value_parser!(u32).range(2..))]
+    #[arg(long, value_name = "N", help_heading = "Context", value_parser = whole_in(2, u32::MAX))]
     pub context_size: Option<u32>,
     /// First tokens that are never forgotten [default: 4]
-    #[arg(long, value_name = "N", help_heading = "Context")]
+    #[arg(long, value_name = "N", help_heading = "Context", value_parser = whole::<u32>)]
     pub num_sink_tokens: Option<u32>,
     /// Share of a full context that is forgotten at a time, the oldest after the first tokens [default: 10]
-    #[arg(long, value_name = "PERCENT", help_heading = "Context", value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, value_name = "PERCENT", help_heading = "Context", value_parser = whole_in(1, 100))]
     pub eviction_batch_percent: Option<u32>,
     /// Bits of keys and values in the cache
     #[arg(long, value_name = "4|8", help_heading = "Context", value_parser = kv_bits)]
@@ -26,7 +28,7 @@ pub struct Cache {
     #[arg(long, value_name = "32|64|128", help_heading = "Context", requires = "kv_bits", value_parser = kv_group_size)]
     pub kv_group_size: Option<u32>,
     /// Tokens of a prompt that go through the model at a time [default: 512]
-    #[arg(long, value_name = "N", help_heading = "Context", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", help_heading = "Context", value_parser = whole_in(1, u32::MAX))]
     pub prefill_step_size: Option<u32>,
 }
 
@@ -78,7 +80,7 @@ pub struct Draft {
     #[arg(long, value_name = "MODEL", help_heading = "Speculative decoding")]
     pub draft_model: Option<PathBuf>,
     /// Tokens that it guesses at a time
-    #[arg(long, value_name = "N", help_heading = "Speculative decoding", requires = "draft_model", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
+    #[arg(long, value_name = "N", help_heading = "Speculative decoding", requires = "draft_model", default_value_t = 3, value_parser = whole_in(1, 64))]
     pub num_draft_tokens: u32,
 }
 

@@ -7,6 +7,7 @@ use super::share::{Pack, Unpack, Upload};
 use super::talk::{Chat, Logits, Run};
 use clap::builder::PossibleValue;
 use clap::{Arg, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use std::num::IntErrorKind;
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
@@ -25,7 +26,7 @@ Exit codes:
   2    wrong flags, or flags that do not go with this model
   3    run --extract-boxed: there is no \\boxed{} in the answer
   70   the engine failed
-  130  interrupted";
+  130  interrupted by Ctrl-C; 143 by SIGTERM, 129 by SIGHUP";
 
 /// Turn Hugging Face checkpoints into MLX models of a chosen size and see what that cost.
 #[derive(Debug, Parser)]
@@ -204,11 +205,21 @@ pub(crate) fn within(least: f32, most: f32) -> impl Fn(&str) -> Result<f32, Stri
     }
 }
 
+/// Returns a parser of whole numbers from `least` to `most`.
+pub(crate) fn whole_in(least: u32, most: u32) -> impl Fn(&str) -> Result<u32, String> + Clone {
+    move |text| match whole(text)? {
+        number if (least..=most).contains(&number) => Ok(number),
+        _ if most == u32::MAX => Err(format!("it must be at least {least}")),
+        _ => Err(format!("it lies between {least} and {most}")),
+    }
+}
+
 /// Parses a whole number from 0.
 pub(crate) fn whole<T: TryFrom<i128>>(text: &str) -> Result<T, String> {
     match text.trim().parse::<i128>() {
         Ok(number) if number < 0 => Err("it must not be negative".to_owned()),
         Ok(number) => T::try_from(number).map_err(|_| "it is too large".to_owned()),
+        Err(error) if *error.kind() == IntErrorKind::PosOverflow => Err("it is too large".to_owned()),
         Err(_) => Err("expected a whole number".to_owned()),
     }
 }
@@ -232,7 +243,7 @@ pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
             Err(format!("`{text}` is more than any disk holds"))
         }
         Ok(number) if number < 0.0 => Err(format!("`{text}` is negative")),
-        Ok(number) if number.is_finite() && number * unit >= 1000.0 => Ok((number * unit) as u64),
+        Ok(number) if number.is_finite() && number * unit >= 1000.0 => Ok((number * unit).round() as u64),
         Ok(_) => Err(format!("`{text}` is under 1 KB: give a unit, such as 5GB")),
         Err(_) => Err(format!("`{text}` is not a size such as 5GB")),
     }

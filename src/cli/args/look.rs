@@ -4,7 +4,7 @@ use clap::{ArgGroup, Args};
 use std::path::PathBuf;
 
 use super::cache::Cache;
-use super::command::{at_least_one, parse_size, sequence_length};
+use super::command::{at_least_one, parse_size, sequence_length, whole_in};
 use super::share::Hub;
 use super::template::Template;
 use crate::jobs::evaluate::WINDOWS_IN_BATCH;
@@ -74,7 +74,7 @@ pub struct Report {
     #[arg(long, value_name = "T", requires = "data", value_parser = sequence_length)]
     pub sequence_length: Option<u32>,
     /// Most tokens of --data to use (`mixbit eval --max-tokens`)
-    #[arg(long, value_name = "N", requires = "data", value_parser = clap::value_parser!(u32).range(3..))]
+    #[arg(long, value_name = "N", requires = "data", value_parser = whole_in(3, u32::MAX))]
     pub max_data_tokens: Option<u32>,
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -86,7 +86,7 @@ pub struct Report {
     #[arg(long, short, value_name = "TEXT", allow_hyphen_values = true)]
     pub prompt: Option<String>,
     /// Most tokens of an answer [default: 160]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", value_parser = whole_in(1, 100_000))]
     pub max_tokens: Option<u32>,
     /// Replace the file if it exists
     #[arg(long)]
@@ -141,7 +141,7 @@ pub struct Eval {
     #[arg(long, value_name = "N", value_parser = at_least_one)]
     pub max_tokens: Option<usize>,
     /// Windows computed together
-    #[arg(long, value_name = "B", default_value_t = WINDOWS_IN_BATCH, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "B", default_value_t = WINDOWS_IN_BATCH, value_parser = whole_in(1, u32::MAX))]
     pub batch_size: u32,
     /// Keep the reference's log-probabilities (float16, the whole vocabulary), to score other models against them
     #[arg(long, value_name = "FILE", requires = "reference")]

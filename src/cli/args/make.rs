@@ -3,7 +3,7 @@
 use clap::{ArgGroup, Args, Subcommand};
 use std::path::PathBuf;
 
-use super::command::{FloatDtype, Output, parse_size};
+use super::command::{FloatDtype, Output, parse_size, whole};
 use super::measure::Calibration;
 use super::share::Hub;
 use super::tune::{Tuning, positive};
@@ -21,7 +21,7 @@ pub struct Convert {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub output: Output,
-    /// Element type to write [default: the checkpoint's own]
+    /// Element type to write [default: that of most weights]
     #[arg(long, value_enum)]
     pub dtype: Option<FloatDtype>,
 }
@@ -67,7 +67,7 @@ pub struct Quantize {
     #[arg(long, value_name = "NAME|FILE", conflicts_with_all = ["bits", "mode"])]
     pub recipe: Option<String>,
     /// With --bits, weights that share a scale: 32, 64 or 128 [default: 64, or the mode's]
-    #[arg(long, value_name = "GROUP", conflicts_with_all = ["target_bpw", "target_size", "recipe"])]
+    #[arg(long, value_name = "GROUP", value_parser = whole::<u32>, conflicts_with_all = ["target_bpw", "target_size", "recipe"])]
     pub group_size: Option<u32>,
     /// Settings that a layer may get: bits x group sizes, such as "3,4,6 x 64,128", and `+ keep` for float; or a list
     /// of settings, such as "nvfp4,4:64,keep" [default: 2,3,4,5,6,8 x 32,64,128 + keep]

@@ -4,7 +4,7 @@ use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 
-use super::command::{FloatDtype, parse_size, sequence_length, whole};
+use super::command::{FloatDtype, parse_size, sequence_length, whole, whole_in};
 use super::share::Hub;
 use super::template::Template;
 use crate::choose::recipe::Quality;
@@ -27,11 +27,11 @@ pub struct Calibration {
     #[arg(long, value_enum)]
     pub quality: Option<Quality>,
     /// Sequences of the text: GPTQ sees them all [default: the recipe's, or 64; 16 with --quality fast, 128 with best]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", value_parser = whole_in(1, 100_000))]
     pub samples: Option<u32>,
     /// Number of these sequences, from all over the text, that sensitivities are measured on; more hardly change which
     /// layer gets how many bits [default: the recipe's, or 16; all with --method alignment]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", value_parser = whole_in(1, 100_000))]
     pub sensitivity_samples: Option<u32>,
     /// Tokens per sequence [default: the recipe's; else 512, or the model's context if that is shorter]
     #[arg(long, value_name = "T", value_parser = sequence_length)]

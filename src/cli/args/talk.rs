@@ -1,10 +1,10 @@
 //! Arguments of commands that run models on tokens.
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use std::path::PathBuf;
 
 use super::cache::{Cache, Draft};
-use super::command::{FloatDtype, GENERAL, at_least_one, whole, within};
+use super::command::{FloatDtype, GENERAL, at_least_one, whole, whole_in, within};
 use super::share::Hub;
 use super::template::Asking;
 
@@ -22,7 +22,7 @@ pub struct Sampling {
     #[arg(long, default_value_t = 1.0, value_parser = within(0.0, 1.0))]
     pub top_p: f32,
     /// Keep this many tokens; 0 keeps all
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, value_parser = whole::<u32>)]
     pub top_k: u32,
     /// Drop tokens less likely than this times the likeliest
     #[arg(long, default_value_t = 0.0, value_parser = within(0.0, 1.0))]
@@ -80,20 +80,20 @@ const NOT_WITH_TOKENS: [&str; 8] = [
 
 /// Prompt, as text or token ids.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Prompt")]
+#[command(
+    next_help_heading = "Prompt",
+    group = ArgGroup::new("input").required(true).multiple(true).args(["prompt", "prompt_file", "prompt_tokens"])
+)]
 pub struct Prompt {
     /// The prompt; `-` reads stdin
-    #[arg(
-        long, short, value_name = "TEXT", allow_hyphen_values = true,
-        required_unless_present_any = ["prompt_file", "prompt_tokens"]
-    )]
+    #[arg(long, short, value_name = "TEXT", allow_hyphen_values = true)]
     pub prompt: Option<String>,
     /// A file with the prompt, UTF-8, or `-` for stdin; one line end at its end is left out
     #[arg(long, value_name = "FILE", conflicts_with = "prompt")]
     pub prompt_file: Option<PathBuf>,
     /// Token ids instead of a prompt, separated by commas
     #[arg(
-        long, value_name = "IDS", value_delimiter = ',',
+        long, value_name = "IDS", value_delimiter = ',', value_parser = whole::<u32>,
         conflicts_with_all = NOT_WITH_TOKENS
     )]
     pub prompt_tokens: Vec<u32>,
@@ -207,13 +207,13 @@ pub struct Logits {
     #[allow(missing_docs)]
     pub hub: Hub,
     /// Token ids separated by commas
-    #[arg(long, value_name = "IDS", value_delimiter = ',', required_unless_present = "prompt")]
+    #[arg(long, value_name = "IDS", value_delimiter = ',', required_unless_present = "prompt", value_parser = whole::<u32>)]
     pub tokens: Vec<u32>,
     /// Text instead of token ids, tokenized with the tokenizer's own BOS rule
     #[arg(long, conflicts_with = "tokens")]
     pub prompt: Option<String>,
     /// Feed the tokens through the cache this many at a time, instead of all at once without a cache
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = whole_in(1, u32::MAX))]
     pub step: Option<u32>,
     /// File to write: float32 `logits` [tokens, vocabulary] and int32 `tokens`
     #[arg(long, value_name = "FILE.npz")]

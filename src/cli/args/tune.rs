@@ -2,12 +2,14 @@
 
 use clap::Args;
 
+use super::command::whole_in;
+
 /// Fine-tuning of a quantized model.
 #[derive(Debug, Args)]
 pub struct Tuning {
     /// Fine-tune scales and biases to the float model's logits, in at most this many steps (150 are a good start), and
     /// keep the best values on held-out text; 0 turns off what --quality best or the recipe asks for
-    #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    #[arg(long, value_name = "STEPS", value_parser = whole_in(0, 1_000_000))]
     pub distill: Option<u32>,
     /// With --distill: length of the first step, relative to the scales; falls to 0 over the steps [default: 0.003 up
     /// to 4 bits per weight, half of it with every bit more]
@@ -21,7 +23,7 @@ pub struct Tuning {
     pub distill_norms: bool,
     /// Move bits between layers of the rounded model within the same target, in at most this many rounds; a round is
     /// kept only if the measured KL divergence falls; 0 turns off what --quality best or the recipe asks for
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(0..=100))]
+    #[arg(long, value_name = "N", value_parser = whole_in(0, 100))]
     pub refine: Option<u32>,
     /// Continue an interrupted run after the layers that GPTQ has rounded, the rounds of --refine and the steps of
     /// --distill that were kept beside the output (which --overwrite alone discards); sensitivities are measured again

@@ -4,7 +4,7 @@ use std::slice;
 
 use super::settings;
 use super::templating::refuse_idle;
-use crate::choose::candidate::{Candidate, DEFAULT_CANDIDATES};
+use crate::choose::candidate::DEFAULT_CANDIDATES;
 use crate::choose::plan::Plan;
 use crate::choose::table_journal::TableJournal;
 use crate::cli::args::Analyze;
@@ -12,10 +12,10 @@ use crate::error::Result;
 use crate::files::journal;
 use crate::files::journal::{Journal, Start};
 use crate::files::output_file;
-use crate::files::output_file::{Claim, Existing};
+use crate::files::output_file::{Claim, Existing, explain_resuming};
 use crate::jobs::analyze::Analysis;
 use crate::jobs::opening::{Need, open_after};
-use crate::jobs::settings::recipe;
+use crate::jobs::settings::{candidates, recipe};
 use crate::report::Console;
 use crate::words::count;
 
@@ -23,7 +23,8 @@ use crate::words::count;
 pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     let mut claim = None;
     let source = open_after(&args.model, Need::Weights, |_| {
-        output_file::check(&args.out, Existing::replaced_if(args.overwrite))?;
+        let checked = output_file::check(&args.out, Existing::replaced_if(args.overwrite));
+        if args.resume { checked.map_err(explain_resuming) } else { checked }?;
         claim = Some(Claim::new(&args.out)?);
         let unfinished = TableJournal::path(&args.out);
         if !args.resume && !args.overwrite && Journal::has_unfinished(&unfinished, None)? {
@@ -35,7 +36,7 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     let recipe = recipe(args.recipe.as_deref(), args.candidates.as_deref(), console)?;
     let plan = match (&recipe, &args.candidates) {
         (Some(recipe), _) => Plan::with_recipe(&source, recipe, &[], dtype)?,
-        (None, Some(list)) => Plan::new(&source, &Candidate::parse_list(list)?, &[], dtype)?,
+        (None, Some(list)) => Plan::new(&source, &candidates(list)?, &[], dtype)?,
         (None, None) => Plan::new(&source, &DEFAULT_CANDIDATES, &[], dtype)?,
     };
     let calibration = settings::calibration(&args.calibration, recipe.as_ref(), source.spec())?;

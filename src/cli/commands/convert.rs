@@ -14,7 +14,7 @@ pub fn run(args: &Convert, console: &Console) -> Result<()> {
     let source = open_to_write(&args.hf_path, &output, console, |_| Ok(()))?;
     let dtype = match args.dtype {
         Some(dtype) => dtype.into(),
-        None => source.dtype()?,
+        None => settings::own_dtype(&source, console)?,
     };
     let written = convert(&source, dtype, &output, console)?;
     console.warnings(&written.warnings);

@@ -15,7 +15,7 @@ pub fn run(args: &Dequantize, console: &Console) -> Result<()> {
     let layers = count(quantized_layers(&source), "layer");
     let dtype = match args.dtype {
         Some(dtype) => dtype.into(),
-        None => source.dtype()?,
+        None => settings::own_dtype(&source, console)?,
     };
     let written = dequantize(&source, dtype, &output, console)?;
     console.warnings(&written.warnings);

@@ -12,8 +12,10 @@ use crate::jobs::template::Template;
 use crate::jobs::write::{Output, TowerFate};
 use crate::models::source::SourceModel;
 use crate::models::spec::DecoderSpec;
+use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::Mode;
 use crate::numerics::rounding::Technique;
+use crate::report::Console;
 
 /// Resolves text and measurement of sensitivities, for a model with this architecture.
 pub fn calibration(
@@ -108,6 +110,12 @@ pub fn target(flags: &args::Size, recipe: Option<&Recipe>) -> Target {
 pub fn template(flags: &args::Template) -> Template {
     let variables = flags.chat_template_config.clone().unwrap_or_default();
     Template { name_or_file: flags.chat_template.clone(), variables, prefill: flags.prefill_response.clone() }
+}
+
+/// Returns the dtype of the weights of `source`, with a note where config.json names another.
+pub fn own_dtype(source: &SourceModel, console: &Console) -> Result<Dtype> {
+    console.notes(source.dtype_note()?.as_slice());
+    source.dtype()
 }
 
 /// Returns the folder to write.

@@ -8,7 +8,7 @@ use crate::cli::args::Unpack;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::output_file;
 use crate::files::output_file::Existing;
-use crate::files::output_folder::{OutputFolder, check_destination};
+use crate::files::output_folder::{OutputFolder, check_destination, claim_folder};
 use crate::files::pack::{Pack, PackedFile};
 use crate::report::Console;
 use crate::words::bytes;
@@ -24,7 +24,7 @@ pub fn run(args: &Unpack, console: &Console) -> Result<()> {
     let total = files.iter().map(|file| file.data.len() as u64).sum();
     let bar = console.bytes_bar("unpacking", total);
     if args.file.is_empty() {
-        unpack_folder(args, &pack, &bar)?;
+        unpack_folder(args, &pack, &bar, console)?;
     } else {
         unpack_files(args, &pack, &files, &bar)?;
     }
@@ -47,13 +47,15 @@ fn named_files<'a>(args: &Unpack, pack: &'a Pack) -> Result<Vec<&'a PackedFile>>
 }
 
 /// Unpacks all files to a folder, which appears when it is complete.
-fn unpack_folder(args: &Unpack, pack: &Pack, bar: &ProgressBar) -> Result<()> {
+fn unpack_folder(args: &Unpack, pack: &Pack, bar: &ProgressBar, console: &Console) -> Result<()> {
     check_destination(&args.pack, &args.out, Existing::replaced_if(args.overwrite)).map_err(|error| {
         match error.kind() {
             ErrorKind::Usage(_) => error.hint("choose another folder for --out"),
             _ => error,
         }
     })?;
+    let (_claim, notes) = claim_folder(&args.out)?;
+    console.notes(&notes);
     let folder = OutputFolder::create(&args.out, Existing::replaced_if(args.overwrite))?;
     for file in pack.files() {
         let path = folder.path().join(&file.name);

@@ -144,10 +144,12 @@ impl Journal {
         Error::io(output_file::output_beside(&self.path), error)
     }
 
-    /// Adds to an interruption a hint how to resume after the entries, each of which is a `noun`.
+    /// Adds to an interruption, or to a failure of the disk, a hint how to resume after the entries, each of which is a
+    /// `noun`.
     pub fn with_resume_hint(&self, error: Error, noun: &str) -> Error {
         match (error.kind(), self.entries) {
             (ErrorKind::Interrupted, 1..) => error.hint(resume_after(&count(self.entries, noun))),
+            (ErrorKind::Io { .. }, 1..) => with_kept_work(error, &[&self.path]),
             _ => error,
         }
     }
@@ -204,9 +206,23 @@ impl Journal {
     }
 }
 
+/// Way to resume, in hints.
+const RESUME: &str = "the same command with setting `resume` resumes after";
+
 /// Returns the hint for an interruption of a job that resumes after what is `done`.
 pub fn resume_after(done: &str) -> String {
-    format!("the same command with setting `resume` resumes after {done}")
+    format!("{RESUME} {done}")
+}
+
+/// Adds to the hint of an `error` that what is done is kept in the `journals`, and how to resume, unless it says so.
+pub fn with_kept_work(error: Error, journals: &[&Path]) -> Error {
+    let hint = error.hint_text().unwrap_or_default().to_owned();
+    if hint.contains(RESUME) {
+        return error;
+    }
+    let paths: Vec<String> = journals.iter().map(|path| path.display().to_string()).collect();
+    let kept = format!("what is done is kept in {}: {}", paths.join(" and "), resume_after("it"));
+    error.hint(if hint.is_empty() { kept } else { format!("{hint}; {kept}") })
 }
 
 /// Removes the journal at `path`, if it is there.

@@ -5,4 +5,4 @@ mod journal;
 
 pub use contents::{Entry, damaged};
 pub use header::{ANEW, Header, MODEL};
-pub use journal::{Journal, Start, remove, resume_after, unfinished};
+pub use journal::{Journal, Start, remove, resume_after, unfinished, with_kept_work};

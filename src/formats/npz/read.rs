@@ -6,7 +6,7 @@ use std::path::Path;
 use zip::CompressionMethod;
 
 use crate::error::{Error, Result};
-use crate::files::archive::{damaged, open_archive};
+use crate::files::archive::{broken, damaged, open_archive};
 use crate::formats::entry::Entry;
 use crate::numerics::dtype::Dtype;
 
@@ -65,12 +65,12 @@ pub(crate) type Members = (Vec<(String, Entry)>, Vec<Checksum>);
 
 /// Reads the directory and the headers of a mapped npz.
 pub(crate) fn read_entries(path: &Path, map: &[u8], file: usize) -> Result<Members> {
-    let damaged = |e: &dyn std::fmt::Display| damaged(path, "npz", e);
+    let broken = |e| broken(path, "npz", &e);
     let mut archive = open_archive(path, "npz", map)?;
     let (mut entries, mut checksums) = (Vec::new(), Vec::new());
     for index in 0..archive.len() {
-        let member = archive.by_index(index).map_err(|e| damaged(&e))?;
-        let member_name = member.name().map_err(|e| damaged(&e))?.into_owned();
+        let member = archive.by_index(index).map_err(broken)?;
+        let member_name = member.name().map_err(broken)?.into_owned();
         let Some(name) = member_name.strip_suffix(".npy") else { continue };
         if member.compression() != CompressionMethod::Stored {
             return Err(Error::tensor(path, name, "is compressed, so it cannot be mapped")
@@ -79,7 +79,7 @@ pub(crate) fn read_entries(path: &Path, map: &[u8], file: usize) -> Result<Membe
         let start = member.data_start().unwrap_or(u64::MAX);
         let end = start.saturating_add(member.size());
         if end > map.len() as u64 {
-            return Err(damaged(&format!("member `{member_name}` ends past the file")));
+            return Err(damaged(path, "npz", &format!("member `{member_name}` ends past the file")));
         }
         let entry = member_entry(path, name, map, (start as usize, end as usize), file)?;
         checksums.push(Checksum {

@@ -9,7 +9,7 @@ use super::machine;
 use super::strided::Strided;
 use super::value::{Containers, TensorValue, Value};
 use crate::error::{Error, Result};
-use crate::files::archive::{damaged, open_archive};
+use crate::files::archive::{broken, damaged, open_archive};
 use crate::files::mapped::Mapped;
 use crate::formats::entry::Entry;
 use crate::formats::npz::Checksum;
@@ -88,12 +88,12 @@ struct Members {
 
 impl Members {
     fn read(path: &Path, map: &[u8]) -> Result<Self> {
-        let damaged = |e: &dyn std::fmt::Display| damaged(path, KIND, e);
+        let broken = |e| broken(path, KIND, &e);
         let mut archive = open_archive(path, KIND, map)?;
         let mut members = Self { places: BTreeMap::new(), checksums: Vec::new() };
         for index in 0..archive.len() {
-            let member = archive.by_index_raw(index).map_err(|e| damaged(&e))?;
-            let full = member.name().map_err(|e| damaged(&e))?.into_owned();
+            let member = archive.by_index_raw(index).map_err(broken)?;
+            let full = member.name().map_err(broken)?.into_owned();
             let Some((_, name)) = full.split_once('/') else { continue };
             if member.compression() != CompressionMethod::Stored {
                 return Err(Error::file(
@@ -105,7 +105,7 @@ impl Members {
             let start = member.data_start().unwrap_or(u64::MAX);
             let end = start.saturating_add(member.size());
             if end > map.len() as u64 {
-                return Err(damaged(&format!("member `{name}` ends past the file")));
+                return Err(damaged(path, KIND, &format!("member `{name}` ends past the file")));
             }
             let place = (start as usize, end as usize);
             members.checksums.push(Checksum::new(full.clone(), place, member.crc32()));

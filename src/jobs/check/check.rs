@@ -112,27 +112,9 @@ fn load_error(error: &Error, findings: &[Finding], wrong: &BTreeSet<String>) -> 
     (!is_tensor_reported && !is_reported).then_some(refusal)
 }
 
-/// Joins the first few of `names`, and says how many more there are.
-pub(crate) fn list(names: &[String]) -> String {
-    const NAMES_SHOWN: usize = 3;
-    let shown: Vec<&str> = names.iter().take(NAMES_SHOWN).map(String::as_str).collect();
-    let shown = shown.join(", ");
-    match names.len().saturating_sub(NAMES_SHOWN) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn long_lists_are_cut() {
-        let names = |n: usize| (0..n).map(|i| format!("`{i}`")).collect::<Vec<_>>();
-        assert_eq!(list(&names(3)), "`0`, `1`, `2`");
-        assert_eq!(list(&names(5)), "`0`, `1`, `2` and 2 more");
-    }
 
     #[test]
     fn a_finding_is_one_line() {

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::check::{Finding, Level, Progress, list};
+use super::check::{Finding, Level, Progress};
 use super::folder::Folder;
 use crate::error::Result;
 use crate::files::hashed::HashedFile;
@@ -19,7 +19,7 @@ use crate::jobs::record::Record;
 use crate::models::config::ModelConfig;
 use crate::text::stop_tokens::GenerationConfig;
 use crate::text::tokenizer;
-use crate::words::{bytes, count};
+use crate::words::{bytes, count, list};
 
 /// Checks the pack, weights, index, other containers beside them, and lists the tokenizer's files.
 pub(crate) fn check(folder: &Folder, progress: Progress<'_>) -> Result<Vec<Finding>> {

@@ -6,9 +6,9 @@
 //! of its yardstick and a layer within ten times, while entries of norms and biases are known to reach ten thousand;
 //! whole norms do not.
 
-use super::check::{Finding, list};
+use super::check::Finding;
 use super::item::{Item, Kind};
-use crate::words::count;
+use crate::words::{count, list};
 
 /// Ratios to the typical magnitude from which a note or a problem is reported.
 #[derive(Debug, Clone, Copy)]

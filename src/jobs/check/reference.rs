@@ -4,7 +4,7 @@ use rayon::prelude::*;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use super::check::{Finding, Progress, list};
+use super::check::{Finding, Progress};
 use super::folder::Folder;
 use super::matrix::Matrix;
 use crate::error::Result;
@@ -14,7 +14,7 @@ use crate::models::spec::{AttentionSpec, DecoderSpec};
 use crate::numerics::dtype::Dtype;
 use crate::text::corpus::{Text, documents};
 use crate::text::tokenizer::Tokenizer;
-use crate::words::count;
+use crate::words::{count, list};
 
 /// Compares `folder` with the model in `reference`.
 pub(crate) fn check(folder: &Folder, reference: &Path, progress: Progress<'_>) -> Result<Vec<Finding>> {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::check::{Finding, list};
+use super::check::Finding;
 use super::folder::Folder;
 use crate::files::json;
 use crate::models::config::ModelConfig;
@@ -10,7 +10,7 @@ use crate::models::spec::{
     AttentionSpan, AttentionSpec, DecoderSpec, ExpertsSpec, LLAMA_NAMES, MlpSpec, NormSpec, Normalization,
     Projections, QkNorm, Role, RopeScaling, Score, TIE,
 };
-use crate::words::count;
+use crate::words::{count, list};
 
 /// Checks MLPs, heads, norms, RoPE and tying, and lists decisions against the config's letter.
 pub(crate) fn check(folder: &Folder) -> Vec<Finding> {

@@ -3,11 +3,12 @@
 use serde_json::json;
 use std::{iter, slice};
 
-use super::check::{Finding, list};
+use super::check::Finding;
 use super::folder::Folder;
 use crate::error::Result;
 use crate::text::stop_tokens::{StopTokens, describe};
 use crate::text::tokenizer::{Message, Tokenizer, render_without_tokenizer};
+use crate::words::list;
 
 const QUESTION: &str = "Which number?";
 const ANSWER: &str = "Forty-two.";

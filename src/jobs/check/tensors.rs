@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::check::{Finding, list};
+use super::check::Finding;
 use super::folder::Folder;
 use crate::error::Error;
+use crate::formats::forms;
 use crate::models::bitmap::{Declared, StoredLayer};
+use crate::models::config::ModelConfig;
 use crate::models::spec::{Manifest, TensorSpec, with_columns};
 use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::{Mode, Quant};
-use crate::words::{bytes, count};
+use crate::words::{bytes, count, list};
 
 /// Checks shapes, element types and the bit map, and returns the names of tensors that are missing, left over or
 /// misshapen.
@@ -168,9 +170,12 @@ fn dtypes(folder: &Folder) -> Option<Finding> {
         .iter()
         .map(|(dtype, (tensors, size))| format!("{dtype} ({}, {})", count(*tensors, "tensor"), bytes(*size)))
         .collect();
-    let claimed = folder.config.as_ref().and_then(|config| config.dtype_name().ok()?.map(str::to_owned));
-    let differs = claimed.as_deref().is_some_and(|name| Dtype::from_name(name) != Some(main));
-    let claim = claimed.map(|name| format!("; config.json says {name}")).unwrap_or_default();
+    let claimed = match folder.config.as_ref().map_or(Ok(None), ModelConfig::dtype) {
+        Ok(claimed) => claimed,
+        Err(error) => return Some(Finding::refusal("dtypes", &error)),
+    };
+    let differs = claimed.is_some_and(|dtype| dtype != main);
+    let claim = claimed.map(|dtype| format!("; config.json says {dtype}")).unwrap_or_default();
     let message = format!("float tensors are {}{claim}", all.join(" and "));
     let plain = sizes.len() == 1 && !differs && main != Dtype::F64;
     Some(if plain { Finding::ok("dtypes", message) } else { Finding::note("dtypes", message) })
@@ -201,6 +206,12 @@ fn bit_map(folder: &Folder) -> Vec<Finding> {
             return findings;
         }
     };
+    let is_mlx =
+        || forms::refuse_unknown(config.path(), config.keys()).is_ok_and(|of_other_tool| !of_other_tool);
+    if config.get("quantization").is_none() && config.get("quantization_config").is_some() && is_mlx() {
+        let message = "config.json has it under `quantization_config` alone; mlx-lm reads `quantization`";
+        findings.push(Finding::note(subject, message).hint("`mixbit convert` writes both"));
+    }
     let Some(source) = &folder.source else { return findings };
     if source.bitmap().is_empty() {
         let message = "no layer is quantized";

@@ -2,14 +2,14 @@
 
 use rayon::prelude::*;
 
-use super::check::{Finding, Progress, list};
+use super::check::{Finding, Progress};
 use super::folder::Folder;
 use super::item::{Item, Kind, kind, place};
 use super::magnitudes;
 use super::magnitudes::{Magnitudes, magnitudes};
 use super::matrix::{DEFAULT_GROUP_SIZE, Matrix};
 use crate::error::Result;
-use crate::words::count;
+use crate::words::{count, list};
 
 /// The share of weights in outlier groups above which it is worth a note.
 const MANY_OUTLIERS: f64 = 0.01;

@@ -133,6 +133,11 @@ impl<'a> Job<'a> {
     /// Reads all texts, before any work. Where a model is to be written, fails if unfinished work is in the way or cannot be
     /// resumed.
     pub fn read(&mut self, extent: Extent) -> Result<()> {
+        let read = self.read_all_texts(extent);
+        read.map_err(|error| self.explain_interruption(error))
+    }
+
+    fn read_all_texts(&mut self, extent: Extent) -> Result<()> {
         self.read_texts()?;
         if extent == Extent::Model {
             self.check_unfinished()?;
@@ -168,7 +173,7 @@ impl<'a> Job<'a> {
         if plan.is_fixed() {
             return Ok(self.fixed_decision());
         }
-        let table = self.obtain_table(texts, costs)?;
+        let table = self.obtain_table(texts, costs).map_err(|error| self.explain_interruption(error))?;
         let correction = &table.correction;
         let layers = correction.scores_for(self.technique, &table.layers);
         let mut solution = plan.solve(&layers, target).map_err(|e| match &settings.sensitivities {

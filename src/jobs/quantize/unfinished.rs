@@ -101,12 +101,37 @@ impl Job<'_> {
             || (self.settings.tuning.distill.is_some() && steps.exists())
     }
 
-    /// Adds to an `error` while the model was made how to resume, unless it has a hint.
+    /// Adds to an `error` while the model was made what is kept, and how to resume.
     pub(crate) fn with_resume_hint(&self, error: Error) -> Error {
-        if self.has_kept() && can_resume_after(&error) && error.hint_text().is_none() {
-            return error.hint(journal::resume_after("what is done"));
+        if self.has_kept() && can_resume_after(&error) {
+            let journals = files(&self.settings.output.path);
+            let kept: Vec<&Path> =
+                journals.iter().map(PathBuf::as_path).filter(|path| path.exists()).collect();
+            return journal::with_kept_work(error, &kept);
         }
-        error
+        match error.kind() {
+            ErrorKind::Interrupted => error.hint_if_none(&self.nothing_kept()),
+            _ => error,
+        }
+    }
+
+    /// Adds to an interruption before the model was made what is kept, and how to resume.
+    pub(crate) fn explain_interruption(&self, error: Error) -> Error {
+        match error.kind() {
+            ErrorKind::Interrupted => self.with_resume_hint(error),
+            _ => error,
+        }
+    }
+
+    /// Says that an interruption has left nothing to resume, and how sensitivities are kept.
+    fn nothing_kept(&self) -> String {
+        let anew = "nothing is kept yet: the same command starts from the beginning";
+        if self.is_fixed() || self.table.is_some() {
+            return anew.to_owned();
+        }
+        format!(
+            "{anew}; `mixbit analyze` keeps what it has measured, and setting `sensitivities` takes its table"
+        )
     }
 
     /// Removes the journals of this run where `error` would come again. An earlier run's work is worth more than a tidy

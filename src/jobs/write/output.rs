@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::producers::Container;
 use crate::error::{Error, Result};
 use crate::files::output_file::{Claim, Existing};
-use crate::files::output_folder::{check_destination, check_writable, leftover_notes};
+use crate::files::output_folder::{check_destination, check_writable, claim_folder};
 use crate::models::source::SourceModel;
 use crate::progress::Progress;
 
@@ -76,8 +76,8 @@ impl Output {
     /// is dropped.
     pub fn claim(&self, source: &Path, progress: &dyn Progress) -> Result<Claim> {
         self.check(source)?;
-        let claim = Claim::new(&self.path)?;
-        progress.notes(&leftover_notes(&self.path));
+        let (claim, notes) = claim_folder(&self.path)?;
+        progress.notes(&notes);
         Ok(claim)
     }
 }

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::files::archive::{damaged, open_archive};
+use crate::files::archive::{broken, open_archive};
 
 /// Name of the array to take from an .npz with several.
 const NAME: &str = "tokens";
@@ -52,12 +52,11 @@ pub(crate) fn read(path: &Path, bytes: &[u8]) -> Result<Option<Vec<u32>>> {
 
 /// Returns the contents of the .npy to take from the .npz `bytes`.
 fn member(path: &Path, bytes: &[u8]) -> Result<Vec<u8>> {
-    let damaged = |e: &dyn std::fmt::Display| damaged(path, "npz", e);
+    let broken = |e| broken(path, "npz", &e);
     let mut archive = open_archive(path, "npz", bytes)?;
     let mut names = Vec::new();
     for index in 0..archive.len() {
-        let name =
-            archive.by_index(index).map_err(|e| damaged(&e))?.name().map_err(|e| damaged(&e))?.into_owned();
+        let name = archive.by_index(index).map_err(broken)?.name().map_err(broken)?.into_owned();
         names.extend(name.strip_suffix(".npy").map(|array| (array.to_owned(), index)));
     }
     let chosen = names.iter().find(|(name, _)| name == NAME).or(names.first().filter(|_| names.len() == 1));
@@ -70,7 +69,7 @@ fn member(path: &Path, bytes: &[u8]) -> Result<Vec<u8>> {
         .hint(HINT));
     };
     let mut npy = Vec::new();
-    archive.by_index(*index).map_err(|e| damaged(&e))?.read_to_end(&mut npy).map_err(|e| damaged(&e))?;
+    archive.by_index(*index).map_err(broken)?.read_to_end(&mut npy).map_err(|e| broken(e.into()))?;
     Ok(npy)
 }
 

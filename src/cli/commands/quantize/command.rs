@@ -8,7 +8,9 @@ use crate::choose::rules::LayerRule;
 use crate::cli::args::Quantize;
 use crate::cli::commands::settings;
 use crate::error::{Error, Result};
+use crate::files::output_file::explain_resuming;
 use crate::files::output_folder::check_destination;
+use crate::jobs;
 use crate::jobs::opening::{Need, Quantized, open_as};
 use crate::jobs::quantize::{Extent, Job};
 use crate::jobs::settings::recipe;
@@ -29,7 +31,8 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
         if args.dry_run {
             return check_destination(source.dir(), &output.path, output.existing());
         }
-        claim = Some(output.claim(source.dir(), console)?);
+        let claimed = output.claim(source.dir(), console);
+        claim = Some(if args.tuning.resume { claimed.map_err(explain_resuming) } else { claimed }?);
         Ok(())
     })?;
     console.notes(&output.notes(&source)?);
@@ -61,10 +64,7 @@ fn plan<'a>(args: &Quantize, source: &'a SourceModel, recipe: Option<&Recipe>) -
         None => Plan::new(source, &candidates(args)?, &rules, dtype)?,
     };
     if let Some(setting) = &args.quantize_embeddings {
-        let quant = setting.parse().map_err(|e: Error| {
-            let hint = e.hint_text().unwrap_or_default().to_owned();
-            Error::usage(format!("--quantize-embeddings: {e}")).hint(hint)
-        })?;
+        let quant = setting.parse().map_err(|e: Error| e.at_setting("--quantize-embeddings"))?;
         plan.quantize_embedding(source, quant)?;
     }
     Ok(plan)
@@ -75,7 +75,7 @@ fn candidates(args: &Quantize) -> Result<Vec<Candidate>> {
     if size.bits.is_some() || size.mode.is_some() {
         return Ok(vec![Quant::uniform(size.bits.as_deref(), args.group_size, size.mode)?.into()]);
     }
-    args.candidates.as_deref().map_or(Ok(DEFAULT_CANDIDATES.to_vec()), Candidate::parse_list)
+    args.candidates.as_deref().map_or(Ok(DEFAULT_CANDIDATES.to_vec()), jobs::settings::candidates)
 }
 
 /// Fails where the job is impossible, or flags would do nothing.
@@ -85,7 +85,8 @@ fn check(args: &Quantize, job: &Job<'_>, recipe: Option<&Recipe>) -> Result<()> 
         Some(recipe) if flag.is_none() => recipe.blame(key, &error),
         _ => error,
     };
-    job.check_target()?;
+    job.check_target()
+        .map_err(|error| if job.is_fixed() { idle::without_choice(args, error) } else { error })?;
     job.check_refinement().map_err(|error| blame("refine", args.tuning.refine, error))?;
     job.check_distillation().map_err(|error| blame("distill", args.tuning.distill, error))?;
     job.check_resumption()?;

@@ -27,6 +27,19 @@ pub fn check_template(args: &Quantize, job: &Job<'_>) -> Result<()> {
     refuse_idle(&args.calibration.template, &names, conversations.contains(&true))
 }
 
+/// Returns the `error` of a target that is out of reach because no layer has a choice, at the flag that leaves none.
+pub fn without_choice(args: &Quantize, error: Error) -> Error {
+    let flag = choosing_flag(args);
+    let error = error.at_setting(flag);
+    if flag != "--candidates" {
+        return error;
+    }
+    error.hint(
+        "list several settings, such as --candidates \"3,4,6 x 64\", or give every layer the same with --bits and leave \
+         the target out",
+    )
+}
+
 /// Checks flags of the measurement that chooses bits, and of rounding.
 fn check_choice(args: &Quantize, job: &Job<'_>) -> Result<()> {
     let flags = &args.calibration;

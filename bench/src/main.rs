@@ -54,7 +54,7 @@ enum Bench {
     /// Measure, choose and quantize at a target size, beside dynamic_quant
     Target(target::Options),
     /// Load, read a prompt and generate with SmolLM2-135M, in float16 and quantized, beside mlx-lm and llama.cpp
-    Run(quantized_run::Options),
+    Run(quantized_run::RunOptions),
     /// A text and an answer of ten times the context, with and without the first tokens kept
     Stream(Options),
     /// Perplexity: tokens per second
@@ -125,7 +125,7 @@ fn run(bench: Option<&Bench>, options: &TrainedOptions) -> Result<()> {
 }
 
 /// Runs models beside mlx-lm and beside llama.cpp.
-fn run_models(options: quantized_run::Options) -> Result<Vec<Report>> {
+fn run_models(options: quantized_run::RunOptions) -> Result<Vec<Report>> {
     let mut reports = Vec::new();
     if options.is_beside_mlx_lm() {
         reports.push(generate::run(options.common)?);
@@ -140,7 +140,7 @@ fn run_all(options: &TrainedOptions) -> Result<Vec<Report>> {
         quantize::run(options.common)?,
         target::run(&target::Options { trained: options.clone(), small: false })?,
     ];
-    reports.extend(run_models(quantized_run::Options::new(options.common))?);
+    reports.extend(run_models(quantized_run::RunOptions::new(options.common))?);
     reports.push(evaluate::run(options)?);
     reports.extend(quality::run(&quality::Options::from_trained(options))?);
     Ok(reports)

@@ -49,6 +49,23 @@ impl Subject {
         }
     }
 
+    /// Returns what mixbit's `quantize` does with the embedding, as options, for its format `embedding`. That of
+    /// MobileLLM-R1 stays float, as mlx-lm cannot run it otherwise.
+    fn mixbit_options(self, embedding: &str) -> [&str; 2] {
+        match self {
+            Self::Smollm2 => ["--quantize-embeddings", embedding],
+            Self::Mobilellm950m => ["--dtype", "float16"],
+        }
+    }
+
+    /// Returns the same for `llama-quantize`, which quantizes it unless it is told otherwise.
+    fn llama_cpp_options(self) -> &'static [&'static str] {
+        match self {
+            Self::Smollm2 => &[],
+            Self::Mobilellm950m => &["--token-embedding-type", "f16"],
+        }
+    }
+
     /// Returns true if the model is measured in this format: the large one only in those of whole files of 4 and 8 bits.
     fn has(self, format: &str) -> bool {
         self == Self::Smollm2 || ["4:32", "8:32", "Q4_0", "Q8_0"].contains(&format)
@@ -74,13 +91,14 @@ impl Program {
     }
 }
 
-/// mixbit's formats: name in tables, options of `quantize`. SmolLM2's float16 is taken as it is.
-const MIXBIT_FORMATS: [(&str, &[&str]); 4] = [
-    ("float16", &[]),
-    ("4:32", &["--bits", "4:32", "--quantize-embeddings", "4:32"]),
-    ("8:32", &["--bits", "8:32", "--quantize-embeddings", "8:32"]),
-    ("4.5 bpw", &["--target-bpw", "4.5", "--quantize-embeddings", "4:64"]),
+/// mixbit's formats: name in tables, options of `quantize`, and the embedding's format. SmolLM2's float16 is taken as it is.
+const MIXBIT_FORMATS: [(&str, [&str; 2], &str); 4] = [
+    (FLOAT16, ["", ""], ""),
+    ("4:32", ["--bits", "4:32"], "4:32"),
+    ("8:32", ["--bits", "8:32"], "8:32"),
+    ("4.5 bpw", ["--target-bpw", "4.5"], "4:64"),
 ];
+const FLOAT16: &str = "float16";
 /// llama.cpp's formats, by its names.
 const LLAMA_CPP_FORMATS: [&str; 4] = ["F16", "Q4_0", "Q4_1", "Q8_0"];
 
@@ -105,8 +123,15 @@ pub fn write(subject: Subject, programs: &Programs, llama: Option<&LlamaPrograms
     fs::create_dir_all(&folder)?;
     let source = subject.ensure()?;
     let mut models = Vec::new();
-    for (format, options) in MIXBIT_FORMATS.into_iter().filter(|(format, _)| subject.has(format)) {
-        models.push(mixbit_model(programs, &source, &folder, format, options)?);
+    for (format, options, embedding) in MIXBIT_FORMATS.into_iter().filter(|format| subject.has(format.0)) {
+        let path = if format == FLOAT16 {
+            source.clone()
+        } else {
+            let options = [options, subject.mixbit_options(embedding)].concat();
+            mixbit_model(programs, &source, &folder, format, &options)?
+        };
+        let bytes = weight_bytes(&path)?;
+        models.push(Model { program: Program::Mixbit, format, path, bytes });
     }
     if let Some(llama) = llama {
         let float = folder.join("float32.gguf");
@@ -114,7 +139,10 @@ pub fn write(subject: Subject, programs: &Programs, llama: Option<&LlamaPrograms
         let mut convert = Command::new(&llama.python);
         process::output(convert.arg(script).arg("--model").arg(&source).arg("--out").arg(&float))?;
         for format in LLAMA_CPP_FORMATS.into_iter().filter(|format| subject.has(format)) {
-            models.push(llama_cpp_model(llama, &float, &folder, format)?);
+            let path = folder.join(format).with_extension("gguf");
+            llama_cpp_model(llama, subject.llama_cpp_options(), &float, &path, format)?;
+            let bytes = fs::metadata(&path)?.len();
+            models.push(Model { program: Program::LlamaCpp, format, path, bytes });
         }
         fs::remove_file(float)?;
     }
@@ -125,35 +153,28 @@ fn mixbit_model(
     programs: &Programs,
     source: &Path,
     folder: &Path,
-    format: &'static str,
+    format: &str,
     options: &[&str],
-) -> Result<Model> {
-    let path = if options.is_empty() {
-        source.to_path_buf()
-    } else {
-        eprintln!("bench: quantizing to {format}");
-        let path = folder.join(format.replace([':', ' '], "-"));
-        let mut command = programs.command(Who::Mixbit)?;
-        command.args(["quantize", "--quiet", "--rounding", "rtn", "--no-eval"]).args(options);
-        process::output(command.arg("--hf-path").arg(source).arg("--mlx-path").arg(&path))?;
-        path
-    };
-    let bytes = weight_bytes(&path)?;
-    Ok(Model { program: Program::Mixbit, format, path, bytes })
+) -> Result<PathBuf> {
+    eprintln!("bench: quantizing to {format}");
+    let path = folder.join(format.replace([':', ' '], "-"));
+    let mut command = programs.command(Who::Mixbit)?;
+    command.args(["quantize", "--quiet", "--rounding", "rtn", "--no-eval"]).args(options);
+    process::output(command.arg("--hf-path").arg(source).arg("--mlx-path").arg(&path))?;
+    Ok(path)
 }
 
-/// Quantizes all tensors to one type, the embedding too.
+/// Quantizes all tensors to one type, but for what `options` say.
 fn llama_cpp_model(
     llama: &LlamaPrograms,
+    options: &[&str],
     float: &Path,
-    folder: &Path,
-    format: &'static str,
-) -> Result<Model> {
+    path: &Path,
+    format: &str,
+) -> Result<()> {
     eprintln!("bench: quantizing to {format}");
-    let path = folder.join(format).with_extension("gguf");
-    process::output(llama.quantize().arg("--pure").arg(float).arg(&path).arg(format))?;
-    let bytes = fs::metadata(&path)?.len();
-    Ok(Model { program: Program::LlamaCpp, format, path, bytes })
+    process::output(llama.quantize().arg("--pure").args(options).arg(float).arg(path).arg(format))?;
+    Ok(())
 }
 
 /// Returns the bytes of a folder's safetensors files.

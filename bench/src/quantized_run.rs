@@ -59,7 +59,7 @@ struct Bench {
 
 /// Options of `bench run`.
 #[derive(Args, Clone, Copy)]
-pub struct Options {
+pub struct RunOptions {
     #[command(flatten)]
     pub common: crate::Options,
     /// The model beside llama.cpp
@@ -70,7 +70,7 @@ pub struct Options {
     prompt_tokens: u32,
 }
 
-impl Options {
+impl RunOptions {
     /// Returns the options that are used without any.
     pub fn new(common: crate::Options) -> Self {
         Self { common, model: Subject::Smollm2, prompt_tokens: 512 }
@@ -83,8 +83,8 @@ impl Options {
 }
 
 /// Runs the bench.
-pub fn run(options: Options) -> Result<Report> {
-    let Options { common: crate::Options { runs, .. }, model: subject, prompt_tokens } = options;
+pub fn run(options: RunOptions) -> Result<Report> {
+    let RunOptions { common: crate::Options { runs, .. }, model: subject, prompt_tokens } = options;
     let programs = Programs::ready()?;
     let llama = LlamaPrograms::ready()?;
     let floor = Floor::measure(&programs)?;

@@ -219,6 +219,11 @@ pub(super) fn olmo2(keys: &Keys<'_>) -> Result<Config> {
     let layers = keys.required_size("block_count")?;
     let types = layer_types(&keys.windows(layers, 4)?);
     let config = like_llama(keys, "olmo3", "Olmo3ForCausalLM")?;
+    if let Some(base) = keys.number("rope.freq_base_swa")?
+        && config.get("rope_theta") != Some(&number(base))
+    {
+        return Err(keys.error("rope.freq_base_swa", format!("is {base}, expected that of blocks without windows")));
+    }
     Ok(with(config, json!({"attention_bias": false, "sliding_window": window, "layer_types": types})))
 }
 
@@ -265,9 +270,13 @@ pub(super) fn exaone(keys: &Keys<'_>) -> Result<Config> {
     let mut config = shared(keys, "exaone", "ExaoneForCausalLM")?;
     whole_rope(keys, &mut config)?;
     let layers = config.shift_remove("num_hidden_layers");
+    // Its class has the epsilon of an RMS norm under the name of another, and so has the converter.
+    let other = keys.number("attention.layer_norm_epsilon")?;
+    let epsilon = keys.number("attention.layer_norm_rms_epsilon")?.or(other);
+    let missing = || keys.error("attention.layer_norm_rms_epsilon", "missing");
     let more = json!({
         "num_layers": layers,
-        "layer_norm_epsilon": number(keys.required_number("attention.layer_norm_rms_epsilon")?),
+        "layer_norm_epsilon": number(epsilon.ok_or_else(missing)?),
         "activation_function": "silu",
     });
     Ok(with(config, more))

@@ -105,7 +105,7 @@ fn llama3(keys: &Keys<'_>, factors: &[f64], base: f64) -> Result<Value> {
                 (factor / expected - 1.0).abs() < 1e-4
             })
     };
-    let powers = (8..21).map(|power| f64::from(1u32 << power));
+    let powers = (5..21).map(|power| f64::from(1u32 << power));
     // 8192 first: where no wavelength is between the bounds, several fit.
     let Some(original) = [8192.0].into_iter().chain(powers).find(|&original| fits(original)) else {
         return Err(Error::tensor(

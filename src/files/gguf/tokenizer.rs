@@ -102,6 +102,7 @@ pub(super) fn tokenizer(gguf: &Gguf) -> Result<Vec<u8>> {
 
 fn byte_pairs<'a>(vocabulary: &'a Vocabulary<'a>) -> Result<File<'a>> {
     let rule = PreTokenizer::of(vocabulary.gguf)?;
+    vocabulary.ids()?;
     let split = |pattern: &&str| json!({"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": false});
     let bytes =
         json!({"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": false});
@@ -176,7 +177,7 @@ fn sentencepiece<'a>(vocabulary: &'a Vocabulary<'a>) -> Result<File<'a>> {
 
 /// Returns the pairs that make a token, those of the best token first.
 fn scored_merges<'a>(vocabulary: &'a Vocabulary<'a>) -> Result<Vec<[&'a str; 2]>> {
-    let (ids, scores) = (vocabulary.ids(), vocabulary.scores()?);
+    let (ids, scores) = (vocabulary.ids()?, vocabulary.scores()?);
     let is_made =
         |kind: TokenKind| !matches!(kind, TokenKind::Control | TokenKind::Unknown | TokenKind::Byte);
     let mut made: Vec<usize> =
@@ -278,9 +279,8 @@ fn chat_template(gguf: &Gguf) -> Result<Option<Value>> {
     const KEY: &str = "tokenizer.chat_template";
     let mut named = BTreeMap::new();
     for key in gguf.keys() {
-        let name = key.strip_prefix(KEY).and_then(|rest| rest.strip_prefix('.'));
-        if let Some((name, text)) = name.zip(gguf.text(key)?) {
-            named.insert(name, text);
+        if let Some(name) = key.strip_prefix(KEY).and_then(|rest| rest.strip_prefix('.')) {
+            named.extend(gguf.text(key)?.map(|text| (name, text)));
         }
     }
     let default = gguf.text(KEY)?;

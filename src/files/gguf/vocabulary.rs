@@ -1,7 +1,7 @@
 //! Vocabulary of a model, as its metadata has it.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use super::gguf::Gguf;
 use super::value::Value;
@@ -59,12 +59,6 @@ impl<'a> Vocabulary<'a> {
             if text.is_empty() { Cow::Owned(format!("[EMPTY_{id}]")) } else { Cow::Borrowed(text) }
         };
         let tokens: Vec<Cow<'a, str>> = texts.into_iter().enumerate().map(named).collect();
-        let mut ids = BTreeMap::new();
-        for (id, token) in tokens.iter().enumerate() {
-            if let Some(other) = ids.insert(token.as_ref(), id) {
-                return Err(gguf.error(TOKENS, format!("tokens {other} and {id} are both {token:?}")));
-            }
-        }
         let kinds = |value: &Value| -> Option<Vec<TokenKind>> {
             value.as_list()?.iter().map(|kind| TokenKind::of(kind.as_size()?)).collect()
         };
@@ -79,8 +73,17 @@ impl<'a> Vocabulary<'a> {
     }
 
     /// Returns each token's id.
-    pub(super) fn ids(&self) -> BTreeMap<&str, usize> {
-        self.tokens.iter().enumerate().map(|(id, token)| (token.as_ref(), id)).collect()
+    ///
+    /// # Errors
+    /// Where two tokens have one text.
+    pub(super) fn ids(&self) -> Result<HashMap<&str, usize>> {
+        let mut ids = HashMap::with_capacity(self.tokens.len());
+        for (id, token) in self.tokens.iter().enumerate() {
+            if let Some(other) = ids.insert(token.as_ref(), id) {
+                return Err(self.gguf.error(TOKENS, format!("tokens {other} and {id} are both {token:?}")));
+            }
+        }
+        Ok(ids)
     }
 
     /// Returns the id under `tokenizer.ggml.NAME_token_id`, if there is one, and the token.

@@ -253,7 +253,6 @@ fn keys_that_are_missing_or_wrong_are_named() {
         ("general.architecture", text("mamba"), "architectures that are read from GGUF: llama, qwen2"),
         ("llama.embedding_length", text("x"), "expected a size"),
         ("llama.attention.head_count", u32_value(0), "expected a size"),
-        ("llama.attention.head_count", u32_value(3), "heads"),
         ("llama.attention.value_length", u32_value(16), "expected 32, as for keys"),
         ("llama.rope.dimension_count", u32_value(16), "expected 32, the size of a head"),
         ("llama.rope.scaling.type", text("longrope"), "is not read for this architecture"),
@@ -267,6 +266,14 @@ fn keys_that_are_missing_or_wrong_are_named() {
         let said = refused("types", |file| drop(file.keys.insert(key.to_owned(), value)));
         assert!(said.contains(expected) && said.contains(key), "{key}: {said}");
     }
+}
+
+#[test]
+fn heads_that_do_not_fit_rows_are_errors() {
+    let said = refused("types", |file| {
+        file.keys.insert("llama.attention.head_count".to_owned(), u32_value(3));
+    });
+    assert!(said.contains("blk.0.attn_q.weight") && said.contains("no 3 heads"), "{said}");
 }
 
 #[test]

@@ -101,7 +101,8 @@ fn hash(source: &SourceModel, name: &str) -> String {
     let mut values = Vec::new();
     extend_f32(tensor.dtype, &tensor.bytes(), &mut values);
     let mut hash = Sha256::new();
-    values.iter().for_each(|value| hash.update(value.to_le_bytes()));
+    // Zero has no sign where it is a code times a scale plus a bias.
+    values.iter().for_each(|value| hash.update((value + 0.0).to_le_bytes()));
     hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -260,7 +260,11 @@ fn keys_that_are_missing_or_wrong_are_named() {
         ("tokenizer.ggml.model", text("bert"), "`gpt2`, of byte pairs"),
         ("tokenizer.ggml.pre", text("nobody-knows"), "rules that are read: llama-bpe"),
         ("tokenizer.ggml.bos_token_id", u32_value(1 << 30), "there are 64 tokens"),
-        ("tokenizer.ggml.token_type", Raw { kind: 9, bytes: vec![4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] }, "has 0 entries"),
+        (
+            "tokenizer.ggml.token_type",
+            Raw { kind: 9, bytes: vec![4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] },
+            "has 0 entries",
+        ),
         ("llama.x", Raw { kind: 77, bytes: Vec::new() }, "a value of type 77"),
     ] {
         let said = refused("types", |file| drop(file.keys.insert(key.to_owned(), value)));

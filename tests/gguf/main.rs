@@ -157,7 +157,9 @@ fn every_command_reads_gguf() {
             assert!(difference(&logits(&path(kind), &tokens), &before) < 2e-5, "{name} {kind}");
             succeeded(&mixbit(["check", path(kind).to_str().unwrap()]));
         }
-        for (kind, more) in [("quantized", &["--bits", "6:32"][..]), ("anew", &["--bits", "6:32", "--requantize"])] {
+        for (kind, more) in
+            [("quantized", &["--bits", "6:32"][..]), ("anew", &["--bits", "6:32", "--requantize"])]
+        {
             let more = [more, &["--no-eval"]].concat();
             succeeded(&make("quantize", &model, &path(kind), &more));
             assert!(difference(&logits(&path(kind), &tokens), &before) < 0.2, "{name} {kind}");

@@ -222,7 +222,9 @@ pub(super) fn olmo2(keys: &Keys<'_>) -> Result<Config> {
     if let Some(base) = keys.number("rope.freq_base_swa")?
         && config.get("rope_theta") != Some(&number(base))
     {
-        return Err(keys.error("rope.freq_base_swa", format!("is {base}, expected that of blocks without windows")));
+        return Err(
+            keys.error("rope.freq_base_swa", format!("is {base}, expected that of blocks without windows"))
+        );
     }
     Ok(with(config, json!({"attention_bias": false, "sliding_window": window, "layer_types": types})))
 }

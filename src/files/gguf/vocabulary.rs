@@ -46,6 +46,21 @@ pub(super) struct Vocabulary<'a> {
     pub(super) kinds: Vec<TokenKind>,
 }
 
+/// Tokens that llama.cpp takes for control tokens by their texts, whatever kind the file gives them.
+const CONTROLS: [&str; 11] = [
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|return|>",
+    "<|call|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|eom_id|>",
+    "<EOT>",
+    "<|end_of_text|>",
+    "<end_of_utterance>",
+];
+
 const TOKENS: &str = "tokenizer.ggml.tokens";
 const KINDS: &str = "tokenizer.ggml.token_type";
 
@@ -63,11 +78,16 @@ impl<'a> Vocabulary<'a> {
             value.as_list()?.iter().map(|kind| TokenKind::of(kind.as_size()?)).collect()
         };
         let kinds = gguf.read(KINDS, "a list of kinds of tokens, from 1 to 6", kinds)?;
-        let kinds = kinds.unwrap_or_else(|| vec![TokenKind::Normal; tokens.len()]);
+        let mut kinds = kinds.unwrap_or_else(|| vec![TokenKind::Normal; tokens.len()]);
         if kinds.len() != tokens.len() {
             return Err(
                 gguf.error(KINDS, format!("has {} entries, there are {} tokens", kinds.len(), tokens.len()))
             );
+        }
+        for (kind, token) in kinds.iter_mut().zip(&tokens) {
+            if *kind == TokenKind::Normal && CONTROLS.contains(&token.as_ref()) {
+                *kind = TokenKind::Control;
+            }
         }
         Ok(Self { gguf, tokens, kinds })
     }

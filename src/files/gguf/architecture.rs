@@ -106,7 +106,7 @@ impl Architecture {
     /// Finds the architecture of a model.
     ///
     /// # Errors
-    /// Where it is not known.
+    /// Fails if it is not known.
     pub fn of(gguf: &Gguf) -> Result<&'static Self> {
         let name = gguf.text(KEY)?.ok_or_else(|| gguf.missing(KEY))?;
         ALL.iter().find(|architecture| architecture.name == name).ok_or_else(|| {
@@ -136,7 +136,7 @@ impl Architecture {
     /// Makes config.json of a model's metadata.
     ///
     /// # Errors
-    /// Where a key is missing, has a value that cannot be, or is one that is not known to the architecture.
+    /// Fails if a key is missing, has a value that cannot be, or is one that is not known to the architecture.
     pub fn config(&self, gguf: &Gguf) -> Result<Value> {
         let keys = Keys::new(gguf, self.name);
         let mut config = (self.config)(&keys)?;

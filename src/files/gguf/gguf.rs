@@ -204,7 +204,7 @@ pub fn is_gguf(path: &Path) -> bool {
 /// images, `mmproj*.gguf`, are no models.
 ///
 /// # Errors
-/// Where there are several models.
+/// Fails if there are several models.
 pub fn in_folder(folder: &Path) -> Result<Option<PathBuf>> {
     let Ok(entries) = fs::read_dir(folder) else { return Ok(None) };
     let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());

@@ -51,7 +51,7 @@ impl PreTokenizer {
     /// Finds the rule of a model.
     ///
     /// # Errors
-    /// Where none is named, or one that is not known: the tokens would be wrong.
+    /// Fails if none is named, or one that is not known: the tokens would be wrong.
     pub(super) fn of(gguf: &Gguf) -> Result<Self> {
         let name = gguf.text(KEY)?.ok_or_else(|| gguf.missing(KEY))?;
         let rule = RULES.iter().find(|(names, _)| names.contains(&name)).map(|(_, rule)| *rule);

@@ -95,7 +95,7 @@ impl<'a> Vocabulary<'a> {
     /// Returns each token's id.
     ///
     /// # Errors
-    /// Where two tokens have one text.
+    /// Fails if two tokens have one text.
     pub(super) fn ids(&self) -> Result<HashMap<&str, usize>> {
         let mut ids = HashMap::with_capacity(self.tokens.len());
         for (id, token) in self.tokens.iter().enumerate() {

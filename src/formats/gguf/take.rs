@@ -23,7 +23,7 @@ const FLOATS: [&str; 3] = ["position_embd.weight", "ffn_gate_inp.weight", "ffn_g
 /// Adds the tensors of `gguf` to `checkpoint`, under mlx-lm's names.
 ///
 /// # Errors
-/// Where the architecture or one of its tensors is not known, or a tensor cannot be what its name says.
+/// Fails if the architecture or one of its tensors is not known, or a tensor cannot be what its name says.
 pub(crate) fn take(checkpoint: &mut Checkpoint, gguf: &Gguf) -> Result<()> {
     let architecture = Architecture::of(gguf)?;
     let mut bytes = 0;

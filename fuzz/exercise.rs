@@ -100,7 +100,10 @@ impl<'a> Trial<'a> {
             Ok((inventory.bpw_quantized(), inventory.bpw_model(), inventory.cells().len()))
         });
         self.step("config to write", || Ok(companions::config(&source, source.dtype()?, source.bitmap())));
-        self.step("parts", || companions::parts(&source));
+        // A GGUF is one file, and has no parts.
+        if files.gguf().is_none() {
+            self.step("parts", || companions::parts(&source));
+        }
         self.step("base model", || Ok(companions::base_model(&source)));
     }
 

@@ -69,6 +69,8 @@ pub const TARGETS: &[Target] = &[
     target("fp8-blocks", "model.safetensors", Kind::Safetensors),
     target("bitsandbytes-nf4", "model.safetensors", Kind::Safetensors),
     target("pytorch-strided", "pytorch_model.bin", Kind::Archive),
+    target("gguf", "model.gguf", Kind::Gguf),
+    target("gguf-types", "model.gguf", Kind::Gguf),
     target("pack", PACK, Kind::Archive),
     target("quantized", "sensitivity.json", Kind::Json),
     target("quantized", "recipe.toml", Kind::Toml),
@@ -136,6 +138,11 @@ pub fn write_all(root: &Path) -> Result<()> {
     copy("golden/quantized-by-mlx-lm/qwen3-moe-quantized-router", &root.join("experts"), &[])?;
     for form in ["gptq-act-order", "packed-asymmetric", "fp8-blocks", "bitsandbytes-nf4", "pytorch-strided"] {
         copy(&format!("golden/forms/{form}"), &root.join(form), &[])?;
+    }
+    for (model, file) in [("gguf", "qwen2-tied"), ("gguf-types", "types")] {
+        fs::create_dir_all(root.join(model))?;
+        let from = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/gguf/{file}.gguf"));
+        fs::copy(from, root.join(model).join("model.gguf"))?;
     }
     copy("golden/mixtral-untied", &root.join("mixtral"), &[])?;
     copy("golden/llama-yarn-rope", &root.join("yarn"), &[])?;

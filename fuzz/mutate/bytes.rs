@@ -13,6 +13,13 @@ pub fn mutate(original: &[u8], rng: &mut Rng) -> Vec<u8> {
     bytes
 }
 
+/// Makes changes in the first bytes, where a binary header lies.
+pub fn mutate_start(original: &[u8], rng: &mut Rng) -> Vec<u8> {
+    const HEADER_BYTES: usize = 6000;
+    let (start, rest) = original.split_at(original.len().min(HEADER_BYTES));
+    [mutate(start, rng), rest.to_vec()].concat()
+}
+
 fn change(bytes: &mut Vec<u8>, rng: &mut Rng) {
     if bytes.is_empty() {
         bytes.push(rng.u8(..));

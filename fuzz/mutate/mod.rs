@@ -28,6 +28,8 @@ pub enum Kind {
     Archive,
     /// An array of numpy.
     Array,
+    /// A binary header, and tensors behind it.
+    Gguf,
 }
 
 /// Returns one mutation of `original`: usually damaged, sometimes only changed.
@@ -46,6 +48,7 @@ pub fn mutate(kind: Kind, original: &[u8], rng: &mut Rng) -> Vec<u8> {
         Kind::Safetensors => safetensors::mutate(original, rng),
         Kind::Archive => archive::mutate(original, rng),
         Kind::Array => archive::mutate_array(original, rng),
+        Kind::Gguf => bytes::mutate_start(original, rng),
     }
 }
 

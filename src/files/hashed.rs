@@ -33,9 +33,12 @@ impl HashedFile {
 
 /// Returns the files among `files` that are named by their SHA-256, sorted by name.
 pub(crate) fn hashed_files(files: &ModelFiles) -> Vec<HashedFile> {
-    let names = if files.pack().is_some() { Vec::new() } else { files.names().unwrap_or_default() };
-    let hashed = names.iter().filter_map(|name| {
-        let path = files.path_of(name);
+    let paths: Vec<PathBuf> = match (files.pack(), files.gguf()) {
+        (Some(_), _) => Vec::new(),
+        (None, Some(gguf)) => gguf.shards().iter().map(|shard| shard.path.clone()).collect(),
+        (None, None) => files.names().unwrap_or_default().iter().map(|name| files.path_of(name)).collect(),
+    };
+    let hashed = paths.into_iter().filter_map(|path| {
         let sha256 = hub_cache::blob_in_cache(&path)?.file_name()?.to_str()?.to_owned();
         let is_hash =
             sha256.len() == 64 && sha256.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));

@@ -1,6 +1,7 @@
 //! Places of bytes: folders, packs, the Hub and its cache, mapped files, and output that appears whole or not at all.
 pub mod archive;
 pub mod digest;
+pub mod gguf;
 pub mod hashed;
 pub mod hub;
 pub mod hub_cache;

@@ -90,8 +90,11 @@ impl Pack {
             return Err(weights());
         }
         if !map.starts_with(&MAGIC) {
-            return Err(Error::file(path, "is neither a model folder nor a pack nor a single weight file")
-                .hint("give the folder that holds config.json, or a file that `mixbit pack` wrote"));
+            return Err(Error::file(
+                path,
+                "is neither a model folder nor a pack nor a GGUF nor a single weight file",
+            )
+            .hint("give the folder that holds config.json, a .gguf, or a file that `mixbit pack` wrote"));
         }
         let mut archive = open_archive(path, KIND, &map)?;
         let no_pack = || {

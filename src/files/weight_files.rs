@@ -130,8 +130,7 @@ pub(crate) fn choose_weights(dir: &Path, names: &[String]) -> Result<Vec<String>
     if names.iter().any(|name| name == NPZ) {
         return Ok(vec![NPZ.to_owned()]);
     }
-    let expected =
-        "no weights: expected model.safetensors, shards with an index, weights.npz, or pytorch_model.bin";
+    let expected = "no weights: expected model.safetensors, shards with an index, weights.npz, pytorch_model.bin, or one .gguf";
     let error = Error::file(dir, expected);
     let is_original = |name: &String| name.starts_with("consolidated.") || name.ends_with(".pth");
     Err(if names.iter().any(is_original) {

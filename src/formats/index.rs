@@ -10,6 +10,7 @@ use std::collections::BTreeSet;
 use super::checkpoint::Checkpoint;
 use super::entry::Entry;
 use super::forms;
+use super::gguf;
 use crate::error::{Error, Result};
 use crate::files::model_files::ModelFiles;
 use crate::files::pack::safe_name;
@@ -55,6 +56,10 @@ impl Checkpoint {
     fn open_stored(files: &ModelFiles) -> Result<(Self, Vec<Error>)> {
         let mut checkpoint = Self::empty(files.path());
         let mut faults = Vec::new();
+        if let Some(gguf) = files.gguf() {
+            gguf::take(&mut checkpoint, gguf)?;
+            return Ok((checkpoint, faults));
+        }
         if files.has(INDEX) {
             match read_index(files) {
                 Ok(index) => {

@@ -1,9 +1,11 @@
-//! Formats of weight files: safetensors (one file or shards with an index) and npz, mapped and never copied whole.
+//! Formats of weight files: safetensors (one file or shards with an index), npz, PyTorch's files and GGUF,
+//! mapped and never copied whole.
 pub(crate) mod backing;
 pub mod checkpoint;
 pub mod entry;
 pub mod forms;
 pub(crate) mod gather;
+pub(crate) mod gguf;
 pub mod index;
 pub mod npy;
 pub mod npz;

@@ -20,6 +20,12 @@ pub(crate) struct Stored {
 }
 
 impl Stored {
+    /// Makes a tensor that no checkpoint has, of one piece of `file`.
+    pub(crate) fn new(name: &str, mut entry: Entry, file: &Arc<WeightFile>) -> Self {
+        entry.pieces.iter_mut().for_each(|piece| piece.file = 0);
+        Self { name: name.to_owned(), entry, files: vec![Arc::clone(file)] }
+    }
+
     /// Takes the tensor `name` of `checkpoint`.
     pub(crate) fn of(checkpoint: &Checkpoint, name: &str) -> Option<Self> {
         let mut entry = checkpoint.entries.get(name)?.clone();

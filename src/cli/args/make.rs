@@ -12,7 +12,7 @@ use crate::numerics::quant::Mode;
 /// `mixbit convert`.
 #[derive(Debug, Args)]
 pub struct Convert {
-    /// Model to read: folder, pack, or name on the Hub
+    /// Model to read: folder, pack, GGUF, or name on the Hub
     #[arg(long, alias = "model", value_name = "MODEL")]
     pub hf_path: PathBuf,
     #[command(flatten)]
@@ -50,7 +50,7 @@ pub struct Size {
     .args(["target_bpw", "target_size", "bits", "mode", "recipe"]))]
 #[command(group = ArgGroup::new("distilling").multiple(true).args(["distill", "quality", "recipe"]))]
 pub struct Quantize {
-    /// Model to read: folder, pack, or name on the Hub
+    /// Model to read: folder, pack, GGUF, or name on the Hub
     #[arg(long, alias = "model", value_name = "MODEL")]
     pub hf_path: PathBuf,
     #[command(flatten)]
@@ -109,7 +109,7 @@ pub struct Quantize {
 /// `mixbit dequantize`.
 #[derive(Debug, Args)]
 pub struct Dequantize {
-    /// Model to read, with quantized layers: folder, pack, or name on the Hub
+    /// Model to read, with quantized layers: folder, pack, GGUF, or name on the Hub
     #[arg(long, alias = "model", value_name = "MODEL")]
     pub hf_path: PathBuf,
     #[command(flatten)]

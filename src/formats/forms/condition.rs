@@ -1,5 +1,7 @@
 //! Conditions on the values that layers of other tools are decoded with; headers do not show them.
 
+use rayon::prelude::*;
+
 use crate::error::{Error, Result};
 use crate::formats::stored::Stored;
 
@@ -13,7 +15,9 @@ pub struct Condition {
     kind: Kind,
 }
 
-#[derive(Debug, Clone, Copy)]
+/// Reader of the numbers that the codes of a block are multiplied with and shifted by.
+pub(crate) type ScalesOfBlock = Box<dyn Fn(&[u8]) -> [f32; 2] + Send + Sync>;
+
 enum Kind {
     /// Finite, and not all zero.
     Scales,
@@ -21,6 +25,19 @@ enum Kind {
     Codes,
     /// E8M0 without NaN.
     Exponents,
+    /// Blocks of so many bytes, whose scales are finite, and not all zero.
+    Blocks(usize, ScalesOfBlock),
+}
+
+impl std::fmt::Debug for Kind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Scales => "Scales",
+            Self::Codes => "Codes",
+            Self::Exponents => "Exponents",
+            Self::Blocks(..) => "Blocks",
+        })
+    }
 }
 
 impl Condition {
@@ -44,13 +61,34 @@ impl Condition {
         Self { tensor: tensor.clone(), kind: Kind::Exponents }
     }
 
+    /// Scales of blocks of `bytes` bytes must be finite, and not all of them zero.
+    pub(crate) fn blocks(tensor: &Stored, bytes: usize, scales: ScalesOfBlock) -> Self {
+        Self { tensor: tensor.clone(), kind: Kind::Blocks(bytes, scales) }
+    }
+
     /// Fails where the values do not meet the condition.
     pub fn verify(&self) -> Result<()> {
         let length = self.tensor.len();
         let (mut wrong, mut is_zero) = (0, true);
-        for start in (0..length).step_by(STEP) {
+        let step = if let Kind::Blocks(bytes, _) = self.kind { STEP * bytes } else { STEP };
+        for start in (0..length).step_by(step) {
             crate::interrupt::check()?;
-            let range = start..(start + STEP).min(length);
+            let range = start..(start + step).min(length);
+            if let Kind::Blocks(bytes, scales) = &self.kind {
+                let stored = self.tensor.bytes(range.clone());
+                let of_blocks = stored.par_chunks_exact(*bytes).map(|block| {
+                    let [scale, shift] = scales(block);
+                    [
+                        usize::from(!scale.is_finite() || !shift.is_finite()),
+                        usize::from(scale != 0.0 || shift != 0.0),
+                    ]
+                });
+                let [bad, not_zero] = of_blocks.reduce(|| [0; 2], |a, b| [a[0] + b[0], a[1] + b[1]]);
+                wrong += bad;
+                is_zero &= not_zero == 0;
+                self.tensor.release(range);
+                continue;
+            }
             if let Kind::Scales = self.kind {
                 let values = self.tensor.values(range);
                 wrong += values.iter().filter(|value| !value.is_finite()).count();
@@ -69,7 +107,7 @@ impl Condition {
             1 => return Err(damaged(&self.tensor, "has a value that is NaN or infinite")),
             more => return Err(damaged(&self.tensor, format!("has {more} values that are NaN or infinite"))),
         }
-        if matches!(self.kind, Kind::Scales) && is_zero {
+        if matches!(self.kind, Kind::Scales | Kind::Blocks(..)) && is_zero {
             return Err(damaged(&self.tensor, "is zero throughout"));
         }
         Ok(())

@@ -24,4 +24,5 @@ mod tests;
 pub use condition::Condition;
 pub(crate) use declared::declared;
 pub use declared::{refuse_unknown, section};
-pub(crate) use take::take;
+pub(crate) use layer::{Layer, Part, Values, shared};
+pub(crate) use take::{Origin, Place, take};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::path::PathBuf;
 
 use super::declared::{Declared, Scheme};
 use super::layer::{Layer, Part, Values};
@@ -68,15 +69,22 @@ fn refuse_left(checkpoint: &Checkpoint, declared: &Declared) -> Result<()> {
 }
 
 /// Names that the tensors of a layer get.
-struct Place {
+pub(crate) struct Place {
     layer: String,
     weight: String,
+}
+
+/// Tensor that a layer was read from, or the first of them.
+pub(crate) struct Origin {
+    pub(crate) name: String,
+    /// File that it lies in.
+    pub(crate) path: PathBuf,
 }
 
 impl Place {
     /// Returns the names for a layer that was found at `path`: of the layer or, where a form completes the weight's own name,
     /// of its weight.
-    fn of(path: &str, is_weight: bool) -> Self {
+    pub(crate) fn of(path: &str, is_weight: bool) -> Self {
         let layer = path.strip_suffix(".weight").unwrap_or(path).to_owned();
         let weight = if is_weight { path.to_owned() } else { format!("{path}.weight") };
         Self { layer, weight }
@@ -112,37 +120,53 @@ fn refuse_scaled(checkpoint: &Checkpoint) -> Result<()> {
 impl Checkpoint {
     /// Puts `layer`, which was read from `taken` tensors of `bytes` bytes in all, in the place of these.
     fn insert_layer(&mut self, place: &Place, taken: &[String], bytes: usize, layer: Layer) -> Result<()> {
-        let Layer { form, shape, values, conditions } = layer;
-        self.conditions.extend(conditions);
-        let bytes_per_value = bytes as f64 / shape.iter().product::<usize>().max(1) as f64;
-        let main = taken.first().map_or("", String::as_str);
-        let of = |quant| Some(Incoming { form, quant, bytes_per_value });
-        let parts = match values {
-            Values::Floats(rows) => {
-                vec![(place.weight.clone(), self.part(main, &shape, Part::Made(Dtype::F32, rows), of(None)))]
-            }
-            Values::Mlx { quant, codes, scales, biases } => {
-                let columns = shape.last().copied().unwrap_or(0);
-                let leading = &shape[..shape.len().saturating_sub(1)];
-                let words = [leading, &[quant.packed_columns(columns).unwrap_or(0)]].concat();
-                let groups = [leading, &[quant.groups(columns).unwrap_or(0)]].concat();
-                let codes = self.part(main, &words, codes, of(Some(quant)));
-                let scales = self.part(main, &groups, scales, None);
-                let biases = biases.map(|biases| self.part(main, &groups, biases, None));
-                let parts = [(".weight", Some(codes)), (".scales", Some(scales)), (".biases", biases)];
-                let named =
-                    |(end, part): (&str, Option<Entry>)| Some((format!("{}{end}", place.layer), part?));
-                parts.into_iter().filter_map(named).collect()
-            }
-        };
+        let name = taken.first().cloned().unwrap_or_default();
+        let first = self.entries.get(&name).and_then(|entry| entry.pieces.first());
+        let path = first.map_or_else(|| self.path().to_owned(), |piece| self.files[piece.file].path.clone());
+        let parts = self.parts_of_layer(place, &Origin { name, path }, bytes, layer);
         for name in taken {
             self.entries.remove(name);
         }
         parts.into_iter().try_for_each(|(name, entry)| self.insert(name, entry))
     }
 
-    /// Makes the entry of a part of a layer that was read from the tensor `main` and others.
-    fn part(&mut self, main: &str, shape: &[usize], values: Part, incoming: Option<Incoming>) -> Entry {
+    /// Makes the tensors of `layer`, which has `bytes` bytes in its form, under the names of `place`.
+    pub(crate) fn parts_of_layer(
+        &mut self,
+        place: &Place,
+        origin: &Origin,
+        bytes: usize,
+        layer: Layer,
+    ) -> Vec<(String, Entry)> {
+        let Layer { form, shape, values, conditions } = layer;
+        self.conditions.extend(conditions);
+        let bytes_per_value = bytes as f64 / shape.iter().product::<usize>().max(1) as f64;
+        let of = |quant| Some(Incoming { form, quant, bytes_per_value });
+        match values {
+            Values::Floats(rows) => {
+                vec![(
+                    place.weight.clone(),
+                    self.part(origin, &shape, Part::Made(Dtype::F32, rows), of(None)),
+                )]
+            }
+            Values::Mlx { quant, codes, scales, biases } => {
+                let columns = shape.last().copied().unwrap_or(0);
+                let leading = &shape[..shape.len().saturating_sub(1)];
+                let words = [leading, &[quant.packed_columns(columns).unwrap_or(0)]].concat();
+                let groups = [leading, &[quant.groups(columns).unwrap_or(0)]].concat();
+                let codes = self.part(origin, &words, codes, of(Some(quant)));
+                let scales = self.part(origin, &groups, scales, None);
+                let biases = biases.map(|biases| self.part(origin, &groups, biases, None));
+                let parts = [(".weight", Some(codes)), (".scales", Some(scales)), (".biases", biases)];
+                let named =
+                    |(end, part): (&str, Option<Entry>)| Some((format!("{}{end}", place.layer), part?));
+                parts.into_iter().filter_map(named).collect()
+            }
+        }
+    }
+
+    /// Makes the entry of a part of a layer that was read from the tensor `origin` and others.
+    fn part(&mut self, origin: &Origin, shape: &[usize], values: Part, incoming: Option<Incoming>) -> Entry {
         let dtype = match &values {
             Part::Same(_) if incoming.is_some() => Dtype::U32,
             Part::Same(_) => Dtype::U8,
@@ -158,13 +182,11 @@ impl Checkpoint {
             Part::Same(stored) => Box::new(Bytes { rows: shape.iter().rev().skip(1).product(), stored }),
             Part::Made(_, rows) => rows,
         };
-        let first = self.entries.get(main).and_then(|entry| entry.pieces.first());
-        let path = first.map_or_else(|| self.path().to_owned(), |piece| self.files[piece.file].path.clone());
         let row_bytes = shape.last().copied().unwrap_or(1) * dtype.size();
-        let file = self.add_made(&path, Made { row_bytes, rows });
+        let file = self.add_made(&origin.path, Made { row_bytes, rows });
         let each = shape.iter().product::<usize>() * dtype.size();
         let mut entry = Entry::new(file, dtype, shape.to_vec(), [0, each]);
-        entry.parts.push(main.to_owned());
+        entry.parts.push(origin.name.clone());
         entry.incoming = incoming;
         entry
     }

@@ -93,8 +93,12 @@ pub struct Parts {
 /// Lists the files that make the model `source`, which must be complete: all weights, and a tokenizer. Its folder may
 /// hold only files and folders, since a part of the model could be meant by anything else.
 pub fn parts(source: &SourceModel) -> Result<Parts> {
-    check_tokenizer(source)?;
     let files = source.files();
+    if files.gguf().is_some() {
+        return Err(Error::file(files.path(), "is a GGUF, which is no folder of files")
+            .hint("convert it first: `mixbit convert` writes such a folder"));
+    }
+    check_tokenizer(source)?;
     let weights: Vec<&Path> = source.checkpoint().files().collect();
     let is_broken = matches!(GenerationConfig::read(source.config())?, GenerationConfig::Broken(_));
     let is_part = |name: &String| {

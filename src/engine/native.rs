@@ -213,7 +213,7 @@ fn activation_number(activation: Activation) -> Option<i32> {
         Activation::Gelu => Some(2),
         Activation::GeluTanh => Some(3),
         Activation::Relu2 => Some(4),
-        Activation::Xielu | Activation::ClampedSwish { .. } => None,
+        Activation::Xielu | Activation::ClampedSwish { .. } | Activation::ClampedSilu { .. } => None,
     }
 }
 

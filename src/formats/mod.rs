@@ -1,6 +1,7 @@
 //! Formats of weight files: safetensors (one file or shards with an index) and npz, mapped and never copied whole.
 pub(crate) mod backing;
 pub mod checkpoint;
+mod columns;
 pub mod entry;
 pub mod forms;
 pub(crate) mod gather;

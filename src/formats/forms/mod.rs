@@ -24,4 +24,5 @@ mod tests;
 pub use condition::Condition;
 pub(crate) use declared::declared;
 pub use declared::{refuse_unknown, section};
+pub(crate) use parts::matrix;
 pub(crate) use take::take;

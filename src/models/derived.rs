@@ -333,7 +333,7 @@ mod tests {
     /// Derives `y` from a tensor of `shape`, and reads it in pieces of several sizes.
     fn derive(dtype: Dtype, shape: &[usize], steps: &[Step]) -> Result<Found, String> {
         let (_folder, mut checkpoint) = numbers(dtype, shape);
-        let entry = Derived::new("y".to_owned(), steps).entry("x", &checkpoint.entries["x"], |_| None)?;
+        let entry = Derived::new("y".to_owned(), steps).entry("x", &checkpoint.entries["x"], rows_of)?;
         let parts = entry.parts.clone();
         checkpoint.entries.insert("y".to_owned(), entry);
         let tensor = checkpoint.get("y").unwrap();
@@ -347,6 +347,23 @@ mod tests {
         let mut values = Vec::new();
         extend_f32(tensor.dtype, &whole, &mut values);
         Ok((tensor.shape.to_vec(), values, parts))
+    }
+
+    /// Rows of other tensors: there is one of two.
+    fn rows_of(other: &str) -> Option<usize> {
+        (other == "two").then_some(2)
+    }
+
+    #[test]
+    fn rows_become_as_many_matrices_as_another_has() {
+        let two = || Step::StackedAs("two".to_owned());
+        let (shape, values, parts) = derive(Dtype::F32, &[4, 2], &[two(), Step::Transposed]).unwrap();
+        assert_eq!((shape, values), (vec![2, 2, 2], vec![0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]));
+        assert_eq!(parts, ["x.T[0]", "x.T[1]"]);
+        let message = derive(Dtype::F32, &[3, 2], &[two()]).unwrap_err();
+        assert!(message.contains("3 rows hold no 2 matrices"), "{message}");
+        let message = derive(Dtype::F32, &[4, 2], &[Step::StackedAs("none".to_owned())]).unwrap_err();
+        assert!(message.contains("`none` is missing"), "{message}");
     }
 
     #[test]

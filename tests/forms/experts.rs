@@ -34,8 +34,7 @@ fn codes_of_gpt_oss_pass_through() {
             let (_, _, shape, bytes) = stored(&path_of(block, &format!("gate_up_proj_{part}")));
             let row = bytes.len() / (shape[0] * shape[1]);
             for (first, name) in ["gate_proj", "up_proj"].into_iter().enumerate() {
-                let turns: Vec<u8> =
-                    bytes.chunks(row).skip(first).step_by(2).flatten().copied().collect();
+                let turns: Vec<u8> = bytes.chunks(row).skip(first).step_by(2).flatten().copied().collect();
                 let tensor = written.tensor(&format!("{}.{end}", path_of(block, name))).unwrap();
                 assert!(tensor.bytes() == turns.as_slice(), "{block} {name} {part}");
             }

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::{KeyDefault, extended, sizes};
 use crate::models::spec::{
-    AttentionGate, AttentionSpan, Biases, DecoderSpec, EXPERT_KEYS, EXPERT_NAMES, ExpertNames, ExpertsSpec,
+    AttentionGate, Biases, DecoderSpec, EXPERT_KEYS, EXPERT_NAMES, ExpertNames, ExpertsSpec,
 };
 
 /// Defaults of transformers' `AfmoeConfig`.
@@ -44,17 +44,15 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     spec.name_norms_of_mlps("pre_mlp_layernorm", "post_mlp_layernorm");
     let distance = config.size("global_attn_every_n_layers")?.unwrap_or(1);
     spec.set_sliding_windows(config, |block| !(block + 1).is_multiple_of(distance))?;
-    for attention in spec.attentions_mut() {
-        attention.gate = Some(AttentionGate::PerValue);
-        attention.rope = (attention.span != AttentionSpan::Full).then_some(0);
-    }
+    spec.rotate_windows_only();
+    spec.attentions_mut().for_each(|attention| attention.gate = Some(AttentionGate::PerValue));
     let is_scaled = config.boolean("mup_enabled")?.unwrap_or(false);
     spec.embed.scale = is_scaled.then_some((spec.hidden_size as f32).sqrt());
     let experts =
         ExpertsSpec::from_config(config, EXPERT_KEYS)?.corrected_sigmoids(&NAMES).normalized(true, 1e-20);
     let factor = config.positive("route_scale")?.unwrap_or(1.0) as f32;
     let dense = config.count("num_dense_layers")?.unwrap_or(0);
-    spec.set_experts(config, ExpertsSpec { factor: factor as f32, ..experts }, |block| block >= dense)?;
+    spec.set_experts(config, ExpertsSpec { factor, ..experts }, |block| block >= dense)?;
     spec.set_shared_experts(experts.intermediate_size * config.require_size("num_shared_experts")?, None);
     spec.write_layer_types();
     Ok(spec)

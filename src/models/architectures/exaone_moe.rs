@@ -34,7 +34,9 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     spec.set_qk_norms();
     let pattern = WindowPattern::from_config(config, "sliding_window_pattern")?;
     spec.set_sliding_windows(config, |block| pattern.is_sliding(block))?;
-    spec.rotate_windows_only();
+    if spec.has_windows() {
+        spec.rotate_windows_only();
+    }
     let experts = ExpertsSpec::from_config(config, EXPERT_KEYS)?.corrected_sigmoids(&EXPERT_NAMES);
     let experts = experts.normalized_if_said(config, 1e-20)?;
     let (groups, factor) = (groups(config, experts.count)?, config.factor("routed_scaling_factor")?);

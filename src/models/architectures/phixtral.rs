@@ -44,8 +44,7 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     spec.attentions_mut().for_each(|attention| attention.projections = Projections::Fused);
     let experts = ExpertsSpec::from_config(config, LOCAL_EXPERT_KEYS)?;
     spec.set_experts(config, ExpertsSpec { bias: true, score: Score::SoftmaxOfChosen, ..experts }, |_| true)?;
-    let written = MAKERS[..4].iter().filter_map(|(key, _)| Some((*key, config.get(key)?.clone())));
-    spec.resolved.extend(written);
+    spec.resolved.extend(MAKERS[..4].iter().filter_map(|(key, _)| Some((*key, config.get(key)?.clone()))));
     Ok(spec)
 }
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::decoder::DecoderSpec;
 use super::mlp::XIELU_PARAMETERS;
 use super::norm::{NormKind, NormSpec, QkNorm};
-use super::parts::{AttentionSpan, AttentionSpec, BlockSpec, Projections};
+use super::parts::{AttentionSpan, BlockSpec, Projections};
 use super::rope::Rope;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
@@ -110,12 +110,15 @@ impl DecoderSpec {
         }
     }
 
-    /// Lets only blocks with a window rotate; all of them where there is none.
+    /// True if some block has a window.
+    pub(crate) fn has_windows(&self) -> bool {
+        self.attentions().any(|attention| attention.span != AttentionSpan::Full)
+    }
+
+    /// Lets only blocks with a window rotate.
     pub(crate) fn rotate_windows_only(&mut self) {
-        let is_local = |attention: &AttentionSpec| attention.span != AttentionSpan::Full;
-        let slides = self.attentions().any(is_local);
         for attention in self.attentions_mut() {
-            attention.rope = (!slides || is_local(attention)).then_some(0);
+            attention.rope = attention.rope.filter(|_| attention.span != AttentionSpan::Full);
         }
     }
 

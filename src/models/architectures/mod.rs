@@ -86,6 +86,7 @@ mod step3p5;
 mod step3p5_experts;
 mod step3p5_keys;
 mod step3p5_names;
+mod step3p5_ropes;
 mod telechat3;
 mod wrappers;
 

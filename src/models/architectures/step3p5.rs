@@ -4,7 +4,8 @@
 use super::llama;
 use super::names::TensorShapes;
 use super::step3p5_experts::set_experts;
-use super::step3p5_keys::{OTHER, heads_of_windows, read, ropes};
+use super::step3p5_keys::{OTHER, heads_of_windows, read};
+use super::step3p5_ropes::ropes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::{KeyDefault, extended, sizes};

@@ -1,16 +1,19 @@
 //! Keys of Step 3.5: those of its makers, which mlx-lm needs, and those of transformers.
 
-use serde_json::Value;
-
 use super::step3p5::DEFAULTS;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::spec::{Rope, RopeScaling};
 
 /// Returns the config under transformers' keys, without the entries of layers that predict further tokens.
 pub(super) fn read(config: &ModelConfig) -> Result<ModelConfig> {
-    const LISTS: [&str; 5] =
-        ["layer_types", "rope_theta", "partial_rotary_factors", "swiglu_limits", "swiglu_limits_shared"];
+    const LISTS: [&str; 6] = [
+        "layer_types",
+        "mlp_layer_types",
+        "rope_theta",
+        "partial_rotary_factors",
+        "swiglu_limits",
+        "swiglu_limits_shared",
+    ];
     let config = config.with_alias("n_routed_experts", "moe_num_experts")?;
     let config = config.with_alias("num_experts_per_tok", "moe_top_k")?;
     let config = config.with_alias("num_key_value_heads", "num_attention_groups")?;
@@ -39,21 +42,4 @@ pub(super) fn heads_of_windows(config: &ModelConfig) -> Result<[usize; 2]> {
     };
     let kv_heads = size("num_attention_groups", "num_key_value_heads")?;
     Ok([size("num_attention_heads", "num_attention_heads")?, kv_heads])
-}
-
-/// Reads the rotation of each block: base and rotated part by block, and a scaling of full attention.
-pub(super) fn ropes(config: &ModelConfig, slides: &[bool]) -> Result<Vec<Rope>> {
-    let count = slides.len();
-    let is_list = config.get("rope_theta").is_some_and(Value::is_array);
-    let thetas = if is_list { config.numbers_of_layers("rope_theta", count)? } else { None };
-    let base = if is_list { config.clone().with_value("rope_theta", Value::Null) } else { config.clone() };
-    let base = Rope::from_config(&base)?;
-    let shares = config.numbers_of_layers("partial_rotary_factors", count)?;
-    let rope = |block: usize| {
-        let share = shares.as_ref().map_or(1.0, |shares| shares[block]);
-        let scaling = if slides[block] { RopeScaling::Default } else { base.scaling.clone() };
-        let theta = thetas.as_ref().map_or(base.theta, |thetas| thetas[block]);
-        Rope { theta, scaling, ..base.clone() }.with_share(config, "partial_rotary_factors", share)
-    };
-    (0..count).map(rope).collect()
 }

@@ -2,6 +2,15 @@
 
 use crate::models::derived::{Derived, Step};
 use crate::models::names::Rename;
+use crate::models::spec::{EXPERT_NAMES, ExpertNames};
+
+/// Modules of the experts in mlx-lm.
+pub(super) const EXPERTS: ExpertNames = ExpertNames {
+    router: "gate.gate",
+    correction: "gate.router_bias",
+    shared: "share_expert",
+    ..EXPERT_NAMES
+};
 
 /// Modules of the makers, and what mlx-lm calls them.
 const MODULES: [(&str, &str); 4] = [

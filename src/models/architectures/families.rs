@@ -164,12 +164,7 @@ const PUBLISHED: &[Published] = &[
         models: "Phixtral",
         note: "as `qwen3_moe`. The sizes are those of `n_embd` and the like, which mlx-lm does not read, and are written for it",
     },
-    Published {
-        model_type: "phixtral",
-        family: "Phi",
-        models: "Phixtral in mlx-lm's keys",
-        note: "as `phi-msft`",
-    },
+    Published { model_type: "phixtral", family: "Phi", models: "Phixtral converted", note: "as `phi-msft`" },
     Published { model_type: "granite", family: "Granite", models: "Granite 3 dense", note: "" },
     Published {
         model_type: "granitemoe",

@@ -5,7 +5,9 @@ use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::{KeyDefault, extended, sizes};
-use crate::models::spec::{Biases, DecoderSpec, EXPERT_NAMES, ExpertNames, ExpertsSpec, Rope};
+use crate::models::spec::{
+    Biases, DecoderSpec, EXPERT_NAMES, ExpertNames, ExpertsSpec, LOCAL_EXPERT_KEYS, Rope,
+};
 
 /// Defaults of transformers' `MiniMaxM2Config`.
 pub const DEFAULTS: &[KeyDefault] = extended!(llama::USUAL, &sizes([200_064, 3072, 1536, 62, 48, 8]), OWN);
@@ -34,8 +36,8 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
         spec.set_norms_of_all_heads();
     }
     spec.note_rope_scaling(config);
-    let keys = ["num_local_experts", "num_experts_per_tok", "intermediate_size"];
-    let experts = ExpertsSpec::from_config(config, keys)?.corrected_sigmoids(&NAMES).normalized(true, 0.0);
+    let experts =
+        ExpertsSpec::from_config(config, LOCAL_EXPERT_KEYS)?.corrected_sigmoids(&NAMES).normalized(true, 0.0);
     spec.set_experts(config, experts, |_| true)?;
     spec.leave_further_blocks();
     // mlx-lm has no default for these.

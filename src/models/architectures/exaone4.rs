@@ -16,7 +16,7 @@ pub const DEFAULTS: &[KeyDefault] =
 
 /// Defaults that K-EXAONE has too.
 pub(super) const SHARED: &[KeyDefault] = extended!(
-    &llama::USUAL,
+    llama::USUAL,
     &sizes([102_400, 4096, 16_384, 32, 32, 32]),
     &[
         KeyDefault::number("rms_norm_eps", 1e-5),

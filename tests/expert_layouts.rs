@@ -179,3 +179,81 @@ fn experts_quantized_one_by_one_are_stacked() {
         assert!(tensors(&out) == tensors(&whole), "{name}");
     }
 }
+
+#[test]
+fn experts_that_are_layers_are_written_as_such() {
+    let home = tempfile::tempdir().unwrap();
+    let (model, out) = (fixtures().join("golden/dbrx-eight-experts"), home.path().join("out"));
+    succeeded(&make("quantize", &model, &out, &["--bits", "4:32", "--layer", "*.w2=6:32"]));
+    let (written, config) = (tensors(&out), json_file(&out.join("config.json")));
+    let experts = "transformer.blocks.1.ffn.experts";
+    for expert in 0..8 {
+        for (part, bits) in [("w1", 4), ("v1", 4), ("w2", 6)] {
+            let path = format!("{experts}.{expert}.{part}");
+            assert_eq!(config["quantization"][&path]["bits"], bits, "{path}");
+            assert_eq!(written[&format!("{path}.weight")].2, [32, 32 * bits / 32], "{path}");
+        }
+    }
+    assert!(!written.contains_key(&format!("{experts}.w1.weight")));
+    // What was written is read as the stacks that it was made of.
+    let inspect = mixbit(["inspect", out.to_str().unwrap(), "--json"]);
+    succeeded(&inspect);
+    assert!(stdout(&inspect).contains(&format!("\"{experts}.w2\"")), "{}", stdout(&inspect));
+    succeeded(&mixbit(["check", out.to_str().unwrap()]));
+
+    let mut changed = config;
+    changed["quantization"][&format!("{experts}.3.w1")]["bits"] = json!(8);
+    fs::write(out.join("config.json"), changed.to_string()).unwrap();
+    let output = mixbit(["run", "--model", out.to_str().unwrap(), "--prompt", "the", "--max-tokens", "1"]);
+    assert!(
+        stderr(&output).contains("the experts of a block have different settings"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn what_experts_are_split_by_must_be_there() {
+    let home = tempfile::tempdir().unwrap();
+    let copy = home.path().join("model");
+    copy_folder(&fixtures().join("golden/dbrx-clipped"), &copy);
+    let mut changed = tensors(&copy);
+    changed.remove("transformer.blocks.0.ffn.router.layer.weight").unwrap();
+    write(&copy, changed);
+    let output = make("convert", &copy, &home.path().join("out"), &[]);
+    assert!(stderr(&output).contains("router.layer.weight` is missing"), "{}", stderr(&output));
+}
+
+#[test]
+fn norms_of_step_get_their_1_once() {
+    let home = tempfile::tempdir().unwrap();
+    let model = fixtures().join("golden/step3p5-limits");
+    let (once, twice) = (home.path().join("once"), home.path().join("twice"));
+    succeeded(&make("convert", &model, &once, &["--dtype", "float32"]));
+    succeeded(&make("convert", &once, &twice, &["--dtype", "float32"]));
+    assert!(tensors(&once) == tensors(&twice));
+    let norm = "model.layers.0.input_layernorm.weight";
+    let first = |folder: &Path| f32::from_le_bytes(tensors(folder)[norm].3[..4].try_into().unwrap());
+    assert!((first(&once) - first(&model) - 1.0).abs() < 1e-6);
+}
+
+#[test]
+fn a_divided_head_is_written_divided() {
+    let home = tempfile::tempdir().unwrap();
+    let model = fixtures().join("golden/bailing-moe-normed-head");
+    let out = home.path().join("out");
+    succeeded(&make("convert", &model, &out, &["--dtype", "float32"]));
+    assert_eq!(json_file(&out.join("config.json"))["norm_head"], false);
+    let (_, _, shape, bytes) = &tensors(&out)["lm_head.weight"];
+    let values: Vec<f32> = bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+    let norm = |column: usize| values.iter().skip(column).step_by(shape[1]).map(|x| x * x).sum::<f32>();
+    assert!((0..shape[1]).all(|column| (norm(column) - 1.0).abs() < 1e-5));
+
+    succeeded(&make("quantize", &out, &home.path().join("quantized"), &["--bits", "4:32"]));
+    let quantized = home.path().join("quantized");
+    let mut config = json_file(&quantized.join("config.json"));
+    config["norm_head"] = json!(true);
+    fs::write(quantized.join("config.json"), config.to_string()).unwrap();
+    let output = mixbit(["inspect", quantized.to_str().unwrap()]);
+    assert!(stderr(&output).contains("its columns are to be divided"), "{}", stderr(&output));
+}

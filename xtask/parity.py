@@ -34,6 +34,8 @@ SEMANTIC = {
     "gpt-neox-exact-gelu": "mlx-lm computes GELU by its approximation",
     "gpt-oss-yarn-as-it-is": "mlx-lm rounds the ends of yarn's ramp",
     "llama4-text-nope-mixed": "mlx-lm's llama4_text has neither chunks nor temperature tuning",
+    "mimo-v2-flash-dense-first-layer": "mlx-lm's windows are one position narrower",
+    "mimo-v2-flash-groups-and-sinks": "mlx-lm's windows are one position narrower, and other groups have a score of 0",
     "ministral3-window-tied": "mlx-lm ignores the sliding window",
     "mistral-sliding-window": "mlx-lm ignores the sliding window",
     "mixtral-tied-sliding-window": "mlx-lm ignores the sliding window",

@@ -4,7 +4,7 @@ use mlx_rs::Array;
 use mlx_rs::ops::{erf, expm1, logaddexp, maximum, minimum, select, sigmoid, tanh};
 use std::f32::consts::{FRAC_1_SQRT_2, PI};
 
-use super::array::factor;
+use super::array::{clamped, factor};
 use crate::error::{Error, Result};
 
 /// Computes x sigmoid(x).
@@ -51,8 +51,13 @@ pub(crate) fn xielu(x: &Array, parameters: &[Array]) -> Result<Array> {
 pub(crate) fn clamped_swish(gate: &Array, up: &Array, alpha: f32, limit: f32) -> Result<Array> {
     let gate = minimum(gate, factor(limit, gate)?)?;
     let swish = gate.multiply(sigmoid(gate.multiply(factor(alpha, &gate)?)?)?)?;
-    let up = minimum(maximum(up, factor(-limit, up)?)?, factor(limit, up)?)?;
+    let up = clamped(up, limit)?;
     Ok(up.add(factor(1.0, &up)?)?.multiply(swish)?)
+}
+
+/// Computes gate sigmoid(gate), at most `limit`, times up between its negative and it.
+pub(crate) fn clamped_silu(gate: &Array, up: &Array, limit: f32) -> Result<Array> {
+    Ok(minimum(silu(gate)?, factor(limit, gate)?)?.multiply(clamped(up, limit)?)?)
 }
 
 #[cfg(test)]
@@ -78,6 +83,11 @@ mod tests {
         for ((found, x), up) in found.iter().zip(xs).zip([1.75_f32, -1.75, 1.0, -1.0, 0.5]) {
             let gate = x.min(1.75);
             let expected = gate / (1.0 + (-1.5 * gate).exp()) * (up + 1.0);
+            assert!((found - expected).abs() < 1e-6, "{x} {found} {expected}");
+        }
+        let found = to_vec(&clamped_silu(&x, &up, 1.5).unwrap()).unwrap();
+        for ((found, x), up) in found.iter().zip(xs).zip([1.5_f32, -1.5, 1.0, -1.0, 0.5]) {
+            let expected = (x / (1.0 + (-x).exp())).min(1.5) * up;
             assert!((found - expected).abs() < 1e-6, "{x} {found} {expected}");
         }
         let parameters = [0.3_f32, -0.2, 0.5, -1e-6].map(Array::from_f32);

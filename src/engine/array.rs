@@ -323,6 +323,12 @@ pub(crate) fn capped(x: &Array, cap: f32) -> Result<Array> {
     Ok(mlx_rs::ops::tanh(&inner)?.multiply(factor(cap, x)?)?)
 }
 
+/// Returns values cut to what is between the negative of `limit` and it.
+pub(crate) fn clamped(x: &Array, limit: f32) -> Result<Array> {
+    let above = mlx_rs::ops::maximum(x, factor(-limit, x)?)?;
+    Ok(mlx_rs::ops::minimum(above, factor(limit, x)?)?)
+}
+
 /// Returns the handle that mlx-c takes for an absent argument.
 pub(crate) fn empty() -> Array {
     // SAFETY: a new empty handle, owned from here on.

@@ -213,7 +213,7 @@ fn activation_number(activation: Activation) -> Option<i32> {
         Activation::Gelu => mlx_sys::mixbit_activation_MIXBIT_GELU,
         Activation::GeluTanh => mlx_sys::mixbit_activation_MIXBIT_GELU_TANH,
         Activation::Relu2 => mlx_sys::mixbit_activation_MIXBIT_RELU2,
-        Activation::Xielu | Activation::ClampedSwish { .. } => return None,
+        Activation::Xielu | Activation::ClampedSwish { .. } | Activation::ClampedSilu { .. } => return None,
     };
     Some(number as i32)
 }

@@ -2,6 +2,7 @@
 //! mapped and never copied whole.
 pub(crate) mod backing;
 pub mod checkpoint;
+mod columns;
 pub mod entry;
 pub mod forms;
 pub(crate) mod gather;

@@ -8,8 +8,9 @@
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 
-use super::architectures;
+use super::architectures::{self, Architecture};
 use super::config::ModelConfig;
+use super::names::Rename;
 use super::wrapper::Wrapper;
 use crate::error::{Error, Result};
 use crate::files::json;
@@ -49,7 +50,8 @@ impl Declared {
         let globals: Map<String, Value> = globals.map(|(k, v)| (k.clone(), v.clone())).collect();
         let mut declared =
             Self { default: Some(parse(config, key, &Value::Object(globals))?), ..Self::default() };
-        let wrapper = architectures::find(config).ok().and_then(|row| row.wrapper);
+        let row = architectures::find(config).ok();
+        let wrapper = row.and_then(|row| row.wrapper);
         let is_of_tower = |path: &str| wrapper.is_some_and(|wrapper| wrapper.tower(path).is_some());
         for (path, entry) in object.iter().filter(|(path, _)| !is_of_tower(path)) {
             let nested = format!("{key}.{path}");
@@ -71,12 +73,28 @@ impl Declared {
                 ))),
             };
             let path = if wrapper.is_some() { Wrapper::inner_name(path).into_owned() } else { path.clone() };
+            let path = row.and_then(|row| stack_of(row, &path)).unwrap_or(path);
             match quant.transpose() {
-                Ok(quant) => drop(declared.layers.insert(path, quant)),
+                Ok(quant) => {
+                    let other = declared.layers.insert(path.clone(), quant);
+                    if other.is_some_and(|other| other != quant) {
+                        let message =
+                            "the experts of a block have different settings, which is not supported";
+                        bad.insert(path, config.error(&nested, message));
+                    }
+                }
                 Err(error) => drop(bad.insert(path, error)),
             }
         }
         Ok((declared, bad))
+    }
+}
+
+/// Returns the layer of all experts that the layer at `path` is one expert's of; `None` for other layers.
+fn stack_of(row: &Architecture, path: &str) -> Option<String> {
+    match (row.rename)(&format!("{path}.weight")) {
+        Rename::Expert { stack, .. } => stack.strip_suffix(".weight").map(str::to_owned),
+        _ => None,
     }
 }
 
@@ -279,8 +297,8 @@ fn parse(config: &ModelConfig, key: &str, value: &Value) -> Result<Quant> {
 }
 
 /// Returns the value of `quantization` for `map`: the most frequent setting as the default, then every layer, its path after
-/// `prefix`.
-pub fn to_config(map: &BitMap, prefix: &str) -> Value {
+/// `prefix`; of experts that are layers of their own, `names_apart` gives the paths.
+pub fn to_config(map: &BitMap, prefix: &str, names_apart: impl Fn(&str) -> Option<Vec<String>>) -> Value {
     let mut counts: BTreeMap<Quant, usize> = BTreeMap::new();
     for quant in map.values() {
         *counts.entry(*quant).or_default() += 1;
@@ -293,7 +311,9 @@ pub fn to_config(map: &BitMap, prefix: &str) -> Value {
         _ => Map::new(),
     };
     for (path, quant) in map {
-        object.insert(format!("{prefix}{path}"), entry(*quant));
+        for path in names_apart(path).unwrap_or_else(|| vec![path.clone()]) {
+            object.insert(format!("{prefix}{path}"), entry(*quant));
+        }
     }
     Value::Object(object)
 }
@@ -315,7 +335,7 @@ mod tests {
                 .into_iter()
                 .map(|(path, quant)| (path.to_owned(), quant))
                 .collect();
-        let (declared, _) = Declared::from_config(&config(&to_config(&map, ""))).unwrap();
+        let (declared, _) = Declared::from_config(&config(&to_config(&map, "", |_| None))).unwrap();
         assert_eq!(declared.default, Some(Quant::affine(4, 64)));
         let layers: BitMap = declared.layers.into_iter().filter_map(|(p, q)| Some((p, q?))).collect();
         assert_eq!(layers, map);

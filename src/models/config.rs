@@ -139,6 +139,18 @@ impl ModelConfig {
         (self.with_value("rope_parameters", usual), Some(note.to_owned()))
     }
 
+    /// Returns this config with no more entries in the lists `keys` than there are layers: makers add some for layers that
+    /// predict further tokens.
+    pub(crate) fn with_entries_of_layers(mut self, keys: &[&str]) -> Result<Self> {
+        let layers = self.require_size("num_hidden_layers")?;
+        for key in keys {
+            if let Some(Value::Array(entries)) = self.keys.get_mut(*key) {
+                entries.truncate(layers);
+            }
+        }
+        Ok(self)
+    }
+
     /// Returns the key of the file that these keys are under; `None` where they are the file's own.
     pub fn section_name(&self) -> Option<&'static str> {
         self.section
@@ -316,6 +328,15 @@ impl ModelConfig {
     /// Reads a list of booleans (0 and 1 count), if present.
     pub fn booleans(&self, key: &str) -> Result<Option<Vec<bool>>> {
         self.list(key, "a list of 0 and 1", as_bool)
+    }
+
+    /// Reads a list of a boolean for each of so many layers, if present.
+    pub(crate) fn flags_of_layers(&self, key: &str, layers: usize) -> Result<Option<Vec<bool>>> {
+        let flags = self.booleans(key)?;
+        match flags.as_ref().filter(|flags| flags.len() != layers) {
+            Some(wrong) => Err(self.error(key, format!("{} entries for {layers} layers", wrong.len()))),
+            None => Ok(flags),
+        }
     }
 
     /// Reads a list of numbers from 0, if present.

@@ -102,6 +102,31 @@ impl KeyDefault {
     }
 }
 
+/// Sizes of a class: rows of the embedding, width, width of the MLP, layers, heads, and heads of keys, of which null is a choice.
+pub(crate) const fn sizes(
+    [vocabulary, hidden, inner, layers, heads, kv_heads]: [usize; 6],
+) -> [KeyDefault; 6] {
+    [
+        KeyDefault::size("vocab_size", vocabulary),
+        KeyDefault::size("hidden_size", hidden),
+        KeyDefault::size("intermediate_size", inner),
+        KeyDefault::size("num_hidden_layers", layers),
+        KeyDefault::size("num_attention_heads", heads),
+        KeyDefault::nullable_size("num_key_value_heads", kv_heads),
+    ]
+}
+
+/// Makes a list with [`extend`]: the defaults of a class that are those of another, but for its own, which may be several lists.
+macro_rules! extended {
+    ($base:expr, $own:expr) => {
+        &$crate::models::defaults::extend::<{ $crate::models::defaults::extended_len($base, $own) }>($base, $own)
+    };
+    ($base:expr, $own:expr, $($more:expr),+) => {
+        extended!(extended!($base, $own), $($more),+)
+    };
+}
+pub(crate) use extended;
+
 /// Defaults of a class that are those of another (`base`), but for its `own`: these replace values of the same key, in their
 /// place, and add the rest. `N` is [`extended_len`].
 pub(crate) const fn extend<const N: usize>(base: &[KeyDefault], own: &[KeyDefault]) -> [KeyDefault; N] {

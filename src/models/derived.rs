@@ -38,6 +38,8 @@ pub enum Step {
         /// The first of them.
         first: usize,
     },
+    /// Matrices of one shape that lie one above the other become a stack of as many as the tensor of this name has rows.
+    StackedAs(String),
     /// The values in row-major order get this shape.
     Reshaped(Vec<usize>),
     /// Axes of size 1 are left out of the shape.
@@ -54,15 +56,27 @@ impl Derived {
         Self { name, steps: steps.into() }
     }
 
-    /// Returns the place of this tensor in that of the stored one, which is called `stored`.
+    /// Returns the place of this tensor in that of the stored one, which is called `stored`. `rows_of` counts the rows of
+    /// another stored tensor.
     ///
     /// # Errors
     ///
     /// A text where the stored tensor does not have the shape or the type for a step.
-    pub(crate) fn entry(&self, stored: &str, entry: &Entry) -> Result<Entry, String> {
+    pub(crate) fn entry(
+        &self,
+        stored: &str,
+        entry: &Entry,
+        rows_of: impl Fn(&str) -> Option<usize>,
+    ) -> Result<Entry, String> {
         let [piece] = entry.pieces[..] else { return Err("is made of several tensors".to_owned()) };
         let mut view = View::new(entry);
-        self.steps.iter().try_for_each(|step| view.apply(step))?;
+        self.steps.iter().try_for_each(|step| match step {
+            Step::StackedAs(other) => {
+                let count = rows_of(other).ok_or_else(|| format!("cannot be split: `{other}` is missing"))?;
+                view.stack(count)
+            }
+            step => view.apply(step),
+        })?;
         if view.shape.contains(&0) {
             return Err(format!("shape {:?} has no values", entry.shape));
         }
@@ -115,6 +129,7 @@ impl View {
                 (self.shape, self.strides) = sizes.map(|(&size, &stride)| (size, stride)).unzip();
                 Ok(())
             }
+            Step::StackedAs(ref other) => Err(format!("cannot be split: `{other}` is not known")),
             Step::Reshaped(ref shape) => {
                 if !is_contiguous(&self.shape, &self.strides)
                     || shape.iter().product::<usize>() != self.shape.iter().product::<usize>()
@@ -127,6 +142,17 @@ impl View {
             Step::Times(factor) => self.change(|[times, plus]| [times * factor, plus * factor]),
             Step::Plus(shift) => self.change(|[times, plus]| [times, plus + shift]),
         }
+    }
+
+    /// Makes a stack of `count` matrices of the rows.
+    fn stack(&mut self, count: usize) -> Result<(), String> {
+        let [rows, columns] = self.shape[..] else {
+            return Err(format!("shape {:?} is no matrix", self.shape));
+        };
+        if count == 0 || !rows.is_multiple_of(count) {
+            return Err(format!("{rows} rows hold no {count} matrices of one shape"));
+        }
+        self.apply(&Step::Reshaped(vec![count, rows / count, columns]))
     }
 
     fn row_axis(&self) -> Result<usize, String> {
@@ -307,7 +333,7 @@ mod tests {
     /// Derives `y` from a tensor of `shape`, and reads it in pieces of several sizes.
     fn derive(dtype: Dtype, shape: &[usize], steps: &[Step]) -> Result<Found, String> {
         let (_folder, mut checkpoint) = numbers(dtype, shape);
-        let entry = Derived::new("y".to_owned(), steps).entry("x", &checkpoint.entries["x"])?;
+        let entry = Derived::new("y".to_owned(), steps).entry("x", &checkpoint.entries["x"], rows_of)?;
         let parts = entry.parts.clone();
         checkpoint.entries.insert("y".to_owned(), entry);
         let tensor = checkpoint.get("y").unwrap();
@@ -321,6 +347,23 @@ mod tests {
         let mut values = Vec::new();
         extend_f32(tensor.dtype, &whole, &mut values);
         Ok((tensor.shape.to_vec(), values, parts))
+    }
+
+    /// Rows of other tensors: there is one of two.
+    fn rows_of(other: &str) -> Option<usize> {
+        (other == "two").then_some(2)
+    }
+
+    #[test]
+    fn rows_become_as_many_matrices_as_another_has() {
+        let two = || Step::StackedAs("two".to_owned());
+        let (shape, values, parts) = derive(Dtype::F32, &[4, 2], &[two(), Step::Transposed]).unwrap();
+        assert_eq!((shape, values), (vec![2, 2, 2], vec![0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]));
+        assert_eq!(parts, ["x.T[0]", "x.T[1]"]);
+        let message = derive(Dtype::F32, &[3, 2], &[two()]).unwrap_err();
+        assert!(message.contains("3 rows hold no 2 matrices"), "{message}");
+        let message = derive(Dtype::F32, &[4, 2], &[Step::StackedAs("none".to_owned())]).unwrap_err();
+        assert!(message.contains("`none` is missing"), "{message}");
     }
 
     #[test]
@@ -353,7 +396,8 @@ mod tests {
     /// Derives a tensor by `step`, and reads it in small pieces.
     fn derive_whole(shape: &[usize], step: Step) -> Vec<f32> {
         let (_folder, mut checkpoint) = numbers(Dtype::F32, shape);
-        let entry = Derived::new("y".to_owned(), [step]).entry("x", &checkpoint.entries["x"]).unwrap();
+        let entry =
+            Derived::new("y".to_owned(), [step]).entry("x", &checkpoint.entries["x"], |_| None).unwrap();
         checkpoint.entries.insert("y".to_owned(), entry);
         let tensor = checkpoint.get("y").unwrap();
         let mut values = Vec::new();
@@ -390,7 +434,7 @@ mod tests {
     fn what_lies_in_order_stays_mapped() {
         let (_folder, checkpoint) = numbers(Dtype::F32, &[2, 4, 2]);
         let entry = |steps: &[Step]| {
-            Derived::new("y".to_owned(), steps).entry("x", &checkpoint.entries["x"]).unwrap()
+            Derived::new("y".to_owned(), steps).entry("x", &checkpoint.entries["x"], |_| None).unwrap()
         };
         for steps in [
             &[Step::Share { index: 1, of: 2 }][..],

@@ -34,6 +34,11 @@ impl Rename {
         Self::Derived(names.into_iter().enumerate().map(share).collect())
     }
 
+    /// Makes the rename of a tensor that is stored with axes of size 1.
+    pub fn squeezed(name: String) -> Self {
+        Self::Derived(vec![Derived::new(name, [Step::Squeezed])])
+    }
+
     /// Makes the rename of a matrix that is stored with rows and columns exchanged.
     pub fn transposed(name: String) -> Self {
         Self::Derived(vec![Derived::new(name, [Step::Transposed])])
@@ -43,12 +48,13 @@ impl Rename {
 /// The names of one checkpoint: the architecture's rule, after `model.` was added to names that lack it.
 ///
 /// transformers adds its `base_model_prefix` to the names of a checkpoint that was saved from the bare model, in which
-/// no name begins with it.
+/// no name begins with it. Where all names are mlx-lm's already, so are the values.
 #[derive(Debug, Clone, Copy)]
 pub struct Names {
     rule: fn(&str) -> Rename,
     wrapper: Option<&'static Wrapper>,
     bare: bool,
+    converted: bool,
 }
 
 impl Names {
@@ -58,13 +64,14 @@ impl Names {
         wrapper: Option<&'static Wrapper>,
         stored: impl Iterator<Item = &'a str>,
     ) -> Self {
-        let (mut inside, mut bare) = (false, false);
+        let (mut inside, mut bare, mut converted) = (false, false, true);
         for name in stored.filter(|name| wrapper.is_none_or(|wrapper| wrapper.tower(name).is_none())) {
             let name = if wrapper.is_some() { Wrapper::inner_name(name) } else { name.into() };
             inside |= name.starts_with("model.");
             bare |= is_bare(&name);
+            converted &= is_of_mlx_lm(&name, &rule(&name));
         }
-        Self { rule, wrapper, bare: bare && !inside }
+        Self { rule, wrapper, bare: bare && !inside, converted }
     }
 
     /// Returns the fate of the tensor called `name`.
@@ -83,7 +90,9 @@ impl Names {
     /// Returns the fate of the decoder's tensor called `name` in the decoder.
     fn rename_inner(&self, name: &str) -> Rename {
         if !self.bare || !is_bare(name) {
-            return (self.rule)(name);
+            let rename = (self.rule)(name);
+            let stays = self.converted && is_of_mlx_lm(name, &rename);
+            return if stays && rename != Rename::Drop { Rename::Keep } else { rename };
         }
         let name = format!("model.{name}");
         match (self.rule)(&name) {
@@ -159,6 +168,15 @@ impl Names {
             "the tensors' names lack `model.`, as those that are saved from a base model: it is added"
                 .to_owned()
         })
+    }
+}
+
+/// True if `rename` gives the tensor called `name` no other name.
+fn is_of_mlx_lm(name: &str, rename: &Rename) -> bool {
+    match rename {
+        Rename::Keep | Rename::Drop => true,
+        Rename::Derived(derived) => derived.iter().all(|derived| derived.name == name),
+        Rename::To(_) | Rename::Expert { .. } => false,
     }
 }
 

@@ -133,6 +133,10 @@ impl SourceModel {
         spec.notes.extend(checkpoint.notes.iter().cloned());
         let tied_head = drop_tied_head(&mut spec, &checkpoint, &mut stored)?;
         drop_extra(&mut spec, &mut stored);
+        let head = format!("{}.weight", spec.head.path);
+        if let Some(head) = stored.get(&head).filter(|_| spec.head.normalized) {
+            checkpoint.normalize_columns(head)?;
+        }
         let manifest = spec.manifest();
         spec.notes.extend(incoming::drop_zero_biases(&manifest, &checkpoint, &mut stored));
         let is_left_out = |layer: &str| {

@@ -127,14 +127,15 @@ impl Checkpoint {
     }
 
     fn derived(&self, name: &str, derived: &[Derived]) -> Result<Vec<(String, Entry)>> {
-        if let Some(Derived { name: other, .. }) =
-            derived.iter().find(|derived| self.entries.contains_key(&derived.name))
-        {
+        let is_there = |derived: &&Derived| derived.name != name && self.entries.contains_key(&derived.name);
+        if let Some(Derived { name: other, .. }) = derived.iter().find(is_there) {
             return Err(Error::tensor(self.path(), name, format!("and `{other}` are both there"))
                 .hint("keep the tensors of one checkpoint only"));
         }
         let entry = &self.entries[name];
-        let entries = derived.iter().map(|derived| Ok((derived.name.clone(), derived.entry(name, entry)?)));
+        let rows_of = |other: &str| self.entries.get(other)?.shape.first().copied();
+        let entries =
+            derived.iter().map(|derived| Ok((derived.name.clone(), derived.entry(name, entry, rows_of)?)));
         entries.collect::<Result<_, String>>().map_err(|message| {
             let error = Error::tensor(self.path(), name, message);
             if entry.dtype.is_float() {

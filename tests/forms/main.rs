@@ -3,6 +3,7 @@
 
 #[path = "../common/mod.rs"]
 mod common;
+mod experts;
 mod hostile;
 mod pickles;
 

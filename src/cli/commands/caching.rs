@@ -90,9 +90,8 @@ fn floats(args: &Cache) -> KvStorage {
 fn storage(args: &Cache, spec: &DecoderSpec) -> Result<KvStorage> {
     let Some(bits) = args.kv_bits else { return Ok(floats(args)) };
     let head_dim = spec.attentions().next().map_or(0, |attention| attention.head_dim);
-    let fits = |group_size: &u32| {
-        spec.attentions().all(|attention| attention.head_dim.is_multiple_of(*group_size as usize))
-    };
+    let fits =
+        |group_size: &u32| spec.attentions().all(|attention| attention.holds_groups_of(*group_size as usize));
     let group_size = match args.kv_group_size {
         Some(asked) => Some(asked).filter(fits),
         None => [64, 32].into_iter().find(fits),

@@ -402,7 +402,7 @@ mod tests {
         assert!(mean(&kl[..200]) < 1e-4 && mean(&kl[400..]) < 1e-4, "{} {}", mean(&kl), mean(&kl[400..]));
         for folder in goldens() {
             let model = Model::load(&engine, &SourceModel::open(&folder).unwrap(), None).unwrap();
-            if !model.spec().attentions().all(|attention| attention.head_dim.is_multiple_of(32)) {
+            if !model.spec().attentions().all(|attention| attention.holds_groups_of(32)) {
                 continue;
             }
             let tokens = super::tests::tokens(&model, 4 * CONTEXT);

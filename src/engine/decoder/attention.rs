@@ -2,7 +2,7 @@
 
 use mlx_rs::Array;
 use mlx_rs::fast::{self, ScaledDotProductAttentionMask as SdpaMask, rms_norm};
-use mlx_rs::ops::{concatenate, logaddexp, maximum, minimum, sigmoid, softmax_axis};
+use mlx_rs::ops::{concatenate, logaddexp, sigmoid, softmax_axis};
 use std::slice::from_mut;
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::load::Loader;
 use super::mlp::{Context, Input, Nodes};
 use super::norm::Norm;
 use super::positions::{Mask, Positions};
-use crate::engine::array::{Packed, capped, factor, slice};
+use crate::engine::array::{Packed, capped, clamped, factor, slice};
 use crate::engine::cache::arrays::CachedArray;
 use crate::engine::cache::layer::{KvCache, Slot};
 use crate::engine::fused::{self, Around, AttentionLayers, CachedAttention, HeadNorm, Layer};
@@ -169,7 +169,9 @@ impl Attention {
     /// True if attention as one node computes what the spec says.
     fn is_known_to_nodes(&self, positions: &Positions) -> bool {
         let AttentionSpec { cap, clip, interleaved_heads, tempered, projections, head_dim, .. } = *self.spec;
+        let has_usual_values = self.spec.value_dim == head_dim && self.spec.value_factor.is_none();
         let is_plain = cap.is_none() && clip.is_none() && !interleaved_heads && self.sinks.is_none();
+        let is_plain = is_plain && has_usual_values;
         let is_tempered = tempered && positions.temperatures.is_some();
         is_plain && !is_tempered && projections != Projections::FusedByHead && fused::can_attend(head_dim)
     }
@@ -191,7 +193,7 @@ impl Attention {
 
     /// Returns queries, keys and values [batch, tokens, ..].
     fn projected(&self, x: &Array) -> Result<[Array; 3]> {
-        let AttentionSpec { heads, kv_heads, head_dim, clip, .. } = *self.spec;
+        let AttentionSpec { heads, kv_heads, head_dim, value_dim, clip, .. } = *self.spec;
         let projected = if let [q, k, v] = &self.inputs[..] {
             [q.forward(x)?, k.forward(x)?, v.forward(x)?]
         } else {
@@ -206,13 +208,12 @@ impl Attention {
                 [part(0, queries)?, part(queries, queries + 1)?, part(queries + 1, queries + 2)?]
             } else {
                 let (queries, keys) = (heads * head_dim, (heads + kv_heads) * head_dim);
-                let values = keys + kv_heads * head_dim;
+                let values = keys + kv_heads * value_dim;
                 [slice(&all, 2, 0, queries)?, slice(&all, 2, queries, keys)?, slice(&all, 2, keys, values)?]
             }
         };
         let Some(most) = clip else { return Ok(projected) };
-        let [q, k, v] = projected
-            .map(|y| -> Result<Array> { Ok(minimum(maximum(&y, factor(-most, &y)?)?, factor(most, &y)?)?) });
+        let [q, k, v] = projected.map(|y| clamped(&y, most));
         Ok([q?, k?, v?])
     }
 
@@ -220,8 +221,10 @@ impl Attention {
     /// positions.
     fn heads(&self, [q, k, v]: [Array; 3], positions: &Positions) -> Result<(Array, Array, Array)> {
         let AttentionSpec { heads, kv_heads, head_dim, .. } = *self.spec;
-        let split =
-            |y: &Array, count: usize| y.reshape(&[y.shape()[0], y.shape()[1], count as i32, head_dim as i32]);
+        let parts = |y: &Array, count: usize, size: usize| {
+            y.reshape(&[y.dim(0), y.dim(1), count as i32, size as i32])
+        };
+        let split = |y: &Array, count: usize| parts(y, count, head_dim);
         let (q, k) = match (&self.spec.qk_norm, &self.norms[..]) {
             (QkNorm::AllHeads(_), [query, key]) => {
                 (split(&query.forward(&q)?, heads)?, split(&key.forward(&k)?, kv_heads)?)
@@ -244,7 +247,10 @@ impl Attention {
         if let (QkNorm::Rotated(_), [query, key]) = (&self.spec.qk_norm, &self.norms[..]) {
             (q, k) = (query.forward(&q)?, key.forward(&k)?);
         }
-        let v = split(&v, kv_heads)?.transpose_axes(&[0, 2, 1, 3])?;
+        let mut v = parts(&v, kv_heads, self.spec.value_dim)?.transpose_axes(&[0, 2, 1, 3])?;
+        if let Some(times) = self.spec.value_factor {
+            v = v.multiply(factor(times, &v)?)?;
+        }
         let q = match &positions.temperatures {
             Some(factors) if self.spec.tempered => q.multiply(factors.as_dtype(q.dtype())?)?,
             _ => q,
@@ -336,5 +342,7 @@ fn attend_codes(q: &Array, k: &Packed, v: &Packed, scores: Scores<'_>) -> Result
             slice(&all, 3, 0, keys as usize)?
         }
     };
-    Ok(v.matmul(&weights)?.reshape(sizes)?)
+    let gathered = v.matmul(&weights)?;
+    let values = gathered.dim(3);
+    Ok(gathered.reshape(&[sizes[0], sizes[1], sizes[2], values])?)
 }

@@ -5,7 +5,7 @@ use mlx_rs::Array;
 use super::experts::Shared;
 use super::linear::Linear;
 use super::load::Loader;
-use crate::engine::activations::{clamped_swish, gelu, gelu_tanh, relu2, silu, xielu};
+use crate::engine::activations::{clamped_silu, clamped_swish, gelu, gelu_tanh, relu2, silu, xielu};
 use crate::engine::array::{gated, slice};
 use crate::engine::fused::{self, Around, Layer, MlpLayers};
 use crate::error::{Error, Result};
@@ -63,6 +63,7 @@ impl Mlp {
         match self.activation {
             Activation::Silu => gated(gate, up),
             Activation::ClampedSwish { alpha, limit } => clamped_swish(gate, up, alpha, limit),
+            Activation::ClampedSilu { limit } => clamped_silu(gate, up, limit),
             _ => Ok(self.activated(gate)?.multiply(up)?),
         }
     }
@@ -74,7 +75,7 @@ impl Mlp {
             Activation::GeluTanh => gelu_tanh(x),
             Activation::Relu2 => relu2(x),
             Activation::Xielu => xielu(x, &self.parameters),
-            Activation::ClampedSwish { .. } => {
+            Activation::ClampedSwish { .. } | Activation::ClampedSilu { .. } => {
                 Err(Error::engine("an activation of gate and up in an MLP without gate"))
             }
         }

@@ -236,7 +236,7 @@ mod tests {
             let half = seed.is_multiple_of(5).then_some(Some(Dtype::F16));
             for dtype in std::iter::once(None).chain(half) {
                 let model = Model::load(&engine, &SourceModel::open(&folder).unwrap(), dtype).unwrap();
-                let fits = model.spec().attentions().all(|attention| attention.head_dim.is_multiple_of(32));
+                let fits = model.spec().attentions().all(|attention| attention.holds_groups_of(32));
                 let quant = fits.then(|| Quant::affine(8, 32));
                 let window = |size| Some(ContextWindow::new(size, 3, 10).unwrap());
                 let (plain, half) = (KvStorage::AsComputed, KvStorage::Float(Dtype::F16));

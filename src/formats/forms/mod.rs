@@ -25,4 +25,5 @@ pub use condition::Condition;
 pub(crate) use declared::declared;
 pub use declared::{refuse_unknown, section};
 pub(crate) use layer::{Layer, Part, Values, shared};
+pub(crate) use parts::matrix;
 pub(crate) use take::{Origin, Place, take};

@@ -173,6 +173,9 @@ fn names(checkpoint: &Checkpoint, names: Option<Names>) -> BTreeMap<String, Stri
     let renamed = |name: &str| match names.map_or(Rename::Keep, |names| names.rename(name)) {
         Rename::Keep => Some(name.to_owned()),
         Rename::To(name) => Some(name),
+        Rename::Derived(derived) if derived.iter().any(|derived| derived.name == name) => {
+            Some(name.to_owned())
+        }
         // Experts that could not be stacked, and what could not be derived: reported already.
         Rename::Expert { .. } | Rename::Derived(_) | Rename::Drop => None,
     };

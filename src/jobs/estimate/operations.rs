@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::estimate::Work;
-use crate::models::spec::{BlockSpec, LinearSpec, TensorSpec};
+use crate::models::spec::{AttentionSpec, BlockSpec, LinearSpec, TensorSpec};
 
 /// An input that some of a block's layers share.
 #[derive(Debug, Clone, Copy)]
@@ -31,8 +31,9 @@ impl Work<'_> {
     pub(crate) fn block_flops(&self) -> f64 {
         let in_blocks = self.manifest.iter().filter(|spec| spec.layer.is_some() && spec.quantizable());
         let weights: f64 = in_blocks.map(|spec| spec.len() as f64 * self.used(spec)).sum();
-        let width: usize = self.spec.attentions().map(|attention| attention.heads * attention.head_dim).sum();
-        2.0 * weights + 4.0 * (self.length * width) as f64
+        let widths = |attention: &AttentionSpec| attention.heads * (attention.head_dim + attention.value_dim);
+        let width: usize = self.spec.attentions().map(widths).sum();
+        2.0 * weights + 2.0 * (self.length * width) as f64
     }
 
     /// Returns the share of a layer that a token meets.

@@ -50,7 +50,10 @@ pub fn config(source: &SourceModel, dtype: Dtype, bitmap: &BitMap) -> Value {
     for key in ["quantization", "quantization_config"] {
         keys.shift_remove(key);
         if !bitmap.is_empty() {
-            keys.insert(key.to_owned(), bitmap::to_config(bitmap, source.prefix()));
+            keys.insert(
+                key.to_owned(),
+                bitmap::to_config(bitmap, source.prefix(), |path| source.spec().names_apart(path)),
+            );
         }
     }
     Value::Object(keys)

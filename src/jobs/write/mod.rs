@@ -1,4 +1,5 @@
 //! Writing a model folder: output tensors, a few megabytes at a time, and the other files of a model.
+mod apart;
 pub mod companions;
 mod damage;
 mod output;

@@ -1,5 +1,6 @@
 //! Tensors of a model as its folder holds them: the decoder's under the wrapper's prefix, with those of towers beside them.
 
+use super::apart::Apart;
 use super::damage::Warnings;
 use super::output::TowerFate;
 use super::producers::CopyTensor;
@@ -16,7 +17,8 @@ pub fn with_wrapper<'a>(
     warnings: &'a Warnings,
 ) -> Vec<Box<dyn Produce + 'a>> {
     let prefix = source.prefix();
-    let named = producers.into_iter().map(|inner| match prefix {
+    let apart = |inner| Apart::of(inner, |name| source.spec().names_apart(name));
+    let named = producers.into_iter().map(apart).map(|inner| match prefix {
         "" => inner,
         _ => Box::new(Prefixed { inner, prefix }) as Box<dyn Produce + 'a>,
     });

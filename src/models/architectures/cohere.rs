@@ -4,11 +4,11 @@ use super::cohere2::SHARED;
 use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::defaults::{KeyDefault, extend, extended_len};
+use crate::models::defaults::{KeyDefault, extended};
 use crate::models::spec::{BlockSpec, DecoderSpec, NormKind, NormSpec, QkNorm};
 
 /// Defaults of transformers' `CohereConfig`: those of both generations, but for these.
-pub const DEFAULTS: &[KeyDefault] = &extend::<{ extended_len(SHARED, OWN) }>(SHARED, OWN);
+pub const DEFAULTS: &[KeyDefault] = extended!(SHARED, OWN);
 
 const OWN: &[KeyDefault] = &[
     KeyDefault::nullable_number("layer_norm_eps", 1e-5),

@@ -4,11 +4,11 @@ use super::cohere::make_cohere;
 use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::defaults::{KeyDefault, extend, extended_len};
+use crate::models::defaults::{KeyDefault, extended};
 use crate::models::spec::{AttentionSpan, DecoderSpec};
 
 /// Defaults of transformers' `Cohere2Config`.
-pub const DEFAULTS: &[KeyDefault] = &extend::<{ extended_len(SHARED, OWN) }>(SHARED, OWN);
+pub const DEFAULTS: &[KeyDefault] = extended!(SHARED, OWN);
 
 const OWN: &[KeyDefault] = &[KeyDefault::nullable_size("sliding_window", 4096).minor()];
 

@@ -37,18 +37,14 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     let mut spec = DecoderSpec::from_config(config)?;
     spec.note_head_dim(config);
     spec.note_head(config, false);
-    let size = |key| config.require_size(key);
-    let width = size("moe_intermediate_size")?;
-    let experts = ExpertsSpec::new(size("n_routed_experts")?, size("num_experts_per_tok")?, width);
+    let keys = ["n_routed_experts", "num_experts_per_tok", "moe_intermediate_size"];
+    let experts = ExpertsSpec::from_config(config, keys)?;
     let normalized = config.required("norm_topk_prob", ModelConfig::boolean)?;
-    if normalized {
-        spec.notes.push("norm_topk_prob is honoured; mlx-lm's deepseek ignores it".to_owned());
-    }
-    let (dense, step) = (config.count("first_k_dense_replace")?.unwrap_or(0), size("moe_layer_freq")?);
+    spec.note_if(normalized, "norm_topk_prob is honoured; mlx-lm's deepseek ignores it");
+    let dense = config.count("first_k_dense_replace")?.unwrap_or(0);
+    let step = config.require_size("moe_layer_freq")?;
     let experts = experts.normalized(normalized, 1e-20);
     spec.set_experts(config, experts, |block| block >= dense && block.is_multiple_of(step))?;
-    if let Some(shared) = config.count("n_shared_experts")?.filter(|&shared| shared > 0) {
-        spec.set_shared_experts(width * shared, None);
-    }
+    spec.set_counted_shared_experts(config, "n_shared_experts", experts.intermediate_size)?;
     Ok(spec)
 }

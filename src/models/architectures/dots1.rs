@@ -1,26 +1,17 @@
 //! dots.llm1: Qwen3's attention, with experts as in GLM-4.5 after the first blocks.
 
-use super::glm4_moe;
+use super::llama;
 use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::defaults::KeyDefault;
+use crate::models::defaults::{KeyDefault, extended, sizes};
 use crate::models::spec::{Biases, DecoderSpec, EXPERT_NAMES, ExpertNames};
 
 /// Defaults of transformers' `Dots1Config`.
-pub const DEFAULTS: &[KeyDefault] = &[
-    KeyDefault::size("vocab_size", 152_064),
-    KeyDefault::size("hidden_size", 4608),
-    KeyDefault::size("intermediate_size", 10_944),
-    KeyDefault::size("num_hidden_layers", 62),
-    KeyDefault::size("num_attention_heads", 32),
-    KeyDefault::nullable_size("num_key_value_heads", 32),
-    KeyDefault::text("hidden_act", "silu"),
-    KeyDefault::size("max_position_embeddings", 2048).minor(),
-    KeyDefault::number("rms_norm_eps", 1e-6),
-    KeyDefault::number("rope_theta", 10_000.0),
-    KeyDefault::boolean("tie_word_embeddings", false),
-    KeyDefault::boolean("attention_bias", false),
+pub const DEFAULTS: &[KeyDefault] =
+    extended!(llama::SHARED, &sizes([152_064, 4608, 10_944, 62, 32, 32]), OWN);
+
+const OWN: &[KeyDefault] = &[
     KeyDefault::nullable_size("sliding_window", 4096).minor(),
     KeyDefault::nullable_size("max_window_layers", 62).minor(),
     KeyDefault::size("moe_intermediate_size", 1408),
@@ -43,16 +34,13 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     spec.set_qk_norms();
     let bias = config.required("attention_bias", ModelConfig::boolean)?;
     spec.set_biases(Biases::of_parts(bias, false));
-    if bias {
-        spec.notes.push("mlx-lm's dots1 cannot load a model with biases".to_owned());
-    }
+    spec.note_biases_of_queries(config);
     let late = config.size("max_window_layers")?.unwrap_or(usize::MAX);
     if spec.blocks.len() > late && config.size("sliding_window")?.is_some() {
         spec.set_sliding_windows(config, |block| block >= late)?;
-        spec.notes.push("sliding windows are applied as transformers does; mlx-lm ignores them".to_owned());
+        spec.note_windows(config);
     }
     let dense = config.count("first_k_dense_replace")?.unwrap_or(0);
-    glm4_moe::set_experts(config, &mut spec, |block| block >= dense)?;
-    spec.mlps_mut().filter_map(|mlp| mlp.experts.as_mut()).for_each(|experts| experts.names = &NAMES);
+    spec.set_deepseek_experts(config, &NAMES, |block| block >= dense)?;
     Ok(spec)
 }

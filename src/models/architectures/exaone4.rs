@@ -2,29 +2,27 @@
 
 use serde_json::Value;
 
+use super::llama;
 use super::names::TensorShapes;
 use super::olmo2::set_norms_of_outputs;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::defaults::KeyDefault;
+use crate::models::defaults::{KeyDefault, extended, sizes};
 use crate::models::spec::{AttentionSpan, Biases, DecoderSpec, WindowPattern};
 
 /// Defaults of transformers' `Exaone4Config`.
-pub const DEFAULTS: &[KeyDefault] = &[
-    KeyDefault::size("vocab_size", 102_400),
-    KeyDefault::size("hidden_size", 4096),
-    KeyDefault::size("intermediate_size", 16_384),
-    KeyDefault::size("num_hidden_layers", 32),
-    KeyDefault::size("num_attention_heads", 32),
-    KeyDefault::nullable_size("num_key_value_heads", 32),
-    KeyDefault::text("hidden_act", "silu"),
-    KeyDefault::size("max_position_embeddings", 2048).minor(),
-    KeyDefault::number("rms_norm_eps", 1e-5),
-    KeyDefault::number("rope_theta", 10_000.0),
-    KeyDefault::boolean("tie_word_embeddings", false),
-    KeyDefault::nullable_size("sliding_window", 4096).minor(),
-    KeyDefault::nullable_size("sliding_window_pattern", 4).minor(),
-];
+pub const DEFAULTS: &[KeyDefault] =
+    extended!(SHARED, &[KeyDefault::nullable_size("sliding_window", 4096).minor()]);
+
+/// Defaults that K-EXAONE has too.
+pub(super) const SHARED: &[KeyDefault] = extended!(
+    llama::USUAL,
+    &sizes([102_400, 4096, 16_384, 32, 32, 32]),
+    &[
+        KeyDefault::number("rms_norm_eps", 1e-5),
+        KeyDefault::nullable_size("sliding_window_pattern", 4).minor(),
+    ]
+);
 
 /// Describes the decoder.
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
@@ -48,21 +46,4 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     spec.resolved.push(("sliding_window_pattern", letters));
     spec.write_absent(config, &["sliding_window", "rope_scaling"]);
     Ok(spec)
-}
-
-/// Returns the test of blocks with a window, where `layer_types` does not say: by letters (L and G, repeated), or all but
-/// every so manieth.
-pub(super) fn pattern(config: &ModelConfig) -> Result<impl Fn(usize) -> bool + use<>> {
-    const KEY: &str = "sliding_window_pattern";
-    let (letters, distance) = match config.get(KEY) {
-        Some(Value::String(letters)) if !letters.is_empty() && letters.chars().all(|c| "LG".contains(c)) => {
-            (letters.clone().into_bytes(), letters.len())
-        }
-        Some(Value::String(_)) => return Err(config.error(KEY, "expected a number, or the letters L and G")),
-        _ => (Vec::new(), config.size(KEY)?.unwrap_or(1)),
-    };
-    Ok(move |block: usize| {
-        let place = block % distance;
-        letters.get(place).map_or(place + 1 < distance, |&letter| letter == b'L')
-    })
 }

@@ -158,6 +158,13 @@ const PUBLISHED: &[Published] = &[
         models: "Phi-3.5 with experts",
         note: "as `qwen3_moe` and `phi3`. `short_mscale` and `long_mscale` must be one number",
     },
+    Published {
+        model_type: "phi-msft",
+        family: "Phi",
+        models: "Phixtral",
+        note: "as `qwen3_moe`. The sizes are those of `n_embd` and the like, which mlx-lm does not read, and are written for it",
+    },
+    Published { model_type: "phixtral", family: "Phi", models: "Phixtral converted", note: "as `phi-msft`" },
     Published { model_type: "granite", family: "Granite", models: "Granite 3 dense", note: "" },
     Published {
         model_type: "granitemoe",
@@ -319,6 +326,12 @@ const PUBLISHED: &[Published] = &[
         models: "MiMo 7B",
         note: "as `qwen2`; the layers that predict further tokens are left out, as in mlx-lm",
     },
+    Published {
+        model_type: "mimo_v2_flash",
+        family: "MiMo",
+        models: "MiMo-V2-Flash",
+        note: "as `glm4_moe`. A window has `sliding_window_size` keys before the query's own, one more than in mlx-lm",
+    },
     Published { model_type: "muse_glimmer", family: "Muse", models: "Muse Glimmer", note: "the text model" },
     Published {
         model_type: "seed_oss",
@@ -347,8 +360,9 @@ const PUBLISHED: &[Published] = &[
     Published {
         model_type: "gpt_oss",
         family: "gpt-oss",
-        models: "gpt-oss 20B and 120B as floats",
-        note: "as `qwen3_moe`. The ramp of `yarn` is not rounded to whole dimensions where `truncate` is false",
+        models: "gpt-oss 20B and 120B",
+        note: "as `qwen3_moe`; `mxfp4` experts pass through without loss. The ramp of `yarn` is not rounded to whole dimensions where \
+               `truncate` is false",
     },
     Published {
         model_type: "deepseek",
@@ -356,12 +370,25 @@ const PUBLISHED: &[Published] = &[
         models: "DeepSeek MoE 16B",
         note: "as `glm4_moe`",
     },
+    Published {
+        model_type: "dbrx",
+        family: "DBRX",
+        models: "DBRX",
+        note: "as `qwen3_moe`, but that each expert is written as layers of its own, as mlx-lm has them; those of a kind in a block \
+               have one setting",
+    },
+    Published {
+        model_type: "step3p5",
+        family: "Step",
+        models: "Step 3.5 Flash",
+        note: "as `glm4_moe`. Layers that predict further tokens are left out",
+    },
     Published { model_type: "dots1", family: "dots", models: "dots.llm1", note: "as `glm4_moe`" },
     Published {
         model_type: "bailing_moe",
         family: "Ling",
         models: "Ling and Ring up to 2.0",
-        note: "as `glm4_moe`. `norm_head` is refused",
+        note: "as `glm4_moe`. The head that `norm_head` divides is written divided",
     },
     Published { model_type: "minimax_m2", family: "MiniMax", models: "MiniMax M2", note: "as `glm4_moe`" },
     Published { model_type: "solar_open", family: "Solar", models: "Solar Open", note: "as `glm4_moe`" },

@@ -4,11 +4,11 @@ use super::glm4;
 use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::defaults::{KeyDefault, extend, extended_len};
+use crate::models::defaults::{KeyDefault, extended};
 use crate::models::spec::DecoderSpec;
 
 /// Defaults of transformers' `GlmConfig`: those of `Glm4Config`, but for this.
-pub const DEFAULTS: &[KeyDefault] = &extend::<{ extended_len(glm4::DEFAULTS, OWN) }>(glm4::DEFAULTS, OWN);
+pub const DEFAULTS: &[KeyDefault] = extended!(glm4::DEFAULTS, OWN);
 
 const OWN: &[KeyDefault] = &[KeyDefault::nullable_size("head_dim", 128)];
 

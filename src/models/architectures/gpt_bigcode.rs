@@ -5,12 +5,12 @@ use super::module_names::{GPT_BIGCODE, GPT2_KEYS};
 use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::defaults::{KeyDefault, extend, extended_len};
+use crate::models::defaults::{KeyDefault, extended};
 use crate::models::names::{ATTENTION_BUFFERS, Rename, rename_prefix};
 use crate::models::spec::{Activation, Biases, DecoderSpec, NormKind, Projections};
 
 /// Defaults of transformers' `GPTBigCodeConfig`: GPT-2's, but for these.
-pub const DEFAULTS: &[KeyDefault] = &extend::<{ extended_len(gpt2::DEFAULTS, OWN) }>(gpt2::DEFAULTS, OWN);
+pub const DEFAULTS: &[KeyDefault] = extended!(gpt2::DEFAULTS, OWN);
 
 const OWN: &[KeyDefault] =
     &[KeyDefault::text("activation_function", "gelu_pytorch_tanh"), KeyDefault::boolean("multi_query", true)];

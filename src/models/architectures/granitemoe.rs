@@ -4,12 +4,12 @@ use super::names::TensorShapes;
 use super::{granite, llama};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::defaults::{KeyDefault, extend, extended_len};
+use crate::models::defaults::{KeyDefault, extended};
 use crate::models::names::{Rename, rename_common};
-use crate::models::spec::{DecoderSpec, EXPERT_NAMES, ExpertNames, ExpertsSpec, Score};
+use crate::models::spec::{DecoderSpec, EXPERT_NAMES, ExpertNames, ExpertsSpec, LOCAL_EXPERT_KEYS, Score};
 
 /// Defaults of transformers' `GraniteMoeConfig`.
-pub const DEFAULTS: &[KeyDefault] = &extend::<{ extended_len(llama::SHARED, OWN) }>(llama::SHARED, OWN);
+pub const DEFAULTS: &[KeyDefault] = extended!(llama::SHARED, OWN);
 
 const OWN: &[KeyDefault] = &[
     KeyDefault::nullable_number("embedding_multiplier", 1.0).minor(),
@@ -28,12 +28,7 @@ pub fn spec(config: &ModelConfig, shapes: &TensorShapes) -> Result<DecoderSpec> 
     let mut spec = granite::spec(config, shapes)?;
     spec.set_mlp_name("block_sparse_moe");
     spec.note_head_dim(config);
-    let size = |key| config.require_size(key);
-    let experts = ExpertsSpec::new(
-        size("num_local_experts")?,
-        size("num_experts_per_tok")?,
-        size("intermediate_size")?,
-    );
+    let experts = ExpertsSpec::from_config(config, LOCAL_EXPERT_KEYS)?;
     let experts = ExpertsSpec { names: &NAMES, score: Score::SoftmaxOfChosen, ..experts };
     spec.set_experts(config, experts, |_| true)?;
     Ok(spec)

@@ -4,11 +4,11 @@ use super::llama;
 use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::defaults::{KeyDefault, extend, extended_len};
+use crate::models::defaults::{KeyDefault, extended};
 use crate::models::spec::DecoderSpec;
 
 /// Defaults of transformers' `IQuestCoderConfig`: Llama's, but for these.
-pub const DEFAULTS: &[KeyDefault] = &extend::<{ extended_len(llama::DEFAULTS, OWN) }>(llama::DEFAULTS, OWN);
+pub const DEFAULTS: &[KeyDefault] = extended!(llama::DEFAULTS, OWN);
 
 const OWN: &[KeyDefault] = &[
     KeyDefault::size("vocab_size", 76_800),

@@ -4,7 +4,7 @@ use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::KeyDefault;
-use crate::models::spec::{DecoderSpec, EXPERT_NAMES, ExpertNames, ExpertsSpec, Score, SharedGate};
+use crate::models::spec::{DecoderSpec, EXPERT_KEYS, EXPERT_NAMES, ExpertNames, ExpertsSpec, SharedGate};
 
 /// Keys that config.json may leave out. (mlx-lm's arguments have no defaults.)
 pub const DEFAULTS: &[KeyDefault] = &[];
@@ -20,19 +20,12 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     spec.set_qk_norms();
     spec.note_head_dim(config);
     spec.note_rope_scaling(config);
-    let size = |key| config.require_size(key);
-    let width = size("moe_intermediate_size")?;
-    let experts = ExpertsSpec::new(size("num_experts")?, size("num_experts_per_tok")?, width);
-    let normalized = config.required("norm_topk_prob", ModelConfig::boolean)?;
-    let experts = ExpertsSpec {
-        names: &NAMES,
-        score: Score::Sigmoid,
-        correction: true,
-        ..experts.normalized(normalized, 0.0)
-    };
-    let step = size("decoder_sparse_step")?;
+    let experts = ExpertsSpec::from_config(config, EXPERT_KEYS)?.corrected_sigmoids(&NAMES);
+    let experts = experts.normalized_if_said(config, 0.0)?;
+    let step = config.require_size("decoder_sparse_step")?;
     let dense = config.indices("mlp_only_layers")?.unwrap_or_default();
     spec.set_experts(config, experts, |block| !dense.contains(&block) && (block + 1).is_multiple_of(step))?;
-    spec.set_shared_experts(width * size("n_shared_experts")?, Some(SharedGate::Softmax));
+    let shared = config.require_size("n_shared_experts")?;
+    spec.set_shared_experts(experts.intermediate_size * shared, Some(SharedGate::Softmax));
     Ok(spec)
 }

@@ -5,13 +5,12 @@ use super::names::TensorShapes;
 use super::{llama4_text, qwen3_vl_moe};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::defaults::{KeyDefault, extend, extended_len};
+use crate::models::defaults::{KeyDefault, extended};
 use crate::models::names::Rename;
-use crate::models::spec::{DecoderSpec, EXPERT_NAMES, ExpertNames, ExpertsSpec, Score};
+use crate::models::spec::{DecoderSpec, EXPERT_NAMES, ExpertNames, ExpertsSpec, LOCAL_EXPERT_KEYS, Score};
 
 /// Defaults of transformers' `Llama4TextConfig`, with those of experts.
-pub const DEFAULTS: &[KeyDefault] =
-    &extend::<{ extended_len(llama4_text::DEFAULTS, OWN) }>(llama4_text::DEFAULTS, OWN);
+pub const DEFAULTS: &[KeyDefault] = extended!(llama4_text::DEFAULTS, OWN);
 
 const OWN: &[KeyDefault] =
     &[KeyDefault::size("num_local_experts", 16), KeyDefault::size("num_experts_per_tok", 1)];
@@ -27,33 +26,26 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     }
     let config = &config;
     let mut spec = llama4_text::with_attention(config)?;
-    let size = |key| config.require_size(key);
-    let (width, dense) = (size("intermediate_size")?, size("intermediate_size_mlp")?);
+    let dense = config.require_size("intermediate_size_mlp")?;
     spec.mlps_mut().for_each(|mlp| mlp.intermediate_size = dense);
-    let experts = ExpertsSpec::new(size("num_local_experts")?, size("num_experts_per_tok")?, width);
+    let experts = ExpertsSpec::from_config(config, LOCAL_EXPERT_KEYS)?;
     let experts = ExpertsSpec { names: &NAMES, score: Score::Sigmoid, weighs_input: true, ..experts };
     let listed = config.indices("moe_layers")?;
-    let step = size("interleave_moe_layer_step")?;
+    let step = config.require_size("interleave_moe_layer_step")?;
     let is_sparse = |block: usize| {
         listed.as_ref().map_or((block + 1).is_multiple_of(step), |listed| listed.contains(&block))
     };
     spec.set_experts(config, experts, is_sparse)?;
-    spec.set_shared_experts(width, None);
+    spec.set_shared_experts(experts.intermediate_size, None);
     let count = spec.blocks.len();
-    if (0..count).any(|block| is_sparse(block) != (block + 1).is_multiple_of(step)) {
-        spec.notes.push(
-            "moe_layers says which blocks have experts; mlx-lm goes by interleave_moe_layer_step".to_owned(),
-        );
-    }
+    let differs = (0..count).any(|block| is_sparse(block) != (block + 1).is_multiple_of(step));
+    spec.note_if(
+        differs,
+        "moe_layers says which blocks have experts; mlx-lm goes by interleave_moe_layer_step",
+    );
     let others = spec.attentions().enumerate().any(|(i, a)| a.rope.is_some() == (i + 1).is_multiple_of(4));
-    if others {
-        spec.notes.push(
-            "no_rope_layers is applied; mlx-lm's llama4 leaves RoPE out of every fourth block".to_owned(),
-        );
-    }
-    if experts.per_token > 1 {
-        spec.notes.push("mlx-lm's llama4 has one expert per token".to_owned());
-    }
+    spec.note_if(others, "no_rope_layers is applied; mlx-lm's llama4 leaves RoPE out of every fourth block");
+    spec.note_if(experts.per_token > 1, "mlx-lm's llama4 has one expert per token");
     if (spec.head.norm.eps - 1e-6).abs() > 1e-9 && config.boolean("use_qk_norm")? == Some(true) {
         spec.notes.push("q/k norm has rms_norm_eps, as in transformers; mlx-lm's llama4 has 1e-6".to_owned());
     }

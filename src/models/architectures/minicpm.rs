@@ -4,11 +4,11 @@ use super::llama;
 use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::defaults::{KeyDefault, extend, extended_len};
+use crate::models::defaults::{KeyDefault, extended};
 use crate::models::spec::{Biases, DecoderSpec};
 
 /// Defaults of its makers' `MiniCPMConfig`.
-pub const DEFAULTS: &[KeyDefault] = &extend::<{ extended_len(llama::SHARED, OWN) }>(llama::SHARED, OWN);
+pub const DEFAULTS: &[KeyDefault] = extended!(llama::SHARED, OWN);
 
 const OWN: &[KeyDefault] = &[
     KeyDefault::boolean("tie_word_embeddings", true),

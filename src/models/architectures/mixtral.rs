@@ -4,13 +4,12 @@ use super::mistral;
 use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::defaults::{KeyDefault, extend, extended_len};
+use crate::models::defaults::{KeyDefault, extended};
 use crate::models::names::{Rename, rename_experts};
-use crate::models::spec::{Biases, DecoderSpec, ExpertsSpec};
+use crate::models::spec::{Biases, DecoderSpec, ExpertsSpec, LOCAL_EXPERT_KEYS};
 
 /// Defaults of transformers' `MixtralConfig`: Mistral's, but for these.
-pub const DEFAULTS: &[KeyDefault] =
-    &extend::<{ extended_len(mistral::DEFAULTS, OWN) }>(mistral::DEFAULTS, OWN);
+pub const DEFAULTS: &[KeyDefault] = extended!(mistral::DEFAULTS, OWN);
 
 const OWN: &[KeyDefault] = &[
     KeyDefault::number("rms_norm_eps", 1e-5),
@@ -28,18 +27,11 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     spec.set_mlp_name("block_sparse_moe");
     if config.size("sliding_window")?.is_some() {
         spec.set_sliding_windows(config, |_| true)?;
-        spec.notes
-            .push("sliding_window is applied as transformers does; mlx-lm's mixtral ignores it".to_owned());
+        spec.note_windows(config);
     }
     spec.note_rope_scaling(config);
     spec.note_head_dim(config);
-    let size = |key| config.require_size(key);
-    let experts = ExpertsSpec::new(
-        size("num_local_experts")?,
-        size("num_experts_per_tok")?,
-        size("intermediate_size")?,
-    );
-    let experts = experts.normalized(true, 0.0);
+    let experts = ExpertsSpec::from_config(config, LOCAL_EXPERT_KEYS)?.normalized(true, 0.0);
     // mlx-lm knows the one name only.
     spec.resolved.push(("num_local_experts", experts.count.into()));
     spec.set_experts(config, experts, |_| true)?;

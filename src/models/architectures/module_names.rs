@@ -23,6 +23,35 @@ pub(super) const OLMO_KEYS: &[(&str, &str)] = &[
     ("attention_bias", "include_bias"),
 ];
 
+/// Keys of DBRX, by ours.
+pub(super) const DBRX_KEYS: &[(&str, &str)] = &[
+    ("hidden_size", "d_model"),
+    ("num_hidden_layers", "n_layers"),
+    ("num_attention_heads", "n_heads"),
+    ("num_key_value_heads", "attn_config.kv_n_heads"),
+    ("intermediate_size", "ffn_config.ffn_hidden_size"),
+    ("max_position_embeddings", "max_seq_len"),
+    ("rope_theta", "attn_config.rope_theta"),
+    ("num_experts_per_tok", "ffn_config.moe_top_k"),
+];
+
+/// Keys of Phixtral in mlx-lm, by ours.
+pub(super) const PHIXTRAL_KEYS: &[(&str, &str)] = &[
+    ("vocab_size", "num_vocab"),
+    ("hidden_size", "model_dim"),
+    ("num_hidden_layers", "num_layers"),
+    ("num_attention_heads", "num_heads"),
+];
+
+/// Keys of Phixtral in mlx-lm, and the makers', of which it reads none.
+pub(super) const PHIXTRAL_MAKERS_KEYS: [(&str, &str); 5] = [
+    ("num_vocab", "vocab_size"),
+    ("model_dim", "n_embd"),
+    ("num_heads", "n_head"),
+    ("num_layers", "n_layer"),
+    ("max_position_embeddings", "n_positions"),
+];
+
 /// Keys of `OpenELM`, by ours.
 pub(super) const OPENELM_KEYS: &[(&str, &str)] = &[
     ("hidden_size", "model_dim"),
@@ -47,6 +76,50 @@ pub(super) const GPT_BIGCODE: ModuleNames = ModuleNames {
     mlp_norm: "ln_2",
     up: "c_fc",
     down: "c_proj",
+    ..LLAMA_NAMES
+};
+
+/// Modules of `BailingMoE`.
+pub(super) const BAILING: ModuleNames = ModuleNames {
+    embed: "model.word_embeddings",
+    attention: "attention",
+    qkv: "query_key_value",
+    o: "dense",
+    q_norm: "query_layernorm",
+    k_norm: "key_layernorm",
+    ..LLAMA_NAMES
+};
+
+/// Modules of DBRX.
+pub(super) const DBRX: ModuleNames = ModuleNames {
+    blocks: "transformer.blocks",
+    embed: "transformer.wte",
+    norm: "transformer.norm_f",
+    attention: "norm_attn_norm.attn",
+    attention_norm: "norm_attn_norm.norm_1",
+    qkv: "Wqkv",
+    o: "out_proj",
+    mlp: "ffn",
+    mlp_norm: "norm_attn_norm.norm_2",
+    gate: "w1",
+    up: "v1",
+    down: "w2",
+    ..LLAMA_NAMES
+};
+
+/// Modules of Phixtral.
+pub(super) const PHIXTRAL: ModuleNames = ModuleNames {
+    blocks: "transformer.h",
+    embed: "transformer.embd.wte",
+    norm: "lm_head.ln",
+    head: "lm_head.linear",
+    attention: "mixer",
+    attention_norm: "ln",
+    qkv: "Wqkv",
+    o: "out_proj",
+    mlp: "moe",
+    up: "fc1",
+    down: "fc2",
     ..LLAMA_NAMES
 };
 

@@ -4,11 +4,11 @@ use super::names::TensorShapes;
 use super::olmo2;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::defaults::{KeyDefault, extend, extended_len};
+use crate::models::defaults::{KeyDefault, extended};
 use crate::models::spec::{AttentionSpan, DecoderSpec, Rope};
 
 /// Defaults of transformers' `Olmo3Config`: OLMo 2's, but for these.
-pub const DEFAULTS: &[KeyDefault] = &extend::<{ extended_len(olmo2::DEFAULTS, OWN) }>(olmo2::DEFAULTS, OWN);
+pub const DEFAULTS: &[KeyDefault] = extended!(olmo2::DEFAULTS, OWN);
 
 const OWN: &[KeyDefault] =
     &[KeyDefault::number("rope_theta", 500_000.0), KeyDefault::nullable_size("sliding_window", 4096).minor()];

@@ -31,11 +31,9 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     config.only("clip_qkv", &serde_json::Value::Null)?;
     let mut spec = DecoderSpec::from_config(config)?;
     spec.set_norms_of_all_heads();
-    let size = |key| config.require_size(key);
-    let experts =
-        ExpertsSpec::new(size("num_experts")?, size("num_experts_per_tok")?, size("intermediate_size")?);
-    let normalized = config.required("norm_topk_prob", ModelConfig::boolean)?;
-    spec.set_experts(config, experts.normalized(normalized, 0.0), |_| true)?;
+    let keys = ["num_experts", "num_experts_per_tok", "intermediate_size"];
+    let experts = ExpertsSpec::from_config(config, keys)?.normalized_if_said(config, 0.0)?;
+    spec.set_experts(config, experts, |_| true)?;
     // mlx-lm knows the one name only.
     spec.resolved.push(("num_experts", experts.count.into()));
     Ok(spec)

@@ -4,11 +4,11 @@ use super::names::TensorShapes;
 use super::qwen3;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::defaults::{KeyDefault, extend, extended_len};
-use crate::models::spec::{DecoderSpec, ExpertsSpec};
+use crate::models::defaults::{KeyDefault, extended};
+use crate::models::spec::{DecoderSpec, EXPERT_NAMES};
 
 /// Defaults of transformers' `Qwen3MoeConfig`: Qwen3's, but for these.
-pub const DEFAULTS: &[KeyDefault] = &extend::<{ extended_len(qwen3::DEFAULTS, OWN) }>(qwen3::DEFAULTS, OWN);
+pub const DEFAULTS: &[KeyDefault] = extended!(qwen3::DEFAULTS, OWN);
 
 const OWN: &[KeyDefault] = &[
     KeyDefault::size("hidden_size", 2048),
@@ -32,33 +32,9 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     spec.set_qk_norms();
     if config.required("use_sliding_window", ModelConfig::boolean)? {
         spec.set_sliding_windows(config, |_| true)?;
-        spec.notes.push("sliding windows are applied as transformers does; mlx-lm ignores them".to_owned());
+        spec.note_windows(config);
     }
     spec.note_rope_scaling(config);
-    set_experts(config, &mut spec)?;
+    spec.set_qwen_experts(config, &EXPERT_NAMES)?;
     Ok(spec)
-}
-
-/// Makes MLPs of experts, as a config with defaults says.
-pub(super) fn set_experts(config: &ModelConfig, spec: &mut DecoderSpec) -> Result<()> {
-    let size = |key| config.require_size(key);
-    let normalized = config.required("norm_topk_prob", ModelConfig::boolean)?;
-    let experts =
-        ExpertsSpec::new(size("num_experts")?, size("num_experts_per_tok")?, size("moe_intermediate_size")?);
-    let experts = experts.normalized(normalized, 0.0);
-    let step = config.require_size("decoder_sparse_step")?;
-    let dense = config.indices("mlp_only_layers")?.unwrap_or_default();
-    spec.set_experts(config, experts, |block| !dense.contains(&block) && (block + 1).is_multiple_of(step))?;
-    let attention = spec.attentions().next().map(|attention| (attention.head_dim, attention.kv_heads));
-    let (head_dim, kv_heads) = attention.unwrap_or_default();
-    // mlx-lm has no defaults for these, and does not know transformers 5's name for the first.
-    spec.resolved.extend([
-        ("num_experts", experts.count.into()),
-        ("head_dim", head_dim.into()),
-        ("num_key_value_heads", kv_heads.into()),
-        ("norm_topk_prob", normalized.into()),
-        ("decoder_sparse_step", step.into()),
-        ("mlp_only_layers", dense.into()),
-    ]);
-    Ok(())
 }

@@ -1,29 +1,22 @@
 //! The text decoder of Qwen3-VL with experts: Qwen3 with experts, whose tensors hold all experts of a block.
 
+use super::llama;
 use super::names::TensorShapes;
-use super::qwen3_moe;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
-use crate::models::defaults::KeyDefault;
+use crate::models::defaults::{KeyDefault, extended, sizes};
 use crate::models::derived::{Derived, Step};
 use crate::models::names::{Rename, rename_common, rename_experts, rename_experts_in_place};
-use crate::models::spec::DecoderSpec;
+use crate::models::spec::{DecoderSpec, EXPERT_NAMES};
 
 /// Defaults of transformers' `Qwen3VLMoeTextConfig`; who ties the head says the wrapper.
-pub const DEFAULTS: &[KeyDefault] = &[
-    KeyDefault::size("vocab_size", 151_936),
-    KeyDefault::size("hidden_size", 2048),
-    KeyDefault::size("intermediate_size", 5632),
-    KeyDefault::size("num_hidden_layers", 24),
-    KeyDefault::size("num_attention_heads", 16),
-    KeyDefault::nullable_size("num_key_value_heads", 16),
+pub const DEFAULTS: &[KeyDefault] = extended!(llama::SHARED, &sizes([151_936, 2048, 5632, 24, 16, 16]), OWN);
+
+const OWN: &[KeyDefault] = &[
     KeyDefault::optional_size("head_dim"),
-    KeyDefault::text("hidden_act", "silu"),
     KeyDefault::size("max_position_embeddings", 128_000).minor(),
-    KeyDefault::number("rms_norm_eps", 1e-6),
     KeyDefault::number("rope_theta", 500_000.0),
     KeyDefault::boolean("tie_word_embeddings", true),
-    KeyDefault::boolean("attention_bias", false),
     KeyDefault::size("decoder_sparse_step", 1).minor(),
     KeyDefault::size("moe_intermediate_size", 1408),
     KeyDefault::size("num_experts", 60),
@@ -35,7 +28,7 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     let config = &config.with_defaults(DEFAULTS).with_value("norm_topk_prob", true.into());
     let mut spec = DecoderSpec::from_config(config)?;
     spec.set_qk_norms();
-    qwen3_moe::set_experts(config, &mut spec)?;
+    spec.set_qwen_experts(config, &EXPERT_NAMES)?;
     Ok(spec)
 }
 

@@ -2,12 +2,11 @@
 
 use serde_json::Value;
 
-use super::llama4_text::rope_flags;
 use super::names::TensorShapes;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 use crate::models::defaults::KeyDefault;
-use crate::models::spec::{AttentionSpan, DecoderSpec};
+use crate::models::spec::{AttentionSpan, DecoderSpec, rope_flags};
 
 /// Defaults of transformers' `SmolLM3Config`.
 pub const DEFAULTS: &[KeyDefault] = &[

@@ -1,11 +1,12 @@
 //! Changes that several architectures make to Llama's block, or that take more than a line.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::decoder::DecoderSpec;
 use super::mlp::XIELU_PARAMETERS;
 use super::norm::{NormKind, NormSpec, QkNorm};
 use super::parts::{AttentionSpan, BlockSpec, Projections};
+use super::rope::Rope;
 use crate::error::Result;
 use crate::models::config::ModelConfig;
 
@@ -100,6 +101,118 @@ impl DecoderSpec {
                 }
             }
         }
+    }
+
+    /// Gives the blocks with full attention the first of two rotations, and the others the second.
+    pub(crate) fn set_ropes_by_span(&mut self) {
+        for attention in self.attentions_mut() {
+            attention.rope = Some(usize::from(attention.span != AttentionSpan::Full));
+        }
+    }
+
+    /// True if some block has a window.
+    pub(crate) fn has_windows(&self) -> bool {
+        self.attentions().any(|attention| attention.span != AttentionSpan::Full)
+    }
+
+    /// Lets only blocks with a window rotate.
+    pub(crate) fn rotate_windows_only(&mut self) {
+        for attention in self.attentions_mut() {
+            attention.rope = attention.rope.filter(|_| attention.span != AttentionSpan::Full);
+        }
+    }
+
+    /// Gives each block its own of `ropes`, of which equal ones are kept once.
+    pub(crate) fn set_layer_ropes(&mut self, ropes: Vec<Rope>) {
+        self.ropes.clear();
+        for (block, rope) in self.blocks.iter_mut().zip(ropes) {
+            let known = self.ropes.iter().position(|known| *known == rope);
+            block.attention.part.rope = Some(known.unwrap_or(self.ropes.len()));
+            if known.is_none() {
+                self.ropes.push(rope);
+            }
+        }
+    }
+
+    /// Gives the block number `block` other heads for queries and for keys, as `key` says it.
+    pub(crate) fn set_heads(
+        &mut self,
+        config: &ModelConfig,
+        key: &str,
+        block: usize,
+        [heads, kv_heads]: [usize; 2],
+    ) -> Result<()> {
+        if heads == 0 || kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
+            return Err(config.error(key, format!("{heads} heads on {kv_heads} of keys")));
+        }
+        let attention = &mut self.blocks[block].attention.part;
+        (attention.heads, attention.kv_heads) = (heads, kv_heads);
+        Ok(())
+    }
+
+    /// Names the norms before and after the MLP of every block, where there are some.
+    pub(crate) fn name_norms_of_mlps(&mut self, before: &str, after: &str) {
+        for BlockSpec { path, mlp, .. } in &mut self.blocks {
+            for (norm, name) in [(&mut mlp.before, before), (&mut mlp.after, after)] {
+                norm.iter_mut().for_each(|norm| norm.path = format!("{path}.{name}"));
+            }
+        }
+    }
+
+    /// Gives every head values of so many dimensions, times a factor.
+    pub(crate) fn set_values(&mut self, dims: usize, factor: Option<f32>) {
+        self.attentions_mut()
+            .for_each(|attention| (attention.value_dim, attention.value_factor) = (dims, factor));
+    }
+
+    /// Gives each block the heads that the list `key` has for it, where there is one.
+    pub(crate) fn set_heads_by_block(&mut self, config: &ModelConfig, key: &str) -> Result<()> {
+        let Some(heads) = config.indices(key)? else { return Ok(()) };
+        let count = self.blocks.len();
+        if heads.len() != count {
+            return Err(config.error(key, format!("{} entries for {count} layers", heads.len())));
+        }
+        for (block, heads) in heads.into_iter().enumerate() {
+            let kv_heads = self.blocks[block].attention.part.kv_heads;
+            self.set_heads(config, key, block, [heads, kv_heads])?;
+        }
+        Ok(())
+    }
+
+    /// Writes both rotations where mlx-lm reads them, if config.json leaves them out, and notes what it does not read.
+    pub(crate) fn write_ropes(&mut self, config: &ModelConfig) {
+        if config.get("rope_parameters.full_attention.attention_factor").is_some() {
+            self.notes.push(
+                "attention_factor of yarn is applied as transformers does; mlx-lm computes its own"
+                    .to_owned(),
+            );
+        }
+        if config.get("rope_parameters").is_none() {
+            let plain = |rope: &Rope| json!({"rope_type": "default", "rope_theta": rope.theta});
+            let both =
+                json!({"full_attention": plain(&self.ropes[0]), "sliding_attention": plain(&self.ropes[1])});
+            self.resolved.push(("rope_parameters", both));
+        }
+    }
+
+    /// Adds a note for the user where it `holds`.
+    pub(crate) fn note_if(&mut self, holds: bool, note: &str) {
+        self.notes.extend(holds.then(|| note.to_owned()));
+    }
+
+    /// Notes that mlx-lm's class, which has no biases, cannot load a model whose queries, keys and values have some.
+    pub(crate) fn note_biases_of_queries(&mut self, config: &ModelConfig) {
+        if self.attentions().any(|attention| attention.qkv_bias) {
+            let name = config.model_type();
+            self.notes.push(format!("mlx-lm's {name} cannot load a model with biases"));
+        }
+    }
+
+    /// Notes that a window is applied which mlx-lm's class does not have.
+    pub(crate) fn note_windows(&mut self, config: &ModelConfig) {
+        let name = config.model_type();
+        self.notes
+            .push(format!("sliding_window is applied as transformers does; mlx-lm's {name} ignores it"));
     }
 
     /// Writes which blocks have a window, for a class of mlx-lm's that finds them otherwise.

@@ -109,6 +109,7 @@ impl DecoderSpec {
                 path: String::new(),
                 tied: tie_word_embeddings,
                 tie_key: config.name_of(TIE),
+                normalized: false,
                 bias: false,
                 quantized_tied: true,
                 scale: None,

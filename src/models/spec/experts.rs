@@ -98,6 +98,8 @@ pub struct ExpertsSpec {
     pub factor: f32,
     /// True if it is the experts' input that is multiplied by the weights, and not their output.
     pub weighs_input: bool,
+    /// True if mlx-lm has a layer for each expert, and not one for all.
+    pub apart: bool,
 }
 
 impl ExpertsSpec {
@@ -117,6 +119,7 @@ impl ExpertsSpec {
             normalization: Normalization::None,
             factor: 1.0,
             weighs_input: false,
+            apart: false,
         }
     }
 

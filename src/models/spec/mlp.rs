@@ -27,6 +27,11 @@ pub enum Activation {
         /// Most that a value can be.
         limit: f32,
     },
+    /// x sigmoid(x) of the gate's values up to `limit`, times up's between its negative and it (Step 3.5).
+    ClampedSilu {
+        /// Most that either factor can be.
+        limit: f32,
+    },
 }
 
 impl Activation {

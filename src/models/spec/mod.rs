@@ -5,17 +5,21 @@
 mod biases;
 mod changes;
 mod decoder;
+mod expert_keys;
 mod experts;
 mod manifest;
 mod mlp;
+mod mscale;
 mod names;
 mod norm;
 mod parts;
 mod rope;
+mod unrotated;
 
 pub use biases::Biases;
 pub(crate) use changes::{WindowPattern, divisible_size};
 pub use decoder::{DecoderSpec, TemperatureTuning};
+pub(crate) use expert_keys::{EXPERT_KEYS, LOCAL_EXPERT_KEYS, groups, sparse_blocks};
 pub use experts::{
     EXPERT_NAMES, ExpertNames, ExpertsSpec, Groups, Normalization, Score, SharedGate, SharedSpec,
 };
@@ -30,3 +34,4 @@ pub use parts::{
 };
 pub(crate) use rope::TELECHAT3_YARN;
 pub use rope::{Rope, RopeScaling};
+pub(crate) use unrotated::rope_flags;

@@ -109,8 +109,12 @@ pub struct AttentionSpec {
     pub kv_heads: usize,
     /// True if query head h reads key head h mod `kv_heads`; otherwise neighbours share one.
     pub interleaved_heads: bool,
-    /// Dimensions of a head.
+    /// Dimensions of a head's queries and keys.
     pub head_dim: usize,
+    /// Dimensions of a head's values.
+    pub value_dim: usize,
+    /// Factor on the values.
+    pub value_factor: Option<f32>,
     /// Matrices of q, k and v.
     pub projections: Projections,
     /// True if q, k and v have biases.
@@ -156,6 +160,8 @@ impl AttentionSpec {
             kv_heads,
             interleaved_heads: false,
             head_dim,
+            value_dim: head_dim,
+            value_factor: None,
             projections: Projections::Apart,
             qkv_bias: bias,
             o_bias: bias,
@@ -173,19 +179,25 @@ impl AttentionSpec {
 
     /// Returns the projection with a role.
     pub fn projection(&self, role: Role) -> LinearSpec {
-        let (heads, kv_heads) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let (queries, keys) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let (gathered, values) = (self.heads * self.value_dim, self.kv_heads * self.value_dim);
         let (name, rows, columns, bias) = match role {
-            Role::K => (self.names.k, kv_heads, self.hidden_size, self.qkv_bias),
-            Role::Qkv => (self.names.qkv, heads + 2 * kv_heads, self.hidden_size, self.qkv_bias),
-            Role::V => (self.names.v, kv_heads, self.hidden_size, self.qkv_bias),
-            Role::O => (self.names.o, self.hidden_size, heads, self.o_bias),
-            Role::OutputGate => (self.names.attention_gate, heads, self.hidden_size, self.qkv_bias),
+            Role::K => (self.names.k, keys, self.hidden_size, self.qkv_bias),
+            Role::Qkv => (self.names.qkv, queries + keys + values, self.hidden_size, self.qkv_bias),
+            Role::V => (self.names.v, values, self.hidden_size, self.qkv_bias),
+            Role::O => (self.names.o, self.hidden_size, gathered, self.o_bias),
+            Role::OutputGate => (self.names.attention_gate, gathered, self.hidden_size, self.qkv_bias),
             Role::HeadGate => (self.names.attention_gate, self.heads, self.hidden_size, self.qkv_bias),
-            _ => (self.names.q, heads, self.hidden_size, self.qkv_bias),
+            _ => (self.names.q, queries, self.hidden_size, self.qkv_bias),
         };
         let tap = if role == Role::O { Tap::HEADS } else { Tap::ATTENTION };
         let path = inside(&self.path, name);
         LinearSpec { path, rows, columns, experts: None, bias, role, tap }
+    }
+
+    /// True if a cache can hold keys and values in groups of `group_size` codes.
+    pub fn holds_groups_of(&self, group_size: usize) -> bool {
+        self.head_dim.is_multiple_of(group_size) && self.value_dim.is_multiple_of(group_size)
     }
 
     /// Returns the roles of the matrices that read the part's input.
@@ -344,6 +356,8 @@ pub struct HeadSpec {
     pub tied: bool,
     /// Key of config.json that says whether it is.
     pub tie_key: &'static str,
+    /// True if each column of an untied head's matrix is to be divided by its norm (Euclidean, plus 1e-7).
+    pub normalized: bool,
     /// True if an untied head has a bias.
     pub bias: bool,
     /// True if stock mlx-lm can run a tied head whose embedding is quantized.

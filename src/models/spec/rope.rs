@@ -82,6 +82,9 @@ pub enum RopeScaling {
     },
 }
 
+/// Key of the part of each head that is rotated.
+const PART: &str = "partial_rotary_factor";
+
 impl Rope {
     /// Describes the rotation of the first `dims` dimensions of each head, without scaling.
     pub fn plain(dims: usize, theta: f64) -> Self {
@@ -106,7 +109,7 @@ impl Rope {
             Some(share) => share,
             None => config.positive("partial_rotary_factor")?.unwrap_or(usual),
         };
-        Self::read(config, group, rotated_dims(config, share)?)
+        Self::read(config, group, rotated_dims(config, PART, share)?)
     }
 
     fn read(config: &ModelConfig, group: &str, dims: usize) -> Result<Self> {
@@ -123,16 +126,24 @@ impl Rope {
 
     /// Reads the rotations of layers with full attention and of those with a sliding window, as transformers does for
     /// `gemma3_text`: base and scaling stand in an object for each in `rope_parameters`, or the bases at the top as
-    /// `rope_theta` and `sliding_theta`; a `rope_scaling` is that of full attention.
+    /// `rope_theta` and `sliding_theta`, with one `partial_rotary_factor`; a `rope_scaling` is that of full attention.
     pub fn by_layer_type(config: &ModelConfig, sliding_theta: &str) -> Result<[Self; 2]> {
         let read = |group: &str, inner: &str, key: &str| -> Result<Self> {
-            let share = config.positive(&format!("{inner}.partial_rotary_factor"))?.unwrap_or(1.0);
-            let (theta, dims) = (base(config, inner, key)?, rotated_dims(config, share)?);
+            let is_by_type = config.get("rope_parameters").is_some();
+            let part = if is_by_type { &*format!("{inner}.{PART}") } else { PART };
+            let share = config.positive(part)?.unwrap_or(1.0);
+            let (theta, dims) = (base(config, inner, key)?, rotated_dims(config, PART, share)?);
             Ok(Self { scaling: RopeScaling::from_config(config, group)?, ..Self::plain(dims, theta) })
         };
         let (full, sliding) = ("rope_parameters.full_attention", "rope_parameters.sliding_attention");
         let scaling = if group(config)? == "rope_scaling" { "rope_scaling" } else { full };
         Ok([read(scaling, full, "rope_theta")?, read(sliding, sliding, sliding_theta)?])
+    }
+
+    /// Rotates a `share` of each head, which `key` says.
+    pub(crate) fn with_share(self, config: &ModelConfig, key: &str, share: f64) -> Result<Self> {
+        let dims = rotated_dims(config, key, share)?;
+        Ok(Self { dims, ..self })
     }
 
     /// Returns the keys that mlx-lm reads of the rotation of full attention, where there are two.
@@ -307,12 +318,12 @@ impl Rope {
 }
 
 /// Returns the dimensions of a head of which a `share` is rotated.
-fn rotated_dims(config: &ModelConfig, share: f64) -> Result<usize> {
+fn rotated_dims(config: &ModelConfig, key: &str, share: f64) -> Result<usize> {
     let head_dim = head_dim(config)?;
     let dims = (head_dim as f64 * share) as usize;
     if dims == 0 || dims > head_dim || !dims.is_multiple_of(2) {
         let message = format!("{share} of {head_dim} dimensions is not an even number of them");
-        return Err(config.error("partial_rotary_factor", message));
+        return Err(config.error(key, message));
     }
     Ok(dims)
 }

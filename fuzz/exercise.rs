@@ -94,7 +94,10 @@ impl<'a> Trial<'a> {
         self.step("verify weights", || source.verify());
         self.step("dtype", || source.dtype());
         self.step("fingerprint", || source.fingerprint());
-        self.step("bit map", || Ok(bitmap::to_config(source.bitmap(), source.prefix())));
+        self.step("bit map", || {
+            let names_apart = |path: &str| source.spec().names_apart(path);
+            Ok(bitmap::to_config(source.bitmap(), source.prefix(), names_apart))
+        });
         self.step("inventory", || {
             let inventory = Inventory::of_source(&source);
             Ok((inventory.bpw_quantized(), inventory.bpw_model(), inventory.cells().len()))

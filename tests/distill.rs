@@ -83,9 +83,8 @@ fn check_gradients(float: &Path, flags: &[&str]) {
     let target = Target::new(&engine, &float, &sequences, 1 << 16, &|| {}).unwrap();
     let start = values(&student, &learner.names());
     let none = Values::new();
-    let loss = |values: &Values| {
-        loss_and_gradients(&learner, tuned(values, &none), &target, &[0, 2], TEMPERATURE)
-    };
+    let loss =
+        |values: &Values| loss_and_gradients(&learner, tuned(values, &none), &target, &[0, 2], TEMPERATURE);
     let (at_start, gradients) = loss(&start);
     assert_eq!(gradients.keys().collect::<Vec<_>>(), start.keys().collect::<Vec<_>>());
     assert!(

@@ -16,7 +16,7 @@ pub struct Tuning {
     #[arg(long, value_enum, requires = "distilling")]
     pub learn: Option<Learn>,
     /// With --learn codes: length of the first step of codes, in steps of one code; falls to 0 over the steps
-    /// [default: 0.005]
+    /// [default: 0.02]
     #[arg(long, value_name = "RATE", value_parser = code_rate, requires = "learn", allow_negative_numbers = true)]
     pub distill_code_rate: Option<f64>,
     /// With --distill: length of the first step, relative to the scales; falls to 0 over the steps [default: 0.003 up
@@ -49,7 +49,7 @@ impl ValueEnum for Learn {
         Some(PossibleValue::new(self.name()).help(match self {
             Self::Scales => "scales and biases; codes stay as rounding left them",
             Self::Codes => {
-                "codes too: closer to the float model, from some 250,000 tokens of --calibration text on; 13 bytes of \
+                "codes too: closer to the float model, from some 200,000 tokens of --calibration text on; 13 bytes of \
                  memory per weight"
             }
         }))

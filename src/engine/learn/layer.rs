@@ -21,7 +21,7 @@ pub enum Codes {
 }
 
 /// Returns the names of the tensors of the layer at `path` that learn, in the order of their gradients.
-pub(crate) fn names(path: &str, codes: Codes) -> impl Iterator<Item = String> {
+pub(crate) fn tensor_names(path: &str, codes: Codes) -> impl Iterator<Item = String> {
     let parts: &[&str] = match codes {
         Codes::Fixed => &["scales", "biases"],
         Codes::Learning => &["scales", "biases", "weight"],

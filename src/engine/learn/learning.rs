@@ -5,7 +5,7 @@ use mlx_rs::transforms::eval;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 
-use super::layer::{Codes, LearningLayer, names};
+use super::layer::{Codes, LearningLayer, tensor_names};
 use crate::engine::array::vector_jacobian_products;
 use crate::engine::decoder::block::Block;
 use crate::engine::decoder::load::Loader;
@@ -62,7 +62,7 @@ impl LearningTensors {
 
     /// Returns the names of the tensors that learn, in the order of their gradients.
     pub(crate) fn names(&self) -> impl Iterator<Item = String> {
-        self.layers.iter().flat_map(|path| names(path, self.codes)).chain(self.norms.iter().cloned())
+        self.layers.iter().flat_map(|path| tensor_names(path, self.codes)).chain(self.norms.iter().cloned())
     }
 }
 
@@ -144,7 +144,7 @@ fn head_path<'s>(source: &'s SourceModel, learners: &Learners) -> Option<&'s str
 
 /// Returns the names of the tensors of the head and of the norm before it that learn, in the order of their gradients.
 pub(crate) fn head_names(source: &SourceModel, learners: &Learners) -> Vec<String> {
-    let layer = head_path(source, learners).into_iter().flat_map(|path| names(path, learners.codes));
+    let layer = head_path(source, learners).into_iter().flat_map(|path| tensor_names(path, learners.codes));
     let norms = source.spec().head.norm.names().map(|(_, name)| name);
     layer.chain(norms.filter(|_| learners.norms == Norms::Learning)).collect()
 }

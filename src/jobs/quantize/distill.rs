@@ -43,7 +43,7 @@ pub struct Distilled {
 }
 
 /// Default length of the first step of codes, in steps of one code.
-const CODE_RATE: f64 = 0.005;
+const CODE_RATE: f64 = 0.02;
 
 /// Returns the default length of the first step in a model of `bpw` bits per weight: with more bits rounding errors are
 /// smaller, and steps must be small beside them.
@@ -247,10 +247,7 @@ impl Run<'_> {
     /// Returns the values of a `state` as they are stored.
     fn stored(&self, state: &State) -> Stored {
         let Self { forms, .. } = self;
-        Stored {
-            floats: forms.stored_floats(&state.floats),
-            codes: forms.stored_codes(&state.latents),
-        }
+        Stored { floats: forms.stored_floats(&state.floats), codes: forms.stored_codes(&state.latents) }
     }
 
     /// Measures the mean KL divergence on the validation windows.

@@ -67,8 +67,7 @@ pub(crate) fn coordinates(layers: &BTreeMap<String, Quant>, state: &State) -> Ve
         let path = name.strip_suffix(".scales").or_else(|| name.strip_suffix(".biases"));
         path.is_some_and(|path| layers.contains_key(path))
     };
-    coordinates
-        .extend(state.floats.keys().filter(|name| !is_paired(name)).cloned().map(Coordinate::Plain));
+    coordinates.extend(state.floats.keys().filter(|name| !is_paired(name)).cloned().map(Coordinate::Plain));
     coordinates
 }
 

@@ -6,6 +6,6 @@ mod adam;
 mod progress;
 mod values;
 
-pub use adam::{Adam, Coordinate, Rates};
+pub use adam::{Adam, Coordinate};
 pub use progress::{LOOK_EVERY, Look, Settings, TuningRun};
-pub use values::{Forms, State, Stored, TunedTensor, TunedValues, Values};
+pub use values::{Forms, State, Stored, TunedTensor, TunedValues};

@@ -174,13 +174,8 @@ impl TuningRun {
             return Ok(false);
         };
         let Self { state, best, .. } = self;
-        let floats = [
-            &mut state.floats,
-            &mut state.latents,
-            &mut best.floats,
-            &mut adam.first,
-            &mut adam.second,
-        ];
+        let floats =
+            [&mut state.floats, &mut state.latents, &mut best.floats, &mut adam.first, &mut adam.second];
         let floats = floats.into_iter().flat_map(Values::values_mut);
         let parts = floats.map(|values| bytemuck::cast_slice_mut(values));
         let parts: Vec<&mut [u8]> = parts.chain(best.codes.values_mut().map(Vec::as_mut_slice)).collect();

@@ -16,7 +16,7 @@ use mixbit::engine::learn::student::{Student, Target};
 use mixbit::engine::runtime::Engine;
 use mixbit::models::source::SourceModel;
 use mixbit::models::spec::Role;
-use mixbit::numerics::affine::unpack_latents;
+use mixbit::numerics::affine::{unpack, unpack_latents};
 use mixbit::numerics::dtype::extend_f32;
 
 const SMALL: [&str; 4] = ["--samples", "8", "--sequence-length", "48"];
@@ -260,15 +260,15 @@ fn scales_learn_and_nothing_else_does() {
 }
 
 /// Settings with which codes have learned something in a few steps.
-const CODES: [&str; 4] = ["--learn", "codes", "--distill-code-rate", "0.03"];
+const CODES: [&str; 4] = ["--learn", "codes", "--distill-code-rate", "0.02"];
 
 #[test]
 fn codes_learn_more_than_scales_alone() {
     let home = tempfile::tempdir().unwrap();
     let [rounded, scales, codes] = ["rounded", "scales", "codes"].map(|name| home.path().join(name));
-    let rounding = ["--bits", "2", "--rounding", "gptq", "--samples", "200", "--sequence-length", "96"];
+    let rounding = ["--bits", "3", "--rounding", "gptq", "--samples", "200", "--sequence-length", "96"];
     let rounding = [&rounding[..], &["--no-eval"]].concat();
-    let distill = [&rounding[..], &["--distill", "40"]].concat();
+    let distill = [&rounding[..], &["--distill", "200"]].concat();
     succeeded(&make("quantize", &bundled(), &rounded, &rounding));
     succeeded(&make("quantize", &bundled(), &scales, &distill));
     let output = make("quantize", &bundled(), &codes, &[&distill[..], &CODES].concat());
@@ -295,7 +295,9 @@ fn codes_learn_more_than_scales_alone() {
         assert!(learns || before.3 == after.3, "{}", before.0);
         if is_quantized {
             let codes = |packed: &[u8]| -> Vec<u8> {
-                packed.iter().flat_map(|byte| (0..4).map(move |at| (byte >> (2 * at)) & 3)).collect()
+                let mut codes = vec![0; packed.len() * 8 / 3];
+                unpack(packed, 3, &mut codes);
+                codes
             };
             let pairs = codes(&before.3).into_iter().zip(codes(&after.3));
             changed += pairs.filter(|(before, after)| before != after).count();
@@ -311,7 +313,8 @@ fn codes_learn_more_than_scales_alone() {
 fn learned_codes_do_not_depend_on_threads() {
     let home = tempfile::tempdir().unwrap();
     let flags = ["--bits", "3", "--rounding", "search", "--no-eval", "--distill", "12"];
-    let flags = [&flags[..], &SMALL, &CODES].concat();
+    let codes = ["--learn", "codes", "--distill-code-rate", "0.2"];
+    let flags = [&flags[..], &SMALL, &codes].concat();
     let model = |threads: &str| {
         let out = home.path().join(threads);
         let mut command = Command::new(env!("CARGO_BIN_EXE_mixbit"));

@@ -136,7 +136,10 @@ fn indexes_say_which_tensors_there_must_be() {
     };
     let said = index("model.missing.weight", "pytorch_model.bin");
     assert!(said.contains("pytorch_model.bin.index.json"), "{said}");
-    assert!(said.contains("`model.missing.weight`") && said.contains("in none of the weight files"), "{said}");
+    assert!(
+        said.contains("`model.missing.weight`") && said.contains("in none of the weight files"),
+        "{said}"
+    );
     let said = index("model.missing.weight", "pytorch_model-00002-of-00002.bin");
     assert!(said.contains("names the shard `pytorch_model-00002-of-00002.bin`"), "{said}");
     let said = index("model.norm.weight", "weights.pt");

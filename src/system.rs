@@ -12,6 +12,11 @@ pub fn proc_bytes(path: &str, key: &str) -> Option<u64> {
     Some(value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
 
+/// Returns the bytes of memory that are free without swapping, where the system tells.
+pub fn available_memory() -> Option<u64> {
+    proc_bytes("/proc/meminfo", "MemAvailable")
+}
+
 /// Tells the kernel that the whole pages of bytes `start..end` of `map` were read and need not stay mapped, so that resident
 /// memory does not grow with the file.
 pub fn release_pages(map: &Mmap, start: usize, end: usize) {

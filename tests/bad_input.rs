@@ -84,7 +84,7 @@ fn header_that_is_no_json() {
     let mut bytes = fs::read(damaged.file(WEIGHTS)).unwrap();
     bytes[8..12].copy_from_slice(b"oops");
     fs::write(damaged.file(WEIGHTS), &bytes).unwrap();
-    damaged.refused(&[WEIGHTS, "not a whole safetensors file: invalid JSON in header"]);
+    damaged.refused(&[WEIGHTS, "not a whole safetensors file: its header is not valid JSON"]);
 }
 
 #[test]

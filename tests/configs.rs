@@ -262,16 +262,17 @@ fn a_bit_map_names_only_layers_that_there_are() {
         assert!(!checked.status.success() && stdout(&checked).contains("that this model lacks"));
         stderr(&output)
     };
-    let said = refusal(&["layers.0.mlp.up_proj", "model.layers.9.mlp.up_proj", "x.y", "x.z"]);
+    let said =
+        refusal(&["layers.0.feed_forward.up_proj", "model.layers.9.feed_forward.up_proj", "x.y", "x.z"]);
     for part in [
-        "config.json: key `quantization`: names 4 layers that this model lacks: `layers.0.mlp.up_proj`",
+        "config.json: key `quantization`: names 4 layers that this model lacks: `layers.0.feed_forward.up_proj`",
         "`x.y` and 1 more",
         "called like `model.layers.0.",
-        "did you mean `model.layers.0.mlp.up_proj` by `layers.0.mlp.up_proj`?",
+        "did you mean `model.layers.0.feed_forward.up_proj` by `layers.0.feed_forward.up_proj`?",
     ] {
         assert!(said.contains(part), "{part}: {said}");
     }
-    assert!(!refusal(&["model.layers.9.mlp.up_proj"]).contains("did you mean"));
+    assert!(!refusal(&["model.layers.9.feed_forward.up_proj"]).contains("did you mean"));
 }
 
 #[test]

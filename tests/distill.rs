@@ -9,18 +9,20 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use mixbit::engine::decoder::load::Tuned;
-use mixbit::engine::learn::learning::Norms;
+use mixbit::engine::decoder::load::{Tuned, Values};
+use mixbit::engine::learn::layer::Codes;
+use mixbit::engine::learn::learning::{Learners, Norms};
 use mixbit::engine::learn::student::{Student, Target};
 use mixbit::engine::runtime::Engine;
 use mixbit::models::source::SourceModel;
 use mixbit::models::spec::Role;
+use mixbit::numerics::affine::{unpack, unpack_latents};
 use mixbit::numerics::dtype::extend_f32;
 
 const SMALL: [&str; 4] = ["--samples", "8", "--sequence-length", "48"];
 
 /// Returns the values of the tensors that learn.
-fn values(source: &SourceModel, names: &[String]) -> Tuned {
+fn values(source: &SourceModel, names: &[String]) -> Values {
     let decoded = names.iter().map(|name| {
         let tensor = source.tensor(name).unwrap();
         let mut values = Vec::new();
@@ -28,6 +30,42 @@ fn values(source: &SourceModel, names: &[String]) -> Tuned {
         (name.clone(), values)
     });
     decoded.collect()
+}
+
+/// Returns `float` values without latent codes.
+fn tuned<'a>(floats: &'a Values, latents: &'a Values) -> Tuned<'a> {
+    Tuned { floats, latents }
+}
+
+/// Returns some sequences of a model's vocabulary.
+fn sequences(source: &SourceModel) -> Vec<Vec<u32>> {
+    let vocabulary = source.spec().vocab_size as u32;
+    (0..3u32).map(|s| (0..24).map(|i| (i * (37 + s) + 5) % vocabulary).collect()).collect()
+}
+
+/// Returns the loss and all its gradients.
+fn loss_and_gradients(
+    learner: &Student<'_>,
+    values: Tuned<'_>,
+    target: &Target<'_>,
+    chosen: &[usize],
+    temperature: f64,
+) -> (f64, Values) {
+    let mut gradients = Values::new();
+    let mut finished = |some: &Values| gradients.extend(some.clone());
+    let loss = learner.gradients(values, target, chosen, temperature, &mut finished).unwrap();
+    (loss, gradients)
+}
+
+fn norm(values: &[f32]) -> f64 {
+    values.iter().map(|&value| f64::from(value).powi(2)).sum::<f64>().sqrt()
+}
+
+/// Slope of a function of a distance at 0, by differences at `far` and half of it: Richardson's extrapolation takes the
+/// third order out.
+fn slope(far: f64, value: impl Fn(f64) -> f64) -> f64 {
+    let difference = |step: f64| (value(step) - value(-step)) / (2.0 * step);
+    (4.0 * difference(far / 2.0) - difference(far)) / 3.0
 }
 
 /// The gradient of every tensor that learns is the slope of the loss along it.
@@ -39,13 +77,14 @@ fn check_gradients(float: &Path, flags: &[&str]) {
     let engine = Engine::start().unwrap();
     let (float, student) = (SourceModel::open(float).unwrap(), SourceModel::open(&out).unwrap());
     let layers: BTreeSet<String> = student.bitmap().keys().cloned().collect();
-    let learner = Student::new(&engine, &student, &layers, Norms::Learning, 1 << 16);
-    let vocabulary = student.spec().vocab_size as u32;
-    let sequences: Vec<Vec<u32>> =
-        (0..3u32).map(|s| (0..24).map(|i| (i * (37 + s) + 5) % vocabulary).collect()).collect();
+    let learners = Learners { layers: layers.clone(), norms: Norms::Learning, ..Learners::default() };
+    let learner = Student::new(&engine, &student, learners, 1 << 16);
+    let sequences = sequences(&student);
     let target = Target::new(&engine, &float, &sequences, 1 << 16, &|| {}).unwrap();
     let start = values(&student, &learner.names());
-    let loss = |values: &Tuned| learner.gradients(values, &target, &[0, 2], TEMPERATURE).unwrap();
+    let none = Values::new();
+    let loss =
+        |values: &Values| loss_and_gradients(&learner, tuned(values, &none), &target, &[0, 2], TEMPERATURE);
     let (at_start, gradients) = loss(&start);
     assert_eq!(gradients.keys().collect::<Vec<_>>(), start.keys().collect::<Vec<_>>());
     assert!(
@@ -53,25 +92,102 @@ fn check_gradients(float: &Path, flags: &[&str]) {
             == 2 * layers.len() + float.manifest().iter().filter(|tensor| tensor.role == Role::Norm).count()
     );
     for (name, gradient) in &gradients {
-        let norm = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+        let length = norm(gradient);
         let moved = |step: f64| {
             let mut values = start.clone();
             let towards = values.get_mut(name).unwrap().iter_mut().zip(gradient);
-            towards.for_each(|(v, &g)| *v += (step * f64::from(g) / norm) as f32);
+            towards.for_each(|(v, &g)| *v += (step * f64::from(g) / length) as f32);
             loss(&values).0
         };
-        // As far as changes the loss by a fiftieth or the tensor by a hundredth, and half as far: Richardson's
-        // extrapolation takes the third order out.
-        let size = start[name].iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
-        let far = (0.02 * at_start / norm).min(0.01 * size);
-        let difference = |step: f64| (moved(step) - moved(-step)) / (2.0 * step);
-        let slope = (4.0 * difference(far / 2.0) - difference(far)) / 3.0;
-        assert!((slope / norm - 1.0).abs() < 5e-3, "{name}: slope {slope}, gradient {norm}");
+        // As far as changes the loss by a fiftieth or the tensor by a hundredth.
+        let far = (0.02 * at_start / length).min(0.01 * norm(&start[name]));
+        let slope = slope(far, moved);
+        assert!((slope / length - 1.0).abs() < 5e-3, "{name}: slope {slope}, gradient {length}");
     }
-    let all = learner.divergences(&start, &target).unwrap();
+    let all = learner.divergences(tuned(&start, &none), &target).unwrap();
     let mean = all.iter().sum::<f64>() / all.len() as f64;
-    let (same, _) = learner.gradients(&start, &target, &[0, 1, 2], 1.0).unwrap();
+    let (same, _) = loss_and_gradients(&learner, tuned(&start, &none), &target, &[0, 1, 2], 1.0);
     assert!((mean / same - 1.0).abs() < 1e-4, "{mean} {same}");
+}
+
+/// The gradient of latent codes is the slope of the loss of a model whose codes need not be integers: of a float one, with
+/// weights `scale * latent + bias`.
+fn check_straight_through(float: &Path, flags: &[&str]) {
+    let home = tempfile::tempdir().unwrap();
+    let (out, surrogate) = (home.path().join("out"), home.path().join("surrogate"));
+    succeeded(&make("quantize", float, &out, flags));
+    succeeded(&make("dequantize", &out, &surrogate, &["--dtype", "float32"]));
+    let engine = Engine::start().unwrap();
+    let [float, student, surrogate] =
+        [float, &out, &surrogate].map(|folder| SourceModel::open(folder).unwrap());
+    let learners = Learners {
+        layers: student.bitmap().keys().cloned().collect(),
+        codes: Codes::Learning,
+        norms: Norms::Fixed,
+    };
+    let learner = Student::new(&engine, &student, learners, 1 << 16);
+    let sequences = sequences(&student);
+    let target = Target::new(&engine, &float, &sequences, 1 << 16, &|| {}).unwrap();
+    let all = [0, 1, 2];
+    let none = Values::new();
+    let (loss, gradients) = loss_and_gradients(&learner, tuned(&none, &none), &target, &all, 1.0);
+    let relaxed = Student::new(&engine, &surrogate, Learners::default(), 1 << 16);
+    let relaxed_loss = |weights: &Values| {
+        let divergences = relaxed.divergences(tuned(weights, &none), &target).unwrap();
+        divergences.iter().sum::<f64>() / divergences.len() as f64
+    };
+    assert!((relaxed_loss(&none) / loss - 1.0).abs() < 1e-3);
+
+    for (path, quant) in student.bitmap() {
+        let name = format!("{path}.weight");
+        let gradient = &gradients[&name];
+        let start = values(&surrogate, std::slice::from_ref(&name));
+        let scales = &values(&student, &[format!("{path}.scales")])[&format!("{path}.scales")];
+        assert_eq!(gradient.len(), start[&name].len());
+        let length = norm(gradient);
+        let moved = |step: f64| {
+            let mut weights = start.clone();
+            for (index, weight) in weights.get_mut(&name).unwrap().iter_mut().enumerate() {
+                let scale = f64::from(scales[index / quant.group_size as usize]);
+                *weight += (scale * step * f64::from(gradient[index]) / length) as f32;
+            }
+            relaxed_loss(&weights)
+        };
+        // As far as changes the loss by a tenth, or codes by a twentieth.
+        let far = (0.1 * loss / length).min(0.05 * (gradient.len() as f64).sqrt());
+        let slope = slope(far, moved);
+        assert!((slope / length - 1.0).abs() < 1e-2, "{name}: slope {slope}, gradient {length}");
+
+        // Latents count by the nearest codes, those beyond the range by its ends.
+        let latents = unpack_latents(&student.tensor(&name).unwrap().bytes(), quant.bits);
+        let highest = ((1u32 << quant.bits) - 1) as f32;
+        let off = latents.iter().map(|&code| match code / highest {
+            ..=0.0 => -3.0,
+            1.0.. => code + 2.0,
+            _ => code + 0.4,
+        });
+        let off = Values::from([(name.clone(), off.collect())]);
+        let (same, of_rounded) = loss_and_gradients(&learner, tuned(&none, &off), &target, &all, 1.0);
+        assert!((same / loss - 1.0).abs() < 1e-12 && of_rounded == gradients, "{name}");
+    }
+}
+
+#[test]
+fn straight_through_gradients_are_slopes() {
+    for bits in ["2:32", "3:32", "4:32", "5:32", "6:32", "8:32"] {
+        check_straight_through(
+            &fixtures().join("golden/qwen3-untied-rope-parameters"),
+            &["--bits", bits, "--dtype", "float32"],
+        );
+    }
+}
+
+#[test]
+fn straight_through_gradients_are_slopes_in_experts() {
+    check_straight_through(
+        &fixtures().join("golden/qwen3-moe-mixed"),
+        &["--bits", "3:32", "--dtype", "float32"],
+    );
 }
 
 #[test]
@@ -143,6 +259,74 @@ fn scales_learn_and_nothing_else_does() {
     assert_eq!(plain, tuned);
 }
 
+/// Settings with which codes have learned something in a few steps.
+const CODES: [&str; 4] = ["--learn", "codes", "--distill-code-rate", "0.02"];
+
+#[test]
+fn codes_learn_more_than_scales_alone() {
+    let home = tempfile::tempdir().unwrap();
+    let [rounded, scales, codes] = ["rounded", "scales", "codes"].map(|name| home.path().join(name));
+    let rounding = ["--bits", "3", "--rounding", "gptq", "--samples", "200", "--sequence-length", "96"];
+    let rounding = [&rounding[..], &["--no-eval"]].concat();
+    let distill = [&rounding[..], &["--distill", "200"]].concat();
+    succeeded(&make("quantize", &bundled(), &rounded, &rounding));
+    succeeded(&make("quantize", &bundled(), &scales, &distill));
+    let output = make("quantize", &bundled(), &codes, &[&distill[..], &CODES].concat());
+    succeeded(&output);
+    assert!(stdout(&output).contains("distilled codes, scales and biases"), "{}", stdout(&output));
+    assert!(stderr(&output).contains("--learn"), "a warning, as there is little text: {}", stderr(&output));
+    let record = |model: &Path| json_file(&model.join("mixbit-report.json"))["distillation"].clone();
+    let [of_scales, of_codes] = [&scales, &codes].map(|model| record(model));
+    let kl = |record: &serde_json::Value, key: &str| record[key].as_f64().unwrap();
+    let (before, after) = (kl(&of_codes, "kl_before"), kl(&of_codes, "kl_after"));
+    assert!((before - kl(&of_scales, "kl_before")).abs() < 1e-12, "the same windows");
+    assert!(after < 0.95 * kl(&of_scales, "kl_after"), "{of_codes} {of_scales}");
+    assert!(of_scales.get("codes").is_none(), "{of_scales}");
+
+    let tensors = |model: &Path| RawCheckpoint::read(&model.join("model.safetensors")).tensors;
+    let [rounded_tensors, codes_tensors] = [&rounded, &codes].map(|model| tensors(model));
+    let mut changed = 0;
+    for (before, after) in rounded_tensors.iter().zip(&codes_tensors) {
+        assert_eq!((&before.0, &before.1, &before.2), (&after.0, &after.1, &after.2));
+        let is_quantized = rounded_tensors.iter().any(|other| {
+            before.0.strip_suffix(".weight").is_some_and(|path| other.0 == format!("{path}.scales"))
+        });
+        let learns = is_quantized || before.0.ends_with(".scales") || before.0.ends_with(".biases");
+        assert!(learns || before.3 == after.3, "{}", before.0);
+        if is_quantized {
+            let codes = |packed: &[u8]| -> Vec<u8> {
+                let mut codes = vec![0; packed.len() * 8 / 3];
+                unpack(packed, 3, &mut codes);
+                codes
+            };
+            let pairs = codes(&before.3).into_iter().zip(codes(&after.3));
+            changed += pairs.filter(|(before, after)| before != after).count();
+        }
+    }
+    assert_eq!(of_codes["codes"]["changed"].as_u64().unwrap(), changed as u64);
+    assert!(changed > 100, "{changed}");
+    // What was measured on the way is what was written.
+    assert!(divergence(&codes) < divergence(&rounded));
+}
+
+#[test]
+fn learned_codes_do_not_depend_on_threads() {
+    let home = tempfile::tempdir().unwrap();
+    let flags = ["--bits", "3", "--rounding", "search", "--no-eval", "--distill", "12"];
+    let codes = ["--learn", "codes", "--distill-code-rate", "0.2"];
+    let flags = [&flags[..], &SMALL, &codes].concat();
+    let model = |threads: &str| {
+        let out = home.path().join(threads);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mixbit"));
+        command.args(["quantize", "--hf-path", bundled().to_str().unwrap(), "--mlx-path"]);
+        command.arg(&out).args(&flags).env("RAYON_NUM_THREADS", threads).env_remove("MIXBIT_ENGINE_DIR");
+        succeeded(&command.output().unwrap());
+        fs::read(out.join("model.safetensors")).unwrap()
+    };
+    let [one, two, five] = ["1", "2", "5"].map(model);
+    assert!(one == two && one == five);
+}
+
 #[test]
 fn where_no_step_helps_the_start_is_kept() {
     let home = tempfile::tempdir().unwrap();
@@ -164,6 +348,37 @@ fn where_no_step_helps_the_start_is_kept() {
     );
     let weights = |model: &Path| fs::read(model.join("model.safetensors")).unwrap();
     assert!(weights(&plain) == weights(&tuned));
+}
+
+#[test]
+fn resumed_learning_of_codes_gives_the_same_bytes() {
+    let home = tempfile::tempdir().unwrap();
+    let (whole, parts) = (home.path().join("whole"), home.path().join("parts"));
+    let rounding = ["--bits", "3", "--rounding", "search", "--no-eval", "--distill", "60"];
+    let flags = [&rounding[..], &SMALL, &CODES].concat();
+    succeeded(&make("quantize", &bundled(), &whole, &flags));
+    let arguments = |more: &[&str]| {
+        let paths = ["quantize", "--hf-path", bundled().to_str().unwrap(), "--mlx-path"].map(str::to_owned);
+        let flags = flags.iter().chain(more).map(ToString::to_string);
+        paths.into_iter().chain([parts.to_str().unwrap().to_owned()]).chain(flags).collect::<Vec<_>>()
+    };
+    let partial = home.path().join("parts.partial");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mixbit"));
+    let output = common::interrupted(command.args(arguments(&[])), "-INT", || partial.exists());
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    let mut scales = arguments(&["--resume"]);
+    let learn = scales.iter().position(|argument| argument == "--learn").unwrap();
+    scales.drain(learn..learn + CODES.len());
+    let refused = mixbit(scales);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("--learn was codes, now it is scales"), "{}", stderr(&refused));
+    let output = mixbit(arguments(&["--resume"]));
+    succeeded(&output);
+    assert!(stderr(&output).contains("of 60 steps taken already"), "{}", stderr(&output));
+    for file in ["model.safetensors", "mixbit-report.json"] {
+        assert!(fs::read(whole.join(file)).unwrap() == fs::read(parts.join(file)).unwrap(), "{file}");
+    }
+    assert!(!partial.exists());
 }
 
 #[test]
@@ -240,6 +455,10 @@ fn what_cannot_be_distilled_is_refused() {
         &["--bits", "4", "--distill", "9", "--distill-temperature", "1e30"],
         &["--bits", "4", "--distill", "9", "--distill-temperature", "0"],
         &["--bits", "4", "--distill-norms"],
+        &["--bits", "4", "--learn", "codes"],
+        &["--bits", "4", "--distill", "9", "--learn", "norms"],
+        &["--bits", "4", "--distill", "9", "--distill-code-rate", "0.01"],
+        &["--bits", "4", "--distill", "9", "--learn", "codes", "--distill-code-rate", "2"],
     ] {
         assert_eq!(run(more).status.code(), Some(2), "{more:?}");
     }
@@ -247,6 +466,11 @@ fn what_cannot_be_distilled_is_refused() {
         (&["--mode", "mxfp4", "--distill", "9"][..], "no layer becomes affine"),
         (&["--bits", "4", "--resume"], "--resume has nothing to continue"),
         (&["--bits", "4", "--quality", "fast", "--distill-norms"], "--distill-norms says how to distill"),
+        (&["--bits", "4", "--quality", "fast", "--learn", "codes"], "--learn says how to distill"),
+        (
+            &["--bits", "4", "--distill", "9", "--learn", "scales", "--distill-code-rate", "0.01"],
+            "--distill-code-rate says how codes learn, and codes stay",
+        ),
         (&["--bits", "4", "--distill", "9", "--samples", "1", "--sequence-length", "16000"], "one sequence"),
     ] {
         let output = run(more);

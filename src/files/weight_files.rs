@@ -14,15 +14,19 @@ use crate::words::count;
 /// Name of the index, which says which shard each tensor is in.
 pub const INDEX: &str = "model.safetensors.index.json";
 
+/// Name of the index of PyTorch's shards.
+pub(crate) const PICKLE_INDEX: &str = "pytorch_model.bin.index.json";
+
 /// Name of the only weight file of a model in NumPy's format.
 pub const NPZ: &str = "weights.npz";
 
 /// Names of tensors, with the files that an index says they are in.
 pub(crate) type WeightMap = BTreeMap<String, String>;
 
-pub(crate) fn read_index(files: &ModelFiles) -> Result<WeightMap> {
-    let index = &files.path_of(INDEX);
-    let value = json::parse(index, &files.read(INDEX)?)?;
+/// Reads the index called `name`.
+pub(crate) fn read_index(files: &ModelFiles, name: &str) -> Result<WeightMap> {
+    let index = &files.path_of(name);
+    let value = json::parse(index, &files.read(name)?)?;
     let map = value.get("weight_map").and_then(Value::as_object);
     let map = map.ok_or_else(|| Error::key(index, "weight_map", "expected an object of tensor names"))?;
     if map.is_empty() {
@@ -33,9 +37,7 @@ pub(crate) fn read_index(files: &ModelFiles) -> Result<WeightMap> {
             let wrong = |what: String| Error::key(index, format!("weight_map.{name}"), what);
             match file.as_str() {
                 // A name outside of the folder is refused where the file would be opened.
-                Some(file) if !safe_name(file) || is_safetensors(file) || file.ends_with(".npz") => {
-                    Ok((name.clone(), file.to_owned()))
-                }
+                Some(file) if !safe_name(file) || is_weight_file(file) => Ok((name.clone(), file.to_owned())),
                 Some(file) => Err(wrong(format!("expected a weight file, found `{file}`"))),
                 None => Err(wrong("expected a file name".to_owned())),
             }
@@ -53,7 +55,7 @@ pub(crate) fn read_index(files: &ModelFiles) -> Result<WeightMap> {
 pub fn weight_files(place: &Path, files: &ModelFiles, names: &[String]) -> Result<Vec<String>> {
     let mut index = WeightMap::new();
     if names.iter().any(|name| name == INDEX) {
-        match read_index(files) {
+        match read_index(files, INDEX) {
             Ok(read) => index = read,
             // An index with a fault does not count; any other error is one of reading.
             Err(error) if index_fault(&error).is_none() => return Err(error),
@@ -143,8 +145,12 @@ pub(crate) fn choose_weights(dir: &Path, names: &[String]) -> Result<Vec<String>
 /// Hint for weights under their makers' own names.
 const CONSOLIDATED: &str = "consolidated.* and *.pth have the makers' own names of tensors: take the files that transformers reads, model*.safetensors";
 
+fn is_weight_file(name: &str) -> bool {
+    is_safetensors(name) || name.ends_with(".npz") || is_pickle(name)
+}
+
 /// True for PyTorch's weights under the names that transformers gives them.
-fn is_pickle(name: &str) -> bool {
+pub(crate) fn is_pickle(name: &str) -> bool {
     name.starts_with("pytorch_model") && name.ends_with(".bin")
 }
 

@@ -14,7 +14,9 @@ use super::gguf;
 use crate::error::{Error, Result};
 use crate::files::model_files::ModelFiles;
 use crate::files::pack::safe_name;
-use crate::files::weight_files::{INDEX, WeightMap, choose_weights, index_fault, is_safetensors, read_index};
+use crate::files::weight_files::{
+    INDEX, PICKLE_INDEX, WeightMap, choose_weights, index_fault, is_pickle, is_safetensors, read_index,
+};
 use crate::words::count;
 
 /// Name and tensors of an opened weight file.
@@ -26,6 +28,8 @@ pub(crate) struct Absent {
     tensor: String,
     shard: String,
     shard_is_there: bool,
+    /// Name of the index.
+    index: &'static str,
 }
 
 impl Checkpoint {
@@ -61,7 +65,7 @@ impl Checkpoint {
             return Ok((checkpoint, faults));
         }
         if files.has(INDEX) {
-            match read_index(files) {
+            match read_index(files, INDEX) {
                 Ok(index) => {
                     checkpoint.add_indexed(files, &index, &mut faults)?;
                     return Ok((checkpoint, faults));
@@ -77,15 +81,34 @@ impl Checkpoint {
         let names = choose_weights(files.path(), &files.names()?)?;
         let contents = checkpoint.open_all(files, names.iter().map(String::as_str))?;
         checkpoint.insert_all(contents)?;
+        if names.iter().any(|name| is_pickle(name)) && files.has(PICKLE_INDEX) {
+            let index = read_index(files, PICKLE_INDEX)?;
+            checkpoint.note_absent(PICKLE_INDEX, &index, |shard| names.iter().any(|name| name == shard));
+        }
         Ok((checkpoint, faults))
+    }
+
+    /// Remembers the tensors that an index lists and that are in none of the files.
+    fn note_absent(&mut self, name: &'static str, index: &WeightMap, is_there: impl Fn(&str) -> bool) {
+        let absent =
+            index.iter().filter(|(tensor, shard)| safe_name(shard) && !self.entries.contains_key(*tensor));
+        self.absent = absent
+            .map(|(tensor, shard)| Absent {
+                tensor: tensor.clone(),
+                shard: shard.clone(),
+                shard_is_there: is_there(shard),
+                index: name,
+            })
+            .collect();
     }
 
     /// Returns the errors for tensors that the index lists, that are in none of the files and that are not
     /// `accounted_for`: one for each missing shard, and one for each tensor that is not in an existing shard.
     pub fn absent(&self, accounted_for: impl Fn(&str) -> bool) -> Vec<Error> {
-        let index = self.path().join(INDEX);
+        let Some(first) = self.absent.first() else { return Vec::new() };
+        let index = self.path().join(first.index);
         let (mut shards, mut tensors) = (BTreeSet::new(), Vec::new());
-        for Absent { tensor, shard, shard_is_there } in &self.absent {
+        for Absent { tensor, shard, shard_is_there, .. } in &self.absent {
             if accounted_for(tensor) {
                 continue;
             }
@@ -145,15 +168,7 @@ impl Checkpoint {
         let notes = self.notes.len();
         self.remove_duplicates(index, &placed, &mut contents);
         self.insert_all(contents)?;
-        let absent =
-            index.iter().filter(|(tensor, shard)| safe_name(shard) && !self.entries.contains_key(*tensor));
-        self.absent = absent
-            .map(|(tensor, shard)| Absent {
-                tensor: tensor.clone(),
-                shard: shard.clone(),
-                shard_is_there: present.contains(&shard.as_str()),
-            })
-            .collect();
+        self.note_absent(INDEX, index, |shard| present.contains(&shard));
         let which =
             if placed.is_empty() { "the tensors are" } else { "tensors that are not where it says are" };
         let note = format!(

@@ -109,6 +109,7 @@ impl<'a> Analysis<'a> {
             rounds: false,
             windows: 0,
             distill: 0,
+            learning_codes: 0,
             watched: 0,
             refine: 0,
             activations: self.calibration.memory,

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::choose::candidate::Candidate;
 use crate::choose::plan::Plan;
-use crate::choose::recipe::{Quality, Recipe};
+use crate::choose::recipe::{Learn, Quality, Recipe};
 use crate::choose::scores::Method;
 use crate::error::{Error, Result};
 use crate::jobs::template::Template;
@@ -152,6 +152,10 @@ pub fn sequence_length(spec: &DecoderSpec) -> u32 {
 pub struct Tuning {
     /// Most steps of distillation.
     pub distill: Option<u32>,
+    /// Parts of the layers that distillation tunes.
+    pub learn: Learn,
+    /// Length of the first step of codes, in steps of one code.
+    pub code_rate: Option<f64>,
     /// Length of the first step, relative to the scales.
     pub rate: Option<f64>,
     /// Temperature at which the two models are compared.
@@ -164,7 +168,15 @@ pub struct Tuning {
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { distill: None, rate: None, temperature: 1.0, norms: false, refine: None }
+        Self {
+            distill: None,
+            learn: Learn::Scales,
+            code_rate: None,
+            rate: None,
+            temperature: 1.0,
+            norms: false,
+            refine: None,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 pub mod architectures;
 pub mod bitmap;
 pub mod config;
+mod config_lists;
 pub mod contents;
 pub mod defaults;
 pub mod derived;

@@ -127,3 +127,21 @@ fn makers_own_files_get_a_hint() {
         refused(|path| fs::rename(path, path.with_file_name("pytorch_model-00001-of-00002.bin")).unwrap());
     assert!(said.contains("pytorch_model-00002-of-00002.bin"), "{said}");
 }
+
+#[test]
+fn indexes_say_which_tensors_there_must_be() {
+    let index = |tensor: &str, shard: &str| {
+        let text = format!(r#"{{"weight_map": {{"{tensor}": "{shard}"}}}}"#);
+        refused(|path| fs::write(path.with_file_name("pytorch_model.bin.index.json"), &text).unwrap())
+    };
+    let said = index("model.missing.weight", "pytorch_model.bin");
+    assert!(said.contains("pytorch_model.bin.index.json"), "{said}");
+    assert!(
+        said.contains("`model.missing.weight`") && said.contains("in none of the weight files"),
+        "{said}"
+    );
+    let said = index("model.missing.weight", "pytorch_model-00002-of-00002.bin");
+    assert!(said.contains("names the shard `pytorch_model-00002-of-00002.bin`"), "{said}");
+    let said = index("model.norm.weight", "weights.pt");
+    assert!(said.contains("expected a weight file, found `weights.pt`"), "{said}");
+}

@@ -16,4 +16,4 @@ pub use apply::{Applied, Tie};
 pub use blocks::Blocks;
 pub use builtin::BUILTIN;
 pub use recipe::{Calibration, Recipe};
-pub use tuning::{Quality, Tuning};
+pub use tuning::{Learn, Quality, Tuning};

@@ -11,7 +11,7 @@ use toml::Spanned;
 use super::blocks::Blocks;
 use super::document::Document;
 use super::recipe::{Calibration, Expect, Recipe, RoleTie, Rule};
-use super::tuning::{Quality, Tuning};
+use super::tuning::{Learn, Quality, Tuning};
 use crate::choose::candidate::Candidate;
 use crate::error::{Error, Result};
 use crate::models::spec::Role;
@@ -26,6 +26,7 @@ struct RawRecipe {
     candidates: Option<Spanned<String>>,
     quality: Option<Spanned<String>>,
     distill: Option<Spanned<u32>>,
+    learn: Option<Spanned<String>>,
     distill_norms: Option<Spanned<bool>>,
     refine: Option<Spanned<u32>>,
     #[serde(default)]
@@ -220,14 +221,24 @@ impl Reader<'_> {
         });
         let quality = quality.transpose()?;
         let distill = self.within("distill", raw.distill.as_ref(), 0..=1_000_000)?;
-        let norms = raw.distill_norms.as_ref();
-        if let Some(norms) = norms.filter(|_| distill.unwrap_or(0) == 0 && quality != Some(Quality::Best)) {
-            let message = "goes with `distill`, or with quality = \"best\"";
-            return Err(self.error(norms, "distill_norms", message));
+        let (learn, norms) = (raw.learn.as_ref(), raw.distill_norms.as_ref());
+        let distills = distill.unwrap_or(0) > 0 || quality == Some(Quality::Best);
+        let idle = "goes with `distill`, or with quality = \"best\"";
+        if let Some(norms) = norms.filter(|_| !distills) {
+            return Err(self.error(norms, "distill_norms", idle));
         }
+        if let Some(learn) = learn.filter(|_| !distills) {
+            return Err(self.error(learn, "learn", idle));
+        }
+        let learn = learn.map(|name| {
+            Learn::named(name.get_ref()).ok_or_else(|| {
+                self.error(name, "learn", format!("`{}` is none of scales, codes", name.get_ref()))
+            })
+        });
         Ok(Tuning {
             quality,
             distill,
+            learn: learn.transpose()?,
             distill_norms: norms.is_some_and(|norms| *norms.get_ref()),
             refine: self.within("refine", raw.refine.as_ref(), 0..=100)?,
         })

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::apply::Applied;
 use super::builtin::BUILTIN;
 use super::recipe::Recipe;
-use super::tuning::{Quality, Tuning};
+use super::tuning::{Learn, Quality, Tuning};
 use crate::choose::candidate::{Candidate, DEFAULT_CANDIDATES};
 use crate::error::Result;
 use crate::models::config::ModelConfig;
@@ -117,6 +117,8 @@ fn errors_in_meaning_name_file_line_and_key() {
         ("target_bpw = 4\ndistill = 'much'\n", "2: key `distill`: invalid type: string"),
         ("target_bpw = 4\n\nrefine = 101\n", "3: key `refine`: 101 is not from 0 to 100"),
         ("target_bpw = 4\ndistill_norms = true\n", "2: key `distill_norms`: goes with `distill`, or with"),
+        ("target_bpw = 4\nlearn = 'codes'\n", "2: key `learn`: goes with `distill`, or with"),
+        ("distill = 2\ntarget_bpw = 4\nlearn = 'all'\n", "3: key `learn`: `all` is none of scales, codes"),
         ("target_bpw = 4\ndistill_norms = 3\n", "2: key `distill_norms`: invalid type: integer"),
     ] {
         refused(parse(text), expected);
@@ -217,9 +219,16 @@ fn what_follows_rounding_can_be_said() {
     assert_eq!(tuning(""), Tuning::default());
     assert_eq!(
         tuning("quality = 'best'\ndistill = 20\ndistill_norms = true\nrefine = 3\n"),
-        Tuning { quality: Some(Quality::Best), distill: Some(20), distill_norms: true, refine: Some(3) }
+        Tuning {
+            quality: Some(Quality::Best),
+            distill: Some(20),
+            learn: None,
+            distill_norms: true,
+            refine: Some(3)
+        }
     );
     assert!(tuning("quality = 'best'\ndistill_norms = true\n").distill_norms);
+    assert_eq!(tuning("distill = 3\nlearn = 'codes'\n").learn, Some(Learn::Codes));
     let blamed = parse("target_bpw = 4\n# refine\nrefine = 1\n");
     refused(
         Err::<(), _>(blamed.unwrap().blame("refine", &crate::error::Error::usage("no"))),

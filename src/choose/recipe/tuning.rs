@@ -1,5 +1,7 @@
 //! Settings of a recipe for the work after bits are chosen.
 
+use std::fmt;
+
 /// Presets. Times and memory are those of MobileLLM-R1-950M's shape on two cores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quality {
@@ -30,6 +32,40 @@ impl Quality {
     }
 }
 
+/// Parts of quantized layers that distillation tunes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Learn {
+    /// Scales and biases; codes stay.
+    #[default]
+    Scales,
+    /// Codes, scales and biases.
+    Codes,
+}
+
+impl Learn {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::Scales, Self::Codes];
+
+    /// Returns the name in recipes, on the command line and in journals.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Scales => "scales",
+            Self::Codes => "codes",
+        }
+    }
+
+    /// Returns the parts called `name`.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|learn| learn.name() == name)
+    }
+}
+
+impl fmt::Display for Learn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
 /// Settings of the work that follows rounding, where the recipe has them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tuning {
@@ -37,6 +73,8 @@ pub struct Tuning {
     pub quality: Option<Quality>,
     /// Steps of distillation at most.
     pub distill: Option<u32>,
+    /// Parts of the layers that distillation tunes.
+    pub learn: Option<Learn>,
     /// True if norms learn too.
     pub distill_norms: bool,
     /// Rounds of refinement at most.

@@ -268,7 +268,7 @@ mod tests {
         for (arguments, expected) in [
             (["-m", "-1"], "invalid value '-1' for '--max-tokens <N>': it must not be negative"),
             (["--seed", "-1"], "invalid value '-1' for '--seed <SEED>': it must not be negative"),
-            (["--top-k", "-1"], "invalid value '-1' for '--top-k <TOP_K>': -1 is not in 0..="),
+            (["--top-k", "-1"], "invalid value '-1' for '--top-k <TOP_K>': it must not be negative"),
             (["--context-size", "-5"], "-5 is not in 2..="),
             (["--kv-bits", "-4"], "expected one of [4, 8]"),
             (["--logit-bias", "-1=2"], "`-1` is not a token id"),

@@ -1,6 +1,9 @@
 //! Arguments of refinement and distillation, which bring the rounded model closer to the float one.
 
-use clap::Args;
+use clap::builder::PossibleValue;
+use clap::{Args, ValueEnum};
+
+use crate::choose::recipe::Learn;
 
 use super::command::whole_in;
 
@@ -11,6 +14,13 @@ pub struct Tuning {
     /// keep the best values on held-out text; 0 turns off what --quality best or the recipe asks for
     #[arg(long, value_name = "STEPS", value_parser = whole_in(0, 1_000_000))]
     pub distill: Option<u32>,
+    /// With --distill: what learns [default: scales]
+    #[arg(long, value_enum, requires = "distilling")]
+    pub learn: Option<Learn>,
+    /// With --learn codes: length of the first step of codes, in steps of one code; falls to 0 over the steps
+    /// [default: 0.02]
+    #[arg(long, value_name = "RATE", value_parser = code_rate, requires = "learn", allow_negative_numbers = true)]
+    pub distill_code_rate: Option<f64>,
     /// With --distill: length of the first step, relative to the scales; falls to 0 over the steps [default: 0.003 up
     /// to 4 bits per weight, half of it with every bit more]
     #[arg(long, value_name = "RATE", value_parser = rate, requires = "distilling", allow_negative_numbers = true)]
@@ -32,6 +42,22 @@ pub struct Tuning {
     pub resume: bool,
 }
 
+impl ValueEnum for Learn {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(self.name()).help(match self {
+            Self::Scales => "scales and biases; codes stay as rounding left them",
+            Self::Codes => {
+                "codes too: closer to the float model, from some 200,000 tokens of --calibration text on; 13 bytes of \
+                 memory per weight"
+            }
+        }))
+    }
+}
+
 /// Parses a number above 0.
 pub(crate) fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
@@ -43,6 +69,11 @@ pub(crate) fn positive(text: &str) -> Result<f64, String> {
 /// Parses a step's length up to ten scales, which leaves nothing of them.
 fn rate(text: &str) -> Result<f64, String> {
     up_to(10.0, text)
+}
+
+/// Parses a step's length up to one code, past which every step leaves codes anywhere.
+fn code_rate(text: &str) -> Result<f64, String> {
+    up_to(1.0, text)
 }
 
 /// Parses a temperature up to a thousand, past which all logits look alike.

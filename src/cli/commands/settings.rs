@@ -1,7 +1,7 @@
 //! Settings of jobs from flags, the recipe and the defaults, in this order of precedence.
 
 use crate::choose::plan::Plan;
-use crate::choose::recipe::{Quality, Recipe};
+use crate::choose::recipe::{Learn, Quality, Recipe};
 use crate::cli::args;
 use crate::error::{Error, Result};
 use crate::jobs::quantize::{EvaluationText, Quantization};
@@ -80,14 +80,22 @@ pub fn tuning(
         ("--distill-rate", flags.distill_rate.is_some()),
         ("--distill-temperature", flags.distill_temperature.is_some()),
         ("--distill-norms", flags.distill_norms),
+        ("--learn", flags.learn.is_some()),
     ] {
         if is_set && distill.is_none() {
             return Err(Error::usage(format!("{flag} says how to distill, and nothing is distilled"))
                 .hint("give --distill STEPS"));
         }
     }
+    let learn = flags.learn.or(recipe.learn).unwrap_or_default();
+    if flags.distill_code_rate.is_some() && learn != Learn::Codes {
+        return Err(Error::usage("--distill-code-rate says how codes learn, and codes stay")
+            .hint("give --learn codes"));
+    }
     Ok(Tuning {
         distill,
+        learn,
+        code_rate: flags.distill_code_rate,
         rate: flags.distill_rate,
         temperature: flags.distill_temperature.unwrap_or(1.0),
         norms: flags.distill_norms || recipe.distill_norms,

@@ -15,7 +15,7 @@ use crate::formats::checkpoint::Tensor;
 use crate::models::bitmap::BitMap;
 use crate::models::source::SourceModel;
 use crate::models::spec::LinearSpec;
-use crate::numerics::affine::{FloatType, QuantizeError};
+use crate::numerics::affine::{FloatType, QuantizeError, pack_latents};
 use crate::numerics::dtype::{CastReport, Dtype, cast, widen_into};
 use crate::numerics::nearest;
 use crate::numerics::quant::{Mode, Quant};
@@ -36,8 +36,17 @@ pub struct Rounding {
     pub dtype: FloatType,
 }
 
-/// Values of float tensors, row-major, by the tensors' names: they replace those in the file.
-pub type Tuned = BTreeMap<String, Vec<f32>>;
+/// Values of tensors, row-major, by the tensors' names.
+pub type Values = BTreeMap<String, Vec<f32>>;
+
+/// Values that replace those in the files.
+#[derive(Debug, Clone, Copy)]
+pub struct Tuned<'a> {
+    /// Of float tensors.
+    pub floats: &'a Values,
+    /// Latent codes of affine layers, by the names of the tensors of packed codes. The nearest codes are in force.
+    pub latents: &'a Values,
+}
 
 /// Float16 and bfloat16 matrices of a model that is computed in float32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +63,7 @@ pub(crate) struct Loader<'a> {
     pub(crate) source: &'a SourceModel,
     pub(crate) dtype: Dtype,
     pub(crate) rounding: Option<&'a Rounding>,
-    pub(crate) tuned: Option<&'a Tuned>,
+    pub(crate) tuned: Option<Tuned<'a>>,
     pub(crate) halves: Halves,
 }
 
@@ -66,7 +75,7 @@ impl<'a> Loader<'a> {
     /// Reads a float tensor in the compute dtype.
     pub(crate) fn float(&self, name: &str) -> Result<Array> {
         let tensor = self.source.tensor(name)?;
-        if let Some(values) = self.tuned.and_then(|tuned| tuned.get(name)) {
+        if let Some(values) = self.tuned.and_then(|tuned| tuned.floats.get(name)) {
             let array = array::from_vec(values.clone(), tensor.shape);
             return Ok(array.as_dtype(array::mlx_dtype(self.dtype))?);
         }
@@ -108,7 +117,9 @@ impl<'a> Loader<'a> {
     fn interleaved(&self, path: &str, count: usize) -> Result<Option<Vec<Weight>>> {
         let Some(&quant) = self.source.bitmap().get(path) else { return Ok(None) };
         let names = ["weight", "scales", "biases"].map(|part| format!("{path}.{part}"));
-        let is_tuned = self.tuned.is_some_and(|tuned| names.iter().any(|name| tuned.contains_key(name)));
+        let is_tuned = self.tuned.is_some_and(|Tuned { floats, latents }| {
+            names.iter().any(|name| floats.contains_key(name) || latents.contains_key(name))
+        });
         if quant.mode != Mode::Affine
             || self.halves == Halves::Widened
             || self.dtype != Dtype::F32
@@ -132,7 +143,7 @@ impl<'a> Loader<'a> {
                 None => Weight::Float(self.float(&name)?),
             });
         };
-        let codes = self.raw(&format!("{path}.weight"), Dtype::U32)?;
+        let codes = self.codes(&format!("{path}.weight"), quant)?;
         let (scales, biases) = match quant.mode {
             Mode::Affine => {
                 (self.scales(&format!("{path}.scales"))?, Some(self.scales(&format!("{path}.biases"))?))
@@ -189,11 +200,20 @@ impl<'a> Loader<'a> {
     /// Reads scales or biases: as they are stored where the engine widens them, else in the compute dtype.
     fn scales(&self, name: &str) -> Result<Array> {
         let is_half = matches!(self.source.tensor(name)?.dtype, Dtype::F16 | Dtype::BF16);
-        let is_tuned = self.tuned.is_some_and(|tuned| tuned.contains_key(name));
+        let is_tuned = self.tuned.is_some_and(|tuned| tuned.floats.contains_key(name));
         if self.halves == Halves::Kept && self.dtype == Dtype::F32 && is_half && !is_tuned {
             return self.stored(name);
         }
         self.float(name)
+    }
+
+    /// Reads packed codes, or packs those nearest to latent ones.
+    fn codes(&self, name: &str, quant: Quant) -> Result<Array> {
+        let Some(latents) = self.tuned.and_then(|tuned| tuned.latents.get(name)) else {
+            return self.raw(name, Dtype::U32);
+        };
+        let packed = pack_latents(latents, quant.bits);
+        Ok(array::from_bytes(&packed, Dtype::U32, self.source.tensor(name)?.shape))
     }
 
     fn raw(&self, name: &str, dtype: Dtype) -> Result<Array> {

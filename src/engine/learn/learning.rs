@@ -1,112 +1,80 @@
-//! Blocks and heads whose scales, biases and norms are differentiated, with MLX's own vjp through `scale * code +
-//! bias`.
+//! Blocks and heads that are differentiated, by MLX's own vjp, with respect to what learns in them.
 
 use mlx_rs::Array;
 use mlx_rs::transforms::eval;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 
-use crate::engine::array::{Packed, vector_jacobian_products};
+use super::layer::{Codes, LearningLayer, tensor_names};
+use crate::engine::array::vector_jacobian_products;
 use crate::engine::decoder::block::Block;
-use crate::engine::decoder::linear::{Weight, split_experts};
 use crate::engine::decoder::load::Loader;
 use crate::engine::decoder::mlp::Context;
-use crate::engine::decoder::model::Head;
 use crate::engine::decoder::positions::Positions;
 use crate::engine::passes::forward::FinalStates;
 use crate::engine::passes::replay::choose_experts;
 use crate::engine::streams::Streams;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::models::source::SourceModel;
 use crate::models::spec::{BlockSpec, Role};
 use crate::numerics::lanes;
 
 /// Part that norms take in learning.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Norms {
     /// They stay as they are.
+    #[default]
     Fixed,
     /// They learn too.
     Learning,
 }
 
+/// What learns in a quantized model: scales and biases of some of its affine layers, and what else is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Learners {
+    /// Paths of the layers.
+    pub layers: BTreeSet<String>,
+    /// Codes of those layers.
+    pub codes: Codes,
+    /// Norms of the whole model.
+    pub norms: Norms,
+}
+
 /// Tensors that learn in a block.
 pub(crate) struct LearningTensors {
     layers: Vec<String>,
+    codes: Codes,
     norms: Vec<String>,
 }
 
 impl LearningTensors {
-    /// Lists the `layers`, by path, that are in block `index`, and its norms if they learn.
-    pub(crate) fn new(source: &SourceModel, index: usize, layers: &BTreeSet<String>, norms: Norms) -> Self {
+    /// Lists the tensors of the `learners` that are in block `index`.
+    pub(crate) fn new(source: &SourceModel, index: usize, learners: &Learners) -> Self {
+        let Learners { layers, codes, norms } = learners;
         let specs = || source.manifest().iter().filter(|spec| spec.layer == Some(index));
         let chosen = specs().filter_map(|spec| Some(spec.path()?.to_owned()));
         let named = specs()
-            .filter(|spec| norms == Norms::Learning && spec.role == Role::Norm)
+            .filter(|spec| *norms == Norms::Learning && spec.role == Role::Norm)
             .map(|spec| spec.name.clone());
-        Self { layers: chosen.filter(|path| layers.contains(path)).collect(), norms: named.collect() }
+        let layers = chosen.filter(|path| layers.contains(path));
+        Self { layers: layers.collect(), codes: *codes, norms: named.collect() }
     }
 
     /// Returns the names of the tensors that learn, in the order of their gradients.
     pub(crate) fn names(&self) -> impl Iterator<Item = String> {
-        let parts = |path: &String| [format!("{path}.scales"), format!("{path}.biases")];
-        self.layers.iter().flat_map(parts).chain(self.norms.iter().cloned())
+        self.layers.iter().flat_map(|path| tensor_names(path, self.codes)).chain(self.norms.iter().cloned())
     }
 }
 
-/// Computes the matrix [rows, columns] of `codes` [rows, groups, group size] with scales and biases [rows, groups].
-fn decode(codes: &Array, scales: &Array, biases: &Array) -> Result<Array> {
-    let size = codes.shape();
-    let (rows, columns) = (size[0], size[1] * size[2]);
-    let decoded = codes.multiply(scales.expand_dims(2)?)?.add(biases.expand_dims(2)?)?;
-    Ok(decoded.reshape(&[rows, columns])?)
-}
-
-/// Returns the codes of an affine matrix and appends its scales and biases to `primals`.
-fn unpack(packed: &Packed, path: &str, primals: &mut Vec<Array>) -> Result<Array> {
-    let biases = packed.biases.as_ref();
-    let biases = biases.ok_or_else(|| Error::engine(format!("layer `{path}` has no biases to learn")))?;
-    primals.extend([packed.scales.clone(), biases.clone()]);
-    let codes = packed.codes()?;
-    eval([&codes])?;
-    Ok(codes)
-}
-
-/// Stacks the scales and biases of several experts, given in turn, to one array of scales and one of biases, as they
-/// are stored.
-fn stack_experts(parts: &[Array]) -> Result<Vec<Array>> {
-    if let [scales, biases] = parts {
-        return Ok(vec![scales.clone(), biases.clone()]);
-    }
-    let all = |first: usize| -> Result<Array> {
-        let parts = parts.iter().skip(first).step_by(2).map(|part| part.expand_dims(0));
-        Ok(mlx_rs::ops::concatenate(&parts.collect::<Result<Vec<_>, _>>()?, 0)?)
-    };
-    Ok(vec![all(0)?, all(1)?])
-}
-
-/// Splits stored scales or biases of `count` matrices into those of each.
-fn unstack_experts(all: &Array, count: usize) -> Result<Vec<Array>> {
-    if all.ndim() == 2 { Ok(vec![all.clone()]) } else { split_experts(all, count) }
-}
-
-fn missing_values() -> Error {
-    Error::engine("a layer's scales or biases are missing")
-}
-
-fn not_quantized(path: &str) -> Error {
-    Error::engine(format!("layer `{path}` is not quantized and has no scales to learn"))
-}
-
-/// Block in memory whose learning layers are float codes.
+/// Block in memory whose learning layers are taken apart.
 pub(crate) struct LearningBlock<'a> {
     context: Context<'a>,
     spec: &'a BlockSpec,
     block: Block,
-    /// Codes of the learning layers by path: one array, or one per expert.
-    codes: Vec<(String, Vec<Array>)>,
+    /// Learning layers by path.
+    layers: Vec<(String, LearningLayer)>,
     norms: Vec<String>,
-    /// Scales and biases of the layers, stacked for experts, then norms.
+    /// What learns, in the order of the names.
     values: Vec<Array>,
 }
 
@@ -119,15 +87,10 @@ impl<'a> LearningBlock<'a> {
         tensors: &LearningTensors,
     ) -> Result<Self> {
         let mut block = Block::load(loader, index)?;
-        let (mut codes, mut values) = (Vec::new(), Vec::new());
+        let (mut layers, mut values) = (Vec::new(), Vec::new());
         for path in &tensors.layers {
-            let (mut each, mut parts) = (Vec::new(), Vec::new());
-            for linear in block.linears_mut(path) {
-                let Weight::Quantized(packed) = &linear.weight else { return Err(not_quantized(path)) };
-                each.push(unpack(packed, path, &mut parts)?);
-            }
-            values.extend(stack_experts(&parts)?);
-            codes.push((path.clone(), each));
+            let weights = block.linears_mut(path).iter().map(|linear| &linear.weight);
+            layers.push((path.clone(), LearningLayer::new(path, weights, tensors.codes, &mut values)?));
         }
         for name in &tensors.norms {
             values.push(loader.float(name)?);
@@ -136,7 +99,7 @@ impl<'a> LearningBlock<'a> {
             block.decode(context, |path| tensors.layers.iter().all(|layer| layer != path))?;
         }
         let spec = &context.spec.blocks[index];
-        Ok(Self { context, spec, block, codes, norms: tensors.norms.clone(), values })
+        Ok(Self { context, spec, block, layers, norms: tensors.norms.clone(), values })
     }
 
     /// Computes the gradients with respect to the input `x` and the values that learn.
@@ -160,12 +123,10 @@ impl<'a> LearningBlock<'a> {
     fn block_with(&self, values: &[Array]) -> Result<Block> {
         let mut block = self.block.clone();
         let mut values = values.iter();
-        for (path, codes) in &self.codes {
-            let scales = unstack_experts(values.next().ok_or_else(missing_values)?, codes.len())?;
-            let biases = unstack_experts(values.next().ok_or_else(missing_values)?, codes.len())?;
-            let linears = block.linears_mut(path).iter_mut();
-            for (((linear, codes), scales), biases) in linears.zip(codes).zip(&scales).zip(&biases) {
-                linear.weight = Weight::Float(decode(codes, scales, biases)?);
+        for (path, layer) in &self.layers {
+            let matrices = layer.matrices(&mut values)?;
+            for (linear, matrix) in block.linears_mut(path).iter_mut().zip(matrices) {
+                linear.weight = matrix;
             }
         }
         for (name, value) in self.norms.iter().zip(values) {
@@ -175,37 +136,43 @@ impl<'a> LearningBlock<'a> {
     }
 }
 
-/// The last hidden states and the head, with its scales and biases as values if it learns.
+/// Returns the path of the head's layer, if it is one of the `learners`.
+fn head_path<'s>(source: &'s SourceModel, learners: &Learners) -> Option<&'s str> {
+    let head = &source.spec().head;
+    (!head.tied && learners.layers.contains(&head.path)).then_some(head.path.as_str())
+}
+
+/// Returns the names of the tensors of the head and of the norm before it that learn, in the order of their gradients.
+pub(crate) fn head_names(source: &SourceModel, learners: &Learners) -> Vec<String> {
+    let layer = head_path(source, learners).into_iter().flat_map(|path| tensor_names(path, learners.codes));
+    let norms = source.spec().head.norm.names().map(|(_, name)| name);
+    layer.chain(norms.filter(|_| learners.norms == Norms::Learning)).collect()
+}
+
+/// The last hidden states and the head, with what learns of it as values.
 pub(crate) struct LearningHead<'a> {
     pub(crate) last: FinalStates<'a>,
     /// Names of the tensors that learn, in the order of their gradients.
     pub(crate) names: Vec<String>,
-    codes: Option<Array>,
+    layer: Option<LearningLayer>,
     norms: Norms,
     values: Vec<Array>,
 }
 
 impl<'a> LearningHead<'a> {
-    /// Makes a head in which the layer `path`, if any, learns, and the norm before it if norms do.
-    pub(crate) fn new(
-        loader: &Loader<'_>,
-        last: FinalStates<'a>,
-        path: Option<&str>,
-        norms: Norms,
-    ) -> Result<Self> {
-        let (mut names, mut values, mut codes) = (Vec::new(), Vec::new(), None);
-        if let Some(path) = path {
-            let Weight::Quantized(packed) = loader.weight(path)? else { return Err(not_quantized(path)) };
-            codes = Some(unpack(&packed, path, &mut values)?);
-            names.extend([format!("{path}.scales"), format!("{path}.biases")]);
+    /// Makes a head in which the `learners` learn.
+    pub(crate) fn new(loader: &Loader<'_>, last: FinalStates<'a>, learners: &Learners) -> Result<Self> {
+        let names = head_names(loader.source, learners);
+        let (mut values, mut layer) = (Vec::new(), None);
+        if let Some(path) = head_path(loader.source, learners) {
+            let weight = loader.weight(path)?;
+            let weights = std::iter::once(&weight);
+            layer = Some(LearningLayer::new(path, weights, learners.codes, &mut values)?);
         }
-        if norms == Norms::Learning {
-            for (_, name) in loader.source.spec().head.norm.names() {
-                values.push(loader.float(&name)?);
-                names.push(name);
-            }
+        for name in &names[values.len()..] {
+            values.push(loader.float(name)?);
         }
-        Ok(Self { last, names, codes, norms, values })
+        Ok(Self { last, names, layer, norms: learners.norms, values })
     }
 
     /// Computes the gradients with respect to the hidden states `part` and the values that learn.
@@ -215,15 +182,10 @@ impl<'a> LearningHead<'a> {
         primals.extend_from_slice(&self.values);
         let logits = |primals: &[Array]| {
             let mut values = primals[1..].iter();
-            let weight = match &self.codes {
-                Some(codes) => {
-                    let scales = values.next().ok_or_else(missing_values)?;
-                    let biases = values.next().ok_or_else(missing_values)?;
-                    Weight::Float(decode(codes, scales, biases)?)
-                }
-                None => head.weight.clone(),
-            };
-            let mut head = Head { weight, ..head.clone() };
+            let mut head = head.clone();
+            if let Some(layer) = &self.layer {
+                head.weight = layer.matrices(&mut values)?.swap_remove(0);
+            }
             if self.norms == Norms::Learning {
                 let norm = &self.last.context.spec.head.norm;
                 for ((parameter, _), value) in norm.names().zip(values) {

@@ -1,3 +1,4 @@
-//! Gradients of a quantized model's scales, biases and norms.
+//! Gradients of a quantized model's scales, biases, codes and norms.
+pub mod layer;
 pub mod learning;
 pub mod student;

@@ -1,21 +1,21 @@
-//! A quantized model that learns from the float one: gradients of the KL divergence with respect to the scales and biases
-//! of its affine layers, and to its norms.
+//! A quantized model that learns from the float one: gradients of the KL divergence with respect to the scales, biases and
+//! codes of its affine layers, and to its norms.
 //!
-//! Codes stay. With W = scale q + bias for each group, the gradient of the scale is the gradient of W times the codes,
-//! summed over the group, and the gradient of the bias is that of W, summed over the group. Computed block by block,
+//! With W = scale q + bias for each group, the gradient of the scale is the gradient of W times the codes, summed over the
+//! group, the gradient of the bias is that of W, summed over the group, and that of a code is the gradient of W times the
+//! scale. Computed block by block,
 //! forward and backward, as in [`crate::engine::passes::replay`]: the float weights of one block are in memory at a
 //! time. The float model is represented by its last hidden states, from which a row of logits is one product.
 
 use mlx_rs::Array;
 use mlx_rs::transforms::eval;
-use std::collections::BTreeSet;
 use std::collections::btree_map::Entry;
 use std::rc::Rc;
 
-use super::learning::{LearningBlock, LearningHead, LearningTensors, Norms, divergence};
+use super::learning::{Learners, LearningBlock, LearningHead, LearningTensors, divergence, head_names};
 use crate::engine::array::{from_vec, slice, to_vec};
 use crate::engine::decoder::block::Block;
-use crate::engine::decoder::load::{Loader, Tuned};
+use crate::engine::decoder::load::{Loader, Tuned, Values};
 use crate::engine::passes::forward::{FinalStates, Pass, run_forward};
 use crate::engine::runtime::Engine;
 use crate::error::Result;
@@ -64,42 +64,28 @@ pub struct Student<'a> {
     engine: &'a Engine,
     loader: Loader<'a>,
     memory: u64,
+    learners: Learners,
     blocks: Vec<LearningTensors>,
-    head: Option<String>,
-    norms: Norms,
 }
 
 impl<'a> Student<'a> {
-    /// Makes a student in which the affine layers of `source` whose paths are in `layers` learn, and all norms if
-    /// they are to. Past `memory` bytes hidden states go to a temporary file. Computed in float32.
-    pub fn new(
-        engine: &'a Engine,
-        source: &'a SourceModel,
-        layers: &BTreeSet<String>,
-        norms: Norms,
-        memory: u64,
-    ) -> Self {
-        let learns = |path: &str| layers.contains(path).then(|| path.to_owned());
-        let blocks =
-            (0..source.spec().blocks.len()).map(|index| LearningTensors::new(source, index, layers, norms));
-        let head = if source.spec().head.tied { None } else { learns(&source.spec().head.path) };
-        let loader = Loader::new(source, Dtype::F32);
-        Self { engine, loader, memory, blocks: blocks.collect(), head, norms }
+    /// Makes a student of `source` in which the `learners` learn; layers among them are affine. Past `memory` bytes
+    /// hidden states go to a temporary file. Computed in float32.
+    pub fn new(engine: &'a Engine, source: &'a SourceModel, learners: Learners, memory: u64) -> Self {
+        let blocks = 0..source.spec().blocks.len();
+        let blocks = blocks.map(|index| LearningTensors::new(source, index, &learners)).collect();
+        Self { engine, loader: Loader::new(source, Dtype::F32), memory, learners, blocks }
     }
 
     /// Returns the names of the tensors that learn.
     pub fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.blocks.iter().flat_map(LearningTensors::names).collect();
-        names.extend(self.head.iter().flat_map(|path| [format!("{path}.scales"), format!("{path}.biases")]));
-        if self.norms == Norms::Learning {
-            names.extend(self.loader.source.spec().head.norm.names().map(|(_, name)| name));
-        }
-        names
+        let names = self.blocks.iter().flat_map(LearningTensors::names);
+        names.chain(head_names(self.loader.source, &self.learners)).collect()
     }
 
     /// Computes KL(float || student) of every token of the `target`, in nats, with these values of the tensors that
     /// learn.
-    pub fn divergences(&self, values: &Tuned, target: &Target<'_>) -> Result<Vec<f64>> {
+    pub fn divergences(&self, values: Tuned<'_>, target: &Target<'_>) -> Result<Vec<f64>> {
         let loader = Loader { tuned: Some(values), ..self.loader };
         let sequences = target.sequences;
         let batch = sequences_per_pass(sequences);
@@ -117,14 +103,17 @@ impl<'a> Student<'a> {
     }
 
     /// Computes the mean over the tokens of the `target`'s sequences `chosen` of temperature^2 KL(float || student),
-    /// both at this temperature, and its gradients with respect to the `values` of the tensors that learn.
+    /// both at this temperature. Its gradients with respect to the `values` of the tensors that learn are handed to
+    /// `finished`, those of the head first, then those of each block, from the last to the first: they are not in memory
+    /// all at one time.
     pub fn gradients(
         &self,
-        values: &Tuned,
+        values: Tuned<'_>,
         target: &Target<'_>,
         chosen: &[usize],
         temperature: f64,
-    ) -> Result<(f64, Tuned)> {
+        finished: &mut dyn FnMut(&Values),
+    ) -> Result<f64> {
         let loader = Loader { tuned: Some(values), ..self.loader };
         let sequences: Vec<Vec<u32>> =
             chosen.iter().filter_map(|&index| target.sequences.get(index).cloned()).collect();
@@ -137,12 +126,15 @@ impl<'a> Student<'a> {
             inputs.push(pass.advance(&block, None)?);
         }
         let store = Rc::clone(&pass.store);
-        let mut gradients = Tuned::new();
-        let head = LearningHead::new(&loader, pass.into_final()?, self.head.as_deref(), self.norms)?;
+        let mut gradients = Values::new();
+        let head = LearningHead::new(&loader, pass.into_final()?, &self.learners)?;
         let (loss, mut cotangents) = head.pass(target, chosen, temperature, &mut gradients)?;
+        drop(head);
+        finished(&gradients);
         for (index, tensors) in self.blocks.iter().enumerate().rev() {
             let block = LearningBlock::load(&loader, context, index, tensors)?;
             let states = inputs.pop().unwrap_or_default();
+            gradients.clear();
             for (state, cotangent) in states.into_iter().zip(&mut cotangents) {
                 crate::interrupt::check()?;
                 let mut block_gradients = block.gradients(store.take(state)?, cotangent)?.into_iter();
@@ -153,8 +145,9 @@ impl<'a> Student<'a> {
                     add_gradient(&mut gradients, name, &gradient)?;
                 }
             }
+            finished(&gradients);
         }
-        Ok((loss, gradients))
+        Ok(loss)
     }
 
     fn vocabulary(&self) -> usize {
@@ -170,7 +163,7 @@ impl LearningHead<'_> {
         target: &Target<'_>,
         chosen: &[usize],
         temperature: f64,
-        gradients: &mut Tuned,
+        gradients: &mut Values,
     ) -> Result<(f64, Vec<Array>)> {
         let last = &self.last;
         let vocabulary = last.context.spec.vocab_size;
@@ -208,7 +201,7 @@ impl LearningHead<'_> {
 }
 
 /// Adds `gradient` to that of the tensor called `name`.
-fn add_gradient(gradients: &mut Tuned, name: String, gradient: &Array) -> Result<()> {
+fn add_gradient(gradients: &mut Values, name: String, gradient: &Array) -> Result<()> {
     let values = to_vec(gradient)?;
     match gradients.entry(name) {
         Entry::Vacant(entry) => drop(entry.insert(values)),

@@ -5,7 +5,7 @@
 use half::f16;
 use std::ffi::c_void;
 
-use super::KERNELS;
+use super::kernels::KERNELS;
 use crate::engine::runtime::Engine;
 
 /// Random keys and values, as they are stored and as they are meant.

@@ -9,7 +9,7 @@ use mlx_rs::transforms::fallible_vjp;
 use std::ffi::CStr;
 use std::ptr::null;
 
-use super::KERNELS;
+use super::kernels::KERNELS;
 use crate::engine::array::{Packed, from_bytes, from_vec, mlx_dtype, to_vec};
 use crate::engine::decoder::linear::Weight;
 use crate::engine::runtime::Engine;

@@ -25,7 +25,7 @@ pub(crate) fn check(folder: &Folder) -> Option<Finding> {
 
 fn run(source: &SourceModel, tokens: &[u32]) -> Finding {
     let needed = source.manifest().parameters() * 4;
-    if let Some(available) = available_memory().filter(|&available| available < needed) {
+    if let Some(available) = crate::system::available_memory().filter(|&available| available < needed) {
         let message =
             format!("left out: it takes up to {} of memory, {} are free", bytes(needed), bytes(available));
         return Finding::note(SUBJECT, message);
@@ -55,9 +55,4 @@ fn run(source: &SourceModel, tokens: &[u32]) -> Finding {
         largest if largest > LARGE_LOGIT => Finding::note(SUBJECT, format!("{range}: very large")),
         _ => Finding::ok(SUBJECT, range),
     }
-}
-
-/// Returns the bytes of memory that are free without swapping, where the system tells.
-fn available_memory() -> Option<u64> {
-    crate::system::proc_bytes("/proc/meminfo", "MemAvailable")
 }

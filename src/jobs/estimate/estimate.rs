@@ -46,6 +46,8 @@ pub struct Work<'a> {
     pub windows: usize,
     /// Steps of distillation.
     pub distill: usize,
+    /// Codes that distillation tunes; 0 where they stay.
+    pub learning_codes: u64,
     /// Windows that tuning is watched on.
     pub watched: usize,
     /// Rounds of refinement.
@@ -129,6 +131,7 @@ mod tests {
             rounds: true,
             windows: 4,
             distill: 0,
+            learning_codes: 0,
             watched: 4,
             refine: 0,
             activations: 1 << 29,
@@ -147,6 +150,8 @@ mod tests {
         assert!(nearest.memory < search.memory && search.memory < gptq.memory);
         let tuned = Work { distill: 10, refine: 1, ..work };
         assert_eq!(names(tuned), ["measuring", "rounding", "refining", "distilling", "evaluating"]);
+        let codes = Work { learning_codes: 10_000_000, ..tuned }.estimate(rates);
+        assert_eq!(codes.memory - tuned.estimate(rates).memory, 10_000_000 * 13);
         let (one, two) = (work.estimate(rates), Work { sequences: 16, measured: 16, ..work }.estimate(rates));
         assert!(two.total() > one.total() && two.total() < 2 * one.total());
         assert!(two.memory > one.memory);

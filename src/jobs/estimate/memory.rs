@@ -15,6 +15,8 @@ const TRIED: u64 = 25 << 20;
 const SCORES: usize = 11;
 /// Bytes of a value.
 const F32: u64 = 4;
+/// Bytes of a code that learns: a latent one, its two moments, and the best one so far, packed.
+const LEARNING_CODE: u64 = 3 * F32 + 1;
 
 impl Work<'_> {
     /// Returns the peak resident memory in bytes.
@@ -46,6 +48,7 @@ impl Work<'_> {
         let evaluating = if self.windows > 0 { head + largest_block + logits + self.routed() } else { 0 };
         let tuning =
             if self.distill + self.refine > 0 { head + self.learning(14 * largest_block) } else { 0 };
+        let tuning = tuning + self.learning_codes * LEARNING_CODE;
         if self.sequences == 0 && self.windows == 0 {
             return PROCESS;
         }

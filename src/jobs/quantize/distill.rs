@@ -1,26 +1,23 @@
 //! Fine-tuning of the rounded model to the float one's logits, with early stopping on text that it does not learn from.
 
-use std::collections::{BTreeMap, BTreeSet};
-
 use super::job::{Decision, Job};
 use super::refine::nothing_to_move;
 use super::settings::EvaluationText;
-use crate::engine::learn::learning::Norms;
+use super::start::{self, learning_layers, nothing_learns};
+use crate::choose::recipe::Learn;
+use crate::engine::decoder::load::{Tuned, Values};
+use crate::engine::learn::layer::Codes;
+use crate::engine::learn::learning::{Learners, Norms};
 use crate::engine::learn::student::{Student, Target};
 use crate::engine::runtime::Engine;
 use crate::error::{Error, Result};
 use crate::files::journal;
 use crate::jobs::bars;
 use crate::jobs::measure::digest;
-use crate::jobs::quantize::tuning::{
-    Adam, Coordinate, LOOK_EVERY, Look, Settings, TuningRun, Values, as_stored,
-};
+use crate::jobs::quantize::tuning::{Adam, Forms, LOOK_EVERY, Look, Settings, State, Stored, TuningRun};
 use crate::jobs::record::Distillation;
 use crate::jobs::texts::FEW_VALIDATION_WINDOWS;
 use crate::models::source::SourceModel;
-use crate::numerics::affine::FloatType;
-use crate::numerics::dtype::{extend_f32, float_type};
-use crate::numerics::quant::{Mode, Quant};
 use crate::numerics::rounding::Technique;
 use crate::words::count;
 
@@ -40,10 +37,13 @@ pub struct ValidationSplit {
 /// Best values that distillation has seen, and their record.
 pub struct Distilled {
     /// Values by tensor.
-    pub values: Values,
+    pub values: Stored,
     /// Steps, and the divergence before and after.
     pub record: Distillation,
 }
+
+/// Default length of the first step of codes, in steps of one code.
+const CODE_RATE: f64 = 0.02;
 
 /// Returns the default length of the first step in a model of `bpw` bits per weight: with more bits rounding errors are
 /// smaller, and steps must be small beside them.
@@ -127,6 +127,10 @@ impl Job<'_> {
                 Some(rate) => rate,
                 None => default_rate(self.expected_bpw()?),
             },
+            code_rate: match self.settings.tuning.learn {
+                Learn::Codes => Some(self.settings.tuning.code_rate.unwrap_or(CODE_RATE)),
+                Learn::Scales => None,
+            },
             temperature: self.settings.tuning.temperature,
             norms: self.settings.tuning.norms,
             seed: self.settings.calibration.seed,
@@ -145,10 +149,13 @@ impl Job<'_> {
         let (engine, memory) = (Engine::start()?, self.settings.calibration.memory);
         let split = self.validation_split()?;
         let layers = learning_layers(decision)?;
-        let paths: BTreeSet<String> = layers.iter().map(|(path, _)| path.clone()).collect();
-        let norms = if tuning.norms { Norms::Learning } else { Norms::Fixed };
-        let learner = Student::new(&engine, student, &paths, norms, memory);
-        let (values, dtypes) = values(student, &learner.names())?;
+        let learners = Learners {
+            layers: layers.keys().cloned().collect(),
+            codes: if tuning.learn == Learn::Codes { Codes::Learning } else { Codes::Fixed },
+            norms: if tuning.norms { Norms::Learning } else { Norms::Fixed },
+        };
+        let learner = Student::new(&engine, student, learners, memory);
+        let (state, forms) = start::read(student, &layers, &learner.names())?;
         let settings = Settings { student: student.fingerprint()?, ..self.distill_settings(&split, steps)? };
         progress.stage("distilling");
         let target = |sequences| {
@@ -158,9 +165,12 @@ impl Job<'_> {
             target
         };
         let (training, validation) = (target(&split.sequences)?, target(&split.validation)?);
-        let run = Run { learner, training, validation, dtypes, settings };
-        let tuned = run.steps(self, coordinates(&layers, &values), values)?;
+        let run = Run { learner, training, validation, forms, settings };
+        let adam = Adam::new(start::coordinates(&layers, &state), &state);
+        let tuned = run.steps(self, adam, state)?;
         let (first, best) = (tuned.first_look(), tuned.best_look());
+        let code_rate = run.settings.code_rate;
+        let changes = |rate| start::changes(student, &tuned.best.codes, &run.forms, rate);
         let record = Distillation {
             steps: run.settings.steps,
             taken: tuned.step(),
@@ -168,6 +178,7 @@ impl Job<'_> {
             rate: run.settings.rate,
             temperature: run.settings.temperature,
             norms: run.settings.norms,
+            codes: code_rate.map(changes).transpose()?,
             text: split.name,
             windows: split.validation.len(),
             kl_before: first.kl,
@@ -182,47 +193,38 @@ struct Run<'a> {
     learner: Student<'a>,
     training: Target<'a>,
     validation: Target<'a>,
-    dtypes: BTreeMap<String, FloatType>,
+    forms: Forms,
     settings: Settings,
 }
 
 impl Run<'_> {
-    /// Takes the steps, or resumes them.
-    fn steps(&self, job: &Job<'_>, coordinates: Vec<Coordinate>, values: Values) -> Result<TuningRun> {
+    /// Takes the steps from `state` on, or resumes them.
+    fn steps(&self, job: &Job<'_>, mut adam: Adam, state: State) -> Result<TuningRun> {
         let Self { settings, .. } = self;
         let path = TuningRun::path(&job.settings.output.path);
-        let mut adam = Adam::new(coordinates, &values);
-        let mut resumed = None;
-        if job.settings.resume {
-            resumed = TuningRun::read(&path, settings, &mut adam)?;
-        }
-        let mut progress = if let Some(progress) = resumed {
+        let stored = self.stored(&state);
+        let mut progress = TuningRun::new(settings.clone(), state, stored);
+        if job.settings.resume && progress.restore(&path, &mut adam)? {
             let steps = count(settings.steps, "step");
             job.progress.line(&format!("resuming: {} of {steps} taken already", progress.step()));
-            progress
         } else {
-            let kl = self.measure(&values)?;
-            TuningRun::new(settings.clone(), values, kl)
-        };
+            let kl = self.measure(&progress.state.floats, &progress.state.latents)?;
+            progress.look(Look { step: 0, kl }, |state| self.stored(state));
+        }
         // Only the remaining steps: those of an earlier run would count for this one's rate.
         let bar = job.progress.steps_bar(bars::DISTILLING, (settings.steps - progress.step()) as u64);
         while !progress.is_over() {
             let from = progress.step();
             let to = (from + LOOK_EVERY).min(settings.steps);
             for step in from..to {
-                let with_hint = |e: Error| with_resume_hint(e, from);
-                crate::interrupt::check().map_err(with_hint)?;
-                let batch = settings.batch(step, SEQUENCES_IN_BATCH, self.training.len());
-                let (_, gradients) = self
-                    .learner
-                    .gradients(&progress.values, &self.training, &batch, settings.temperature)
-                    .map_err(with_hint)?;
-                adam.step(step + 1, settings.rate_of(step), &mut progress.values, &gradients);
+                let taken = self.step(step, &mut adam, &mut progress.state);
+                taken.map_err(|e| with_resume_hint(e, from))?;
                 bar.inc(1);
             }
-            let stored = as_stored(&progress.values, &self.dtypes);
-            let kl = self.measure(&stored).map_err(|e| with_resume_hint(e, from))?;
-            progress.look(Look { step: to, kl }, stored);
+            let floats = self.forms.stored_floats(&progress.state.floats);
+            let kl = self.measure(&floats, &progress.state.latents);
+            let kl = kl.map_err(|e| with_resume_hint(e, from))?;
+            progress.look(Look { step: to, kl }, |state| self.stored(state));
             bar.describe(format!("distilling, KL {:.3e} from {:.3e}", kl, progress.first_look().kl));
             progress.save(&path, &adam)?;
         }
@@ -230,9 +232,27 @@ impl Run<'_> {
         Ok(progress)
     }
 
+    /// Takes a step, counted from 0.
+    fn step(&self, step: usize, adam: &mut Adam, state: &mut State) -> Result<()> {
+        crate::interrupt::check()?;
+        let Self { learner, training, settings, .. } = self;
+        let batch = settings.batch(step, SEQUENCES_IN_BATCH, training.len());
+        let values = Tuned { floats: &state.floats, latents: &state.latents };
+        let observe = &mut |gradients: &Values| adam.observe(gradients);
+        learner.gradients(values, training, &batch, settings.temperature, observe)?;
+        adam.apply(step + 1, settings.rates_of(step), state);
+        Ok(())
+    }
+
+    /// Returns the values of a `state` as they are stored.
+    fn stored(&self, state: &State) -> Stored {
+        let Self { forms, .. } = self;
+        Stored { floats: forms.stored_floats(&state.floats), codes: forms.stored_codes(&state.latents) }
+    }
+
     /// Measures the mean KL divergence on the validation windows.
-    fn measure(&self, values: &Values) -> Result<f64> {
-        let divergences = self.learner.divergences(values, &self.validation)?;
+    fn measure(&self, floats: &Values, latents: &Values) -> Result<f64> {
+        let divergences = self.learner.divergences(Tuned { floats, latents }, &self.validation)?;
         Ok(divergences.iter().sum::<f64>() / divergences.len().max(1) as f64)
     }
 }
@@ -245,48 +265,4 @@ fn with_resume_hint(error: Error, steps: usize) -> Error {
         }
         _ => error,
     }
-}
-
-/// Returns the layers of `decision` that become affine, with their settings. Fails where there are none.
-fn learning_layers(decision: &Decision) -> Result<Vec<(String, Quant)>> {
-    let chosen = decision.solution.bitmap.iter().map(|(path, quant)| (path.clone(), *quant));
-    let layers: Vec<_> = chosen.filter(|(_, quant)| quant.mode == Mode::Affine).collect();
-    if layers.is_empty() { Err(nothing_learns()) } else { Ok(layers) }
-}
-
-fn nothing_learns() -> Error {
-    Error::usage(
-        "setting `distill` has nothing to fine-tune: no layer becomes affine, and other modes have no free scales",
-    )
-    .hint("leave setting `distill` out, or choose affine bits")
-}
-
-/// Reads the values of the tensors `names`, and the types that they are stored in.
-fn values(student: &SourceModel, names: &[String]) -> Result<(Values, BTreeMap<String, FloatType>)> {
-    let (mut values, mut dtypes) = (Values::new(), BTreeMap::new());
-    for name in names {
-        let tensor = student.tensor(name)?;
-        let mut decoded = Vec::with_capacity(tensor.len());
-        extend_f32(tensor.dtype, &tensor.bytes(), &mut decoded);
-        values.insert(name.clone(), decoded);
-        dtypes.insert(name.clone(), float_type(tensor.dtype)?);
-    }
-    Ok((values, dtypes))
-}
-
-/// Pairs scales with their biases; norms learn on their own.
-fn coordinates(layers: &[(String, Quant)], values: &Values) -> Vec<Coordinate> {
-    let affine = layers.iter().map(|(path, quant)| Coordinate::Affine {
-        scales: format!("{path}.scales"),
-        biases: format!("{path}.biases"),
-        middle: ((1u32 << quant.bits) - 1) as f32 / 2.0,
-    });
-    let mut coordinates: Vec<Coordinate> = affine.collect();
-    let is_paired = |name: &str| {
-        layers.iter().any(|(path, _)| {
-            name.strip_prefix(path.as_str()).is_some_and(|part| part == ".scales" || part == ".biases")
-        })
-    };
-    coordinates.extend(values.keys().filter(|name| !is_paired(name)).cloned().map(Coordinate::Plain));
-    coordinates
 }

@@ -19,7 +19,7 @@ pub enum Extent {
 
 impl Job<'_> {
     /// Announces the job's time and memory, where it does more than write, and returns the estimated costs of the
-    /// measurement's steps.
+    /// measurement's steps. Fails where codes are to learn and do not fit in memory.
     pub fn estimate(&self, extent: Extent) -> Result<StepCosts> {
         let Some(work) = self.work() else { return Ok(StepCosts::default()) };
         let resumes = self.settings.resume && self.has_kept();
@@ -31,6 +31,9 @@ impl Job<'_> {
         };
         let dtype = float_type(self.plan.dtype())?;
         let estimate = announce(&work, &self.plan.quants(), dtype, scope, self.progress)?;
+        if extent == Extent::Model {
+            self.check_memory(estimate.memory)?;
+        }
         if !resumes {
             self.progress.begin_job(&estimate.stages);
         }
@@ -60,6 +63,7 @@ impl Job<'_> {
             rounds: true,
             windows: self.evaluation_windows.as_ref().map_or(held_out, |text| text.windows.len()),
             distill: tuning.distill.unwrap_or(0) as usize,
+            learning_codes: self.learning_codes(),
             watched: split.map_or(0, |split| split.validation.len()),
             refine: tuning.refine.unwrap_or(0) as usize,
             activations: calibration.memory,

@@ -160,6 +160,7 @@ impl<'a> Job<'a> {
         }
         if self.settings.tuning.any() {
             self.validation_split()?;
+            self.note_few_tokens();
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Refinement: moving bits between layers of the rounded model in rounds, each kept only if the measured KL divergence
 //! falls.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::inputs::Inputs;
@@ -10,8 +10,8 @@ use super::refinement_journal::{self, Moves, RefinementJournal};
 use super::rounding_journal::RoundingJournal;
 use super::stage::StagedModel;
 use crate::choose::candidate::Candidate;
-use crate::engine::decoder::load::Tuned;
-use crate::engine::learn::learning::Norms;
+use crate::engine::decoder::load::{Tuned, Values};
+use crate::engine::learn::learning::Learners;
 use crate::engine::learn::student::{Student, Target};
 use crate::engine::measure::swaps::{Change, SwapSettings, swap_changes};
 use crate::engine::passes::collector::{Extent, Moment};
@@ -176,8 +176,9 @@ impl Job<'_> {
     ) -> Result<Vec<f64>> {
         let student = open(folder, Need::Headers)?;
         let memory = self.settings.calibration.memory;
-        Student::new(engine, &student, &BTreeSet::new(), Norms::Fixed, memory)
-            .divergences(&Tuned::new(), validation)
+        let nothing = Values::new();
+        let values = Tuned { floats: &nothing, latents: &nothing };
+        Student::new(engine, &student, Learners::default(), memory).divergences(values, validation)
     }
 
     /// Predicts by how much each move of a layer from `decision`, whose model is in `folder`, changes the KL

@@ -50,7 +50,7 @@ impl Quantization {
     /// Fails where a number is out of its range.
     pub(crate) fn check(&self) -> Result<()> {
         let Calibration { samples, sequence_length, .. } = self.calibration;
-        let Tuning { rate, temperature, .. } = self.tuning;
+        let Tuning { rate, code_rate, temperature, .. } = self.tuning;
         let wrong = |setting: &str, value: &dyn fmt::Display, expected: &str| {
             Err(Error::usage(format!("setting `{setting}` is {value}: it must be {expected}")))
         };
@@ -64,10 +64,12 @@ impl Quantization {
         if !is_positive(temperature) {
             return wrong("distill_temperature", &temperature, "a number above 0");
         }
-        match rate.filter(|&rate| !is_positive(rate)) {
-            Some(rate) => wrong("distill_rate", &rate, "a number above 0"),
-            None => Ok(()),
+        for (setting, rate) in [("distill_rate", rate), ("distill_code_rate", code_rate)] {
+            if let Some(rate) = rate.filter(|&rate| !is_positive(rate)) {
+                return wrong(setting, &rate, "a number above 0");
+            }
         }
+        Ok(())
     }
 }
 

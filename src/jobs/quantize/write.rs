@@ -15,7 +15,7 @@ use crate::files::output_folder::OutputFolder;
 use crate::formats::writer::Produce;
 use crate::jobs::bars;
 use crate::jobs::opening::{Need, open};
-use crate::jobs::quantize::tuning::{TunedTensor, Values};
+use crate::jobs::quantize::tuning::{Stored, TunedTensor, TunedValues};
 use crate::jobs::record;
 use crate::jobs::record::{Distillation, Evaluation, GptqStats, Record, Refinement, Wanted};
 use crate::jobs::settings::Target;
@@ -121,7 +121,7 @@ impl Job<'_> {
                 let distilled = self.distill(&student, &decision, steps).map_err(|e| staged.relocate(e))?;
                 (distilled.values, Some(distilled.record))
             }
-            None => (Values::new(), None),
+            None => (Stored::default(), None),
         };
         let mut producers = with_wrapper(
             &student,
@@ -202,16 +202,20 @@ impl Job<'_> {
 /// Returns producers of a staged model's tensors, with new `values` where there are some.
 fn tuned_producers<'a>(
     student: &'a SourceModel,
-    values: &'a Values,
+    values: &'a Stored,
     warnings: &'a Warnings,
 ) -> Vec<Box<dyn Produce + 'a>> {
     student
         .tensors()
-        .map(|tensor| match values.get(tensor.name) {
-            Some(values) => {
-                Box::new(TunedTensor::new(tensor.name, &tensor.tensor, values)) as Box<dyn Produce>
+        .map(|tensor| {
+            let floats = values.floats.get(tensor.name).map(|values| TunedValues::Floats(values));
+            let codes = || values.codes.get(tensor.name).map(|codes| TunedValues::Codes(codes));
+            match floats.or_else(codes) {
+                Some(values) => {
+                    Box::new(TunedTensor::new(tensor.name, &tensor.tensor, values)) as Box<dyn Produce>
+                }
+                None => Box::new(CopyTensor::new(tensor, warnings)),
             }
-            None => Box::new(CopyTensor::new(tensor, warnings)),
         })
         .collect()
 }

@@ -4,4 +4,6 @@ mod gptq_stats;
 mod record;
 
 pub use gptq_stats::GptqStats;
-pub use record::{Distillation, Evaluation, FILE, Record, Refinement, RefinementRound, VERSION, Wanted};
+pub use record::{
+    Distillation, Evaluation, FILE, LearnedCodes, Record, Refinement, RefinementRound, VERSION, Wanted,
+};

@@ -114,7 +114,7 @@ pub struct RefinementRound {
     pub kept: bool,
 }
 
-/// Fine-tuning of scales and biases to the float model's logits.
+/// Fine-tuning of quantized layers to the float model's logits.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Distillation {
     /// Steps asked for.
@@ -129,6 +129,9 @@ pub struct Distillation {
     pub temperature: f64,
     /// True if norms were tuned too.
     pub norms: bool,
+    /// Codes, if they were tuned too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codes: Option<LearnedCodes>,
     /// Name of the text that told which step was best.
     pub text: String,
     /// Number of windows of that text.
@@ -139,10 +142,33 @@ pub struct Distillation {
     pub kl_after: f64,
 }
 
+/// Tuning of codes.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LearnedCodes {
+    /// Length of the first step, in steps of one code.
+    pub rate: f64,
+    /// Number of codes that learned.
+    pub count: u64,
+    /// Number of those that differ from what rounding gave.
+    pub changed: u64,
+}
+
 impl Distillation {
     /// Names the kinds of tensors that were tuned.
     pub fn what(&self) -> &'static str {
-        if self.norms { "scales, biases and norms" } else { "scales and biases" }
+        match (self.codes, self.norms) {
+            (Some(_), true) => "codes, scales, biases and norms",
+            (Some(_), false) => "codes, scales and biases",
+            (None, true) => "scales, biases and norms",
+            (None, false) => "scales and biases",
+        }
+    }
+}
+
+impl LearnedCodes {
+    /// Describes the change: `2.31 % of the codes changed`.
+    pub fn changes(&self) -> String {
+        format!("{:.2} % of the codes changed", 100.0 * self.changed as f64 / self.count.max(1) as f64)
     }
 }
 

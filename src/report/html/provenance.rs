@@ -31,10 +31,11 @@ pub fn section(page: &Page<'_>) -> Option<Vec<(&'static str, String)>> {
         ("refined", format!("{accepted} of {} kept{basis}", count(refinement.rounds.len(), "round")))
     }));
     lines.extend(record.distillation.iter().map(|distillation| {
-        let Distillation { kept, steps, rate, kl_before, kl_after, .. } = distillation;
+        let Distillation { kept, steps, rate, codes, kl_before, kl_after, .. } = distillation;
+        let changes = codes.iter().map(|codes| format!(", {}", codes.changes())).collect::<String>();
         let kl = format!("KL divergence {kl_before:.2e} before, {kl_after:.2e} after");
         let (steps, what) = (count(*steps, "step"), distillation.what());
-        ("distilled", format!("{what}: {kept} of {steps} kept, rate {rate}; {kl}"))
+        ("distilled", format!("{what}: {kept} of {steps} kept, rate {rate}{changes}; {kl}"))
     }));
     lines.extend(record.measurement.iter().flat_map(measurement));
     lines.extend(measured_on(record));

@@ -152,11 +152,14 @@ fn refined(refinement: &Refinement) -> String {
 
 /// Describes distillation.
 fn distilled(distillation: &Distillation) -> String {
-    let Distillation { steps, taken, kept, kl_before, kl_after, windows, text, .. } = distillation;
-    let outcome = match kept {
+    let Distillation { steps, taken, kept, kl_before, kl_after, windows, text, codes, .. } = distillation;
+    let mut outcome = match kept {
         0 => "none was better than the start, which was kept".to_owned(),
         kept => format!("kept what step {kept} gave"),
     };
+    if let Some(codes) = codes {
+        let _ = write!(outcome, "; {}", codes.changes());
+    }
     format!(
         "distilled {}: {taken} of {}, {outcome}\n  KL divergence {kl_before:.3e} before, {kl_after:.3e} after, on \
          {windows} {text}\n",

@@ -1,4 +1,4 @@
-//! Fine-tuning of what is float in a quantized model: scales, biases and norms. No engine here: gradients come from outside.
+//! Fine-tuning of a quantized model: scales, biases, codes and norms. No engine here: gradients come from outside.
 //!
 //! [`Adam`] moves values, [`TuningRun`] says when to look, what was best and when to stop, and keeps all of it in a journal, so
 //! that an interrupted run can be resumed.
@@ -8,4 +8,4 @@ mod values;
 
 pub use adam::{Adam, Coordinate};
 pub use progress::{LOOK_EVERY, Look, Settings, TuningRun};
-pub use values::{TunedTensor, Values, as_stored};
+pub use values::{Forms, State, Stored, TunedTensor, TunedValues};

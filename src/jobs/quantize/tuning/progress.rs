@@ -4,12 +4,12 @@
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-use super::adam::Adam;
-use super::values::Values;
+use super::adam::{Adam, Rates};
+use super::values::{State, Stored, Values};
+use crate::choose::recipe::Learn;
 use crate::error::Result;
 use crate::files::journal::{Header, Journal, MODEL, damaged};
 use crate::files::output_file;
-use crate::numerics::dtype::{Dtype, extend_f32};
 
 /// Steps between looks at text that is not learned from.
 pub const LOOK_EVERY: usize = 10;
@@ -29,6 +29,8 @@ pub struct Settings {
     pub steps: usize,
     /// The rate of the first step, relative to the scales.
     pub rate: f64,
+    /// The rate of the first step of codes, in steps of one code, if they learn.
+    pub code_rate: Option<f64>,
     /// Temperature of both distributions.
     pub temperature: f64,
     /// True if norms learn too.
@@ -38,9 +40,11 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Returns the rate of a step, counted from 0: falls linearly to 0.
-    pub fn rate_of(&self, step: usize) -> f64 {
-        self.rate * (1.0 - step as f64 / self.steps.max(1) as f64)
+    /// Returns the rates of a step, counted from 0: fall to 0, linearly for floats, by half a cosine for codes.
+    pub fn rates_of(&self, step: usize) -> Rates {
+        let done = step as f64 / self.steps.max(1) as f64;
+        let cosine = (1.0 + (std::f64::consts::PI * done).cos()) / 2.0;
+        Rates { floats: self.rate * (1.0 - done), codes: self.code_rate.unwrap_or(0.0) * cosine }
     }
 
     /// Returns the sequences of a step, out of so many: all of them in a random order, then in another.
@@ -64,10 +68,13 @@ impl Settings {
 
     /// Returns the header of the journal.
     pub fn header(&self) -> Header {
+        let code_rate = self.code_rate.map_or_else(|| "off".to_owned(), |rate| rate.to_string());
         Header::new("distillation")
             .with("mixbit's version", env!("CARGO_PKG_VERSION"))
             .with(MODEL, &self.model)
             .with("distill", self.steps)
+            .with("learn", if self.code_rate.is_some() { Learn::Codes } else { Learn::Scales })
+            .with("distill_code_rate", code_rate)
             .with("distill_rate", self.rate)
             .with("distill_temperature", self.temperature)
             .with("distill_norms", if self.norms { "on" } else { "off" })
@@ -99,15 +106,15 @@ pub struct TuningRun {
     /// Looks so far; the first is before any step.
     pub looks: Vec<Look>,
     /// Values now.
-    pub values: Values,
-    /// Values at the best look, as they are stored.
-    pub best: Values,
+    pub state: State,
+    /// Values at the best look.
+    pub best: Stored,
 }
 
 impl TuningRun {
-    /// Begins at `values`, where the KL divergence is `kl`.
-    pub fn new(settings: Settings, values: Values, kl: f64) -> Self {
-        Self { settings, looks: vec![Look { step: 0, kl }], best: values.clone(), values }
+    /// Begins at `state`, which is stored as `stored`, before the first look.
+    pub fn new(settings: Settings, state: State, stored: Stored) -> Self {
+        Self { settings, looks: Vec::new(), state, best: stored }
     }
 
     /// Returns the number of steps taken.
@@ -126,14 +133,14 @@ impl TuningRun {
         self.looks.first().copied().unwrap_or(Look { step: 0, kl: f64::INFINITY })
     }
 
-    /// Records a look: `stored` are the values as they are stored.
-    pub fn look(&mut self, mut look: Look, stored: Values) {
+    /// Records a look. `stored` gives the values as they are stored, and is called if none was better.
+    pub fn look(&mut self, mut look: Look, stored: impl FnOnce(&State) -> Stored) {
         if !look.kl.is_finite() {
             // JSON has no NaN.
             look.kl = f64::MAX;
         }
         if look.kl < self.best_look().kl {
-            self.best = stored;
+            self.best = stored(&self.state);
         }
         self.looks.push(look);
     }
@@ -152,41 +159,44 @@ impl TuningRun {
 
     /// Writes values and the optimizer's moments, replacing `path` in one step.
     pub fn save(&self, path: &Path, adam: &Adam) -> Result<()> {
-        let tensors =
-            [&self.values, &self.best, &adam.first, &adam.second].into_iter().flat_map(Values::values);
-        let payload: Vec<&[u8]> = tensors.map(|values| bytemuck::cast_slice(values)).collect();
+        let Self { state, best, .. } = self;
+        let floats = [&state.floats, &state.latents, &best.floats, &adam.first, &adam.second];
+        let floats = floats.into_iter().flat_map(Values::values);
+        let payload = floats.map(|values| bytemuck::cast_slice(values));
+        let payload: Vec<&[u8]> = payload.chain(best.codes.values().map(Vec::as_slice)).collect();
         Journal::replace(path, &self.settings.header(), &self.looks, &payload)
     }
 
-    /// Reads what [`save`](Self::save) wrote with the same settings, where there is such a journal; the moments go to `adam`.
-    pub fn read(path: &Path, settings: &Settings, adam: &mut Adam) -> Result<Option<Self>> {
-        let Some((looks, payload)) = Journal::read::<Vec<Look>>(path, &settings.header())? else {
-            return Ok(None);
+    /// Takes up what [`save`](Self::save) wrote with the same settings; the moments go to `adam`. Returns false where
+    /// there is no such journal.
+    pub fn restore(&mut self, path: &Path, adam: &mut Adam) -> Result<bool> {
+        let Some((looks, payload)) = Journal::read::<Vec<Look>>(path, &self.settings.header())? else {
+            return Ok(false);
         };
-        let lengths: Vec<(&String, usize)> =
-            adam.first.iter().map(|(name, values)| (name, values.len())).collect();
-        let mut numbers = Vec::with_capacity(payload.len() / Dtype::F32.size());
-        extend_f32(Dtype::F32, &payload, &mut numbers);
-        if numbers.len() != 4 * lengths.iter().map(|(_, length)| length).sum::<usize>() {
+        let Self { state, best, .. } = self;
+        let floats =
+            [&mut state.floats, &mut state.latents, &mut best.floats, &mut adam.first, &mut adam.second];
+        let floats = floats.into_iter().flat_map(Values::values_mut);
+        let parts = floats.map(|values| bytemuck::cast_slice_mut(values));
+        let parts: Vec<&mut [u8]> = parts.chain(best.codes.values_mut().map(Vec::as_mut_slice)).collect();
+        if payload.len() != parts.iter().map(|part| part.len()).sum::<usize>() {
             return Err(damaged(path));
         }
-        let mut numbers = numbers.into_iter();
-        let mut tensors = || -> Values {
-            lengths
-                .iter()
-                .map(|&(name, length)| (name.clone(), numbers.by_ref().take(length).collect()))
-                .collect()
-        };
-        let (values, best, first, second) = (tensors(), tensors(), tensors(), tensors());
-        (adam.first, adam.second) = (first, second);
-        Ok(Some(Self { settings: settings.clone(), looks, values, best }))
+        let mut payload = &payload[..];
+        for part in parts {
+            let (bytes, rest) = payload.split_at(part.len());
+            part.copy_from_slice(bytes);
+            payload = rest;
+        }
+        self.looks = looks;
+        Ok(true)
     }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use super::super::adam::Coordinate;
     use super::*;
@@ -200,14 +210,26 @@ mod tests {
             slice: text(),
             steps,
             rate: 0.5,
+            code_rate: Some(0.25),
             temperature: 1.0,
             norms: false,
             seed: 7,
         }
     }
 
-    fn values(value: f32) -> Values {
-        Values::from([("a".to_owned(), vec![value, 2.0])])
+    fn state(value: f32) -> State {
+        let values = |name: &str| Values::from([(name.to_owned(), vec![value, 2.0])]);
+        State { floats: values("a"), latents: values("c") }
+    }
+
+    fn stored(value: u8) -> Stored {
+        let codes = BTreeMap::from([("c".to_owned(), vec![value])]);
+        Stored { floats: state(f32::from(value)).floats, codes }
+    }
+
+    fn adam() -> Adam {
+        let codes = Coordinate::Codes { name: "c".to_owned(), highest: 3.0 };
+        Adam::new(vec![Coordinate::Plain("a".to_owned()), codes], &state(1.0))
     }
 
     #[test]
@@ -219,38 +241,47 @@ mod tests {
         assert_eq!((unique(&all[..10]), unique(&all[10..])), (10, 10));
         assert_ne!(all[..10], all[10..]);
         assert_eq!(settings.batch(3, 4, 2).len(), 2, "no more than there are");
-        assert!((settings.rate_of(0) - 0.5).abs() < 1e-12 && settings.rate_of(9).abs() < 1e-12);
+        let rates = |step| settings.rates_of(step);
+        assert_eq!(rates(0), Rates { floats: 0.5, codes: 0.25 });
+        assert!(rates(9).floats.abs() < 1e-12 && rates(9).codes.abs() < 1e-12);
+        assert!((rates(3).codes - 0.75 * 0.25).abs() < 1e-12, "a cosine");
     }
 
     #[test]
     fn the_best_look_is_kept_and_patience_ends() {
-        let mut progress = TuningRun::new(settings(1000), values(0.0), 1.0);
-        progress.look(Look { step: 10, kl: 0.5 }, values(1.0));
-        progress.look(Look { step: 20, kl: f64::NAN }, values(2.0));
-        assert_eq!((progress.best_look().step, &progress.best), (10, &values(1.0)));
+        let mut progress = TuningRun::new(settings(1000), state(0.0), stored(0));
+        progress.look(Look { step: 0, kl: 1.0 }, |_| stored(0));
+        progress.look(Look { step: 10, kl: 0.5 }, |_| stored(1));
+        progress.look(Look { step: 20, kl: f64::NAN }, |_| stored(2));
+        assert_eq!((progress.best_look().step, &progress.best), (10, &stored(1)));
         let mut step = 20;
         while !progress.is_over() {
             step += 10;
-            progress.look(Look { step, kl: 0.6 }, values(3.0));
+            progress.look(Look { step, kl: 0.6 }, |_| stored(3));
         }
-        assert_eq!((step, &progress.best), (10 + 33 * 10, &values(1.0)));
+        assert_eq!((step, &progress.best), (10 + 33 * 10, &stored(1)));
     }
 
     #[test]
     fn a_resumed_run_is_as_it_was() {
         let home = tempfile::tempdir().unwrap();
         let path = TuningRun::path(&home.path().join("out"));
-        let fresh = || Adam::new(vec![Coordinate::Plain("a".to_owned())], &values(1.0));
-        let mut adam = fresh();
-        let mut run = TuningRun::new(settings(50), values(1.0), 0.1 + 0.2);
-        adam.step(1, 0.1, &mut run.values, &values(0.3));
-        run.look(Look { step: 10, kl: 1.0 / 3.0 }, values(4.0));
-        assert_eq!(TuningRun::read(&path, &settings(50), &mut fresh()).unwrap(), None);
+        let fresh = || TuningRun::new(settings(50), state(1.0), stored(1));
+        let (mut adam, mut run) = (adam(), fresh());
+        run.look(Look { step: 0, kl: 0.1 + 0.2 }, |_| stored(1));
+        adam.observe(&Values::from([("a".to_owned(), vec![0.3, 2.0]), ("c".to_owned(), vec![-0.1, 0.7])]));
+        adam.apply(1, Rates { floats: 0.1, codes: 0.2 }, &mut run.state);
+        run.look(Look { step: 10, kl: 1.0 / 3.0 }, |_| stored(4));
+        run.look(Look { step: 20, kl: 0.2 }, |_| stored(5));
+        let (mut back, mut moments) = (fresh(), self::adam());
+        assert!(!back.restore(&path, &mut moments).unwrap());
+        assert_eq!(back, fresh());
         run.save(&path, &adam).unwrap();
-        let mut back = fresh();
-        assert_eq!(TuningRun::read(&path, &settings(50), &mut back).unwrap(), Some(run));
-        assert_eq!((back.first, back.second), (adam.first, adam.second));
-        let mut other = Adam::new(Vec::new(), &Values::from([("a".to_owned(), vec![1.0])]));
-        assert!(TuningRun::read(&path, &settings(50), &mut other).is_err(), "another model's values");
+        assert!(back.restore(&path, &mut moments).unwrap());
+        assert_eq!(back, run);
+        assert_eq!((moments.first, moments.second), (adam.first, adam.second));
+        let smaller = Stored { codes: BTreeMap::new(), ..stored(1) };
+        let mut other = TuningRun::new(settings(50), state(1.0), smaller);
+        assert!(other.restore(&path, &mut self::adam()).is_err(), "another model's values");
     }
 }

@@ -5,21 +5,56 @@ use std::collections::BTreeMap;
 use crate::error::Result;
 use crate::formats::checkpoint::Tensor;
 use crate::formats::writer::{OutputTensor, Produce, Sink};
-use crate::numerics::affine::FloatType;
+use crate::numerics::affine::{FloatType, pack_latents};
 use crate::numerics::dtype::{Dtype, push_f32};
 
 /// Values of tensors, row-major, by the tensors' names.
 pub type Values = BTreeMap<String, Vec<f32>>;
 
-/// Returns the `values` as they will be read back once they are stored, each tensor in its own type.
-pub fn as_stored(values: &Values, dtypes: &BTreeMap<String, FloatType>) -> Values {
-    let mut stored = values.clone();
-    for (name, values) in &mut stored {
-        if let Some(dtype) = dtypes.get(name) {
-            dtype.round_all(values);
+/// Values that are being tuned.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct State {
+    /// Of float tensors: scales, biases and norms.
+    pub floats: Values,
+    /// Latent codes, in steps of one code, by the names of the tensors of packed codes.
+    pub latents: Values,
+}
+
+/// Values as they are stored.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Stored {
+    /// Of float tensors, each in its own type.
+    pub floats: Values,
+    /// Packed codes.
+    pub codes: BTreeMap<String, Vec<u8>>,
+}
+
+/// Forms that tensors are stored in, by their names.
+#[derive(Debug, Clone, Default)]
+pub struct Forms {
+    /// Types of float tensors.
+    pub dtypes: BTreeMap<String, FloatType>,
+    /// Bits of codes.
+    pub bits: BTreeMap<String, u32>,
+}
+
+impl Forms {
+    /// Returns float `values` as they will be read back once they are stored.
+    pub fn stored_floats(&self, values: &Values) -> Values {
+        let mut stored = values.clone();
+        for (name, values) in &mut stored {
+            if let Some(dtype) = self.dtypes.get(name) {
+                dtype.round_all(values);
+            }
         }
+        stored
     }
-    stored
+
+    /// Returns the codes nearest to `latents`, packed.
+    pub fn stored_codes(&self, latents: &Values) -> BTreeMap<String, Vec<u8>> {
+        let bits = self.bits.iter().filter_map(|(name, &bits)| Some((name, latents.get(name)?, bits)));
+        bits.map(|(name, latents, bits)| (name.clone(), pack_latents(latents, bits))).collect()
+    }
 }
 
 /// A tensor of a model, with other values than it has there.
@@ -27,12 +62,20 @@ pub struct TunedTensor<'a> {
     name: String,
     dtype: Dtype,
     shape: Vec<usize>,
-    values: &'a [f32],
+    values: TunedValues<'a>,
+}
+
+/// New values of a tensor.
+pub enum TunedValues<'a> {
+    /// Numbers, which are stored in the tensor's type.
+    Floats(&'a [f32]),
+    /// Packed codes, as they are stored.
+    Codes(&'a [u8]),
 }
 
 impl<'a> TunedTensor<'a> {
     /// Puts `values` in the place of those of `tensor`; type and shape stay.
-    pub fn new(name: &str, tensor: &Tensor<'_>, values: &'a [f32]) -> Self {
+    pub fn new(name: &str, tensor: &Tensor<'_>, values: TunedValues<'a>) -> Self {
         Self { name: name.to_owned(), dtype: tensor.dtype, shape: tensor.shape.to_vec(), values }
     }
 }
@@ -47,8 +90,13 @@ impl Produce for TunedTensor<'_> {
     }
 
     fn produce(&self, _: usize, sink: &mut Sink<'_>) -> Result<()> {
-        let mut bytes = Vec::with_capacity(self.values.len() * self.dtype.size());
-        push_f32(self.values, self.dtype, &mut bytes);
-        sink(0, 0, &bytes)
+        match self.values {
+            TunedValues::Codes(bytes) => sink(0, 0, bytes),
+            TunedValues::Floats(values) => {
+                let mut bytes = Vec::with_capacity(values.len() * self.dtype.size());
+                push_f32(values, self.dtype, &mut bytes);
+                sink(0, 0, &bytes)
+            }
+        }
     }
 }

@@ -1,0 +1,65 @@
+//! What learning codes takes beside a distillation of scales: memory, and enough text.
+
+use super::job::Job;
+use crate::choose::recipe::Learn;
+use crate::error::{Error, Result};
+use crate::words::bytes;
+
+/// Tokens of the calibration text below which nobody has seen codes learn more than that text: some 215,000 were enough for a
+/// model of a million parameters.
+const FEW_TOKENS: usize = 200_000;
+
+impl Job<'_> {
+    /// Returns the number of codes that are to learn.
+    pub(crate) fn learning_codes(&self) -> u64 {
+        let tuning = self.settings.tuning;
+        if tuning.distill.is_some() && tuning.learn == Learn::Codes { self.plan.weights() } else { 0 }
+    }
+
+    /// Tells where codes are to learn from little text.
+    pub(crate) fn note_few_tokens(&self) {
+        let Some(texts) = self.texts.as_ref().filter(|_| self.learning_codes() > 0) else { return };
+        let tokens: usize = texts.sequences.iter().map(Vec::len).sum();
+        if tokens < FEW_TOKENS {
+            let note = format!(
+                "codes learn from {tokens} tokens, and fewer than some {FEW_TOKENS} may teach them this text alone: give \
+                 a longer setting `calibration` text and more setting `samples`, or leave setting `learn` out"
+            );
+            self.progress.notes(&[note]);
+        }
+    }
+
+    /// Fails where codes are to learn and the job, which takes `needed` bytes, does not fit in memory.
+    pub(crate) fn check_memory(&self, needed: u64) -> Result<()> {
+        match self.learning_codes() {
+            0 => Ok(()),
+            codes => check_memory(codes, needed, crate::system::available_memory()),
+        }
+    }
+}
+
+/// Fails where so many `codes` learn in a job that takes `needed` bytes, and fewer are `available`.
+fn check_memory(codes: u64, needed: u64, available: Option<u64>) -> Result<()> {
+    let Some(available) = available.filter(|&available| available < needed) else { return Ok(()) };
+    let (needed, available) = (bytes(needed), bytes(available));
+    Err(Error::usage(format!(
+        "learning {codes} codes takes {needed} of memory, and {available} are free: latent codes and what moves them stay in \
+         memory for the whole model"
+    ))
+    .hint("leave setting `learn` out: scales and biases alone take one block at a time"))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_in_memory_is_refused() {
+        check_memory(10, 1 << 30, None).unwrap();
+        check_memory(10, 1 << 30, Some(1 << 30)).unwrap();
+        let error = check_memory(10, 2_000_000_000, Some(1_000_000_000)).unwrap_err();
+        assert!(error.to_string().contains("takes 2.00 GB of memory, and 1.00 GB are free"), "{error}");
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("leave setting `learn` out")));
+    }
+}

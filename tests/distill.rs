@@ -184,9 +184,10 @@ fn straight_through_gradients_are_slopes() {
 
 #[test]
 fn straight_through_gradients_are_slopes_in_experts() {
+    // With fewer bits the slope's steps are so long that tokens go to other experts.
     check_straight_through(
         &fixtures().join("golden/qwen3-moe-mixed"),
-        &["--bits", "3:32", "--dtype", "float32"],
+        &["--bits", "6:32", "--dtype", "float32"],
     );
 }
 

@@ -234,7 +234,12 @@ fn what_cannot_be_done_is_said() {
             1,
             "key `expect.blocks`: the recipe is for models with 22 blocks; this one has 4",
         ),
-        ("uniform-4bit".to_owned(), &["--target-bpw", "5"], 2, "every layer has one setting, and together they have 4.5000"),
+        (
+            "uniform-4bit".to_owned(),
+            &["--target-bpw", "5"],
+            2,
+            "every layer has one setting, and together they have 4.5000",
+        ),
         ("balanced".to_owned(), &["--target-bpw", "2"], 2, "cannot be reached: this model goes from 3.250"),
         ("balanced".to_owned(), &["--layer", "nix=4"], 2, "no float linear layer matches"),
     ] {

@@ -130,18 +130,18 @@ fn makers_own_files_get_a_hint() {
 
 #[test]
 fn indexes_say_which_tensors_there_must_be() {
-    let index = |tensor: &str, shard: &str| {
-        let text = format!(r#"{{"weight_map": {{"{tensor}": "{shard}"}}}}"#);
-        refused(|path| fs::write(path.with_file_name("pytorch_model.bin.index.json"), &text).unwrap())
+    let index = |shard: &str| {
+        let text = format!(r#"{{"weight_map": {{"model.norm.weight": "{shard}"}}}}"#);
+        refused(|path| {
+            fs::write(path.with_file_name("pytorch_model.bin.index.json"), &text).unwrap();
+            archive(path, &tensor(16, 0, 16, 1), &[("0", &[0; 64])], CompressionMethod::Stored);
+        })
     };
-    let said = index("model.missing.weight", "pytorch_model.bin");
-    assert!(said.contains("pytorch_model.bin.index.json"), "{said}");
-    assert!(
-        said.contains("`model.missing.weight`") && said.contains("in none of the weight files"),
-        "{said}"
-    );
-    let said = index("model.missing.weight", "pytorch_model-00002-of-00002.bin");
+    let said = index("pytorch_model.bin");
+    assert!(said.contains("pytorch_model.bin.index.json: tensor `model.norm.weight`"), "{said}");
+    assert!(said.contains("in none of the weight files"), "{said}");
+    let said = index("pytorch_model-00002-of-00002.bin");
     assert!(said.contains("names the shard `pytorch_model-00002-of-00002.bin`"), "{said}");
-    let said = index("model.norm.weight", "weights.pt");
+    let said = index("weights.pt");
     assert!(said.contains("expected a weight file, found `weights.pt`"), "{said}");
 }

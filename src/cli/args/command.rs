@@ -269,7 +269,7 @@ mod tests {
             (["-m", "-1"], "invalid value '-1' for '--max-tokens <N>': it must not be negative"),
             (["--seed", "-1"], "invalid value '-1' for '--seed <SEED>': it must not be negative"),
             (["--top-k", "-1"], "invalid value '-1' for '--top-k <TOP_K>': it must not be negative"),
-            (["--context-size", "-5"], "-5 is not in 2..="),
+            (["--context-size", "-5"], "for '--context-size <N>': it must not be negative"),
             (["--kv-bits", "-4"], "expected one of [4, 8]"),
             (["--logit-bias", "-1=2"], "`-1` is not a token id"),
             (["--repetition-context-size", "x"], "expected a whole number"),

@@ -151,7 +151,9 @@ mod tests {
         let tuned = Work { distill: 10, refine: 1, ..work };
         assert_eq!(names(tuned), ["measuring", "rounding", "refining", "distilling", "evaluating"]);
         let codes = Work { learning_codes: 10_000_000, ..tuned }.estimate(rates);
-        assert_eq!(codes.memory - tuned.estimate(rates).memory, 10_000_000 * 13);
+        // Of the stage that takes most, which was another one without codes.
+        let more = codes.memory - tuned.estimate(rates).memory;
+        assert!((12 * 10_000_000..=13 * 10_000_000).contains(&more), "{more}");
         let (one, two) = (work.estimate(rates), Work { sequences: 16, measured: 16, ..work }.estimate(rates));
         assert!(two.total() > one.total() && two.total() < 2 * one.total());
         assert!(two.memory > one.memory);

@@ -5,7 +5,7 @@ use crate::choose::recipe::Learn;
 use crate::error::{Error, Result};
 use crate::words::bytes;
 
-/// Tokens of the calibration text below which nobody has seen codes learn more than that text: some 215,000 were enough for a
+/// Tokens of the calibration text from which codes have been seen to learn more than that text: some 215,000 were enough for a
 /// model of a million parameters.
 const FEW_TOKENS: usize = 200_000;
 
@@ -59,7 +59,7 @@ mod tests {
         check_memory(10, 1 << 30, None).unwrap();
         check_memory(10, 1 << 30, Some(1 << 30)).unwrap();
         let error = check_memory(10, 2_000_000_000, Some(1_000_000_000)).unwrap_err();
-        assert!(error.to_string().contains("takes 2.00 GB of memory, and 1.00 GB are free"), "{error}");
+        assert!(error.to_string().contains("takes 2.000 GB of memory, and 1.000 GB are free"), "{error}");
         assert!(error.hint_text().is_some_and(|hint| hint.contains("leave setting `learn` out")));
     }
 }

@@ -102,8 +102,11 @@ fn hash(source: &SourceModel, name: &str) -> String {
     extend_f32(tensor.dtype, &tensor.bytes(), &mut values);
     let mut hash = Sha256::new();
     // Zero has no sign where it is a code times a scale plus a bias.
-    values.iter().for_each(|value| hash.update((value + 0.0).to_le_bytes()));
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    for value in values {
+        hash.update((value + 0.0).to_le_bytes());
+    }
+    let bytes = hash.finalize();
+    bytes.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
 }
 
 #[test]

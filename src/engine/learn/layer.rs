@@ -57,9 +57,9 @@ impl LearningLayer {
         }
         eval(&all_codes)?;
         let matrices = all_codes.len();
-        values.extend([stack(scales)?, stack(biases)?]);
+        values.extend([stack(&scales)?, stack(&biases)?]);
         if codes == Codes::Learning {
-            values.push(stack(std::mem::take(&mut all_codes))?);
+            values.push(stack(&std::mem::take(&mut all_codes))?);
         }
         Ok(Self { matrices, fixed: all_codes })
     }
@@ -83,8 +83,8 @@ fn decode(codes: &Array, scales: &Array, biases: &Array) -> Result<Array> {
 }
 
 /// Stacks an array per expert to one, as it is stored; one alone stays as it is.
-fn stack(parts: Vec<Array>) -> Result<Array> {
-    if let [part] = &parts[..] {
+fn stack(parts: &[Array]) -> Result<Array> {
+    if let [part] = parts {
         return Ok(part.clone());
     }
     let parts = parts.iter().map(|part| part.expand_dims(0)).collect::<Result<Vec<_>, _>>()?;

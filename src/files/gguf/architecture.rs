@@ -50,9 +50,10 @@ const fn plain(
 
 const ROPE_FREQUENCIES: &[&str] = &["rope_freqs"];
 
-const fn interleaved(architecture: Architecture) -> Architecture {
-    let names = Names { dropped: ROPE_FREQUENCIES, ..architecture.names };
-    Architecture { is_interleaved: true, names, ..architecture }
+const fn interleaved(mut architecture: Architecture) -> Architecture {
+    architecture.names.dropped = ROPE_FREQUENCIES;
+    architecture.is_interleaved = true;
+    architecture
 }
 
 const fn gemma(architecture: Architecture) -> Architecture {

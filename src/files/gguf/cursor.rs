@@ -110,8 +110,8 @@ impl<'a> Cursor<'a> {
     fn list(&mut self, key: &str, depth: usize) -> Result<Vec<Value>> {
         let kind = self.u32(key)?;
         let least = match kind {
-            8 | 10 | 11 | 12 => 8,
-            4 | 5 | 6 => 4,
+            8 | 10..=12 => 8,
+            4..=6 => 4,
             2 | 3 => 2,
             _ => 1,
         };

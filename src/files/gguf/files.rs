@@ -41,7 +41,7 @@ fn written(gguf: &Gguf, value: &Value) -> Result<Vec<u8>> {
 
 /// Makes a card with the model's licence and languages.
 fn card(gguf: &Gguf) -> String {
-    let mut card = "---\n".to_owned();
+    let mut lines = vec!["---".to_owned()];
     for (ours, theirs) in [
         ("license", "general.license"),
         ("license_name", "general.license.name"),
@@ -50,13 +50,14 @@ fn card(gguf: &Gguf) -> String {
         if let Ok(Some(text)) = gguf.text(theirs)
             && !text.contains('\n')
         {
-            card += &format!("{ours}: {text}\n");
+            lines.push(format!("{ours}: {text}"));
         }
     }
     let languages = tokenizer::languages(gguf);
     if !languages.is_empty() {
-        card +=
-            &format!("language:\n{}", languages.iter().map(|name| format!("- {name}\n")).collect::<String>());
+        lines.push("language:".to_owned());
+        lines.extend(languages.iter().map(|name| format!("- {name}")));
     }
-    card + "---\n"
+    lines.push("---\n".to_owned());
+    lines.join("\n")
 }

@@ -67,7 +67,7 @@ pub(super) fn read(path: &Path, map: &[u8]) -> Result<Header> {
             return Err(Error::file(path, "is GGUF of version 1, expected 2 or 3")
                 .hint("make it again with a newer llama.cpp"));
         }
-        version if version & 0xffff == 0 => {
+        version if version.trailing_zeros() >= 16 => {
             return Err(
                 Error::file(path, "has big-endian numbers").hint("take the model's little-endian file")
             );

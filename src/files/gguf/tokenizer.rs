@@ -30,6 +30,7 @@ struct File<'a> {
 
 /// Token that is found in a text before it is split.
 #[derive(Serialize)]
+#[allow(clippy::struct_excessive_bools, reason = "the flags are the format's")]
 struct Added<'a> {
     id: usize,
     content: &'a str,
@@ -134,11 +135,10 @@ fn byte_pairs<'a>(vocabulary: &'a Vocabulary<'a>) -> Result<File<'a>> {
 fn sentencepiece<'a>(vocabulary: &'a Vocabulary<'a>) -> Result<File<'a>> {
     let prefix = vocabulary.gguf.boolean("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
     let space = json!({"type": "Replace", "pattern": {"String": " "}, "content": "\u{2581}"});
-    let normalizer = match prefix {
-        true => {
-            json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u{2581}"}, space]})
-        }
-        false => space,
+    let normalizer = if prefix {
+        json!({"type": "Sequence", "normalizers": [{"type": "Prepend", "prepend": "\u{2581}"}, space]})
+    } else {
+        space
     };
     let mut decoders = vec![
         json!({"type": "Replace", "pattern": {"String": "\u{2581}"}, "content": " "}),

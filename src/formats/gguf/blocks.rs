@@ -95,14 +95,11 @@ fn simple(kind: Kind, bytes: &[u8], values: &mut [f32]) {
     let mut block = [0; 32];
     codes(kind, bytes, &mut block);
     let scale = half(bytes, 0);
-    match middle(kind) {
-        Some(middle) => {
-            values.iter_mut().zip(block).for_each(|(v, code)| *v = (f32::from(code) - middle) * scale)
-        }
-        None => {
-            let minimum = half(bytes, 2);
-            values.iter_mut().zip(block).for_each(|(v, code)| *v = f32::from(code) * scale + minimum);
-        }
+    if let Some(middle) = middle(kind) {
+        values.iter_mut().zip(block).for_each(|(v, code)| *v = (f32::from(code) - middle) * scale);
+    } else {
+        let minimum = half(bytes, 2);
+        values.iter_mut().zip(block).for_each(|(v, code)| *v = f32::from(code) * scale + minimum);
     }
 }
 

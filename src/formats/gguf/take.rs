@@ -39,7 +39,7 @@ pub(crate) fn take(checkpoint: &mut Checkpoint, gguf: &Gguf) -> Result<()> {
             bytes += (place.end - place.start) as u64;
             match architecture.fate(&place.name) {
                 Fate::Named(name) => {
-                    source.add(checkpoint, place, name, architecture.change(gguf, &place.name)?)?
+                    source.add(checkpoint, place, name, architecture.change(gguf, &place.name)?)?;
                 }
                 Fate::Dropped => {}
                 Fate::Unknown => {

@@ -24,7 +24,7 @@ pub(super) fn set_experts(config: &ModelConfig, spec: &mut DecoderSpec) -> Resul
     let cap = config.number("moe_router_logit_softcapping")?.filter(|&cap| cap > 0.0).map(|cap| cap as f32);
     let factor = config.positive("moe_routed_scaling_factor")?.unwrap_or(1.0) as f32;
     let is_sparse = sparse_blocks(config, "is_moe_layer", spec.blocks.len(), |block| block > 0)?;
-    spec.set_experts(config, ExpertsSpec { score, cap, factor, ..experts }, |block| is_sparse[block])?;
+    spec.set_experts(config, ExpertsSpec { cap, score, factor, ..experts }, |block| is_sparse[block])?;
     spec.set_shared_experts(config.require_size("shared_expert_intermediate_size")?, None);
     Ok(())
 }

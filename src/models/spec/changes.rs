@@ -154,7 +154,9 @@ impl DecoderSpec {
     pub(crate) fn name_norms_of_mlps(&mut self, before: &str, after: &str) {
         for BlockSpec { path, mlp, .. } in &mut self.blocks {
             for (norm, name) in [(&mut mlp.before, before), (&mut mlp.after, after)] {
-                norm.iter_mut().for_each(|norm| norm.path = format!("{path}.{name}"));
+                if let Some(norm) = norm {
+                    norm.path = format!("{path}.{name}");
+                }
             }
         }
     }

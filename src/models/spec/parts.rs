@@ -347,6 +347,7 @@ pub(crate) const TIE: &str = "tie_word_embeddings";
 
 /// Norm before the output matrix, and that matrix.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(clippy::struct_excessive_bools, reason = "independent facts")]
 pub struct HeadSpec {
     /// Norm of the last hidden states.
     pub norm: NormSpec,

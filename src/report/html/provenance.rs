@@ -32,7 +32,7 @@ pub fn section(page: &Page<'_>) -> Option<Vec<(&'static str, String)>> {
     }));
     lines.extend(record.distillation.iter().map(|distillation| {
         let Distillation { kept, steps, rate, codes, kl_before, kl_after, .. } = distillation;
-        let changes = codes.iter().map(|codes| format!(", {}", codes.changes())).collect::<String>();
+        let changes = codes.as_ref().map_or_else(String::new, |codes| format!(", {}", codes.changes()));
         let kl = format!("KL divergence {kl_before:.2e} before, {kl_after:.2e} after");
         let (steps, what) = (count(*steps, "step"), distillation.what());
         ("distilled", format!("{what}: {kept} of {steps} kept, rate {rate}{changes}; {kl}"))

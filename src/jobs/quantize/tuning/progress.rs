@@ -43,7 +43,7 @@ impl Settings {
     /// Returns the rates of a step, counted from 0: fall to 0, linearly for floats, by half a cosine for codes.
     pub fn rates_of(&self, step: usize) -> Rates {
         let done = step as f64 / self.steps.max(1) as f64;
-        let cosine = (1.0 + (std::f64::consts::PI * done).cos()) / 2.0;
+        let cosine = f64::midpoint(1.0, (std::f64::consts::PI * done).cos());
         Rates { floats: self.rate * (1.0 - done), codes: self.code_rate.unwrap_or(0.0) * cosine }
     }
 

@@ -171,8 +171,6 @@ pub fn write_with(path: &Path, fill: impl FnOnce(&File) -> Result<()>) -> Result
 #[derive(Debug)]
 pub struct Claim {
     path: PathBuf,
-    /// True unless the file system has no locks: then another run may be at work all the same.
-    pub(crate) is_exclusive: bool,
     _file: File,
     /// Removed after the file in them.
     _folders: NewFolders,
@@ -189,8 +187,7 @@ impl Claim {
         loop {
             let create = || File::create(&path).map_err(|e| Error::io(output, e));
             let (folders, file) = in_new_folders(output, create)?;
-            let lock = file.try_lock();
-            match lock {
+            match file.try_lock() {
                 Err(TryLockError::WouldBlock) => {
                     let message = format!("another run is making it, and holds {}", path.display());
                     return Err(Error::file(output, message)
@@ -201,7 +198,7 @@ impl Claim {
                 _ if is_at(&file, &path) => {
                     // The folder that the process stands in may be the one that is replaced.
                     let path = std::path::absolute(&path).unwrap_or(path);
-                    return Ok(Self { path, is_exclusive: lock.is_ok(), _file: file, _folders: folders });
+                    return Ok(Self { path, _file: file, _folders: folders });
                 }
                 _ => {}
             }

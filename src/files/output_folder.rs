@@ -72,8 +72,8 @@ fn create_partial(parent: &Path, name: &std::ffi::OsStr) -> Result<TempDir> {
     folder.map_err(|e| Error::io(parent, e).hint("the output's parent folder must be writable"))
 }
 
-/// Claims `destination`, and removes the temporary folders of runs that were killed while they made it. Returns the claim,
-/// and a note for each of them. Without locks one may be of a run that still works: then they stay.
+/// Claims `destination`. Returns the claim, and a note for each temporary folder of a run that was killed while it made it.
+/// They stay: on a disk that several machines share, or after its lock was removed, one may be of a run that still works.
 ///
 /// # Errors
 /// As [`Claim::new`].
@@ -81,12 +81,10 @@ pub fn claim_folder(destination: &Path) -> Result<(Claim, Vec<String>)> {
     let destination = behind_link(destination);
     let claim = Claim::new(&destination)?;
     let note = |folder: PathBuf| {
-        let name = folder.display();
-        if claim.is_exclusive && fs::remove_dir_all(&folder).is_ok() {
-            format!("removed {name}, which a killed run has left")
-        } else {
-            format!("{name} is what a killed run has left: remove it, unless another run is at work")
-        }
+        format!(
+            "{} is what a killed run has left: remove it, unless another run is at work",
+            folder.display()
+        )
     };
     let notes = leftovers(&destination).into_iter().map(note).collect();
     Ok((claim, notes))
@@ -99,7 +97,9 @@ fn leftovers(destination: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(parent).into_iter().flatten().flatten();
     let is_one = |name: &str| {
         let random = name.strip_prefix(&prefix).and_then(|rest| rest.strip_suffix(".partial"));
-        random.is_some_and(|random| !random.is_empty() && random.chars().all(char::is_alphanumeric))
+        random.is_some_and(|random| {
+            random.len() == 6 && random.bytes().all(|byte| byte.is_ascii_alphanumeric())
+        })
     };
     let partial = entries.filter(|entry| is_one(&entry.file_name().to_string_lossy()));
     let is_folder = |path: &PathBuf| path.is_dir() && !path.is_symlink();
@@ -324,21 +324,21 @@ mod tests {
     }
 
     #[test]
-    fn what_a_killed_run_left_is_removed() {
+    fn what_a_killed_run_left_is_named() {
         let home = tempfile::tempdir().unwrap();
         let destination = home.path().join("model");
-        let others = [".model.partial", ".models.aB3dE6.partial", "model.partial"];
+        let others = [".model.partial", ".models.aB3dE6.partial", "model.partial", ".model.old.partial"];
         for name in others.into_iter().chain([".model.aB3dE6.partial"]) {
             fs::create_dir(home.path().join(name)).unwrap();
         }
         let (claim, notes) = claim_folder(&destination).unwrap();
         let [note] = &notes[..] else { panic!("{notes:?}") };
-        assert!(note.ends_with(".model.aB3dE6.partial, which a killed run has left"), "{note}");
-        assert!(!home.path().join(".model.aB3dE6.partial").exists());
+        assert!(note.contains(".model.aB3dE6.partial is what a killed run has left"), "{note}");
+        assert!(home.path().join(".model.aB3dE6.partial").is_dir());
         assert!(others.iter().all(|name| home.path().join(name).is_dir()));
         assert!(claim_folder(&destination).is_err(), "claimed");
         drop(claim);
-        assert_eq!(claim_folder(&destination).unwrap().1, Vec::<String>::new());
+        assert_eq!(claim_folder(&destination).unwrap().1.len(), 1);
     }
 
     #[test]

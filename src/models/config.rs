@@ -384,7 +384,7 @@ impl ModelConfig {
     /// When it is the name of no type of float weights.
     pub fn dtype(&self) -> Result<Option<Dtype>> {
         for key in ["dtype", "torch_dtype"] {
-            let Some(name) = self.string(key)? else { continue };
+            let Some(name) = self.string(key)?.filter(|name| !says_nothing_of_floats(name)) else { continue };
             return Dtype::from_name(name).map(Some).ok_or_else(|| {
                 let message =
                     format!("`{name}` is no type of float weights, such as float16, bfloat16 or float32");
@@ -393,6 +393,11 @@ impl ModelConfig {
         }
         Ok(None)
     }
+}
+
+/// True for what other tools write as a dtype where the float type of weights does not follow from it.
+fn says_nothing_of_floats(name: &str) -> bool {
+    ["auto", "int8", "uint8"].contains(&name) || name.starts_with("float8_")
 }
 
 pub(super) fn as_bool(value: &Value) -> Option<bool> {

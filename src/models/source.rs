@@ -273,20 +273,22 @@ impl SourceModel {
         })
     }
 
-    /// Returns the dtype of this model: that of most float weights, of the scales where layers are quantized. Values that
-    /// were decoded from another tool's form have none; where all were, config.json decides.
+    /// Returns the dtype of this model: that of most float weights, of the scales where layers are quantized. Values in
+    /// another tool's form have none; where most are in one, config.json decides.
     pub fn dtype(&self) -> Result<Dtype> {
-        let is_stored = |tensor: &Tensor<'_>| {
-            let is_decoded = tensor.incoming.is_some_and(|incoming| incoming.quant.is_none());
-            tensor.dtype.is_float() && !is_decoded
-        };
-        let mut values: BTreeMap<Dtype, usize> = BTreeMap::new();
-        for source in self.tensors().filter(|source| is_stored(&source.tensor)) {
-            *values.entry(source.tensor.dtype).or_default() += source.tensor.len();
+        let (mut values, mut incoming): (BTreeMap<Dtype, usize>, usize) = Default::default();
+        for SourceTensor { tensor, .. } in self.tensors().filter(|source| source.tensor.dtype.is_float()) {
+            if tensor.incoming.is_some() {
+                incoming += tensor.len();
+            } else {
+                *values.entry(tensor.dtype).or_default() += tensor.len();
+            }
         }
+        let stored: usize = values.values().sum();
+        let declared = self.declared_dtype()?;
         match values.into_iter().max_by_key(|(_, count)| *count) {
-            Some((dtype, _)) => Ok(writable(dtype)),
-            None => Ok(self.declared_dtype()?.unwrap_or(Dtype::F16)),
+            Some((dtype, _)) if incoming < stored || declared.is_none() => Ok(writable(dtype)),
+            _ => Ok(declared.unwrap_or(Dtype::F16)),
         }
     }
 

@@ -103,11 +103,14 @@ fn resumed_rounding_gives_the_same_bytes() {
         let resumed = quantize(&parts, &["--resume"]);
         succeeded(&resumed);
         assert!(stderr(&resumed).contains(" rounded already"), "{}", stderr(&resumed));
-        let names = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().file_name());
-        assert!(
-            names.into_iter().all(|name| name == "parts" || name == "whole"),
-            "what the kill left is gone"
-        );
+        let names: Vec<String> = fs::read_dir(home.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| name != "parts" && name != "whole")
+            .collect();
+        // What a killed run has left stays, and is named.
+        assert!(names.iter().all(|name| signal == "-KILL" && name.ends_with(".partial")), "{names:?}");
+        assert!(names.iter().all(|name| stderr(&resumed).contains(name)), "{names:?}");
         for file in ["model.safetensors", "mixbit-report.json"] {
             assert!(fs::read(whole.join(file)).unwrap() == fs::read(parts.join(file)).unwrap(), "{file}");
         }

@@ -42,7 +42,7 @@ pub type Values = BTreeMap<String, Vec<f32>>;
 /// Values that replace those in the files.
 #[derive(Debug, Clone, Copy)]
 pub struct Tuned<'a> {
-    /// Of float tensors.
+    /// Values of float tensors by name.
     pub floats: &'a Values,
     /// Latent codes of affine layers, by the names of the tensors of packed codes. The nearest codes are in force.
     pub latents: &'a Values,

@@ -29,7 +29,7 @@ pub enum Norms {
     Learning,
 }
 
-/// What learns in a quantized model: scales and biases of some of its affine layers, and what else is asked for.
+/// Parts of a quantized model that learn: scales and biases of some of its affine layers, and on request codes and norms.
 #[derive(Debug, Clone, Default)]
 pub struct Learners {
     /// Paths of the layers.
@@ -74,7 +74,7 @@ pub(crate) struct LearningBlock<'a> {
     /// Learning layers by path.
     layers: Vec<(String, LearningLayer)>,
     norms: Vec<String>,
-    /// What learns, in the order of the names.
+    /// Values that learn, in the order of their names.
     values: Vec<Array>,
 }
 

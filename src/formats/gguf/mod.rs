@@ -1,5 +1,5 @@
 //! Tensors of GGUF files: floats as they lie, blocks as layers of MLX where that has the form, and else decoded as they are read.
-//! What llama.cpp's converter changes, the order of rows and the 1 of norms, is undone.
+//! The changes of llama.cpp's converter are undone: the order of rows of queries and keys, and the 1 that it adds to norms.
 mod blocks;
 mod codes;
 mod rows;

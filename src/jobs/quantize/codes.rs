@@ -1,4 +1,4 @@
-//! What learning codes takes beside a distillation of scales: memory, and enough text.
+//! Memory and text that a distillation needs in which codes learn.
 
 use super::job::Job;
 use crate::choose::recipe::Learn;

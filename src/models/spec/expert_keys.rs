@@ -9,7 +9,7 @@ use crate::models::config::ModelConfig;
 /// Keys of number, choice and width in most classes.
 pub(crate) const EXPERT_KEYS: [&str; 3] = ["num_experts", "num_experts_per_tok", "moe_intermediate_size"];
 
-/// Those keys in Mixtral, and in what descends from it.
+/// Keys of experts in Mixtral, and in what descends from it.
 pub(crate) const LOCAL_EXPERT_KEYS: [&str; 3] =
     ["num_local_experts", "num_experts_per_tok", "intermediate_size"];
 

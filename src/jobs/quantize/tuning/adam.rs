@@ -44,9 +44,9 @@ pub enum Coordinate {
 /// Lengths of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rates {
-    /// Of scales, biases and norms, relative to the root mean square of the scales or norms.
+    /// Rate of scales, biases and norms, relative to the root mean square of the scales or norms.
     pub floats: f64,
-    /// Of latent codes, in steps of one code.
+    /// Rate of latent codes, in steps of one code.
     pub codes: f64,
 }
 

@@ -14,7 +14,7 @@ pub type Values = BTreeMap<String, Vec<f32>>;
 /// Values that are being tuned.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct State {
-    /// Of float tensors: scales, biases and norms.
+    /// Values of float tensors: scales, biases and norms.
     pub floats: Values,
     /// Latent codes, in steps of one code, by the names of the tensors of packed codes.
     pub latents: Values,
@@ -23,7 +23,7 @@ pub struct State {
 /// Values as they are stored.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Stored {
-    /// Of float tensors, each in its own type.
+    /// Values of float tensors, each rounded to its own type.
     pub floats: Values,
     /// Packed codes.
     pub codes: BTreeMap<String, Vec<u8>>,

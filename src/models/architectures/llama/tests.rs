@@ -1,4 +1,4 @@
-//! How a config says the rotation, in all its spellings.
+//! All spellings of the rotation in a config.
 
 use serde_json::{Value, json};
 use std::path::Path;

@@ -115,7 +115,7 @@ void put_stripe(const Matrix& matrix, long stripe, uint8_t* to) {
       return put_stripe<5>(matrix, stripe, to);
     case 6:
       return put_stripe<6>(matrix, stripe, to);
-    case 8:
+    default:
       return put_stripe<8>(matrix, stripe, to);
   }
 }
@@ -123,8 +123,8 @@ void put_stripe(const Matrix& matrix, long stripe, uint8_t* to) {
 }  // namespace
 
 bool can_interleave(const MatrixKernels& kernels, const Matrix& matrix) {
-  const bool sizes = matrix.columns % block == 0 && matrix.group % block == 0 && matrix.bits <= kernels.interleaved_bits;
-  return matrix.code == Code::affine && sizes;
+  const bool sizes = matrix.columns % block == 0 && matrix.group % block == 0;
+  return kernels.interleaved && matrix.code == Code::affine && sizes;
 }
 
 void interleave(const Matrix& stored, uint8_t* to) {

@@ -47,9 +47,12 @@ constexpr long overread = 64;
 // Columns are whole numbers of these.
 constexpr long column_step = 16;
 
-// 32 values of x as integers of three bytes, for kernels that multiply those: see interleaved.inc.
-struct alignas(64) XBlock {
-  int8_t bytes[8][3][4];  // by four columns, of their bytes first the lowest
+// 32 values of x as integers of three bytes, for kernels that multiply those: see integers.inc.
+struct alignas(16) XBlock {
+  union {  // by four columns
+    int8_t bytes[8][3][4];  // first the lowest
+    int16_t words[8][2][2][2];  // first the lower two bytes; of columns 0 and 2, then of 1 and 3
+  };
   int32_t low_start, high_start;  // what sums with the lower two bytes and with the highest start from: codes have a center
   float scale;
   float sum;  // of the values
@@ -72,9 +75,7 @@ struct MatrixKernels {
   // out[h * out_step ..] = the sum of weights[h * step + row] times each row.
   void (*row_sums)(const float* weights, long step, long heads, const uint8_t* rows, bool halves, long count, long dims, float* out,
                    long out_step);
-  // What follows is for interleaved matrices (interleaved.hpp) of affine codes of at most so many bits; 0 and null where the
-  // processor multiplies floats as fast.
-  int interleaved_bits;
+  // What follows is for interleaved matrices (interleaved.hpp), and null where the processor multiplies floats as fast.
   // Takes x [columns] apart into integers for codes of `bits` bits. False where these are not as exact as float32.
   bool (*split)(const float* x, long columns, int bits, XBlock* out);
   // out[m * step + row - from] = the product of row `row` of the matrix, from a whole stripe on, with row m of x [count].

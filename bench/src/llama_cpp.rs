@@ -1,5 +1,5 @@
-//! llama.cpp: its PyPI package, and its own programs from the source release of that package. Both are compiled when they are
-//! first wanted, which takes some minutes.
+//! llama.cpp: its PyPI package, and its own programs from the source release of that package. Each is compiled when it is first
+//! wanted, which takes some minutes.
 
 use std::fs;
 use std::io;
@@ -12,6 +12,9 @@ use xtask::{process, workspace};
 
 const LLAMA_CPP: Environment =
     Environment { folder: ".venv-llama-cpp", requirements: "bench/peers/requirements-llama-cpp.txt" };
+/// What builds its own programs, and the package `gguf`.
+const TOOLS: Environment =
+    Environment { folder: ".venv-llama-tools", requirements: "bench/peers/requirements-llama-tools.txt" };
 const PACKAGE: &str = "llama-cpp-python";
 const PROGRAMS: [&str; 2] = ["llama-bench", "llama-quantize"];
 
@@ -54,11 +57,15 @@ pub struct LlamaPrograms {
 impl LlamaPrograms {
     /// Builds `llama-bench` and `llama-quantize` where they are missing; `None` if they cannot be built here.
     pub fn ready() -> Result<Option<Self>> {
-        let Some(python) = python()? else { return Ok(None) };
+        if !TOOLS.is_current()? {
+            TOOLS.create()?;
+            TOOLS.install(&[])?;
+            TOOLS.mark_current()?;
+        }
         let version = LLAMA_CPP.version(PACKAGE)?;
         let sources = workspace::root().join("bench-data/llama.cpp");
         let build = sources.join(format!("build-{version}"));
-        let programs = Self { python, version, folder: build.join("bin") };
+        let programs = Self { python: TOOLS.python(), version, folder: build.join("bin") };
         if PROGRAMS.iter().any(|name| !programs.folder.join(name).exists()) {
             eprintln!("llama.cpp: building {}, some 15 minutes", PROGRAMS.join(" and "));
             if let Err(error) = programs.build(&sources, &build) {

@@ -142,7 +142,14 @@ impl Interleaved {
         #[cfg(not(target_os = "linux"))]
         let rows = None;
         rows.ok_or_else(|| {
-            Error::engine(format!("rows beyond the {} of an interleaved matrix", self.form.rows))
+            Error::engine(format!(
+                "cannot read rows of an interleaved matrix [{}, {}]: indices of type {:?} that are not uint32 or go beyond \
+                 its rows, or too few bytes ({})",
+                self.form.rows,
+                self.form.columns,
+                indices.dtype(),
+                self.bytes.nbytes()
+            ))
         })
     }
 }

@@ -13,7 +13,7 @@ pub const COMPAT: &str = include_str!("../../../native/compat.hpp");
 /// Header of the functions that the library has beside mlx-c's.
 pub const OURS: &str = include_str!("../../../native/mixbit.h");
 /// Sources in `native/` by name: BLAS forwarders, matrix products, functions that stand in for MLX's, and shared headers.
-pub const NATIVE: [(&str, &str); 36] = [
+pub const NATIVE: [(&str, &str); 37] = [
     ("blas.cpp", include_str!("../../../native/blas.cpp")),
     ("sgemm.cpp", include_str!("../../../native/sgemm.cpp")),
     ("exponentials.cpp", include_str!("../../../native/exponentials.cpp")),
@@ -22,6 +22,7 @@ pub const NATIVE: [(&str, &str); 36] = [
     ("cached_attention.cpp", include_str!("../../../native/cached_attention.cpp")),
     ("interleaved.cpp", include_str!("../../../native/interleaved.cpp")),
     ("interleaved.hpp", include_str!("../../../native/interleaved.hpp")),
+    ("integers.inc", include_str!("../../../native/integers.inc")),
     ("interleaved.inc", include_str!("../../../native/interleaved.inc")),
     ("matrix.cpp", include_str!("../../../native/matrix.cpp")),
     ("matrix.hpp", include_str!("../../../native/matrix.hpp")),

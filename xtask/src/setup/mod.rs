@@ -150,12 +150,15 @@ fn install(folder: &Path, lib: &Path, scratch: &Path, text: &str) -> Result<()> 
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if name == "lib" || name.starts_with("bindings-") {
+        if name == "lib" || name.starts_with("bindings-") && *name != *out_dir {
             remove(&path)?;
         }
     }
     fs::rename(lib, folder.join("lib"))?;
-    fs::rename(scratch.join(&out_dir), folder.join(&out_dir))?;
+    // The same bindings stay: with a new time cargo would compile anew all that includes them.
+    if !out_dir_path.exists() {
+        fs::rename(scratch.join(&out_dir), &out_dir_path)?;
+    }
     fs::rename(scratch.join("cargo.toml"), folder.join("cargo.toml"))?;
     Ok(())
 }

@@ -307,7 +307,7 @@ fn an_output_that_cannot_be_made_is_noticed_before_the_work() {
         let output = make(command, &bundled(), &out, more);
         assert_eq!(output.status.code(), Some(1), "{command}");
         let said = stderr(&output);
-        assert!(said.contains("must be a folder and writable") && !said.contains("reachable"), "{said}");
+        assert!(said.contains("a file is where a folder is needed") && !said.contains("reachable"), "{said}");
     }
     assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
 }

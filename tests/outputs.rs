@@ -47,8 +47,8 @@ fn outputs_where_nothing_can_be_made_are_named() {
         ] {
             let output = mixbit(arguments);
             let expected = format!(
-                "error: {out}: No such file or directory\nhint: nothing can be made in /proc: it must be a folder and \
-                 writable, or choose another output\n"
+                "error: {out}: No such file or directory\nhint: nothing can be made in /proc: make it writable, or \
+                 choose another output\n"
             );
             assert_eq!((stderr(&output), output.status.code()), (expected, Some(1)), "{arguments:?}");
         }

@@ -138,15 +138,14 @@ pub fn check(path: &Path, existing: Existing) -> Result<()> {
 
 /// Returns the error for an `output` that cannot be made in `folder`, which is there.
 pub fn not_made(output: &Path, folder: &Path, error: io::Error) -> Error {
-    let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    use io::ErrorKind::{AlreadyExists, NotADirectory, QuotaExceeded, StorageFull};
+    let says_why = matches!(error.kind(), StorageFull | QuotaExceeded | NotADirectory | AlreadyExists);
     let error = Error::io(output, error);
-    if is_full {
+    if says_why {
         return error;
     }
     let folder = folder.display();
-    error.hint(format!(
-        "nothing can be made in {folder}: it must be a folder and writable, or choose another output"
-    ))
+    error.hint(format!("nothing can be made in {folder}: make it writable, or choose another output"))
 }
 
 /// Fails where `path` is one of the `inputs`, or a file in an input folder: `--overwrite` must not replace what the

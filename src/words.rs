@@ -42,6 +42,14 @@ pub fn bytes(count: u64) -> String {
     }
 }
 
+/// Formats sizes that are compared with one another: to the byte where rounding would make different ones look alike.
+pub fn compared_bytes<const N: usize>(sizes: [u64; N]) -> [String; N] {
+    let rounded = sizes.map(bytes);
+    let look_alike = |i: usize, j: usize| sizes.get(i) != sizes.get(j) && rounded.get(i) == rounded.get(j);
+    let is_unclear = (0..N).any(|i| (0..i).any(|j| look_alike(i, j)));
+    if is_unclear { sizes.map(|size| format!("{size} B")) } else { rounded }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,6 +58,14 @@ mod tests {
     fn one_is_not_many() {
         assert_eq!([0_usize, 1, 2].map(|n| count(n, "row")), ["0 rows", "1 row", "2 rows"]);
         assert_eq!(count(1_u64, "quantized layer"), "1 quantized layer");
+    }
+
+    #[test]
+    fn different_sizes_never_look_alike() {
+        assert_eq!(compared_bytes([2_000_000_000, 1_000_000_000]), ["2.000 GB", "1.000 GB"]);
+        assert_eq!(compared_bytes([1_000_000_001, 1_000_000_000]), ["1000000001 B", "1000000000 B"]);
+        assert_eq!(compared_bytes([7_000, 7_000, 9]), ["7.0 kB", "7.0 kB", "9 B"]);
+        assert_eq!(compared_bytes([7_000, 9, 7_001]), ["7000 B", "9 B", "7001 B"]);
     }
 
     #[test]

@@ -146,6 +146,17 @@ fn weights_that_are_no_numbers_are_named() {
         "{}",
         stderr(&output)
     );
+    assert!(stderr(&output).contains("warning: such values were written as they are"));
+    let quantized = damaged.home().join("quantized");
+    for rounding in ["rtn", "search", "gptq"] {
+        for model in [&model, &out] {
+            let output = make("quantize", model, &quantized, &["--bits", "4", "--rounding", rounding]);
+            let text = stderr(&output);
+            assert_eq!(output.status.code(), Some(1), "{rounding}: {text}");
+            assert!(text.contains(&format!("tensor `{GATE}`")) && text.contains("damaged"), "{text}");
+            assert!(!quantized.exists());
+        }
+    }
 }
 
 #[test]
@@ -410,7 +421,14 @@ fn candidates_that_no_layer_can_take_are_named() {
     let output = make("quantize", &model, &out, &["--target-bpw", "8", "--candidates", "4:128,8:128,keep"]);
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(2), "{text}");
-    for part in ["4:128, 8:128, keep", "model.layers.0.", "rows of ", "hint: "] {
+    for part in
+        ["4:128, 8:128, keep", "model.layers.0.", "rows of ", "groups of 64 divide the rows of 12 layers"]
+    {
+        assert!(text.contains(part), "{text}");
+    }
+    let text =
+        stderr(&make("quantize", &common::fixtures().join("golden/dbrx-clipped"), &out, &["--bits", "3"]));
+    for part in ["candidates 3:64: `", "rows of 32", "give --group-size 32 beside --bits"] {
         assert!(text.contains(part), "{text}");
     }
 }

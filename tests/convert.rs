@@ -4,7 +4,8 @@
 mod common;
 
 use common::{
-    RawCheckpoint, bundled, copy_folder, fixtures, golden_cases, json_file, make, stderr, succeeded,
+    RawCheckpoint, bundled, copy_folder, fixtures, golden_cases, interrupted_after, json_file, make, mixbit,
+    stderr, stdout, succeeded,
 };
 use half::f16;
 use serde_json::json;
@@ -204,19 +205,14 @@ fn a_linked_output_is_written_through_the_link() {
 #[test]
 #[cfg(unix)]
 fn sigterm_is_told_and_leaves_nothing() {
-    use std::process::{Command, Stdio};
+    use std::process::Command;
     let home = tempfile::tempdir().unwrap();
     let out = home.path().join("out");
-    let child = Command::new(env!("CARGO_BIN_EXE_mixbit"))
-        .args(["quantize", "--hf-path", bundled().to_str().unwrap(), "--mlx-path", out.to_str().unwrap()])
-        .args(["--target-bpw", "4.5"])
-        .stderr(Stdio::piped())
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(700));
-    Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
-    let output = child.wait_with_output().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mixbit"));
+    command.args(["quantize", "--hf-path", bundled().to_str().unwrap(), "--mlx-path", out.to_str().unwrap()]);
+    command.args(["--target-bpw", "4.5"]);
+    // What is said last before sensitivities are measured, which takes seconds.
+    let output = interrupted_after(&mut command, "-TERM", "estimated");
     assert_eq!(output.status.code(), Some(143));
     assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
     assert!(stderr(&output).contains("hint: nothing is kept yet"), "{}", stderr(&output));
@@ -243,11 +239,30 @@ fn weights_and_not_the_config_decide_the_dtype() {
     let after = RawCheckpoint::read(&out.join("model.safetensors"));
     assert!(after.tensors.iter().all(|tensor| tensor.1 == "BF16"));
     assert_eq!(json_file(&out.join("config.json"))["torch_dtype"], "bfloat16");
-    let output = claim("flot16");
-    assert_eq!(output.status.code(), Some(1));
-    let expected = "config.json: key `torch_dtype`: `flot16` is no type of float weights";
-    assert!(stderr(&output).contains(expected), "{}", stderr(&output));
-    succeeded(&convert(&model, &out, &["--overwrite", "--dtype", "bfloat16"]));
+    succeeded(&claim("auto"));
+    claim("flot16");
+    let from = model.to_str().unwrap();
+    let (to, table) = (home.path().join("new"), home.path().join("table.json"));
+    let (to, table) = (to.to_str().unwrap(), table.to_str().unwrap());
+    for arguments in [
+        &["convert", "--hf-path", from, "--mlx-path", to][..],
+        &["convert", "--hf-path", from, "--mlx-path", to, "--dtype", "bfloat16"],
+        &["quantize", "--hf-path", from, "--mlx-path", to, "--bits", "4"],
+        &["analyze", "--model", from, "--out", table],
+        &["run", "--model", from, "--prompt", "x"],
+        &["eval", "--model", from, "--data", from],
+        &["inspect", from],
+        &["check", from],
+    ] {
+        let output = mixbit(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        let said = stdout(&output) + &stderr(&output);
+        assert!(
+            said.contains("torch_dtype") && said.contains("`flot16` is no type of float weights"),
+            "{said}"
+        );
+    }
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 2);
 }
 
 #[test]
@@ -292,7 +307,7 @@ fn an_output_that_cannot_be_made_is_noticed_before_the_work() {
         let output = make(command, &bundled(), &out, more);
         assert_eq!(output.status.code(), Some(1), "{command}");
         let said = stderr(&output);
-        assert!(said.contains("must be writable") && !said.contains("reachable"), "{said}");
+        assert!(said.contains("a file is where a folder is needed") && !said.contains("reachable"), "{said}");
     }
     assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
 }

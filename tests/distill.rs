@@ -465,7 +465,6 @@ fn what_cannot_be_distilled_is_refused() {
     }
     for (more, expected) in [
         (&["--mode", "mxfp4", "--distill", "9"][..], "no layer becomes affine"),
-        (&["--bits", "4", "--resume"], "--resume has nothing to continue"),
         (&["--bits", "4", "--quality", "fast", "--distill-norms"], "--distill-norms says how to distill"),
         (&["--bits", "4", "--quality", "fast", "--learn", "codes"], "--learn says how to distill"),
         (

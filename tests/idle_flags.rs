@@ -36,7 +36,6 @@ fn quantize_names_both() {
             ["--method is for choosing bits", "--recipe leaves no choice"],
         ),
         (&["--bits", "4", "--rounding", "gptq", "--resume", "--dry-run"], ["--dry-run", "--resume"]),
-        (&["--bits", "4", "--resume"], ["--resume has nothing to continue", "--refine"]),
         (&["--recipe", "balanced", "--group-size", "32"], ["--recipe", "--group-size"]),
         (
             &["--bits", "4", "--format", "npz", "--max-shard-size", "1MB"],
@@ -76,4 +75,34 @@ fn others_name_both_too() {
     let npz = ["--format", "npz", "--max-shard-size", "1MB"];
     is_refused(&make("convert", &bundled(), Path::new(out), &npz), &["--max-shard-size", "--format npz"]);
     assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+}
+
+/// A command that is repeated until it succeeds may always have `--resume`.
+#[test]
+fn nothing_to_resume_is_a_note_however_bits_are_chosen() {
+    let home = tempfile::tempdir().unwrap();
+    let few = ["--samples", "2", "--sequence-length", "32", "--no-eval"];
+    for (name, more) in
+        [("fixed", &["--bits", "4"][..]), ("mixed", &[&["--target-bpw", "4"][..], &few].concat())]
+    {
+        let out = home.path().join(name);
+        let output = make("quantize", &bundled(), &out, &[more, &["--resume"]].concat());
+        succeeded(&output);
+        let beside = |kind: &str| out.with_extension(kind).display().to_string();
+        let [layers, rounds, steps] = ["rounding", "refining", "partial"].map(beside);
+        let note = format!(
+            "note: --resume has nothing to continue: no unfinished work in {layers}, {rounds} or {steps}; starting from \
+             the beginning\n"
+        );
+        assert!(stderr(&output).contains(&note), "{}", stderr(&output));
+    }
+    // Work of another kind is neither continued nor discarded.
+    let out = home.path().join("other");
+    let journal = out.with_extension("rounding");
+    fs::write(&journal, "{}").unwrap();
+    let output = make("quantize", &bundled(), &out, &["--bits", "4", "--resume"]);
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("was begun with --rounding gptq") && text.contains("--overwrite"), "{text}");
+    assert_eq!(fs::read(&journal).unwrap(), b"{}");
 }

@@ -1,13 +1,15 @@
-//! `mixbit inspect` of single files, and of folders by their headers alone.
+//! `mixbit inspect` of single files, and of folders by their headers alone; what it says is what `quantize` said.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod common;
 
 use std::io::Read;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
-use common::{RawCheckpoint, bundled, copy_folder, fixtures, make, mixbit, stderr, stdout, succeeded};
+use common::{
+    RawCheckpoint, bundled, copy_folder, fixtures, json_file, make, mixbit, stderr, stdout, succeeded,
+};
 use serde_json::{Value, json};
 
 fn inspected(path: &Path) -> Value {
@@ -113,4 +115,46 @@ fn closed_pipe_ends_quietly() {
     let mut said = String::new();
     child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
     assert_eq!((child.wait().unwrap().code(), said.as_str()), (Some(0), ""));
+}
+
+/// Returns the bits per weight that `quantize` printed, that its record has and that `inspect` says.
+fn bits_per_weight(output: &Output, out: &Path) -> [String; 3] {
+    succeeded(output);
+    let text = stdout(output);
+    let printed = text.lines().find_map(|line| line.strip_prefix("bpw: ")).unwrap();
+    let record = json_file(&out.join("mixbit-report.json"));
+    let values = [&record["bpw_quantized"], &inspected(out)["bpw_quantized"]];
+    let [record, inspected] = values.map(|value| format!("{:.4}", value.as_f64().unwrap()));
+    [printed.split([' ', ',']).next().unwrap().to_owned(), record, inspected]
+}
+
+#[test]
+fn layers_that_no_candidate_fits_count() {
+    let home = tempfile::tempdir().unwrap();
+    let (model, out) = (fixtures().join("golden/llama-mha-untied"), home.path().join("out"));
+    let output = make("quantize", &model, &out, &["--bits", "4"]);
+    let [printed, record, inspected] = bits_per_weight(&output, &out);
+    assert_eq!((&printed, &record), (&inspected, &inspected));
+    let bpw: f64 = printed.parse().unwrap();
+    assert!(bpw > 4.6, "down_proj has rows of 96, and counts: {bpw}");
+    assert!(
+        stdout(&output).contains(" 2 float (2 whose rows no candidate's group size divides)"),
+        "{output:?}"
+    );
+    let text = stderr(&output);
+    assert!(text.contains("2 layers left float, within the target") && text.contains("rows of 96"), "{text}");
+
+    let out = home.path().join("target");
+    let target = |bpw: &str| {
+        let choice = ["--candidates", "2:64,4:64", "--samples", "2", "--sequence-length", "32"];
+        make("quantize", &model, &out, &[&["--target-bpw", bpw][..], &choice].concat())
+    };
+    let output = target("4");
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{text}");
+    assert!(text.contains("2 layers left float") && text.contains("--candidates a smaller group"), "{text}");
+    let output = target("6");
+    let [printed, record, inspected] = bits_per_weight(&output, &out);
+    assert_eq!((&printed, &record), (&inspected, &inspected));
+    assert!(printed.parse::<f64>().unwrap() <= 6.0, "{printed}");
 }

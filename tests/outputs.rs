@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use common::{bundled, mixbit, stderr, succeeded};
+use common::{bundled, interrupted_after, mixbit, stderr, succeeded};
 
 #[test]
 #[cfg(unix)]
@@ -30,6 +30,28 @@ fn a_limit_on_file_sizes_leaves_nothing_behind() {
         assert!(text.contains(size) && text.lines().count() == 2, "{text}");
         assert!(!text.contains("staging") && !text.contains("partial"), "{text}");
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn outputs_where_nothing_can_be_made_are_named() {
+    let model = bundled();
+    let model = model.to_str().unwrap();
+    for out in ["/proc/x", "/proc/x/y"] {
+        for arguments in [
+            &["convert", "--hf-path", model, "--mlx-path", out][..],
+            &["quantize", "--hf-path", model, "--mlx-path", out, "--bits", "4"],
+            &["analyze", "--model", model, "--out", out],
+            &["pack", model, "--out", out],
+        ] {
+            let output = mixbit(arguments);
+            let expected = format!(
+                "error: {out}: No such file or directory\nhint: nothing can be made in /proc: make it writable, or \
+                 choose another output\n"
+            );
+            assert_eq!((stderr(&output), output.status.code()), (expected, Some(1)), "{arguments:?}");
+        }
     }
 }
 
@@ -142,6 +164,24 @@ fn two_runs_do_not_make_one_output() {
         succeeded(&command(home.path(), name).arg("--overwrite").output().unwrap());
         assert!(!lock.exists());
     }
+}
+
+/// Work that a new start discards is none that the run could be resumed after.
+#[test]
+#[cfg(unix)]
+fn discarded_work_is_not_what_an_interruption_keeps() {
+    let home = tempfile::tempdir().unwrap();
+    let journal = home.path().join("out.rounding");
+    fs::write(&journal, "of another run").unwrap();
+    let (model, out) = (bundled(), home.path().join("out"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mixbit"));
+    command.args(["quantize", "--hf-path", model.to_str().unwrap(), "--mlx-path", out.to_str().unwrap()]);
+    command.args(["--target-bpw", "4", "--overwrite"]);
+    let output = interrupted_after(&mut command, "-INT", "estimated");
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(130), "{text}");
+    assert!(text.contains("hint: nothing is kept yet") && !text.contains("out.rounding"), "{text}");
+    assert_eq!(fs::read(&journal).unwrap(), b"of another run");
 }
 
 #[test]

@@ -130,6 +130,8 @@ fn rows_that_no_group_divides_stay_float() {
         .collect();
     assert!(by_path["model.layers.0.mlp.down_proj"].is_null(), "{by_path:?}");
     assert!(by_path["model.layers.0.mlp.up_proj"].is_u64(), "{by_path:?}");
+    let output = mixbit(["inspect", out.to_str().unwrap()]);
+    assert!(stdout(&output).contains(" bpw (without 2 layers whose rows no group size divides)"));
 }
 
 #[test]
@@ -168,7 +170,8 @@ fn a_table_is_measured_once_and_serves_every_target() {
     assert!(stderr(&analyze(&[])).contains("--overwrite"));
     let resumed = analyze(&["--overwrite", "--resume"]);
     succeeded(&resumed);
-    assert!(stderr(&resumed).contains("note: nothing to resume beside"), "{}", stderr(&resumed));
+    let note = "note: --resume has nothing to continue: no unfinished work in ";
+    assert!(stderr(&resumed).contains(&format!("{note}{}.partial; starting", table.display())));
     assert!(fs::read(&table).unwrap() == measured, "the same measurement gives the same table");
 
     let out = home.path().join("out");

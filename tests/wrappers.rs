@@ -109,6 +109,30 @@ fn quantized_paths_have_the_prefix() {
     }
 }
 
+#[test]
+fn unknown_layers_are_named_as_the_file_has_them() {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    succeeded(&make("quantize", &case("gemma3-prefixed"), &out, &["--bits", "4", "--group-size", "32"]));
+    let config = json_file(&out.join("config.json"));
+    for prefix in ["language_model.model.", "model.language_model.", "model."] {
+        let unknown = format!("{prefix}layers.0.self_attn.qproj");
+        let mut config = config.clone();
+        config["quantization"][&unknown] = json!({"bits": 4, "group_size": 32});
+        fs::write(out.join("config.json"), config.to_string()).unwrap();
+        let output = mixbit(["inspect".as_ref(), out.as_os_str()]);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        for part in [
+            format!("names 1 layer that this model lacks: `{unknown}`\n"),
+            format!("called like `{prefix}layers.0."),
+            format!("did you mean `{prefix}layers.0.self_attn.q_proj` by `{unknown}`?"),
+        ] {
+            assert!(said.contains(&part), "{part}: {said}");
+        }
+    }
+}
+
 /// Golden wrappers that stock mlx-lm has quantized, with one layer still float.
 #[test]
 fn decoders_quantized_by_mlx_lm_are_read() {

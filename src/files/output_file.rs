@@ -25,15 +25,14 @@ pub fn only_files(path: &Path) -> Result<()> {
 
 /// Returns the error for an output that is there and must not be replaced.
 pub fn already_exists(path: &Path) -> Error {
-    Error::file(path, ALREADY_EXISTS).hint("setting `overwrite` replaces it")
+    let error = Error::from(ErrorKind::AlreadyExists { path: path.to_owned() });
+    error.hint("setting `overwrite` replaces it")
 }
-
-const ALREADY_EXISTS: &str = "already exists";
 
 /// Adds to an [`already_exists`] error of a run that resumes that both settings go together.
 pub fn explain_resuming(error: Error) -> Error {
     match error.kind() {
-        ErrorKind::File { message, .. } if message == ALREADY_EXISTS => error.hint(
+        ErrorKind::AlreadyExists { .. } => error.hint(
             "setting `overwrite` beside setting `resume` continues the unfinished work and replaces it then",
         ),
         _ => error,
@@ -122,18 +121,31 @@ pub fn check(path: &Path, existing: Existing) -> Result<()> {
             .hint("give a name, or ./- if that is what the file is to be called"));
     }
     only_files(path)?;
+    let folder = existing_folder(path);
     if !folder_of(path).exists() {
-        return tempfile::tempfile_in(existing_folder(path)).map(drop).map_err(|e| Error::io(path, e));
+        return tempfile::tempfile_in(folder).map(drop).map_err(|e| not_made(path, folder, e));
     }
     if path.exists() && existing == Existing::Refused {
         return Err(already_exists(path));
     }
     let existed = path.exists();
-    OpenOptions::new().append(true).create(true).open(path).map_err(|e| Error::io(path, e))?;
+    OpenOptions::new().append(true).create(true).open(path).map_err(|e| not_made(path, folder, e))?;
     if !existed {
         fs::remove_file(path).map_err(|e| Error::io(path, e))?;
     }
     Ok(())
+}
+
+/// Returns the error for an `output` that cannot be made in `folder`, which is there.
+pub fn not_made(output: &Path, folder: &Path, error: io::Error) -> Error {
+    use io::ErrorKind::{AlreadyExists, NotADirectory, QuotaExceeded, StorageFull};
+    let says_why = matches!(error.kind(), StorageFull | QuotaExceeded | NotADirectory | AlreadyExists);
+    let error = Error::io(output, error);
+    if says_why {
+        return error;
+    }
+    let folder = folder.display();
+    error.hint(format!("nothing can be made in {folder}: make it writable, or choose another output"))
 }
 
 /// Fails where `path` is one of the `inputs`, or a file in an input folder: `--overwrite` must not replace what the
@@ -221,8 +233,10 @@ impl Drop for Claim {
 
 /// Returns the folder that is written where `output` is named: what it leads to where it is a link.
 pub fn behind_link(output: &Path) -> Cow<'_, Path> {
+    // With a slash at its end a path leads to what is behind the link: without it, it names the link.
+    let named: PathBuf = output.components().collect();
     match fs::canonicalize(output) {
-        Ok(target) if output.is_symlink() => Cow::Owned(target),
+        Ok(target) if named.is_symlink() => Cow::Owned(target),
         _ => Cow::Borrowed(output),
     }
 }

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 use super::model_files::{ModelFiles, TEMPLATES, is_file_manager_entry};
 use super::names::{is_model_file, is_tokenizer_file, is_weight_file};
 use super::output_file::{Claim, Existing, NewFolders};
-use super::output_file::{already_exists, behind_link, existing_folder, in_new_folders};
+use super::output_file::{already_exists, behind_link, existing_folder, in_new_folders, not_made};
 use super::weight_files::NPZ;
 use crate::error::{Error, Result};
 
@@ -61,15 +61,22 @@ pub fn check_destination(source: &Path, destination: &Path, existing: Existing) 
 /// Fails unless folders can be made at the place of `destination`. Tried before the work; nothing remains of the try.
 pub fn check_writable(destination: &Path) -> Result<()> {
     let destination = behind_link(destination);
-    let (_, name) = split(&destination)?;
-    create_partial(existing_folder(&destination), name).map(drop)
+    split(&destination)?;
+    try_folder(&destination).map(drop)
 }
 
-/// Creates the temporary folder that is to become the one called `name` in `parent`.
-fn create_partial(parent: &Path, name: &std::ffi::OsStr) -> Result<TempDir> {
+/// Creates a folder where `destination` is to be made. No other run takes its name for what a killed run has left.
+fn try_folder(destination: &Path) -> Result<TempDir> {
+    let parent = existing_folder(destination);
+    let folder = tempfile::Builder::new().prefix(".try.").tempdir_in(parent);
+    folder.map_err(|e| not_made(destination, parent, e))
+}
+
+/// Creates in `parent` the temporary folder that is to become `destination`, which is called `name`.
+fn create_partial(parent: &Path, name: &std::ffi::OsStr, destination: &Path) -> Result<TempDir> {
     let prefix = format!(".{}.", name.to_string_lossy());
     let folder = tempfile::Builder::new().prefix(&prefix).suffix(".partial").tempdir_in(parent);
-    folder.map_err(|e| Error::io(parent, e).hint("the output's parent folder must be writable"))
+    folder.map_err(|e| not_made(destination, parent, e))
 }
 
 /// Claims `destination`. Returns the claim, and a note for each temporary folder of a run that was killed while it made it.
@@ -199,7 +206,7 @@ impl OutputFolder {
         let (parent, name) = split(&destination)?;
         let (folders, (parent, work)) = in_new_folders(&destination, || {
             let parent = fs::canonicalize(&parent).map_err(|e| Error::io(&parent, e))?;
-            let work = create_partial(&parent, name)?;
+            let work = create_partial(&parent, name, &destination)?;
             Ok((parent, work))
         })?;
         Ok(Self { work, destination: parent.join(name), name: named, existing, folders })
@@ -338,7 +345,28 @@ mod tests {
         assert!(others.iter().all(|name| home.path().join(name).is_dir()));
         assert!(claim_folder(&destination).is_err(), "claimed");
         drop(claim);
+        let _try = try_folder(&destination).unwrap();
         assert_eq!(claim_folder(&destination).unwrap().1.len(), 1);
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_link_and_its_target_are_one_output() {
+        let home = tempfile::tempdir().unwrap();
+        let [target, link] = ["target", "link"].map(|name| home.path().join(name));
+        fs::create_dir(&target).unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        let names = [target, link.clone(), link.join(""), link.join("."), link.join("./")];
+        for name in &names {
+            let _claim = claim_folder(name).unwrap();
+            for other in &names {
+                assert!(claim_folder(other).is_err(), "{} and {}", name.display(), other.display());
+            }
+        }
+        let folder = OutputFolder::create(&link.join(""), Existing::Replaced).unwrap();
+        folder.write("config.json", b"{}").unwrap();
+        folder.publish().unwrap();
+        assert!(link.is_symlink() && home.path().join("target/config.json").is_file());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use crate::choose::plan::Plan;
 use crate::choose::table::Table;
 use crate::choose::table_journal::TableJournal;
 use crate::error::Result;
-use crate::files::journal::Start;
+use crate::files::journal::{self, Start};
 use crate::jobs::estimate::{Work, announce};
 use crate::jobs::measure::{Measure, hold_out};
 use crate::jobs::settings::Calibration;
@@ -74,8 +74,8 @@ impl<'a> Analysis<'a> {
             progress.line(&format!("resuming: {} of {layers} measured already", measured.len()));
         }
         if measured.is_empty() && start == Start::Resumed {
-            let name = out.display();
-            progress.notes(&[format!("nothing to resume beside {name}: starting from the beginning")]);
+            let name = TableJournal::path(out).display().to_string();
+            progress.notes(&[journal::nothing_to_resume(&[name])]);
         }
         let correction = measure
             .run(&measured, progress, |layer| journal.append(layer))

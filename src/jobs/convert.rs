@@ -12,10 +12,12 @@ use crate::numerics::dtype::Dtype;
 use crate::progress::Progress;
 use crate::words::bytes;
 
-/// Writes `source` to `output` with all float tensors as `dtype`. Quantized layers are copied.
+/// Writes `source` to `output` with all float tensors as `dtype`. Quantized layers are copied. Values that are NaN or
+/// infinite are written too, with a warning per tensor: they are what the checkpoint says.
 ///
 /// # Errors
-/// When the output is taken or part of `source`, there is no tokenizer, a weight is not a number, the disk is full, or the work is interrupted.
+/// When the output is taken or part of `source`, there is no tokenizer, a value is beyond the range of `dtype`, the disk is
+/// full, or the work is interrupted.
 pub fn convert(
     source: &SourceModel,
     dtype: Dtype,

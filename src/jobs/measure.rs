@@ -19,8 +19,9 @@ use crate::jobs::bars;
 use crate::jobs::write::check_values;
 use crate::models::bitmap::BitMap;
 use crate::models::source::SourceModel;
+use crate::models::spec::TensorSpec;
 use crate::numerics::affine::FloatType;
-use crate::numerics::quant::{Mode, Quant};
+use crate::numerics::quant::{Mode, Quant, divisible};
 use crate::numerics::rounding::Technique;
 use crate::text::corpus::begun;
 
@@ -99,7 +100,7 @@ impl<'a> Measure<'a> {
         &self,
         skip: &[LayerSensitivity],
         console: &dyn Progress,
-        finished: impl FnMut(LayerSensitivity) -> Result<()>,
+        mut finished: impl FnMut(LayerSensitivity) -> Result<()>,
     ) -> Result<()> {
         let engine = Engine::start()?;
         console.stage("measuring");
@@ -116,9 +117,31 @@ impl<'a> Measure<'a> {
             costs: self.costs,
             progress: &|done, total| bar.set(done, total),
         };
-        analyze(&engine, self.source, &settings, finished)?;
+        analyze(&engine, self.source, &settings, &mut finished)?;
         bar.finish();
-        Ok(())
+        self.unfit_layers(skip).into_iter().try_for_each(finished)
+    }
+
+    /// Returns the float layers that no candidate fits, without scores and but for those in `skip`: they count in every
+    /// size.
+    fn unfit_layers(&self, skip: &[LayerSensitivity]) -> Vec<LayerSensitivity> {
+        let fits = |spec: &TensorSpec| {
+            self.measurement.candidates.iter().any(|quant| quant.packed_columns(spec.columns()).is_some())
+        };
+        let is_new = |path: &str| {
+            !self.source.bitmap().contains_key(path) && skip.iter().all(|layer| layer.path != path)
+        };
+        let layers = self.source.manifest().iter().filter(|spec| spec.quantizable());
+        let unfit = layers.filter(|spec| divisible(spec.columns()) && !fits(spec));
+        unfit
+            .filter_map(|spec| Some((spec, spec.path().filter(|path| is_new(path))?)))
+            .map(|(spec, path)| LayerSensitivity {
+                path: path.to_owned(),
+                rows: spec.rows(),
+                columns: spec.columns(),
+                scores: Vec::new(),
+            })
+            .collect()
     }
 }
 

@@ -31,9 +31,16 @@ pub struct Declared {
     pub default: Option<Quant>,
     /// `None`: declared float.
     pub layers: BTreeMap<String, Option<Quant>>,
+    /// Keys of the entries, by the layer's path, where they differ: with a wrapper's prefix, or of one expert.
+    pub keys: BTreeMap<String, String>,
 }
 
 impl Declared {
+    /// Returns the key that the entry of the layer at `path` has in the file.
+    fn key<'a>(&'a self, path: &'a str) -> &'a str {
+        self.keys.get(path).map_or(path, String::as_str)
+    }
+
     /// Reads `quantization`, or an MLX-like `quantization_config`; entries that cannot be read are given beside it, by path.
     /// Other tools' forms have no bit map; those that are not read are an error.
     pub fn from_config(config: &ModelConfig) -> Result<(Self, BTreeMap<String, Error>)> {
@@ -72,8 +79,12 @@ impl Declared {
                     ),
                 ))),
             };
-            let path = if wrapper.is_some() { Wrapper::inner_name(path).into_owned() } else { path.clone() };
+            let name = path;
+            let path = if wrapper.is_some() { Wrapper::inner_name(name).into_owned() } else { name.clone() };
             let path = row.and_then(|row| stack_of(row, &path)).unwrap_or(path);
+            if path != *name {
+                declared.keys.entry(path.clone()).or_insert_with(|| name.clone());
+            }
             match quant.transpose() {
                 Ok(quant) => {
                     let other = declared.layers.insert(path.clone(), quant);
@@ -192,7 +203,7 @@ pub fn resolve(
     let quantized = declared.layers.iter().filter(|(_, quant)| quant.is_some()).map(|(path, _)| path);
     let absent = quantized.filter(|path| manifest.layer(path).is_none()).chain(foreign.keys());
     let (left_out, unknown): (Vec<&String>, Vec<&String>) = absent.partition(|path| is_left_out(path));
-    refuse_unknown_layers(config, manifest, &unknown)?;
+    refuse_unknown_layers(config, manifest, &declared, &unknown)?;
     let tensor = |name: &str| stored.get(name).and_then(|name| checkpoint.get(name));
     let mut map = BitMap::new();
     let mut inferred: BTreeMap<Quant, usize> = BTreeMap::new();
@@ -231,7 +242,7 @@ pub fn resolve(
         map.insert(path.to_owned(), quant);
     }
     let mut notes: Vec<String> = inferred_note(&declared, &inferred).into_iter().collect();
-    notes.extend(left_out_note(&left_out));
+    notes.extend(left_out_note(&declared, &left_out));
     Ok((map, notes))
 }
 
@@ -247,26 +258,35 @@ fn inferred_note(declared: &Declared, inferred: &BTreeMap<Quant, usize>) -> Opti
     (!inferred.is_empty()).then_some(note)
 }
 
-fn left_out_note(left_out: &[&String]) -> Option<String> {
+fn left_out_note(declared: &Declared, left_out: &[&String]) -> Option<String> {
     let layers = count(left_out.len(), "layer");
-    let first = left_out.first()?;
+    let first = declared.key(left_out.first()?);
     Some(format!("config.json's bit map lists {layers} beside the decoder, `{first}` first: not read"))
 }
 
 /// Fails where the bit map quantizes layers of which the model has none: the layers that were meant would stay as they are.
-fn refuse_unknown_layers(config: &ModelConfig, manifest: &Manifest, unknown: &[&String]) -> Result<()> {
-    if unknown.is_empty() {
-        return Ok(());
-    }
-    let wrapper = architectures::find(config).ok().and_then(|row| row.wrapper);
-    let named = |path: &str| format!("`{}{path}`", wrapper.map_or("", |wrapper| wrapper.prefix));
+fn refuse_unknown_layers(
+    config: &ModelConfig,
+    manifest: &Manifest,
+    declared: &Declared,
+    unknown: &[&String],
+) -> Result<()> {
+    let Some(first) = unknown.first() else { return Ok(()) };
+    let has_wrapper = architectures::find(config).is_ok_and(|row| row.wrapper.is_some());
+    // Other names are shown in the form that the file has.
+    let named = |path: &str, like: &str| {
+        let name = if has_wrapper { Wrapper::outer_name(path, declared.key(like)) } else { path.into() };
+        format!("`{name}`")
+    };
     let layers = || manifest.iter().filter(|spec| spec.quantizable()).filter_map(TensorSpec::path);
-    let names: Vec<String> = unknown.iter().map(|path| named(path)).collect();
+    let names: Vec<String> = unknown.iter().map(|path| format!("`{}`", declared.key(path))).collect();
     let key = section(config)?.map_or("quantization", |(key, _)| key);
     let message = format!("names {} that this model lacks: {}", count(unknown.len(), "layer"), list(&names));
-    let example = layers().next().map_or_else(String::new, named);
-    let near = unknown.iter().find_map(|path| Some((named(path), named(nearest(path, layers())?))));
-    let near = near.map_or_else(String::new, |(name, near)| format!("; did you mean {near} by {name}?"));
+    let example = layers().next().map_or_else(String::new, |path| named(path, first));
+    let near = unknown.iter().find_map(|path| Some((path, named(nearest(path, layers())?, path))));
+    let near = near.map_or_else(String::new, |(path, near)| {
+        format!("; did you mean {near} by `{}`?", declared.key(path))
+    });
     Err(config.error(key, message).hint(format!("its layers are called like {example}{near}")))
 }
 
@@ -385,7 +405,7 @@ mod tests {
             "calibration": {"samples": 16}, "desc_act": true, "sym": false, "damp_percent": null,
         });
         let (declared, bad) = Declared::from_config(&config(&value)).unwrap();
-        assert_eq!(declared, Declared { default: Some(Quant::affine(4, 64)), layers: BTreeMap::new() });
+        assert_eq!(declared, Declared { default: Some(Quant::affine(4, 64)), ..Declared::default() });
         assert!(bad.is_empty());
     }
 

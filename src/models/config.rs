@@ -388,7 +388,7 @@ impl ModelConfig {
             return Dtype::from_name(name).map(Some).ok_or_else(|| {
                 let message =
                     format!("`{name}` is no type of float weights, such as float16, bfloat16 or float32");
-                self.error(key, message).hint("mend this key, or say with setting `dtype` what to write")
+                self.error(key, message).hint("mend this key or take it out: the weights decide then")
             });
         }
         Ok(None)

@@ -8,7 +8,7 @@ use super::source::SourceModel;
 use crate::formats::entry::Incoming;
 use crate::models::spec::{Role, TensorSpec};
 use crate::numerics::dtype::Dtype;
-use crate::numerics::quant::{AFFINE_GROUP_SIZES, Quant};
+use crate::numerics::quant::{Quant, divisible};
 
 /// One matrix, or those of all experts.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -43,9 +43,7 @@ impl LayerEntry {
 
     /// True if the layer is quantized, or could be: some affine group divides its rows.
     fn is_quantizable(&self) -> bool {
-        let columns = self.shape.last().copied().unwrap_or(0);
-        let divides = |group: &u32| columns.is_multiple_of(*group as usize);
-        self.bits.is_some() || AFFINE_GROUP_SIZES.iter().any(divides)
+        self.bits.is_some() || divisible(self.shape.last().copied().unwrap_or(0))
     }
 }
 
@@ -142,6 +140,11 @@ impl Inventory {
         let (bytes, weights) =
             linear.fold((0, 0), |(bytes, weights), layer| (bytes + layer.bytes, weights + layer.weights()));
         if weights == 0 { 0.0 } else { bytes as f64 * 8.0 / weights as f64 }
+    }
+
+    /// Returns the number of linear layers that are float because no group size divides their rows.
+    pub fn indivisible(&self) -> usize {
+        self.layers.iter().filter(|layer| layer.role.is_linear() && !layer.is_quantizable()).count()
     }
 
     /// Bits a parameter of the whole model.

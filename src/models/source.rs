@@ -120,6 +120,9 @@ impl SourceModel {
             .filter_map(|(name, original)| Some((name.clone(), checkpoint.get(original)?.shape.to_vec())))
             .collect();
         let (decoder, decoder_config) = row.decoder(&config)?;
+        // Every command refuses a type that there is not, whether it needs the type or not.
+        config.dtype()?;
+        decoder_config.dtype()?;
         let mut spec = (decoder.spec)(&decoder_config, &shapes)?;
         let architecture = decoder.alias_of.unwrap_or(decoder.model_type);
         spec.notes.extend(mechanisms::ignored_keys(&decoder_config, architecture));
@@ -302,9 +305,6 @@ impl SourceModel {
     }
 
     /// Returns a note where config.json names another dtype than [`SourceModel::dtype`].
-    ///
-    /// # Errors
-    /// When it names none that there is.
     pub fn dtype_note(&self) -> Result<Option<String>> {
         let dtype = self.dtype()?;
         let other = self.declared_dtype()?.filter(|declared| *declared != dtype);

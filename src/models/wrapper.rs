@@ -104,6 +104,15 @@ impl Wrapper {
         }
     }
 
+    /// Returns a decoder's own `name` in the form that `like` has: the reverse of [`Wrapper::inner_name`].
+    pub fn outer_name<'a>(name: &'a str, like: &str) -> Cow<'a, str> {
+        match name.strip_prefix("model.") {
+            Some(rest) if like.starts_with(INSIDE_MODEL) => Cow::Owned(format!("{INSIDE_MODEL}{rest}")),
+            _ if like.starts_with(PREFIX) => Cow::Owned(format!("{PREFIX}{name}")),
+            _ => Cow::Borrowed(name),
+        }
+    }
+
     /// Returns the name under which a runner of images finds a tower's tensor, and under which mlx-lm leaves it out.
     pub fn tower_name(name: &str) -> &str {
         name.strip_prefix("model.").unwrap_or(name)

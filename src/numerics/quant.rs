@@ -14,6 +14,13 @@ use crate::error::{Error, Result};
 pub const AFFINE_BITS: [u32; 6] = [2, 3, 4, 5, 6, 8];
 /// Group sizes that MLX's affine mode accepts.
 pub const AFFINE_GROUP_SIZES: [u32; 3] = [32, 64, 128];
+
+/// True if some affine group size divides rows of `columns`: the weights of such layers are what bits per weight are counted
+/// over, float ones included.
+pub fn divisible(columns: usize) -> bool {
+    AFFINE_GROUP_SIZES.iter().any(|&group| columns.is_multiple_of(group as usize))
+}
+
 /// The group size where none is written, as in MLX.
 pub const DEFAULT_GROUP_SIZE: u32 = 64;
 
@@ -95,8 +102,9 @@ impl Quant {
 
     /// Combines bits, group size and mode as the user names them. `bits` may be any of the notations that contain them.
     pub fn uniform(bits: Option<&str>, group_size: Option<u32>, mode: Option<Mode>) -> Result<Self> {
-        let clash = |what: String| {
-            Error::usage(what).hint("leave one of them out: setting `bits` 4:32:mxfp4 says all three")
+        let clash = |other: String, hint: String| {
+            let bits = bits.unwrap_or_default();
+            Error::usage(format!("setting `bits` {bits} and {other} contradict each other")).hint(hint)
         };
         let mut quant = match (bits, mode) {
             (Some(bits), _) => match bits.parse::<u32>() {
@@ -111,15 +119,14 @@ impl Quant {
         };
         let notation = bits.unwrap_or_default();
         if let Some(mode) = mode.filter(|&mode| mode != quant.mode) {
-            return Err(clash(format!(
-                "setting `bits` {notation} and setting `mode` {mode} contradict each other"
-            )));
+            let hint = format!("leave one of them out: setting `bits` {notation} is in mode {}", quant.mode);
+            return Err(clash(format!("setting `mode` {mode}"), hint));
         }
         if let Some(group_size) = group_size {
             if notation.contains(':') && group_size != quant.group_size {
-                return Err(clash(format!(
-                    "setting `bits` {notation} and setting `group_size` {group_size} contradict each other"
-                )));
+                let other = Self { group_size, ..quant };
+                let hint = format!("say it once: setting `bits` {quant}, or setting `bits` {other}");
+                return Err(clash(format!("setting `group_size` {group_size}"), hint));
             }
             quant.group_size = group_size;
         }
@@ -304,6 +311,13 @@ mod tests {
             let message = Quant::uniform(bits, group_size, mode).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
+        let hint = |bits, group_size, mode| {
+            let error = Quant::uniform(Some(bits), group_size, mode).unwrap_err();
+            error.hint_text().unwrap().to_owned()
+        };
+        let once = "say it once: setting `bits` 4:128, or setting `bits` 4:32";
+        assert_eq!(hint("4:128", Some(32), None), once);
+        assert!(hint("4:32", None, Some(Mode::Mxfp4)).ends_with("setting `bits` 4:32 is in mode affine"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 #![allow(dead_code, missing_docs, reason = "each test binary uses a part of this")]
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -137,4 +138,17 @@ pub fn interrupted(command: &mut Command, signal: &str, is_time: impl Fn() -> bo
     }
     assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
     child.wait_with_output().unwrap()
+}
+
+/// Runs `command` until it has said `line`, and ends it with `signal`.
+pub fn interrupted_after(command: &mut Command, signal: &str, line: &str) -> Output {
+    let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap());
+    let mut said = String::new();
+    while !said.contains(line) {
+        assert!(lines.read_line(&mut said).unwrap() > 0, "it ended before it said `{line}`: {said}");
+    }
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+    lines.read_to_string(&mut said).unwrap();
+    Output { status: child.wait().unwrap(), stdout: Vec::new(), stderr: said.into_bytes() }
 }

@@ -14,15 +14,17 @@ use crate::models::inventory::Inventory;
 use crate::models::source::SourceModel;
 use crate::models::spec::{Role, TensorSpec};
 use crate::numerics::dtype::Dtype;
-use crate::numerics::quant::Quant;
+use crate::numerics::quant::{AFFINE_GROUP_SIZES, Quant, divisible};
 use crate::words::count;
 
 /// Layers to be decided on, each with its candidates.
 #[derive(Debug)]
 pub struct Plan<'a> {
     pub(crate) layers: Vec<(&'a TensorSpec, Vec<Candidate>)>,
-    /// Linear layers that no candidate's group divides: they stay float.
+    /// Linear layers whose rows no group size divides: they stay float, outside the target.
     pub indivisible: Vec<String>,
+    /// Layers whose rows some group size divides, but none of their candidates': they stay float, within the target.
+    pub unfit: Vec<String>,
     /// Layers that arrive quantized: they stay as they are.
     pub already: Vec<String>,
     /// Indices of layers that get the same candidate.
@@ -82,28 +84,43 @@ impl<'a> Plan<'a> {
         rules: &[LayerRule],
         dtype: Dtype,
     ) -> Result<Self> {
-        let (indivisible, already) = (Vec::new(), Vec::new());
-        let mut plan =
-            Self { layers: Vec::new(), indivisible, already, ties: Vec::new(), embedding: None, dtype };
+        let mut plan = Self {
+            layers: Vec::new(),
+            indivisible: Vec::new(),
+            unfit: Vec::new(),
+            already: Vec::new(),
+            ties: Vec::new(),
+            embedding: None,
+            dtype,
+        };
         for spec in source.manifest().iter().filter(|spec| spec.quantizable()) {
             let Some(path) = spec.path() else { continue };
             if source.bitmap().contains_key(path) {
                 plan.already.push(path.to_owned());
                 continue;
             }
-            if let Some(rule) = rules.iter().rev().find(|rule| rule.matches(path)) {
-                plan.layers.push((spec, vec![ruled(spec, rule)?]));
-                continue;
-            }
-            match options(spec, by_recipe(path).unwrap_or(candidates)) {
-                Some(options) => plan.layers.push((spec, options)),
-                None => plan.indivisible.push(path.to_owned()),
+            let rule = rules.iter().rev().find(|rule| rule.matches(path));
+            let options = match rule {
+                Some(rule) => Some(vec![ruled(spec, rule)?]),
+                None => options(spec, by_recipe(path).unwrap_or(candidates)),
+            };
+            let is_divisible = divisible(spec.columns());
+            match options {
+                Some(options) if is_divisible || options != [Candidate::Keep] => {
+                    plan.layers.push((spec, options));
+                }
+                None if is_divisible => {
+                    plan.unfit.push(path.to_owned());
+                    plan.layers.push((spec, vec![Candidate::Keep]));
+                }
+                _ => plan.indivisible.push(path.to_owned()),
             }
         }
-        if plan.layers.is_empty() {
+        if plan.layers.len() == plan.unfit.len() {
             return Err(nothing_to_do(source, &plan, candidates));
         }
-        let paths: Vec<&str> = plan.layers.iter().filter_map(|(spec, _)| spec.path()).collect();
+        let layers = plan.layers.iter().filter_map(|(spec, _)| spec.path());
+        let paths: Vec<&str> = layers.chain(plan.indivisible.iter().map(String::as_str)).collect();
         let is_router = |spec: &&TensorSpec| matches!(spec.role, Role::Router | Role::HeadGate);
         let routers = source.manifest().iter().filter(is_router);
         let routers: Vec<&str> = routers.filter_map(TensorSpec::path).collect();
@@ -233,6 +250,13 @@ impl<'a> Plan<'a> {
         let mut layers = Vec::new();
         for (spec, options) in &self.layers {
             let path = spec.path().unwrap_or_default();
+            // Tables of earlier versions lack layers that no candidate fits.
+            if let [Candidate::Keep] = options[..] {
+                let bytes = self.bytes(spec, Candidate::Keep).unwrap_or_default();
+                let choice = Choice { candidate: Candidate::Keep, bytes, loss: 0.0 };
+                layers.push(Layer { path: path.to_owned(), options: vec![choice] });
+                continue;
+            }
             let row = by_path
                 .get(path)
                 .ok_or_else(|| Error::input(format!("the sensitivity table lacks layer `{path}`")))?;
@@ -338,12 +362,30 @@ fn nothing_to_do(source: &SourceModel, plan: &Plan<'_>, candidates: &[Candidate]
         .hint("start from the float model to choose other bits, or decode these with setting `requantize`");
     }
     let list: Vec<String> = candidates.iter().map(ToString::to_string).collect();
-    let example = plan.indivisible.first().and_then(|path| source.manifest().layer(path));
+    let example =
+        plan.unfit.first().or(plan.indivisible.first()).and_then(|path| source.manifest().layer(path));
     let example = example.map_or_else(String::new, |spec| {
         format!(": `{}` has rows of {}", spec.path().unwrap_or(&spec.name), spec.columns())
     });
     Error::usage(format!("no layer can take any of the candidates {}{example}", list.join(", ")))
-        .hint("a candidate's group size must divide a layer's rows: 32, 64 or 128, and 16 in mode nvfp4")
+        .hint(fitting_groups(source, &plan.unfit))
+}
+
+/// Says which group size the `unfit` layers can take, all of which some group size divides.
+fn fitting_groups(source: &SourceModel, unfit: &[String]) -> String {
+    let specs = || unfit.iter().filter_map(|path| source.manifest().layer(path));
+    let divides_all = |group: &&u32| specs().all(|spec| spec.columns().is_multiple_of(**group as usize));
+    match AFFINE_GROUP_SIZES.iter().rev().find(divides_all) {
+        Some(group) if !unfit.is_empty() => {
+            let layers = count(unfit.len(), "layer");
+            format!(
+                "groups of {group} divide the rows of {layers}: give setting `group_size` {group} beside setting \
+                 `bits`, or candidates such as 4:{group}"
+            )
+        }
+        _ => "a candidate's group size must divide a layer's rows: 32, 64 or 128, and 16 in mode nvfp4"
+            .to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::plan::Plan;
 use crate::error::{Error, Result};
 use crate::models::source::SourceModel;
-use crate::words;
+use crate::words::{self, count};
 
 /// Hint where every layer has one setting.
 const NO_CHOICE: &str = "leave the target out, or leave layers a choice";
@@ -30,7 +30,7 @@ impl Plan<'_> {
             return Ok(self.bpw(size - rest).min(most));
         }
         let (least, most) = (bytes(least), bytes(most));
-        let [wanted, from, to] = [size, least, most].map(words::bytes);
+        let [wanted, from, to] = words::compared_bytes([size, least, most]);
         if self.is_fixed() {
             let message = format!(
                 "a size of {wanted} cannot be reached: every layer has one setting, and the model has {to}"
@@ -39,7 +39,8 @@ impl Plan<'_> {
         }
         let nearest = size_within(if size < least { least } else { most }, least, most);
         let message = format!("a size of {wanted} cannot be reached: this model goes from {from} to {to}");
-        Err(Error::usage(message).hint(format!("the nearest is setting `target_size` {nearest}")))
+        Err(Error::usage(message)
+            .hint(format!("the nearest is setting `target_size` {nearest}{}", self.unfit_hint())))
     }
 
     /// Fails unless `target` bits per weight can be kept to.
@@ -62,7 +63,21 @@ impl Plan<'_> {
         Err(Error::usage(format!(
             "a target of {target} bpw cannot be reached: this model goes from {least:.3} to {most:.3}"
         ))
-        .hint(format!("the nearest is setting `target_bpw` {}", round_towards(nearest, least, most))))
+        .hint(format!(
+            "the nearest is setting `target_bpw` {}{}",
+            round_towards(nearest, least, most),
+            self.unfit_hint()
+        )))
+    }
+
+    /// Says which layers raise what is reachable because no candidate fits them; empty where there are none.
+    fn unfit_hint(&self) -> String {
+        let Some(first) = self.unfit.first() else { return String::new() };
+        let layers = count(self.unfit.len(), "layer");
+        format!(
+            "; {layers} left float, such as `{first}`, because no candidate's group size divides their rows: give \
+             setting `candidates` a smaller group size"
+        )
     }
 }
 

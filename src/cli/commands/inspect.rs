@@ -66,14 +66,19 @@ fn print_model(source: &SourceModel, inventory: &Inventory) -> Result<()> {
         out(&pack_table(pack))?;
     }
     let columns = [("size", inventory.bytes)];
+    let without = match inventory.indivisible() {
+        0 => String::new(),
+        layers => format!(" (without {} whose rows no group size divides)", count(layers, "layer")),
+    };
     let linear = || inventory.layers.iter().filter(|layer| layer.role.is_linear());
     out(&format!(
         "{}\n\
-         {} of {} quantized; linear layers {:.4} bpw, whole model {:.4} bpw, {}\n\n{}\n{}{}",
+         {} of {} quantized; linear layers {:.4} bpw{}, whole model {:.4} bpw, {}\n\n{}\n{}{}",
         architecture(source, inventory),
         linear().filter(|layer| layer.bits.is_some()).count(),
         count(linear().count(), "linear layer"),
         inventory.bpw_quantized(),
+        without,
         inventory.bpw_model(),
         bytes(inventory.bytes.total),
         bit_table(inventory),

@@ -5,7 +5,7 @@ use crate::engine::decoder::model::Model;
 use crate::engine::runtime::Engine;
 use crate::error::{Error, Result};
 use crate::files::output_file;
-use crate::files::output_file::{Existing, NewFolders};
+use crate::files::output_file::Existing;
 use crate::formats::npz::NpzWriter;
 use crate::jobs::opening::{Need, open_after};
 use crate::numerics::dtype::Dtype;
@@ -31,8 +31,8 @@ pub fn run(args: &Logits, console: &Console) -> Result<()> {
     let logits = model.logits(&tokens, args.step.map(|step| step as usize))?;
     let shape = [tokens.len(), model.spec().vocab_size];
     let ids: Vec<u8> = tokens.iter().flat_map(|t| t.cast_signed().to_le_bytes()).collect();
-    let _folders = NewFolders::above(&args.out)?;
-    let temporary = output_file::new_beside(&args.out)?;
+    let (_folders, temporary) =
+        output_file::in_new_folders(&args.out, || output_file::new_beside(&args.out))?;
     let write = || -> Result<()> {
         let mut npz = NpzWriter::create(temporary.path())?;
         npz.add("logits", Dtype::F32, &shape, bytemuck::cast_slice(&logits))?;

@@ -5,7 +5,7 @@
 use half::f16;
 use std::ffi::c_void;
 
-use super::kernels::KERNELS;
+use super::kernels::{KERNELS, assert_absent};
 use crate::engine::runtime::Engine;
 
 /// Random keys and values, as they are stored and as they are meant.
@@ -74,6 +74,7 @@ fn check(group: usize, dims: usize, count: usize, halves: bool) {
             mlx_sys::mixbit_attend_by(kernels.as_ptr(), &raw const query, q.as_ptr(), out.as_mut_ptr())
         };
         if done == 0 {
+            assert_absent(kernels);
             continue;
         }
         for head in 0..heads {

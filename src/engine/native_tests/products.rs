@@ -9,7 +9,7 @@ use mlx_rs::transforms::fallible_vjp;
 use std::ffi::CStr;
 use std::ptr::null;
 
-use super::kernels::KERNELS;
+use super::kernels::{KERNELS, assert_absent};
 use crate::engine::array::{Packed, from_bytes, from_vec, mlx_dtype, to_vec};
 use crate::engine::decoder::linear::Weight;
 use crate::engine::runtime::Engine;
@@ -131,17 +131,23 @@ struct Stored {
 
 impl Stored {
     /// Makes a matrix [rows, columns] whose scales are up to `largest`.
-    fn new(
+    fn new(kind: (Code, Scale), bits_and_group: [usize; 2], sizes: [usize; 2], largest: f32) -> Self {
+        Self::with_codes(kind, bits_and_group, sizes, largest, None)
+    }
+
+    /// Makes a matrix [rows, columns] whose codes are the bytes `all_codes`, or random.
+    fn with_codes(
         (code, scale): (Code, Scale),
         [bits, group]: [usize; 2],
         [rows, columns]: [usize; 2],
         largest: f32,
+        all_codes: Option<u8>,
     ) -> Self {
         let mut rng = fastrand::Rng::with_seed((bits * 1000 + group * 10 + rows) as u64);
         let mut parts: [Vec<u8>; 3] = Default::default();
         let (mut values, mut terms) = (Vec::new(), Vec::new());
         for _ in 0..rows {
-            let codes: Vec<u8> = match code {
+            let random: Vec<u8> = match code {
                 Code::Half => {
                     (0..columns).flat_map(|_| Scale::Half.store((rng.f32() - 0.5) * largest)).collect()
                 }
@@ -152,6 +158,7 @@ impl Stored {
                 Code::Fp8 => (0..columns).map(|_| rng.u8(0..127) | (rng.u8(0..2) << 7)).collect(),
                 Code::Affine | Code::Fp4 => (0..columns * bits / 8).map(|_| rng.u8(..)).collect(),
             };
+            let codes: Vec<u8> = all_codes.map_or(random, |byte| vec![byte; columns * bits / 8]);
             for start in (0..columns).step_by(group) {
                 let factor = scale.store((rng.f32() + 0.01) * 0.99 * largest);
                 let offset =
@@ -203,11 +210,20 @@ impl Stored {
 
     /// Fails unless all kernels give the products with `count` random rows, up to float32 rounding.
     fn check(&self, count: usize) {
-        let [rows, columns] = self.sizes;
         let mut rng = fastrand::Rng::with_seed(count as u64);
-        let x: Vec<f32> = (0..count * columns).map(|_| 2.0 * rng.f32() - 1.0).collect();
+        let x: Vec<f32> = (0..count * self.sizes[1]).map(|_| 2.0 * rng.f32() - 1.0).collect();
+        self.check_with(&x, 1e-6);
+    }
+
+    /// Fails unless all kernels give the products with `x` [count, columns], up to a `tolerance` of the sum of all sizes.
+    fn check_with(&self, x: &[f32], tolerance: f64) {
+        let [rows, columns] = self.sizes;
+        let count = x.len() / columns;
         for kernels in KERNELS {
-            let Some(found) = self.product(kernels, &x) else { continue };
+            let Some(found) = self.product(kernels, x) else {
+                assert_absent(kernels);
+                continue;
+            };
             for (index, &found) in found.iter().enumerate() {
                 let (x, row) = (&x[index / rows * columns..][..columns], index % rows * columns);
                 let dot = |values: &[f64], size: fn(f32) -> f64| -> f64 {
@@ -216,7 +232,7 @@ impl Stored {
                 let (expected, size) =
                     (dot(&self.values, f64::from), dot(&self.terms, |x| f64::from(x.abs())));
                 assert!(
-                    (f64::from(found) - expected).abs() <= 1e-6 * size + f64::from(f32::MIN_POSITIVE),
+                    (f64::from(found) - expected).abs() <= tolerance * size + f64::from(f32::MIN_POSITIVE),
                     "{kernels:?}, {:?} {:?} {}:{}, {:?} x {count}, {index}: {found:e}, expected {expected:e}",
                     self.code,
                     self.scale,
@@ -275,6 +291,31 @@ fn kernels_agree_with_float64() {
             let stored = Stored::new(kind, [bits, group], [rows, groups * group], 0.02);
             for count in [1, 2, 3, 7, 13] {
                 stored.check(count);
+            }
+        }
+    }
+}
+
+/// Sums of integers are then as large as they can be.
+#[test]
+fn largest_codes_and_inputs_agree_with_float64() {
+    Engine::start().unwrap();
+    for (kind, [bits, group]) in forms() {
+        let largest = match kind.0 {
+            Code::Fp4 => 0x77,
+            // 448: what comes after is NaN.
+            Code::Fp8 => 0x7e,
+            _ => 0xff,
+        };
+        for [rows, groups] in [[1, 1], [37, 9], [5, 130]] {
+            let sizes = [rows, groups * group];
+            let stored = Stored::with_codes(kind, [bits, group], sizes, 0.02, Some(largest));
+            // Equal terms are all rounded in one direction.
+            let tolerance = (sizes[1] as f64 * f64::from(f32::EPSILON) / 2.0).max(1e-6);
+            for count in [1, 3, 13] {
+                for x in [1.0, -1.0, 32767.0] {
+                    stored.check_with(&vec![x; count * sizes[1]], tolerance);
+                }
             }
         }
     }

@@ -148,7 +148,7 @@ impl Journal {
     /// `noun`.
     pub fn with_resume_hint(&self, error: Error, noun: &str) -> Error {
         match (error.kind(), self.entries) {
-            (ErrorKind::Interrupted, 1..) => error.hint(resume_after(&count(self.entries, noun))),
+            (ErrorKind::Interrupted, 1..) => resume_after(error, &count(self.entries, noun)),
             (ErrorKind::Io { .. }, 1..) => with_kept_work(error, &[&self.path]),
             _ => error,
         }
@@ -206,23 +206,24 @@ impl Journal {
     }
 }
 
-/// Way to resume, in hints.
-const RESUME: &str = "the same command with setting `resume` resumes after";
+/// Adds to the `error` of a job, such as an interruption, that it resumes after what is `done`.
+pub fn resume_after(error: Error, done: &str) -> Error {
+    error.resume_hint(resuming(done))
+}
 
-/// Returns the hint for an interruption of a job that resumes after what is `done`.
-pub fn resume_after(done: &str) -> String {
-    format!("{RESUME} {done}")
+fn resuming(done: &str) -> String {
+    format!("the same command with setting `resume` resumes after {done}")
 }
 
 /// Adds to the hint of an `error` that what is done is kept in the `journals`, and how to resume, unless it says so.
 pub fn with_kept_work(error: Error, journals: &[&Path]) -> Error {
-    let hint = error.hint_text().unwrap_or_default().to_owned();
-    if hint.contains(RESUME) {
+    if error.is_resumable() {
         return error;
     }
+    let hint = error.hint_text().unwrap_or_default().to_owned();
     let paths: Vec<String> = journals.iter().map(|path| path.display().to_string()).collect();
-    let kept = format!("what is done is kept in {}: {}", paths.join(" and "), resume_after("it"));
-    error.hint(if hint.is_empty() { kept } else { format!("{hint}; {kept}") })
+    let kept = format!("what is done is kept in {}: {}", paths.join(" and "), resuming("it"));
+    error.resume_hint(if hint.is_empty() { kept } else { format!("{hint}; {kept}") })
 }
 
 /// Removes the journal at `path`, if it is there.
@@ -242,6 +243,17 @@ pub fn unfinished(path: &Path) -> Error {
     }
     Error::file(path, "holds what an interrupted run has done")
         .hint("setting `resume` continues it, setting `overwrite` starts anew")
+}
+
+/// Returns the note for a run that is to resume where none of the journals called `names` holds unfinished work.
+pub fn nothing_to_resume(names: &[String]) -> String {
+    let names = match names {
+        [first @ .., last] if !first.is_empty() => format!("{} or {last}", first.join(", ")),
+        names => names.concat(),
+    };
+    format!(
+        "setting `resume` has nothing to continue: no unfinished work in {names}; starting from the beginning"
+    )
 }
 
 /// Opens and locks the file at `path`, if it is there.

@@ -5,7 +5,7 @@ use super::folder::Folder;
 use crate::engine::decoder::model::Model;
 use crate::engine::runtime::Engine;
 use crate::models::source::SourceModel;
-use crate::words::bytes;
+use crate::words::compared_bytes;
 
 /// Magnitude of logits from which a note is due.
 const LARGE_LOGIT: f32 = 1e4;
@@ -26,8 +26,8 @@ pub(crate) fn check(folder: &Folder) -> Option<Finding> {
 fn run(source: &SourceModel, tokens: &[u32]) -> Finding {
     let needed = source.manifest().parameters() * 4;
     if let Some(available) = crate::system::available_memory().filter(|&available| available < needed) {
-        let message =
-            format!("left out: it takes up to {} of memory, {} are free", bytes(needed), bytes(available));
+        let [needed, available] = compared_bytes([needed, available]);
+        let message = format!("left out: it takes up to {needed} of memory, {available} are free");
         return Finding::note(SUBJECT, message);
     }
     let engine = match Engine::start() {

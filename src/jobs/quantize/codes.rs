@@ -3,7 +3,7 @@
 use super::job::Job;
 use crate::choose::recipe::Learn;
 use crate::error::{Error, Result};
-use crate::words::bytes;
+use crate::words::compared_bytes;
 
 /// Tokens of the calibration text from which codes have been seen to learn more than that text: some 215,000 were enough for a
 /// model of a million parameters.
@@ -41,7 +41,7 @@ impl Job<'_> {
 /// Fails where so many `codes` learn in a job that takes `needed` bytes, and fewer are `available`.
 fn check_memory(codes: u64, needed: u64, available: Option<u64>) -> Result<()> {
     let Some(available) = available.filter(|&available| available < needed) else { return Ok(()) };
-    let (needed, available) = (bytes(needed), bytes(available));
+    let [needed, available] = compared_bytes([needed, available]);
     Err(Error::usage(format!(
         "learning {codes} codes takes {needed} of memory, and {available} are free: latent codes and what moves them stay in \
          memory for the whole model"
@@ -61,5 +61,7 @@ mod tests {
         let error = check_memory(10, 2_000_000_000, Some(1_000_000_000)).unwrap_err();
         assert!(error.to_string().contains("takes 2.000 GB of memory, and 1.000 GB are free"), "{error}");
         assert!(error.hint_text().is_some_and(|hint| hint.contains("leave setting `learn` out")));
+        let error = check_memory(10, 1_000_000_001, Some(1_000_000_000)).unwrap_err();
+        assert!(error.to_string().contains("takes 1000000001 B of memory, and 1000000000 B are"), "{error}");
     }
 }

@@ -63,17 +63,6 @@ impl Job<'_> {
         if self.settings.tuning.distill.is_some() && !learns { Err(nothing_learns()) } else { Ok(()) }
     }
 
-    /// Fails where the user resumes a run that keeps nothing on its way.
-    pub(crate) fn check_resumption(&self) -> Result<()> {
-        if self.settings.resume && !self.settings.tuning.any() && self.technique != Technique::Gptq {
-            return Err(Error::usage(
-                "setting `resume` has nothing to continue: only GPTQ, setting `refine` and setting `distill` keep what is done",
-            )
-            .hint("leave setting `resume` out; setting `overwrite` discards what an earlier run has kept"));
-        }
-        Ok(())
-    }
-
     /// Splits the calibration text. Validation windows are windows that serve for nothing else; where those are few,
     /// held-out windows too, if the result is not measured on them; otherwise a part of the sequences, which are not
     /// learned from then.
@@ -261,7 +250,7 @@ impl Run<'_> {
 fn with_resume_hint(error: Error, steps: usize) -> Error {
     match error.kind() {
         crate::error::ErrorKind::Interrupted if steps > 0 => {
-            error.hint(journal::resume_after(&format!("step {steps}")))
+            journal::resume_after(error, &format!("step {steps}"))
         }
         _ => error,
     }

@@ -1,6 +1,7 @@
 //! A quantization, stage by stage: plan, texts, decision, model.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::estimate::Extent;
 use super::settings::{EvaluationText, Quantization};
@@ -34,6 +35,8 @@ pub struct Job<'a> {
     pub(crate) texts: Option<Texts>,
     /// Windows of the evaluation text, where it is a file.
     pub(crate) evaluation_windows: Option<EvaluationWindows>,
+    /// Journals of an earlier run that this one does not resume, and when they were written.
+    pub(crate) discarded: Vec<(PathBuf, SystemTime)>,
 }
 
 /// Bit map of a model, and the measurement that chose it.
@@ -65,6 +68,7 @@ impl<'a> Job<'a> {
             table: None,
             texts: None,
             evaluation_windows: None,
+            discarded: Vec::new(),
         };
         job.technique = job.settings.calibration.rounding.unwrap_or_else(|| job.default_technique());
         job.table = job.read_table()?;
@@ -100,12 +104,11 @@ impl<'a> Job<'a> {
         Ok(Some(table))
     }
 
-    /// Fails where the plan cannot reach the target, or refinement, distillation or resuming has nothing to do.
+    /// Fails where the plan cannot reach the target, or refinement or distillation has nothing to do.
     pub fn check(&self) -> Result<()> {
         self.check_target()?;
         self.check_refinement()?;
-        self.check_distillation()?;
-        self.check_resumption()
+        self.check_distillation()
     }
 
     /// Fails where the plan cannot reach the target.
@@ -140,7 +143,7 @@ impl<'a> Job<'a> {
     fn read_all_texts(&mut self, extent: Extent) -> Result<()> {
         self.read_texts()?;
         if extent == Extent::Model {
-            self.check_unfinished()?;
+            self.discarded = self.check_unfinished()?;
         }
         self.read_evaluation_text()
     }

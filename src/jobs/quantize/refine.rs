@@ -103,7 +103,7 @@ impl Job<'_> {
         let (decision, staged) = refined.map_err(|error| match error.kind() {
             // Rounding would count the layers of this round as if there were no others.
             ErrorKind::Interrupted if !rounds.done.is_empty() => {
-                error.hint(journal::resume_after(&format!("round {}", rounds.done.len())))
+                journal::resume_after(error, &format!("round {}", rounds.done.len()))
             }
             _ => error,
         })?;

@@ -4,6 +4,7 @@
 
 use crate::progress::{Progress, Quiet};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::job::Job;
 use super::refinement_journal::RefinementJournal;
@@ -34,6 +35,11 @@ pub(crate) fn remove(output: &Path) {
     }
 }
 
+/// Returns when the file at `path` was last written; `None` where there is none.
+fn written(path: &Path) -> Option<SystemTime> {
+    path.metadata().and_then(|metadata| metadata.modified()).ok()
+}
+
 /// True if the same work may succeed after `error`.
 fn can_resume_after(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Interrupted | ErrorKind::Io { .. } | ErrorKind::Engine(_))
@@ -52,8 +58,9 @@ pub(crate) fn is_of_inputs(error: &Error) -> bool {
 }
 
 impl Job<'_> {
-    /// Fails where a new start would lose what is there, or it cannot be resumed.
-    pub(crate) fn check_unfinished(&self) -> Result<()> {
+    /// Fails where a new start would lose what is there, or it cannot be resumed. Returns the journals that a new start
+    /// discards, and when they were written.
+    pub(crate) fn check_unfinished(&self) -> Result<Vec<(PathBuf, SystemTime)>> {
         let (output, tuning) = (&self.settings.output, &self.settings.tuning);
         let [layers, _, rounds, steps] = files(&output.path);
         if !self.settings.resume {
@@ -62,14 +69,19 @@ impl Job<'_> {
                     return Err(journal::unfinished(path));
                 }
             }
-            return Ok(());
+            let journals = files(&output.path).into_iter();
+            return Ok(journals.filter_map(|path| Some((path.clone(), written(&path)?))).collect());
         }
-        let dropped =
-            [(&rounds, "refine", tuning.refine.is_none()), (&steps, "distill", tuning.distill.is_none())];
+        let dropped = [
+            (&layers, "setting `rounding` gptq", self.technique != Technique::Gptq),
+            (&rounds, "setting `refine`", tuning.refine.is_none()),
+            (&steps, "setting `distill`", tuning.distill.is_none()),
+        ];
         if let Some((path, setting, _)) = dropped.into_iter().find(|(path, _, none)| *none && path.exists()) {
-            let message = format!("was begun with setting `{setting}`, and now there is none");
-            return Err(Error::file(path, message).hint(format!("give setting `{setting}` again, or {ANEW}")));
+            let message = format!("was begun with {setting}, and now there is none");
+            return Err(Error::file(path, message).hint(format!("give {setting} again, or {ANEW}")));
         }
+        let names = [&layers, &rounds, &steps].map(|path| path.display().to_string());
         let headers = [
             (layers, self.rounding_header()?),
             (rounds, tuning.refine.map(|rounds| self.refinement_header(rounds)).transpose()?),
@@ -82,10 +94,9 @@ impl Job<'_> {
             }
         }
         if !resumes {
-            let name = output.path.display();
-            self.progress.notes(&[format!("nothing to resume beside {name}: starting from the beginning")]);
+            self.progress.notes(&[journal::nothing_to_resume(&names)]);
         }
-        Ok(())
+        Ok(Vec::new())
     }
 
     /// Returns the header of the journal of so many steps, without the model at the start.
@@ -95,18 +106,27 @@ impl Job<'_> {
 
     /// True if this run has kept something that can be resumed.
     pub(crate) fn has_kept(&self) -> bool {
-        let [layers, _, rounds, steps] = files(&self.settings.output.path);
-        (self.technique == Technique::Gptq && layers.exists())
-            || (self.settings.tuning.refine.is_some() && rounds.exists())
-            || (self.settings.tuning.distill.is_some() && steps.exists())
+        !self.kept_journals().is_empty()
+    }
+
+    /// Returns the paths of the journals that this run has written or resumes.
+    fn kept_journals(&self) -> Vec<PathBuf> {
+        let tuning = &self.settings.tuning;
+        let (rounds, refines) = (self.technique == Technique::Gptq, tuning.refine.is_some());
+        let is_used = [rounds, rounds && refines, refines, tuning.distill.is_some()];
+        let is_kept = |path: &PathBuf| {
+            written(path).is_some_and(|time| !self.discarded.contains(&(path.clone(), time)))
+        };
+        let journals = files(&self.settings.output.path).into_iter().zip(is_used);
+        let used = journals.filter(|(_, is_used)| *is_used).map(|(path, _)| path);
+        used.filter(is_kept).collect()
     }
 
     /// Adds to an `error` while the model was made what is kept, and how to resume.
     pub(crate) fn with_resume_hint(&self, error: Error) -> Error {
-        if self.has_kept() && can_resume_after(&error) {
-            let journals = files(&self.settings.output.path);
-            let kept: Vec<&Path> =
-                journals.iter().map(PathBuf::as_path).filter(|path| path.exists()).collect();
+        let journals = self.kept_journals();
+        if !journals.is_empty() && can_resume_after(&error) {
+            let kept: Vec<&Path> = journals.iter().map(PathBuf::as_path).collect();
             return journal::with_kept_work(error, &kept);
         }
         match error.kind() {

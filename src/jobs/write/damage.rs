@@ -36,15 +36,22 @@ impl Warnings {
         })
     }
 
-    /// Returns one sentence per damaged tensor.
+    /// Returns one sentence per damaged tensor, and one on what that means; none where no tensor is damaged.
     pub fn messages(&self) -> Vec<String> {
         let tensors = self.tensors.lock().unwrap_or_else(PoisonError::into_inner);
-        tensors
-            .iter()
-            .map(|(name, report)| format!("tensor `{name}` {}", not_numbers(report.non_finite)))
-            .collect()
+        let message = |(name, report): (&String, &CastReport)| {
+            format!("tensor `{name}` {}", not_numbers(report.non_finite))
+        };
+        let mut messages: Vec<String> = tensors.iter().map(message).collect();
+        if !messages.is_empty() {
+            messages.push(WRITTEN.to_owned());
+        }
+        messages
     }
 }
+
+const WRITTEN: &str = "such values were written as they are; with them nothing can be measured or generated, and \
+                       `mixbit quantize` refuses the model";
 
 fn not_numbers(count: u64) -> String {
     if count == 1 {

@@ -87,6 +87,6 @@ impl Output {
 pub struct Written {
     /// Bytes of all tensors.
     pub bytes: u64,
-    /// Sentences about tensors with values that are not finite, one per tensor.
+    /// Sentences about tensors with values that are not finite, one per tensor, and one on what they mean.
     pub warnings: Vec<String>,
 }

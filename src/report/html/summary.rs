@@ -69,11 +69,15 @@ fn size(page: &Page<'_>) -> Card {
 }
 
 fn bits(page: &Page<'_>) -> Card {
+    let without = match page.inventory.indivisible() {
+        0 => String::new(),
+        layers => format!(" but {layers} whose rows no group size divides"),
+    };
     Card {
         name: "Bits per weight",
         value: format!("{:.3}", page.inventory.bpw_quantized()),
         unit: "",
-        more: format!("linear layers; {:.3} over the whole model", page.inventory.bpw_model()),
+        more: format!("linear layers{without}; {:.3} over the whole model", page.inventory.bpw_model()),
     }
 }
 

@@ -89,6 +89,5 @@ fn check(args: &Quantize, job: &Job<'_>, recipe: Option<&Recipe>) -> Result<()> 
         .map_err(|error| if job.is_fixed() { idle::without_choice(args, error) } else { error })?;
     job.check_refinement().map_err(|error| blame("refine", args.tuning.refine, error))?;
     job.check_distillation().map_err(|error| blame("distill", args.tuning.distill, error))?;
-    job.check_resumption()?;
     idle::check(args, job)
 }

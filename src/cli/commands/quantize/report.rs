@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use crate::choose::plan::{Plan, Solution};
 use crate::choose::table::Table;
 use crate::error::Result;
 use crate::jobs::quantize::{Decision, Job};
 use crate::jobs::record::{Distillation, Evaluation, Record, Refinement};
 use crate::jobs::settings::Target;
 use crate::models::inventory::Inventory;
+use crate::models::spec::TensorSpec;
 use crate::numerics::quant::Mode;
 use crate::numerics::rounding::Technique;
 use crate::report::{bit_table, class_bars, class_table, out, plus_minus};
@@ -30,9 +32,16 @@ pub fn announce(job: &Job<'_>) {
     if !plan.already.is_empty() {
         console.line(&format!("already quantized, passed through: {}", count(plan.already.len(), "layer")));
     }
-    for layer in &plan.indivisible {
-        console.line(&format!("stays float, no group size divides its rows: {layer}"));
-    }
+    let stays_float = |layers: &[String], why: &str| {
+        if let Some(first) = layers.first() {
+            let columns = source.manifest().layer(first).map_or(0, TensorSpec::columns);
+            let layers = count(layers.len(), "layer");
+            console
+                .line(&format!("{layers} left float, {why}; the first is {first}, with rows of {columns}"));
+        }
+    };
+    stays_float(&plan.indivisible, "outside the target, because no group size divides their rows");
+    stays_float(&plan.unfit, "within the target, because no candidate's group size divides their rows");
     if !plan.embedding().is_empty() {
         console.line("the embedding is quantized too: outside the target, and not in the prediction");
     }
@@ -52,9 +61,9 @@ pub fn print(job: &Job<'_>, decision: &Decision, record: Option<&Record>) -> Res
     };
     let predicted = solution.kl.map_or_else(String::new, |kl| predicted_line(job, decision, kl));
     out(&format!(
-        "\nlayers: {}{} float\nbpw: {:.4}{}{all}, whole model {:.4}\n{predicted}",
+        "\nlayers: {}{}\nbpw: {:.4}{}{all}, whole model {:.4}\n{predicted}",
         layers_by_bits(decision),
-        job.plan.len() - solution.bitmap.len() + job.plan.indivisible.len(),
+        float_layers(&job.plan, solution),
         solution.bpw,
         below_target(job.settings.target, solution.bpw, after.bytes.total),
         after.bpw_model(),
@@ -121,6 +130,22 @@ fn layers_by_bits(decision: &Decision) -> String {
     }
     let counts: Vec<String> = counts.iter().map(|(bits, n)| format!("{n} at {bits}, ")).collect();
     counts.concat()
+}
+
+/// Counts the layers that are float, with the reasons of those that had no choice.
+fn float_layers(plan: &Plan<'_>, solution: &Solution) -> String {
+    let total = plan.len() - solution.bitmap.len() + plan.indivisible.len();
+    let reasons = [
+        (plan.indivisible.len(), "whose rows no group size divides, outside the target"),
+        (plan.unfit.len(), "whose rows no candidate's group size divides"),
+    ];
+    let reasons = reasons.into_iter().filter(|(layers, _)| *layers > 0);
+    let reasons: Vec<String> = reasons.map(|(layers, why)| format!("{layers} {why}")).collect();
+    if reasons.is_empty() {
+        format!("{total} float")
+    } else {
+        format!("{total} float ({})", reasons.join("; "))
+    }
 }
 
 /// Describes refinement, round by round.

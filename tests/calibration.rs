@@ -116,3 +116,22 @@ fn fine_tuning_starts_from_searched_scales() {
     let card = fs::read_to_string(out.join("README.md")).unwrap();
     assert!(!card.contains("Predicted"), "{card}");
 }
+
+#[test]
+fn codes_that_learn_from_little_text_are_noted() {
+    let learn = |more: &[&str]| {
+        said(
+            &[&["--distill", "1", "--learn", "codes", "--rounding", "rtn", "--sequence-length", "256"], more]
+                .concat(),
+        )
+    };
+    let few = learn(&["--samples", "48"]);
+    assert!(few.contains("note: codes learn from 12288 tokens, and fewer than some 200000 may"), "{few}");
+    assert!(few.contains("--calibration generated:250000"), "{few}");
+    let home = tempfile::tempdir().unwrap();
+    let text = home.path().join("text.txt");
+    fs::write(&text, "A trait tells the compiler about functionality that a type has.\n".repeat(30_000))
+        .unwrap();
+    let enough = learn(&["--samples", "840", "--calibration", text.to_str().unwrap()]);
+    assert!(!enough.contains("codes learn from"), "{enough}");
+}

@@ -1,5 +1,7 @@
 //! Words before the bars of a job's steps. Estimates and bars name a step alike, so that a bar corrects the estimate.
 
+/// Texts that the model writes itself.
+pub(crate) const GENERATING: &str = "generating text";
 /// Measurement of all layers' sensitivities.
 pub(crate) const SENSITIVITIES: &str = "measuring sensitivities";
 /// Measurement of whole layers and whole models, to compare with predictions for them.

@@ -10,6 +10,7 @@ pub(crate) mod dequantize;
 pub(crate) mod estimate;
 pub(crate) mod evaluate;
 pub mod evaluation;
+pub(crate) mod generated;
 pub(crate) mod measure;
 pub(crate) mod opening;
 pub mod quantize;

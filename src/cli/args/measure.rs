@@ -1,8 +1,9 @@
 //! Arguments of commands that measure sensitivities and show them.
 
-use clap::builder::PossibleValue;
+use clap::builder::{OsStringValueParser, PossibleValue, TypedValueParser};
 use clap::{Args, ValueEnum};
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 
 use super::command::{FloatDtype, parse_size, sequence_length, whole, whole_in};
 use super::share::Hub;
@@ -15,9 +16,10 @@ use crate::numerics::rounding::Technique;
 #[derive(Debug, Args)]
 pub struct Calibration {
     /// Plain UTF-8 text, documents separated by lines `<|endoftext|>`; JSONL with `text` or conversations; or token ids
-    /// in an .npy or .npz [default: a text that mixbit carries]
-    #[arg(long, value_name = "FILE")]
-    pub calibration: Option<PathBuf>,
+    /// in an .npy or .npz; or `generated[:TOKENS]`: text that the model writes itself, kept beside the output [default: a
+    /// text that mixbit carries]
+    #[arg(long, value_name = "FILE", value_parser = OsStringValueParser::new().try_map(CalibrationText::parse))]
+    pub calibration: Option<CalibrationText>,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub template: Template,
@@ -99,6 +101,40 @@ pub struct Curve {
     pub overwrite: bool,
 }
 
+/// Origin of a calibration text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CalibrationText {
+    /// A file.
+    File(PathBuf),
+    /// The model itself, which writes as many tokens, or as many as the samples need.
+    Generated(Option<u64>),
+}
+
+impl CalibrationText {
+    fn parse(value: OsString) -> Result<Self, String> {
+        let tokens = match value.to_str().map(|value| value.strip_prefix("generated")) {
+            Some(Some("")) => return Ok(Self::Generated(None)),
+            Some(Some(rest)) => rest.strip_prefix(':'),
+            _ => None,
+        };
+        let Some(tokens) = tokens else { return Ok(Self::File(value.into())) };
+        match tokens.parse() {
+            Ok(tokens @ 1..=1_000_000_000) => Ok(Self::Generated(Some(tokens))),
+            _ => Err(format!(
+                "`{tokens}` is no number of tokens from 1 to 1000000000; a file of this name is `./generated:{tokens}`"
+            )),
+        }
+    }
+
+    /// Returns the path of the file; `None` for a text that is to be generated.
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path) => Some(path),
+            Self::Generated(_) => None,
+        }
+    }
+}
+
 /// Rounding of weights to codes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Rounding {
@@ -106,7 +142,7 @@ pub enum Rounding {
     Rtn,
     /// scale and bias of each group searched, weighted by the layer's inputs
     Search,
-    /// scale search, and later columns make up for the errors of earlier ones
+    /// scale search, later columns make up for the errors of earlier ones, and then codes and scales are improved in turn
     Gptq,
 }
 

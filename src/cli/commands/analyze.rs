@@ -39,8 +39,12 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
         (None, Some(list)) => Plan::new(&source, &candidates(list)?, &[], dtype)?,
         (None, None) => Plan::new(&source, &DEFAULT_CANDIDATES, &[], dtype)?,
     };
-    let calibration = settings::calibration(&args.calibration, recipe.as_ref(), source.spec())?;
+    let mut calibration = settings::calibration(&args.calibration, recipe.as_ref(), source.spec())?;
     console.notes(&source.spec().notes);
+    let generated = settings::generated_text(&args.calibration, &source, &mut calibration, &args.out)?;
+    if let Some(text) = generated {
+        text.write(&source, console)?;
+    }
     let analysis = Analysis::new(&source, &plan, &calibration, console)?;
     let texts = &analysis.texts;
     refuse_idle(&args.calibration.template, slice::from_ref(&texts.name), texts.has_conversations)?;

@@ -1,9 +1,12 @@
 //! Settings of jobs from flags, the recipe and the defaults, in this order of precedence.
 
+use std::path::Path;
+
 use crate::choose::plan::Plan;
 use crate::choose::recipe::{Learn, Quality, Recipe};
-use crate::cli::args;
+use crate::cli::args::{self, CalibrationText};
 use crate::error::{Error, Result};
+use crate::jobs::generated::GeneratedText;
 use crate::jobs::quantize::{EvaluationText, Quantization};
 use crate::jobs::settings::{
     ACTIVATION_MEMORY, Calibration, Samples, SensitivitySamples, Target, Tuning, sequence_length,
@@ -26,7 +29,7 @@ pub fn calibration(
     let quality = flags.quality.or_else(|| recipe?.tuning.quality);
     let recipe = recipe.map(|recipe| recipe.calibration.clone()).unwrap_or_default();
     Ok(Calibration {
-        text: flags.calibration.clone().or(recipe.text),
+        text: flags.calibration.as_ref().map_or(recipe.text, |text| text.file().map(Path::to_owned)),
         samples: flags.samples.map_or_else(
             || Samples::AtMost(recipe.samples.unwrap_or_else(|| default_samples(quality))),
             Samples::Exactly,
@@ -50,6 +53,23 @@ pub fn calibration(
         method: flags.method.unwrap_or_default(),
         template: template(&flags.template),
     })
+}
+
+/// Plans the text that the model is to generate beside `output`, if `flags` ask for one, and makes it the text of
+/// `calibration`.
+pub fn generated_text(
+    flags: &args::Calibration,
+    source: &SourceModel,
+    calibration: &mut Calibration,
+    output: &Path,
+) -> Result<Option<GeneratedText>> {
+    let Some(&CalibrationText::Generated(tokens)) = flags.calibration.as_ref() else { return Ok(None) };
+    let text = GeneratedText::plan(source, calibration, tokens, output)?;
+    if tokens.is_some() && flags.samples.is_none() {
+        calibration.samples = Samples::AtMost(text.samples());
+    }
+    calibration.text = Some(text.path().to_owned());
+    Ok(Some(text))
 }
 
 /// Returns the number of sequences of a preset.

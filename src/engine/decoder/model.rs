@@ -188,25 +188,46 @@ impl Model {
     pub(crate) fn forward(
         &self,
         tokens: &[u32],
-        mut caches: Option<&mut Caches>,
+        caches: Option<&mut Caches>,
         logits: LogitsOf,
     ) -> Result<Array> {
-        let Self { spec, dtype, on_gpu, nodes, .. } = self;
-        let context = Context { spec, dtype: *dtype, on_gpu: *on_gpu, nodes: *nodes };
+        self.forward_rows(&from_tokens(tokens), caches, self.nodes, logits)
+    }
+
+    /// Reads rows of tokens, all of one length, and computes the logits after the last token of each, row-major [rows,
+    /// vocabulary]. The caches are those of the same rows.
+    pub(crate) fn next_logits(&self, rows: &[&[u32]], caches: &mut Caches) -> Result<Vec<f32>> {
+        let tokens = rows.first().map_or(0, |row| row.len());
+        let ids = Array::from_slice(&rows.concat(), &[rows.len() as i32, tokens as i32]);
+        // Nodes that do several operations at once know one row.
+        to_vec(&self.forward_rows(&ids, Some(caches), Nodes::Single, LogitsOf::LastToken)?)
+    }
+
+    /// Computes the logits [rows, tokens, vocabulary] of `ids` [rows, tokens], or those of the last tokens.
+    fn forward_rows(
+        &self,
+        ids: &Array,
+        mut caches: Option<&mut Caches>,
+        nodes: Nodes,
+        logits: LogitsOf,
+    ) -> Result<Array> {
+        let Self { spec, dtype, on_gpu, .. } = self;
+        let context = Context { spec, dtype: *dtype, on_gpu: *on_gpu, nodes };
+        let tokens = ids.shape()[1] as usize;
         let mut positions = match &caches {
-            Some(caches) => Positions::at(&self.spec, caches.place(), tokens.len()),
-            None => Positions::new(&self.spec, 0, tokens.len()),
+            Some(caches) => Positions::at(&self.spec, caches.place(), tokens),
+            None => Positions::new(&self.spec, 0, tokens),
         };
-        let mut hidden = self.embed.rows(&from_tokens(tokens), positions.seen(), self.dtype)?;
+        let mut hidden = self.embed.rows(ids, positions.seen(), self.dtype)?;
         for (index, block) in self.blocks.iter().enumerate() {
             let cache = caches.as_mut().and_then(|caches| caches.layer(index));
             hidden = block.forward(context, &hidden, &mut positions, cache)?;
         }
         if let Some(caches) = caches {
-            caches.advance(tokens.len());
+            caches.advance(tokens);
         }
         if logits == LogitsOf::LastToken {
-            hidden = slice(&hidden, 1, tokens.len() - 1, tokens.len())?;
+            hidden = slice(&hidden, 1, tokens - 1, tokens)?;
         }
         self.head.logits(&hidden)
     }

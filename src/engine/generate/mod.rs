@@ -2,3 +2,4 @@
 pub mod generate;
 pub mod session;
 pub mod speculation;
+pub mod texts;

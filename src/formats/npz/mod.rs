@@ -6,5 +6,5 @@ mod read;
 mod tests;
 mod write;
 
-pub(crate) use read::{Checksum, read_entries};
+pub(crate) use read::{Checksum, npy_header, read_entries};
 pub use write::{NpzWriter, write_npz};

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::estimate::Work;
 use crate::models::spec::{AttentionSpec, BlockSpec, LinearSpec, TensorSpec};
+use crate::numerics::rounding::DESCENT_PASSES;
 
 /// An input that some of a block's layers share.
 #[derive(Debug, Clone, Copy)]
@@ -56,12 +57,13 @@ impl Work<'_> {
         inputs.map(|input| input.tokens * input.columns * input.columns).sum()
     }
 
-    /// Counts the operations of GPTQ: a factorization and a triangular product per matrix.
+    /// Counts the operations of GPTQ: a factorization, a triangular product, and products of descent per matrix.
     pub(crate) fn feedback_flops(&self) -> f64 {
         let specs = self.manifest.iter().filter(|spec| spec.quantizable());
+        let products = 1.0 + 2.0 * (1.0 + DESCENT_PASSES as f64);
         let of = |spec: &TensorSpec| {
             let (rows, columns) = (spec.rows() as f64, spec.columns() as f64);
-            columns * columns * (spec.experts().unwrap_or(1) as f64 * columns / 3.0 + rows)
+            columns * columns * (spec.experts().unwrap_or(1) as f64 * columns / 3.0 + rows * products)
         };
         specs.map(of).sum()
     }

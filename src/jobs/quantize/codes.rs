@@ -23,7 +23,8 @@ impl Job<'_> {
         if tokens < FEW_TOKENS {
             let note = format!(
                 "codes learn from {tokens} tokens, and fewer than some {FEW_TOKENS} may teach them this text alone: give \
-                 a longer setting `calibration` text and more setting `samples`, or leave setting `learn` out"
+                 a longer setting `calibration` text and more setting `samples`, let the model write it with setting \
+                 `calibration` generated:250000, or leave setting `learn` out"
             );
             self.progress.notes(&[note]);
         }

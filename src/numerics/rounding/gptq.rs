@@ -1,8 +1,9 @@
-//! GPTQ (arXiv:2210.17323): error feedback between columns, with the group parameters chosen under it.
+//! GPTQ (arXiv:2210.17323): error feedback between columns, with the group parameters chosen under it, then descent.
 
 use rayon::prelude::*;
 use std::collections::BTreeMap;
 
+use super::descent::{Descent, PASSES};
 use super::fit::Rule;
 use super::group::Triangle;
 use super::linalg::Hessian;
@@ -29,8 +30,20 @@ pub struct Gptq {
     pub searched_rows: usize,
 }
 
-/// Quantizes so that the layer's outputs change least: minimises `(w - q) H (w - q)^T` for every row.
+/// Quantizes so that the layer's outputs change least: minimises `(w - q) H (w - q)^T` for every row, by error feedback and
+/// then descent.
 pub fn gptq(weights: &[f32], quant: Quant, dtype: FloatType, hessian: &Hessian<'_>) -> Result<Gptq> {
+    gptq_with(weights, quant, dtype, hessian, PASSES)
+}
+
+/// Quantizes as [`gptq()`] does, with so many passes of descent.
+pub(crate) fn gptq_with(
+    weights: &[f32],
+    quant: Quant,
+    dtype: FloatType,
+    hessian: &Hessian<'_>,
+    passes: usize,
+) -> Result<Gptq> {
     let columns = hessian.columns();
     let layout = Layout::new(weights, columns, quant, dtype)?;
     let (importance, noise) = (hessian.diagonal(), hessian.noise(layout.group_size));
@@ -41,7 +54,7 @@ pub fn gptq(weights: &[f32], quant: Quant, dtype: FloatType, hessian: &Hessian<'
         .zip(quantized.scales.par_chunks_mut(ROWS * layout.scales_row()))
         .zip(quantized.biases.par_chunks_mut(ROWS * layout.scales_row()))
         .map(|(((weights, packed), scales), biases)| {
-            let task = Task { quant, layout, hessian, importance: &importance, noise: &noise };
+            let task = Task { quant, layout, hessian, passes, importance: &importance, noise: &noise };
             task.round(weights, Quantized { packed, scales, biases })
         })
         .collect();
@@ -57,6 +70,8 @@ struct Task<'a> {
     quant: Quant,
     layout: Layout,
     hessian: &'a Hessian<'a>,
+    /// Passes of descent.
+    passes: usize,
     importance: &'a [f32],
     /// Loss of independent errors of a step of 1 in each group.
     noise: &'a [f32],
@@ -82,6 +97,18 @@ impl Task<'_> {
         run_kernel(group_size, work);
         let doubtful: Vec<usize> = (0..rows).filter(|row| !self.is_better(&rounded, *row)).collect();
         let searched = self.search_some(&values, &errors, &doubtful)?;
+        if self.passes > 0 && searched.len() < rows {
+            let descent = Descent {
+                hessian: self.hessian,
+                rule: self.layout.rule,
+                passes: self.passes,
+                weights: &values,
+                errors: &mut errors,
+                codes: &mut rounded.codes,
+                grids: &mut rounded.grids,
+            };
+            run_kernel(group_size, descent);
+        }
         for row in 0..rows {
             let [packed, scales, biases] = self.layout.row_of(&mut out, row);
             if let Some(quantized) = searched.get(&row) {

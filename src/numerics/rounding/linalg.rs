@@ -36,6 +36,8 @@ pub struct Hessian<'a> {
     unit: Vec<f32>,
     pivots: Vec<f32>,
     damping: f64,
+    /// The damping in units of the moments.
+    added: f32,
     precision: Precision,
 }
 
@@ -65,8 +67,8 @@ impl<'a> Hessian<'a> {
             } else {
                 continue;
             };
-            let (unit, pivots) = factors;
-            return Ok(Self { moments, columns, unit, pivots, damping, precision });
+            let ((unit, pivots), added) = (factors, (damping * mean) as f32);
+            return Ok(Self { moments, columns, unit, pivots, damping, added, precision });
         }
         Err(RoundingError::Indefinite)
     }
@@ -123,6 +125,34 @@ impl<'a> Hessian<'a> {
             let (a, b) = (Matrix::new(&errors[later..], n), Matrix::new(&self.unit[later * n + start..], n));
             multiply_add(rows, n - later, width, 1.0, a, b, (targets, width));
         }
+    }
+
+    /// Returns `d H` of the damped `H` for every row `d` of `errors`.
+    pub(crate) fn gradients(&self, errors: &[f32]) -> Vec<f32> {
+        let mut out = vec![0.0; errors.len()];
+        self.add_gradients(errors, 0, self.columns, &mut out);
+        out
+    }
+
+    /// Adds to `gradients` what `changes` of the errors of the columns from `start` (rows of `width`) contribute.
+    pub(crate) fn add_gradients(&self, changes: &[f32], start: usize, width: usize, gradients: &mut [f32]) {
+        let n = self.columns;
+        let rows = changes.len() / width;
+        let (a, b) = (Matrix::new(changes, width), Matrix::new(&self.moments[start * n..], n));
+        multiply_add(rows, width, n, 1.0, a, b, (gradients, n));
+        for (gradients, changes) in gradients.chunks_exact_mut(n).zip(changes.chunks_exact(width)) {
+            gradients[start..].iter_mut().zip(changes).for_each(|(sum, change)| *sum += self.added * change);
+        }
+    }
+
+    /// Writes the block `[size, size]` of the damped `H` from column `start`.
+    pub(crate) fn copy_damped(&self, start: usize, block: &mut [f32], size: usize) {
+        let rows = self.moments[start * self.columns..].chunks(self.columns);
+        block
+            .chunks_exact_mut(size)
+            .zip(rows)
+            .for_each(|(to, row)| to.copy_from_slice(&row[start..start + size]));
+        block.iter_mut().step_by(size + 1).for_each(|h| *h += self.added);
     }
 
     /// Returns `d H d^T` for every row `d` of `errors`.

@@ -1,16 +1,13 @@
-use super::rounded::Layout;
-use super::rounded::column_weights;
-use crate::numerics::affine::FloatType;
-use crate::numerics::affine::QuantizeError;
-use crate::numerics::affine::Quantized;
-use crate::numerics::quant::Quant;
 use proptest::prelude::*;
 
 use super::fit::{MARGIN, REFITS, Rule};
+use super::gptq::gptq_with;
+use super::rounded::{Layout, column_weights};
 use crate::numerics::affine::{
-    Grid, Rows, decode, dequantize, encode, pack, quantize, quantize_dequantize, round_to_nearest_grid,
+    FloatType, Grid, QuantizeError, Quantized, Rows, decode, dequantize, encode, pack, quantize,
+    quantize_dequantize, round_to_nearest_grid, unpack,
 };
-use crate::numerics::quant::{AFFINE_BITS, AFFINE_GROUP_SIZES};
+use crate::numerics::quant::{AFFINE_BITS, AFFINE_GROUP_SIZES, Quant};
 use crate::numerics::rounding::*;
 
 const DTYPES: [FloatType; 3] = [FloatType::F32, FloatType::F16, FloatType::Bf16];
@@ -338,10 +335,10 @@ fn gptq_is_the_published_one_with_better_grids() {
     let hessian = Hessian::new(&h, columns, 0.01).unwrap();
     for (bits, group_size) in [(2, 32), (3, 128), (4, 64), (5, 32), (8, 64)] {
         let quant = Quant::affine(bits, group_size);
-        let found = gptq(&weights, quant, dtype, &hessian).unwrap();
+        let found = gptq_with(&weights, quant, dtype, &hessian, 0).unwrap();
         assert!(found.searched_rows <= 2);
         let mut codes = vec![0; weights.len()];
-        crate::numerics::affine::unpack(&found.quantized.packed, bits, &mut codes);
+        unpack(&found.quantized.packed, bits, &mut codes);
         let grids = grids(&found.quantized);
         let mut same = 0;
         for (i, row) in weights.chunks(columns).enumerate() {
@@ -367,6 +364,67 @@ fn other_losses(weights: &[f32], h: &[f32], columns: usize, quant: Quant, dtype:
     [values(&searched, weights, quant, dtype), rtn].map(|rounded| naive_loss(&rounded, weights, h, columns))
 }
 
+/// `H` with the damping of a factorization.
+fn damped(h: &[f32], columns: usize, damping: f64) -> Vec<f32> {
+    let mean = h.iter().step_by(columns + 1).map(|&h| f64::from(h)).sum::<f64>() / columns as f64;
+    let mut h = h.to_vec();
+    h.iter_mut().step_by(columns + 1).for_each(|h| *h += (damping * mean) as f32);
+    h
+}
+
+#[test]
+fn descent_loses_less_in_every_row() {
+    let (columns, rows) = (192, 40);
+    let weights = normals(rows * columns, 13);
+    let h = moments(columns, 400, 5);
+    let hessian = Hessian::new(&h, columns, 0.01).unwrap();
+    let h = damped(&h, columns, 0.01);
+    for (bits, group_size, dtype) in
+        [(2, 64, FloatType::F16), (3, 32, FloatType::Bf16), (4, 64, FloatType::F32), (8, 32, FloatType::F32)]
+    {
+        let quant = Quant::affine(bits, group_size);
+        let mut stored = weights.clone();
+        dtype.round_all(&mut stored);
+        let losses = |passes| -> Vec<f64> {
+            let found = gptq_with(&weights, quant, dtype, &hessian, passes).unwrap();
+            assert_eq!(found.searched_rows, 0);
+            let rounded = values(&found.quantized, &weights, quant, dtype);
+            let rows = rounded.chunks(columns).zip(stored.chunks(columns));
+            rows.map(|(rounded, row)| naive_loss(rounded, row, &h, columns)).collect()
+        };
+        let (before, some, many) = (losses(0), losses(1), losses(8));
+        let no_more = |a: &[f64], b: &[f64]| a.iter().zip(b).all(|(a, b)| *a <= b * 1.0001);
+        assert!(no_more(&some, &before) && no_more(&many, &some), "{quant}: {before:?} {some:?} {many:?}");
+        let share = many.iter().sum::<f64>() / before.iter().sum::<f64>();
+        assert!(share < 0.97, "{quant}: {share}");
+    }
+}
+
+#[test]
+fn after_descent_no_code_is_better_elsewhere() {
+    let (columns, rows, dtype) = (128, 6, FloatType::F32);
+    let (weights, h) = (normals(rows * columns, 14), moments(columns, 400, 6));
+    let hessian = Hessian::new(&h, columns, 0.01).unwrap();
+    let h = damped(&h, columns, 0.01);
+    let quant = Quant::affine(3, 64);
+    let found = gptq_with(&weights, quant, dtype, &hessian, 200).unwrap();
+    let (rounded, grids) = (values(&found.quantized, &weights, quant, dtype), grids(&found.quantized));
+    let mut codes = vec![0; weights.len()];
+    unpack(&found.quantized.packed, 3, &mut codes);
+    for (at, &code) in codes.iter().enumerate() {
+        let (row, column) = (at / columns * columns, at % columns);
+        let errors = (0..columns).map(|j| f64::from(weights[row + j]) - f64::from(rounded[row + j]));
+        let h = &h[column * columns..(column + 1) * columns];
+        let gradient: f64 = errors.zip(h).map(|(error, &h)| error * f64::from(h)).sum();
+        for step in [-1, 1].into_iter().filter(|step| (0..8).contains(&(i32::from(code) + step))) {
+            let moved = f64::from(step) * f64::from(grids[at / 64].scale);
+            let change = moved * (moved * f64::from(h[column]) - 2.0 * gradient);
+            let slack = 0.01 * moved * moved * f64::from(h[column]);
+            assert!(change > -slack, "{at}: {step} changes the loss by {change}");
+        }
+    }
+}
+
 #[test]
 fn rows_that_feedback_does_no_good_are_searched() {
     // Columns that never go together leave nothing to feed back, and columns that always do leave much.
@@ -386,7 +444,7 @@ fn without_correlations_gptq_is_the_search() {
     let weights = normals(40 * columns, 7);
     let identity: Vec<f32> = (0..columns * columns).map(|i| f32::from(i % (columns + 1) == 0)).collect();
     let hessian = Hessian::new(&identity, columns, 0.01).unwrap();
-    let found = gptq(&weights, quant, dtype, &hessian).unwrap();
+    let found = gptq_with(&weights, quant, dtype, &hessian, 0).unwrap();
     let searched = values(&search(&weights, columns, quant, dtype, None).unwrap(), &weights, quant, dtype);
     let rounded = values(&found.quantized, &weights, quant, dtype);
     let same = rounded.iter().zip(&searched).filter(|(a, b)| a.to_bits() == b.to_bits()).count();

@@ -5,7 +5,7 @@ use crate::choose::candidate::{Candidate, DEFAULT_CANDIDATES};
 use crate::choose::plan::Plan;
 use crate::choose::recipe::Recipe;
 use crate::choose::rules::LayerRule;
-use crate::cli::args::Quantize;
+use crate::cli::args::{CalibrationText, Quantize};
 use crate::cli::commands::settings;
 use crate::error::{Error, Result};
 use crate::files::output_file::explain_resuming;
@@ -25,7 +25,7 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     let mut claim = None;
     let kept = if args.requantize { Quantized::Decoded } else { Quantized::Kept };
     let source = open_as(&args.hf_path, Need::Files, kept, |source| {
-        let calibration = args.calibration.calibration.as_deref();
+        let calibration = args.calibration.calibration.as_ref().and_then(CalibrationText::file);
         let evaluation = args.eval_data.as_deref().or(calibration);
         check_tokenizer(source, &[calibration, evaluation], console)?;
         if args.dry_run {
@@ -38,11 +38,20 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     console.notes(&output.notes(&source)?);
     let recipe = recipe(args.recipe.as_deref(), args.candidates.as_deref(), console)?;
     let plan = plan(args, &source, recipe.as_ref())?;
-    let settings = settings::quantization(args, output, &source, recipe.as_ref(), &plan)?;
+    let mut settings = settings::quantization(args, output, &source, recipe.as_ref(), &plan)?;
+    let generated = settings::generated_text(
+        &args.calibration,
+        &source,
+        &mut settings.calibration,
+        &args.output.mlx_path,
+    )?;
     let mut job = Job::new(&source, plan, settings, console)?;
     report::announce(&job);
     check(args, &job, recipe.as_ref())?;
     let extent = if args.dry_run { Extent::Decision } else { Extent::Model };
+    if let Some(text) = generated {
+        text.write(&source, console)?;
+    }
     job.read(extent)?;
     idle::check_template(args, &job)?;
     let costs = job.estimate(extent)?;

@@ -1,0 +1,130 @@
+//! Calibration text that the float model writes itself, kept as token ids beside the output.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::bars;
+use super::settings::Calibration;
+use crate::engine::decoder::model::Model;
+use crate::engine::generate::texts::{SampledTexts, sample_texts};
+use crate::engine::runtime::Engine;
+use crate::error::{Error, Result};
+use crate::files::digest::digest;
+use crate::files::output_file;
+use crate::formats::npz::npy_header;
+use crate::models::source::SourceModel;
+use crate::numerics::dtype::Dtype;
+use crate::progress::Progress;
+use crate::text::corpus::{HELD_OUT_EVERY, Text};
+use crate::text::stop_tokens::StopTokens;
+use crate::text::tokenizer::Tokenizer;
+use crate::words::count;
+
+/// Tokens of the built-in text that every second text begins with.
+const PIECE_TOKENS: usize = 8;
+/// Texts beyond the samples, to hold out and to watch progress on.
+const SPARE_TEXTS: usize = 32;
+
+/// Text to generate, and the file that keeps it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GeneratedText {
+    path: PathBuf,
+    texts: usize,
+    length: usize,
+    seed: u64,
+}
+
+impl GeneratedText {
+    /// Plans a text of at least `tokens` by `source`, or of as many as `calibration` needs, beside `output`. The name of the
+    /// file tells apart models, lengths and seeds.
+    ///
+    /// # Errors
+    /// When the model has no tokenizer.
+    pub fn plan(
+        source: &SourceModel,
+        calibration: &Calibration,
+        tokens: Option<u64>,
+        output: &Path,
+    ) -> Result<Self> {
+        if !Tokenizer::is_in(source.files()) {
+            return Err(Error::file(source.dir(), "has no tokenizer, and text is generated from tokens that texts begin with")
+                .hint("put the tokenizer's files there, or give setting `calibration` a file of token ids, an .npy or .npz"));
+        }
+        let Calibration { samples, sequence_length, seed, .. } = *calibration;
+        let length = sequence_length as usize;
+        let samples = samples.count() as usize;
+        let needed = samples + samples / (HELD_OUT_EVERY - 1) + SPARE_TEXTS;
+        let texts = tokens.map_or(needed, |tokens| (tokens as usize).div_ceil(length.max(1)));
+        let key = digest([format!(
+            "{} {} {texts} {length} {seed}",
+            env!("CARGO_PKG_VERSION"),
+            source.fingerprint()?
+        )]);
+        let path = output_file::beside(output, &format!(".generated-{}.npy", &key[..8]));
+        Ok(Self { path, texts, length, seed })
+    }
+
+    /// Returns the path of the file, which is of token ids.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Returns the number of sequences of the text that nothing is held out of.
+    pub fn samples(&self) -> u32 {
+        (self.texts - (self.texts / HELD_OUT_EVERY).max(1)).max(1) as u32
+    }
+
+    /// Generates the text with `source` and writes it, unless an earlier run has.
+    ///
+    /// # Errors
+    /// When the model cannot be loaded, its logits are not numbers, the file cannot be written, or the work is interrupted.
+    pub fn write(&self, source: &SourceModel, progress: &dyn Progress) -> Result<()> {
+        let (name, tokens) = (self.path.display(), count(self.texts * self.length, "token"));
+        if fs::exists(&self.path).map_err(|e| Error::io(&self.path, e))? {
+            progress.line(&format!("calibration: {tokens} that the model has generated before, in {name}"));
+            return Ok(());
+        }
+        progress.stage("generating");
+        let texts = self.sample(source, progress)?;
+        let mut bytes = npy_header(Dtype::U32, &[self.texts, self.length]);
+        bytes.extend(texts.iter().flatten().flat_map(|token| token.to_le_bytes()));
+        output_file::write(&self.path, &bytes)?;
+        progress.line(&format!("calibration: {tokens} that the model has generated, kept in {name}"));
+        Ok(())
+    }
+
+    fn sample(&self, source: &SourceModel, progress: &dyn Progress) -> Result<Vec<Vec<u32>>> {
+        let tokenizer = Tokenizer::from_files(source.files())?;
+        let stop = StopTokens::read(source.config(), &tokenizer)?.ids();
+        let beginning = tokenizer.beginning(&tokenizer.around()?, false)?;
+        let prompts = self.prompts(&tokenizer, &beginning)?;
+        let engine = Engine::start()?;
+        let model = Model::load(&engine, source, None)?;
+        let bar = progress.steps_bar(bars::GENERATING, self.texts as u64);
+        let settings = SampledTexts {
+            prompts: &prompts,
+            length: self.length,
+            stop: &stop,
+            beginning: &beginning,
+            seed: self.seed,
+        };
+        let texts = sample_texts(&model, &settings, &mut |finished| bar.inc(finished as u64))?;
+        bar.finish();
+        Ok(texts)
+    }
+
+    /// Returns what each text begins with: half of them as every text does, and the others with a piece of the built-in
+    /// text besides. Where texts have no common beginning all get a piece.
+    fn prompts(&self, tokenizer: &Tokenizer, beginning: &[u32]) -> Result<Vec<Vec<u32>>> {
+        let bare = if beginning.is_empty() { 0 } else { self.texts.div_ceil(2) };
+        let pieces = self.texts - bare;
+        let room = self.length.saturating_sub(beginning.len() + 1).min(PIECE_TOKENS);
+        let tokens = tokenizer.encode(Text::built_in(), false)?;
+        let last = tokens.len().saturating_sub(room);
+        let piece = |index: usize| {
+            let start = last * index / pieces.max(1);
+            [beginning, &tokens[start..start + room]].concat()
+        };
+        Ok(std::iter::repeat_n(beginning.to_vec(), bare).chain((0..pieces).map(piece)).collect())
+    }
+}

@@ -68,6 +68,14 @@ pub const TARGETS: &[Target] = &[
     target("packed-asymmetric", "model.safetensors", Kind::Safetensors),
     target("fp8-blocks", "model.safetensors", Kind::Safetensors),
     target("bitsandbytes-nf4", "model.safetensors", Kind::Safetensors),
+    target("packed-three-bits", "model.safetensors", Kind::Safetensors),
+    target("int8-rows", "model.safetensors", Kind::Safetensors),
+    target("mxfp4", "model.safetensors", Kind::Safetensors),
+    target("nvfp4-compressed", "model.safetensors", Kind::Safetensors),
+    target("nvfp4-modelopt", "model.safetensors", Kind::Safetensors),
+    target("awq", "model.safetensors", Kind::Safetensors),
+    target("bitsandbytes-int8", "model.safetensors", Kind::Safetensors),
+    target("gpt-oss", "model.safetensors", Kind::Safetensors),
     target("pytorch-strided", "pytorch_model.bin", Kind::Archive),
     target("gguf", "model.gguf", Kind::Gguf),
     target("gguf-types", "model.gguf", Kind::Gguf),
@@ -77,6 +85,22 @@ pub const TARGETS: &[Target] = &[
     target("quantized", "texts.jsonl", Kind::Lines),
     target("quantized", "tokens.npy", Kind::Array),
     target("quantized", "tokens.npz", Kind::Archive),
+];
+
+/// Forms of weights among the models.
+const FORMS: [&str; 12] = [
+    "gptq-act-order",
+    "packed-asymmetric",
+    "packed-three-bits",
+    "fp8-blocks",
+    "int8-rows",
+    "mxfp4",
+    "nvfp4-compressed",
+    "nvfp4-modelopt",
+    "awq",
+    "bitsandbytes-int8",
+    "bitsandbytes-nf4",
+    "pytorch-strided",
 ];
 
 /// Returns the path to open for the model in `folder`.
@@ -136,7 +160,7 @@ pub fn write_all(root: &Path) -> Result<()> {
     write_beside(&root.join("quantized"))?;
 
     copy("golden/quantized-by-mlx-lm/qwen3-moe-quantized-router", &root.join("experts"), &[])?;
-    for form in ["gptq-act-order", "packed-asymmetric", "fp8-blocks", "bitsandbytes-nf4", "pytorch-strided"] {
+    for form in FORMS {
         copy(&format!("golden/forms/{form}"), &root.join(form), &[])?;
     }
     for (model, file) in [("gguf", "qwen2-tied"), ("gguf-types", "types")] {
@@ -144,6 +168,7 @@ pub fn write_all(root: &Path) -> Result<()> {
         let from = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("fixtures/gguf/{file}.gguf"));
         fs::copy(from, root.join(model).join("model.gguf"))?;
     }
+    copy("golden/gpt-oss-mxfp4", &root.join("gpt-oss"), &[])?;
     copy("golden/mixtral-untied", &root.join("mixtral"), &[])?;
     copy("golden/llama-yarn-rope", &root.join("yarn"), &[])?;
     copy("golden/qwen3-layer-types", &root.join("qwen3"), &[])

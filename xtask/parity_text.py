@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "fixtures"))
 import parity_classes  # noqa: E402
 from checkpoints import weight_shapes  # noqa: E402
+from odd_texts import TEXTS  # noqa: E402
 
 ROWS, HIDDEN = 1024, 32
 # What stock mlx-lm cannot open here.
@@ -40,20 +41,6 @@ UNREADABLE = {
     "olmo-transformers": "mlx-lm's olmo needs the package ai2-olmo",
     "olmo-untied": "mlx-lm's olmo needs the package ai2-olmo",
 }
-TEXTS = [
-    "Hello world",
-    " ",
-    "  two  spaces ",
-    "<s>hi</s> there <unk>",
-    "a<|im_start|>user\nb<|im_end|> c",
-    "<|endoftext|> x <|eot_id|>y",
-    "déjà ﬁ vu é naïve ÀB",
-    "日本語 👩‍👩‍👧 ½",
-    "tab\tnl\n\n\r\nend \n",
-    "it's 12345 THE'S <new> tok<new>en <New> <x>  <x> end<z>",
-    "[CLS] [MASK] hi [PAD]",
-    " lead <s> trail ",
-]  # fmt: skip
 # For the folders of one class each, of which there are many.
 FEW_TEXTS = [
     "Hello world ",

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::json;
 use super::model_files::ModelFiles;
+use super::names::has_extension;
 use super::pack::safe_name;
 use crate::error::{Error, ErrorKind, Result};
 use crate::words::count;
@@ -131,6 +132,10 @@ pub(crate) fn choose_weights(dir: &Path, names: &[String]) -> Result<Vec<String>
     }
     if names.iter().any(|name| name == NPZ) {
         return Ok(vec![NPZ.to_owned()]);
+    }
+    if let Some(gguf) = names.iter().find(|name| has_extension(name, "gguf")) {
+        return Err(Error::file(dir, format!("no weights but GGUF files, such as `{gguf}`"))
+            .hint("download the one that you want and give the path of that file"));
     }
     let expected = "no weights: expected model.safetensors, shards with an index, weights.npz, pytorch_model.bin, or one .gguf";
     let error = Error::file(dir, expected);

@@ -1,6 +1,6 @@
 //! Experts in the form of gpt-oss, whose rows of gate and up take turns.
 
-use super::common::{RawCheckpoint, fixtures, make, stderr, succeeded};
+use super::common::{RawCheckpoint, copy_folder, fixtures, make, stderr, succeeded};
 use super::{difference, logits};
 use mixbit::models::source::SourceModel;
 use std::path::PathBuf;
@@ -60,4 +60,46 @@ fn experts_of_gpt_oss_stay_or_are_quantized_anew() {
         assert_eq!(anew.bitmap()[&path].to_string(), "6:32", "{path}");
     }
     assert!(difference(&logits(anew.dir()), &logits(&published())) < 0.2);
+}
+
+#[test]
+fn damaged_blocks_of_gpt_oss_are_errors() {
+    type Damage = fn(&mut RawCheckpoint, &str);
+    let damages: [(&str, Damage, &str); 7] = [
+        ("gate_up_proj_blocks", |raw, name| shorten(raw, name), "shape"),
+        ("gate_up_proj_scales", |raw, name| shorten(raw, name), "shape"),
+        ("down_proj_blocks", |raw, name| raw.remove(name), "_blocks`: missing"),
+        ("down_proj_scales", |raw, name| raw.remove(name), "_scales`: missing"),
+        ("down_proj_scales", |raw, name| raw.get_mut(name).3[3] = 0xff, "NaN"),
+        ("down_proj_blocks", |raw, name| raw.get_mut(name).1 = "I8".to_owned(), "expected"),
+        ("down_proj_blocks", |raw, name| raw.get_mut(name).2[3] = 8, "expected"),
+    ];
+    for (part, damage, expected) in damages {
+        let home = tempfile::tempdir().unwrap();
+        let folder = home.path().join("model");
+        copy_folder(&published(), &folder);
+        let file = folder.join("model.safetensors");
+        let (mut raw, name) = (RawCheckpoint::read(&file), path_of(1, part));
+        damage(&mut raw, &name);
+        let tensor = raw.tensors.iter_mut().find(|tensor| tensor.0 == name);
+        // The header stays sound.
+        if let Some((.., shape, data)) = tensor {
+            data.truncate(shape.iter().product());
+        }
+        raw.write(&file);
+        let output = make("convert", &folder, &home.path().join("out"), &[]);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{part}: {said}");
+        assert_eq!(said.matches("error: ").count(), 1, "{said}");
+        let layer = path_of(1, part.trim_end_matches("_blocks").trim_end_matches("_scales"));
+        assert!(said.contains(&layer) && said.contains(expected), "{part}: {said}");
+    }
+}
+
+/// Takes away the last row of each expert's matrix.
+fn shorten(raw: &mut RawCheckpoint, name: &str) {
+    let (.., shape, data) = raw.get_mut(name);
+    let row: usize = shape[2..].iter().product();
+    *data = data.chunks(shape[1] * row).flat_map(|expert| &expert[..expert.len() - row]).copied().collect();
+    shape[1] -= 1;
 }

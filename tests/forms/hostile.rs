@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::{RawCheckpoint, copy_folder, fixtures, make, stderr};
+use crate::common::{RawCheckpoint, copy_folder, fixtures, json_file, make, stderr};
 
 /// Layer that is damaged.
 const LAYER: &str = "model.layers.0.mlp.down_proj";
@@ -45,6 +45,11 @@ fn truncated_tensors_are_errors() {
         ("packed", "weight_scale"),
         ("packed", "weight_shape"),
         ("packed-asymmetric", "weight_zero_point"),
+        ("packed-three-bits", "weight_packed"),
+        ("packed-three-bits", "weight_zero_point"),
+        ("packed-seven-bits", "weight_scale"),
+        ("packed-whole-words", "weight_zero_point"),
+        ("packed-eight-bits", "weight_packed"),
         ("packed-act-order", "weight_g_idx"),
         ("int8-rows", "weight_scale"),
         ("mxfp4", "weight_packed"),
@@ -55,6 +60,7 @@ fn truncated_tensors_are_errors() {
         ("gptq", "qzeros"),
         ("gptq", "scales"),
         ("gptq-three-bits", "qweight"),
+        ("gptq-asymmetric", "qzeros"),
         ("gptq-act-order", "g_idx"),
         ("awq", "qweight"),
         ("awq", "qzeros"),
@@ -74,10 +80,14 @@ fn truncated_tensors_are_errors() {
 fn missing_tensors_are_errors() {
     for (form, part) in [
         ("fp8-blocks", "weight_scale_inv"),
+        ("fp8-rows", "weight_scale"),
+        ("fp8-tensor", "weight_scale_inv"),
         ("packed", "weight_shape"),
+        ("packed-three-bits", "weight_scale"),
         ("int8-rows", "weight_scale"),
         ("mxfp4", "weight_scale"),
         ("nvfp4-compressed", "weight_global_scale"),
+        ("nvfp4-modelopt", "weight_scale_2"),
         ("nvfp4-modelopt", "weight"),
         ("gptq", "qzeros"),
         ("awq", "scales"),
@@ -105,14 +115,21 @@ fn scales_that_are_no_numbers_or_all_zero_are_errors() {
         ("fp8-tensor", "weight_scale_inv", NAN_16, &[0; 2]),
         ("packed", "weight_scale", NAN_16, &[0; 2]),
         ("packed-act-order", "weight_scale", NAN_16, &[0; 2]),
+        ("packed-eight-bits", "weight_scale", NAN_16, &[0; 2]),
+        ("packed-seven-bits", "weight_scale", NAN_16, &[0; 2]),
         ("int8-rows", "weight_scale", NAN_16, &[0; 2]),
         ("nvfp4-compressed", "weight_global_scale", NAN_F32, &[0; 4]),
+        ("nvfp4-compressed", "weight_scale", &[0x7f], &[0]),
         ("nvfp4-modelopt", "weight_scale", &[0x7f], &[0]),
+        ("nvfp4-modelopt", "weight_scale_2", NAN_F32, &[0; 4]),
         ("gptq", "scales", NAN_16, &[0; 2]),
         ("gptq-act-order", "scales", NAN_16, &[0; 2]),
+        ("gptq-three-bits", "scales", NAN_16, &[0; 2]),
         ("awq", "scales", NAN_16, &[0; 2]),
         ("bitsandbytes-int8", "SCB", NAN_F32, &[0; 4]),
         ("bitsandbytes-nf4", "weight.nested_absmax", NAN_F32, &[0; 4]),
+        ("bitsandbytes-nf4", "weight.nested_quant_map", NAN_F32, &[0; 4]),
+        ("bitsandbytes-nf4", "weight.quant_map", NAN_F32, &[0; 4]),
         ("bitsandbytes-fp4", "weight.absmax", NAN_F32, &[0; 4]),
     ] {
         for (number, what) in [(nan, "NaN"), (zero, "zero")] {
@@ -163,6 +180,8 @@ fn sizes_and_groups_that_do_not_exist_are_errors() {
 fn types_that_a_form_does_not_have_are_errors() {
     for (form, part, dtype) in [
         ("packed", "weight_packed", "F32"),
+        ("packed-asymmetric", "weight_zero_point", "F32"),
+        ("bitsandbytes-int8", "SCB", "I32"),
         ("gptq", "qweight", "F32"),
         ("awq", "qzeros", "F32"),
         ("mxfp4", "weight_packed", "I8"),
@@ -195,4 +214,30 @@ fn layers_outside_of_all_targets_are_errors() {
     let output = make("convert", &folder, &home.path().join("out"), &[]);
     let said = stderr(&output);
     assert!(said.contains(LAYER) && said.contains("targets"), "{said}");
+}
+
+#[test]
+fn groups_beyond_all_sizes_are_errors() {
+    let home = tempfile::tempdir().unwrap();
+    for (form, pointer) in [
+        ("packed", "/config_groups/group_0/weights/group_size"),
+        ("gptq", "/group_size"),
+        ("gptq-act-order", "/group_size"),
+        ("awq", "/group_size"),
+        ("fp8-blocks", "/weight_block_size/0"),
+        ("fp8-blocks", "/weight_block_size/1"),
+    ] {
+        for size in [u64::MAX, 1 << 63, i64::MAX as u64, 1 << 40] {
+            let folder = home.path().join(format!("{form}-{size}-{}", pointer.len()));
+            copy_folder(&fixtures().join("golden/forms").join(form), &folder);
+            let config = folder.join("config.json");
+            let mut keys = json_file(&config);
+            *keys["quantization_config"].pointer_mut(pointer).unwrap() = size.into();
+            fs::write(config, keys.to_string()).unwrap();
+            let output = make("convert", &folder, &home.path().join("out"), &[]);
+            let said = stderr(&output);
+            assert_eq!(output.status.code(), Some(1), "{form} {size}: {said}");
+            assert_eq!(said.matches("error: ").count(), 1, "{form} {size}: {said}");
+        }
+    }
 }

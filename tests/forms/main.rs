@@ -163,6 +163,11 @@ fn layers_of_mlx_are_quantized_anew_too() {
     assert!(difference(&logits(&out), &logits(&uniform)) < 0.05);
 }
 
+fn packed_bits(bits: u32) -> Value {
+    serde_json::json!({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"group_0":
+        {"targets": ["Linear"], "weights": {"num_bits": bits, "type": "int", "strategy": "channel"}}}})
+}
+
 #[test]
 fn what_no_one_reads_is_refused_by_name() {
     let home = tempfile::tempdir().unwrap();
@@ -185,6 +190,8 @@ fn what_no_one_reads_is_refused_by_name() {
         (serde_json::json!({"quant_method": "fp8", "fmt": "e5m2"}), "`fmt` \"e5m2\""),
         (serde_json::json!({"quant_method": "fp8", "weight_block_size": [0, 1]}), "weight_block_size"),
         (serde_json::json!({"quant_method": "compressed-tensors", "config_groups": 3}), "config_groups"),
+        (packed_bits(0), "compressed-tensors: 0 in pack-quantized is not read"),
+        (packed_bits(9), "compressed-tensors: 9 in pack-quantized is not read"),
         (
             serde_json::json!({"quant_method": "compressed-tensors", "format": "marlin-24", "config_groups":
                 {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "int"}}}}),

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+use mixbit::models::source::SourceModel;
+use mixbit::numerics::dtype::extend_f32;
+
 use crate::common::{make, stderr};
 use crate::gguf;
 
@@ -191,6 +194,53 @@ fn other_formats_are_errors() {
 }
 
 #[test]
+fn keys_that_are_there_twice_are_errors() {
+    let mut file = File::read("qwen2-tied");
+    let (key, value) = file.keys.pop_first().unwrap();
+    let again = [&string(&key)[..], &value.kind.to_le_bytes(), &value.bytes].concat();
+    file.keys.insert(key.clone(), value);
+    let mut bytes = file.bytes();
+    let keys = file.keys.len() as u64 + 1;
+    bytes[16..24].copy_from_slice(&keys.to_le_bytes());
+    bytes.splice(24..24, again);
+    let said = said_of(&bytes);
+    assert!(said.contains(&format!("`{key}`: is there twice")), "{said}");
+}
+
+/// Makes a matrix of `types` one of Q8_K, whose values are 0.25 times -128 to 127 in each row.
+fn with_q8_k(scale: f32) -> File {
+    let mut file = File::read("types");
+    let offset = file.data.len().next_multiple_of(32);
+    file.data.resize(offset, 0);
+    let tensor = file.tensor("blk.1.attn_v.weight");
+    (tensor.kind, tensor.offset) = (15, offset as u64);
+    for _ in 0..tensor.sizes[1] {
+        file.data.extend(scale.to_le_bytes());
+        file.data.extend((-128..=127i8).map(i8::cast_unsigned));
+        // Sums of sixteen codes, which nobody needs.
+        file.data.extend([0x55; 32]);
+    }
+    file
+}
+
+#[test]
+fn blocks_of_q8_k_are_decoded() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("model.gguf");
+    fs::write(&path, with_q8_k(0.25).bytes()).unwrap();
+    let source = SourceModel::open(&path).unwrap();
+    let tensor = source.tensor("model.layers.1.self_attn.v_proj.weight").unwrap();
+    let mut values = Vec::new();
+    extend_f32(tensor.dtype, &tensor.bytes(), &mut values);
+    let row: Vec<f32> = (-128..=127i8).map(|code| 0.25 * f32::from(code)).collect();
+    assert_eq!(values, row.repeat(32));
+    for (scale, what) in [(f32::NAN, "NaN"), (f32::INFINITY, "infinite"), (0.0, "zero")] {
+        let said = said_of(&with_q8_k(scale).bytes());
+        assert!(said.contains(what) && said.contains("blk.1.attn_v.weight"), "{said}");
+    }
+}
+
+#[test]
 fn tensors_outside_of_the_file_are_errors() {
     const NAME: &str = "blk.0.attn_q.weight";
     type Damage = fn(&mut Tensor);
@@ -291,12 +341,20 @@ fn factors_that_are_not_llamas_are_errors() {
 
 #[test]
 fn scales_that_are_no_numbers_or_all_zero_are_errors() {
-    // Layer, bytes of a block, place of its scale.
+    // Layer, bytes of a block, place of its scale: of Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, Q2_K to Q6_K, IQ4_XS.
     for (name, block, at) in [
         ("blk.0.attn_q.weight", 18, 0),
+        ("blk.0.attn_k.weight", 20, 0),
+        ("blk.0.attn_v.weight", 22, 0),
+        ("blk.0.attn_output.weight", 24, 0),
         ("blk.0.ffn_gate.weight", 34, 0),
+        ("blk.0.ffn_down.weight", 18, 0),
         ("blk.1.attn_q.weight", 84, 80),
+        ("blk.1.attn_k.weight", 110, 108),
+        ("blk.1.attn_v.weight", 144, 0),
+        ("blk.1.ffn_gate.weight", 176, 0),
         ("blk.1.ffn_up.weight", 210, 208),
+        ("blk.2.attn_q.weight", 136, 0),
     ] {
         for (number, what) in [([0xff, 0x7f], "NaN"), ([0, 0], "zero")] {
             let said = refused("types", |file| {

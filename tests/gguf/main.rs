@@ -192,6 +192,47 @@ fn passed_through_layers_stay_as_they_are() {
 }
 
 #[test]
+fn what_gguf_does_not_say_is_a_note() {
+    for (name, window, scale) in [
+        (
+            "gemma3-text-windows",
+            Some("which blocks have windows: taken as llama.cpp takes it, all but one in 6"),
+            true,
+        ),
+        (
+            "gemma2-caps",
+            Some("which blocks have windows: taken as llama.cpp takes it, all but one in 2"),
+            true,
+        ),
+        ("gemma-tied", None, false),
+    ] {
+        let notes = SourceModel::open(&gguf(name)).unwrap().spec().notes.join("\n");
+        assert_eq!(notes.contains("which blocks have windows"), window.is_some(), "{name}: {notes}");
+        assert!(window.is_none_or(|window| notes.contains(window)), "{name}: {notes}");
+        let said = notes.contains("what scores are divided by: taken as llama.cpp takes it, the root of 16");
+        assert_eq!(said, scale, "{name}: {notes}");
+    }
+}
+
+#[test]
+fn targets_are_kept_for_gguf() {
+    let home = tempfile::tempdir().unwrap();
+    let out = home.path().join("out");
+    let flags = ["--target-bpw", "4.5", "--samples", "4", "--sequence-length", "32", "--requantize"];
+    let output = make("quantize", &gguf("types"), &out, &flags);
+    succeeded(&output);
+    assert!(stdout(&output).contains("KL divergence"), "{}", stdout(&output));
+    let record = json_file(&out.join("mixbit-report.json"));
+    assert!(record["bpw_quantized"].as_f64().unwrap() <= 4.5, "{record}");
+    succeeded(&mixbit(["check", out.to_str().unwrap()]));
+    let model = gguf("types");
+    let compared = ["eval", "--model", out.to_str().unwrap(), "--reference", model.to_str().unwrap()];
+    let output = mixbit([&compared[..], &["--data", "LICENSE-MIT", "--sequence-length", "32"]].concat());
+    succeeded(&output);
+    assert!(stdout(&output).contains("KL mean"), "{}", stdout(&output));
+}
+
+#[test]
 fn inspect_shows_the_type_of_each_layer() {
     let model = gguf("types");
     let output = mixbit(["inspect", model.to_str().unwrap(), "--json"]);

@@ -146,6 +146,22 @@ fn only_what_is_needed_comes_and_only_once() {
 }
 
 #[test]
+fn repositories_of_gguf_ask_for_one_file() {
+    let empty = tempfile::tempdir().unwrap();
+    let setup = Setup::new(empty.path(), &["README.md", "tiny-Q4_K_M.gguf", "tiny-Q8_0.gguf"]);
+    let out = setup.home.path().join("out");
+    for arguments in [
+        &["inspect", "org/tiny"][..],
+        &["convert", "--hf-path", "org/tiny", "--mlx-path", out.to_str().unwrap()],
+    ] {
+        let expected =
+            ["org/tiny", "no weights but GGUF files, such as `tiny-Q4_K_M.gguf`", "the path of that file"];
+        setup.refused(arguments, &expected);
+    }
+    assert!(setup.hub.requests("gguf").is_empty(), "{:?}", setup.hub.state().log);
+}
+
+#[test]
 fn a_broken_download_goes_on_where_it_broke() {
     let setup = Setup::new(&bundled(), &[]);
     let length = fs::metadata(bundled().join(WEIGHTS)).unwrap().len();

@@ -145,4 +145,14 @@ impl Architecture {
         keys.refuse_others()?;
         Ok(config.into())
     }
+
+    /// Returns a sentence about each value of config.json that the metadata lack and that is none of the file's own.
+    ///
+    /// # Errors
+    /// Fails where [`Self::config`] does.
+    pub(crate) fn assumptions(&self, gguf: &Gguf) -> Result<Vec<String>> {
+        let keys = Keys::new(gguf, self.name);
+        (self.config)(&keys)?;
+        Ok(keys.into_assumptions())
+    }
 }

@@ -40,10 +40,12 @@ fn layer_types(windows: &[bool]) -> Value {
 /// Returns the scores' divisor squared: the size of a head, but in models of `blocks` blocks, whose queries are divided by the
 /// root of what the width has per head.
 fn query_scalar(keys: &Keys<'_>, blocks: usize) -> Result<usize> {
-    if keys.required_size("block_count")? == blocks {
-        return Ok(keys.required_size("embedding_length")? / keys.heads()?);
-    }
-    head_dim(keys)
+    let is_width = keys.required_size("block_count")? == blocks;
+    let size =
+        if is_width { keys.required_size("embedding_length")? / keys.heads()? } else { head_dim(keys)? };
+    let rule = if is_width { "the width per head" } else { "the size of a head" };
+    keys.assume("what scores are divided by", &format!("the root of {size}, {rule}"));
+    Ok(size)
 }
 
 pub(super) fn llama(keys: &Keys<'_>) -> Result<Config> {

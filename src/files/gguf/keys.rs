@@ -23,11 +23,12 @@ pub(super) struct Keys<'a> {
     pub(super) gguf: &'a Gguf,
     prefix: &'static str,
     read: RefCell<BTreeSet<String>>,
+    assumptions: RefCell<Vec<String>>,
 }
 
 impl<'a> Keys<'a> {
     pub(super) fn new(gguf: &'a Gguf, prefix: &'static str) -> Self {
-        Self { gguf, prefix, read: RefCell::default() }
+        Self { gguf, prefix, read: RefCell::default(), assumptions: RefCell::default() }
     }
 
     fn full(&self, key: &str) -> String {
@@ -86,6 +87,17 @@ impl<'a> Keys<'a> {
         self.read(key, "a text", Value::as_text)
     }
 
+    /// Keeps what was taken for something that the file does not say.
+    pub(super) fn assume(&self, what: &str, taken: &str) {
+        let sentence = format!("the file does not say {what}: taken as llama.cpp takes it, {taken}");
+        self.assumptions.borrow_mut().push(sentence);
+    }
+
+    /// Returns a sentence about each assumption.
+    pub(super) fn into_assumptions(self) -> Vec<String> {
+        self.assumptions.into_inner()
+    }
+
     /// Returns the blocks that a list of truths, or the distance of those for which they are false, says have windows.
     pub(super) fn windows(&self, layers: usize, usual: usize) -> Result<Vec<bool>> {
         let key = "attention.sliding_window_pattern";
@@ -99,6 +111,9 @@ impl<'a> Keys<'a> {
                     .collect::<Option<Vec<bool>>>()
                     .filter(|l| l.len() == layers),
             })?;
+        if read.is_none() && self.count("attention.sliding_window")?.is_some_and(|window| window > 0) {
+            self.assume("which blocks have windows", &format!("all but one in {usual}"));
+        }
         Ok(read.unwrap_or_else(|| regular(usual)))
     }
 

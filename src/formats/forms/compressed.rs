@@ -90,7 +90,7 @@ fn scheme(section: &Section<'_>, key: &str, format: &str, weights: &Value) -> Re
         "pack-quantized" | "int-quantized" | "naive-quantized" if !is_float => {
             let size = |name: &str| weights.get(name).and_then(json::as_u64);
             let bits = size("num_bits").and_then(|bits| u32::try_from(bits).ok());
-            let bits = bits.filter(|bits| [2, 4, 8].contains(bits)).ok_or_else(|| refuse("num_bits"))?;
+            let bits = bits.filter(|bits| (1..=8).contains(bits)).ok_or_else(|| refuse("num_bits"))?;
             let group = match text("strategy") {
                 Some("channel") => None,
                 Some("group") => {

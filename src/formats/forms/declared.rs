@@ -72,8 +72,11 @@ impl Scheme {
                 name.strip_suffix(".weight_packed")
             }
             Self::Int8(_) => name.strip_suffix(".weight").filter(|_| dtype == Dtype::I8),
-            Self::Mxfp4Blocks => name.strip_suffix("_blocks").filter(|_| dtype == Dtype::U8),
-            Self::Nvfp4(Names::ModelOpt) => name.strip_suffix(".weight_scale_2"),
+            Self::Mxfp4Blocks => name.strip_suffix("_blocks").or_else(|| name.strip_suffix("_scales")),
+            Self::Nvfp4(Names::ModelOpt) => {
+                let codes = || name.strip_suffix(".weight").filter(|_| dtype == Dtype::U8);
+                name.strip_suffix(".weight_scale_2").or_else(codes)
+            }
             Self::Awq(_) | Self::Gptq(_) => name.strip_suffix(".qweight"),
             Self::BitsandbytesInt8 => name.strip_suffix(".SCB"),
             Self::BitsandbytesTable => bitsandbytes::STATES.iter().find_map(|end| name.strip_suffix(end)),

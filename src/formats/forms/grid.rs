@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::packing::Packing;
 use super::parts::{FLOATS, of_shape};
 use crate::error::Result;
 use crate::formats::stored::Stored;
@@ -37,8 +38,8 @@ pub(crate) enum Zeros {
     Stream { words: Stored, bits: u32, plus: u32 },
     /// Four-bit numbers along the rows of each group in AWQ's order, [groups, rows / 8].
     Awq(Stored),
-    /// Words of `32 / bits` rows, lowest bits first, of each group: [rows * bits / 32, groups].
-    Columns { words: Stored, bits: u32 },
+    /// Words of the rows of each group, lowest bits first: [words, groups].
+    Columns { words: Stored, bits: u32, packing: Packing },
     /// Signed bytes of each row and group, and what is added to them.
     Signed { bytes: Stored, plus: f32 },
 }
@@ -118,24 +119,16 @@ impl Loaded<'_> {
         match self.grid.zeros {
             Zeros::Same(zero) => zero,
             Zeros::Stream { bits, plus, .. } => {
-                let (start, per_group) = (row * bits as usize, rows * bits as usize / 32);
-                let word = |index: usize| self.word(group * per_group + index);
-                let (word_index, shift) = (start / 32, start as u32 % 32);
-                let mut code = u64::from(word(word_index));
-                if shift + bits > 32 {
-                    code |= u64::from(word(word_index + 1)) << 32;
-                }
-                let mask = (1 << bits) - 1;
-                ((((code >> shift) as u32 & mask) + plus) & mask) as f32
+                let first = group * (rows * bits as usize / 32);
+                let code = Packing::Stream.number(row, bits, |word| self.word(first + word));
+                ((code + plus) & ((1 << bits) - 1)) as f32
             }
             Zeros::Awq(_) => {
                 let word = self.word(group * (rows / 8) + row / 8);
                 (word >> (4 * AWQ_PLACES[row % 8]) & 15) as f32
             }
-            Zeros::Columns { bits, .. } => {
-                let per_word = 32 / bits as usize;
-                let word = self.word(row / per_word * groups + group);
-                (word >> (row % per_word * bits as usize) & ((1 << bits) - 1)) as f32
+            Zeros::Columns { bits, packing, .. } => {
+                packing.number(row, bits, |word| self.word(word * groups + group)) as f32
             }
             Zeros::Signed { plus, .. } => f32::from(self.zeros[row * groups + group].cast_signed()) + plus,
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::condition::Condition;
 use super::grid::{AWQ_PLACES, Grid};
 use super::layer::{Layer, Part, Values, affine_group, shared};
+use super::packing::Packing;
 use crate::formats::backing::Make;
 use crate::formats::stored::Stored;
 use crate::numerics::affine::pack;
@@ -28,8 +29,8 @@ pub(crate) struct Integers {
 /// Codes in the order in which a tool stores them.
 #[derive(Debug)]
 pub(crate) enum Codes {
-    /// Words of each row, [rows, words], with `32 / bits` codes each, lowest bits first.
-    Rows(Stored),
+    /// Words of each row, [rows, words], lowest bits first.
+    Rows(Stored, Packing),
     /// A stream of bits down each column of words, [columns * bits / 32, rows].
     Columns(Stored),
     /// Words of eight rows in AWQ's order, [columns, rows / 8].
@@ -78,7 +79,7 @@ impl Integers {
     /// Reads the codes of `rows`.
     fn load(&self, rows: &Range<usize>) -> LoadedCodes<'_> {
         let (stored, range) = match &self.codes {
-            Codes::Rows(stored) | Codes::Signed(stored) => {
+            Codes::Rows(stored, _) | Codes::Signed(stored) => {
                 let row = stored.len() / self.rows;
                 (stored, rows.start * row..rows.end * row)
             }
@@ -101,29 +102,15 @@ impl LoadedCodes<'_> {
     /// Writes the codes of a row.
     fn row(&self, row: usize, codes: &mut [u8]) {
         let Integers { rows, bits, .. } = *self.of;
-        let mask = (1u32 << bits) - 1;
         match self.of.codes {
-            Codes::Rows(_) => {
-                let (per_word, words) = (32 / bits as usize, self.stored.len() / rows);
-                let at = (row - self.first) * words;
-                for (index, codes) in codes.chunks_mut(per_word).enumerate() {
-                    let word = self.word(at + index);
-                    codes
-                        .iter_mut()
-                        .zip(0u32..)
-                        .for_each(|(code, place)| *code = (word >> (place * bits) & mask) as u8);
-                }
+            Codes::Rows(_, packing) => {
+                let first = (row - self.first) * (self.stored.len() / rows);
+                let read = |column| packing.number(column, bits, |word| self.word(first + word));
+                codes.iter_mut().enumerate().for_each(|(column, code)| *code = read(column) as u8);
             }
             Codes::Columns(_) => {
-                for (column, code) in codes.iter_mut().enumerate() {
-                    let start = column * bits as usize;
-                    let (word, shift) = (start / 32, start as u32 % 32);
-                    let mut value = u64::from(self.word(word * rows + row));
-                    if shift + bits > 32 {
-                        value |= u64::from(self.word((word + 1) * rows + row)) << 32;
-                    }
-                    *code = ((value >> shift) as u32 & mask) as u8;
-                }
+                let read = |column| Packing::Stream.number(column, bits, |word| self.word(word * rows + row));
+                codes.iter_mut().enumerate().for_each(|(column, code)| *code = read(column) as u8);
             }
             Codes::Awq(_) => {
                 let shift = 4 * AWQ_PLACES[row % 8];
@@ -158,6 +145,11 @@ impl Make for Packed {
     fn make(&self, rows: Range<usize>, out: &mut [u8]) {
         let Integers { columns, bits, .. } = *self.0;
         let codes = self.0.load(&rows);
+        if let Codes::Rows(_, Packing::Stream) = self.0.codes {
+            // MLX's packing too.
+            out.copy_from_slice(&codes.bytes);
+            return;
+        }
         out.par_chunks_mut(columns * bits as usize / 8).zip(rows).for_each_init(
             || vec![0; columns],
             |row_codes, (out, row)| {

@@ -15,6 +15,7 @@ mod layer;
 mod mxfp4;
 mod nvfp4;
 mod packed;
+mod packing;
 mod parts;
 mod take;
 #[cfg(test)]

@@ -1,10 +1,13 @@
-//! compressed-tensors' pack-quantized: integers of 2, 4 or 8 bits in words along each row, lowest bits first.
+//! compressed-tensors' pack-quantized: integers of 1 to 8 bits in words along each row, lowest bits first. Since its version 0.18
+//! numbers of 3, 5, 6 and 7 bits run on from word to word; before, each word had whole numbers only. config.json need not name the
+//! version, and the width of the words tells.
 
 use super::condition::{Condition, damaged};
 use super::declared::Integer;
 use super::grid::{Grid, Zeros};
 use super::integers::{Codes, Integers};
 use super::layer::Layer;
+use super::packing::Packing;
 use super::parts::{FLOATS, Parts, matrix, of_shape};
 use crate::error::Result;
 use crate::formats::stored::Stored;
@@ -19,26 +22,27 @@ pub(crate) fn read(settings: Integer, parts: &mut Parts<'_>) -> Result<Layer> {
     let order = parts.find(".weight_g_idx");
     parts.leave_ends(&[".input_scale", ".input_zero_point", ".input_global_scale"]);
     let bits = settings.bits;
-    let per_word = 32 / bits as usize;
     let [rows, width] = matrix(&words)?;
-    let [declared_rows, columns] = sizes(&shape)?.unwrap_or([rows, width * per_word]);
-    if declared_rows != rows || columns.div_ceil(per_word) != width {
-        return Err(words
+    let [declared_rows, columns] =
+        sizes(&shape)?.unwrap_or([rows, unfetched_columns(&scales, settings, width)]);
+    let packing = Packing::of(columns, bits, width).filter(|_| declared_rows == rows);
+    let packing = packing.ok_or_else(|| {
+        words
             .error(format!(
                 "shape {:?} holds no {declared_rows} x {columns} numbers of {bits} bits, as `{}` says",
                 words.shape(),
                 shape.name
             ))
-            .hint("config.json and the weights do not belong together, or the file is damaged"));
-    }
+            .hint("config.json and the weights do not belong together, or the file is damaged")
+    })?;
     let group = settings.width(columns);
     let middle = (1u32 << (bits - 1)) as f32;
     let zeros = match zeros {
         None => Zeros::Same(middle),
         Some(zeros) => {
             let zeros = super::parts::of_type(zeros, &[Dtype::I32])?;
-            of_shape(&zeros, &[rows.div_ceil(per_word), columns.div_ceil(group)])?;
-            Zeros::Columns { words: zeros, bits }
+            of_shape(&zeros, &[packing.words(rows, bits), columns.div_ceil(group)])?;
+            Zeros::Columns { words: zeros, bits, packing }
         }
     };
     let mut grid = Grid::by_row(scales, zeros, [rows, columns], group)?;
@@ -48,9 +52,20 @@ pub(crate) fn read(settings: Integer, parts: &mut Parts<'_>) -> Result<Layer> {
         conditions.extend((columns > group).then(|| Condition::not_zero(&order)));
     }
     let form = if grid.order.is_some() { "packed, act-order" } else { "packed" };
-    let mut layer = Integers { codes: Codes::Rows(words), grid, rows, columns, bits }.layer(form);
+    let mut layer = Integers { codes: Codes::Rows(words, packing), grid, rows, columns, bits }.layer(form);
     layer.conditions.extend(conditions);
     Ok(layer)
+}
+
+/// Returns the columns of a layer whose sizes were not fetched: those of its groups, or as many as its words hold.
+fn unfetched_columns(scales: &Stored, settings: Integer, width: usize) -> usize {
+    let Integer { bits, group } = settings;
+    let of_groups = match (group, scales.shape()) {
+        (Some(group), &[_, groups]) => groups.checked_mul(group),
+        _ => None,
+    };
+    let of_groups = of_groups.filter(|&columns| Packing::of(columns, bits, width).is_some());
+    of_groups.unwrap_or(width.saturating_mul(32) / bits as usize)
 }
 
 /// Reads rows and columns from a tensor that holds them; `None` where values were not fetched.

@@ -51,6 +51,7 @@ pub(crate) fn take(checkpoint: &mut Checkpoint, gguf: &Gguf) -> Result<()> {
         }
     }
     checkpoint.stored_bytes = Some(bytes);
+    checkpoint.notes.extend(architecture.assumptions(gguf)?);
     Ok(())
 }
 

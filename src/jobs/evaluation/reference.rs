@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result};
+use crate::files::gguf::is_gguf;
 use crate::files::model_files::is_pack;
 use crate::files::output_file::NewFolders;
 use crate::files::{lfs_pointer, output_file};
@@ -102,9 +103,9 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// True if `path` is a file and no pack, which only a saved reference can be.
+    /// True if `path` is a file that is neither a pack nor a GGUF, which only a saved reference can be.
     pub fn is_file(path: &Path) -> bool {
-        path.is_file() && !is_pack(path)
+        path.is_file() && !is_pack(path) && !is_gguf(path)
     }
 
     /// Opens a file that [`ReferenceWriter`] wrote, under any name.

@@ -68,7 +68,10 @@ fn entries(header: &[u8], data: u64, rng: &mut Rng) -> Vec<u8> {
             4 => map[name]["shape"] = json!([number(), number(), number(), 0]),
             5 => map[name]["dtype"] = json!(one_of(DTYPES, rng)),
             6 => map[name]["data_offsets"] = map[other].get("data_offsets").cloned().unwrap_or_default(),
-            _ => map[name]["shape"][0] = number(),
+            _ => match map[name]["shape"].get_mut(0) {
+                Some(size) => *size = number(),
+                None => map[name]["shape"] = json!([number()]),
+            },
         }
         if rng.u8(..6) == 0 {
             let entry = map[name].clone();

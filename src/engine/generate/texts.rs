@@ -167,7 +167,7 @@ mod tests {
         let model = Model::load(&engine, &SourceModel::open(&folder).unwrap(), None).unwrap();
         let prompts = vec![vec![0], vec![0], vec![0, 5]];
         // Every second token or so ends a document.
-        let stop: Vec<u32> = (0..1024).filter(|id| id % 2 == 0).collect();
+        let stop: Vec<u32> = (0..1024).filter(|id: &u32| id.is_multiple_of(2)).collect();
         let settings =
             SampledTexts { prompts: &prompts, length: 40, stop: &stop, beginning: &[7, 9], seed: 1 };
         let mut finished = 0;
@@ -177,7 +177,9 @@ mod tests {
         for (text, prompt) in texts.iter().zip(&prompts) {
             assert!(text.starts_with(prompt));
             let mut ends = 0;
-            for (index, _) in text.iter().enumerate().skip(prompt.len()).filter(|(_, id)| *id % 2 == 0) {
+            for (index, _) in
+                text.iter().enumerate().skip(prompt.len()).filter(|(_, id)| id.is_multiple_of(2))
+            {
                 assert!(
                     text[index + 1..].iter().zip([7, 9]).all(|(id, expected)| *id == expected),
                     "{text:?}"

@@ -60,11 +60,10 @@ fn bits_in_order() -> &'static [u32] {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::is_x86_feature_detected as has;
-        if has!("avx512vnni") && has!("avx512vbmi") && has!("avx512vl") {
+        let vnni = has!("avx512vnni") && has!("avx512vbmi") && has!("avx512vl");
+        let avx2 = has!("avx2") && has!("fma") && has!("f16c") && !has!("avx512vbmi");
+        if vnni || avx2 {
             return &[2, 3, 4, 5, 6, 8];
-        }
-        if has!("avx2") && has!("fma") && has!("f16c") && !has!("avx512vbmi") {
-            return &[2, 3, 4, 5, 6];
         }
     }
     &[]

@@ -46,7 +46,7 @@ impl Kernel for Descent<'_> {
             let mut changed = false;
             for step in 0..groups {
                 // There and back: neither end is always the first.
-                let group = if pass % 2 == 0 { step } else { groups - 1 - step };
+                let group = if pass.is_multiple_of(2) { step } else { groups - 1 - step };
                 if self.improve::<GROUP>(group, &gradients, &mut changes) {
                     self.hessian.add_gradients(&changes, group * GROUP, GROUP, &mut gradients);
                     changed = true;
@@ -89,11 +89,12 @@ impl Descent<'_> {
             codes.iter_mut().zip(work.codes).for_each(|(code, from)| *code = from as u8);
             let (errors, weights) = (&mut errors[start..start + GROUP], &self.weights[at..at + GROUP]);
             let change = &mut changes[row * GROUP..(row + 1) * GROUP];
-            for j in 0..GROUP {
-                let error = weights[j] - (work.grid.scale * work.codes[j] + work.grid.bias);
-                change[j] = error - errors[j];
-                errors[j] = error;
-                changed |= change[j] != 0.0;
+            let values = weights.iter().zip(work.codes);
+            for ((error, change), (weight, code)) in errors.iter_mut().zip(change).zip(values) {
+                let next = weight - (work.grid.scale * code + work.grid.bias);
+                *change = next - *error;
+                *error = next;
+                changed |= *change != 0.0;
             }
         }
         changed

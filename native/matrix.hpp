@@ -75,7 +75,7 @@ struct MatrixKernels {
   // out[h * out_step ..] = the sum of weights[h * step + row] times each row.
   void (*row_sums)(const float* weights, long step, long heads, const uint8_t* rows, bool halves, long count, long dims, float* out,
                    long out_step);
-  // What follows is for interleaved matrices (interleaved.hpp), and null where the processor multiplies floats as fast.
+  // `split`, `interleaved` and `decode_interleaved` are for interleaved matrices (interleaved.hpp), and null where the processor multiplies floats as fast.
   // Takes x [columns] apart into integers for codes of `bits` bits. False where these are not as exact as float32.
   bool (*split)(const float* x, long columns, int bits, XBlock* out);
   // out[m * step + row - from] = the product of row `row` of the matrix, from a whole stripe on, with row m of x [count].

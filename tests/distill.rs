@@ -422,7 +422,7 @@ fn resumed_distillation_gives_the_same_bytes() {
     dropped.retain(|argument| argument != "--distill" && argument != "60");
     let dropped = mixbit(dropped);
     assert_eq!(dropped.status.code(), Some(1));
-    let expected = "parts.partial: was begun with --distill, and now there is none";
+    let expected = "parts.partial: was begun with --distill, which this run does without";
     assert!(stderr(&dropped).contains(expected), "{}", stderr(&dropped));
     assert!(kept() == before, "nothing is lost");
     let mut damaged = before[0].clone();

@@ -12,7 +12,7 @@ use xtask::{process, workspace};
 
 const LLAMA_CPP: Environment =
     Environment { folder: ".venv-llama-cpp", requirements: "bench/peers/requirements-llama-cpp.txt" };
-/// What builds its own programs, and the package `gguf`.
+/// Tools that build llama.cpp's own programs, and the package `gguf`.
 const TOOLS: Environment =
     Environment { folder: ".venv-llama-tools", requirements: "bench/peers/requirements-llama-tools.txt" };
 const PACKAGE: &str = "llama-cpp-python";

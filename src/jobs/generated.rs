@@ -29,17 +29,21 @@ const SPARE_TEXTS: usize = 32;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GeneratedText {
     path: PathBuf,
-    texts: usize,
+    /// What each text begins with.
+    prompts: Vec<Vec<u32>>,
+    /// What every text of the tokenizer begins with.
+    beginning: Vec<u32>,
+    stop: Vec<u32>,
     length: usize,
     seed: u64,
 }
 
 impl GeneratedText {
     /// Plans a text of at least `tokens` by `source`, or of as many as `calibration` needs, beside `output`. The name of the
-    /// file tells apart models, lengths and seeds.
+    /// file tells apart models, tokenizers, lengths and seeds.
     ///
     /// # Errors
-    /// When the model has no tokenizer.
+    /// When the model has no tokenizer, or a damaged one.
     pub fn plan(
         source: &SourceModel,
         calibration: &Calibration,
@@ -55,13 +59,17 @@ impl GeneratedText {
         let samples = samples.count() as usize;
         let needed = samples + samples / (HELD_OUT_EVERY - 1) + SPARE_TEXTS;
         let texts = tokens.map_or(needed, |tokens| (tokens as usize).div_ceil(length.max(1)));
+        let tokenizer = Tokenizer::from_files(source.files())?;
+        let stop = StopTokens::read(source.config(), &tokenizer)?.ids();
+        let beginning = tokenizer.beginning(&tokenizer.around()?, false)?;
+        let prompts = prompts(&tokenizer, &beginning, [texts, length])?;
         let key = digest([format!(
-            "{} {} {texts} {length} {seed}",
+            "{} {} {prompts:?} {beginning:?} {stop:?} {length} {seed}",
             env!("CARGO_PKG_VERSION"),
             source.fingerprint()?
         )]);
         let path = output_file::beside(output, &format!(".generated-{}.npy", &key[..8]));
-        Ok(Self { path, texts, length, seed })
+        Ok(Self { path, prompts, beginning, stop, length, seed })
     }
 
     /// Returns the path of the file, which is of token ids.
@@ -71,60 +79,75 @@ impl GeneratedText {
 
     /// Returns the number of sequences of the text that nothing is held out of.
     pub fn samples(&self) -> u32 {
-        (self.texts - (self.texts / HELD_OUT_EVERY).max(1)).max(1) as u32
+        let texts = self.prompts.len();
+        (texts - (texts / HELD_OUT_EVERY).max(1)).max(1) as u32
     }
 
     /// Generates the text with `source` and writes it, unless an earlier run has.
     ///
     /// # Errors
-    /// When the model cannot be loaded, its logits are not numbers, the file cannot be written, or the work is interrupted.
+    /// When another file has its name, the model cannot be loaded, its logits are not numbers, the file cannot be written, or
+    /// the work is interrupted.
     pub fn write(&self, source: &SourceModel, progress: &dyn Progress) -> Result<()> {
-        let (name, tokens) = (self.path.display(), count(self.texts * self.length, "token"));
+        let shape = [self.prompts.len(), self.length];
+        let (name, tokens) = (self.path.display(), count(shape[0] * shape[1], "token"));
+        let mut bytes = npy_header(Dtype::U32, &shape);
         if fs::exists(&self.path).map_err(|e| Error::io(&self.path, e))? {
+            self.check(&bytes)?;
             progress.line(&format!("calibration: {tokens} that the model has generated before, in {name}"));
             return Ok(());
         }
         progress.stage("generating");
         let texts = self.sample(source, progress)?;
-        let mut bytes = npy_header(Dtype::U32, &[self.texts, self.length]);
         bytes.extend(texts.iter().flatten().flat_map(|token| token.to_le_bytes()));
         output_file::write(&self.path, &bytes)?;
         progress.line(&format!("calibration: {tokens} that the model has generated, kept in {name}"));
         Ok(())
     }
 
+    /// Fails unless the file that is there begins with `header`, and has as many token ids as that says.
+    fn check(&self, header: &[u8]) -> Result<()> {
+        let found = fs::read(&self.path).map_err(|e| Error::io(&self.path, e))?;
+        let size = header.len() + self.prompts.len() * self.length * size_of::<u32>();
+        if found.len() == size && found.starts_with(header) {
+            return Ok(());
+        }
+        let shape = [self.prompts.len(), self.length];
+        Err(Error::file(
+            &self.path,
+            format!("is not the generated text {shape:?} that is kept under this name"),
+        )
+        .hint("move the file away; the text is then generated again"))
+    }
+
     fn sample(&self, source: &SourceModel, progress: &dyn Progress) -> Result<Vec<Vec<u32>>> {
-        let tokenizer = Tokenizer::from_files(source.files())?;
-        let stop = StopTokens::read(source.config(), &tokenizer)?.ids();
-        let beginning = tokenizer.beginning(&tokenizer.around()?, false)?;
-        let prompts = self.prompts(&tokenizer, &beginning)?;
         let engine = Engine::start()?;
         let model = Model::load(&engine, source, None)?;
-        let bar = progress.steps_bar(bars::GENERATING, self.texts as u64);
+        let bar = progress.steps_bar(bars::GENERATING, self.prompts.len() as u64);
         let settings = SampledTexts {
-            prompts: &prompts,
+            prompts: &self.prompts,
             length: self.length,
-            stop: &stop,
-            beginning: &beginning,
+            stop: &self.stop,
+            beginning: &self.beginning,
             seed: self.seed,
         };
         let texts = sample_texts(&model, &settings, &mut |finished| bar.inc(finished as u64))?;
         bar.finish();
         Ok(texts)
     }
+}
 
-    /// Returns what each text begins with: half of them as every text does, and the others with a piece of the built-in
-    /// text besides. Where texts have no common beginning all get a piece.
-    fn prompts(&self, tokenizer: &Tokenizer, beginning: &[u32]) -> Result<Vec<Vec<u32>>> {
-        let bare = if beginning.is_empty() { 0 } else { self.texts.div_ceil(2) };
-        let pieces = self.texts - bare;
-        let room = self.length.saturating_sub(beginning.len() + 1).min(PIECE_TOKENS);
-        let tokens = tokenizer.encode(Text::built_in(), false)?;
-        let last = tokens.len().saturating_sub(room);
-        let piece = |index: usize| {
-            let start = last * index / pieces.max(1);
-            [beginning, &tokens[start..start + room]].concat()
-        };
-        Ok(std::iter::repeat_n(beginning.to_vec(), bare).chain((0..pieces).map(piece)).collect())
-    }
+/// Returns what each of so many `texts` of `length` begins with: half of them as every text does, and the others with a piece of
+/// the built-in text besides. Where texts have no common beginning all get a piece.
+fn prompts(tokenizer: &Tokenizer, beginning: &[u32], [texts, length]: [usize; 2]) -> Result<Vec<Vec<u32>>> {
+    let bare = if beginning.is_empty() { 0 } else { texts.div_ceil(2) };
+    let pieces = texts - bare;
+    let tokens = tokenizer.encode(Text::built_in(), false)?;
+    let room = length.saturating_sub(beginning.len() + 1).min(PIECE_TOKENS).min(tokens.len());
+    let last = tokens.len() - room;
+    let piece = |index: usize| {
+        let start = last * index / pieces.max(1);
+        [beginning, &tokens[start..start + room]].concat()
+    };
+    Ok(std::iter::repeat_n(beginning.to_vec(), bare).chain((0..pieces).map(piece)).collect())
 }

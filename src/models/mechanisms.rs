@@ -41,6 +41,11 @@ const MECHANISMS: &[Mechanism] = &[
         ],
         &["shared_expert", "shared_experts", "shared_mlp"],
     ),
+    of(
+        "scores of experts other than a softmax",
+        &["scoring_func", "score_func", "use_routing_bias", "router_score_function"],
+        &["e_score_correction_bias", "expert_bias"],
+    ),
     of("latent attention", &["kv_lora_rank"], &["kv_a_proj_with_mqa", "kv_b_proj"]),
     of(
         "state spaces",
@@ -71,6 +76,12 @@ const MECHANISMS: &[Mechanism] = &[
     of("a factor of the scores of its own", &["query_pre_attn_scalar", "attn_scale"], &[]),
     of("fused qkv", &[], &["qkv_proj", "query_key_value", "Wqkv", "wqkv", "c_attn", "att_proj", "qkv"]),
     of("fused gate and up", &[], &["gate_up_proj", "gate_and_up_proj", "w12"]),
+    of(
+        "norms of queries and keys",
+        &["qk_norm", "use_qk_norm", "qk_layernorm", "use_qk_layernorm"],
+        &["q_norm", "k_norm", "q_layernorm", "k_layernorm", "query_layernorm", "key_layernorm"],
+    ),
+    of("an MLP without a gate", &[], &["fc1", "c_fc", "dense_h_to_4h"]),
     of("clipped qkv", &["clip_qkv"], &[]),
     of(
         "norms after the branches",
@@ -104,9 +115,8 @@ const MECHANISMS: &[Mechanism] = &[
 /// Sections of config.json that may hold the keys of a text model.
 const SECTIONS: [&str; 3] = ["text_config", "llm_config", "language_config"];
 
-/// Activations that mixbit's blocks have.
-const ACTIVATIONS: [&str; 8] =
-    ["silu", "swish", "gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", "relu2", "xielu"];
+/// Names of the activation of a `llama`.
+const ACTIVATIONS: [&str; 2] = ["silu", "swish"];
 
 /// Keys that change what other architectures compute, and that `llama` does not have.
 const FOREIGN: [&str; 11] = [
@@ -144,6 +154,10 @@ fn seemingly_needed<'a>(config: &ModelConfig, names: impl Iterator<Item = &'a st
             Some(format!("{} (`{}`)", mechanism.name, trace(mechanism, &sections, names)?))
         })
         .collect();
+    let has = |part| decoder.iter().any(|name| has_part(name, part));
+    if has("up_proj") && !has("gate_proj") {
+        needed.push("an MLP without a gate (`up_proj`)".to_owned());
+    }
     needed.extend(activation(&sections).map(|name| format!("the activation `{name}`")));
     if needed.is_empty() {
         return "nothing in config.json and the tensors' names looks unlike a `llama`".to_owned();
@@ -198,7 +212,7 @@ fn trace<'a>(mechanism: &Mechanism, sections: &[&Map<String, Value>], names: &[&
     key.or_else(|| mechanism.parts.iter().find(|part| names.iter().any(|name| has_part(name, part))).copied())
 }
 
-/// Returns an activation that mixbit's blocks do not have.
+/// Returns an activation that a `llama` does not have.
 fn activation<'a>(sections: &[&'a Map<String, Value>]) -> Option<&'a str> {
     let keys = ["hidden_act", "hidden_activation", "activation_function", "mlp_hidden_act"];
     let mut values =
@@ -251,6 +265,17 @@ mod tests {
         );
         let phi = needed(&json!({"model_type": "phi3"}), &["model.layers.0.self_attn.qkv_proj.weight"]);
         assert!(phi.ends_with("fused qkv (`qkv_proj`)"), "{phi}");
+        let apertus = json!({"model_type": "newthing", "hidden_act": "xielu"});
+        let apertus = needed(
+            &apertus,
+            &["model.layers.0.mlp.up_proj.weight", "model.layers.0.self_attn.q_norm.weight"],
+        );
+        assert!(
+            apertus.ends_with(
+                "norms of queries and keys (`q_norm`), an MLP without a gate (`up_proj`), the activation `xielu`"
+            ),
+            "{apertus}"
+        );
         let tower = needed(&json!({"model_type": "new_vl"}), &["visual.blocks.0.attn.qkv.weight"]);
         assert!(tower.ends_with("need towers for images or sounds (`visual`)"), "{tower}");
     }

@@ -128,9 +128,12 @@ impl<'a> Plan<'a> {
         Ok(plan)
     }
 
-    /// Ties the layers of `tie` that are to be decided on: each keeps the candidates that all of them have.
+    /// Ties the layers of `tie` that are to be decided on: each keeps the candidates that all of them have. Layers that no
+    /// candidate fits stay float by themselves.
     fn tie(&mut self, tie: &Tie, rules: &[LayerRule]) -> Result<()> {
-        let tied = |path: &str| tie.paths.iter().any(|p| p == path) && !rules.iter().any(|r| r.matches(path));
+        let is_unfit = |path: &str| self.unfit.iter().any(|unfit| unfit == path);
+        let is_free = |path: &str| !is_unfit(path) && !rules.iter().any(|rule| rule.matches(path));
+        let tied = |path: &str| tie.paths.iter().any(|p| p == path) && is_free(path);
         let members = self.layers.iter().enumerate().filter(|(_, (spec, _))| spec.path().is_some_and(tied));
         let members: Vec<usize> = members.map(|(index, _)| index).collect();
         let mut common =

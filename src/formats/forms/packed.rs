@@ -27,6 +27,11 @@ pub(crate) fn read(settings: Integer, parts: &mut Parts<'_>) -> Result<Layer> {
         sizes(&shape)?.unwrap_or([rows, unfetched_columns(&scales, settings, width)]);
     let packing = Packing::of(columns, bits, width).filter(|_| declared_rows == rows);
     let packing = packing.ok_or_else(|| {
+        if declared_rows == rows && Packing::is_ambiguous(columns, bits, width) {
+            return words
+                .error(format!("{columns} numbers of {bits} bits lie in {width} words in either of two ways"))
+                .hint("quantize the model again with compressed-tensors 0.18 or later and rows of whole groups of 32");
+        }
         words
             .error(format!(
                 "shape {:?} holds no {declared_rows} x {columns} numbers of {bits} bits, as `{}` says",

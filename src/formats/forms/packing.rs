@@ -23,6 +23,12 @@ impl Packing {
         }
     }
 
+    /// True if `count` numbers of `bits` bits take `words` words in both ways, and these differ.
+    pub(crate) fn is_ambiguous(count: usize, bits: u32, words: usize) -> bool {
+        let fits = |packing: Self| packing.words(count, bits) == words;
+        fits(Self::Stream) && fits(Self::WholeNumbers) && Self::of(count, bits, words).is_none()
+    }
+
     /// Returns the number of words that `count` numbers of `bits` bits take.
     pub(crate) fn words(self, count: usize, bits: u32) -> usize {
         let bits = bits as usize;
@@ -102,5 +108,6 @@ mod tests {
         ] {
             assert_eq!(Packing::of(count, bits, words), expected, "{count} {bits} {words}");
         }
+        assert!(Packing::is_ambiguous(20, 3, 2) && !Packing::is_ambiguous(64, 3, 5));
     }
 }

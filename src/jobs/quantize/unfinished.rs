@@ -64,11 +64,7 @@ impl Job<'_> {
         let (output, tuning) = (&self.settings.output, &self.settings.tuning);
         let [layers, _, rounds, steps] = files(&output.path);
         if !self.settings.resume {
-            for path in [&layers, &rounds, &steps] {
-                if Journal::has_unfinished(path, None)? && !output.overwrite {
-                    return Err(journal::unfinished(path));
-                }
-            }
+            self.check_start()?;
             let journals = files(&output.path).into_iter();
             return Ok(journals.filter_map(|path| Some((path.clone(), written(&path)?))).collect());
         }
@@ -78,7 +74,7 @@ impl Job<'_> {
             (&steps, "setting `distill`", tuning.distill.is_none()),
         ];
         if let Some((path, setting, _)) = dropped.into_iter().find(|(path, _, none)| *none && path.exists()) {
-            let message = format!("was begun with {setting}, and now there is none");
+            let message = format!("was begun with {setting}, which this run does without");
             return Err(Error::file(path, message).hint(format!("give {setting} again, or {ANEW}")));
         }
         let names = [&layers, &rounds, &steps].map(|path| path.display().to_string());
@@ -97,6 +93,21 @@ impl Job<'_> {
             self.progress.notes(&[journal::nothing_to_resume(&names)]);
         }
         Ok(Vec::new())
+    }
+
+    /// Fails where a new start would lose unfinished work. That needs no text, and can be told before one is generated.
+    pub(crate) fn check_start(&self) -> Result<()> {
+        let output = &self.settings.output;
+        if self.settings.resume || output.overwrite {
+            return Ok(());
+        }
+        let [layers, _, rounds, steps] = files(&output.path);
+        for path in [&layers, &rounds, &steps] {
+            if Journal::has_unfinished(path, None)? {
+                return Err(journal::unfinished(path));
+            }
+        }
+        Ok(())
     }
 
     /// Returns the header of the journal of so many steps, without the model at the start.

@@ -44,13 +44,14 @@ impl Warnings {
         };
         let mut messages: Vec<String> = tensors.iter().map(message).collect();
         if !messages.is_empty() {
-            messages.push(WRITTEN.to_owned());
+            messages.push(CONSEQUENCE.to_owned());
         }
         messages
     }
 }
 
-const WRITTEN: &str = "such values were written as they are; with them nothing can be measured or generated, and \
+/// What values that are NaN or infinite mean for a model that was written with them.
+const CONSEQUENCE: &str = "such values were written as they are; with them nothing can be measured or generated, and \
                        `mixbit quantize` refuses the model";
 
 fn not_numbers(count: u64) -> String {

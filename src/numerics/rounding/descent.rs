@@ -3,7 +3,7 @@
 //!
 //! Feedback settles a group before it knows the columns that come after it in its order. Here all are known: with the
 //! damped `H` and a row's errors `d`, `H d` says what a change of any code or grid is worth. No change makes the loss
-//! `d H d^T` larger.
+//! `d H d^T` larger, but for what products in float32 round.
 
 #![allow(clippy::inline_always, reason = "compiled for the caller's instruction set")]
 
@@ -140,7 +140,7 @@ impl<const GROUP: usize> GroupOfRow<'_, GROUP> {
         for (j, row) in block.rows.iter().enumerate() {
             let code = self.codes[j];
             let best = code + self.gradient[j] / (row[j] * scale);
-            // A NaN, of a scale or a column of zeros, changes nothing.
+            // A scale of zero makes this infinite, and a column of zeros makes it NaN: neither is nearer than the code is.
             let next = best.clamp(0.0, highest).round_ties_even();
             if (next - best).abs() < (code - best).abs() * MARGIN {
                 self.codes[j] = next;
@@ -164,13 +164,16 @@ impl<const GROUP: usize> GroupOfRow<'_, GROUP> {
         let (qe, e1) = (sum(&self.gradient, &self.codes), sum(&self.gradient, &unit));
         let dtype = self.rule.dtype;
         let moved = |from: f32, by: f64| dtype.round((f64::from(from) + by) as f32);
-        let scale = moved(self.grid.scale, (qe * total - e1 * q1) / (qq * total - q1 * q1));
+        // Where codes are all alike, scale and bias say the same, and what is left of the determinant is rounding.
+        let determinant = qq * total - q1 * q1;
+        let step = if determinant > 1e-6 * qq * total { (qe * total - e1 * q1) / determinant } else { 0.0 };
+        let scale = moved(self.grid.scale, step);
         let by_scale = f64::from(scale) - f64::from(self.grid.scale);
         let bias = moved(self.grid.bias, (e1 - by_scale * q1) / total);
         let by_bias = f64::from(bias) - f64::from(self.grid.bias);
         let change = by_scale * (by_scale * qq + 2.0 * by_bias * q1 - 2.0 * qe)
             + by_bias * (by_bias * total - 2.0 * e1);
-        // Not so where one of them is not finite.
+        // A change that is not finite is not below zero.
         if change < 0.0 {
             self.grid = Grid { scale, bias };
             self.subtract(by_scale as f32, &line);

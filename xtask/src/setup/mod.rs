@@ -155,7 +155,7 @@ fn install(folder: &Path, lib: &Path, scratch: &Path, text: &str) -> Result<()> 
         }
     }
     fs::rename(lib, folder.join("lib"))?;
-    // The same bindings stay: with a new time cargo would compile anew all that includes them.
+    // Bindings that have not changed stay: with a new time cargo would compile anew all that includes them.
     if !out_dir_path.exists() {
         fs::rename(scratch.join(&out_dir), &out_dir_path)?;
     }

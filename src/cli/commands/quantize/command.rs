@@ -50,7 +50,10 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     check(args, &job, recipe.as_ref())?;
     let extent = if args.dry_run { Extent::Decision } else { Extent::Model };
     if let Some(text) = generated {
-        text.write(&source, console)?;
+        if extent == Extent::Model {
+            job.check_start()?;
+        }
+        text.write(&source, console).map_err(|error| job.explain_interruption(error))?;
     }
     job.read(extent)?;
     idle::check_template(args, &job)?;

@@ -29,9 +29,9 @@ const SPARE_TEXTS: usize = 32;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GeneratedText {
     path: PathBuf,
-    /// What each text begins with.
+    /// Token ids at the beginning of each text.
     prompts: Vec<Vec<u32>>,
-    /// What every text of the tokenizer begins with.
+    /// Token ids that the tokenizer puts before every text.
     beginning: Vec<u32>,
     stop: Vec<u32>,
     length: usize,

@@ -50,7 +50,7 @@ impl Warnings {
     }
 }
 
-/// What values that are NaN or infinite mean for a model that was written with them.
+/// Sentence on the use of a model that was written with values that are NaN or infinite.
 const CONSEQUENCE: &str = "such values were written as they are; with them nothing can be measured or generated, and \
                        `mixbit quantize` refuses the model";
 

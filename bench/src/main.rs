@@ -107,7 +107,7 @@ fn run(bench: Option<&Bench>, options: &TrainedOptions) -> Result<()> {
         Some(Bench::Convert(options)) => (vec![convert::run(*options)?], options.json),
         Some(Bench::Quantize(options)) => (vec![quantize::run(*options)?], options.json),
         Some(Bench::Target(options)) => (vec![target::run(options)?], options.trained.common.json),
-        Some(Bench::Run(options)) => (run_models(*options)?, options.common.json),
+        Some(Bench::Run(options)) => (run_models(options)?, options.common.json),
         Some(Bench::Stream(options)) => (vec![stream::run(*options)?], options.json),
         Some(Bench::Eval(options)) => (vec![evaluate::run(options)?], options.common.json),
         Some(Bench::Quality(options)) => (quality::run(options)?, options.json),
@@ -125,7 +125,7 @@ fn run(bench: Option<&Bench>, options: &TrainedOptions) -> Result<()> {
 }
 
 /// Runs models beside mlx-lm and beside llama.cpp.
-fn run_models(options: quantized_run::RunOptions) -> Result<Vec<Report>> {
+fn run_models(options: &quantized_run::RunOptions) -> Result<Vec<Report>> {
     let mut reports = Vec::new();
     if options.is_beside_mlx_lm() {
         reports.push(generate::run(options.common)?);
@@ -140,7 +140,7 @@ fn run_all(options: &TrainedOptions) -> Result<Vec<Report>> {
         quantize::run(options.common)?,
         target::run(&target::Options { trained: options.clone(), small: false })?,
     ];
-    reports.extend(run_models(quantized_run::RunOptions::new(options.common))?);
+    reports.extend(run_models(&quantized_run::RunOptions::new(options.common))?);
     reports.push(evaluate::run(options)?);
     reports.extend(quality::run(&quality::Options::from_trained(options))?);
     Ok(reports)

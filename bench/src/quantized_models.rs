@@ -68,7 +68,7 @@ impl Subject {
 
     /// Returns true if the model is measured in this format: the large one only in those of whole files of 4 and 8 bits.
     fn has(self, format: &str) -> bool {
-        self == Self::Smollm2 || ["4:32", "8:32", "Q4_0", "Q8_0"].contains(&format)
+        self == Self::Smollm2 || ["4:32", "4:64", "8:32", "8:64", "Q4_0", "Q8_0"].contains(&format)
     }
 }
 
@@ -92,10 +92,12 @@ impl Program {
 }
 
 /// mixbit's formats: name in tables, options of `quantize`, and the embedding's format. SmolLM2's float16 is taken as it is.
-const MIXBIT_FORMATS: [(&str, [&str; 2], &str); 4] = [
+const MIXBIT_FORMATS: [(&str, [&str; 2], &str); 6] = [
     (FLOAT16, ["", ""], ""),
     ("4:32", ["--bits", "4:32"], "4:32"),
+    ("4:64", ["--bits", "4:64"], "4:64"),
     ("8:32", ["--bits", "8:32"], "8:32"),
+    ("8:64", ["--bits", "8:64"], "8:64"),
     ("4.5 bpw", ["--target-bpw", "4.5"], "4:64"),
 ];
 const FLOAT16: &str = "float16";
@@ -114,8 +116,21 @@ pub struct Model {
     pub bytes: u64,
 }
 
-/// Writes a model's formats into `bench-data/run`; those of llama.cpp only if its programs are there.
-pub fn write(subject: Subject, programs: &Programs, llama: Option<&LlamaPrograms>) -> Result<Vec<Model>> {
+/// Returns the names of all formats.
+pub fn formats() -> Vec<&'static str> {
+    MIXBIT_FORMATS.map(|format| format.0).into_iter().chain(LLAMA_CPP_FORMATS).collect()
+}
+
+/// Writes a model in the formats that are `wanted` into `bench-data/run`; those of llama.cpp only if its programs are there.
+/// If none are wanted by name, all are that the model has.
+pub fn write(
+    subject: Subject,
+    wanted: &[String],
+    programs: &Programs,
+    llama: Option<&LlamaPrograms>,
+) -> Result<Vec<Model>> {
+    let has =
+        |format: &str| subject.has(format) && (wanted.is_empty() || wanted.iter().any(|name| name == format));
     let folder = workspace::root().join("bench-data/run");
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
@@ -123,7 +138,7 @@ pub fn write(subject: Subject, programs: &Programs, llama: Option<&LlamaPrograms
     fs::create_dir_all(&folder)?;
     let source = subject.ensure()?;
     let mut models = Vec::new();
-    for (format, options, embedding) in MIXBIT_FORMATS.into_iter().filter(|format| subject.has(format.0)) {
+    for (format, options, embedding) in MIXBIT_FORMATS.into_iter().filter(|format| has(format.0)) {
         let path = if format == FLOAT16 {
             source.clone()
         } else {
@@ -138,7 +153,7 @@ pub fn write(subject: Subject, programs: &Programs, llama: Option<&LlamaPrograms
         let script = workspace::root().join("bench/peers/write_gguf.py");
         let mut convert = Command::new(&llama.python);
         process::output(convert.arg(script).arg("--model").arg(&source).arg("--out").arg(&float))?;
-        for format in LLAMA_CPP_FORMATS.into_iter().filter(|format| subject.has(format)) {
+        for format in LLAMA_CPP_FORMATS.into_iter().filter(|format| has(format)) {
             let path = folder.join(format).with_extension("gguf");
             llama_cpp_model(llama, subject.llama_cpp_options(), &float, &path, format)?;
             let bytes = fs::metadata(&path)?.len();

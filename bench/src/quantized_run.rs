@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use serde_json::{Value, json};
 use xtask::workspace;
 
@@ -22,8 +23,15 @@ const NEW_TOKENS: u32 = 64;
 /// Tokens of the prompt where generation alone is of interest.
 const FEW_TOKENS: u32 = 16;
 /// Formats of mixbit and of llama.cpp whose figures are compared.
-const PAIRS: [[&str; 2]; 5] =
-    [["float16", "F16"], ["4:32", "Q4_0"], ["4:32", "Q4_1"], ["4.5 bpw", "Q4_0"], ["8:32", "Q8_0"]];
+const PAIRS: [[&str; 2]; 7] = [
+    ["float16", "F16"],
+    ["4:32", "Q4_0"],
+    ["4:32", "Q4_1"],
+    ["4:64", "Q4_0"],
+    ["4.5 bpw", "Q4_0"],
+    ["8:32", "Q8_0"],
+    ["8:64", "Q8_0"],
+];
 
 /// A model and what was measured with it.
 struct Row {
@@ -58,7 +66,7 @@ struct Bench {
 }
 
 /// Options of `bench run`.
-#[derive(Args, Clone, Copy)]
+#[derive(Args, Clone)]
 pub struct RunOptions {
     #[command(flatten)]
     pub common: crate::Options,
@@ -68,27 +76,30 @@ pub struct RunOptions {
     /// Tokens of the prompt beside llama.cpp
     #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
     prompt_tokens: u32,
+    /// Measure only these formats beside llama.cpp, separated by commas
+    #[arg(long, value_delimiter = ',', value_parser = PossibleValuesParser::new(quantized_models::formats()))]
+    formats: Vec<String>,
 }
 
 impl RunOptions {
     /// Returns the options that are used without any.
     pub fn new(common: crate::Options) -> Self {
-        Self { common, model: Subject::Smollm2, prompt_tokens: 512 }
+        Self { common, model: Subject::Smollm2, prompt_tokens: 512, formats: Vec::new() }
     }
 
     /// Returns true if the run beside mlx-lm, which has a model and a prompt of its own, belongs to this.
     pub fn is_beside_mlx_lm(&self) -> bool {
-        self.model == Subject::Smollm2 && self.prompt_tokens == 512
+        self.model == Subject::Smollm2 && self.prompt_tokens == 512 && self.formats.is_empty()
     }
 }
 
 /// Runs the bench.
-pub fn run(options: RunOptions) -> Result<Report> {
-    let RunOptions { common: crate::Options { runs, .. }, model: subject, prompt_tokens } = options;
+pub fn run(options: &RunOptions) -> Result<Report> {
+    let &RunOptions { common: crate::Options { runs, .. }, model: subject, prompt_tokens, .. } = options;
     let programs = Programs::ready()?;
     let llama = LlamaPrograms::ready()?;
     let floor = Floor::measure(&programs)?;
-    let models = quantized_models::write(subject, &programs, llama.as_ref())?;
+    let models = quantized_models::write(subject, &options.formats, &programs, llama.as_ref())?;
     let threads = std::thread::available_parallelism().context("cannot count the processors")?.get();
     let rows = models.into_iter().map(Row::new).collect();
     let peer = llama.as_ref().map(|llama| Peer { version: llama.version.clone(), cpu: String::new() });

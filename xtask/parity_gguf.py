@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from llama_cpp import Llama
+from llama_cpp import GGML_TYPE_F32, Llama
 from odd_texts import TEXTS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,7 +69,9 @@ def main():
         if arguments.float32:
             model = home / "float32.gguf"
             as_float32(arguments.model, model)
-        llama = Llama(str(model), n_ctx=max(arguments.tokens, 64), logits_all=True, verbose=False)
+        # Keys and values are float16 unless told otherwise.
+        cache = {"type_k": GGML_TYPE_F32, "type_v": GGML_TYPE_F32} if arguments.float32 else {}
+        llama = Llama(str(model), n_ctx=max(arguments.tokens, 64), logits_all=True, verbose=False, **cache)
         tokenize = lambda text: llama.tokenize(text.encode(), add_bos=True, special=True)
         differ = 0
         for text in TEXTS:

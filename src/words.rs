@@ -2,6 +2,11 @@
 
 use std::fmt::Display;
 
+/// Words for layers that stay float, and that bits per weight do not count.
+pub const INDIVISIBLE: &str = "whose rows no group size divides";
+/// Words for layers that stay float, and that bits per weight count.
+pub const UNFIT: &str = "whose rows no candidate's group size divides";
+
 /// Formats a number with its noun: `1 tensor`, `2 tensors`.
 pub fn count<N: Copy + Display + PartialEq + From<u8>>(number: N, noun: &str) -> String {
     let plural = if number == N::from(1) { "" } else { "s" };

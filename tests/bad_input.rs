@@ -426,10 +426,13 @@ fn candidates_that_no_layer_can_take_are_named() {
     {
         assert!(text.contains(part), "{text}");
     }
-    let text =
-        stderr(&make("quantize", &common::fixtures().join("golden/dbrx-clipped"), &out, &["--bits", "3"]));
-    for part in ["candidates 3:64: `", "rows of 32", "give --group-size 32 beside --bits"] {
-        assert!(text.contains(part), "{text}");
+    let clipped = common::fixtures().join("golden/dbrx-clipped");
+    for (flags, candidates) in [(["--bits", "3"], "3:64"), (["--recipe", "uniform-4bit"], "4:64")] {
+        let text = stderr(&make("quantize", &clipped, &out, &flags));
+        let candidates = format!("candidates {candidates}: `");
+        for part in [candidates.as_str(), "rows of 32", "choose bits with such groups, as 4:32"] {
+            assert!(text.contains(part), "{text}");
+        }
     }
 }
 

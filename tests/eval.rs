@@ -113,6 +113,12 @@ fn a_model_without_finite_logits_has_no_figures() {
         assert!(stderr(&output).contains("hint: the model is damaged") && output.stdout.is_empty());
         assert!(!json.exists());
     }
+    let logits = home.path().join("logits.npz");
+    let output = mixbit(["logits", "--model", broken, "--tokens", "0,5", "--out", logits.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let expected = "its logits are not numbers, first at token 1 of 2\nhint: `mixbit check` names weights";
+    assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+    assert!(!logits.exists());
 }
 
 #[test]

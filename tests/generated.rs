@@ -74,6 +74,11 @@ fn text_is_generated_once_and_is_the_seeds() {
     succeeded(&again);
     assert!(stderr(&again).contains("generated before"), "{}", stderr(&again));
     assert_eq!(fs::metadata(file).unwrap().modified().unwrap(), written);
+    let dry = quantize(&first.join("out"), &[&asked[..], &["--overwrite", "--dry-run"]].concat());
+    succeeded(&dry);
+    let last =
+        format!("nothing was written but the generated calibration text, kept in {}\n", file.display());
+    assert!(stdout(&dry).ends_with(&last), "{}", stdout(&dry));
     succeeded(&quantize(&first.join("out"), &[&asked[..], &["--overwrite", "--seed", "1"]].concat()));
     let files = generated(&first);
     assert_eq!(files.len(), 2);
@@ -142,6 +147,23 @@ fn what_cannot_generate_is_refused() {
         let output = quantize(&out, &["--calibration", text]);
         assert!(!output.status.success());
         assert!(stderr(&output).contains(expected), "{text}: {}", stderr(&output));
+    }
+    let held_out = ["--bits", "3", "--rounding", "gptq", "--samples", "8", "--sequence-length", "64"];
+    for (flags, text, expected, enough) in [
+        (
+            &SMALL[..],
+            "generated:448",
+            "generated:448 makes 7 texts of 64 tokens; 8 sequences need 8\n",
+            "512",
+        ),
+        (&held_out, "generated:512", "8 sequences need 9, some of them held out for evaluation\n", "576"),
+        (&["--target-bpw", "4"], "generated:9", "makes 1 text of 512 tokens; 1 sequence needs 2,", "1024"),
+    ] {
+        let output = make("quantize", &bundled(), &out, &[flags, &["--calibration", text]].concat());
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+        assert!(stderr(&output).contains(&format!("give --calibration generated:{enough},")));
+        assert!(!stderr(&output).contains("generating"), "{}", stderr(&output));
     }
     copy_folder(&bundled(), &without);
     fs::remove_file(without.join("tokenizer.json")).unwrap();

@@ -142,7 +142,10 @@ fn layers_that_no_candidate_fits_count() {
         "{output:?}"
     );
     let text = stderr(&output);
-    assert!(text.contains("2 layers left float, within the target") && text.contains("rows of 96"), "{text}");
+    assert!(
+        text.contains("left float, within the target: 2 layers whose") && text.contains("rows of 96"),
+        "{text}"
+    );
 
     let out = home.path().join("target");
     let target = |bpw: &str| {
@@ -152,7 +155,10 @@ fn layers_that_no_candidate_fits_count() {
     let output = target("4");
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(2), "{text}");
-    assert!(text.contains("2 layers left float") && text.contains("--candidates a smaller group"), "{text}");
+    assert!(
+        text.contains("left float: 2 layers whose") && text.contains("candidates with smaller groups"),
+        "{text}"
+    );
     let output = target("6");
     let [printed, record, inspected] = bits_per_weight(&output, &out);
     assert_eq!((&printed, &record), (&inspected, &inspected));

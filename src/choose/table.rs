@@ -7,7 +7,7 @@ use std::fs;
 use std::path::Path;
 
 use super::correction::Correction;
-use super::scores::LayerSensitivity;
+use super::scores::{LayerSensitivity, Score};
 use crate::error::{Error, Result};
 use crate::files::journal::{Header, MODEL};
 use crate::files::{lfs_pointer, output_file};
@@ -95,17 +95,15 @@ impl Table {
         })?;
         table.validate(path)?;
         let signed = table.measurement.method.starts_with("alignment");
-        let finite = |layer: &LayerSensitivity| {
-            layer.scores.iter().all(|score| score.kl.is_finite() && (signed || score.kl >= 0.0))
-        };
-        match table.layers.iter().find(|layer| !finite(layer)) {
-            Some(layer) => Err(Error::key(
-                path,
-                &layer.path,
-                "has a predicted KL divergence that is negative or no number",
-            )),
-            None => Ok(table),
+        let is_wrong = |score: &&Score| !score.kl.is_finite() || (!signed && score.kl < 0.0);
+        for layer in &table.layers {
+            if let Some(Score { quant, kl, .. }) = layer.scores.iter().find(is_wrong) {
+                let message =
+                    format!("has a predicted KL divergence of {kl} for {quant}, expected 0 or more");
+                return Err(Error::key(path, &layer.path, message).hint(AGAIN));
+            }
         }
+        Ok(table)
     }
 
     /// Fails on what no measurement writes.
@@ -183,7 +181,6 @@ impl Table {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use crate::choose::scores::Score;
 
     pub(in crate::choose) fn measurement() -> Measurement {
         Measurement {
@@ -253,6 +250,19 @@ pub(super) mod tests {
             .unwrap();
         let error = Table::read(&out).unwrap_err();
         assert!(error.to_string().contains("`measurement.version`: is 1, this mixbit knows 2"), "{error}");
+        assert_eq!(error.hint_text(), Some(AGAIN));
+    }
+
+    #[test]
+    fn a_negative_divergence_is_named_by_its_row() {
+        let home = tempfile::tempdir().unwrap();
+        let out = home.path().join("table.json");
+        let bad = LayerSensitivity { scores: vec![Score::new(Quant::affine(4, 64), &[-0.5])], ..layer("b") };
+        let layers = vec![layer("a"), bad];
+        Table { measurement: measurement(), layers, correction: Correction::default() }.write(&out).unwrap();
+        let error = Table::read(&out).unwrap_err();
+        let expected = "key `b`: has a predicted KL divergence of -0.5 for 4:64, expected 0 or more";
+        assert!(error.to_string().ends_with(expected), "{error}");
         assert_eq!(error.hint_text(), Some(AGAIN));
     }
 

@@ -52,7 +52,7 @@ impl Checkpoint {
     pub fn open_with_faults(files: &ModelFiles) -> Result<(Self, Vec<Error>)> {
         let declared = forms::declared(files)?;
         let (mut checkpoint, faults) = Self::open_stored(files)?;
-        forms::take(&mut checkpoint, declared.as_ref())?;
+        forms::take(&mut checkpoint, declared.as_ref(), files)?;
         Ok((checkpoint, faults))
     }
 

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::bars;
-use super::settings::Calibration;
+use super::settings::{Calibration, Samples};
+use super::texts::Uses;
 use crate::engine::decoder::model::Model;
 use crate::engine::generate::texts::{SampledTexts, sample_texts};
 use crate::engine::runtime::Engine;
@@ -15,7 +16,7 @@ use crate::formats::npz::npy_header;
 use crate::models::source::SourceModel;
 use crate::numerics::dtype::Dtype;
 use crate::progress::Progress;
-use crate::text::corpus::{HELD_OUT_EVERY, Text};
+use crate::text::corpus::{HELD_OUT_EVERY, Text, windows_to_split};
 use crate::text::stop_tokens::StopTokens;
 use crate::text::tokenizer::Tokenizer;
 use crate::words::count;
@@ -39,15 +40,16 @@ pub struct GeneratedText {
 }
 
 impl GeneratedText {
-    /// Plans a text of at least `tokens` by `source`, or of as many as `calibration` needs, beside `output`. The name of the
-    /// file tells apart models, tokenizers, lengths and seeds.
+    /// Plans a text of at least `tokens` by `source`, or of as many as `calibration` needs, for `uses`, beside `output`. The
+    /// name of the file tells apart models, tokenizers, lengths and seeds.
     ///
     /// # Errors
-    /// When the model has no tokenizer, or a damaged one.
+    /// When so many tokens are too few for the samples, and when the model has no tokenizer, or a damaged one.
     pub fn plan(
         source: &SourceModel,
         calibration: &Calibration,
         tokens: Option<u64>,
+        uses: Uses,
         output: &Path,
     ) -> Result<Self> {
         if !Tokenizer::is_in(source.files()) {
@@ -56,9 +58,13 @@ impl GeneratedText {
         }
         let Calibration { samples, sequence_length, seed, .. } = *calibration;
         let length = sequence_length as usize;
-        let samples = samples.count() as usize;
-        let needed = samples + samples / (HELD_OUT_EVERY - 1) + SPARE_TEXTS;
-        let texts = tokens.map_or(needed, |tokens| (tokens as usize).div_ceil(length.max(1)));
+        let texts = match tokens {
+            Some(tokens) => enough_texts(tokens, calibration, uses)?,
+            None => {
+                let samples = samples.count() as usize;
+                samples + samples / (HELD_OUT_EVERY - 1) + SPARE_TEXTS
+            }
+        };
         let tokenizer = Tokenizer::from_files(source.files())?;
         let stop = StopTokens::read(source.config(), &tokenizer)?.ids();
         let beginning = tokenizer.beginning(&tokenizer.around()?, false)?;
@@ -135,6 +141,35 @@ impl GeneratedText {
         bar.finish();
         Ok(texts)
     }
+}
+
+/// Returns the number of texts that have so many `tokens`. Fails where `calibration` and `uses` need more: that is told
+/// before any is generated.
+fn enough_texts(tokens: u64, calibration: &Calibration, uses: Uses) -> Result<usize> {
+    let length = (calibration.sequence_length as usize).max(1);
+    let texts = (tokens as usize).div_ceil(length);
+    let samples = match calibration.samples {
+        Samples::Exactly(samples) => samples as usize,
+        Samples::AtMost(_) => 1,
+    };
+    let (needed, held_out) = if uses.scoring {
+        (windows_to_split(samples), ", some of them held out for evaluation")
+    } else {
+        (samples, "")
+    };
+    if texts >= needed {
+        return Ok(texts);
+    }
+    let verb = if samples == 1 { "needs" } else { "need" };
+    Err(Error::usage(format!(
+        "setting `calibration` generated:{tokens} makes {} of {length} tokens; {} {verb} {needed}{held_out}",
+        count(texts, "text"),
+        count(samples, "sequence")
+    ))
+    .hint(format!(
+        "give setting `calibration` generated:{}, fewer setting `samples` or a smaller setting `sequence_length`",
+        needed * length
+    )))
 }
 
 /// Returns what each of so many `texts` of `length` begins with: half of them as every text does, and the others with a piece of

@@ -19,9 +19,8 @@ use crate::jobs::bars;
 use crate::jobs::write::check_values;
 use crate::models::bitmap::BitMap;
 use crate::models::source::SourceModel;
-use crate::models::spec::TensorSpec;
 use crate::numerics::affine::FloatType;
-use crate::numerics::quant::{Mode, Quant, divisible};
+use crate::numerics::quant::{Mode, Quant, is_unfit};
 use crate::numerics::rounding::Technique;
 use crate::text::corpus::begun;
 
@@ -125,15 +124,13 @@ impl<'a> Measure<'a> {
     /// Returns the float layers that no candidate fits, without scores and but for those in `skip`: they count in every
     /// size.
     fn unfit_layers(&self, skip: &[LayerSensitivity]) -> Vec<LayerSensitivity> {
-        let fits = |spec: &TensorSpec| {
-            self.measurement.candidates.iter().any(|quant| quant.packed_columns(spec.columns()).is_some())
-        };
         let is_new = |path: &str| {
             !self.source.bitmap().contains_key(path) && skip.iter().all(|layer| layer.path != path)
         };
         let layers = self.source.manifest().iter().filter(|spec| spec.quantizable());
-        let unfit = layers.filter(|spec| divisible(spec.columns()) && !fits(spec));
-        unfit
+        let candidates = &self.measurement.candidates;
+        layers
+            .filter(|spec| is_unfit(spec.columns(), candidates.iter().copied()))
             .filter_map(|spec| Some((spec, spec.path().filter(|path| is_new(path))?)))
             .map(|(spec, path)| LayerSensitivity {
                 path: path.to_owned(),

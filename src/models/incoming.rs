@@ -41,6 +41,35 @@ pub(super) fn notes(
     checkpoint: &Checkpoint,
     stored: &BTreeMap<String, String>,
 ) -> Vec<String> {
+    sentences(manifest, checkpoint, stored, |quant| format!("taken as {quant}, lossless"))
+}
+
+/// Returns `notes` with the sentences of [`notes`](self::notes) as they are where every layer is decoded.
+pub(super) fn where_decoded(
+    notes: &[String],
+    manifest: &Manifest,
+    checkpoint: &Checkpoint,
+    stored: &BTreeMap<String, String>,
+) -> Vec<String> {
+    let taken = self::notes(manifest, checkpoint, stored);
+    let decoded = sentences(manifest, checkpoint, stored, |quant| {
+        format!("decoded, though {quant} has the same numbers")
+    });
+    let replace = |note: &String| {
+        let sentence = taken.iter().zip(&decoded).find(|(taken, _)| *taken == note);
+        sentence.map_or(note, |(_, decoded)| decoded).clone()
+    };
+    notes.iter().map(replace).collect()
+}
+
+/// Returns a sentence about the layers in each form of another tool. `fate` says what becomes of those that MLX has a setting
+/// for.
+fn sentences(
+    manifest: &Manifest,
+    checkpoint: &Checkpoint,
+    stored: &BTreeMap<String, String>,
+    fate: impl Fn(Quant) -> String,
+) -> Vec<String> {
     let mut layers: BTreeMap<(&str, Option<Quant>), usize> = BTreeMap::new();
     for spec in manifest.iter().filter(|spec| spec.path().is_some()) {
         let tensor = stored.get(&spec.name).and_then(|name| checkpoint.get(name));
@@ -51,7 +80,7 @@ pub(super) fn notes(
     let sentence = |((form, quant), number): ((&str, Option<Quant>), usize)| {
         let layers = count(number, "layer");
         match quant {
-            Some(quant) => format!("{layers} in the form {form}: taken as {quant}, lossless"),
+            Some(quant) => format!("{layers} in the form {form}: {}", fate(quant)),
             None => format!("{layers} in the form {form}, which MLX lacks: decoded"),
         }
     };

@@ -112,8 +112,8 @@ const MECHANISMS: &[Mechanism] = &[
     of("towers for images or sounds", &["vision_config", "audio_config", "vision_tower"], TOWERS),
 ];
 
-/// Sections of config.json that may hold the keys of a text model.
-const SECTIONS: [&str; 3] = ["text_config", "llm_config", "language_config"];
+/// Sections of config.json that may hold the keys of a text model, or those of its attention and its MLPs.
+const SECTIONS: [&str; 5] = ["text_config", "llm_config", "language_config", "attn_config", "ffn_config"];
 
 /// Names of the activation of a `llama`.
 const ACTIVATIONS: [&str; 2] = ["silu", "swish"];
@@ -199,7 +199,7 @@ pub fn ignored_keys(config: &ModelConfig, architecture: &str) -> Option<String> 
     })
 }
 
-/// Returns config.json's keys, and those of the text model in it.
+/// Returns config.json's keys, and those of the sections in it.
 fn sections(keys: &Map<String, Value>) -> Vec<&Map<String, Value>> {
     let inner = SECTIONS.iter().filter_map(|section| keys.get(*section)?.as_object());
     std::iter::once(keys).chain(inner).collect()
@@ -276,6 +276,12 @@ mod tests {
             ),
             "{apertus}"
         );
+        for keys in [json!({"clip_qkv": 8.0}), json!({"attn_config": {"clip_qkv": 8}})] {
+            let mut olmo = json!({"model_type": "olmo9"});
+            olmo.as_object_mut().unwrap().extend(keys.as_object().unwrap().clone());
+            let olmo = needed(&olmo, &[]);
+            assert!(olmo.ends_with("need clipped qkv (`clip_qkv`)"), "{olmo}");
+        }
         let tower = needed(&json!({"model_type": "new_vl"}), &["visual.blocks.0.attn.qkv.weight"]);
         assert!(tower.ends_with("need towers for images or sounds (`visual`)"), "{tower}");
     }

@@ -65,6 +65,8 @@ impl SourceModel {
 
     /// Takes the layers that are quantized for float ones with the values that their codes stand for.
     pub fn decoded(mut self) -> Result<Self> {
+        self.file_notes = self.where_decoded(&self.file_notes);
+        self.spec.notes = self.notes_where_decoded();
         for (layer, quant) in std::mem::take(&mut self.bitmap) {
             let [packed, scales, biases] = ["weight", "scales", "biases"].map(|part| {
                 let name = format!("{layer}.{part}");
@@ -79,6 +81,15 @@ impl SourceModel {
             self.checkpoint.decode(names, quant)?;
         }
         Ok(self)
+    }
+
+    /// Returns the notes of [`SourceModel::spec`] as they are where every layer is decoded.
+    pub(crate) fn notes_where_decoded(&self) -> Vec<String> {
+        self.where_decoded(&self.spec.notes)
+    }
+
+    fn where_decoded(&self, notes: &[String]) -> Vec<String> {
+        incoming::where_decoded(notes, &self.manifest, &self.checkpoint, &self.stored)
     }
 
     /// Returns the layers that came in another tool's form, or were decoded, in the manifest's order.

@@ -21,6 +21,12 @@ pub fn divisible(columns: usize) -> bool {
     AFFINE_GROUP_SIZES.iter().any(|&group| columns.is_multiple_of(group as usize))
 }
 
+/// True if some affine group size divides rows of `columns`, but none of `quants` does: layers with such rows stay float, and
+/// bits per weight count them.
+pub(crate) fn is_unfit(columns: usize, quants: impl IntoIterator<Item = Quant>) -> bool {
+    divisible(columns) && quants.into_iter().all(|quant| quant.packed_columns(columns).is_none())
+}
+
 /// The group size where none is written, as in MLX.
 pub const DEFAULT_GROUP_SIZE: u32 = 64;
 

@@ -7,7 +7,7 @@ mod experts;
 mod hostile;
 mod pickles;
 
-use common::{copy_folder, fixtures, json_file, make, mixbit, stderr, stdout, succeeded};
+use common::{bundled, copy_folder, fixtures, json_file, make, mixbit, stderr, stdout, succeeded};
 use mixbit::engine::decoder::model::Model;
 use mixbit::engine::runtime::Engine;
 use mixbit::models::source::SourceModel;
@@ -78,7 +78,11 @@ fn every_command_reads_every_form() {
             if command == "dequantize" && !is_packed(&folder) {
                 continue;
             }
-            succeeded(&make(command, &folder, &path(kind), more));
+            let output = make(command, &folder, &path(kind), more);
+            succeeded(&output);
+            let is_lossless = json_file(&folder.join("case.json"))["mlx"].is_string();
+            let says = stderr(&output).contains("lossless");
+            assert_eq!(says, is_lossless && kind == "kept" && is_packed(&folder), "{name} {kind}");
             let error = difference(&logits(&path(kind)), &before);
             assert!(error < 2e-5, "{name} {kind}: {error:e}");
             assert!(
@@ -146,7 +150,9 @@ fn layers_that_came_quantized_stay_or_are_quantized_anew() {
         }
         assert_eq!(after.bitmap()["lm_head"].to_string(), "6:32", "{name}");
         let out = home.path().join(format!("{name}-anew"));
-        succeeded(&make("quantize", folder, &out, &["--bits", "6:32", "--no-eval", "--requantize"]));
+        let output = make("quantize", folder, &out, &["--bits", "6:32", "--no-eval", "--requantize"]);
+        succeeded(&output);
+        assert!(!stderr(&output).contains("lossless"), "{name}: {}", stderr(&output));
         let source = SourceModel::open(&out).unwrap();
         let proj = source.bitmap().iter().find(|(path, _)| path.ends_with("down_proj")).unwrap();
         assert_eq!(proj.1.to_string(), "6:32", "{name}");
@@ -161,6 +167,16 @@ fn layers_of_mlx_are_quantized_anew_too() {
     let uniform = fixtures().join("golden/quantized-by-mlx-lm/llama-uniform-4-bits");
     succeeded(&make("quantize", &uniform, &out, &["--bits", "8:32", "--no-eval", "--requantize"]));
     assert!(difference(&logits(&out), &logits(&uniform)) < 0.05);
+}
+
+#[test]
+fn requantize_without_codes_says_so() {
+    let home = tempfile::tempdir().unwrap();
+    let flags = ["--bits", "4", "--requantize", "--dry-run"];
+    let output = make("quantize", &bundled(), &home.path().join("out"), &flags);
+    succeeded(&output);
+    let note = "--requantize changes nothing: no layer of this model came quantized";
+    assert!(stderr(&output).contains(note), "{}", stderr(&output));
 }
 
 fn packed_bits(bits: u32) -> Value {
@@ -190,6 +206,18 @@ fn what_no_one_reads_is_refused_by_name() {
         (serde_json::json!({"quant_method": "fp8", "fmt": "e5m2"}), "`fmt` \"e5m2\""),
         (serde_json::json!({"quant_method": "fp8", "weight_block_size": [0, 1]}), "weight_block_size"),
         (serde_json::json!({"quant_method": "compressed-tensors", "config_groups": 3}), "config_groups"),
+        (
+            serde_json::json!({"quant_method": "compressed-tensors", "config_groups": {}}),
+            "key `quantization_config.config_groups`: has no quantized layer, and tensor `",
+        ),
+        (
+            serde_json::json!({"quant_method": null}),
+            "key `quantization_config.quant_method`: missing, and tensor `",
+        ),
+        (
+            serde_json::json!({"quant_method": "bitsandbytes"}),
+            "key `quantization_config.quant_method`: is bitsandbytes, and tensor `",
+        ),
         (packed_bits(0), "compressed-tensors: 0 in pack-quantized is not read"),
         (packed_bits(9), "compressed-tensors: 9 in pack-quantized is not read"),
         (
@@ -208,5 +236,22 @@ fn what_no_one_reads_is_refused_by_name() {
             let said = stderr(&output) + &stdout(&output);
             assert!(said.contains(expected), "{change}: {said}");
         }
+    }
+}
+
+#[test]
+fn a_section_without_a_method_is_refused() {
+    let home = tempfile::tempdir().unwrap();
+    for form in ["fp8-blocks", "packed", "nvfp4-compressed"] {
+        let folder = home.path().join(form);
+        copy_folder(&fixtures().join("golden/forms").join(form), &folder);
+        let mut config = json_file(&folder.join("config.json"));
+        config["quantization_config"].as_object_mut().unwrap().remove("quant_method");
+        fs::write(folder.join("config.json"), config.to_string()).unwrap();
+        let output = mixbit(["inspect", folder.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(1), "{form}");
+        let expected = "config.json: key `quantization_config.quant_method`: missing";
+        assert!(stderr(&output).contains(expected), "{form}: {}", stderr(&output));
+        assert!(stderr(&output).contains("hint: mixbit reads fp8, compressed-tensors"), "{form}");
     }
 }

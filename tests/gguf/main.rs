@@ -212,6 +212,21 @@ fn what_gguf_does_not_say_is_a_note() {
         let said = notes.contains("what scores are divided by: taken as llama.cpp takes it, the root of 16");
         assert_eq!(said, scale, "{name}: {notes}");
     }
+    let source = SourceModel::open(&gguf("smollm3-tied")).unwrap();
+    let notes = source.spec().notes.join("\n");
+    let expected = "which blocks have no RoPE: taken as llama.cpp takes it, every fourth";
+    assert!(notes.contains(expected), "{notes}");
+    assert_eq!(source.config().keys()["no_rope_layer_interval"], 4);
+}
+
+#[test]
+fn blocks_without_full_attention_are_a_note() {
+    let said = |name: &Path| {
+        let notes = SourceModel::open(name).unwrap().spec().notes.join("\n");
+        notes.contains("no block has full attention: mlx-lm looks for it in block 6 of 4")
+    };
+    assert!(said(&gguf("gemma3-text-windows")));
+    assert!(!said(&fixtures().join("golden/gemma3-text-windows")));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::models::inventory::Inventory;
 use crate::models::source::SourceModel;
 use crate::models::spec::{Role, TensorSpec};
 use crate::numerics::dtype::Dtype;
-use crate::numerics::quant::{AFFINE_GROUP_SIZES, Quant, divisible};
+use crate::numerics::quant::{AFFINE_GROUP_SIZES, Quant, divisible, is_unfit};
 use crate::words::count;
 
 /// Layers to be decided on, each with its candidates.
@@ -99,33 +99,46 @@ impl<'a> Plan<'a> {
                 plan.already.push(path.to_owned());
                 continue;
             }
-            let rule = rules.iter().rev().find(|rule| rule.matches(path));
-            let options = match rule {
-                Some(rule) => Some(vec![ruled(spec, rule)?]),
-                None => options(spec, by_recipe(path).unwrap_or(candidates)),
-            };
-            let is_divisible = divisible(spec.columns());
-            match options {
-                Some(options) if is_divisible || options != [Candidate::Keep] => {
-                    plan.layers.push((spec, options));
-                }
-                None if is_divisible => {
-                    plan.unfit.push(path.to_owned());
-                    plan.layers.push((spec, vec![Candidate::Keep]));
-                }
-                _ => plan.indivisible.push(path.to_owned()),
+            match rules.iter().rev().find(|rule| rule.matches(path)) {
+                Some(rule) => plan.add(spec, path, vec![ruled(spec, rule)?]),
+                None => plan.add_with(spec, path, by_recipe(path).unwrap_or(candidates)),
             }
         }
         if plan.layers.len() == plan.unfit.len() {
             return Err(nothing_to_do(source, &plan, candidates));
         }
-        let layers = plan.layers.iter().filter_map(|(spec, _)| spec.path());
-        let paths: Vec<&str> = layers.chain(plan.indivisible.iter().map(String::as_str)).collect();
+        plan.check_rules(source, rules)?;
+        Ok(plan)
+    }
+
+    /// Adds the layer `spec` at `path`, which may become what its `options` say.
+    fn add(&mut self, spec: &'a TensorSpec, path: &str, options: Vec<Candidate>) {
+        if divisible(spec.columns()) || options != [Candidate::Keep] {
+            self.layers.push((spec, options));
+        } else {
+            self.indivisible.push(path.to_owned());
+        }
+    }
+
+    /// Adds the layer `spec` at `path` with the `candidates` that its rows allow. It stays float where there are none.
+    fn add_with(&mut self, spec: &'a TensorSpec, path: &str, candidates: &[Candidate]) {
+        let quants = || candidates.iter().filter_map(|candidate| candidate.quant());
+        if quants().next().is_some() && is_unfit(spec.columns(), quants()) {
+            self.unfit.push(path.to_owned());
+        }
+        let fits = |c: &&Candidate| c.quant().is_none_or(|q| q.packed_columns(spec.columns()).is_some());
+        let options: Vec<Candidate> = candidates.iter().filter(fits).copied().collect();
+        self.add(spec, path, if options.is_empty() { vec![Candidate::Keep] } else { options });
+    }
+
+    /// Fails where one of `rules` matches no layer.
+    fn check_rules(&self, source: &SourceModel, rules: &[LayerRule]) -> Result<()> {
+        let layers = self.layers.iter().filter_map(|(spec, _)| spec.path());
+        let paths: Vec<&str> = layers.chain(self.indivisible.iter().map(String::as_str)).collect();
         let is_router = |spec: &&TensorSpec| matches!(spec.role, Role::Router | Role::HeadGate);
         let routers = source.manifest().iter().filter(is_router);
         let routers: Vec<&str> = routers.filter_map(TensorSpec::path).collect();
-        LayerRule::check_all(rules, &paths, &routers)?;
-        Ok(plan)
+        LayerRule::check_all(rules, &paths, &routers)
     }
 
     /// Ties the layers of `tie` that are to be decided on: each keeps the candidates that all of them have. Layers that no
@@ -329,14 +342,6 @@ impl<'a> Plan<'a> {
     }
 }
 
-/// Returns the `candidates` that the layer's rows allow; `None` where none of them quantizes it, though some are meant to.
-fn options(spec: &TensorSpec, candidates: &[Candidate]) -> Option<Vec<Candidate>> {
-    let fits = |c: &&Candidate| c.quant().is_none_or(|q| q.packed_columns(spec.columns()).is_some());
-    let options: Vec<Candidate> = candidates.iter().filter(fits).copied().collect();
-    let quantizes = |list: &[Candidate]| list.iter().any(|c| c.quant().is_some());
-    (!options.is_empty() && quantizes(&options) == quantizes(candidates)).then_some(options)
-}
-
 /// Returns the candidate that `rule` gives a layer.
 ///
 /// # Errors
@@ -382,8 +387,7 @@ fn fitting_groups(source: &SourceModel, unfit: &[String]) -> String {
         Some(group) if !unfit.is_empty() => {
             let layers = count(unfit.len(), "layer");
             format!(
-                "groups of {group} divide the rows of {layers}: give setting `group_size` {group} beside setting \
-                 `bits`, or candidates such as 4:{group}"
+                "groups of {group} divide the rows of {layers}: choose bits with such groups, as 4:{group}"
             )
         }
         _ => "a candidate's group size must divide a layer's rows: 32, 64 or 128, and 16 in mode nvfp4"

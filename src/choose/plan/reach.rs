@@ -3,7 +3,7 @@
 use super::plan::Plan;
 use crate::error::{Error, Result};
 use crate::models::source::SourceModel;
-use crate::words::{self, count};
+use crate::words::{self, UNFIT, count};
 
 /// Hint where every layer has one setting.
 const NO_CHOICE: &str = "leave the target out, or leave layers a choice";
@@ -74,10 +74,7 @@ impl Plan<'_> {
     fn unfit_hint(&self) -> String {
         let Some(first) = self.unfit.first() else { return String::new() };
         let layers = count(self.unfit.len(), "layer");
-        format!(
-            "; {layers} left float, such as `{first}`, because no candidate's group size divides their rows: give \
-             setting `candidates` a smaller group size"
-        )
+        format!("; left float: {layers} {UNFIT}, `{first}` first; choose candidates with smaller groups")
     }
 }
 

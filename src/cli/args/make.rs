@@ -101,7 +101,7 @@ pub struct Quantize {
     /// Element type of float tensors, scales and biases
     #[arg(long, value_enum, default_value = "float16")]
     pub dtype: FloatDtype,
-    /// Print plan and bit map, write nothing
+    /// Print plan and bit map, write nothing but a generated calibration text
     #[arg(long, conflicts_with = "resume")]
     pub dry_run: bool,
 }

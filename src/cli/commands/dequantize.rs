@@ -5,13 +5,15 @@ use crate::cli::args::Dequantize;
 use crate::cli::commands::opening::open_to_write;
 use crate::error::Result;
 use crate::jobs::dequantize::{check_has_quantized_layers, dequantize, quantized_layers};
+use crate::jobs::opening::Quantized;
 use crate::report::Console;
 use crate::words::{bytes, count};
 
 /// Runs the command.
 pub fn run(args: &Dequantize, console: &Console) -> Result<()> {
     let output = settings::output(&args.output)?;
-    let source = open_to_write(&args.hf_path, &output, console, check_has_quantized_layers)?;
+    let source =
+        open_to_write(&args.hf_path, &output, Quantized::Decoded, console, check_has_quantized_layers)?;
     let layers = count(quantized_layers(&source), "layer");
     let dtype = match args.dtype {
         Some(dtype) => dtype.into(),

@@ -17,7 +17,7 @@ use crate::models::source::SourceModel;
 use crate::report::{
     Align, Console, PageInputs, Table, architecture, bit_table, cell, class_bars, class_table, out, page,
 };
-use crate::words::{bytes, count};
+use crate::words::{INDIVISIBLE, bytes, count};
 
 /// Runs the command.
 pub fn run(args: &Inspect, console: &Console) -> Result<()> {
@@ -68,7 +68,7 @@ fn print_model(source: &SourceModel, inventory: &Inventory) -> Result<()> {
     let columns = [("size", inventory.bytes)];
     let without = match inventory.indivisible() {
         0 => String::new(),
-        layers => format!(" (without {} whose rows no group size divides)", count(layers, "layer")),
+        layers => format!(" (without {} {INDIVISIBLE})", count(layers, "layer")),
     };
     let linear = || inventory.layers.iter().filter(|layer| layer.role.is_linear());
     out(&format!(

@@ -10,6 +10,7 @@ use crate::formats::npz::NpzWriter;
 use crate::jobs::opening::{Need, open_after};
 use crate::numerics::dtype::Dtype;
 use crate::report::Console;
+use crate::text::sampling::are_numbers;
 use crate::text::tokenizer::Tokenizer;
 
 /// Runs the command.
@@ -30,6 +31,12 @@ pub fn run(args: &Logits, console: &Console) -> Result<()> {
     let model = Model::load(&engine, &source, args.dtype.map(Into::into))?;
     let logits = model.logits(&tokens, args.step.map(|step| step as usize))?;
     let shape = [tokens.len(), model.spec().vocab_size];
+    if let Some(bad) = logits.chunks(shape[1]).position(|logits| !are_numbers(logits)) {
+        let message = format!("its logits are not numbers, first at token {} of {}", bad + 1, tokens.len());
+        return Err(Error::file(source.dir(), message).hint(
+            "`mixbit check` names weights that are NaN or infinite; without any, --dtype float32 may help",
+        ));
+    }
     let ids: Vec<u8> = tokens.iter().flat_map(|t| t.cast_signed().to_le_bytes()).collect();
     let (_folders, temporary) =
         output_file::in_new_folders(&args.out, || output_file::new_beside(&args.out))?;

@@ -12,6 +12,7 @@ use crate::jobs::settings::{
     ACTIVATION_MEMORY, Calibration, Samples, SensitivitySamples, Target, Tuning, sequence_length,
 };
 use crate::jobs::template::Template;
+use crate::jobs::texts::Uses;
 use crate::jobs::write::{Output, TowerFate};
 use crate::models::source::SourceModel;
 use crate::models::spec::DecoderSpec;
@@ -55,16 +56,17 @@ pub fn calibration(
     })
 }
 
-/// Plans the text that the model is to generate beside `output`, if `flags` ask for one, and makes it the text of
-/// `calibration`.
+/// Plans the text that the model is to generate beside `output` for `uses`, if `flags` ask for one, and makes it the text
+/// of `calibration`.
 pub fn generated_text(
     flags: &args::Calibration,
     source: &SourceModel,
     calibration: &mut Calibration,
+    uses: Uses,
     output: &Path,
 ) -> Result<Option<GeneratedText>> {
     let Some(&CalibrationText::Generated(tokens)) = flags.calibration.as_ref() else { return Ok(None) };
-    let text = GeneratedText::plan(source, calibration, tokens, output)?;
+    let text = GeneratedText::plan(source, calibration, tokens, uses, output)?;
     if tokens.is_some() && flags.samples.is_none() {
         calibration.samples = Samples::AtMost(text.samples());
     }

@@ -8,7 +8,7 @@ use super::speculation::{Decoder, DraftFigures};
 use crate::engine::cache::sequence::CacheFigures;
 use crate::engine::decoder::model::Model;
 use crate::error::{Error, Result};
-use crate::text::sampling::{Chosen, Logprobs, Sampler};
+use crate::text::sampling::{Chosen, Logprobs, Sampler, are_numbers};
 
 /// Prompt tokens that go through the model at a time.
 pub const PREFILL_STEP: usize = 512;
@@ -93,7 +93,7 @@ pub fn generate(
         if tokens.len() == settings.max_tokens {
             break Finish::Length;
         }
-        if !logits.iter().any(|x| x.is_finite()) || logits.iter().any(|x| x.is_nan()) {
+        if !are_numbers(&logits) {
             return Err(Error::engine("the model's logits are not numbers").hint(
                 "the weights hold NaN or infinite values, or setting `dtype` is too narrow for this model",
             ));

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use crate::engine::cache::sequence::{CacheSettings, Caches};
 use crate::engine::decoder::model::Model;
 use crate::error::{Error, Result};
-use crate::text::sampling::categorical;
+use crate::text::sampling::{are_numbers, categorical};
 
 /// Texts that are written side by side: enough for the matrix products, and the same on every machine.
 const TEXTS_AT_ONCE: usize = 32;
@@ -101,7 +101,7 @@ impl Draft {
             self.begins -= 1;
             return Ok(());
         }
-        if !logits.iter().any(|x| x.is_finite()) || logits.iter().any(|x| x.is_nan()) {
+        if !are_numbers(logits) {
             return Err(Error::engine("the model's logits are not numbers")
                 .hint("the weights hold NaN or infinite values: no text can be generated from them"));
         }

@@ -287,5 +287,7 @@ pub(super) fn exaone(keys: &Keys<'_>) -> Result<Config> {
 }
 
 pub(super) fn smollm3(keys: &Keys<'_>) -> Result<Config> {
-    Ok(with(like_llama(keys, "smollm3", "SmolLM3ForCausalLM")?, biases(keys)))
+    let config = with(like_llama(keys, "smollm3", "SmolLM3ForCausalLM")?, biases(keys));
+    keys.assume("which blocks have no RoPE", "every fourth");
+    Ok(with(config, json!({"no_rope_layer_interval": 4})))
 }

@@ -129,6 +129,16 @@ impl Section<'_> {
         self.value.get("quant_method").and_then(Value::as_str).unwrap_or("another tool")
     }
 
+    /// True if the section names no tool and is not of MLX, whose keys stand under `quantization` or are named so.
+    fn is_nameless(&self) -> bool {
+        let is_of_mlx =
+            |keys: &Map<String, Value>| ["bits", "group_size"].iter().any(|key| keys.contains_key(*key));
+        let names_none = self.value.get("quant_method").is_none_or(Value::is_null);
+        names_none
+            && self.key != "quantization"
+            && self.value.as_object().is_some_and(|keys| !is_of_mlx(keys))
+    }
+
     fn text(&self, name: &str) -> Option<&str> {
         self.value.get(name).and_then(Value::as_str)
     }
@@ -193,7 +203,7 @@ fn is_of_other_tool(value: &Value) -> bool {
 /// True if the config at `path` with these `keys` says that a tool quantized the weights whose form is read here.
 ///
 /// # Errors
-/// Where it names another tool, or settings that are not read.
+/// Where it names another tool, or none and is not of MLX, or settings that are not read.
 pub fn refuse_unknown(path: &Path, keys: &Map<String, Value>) -> Result<bool> {
     read(path, keys).map(|declared| declared.is_some())
 }
@@ -212,11 +222,35 @@ pub(crate) fn declared(files: &ModelFiles) -> Result<Option<Declared>> {
     Ok(Some(Declared { method: "modelopt".to_owned(), schemes: modelopt(&section)? }))
 }
 
-fn read(path: &Path, keys: &Map<String, Value>) -> Result<Option<Declared>> {
-    let Some((key, value)) = section(keys).filter(|(_, value)| is_of_other_tool(value)) else {
-        return Ok(None);
+/// Makes the error for a model of `files` whose `tensor` is packed in a form that is not the one `declared`.
+pub(crate) fn undeclared(files: &ModelFiles, declared: Option<&Declared>, tensor: &str) -> Error {
+    let path = files.path_of("config.json");
+    let keys = files.read("config.json").ok().and_then(|text| json::parse_object(&path, &text).ok());
+    let key = keys.as_ref().and_then(section).map_or("quantization_config", |(key, _)| key);
+    let (name, message) = match declared {
+        None => {
+            ("quant_method", format!("missing, and tensor `{tensor}` is of a layer that a tool quantized"))
+        }
+        Some(declared) if declared.schemes.is_empty() => {
+            ("config_groups", format!("has no quantized layer, and tensor `{tensor}` is of one"))
+        }
+        Some(Declared { method, .. }) => {
+            ("quant_method", format!("is {method}, and tensor `{tensor}` is in another form"))
+        }
     };
+    Error::key(path, format!("{key}.{name}"), message).hint(READ)
+}
+
+fn read(path: &Path, keys: &Map<String, Value>) -> Result<Option<Declared>> {
+    let Some((key, value)) = section(keys) else { return Ok(None) };
     let section = Section { path: path.to_owned(), key, value };
+    if !is_of_other_tool(value) {
+        return if section.is_nameless() {
+            Err(section.error("quant_method", "missing, and the other keys are not MLX's").hint(READ))
+        } else {
+            Ok(None)
+        };
+    }
     let Some(method) = section.text("quant_method") else {
         return Err(section.error("quant_method", "expected the name of a method").hint(READ));
     };

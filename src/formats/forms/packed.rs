@@ -9,7 +9,7 @@ use super::integers::{Codes, Integers};
 use super::layer::Layer;
 use super::packing::Packing;
 use super::parts::{FLOATS, Parts, matrix, of_shape};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::formats::stored::Stored;
 use crate::numerics::dtype::Dtype;
 
@@ -26,24 +26,10 @@ pub(crate) fn read(settings: Integer, parts: &mut Parts<'_>) -> Result<Layer> {
     let [declared_rows, columns] =
         sizes(&shape)?.unwrap_or([rows, unfetched_columns(&scales, settings, width)]);
     let packing = Packing::of(columns, bits, width).filter(|_| declared_rows == rows);
-    let packing = packing.ok_or_else(|| {
-        if declared_rows == rows && Packing::is_ambiguous(columns, bits, width) {
-            return words
-                .error(format!("{columns} numbers of {bits} bits lie in {width} words in either of two ways"))
-                .hint("quantize the model again with compressed-tensors 0.18 or later and rows of whole groups of 32");
-        }
-        words
-            .error(format!(
-                "shape {:?} holds no {declared_rows} x {columns} numbers of {bits} bits, as `{}` says",
-                words.shape(),
-                shape.name
-            ))
-            .hint("config.json and the weights do not belong together, or the file is damaged")
-    })?;
+    let packing = packing.ok_or_else(|| wrong_packing(&words, &shape, [declared_rows, columns], bits))?;
     let group = settings.width(columns);
-    let middle = (1u32 << (bits - 1)) as f32;
     let zeros = match zeros {
-        None => Zeros::Same(middle),
+        None => Zeros::Same((1u32 << (bits - 1)) as f32),
         Some(zeros) => {
             let zeros = super::parts::of_type(zeros, &[Dtype::I32])?;
             of_shape(&zeros, &[packing.words(rows, bits), columns.div_ceil(group)])?;
@@ -60,6 +46,26 @@ pub(crate) fn read(settings: Integer, parts: &mut Parts<'_>) -> Result<Layer> {
     let mut layer = Integers { codes: Codes::Rows(words, packing), grid, rows, columns, bits }.layer(form);
     layer.conditions.extend(conditions);
     Ok(layer)
+}
+
+/// Makes the error of `words` that do not hold the numbers of as many rows and columns as the tensor `shape` says, or may hold
+/// them in two ways.
+fn wrong_packing(words: &Stored, shape: &Stored, [rows, columns]: [usize; 2], bits: u32) -> Error {
+    if let &[found_rows, width] = words.shape()
+        && found_rows == rows
+        && Packing::is_ambiguous(columns, bits, width)
+    {
+        return words
+            .error(format!("{columns} numbers of {bits} bits lie in {width} words in either of two ways"))
+            .hint("quantize the model again with compressed-tensors 0.18 or later and rows of whole groups of 32");
+    }
+    words
+        .error(format!(
+            "shape {:?} holds no {rows} x {columns} numbers of {bits} bits, as `{}` says",
+            words.shape(),
+            shape.name
+        ))
+        .hint("config.json and the weights do not belong together, or the file is damaged")
 }
 
 /// Returns the columns of a layer whose sizes were not fetched: those of its groups, or as many as its words hold.

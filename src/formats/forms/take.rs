@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::PathBuf;
 
-use super::declared::{Declared, Scheme};
+use super::declared::{Declared, Scheme, undeclared};
 use super::layer::{Layer, Part, Values};
 use super::parts::Parts;
 use crate::error::{Error, Result};
+use crate::files::model_files::ModelFiles;
 use crate::formats::backing::{Made, Make};
 use crate::formats::checkpoint::{Checkpoint, Tensor};
 use crate::formats::entry::{Entry, Incoming};
@@ -26,12 +27,28 @@ const ACTIVATIONS: [&str; 8] = [
     ".kv_cache_scaling_factor",
 ];
 
-/// Replaces the layers of `checkpoint` that are in the form that config.json declares.
+/// Ends of the names of tensors that no float layer has, and no layer of MLX.
+const PACKED: [&str; 4] = [".qweight", ".weight_packed", ".SCB", ".weight.absmax"];
+
+/// Replaces the layers of `checkpoint`, which is of `files`, that are in the form that config.json declares.
 ///
 /// # Errors
-/// Where a layer's tensors do not fit its form.
-pub(crate) fn take(checkpoint: &mut Checkpoint, declared: Option<&Declared>) -> Result<()> {
-    let Some(declared) = declared else { return refuse_scaled(checkpoint) };
+/// Where a layer's tensors do not fit its form, or are in one that is not declared.
+pub(crate) fn take(
+    checkpoint: &mut Checkpoint,
+    declared: Option<&Declared>,
+    files: &ModelFiles,
+) -> Result<()> {
+    if let Some(declared) = declared {
+        take_declared(checkpoint, declared)?;
+    }
+    if let Some(tensor) = packed(checkpoint) {
+        return Err(undeclared(files, declared, tensor));
+    }
+    refuse_scaled(checkpoint)
+}
+
+fn take_declared(checkpoint: &mut Checkpoint, declared: &Declared) -> Result<()> {
     checkpoint.stored_bytes = Some(checkpoint.stored_bytes());
     let layers = layers(checkpoint, declared);
     for (path, scheme) in &layers {
@@ -52,7 +69,16 @@ pub(crate) fn take(checkpoint: &mut Checkpoint, declared: Option<&Declared>) -> 
             declared.method
         ));
     }
-    refuse_scaled(checkpoint)
+    Ok(())
+}
+
+/// Returns the name of the first tensor that is packed in a form of another tool.
+fn packed(checkpoint: &Checkpoint) -> Option<&str> {
+    let is_packed = |(name, tensor): &(&str, Tensor<'_>)| {
+        PACKED.iter().any(|end| name.ends_with(end))
+            || (tensor.dtype == Dtype::U8 && name.ends_with("_blocks"))
+    };
+    checkpoint.iter().find(is_packed).map(|(name, _)| name)
 }
 
 /// Fails where a layer in the form is left, which the targets in config.json do not have.

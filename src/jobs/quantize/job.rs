@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::estimate::Extent;
-use super::settings::{EvaluationText, Quantization};
+use super::settings::Quantization;
 use crate::choose::allocate::CurvePoint;
 use crate::choose::curve::STEP;
 use crate::choose::plan::{Plan, Solution};
@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::jobs::evaluate::EvaluationWindows;
 use crate::jobs::measure::Measure;
 use crate::jobs::settings::Target;
-use crate::jobs::texts::{Texts, Uses};
+use crate::jobs::texts::Texts;
 use crate::jobs::write::check_values;
 use crate::models::source::SourceModel;
 use crate::numerics::dtype::float_type;
@@ -150,16 +150,14 @@ impl<'a> Job<'a> {
 
     /// Tokenizes the calibration text, where the job uses one.
     fn read_texts(&mut self) -> Result<()> {
-        let Quantization { calibration, tuning, evaluation, .. } = &self.settings;
+        let Quantization { calibration, tuning, .. } = &self.settings;
         // Scale search does without a text where all bits are fixed, and so does rounding to nearest.
         let needs_text = !self.is_fixed()
             || self.technique == Technique::Gptq
             || calibration.text.is_some()
             || tuning.any();
         if needs_text {
-            let holds_out = *evaluation == EvaluationText::HeldOut || tuning.any();
-            let uses = Uses { scoring: holds_out, tuning: self.settings.tuning.any() };
-            self.texts = Some(self.prepare_texts(uses)?);
+            self.texts = Some(self.prepare_texts(self.settings.uses())?);
         }
         if self.settings.tuning.any() {
             self.validation_split()?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::jobs::settings::{Calibration, Target, Tuning};
+use crate::jobs::texts::Uses;
 use crate::jobs::write::Output;
 use crate::models::source::SourceModel;
 
@@ -47,6 +48,12 @@ impl Quantization {
 }
 
 impl Quantization {
+    /// Returns the uses of the calibration text.
+    pub(crate) fn uses(&self) -> Uses {
+        let tuning = self.tuning.any();
+        Uses { scoring: self.evaluation == EvaluationText::HeldOut || tuning, tuning }
+    }
+
     /// Fails where a number is out of its range.
     pub(crate) fn check(&self) -> Result<()> {
         let Calibration { samples, sequence_length, .. } = self.calibration;

@@ -61,23 +61,42 @@ impl Job<'_> {
     /// Fails where a new start would lose what is there, or it cannot be resumed. Returns the journals that a new start
     /// discards, and when they were written.
     pub(crate) fn check_unfinished(&self) -> Result<Vec<(PathBuf, SystemTime)>> {
-        let (output, tuning) = (&self.settings.output, &self.settings.tuning);
-        let [layers, _, rounds, steps] = files(&output.path);
+        let journals = files(&self.settings.output.path);
         if !self.settings.resume {
             self.check_start()?;
-            let journals = files(&output.path).into_iter();
+            let journals = journals.into_iter();
             return Ok(journals.filter_map(|path| Some((path.clone(), written(&path)?))).collect());
         }
+        self.refuse_dropped_work()?;
+        if !self.has_work_to_resume()? {
+            let [layers, _, rounds, steps] = journals.map(|path| path.display().to_string());
+            self.progress.notes(&[journal::nothing_to_resume(&[layers, rounds, steps])]);
+        }
+        Ok(Vec::new())
+    }
+
+    /// Fails where there is unfinished work of a kind that this run does without.
+    fn refuse_dropped_work(&self) -> Result<()> {
+        let tuning = &self.settings.tuning;
+        let [layers, _, rounds, steps] = files(&self.settings.output.path);
         let dropped = [
             (&layers, "setting `rounding` gptq", self.technique != Technique::Gptq),
             (&rounds, "setting `refine`", tuning.refine.is_none()),
             (&steps, "setting `distill`", tuning.distill.is_none()),
         ];
-        if let Some((path, setting, _)) = dropped.into_iter().find(|(path, _, none)| *none && path.exists()) {
-            let message = format!("was begun with {setting}, which this run does without");
-            return Err(Error::file(path, message).hint(format!("give {setting} again, or {ANEW}")));
+        match dropped.into_iter().find(|(path, _, none)| *none && path.exists()) {
+            Some((path, setting, _)) => {
+                let message = format!("was begun with {setting}, which this run does without");
+                Err(Error::file(path, message).hint(format!("give {setting} again, or {ANEW}")))
+            }
+            None => Ok(()),
         }
-        let names = [&layers, &rounds, &steps].map(|path| path.display().to_string());
+    }
+
+    /// True if there is unfinished work that this run resumes. Fails where it was begun with other settings.
+    fn has_work_to_resume(&self) -> Result<bool> {
+        let tuning = &self.settings.tuning;
+        let [layers, _, rounds, steps] = files(&self.settings.output.path);
         let headers = [
             (layers, self.rounding_header()?),
             (rounds, tuning.refine.map(|rounds| self.refinement_header(rounds)).transpose()?),
@@ -89,10 +108,7 @@ impl Job<'_> {
                 resumes |= Journal::has_unfinished(&path, Some(&header))?;
             }
         }
-        if !resumes {
-            self.progress.notes(&[journal::nothing_to_resume(&names)]);
-        }
-        Ok(Vec::new())
+        Ok(resumes)
     }
 
     /// Fails where a new start would lose unfinished work. That needs no text, and can be told before one is generated.

@@ -9,6 +9,7 @@ use super::producers::CHUNK_BYTES;
 use crate::error::{Error, Result};
 use crate::formats::checkpoint::Tensor;
 use crate::models::source::{SourceModel, SourceTensor};
+use crate::numerics::affine::QuantizeError;
 use crate::numerics::dtype::{CastReport, Dtype, cast};
 use crate::numerics::rounding::RoundingError;
 
@@ -132,20 +133,29 @@ fn culprit<'a>(
 /// Returns the error of a layer that cannot be rounded, from an `error` in rows of the whole layer.
 pub fn unroundable(source: &SourceTensor<'_>, error: RoundingError) -> Error {
     let tensor = &source.tensor;
-    let read = || cast(tensor.dtype, &tensor.bytes(), Dtype::F32, &mut Vec::new());
+    let is_damaged = cast(tensor.dtype, &tensor.bytes(), Dtype::F32, &mut Vec::new()).non_finite > 0;
+    let describe = |error: RoundingError| match error {
+        RoundingError::Affine(QuantizeError::NotFinite { row, column, group_size, .. }) if is_damaged => {
+            format!(
+                "row {row}, columns {column} to {}: a value that is NaN or infinite",
+                column + group_size - 1
+            )
+        }
+        other => other.to_string(),
+    };
     let hint = match error {
         RoundingError::Moments { .. } => {
             "what comes into this layer overflows: weights before it are huge or damaged; `mixbit check` looks for them"
         }
-        _ if read().non_finite > 0 => DAMAGED,
+        _ if is_damaged => DAMAGED,
         _ => "this layer cannot be quantized: keep it float, or mend the checkpoint",
     };
     let error = match culprit(tensor, Dtype::F32, |report| report.non_finite > 0) {
         Some((file, name)) => {
             let rows = tensor.shape.iter().rev().nth(1).copied().unwrap_or(1);
-            Error::tensor(file, name, error.in_part(rows).to_string())
+            Error::tensor(file, name, describe(error.in_part(rows)))
         }
-        None => Error::tensor(tensor.file, source.name, error.to_string()),
+        None => Error::tensor(tensor.file, source.name, describe(error)),
     };
     error.hint(hint)
 }

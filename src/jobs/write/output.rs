@@ -6,6 +6,7 @@ use super::producers::Container;
 use crate::error::{Error, Result};
 use crate::files::output_file::{Claim, Existing};
 use crate::files::output_folder::{check_destination, check_writable, claim_folder};
+use crate::jobs::opening::Quantized;
 use crate::models::source::SourceModel;
 use crate::progress::Progress;
 
@@ -50,12 +51,17 @@ impl Output {
         check_writable(&self.path)
     }
 
-    /// Returns notes for the user on `source`, with those on the tensors that this output does or does not have.
+    /// Returns notes for the user on `source`, whose quantized layers stay or are decoded, with those on the tensors that
+    /// this output does or does not have.
     ///
     /// # Errors
     /// When tensors beside the decoder are asked for and there are none.
-    pub fn notes(&self, source: &SourceModel) -> Result<Vec<String>> {
-        let (towers, mut notes) = (source.towers(), source.spec().notes.clone());
+    pub(crate) fn notes(&self, source: &SourceModel, quantized: Quantized) -> Result<Vec<String>> {
+        let towers = source.towers();
+        let mut notes = match quantized {
+            Quantized::Kept => source.spec().notes.clone(),
+            Quantized::Decoded => source.notes_where_decoded(),
+        };
         let unread = towers.notes();
         notes.retain(|note| !unread.contains(note));
         if self.towers == TowerFate::Written {

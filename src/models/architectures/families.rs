@@ -137,7 +137,7 @@ const PUBLISHED: &[Published] = &[
         model_type: "gemma3_text",
         family: "Gemma",
         models: "Gemma 3 270M and 1B, text only",
-        note: "`layer_types` and `rope_parameters` are written as mlx-lm reads them",
+        note: "`layer_types` and `rope_parameters` are written as mlx-lm reads them. mlx-lm cannot run a model in which no block has full attention, and a note says so",
     },
     Published {
         model_type: "gemma3",

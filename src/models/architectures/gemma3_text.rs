@@ -61,6 +61,12 @@ fn write_pattern(config: &ModelConfig, spec: &mut DecoderSpec, pattern: usize) {
         if config.size("sliding_window_pattern").ok().flatten() != Some(distance) {
             spec.resolved.push(("sliding_window_pattern", distance.into()));
         }
+        if distance > is_full.len() {
+            spec.notes.push(format!(
+                "no block has full attention: mlx-lm looks for it in block {distance} of {}, and cannot run this model",
+                is_full.len()
+            ));
+        }
     } else {
         spec.notes
             .push("layer_types is applied as in transformers; mlx-lm knows regular patterns only".to_owned());

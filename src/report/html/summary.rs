@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::page::Page;
 use super::template::{kl, kl_plus_minus, share};
-use crate::words::{bytes, count};
+use crate::words::{INDIVISIBLE, bytes, count};
 
 /// Description of the model in a sentence, and its most important figures.
 #[derive(Debug, Serialize)]
@@ -71,7 +71,7 @@ fn size(page: &Page<'_>) -> Card {
 fn bits(page: &Page<'_>) -> Card {
     let without = match page.inventory.indivisible() {
         0 => String::new(),
-        layers => format!(" but {layers} whose rows no group size divides"),
+        layers => format!(" but {layers} {INDIVISIBLE}"),
     };
     Card {
         name: "Bits per weight",

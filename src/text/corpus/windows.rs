@@ -80,9 +80,7 @@ impl Text {
         let beginning = self.beginning(tokenizer, &tokens)?;
         let cut = Cut::new(&tokens, &beginning, length)?;
         let (held_out, calibration) = held_out(cut.len());
-        // The least number of windows of which `samples` are left.
-        let windows = samples + (samples.saturating_sub(1) / (HELD_OUT_EVERY - 1)).max(1);
-        let needed = tokens_for(windows, length, beginning.len());
+        let needed = tokens_for(windows_to_split(samples), length, beginning.len());
         let wanted = Wanted { samples, length, tokens: needed, held_out: true };
         self.check_enough(tokens.len(), calibration.len(), &wanted)?;
         let most = held_out.len().min(most_held_out.max(1));
@@ -182,6 +180,11 @@ fn held_out(windows: usize) -> (Vec<usize>, Vec<usize>) {
     (0..windows).partition(|index| {
         if few { index + 1 == windows } else { index % HELD_OUT_EVERY == HELD_OUT_EVERY - 1 }
     })
+}
+
+/// Returns the least number of windows of which `samples`, at least 1, are left when some are held out.
+pub(crate) fn windows_to_split(samples: usize) -> usize {
+    samples + (samples.saturating_sub(1) / (HELD_OUT_EVERY - 1)).max(1)
 }
 
 /// Returns the indices of the windows to take: at most `samples`, evenly spaced from a start that `seed` chooses and

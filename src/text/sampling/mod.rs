@@ -9,4 +9,4 @@ mod sampler;
 
 pub use logprobs::Logprobs;
 pub use penalties::{Penalties, Repetition};
-pub use sampler::{Chosen, Sampler, Sampling, argmax, categorical};
+pub use sampler::{Chosen, Sampler, Sampling, are_numbers, argmax, categorical};

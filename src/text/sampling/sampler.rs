@@ -104,6 +104,11 @@ pub fn argmax(logits: &[f32]) -> u32 {
     best as u32
 }
 
+/// True if a token can be drawn from `logits`: none is NaN, and one at least is finite.
+pub fn are_numbers(logits: &[f32]) -> bool {
+    logits.iter().any(|x| x.is_finite()) && !logits.iter().any(|x| x.is_nan())
+}
+
 /// Returns the token at quantile `u`, from 0 to 1, of softmax(`logits`) in the order of token ids.
 pub fn categorical(logits: &[f32], u: f64) -> u32 {
     let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);

@@ -23,8 +23,8 @@ use crate::report::Console;
 pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     let output = settings::output(&args.output)?;
     let mut claim = None;
-    let kept = if args.requantize { Quantized::Decoded } else { Quantized::Kept };
-    let source = open_as(&args.hf_path, Need::Files, kept, |source| {
+    let quantized = if args.requantize { Quantized::Decoded } else { Quantized::Kept };
+    let source = open_as(&args.hf_path, Need::Files, quantized, |source| {
         let calibration = args.calibration.calibration.as_ref().and_then(CalibrationText::file);
         let evaluation = args.eval_data.as_deref().or(calibration);
         check_tokenizer(source, &[calibration, evaluation], console)?;
@@ -35,21 +35,20 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
         claim = Some(if args.tuning.resume { claimed.map_err(explain_resuming) } else { claimed }?);
         Ok(())
     })?;
-    console.notes(&output.notes(&source)?);
+    console.notes(&output.notes(&source, quantized)?);
+    if args.requantize && source.incoming().next().is_none() {
+        console.notes(&["--requantize changes nothing: no layer of this model came quantized".to_owned()]);
+    }
     let recipe = recipe(args.recipe.as_deref(), args.candidates.as_deref(), console)?;
     let plan = plan(args, &source, recipe.as_ref())?;
     let mut settings = settings::quantization(args, output, &source, recipe.as_ref(), &plan)?;
-    let generated = settings::generated_text(
-        &args.calibration,
-        &source,
-        &mut settings.calibration,
-        &args.output.mlx_path,
-    )?;
+    let (uses, path, calibration) = (settings.uses(), &args.output.mlx_path, &mut settings.calibration);
+    let generated = settings::generated_text(&args.calibration, &source, calibration, uses, path)?;
     let mut job = Job::new(&source, plan, settings, console)?;
     report::announce(&job);
     check(args, &job, recipe.as_ref())?;
     let extent = if args.dry_run { Extent::Decision } else { Extent::Model };
-    if let Some(text) = generated {
+    if let Some(text) = &generated {
         if extent == Extent::Model {
             job.check_start()?;
         }
@@ -60,11 +59,11 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     let costs = job.estimate(extent)?;
     let decision = job.decide(costs)?;
     if args.dry_run {
-        return report::print(&job, &decision, None);
+        return report::print_dry_run(&job, &decision, generated.as_ref());
     }
     let (decision, record) = job.write_model(decision)?;
     drop(claim);
-    report::print(&job, &decision, Some(&record))
+    report::print(&job, &decision, &record)
 }
 
 /// Resolves the candidates of all layers from flags and recipe.

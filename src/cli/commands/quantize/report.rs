@@ -6,6 +6,7 @@ use std::fmt::Write;
 use crate::choose::plan::{Plan, Solution};
 use crate::choose::table::Table;
 use crate::error::Result;
+use crate::jobs::generated::GeneratedText;
 use crate::jobs::quantize::{Decision, Job};
 use crate::jobs::record::{Distillation, Evaluation, Record, Refinement};
 use crate::jobs::settings::Target;
@@ -14,7 +15,7 @@ use crate::models::spec::TensorSpec;
 use crate::numerics::quant::Mode;
 use crate::numerics::rounding::Technique;
 use crate::report::{bit_table, class_bars, class_table, out, plus_minus};
-use crate::words::{bytes, count};
+use crate::words::{INDIVISIBLE, UNFIT, bytes, count};
 
 /// Announces the reachable sizes, before any work.
 pub fn announce(job: &Job<'_>) {
@@ -32,23 +33,46 @@ pub fn announce(job: &Job<'_>) {
     if !plan.already.is_empty() {
         console.line(&format!("already quantized, passed through: {}", count(plan.already.len(), "layer")));
     }
-    let stays_float = |layers: &[String], why: &str| {
-        if let Some(first) = layers.first() {
-            let columns = source.manifest().layer(first).map_or(0, TensorSpec::columns);
-            let layers = count(layers.len(), "layer");
-            console
-                .line(&format!("{layers} left float, {why}; the first is {first}, with rows of {columns}"));
-        }
-    };
-    stays_float(&plan.indivisible, "outside the target, because no group size divides their rows");
-    stays_float(&plan.unfit, "within the target, because no candidate's group size divides their rows");
+    let float = [(&plan.indivisible, INDIVISIBLE, "outside"), (&plan.unfit, UNFIT, "within")];
+    for (layers, why, place) in float {
+        let Some(first) = layers.first() else { continue };
+        let columns = source.manifest().layer(first).map_or(0, TensorSpec::columns);
+        let layers = count(layers.len(), "layer");
+        console.line(&format!(
+            "left float, {place} the target: {layers} {why}; the first is {first}, with rows of {columns}"
+        ));
+    }
     if !plan.embedding().is_empty() {
         console.line("the embedding is quantized too: outside the target, and not in the prediction");
     }
 }
 
-/// Prints the bit map and its cost, and the measurements of the `record`; without one nothing was written.
-pub fn print(job: &Job<'_>, decision: &Decision, record: Option<&Record>) -> Result<()> {
+/// Prints the bit map and its cost, and that nothing was written but a `generated` calibration text.
+pub fn print_dry_run(job: &Job<'_>, decision: &Decision, generated: Option<&GeneratedText>) -> Result<()> {
+    print_decision(job, decision)?;
+    let but = generated.map_or_else(String::new, |text| {
+        format!(" but the generated calibration text, kept in {}", text.path().display())
+    });
+    out(&format!("dry run: nothing was written{but}\n"))
+}
+
+/// Prints the bit map and its cost, and the measurements of the `record`.
+pub fn print(job: &Job<'_>, decision: &Decision, record: &Record) -> Result<()> {
+    print_decision(job, decision)?;
+    if let Some(refinement) = &record.refinement {
+        out(&refined(refinement))?;
+    }
+    if let Some(distillation) = &record.distillation {
+        out(&distilled(distillation))?;
+    }
+    match &record.evaluation {
+        Some(evaluation) => out(&measured(evaluation))?,
+        None => job.progress.line("not measured: `mixbit eval` does it, or --eval-data"),
+    }
+    out(&format!("wrote {}\n", job.settings.output.path.display()))
+}
+
+fn print_decision(job: &Job<'_>, decision: &Decision) -> Result<()> {
     let Decision { solution, .. } = decision;
     let before = Inventory::of_source(job.source);
     let after = Inventory::planned(job.source, &job.bitmap(decision), job.plan.dtype());
@@ -67,19 +91,7 @@ pub fn print(job: &Job<'_>, decision: &Decision, record: Option<&Record>) -> Res
         solution.bpw,
         below_target(job.settings.target, solution.bpw, after.bytes.total),
         after.bpw_model(),
-    ))?;
-    let Some(record) = record else { return out("dry run: nothing was written\n") };
-    if let Some(refinement) = &record.refinement {
-        out(&refined(refinement))?;
-    }
-    if let Some(distillation) = &record.distillation {
-        out(&distilled(distillation))?;
-    }
-    match &record.evaluation {
-        Some(evaluation) => out(&measured(evaluation))?,
-        None => job.progress.line("not measured: `mixbit eval` does it, or --eval-data"),
-    }
-    out(&format!("wrote {}\n", job.settings.output.path.display()))
+    ))
 }
 
 fn predicted_line(job: &Job<'_>, Decision { solution, table, .. }: &Decision, kl: f64) -> String {
@@ -135,12 +147,10 @@ fn layers_by_bits(decision: &Decision) -> String {
 /// Counts the layers that are float, with the reasons of those that had no choice.
 fn float_layers(plan: &Plan<'_>, solution: &Solution) -> String {
     let total = plan.len() - solution.bitmap.len() + plan.indivisible.len();
-    let reasons = [
-        (plan.indivisible.len(), "whose rows no group size divides, outside the target"),
-        (plan.unfit.len(), "whose rows no candidate's group size divides"),
-    ];
-    let reasons = reasons.into_iter().filter(|(layers, _)| *layers > 0);
-    let reasons: Vec<String> = reasons.map(|(layers, why)| format!("{layers} {why}")).collect();
+    let reasons =
+        [(plan.indivisible.len(), INDIVISIBLE, ", outside the target"), (plan.unfit.len(), UNFIT, "")];
+    let reasons = reasons.into_iter().filter(|(layers, ..)| *layers > 0);
+    let reasons: Vec<String> = reasons.map(|(layers, why, place)| format!("{layers} {why}{place}")).collect();
     if reasons.is_empty() {
         format!("{total} float")
     } else {

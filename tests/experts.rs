@@ -339,7 +339,7 @@ fn a_value_that_is_no_number_is_named_as_it_is_stored() {
     let text = ["--calibration", &tokens, "--samples", "4", "--sequence-length", "16", "--no-eval"];
     let gptq = [&["--bits", "4:32", "--rounding", "gptq"], &text[..]].concat();
     let measured = [&["--target-bpw", "5"], &text[..]].concat();
-    let row = format!("`{name}`: row 5, columns 0 to 31: a value that is NaN or infinite");
+    let row = format!("`{name}`: row 5, columns 0 to 31: a value that is not finite in ");
     for (flags, expected) in [
         (&["--bits", "4:32"][..], &row),
         (&gptq, &row),

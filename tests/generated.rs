@@ -76,6 +76,10 @@ fn text_is_generated_once_and_is_the_seeds() {
     assert_eq!(fs::metadata(file).unwrap().modified().unwrap(), written);
     let dry = quantize(&first.join("out"), &[&asked[..], &["--overwrite", "--dry-run"]].concat());
     succeeded(&dry);
+    assert!(stdout(&dry).ends_with("nothing was written\n"), "{}", stdout(&dry));
+    fs::remove_file(file).unwrap();
+    let dry = quantize(&first.join("out"), &[&asked[..], &["--overwrite", "--dry-run"]].concat());
+    succeeded(&dry);
     let last =
         format!("nothing was written but the generated calibration text, kept in {}\n", file.display());
     assert!(stdout(&dry).ends_with(&last), "{}", stdout(&dry));
@@ -157,13 +161,14 @@ fn what_cannot_generate_is_refused() {
             "512",
         ),
         (&held_out, "generated:512", "8 sequences need 9, some of them held out for evaluation\n", "576"),
-        (&["--target-bpw", "4"], "generated:9", "makes 1 text of 512 tokens; 1 sequence needs 2,", "1024"),
+        (&["--target-bpw", "4"], "generated:9", "makes 1 text of 512 tokens; 1 sequence needs 2,", "1024 or"),
+        (&["--target-bpw", "4", "--distill", "2"], "generated:1024", "2 sequences need 3,", "1536 or"),
     ] {
         let output = make("quantize", &bundled(), &out, &[flags, &["--calibration", text]].concat());
         assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
         assert!(stderr(&output).contains(expected), "{}", stderr(&output));
-        assert!(stderr(&output).contains(&format!("give --calibration generated:{enough},")));
-        assert!(!stderr(&output).contains("generating"), "{}", stderr(&output));
+        assert!(stderr(&output).contains(&format!("give --calibration generated:{enough}")));
+        assert!(generated(home.path()).is_empty());
     }
     copy_folder(&bundled(), &without);
     fs::remove_file(without.join("tokenizer.json")).unwrap();

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::ValueEnum;
 use xtask::{process, smollm2, workspace};
 
@@ -131,6 +131,11 @@ pub fn write(
 ) -> Result<Vec<Model>> {
     let has =
         |format: &str| subject.has(format) && (wanted.is_empty() || wanted.iter().any(|name| name == format));
+    let ours: Vec<_> = MIXBIT_FORMATS.into_iter().filter(|format| has(format.0)).collect();
+    let theirs: Vec<_> = LLAMA_CPP_FORMATS.into_iter().filter(|format| has(format)).collect();
+    if ours.is_empty() && theirs.is_empty() {
+        bail!("{} is in none of the formats {}", subject.name(), wanted.join(", "));
+    }
     let folder = workspace::root().join("bench-data/run");
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
@@ -138,7 +143,7 @@ pub fn write(
     fs::create_dir_all(&folder)?;
     let source = subject.ensure()?;
     let mut models = Vec::new();
-    for (format, options, embedding) in MIXBIT_FORMATS.into_iter().filter(|format| has(format.0)) {
+    for (format, options, embedding) in ours {
         let path = if format == FLOAT16 {
             source.clone()
         } else {
@@ -148,12 +153,12 @@ pub fn write(
         let bytes = weight_bytes(&path)?;
         models.push(Model { program: Program::Mixbit, format, path, bytes });
     }
-    if let Some(llama) = llama {
+    if let Some(llama) = llama.filter(|_| !theirs.is_empty()) {
         let float = folder.join("float32.gguf");
         let script = workspace::root().join("bench/peers/write_gguf.py");
         let mut convert = Command::new(&llama.python);
         process::output(convert.arg(script).arg("--model").arg(&source).arg("--out").arg(&float))?;
-        for format in LLAMA_CPP_FORMATS.into_iter().filter(|format| has(format)) {
+        for format in theirs {
             let path = folder.join(format).with_extension("gguf");
             llama_cpp_model(llama, subject.llama_cpp_options(), &float, &path, format)?;
             let bytes = fs::metadata(&path)?.len();

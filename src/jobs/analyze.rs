@@ -18,7 +18,7 @@ use crate::progress::Progress;
 use crate::words::count;
 
 /// Uses of the calibration text of a table beside calibration.
-pub const USES: Uses = Uses { scoring: true, tuning: false };
+pub const CALIBRATION_USES: Uses = Uses { scoring: true, tuning: false };
 
 /// Measures what every candidate of every layer of `plan` costs in KL divergence, and how far off predictions for whole
 /// models are.
@@ -53,7 +53,7 @@ impl<'a> Analysis<'a> {
         calibration: &'a Calibration,
         progress: &dyn Progress,
     ) -> Result<Self> {
-        let texts = Texts::prepare(source, calibration, USES, progress)?;
+        let texts = Texts::prepare(source, calibration, CALIBRATION_USES, progress)?;
         Ok(Self { source, plan, calibration, texts })
     }
 

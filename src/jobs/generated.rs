@@ -89,26 +89,26 @@ impl GeneratedText {
         (texts - (texts / HELD_OUT_EVERY).max(1)).max(1) as u32
     }
 
-    /// Generates the text with `source` and writes it, unless an earlier run has.
+    /// Generates the text with `source` and writes it, unless an earlier run has. Returns true if it was written now.
     ///
     /// # Errors
     /// When another file has its name, the model cannot be loaded, its logits are not numbers, the file cannot be written, or
     /// the work is interrupted.
-    pub fn write(&self, source: &SourceModel, progress: &dyn Progress) -> Result<()> {
+    pub fn write(&self, source: &SourceModel, progress: &dyn Progress) -> Result<bool> {
         let shape = [self.prompts.len(), self.length];
         let (name, tokens) = (self.path.display(), count(shape[0] * shape[1], "token"));
         let mut bytes = npy_header(Dtype::U32, &shape);
         if fs::exists(&self.path).map_err(|e| Error::io(&self.path, e))? {
             self.check(&bytes)?;
             progress.line(&format!("calibration: {tokens} that the model has generated before, in {name}"));
-            return Ok(());
+            return Ok(false);
         }
         progress.stage("generating");
         let texts = self.sample(source, progress)?;
         bytes.extend(texts.iter().flatten().flat_map(|token| token.to_le_bytes()));
         output_file::write(&self.path, &bytes)?;
         progress.line(&format!("calibration: {tokens} that the model has generated, kept in {name}"));
-        Ok(())
+        Ok(true)
     }
 
     /// Fails unless the file that is there begins with `header`, and has as many token ids as that says.
@@ -148,10 +148,12 @@ impl GeneratedText {
 fn enough_texts(tokens: u64, calibration: &Calibration, uses: Uses) -> Result<usize> {
     let length = (calibration.sequence_length as usize).max(1);
     let texts = (tokens as usize).div_ceil(length);
-    let samples = match calibration.samples {
+    let asked = match calibration.samples {
         Samples::Exactly(samples) => samples as usize,
         Samples::AtMost(_) => 1,
     };
+    // Where windows are held out, tuning watches its progress on sequences that it does not learn from.
+    let samples = if uses.scoring && uses.tuning { asked.max(2) } else { asked };
     let (needed, held_out) = if uses.scoring {
         (windows_to_split(samples), ", some of them held out for evaluation")
     } else {
@@ -160,6 +162,7 @@ fn enough_texts(tokens: u64, calibration: &Calibration, uses: Uses) -> Result<us
     if texts >= needed {
         return Ok(texts);
     }
+    let fewer = if asked > 1 { ", fewer setting `samples`" } else { "" };
     let verb = if samples == 1 { "needs" } else { "need" };
     Err(Error::usage(format!(
         "setting `calibration` generated:{tokens} makes {} of {length} tokens; {} {verb} {needed}{held_out}",
@@ -167,7 +170,7 @@ fn enough_texts(tokens: u64, calibration: &Calibration, uses: Uses) -> Result<us
         count(samples, "sequence")
     ))
     .hint(format!(
-        "give setting `calibration` generated:{}, fewer setting `samples` or a smaller setting `sequence_length`",
+        "give setting `calibration` generated:{}{fewer} or a smaller setting `sequence_length`",
         needed * length
     )))
 }

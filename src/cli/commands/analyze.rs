@@ -13,7 +13,7 @@ use crate::files::journal;
 use crate::files::journal::{Journal, Start};
 use crate::files::output_file;
 use crate::files::output_file::{Claim, Existing, explain_resuming};
-use crate::jobs::analyze::{Analysis, USES};
+use crate::jobs::analyze::{Analysis, CALIBRATION_USES};
 use crate::jobs::opening::{Need, open_after};
 use crate::jobs::settings::{candidates, recipe};
 use crate::report::Console;
@@ -41,7 +41,8 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     };
     let mut calibration = settings::calibration(&args.calibration, recipe.as_ref(), source.spec())?;
     console.notes(&source.spec().notes);
-    let generated = settings::generated_text(&args.calibration, &source, &mut calibration, USES, &args.out)?;
+    let generated =
+        settings::generated_text(&args.calibration, &source, &mut calibration, CALIBRATION_USES, &args.out)?;
     if let Some(text) = generated {
         text.write(&source, console)?;
     }

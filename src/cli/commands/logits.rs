@@ -1,6 +1,6 @@
 //! `mixbit logits`: float32 logits of a token sequence in an .npz.
 
-use crate::cli::args::Logits;
+use crate::cli::args::{FloatDtype, Logits};
 use crate::engine::decoder::model::Model;
 use crate::engine::runtime::Engine;
 use crate::error::{Error, Result};
@@ -33,9 +33,12 @@ pub fn run(args: &Logits, console: &Console) -> Result<()> {
     let shape = [tokens.len(), model.spec().vocab_size];
     if let Some(bad) = logits.chunks(shape[1]).position(|logits| !are_numbers(logits)) {
         let message = format!("its logits are not numbers, first at token {} of {}", bad + 1, tokens.len());
-        return Err(Error::file(source.dir(), message).hint(
-            "`mixbit check` names weights that are NaN or infinite; without any, --dtype float32 may help",
-        ));
+        let narrow = matches!(args.dtype, Some(FloatDtype::Float16 | FloatDtype::Bfloat16));
+        return Err(Error::file(source.dir(), message).hint(if narrow {
+            "`mixbit check` names weights that are NaN or infinite; without any, --dtype float32 may help"
+        } else {
+            "`mixbit check` names weights that are NaN or infinite"
+        }));
     }
     let ids: Vec<u8> = tokens.iter().flat_map(|t| t.cast_signed().to_le_bytes()).collect();
     let (_folders, temporary) =

@@ -222,23 +222,10 @@ pub(crate) fn declared(files: &ModelFiles) -> Result<Option<Declared>> {
     Ok(Some(Declared { method: "modelopt".to_owned(), schemes: modelopt(&section)? }))
 }
 
-/// Makes the error for a model of `files` whose `tensor` is packed in a form that is not the one `declared`.
-pub(crate) fn undeclared(files: &ModelFiles, declared: Option<&Declared>, tensor: &str) -> Error {
-    let path = files.path_of("config.json");
-    let keys = files.read("config.json").ok().and_then(|text| json::parse_object(&path, &text).ok());
-    let key = keys.as_ref().and_then(section).map_or("quantization_config", |(key, _)| key);
-    let (name, message) = match declared {
-        None => {
-            ("quant_method", format!("missing, and tensor `{tensor}` is of a layer that a tool quantized"))
-        }
-        Some(declared) if declared.schemes.is_empty() => {
-            ("config_groups", format!("has no quantized layer, and tensor `{tensor}` is of one"))
-        }
-        Some(Declared { method, .. }) => {
-            ("quant_method", format!("is {method}, and tensor `{tensor}` is in another form"))
-        }
-    };
-    Error::key(path, format!("{key}.{name}"), message).hint(READ)
+/// Makes the error for a model of `files` whose tensor `name` is packed, and whose config.json names no method.
+pub(crate) fn undeclared(files: &ModelFiles, name: &str) -> Error {
+    let message = format!("missing, and tensor `{name}` is of a layer that a tool quantized");
+    Error::key(files.path_of("config.json"), "quantization_config.quant_method", message).hint(READ)
 }
 
 fn read(path: &Path, keys: &Map<String, Value>) -> Result<Option<Declared>> {

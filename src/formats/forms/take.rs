@@ -27,6 +27,9 @@ const ACTIVATIONS: [&str; 8] = [
     ".kv_cache_scaling_factor",
 ];
 
+/// Hint where config.json and the tensors disagree.
+const FOREIGN_CONFIG: &str = "config.json is not the one that belongs to these weights";
+
 /// Ends of the names of tensors that no float layer has, and no layer of MLX.
 const PACKED: [&str; 4] = [".qweight", ".weight_packed", ".SCB", ".weight.absmax"];
 
@@ -42,10 +45,14 @@ pub(crate) fn take(
     if let Some(declared) = declared {
         take_declared(checkpoint, declared)?;
     }
-    if let Some(tensor) = packed(checkpoint) {
-        return Err(undeclared(files, declared, tensor));
+    match (first_packed(checkpoint), declared) {
+        (None, _) => refuse_scaled(checkpoint),
+        (Some((name, _)), None) => Err(undeclared(files, name)),
+        (Some((name, tensor)), Some(Declared { method, .. })) => {
+            let message = format!("is packed, and not as the {method} settings of config.json say");
+            Err(Error::tensor(tensor.file, name, message).hint(FOREIGN_CONFIG))
+        }
     }
-    refuse_scaled(checkpoint)
 }
 
 fn take_declared(checkpoint: &mut Checkpoint, declared: &Declared) -> Result<()> {
@@ -72,13 +79,13 @@ fn take_declared(checkpoint: &mut Checkpoint, declared: &Declared) -> Result<()>
     Ok(())
 }
 
-/// Returns the name of the first tensor that is packed in a form of another tool.
-fn packed(checkpoint: &Checkpoint) -> Option<&str> {
+/// Returns the first tensor that is packed in a form of another tool, with its name.
+fn first_packed(checkpoint: &Checkpoint) -> Option<(&str, Tensor<'_>)> {
     let is_packed = |(name, tensor): &(&str, Tensor<'_>)| {
         PACKED.iter().any(|end| name.ends_with(end))
             || (tensor.dtype == Dtype::U8 && name.ends_with("_blocks"))
     };
-    checkpoint.iter().find(is_packed).map(|(name, _)| name)
+    checkpoint.iter().find(is_packed)
 }
 
 /// Fails where a layer in the form is left, which the targets in config.json do not have.
@@ -89,8 +96,7 @@ fn refuse_left(checkpoint: &Checkpoint, declared: &Declared) -> Result<()> {
     checkpoint.iter().find(is_left).map_or(Ok(()), |(name, tensor)| {
         let message =
             format!("is of a layer that no `targets` of config.json's {} settings have", declared.method);
-        Err(Error::tensor(tensor.file, name, message)
-            .hint("config.json is not the one that belongs to these weights"))
+        Err(Error::tensor(tensor.file, name, message).hint(FOREIGN_CONFIG))
     })
 }
 

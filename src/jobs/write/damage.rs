@@ -9,7 +9,6 @@ use super::producers::CHUNK_BYTES;
 use crate::error::{Error, Result};
 use crate::formats::checkpoint::Tensor;
 use crate::models::source::{SourceModel, SourceTensor};
-use crate::numerics::affine::QuantizeError;
 use crate::numerics::dtype::{CastReport, Dtype, cast};
 use crate::numerics::rounding::RoundingError;
 
@@ -134,14 +133,9 @@ fn culprit<'a>(
 pub fn unroundable(source: &SourceTensor<'_>, error: RoundingError) -> Error {
     let tensor = &source.tensor;
     let is_damaged = cast(tensor.dtype, &tensor.bytes(), Dtype::F32, &mut Vec::new()).non_finite > 0;
-    let describe = |error: RoundingError| match error {
-        RoundingError::Affine(QuantizeError::NotFinite { row, column, group_size, .. }) if is_damaged => {
-            format!(
-                "row {row}, columns {column} to {}: a value that is NaN or infinite",
-                column + group_size - 1
-            )
-        }
-        other => other.to_string(),
+    let describe = |error: RoundingError| {
+        let damage = if is_damaged { "; the tensor has values that are NaN or infinite" } else { "" };
+        format!("{error}{damage}")
     };
     let hint = match error {
         RoundingError::Moments { .. } => {

@@ -42,24 +42,28 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     let recipe = recipe(args.recipe.as_deref(), args.candidates.as_deref(), console)?;
     let plan = plan(args, &source, recipe.as_ref())?;
     let mut settings = settings::quantization(args, output, &source, recipe.as_ref(), &plan)?;
-    let (uses, path, calibration) = (settings.uses(), &args.output.mlx_path, &mut settings.calibration);
-    let generated = settings::generated_text(&args.calibration, &source, calibration, uses, path)?;
+    let uses = settings.uses();
+    let calibration = &mut settings.calibration;
+    let generated =
+        settings::generated_text(&args.calibration, &source, calibration, uses, &args.output.mlx_path)?;
     let mut job = Job::new(&source, plan, settings, console)?;
     report::announce(&job);
     check(args, &job, recipe.as_ref())?;
     let extent = if args.dry_run { Extent::Decision } else { Extent::Model };
+    let mut written = None;
     if let Some(text) = &generated {
         if extent == Extent::Model {
             job.check_start()?;
         }
-        text.write(&source, console).map_err(|error| job.explain_interruption(error))?;
+        let is_new = text.write(&source, console).map_err(|error| job.explain_interruption(error))?;
+        written = is_new.then(|| text.path());
     }
     job.read(extent)?;
     idle::check_template(args, &job)?;
     let costs = job.estimate(extent)?;
     let decision = job.decide(costs)?;
     if args.dry_run {
-        return report::print_dry_run(&job, &decision, generated.as_ref());
+        return report::print_dry_run(&job, &decision, written);
     }
     let (decision, record) = job.write_model(decision)?;
     drop(claim);

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::Path;
 
 use crate::choose::plan::{Plan, Solution};
 use crate::choose::table::Table;
 use crate::error::Result;
-use crate::jobs::generated::GeneratedText;
 use crate::jobs::quantize::{Decision, Job};
 use crate::jobs::record::{Distillation, Evaluation, Record, Refinement};
 use crate::jobs::settings::Target;
@@ -47,13 +47,13 @@ pub fn announce(job: &Job<'_>) {
     }
 }
 
-/// Prints the bit map and its cost, and that nothing was written but a `generated` calibration text.
-pub fn print_dry_run(job: &Job<'_>, decision: &Decision, generated: Option<&GeneratedText>) -> Result<()> {
+/// Prints the bit map and its cost, and that nothing was written but the `generated` calibration text.
+pub fn print_dry_run(job: &Job<'_>, decision: &Decision, generated: Option<&Path>) -> Result<()> {
     print_decision(job, decision)?;
-    let but = generated.map_or_else(String::new, |text| {
-        format!(" but the generated calibration text, kept in {}", text.path().display())
+    let exception = generated.map_or_else(String::new, |path| {
+        format!(" but the generated calibration text, kept in {}", path.display())
     });
-    out(&format!("dry run: nothing was written{but}\n"))
+    out(&format!("dry run: nothing was written{exception}\n"))
 }
 
 /// Prints the bit map and its cost, and the measurements of the `record`.

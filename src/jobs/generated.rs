@@ -58,12 +58,10 @@ impl GeneratedText {
         }
         let Calibration { samples, sequence_length, seed, .. } = *calibration;
         let length = sequence_length as usize;
+        let samples = samples.count() as usize;
         let texts = match tokens {
             Some(tokens) => enough_texts(tokens, calibration, uses)?,
-            None => {
-                let samples = samples.count() as usize;
-                samples + samples / (HELD_OUT_EVERY - 1) + SPARE_TEXTS
-            }
+            None => samples + samples / (HELD_OUT_EVERY - 1) + SPARE_TEXTS,
         };
         let tokenizer = Tokenizer::from_files(source.files())?;
         let stop = StopTokens::read(source.config(), &tokenizer)?.ids();

@@ -17,7 +17,7 @@ use crate::numerics::rounding::Technique;
 use crate::progress::Progress;
 use crate::words::count;
 
-/// Uses of the calibration text of a table beside calibration.
+/// What the calibration text of a sensitivity table serves for beside calibration.
 pub const CALIBRATION_USES: Uses = Uses { scoring: true, tuning: false };
 
 /// Measures what every candidate of every layer of `plan` costs in KL divergence, and how far off predictions for whole

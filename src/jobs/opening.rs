@@ -39,15 +39,15 @@ pub fn open_after(
     open_as(path, need, Quantized::Kept, checks)
 }
 
-/// Opens the model at `path`, as [`open_after`], with its quantized layers `kept` or decoded.
+/// Opens the model at `path`, as [`open_after`], with its `quantized` layers kept or decoded.
 pub fn open_as(
     path: &Path,
     need: Need,
-    kept: Quantized,
+    quantized: Quantized,
     checks: impl FnOnce(&SourceModel) -> Result<()>,
 ) -> Result<SourceModel> {
     let mut source = SourceModel::open_headers(path)?;
-    if kept == Quantized::Decoded {
+    if quantized == Quantized::Decoded {
         source = source.decoded()?;
     }
     checks(&source)?;

@@ -208,7 +208,7 @@ fn what_no_one_reads_is_refused_by_name() {
         (serde_json::json!({"quant_method": "compressed-tensors", "config_groups": 3}), "config_groups"),
         (
             serde_json::json!({"quant_method": "compressed-tensors", "config_groups": {}}),
-            "`: is packed, and not as the compressed-tensors settings of config.json say",
+            "`: is packed, and not as the compressed-tensors settings say",
         ),
         (
             serde_json::json!({"quant_method": null}),
@@ -216,7 +216,7 @@ fn what_no_one_reads_is_refused_by_name() {
         ),
         (
             serde_json::json!({"quant_method": "bitsandbytes"}),
-            "`: is packed, and not as the bitsandbytes settings of config.json say",
+            "`: is packed, and not as the bitsandbytes settings say",
         ),
         (packed_bits(0), "compressed-tensors: 0 in pack-quantized is not read"),
         (packed_bits(9), "compressed-tensors: 9 in pack-quantized is not read"),

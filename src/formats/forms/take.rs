@@ -49,7 +49,7 @@ pub(crate) fn take(
         (None, _) => refuse_scaled(checkpoint),
         (Some((name, _)), None) => Err(undeclared(files, name)),
         (Some((name, tensor)), Some(Declared { method, .. })) => {
-            let message = format!("is packed, and not as the {method} settings of config.json say");
+            let message = format!("is packed, and not as the {method} settings say");
             Err(Error::tensor(tensor.file, name, message).hint(FOREIGN_CONFIG))
         }
     }

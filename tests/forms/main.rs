@@ -36,11 +36,18 @@ fn difference(found: &[f32], expected: &[f32]) -> f32 {
     found.iter().zip(expected).fold(0f32, |most, (a, b)| most.max((a - b).abs())) / scale
 }
 
-/// Returns the setting that case.json promises for a layer, where the widest group is a question of its columns.
-fn promised(case: &Value, columns: usize) -> Option<String> {
-    let setting = case["mlx"].as_str()?;
+/// Returns the setting that case.json promises for the layer at `path`: one for all, where the widest group is a question of
+/// the columns, or one for each end of a path.
+fn promised(case: &Value, path: &str, columns: usize) -> Option<String> {
+    let ends = case["mlx"].as_object().into_iter().flatten();
+    let own = ends.filter(|(end, _)| path.ends_with(end.as_str())).max_by_key(|(end, _)| end.len());
+    let setting = own.map_or(&case["mlx"], |(_, setting)| setting).as_str()?;
     let widest = [128, 64, 32].into_iter().find(|group| columns.is_multiple_of(*group)).unwrap();
     Some(setting.replace('*', &widest.to_string()))
+}
+
+fn is_lossless(folder: &Path) -> bool {
+    !json_file(&folder.join("case.json"))["mlx"].is_null()
 }
 
 fn is_packed(folder: &Path) -> bool {
@@ -55,10 +62,10 @@ fn lossless_forms_arrive_as_layers_of_mlx() {
         for spec in source.manifest().iter() {
             let Some(path) = spec.path().filter(|path| path.ends_with("_proj")) else { continue };
             let found = source.bitmap().get(path).map(ToString::to_string);
-            assert_eq!(found, promised(&case, spec.columns()), "{} {path}", folder.display());
+            assert_eq!(found, promised(&case, path, spec.columns()), "{} {path}", folder.display());
         }
         let notes = source.spec().notes.join("\n");
-        let said = if case["mlx"].is_string() { "lossless" } else { "which MLX lacks: decoded" };
+        let said = if is_lossless(&folder) { "lossless" } else { "which MLX lacks: decoded" };
         assert_eq!(notes.contains(said), is_packed(&folder), "{}: {notes}", folder.display());
     }
 }
@@ -80,9 +87,8 @@ fn every_command_reads_every_form() {
             }
             let output = make(command, &folder, &path(kind), more);
             succeeded(&output);
-            let is_lossless = json_file(&folder.join("case.json"))["mlx"].is_string();
             let says = stderr(&output).contains("lossless");
-            assert_eq!(says, is_lossless && kind == "kept" && is_packed(&folder), "{name} {kind}");
+            assert_eq!(says, is_lossless(&folder) && kind == "kept" && is_packed(&folder), "{name} {kind}");
             let error = difference(&logits(&path(kind)), &before);
             assert!(error < 2e-5, "{name} {kind}: {error:e}");
             assert!(
@@ -129,14 +135,13 @@ fn layers_that_came_quantized_stay_or_are_quantized_anew() {
     let home = tempfile::tempdir().unwrap();
     for folder in forms().iter().filter(|folder| is_packed(folder)) {
         let name = folder.file_name().unwrap().to_str().unwrap();
-        let is_lossless = json_file(&folder.join("case.json"))["mlx"].is_string();
         let out = home.path().join(name);
         // The head, which is float, is quantized too.
         let output = make("quantize", folder, &out, &["--bits", "6:32", "--no-eval"]);
         succeeded(&output);
         assert_eq!(
             stderr(&output).contains("already quantized, passed through: 7 layers"),
-            is_lossless,
+            is_lossless(folder),
             "{name}"
         );
         let (before, after) = (SourceModel::open(folder).unwrap(), SourceModel::open(&out).unwrap());
@@ -184,6 +189,10 @@ fn packed_bits(bits: u32) -> Value {
         {"targets": ["Linear"], "weights": {"num_bits": bits, "type": "int", "strategy": "channel"}}}})
 }
 
+fn auto_round(layers: &Value) -> Value {
+    serde_json::json!({"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq", "extra_config": layers})
+}
+
 #[test]
 fn what_no_one_reads_is_refused_by_name() {
     let home = tempfile::tempdir().unwrap();
@@ -200,7 +209,13 @@ fn what_no_one_reads_is_refused_by_name() {
         (serde_json::json!({"checkpoint_format": "marlin"}), "`checkpoint_format`"),
         (serde_json::json!({"bits": 5}), "`bits` 5"),
         (serde_json::json!({"group_size": "x"}), "group_size"),
-        (serde_json::json!({"dynamic": {"+:.*down.*": {"bits": 8}}}), "+:.*down.*"),
+        (serde_json::json!({"dynamic": {"+:.*down.*": {"bits": 5}}}), "dynamic.+:.*down.*.bits`"),
+        (serde_json::json!({"dynamic": {"+:.*down.*": {"bits": 8}}}), "down_proj.qzeros`"),
+        (serde_json::json!({"dynamic": {"(?!x)": {}}}), "`(?!x)` is not a regular expression that mixbit reads"),
+        (serde_json::json!({"dynamic": {".*down.*": 8}}), "dynamic..*down.*`: expected an object"),
+        (auto_round(&serde_json::json!({"down_proj": {"data_type": "mx_fp"}})), "`data_type` \"mx_fp\""),
+        (auto_round(&serde_json::json!({"down_proj": {"bits": 3}})), "down_proj.qzeros`"),
+        (auto_round(&serde_json::json!(["down_proj"])), "extra_config`: expected an object of layers"),
         (serde_json::json!({"quant_method": "awq", "version": "gemv"}), "`version` \"gemv\""),
         (serde_json::json!({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}), "`quant_algo`"),
         (serde_json::json!({"quant_method": "fp8", "fmt": "e5m2"}), "`fmt` \"e5m2\""),
@@ -236,6 +251,32 @@ fn what_no_one_reads_is_refused_by_name() {
             let said = stderr(&output) + &stdout(&output);
             assert!(said.contains(expected), "{change}: {said}");
         }
+    }
+}
+
+#[test]
+fn single_layers_have_settings_of_their_own() {
+    let home = tempfile::tempdir().unwrap();
+    let mixed = fixtures().join("golden/forms/auto-round-mixed");
+    let expected = logits(&mixed);
+    let eight = serde_json::json!({"bits": 8});
+    let two = serde_json::json!({"bits": 2, "group_size": 64});
+    let float = serde_json::json!({"bits": 16});
+    for (name, change) in [
+        ("part", auto_round(&serde_json::json!({"mlp.down_proj": eight, "q_proj": two, "lm_head": float}))),
+        ("pattern", auto_round(&serde_json::json!({"down.*": eight, "(q|x)_proj$": two}))),
+        (
+            "gptq",
+            serde_json::json!({"quant_method": "gptq", "dynamic":
+                {"-:lm_head": {}, "+:.*down": eight, "model\\..*q_proj": two, ".*": {}}}),
+        ),
+    ] {
+        let folder = home.path().join(name);
+        copy_folder(&mixed, &folder);
+        let mut config = json_file(&folder.join("config.json"));
+        config["quantization_config"].as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        fs::write(folder.join("config.json"), config.to_string()).unwrap();
+        assert_eq!(logits(&folder), expected, "{name}");
     }
 }
 

@@ -1,34 +1,13 @@
 //! compressed-tensors: groups of layers, each with a format, in config.json.
 
-use regex::Regex;
 use serde_json::Value;
 
 use super::declared::{Integer, Scheme, Section};
 use super::fp8::Extent;
 use super::nvfp4::Names;
+use super::targets::Targets;
 use crate::error::Result;
 use crate::files::json;
-
-/// Layers that a setting is for.
-#[derive(Debug)]
-pub(crate) enum Targets {
-    All,
-    Some { names: Vec<String>, patterns: Vec<Regex> },
-}
-
-impl Targets {
-    /// True if the layer at `path` is one of these.
-    pub(crate) fn has(&self, path: &str) -> bool {
-        let path = path.strip_suffix(".weight").unwrap_or(path);
-        match self {
-            Self::All => true,
-            Self::Some { names, patterns } => {
-                let starts = |pattern: &Regex| pattern.find(path).is_some_and(|found| found.start() == 0);
-                names.iter().any(|name| name == path) || patterns.iter().any(starts)
-            }
-        }
-    }
-}
 
 /// Reads the groups of config.json: the layers of each, and their form.
 pub(crate) fn schemes(section: &Section<'_>) -> Result<Vec<(Targets, Scheme)>> {
@@ -66,17 +45,14 @@ fn targets(section: &Section<'_>, key: &str, group: &Value) -> Result<Targets> {
     if listed.contains(&"Linear") {
         return Ok(Targets::All);
     }
-    let (mut names, mut patterns) = (Vec::new(), Vec::new());
+    let mut targets = Targets::none();
     for target in listed {
         match target.strip_prefix("re:") {
-            Some(pattern) => patterns.push(
-                Regex::new(pattern)
-                    .map_err(|_| section.error(&key, format!("`{target}` is no regular expression")))?,
-            ),
-            None => names.push(target.to_owned()),
+            Some(pattern) => targets.add_pattern(section, &key, pattern)?,
+            None => targets.add_name(target),
         }
     }
-    Ok(Targets::Some { names, patterns })
+    Ok(targets)
 }
 
 fn scheme(section: &Section<'_>, key: &str, format: &str, weights: &Value) -> Result<Scheme> {

@@ -3,12 +3,12 @@
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
-use super::compressed::Targets;
 use super::fp8::Extent;
 use super::layer::Layer;
 use super::nvfp4::Names;
 use super::parts::Parts;
-use super::{awq, bitsandbytes, compressed, fp8, gptq, int8, mxfp4, nvfp4, packed};
+use super::targets::Targets;
+use super::{awq, bitsandbytes, compressed, fp8, gptq, gptq_config, int8, mxfp4, nvfp4, packed};
 use crate::error::{Error, Result};
 use crate::files::json;
 use crate::files::model_files::ModelFiles;
@@ -108,14 +108,31 @@ impl Scheme {
 /// A config's description of quantized weights.
 pub(crate) struct Section<'a> {
     path: PathBuf,
-    key: &'static str,
+    key: String,
     pub(crate) value: &'a Value,
 }
 
 impl Section<'_> {
+    /// Returns the settings with those of `own` in the place of others.
+    pub(crate) fn changed_by(&self, own: &Map<String, Value>) -> Value {
+        let mut keys = self.value.as_object().cloned().unwrap_or_default();
+        keys.extend(own.clone());
+        Value::Object(keys)
+    }
+
+    /// Returns the section of `value`, which is for the layers `name` under `key`.
+    pub(crate) fn inner<'b>(&self, key: &str, name: &str, value: &'b Value) -> Section<'b> {
+        Section { path: self.path.clone(), key: format!("{}.{key}.{name}", self.key), value }
+    }
+
+    /// True if the layers have 16 or more bits, which are floats.
+    pub(crate) fn is_float(&self) -> bool {
+        self.value.get("bits").and_then(json::as_u64).is_some_and(|bits| bits >= 16)
+    }
+
     /// Makes an error about the key `name` in this section.
     pub(crate) fn error(&self, name: &str, message: impl Into<String>) -> Error {
-        let key = if name.is_empty() { self.key.to_owned() } else { format!("{}.{name}", self.key) };
+        let key = if name.is_empty() { self.key.clone() } else { format!("{}.{name}", self.key) };
         Error::key(&self.path, key, message)
     }
 
@@ -139,12 +156,12 @@ impl Section<'_> {
             && self.value.as_object().is_some_and(|keys| !is_of_mlx(keys))
     }
 
-    fn text(&self, name: &str) -> Option<&str> {
+    pub(crate) fn text(&self, name: &str) -> Option<&str> {
         self.value.get(name).and_then(Value::as_str)
     }
 
     /// Fails unless the value under `name` is absent or one of `known`.
-    fn only(&self, name: &str, known: &[&str]) -> Result<()> {
+    pub(crate) fn only(&self, name: &str, known: &[&str]) -> Result<()> {
         let value = self.value.get(name).filter(|value| !value.is_null());
         let is_known =
             |value: &&Value| value.as_str().is_some_and(|text| known.contains(&text.to_lowercase().as_str()));
@@ -155,7 +172,7 @@ impl Section<'_> {
     }
 
     /// Returns the bits under `bits`, one of `known`.
-    fn bits(&self, known: &[u32]) -> Result<u32> {
+    pub(crate) fn bits(&self, known: &[u32]) -> Result<u32> {
         let value = self.value.get("bits").unwrap_or(&Value::Null);
         let bits = json::as_u64(value).and_then(|bits| u32::try_from(bits).ok());
         bits.filter(|bits| known.contains(bits))
@@ -163,7 +180,7 @@ impl Section<'_> {
     }
 
     /// Returns the columns of a group under `group_size`; `None` for -1, one group per row.
-    fn group(&self) -> Result<Option<usize>> {
+    pub(crate) fn group(&self) -> Result<Option<usize>> {
         let value = self.value.get("group_size").unwrap_or(&Value::Null);
         if json::equal(value, &(-1).into()) {
             return Ok(None);
@@ -218,7 +235,7 @@ pub(crate) fn declared(files: &ModelFiles) -> Result<Option<Declared>> {
     }
     let Some(keys) = read_keys(MODELOPT).filter(|_| section(&keys).is_none()) else { return Ok(None) };
     let Some(value) = keys.get("quantization") else { return Ok(None) };
-    let section = Section { path: files.path_of(MODELOPT), key: "quantization", value };
+    let section = Section { path: files.path_of(MODELOPT), key: "quantization".to_owned(), value };
     Ok(Some(Declared { method: "modelopt".to_owned(), schemes: modelopt(&section)? }))
 }
 
@@ -230,7 +247,7 @@ pub(crate) fn undeclared(files: &ModelFiles, name: &str) -> Error {
 
 fn read(path: &Path, keys: &Map<String, Value>) -> Result<Option<Declared>> {
     let Some((key, value)) = section(keys) else { return Ok(None) };
-    let section = Section { path: path.to_owned(), key, value };
+    let section = Section { path: path.to_owned(), key: key.to_owned(), value };
     if !is_of_other_tool(value) {
         return if section.is_nameless() {
             Err(section.error("quant_method", "missing, and the other keys are not MLX's").hint(READ))
@@ -251,8 +268,8 @@ fn read(path: &Path, keys: &Map<String, Value>) -> Result<Option<Declared>> {
             section.bits(&[4])?;
             all(Scheme::Awq(section.group()?))
         }
-        "gptq" => all(Scheme::Gptq(gptq_settings(&section)?)),
-        "auto-round" | "auto_round" | "intel/auto-round" => all(auto_round(&section)?),
+        "gptq" => gptq_config::gptq(&section)?,
+        "auto-round" | "auto_round" | "intel/auto-round" => gptq_config::auto_round(&section)?,
         "bitsandbytes" => {
             vec![(Targets::All, Scheme::BitsandbytesInt8), (Targets::All, Scheme::BitsandbytesTable)]
         }
@@ -281,43 +298,6 @@ fn fp8_extent(section: &Section<'_>) -> Result<Extent> {
         Some(value) => pair(value).map(Extent::Blocks).ok_or_else(|| {
             section.error("weight_block_size", format!("expected two sizes, found {}", json::shown(value)))
         }),
-    }
-}
-
-fn gptq_settings(section: &Section<'_>) -> Result<gptq::Settings> {
-    section.only("checkpoint_format", &["gptq", "gptq_v2"])?;
-    section.only("pack_dtype", &["int32"])?;
-    if section.value.get("is_marlin_format").and_then(Value::as_bool) == Some(true) {
-        return Err(section.refuse("is_marlin_format", "the order of Marlin's kernels"));
-    }
-    let is_override = |name: &String| !name.starts_with("-:");
-    let overrides = section.value.get("dynamic").and_then(Value::as_object);
-    if let Some(name) = overrides.and_then(|overrides| overrides.keys().find(|name| is_override(name))) {
-        return Err(section.refuse("dynamic", &format!("a setting of its own for `{name}`")));
-    }
-    let less_one = section.text("checkpoint_format") != Some("gptq_v2");
-    Ok(gptq::Settings { bits: section.bits(&[2, 3, 4, 8])?, group: section.group()?, less_one })
-}
-
-fn auto_round(section: &Section<'_>) -> Result<Scheme> {
-    let layers = section.value.get("extra_config").and_then(Value::as_object);
-    let bits = section.value.get("bits");
-    // Layers of 16 bits are float.
-    let is_other = |layer: &Value| {
-        layer.get("bits").is_some_and(|own| Some(own) != bits && json::as_u64(own) != Some(16))
-    };
-    if let Some((name, _)) = layers.and_then(|layers| layers.iter().find(|(_, layer)| is_other(layer))) {
-        return Err(section.refuse("extra_config", &format!("other bits for `{name}`")));
-    }
-    let settings = || gptq_settings(section);
-    match section.text("packing_format").unwrap_or_default() {
-        "auto_round:auto_gptq" | "auto_gptq" => Ok(Scheme::Gptq(settings()?)),
-        "auto_round:gptqmodel" => Ok(Scheme::Gptq(gptq::Settings { less_one: false, ..settings()? })),
-        "auto_round:auto_awq" | "auto_awq" => {
-            section.bits(&[4])?;
-            Ok(Scheme::Awq(section.group()?))
-        }
-        format => Err(section.refuse("packing_format", &format!("`packing_format` \"{format}\""))),
     }
 }
 

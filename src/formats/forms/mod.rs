@@ -8,6 +8,7 @@ mod declared;
 mod decode;
 mod fp8;
 mod gptq;
+mod gptq_config;
 mod grid;
 mod int8;
 mod integers;
@@ -18,6 +19,7 @@ mod packed;
 mod packing;
 mod parts;
 mod take;
+mod targets;
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::float_cmp)]
 mod tests;

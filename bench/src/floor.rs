@@ -53,12 +53,26 @@ pub fn bandwidth() -> f64 {
         let started = Instant::now();
         std::thread::scope(|scope| {
             for part in words.chunks(words.len().div_ceil(threads)) {
-                scope.spawn(move || black_box(part.iter().fold(0u64, |sum, word| sum ^ word)));
+                scope.spawn(move || black_box(sum_of(part)));
             }
         });
         (words.len() * 8) as f64 / started.elapsed().as_secs_f64()
     };
     (0..5).map(|_| read()).fold(0.0, f64::max)
+}
+
+/// Returns a sum that takes reading all words, from four places at a time: that is faster than from one.
+fn sum_of(words: &[u64]) -> u64 {
+    let mut sums = [0u64; 32];
+    let [a, b, c, d]: [&[u64]; 4] = std::array::from_fn(|part| &words[part * (words.len() / 4)..]);
+    for from in (0..words.len() / 4 / 8 * 8).step_by(8) {
+        for (part, words) in [a, b, c, d].into_iter().enumerate() {
+            for (sum, word) in sums[part * 8..][..8].iter_mut().zip(&words[from..from + 8]) {
+                *sum ^= word;
+            }
+        }
+    }
+    sums.into_iter().fold(0, |sum, part| sum ^ part)
 }
 
 /// Returns the number of parameters in a model folder.

@@ -30,6 +30,9 @@ pub const CMAKE_FLAGS: [&str; 8] = [
     "-DLLAMA_BUILD_TOOLS=ON",
 ];
 
+/// Header that is included before llama.cpp's C++ sources.
+pub const HEADER: &str = "bench/peers/tile_config.hpp";
+
 /// Returns the Python of `.venv-llama-cpp/`; `None` if the package cannot be built here, which is tried once.
 pub fn python() -> Result<Option<PathBuf>> {
     let python = LLAMA_CPP.python();
@@ -92,6 +95,7 @@ impl LlamaPrograms {
         let mut configure = Command::new(self.python.with_file_name("cmake"));
         configure.args(["-G", "Ninja"]).arg(format!("-DCMAKE_MAKE_PROGRAM={}", ninja.display()));
         configure.arg("-S").arg(source).arg("-B").arg(build).args(CMAKE_FLAGS);
+        configure.arg(format!("-DCMAKE_CXX_FLAGS=-include {}", workspace::root().join(HEADER).display()));
         // Results go to standard output, so nothing else does.
         process::run(configure.stdout(io::stderr()))?;
         process::run(Command::new(ninja).arg("-C").arg(build).args(PROGRAMS).stdout(io::stderr()))

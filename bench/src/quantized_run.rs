@@ -13,7 +13,7 @@ use xtask::workspace;
 use crate::floor::Floor;
 use crate::generate::{figure, prompt_ids};
 use crate::llama_bench::{self, Work};
-use crate::llama_cpp::{CMAKE_FLAGS, LlamaPrograms};
+use crate::llama_cpp::{CMAKE_FLAGS, HEADER, LlamaPrograms};
 use crate::peers::{Programs, Who};
 use crate::quantized_models::{self, Model, Program, Subject};
 use crate::report::{Report, Rows, row};
@@ -252,7 +252,7 @@ impl Bench {
         notes.push(match &self.peer {
             None => "Missing: llama.cpp, which does not build here".to_owned(),
             Some(peer) => format!(
-                "llama.cpp is that of llama-cpp-python {}, built with {}, on: {}. All its tensors have one type \
+                "llama.cpp is that of llama-cpp-python {}, built with {} (and {HEADER}), on: {}. All its tensors have one type \
                  (`--pure`). llama-bench runs once before it measures; mixbit's first run counts. llama.cpp generates from \
                  nothing or after the prompt, mixbit after {FEW_TOKENS} tokens or after the prompt. llama.cpp's keys and \
                  values are float16.",

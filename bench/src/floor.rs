@@ -63,13 +63,12 @@ pub fn bandwidth() -> f64 {
 
 /// Returns a sum that takes reading all words, from four places at a time: that is faster than from one.
 fn sum_of(words: &[u64]) -> u64 {
-    let mut sums = [0u64; 32];
-    let [a, b, c, d]: [&[u64]; 4] = std::array::from_fn(|part| &words[part * (words.len() / 4)..]);
-    for from in (0..words.len() / 4 / 8 * 8).step_by(8) {
-        for (part, words) in [a, b, c, d].into_iter().enumerate() {
-            for (sum, word) in sums[part * 8..][..8].iter_mut().zip(&words[from..from + 8]) {
-                *sum ^= word;
-            }
+    let mut quarters = words.chunks_exact(words.len() / 4).map(|quarter| quarter.chunks_exact(8));
+    let [a, b, c, d] = std::array::from_fn(|_| quarters.next().unwrap_or(words[..0].chunks_exact(8)));
+    let mut sums = [0u64; 8];
+    for (((a, b), c), d) in a.zip(b).zip(c).zip(d) {
+        for i in 0..8 {
+            sums[i] ^= (a[i] ^ b[i]) ^ (c[i] ^ d[i]);
         }
     }
     sums.into_iter().fold(0, |sum, part| sum ^ part)

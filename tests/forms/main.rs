@@ -211,7 +211,10 @@ fn what_no_one_reads_is_refused_by_name() {
         (serde_json::json!({"group_size": "x"}), "group_size"),
         (serde_json::json!({"dynamic": {"+:.*down.*": {"bits": 5}}}), "dynamic.+:.*down.*.bits`"),
         (serde_json::json!({"dynamic": {"+:.*down.*": {"bits": 8}}}), "down_proj.qzeros`"),
-        (serde_json::json!({"dynamic": {"(?!x)": {}}}), "`(?!x)` is not a regular expression that mixbit reads"),
+        (
+            serde_json::json!({"dynamic": {"(?!x)": {}}}),
+            "`(?!x)` is not a regular expression that mixbit reads",
+        ),
         (serde_json::json!({"dynamic": {".*down.*": 8}}), "dynamic..*down.*`: expected an object"),
         (auto_round(&serde_json::json!({"down_proj": {"data_type": "mx_fp"}})), "`data_type` \"mx_fp\""),
         (auto_round(&serde_json::json!({"down_proj": {"bits": 3}})), "down_proj.qzeros`"),

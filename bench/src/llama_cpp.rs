@@ -33,13 +33,19 @@ pub const CMAKE_FLAGS: [&str; 8] = [
 /// Header that is included before llama.cpp's C++ sources.
 pub const HEADER: &str = "bench/peers/tile_config.hpp";
 
+/// Returns the flag that includes the header before C++ sources.
+fn included_header() -> String {
+    format!("-DCMAKE_CXX_FLAGS=-include {}", workspace::root().join(HEADER).display())
+}
+
 /// Returns the Python of `.venv-llama-cpp/`; `None` if the package cannot be built here, which is tried once.
 pub fn python() -> Result<Option<PathBuf>> {
     let python = LLAMA_CPP.python();
     if !LLAMA_CPP.is_current()? {
         eprintln!("venv: building llama.cpp, some minutes");
         LLAMA_CPP.create()?;
-        if let Err(error) = LLAMA_CPP.install(&[("CMAKE_ARGS", "-DGGML_NATIVE=ON")]) {
+        let flags = format!("-DGGML_NATIVE=ON \"{}\"", included_header());
+        if let Err(error) = LLAMA_CPP.install(&[("CMAKE_ARGS", &flags)]) {
             eprintln!("venv: {error:#}");
             fs::remove_file(&python)?;
         }
@@ -67,7 +73,8 @@ impl LlamaPrograms {
         }
         let version = LLAMA_CPP.version(PACKAGE)?;
         let sources = workspace::root().join("bench-data/llama.cpp");
-        let build = sources.join(format!("build-{version}"));
+        // Another folder than before the header was included.
+        let build = sources.join(format!("build-{version}-tiles"));
         let programs = Self { python: TOOLS.python(), version, folder: build.join("bin") };
         if PROGRAMS.iter().any(|name| !programs.folder.join(name).exists()) {
             eprintln!("llama.cpp: building {}, some 15 minutes", PROGRAMS.join(" and "));
@@ -95,7 +102,7 @@ impl LlamaPrograms {
         let mut configure = Command::new(self.python.with_file_name("cmake"));
         configure.args(["-G", "Ninja"]).arg(format!("-DCMAKE_MAKE_PROGRAM={}", ninja.display()));
         configure.arg("-S").arg(source).arg("-B").arg(build).args(CMAKE_FLAGS);
-        configure.arg(format!("-DCMAKE_CXX_FLAGS=-include {}", workspace::root().join(HEADER).display()));
+        configure.arg(included_header());
         // Results go to standard output, so nothing else does.
         process::run(configure.stdout(io::stderr()))?;
         process::run(Command::new(ninja).arg("-C").arg(build).args(PROGRAMS).stdout(io::stderr()))

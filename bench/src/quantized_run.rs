@@ -266,7 +266,7 @@ impl Bench {
 
     fn facts(&self) -> Value {
         let peer = self.peer.as_ref().map(
-            |peer| json!({ "llama_cpp_python": peer.version, "cmake_flags": CMAKE_FLAGS, "cpu": peer.cpu }),
+            |peer| json!({ "llama_cpp_python": peer.version, "cmake_flags": CMAKE_FLAGS, "header": HEADER, "cpu": peer.cpu }),
         );
         json!({
             "runs": self.runs,

@@ -216,8 +216,16 @@ fn what_no_one_reads_is_refused_by_name() {
             "`(?!x)` is not a regular expression that mixbit reads",
         ),
         (serde_json::json!({"dynamic": {".*down.*": 8}}), "dynamic..*down.*`: expected an object"),
+        (
+            serde_json::json!({"dynamic": {"-:.*down.*": {}}}),
+            "down_proj.qweight`: is packed, and config.json says that the layer is float",
+        ),
+        (
+            auto_round(&serde_json::json!({"down_proj": {"bits": 16}})),
+            "down_proj.qweight`: is packed, and config.json says that the layer is float",
+        ),
         (auto_round(&serde_json::json!({"down_proj": {"data_type": "mx_fp"}})), "`data_type` \"mx_fp\""),
-        (auto_round(&serde_json::json!({"down_proj": {"bits": 3}})), "down_proj.qzeros`"),
+        (auto_round(&serde_json::json!({"down_proj": {"bits": 8}})), "down_proj.qzeros`"),
         (auto_round(&serde_json::json!(["down_proj"])), "extra_config`: expected an object of layers"),
         (serde_json::json!({"quant_method": "awq", "version": "gemv"}), "`version` \"gemv\""),
         (serde_json::json!({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}), "`quant_algo`"),
@@ -262,16 +270,22 @@ fn single_layers_have_settings_of_their_own() {
     let home = tempfile::tempdir().unwrap();
     let mixed = fixtures().join("golden/forms/auto-round-mixed");
     let expected = logits(&mixed);
+    let four = serde_json::json!({"bits": 4});
     let eight = serde_json::json!({"bits": 8});
     let two = serde_json::json!({"bits": 2, "group_size": 64});
     let float = serde_json::json!({"bits": 16});
+    let (down, q) = ("language_model.model.layers.0.mlp.down_proj", "model.layers.0.self_attn.q_proj");
     for (name, change) in [
-        ("part", auto_round(&serde_json::json!({"mlp.down_proj": eight, "q_proj": two, "lm_head": float}))),
-        ("pattern", auto_round(&serde_json::json!({"down.*": eight, "(q|x)_proj$": two}))),
+        ("paths before patterns", auto_round(&serde_json::json!({"proj$": four, down: eight, q: two}))),
         (
-            "gptq",
+            "the first pattern",
+            auto_round(&serde_json::json!({"down": eight, "(q|x)_proj": two, "proj": four, "head": float})),
+        ),
+        ("blocks", auto_round(&serde_json::json!({"layers.0.mlp": four, "q_proj": two, down: eight}))),
+        (
+            "dynamic",
             serde_json::json!({"quant_method": "gptq", "dynamic":
-                {"-:lm_head": {}, "+:.*down": eight, "model\\..*q_proj": two, ".*": {}}}),
+                {"-:(?!model).*": {}, "-:lm_head": {}, "+:.*down": eight, "model\\..*q_proj": two, ".*": {}}}),
         ),
     ] {
         let folder = home.path().join(name);

@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::declared::{Integer, Scheme, Section};
 use super::fp8::Extent;
 use super::nvfp4::Names;
-use super::targets::Targets;
+use super::targets::{Anchor, Targets};
 use crate::error::Result;
 use crate::files::json;
 
@@ -48,8 +48,8 @@ fn targets(section: &Section<'_>, key: &str, group: &Value) -> Result<Targets> {
     let mut targets = Targets::none();
     for target in listed {
         match target.strip_prefix("re:") {
-            Some(pattern) => targets.add_pattern(section, &key, pattern)?,
-            None => targets.add_name(target),
+            Some(pattern) => targets.add_pattern(section, &key, pattern, Anchor::Start)?,
+            None => targets.add_path(target),
         }
     }
     Ok(targets)

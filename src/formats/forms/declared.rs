@@ -49,7 +49,7 @@ impl Integer {
 }
 
 /// Form of a layer.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scheme {
     Fp8(Extent),
     Packed(Integer),
@@ -61,6 +61,8 @@ pub(crate) enum Scheme {
     Gptq(gptq::Settings),
     BitsandbytesInt8,
     BitsandbytesTable,
+    /// Floats: packed tensors are an error.
+    Float,
 }
 
 impl Scheme {
@@ -77,7 +79,7 @@ impl Scheme {
                 let codes = || name.strip_suffix(".weight").filter(|_| dtype == Dtype::U8);
                 name.strip_suffix(".weight_scale_2").or_else(codes)
             }
-            Self::Awq(_) | Self::Gptq(_) => name.strip_suffix(".qweight"),
+            Self::Awq(_) | Self::Gptq(_) | Self::Float => name.strip_suffix(".qweight"),
             Self::BitsandbytesInt8 => name.strip_suffix(".SCB"),
             Self::BitsandbytesTable => bitsandbytes::STATES.iter().find_map(|end| name.strip_suffix(end)),
         }
@@ -101,6 +103,9 @@ impl Scheme {
             Self::Gptq(settings) => gptq::read(settings, parts),
             Self::BitsandbytesInt8 => int8::read_bitsandbytes(parts),
             Self::BitsandbytesTable => bitsandbytes::read(parts),
+            Self::Float => {
+                Err(parts.need(".qweight")?.error("is packed, and config.json says that the layer is float"))
+            }
         }
     }
 }
@@ -113,15 +118,15 @@ pub(crate) struct Section<'a> {
 }
 
 impl Section<'_> {
-    /// Returns the settings with those of `own` in the place of others.
-    pub(crate) fn changed_by(&self, own: &Map<String, Value>) -> Value {
+    /// Returns the settings with `overrides` in the place of some.
+    pub(crate) fn with_overrides(&self, overrides: &Map<String, Value>) -> Value {
         let mut keys = self.value.as_object().cloned().unwrap_or_default();
-        keys.extend(own.clone());
+        keys.extend(overrides.clone());
         Value::Object(keys)
     }
 
-    /// Returns the section of `value`, which is for the layers `name` under `key`.
-    pub(crate) fn inner<'b>(&self, key: &str, name: &str, value: &'b Value) -> Section<'b> {
+    /// Returns the settings `value` of the layers `name`, which stand under `key`.
+    pub(crate) fn of_layer<'b>(&self, key: &str, name: &str, value: &'b Value) -> Section<'b> {
         Section { path: self.path.clone(), key: format!("{}.{key}.{name}", self.key), value }
     }
 
@@ -268,8 +273,8 @@ fn read(path: &Path, keys: &Map<String, Value>) -> Result<Option<Declared>> {
             section.bits(&[4])?;
             all(Scheme::Awq(section.group()?))
         }
-        "gptq" => gptq_config::gptq(&section)?,
-        "auto-round" | "auto_round" | "intel/auto-round" => gptq_config::auto_round(&section)?,
+        "gptq" => gptq_config::read_gptq(&section)?,
+        "auto-round" | "auto_round" | "intel/auto-round" => gptq_config::read_auto_round(&section)?,
         "bitsandbytes" => {
             vec![(Targets::All, Scheme::BitsandbytesInt8), (Targets::All, Scheme::BitsandbytesTable)]
         }

@@ -15,7 +15,7 @@ use crate::numerics::dtype::Dtype;
 const STEP: usize = 1 << 16;
 
 /// Settings of a checkpoint.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Settings {
     pub(crate) bits: u32,
     /// Columns of a group; `None` for all.

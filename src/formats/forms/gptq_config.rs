@@ -4,77 +4,98 @@ use serde_json::{Map, Value};
 
 use super::declared::{Scheme, Section};
 use super::gptq::Settings;
-use super::targets::Targets;
+use super::targets::{Anchor, Targets};
 use crate::error::Result;
 
-/// Forms of some layers, the first that has a layer before the others.
+/// Forms with the layers that they are for; the first that matches a layer counts.
 type Schemes = Vec<(Targets, Scheme)>;
-
-/// Characters by which AutoRound takes the name of a layer for a pattern.
-const PATTERN: [char; 9] = ['*', '^', '$', '|', '(', ')', '[', '?', '+'];
 
 /// Reads GPTQ's settings. GPTQModel has those of single layers under `dynamic`, by patterns that match from a path's beginning.
 ///
 /// # Errors
 /// Where a setting is not read.
-pub(super) fn gptq(section: &Section<'_>) -> Result<Schemes> {
+pub(super) fn read_gptq(section: &Section<'_>) -> Result<Schemes> {
     let mut schemes = Schemes::new();
-    for (pattern, own) in objects(section, "dynamic")? {
-        // Layers that are left out are float.
-        if !pattern.starts_with("-:") {
-            let mut targets = Targets::none();
-            targets.add_pattern(section, "dynamic", pattern.strip_prefix("+:").unwrap_or(pattern))?;
-            let value = section.changed_by(own);
-            schemes.push((targets, gptq_scheme(&section.inner("dynamic", pattern, &value))?));
+    for (key, overrides) in layer_settings(section, "dynamic")? {
+        let mut targets = Targets::none();
+        if let Some(pattern) = key.strip_prefix("-:") {
+            // A pattern that is not read is left out: the layers that it names are float, and have nothing to misread.
+            if targets.add_pattern(section, "dynamic", pattern, Anchor::Start).is_ok() {
+                schemes.push((targets, Scheme::Float));
+            }
+            continue;
         }
+        let pattern = key.strip_prefix("+:").unwrap_or(key);
+        targets.add_pattern(section, "dynamic", pattern, Anchor::Start)?;
+        let value = section.with_overrides(overrides);
+        schemes.push((targets, read_gptq_scheme(&section.of_layer("dynamic", key, &value))?));
     }
-    schemes.push((Targets::All, gptq_scheme(section)?));
+    schemes.push((Targets::All, read_gptq_scheme(section)?));
     Ok(schemes)
 }
 
-/// Reads AutoRound's settings. Those of single layers are under `extra_config`, by names, parts of names and patterns.
+/// Reads AutoRound's settings. Those of single layers are under `extra_config`: by paths, then by parts of paths, then by
+/// patterns that match anywhere.
 ///
 /// # Errors
 /// Where a setting is not read.
-pub(super) fn auto_round(section: &Section<'_>) -> Result<Schemes> {
-    let (mut named, mut matched) = (Schemes::new(), Schemes::new());
-    for (name, own) in objects(section, "extra_config")? {
-        let value = section.changed_by(own);
-        let inner = section.inner("extra_config", name, &value);
-        if inner.is_float() {
-            continue;
+pub(super) fn read_auto_round(section: &Section<'_>) -> Result<Schemes> {
+    let (mut at_paths, mut inside, mut matched) = (Schemes::new(), Schemes::new(), Schemes::new());
+    for (key, overrides) in layer_settings(section, "extra_config")? {
+        let value = section.with_overrides(overrides);
+        let scheme = read_auto_round_scheme(&section.of_layer("extra_config", key, &value))?;
+        if is_path(key) {
+            entry_of(&mut inside, &scheme).add_stretch(key);
+            entry_of(&mut at_paths, &scheme).add_path(key);
+        } else {
+            let mut targets = Targets::none();
+            targets.add_pattern(section, "extra_config", key, Anchor::Anywhere)?;
+            matched.push((targets, scheme));
         }
-        let mut targets = Targets::none();
-        targets.add_name(name);
-        named.push((targets, auto_round_scheme(&inner)?));
-        let part = if name.contains(PATTERN) { name.to_owned() } else { regex::escape(name) };
-        let mut targets = Targets::none();
-        targets.add_pattern(section, "extra_config", &format!(".*(?:{part})"))?;
-        matched.push((targets, auto_round_scheme(&inner)?));
     }
-    named.append(&mut matched);
-    named.push((Targets::All, auto_round_scheme(section)?));
-    Ok(named)
+    let mut schemes = at_paths;
+    schemes.append(&mut inside);
+    schemes.append(&mut matched);
+    schemes.push((Targets::All, read_auto_round_scheme(section)?));
+    Ok(schemes)
+}
+
+/// Returns the targets that `schemes` has for `scheme`, which layers of one form share: a mixture of experts has thousands of paths.
+fn entry_of<'a>(schemes: &'a mut Schemes, scheme: &Scheme) -> &'a mut Targets {
+    let same = schemes.iter().position(|(_, other)| other == scheme);
+    let at = same.unwrap_or_else(|| {
+        schemes.push((Targets::none(), *scheme));
+        schemes.len() - 1
+    });
+    &mut schemes[at].0
+}
+
+/// True if `key` has the number of a block and nothing that a path has not.
+fn is_path(key: &str) -> bool {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    key.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'.' | b'-'))
+        && key.split('.').any(is_number)
 }
 
 /// Returns the settings of single layers under `key`.
-fn objects<'a>(section: &Section<'a>, key: &str) -> Result<Vec<(&'a String, &'a Map<String, Value>)>> {
+fn layer_settings<'a>(section: &Section<'a>, key: &str) -> Result<Vec<(&'a String, &'a Map<String, Value>)>> {
     let layers = match section.value.get(key) {
         None | Some(Value::Null | Value::Bool(false)) => return Ok(Vec::new()),
         Some(value) => value.as_object().ok_or_else(|| section.error(key, "expected an object of layers"))?,
     };
-    let of = |(name, own): (&'a String, &'a Value)| {
-        let own = own.as_object();
-        Ok((name, own.ok_or_else(|| section.error(&format!("{key}.{name}"), "expected an object"))?))
+    let settings_of = |(name, overrides): (&'a String, &'a Value)| {
+        let overrides = overrides.as_object();
+        let expected = || section.error(&format!("{key}.{name}"), "expected an object");
+        Ok((name, overrides.ok_or_else(expected)?))
     };
-    layers.iter().map(of).collect()
+    layers.iter().map(settings_of).collect()
 }
 
-fn gptq_scheme(section: &Section<'_>) -> Result<Scheme> {
-    Ok(Scheme::Gptq(settings(section)?))
+fn read_gptq_scheme(section: &Section<'_>) -> Result<Scheme> {
+    Ok(Scheme::Gptq(read_settings(section)?))
 }
 
-fn settings(section: &Section<'_>) -> Result<Settings> {
+fn read_settings(section: &Section<'_>) -> Result<Settings> {
     section.only("checkpoint_format", &["gptq", "gptq_v2"])?;
     section.only("pack_dtype", &["int32"])?;
     if section.value.get("is_marlin_format").and_then(Value::as_bool) == Some(true) {
@@ -84,11 +105,14 @@ fn settings(section: &Section<'_>) -> Result<Settings> {
     Ok(Settings { bits: section.bits(&[2, 3, 4, 8])?, group: section.group()?, less_one })
 }
 
-fn auto_round_scheme(section: &Section<'_>) -> Result<Scheme> {
+fn read_auto_round_scheme(section: &Section<'_>) -> Result<Scheme> {
+    if section.is_float() {
+        return Ok(Scheme::Float);
+    }
     section.only("data_type", &["int"])?;
     match section.text("packing_format").unwrap_or_default() {
-        "auto_round:auto_gptq" | "auto_gptq" => Ok(Scheme::Gptq(settings(section)?)),
-        "auto_round:gptqmodel" => Ok(Scheme::Gptq(Settings { less_one: false, ..settings(section)? })),
+        "auto_round:auto_gptq" | "auto_gptq" => read_gptq_scheme(section),
+        "auto_round:gptqmodel" => Ok(Scheme::Gptq(Settings { less_one: false, ..read_settings(section)? })),
         "auto_round:auto_awq" | "auto_awq" => {
             section.bits(&[4])?;
             Ok(Scheme::Awq(section.group()?))

@@ -1,41 +1,77 @@
 //! Layers that a setting of config.json is for.
 
+use std::collections::HashSet;
+
 use regex::Regex;
 
 use super::declared::Section;
 use crate::error::Result;
 
+/// Beginnings of paths that a wrapper of the text model adds, longer ones first. Tools write a layer's name in settings with
+/// another one than its tensors have.
+const WRAPPERS: [&str; 4] = ["model.language_model.", "language_model.model.", "language_model.", "model."];
+
+/// Hint for patterns that are not read.
+const PATTERNS: &str = "look-around and back-references are not read; start from the float checkpoint";
+
+/// Where in a path a pattern may match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Anchor {
+    Start,
+    Anywhere,
+}
+
 /// Layers that a setting is for.
 #[derive(Debug)]
 pub(crate) enum Targets {
     All,
-    /// Layers of these names, and those whose path begins with a match of a pattern.
+    /// Layers at one of the paths, with one of the stretches in theirs, or with a path that matches a pattern.
     Some {
-        names: Vec<String>,
+        paths: HashSet<String>,
+        stretches: HashSet<String>,
         patterns: Vec<Regex>,
     },
 }
 
 impl Targets {
-    pub(crate) const fn none() -> Self {
-        Self::Some { names: Vec::new(), patterns: Vec::new() }
+    /// Returns targets that no layer is one of, to add to.
+    pub(crate) fn none() -> Self {
+        Self::Some { paths: HashSet::new(), stretches: HashSet::new(), patterns: Vec::new() }
     }
 
-    /// Adds the layer `name` to some.
-    pub(crate) fn add_name(&mut self, name: &str) {
-        if let Self::Some { names, .. } = self {
-            names.push(name.to_owned());
+    /// Adds the layer at `path`.
+    pub(crate) fn add_path(&mut self, path: &str) {
+        if let Self::Some { paths, .. } = self {
+            paths.insert(without_wrapper(path).to_owned());
         }
     }
 
-    /// Adds the layers whose path begins with a match of `pattern`, which stands under `key` in `section`.
+    /// Adds the layers that have `stretch` in their path, by whole parts: `layers.1` is in `model.layers.1.mlp`, and not in
+    /// `model.layers.10.mlp`.
+    pub(crate) fn add_stretch(&mut self, stretch: &str) {
+        if let Self::Some { stretches, .. } = self {
+            stretches.insert(without_wrapper(stretch).to_owned());
+        }
+    }
+
+    /// Adds the layers whose path matches `pattern`, which stands under `key` in `section`.
     ///
     /// # Errors
-    /// Where it is not a regular expression, or one that looks around.
-    pub(crate) fn add_pattern(&mut self, section: &Section<'_>, key: &str, pattern: &str) -> Result<()> {
-        let regex = Regex::new(pattern);
-        let regex = regex.map_err(|_| {
-            section.error(key, format!("`{pattern}` is not a regular expression that mixbit reads"))
+    /// Where it is not a regular expression that is read.
+    pub(crate) fn add_pattern(
+        &mut self,
+        section: &Section<'_>,
+        key: &str,
+        pattern: &str,
+        anchor: Anchor,
+    ) -> Result<()> {
+        let anchored = match anchor {
+            Anchor::Start => format!("^(?:{pattern})"),
+            Anchor::Anywhere => pattern.to_owned(),
+        };
+        let regex = Regex::new(&anchored).map_err(|_| {
+            let message = format!("`{pattern}` is not a regular expression that mixbit reads");
+            section.error(key, message).hint(PATTERNS)
         })?;
         if let Self::Some { patterns, .. } = self {
             patterns.push(regex);
@@ -48,10 +84,27 @@ impl Targets {
         let path = path.strip_suffix(".weight").unwrap_or(path);
         match self {
             Self::All => true,
-            Self::Some { names, patterns } => {
-                let begins = |pattern: &Regex| pattern.find(path).is_some_and(|found| found.start() == 0);
-                names.iter().any(|name| name == path) || patterns.iter().any(begins)
+            Self::Some { paths, stretches, patterns } => {
+                paths.contains(without_wrapper(path))
+                    || (!stretches.is_empty()
+                        && stretches_of(path).any(|stretch| stretches.contains(stretch)))
+                    || patterns.iter().any(|pattern| pattern.is_match(path))
             }
         }
     }
+}
+
+fn without_wrapper(path: &str) -> &str {
+    WRAPPERS.iter().find_map(|wrapper| path.strip_prefix(wrapper)).unwrap_or(path)
+}
+
+/// Returns every stretch of whole parts of a path, without its wrapper's beginning.
+fn stretches_of(path: &str) -> impl Iterator<Item = &str> {
+    let path = without_wrapper(path);
+    let dots = || path.match_indices('.').map(|(at, _)| at);
+    let starts = std::iter::once(0).chain(dots().map(|at| at + 1));
+    starts.flat_map(move |start| {
+        let ends = dots().chain(std::iter::once(path.len())).filter(move |&end| end > start);
+        ends.map(move |end| &path[start..end])
+    })
 }

@@ -8,6 +8,11 @@ use crate::error::{Error, Result};
 use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::{Mode, Quant};
 
+// The number 1 in each type of codes and scales.
+const E8M0_ONE: u8 = 127;
+const E4M3_ONE: u8 = 0x38;
+const E2M1_ONE: u8 = 2;
+
 /// Returns MLX's name of a dtype.
 pub(crate) fn mlx_dtype(dtype: Dtype) -> mlx_rs::Dtype {
     match dtype {
@@ -275,14 +280,33 @@ impl Packed {
         })
     }
 
-    /// Returns the codes of an affine matrix as float32, [rows, groups, group size].
+    /// Returns what the codes stand for without scales and biases, as float32 [rows, groups, group size]: affine codes stand
+    /// for themselves.
     pub(crate) fn codes(&self) -> Result<Array> {
-        let Self { codes, scales, quant, .. } = self;
-        let (rows, groups) = (scales.shape()[0], scales.shape()[1]);
-        let constant = |value: f32| from_vec(vec![value; scales.size()], &[rows as usize, groups as usize]);
-        let (scales, biases) = (constant(1.0), Some(constant(0.0)));
-        let plain = Self { codes: codes.clone(), scales, biases, quant: *quant };
-        Ok(plain.dequantize(Dtype::F32)?.reshape(&[rows, groups, quant.group_size as i32])?)
+        let sizes = [self.scales.shape()[0] as usize, self.scales.shape()[1] as usize];
+        let constant = |value: f32| from_vec(vec![value; self.scales.size()], &sizes);
+        let one = |code: u8| from_bytes(&vec![code; self.scales.size()], Dtype::U8, &sizes);
+        let (scales, biases) = match self.quant.mode {
+            Mode::Affine => (constant(1.0), Some(constant(0.0))),
+            Mode::Mxfp4 | Mode::Mxfp8 => (one(E8M0_ONE), None),
+            Mode::Nvfp4 => (one(E4M3_ONE), None),
+        };
+        Self { codes: self.codes.clone(), scales, biases, quant: self.quant }.grouped()
+    }
+
+    /// Returns the scales of a floating-point mode as float32 [rows, groups, 1].
+    pub(crate) fn scale_values(&self) -> Result<Array> {
+        let one = if self.quant.bits == 8 { E4M3_ONE } else { E2M1_ONE << 4 | E2M1_ONE };
+        let sizes: Vec<usize> = self.codes.shape().iter().map(|&size| size as usize).collect();
+        let codes = from_bytes(&vec![one; self.codes.nbytes()], Dtype::U32, &sizes);
+        let ones = Self { codes, scales: self.scales.clone(), biases: None, quant: self.quant };
+        slice(&ones.grouped()?, 2, 0, 1)
+    }
+
+    /// Decodes the matrix to float32 [rows, groups, group size].
+    fn grouped(&self) -> Result<Array> {
+        let (rows, groups) = (self.scales.shape()[0], self.scales.shape()[1]);
+        Ok(self.dequantize(Dtype::F32)?.reshape(&[rows, groups, self.quant.group_size as i32])?)
     }
 
     /// Returns the matrix of the rows at `indices` alone.

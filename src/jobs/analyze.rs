@@ -113,6 +113,7 @@ impl<'a> Analysis<'a> {
             windows: 0,
             distill: 0,
             learning_codes: 0,
+            learns_blocks: false,
             watched: 0,
             refine: 0,
             activations: self.calibration.memory,

@@ -16,6 +16,8 @@ pub(crate) const NEIGHBOURS: &str = "rounding neighbours";
 pub(crate) const SWAPS: &str = "measuring swaps";
 /// Run of the float model on the texts of a distillation.
 pub(crate) const FLOAT_MODEL: &str = "running the float model";
+/// Steps of blocks that learn one after another.
+pub(crate) const LEARNING_BLOCKS: &str = "learning block by block";
 /// Steps of a distillation.
 pub(crate) const DISTILLING: &str = "distilling";
 /// Run of the blocks of the model that is evaluated.

@@ -156,6 +156,9 @@ pub struct Tuning {
     pub learn: Learn,
     /// Length of the first step of codes, in steps of one code.
     pub code_rate: Option<f64>,
+    /// Most bytes that a job may take in which codes learn all at once; past it they learn block by block. By default, what
+    /// the machine has free.
+    pub memory_limit: Option<u64>,
     /// Length of the first step, relative to the scales.
     pub rate: Option<f64>,
     /// Temperature at which the two models are compared.
@@ -172,6 +175,7 @@ impl Default for Tuning {
             distill: None,
             learn: Learn::Scales,
             code_rate: None,
+            memory_limit: None,
             rate: None,
             temperature: 1.0,
             norms: false,

@@ -3,6 +3,7 @@ pub mod affine;
 pub mod divergence;
 pub mod dtype;
 pub mod lanes;
+pub mod latent;
 pub mod microscaling;
 pub mod nearest;
 pub mod quant;

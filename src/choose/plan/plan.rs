@@ -208,6 +208,12 @@ impl<'a> Plan<'a> {
         self.layers.iter().map(|(spec, _)| spec.len() as u64).sum()
     }
 
+    /// Returns the number of weights of those in a block.
+    pub fn weights_of_block(&self, block: usize) -> u64 {
+        let layers = self.layers.iter().filter(|(spec, _)| spec.layer == Some(block));
+        layers.map(|(spec, _)| spec.len() as u64).sum()
+    }
+
     /// Returns the number of layers decided on.
     pub fn len(&self) -> usize {
         self.layers.len()

@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 
 use crate::choose::recipe::Learn;
 
-use super::command::whole_in;
+use super::command::{parse_size, whole_in};
 
 /// Fine-tuning of a quantized model.
 #[derive(Debug, Args)]
@@ -21,6 +21,10 @@ pub struct Tuning {
     /// [default: 0.02]
     #[arg(long, value_name = "RATE", value_parser = code_rate, requires = "learn", allow_negative_numbers = true)]
     pub distill_code_rate: Option<f64>,
+    /// With --learn codes: most memory for all codes to learn at once; past it they learn block by block, each block to the
+    /// float block's outputs, and then scales and biases to the logits [default: what the machine has free]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "learn")]
+    pub memory_limit: Option<u64>,
     /// With --distill: length of the first step, relative to the scales; falls to 0 over the steps [default: 0.003 up
     /// to 4 bits per weight, half of it with every bit more]
     #[arg(long, value_name = "RATE", value_parser = rate, requires = "distilling", allow_negative_numbers = true)]
@@ -52,7 +56,7 @@ impl ValueEnum for Learn {
             Self::Scales => "scales and biases; codes stay as rounding left them",
             Self::Codes => {
                 "codes too: closer to the float model, from some 200,000 tokens of --calibration text on; 13 bytes of \
-                 memory per weight"
+                 memory per weight, or block by block where those are not free"
             }
         }))
     }

@@ -93,8 +93,9 @@ pub fn tuning(
     fixed: bool,
 ) -> Result<Tuning> {
     let is_best = quality == Some(Quality::Best);
-    let can_learn = plan.quants().iter().any(|quant| quant.mode == Mode::Affine);
     let recipe = recipe.map(|recipe| recipe.tuning).unwrap_or_default();
+    let learn = flags.learn.or(recipe.learn).unwrap_or_default();
+    let can_learn = learn == Learn::Codes || plan.quants().iter().any(|quant| quant.mode == Mode::Affine);
     let distill = flags.distill.or(recipe.distill).or((is_best && can_learn).then_some(150));
     let distill = distill.filter(|steps| *steps > 0);
     let refine = flags.refine.or(recipe.refine).or((is_best && !fixed).then_some(2));
@@ -109,15 +110,20 @@ pub fn tuning(
                 .hint("give --distill STEPS"));
         }
     }
-    let learn = flags.learn.or(recipe.learn).unwrap_or_default();
-    if flags.distill_code_rate.is_some() && learn != Learn::Codes {
-        return Err(Error::usage("--distill-code-rate says how codes learn, and codes stay")
-            .hint("give --learn codes"));
+    for (flag, is_set) in [
+        ("--distill-code-rate", flags.distill_code_rate.is_some()),
+        ("--memory-limit", flags.memory_limit.is_some()),
+    ] {
+        if is_set && learn != Learn::Codes {
+            return Err(Error::usage(format!("{flag} says how codes learn, and codes stay"))
+                .hint("give --learn codes"));
+        }
     }
     Ok(Tuning {
         distill,
         learn,
         code_rate: flags.distill_code_rate,
+        memory_limit: flags.memory_limit,
         rate: flags.distill_rate,
         temperature: flags.distill_temperature.unwrap_or(1.0),
         norms: flags.distill_norms || recipe.distill_norms,

@@ -15,8 +15,9 @@ use crate::formats::checkpoint::Tensor;
 use crate::models::bitmap::BitMap;
 use crate::models::source::SourceModel;
 use crate::models::spec::LinearSpec;
-use crate::numerics::affine::{FloatType, QuantizeError, pack_latents};
+use crate::numerics::affine::{FloatType, QuantizeError};
 use crate::numerics::dtype::{CastReport, Dtype, cast, widen_into};
+use crate::numerics::latent::pack_latents;
 use crate::numerics::nearest;
 use crate::numerics::quant::{Mode, Quant};
 
@@ -44,7 +45,7 @@ pub type Values = BTreeMap<String, Vec<f32>>;
 pub struct Tuned<'a> {
     /// Values of float tensors by name.
     pub floats: &'a Values,
-    /// Latent codes of affine layers, by the names of the tensors of packed codes. The nearest codes are in force.
+    /// Latent codes, by the names of the tensors of packed codes. The nearest codes are in force.
     pub latents: &'a Values,
 }
 
@@ -212,7 +213,7 @@ impl<'a> Loader<'a> {
         let Some(latents) = self.tuned.and_then(|tuned| tuned.latents.get(name)) else {
             return self.raw(name, Dtype::U32);
         };
-        let packed = pack_latents(latents, quant.bits);
+        let packed = pack_latents(latents, quant);
         Ok(array::from_bytes(&packed, Dtype::U32, self.source.tensor(name)?.shape))
     }
 

@@ -3,7 +3,7 @@
 use mlx_rs::Array;
 use mlx_rs::transforms::eval;
 use rayon::prelude::*;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use super::layer::{Codes, LearningLayer, tensor_names};
 use crate::engine::array::vector_jacobian_products;
@@ -18,6 +18,7 @@ use crate::error::Result;
 use crate::models::source::SourceModel;
 use crate::models::spec::{BlockSpec, Role};
 use crate::numerics::lanes;
+use crate::numerics::quant::Quant;
 
 /// Part that norms take in learning.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -29,11 +30,11 @@ pub enum Norms {
     Learning,
 }
 
-/// Parts of a quantized model that learn: scales and biases of some of its affine layers, and on request codes and norms.
+/// Parts of a quantized model that learn: scales and biases of affine layers, and on request codes of all and norms.
 #[derive(Debug, Clone, Default)]
 pub struct Learners {
-    /// Paths of the layers.
-    pub layers: BTreeSet<String>,
+    /// The layers by path, and what they are quantized to. Where codes stay, all are affine.
+    pub layers: BTreeMap<String, Quant>,
     /// Codes of those layers.
     pub codes: Codes,
     /// Norms of the whole model.
@@ -42,7 +43,7 @@ pub struct Learners {
 
 /// Tensors that learn in a block.
 pub(crate) struct LearningTensors {
-    layers: Vec<String>,
+    layers: Vec<(String, Quant)>,
     codes: Codes,
     norms: Vec<String>,
 }
@@ -52,17 +53,19 @@ impl LearningTensors {
     pub(crate) fn new(source: &SourceModel, index: usize, learners: &Learners) -> Self {
         let Learners { layers, codes, norms } = learners;
         let specs = || source.manifest().iter().filter(|spec| spec.layer == Some(index));
-        let chosen = specs().filter_map(|spec| Some(spec.path()?.to_owned()));
+        let chosen = specs().filter_map(|spec| layers.get_key_value(spec.path()?));
         let named = specs()
             .filter(|spec| *norms == Norms::Learning && spec.role == Role::Norm)
             .map(|spec| spec.name.clone());
-        let layers = chosen.filter(|path| layers.contains(path));
-        Self { layers: layers.collect(), codes: *codes, norms: named.collect() }
+        let layers = chosen.map(|(path, quant)| (path.clone(), *quant)).collect();
+        Self { layers, codes: *codes, norms: named.collect() }
     }
 
     /// Returns the names of the tensors that learn, in the order of their gradients.
     pub(crate) fn names(&self) -> impl Iterator<Item = String> {
-        self.layers.iter().flat_map(|path| tensor_names(path, self.codes)).chain(self.norms.iter().cloned())
+        let of_layers =
+            self.layers.iter().flat_map(|(path, quant)| tensor_names(path, quant.mode, self.codes));
+        of_layers.chain(self.norms.iter().cloned())
     }
 }
 
@@ -88,7 +91,7 @@ impl<'a> LearningBlock<'a> {
     ) -> Result<Self> {
         let mut block = Block::load(loader, index)?;
         let (mut layers, mut values) = (Vec::new(), Vec::new());
-        for path in &tensors.layers {
+        for (path, _) in &tensors.layers {
             let weights = block.linears_mut(path).iter().map(|linear| &linear.weight);
             layers.push((path.clone(), LearningLayer::new(path, weights, tensors.codes, &mut values)?));
         }
@@ -96,7 +99,7 @@ impl<'a> LearningBlock<'a> {
             values.push(loader.float(name)?);
         }
         if !context.on_gpu {
-            block.decode(context, |path| tensors.layers.iter().all(|layer| layer != path))?;
+            block.decode(context, |path| tensors.layers.iter().all(|(layer, _)| layer != path))?;
         }
         let spec = &context.spec.blocks[index];
         Ok(Self { context, spec, block, layers, norms: tensors.norms.clone(), values })
@@ -104,6 +107,24 @@ impl<'a> LearningBlock<'a> {
 
     /// Computes the gradients with respect to the input `x` and the values that learn.
     pub(crate) fn gradients(&self, x: Array, cotangent: &Array) -> Result<Vec<Array>> {
+        self.gradients_of(x, Ok, cotangent.clone())
+    }
+
+    /// Computes the gradients of the mean squared difference of the output from `target`, with the `weights` of hidden values,
+    /// with respect to the values that learn.
+    pub(crate) fn gradients_towards(&self, x: Array, target: &Array, weights: &Array) -> Result<Vec<Array>> {
+        let error = |y: Array| weighted_error(&y, target, weights);
+        Ok(self.gradients_of(x, error, Array::from_f32(1.0))?.split_off(1))
+    }
+
+    /// Computes the gradients of `objective` of the output, at this `cotangent`, with respect to the input `x` and the values
+    /// that learn.
+    fn gradients_of(
+        &self,
+        x: Array,
+        objective: impl Fn(Array) -> Result<Array>,
+        cotangent: Array,
+    ) -> Result<Vec<Array>> {
         let tokens = x.shape()[1] as usize;
         let one = Streams::new(1);
         let choice = choose_experts(self.context, one, &self.block, std::iter::once(&x))?.swap_remove(0);
@@ -112,9 +133,9 @@ impl<'a> LearningBlock<'a> {
         let output = |primals: &[Array]| {
             let block = self.block_with(&primals[1..])?;
             let mut positions = Positions::new(self.context.spec, 0, tokens);
-            block.forward_chosen(self.context, &primals[0], &mut positions, choice.as_ref())
+            objective(block.forward_chosen(self.context, &primals[0], &mut positions, choice.as_ref())?)
         };
-        let gradients = vector_jacobian_products(output, &primals, cotangent.clone())?;
+        let gradients = vector_jacobian_products(output, &primals, cotangent)?;
         eval(&gradients)?;
         Ok(gradients)
     }
@@ -136,15 +157,24 @@ impl<'a> LearningBlock<'a> {
     }
 }
 
-/// Returns the path of the head's layer, if it is one of the `learners`.
-fn head_path<'s>(source: &'s SourceModel, learners: &Learners) -> Option<&'s str> {
+/// Computes the mean of the squared differences of `y` from `target` [sequences, tokens, hidden] times `weights` [hidden].
+pub(crate) fn weighted_error(y: &Array, target: &Array, weights: &Array) -> Result<Array> {
+    let difference = y.subtract(target)?;
+    Ok(difference.square()?.multiply(weights)?.mean(None)?)
+}
+
+/// Returns the path of the head's layer and its setting, if it is one of the `learners`.
+fn head_layer<'l>(source: &SourceModel, learners: &'l Learners) -> Option<(&'l str, Quant)> {
     let head = &source.spec().head;
-    (!head.tied && learners.layers.contains(&head.path)).then_some(head.path.as_str())
+    let (path, quant) = learners.layers.get_key_value(&head.path).filter(|_| !head.tied)?;
+    Some((path.as_str(), *quant))
 }
 
 /// Returns the names of the tensors of the head and of the norm before it that learn, in the order of their gradients.
 pub(crate) fn head_names(source: &SourceModel, learners: &Learners) -> Vec<String> {
-    let layer = head_path(source, learners).into_iter().flat_map(|path| tensor_names(path, learners.codes));
+    let layer = head_layer(source, learners)
+        .into_iter()
+        .flat_map(|(path, quant)| tensor_names(path, quant.mode, learners.codes));
     let norms = source.spec().head.norm.names().map(|(_, name)| name);
     layer.chain(norms.filter(|_| learners.norms == Norms::Learning)).collect()
 }
@@ -164,7 +194,7 @@ impl<'a> LearningHead<'a> {
     pub(crate) fn new(loader: &Loader<'_>, last: FinalStates<'a>, learners: &Learners) -> Result<Self> {
         let names = head_names(loader.source, learners);
         let (mut values, mut layer) = (Vec::new(), None);
-        if let Some(path) = head_path(loader.source, learners) {
+        if let Some((path, _)) = head_layer(loader.source, learners) {
             let weight = loader.weight(path)?;
             let weights = std::iter::once(&weight);
             layer = Some(LearningLayer::new(path, weights, learners.codes, &mut values)?);

@@ -1,5 +1,5 @@
 //! A quantized model that learns from the float one: gradients of the KL divergence with respect to the scales, biases and
-//! codes of its affine layers, and to its norms.
+//! codes of its layers, and to its norms.
 //!
 //! With W = scale q + bias for each group, the gradient of the scale is the gradient of W times the codes, summed over the
 //! group, the gradient of the bias is that of W, summed over the group, and that of a code is the gradient of W times the

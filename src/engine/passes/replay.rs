@@ -11,7 +11,7 @@ use super::collector::{Collector, Extent, Moments};
 use super::forward::{FinalStates, Pass};
 use super::head::{HeadBackward, Objective};
 use super::states::{HiddenStates, StoredState};
-use crate::engine::array::vector_jacobian_products;
+use crate::engine::array::{to_vec, vector_jacobian_products};
 use crate::engine::decoder::block::{Attended, Block};
 use crate::engine::decoder::linear::Weight;
 use crate::engine::decoder::load::Loader;
@@ -101,6 +101,22 @@ impl<'a> Replay<'a> {
         if let Some(mut last) = self.last.take() {
             last.clear();
         }
+    }
+
+    /// Returns the mean squares over all tokens of the gradients with respect to the hidden values after the next block.
+    pub(crate) fn cotangent_squares(&self) -> Result<Vec<f32>> {
+        let mut sums = Vec::<f64>::new();
+        let mut tokens = 0;
+        for state in &self.cotangents {
+            let rows = to_vec(&self.store.get(state)?)?;
+            let hidden = self.context.spec.hidden_size;
+            sums.resize(hidden, 0.0);
+            tokens += rows.len() / hidden;
+            for row in rows.chunks_exact(hidden) {
+                sums.iter_mut().zip(row).for_each(|(sum, value)| *sum += f64::from(*value).powi(2));
+            }
+        }
+        Ok(sums.iter().map(|sum| (sum / tokens.max(1) as f64) as f32).collect())
     }
 
     /// Runs the backward pass through block `index` and hands the gradients of the layers at `paths` to `each`, in

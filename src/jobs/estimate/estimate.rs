@@ -48,6 +48,8 @@ pub struct Work<'a> {
     pub distill: usize,
     /// Codes that distillation tunes; 0 where they stay.
     pub learning_codes: u64,
+    /// True if codes learn block by block before logits are compared.
+    pub learns_blocks: bool,
     /// Windows that tuning is watched on.
     pub watched: usize,
     /// Rounds of refinement.
@@ -132,6 +134,7 @@ mod tests {
             windows: 4,
             distill: 0,
             learning_codes: 0,
+            learns_blocks: false,
             watched: 4,
             refine: 0,
             activations: 1 << 29,

@@ -7,6 +7,7 @@ use super::estimate::{Rates, Work};
 use crate::choose::scores::scored_every;
 use crate::engine::measure::settings::StepCosts;
 use crate::jobs::bars;
+use crate::jobs::quantize::blocks::IMPORTANCE_SEQUENCES;
 use crate::jobs::quantize::tuning::LOOK_EVERY;
 use crate::numerics::rounding::Technique;
 use crate::progress::{StageEstimate, StepEstimate};
@@ -48,6 +49,7 @@ impl<'a> Times<'a> {
             ("measuring", self.measuring()),
             ("rounding", if self.work.rounds { self.rounding() } else { Vec::new() }),
             ("refining", self.refining()),
+            ("learning codes", if self.work.learns_blocks { self.learning_blocks() } else { Vec::new() }),
             ("distilling", self.distilling()),
             ("evaluating", self.evaluating()),
         ];
@@ -171,6 +173,17 @@ impl<'a> Times<'a> {
             (bars::FLOAT_MODEL, 2.0 * self.forward(watched)),
             (bars::DISTILLING, distill as f64 * step + looks),
         ]
+    }
+
+    /// Steps of all blocks, without the head, and what they are compared with.
+    fn learning_blocks(&self) -> Vec<Step> {
+        let Work { sequences, watched, distill, .. } = *self.work;
+        let importance =
+            self.tokens(IMPORTANCE_SEQUENCES.min(sequences)) * THERE_AND_BACK * (self.blocks + self.head);
+        let step = self.tokens(STEP_SEQUENCES) * THERE_AND_BACK * self.blocks + self.visited();
+        let looks = distill as f64 / LOOK_EVERY as f64 * self.tokens(watched) * self.blocks;
+        let both = 2.0 * self.tokens(sequences + watched) * self.blocks;
+        vec![(bars::FLOAT_MODEL, importance), (bars::LEARNING_BLOCKS, distill as f64 * step + looks + both)]
     }
 
     /// Both models on the windows.

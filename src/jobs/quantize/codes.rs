@@ -3,6 +3,9 @@
 use super::job::Job;
 use crate::choose::recipe::Learn;
 use crate::error::{Error, Result};
+use crate::files::journal::Journal;
+use crate::jobs::estimate::Work;
+use crate::jobs::quantize::tuning::TuningRun;
 use crate::words::compared_bytes;
 
 /// Tokens of the calibration text from which codes have been seen to learn more than that text: some 215,000 were enough for a
@@ -10,15 +13,59 @@ use crate::words::compared_bytes;
 const FEW_TOKENS: usize = 200_000;
 
 impl Job<'_> {
-    /// Returns the number of codes that are to learn.
-    pub(crate) fn learning_codes(&self) -> u64 {
+    /// True if codes are to learn.
+    pub(crate) fn learns_codes(&self) -> bool {
         let tuning = self.settings.tuning;
-        if tuning.distill.is_some() && tuning.learn == Learn::Codes { self.plan.weights() } else { 0 }
+        tuning.distill.is_some() && tuning.learn == Learn::Codes
+    }
+
+    /// Returns the number of codes that learn at a time.
+    pub(crate) fn learning_codes(&self) -> u64 {
+        match (self.learns_codes(), self.learns_end_to_end) {
+            (false, _) => 0,
+            (true, Learn::Codes) => self.plan.weights(),
+            (true, Learn::Scales) => self.codes_of_a_block(),
+        }
+    }
+
+    /// Returns the number of codes in the block that has most.
+    fn codes_of_a_block(&self) -> u64 {
+        let blocks = self.source.spec().blocks.len();
+        (0..blocks).map(|block| self.plan.weights_of_block(block)).max().unwrap_or(0)
+    }
+
+    /// Chooses what learns after the blocks: codes too, where they fit in memory all at once. An interrupted run goes on as it
+    /// was begun.
+    pub(crate) fn choose_end_to_end(&self) -> Learn {
+        if !self.learns_codes() {
+            return Learn::Scales;
+        }
+        let begun =
+            Journal::peek(&TuningRun::path(&self.settings.output.path)).filter(|_| self.settings.resume);
+        if let Some(begun) = begun {
+            return if begun.value("learn") == Some(Learn::Codes.name()) {
+                Learn::Codes
+            } else {
+                Learn::Scales
+            };
+        }
+        let limit = self.settings.tuning.memory_limit.or_else(crate::system::available_memory);
+        let all = self.work().map(|work| Work { learning_codes: self.plan.weights(), ..work }.memory());
+        let Some((limit, needed)) = limit.zip(all).filter(|(limit, needed)| needed > limit) else {
+            return Learn::Codes;
+        };
+        let [needed, limit] = compared_bytes([needed, limit]);
+        let whose = if self.settings.tuning.memory_limit.is_some() { "allowed" } else { "free" };
+        self.progress.notes(&[format!(
+            "codes learn block by block only, scales end to end after them: all codes at once would take {needed} of \
+             memory, and {limit} are {whose}"
+        )]);
+        Learn::Scales
     }
 
     /// Tells where codes are to learn from little text.
     pub(crate) fn note_few_tokens(&self) {
-        let Some(texts) = self.texts.as_ref().filter(|_| self.learning_codes() > 0) else { return };
+        let Some(texts) = self.texts.as_ref().filter(|_| self.learns_codes()) else { return };
         let tokens: usize = texts.sequences.iter().map(Vec::len).sum();
         if tokens < FEW_TOKENS {
             let note = format!(
@@ -44,8 +91,8 @@ fn check_memory(codes: u64, needed: u64, available: Option<u64>) -> Result<()> {
     let Some(available) = available.filter(|&available| available < needed) else { return Ok(()) };
     let [needed, available] = compared_bytes([needed, available]);
     Err(Error::usage(format!(
-        "learning {codes} codes takes {needed} of memory, and {available} are free: latent codes and what moves them stay in \
-         memory for the whole model"
+        "learning {codes} codes at a time takes {needed} of memory, and {available} are free: latent codes and what moves \
+         them stay in memory for a whole block"
     ))
     .hint("leave setting `learn` out: scales and biases alone take one block at a time"))
 }

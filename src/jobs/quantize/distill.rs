@@ -1,38 +1,27 @@
 //! Fine-tuning of the rounded model to the float one's logits, with early stopping on text that it does not learn from.
 
+use std::path::Path;
+
 use super::job::{Decision, Job};
 use super::refine::nothing_to_move;
-use super::settings::EvaluationText;
-use super::start::{self, learning_layers, nothing_learns};
+use super::split::ValidationSplit;
+use super::start::{self, can_learn, learning_layers, nothing_learns};
 use crate::choose::recipe::Learn;
 use crate::engine::decoder::load::{Tuned, Values};
 use crate::engine::learn::layer::Codes;
 use crate::engine::learn::learning::{Learners, Norms};
 use crate::engine::learn::student::{Student, Target};
 use crate::engine::runtime::Engine;
-use crate::error::{Error, Result};
-use crate::files::journal;
+use crate::error::Result;
 use crate::jobs::bars;
 use crate::jobs::measure::digest;
-use crate::jobs::quantize::tuning::{Adam, Forms, LOOK_EVERY, Look, Settings, State, Stored, TuningRun};
-use crate::jobs::record::Distillation;
-use crate::jobs::texts::FEW_VALIDATION_WINDOWS;
+use crate::jobs::quantize::tuning::{Adam, Forms, Objective, Settings, State, Stored, TuningRun, Watch};
+use crate::jobs::record::{Distillation, LearnedCodes};
+use crate::jobs::settings::Tuning;
 use crate::models::source::SourceModel;
-use crate::numerics::rounding::Technique;
+use crate::numerics::statistics::mean;
+use crate::progress::Bar;
 use crate::words::count;
-
-/// Number of sequences per step.
-const SEQUENCES_IN_BATCH: usize = 4;
-
-/// Texts of refinement and distillation: one to learn from, and one to tell whether that helps.
-pub struct ValidationSplit {
-    /// Sequences to learn from.
-    pub sequences: Vec<Vec<u32>>,
-    /// Windows to measure on and not to learn from.
-    pub validation: Vec<Vec<u32>>,
-    /// Name of the validation windows.
-    pub name: String,
-}
 
 /// Best values that distillation has seen, and their record.
 pub struct Distilled {
@@ -59,40 +48,9 @@ impl Job<'_> {
 
     /// Fails where distillation is asked for and no layer can learn.
     pub(crate) fn check_distillation(&self) -> Result<()> {
-        let learns = self.has_affine_layers();
-        if self.settings.tuning.distill.is_some() && !learns { Err(nothing_learns()) } else { Ok(()) }
-    }
-
-    /// Splits the calibration text. Validation windows are windows that serve for nothing else; where those are few,
-    /// held-out windows too, if the result is not measured on them; otherwise a part of the sequences, which are not
-    /// learned from then.
-    pub(crate) fn validation_split(&self) -> Result<ValidationSplit> {
-        let Some(texts) = &self.texts else { return Err(Error::usage("there is no text to learn from")) };
-        let name = format!("windows of {} that serve for nothing else", texts.name);
-        if texts.validation.len() >= FEW_VALIDATION_WINDOWS {
-            let (sequences, validation) = (texts.sequences.clone(), texts.validation.clone());
-            return Ok(ValidationSplit { sequences, validation, name });
-        }
-        if self.settings.evaluation != EvaluationText::HeldOut {
-            let validation = [&texts.held_out[..], &texts.validation].concat();
-            return Ok(ValidationSplit { sequences: texts.sequences.clone(), validation, name });
-        }
-        if texts.sequences.len() < 2 {
-            return Err(Error::usage(format!(
-                "{} gives one sequence: some are needed to learn from and others to look at",
-                texts.name
-            ))
-            .hint("give a longer setting `calibration` text, more setting `samples` or a smaller setting `sequence_length`"));
-        }
-        let every = texts.sequences.len().min(8);
-        let (mut sequences, mut validation) = (Vec::new(), Vec::new());
-        for (index, sequence) in texts.sequences.iter().enumerate() {
-            let part = if index % every == every - 1 { &mut validation } else { &mut sequences };
-            part.push(sequence.clone());
-        }
-        let rounded = if self.technique == Technique::Gptq { "were rounded on and" } else { "are" };
-        let name = format!("sequences of {} that {rounded} not learned from", texts.name);
-        Ok(ValidationSplit { sequences, validation, name })
+        let Tuning { distill, learn, .. } = self.settings.tuning;
+        let learns = self.plan.quants().into_iter().any(|quant| can_learn(quant, learn));
+        if distill.is_some() && !learns { Err(nothing_learns()) } else { Ok(()) }
     }
 
     /// Estimates the bits per weight before any are chosen: the target, or the mean over the fixed settings.
@@ -104,48 +62,57 @@ impl Job<'_> {
         Ok(quants.iter().map(|quant| f64::from(quant.bits)).sum::<f64>() / quants.len().max(1) as f64)
     }
 
-    /// Returns the settings of a run of `steps`, without the fingerprint of the model at the start.
-    pub(crate) fn distill_settings(&self, split: &ValidationSplit, steps: u32) -> Result<Settings> {
+    /// Returns the settings of a run of `steps` in which parts of layers `learn`, without the fingerprint of the model at the
+    /// start.
+    pub(crate) fn distill_settings(
+        &self,
+        split: &ValidationSplit,
+        learn: Learn,
+        steps: u32,
+    ) -> Result<Settings> {
+        let tuning = self.settings.tuning;
         Ok(Settings {
             model: self.source.fingerprint()?,
             student: String::new(),
             text: digest(&split.sequences),
             slice: digest(&split.validation),
             steps: steps as usize,
-            rate: match self.settings.tuning.rate {
+            rate: match tuning.rate {
                 Some(rate) => rate,
                 None => default_rate(self.expected_bpw()?),
             },
-            code_rate: match self.settings.tuning.learn {
-                Learn::Codes => Some(self.settings.tuning.code_rate.unwrap_or(CODE_RATE)),
-                Learn::Scales => None,
-            },
-            temperature: self.settings.tuning.temperature,
-            norms: self.settings.tuning.norms,
+            code_rate: (learn == Learn::Codes).then(|| tuning.code_rate.unwrap_or(CODE_RATE)),
+            temperature: tuning.temperature,
+            norms: tuning.norms,
             seed: self.settings.calibration.seed,
         })
     }
 
-    /// Fine-tunes the affine layers of `student` in `steps` at most.
+    /// Fine-tunes the layers of `student` that can learn to the float model's logits, in `steps` at most. Codes that change are
+    /// counted from those of `rounded`.
     pub(crate) fn distill(
         &self,
         student: &SourceModel,
+        rounded: &SourceModel,
         decision: &Decision,
         steps: u32,
     ) -> Result<Distilled> {
         let Self { progress, source, .. } = self;
-        let tuning = self.settings.tuning;
+        let (tuning, learn) = (self.settings.tuning, self.learns_end_to_end);
         let (engine, memory) = (Engine::start()?, self.settings.calibration.memory);
         let split = self.validation_split()?;
-        let layers = learning_layers(decision)?;
+        let layers = learning_layers(decision, learn);
         let learners = Learners {
-            layers: layers.keys().cloned().collect(),
-            codes: if tuning.learn == Learn::Codes { Codes::Learning } else { Codes::Fixed },
+            layers: layers.clone(),
+            codes: if learn == Learn::Codes { Codes::Learning } else { Codes::Fixed },
             norms: if tuning.norms { Norms::Learning } else { Norms::Fixed },
         };
         let learner = Student::new(&engine, student, learners, memory);
         let (state, forms) = start::read(student, &layers, &learner.names())?;
-        let settings = Settings { student: student.fingerprint()?, ..self.distill_settings(&split, steps)? };
+        // Without anything to learn there is nothing but the first look.
+        let steps = if state == State::default() { 0 } else { steps };
+        let settings =
+            Settings { student: student.fingerprint()?, ..self.distill_settings(&split, learn, steps)? };
         progress.stage("distilling");
         let target = |sequences| {
             let bar = progress.steps_bar(bars::FLOAT_MODEL, source.spec().blocks.len() as u64);
@@ -154,104 +121,105 @@ impl Job<'_> {
             target
         };
         let (training, validation) = (target(&split.sequences)?, target(&split.validation)?);
-        let run = Run { learner, training, validation, forms, settings };
+        let run = Run { learner, training, validation, temperature: settings.temperature };
         let adam = Adam::new(start::coordinates(&layers, &state), &state);
-        let tuned = run.steps(self, adam, state)?;
-        let (first, best) = (tuned.first_look(), tuned.best_look());
-        let code_rate = run.settings.code_rate;
-        let changes = |rate| start::changes(student, &tuned.best.codes, &run.forms, rate);
-        let record = Distillation {
-            steps: run.settings.steps,
+        let code_rate = settings.code_rate;
+        let stored = forms.stored(&state);
+        let tuned = self.take_steps(&run, TuningRun::new(settings, state, stored), adam, &forms)?;
+        let codes = code_rate.map(|rate| start::changes(rounded, &tuned.best.codes, &forms, rate));
+        let record = self.record_of(&tuned, &split, codes.transpose()?);
+        Ok(Distilled { values: tuned.best, record })
+    }
+
+    /// Measures the KL divergence of each token of `windows` between the float model and `student`.
+    pub(crate) fn divergences(&self, student: &SourceModel, windows: &[Vec<u32>]) -> Result<Vec<f64>> {
+        let (engine, memory) = (Engine::start()?, self.settings.calibration.memory);
+        let target = Target::new(&engine, self.source, windows, memory, &|| {})?;
+        let model = Student::new(&engine, student, Learners::default(), memory);
+        model.divergences(State::default().tuned(), &target)
+    }
+
+    /// Takes the steps of a `run`, or resumes them.
+    fn take_steps(
+        &self,
+        run: &Run<'_>,
+        mut tuning: TuningRun,
+        mut adam: Adam,
+        forms: &Forms,
+    ) -> Result<TuningRun> {
+        let path = TuningRun::path(&self.settings.output.path);
+        let steps = tuning.settings().steps;
+        if self.settings.resume && tuning.restore(&path, &mut adam)? {
+            let all = count(steps, "step");
+            self.progress.line(&format!("resuming: {} of {all} taken already", tuning.step()));
+        }
+        // Only the remaining steps: those of an earlier run would count for this one's rate.
+        let bar = self.progress.steps_bar(bars::DISTILLING, (steps - tuning.step()) as u64);
+        tuning.descend(run, forms, &mut adam, &Kept { path: &path, bar: &*bar })?;
+        bar.finish();
+        Ok(tuning)
+    }
+
+    fn record_of(
+        &self,
+        tuned: &TuningRun,
+        split: &ValidationSplit,
+        codes: Option<LearnedCodes>,
+    ) -> Distillation {
+        let (settings, first, best) = (tuned.settings(), tuned.first_look(), tuned.best_look());
+        Distillation {
+            steps: settings.steps,
             taken: tuned.step(),
             kept: best.step,
-            rate: run.settings.rate,
-            temperature: run.settings.temperature,
-            norms: run.settings.norms,
-            codes: code_rate.map(changes).transpose()?,
-            text: split.name,
+            rate: settings.rate,
+            temperature: settings.temperature,
+            norms: settings.norms,
+            codes,
+            text: split.name.clone(),
             windows: split.validation.len(),
             kl_before: first.kl,
             kl_after: best.kl,
-        };
-        Ok(Distilled { values: tuned.best, record })
+        }
     }
 }
 
-/// Model, targets and settings of a run of steps.
+/// Model and targets of a run of steps.
 struct Run<'a> {
     learner: Student<'a>,
     training: Target<'a>,
     validation: Target<'a>,
-    forms: Forms,
-    settings: Settings,
+    temperature: f64,
 }
 
-impl Run<'_> {
-    /// Takes the steps from `state` on, or resumes them.
-    fn steps(&self, job: &Job<'_>, mut adam: Adam, state: State) -> Result<TuningRun> {
-        let Self { settings, .. } = self;
-        let path = TuningRun::path(&job.settings.output.path);
-        let stored = self.stored(&state);
-        let mut progress = TuningRun::new(settings.clone(), state, stored);
-        if job.settings.resume && progress.restore(&path, &mut adam)? {
-            let steps = count(settings.steps, "step");
-            job.progress.line(&format!("resuming: {} of {steps} taken already", progress.step()));
-        } else {
-            let kl = self.measure(&progress.state.floats, &progress.state.latents)?;
-            progress.look(Look { step: 0, kl }, |state| self.stored(state));
-        }
-        // Only the remaining steps: those of an earlier run would count for this one's rate.
-        let bar = job.progress.steps_bar(bars::DISTILLING, (settings.steps - progress.step()) as u64);
-        while !progress.is_over() {
-            let from = progress.step();
-            let to = (from + LOOK_EVERY).min(settings.steps);
-            for step in from..to {
-                let taken = self.step(step, &mut adam, &mut progress.state);
-                taken.map_err(|e| with_resume_hint(e, from))?;
-                bar.inc(1);
-            }
-            let floats = self.forms.stored_floats(&progress.state.floats);
-            let kl = self.measure(&floats, &progress.state.latents);
-            let kl = kl.map_err(|e| with_resume_hint(e, from))?;
-            progress.look(Look { step: to, kl }, |state| self.stored(state));
-            bar.describe(format!("distilling, KL {:.3e} from {:.3e}", kl, progress.first_look().kl));
-            progress.save(&path, &adam)?;
-        }
-        bar.finish();
-        Ok(progress)
+impl Objective for Run<'_> {
+    fn sequences(&self) -> usize {
+        self.training.len()
     }
 
-    /// Takes a step, counted from 0.
-    fn step(&self, step: usize, adam: &mut Adam, state: &mut State) -> Result<()> {
-        crate::interrupt::check()?;
-        let Self { learner, training, settings, .. } = self;
-        let batch = settings.batch(step, SEQUENCES_IN_BATCH, training.len());
-        let values = Tuned { floats: &state.floats, latents: &state.latents };
-        let observe = &mut |gradients: &Values| adam.observe(gradients);
-        learner.gradients(values, training, &batch, settings.temperature, observe)?;
-        adam.apply(step + 1, settings.rates_of(step), state);
-        Ok(())
-    }
-
-    /// Returns the values of a `state` as they are stored.
-    fn stored(&self, state: &State) -> Stored {
-        let Self { forms, .. } = self;
-        Stored { floats: forms.stored_floats(&state.floats), codes: forms.stored_codes(&state.latents) }
+    fn gradients(&self, values: Tuned<'_>, batch: &[usize], observe: &mut dyn FnMut(&Values)) -> Result<()> {
+        self.learner.gradients(values, &self.training, batch, self.temperature, observe).map(drop)
     }
 
     /// Measures the mean KL divergence on the validation windows.
-    fn measure(&self, floats: &Values, latents: &Values) -> Result<f64> {
-        let divergences = self.learner.divergences(Tuned { floats, latents }, &self.validation)?;
-        Ok(divergences.iter().sum::<f64>() / divergences.len().max(1) as f64)
+    fn measure(&self, values: Tuned<'_>) -> Result<f64> {
+        Ok(mean(&self.learner.divergences(values, &self.validation)?))
     }
 }
 
-/// Adds to an interruption after `steps` that were kept how to resume.
-fn with_resume_hint(error: Error, steps: usize) -> Error {
-    match error.kind() {
-        crate::error::ErrorKind::Interrupted if steps > 0 => {
-            journal::resume_after(error, &format!("step {steps}"))
-        }
-        _ => error,
+/// Bar of the steps, and the journal that they are kept in.
+struct Kept<'a> {
+    path: &'a Path,
+    bar: &'a dyn Bar,
+}
+
+impl Watch for Kept<'_> {
+    fn stepped(&self) {
+        self.bar.inc(1);
+    }
+
+    fn looked(&self, run: &TuningRun, adam: &Adam) -> Result<()> {
+        let (first, last) = (run.first_look().kl, run.looks.last().map_or(f64::NAN, |look| look.kl));
+        self.bar.describe(format!("distilling, KL {last:.3e} from {first:.3e}"));
+        run.save(self.path, adam)
     }
 }

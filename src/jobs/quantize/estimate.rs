@@ -41,7 +41,7 @@ impl Job<'_> {
     }
 
     /// Returns the work of the job; none without a text.
-    fn work(&self) -> Option<Work<'_>> {
+    pub(crate) fn work(&self) -> Option<Work<'_>> {
         let texts = self.texts.as_ref()?;
         let (calibration, tuning) = (&self.settings.calibration, self.settings.tuning);
         let held_out = match self.settings.evaluation {
@@ -64,6 +64,7 @@ impl Job<'_> {
             windows: self.evaluation_windows.as_ref().map_or(held_out, |text| text.windows.len()),
             distill: tuning.distill.unwrap_or(0) as usize,
             learning_codes: self.learning_codes(),
+            learns_blocks: self.learns_codes(),
             watched: split.map_or(0, |split| split.validation.len()),
             refine: tuning.refine.unwrap_or(0) as usize,
             activations: calibration.memory,

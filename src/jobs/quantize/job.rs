@@ -8,6 +8,7 @@ use super::settings::Quantization;
 use crate::choose::allocate::CurvePoint;
 use crate::choose::curve::STEP;
 use crate::choose::plan::{Plan, Solution};
+use crate::choose::recipe::Learn;
 use crate::choose::table::Table;
 use crate::engine::measure::settings::StepCosts;
 use crate::error::{Error, Result};
@@ -35,6 +36,8 @@ pub struct Job<'a> {
     pub(crate) texts: Option<Texts>,
     /// Windows of the evaluation text, where it is a file.
     pub(crate) evaluation_windows: Option<EvaluationWindows>,
+    /// What learns in the steps of distillation that compare logits.
+    pub(crate) learns_end_to_end: Learn,
     /// Journals of an earlier run that this one does not resume, and when they were written.
     pub(crate) discarded: Vec<(PathBuf, SystemTime)>,
 }
@@ -68,6 +71,7 @@ impl<'a> Job<'a> {
             table: None,
             texts: None,
             evaluation_windows: None,
+            learns_end_to_end: Learn::Scales,
             discarded: Vec::new(),
         };
         job.technique = job.settings.calibration.rounding.unwrap_or_else(|| job.default_technique());
@@ -162,6 +166,7 @@ impl<'a> Job<'a> {
         if self.settings.tuning.any() {
             self.validation_split()?;
             self.note_few_tokens();
+            self.learns_end_to_end = self.choose_end_to_end();
         }
         Ok(())
     }

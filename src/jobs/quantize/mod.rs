@@ -1,4 +1,5 @@
 //! Quantizing a model: reachable sizes, sensitivities, allocation, rounding, fine-tuning, evaluation.
+pub(crate) mod blocks;
 pub(crate) mod codes;
 pub(crate) mod distill;
 pub(crate) mod estimate;
@@ -11,6 +12,7 @@ pub(crate) mod refinement_journal;
 pub(crate) mod round;
 pub(crate) mod rounding_journal;
 pub(crate) mod settings;
+pub(crate) mod split;
 pub(crate) mod stage;
 pub(crate) mod start;
 pub(crate) mod tuning;

@@ -10,7 +10,6 @@ use super::refinement_journal::{self, Moves, RefinementJournal};
 use super::rounding_journal::RoundingJournal;
 use super::stage::StagedModel;
 use crate::choose::candidate::Candidate;
-use crate::engine::decoder::load::{Tuned, Values};
 use crate::engine::learn::learning::Learners;
 use crate::engine::learn::student::{Student, Target};
 use crate::engine::measure::swaps::{Change, SwapSettings, swap_changes};
@@ -22,6 +21,7 @@ use crate::files::journal::{self, Header, MODEL, Start};
 use crate::jobs::bars;
 use crate::jobs::measure::digest;
 use crate::jobs::opening::{Need, open};
+use crate::jobs::quantize::tuning::State;
 use crate::jobs::record::{Refinement, RefinementRound};
 use crate::jobs::write::{Spool, Spooled, Warnings, unroundable};
 use crate::models::source::SourceTensor;
@@ -176,9 +176,8 @@ impl Job<'_> {
     ) -> Result<Vec<f64>> {
         let student = open(folder, Need::Headers)?;
         let memory = self.settings.calibration.memory;
-        let nothing = Values::new();
-        let values = Tuned { floats: &nothing, latents: &nothing };
-        Student::new(engine, &student, Learners::default(), memory).divergences(values, validation)
+        Student::new(engine, &student, Learners::default(), memory)
+            .divergences(State::default().tuned(), validation)
     }
 
     /// Predicts by how much each move of a layer from `decision`, whose model is in `folder`, changes the KL

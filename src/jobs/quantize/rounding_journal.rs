@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -71,6 +73,11 @@ impl RoundingJournal {
         output_file::beside(output, ".rounding-next")
     }
 
+    /// Path of the journal of the layers whose codes learn block by block.
+    pub fn blocks_path(output: &Path) -> PathBuf {
+        output_file::beside(output, ".blocks")
+    }
+
     /// Opens the journal at `path`.
     pub fn open(path: &Path, header: &Header, start: Start) -> Result<Self> {
         let (journal, entries) = Journal::open::<Entry>(path, header, start)?;
@@ -98,6 +105,24 @@ impl RoundingJournal {
     /// True if the layer at `path` is done.
     pub fn has(&self, path: &str) -> bool {
         self.layers.contains_key(path)
+    }
+
+    /// Reads the layer at `path`, which was there when the journal was opened or was flushed since.
+    pub fn read(&self, path: &str) -> Result<Quantized> {
+        let failed = |error| Error::io(&self.path, error);
+        let ranges = self.layers.get(path).ok_or_else(|| damaged(&self.path))?;
+        let mut file = File::open(&self.path).map_err(failed)?;
+        let mut part = |range: &Range<usize>| {
+            let mut bytes = vec![0; range.len()];
+            file.seek(SeekFrom::Start(range.start as u64)).map_err(failed)?;
+            file.read_exact(&mut bytes).map_err(failed)?;
+            Ok::<_, Error>(bytes)
+        };
+        Ok(Quantized {
+            packed: part(&ranges.packed)?,
+            scales: part(&ranges.scales)?,
+            biases: part(&ranges.biases)?,
+        })
     }
 
     /// Appends the layer at `path`, which has so many rows.
@@ -170,6 +195,8 @@ mod tests {
         drop(journal);
         let mut journal = RoundingJournal::open(&path, &header, Start::Resumed).unwrap();
         assert_eq!((journal.len(), journal.has("a"), journal.has("b")), (1, true, false));
+        assert_eq!(journal.read("a").unwrap(), layer(1).quantized);
+        assert!(journal.read("b").is_err());
         journal.append("b", 3, &layer(0)).unwrap();
         let (spooled, stats) = journal.seal().unwrap();
         assert_eq!(spooled.get("a"), Some(layer(1).quantized.as_slices()));

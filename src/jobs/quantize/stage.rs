@@ -3,10 +3,11 @@
 use super::round::Rounded;
 use crate::files::output_folder::OutputFolder;
 use crate::formats::writer::Produce;
+use crate::jobs::quantize::tuning::{TunedTensor, TunedValues};
 use crate::jobs::record::GptqStats;
 use crate::jobs::write::{CastTensor, CopyTensor, QuantizeTensor, Warnings};
 use crate::models::bitmap::BitMap;
-use crate::models::source::SourceModel;
+use crate::models::source::{SourceModel, SourceTensor};
 use crate::numerics::dtype::Dtype;
 
 /// A rounded model in a folder of its own beside the output, which is removed when it is dropped.
@@ -42,4 +43,17 @@ pub(crate) fn producers<'a>(
             }
         })
         .collect()
+}
+
+/// Returns producers of a staged model's tensors, with the values that `tuned` has where it has some.
+pub(crate) fn tuned_producers<'a>(
+    student: &'a SourceModel,
+    tuned: impl Fn(&str) -> Option<TunedValues<'a>>,
+    warnings: &'a Warnings,
+) -> Vec<Box<dyn Produce + 'a>> {
+    let producer = |tensor: SourceTensor<'a>| match tuned(tensor.name) {
+        Some(values) => Box::new(TunedTensor::new(tensor.name, &tensor.tensor, values)) as Box<dyn Produce>,
+        None => Box::new(CopyTensor::new(tensor, warnings)),
+    };
+    student.tensors().map(producer).collect()
 }

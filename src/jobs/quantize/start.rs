@@ -3,19 +3,24 @@
 use std::collections::BTreeMap;
 
 use super::job::Decision;
+use crate::choose::recipe::Learn;
 use crate::error::{Error, Result};
 use crate::jobs::quantize::tuning::{Coordinate, Forms, State};
 use crate::jobs::record::LearnedCodes;
 use crate::models::source::SourceModel;
-use crate::numerics::affine::{unpack, unpack_latents};
 use crate::numerics::dtype::{extend_f32, float_type};
+use crate::numerics::latent::{highest_latent, unpack_latents};
 use crate::numerics::quant::{Mode, Quant};
 
-/// Returns the layers of `decision` that become affine, with their settings. Fails where there are none.
-pub(crate) fn learning_layers(decision: &Decision) -> Result<BTreeMap<String, Quant>> {
+/// Returns the layers of `decision` that have something to learn, with their settings.
+pub(crate) fn learning_layers(decision: &Decision, learn: Learn) -> BTreeMap<String, Quant> {
     let chosen = decision.solution.bitmap.iter().map(|(path, quant)| (path.clone(), *quant));
-    let layers: BTreeMap<_, _> = chosen.filter(|(_, quant)| quant.mode == Mode::Affine).collect();
-    if layers.is_empty() { Err(nothing_learns()) } else { Ok(layers) }
+    chosen.filter(|(_, quant)| can_learn(*quant, learn)).collect()
+}
+
+/// True if a layer of this setting has something to learn: affine scales and biases, or codes of any mode.
+pub(crate) fn can_learn(quant: Quant, learn: Learn) -> bool {
+    quant.mode == Mode::Affine || learn == Learn::Codes
 }
 
 /// Returns the error for models without a layer that can learn.
@@ -23,7 +28,7 @@ pub(crate) fn nothing_learns() -> Error {
     Error::usage(
         "setting `distill` has nothing to fine-tune: no layer becomes affine, and other modes have no free scales",
     )
-    .hint("leave setting `distill` out, or choose affine bits")
+    .hint("set setting `learn` to codes, choose affine bits, or leave setting `distill` out")
 }
 
 /// Reads the values of the tensors `names`, and the forms that they are stored in. Codes are those of `layers`.
@@ -36,8 +41,8 @@ pub(crate) fn read(
     for name in names {
         let tensor = student.tensor(name)?;
         if let Some(quant) = name.strip_suffix(".weight").and_then(|path| layers.get(path)) {
-            state.latents.insert(name.clone(), unpack_latents(&tensor.bytes(), quant.bits));
-            forms.bits.insert(name.clone(), quant.bits);
+            state.latents.insert(name.clone(), unpack_latents(&tensor.bytes(), *quant));
+            forms.codes.insert(name.clone(), *quant);
             continue;
         }
         let mut decoded = Vec::with_capacity(tensor.len());
@@ -50,17 +55,19 @@ pub(crate) fn read(
 
 /// Returns how the values of a `state` move: scales with their biases, and all others on their own.
 pub(crate) fn coordinates(layers: &BTreeMap<String, Quant>, state: &State) -> Vec<Coordinate> {
-    let highest = |quant: &Quant| ((1u32 << quant.bits) - 1) as f32;
     let mut coordinates = Vec::new();
-    for (path, quant) in layers {
-        coordinates.push(Coordinate::Affine {
-            scales: format!("{path}.scales"),
-            biases: format!("{path}.biases"),
-            middle: highest(quant) / 2.0,
-        });
+    for (path, &quant) in layers {
+        let highest = highest_latent(quant);
+        if quant.mode == Mode::Affine {
+            coordinates.push(Coordinate::Affine {
+                scales: format!("{path}.scales"),
+                biases: format!("{path}.biases"),
+                middle: highest / 2.0,
+            });
+        }
         let name = format!("{path}.weight");
         if state.latents.contains_key(&name) {
-            coordinates.push(Coordinate::Codes { name, highest: highest(quant) });
+            coordinates.push(Coordinate::Codes { name, highest });
         }
     }
     let is_paired = |name: &str| {
@@ -80,12 +87,10 @@ pub(crate) fn changes(
 ) -> Result<LearnedCodes> {
     let mut learned = LearnedCodes { rate, count: 0, changed: 0 };
     for (name, packed) in codes {
-        let Some(&bits) = forms.bits.get(name) else { continue };
-        let count = packed.len() * 8 / bits as usize;
-        let [mut before, mut after] = [vec![0; count], vec![0; count]];
-        unpack(&student.tensor(name)?.bytes(), bits, &mut before);
-        unpack(packed, bits, &mut after);
-        learned.count += count as u64;
+        let Some(&quant) = forms.codes.get(name) else { continue };
+        let before = unpack_latents(&student.tensor(name)?.bytes(), quant);
+        let after = unpack_latents(packed, quant);
+        learned.count += after.len() as u64;
         learned.changed += before.iter().zip(&after).filter(|(before, after)| before != after).count() as u64;
     }
     Ok(learned)

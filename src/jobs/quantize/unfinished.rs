@@ -10,6 +10,7 @@ use super::job::Job;
 use super::refinement_journal::RefinementJournal;
 use super::rounding_journal::{self, RoundingJournal};
 use super::settings::EvaluationText;
+use crate::choose::recipe::Learn;
 use crate::error::{Error, ErrorKind, Result};
 use crate::files::journal;
 use crate::files::journal::{ANEW, Header, Journal};
@@ -19,11 +20,12 @@ use crate::jobs::texts::{FEW_VALIDATION_WINDOWS, Texts, Uses};
 use crate::numerics::rounding::Technique;
 
 /// Returns the paths of all journals that a run writes while it makes `output`.
-pub(crate) fn files(output: &Path) -> [PathBuf; 4] {
+pub(crate) fn files(output: &Path) -> [PathBuf; 5] {
     [
         RoundingJournal::path(output),
         RoundingJournal::next_path(output),
         RefinementJournal::path(output),
+        RoundingJournal::blocks_path(output),
         TuningRun::path(output),
     ]
 }
@@ -69,8 +71,8 @@ impl Job<'_> {
         }
         self.refuse_dropped_work()?;
         if !self.has_work_to_resume()? {
-            let [layers, _, rounds, steps] = journals.map(|path| path.display().to_string());
-            self.progress.notes(&[journal::nothing_to_resume(&[layers, rounds, steps])]);
+            let [layers, _, rounds, blocks, steps] = journals.map(|path| path.display().to_string());
+            self.progress.notes(&[journal::nothing_to_resume(&[layers, rounds, blocks, steps])]);
         }
         Ok(Vec::new())
     }
@@ -78,10 +80,11 @@ impl Job<'_> {
     /// Fails where there is unfinished work of a kind that this run does without.
     fn refuse_dropped_work(&self) -> Result<()> {
         let tuning = &self.settings.tuning;
-        let [layers, _, rounds, steps] = files(&self.settings.output.path);
+        let [layers, _, rounds, blocks, steps] = files(&self.settings.output.path);
         let dropped = [
             (&layers, "setting `rounding` gptq", self.technique != Technique::Gptq),
             (&rounds, "setting `refine`", tuning.refine.is_none()),
+            (&blocks, "setting `learn` codes", !self.learns_codes()),
             (&steps, "setting `distill`", tuning.distill.is_none()),
         ];
         match dropped.into_iter().find(|(path, _, none)| *none && path.exists()) {
@@ -96,10 +99,12 @@ impl Job<'_> {
     /// True if there is unfinished work that this run resumes. Fails where it was begun with other settings.
     fn has_work_to_resume(&self) -> Result<bool> {
         let tuning = &self.settings.tuning;
-        let [layers, _, rounds, steps] = files(&self.settings.output.path);
+        let [layers, _, rounds, blocks, steps] = files(&self.settings.output.path);
+        let by_block = tuning.distill.filter(|_| self.learns_codes());
         let headers = [
             (layers, self.rounding_header()?),
             (rounds, tuning.refine.map(|rounds| self.refinement_header(rounds)).transpose()?),
+            (blocks, by_block.map(|steps| self.blocks_header(steps)).transpose()?),
             (steps, tuning.distill.map(|steps| self.distill_header(steps)).transpose()?),
         ];
         let mut resumes = false;
@@ -117,8 +122,8 @@ impl Job<'_> {
         if self.settings.resume || output.overwrite {
             return Ok(());
         }
-        let [layers, _, rounds, steps] = files(&output.path);
-        for path in [&layers, &rounds, &steps] {
+        let [layers, _, rounds, blocks, steps] = files(&output.path);
+        for path in [&layers, &rounds, &blocks, &steps] {
             if Journal::has_unfinished(path, None)? {
                 return Err(journal::unfinished(path));
             }
@@ -128,7 +133,12 @@ impl Job<'_> {
 
     /// Returns the header of the journal of so many steps, without the model at the start.
     fn distill_header(&self, steps: u32) -> Result<Header> {
-        Ok(self.distill_settings(&self.validation_split()?, steps)?.header())
+        Ok(self.distill_settings(&self.validation_split()?, self.learns_end_to_end, steps)?.header())
+    }
+
+    /// Returns the header of the journal of blocks that learn in so many steps each, without the model at the start.
+    fn blocks_header(&self, steps: u32) -> Result<Header> {
+        Ok(self.distill_settings(&self.validation_split()?, Learn::Codes, steps)?.blocks_header())
     }
 
     /// True if this run has kept something that can be resumed.
@@ -140,7 +150,8 @@ impl Job<'_> {
     fn kept_journals(&self) -> Vec<PathBuf> {
         let tuning = &self.settings.tuning;
         let (rounds, refines) = (self.technique == Technique::Gptq, tuning.refine.is_some());
-        let is_used = [rounds, rounds && refines, refines, tuning.distill.is_some()];
+        let distills = tuning.distill.is_some();
+        let is_used = [rounds, rounds && refines, refines, self.learns_codes(), distills];
         let is_kept = |path: &PathBuf| {
             written(path).is_some_and(|time| !self.discarded.contains(&(path.clone(), time)))
         };

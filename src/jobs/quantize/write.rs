@@ -2,11 +2,13 @@
 
 use std::fmt::Write;
 
+use super::blocks::LearnedBlocks;
+use super::distill::Distilled;
 use super::job::{Decision, Job};
 use super::refine::Refined;
 use super::refinement_journal::RefinementJournal;
 use super::rounding_journal::RoundingJournal;
-use super::stage::{StagedModel, producers};
+use super::stage::{StagedModel, producers, tuned_producers};
 use super::unfinished;
 use super::unfinished::is_of_inputs;
 use crate::error::Result;
@@ -15,16 +17,13 @@ use crate::files::output_folder::OutputFolder;
 use crate::formats::writer::Produce;
 use crate::jobs::bars;
 use crate::jobs::opening::{Need, open};
-use crate::jobs::quantize::tuning::{Stored, TunedTensor, TunedValues};
+use crate::jobs::quantize::tuning::{Stored, TunedValues};
 use crate::jobs::record;
 use crate::jobs::record::{Distillation, Evaluation, GptqStats, Record, Refinement, Wanted};
 use crate::jobs::settings::Target;
-use crate::jobs::write::{
-    Container, CopyTensor, TowerFate, Warnings, companions, tower_producers, with_wrapper, write,
-};
+use crate::jobs::write::{Container, TowerFate, Warnings, companions, tower_producers, with_wrapper, write};
 use crate::models::bitmap::BitMap;
 use crate::models::inventory::Inventory;
-use crate::models::source::SourceModel;
 use crate::words::{bytes, count};
 
 /// A written model's bit map, and the parts of its record that rounding and tuning give.
@@ -114,21 +113,28 @@ impl Job<'_> {
             }
             None => (decision, staged, None),
         };
-        let StagedModel { folder: staged, gptq_stats } = staged;
-        let student = open(staged.path(), Need::Headers)?;
+        let gptq_stats = staged.gptq_stats.clone();
+        let blocks = match self.settings.tuning.distill.filter(|_| self.learns_codes()) {
+            Some(steps) => Some(self.stage_learned_blocks(&staged, &decision, steps, warnings)?),
+            None => None,
+        };
+        let rounded = open(staged.folder.path(), Need::Headers)?;
+        let learned = blocks.as_ref().map_or(&staged.folder, |(folder, _)| folder);
+        let student = open(learned.path(), Need::Headers)?;
         let (values, distillation) = match self.settings.tuning.distill {
             Some(steps) => {
-                let distilled = self.distill(&student, &decision, steps).map_err(|e| staged.relocate(e))?;
-                (distilled.values, Some(distilled.record))
+                let distilled = self.distill(&student, &rounded, &decision, steps);
+                let Distilled { values, record } = distilled.map_err(|error| learned.relocate(error))?;
+                (values, Some(with_blocks(record, blocks.as_ref().map(|(_, blocks)| blocks))))
             }
             None => (Stored::default(), None),
         };
-        let mut producers = with_wrapper(
-            &student,
-            tuned_producers(&student, &values, warnings),
-            TowerFate::Dropped,
-            warnings,
-        );
+        let tuned = |name: &str| {
+            let floats = values.floats.get(name).map(|values| TunedValues::Floats(values));
+            floats.or_else(|| values.codes.get(name).map(|codes| TunedValues::Stored(codes)))
+        };
+        let producers = tuned_producers(&student, tuned, warnings);
+        let mut producers = with_wrapper(&student, producers, TowerFate::Dropped, warnings);
         producers.extend(tower_producers(source, towers, warnings));
         self.write_files(folder, &producers, &self.bitmap(&decision), container)?;
         Ok(WrittenModel { decision, gptq_stats, refinement, distillation })
@@ -150,6 +156,27 @@ impl Job<'_> {
         let container = Container::Safetensors { max_shard_size: u64::MAX };
         self.write_files(&folder, &producers, &bitmap, container)?;
         Ok(StagedModel { folder, gptq_stats: rounded.gptq_stats() })
+    }
+
+    /// Lets the codes of the `staged` model learn block by block, and writes the result to a folder of its own beside it.
+    fn stage_learned_blocks(
+        &self,
+        staged: &StagedModel,
+        decision: &Decision,
+        steps: u32,
+        warnings: &Warnings,
+    ) -> Result<(OutputFolder, LearnedBlocks)> {
+        let student = open(staged.folder.path(), Need::Headers)?;
+        let learned = self.learn_blocks(&student, decision, steps);
+        let learned = learned.map_err(|error| staged.folder.relocate(error))?;
+        let folder = OutputFolder::create(&self.settings.output.path, Existing::Replaced)?;
+        let tuned = |name: &str| learned.tensor(name).map(TunedValues::Stored);
+        let producers = tuned_producers(&student, tuned, warnings);
+        let producers = with_wrapper(&student, producers, TowerFate::Dropped, warnings);
+        let container = Container::Safetensors { max_shard_size: u64::MAX };
+        self.write_files(&folder, &producers, &self.bitmap(decision), container)?;
+        drop(producers);
+        Ok((folder, learned))
     }
 
     /// Writes all tensors, config.json and the tokenizer's files.
@@ -199,25 +226,10 @@ impl Job<'_> {
     }
 }
 
-/// Returns producers of a staged model's tensors, with new `values` where there are some.
-fn tuned_producers<'a>(
-    student: &'a SourceModel,
-    values: &'a Stored,
-    warnings: &'a Warnings,
-) -> Vec<Box<dyn Produce + 'a>> {
-    student
-        .tensors()
-        .map(|tensor| {
-            let floats = values.floats.get(tensor.name).map(|values| TunedValues::Floats(values));
-            let codes = || values.codes.get(tensor.name).map(|codes| TunedValues::Codes(codes));
-            match floats.or_else(codes) {
-                Some(values) => {
-                    Box::new(TunedTensor::new(tensor.name, &tensor.tensor, values)) as Box<dyn Produce>
-                }
-                None => Box::new(CopyTensor::new(tensor, warnings)),
-            }
-        })
-        .collect()
+/// Adds to the record of the steps that compared logits what the `blocks` had learned before.
+fn with_blocks(record: Distillation, blocks: Option<&LearnedBlocks>) -> Distillation {
+    let Some(&LearnedBlocks { kl_before, codes, .. }) = blocks else { return record };
+    Distillation { kl_before, codes: record.codes.or(Some(codes)), ..record }
 }
 
 /// Describes the quantization for the model card, in Markdown.

@@ -10,7 +10,6 @@
 mod block;
 mod dtype;
 mod kernel;
-mod latent;
 mod pack;
 mod rows;
 #[cfg(test)]
@@ -18,7 +17,6 @@ mod tests;
 
 pub use dtype::FloatType;
 pub use kernel::{Grid, decode, encode, round_to_nearest_grid};
-pub use latent::{pack_latents, unpack_latents};
 pub use pack::{pack, unpack};
 pub use rows::{
     QuantizeError, Quantized, Rows, dequantize, dequantize_stored, quantize, quantize_dequantize,

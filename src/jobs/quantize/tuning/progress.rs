@@ -84,6 +84,21 @@ impl Settings {
             .with("the text looked at", &self.slice)
     }
 
+    /// Returns the header of the journal of blocks that learn with these settings.
+    pub fn blocks_header(&self) -> Header {
+        let Self { model, student, text, slice, steps, rate, code_rate, seed, .. } = self;
+        Header::new("learning of blocks")
+            .with("mixbit's version", env!("CARGO_PKG_VERSION"))
+            .with(MODEL, model)
+            .with("distill", steps)
+            .with("distill_code_rate", code_rate.unwrap_or_default())
+            .with("distill_rate", rate)
+            .with("seed", seed)
+            .with("the rounded model", student)
+            .with("the text learned from", text)
+            .with("the text looked at", slice)
+    }
+
     /// Returns the looks without improvement after which nothing more is expected: a third of all, at least 5.
     fn patience(&self) -> usize {
         (self.steps / LOOK_EVERY / 3).max(5)
@@ -115,6 +130,11 @@ impl TuningRun {
     /// Begins at `state`, which is stored as `stored`, before the first look.
     pub fn new(settings: Settings, state: State, stored: Stored) -> Self {
         Self { settings, looks: Vec::new(), state, best: stored }
+    }
+
+    /// Returns the settings.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     /// Returns the number of steps taken.

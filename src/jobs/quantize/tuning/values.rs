@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 use crate::error::Result;
 use crate::formats::checkpoint::Tensor;
 use crate::formats::writer::{OutputTensor, Produce, Sink};
-use crate::numerics::affine::{FloatType, pack_latents};
+use crate::numerics::affine::FloatType;
 use crate::numerics::dtype::{Dtype, push_f32};
+use crate::numerics::latent::pack_latents;
+use crate::numerics::quant::Quant;
 
 /// Values of tensors, row-major, by the tensors' names.
 pub type Values = BTreeMap<String, Vec<f32>>;
@@ -34,8 +36,8 @@ pub struct Stored {
 pub struct Forms {
     /// Types of float tensors.
     pub dtypes: BTreeMap<String, FloatType>,
-    /// Bits of codes.
-    pub bits: BTreeMap<String, u32>,
+    /// Settings of the layers whose codes learn.
+    pub codes: BTreeMap<String, Quant>,
 }
 
 impl Forms {
@@ -52,8 +54,8 @@ impl Forms {
 
     /// Returns the codes nearest to `latents`, packed.
     pub fn stored_codes(&self, latents: &Values) -> BTreeMap<String, Vec<u8>> {
-        let bits = self.bits.iter().filter_map(|(name, &bits)| Some((name, latents.get(name)?, bits)));
-        bits.map(|(name, latents, bits)| (name.clone(), pack_latents(latents, bits))).collect()
+        let codes = self.codes.iter().filter_map(|(name, &quant)| Some((name, latents.get(name)?, quant)));
+        codes.map(|(name, latents, quant)| (name.clone(), pack_latents(latents, quant))).collect()
     }
 }
 
@@ -69,8 +71,8 @@ pub struct TunedTensor<'a> {
 pub enum TunedValues<'a> {
     /// Numbers, which are stored in the tensor's type.
     Floats(&'a [f32]),
-    /// Packed codes, as they are stored.
-    Codes(&'a [u8]),
+    /// Bytes as they are stored.
+    Stored(&'a [u8]),
 }
 
 impl<'a> TunedTensor<'a> {
@@ -91,7 +93,7 @@ impl Produce for TunedTensor<'_> {
 
     fn produce(&self, _: usize, sink: &mut Sink<'_>) -> Result<()> {
         match self.values {
-            TunedValues::Codes(bytes) => sink(0, 0, bytes),
+            TunedValues::Stored(bytes) => sink(0, 0, bytes),
             TunedValues::Floats(values) => {
                 let mut bytes = Vec::with_capacity(values.len() * self.dtype.size());
                 push_f32(values, self.dtype, &mut bytes);

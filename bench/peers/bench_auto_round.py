@@ -1,9 +1,10 @@
 """AutoRound on one model and text, for `cargo xtask bench quality --auto-round`.
 
-Each result is a folder of its MLX export, with scales and biases in float16, groups of 64, and the embedding and head float.
-Everything is computed in float32; on some processors its default is bfloat16, which rounds the embedding too. Its other
-settings are its own: batches of 8, seed 42, sign gradient descent with a rate of one over the iterations, from 1000
-iterations on twice that for at most 3 bits. Prints a JSON line per result: name, folder, seconds.
+Each result is a folder of its MLX export, with groups of 64 and a float embedding and head. What is float there is float16,
+as in mlx-lm's results. Everything is computed in float32; on some processors its default is bfloat16. `torch.compile` is
+off: it saves time on large models. Its other settings are its own: batches of 8, seed 42, sign gradient descent with a rate
+of one over the iterations, from 1000 iterations on twice that for at most 3 bits. Prints a JSON line per result: name,
+folder, seconds.
 
 - uniform: asymmetric, 200 iterations, its default recipe
 - best: the same with 1000 iterations, as in its recipe `auto-round-best`
@@ -28,6 +29,7 @@ import torch
 from auto_round import AutoRound, AutoScheme, QuantizationScheme
 from auto_round.calib_dataset import register_dataset
 from datasets import Dataset
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from windows import windows
 
@@ -48,6 +50,14 @@ def load(path):
         # transformers would make experts of what the config does not mention; mlx-lm's llama4_text has none.
         config.moe_layers = []
     return AutoModelForCausalLM.from_pretrained(path, config=config, dtype=torch.float32)
+
+
+def in_float16(folder):
+    for path in Path(folder).glob("*.safetensors"):
+        tensors = {name: x.half() if x.is_floating_point() else x for name, x in load_file(path).items()}
+        save_file(tensors, path, metadata={"format": "pt"})
+    path = Path(folder) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"dtype": "float16"}, indent=2))
 
 
 class AutoRounds:
@@ -74,7 +84,9 @@ class AutoRounds:
             **settings,
         )
         _, folder = rounding.quantize_and_save(str(self.out / name), format="mlx")
-        row = {"name": name, "folder": folder, "seconds": time.time() - started}
+        seconds = time.time() - started
+        in_float16(folder)
+        row = {"name": name, "folder": folder, "seconds": seconds}
         print(json.dumps(row), file=results, flush=True)
 
     def uniform(self, name, bits, iters):

@@ -19,6 +19,7 @@ from mlx_lm.convert import mixed_quant_predicate_builder
 from mlx_lm.quant import awq, dwq, dynamic_quant
 from mlx_lm.quant.gptq import gptq_quantize
 from mlx_lm.utils import load, quantize_model, save
+from windows import windows
 
 
 class FloatEmbedding(nn.Embedding):
@@ -47,15 +48,6 @@ def linear_bits_per_weight(model):
             bits += 16 * module.weight.size
             weights += module.weight.size
     return bits / weights
-
-
-def windows(tokenizer, text, samples, length):
-    tokens = []
-    for document in text.split("\n<|endoftext|>\n"):
-        tokens += tokenizer.encode(document)
-    count = len(tokens) // length
-    chosen = [i * count // samples for i in range(samples)]
-    return mx.array([tokens[i * length : (i + 1) * length] for i in chosen])
 
 
 def in_dtype(model, dtype):
@@ -169,7 +161,7 @@ def main():
     arguments = parser.parse_args()
     _, tokenizer = load(str(arguments.model), lazy=True)
     data = windows(tokenizer, arguments.text.read_text(), arguments.samples, arguments.sequence_length)
-    peers = Peers(arguments.model, arguments.out, data)
+    peers = Peers(arguments.model, arguments.out, mx.array(data))
     attempts = [(f"uniform-{bits}", lambda bits=bits: peers.uniform(f"uniform-{bits}", group_size=64, bits=bits)) for bits in (2, 3, 4, 5, 6)]
     attempts += [(recipe, lambda recipe=recipe: peers.mixed(recipe)) for recipe in ("mixed_3_6", "mixed_4_6")]
     attempts += [

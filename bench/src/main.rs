@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, reason = "results go to standard output")]
 
 mod analyze;
+mod auto_round;
 mod checkpoint;
 mod convert;
 mod evaluate;

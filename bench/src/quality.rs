@@ -1,7 +1,7 @@
 //! `cargo xtask bench quality`: KL divergence and perplexity on held-out text, mixbit's results and its peers' side by side.
 //!
-//! mlx-lm's results are scored by `mixbit eval`, whose logits equal mlx-lm's (`cargo xtask parity`); llama.cpp's by its own
-//! logits on the same windows.
+//! mlx-lm's and AutoRound's results are scored by `mixbit eval`, whose logits equal mlx-lm's (`cargo xtask parity`);
+//! llama.cpp's by its own logits on the same windows.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use xtask::{process, workspace};
 use crate::peers::{Programs, Who};
 use crate::report::{Report, row};
 use crate::trained::{Folders, Trained};
-use crate::{TrainedOptions, llama_cpp};
+use crate::{TrainedOptions, auto_round, llama_cpp};
 
 const TARGETS: [f64; 7] = [2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0];
 /// Ways to quantize; the last two are GPTQ with refinement or distillation after it.
@@ -50,6 +50,10 @@ pub struct Options {
     /// Steps of distillation after GPTQ; 0 leaves it out
     #[arg(long, default_value_t = 150)]
     distill: usize,
+    /// AutoRound too, which takes hours on a CPU; PYTHON is one that has it, without one an environment of some gigabytes
+    /// is installed
+    #[arg(long, value_name = "PYTHON", num_args = 0..=1, require_equals = true)]
+    auto_round: Option<Option<PathBuf>>,
     /// Leave the others out
     #[arg(long)]
     no_peers: bool,
@@ -71,6 +75,7 @@ impl Options {
             windows: 24,
             refine: 2,
             distill: 150,
+            auto_round: None,
             no_peers: false,
             json: options.common.json,
         }
@@ -101,6 +106,8 @@ struct Bench<'a> {
     options: &'a Options,
     trained: &'a Trained,
     programs: Programs,
+    /// Python that has AutoRound, if that is wanted.
+    auto_round: Option<PathBuf>,
     work: PathBuf,
     rows: Vec<Row>,
     missing: Vec<String>,
@@ -118,11 +125,15 @@ fn on(options: &Options, trained: &Trained) -> Result<Report> {
     }
     fs::create_dir_all(&work)?;
     let programs = Programs::ready()?;
-    let mut bench = Bench { options, trained, programs, work, rows: Vec::new(), missing: Vec::new() };
+    let wanted = options.auto_round.as_ref().filter(|_| !options.no_peers);
+    let auto_round = wanted.map(|python| auto_round::python(python.as_deref())).transpose()?;
+    let mut bench =
+        Bench { options, trained, programs, auto_round, work, rows: Vec::new(), missing: Vec::new() };
     bench.ours()?;
     if !options.no_peers {
         bench.mlx_lm()?;
         bench.llama_cpp()?;
+        bench.auto_round()?;
     }
     bench.rows.sort_by(|a, b| a.bpw.total_cmp(&b.bpw));
     Ok(bench.report())
@@ -216,12 +227,24 @@ impl Bench<'_> {
     fn mlx_lm(&mut self) -> Result<()> {
         eprintln!("bench: {}, mlx-lm (with mixbit's BLAS; minutes)", self.trained.name());
         let mut command = self.programs.script(Who::MlxLmBlas, "bench_quality.py")?;
+        self.folder_rows("mlx-lm", &mut command)
+    }
+
+    fn auto_round(&mut self) -> Result<()> {
+        let Some(python) = &self.auto_round else { return Ok(()) };
+        let mut command = auto_round::script(python);
+        eprintln!("bench: {}, AutoRound (hours)", self.trained.name());
+        self.folder_rows("AutoRound", &mut command)
+    }
+
+    /// Runs a peer's script on the model and the calibration text, and scores the MLX folders that it wrote.
+    fn folder_rows(&mut self, peer: &str, command: &mut Command) -> Result<()> {
         command.arg("--model").arg(&self.trained.model).arg("--text").arg(&self.trained.calibration);
         command.args(["--samples", &self.options.samples.to_string()]);
         command.args(["--sequence-length", &self.options.sequence_length.to_string()]);
-        command.arg("--out").arg(self.work.join("mlx-lm"));
-        for row in self.peer_rows(&mut command)? {
-            let name = format!("mlx-lm {}", row["name"].as_str().unwrap_or_default());
+        command.arg("--out").arg(self.work.join(peer));
+        for row in self.peer_rows(command)? {
+            let name = format!("{peer} {}", row["name"].as_str().unwrap_or_default());
             if let Some(folder) = row["folder"].as_str() {
                 self.score(name, true, Path::new(folder), None)?;
             }

@@ -298,6 +298,42 @@ fn single_layers_have_settings_of_their_own() {
 }
 
 #[test]
+fn settings_of_no_layer_are_noted() {
+    let home = tempfile::tempdir().unwrap();
+    let mixed = fixtures().join("golden/forms/auto-round-mixed");
+    let eight = serde_json::json!({"bits": 8});
+    let two = serde_json::json!({"bits": 2, "group_size": 64});
+    let (down, q) = ("model.layers.0.mlp.down_proj", "model.layers.0.self_attn.q_proj");
+    for (name, change, expected) in [
+        ("all named", auto_round(&serde_json::json!({down: eight, q: two, "lm_head": eight})), None),
+        (
+            "some not",
+            auto_round(&serde_json::json!(
+                {"model.layers.7.mlp": eight, down: eight, q: two, "gate_up": eight, "layers.0.ml": eight}
+            )),
+            Some("extra_config` names no layer of this model: `gate_up`, `layers.0.ml`, `layers.7.mlp`\n"),
+        ),
+        (
+            "patterns",
+            serde_json::json!({"quant_method": "gptq", "dynamic":
+                {"-:proj": {}, "+:.*vision": eight, "+:.*down": eight, ".*q_proj": two}}),
+            Some("dynamic` names no layer of this model: `.*vision`, `proj`\n"),
+        ),
+    ] {
+        let folder = home.path().join(name);
+        copy_folder(&mixed, &folder);
+        let mut config = json_file(&folder.join("config.json"));
+        config["quantization_config"].as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        fs::write(folder.join("config.json"), config.to_string()).unwrap();
+        let output = mixbit(["inspect", folder.to_str().unwrap()]);
+        succeeded(&output);
+        let said = stderr(&output);
+        assert!(expected.is_none_or(|note| said.contains(note)), "{name}: {said}");
+        assert_eq!(said.contains("names no layer"), expected.is_some(), "{name}: {said}");
+    }
+}
+
+#[test]
 fn a_section_without_a_method_is_refused() {
     let home = tempfile::tempdir().unwrap();
     for form in ["fp8-blocks", "packed", "nvfp4-compressed"] {

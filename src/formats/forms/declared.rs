@@ -32,6 +32,8 @@ pub(crate) struct Declared {
     pub(crate) method: String,
     /// Forms, and the layers that are in each.
     pub(crate) schemes: Vec<(Targets, Scheme)>,
+    /// Key with settings of single layers, where one is there.
+    pub(crate) layer_key: Option<String>,
 }
 
 /// Integers of a number of bits with a scale for each row, or each group of columns.
@@ -241,7 +243,7 @@ pub(crate) fn declared(files: &ModelFiles) -> Result<Option<Declared>> {
     let Some(keys) = read_keys(MODELOPT).filter(|_| section(&keys).is_none()) else { return Ok(None) };
     let Some(value) = keys.get("quantization") else { return Ok(None) };
     let section = Section { path: files.path_of(MODELOPT), key: "quantization".to_owned(), value };
-    Ok(Some(Declared { method: "modelopt".to_owned(), schemes: modelopt(&section)? }))
+    Ok(Some(Declared { method: "modelopt".to_owned(), schemes: modelopt(&section)?, layer_key: None }))
 }
 
 /// Makes the error for a model of `files` whose tensor `name` is packed, and whose config.json names no method.
@@ -286,7 +288,9 @@ fn read(path: &Path, keys: &Map<String, Value>) -> Result<Option<Declared>> {
                 .hint(READ));
         }
     };
-    Ok(Some(Declared { method: method.to_owned(), schemes }))
+    let layer_key = gptq_config::LAYER_KEYS.into_iter().find(|key| value.get(*key).is_some());
+    let layer_key = layer_key.map(|name| format!("{key}.{name}"));
+    Ok(Some(Declared { method: method.to_owned(), schemes, layer_key }))
 }
 
 /// Reads two sizes.

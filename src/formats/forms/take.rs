@@ -14,6 +14,7 @@ use crate::formats::checkpoint::{Checkpoint, Tensor};
 use crate::formats::entry::{Entry, Incoming};
 use crate::formats::stored::Stored;
 use crate::numerics::dtype::Dtype;
+use crate::words::list;
 
 /// Scales of keys, values and activations that belong to no layer's weight.
 const ACTIVATIONS: [&str; 8] = [
@@ -57,6 +58,7 @@ pub(crate) fn take(
 
 fn take_declared(checkpoint: &mut Checkpoint, declared: &Declared) -> Result<()> {
     checkpoint.stored_bytes = Some(checkpoint.stored_bytes());
+    checkpoint.notes.extend(note_without_layer(checkpoint, declared));
     let layers = layers(checkpoint, declared);
     for (path, scheme) in &layers {
         let mut parts = Parts::new(checkpoint, path);
@@ -77,6 +79,18 @@ fn take_declared(checkpoint: &mut Checkpoint, declared: &Declared) -> Result<()>
         ));
     }
     Ok(())
+}
+
+/// Returns a sentence about settings of single layers that name none.
+fn note_without_layer(checkpoint: &Checkpoint, declared: &Declared) -> Option<String> {
+    let key = declared.layer_key.as_ref()?;
+    let mut paths: Vec<&str> =
+        checkpoint.entries.keys().filter_map(|name| Some(name.rsplit_once('.')?.0)).collect();
+    paths.dedup();
+    let of_none = declared.schemes.iter().flat_map(|(targets, _)| targets.without_layer(&paths));
+    let of_none: BTreeSet<String> = of_none.map(|name| format!("`{name}`")).collect();
+    let of_none: Vec<String> = of_none.into_iter().collect();
+    (!of_none.is_empty()).then(|| format!("`{key}` names no layer of this model: {}", list(&of_none)))
 }
 
 /// Returns the first tensor that is packed in a form of another tool, with its name.

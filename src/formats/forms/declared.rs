@@ -68,6 +68,10 @@ pub(crate) enum Scheme {
 }
 
 impl Scheme {
+    /// Forms whose tensors have names or types that no float layer and no layer of MLX has.
+    pub(crate) const EVIDENT: [Self; 5] =
+        [Self::Float, Self::Mxfp4, Self::Mxfp4Blocks, Self::BitsandbytesInt8, Self::BitsandbytesTable];
+
     /// Returns the path of the layer that the tensor `name` of type `dtype` shows to be in this form.
     pub(crate) fn layer_of<'a>(&self, name: &'a str, dtype: Dtype) -> Option<&'a str> {
         match self {
@@ -76,14 +80,20 @@ impl Scheme {
                 name.strip_suffix(".weight_packed")
             }
             Self::Int8(_) => name.strip_suffix(".weight").filter(|_| dtype == Dtype::I8),
-            Self::Mxfp4Blocks => name.strip_suffix("_blocks").or_else(|| name.strip_suffix("_scales")),
+            Self::Mxfp4Blocks => {
+                let layer = name.strip_suffix("_blocks").or_else(|| name.strip_suffix("_scales"));
+                layer.filter(|_| matches!(dtype, Dtype::U8 | Dtype::F8E8M0))
+            }
             Self::Nvfp4(Names::ModelOpt) => {
                 let codes = || name.strip_suffix(".weight").filter(|_| dtype == Dtype::U8);
                 name.strip_suffix(".weight_scale_2").or_else(codes)
             }
             Self::Awq(_) | Self::Gptq(_) | Self::Float => name.strip_suffix(".qweight"),
             Self::BitsandbytesInt8 => name.strip_suffix(".SCB"),
-            Self::BitsandbytesTable => bitsandbytes::STATES.iter().find_map(|end| name.strip_suffix(end)),
+            Self::BitsandbytesTable => {
+                let mut ends = bitsandbytes::STATES.iter().chain([&bitsandbytes::FACTORS]);
+                ends.find_map(|end| name.strip_suffix(end))
+            }
         }
     }
 

@@ -31,9 +31,6 @@ const ACTIVATIONS: [&str; 8] = [
 /// Hint where config.json and the tensors disagree.
 const FOREIGN_CONFIG: &str = "config.json is not the one that belongs to these weights";
 
-/// Ends of the names of tensors that no float layer has, and no layer of MLX.
-const PACKED: [&str; 4] = [".qweight", ".weight_packed", ".SCB", ".weight.absmax"];
-
 /// Replaces the layers of `checkpoint`, which is of `files`, that are in the form that config.json declares.
 ///
 /// # Errors
@@ -96,8 +93,7 @@ fn note_without_layer(checkpoint: &Checkpoint, declared: &Declared) -> Option<St
 /// Returns the first tensor that is packed in a form of another tool, with its name.
 fn first_packed(checkpoint: &Checkpoint) -> Option<(&str, Tensor<'_>)> {
     let is_packed = |(name, tensor): &(&str, Tensor<'_>)| {
-        PACKED.iter().any(|end| name.ends_with(end))
-            || (tensor.dtype == Dtype::U8 && name.ends_with("_blocks"))
+        Scheme::EVIDENT.iter().any(|scheme| scheme.layer_of(name, tensor.dtype).is_some())
     };
     checkpoint.iter().find(is_packed)
 }

@@ -16,7 +16,7 @@ use crate::formats::npz::npy_header;
 use crate::models::source::SourceModel;
 use crate::numerics::dtype::Dtype;
 use crate::progress::Progress;
-use crate::text::corpus::{HELD_OUT_EVERY, Text, windows_to_split};
+use crate::text::corpus::{HELD_OUT_EVERY, Text, needs, windows_to_split};
 use crate::text::stop_tokens::StopTokens;
 use crate::text::tokenizer::Tokenizer;
 use crate::words::count;
@@ -152,20 +152,15 @@ fn enough_texts(tokens: u64, calibration: &Calibration, uses: Uses) -> Result<us
     };
     // Where windows are held out, tuning watches its progress on sequences that it does not learn from.
     let samples = if uses.scoring && uses.tuning { asked.max(2) } else { asked };
-    let (needed, held_out) = if uses.scoring {
-        (windows_to_split(samples), ", some of them held out for evaluation")
-    } else {
-        (samples, "")
-    };
+    let needed = if uses.scoring { windows_to_split(samples) } else { samples };
     if texts >= needed {
         return Ok(texts);
     }
     let fewer = if asked > 1 { ", fewer setting `samples`" } else { "" };
-    let verb = if samples == 1 { "needs" } else { "need" };
     Err(Error::usage(format!(
-        "setting `calibration` generated:{tokens} makes {} of {length} tokens; {} {verb} {needed}{held_out}",
-        count(texts, "text"),
-        count(samples, "sequence")
+        "setting `calibration` generated:{tokens} makes {}; {}",
+        count(texts * length, "token"),
+        needs([samples, length], needed * length, uses.scoring)
     ))
     .hint(format!(
         "give setting `calibration` generated:{}{fewer} or a smaller setting `sequence_length`",

@@ -175,6 +175,19 @@ fn what_cannot_generate_is_refused() {
         assert!(stderr(&output).contains(&format!("give --calibration generated:{enough}")));
         assert!(generated(home.path()).is_empty());
     }
+    let measured = ["--target-bpw", "4", "--sequence-length", "64", "--sensitivity-samples", "29"];
+    for more in [
+        &["--calibration", "generated", "--samples", "28"][..],
+        &["--calibration", "generated:2048"],
+        // Four of the 32 sequences tell which steps help.
+        &["--calibration", "generated:2304", "--distill", "2"],
+    ] {
+        let output = make("quantize", &bundled(), &out, &[&measured, more].concat());
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        let expected = "--sensitivity-samples asks for 29 of 28 sequences";
+        assert!(stderr(&output).contains(expected), "{more:?}: {}", stderr(&output));
+        assert!(generated(home.path()).is_empty(), "{more:?}");
+    }
     copy_folder(&bundled(), &without);
     fs::remove_file(without.join("tokenizer.json")).unwrap();
     let output = make("quantize", &without, &out, &[&SMALL[..], &["--calibration", "generated"]].concat());

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::bars;
 use super::settings::{Calibration, Samples};
-use super::texts::Uses;
+use super::texts::{Uses, sequences_left};
 use crate::engine::decoder::model::Model;
 use crate::engine::generate::texts::{SampledTexts, sample_texts};
 use crate::engine::runtime::Engine;
@@ -85,6 +85,12 @@ impl GeneratedText {
     pub fn samples(&self) -> u32 {
         let texts = self.prompts.len();
         (texts - (texts / HELD_OUT_EVERY).max(1)).max(1) as u32
+    }
+
+    /// Fails where `calibration` asks to measure sensitivities on more sequences than the text will give beside `uses`.
+    pub fn check_measured(&self, calibration: &Calibration, uses: Uses) -> Result<()> {
+        let sequences = sequences_left(self.prompts.len(), calibration.samples, uses);
+        calibration.measured(sequences).map(drop)
     }
 
     /// Generates the text with `source` and writes it, unless an earlier run has. Returns true if it was written now.

@@ -66,6 +66,11 @@ impl Forms {
         self.sentences(|quant| format!("decoded, though {quant} has the same numbers"))
     }
 
+    /// Returns the number of layers that are decoded wherever the model is read.
+    pub(super) fn always_decoded(&self) -> usize {
+        self.0.iter().filter(|((_, quant), _)| quant.is_none()).map(|(_, number)| number).sum()
+    }
+
     /// Returns a sentence per form. `fate` says what becomes of layers that MLX has a setting for.
     fn sentences(&self, fate: impl Fn(Quant) -> String) -> Vec<String> {
         let sentence = |(&(form, quant), number): (&(&str, Option<Quant>), &usize)| {

@@ -89,6 +89,11 @@ impl SourceModel {
         self.notes.where_decoded().all
     }
 
+    /// Returns the number of layers that came in another tool's form and are decoded wherever the model is read.
+    pub fn always_decoded(&self) -> usize {
+        self.notes.forms.always_decoded()
+    }
+
     /// Returns the layers that came in another tool's form, or were decoded, in the manifest's order.
     pub fn incoming(&self) -> impl Iterator<Item = (&str, Incoming)> {
         let of = |spec: &TensorSpec| self.tensor(&spec.name).ok()?.incoming;

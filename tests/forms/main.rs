@@ -184,6 +184,30 @@ fn requantize_without_codes_says_so() {
     assert!(stderr(&output).contains(note), "{}", stderr(&output));
 }
 
+#[test]
+fn requantize_where_all_is_decoded_says_so() {
+    let home = tempfile::tempdir().unwrap();
+    for (model, expected) in [
+        (
+            "golden/forms/bitsandbytes-nf4",
+            Some("changes nothing for 7 quantized layers: MLX lacks their form"),
+        ),
+        ("golden/forms/gptq", None),
+        ("golden/quantized-by-mlx-lm/llama-uniform-4-bits", None),
+        (
+            "gguf/types.gguf",
+            Some("quantized layers: MLX lacks their form, so they are decoded without it too"),
+        ),
+    ] {
+        let flags = ["--bits", "6:32", "--requantize", "--dry-run"];
+        let output = make("quantize", &fixtures().join(model), &home.path().join("out"), &flags);
+        succeeded(&output);
+        let said = stderr(&output);
+        assert!(expected.is_none_or(|note| said.contains(note)), "{model}: {said}");
+        assert_eq!(said.contains("--requantize changes nothing"), expected.is_some(), "{model}: {said}");
+    }
+}
+
 fn packed_bits(bits: u32) -> Value {
     serde_json::json!({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"group_0":
         {"targets": ["Linear"], "weights": {"num_bits": bits, "type": "int", "strategy": "channel"}}}})

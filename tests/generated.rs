@@ -154,21 +154,39 @@ fn what_cannot_generate_is_refused() {
     }
     let held_out = ["--bits", "3", "--rounding", "gptq", "--samples", "8", "--sequence-length", "64"];
     for (flags, text, expected, enough) in [
+        (&SMALL[..], "generated:448", "generated:448 makes 448 tokens; 8 sequences of 64 need 512\n", "512"),
         (
-            &SMALL[..],
-            "generated:448",
-            "generated:448 makes 7 texts of 64 tokens; 8 sequences need 8\n",
-            "512",
+            &held_out,
+            "generated:512",
+            "8 sequences of 64 need 576, some of them held out for evaluation\n",
+            "576",
         ),
-        (&held_out, "generated:512", "8 sequences need 9, some of them held out for evaluation\n", "576"),
-        (&["--target-bpw", "4"], "generated:9", "makes 1 text of 512 tokens; 1 sequence needs 2,", "1024 or"),
-        (&["--target-bpw", "4", "--distill", "2"], "generated:1024", "2 sequences need 3,", "1536 or"),
+        (&["--target-bpw", "4"], "generated:9", "makes 512 tokens; 1 sequence of 512 needs 1024,", "1024 or"),
+        (
+            &["--target-bpw", "4", "--distill", "2"],
+            "generated:1024",
+            "2 sequences of 512 need 1536,",
+            "1536 or",
+        ),
     ] {
         let output = make("quantize", &bundled(), &out, &[flags, &["--calibration", text]].concat());
         assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
         assert!(stderr(&output).contains(expected), "{}", stderr(&output));
         assert!(stderr(&output).contains(&format!("give --calibration generated:{enough}")));
         assert!(generated(home.path()).is_empty());
+    }
+    let measured = ["--target-bpw", "4", "--sequence-length", "64", "--sensitivity-samples", "29"];
+    for more in [
+        &["--calibration", "generated", "--samples", "28"][..],
+        &["--calibration", "generated:2048"],
+        // Four of the 32 sequences tell which steps help.
+        &["--calibration", "generated:2304", "--distill", "2"],
+    ] {
+        let output = make("quantize", &bundled(), &out, &[&measured, more].concat());
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        let expected = "--sensitivity-samples asks for 29 of 28 sequences";
+        assert!(stderr(&output).contains(expected), "{more:?}: {}", stderr(&output));
+        assert!(generated(home.path()).is_empty(), "{more:?}");
     }
     copy_folder(&bundled(), &without);
     fs::remove_file(without.join("tokenizer.json")).unwrap();

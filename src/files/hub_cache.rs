@@ -1,7 +1,8 @@
 //! The Hub's cache on disk: what a path in it tells about the model.
 
-use std::fs;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 use crate::error::{Error, ErrorKind};
 
@@ -10,6 +11,28 @@ pub fn name_in_cache(path: &Path) -> Option<String> {
     let cached = path.iter().filter_map(|part| part.to_str()?.strip_prefix("models--")).next_back()?;
     let (organisation, name) = cached.split_once("--")?;
     Some(format!("{organisation}/{name}"))
+}
+
+/// Returns the paths in a snapshot of all files in it and in its folders that are not hidden, with their bytes.
+pub(crate) fn files_in_snapshot(snapshot: &Path) -> io::Result<BTreeMap<String, Option<u64>>> {
+    let mut files = BTreeMap::new();
+    let mut folders = vec![String::new()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(snapshot.join(&folder))? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with('.') {
+                continue;
+            }
+            let path = format!("{folder}{name}");
+            if entry.file_type()?.is_dir() {
+                folders.push(path + "/");
+            } else if let Ok(contents) = fs::metadata(entry.path()) {
+                files.insert(path, Some(contents.len()));
+            }
+        }
+    }
+    Ok(files)
 }
 
 /// Returns the contents that `path`, a file in a snapshot of a cache, links to.

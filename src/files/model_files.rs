@@ -46,6 +46,11 @@ impl ModelFiles {
         Ok(Self { path: path.to_owned(), place })
     }
 
+    /// Returns the files of a folder by themselves, whether a GGUF is among them or not.
+    pub(crate) fn of_folder(path: &Path) -> Self {
+        Self { path: path.to_owned(), place: Place::Folder }
+    }
+
     /// Returns the path of the folder, the pack or the GGUF.
     pub fn path(&self) -> &Path {
         &self.path

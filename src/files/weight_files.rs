@@ -7,7 +7,6 @@ use std::path::Path;
 
 use super::json;
 use super::model_files::ModelFiles;
-use super::names::has_extension;
 use super::pack::safe_name;
 use crate::error::{Error, ErrorKind, Result};
 use crate::words::count;
@@ -20,6 +19,9 @@ pub(crate) const PICKLE_INDEX: &str = "pytorch_model.bin.index.json";
 
 /// Name of the only weight file of a model in NumPy's format.
 pub const NPZ: &str = "weights.npz";
+
+/// Hint where the Hub lacks a file of a model.
+pub(crate) const INCOMPLETE: &str = "the model is incomplete on the Hub: tell its author";
 
 /// Names of tensors, with the files that an index says they are in.
 pub(crate) type WeightMap = BTreeMap<String, String>;
@@ -86,8 +88,7 @@ pub fn weight_files(place: &Path, files: &ModelFiles, names: &[String]) -> Resul
     if present.is_empty() && top.iter().any(|name| is_safetensors(name)) {
         return Err(error);
     }
-    Err(Error::file(place, format!("its index names `{shard}`, which is not there"))
-        .hint("the model is incomplete on the Hub: tell its author"))
+    Err(Error::file(place, format!("its index names `{shard}`, which is not there")).hint(INCOMPLETE))
 }
 
 /// True if the file `shard` has every tensor that `index` says is in it, as far as its header can be read yet.
@@ -132,10 +133,6 @@ pub(crate) fn choose_weights(dir: &Path, names: &[String]) -> Result<Vec<String>
     }
     if names.iter().any(|name| name == NPZ) {
         return Ok(vec![NPZ.to_owned()]);
-    }
-    if let Some(gguf) = names.iter().find(|name| has_extension(name, "gguf")) {
-        return Err(Error::file(dir, format!("no weights but GGUF files, such as `{gguf}`"))
-            .hint("download the one that you want and give the path of that file"));
     }
     let expected = "no weights: expected model.safetensors, shards with an index, weights.npz, pytorch_model.bin, or one .gguf";
     let error = Error::file(dir, expected);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::bars;
 use super::settings::{Calibration, Samples};
-use super::texts::Uses;
+use super::texts::{Uses, sequences_left};
 use crate::engine::decoder::model::Model;
 use crate::engine::generate::texts::{SampledTexts, sample_texts};
 use crate::engine::runtime::Engine;
@@ -16,7 +16,7 @@ use crate::formats::npz::npy_header;
 use crate::models::source::SourceModel;
 use crate::numerics::dtype::Dtype;
 use crate::progress::Progress;
-use crate::text::corpus::{HELD_OUT_EVERY, Text, windows_to_split};
+use crate::text::corpus::{HELD_OUT_EVERY, Text, needs, windows_to_split};
 use crate::text::stop_tokens::StopTokens;
 use crate::text::tokenizer::Tokenizer;
 use crate::words::count;
@@ -87,6 +87,12 @@ impl GeneratedText {
         (texts - (texts / HELD_OUT_EVERY).max(1)).max(1) as u32
     }
 
+    /// Fails where `calibration` asks to measure sensitivities on more sequences than the text will give beside `uses`.
+    pub fn check_measured(&self, calibration: &Calibration, uses: Uses) -> Result<()> {
+        let sequences = sequences_left(self.prompts.len(), calibration.samples, uses);
+        calibration.measured(sequences).map(drop)
+    }
+
     /// Generates the text with `source` and writes it, unless an earlier run has. Returns true if it was written now.
     ///
     /// # Errors
@@ -152,20 +158,15 @@ fn enough_texts(tokens: u64, calibration: &Calibration, uses: Uses) -> Result<us
     };
     // Where windows are held out, tuning watches its progress on sequences that it does not learn from.
     let samples = if uses.scoring && uses.tuning { asked.max(2) } else { asked };
-    let (needed, held_out) = if uses.scoring {
-        (windows_to_split(samples), ", some of them held out for evaluation")
-    } else {
-        (samples, "")
-    };
+    let needed = if uses.scoring { windows_to_split(samples) } else { samples };
     if texts >= needed {
         return Ok(texts);
     }
     let fewer = if asked > 1 { ", fewer setting `samples`" } else { "" };
-    let verb = if samples == 1 { "needs" } else { "need" };
     Err(Error::usage(format!(
-        "setting `calibration` generated:{tokens} makes {} of {length} tokens; {} {verb} {needed}{held_out}",
-        count(texts, "text"),
-        count(samples, "sequence")
+        "setting `calibration` generated:{tokens} makes {}; {}",
+        count(texts * length, "token"),
+        needs([samples, length], needed * length, uses.scoring)
     ))
     .hint(format!(
         "give setting `calibration` generated:{}{fewer} or a smaller setting `sequence_length`",

@@ -8,7 +8,7 @@ use super::template::Template;
 use crate::error::{Error, Result};
 use crate::jobs::write::companions;
 use crate::models::source::SourceModel;
-use crate::text::corpus::{Split, Text, Windows, holds_token_ids};
+use crate::text::corpus::{HELD_OUT_EVERY, Split, Text, Windows, holds_token_ids};
 use crate::text::tokenizer::Tokenizer;
 use crate::words::count;
 
@@ -191,14 +191,34 @@ fn check_number(
     Ok(notes)
 }
 
+/// Number of sequences of which one may be taken to watch progress on.
+const VALIDATION_EVERY: usize = 8;
+
+/// Returns how many of so many `sequences` are taken to watch progress on; none where these would be too few.
+fn validation_taken(sequences: usize) -> usize {
+    let taken = sequences / VALIDATION_EVERY;
+    if taken < FEW_VALIDATION_WINDOWS { 0 } else { taken }
+}
+
+/// Returns the number of sequences that [`Texts::prepare`] leaves to measure on of a text of so many `windows`.
+pub(crate) fn sequences_left(windows: usize, samples: Samples, uses: Uses) -> usize {
+    let held_out = (windows / HELD_OUT_EVERY).max(1);
+    let sequences = samples.count() as usize;
+    let spare = held_out.saturating_sub(MOST_HELD_OUT_WINDOWS);
+    let unused = windows.saturating_sub(held_out + sequences);
+    let is_short = spare + unused < FEW_VALIDATION_WINDOWS;
+    let may_take = uses.tuning && matches!(samples, Samples::AtMost(_));
+    sequences - if may_take && is_short { validation_taken(sequences) } else { 0 }
+}
+
 /// Takes one of eight sequences, from all over the text, to watch progress on; none where that gives too few.
 fn take_validation(sequences: &mut Vec<Vec<u32>>) -> Vec<Vec<u32>> {
-    const EVERY: usize = 8;
-    if sequences.len() / EVERY < FEW_VALIDATION_WINDOWS {
+    if validation_taken(sequences.len()) == 0 {
         return Vec::new();
     }
     let all = std::mem::take(sequences).into_iter().enumerate();
-    let (taken, others): (Vec<_>, Vec<_>) = all.partition(|(index, _)| index % EVERY == EVERY - 1);
+    let (taken, others): (Vec<_>, Vec<_>) =
+        all.partition(|(index, _)| index % VALIDATION_EVERY == VALIDATION_EVERY - 1);
     *sequences = others.into_iter().map(|(_, sequence)| sequence).collect();
     taken.into_iter().map(|(_, sequence)| sequence).collect()
 }

@@ -35,54 +35,51 @@ pub(super) fn drop_zero_biases(
     ))
 }
 
-/// Returns a sentence about the layers in each form of another tool: taken without loss, or decoded.
-pub(super) fn notes(
-    manifest: &Manifest,
-    checkpoint: &Checkpoint,
-    stored: &BTreeMap<String, String>,
-) -> Vec<String> {
-    sentences(manifest, checkpoint, stored, |quant| format!("taken as {quant}, lossless"))
-}
+/// Number of layers in each form of another tool, by the setting of MLX with the same numbers.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Forms(BTreeMap<(&'static str, Option<Quant>), usize>);
 
-/// Returns `notes` with the sentences of [`notes`](self::notes) as they are where every layer is decoded.
-pub(super) fn where_decoded(
-    notes: &[String],
-    manifest: &Manifest,
-    checkpoint: &Checkpoint,
-    stored: &BTreeMap<String, String>,
-) -> Vec<String> {
-    let taken = self::notes(manifest, checkpoint, stored);
-    let decoded = sentences(manifest, checkpoint, stored, |quant| {
-        format!("decoded, though {quant} has the same numbers")
-    });
-    let replace = |note: &String| {
-        let sentence = taken.iter().zip(&decoded).find(|(taken, _)| *taken == note);
-        sentence.map_or(note, |(_, decoded)| decoded).clone()
-    };
-    notes.iter().map(replace).collect()
-}
-
-/// Returns a sentence about the layers in each form of another tool. `fate` says what becomes of those that MLX has a setting
-/// for.
-fn sentences(
-    manifest: &Manifest,
-    checkpoint: &Checkpoint,
-    stored: &BTreeMap<String, String>,
-    fate: impl Fn(Quant) -> String,
-) -> Vec<String> {
-    let mut layers: BTreeMap<(&str, Option<Quant>), usize> = BTreeMap::new();
-    for spec in manifest.iter().filter(|spec| spec.path().is_some()) {
-        let tensor = stored.get(&spec.name).and_then(|name| checkpoint.get(name));
-        if let Some(Incoming { form, quant, .. }) = tensor.and_then(|tensor| tensor.incoming) {
-            *layers.entry((form, quant)).or_default() += 1;
+impl Forms {
+    /// Counts the layers of `manifest`, whose tensors lie in `checkpoint` under the names that `stored` has for theirs.
+    pub(super) fn of(
+        manifest: &Manifest,
+        checkpoint: &Checkpoint,
+        stored: &BTreeMap<String, String>,
+    ) -> Self {
+        let mut layers = BTreeMap::new();
+        for spec in manifest.iter().filter(|spec| spec.path().is_some()) {
+            let tensor = stored.get(&spec.name).and_then(|name| checkpoint.get(name));
+            if let Some(Incoming { form, quant, .. }) = tensor.and_then(|tensor| tensor.incoming) {
+                *layers.entry((form, quant)).or_default() += 1;
+            }
         }
+        Self(layers)
     }
-    let sentence = |((form, quant), number): ((&str, Option<Quant>), usize)| {
-        let layers = count(number, "layer");
-        match quant {
-            Some(quant) => format!("{layers} in the form {form}: {}", fate(quant)),
-            None => format!("{layers} in the form {form}, which MLX lacks: decoded"),
-        }
-    };
-    layers.into_iter().map(sentence).collect()
+
+    /// Returns a sentence per form where those that MLX has a setting for are taken without loss.
+    pub(super) fn where_taken(&self) -> Vec<String> {
+        self.sentences(|quant| format!("taken as {quant}, lossless"))
+    }
+
+    /// Returns a sentence per form where every layer is decoded.
+    pub(super) fn where_decoded(&self) -> Vec<String> {
+        self.sentences(|quant| format!("decoded, though {quant} has the same numbers"))
+    }
+
+    /// Returns the number of layers that are decoded wherever the model is read.
+    pub(super) fn always_decoded(&self) -> usize {
+        self.0.iter().filter(|((_, quant), _)| quant.is_none()).map(|(_, number)| number).sum()
+    }
+
+    /// Returns a sentence per form. `fate` says what becomes of layers that MLX has a setting for.
+    fn sentences(&self, fate: impl Fn(Quant) -> String) -> Vec<String> {
+        let sentence = |(&(form, quant), number): (&(&str, Option<Quant>), &usize)| {
+            let layers = count(*number, "layer");
+            match quant {
+                Some(quant) => format!("{layers} in the form {form}: {}", fate(quant)),
+                None => format!("{layers} in the form {form}, which MLX lacks: decoded"),
+            }
+        };
+        self.0.iter().map(sentence).collect()
+    }
 }

@@ -11,6 +11,7 @@ mod incoming;
 pub mod inventory;
 pub mod mechanisms;
 pub mod names;
+mod notes;
 pub mod source;
 pub mod spec;
 pub mod stack;

@@ -1,6 +1,10 @@
 //! From a checkpoint's tensor names to mlx-lm's.
 
+use std::collections::BTreeMap;
+
 use super::derived::{Derived, Step};
+use crate::error::{Error, Result};
+use crate::formats::checkpoint::Checkpoint;
 use crate::models::spec::DecoderSpec;
 use crate::models::wrapper::Wrapper;
 
@@ -85,6 +89,29 @@ impl Names {
             Rename::Keep if inner != name => Rename::To(inner.into_owned()),
             other => other,
         }
+    }
+
+    /// Returns mlx-lm's name of each tensor of `checkpoint`, with the one that it has there.
+    ///
+    /// # Errors
+    /// Where two tensors get one name.
+    pub(super) fn stored_names(&self, checkpoint: &Checkpoint) -> Result<BTreeMap<String, String>> {
+        let mut stored = BTreeMap::new();
+        for (original, _) in checkpoint.iter() {
+            let name = match self.rename(original) {
+                Rename::Drop => continue,
+                Rename::Keep | Rename::Expert { .. } | Rename::Derived(_) => original.to_owned(),
+                Rename::To(name) => name,
+            };
+            if let Some(other) = stored.insert(name.clone(), original.to_owned()) {
+                return Err(Error::tensor(
+                    checkpoint.path(),
+                    original,
+                    format!("and `{other}` are both `{name}`"),
+                ));
+            }
+        }
+        Ok(stored)
     }
 
     /// Returns the fate of the decoder's tensor called `name` in the decoder.

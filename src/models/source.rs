@@ -7,9 +7,10 @@ use std::path::Path;
 use super::bitmap;
 use super::bitmap::BitMap;
 use super::config::ModelConfig;
-use super::incoming;
+use super::incoming::{Forms, drop_zero_biases};
 use super::mechanisms;
-use super::names::{Names, Rename};
+use super::names::Rename;
+use super::notes::{Notes, Sentences};
 use super::towers::Towers;
 use crate::error::{Error, Result};
 use crate::files::digest::hexadecimal;
@@ -37,6 +38,7 @@ pub struct SourceModel {
     bitmap: BitMap,
     stored: BTreeMap<String, String>,
     tied_head: Option<String>,
+    notes: Notes,
     file_notes: Vec<String>,
 }
 
@@ -65,8 +67,7 @@ impl SourceModel {
 
     /// Takes the layers that are quantized for float ones with the values that their codes stand for.
     pub fn decoded(mut self) -> Result<Self> {
-        self.file_notes = self.where_decoded(&self.file_notes);
-        self.spec.notes = self.notes_where_decoded();
+        Sentences { all: self.spec.notes, of_files: self.file_notes } = self.notes.where_decoded();
         for (layer, quant) in std::mem::take(&mut self.bitmap) {
             let [packed, scales, biases] = ["weight", "scales", "biases"].map(|part| {
                 let name = format!("{layer}.{part}");
@@ -85,11 +86,12 @@ impl SourceModel {
 
     /// Returns the notes of [`SourceModel::spec`] as they are where every layer is decoded.
     pub(crate) fn notes_where_decoded(&self) -> Vec<String> {
-        self.where_decoded(&self.spec.notes)
+        self.notes.where_decoded().all
     }
 
-    fn where_decoded(&self, notes: &[String]) -> Vec<String> {
-        incoming::where_decoded(notes, &self.manifest, &self.checkpoint, &self.stored)
+    /// Returns the number of layers that came in another tool's form and are decoded wherever the model is read.
+    pub fn always_decoded(&self) -> usize {
+        self.notes.forms.always_decoded()
     }
 
     /// Returns the layers that came in another tool's form, or were decoded, in the manifest's order.
@@ -125,7 +127,7 @@ impl SourceModel {
     ) -> Result<Self> {
         let names = checkpoint.names(row);
         let unstacked = checkpoint.stack(names);
-        let mut stored = rename(&checkpoint, names)?;
+        let mut stored = names.stored_names(&checkpoint)?;
         let shapes: TensorShapes = stored
             .iter()
             .filter_map(|(name, original)| Some((name.clone(), checkpoint.get(original)?.shape.to_vec())))
@@ -152,7 +154,7 @@ impl SourceModel {
             checkpoint.normalize_columns(head)?;
         }
         let manifest = spec.manifest();
-        spec.notes.extend(incoming::drop_zero_biases(&manifest, &checkpoint, &mut stored));
+        spec.notes.extend(drop_zero_biases(&manifest, &checkpoint, &mut stored));
         let is_left_out = |layer: &str| {
             let weight = format!("{layer}.weight");
             spec.leaves_out(&weight)
@@ -160,12 +162,17 @@ impl SourceModel {
                 || (spec.head.tied && layer == spec.head.path)
                 || mechanisms::is_of_tower(layer)
         };
-        let (bitmap, notes) = bitmap::resolve(&config, &manifest, &checkpoint, &stored, is_left_out)?;
-        let notes = [incoming::notes(&manifest, &checkpoint, &stored), notes].concat();
-        spec.notes.extend(notes.iter().cloned());
+        let (bitmap, of_bitmap) = bitmap::resolve(&config, &manifest, &checkpoint, &stored, is_left_out)?;
         let towers = Towers::of(row.wrapper, &checkpoint);
-        spec.notes.extend(towers.notes());
-        let file_notes = [checkpoint.notes.clone(), notes].concat();
+        let notes = Notes {
+            model: spec.notes,
+            files: checkpoint.notes.clone(),
+            forms: Forms::of(&manifest, &checkpoint, &stored),
+            bitmap: of_bitmap,
+            towers: towers.notes(),
+        };
+        let file_notes;
+        Sentences { all: spec.notes, of_files: file_notes } = notes.where_taken();
         let model = Self {
             files,
             config,
@@ -178,6 +185,7 @@ impl SourceModel {
             bitmap,
             stored,
             tied_head,
+            notes,
             file_notes,
         };
         model.check()?;
@@ -453,26 +461,6 @@ impl SourceModel {
 /// MLX files have no float64: such a model is taken as float32.
 fn writable(dtype: Dtype) -> Dtype {
     if dtype == Dtype::F64 { Dtype::F32 } else { dtype }
-}
-
-/// mlx-lm's name of each tensor to the checkpoint's.
-fn rename(checkpoint: &Checkpoint, names: Names) -> Result<BTreeMap<String, String>> {
-    let mut stored = BTreeMap::new();
-    for (original, _) in checkpoint.iter() {
-        let name = match names.rename(original) {
-            Rename::Drop => continue,
-            Rename::Keep | Rename::Expert { .. } | Rename::Derived(_) => original.to_owned(),
-            Rename::To(name) => name,
-        };
-        if let Some(other) = stored.insert(name.clone(), original.to_owned()) {
-            return Err(Error::tensor(
-                checkpoint.path(),
-                original,
-                format!("and `{other}` are both `{name}`"),
-            ));
-        }
-    }
-    Ok(stored)
 }
 
 fn packed_shapes(

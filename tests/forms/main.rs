@@ -184,6 +184,30 @@ fn requantize_without_codes_says_so() {
     assert!(stderr(&output).contains(note), "{}", stderr(&output));
 }
 
+#[test]
+fn requantize_where_all_is_decoded_says_so() {
+    let home = tempfile::tempdir().unwrap();
+    for (model, expected) in [
+        (
+            "golden/forms/bitsandbytes-nf4",
+            Some("changes nothing for 7 quantized layers: MLX lacks their form"),
+        ),
+        ("golden/forms/gptq", None),
+        ("golden/quantized-by-mlx-lm/llama-uniform-4-bits", None),
+        (
+            "gguf/types.gguf",
+            Some("quantized layers: MLX lacks their form, so they are decoded without it too"),
+        ),
+    ] {
+        let flags = ["--bits", "6:32", "--requantize", "--dry-run"];
+        let output = make("quantize", &fixtures().join(model), &home.path().join("out"), &flags);
+        succeeded(&output);
+        let said = stderr(&output);
+        assert!(expected.is_none_or(|note| said.contains(note)), "{model}: {said}");
+        assert_eq!(said.contains("--requantize changes nothing"), expected.is_some(), "{model}: {said}");
+    }
+}
+
 fn packed_bits(bits: u32) -> Value {
     serde_json::json!({"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"group_0":
         {"targets": ["Linear"], "weights": {"num_bits": bits, "type": "int", "strategy": "channel"}}}})
@@ -294,6 +318,42 @@ fn single_layers_have_settings_of_their_own() {
         config["quantization_config"].as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
         fs::write(folder.join("config.json"), config.to_string()).unwrap();
         assert_eq!(logits(&folder), expected, "{name}");
+    }
+}
+
+#[test]
+fn settings_of_no_layer_are_noted() {
+    let home = tempfile::tempdir().unwrap();
+    let mixed = fixtures().join("golden/forms/auto-round-mixed");
+    let eight = serde_json::json!({"bits": 8});
+    let two = serde_json::json!({"bits": 2, "group_size": 64});
+    let (down, q) = ("model.layers.0.mlp.down_proj", "model.layers.0.self_attn.q_proj");
+    for (name, change, expected) in [
+        ("all named", auto_round(&serde_json::json!({down: eight, q: two, "lm_head": eight})), None),
+        (
+            "some not",
+            auto_round(&serde_json::json!(
+                {"model.layers.7.mlp": eight, down: eight, q: two, "gate_up": eight, "layers.0.ml": eight}
+            )),
+            Some("extra_config` names no layer of this model: `gate_up`, `layers.0.ml`, `layers.7.mlp`\n"),
+        ),
+        (
+            "patterns",
+            serde_json::json!({"quant_method": "gptq", "dynamic":
+                {"-:proj": {}, "+:.*vision": eight, "+:.*down": eight, ".*q_proj": two}}),
+            Some("dynamic` names no layer of this model: `.*vision`, `proj`\n"),
+        ),
+    ] {
+        let folder = home.path().join(name);
+        copy_folder(&mixed, &folder);
+        let mut config = json_file(&folder.join("config.json"));
+        config["quantization_config"].as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        fs::write(folder.join("config.json"), config.to_string()).unwrap();
+        let output = mixbit(["inspect", folder.to_str().unwrap()]);
+        succeeded(&output);
+        let said = stderr(&output);
+        assert!(expected.is_none_or(|note| said.contains(note)), "{name}: {said}");
+        assert_eq!(said.contains("names no layer"), expected.is_some(), "{name}: {said}");
     }
 }
 

@@ -4,6 +4,7 @@
 mod cache;
 #[path = "../common/mod.rs"]
 mod common;
+mod gguf;
 mod headers;
 mod server;
 
@@ -143,22 +144,6 @@ fn only_what_is_needed_comes_and_only_once() {
     let out = setup.home.path().join("out");
     succeeded(&setup.run(&["convert", "--hf-path", "org/tiny", "--mlx-path", out.to_str().unwrap()]));
     assert!(fs::read_to_string(out.join("README.md")).unwrap().contains("base_model: org/tiny"));
-}
-
-#[test]
-fn repositories_of_gguf_ask_for_one_file() {
-    let empty = tempfile::tempdir().unwrap();
-    let setup = Setup::new(empty.path(), &["README.md", "tiny-Q4_K_M.gguf", "tiny-Q8_0.gguf"]);
-    let out = setup.home.path().join("out");
-    for arguments in [
-        &["inspect", "org/tiny"][..],
-        &["convert", "--hf-path", "org/tiny", "--mlx-path", out.to_str().unwrap()],
-    ] {
-        let expected =
-            ["org/tiny", "no weights but GGUF files, such as `tiny-Q4_K_M.gguf`", "the path of that file"];
-        setup.refused(arguments, &expected);
-    }
-    assert!(setup.hub.requests("gguf").is_empty(), "{:?}", setup.hub.state().log);
 }
 
 #[test]

@@ -218,6 +218,11 @@ fn info(state: &State, revision: &str) -> Response {
     plain(200, &json!({"sha": COMMIT, "siblings": siblings}))
 }
 
+/// True if a file is named by its SHA-256, and comes from a store.
+fn is_large(name: &str) -> bool {
+    name.ends_with(".safetensors") || name.ends_with(".gguf")
+}
+
 fn resolve(state: &mut State, name: &str, range: Option<&str>, endpoint: &str) -> Response {
     let Some(bytes) = state.files.get(name) else { return refused(404, "EntryNotFound") };
     let mut headers: Vec<(String, String)> = vec![("X-Repo-Commit".into(), COMMIT.into())];
@@ -227,7 +232,7 @@ fn resolve(state: &mut State, name: &str, range: Option<&str>, endpoint: &str) -
     if state.nameless {
         return (200, headers, bytes.clone(), None);
     }
-    if !name.ends_with(".safetensors") {
+    if !is_large(name) {
         headers.push(("ETag".into(), format!("\"{}\"", &sha256(bytes)[..40])));
         return contents(state, name, range, headers);
     }
@@ -247,7 +252,7 @@ fn contents(
     mut headers: Vec<(String, String)>,
 ) -> Response {
     let mut bytes = state.files[name].clone();
-    if state.damage && name.ends_with(".safetensors") {
+    if state.damage && is_large(name) {
         bytes[1000] ^= 1;
     }
     let range = range.filter(|_| !state.rangeless);
@@ -278,7 +283,7 @@ fn preupload(request: &Request) -> Response {
     let files = value["files"].as_array().unwrap().iter().map(|file| {
         assert!(!BASE64_STANDARD.decode(file["sample"].as_str().unwrap()).unwrap().is_empty());
         let name = file["path"].as_str().unwrap();
-        let mode = if name.ends_with(".safetensors") { "lfs" } else { "regular" };
+        let mode = if is_large(name) { "lfs" } else { "regular" };
         json!({"path": name, "uploadMode": mode})
     });
     plain(200, &json!({"files": files.collect::<Vec<_>>()}))

@@ -67,7 +67,8 @@ pub struct Upload {
 /// Revision of a model that may be a name on the Hub.
 #[derive(Debug, Args)]
 pub struct Hub {
-    /// Branch, tag or commit of a model on the Hub [default: main]
+    /// Branch, tag or commit of a model on the Hub, whose name may choose a GGUF: org/name:Q4_K_M or
+    /// org/name/file.gguf [default: main]
     #[arg(long, value_name = "REVISION", help_heading = GENERAL)]
     pub revision: Option<String>,
 }

@@ -44,6 +44,7 @@ pub fn run(args: &Analyze, console: &Console) -> Result<()> {
     let generated =
         settings::generated_text(&args.calibration, &source, &mut calibration, CALIBRATION_USES, &args.out)?;
     if let Some(text) = generated {
+        text.check_measured(&calibration, CALIBRATION_USES)?;
         text.write(&source, console)?;
     }
     let analysis = Analysis::new(&source, &plan, &calibration, console)?;

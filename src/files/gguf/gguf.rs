@@ -1,18 +1,14 @@
 //! A model in one GGUF file, or in several that are numbered.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::header;
 use super::header::Place;
+use super::models::files_of;
 use super::value::Value;
 use crate::error::{Error, Result};
 use crate::files::mapped::Mapped;
-use crate::files::names::has_extension;
-
-/// Most files of a model that are read.
-const MAX_SHARDS: usize = 10_000;
 
 /// Mapped model.
 #[derive(Debug)]
@@ -37,10 +33,7 @@ impl Gguf {
     /// Opens the model that `path` is a file of. Headers are read and checked, no tensor is.
     pub fn open(path: &Path) -> Result<Self> {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let names = match Numbered::of(&name) {
-            Some(numbered) => numbered.all(),
-            None => vec![name],
-        };
+        let names = files_of(&name);
         let folder = path.parent().unwrap_or(Path::new(""));
         let mut all = Vec::new();
         for name in &names {
@@ -165,85 +158,4 @@ fn open_shard(path: &Path) -> Result<(BTreeMap<String, Value>, Shard)> {
     }
     let header = header::read(path, &map)?;
     Ok((header.metadata, Shard { path: path.to_owned(), map, tensors: header.tensors }))
-}
-
-/// Parts of a name like `model-00001-of-00003.gguf`.
-struct Numbered<'a> {
-    stem: &'a str,
-    count: usize,
-}
-
-impl<'a> Numbered<'a> {
-    fn of(name: &'a str) -> Option<Self> {
-        let (rest, count) = name.strip_suffix(".gguf")?.rsplit_once("-of-")?;
-        let (stem, number) = rest.rsplit_once('-')?;
-        let parse = |text: &str| text.parse::<usize>().ok().filter(|_| text.len() == 5);
-        let (number, count) = (parse(number)?, parse(count)?);
-        ((1..=count).contains(&number) && count <= MAX_SHARDS).then_some(Self { stem, count })
-    }
-
-    fn all(&self) -> Vec<String> {
-        let Self { stem, count } = *self;
-        (1..=count).map(|number| format!("{stem}-{number:05}-of-{count:05}.gguf")).collect()
-    }
-}
-
-/// True if `path` is a file that is, or is called, a GGUF.
-pub fn is_gguf(path: &Path) -> bool {
-    let is_named = path.file_name().is_some_and(|name| has_extension(&name.to_string_lossy(), "gguf"));
-    let begins = || {
-        use std::io::Read;
-        let mut start = [0; 4];
-        let read = fs::File::open(path).and_then(|mut file| file.read_exact(&mut start));
-        read.is_ok() && start == header::MAGIC
-    };
-    path.is_file() && (is_named || begins())
-}
-
-/// Returns the model's file in a `folder` that has no other weights; the first of several that are numbered. Projectors of
-/// images, `mmproj*.gguf`, are no models.
-///
-/// # Errors
-/// Fails if there are several models.
-pub fn in_folder(folder: &Path) -> Result<Option<PathBuf>> {
-    let Ok(entries) = fs::read_dir(folder) else { return Ok(None) };
-    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let mut names: Vec<String> = names.filter(|name| !name.starts_with('.')).collect();
-    names.sort();
-    let has_config = names.iter().any(|name| name == "config.json");
-    let is_other = |name: &String| {
-        (has_extension(name, "safetensors") && (has_config || name.starts_with("model")))
-            || has_extension(name, "npz")
-            || (name.starts_with("pytorch_model") && has_extension(name, "bin"))
-            || name.ends_with(".index.json")
-    };
-    if names.iter().any(is_other) {
-        return Ok(None);
-    }
-    names.retain(|name| has_extension(name, "gguf") && !name.starts_with("mmproj"));
-    let Some(first) = names.first().cloned() else { return Ok(None) };
-    let of_first = Numbered::of(&first).map_or_else(|| vec![first.clone()], |numbered| numbered.all());
-    let others: Vec<&String> = names.iter().filter(|name| !of_first.contains(name)).collect();
-    match others.first() {
-        None => Ok(Some(folder.join(&of_first[0]))),
-        Some(other) => {
-            Err(Error::file(folder, format!("holds several GGUF models, `{first}` and `{other}` among them"))
-                .hint("give the path of one of them"))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_read_from_names() {
-        let all = |name: &str| Numbered::of(name).map(|numbered| numbered.all());
-        let expected = ["a-b-00001-of-00002.gguf", "a-b-00002-of-00002.gguf"].map(str::to_owned).to_vec();
-        assert_eq!(all("a-b-00002-of-00002.gguf"), Some(expected));
-        for name in ["a.gguf", "a-00003-of-00002.gguf", "a-1-of-2.gguf", "a-00000-of-00002.gguf"] {
-            assert_eq!(all(name), None, "{name}");
-        }
-    }
 }

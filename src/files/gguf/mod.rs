@@ -9,6 +9,7 @@ mod gguf;
 mod header;
 mod keys;
 pub mod kind;
+mod models;
 mod names;
 mod pre_tokenizer;
 mod rope;
@@ -17,6 +18,7 @@ mod value;
 mod vocabulary;
 
 pub use files::NAMES;
-pub use gguf::{Gguf, Shard, in_folder, is_gguf};
+pub use gguf::{Gguf, Shard};
 pub use header::Place;
+pub use models::{has_other_weights, in_folder, is_gguf, models_among};
 pub use names::Fate;

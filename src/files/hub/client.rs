@@ -170,7 +170,7 @@ impl Refusal {
                     .hint(format!("{place}/tree/{MAIN} lists branches and tags", MAIN = super::name::MAIN))
             }
             (404, _, _) => {
-                refused("is not there").hint("check the name; there is no folder of this name here, either")
+                refused("is not there").hint("check the name; no file or folder of this name is here, either")
             }
             (429, _, _) => {
                 refused("the Hub has had too many requests").hint("wait a few minutes and try again")

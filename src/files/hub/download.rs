@@ -15,17 +15,20 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::client::Failure;
+use super::gguf::{Sizes, chosen_files};
 use super::headers::{Beginning, Headers};
-use super::name::{Located, Need, Repository};
+use super::name::{Located, ModelName, Need, Repository};
 use super::reader::Reader;
 use super::settings::Settings;
 use super::transfer::Transfer;
 use crate::error::{Error, Result};
+use crate::files::hub_cache::files_in_snapshot;
 use crate::files::model_files::ModelFiles;
 use crate::files::names::is_model_file;
 use crate::files::pack::safe_name;
-use crate::files::weight_files::{INDEX, weight_files};
+use crate::files::weight_files::{INCOMPLETE, INDEX, weight_files};
 use crate::interrupt;
+use crate::words::count;
 
 /// Times that a file is requested in a row without any progress.
 const ATTEMPTS: u32 = 5;
@@ -54,6 +57,12 @@ impl Info {
         names.filter(|name| safe_name(name)).cloned().collect()
     }
 
+    /// Returns the files that can lie in a folder, with their bytes where the Hub says them.
+    fn sizes(&self) -> Sizes {
+        let files = self.siblings.iter().filter(|file| safe_name(&file.rfilename));
+        files.map(|file| (file.rfilename.clone(), file.size)).collect()
+    }
+
     /// Returns the bytes of the file `name`, where the Hub says them.
     fn size(&self, name: &str) -> Option<u64> {
         self.siblings.iter().find(|file| file.rfilename == name)?.size
@@ -64,25 +73,22 @@ impl Info {
 /// not answer but the cache has the whole model.
 pub(crate) fn fetch(
     settings: &Settings,
-    repository: &Repository,
+    name: &ModelName,
     need: Need,
     console: &dyn Progress,
 ) -> Result<Located> {
-    let cached = cached(settings, repository);
+    let cached = cached(settings, name);
     if settings.offline {
-        return cached.map(Located::There).map_err(|missing| {
-            let message = format!("{missing} not in the cache, and HF_HUB_OFFLINE is set");
-            let hint = format!("unset it to download the model to {}", settings.cache.display());
-            Error::file(repository.place(settings), message).hint(hint)
-        });
+        return cached.map(Located::There);
     }
+    let repository = &name.repository;
     let download = Download::new(settings, repository, console);
     let retries = if cached.is_err() { Retries::WhenAsked } else { Retries::Never };
     let info = match download.info(retries)? {
         Ok(info) => info,
         Err(failure) => {
             let may_use_cache = failure.is_passing() || matches!(failure, Failure::Unusable(_));
-            let Some(folder) = cached.ok().filter(|_| may_use_cache) else {
+            let Some(path) = cached.ok().filter(|_| may_use_cache) else {
                 return Err(failure.explain(settings, repository));
             };
             let what = match &failure {
@@ -91,10 +97,13 @@ pub(crate) fn fetch(
                 _ => "the Hub does not answer".to_owned(),
             };
             console.notes(&[format!("{what}: using what the cache has")]);
-            return Ok(Located::There(folder));
+            return Ok(Located::There(path));
         }
     };
     download.check(&info)?;
+    if let Some(files) = chosen_files(name, &info.sizes(), &repository.tree(settings))? {
+        return download.gguf(&info, &files).map(Located::There);
+    }
     if need == Need::Headers
         && missing(&download.snapshot(&info.sha)).is_some()
         && let Some(headers) = download.headers(&info)?
@@ -109,17 +118,35 @@ fn cache(settings: &Settings, repository: &Repository, revision: &str) -> CacheR
     Cache::new(settings.cache.clone()).repo(repo)
 }
 
-/// Returns the cache's folder of the revision as of the last download; an error is the subject of a sentence, and its
-/// verb.
-fn cached(settings: &Settings, repository: &Repository) -> std::result::Result<PathBuf, String> {
+/// Returns the cache's folder of the revision as of the last download, or the GGUF in it that is meant. Errors are those of
+/// offline mode.
+fn cached(settings: &Settings, name: &ModelName) -> Result<PathBuf> {
+    let repository = &name.repository;
     let cache = cache(settings, repository, &repository.revision);
     let folder = settings.cache.join(Repo::model(repository.id.clone()).folder_name());
     let reference = fs::read_to_string(folder.join("refs").join(&repository.revision));
     let commit = reference.map_or_else(|_| repository.revision.clone(), |text| text.trim().to_owned());
     let folder = cache.pointer_path(&commit);
-    let none = || Some("the model is".to_owned());
-    let missing = if safe_name(&commit) && folder.is_dir() { missing(&folder) } else { none() };
-    missing.map_or(Ok(folder), Err)
+    let absent = |what: &str| {
+        let message = format!("{what} not in the cache, and HF_HUB_OFFLINE is set");
+        let hint = format!("unset it to download the model to {}", settings.cache.display());
+        Error::file(repository.place(settings), message).hint(hint)
+    };
+    if !safe_name(&commit) || !folder.is_dir() {
+        return Err(absent("the model is"));
+    }
+    let sizes = files_in_snapshot(&folder).map_err(|e| Error::io(&folder, e))?;
+    if let Some(files) = chosen_files(name, &sizes, &folder).map_err(of_cache)? {
+        let lost = files.iter().find(|file| !sizes.contains_key(*file));
+        return lost.map_or_else(|| Ok(folder.join(&files[0])), |file| Err(absent(&format!("`{file}` is"))));
+    }
+    missing(&folder).map_or(Ok(folder), |what| Err(absent(&what)))
+}
+
+/// Adds to an `error` about the cache's files that there may be more on the Hub.
+fn of_cache(error: Error) -> Error {
+    let hint = error.hint_text().map(|hint| format!("{hint}; ")).unwrap_or_default();
+    error.hint(format!("{hint}HF_HUB_OFFLINE is set, and only the cache was looked at"))
 }
 
 /// Returns what a snapshot lacks of config.json and weights, with the verb: another process may be filling it.
@@ -128,7 +155,7 @@ fn missing(folder: &Path) -> Option<String> {
         return Some("config.json is".to_owned());
     }
     let weights = || {
-        let files = ModelFiles::open(folder)?;
+        let files = ModelFiles::of_folder(folder);
         weight_files(folder, &files, &files.names()?)
     };
     weights().is_err().then(|| "the weights are".to_owned())
@@ -210,9 +237,28 @@ impl<'a> Download<'a> {
         let wanted = |name: &str| is_model_file(name) && !name.starts_with('.') && !is_weights(name);
         let folder = self.small(info, wanted)?;
         self.each_weight(info, &folder, |name| self.file(&info.sha, name, info.size(name)))?;
-        let branch = cache(self.settings, self.repository, &self.repository.revision);
-        branch.create_ref(&info.sha).map_err(|e| Error::io(&self.settings.cache, e))?;
+        self.create_ref(info)?;
         Ok(folder)
+    }
+
+    /// Fetches the `files` of a GGUF model, and returns the path of the first.
+    fn gguf(&self, info: &Info, files: &[String]) -> Result<PathBuf> {
+        let names = info.names();
+        if let Some(lost) = files.iter().find(|file| !names.contains(file)) {
+            let message = format!("`{lost}` is not there, one of {} of a model", count(files.len(), "file"));
+            return Err(Error::file(self.repository.tree(self.settings), message).hint(INCOMPLETE));
+        }
+        for name in files {
+            self.file(&info.sha, name, info.size(name))?;
+        }
+        self.create_ref(info)?;
+        Ok(self.snapshot(&info.sha).join(&files[0]))
+    }
+
+    /// Notes in the cache that the revision is the commit of `info`.
+    fn create_ref(&self, info: &Info) -> Result<()> {
+        let branch = cache(self.settings, self.repository, &self.repository.revision);
+        branch.create_ref(&info.sha).map_err(|e| Error::io(&self.settings.cache, e))
     }
 
     /// Fetches the files that describe the weights, and the weights' headers. `None` where headers cannot be had
@@ -289,7 +335,7 @@ impl<'a> Download<'a> {
     /// Returns the names of the repository's weight files; its index is in `folder`.
     fn weights(&self, folder: &Path, info: &Info) -> Result<Vec<String>> {
         let place = self.repository.place(self.settings);
-        weight_files(Path::new(&place), &ModelFiles::open(folder)?, &info.names())
+        weight_files(Path::new(&place), &ModelFiles::of_folder(folder), &info.names())
     }
 
     /// Fetches one file, unless it is there with all of its `size` bytes.

@@ -5,6 +5,7 @@
 //! the Hub redirects to, and wait for ever.
 mod client;
 mod download;
+mod gguf;
 mod headers;
 mod lfs;
 mod name;

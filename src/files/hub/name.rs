@@ -1,5 +1,6 @@
 //! Names of models on the Hub, and the part of a model that a command needs.
 
+use super::gguf::Choice;
 use super::headers::Headers;
 use super::settings::Settings;
 use crate::progress::Progress;
@@ -42,9 +43,33 @@ impl Repository {
         format!("{}/{}", settings.endpoint, self.id)
     }
 
+    /// Returns the address of the model's list of files, for messages.
+    pub(crate) fn tree(&self, settings: &Settings) -> PathBuf {
+        format!("{}/tree/{}", self.place(settings), self.url_revision()).into()
+    }
+
     /// Encodes the revision for addresses.
     pub(crate) fn url_revision(&self) -> String {
         self.revision.replace('/', "%2F")
+    }
+}
+
+/// Name that a user gives to a model on the Hub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ModelName {
+    pub(crate) repository: Repository,
+    /// GGUF model in it, where one is chosen.
+    pub(crate) choice: Option<Choice>,
+}
+
+impl ModelName {
+    /// Parses `organisation/name`, `organisation/name:QUANTIZATION` or `organisation/name/path/file.gguf`, all with `@revision`
+    /// at their end or without; `None` for text that cannot be a name on the Hub.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        let (model, revision) = text.split_once('@').unwrap_or((text, MAIN));
+        let (id, choice) = Choice::split(model)?;
+        let repository = Repository::parse(&format!("{id}@{revision}"))?;
+        Some(Self { repository, choice })
     }
 }
 
@@ -73,14 +98,14 @@ fn is_revision(text: &str) -> bool {
 }
 
 /// Finds the model that the user calls `path`: a folder or file of that name; otherwise, where it is a name on the Hub,
-/// its folder in the cache, to which missing parts that are needed are downloaded. `revision` is for the latter only.
+/// its folder or GGUF in the cache, to which missing parts that are needed are downloaded. `revision` is for the latter only.
 ///
 /// # Errors
 /// Where there is nothing of that name, neither here nor, if it may be a name there, on the Hub.
 pub fn locate(path: &Path, revision: Option<&str>, need: Need, console: &dyn Progress) -> Result<Located> {
     let local = path.exists();
-    let repository = path.to_str().filter(|_| !local).and_then(Repository::parse);
-    let Some(mut repository) = repository else {
+    let name = path.to_str().filter(|_| !local).and_then(ModelName::parse);
+    let Some(mut name) = name else {
         return match revision {
             None if local => Ok(Located::There(path.to_owned())),
             None => Err(no_model_at(path)),
@@ -102,11 +127,11 @@ pub fn locate(path: &Path, revision: Option<&str>, need: Need, console: &dyn Pro
             return Err(Error::usage(format!("`{revision}` is no name of a revision"))
                 .hint("give a branch, a tag or a commit"));
         }
-        revision.clone_into(&mut repository.revision);
+        revision.clone_into(&mut name.repository.revision);
     }
     let settings = Settings::from_environment()?;
-    super::download::fetch(&settings, &repository, need, console)
-        .map_err(|e| neither(path, &repository.place(&settings), e))
+    super::download::fetch(&settings, &name, need, console)
+        .map_err(|e| neither(path, &name.repository.place(&settings), e))
 }
 
 /// True for a folder that holds no model and is called as models on the Hub are.
@@ -131,16 +156,16 @@ fn no_model_at(path: &Path) -> Error {
     error.hint(format!("check the path; {why}"))
 }
 
-/// Adds to the Hub's `error`, where it has no model at `place`, that there is no folder `path` either: one may have
-/// been meant.
+/// Adds to the Hub's `error`, where it has no model at `place`, that there is nothing at `path` either: that may
+/// have been meant.
 fn neither(path: &Path, place: &str, error: Error) -> Error {
     let ErrorKind::File { path: at, .. } = error.kind() else { return error };
     if at != Path::new(place) {
         return error;
     }
-    let nothing = format!("no folder `{}` is here", path.display());
+    let nothing = format!("no file or folder `{}` is here", path.display());
     let Some(hint) = error.hint_text().map(str::to_owned) else { return error.hint(nothing) };
-    if hint.contains("there is no folder of this name here") {
+    if hint.contains("no file or folder of this name is here") {
         return error;
     }
     error.hint(format!("{hint}; {nothing}, if one was meant"))
@@ -169,6 +194,19 @@ mod tests {
     }
 
     #[test]
+    fn revisions_end_a_name() {
+        let revision =
+            |text: &str| ModelName::parse(text).map(|name| (name.choice.is_some(), name.repository.revision));
+        assert_eq!(revision("a/b:Q4_0"), Some((true, MAIN.to_owned())));
+        assert_eq!(revision("a/b:Q4_0@v1"), Some((true, "v1".to_owned())));
+        assert_eq!(revision("a/b/c/d.gguf@refs/pr/1"), Some((true, "refs/pr/1".to_owned())));
+        assert_eq!(revision("a/b@refs/pr/1"), Some((false, "refs/pr/1".to_owned())));
+        for bad in ["a/b@v1:Q4_0", "./a/b.gguf", "/a/b/c.gguf", "a/b/c", "a/b:Q4_0@", "~/a/b.gguf"] {
+            assert_eq!(revision(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
     fn what_is_a_path_is_not_looked_up() {
         let console = Quiet;
         for path in ["./q45x", "../q45x", "/no/such/q45x", "models/q45x/", "a/b/c", "q45x", "~/q45x"] {
@@ -178,7 +216,7 @@ mod tests {
         }
         let failed = Error::file("http://hub/a/b", "not found").hint("log in");
         let error = neither(Path::new("a/b"), "http://hub/a/b", failed);
-        assert_eq!(error.hint_text(), Some("log in; no folder `a/b` is here, if one was meant"));
+        assert_eq!(error.hint_text(), Some("log in; no file or folder `a/b` is here, if one was meant"));
         let failed = Error::file("http://hub/a/b/config.json", "damaged").hint("again");
         assert_eq!(neither(Path::new("a/b"), "http://hub/a/b", failed).hint_text(), Some("again"));
     }

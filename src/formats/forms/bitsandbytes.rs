@@ -18,6 +18,9 @@ use crate::numerics::dtype::Dtype;
 /// Ends of the names of the tensor with sizes and settings, after the weight's name.
 pub(crate) const STATES: [&str; 2] = [".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4"];
 
+/// End of the name of the tensor with the factors, after the weight's name.
+pub(crate) const FACTORS: &str = ".absmax";
+
 #[derive(Debug)]
 struct Table {
     codes: Stored,
@@ -65,7 +68,7 @@ pub(crate) fn read(parts: &mut Parts<'_>) -> Result<Layer> {
         )));
     }
     let blocks = (codes.len() * 2).div_ceil(settings.block);
-    let absmax = parts.need(".absmax")?;
+    let absmax = parts.need(FACTORS)?;
     of_shape(&absmax, &[blocks])?;
     let map = parts.need_as(".quant_map", &[Dtype::F32])?;
     of_shape(&map, &[16])?;

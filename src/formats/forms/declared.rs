@@ -32,6 +32,8 @@ pub(crate) struct Declared {
     pub(crate) method: String,
     /// Forms, and the layers that are in each.
     pub(crate) schemes: Vec<(Targets, Scheme)>,
+    /// Key with settings of single layers, where one is there.
+    pub(crate) layer_key: Option<String>,
 }
 
 /// Integers of a number of bits with a scale for each row, or each group of columns.
@@ -66,6 +68,10 @@ pub(crate) enum Scheme {
 }
 
 impl Scheme {
+    /// Forms whose tensors have names or types that no float layer and no layer of MLX has.
+    pub(crate) const EVIDENT: [Self; 5] =
+        [Self::Float, Self::Mxfp4, Self::Mxfp4Blocks, Self::BitsandbytesInt8, Self::BitsandbytesTable];
+
     /// Returns the path of the layer that the tensor `name` of type `dtype` shows to be in this form.
     pub(crate) fn layer_of<'a>(&self, name: &'a str, dtype: Dtype) -> Option<&'a str> {
         match self {
@@ -74,14 +80,20 @@ impl Scheme {
                 name.strip_suffix(".weight_packed")
             }
             Self::Int8(_) => name.strip_suffix(".weight").filter(|_| dtype == Dtype::I8),
-            Self::Mxfp4Blocks => name.strip_suffix("_blocks").or_else(|| name.strip_suffix("_scales")),
+            Self::Mxfp4Blocks => {
+                let layer = name.strip_suffix("_blocks").or_else(|| name.strip_suffix("_scales"));
+                layer.filter(|_| matches!(dtype, Dtype::U8 | Dtype::F8E8M0))
+            }
             Self::Nvfp4(Names::ModelOpt) => {
                 let codes = || name.strip_suffix(".weight").filter(|_| dtype == Dtype::U8);
                 name.strip_suffix(".weight_scale_2").or_else(codes)
             }
             Self::Awq(_) | Self::Gptq(_) | Self::Float => name.strip_suffix(".qweight"),
             Self::BitsandbytesInt8 => name.strip_suffix(".SCB"),
-            Self::BitsandbytesTable => bitsandbytes::STATES.iter().find_map(|end| name.strip_suffix(end)),
+            Self::BitsandbytesTable => {
+                let mut ends = bitsandbytes::STATES.iter().chain([&bitsandbytes::FACTORS]);
+                ends.find_map(|end| name.strip_suffix(end))
+            }
         }
     }
 
@@ -241,7 +253,7 @@ pub(crate) fn declared(files: &ModelFiles) -> Result<Option<Declared>> {
     let Some(keys) = read_keys(MODELOPT).filter(|_| section(&keys).is_none()) else { return Ok(None) };
     let Some(value) = keys.get("quantization") else { return Ok(None) };
     let section = Section { path: files.path_of(MODELOPT), key: "quantization".to_owned(), value };
-    Ok(Some(Declared { method: "modelopt".to_owned(), schemes: modelopt(&section)? }))
+    Ok(Some(Declared { method: "modelopt".to_owned(), schemes: modelopt(&section)?, layer_key: None }))
 }
 
 /// Makes the error for a model of `files` whose tensor `name` is packed, and whose config.json names no method.
@@ -286,7 +298,9 @@ fn read(path: &Path, keys: &Map<String, Value>) -> Result<Option<Declared>> {
                 .hint(READ));
         }
     };
-    Ok(Some(Declared { method: method.to_owned(), schemes }))
+    let layer_key = gptq_config::LAYER_KEYS.into_iter().find(|key| value.get(*key).is_some());
+    let layer_key = layer_key.map(|name| format!("{key}.{name}"));
+    Ok(Some(Declared { method: method.to_owned(), schemes, layer_key }))
 }
 
 /// Reads two sizes.

@@ -7,6 +7,11 @@ use super::gptq::Settings;
 use super::targets::{Anchor, Targets};
 use crate::error::Result;
 
+/// Keys that settings of single layers stand under: GPTQModel's and AutoRound's.
+pub(super) const LAYER_KEYS: [&str; 2] = [DYNAMIC, EXTRA_CONFIG];
+const DYNAMIC: &str = "dynamic";
+const EXTRA_CONFIG: &str = "extra_config";
+
 /// Forms with the layers that they are for; the first that matches a layer counts.
 type Schemes = Vec<(Targets, Scheme)>;
 
@@ -16,19 +21,19 @@ type Schemes = Vec<(Targets, Scheme)>;
 /// Where a setting is not read.
 pub(super) fn read_gptq(section: &Section<'_>) -> Result<Schemes> {
     let mut schemes = Schemes::new();
-    for (key, overrides) in layer_settings(section, "dynamic")? {
+    for (key, overrides) in layer_settings(section, DYNAMIC)? {
         let mut targets = Targets::none();
         if let Some(pattern) = key.strip_prefix("-:") {
             // A pattern that is not read is left out: the layers that it names are float, and have nothing to misread.
-            if targets.add_pattern(section, "dynamic", pattern, Anchor::Start).is_ok() {
+            if targets.add_pattern(section, DYNAMIC, pattern, Anchor::Start).is_ok() {
                 schemes.push((targets, Scheme::Float));
             }
             continue;
         }
         let pattern = key.strip_prefix("+:").unwrap_or(key);
-        targets.add_pattern(section, "dynamic", pattern, Anchor::Start)?;
+        targets.add_pattern(section, DYNAMIC, pattern, Anchor::Start)?;
         let value = section.with_overrides(overrides);
-        schemes.push((targets, read_gptq_scheme(&section.of_layer("dynamic", key, &value))?));
+        schemes.push((targets, read_gptq_scheme(&section.of_layer(DYNAMIC, key, &value))?));
     }
     schemes.push((Targets::All, read_gptq_scheme(section)?));
     Ok(schemes)
@@ -41,15 +46,15 @@ pub(super) fn read_gptq(section: &Section<'_>) -> Result<Schemes> {
 /// Where a setting is not read.
 pub(super) fn read_auto_round(section: &Section<'_>) -> Result<Schemes> {
     let (mut at_paths, mut inside, mut matched) = (Schemes::new(), Schemes::new(), Schemes::new());
-    for (key, overrides) in layer_settings(section, "extra_config")? {
+    for (key, overrides) in layer_settings(section, EXTRA_CONFIG)? {
         let value = section.with_overrides(overrides);
-        let scheme = read_auto_round_scheme(&section.of_layer("extra_config", key, &value))?;
+        let scheme = read_auto_round_scheme(&section.of_layer(EXTRA_CONFIG, key, &value))?;
         if is_path(key) {
             entry_of(&mut inside, &scheme).add_stretch(key);
             entry_of(&mut at_paths, &scheme).add_path(key);
         } else {
             let mut targets = Targets::none();
-            targets.add_pattern(section, "extra_config", key, Anchor::Anywhere)?;
+            targets.add_pattern(section, EXTRA_CONFIG, key, Anchor::Anywhere)?;
             matched.push((targets, scheme));
         }
     }

@@ -14,6 +14,7 @@ use crate::formats::checkpoint::{Checkpoint, Tensor};
 use crate::formats::entry::{Entry, Incoming};
 use crate::formats::stored::Stored;
 use crate::numerics::dtype::Dtype;
+use crate::words::list;
 
 /// Scales of keys, values and activations that belong to no layer's weight.
 const ACTIVATIONS: [&str; 8] = [
@@ -29,9 +30,6 @@ const ACTIVATIONS: [&str; 8] = [
 
 /// Hint where config.json and the tensors disagree.
 const FOREIGN_CONFIG: &str = "config.json is not the one that belongs to these weights";
-
-/// Ends of the names of tensors that no float layer has, and no layer of MLX.
-const PACKED: [&str; 4] = [".qweight", ".weight_packed", ".SCB", ".weight.absmax"];
 
 /// Replaces the layers of `checkpoint`, which is of `files`, that are in the form that config.json declares.
 ///
@@ -57,6 +55,7 @@ pub(crate) fn take(
 
 fn take_declared(checkpoint: &mut Checkpoint, declared: &Declared) -> Result<()> {
     checkpoint.stored_bytes = Some(checkpoint.stored_bytes());
+    checkpoint.notes.extend(note_without_layer(checkpoint, declared));
     let layers = layers(checkpoint, declared);
     for (path, scheme) in &layers {
         let mut parts = Parts::new(checkpoint, path);
@@ -79,11 +78,22 @@ fn take_declared(checkpoint: &mut Checkpoint, declared: &Declared) -> Result<()>
     Ok(())
 }
 
+/// Returns a sentence about settings of single layers that name none.
+fn note_without_layer(checkpoint: &Checkpoint, declared: &Declared) -> Option<String> {
+    let key = declared.layer_key.as_ref()?;
+    let mut paths: Vec<&str> =
+        checkpoint.entries.keys().filter_map(|name| Some(name.rsplit_once('.')?.0)).collect();
+    paths.dedup();
+    let of_none = declared.schemes.iter().flat_map(|(targets, _)| targets.without_layer(&paths));
+    let of_none: BTreeSet<String> = of_none.map(|name| format!("`{name}`")).collect();
+    let of_none: Vec<String> = of_none.into_iter().collect();
+    (!of_none.is_empty()).then(|| format!("`{key}` names no layer of this model: {}", list(&of_none)))
+}
+
 /// Returns the first tensor that is packed in a form of another tool, with its name.
 fn first_packed(checkpoint: &Checkpoint) -> Option<(&str, Tensor<'_>)> {
     let is_packed = |(name, tensor): &(&str, Tensor<'_>)| {
-        PACKED.iter().any(|end| name.ends_with(end))
-            || (tensor.dtype == Dtype::U8 && name.ends_with("_blocks"))
+        Scheme::EVIDENT.iter().any(|scheme| scheme.layer_of(name, tensor.dtype).is_some())
     };
     checkpoint.iter().find(is_packed)
 }

@@ -29,8 +29,15 @@ pub(crate) enum Targets {
     Some {
         paths: HashSet<String>,
         stretches: HashSet<String>,
-        patterns: Vec<Regex>,
+        patterns: Vec<Pattern>,
     },
+}
+
+/// Regular expression, and the text that config.json has for it.
+#[derive(Debug)]
+pub(crate) struct Pattern {
+    text: String,
+    regex: Regex,
 }
 
 impl Targets {
@@ -74,7 +81,7 @@ impl Targets {
             section.error(key, message).hint(PATTERNS)
         })?;
         if let Self::Some { patterns, .. } = self {
-            patterns.push(regex);
+            patterns.push(Pattern { text: pattern.to_owned(), regex });
         }
         Ok(())
     }
@@ -88,9 +95,26 @@ impl Targets {
                 paths.contains(without_wrapper(path))
                     || (!stretches.is_empty()
                         && stretches_of(path).any(|stretch| stretches.contains(stretch)))
-                    || patterns.iter().any(|pattern| pattern.is_match(path))
+                    || patterns.iter().any(|pattern| pattern.regex.is_match(path))
             }
         }
+    }
+
+    /// Returns the stretches, without a wrapper's beginning, and the patterns that no layer at one of `paths` has.
+    pub(crate) fn without_layer(&self, paths: &[&str]) -> Vec<String> {
+        let Self::Some { stretches, patterns, .. } = self else { return Vec::new() };
+        let mut unseen: HashSet<&str> = stretches.iter().map(String::as_str).collect();
+        for path in paths {
+            if unseen.is_empty() {
+                break;
+            }
+            for stretch in stretches_of(path) {
+                unseen.remove(stretch);
+            }
+        }
+        let is_idle = |pattern: &&Pattern| !paths.iter().any(|path| pattern.regex.is_match(path));
+        let idle = patterns.iter().filter(is_idle).map(|pattern| pattern.text.as_str());
+        unseen.into_iter().chain(idle).map(str::to_owned).collect()
     }
 }
 

@@ -13,6 +13,7 @@ use crate::choose::table::Table;
 use crate::engine::measure::settings::StepCosts;
 use crate::error::{Error, Result};
 use crate::jobs::evaluate::EvaluationWindows;
+use crate::jobs::generated::GeneratedText;
 use crate::jobs::measure::Measure;
 use crate::jobs::settings::Target;
 use crate::jobs::texts::Texts;
@@ -126,6 +127,14 @@ impl<'a> Job<'a> {
                     .hint("give setting `target_bpw` or setting `target_size`, or leave layers no choice"))
             }
         }
+    }
+
+    /// Fails where sensitivities are to be measured on more sequences than `text`, which may not be written yet, will give.
+    pub fn check_measured(&self, text: &GeneratedText) -> Result<()> {
+        if self.is_fixed() || self.table.is_some() {
+            return Ok(());
+        }
+        text.check_measured(&self.settings.calibration, self.settings.uses())
     }
 
     /// Returns the target in bits per weight of the layers decided on; `None` where bits are fixed.

@@ -20,5 +20,5 @@ pub(crate) use cut::begun;
 pub use plain::{DOCUMENT_SEPARATOR, documents};
 pub use text::{LONGEST_SEQUENCE, Text};
 pub use token_ids::holds_token_ids;
-pub(crate) use windows::windows_to_split;
 pub use windows::{HELD_OUT_EVERY, Split, Windows};
+pub(crate) use windows::{needs, windows_to_split};

@@ -150,13 +150,11 @@ impl Text {
         if windows >= samples || (windows > 0 && self.is_built_in()) {
             return Ok(());
         }
-        let verb = if samples == 1 { "s" } else { "" };
-        let held_out = if held_out { ", some of them held out for evaluation" } else { "" };
         Err(Error::input(format!(
-            "{} has {}; {} of {length} need{verb} {needed}{held_out}",
+            "{} has {}; {}",
             self.name(),
             count(tokens, "token"),
-            count(samples, "sequence"),
+            needs([samples, length], needed, held_out)
         ))
         .hint("give a longer setting `calibration` text, or fewer setting `samples` or a smaller setting `sequence_length`"))
     }
@@ -172,6 +170,13 @@ struct Wanted {
     tokens: usize,
     /// True if some tokens are for evaluation.
     held_out: bool,
+}
+
+/// Says that `samples` sequences of `length` tokens need so many `tokens` of a text.
+pub(crate) fn needs([samples, length]: [usize; 2], tokens: usize, held_out: bool) -> String {
+    let verb = if samples == 1 { "needs" } else { "need" };
+    let held_out = if held_out { ", some of them held out for evaluation" } else { "" };
+    format!("{} of {length} {verb} {tokens}{held_out}", count(samples, "sequence"))
 }
 
 /// Divides the indices of so many `windows` into those that are held out and the others.

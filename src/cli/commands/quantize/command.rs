@@ -36,8 +36,8 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
         Ok(())
     })?;
     console.notes(&output.notes(&source, quantized)?);
-    if args.requantize && source.incoming().next().is_none() {
-        console.notes(&["--requantize changes nothing: no layer of this model came quantized".to_owned()]);
+    if args.requantize {
+        console.notes(idle::requantize_note(&source).as_slice());
     }
     let recipe = recipe(args.recipe.as_deref(), args.candidates.as_deref(), console)?;
     let plan = plan(args, &source, recipe.as_ref())?;
@@ -52,6 +52,7 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     let extent = if args.dry_run { Extent::Decision } else { Extent::Model };
     let mut written = None;
     if let Some(text) = &generated {
+        job.check_measured(text)?;
         if extent == Extent::Model {
             job.check_start()?;
         }

@@ -1,11 +1,13 @@
-//! Flags that would do nothing are errors.
+//! Flags that would do nothing are errors, or notes where they might do something for another model.
 
 use crate::choose::recipe::Quality;
 use crate::cli::args::Quantize;
 use crate::cli::commands::templating::refuse_idle;
 use crate::error::{Error, Result};
 use crate::jobs::quantize::Job;
+use crate::models::source::SourceModel;
 use crate::numerics::rounding::Technique;
+use crate::words::count;
 
 /// Fails where a flag is about work that is not done; work that a preset leaves out is a note.
 pub fn check(args: &Quantize, job: &Job<'_>) -> Result<()> {
@@ -16,6 +18,20 @@ pub fn check(args: &Quantize, job: &Job<'_>) -> Result<()> {
     }
     check_choice(args, job)?;
     check_text(args, job)
+}
+
+/// Returns a note where `--requantize` has no effect on layers of `source`, which was opened with all layers decoded.
+pub fn requantize_note(source: &SourceModel) -> Option<String> {
+    let (layers, idle) = (source.incoming().count(), source.always_decoded());
+    let why = "MLX lacks their form, so they are decoded without it too";
+    if layers == 0 {
+        Some("--requantize changes nothing: no layer of this model came quantized".to_owned())
+    } else if idle == layers {
+        Some(format!("--requantize changes nothing for {}: {why}", count(idle, "quantized layer")))
+    } else {
+        (idle > 0)
+            .then(|| format!("--requantize changes nothing for {idle} of {layers} quantized layers: {why}"))
+    }
 }
 
 /// Fails where there are flags of chat templates and no text has a conversation.

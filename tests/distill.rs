@@ -4,7 +4,6 @@
 mod common;
 
 use common::{RawCheckpoint, bundled, fixtures, json_file, make, mixbit, stderr, stdout, succeeded};
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -16,8 +15,10 @@ use mixbit::engine::learn::student::{Student, Target};
 use mixbit::engine::runtime::Engine;
 use mixbit::models::source::SourceModel;
 use mixbit::models::spec::Role;
-use mixbit::numerics::affine::{unpack, unpack_latents};
+use mixbit::numerics::affine::unpack;
 use mixbit::numerics::dtype::extend_f32;
+use mixbit::numerics::latent::{highest_latent, unpack_latents};
+use mixbit::numerics::quant::{Mode, Quant};
 
 const SMALL: [&str; 4] = ["--samples", "8", "--sequence-length", "48"];
 
@@ -76,7 +77,7 @@ fn check_gradients(float: &Path, flags: &[&str]) {
     succeeded(&make("quantize", float, &out, flags));
     let engine = Engine::start().unwrap();
     let (float, student) = (SourceModel::open(float).unwrap(), SourceModel::open(&out).unwrap());
-    let layers: BTreeSet<String> = student.bitmap().keys().cloned().collect();
+    let layers = student.bitmap();
     let learners = Learners { layers: layers.clone(), norms: Norms::Learning, ..Learners::default() };
     let learner = Student::new(&engine, &student, learners, 1 << 16);
     let sequences = sequences(&student);
@@ -110,6 +111,16 @@ fn check_gradients(float: &Path, flags: &[&str]) {
     assert!((mean / same - 1.0).abs() < 1e-4, "{mean} {same}");
 }
 
+/// Returns the scales of a layer; those of mxfp4 and mxfp8 are exponents of 2.
+fn scales(student: &SourceModel, path: &str, quant: Quant) -> Vec<f32> {
+    let name = format!("{path}.scales");
+    if quant.mode == Mode::Affine {
+        return values(student, std::slice::from_ref(&name)).remove(&name).unwrap();
+    }
+    let exponents = student.tensor(&name).unwrap().bytes().to_vec();
+    exponents.into_iter().map(|exponent| (f32::from(exponent) - 127.0).exp2()).collect()
+}
+
 /// The gradient of latent codes is the slope of the loss of a model whose codes need not be integers: of a float one, with
 /// weights `scale * latent + bias`.
 fn check_straight_through(float: &Path, flags: &[&str]) {
@@ -120,11 +131,7 @@ fn check_straight_through(float: &Path, flags: &[&str]) {
     let engine = Engine::start().unwrap();
     let [float, student, surrogate] =
         [float, &out, &surrogate].map(|folder| SourceModel::open(folder).unwrap());
-    let learners = Learners {
-        layers: student.bitmap().keys().cloned().collect(),
-        codes: Codes::Learning,
-        norms: Norms::Fixed,
-    };
+    let learners = Learners { layers: student.bitmap().clone(), codes: Codes::Learning, norms: Norms::Fixed };
     let learner = Student::new(&engine, &student, learners, 1 << 16);
     let sequences = sequences(&student);
     let target = Target::new(&engine, &float, &sequences, 1 << 16, &|| {}).unwrap();
@@ -142,7 +149,7 @@ fn check_straight_through(float: &Path, flags: &[&str]) {
         let name = format!("{path}.weight");
         let gradient = &gradients[&name];
         let start = values(&surrogate, std::slice::from_ref(&name));
-        let scales = &values(&student, &[format!("{path}.scales")])[&format!("{path}.scales")];
+        let scales = scales(&student, path, *quant);
         assert_eq!(gradient.len(), start[&name].len());
         let length = norm(gradient);
         let moved = |step: f64| {
@@ -159,8 +166,8 @@ fn check_straight_through(float: &Path, flags: &[&str]) {
         assert!((slope / length - 1.0).abs() < 1e-2, "{name}: slope {slope}, gradient {length}");
 
         // Latents count by the nearest codes, those beyond the range by its ends.
-        let latents = unpack_latents(&student.tensor(&name).unwrap().bytes(), quant.bits);
-        let highest = ((1u32 << quant.bits) - 1) as f32;
+        let latents = unpack_latents(&student.tensor(&name).unwrap().bytes(), *quant);
+        let highest = highest_latent(*quant);
         let off = latents.iter().map(|&code| match code / highest {
             ..=0.0 => -3.0,
             1.0.. => code + 2.0,
@@ -174,11 +181,12 @@ fn check_straight_through(float: &Path, flags: &[&str]) {
 
 #[test]
 fn straight_through_gradients_are_slopes() {
+    let model = fixtures().join("golden/qwen3-untied-rope-parameters");
     for bits in ["2:32", "3:32", "4:32", "5:32", "6:32", "8:32"] {
-        check_straight_through(
-            &fixtures().join("golden/qwen3-untied-rope-parameters"),
-            &["--bits", bits, "--dtype", "float32"],
-        );
+        check_straight_through(&model, &["--bits", bits, "--dtype", "float32"]);
+    }
+    for mode in ["mxfp4", "mxfp8"] {
+        check_straight_through(&model, &["--mode", mode, "--dtype", "float32"]);
     }
 }
 
@@ -380,6 +388,63 @@ fn resumed_learning_of_codes_gives_the_same_bytes() {
         assert!(fs::read(whole.join(file)).unwrap() == fs::read(parts.join(file)).unwrap(), "{file}");
     }
     assert!(!partial.exists());
+}
+
+#[test]
+fn blocks_that_have_learned_do_not_learn_again() {
+    let home = tempfile::tempdir().unwrap();
+    let [whole, parts] = ["whole", "parts"].map(|name| home.path().join(name));
+    let flags =
+        ["--bits", "3", "--rounding", "search", "--no-eval", "--distill", "30", "--memory-limit", "1MB"];
+    let flags = [&flags[..], &SMALL, &CODES].concat();
+    let output = make("quantize", &bundled(), &whole, &flags);
+    succeeded(&output);
+    let note = "codes learn block by block only, scales end to end after them";
+    assert!(stderr(&output).contains(note), "{}", stderr(&output));
+    let record = json_file(&whole.join("mixbit-report.json"))["distillation"].clone();
+    assert!(record["codes"]["changed"].as_u64().unwrap() > 100, "{record}");
+    assert!(record["kl_after"].as_f64().unwrap() < 0.9 * record["kl_before"].as_f64().unwrap(), "{record}");
+
+    let blocks = home.path().join("parts.blocks");
+    let run = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mixbit"));
+        command.args(["quantize", "--hf-path", bundled().to_str().unwrap(), "--mlx-path"]);
+        command.arg(&parts).args(&flags).args(more);
+        command
+    };
+    // A block of the model takes some 150 kB.
+    let has_a_block = || blocks.metadata().is_ok_and(|file| file.len() > 50_000);
+    let output = common::interrupted(&mut run(&[]), "-INT", has_a_block);
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert!(stderr(&output).contains("--resume resumes after"), "{}", stderr(&output));
+    let refused = run(&["--resume", "--distill-code-rate", "0.01"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2), "given twice: {}", stderr(&refused));
+    let output = run(&["--resume"]).output().unwrap();
+    succeeded(&output);
+    assert!(stderr(&output).contains("layers learned already"), "{}", stderr(&output));
+    for file in ["model.safetensors", "mixbit-report.json"] {
+        assert!(fs::read(whole.join(file)).unwrap() == fs::read(parts.join(file)).unwrap(), "{file}");
+    }
+    assert!(!blocks.exists());
+}
+
+#[test]
+fn codes_of_floating_point_modes_learn() {
+    let home = tempfile::tempdir().unwrap();
+    for mode in ["mxfp4", "nvfp4", "mxfp8"] {
+        let [rounded, learned] =
+            ["rounded", "learned"].map(|name| home.path().join(format!("{mode}-{name}")));
+        succeeded(&make("quantize", &bundled(), &rounded, &["--mode", mode]));
+        let flags = [&["--mode", mode, "--distill", "60"], &SMALL[..], &CODES].concat();
+        let output = make("quantize", &bundled(), &learned, &flags);
+        succeeded(&output);
+        let tensors = |model: &Path| RawCheckpoint::read(&model.join("model.safetensors")).tensors;
+        for (before, after) in tensors(&rounded).iter().zip(tensors(&learned)) {
+            assert!(before.3 == after.3 || before.0.ends_with(".weight"), "{mode}: {} stays", before.0);
+        }
+        let [before, after] = [&rounded, &learned].map(|model| divergence(model));
+        assert!(after < 0.95 * before, "{mode}: {after} {before}");
+    }
 }
 
 #[test]

@@ -18,8 +18,8 @@ use crate::trained::{Folders, Trained};
 use crate::{TrainedOptions, auto_round, llama_cpp};
 
 const TARGETS: [f64; 7] = [2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0];
-/// Ways to quantize; the last two are GPTQ with refinement or distillation after it.
-const WAYS: [&str; 5] = ["rtn", "search", "gptq", "refined", "distilled"];
+/// Ways to quantize; the last three are GPTQ with refinement, distillation of scales, or of scales and codes after it.
+const WAYS: [&str; 6] = ["rtn", "search", "gptq", "refined", "distilled", "learned"];
 
 /// Options of the bench.
 #[derive(Args)]
@@ -50,6 +50,15 @@ pub struct Options {
     /// Steps of distillation after GPTQ; 0 leaves it out
     #[arg(long, default_value_t = 150)]
     distill: usize,
+    /// Steps in which codes learn after GPTQ; 0 leaves it out
+    #[arg(long, default_value_t = 300)]
+    learn: usize,
+    /// Calibration sequences from which codes learn
+    #[arg(long, default_value_t = 600)]
+    learn_samples: usize,
+    /// Ways to quantize, of rtn, search, gptq, refined, distilled and learned [default: all]
+    #[arg(long, value_delimiter = ',', value_parser = WAYS)]
+    ways: Vec<String>,
     /// AutoRound too, which takes hours on a CPU; PYTHON is one that has it, without one an environment of some gigabytes
     /// is installed
     #[arg(long, value_name = "PYTHON", num_args = 0..=1, require_equals = true)]
@@ -75,6 +84,9 @@ impl Options {
             windows: 24,
             refine: 2,
             distill: 150,
+            learn: 300,
+            learn_samples: 600,
+            ways: Vec::new(),
             auto_round: None,
             no_peers: false,
             json: options.common.json,
@@ -145,43 +157,66 @@ impl Bench<'_> {
     }
 
     fn ours(&mut self) -> Result<()> {
-        let table = self.work.join("table.json");
-        let (table, model) = (table.to_string_lossy(), self.trained.model.to_string_lossy());
-        let calibration = self.trained.calibration.to_string_lossy();
-        let (samples, length) = (self.options.samples.to_string(), self.options.sequence_length.to_string());
-        let sized = ["--samples", &samples, "--sequence-length", &length, "--calibration", &calibration];
         eprintln!("bench: {}, mixbit", self.trained.name());
-        let [rounds, steps] = [self.options.refine, self.options.distill].map(|count| count.to_string());
         for way in WAYS {
-            let (rounding, after) = match way {
-                "refined" => ("gptq", &["--refine", &rounds][..]),
-                "distilled" => ("gptq", &["--distill", &steps][..]),
-                _ => (way, &[][..]),
-            };
-            if after.contains(&"0") {
-                continue;
-            }
-            let scored = ["--rounding", rounding, "--out", &table, "--overwrite"];
-            // Refinement and distillation use GPTQ's table.
-            if after.is_empty() {
-                self.mixbit(&[&["analyze", "--quiet", "--model", &model], &scored[..], &sized].concat())?;
-            }
-            // With bits fixed or a table given, rounding to nearest has no use for a text.
-            let text = if way == "rtn" { &[][..] } else { &sized[..] };
-            let round = [&["--no-eval", "--rounding", rounding], text, after].concat();
-            // Where all bits are fixed there are none to move.
-            let uniform = if way == "refined" { &[][..] } else { &[2, 3, 4, 5, 6] };
-            for bits in uniform {
-                let bits = bits.to_string();
-                self.quantized(&format!("{way}, --bits {bits}"), &[&["--bits", &bits], &round[..]].concat())?;
-            }
-            for target in TARGETS {
-                let target = format!("{target:.1}");
-                let size = ["--sensitivities", &table, "--target-bpw", &target];
-                self.quantized(&format!("{way}, --target-bpw {target}"), &[&size, &round[..]].concat())?;
+            if self.options.ways.is_empty() || self.options.ways.iter().any(|wanted| wanted == way) {
+                self.way(way)?;
             }
         }
         Ok(())
+    }
+
+    /// Quantizes in a `way`, at all bits and sizes.
+    fn way(&mut self, way: &str) -> Result<()> {
+        let Options { refine, distill, learn, samples, learn_samples, .. } = *self.options;
+        let [refine, distill, learn] = [refine, distill, learn].map(|count| count.to_string());
+        let (rounding, samples, after) = match way {
+            "refined" => ("gptq", samples, &["--refine", &refine][..]),
+            "distilled" => ("gptq", samples, &["--distill", &distill][..]),
+            "learned" => ("gptq", learn_samples, &["--distill", &learn, "--learn", "codes"][..]),
+            _ => (way, samples, &[][..]),
+        };
+        if after.get(1) == Some(&"0") {
+            return Ok(());
+        }
+        let table = self.table(rounding)?;
+        // With bits fixed or a table given, rounding to nearest has no use for a text.
+        let text = if way == "rtn" { Vec::new() } else { self.text(samples) };
+        let text: Vec<&str> = text.iter().map(String::as_str).collect();
+        let round = [&["--no-eval", "--rounding", rounding], &text[..], after].concat();
+        // Where all bits are fixed there are none to move.
+        let uniform = if way == "refined" { &[][..] } else { &[2, 3, 4, 5, 6] };
+        for bits in uniform {
+            let bits = bits.to_string();
+            self.quantized(&format!("{way}, --bits {bits}"), &[&["--bits", &bits], &round[..]].concat())?;
+        }
+        for target in TARGETS {
+            let target = format!("{target:.1}");
+            let size = ["--sensitivities", &table, "--target-bpw", &target];
+            self.quantized(&format!("{way}, --target-bpw {target}"), &[&size, &round[..]].concat())?;
+        }
+        Ok(())
+    }
+
+    /// Returns the path of the sensitivities for a `rounding`, measured where they are not there yet.
+    fn table(&self, rounding: &str) -> Result<String> {
+        let path = self.work.join(format!("{rounding}.json"));
+        let (table, model) = (path.to_string_lossy().into_owned(), self.trained.model.to_string_lossy());
+        if !path.exists() {
+            let text = self.text(self.options.samples);
+            let text: Vec<&str> = text.iter().map(String::as_str).collect();
+            let measured = ["analyze", "--quiet", "--model", &model, "--rounding", rounding, "--out", &table];
+            self.mixbit(&[&measured, &text[..]].concat())?;
+        }
+        Ok(table)
+    }
+
+    /// Returns the flags of so many calibration sequences.
+    fn text(&self, samples: usize) -> Vec<String> {
+        let length = self.options.sequence_length.to_string();
+        let calibration = self.trained.calibration.to_string_lossy().into_owned();
+        let flags = ["--samples", &samples.to_string(), "--sequence-length", &length, "--calibration"];
+        flags.into_iter().map(str::to_owned).chain([calibration]).collect()
     }
 
     fn quantized(&mut self, name: &str, arguments: &[&str]) -> Result<()> {
@@ -209,7 +244,9 @@ impl Bench<'_> {
         let inspected: Value = serde_json::from_str(&self.mixbit(&["inspect", "--json", &folder])?)?;
         let scores = self.evaluate(Path::new(&*folder), &[])?;
         let bpw = inspected["bpw_quantized"].as_f64().context("inspect gave no bpw_quantized")?;
-        self.rows.push(Row { name, peer, bpw, predicted, scores });
+        let row = Row { name, peer, bpw, predicted, scores };
+        eprintln!("bench: {}: {bpw:.3} bpw, KL divergence {:.5}", row.name, row.kl());
+        self.rows.push(row);
         Ok(())
     }
 
@@ -310,7 +347,7 @@ impl Bench<'_> {
             [
                 row(&["bpw", "best peer of that size", "KL"]),
                 row(&WAYS),
-                row(&["gptq / peer", "refined / peer", "distilled / peer"]),
+                row(&["gptq / peer", "refined / peer", "distilled / peer", "learned / peer"]),
             ]
             .concat(),
         ];
@@ -355,9 +392,10 @@ impl Bench<'_> {
         Report {
             name: "quality",
             title: format!(
-                "{name}: calibrated on {} x {length} tokens, evaluated on {} x {length} others; KL divergence from the \
-                 float model in nats per token; float perplexity {:.3}",
+                "{name}: calibrated on {} x {length} tokens, codes learned from {} x {length}, evaluated on {} x {length} \
+                 others; KL divergence from the float model in nats per token; float perplexity {:.3}",
                 self.options.samples,
+                self.options.learn_samples,
                 self.options.windows,
                 float.unwrap_or(f64::NAN),
                 length = self.options.sequence_length

@@ -1,9 +1,11 @@
 //! Memory and text that a distillation needs in which codes learn.
 
+use std::path::PathBuf;
+
 use super::job::Job;
+use super::rounding_journal::RoundingJournal;
 use crate::choose::recipe::Learn;
 use crate::error::{Error, Result};
-use crate::files::journal::Journal;
 use crate::jobs::estimate::Work;
 use crate::jobs::quantize::tuning::TuningRun;
 use crate::words::compared_bytes;
@@ -21,10 +23,10 @@ impl Job<'_> {
 
     /// Returns the number of codes that learn at a time.
     pub(crate) fn learning_codes(&self) -> u64 {
-        match (self.learns_codes(), self.learns_end_to_end) {
+        match (self.learns_codes(), self.learns_by_block()) {
             (false, _) => 0,
-            (true, Learn::Codes) => self.plan.weights(),
-            (true, Learn::Scales) => self.codes_of_a_block(),
+            (true, false) => self.plan.weights(),
+            (true, true) => self.codes_of_a_block(),
         }
     }
 
@@ -34,20 +36,21 @@ impl Job<'_> {
         (0..blocks).map(|block| self.plan.weights_of_block(block)).max().unwrap_or(0)
     }
 
-    /// Chooses what learns after the blocks: codes too, where they fit in memory all at once. An interrupted run goes on as it
-    /// was begun.
+    /// True if codes learn block by block, and only scales end to end after them.
+    pub(crate) fn learns_by_block(&self) -> bool {
+        self.learns_codes() && self.learns_end_to_end == Learn::Scales
+    }
+
+    /// Chooses what learns in the steps that compare logits: codes too, where they fit in memory all at once. An interrupted
+    /// run goes on as it was begun.
     pub(crate) fn choose_end_to_end(&self) -> Learn {
-        if !self.learns_codes() {
+        let output = &self.settings.output.path;
+        let resumes = |journal: PathBuf| self.settings.resume && journal.exists();
+        if !self.learns_codes() || resumes(RoundingJournal::blocks_path(output)) {
             return Learn::Scales;
         }
-        let begun =
-            Journal::peek(&TuningRun::path(&self.settings.output.path)).filter(|_| self.settings.resume);
-        if let Some(begun) = begun {
-            return if begun.value("learn") == Some(Learn::Codes.name()) {
-                Learn::Codes
-            } else {
-                Learn::Scales
-            };
+        if resumes(TuningRun::path(output)) {
+            return Learn::Codes;
         }
         let limit = self.settings.tuning.memory_limit.or_else(crate::system::available_memory);
         let all = self.work().map(|work| Work { learning_codes: self.plan.weights(), ..work }.memory());

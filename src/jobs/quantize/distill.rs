@@ -88,12 +88,10 @@ impl Job<'_> {
         })
     }
 
-    /// Fine-tunes the layers of `student` that can learn to the float model's logits, in `steps` at most. Codes that change are
-    /// counted from those of `rounded`.
+    /// Fine-tunes the layers of `student` that can learn to the float model's logits, in `steps` at most.
     pub(crate) fn distill(
         &self,
         student: &SourceModel,
-        rounded: &SourceModel,
         decision: &Decision,
         steps: u32,
     ) -> Result<Distilled> {
@@ -126,7 +124,7 @@ impl Job<'_> {
         let code_rate = settings.code_rate;
         let stored = forms.stored(&state);
         let tuned = self.take_steps(&run, TuningRun::new(settings, state, stored), adam, &forms)?;
-        let codes = code_rate.map(|rate| start::changes(rounded, &tuned.best.codes, &forms, rate));
+        let codes = code_rate.map(|rate| start::changes(student, &tuned.best.codes, &forms, rate));
         let record = self.record_of(&tuned, &split, codes.transpose()?);
         Ok(Distilled { values: tuned.best, record })
     }

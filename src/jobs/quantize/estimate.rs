@@ -64,7 +64,7 @@ impl Job<'_> {
             windows: self.evaluation_windows.as_ref().map_or(held_out, |text| text.windows.len()),
             distill: tuning.distill.unwrap_or(0) as usize,
             learning_codes: self.learning_codes(),
-            learns_blocks: self.learns_codes(),
+            learns_blocks: self.learns_by_block(),
             watched: split.map_or(0, |split| split.validation.len()),
             refine: tuning.refine.unwrap_or(0) as usize,
             activations: calibration.memory,

@@ -84,7 +84,7 @@ impl Job<'_> {
         let dropped = [
             (&layers, "setting `rounding` gptq", self.technique != Technique::Gptq),
             (&rounds, "setting `refine`", tuning.refine.is_none()),
-            (&blocks, "setting `learn` codes", !self.learns_codes()),
+            (&blocks, "setting `learn` codes", !self.learns_by_block()),
             (&steps, "setting `distill`", tuning.distill.is_none()),
         ];
         match dropped.into_iter().find(|(path, _, none)| *none && path.exists()) {
@@ -100,7 +100,7 @@ impl Job<'_> {
     fn has_work_to_resume(&self) -> Result<bool> {
         let tuning = &self.settings.tuning;
         let [layers, _, rounds, blocks, steps] = files(&self.settings.output.path);
-        let by_block = tuning.distill.filter(|_| self.learns_codes());
+        let by_block = tuning.distill.filter(|_| self.learns_by_block());
         let headers = [
             (layers, self.rounding_header()?),
             (rounds, tuning.refine.map(|rounds| self.refinement_header(rounds)).transpose()?),
@@ -151,7 +151,7 @@ impl Job<'_> {
         let tuning = &self.settings.tuning;
         let (rounds, refines) = (self.technique == Technique::Gptq, tuning.refine.is_some());
         let distills = tuning.distill.is_some();
-        let is_used = [rounds, rounds && refines, refines, self.learns_codes(), distills];
+        let is_used = [rounds, rounds && refines, refines, self.learns_by_block(), distills];
         let is_kept = |path: &PathBuf| {
             written(path).is_some_and(|time| !self.discarded.contains(&(path.clone(), time)))
         };

@@ -114,16 +114,15 @@ impl Job<'_> {
             None => (decision, staged, None),
         };
         let gptq_stats = staged.gptq_stats.clone();
-        let blocks = match self.settings.tuning.distill.filter(|_| self.learns_codes()) {
+        let blocks = match self.settings.tuning.distill.filter(|_| self.learns_by_block()) {
             Some(steps) => Some(self.stage_learned_blocks(&staged, &decision, steps, warnings)?),
             None => None,
         };
-        let rounded = open(staged.folder.path(), Need::Headers)?;
         let learned = blocks.as_ref().map_or(&staged.folder, |(folder, _)| folder);
         let student = open(learned.path(), Need::Headers)?;
         let (values, distillation) = match self.settings.tuning.distill {
             Some(steps) => {
-                let distilled = self.distill(&student, &rounded, &decision, steps);
+                let distilled = self.distill(&student, &decision, steps);
                 let Distilled { values, record } = distilled.map_err(|error| learned.relocate(error))?;
                 (values, Some(with_blocks(record, blocks.as_ref().map(|(_, blocks)| blocks))))
             }

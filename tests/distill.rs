@@ -268,9 +268,6 @@ fn scales_learn_and_nothing_else_does() {
     assert_eq!(plain, tuned);
 }
 
-/// Text from which codes learn something in a few steps.
-const LEARNED_FROM: [&str; 4] = ["--samples", "60", "--sequence-length", "96"];
-
 /// Settings with which codes have learned something in a few steps.
 const CODES: [&str; 4] = ["--learn", "codes", "--distill-code-rate", "0.02"];
 
@@ -398,8 +395,8 @@ fn blocks_that_have_learned_do_not_learn_again() {
     let home = tempfile::tempdir().unwrap();
     let [whole, parts] = ["whole", "parts"].map(|name| home.path().join(name));
     let flags =
-        ["--bits", "3", "--rounding", "search", "--no-eval", "--distill", "40", "--memory-limit", "1MB"];
-    let flags = [&flags[..], &LEARNED_FROM, &["--learn", "codes", "--distill-code-rate", "0.05"]].concat();
+        ["--bits", "3", "--rounding", "search", "--no-eval", "--distill", "30", "--memory-limit", "1MB"];
+    let flags = [&flags[..], &SMALL, &CODES].concat();
     let output = make("quantize", &bundled(), &whole, &flags);
     succeeded(&output);
     let note = "codes learn block by block only, scales end to end after them";
@@ -438,8 +435,7 @@ fn codes_of_floating_point_modes_learn() {
         let [rounded, learned] =
             ["rounded", "learned"].map(|name| home.path().join(format!("{mode}-{name}")));
         succeeded(&make("quantize", &bundled(), &rounded, &["--mode", mode]));
-        let codes = ["--learn", "codes"];
-        let flags = [&["--mode", mode, "--distill", "90", "--no-eval"], &LEARNED_FROM[..], &codes].concat();
+        let flags = [&["--mode", mode, "--distill", "60"], &SMALL[..], &CODES].concat();
         let output = make("quantize", &bundled(), &learned, &flags);
         succeeded(&output);
         let tensors = |model: &Path| RawCheckpoint::read(&model.join("model.safetensors")).tensors;
@@ -447,7 +443,7 @@ fn codes_of_floating_point_modes_learn() {
             assert!(before.3 == after.3 || before.0.ends_with(".weight"), "{mode}: {} stays", before.0);
         }
         let [before, after] = [&rounded, &learned].map(|model| divergence(model));
-        assert!(after < 0.98 * before, "{mode}: {after} {before}");
+        assert!(after < 0.95 * before, "{mode}: {after} {before}");
     }
 }
 

@@ -3,7 +3,6 @@ pub mod allocate;
 pub mod candidate;
 pub mod correction;
 pub mod curve;
-pub mod learning;
 pub mod plan;
 pub mod recipe;
 pub mod rules;

@@ -7,7 +7,6 @@ use super::estimate::Extent;
 use super::settings::Quantization;
 use crate::choose::allocate::CurvePoint;
 use crate::choose::curve::STEP;
-use crate::choose::learning::{after_learning, total};
 use crate::choose::plan::{Plan, Solution};
 use crate::choose::recipe::Learn;
 use crate::choose::table::Table;
@@ -193,13 +192,11 @@ impl<'a> Job<'a> {
         let table = self.obtain_table(texts, costs).map_err(|error| self.explain_interruption(error))?;
         let correction = &table.correction;
         let layers = correction.scores_for(self.technique, &table.layers);
-        let left = if self.learns_codes() { after_learning(&layers) } else { layers.clone() };
-        let mut solution = plan.solve(&left, target).map_err(|e| match &settings.sensitivities {
+        let mut solution = plan.solve(&layers, target).map_err(|e| match &settings.sensitivities {
             Some(path) => wrong_table(path, &e),
             None => e,
         })?;
-        // The prediction is for the rounded model, which learning starts from.
-        let predicted = solution.kl.map(|_| correction.whole(total(&layers, &solution.bitmap)));
+        let predicted = solution.kl.map(|kl| correction.whole(kl));
         solution.gap *=
             predicted.zip(solution.kl).map_or(1.0, |(whole, sum)| whole / sum.max(f64::MIN_POSITIVE));
         solution.kl = predicted;

@@ -1,0 +1,172 @@
+//! Codes that learn: end to end, block by block, and in floating-point modes.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use mixbit::numerics::affine::unpack;
+
+use super::common::{
+    RawCheckpoint, bundled, interrupted, json_file, make, mixbit, stderr, stdout, succeeded,
+};
+use super::{SMALL, divergence};
+
+/// Text from which codes learn something in a few steps.
+const LEARNED_FROM: [&str; 4] = ["--samples", "60", "--sequence-length", "96"];
+
+/// Settings with which codes have learned something in a few steps.
+const CODES: [&str; 4] = ["--learn", "codes", "--distill-code-rate", "0.02"];
+
+#[test]
+fn codes_learn_more_than_scales_alone() {
+    let home = tempfile::tempdir().unwrap();
+    let [rounded, scales, codes] = ["rounded", "scales", "codes"].map(|name| home.path().join(name));
+    let rounding = ["--bits", "3", "--rounding", "gptq", "--samples", "200", "--sequence-length", "96"];
+    let rounding = [&rounding[..], &["--no-eval"]].concat();
+    let distill = [&rounding[..], &["--distill", "200"]].concat();
+    succeeded(&make("quantize", &bundled(), &rounded, &rounding));
+    succeeded(&make("quantize", &bundled(), &scales, &distill));
+    let output = make("quantize", &bundled(), &codes, &[&distill[..], &CODES].concat());
+    succeeded(&output);
+    assert!(stdout(&output).contains("distilled codes, scales and biases"), "{}", stdout(&output));
+    assert!(stderr(&output).contains("--learn"), "a warning, as there is little text: {}", stderr(&output));
+    let record = |model: &Path| json_file(&model.join("mixbit-report.json"))["distillation"].clone();
+    let [of_scales, of_codes] = [&scales, &codes].map(|model| record(model));
+    let kl = |record: &serde_json::Value, key: &str| record[key].as_f64().unwrap();
+    let (before, after) = (kl(&of_codes, "kl_before"), kl(&of_codes, "kl_after"));
+    assert!((before - kl(&of_scales, "kl_before")).abs() < 1e-12, "the same windows");
+    assert!(after < 0.95 * kl(&of_scales, "kl_after"), "{of_codes} {of_scales}");
+    assert!(of_scales.get("codes").is_none(), "{of_scales}");
+
+    let tensors = |model: &Path| RawCheckpoint::read(&model.join("model.safetensors")).tensors;
+    let [rounded_tensors, codes_tensors] = [&rounded, &codes].map(|model| tensors(model));
+    let mut changed = 0;
+    for (before, after) in rounded_tensors.iter().zip(&codes_tensors) {
+        assert_eq!((&before.0, &before.1, &before.2), (&after.0, &after.1, &after.2));
+        let is_quantized = rounded_tensors.iter().any(|other| {
+            before.0.strip_suffix(".weight").is_some_and(|path| other.0 == format!("{path}.scales"))
+        });
+        let learns = is_quantized || before.0.ends_with(".scales") || before.0.ends_with(".biases");
+        assert!(learns || before.3 == after.3, "{}", before.0);
+        if is_quantized {
+            let codes = |packed: &[u8]| -> Vec<u8> {
+                let mut codes = vec![0; packed.len() * 8 / 3];
+                unpack(packed, 3, &mut codes);
+                codes
+            };
+            let pairs = codes(&before.3).into_iter().zip(codes(&after.3));
+            changed += pairs.filter(|(before, after)| before != after).count();
+        }
+    }
+    assert_eq!(of_codes["codes"]["changed"].as_u64().unwrap(), changed as u64);
+    assert!(changed > 100, "{changed}");
+    // What was measured on the way is what was written.
+    assert!(divergence(&codes) < divergence(&rounded));
+}
+
+#[test]
+fn learned_codes_do_not_depend_on_threads() {
+    let home = tempfile::tempdir().unwrap();
+    let flags = ["--bits", "3", "--rounding", "search", "--no-eval", "--distill", "12"];
+    let codes = ["--learn", "codes", "--distill-code-rate", "0.2"];
+    let flags = [&flags[..], &SMALL, &codes].concat();
+    let model = |threads: &str| {
+        let out = home.path().join(threads);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mixbit"));
+        command.args(["quantize", "--hf-path", bundled().to_str().unwrap(), "--mlx-path"]);
+        command.arg(&out).args(&flags).env("RAYON_NUM_THREADS", threads).env_remove("MIXBIT_ENGINE_DIR");
+        succeeded(&command.output().unwrap());
+        fs::read(out.join("model.safetensors")).unwrap()
+    };
+    let [one, two, five] = ["1", "2", "5"].map(model);
+    assert!(one == two && one == five);
+}
+
+#[test]
+fn resumed_learning_of_codes_gives_the_same_bytes() {
+    let home = tempfile::tempdir().unwrap();
+    let (whole, parts) = (home.path().join("whole"), home.path().join("parts"));
+    let rounding = ["--bits", "3", "--rounding", "search", "--no-eval", "--distill", "60"];
+    let flags = [&rounding[..], &SMALL, &CODES].concat();
+    succeeded(&make("quantize", &bundled(), &whole, &flags));
+    let arguments = |more: &[&str]| {
+        let paths = ["quantize", "--hf-path", bundled().to_str().unwrap(), "--mlx-path"].map(str::to_owned);
+        let flags = flags.iter().chain(more).map(ToString::to_string);
+        paths.into_iter().chain([parts.to_str().unwrap().to_owned()]).chain(flags).collect::<Vec<_>>()
+    };
+    let partial = home.path().join("parts.partial");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mixbit"));
+    let output = interrupted(command.args(arguments(&[])), "-INT", || partial.exists());
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    let mut scales = arguments(&["--resume"]);
+    let learn = scales.iter().position(|argument| argument == "--learn").unwrap();
+    scales.drain(learn..learn + CODES.len());
+    let refused = mixbit(scales);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(stderr(&refused).contains("--learn was codes, now it is scales"), "{}", stderr(&refused));
+    let output = mixbit(arguments(&["--resume"]));
+    succeeded(&output);
+    assert!(stderr(&output).contains("of 60 steps taken already"), "{}", stderr(&output));
+    for file in ["model.safetensors", "mixbit-report.json"] {
+        assert!(fs::read(whole.join(file)).unwrap() == fs::read(parts.join(file)).unwrap(), "{file}");
+    }
+    assert!(!partial.exists());
+}
+
+#[test]
+fn blocks_that_have_learned_do_not_learn_again() {
+    let home = tempfile::tempdir().unwrap();
+    let [whole, parts] = ["whole", "parts"].map(|name| home.path().join(name));
+    let flags =
+        ["--bits", "3", "--rounding", "search", "--no-eval", "--distill", "40", "--memory-limit", "1MB"];
+    let flags = [&flags[..], &LEARNED_FROM, &["--learn", "codes", "--distill-code-rate", "0.05"]].concat();
+    let output = make("quantize", &bundled(), &whole, &flags);
+    succeeded(&output);
+    let note = "codes learn block by block only, scales end to end after them";
+    assert!(stderr(&output).contains(note), "{}", stderr(&output));
+    let record = json_file(&whole.join("mixbit-report.json"))["distillation"].clone();
+    assert!(record["codes"]["changed"].as_u64().unwrap() > 100, "{record}");
+    assert!(record["kl_after"].as_f64().unwrap() < 0.9 * record["kl_before"].as_f64().unwrap(), "{record}");
+
+    let blocks = home.path().join("parts.blocks");
+    let run = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mixbit"));
+        command.args(["quantize", "--hf-path", bundled().to_str().unwrap(), "--mlx-path"]);
+        command.arg(&parts).args(&flags).args(more);
+        command
+    };
+    // A block of the model takes some 150 kB.
+    let has_a_block = || blocks.metadata().is_ok_and(|file| file.len() > 50_000);
+    let output = interrupted(&mut run(&[]), "-INT", has_a_block);
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert!(stderr(&output).contains("--resume resumes after"), "{}", stderr(&output));
+    let refused = run(&["--resume", "--distill-code-rate", "0.01"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2), "given twice: {}", stderr(&refused));
+    let output = run(&["--resume"]).output().unwrap();
+    succeeded(&output);
+    assert!(stderr(&output).contains("layers learned already"), "{}", stderr(&output));
+    for file in ["model.safetensors", "mixbit-report.json"] {
+        assert!(fs::read(whole.join(file)).unwrap() == fs::read(parts.join(file)).unwrap(), "{file}");
+    }
+    assert!(!blocks.exists());
+}
+
+#[test]
+fn codes_of_floating_point_modes_learn() {
+    let home = tempfile::tempdir().unwrap();
+    for mode in ["mxfp4", "nvfp4", "mxfp8"] {
+        let [rounded, learned] =
+            ["rounded", "learned"].map(|name| home.path().join(format!("{mode}-{name}")));
+        succeeded(&make("quantize", &bundled(), &rounded, &["--mode", mode]));
+        let codes = ["--learn", "codes"];
+        let flags = [&["--mode", mode, "--distill", "90", "--no-eval"], &LEARNED_FROM[..], &codes].concat();
+        let output = make("quantize", &bundled(), &learned, &flags);
+        succeeded(&output);
+        let tensors = |model: &Path| RawCheckpoint::read(&model.join("model.safetensors")).tensors;
+        for (before, after) in tensors(&rounded).iter().zip(tensors(&learned)) {
+            assert!(before.3 == after.3 || before.0.ends_with(".weight"), "{mode}: {} stays", before.0);
+        }
+        let [before, after] = [&rounded, &learned].map(|model| divergence(model));
+        assert!(after < 0.98 * before, "{mode}: {after} {before}");
+    }
+}

@@ -14,7 +14,7 @@ pub struct Tuning {
     /// keep the best values on held-out text; 0 turns off what --quality best or the recipe asks for
     #[arg(long, value_name = "STEPS", value_parser = whole_in(0, 1_000_000))]
     pub distill: Option<u32>,
-    /// With --distill: what learns [default: scales]
+    /// With --distill: what learns [default: the recipe's, or codes with --quality best, else scales]
     #[arg(long, value_enum, requires = "distilling")]
     pub learn: Option<Learn>,
     /// With --learn codes: length of the first step of codes, in steps of one code; falls to 0 over the steps
@@ -55,8 +55,8 @@ impl ValueEnum for Learn {
         Some(PossibleValue::new(self.name()).help(match self {
             Self::Scales => "scales and biases; codes stay as rounding left them",
             Self::Codes => {
-                "codes too: closer to the float model, from some 200,000 tokens of --calibration text on; 13 bytes of \
-                 memory per weight, or block by block where those are not free"
+                "codes too: closer to the float model, the more so the longer the text; 13 bytes of memory per weight, \
+                 or block by block where those are not free"
             }
         }))
     }

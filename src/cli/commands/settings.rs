@@ -94,7 +94,8 @@ pub fn tuning(
 ) -> Result<Tuning> {
     let is_best = quality == Some(Quality::Best);
     let recipe = recipe.map(|recipe| recipe.tuning).unwrap_or_default();
-    let learn = flags.learn.or(recipe.learn).unwrap_or_default();
+    let default = if is_best { Learn::Codes } else { Learn::Scales };
+    let learn = flags.learn.or(recipe.learn).unwrap_or(default);
     let can_learn = learn == Learn::Codes || plan.quants().iter().any(|quant| quant.mode == Mode::Affine);
     let distill = flags.distill.or(recipe.distill).or((is_best && can_learn).then_some(150));
     let distill = distill.filter(|steps| *steps > 0);

@@ -10,9 +10,9 @@ use crate::jobs::estimate::Work;
 use crate::jobs::quantize::tuning::TuningRun;
 use crate::words::compared_bytes;
 
-/// Tokens of the calibration text from which codes have been seen to learn more than that text: some 215,000 were enough for a
-/// model of a million parameters.
-const FEW_TOKENS: usize = 200_000;
+/// Tokens of the calibration text from which codes have been seen to come closer to the float model than scales alone: 12,288,
+/// with a model of a million parameters.
+const FEW_TOKENS: usize = 12_000;
 
 impl Job<'_> {
     /// True if codes are to learn.
@@ -74,7 +74,7 @@ impl Job<'_> {
             let note = format!(
                 "codes learn from {tokens} tokens, and fewer than some {FEW_TOKENS} may teach them this text alone: give \
                  a longer setting `calibration` text and more setting `samples`, let the model write it with setting \
-                 `calibration` generated:250000, or leave setting `learn` out"
+                 `calibration` generated:250000, or set setting `learn` to scales"
             );
             self.progress.notes(&[note]);
         }
@@ -97,7 +97,7 @@ fn check_memory(codes: u64, needed: u64, available: Option<u64>) -> Result<()> {
         "learning {codes} codes at a time takes {needed} of memory, and {available} are free: latent codes and what moves \
          them stay in memory for a whole block"
     ))
-    .hint("leave setting `learn` out: scales and biases alone take one block at a time"))
+    .hint("set setting `learn` to scales: scales and biases alone take less"))
 }
 
 #[cfg(test)]
@@ -111,7 +111,7 @@ mod tests {
         check_memory(10, 1 << 30, Some(1 << 30)).unwrap();
         let error = check_memory(10, 2_000_000_000, Some(1_000_000_000)).unwrap_err();
         assert!(error.to_string().contains("takes 2.000 GB of memory, and 1.000 GB are free"), "{error}");
-        assert!(error.hint_text().is_some_and(|hint| hint.contains("leave setting `learn` out")));
+        assert!(error.hint_text().is_some_and(|hint| hint.contains("set setting `learn` to scales")));
         let error = check_memory(10, 1_000_000_001, Some(1_000_000_000)).unwrap_err();
         assert!(error.to_string().contains("takes 1000000001 B of memory, and 1000000000 B are"), "{error}");
     }

@@ -300,7 +300,8 @@ impl Packed {
         let sizes: Vec<usize> = self.codes.shape().iter().map(|&size| size as usize).collect();
         let codes = from_bytes(&vec![one; self.codes.nbytes()], Dtype::U32, &sizes);
         let ones = Self { codes, scales: self.scales.clone(), biases: None, quant: self.quant };
-        slice(&ones.grouped()?, 2, 0, 1)
+        // A slice alone would keep the whole decoded matrix.
+        Ok(slice(&ones.grouped()?, 2, 0, 1)?.contiguous()?)
     }
 
     /// Decodes the matrix to float32 [rows, groups, group size].

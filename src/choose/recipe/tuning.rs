@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::numerics::quant::{Mode, Quant};
+
 /// Presets. Times and memory are those of MobileLLM-R1-950M's shape on two cores.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Quality {
@@ -52,6 +54,11 @@ impl Learn {
             Self::Scales => "scales",
             Self::Codes => "codes",
         }
+    }
+
+    /// True if a layer of this setting has something to learn: affine scales and biases, or codes of any mode.
+    pub fn is_possible(self, quant: Quant) -> bool {
+        quant.mode == Mode::Affine || self == Self::Codes
     }
 
     /// Returns the parts called `name`.

@@ -19,11 +19,11 @@ pub struct Tuning {
     pub learn: Option<Learn>,
     /// With --learn codes: length of the first step of codes, in steps of one code; falls to 0 over the steps
     /// [default: 0.02]
-    #[arg(long, value_name = "RATE", value_parser = code_rate, requires = "learn", allow_negative_numbers = true)]
+    #[arg(long, value_name = "RATE", value_parser = code_rate, requires = "distilling", allow_negative_numbers = true)]
     pub distill_code_rate: Option<f64>,
     /// With --learn codes: most memory for all codes to learn at once; past it they learn block by block, each block to the
-    /// float block's outputs, and then scales and biases to the logits [default: what the machine has free]
-    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "learn")]
+    /// float block's outputs, and then scales and biases to the logits [default: what the machine has free, which is known on Linux only]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size, requires = "distilling")]
     pub memory_limit: Option<u64>,
     /// With --distill: length of the first step, relative to the scales; falls to 0 over the steps [default: 0.003 up
     /// to 4 bits per weight, half of it with every bit more]
@@ -39,8 +39,8 @@ pub struct Tuning {
     /// kept only if the measured KL divergence falls; 0 turns off what --quality best or the recipe asks for
     #[arg(long, value_name = "N", value_parser = whole_in(0, 100))]
     pub refine: Option<u32>,
-    /// Continue an interrupted run after the layers that GPTQ has rounded, the rounds of --refine and the steps of
-    /// --distill that were kept beside the output (which --overwrite alone discards); sensitivities are measured again
+    /// Continue an interrupted run after the layers that GPTQ has rounded, the rounds of --refine, the blocks whose codes
+    /// have learned and the steps of --distill that were kept beside the output (which --overwrite alone discards); sensitivities are measured again
     /// unless --sensitivities gives them
     #[arg(long)]
     pub resume: bool,

@@ -17,7 +17,6 @@ use crate::jobs::write::{Output, TowerFate};
 use crate::models::source::SourceModel;
 use crate::models::spec::DecoderSpec;
 use crate::numerics::dtype::Dtype;
-use crate::numerics::quant::Mode;
 use crate::numerics::rounding::Technique;
 use crate::report::Console;
 
@@ -96,7 +95,7 @@ pub fn tuning(
     let recipe = recipe.map(|recipe| recipe.tuning).unwrap_or_default();
     let default = if is_best { Learn::Codes } else { Learn::Scales };
     let learn = flags.learn.or(recipe.learn).unwrap_or(default);
-    let can_learn = learn == Learn::Codes || plan.quants().iter().any(|quant| quant.mode == Mode::Affine);
+    let can_learn = plan.quants().iter().any(|quant| learn.is_possible(*quant));
     let distill = flags.distill.or(recipe.distill).or((is_best && can_learn).then_some(150));
     let distill = distill.filter(|steps| *steps > 0);
     let refine = flags.refine.or(recipe.refine).or((is_best && !fixed).then_some(2));

@@ -7,6 +7,7 @@ use mlx_rs::Array;
 use mlx_rs::ops::concatenate;
 
 use super::learning::{Learners, LearningBlock, LearningTensors, weighted_error};
+use super::student::{add_gradient, sequences_per_pass};
 use crate::engine::array::{from_vec, to_vec};
 use crate::engine::decoder::block::Block;
 use crate::engine::decoder::load::{Loader, Tuned, Values};
@@ -17,6 +18,7 @@ use crate::engine::runtime::Engine;
 use crate::error::Result;
 use crate::models::source::SourceModel;
 use crate::numerics::dtype::Dtype;
+use crate::numerics::statistics::mean;
 
 /// Measures how much the hidden values after each block matter: by block, the mean squares of the gradients of the
 /// log-likelihood of labels that the model itself draws, one for each of the hidden size. `tick` is called for each block, there
@@ -37,7 +39,9 @@ pub fn output_importance(
     let mut importance = Vec::with_capacity(blocks);
     for index in (0..blocks).rev() {
         importance.push(replay.cotangent_squares()?);
-        replay.block(index, &[], |_, _| Ok(()))?;
+        if index > 0 {
+            replay.block(index, &[], |_, _| Ok(()))?;
+        }
         tick();
     }
     importance.reverse();
@@ -50,6 +54,8 @@ pub struct Blockwise<'a> {
     float: Pass<'a>,
     student: Pass<'a>,
     importance: Vec<Vec<f32>>,
+    /// Sequences whose gradients are computed at once.
+    sequences_at_once: usize,
     /// Block that learns.
     index: usize,
     tensors: LearningTensors,
@@ -71,7 +77,15 @@ impl<'a> Blockwise<'a> {
             Pass::embed(engine, loader, sequences, 1, memory / 2)
         };
         let tensors = LearningTensors::new(student, 0, &learners);
-        Ok(Self { float: embed(source)?, student: embed(student)?, learners, importance, index: 0, tensors })
+        Ok(Self {
+            float: embed(source)?,
+            student: embed(student)?,
+            learners,
+            importance,
+            sequences_at_once: sequences_per_pass(sequences),
+            index: 0,
+            tensors,
+        })
     }
 
     /// Returns the names of the tensors that learn in the present block.
@@ -90,9 +104,16 @@ impl<'a> Blockwise<'a> {
     pub fn gradients(&self, values: Tuned<'_>, chosen: &[usize]) -> Result<Values> {
         let loader = Loader { tuned: Some(values), ..self.student.loader };
         let block = LearningBlock::load(&loader, self.student.context, self.index, &self.tensors)?;
-        let (x, target) = (together(&self.student, chosen)?, together(&self.float, chosen)?);
-        let gradients = block.gradients_towards(x, &target, &self.weights())?;
-        self.tensors.names().zip(&gradients).map(|(name, gradient)| Ok((name, to_vec(gradient)?))).collect()
+        let mut gradients = Values::new();
+        for part in chosen.chunks(self.sequences_at_once) {
+            let (x, target) = (concatenated(&self.student, part)?, concatenated(&self.float, part)?);
+            let share = part.len() as f32 / chosen.len() as f32;
+            let of_part = block.gradients_towards(x, &target, &self.weights(), share)?;
+            for (name, gradient) in self.tensors.names().zip(&of_part) {
+                add_gradient(&mut gradients, name, gradient)?;
+            }
+        }
+        Ok(gradients)
     }
 
     /// Computes the mean weighted squared error on the sequences `watched`, with codes and scales as they would be stored.
@@ -109,7 +130,7 @@ impl<'a> Blockwise<'a> {
                 errors.push(f64::from(to_vec(&weighted_error(y, &target, &weights)?)?[0]));
             }
         }
-        Ok(errors.iter().sum::<f64>() / errors.len().max(1) as f64)
+        Ok(mean(&errors))
     }
 
     /// Takes the present block with these `values`, and goes on to the next.
@@ -135,7 +156,7 @@ impl<'a> Blockwise<'a> {
 }
 
 /// Returns the states of the `chosen` sequences as one array [sequences, tokens, hidden].
-fn together(pass: &Pass<'_>, chosen: &[usize]) -> Result<Array> {
+fn concatenated(pass: &Pass<'_>, chosen: &[usize]) -> Result<Array> {
     let states = chosen.iter().map(|&index| pass.store.get(&pass.states[index]));
     Ok(concatenate(&states.collect::<Result<Vec<_>>>()?, 0)?)
 }

@@ -110,11 +110,17 @@ impl<'a> LearningBlock<'a> {
         self.gradients_of(x, Ok, cotangent.clone())
     }
 
-    /// Computes the gradients of the mean squared difference of the output from `target`, with the `weights` of hidden values,
-    /// with respect to the values that learn.
-    pub(crate) fn gradients_towards(&self, x: Array, target: &Array, weights: &Array) -> Result<Vec<Array>> {
+    /// Computes the gradients of a `share` of the mean squared difference of the output from `target`, with the `weights` of hidden
+    /// values, with respect to the values that learn.
+    pub(crate) fn gradients_towards(
+        &self,
+        x: Array,
+        target: &Array,
+        weights: &Array,
+        share: f32,
+    ) -> Result<Vec<Array>> {
         let error = |y: Array| weighted_error(&y, target, weights);
-        Ok(self.gradients_of(x, error, Array::from_f32(1.0))?.split_off(1))
+        Ok(self.gradients_of(x, error, Array::from_f32(share))?.split_off(1))
     }
 
     /// Computes the gradients of `objective` of the output, at this `cotangent`, with respect to the input `x` and the values

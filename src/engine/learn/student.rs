@@ -55,7 +55,7 @@ impl<'a> Target<'a> {
 }
 
 /// Returns how many sequences of this length go through a block in one array.
-fn sequences_per_pass(sequences: &[Vec<u32>]) -> usize {
+pub(crate) fn sequences_per_pass(sequences: &[Vec<u32>]) -> usize {
     (TOKENS_PER_PASS / sequences.first().map_or(1, Vec::len).max(1)).max(1)
 }
 
@@ -69,7 +69,7 @@ pub struct Student<'a> {
 }
 
 impl<'a> Student<'a> {
-    /// Makes a student of `source` in which the `learners` learn; layers among them are affine. Past `memory` bytes
+    /// Makes a student of `source` in which the `learners` learn. Past `memory` bytes
     /// hidden states go to a temporary file. Computed in float32.
     pub fn new(engine: &'a Engine, source: &'a SourceModel, learners: Learners, memory: u64) -> Self {
         let blocks = 0..source.spec().blocks.len();
@@ -201,7 +201,7 @@ impl LearningHead<'_> {
 }
 
 /// Adds `gradient` to that of the tensor called `name`.
-fn add_gradient(gradients: &mut Values, name: String, gradient: &Array) -> Result<()> {
+pub(crate) fn add_gradient(gradients: &mut Values, name: String, gradient: &Array) -> Result<()> {
     let values = to_vec(gradient)?;
     match gradients.entry(name) {
         Entry::Vacant(entry) => drop(entry.insert(values)),

@@ -24,46 +24,21 @@ use crate::numerics::affine::Quantized;
 use crate::numerics::dtype::{extend_f32, push_f32};
 use crate::numerics::latent::unpack_latents;
 use crate::numerics::quant::Quant;
-use crate::numerics::statistics::mean;
 use crate::progress::Bar;
 use crate::words::count;
 
 /// Sequences that tell how much hidden values matter.
 pub(crate) const IMPORTANCE_SEQUENCES: usize = 16;
 
-/// Layers that have learned, as they are stored.
-pub(crate) struct LearnedBlocks {
-    /// Layers by path.
-    pub(crate) layers: Spooled,
-    /// Codes that learned, and changed.
-    pub(crate) codes: LearnedCodes,
-    /// KL divergence per token of the rounded model on the windows that tuning is watched on.
-    pub(crate) kl_before: f64,
-}
-
-impl LearnedBlocks {
-    /// Returns the bytes of the tensor `name`, if it has learned.
-    pub(crate) fn tensor(&self, name: &str) -> Option<&[u8]> {
-        let (path, part) = name.rsplit_once('.')?;
-        let layer = self.layers.get(path)?;
-        match part {
-            "weight" => Some(layer.packed),
-            "scales" => Some(layer.scales),
-            "biases" => Some(layer.biases),
-            _ => None,
-        }
-    }
-}
-
 impl Job<'_> {
     /// Lets the codes of `student` learn block by block, each in `steps` at most. Blocks of an interrupted run are not done
-    /// again.
+    /// again. Returns all layers that learned, and how many codes changed.
     pub(crate) fn learn_blocks(
         &self,
         student: &SourceModel,
         decision: &Decision,
         steps: u32,
-    ) -> Result<LearnedBlocks> {
+    ) -> Result<(Spooled, LearnedCodes)> {
         let split = self.validation_split()?;
         let settings = self.distill_settings(&split, Learn::Codes, steps)?;
         let settings = Settings { student: student.fingerprint()?, norms: false, ..settings };
@@ -75,20 +50,23 @@ impl Job<'_> {
             self.progress.line(&format!("resuming: {} learned already", count(journal.len(), "layer")));
         }
         self.progress.stage("learning codes");
-        let kl_before = mean(&self.divergences(student, &split.validation)?);
         let rate = settings.code_rate.unwrap_or_default();
-        let mut blocks = Blocks {
+        let blocks = Blocks {
             job: self,
             student,
             layers: learning_layers(decision, Learn::Codes),
             settings,
             watched: split.sequences.len()..split.sequences.len() + split.validation.len(),
-            codes: LearnedCodes { rate, count: 0, changed: 0 },
         };
-        let done = blocks.learn(&split, &mut journal);
+        let done = if blocks.layers.keys().all(|path| journal.has(path)) {
+            Ok(())
+        } else {
+            blocks.learn(&split, &mut journal)
+        };
         done.inspect_err(|_| journal.remove_if_empty()).map_err(|error| journal.with_resume_hint(error))?;
-        let codes = blocks.codes;
-        Ok(LearnedBlocks { layers: journal.seal()?.0, codes, kl_before })
+        let (layers, _) = journal.seal()?;
+        let codes = start::changes(student, &blocks.layers, |name| layers.tensor(name), rate)?;
+        Ok((layers, codes))
     }
 }
 
@@ -100,11 +78,10 @@ struct Blocks<'a> {
     settings: Settings,
     /// Sequences that are not learned from.
     watched: Range<usize>,
-    codes: LearnedCodes,
 }
 
 impl Blocks<'_> {
-    fn learn(&mut self, split: &ValidationSplit, journal: &mut RoundingJournal) -> Result<()> {
+    fn learn(&self, split: &ValidationSplit, journal: &mut RoundingJournal) -> Result<()> {
         let (job, engine) = (self.job, Engine::start()?);
         let (source, memory) = (job.source, job.settings.calibration.memory);
         let sequences = [&split.sequences[..], &split.validation].concat();
@@ -130,7 +107,7 @@ impl Blocks<'_> {
 
     /// Lets the present block of `model` learn, or takes what the journal has of it. Returns its values.
     fn learn_block(
-        &mut self,
+        &self,
         model: &Blockwise<'_>,
         bar: &dyn Bar,
         journal: &mut RoundingJournal,
@@ -160,10 +137,6 @@ impl Blocks<'_> {
             journal.flush()?;
             layers
         };
-        let codes = layers.iter().map(|(path, layer)| (format!("{path}.weight"), layer.packed.clone()));
-        let learned = start::changes(self.student, &codes.collect(), &forms, self.codes.rate)?;
-        self.codes.count += learned.count;
-        self.codes.changed += learned.changed;
         Ok(block.state(&layers))
     }
 }

@@ -52,13 +52,14 @@ impl Job<'_> {
         if resumes(TuningRun::path(output)) {
             return Learn::Codes;
         }
-        let limit = self.settings.tuning.memory_limit.or_else(crate::system::available_memory);
+        let (allowed, free) = (self.settings.tuning.memory_limit, crate::system::available_memory());
         let all = self.work().map(|work| Work { learning_codes: self.plan.weights(), ..work }.memory());
+        let limit = allowed.into_iter().chain(free).min();
         let Some((limit, needed)) = limit.zip(all).filter(|(limit, needed)| needed > limit) else {
             return Learn::Codes;
         };
+        let whose = if Some(limit) == allowed { "allowed" } else { "free" };
         let [needed, limit] = compared_bytes([needed, limit]);
-        let whose = if self.settings.tuning.memory_limit.is_some() { "allowed" } else { "free" };
         self.progress.notes(&[format!(
             "codes learn block by block only, scales end to end after them: all codes at once would take {needed} of \
              memory, and {limit} are {whose}"
@@ -94,8 +95,7 @@ fn check_memory(codes: u64, needed: u64, available: Option<u64>) -> Result<()> {
     let Some(available) = available.filter(|&available| available < needed) else { return Ok(()) };
     let [needed, available] = compared_bytes([needed, available]);
     Err(Error::usage(format!(
-        "learning {codes} codes at a time takes {needed} of memory, and {available} are free: latent codes and what moves \
-         them stay in memory for a whole block"
+        "learning {codes} codes at a time takes {needed} of memory, and {available} are free"
     ))
     .hint("set setting `learn` to scales: scales and biases alone take less"))
 }

@@ -5,14 +5,15 @@ use std::path::Path;
 use super::job::{Decision, Job};
 use super::refine::nothing_to_move;
 use super::split::ValidationSplit;
-use super::start::{self, can_learn, learning_layers, nothing_learns};
+use super::start::{self, learning_layers, nothing_learns};
 use crate::choose::recipe::Learn;
 use crate::engine::decoder::load::{Tuned, Values};
 use crate::engine::learn::layer::Codes;
 use crate::engine::learn::learning::{Learners, Norms};
 use crate::engine::learn::student::{Student, Target};
 use crate::engine::runtime::Engine;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
+use crate::files::journal;
 use crate::jobs::bars;
 use crate::jobs::measure::digest;
 use crate::jobs::quantize::tuning::{Adam, Forms, Objective, Settings, State, Stored, TuningRun, Watch};
@@ -49,7 +50,7 @@ impl Job<'_> {
     /// Fails where distillation is asked for and no layer can learn.
     pub(crate) fn check_distillation(&self) -> Result<()> {
         let Tuning { distill, learn, .. } = self.settings.tuning;
-        let learns = self.plan.quants().into_iter().any(|quant| can_learn(quant, learn));
+        let learns = self.plan.quants().into_iter().any(|quant| learn.is_possible(quant));
         if distill.is_some() && !learns { Err(nothing_learns()) } else { Ok(()) }
     }
 
@@ -124,7 +125,8 @@ impl Job<'_> {
         let code_rate = settings.code_rate;
         let stored = forms.stored(&state);
         let tuned = self.take_steps(&run, TuningRun::new(settings, state, stored), adam, &forms)?;
-        let codes = code_rate.map(|rate| start::changes(student, &tuned.best.codes, &forms, rate));
+        let learned = |name: &str| tuned.best.codes.get(name).map(Vec::as_slice);
+        let codes = code_rate.map(|rate| start::changes(student, &layers, learned, rate));
         let record = self.record_of(&tuned, &split, codes.transpose()?);
         Ok(Distilled { values: tuned.best, record })
     }
@@ -153,7 +155,8 @@ impl Job<'_> {
         }
         // Only the remaining steps: those of an earlier run would count for this one's rate.
         let bar = self.progress.steps_bar(bars::DISTILLING, (steps - tuning.step()) as u64);
-        tuning.descend(run, forms, &mut adam, &Kept { path: &path, bar: &*bar })?;
+        let done = tuning.descend(run, forms, &mut adam, &KeptSteps { path: &path, bar: &*bar });
+        done.map_err(|error| with_resume_hint(error, tuning.step()))?;
         bar.finish();
         Ok(tuning)
     }
@@ -173,6 +176,7 @@ impl Job<'_> {
             temperature: settings.temperature,
             norms: settings.norms,
             codes,
+            blocks: None,
             text: split.name.clone(),
             windows: split.validation.len(),
             kl_before: first.kl,
@@ -205,12 +209,12 @@ impl Objective for Run<'_> {
 }
 
 /// Bar of the steps, and the journal that they are kept in.
-struct Kept<'a> {
+struct KeptSteps<'a> {
     path: &'a Path,
     bar: &'a dyn Bar,
 }
 
-impl Watch for Kept<'_> {
+impl Watch for KeptSteps<'_> {
     fn stepped(&self) {
         self.bar.inc(1);
     }
@@ -219,5 +223,13 @@ impl Watch for Kept<'_> {
         let (first, last) = (run.first_look().kl, run.looks.last().map_or(f64::NAN, |look| look.kl));
         self.bar.describe(format!("distilling, KL {last:.3e} from {first:.3e}"));
         run.save(self.path, adam)
+    }
+}
+
+/// Adds to an interruption after `steps` that were kept how to resume.
+fn with_resume_hint(error: Error, steps: usize) -> Error {
+    match error.kind() {
+        ErrorKind::Interrupted if steps > 0 => journal::resume_after(error, &format!("step {steps}")),
+        _ => error,
     }
 }

@@ -1,4 +1,5 @@
-//! Journal of an unfinished rounding: the layers that GPTQ has done, each with its codes, scales and biases.
+//! Journal of unfinished work on layers: those that GPTQ has rounded, or whose codes have learned block by block, each with its
+//! codes, scales and biases.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

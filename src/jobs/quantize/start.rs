@@ -15,12 +15,7 @@ use crate::numerics::quant::{Mode, Quant};
 /// Returns the layers of `decision` that have something to learn, with their settings.
 pub(crate) fn learning_layers(decision: &Decision, learn: Learn) -> BTreeMap<String, Quant> {
     let chosen = decision.solution.bitmap.iter().map(|(path, quant)| (path.clone(), *quant));
-    chosen.filter(|(_, quant)| can_learn(*quant, learn)).collect()
-}
-
-/// True if a layer of this setting has something to learn: affine scales and biases, or codes of any mode.
-pub(crate) fn can_learn(quant: Quant, learn: Learn) -> bool {
-    quant.mode == Mode::Affine || learn == Learn::Codes
+    chosen.filter(|(_, quant)| learn.is_possible(*quant)).collect()
 }
 
 /// Returns the error for models without a layer that can learn.
@@ -28,7 +23,7 @@ pub(crate) fn nothing_learns() -> Error {
     Error::usage(
         "setting `distill` has nothing to fine-tune: no layer becomes affine, and other modes have no free scales",
     )
-    .hint("set setting `learn` to codes, choose affine bits, or leave setting `distill` out")
+    .hint("choose affine bits, or set setting `learn` to codes where other modes are chosen, or leave setting `distill` out")
 }
 
 /// Reads the values of the tensors `names`, and the forms that they are stored in. Codes are those of `layers`.
@@ -78,20 +73,22 @@ pub(crate) fn coordinates(layers: &BTreeMap<String, Quant>, state: &State) -> Ve
     coordinates
 }
 
-/// Counts the codes of `student` that are others in `codes`, which were learned at this `rate`.
-pub(crate) fn changes(
+/// Counts the codes of the `layers` of `student` that are others in what `learned` has of a tensor's bytes by its name, at this
+/// `rate`.
+pub(crate) fn changes<'l>(
     student: &SourceModel,
-    codes: &BTreeMap<String, Vec<u8>>,
-    forms: &Forms,
+    layers: &BTreeMap<String, Quant>,
+    learned: impl Fn(&str) -> Option<&'l [u8]>,
     rate: f64,
 ) -> Result<LearnedCodes> {
-    let mut learned = LearnedCodes { rate, count: 0, changed: 0 };
-    for (name, packed) in codes {
-        let Some(&quant) = forms.codes.get(name) else { continue };
-        let before = unpack_latents(&student.tensor(name)?.bytes(), quant);
+    let mut codes = LearnedCodes { rate, count: 0, changed: 0 };
+    for (path, &quant) in layers {
+        let name = format!("{path}.weight");
+        let Some(packed) = learned(&name) else { continue };
+        let before = unpack_latents(&student.tensor(&name)?.bytes(), quant);
         let after = unpack_latents(packed, quant);
-        learned.count += after.len() as u64;
-        learned.changed += before.iter().zip(&after).filter(|(before, after)| before != after).count() as u64;
+        codes.count += after.len() as u64;
+        codes.changed += before.iter().zip(&after).filter(|(before, after)| before != after).count() as u64;
     }
-    Ok(learned)
+    Ok(codes)
 }

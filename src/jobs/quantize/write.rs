@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 
-use super::blocks::LearnedBlocks;
 use super::distill::Distilled;
 use super::job::{Decision, Job};
 use super::refine::Refined;
@@ -19,11 +18,12 @@ use crate::jobs::bars;
 use crate::jobs::opening::{Need, open};
 use crate::jobs::quantize::tuning::{Stored, TunedValues};
 use crate::jobs::record;
-use crate::jobs::record::{Distillation, Evaluation, GptqStats, Record, Refinement, Wanted};
+use crate::jobs::record::{Distillation, Evaluation, GptqStats, LearnedBlocks, Record, Refinement, Wanted};
 use crate::jobs::settings::Target;
 use crate::jobs::write::{Container, TowerFate, Warnings, companions, tower_producers, with_wrapper, write};
 use crate::models::bitmap::BitMap;
 use crate::models::inventory::Inventory;
+use crate::numerics::statistics::mean;
 use crate::words::{bytes, count};
 
 /// A written model's bit map, and the parts of its record that rounding and tuning give.
@@ -113,18 +113,17 @@ impl Job<'_> {
             }
             None => (decision, staged, None),
         };
-        let gptq_stats = staged.gptq_stats.clone();
-        let blocks = match self.settings.tuning.distill.filter(|_| self.learns_by_block()) {
-            Some(steps) => Some(self.stage_learned_blocks(&staged, &decision, steps, warnings)?),
-            None => None,
+        let (staged, blocks) = match self.settings.tuning.distill.filter(|_| self.learns_by_block()) {
+            Some(steps) => self.learn_by_block(staged, &decision, steps, warnings)?,
+            None => (staged, None),
         };
-        let learned = blocks.as_ref().map_or(&staged.folder, |(folder, _)| folder);
-        let student = open(learned.path(), Need::Headers)?;
+        let StagedModel { folder: staged, gptq_stats } = staged;
+        let student = open(staged.path(), Need::Headers)?;
         let (values, distillation) = match self.settings.tuning.distill {
             Some(steps) => {
                 let distilled = self.distill(&student, &decision, steps);
-                let Distilled { values, record } = distilled.map_err(|error| learned.relocate(error))?;
-                (values, Some(with_blocks(record, blocks.as_ref().map(|(_, blocks)| blocks))))
+                let Distilled { values, record } = distilled.map_err(|error| staged.relocate(error))?;
+                (values, Some(Distillation { blocks, ..record }))
             }
             None => (Stored::default(), None),
         };
@@ -157,25 +156,30 @@ impl Job<'_> {
         Ok(StagedModel { folder, gptq_stats: rounded.gptq_stats() })
     }
 
-    /// Lets the codes of the `staged` model learn block by block, and writes the result to a folder of its own beside it.
-    fn stage_learned_blocks(
+    /// Lets the codes of the `staged` model learn block by block. Returns the result, or the model as it was where that is no
+    /// closer to the float one, and the record of it.
+    fn learn_by_block(
         &self,
-        staged: &StagedModel,
+        staged: StagedModel,
         decision: &Decision,
         steps: u32,
         warnings: &Warnings,
-    ) -> Result<(OutputFolder, LearnedBlocks)> {
+    ) -> Result<(StagedModel, Option<LearnedBlocks>)> {
+        let windows = self.validation_split()?.validation;
         let student = open(staged.folder.path(), Need::Headers)?;
+        let kl_before = mean(&self.divergences(&student, &windows)?);
         let learned = self.learn_blocks(&student, decision, steps);
-        let learned = learned.map_err(|error| staged.folder.relocate(error))?;
+        let (layers, codes) = learned.map_err(|error| staged.folder.relocate(error))?;
         let folder = OutputFolder::create(&self.settings.output.path, Existing::Replaced)?;
-        let tuned = |name: &str| learned.tensor(name).map(TunedValues::Stored);
+        let tuned = |name: &str| layers.tensor(name).map(TunedValues::Stored);
         let producers = tuned_producers(&student, tuned, warnings);
         let producers = with_wrapper(&student, producers, TowerFate::Dropped, warnings);
         let container = Container::Safetensors { max_shard_size: u64::MAX };
         self.write_files(&folder, &producers, &self.bitmap(decision), container)?;
-        drop(producers);
-        Ok((folder, learned))
+        let kl_after = mean(&self.divergences(&open(folder.path(), Need::Headers)?, &windows)?);
+        let record = LearnedBlocks { steps: steps as usize, codes, kl_before, kl_after };
+        let learned = StagedModel { folder, gptq_stats: staged.gptq_stats.clone() };
+        Ok((if record.is_kept() { learned } else { staged }, Some(record)))
     }
 
     /// Writes all tensors, config.json and the tokenizer's files.
@@ -225,12 +229,6 @@ impl Job<'_> {
     }
 }
 
-/// Adds to the record of the steps that compared logits what the `blocks` had learned before.
-fn with_blocks(record: Distillation, blocks: Option<&LearnedBlocks>) -> Distillation {
-    let Some(&LearnedBlocks { kl_before, codes, .. }) = blocks else { return record };
-    Distillation { kl_before, codes: record.codes.or(Some(codes)), ..record }
-}
-
 /// Describes the quantization for the model card, in Markdown.
 fn describe(record: &Record, quantized: usize) -> String {
     let mut text = format!(
@@ -245,13 +243,22 @@ fn describe(record: &Record, quantized: usize) -> String {
     if record.refinement.as_ref().is_some_and(|refinement| refinement.rounds.iter().any(|round| round.kept)) {
         text.push_str("\nBits were moved between layers by measured changes of the KL divergence.\n");
     }
+    let blocks = record.distillation.as_ref().and_then(|distillation| distillation.blocks);
+    let blocks = blocks.filter(LearnedBlocks::is_kept);
+    if let Some(blocks) = &blocks {
+        let steps = count(blocks.steps, "step");
+        let _ = write!(
+            text,
+            "\nIts codes were fine-tuned block by block to the float blocks' outputs, in {steps} each.\n"
+        );
+    }
     let distilled = record.distillation.as_ref().filter(|distillation| distillation.kept > 0);
     if let Some(distillation) = distilled {
         let (steps, what) = (count(distillation.kept, "step"), distillation.what());
         let _ = write!(text, "\nIts {what} were fine-tuned to the float model's logits, in {steps}.\n");
     }
     if let Some(kl) = record.predicted_kl {
-        let before = if distilled.is_some() { ", before fine-tuning" } else { "" };
+        let before = if distilled.is_some() || blocks.is_some() { ", before fine-tuning" } else { "" };
         let _ = write!(
             text,
             "\nPredicted KL divergence from the float model: {kl:.2e} nats per token{before}.\n"

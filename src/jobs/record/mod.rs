@@ -5,5 +5,6 @@ mod record;
 
 pub use gptq_stats::GptqStats;
 pub use record::{
-    Distillation, Evaluation, FILE, LearnedCodes, Record, Refinement, RefinementRound, VERSION, Wanted,
+    Distillation, Evaluation, FILE, LearnedBlocks, LearnedCodes, Record, Refinement, RefinementRound,
+    VERSION, Wanted,
 };

@@ -132,6 +132,9 @@ pub struct Distillation {
     /// Codes, if they were tuned too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub codes: Option<LearnedCodes>,
+    /// Codes that were tuned block by block before these steps, if they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocks: Option<LearnedBlocks>,
     /// Name of the text that told which step was best.
     pub text: String,
     /// Number of windows of that text.
@@ -139,6 +142,19 @@ pub struct Distillation {
     /// KL divergence per token on that text before the first step, in nats.
     pub kl_before: f64,
     /// KL divergence per token on that text with the values that were kept, in nats.
+    pub kl_after: f64,
+}
+
+/// Tuning of codes block by block, each block to the float block's outputs.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LearnedBlocks {
+    /// Most steps of each block.
+    pub steps: usize,
+    /// Codes that were tuned.
+    pub codes: LearnedCodes,
+    /// KL divergence per token before, in nats, on the windows of the distillation.
+    pub kl_before: f64,
+    /// KL divergence per token after it.
     pub kl_after: f64,
 }
 
@@ -162,6 +178,19 @@ impl Distillation {
             (None, true) => "scales, biases and norms",
             (None, false) => "scales and biases",
         }
+    }
+}
+
+impl LearnedBlocks {
+    /// True if the result was kept: it is closer to the float model than the start.
+    pub fn is_kept(&self) -> bool {
+        self.kl_after < self.kl_before
+    }
+
+    /// Describes the outcome: `4.11 % of the codes changed`.
+    pub fn outcome(&self) -> String {
+        let kept = if self.is_kept() { "" } else { ", which was no better than the start and not kept" };
+        format!("{}{kept}", self.codes.changes())
     }
 }
 

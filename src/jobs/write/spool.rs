@@ -94,6 +94,18 @@ impl Spooled {
         }
     }
 
+    /// Returns the bytes of a layer's tensor by its name, if the layer was added.
+    pub fn tensor(&self, name: &str) -> Option<&[u8]> {
+        let (path, part) = name.rsplit_once('.')?;
+        let layer = self.get(path)?;
+        match part {
+            "weight" => Some(layer.packed),
+            "scales" => Some(layer.scales),
+            "biases" => Some(layer.biases),
+            _ => None,
+        }
+    }
+
     /// Returns the layer at `path`, if it was added.
     pub fn get(&self, path: &str) -> Option<Quantized<&[u8]>> {
         let parts = self.layers.get(path)?;
@@ -121,6 +133,8 @@ mod tests {
         assert_eq!(spooled.get("a"), Some(layer(7).as_slices()));
         assert_eq!(spooled.get("b"), Some(layer(1).as_slices()));
         assert_eq!(spooled.get("c"), None);
+        assert_eq!(spooled.tensor("b.scales"), Some(&layer(1).scales[..]));
+        assert_eq!((spooled.tensor("b.bias"), spooled.tensor("c.weight")), (None, None));
         let large = Quantized { packed: vec![5; 40_000], scales: vec![6; 8], biases: vec![7; 8] };
         let mut spool = Spool::create(home.path()).unwrap();
         spool.add("x", &layer(1)).unwrap();

@@ -30,7 +30,16 @@ pub fn section(page: &Page<'_>) -> Option<Vec<(&'static str, String)>> {
         let basis = if accepted > 0 { "; by measured changes, so nothing is predicted" } else { "" };
         ("refined", format!("{accepted} of {} kept{basis}", count(refinement.rounds.len(), "round")))
     }));
-    lines.extend(record.distillation.iter().map(|distillation| {
+    let blocks = record.distillation.iter().filter_map(|distillation| distillation.blocks.as_ref());
+    lines.extend(blocks.map(|blocks| {
+        let kl = format!("KL divergence {:.2e} before, {:.2e} after", blocks.kl_before, blocks.kl_after);
+        (
+            "learned block by block",
+            format!("codes, in {} each: {}; {kl}", count(blocks.steps, "step"), blocks.outcome()),
+        )
+    }));
+    let end_to_end = record.distillation.iter().filter(|distillation| distillation.steps > 0);
+    lines.extend(end_to_end.map(|distillation| {
         let Distillation { kept, steps, rate, codes, kl_before, kl_after, .. } = distillation;
         let changes = codes.as_ref().map_or_else(String::new, |codes| format!(", {}", codes.changes()));
         let kl = format!("KL divergence {kl_before:.2e} before, {kl_after:.2e} after");

@@ -187,7 +187,21 @@ fn refined(refinement: &Refinement) -> String {
 
 /// Describes distillation.
 fn distilled(distillation: &Distillation) -> String {
-    let Distillation { steps, taken, kept, kl_before, kl_after, windows, text, codes, .. } = distillation;
+    let Distillation { steps, taken, kept, kl_before, kl_after, windows, text, codes, blocks, .. } =
+        distillation;
+    let on = format!("on {windows} {text}");
+    let by_block = blocks.as_ref().map_or_else(String::new, |blocks| {
+        format!(
+            "learned codes block by block, in {} each: {}\n  KL divergence {:.3e} before, {:.3e} after, {on}\n",
+            count(blocks.steps, "step"),
+            blocks.outcome(),
+            blocks.kl_before,
+            blocks.kl_after
+        )
+    });
+    if *steps == 0 {
+        return by_block;
+    }
     let mut outcome = match kept {
         0 => "none was better than the start, which was kept".to_owned(),
         kept => format!("kept what step {kept} gave"),
@@ -196,8 +210,8 @@ fn distilled(distillation: &Distillation) -> String {
         let _ = write!(outcome, "; {}", codes.changes());
     }
     format!(
-        "distilled {}: {taken} of {}, {outcome}\n  KL divergence {kl_before:.3e} before, {kl_after:.3e} after, on \
-         {windows} {text}\n",
+        "{by_block}distilled {}: {taken} of {}, {outcome}\n  KL divergence {kl_before:.3e} before, {kl_after:.3e} \
+         after, {on}\n",
         distillation.what(),
         count(*steps, "step")
     )

@@ -36,7 +36,7 @@ pub enum Coordinate {
     Codes {
         /// Name of the tensor of packed codes.
         name: String,
-        /// The highest code, 2^bits - 1; the lowest is 0.
+        /// The position of the highest code; that of the lowest is 0.
         highest: f32,
     },
 }

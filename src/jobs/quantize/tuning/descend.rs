@@ -4,8 +4,7 @@ use super::adam::Adam;
 use super::progress::{LOOK_EVERY, Look, TuningRun};
 use super::values::{Forms, State, Stored};
 use crate::engine::decoder::load::{Tuned, Values};
-use crate::error::{Error, ErrorKind, Result};
-use crate::files::journal;
+use crate::error::Result;
 
 /// Number of sequences per step.
 const SEQUENCES_IN_BATCH: usize = 4;
@@ -47,10 +46,8 @@ impl TuningRun {
             self.look(Look { step: 0, kl }, stored);
         }
         while !self.is_over() {
-            let from = self.step();
-            let to = (from + LOOK_EVERY).min(self.settings().steps);
-            let kl = self.steps_to(to, objective, forms, adam, watch);
-            let kl = kl.map_err(|error| with_resume_hint(error, from))?;
+            let to = (self.step() + LOOK_EVERY).min(self.settings().steps);
+            let kl = self.steps_to(to, objective, forms, adam, watch)?;
             self.look(Look { step: to, kl }, stored);
             watch.looked(self, adam)?;
         }
@@ -90,13 +87,5 @@ impl Forms {
     /// Returns the values of a `state` as they are stored.
     pub fn stored(&self, state: &State) -> Stored {
         Stored { floats: self.stored_floats(&state.floats), codes: self.stored_codes(&state.latents) }
-    }
-}
-
-/// Adds to an interruption after `steps` that were kept how to resume.
-fn with_resume_hint(error: Error, steps: usize) -> Error {
-    match error.kind() {
-        ErrorKind::Interrupted if steps > 0 => journal::resume_after(error, &format!("step {steps}")),
-        _ => error,
     }
 }

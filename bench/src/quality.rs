@@ -59,10 +59,12 @@ pub struct Options {
     /// Ways to quantize, of rtn, search, gptq, refined, distilled and learned [default: all]
     #[arg(long, value_delimiter = ',', value_parser = WAYS)]
     ways: Vec<String>,
-    /// AutoRound too, which takes hours on a CPU; PYTHON is one that has it, without one an environment of some gigabytes
-    /// is installed
-    #[arg(long, value_name = "PYTHON", num_args = 0..=1, require_equals = true)]
-    auto_round: Option<Option<PathBuf>>,
+    /// AutoRound too, which takes hours on a CPU; an environment of some gigabytes is installed for it
+    #[arg(long)]
+    auto_round: bool,
+    /// Python that has AutoRound, in place of that environment
+    #[arg(long, value_name = "PYTHON", requires = "auto_round")]
+    auto_round_python: Option<PathBuf>,
     /// Leave the others out
     #[arg(long)]
     no_peers: bool,
@@ -87,7 +89,8 @@ impl Options {
             learn: 300,
             learn_samples: 600,
             ways: Vec::new(),
-            auto_round: None,
+            auto_round: false,
+            auto_round_python: None,
             no_peers: false,
             json: options.common.json,
         }
@@ -137,8 +140,8 @@ fn on(options: &Options, trained: &Trained) -> Result<Report> {
     }
     fs::create_dir_all(&work)?;
     let programs = Programs::ready()?;
-    let wanted = options.auto_round.as_ref().filter(|_| !options.no_peers);
-    let auto_round = wanted.map(|python| auto_round::python(python.as_deref())).transpose()?;
+    let python = || auto_round::python(options.auto_round_python.as_deref());
+    let auto_round = (options.auto_round && !options.no_peers).then(python).transpose()?;
     let mut bench =
         Bench { options, trained, programs, auto_round, work, rows: Vec::new(), missing: Vec::new() };
     bench.ours()?;

@@ -127,7 +127,7 @@ impl Job<'_> {
         let tuned = self.take_steps(&run, TuningRun::new(settings, state, stored), adam, &forms)?;
         let learned = |name: &str| tuned.best.codes.get(name).map(Vec::as_slice);
         let codes = code_rate.map(|rate| start::changes(student, &layers, learned, rate));
-        let record = self.record_of(&tuned, &split, codes.transpose()?);
+        let record = record_of(&tuned, &split, codes.transpose()?);
         Ok(Distilled { values: tuned.best, record })
     }
 
@@ -160,28 +160,24 @@ impl Job<'_> {
         bar.finish();
         Ok(tuning)
     }
+}
 
-    fn record_of(
-        &self,
-        tuned: &TuningRun,
-        split: &ValidationSplit,
-        codes: Option<LearnedCodes>,
-    ) -> Distillation {
-        let (settings, first, best) = (tuned.settings(), tuned.first_look(), tuned.best_look());
-        Distillation {
-            steps: settings.steps,
-            taken: tuned.step(),
-            kept: best.step,
-            rate: settings.rate,
-            temperature: settings.temperature,
-            norms: settings.norms,
-            codes,
-            blocks: None,
-            text: split.name.clone(),
-            windows: split.validation.len(),
-            kl_before: first.kl,
-            kl_after: best.kl,
-        }
+/// Returns the record of the steps that `tuned` took, in which these `codes` changed.
+fn record_of(tuned: &TuningRun, split: &ValidationSplit, codes: Option<LearnedCodes>) -> Distillation {
+    let (settings, first, best) = (tuned.settings(), tuned.first_look(), tuned.best_look());
+    Distillation {
+        steps: settings.steps,
+        taken: tuned.step(),
+        kept: best.step,
+        rate: settings.rate,
+        temperature: settings.temperature,
+        norms: settings.norms,
+        codes,
+        blocks: None,
+        text: split.name.clone(),
+        windows: split.validation.len(),
+        kl_before: first.kl,
+        kl_after: best.kl,
     }
 }
 

@@ -88,7 +88,8 @@ pub(crate) fn changes<'l>(
         let before = unpack_latents(&student.tensor(&name)?.bytes(), quant);
         let after = unpack_latents(packed, quant);
         codes.count += after.len() as u64;
-        codes.changed += before.iter().zip(&after).filter(|(before, after)| before != after).count() as u64;
+        codes.changed +=
+            before.iter().zip(&after).filter(|(before, after)| (*before - *after).abs() > 0.5).count() as u64;
     }
     Ok(codes)
 }

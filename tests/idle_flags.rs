@@ -89,10 +89,10 @@ fn nothing_to_resume_is_a_note_however_bits_are_chosen() {
         let output = make("quantize", &bundled(), &out, &[more, &["--resume"]].concat());
         succeeded(&output);
         let beside = |kind: &str| out.with_extension(kind).display().to_string();
-        let [layers, rounds, steps] = ["rounding", "refining", "partial"].map(beside);
+        let [layers, rounds, blocks, steps] = ["rounding", "refining", "blocks", "partial"].map(beside);
         let note = format!(
-            "note: --resume has nothing to continue: no unfinished work in {layers}, {rounds} or {steps}; starting from \
-             the beginning\n"
+            "note: --resume has nothing to continue: no unfinished work in {layers}, {rounds}, {blocks} or {steps}; \
+             starting from the beginning\n"
         );
         assert!(stderr(&output).contains(&note), "{}", stderr(&output));
     }

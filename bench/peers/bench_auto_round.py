@@ -13,7 +13,6 @@ folder, seconds.
   per weight with a float16 scale and bias per group, as the bench counts them: half a bit more than its `avg_bits` of codes
 """
 
-import argparse
 import json
 import os
 import sys
@@ -31,7 +30,7 @@ from auto_round.calib_dataset import register_dataset
 from datasets import Dataset
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
-from windows import windows
+from windows import arguments, windows
 
 GROUP_SIZE = 64
 OVERHEAD = 32 / GROUP_SIZE
@@ -107,24 +106,17 @@ class AutoRounds:
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--text", type=Path, required=True)
-    parser.add_argument("--samples", type=int, required=True)
-    parser.add_argument("--sequence-length", type=int, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", nargs="*", help="names of results; all without")
-    arguments = parser.parse_args()
-    tokenizer = AutoTokenizer.from_pretrained(arguments.model)
-    data = windows(tokenizer, arguments.text.read_text(), arguments.samples, arguments.sequence_length)
-    peer = AutoRounds(arguments.model, tokenizer, arguments.out, data)
+    given = arguments()
+    tokenizer = AutoTokenizer.from_pretrained(given.model)
+    data = windows(tokenizer, given.text.read_text(), given.samples, given.sequence_length)
+    peer = AutoRounds(given.model, tokenizer, given.out, data)
     attempts = {f"uniform-{bits}": (peer.uniform, bits, DEFAULT) for bits in (2, 3, 4)}
     attempts |= {f"scheme-at-{target}": (peer.mixed, target) for target in TARGETS}
     attempts |= {f"v2-{bits}": (peer.v2, bits, DEFAULT) for bits in (2, 3, 4)}
     attempts |= {f"best-{bits}": (peer.uniform, bits, BEST) for bits in (2, 3, 4)}
     attempts |= {"best-v2-2": (peer.v2, 2, BEST)}
     for name, (attempt, *settings) in attempts.items():
-        if arguments.only and name not in arguments.only:
+        if given.only and name not in given.only:
             continue
         try:
             attempt(name, *settings)

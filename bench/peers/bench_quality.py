@@ -5,7 +5,6 @@ its llama4_text then fails at the tied head). What needs gradients or activation
 a result: name, folder, seconds.
 """
 
-import argparse
 import copy
 import json
 import time
@@ -19,7 +18,7 @@ from mlx_lm.convert import mixed_quant_predicate_builder
 from mlx_lm.quant import awq, dwq, dynamic_quant
 from mlx_lm.quant.gptq import gptq_quantize
 from mlx_lm.utils import load, quantize_model, save
-from windows import windows
+from windows import arguments, windows
 
 
 class FloatEmbedding(nn.Embedding):
@@ -151,17 +150,10 @@ class Peers:
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--text", type=Path, required=True)
-    parser.add_argument("--samples", type=int, required=True)
-    parser.add_argument("--sequence-length", type=int, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--only", nargs="*", help="names of quantizers; all without")
-    arguments = parser.parse_args()
-    _, tokenizer = load(str(arguments.model), lazy=True)
-    data = windows(tokenizer, arguments.text.read_text(), arguments.samples, arguments.sequence_length)
-    peers = Peers(arguments.model, arguments.out, mx.array(data))
+    given = arguments()
+    _, tokenizer = load(str(given.model), lazy=True)
+    data = windows(tokenizer, given.text.read_text(), given.samples, given.sequence_length)
+    peers = Peers(given.model, given.out, mx.array(data))
     attempts = [(f"uniform-{bits}", lambda bits=bits: peers.uniform(f"uniform-{bits}", group_size=64, bits=bits)) for bits in (2, 3, 4, 5, 6)]
     attempts += [(recipe, lambda recipe=recipe: peers.mixed(recipe)) for recipe in ("mixed_3_6", "mixed_4_6")]
     attempts += [
@@ -172,7 +164,7 @@ def main():
     ]
     attempts += [(f"awq-{bits}", lambda bits=bits: peers.awq(bits)) for bits in (3, 4)]
     attempts += [(f"dwq-{bits}", lambda bits=bits: peers.dwq(bits)) for bits in (3, 4)]
-    attempts = [(name, attempt) for name, attempt in attempts if not arguments.only or name in arguments.only]
+    attempts = [(name, attempt) for name, attempt in attempts if not given.only or name in given.only]
     for name, attempt in attempts:
         try:
             attempt()

@@ -1,4 +1,19 @@
-"""The calibration sequences of the Python peers of `cargo xtask bench quality`."""
+"""Arguments and calibration sequences of the Python peers of `cargo xtask bench quality`."""
+
+import argparse
+from pathlib import Path
+
+
+def arguments():
+    """The arguments of a script that quantizes `model` in several ways, each to a folder in `out`."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--text", type=Path, required=True)
+    parser.add_argument("--samples", type=int, required=True)
+    parser.add_argument("--sequence-length", type=int, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--only", nargs="*", help="names of results; all without")
+    return parser.parse_args()
 
 
 def windows(tokenizer, text, samples, length):

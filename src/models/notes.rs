@@ -7,7 +7,7 @@ use super::incoming::Forms;
 pub(super) struct Notes {
     /// On config.json, weight files and tensors.
     pub(super) model: Vec<String>,
-    /// Those on weight files and tensors alone.
+    /// On weight files and tensors, without config.json.
     pub(super) files: Vec<String>,
     /// Layers that came in another tool's form.
     pub(super) forms: Forms,

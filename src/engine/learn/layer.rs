@@ -40,7 +40,7 @@ pub(crate) struct LearningLayer {
     fixed: Fixed,
 }
 
-/// What stays in a layer, of each matrix.
+/// Parts of a learning layer's matrices that stay as they are.
 enum Fixed {
     Nothing,
     /// Affine codes [rows, groups, group size].

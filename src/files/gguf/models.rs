@@ -12,8 +12,8 @@ use crate::files::names::has_extension;
 /// Most files of a model that are read.
 const MAX_SHARDS: usize = 10_000;
 
-/// What names of files that are no models contain, as llama.cpp has it: projectors of images, importance matrices and heads that
-/// draft.
+/// Parts of the names of GGUF files that are no models, as llama.cpp has it: projectors of images, importance matrices and heads
+/// that draft.
 const COMPANIONS: [&str; 3] = ["mmproj", "imatrix", "mtp-"];
 
 /// Parts of a name like `model-00001-of-00003.gguf`.

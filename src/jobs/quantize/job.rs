@@ -37,7 +37,7 @@ pub struct Job<'a> {
     pub(crate) texts: Option<Texts>,
     /// Windows of the evaluation text, where it is a file.
     pub(crate) evaluation_windows: Option<EvaluationWindows>,
-    /// What learns in the steps of distillation that compare logits.
+    /// Parts of layers that learn in the steps of distillation that compare logits.
     pub(crate) learns_end_to_end: Learn,
     /// Journals of an earlier run that this one does not resume, and when they were written.
     pub(crate) discarded: Vec<(PathBuf, SystemTime)>,

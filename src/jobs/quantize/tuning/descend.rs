@@ -9,7 +9,7 @@ use crate::error::Result;
 /// Number of sequences per step.
 const SEQUENCES_IN_BATCH: usize = 4;
 
-/// What values are to bring down.
+/// Loss that a fine-tuning brings down, with its gradients.
 pub trait Objective {
     /// Returns the number of sequences to learn from.
     fn sequences(&self) -> usize;
@@ -22,7 +22,7 @@ pub trait Objective {
     fn measure(&self, values: Tuned<'_>) -> Result<f64>;
 }
 
-/// What to tell and to keep between steps.
+/// Observer of a fine-tuning's steps, who tells of them and keeps them.
 pub trait Watch {
     /// Is called after each step.
     fn stepped(&self);

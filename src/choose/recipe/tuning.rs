@@ -57,7 +57,7 @@ impl Learn {
     }
 
     /// True if a layer of this setting has something to learn: affine scales and biases, or codes of any mode.
-    pub fn is_possible(self, quant: Quant) -> bool {
+    pub fn applies_to(self, quant: Quant) -> bool {
         quant.mode == Mode::Affine || self == Self::Codes
     }
 

@@ -95,7 +95,7 @@ pub fn tuning(
     let recipe = recipe.map(|recipe| recipe.tuning).unwrap_or_default();
     let default = if is_best { Learn::Codes } else { Learn::Scales };
     let learn = flags.learn.or(recipe.learn).unwrap_or(default);
-    let can_learn = plan.quants().iter().any(|quant| learn.is_possible(*quant));
+    let can_learn = plan.quants().iter().any(|quant| learn.applies_to(*quant));
     let distill = flags.distill.or(recipe.distill).or((is_best && can_learn).then_some(150));
     let distill = distill.filter(|steps| *steps > 0);
     let refine = flags.refine.or(recipe.refine).or((is_best && !fixed).then_some(2));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::job::{Decision, Job};
-use super::rounding_journal::{GptqLayer, RoundingJournal};
+use super::layer_journal::LayerJournal;
 use super::split::ValidationSplit;
 use super::start::{self, learning_layers};
 use crate::choose::recipe::Learn;
@@ -16,14 +16,14 @@ use crate::engine::runtime::Engine;
 use crate::error::Result;
 use crate::files::journal::Start;
 use crate::jobs::bars;
-use crate::jobs::quantize::tuning::{Adam, Forms, Objective, Settings, State, Stored, TuningRun, Watch};
+use crate::jobs::quantize::tuning::{Adam, Forms, Loss, Settings, State, Stored, TuningRun, Watch};
 use crate::jobs::record::LearnedCodes;
 use crate::jobs::write::Spooled;
 use crate::models::source::SourceModel;
 use crate::numerics::affine::Quantized;
 use crate::numerics::dtype::{extend_f32, push_f32};
 use crate::numerics::latent::unpack_latents;
-use crate::numerics::quant::Quant;
+use crate::numerics::quant::{Mode, Quant};
 use crate::progress::Bar;
 use crate::words::count;
 
@@ -43,8 +43,8 @@ impl Job<'_> {
         let settings = self.distill_settings(&split, Learn::Codes, steps)?;
         let settings = Settings { student: student.fingerprint()?, norms: false, ..settings };
         let start = Start::resumed_if(self.settings.resume);
-        let path = RoundingJournal::blocks_path(&self.settings.output.path);
-        let mut journal = RoundingJournal::open(&path, &settings.blocks_header(), start)?;
+        let path = LayerJournal::blocks_path(&self.settings.output.path);
+        let mut journal = LayerJournal::open(&path, &settings.blocks_header(), start)?;
         self.progress.notes(journal.damage_note().as_slice());
         if !journal.is_empty() {
             self.progress.line(&format!("resuming: {} learned already", count(journal.len(), "layer")));
@@ -81,7 +81,7 @@ struct Blocks<'a> {
 }
 
 impl Blocks<'_> {
-    fn learn(&self, split: &ValidationSplit, journal: &mut RoundingJournal) -> Result<()> {
+    fn learn(&self, split: &ValidationSplit, journal: &mut LayerJournal) -> Result<()> {
         let (job, engine) = (self.job, Engine::start()?);
         let (source, memory) = (job.source, job.settings.calibration.memory);
         let sequences = [&split.sequences[..], &split.validation].concat();
@@ -106,12 +106,7 @@ impl Blocks<'_> {
     }
 
     /// Lets the present block of `model` learn, or takes what the journal has of it. Returns its values.
-    fn learn_block(
-        &self,
-        model: &Blockwise<'_>,
-        bar: &dyn Bar,
-        journal: &mut RoundingJournal,
-    ) -> Result<State> {
+    fn learn_block(&self, model: &Blockwise<'_>, bar: &dyn Bar, journal: &mut LayerJournal) -> Result<State> {
         let names = model.names();
         let own: BTreeMap<String, Quant> = self
             .layers
@@ -127,12 +122,11 @@ impl Blocks<'_> {
             let mut adam = Adam::new(start::coordinates(&own, &state), &state);
             let stored = forms.stored(&state);
             let mut run = TuningRun::new(self.settings.clone(), state, stored);
-            let objective = Outputs { model, training: self.watched.start, watched: self.watched.clone() };
-            run.descend(&objective, &forms, &mut adam, &Steps(bar))?;
+            let loss = Outputs { model, training: self.watched.start, watched: self.watched.clone() };
+            run.descend(&loss, &forms, &mut adam, &Steps(bar))?;
             let layers = block.layers(&run.best)?;
             for (path, quantized) in &layers {
-                let layer = GptqLayer { quantized: quantized.clone(), ..GptqLayer::default() };
-                journal.append(path, 0, &layer)?;
+                journal.append_learned(path, quantized)?;
             }
             journal.flush()?;
             layers
@@ -155,18 +149,21 @@ impl Block<'_> {
             if let Some(codes) = best.codes.get(&name) {
                 return Ok(codes.clone());
             }
-            let Ok(tensor) = self.student.tensor(&name) else { return Ok(Vec::new()) };
+            let tensor = self.student.tensor(&name)?;
             let Some(values) = best.floats.get(&name) else { return Ok(tensor.bytes().to_vec()) };
             let mut bytes = Vec::new();
             push_f32(values, tensor.dtype, &mut bytes);
             Ok(bytes)
         };
-        let layer = |path: &String| {
-            let [packed, scales, biases] =
-                ["weight", "scales", "biases"].map(|at| part(format!("{path}.{at}")));
-            Ok((path.clone(), Quantized { packed: packed?, scales: scales?, biases: biases? }))
+        let layer = |(path, quant): (&String, &Quant)| {
+            let [packed, scales] = ["weight", "scales"].map(|at| part(format!("{path}.{at}")));
+            let biases = match quant.mode {
+                Mode::Affine => part(format!("{path}.biases"))?,
+                _ => Vec::new(),
+            };
+            Ok((path.clone(), Quantized { packed: packed?, scales: scales?, biases }))
         };
-        self.own.keys().map(layer).collect()
+        self.own.iter().map(layer).collect()
     }
 
     /// Returns what learns of the `layers`, as a model takes it.
@@ -195,7 +192,7 @@ struct Outputs<'a> {
     watched: Range<usize>,
 }
 
-impl Objective for Outputs<'_> {
+impl Loss for Outputs<'_> {
     fn sequences(&self) -> usize {
         self.training
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::job::Job;
-use super::rounding_journal::RoundingJournal;
+use super::layer_journal::LayerJournal;
 use crate::choose::recipe::Learn;
 use crate::error::{Error, Result};
 use crate::jobs::estimate::Work;
@@ -46,7 +46,7 @@ impl Job<'_> {
     pub(crate) fn choose_end_to_end(&self) -> Learn {
         let output = &self.settings.output.path;
         let resumes = |journal: PathBuf| self.settings.resume && journal.exists();
-        if !self.learns_codes() || resumes(RoundingJournal::blocks_path(output)) {
+        if !self.learns_codes() || resumes(LayerJournal::blocks_path(output)) {
             return Learn::Scales;
         }
         if resumes(TuningRun::path(output)) {

@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::files::journal;
 use crate::jobs::bars;
 use crate::jobs::measure::digest;
-use crate::jobs::quantize::tuning::{Adam, Forms, Objective, Settings, State, Stored, TuningRun, Watch};
+use crate::jobs::quantize::tuning::{Adam, Forms, Loss, Settings, State, Stored, TuningRun, Watch};
 use crate::jobs::record::{Distillation, LearnedCodes};
 use crate::jobs::settings::Tuning;
 use crate::models::source::SourceModel;
@@ -50,7 +50,7 @@ impl Job<'_> {
     /// Fails where distillation is asked for and no layer can learn.
     pub(crate) fn check_distillation(&self) -> Result<()> {
         let Tuning { distill, learn, .. } = self.settings.tuning;
-        let learns = self.plan.quants().into_iter().any(|quant| learn.is_possible(quant));
+        let learns = self.plan.quants().into_iter().any(|quant| learn.applies_to(quant));
         if distill.is_some() && !learns { Err(nothing_learns()) } else { Ok(()) }
     }
 
@@ -96,7 +96,6 @@ impl Job<'_> {
         decision: &Decision,
         steps: u32,
     ) -> Result<Distilled> {
-        let Self { progress, source, .. } = self;
         let (tuning, learn) = (self.settings.tuning, self.learns_end_to_end);
         let (engine, memory) = (Engine::start()?, self.settings.calibration.memory);
         let split = self.validation_split()?;
@@ -112,14 +111,9 @@ impl Job<'_> {
         let steps = if state == State::default() { 0 } else { steps };
         let settings =
             Settings { student: student.fingerprint()?, ..self.distill_settings(&split, learn, steps)? };
-        progress.stage("distilling");
-        let target = |sequences| {
-            let bar = progress.steps_bar(bars::FLOAT_MODEL, source.spec().blocks.len() as u64);
-            let target = Target::new(&engine, source, sequences, memory, &|| bar.inc(1));
-            bar.finish();
-            target
-        };
-        let (training, validation) = (target(&split.sequences)?, target(&split.validation)?);
+        self.progress.stage("distilling");
+        let training = self.float_target(&engine, &split.sequences)?;
+        let validation = self.float_target(&engine, &split.validation)?;
         let run = Run { learner, training, validation, temperature: settings.temperature };
         let adam = Adam::new(start::coordinates(&layers, &state), &state);
         let code_rate = settings.code_rate;
@@ -134,9 +128,22 @@ impl Job<'_> {
     /// Measures the KL divergence of each token of `windows` between the float model and `student`.
     pub(crate) fn divergences(&self, student: &SourceModel, windows: &[Vec<u32>]) -> Result<Vec<f64>> {
         let (engine, memory) = (Engine::start()?, self.settings.calibration.memory);
-        let target = Target::new(&engine, self.source, windows, memory, &|| {})?;
+        let target = self.float_target(&engine, windows)?;
         let model = Student::new(&engine, student, Learners::default(), memory);
         model.divergences(State::default().tuned(), &target)
+    }
+
+    /// Runs the float model on `sequences`.
+    pub(crate) fn float_target<'t>(
+        &'t self,
+        engine: &Engine,
+        sequences: &'t [Vec<u32>],
+    ) -> Result<Target<'t>> {
+        let (source, memory) = (self.source, self.settings.calibration.memory);
+        let bar = self.progress.steps_bar(bars::FLOAT_MODEL, source.spec().blocks.len() as u64);
+        let target = Target::new(engine, source, sequences, memory, &|| bar.inc(1));
+        bar.finish();
+        target
     }
 
     /// Takes the steps of a `run`, or resumes them.
@@ -176,8 +183,8 @@ fn record_of(tuned: &TuningRun, split: &ValidationSplit, codes: Option<LearnedCo
         blocks: None,
         text: split.name.clone(),
         windows: split.validation.len(),
-        kl_before: first.kl,
-        kl_after: best.kl,
+        kl_before: first.loss,
+        kl_after: best.loss,
     }
 }
 
@@ -189,7 +196,7 @@ struct Run<'a> {
     temperature: f64,
 }
 
-impl Objective for Run<'_> {
+impl Loss for Run<'_> {
     fn sequences(&self) -> usize {
         self.training.len()
     }
@@ -216,7 +223,7 @@ impl Watch for KeptSteps<'_> {
     }
 
     fn looked(&self, run: &TuningRun, adam: &Adam) -> Result<()> {
-        let (first, last) = (run.first_look().kl, run.looks.last().map_or(f64::NAN, |look| look.kl));
+        let (first, last) = (run.first_look().loss, run.looks.last().map_or(f64::NAN, |look| look.loss));
         self.bar.describe(format!("distilling, KL {last:.3e} from {first:.3e}"));
         run.save(self.path, adam)
     }

@@ -6,8 +6,8 @@ use std::path::Path;
 
 use super::inputs::Inputs;
 use super::job::{Decision, Job};
+use super::layer_journal::LayerJournal;
 use super::refinement_journal::{self, Moves, RefinementJournal};
-use super::rounding_journal::RoundingJournal;
 use super::stage::StagedModel;
 use crate::choose::candidate::Candidate;
 use crate::engine::learn::learning::Learners;
@@ -54,7 +54,7 @@ impl Job<'_> {
         let header = self.refinement_header(rounds)?.with(refinement_journal::START, self.start(decision)?);
         let start = Start::resumed_if(self.settings.resume);
         if start == Start::Anew {
-            journal::remove(&RoundingJournal::next_path(output));
+            journal::remove(&LayerJournal::next_path(output));
         }
         let path = RefinementJournal::path(output);
         let journal = RefinementJournal::open(&path, header, rounds as usize, start)?;
@@ -122,12 +122,12 @@ impl Job<'_> {
         if rounds.is_over() {
             return Ok((decision, staged));
         }
-        let Self { progress, source, plan, .. } = self;
-        let (engine, memory) = (Engine::start()?, self.settings.calibration.memory);
+        let Self { progress, plan, .. } = self;
+        let engine = Engine::start()?;
         let split = self.validation_split()?;
         let target = self.target_bpw()?.ok_or_else(nothing_to_move)?;
         let table = decision.table.as_ref().map(|table| table.layers.clone()).ok_or_else(nothing_to_move)?;
-        let validation = Target::new(&engine, source, &split.validation, memory, &|| {})?;
+        let validation = self.float_target(&engine, &split.validation)?;
         progress.stage("refining");
         let mut before = self.measure_divergences(&engine, staged.folder.path(), &validation)?;
         while !rounds.is_over() {

@@ -9,7 +9,7 @@ use std::path::Path;
 
 use super::inputs::{Inputs, MatrixInput};
 use super::job::{Decision, Job};
-use super::rounding_journal::{self, GptqLayer, RoundingJournal};
+use super::layer_journal::{self, GptqLayer, LayerJournal};
 use crate::engine::passes::collector::{Extent, Moments};
 use crate::engine::passes::moments::{MomentSettings, input_moments, input_moments_where};
 use crate::engine::runtime::Engine;
@@ -65,20 +65,16 @@ impl Job<'_> {
     ///
     /// If refinement has `moved` bits since the beginning, the journal may have the layers of an earlier round, and
     /// those of the latest may not be in its place yet.
-    pub(crate) fn rounding_journal(
-        &self,
-        decision: &Decision,
-        moved: bool,
-    ) -> Result<Option<RoundingJournal>> {
+    pub(crate) fn rounding_journal(&self, decision: &Decision, moved: bool) -> Result<Option<LayerJournal>> {
         let Some(header) = self.header_for(decision)? else { return Ok(None) };
         let output = &self.settings.output.path;
-        let (path, next) = (RoundingJournal::path(output), RoundingJournal::next_path(output));
+        let (path, next) = (LayerJournal::path(output), LayerJournal::next_path(output));
         let is_for_decision = |path: &Path| Journal::peek(path).as_ref() == Some(&header);
         if moved && is_for_decision(&next) {
             fs::rename(&next, &path).map_err(|e| Error::io(&path, e))?;
         }
         let resume = self.settings.resume && (!moved || is_for_decision(&path));
-        let journal = RoundingJournal::open(&path, &header, Start::resumed_if(resume))?;
+        let journal = LayerJournal::open(&path, &header, Start::resumed_if(resume))?;
         self.progress.notes(journal.damage_note().as_slice());
         if !journal.is_empty() {
             self.progress.line(&format!("resuming: {} rounded already", count(journal.len(), "layer")));
@@ -87,17 +83,17 @@ impl Job<'_> {
     }
 
     /// Opens the journal of a round of refinement, beside that of the best layers so far.
-    pub(crate) fn rounding_journal_of_round(&self, next: &Decision) -> Result<Option<RoundingJournal>> {
+    pub(crate) fn rounding_journal_of_round(&self, next: &Decision) -> Result<Option<LayerJournal>> {
         let Some(header) = self.header_for(next)? else { return Ok(None) };
-        let path = RoundingJournal::next_path(&self.settings.output.path);
+        let path = LayerJournal::next_path(&self.settings.output.path);
         let resume = self.settings.resume && Journal::peek(&path).as_ref() == Some(&header);
-        RoundingJournal::open(&path, &header, Start::resumed_if(resume)).map(Some)
+        LayerJournal::open(&path, &header, Start::resumed_if(resume)).map(Some)
     }
 
     /// Replaces the layers before a round with the round's if it was `kept`, and removes the round's otherwise.
     pub(crate) fn settle_layers(&self, kept: bool) -> Result<()> {
         let output = &self.settings.output.path;
-        let (path, next) = (RoundingJournal::path(output), RoundingJournal::next_path(output));
+        let (path, next) = (LayerJournal::path(output), LayerJournal::next_path(output));
         if kept && next.exists() {
             return fs::rename(&next, &path).map_err(|e| Error::io(&path, e));
         }
@@ -109,7 +105,7 @@ impl Job<'_> {
         let Some(header) = self.rounding_header()? else { return Ok(None) };
         let bits =
             serde_json::to_string(&decision.solution.bitmap).map_err(|e| Error::input(e.to_string()))?;
-        Ok(Some(header.with(rounding_journal::BITS, crate::files::digest::digest([bits.as_bytes()]))))
+        Ok(Some(header.with(layer_journal::BITS, crate::files::digest::digest([bits.as_bytes()]))))
     }
 
     /// Returns the header of the rounding journal without the bit map; `None` where layers are not kept.
@@ -122,14 +118,14 @@ impl Job<'_> {
             .with("samples", texts.sequences.len())
             .with("sequence_length", self.settings.calibration.sequence_length)
             .with("seed", self.settings.calibration.seed)
-            .with(rounding_journal::TEXT, digest(&texts.sequences))
+            .with(layer_journal::TEXT, digest(&texts.sequences))
             .with("dtype", self.plan.dtype())
-            .with(rounding_journal::BITS, "");
+            .with(layer_journal::BITS, "");
         Ok(Some(header))
     }
 
     /// Rounds the layers of `decision`, as far as that needs their inputs. Layers in the `journal` are not done again.
-    pub(crate) fn round(&self, decision: &Decision, journal: Option<RoundingJournal>) -> Result<Rounded> {
+    pub(crate) fn round(&self, decision: &Decision, journal: Option<LayerJournal>) -> Result<Rounded> {
         let Some(texts) = &self.texts else {
             return Ok(match self.technique {
                 Technique::Search => Rounded::Searched(BTreeMap::new()),
@@ -178,7 +174,7 @@ impl Job<'_> {
     fn gptq(
         &self,
         settings: &MomentSettings<'_>,
-        journal: RoundingJournal,
+        journal: LayerJournal,
         decision: &Decision,
     ) -> Result<Rounded> {
         let journal = RefCell::new(journal);
@@ -198,7 +194,7 @@ impl Job<'_> {
     }
 
     /// True if the journal has all layers of a block.
-    fn is_rounded(&self, block: Option<usize>, decision: &Decision, journal: &RoundingJournal) -> bool {
+    fn is_rounded(&self, block: Option<usize>, decision: &Decision, journal: &LayerJournal) -> bool {
         self.affine_layers(block, decision).all(|(_, path, _)| journal.has(path))
     }
 
@@ -208,7 +204,7 @@ impl Job<'_> {
         block: Option<usize>,
         moments: &Moments,
         decision: &Decision,
-        journal: &mut RoundingJournal,
+        journal: &mut LayerJournal,
     ) -> Result<()> {
         let layers = self.affine_layers(block, decision);
         let layers: Vec<_> = layers.filter(|(_, path, _)| !journal.has(path)).collect();

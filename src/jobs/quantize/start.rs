@@ -15,7 +15,7 @@ use crate::numerics::quant::{Mode, Quant};
 /// Returns the layers of `decision` that have something to learn, with their settings.
 pub(crate) fn learning_layers(decision: &Decision, learn: Learn) -> BTreeMap<String, Quant> {
     let chosen = decision.solution.bitmap.iter().map(|(path, quant)| (path.clone(), *quant));
-    chosen.filter(|(_, quant)| learn.is_possible(*quant)).collect()
+    chosen.filter(|(_, quant)| learn.applies_to(*quant)).collect()
 }
 
 /// Returns the error for models without a layer that can learn.

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::job::Job;
+use super::layer_journal::{self, LayerJournal};
 use super::refinement_journal::RefinementJournal;
-use super::rounding_journal::{self, RoundingJournal};
 use super::settings::EvaluationText;
 use crate::choose::recipe::Learn;
 use crate::error::{Error, ErrorKind, Result};
@@ -19,15 +19,44 @@ use crate::jobs::quantize::tuning::TuningRun;
 use crate::jobs::texts::{FEW_VALIDATION_WINDOWS, Texts, Uses};
 use crate::numerics::rounding::Technique;
 
+/// Paths of the journals that a run writes while it makes an output.
+struct Paths {
+    /// Rounded layers.
+    layers: PathBuf,
+    /// Rounded layers of a round of refinement that is not yet known to be better.
+    next_layers: PathBuf,
+    /// Rounds of refinement.
+    rounds: PathBuf,
+    /// Layers whose codes have learned block by block.
+    blocks: PathBuf,
+    /// Steps of distillation.
+    steps: PathBuf,
+}
+
+impl Paths {
+    fn of(output: &Path) -> Self {
+        Self {
+            layers: LayerJournal::path(output),
+            next_layers: LayerJournal::next_path(output),
+            rounds: RefinementJournal::path(output),
+            blocks: LayerJournal::blocks_path(output),
+            steps: TuningRun::path(output),
+        }
+    }
+
+    fn all(self) -> [PathBuf; 5] {
+        [self.layers, self.next_layers, self.rounds, self.blocks, self.steps]
+    }
+
+    /// Returns those from which an interrupted run goes on.
+    fn resumable(&self) -> [&Path; 4] {
+        [&self.layers, &self.rounds, &self.blocks, &self.steps]
+    }
+}
+
 /// Returns the paths of all journals that a run writes while it makes `output`.
 pub(crate) fn files(output: &Path) -> [PathBuf; 5] {
-    [
-        RoundingJournal::path(output),
-        RoundingJournal::next_path(output),
-        RefinementJournal::path(output),
-        RoundingJournal::blocks_path(output),
-        TuningRun::path(output),
-    ]
+    Paths::of(output).all()
 }
 
 /// Removes all journals.
@@ -63,16 +92,16 @@ impl Job<'_> {
     /// Fails where a new start would lose what is there, or it cannot be resumed. Returns the journals that a new start
     /// discards, and when they were written.
     pub(crate) fn check_unfinished(&self) -> Result<Vec<(PathBuf, SystemTime)>> {
-        let journals = files(&self.settings.output.path);
+        let paths = Paths::of(&self.settings.output.path);
         if !self.settings.resume {
             self.check_start()?;
-            let journals = journals.into_iter();
+            let journals = paths.all().into_iter();
             return Ok(journals.filter_map(|path| Some((path.clone(), written(&path)?))).collect());
         }
         self.refuse_dropped_work()?;
         if !self.has_work_to_resume()? {
-            let [layers, _, rounds, blocks, steps] = journals.map(|path| path.display().to_string());
-            self.progress.notes(&[journal::nothing_to_resume(&[layers, rounds, blocks, steps])]);
+            let resumable = paths.resumable().map(|path| path.display().to_string());
+            self.progress.notes(&[journal::nothing_to_resume(&resumable)]);
         }
         Ok(Vec::new())
     }
@@ -80,7 +109,7 @@ impl Job<'_> {
     /// Fails where there is unfinished work of a kind that this run does without.
     fn refuse_dropped_work(&self) -> Result<()> {
         let tuning = &self.settings.tuning;
-        let [layers, _, rounds, blocks, steps] = files(&self.settings.output.path);
+        let Paths { layers, rounds, blocks, steps, .. } = Paths::of(&self.settings.output.path);
         let dropped = [
             (&layers, "setting `rounding` gptq", self.technique != Technique::Gptq),
             (&rounds, "setting `refine`", tuning.refine.is_none()),
@@ -99,7 +128,7 @@ impl Job<'_> {
     /// True if there is unfinished work that this run resumes. Fails where it was begun with other settings.
     fn has_work_to_resume(&self) -> Result<bool> {
         let tuning = &self.settings.tuning;
-        let [layers, _, rounds, blocks, steps] = files(&self.settings.output.path);
+        let Paths { layers, rounds, blocks, steps, .. } = Paths::of(&self.settings.output.path);
         let by_block = tuning.distill.filter(|_| self.learns_by_block());
         let headers = [
             (layers, self.rounding_header()?),
@@ -122,8 +151,7 @@ impl Job<'_> {
         if self.settings.resume || output.overwrite {
             return Ok(());
         }
-        let [layers, _, rounds, blocks, steps] = files(&output.path);
-        for path in [&layers, &rounds, &blocks, &steps] {
+        for path in Paths::of(&output.path).resumable() {
             if Journal::has_unfinished(path, None)? {
                 return Err(journal::unfinished(path));
             }
@@ -149,15 +177,20 @@ impl Job<'_> {
     /// Returns the paths of the journals that this run has written or resumes.
     fn kept_journals(&self) -> Vec<PathBuf> {
         let tuning = &self.settings.tuning;
-        let (rounds, refines) = (self.technique == Technique::Gptq, tuning.refine.is_some());
+        let (feeds_back, refines) = (self.technique == Technique::Gptq, tuning.refine.is_some());
         let distills = tuning.distill.is_some();
-        let is_used = [rounds, rounds && refines, refines, self.learns_by_block(), distills];
+        let paths = Paths::of(&self.settings.output.path);
+        let used = [
+            (paths.layers, feeds_back),
+            (paths.next_layers, feeds_back && refines),
+            (paths.rounds, refines),
+            (paths.blocks, self.learns_by_block()),
+            (paths.steps, distills),
+        ];
         let is_kept = |path: &PathBuf| {
             written(path).is_some_and(|time| !self.discarded.contains(&(path.clone(), time)))
         };
-        let journals = files(&self.settings.output.path).into_iter().zip(is_used);
-        let used = journals.filter(|(_, is_used)| *is_used).map(|(path, _)| path);
-        used.filter(is_kept).collect()
+        used.into_iter().filter(|(_, is_used)| *is_used).map(|(path, _)| path).filter(is_kept).collect()
     }
 
     /// Adds to an `error` while the model was made what is kept, and how to resume.
@@ -236,9 +269,9 @@ impl Job<'_> {
         };
         let mut header = None;
         if self.settings.resume && !uses.scoring {
-            header = Journal::peek(&RoundingJournal::path(&self.settings.output.path));
+            header = Journal::peek(&LayerJournal::path(&self.settings.output.path));
         }
-        let text = header.as_ref().and_then(|header| header.value(rounding_journal::TEXT));
+        let text = header.as_ref().and_then(|header| header.value(layer_journal::TEXT));
         let with_scoring = Uses { scoring: true, ..uses };
         let was_held_out = text.is_some_and(|text| {
             prepare(with_scoring, &Quiet).is_ok_and(|texts| digest(&texts.sequences) == text)

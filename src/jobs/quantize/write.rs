@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use super::distill::Distilled;
 use super::job::{Decision, Job};
+use super::layer_journal::LayerJournal;
 use super::refine::Refined;
 use super::refinement_journal::RefinementJournal;
-use super::rounding_journal::RoundingJournal;
 use super::stage::{StagedModel, producers, tuned_producers};
 use super::unfinished;
 use super::unfinished::is_of_inputs;
@@ -90,7 +90,7 @@ impl Job<'_> {
         &self,
         folder: &OutputFolder,
         decision: Decision,
-        layers: Option<RoundingJournal>,
+        layers: Option<LayerJournal>,
         rounds: Option<RefinementJournal>,
         warnings: &Warnings,
     ) -> Result<WrittenModel> {
@@ -143,7 +143,7 @@ impl Job<'_> {
     pub(crate) fn stage(
         &self,
         decision: &Decision,
-        layers: Option<RoundingJournal>,
+        layers: Option<LayerJournal>,
         warnings: &Warnings,
     ) -> Result<StagedModel> {
         let bitmap = self.bitmap(decision);

@@ -10,7 +10,7 @@ use crate::error::Result;
 const SEQUENCES_IN_BATCH: usize = 4;
 
 /// Loss that a fine-tuning brings down, with its gradients.
-pub trait Objective {
+pub trait Loss {
     /// Returns the number of sequences to learn from.
     fn sequences(&self) -> usize;
 
@@ -35,20 +35,20 @@ impl TuningRun {
     /// Takes the steps that remain, and begins with a look where there was none.
     pub fn descend(
         &mut self,
-        objective: &dyn Objective,
+        loss: &dyn Loss,
         forms: &Forms,
         adam: &mut Adam,
         watch: &dyn Watch,
     ) -> Result<()> {
         let stored = |state: &State| forms.stored(state);
         if self.looks.is_empty() {
-            let kl = objective.measure(self.state.tuned())?;
-            self.look(Look { step: 0, kl }, stored);
+            let value = loss.measure(self.state.tuned())?;
+            self.look(Look { step: 0, loss: value }, stored);
         }
         while !self.is_over() {
             let to = (self.step() + LOOK_EVERY).min(self.settings().steps);
-            let kl = self.steps_to(to, objective, forms, adam, watch)?;
-            self.look(Look { step: to, kl }, stored);
+            let value = self.steps_to(to, loss, forms, adam, watch)?;
+            self.look(Look { step: to, loss: value }, stored);
             watch.looked(self, adam)?;
         }
         Ok(())
@@ -58,21 +58,21 @@ impl TuningRun {
     fn steps_to(
         &mut self,
         to: usize,
-        objective: &dyn Objective,
+        loss: &dyn Loss,
         forms: &Forms,
         adam: &mut Adam,
         watch: &dyn Watch,
     ) -> Result<f64> {
         for step in self.step()..to {
             crate::interrupt::check()?;
-            let batch = self.settings().batch(step, SEQUENCES_IN_BATCH, objective.sequences());
+            let batch = self.settings().batch(step, SEQUENCES_IN_BATCH, loss.sequences());
             let observe = &mut |gradients: &Values| adam.observe(gradients);
-            objective.gradients(self.state.tuned(), &batch, observe)?;
+            loss.gradients(self.state.tuned(), &batch, observe)?;
             adam.apply(step + 1, self.settings().rates_of(step), &mut self.state);
             watch.stepped();
         }
         let floats = forms.stored_floats(&self.state.floats);
-        objective.measure(Tuned { floats: &floats, latents: &self.state.latents })
+        loss.measure(Tuned { floats: &floats, latents: &self.state.latents })
     }
 }
 

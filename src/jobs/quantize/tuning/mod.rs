@@ -8,6 +8,6 @@ mod progress;
 mod values;
 
 pub use adam::{Adam, Coordinate};
-pub use descend::{Objective, Watch};
+pub use descend::{Loss, Watch};
 pub use progress::{LOOK_EVERY, Settings, TuningRun};
 pub use values::{Forms, State, Stored, TunedTensor, TunedValues};

@@ -110,8 +110,8 @@ impl Settings {
 pub struct Look {
     /// Steps taken before it.
     pub step: usize,
-    /// Mean KL divergence per token, in nats, with all values as they are stored.
-    pub kl: f64,
+    /// The loss with all values as they are stored: the mean KL divergence per token, in nats, or the error of a block's outputs.
+    pub loss: f64,
 }
 
 /// Steps so far, and what came of them.
@@ -142,24 +142,24 @@ impl TuningRun {
         self.looks.last().map_or(0, |look| look.step)
     }
 
-    /// Returns the look with the lowest KL divergence: the first of equals.
+    /// Returns the look with the lowest loss: the first of equals.
     pub fn best_look(&self) -> Look {
-        let start = Look { step: 0, kl: f64::INFINITY };
-        self.looks.iter().fold(start, |best, look| if look.kl < best.kl { *look } else { best })
+        let start = Look { step: 0, loss: f64::INFINITY };
+        self.looks.iter().fold(start, |best, look| if look.loss < best.loss { *look } else { best })
     }
 
     /// Returns the look before any step.
     pub fn first_look(&self) -> Look {
-        self.looks.first().copied().unwrap_or(Look { step: 0, kl: f64::INFINITY })
+        self.looks.first().copied().unwrap_or(Look { step: 0, loss: f64::INFINITY })
     }
 
     /// Records a look. `stored` gives the values as they are stored, and is called if none was better.
     pub fn look(&mut self, mut look: Look, stored: impl FnOnce(&State) -> Stored) {
-        if !look.kl.is_finite() {
+        if !look.loss.is_finite() {
             // JSON has no NaN.
-            look.kl = f64::MAX;
+            look.loss = f64::MAX;
         }
-        if look.kl < self.best_look().kl {
+        if look.loss < self.best_look().loss {
             self.best = stored(&self.state);
         }
         self.looks.push(look);
@@ -270,14 +270,14 @@ mod tests {
     #[test]
     fn the_best_look_is_kept_and_patience_ends() {
         let mut progress = TuningRun::new(settings(1000), state(0.0), stored(0));
-        progress.look(Look { step: 0, kl: 1.0 }, |_| stored(0));
-        progress.look(Look { step: 10, kl: 0.5 }, |_| stored(1));
-        progress.look(Look { step: 20, kl: f64::NAN }, |_| stored(2));
+        progress.look(Look { step: 0, loss: 1.0 }, |_| stored(0));
+        progress.look(Look { step: 10, loss: 0.5 }, |_| stored(1));
+        progress.look(Look { step: 20, loss: f64::NAN }, |_| stored(2));
         assert_eq!((progress.best_look().step, &progress.best), (10, &stored(1)));
         let mut step = 20;
         while !progress.is_over() {
             step += 10;
-            progress.look(Look { step, kl: 0.6 }, |_| stored(3));
+            progress.look(Look { step, loss: 0.6 }, |_| stored(3));
         }
         assert_eq!((step, &progress.best), (10 + 33 * 10, &stored(1)));
     }
@@ -288,11 +288,11 @@ mod tests {
         let path = TuningRun::path(&home.path().join("out"));
         let fresh = || TuningRun::new(settings(50), state(1.0), stored(1));
         let (mut adam, mut run) = (adam(), fresh());
-        run.look(Look { step: 0, kl: 0.1 + 0.2 }, |_| stored(1));
+        run.look(Look { step: 0, loss: 0.1 + 0.2 }, |_| stored(1));
         adam.observe(&Values::from([("a".to_owned(), vec![0.3, 2.0]), ("c".to_owned(), vec![-0.1, 0.7])]));
         adam.apply(1, Rates { floats: 0.1, codes: 0.2 }, &mut run.state);
-        run.look(Look { step: 10, kl: 1.0 / 3.0 }, |_| stored(4));
-        run.look(Look { step: 20, kl: 0.2 }, |_| stored(5));
+        run.look(Look { step: 10, loss: 1.0 / 3.0 }, |_| stored(4));
+        run.look(Look { step: 20, loss: 0.2 }, |_| stored(5));
         let (mut back, mut moments) = (fresh(), self::adam());
         assert!(!back.restore(&path, &mut moments).unwrap());
         assert_eq!(back, fresh());

@@ -56,14 +56,14 @@ pub struct GptqLayer {
 
 /// Rounded layers in a file that takes more.
 #[derive(Debug)]
-pub struct RoundingJournal {
+pub struct LayerJournal {
     path: PathBuf,
     journal: Journal,
     layers: BTreeMap<String, Quantized<Range<usize>>>,
     stats: GptqStats,
 }
 
-impl RoundingJournal {
+impl LayerJournal {
     /// Path of the journal while `output` is being made.
     pub fn path(output: &Path) -> PathBuf {
         output_file::beside(output, ".rounding")
@@ -126,7 +126,13 @@ impl RoundingJournal {
         })
     }
 
-    /// Appends the layer at `path`, which has so many rows.
+    /// Appends the layer at `path`, whose codes have learned.
+    pub fn append_learned(&mut self, path: &str, quantized: &Quantized) -> Result<()> {
+        let layer = GptqLayer { quantized: quantized.clone(), ..GptqLayer::default() };
+        self.append(path, 0, &layer)
+    }
+
+    /// Appends the layer at `path`, of which GPTQ has rounded so many rows.
     pub fn append(&mut self, path: &str, rows: usize, layer: &GptqLayer) -> Result<()> {
         let GptqLayer { quantized, searched_rows, experts, few_tokens } = layer;
         let entry = Entry {
@@ -187,14 +193,14 @@ mod tests {
     #[test]
     fn resumed_layers_are_as_they_were() {
         let home = tempfile::tempdir().unwrap();
-        let path = RoundingJournal::path(&home.path().join("out/"));
+        let path = LayerJournal::path(&home.path().join("out/"));
         assert_eq!(path, home.path().join("out.rounding"));
         let header = Header::new("rounding");
-        let mut journal = RoundingJournal::open(&path, &header, Start::Anew).unwrap();
+        let mut journal = LayerJournal::open(&path, &header, Start::Anew).unwrap();
         journal.append("a", 3, &layer(1)).unwrap();
         journal.flush().unwrap();
         drop(journal);
-        let mut journal = RoundingJournal::open(&path, &header, Start::Resumed).unwrap();
+        let mut journal = LayerJournal::open(&path, &header, Start::Resumed).unwrap();
         assert_eq!((journal.len(), journal.has("a"), journal.has("b")), (1, true, false));
         assert_eq!(journal.read("a").unwrap(), layer(1).quantized);
         assert!(journal.read("b").is_err());
@@ -204,6 +210,6 @@ mod tests {
         assert_eq!(spooled.get("b"), Some(layer(0).quantized.as_slices()));
         assert_eq!((stats.rows, stats.searched_rows.get("a")), (6, Some(&1)));
         assert_eq!((stats.searched_rows.len(), &stats.few_tokens["a"]), (1, &vec![2]));
-        assert!(path.exists() && RoundingJournal::open(&path, &header, Start::Resumed).is_err(), "locked");
+        assert!(path.exists() && LayerJournal::open(&path, &header, Start::Resumed).is_err(), "locked");
     }
 }

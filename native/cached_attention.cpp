@@ -175,6 +175,10 @@ class CachedAttention : public mx::Primitive {
   CachedAttention(mx::Stream stream, Parts parts) : Primitive(stream), parts_(std::make_shared<const Parts>(std::move(parts))) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
+    mx::cpu::get_command_encoder(stream()).dispatch(work(inputs, outputs));
+  }
+
+  std::function<void()> work(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) const {
     const bool own = parts_->caches_are_given_away;
     const Updated keys(inputs[1], outputs[1], own), values(inputs[2], outputs[2], own);
     outputs[0].set_data(mx::allocator::malloc(outputs[0].nbytes()));
@@ -184,7 +188,7 @@ class CachedAttention : public mx::Primitive {
     const long columns = inputs[0].shape().back(), tokens = inputs[0].shape(1), capacity = outputs[1].shape(2);
     const bool halves = outputs[1].dtype() == mx::float16;
     float* to = outputs[0].data<float>();
-    mx::cpu::get_command_encoder(stream()).dispatch([=, parts = parts_] {
+    return [=, parts = parts_] {
       const Normed x(parts->before, *settled, tokens, columns);
       const auto products = unfilled(tokens * parts->width());
       multiply(best_kernels(), parts->inputs.pass(*settled), x.values(), tokens, products.get());
@@ -197,7 +201,7 @@ class CachedAttention : public mx::Primitive {
       const auto heads = unfilled(tokens * parts->heads_width());
       attend_to_cache(parts->settings, queries.get(), tokens, stored_keys, stored_values, capacity, halves, heads.get());
       multiply(best_kernels(), parts->output->pass(*settled), heads.get(), tokens, to);
-    });
+    };
   }
 
   void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override { throw std::runtime_error("this is a CPU build"); }
@@ -289,8 +293,14 @@ extern "C" int mixbit_attend(const struct mixbit_attention* settings, const stru
     const long width = parts->output ? parts->output->rows() : parts->heads_width();
     const mx::Shape shape = {1, x.shape(1), static_cast<int>(width)};
     auto node = std::make_shared<CachedAttention>(*static_cast<const mx::Stream*>(stream), std::move(*parts));
-    const auto outputs = mx::array::make_arrays({shape, keys.shape(), values.shape()}, {mx::float32, keys.dtype(), values.dtype()},
-                                                std::move(node), std::move(inputs));
+    std::vector<mx::array> outputs;
+    if (is_computed_at_once(inputs)) {
+      outputs = {without_graph(shape, mx::float32), without_graph(keys.shape(), keys.dtype()), without_graph(values.shape(), values.dtype())};
+      node->work(inputs, outputs)();
+    } else {
+      outputs = mx::array::make_arrays({shape, keys.shape(), values.shape()}, {mx::float32, keys.dtype(), values.dtype()},
+                                       std::move(node), std::move(inputs));
+    }
     for (int i = 0; i < 3; ++i) results[i] = new mx::array(outputs[i]);
     return 1;
   } catch (const std::exception&) {

@@ -4,7 +4,9 @@
 
 #include <string.h>
 
+#include <mutex>
 #include <optional>
+#include <unordered_map>
 #include <vector>
 
 #include "interleaved.hpp"
@@ -66,8 +68,8 @@ class Readable {
 
 // Rows of a task: some tasks per thread, so that no thread waits long for another.
 long task_rows(long rows) {
-  const long tasks = 4 * Pool::instance().threads();
-  return std::max(2 * row_step, (rows / tasks + row_step - 1) / row_step * row_step);
+  const long tasks = 8 * Pool::instance().threads();
+  return std::max(row_step, (rows / tasks + row_step - 1) / row_step * row_step);
 }
 
 // Memory of a thread, for one of two uses.
@@ -207,16 +209,68 @@ struct Task {
   long part, from, to;
 };
 
-// The rows of all matrices in tasks; of gated ones those of the first, which bring the second's with them.
+// The rows of all matrices in tasks, so that each thread's share of them has its share of each matrix; of gated ones those of the
+// first, which bring the second's with them.
 std::vector<Task> tasks_of(const Pass& pass, long step) {
   std::vector<Task> tasks;
-  const long parts = pass.gated ? 1 : pass.parts.size();
-  for (long part = 0; part < parts; ++part) {
-    const long rows = pass.parts[part].matrix.rows;
-    for (long from = 0; from < rows; from += step) tasks.push_back({part, from, std::min(rows, from + step)});
+  const long parts = pass.gated ? 1 : pass.parts.size(), threads = Pool::instance().threads();
+  for (long thread = 0; thread < threads; ++thread) {
+    for (long part = 0; part < parts; ++part) {
+      const long rows = pass.parts[part].matrix.rows;
+      const auto start = [&](long share) { return share == threads ? rows : rows * share / threads / row_step * row_step; };
+      const long until = start(thread + 1);
+      for (long from = start(thread); from < until; from += step) tasks.push_back({part, from, std::min(until, from + step)});
+    }
   }
   return tasks;
 }
+
+// The memory that a pass reads.
+Upcoming memory_of(const Pass& pass) {
+  Upcoming memory;
+  for (const auto& [matrix, bias] : pass.parts) {
+    if (matrix.interleaved) {
+      memory.add(matrix.codes, stripes(matrix) * stripe_bytes(matrix));
+    } else {
+      memory.add(matrix.codes, matrix.rows * matrix.row_bytes());
+      memory.add(matrix.scales, matrix.rows * matrix.scale_bytes());
+      memory.add(matrix.biases, matrix.rows * matrix.scale_bytes());
+    }
+  }
+  return memory;
+}
+
+// The order in which matrices are multiplied with one row: the next token meets them in the same one.
+class Order {
+ public:
+  static Order& instance() {
+    static Order* order = new Order;
+    return *order;
+  }
+
+  // Records that a pass is computed now. Returns the memory that was read after it the last time.
+  Upcoming after(const Pass& pass, const Upcoming& memory) {
+    const void* const now = pass.parts[0].matrix.codes;
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (next_.size() > most_passes) next_.clear();
+    Next& last = next_[last_];
+    if (last.pass != now) last = {now, memory};
+    last_ = now;
+    return next_[now].memory;
+  }
+
+ private:
+  static constexpr size_t most_passes = 1 << 14;
+
+  struct Next {
+    const void* pass = nullptr;
+    Upcoming memory;
+  };
+
+  std::mutex mutex_;
+  std::unordered_map<const void*, Next> next_;
+  const void* last_ = nullptr;
+};
 
 }  // namespace
 
@@ -245,6 +299,13 @@ void multiply(const MatrixKernels& kernels, const Pass& pass, const float* x, lo
     offsets.push_back(offset);
     offset += matrix.rows;
   }
+  Upcoming upcoming;
+  if (count == 1) {
+    // The first lines arrive while x is made ready.
+    const Upcoming own = memory_of(pass);
+    Fetching(own, 0, Pool::instance().threads()).starts();
+    upcoming = Order::instance().after(pass, own);
+  }
   const Activations activations(kernels, pass, x, count);
   const auto products = [&](long part, long from, long to, float* to_values, long step) {
     if (stored[part]) {
@@ -256,7 +317,7 @@ void multiply(const MatrixKernels& kernels, const Pass& pass, const float* x, lo
     add(to_values, bias ? bias + from : nullptr, nullptr, count, to - from, step);
   };
   const std::vector<Task> tasks = tasks_of(pass, count == 1 ? task_rows(rows) : std::max(activations.rows_of_tile(), task_rows(rows)));
-  spread(tasks.size(), work, worth_it, [&](long index) {
+  const auto compute = [&](long index) {
     const auto [part, from, to] = tasks[index];
     const long width = to - from, first = offsets[part] + from;
     products(part, from, to, out + first, rows);
@@ -269,7 +330,11 @@ void multiply(const MatrixKernels& kernels, const Pass& pass, const float* x, lo
       for (long m = 0; m < count; ++m) activate(pass.activation, out + m * rows + first, second ? second + m * width : nullptr, width);
     }
     if (pass.addend) add(out + first, nullptr, pass.addend + first, count, width, rows);
-  });
+  };
+  const auto several = [&](long from, long until) {
+    for (long index = from; index < until; ++index) compute(index);
+  };
+  share(tasks.size(), 1, work, worth_it, several, upcoming);
 }
 
 const MatrixKernels& best_kernels() {

@@ -17,16 +17,20 @@ class Mlp : public mx::UnaryPrimitive {
       : UnaryPrimitive(stream), before_(before), plans_(std::make_shared<const Plans>(std::move(inner), std::move(down))) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
+    mx::cpu::get_command_encoder(stream()).dispatch(work(inputs, out));
+  }
+
+  std::function<void()> work(const std::vector<mx::array>& inputs, mx::array& out) const {
     out.set_data(mx::allocator::malloc(out.nbytes()));
     auto parts = std::make_shared<std::vector<Settled>>(inputs.begin(), inputs.end());
     float* to = out.data<float>();
     const long columns = inputs[0].shape().back(), count = inputs[0].size() / columns;
-    mx::cpu::get_command_encoder(stream()).dispatch([=, before = before_, plans = plans_] {
+    return [=, before = before_, plans = plans_] {
       const Normed x(before, *parts, count, columns);
       const auto inner = unfilled(count * plans->first.rows());
       multiply(best_kernels(), plans->first.pass(*parts), x.values(), count, inner.get());
       multiply(best_kernels(), plans->second.pass(*parts), inner.get(), count, to);
-    });
+    };
   }
 
   void eval_gpu(const std::vector<mx::array>&, mx::array&) override { throw std::runtime_error("this is a CPU build"); }
@@ -58,7 +62,7 @@ extern "C" void* mixbit_mlp(const void* x, const struct mixbit_norm* norm, const
       down->addend = append(inputs, addend);
     }
     auto node = std::make_shared<Mlp>(*static_cast<const mx::Stream*>(stream), *before, std::move(*inner), std::move(*down));
-    return new mx::array(std::move(shape), mx::float32, std::move(node), std::move(inputs));
+    return new mx::array(output_of(std::move(shape), std::move(node), std::move(inputs)));
   } catch (const std::exception&) {
     return nullptr;
   }

@@ -4,8 +4,10 @@
 
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <stdexcept>
 #include <vector>
 
@@ -116,6 +118,34 @@ inline float* allocate_tokens_first(mx::array& out) {
   flags.col_contiguous = by_column;
   out.set_data(mx::allocator::malloc(out.nbytes()), out.size(), std::move(strides), flags);
   return out.data<float>();
+}
+
+// True while the nodes of this thread are computed as they are made.
+inline bool& computes_at_once() {
+  static thread_local bool at_once = false;
+  return at_once;
+}
+
+// True if a node with these inputs is to be computed as it is made.
+inline bool is_computed_at_once(const std::vector<mx::array>& inputs) {
+  const auto has_values = [](const mx::array& input) { return input.is_available() && !input.is_tracer(); };
+  return computes_at_once() && std::all_of(inputs.begin(), inputs.end(), has_values);
+}
+
+// An array for values that are computed as it is made.
+inline mx::array without_graph(mx::Shape shape, mx::Dtype type) {
+  mx::array made(std::move(shape), type, nullptr, {});
+  made.set_status(mx::array::Status::available);
+  return made;
+}
+
+// The float32 output of a node, whose `work(inputs, out)` gives it its memory and returns what computes its values.
+template <typename Node>
+mx::array output_of(mx::Shape shape, std::shared_ptr<Node> node, std::vector<mx::array> inputs) {
+  if (!is_computed_at_once(inputs)) return mx::array(std::move(shape), mx::float32, std::move(node), std::move(inputs));
+  mx::array out = without_graph(std::move(shape), mx::float32);
+  node->work(inputs, out)();
+  return out;
 }
 
 // MLX's own function of that name and type.

@@ -47,11 +47,14 @@ class RmsNorm : public mx::UnaryPrimitive {
 
   static mx::array make(std::vector<mx::array> inputs, float eps, bool weighted, bool gradient, mx::Stream stream) {
     mx::Shape shape = inputs[0].shape();
-    return mx::array(std::move(shape), mx::float32, std::make_shared<RmsNorm>(stream, eps, weighted, gradient),
-                     std::move(inputs));
+    return output_of(std::move(shape), std::make_shared<RmsNorm>(stream, eps, weighted, gradient), std::move(inputs));
   }
 
   void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
+    mx::cpu::get_command_encoder(stream()).dispatch(work(inputs, out));
+  }
+
+  std::function<void()> work(const std::vector<mx::array>& inputs, mx::array& out) const {
     if (inputs.front().flags().row_contiguous && mx::is_donatable(inputs.front(), out)) {
       out.copy_shared_buffer(inputs.front());
     } else {
@@ -60,7 +63,7 @@ class RmsNorm : public mx::UnaryPrimitive {
     auto parts = std::make_shared<std::vector<Settled>>(inputs.begin(), inputs.end());
     float* to = out.data<float>();
     const long columns = out.shape().back(), rows = out.size() / columns;
-    mx::cpu::get_command_encoder(stream()).dispatch([=, eps = eps_, weighted = weighted_, gradient = gradient_] {
+    return [=, eps = eps_, weighted = weighted_, gradient = gradient_] {
       const float* x = parts->front().floats();
       const float* weight = weighted ? (*parts)[1].floats() : nullptr;
       const float* dy = gradient ? parts->back().floats() : x;
@@ -70,7 +73,7 @@ class RmsNorm : public mx::UnaryPrimitive {
                                        : run<Norm, const float*, const float*, const float*, float*, long, long, float>;
         function(x + offset, weight, dy + offset, to + offset, until - from, columns, eps);
       });
-    });
+    };
   }
 
   void eval_gpu(const std::vector<mx::array>&, mx::array&) override { throw std::runtime_error("this is a CPU build"); }

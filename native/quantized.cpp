@@ -25,16 +25,19 @@ class Products : public mx::UnaryPrimitive {
   static mx::array make(std::vector<mx::array> inputs, Plan plan, mx::Stream stream) {
     auto node = std::make_shared<Products>(stream, std::move(plan));
     mx::Shape shape = node->output_shapes(inputs)[0];
-    return mx::array(std::move(shape), mx::float32, std::move(node), std::move(inputs));
+    return output_of(std::move(shape), std::move(node), std::move(inputs));
   }
 
   void eval_cpu(const std::vector<mx::array>& inputs, mx::array& out) override {
+    mx::cpu::get_command_encoder(stream()).dispatch(work(inputs, out));
+  }
+
+  std::function<void()> work(const std::vector<mx::array>& inputs, mx::array& out) const {
     out.set_data(mx::allocator::malloc(out.nbytes()));
     auto parts = std::make_shared<std::vector<Settled>>(inputs.begin(), inputs.end());
     float* to = out.data<float>();
     const long count = inputs[0].size() / plan_->columns();
-    mx::cpu::get_command_encoder(stream()).dispatch(
-        [=, plan = plan_] { multiply(best_kernels(), plan->pass(*parts), parts->front().floats(), count, to); });
+    return [=, plan = plan_] { multiply(best_kernels(), plan->pass(*parts), parts->front().floats(), count, to); };
   }
 
   void eval_gpu(const std::vector<mx::array>&, mx::array&) override { throw std::runtime_error("this is a CPU build"); }

@@ -8,9 +8,11 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <functional>
 #include <mutex>
 #include <thread>
+#include <vector>
 
 extern "C" {
 int scipy_openblas_get_num_threads();
@@ -19,19 +21,72 @@ void scipy_openblas_set_num_threads(int);
 
 namespace mixbit {
 
-// Looks for `ready` a little while before the caller goes to sleep.
-template <typename Ready>
-bool spin_for(Ready ready) {
-  for (int i = 0; i < 4000; ++i) {
-    if (ready()) {
-      return true;
-    }
+inline void pause() {
 #if defined(__x86_64__)
-    __builtin_ia32_pause();
+  __builtin_ia32_pause();
 #endif
+}
+
+// Looks for `ready` a little while before the caller goes to sleep, and calls `idle` between looks.
+template <typename Ready, typename Idle>
+bool spin_for(Ready ready, Idle idle) {
+  for (int i = 0; i < 4000; ++i) {
+    if (ready()) return true;
+    idle();
   }
   return false;
 }
+
+// Memory that is likely to be read next. Of each piece a thread reads its share.
+struct Upcoming {
+  struct Piece {
+    const uint8_t* from;
+    long bytes;
+  };
+  static constexpr int most = 12;
+  Piece pieces[most];
+  int count = 0;
+
+  void add(const void* from, long bytes) {
+    if (from && count < most) pieces[count++] = {static_cast<const uint8_t*>(from), bytes};
+  }
+};
+
+// Has a thread's share of what is upcoming fetched into its level-2 cache, some lines at a time.
+class Fetching {
+ public:
+  Fetching(const Upcoming& upcoming, int thread, int threads) : upcoming_(upcoming), thread_(thread), threads_(threads) {}
+
+  // False where there is no more to fetch.
+  bool some() {
+    while (at_ >= end_) {
+      if (piece_ == upcoming_.count || fetched_ >= most_bytes) return false;
+      const auto [from, bytes] = upcoming_.pieces[piece_++];
+      at_ = from + bytes * thread_ / threads_;
+      end_ = from + bytes * (thread_ + 1) / threads_;
+    }
+    for (int line = 0; line < lines; ++line) __builtin_prefetch(at_ + line * 64, 0, 2);
+    at_ += lines * 64;
+    fetched_ += lines * 64;
+    return true;
+  }
+
+  // The first lines of each piece: as many as a processor waits for at a time.
+  void starts() {
+    for (; piece_ < upcoming_.count; at_ = end_) some();
+  }
+
+ private:
+  static constexpr int lines = 16;
+  // Half of a small level-2 cache.
+  static constexpr long most_bytes = 1 << 19;
+
+  const Upcoming& upcoming_;
+  const int thread_, threads_;
+  int piece_ = 0;
+  long fetched_ = 0;
+  const uint8_t *at_ = nullptr, *end_ = nullptr;
+};
 
 class Pool {
  public:
@@ -46,28 +101,32 @@ class Pool {
   // Says how many threads are about to call at once.
   void expect(int callers) { callers_.store(callers); }
 
-  // Calls task(0) .. task(count - 1), and returns when all are done. Threads take the next task as they come: which one does
-  // a task makes no difference to it. A caller does all of them, one after the other, that finds the pool taken, or is one of
-  // as many as there are threads; it waits for no thread that has not begun.
-  void run(long count, const std::function<void(long)>& task) {
+  // Calls task(0) .. task(count - 1), and returns when all are done. Each thread has an equal share of successive tasks, and
+  // takes others' when its own are done: which one does a task makes no difference to it. A caller does all of them, one after
+  // the other, that finds the pool taken, or is one of as many as there are threads; it waits for no thread that has not begun.
+  // While other threads wait for what is next they fetch `upcoming`.
+  void run(long count, const std::function<void(long)>& task, const Upcoming& upcoming = {}) {
     std::unique_lock<std::mutex> mine(taken_, std::defer_lock);
     if (callers_.load() >= threads_ || !mine.try_lock()) {
       for (long i = 0; i < count; ++i) task(i);
       return;
     }
     task_ = &task;
-    count_ = count;
-    next_.store(0);
+    upcoming_ = upcoming;
+    for (int i = 0; i < threads_; ++i) {
+      shares_[i].next.store(count * i / threads_);
+      shares_[i].end = count * (i + 1) / threads_;
+    }
     finished_.store(0);
     round_.store((round_.load() / round_step + 1) * round_step + open);
     if (sleeping_.load() > 0) {
       std::lock_guard<std::mutex> lock(mutex_);
       wake_.notify_all();
     }
-    take_tasks();
+    take_tasks(0);
     const long joined = (round_.fetch_and(~open) % round_step) / member;
     const auto done = [&] { return finished_.load() == joined; };
-    if (!spin_for(done)) {
+    if (!spin_for(done, pause)) {
       std::unique_lock<std::mutex> lock(mutex_);
       done_.wait(lock, done);
     }
@@ -78,22 +137,36 @@ class Pool {
   static constexpr long open = 1, member = 2, round_step = 1 << 16;
 
   // As many threads as OpenBLAS would use, so that OPENBLAS_NUM_THREADS is heeded.
-  Pool() : threads_(std::max(1, scipy_openblas_get_num_threads())) {
+  Pool() : threads_(std::max(1, scipy_openblas_get_num_threads())), shares_(threads_) {
     scipy_openblas_set_num_threads(1);
     for (int i = 1; i < threads_; ++i) {
-      std::thread([this] { work(); }).detach();
+      std::thread([this, i] { work(i); }).detach();
     }
   }
 
-  void take_tasks() {
-    for (long i; (i = next_.fetch_add(1)) < count_;) (*task_)(i);
+  // Tasks that a thread takes first.
+  struct alignas(64) Share {
+    std::atomic<long> next{0};
+    long end = 0;
+  };
+
+  void take_tasks(int thread) {
+    for (int i = 0; i < threads_; ++i) {
+      Share& share = shares_[(thread + i) % threads_];
+      for (long task; (task = share.next.fetch_add(1)) < share.end;) (*task_)(task);
+    }
   }
 
-  void work() {
+  void work(int thread) {
     long seen = 0;
+    Upcoming upcoming;
     const auto ready = [&] { return is_new(round_.load(), seen); };
     while (true) {
-      if (!spin_for(ready)) {
+      Fetching fetching(upcoming, thread, threads_);
+      const auto idle = [&] {
+        if (!fetching.some()) pause();
+      };
+      if (!spin_for(ready, idle)) {
         std::unique_lock<std::mutex> lock(mutex_);
         sleeping_.fetch_add(1);
         wake_.wait(lock, ready);
@@ -102,7 +175,8 @@ class Pool {
       long round = round_.load();
       if (!is_new(round, seen) || !round_.compare_exchange_strong(round, round + member)) continue;
       seen = round / round_step;
-      take_tasks();
+      take_tasks(thread);
+      upcoming = upcoming_;
       finished_.fetch_add(1);
       std::lock_guard<std::mutex> lock(mutex_);
       done_.notify_one();
@@ -114,21 +188,22 @@ class Pool {
   const int threads_;
   std::mutex taken_, mutex_;
   std::condition_variable wake_, done_;
-  std::atomic<long> round_{0}, next_{0}, finished_{0};
+  std::atomic<long> round_{0}, finished_{0};
   std::atomic<int> sleeping_{0}, callers_{1};
-  long count_ = 0;
+  std::vector<Share> shares_;
+  Upcoming upcoming_;
   const std::function<void(long)>* task_ = nullptr;
 };
 
 // Calls part(from, until) for 0 .. count in steps, on the threads if `work` is worth it.
 template <typename Part>
-void share(long count, long step, long work, long worth_it, Part part) {
+void share(long count, long step, long work, long worth_it, Part part, const Upcoming& upcoming = {}) {
   Pool& pool = Pool::instance();
   if (pool.threads() == 1 || work < worth_it || count <= step) {
     part(0l, count);
     return;
   }
-  pool.run((count + step - 1) / step, [&](long i) { part(i * step, std::min(count, (i + 1) * step)); });
+  pool.run((count + step - 1) / step, [&](long i) { part(i * step, std::min(count, (i + 1) * step)); }, upcoming);
 }
 
 // Splits 0 .. count into one part per thread, in multiples of 16, if `work` is worth it.

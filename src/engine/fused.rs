@@ -1,11 +1,13 @@
 //! Several operations as one node of MLX's graph, where our own library has them: linear layers of one input with what is
 //! added to them, MLPs, and attention behind a cache.
 //!
-//! A generated token costs as much in making and scheduling nodes as in arithmetic. The results are those of the single
-//! nodes, to the bit but for GELU, which is within float32's rounding. There are no gradients.
+//! A generated token costs as much in making and scheduling nodes as in arithmetic. For few tokens [`AtOnce`] has them computed as
+//! they are made. The results are those of the single nodes, to the bit but for GELU, which is within float32's rounding. There
+//! are no gradients.
 
 use mlx_rs::Array;
 use std::borrow::Cow;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use crate::engine::array::mlx_dtype;
@@ -94,6 +96,30 @@ pub(crate) struct AttentionLayers<'a> {
 
 /// Matrix [rows, columns] and bias [rows] of a linear layer.
 pub(crate) type Layer<'a> = (&'a Weight, Option<&'a Array>);
+
+/// Guard during whose life nodes that this thread makes are computed as they are made, where their inputs have their values.
+/// Without it, and on other platforms, they are computed when MLX evaluates them.
+pub(crate) struct AtOnce(PhantomData<*const ()>);
+
+impl AtOnce {
+    pub(crate) fn new() -> Self {
+        compute_at_once(true);
+        Self(PhantomData)
+    }
+}
+
+impl Drop for AtOnce {
+    fn drop(&mut self) {
+        compute_at_once(false);
+    }
+}
+
+fn compute_at_once(on: bool) {
+    #[cfg(target_os = "linux")]
+    native::compute_at_once(on);
+    #[cfg(not(target_os = "linux"))]
+    let _ = on;
+}
 
 /// Computes the outputs of linear layers for float32 activations x [.., columns]; `None` where the library has no such node:
 /// weights or biases of other types, or another platform.

@@ -35,6 +35,12 @@ fn owned(ctx: *mut c_void) -> Option<Array> {
     (!ctx.is_null()).then(|| unsafe { Array::from_ptr(mlx_sys::mlx_array { ctx }) })
 }
 
+/// Says whether this thread's next nodes are computed as they are made.
+pub(super) fn compute_at_once(on: bool) {
+    // SAFETY: sets a value of this thread.
+    unsafe { mlx_sys::mixbit_compute_at_once(on.into()) }
+}
+
 fn mode_name(mode: Mode) -> &'static CStr {
     match mode {
         Mode::Affine => c"affine",

@@ -64,6 +64,32 @@ wide! {
     }
 }
 
+/// Kinds of values that a row has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kinds {
+    /// True if one at least is finite.
+    pub finite: bool,
+    /// True if one at least is NaN.
+    pub nan: bool,
+}
+
+wide! {
+    /// Returns the kinds of values in a row.
+    pub fn kinds(row: &[f32]) -> Kinds {
+        let (full, rest) = row.as_chunks::<LANES>();
+        let (mut finite, mut nan) = ([0u32; LANES], [0u32; LANES]);
+        let mark = |((finite, nan), &x): ((&mut u32, &mut u32), &f32)| {
+            *finite |= u32::from(x.abs() < f32::INFINITY);
+            *nan |= u32::from(x.is_nan());
+        };
+        for values in full {
+            finite.iter_mut().zip(&mut nan).zip(values).for_each(mark);
+        }
+        finite.iter_mut().zip(&mut nan).zip(rest).for_each(mark);
+        Kinds { finite: finite.contains(&1), nan: nan.contains(&1) }
+    }
+}
+
 wide! {
     /// Returns sum_i exp(x_i - largest).
     pub fn sum_of_exponentials(row: &[f32], largest: f32) -> f64 {
@@ -224,6 +250,23 @@ mod tests {
             x[299] = bad;
             assert!(!add_squares(&mut vec![1.0; 300], &x));
         }
+    }
+
+    #[test]
+    fn kinds_of_values_are_found_wherever_they_are() {
+        for length in [1, 15, 16, 17, 40] {
+            for at in 0..length {
+                let with = |x: f32| {
+                    let mut row = vec![f32::NEG_INFINITY; length];
+                    row[at] = x;
+                    kinds(&row)
+                };
+                assert_eq!(with(f32::INFINITY), Kinds { finite: false, nan: false });
+                assert_eq!(with(-1.0), Kinds { finite: true, nan: false });
+                assert_eq!(with(f32::NAN), Kinds { finite: false, nan: true });
+            }
+        }
+        assert_eq!(kinds(&[]), Kinds { finite: false, nan: false });
     }
 
     #[test]

@@ -12,8 +12,9 @@ use std::env;
 use std::ffi::CStr;
 use std::process::Command;
 
-use crate::engine::array::{Packed, from_vec, gated};
+use crate::engine::array::{Packed, from_vec, gated, to_vec};
 use crate::engine::decoder::linear::Weight;
+use crate::engine::fused::AtOnce;
 use crate::engine::runtime::Engine;
 use crate::numerics::lanes::exp;
 use crate::numerics::quant::Quant;
@@ -62,6 +63,24 @@ fn functions_of_mlx_make_our_nodes() {
     ] {
         assert_eq!(nodes(&array).first().unwrap(), name);
     }
+}
+
+#[test]
+fn nodes_are_computed_as_they_are_made_while_the_guard_lives() {
+    Engine::start().unwrap();
+    let x = values(&[1, 1, 32]);
+    let make = || quantized().matmul_transposed(&x).unwrap();
+    let before = make();
+    let guard = AtOnce::new();
+    let during = make();
+    // Its input has no values yet.
+    let behind_a_node = quantized().matmul_transposed(&x.add(&x).unwrap()).unwrap();
+    drop(guard);
+    assert_eq!(nodes(&before), ["MixbitProduct"]);
+    assert_eq!(nodes(&during), [""; 0]);
+    assert_eq!(nodes(&behind_a_node)[0], "MixbitProduct");
+    assert_eq!(nodes(&make()), ["MixbitProduct"]);
+    assert_eq!(to_vec(&during).unwrap(), to_vec(&before).unwrap());
 }
 
 #[test]

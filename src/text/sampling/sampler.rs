@@ -1,10 +1,9 @@
 //! Sampler: settings, masks and the draw.
 
 use super::logprobs::Logprobs;
-use super::penalties::Penalties;
+use super::penalties::{History, Penalties};
+use crate::numerics::lanes;
 use fastrand::Rng;
-
-use super::penalties::History;
 
 /// Settings by which tokens are chosen. The default is greedy.
 #[derive(Debug, Clone, PartialEq)]
@@ -78,9 +77,9 @@ impl Sampler {
     }
 
     fn choose(&mut self, logits: &mut [f32]) -> u32 {
-        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let largest = lanes::largest(logits);
         if self.settings.temperature <= 0.0 || !largest.is_finite() {
-            return argmax(logits);
+            return first_of(largest, logits);
         }
         // Relative to the largest, so that no temperature is too low for the range of numbers.
         for x in logits.iter_mut() {
@@ -95,18 +94,17 @@ impl Sampler {
 
 /// Returns the index of the largest logit, the first of equals; 0 if there are none.
 pub fn argmax(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (index, x) in logits.iter().enumerate() {
-        if *x > logits[best] {
-            best = index;
-        }
-    }
-    best as u32
+    first_of(lanes::largest(logits), logits)
+}
+
+fn first_of(largest: f32, logits: &[f32]) -> u32 {
+    logits.iter().position(|&x| x >= largest).unwrap_or(0) as u32
 }
 
 /// True if a token can be drawn from `logits`: none is NaN, and one at least is finite.
 pub fn are_numbers(logits: &[f32]) -> bool {
-    logits.iter().any(|x| x.is_finite()) && !logits.iter().any(|x| x.is_nan())
+    let found = lanes::kinds(logits);
+    found.finite && !found.nan
 }
 
 /// Returns the token at quantile `u`, from 0 to 1, of softmax(`logits`) in the order of token ids.
@@ -180,6 +178,16 @@ mod tests {
 
     fn logits(probabilities: &[f32]) -> Vec<f32> {
         probabilities.iter().map(|p| p.ln() + 3.0).collect()
+    }
+
+    #[test]
+    fn the_likeliest_is_the_first_of_equals() {
+        assert_eq!(argmax(&[1.0, 3.0, 2.0, 3.0]), 1);
+        assert_eq!(argmax(&[f32::NEG_INFINITY; 3]), 0);
+        assert_eq!(argmax(&[]), 0);
+        let mut row = vec![-0.5; 100];
+        row[97] = 0.25;
+        assert_eq!(argmax(&row), 97);
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub const COMPAT: &str = include_str!("../../../native/compat.hpp");
 /// Header of the functions that the library has beside mlx-c's.
 pub const OURS: &str = include_str!("../../../native/mixbit.h");
 /// Sources in `native/` by name: BLAS forwarders, matrix products, functions that stand in for MLX's, and shared headers.
-pub const NATIVE: [(&str, &str); 37] = [
+pub const NATIVE: [(&str, &str); 38] = [
     ("blas.cpp", include_str!("../../../native/blas.cpp")),
     ("sgemm.cpp", include_str!("../../../native/sgemm.cpp")),
     ("exponentials.cpp", include_str!("../../../native/exponentials.cpp")),
@@ -40,6 +40,7 @@ pub const NATIVE: [(&str, &str); 37] = [
     ("rope.cpp", include_str!("../../../native/rope.cpp")),
     ("rope.hpp", include_str!("../../../native/rope.hpp")),
     ("rows.hpp", include_str!("../../../native/rows.hpp")),
+    ("nodes.cpp", include_str!("../../../native/nodes.cpp")),
     ("nodes.hpp", include_str!("../../../native/nodes.hpp")),
     ("activations.hpp", include_str!("../../../native/activations.hpp")),
     ("attention_kernels.inc", include_str!("../../../native/attention_kernels.inc")),

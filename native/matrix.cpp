@@ -233,8 +233,10 @@ Upcoming memory_of(const Pass& pass) {
       memory.add(matrix.codes, stripes(matrix) * stripe_bytes(matrix));
     } else {
       memory.add(matrix.codes, matrix.rows * matrix.row_bytes());
-      memory.add(matrix.scales, matrix.rows * matrix.scale_bytes());
-      memory.add(matrix.biases, matrix.rows * matrix.scale_bytes());
+      // Whole values have no groups.
+      const long scale_bytes = matrix.scales ? matrix.rows * matrix.scale_bytes() : 0;
+      memory.add(matrix.scales, scale_bytes);
+      memory.add(matrix.biases, scale_bytes);
     }
   }
   return memory;

@@ -294,7 +294,7 @@ extern "C" int mixbit_attend(const struct mixbit_attention* settings, const stru
     const mx::Shape shape = {1, x.shape(1), static_cast<int>(width)};
     auto node = std::make_shared<CachedAttention>(*static_cast<const mx::Stream*>(stream), std::move(*parts));
     std::vector<mx::array> outputs;
-    if (is_computed_at_once(inputs)) {
+    if (is_computed_eagerly(inputs)) {
       outputs = {without_graph(shape, mx::float32), without_graph(keys.shape(), keys.dtype()), without_graph(values.shape(), values.dtype())};
       node->work(inputs, outputs)();
     } else {

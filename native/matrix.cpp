@@ -252,26 +252,20 @@ class Order {
 
   // Records that a pass is computed now. Returns the memory that was read after it the last time.
   Upcoming after(const Pass& pass, const Upcoming& memory) {
+    static thread_local const void* last = nullptr;
     const void* const now = pass.parts[0].matrix.codes;
     std::lock_guard<std::mutex> lock(mutex_);
     if (next_.size() > most_passes) next_.clear();
-    Next& last = next_[last_];
-    if (last.pass != now) last = {now, memory};
-    last_ = now;
-    return next_[now].memory;
+    next_[last] = memory;
+    last = now;
+    return next_[now];
   }
 
  private:
   static constexpr size_t most_passes = 1 << 14;
 
-  struct Next {
-    const void* pass = nullptr;
-    Upcoming memory;
-  };
-
   std::mutex mutex_;
-  std::unordered_map<const void*, Next> next_;
-  const void* last_ = nullptr;
+  std::unordered_map<const void*, Upcoming> next_;  // by the codes of the pass before
 };
 
 }  // namespace
@@ -305,7 +299,7 @@ void multiply(const MatrixKernels& kernels, const Pass& pass, const float* x, lo
   if (count == 1) {
     // The first lines arrive while x is made ready.
     const Upcoming own = memory_of(pass);
-    Fetching(own, 0, Pool::instance().threads()).starts();
+    Fetching(own, 0, Pool::instance().threads()).fetch_starts();
     upcoming = Order::instance().after(pass, own);
   }
   const Activations activations(kernels, pass, x, count);
@@ -333,10 +327,7 @@ void multiply(const MatrixKernels& kernels, const Pass& pass, const float* x, lo
     }
     if (pass.addend) add(out + first, nullptr, pass.addend + first, count, width, rows);
   };
-  const auto several = [&](long from, long until) {
-    for (long index = from; index < until; ++index) compute(index);
-  };
-  share(tasks.size(), 1, work, worth_it, several, upcoming);
+  spread(tasks.size(), work, worth_it, compute, upcoming);
 }
 
 const MatrixKernels& best_kernels() {

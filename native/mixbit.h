@@ -16,9 +16,9 @@ enum mixbit_activation { MIXBIT_NO_ACTIVATION, MIXBIT_SILU, MIXBIT_GELU, MIXBIT_
 #define MIXBIT_MOST_HEAD_DIMS 512
 /** Says how many threads are about to compute at once: as many as there are processors do their products alone. */
 void mixbit_expect_callers(int callers);
-/** Says whether this thread's next nodes are computed as they are made, where their inputs have their values and they are among those
- * below: for few rows, whose nodes take longer to make and to schedule than to compute. */
-void mixbit_compute_at_once(int on);
+/** Says whether this thread's next RMS norms, products, MLPs and attentions behind a cache are computed as they are made, where their
+ * inputs have their values: for few rows, of which making and scheduling nodes takes a good part of the time. */
+void mixbit_set_eager(int eager);
 /** What an mlx_array points to: values of a type of mlx_dtype's that nobody has written yet. NULL if there is no memory. */
 void* mixbit_array_unfilled(const int* shape, int dimensions, int dtype);
 /** Names of the nodes that an array which is not computed yet will be computed by, each on a line, its own first. `array` is

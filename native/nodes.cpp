@@ -4,4 +4,4 @@
 
 #include "mixbit.h"
 
-extern "C" void mixbit_compute_at_once(int on) { mixbit::computes_at_once() = on != 0; }
+extern "C" void mixbit_set_eager(int eager) { mixbit::is_eager() = eager != 0; }

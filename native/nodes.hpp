@@ -1,5 +1,5 @@
-// What our own nodes of MLX's graph share: the values of their inputs, and the way to MLX's own function of a name that we
-// define.
+// What our own nodes of MLX's graph share: the values of their inputs, being computed as they are made, and the way to MLX's own
+// function of a name that we define.
 #pragma once
 
 #include <dlfcn.h>
@@ -120,29 +120,29 @@ inline float* allocate_tokens_first(mx::array& out) {
   return out.data<float>();
 }
 
-// True while the nodes of this thread are computed as they are made.
-inline bool& computes_at_once() {
-  static thread_local bool at_once = false;
-  return at_once;
+// True while nodes of this thread are computed as they are made.
+inline bool& is_eager() {
+  static thread_local bool eager = false;
+  return eager;
 }
 
 // True if a node with these inputs is to be computed as it is made.
-inline bool is_computed_at_once(const std::vector<mx::array>& inputs) {
+inline bool is_computed_eagerly(const std::vector<mx::array>& inputs) {
   const auto has_values = [](const mx::array& input) { return input.is_available() && !input.is_tracer(); };
-  return computes_at_once() && std::all_of(inputs.begin(), inputs.end(), has_values);
+  return is_eager() && std::all_of(inputs.begin(), inputs.end(), has_values);
 }
 
 // An array for values that are computed as it is made.
 inline mx::array without_graph(mx::Shape shape, mx::Dtype type) {
-  mx::array made(std::move(shape), type, nullptr, {});
-  made.set_status(mx::array::Status::available);
-  return made;
+  mx::array array(std::move(shape), type, nullptr, {});
+  array.set_status(mx::array::Status::available);
+  return array;
 }
 
 // The float32 output of a node, whose `work(inputs, out)` gives it its memory and returns what computes its values.
 template <typename Node>
 mx::array output_of(mx::Shape shape, std::shared_ptr<Node> node, std::vector<mx::array> inputs) {
-  if (!is_computed_at_once(inputs)) return mx::array(std::move(shape), mx::float32, std::move(node), std::move(inputs));
+  if (!is_computed_eagerly(inputs)) return mx::array(std::move(shape), mx::float32, std::move(node), std::move(inputs));
   mx::array out = without_graph(std::move(shape), mx::float32);
   node->work(inputs, out)();
   return out;

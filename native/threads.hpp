@@ -9,10 +9,13 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <mutex>
 #include <thread>
 #include <vector>
+
+#include "prefetch.hpp"
 
 extern "C" {
 int scipy_openblas_get_num_threads();
@@ -36,57 +39,6 @@ bool spin_for(Ready ready, Idle idle) {
   }
   return false;
 }
-
-// Memory that is likely to be read next. Of each piece a thread reads its share.
-struct Upcoming {
-  struct Piece {
-    const uint8_t* from;
-    long bytes;
-  };
-  static constexpr int most = 12;
-  Piece pieces[most];
-  int count = 0;
-
-  void add(const void* from, long bytes) {
-    if (from && count < most) pieces[count++] = {static_cast<const uint8_t*>(from), bytes};
-  }
-};
-
-// Has a thread's share of what is upcoming fetched into its level-2 cache, some lines at a time.
-class Fetching {
- public:
-  Fetching(const Upcoming& upcoming, int thread, int threads) : upcoming_(upcoming), thread_(thread), threads_(threads) {}
-
-  // False where there is no more to fetch.
-  bool some() {
-    while (at_ >= end_) {
-      if (piece_ == upcoming_.count || fetched_ >= most_bytes) return false;
-      const auto [from, bytes] = upcoming_.pieces[piece_++];
-      at_ = from + bytes * thread_ / threads_;
-      end_ = from + bytes * (thread_ + 1) / threads_;
-    }
-    for (int line = 0; line < lines; ++line) __builtin_prefetch(at_ + line * 64, 0, 2);
-    at_ += lines * 64;
-    fetched_ += lines * 64;
-    return true;
-  }
-
-  // The first lines of each piece: as many as a processor waits for at a time.
-  void starts() {
-    for (; piece_ < upcoming_.count; at_ = end_) some();
-  }
-
- private:
-  static constexpr int lines = 16;
-  // Half of a small level-2 cache.
-  static constexpr long most_bytes = 1 << 19;
-
-  const Upcoming& upcoming_;
-  const int thread_, threads_;
-  int piece_ = 0;
-  long fetched_ = 0;
-  const uint8_t *at_ = nullptr, *end_ = nullptr;
-};
 
 class Pool {
  public:
@@ -123,13 +75,20 @@ class Pool {
       std::lock_guard<std::mutex> lock(mutex_);
       wake_.notify_all();
     }
-    take_tasks(0);
+    // Others still compute with what the caller has: it leaves when they are done.
+    std::exception_ptr failure;
+    try {
+      take_tasks(0);
+    } catch (...) {
+      failure = std::current_exception();
+    }
     const long joined = (round_.fetch_and(~open) % round_step) / member;
     const auto done = [&] { return finished_.load() == joined; };
     if (!spin_for(done, pause)) {
       std::unique_lock<std::mutex> lock(mutex_);
       done_.wait(lock, done);
     }
+    if (failure) std::rethrow_exception(failure);
   }
 
  private:
@@ -164,7 +123,7 @@ class Pool {
     while (true) {
       Fetching fetching(upcoming, thread, threads_);
       const auto idle = [&] {
-        if (!fetching.some()) pause();
+        if (!fetching.fetch_some()) pause();
       };
       if (!spin_for(ready, idle)) {
         std::unique_lock<std::mutex> lock(mutex_);
@@ -215,10 +174,11 @@ void split(long count, long work, long worth_it, Part part) {
 
 // Calls part(0) .. part(count - 1), on the threads if `work` is worth it.
 template <typename Part>
-void spread(long count, long work, long worth_it, Part part) {
-  share(count, 1, work, worth_it, [&](long from, long until) {
+void spread(long count, long work, long worth_it, Part part, const Upcoming& upcoming = {}) {
+  const auto parts = [&](long from, long until) {
     for (long i = from; i < until; ++i) part(i);
-  });
+  };
+  share(count, 1, work, worth_it, parts, upcoming);
 }
 
 }  // namespace mixbit

@@ -1,8 +1,8 @@
 //! Several operations as one node of MLX's graph, where our own library has them: linear layers of one input with what is
 //! added to them, MLPs, and attention behind a cache.
 //!
-//! A generated token costs as much in making and scheduling nodes as in arithmetic. For few tokens [`AtOnce`] has them computed as
-//! they are made. The results are those of the single nodes, to the bit but for GELU, which is within float32's rounding. There
+//! Making and scheduling nodes takes a good part of a generated token's time. For few tokens [`Eager`] has them computed as they
+//! are made. The results are those of the single nodes, to the bit but for GELU, which is within float32's rounding. There
 //! are no gradients.
 
 use mlx_rs::Array;
@@ -97,28 +97,38 @@ pub(crate) struct AttentionLayers<'a> {
 /// Matrix [rows, columns] and bias [rows] of a linear layer.
 pub(crate) type Layer<'a> = (&'a Weight, Option<&'a Array>);
 
-/// Guard during whose life nodes that this thread makes are computed as they are made, where their inputs have their values.
-/// Without it, and on other platforms, they are computed when MLX evaluates them.
-pub(crate) struct AtOnce(PhantomData<*const ()>);
+/// Guard during whose life norms, products, MLPs and attention are computed as their nodes are made, where their inputs have
+/// their values. Without it they are computed when MLX evaluates them.
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+pub(crate) struct Eager(PhantomData<*const ()>);
 
-impl AtOnce {
+#[cfg(target_os = "linux")]
+impl Eager {
     pub(crate) fn new() -> Self {
-        compute_at_once(true);
+        native::set_eager(true);
         Self(PhantomData)
     }
 }
 
-impl Drop for AtOnce {
+#[cfg(target_os = "linux")]
+impl Drop for Eager {
     fn drop(&mut self) {
-        compute_at_once(false);
+        native::set_eager(false);
     }
 }
 
-fn compute_at_once(on: bool) {
+/// Evaluates `x` and returns the guard; `None` on other platforms, which have no such nodes.
+pub(crate) fn eager(x: &Array) -> Result<Option<Eager>> {
     #[cfg(target_os = "linux")]
-    native::compute_at_once(on);
+    {
+        x.eval()?;
+        Ok(Some(Eager::new()))
+    }
     #[cfg(not(target_os = "linux"))]
-    let _ = on;
+    {
+        let _ = x;
+        Ok(None)
+    }
 }
 
 /// Computes the outputs of linear layers for float32 activations x [.., columns]; `None` where the library has no such node:

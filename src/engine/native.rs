@@ -36,9 +36,9 @@ fn owned(ctx: *mut c_void) -> Option<Array> {
 }
 
 /// Says whether this thread's next nodes are computed as they are made.
-pub(super) fn compute_at_once(on: bool) {
+pub(super) fn set_eager(eager: bool) {
     // SAFETY: sets a value of this thread.
-    unsafe { mlx_sys::mixbit_compute_at_once(on.into()) }
+    unsafe { mlx_sys::mixbit_set_eager(eager.into()) }
 }
 
 fn mode_name(mode: Mode) -> &'static CStr {

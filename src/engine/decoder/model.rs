@@ -12,7 +12,7 @@ use super::norm::Norm;
 use super::positions::Positions;
 use crate::engine::array::{capped, factor, from_tokens, slice, to_vec, vector_jacobian_products};
 use crate::engine::cache::sequence::{CacheFigures, CacheSettings, Caches};
-use crate::engine::fused::AtOnce;
+use crate::engine::fused;
 use crate::engine::runtime::Engine;
 use crate::error::{Error, Result};
 use crate::models::source::SourceModel;
@@ -31,8 +31,8 @@ pub struct Model {
     nodes: Nodes,
 }
 
-/// Tokens up to which nodes are computed as they are made: making and scheduling them takes longer than their work.
-const FEW_TOKENS: usize = 16;
+/// Number of tokens up to which nodes are computed as they are made.
+const MOST_EAGER_TOKENS: usize = 16;
 
 /// Final norm and output matrix, which come after the last block.
 #[derive(Debug, Clone)]
@@ -223,11 +223,9 @@ impl Model {
             None => Positions::new(&self.spec, 0, tokens),
         };
         let mut hidden = self.embed.rows(ids, positions.seen(), self.dtype)?;
-        let computes_at_once = !on_gpu && caches.is_some() && nodes == Nodes::Fused && tokens <= FEW_TOKENS;
-        let _at_once = computes_at_once.then(AtOnce::new);
-        if computes_at_once {
-            hidden.eval()?;
-        }
+        let is_short = caches.is_some() && tokens <= MOST_EAGER_TOKENS;
+        let is_eager = is_short && nodes == Nodes::Fused && *dtype == Dtype::F32 && !on_gpu;
+        let _eager = if is_eager { fused::eager(&hidden)? } else { None };
         for (index, block) in self.blocks.iter().enumerate() {
             let cache = caches.as_mut().and_then(|caches| caches.layer(index));
             hidden = block.forward(context, &hidden, &mut positions, cache)?;

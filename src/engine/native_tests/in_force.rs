@@ -14,7 +14,7 @@ use std::process::Command;
 
 use crate::engine::array::{Packed, from_vec, gated, to_vec};
 use crate::engine::decoder::linear::Weight;
-use crate::engine::fused::AtOnce;
+use crate::engine::fused::Eager;
 use crate::engine::runtime::Engine;
 use crate::numerics::lanes::exp;
 use crate::numerics::quant::Quant;
@@ -66,12 +66,12 @@ fn functions_of_mlx_make_our_nodes() {
 }
 
 #[test]
-fn nodes_are_computed_as_they_are_made_while_the_guard_lives() {
+fn eager_nodes_are_computed_as_they_are_made() {
     Engine::start().unwrap();
     let x = values(&[1, 1, 32]);
     let make = || quantized().matmul_transposed(&x).unwrap();
     let before = make();
-    let guard = AtOnce::new();
+    let guard = Eager::new();
     let during = make();
     // Its input has no values yet.
     let behind_a_node = quantized().matmul_transposed(&x.add(&x).unwrap()).unwrap();

@@ -54,7 +54,7 @@ pub struct GptqLayer {
     pub few_tokens: Vec<usize>,
 }
 
-/// Rounded layers in a file that takes more.
+/// Journal of layers that are rounded or have learned, to which more are appended.
 #[derive(Debug)]
 pub struct LayerJournal {
     path: PathBuf,

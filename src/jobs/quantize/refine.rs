@@ -127,8 +127,8 @@ impl Job<'_> {
         let split = self.validation_split()?;
         let target = self.target_bpw()?.ok_or_else(nothing_to_move)?;
         let table = decision.table.as_ref().map(|table| table.layers.clone()).ok_or_else(nothing_to_move)?;
-        let validation = self.float_target(&engine, &split.validation)?;
         progress.stage("refining");
+        let validation = self.float_target(&engine, &split.validation)?;
         let mut before = self.measure_divergences(&engine, staged.folder.path(), &validation)?;
         while !rounds.is_over() {
             progress.line(&format!("refining, round {} of {}", rounds.done.len() + 1, rounds.max_rounds));

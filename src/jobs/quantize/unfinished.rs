@@ -48,7 +48,7 @@ impl Paths {
         [self.layers, self.next_layers, self.rounds, self.blocks, self.steps]
     }
 
-    /// Returns those from which an interrupted run goes on.
+    /// Returns the paths of the journals that an interrupted run resumes from.
     fn resumable(&self) -> [&Path; 4] {
         [&self.layers, &self.rounds, &self.blocks, &self.steps]
     }

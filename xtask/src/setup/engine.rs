@@ -13,7 +13,7 @@ pub const COMPAT: &str = include_str!("../../../native/compat.hpp");
 /// Header of the functions that the library has beside mlx-c's.
 pub const OURS: &str = include_str!("../../../native/mixbit.h");
 /// Sources in `native/` by name: BLAS forwarders, matrix products, functions that stand in for MLX's, and shared headers.
-pub const NATIVE: [(&str, &str); 38] = [
+pub const NATIVE: [(&str, &str); 39] = [
     ("blas.cpp", include_str!("../../../native/blas.cpp")),
     ("sgemm.cpp", include_str!("../../../native/sgemm.cpp")),
     ("exponentials.cpp", include_str!("../../../native/exponentials.cpp")),
@@ -51,6 +51,7 @@ pub const NATIVE: [(&str, &str); 38] = [
     ("stored.cpp", include_str!("../../../native/stored.cpp")),
     ("stored.hpp", include_str!("../../../native/stored.hpp")),
     ("mixbit.h", OURS),
+    ("prefetch.hpp", include_str!("../../../native/prefetch.hpp")),
     ("threads.hpp", include_str!("../../../native/threads.hpp")),
 ];
 

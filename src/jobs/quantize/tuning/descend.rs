@@ -17,7 +17,7 @@ pub trait Loss {
     /// Hands the gradients on the sequences `batch` to `observe`, in parts.
     fn gradients(&self, values: Tuned<'_>, batch: &[usize], observe: &mut dyn FnMut(&Values)) -> Result<()>;
 
-    /// Measures what is to fall on text that is not learned from, with floats that are stored ones and the codes nearest to
+    /// Measures the loss on text that is not learned from, with floats that are stored ones and the codes nearest to
     /// the latents.
     fn measure(&self, values: Tuned<'_>) -> Result<f64>;
 }

@@ -111,6 +111,7 @@ pub struct Look {
     /// Steps taken before it.
     pub step: usize,
     /// The loss with all values as they are stored: the mean KL divergence per token, in nats, or the error of a block's outputs.
+    #[serde(alias = "kl")]
     pub loss: f64,
 }
 

@@ -66,16 +66,16 @@ wide! {
 
 /// Kinds of values that a row has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Kinds {
+pub(crate) struct Kinds {
     /// True if one at least is finite.
-    pub finite: bool,
+    pub(crate) finite: bool,
     /// True if one at least is NaN.
-    pub nan: bool,
+    pub(crate) nan: bool,
 }
 
 wide! {
     /// Returns the kinds of values in a row.
-    pub fn kinds(row: &[f32]) -> Kinds {
+    pub(crate) fn kinds(row: &[f32]) -> Kinds {
         let (full, rest) = row.as_chunks::<LANES>();
         let (mut finite, mut nan) = ([0u32; LANES], [0u32; LANES]);
         let mark = |((finite, nan), &x): ((&mut u32, &mut u32), &f32)| {

@@ -99,36 +99,29 @@ pub(crate) type Layer<'a> = (&'a Weight, Option<&'a Array>);
 
 /// Guard during whose life norms, products, MLPs and attention are computed as their nodes are made, where their inputs have
 /// their values. Without it they are computed when MLX evaluates them.
-#[cfg_attr(not(target_os = "linux"), allow(dead_code))]
 pub(crate) struct Eager(PhantomData<*const ()>);
 
-#[cfg(target_os = "linux")]
-impl Eager {
-    pub(crate) fn new() -> Self {
-        native::set_eager(true);
-        Self(PhantomData)
-    }
-}
-
-#[cfg(target_os = "linux")]
 impl Drop for Eager {
     fn drop(&mut self) {
-        native::set_eager(false);
+        set_eager(false);
     }
 }
 
 /// Evaluates `x` and returns the guard; `None` on other platforms, which have no such nodes.
 pub(crate) fn eager(x: &Array) -> Result<Option<Eager>> {
+    if !cfg!(target_os = "linux") {
+        return Ok(None);
+    }
+    x.eval()?;
+    set_eager(true);
+    Ok(Some(Eager(PhantomData)))
+}
+
+fn set_eager(eager: bool) {
     #[cfg(target_os = "linux")]
-    {
-        x.eval()?;
-        Ok(Some(Eager::new()))
-    }
+    native::set_eager(eager);
     #[cfg(not(target_os = "linux"))]
-    {
-        let _ = x;
-        Ok(None)
-    }
+    let _ = eager;
 }
 
 /// Computes the outputs of linear layers for float32 activations x [.., columns]; `None` where the library has no such node:

@@ -14,7 +14,7 @@ use std::process::Command;
 
 use crate::engine::array::{Packed, from_vec, gated, to_vec};
 use crate::engine::decoder::linear::Weight;
-use crate::engine::fused::Eager;
+use crate::engine::fused::eager;
 use crate::engine::runtime::Engine;
 use crate::numerics::lanes::exp;
 use crate::numerics::quant::Quant;
@@ -71,7 +71,7 @@ fn eager_nodes_are_computed_as_they_are_made() {
     let x = values(&[1, 1, 32]);
     let make = || quantized().matmul_transposed(&x).unwrap();
     let before = make();
-    let guard = Eager::new();
+    let guard = eager(&x).unwrap();
     let during = make();
     // Its input has no values yet.
     let behind_a_node = quantized().matmul_transposed(&x.add(&x).unwrap()).unwrap();

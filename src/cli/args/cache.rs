@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::command::{whole, whole_in};
+use crate::engine::generate::generate::PREFILL_STEP;
 
 /// Size and precision of the cache.
 #[derive(Debug, Args)]
@@ -27,7 +28,7 @@ pub struct Cache {
     /// Neighbours in a key or value that share a scale [default: 64, or 32 where heads are not multiples of it]
     #[arg(long, value_name = "32|64|128", help_heading = "Context", requires = "kv_bits", value_parser = kv_group_size)]
     pub kv_group_size: Option<u32>,
-    /// Tokens of a prompt that go through the model at a time [default: 512]
+    /// Tokens of a prompt that go through the model at a time [default: 256, on macOS 512]
     #[arg(long, value_name = "N", help_heading = "Context", value_parser = whole_in(1, u32::MAX))]
     pub prefill_step_size: Option<u32>,
 }
@@ -54,7 +55,7 @@ impl Cache {
 
     /// Returns the number of tokens of a prompt that go through the model at a time.
     pub fn prefill_step(&self) -> usize {
-        self.prefill_step_size.unwrap_or(512) as usize
+        self.prefill_step_size.map_or(PREFILL_STEP, |step| step as usize)
     }
 
     /// Returns the flags that are set, for messages.

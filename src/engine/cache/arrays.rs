@@ -48,6 +48,15 @@ pub(crate) struct KvBuffer {
     parts: Vec<Array>,
 }
 
+/// Positions that a growing buffer gets room for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Room {
+    /// Most that it may have.
+    pub(crate) most: usize,
+    /// Those that are known to come: it gets room for all of them at once, and is not copied on the way.
+    pub(crate) expected: usize,
+}
+
 /// State of a ring buffer, and how much of it stays when positions are appended.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Append {
@@ -78,13 +87,13 @@ impl KvBuffer {
         self.parts.first().map_or(0, |part| part.shape()[AXIS] as usize)
     }
 
-    /// Writes `new` after the `filled` positions, into a buffer that grows in whole steps up to `most` positions.
-    pub(crate) fn grow(&mut self, new: &Array, filled: usize, most: usize) -> Result<CachedArray> {
+    /// Writes `new` after the `filled` positions, into a buffer that grows in whole steps.
+    pub(crate) fn grow(&mut self, new: &Array, filled: usize, room: Room) -> Result<CachedArray> {
         let new = self.encode(new)?;
         let mut parts = std::mem::take(&mut self.parts).into_iter();
         let mut visible_parts = Vec::new();
         for new in new {
-            let (stored, visible) = grow(parts.next(), &new, filled, most)?;
+            let (stored, visible) = grow(parts.next(), &new, filled, room)?;
             self.parts.push(stored);
             visible_parts.push(visible);
         }
@@ -97,13 +106,13 @@ impl KvBuffer {
     }
 
     /// Makes room for new positions of shape `sizes` from position `at` on, in a buffer of floats. Evaluates a larger one.
-    pub(crate) fn make_room(&mut self, sizes: &[i32], at: usize, most: usize) -> Result<()> {
+    pub(crate) fn make_room(&mut self, sizes: &[i32], at: usize, room: Room) -> Result<()> {
         let dtype = match self.storage {
             KvStorage::Float(dtype) => mlx_dtype(dtype),
             KvStorage::AsComputed | KvStorage::Quantized(_) => mlx_rs::Dtype::Float32,
         };
         let capacity = self.capacity();
-        let stored = with_room(self.parts.last().cloned(), sizes, dtype, at, most)?;
+        let stored = with_room(self.parts.last().cloned(), sizes, dtype, at, room)?;
         self.put(stored);
         if self.capacity() > capacity {
             eval(&self.parts)?;
@@ -219,9 +228,9 @@ impl KvBuffer {
 }
 
 /// Returns the buffer with `new` at position `filled`, and its filled part.
-fn grow(buffer: Option<Array>, new: &Array, filled: usize, most: usize) -> Result<(Array, Array)> {
+fn grow(buffer: Option<Array>, new: &Array, filled: usize, room: Room) -> Result<(Array, Array)> {
     let count = new.shape()[AXIS] as usize;
-    let buffer = with_room(buffer, new.shape(), new.dtype(), filled, most)?;
+    let buffer = with_room(buffer, new.shape(), new.dtype(), filled, room)?;
     // The old handle is given up before the update is evaluated, so that MLX writes in place.
     let updated = slice_update(&buffer, new, AXIS, filled)?;
     drop(buffer);
@@ -235,7 +244,7 @@ fn with_room(
     sizes: &[i32],
     dtype: mlx_rs::Dtype,
     filled: usize,
-    most: usize,
+    room: Room,
 ) -> Result<Array> {
     let count = sizes[AXIS] as usize;
     let capacity = buffer.as_ref().map_or(0, |b| b.shape()[AXIS] as usize);
@@ -244,12 +253,13 @@ fn with_room(
         old => old,
     };
     let mut shape = sizes.to_vec();
-    let gained = count.next_multiple_of(GROWTH_POSITIONS).min(most.saturating_sub(filled)).max(count);
+    let wanted = count.max(room.expected.saturating_sub(filled)).next_multiple_of(GROWTH_POSITIONS);
+    let gained = wanted.min(room.most.saturating_sub(filled)).max(count);
     shape[AXIS] = gained as i32;
-    let room = zeros_dtype(&shape, dtype)?;
+    let empty = zeros_dtype(&shape, dtype)?;
     match old {
-        Some(old) => Ok(concatenate(&[slice(&old, AXIS, 0, filled)?, room], AXIS as i32)?),
-        None => Ok(room),
+        Some(old) => Ok(concatenate(&[slice(&old, AXIS, 0, filled)?, empty], AXIS as i32)?),
+        None => Ok(empty),
     }
 }
 
@@ -273,4 +283,28 @@ fn append(buffer: Option<Array>, new: Array, how: Append) -> Result<(Array, Arra
         if length > count { slice(&all, AXIS, length - count, length) } else { Ok(all.clone()) }
     };
     Ok((if length > most { latest(most)?.contiguous()? } else { all.clone() }, latest(visible)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::runtime::Engine;
+
+    #[test]
+    fn expected_positions_get_room_at_once() {
+        let _engine = Engine::start().unwrap();
+        let new = Array::from_slice(&[1.0f32; 100 * 4], &[1, 1, 100, 4]);
+        for (expected, most, capacities) in [
+            (0, usize::MAX, [256, 256, 456]),
+            (601, usize::MAX, [768; 3]),
+            (601, 300, [300; 3]),
+        ] {
+            let mut buffer = KvBuffer::new(KvStorage::AsComputed);
+            let found = [0, 100, 200].map(|filled| {
+                buffer.grow(&new, filled, Room { most, expected }).unwrap();
+                buffer.capacity()
+            });
+            assert_eq!(found, capacities, "{expected} expected, at most {most}");
+        }
+    }
 }

@@ -10,7 +10,7 @@
 use mlx_rs::Array;
 use mlx_rs::ops::zeros_dtype;
 
-use super::arrays::{AXIS, Append, CachedArray, KvBuffer};
+use super::arrays::{AXIS, Append, CachedArray, KvBuffer, Room};
 use super::sequence::KvStorage;
 use crate::engine::array::slice_update;
 use crate::engine::positions::Rotation;
@@ -36,8 +36,8 @@ pub(crate) struct KvCache {
     rope: Option<usize>,
     /// Positions that a ring stores beyond its window, so that as many of the latest can be removed again.
     slack: usize,
-    /// Most positions that a layer with full attention stores.
-    most: usize,
+    /// Positions that a layer with full attention stores.
+    room: Room,
     seen: usize,
     filled: usize,
     /// Slot of the oldest position in a full ring.
@@ -69,7 +69,7 @@ impl KvCache {
             span,
             rope: layer.rope,
             slack,
-            most: context.unwrap_or(usize::MAX),
+            room: Room { most: context.unwrap_or(usize::MAX), expected: 0 },
             seen: 0,
             filled: 0,
             oldest: 0,
@@ -89,6 +89,11 @@ impl KvCache {
         self.keys.arrays().chain(self.values.arrays()).chain(&self.sinks)
     }
 
+    /// Announces `count` more positions, and one for the token that follows them.
+    pub(crate) fn expect(&mut self, count: usize) {
+        self.room.expected = self.filled.saturating_add(count).saturating_add(1);
+    }
+
     /// Adds new keys and values and returns the keys and values to attend to: the latest positions, in order unless
     /// there is only one query, for which the order does not matter.
     pub(crate) fn update(&mut self, keys: &Array, values: &Array) -> Result<(CachedArray, CachedArray)> {
@@ -97,8 +102,8 @@ impl KvCache {
         let AttentionSpan::Sliding(window) = self.span else {
             let filled = self.filled;
             self.filled += count;
-            let most = self.most;
-            return Ok((self.keys.grow(keys, filled, most)?, self.values.grow(values, filled, most)?));
+            let room = self.room;
+            return Ok((self.keys.grow(keys, filled, room)?, self.values.grow(values, filled, room)?));
         };
         if count == 1 && self.slack == 0 && self.is_full_ring(window) {
             let slot = self.oldest;
@@ -142,8 +147,8 @@ impl KvCache {
         sizes: &[i32],
         write: impl FnOnce([&Array; 2]) -> Option<[Array; 3]>,
     ) -> Result<Option<Array>> {
-        self.keys.make_room(sizes, slot.at, self.most)?;
-        self.values.make_room(sizes, slot.at, self.most)?;
+        self.keys.make_room(sizes, slot.at, self.room)?;
+        self.values.make_room(sizes, slot.at, self.room)?;
         let (Some(keys), Some(values)) = (self.keys.float_array(), self.values.float_array()) else {
             return Ok(None);
         };

@@ -122,6 +122,11 @@ impl Caches {
         self.layers.get_mut(index)
     }
 
+    /// Announces `tokens` that will be read, so that there is room for all of them from the first on.
+    pub(crate) fn expect(&mut self, tokens: usize) {
+        self.layers.iter_mut().for_each(|layer| layer.expect(tokens));
+    }
+
     /// Counts `tokens` that went through all layers.
     pub(crate) fn advance(&mut self, tokens: usize) {
         self.seen += tokens;

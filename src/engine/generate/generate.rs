@@ -10,8 +10,9 @@ use crate::engine::decoder::model::Model;
 use crate::error::{Error, Result};
 use crate::text::sampling::{Chosen, Logprobs, Sampler, are_numbers};
 
-/// Prompt tokens that go through the model at a time.
-pub const PREFILL_STEP: usize = 512;
+/// Prompt tokens that go through the model at a time, unless someone says otherwise. On a CPU 512 were no faster, and
+/// took 40 MB more for a model of 135 M parameters.
+pub const PREFILL_STEP: usize = if cfg!(target_os = "macos") { 512 } else { 256 };
 
 /// Limits of a generation, and how the prompt is read.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -294,11 +294,9 @@ mod tests {
     fn expected_positions_get_room_at_once() {
         let _engine = Engine::start().unwrap();
         let new = Array::from_slice(&[1.0f32; 100 * 4], &[1, 1, 100, 4]);
-        for (expected, most, capacities) in [
-            (0, usize::MAX, [256, 256, 456]),
-            (601, usize::MAX, [768; 3]),
-            (601, 300, [300; 3]),
-        ] {
+        for (expected, most, capacities) in
+            [(0, usize::MAX, [256, 256, 456]), (601, usize::MAX, [768; 3]), (601, 300, [300; 3])]
+        {
             let mut buffer = KvBuffer::new(KvStorage::AsComputed);
             let found = [0, 100, 200].map(|filled| {
                 buffer.grow(&new, filled, Room { most, expected }).unwrap();

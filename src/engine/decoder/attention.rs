@@ -102,7 +102,7 @@ impl Attention {
     ) -> Result<Array> {
         if let Some(cache) = cache.as_deref_mut() {
             let around = Around { x, norm: None, addend: None };
-            if let Some(out) = self.attended_at_once(context, &around, None, positions, cache)? {
+            if let Some(out) = self.attended_fused(context, &around, None, positions, cache)? {
                 return Ok(out);
             }
         }
@@ -121,7 +121,7 @@ impl Attention {
 
     /// Computes the output, behind a norm and plus an addend, as one node. `None` where the layer, its weights or its cache
     /// are of other kinds than that node knows.
-    pub(crate) fn at_once(
+    pub(crate) fn forward_fused(
         &self,
         context: Context<'_>,
         around: &Around<'_>,
@@ -131,11 +131,11 @@ impl Attention {
         if self.gate.is_some() {
             return Ok(None);
         }
-        self.attended_at_once(context, around, Some(self.o.layer()), positions, cache)
+        self.attended_fused(context, around, Some(self.o.layer()), positions, cache)
     }
 
     /// Computes what `output`, or without one the heads, give as one node; `None` where there is none.
-    fn attended_at_once(
+    fn attended_fused(
         &self,
         context: Context<'_>,
         around: &Around<'_>,

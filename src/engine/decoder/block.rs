@@ -162,7 +162,7 @@ impl Block {
     ) -> Result<Array> {
         if context.nodes == Nodes::Fused
             && let Some(cache) = cache.as_deref_mut()
-            && let Some(output) = self.forward_at_once(context, x, positions, cache)?
+            && let Some(output) = self.forward_fused(context, x, positions, cache)?
         {
             return Ok(output);
         }
@@ -172,14 +172,15 @@ impl Block {
     }
 
     /// Computes the same with a node for attention and, without experts, one for the MLP. `None` where attention has none.
-    fn forward_at_once(
+    fn forward_fused(
         &self,
         context: Context<'_>,
         x: &Array,
         positions: &mut Positions,
         cache: &mut KvCache,
     ) -> Result<Option<Array>> {
-        let attend = |around: &Around<'_>| self.attention.part.at_once(context, around, positions, cache);
+        let attend =
+            |around: &Around<'_>| self.attention.part.forward_fused(context, around, positions, cache);
         let addend = self.attention.addend(x);
         let Some(output) = around(x, self.attention.before.as_ref(), addend, attend)? else {
             return Ok(None);
@@ -193,7 +194,7 @@ impl Block {
         if self.router.is_none() {
             let addend = self.mlp.addend(&stream);
             let output =
-                around(input, before.as_ref(), addend, |around| Ok(self.mlp.part.at_once(0, around)))?;
+                around(input, before.as_ref(), addend, |around| Ok(self.mlp.part.forward_fused(0, around)))?;
             if let Some(output) = output {
                 return self.mlp.add(&stream, output).map(Some);
             }

@@ -44,7 +44,7 @@ impl Router {
                 own = own.multiply(weights.take_axis(choice.weights_of(expert), 0)?)?;
             }
             if context.nodes == Nodes::Fused
-                && let Some(output) = mlp.at_once(expert, &Around { x: &own, norm: None, addend: None })
+                && let Some(output) = mlp.forward_fused(expert, &Around { x: &own, norm: None, addend: None })
             {
                 outputs.push(output);
                 continue;

@@ -107,7 +107,7 @@ impl Mlp {
 
     /// Computes the output of the MLP, or of an expert's, as one node; `None` where its layers or its activation are of other
     /// kinds than that node knows.
-    pub(crate) fn at_once(&self, expert: usize, around: &Around<'_>) -> Option<Array> {
+    pub(crate) fn forward_fused(&self, expert: usize, around: &Around<'_>) -> Option<Array> {
         if self.projections == Projections::UpFirst {
             return None;
         }

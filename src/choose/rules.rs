@@ -21,6 +21,11 @@ impl LayerRule {
         self.pattern.matches(path)
     }
 
+    /// Makes an error about this rule.
+    pub fn error(&self, message: &str) -> Error {
+        Error::usage(format!("setting `layer` {}: {message}", self.text))
+    }
+
     /// Fails for a rule that matches none of `paths`, which is a misspelt one. `routers` stay float, and may be told to.
     pub fn check_all(rules: &[Self], paths: &[&str], routers: &[&str]) -> Result<()> {
         let matched = |rule: &&Self| paths.iter().any(|path| rule.matches(path));
@@ -30,18 +35,13 @@ impl LayerRule {
                 continue;
             }
             if let Some(router) = router {
-                return Err(Error::usage(format!("setting `layer` {}: `{router}` is a router", rule.text))
-                    .hint(
-                        "routers stay float: they are small, and decide what all else of a token's MLP is",
-                    ));
+                return Err(rule.error(&format!("`{router}` is a router")).hint(
+                    "routers stay float: they are small, and decide what all else of a token's MLP is",
+                ));
             }
             let example = paths.iter().find(|path| path.contains(".switch_mlp.")).or(paths.first());
             let experts = if routers.is_empty() { "" } else { "; all experts of a block are one layer" };
-            return Err(Error::usage(format!(
-                "setting `layer` {}: no float linear layer matches",
-                rule.text
-            ))
-            .hint(format!(
+            return Err(rule.error("no float linear layer matches").hint(format!(
                 "layers are called like `{}`{experts}; `*` stands for anything",
                 example.unwrap_or(&"")
             )));

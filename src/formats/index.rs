@@ -1,4 +1,4 @@
-//! The choice of a model's weight files: those that `model.safetensors.index.json` names, if it belongs to these files,
+//! The choice of a model's weight files: those that `model.safetensors.index.json` (or `pytorch_model.bin.index.json`) names, if it belongs to these files,
 //! and otherwise those with names of weight files.
 //!
 //! Quantized copies on the Hub often carry the index of the float model. So an index counts for the tensors that are
@@ -18,6 +18,13 @@ use crate::files::weight_files::{
     INDEX, PICKLE_INDEX, WeightMap, choose_weights, index_fault, is_pickle, is_safetensors, read_index,
 };
 use crate::words::count;
+
+/// Where an index says that tensors are.
+struct Index {
+    /// Name of its file.
+    name: &'static str,
+    index: WeightMap,
+}
 
 /// Name and tensors of an opened weight file.
 type Contents = (String, Vec<(String, Entry)>);
@@ -64,15 +71,15 @@ impl Checkpoint {
             gguf::take(&mut checkpoint, gguf)?;
             return Ok((checkpoint, faults));
         }
-        if files.has(INDEX) {
-            match read_index(files, INDEX) {
+        if let Some(name) = name_of_index(files)? {
+            match read_index(files, name) {
                 Ok(index) => {
-                    checkpoint.add_indexed(files, &index, &mut faults)?;
+                    checkpoint.add_indexed(files, &Index { name, index }, &mut faults)?;
                     return Ok((checkpoint, faults));
                 }
                 Err(error) => match index_fault(&error) {
                     Some(why) => checkpoint.notes.push(format!(
-                        "{INDEX} cannot be read ({why}): the tensors are taken from the weight files without it"
+                        "{name} cannot be read ({why}): the tensors are taken from the weight files without it"
                     )),
                     None => return Err(error),
                 },
@@ -81,15 +88,11 @@ impl Checkpoint {
         let names = choose_weights(files.path(), &files.names()?)?;
         let contents = checkpoint.open_all(files, names.iter().map(String::as_str))?;
         checkpoint.insert_all(contents)?;
-        if names.iter().any(|name| is_pickle(name)) && files.has(PICKLE_INDEX) {
-            let index = read_index(files, PICKLE_INDEX)?;
-            checkpoint.note_absent(PICKLE_INDEX, &index, |shard| names.iter().any(|name| name == shard));
-        }
         Ok((checkpoint, faults))
     }
 
     /// Remembers the tensors that an index lists and that are in none of the files.
-    fn note_absent(&mut self, name: &'static str, index: &WeightMap, is_there: impl Fn(&str) -> bool) {
+    fn note_absent(&mut self, Index { name, index }: &Index, is_there: impl Fn(&str) -> bool) {
         let absent =
             index.iter().filter(|(tensor, shard)| safe_name(shard) && !self.entries.contains_key(*tensor));
         self.absent = absent
@@ -128,15 +131,16 @@ impl Checkpoint {
 
     /// Inserts the tensors of the shards that `index` names; tensors that are not where it says are taken from all
     /// weight files.
-    fn add_indexed(&mut self, files: &ModelFiles, index: &WeightMap, faults: &mut Vec<Error>) -> Result<()> {
+    fn add_indexed(&mut self, files: &ModelFiles, listed: &Index, faults: &mut Vec<Error>) -> Result<()> {
+        let Index { name: file, index } = listed;
         let shards: BTreeSet<&str> = index.values().map(String::as_str).collect();
         let outside = |shard: &&str| !safe_name(shard);
         for shard in shards.iter().copied().filter(outside) {
             let tensor =
-                index.iter().find(|(_, file)| *file == shard).map_or("", |(tensor, _)| tensor.as_str());
+                index.iter().find(|(_, other)| *other == shard).map_or("", |(tensor, _)| tensor.as_str());
             let message = format!("lies outside the folder, in `{shard}`");
             faults.push(
-                Error::tensor(files.path_of(INDEX), tensor, message)
+                Error::tensor(files.path_of(file), tensor, message)
                     .hint("an index may only name files beside it"),
             );
         }
@@ -149,8 +153,8 @@ impl Checkpoint {
             None => misplaced(index, &present, &placed),
         };
         let Some(why) = why else {
-            self.remove_duplicates(index, &placed, &mut contents);
-            self.note_unlisted(index, &contents);
+            self.remove_duplicates(listed, &placed, &mut contents);
+            self.note_unlisted(listed, &contents);
             return self.insert_all(contents);
         };
         let names = files.names()?;
@@ -160,19 +164,21 @@ impl Checkpoint {
                 contents.extend(self.open_all(files, further)?);
             }
             // Without any weights it is the index that says what is missing.
-            Err(error) if present.is_empty() && names.iter().any(|name| is_safetensors(name)) => {
+            Err(error)
+                if present.is_empty() && names.iter().any(|name| is_safetensors(name) || is_pickle(name)) =>
+            {
                 return Err(error);
             }
             Err(_) => {}
         }
         let notes = self.notes.len();
-        self.remove_duplicates(index, &placed, &mut contents);
+        self.remove_duplicates(listed, &placed, &mut contents);
         self.insert_all(contents)?;
-        self.note_absent(INDEX, index, |shard| present.contains(&shard));
+        self.note_absent(listed, |shard| present.contains(&shard));
         let which =
             if placed.is_empty() { "the tensors are" } else { "tensors that are not where it says are" };
         let note = format!(
-            "{INDEX} does not belong to these weights ({why}): {which} taken from the weight files without it"
+            "{file} does not belong to these weights ({why}): {which} taken from the weight files without it"
         );
         self.notes.insert(notes, note);
         Ok(())
@@ -188,7 +194,8 @@ impl Checkpoint {
     }
 
     /// Removes tensors that are `placed` where `index` says from the other files that have them too.
-    fn remove_duplicates(&mut self, index: &WeightMap, placed: &BTreeSet<String>, contents: &mut [Contents]) {
+    fn remove_duplicates(&mut self, listed: &Index, placed: &BTreeSet<String>, contents: &mut [Contents]) {
+        let Index { name: index_file, index } = listed;
         let mut stale = Vec::new();
         for (file, tensors) in contents {
             tensors.retain(|(name, _)| {
@@ -201,16 +208,16 @@ impl Checkpoint {
         }
         if let Some(subject) = subject(&stale) {
             self.notes
-                .push(format!("{subject} in several weight files: the place that {INDEX} names counts"));
+                .push(format!("{subject} in several weight files: the place that {index_file} names counts"));
         }
     }
 
     /// Adds a note on the tensors that `index`, which is right about all that it lists, does not list.
-    fn note_unlisted(&mut self, index: &WeightMap, contents: &[Contents]) {
+    fn note_unlisted(&mut self, Index { name: file, index }: &Index, contents: &[Contents]) {
         let names = contents.iter().flat_map(|(_, tensors)| tensors).map(|(name, _)| name);
         let unlisted: Vec<String> = names.filter(|name| !index.contains_key(*name)).cloned().collect();
         if let Some(subject) = subject(&unlisted) {
-            self.notes.push(format!("{subject} in the weight files and not in {INDEX}: taken all the same"));
+            self.notes.push(format!("{subject} in the weight files and not in {file}: taken all the same"));
         }
     }
 
@@ -221,6 +228,15 @@ impl Checkpoint {
         }
         Ok(())
     }
+}
+
+/// Returns the name of the index that `files` have: that of pickles where no weights are safetensors.
+fn name_of_index(files: &ModelFiles) -> Result<Option<&'static str>> {
+    if files.has(INDEX) {
+        return Ok(Some(INDEX));
+    }
+    let has_weights = files.names()?.iter().any(|name| is_safetensors(name) && name.starts_with("model"));
+    Ok((files.has(PICKLE_INDEX) && !has_weights).then_some(PICKLE_INDEX))
 }
 
 /// Returns the beginning of a sentence about where `tensors` are, if there are any.

@@ -73,8 +73,12 @@ impl Checkpoint {
             let is_split = matches!(names.rename(name), Rename::Derived(derived) if are_rows(&derived));
             passed.extend(quant.filter(|_| !is_split).map(|quant| (layer.to_owned(), renamed, quant)));
         }
-        let is_mixed = |renamed: &String| quants.get(renamed).is_some_and(|quants| quants.len() > 1);
-        passed.retain(|(_, renamed, _)| renamed.as_ref().is_none_or(is_mixed));
+        quants.retain(|_, quants| quants.len() > 1);
+        if let Some(first) = quants.keys().next() {
+            let stacks = count(quants.len(), "expert stack");
+            self.notes.push(format!("{stacks} came in several forms: decoded, `{first}` first"));
+        }
+        passed.retain(|(_, renamed, _)| renamed.as_ref().is_none_or(|renamed| quants.contains_key(renamed)));
         let decode = |(layer, _, quant): &(String, Option<String>, Quant)| {
             let [packed, scales, biases] = PARTS.map(|part| format!("{layer}.{part}"));
             self.decode(Quantized { packed: &*packed, scales: &*scales, biases: &*biases }, *quant).err()

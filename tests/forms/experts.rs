@@ -1,6 +1,6 @@
 //! Experts in the form of gpt-oss, whose rows of gate and up take turns.
 
-use super::common::{RawCheckpoint, copy_folder, fixtures, make, stderr, succeeded};
+use super::common::{RawCheckpoint, copy_folder, fixtures, json_file, make, stderr, succeeded};
 use super::{difference, logits};
 use mixbit::models::source::SourceModel;
 use std::path::PathBuf;
@@ -60,6 +60,33 @@ fn experts_of_gpt_oss_stay_or_are_quantized_anew() {
         assert_eq!(anew.bitmap()[&path].to_string(), "6:32", "{path}");
     }
     assert!(difference(&logits(anew.dir()), &logits(&published())) < 0.2);
+}
+
+#[test]
+fn experts_in_several_forms_are_decoded_with_a_note() {
+    const ONE: u8 = 0x38;
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("model");
+    copy_folder(&fixtures().join("golden/qwen3-moe-sliding-window"), &folder);
+    let mut raw = RawCheckpoint::read(&folder.join("model.safetensors"));
+    let weight = path_of(0, "3.up_proj.weight");
+    let (_, dtype, shape, bytes) = raw.get_mut(&weight);
+    (*dtype, *bytes) = ("F8_E4M3".to_owned(), vec![ONE; shape[0] * shape[1]]);
+    raw.tensors.push((format!("{weight}_scale"), "F32".to_owned(), vec![1], 0.25f32.to_le_bytes().to_vec()));
+    raw.write(&folder.join("model.safetensors"));
+    let mut config = json_file(&folder.join("config.json"));
+    config["quantization_config"] = serde_json::json!({"quant_method": "fp8"});
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let out = home.path().join("out");
+    let output = make("convert", &folder, &out, &["--dtype", "float32"]);
+    succeeded(&output);
+    let note = "1 expert stack came in several forms: decoded, `model.layers.0.mlp.switch_mlp.up_proj` first";
+    assert!(stderr(&output).contains(note), "{}", stderr(&output));
+    let written = SourceModel::open(&out).unwrap();
+    let stack = written.tensor("model.layers.0.mlp.switch_mlp.up_proj.weight").unwrap();
+    let each = stack.byte_len() / stack.shape[0];
+    let fourth = &stack.bytes()[3 * each..4 * each];
+    assert!(fourth.chunks(4).all(|value| value == 0.25f32.to_le_bytes()), "decoded");
 }
 
 #[test]

@@ -87,6 +87,7 @@ fn missing_tensors_are_errors() {
         ("fp8-tensor", "weight_scale_inv"),
         ("fp8-modelopt", "weight_scale"),
         ("packed", "weight_shape"),
+        ("packed-asymmetric", "weight_zero_point"),
         ("packed-three-bits", "weight_scale"),
         ("int8-rows", "weight_scale"),
         ("mxfp4", "weight_scale"),
@@ -148,6 +149,8 @@ fn scales_that_are_no_numbers_or_all_zero_are_errors() {
         let said = refused(form, |raw| raw.get_mut(&format!("{LAYER}.{part}")).3[7] = 0xff);
         assert!(said.contains("NaN") && said.contains(&format!("{LAYER}.{part}")), "{form}: {said}");
     }
+    let said = refused("mxfp4", |raw| raw.get_mut(&format!("{LAYER}.weight_scale")).3[7] = 253);
+    assert!(said.contains("infinite") && said.contains(&format!("{LAYER}.weight_scale")), "{said}");
 }
 
 #[test]

@@ -166,6 +166,17 @@ fn layers_that_came_quantized_stay_or_are_quantized_anew() {
 }
 
 #[test]
+fn rules_for_layers_that_came_quantized_are_refused() {
+    let home = tempfile::tempdir().unwrap();
+    let flags = ["--bits", "8:32", "--layer", "*.0.*.q_proj=4:32"];
+    let output = make("quantize", &fixtures().join("golden/forms/gptq"), &home.path().join("out"), &flags);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    for expected in ["`model.layers.0.self_attn.q_proj` came quantized and stays as it is", "--requantize"] {
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+    }
+}
+
+#[test]
 fn layers_of_mlx_are_quantized_anew_too() {
     let home = tempfile::tempdir().unwrap();
     let out = home.path().join("out");
@@ -213,6 +224,11 @@ fn packed_bits(bits: u32) -> Value {
         {"targets": ["Linear"], "weights": {"num_bits": bits, "type": "int", "strategy": "channel"}}}})
 }
 
+fn with(mut config: Value, more: &Value) -> Value {
+    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    config
+}
+
 fn auto_round(layers: &Value) -> Value {
     serde_json::json!({"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq", "extra_config": layers})
 }
@@ -253,6 +269,20 @@ fn what_no_one_reads_is_refused_by_name() {
         (auto_round(&serde_json::json!(["down_proj"])), "extra_config`: expected an object of layers"),
         (serde_json::json!({"quant_method": "awq", "version": "gemv"}), "`version` \"gemv\""),
         (serde_json::json!({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}), "`quant_algo`"),
+        (serde_json::json!({"quant_method": "modelopt"}), "quant_algo`: expected the name of an algorithm"),
+        (serde_json::json!({"sym": "no"}), "quantization_config.sym`: expected true or false, found \"no\""),
+        (
+            with(
+                packed_bits(4),
+                &serde_json::json!({"transform_config": {"config_groups": {"R1":
+                {"type": "hadamard", "apply": [{"location": "weight_input"}, {"location": "input"}]}}}}),
+            ),
+            "transform_config.config_groups.R1`: the checkpoint is quantized by compressed-tensors: a transform of `input`",
+        ),
+        (
+            with(packed_bits(4), &serde_json::json!({"format": "sparse-24-bitmask"})),
+            "`format` \"sparse-24-bitmask\"",
+        ),
         (serde_json::json!({"quant_method": "fp8", "fmt": "e5m2"}), "`fmt` \"e5m2\""),
         (serde_json::json!({"quant_method": "fp8", "weight_block_size": [0, 1]}), "weight_block_size"),
         (serde_json::json!({"quant_method": "compressed-tensors", "config_groups": 3}), "config_groups"),
@@ -273,7 +303,7 @@ fn what_no_one_reads_is_refused_by_name() {
         (
             serde_json::json!({"quant_method": "compressed-tensors", "format": "marlin-24", "config_groups":
                 {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "int"}}}}),
-            "`marlin-24`",
+            "`format` \"marlin-24\" is not read",
         ),
     ] {
         let mut changed = original.clone();
@@ -371,5 +401,27 @@ fn a_section_without_a_method_is_refused() {
         let expected = "config.json: key `quantization_config.quant_method`: missing";
         assert!(stderr(&output).contains(expected), "{form}: {}", stderr(&output));
         assert!(stderr(&output).contains("hint: mixbit reads fp8, compressed-tensors"), "{form}");
+    }
+}
+
+#[test]
+fn convert_decodes_where_it_is_asked_to() {
+    let home = tempfile::tempdir().unwrap();
+    let (by_convert, by_dequantize) = (home.path().join("convert"), home.path().join("dequantize"));
+    for (model, codes) in [
+        ("golden/forms/gptq", true),
+        ("golden/forms/packed-seven-bits", true),
+        ("models/mobilellm-docs-1m", false),
+    ] {
+        let model = fixtures().join(model);
+        let output = make("convert", &model, &by_convert, &["--dequantize", "--overwrite"]);
+        succeeded(&output);
+        assert!(SourceModel::open(&by_convert).unwrap().bitmap().is_empty());
+        assert_eq!(stderr(&output).contains(" back to "), codes, "{}", stderr(&output));
+        let other = if codes { "dequantize" } else { "convert" };
+        succeeded(&make(other, &model, &by_dequantize, &["--overwrite"]));
+        let [found, expected] = [&by_convert, &by_dequantize]
+            .map(|folder| std::fs::read(folder.join("model.safetensors")).unwrap());
+        assert!(found == expected, "{}", model.display());
     }
 }

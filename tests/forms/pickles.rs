@@ -7,7 +7,7 @@ use std::path::Path;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
-use crate::common::{copy_folder, fixtures, mixbit, stderr};
+use crate::common::{copy_folder, fixtures, json_file, mixbit, stderr, succeeded};
 
 /// Writes an archive as torch.save does.
 fn archive(path: &Path, pickle: &[u8], storages: &[(&str, &[u8])], method: CompressionMethod) {
@@ -129,6 +129,37 @@ fn makers_own_files_get_a_hint() {
 }
 
 #[test]
+fn indexes_name_only_files_beside_them() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("model");
+    copy_folder(&fixtures().join("golden/forms/pytorch-sharded"), &folder);
+    let path = folder.join("pytorch_model.bin.index.json");
+    let index = json_file(&path);
+    let with = |shard: &str| {
+        let mut index = index.clone();
+        index["weight_map"]["model.norm.weight"] = shard.into();
+        fs::write(&path, index.to_string()).unwrap();
+        mixbit(["inspect", folder.to_str().unwrap()])
+    };
+    let said = stderr(&with("../pytorch_model.bin"));
+    assert!(
+        said.contains("tensor `model.norm.weight`: lies outside the folder, in `../pytorch_model.bin`"),
+        "{said}"
+    );
+    for (shard, note) in [
+        ("pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json does not belong to these weights"),
+        (
+            "weights.pt",
+            "pytorch_model.bin.index.json cannot be read (key `weight_map.model.norm.weight`: expected a weight file",
+        ),
+    ] {
+        let output = with(shard);
+        succeeded(&output);
+        assert!(stderr(&output).contains(note), "{}", stderr(&output));
+    }
+}
+
+#[test]
 fn indexes_say_which_tensors_there_must_be() {
     let index = |shard: &str| {
         let text = format!(r#"{{"weight_map": {{"model.norm.weight": "{shard}"}}}}"#);
@@ -142,6 +173,4 @@ fn indexes_say_which_tensors_there_must_be() {
     assert!(said.contains("in none of the weight files"), "{said}");
     let said = index("pytorch_model-00002-of-00002.bin");
     assert!(said.contains("names the shard `pytorch_model-00002-of-00002.bin`"), "{said}");
-    let said = index("weights.pt");
-    assert!(said.contains("expected a weight file, found `weights.pt`"), "{said}");
 }

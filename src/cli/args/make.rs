@@ -24,6 +24,9 @@ pub struct Convert {
     /// Element type to write [default: that of most weights]
     #[arg(long, value_enum)]
     pub dtype: Option<FloatDtype>,
+    /// Decode quantized layers too, as `mixbit dequantize` does
+    #[arg(long)]
+    pub dequantize: bool,
 }
 
 /// Size of the result: a target, or one setting for every layer.

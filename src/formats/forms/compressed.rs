@@ -9,12 +9,29 @@ use super::targets::{Anchor, Targets};
 use crate::error::Result;
 use crate::files::json;
 
+/// Formats that `format` may name, of which each group may have another one.
+const FORMATS: [&str; 8] = [
+    "dense",
+    "pack-quantized",
+    "int-quantized",
+    "naive-quantized",
+    "float-quantized",
+    "nvfp4-pack-quantized",
+    "mxfp4-pack-quantized",
+    "mixed-precision",
+];
+
+/// Places of transforms that are part of the stored weights; others happen while the model runs.
+const STORED_TRANSFORMS: [&str; 2] = ["weight_input", "weight_output"];
+
 /// Reads the groups of config.json: the layers of each, and their form.
 pub(crate) fn schemes(section: &Section<'_>) -> Result<Vec<(Targets, Scheme)>> {
     let sparsity = section.value.get("sparsity_config").and_then(|sparsity| sparsity.get("format"));
     if let Some(format) = sparsity.and_then(Value::as_str).filter(|format| *format != "dense") {
         return Err(section.refuse("sparsity_config.format", &format!("`{format}` of sparse weights")));
     }
+    refuse_online_transforms(section)?;
+    section.only("format", &FORMATS)?;
     let groups = section.value.get("config_groups").and_then(Value::as_object);
     let groups = groups.ok_or_else(|| section.error("config_groups", "expected an object of groups"))?;
     let global = section.value.get("format").and_then(Value::as_str);
@@ -35,6 +52,20 @@ pub(crate) fn schemes(section: &Section<'_>) -> Result<Vec<(Targets, Scheme)>> {
     // Layers that are named count before those that are of a kind.
     schemes.sort_by_key(|(targets, _)| matches!(targets, Targets::All));
     Ok(schemes)
+}
+
+/// Fails where `transform_config` turns activations: the stored weights are then those of another model.
+fn refuse_online_transforms(section: &Section<'_>) -> Result<()> {
+    let groups = section.value.get("transform_config").and_then(|transforms| transforms.get("config_groups"));
+    for (name, group) in groups.and_then(Value::as_object).into_iter().flatten() {
+        let applied = group.get("apply").and_then(Value::as_array).into_iter().flatten();
+        let places = applied.filter_map(|applied| applied.get("location").and_then(Value::as_str));
+        if let Some(place) = places.into_iter().find(|place| !STORED_TRANSFORMS.contains(place)) {
+            let key = format!("transform_config.config_groups.{name}");
+            return Err(section.refuse(&key, &format!("a transform of `{place}` while the model runs")));
+        }
+    }
+    Ok(())
 }
 
 fn targets(section: &Section<'_>, key: &str, group: &Value) -> Result<Targets> {
@@ -75,7 +106,11 @@ fn scheme(section: &Section<'_>, key: &str, format: &str, weights: &Value) -> Re
                 }
                 _ => return Err(refuse("strategy")),
             };
-            let integer = Integer { bits, group };
+            let integer = Integer {
+                bits,
+                group,
+                symmetric: section.flag(&format!("{key}.weights"), weights, "symmetric", true)?,
+            };
             match format {
                 "pack-quantized" => Ok(Scheme::Packed(integer)),
                 _ if bits == 8 => Ok(Scheme::Int8(integer)),

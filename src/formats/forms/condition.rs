@@ -8,6 +8,9 @@ use crate::formats::stored::Stored;
 /// Elements that are read at a time.
 const STEP: usize = 1 << 20;
 
+/// Largest E8M0 of which 6, the largest code of E2M1, is a finite float32: 2^125.
+const MOST_EXPONENT: u8 = 252;
+
 /// Condition on the values of a tensor.
 #[derive(Debug)]
 pub struct Condition {
@@ -23,7 +26,7 @@ enum Kind {
     Scales,
     /// E4M3 without NaN.
     Codes,
-    /// E8M0 without NaN.
+    /// E8M0 of E2M1, without NaN and what makes its largest code infinite.
     Exponents,
     /// Blocks of so many bytes, whose scales are finite, and not all zero.
     Blocks(usize, ScalesOfBlock),
@@ -56,7 +59,7 @@ impl Condition {
         Self { tensor: tensor.clone(), kind: Kind::Codes }
     }
 
-    /// Exponents of E8M0 must not be NaN.
+    /// Exponents of mxfp4's blocks must not be NaN, nor so large that codes become infinite.
     pub(crate) fn exponents(tensor: &Stored) -> Self {
         Self { tensor: tensor.clone(), kind: Kind::Exponents }
     }
@@ -96,7 +99,7 @@ impl Condition {
                 continue;
             }
             let is_nan = |byte: &&u8| match self.kind {
-                Kind::Exponents => **byte == u8::MAX,
+                Kind::Exponents => **byte > MOST_EXPONENT,
                 _ => **byte & 0x7f == 0x7f,
             };
             wrong += self.tensor.bytes(range.clone()).iter().filter(is_nan).count();

@@ -25,6 +25,10 @@ const MODELOPT: &str = "hf_quant_config.json";
 const READ: &str = "mixbit reads fp8, compressed-tensors, awq, gptq, auto-round, bitsandbytes, modelopt, fbgemm_fp8 and mxfp4; \
                     start from the float checkpoint, or dequantize with the tool that made it";
 
+/// Settings that are true or false, in any method.
+const FLAGS: [&str; 7] =
+    ["desc_act", "is_marlin_format", "load_in_4bit", "load_in_8bit", "static_groups", "sym", "zero_point"];
+
 /// Form of a checkpoint's quantized layers.
 #[derive(Debug)]
 pub(crate) struct Declared {
@@ -41,6 +45,8 @@ pub(crate) struct Declared {
 pub(crate) struct Integer {
     pub(crate) bits: u32,
     pub(crate) group: Option<usize>,
+    /// True if the middle of the codes is zero; otherwise there are zero points.
+    pub(crate) symmetric: bool,
 }
 
 impl Integer {
@@ -188,6 +194,18 @@ impl Section<'_> {
         }
     }
 
+    /// Returns the flag `name` of `settings`, which stand under `key`; `default` where it is absent.
+    pub(crate) fn flag(&self, key: &str, settings: &Value, name: &str, default: bool) -> Result<bool> {
+        match settings.get(name) {
+            None | Some(Value::Null) => Ok(default),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(value) => {
+                let key = if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
+                Err(self.error(&key, format!("expected true or false, found {}", json::shown(value))))
+            }
+        }
+    }
+
     /// Returns the bits under `bits`, one of `known`.
     pub(crate) fn bits(&self, known: &[u32]) -> Result<u32> {
         let value = self.value.get("bits").unwrap_or(&Value::Null);
@@ -250,8 +268,13 @@ pub(crate) fn declared(files: &ModelFiles) -> Result<Option<Declared>> {
     if let Some(declared) = read(&files.path_of("config.json"), &keys)? {
         return Ok(Some(declared));
     }
-    let Some(keys) = read_keys(MODELOPT).filter(|_| section(&keys).is_none()) else { return Ok(None) };
-    let Some(value) = keys.get("quantization") else { return Ok(None) };
+    if section(&keys).is_some() || !files.has(MODELOPT) {
+        return Ok(None);
+    }
+    let keys = json::parse_object(&files.path_of(MODELOPT), &files.read(MODELOPT)?)?;
+    // Without an algorithm it is about the cache alone, and the weights are floats.
+    let is_of_weights = |value: &&Value| value.get("quant_algo").is_some_and(|name| !name.is_null());
+    let Some(value) = keys.get("quantization").filter(is_of_weights) else { return Ok(None) };
     let section = Section { path: files.path_of(MODELOPT), key: "quantization".to_owned(), value };
     Ok(Some(Declared { method: "modelopt".to_owned(), schemes: modelopt(&section)?, layer_key: None }))
 }
@@ -265,6 +288,9 @@ pub(crate) fn undeclared(files: &ModelFiles, name: &str) -> Error {
 fn read(path: &Path, keys: &Map<String, Value>) -> Result<Option<Declared>> {
     let Some((key, value)) = section(keys) else { return Ok(None) };
     let section = Section { path: path.to_owned(), key: key.to_owned(), value };
+    if !value.is_object() {
+        return Err(section.error("", format!("expected an object, found {}", json::shown(value))));
+    }
     if !is_of_other_tool(value) {
         return if section.is_nameless() {
             Err(section.error("quant_method", "missing, and the other keys are not MLX's").hint(READ))
@@ -275,6 +301,9 @@ fn read(path: &Path, keys: &Map<String, Value>) -> Result<Option<Declared>> {
     let Some(method) = section.text("quant_method") else {
         return Err(section.error("quant_method", "expected the name of a method").hint(READ));
     };
+    for name in FLAGS {
+        section.flag("", value, name, false)?;
+    }
     let all = |scheme| vec![(Targets::All, scheme)];
     let schemes = match method.to_lowercase().as_str() {
         "fp8" => all(Scheme::Fp8(fp8_extent(&section)?)),
@@ -321,6 +350,9 @@ fn fp8_extent(section: &Section<'_>) -> Result<Extent> {
 }
 
 fn modelopt(section: &Section<'_>) -> Result<Vec<(Targets, Scheme)>> {
+    if section.text("quant_algo").is_none() {
+        return Err(section.error("quant_algo", "expected the name of an algorithm").hint(READ));
+    }
     section.only("quant_algo", &["fp8", "nvfp4"])?;
     let schemes = [Scheme::Nvfp4(Names::ModelOpt), Scheme::Fp8(Extent::TensorOrRows)];
     Ok(schemes.into_iter().map(|scheme| (Targets::All, scheme)).collect())

@@ -18,7 +18,7 @@ pub(crate) fn read(settings: Integer, parts: &mut Parts<'_>) -> Result<Layer> {
     let words = parts.need_as(".weight_packed", &[Dtype::I32])?;
     let scales = parts.need_as(".weight_scale", &FLOATS)?;
     let shape = parts.need_as(".weight_shape", &[Dtype::I64, Dtype::I32])?;
-    let zeros = parts.find(".weight_zero_point");
+    let zeros = parts.zero_points(settings)?;
     let order = parts.find(".weight_g_idx");
     parts.leave_ends(&[".input_scale", ".input_zero_point", ".input_global_scale"]);
     let bits = settings.bits;
@@ -70,7 +70,7 @@ fn wrong_packing(words: &Stored, shape: &Stored, [rows, columns]: [usize; 2], bi
 
 /// Returns the columns of a layer whose sizes were not fetched: those of its groups, or as many as its words hold.
 fn unfetched_columns(scales: &Stored, settings: Integer, width: usize) -> usize {
-    let Integer { bits, group } = settings;
+    let Integer { bits, group, .. } = settings;
     let of_groups = match (group, scales.shape()) {
         (Some(group), &[_, groups]) => groups.checked_mul(group),
         _ => None,

@@ -1,6 +1,8 @@
 //! The text decoder of Llama 4 Scout and Maverick: Llama 4's attention, experts whose input is weighed, and one that every token
 //! goes through.
 
+use serde_json::Value;
+
 use super::names::TensorShapes;
 use super::{llama4_text, qwen3_vl_moe};
 use crate::error::Result;
@@ -37,6 +39,10 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     };
     spec.set_experts(config, experts, is_sparse)?;
     spec.set_shared_experts(experts.intermediate_size, None);
+    // mlx-lm's class has no default for it.
+    if spec.resolved.iter().all(|(key, _)| *key != "rope_scaling") {
+        spec.resolved.push(("rope_scaling", Value::Null));
+    }
     let count = spec.blocks.len();
     let differs = (0..count).any(|block| is_sparse(block) != (block + 1).is_multiple_of(step));
     spec.note_if(

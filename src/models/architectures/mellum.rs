@@ -24,7 +24,7 @@ const OWN: &[KeyDefault] = &[
 
 /// Describes the decoder.
 pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec> {
-    let config = &config.with_defaults(DEFAULTS);
+    let config = &config.with_alias("num_experts", "num_local_experts")?.with_defaults(DEFAULTS);
     config.only_silu()?;
     let ropes = Rope::by_layer_type(config, "rope_local_base_freq")?;
     let mut spec = DecoderSpec::with_ropes(config, ropes.to_vec())?;
@@ -37,6 +37,8 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     let experts = ExpertsSpec::from_config(config, EXPERT_KEYS)?.normalized_if_said(config, 0.0)?;
     let is_sparse = sparse_blocks(config, "is_moe_layer", spec.blocks.len(), |_| true)?;
     spec.set_experts(config, experts, |block| is_sparse[block])?;
+    // mlx-lm knows the one name only.
+    spec.resolved.push(("num_experts", experts.count.into()));
     spec.extra.push("mtp.".to_owned());
     spec.write_layer_types();
     spec.write_ropes(config);

@@ -22,7 +22,7 @@ impl LayerRule {
     }
 
     /// Makes an error about this rule.
-    pub fn error(&self, message: &str) -> Error {
+    pub(crate) fn error(&self, message: &str) -> Error {
         Error::usage(format!("setting `layer` {}: {message}", self.text))
     }
 

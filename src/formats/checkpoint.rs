@@ -128,6 +128,11 @@ impl<'a> Tensor<'a> {
         self.pieces.len() > 1
     }
 
+    /// Returns the name in its file of the tensor that this one was made of, where it is no stack.
+    pub fn made_of(&self) -> Option<&'a str> {
+        if self.is_stacked() { None } else { self.names.first().map(String::as_str) }
+    }
+
     /// Returns the first part of a stacked or derived tensor whose bytes are `bad`: its file and its name there.
     pub fn stored_part(&self, bad: impl Fn(&[u8]) -> bool) -> Option<(&'a Path, &'a str)> {
         self.pieces.iter().zip(self.names).enumerate().find_map(|(index, (piece, name))| {

@@ -1,4 +1,4 @@
-//! The choice of a model's weight files: those that `model.safetensors.index.json` (or `pytorch_model.bin.index.json`) names, if it belongs to these files,
+//! The choice of a model's weight files: those that its index (of safetensors or of pickles) names, if it belongs to these files,
 //! and otherwise those with names of weight files.
 //!
 //! Quantized copies on the Hub often carry the index of the float model. So an index counts for the tensors that are
@@ -21,9 +21,10 @@ use crate::words::count;
 
 /// Where an index says that tensors are.
 struct Index {
-    /// Name of its file.
-    name: &'static str,
-    index: WeightMap,
+    /// Name of the index.
+    file: &'static str,
+    /// File of each tensor.
+    shards: WeightMap,
 }
 
 /// Name and tensors of an opened weight file.
@@ -74,7 +75,7 @@ impl Checkpoint {
         if let Some(name) = name_of_index(files)? {
             match read_index(files, name) {
                 Ok(index) => {
-                    checkpoint.add_indexed(files, &Index { name, index }, &mut faults)?;
+                    checkpoint.add_indexed(files, &Index { file: name, shards: index }, &mut faults)?;
                     return Ok((checkpoint, faults));
                 }
                 Err(error) => match index_fault(&error) {
@@ -92,15 +93,17 @@ impl Checkpoint {
     }
 
     /// Remembers the tensors that an index lists and that are in none of the files.
-    fn note_absent(&mut self, Index { name, index }: &Index, is_there: impl Fn(&str) -> bool) {
-        let absent =
-            index.iter().filter(|(tensor, shard)| safe_name(shard) && !self.entries.contains_key(*tensor));
+    fn note_absent(&mut self, index: &Index, is_there: impl Fn(&str) -> bool) {
+        let absent = index
+            .shards
+            .iter()
+            .filter(|(tensor, shard)| safe_name(shard) && !self.entries.contains_key(*tensor));
         self.absent = absent
             .map(|(tensor, shard)| Absent {
                 tensor: tensor.clone(),
                 shard: shard.clone(),
                 shard_is_there: is_there(shard),
-                index: name,
+                index: index.file,
             })
             .collect();
     }
@@ -131,30 +134,32 @@ impl Checkpoint {
 
     /// Inserts the tensors of the shards that `index` names; tensors that are not where it says are taken from all
     /// weight files.
-    fn add_indexed(&mut self, files: &ModelFiles, listed: &Index, faults: &mut Vec<Error>) -> Result<()> {
-        let Index { name: file, index } = listed;
-        let shards: BTreeSet<&str> = index.values().map(String::as_str).collect();
+    fn add_indexed(&mut self, files: &ModelFiles, index: &Index, faults: &mut Vec<Error>) -> Result<()> {
+        let shards: BTreeSet<&str> = index.shards.values().map(String::as_str).collect();
         let outside = |shard: &&str| !safe_name(shard);
         for shard in shards.iter().copied().filter(outside) {
-            let tensor =
-                index.iter().find(|(_, other)| *other == shard).map_or("", |(tensor, _)| tensor.as_str());
+            let tensor = index
+                .shards
+                .iter()
+                .find(|(_, other)| *other == shard)
+                .map_or("", |(tensor, _)| tensor.as_str());
             let message = format!("lies outside the folder, in `{shard}`");
             faults.push(
-                Error::tensor(files.path_of(file), tensor, message)
+                Error::tensor(files.path_of(index.file), tensor, message)
                     .hint("an index may only name files beside it"),
             );
         }
         let (present, missing): (Vec<&str>, Vec<&str>) =
             shards.into_iter().filter(|shard| safe_name(shard)).partition(|shard| files.has(shard));
         let mut contents = self.open_all(files, present.iter().copied())?;
-        let placed = placed(index, &contents);
+        let placed = placed(&index.shards, &contents);
         let why = match missing.first() {
             Some(shard) => Some(format!("it names `{shard}`, which is not there")),
-            None => misplaced(index, &present, &placed),
+            None => misplaced(&index.shards, &present, &placed),
         };
         let Some(why) = why else {
-            self.remove_duplicates(listed, &placed, &mut contents);
-            self.note_unlisted(listed, &contents);
+            self.remove_duplicates(index, &placed, &mut contents);
+            self.note_unlisted(index, &contents);
             return self.insert_all(contents);
         };
         let names = files.names()?;
@@ -163,22 +168,23 @@ impl Checkpoint {
                 let further = chosen.iter().map(String::as_str).filter(|name| !present.contains(name));
                 contents.extend(self.open_all(files, further)?);
             }
-            // Without any weights it is the index that says what is missing.
             Err(error)
                 if present.is_empty() && names.iter().any(|name| is_safetensors(name) || is_pickle(name)) =>
             {
                 return Err(error);
             }
+            // Without any weights it is the index that says what is missing.
             Err(_) => {}
         }
         let notes = self.notes.len();
-        self.remove_duplicates(listed, &placed, &mut contents);
+        self.remove_duplicates(index, &placed, &mut contents);
         self.insert_all(contents)?;
-        self.note_absent(listed, |shard| present.contains(&shard));
+        self.note_absent(index, |shard| present.contains(&shard));
         let which =
             if placed.is_empty() { "the tensors are" } else { "tensors that are not where it says are" };
         let note = format!(
-            "{file} does not belong to these weights ({why}): {which} taken from the weight files without it"
+            "{} does not belong to these weights ({why}): {which} taken from the weight files without it",
+            index.file
         );
         self.notes.insert(notes, note);
         Ok(())
@@ -194,12 +200,11 @@ impl Checkpoint {
     }
 
     /// Removes tensors that are `placed` where `index` says from the other files that have them too.
-    fn remove_duplicates(&mut self, listed: &Index, placed: &BTreeSet<String>, contents: &mut [Contents]) {
-        let Index { name: index_file, index } = listed;
+    fn remove_duplicates(&mut self, index: &Index, placed: &BTreeSet<String>, contents: &mut [Contents]) {
         let mut stale = Vec::new();
         for (file, tensors) in contents {
             tensors.retain(|(name, _)| {
-                let is_stale = placed.contains(name) && index.get(name) != Some(file);
+                let is_stale = placed.contains(name) && index.shards.get(name) != Some(file);
                 if is_stale {
                     stale.push(name.clone());
                 }
@@ -207,17 +212,20 @@ impl Checkpoint {
             });
         }
         if let Some(subject) = subject(&stale) {
-            self.notes
-                .push(format!("{subject} in several weight files: the place that {index_file} names counts"));
+            self.notes.push(format!(
+                "{subject} in several weight files: the place that {} names counts",
+                index.file
+            ));
         }
     }
 
     /// Adds a note on the tensors that `index`, which is right about all that it lists, does not list.
-    fn note_unlisted(&mut self, Index { name: file, index }: &Index, contents: &[Contents]) {
+    fn note_unlisted(&mut self, index: &Index, contents: &[Contents]) {
         let names = contents.iter().flat_map(|(_, tensors)| tensors).map(|(name, _)| name);
-        let unlisted: Vec<String> = names.filter(|name| !index.contains_key(*name)).cloned().collect();
+        let unlisted: Vec<String> = names.filter(|name| !index.shards.contains_key(*name)).cloned().collect();
         if let Some(subject) = subject(&unlisted) {
-            self.notes.push(format!("{subject} in the weight files and not in {file}: taken all the same"));
+            self.notes
+                .push(format!("{subject} in the weight files and not in {}: taken all the same", index.file));
         }
     }
 
@@ -230,13 +238,19 @@ impl Checkpoint {
     }
 }
 
-/// Returns the name of the index that `files` have: that of pickles where no weights are safetensors.
+/// Returns the name of the index that counts for `files`: that of safetensors if it is there, and otherwise that of pickles if these
+/// are the weights.
 fn name_of_index(files: &ModelFiles) -> Result<Option<&'static str>> {
     if files.has(INDEX) {
         return Ok(Some(INDEX));
     }
-    let has_weights = files.names()?.iter().any(|name| is_safetensors(name) && name.starts_with("model"));
-    Ok((files.has(PICKLE_INDEX) && !has_weights).then_some(PICKLE_INDEX))
+    if !files.has(PICKLE_INDEX) {
+        return Ok(None);
+    }
+    // Without any weights it is the index that says what is missing.
+    let are_pickles = choose_weights(files.path(), &files.names()?)
+        .map_or(true, |weights| weights.iter().any(|name| is_pickle(name)));
+    Ok(are_pickles.then_some(PICKLE_INDEX))
 }
 
 /// Returns the beginning of a sentence about where `tensors` are, if there are any.

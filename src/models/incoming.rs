@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use super::names::PARTS;
+use crate::error::Result;
 use crate::formats::checkpoint::Checkpoint;
 use crate::formats::entry::Incoming;
 use crate::models::spec::Manifest;
+use crate::numerics::affine::Quantized;
 use crate::numerics::quant::Quant;
 use crate::words::count;
 
@@ -35,6 +38,43 @@ pub(super) fn drop_zero_biases(
     ))
 }
 
+/// Decodes routers that came in another tool's form, whatever MLX has for it: they stay float. Returns a sentence about them.
+pub(super) fn decode_routers(
+    manifest: &Manifest,
+    checkpoint: &mut Checkpoint,
+    stored: &mut BTreeMap<String, String>,
+) -> Result<Option<String>> {
+    let mut decoded = Vec::new();
+    for spec in manifest.iter().filter(|spec| spec.is_router()) {
+        let Some(path) = spec.path() else { continue };
+        let weight = stored.get(&spec.name).and_then(|name| checkpoint.get(name));
+        let Some(incoming) = weight.and_then(|weight| weight.incoming) else { continue };
+        if let Some(quant) = incoming.quant {
+            decode_layer(checkpoint, stored, path, quant)?;
+        }
+        decoded.push(path);
+    }
+    let routers = count(decoded.len(), "router");
+    Ok(decoded
+        .first()
+        .map(|first| format!("{routers} came quantized: decoded, since they stay float, `{first}` first")))
+}
+
+/// Puts the values of a quantized `layer` in the place of its codes, and leaves out its scales and biases.
+pub(super) fn decode_layer(
+    checkpoint: &mut Checkpoint,
+    stored: &mut BTreeMap<String, String>,
+    layer: &str,
+    quant: Quant,
+) -> Result<()> {
+    let [packed, scales, biases] = PARTS.map(|part| {
+        let name = format!("{layer}.{part}");
+        let found = if part == PARTS[0] { stored.get(&name).cloned() } else { stored.remove(&name) };
+        found.unwrap_or(name)
+    });
+    checkpoint.decode(Quantized { packed: &*packed, scales: &*scales, biases: &*biases }, quant)
+}
+
 /// Number of layers in each form of another tool, by the setting of MLX with the same numbers.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Forms(BTreeMap<(&'static str, Option<Quant>), usize>);
@@ -47,7 +87,7 @@ impl Forms {
         stored: &BTreeMap<String, String>,
     ) -> Self {
         let mut layers = BTreeMap::new();
-        for spec in manifest.iter().filter(|spec| spec.path().is_some()) {
+        for spec in manifest.iter().filter(|spec| spec.path().is_some() && !spec.is_router()) {
             let tensor = stored.get(&spec.name).and_then(|name| checkpoint.get(name));
             if let Some(Incoming { form, quant, .. }) = tensor.and_then(|tensor| tensor.incoming) {
                 *layers.entry((form, quant)).or_default() += 1;

@@ -7,7 +7,7 @@ use std::path::Path;
 use super::bitmap;
 use super::bitmap::BitMap;
 use super::config::ModelConfig;
-use super::incoming::{Forms, drop_zero_biases};
+use super::incoming::{Forms, decode_layer, decode_routers, drop_zero_biases};
 use super::mechanisms;
 use super::names::Rename;
 use super::notes::{Notes, Sentences};
@@ -20,7 +20,6 @@ use crate::formats::entry::Incoming;
 use crate::models::architectures::{Architecture, TensorShapes};
 use crate::models::dropped::{drop_extra, drop_tied_head, left_out, not_tied};
 use crate::models::spec::{DecoderSpec, Manifest, Role, TensorSpec, with_columns};
-use crate::numerics::affine::Quantized;
 use crate::numerics::dtype::Dtype;
 use crate::numerics::quant::{Mode, Quant};
 
@@ -69,17 +68,7 @@ impl SourceModel {
     pub fn decoded(mut self) -> Result<Self> {
         Sentences { all: self.spec.notes, of_files: self.file_notes } = self.notes.where_decoded();
         for (layer, quant) in std::mem::take(&mut self.bitmap) {
-            let [packed, scales, biases] = ["weight", "scales", "biases"].map(|part| {
-                let name = format!("{layer}.{part}");
-                let stored = if part == "weight" {
-                    self.stored.get(&name).cloned()
-                } else {
-                    self.stored.remove(&name)
-                };
-                stored.unwrap_or(name)
-            });
-            let names = Quantized { packed: &*packed, scales: &*scales, biases: &*biases };
-            self.checkpoint.decode(names, quant)?;
+            decode_layer(&mut self.checkpoint, &mut self.stored, &layer, quant)?;
         }
         Ok(self)
     }
@@ -154,6 +143,7 @@ impl SourceModel {
             checkpoint.normalize_columns(head)?;
         }
         let manifest = spec.manifest();
+        spec.notes.extend(decode_routers(&manifest, &mut checkpoint, &mut stored)?);
         spec.notes.extend(drop_zero_biases(&manifest, &checkpoint, &mut stored));
         let is_left_out = |layer: &str| {
             let weight = format!("{layer}.weight");
@@ -443,10 +433,12 @@ impl SourceModel {
                     return Err(Error::tensor(path, source.name, message)
                         .hint("the download is incomplete, or config.json is of another model"));
                 }
+                let origin = source.tensor.made_of().filter(|origin| *origin != source.name);
+                let made_of = origin.map_or(String::new(), |origin| format!("made of `{origin}`: "));
                 return Err(Error::tensor(
                     source.tensor.file,
                     source.name,
-                    format!("shape {:?}, expected {shape:?}", source.tensor.shape),
+                    format!("{made_of}shape {:?}, expected {shape:?}", source.tensor.shape),
                 )
                 .hint(match &self.spec.defaults_taken {
                     Some(taken) => format!("{taken}; add these keys if the weights have other sizes"),

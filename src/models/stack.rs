@@ -76,7 +76,7 @@ impl Checkpoint {
         quants.retain(|_, quants| quants.len() > 1);
         if let Some(first) = quants.keys().next() {
             let stacks = count(quants.len(), "expert stack");
-            self.notes.push(format!("{stacks} came in several forms: decoded, `{first}` first"));
+            self.notes.push(format!("{stacks} came in several forms and had to be decoded, `{first}` first"));
         }
         passed.retain(|(_, renamed, _)| renamed.as_ref().is_none_or(|renamed| quants.contains_key(renamed)));
         let decode = |(layer, _, quant): &(String, Option<String>, Quant)| {

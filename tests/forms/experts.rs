@@ -3,9 +3,19 @@
 use super::common::{RawCheckpoint, copy_folder, fixtures, json_file, make, stderr, succeeded};
 use super::{difference, logits};
 use mixbit::models::source::SourceModel;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const EXPERTS: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
+
+/// E4M3 of 1.
+const ONE: u8 = 0x38;
+
+/// Says in config.json that FP8 is the form of the weights.
+fn declare_fp8(folder: &Path) {
+    let mut config = json_file(&folder.join("config.json"));
+    config["quantization_config"] = serde_json::json!({"quant_method": "fp8"});
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+}
 
 fn published() -> PathBuf {
     fixtures().join("golden/gpt-oss-mxfp4")
@@ -64,7 +74,6 @@ fn experts_of_gpt_oss_stay_or_are_quantized_anew() {
 
 #[test]
 fn experts_in_several_forms_are_decoded_with_a_note() {
-    const ONE: u8 = 0x38;
     let home = tempfile::tempdir().unwrap();
     let folder = home.path().join("model");
     copy_folder(&fixtures().join("golden/qwen3-moe-sliding-window"), &folder);
@@ -74,19 +83,40 @@ fn experts_in_several_forms_are_decoded_with_a_note() {
     (*dtype, *bytes) = ("F8_E4M3".to_owned(), vec![ONE; shape[0] * shape[1]]);
     raw.tensors.push((format!("{weight}_scale"), "F32".to_owned(), vec![1], 0.25f32.to_le_bytes().to_vec()));
     raw.write(&folder.join("model.safetensors"));
-    let mut config = json_file(&folder.join("config.json"));
-    config["quantization_config"] = serde_json::json!({"quant_method": "fp8"});
-    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    declare_fp8(&folder);
     let out = home.path().join("out");
     let output = make("convert", &folder, &out, &["--dtype", "float32"]);
     succeeded(&output);
-    let note = "1 expert stack came in several forms: decoded, `model.layers.0.mlp.switch_mlp.up_proj` first";
+    let note = "1 expert stack came in several forms and had to be decoded, `model.layers.0.mlp.switch_mlp.up_proj` first";
     assert!(stderr(&output).contains(note), "{}", stderr(&output));
     let written = SourceModel::open(&out).unwrap();
     let stack = written.tensor("model.layers.0.mlp.switch_mlp.up_proj.weight").unwrap();
     let each = stack.byte_len() / stack.shape[0];
     let fourth = &stack.bytes()[3 * each..4 * each];
     assert!(fourth.chunks(4).all(|value| value == 0.25f32.to_le_bytes()), "decoded");
+}
+
+#[test]
+fn routers_that_came_quantized_stay_float() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("model");
+    copy_folder(&fixtures().join("golden/qwen3-moe-sliding-window"), &folder);
+    let mut raw = RawCheckpoint::read(&folder.join("model.safetensors"));
+    let weight = "model.layers.0.mlp.gate.weight";
+    let (_, dtype, shape, bytes) = raw.get_mut(weight);
+    (*dtype, *bytes) = ("F8_E4M3".to_owned(), vec![ONE; shape[0] * shape[1]]);
+    raw.tensors.push((format!("{weight}_scale"), "F32".to_owned(), vec![1], 0.25f32.to_le_bytes().to_vec()));
+    raw.write(&folder.join("model.safetensors"));
+    declare_fp8(&folder);
+    let out = home.path().join("out");
+    let output = make("convert", &folder, &out, &["--dtype", "float32"]);
+    succeeded(&output);
+    let note = "1 router came quantized: decoded, since they stay float, `model.layers.0.mlp.gate` first";
+    assert!(stderr(&output).contains(note), "{}", stderr(&output));
+    assert!(!stderr(&output).contains("lossless"), "{}", stderr(&output));
+    let written = SourceModel::open(&out).unwrap();
+    assert!(written.bitmap().is_empty());
+    assert!(written.tensor(weight).unwrap().bytes().chunks(4).all(|value| value == 0.25f32.to_le_bytes()));
 }
 
 #[test]

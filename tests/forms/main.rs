@@ -224,7 +224,7 @@ fn packed_bits(bits: u32) -> Value {
         {"targets": ["Linear"], "weights": {"num_bits": bits, "type": "int", "strategy": "channel"}}}})
 }
 
-fn with(mut config: Value, more: &Value) -> Value {
+fn merged(mut config: Value, more: &Value) -> Value {
     config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
     config
 }
@@ -269,19 +269,25 @@ fn what_no_one_reads_is_refused_by_name() {
         (auto_round(&serde_json::json!(["down_proj"])), "extra_config`: expected an object of layers"),
         (serde_json::json!({"quant_method": "awq", "version": "gemv"}), "`version` \"gemv\""),
         (serde_json::json!({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}), "`quant_algo`"),
-        (serde_json::json!({"quant_method": "modelopt"}), "quant_algo`: expected the name of an algorithm"),
-        (serde_json::json!({"sym": "no"}), "quantization_config.sym`: expected true or false, found \"no\""),
         (
-            with(
+            serde_json::json!({"quant_method": "modelopt"}),
+            "quantization_config.quant_method`: missing, and tensor `",
+        ),
+        (
+            serde_json::json!({"dynamic": {".*down.*": {"is_marlin_format": "no"}}}),
+            "dynamic..*down.*.is_marlin_format`: expected true or false, found \"no\"",
+        ),
+        (
+            merged(
                 packed_bits(4),
                 &serde_json::json!({"transform_config": {"config_groups": {"R1":
                 {"type": "hadamard", "apply": [{"location": "weight_input"}, {"location": "input"}]}}}}),
             ),
-            "transform_config.config_groups.R1`: the checkpoint is quantized by compressed-tensors: a transform of `input`",
+            "transform_config.config_groups.R1`: the checkpoint is quantized by compressed-tensors: a transform at \"input\"",
         ),
         (
-            with(packed_bits(4), &serde_json::json!({"format": "sparse-24-bitmask"})),
-            "`format` \"sparse-24-bitmask\"",
+            merged(packed_bits(4), &serde_json::json!({"format": "sparse-24-bitmask"})),
+            "`sparse-24-bitmask` of compressed-tensors",
         ),
         (serde_json::json!({"quant_method": "fp8", "fmt": "e5m2"}), "`fmt` \"e5m2\""),
         (serde_json::json!({"quant_method": "fp8", "weight_block_size": [0, 1]}), "weight_block_size"),
@@ -303,7 +309,7 @@ fn what_no_one_reads_is_refused_by_name() {
         (
             serde_json::json!({"quant_method": "compressed-tensors", "format": "marlin-24", "config_groups":
                 {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 4, "type": "int"}}}}),
-            "`format` \"marlin-24\" is not read",
+            "`marlin-24` of compressed-tensors",
         ),
     ] {
         let mut changed = original.clone();

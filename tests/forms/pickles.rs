@@ -7,7 +7,7 @@ use std::path::Path;
 use zip::write::SimpleFileOptions;
 use zip::{CompressionMethod, ZipWriter};
 
-use crate::common::{copy_folder, fixtures, json_file, mixbit, stderr, succeeded};
+use crate::common::{bundled, copy_folder, fixtures, json_file, mixbit, stderr, succeeded};
 
 /// Writes an archive as torch.save does.
 fn archive(path: &Path, pickle: &[u8], storages: &[(&str, &[u8])], method: CompressionMethod) {
@@ -157,6 +157,19 @@ fn indexes_name_only_files_beside_them() {
         succeeded(&output);
         assert!(stderr(&output).contains(note), "{}", stderr(&output));
     }
+}
+
+#[test]
+fn indexes_of_pickles_say_nothing_of_other_weights() {
+    let home = tempfile::tempdir().unwrap();
+    let folder = home.path().join("model");
+    copy_folder(&bundled(), &folder);
+    fs::rename(folder.join("model.safetensors"), folder.join("weights-4bit.safetensors")).unwrap();
+    let index = r#"{"weight_map": {"model.layers.0.qweight": "pytorch_model-00001-of-00002.bin"}}"#;
+    fs::write(folder.join("pytorch_model.bin.index.json"), index).unwrap();
+    let output = mixbit(["inspect", folder.to_str().unwrap()]);
+    succeeded(&output);
+    assert!(!stderr(&output).contains("index"), "{}", stderr(&output));
 }
 
 #[test]

@@ -135,17 +135,16 @@ impl<'a> Plan<'a> {
     fn check_rules(&self, source: &SourceModel, rules: &[LayerRule]) -> Result<()> {
         let layers = self.layers.iter().filter_map(|(spec, _)| spec.path());
         let paths: Vec<&str> = layers.chain(self.indivisible.iter().map(String::as_str)).collect();
-        let is_unknown = |rule: &&LayerRule| !paths.iter().any(|path| rule.matches(path));
-        for rule in rules.iter().filter(is_unknown) {
+        let routers = source.manifest().iter().filter(|spec| spec.is_router());
+        let routers: Vec<&str> = routers.filter_map(TensorSpec::path).collect();
+        let has_none = |rule: &&LayerRule| !paths.iter().chain(&routers).any(|path| rule.matches(path));
+        for rule in rules.iter().filter(has_none) {
             if let Some(path) = source.bitmap().keys().find(|path| rule.matches(path)) {
                 return Err(rule
                     .error(&format!("`{path}` came quantized and stays as it is"))
                     .hint("set setting `requantize` to decode such layers and quantize them anew"));
             }
         }
-        let is_router = |spec: &&TensorSpec| matches!(spec.role, Role::Router | Role::HeadGate);
-        let routers = source.manifest().iter().filter(is_router);
-        let routers: Vec<&str> = routers.filter_map(TensorSpec::path).collect();
         LayerRule::check_all(rules, &paths, &routers)
     }
 

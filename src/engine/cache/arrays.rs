@@ -48,12 +48,12 @@ pub(crate) struct KvBuffer {
     parts: Vec<Array>,
 }
 
-/// Positions that a growing buffer gets room for.
+/// Positions that a growing buffer may come to hold.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Room {
-    /// Most that it may have.
+    /// Most positions that it may hold.
     pub(crate) most: usize,
-    /// Those that are known to come: it gets room for all of them at once, and is not copied on the way.
+    /// Positions that it will hold once the announced tokens are read. It grows to them in one step.
     pub(crate) expected: usize,
 }
 

@@ -36,7 +36,7 @@ pub(crate) struct KvCache {
     rope: Option<usize>,
     /// Positions that a ring stores beyond its window, so that as many of the latest can be removed again.
     slack: usize,
-    /// Positions that a layer with full attention stores.
+    /// Limit and expectation for layers without a window.
     room: Room,
     seen: usize,
     filled: usize,
@@ -89,9 +89,11 @@ impl KvCache {
         self.keys.arrays().chain(self.values.arrays()).chain(&self.sinks)
     }
 
-    /// Announces `count` more positions, and one for the token that follows them.
-    pub(crate) fn expect(&mut self, count: usize) {
-        self.room.expected = self.filled.saturating_add(count).saturating_add(1);
+    /// Announces `count` more positions. Layers with windows and chunks forget, and need less room than that.
+    pub(crate) fn announce(&mut self, count: usize) {
+        if self.span == AttentionSpan::Full {
+            self.room.expected = self.room.expected.max(self.filled.saturating_add(count));
+        }
     }
 
     /// Adds new keys and values and returns the keys and values to attend to: the latest positions, in order unless

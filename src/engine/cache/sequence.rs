@@ -123,8 +123,8 @@ impl Caches {
     }
 
     /// Announces `tokens` that will be read, so that there is room for all of them from the first on.
-    pub(crate) fn expect(&mut self, tokens: usize) {
-        self.layers.iter_mut().for_each(|layer| layer.expect(tokens));
+    pub(crate) fn announce(&mut self, tokens: usize) {
+        self.layers.iter_mut().for_each(|layer| layer.announce(tokens));
     }
 
     /// Counts `tokens` that went through all layers.

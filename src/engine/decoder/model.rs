@@ -174,7 +174,7 @@ impl Model {
         logits: LogitsOf,
         mut each: impl FnMut(Array) -> Result<()>,
     ) -> Result<()> {
-        caches.expect(tokens.len());
+        caches.announce(tokens.len());
         while !tokens.is_empty() {
             crate::interrupt::check()?;
             let count = caches.make_room(&self.spec)?.min(step.max(1)).min(tokens.len());

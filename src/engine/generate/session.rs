@@ -143,6 +143,8 @@ impl Memory {
     /// Reads `tokens`, at most `step` at a time, and returns the logits after the last.
     pub(crate) fn read(&mut self, model: &Model, tokens: &[u32], step: usize) -> Result<Vec<f32>> {
         let before = self.caches.seen();
+        // And the one that is generated next.
+        self.caches.announce(tokens.len() + 1);
         let mut logits = None;
         let result = model.feed(tokens, &mut self.caches, step, LogitsOf::LastToken, |part| {
             logits = Some(part);

@@ -9,19 +9,7 @@ use super::targets::{Anchor, Targets};
 use crate::error::Result;
 use crate::files::json;
 
-/// Formats that `format` may name, of which each group may have another one.
-const FORMATS: [&str; 8] = [
-    "dense",
-    "pack-quantized",
-    "int-quantized",
-    "naive-quantized",
-    "float-quantized",
-    "nvfp4-pack-quantized",
-    "mxfp4-pack-quantized",
-    "mixed-precision",
-];
-
-/// Places of transforms that are part of the stored weights; others happen while the model runs.
+/// Locations whose transforms are already in the stored weights.
 const STORED_TRANSFORMS: [&str; 2] = ["weight_input", "weight_output"];
 
 /// Reads the groups of config.json: the layers of each, and their form.
@@ -31,15 +19,12 @@ pub(crate) fn schemes(section: &Section<'_>) -> Result<Vec<(Targets, Scheme)>> {
         return Err(section.refuse("sparsity_config.format", &format!("`{format}` of sparse weights")));
     }
     refuse_online_transforms(section)?;
-    section.only("format", &FORMATS)?;
     let groups = section.value.get("config_groups").and_then(Value::as_object);
     let groups = groups.ok_or_else(|| section.error("config_groups", "expected an object of groups"))?;
-    let global = section.value.get("format").and_then(Value::as_str);
     let mut schemes = Vec::new();
     for (name, group) in groups {
         let key = format!("config_groups.{name}");
-        let own = group.get("format").and_then(Value::as_str);
-        let format = own.or(global).unwrap_or("dense");
+        let format = format(section, &key, group)?;
         if format == "dense" {
             continue;
         }
@@ -54,18 +39,40 @@ pub(crate) fn schemes(section: &Section<'_>) -> Result<Vec<(Targets, Scheme)>> {
     Ok(schemes)
 }
 
-/// Fails where `transform_config` turns activations: the stored weights are then those of another model.
+/// Fails where `transform_config` transforms activations at run time: without that step the stored weights compute something else.
 fn refuse_online_transforms(section: &Section<'_>) -> Result<()> {
     let groups = section.value.get("transform_config").and_then(|transforms| transforms.get("config_groups"));
-    for (name, group) in groups.and_then(Value::as_object).into_iter().flatten() {
-        let applied = group.get("apply").and_then(Value::as_array).into_iter().flatten();
-        let places = applied.filter_map(|applied| applied.get("location").and_then(Value::as_str));
-        if let Some(place) = places.into_iter().find(|place| !STORED_TRANSFORMS.contains(place)) {
-            let key = format!("transform_config.config_groups.{name}");
-            return Err(section.refuse(&key, &format!("a transform of `{place}` while the model runs")));
+    let Some(groups) = groups.filter(|groups| !groups.is_null()) else { return Ok(()) };
+    let key = "transform_config.config_groups";
+    let groups = groups.as_object().ok_or_else(|| section.error(key, "expected an object of groups"))?;
+    for (name, group) in groups {
+        let key = format!("{key}.{name}");
+        let applied = group.get("apply").and_then(Value::as_array);
+        let applied =
+            applied.ok_or_else(|| section.error(&format!("{key}.apply"), "expected a list of places"))?;
+        for place in applied.iter().map(|applied| applied.get("location").unwrap_or(&Value::Null)) {
+            if !place.as_str().is_some_and(|place| STORED_TRANSFORMS.contains(&place)) {
+                let what = format!("a transform at {} while the model runs", json::shown(place));
+                return Err(section.refuse(&key, &what));
+            }
         }
     }
     Ok(())
+}
+
+/// Returns the format of the `group` under `key`: its own, or else that of all.
+fn format<'a>(section: &'a Section<'_>, key: &str, group: &'a Value) -> Result<&'a str> {
+    let named = [(format!("{key}.format"), group), ("format".to_owned(), section.value)];
+    for (key, settings) in named {
+        match settings.get("format") {
+            None | Some(Value::Null) => {}
+            Some(Value::String(format)) => return Ok(format),
+            Some(other) => {
+                return Err(section.error(&key, format!("expected a name, found {}", json::shown(other))));
+            }
+        }
+    }
+    Ok("dense")
 }
 
 fn targets(section: &Section<'_>, key: &str, group: &Value) -> Result<Targets> {
@@ -106,11 +113,9 @@ fn scheme(section: &Section<'_>, key: &str, format: &str, weights: &Value) -> Re
                 }
                 _ => return Err(refuse("strategy")),
             };
-            let integer = Integer {
-                bits,
-                group,
-                symmetric: section.flag(&format!("{key}.weights"), weights, "symmetric", true)?,
-            };
+            let symmetric =
+                section.flag(&format!("{key}.weights.symmetric"), weights.get("symmetric"), true)?;
+            let integer = Integer { bits, group, symmetric };
             match format {
                 "pack-quantized" => Ok(Scheme::Packed(integer)),
                 _ if bits == 8 => Ok(Scheme::Int8(integer)),

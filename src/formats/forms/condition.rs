@@ -4,12 +4,13 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::formats::stored::Stored;
+use crate::words::count;
 
 /// Elements that are read at a time.
 const STEP: usize = 1 << 20;
 
-/// Largest E8M0 of which 6, the largest code of E2M1, is a finite float32: 2^125.
-const MOST_EXPONENT: u8 = 252;
+/// Largest E8M0 byte (2^125) whose product with 6, the largest E2M1 code, is a finite float32.
+const LARGEST_EXPONENT: u8 = 252;
 
 /// Condition on the values of a tensor.
 #[derive(Debug)]
@@ -26,7 +27,7 @@ enum Kind {
     Scales,
     /// E4M3 without NaN.
     Codes,
-    /// E8M0 of E2M1, without NaN and what makes its largest code infinite.
+    /// E8M0 scales of E2M1 codes: not NaN, and no product is infinite.
     Exponents,
     /// Blocks of so many bytes, whose scales are finite, and not all zero.
     Blocks(usize, ScalesOfBlock),
@@ -98,15 +99,20 @@ impl Condition {
                 is_zero &= values.iter().all(|value| *value == 0.0);
                 continue;
             }
-            let is_nan = |byte: &&u8| match self.kind {
-                Kind::Exponents => **byte > MOST_EXPONENT,
+            let is_wrong = |byte: &&u8| match self.kind {
+                Kind::Exponents => **byte > LARGEST_EXPONENT,
                 _ => **byte & 0x7f == 0x7f,
             };
-            wrong += self.tensor.bytes(range.clone()).iter().filter(is_nan).count();
+            wrong += self.tensor.bytes(range.clone()).iter().filter(is_wrong).count();
             self.tensor.release(range);
         }
         match wrong {
             0 => {}
+            more if matches!(self.kind, Kind::Exponents) => {
+                let message =
+                    format!("has {} of NaN, or so large that values are infinite", count(more, "exponent"));
+                return Err(damaged(&self.tensor, message));
+            }
             1 => return Err(damaged(&self.tensor, "has a value that is NaN or infinite")),
             more => return Err(damaged(&self.tensor, format!("has {more} values that are NaN or infinite"))),
         }

@@ -12,6 +12,7 @@ use super::{awq, bitsandbytes, compressed, fp8, gptq, gptq_config, int8, mxfp4, 
 use crate::error::{Error, Result};
 use crate::files::json;
 use crate::files::model_files::ModelFiles;
+use crate::formats::stored::Stored;
 use crate::numerics::dtype::Dtype;
 
 /// Keys under which config.json describes quantized weights, the first of which that is there counts.
@@ -24,10 +25,6 @@ const MODELOPT: &str = "hf_quant_config.json";
 /// Names of the quantization methods that mixbit reads, for messages.
 const READ: &str = "mixbit reads fp8, compressed-tensors, awq, gptq, auto-round, bitsandbytes, modelopt, fbgemm_fp8 and mxfp4; \
                     start from the float checkpoint, or dequantize with the tool that made it";
-
-/// Settings that are true or false, in any method.
-const FLAGS: [&str; 7] =
-    ["desc_act", "is_marlin_format", "load_in_4bit", "load_in_8bit", "static_groups", "sym", "zero_point"];
 
 /// Form of a checkpoint's quantized layers.
 #[derive(Debug)]
@@ -45,7 +42,7 @@ pub(crate) struct Declared {
 pub(crate) struct Integer {
     pub(crate) bits: u32,
     pub(crate) group: Option<usize>,
-    /// True if the middle of the codes is zero; otherwise there are zero points.
+    /// True if the middle code stands for zero; otherwise the layer stores zero points.
     pub(crate) symmetric: bool,
 }
 
@@ -53,6 +50,12 @@ impl Integer {
     /// Returns the columns of a group in rows of `columns`.
     pub(crate) fn width(self, columns: usize) -> usize {
         self.group.unwrap_or(columns)
+    }
+
+    /// Takes a compressed-tensors layer's zero points; an asymmetric layer must have them.
+    pub(crate) fn zero_points(self, parts: &mut Parts<'_>) -> Result<Option<Stored>> {
+        const ZERO_POINTS: &str = ".weight_zero_point";
+        if self.symmetric { Ok(parts.find(ZERO_POINTS)) } else { parts.need(ZERO_POINTS).map(Some) }
     }
 }
 
@@ -153,6 +156,14 @@ impl Section<'_> {
         self.value.get("bits").and_then(json::as_u64).is_some_and(|bits| bits >= 16)
     }
 
+    /// Fails unless there are settings by name.
+    fn check_is_object(&self) -> Result<()> {
+        if self.value.is_object() {
+            return Ok(());
+        }
+        Err(self.error("", format!("expected an object, found {}", json::shown(self.value))))
+    }
+
     /// Makes an error about the key `name` in this section.
     pub(crate) fn error(&self, name: &str, message: impl Into<String>) -> Error {
         let key = if name.is_empty() { self.key.clone() } else { format!("{}.{name}", self.key) };
@@ -194,14 +205,13 @@ impl Section<'_> {
         }
     }
 
-    /// Returns the flag `name` of `settings`, which stand under `key`; `default` where it is absent.
-    pub(crate) fn flag(&self, key: &str, settings: &Value, name: &str, default: bool) -> Result<bool> {
-        match settings.get(name) {
+    /// Returns the flag `value`, which stands under `name`; `default` where it is absent.
+    pub(crate) fn flag(&self, name: &str, value: Option<&Value>, default: bool) -> Result<bool> {
+        match value {
             None | Some(Value::Null) => Ok(default),
             Some(Value::Bool(flag)) => Ok(*flag),
             Some(value) => {
-                let key = if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
-                Err(self.error(&key, format!("expected true or false, found {}", json::shown(value))))
+                Err(self.error(name, format!("expected true or false, found {}", json::shown(value))))
             }
         }
     }
@@ -272,11 +282,11 @@ pub(crate) fn declared(files: &ModelFiles) -> Result<Option<Declared>> {
         return Ok(None);
     }
     let keys = json::parse_object(&files.path_of(MODELOPT), &files.read(MODELOPT)?)?;
-    // Without an algorithm it is about the cache alone, and the weights are floats.
-    let is_of_weights = |value: &&Value| value.get("quant_algo").is_some_and(|name| !name.is_null());
-    let Some(value) = keys.get("quantization").filter(is_of_weights) else { return Ok(None) };
+    let Some(value) = keys.get("quantization") else { return Ok(None) };
     let section = Section { path: files.path_of(MODELOPT), key: "quantization".to_owned(), value };
-    Ok(Some(Declared { method: "modelopt".to_owned(), schemes: modelopt(&section)?, layer_key: None }))
+    section.check_is_object()?;
+    let declared = |schemes| Declared { method: "modelopt".to_owned(), schemes, layer_key: None };
+    Ok(modelopt(&section)?.map(declared))
 }
 
 /// Makes the error for a model of `files` whose tensor `name` is packed, and whose config.json names no method.
@@ -288,9 +298,7 @@ pub(crate) fn undeclared(files: &ModelFiles, name: &str) -> Error {
 fn read(path: &Path, keys: &Map<String, Value>) -> Result<Option<Declared>> {
     let Some((key, value)) = section(keys) else { return Ok(None) };
     let section = Section { path: path.to_owned(), key: key.to_owned(), value };
-    if !value.is_object() {
-        return Err(section.error("", format!("expected an object, found {}", json::shown(value))));
-    }
+    section.check_is_object()?;
     if !is_of_other_tool(value) {
         return if section.is_nameless() {
             Err(section.error("quant_method", "missing, and the other keys are not MLX's").hint(READ))
@@ -301,9 +309,6 @@ fn read(path: &Path, keys: &Map<String, Value>) -> Result<Option<Declared>> {
     let Some(method) = section.text("quant_method") else {
         return Err(section.error("quant_method", "expected the name of a method").hint(READ));
     };
-    for name in FLAGS {
-        section.flag("", value, name, false)?;
-    }
     let all = |scheme| vec![(Targets::All, scheme)];
     let schemes = match method.to_lowercase().as_str() {
         "fp8" => all(Scheme::Fp8(fp8_extent(&section)?)),
@@ -319,7 +324,10 @@ fn read(path: &Path, keys: &Map<String, Value>) -> Result<Option<Declared>> {
         "bitsandbytes" => {
             vec![(Targets::All, Scheme::BitsandbytesInt8), (Targets::All, Scheme::BitsandbytesTable)]
         }
-        "modelopt" => modelopt(&section)?,
+        "modelopt" => match modelopt(&section)? {
+            Some(schemes) => schemes,
+            None => return Ok(None),
+        },
         "mxfp4" => all(Scheme::Mxfp4Blocks),
         _ => {
             return Err(section
@@ -349,11 +357,12 @@ fn fp8_extent(section: &Section<'_>) -> Result<Extent> {
     }
 }
 
-fn modelopt(section: &Section<'_>) -> Result<Vec<(Targets, Scheme)>> {
-    if section.text("quant_algo").is_none() {
-        return Err(section.error("quant_algo", "expected the name of an algorithm").hint(READ));
+/// Reads ModelOpt's settings; `None` where they name no algorithm: they are about the cache alone then, and the weights are floats.
+fn modelopt(section: &Section<'_>) -> Result<Option<Vec<(Targets, Scheme)>>> {
+    if section.value.get("quant_algo").is_none_or(Value::is_null) {
+        return Ok(None);
     }
     section.only("quant_algo", &["fp8", "nvfp4"])?;
     let schemes = [Scheme::Nvfp4(Names::ModelOpt), Scheme::Fp8(Extent::TensorOrRows)];
-    Ok(schemes.into_iter().map(|scheme| (Targets::All, scheme)).collect())
+    Ok(Some(schemes.into_iter().map(|scheme| (Targets::All, scheme)).collect()))
 }

@@ -103,7 +103,7 @@ fn read_gptq_scheme(section: &Section<'_>) -> Result<Scheme> {
 fn read_settings(section: &Section<'_>) -> Result<Settings> {
     section.only("checkpoint_format", &["gptq", "gptq_v2"])?;
     section.only("pack_dtype", &["int32"])?;
-    if section.value.get("is_marlin_format").and_then(Value::as_bool) == Some(true) {
+    if section.flag("is_marlin_format", section.value.get("is_marlin_format"), false)? {
         return Err(section.refuse("is_marlin_format", "the order of Marlin's kernels"));
     }
     let less_one = section.text("checkpoint_format") != Some("gptq_v2");

@@ -16,7 +16,7 @@ const MIDDLE: f32 = 128.0;
 pub(crate) fn read_compressed(settings: Integer, parts: &mut Parts<'_>) -> Result<Layer> {
     let codes = parts.need_as(".weight", &[Dtype::I8])?;
     let scales = parts.need_as(".weight_scale", &FLOATS)?;
-    let zeros = parts.zero_points(settings)?;
+    let zeros = settings.zero_points(parts)?;
     parts.leave_ends(&[".input_scale", ".input_zero_point"]);
     let [rows, columns] = matrix(&codes)?;
     let group = settings.width(columns);

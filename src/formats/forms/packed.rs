@@ -18,7 +18,7 @@ pub(crate) fn read(settings: Integer, parts: &mut Parts<'_>) -> Result<Layer> {
     let words = parts.need_as(".weight_packed", &[Dtype::I32])?;
     let scales = parts.need_as(".weight_scale", &FLOATS)?;
     let shape = parts.need_as(".weight_shape", &[Dtype::I64, Dtype::I32])?;
-    let zeros = parts.zero_points(settings)?;
+    let zeros = settings.zero_points(parts)?;
     let order = parts.find(".weight_g_idx");
     parts.leave_ends(&[".input_scale", ".input_zero_point", ".input_global_scale"]);
     let bits = settings.bits;

@@ -1,6 +1,5 @@
 //! Tensors of one layer of another tool.
 
-use super::declared::Integer;
 use crate::error::{Error, Result};
 use crate::formats::checkpoint::Checkpoint;
 use crate::formats::stored::Stored;
@@ -43,12 +42,6 @@ impl<'a> Parts<'a> {
     pub(crate) fn need_as(&mut self, end: &str, dtypes: &[Dtype]) -> Result<Stored> {
         let stored = self.need(end)?;
         of_type(stored, dtypes)
-    }
-
-    /// Takes compressed-tensors' zero points, which every layer has that is not symmetric.
-    pub(crate) fn zero_points(&mut self, settings: Integer) -> Result<Option<Stored>> {
-        const ZERO_POINTS: &str = ".weight_zero_point";
-        if settings.symmetric { Ok(self.find(ZERO_POINTS)) } else { self.need(ZERO_POINTS).map(Some) }
     }
 
     /// Leaves out tensors that only runners with quantized activations use.

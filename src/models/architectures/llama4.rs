@@ -1,8 +1,6 @@
 //! The text decoder of Llama 4 Scout and Maverick: Llama 4's attention, experts whose input is weighed, and one that every token
 //! goes through.
 
-use serde_json::Value;
-
 use super::names::TensorShapes;
 use super::{llama4_text, qwen3_vl_moe};
 use crate::error::Result;
@@ -39,10 +37,7 @@ pub fn spec(config: &ModelConfig, _shapes: &TensorShapes) -> Result<DecoderSpec>
     };
     spec.set_experts(config, experts, is_sparse)?;
     spec.set_shared_experts(experts.intermediate_size, None);
-    // mlx-lm's class has no default for it.
-    if spec.resolved.iter().all(|(key, _)| *key != "rope_scaling") {
-        spec.resolved.push(("rope_scaling", Value::Null));
-    }
+    spec.write_absent(config, &["rope_scaling"]);
     let count = spec.blocks.len();
     let differs = (0..count).any(|block| is_sparse(block) != (block + 1).is_multiple_of(step));
     spec.note_if(

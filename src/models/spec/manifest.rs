@@ -183,6 +183,11 @@ impl TensorSpec {
         self.path().is_some() && self.role.is_linear()
     }
 
+    /// True for what is small and decides what all else is multiplied with: it stays float.
+    pub fn is_router(&self) -> bool {
+        matches!(self.role, Role::Router | Role::HeadGate)
+    }
+
     /// Returns the rows of the matrix, or of all experts' matrices.
     pub fn rows(&self) -> usize {
         self.len() / self.columns().max(1)

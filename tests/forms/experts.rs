@@ -72,51 +72,45 @@ fn experts_of_gpt_oss_stay_or_are_quantized_anew() {
     assert!(difference(&logits(anew.dir()), &logits(&published())) < 0.2);
 }
 
-#[test]
-fn experts_in_several_forms_are_decoded_with_a_note() {
-    let home = tempfile::tempdir().unwrap();
-    let folder = home.path().join("model");
+/// Converts a Qwen3 with experts whose `weight` is in FP8, all 0.25, and returns what is said and the result.
+fn converted_with_fp8(home: &Path, weight: &str) -> (String, SourceModel) {
+    let (folder, out) = (home.join("model"), home.join("out"));
     copy_folder(&fixtures().join("golden/qwen3-moe-sliding-window"), &folder);
     let mut raw = RawCheckpoint::read(&folder.join("model.safetensors"));
-    let weight = path_of(0, "3.up_proj.weight");
-    let (_, dtype, shape, bytes) = raw.get_mut(&weight);
-    (*dtype, *bytes) = ("F8_E4M3".to_owned(), vec![ONE; shape[0] * shape[1]]);
-    raw.tensors.push((format!("{weight}_scale"), "F32".to_owned(), vec![1], 0.25f32.to_le_bytes().to_vec()));
-    raw.write(&folder.join("model.safetensors"));
-    declare_fp8(&folder);
-    let out = home.path().join("out");
-    let output = make("convert", &folder, &out, &["--dtype", "float32"]);
-    succeeded(&output);
-    let note = "1 expert stack came in several forms and had to be decoded, `model.layers.0.mlp.switch_mlp.up_proj` first";
-    assert!(stderr(&output).contains(note), "{}", stderr(&output));
-    let written = SourceModel::open(&out).unwrap();
-    let stack = written.tensor("model.layers.0.mlp.switch_mlp.up_proj.weight").unwrap();
-    let each = stack.byte_len() / stack.shape[0];
-    let fourth = &stack.bytes()[3 * each..4 * each];
-    assert!(fourth.chunks(4).all(|value| value == 0.25f32.to_le_bytes()), "decoded");
-}
-
-#[test]
-fn routers_that_came_quantized_stay_float() {
-    let home = tempfile::tempdir().unwrap();
-    let folder = home.path().join("model");
-    copy_folder(&fixtures().join("golden/qwen3-moe-sliding-window"), &folder);
-    let mut raw = RawCheckpoint::read(&folder.join("model.safetensors"));
-    let weight = "model.layers.0.mlp.gate.weight";
     let (_, dtype, shape, bytes) = raw.get_mut(weight);
     (*dtype, *bytes) = ("F8_E4M3".to_owned(), vec![ONE; shape[0] * shape[1]]);
     raw.tensors.push((format!("{weight}_scale"), "F32".to_owned(), vec![1], 0.25f32.to_le_bytes().to_vec()));
     raw.write(&folder.join("model.safetensors"));
     declare_fp8(&folder);
-    let out = home.path().join("out");
     let output = make("convert", &folder, &out, &["--dtype", "float32"]);
     succeeded(&output);
+    (stderr(&output), SourceModel::open(&out).unwrap())
+}
+
+fn is_all_quarters(bytes: &[u8]) -> bool {
+    bytes.chunks(4).all(|value| value == 0.25f32.to_le_bytes())
+}
+
+#[test]
+fn experts_in_several_forms_are_decoded_with_a_note() {
+    let home = tempfile::tempdir().unwrap();
+    let (said, written) = converted_with_fp8(home.path(), &path_of(0, "3.up_proj.weight"));
+    let note = "1 expert stack came in several forms and had to be decoded, `model.layers.0.mlp.switch_mlp.up_proj` first";
+    assert!(said.contains(note), "{said}");
+    let stack = written.tensor("model.layers.0.mlp.switch_mlp.up_proj.weight").unwrap();
+    let each = stack.byte_len() / stack.shape[0];
+    assert!(is_all_quarters(&stack.bytes()[3 * each..4 * each]), "decoded");
+}
+
+#[test]
+fn routers_that_came_quantized_stay_float() {
+    let home = tempfile::tempdir().unwrap();
+    let weight = "model.layers.0.mlp.gate.weight";
+    let (said, written) = converted_with_fp8(home.path(), weight);
     let note = "1 router came quantized: decoded, since they stay float, `model.layers.0.mlp.gate` first";
-    assert!(stderr(&output).contains(note), "{}", stderr(&output));
-    assert!(!stderr(&output).contains("lossless"), "{}", stderr(&output));
-    let written = SourceModel::open(&out).unwrap();
+    assert!(said.contains(note) && !said.contains("lossless"), "{said}");
     assert!(written.bitmap().is_empty());
-    assert!(written.tensor(weight).unwrap().bytes().chunks(4).all(|value| value == 0.25f32.to_le_bytes()));
+    assert!(is_all_quarters(&written.tensor(weight).unwrap().bytes()));
 }
 
 #[test]

@@ -87,6 +87,11 @@ impl Correction {
         Some(format!("`measured` has {measured} for {predicted} predicted at {bpw} bpw"))
     }
 
+    /// Returns the rounding that predictions are for where `technique` is in force and the scores are for `scored`.
+    pub fn predicted_rounding(&self, technique: Technique, scored: Technique) -> Technique {
+        if technique == Technique::Gptq && !self.gptq.is_empty() { technique } else { scored }
+    }
+
     /// Returns the scores for `technique`: those of affine candidates times the factors of the layer. Without factors of
     /// GPTQ those of scale search serve for it.
     pub fn scores_for(&self, technique: Technique, layers: &[LayerSensitivity]) -> Vec<LayerSensitivity> {
@@ -223,6 +228,11 @@ mod tests {
         let unknown = Correction { gptq: ByLayer::new(), ..correction() };
         assert_eq!(scored(&unknown, Technique::Gptq, path), [1.5, 1.5, 0.5, 1.0]);
         assert_eq!(scored(&Correction::default(), Technique::Gptq, path), [1.0; 4]);
+        let predicted =
+            |correction: &Correction, technique| correction.predicted_rounding(technique, Technique::Search);
+        assert_eq!(predicted(&correction(), Technique::Gptq), Technique::Gptq);
+        assert_eq!(predicted(&correction(), Technique::Rtn), Technique::Search);
+        assert_eq!(predicted(&unknown, Technique::Gptq), Technique::Search);
     }
 
     #[test]

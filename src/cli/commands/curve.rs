@@ -18,13 +18,13 @@ pub fn run(args: &Curve, console: &Console) -> Result<()> {
         output_file::refuse_inputs(path, &[&args.table])?;
     }
     let Table { measurement, layers, correction } = Table::read(&args.table)?;
-    let technique = if correction.gptq.is_empty() { measurement.rounding } else { Technique::Gptq };
+    let technique = correction.predicted_rounding(Technique::Gptq, measurement.rounding);
     console.line(&format!("predicted for --rounding {technique}"));
     let width = measurement.dtype.bytes();
     let layers = correction.scores_for(technique, &layers);
     let points = correction.curve(problem(&layers, width)?.sampled(weights(&layers), STEP)?);
     if let Some(path) = &args.svg {
-        output_file::write(path, curve_svg(&points, &layers, width, &correction)?.as_bytes())?;
+        output_file::write(path, curve_svg(&points, &layers, width, &correction, technique)?.as_bytes())?;
         console.done(&format!("the curve in {}", path.display()));
         return Ok(());
     }

@@ -41,6 +41,11 @@ impl Job<'_> {
         self.learns_codes() && self.learns_end_to_end == Learn::Scales
     }
 
+    /// True if all codes learn at once, in the steps that compare logits.
+    pub(crate) fn learns_codes_at_once(&self) -> bool {
+        self.learns_codes() && self.learns_end_to_end == Learn::Codes
+    }
+
     /// Chooses what learns in the steps that compare logits: codes too, where they fit in memory all at once. An interrupted
     /// run goes on as it was begun.
     pub(crate) fn choose_end_to_end(&self) -> Learn {

@@ -12,6 +12,7 @@ use crate::files::model_files::ModelFiles;
 use crate::jobs::evaluation::{Histogram, Summary};
 use crate::models::inventory::ClassBytes;
 use crate::models::source::SourceModel;
+use crate::numerics::rounding::Technique;
 
 /// Name of the record in a model folder.
 pub const FILE: &str = crate::files::names::RECORD;
@@ -228,6 +229,21 @@ impl Record {
     /// True if the record is about the tensors of `source`, or has no fingerprint.
     pub fn is_about(&self, source: &SourceModel) -> bool {
         self.weights.as_ref().is_none_or(|weights| *weights == source.weights_fingerprint())
+    }
+
+    /// Returns the rounding that the curve and the prediction are for; `None` where nothing was predicted.
+    pub fn predicted_rounding(&self) -> Option<Technique> {
+        let scored = self.measurement.as_ref()?.rounding;
+        let is_gptq = self.rounding == Technique::Gptq.to_string();
+        let technique = if is_gptq { Technique::Gptq } else { scored };
+        Some(self.correction.predicted_rounding(technique, scored))
+    }
+
+    /// Says after a prediction what it leaves out: the fine-tuning that followed, if the model was closer with it.
+    pub fn before_tuning(&self) -> &'static str {
+        let is_tuned =
+            |done: &Distillation| done.kept > 0 || done.blocks.as_ref().is_some_and(LearnedBlocks::is_kept);
+        if self.distillation.as_ref().is_some_and(is_tuned) { " before fine-tuning" } else { "" }
     }
 
     /// Reads the record among a model's `files`; `None` where there is none.

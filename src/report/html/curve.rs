@@ -15,6 +15,7 @@ use crate::choose::scores::LayerSensitivity;
 use crate::error::{Error, Result};
 use crate::jobs::record::Record;
 use crate::numerics::quant::Quant;
+use crate::numerics::rounding::Technique;
 use crate::words::bytes;
 
 /// Uniform bits that are shown, in groups of 64: the sizes that `mlx_lm.convert -q` gives the linear layers.
@@ -84,6 +85,8 @@ struct Chosen {
     bpw: f64,
     bytes: u64,
     predicted: Option<f64>,
+    /// What the prediction leaves out.
+    before: &'static str,
     /// Measured mean and its standard error, in nats per token.
     measured: Option<(f64, f64)>,
 }
@@ -93,6 +96,8 @@ struct Points<'a> {
     curve: Vec<&'a CurvePoint>,
     uniform: Vec<(u32, CurvePoint)>,
     chosen: Option<Chosen>,
+    /// Rounding that is predicted.
+    rounding: Technique,
 }
 
 /// Predicts size and KL divergence of uniform bits in groups of 64, by bits. As in mlx-lm, a layer whose rows are not
@@ -125,7 +130,8 @@ pub fn section(page: &Page<'_>) -> Option<Curve> {
     let record = page.record?;
     let scale_bytes = record.measurement.as_ref()?.dtype.bytes();
     let uniform = uniform_points(&record.sensitivities, scale_bytes, &record.correction);
-    let points = Points::new(&record.curve, uniform, chosen(page, record))?;
+    let rounding = record.predicted_rounding()?;
+    let points = Points::new(&record.curve, uniform, chosen(page, record), rounding)?;
     Some(Curve {
         gain: gain(&points),
         rows: rows(&points),
@@ -139,12 +145,13 @@ pub fn alone(
     layers: &[LayerSensitivity],
     scale_bytes: usize,
     correction: &Correction,
+    rounding: Technique,
 ) -> Result<Chart> {
-    let points =
-        Points::new(points, uniform_points(layers, scale_bytes, correction), None).ok_or_else(|| {
-            Error::input("the table predicts no KL divergence above zero, so there is no curve to draw")
-                .hint("measure it with setting `method` fisher")
-        })?;
+    let uniform = uniform_points(layers, scale_bytes, correction);
+    let points = Points::new(points, uniform, None, rounding).ok_or_else(|| {
+        Error::input("the table predicts no KL divergence above zero, so there is no curve to draw")
+            .hint("measure it with setting `method` fisher")
+    })?;
     Ok(points.chart("alone", 820.0, 420.0))
 }
 
@@ -162,12 +169,18 @@ fn chosen(page: &Page<'_>, record: &Record) -> Option<Chosen> {
         bpw: bytes as f64 * 8.0 / weights as f64,
         bytes,
         predicted: record.predicted_kl.filter(|kl| *kl > 0.0),
+        before: record.before_tuning(),
         measured: divergence.map(|d| (d.kl_mean, d.kl_stderr)).filter(|(kl, _)| *kl > 0.0),
     })
 }
 
 impl<'a> Points<'a> {
-    fn new(curve: &'a [CurvePoint], uniform: Vec<(u32, CurvePoint)>, chosen: Option<Chosen>) -> Option<Self> {
+    fn new(
+        curve: &'a [CurvePoint],
+        uniform: Vec<(u32, CurvePoint)>,
+        chosen: Option<Chosen>,
+        rounding: Technique,
+    ) -> Option<Self> {
         let chosen = chosen.filter(|chosen| chosen.bpw.is_finite());
         let last = uniform.last().map_or(0.0, |(_, point)| point.bpw).max(chosen.map_or(0.0, |c| c.bpw));
         let drawn = |point: &&CurvePoint| {
@@ -175,7 +188,7 @@ impl<'a> Points<'a> {
             inside && point.kl > 0.0 && point.kl.is_finite() && point.bpw.is_finite() && point.bpw > 0.0
         };
         let curve: Vec<_> = curve.iter().filter(drawn).collect();
-        (curve.len() > 1).then_some(Self { curve, uniform, chosen })
+        (curve.len() > 1).then_some(Self { curve, uniform, chosen, rounding })
     }
 
     fn chart(&self, variant: &'static str, width: f64, height: f64) -> Chart {
@@ -241,13 +254,14 @@ impl<'a> Points<'a> {
     }
 
     fn legend(&self) -> Vec<(&'static str, String)> {
-        let mut entries = vec![("line", "mixed bits, predicted".to_owned())];
+        let mut entries = vec![("line", format!("mixed bits, predicted for {}", self.rounding))];
         if !self.uniform.is_empty() {
             entries.push(("uniform", "uniform bits in groups of 64, predicted".to_owned()));
         }
         if let Some(chosen) = self.chosen {
-            let predicted =
-                chosen.predicted.map(|value| ("predicted", format!("this model, predicted: {}", kl(value))));
+            let predicted = chosen
+                .predicted
+                .map(|value| ("predicted", format!("this model, predicted{}: {}", chosen.before, kl(value))));
             let measured = chosen.measured.map(|(value, error)| {
                 ("measured", format!("this model, measured: {}", kl_plus_minus(value, error)))
             });
@@ -383,8 +397,9 @@ mod tests {
     #[test]
     fn a_table_of_zeros_has_no_curve() {
         let point = |bpw: f64, kl: f64| CurvePoint { bpw, bytes: 1, kl };
-        assert!(alone(&[point(2.0, 0.0), point(4.0, 0.0)], &[], 2, &Correction::default()).is_err());
-        assert!(alone(&[point(2.0, 0.2), point(4.0, -0.1)], &[], 2, &Correction::default()).is_err());
-        assert!(alone(&[point(2.0, 0.2), point(4.0, 0.1)], &[], 2, &Correction::default()).is_ok());
+        let drawn = |points: &[CurvePoint]| alone(points, &[], 2, &Correction::default(), Technique::Gptq);
+        assert!(drawn(&[point(2.0, 0.0), point(4.0, 0.0)]).is_err());
+        assert!(drawn(&[point(2.0, 0.2), point(4.0, -0.1)]).is_err());
+        assert!(drawn(&[point(2.0, 0.2), point(4.0, 0.1)]).is_ok());
     }
 }

@@ -9,6 +9,7 @@ use crate::choose::scores::LayerSensitivity;
 use crate::error::Result;
 use crate::jobs::record::{Evaluation, Record};
 use crate::models::inventory::{ClassBytes, Inventory};
+use crate::numerics::rounding::Technique;
 
 /// Model, record and measurements that a page is made from.
 #[derive(Debug, Clone, Copy)]
@@ -102,7 +103,8 @@ pub fn curve_svg(
     layers: &[LayerSensitivity],
     scale_bytes: usize,
     correction: &Correction,
+    rounding: Technique,
 ) -> Result<String> {
-    let chart = super::curve::alone(points, layers, scale_bytes, correction)?;
+    let chart = super::curve::alone(points, layers, scale_bytes, correction, rounding)?;
     super::template::render("curve.svg", &Alone { chart, alone: true })
 }

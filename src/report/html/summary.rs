@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::page::Page;
 use super::template::{kl, kl_plus_minus, share};
+use crate::jobs::record::Record;
 use crate::words::{INDIVISIBLE, bytes, count};
 
 /// Description of the model in a sentence, and its most important figures.
@@ -85,6 +86,7 @@ fn bits(page: &Page<'_>) -> Card {
 /// divergence.
 fn measured(page: &Page<'_>) -> Vec<Card> {
     let predicted = page.record.and_then(|record| record.predicted_kl);
+    let before = page.record.map_or("", Record::before_tuning);
     let divergence = |value: f64, more: String| Card {
         name: if page.evaluation().is_some() { "KL divergence, nats" } else { "Predicted KL, nats" },
         value: kl(value),
@@ -93,7 +95,7 @@ fn measured(page: &Page<'_>) -> Vec<Card> {
     };
     let Some(evaluation) = page.evaluation() else {
         return predicted
-            .map(|value| divergence(value, "per token; not measured".to_owned()))
+            .map(|value| divergence(value, format!("per token{before}; not measured")))
             .into_iter()
             .collect();
     };
@@ -101,7 +103,8 @@ fn measured(page: &Page<'_>) -> Vec<Card> {
     let mut cards = Vec::new();
     let mut more = format!("±\u{a0}{:.2}, without a reference", summary.perplexity_stderr);
     if let Some(d) = &summary.divergence {
-        let predicted = predicted.map_or_else(String::new, |value| format!("; {} predicted", kl(value)));
+        let predicted =
+            predicted.map_or_else(String::new, |value| format!("; {} predicted{before}", kl(value)));
         cards.push(divergence(d.kl_mean, format!("per token, {}{predicted}", error(d.kl_mean, d.kl_stderr))));
         let change = 100.0 * d.ln_perplexity_ratio.exp_m1();
         more = format!("float {:.2}: {change:+.2}\u{a0}%", d.reference_perplexity);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
+use crate::choose::learned::after_learned_codes;
 use crate::choose::plan::{Plan, Solution};
 use crate::choose::table::Table;
 use crate::error::Result;
@@ -106,8 +107,18 @@ fn predicted_line(job: &Job<'_>, Decision { solution, table, .. }: &Decision, kl
         return format!("alignment score: {kl:.3e}, {choice}; it is no KL divergence\n");
     }
     let other = other_rounding(job.technique, table);
-    let before = if job.settings.tuning.distill.is_some() { ", before distillation" } else { "" };
-    format!("predicted KL divergence: {kl:.3e} nats per token, {choice}{other}{before}\n")
+    let learned = learned_line(job, kl);
+    format!("predicted KL divergence: {kl:.3e} nats per token, {choice}{other}{learned}\n")
+}
+
+/// Describes what distillation is expected to leave of a predicted `kl`.
+fn learned_line(job: &Job<'_>, kl: f64) -> String {
+    let Some(steps) = job.settings.tuning.distill else { return String::new() };
+    if job.learns_codes_at_once() && job.technique == Technique::Gptq {
+        format!(", before distillation; some {:.1e} after it", after_learned_codes(kl, steps))
+    } else {
+        ", before distillation".to_owned()
+    }
 }
 
 fn below_target(target: Target, bpw: f64, total: u64) -> String {
@@ -120,11 +131,10 @@ fn below_target(target: Target, bpw: f64, total: u64) -> String {
 
 /// Describes the effect of a `table` that scores another rounding than the one in force.
 fn other_rounding(technique: Technique, table: &Table) -> String {
-    let scored = table.measurement.rounding;
-    let than = match (technique, scored) {
-        (Technique::Gptq, Technique::Search) if !table.correction.gptq.is_empty() => return String::new(),
-        (now, then) if now == then => return String::new(),
-        (Technique::Rtn, _) => "higher",
+    let scored = table.correction.predicted_rounding(technique, table.measurement.rounding);
+    let than = match technique {
+        now if now == scored => return String::new(),
+        Technique::Rtn => "higher",
         _ => "lower",
     };
     format!("; that is for --rounding {scored}, {technique} comes out {than}")

@@ -186,6 +186,7 @@ fn experts_are_counted_under_either_name() {
     for (case, own, other) in [
         ("qwen3-moe-untied", "num_experts", "num_local_experts"),
         ("mixtral-untied", "num_local_experts", "num_experts"),
+        ("mellum-full-tied", "num_experts", "num_local_experts"),
     ] {
         let variant = Variant::golden(case).config(|config| {
             let count = config.remove(own).unwrap();
@@ -362,6 +363,10 @@ fn written_configs_say_what_mlx_lm_reads() {
         let (out, _) = variant.converted();
         assert_eq!(json_file(&out.join("config.json"))[key], expected, "{case}");
     }
+    let absent = Variant::golden("llama4-scout")
+        .config(|config| drop(config["text_config"].as_object_mut().unwrap().remove("rope_scaling")));
+    let written = json_file(&absent.converted().0.join("config.json"));
+    assert_eq!(written["text_config"].get("rope_scaling"), Some(&Value::Null), "{written}");
     let variant = Variant::golden("telechat3-yarn");
     let (out, _) = variant.converted();
     assert_eq!(json_file(&out.join("config.json"))["rope_scaling"]["mscale"], json!(0.7));

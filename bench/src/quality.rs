@@ -18,6 +18,7 @@ use crate::trained::{Folders, Trained};
 use crate::{TrainedOptions, auto_round, llama_cpp};
 
 const TARGETS: [f64; 7] = [2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0];
+const BITS: [u32; 5] = [2, 3, 4, 5, 6];
 /// Ways to quantize; the last three are GPTQ with refinement, distillation of scales, or of scales and codes after it.
 const WAYS: [&str; 6] = ["rtn", "search", "gptq", "refined", "distilled", "learned"];
 
@@ -59,13 +60,22 @@ pub struct Options {
     /// Ways to quantize, of rtn, search, gptq, refined, distilled and learned [default: all]
     #[arg(long, value_delimiter = ',', value_parser = WAYS)]
     ways: Vec<String>,
+    /// Bits per weight to choose bits for [default: 2.5 to 6.0, and none if --bits is given]
+    #[arg(long, value_delimiter = ',')]
+    targets: Vec<f64>,
+    /// Bits of all layers [default: 2 to 6, and none if --targets is given]
+    #[arg(long, value_delimiter = ',')]
+    bits: Vec<u32>,
     /// AutoRound too, which takes hours on a CPU; an environment of some gigabytes is installed for it
     #[arg(long)]
     auto_round: bool,
     /// Python that has AutoRound, in place of that environment
     #[arg(long, value_name = "PYTHON", requires = "auto_round")]
     auto_round_python: Option<PathBuf>,
-    /// Leave the others out
+    /// AutoRound's results, by their names in bench/peers/bench_auto_round.py [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "NAME", requires = "auto_round")]
+    auto_round_results: Vec<String>,
+    /// Leave mlx-lm and llama.cpp out
     #[arg(long)]
     no_peers: bool,
     /// Print JSON instead of a table
@@ -89,11 +99,22 @@ impl Options {
             learn: 300,
             learn_samples: 600,
             ways: Vec::new(),
+            targets: Vec::new(),
+            bits: Vec::new(),
             auto_round: false,
             auto_round_python: None,
+            auto_round_results: Vec::new(),
             no_peers: false,
             json: options.common.json,
         }
+    }
+
+    /// Returns the bits of all layers, and the bits per weight to choose bits for.
+    fn sizes(&self) -> (&[u32], &[f64]) {
+        if self.bits.is_empty() && self.targets.is_empty() {
+            return (&BITS, &TARGETS);
+        }
+        (&self.bits, &self.targets)
     }
 
     fn models(&self) -> Result<Vec<Trained>> {
@@ -141,15 +162,15 @@ fn on(options: &Options, trained: &Trained) -> Result<Report> {
     fs::create_dir_all(&work)?;
     let programs = Programs::ready()?;
     let python = || auto_round::python(options.auto_round_python.as_deref());
-    let auto_round = (options.auto_round && !options.no_peers).then(python).transpose()?;
+    let auto_round = options.auto_round.then(python).transpose()?;
     let mut bench =
         Bench { options, trained, programs, auto_round, work, rows: Vec::new(), missing: Vec::new() };
     bench.ours()?;
     if !options.no_peers {
         bench.mlx_lm()?;
         bench.llama_cpp()?;
-        bench.auto_round()?;
     }
+    bench.auto_round()?;
     bench.rows.sort_by(|a, b| a.bpw.total_cmp(&b.bpw));
     Ok(bench.report())
 }
@@ -188,12 +209,13 @@ impl Bench<'_> {
         let text: Vec<&str> = text.iter().map(String::as_str).collect();
         let round = [&["--no-eval", "--rounding", rounding], &text[..], after].concat();
         // Where all bits are fixed there are none to move.
-        let uniform = if way == "refined" { &[][..] } else { &[2, 3, 4, 5, 6] };
+        let (bits, targets) = self.options.sizes();
+        let uniform = if way == "refined" { &[][..] } else { bits };
         for bits in uniform {
             let bits = bits.to_string();
             self.quantized(&format!("{way}, --bits {bits}"), &[&["--bits", &bits], &round[..]].concat())?;
         }
-        for target in TARGETS {
+        for target in targets {
             let target = format!("{target:.1}");
             let size = ["--sensitivities", &table, "--target-bpw", &target];
             self.quantized(&format!("{way}, --target-bpw {target}"), &[&size, &round[..]].concat())?;
@@ -273,6 +295,9 @@ impl Bench<'_> {
     fn auto_round(&mut self) -> Result<()> {
         let Some(python) = &self.auto_round else { return Ok(()) };
         let mut command = auto_round::script(python);
+        if !self.options.auto_round_results.is_empty() {
+            command.arg("--only").args(&self.options.auto_round_results);
+        }
         eprintln!("bench: {}, AutoRound (hours)", self.trained.name());
         self.folder_rows("AutoRound", &mut command)
     }
@@ -354,12 +379,12 @@ impl Bench<'_> {
             ]
             .concat(),
         ];
-        for target in TARGETS {
+        for target in self.options.sizes().1 {
             let ours = WAYS.map(|way| {
                 let name = format!("{way}, --target-bpw {target:.1}");
                 self.rows.iter().find(|row| row.name == name).map(Row::kl)
             });
-            let peer = self.best_peer(target);
+            let peer = self.best_peer(*target);
             let mut cells = vec![format!("{target:.1}")];
             cells.push(peer.map_or_else(String::new, |peer| format!("{} at {:.2}", peer.name, peer.bpw)));
             cells.push(peer.map_or_else(String::new, |peer| format!("{:.5}", peer.kl())));

@@ -27,6 +27,16 @@ struct Index {
     shards: WeightMap,
 }
 
+impl Index {
+    /// Returns the error for a `shard` that the index names and that lies outside the folder of `files`.
+    fn names_outside(&self, files: &ModelFiles, shard: &str) -> Error {
+        let tensor = self.shards.iter().find(|(_, other)| *other == shard);
+        let tensor = tensor.map_or("", |(tensor, _)| tensor.as_str());
+        Error::tensor(files.path_of(self.file), tensor, format!("lies outside the folder, in `{shard}`"))
+            .hint("an index may only name files beside it")
+    }
+}
+
 /// Name and tensors of an opened weight file.
 type Contents = (String, Vec<(String, Entry)>);
 
@@ -136,21 +146,11 @@ impl Checkpoint {
     /// weight files.
     fn add_indexed(&mut self, files: &ModelFiles, index: &Index, faults: &mut Vec<Error>) -> Result<()> {
         let shards: BTreeSet<&str> = index.shards.values().map(String::as_str).collect();
-        let outside = |shard: &&str| !safe_name(shard);
-        for shard in shards.iter().copied().filter(outside) {
-            let tensor = index
-                .shards
-                .iter()
-                .find(|(_, other)| *other == shard)
-                .map_or("", |(tensor, _)| tensor.as_str());
-            let message = format!("lies outside the folder, in `{shard}`");
-            faults.push(
-                Error::tensor(files.path_of(index.file), tensor, message)
-                    .hint("an index may only name files beside it"),
-            );
-        }
+        let (inside, outside): (Vec<&str>, Vec<&str>) =
+            shards.into_iter().partition(|shard| safe_name(shard));
+        faults.extend(outside.into_iter().map(|shard| index.names_outside(files, shard)));
         let (present, missing): (Vec<&str>, Vec<&str>) =
-            shards.into_iter().filter(|shard| safe_name(shard)).partition(|shard| files.has(shard));
+            inside.into_iter().partition(|shard| files.has(shard));
         let mut contents = self.open_all(files, present.iter().copied())?;
         let placed = placed(&index.shards, &contents);
         let why = match missing.first() {
@@ -162,20 +162,7 @@ impl Checkpoint {
             self.note_unlisted(index, &contents);
             return self.insert_all(contents);
         };
-        let names = files.names()?;
-        match choose_weights(files.path(), &names) {
-            Ok(chosen) => {
-                let further = chosen.iter().map(String::as_str).filter(|name| !present.contains(name));
-                contents.extend(self.open_all(files, further)?);
-            }
-            Err(error)
-                if present.is_empty() && names.iter().any(|name| is_safetensors(name) || is_pickle(name)) =>
-            {
-                return Err(error);
-            }
-            // Without any weights it is the index that says what is missing.
-            Err(_) => {}
-        }
+        contents.extend(self.open_unnamed(files, &present)?);
         let notes = self.notes.len();
         self.remove_duplicates(index, &placed, &mut contents);
         self.insert_all(contents)?;
@@ -188,6 +175,21 @@ impl Checkpoint {
         );
         self.notes.insert(notes, note);
         Ok(())
+    }
+
+    /// Opens the weight files that are not among those `named`.
+    fn open_unnamed(&mut self, files: &ModelFiles, named: &[&str]) -> Result<Vec<Contents>> {
+        let names = files.names()?;
+        let has_weights = || names.iter().any(|name| is_safetensors(name) || is_pickle(name));
+        match choose_weights(files.path(), &names) {
+            Ok(chosen) => {
+                let further = chosen.iter().map(String::as_str).filter(|name| !named.contains(name));
+                self.open_all(files, further)
+            }
+            Err(error) if named.is_empty() && has_weights() => Err(error),
+            // Without any weights it is the index that says what is missing.
+            Err(_) => Ok(Vec::new()),
+        }
     }
 
     /// Opens the files `names`.

@@ -137,38 +137,43 @@ impl Caches {
 
     /// Returns how many tokens can be read next, at least one: a full cache evicts first. Since nothing is evicted
     /// before that, outputs do not depend on how many tokens are read at a time.
-    pub(crate) fn make_room(&mut self, spec: &DecoderSpec) -> Result<usize> {
+    pub(crate) fn evict_if_full(&mut self, spec: &DecoderSpec) -> Result<usize> {
         let Some(context) = self.context else { return Ok(usize::MAX) };
         if self.held >= context.size {
-            if !spec.can_turn_keys() {
-                let size = context.size;
-                let message = format!(
-                    "the context of {size} tokens is full, and this model cannot forget a part of it"
-                );
-                return Err(
-                    Error::input(message).hint(format!("shorten the text to {size} tokens with its answer"))
-                );
-            }
-            let dropped = context.batch;
-            self.ahead += dropped;
-            self.held -= dropped;
-            self.figures.evicted += dropped;
-            let turn = |by: i32| -> Vec<Rotation> {
-                spec.ropes.iter().map(|rope| Rotation::new(rope, by, context.size)).collect()
-            };
-            let forward = turn(self.ahead as i32);
-            for layer in &mut self.layers {
-                layer.evict(context.sinks, dropped, &forward)?;
-            }
-            if self.ahead >= self.turn_back {
-                let back = turn(-(self.ahead as i32));
-                for layer in &mut self.layers {
-                    layer.turn_back(context.sinks, &back)?;
-                }
-                self.ahead = 0;
-            }
+            self.evict(spec, context)?;
         }
         Ok(context.size - self.held)
+    }
+
+    /// Evicts a batch of tokens after the sinks of a full `context`.
+    fn evict(&mut self, spec: &DecoderSpec, context: ContextWindow) -> Result<()> {
+        if !spec.can_turn_keys() {
+            let size = context.size;
+            let message =
+                format!("the context of {size} tokens is full, and this model cannot forget a part of it");
+            return Err(
+                Error::input(message).hint(format!("shorten the text to {size} tokens with its answer"))
+            );
+        }
+        let dropped = context.batch;
+        self.ahead += dropped;
+        self.held -= dropped;
+        self.figures.evicted += dropped;
+        let turn = |by: i32| -> Vec<Rotation> {
+            spec.ropes.iter().map(|rope| Rotation::new(rope, by, context.size)).collect()
+        };
+        let forward = turn(self.ahead as i32);
+        for layer in &mut self.layers {
+            layer.evict(context.sinks, dropped, &forward)?;
+        }
+        if self.ahead >= self.turn_back {
+            let back = turn(-(self.ahead as i32));
+            for layer in &mut self.layers {
+                layer.turn_back(context.sinks, &back)?;
+            }
+            self.ahead = 0;
+        }
+        Ok(())
     }
 
     /// Returns the number of tokens read.

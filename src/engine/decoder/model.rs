@@ -177,7 +177,7 @@ impl Model {
         caches.announce(tokens.len());
         while !tokens.is_empty() {
             crate::interrupt::check()?;
-            let count = caches.make_room(&self.spec)?.min(step.max(1)).min(tokens.len());
+            let count = caches.evict_if_full(&self.spec)?.min(step.max(1)).min(tokens.len());
             let (now, later) = tokens.split_at(count);
             each(self.forward(now, Some(caches), logits)?)?;
             // The last part is evaluated with its logits.

@@ -122,7 +122,7 @@ impl Memory {
     /// Returns how many tokens can be read in one pass as if they came one by one, at least one: before something is
     /// evicted, and before RoPE changes with the length of the text.
     pub(crate) fn room(&mut self, model: &Model) -> Result<usize> {
-        let room = self.caches.make_room(model.spec())?;
+        let room = self.caches.evict_if_full(model.spec())?;
         if self.settings.context.is_some() {
             return Ok(room);
         }

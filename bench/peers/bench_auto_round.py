@@ -115,6 +115,8 @@ def main():
     attempts |= {f"v2-{bits}": (peer.v2, bits, DEFAULT) for bits in (2, 3, 4)}
     attempts |= {f"best-{bits}": (peer.uniform, bits, BEST) for bits in (2, 3, 4)}
     attempts |= {"best-v2-2": (peer.v2, 2, BEST)}
+    if unknown := set(given.only or ()) - set(attempts):
+        sys.exit(f"there is no result {min(unknown)}, expected some of {', '.join(attempts)}")
     for name, (attempt, *settings) in attempts.items():
         if given.only and name not in given.only:
             continue

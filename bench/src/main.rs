@@ -61,7 +61,7 @@ enum Bench {
     /// Perplexity: tokens per second
     Eval(TrainedOptions),
     /// Held-out KL divergence and perplexity at several sizes, beside other quantizers
-    Quality(quality::Options),
+    Quality(Box<quality::Options>),
     /// Time and memory of sensitivities: MobileLLM-R1-950M's shape, and the same with twice the blocks
     Analyze(analyze::Options),
     /// Predicted against measured KL divergence, one layer at a time

@@ -203,7 +203,6 @@ impl Bench<'_> {
         if after.get(1) == Some(&"0") {
             return Ok(());
         }
-        let table = self.table(rounding)?;
         // With bits fixed or a table given, rounding to nearest has no use for a text.
         let text = if way == "rtn" { Vec::new() } else { self.text(samples) };
         let text: Vec<&str> = text.iter().map(String::as_str).collect();
@@ -215,8 +214,9 @@ impl Bench<'_> {
             let bits = bits.to_string();
             self.quantized(&format!("{way}, --bits {bits}"), &[&["--bits", &bits], &round[..]].concat())?;
         }
+        let table = if targets.is_empty() { String::new() } else { self.table(rounding)? };
         for target in targets {
-            let target = format!("{target:.1}");
+            let target = printed(*target);
             let size = ["--sensitivities", &table, "--target-bpw", &target];
             self.quantized(&format!("{way}, --target-bpw {target}"), &[&size, &round[..]].concat())?;
         }
@@ -381,11 +381,11 @@ impl Bench<'_> {
         ];
         for target in self.options.sizes().1 {
             let ours = WAYS.map(|way| {
-                let name = format!("{way}, --target-bpw {target:.1}");
+                let name = format!("{way}, --target-bpw {}", printed(*target));
                 self.rows.iter().find(|row| row.name == name).map(Row::kl)
             });
             let peer = self.best_peer(*target);
-            let mut cells = vec![format!("{target:.1}")];
+            let mut cells = vec![printed(*target)];
             cells.push(peer.map_or_else(String::new, |peer| format!("{} at {:.2}", peer.name, peer.bpw)));
             cells.push(peer.map_or_else(String::new, |peer| format!("{:.5}", peer.kl())));
             cells.extend(ours.map(|kl| kl.map_or_else(String::new, |kl| format!("{kl:.5}"))));
@@ -434,6 +434,11 @@ impl Bench<'_> {
             facts: json!({ "model": name, "rows": facts.collect::<Vec<_>>(), "missing": self.missing }),
         }
     }
+}
+
+/// Bits per weight with one decimal, or with as many as there are.
+fn printed(target: f64) -> String {
+    if (target * 10.0).fract() == 0.0 { format!("{target:.1}") } else { target.to_string() }
 }
 
 impl Row {

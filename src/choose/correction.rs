@@ -88,15 +88,19 @@ impl Correction {
     }
 
     /// Returns the rounding that predictions are for where `technique` is in force and the scores are for `scored`.
-    pub fn predicted_rounding(&self, technique: Technique, scored: Technique) -> Technique {
-        if technique == Technique::Gptq && !self.gptq.is_empty() { technique } else { scored }
+    pub(crate) fn predicted_rounding(&self, technique: Technique, scored: Technique) -> Technique {
+        if self.serves_for_gptq(technique) { technique } else { scored }
+    }
+
+    /// True if `technique` is GPTQ and there are factors of it.
+    fn serves_for_gptq(&self, technique: Technique) -> bool {
+        technique == Technique::Gptq && !self.gptq.is_empty()
     }
 
     /// Returns the scores for `technique`: those of affine candidates times the factors of the layer. Without factors of
     /// GPTQ those of scale search serve for it.
     pub fn scores_for(&self, technique: Technique, layers: &[LayerSensitivity]) -> Vec<LayerSensitivity> {
-        let has_gptq = technique == Technique::Gptq && !self.gptq.is_empty();
-        let factors = if has_gptq { &self.gptq } else { &self.search };
+        let factors = if self.serves_for_gptq(technique) { &self.gptq } else { &self.search };
         let mut layers = layers.to_vec();
         for layer in &mut layers {
             let Some(factors) = factors_at(factors, &layer.path) else { continue };

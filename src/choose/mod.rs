@@ -3,7 +3,7 @@ pub mod allocate;
 pub mod candidate;
 pub mod correction;
 pub mod curve;
-pub mod learned;
+pub(crate) mod learned;
 pub mod plan;
 pub mod recipe;
 pub mod rules;

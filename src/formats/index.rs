@@ -29,7 +29,7 @@ struct Index {
 
 impl Index {
     /// Returns the error for a `shard` that the index names and that lies outside the folder of `files`.
-    fn names_outside(&self, files: &ModelFiles, shard: &str) -> Error {
+    fn outside_error(&self, files: &ModelFiles, shard: &str) -> Error {
         let tensor = self.shards.iter().find(|(_, other)| *other == shard);
         let tensor = tensor.map_or("", |(tensor, _)| tensor.as_str());
         Error::tensor(files.path_of(self.file), tensor, format!("lies outside the folder, in `{shard}`"))
@@ -148,7 +148,7 @@ impl Checkpoint {
         let shards: BTreeSet<&str> = index.shards.values().map(String::as_str).collect();
         let (inside, outside): (Vec<&str>, Vec<&str>) =
             shards.into_iter().partition(|shard| safe_name(shard));
-        faults.extend(outside.into_iter().map(|shard| index.names_outside(files, shard)));
+        faults.extend(outside.into_iter().map(|shard| index.outside_error(files, shard)));
         let (present, missing): (Vec<&str>, Vec<&str>) =
             inside.into_iter().partition(|shard| files.has(shard));
         let mut contents = self.open_all(files, present.iter().copied())?;

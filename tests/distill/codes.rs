@@ -65,6 +65,42 @@ fn codes_learn_more_than_scales_alone() {
 }
 
 #[test]
+fn what_learning_is_expected_to_leave_is_said_before_rounding() {
+    let home = tempfile::tempdir().unwrap();
+    let (table, out) = (home.path().join("table.json"), home.path().join("out"));
+    let (model, table) = (bundled(), table.to_str().unwrap().to_owned());
+    let text = ["--samples", "8", "--sequence-length", "96"];
+    let analyze = ["analyze", "--model", model.to_str().unwrap(), "--out", &table];
+    succeeded(&mixbit([&analyze[..], &text].concat()));
+    let said = |further: &[&str]| {
+        let flags = ["--target-bpw", "3.5", "--sensitivities", &table, "--dry-run", "--distill", "300"];
+        let output = make("quantize", &bundled(), &out, &[&flags[..], &text, further].concat());
+        succeeded(&output);
+        assert!(stdout(&output).contains(", before distillation"), "{}", stdout(&output));
+        stderr(&output)
+    };
+    let line = "once codes have learned";
+    let codes = said(&["--rounding", "gptq", "--learn", "codes"]);
+    let numbers: Vec<f64> = codes
+        .lines()
+        .filter(|text| text.contains(line))
+        .flat_map(|text| text.split_whitespace().filter_map(|word| word.parse().ok()))
+        .collect();
+    assert!(
+        matches!(numbers[..], [rounded, learned] if learned > 0.3 * rounded && learned < 0.7 * rounded),
+        "{codes}"
+    );
+    for further in [
+        &["--rounding", "gptq"][..],
+        &["--rounding", "search", "--learn", "codes"],
+        &["--rounding", "gptq", "--learn", "codes", "--memory-limit", "1MB"],
+    ] {
+        let said = said(further);
+        assert!(!said.contains(line), "{further:?}: {said}");
+    }
+}
+
+#[test]
 fn learned_codes_do_not_depend_on_threads() {
     let home = tempfile::tempdir().unwrap();
     let flags = ["--bits", "3", "--rounding", "search", "--no-eval", "--distill", "12"];

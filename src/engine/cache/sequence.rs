@@ -145,7 +145,7 @@ impl Caches {
         Ok(context.size - self.held)
     }
 
-    /// Evicts a batch of tokens after the sinks of a full `context`.
+    /// Evicts a batch of tokens after the sinks of a full `context`. Fails for a model that cannot forget a part of it.
     fn evict(&mut self, spec: &DecoderSpec, context: ContextWindow) -> Result<()> {
         if !spec.can_turn_keys() {
             let size = context.size;

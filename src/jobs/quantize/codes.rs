@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 
-use super::job::Job;
+use super::job::{Decision, Job};
 use super::layer_journal::LayerJournal;
+use crate::choose::learned::after_learning_codes;
 use crate::choose::recipe::Learn;
 use crate::error::{Error, Result};
 use crate::jobs::estimate::Work;
 use crate::jobs::quantize::tuning::TuningRun;
+use crate::numerics::quant::Mode;
+use crate::numerics::rounding::Technique;
 use crate::words::compared_bytes;
 
 /// Tokens of the calibration text from which codes have been seen to come closer to the float model than scales alone: 12,288,
@@ -41,9 +44,16 @@ impl Job<'_> {
         self.learns_codes() && self.learns_end_to_end == Learn::Scales
     }
 
-    /// True if all codes learn at once, in the steps that compare logits.
-    pub(crate) fn learns_codes_at_once(&self) -> bool {
-        self.learns_codes() && self.learns_end_to_end == Learn::Codes
+    /// Returns the predicted KL divergence of a `decision`, and what is expected of it once codes have learned. `None` where
+    /// nothing is predicted for GPTQ, or other codes learn than those of affine layers, or not all at once.
+    pub(crate) fn expected_after_learning(&self, decision: &Decision) -> Option<(f64, f64)> {
+        let Decision { solution, table, .. } = decision;
+        let (rounded, table, steps) = (solution.kl?, table.as_ref()?, self.settings.tuning.distill?);
+        let predicted = table.correction.predicted_rounding(self.technique, table.measurement.rounding);
+        let is_affine = solution.bitmap.values().all(|quant| quant.mode == Mode::Affine);
+        let at_once = self.learns_codes() && self.learns_end_to_end == Learn::Codes;
+        let is_known = predicted == Technique::Gptq && is_affine && at_once;
+        is_known.then(|| (rounded, after_learning_codes(rounded, steps)))
     }
 
     /// Chooses what learns in the steps that compare logits: codes too, where they fit in memory all at once. An interrupted

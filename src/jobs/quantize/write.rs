@@ -258,7 +258,7 @@ fn describe(record: &Record, quantized: usize) -> String {
         let _ = write!(text, "\nIts {what} were fine-tuned to the float model's logits, in {steps}.\n");
     }
     if let Some(kl) = record.predicted_kl {
-        let before = record.before_tuning();
+        let before = if record.is_fine_tuned() { " before fine-tuning" } else { "" };
         let _ = write!(
             text,
             "\nPredicted KL divergence from the float model: {kl:.2e} nats per token{before}.\n"

@@ -232,18 +232,18 @@ impl Record {
     }
 
     /// Returns the rounding that the curve and the prediction are for; `None` where nothing was predicted.
-    pub fn predicted_rounding(&self) -> Option<Technique> {
+    pub(crate) fn predicted_rounding(&self) -> Option<Technique> {
         let scored = self.measurement.as_ref()?.rounding;
         let is_gptq = self.rounding == Technique::Gptq.to_string();
         let technique = if is_gptq { Technique::Gptq } else { scored };
         Some(self.correction.predicted_rounding(technique, scored))
     }
 
-    /// Says after a prediction what it leaves out: the fine-tuning that followed, if the model was closer with it.
-    pub fn before_tuning(&self) -> &'static str {
+    /// True if fine-tuning, which no prediction includes, brought the model closer.
+    pub(crate) fn is_fine_tuned(&self) -> bool {
         let is_tuned =
             |done: &Distillation| done.kept > 0 || done.blocks.as_ref().is_some_and(LearnedBlocks::is_kept);
-        if self.distillation.as_ref().is_some_and(is_tuned) { " before fine-tuning" } else { "" }
+        self.distillation.as_ref().is_some_and(is_tuned)
     }
 
     /// Reads the record among a model's `files`; `None` where there is none.
@@ -315,6 +315,28 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         std::fs::write(home.path().join(FILE), record.to_string()).unwrap();
         Record::read(&ModelFiles::open(home.path()).unwrap())
+    }
+
+    #[test]
+    fn fine_tuning_counts_where_it_was_kept() {
+        let distillation = json!({"steps": 9, "taken": 9, "kept": 0, "rate": 0.1, "temperature": 1.0, "norms": false,
+            "text": "x", "windows": 1, "kl_before": 0.2, "kl_after": 0.2});
+        let blocks = |kl_after: f64| {
+            let codes = json!({"rate": 0.1, "count": 9, "changed": 1});
+            json!({"steps": 9, "codes": codes, "kl_before": 0.2, "kl_after": kl_after})
+        };
+        let is_tuned = |change: &dyn Fn(&mut Value)| {
+            let record = read(|record| {
+                record["distillation"] = distillation.clone();
+                change(&mut record["distillation"]);
+            });
+            record.unwrap().unwrap().is_fine_tuned()
+        };
+        assert!(!is_tuned(&|_| ()));
+        assert!(is_tuned(&|done| done["kept"] = json!(3)));
+        assert!(is_tuned(&|done| done["blocks"] = blocks(0.1)));
+        assert!(!is_tuned(&|done| done["blocks"] = blocks(0.2)));
+        assert!(!read(|_| ()).unwrap().unwrap().is_fine_tuned());
     }
 
     #[test]

@@ -85,8 +85,8 @@ struct Chosen {
     bpw: f64,
     bytes: u64,
     predicted: Option<f64>,
-    /// What the prediction leaves out.
-    before: &'static str,
+    /// What is predicted, where that is not the model: it was fine-tuned.
+    state: &'static str,
     /// Measured mean and its standard error, in nats per token.
     measured: Option<(f64, f64)>,
 }
@@ -169,7 +169,7 @@ fn chosen(page: &Page<'_>, record: &Record) -> Option<Chosen> {
         bpw: bytes as f64 * 8.0 / weights as f64,
         bytes,
         predicted: record.predicted_kl.filter(|kl| *kl > 0.0),
-        before: record.before_tuning(),
+        state: if record.is_fine_tuned() { " as rounded" } else { "" },
         measured: divergence.map(|d| (d.kl_mean, d.kl_stderr)).filter(|(kl, _)| *kl > 0.0),
     })
 }
@@ -261,7 +261,7 @@ impl<'a> Points<'a> {
         if let Some(chosen) = self.chosen {
             let predicted = chosen
                 .predicted
-                .map(|value| ("predicted", format!("this model, predicted{}: {}", chosen.before, kl(value))));
+                .map(|value| ("predicted", format!("this model{}, predicted: {}", chosen.state, kl(value))));
             let measured = chosen.measured.map(|(value, error)| {
                 ("measured", format!("this model, measured: {}", kl_plus_minus(value, error)))
             });
@@ -310,17 +310,17 @@ fn uniform_mark(bits: u32, point: &CurvePoint, x: &Axis, y: &Axis) -> Mark {
 
 fn model(chosen: &Chosen, x: &Axis, y: &Axis) -> Model {
     let at = x.at(chosen.bpw);
-    let mark = |kind: &str, value: f64| Mark {
+    let mark = |state: &str, kind: &str, value: f64| Mark {
         x: at,
         y: y.at(value),
         label: String::new(),
-        title: format!("this model: {:.3} bits per weight, {kind} KL {}", chosen.bpw, kl(value)),
+        title: format!("this model{state}: {:.3} bits per weight, {kind} KL {}", chosen.bpw, kl(value)),
     };
     Model {
         x: at,
         label: format!("this model: {:.2}", chosen.bpw),
-        predicted: chosen.predicted.map(|value| mark("predicted", value)),
-        measured: chosen.measured.map(|(value, _)| mark("measured", value)),
+        predicted: chosen.predicted.map(|value| mark(chosen.state, "predicted", value)),
+        measured: chosen.measured.map(|(value, _)| mark("", "measured", value)),
         error: chosen.measured.map(|(value, error)| (y.at(value - error), y.at(value + error))),
     }
 }
@@ -355,15 +355,17 @@ fn rows(points: &Points<'_>) -> Vec<Row> {
     let mut rows: Vec<Row> = Vec::new();
     let mut row = |what: String, bpw, bytes, kl| rows.push(Row { what, bpw, bytes, kl });
     if let Some(chosen) = points.chosen {
-        let mut own = |what: &str, value| row(format!("this model, {what}"), chosen.bpw, chosen.bytes, value);
-        chosen.predicted.iter().for_each(|value| own("predicted", *value));
-        chosen.measured.iter().for_each(|(value, _)| own("measured", *value));
+        let mut own = |state: &str, what: &str, value| {
+            row(format!("this model{state}, {what}"), chosen.bpw, chosen.bytes, value);
+        };
+        chosen.predicted.iter().for_each(|value| own(chosen.state, "predicted", *value));
+        chosen.measured.iter().for_each(|(value, _)| own("", "measured", *value));
     }
     for (bits, point) in &points.uniform {
         row(format!("uniform {bits}-bit, predicted"), point.bpw, point.bytes, point.kl);
     }
     for point in &points.curve {
-        row("mixed bits, predicted".to_owned(), point.bpw, point.bytes, point.kl);
+        row(format!("mixed bits, predicted for {}", points.rounding), point.bpw, point.bytes, point.kl);
     }
     rows
 }

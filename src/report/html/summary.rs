@@ -86,7 +86,8 @@ fn bits(page: &Page<'_>) -> Card {
 /// divergence.
 fn measured(page: &Page<'_>) -> Vec<Card> {
     let predicted = page.record.and_then(|record| record.predicted_kl);
-    let before = page.record.map_or("", Record::before_tuning);
+    let is_tuned = page.record.is_some_and(Record::is_fine_tuned);
+    let before = if is_tuned { " before fine-tuning" } else { "" };
     let divergence = |value: f64, more: String| Card {
         name: if page.evaluation().is_some() { "KL divergence, nats" } else { "Predicted KL, nats" },
         value: kl(value),

@@ -63,6 +63,7 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     idle::check_template(args, &job)?;
     let costs = job.estimate(extent)?;
     let decision = job.decide(costs)?;
+    report::announce_learning(&job, &decision);
     if args.dry_run {
         return report::print_dry_run(&job, &decision, written);
     }

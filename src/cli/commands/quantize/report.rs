@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use crate::choose::learned::after_learned_codes;
 use crate::choose::plan::{Plan, Solution};
 use crate::choose::table::Table;
 use crate::error::Result;
@@ -45,6 +44,15 @@ pub fn announce(job: &Job<'_>) {
     }
     if !plan.embedding().is_empty() {
         console.line("the embedding is quantized too: outside the target, and not in the prediction");
+    }
+}
+
+/// Says what learning codes is expected to leave of the predicted KL divergence, before anything is rounded.
+pub fn announce_learning(job: &Job<'_>, decision: &Decision) {
+    if let Some((rounded, learned)) = job.expected_after_learning(decision) {
+        job.progress.line(&format!(
+            "predicted KL divergence: {rounded:.3e} nats per token as rounded, about {learned:.1e} once codes have learned"
+        ));
     }
 }
 
@@ -107,18 +115,8 @@ fn predicted_line(job: &Job<'_>, Decision { solution, table, .. }: &Decision, kl
         return format!("alignment score: {kl:.3e}, {choice}; it is no KL divergence\n");
     }
     let other = other_rounding(job.technique, table);
-    let learned = learned_line(job, kl);
-    format!("predicted KL divergence: {kl:.3e} nats per token, {choice}{other}{learned}\n")
-}
-
-/// Describes what distillation is expected to leave of a predicted `kl`.
-fn learned_line(job: &Job<'_>, kl: f64) -> String {
-    let Some(steps) = job.settings.tuning.distill else { return String::new() };
-    if job.learns_codes_at_once() && job.technique == Technique::Gptq {
-        format!(", before distillation; some {:.1e} after it", after_learned_codes(kl, steps))
-    } else {
-        ", before distillation".to_owned()
-    }
+    let before = if job.settings.tuning.distill.is_some() { ", before distillation" } else { "" };
+    format!("predicted KL divergence: {kl:.3e} nats per token, {choice}{other}{before}\n")
 }
 
 fn below_target(target: Target, bpw: f64, total: u64) -> String {

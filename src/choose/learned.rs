@@ -4,6 +4,8 @@
 //! and bits the share of the divergence that learning leaves goes with the divergence itself: the larger that is, the smaller
 //! the share.
 
+/// Fewest steps that a model was measured with: in a few dozen hardly a code changes.
+const LEAST_STEPS: u32 = 100;
 /// Steps of the models that most shares are from.
 const STEPS: f64 = 300.0;
 /// Share of one nat per token that is left.
@@ -14,17 +16,18 @@ const SHARE_PER_DECADE: f64 = 0.09;
 const GAIN_BY_STEPS: f64 = 1.0 / 3.0;
 
 /// Returns the KL divergence to expect after `steps` in which all codes of affine layers learn, in nats per token, of a model
-/// that GPTQ leaves at `kl`.
-pub(crate) fn after_learning_codes(kl: f64, steps: u32) -> f64 {
-    if kl <= 0.0 {
-        return kl;
+/// that GPTQ leaves at `kl`. `None` where too few steps are taken.
+pub(crate) fn after_learning_codes(kl: f64, steps: u32) -> Option<f64> {
+    if steps < LEAST_STEPS || kl <= 0.0 {
+        return None;
     }
     let share = (SHARE_OF_A_NAT - SHARE_PER_DECADE * kl.log10()).clamp(SHARE_OF_A_NAT, 1.0);
     let gain = (f64::from(steps) / STEPS).min(1.0).powf(GAIN_BY_STEPS);
-    kl * (1.0 - (1.0 - share) * gain)
+    Some(kl * (1.0 - (1.0 - share) * gain))
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -52,18 +55,25 @@ mod tests {
     #[test]
     fn measured_models_come_out_as_expected() {
         for (kl, steps, measured) in MEASURED {
-            let ratio = after_learning_codes(kl, steps) / measured;
+            let ratio = after_learning_codes(kl, steps).unwrap() / measured;
             assert!((0.85..1.09).contains(&ratio), "{kl} after {steps} steps: {ratio} of {measured}");
         }
     }
 
     #[test]
     fn shares_stay_between_that_of_a_nat_and_the_whole() {
-        let is_about = |found: f64, expected: f64| (found / expected - 1.0).abs() < 1e-12;
-        assert!(is_about(after_learning_codes(5.0, 300), 5.0 * SHARE_OF_A_NAT));
-        assert!(is_about(after_learning_codes(1e-12, 300), 1e-12));
-        assert!(is_about(after_learning_codes(0.01, 0), 0.01));
-        assert!(is_about(after_learning_codes(0.01, 3000), after_learning_codes(0.01, 300)));
-        assert!(after_learning_codes(0.0, 300).abs() < 1e-300);
+        let is_about = |kl: f64, expected: f64| {
+            let found = after_learning_codes(kl, 300).unwrap();
+            (found / expected - 1.0).abs() < 1e-12
+        };
+        assert!(is_about(5.0, 5.0 * SHARE_OF_A_NAT));
+        assert!(is_about(1e-12, 1e-12));
+        assert_eq!(after_learning_codes(0.01, 3000), after_learning_codes(0.01, 300));
+    }
+
+    #[test]
+    fn nothing_is_expected_of_few_steps() {
+        assert_eq!(after_learning_codes(0.01, 99), None);
+        assert_eq!(after_learning_codes(0.0, 300), None);
     }
 }

@@ -72,15 +72,15 @@ fn what_learning_is_expected_to_leave_is_said_before_rounding() {
     let text = ["--samples", "8", "--sequence-length", "96"];
     let analyze = ["analyze", "--model", model.to_str().unwrap(), "--out", &table];
     succeeded(&mixbit([&analyze[..], &text].concat()));
-    let said = |further: &[&str]| {
-        let flags = ["--target-bpw", "3.5", "--sensitivities", &table, "--dry-run", "--distill", "300"];
+    let said = |steps: &str, further: &[&str]| {
+        let flags = ["--target-bpw", "3.5", "--sensitivities", &table, "--dry-run", "--distill", steps];
         let output = make("quantize", &bundled(), &out, &[&flags[..], &text, further].concat());
         succeeded(&output);
         assert!(stdout(&output).contains(", before distillation"), "{}", stdout(&output));
         stderr(&output)
     };
     let line = "once codes have learned";
-    let codes = said(&["--rounding", "gptq", "--learn", "codes"]);
+    let codes = said("300", &["--rounding", "gptq", "--learn", "codes"]);
     let numbers: Vec<f64> = codes
         .lines()
         .filter(|text| text.contains(line))
@@ -90,12 +90,14 @@ fn what_learning_is_expected_to_leave_is_said_before_rounding() {
         matches!(numbers[..], [rounded, learned] if learned > 0.3 * rounded && learned < 0.7 * rounded),
         "{codes}"
     );
+    let few = said("99", &["--rounding", "gptq", "--learn", "codes"]);
+    assert!(!few.contains(line), "{few}");
     for further in [
         &["--rounding", "gptq"][..],
         &["--rounding", "search", "--learn", "codes"],
         &["--rounding", "gptq", "--learn", "codes", "--memory-limit", "1MB"],
     ] {
-        let said = said(further);
+        let said = said("300", further);
         assert!(!said.contains(line), "{further:?}: {said}");
     }
 }

@@ -45,7 +45,7 @@ impl Job<'_> {
     }
 
     /// Returns the predicted KL divergence of a `decision`, and what is expected of it once codes have learned. `None` where
-    /// nothing is predicted for GPTQ, or other codes learn than those of affine layers, or not all at once.
+    /// nothing is predicted for GPTQ, or other codes learn than those of affine layers, or not all at once, or in few steps.
     pub(crate) fn expected_after_learning(&self, decision: &Decision) -> Option<(f64, f64)> {
         let Decision { solution, table, .. } = decision;
         let (rounded, table, steps) = (solution.kl?, table.as_ref()?, self.settings.tuning.distill?);
@@ -53,7 +53,7 @@ impl Job<'_> {
         let is_affine = solution.bitmap.values().all(|quant| quant.mode == Mode::Affine);
         let at_once = self.learns_codes() && self.learns_end_to_end == Learn::Codes;
         let is_known = predicted == Technique::Gptq && is_affine && at_once;
-        is_known.then(|| (rounded, after_learning_codes(rounded, steps)))
+        after_learning_codes(rounded, steps).filter(|_| is_known).map(|learned| (rounded, learned))
     }
 
     /// Chooses what learns in the steps that compare logits: codes too, where they fit in memory all at once. An interrupted

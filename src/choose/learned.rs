@@ -1,8 +1,7 @@
 //! Expected KL divergence after codes have learned.
 //!
-//! What rounding costs can be measured before any bits are chosen; what learning brings is known only afterwards. But over models
-//! and bits the share of the divergence that learning leaves goes with the divergence itself: the larger that is, the smaller
-//! the share.
+//! The cost of rounding can be measured before any bits are chosen, the gain of learning only afterwards. Over models and bits,
+//! the share of the divergence that learning leaves falls as the divergence itself rises. That is the rule here.
 
 /// Fewest steps that a model was measured with: in a few dozen hardly a code changes.
 const LEAST_STEPS: u32 = 100;

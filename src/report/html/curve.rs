@@ -85,7 +85,7 @@ struct Chosen {
     bpw: f64,
     bytes: u64,
     predicted: Option<f64>,
-    /// What is predicted, where that is not the model: it was fine-tuned.
+    /// Words after "this model" at its prediction: " as rounded" where the model was fine-tuned later, else none.
     state: &'static str,
     /// Measured mean and its standard error, in nats per token.
     measured: Option<(f64, f64)>,

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::{bundled, copy_folder, make, mixbit, stderr, stdout, succeeded};
+use common::{RawCheckpoint, bundled, copy_folder, make, mixbit, stderr, stdout, succeeded};
 
 const SMALL: [&str; 9] =
     ["--bits", "3", "--rounding", "gptq", "--no-eval", "--samples", "8", "--sequence-length", "64"];
@@ -188,6 +188,17 @@ fn what_cannot_generate_is_refused() {
         assert!(stderr(&output).contains(expected), "{more:?}: {}", stderr(&output));
         assert!(generated(home.path()).is_empty(), "{more:?}");
     }
+    let broken = home.path().join("broken");
+    copy_folder(&bundled(), &broken);
+    let mut raw = RawCheckpoint::read(&broken.join("model.safetensors"));
+    raw.get_mut("model.layers.1.feed_forward.gate_proj.weight").3[..4]
+        .copy_from_slice(&f32::NAN.to_le_bytes());
+    raw.write(&broken.join("model.safetensors"));
+    let output = make("quantize", &broken, &out, &[&SMALL[..], &["--calibration", "generated"]].concat());
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let named = "1.feed_forward.gate_proj.weight`: has a value that is NaN or infinite";
+    assert!(stderr(&output).contains(named), "{}", stderr(&output));
+    assert!(generated(home.path()).is_empty());
     copy_folder(&bundled(), &without);
     fs::remove_file(without.join("tokenizer.json")).unwrap();
     let output = make("quantize", &without, &out, &[&SMALL[..], &["--calibration", "generated"]].concat());

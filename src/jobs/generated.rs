@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use super::bars;
 use super::settings::{Calibration, Samples};
 use super::texts::{Uses, sequences_left};
+use super::write::check_values;
 use crate::engine::decoder::model::Model;
 use crate::engine::generate::texts::{SampledTexts, sample_texts};
 use crate::engine::runtime::Engine;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::files::digest::digest;
 use crate::files::output_file;
 use crate::formats::npz::npy_header;
@@ -141,7 +142,12 @@ impl GeneratedText {
             beginning: &self.beginning,
             seed: self.seed,
         };
-        let texts = sample_texts(&model, &settings, &mut |finished| bar.inc(finished as u64))?;
+        let texts = sample_texts(&model, &settings, &mut |finished| bar.inc(finished as u64));
+        // The name of the damaged tensor says more than that logits are NaN.
+        let texts = texts.map_err(|error| match error.kind() {
+            ErrorKind::Input(_) => check_values(source, Dtype::F32).err().unwrap_or(error),
+            _ => error,
+        })?;
         bar.finish();
         Ok(texts)
     }

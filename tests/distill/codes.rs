@@ -7,7 +7,8 @@ use std::process::Command;
 use mixbit::numerics::affine::unpack;
 
 use super::common::{
-    RawCheckpoint, bundled, interrupted, json_file, make, mixbit, stderr, stdout, succeeded,
+    RawCheckpoint, bundled, interrupted, interrupted_after, json_file, make, mixbit, stderr, stdout,
+    succeeded,
 };
 use super::{SMALL, divergence};
 
@@ -65,7 +66,7 @@ fn codes_learn_more_than_scales_alone() {
 }
 
 #[test]
-fn what_learning_is_expected_to_leave_is_said_before_rounding() {
+fn what_learning_is_expected_to_leave_is_said_once() {
     let home = tempfile::tempdir().unwrap();
     let (table, out) = (home.path().join("table.json"), home.path().join("out"));
     let (model, table) = (bundled(), table.to_str().unwrap().to_owned());
@@ -77,7 +78,8 @@ fn what_learning_is_expected_to_leave_is_said_before_rounding() {
         let output = make("quantize", &bundled(), &out, &[&flags[..], &text, further].concat());
         succeeded(&output);
         assert!(stdout(&output).contains(", before distillation"), "{}", stdout(&output));
-        stderr(&output)
+        assert!(!stderr(&output).contains("once codes have learned"), "{}", stderr(&output));
+        stdout(&output)
     };
     let line = "once codes have learned";
     let codes = said("300", &["--rounding", "gptq", "--learn", "codes"]);
@@ -87,7 +89,7 @@ fn what_learning_is_expected_to_leave_is_said_before_rounding() {
         .flat_map(|text| text.split_whitespace().filter_map(|word| word.parse().ok()))
         .collect();
     assert!(
-        matches!(numbers[..], [rounded, learned] if learned > 0.3 * rounded && learned < 0.7 * rounded),
+        matches!(numbers[..], [rounded, .., learned] if learned > 0.3 * rounded && learned < 0.7 * rounded),
         "{codes}"
     );
     let few = said("99", &["--rounding", "gptq", "--learn", "codes"]);
@@ -100,6 +102,12 @@ fn what_learning_is_expected_to_leave_is_said_before_rounding() {
         let said = said("300", further);
         assert!(!said.contains(line), "{further:?}: {said}");
     }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_mixbit"));
+    command.args(["quantize", "--hf-path", model.to_str().unwrap(), "--mlx-path", out.to_str().unwrap()]);
+    command.args(["--target-bpw", "3.5", "--sensitivities", &table, "--distill", "300", "--no-eval"]);
+    command.args(text).args(["--rounding", "gptq", "--learn", "codes"]);
+    let output = interrupted_after(&mut command, "-INT", line);
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
 }
 
 #[test]
@@ -151,9 +159,11 @@ fn resumed_learning_of_codes_gives_the_same_bytes() {
     let refused = mixbit(scales);
     assert_eq!(refused.status.code(), Some(1));
     assert!(stderr(&refused).contains("--learn was codes, now it is scales"), "{}", stderr(&refused));
-    let output = mixbit(arguments(&["--resume"]));
+    let output = mixbit(arguments(&["--resume", "--memory-limit", "1MB"]));
     succeeded(&output);
     assert!(stderr(&output).contains("of 60 steps taken already"), "{}", stderr(&output));
+    let note = "codes learn all at once, as the interrupted run had begun";
+    assert!(stderr(&output).contains(note), "{}", stderr(&output));
     for file in ["model.safetensors", "mixbit-report.json"] {
         assert!(fs::read(whole.join(file)).unwrap() == fs::read(parts.join(file)).unwrap(), "{file}");
     }
@@ -164,10 +174,10 @@ fn resumed_learning_of_codes_gives_the_same_bytes() {
 fn blocks_that_have_learned_do_not_learn_again() {
     let home = tempfile::tempdir().unwrap();
     let [whole, parts] = ["whole", "parts"].map(|name| home.path().join(name));
-    let flags =
-        ["--bits", "3", "--rounding", "search", "--no-eval", "--distill", "40", "--memory-limit", "1MB"];
+    let flags = ["--bits", "3", "--rounding", "search", "--no-eval", "--distill", "40"];
     let flags = [&flags[..], &LEARNED_FROM, &["--learn", "codes", "--distill-code-rate", "0.05"]].concat();
-    let output = make("quantize", &bundled(), &whole, &flags);
+    let limit = ["--memory-limit", "1MB"];
+    let output = make("quantize", &bundled(), &whole, &[&flags[..], &limit].concat());
     succeeded(&output);
     let note = "codes learn block by block only, scales end to end after them";
     assert!(stderr(&output).contains(note), "{}", stderr(&output));
@@ -191,15 +201,17 @@ fn blocks_that_have_learned_do_not_learn_again() {
     };
     // A block of the model takes some 150 kB.
     let has_a_block = || blocks.metadata().is_ok_and(|file| file.len() > 50_000);
-    let output = interrupted(&mut run(&[]), "-INT", has_a_block);
+    let output = interrupted(&mut run(&limit), "-INT", has_a_block);
     assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
     assert!(stderr(&output).contains("--resume resumes after"), "{}", stderr(&output));
-    let refused = run(&["--resume", "--seed", "7"]).output().unwrap();
+    let refused = run(&[&limit[..], &["--resume", "--seed", "7"]].concat()).output().unwrap();
     assert_eq!(refused.status.code(), Some(1), "{}", stderr(&refused));
     assert!(stderr(&refused).contains("other settings: --seed was 0, now it is 7"), "{}", stderr(&refused));
-    let output = run(&["--resume"]).output().unwrap();
+    let output = run(&["--resume", "--memory-limit", "9GB"]).output().unwrap();
     succeeded(&output);
     assert!(stderr(&output).contains("layers learned already"), "{}", stderr(&output));
+    let note = "codes learn block by block, as the interrupted run had begun";
+    assert!(stderr(&output).contains(note), "{}", stderr(&output));
     for file in ["model.safetensors", "mixbit-report.json"] {
         assert!(fs::read(whole.join(file)).unwrap() == fs::read(parts.join(file)).unwrap(), "{file}");
     }
@@ -221,7 +233,7 @@ fn codes_of_floating_point_modes_learn() {
         succeeded(&output);
         let said = stdout(&output);
         assert_eq!(said.contains("learned codes block by block"), mode == "nvfp4", "{said}");
-        assert_eq!(said.contains("\ndistilled codes"), mode != "nvfp4", "{said}");
+        assert_eq!(said.contains("\ndistilled codes: "), mode != "nvfp4", "{said}");
         let tensors = |model: &Path| RawCheckpoint::read(&model.join("model.safetensors")).tensors;
         for (before, after) in tensors(&rounded).iter().zip(tensors(&learned)) {
             assert!(before.3 == after.3 || before.0.ends_with(".weight"), "{mode}: {} stays", before.0);

@@ -282,9 +282,9 @@ fn where_no_step_helps_the_start_is_kept() {
         &[&rounding[..], &["--distill", "200", "--distill-rate", "2"]].concat(),
     );
     succeeded(&output);
-    // Stopped long before, too.
+    // Stopped before the end, too.
     assert!(
-        stdout(&output).contains("distilled scales and biases: 60 of 200 steps, none was better"),
+        stdout(&output).contains("distilled scales and biases: 160 of 200 steps, none was better"),
         "{}",
         stdout(&output)
     );
@@ -352,6 +352,42 @@ fn resumed_distillation_gives_the_same_bytes() {
 }
 
 #[test]
+fn overwrite_discards_earlier_journals() {
+    let home = tempfile::tempdir().unwrap();
+    let (out, partial) = (home.path().join("out"), home.path().join("out.partial"));
+    let run = |bits: &str, more: &[&str]| {
+        let flags = ["--bits", bits, "--rounding", "gptq", "--no-eval", "--distill", "60"];
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mixbit"));
+        command.args(["quantize", "--hf-path", bundled().to_str().unwrap(), "--mlx-path"]);
+        command.arg(&out).args(flags).args(SMALL).args(more);
+        command
+    };
+    let begun = |bits: &str, more: &[&str]| {
+        let output = common::interrupted(&mut run(bits, more), "-INT", || partial.exists());
+        assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    };
+    begun("3", &[]);
+    succeeded(&run("4", &["--overwrite", "--dry-run"]).output().unwrap());
+    assert!(partial.exists(), "a dry run discards nothing");
+    // A run with other settings ends before its own steps: no steps of the first one are left beside its layers.
+    let mut other_bits = run("4", &["--overwrite"]);
+    let output = common::interrupted(&mut other_bits, "-INT", || !partial.exists());
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert!(stderr(&output).contains("discarded the unfinished work in "), "{}", stderr(&output));
+    succeeded(&run("4", &["--resume"]).output().unwrap());
+
+    begun("3", &["--overwrite"]);
+    let refused = run("3", &[]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    let hint = "--overwrite replaces it and discards the unfinished work in ";
+    assert!(stderr(&refused).contains(hint) && partial.exists(), "{}", stderr(&refused));
+    let resumed = run("3", &["--resume", "--overwrite"]).output().unwrap();
+    succeeded(&resumed);
+    assert!(stderr(&resumed).contains("of 60 steps taken already"), "{}", stderr(&resumed));
+    assert!(!stderr(&resumed).contains("discarded"), "{}", stderr(&resumed));
+}
+
+#[test]
 fn what_cannot_be_distilled_is_refused() {
     let home = tempfile::tempdir().unwrap();
     let out = home.path().join("out");
@@ -375,6 +411,10 @@ fn what_cannot_be_distilled_is_refused() {
     }
     for (more, expected) in [
         (&["--mode", "mxfp4", "--distill", "9"][..], "no layer becomes affine"),
+        (
+            &["--bits", "4", "--distill", "9", "--learn", "codes", "--layer", "*=float"],
+            "nothing to fine-tune: no layer is quantized\nhint: choose bits for some layers",
+        ),
         (&["--bits", "4", "--quality", "fast", "--distill-norms"], "--distill-norms says how to distill"),
         (&["--bits", "4", "--quality", "fast", "--learn", "codes"], "--learn says how to distill"),
         (

@@ -102,7 +102,7 @@ impl Draft {
             return Ok(());
         }
         if !are_numbers(logits) {
-            return Err(Error::engine("the model's logits are not numbers")
+            return Err(Error::input("the model's logits are not numbers")
                 .hint("the weights hold NaN or infinite values: no text can be generated from them"));
         }
         let token = categorical(logits, self.rng.f64());

@@ -232,6 +232,17 @@ pub fn remove(path: &Path) {
     let _ = fs::remove_file(path);
 }
 
+/// Removes the file at `path`, and returns true if an unfinished run had left entries in it, or it was no journal.
+///
+/// # Errors
+/// When another run writes it, or it cannot be removed.
+pub fn discard(path: &Path) -> Result<bool> {
+    let held_work = Journal::has_unfinished(path, None)?;
+    let Some(_locked) = existing(path, OpenOptions::new().read(true))? else { return Ok(false) };
+    fs::remove_file(path).map_err(|e| Error::io(path, e))?;
+    Ok(held_work)
+}
+
 /// Returns the error for unfinished work at `path`, or a file that is none, that a new start would lose.
 pub fn unfinished(path: &Path) -> Error {
     if Journal::peek(path).is_none() {
@@ -307,6 +318,22 @@ mod tests {
 
     fn expected(entries: usize) -> Vec<u64> {
         ENTRIES[..entries].iter().map(|(value, _)| value.to_bits()).collect()
+    }
+
+    #[test]
+    fn discarding_tells_whether_work_was_lost() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("out.rounding");
+        assert!(!discard(&path).unwrap(), "there is nothing");
+        written(&path);
+        assert!(discard(&path).unwrap() && !path.exists());
+        let (empty, _) = open(&path, Start::Anew).unwrap();
+        let message = discard(&path).unwrap_err().to_string();
+        assert!(message.contains("another run is writing it") && path.exists(), "{message}");
+        drop(empty);
+        assert!(!discard(&path).unwrap() && !path.exists(), "a header alone is no work");
+        fs::write(&path, "a letter").unwrap();
+        assert!(discard(&path).unwrap() && !path.exists());
     }
 
     #[test]

@@ -5,4 +5,6 @@ mod journal;
 
 pub use contents::{Entry, damaged};
 pub use header::{ANEW, Header, MODEL};
-pub use journal::{Journal, Start, nothing_to_resume, remove, resume_after, unfinished, with_kept_work};
+pub use journal::{
+    Journal, Start, discard, nothing_to_resume, remove, resume_after, unfinished, with_kept_work,
+};

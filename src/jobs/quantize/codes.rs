@@ -7,6 +7,7 @@ use super::layer_journal::LayerJournal;
 use crate::choose::learned::after_learning_codes;
 use crate::choose::recipe::Learn;
 use crate::error::{Error, Result};
+use crate::files::journal::{ANEW, Journal};
 use crate::jobs::estimate::Work;
 use crate::jobs::quantize::tuning::TuningRun;
 use crate::numerics::quant::Mode;
@@ -57,29 +58,50 @@ impl Job<'_> {
     }
 
     /// Chooses what learns in the steps that compare logits: codes too, where they fit in memory all at once. An interrupted
-    /// run goes on as it was begun.
+    /// run goes on as it was begun, and says so where a new one would begin otherwise.
     pub(crate) fn choose_end_to_end(&self) -> Learn {
-        let output = &self.settings.output.path;
-        let resumes = |journal: PathBuf| self.settings.resume && journal.exists();
-        if !self.learns_codes() || resumes(LayerJournal::blocks_path(output)) {
+        if !self.learns_codes() {
             return Learn::Scales;
         }
-        if resumes(TuningRun::path(output)) {
-            return Learn::Codes;
-        }
-        let (allowed, free) = (self.settings.tuning.memory_limit, crate::system::available_memory());
-        let all = self.work().map(|work| Work { learning_codes: self.plan.weights(), ..work }.memory());
-        let limit = allowed.into_iter().chain(free).min();
-        let Some((limit, needed)) = limit.zip(all).filter(|(limit, needed)| needed > limit) else {
-            return Learn::Codes;
+        let shortage = self.shortage();
+        let now = if shortage.is_some() { Learn::Scales } else { Learn::Codes };
+        let begun = self.begun_end_to_end();
+        let note = match (begun.unwrap_or(now), shortage) {
+            (Learn::Codes, None) => return Learn::Codes,
+            (Learn::Codes, Some(shortage)) => {
+                format!("codes learn all at once, as the interrupted run had begun, although {shortage}")
+            }
+            (Learn::Scales, None) => {
+                "codes learn block by block, as the interrupted run had begun, although all would fit in memory".to_owned()
+            }
+            (Learn::Scales, Some(shortage)) => {
+                let after = if self.has_affine_layers() { ", scales end to end after them" } else { "" };
+                format!("codes learn block by block only{after}: {shortage}")
+            }
         };
+        self.progress.notes(&[note]);
+        begun.unwrap_or(now)
+    }
+
+    /// Returns what learns end to end in the interrupted run that this one resumes, if it came so far.
+    fn begun_end_to_end(&self) -> Option<Learn> {
+        let output = &self.settings.output.path;
+        let header = |path: PathBuf| Journal::peek(&path).filter(|_| self.settings.resume);
+        if header(LayerJournal::blocks_path(output)).is_some() {
+            return Some(Learn::Scales);
+        }
+        let steps = header(TuningRun::path(output))?;
+        steps.value("learn").filter(|learn| *learn == Learn::Codes.name()).map(|_| Learn::Codes)
+    }
+
+    /// Says by how much memory is too small for all codes to learn at once, where it is.
+    fn shortage(&self) -> Option<String> {
+        let (allowed, free) = (self.settings.tuning.memory_limit, crate::system::available_memory());
+        let needed = self.work().map(|work| Work { learning_codes: self.plan.weights(), ..work }.memory())?;
+        let limit = allowed.into_iter().chain(free).min().filter(|&limit| needed > limit)?;
         let whose = if Some(limit) == allowed { "allowed" } else { "free" };
         let [needed, limit] = compared_bytes([needed, limit]);
-        self.progress.notes(&[format!(
-            "codes learn block by block only, scales end to end after them: all codes at once would take {needed} of \
-             memory, and {limit} are {whose}"
-        )]);
-        Learn::Scales
+        Some(format!("all codes at once would take {needed} of memory, and {limit} are {whose}"))
     }
 
     /// Tells where codes are to learn from little text.
@@ -100,7 +122,10 @@ impl Job<'_> {
     pub(crate) fn check_memory(&self, needed: u64) -> Result<()> {
         match self.learning_codes() {
             0 => Ok(()),
-            codes => check_memory(codes, needed, crate::system::available_memory()),
+            codes => check_memory(codes, needed, crate::system::available_memory()).map_err(|error| {
+                // What was begun with codes is not resumed without.
+                if self.settings.resume { error.hint(format!("free some of it, or {ANEW}")) } else { error }
+            }),
         }
     }
 }

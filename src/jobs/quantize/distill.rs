@@ -17,9 +17,10 @@ use crate::files::journal;
 use crate::jobs::bars;
 use crate::jobs::measure::digest;
 use crate::jobs::quantize::tuning::{Adam, Forms, Loss, Settings, State, Stored, TuningRun, Watch};
-use crate::jobs::record::{Distillation, LearnedCodes};
+use crate::jobs::record::Distillation;
 use crate::jobs::settings::Tuning;
 use crate::models::source::SourceModel;
+use crate::numerics::quant::Mode;
 use crate::numerics::statistics::mean;
 use crate::progress::Bar;
 use crate::words::count;
@@ -51,7 +52,7 @@ impl Job<'_> {
     pub(crate) fn check_distillation(&self) -> Result<()> {
         let Tuning { distill, learn, .. } = self.settings.tuning;
         let learns = self.plan.quants().into_iter().any(|quant| learn.applies_to(quant));
-        if distill.is_some() && !learns { Err(nothing_learns()) } else { Ok(()) }
+        if distill.is_some() && !learns { Err(nothing_learns(learn)) } else { Ok(()) }
     }
 
     /// Estimates the bits per weight before any are chosen: the target, or the mean over the fixed settings.
@@ -121,7 +122,8 @@ impl Job<'_> {
         let tuned = self.take_steps(&run, TuningRun::new(settings, state, stored), adam, &forms)?;
         let learned = |name: &str| tuned.best.codes.get(name).map(Vec::as_slice);
         let codes = code_rate.map(|rate| start::changes(student, &layers, learned, rate));
-        let record = record_of(&tuned, &split, codes.transpose()?);
+        let scales = layers.values().any(|quant| quant.mode == Mode::Affine);
+        let record = Distillation { scales, codes: codes.transpose()?, ..record_of(&tuned, &split) };
         Ok(Distilled { values: tuned.best, record })
     }
 
@@ -169,8 +171,8 @@ impl Job<'_> {
     }
 }
 
-/// Returns the record of the steps that `tuned` took, in which these `codes` changed.
-fn record_of(tuned: &TuningRun, split: &ValidationSplit, codes: Option<LearnedCodes>) -> Distillation {
+/// Returns the record of the steps that `tuned` took, with neither scales nor codes yet.
+fn record_of(tuned: &TuningRun, split: &ValidationSplit) -> Distillation {
     let (settings, first, best) = (tuned.settings(), tuned.first_look(), tuned.best_look());
     Distillation {
         steps: settings.steps,
@@ -179,7 +181,8 @@ fn record_of(tuned: &TuningRun, split: &ValidationSplit, codes: Option<LearnedCo
         rate: settings.rate,
         temperature: settings.temperature,
         norms: settings.norms,
-        codes,
+        scales: false,
+        codes: None,
         blocks: None,
         text: split.name.clone(),
         windows: split.validation.len(),

@@ -23,3 +23,4 @@ pub use estimate::Extent;
 pub use job::{Decision, Job};
 pub use quantized_model::{QuantizedModel, quantize};
 pub use settings::{EvaluationText, Quantization};
+pub(crate) use unfinished::explain_existing;

@@ -3,6 +3,7 @@
 use super::estimate::Extent;
 use super::job::{Decision, Job};
 use super::settings::{EvaluationText, Quantization};
+use super::unfinished::explain_existing;
 use crate::choose::plan::Plan;
 use crate::error::Result;
 use crate::jobs::record::Record;
@@ -36,7 +37,9 @@ pub fn quantize(
         _ => calibration,
     };
     check_tokenizer(source, &[calibration, evaluation], progress)?;
-    let claim = settings.output.claim(source.dir(), progress)?;
+    let output = settings.output.path.clone();
+    let claim = settings.output.claim(source.dir(), progress);
+    let claim = claim.map_err(|error| explain_existing(error, &output, settings.resume))?;
     let mut job = Job::new(source, plan, settings, progress)?;
     job.check()?;
     job.read(Extent::Model)?;

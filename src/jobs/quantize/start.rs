@@ -18,12 +18,18 @@ pub(crate) fn learning_layers(decision: &Decision, learn: Learn) -> BTreeMap<Str
     chosen.filter(|(_, quant)| learn.applies_to(*quant)).collect()
 }
 
-/// Returns the error for models without a layer that can learn.
-pub(crate) fn nothing_learns() -> Error {
-    Error::usage(
-        "setting `distill` has nothing to fine-tune: no layer becomes affine, and other modes have no free scales",
-    )
-    .hint("choose affine bits, or set setting `learn` to codes where other modes are chosen, or leave setting `distill` out")
+/// Returns the error for a model none of whose layers can `learn` that.
+pub(crate) fn nothing_learns(learn: Learn) -> Error {
+    let (why, hint) = match learn {
+        Learn::Codes => {
+            ("no layer is quantized", "choose bits for some layers, or leave setting `distill` out")
+        }
+        Learn::Scales => (
+            "no layer becomes affine, and other modes have no free scales",
+            "choose affine bits, or set setting `learn` to codes where other modes are chosen, or leave setting `distill` out",
+        ),
+    };
+    Error::usage(format!("setting `distill` has nothing to fine-tune: {why}")).hint(hint)
 }
 
 /// Reads the values of the tensors `names`, and the forms that they are stored in. Codes are those of `layers`.

@@ -12,8 +12,8 @@ use super::refinement_journal::RefinementJournal;
 use super::settings::EvaluationText;
 use crate::choose::recipe::Learn;
 use crate::error::{Error, ErrorKind, Result};
-use crate::files::journal;
 use crate::files::journal::{ANEW, Header, Journal};
+use crate::files::{journal, output_file};
 use crate::jobs::measure::digest;
 use crate::jobs::quantize::tuning::TuningRun;
 use crate::jobs::texts::{FEW_VALIDATION_WINDOWS, Texts, Uses};
@@ -66,6 +66,31 @@ pub(crate) fn remove(output: &Path) {
     }
 }
 
+/// Adds to an [`already_exists`](output_file::already_exists) error of a run that `resumes`, or not, what becomes of the
+/// unfinished work beside `output`.
+pub(crate) fn explain_existing(error: Error, output: &Path, resumes: bool) -> Error {
+    if resumes {
+        return output_file::explain_resuming(error);
+    }
+    let has_unfinished = |path: &&Path| Journal::has_unfinished(path, None).unwrap_or(true);
+    let paths = Paths::of(output);
+    let kept: Vec<String> = paths
+        .resumable()
+        .into_iter()
+        .filter(|path| path.is_file())
+        .filter(has_unfinished)
+        .map(|path| path.display().to_string())
+        .collect();
+    match error.kind() {
+        ErrorKind::AlreadyExists { .. } if !kept.is_empty() => error.hint(format!(
+            "setting `overwrite` replaces it and discards the unfinished work in {}; setting `overwrite` beside setting \
+             `resume` continues that work",
+            kept.join(" and ")
+        )),
+        _ => error,
+    }
+}
+
 /// Returns when the file at `path` was last written; `None` where there is none.
 fn written(path: &Path) -> Option<SystemTime> {
     path.metadata().and_then(|metadata| metadata.modified()).ok()
@@ -104,6 +129,20 @@ impl Job<'_> {
             self.progress.notes(&[journal::nothing_to_resume(&resumable)]);
         }
         Ok(Vec::new())
+    }
+
+    /// Removes the journals of an earlier run that this one does not resume: beside them, it could not be resumed itself.
+    pub(crate) fn discard_unfinished(&self) -> Result<()> {
+        let mut lost = Vec::new();
+        for (path, _) in self.discarded.iter().filter(|(path, time)| written(path) == Some(*time)) {
+            if journal::discard(path)? {
+                lost.push(path.display().to_string());
+            }
+        }
+        if !lost.is_empty() {
+            self.progress.notes(&[format!("discarded the unfinished work in {}", lost.join(" and "))]);
+        }
+        Ok(())
     }
 
     /// Fails where there is unfinished work of a kind that this run does without.

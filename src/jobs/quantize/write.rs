@@ -49,6 +49,7 @@ impl Job<'_> {
         let (source, output) = (self.source, &self.settings.output);
         let warnings = Warnings::default();
         let folder = OutputFolder::create(&output.path, output.existing())?;
+        self.discard_unfinished()?;
         let rounds = self
             .settings
             .tuning
@@ -106,6 +107,8 @@ impl Job<'_> {
             return Ok(WrittenModel { decision, gptq_stats, refinement: None, distillation: None });
         }
         let staged = self.stage(&decision, layers, warnings)?;
+        // Every tensor was read once: what is damaged is not learned from.
+        warnings.refuse(source)?;
         let (decision, staged, refinement) = match rounds {
             Some(rounds) => {
                 let Refined { decision, staged, record } = self.refine(decision, staged, rounds, warnings)?;

@@ -130,6 +130,9 @@ pub struct Distillation {
     pub temperature: f64,
     /// True if norms were tuned too.
     pub norms: bool,
+    /// True if scales and biases were tuned: only affine layers have free ones.
+    #[serde(default = "scales_of_older_records")]
+    pub scales: bool,
     /// Codes, if they were tuned too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub codes: Option<LearnedCodes>,
@@ -144,6 +147,11 @@ pub struct Distillation {
     pub kl_before: f64,
     /// KL divergence per token on that text with the values that were kept, in nats.
     pub kl_after: f64,
+}
+
+/// Returns `scales` of records that do not have it.
+const fn scales_of_older_records() -> bool {
+    true
 }
 
 /// Tuning of codes block by block, each block to the float block's outputs.
@@ -171,13 +179,15 @@ pub struct LearnedCodes {
 }
 
 impl Distillation {
-    /// Names the kinds of tensors that were tuned.
-    pub fn what(&self) -> &'static str {
-        match (self.codes, self.norms) {
-            (Some(_), true) => "codes, scales, biases and norms",
-            (Some(_), false) => "codes, scales and biases",
-            (None, true) => "scales, biases and norms",
-            (None, false) => "scales and biases",
+    /// Names the kinds of tensors that were tuned: `codes, scales and biases`.
+    pub fn what(&self) -> String {
+        let codes = self.codes.map(|_| "codes");
+        let [scales, biases] = ["scales", "biases"].map(|name| self.scales.then_some(name));
+        let norms = self.norms.then_some("norms");
+        let tuned: Vec<&str> = [codes, scales, biases, norms].into_iter().flatten().collect();
+        match tuned.split_last() {
+            Some((last, others)) if !others.is_empty() => format!("{} and {last}", others.join(", ")),
+            _ => tuned.concat(),
         }
     }
 }
@@ -196,9 +206,13 @@ impl LearnedBlocks {
 }
 
 impl LearnedCodes {
-    /// Describes the change: `2.31 % of the codes changed`.
+    /// Describes the change: `2.31 % of the codes changed`, or `6 of 266240 codes changed` where they are few.
     pub fn changes(&self) -> String {
-        format!("{:.2} % of the codes changed", 100.0 * self.changed as f64 / self.count.max(1) as f64)
+        let share = 100.0 * self.changed as f64 / self.count.max(1) as f64;
+        if share < 0.01 && self.changed > 0 {
+            return format!("{} of {} codes changed", self.changed, self.count);
+        }
+        format!("{share:.2} % of the codes changed")
     }
 }
 
@@ -315,6 +329,30 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         std::fs::write(home.path().join(FILE), record.to_string()).unwrap();
         Record::read(&ModelFiles::open(home.path()).unwrap())
+    }
+
+    #[test]
+    fn what_was_tuned_is_named() {
+        let what = |more: Value| {
+            let mut record = json!({"steps": 9, "taken": 9, "kept": 9, "rate": 0.1, "temperature": 1.0, "norms": false,
+                "text": "x", "windows": 1, "kl_before": 0.2, "kl_after": 0.1});
+            record.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            serde_json::from_value::<Distillation>(record).unwrap().what()
+        };
+        let codes = json!({"rate": 0.1, "count": 9, "changed": 1});
+        assert_eq!(what(json!({})), "scales and biases", "an older record");
+        assert_eq!(what(json!({"norms": true})), "scales, biases and norms");
+        assert_eq!(what(json!({"codes": codes})), "codes, scales and biases");
+        assert_eq!(what(json!({"codes": codes, "scales": false})), "codes");
+        assert_eq!(what(json!({"codes": codes, "scales": false, "norms": true})), "codes and norms");
+    }
+
+    #[test]
+    fn few_changed_codes_are_counted() {
+        let changes = |changed: u64| LearnedCodes { rate: 0.1, count: 200_000, changed }.changes();
+        assert_eq!(changes(0), "0.00 % of the codes changed");
+        assert_eq!(changes(6), "6 of 200000 codes changed");
+        assert_eq!(changes(4_620), "2.31 % of the codes changed");
     }
 
     #[test]

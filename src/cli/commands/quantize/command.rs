@@ -8,11 +8,10 @@ use crate::choose::rules::LayerRule;
 use crate::cli::args::{CalibrationText, Quantize};
 use crate::cli::commands::settings;
 use crate::error::{Error, Result};
-use crate::files::output_file::explain_resuming;
 use crate::files::output_folder::check_destination;
 use crate::jobs;
 use crate::jobs::opening::{Need, Quantized, open_as};
-use crate::jobs::quantize::{Extent, Job};
+use crate::jobs::quantize::{Extent, Job, explain_existing};
 use crate::jobs::settings::recipe;
 use crate::jobs::texts::check_tokenizer;
 use crate::models::source::SourceModel;
@@ -28,11 +27,11 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
         let calibration = args.calibration.calibration.as_ref().and_then(CalibrationText::file);
         let evaluation = args.eval_data.as_deref().or(calibration);
         check_tokenizer(source, &[calibration, evaluation], console)?;
+        let explained = |error| explain_existing(error, &output.path, args.tuning.resume);
         if args.dry_run {
-            return check_destination(source.dir(), &output.path, output.existing());
+            return check_destination(source.dir(), &output.path, output.existing()).map_err(explained);
         }
-        let claimed = output.claim(source.dir(), console);
-        claim = Some(if args.tuning.resume { claimed.map_err(explain_resuming) } else { claimed }?);
+        claim = Some(output.claim(source.dir(), console).map_err(explained)?);
         Ok(())
     })?;
     console.notes(&output.notes(&source, quantized)?);
@@ -63,10 +62,10 @@ pub fn run(args: &Quantize, console: &Console) -> Result<()> {
     idle::check_template(args, &job)?;
     let costs = job.estimate(extent)?;
     let decision = job.decide(costs)?;
-    report::announce_learning(&job, &decision);
     if args.dry_run {
         return report::print_dry_run(&job, &decision, written);
     }
+    report::announce_learning(&job, &decision);
     let (decision, record) = job.write_model(decision)?;
     drop(claim);
     report::print(&job, &decision, &record)

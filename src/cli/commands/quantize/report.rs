@@ -58,7 +58,8 @@ pub fn announce_learning(job: &Job<'_>, decision: &Decision) {
 
 /// Prints the bit map and its cost, and that nothing was written but the `generated` calibration text.
 pub fn print_dry_run(job: &Job<'_>, decision: &Decision, generated: Option<&Path>) -> Result<()> {
-    print_decision(job, decision)?;
+    let learned = job.expected_after_learning(decision).map(|(_, learned)| learned);
+    print_decision(job, decision, learned)?;
     let exception = generated.map_or_else(String::new, |path| {
         format!(" but the generated calibration text, kept in {}", path.display())
     });
@@ -67,7 +68,7 @@ pub fn print_dry_run(job: &Job<'_>, decision: &Decision, generated: Option<&Path
 
 /// Prints the bit map and its cost, and the measurements of the `record`.
 pub fn print(job: &Job<'_>, decision: &Decision, record: &Record) -> Result<()> {
-    print_decision(job, decision)?;
+    print_decision(job, decision, None)?;
     if let Some(refinement) = &record.refinement {
         out(&refined(refinement))?;
     }
@@ -81,7 +82,7 @@ pub fn print(job: &Job<'_>, decision: &Decision, record: &Record) -> Result<()> 
     out(&format!("wrote {}\n", job.settings.output.path.display()))
 }
 
-fn print_decision(job: &Job<'_>, decision: &Decision) -> Result<()> {
+fn print_decision(job: &Job<'_>, decision: &Decision, learned: Option<f64>) -> Result<()> {
     let Decision { solution, .. } = decision;
     let before = Inventory::of_source(job.source);
     let after = Inventory::planned(job.source, &job.bitmap(decision), job.plan.dtype());
@@ -92,7 +93,7 @@ fn print_decision(job: &Job<'_>, decision: &Decision) -> Result<()> {
     } else {
         format!(" over the layers decided here, {:.4} over all linear layers", after.bpw_quantized())
     };
-    let predicted = solution.kl.map_or_else(String::new, |kl| predicted_line(job, decision, kl));
+    let predicted = solution.kl.map_or_else(String::new, |kl| predicted_line(job, decision, kl, learned));
     out(&format!(
         "\nlayers: {}{}\nbpw: {:.4}{}{all}, whole model {:.4}\n{predicted}",
         layers_by_bits(decision),
@@ -103,7 +104,13 @@ fn print_decision(job: &Job<'_>, decision: &Decision) -> Result<()> {
     ))
 }
 
-fn predicted_line(job: &Job<'_>, Decision { solution, table, .. }: &Decision, kl: f64) -> String {
+/// Describes the prediction `kl`, and what is expected once codes have `learned`.
+fn predicted_line(
+    job: &Job<'_>,
+    Decision { solution, table, .. }: &Decision,
+    kl: f64,
+    learned: Option<f64>,
+) -> String {
     let gap = 100.0 * solution.gap / kl.abs().max(f64::MIN_POSITIVE);
     let choice = if gap < 0.005 {
         "with the best choice of bits".to_owned()
@@ -116,7 +123,8 @@ fn predicted_line(job: &Job<'_>, Decision { solution, table, .. }: &Decision, kl
     }
     let other = other_rounding(job.technique, table);
     let before = if job.settings.tuning.distill.is_some() { ", before distillation" } else { "" };
-    format!("predicted KL divergence: {kl:.3e} nats per token, {choice}{other}{before}\n")
+    let learned = learned.map_or_else(String::new, |kl| format!("; about {kl:.1e} once codes have learned"));
+    format!("predicted KL divergence: {kl:.3e} nats per token, {choice}{other}{before}{learned}\n")
 }
 
 fn below_target(target: Target, bpw: f64, total: u64) -> String {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use mixbit::choose::scores::Method;
+use mixbit::choose::scores::{LayerSensitivity, Method, Score};
 use mixbit::engine::decoder::load::Rounding;
 use mixbit::engine::measure::compare::Comparison;
 use mixbit::engine::measure::sensitivities::analyze;
@@ -16,7 +16,7 @@ use mixbit::numerics::quant::Quant;
 use mixbit::numerics::rounding::Technique;
 
 /// Bytes of memory, enough for the models this is run on.
-const MEMORY: u64 = 4 << 30;
+pub const MEMORY: u64 = 4 << 30;
 
 /// Tokens to predict from, tokens to measure on, and the candidates.
 pub struct Setting {
@@ -28,6 +28,15 @@ pub struct Setting {
 }
 
 impl Setting {
+    /// Returns the layers that are rounded, with their paths.
+    pub fn layers<'s>(
+        &self,
+        source: &'s SourceModel,
+    ) -> impl Iterator<Item = (&'s TensorSpec, &'s str)> + use<'s, '_> {
+        let chosen = source.manifest().iter().filter(|spec| self.chooses(spec));
+        chosen.filter_map(|spec| Some((spec, spec.path()?)))
+    }
+
     fn chooses(&self, spec: &TensorSpec) -> bool {
         spec.quantizable() && spec.layer.is_none_or(|block| block % self.every == self.every - 1)
     }
@@ -39,16 +48,25 @@ pub type Measured = BTreeMap<(String, Quant), f64>;
 /// Rounds one layer at a time and measures the KL divergence.
 pub fn measured(engine: &Engine, source: &SourceModel, setting: &Setting) -> Result<Measured> {
     let comparison = Comparison::new(engine, source, &setting.windows, MEMORY)?;
-    let mut found = BTreeMap::new();
-    for spec in source.manifest().iter().filter(|spec| setting.chooses(spec)) {
-        let Some(path) = spec.path() else { continue };
+    let mut measured = Measured::new();
+    for (spec, path) in setting.layers(source) {
         for &quant in setting.candidates.iter().filter(|quant| quant.groups(spec.shape[1]).is_some()) {
             let bitmap = BTreeMap::from([(path.to_owned(), quant)]);
             let kl = comparison.kl_divergence(&Rounding { bitmap, dtype: FloatType::F16 })?;
-            found.insert((path.to_owned(), quant), kl);
+            measured.insert((path.to_owned(), quant), kl);
         }
     }
-    Ok(found)
+    Ok(measured)
+}
+
+/// Returns (candidate, predicted, measured) of what was measured and has a prediction in `layers`.
+pub fn pairs_of(layers: &[LayerSensitivity], measured: &Measured) -> Vec<(Quant, f64, f64)> {
+    let scores = layers.iter().flat_map(|layer| layer.scores.iter().map(move |score| (layer, score)));
+    let pair = |(layer, score): (&LayerSensitivity, &Score)| {
+        let measured = measured.get(&(layer.path.clone(), score.quant))?;
+        Some((score.quant, score.kl, *measured))
+    };
+    scores.filter_map(pair).collect()
 }
 
 /// Returns (candidate, predicted, measured) of every layer and candidate.
@@ -74,11 +92,7 @@ pub fn measure(
     };
     let mut pairs = Vec::new();
     analyze(engine, source, &settings, |layer| {
-        for score in layer.scores {
-            if let Some(kl) = measured.get(&(layer.path.clone(), score.quant)) {
-                pairs.push((score.quant, score.kl, *kl));
-            }
-        }
+        pairs.extend(pairs_of(&[layer], measured));
         Ok(())
     })?;
     Ok(pairs)

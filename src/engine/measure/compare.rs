@@ -3,12 +3,12 @@
 use std::rc::Rc;
 
 use crate::engine::decoder::block::Block;
-use crate::engine::decoder::load::{Loader, Rounding};
+use crate::engine::decoder::load::{Loader, Rounding, Tuned, Values, decode_part};
 use crate::engine::decoder::model::Head;
 use crate::engine::passes::forward::{FinalStates, Pass, forward};
 use crate::engine::passes::states::{HiddenStates, StoredState};
 use crate::engine::runtime::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::models::source::SourceModel;
 
 /// Float model on some sequences: every block's inputs and the last hidden states, to compare with.
@@ -44,14 +44,36 @@ impl<'a> Comparison<'a> {
     /// before the first rounded layer are not run again.
     pub fn kl_divergence(&self, rounding: &Rounding) -> Result<f64> {
         let manifest = self.loader.source.manifest();
+        let blocks = rounding.bitmap.keys().map(|path| manifest.layer(path).and_then(|spec| spec.layer));
+        let first = blocks.map(|block| block.unwrap_or(self.inputs.len())).min();
+        self.divergence_from(first, &Loader { rounding: Some(rounding), ..self.loader })
+    }
+
+    /// Computes the mean KL divergence per token, in nats, of the model whose layer at `path` has the values of `rounded`.
+    ///
+    /// # Errors
+    /// When one of both has no layer at `path`, or their shapes differ.
+    pub fn kl_divergence_of_layer(&self, rounded: &SourceModel, path: &str) -> Result<f64> {
+        let spec = self.loader.source.manifest().layer(path);
+        let spec = spec.ok_or_else(|| Error::input(format!("`{path}` is no layer of the float model")))?;
+        let tensor = rounded.tensor(&spec.name)?;
+        if tensor.shape != spec.shape {
+            let found = format!("has shape {:?}, expected {:?}", tensor.shape, spec.shape);
+            return Err(Error::tensor(rounded.dir(), &spec.name, found));
+        }
+        let values = decode_part(tensor, 0..spec.len());
+        let (floats, latents) = (Values::from([(spec.name.clone(), values)]), Values::new());
+        let tuned = Some(Tuned { floats: &floats, latents: &latents });
+        self.divergence_from(spec.layer, &Loader { tuned, ..self.loader })
+    }
+
+    /// Runs the blocks from `first` on with the weights of `loader`, or the head alone.
+    fn divergence_from(&self, first: Option<usize>, loader: &Loader<'_>) -> Result<f64> {
         let blocks = self.inputs.len();
-        let block_of = |path: &String| manifest.layer(path).and_then(|spec| spec.layer);
-        let first =
-            rounding.bitmap.keys().map(|path| block_of(path).unwrap_or(blocks)).min().unwrap_or(blocks);
-        let loader = Loader { rounding: Some(rounding), ..self.loader };
+        let first = first.unwrap_or(blocks);
         let context = self.float.context;
-        let changed = (first..blocks).map(|index| Block::load(&loader, index)).collect::<Result<Vec<_>>>()?;
-        let head = Head::load(&loader)?;
+        let changed = (first..blocks).map(|index| Block::load(loader, index)).collect::<Result<Vec<_>>>()?;
+        let head = Head::load(loader)?;
         let mut total = 0.0;
         let sequences: Vec<usize> = (0..self.float.len()).collect();
         for batch in sequences.chunks(self.float.streams.count()) {

@@ -238,10 +238,11 @@ fn divergences_of_the_readme_were_measured() {
     let (readme, results) = (read(&root().join("README.md")), read(&root().join("benches/RESULTS.md")));
     let readme = section(&readme, "## Beside mlx-lm and llama.cpp");
     let measured = rows(section(&results, "### mobilellm-docs-6m"));
+    let learned = rows(section(&results, "## Learned codes"));
     let kl = |rows: &[Vec<&str>], label: &str| row(rows, &[label])[2].to_owned();
     let mut figures = 0;
     for shown in
-        rows(readme).into_iter().filter(|row| row.len() == 5).filter(|row| row[0].parse::<f64>().is_ok())
+        rows(readme).into_iter().filter(|row| row.len() == 6).filter(|row| row[0].parse::<f64>().is_ok())
     {
         let bpw = shown[0];
         for (column, peer) in [(1, "mlx-lm"), (2, "llama.cpp")] {
@@ -273,8 +274,15 @@ fn divergences_of_the_readme_were_measured() {
             assert_eq!(shown[column], kl(&measured, &format!("{how}, --target-bpw {bpw}")), "{how} at {bpw}");
             figures += 1;
         }
+        let learned_row = |row: &&Vec<&str>| row.len() == 6 && row[0] == bpw && row[1] == shown[3];
+        if let Some(row) = learned.iter().find(learned_row) {
+            assert_eq!(shown[5], row[3], "codes learned at {bpw}");
+            figures += 1;
+        } else {
+            assert_eq!(shown[5], "", "codes learned at {bpw}");
+        }
     }
-    assert_eq!(figures, 23);
+    assert_eq!(figures, 27);
     let bundled = rows(section(&results, "### mobilellm-docs-1m"));
     let [rtn, peer, gptq] = ["rtn, --target-bpw 4.5", "llama.cpp IQ4_XS", "gptq, --target-bpw 4.5"]
         .map(|label| kl(&bundled, label));

@@ -2,9 +2,9 @@
 mod contents;
 mod header;
 mod journal;
+mod messages;
 
 pub use contents::{Entry, damaged};
 pub use header::{ANEW, Header, MODEL};
-pub use journal::{
-    Journal, Start, discard, nothing_to_resume, remove, resume_after, unfinished, with_kept_work,
-};
+pub use journal::{Journal, Start, discard, remove};
+pub use messages::{nothing_to_resume, resume_after, unfinished, with_kept_work};

@@ -388,6 +388,24 @@ fn overwrite_discards_earlier_journals() {
 }
 
 #[test]
+fn damaged_norms_are_refused_before_anything_learns() {
+    let home = tempfile::tempdir().unwrap();
+    let [damaged, out] = ["damaged", "out"].map(|name| home.path().join(name));
+    common::copy_folder(&bundled(), &damaged);
+    let weights = damaged.join("model.safetensors");
+    let mut raw = RawCheckpoint::read(&weights);
+    raw.get_mut("model.norm.weight").3[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    raw.write(&weights);
+    let flags =
+        [&["--bits", "4", "--rounding", "search", "--distill", "1", "--no-eval"], &SMALL[..]].concat();
+    let output = make("quantize", &damaged, &out, &flags);
+    assert_eq!(output.status.code(), Some(1));
+    let expected = "tensor `model.norm.weight`: has a value that is NaN or infinite";
+    assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+    assert!(!out.exists());
+}
+
+#[test]
 fn what_cannot_be_distilled_is_refused() {
     let home = tempfile::tempdir().unwrap();
     let out = home.path().join("out");

@@ -1,4 +1,4 @@
-//! What is said of unfinished work: errors, hints and notes.
+//! Errors, hints and notes about unfinished work.
 
 use std::path::Path;
 

@@ -17,7 +17,7 @@ use crate::files::journal;
 use crate::jobs::bars;
 use crate::jobs::measure::digest;
 use crate::jobs::quantize::tuning::{Adam, Forms, Loss, Settings, State, Stored, TuningRun, Watch};
-use crate::jobs::record::Distillation;
+use crate::jobs::record::{Distillation, LearnedCodes};
 use crate::jobs::settings::Tuning;
 use crate::models::source::SourceModel;
 use crate::numerics::quant::Mode;
@@ -123,7 +123,7 @@ impl Job<'_> {
         let learned = |name: &str| tuned.best.codes.get(name).map(Vec::as_slice);
         let codes = code_rate.map(|rate| start::changes(student, &layers, learned, rate));
         let scales = layers.values().any(|quant| quant.mode == Mode::Affine);
-        let record = Distillation { scales, codes: codes.transpose()?, ..record_of(&tuned, &split) };
+        let record = record_of(&tuned, &split, scales, codes.transpose()?);
         Ok(Distilled { values: tuned.best, record })
     }
 
@@ -171,8 +171,13 @@ impl Job<'_> {
     }
 }
 
-/// Returns the record of the steps that `tuned` took, with neither scales nor codes yet.
-fn record_of(tuned: &TuningRun, split: &ValidationSplit) -> Distillation {
+/// Returns the record of the steps that `tuned` took, in which `scales` learned or not, and these `codes` changed.
+fn record_of(
+    tuned: &TuningRun,
+    split: &ValidationSplit,
+    scales: bool,
+    codes: Option<LearnedCodes>,
+) -> Distillation {
     let (settings, first, best) = (tuned.settings(), tuned.first_look(), tuned.best_look());
     Distillation {
         steps: settings.steps,
@@ -181,8 +186,8 @@ fn record_of(tuned: &TuningRun, split: &ValidationSplit) -> Distillation {
         rate: settings.rate,
         temperature: settings.temperature,
         norms: settings.norms,
-        scales: false,
-        codes: None,
+        scales,
+        codes,
         blocks: None,
         text: split.name.clone(),
         windows: split.validation.len(),

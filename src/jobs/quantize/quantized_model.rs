@@ -37,9 +37,8 @@ pub fn quantize(
         _ => calibration,
     };
     check_tokenizer(source, &[calibration, evaluation], progress)?;
-    let output = settings.output.path.clone();
-    let claim = settings.output.claim(source.dir(), progress);
-    let claim = claim.map_err(|error| explain_existing(error, &output, settings.resume))?;
+    let explained = |error| explain_existing(error, &settings.output.path, settings.resume);
+    let claim = settings.output.claim(source.dir(), progress).map_err(explained)?;
     let mut job = Job::new(source, plan, settings, progress)?;
     job.check()?;
     job.read(Extent::Model)?;
